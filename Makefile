@@ -1,0 +1,34 @@
+# What people and CI run. Everything here installs what it needs first and can be run again at any time.
+.PHONY: run test check build bench clean help
+.DEFAULT_GOAL := help
+
+help: ## say what there is
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+
+run: ## build everything and play the story: a region dies in mid-call
+	tools/setup run
+	cargo build --workspace --bins
+	target/debug/meridian demo
+
+test: check ## every check that CI runs
+	cargo test --workspace --no-fail-fast
+	@echo "all checks passed"
+
+check: ## formatting, lints, documentation; also builds what the tests start
+	tools/setup test
+	cargo fmt --all --check
+	cargo build --workspace --bins
+	cargo clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
+
+build: ## optimised binaries in target/release
+	tools/setup run
+	cargo build --workspace --bins --release
+
+bench: ## latency, start-up and memory of the world, written to docs/benchmarks.md (release build)
+	tools/setup run
+	cargo build --workspace --bins --release
+	target/release/bench-world
+
+clean: ## remove build output; libtorch and .venv stay
+	cargo clean

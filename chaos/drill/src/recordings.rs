@@ -1,0 +1,93 @@
+//! The recorded calls: what is said, and what should come of it.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use probe::Utterance;
+
+/// Where the recordings are in the source tree.
+const FOLDER: &str = "regional-stack/speech/testdata/calls";
+
+/// One recorded sentence.
+#[derive(Debug, Clone)]
+pub struct Recording {
+    /// Its file.
+    pub file: String,
+    /// What is said in it.
+    pub words: String,
+    /// What it should be taken to mean.
+    pub intent: String,
+    /// The sound.
+    pub utterance: Utterance,
+}
+
+/// The folder of the recordings, looked for around the running program.
+pub fn default_folder() -> PathBuf {
+    world::settings::find_upwards(&world::settings::default_binaries_dir(), FOLDER)
+        .unwrap_or_else(|| PathBuf::from(FOLDER))
+}
+
+/// Reads calls.tsv (file, words, intent) in a folder, and the files it names.
+pub fn load(folder: &Path) -> anyhow::Result<Vec<Recording>> {
+    let list = folder.join("calls.tsv");
+    let text = std::fs::read_to_string(&list).with_context(|| {
+        format!(
+            "cannot read {}; give the folder of the recordings with --calls",
+            list.display()
+        )
+    })?;
+    let mut recordings = Vec::new();
+    for (index, line) in text.lines().enumerate() {
+        let at = || format!("{}:{}", list.display(), index + 1);
+        let [file, words, intent] = line.split('\t').collect::<Vec<_>>()[..] else {
+            bail!("{}: expected file, words and intent, separated by tabs", at());
+        };
+        let sound = std::fs::read(folder.join(file)).with_context(|| format!("{}: cannot read {file}", at()))?;
+        let utterance = Utterance::from_wav(&sound).with_context(|| format!("{}: {file}", at()))?;
+        recordings.push(Recording {
+            file: file.to_owned(),
+            words: words.to_owned(),
+            intent: intent.to_owned(),
+            utterance,
+        });
+    }
+    if recordings.is_empty() {
+        bail!("{} names no recording", list.display());
+    }
+    Ok(recordings)
+}
+
+/// Writes a reply as a WAV file.
+pub fn write_reply(path: &Path, samples: &[i16]) -> anyhow::Result<()> {
+    let samples: Vec<f32> = samples.iter().map(|sample| f32::from(*sample) / 32_768.0).collect();
+    std::fs::write(path, speech::wav::encode(&samples, probe::RATE))
+        .with_context(|| format!("cannot write {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shipped_recordings_are_read() {
+        let recordings = load(&default_folder()).unwrap();
+        assert!(recordings.len() >= 10);
+        assert!(recordings.iter().all(|recording| !recording.intent.is_empty()));
+    }
+
+    #[test]
+    fn a_broken_list_names_its_line() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("calls.tsv"), "a.wav\thello\n").unwrap();
+        let error = load(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("calls.tsv:1: expected"), "{error}");
+    }
+
+    #[test]
+    fn a_reply_is_written_as_a_wav_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("reply.wav");
+        write_reply(&path, &[0, 16_384, -32_768, 7]).unwrap();
+        assert!(Utterance::from_wav(&std::fs::read(&path).unwrap()).is_ok());
+    }
+}

@@ -1,0 +1,412 @@
+//! What a drill found: one table for people, Markdown with a picture, JSON for programs.
+
+use std::{fmt::Write as _, path::Path};
+
+use anyhow::Context as _;
+use api::v1;
+use comfy_table::{CellAlignment, Table, presets};
+use serde::Serialize;
+use topology::Moment;
+
+use crate::{fleet::TurnRecord, timeline};
+
+/// Version of report.json.
+pub const REPORT_SCHEMA: u32 = 1;
+
+/// What a drill found. Times ending in `_s` are seconds since the kill.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// [`REPORT_SCHEMA`].
+    pub schema: u32,
+    /// Whether every expectation held.
+    pub held: bool,
+    /// When the drill began.
+    pub began_at_ms: Moment,
+    /// How long it took, in seconds.
+    pub took_s: f64,
+    /// Time until every process took work, and until every region was known to be healthy, in seconds.
+    pub started_s: f64,
+    /// See `started_s`.
+    pub healthy_s: f64,
+    /// The region that was killed.
+    pub region: String,
+    /// Callers who talked all the while.
+    pub sessions: usize,
+    /// Of these, how many lost their connection.
+    pub sessions_interrupted: usize,
+    /// Of these, how many were cut off in the middle of a turn.
+    pub sessions_interrupted_in_turn: usize,
+    /// Turns that were answered.
+    pub turns_completed: usize,
+    /// Turns that were given up.
+    pub turns_failed: usize,
+    /// Answered turns that were taken to mean what was said.
+    pub turns_understood: usize,
+    /// From the end of the speech to the first audio of the reply, in milliseconds: the middle of all answered turns.
+    pub turn_p50_ms: f64,
+    /// The same, which 99 % of the turns do not exceed.
+    pub turn_p99_ms: f64,
+    /// The longest an interrupted caller waited for another session, in seconds: from being cut off or, when that was
+    /// between two turns, from wanting to speak.
+    pub reconnect_max_s: f64,
+    /// Until the last new session that failed or still went to the dead region; from then on all went elsewhere.
+    pub new_sessions_elsewhere_s: f64,
+    /// Until the control plane called the region down.
+    pub detect_s: f64,
+    /// Until it decided to move the region's sessions.
+    pub decide_s: f64,
+    /// Until every edge and name server had acknowledged the new plan.
+    pub publish_s: f64,
+    /// Until all new sessions went elsewhere by plan on every edge.
+    pub failover_s: f64,
+    /// Share of new sessions that were opened elsewhere after the plan was published.
+    pub new_sessions_elsewhere_share: f64,
+    /// New sessions tried from the kill to the begin of the restore, and how many of them failed.
+    pub new_sessions: usize,
+    /// See `new_sessions`.
+    pub new_sessions_failed: usize,
+    /// From the operator's command until the region had all its sessions back, in seconds.
+    pub restore_s: f64,
+    /// Every plan of the drill, oldest first.
+    pub generations: Vec<Generation>,
+    /// The recorded calls that were placed before the kill.
+    pub calls: Vec<CallLine>,
+    /// What was expected, and whether it held.
+    pub checks: Vec<Check>,
+    /// What happened when.
+    pub marks: Vec<Mark>,
+    /// Every turn of the callers.
+    pub turns: Vec<TurnRecord>,
+    /// The story as it was told.
+    #[serde(skip)]
+    pub story: String,
+}
+
+/// One plan and why it was made.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Generation {
+    /// Its number.
+    pub generation: u64,
+    /// When it was decided.
+    pub at_ms: Moment,
+    /// Seconds since the kill; negative before it.
+    pub since_kill_s: f64,
+    /// What decided: the planner, or a person.
+    pub actor: String,
+    /// Why.
+    pub reasons: Vec<WhyLine>,
+}
+
+/// One reason.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct WhyLine {
+    /// Which rule.
+    pub code: String,
+    /// About which region.
+    pub region: String,
+    /// In words.
+    pub text: String,
+    /// What the rule saw.
+    pub evidence: Vec<String>,
+}
+
+/// One recorded call.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct CallLine {
+    /// The recording.
+    pub file: String,
+    /// What was said.
+    pub words: String,
+    /// What was heard.
+    pub transcript: String,
+    /// What it was taken to mean.
+    pub intent: String,
+    /// Whether that is right.
+    pub understood: bool,
+    /// The reply in words.
+    pub reply: String,
+    /// The region that answered.
+    pub region: String,
+    /// From the end of the speech to the first audio of the reply.
+    pub first_audio_ms: Option<f64>,
+    /// Stages as the stack measured them.
+    pub asr_ms: Option<f64>,
+    /// See `asr_ms`.
+    pub nlu_ms: Option<f64>,
+    /// See `asr_ms`.
+    pub skill_ms: Option<f64>,
+    /// See `asr_ms`.
+    pub tts_ms: Option<f64>,
+    /// Why it failed; empty when it was answered.
+    pub failure: String,
+}
+
+/// Something that had to be true.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Check {
+    /// What.
+    pub expected: String,
+    /// What was found.
+    pub found: String,
+    /// Whether it held.
+    pub held: bool,
+}
+
+/// Something that happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Mark {
+    /// When.
+    pub at_ms: Moment,
+    /// What.
+    pub text: String,
+}
+
+impl Generation {
+    /// From the control plane's history.
+    pub fn new(decision: &v1::Decision, killed_at: Moment) -> Self {
+        let at_ms = Moment(decision.at_ms);
+        Self {
+            generation: decision.number.unwrap_or_default().generation,
+            at_ms,
+            since_kill_s: (decision.at_ms as f64 - killed_at.0 as f64) / 1000.0,
+            actor: decision.actor.clone(),
+            reasons: (decision.reasons.iter())
+                .map(|reason| WhyLine {
+                    code: reason.code.clone(),
+                    region: reason.region.clone(),
+                    text: reason.text.clone(),
+                    evidence: reason.evidence.clone(),
+                })
+                .collect(),
+        }
+    }
+}
+
+/// The value that a share `q` of `values` does not exceed (nearest rank); 0 when there are none.
+pub fn percentile(values: &mut [f64], q: f64) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let rank = (q * values.len() as f64).ceil() as usize;
+    values.get(rank.max(1) - 1).copied().unwrap_or_default()
+}
+
+impl Report {
+    /// The numbers, for a terminal.
+    pub fn table(&self) -> String {
+        let mut table = self.numbers();
+        table.load_preset(presets::UTF8_FULL_CONDENSED);
+        format!("{table}\n\n{}", self.verdict())
+    }
+
+    /// One line a check, and the conclusion.
+    fn verdict(&self) -> String {
+        let mut text = String::new();
+        for check in &self.checks {
+            let mark = if check.held { "held  " } else { "FAILED" };
+            let _ = writeln!(text, "{mark}  {}: {}", check.expected, check.found);
+        }
+        let failed = self.checks.iter().filter(|check| !check.held).count();
+        match failed {
+            0 => text.push_str("The story held."),
+            failed => {
+                let _ = write!(
+                    text,
+                    "The story did not hold: {failed} of {} expectations failed.",
+                    self.checks.len()
+                );
+            }
+        }
+        text
+    }
+
+    fn numbers(&self) -> Table {
+        let seconds = |value: f64| format!("{value:.1} s");
+        let mut table = Table::new();
+        table.set_header(["", "measured", "meaning"]);
+        let rows: [(&str, String, &str); 14] = [
+            ("region killed", self.region.clone(), "kill -9 in the middle of calls"),
+            ("sessions", self.sessions.to_string(), "callers who talk all the while"),
+            (
+                "sessions interrupted",
+                format!(
+                    "{} ({} in a turn)",
+                    self.sessions_interrupted, self.sessions_interrupted_in_turn
+                ),
+                "lost their connection, and called again",
+            ),
+            ("turns completed", self.turns_completed.to_string(), "answered"),
+            ("turns failed", self.turns_failed.to_string(), "never answered"),
+            (
+                "turns understood",
+                self.turns_understood.to_string(),
+                "with the right intent",
+            ),
+            (
+                "turn latency P50 / P99",
+                format!("{:.0} / {:.0} ms", self.turn_p50_ms, self.turn_p99_ms),
+                "last word to first audio of the reply",
+            ),
+            (
+                "reconnect, longest",
+                format!("{:.2} s", self.reconnect_max_s),
+                "cut off (or wanting to speak) to the next session",
+            ),
+            (
+                "new sessions elsewhere",
+                seconds(self.new_sessions_elsewhere_s),
+                "kill to the last failed or misrouted new session",
+            ),
+            ("detect", seconds(self.detect_s), "kill to the verdict \"down\""),
+            ("decide", seconds(self.decide_s), "kill to the new plan"),
+            (
+                "publish",
+                seconds(self.publish_s),
+                "kill to the last acknowledgement of it",
+            ),
+            (
+                "failover",
+                seconds(self.failover_s),
+                "kill to all new sessions elsewhere by plan",
+            ),
+            ("restore", seconds(self.restore_s), "command to 100 % of its sessions"),
+        ];
+        for (name, value, meaning) in rows {
+            table.add_row([name, &value, meaning]);
+        }
+        if let Some(column) = table.column_mut(1) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+        table
+    }
+
+    /// The report as Markdown; `timeline.svg` lies beside it.
+    pub fn markdown(&self) -> String {
+        let mut numbers = self.numbers();
+        numbers.load_preset(presets::ASCII_MARKDOWN);
+        let mut text = format!(
+            "# One machine, six regions: a region dies under real speech\n\n{numbers}\n\n```text\n{}\n```\n\n",
+            self.verdict()
+        );
+        text.push_str("![Each caller's turns, coloured by the region that answered](timeline.svg)\n\n");
+        text.push_str("## What happened when\n\n```text\n");
+        text.push_str(&self.bar());
+        text.push_str("```\n\n## Plans\n\n");
+        let mut plans = Table::new();
+        plans.load_preset(presets::ASCII_MARKDOWN);
+        plans.set_header(["generation", "since the kill", "by", "why"]);
+        for generation in &self.generations {
+            let why: Vec<String> = (generation.reasons.iter())
+                .map(|reason| format!("{}: {}", reason.code, reason.text))
+                .collect();
+            plans.add_row([
+                generation.generation.to_string(),
+                format!("{:+.1} s", generation.since_kill_s),
+                generation.actor.clone(),
+                why.join("; "),
+            ]);
+        }
+        let _ = writeln!(text, "{plans}\n");
+        for generation in &self.generations {
+            for reason in &generation.reasons {
+                // That a step of a restore found the region healthy needs no proof here.
+                if !reason.evidence.is_empty() && !reason.code.starts_with("restore") {
+                    let _ = writeln!(
+                        text,
+                        "Evidence for generation {} ({}):\n",
+                        generation.generation, reason.code
+                    );
+                    for fact in &reason.evidence {
+                        let _ = writeln!(text, "- {fact}");
+                    }
+                    text.push('\n');
+                }
+            }
+        }
+        text.push_str("## Recorded calls\n\n");
+        let mut calls = Table::new();
+        calls.load_preset(presets::ASCII_MARKDOWN);
+        calls.set_header([
+            "file",
+            "heard",
+            "intent",
+            "reply",
+            "region",
+            "first audio",
+            "asr",
+            "tts",
+        ]);
+        for call in &self.calls {
+            let ms = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.0} ms"));
+            let heard = if call.failure.is_empty() {
+                &call.transcript
+            } else {
+                &call.failure
+            };
+            calls.add_row([
+                call.file.clone(),
+                heard.clone(),
+                format!("{}{}", call.intent, if call.understood { "" } else { " (wrong)" }),
+                call.reply.clone(),
+                call.region.clone(),
+                ms(call.first_audio_ms),
+                ms(call.asr_ms),
+                ms(call.tts_ms),
+            ]);
+        }
+        let _ = writeln!(text, "{calls}\n\n## The story\n\n```text\n{}\n```", self.story);
+        text
+    }
+
+    /// The marks as a bar of characters.
+    fn bar(&self) -> String {
+        const WIDTH: usize = 60;
+        let (Some(first), Some(last)) = (self.marks.first(), self.marks.last()) else {
+            return String::new();
+        };
+        let span = last.at_ms.since(first.at_ms).as_secs_f64().max(0.001);
+        let mut text = String::new();
+        for mark in &self.marks {
+            let since = mark.at_ms.since(first.at_ms).as_secs_f64();
+            let filled = (since / span * WIDTH as f64).round() as usize;
+            let _ = writeln!(
+                text,
+                "{since:>6.1} s  {:<width$}  {}",
+                format!("{}●", "─".repeat(filled)),
+                mark.text,
+                width = WIDTH + 1
+            );
+        }
+        text
+    }
+
+    /// Writes report.json, report.md and timeline.svg into a folder.
+    pub fn write(&self, folder: &Path) -> anyhow::Result<()> {
+        let write = |name: &str, text: &str| {
+            let path = folder.join(name);
+            std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+        };
+        let ended = self.turns.iter().map(|turn| turn.ended_at_ms).max();
+        let began = self.turns.iter().map(|turn| turn.started_at_ms).min();
+        let picture = timeline::svg(
+            &self.turns,
+            &self.marks,
+            began.unwrap_or(self.began_at_ms),
+            ended.unwrap_or(self.began_at_ms),
+        );
+        write("timeline.svg", &picture)?;
+        write("report.md", &self.markdown())?;
+        write("report.json", &(serde_json::to_string_pretty(self)? + "\n"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_measured_values() {
+        assert_eq!(percentile(&mut [], 0.5), 0.0);
+        assert_eq!(percentile(&mut [3.0, 1.0, 2.0], 0.5), 2.0);
+        assert_eq!(percentile(&mut [3.0, 1.0, 2.0], 0.99), 3.0);
+        assert_eq!(percentile(&mut [7.0], 0.0), 7.0);
+    }
+}

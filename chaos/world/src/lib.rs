@@ -1,0 +1,22 @@
+//! Starts and supervises a whole deployment on one machine: six regional stacks, two edges, a name server and a control
+//! plane, each a process of its own that can be killed, frozen and brought back.
+//!
+//! Nothing outlives a world. Every process holds the reading end of a pipe from its supervisor and stops when the pipe
+//! ends, so even `kill -9` of the supervisor leaves nothing behind. Every world takes a random /24 of the loopback
+//! network, so any number of them share a machine, and processes keep their addresses when they restart.
+
+pub mod layout;
+pub mod operator;
+pub mod process;
+pub mod record;
+pub mod settings;
+
+mod ready;
+mod start;
+
+pub use layout::Layout;
+pub use operator::{Operator, OperatorError};
+pub use process::{Death, ProcessError};
+pub use record::{Record, find};
+pub use settings::{Progress, Settings};
+pub use start::{StartError, World};

@@ -1,0 +1,511 @@
+//! One supervised process: start it, wait until it is ready, signal it, notice its end.
+//!
+//! Signals go through a pidfd, so they can never reach another process that was given the same number.
+
+use std::{
+    fs::File,
+    io::{Read as _, Seek as _, SeekFrom},
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    process::{ExitStatus, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use daemon::Announcement;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use tokio::{
+    process::{ChildStdin, Command},
+    sync::{broadcast, watch},
+};
+
+use crate::ready;
+
+/// A process that may be running.
+#[derive(Debug)]
+pub struct Supervised {
+    name: String,
+    program: PathBuf,
+    configuration: PathBuf,
+    announcement: PathBuf,
+    log: PathBuf,
+    deaths: broadcast::Sender<Death>,
+    running: Option<Running>,
+}
+
+#[derive(Debug)]
+struct Running {
+    pid: u32,
+    pidfd: OwnedFd,
+    started: Instant,
+    /// The process stops when this is dropped.
+    _stdin: Option<ChildStdin>,
+    ended: watch::Receiver<Option<ExitStatus>>,
+    /// Whether we asked for its end.
+    expected: Arc<AtomicBool>,
+}
+
+/// A process ended though nobody asked it to.
+#[derive(Debug, Clone)]
+pub struct Death {
+    /// Which process.
+    pub name: String,
+    /// How it ended: an exit code or a signal.
+    pub how: String,
+    /// Its log.
+    pub log: PathBuf,
+    /// The end of the log.
+    pub last_words: String,
+}
+
+/// Why a process cannot be started or reached.
+#[derive(Debug, thiserror::Error)]
+pub enum ProcessError {
+    /// There is none of this name.
+    #[error("there is no process \"{name}\"; there are {known}")]
+    Unknown {
+        /// What was asked for.
+        name: String,
+        /// What exists.
+        known: String,
+    },
+    /// The program is not where it should be.
+    #[error("cannot find {}; build all programs first: cargo build --workspace --bins", program.display())]
+    NoProgram {
+        /// Where it was expected.
+        program: PathBuf,
+    },
+    /// The system refused.
+    #[error("cannot {action} {name}")]
+    System {
+        /// What was tried.
+        action: &'static str,
+        /// With which process.
+        name: String,
+        /// Why it failed.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It ended before it was ready.
+    #[error("{name} ended before it was ready ({how}); log {}:\n{last_words}", log.display())]
+    Died {
+        /// Which process.
+        name: String,
+        /// How it ended.
+        how: String,
+        /// Its log.
+        log: PathBuf,
+        /// The end of the log.
+        last_words: String,
+    },
+    /// It was not ready in time.
+    #[error("{name} was not ready after {:.0} s ({missing}); log {}:\n{last_words}", waited.as_secs_f64(), log.display())]
+    NotReady {
+        /// Which process.
+        name: String,
+        /// How long it was waited for.
+        waited: Duration,
+        /// What was missing.
+        missing: String,
+        /// Its log.
+        log: PathBuf,
+        /// The end of the log.
+        last_words: String,
+    },
+    /// It does not run.
+    #[error("{name} is not running; restart it first")]
+    NotRunning {
+        /// Which process.
+        name: String,
+    },
+}
+
+/// Longest wait for a process to take SIGSTOP: many turns of a busy scheduler.
+const FREEZE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often files and ready pages are looked at.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+impl Supervised {
+    /// A process that has not been started yet. Its log is `<name>.log` and its announcement `<name>.json` in the state
+    /// folder.
+    pub fn new(
+        name: &str,
+        program: PathBuf,
+        configuration: PathBuf,
+        state_dir: &Path,
+        deaths: broadcast::Sender<Death>,
+    ) -> Self {
+        Self {
+            name: name.to_owned(),
+            program,
+            configuration,
+            announcement: state_dir.join(format!("{name}.json")),
+            log: state_dir.join(format!("{name}.log")),
+            deaths,
+            running: None,
+        }
+    }
+
+    /// Its process id, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.running
+            .as_ref()
+            .filter(|running| running.ended.borrow().is_none())
+            .map(|running| running.pid)
+    }
+
+    /// Starts the process; its log goes on where it was.
+    pub fn start(&mut self) -> Result<(), ProcessError> {
+        if !self.program.is_file() {
+            return Err(ProcessError::NoProgram {
+                program: self.program.clone(),
+            });
+        }
+        match std::fs::remove_file(&self.announcement) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                return Err(self.failed("remove the old announcement of", source));
+            }
+            _ => {}
+        }
+        let log = File::options().create(true).append(true).open(&self.log);
+        let log = log.map_err(|source| self.failed("open the log of", source))?;
+        let mut child = Command::new(&self.program)
+            .arg("--config")
+            .arg(&self.configuration)
+            .arg("--announce")
+            .arg(&self.announcement)
+            .args(["--supervised", "--log-format", "json"])
+            // Six stacks share the machine; each would otherwise start a thread per core for every utterance.
+            .envs([("OMP_NUM_THREADS", "1"), ("MKL_NUM_THREADS", "1")])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(log)
+            // Ctrl-C in a terminal reaches a whole process group; only the supervisor shall act on it.
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(|source| self.failed("start", source))?;
+        let started = Instant::now();
+        let pid = child.id().expect("a child that was not waited for has an id");
+        // Nobody waits for the child before the task below does, so the number is still its own.
+        let pidfd = Pid::from_raw(pid.cast_signed())
+            .ok_or(rustix::io::Errno::SRCH)
+            .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()))
+            .map_err(|error| self.failed("watch", error.into()))?;
+        let (tell, ended) = watch::channel(None);
+        let expected = Arc::new(AtomicBool::new(false));
+        self.running = Some(Running {
+            pid,
+            pidfd,
+            started,
+            // Taken out first: waiting for a child closes the standard input it still owns.
+            _stdin: child.stdin.take(),
+            ended,
+            expected: expected.clone(),
+        });
+        let (name, log, deaths) = (self.name.clone(), self.log.clone(), self.deaths.clone());
+        // Ends with the process, which ends at the latest when this task is dropped.
+        tokio::spawn(async move {
+            let status = child.wait().await;
+            if !expected.load(Ordering::SeqCst) {
+                let how = status.as_ref().map_or_else(ToString::to_string, describe);
+                tracing::warn!(process = name, how, "a supervised process died");
+                let last_words = last_words(&log);
+                // Nobody may be listening.
+                let _ = deaths.send(Death {
+                    name,
+                    how,
+                    log,
+                    last_words,
+                });
+            }
+            let _ = tell.send(Some(status.unwrap_or_default()));
+        });
+        Ok(())
+    }
+
+    /// Waits until the process has announced itself and says that it takes work; returns how long that took.
+    pub async fn ready(&mut self, timeout: Duration) -> Result<Duration, ProcessError> {
+        let running = self.running_mut()?;
+        let (pid, started, mut ended) = (running.pid, running.started, running.ended.clone());
+        let mut missing = "it has not announced where it listens".to_owned();
+        while started.elapsed() < timeout {
+            if let Ok(Some(announcement)) = Announcement::read(&self.announcement)
+                && announcement.pid == pid
+            {
+                match announcement.addresses.get("admin") {
+                    None => return Ok(started.elapsed()),
+                    Some(admin) => match ready::is_ready(*admin).await {
+                        Ok(()) => return Ok(started.elapsed()),
+                        Err(reason) => missing = reason,
+                    },
+                }
+            }
+            if let Ok(Ok(status)) = tokio::time::timeout(LOOK_AGAIN, ended.wait_for(Option::is_some)).await {
+                return Err(ProcessError::Died {
+                    name: self.name.clone(),
+                    how: status.as_ref().map(describe).unwrap_or_default(),
+                    log: self.log.clone(),
+                    last_words: last_words(&self.log),
+                });
+            }
+        }
+        Err(ProcessError::NotReady {
+            name: self.name.clone(),
+            waited: started.elapsed(),
+            missing,
+            log: self.log.clone(),
+            last_words: last_words(&self.log),
+        })
+    }
+
+    /// SIGKILL, and waits until it is gone.
+    pub async fn kill(&mut self) -> Result<(), ProcessError> {
+        self.expect_end()?;
+        self.signal("kill", Signal::KILL)?;
+        self.wait_for_end().await;
+        Ok(())
+    }
+
+    /// SIGTERM, and SIGKILL after `patience`; whether it stopped when asked.
+    pub async fn terminate(&mut self, patience: Duration) -> Result<bool, ProcessError> {
+        self.ask_to_stop()?;
+        let stopped = tokio::time::timeout(patience, self.wait_for_end()).await.is_ok();
+        if !stopped {
+            self.kill().await?;
+        }
+        Ok(stopped)
+    }
+
+    /// SIGTERM, without waiting.
+    pub fn ask_to_stop(&mut self) -> Result<(), ProcessError> {
+        self.expect_end()?;
+        self.signal("terminate", Signal::TERM)?;
+        // A frozen process takes the signal only once it runs again.
+        self.signal("resume", Signal::CONT)
+    }
+
+    /// SIGSTOP, and waits until every thread has stopped: it keeps its sockets and does nothing.
+    pub async fn freeze(&mut self) -> Result<(), ProcessError> {
+        self.signal("freeze", Signal::STOP)?;
+        let pid = self.running_mut()?.pid;
+        let began = Instant::now();
+        // The signal is taken by one thread, which stops the others; on a busy machine they serve on until it is its turn.
+        while !all_threads_stopped(pid) {
+            if began.elapsed() > FREEZE_TIMEOUT {
+                let source = std::io::Error::new(std::io::ErrorKind::TimedOut, "its threads do not stop");
+                return Err(self.failed("freeze", source));
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        Ok(())
+    }
+
+    /// SIGCONT.
+    pub fn resume(&mut self) -> Result<(), ProcessError> {
+        self.signal("resume", Signal::CONT)
+    }
+
+    /// SIGKILL without waiting, for when the world is dropped.
+    pub fn kill_now(&mut self) {
+        if self.expect_end().is_ok() {
+            let _ = self.signal("kill", Signal::KILL);
+        }
+    }
+
+    fn expect_end(&mut self) -> Result<(), ProcessError> {
+        self.running_mut()?.expected.store(true, Ordering::SeqCst);
+        Ok(())
+    }
+
+    fn signal(&mut self, action: &'static str, signal: Signal) -> Result<(), ProcessError> {
+        let result = pidfd_send_signal(&self.running_mut()?.pidfd, signal);
+        match result {
+            // It ended just now, which is what most signals want.
+            Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+            Err(error) => Err(self.failed(action, error.into())),
+        }
+    }
+
+    async fn wait_for_end(&mut self) {
+        if let Some(running) = &mut self.running {
+            // An error means that the watching task is gone, and the process with it.
+            let _ = running.ended.wait_for(Option::is_some).await;
+        }
+    }
+
+    fn running_mut(&mut self) -> Result<&mut Running, ProcessError> {
+        let name = &self.name;
+        self.running
+            .as_mut()
+            .filter(|running| running.ended.borrow().is_none())
+            .ok_or_else(|| ProcessError::NotRunning { name: name.clone() })
+    }
+
+    fn failed(&self, action: &'static str, source: std::io::Error) -> ProcessError {
+        ProcessError::System {
+            action,
+            name: self.name.clone(),
+            source,
+        }
+    }
+}
+
+/// Whether no thread of a process runs any more. Its number is its own as long as it was not waited for.
+fn all_threads_stopped(pid: u32) -> bool {
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else {
+        // It is gone: as still as can be.
+        return true;
+    };
+    threads.flatten().all(|thread| {
+        // A thread that ended meanwhile does not run either.
+        std::fs::read_to_string(thread.path().join("status")).map_or(true, |status| {
+            let state = status.lines().find_map(|line| line.strip_prefix("State:"));
+            state.is_none_or(|state| matches!(state.trim_start().chars().next(), Some('T' | 't' | 'Z' | 'X')))
+        })
+    })
+}
+
+fn describe(status: &ExitStatus) -> String {
+    // "exit status: 1" or "signal: 9 (SIGKILL)".
+    status.to_string()
+}
+
+/// Enough to see an error and what led to it.
+const LAST_LINES: usize = 8;
+/// Read from the end of a log.
+const LAST_BYTES: u64 = 16 << 10;
+
+/// The end of a log, with its JSON lines made readable.
+fn last_words(log: &Path) -> String {
+    let read = || -> std::io::Result<String> {
+        let mut file = File::open(log)?;
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(LAST_BYTES)))?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    match read() {
+        Ok(text) => {
+            let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+            let last = &lines[lines.len().saturating_sub(LAST_LINES)..];
+            let readable: Vec<String> = last.iter().map(|line| format!("  {}", readable(line))).collect();
+            if readable.is_empty() {
+                "  (the log is empty)".to_owned()
+            } else {
+                readable.join("\n")
+            }
+        }
+        Err(error) => format!("  (the log cannot be read: {error})"),
+    }
+}
+
+fn readable(line: &str) -> String {
+    let Ok(serde_json::Value::Object(mut event)) = serde_json::from_str(line) else {
+        return line.to_owned();
+    };
+    let mut text = |key: &str| match event.remove(key) {
+        Some(serde_json::Value::String(text)) => text,
+        Some(other) => other.to_string(),
+        None => String::new(),
+    };
+    let (_, level, message, _) = (text("timestamp"), text("level"), text("message"), text("target"));
+    let fields: Vec<String> = event.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    format!("{level} {message} {}", fields.join(" ")).trim_end().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    /// A program that does what every Meridian process promises its supervisor; `body` comes after its announcement.
+    fn program(folder: &Path, body: &str) -> PathBuf {
+        let path = folder.join("program");
+        let announce = r#"printf '{"program":"p","pid":%d,"addresses":{}}' $$ > "$4.new"; mv "$4.new" "$4""#;
+        std::fs::write(&path, format!("#!/bin/sh\n{announce}\n{body}\n")).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        path
+    }
+
+    fn supervised(folder: &Path, body: &str) -> (Supervised, broadcast::Receiver<Death>) {
+        let (deaths, died) = broadcast::channel(4);
+        let config = folder.join("config.toml");
+        let process = Supervised::new("us-east", program(folder, body), config, folder, deaths);
+        (process, died)
+    }
+
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    #[tokio::test]
+    async fn a_process_is_ready_is_killed_and_comes_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut process, mut died) = supervised(folder.path(), "cat >/dev/null");
+        for _ in 0..2 {
+            process.start().unwrap();
+            process.ready(PATIENCE).await.unwrap();
+            assert!(process.pid().is_some());
+            process.kill().await.unwrap();
+            assert_eq!(process.pid(), None);
+        }
+        assert!(matches!(process.kill().await, Err(ProcessError::NotRunning { .. })));
+        assert!(died.try_recv().is_err(), "a death that was asked for is no news");
+    }
+
+    #[tokio::test]
+    async fn an_unexpected_death_is_reported_with_its_last_words() {
+        let folder = tempfile::tempdir().unwrap();
+        let line = r#"{"timestamp":"t","level":"ERROR","message":"out of luck","region":"us-east","target":"x"}"#;
+        let (mut process, mut died) = supervised(folder.path(), &format!("echo '{line}' >&2; read _; exit 3"));
+        process.start().unwrap();
+        process.ready(PATIENCE).await.unwrap();
+        process.running.as_mut().unwrap()._stdin = None;
+        let death = died.recv().await.unwrap();
+        assert_eq!(death.how, "exit status: 3");
+        assert_eq!(death.last_words, "  ERROR out of luck region=\"us-east\"");
+    }
+
+    #[tokio::test]
+    async fn an_end_before_ready_is_an_error_that_says_why() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut process, _died) = supervised(folder.path(), "rm \"$4\"; echo 'no such model' >&2; exit 1");
+        process.start().unwrap();
+        let error = loop {
+            // The announcement may be seen in the moment before the program takes it back.
+            if let Err(error) = process.ready(PATIENCE).await {
+                break error.to_string();
+            }
+        };
+        assert!(
+            error.contains("no such model") || error.contains("is not running"),
+            "{error}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_deaf_or_frozen_process_is_killed_after_patience() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut process, _died) = supervised(folder.path(), "trap '' TERM; read _");
+        process.start().unwrap();
+        process.ready(PATIENCE).await.unwrap();
+        process.freeze().await.unwrap();
+        assert!(all_threads_stopped(process.pid().unwrap()));
+        assert!(!process.terminate(Duration::from_millis(50)).await.unwrap());
+        assert_eq!(process.pid(), None);
+    }
+
+    #[tokio::test]
+    async fn a_missing_program_names_the_remedy() {
+        let folder = tempfile::tempdir().unwrap();
+        let (deaths, _) = broadcast::channel(1);
+        let nowhere = folder.path().join("meridian-stack");
+        let mut process = Supervised::new("us-east", nowhere, PathBuf::new(), folder.path(), deaths);
+        let error = process.start().unwrap_err().to_string();
+        assert!(error.contains("cargo build --workspace --bins"), "{error}");
+    }
+}

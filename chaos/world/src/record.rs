@@ -1,0 +1,305 @@
+//! The record a running world leaves in its state folder, and the lock that says that it runs.
+
+use std::{
+    collections::BTreeMap,
+    fs::{File, TryLockError},
+    io::{Read as _, Seek as _, SeekFrom, Write as _},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use serde::{Deserialize, Serialize};
+use topology::Moment;
+
+/// Version of [`Record`].
+pub const RECORD_SCHEMA: u32 = 1;
+
+/// Where a running world is reached (`world.json`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// [`RECORD_SCHEMA`].
+    pub schema: u32,
+    /// Process id of the supervisor.
+    pub pid: u32,
+    /// Since when it runs.
+    pub started_at_ms: Moment,
+    /// The service zone.
+    pub zone: String,
+    /// gRPC URL of the control plane.
+    pub control_plane: String,
+    /// The name server, UDP and TCP.
+    pub dns: SocketAddr,
+    /// TCP port of all edges: address records carry none.
+    pub edge_port: u16,
+    /// URL of each edge.
+    pub edges: BTreeMap<String, String>,
+    /// URL of each region's stack, past the edges.
+    pub stacks: BTreeMap<String, String>,
+    /// URL of each process's metrics.
+    pub metrics: BTreeMap<String, String>,
+    /// Process ids.
+    pub processes: BTreeMap<String, u32>,
+}
+
+/// Why a state folder cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// Somebody runs a world there.
+    #[error("a world is already running in {}: process {pid}, since {since} UTC; stop it with Ctrl-C in its terminal or `kill {pid}`, or start another with --state-dir", state_dir.display())]
+    AlreadyRunning {
+        /// The folder.
+        state_dir: PathBuf,
+        /// Its supervisor.
+        pid: String,
+        /// Since when.
+        since: String,
+    },
+    /// Nobody does.
+    #[error("no world is running in {}; start one with `meridian up`, or name a control plane with --control-plane", state_dir.display())]
+    NotRunning {
+        /// The folder.
+        state_dir: PathBuf,
+    },
+    /// A world is just being started.
+    #[error("the world in {} is still starting; try again in a moment", state_dir.display())]
+    Starting {
+        /// The folder.
+        state_dir: PathBuf,
+    },
+    /// The file system refused.
+    #[error("cannot use {}", path.display())]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+const RECORD: &str = "world.json";
+const LOCK: &str = "lock";
+/// `find` holds the lock for a moment to see whether anybody else does; that shall not stop an `up`.
+const LOCK_ATTEMPTS: u32 = 10;
+const LOCK_AGAIN: Duration = Duration::from_millis(20);
+
+/// Who holds the lock, written into it.
+#[derive(Debug, Serialize, Deserialize)]
+struct Holder {
+    pid: u32,
+    since: Moment,
+}
+
+/// The state folder, for as long as this value lives.
+#[derive(Debug)]
+pub(crate) struct Lock {
+    _file: File,
+    record: PathBuf,
+}
+
+impl Lock {
+    /// Takes the folder, or says who has it.
+    pub(crate) fn take(state_dir: &Path, now: Moment) -> Result<Self, RecordError> {
+        let path = state_dir.join(LOCK);
+        let io = |source| RecordError::Io {
+            path: path.clone(),
+            source,
+        };
+        let mut file = open_lock(&path).map_err(io)?;
+        for attempt in 1.. {
+            match file.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::WouldBlock) if attempt < LOCK_ATTEMPTS => std::thread::sleep(LOCK_AGAIN),
+                Err(TryLockError::WouldBlock) => {
+                    let mut text = String::new();
+                    file.read_to_string(&mut text).map_err(io)?;
+                    let holder: Option<Holder> = serde_json::from_str(&text).ok();
+                    return Err(RecordError::AlreadyRunning {
+                        state_dir: state_dir.to_owned(),
+                        pid: holder
+                            .as_ref()
+                            .map_or("unknown".into(), |holder| holder.pid.to_string()),
+                        since: holder.map_or("an unknown time".into(), |holder| holder.since.to_string()),
+                    });
+                }
+                Err(TryLockError::Error(error)) => return Err(io(error)),
+            }
+        }
+        let holder = Holder {
+            pid: std::process::id(),
+            since: now,
+        };
+        let holder = serde_json::to_vec(&holder).expect("two numbers can be written as JSON");
+        file.set_len(0)
+            .and_then(|()| file.seek(SeekFrom::Start(0)))
+            .and_then(|_| file.write_all(&holder))
+            .map_err(io)?;
+        let record = state_dir.join(RECORD);
+        Ok(Self { _file: file, record })
+    }
+
+    /// Writes the record in one step.
+    pub(crate) fn publish(&self, record: &Record) -> Result<(), RecordError> {
+        let unfinished = self.record.with_extension("unfinished");
+        let text = serde_json::to_vec_pretty(record).expect("a record has only text keys, which JSON can write");
+        std::fs::write(&unfinished, text)
+            .and_then(|()| std::fs::rename(&unfinished, &self.record))
+            .map_err(|source| RecordError::Io {
+                path: self.record.clone(),
+                source,
+            })
+    }
+
+    /// The record of the world that ran here before and did not end well.
+    pub(crate) fn left_behind(&self) -> Option<Record> {
+        let text = std::fs::read_to_string(&self.record).ok()?;
+        serde_json::from_str(&text).ok()
+    }
+
+    /// Removes the record: there is nothing to find any more.
+    pub(crate) fn withdraw(&self) {
+        // Absent when the world never became ready.
+        let _ = std::fs::remove_file(&self.record);
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        self.withdraw();
+    }
+}
+
+fn open_lock(path: &Path) -> std::io::Result<File> {
+    File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)
+}
+
+/// The world that runs in a state folder.
+pub fn find(state_dir: &Path) -> Result<Record, RecordError> {
+    let not_running = || RecordError::NotRunning {
+        state_dir: state_dir.to_owned(),
+    };
+    let path = state_dir.join(LOCK);
+    let file = match File::options().read(true).open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(not_running()),
+        Err(source) => return Err(RecordError::Io { path, source }),
+    };
+    match file.try_lock_shared() {
+        // Nobody holds it; a record beside it was left by a world that was killed.
+        Ok(()) => return Err(not_running()),
+        Err(TryLockError::WouldBlock) => {}
+        Err(TryLockError::Error(source)) => return Err(RecordError::Io { path, source }),
+    }
+    let path = state_dir.join(RECORD);
+    match std::fs::read(&path) {
+        Ok(text) => serde_json::from_slice(&text).map_err(|error| RecordError::Io {
+            path,
+            source: error.into(),
+        }),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(RecordError::Starting {
+            state_dir: state_dir.to_owned(),
+        }),
+        Err(source) => Err(RecordError::Io { path, source }),
+    }
+}
+
+/// Ends what is left of a world whose supervisor was killed. Its processes stop by themselves when their pipe ends; one
+/// that was frozen cannot, and would run on whenever somebody woke it.
+pub(crate) fn sweep(record: &Record, state_dir: &Path) {
+    for (name, pid) in &record.processes {
+        let Some(number) = Pid::from_raw(pid.cast_signed()) else {
+            continue;
+        };
+        // Opened before the command line is read: from here on the number cannot come to mean another process.
+        let Ok(pidfd) = pidfd_open(number, PidfdFlags::empty()) else {
+            continue;
+        };
+        let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let ours = String::from_utf8_lossy(&command)
+            .split('\0')
+            .any(|argument| Path::new(argument).starts_with(state_dir));
+        if ours && pidfd_send_signal(&pidfd, Signal::KILL).is_ok() {
+            tracing::info!(
+                process = name.as_str(),
+                pid,
+                "ended a process that a killed world left behind"
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> Record {
+        Record {
+            schema: RECORD_SCHEMA,
+            pid: std::process::id(),
+            started_at_ms: Moment(45_296_789),
+            zone: "voice.meridian.test".into(),
+            control_plane: "http://127.9.7.3:7070".into(),
+            dns: "127.9.7.53:5300".parse().unwrap(),
+            edge_port: 8080,
+            edges: BTreeMap::new(),
+            stacks: BTreeMap::new(),
+            metrics: BTreeMap::new(),
+            processes: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn a_world_is_found_while_it_runs_and_only_one_runs() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(matches!(find(folder.path()), Err(RecordError::NotRunning { .. })));
+        let lock = Lock::take(folder.path(), Moment(45_296_789)).unwrap();
+        assert!(matches!(find(folder.path()), Err(RecordError::Starting { .. })));
+        lock.publish(&record()).unwrap();
+        assert_eq!(find(folder.path()).unwrap(), record());
+        let error = Lock::take(folder.path(), Moment(0)).unwrap_err().to_string();
+        let expected = format!("process {}, since 12:34:56.789 UTC", std::process::id());
+        assert!(error.contains(&expected), "{error}");
+        drop(lock);
+        assert!(matches!(find(folder.path()), Err(RecordError::NotRunning { .. })));
+        Lock::take(folder.path(), Moment(0)).unwrap();
+    }
+
+    #[test]
+    fn a_record_without_a_lock_is_left_by_a_dead_world() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join(LOCK), "{}").unwrap();
+        std::fs::write(folder.path().join(RECORD), serde_json::to_vec(&record()).unwrap()).unwrap();
+        assert!(matches!(find(folder.path()), Err(RecordError::NotRunning { .. })));
+        let lock = Lock::take(folder.path(), Moment(0)).unwrap();
+        assert_eq!(lock.left_behind(), Some(record()));
+    }
+
+    #[test]
+    fn only_processes_of_the_world_are_swept() {
+        let folder = tempfile::tempdir().unwrap();
+        let sleep = |argument: &Path| {
+            std::process::Command::new("sh")
+                .args(["-c", "read _", "sh"])
+                .arg(argument)
+                .stdin(std::process::Stdio::piped())
+                .spawn()
+                .unwrap()
+        };
+        let mut ours = sleep(&folder.path().join("edge.toml"));
+        let mut other = sleep(Path::new("/elsewhere/edge.toml"));
+        let mut record = record();
+        record.processes = [("edge-iad".into(), ours.id()), ("edge-dub".into(), other.id())].into();
+        sweep(&record, folder.path());
+        assert!(!ours.wait().unwrap().success());
+        assert!(other.try_wait().unwrap().is_none(), "not a process of this world");
+        other.kill().unwrap();
+        other.wait().unwrap();
+    }
+}

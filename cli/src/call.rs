@@ -1,0 +1,181 @@
+//! `meridian call`: say something to the running world and hear the reply.
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use clap::{ArgGroup, Args};
+use drill::{Resolver, calls};
+use probe::{CallError, CallOptions, Utterance};
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+
+use crate::{
+    Output,
+    exit::Failure,
+    present::{document, plain, table},
+    print,
+    say::say,
+};
+
+#[derive(Debug, Args)]
+#[command(group(ArgGroup::new("speech").required(true).args(["file", "say"])))]
+pub(crate) struct CallArgs {
+    /// What to say, as a recording: WAV, mono or stereo, 8 to 48 kHz, 25 s at most.
+    #[arg(value_name = "FILE.wav")]
+    file: Option<PathBuf>,
+    /// What to say, in words; espeak-ng speaks them.
+    #[arg(long, value_name = "TEXT")]
+    say: Option<String>,
+    /// Callers who say it at the same time.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=200))]
+    sessions: u16,
+    /// Write the (first) reply to this file (WAV).
+    #[arg(long, value_name = "FILE.wav")]
+    out: Option<PathBuf>,
+    /// How long to keep trying when the call is cut off or not answered, in seconds.
+    #[arg(long, default_value_t = 35, value_parser = clap::value_parser!(u64).range(1..=600))]
+    patience: u64,
+}
+
+pub(crate) async fn call(args: CallArgs, state_dir: &Path, output: Output) -> Result<ExitCode, Failure> {
+    let utterance = match (&args.file, &args.say) {
+        (Some(file), _) => {
+            let sound = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+            Utterance::from_wav(&sound).with_context(|| file.display().to_string())?
+        }
+        (None, Some(text)) => say(text)?,
+        (None, None) => unreachable!("clap requires one of them"),
+    };
+    let record = world::find(state_dir)?;
+    let resolver = Resolver::new(record.dns, &record.zone, record.edge_port).context("cannot make a resolver")?;
+    let options = CallOptions {
+        host: Some(record.zone.clone()),
+        ..CallOptions::default()
+    };
+    let patience = Duration::from_secs(args.patience);
+
+    // Calls of one command use the edges in turn, and commands begin with different ones.
+    let first_edge = std::process::id() as usize;
+    let mut callers = JoinSet::new();
+    for caller in 0..usize::from(args.sessions) {
+        let (resolver, options, utterance) = (resolver.clone(), options.clone(), utterance.clone());
+        callers.spawn(async move {
+            let placed = calls::place(&resolver, first_edge + caller, &options, patience, &utterance).await;
+            (caller, placed)
+        });
+    }
+    let mut placed = Vec::new();
+    while let Some(joined) = callers.join_next().await {
+        placed.push(joined.context("a caller panicked")?);
+    }
+    placed.sort_by_key(|(caller, _)| *caller);
+
+    if let Some(out) = &args.out
+        && let Some(reply) = placed.iter().find_map(|(_, placed)| placed.as_ref().ok())
+    {
+        drill::recordings::write_reply(out, &reply.turn.reply_audio)?;
+    }
+    match output {
+        Output::Json => print(&document(json!({ "calls": as_json(&placed) }))),
+        Output::Table if placed.len() == 1 => print_one(&placed),
+        Output::Table => print(&as_table(&placed)),
+    }
+    // One failure decides the exit code; all are shown above.
+    match placed.into_iter().find_map(|(_, placed)| placed.err()) {
+        Some(error) => Err(error.into()),
+        None => Ok(ExitCode::SUCCESS),
+    }
+}
+
+type Results = [(usize, Result<calls::Placed, CallError>)];
+
+fn print_one(placed: &Results) {
+    let Some((_, Ok(placed))) = placed.first() else { return };
+    let turn = &placed.turn;
+    for cut in &placed.interruptions {
+        print(&format!("cut off: {}; called again", cut.reason));
+    }
+    for notice in &turn.notices {
+        print(&format!("notice:  {}", notice.message));
+    }
+    print(&format!("heard:   {}", turn.transcript));
+    print(&format!("meant:   {}", turn.intent));
+    print(&format!("reply:   {}", turn.reply_text));
+    let edge = placed.edge.map_or_else(String::new, |edge| format!(" through {edge}"));
+    let region = turn.region.as_deref().unwrap_or("an unnamed region");
+    print(&format!("by:      {region}{edge}"));
+    print(&format!("latency: {}", calls::stages(turn)));
+}
+
+fn as_table(placed: &Results) -> String {
+    let mut table = table(["CALL", "REGION", "HEARD", "MEANT", "FIRST AUDIO", "CUT OFF", "ERROR"]);
+    for (caller, placed) in placed {
+        match placed {
+            Ok(placed) => {
+                let first = placed.turn.first_audio;
+                table.add_row([
+                    caller.to_string(),
+                    placed.turn.region.clone().unwrap_or_default(),
+                    placed.turn.transcript.clone(),
+                    placed.turn.intent.clone(),
+                    first.map_or_else(String::new, |first| format!("{:.0} ms", first.as_secs_f64() * 1000.0)),
+                    placed.interruptions.len().to_string(),
+                    String::new(),
+                ]);
+            }
+            Err(error) => {
+                let empty = String::new;
+                table.add_row([
+                    caller.to_string(),
+                    empty(),
+                    empty(),
+                    empty(),
+                    empty(),
+                    empty(),
+                    error.to_string(),
+                ]);
+            }
+        }
+    }
+    let answered = placed.iter().filter(|(_, placed)| placed.is_ok()).count();
+    let mut first_audio: Vec<f64> = (placed.iter())
+        .filter_map(|(_, placed)| Some(placed.as_ref().ok()?.turn.first_audio?.as_secs_f64() * 1000.0))
+        .collect();
+    let p50 = drill::report::percentile(&mut first_audio, 0.5);
+    let p99 = drill::report::percentile(&mut first_audio, 0.99);
+    format!(
+        "{}\n\n{answered} of {} calls answered; first audio P50 {p50:.0} ms, P99 {p99:.0} ms",
+        plain(&table),
+        placed.len()
+    )
+}
+
+fn as_json(placed: &Results) -> Vec<Value> {
+    let one = |(caller, placed): &(usize, Result<calls::Placed, CallError>)| match placed {
+        Ok(placed) => {
+            let turn = &placed.turn;
+            let timings = &turn.timings;
+            json!({
+                "call": caller,
+                "edge": placed.edge.map(|edge| edge.to_string()),
+                "region": turn.region,
+                "transcript": turn.transcript,
+                "intent": turn.intent,
+                "reply": turn.reply_text,
+                "first_audio_ms": turn.first_audio.map(|first| first.as_secs_f64() * 1000.0),
+                "timings_ms": {
+                    "asr": timings.asr_ms, "nlu": timings.nlu_ms, "skill": timings.skill_ms, "tts": timings.tts_ms,
+                },
+                "interruptions": placed.interruptions.iter().map(|cut| json!({
+                    "code": cut.code, "reason": cut.reason,
+                })).collect::<Vec<_>>(),
+            })
+        }
+        Err(error) => json!({ "call": caller, "error": error.to_string() }),
+    };
+    placed.iter().map(one).collect()
+}

@@ -1,0 +1,110 @@
+//! How commands fail: one line with the remedy, and an exit code that programs can tell apart.
+
+use std::process::ExitCode;
+
+use probe::CallError;
+use world::{OperatorError, StartError, record::RecordError};
+
+/// A safety rule said no.
+pub(crate) const REFUSED: u8 = 3;
+/// Nobody answers.
+const UNREACHABLE: u8 = 5;
+/// It may or may not have happened.
+const UNKNOWN: u8 = 6;
+/// Ctrl-C, as shells count it.
+pub(crate) const INTERRUPTED: u8 = 130;
+
+/// An error and the exit code it deserves.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) error: anyhow::Error,
+    pub(crate) code: Code,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Code(u8);
+
+impl From<Code> for ExitCode {
+    fn from(code: Code) -> Self {
+        code.0.into()
+    }
+}
+
+impl Failure {
+    /// Failed, without a class of its own.
+    pub(crate) fn failed(error: anyhow::Error) -> Self {
+        Self { error, code: Code(1) }
+    }
+
+    fn with(error: impl Into<anyhow::Error>, code: u8) -> Self {
+        Self {
+            error: error.into(),
+            code: Code(code),
+        }
+    }
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self::failed(error)
+    }
+}
+
+impl From<OperatorError> for Failure {
+    fn from(error: OperatorError) -> Self {
+        match error {
+            OperatorError::Unreachable { .. } => Self::with(
+                anyhow::anyhow!("{error}; start a world with `meridian up`, or name another one with --control-plane"),
+                UNREACHABLE,
+            ),
+            OperatorError::OutcomeUnknown { .. } => Self::with(error, UNKNOWN),
+            OperatorError::Rejected(_) => Self::with(error, 1),
+        }
+    }
+}
+
+impl From<RecordError> for Failure {
+    fn from(error: RecordError) -> Self {
+        let code = match error {
+            RecordError::NotRunning { .. } | RecordError::Starting { .. } => UNREACHABLE,
+            RecordError::AlreadyRunning { .. } | RecordError::Io { .. } => 1,
+        };
+        Self::with(error, code)
+    }
+}
+
+impl From<StartError> for Failure {
+    fn from(error: StartError) -> Self {
+        Self::with(error, 1)
+    }
+}
+
+impl From<CallError> for Failure {
+    fn from(error: CallError) -> Self {
+        let code = match &error {
+            CallError::Connect { .. } | CallError::ConnectTimeout { .. } => UNREACHABLE,
+            _ => 1,
+        };
+        Self::with(error, code)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_can_tell_failures_apart() {
+        let (url, why) = (String::new(), String::new());
+        let code = |failure: Failure| failure.code.0;
+        let unreachable = OperatorError::Unreachable {
+            url: url.clone(),
+            why: why.clone(),
+        };
+        assert_eq!(code(unreachable.into()), 5);
+        assert_eq!(code(OperatorError::OutcomeUnknown { url, why }.into()), 6);
+        assert_eq!(code(OperatorError::Rejected("no such region".into()).into()), 1);
+        let state_dir = std::path::PathBuf::from("/nowhere");
+        assert_eq!(code(RecordError::NotRunning { state_dir }.into()), 5);
+    }
+}

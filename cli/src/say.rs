@@ -1,0 +1,54 @@
+//! Turns text into speech with espeak-ng, a voice that has nothing to do with ours.
+
+use std::{io::Write as _, process::Stdio};
+
+use anyhow::{Context as _, bail};
+use probe::Utterance;
+
+/// Longest text: a minute of speech, the longest a region takes as one turn.
+const TEXT_CHARS_MAX: usize = 600;
+
+/// Speaks a text.
+pub(crate) fn say(text: &str) -> anyhow::Result<Utterance> {
+    if text.trim().is_empty() {
+        bail!("there is nothing to say; give some words, such as --say \"what time is it\"");
+    }
+    let length = text.chars().count();
+    if length > TEXT_CHARS_MAX {
+        bail!("{length} characters are too many to say at once; give {TEXT_CHARS_MAX} at most");
+    }
+    // The text goes through standard input: an argument that begins with '-' would be an option.
+    let spawned = std::process::Command::new("espeak-ng")
+        .args(["-v", "en-gb", "-s", "150", "--stdin", "--stdout"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let mut espeak = match spawned {
+        Ok(espeak) => espeak,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            bail!("--say needs espeak-ng, which is not installed: sudo apt-get install espeak-ng, or give a WAV file")
+        }
+        Err(error) => return Err(error).context("cannot start espeak-ng"),
+    };
+    {
+        let mut words = espeak.stdin.take().context("espeak-ng has no standard input")?;
+        words.write_all(text.as_bytes()).context("espeak-ng does not listen")?;
+    }
+    let spoken = espeak.wait_with_output().context("cannot hear espeak-ng")?;
+    if !spoken.status.success() {
+        bail!("espeak-ng failed: {}", String::from_utf8_lossy(&spoken.stderr).trim());
+    }
+    Utterance::from_wav(&spoken.stdout).context("cannot use what espeak-ng said")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_and_too_much_cannot_be_said() {
+        assert!(say("  ").unwrap_err().to_string().contains("nothing to say"));
+        assert!(say(&"a".repeat(601)).unwrap_err().to_string().contains("too many"));
+    }
+}

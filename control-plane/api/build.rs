@@ -1,0 +1,8 @@
+//! Generates the Rust half of proto/meridian/v1/meridian.proto. Needs protoc (Debian: protobuf-compiler).
+
+fn main() {
+    tonic_prost_build::configure()
+        .bytes(".")
+        .compile_protos(&["proto/meridian/v1/meridian.proto"], &["proto"])
+        .unwrap_or_else(|error| panic!("meridian.proto does not compile (is protoc installed?): {error}"));
+}

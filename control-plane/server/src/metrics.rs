@@ -1,0 +1,88 @@
+//! What the control plane measures. Names are constants, in one place.
+
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::Registry,
+};
+
+/// Generation of the plan in force.
+pub const PLAN_GENERATION: &str = "meridian_control_plane_plan_generation";
+/// Reports taken, by vantage.
+pub const REPORTS: &str = "meridian_control_plane_reports";
+/// Reports that did not count, by reason.
+pub const REPORTS_UNWANTED: &str = "meridian_control_plane_reports_unwanted";
+/// Decisions, by the code of their reason.
+pub const DECISIONS: &str = "meridian_control_plane_decisions";
+/// Health of every region: 1 for the one that holds.
+pub const REGION_HEALTH: &str = "meridian_control_plane_region_health";
+/// Nodes that follow plans right now.
+pub const FOLLOWERS: &str = "meridian_control_plane_followers";
+/// Plans a node refused.
+pub const REFUSALS: &str = "meridian_control_plane_plan_refusals";
+
+/// One label.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Label {
+    /// Value of the label "kind".
+    pub kind: String,
+}
+
+/// A region and one of the healths it may have.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RegionHealth {
+    /// Which region.
+    pub region: String,
+    /// Which health.
+    pub health: &'static str,
+}
+
+/// Handles on every metric.
+#[derive(Debug, Clone, Default)]
+pub struct Metrics {
+    /// [`PLAN_GENERATION`].
+    pub plan_generation: Gauge,
+    /// [`REPORTS`].
+    pub reports: Family<Label, Counter>,
+    /// [`REPORTS_UNWANTED`].
+    pub reports_unwanted: Counter,
+    /// [`DECISIONS`].
+    pub decisions: Family<Label, Counter>,
+    /// [`REGION_HEALTH`].
+    pub region_health: Family<RegionHealth, Gauge>,
+    /// [`FOLLOWERS`].
+    pub followers: Gauge,
+    /// [`REFUSALS`].
+    pub refusals: Counter,
+}
+
+impl Metrics {
+    /// Registers them all.
+    pub fn register(registry: &mut Registry) -> Self {
+        let metrics = Self::default();
+        registry.register(
+            PLAN_GENERATION,
+            "generation of the plan in force",
+            metrics.plan_generation.clone(),
+        );
+        registry.register(REPORTS, "reports taken, by vantage", metrics.reports.clone());
+        registry.register(
+            REPORTS_UNWANTED,
+            "reports too old, too early or malformed",
+            metrics.reports_unwanted.clone(),
+        );
+        registry.register(
+            DECISIONS,
+            "decisions, by the code of their reason",
+            metrics.decisions.clone(),
+        );
+        registry.register(
+            REGION_HEALTH,
+            "1 for the health a region has",
+            metrics.region_health.clone(),
+        );
+        registry.register(FOLLOWERS, "nodes that follow plans now", metrics.followers.clone());
+        registry.register(REFUSALS, "plans that nodes refused", metrics.refusals.clone());
+        metrics
+    }
+}

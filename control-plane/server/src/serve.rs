@@ -1,0 +1,167 @@
+//! Puts the parts together: documents, store, deciding task, probes, gRPC.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use api::v1::{
+    self,
+    observations_server::{Observations, ObservationsServer},
+    operator_server::OperatorServer,
+    plans_server::PlansServer,
+};
+use prometheus_client::registry::Registry;
+use tokio::sync::mpsc;
+use tokio_stream::{
+    StreamExt as _,
+    wrappers::{ReceiverStream, TcpListenerStream},
+};
+use tokio_util::sync::CancellationToken;
+use tonic::{Response, Status, Streaming};
+use topology::{Policy, Topology};
+use verdict::TickReport;
+
+use crate::{
+    Config,
+    metrics::Metrics,
+    nodes::{Nodes, PlansService},
+    operator::OperatorService,
+    reconcile::{INBOX_LENGTH, Reconciler, Request},
+    store::Embedded,
+};
+
+/// How long running requests may take to end after SIGTERM.
+const GRACE: Duration = Duration::from_secs(3);
+/// Largest message taken: a report of the largest fleet is about 1 MB.
+const MESSAGE_BYTES_MAX: usize = 4 << 20;
+/// Silent connections are probed, so that a dead node is noticed.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
+
+/// Runs a control plane until it is told to stop.
+pub async fn serve(process: daemon::Process, config: Config) -> anyhow::Result<()> {
+    let config = config.with_paths_beside(process.config_path());
+    let topology = Topology::parse(&config.topology.display().to_string(), &read(&config.topology)?)?;
+    let policy = Policy::parse(&config.policy.display().to_string(), &read(&config.policy)?)?;
+    let store = Arc::new(Embedded::open(&config.store)?);
+
+    let mut registry = Registry::default();
+    let metrics = Metrics::register(&mut registry);
+    let ready = daemon::admin::Readiness::default();
+    ready.set("store", true);
+    let mut tasks = daemon::Tasks::new();
+    let stop = tasks.stop_token();
+
+    let reconciler =
+        Reconciler::take_over(config.node.clone(), store.clone(), topology, policy, metrics.clone()).await?;
+    let (snapshots, views) = (reconciler.snapshots(), reconciler.views());
+    let (inbox, requests) = mpsc::channel(INBOX_LENGTH);
+
+    // Every control plane is a vantage too; its own probes take the same way as everybody's reports.
+    let (reports, mut seen) = mpsc::channel::<TickReport>(4);
+    let probes = probe::Settings {
+        vantage: config.node.clone(),
+        reports,
+        rtts: None,
+    };
+    let (probe_snapshots, probe_stop) = (snapshots.clone(), stop.clone());
+    tasks.spawn("probe", async move {
+        probe::run(probes, probe_snapshots, Vec::new, probe_stop).await;
+        Ok(())
+    });
+    let own_reports = inbox.clone();
+    tasks.spawn("own reports", async move {
+        while let Some(report) = seen.recv().await {
+            own_reports.send(Request::Observe(report)).await?;
+        }
+        Ok(())
+    });
+
+    let nodes = Nodes::default();
+    let listener = tokio::net::TcpListener::bind(config.listen)
+        .await
+        .with_context(|| format!("cannot listen on {} for edges and operators", config.listen))?;
+    let grpc = listener.local_addr()?;
+    let plans = PlansService {
+        snapshots,
+        nodes: nodes.clone(),
+        metrics: metrics.clone(),
+        stop: stop.clone(),
+    };
+    let observations = ObservationsService {
+        inbox: inbox.clone(),
+        metrics,
+        stop: stop.clone(),
+    };
+    let operator = OperatorService {
+        views,
+        nodes,
+        store,
+        inbox,
+    };
+    let server = tonic::transport::Server::builder()
+        .http2_keepalive_interval(Some(KEEP_ALIVE))
+        .http2_keepalive_timeout(Some(KEEP_ALIVE))
+        .add_service(PlansServer::new(plans).max_decoding_message_size(MESSAGE_BYTES_MAX))
+        .add_service(ObservationsServer::new(observations).max_decoding_message_size(MESSAGE_BYTES_MAX))
+        .add_service(OperatorServer::new(operator).max_decoding_message_size(MESSAGE_BYTES_MAX));
+    let grpc_stop = stop.clone();
+    tasks.spawn("grpc", async move {
+        let incoming = TcpListenerStream::new(listener);
+        server
+            .serve_with_incoming_shutdown(incoming, grpc_stop.cancelled_owned())
+            .await?;
+        Ok(())
+    });
+    tasks.spawn("reconcile", reconciler.run(requests, stop));
+    let admin = daemon::admin::serve(&mut tasks, config.admin_listen, registry, ready).await?;
+    process.announce(&[("grpc", grpc), ("admin", admin)])?;
+    tasks.run(GRACE).await
+}
+
+fn read(path: &Path) -> anyhow::Result<String> {
+    std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+struct ObservationsService {
+    inbox: mpsc::Sender<Request>,
+    metrics: Metrics,
+    /// Ends every stream when the process stops.
+    stop: CancellationToken,
+}
+
+#[tonic::async_trait]
+impl Observations for ObservationsService {
+    type ReportStream = ReceiverStream<Result<v1::ReportReceipt, Status>>;
+
+    async fn report(
+        &self,
+        request: tonic::Request<Streaming<v1::TickReport>>,
+    ) -> Result<Response<Self::ReportStream>, Status> {
+        let mut reports = request.into_inner();
+        // One report per tick: a node that does not read its receipts is stopped by the second.
+        let (receipts, stream) = mpsc::channel(2);
+        let (inbox, metrics, stop) = (self.inbox.clone(), self.metrics.clone(), self.stop.clone());
+        // Owned by the connection: it ends with the stream of reports.
+        tokio::spawn(async move {
+            while let Some(Some(Ok(report))) = stop.run_until_cancelled(reports.next()).await {
+                let tick = report.tick;
+                let receipt = match TickReport::try_from(report) {
+                    Ok(report) => {
+                        if inbox.send(Request::Observe(report)).await.is_err() {
+                            return;
+                        }
+                        Ok(v1::ReportReceipt { tick })
+                    }
+                    Err(bad) => {
+                        metrics.reports_unwanted.inc();
+                        Err(bad.into())
+                    }
+                };
+                let refused = receipt.is_err();
+                if receipts.send(receipt).await.is_err() || refused {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+}

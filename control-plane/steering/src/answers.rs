@@ -1,0 +1,433 @@
+//! All answers of one snapshot.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+};
+
+use topology::{EdgeState, Location, PlanNumber, Snapshot};
+
+use crate::{
+    Client, Record, RecordData, Soa, Type,
+    order::{Target, order},
+};
+
+/// Most addresses in one answer: sixteen IPv6 addresses still fit into the 512 bytes of plain DNS over UDP, and no client
+/// tries that many.
+const ADDRESSES_MAX: usize = 16;
+/// TTL of the name servers and of their addresses. They change with the topology, not with health.
+const NAME_SERVER_TTL_S: u32 = 300;
+/// Longest time "no" is kept: a name that was asked for too early must not stay unknown.
+const NEGATIVE_TTL_MAX_S: u32 = 30;
+/// TTL of the answer to ANY: it never changes.
+const ANY_TTL_S: u32 = 3600;
+
+/// What the responder says while a snapshot is in force.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answers {
+    number: PlanNumber,
+    zone: Arc<str>,
+    /// From the root down, as questions are compared: `["test", "meridian", "voice"]`.
+    zone_labels: Vec<Box<[u8]>>,
+    soa: Soa,
+    ttl_s: u32,
+    service: Addresses,
+    name_servers: Vec<Arc<str>>,
+    /// By the one label below the zone.
+    hosts: BTreeMap<Box<[u8]>, Host>,
+}
+
+/// One name below the zone.
+#[derive(Debug, Clone, PartialEq)]
+struct Host {
+    name: Arc<str>,
+    ttl_s: u32,
+    addresses: Addresses,
+}
+
+#[derive(Debug, Clone, PartialEq, Default)]
+struct Addresses {
+    v4: Vec<Target<Ipv4Addr>>,
+    v6: Vec<Target<Ipv6Addr>>,
+}
+
+impl Addresses {
+    fn add(&mut self, address: IpAddr, location: Location) {
+        match address {
+            IpAddr::V4(address) if self.v4.iter().all(|known| known.address != address) => {
+                self.v4.push(Target { address, location });
+            }
+            IpAddr::V6(address) if self.v6.iter().all(|known| known.address != address) => {
+                self.v6.push(Target { address, location });
+            }
+            // The same address twice would be a duplicate record, which RFC 2181 §5 forbids.
+            IpAddr::V4(_) | IpAddr::V6(_) => {}
+        }
+    }
+
+    fn records(&self, name: &Arc<str>, ttl_s: u32, asked: Type, client: Client) -> Vec<Record> {
+        let data: Vec<RecordData> = match asked {
+            Type::A => order(&self.v4, client).into_iter().map(RecordData::A).collect(),
+            Type::Aaaa => order(&self.v6, client).into_iter().map(RecordData::Aaaa).collect(),
+            _ => Vec::new(),
+        };
+        data.into_iter()
+            .take(ADDRESSES_MAX)
+            .map(|data| Record {
+                name: name.clone(),
+                ttl_s,
+                data,
+            })
+            .collect()
+    }
+}
+
+/// The answer to a question inside the zone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Lookup {
+    /// There is what was asked for.
+    Found {
+        /// The answer.
+        records: Vec<Record>,
+        /// Addresses of the name servers in it.
+        additional: Vec<Record>,
+    },
+    /// The name exists and has nothing of that type. The SOA's TTL says how long that may be believed (RFC 2308 §3).
+    NoData(Record),
+    /// The name does not exist, and nothing below it.
+    NoSuchName(Record),
+}
+
+/// The question is about another zone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NoSuchZone;
+
+impl Answers {
+    /// Everything that can be answered while `snapshot` is in force. Drained edges keep their own name and are not part of
+    /// the service.
+    pub fn compile(snapshot: &Snapshot) -> Self {
+        let Snapshot {
+            plan,
+            topology,
+            dns_ttl_s,
+            ..
+        } = snapshot;
+        let zone: Arc<str> = topology.zone.as_str().into();
+        let host_name = |label: &str| -> Arc<str> { format!("{label}.{zone}").into() };
+
+        let (mut service, mut hosts) = (Addresses::default(), BTreeMap::<Box<[u8]>, Host>::new());
+        for edge in topology.edges.values() {
+            let host = hosts.entry(edge.id.as_str().as_bytes().into()).or_insert_with(|| Host {
+                name: host_name(edge.id.as_str()),
+                ttl_s: *dns_ttl_s,
+                addresses: Addresses::default(),
+            });
+            for address in &edge.addresses {
+                host.addresses.add(*address, edge.location);
+                if plan.edges.get(&edge.id) == Some(&EdgeState::Serving) {
+                    service.add(*address, edge.location);
+                }
+            }
+        }
+        // Name servers have no place; where their addresses are ordered by distance they come as they are.
+        let nowhere = Location {
+            latitude: 0.0,
+            longitude: 0.0,
+        };
+        for server in topology.name_servers.values() {
+            // A machine may be both: then its name has both addresses, and the shorter TTL of the two.
+            let host = hosts
+                .entry(server.id.as_str().as_bytes().into())
+                .or_insert_with(|| Host {
+                    name: host_name(server.id.as_str()),
+                    ttl_s: NAME_SERVER_TTL_S,
+                    addresses: Addresses::default(),
+                });
+            host.addresses.add(server.address, nowhere);
+        }
+        let name_servers: Vec<Arc<str>> = topology.name_servers.keys().map(|id| host_name(id.as_str())).collect();
+        let soa = Soa {
+            mname: name_servers.first().unwrap_or(&zone).clone(),
+            rname: host_name("hostmaster"),
+            // Only the low half takes part in serial number arithmetic.
+            serial: plan.generation as u32,
+            refresh_s: 3600,
+            retry_s: 600,
+            expire_s: 604_800,
+            minimum_s: NEGATIVE_TTL_MAX_S.min(*dns_ttl_s),
+        };
+        Self {
+            number: plan.number(),
+            zone_labels: topology.zone.rsplit('.').map(|label| label.as_bytes().into()).collect(),
+            zone,
+            soa,
+            ttl_s: *dns_ttl_s,
+            service,
+            name_servers,
+            hosts,
+        }
+    }
+
+    /// The plan these answers were made from.
+    pub fn number(&self) -> PlanNumber {
+        self.number
+    }
+
+    /// The zone, lower case, without the final dot.
+    pub fn zone(&self) -> &str {
+        &self.zone
+    }
+
+    /// Answers a question. `name` is its labels from the left, in any case (RFC 4343).
+    pub fn lookup(&self, name: &[&[u8]], asked: Type, client: Client) -> Result<Lookup, NoSuchZone> {
+        let below = name.len().checked_sub(self.zone_labels.len()).ok_or(NoSuchZone)?;
+        let zone_asked = name[below..].iter().rev();
+        if !zone_asked
+            .zip(&self.zone_labels)
+            .all(|(asked, ours)| asked.eq_ignore_ascii_case(ours))
+        {
+            return Err(NoSuchZone);
+        }
+        let host = match &name[..below] {
+            [] => return Ok(self.at_apex(asked, client)),
+            [label] => self.hosts.get(label.to_ascii_lowercase().as_slice()),
+            // Nothing is below a host.
+            [_, ..] => None,
+        };
+        let Some(host) = host else {
+            return Ok(Lookup::NoSuchName(self.negative()));
+        };
+        let records = match asked {
+            Type::Any => vec![any(&host.name)],
+            _ => host.addresses.records(&host.name, host.ttl_s, asked, client),
+        };
+        Ok(self.found(records, Vec::new()))
+    }
+
+    fn at_apex(&self, asked: Type, client: Client) -> Lookup {
+        let record = |ttl_s, data| Record {
+            name: self.zone.clone(),
+            ttl_s,
+            data,
+        };
+        match asked {
+            Type::A | Type::Aaaa => {
+                let records = self.service.records(&self.zone, self.ttl_s, asked, client);
+                self.found(records, Vec::new())
+            }
+            Type::Soa => self.found(vec![record(self.ttl_s, RecordData::Soa(self.soa.clone()))], Vec::new()),
+            Type::Ns => {
+                let servers = self
+                    .name_servers
+                    .iter()
+                    .map(|name| record(NAME_SERVER_TTL_S, RecordData::Ns(name.clone())))
+                    .collect();
+                self.found(servers, self.glue(client))
+            }
+            Type::Any => self.found(vec![any(&self.zone)], Vec::new()),
+            Type::Other => self.found(Vec::new(), Vec::new()),
+        }
+    }
+
+    fn glue(&self, client: Client) -> Vec<Record> {
+        self.hosts
+            .values()
+            .filter(|host| self.name_servers.contains(&host.name))
+            .flat_map(|host| {
+                [Type::A, Type::Aaaa].map(|kind| host.addresses.records(&host.name, host.ttl_s, kind, client))
+            })
+            .flatten()
+            .collect()
+    }
+
+    fn found(&self, records: Vec<Record>, additional: Vec<Record>) -> Lookup {
+        if records.is_empty() {
+            Lookup::NoData(self.negative())
+        } else {
+            Lookup::Found { records, additional }
+        }
+    }
+
+    /// The SOA as it comes with "no": its TTL is the smaller of its own and its minimum (RFC 2308 §3).
+    fn negative(&self) -> Record {
+        Record {
+            name: self.zone.clone(),
+            ttl_s: self.ttl_s.min(self.soa.minimum_s),
+            data: RecordData::Soa(self.soa.clone()),
+        }
+    }
+}
+
+fn any(name: &Arc<str>) -> Record {
+    Record {
+        name: name.clone(),
+        ttl_s: ANY_TTL_S,
+        data: RecordData::Hinfo,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use topology::{EdgeId, NameServer, NodeId, fixtures::three_primaries, snapshot::digest};
+
+    use super::*;
+    use crate::labels;
+
+    const ANYONE: Client = Client::From(IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7)));
+
+    /// A world with IPv6 at one edge, and a second name server.
+    fn world() -> Snapshot {
+        let mut snapshot = three_primaries();
+        snapshot.plan.generation = 42;
+        let dublin = EdgeId::new("edge-dub").unwrap();
+        let edge = snapshot.topology.edges.get_mut(&dublin).unwrap();
+        edge.addresses.push("2001:db8::2".parse().unwrap());
+        let second = NodeId::new("ns2").unwrap();
+        snapshot.topology.name_servers.insert(
+            second.clone(),
+            NameServer {
+                id: second,
+                address: "2001:db8::53".parse().unwrap(),
+            },
+        );
+        snapshot.plan.documents = digest(&snapshot.topology, snapshot.dns_ttl_s, &snapshot.probe);
+        snapshot
+    }
+
+    /// The answer in one line, addresses sorted: `name ttl data, …  + additional`.
+    fn told(answers: &Answers, name: &str, asked: Type) -> String {
+        let line = |record: &Record| {
+            let data = match &record.data {
+                RecordData::A(address) => address.to_string(),
+                RecordData::Aaaa(address) => address.to_string(),
+                RecordData::Ns(name) => format!("ns {name}"),
+                RecordData::Soa(soa) => format!("soa {} {} {} {}", soa.mname, soa.rname, soa.serial, soa.minimum_s),
+                RecordData::Hinfo => "hinfo".to_owned(),
+            };
+            let owner = record
+                .name
+                .strip_suffix("voice.meridian.test")
+                .expect("the record is in the zone");
+            format!("{owner}@ {} {data}", record.ttl_s)
+        };
+        let lines = |records: &[Record]| {
+            let mut lines: Vec<String> = records.iter().map(line).collect();
+            lines.sort();
+            lines.join(", ")
+        };
+        match answers.lookup(&labels(name), asked, ANYONE) {
+            Err(NoSuchZone) => "refused".to_owned(),
+            Ok(Lookup::NoSuchName(soa)) => format!("no such name: {}", line(&soa)),
+            Ok(Lookup::NoData(soa)) => format!("no data: {}", line(&soa)),
+            Ok(Lookup::Found { records, additional }) if additional.is_empty() => lines(&records),
+            Ok(Lookup::Found { records, additional }) => format!("{} + {}", lines(&records), lines(&additional)),
+        }
+    }
+
+    #[test]
+    fn every_question_has_its_answer() {
+        use Type::{A, Aaaa, Any, Ns, Other, Soa};
+        let answers = Answers::compile(&world());
+        let soa = "soa ns1.voice.meridian.test hostmaster.voice.meridian.test 42 15";
+        let no_data = format!("no data: @ 15 {soa}");
+        let no_such_name = format!("no such name: @ 15 {soa}");
+        let zone = "voice.meridian.test";
+        for (name, asked, expected) in [
+            (zone, A, "@ 15 127.0.1.1, @ 15 127.0.1.2".to_owned()),
+            ("VOICE.Meridian.tesT.", A, "@ 15 127.0.1.1, @ 15 127.0.1.2".to_owned()),
+            (zone, Aaaa, "@ 15 2001:db8::2".to_owned()),
+            (zone, Soa, format!("@ 15 {soa}")),
+            (
+                zone,
+                Ns,
+                "@ 300 ns ns1.voice.meridian.test, @ 300 ns ns2.voice.meridian.test + ns1.@ 300 127.0.0.1, \
+                 ns2.@ 300 2001:db8::53"
+                    .to_owned(),
+            ),
+            (zone, Any, "@ 3600 hinfo".to_owned()),
+            (zone, Other, no_data.clone()),
+            ("edge-iad.voice.meridian.test", A, "edge-iad.@ 15 127.0.1.1".to_owned()),
+            ("EDGE-iad.voice.meridian.test", A, "edge-iad.@ 15 127.0.1.1".to_owned()),
+            ("edge-iad.voice.meridian.test", Aaaa, no_data.clone()),
+            ("edge-iad.voice.meridian.test", Ns, no_data.clone()),
+            ("edge-iad.voice.meridian.test", Any, "edge-iad.@ 3600 hinfo".to_owned()),
+            ("ns2.voice.meridian.test", Aaaa, "ns2.@ 300 2001:db8::53".to_owned()),
+            ("ns2.voice.meridian.test", A, no_data),
+            ("us-east.voice.meridian.test", A, no_such_name.clone()),
+            ("nobody.voice.meridian.test", Any, no_such_name.clone()),
+            ("x.edge-iad.voice.meridian.test", A, no_such_name.clone()),
+            ("*.voice.meridian.test", A, no_such_name.clone()),
+            ("a.b.c.d.e.voice.meridian.test", Soa, no_such_name),
+            ("meridian.test", A, "refused".to_owned()),
+            ("voice.meridian.example", A, "refused".to_owned()),
+            ("xvoice.meridian.test", A, "refused".to_owned()),
+            (".", Ns, "refused".to_owned()),
+        ] {
+            assert_eq!(told(&answers, name, asked), expected, "{name} {asked:?}");
+        }
+    }
+
+    #[test]
+    fn a_dot_inside_a_label_does_not_make_a_name_ours() {
+        let answers = Answers::compile(&world());
+        let tricky: [&[u8]; 3] = [b"x.voice", b"meridian", b"test"];
+        assert_eq!(answers.lookup(&tricky, Type::A, ANYONE), Err(NoSuchZone));
+    }
+
+    #[test]
+    fn a_drained_edge_is_never_part_of_the_service_and_keeps_its_name() {
+        let mut snapshot = world();
+        let dublin = EdgeId::new("edge-dub").unwrap();
+        snapshot.plan.edges.insert(dublin, EdgeState::Drained);
+        snapshot.validate().unwrap();
+        let answers = Answers::compile(&snapshot);
+        assert_eq!(told(&answers, "voice.meridian.test", Type::A), "@ 15 127.0.1.1");
+        assert!(told(&answers, "voice.meridian.test", Type::Aaaa).starts_with("no data"));
+        assert_eq!(
+            told(&answers, "edge-dub.voice.meridian.test", Type::A),
+            "edge-dub.@ 15 127.0.1.2"
+        );
+    }
+
+    #[test]
+    fn the_negative_ttl_is_short_whatever_the_ttl() {
+        for (ttl_s, expected) in [(5, 5), (3600, 30)] {
+            let mut snapshot = world();
+            snapshot.dns_ttl_s = ttl_s;
+            let answers = Answers::compile(&snapshot);
+            let Ok(Lookup::NoSuchName(soa)) = answers.lookup(&labels("x.voice.meridian.test"), Type::A, ANYONE) else {
+                panic!("a name that does not exist was found");
+            };
+            assert_eq!(soa.ttl_s, expected);
+        }
+    }
+
+    #[test]
+    fn a_crowd_of_edges_still_fits_into_an_answer() {
+        let mut snapshot = world();
+        let template = snapshot.topology.edges.values().next().unwrap().clone();
+        for number in 0..100_u8 {
+            let id = EdgeId::new(&format!("edge-{number}")).unwrap();
+            let mut edge = template.clone();
+            edge.id = id.clone();
+            edge.addresses = vec![Ipv4Addr::new(192, 0, 2, number).into()];
+            snapshot.plan.edges.insert(id.clone(), EdgeState::Serving);
+            snapshot.topology.edges.insert(id, edge);
+        }
+        let answers = Answers::compile(&snapshot);
+        let Ok(Lookup::Found { records, .. }) = answers.lookup(&labels("voice.meridian.test"), Type::A, ANYONE) else {
+            panic!("the service is gone");
+        };
+        assert_eq!(records.len(), ADDRESSES_MAX);
+    }
+
+    #[test]
+    fn a_zone_without_name_servers_says_so() {
+        let mut snapshot = world();
+        snapshot.topology.name_servers.clear();
+        let answers = Answers::compile(&snapshot);
+        assert!(told(&answers, "voice.meridian.test", Type::Ns).starts_with("no data"));
+        assert!(told(&answers, "voice.meridian.test", Type::Soa).contains("soa voice.meridian.test"));
+    }
+}

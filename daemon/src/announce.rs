@@ -1,0 +1,67 @@
+//! How a process tells its supervisor where it listens. Listening on port 0 and announcing what came of it lets any
+//! number of deployments share a machine without a list of ports.
+
+use std::{collections::BTreeMap, net::SocketAddr, path::Path};
+
+use anyhow::Context as _;
+use serde::{Deserialize, Serialize};
+
+/// What a ready process announces.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Announcement {
+    /// Name of the program.
+    pub program: String,
+    /// Its process id.
+    pub pid: u32,
+    /// Bound addresses by purpose: "http", "admin", "grpc", "dns".
+    pub addresses: BTreeMap<String, SocketAddr>,
+}
+
+impl Announcement {
+    /// The announcement of this process.
+    pub fn new(program: &str, addresses: &[(&str, SocketAddr)]) -> Self {
+        Self {
+            program: program.to_owned(),
+            pid: std::process::id(),
+            addresses: addresses
+                .iter()
+                .map(|(name, address)| ((*name).to_owned(), *address))
+                .collect(),
+        }
+    }
+
+    /// Writes the file in one step, so that a reader never sees half of it.
+    pub fn write(&self, path: &Path) -> anyhow::Result<()> {
+        let unfinished = path.with_extension("unfinished");
+        std::fs::write(&unfinished, serde_json::to_vec_pretty(self)?)
+            .and_then(|()| std::fs::rename(&unfinished, path))
+            .with_context(|| format!("cannot announce in {}", path.display()))
+    }
+
+    /// Reads the file; `None` while the process has not announced itself.
+    pub fn read(path: &Path) -> anyhow::Result<Option<Self>> {
+        match std::fs::read(path) {
+            Ok(bytes) => Ok(Some(
+                serde_json::from_slice(&bytes).with_context(|| path.display().to_string())?,
+            )),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).with_context(|| path.display().to_string()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_announcement_is_absent_then_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("edge.json");
+        assert_eq!(Announcement::read(&path).unwrap(), None);
+        let announcement = Announcement::new("edge", &[("http", "127.0.0.1:80".parse().unwrap())]);
+        announcement.write(&path).unwrap();
+        assert_eq!(Announcement::read(&path).unwrap(), Some(announcement));
+    }
+}

@@ -1,0 +1,31 @@
+//! What every Meridian process shares: its command line, configuration, logs, metrics, named tasks, shutdown and the one
+//! clock. Nothing in here knows a word of the domain.
+//!
+//! A process reads as a story:
+//!
+//! ```no_run
+//! # #[derive(serde::Deserialize)] struct Config { admin_listen: std::net::SocketAddr }
+//! # fn main() -> std::process::ExitCode {
+//! daemon::main("meridian-example", |process, config: Config| async move {
+//!     let mut tasks = daemon::Tasks::new();
+//!     let registry = prometheus_client::registry::Registry::default();
+//!     let ready = daemon::admin::Readiness::default();
+//!     let admin = daemon::admin::serve(&mut tasks, config.admin_listen, registry, ready.clone()).await?;
+//!     ready.set("example", true);
+//!     process.announce(&[("admin", admin)])?;
+//!     tasks.run(std::time::Duration::from_secs(10)).await
+//! })
+//! # }
+//! ```
+
+pub mod admin;
+pub mod announce;
+pub mod clock;
+pub mod config;
+pub mod process;
+pub mod tasks;
+pub mod telemetry;
+
+pub use announce::Announcement;
+pub use process::{Process, main};
+pub use tasks::Tasks;

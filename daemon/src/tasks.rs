@@ -1,0 +1,148 @@
+//! Named tasks with one owner. A process runs until it is told to stop or one of its tasks ends; then all are asked to
+//! stop, given a grace period, and cut.
+
+use std::{collections::HashMap, future::Future, sync::OnceLock, time::Duration};
+
+use anyhow::Context as _;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    task::{Id, JoinError, JoinSet},
+};
+use tokio_util::sync::CancellationToken;
+
+/// The tasks of a process.
+#[derive(Debug, Default)]
+pub struct Tasks {
+    stop: CancellationToken,
+    running: JoinSet<anyhow::Result<()>>,
+    names: HashMap<Id, String>,
+}
+
+impl Tasks {
+    /// No tasks yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Cancelled when the process is to stop. Tasks watch it and return.
+    pub fn stop_token(&self) -> CancellationToken {
+        self.stop.clone()
+    }
+
+    /// Starts a task. One that ends before the stop token is cancelled ends the process.
+    pub fn spawn(&mut self, name: &str, task: impl Future<Output = anyhow::Result<()>> + Send + 'static) {
+        let handle = self.running.spawn(task);
+        self.names.insert(handle.id(), name.to_owned());
+    }
+
+    /// Runs until SIGTERM, SIGINT, the supervisor's end, or the first task's end; then stops them all within `grace`.
+    pub async fn run(mut self, grace: Duration) -> anyhow::Result<()> {
+        let mut terminate = signal(SignalKind::terminate()).context("cannot watch SIGTERM")?;
+        let mut interrupt = signal(SignalKind::interrupt()).context("cannot watch SIGINT")?;
+        let first = tokio::select! {
+            _ = terminate.recv() => { tracing::info!("SIGTERM: stopping"); Ok(()) }
+            _ = interrupt.recv() => { tracing::info!("SIGINT: stopping"); Ok(()) }
+            () = supervisor_ended() => { tracing::info!("the supervisor is gone: stopping"); Ok(()) }
+            () = self.stop.cancelled() => Ok(()),
+            Some(ended) = self.running.join_next_with_id() => {
+                // A task that obeyed a stop from outside was not too early, whoever is looked at first.
+                let too_early = !self.stop.is_cancelled();
+                self.ended(ended, too_early)
+            }
+        };
+        self.stop.cancel();
+        let rest = tokio::time::timeout(grace, self.join_all()).await.unwrap_or_else(|_| {
+            let late: Vec<&str> = self.names.values().map(String::as_str).collect();
+            tracing::warn!(?late, ?grace, "cut after the grace period");
+            Ok(())
+        });
+        self.running.abort_all();
+        first.and(rest)
+    }
+
+    async fn join_all(&mut self) -> anyhow::Result<()> {
+        let mut result = Ok(());
+        while let Some(ended) = self.running.join_next_with_id().await {
+            result = result.and(self.ended(ended, false));
+        }
+        result
+    }
+
+    fn ended(&mut self, ended: Result<(Id, anyhow::Result<()>), JoinError>, too_early: bool) -> anyhow::Result<()> {
+        let (id, result) = match ended {
+            Ok((id, result)) => (id, result),
+            Err(error) => (error.id(), Err(anyhow::Error::new(error))),
+        };
+        let name = self.names.remove(&id).unwrap_or_default();
+        match result {
+            Ok(()) if too_early => anyhow::bail!("task {name} ended on its own"),
+            Ok(()) => Ok(()),
+            Err(error) => Err(error.context(format!("task {name}"))),
+        }
+    }
+}
+
+/// Cancelled when standard input has ended, in a process started with `--supervised`.
+static SUPERVISOR: OnceLock<CancellationToken> = OnceLock::new();
+
+/// Watches standard input from a thread of its own: a blocking read on the runtime would delay its shutdown.
+pub(crate) fn stop_when_stdin_ends() {
+    let token = SUPERVISOR.get_or_init(CancellationToken::new).clone();
+    std::thread::spawn(move || {
+        // Only the end matters; nothing is ever sent.
+        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        token.cancel();
+    });
+}
+
+async fn supervisor_ended() {
+    match SUPERVISOR.get() {
+        Some(token) => token.cancelled().await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_task_that_fails_stops_the_others_and_is_named() {
+        let mut tasks = Tasks::new();
+        let stop = tasks.stop_token();
+        let (told, was_told) = tokio::sync::oneshot::channel();
+        tasks.spawn("patient", async move {
+            stop.cancelled().await;
+            let _ = told.send(());
+            Ok(())
+        });
+        tasks.spawn("broken", async { anyhow::bail!("out of luck") });
+        let error = tasks.run(Duration::from_secs(5)).await.unwrap_err();
+        assert_eq!(format!("{error:#}"), "task broken: out of luck");
+        assert!(was_told.await.is_ok(), "the other task was asked to stop");
+    }
+
+    #[tokio::test]
+    async fn a_task_that_obeys_a_stop_from_outside_did_not_end_too_early() {
+        // Both are ready when they are looked at, in an order that differs from run to run.
+        for _ in 0..50 {
+            let mut tasks = Tasks::new();
+            let stop = tasks.stop_token();
+            tasks.spawn("obedient", async move {
+                stop.cancelled().await;
+                Ok(())
+            });
+            tasks.stop_token().cancel();
+            tokio::task::yield_now().await;
+            tasks.run(Duration::from_secs(5)).await.unwrap();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_that_does_not_stop_is_cut_after_the_grace_period() {
+        let mut tasks = Tasks::new();
+        tasks.spawn("deaf", std::future::pending());
+        tasks.stop_token().cancel();
+        tasks.run(Duration::from_secs(5)).await.unwrap();
+    }
+}

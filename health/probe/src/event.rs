@@ -1,0 +1,187 @@
+//! The events a server sends, reduced to what a caller cares about. Unknown ones are no error: servers grow.
+
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use serde_json::Value;
+
+use crate::call::{Notice, Timings};
+
+/// One event of the server.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Event {
+    SessionCreated {
+        session: Option<String>,
+    },
+    /// The server noticed the end of the utterance.
+    SpeechEnded,
+    Transcribed(String),
+    TranscriptionFailed(String),
+    ResponseCreated,
+    /// Audio of the reply.
+    Audio(Vec<u8>),
+    ReplyText(String),
+    ResponseDone {
+        status: String,
+        detail: String,
+    },
+    TurnReport(TurnReport),
+    Notice(Notice),
+    Error(ServerError),
+    Other,
+}
+
+/// The content of `meridian.turn`.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(crate) struct TurnReport {
+    pub(crate) transcript: Option<String>,
+    pub(crate) intent: String,
+    pub(crate) reply: Option<String>,
+    pub(crate) region: Option<String>,
+    pub(crate) timings: Timings,
+}
+
+/// The content of `error`.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(crate) struct ServerError {
+    pub(crate) kind: String,
+    pub(crate) code: String,
+    pub(crate) message: String,
+}
+
+/// Longest text of an error kept, in characters: it goes to logs and reports.
+const ERROR_LENGTH_MAX: usize = 300;
+
+pub(crate) fn bounded(text: &str) -> String {
+    text.chars().take(ERROR_LENGTH_MAX).collect()
+}
+
+/// Reads an event; the error says what is wrong with it.
+pub(crate) fn read(text: &str) -> Result<Event, String> {
+    let event: Value = serde_json::from_str(text).map_err(|error| format!("an event is not JSON: {error}"))?;
+    let Some(kind) = event.get("type").and_then(Value::as_str) else {
+        return Err("an event has no type".to_owned());
+    };
+    Ok(match kind {
+        "session.created" => Event::SessionCreated {
+            session: text_at(&event, "/session/id"),
+        },
+        "input_audio_buffer.speech_stopped" | "input_audio_buffer.committed" => Event::SpeechEnded,
+        "conversation.item.input_audio_transcription.completed" => {
+            Event::Transcribed(text_at(&event, "/transcript").unwrap_or_default())
+        }
+        "conversation.item.input_audio_transcription.failed" => {
+            Event::TranscriptionFailed(bounded(&text_at(&event, "/error/message").unwrap_or_default()))
+        }
+        "response.created" => Event::ResponseCreated,
+        // The older name is spoken by servers of the beta protocol.
+        "response.output_audio.delta" | "response.audio.delta" => {
+            let delta = event.get("delta").and_then(Value::as_str).unwrap_or_default();
+            Event::Audio(
+                BASE64
+                    .decode(delta)
+                    .map_err(|error| format!("audio is not base64: {error}"))?,
+            )
+        }
+        "response.output_audio_transcript.done" | "response.audio_transcript.done" => {
+            Event::ReplyText(text_at(&event, "/transcript").unwrap_or_default())
+        }
+        "response.done" => Event::ResponseDone {
+            status: text_at(&event, "/response/status").unwrap_or_else(|| "completed".to_owned()),
+            detail: bounded(
+                &text_at(&event, "/response/status_details/error/message")
+                    .or_else(|| text_at(&event, "/response/status_details/reason"))
+                    .unwrap_or_default(),
+            ),
+        },
+        "meridian.turn" => Event::TurnReport(TurnReport {
+            transcript: text_at(&event, "/transcript"),
+            intent: text_at(&event, "/intent").unwrap_or_default(),
+            reply: text_at(&event, "/reply"),
+            region: text_at(&event, "/region"),
+            timings: Timings {
+                asr_ms: number_at(&event, "/timings_ms/asr"),
+                nlu_ms: number_at(&event, "/timings_ms/nlu"),
+                skill_ms: number_at(&event, "/timings_ms/skill"),
+                tts_ms: number_at(&event, "/timings_ms/tts"),
+                first_audio_ms: number_at(&event, "/timings_ms/first_audio"),
+            },
+        }),
+        "meridian.notice" => Event::Notice(Notice {
+            code: bounded(&text_at(&event, "/code").unwrap_or_default()),
+            message: bounded(
+                &text_at(&event, "/message")
+                    .or_else(|| text_at(&event, "/text"))
+                    .unwrap_or_default(),
+            ),
+        }),
+        "error" => Event::Error(ServerError {
+            kind: bounded(&text_at(&event, "/error/type").unwrap_or_default()),
+            code: bounded(&text_at(&event, "/error/code").unwrap_or_default()),
+            message: bounded(&text_at(&event, "/error/message").unwrap_or_default()),
+        }),
+        _ => Event::Other,
+    })
+}
+
+fn text_at(event: &Value, pointer: &str) -> Option<String> {
+    event.pointer(pointer)?.as_str().map(str::to_owned)
+}
+
+fn number_at(event: &Value, pointer: &str) -> Option<f64> {
+    event.pointer(pointer)?.as_f64()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_are_read_unknown_ones_are_let_pass_and_nonsense_is_named() {
+        for (text, expected) in [
+            (
+                r#"{"type":"session.created","session":{"id":"s1"}}"#,
+                Ok(Event::SessionCreated {
+                    session: Some("s1".into()),
+                }),
+            ),
+            (
+                r#"{"type":"conversation.item.input_audio_transcription.completed","transcript":"stop"}"#,
+                Ok(Event::Transcribed("stop".into())),
+            ),
+            (
+                r#"{"type":"response.output_audio.delta","delta":"AQI="}"#,
+                Ok(Event::Audio(vec![1, 2])),
+            ),
+            (
+                r#"{"type":"response.done","response":{"status":"failed","status_details":{"error":{"message":"tts"}}}}"#,
+                Ok(Event::ResponseDone {
+                    status: "failed".into(),
+                    detail: "tts".into(),
+                }),
+            ),
+            (
+                r#"{"type":"meridian.turn","intent":"stop","timings_ms":{"asr":1.5}}"#,
+                Ok(Event::TurnReport(TurnReport {
+                    intent: "stop".into(),
+                    timings: Timings {
+                        asr_ms: Some(1.5),
+                        ..Timings::default()
+                    },
+                    ..TurnReport::default()
+                })),
+            ),
+            (r#"{"type":"tomorrow.invented","x":[1]}"#, Ok(Event::Other)),
+            (r#"{"kind":"x"}"#, Err("an event has no type")),
+            (
+                r#"{"type":"response.output_audio.delta","delta":"*"}"#,
+                Err("audio is not base64"),
+            ),
+            ("[", Err("an event is not JSON")),
+        ] {
+            match (read(text), expected) {
+                (Ok(event), Ok(expected)) => assert_eq!(event, expected),
+                (Err(error), Err(expected)) => assert!(error.starts_with(expected), "{error}"),
+                (got, expected) => panic!("{text}: {got:?}, expected {expected:?}"),
+            }
+        }
+    }
+}

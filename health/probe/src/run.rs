@@ -1,0 +1,348 @@
+//! Probing tick by tick.
+//!
+//! Gateways are asked late in the tick, so that one that dies is seen dead in that tick. Spoken turns cost processor time
+//! and feed rules that take minutes: they are spread over the first part of the tick, each vantage in another order, so
+//! that a small machine is not asked everything by everyone at once.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::{Instant, sleep, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+use topology::{Moment, NodeId, RegionId, Snapshot, Tick};
+use verdict::{Observation, TickReport};
+
+use crate::stack::{self, Seen, milliseconds};
+
+/// Gateways of different regions are asked over this long: late enough to matter, early enough to be answered.
+const GATEWAY_SPREAD_MAX: Duration = Duration::from_millis(1_000);
+/// Probes are over this long before the tick ends.
+const MARGIN: Duration = Duration::from_millis(500);
+/// Wait after the tick's end before it is reported: timers are early by a millisecond at times.
+const SETTLE: Duration = Duration::from_millis(20);
+/// Weight of the newest round-trip time in the average: three or four ticks follow a change of the network.
+const RTT_WEIGHT: f64 = 0.3;
+
+/// Where the results of [`run`] go.
+#[derive(Debug)]
+pub struct Settings {
+    /// Who probes.
+    pub vantage: NodeId,
+    /// Takes one report per tick; a report that finds it full is dropped, because health is judged on fresh ticks.
+    pub reports: mpsc::Sender<TickReport>,
+    /// Takes the smoothed round-trip time to each region that answers, in milliseconds, after every tick.
+    pub rtts: Option<watch::Sender<BTreeMap<RegionId, f64>>>,
+}
+
+/// Probes all regions in every tick until `stop`, and reports after each tick what the probes and `traffic` saw in it.
+/// `traffic` is called once per tick and returns what was seen since its last call.
+pub async fn run<T>(
+    settings: Settings,
+    snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+    traffic: T,
+    stop: CancellationToken,
+) where
+    T: Fn() -> Vec<Observation> + Send + 'static,
+{
+    stop.run_until_cancelled(run_by(daemon::clock::now, settings, snapshots, traffic))
+        .await;
+}
+
+async fn run_by(
+    now: impl Fn() -> Moment,
+    settings: Settings,
+    mut snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+    traffic: impl Fn() -> Vec<Observation>,
+) {
+    let http = stack::http_client();
+    let mut rtts: BTreeMap<RegionId, f64> = BTreeMap::new();
+    loop {
+        if snapshots.wait_for(Option::is_some).await.is_err() && snapshots.borrow().is_none() {
+            // No plan and nobody left who could send one; the owner is about to stop this task.
+            std::future::pending::<()>().await;
+        }
+        let Some(snapshot) = snapshots.borrow().clone() else {
+            continue;
+        };
+        let tick = now().tick();
+        // Dropped with the tick: a probe never outlives the tick it counts for.
+        let mut probes = start_probes(&http, &settings.vantage, &snapshot, now());
+        let closed = wait_for_end(&now, tick).await;
+
+        let mut seen = Seen::default();
+        while let Some(result) = probes.try_join_next() {
+            // A probe that panicked saw nothing.
+            let Ok((region, probe_seen, round_trip)) = result else {
+                continue;
+            };
+            seen.absorb(&probe_seen);
+            match round_trip {
+                Some(RoundTrip::Took(time)) => {
+                    let ms = milliseconds(time);
+                    let smoothed = rtts.entry(region).or_insert(ms);
+                    *smoothed += RTT_WEIGHT * (ms - *smoothed);
+                }
+                Some(RoundTrip::Unreachable) => {
+                    rtts.remove(&region);
+                }
+                None => {}
+            }
+        }
+        if let Some(sender) = &settings.rtts {
+            sender.send_replace(rtts.clone());
+        }
+        // Asked even when the tick does not count, or its traffic would be taken for that of the next.
+        traffic().iter().for_each(|observation| seen.merge(observation));
+        match closed {
+            Closed::OnTime => {}
+            Closed::Jumped { to } => {
+                tracing::warn!(tick = tick.0, %to, "the clock jumped; the tick is not reported");
+                continue;
+            }
+        }
+        let report = TickReport {
+            vantage: settings.vantage.clone(),
+            tick,
+            observations: seen.into_observations(),
+        };
+        if let Err(error) = settings.reports.try_send(report) {
+            tracing::warn!(tick = tick.0, %error, "a report is dropped");
+        }
+    }
+}
+
+/// How a tick ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Closed {
+    /// Its successor began.
+    OnTime,
+    /// The clock was set, or the machine slept: what was seen belongs to no known tick.
+    Jumped { to: Moment },
+}
+
+/// Waits until the clock says that `tick` is over. Sleeps at least a little every time, so that a clock that stands still or
+/// goes back cannot make it spin.
+async fn wait_for_end(now: &impl Fn() -> Moment, tick: Tick) -> Closed {
+    loop {
+        let at = now();
+        if at.tick() == tick {
+            sleep(tick.end().since(at) + SETTLE).await;
+        } else if at.tick() == Tick(tick.0 + 1) {
+            return Closed::OnTime;
+        } else {
+            sleep(SETTLE).await;
+            return Closed::Jumped { to: at };
+        }
+    }
+}
+
+/// What a probe learned about the way to a region.
+#[derive(Debug, Clone, Copy)]
+enum RoundTrip {
+    Took(Duration),
+    Unreachable,
+}
+
+type ProbeResult = (RegionId, Seen, Option<RoundTrip>);
+
+/// Starts what is still ahead in the tick that holds `now`.
+fn start_probes(http: &reqwest::Client, vantage: &NodeId, snapshot: &Snapshot, now: Moment) -> JoinSet<ProbeResult> {
+    let patience = snapshot.probe.timeout;
+    let into_tick = now.since(now.tick().start());
+    let started = Instant::now();
+    let mut probes = JoinSet::new();
+    for (index, region) in snapshot.topology.regions.values().enumerate() {
+        let at = schedule(snapshot, vantage, index);
+        for stack in region.stacks.iter().copied() {
+            if let Some(wait) = at.gateway.checked_sub(into_tick) {
+                let (http, id) = (http.clone(), region.id.clone());
+                probes.spawn(async move {
+                    sleep_until(started + wait).await;
+                    let (seen, round_trip) = stack::gateway(&http, &id, stack, patience).await;
+                    (
+                        id,
+                        seen,
+                        Some(round_trip.map_or(RoundTrip::Unreachable, RoundTrip::Took)),
+                    )
+                });
+            }
+            if let Some(wait) = at.spoken_turn.checked_sub(into_tick) {
+                let id = region.id.clone();
+                probes.spawn(async move {
+                    sleep_until(started + wait).await;
+                    let seen = stack::spoken_turn(&id, stack, patience).await;
+                    (id, seen, None)
+                });
+            }
+        }
+    }
+    probes
+}
+
+/// When the probes of one region start, from the start of the tick.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Schedule {
+    gateway: Duration,
+    spoken_turn: Duration,
+}
+
+fn schedule(snapshot: &Snapshot, vantage: &NodeId, region_index: usize) -> Schedule {
+    let usable = Tick::LENGTH - MARGIN;
+    let regions = snapshot.topology.regions.len().max(1);
+    // The vantage's name chooses where it begins; from there it goes round all regions in equal steps.
+    let place = (phase(vantage) + region_index as f64 / regions as f64).fract();
+
+    let (offset, patience) = (snapshot.probe.offset.min(usable), snapshot.probe.timeout);
+    let gateway_spread = usable.saturating_sub(offset + patience).min(GATEWAY_SPREAD_MAX);
+    let spoken_spread = usable.saturating_sub(stack::spoken_longest(patience)).min(offset);
+    Schedule {
+        gateway: offset + gateway_spread.mul_f64(place),
+        spoken_turn: spoken_spread.mul_f64(place),
+    }
+}
+
+/// A number in 0..1 that depends on the name only (FNV-1a): equal on every run, different between vantages.
+fn phase(vantage: &NodeId) -> f64 {
+    let hash = vantage.as_str().bytes().fold(0x811c_9dc5_u32, |hash, byte| {
+        (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+    });
+    f64::from(hash) / (f64::from(u32::MAX) + 1.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    };
+
+    use topology::{Component, fixtures::three_primaries};
+    use verdict::Source;
+
+    use super::*;
+
+    /// A world of closed ports: every probe fails at once, and what matters is when and what is reported.
+    fn world() -> Snapshot {
+        let mut snapshot = three_primaries();
+        for region in snapshot.topology.regions.values_mut() {
+            // Port 1 is reserved and nobody listens there.
+            region.stacks = vec!["127.0.0.1:1".parse().unwrap()];
+        }
+        snapshot
+    }
+
+    fn settings(reports: mpsc::Sender<TickReport>) -> Settings {
+        Settings {
+            vantage: NodeId::new("edge-iad").unwrap(),
+            reports,
+            rtts: None,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn every_tick_is_reported_once_with_what_probes_and_traffic_saw() {
+        let started = Instant::now();
+        let now = move || Moment(1_700_000_003_000) + started.elapsed();
+        let (reports, mut reported) = mpsc::channel(8);
+        let (_snapshots, receiver) = watch::channel(Some(Arc::new(world())));
+        let us_east = RegionId::new("us-east").unwrap();
+        let traffic = move || {
+            let mut observation = Observation::new(us_east.clone(), Component::Asr, Source::Traffic);
+            observation.succeed(100.0);
+            // The edge may report a component in pieces; the report has one entry.
+            vec![observation.clone(), observation]
+        };
+        tokio::spawn(run_by(now, settings(reports), receiver, traffic));
+
+        let first = reported.recv().await.unwrap();
+        let second = reported.recv().await.unwrap();
+        assert_eq!(first.tick, Moment(1_700_000_003_000).tick());
+        assert_eq!(second.tick, Tick(first.tick.0 + 1));
+        let (probes, traffic): (Vec<_>, Vec<_>) = second
+            .observations
+            .iter()
+            .partition(|observation| observation.source == Source::Probe);
+        assert_eq!(traffic.len(), 1);
+        assert_eq!(traffic[0].succeeded, 2);
+        // Only the gateways failed: nothing is known about what is behind them.
+        assert_eq!(probes.len(), 6);
+        for probe in probes {
+            assert_eq!(probe.component, Component::Gateway);
+            assert_eq!((probe.succeeded, probe.failed), (0, 2), "{}", probe.failure);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_clock_that_jumps_costs_one_tick_and_never_spins() {
+        let started = Instant::now();
+        let (skew, asked) = (Arc::new(AtomicU64::new(600_000)), Arc::new(AtomicU64::new(0)));
+        let now = {
+            let (skew, asked) = (skew.clone(), asked.clone());
+            move || {
+                asked.fetch_add(1, Ordering::Relaxed);
+                Moment(1_700_000_000_000 + skew.load(Ordering::Relaxed)) + started.elapsed()
+            }
+        };
+        let (reports, mut reported) = mpsc::channel(64);
+        let (_snapshots, receiver) = watch::channel(Some(Arc::new(world())));
+        tokio::spawn(run_by(now, settings(reports), receiver, Vec::new));
+
+        let before = reported.recv().await.unwrap();
+        skew.store(0, Ordering::Relaxed);
+        let after_step_back = reported.recv().await.unwrap();
+        assert!(after_step_back.tick < before.tick);
+        skew.store(3_600_000, Ordering::Relaxed);
+        let after_step_forward = reported.recv().await.unwrap();
+        assert!(after_step_forward.tick.0 > after_step_back.tick.0 + 300);
+        assert!(asked.load(Ordering::Relaxed) < 100, "{asked:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_full_queue_drops_reports_and_nothing_waits_for_it() {
+        let started = Instant::now();
+        let now = move || Moment(1_700_000_000_000) + started.elapsed();
+        let (reports, mut reported) = mpsc::channel(1);
+        let (_snapshots, receiver) = watch::channel(Some(Arc::new(world())));
+        let asked = Arc::new(Mutex::new(0));
+        let counter = asked.clone();
+        let traffic = move || {
+            *counter.lock().unwrap() += 1;
+            Vec::new()
+        };
+        tokio::spawn(run_by(now, settings(reports), receiver, traffic));
+        sleep(Duration::from_secs(45)).await;
+        assert!(*asked.lock().unwrap() >= 4);
+        assert!(reported.try_recv().is_ok() && reported.try_recv().is_err());
+    }
+
+    #[test]
+    fn probes_are_spread_and_end_within_the_tick() {
+        let snapshot = three_primaries();
+        let mut starts = Vec::new();
+        for vantage in ["edge-iad", "edge-dub", "control-plane-1"] {
+            let vantage = NodeId::new(vantage).unwrap();
+            for region in 0..snapshot.topology.regions.len() {
+                let at = schedule(&snapshot, &vantage, region);
+                assert!(at.gateway >= snapshot.probe.offset);
+                assert!(at.gateway + snapshot.probe.timeout + MARGIN <= Tick::LENGTH);
+                assert!(at.spoken_turn + stack::spoken_longest(snapshot.probe.timeout) + MARGIN <= Tick::LENGTH);
+                starts.push(at.spoken_turn);
+            }
+        }
+        starts.sort();
+        starts.dedup();
+        assert_eq!(starts.len(), 18, "no two turns start together");
+    }
+
+    #[test]
+    fn patience_longer_than_a_tick_is_no_reason_to_panic() {
+        let mut snapshot = three_primaries();
+        snapshot.probe.timeout = Duration::from_secs(60);
+        snapshot.probe.offset = Duration::from_secs(30);
+        let at = schedule(&snapshot, &NodeId::new("a").unwrap(), 5);
+        assert!(at.gateway <= Tick::LENGTH && at.spoken_turn <= Tick::LENGTH);
+    }
+}

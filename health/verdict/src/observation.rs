@@ -1,0 +1,92 @@
+//! What a vantage saw of one component of one region in one tick.
+
+use serde::{Deserialize, Serialize};
+use topology::{Component, NodeId, RegionId, Tick};
+
+use crate::Latency;
+
+/// Longest failure text carried, in characters: enough for a reason, too little to fill a log.
+pub const FAILURE_LENGTH_MAX: usize = 200;
+
+/// Whether something was seen by probing or in real traffic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Source {
+    /// An active probe.
+    Probe,
+    /// A device's session or request.
+    Traffic,
+}
+
+/// Counts and latencies of one component of one region.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Observation {
+    /// Where.
+    pub region: RegionId,
+    /// What.
+    pub component: Component,
+    /// How it was seen.
+    pub source: Source,
+    /// Attempts that succeeded.
+    pub succeeded: u32,
+    /// Attempts that failed.
+    pub failed: u32,
+    /// How long the successful ones took.
+    pub latency: Latency,
+    /// One of the failures in words; empty when none failed.
+    pub failure: String,
+}
+
+/// Everything one vantage saw in one closed tick.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TickReport {
+    /// Who saw it.
+    pub vantage: NodeId,
+    /// When.
+    pub tick: Tick,
+    /// What was seen, one entry per region, component and source.
+    pub observations: Vec<Observation>,
+}
+
+impl Observation {
+    /// Nothing seen yet.
+    pub fn new(region: RegionId, component: Component, source: Source) -> Self {
+        let (latency, failure) = (Latency::default(), String::new());
+        Self {
+            region,
+            component,
+            source,
+            succeeded: 0,
+            failed: 0,
+            latency,
+            failure,
+        }
+    }
+
+    /// Counts a success that took `latency_ms`.
+    pub fn succeed(&mut self, latency_ms: f64) {
+        self.succeeded = self.succeeded.saturating_add(1);
+        self.latency.add(latency_ms);
+    }
+
+    /// Counts a failure.
+    pub fn fail(&mut self, why: &str) {
+        self.failed = self.failed.saturating_add(1);
+        self.failure = why.chars().take(FAILURE_LENGTH_MAX).collect();
+    }
+
+    /// Adds what another observation of the same component saw.
+    pub fn merge(&mut self, other: &Observation) {
+        self.succeeded = self.succeeded.saturating_add(other.succeeded);
+        self.failed = self.failed.saturating_add(other.failed);
+        self.latency.merge(&other.latency);
+        if !other.failure.is_empty() {
+            self.failure.clone_from(&other.failure);
+        }
+    }
+
+    /// Attempts of either outcome.
+    pub fn samples(&self) -> u32 {
+        self.succeeded.saturating_add(self.failed)
+    }
+}

@@ -1,0 +1,11 @@
+//! Lets `meridian-stack` find libtorch without LD_LIBRARY_PATH: rpath is a property of the program, so the crate that
+//! links libtorch cannot set it for us.
+
+fn main() {
+    println!("cargo:rerun-if-env-changed=LIBTORCH");
+    if let Ok(libtorch) = std::env::var("LIBTORCH") {
+        // Absolute, or the program would only start from the folder it was built in.
+        let libtorch = std::path::absolute(&libtorch).unwrap_or(libtorch.into());
+        println!("cargo:rustc-link-arg=-Wl,-rpath,{}/lib", libtorch.display());
+    }
+}

@@ -1,0 +1,107 @@
+//! Errors as clients of the OpenAI API expect them: `{"error": {message, type, code, param}}`. Every message says what to
+//! do about it.
+
+use axum::{
+    Json,
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde_json::json;
+use speech::{SpeechError, wav::WavError};
+
+use crate::workers::JobError;
+
+/// An error on its way to an HTTP client.
+#[derive(Debug)]
+pub(crate) struct ApiError {
+    pub(crate) status: StatusCode,
+    pub(crate) code: &'static str,
+    pub(crate) message: String,
+    pub(crate) param: Option<&'static str>,
+}
+
+/// What callers are told to wait, in seconds, when queues are full: several turns pass an engine in that time.
+const RETRY_AFTER_S: &str = "1";
+
+impl ApiError {
+    pub(crate) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            status,
+            code,
+            message: message.into(),
+            param: None,
+        }
+    }
+
+    pub(crate) fn bad_request(code: &'static str, param: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            param: Some(param),
+            ..Self::new(StatusCode::BAD_REQUEST, code, message)
+        }
+    }
+
+    /// The protocol's class of error, which clients turn into exception types.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self.status {
+            StatusCode::TOO_MANY_REQUESTS => "rate_limit_error",
+            status if status.is_server_error() => "server_error",
+            _ => "invalid_request_error",
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        if self.status.is_server_error() {
+            tracing::warn!(status = self.status.as_u16(), code = self.code, "{}", self.message);
+        }
+        let body = json!({ "error": {
+            "message": self.message, "type": self.kind(), "code": self.code, "param": self.param,
+        }});
+        let mut response = (self.status, Json(body)).into_response();
+        if matches!(
+            self.status,
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE
+        ) {
+            response
+                .headers_mut()
+                .insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_S));
+        }
+        response
+    }
+}
+
+impl From<JobError> for ApiError {
+    fn from(error: JobError) -> Self {
+        let message = error.to_string();
+        match error {
+            JobError::Busy => Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", message),
+            JobError::Late => Self::new(StatusCode::SERVICE_UNAVAILABLE, "engine_timeout", message),
+            JobError::Speech(SpeechError::TooLong { .. }) => {
+                Self::new(StatusCode::PAYLOAD_TOO_LARGE, "audio_too_long", message)
+            }
+            JobError::Speech(SpeechError::TooMuchText { .. }) => {
+                Self::new(StatusCode::BAD_REQUEST, "string_above_max_length", message)
+            }
+            JobError::Speech(SpeechError::Engine(_)) => {
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "engine_failed", message)
+            }
+        }
+    }
+}
+
+impl From<WavError> for ApiError {
+    fn from(error: WavError) -> Self {
+        let message = error.to_string();
+        match error {
+            WavError::TooLong { .. } => Self {
+                param: Some("file"),
+                ..Self::new(StatusCode::PAYLOAD_TOO_LARGE, "audio_too_long", message)
+            },
+            WavError::Empty | WavError::NoSamples => Self::bad_request("empty_audio", "file", message),
+            WavError::NotWav(_) | WavError::Unsupported(_) | WavError::Truncated => {
+                Self::bad_request("invalid_audio", "file", message)
+            }
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! Reading request bodies: whole, bounded and in time.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{body::Body, http::StatusCode};
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt as _;
+use tokio::{sync::OwnedSemaphorePermit, time::timeout};
+
+use crate::{error::ApiError, stack::Stack};
+
+/// Most clients send their whole body before they read the answer, and an answer into a socket with unread data is lost
+/// in a reset. So a body that is too large is read on, up to this many times the limit, and thrown away.
+const DISCARD_TIMES: usize = 8;
+
+/// A whole body, and its share of `uploads_max`; hold it until the answer is made.
+pub(super) struct Upload {
+    pub(super) bytes: Bytes,
+    _permit: OwnedSemaphorePermit,
+}
+
+/// Reads a body.
+pub(super) async fn read(stack: &Stack, body: Body) -> Result<Upload, ApiError> {
+    let limits = &stack.config.limits;
+    let Ok(permit) = Arc::clone(&stack.uploads).try_acquire_owned() else {
+        let message = "this region works on as many uploads as it can hold; retry in a moment";
+        return Err(ApiError::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "rate_limit_exceeded",
+            message,
+        ));
+    };
+    let patience = Duration::from_secs(limits.body_seconds_max);
+    let Ok(bytes) = timeout(patience, read_all(body, limits.body_bytes_max)).await else {
+        let message = format!(
+            "the request body did not arrive within {} s; send it faster",
+            limits.body_seconds_max
+        );
+        return Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", message));
+    };
+    Ok(Upload {
+        bytes: bytes?,
+        _permit: permit,
+    })
+}
+
+async fn read_all(body: Body, bytes_max: usize) -> Result<Bytes, ApiError> {
+    let mut stream = body.into_data_stream();
+    let mut read = BytesMut::new();
+    let mut length = 0usize;
+    while let Some(piece) = stream.next().await {
+        let piece = piece.map_err(|_| {
+            ApiError::new(
+                StatusCode::BAD_REQUEST,
+                "incomplete_body",
+                "the request body ended early; send it again",
+            )
+        })?;
+        length = length.saturating_add(piece.len());
+        if length <= bytes_max {
+            read.extend_from_slice(&piece);
+        } else if length > bytes_max.saturating_mul(DISCARD_TIMES) {
+            break;
+        } else {
+            read = BytesMut::new();
+        }
+    }
+    if length > bytes_max {
+        let message = format!(
+            "the request body is larger than the {bytes_max} byte limit; send shorter audio, or mono 16 kHz 16-bit"
+        );
+        return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message));
+    }
+    Ok(read.freeze())
+}

@@ -1,0 +1,55 @@
+//! `GET /health`: the state of each component, as probes judge it.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use axum::{Json, extract::State, http::StatusCode};
+use serde_json::{Value, json};
+use tokio::time::timeout;
+use topology::Component;
+
+use crate::{metrics::EngineName, stack::Stack};
+
+/// Probes give up after 2 s, so a store that does not answer must be reported before that.
+const STORE_PATIENCE: Duration = Duration::from_millis(500);
+
+/// 200 when every component works and the stack takes work, else 503.
+pub(super) async fn health(State(stack): State<Arc<Stack>>) -> (StatusCode, Json<Value>) {
+    let mut components: BTreeMap<&str, Value> = BTreeMap::new();
+    let mut all_fine = true;
+    let mut report = |component: Component, fine: bool, mut detail: Value| {
+        all_fine &= fine;
+        detail["status"] = json!(if fine { "ok" } else { "failing" });
+        components.insert(component.as_str(), detail);
+    };
+
+    for (engine, queued, fine) in stack.engines() {
+        let component = match engine {
+            EngineName::asr => Component::Asr,
+            EngineName::tts => Component::Tts,
+        };
+        report(component, fine, json!({ "queued": queued }));
+    }
+    // The language understanding and the skills are functions in this process: they work when a known question gets
+    // its answer.
+    let heard = dialogue::interpret("what time is it");
+    report(Component::Nlu, heard.command.intent() == "time.query", json!({}));
+    let reply = dialogue::act(&mut stack.new_dialogue(), &heard, daemon::clock::now());
+    report(Component::Skills, reply.text.starts_with("it is"), json!({}));
+    let stored = timeout(STORE_PATIENCE, stack.store.load("health", daemon::clock::now())).await;
+    report(Component::SessionStore, matches!(stored, Ok(Ok(_))), json!({}));
+    report(Component::Gateway, true, json!({ "sessions": stack.sessions.len() }));
+
+    let (code, status) = match (stack.draining.is_cancelled(), stack.readiness.is_ready(), all_fine) {
+        (true, _, _) => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
+        (false, false, _) => (StatusCode::SERVICE_UNAVAILABLE, "starting"),
+        (false, true, false) => (StatusCode::SERVICE_UNAVAILABLE, "failing"),
+        (false, true, true) => (StatusCode::OK, "ok"),
+    };
+    let body = json!({
+        "status": status,
+        "region": stack.config.region,
+        "version": env!("CARGO_PKG_VERSION"),
+        "components": components,
+    });
+    (code, Json(body))
+}

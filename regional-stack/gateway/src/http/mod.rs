@@ -1,0 +1,84 @@
+//! The service listener: routes, and what is common to all of them.
+
+mod body;
+mod health;
+mod models;
+mod speech;
+mod transcriptions;
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{DefaultBodyLimit, MatchedPath, Request, State},
+    http::{Method, StatusCode, Uri},
+    middleware::{self, Next},
+    response::Response,
+    routing::{get, post},
+};
+
+use crate::{error::ApiError, metrics::HttpLabels, realtime, stack::Stack};
+
+/// Everything devices and edges can ask of a stack.
+pub(crate) fn router(stack: Arc<Stack>) -> Router {
+    let pages = daemon::admin::router(Arc::clone(&stack.registry), stack.readiness.clone()).into_service::<Body>();
+    Router::new()
+        .route("/v1/audio/transcriptions", post(transcriptions::openai))
+        .route("/v1/audio/speech", post(speech::openai))
+        .route("/v1/models", get(models::list))
+        .route("/v1/models/{model}", get(models::retrieve))
+        .route("/v1/realtime", get(realtime::upgrade))
+        .route("/api/v1/voice/transcribe", post(transcriptions::plain))
+        .route("/api/v1/voice/synthesize", post(speech::plain))
+        .route("/health", get(health::health))
+        .with_state(Arc::clone(&stack))
+        // `/health` of the administrative pages knows nothing of components, so only the other two are taken over.
+        .route_service("/metrics", pages.clone())
+        .route_service("/ready", pages)
+        .fallback(unknown_path)
+        .method_not_allowed_fallback(wrong_method)
+        // Bodies are read by `body`, which knows our own limit and answers in our own words.
+        .layer(DefaultBodyLimit::disable())
+        .layer(middleware::from_fn_with_state(stack, count))
+}
+
+/// The administrative listener: the same health as the service listener, so that either may be probed.
+pub(crate) fn admin_router(stack: Arc<Stack>) -> Router {
+    let pages = daemon::admin::router(Arc::clone(&stack.registry), stack.readiness.clone()).into_service::<Body>();
+    Router::new()
+        .route("/health", get(health::health))
+        .with_state(stack)
+        .route_service("/metrics", pages.clone())
+        .route_service("/ready", pages)
+}
+
+async fn unknown_path(method: Method, uri: Uri) -> ApiError {
+    // What is echoed back is bounded: it comes from a stranger.
+    let path: String = uri.path().chars().take(100).collect();
+    let message = format!("there is no {method} {path}; see /v1/models, /v1/audio/*, /v1/realtime, /api/v1/voice/*");
+    ApiError::new(StatusCode::NOT_FOUND, "unknown_url", message)
+}
+
+async fn wrong_method(method: Method) -> ApiError {
+    let message = format!("{method} is not supported here; use the method in the Allow header");
+    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
+}
+
+async fn count(State(stack): State<Arc<Stack>>, request: Request, next: Next) -> Response {
+    let route = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map_or("unknown", MatchedPath::as_str)
+        .to_owned();
+    let response = next.run(request).await;
+    stack
+        .metrics
+        .http_requests
+        .get_or_create(&HttpLabels {
+            route,
+            code: response.status().as_u16(),
+        })
+        .inc();
+    response
+}

@@ -1,0 +1,30 @@
+//! `GET /v1/models`: the names under which clients may ask for what is here. Other names work too, so that unmodified
+//! clients do.
+
+use axum::{Json, extract::Path, http::StatusCode};
+use serde_json::{Value, json};
+
+use crate::error::ApiError;
+
+const MODELS: [&str; 3] = ["meridian-asr", "meridian-tts", "meridian-realtime"];
+
+pub(super) async fn list() -> Json<Value> {
+    Json(json!({ "object": "list", "data": MODELS.map(model) }))
+}
+
+pub(super) async fn retrieve(Path(name): Path<String>) -> Result<Json<Value>, ApiError> {
+    match MODELS.iter().find(|known| **known == name) {
+        Some(known) => Ok(Json(model(known))),
+        None => {
+            let message = format!("there is no such model; there are {}", MODELS.join(", "));
+            Err(ApiError {
+                param: Some("model"),
+                ..ApiError::new(StatusCode::NOT_FOUND, "model_not_found", message)
+            })
+        }
+    }
+}
+
+fn model(name: &str) -> Value {
+    json!({ "id": name, "object": "model", "created": 0, "owned_by": "meridian" })
+}

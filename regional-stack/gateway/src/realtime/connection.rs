@@ -1,0 +1,225 @@
+//! The socket of a session: moves messages between it and the [`Session`], keeps both from waiting for ever, and closes it
+//! with a reason.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use axum::extract::ws::{CloseFrame, Message, WebSocket, close_code};
+use bytes::Bytes;
+use futures_util::{
+    SinkExt as _, StreamExt as _,
+    stream::{SplitSink, SplitStream},
+};
+use tokio::{
+    sync::mpsc,
+    time::{MissedTickBehavior, interval, timeout},
+};
+use uuid::Uuid;
+
+use super::session::Session;
+use crate::{
+    metrics::{ClosedLabels, ClosedReason},
+    stack::Stack,
+};
+
+/// Frames between session and socket. Few, because what is in here can no longer be taken back when the user interrupts.
+const IN_FLIGHT_MAX: usize = 2;
+/// How often timers, pings and patience are looked at.
+const LOOK: Duration = Duration::from_millis(200);
+/// Time for the client to take the Close frame and answer it.
+const GOODBYE: Duration = Duration::from_secs(2);
+/// A store that answers later than this does not hold up the conversation.
+const STORE_PATIENCE: Duration = Duration::from_millis(500);
+/// Ids of sessions are ours; longer ones are not.
+const SESSION_ID_MAX: usize = 64;
+
+/// Why the socket is closed by us.
+struct Closing {
+    code: u16,
+    text: &'static str,
+    reason: ClosedReason,
+}
+
+/// Serves one session until it ends.
+pub(super) async fn run(stack: &Arc<Stack>, socket: WebSocket, model: String, resume: Option<String>) {
+    stack.metrics.sessions.inc();
+    let (id, dialogue) = restore(stack, resume).await;
+    tracing::info!(session = id, "session opened");
+    let session = Session::new(Arc::clone(stack), id.clone(), model, dialogue);
+
+    let (sink, mut stream) = socket.split();
+    let (out, outgoing) = mpsc::channel(IN_FLIGHT_MAX);
+    let mut writer = tokio::spawn(write(sink, outgoing));
+    let ended = converse(stack, &id, session, &mut stream, &out).await;
+
+    let reason = match ended {
+        Ok(reason) => reason,
+        Err(closing) => {
+            let frame = Message::Close(Some(CloseFrame {
+                code: closing.code,
+                reason: closing.text.into(),
+            }));
+            let goodbye = async {
+                let _ = out.send(frame).await;
+                // Reading on until the client answers: closing on unread data resets the connection, and the Close frame
+                // with it.
+                while let Some(Ok(_)) = stream.next().await {}
+            };
+            let _ = timeout(GOODBYE, goodbye).await;
+            closing.reason
+        }
+    };
+    drop(out);
+    if timeout(GOODBYE, &mut writer).await.is_err() {
+        writer.abort();
+    }
+    stack
+        .metrics
+        .sessions_closed
+        .get_or_create(&ClosedLabels { reason })
+        .inc();
+    stack.metrics.sessions.dec();
+    tracing::info!(session = id, ?reason, "session closed");
+}
+
+/// The session to go on with: an earlier one if the client names it and it is remembered, else a new one.
+async fn restore(stack: &Stack, resume: Option<String>) -> (String, dialogue::DialogueState) {
+    if let Some(id) = resume.filter(|id| id.len() <= SESSION_ID_MAX) {
+        match timeout(STORE_PATIENCE, stack.store.load(&id, daemon::clock::now())).await {
+            Ok(Ok(Some(dialogue))) => return (id, dialogue),
+            Ok(Ok(None)) => {}
+            Ok(Err(error)) => tracing::warn!(session = id, "session cannot be restored: {error:#}"),
+            Err(_) => tracing::warn!(session = id, "session cannot be restored: the store does not answer"),
+        }
+    }
+    // Whoever knows the id can resume the session, so it must not be guessable.
+    (format!("sess_{}", Uuid::new_v4().simple()), stack.new_dialogue())
+}
+
+/// Sends until there is nothing more to come, or the socket is gone.
+async fn write(mut sink: SplitSink<WebSocket, Message>, mut outgoing: mpsc::Receiver<Message>) {
+    while let Some(message) = outgoing.recv().await {
+        if sink.send(message).await.is_err() {
+            return;
+        }
+    }
+    let _ = sink.close().await;
+}
+
+async fn converse(
+    stack: &Stack,
+    id: &str,
+    mut session: Session,
+    stream: &mut SplitStream<WebSocket>,
+    out: &mpsc::Sender<Message>,
+) -> Result<ClosedReason, Closing> {
+    let limits = stack.config.limits;
+    let idle_max = Duration::from_secs(limits.idle_seconds_max);
+    let ping_every = Duration::from_secs(limits.ping_seconds);
+    let slow_max = Duration::from_secs(limits.slow_client_seconds_max);
+    let mut look = interval(LOOK);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut seen, mut pinged, mut sent) = (Instant::now(), Instant::now(), Instant::now());
+    loop {
+        if session.outbox.is_overfull() {
+            return Err(Closing {
+                code: close_code::POLICY,
+                text: "too many events wait for you; read faster",
+                reason: ClosedReason::slow_client,
+            });
+        }
+        if session.outbox.is_empty() {
+            sent = Instant::now();
+        }
+        let over = || Closing {
+            code: close_code::RESTART,
+            text: "region draining",
+            reason: ClosedReason::draining,
+        };
+        if stack.draining.is_cancelled() && session.is_between_turns() {
+            return Err(over());
+        }
+        tokio::select! {
+            message = stream.next() => {
+                seen = Instant::now();
+                match message {
+                    Some(Ok(Message::Text(text))) if text.len() > limits.frame_bytes_max => return Err(too_large()),
+                    Some(Ok(Message::Binary(bytes))) if bytes.len() > limits.frame_bytes_max => return Err(too_large()),
+                    Some(Ok(Message::Text(text))) => session.on_message(&text, daemon::clock::now()),
+                    Some(Ok(Message::Binary(_))) => session.on_binary(),
+                    Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+                    Some(Ok(Message::Close(_))) => return Ok(ClosedReason::client),
+                    Some(Err(error)) => return unreadable(&error),
+                    None => return Ok(ClosedReason::lost),
+                }
+            }
+            result = session.engine_result() => session.on_engine_result(result, daemon::clock::now()),
+            place = out.reserve(), if !session.outbox.is_empty() => {
+                let Ok(place) = place else { return Ok(ClosedReason::lost) };
+                if let Some(mut frame) = session.outbox.pop() {
+                    sent = Instant::now();
+                    place.send(Message::Text(std::mem::take(&mut frame.text).into()));
+                    session.on_sent(&frame, daemon::clock::now());
+                }
+            }
+            _ = look.tick() => {
+                session.ring(daemon::clock::now());
+                if seen.elapsed() > idle_max {
+                    return Err(Closing {
+                        code: close_code::POLICY,
+                        text: "no sign of life; answer pings or send audio",
+                        reason: ClosedReason::idle,
+                    });
+                }
+                if sent.elapsed() > slow_max {
+                    return Err(Closing {
+                        code: close_code::POLICY,
+                        text: "you take no events; read faster",
+                        reason: ClosedReason::slow_client,
+                    });
+                }
+                // A full channel means that something is being sent, which serves as well.
+                if pinged.elapsed() >= ping_every && out.try_send(Message::Ping(Bytes::new())).is_ok() {
+                    pinged = Instant::now();
+                }
+            }
+            () = stack.draining.cancelled(), if !stack.draining.is_cancelled() => {}
+            () = stack.cut.cancelled() => return Err(over()),
+        }
+        if let Some(dialogue) = session.take_unsaved() {
+            match timeout(STORE_PATIENCE, stack.store.save(id, &dialogue, daemon::clock::now())).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!(session = id, "session not saved: {error:#}"),
+                Err(_) => tracing::warn!(session = id, "session not saved: the store does not answer"),
+            }
+        }
+    }
+}
+
+fn too_large() -> Closing {
+    Closing {
+        code: close_code::SIZE,
+        text: "message too large; send audio in shorter pieces",
+        reason: ClosedReason::oversize,
+    }
+}
+
+/// What a socket that cannot be read any more comes to.
+fn unreadable(error: &axum::Error) -> Result<ClosedReason, Closing> {
+    let text = error.to_string();
+    // axum hides the type of the error behind its text.
+    if text.contains("too long") || text.contains("too large") {
+        return Err(too_large());
+    }
+    if text.contains("reset") || text.contains("closing handshake") || text.contains("broken pipe") {
+        return Ok(ClosedReason::lost);
+    }
+    tracing::debug!("socket: {text}");
+    Err(Closing {
+        code: close_code::PROTOCOL,
+        text: "not the WebSocket protocol",
+        reason: ClosedReason::protocol,
+    })
+}

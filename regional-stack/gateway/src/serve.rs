@@ -1,0 +1,185 @@
+//! Starting a stack, and stopping it in order: refuse new work, let current turns end, cut what is left.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use axum::Router;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::JoinSet,
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    config::Config,
+    http,
+    stack::{Engines, Stack},
+    store::MemoryStore,
+};
+
+/// Where a stack listens.
+#[derive(Debug, Clone, Copy)]
+pub struct Addresses {
+    /// Devices and edges.
+    pub http: SocketAddr,
+    /// Metrics, health and readiness.
+    pub admin: SocketAddr,
+}
+
+/// Starts a stack as tasks of the process. Returns when its engines work and it takes calls.
+pub async fn start(config: Config, engines: Engines, tasks: &mut daemon::Tasks) -> anyhow::Result<Addresses> {
+    config.check()?;
+    let limits = config.limits;
+    let bind = async |listen: SocketAddr, what: &str| {
+        TcpListener::bind(listen)
+            .await
+            .with_context(|| format!("cannot listen on {listen} for {what}"))
+    };
+    let service_listener = bind(config.listen, "devices and edges").await?;
+    let admin_listener = bind(config.admin_listen, "metrics and health").await?;
+    let addresses = Addresses {
+        http: service_listener.local_addr()?,
+        admin: admin_listener.local_addr()?,
+    };
+
+    let store = MemoryStore::new(
+        limits.sessions_kept_max,
+        Duration::from_secs(limits.session_ttl_seconds),
+    );
+    let stack =
+        Stack::new(config, engines, Box::new(store), tasks.stop_token()).context("cannot start engine threads")?;
+    let stack = Arc::new(stack);
+    stack.readiness.set("engines", false);
+    stack.readiness.set("listener", false);
+
+    // The administrative pages outlive the service, so that a drain can be watched to its end.
+    let drained = CancellationToken::new();
+    let admin = http::admin_router(Arc::clone(&stack));
+    let admin_stop = drained.clone();
+    tasks.spawn("admin", async move {
+        axum::serve(admin_listener, admin)
+            .with_graceful_shutdown(admin_stop.cancelled_owned())
+            .await?;
+        Ok(())
+    });
+
+    let warmed_up = tokio::select! {
+        result = stack.warm_up() => result.context("the speech engines do not work"),
+        () = stack.draining.cancelled() => Err(anyhow::anyhow!("told to stop while the engines were starting")),
+    };
+    if let Err(error) = warmed_up {
+        drained.cancel();
+        stack.stop_engines();
+        return Err(error);
+    }
+    stack.readiness.set("engines", true);
+    stack.readiness.set("listener", true);
+    tasks.spawn("service", async move {
+        serve_until_drained(&stack, service_listener).await;
+        drained.cancel();
+        // Joins threads that may be computing; that must not hold up the other tasks.
+        tokio::task::spawn_blocking(move || stack.stop_engines()).await?;
+        Ok(())
+    });
+    Ok(addresses)
+}
+
+async fn serve_until_drained(stack: &Arc<Stack>, listener: TcpListener) {
+    let limits = stack.config.limits;
+    let router = http::router(Arc::clone(stack));
+    let places = Arc::new(Semaphore::new(limits.connections_max));
+    let header_patience = Duration::from_secs(limits.header_seconds_max);
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            () = stack.draining.cancelled() => break,
+            Some(_) = connections.join_next(), if !connections.is_empty() => continue,
+            accepted = accept(&listener, &places) => accepted,
+        };
+        let (socket, place) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Out of file descriptors, usually. Waiting lets some close; accepting again at once would only spin.
+                tracing::warn!(%error, "cannot accept");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        connections.spawn(serve_connection(
+            socket,
+            place,
+            router.clone(),
+            header_patience,
+            stack.draining.clone(),
+        ));
+    }
+
+    // From here on nobody new gets in. Sessions have seen `draining` and close after their current turn.
+    stack.readiness.set("listener", false);
+    drop(listener);
+    stack.sessions.close();
+    let turns_end = async {
+        while connections.join_next().await.is_some() {}
+        stack.sessions.wait().await;
+    };
+    if timeout(limits.drain(), turns_end).await.is_err() {
+        tracing::warn!(sessions = stack.sessions.len(), "turns cut: the drain took too long");
+        stack.cut.cancel();
+        // A cut session only has its Close frame left to send.
+        let _ = timeout(Duration::from_secs(2), stack.sessions.wait()).await;
+    }
+    connections.abort_all();
+}
+
+async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> std::io::Result<(TcpStream, OwnedSemaphorePermit)> {
+    let place = Arc::clone(places)
+        .acquire_owned()
+        .await
+        .map_err(std::io::Error::other)?;
+    let (socket, _) = listener.accept().await?;
+    Ok((socket, place))
+}
+
+async fn serve_connection(
+    socket: TcpStream,
+    place: OwnedSemaphorePermit,
+    router: Router,
+    header_patience: Duration,
+    draining: CancellationToken,
+) {
+    // Audio goes out in small frames; waiting to fill packets would only delay it.
+    let _ = socket.set_nodelay(true);
+    // The place travels with each request, so that a socket that became a session keeps it until the session ends.
+    let place = Arc::new(place);
+    let router = router.layer(axum::Extension(Place {
+        _permit: Arc::clone(&place),
+    }));
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(header_patience)
+        .serve_connection(TokioIo::new(socket), TowerToHyperService::new(router))
+        .with_upgrades();
+    let mut connection = std::pin::pin!(connection);
+    let result = tokio::select! {
+        result = connection.as_mut() => result,
+        () = draining.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(%error, "connection ended");
+    }
+}
+
+/// A socket's share of `connections_max`.
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    _permit: Arc<OwnedSemaphorePermit>,
+}

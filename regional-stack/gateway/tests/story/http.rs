@@ -1,0 +1,306 @@
+//! The HTTP interface.
+
+use std::sync::Arc;
+
+use gateway::Engines;
+use reqwest::{
+    Client, StatusCode,
+    multipart::{Form, Part},
+};
+use serde_json::{Value, json};
+use speech::{
+    SAMPLE_RATE, pcm, resample,
+    scripted::{ScriptedRecognizer, ScriptedSynthesizer, sound_of, text_in},
+    wav,
+};
+
+use crate::region::{Region, engines, held_recognizer};
+
+fn recording(text: &str) -> Vec<u8> {
+    wav::encode(&sound_of(text), SAMPLE_RATE)
+}
+
+fn form(file: Vec<u8>) -> Form {
+    Form::new()
+        .part("file", Part::bytes(file).file_name("call.wav"))
+        .text("model", "whisper-1")
+}
+
+async fn transcribe(region: &Region, form: Form) -> reqwest::Response {
+    Client::new()
+        .post(region.url("/v1/audio/transcriptions"))
+        .multipart(form)
+        .send()
+        .await
+        .unwrap()
+}
+
+#[tokio::test]
+async fn a_recording_is_transcribed_in_each_format() {
+    let region = Region::start().await;
+    let file = recording("turn on the kitchen lights");
+
+    let json: Value = transcribe(&region, form(file.clone())).await.json().await.unwrap();
+    assert_eq!(json["text"], "turn on the kitchen lights");
+    assert_eq!(json["usage"]["type"], "duration");
+
+    let text = transcribe(&region, form(file.clone()).text("response_format", "text")).await;
+    assert_eq!(text.text().await.unwrap(), "turn on the kitchen lights\n");
+
+    let verbose = transcribe(&region, form(file.clone()).text("response_format", "verbose_json")).await;
+    let verbose: Value = verbose.json().await.unwrap();
+    assert_eq!(verbose["segments"][0]["text"], "turn on the kitchen lights");
+    assert_eq!(verbose["duration"], verbose["segments"][0]["end"]);
+
+    let plain = Client::new()
+        .post(region.url("/api/v1/voice/transcribe"))
+        .body(file)
+        .send()
+        .await
+        .unwrap();
+    let plain: Value = plain.json().await.unwrap();
+    assert_eq!(plain["text"], "turn on the kitchen lights");
+    assert_eq!(plain["region"], "eu-west");
+}
+
+#[tokio::test]
+async fn text_is_spoken_in_each_format() {
+    let region = Region::start().await;
+    let speak = async |path: &str, body: Value| {
+        let response = Client::new().post(region.url(path)).json(&body).send().await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        response.bytes().await.unwrap()
+    };
+    let request = |format: &str| json!({ "model": "tts-1", "voice": "alloy", "input": "It is 10:35.", "response_format": format });
+    let said = |samples: &[f32]| text_in(samples).unwrap();
+
+    let file = speak("/v1/audio/speech", request("wav")).await;
+    assert_eq!(said(&wav::decode(&file, 60.0).unwrap()), "it is ten thirty five");
+    let bytes = speak("/v1/audio/speech", request("pcm")).await;
+    let samples = resample::resample(&pcm::from_s16le(&bytes), 24_000, SAMPLE_RATE).unwrap();
+    assert_eq!(said(&samples), "it is ten thirty five");
+    let file = speak("/api/v1/voice/synthesize", json!({ "text": "hello" })).await;
+    assert_eq!(said(&wav::decode(&file, 60.0).unwrap()), "hello");
+}
+
+#[tokio::test]
+async fn every_bad_recording_gets_its_own_explanation() {
+    let region = Region::start_with(engines(), |limits| limits.body_bytes_max = 4 << 20).await;
+    let hour = wav::encode(&vec![0.0; 3600 * 8000], 8000);
+    let six_minutes = wav::encode(&vec![0.0; 360 * 8000], 8000);
+    let good = recording("stop");
+    let no_file = Form::new().text("model", "whisper-1");
+    for (form, status, code, says) in [
+        (form(hour), 413, "body_too_large", "send shorter audio"),
+        (form(six_minutes.clone()), 413, "body_too_large", "limit"),
+        (form(Vec::new()), 400, "empty_audio", "empty"),
+        (form(wav::encode(&[], 16_000)), 400, "empty_audio", "no samples"),
+        (
+            form(b"ID3 this is an mp3, or claims to be one".to_vec()),
+            400,
+            "invalid_audio",
+            "not a WAV",
+        ),
+        (form(good[..good.len() / 2].to_vec()), 400, "invalid_audio", "cut short"),
+        (no_file, 400, "missing_required_parameter", "file"),
+        (
+            form(good.clone()).text("response_format", "srt"),
+            400,
+            "unsupported_value",
+            "verbose_json",
+        ),
+        (
+            form(good.clone()).text("stream", "true"),
+            400,
+            "unsupported_value",
+            "/v1/realtime",
+        ),
+    ] {
+        check(transcribe(&region, form).await, status, code, says).await;
+    }
+
+    let region = Region::start().await;
+    check(
+        transcribe(&region, form(six_minutes)).await,
+        413,
+        "audio_too_long",
+        "300 s limit",
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn every_bad_request_gets_its_own_explanation() {
+    let region = Region::start().await;
+    let client = Client::new();
+    let speech = |body: Value| client.post(region.url("/v1/audio/speech")).json(&body);
+    for (request, status, code, says) in [
+        (
+            speech(json!({ "input": "hello" })),
+            400,
+            "unsupported_value",
+            "\"wav\" or \"pcm\"",
+        ),
+        (
+            speech(json!({ "input": "a".repeat(4097), "response_format": "wav" })),
+            400,
+            "string_above_max_length",
+            "4096",
+        ),
+        (
+            speech(json!({ "input": "…", "response_format": "wav" })),
+            400,
+            "empty_string",
+            "nothing to speak",
+        ),
+        (
+            speech(json!({ "input": "hi", "response_format": "wav", "speed": 9 })),
+            400,
+            "invalid_value",
+            "between",
+        ),
+        (speech(json!({ "text": "hi" })), 400, "invalid_json", "input"),
+        (
+            client.post(region.url("/v1/audio/speech")).body("{"),
+            400,
+            "invalid_json",
+            "JSON",
+        ),
+        (
+            client.post(region.url("/v1/audio/transcriptions")).body("RIFF"),
+            400,
+            "invalid_content_type",
+            "multipart",
+        ),
+        (
+            client.get(region.url("/v1/audio/speech")),
+            405,
+            "method_not_allowed",
+            "Allow",
+        ),
+        (
+            client.get(region.url("/v1/chat/completions")),
+            404,
+            "unknown_url",
+            "/v1/chat/completions",
+        ),
+        (
+            client.get(region.url("/v1/models/gpt-9")),
+            404,
+            "model_not_found",
+            "meridian-asr",
+        ),
+        (
+            client.get(region.url("/v1/realtime")),
+            426,
+            "websocket_required",
+            "WebSocket",
+        ),
+    ] {
+        check(request.send().await.unwrap(), status, code, says).await;
+    }
+}
+
+async fn check(response: reqwest::Response, status: u16, code: &str, says: &str) {
+    assert_eq!(response.status(), status, "{code}");
+    let body: Value = response.json().await.unwrap();
+    assert_eq!(body["error"]["code"], code, "{body}");
+    assert!(body["error"]["message"].as_str().unwrap().contains(says), "{body}");
+    assert_eq!(body["error"]["type"], "invalid_request_error");
+}
+
+#[tokio::test]
+async fn when_the_queue_is_full_callers_are_told_to_retry() {
+    let (engines, gate) = held_recognizer();
+    let region = Arc::new(Region::start_with(engines, |limits| limits.queue_max = 1).await);
+    // Three callers for one thread and one place in the queue: at least one of them is turned away at once, and two if the
+    // thread has not yet taken the first.
+    let mut calls = tokio::task::JoinSet::new();
+    for _ in 0..3 {
+        let region = Arc::clone(&region);
+        calls.spawn(async move { transcribe(&region, form(recording("stop"))).await });
+    }
+    let refused = calls.join_next().await.unwrap().unwrap();
+    assert_eq!(refused.status(), 429);
+    assert_eq!(refused.headers()["retry-after"], "1");
+    assert_eq!(
+        refused.json::<Value>().await.unwrap()["error"]["code"],
+        "rate_limit_exceeded"
+    );
+    drop(gate);
+    let mut served = 0;
+    while let Some(answer) = calls.join_next().await {
+        served += u32::from(answer.unwrap().status() == 200);
+    }
+    assert!(served >= 1);
+}
+
+#[tokio::test]
+async fn health_names_the_component_that_fails() {
+    let region = Region::start().await;
+    let response = reqwest::get(region.url("/health")).await.unwrap();
+    assert_eq!(response.status(), 200);
+    let body: Value = response.json().await.unwrap();
+    assert_eq!(body["region"], "eu-west");
+    for component in ["gateway", "asr", "nlu", "tts", "skills", "session-store"] {
+        assert_eq!(body["components"][component]["status"], "ok", "{component}");
+    }
+
+    // Fine for the stack's own test, then broken three times in a row.
+    let answers = [Ok(""), Err("on fire"), Err("on fire"), Err("on fire")];
+    let broken = Engines {
+        recognizer: Arc::new(ScriptedRecognizer::in_turn(answers)),
+        synthesizer: Arc::new(SilentOnce::default()),
+    };
+    let region = Region::start_with(broken, |_| {}).await;
+    for _ in 0..3 {
+        let response = transcribe(&region, form(wav::encode(&[0.1; 16_000], SAMPLE_RATE))).await;
+        assert_eq!(response.status(), 500);
+    }
+    let response = reqwest::get(format!("http://{}/health", region.admin)).await.unwrap();
+    assert_eq!(response.status(), 503);
+    let body: Value = response.json().await.unwrap();
+    assert_eq!(body["components"]["asr"]["status"], "failing");
+    assert_eq!(body["components"]["tts"]["status"], "ok");
+}
+
+/// Gives the self-test sound that carries no words, so that the recognizer uses up its first prepared answer.
+#[derive(Default)]
+struct SilentOnce(ScriptedSynthesizer);
+
+impl speech::Synthesizer for SilentOnce {
+    fn synthesize(&self, _text: &str, speed: f32) -> Result<Vec<f32>, speech::SpeechError> {
+        let _ = self.0.synthesize("", speed)?;
+        Ok(vec![0.0; 1600])
+    }
+}
+
+#[tokio::test]
+async fn metrics_are_on_both_listeners_and_models_are_listed() {
+    let region = Region::start().await;
+    transcribe(&region, form(recording("stop"))).await;
+    for address in [region.http, region.admin] {
+        let text = reqwest::get(format!("http://{address}/metrics"))
+            .await
+            .unwrap()
+            .text()
+            .await
+            .unwrap();
+        assert!(
+            text.contains("meridian_stack_engine_jobs_total{engine=\"asr\",outcome=\"done\"} 2"),
+            "{text}"
+        );
+        assert!(
+            text.contains("meridian_stack_http_requests_total{route=\"/v1/audio/transcriptions\",code=\"200\"} 1"),
+            "{text}"
+        );
+    }
+    let models: Value = reqwest::get(region.url("/v1/models"))
+        .await
+        .unwrap()
+        .json()
+        .await
+        .unwrap();
+    assert_eq!(models["data"].as_array().unwrap().len(), 3);
+    assert!(reqwest::get(region.url("/ready")).await.unwrap().status().is_success());
+}

@@ -1,0 +1,157 @@
+//! A region to call, and engines that can be held.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, mpsc},
+    time::Duration,
+};
+
+use gateway::{Config, Engines, Limits};
+use speech::{
+    Recognizer, SpeechError, Synthesizer, Transcript,
+    scripted::{ScriptedRecognizer, ScriptedSynthesizer},
+};
+use tokio_util::sync::CancellationToken;
+
+/// Longer than anything here takes; a test that waits this long has failed.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+pub(crate) struct Region {
+    pub(crate) http: SocketAddr,
+    pub(crate) admin: SocketAddr,
+    stop: CancellationToken,
+    run: tokio::task::JoinHandle<anyhow::Result<()>>,
+}
+
+impl Region {
+    pub(crate) async fn start() -> Self {
+        Self::start_with(engines(), |_| {}).await
+    }
+
+    pub(crate) async fn start_with(engines: Engines, change: impl FnOnce(&mut Limits)) -> Self {
+        let mut config: Config = daemon::config::parse(
+            "test",
+            "region = \"eu-west\"\nlisten = \"127.0.0.1:0\"\nadmin_listen = \"127.0.0.1:0\"\nengine = \"scripted\"",
+        )
+        .unwrap();
+        // One thread each, so that holding one job holds the engine.
+        (config.limits.asr_workers, config.limits.tts_workers) = (1, 1);
+        change(&mut config.limits);
+        let grace = config.limits.stop_grace();
+        let mut tasks = daemon::Tasks::new();
+        let addresses = gateway::start(config, engines, &mut tasks).await.unwrap();
+        let stop = tasks.stop_token();
+        let run = tokio::spawn(tasks.run(grace));
+        Self {
+            http: addresses.http,
+            admin: addresses.admin,
+            stop,
+            run,
+        }
+    }
+
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.http)
+    }
+
+    /// Asks for the metrics until they contain this line.
+    pub(crate) async fn until_metric(&self, line: &str) {
+        let asked = async {
+            loop {
+                let answer = reqwest::get(self.url("/metrics")).await.unwrap();
+                if answer.text().await.unwrap().lines().any(|shown| shown == line) {
+                    return;
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, asked)
+            .await
+            .unwrap_or_else(|_| panic!("no {line}"));
+    }
+
+    /// What SIGTERM does.
+    pub(crate) fn begin_stop(&self) {
+        self.stop.cancel();
+    }
+
+    pub(crate) async fn stopped(self) {
+        tokio::time::timeout(PATIENCE, self.run)
+            .await
+            .unwrap()
+            .unwrap()
+            .unwrap();
+    }
+}
+
+pub(crate) fn engines() -> Engines {
+    Engines {
+        recognizer: Arc::new(ScriptedRecognizer::new()),
+        synthesizer: Arc::new(ScriptedSynthesizer::new()),
+    }
+}
+
+/// Opens the way for one job of a held engine; when dropped, for all.
+pub(crate) type Gate = mpsc::Sender<()>;
+
+/// Engines whose recognizer waits at a gate before each job, except for the first, which is the stack's own self-test.
+pub(crate) fn held_recognizer() -> (Engines, Gate) {
+    let (gate, hold) = mpsc::channel();
+    gate.send(()).unwrap();
+    let held = Held {
+        hold: Mutex::new(hold),
+        recognizer: ScriptedRecognizer::new(),
+        synthesizer: ScriptedSynthesizer::new(),
+    };
+    (
+        Engines {
+            recognizer: Arc::new(held),
+            ..engines()
+        },
+        gate,
+    )
+}
+
+/// The same for the synthesizer.
+pub(crate) fn held_synthesizer() -> (Engines, Gate) {
+    let (gate, hold) = mpsc::channel();
+    gate.send(()).unwrap();
+    let held = Held {
+        hold: Mutex::new(hold),
+        recognizer: ScriptedRecognizer::new(),
+        synthesizer: ScriptedSynthesizer::new(),
+    };
+    (
+        Engines {
+            synthesizer: Arc::new(held),
+            ..engines()
+        },
+        gate,
+    )
+}
+
+struct Held {
+    hold: Mutex<mpsc::Receiver<()>>,
+    recognizer: ScriptedRecognizer,
+    synthesizer: ScriptedSynthesizer,
+}
+
+impl Held {
+    fn wait(&self) {
+        // An error means that the gate was dropped: everything may pass.
+        let _ = self.hold.lock().unwrap().recv();
+    }
+}
+
+impl Recognizer for Held {
+    fn recognize(&self, samples: &[f32]) -> Result<Transcript, SpeechError> {
+        self.wait();
+        self.recognizer.recognize(samples)
+    }
+}
+
+impl Synthesizer for Held {
+    fn synthesize(&self, text: &str, speed: f32) -> Result<Vec<f32>, SpeechError> {
+        self.wait();
+        self.synthesizer.synthesize(text, speed)
+    }
+}

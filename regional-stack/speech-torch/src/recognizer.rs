@@ -1,0 +1,161 @@
+//! Speech to text with the Conformer.
+
+use std::path::Path;
+
+use speech::{Recognizer, SAMPLE_RATE, SpeechError, Transcript, decoding::Language, features};
+use tch::{Device, Kind, Tensor, nn};
+
+use crate::{
+    alphabet,
+    conformer::{Conformer, ConformerConfig},
+    pool::Pool,
+    sidecar::{self, ModelError, WEIGHTS},
+};
+
+/// Longest utterance taken. Attention grows with the square of it, and nobody talks to a kitchen light for half a minute.
+const UTTERANCE_MAX_S: f32 = 30.0;
+
+/// A line whose loudest 10 ms are quieter than this carries no speech; whispers at arm's length record at about -45.
+const SILENCE_DB: f32 = -58.0;
+/// Name of the word statistics in the model's folder.
+const LANGUAGE: &str = "language.tsv";
+
+/// The recognizer; the same samples always give the same transcript. May be shared between threads.
+#[derive(Debug)]
+pub struct TorchRecognizer {
+    spectrum: features::MelSpectrum,
+    networks: Pool<Network>,
+    language: Language,
+    version: String,
+}
+
+#[derive(Debug)]
+struct Network {
+    conformer: Conformer,
+    device: Device,
+    /// Keeps the weights alive and in one place.
+    _variables: nn::VarStore,
+}
+
+impl TorchRecognizer {
+    /// Loads the model in `folder`, checks it against its sidecar and runs it once, so that the first caller does not pay
+    /// for libtorch's preparations.
+    pub fn load(folder: &Path, device: Device) -> Result<Self, ModelError> {
+        crate::use_one_thread();
+        let sidecar: sidecar::Sidecar<ConformerConfig> = sidecar::read(folder, "recognizer")?;
+        let symbols: Vec<String> = alphabet::CHARACTERS.chars().map(String::from).collect();
+        if sidecar.vocabulary != symbols || sidecar.network.bins != features::RECOGNITION.bins as i64 {
+            let path = folder.join(sidecar::SIDECAR).display().to_string();
+            return Err(ModelError::Unfit {
+                path,
+                what: "its alphabet or its features differ".to_owned(),
+            });
+        }
+        let path = folder.join(LANGUAGE);
+        let language = std::fs::read_to_string(&path).map_err(|source| ModelError::Read {
+            path: path.display().to_string(),
+            source,
+        })?;
+        let language = Language::parse(&language, alphabet::CHARACTERS).map_err(|error| ModelError::Unfit {
+            path: path.display().to_string(),
+            what: error.to_string(),
+        })?;
+        let copies = (0..Pool::<Network>::size())
+            .map(|_| Network::load(folder, &sidecar.network, device))
+            .collect::<Result<Vec<_>, _>>()?;
+        let spectrum = features::MelSpectrum::new(features::RECOGNITION);
+        let engine = Self {
+            spectrum,
+            networks: Pool::new(copies),
+            language,
+            version: sidecar.version,
+        };
+        let quiet = vec![0.0; SAMPLE_RATE as usize];
+        engine.recognize(&quiet).map_err(|error| ModelError::Unfit {
+            path: folder.display().to_string(),
+            what: format!("it fails on a second of silence ({error})"),
+        })?;
+        Ok(engine)
+    }
+
+    /// The model's version, from its sidecar.
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+}
+
+impl Network {
+    fn load(folder: &Path, config: &ConformerConfig, device: Device) -> Result<Self, ModelError> {
+        let mut variables = nn::VarStore::new(device);
+        let conformer = Conformer::new(&variables.root(), config);
+        let weights = folder.join(WEIGHTS);
+        variables.load(&weights).map_err(|source| ModelError::Torch {
+            path: weights.display().to_string(),
+            source,
+        })?;
+        variables.freeze();
+        Ok(Self {
+            conformer,
+            device,
+            _variables: variables,
+        })
+    }
+
+    /// Frame after frame, the log-probability of each token.
+    fn log_probabilities(&self, mel: &features::Mel) -> Result<Vec<f32>, tch::TchError> {
+        tch::no_grad(|| {
+            let shape = [1, mel.frames() as i64, mel.bins as i64];
+            let input = Tensor::from_slice(&mel.values)
+                .f_view(shape)?
+                .f_to_device(self.device)?;
+            let out = self.conformer.forward(&input, None, false).f_to_device(Device::Cpu)?;
+            Vec::try_from(out.f_to_kind(Kind::Float)?.f_contiguous()?.f_view([-1])?)
+        })
+    }
+}
+
+impl Recognizer for TorchRecognizer {
+    fn recognize(&self, samples: &[f32]) -> Result<Transcript, SpeechError> {
+        let seconds = samples.len() as f32 / SAMPLE_RATE as f32;
+        if seconds > UTTERANCE_MAX_S {
+            return Err(SpeechError::TooLong {
+                seconds,
+                limit_s: UTTERANCE_MAX_S,
+            });
+        }
+        let nothing = Transcript {
+            text: String::new(),
+            confidence: 0.0,
+        };
+        // Shorter than one output frame there is nothing to hear.
+        if samples.len() < features::RECOGNITION.window {
+            return Ok(nothing);
+        }
+        // The features know no loudness, so the hiss of a silent line would be listened to as if somebody spoke.
+        if loudest_frame_db(samples) < SILENCE_DB {
+            return Ok(nothing);
+        }
+        let mut mel = self.spectrum.log_power(samples);
+        features::normalise_for_recognition(&mut mel);
+        let log_probabilities = self
+            .networks
+            .with(|network| network.log_probabilities(&mel))
+            .map_err(|error| SpeechError::Engine(error.to_string()))?;
+        let (spelled, confidence) = alphabet::collapse(&alphabet::best_of(&log_probabilities));
+        if spelled.is_empty() {
+            return Ok(nothing);
+        }
+        let text = self
+            .language
+            .decode(&log_probabilities)
+            .filter(|text| !text.is_empty())
+            .unwrap_or(spelled);
+        Ok(Transcript { text, confidence })
+    }
+}
+
+fn loudest_frame_db(samples: &[f32]) -> f32 {
+    let frames = samples.chunks(SAMPLE_RATE as usize / 100);
+    let power = |frame: &[f32]| frame.iter().map(|s| s * s).sum::<f32>() / frame.len() as f32;
+    10.0 * frames.map(power).fold(1e-10, f32::max).log10()
+}

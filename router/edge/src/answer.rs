@@ -1,0 +1,128 @@
+//! Answers the edge gives itself: errors in the form of the OpenAI API, so that its clients understand them.
+
+use bytes::Bytes;
+
+/// An answer of the edge.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// HTTP status.
+    pub status: http::StatusCode,
+    /// Whose fault it is, in the words of the OpenAI API.
+    pub kind: &'static str,
+    /// What happened, for programs.
+    pub code: &'static str,
+    /// What happened and what to do, for people.
+    pub message: String,
+    /// Headers besides the usual ones.
+    pub headers: Vec<(&'static str, String)>,
+}
+
+/// What an unknown path is told.
+pub const PATHS: &str =
+    "/v1/realtime (WebSocket), /v1/audio/transcriptions, /v1/audio/speech, /v1/models, /api/v1/voice/*, /health";
+
+impl Answer {
+    fn client(status: http::StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            status,
+            kind: "invalid_request_error",
+            code,
+            message: message.into(),
+            headers: Vec::new(),
+        }
+    }
+
+    /// 400: what was sent is not a request.
+    pub fn bad_request(message: impl Into<String>) -> Self {
+        Self::client(http::StatusCode::BAD_REQUEST, "bad_request", message)
+    }
+
+    /// 404: nothing is there; says what is.
+    pub fn not_found(path: &str) -> Self {
+        // What is echoed is bounded: a path may be as long as a header.
+        let path: String = path.chars().take(100).collect();
+        let message = format!("nothing is served at {path}; there is {PATHS}");
+        Self::client(http::StatusCode::NOT_FOUND, "not_found", message)
+    }
+
+    /// 408: the header took too long.
+    pub fn too_slow() -> Self {
+        Self::client(
+            http::StatusCode::REQUEST_TIMEOUT,
+            "request_timeout",
+            "the request header took too long to arrive",
+        )
+    }
+
+    /// 431: the header is too large.
+    pub fn header_too_large(bytes_max: usize) -> Self {
+        Self::client(
+            http::StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            "header_too_large",
+            format!(
+                "request headers are limited to {bytes_max} bytes and {} lines",
+                crate::head::LINES_MAX
+            ),
+        )
+    }
+
+    /// 426: the Realtime API is a WebSocket (RFC 6455 §4.2.2, version negotiation included).
+    pub fn upgrade_required() -> Self {
+        let mut answer = Self::client(
+            http::StatusCode::UPGRADE_REQUIRED,
+            "upgrade_required",
+            "/v1/realtime speaks WebSocket version 13; connect with wss:// or send the upgrade headers",
+        );
+        answer.headers.push(("Upgrade", "websocket".to_owned()));
+        answer.headers.push(("Sec-WebSocket-Version", "13".to_owned()));
+        answer
+    }
+
+    /// 503: not here and now; come back in `retry_after_s` seconds.
+    pub fn unavailable(code: &'static str, message: impl Into<String>, retry_after_s: u64) -> Self {
+        Self {
+            status: http::StatusCode::SERVICE_UNAVAILABLE,
+            kind: "server_error",
+            code,
+            message: message.into(),
+            headers: vec![("Retry-After", retry_after_s.to_string())],
+        }
+    }
+
+    /// 502 or 504: a region failed in the middle of a request that cannot be repeated safely.
+    pub fn region_failed(status: http::StatusCode, message: impl Into<String>) -> Self {
+        Self {
+            status,
+            kind: "server_error",
+            code: "region_failed",
+            message: message.into(),
+            headers: Vec::new(),
+        }
+    }
+
+    /// The body: `{"error":{"message","type","code"}}`.
+    pub fn body(&self) -> Bytes {
+        let error = serde_json::json!({
+            "error": { "message": self.message, "type": self.kind, "code": self.code }
+        });
+        Bytes::from(error.to_string())
+    }
+
+    /// The whole answer as HTTP/1.1, after which the connection is closed.
+    pub fn bytes(&self) -> Vec<u8> {
+        use std::fmt::Write as _;
+        let body = self.body();
+        let mut head = format!("HTTP/1.1 {}\r\n", self.status);
+        for (name, value) in &self.headers {
+            let _ = write!(head, "{name}: {value}\r\n");
+        }
+        let length = body.len();
+        let _ = write!(
+            head,
+            "Content-Type: application/json\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+        );
+        let mut bytes = head.into_bytes();
+        bytes.extend_from_slice(&body);
+        bytes
+    }
+}

@@ -1,0 +1,105 @@
+//! What all connections of an edge share.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+use routing::{Decision, Table};
+use topology::{EdgeId, Moment, RegionId, Snapshot};
+
+use crate::{Config, metrics::Metrics, seen::Seen, sessions::Sessions};
+
+/// One edge.
+#[derive(Debug)]
+pub struct Edge {
+    /// Its name.
+    pub id: EdgeId,
+    /// What it was told.
+    pub config: Config,
+    /// The plan in force, compiled; `None` only until the first one, and nothing is accepted before that.
+    table: ArcSwapOption<Table>,
+    /// What it saw of the regions.
+    pub seen: Seen,
+    /// Its live sessions.
+    pub sessions: Arc<Sessions>,
+    /// What it counts.
+    pub metrics: Metrics,
+}
+
+impl Edge {
+    /// An edge without a plan.
+    pub fn new(config: Config, metrics: Metrics) -> Self {
+        Self {
+            id: config.node.clone(),
+            config,
+            table: ArcSwapOption::empty(),
+            seen: Seen::default(),
+            sessions: Arc::new(Sessions::new(metrics.clone())),
+            metrics,
+        }
+    }
+
+    /// Puts a plan in force: the whole table is built first, then one pointer is swapped. Whoever holds the old table
+    /// keeps it until its session or request ends.
+    pub fn apply(&self, snapshot: &Snapshot) {
+        let table = Table::compile(snapshot, &self.id);
+        let have = self
+            .table
+            .load()
+            .as_ref()
+            .map(|table| table.number())
+            .unwrap_or_default();
+        // The follower refuses older plans already; this is the last door they would have to pass.
+        if table.number() <= have {
+            tracing::warn!(offered = %table.number(), %have, "plan is not newer; ignored");
+            return;
+        }
+        self.seen.retain(&table);
+        self.metrics.plan(table.number().generation, table.created_at());
+        self.table.store(Some(Arc::new(table)));
+    }
+
+    /// The plan in force. Take it once and keep it for the entire session or request.
+    pub fn table(&self) -> Option<Arc<Table>> {
+        self.table.load_full()
+    }
+
+    /// Where an affinity token says the session was; `None` for one that is not ours, forged or out of date.
+    pub fn affinity(&self, token: &str, now: Moment) -> Option<RegionId> {
+        let verified = self
+            .config
+            .affinity_key
+            .0
+            .verify(token, now, self.config.timeouts.affinity.0);
+        match verified {
+            Ok(affinity) => Some(affinity.region),
+            Err(error) => {
+                tracing::debug!(%error, "affinity token ignored");
+                None
+            }
+        }
+    }
+
+    /// Counts a failure of a region, in the tick's observations and towards its ejection.
+    pub fn region_failed(&self, region: &RegionId, why: &str) {
+        if let Some(ejection) = self.seen.failed(region, why, daemon::clock::now()) {
+            self.metrics.ejected(region);
+            tracing::warn!(%region, until = %ejection.until, times = ejection.times, why, "region ejected");
+        }
+    }
+
+    /// The decisions for a session, as if each region before failed.
+    pub fn explain(&self, session_key: &str, affinity: Option<&RegionId>, now: Moment) -> Vec<Decision> {
+        let Some(table) = self.table() else {
+            return Vec::new();
+        };
+        let mut tried = Vec::new();
+        let mut decisions = Vec::new();
+        while decisions.len() < self.config.limits.regions_tried_max
+            && let Some(decision) = self.seen.pick(&table, session_key, affinity, &tried, now)
+        {
+            tried.push(decision.region.clone());
+            decisions.push(decision);
+        }
+        decisions
+    }
+}

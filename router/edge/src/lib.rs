@@ -1,0 +1,25 @@
+//! The edge: terminates devices' connections, opens each voice session in the region the plan and the network choose,
+//! and relays its frames verbatim; HTTP requests take the same choice through pingora.
+//!
+//! It serves from its last good plan with the control plane gone, also after its own restart. It moves its own sessions
+//! by what it sees itself and never the fleet.
+
+pub mod admin;
+pub mod answer;
+pub mod config;
+pub mod connection;
+pub mod edge;
+pub mod frames;
+pub mod head;
+pub mod listener;
+pub mod metrics;
+pub mod proxy;
+pub mod relay;
+pub mod run;
+pub mod seen;
+pub mod sessions;
+pub mod tunnel;
+
+pub use config::Config;
+pub use edge::Edge;
+pub use run::run;

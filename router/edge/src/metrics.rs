@@ -1,0 +1,206 @@
+//! Metrics of an edge. Label values are regions of the plan and variants of enums, never text of a device.
+
+use std::{sync::atomic::AtomicU64, time::Duration};
+
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::Registry,
+};
+use topology::RegionId;
+
+/// Live sessions, by region.
+pub const SESSIONS: &str = "meridian_edge_sessions";
+/// Sessions ended, by region and end. A counter: `_total` is appended. It cannot share its name with the gauge above.
+pub const SESSIONS_ENDED: &str = "meridian_edge_sessions_ended";
+/// Attempts to open a session or connection in a region, by outcome. `_total` is appended.
+pub const CONNECTS: &str = "meridian_edge_connects";
+/// Time until a region accepted a TCP connection.
+pub const CONNECT_SECONDS: &str = "meridian_edge_connect_seconds";
+/// Times this edge ejected a region. `_total` is appended.
+pub const EJECTIONS: &str = "meridian_edge_ejections";
+/// Generation of the plan in force.
+pub const PLAN_GENERATION: &str = "meridian_edge_plan_generation";
+/// When the plan in force was decided, seconds since the epoch: its age is `time()` minus this.
+pub const PLAN_CREATED: &str = "meridian_edge_plan_created_timestamp_seconds";
+/// Bytes of sessions, by direction. `_total` is appended.
+pub const RELAYED_BYTES: &str = "meridian_edge_relayed_bytes";
+/// HTTP requests, by route and class of status. `_total` is appended.
+pub const HTTP_REQUESTS: &str = "meridian_edge_http_requests";
+/// Requests refused before any region was asked, by reason. `_total` is appended.
+pub const REFUSED: &str = "meridian_edge_refused";
+
+/// From a tenth of a millisecond (same rack) doubling to two seconds (past every timeout).
+const CONNECT_BUCKETS: [f64; 15] = [
+    0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.0, 2.0,
+];
+
+/// All of them.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    pub(crate) sessions: Family<ByRegion, Gauge>,
+    pub(crate) sessions_ended: Family<ByEnd, Counter>,
+    connects: Family<ByOutcome, Counter>,
+    connect_seconds: Family<ByRegion, Histogram, fn() -> Histogram>,
+    ejections: Family<ByRegion, Counter>,
+    plan_generation: Gauge,
+    plan_created: Gauge<f64, AtomicU64>,
+    relayed_bytes: Family<ByDirection, Counter>,
+    http_requests: Family<ByRoute, Counter>,
+    refused: Family<ByReason, Counter>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct ByRegion {
+    region: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct ByEnd {
+    region: String,
+    end: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct ByOutcome {
+    region: String,
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct ByDirection {
+    direction: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct ByRoute {
+    route: &'static str,
+    status: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct ByReason {
+    reason: &'static str,
+}
+
+impl Metrics {
+    /// Registers all of them.
+    pub fn new(registry: &mut Registry) -> Self {
+        let connect_seconds: fn() -> Histogram = || Histogram::new(CONNECT_BUCKETS);
+        let metrics = Self {
+            sessions: Family::default(),
+            sessions_ended: Family::default(),
+            connects: Family::default(),
+            connect_seconds: Family::new_with_constructor(connect_seconds),
+            ejections: Family::default(),
+            plan_generation: Gauge::default(),
+            plan_created: Gauge::default(),
+            relayed_bytes: Family::default(),
+            http_requests: Family::default(),
+            refused: Family::default(),
+        };
+        registry.register(SESSIONS, "Live sessions by region", metrics.sessions.clone());
+        registry.register(
+            SESSIONS_ENDED,
+            "Sessions ended by region and end",
+            metrics.sessions_ended.clone(),
+        );
+        registry.register(
+            CONNECTS,
+            "Attempts to reach a region by outcome",
+            metrics.connects.clone(),
+        );
+        registry.register(
+            CONNECT_SECONDS,
+            "Time until a region accepted a connection",
+            metrics.connect_seconds.clone(),
+        );
+        registry.register(EJECTIONS, "Times a region was ejected", metrics.ejections.clone());
+        registry.register(
+            PLAN_GENERATION,
+            "Generation of the plan in force",
+            metrics.plan_generation.clone(),
+        );
+        registry.register(
+            PLAN_CREATED,
+            "When the plan in force was decided",
+            metrics.plan_created.clone(),
+        );
+        registry.register(
+            RELAYED_BYTES,
+            "Bytes of sessions by direction",
+            metrics.relayed_bytes.clone(),
+        );
+        registry.register(
+            HTTP_REQUESTS,
+            "HTTP requests by route and status",
+            metrics.http_requests.clone(),
+        );
+        registry.register(
+            REFUSED,
+            "Requests refused before a region was asked",
+            metrics.refused.clone(),
+        );
+        metrics
+    }
+
+    pub(crate) fn plan(&self, generation: u64, created_at: topology::Moment) {
+        self.plan_generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
+        self.plan_created.set(created_at.0 as f64 / 1000.0);
+    }
+
+    pub(crate) fn connect(&self, region: &RegionId, outcome: &'static str) {
+        let region = region.to_string();
+        self.connects.get_or_create(&ByOutcome { region, outcome }).inc();
+    }
+
+    pub(crate) fn connect_took(&self, region: &RegionId, took: Duration) {
+        self.connect_seconds
+            .get_or_create(&by_region(region))
+            .observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn ejected(&self, region: &RegionId) {
+        self.ejections.get_or_create(&by_region(region)).inc();
+    }
+
+    pub(crate) fn session_began(&self, region: &RegionId) {
+        self.sessions.get_or_create(&by_region(region)).inc();
+    }
+
+    pub(crate) fn session_gone(&self, region: &RegionId) {
+        self.sessions.get_or_create(&by_region(region)).dec();
+    }
+
+    pub(crate) fn session_ended(&self, region: &RegionId, end: &'static str, from_device: u64, from_region: u64) {
+        let region = region.to_string();
+        self.sessions_ended.get_or_create(&ByEnd { region, end }).inc();
+        for (direction, bytes) in [("to-region", from_device), ("to-device", from_region)] {
+            self.relayed_bytes
+                .get_or_create(&ByDirection { direction })
+                .inc_by(bytes);
+        }
+    }
+
+    pub(crate) fn http(&self, route: &'static str, status: u16) {
+        let status = match status {
+            100..200 => "1xx",
+            200..300 => "2xx",
+            300..400 => "3xx",
+            400..500 => "4xx",
+            500..600 => "5xx",
+            _ => "none",
+        };
+        self.http_requests.get_or_create(&ByRoute { route, status }).inc();
+    }
+
+    pub(crate) fn refused(&self, reason: &'static str) {
+        self.refused.get_or_create(&ByReason { reason }).inc();
+    }
+}
+
+fn by_region(region: &RegionId) -> ByRegion {
+    ByRegion {
+        region: region.to_string(),
+    }
+}

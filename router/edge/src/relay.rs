@@ -1,0 +1,430 @@
+//! Relaying the frames of one live session, verbatim, until one side ends it.
+//!
+//! A session that is quiet holds no buffer: bytes are read into one buffer per thread and only what cannot be written at
+//! once is kept. There is at most one read's worth in each direction, so a slow reader slows its writer down and nothing
+//! grows.
+
+use std::{
+    cell::RefCell,
+    future::{Future, poll_fn},
+    io,
+    pin::{Pin, pin},
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::{Buf as _, BytesMut};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf},
+    net::TcpStream,
+    time::{Instant, Sleep, sleep_until, timeout},
+};
+
+use crate::{
+    config::Config,
+    frames::{From, Scanner, Violation, close_for_device, close_for_region, code},
+};
+
+/// One read. Voice frames are a few kilobytes; larger reads would only hold more back for a slow peer.
+const READ_BYTES: usize = 16 << 10;
+
+thread_local! {
+    /// Never held across an await, so one per thread is enough for any number of sessions.
+    static READ_BUFFER: RefCell<Box<[u8; READ_BYTES]>> = RefCell::new(Box::new([0; READ_BYTES]));
+}
+
+/// A device's connection: plain TCP, or what pingora hands back after an HTTP request on the same connection.
+pub trait Io: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin + ?Sized> Io for T {}
+
+/// Why a session ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    /// The device closed it.
+    DeviceClosed,
+    /// The region closed it.
+    RegionClosed,
+    /// The device's connection broke.
+    DeviceLost,
+    /// The device sent nothing, not even a heartbeat.
+    DeviceSilent,
+    /// The device sent what is not WebSocket, or too much of it.
+    DeviceViolation(Violation),
+    /// The region's connection broke, or the region sent what is not WebSocket.
+    RegionLost(String),
+    /// The region sent nothing while the device did.
+    RegionSilent,
+    /// The edge stops.
+    EdgeDraining,
+}
+
+impl End {
+    /// The end's name in metrics and logs.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::DeviceClosed => "device-closed",
+            Self::RegionClosed => "region-closed",
+            Self::DeviceLost => "device-lost",
+            Self::DeviceSilent => "device-silent",
+            Self::DeviceViolation(_) => "device-violation",
+            Self::RegionLost(_) => "region-lost",
+            Self::RegionSilent => "region-silent",
+            Self::EdgeDraining => "edge-draining",
+        }
+    }
+
+    /// What the region did wrong, if it was the region.
+    pub fn fault_of_region(&self) -> Option<&str> {
+        match self {
+            Self::RegionLost(why) => Some(why),
+            Self::RegionSilent => Some("session silent"),
+            _ => None,
+        }
+    }
+}
+
+/// What a session came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// Why it ended.
+    pub end: End,
+    /// The code in the first Close frame of either side.
+    pub code: Option<u16>,
+    /// Bytes the device sent.
+    pub from_device: u64,
+    /// Bytes the region sent.
+    pub from_region: u64,
+}
+
+/// A live session.
+pub struct Relay<'a> {
+    device: &'a mut dyn Io,
+    region: TcpStream,
+    to_region: Way,
+    to_device: Way,
+    region_writable: bool,
+    /// When the first Close frame passed; the other side has until `close` later.
+    closing_since: Option<(Instant, End)>,
+    idle: Duration,
+    close: Duration,
+}
+
+/// One direction.
+struct Way {
+    scanner: Scanner,
+    pending: BytesMut,
+    bytes: u64,
+    active_at: Instant,
+}
+
+enum WayEnd {
+    Eof,
+    Read(io::Error),
+    Write,
+    Violation(Violation),
+    Boundary,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Until {
+    End,
+    Boundary,
+}
+
+impl<'a> Relay<'a> {
+    /// Both sides have agreed on the upgrade. `early_*` is what each sent behind its head.
+    pub fn new(device: &'a mut dyn Io, region: TcpStream, config: &Config) -> Self {
+        let frame_bytes_max = config.limits.frame_bytes_max;
+        Self {
+            device,
+            region,
+            to_region: Way::new(From::Device, frame_bytes_max),
+            to_device: Way::new(From::Region, frame_bytes_max),
+            region_writable: true,
+            closing_since: None,
+            idle: config.timeouts.idle.0,
+            close: config.timeouts.close.0,
+        }
+    }
+
+    /// Relays until the end and says why it came. `early_*` is what each side sent right behind its head; `turn_to_leave`
+    /// resolves when the edge wants the session gone. The device does not know yet: see [`Relay::part`].
+    pub async fn run(
+        &mut self,
+        early_from_device: BytesMut,
+        early_from_region: BytesMut,
+        turn_to_leave: impl Future<Output = ()>,
+    ) -> End {
+        if let Err(violation) = self.to_device.take(&early_from_region, Until::End) {
+            return region_violation(violation);
+        }
+        if let Err(violation) = self.to_region.take(&early_from_device, Until::End) {
+            return End::DeviceViolation(violation);
+        }
+        drop((early_from_device, early_from_region));
+        let mut turn_to_leave = pin!(turn_to_leave);
+        let mut timer = pin!(sleep_until(Instant::now() + self.idle));
+        poll_fn(|cx| self.poll(cx, turn_to_leave.as_mut(), timer.as_mut())).await
+    }
+
+    /// Tells each side that the session is over. A device that is told to reconnect may do so at once, so whatever its
+    /// next session should know of this one's end must be noted before.
+    pub async fn part(mut self, end: End, region_name: &str) -> Outcome {
+        let code = self
+            .to_region
+            .scanner
+            .close_code()
+            .or(self.to_device.scanner.close_code());
+        self.tell_region(&end);
+        match &end {
+            End::RegionLost(_) | End::RegionSilent => {
+                let reason = format!("region {region_name} lost; reconnect");
+                self.close_device(code::SERVICE_RESTART, &reason, end == End::RegionSilent)
+                    .await;
+            }
+            End::EdgeDraining => {
+                self.close_device(code::SERVICE_RESTART, "edge draining; reconnect", true)
+                    .await;
+            }
+            End::DeviceViolation(violation @ Violation::TooLarge(_)) => {
+                self.close_device(code::TOO_BIG, &violation.to_string(), true).await;
+            }
+            End::DeviceViolation(violation) => {
+                self.close_device(code::PROTOCOL_ERROR, &violation.to_string(), true)
+                    .await;
+            }
+            End::DeviceSilent => self.close_device(code::GOING_AWAY, "session idle", true).await,
+            End::DeviceClosed | End::RegionClosed => goodbye(self.device, self.close).await,
+            End::DeviceLost => {}
+        }
+        Outcome {
+            end,
+            code,
+            from_device: self.to_region.bytes,
+            from_region: self.to_device.bytes,
+        }
+    }
+
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        turn_to_leave: Pin<&mut impl Future<Output = ()>>,
+        timer: Pin<&mut Sleep>,
+    ) -> Poll<End> {
+        // The region first: what it said last, a Close frame perhaps, explains why writing to it fails.
+        match self.to_device.poll(cx, &mut self.region, self.device, Until::End) {
+            Poll::Pending => {}
+            Poll::Ready(WayEnd::Write) => return Poll::Ready(self.closing_or(End::DeviceLost)),
+            Poll::Ready(WayEnd::Violation(violation)) => return Poll::Ready(region_violation(violation)),
+            Poll::Ready(WayEnd::Read(error)) => {
+                return Poll::Ready(self.closing_or(End::RegionLost(format!("session lost: {error}"))));
+            }
+            Poll::Ready(WayEnd::Eof | WayEnd::Boundary) => {
+                let why = "session lost: the connection ended without a Close frame".to_owned();
+                return Poll::Ready(self.closing_or(End::RegionLost(why)));
+            }
+        }
+        if self.region_writable {
+            match self.to_region.poll(cx, self.device, &mut self.region, Until::End) {
+                Poll::Pending => {}
+                Poll::Ready(WayEnd::Violation(violation)) => return Poll::Ready(End::DeviceViolation(violation)),
+                Poll::Ready(WayEnd::Write) => {
+                    // Reading from the region says more than that writing to it failed, and at once; if it does not,
+                    // the timer below ends the wait.
+                    self.region_writable = false;
+                    self.closing_since.get_or_insert_with(|| {
+                        let why = "session lost: the region stopped reading".to_owned();
+                        (Instant::now(), End::RegionLost(why))
+                    });
+                }
+                Poll::Ready(WayEnd::Eof | WayEnd::Read(_) | WayEnd::Boundary) => {
+                    return Poll::Ready(self.closing_or(End::DeviceLost));
+                }
+            }
+        }
+        self.note_closing();
+        let both_closed = self.to_device.scanner.closed() && self.to_region.scanner.closed();
+        if both_closed
+            && self.to_device.pending.is_empty()
+            && self.to_region.pending.is_empty()
+            && let Some((_, end)) = self.closing_since.take()
+        {
+            return Poll::Ready(end);
+        }
+        if self.closing_since.is_none() && turn_to_leave.poll(cx).is_ready() {
+            return Poll::Ready(End::EdgeDraining);
+        }
+        self.poll_timer(cx, timer)
+    }
+
+    /// Remembers when the first Close frame passed, and whose it was.
+    fn note_closing(&mut self) {
+        if self.closing_since.is_some() {
+            return;
+        }
+        let end = if self.to_region.scanner.closed() {
+            End::DeviceClosed
+        } else if self.to_device.scanner.closed() {
+            End::RegionClosed
+        } else {
+            return;
+        };
+        self.closing_since = Some((Instant::now(), end));
+    }
+
+    /// Ends the session when its deadline has passed. Deadlines only move later while bytes flow, so the timer is set
+    /// anew when it fires and not with every byte.
+    fn poll_timer(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>) -> Poll<End> {
+        loop {
+            let deadline = match &self.closing_since {
+                Some((since, _)) => *since + self.close,
+                None => self.to_region.active_at.min(self.to_device.active_at) + self.idle,
+            };
+            if deadline < timer.deadline() {
+                timer.as_mut().reset(deadline);
+            }
+            ready!(timer.as_mut().poll(cx));
+            if let Some((_, end)) = &self.closing_since
+                && deadline <= Instant::now()
+            {
+                return Poll::Ready(end.clone());
+            }
+            if deadline <= Instant::now() {
+                // When both are silent nobody is at fault: the device has nothing to say and no heartbeat.
+                let device_silent = self.to_region.active_at + self.idle <= Instant::now();
+                return Poll::Ready(if device_silent {
+                    End::DeviceSilent
+                } else {
+                    End::RegionSilent
+                });
+            }
+            timer.as_mut().reset(deadline);
+        }
+    }
+
+    /// A connection that ends after a Close frame ended well, whatever the socket says.
+    fn closing_or(&mut self, otherwise: End) -> End {
+        if self.to_region.scanner.closed() {
+            End::DeviceClosed
+        } else if self.to_device.scanner.closed() {
+            End::RegionClosed
+        } else {
+            match self.closing_since.take() {
+                Some((_, end)) => end,
+                None => otherwise,
+            }
+        }
+    }
+
+    /// Tells the region that the session is over, if a frame fits and the socket takes it at once: the region notices the
+    /// end of the connection anyway, a Close frame only spares it a log line.
+    fn tell_region(&mut self, end: &End) {
+        let worth_it = !matches!(end, End::RegionLost(_) | End::RegionSilent) && !self.to_region.scanner.closed();
+        if worth_it && self.to_region.pending.is_empty() && self.to_region.scanner.at_boundary() {
+            let _ = self.region.try_write(&close_for_region(code::GOING_AWAY));
+        }
+    }
+
+    /// Tells the device why the session ends, behind the last whole frame. When the region is alive the frame that is
+    /// passing is completed first; when it died in the middle of a frame there is no place where a Close frame could be
+    /// read as one, and the connection just ends.
+    async fn close_device(&mut self, code: u16, reason: &str, region_is_alive: bool) {
+        let patience = self.close;
+        let to_device = &mut self.to_device;
+        let (mut device, region) = (&mut *self.device, &mut self.region);
+        let told = timeout(patience, async {
+            if region_is_alive {
+                poll_fn(|cx| to_device.poll(cx, region, &mut device, Until::Boundary)).await;
+            } else {
+                (&mut device).write_all_buf(&mut to_device.pending).await?;
+            }
+            if to_device.pending.is_empty() && to_device.scanner.at_boundary() && !to_device.scanner.closed() {
+                device.write_all(&close_for_device(code, reason)).await?;
+                device.flush().await?;
+            }
+            io::Result::Ok(())
+        });
+        match told.await {
+            Ok(Ok(())) => goodbye(self.device, self.close).await,
+            Ok(Err(error)) => tracing::debug!(%error, "the device left before it was told why"),
+            Err(_) => tracing::debug!("the device did not take in why its session ends"),
+        }
+    }
+}
+
+impl Way {
+    fn new(from: From, frame_bytes_max: u64) -> Self {
+        Self {
+            scanner: Scanner::new(from, frame_bytes_max),
+            pending: BytesMut::new(),
+            bytes: 0,
+            active_at: Instant::now(),
+        }
+    }
+
+    fn take(&mut self, bytes: &[u8], until: Until) -> Result<(), Violation> {
+        self.bytes += bytes.len() as u64;
+        self.scanner.push(bytes, &mut self.pending, until == Until::Boundary)
+    }
+
+    /// Moves bytes until one socket is not ready, or this direction ends.
+    fn poll<R, W>(&mut self, cx: &mut Context<'_>, from: &mut R, to: &mut W, until: Until) -> Poll<WayEnd>
+    where
+        R: AsyncRead + Unpin + ?Sized,
+        W: AsyncWrite + Unpin + ?Sized,
+    {
+        loop {
+            while !self.pending.is_empty() {
+                match ready!(Pin::new(&mut *to).poll_write(cx, &self.pending)) {
+                    Ok(0) => return Poll::Ready(WayEnd::Write),
+                    Ok(written) => self.pending.advance(written),
+                    Err(_) => return Poll::Ready(WayEnd::Write),
+                }
+                self.active_at = Instant::now();
+                if self.pending.is_empty() {
+                    // Gives the memory back: a session is silent most of the time.
+                    self.pending = BytesMut::new();
+                    // Plain TCP has nothing to flush; what pingora hands back is buffered.
+                    if let Poll::Ready(Err(_)) = Pin::new(&mut *to).poll_flush(cx) {
+                        return Poll::Ready(WayEnd::Write);
+                    }
+                }
+            }
+            if until == Until::Boundary && self.scanner.at_boundary() {
+                return Poll::Ready(WayEnd::Boundary);
+            }
+            let read = READ_BUFFER.with_borrow_mut(|buffer| {
+                let mut buffer = ReadBuf::new(&mut buffer[..]);
+                ready!(Pin::new(&mut *from).poll_read(cx, &mut buffer))?;
+                let bytes = buffer.filled();
+                Poll::Ready(io::Result::Ok((bytes.len(), self.take(bytes, until))))
+            });
+            match ready!(read) {
+                Ok((0, _)) => return Poll::Ready(WayEnd::Eof),
+                Ok((_, Ok(()))) => self.active_at = Instant::now(),
+                Ok((_, Err(violation))) => return Poll::Ready(WayEnd::Violation(violation)),
+                Err(error) => return Poll::Ready(WayEnd::Read(error)),
+            }
+        }
+    }
+}
+
+fn region_violation(violation: Violation) -> End {
+    End::RegionLost(format!("session broken: {violation}"))
+}
+
+/// Ends a connection so that what was written last arrives: closing a socket with unread bytes makes the kernel send a
+/// reset, which may overtake them. So the peer is told that nothing more comes, and its last words are read and dropped.
+pub async fn goodbye(io: &mut dyn Io, patience: Duration) {
+    /// More than this is not last words.
+    const LAST_WORDS_BYTES_MAX: u64 = 1 << 20;
+    let drained = timeout(patience, async {
+        io.shutdown().await?;
+        let mut rest = io.take(LAST_WORDS_BYTES_MAX);
+        let mut sink = [0; 1024];
+        while rest.read(&mut sink).await? > 0 {}
+        io::Result::Ok(())
+    });
+    // The peer may be gone already, or not care; either way it is over.
+    let _ = drained.await;
+}

@@ -1,0 +1,177 @@
+//! Live sessions, what keeps the process busy, and the order in which sessions are told to leave.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::sync::watch;
+use topology::{Moment, RegionId};
+
+use crate::metrics::Metrics;
+
+/// Fewer sessions need less than the whole drain window: fifty reconnects a second harm no other edge.
+const RECONNECT_PACE: Duration = Duration::from_millis(20);
+/// Fractional part of the golden ratio: multiples of it spread evenly over 0..1, however many there are.
+const GOLDEN: f64 = 0.618_033_988_749_895;
+
+/// The live sessions of this edge.
+#[derive(Debug)]
+pub struct Sessions {
+    live: Mutex<BTreeMap<u64, Live>>,
+    next: AtomicU64,
+    /// Sessions, upgrades under way and HTTP requests in flight: what a stopping edge waits for.
+    busy: watch::Sender<usize>,
+    /// Set once: how long sessions have to leave.
+    drain: watch::Sender<Option<Duration>>,
+    metrics: Metrics,
+}
+
+/// One live session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Live {
+    /// Where it is.
+    pub region: RegionId,
+    /// Since when.
+    pub since: Moment,
+}
+
+/// Keeps the process busy while it exists.
+#[derive(Debug)]
+pub struct Busy(Arc<Sessions>);
+
+/// Keeps a session in the registry while it exists.
+#[derive(Debug)]
+pub struct Registered {
+    sessions: Arc<Sessions>,
+    /// Unique in this process.
+    pub id: u64,
+}
+
+impl Sessions {
+    /// None yet.
+    pub fn new(metrics: Metrics) -> Self {
+        Self {
+            live: Mutex::default(),
+            next: AtomicU64::new(1),
+            busy: watch::Sender::new(0),
+            drain: watch::Sender::new(None),
+            metrics,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Live>> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Something begins that a stopping edge waits for.
+    pub fn busy(self: &Arc<Self>) -> Busy {
+        self.busy.send_modify(|count| *count += 1);
+        Busy(self.clone())
+    }
+
+    /// A session begins.
+    pub fn register(self: &Arc<Self>, region: &RegionId, since: Moment) -> Registered {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let region = region.clone();
+        self.metrics.session_began(&region);
+        self.lock().insert(id, Live { region, since });
+        Registered {
+            sessions: self.clone(),
+            id,
+        }
+    }
+
+    /// How many are live.
+    pub fn count(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// How many are live in each region, and since when the oldest is.
+    pub fn by_region(&self) -> BTreeMap<RegionId, (usize, Moment)> {
+        let mut regions = BTreeMap::new();
+        for live in self.lock().values() {
+            let (count, oldest) = regions.entry(live.region.clone()).or_insert((0, live.since));
+            *count += 1;
+            *oldest = live.since.min(*oldest);
+        }
+        regions
+    }
+
+    /// Tells all sessions to leave within `window`, and new ones that there is no place.
+    pub fn begin_drain(&self, window: Duration) {
+        let live = u32::try_from(self.count()).unwrap_or(u32::MAX);
+        self.drain
+            .send_replace(Some(window.min(RECONNECT_PACE.saturating_mul(live))));
+    }
+
+    /// Whether the edge is stopping.
+    pub fn is_draining(&self) -> bool {
+        self.drain.borrow().is_some()
+    }
+
+    /// Resolves when the edge begins to stop.
+    pub async fn draining(&self) -> Duration {
+        let mut drain = self.drain.subscribe();
+        let window = drain.wait_for(Option::is_some).await.ok().and_then(|window| *window);
+        // The sender lives in `self`, so the wait cannot fail.
+        window.unwrap_or_default()
+    }
+
+    /// Resolves when it is session `id`'s turn to leave: each has its own place in the window, so that a fleet of devices
+    /// does not reconnect as one.
+    pub async fn turn_to_leave(&self, id: u64) {
+        let window = self.draining().await;
+        tokio::time::sleep(window.mul_f64((id as f64 * GOLDEN).fract())).await;
+    }
+
+    /// Resolves when nothing is left that a stopping edge waits for.
+    pub async fn idle(&self) {
+        let mut busy = self.busy.subscribe();
+        // As above, the wait cannot fail.
+        let _ = busy.wait_for(|count| *count == 0).await;
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.busy.send_modify(|count| *count -= 1);
+    }
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        if let Some(live) = self.sessions.lock().remove(&self.id) {
+            self.sessions.metrics.session_gone(&live.region);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use prometheus_client::registry::Registry;
+
+    #[tokio::test(start_paused = true)]
+    async fn sessions_leave_evenly_over_the_window_and_few_leave_sooner() {
+        for (count, longest) in [(10_u64, 200), (10_000, 10_000)] {
+            let sessions = Arc::new(Sessions::new(Metrics::new(&mut Registry::default())));
+            let region = RegionId::new("us-east").unwrap();
+            let live: Vec<Registered> = (0..count).map(|_| sessions.register(&region, Moment(0))).collect();
+            assert_eq!(sessions.by_region()[&region].0 as u64, count);
+            let began = tokio::time::Instant::now();
+            sessions.begin_drain(Duration::from_secs(10));
+            for registered in &live {
+                sessions.turn_to_leave(registered.id).await;
+            }
+            // One after the other here, so each waits for its own place: none is beyond the window.
+            let mean = began.elapsed() / u32::try_from(count).unwrap();
+            let expected = Duration::from_millis(longest) / 2;
+            assert!(mean.abs_diff(expected) < expected / 4, "{count}: {mean:?}");
+        }
+    }
+}

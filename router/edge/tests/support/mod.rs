@@ -1,0 +1,365 @@
+//! A small world around one edge: fake stacks, devices, and a plan that names them.
+#![allow(
+    clippy::unwrap_used,
+    dead_code,
+    missing_docs,
+    unreachable_pub,
+    reason = "shared by several test files"
+)]
+
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+
+use edge::{Config, Edge, listener, metrics::Metrics};
+use futures_util::{SinkExt as _, StreamExt as _};
+use prometheus_client::registry::Registry;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpSocket, TcpStream},
+    sync::oneshot,
+    task::JoinHandle,
+};
+use tokio_tungstenite::{
+    WebSocketStream, client_async,
+    tungstenite::{
+        Message,
+        client::IntoClientRequest as _,
+        handshake::client::Response,
+        http::HeaderValue,
+        protocol::{CloseFrame, frame::coding::CloseCode},
+    },
+};
+use tokio_util::sync::CancellationToken;
+use topology::{RegionId, Snapshot, fixtures::three_primaries, snapshot::digest};
+
+/// Nothing here takes longer unless it hangs.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How a fake stack treats a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stack {
+    /// Takes the session and sends every message back.
+    Echoes,
+    /// Has no listener.
+    Refuses,
+    /// Accepts and never says a word.
+    Hangs,
+    /// Answers HTTP with this status and the words "no thanks".
+    Answers(u16),
+    /// Takes the session, sends one message back, and dies without a Close frame.
+    DiesAfterOne,
+    /// Takes the session and dies in the middle of a frame.
+    DiesInFrame,
+    /// Takes the session and closes it in order.
+    Closes(u16),
+    /// Answers 101 before it has read anything, then sends every byte back, unmasked as a region must.
+    Eager,
+    /// Takes the session with a compression nobody asked for.
+    Compresses,
+    /// Serves HTTP, with keep-alive, and tells what it was asked.
+    Http,
+}
+
+/// Starts a stack; where it is.
+pub async fn stack(behaviour: Stack) -> SocketAddr {
+    if behaviour == Stack::Refuses {
+        return refusing();
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((tcp, _)) = listener.accept().await {
+            // Whatever a device does, the stack goes on.
+            tokio::spawn(async move { behave(behaviour, tcp).await });
+        }
+    });
+    address
+}
+
+/// An address where nobody listens, and nobody can until the test ends: it stays bound.
+fn refusing() -> SocketAddr {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = socket.local_addr().unwrap();
+    tokio::spawn(async move {
+        let _bound = socket;
+        std::future::pending::<()>().await;
+    });
+    address
+}
+
+async fn behave(behaviour: Stack, mut tcp: TcpStream) -> Option<()> {
+    match behaviour {
+        Stack::Refuses => unreachable!("it has no listener"),
+        Stack::Hangs => std::future::pending().await,
+        Stack::Echoes => {
+            let mut session = tokio_tungstenite::accept_async(tcp).await.ok()?;
+            while let Some(Ok(message)) = session.next().await {
+                if message.is_text() || message.is_binary() {
+                    session.send(message).await.ok()?;
+                }
+            }
+        }
+        Stack::Answers(status) => {
+            read_head(&mut tcp).await?;
+            let answer = format!("HTTP/1.1 {status} Because\r\nContent-Length: 9\r\n\r\nno thanks");
+            tcp.write_all(answer.as_bytes()).await.ok()?;
+            // Kept open: the edge must know the length of the answer by itself.
+            let _ = tcp.read(&mut [0; 16]).await;
+        }
+        Stack::DiesAfterOne => {
+            let mut session = tokio_tungstenite::accept_async(tcp).await.ok()?;
+            let message = session.next().await?.ok()?;
+            session.send(message).await.ok()?;
+        }
+        Stack::DiesInFrame => {
+            let session = tokio_tungstenite::accept_async(tcp).await.ok()?;
+            // Ten bytes are promised, three come.
+            session.into_inner().write_all(&[0x82, 10, 1, 2, 3]).await.ok()?;
+        }
+        Stack::Closes(code) => {
+            let mut session = tokio_tungstenite::accept_async(tcp).await.ok()?;
+            let code = CloseCode::from(code);
+            session
+                .close(Some(CloseFrame {
+                    code,
+                    reason: "done".into(),
+                }))
+                .await
+                .ok()?;
+            while let Some(Ok(_)) = session.next().await {}
+        }
+        Stack::Eager => {
+            tcp.write_all(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
+                .await
+                .ok()?;
+            read_head(&mut tcp).await?;
+            while let Some((first, payload)) = read_frame(&mut tcp).await {
+                let length = u8::try_from(payload.len()).ok()?;
+                tcp.write_all(&[&[first, length][..], &payload].concat()).await.ok()?;
+            }
+        }
+        Stack::Compresses => {
+            read_head(&mut tcp).await?;
+            let answer = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                          Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n";
+            tcp.write_all(answer.as_bytes()).await.ok()?;
+            let _ = tcp.read(&mut [0; 16]).await;
+        }
+        Stack::Http => loop {
+            let head = read_head(&mut tcp).await?;
+            let length: usize = head
+                .lines()
+                .find_map(|line| line.to_lowercase().strip_prefix("content-length: ").map(str::to_owned))
+                .map_or(0, |length| length.trim().parse().unwrap());
+            let mut body = vec![0; length];
+            tcp.read_exact(&mut body).await.ok()?;
+            let told = format!("{head}{}", String::from_utf8_lossy(&body));
+            let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{told}", told.len());
+            tcp.write_all(answer.as_bytes()).await.ok()?;
+        },
+    }
+    Some(())
+}
+
+/// Reads a head byte by byte, so that nothing behind it is taken.
+pub async fn read_head(tcp: &mut TcpStream) -> Option<String> {
+    let mut bytes = Vec::new();
+    while !bytes.ends_with(b"\r\n\r\n") {
+        bytes.push(tcp.read_u8().await.ok()?);
+    }
+    String::from_utf8(bytes).ok()
+}
+
+/// A short masked frame: its first byte and its payload.
+async fn read_frame(tcp: &mut TcpStream) -> Option<(u8, Vec<u8>)> {
+    let (first, second) = (tcp.read_u8().await.ok()?, tcp.read_u8().await.ok()?);
+    let mut mask = [0; 4];
+    tcp.read_exact(&mut mask).await.ok()?;
+    let mut payload = vec![0; usize::from(second & 0x7f)];
+    tcp.read_exact(&mut payload).await.ok()?;
+    let unmasked = payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask);
+    Some((first, unmasked.collect()))
+}
+
+pub fn region(name: &str) -> RegionId {
+    RegionId::new(name).unwrap()
+}
+
+/// The plan of generation 1, in which all is well and the named regions have these stacks. Home of the edge is eu-west,
+/// with the backups eu-central and us-west in this order.
+pub async fn planned(stacks: &[(&str, Stack)]) -> Snapshot {
+    let mut snapshot = three_primaries();
+    for known in snapshot.topology.regions.values_mut() {
+        known.stacks = vec![stack(Stack::Refuses).await];
+    }
+    for (name, behaviour) in stacks {
+        let known = snapshot.topology.regions.get_mut(&region(name)).unwrap();
+        known.stacks = vec![stack(*behaviour).await];
+    }
+    snapshot.plan.documents = digest(&snapshot.topology, snapshot.dns_ttl_s, &snapshot.probe);
+    snapshot
+}
+
+pub fn config(changes: &str) -> Config {
+    let mut text: toml::Table = toml::from_str(include_str!("../../../../configs/edge.toml")).unwrap();
+    text.insert("listen".into(), toml::Value::Array(vec!["127.0.0.1:0".into()]));
+    text.insert("admin_listen".into(), "127.0.0.1:0".into());
+    text.insert("control_planes".into(), toml::Value::Array(vec![]));
+    for (key, value) in toml::from_str::<toml::Table>(changes).unwrap() {
+        match (text.get_mut(&key), value) {
+            (Some(toml::Value::Table(table)), toml::Value::Table(changes)) => table.extend(changes),
+            (_, value) => drop(text.insert(key, value)),
+        }
+    }
+    let config: Config = daemon::config::parse("test", &text.to_string()).unwrap();
+    config.check().unwrap();
+    config
+}
+
+/// An edge that runs with a plan, without the processes around it.
+pub struct World {
+    pub edge: Arc<Edge>,
+    pub address: SocketAddr,
+    pub stop: CancellationToken,
+    pub served: JoinHandle<()>,
+}
+
+impl World {
+    pub async fn new(stacks: &[(&str, Stack)]) -> Self {
+        Self::with("", stacks).await
+    }
+
+    pub async fn with(changes: &str, stacks: &[(&str, Stack)]) -> Self {
+        let config = config(changes);
+        let claimed = listener::claim(&config.listen).unwrap();
+        let edge = Arc::new(Edge::new(config, Metrics::new(&mut Registry::default())));
+        edge.apply(&planned(stacks).await);
+        let (listeners, addresses) = claimed.listen().unwrap();
+        let stop = CancellationToken::new();
+        let served = listener::serve(edge.clone(), listeners, Default::default(), stop.clone());
+        Self {
+            edge,
+            address: addresses[0],
+            stop,
+            served: tokio::spawn(served),
+        }
+    }
+
+    /// A device opens a session.
+    pub async fn open(&self, headers: &[(&'static str, &str)]) -> Session {
+        open(self.address, headers).await.expect("the session opens")
+    }
+
+    /// A device sends a request and reads until the edge closes.
+    pub async fn ask(&self, request: &str) -> String {
+        ask(self.address, request).await
+    }
+
+    /// Sessions that are live, by region.
+    pub fn live(&self) -> BTreeMap<String, usize> {
+        let by_region = self.edge.sessions.by_region();
+        by_region
+            .into_iter()
+            .map(|(region, (count, _))| (region.to_string(), count))
+            .collect()
+    }
+
+    /// What the tick's observations say of a region: succeeded and failed.
+    pub fn observed(&self) -> BTreeMap<String, (u32, u32)> {
+        let observations = self.edge.seen.observations().into_iter();
+        observations
+            .map(|seen| (seen.region.to_string(), (seen.succeeded, seen.failed)))
+            .collect()
+    }
+}
+
+/// A device's end of a session.
+pub struct Session {
+    pub socket: WebSocketStream<TcpStream>,
+    pub answer: Response,
+}
+
+pub async fn open(address: SocketAddr, headers: &[(&'static str, &str)]) -> Result<Session, Box<Response>> {
+    let mut request = format!("ws://{address}/v1/realtime").into_client_request().unwrap();
+    for (name, value) in headers {
+        request
+            .headers_mut()
+            .insert(*name, HeaderValue::from_str(value).unwrap());
+    }
+    let tcp = TcpStream::connect(address).await.unwrap();
+    match hang_means_failure(client_async(request, tcp)).await {
+        Ok((socket, answer)) => Ok(Session { socket, answer }),
+        Err(tokio_tungstenite::tungstenite::Error::Http(response)) => Err(response),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+impl Session {
+    pub fn header(&self, name: &str) -> &str {
+        self.answer
+            .headers()
+            .get(name)
+            .map_or("", |value| value.to_str().unwrap())
+    }
+
+    pub async fn say(&mut self, text: &str) {
+        self.socket.send(Message::text(text)).await.unwrap();
+    }
+
+    pub async fn hear(&mut self) -> Message {
+        hang_means_failure(self.socket.next())
+            .await
+            .expect("a message comes")
+            .unwrap()
+    }
+
+    /// Says something and expects it back.
+    pub async fn check_echo(&mut self, text: &str) {
+        self.say(text).await;
+        assert_eq!(self.hear().await, Message::text(text));
+    }
+
+    /// Expects the session to be closed with this code and reason.
+    pub async fn check_closed(&mut self, code: u16, reason: &str) {
+        match self.hear().await {
+            Message::Close(Some(frame)) => {
+                assert_eq!((u16::from(frame.code), frame.reason.as_str()), (code, reason));
+            }
+            other => panic!("expected a Close frame, got {other:?}"),
+        }
+    }
+
+    pub async fn leave(mut self) {
+        self.socket.close(None).await.unwrap();
+        while let Some(Ok(_)) = hang_means_failure(self.socket.next()).await {}
+    }
+}
+
+pub async fn ask(address: SocketAddr, request: &str) -> String {
+    let mut tcp = TcpStream::connect(address).await.unwrap();
+    tcp.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    hang_means_failure(tcp.read_to_end(&mut answer)).await.unwrap();
+    String::from_utf8(answer).unwrap()
+}
+
+pub async fn hang_means_failure<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, future).await.expect("it hangs")
+}
+
+/// A whole edge process, started from what lies in a folder; announces itself when it takes devices.
+pub async fn process(
+    changes: &str,
+    folder: &std::path::Path,
+) -> (daemon::Tasks, oneshot::Receiver<BTreeMap<String, SocketAddr>>) {
+    let (announce, announced) = oneshot::channel();
+    let tasks = edge::run::start(config(changes), folder, move |addresses| {
+        let addresses = addresses
+            .iter()
+            .map(|(name, address)| ((*name).to_owned(), *address))
+            .collect();
+        let _ = announce.send(addresses);
+        Ok(())
+    });
+    (tasks.await.unwrap(), announced)
+}

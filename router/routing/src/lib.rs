@@ -1,0 +1,15 @@
+//! Which region a session goes to, and why.
+//!
+//! Pure: a [`Table`] is compiled once per plan, [`pick`](pick::pick) is asked once per attempt, and both the time and
+//! everything the edge has measured are arguments. A decision carries its reasons as data, so that `/explain`, the log
+//! and a drill report tell the same story.
+
+pub mod affinity;
+pub mod eject;
+pub mod pick;
+pub mod table;
+
+pub use affinity::{Affinity, AffinityError, Key};
+pub use eject::{Ejection, Ejections};
+pub use pick::{Because, Decision, Request, Skipped, Why, pick};
+pub use table::Table;

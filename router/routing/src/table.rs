@@ -1,0 +1,170 @@
+//! The routing table of one edge: a snapshot, turned around to be asked "where does this session go".
+
+use std::{collections::BTreeMap, net::SocketAddr};
+
+use topology::{EdgeId, Location, Moment, PlanNumber, RegionId, RegionState, Share, Snapshot};
+
+/// Light in fibre covers 200 km in a millisecond, so a round trip over one kilometre takes a hundredth of one.
+const ROUND_TRIP_KM_PER_MS: f64 = 100.0;
+
+/// Everything a pick needs of one plan. Immutable; a reader holds one for an entire session or request.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Table {
+    number: PlanNumber,
+    created_at: Moment,
+    homes: BTreeMap<RegionId, Home>,
+    regions: BTreeMap<RegionId, Entry>,
+}
+
+/// Where the sessions at home in one primary go.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Home {
+    /// In overflow order, as planned.
+    pub(crate) shares: Vec<Share>,
+    /// The primary's backups, first choice first.
+    pub(crate) backups: Vec<RegionId>,
+}
+
+/// What the table knows of one region.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Entry {
+    pub(crate) stacks: Vec<SocketAddr>,
+    pub(crate) state: RegionState,
+    /// Whether any primary's sessions are planned into it.
+    pub(crate) planned: bool,
+    /// No round trip from this edge can be shorter, in milliseconds.
+    floor_rtt_ms: f64,
+}
+
+impl Table {
+    /// Compiles the table of one edge. An edge the topology does not know (yet) has no place, so only measured round
+    /// trips tell it what is near.
+    pub fn compile(snapshot: &Snapshot, edge: &EdgeId) -> Self {
+        let (plan, topology) = (&snapshot.plan, &snapshot.topology);
+        let here = topology.edges.get(edge).map(|edge| edge.location);
+        let floor_rtt_ms = |there: Location| here.map_or(0.0, |here| here.distance_km(there) / ROUND_TRIP_KM_PER_MS);
+        let regions = topology
+            .regions
+            .values()
+            .filter_map(|region| {
+                let planned = plan.regions.get(&region.id)?;
+                let entry = Entry {
+                    stacks: region.stacks.clone(),
+                    state: planned.state,
+                    planned: plan.uses(&region.id),
+                    floor_rtt_ms: floor_rtt_ms(region.location),
+                };
+                Some((region.id.clone(), entry))
+            })
+            .collect();
+        let homes = plan
+            .routes
+            .iter()
+            .map(|(primary, shares)| {
+                let home = Home {
+                    shares: shares.clone(),
+                    backups: topology.backups_of(primary).to_vec(),
+                };
+                (primary.clone(), home)
+            })
+            .collect();
+        Self {
+            number: plan.number(),
+            created_at: plan.created_at,
+            homes,
+            regions,
+        }
+    }
+
+    /// The plan it was compiled from.
+    pub fn number(&self) -> PlanNumber {
+        self.number
+    }
+
+    /// When that plan was decided.
+    pub fn created_at(&self) -> Moment {
+        self.created_at
+    }
+
+    /// All regions, with where their stacks are.
+    pub fn regions(&self) -> impl Iterator<Item = (&RegionId, &[SocketAddr])> {
+        self.regions.iter().map(|(id, entry)| (id, entry.stacks.as_slice()))
+    }
+
+    pub(crate) fn entry(&self, region: &RegionId) -> Option<&Entry> {
+        self.regions.get(region)
+    }
+
+    /// The nearest primary, and what is planned for its sessions. `None` only for a plan that routes nothing, which is
+    /// never published.
+    pub(crate) fn nearest_home(&self, measured_rtt_ms: &BTreeMap<RegionId, f64>) -> Option<(&RegionId, &Home)> {
+        self.homes.iter().min_by(|(a, _), (b, _)| {
+            self.nearness(a, measured_rtt_ms)
+                .total_cmp(&self.nearness(b, measured_rtt_ms))
+        })
+    }
+
+    /// Every region, nearest first; names decide among equals, so that the order is always the same.
+    pub(crate) fn by_nearness(&self, measured_rtt_ms: &BTreeMap<RegionId, f64>) -> Vec<&RegionId> {
+        let mut regions: Vec<&RegionId> = self.regions.keys().collect();
+        regions.sort_by(|a, b| {
+            self.nearness(a, measured_rtt_ms)
+                .total_cmp(&self.nearness(b, measured_rtt_ms))
+        });
+        regions
+    }
+
+    /// How far a region is, in milliseconds of round trip: what was measured, but no less than light in fibre takes.
+    ///
+    /// A measured value below that floor means that the coordinates of the topology are simulated, as on one machine
+    /// where every region answers in microseconds; the coordinates then say what was meant.
+    pub fn nearness(&self, region: &RegionId, measured_rtt_ms: &BTreeMap<RegionId, f64>) -> f64 {
+        let floor = self
+            .regions
+            .get(region)
+            .map_or(f64::INFINITY, |entry| entry.floor_rtt_ms);
+        match measured_rtt_ms.get(region) {
+            Some(measured) if measured.is_finite() => measured.max(floor),
+            Some(_) | None => floor,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use topology::fixtures::three_primaries;
+
+    fn home(edge: &str, measured: &[(&str, f64)]) -> String {
+        let table = Table::compile(&three_primaries(), &EdgeId::new(edge).unwrap());
+        let measured = measured
+            .iter()
+            .map(|(region, ms)| (RegionId::new(region).unwrap(), *ms))
+            .collect();
+        table.nearest_home(&measured).unwrap().0.to_string()
+    }
+
+    #[test]
+    fn the_nearest_primary_is_home() {
+        assert_eq!(home("edge-iad", &[]), "us-east");
+        assert_eq!(home("edge-dub", &[]), "eu-west");
+    }
+
+    #[test]
+    fn a_measured_detour_makes_a_region_far() {
+        assert_eq!(home("edge-dub", &[("eu-west", 300.0), ("us-east", 70.0)]), "us-east");
+    }
+
+    #[test]
+    fn a_round_trip_faster_than_light_is_not_believed() {
+        assert_eq!(home("edge-dub", &[("eu-west", 0.4), ("us-east", 0.1)]), "eu-west");
+    }
+
+    #[test]
+    fn an_edge_without_a_place_goes_by_what_it_measured() {
+        assert_eq!(
+            home("edge-new", &[("ap-south", 5.0), ("eu-west", 9.0), ("us-east", 7.0)]),
+            "ap-south"
+        );
+    }
+}

@@ -1,0 +1,86 @@
+"""Drives an edge with the unmodified openai package: a transcription, a synthesis, and a realtime turn.
+
+usage: drive.py BASE_URL WAV
+Prints one JSON object with what came back; exits with a traceback when the client is not content.
+"""
+
+import asyncio
+import base64
+import io
+import json
+import sys
+import wave
+
+from openai import AsyncOpenAI, BadRequestError
+
+
+def pcm_24k(path: str) -> bytes:
+    """The recording at the 24 kHz that `audio/pcm` means in the Realtime protocol, by linear interpolation."""
+    with wave.open(path) as recording:
+        rate, samples = recording.getframerate(), recording.readframes(recording.getnframes())
+    source = memoryview(samples).cast("h")
+    out = io.BytesIO()
+    for index in range((len(source) - 1) * 24_000 // rate):
+        position = index * rate / 24_000
+        left = int(position)
+        value = source[left] + (source[left + 1] - source[left]) * (position - left)
+        out.write(int(value).to_bytes(2, "little", signed=True))
+    return out.getvalue()
+
+
+async def realtime_turn(client: AsyncOpenAI, path: str) -> dict:
+    audio, seen, reply = pcm_24k(path), [], b""
+    result: dict = {}
+    async with client.realtime.connect(model="meridian") as connection:
+        # Manual turns: the client says where the utterance ends.
+        session = {"type": "realtime", "audio": {"input": {"turn_detection": None}}}
+        await connection.session.update(session=session)
+        for start in range(0, len(audio), 4800):
+            chunk = base64.b64encode(audio[start : start + 4800]).decode()
+            await connection.input_audio_buffer.append(audio=chunk)
+        await connection.input_audio_buffer.commit()
+        await connection.response.create()
+        async for event in connection:
+            seen.append(event.type)
+            if event.type == "error":
+                raise RuntimeError(event.error.message)
+            if event.type == "conversation.item.input_audio_transcription.completed":
+                result["transcript"] = event.transcript
+            if event.type == "response.output_audio.delta":
+                reply += base64.b64decode(event.delta)
+            if event.type == "response.output_audio_transcript.done":
+                result["reply"] = event.transcript
+            if event.type == "response.done":
+                result["status"] = event.response.status
+                break
+    return result | {"reply_seconds": len(reply) / 48_000, "first_event": seen[0]}
+
+
+async def main() -> None:
+    base_url, path = sys.argv[1:3]
+    client = AsyncOpenAI(base_url=base_url, api_key="unused", max_retries=0, timeout=20)
+    with open(path, "rb") as recording:
+        transcription = await client.audio.transcriptions.create(model="meridian", file=recording)
+    speech = await client.audio.speech.create(
+        model="meridian", voice="meridian", input="timer set for ten minutes", response_format="wav"
+    )
+    with wave.open(io.BytesIO(speech.content)) as spoken:
+        speech_seconds = spoken.getnframes() / spoken.getframerate()
+    try:
+        await client.audio.transcriptions.create(model="meridian", file=("empty.wav", b""))
+        raise RuntimeError("an empty file was transcribed")
+    except BadRequestError as error:
+        refusal = error.message
+    print(
+        json.dumps(
+            {
+                "transcription": transcription.text,
+                "speech_seconds": speech_seconds,
+                "refusal": refusal,
+                "realtime": await realtime_turn(client, path),
+            }
+        )
+    )
+
+
+asyncio.run(main())

@@ -1,0 +1,89 @@
+//! Time as an argument. A [`Moment`] is read from the clock once, at the rim; a [`Tick`] is what health is judged on.
+
+use std::{fmt, ops, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+/// Milliseconds since the Unix epoch, UTC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Moment(pub u64);
+
+impl Moment {
+    /// Time from `earlier` to `self`; zero when the clock went back.
+    pub fn since(self, earlier: Moment) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
+
+    /// The tick this moment lies in.
+    pub fn tick(self) -> Tick {
+        Tick(self.0 / Tick::LENGTH_MS)
+    }
+}
+
+impl ops::Add<Duration> for Moment {
+    type Output = Moment;
+    fn add(self, by: Duration) -> Moment {
+        Moment(self.0.saturating_add(u64::try_from(by.as_millis()).unwrap_or(u64::MAX)))
+    }
+}
+
+impl fmt::Display for Moment {
+    /// Time of day in UTC, `hh:mm:ss.mmm`: what an engineer compares with other clocks during an incident.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (seconds, ms) = (self.0 / 1000 % 86_400, self.0 % 1000);
+        write!(
+            f,
+            "{:02}:{:02}:{:02}.{ms:03}",
+            seconds / 3600,
+            seconds / 60 % 60,
+            seconds % 60
+        )
+    }
+}
+
+/// A ten-second slot of time, numbered from the Unix epoch, so that all vantages agree on it without talking.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Tick(pub u64);
+
+impl Tick {
+    /// Length of a tick: the probe interval of the source documents.
+    pub const LENGTH_MS: u64 = 10_000;
+    /// Length of a tick.
+    pub const LENGTH: Duration = Duration::from_millis(Self::LENGTH_MS);
+
+    /// First moment of the tick.
+    pub fn start(self) -> Moment {
+        Moment(self.0 * Self::LENGTH_MS)
+    }
+
+    /// First moment after the tick: from here on it is closed.
+    pub fn end(self) -> Moment {
+        Moment((self.0 + 1) * Self::LENGTH_MS)
+    }
+
+    /// The tick `by` ticks earlier.
+    pub fn back(self, by: u64) -> Tick {
+        Tick(self.0.saturating_sub(by))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tick_holds_its_first_moment_and_not_its_end() {
+        let tick = Moment(1_234_567).tick();
+        assert_eq!(tick.start(), Moment(1_230_000));
+        assert_eq!(tick.end().tick(), Tick(tick.0 + 1));
+        assert_eq!(Moment(1_239_999).tick(), tick);
+    }
+
+    #[test]
+    fn a_clock_that_went_back_gives_no_negative_time() {
+        assert_eq!(Moment(5).since(Moment(10)), Duration::ZERO);
+        assert_eq!(Moment(45_296_789).to_string(), "12:34:56.789");
+    }
+}

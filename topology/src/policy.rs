@@ -1,0 +1,262 @@
+//! Every number a decision uses, and the document it is written in (configs/policy.toml). Defaults come from the source
+//! documents of the product.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Problems, Tick,
+    document::{self, Section},
+};
+
+/// All rules.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Policy {
+    /// How health is probed.
+    pub probe: ProbePolicy,
+    /// When a region is judged bad, and good again.
+    pub health: HealthPolicy,
+    /// When and how sessions are moved.
+    pub failover: FailoverPolicy,
+    /// How an evacuated region returns.
+    pub restore: RestorePolicy,
+    /// What DNS answers carry.
+    pub dns: DnsPolicy,
+}
+
+/// How health is probed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProbePolicy {
+    /// Longest wait for one probe.
+    pub timeout: Duration,
+    /// How far into each tick the probes start. Late in the tick, so that a region that dies in a tick is also seen dead
+    /// in that tick unless it died in the tick's last moments; early enough that a probe that times out still counts.
+    pub offset: Duration,
+}
+
+/// When a region is judged bad, and good again. Ratios are 0..=1, ticks are closed ticks in a row.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HealthPolicy {
+    /// Vantages that must agree before a region is bad.
+    pub vantages_min: u32,
+    /// Fewest samples a tick needs, over all vantages, to be judged.
+    pub samples_min: u32,
+    /// Gateway: a tick is bad when fewer than this share of connections succeed.
+    pub gateway_success_min: f64,
+    /// Gateway: bad ticks until failover.
+    pub gateway_ticks: u32,
+    /// ASR: a tick is bad when more than this share of requests fail.
+    pub asr_error_max: f64,
+    /// ASR errors: bad ticks until failover.
+    pub asr_error_ticks: u32,
+    /// ASR: P99 latency above which the window is bad.
+    pub asr_p99_max: Duration,
+    /// ASR latency: length of the window, in ticks.
+    pub asr_p99_ticks: u32,
+    /// ASR: P95 latency above which edge ASR (L1) takes over.
+    pub edge_asr_p95_max: Duration,
+    /// Edge ASR: bad ticks until L1.
+    pub edge_asr_ticks: u32,
+    /// Edge ASR: good ticks until L0 again.
+    pub edge_asr_recover_ticks: u32,
+    /// Good ticks until a bad region counts as healthy again.
+    pub recover_ticks: u32,
+    /// A window with no data for this many ticks in a row is blind.
+    pub blind_ticks: u32,
+}
+
+/// When and how sessions are moved.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FailoverPolicy {
+    /// Evacuations that may be in force by automatic decision.
+    pub automatic_max: u32,
+    /// Regions that must stay serving after any automatic decision.
+    pub regions_serving_min: u32,
+    /// Whether two or more primaries turning bad together holds automation.
+    pub correlated_hold: bool,
+}
+
+/// How an evacuated region returns. It never does so without being told.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RestorePolicy {
+    /// Percent of its sessions after each step, rising, ending in 100.
+    pub steps: Vec<u8>,
+    /// How long each step is held while the region stays healthy.
+    pub step_hold: Duration,
+}
+
+/// What DNS answers carry.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DnsPolicy {
+    /// TTL of address records. It bounds how long a lost edge is still named; region loss never waits for DNS.
+    pub ttl: Duration,
+}
+
+impl DnsPolicy {
+    /// The TTL in the whole seconds that DNS knows.
+    pub fn ttl_s(&self) -> u32 {
+        u32::try_from(self.ttl.as_secs()).unwrap_or(u32::MAX)
+    }
+}
+
+impl Default for ProbePolicy {
+    fn default() -> Self {
+        // Offset + timeout + a second for the report must fit into the tick.
+        Self {
+            timeout: Duration::from_secs(2),
+            offset: Duration::from_millis(6_500),
+        }
+    }
+}
+
+impl Default for HealthPolicy {
+    fn default() -> Self {
+        Self {
+            vantages_min: 2,
+            samples_min: 2,
+            gateway_success_min: 0.95,
+            gateway_ticks: 2,
+            asr_error_max: 0.10,
+            asr_error_ticks: 12,
+            asr_p99_max: Duration::from_secs(2),
+            asr_p99_ticks: 30,
+            edge_asr_p95_max: Duration::from_millis(500),
+            edge_asr_ticks: 6,
+            edge_asr_recover_ticks: 12,
+            recover_ticks: 3,
+            blind_ticks: 3,
+        }
+    }
+}
+
+impl Default for FailoverPolicy {
+    fn default() -> Self {
+        Self {
+            automatic_max: 1,
+            regions_serving_min: 2,
+            correlated_hold: true,
+        }
+    }
+}
+
+impl Default for RestorePolicy {
+    fn default() -> Self {
+        Self {
+            steps: vec![1, 5, 25, 50, 100],
+            step_hold: Duration::from_secs(60),
+        }
+    }
+}
+
+impl Default for DnsPolicy {
+    fn default() -> Self {
+        Self {
+            ttl: Duration::from_secs(15),
+        }
+    }
+}
+
+impl Policy {
+    /// Reads a policy document; `file` only names it in problems. What is left out keeps its default.
+    pub fn parse(file: &str, text: &str) -> Result<Self, Problems> {
+        document::read(file, text, |root| Some(read_policy(root)))
+    }
+}
+
+fn read_policy(root: &mut Section<'_>) -> Policy {
+    let mut policy = Policy::default();
+    if let Some(mut section) = root.section("probe") {
+        let probe = &mut policy.probe;
+        probe.timeout = section.duration("timeout", probe.timeout);
+        probe.offset = section.duration("offset", probe.offset);
+        if probe.timeout.is_zero() || probe.offset + probe.timeout + Duration::from_secs(1) > Tick::LENGTH {
+            section.report("offset + timeout + 1 s must fit into a tick of 10 s, and the timeout must not be zero");
+        }
+        section.finish();
+    }
+    if let Some(mut section) = root.section("health") {
+        let health = &mut policy.health;
+        health.vantages_min = section.in_range("vantages_min", health.vantages_min, 1..=100);
+        health.samples_min = section.in_range("samples_min", health.samples_min, 1..=1_000_000);
+        health.gateway_success_min = section.in_range("gateway_success_min", health.gateway_success_min, 0.0..=1.0);
+        health.gateway_ticks = section.in_range("gateway_ticks", health.gateway_ticks, 1..=TICKS_MAX);
+        health.asr_error_max = section.in_range("asr_error_max", health.asr_error_max, 0.0..=1.0);
+        health.asr_error_ticks = section.in_range("asr_error_ticks", health.asr_error_ticks, 1..=TICKS_MAX);
+        health.asr_p99_max = section.duration("asr_p99_max", health.asr_p99_max);
+        health.asr_p99_ticks = section.in_range("asr_p99_ticks", health.asr_p99_ticks, 1..=TICKS_MAX);
+        health.edge_asr_p95_max = section.duration("edge_asr_p95_max", health.edge_asr_p95_max);
+        health.edge_asr_ticks = section.in_range("edge_asr_ticks", health.edge_asr_ticks, 1..=TICKS_MAX);
+        health.edge_asr_recover_ticks =
+            section.in_range("edge_asr_recover_ticks", health.edge_asr_recover_ticks, 1..=TICKS_MAX);
+        health.recover_ticks = section.in_range("recover_ticks", health.recover_ticks, 1..=TICKS_MAX);
+        health.blind_ticks = section.in_range("blind_ticks", health.blind_ticks, 1..=TICKS_MAX);
+        section.finish();
+    }
+    if let Some(mut section) = root.section("failover") {
+        let failover = &mut policy.failover;
+        failover.automatic_max = section.in_range("automatic_max", failover.automatic_max, 0..=100);
+        failover.regions_serving_min = section.in_range("regions_serving_min", failover.regions_serving_min, 1..=1000);
+        failover.correlated_hold = section.optional("correlated_hold", failover.correlated_hold);
+        section.finish();
+    }
+    if let Some(mut section) = root.section("restore") {
+        let restore = &mut policy.restore;
+        restore.steps = section.optional("steps", restore.steps.clone());
+        restore.step_hold = section.duration("step_hold", restore.step_hold);
+        let rising = restore.steps.windows(2).all(|pair| pair[0] < pair[1]);
+        if !rising || restore.steps.first() == Some(&0) || restore.steps.last() != Some(&100) {
+            section.report_at("steps", "steps must rise from at least 1 and end in 100");
+        }
+        section.finish();
+    }
+    if let Some(mut section) = root.section("dns") {
+        policy.dns.ttl = section.duration("ttl", policy.dns.ttl);
+        if !(1..=3600).contains(&policy.dns.ttl.as_secs()) {
+            section.report_at("ttl", "the ttl lies in 1 s to 1 h");
+        }
+        section.finish();
+    }
+    policy
+}
+
+/// Longest window: an hour. Windows are held in memory per region, component and vantage.
+pub const TICKS_MAX: u32 = 360;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_document_is_the_default_policy() {
+        assert_eq!(Policy::parse("policy.toml", ""), Ok(Policy::default()));
+    }
+
+    #[test]
+    fn the_shipped_policy_states_the_defaults() {
+        let shipped = include_str!("../../configs/policy.toml");
+        assert_eq!(Policy::parse("policy.toml", shipped), Ok(Policy::default()));
+    }
+
+    #[test]
+    fn numbers_out_of_range_are_all_reported() {
+        let text = "[health]\ngateway_success_min = 1.5\ngateway_ticks = 0\n[restore]\nsteps = [5, 1]\n[dns]\nttl = \"0s\"\n[probe]\ntimeout = \"9s\"\n[failover]\nmax = 1";
+        let problems = Policy::parse("p.toml", text).unwrap_err().to_string();
+        for complaint in [
+            "p.toml:2: health: \"gateway_success_min\" is 1.5, allowed is 0 to 1",
+            "p.toml:3: health: \"gateway_ticks\" is 0, allowed is 1 to 360",
+            "p.toml:5: restore: steps must rise",
+            "p.toml:7: dns: the ttl lies in 1 s to 1 h",
+            "p.toml:8: probe: offset + timeout",
+            "p.toml:11: failover.max: unknown key",
+        ] {
+            assert!(problems.contains(complaint), "{complaint}\nnot in\n{problems}");
+        }
+    }
+}

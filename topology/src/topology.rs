@@ -1,0 +1,349 @@
+//! What exists: regions, edges and name servers, and the document they are written in (configs/topology.toml).
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    EdgeId, NodeId, Problems, RegionId,
+    document::{self, Section},
+};
+
+/// Everything that exists.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Topology {
+    /// The DNS zone devices ask for, lower case, without the final dot. Its apex names the healthy edges.
+    pub zone: String,
+    /// All regions.
+    pub regions: BTreeMap<RegionId, Region>,
+    /// All edges.
+    pub edges: BTreeMap<EdgeId, Edge>,
+    /// The zone's name servers.
+    pub name_servers: BTreeMap<NodeId, NameServer>,
+}
+
+/// A place with a full regional stack.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Region {
+    /// Its name.
+    pub id: RegionId,
+    /// Primary with its backups in order, or backup.
+    pub role: Role,
+    /// Where it stands.
+    pub location: Location,
+    /// Sessions it can hold at once.
+    pub sessions_max: u32,
+    /// Addresses of its stacks (gateways), at least one.
+    pub stacks: Vec<SocketAddr>,
+}
+
+/// What a region is for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Role {
+    /// Has sessions of its own.
+    Primary {
+        /// Where they go when it fails, first choice first.
+        backups: Vec<RegionId>,
+    },
+    /// Takes sessions of failed primaries.
+    Backup,
+}
+
+/// A point of presence.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Edge {
+    /// Its name.
+    pub id: EdgeId,
+    /// Where devices reach it; IPv4 and IPv6 alike, at least one.
+    pub addresses: Vec<IpAddr>,
+    /// TCP port of its device side.
+    pub port: u16,
+    /// Where it stands.
+    pub location: Location,
+}
+
+/// A name server of the zone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NameServer {
+    /// Its name: the label below the zone.
+    pub id: NodeId,
+    /// Where it answers.
+    pub address: IpAddr,
+}
+
+/// A place on Earth, in degrees.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Location {
+    /// North is positive, -90..=90.
+    pub latitude: f64,
+    /// East is positive, -180..=180.
+    pub longitude: f64,
+}
+
+impl Location {
+    /// Great-circle distance in kilometres (haversine formula, mean Earth radius 6371 km).
+    pub fn distance_km(self, other: Location) -> f64 {
+        let (a, b) = (self.latitude.to_radians(), other.latitude.to_radians());
+        let half_latitude = ((b - a) / 2.0).sin();
+        let half_longitude = ((other.longitude - self.longitude).to_radians() / 2.0).sin();
+        let h = half_latitude.powi(2) + a.cos() * b.cos() * half_longitude.powi(2);
+        2.0 * 6371.0 * h.min(1.0).sqrt().asin()
+    }
+}
+
+impl Topology {
+    /// Reads a topology document; `file` only names it in problems.
+    pub fn parse(file: &str, text: &str) -> Result<Self, Problems> {
+        document::read(file, text, read_topology)
+    }
+
+    /// The primaries, by name.
+    pub fn primaries(&self) -> impl Iterator<Item = &Region> {
+        self.regions
+            .values()
+            .filter(|region| matches!(region.role, Role::Primary { .. }))
+    }
+
+    /// The backups of `region` in order; none when it is no primary.
+    pub fn backups_of(&self, region: &RegionId) -> &[RegionId] {
+        match self.regions.get(region).map(|region| &region.role) {
+            Some(Role::Primary { backups }) => backups,
+            Some(Role::Backup) | None => &[],
+        }
+    }
+}
+
+fn read_topology(root: &mut Section<'_>) -> Option<Topology> {
+    let zone: Option<String> = root.required("zone");
+    if let Some(zone) = &zone
+        && !is_domain_name(zone)
+    {
+        root.report_at(
+            "zone",
+            &format!("zone: \"{zone}\" is not a lower-case domain name without a final dot"),
+        );
+    }
+
+    let mut regions = BTreeMap::new();
+    for mut section in root.sections("region") {
+        if let Some(region) = read_region(&mut section)
+            && let Some(twice) = regions.insert(region.id.clone(), region)
+        {
+            section.report_at("id", &format!("region {} is defined twice", twice.id));
+        }
+        section.finish();
+    }
+    let mut edges = BTreeMap::new();
+    for mut section in root.sections("edge") {
+        if let Some(edge) = read_edge(&mut section)
+            && let Some(twice) = edges.insert(edge.id.clone(), edge)
+        {
+            section.report_at("id", &format!("edge {} is defined twice", twice.id));
+        }
+        section.finish();
+    }
+    let mut name_servers = BTreeMap::new();
+    for mut section in root.sections("name-server") {
+        let (id, address) = (section.required::<NodeId>("id"), section.required::<IpAddr>("address"));
+        if let (Some(id), Some(address)) = (id, address)
+            && let Some(twice) = name_servers.insert(id.clone(), NameServer { id, address })
+        {
+            section.report_at("id", &format!("name server {} is defined twice", twice.id));
+        }
+        section.finish();
+    }
+
+    let topology = Topology {
+        zone: zone?,
+        regions,
+        edges,
+        name_servers,
+    };
+    for problem in cross_checks(&topology) {
+        root.report(&problem);
+    }
+    Some(topology)
+}
+
+fn read_region(section: &mut Section<'_>) -> Option<Region> {
+    let id = section.required("id");
+    let role: Option<String> = section.required("role");
+    let backups: Vec<RegionId> = section.optional("backups", Vec::new());
+    let role = match role.as_deref() {
+        Some("primary") => Some(Role::Primary { backups }),
+        Some("backup") if backups.is_empty() => Some(Role::Backup),
+        Some("backup") => {
+            section.report_at("backups", "a backup has no backups of its own");
+            None
+        }
+        Some(other) => {
+            section.report_at(
+                "role",
+                &format!("\"{other}\" is not a role; write \"primary\" or \"backup\""),
+            );
+            None
+        }
+        None => None,
+    };
+    let location = read_location(section);
+    let sessions_max = section.required("sessions_max");
+    if sessions_max == Some(0) {
+        section.report_at("sessions_max", "a region that can hold no session is of no use");
+    }
+    let stacks: Option<Vec<SocketAddr>> = section.required("stacks");
+    if stacks.as_ref().is_some_and(Vec::is_empty) {
+        section.report_at("stacks", "name at least one stack as \"address:port\"");
+    }
+    Some(Region {
+        id: id?,
+        role: role?,
+        location: location?,
+        sessions_max: sessions_max?,
+        stacks: stacks?,
+    })
+}
+
+fn read_edge(section: &mut Section<'_>) -> Option<Edge> {
+    let id = section.required("id");
+    let addresses: Option<Vec<IpAddr>> = section.required("addresses");
+    if addresses.as_ref().is_some_and(Vec::is_empty) {
+        section.report_at("addresses", "name at least one address");
+    }
+    let port = section.required("port");
+    let location = read_location(section);
+    Some(Edge {
+        id: id?,
+        addresses: addresses?,
+        port: port?,
+        location: location?,
+    })
+}
+
+fn read_location(section: &mut Section<'_>) -> Option<Location> {
+    let latitude = section.required("latitude");
+    let longitude = section.required("longitude");
+    for (key, value, limit) in [("latitude", latitude, 90.0), ("longitude", longitude, 180.0)] {
+        if value.is_some_and(|degrees: f64| !(-limit..=limit).contains(&degrees)) {
+            section.report_at(key, &format!("{key} lies in -{limit} to {limit} degrees"));
+        }
+    }
+    Some(Location {
+        latitude: latitude?,
+        longitude: longitude?,
+    })
+}
+
+fn cross_checks(topology: &Topology) -> Vec<String> {
+    let mut problems = Vec::new();
+    if topology.primaries().next().is_none() {
+        problems.push("there is no primary region; add [[region]] with role = \"primary\"".to_owned());
+    }
+    if topology.edges.is_empty() {
+        problems.push("there is no edge; add [[edge]]".to_owned());
+    }
+    for region in topology.primaries() {
+        let backups = topology.backups_of(&region.id);
+        for (index, backup) in backups.iter().enumerate() {
+            let problem = if !topology.regions.contains_key(backup) {
+                "does not exist"
+            } else if backup == &region.id {
+                "is the region itself"
+            } else if backups[..index].contains(backup) {
+                "is named twice"
+            } else {
+                continue;
+            };
+            problems.push(format!("backup {backup} of region {} {problem}", region.id));
+        }
+    }
+    problems
+}
+
+fn is_domain_name(name: &str) -> bool {
+    name.len() <= 253
+        && name.contains('.')
+        && name.split('.').all(|label| {
+            (1..=63).contains(&label.len())
+                && label
+                    .bytes()
+                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMALL: &str = include_str!("../testdata/small.toml");
+
+    #[test]
+    fn a_small_world_is_read() {
+        let topology = Topology::parse("small.toml", SMALL).unwrap();
+        let us_east = RegionId::new("us-east").unwrap();
+        assert_eq!(topology.primaries().count(), 1);
+        assert_eq!(topology.backups_of(&us_east), [RegionId::new("us-west").unwrap()]);
+    }
+
+    #[test]
+    fn all_problems_are_reported_at_once_each_with_its_line() {
+        let broken = SMALL
+            .replace("role = \"primary\"", "role = \"boss\"")
+            .replace("latitude = 38.9", "latitude = 138.9\ncolour = \"red\"")
+            .replace("port = 8080", "port = 99999");
+        let problems = Topology::parse("small.toml", &broken).unwrap_err();
+        let text = problems.to_string();
+        for complaint in [
+            "small.toml:5: region: \"boss\" is not a role; write \"primary\" or \"backup\"",
+            "small.toml:7: region: latitude lies in -90 to 90 degrees",
+            "small.toml:8: region.colour: unknown key; known here: backups, id, latitude",
+            "edge.port",
+        ] {
+            assert!(text.contains(complaint), "{complaint}\nnot in\n{text}");
+        }
+        assert!(problems.0.is_sorted());
+    }
+
+    #[test]
+    fn what_must_agree_is_checked() {
+        let lost = SMALL.replace(
+            "backups = [\"us-west\"]",
+            "backups = [\"us-west\", \"us-west\", \"mars\", \"us-east\"]",
+        );
+        let text = Topology::parse("t", &lost).unwrap_err().to_string();
+        for complaint in [
+            "us-west of region us-east is named twice",
+            "mars of region us-east does not exist",
+            "is the region itself",
+        ] {
+            assert!(text.contains(complaint), "{text}");
+        }
+        let text = Topology::parse("t", "zone = \"voice.example\"")
+            .unwrap_err()
+            .to_string();
+        assert!(text.contains("no primary region") && text.contains("no edge"), "{text}");
+    }
+
+    #[test]
+    fn distances_are_those_of_the_globe() {
+        let ashburn = Location {
+            latitude: 39.04,
+            longitude: -77.49,
+        };
+        let dublin = Location {
+            latitude: 53.35,
+            longitude: -6.26,
+        };
+        let distance = ashburn.distance_km(dublin);
+        assert!((5400.0..5500.0).contains(&distance), "{distance}");
+        assert!(ashburn.distance_km(ashburn) < 1e-6);
+    }
+}
