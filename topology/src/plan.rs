@@ -200,6 +200,8 @@ pub enum ReasonCode {
     Expired,
     /// The degradation level changed.
     LevelChanged,
+    /// Nodes held a newer plan than the store.
+    PlanRecovered,
     /// The clock went back.
     ClockWentBack,
     /// Refused: no backup of the region is fit to take its sessions.
@@ -287,6 +289,7 @@ impl ReasonCode {
             Self::AlreadySo => "already-so",
             Self::Expired => "expired",
             Self::LevelChanged => "level-changed",
+            Self::PlanRecovered => "plan-recovered",
             Self::ClockWentBack => "clock-went-back",
             Self::NoFitBackup => "no-fit-backup",
             Self::NoHeadroom => "no-headroom",

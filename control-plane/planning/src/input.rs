@@ -30,6 +30,8 @@ pub struct Input {
     pub rollout: Option<RolloutSeen>,
     /// Which nodes refuse the plan in force, if any does.
     pub refusal: Option<Refusal>,
+    /// A plan that nodes hold and that is newer than `current`: the store lost it, or was restored from an old copy.
+    pub recovered: Option<Plan>,
     /// Fencing token of the leader that asks.
     pub epoch: u64,
 }
@@ -47,6 +49,7 @@ impl Input {
             replication: BTreeMap::new(),
             rollout: None,
             refusal: None,
+            recovered: None,
             epoch,
         }
     }

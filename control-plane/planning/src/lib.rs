@@ -2,6 +2,7 @@
 //! that every decision can be made again from the audit log, and simulated.
 
 mod actions;
+pub mod audit;
 mod capacity;
 mod damping;
 mod data;

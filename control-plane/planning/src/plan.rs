@@ -26,6 +26,7 @@ pub const REQUEST_LIFE: Duration = Duration::from_secs(600);
 pub fn plan(input: &Input, now: Moment) -> Outcome {
     let mut planner = Planner::new(input, now);
     planner.follow_clock();
+    planner.recover();
     planner.follow_topology();
     planner.adopt_and_expire();
     planner.take_back_refused();
@@ -113,7 +114,9 @@ pub(crate) struct Planner<'i> {
 
 impl<'i> Planner<'i> {
     fn new(input: &'i Input, now: Moment) -> Self {
-        let next = input.current.clone().unwrap_or_else(|| Plan {
+        let current = input.current.as_ref();
+        let newest = input.recovered.iter().chain(current).max_by_key(|plan| plan.number());
+        let next = newest.cloned().unwrap_or_else(|| Plan {
             generation: 0,
             epoch: 0,
             created_at: now,
@@ -177,6 +180,26 @@ impl<'i> Planner<'i> {
         }
     }
 
+    /// What nodes serve is the truth when the store has forgotten it; the next plan follows it.
+    fn recover(&mut self) {
+        let Some(recovered) = &self.input.recovered else { return };
+        let ours = self.input.current.as_ref().map(Plan::number).unwrap_or_default();
+        if recovered.number() <= ours {
+            return;
+        }
+        let text = format!(
+            "nodes serve plan {}, the store knows only {ours}: it was lost, or restored from an old copy; theirs goes on",
+            recovered.number()
+        );
+        self.report.changed.push(Reason {
+            code: ReasonCode::PlanRecovered,
+            region: None,
+            text,
+            evidence: vec![],
+            until: None,
+        });
+    }
+
     /// Regions and edges that came or went.
     fn follow_topology(&mut self) {
         let Input { topology, policy, .. } = self.input;
@@ -226,7 +249,7 @@ impl<'i> Planner<'i> {
             }
         }
         if changed {
-            let genesis = self.input.current.is_none();
+            let genesis = self.next.generation == 0;
             let (code, text) = if genesis {
                 (ReasonCode::Genesis, "first plan: every primary serves its own sessions")
             } else {
@@ -503,23 +526,29 @@ impl<'i> Planner<'i> {
     }
 
     fn finish(mut self) -> Outcome {
-        let same = self.input.current.as_ref().is_some_and(|current| {
-            (
-                &current.documents,
-                &current.regions,
-                &current.routes,
-                &current.edges,
-                &current.writers,
-                &current.rollout,
-            ) == (
-                &self.next.documents,
-                &self.next.regions,
-                &self.next.routes,
-                &self.next.edges,
-                &self.next.writers,
-                &self.next.rollout,
-            )
-        });
+        let recovers = self
+            .input
+            .current
+            .as_ref()
+            .is_some_and(|it| it.generation < self.next.generation);
+        let same = !recovers
+            && self.input.current.as_ref().is_some_and(|current| {
+                (
+                    &current.documents,
+                    &current.regions,
+                    &current.routes,
+                    &current.edges,
+                    &current.writers,
+                    &current.rollout,
+                ) == (
+                    &self.next.documents,
+                    &self.next.regions,
+                    &self.next.routes,
+                    &self.next.edges,
+                    &self.next.writers,
+                    &self.next.rollout,
+                )
+            });
         let plan = (!same).then(|| {
             self.next.generation += 1;
             self.next.epoch = self.input.epoch;
