@@ -325,7 +325,7 @@ mod tests {
         for complaint in [
             "small.toml:5: region: \"boss\" is not a role; write \"primary\" or \"backup\"",
             "small.toml:7: region: latitude lies in -90 to 90 degrees",
-            "small.toml:8: region.colour: unknown key; known here: backups, id, latitude",
+            "small.toml:8: region.colour: unknown key; known here: backups, capacity,",
             "edge.port",
         ] {
             assert!(text.contains(complaint), "{complaint}\nnot in\n{text}");
