@@ -226,8 +226,8 @@ impl Layout {
 
     fn control_plane_document(&self) -> String {
         format!(
-            "node = \"{CONTROL_PLANE}\"\nlisten = \"{}\"\nadmin_listen = \"{}\"\nstore = \"store.redb\"\n\
-             topology = \"topology.toml\"\npolicy = \"policy.toml\"\n",
+            "node = \"{CONTROL_PLANE}\"\nlisten = \"{}\"\nadmin_listen = \"{}\"\n\
+             topology = \"topology.toml\"\npolicy = \"policy.toml\"\n\n[store]\nfile = \"store.redb\"\n",
             self.control_plane, self.admin[CONTROL_PLANE],
         )
     }

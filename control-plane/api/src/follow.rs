@@ -1,41 +1,39 @@
-//! Following plans: connect, apply what is newer, acknowledge, and start again elsewhere when the stream ends.
+//! Following plans: from every control plane at once, so that a plan comes with whichever has it first and one that is
+//! dead or frozen harms nobody. A task per control plane listens; a single place decides what is applied, so that streams
+//! that bring the same plan, or an older one, can never push each other back.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc};
 
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::JoinSet,
+};
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
 use topology::{NodeId, PlanNumber, Snapshot};
 
 use crate::{
     LastGood,
-    convert::BadMessage,
+    connect::{self, Backoff},
     v1::{self, plans_client::PlansClient, watch_request::Message},
 };
 
-/// How long a connection may take.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// A silent connection is probed this often, so that a dead control plane is noticed while no plan changes.
-const KEEP_ALIVE: Duration = Duration::from_secs(5);
-/// Waits between attempts: doubling between these, and spread by the node's name so that a fleet does not return as one.
-const BACKOFF_FIRST: Duration = Duration::from_millis(200);
-const BACKOFF_LAST: Duration = Duration::from_secs(5);
-
-/// Follows the plans of a control plane on behalf of a node.
+/// Follows the plans of all control planes on behalf of a node.
 pub struct Follower {
-    /// Control planes, `http://address:port`, tried in turn.
+    /// Control planes, `http://address:port`, all listened to at once.
     pub endpoints: Vec<String>,
     /// Who asks.
     pub node: NodeId,
     /// What it is.
     pub kind: v1::NodeKind,
-    /// Where the last good plan is kept.
+    /// Where the last good plans are kept.
     pub last_good: LastGood,
 }
 
-/// Why a snapshot was not applied.
+/// Why a snapshot was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Rejected {
-    /// Not strictly newer than what is applied. Normal after a reconnect, an alarm when it keeps coming.
+    /// Older than what is applied. Normal from a replica that lags for a moment, an alarm when it keeps coming.
     #[error("plan {offered} is not newer than {have}")]
     NotNewer {
         /// The number that came.
@@ -43,164 +41,437 @@ pub enum Rejected {
         /// The number that is applied.
         have: PlanNumber,
     },
+    /// It has the number of the plan that is applied and says something else: two leaders, or a restored store.
+    #[error("another plan {0} is applied already")]
+    Contradicts(PlanNumber),
     /// Unreadable, damaged, empty or contradictory.
     #[error(transparent)]
     Invalid(#[from] topology::SnapshotError),
 }
 
+/// What becomes of a good update.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Accepted {
+    /// It is applied.
+    Newer(Box<Snapshot>),
+    /// It is what is applied already, from another stream or before a reconnect.
+    Same,
+}
+
 /// Decides whether an update is applied over `have`: whole, valid, and strictly newer (invariants 1 and 2).
-pub fn accept(update: &v1::SnapshotUpdate, have: PlanNumber) -> Result<Snapshot, Rejected> {
+pub fn accept(update: &v1::SnapshotUpdate, have: Option<&Snapshot>) -> Result<Accepted, Rejected> {
     let snapshot = Snapshot::decode(&update.document, &update.checksum)?;
-    let offered = snapshot.plan.number();
-    if offered <= have {
-        return Err(Rejected::NotNewer { offered, have });
+    let Some(have) = have else {
+        return Ok(Accepted::Newer(Box::new(snapshot)));
+    };
+    let (offered, number) = (snapshot.plan.number(), have.plan.number());
+    if offered > number {
+        Ok(Accepted::Newer(Box::new(snapshot)))
+    } else if offered < number {
+        Err(Rejected::NotNewer { offered, have: number })
+    } else if snapshot.plan == have.plan {
+        Ok(Accepted::Same)
+    } else {
+        Err(Rejected::Contradicts(number))
     }
-    Ok(snapshot)
+}
+
+/// What the node applies; `None` before the first plan.
+type Current = Option<Arc<Snapshot>>;
+
+/// An update on its way from a stream to the place that decides, and the way back: what is applied then, or why not.
+struct Offer {
+    update: v1::SnapshotUpdate,
+    answer: oneshot::Sender<Result<PlanNumber, Rejected>>,
 }
 
 impl Follower {
     /// Follows until `stop`. `current` is given the last good plan from disk first, then every newer one; nothing ever
-    /// empties it, so its readers keep serving when the control plane is gone.
-    pub async fn run(self, current: watch::Sender<Option<Arc<Snapshot>>>, stop: impl Future<Output = ()>) {
+    /// empties it, so its readers keep serving when all control planes are gone.
+    pub async fn run(self, current: watch::Sender<Current>, stop: impl Future<Output = ()>) {
         if let Some(snapshot) = self.last_good.load() {
             tracing::info!(plan = %snapshot.plan.number(), "starting from the last good plan on disk");
-            current.send_replace(Some(Arc::new(snapshot)));
+            replace_older(&current, Arc::new(snapshot));
         }
         tokio::select! {
             () = stop => {}
-            () = self.follow_forever(&current) => {}
+            () = self.follow_all(&current) => {}
         }
     }
 
-    async fn follow_forever(&self, current: &watch::Sender<Option<Arc<Snapshot>>>) {
-        let spread = self.node.as_str().bytes().map(u64::from).sum::<u64>() % 100;
-        let mut backoff = BACKOFF_FIRST;
-        for endpoint in self.endpoints.iter().cycle() {
-            let mut connected = false;
-            if let Err(error) = self.follow(endpoint, current, &mut connected).await {
-                tracing::warn!(%endpoint, %error, "cannot follow plans; serving the last good one");
-            }
-            if connected {
-                // A stream always ends in some way; only addresses that do not answer are asked less and less.
-                backoff = BACKOFF_FIRST;
-            }
-            tokio::time::sleep(backoff + backoff.mul_f64(0.005 * spread as f64)).await;
-            backoff = (backoff * 2).min(BACKOFF_LAST);
-        }
-        // Without endpoints there is nothing to follow: the plan on disk is all there is.
-        std::future::pending::<()>().await;
-    }
-
-    /// One connection, until it ends; sets `connected` once the control plane answered.
-    async fn follow(
-        &self,
-        endpoint: &str,
-        current: &watch::Sender<Option<Arc<Snapshot>>>,
-        connected: &mut bool,
-    ) -> Result<(), tonic::Status> {
-        let channel = channel(endpoint)?
-            .connect()
-            .await
-            .map_err(|error| unavailable(endpoint, &error))?;
-        let mut client =
-            PlansClient::new(channel).max_decoding_message_size(2 * topology::snapshot::SNAPSHOT_BYTES_MAX);
-        // Answers are tiny and one per plan; eight outstanding mean that the control plane is not reading.
-        let (answers, requests) = mpsc::channel(8);
-        let have = number_of(current);
-        let hello = v1::Hello {
-            node: self.node.to_string(),
-            kind: self.kind.into(),
-            have: Some(have.into()),
-        };
-        send(&answers, Message::Hello(hello)).await?;
-        let mut updates = client.watch(ReceiverStream::new(requests)).await?.into_inner();
-        tracing::info!(%endpoint, "following plans");
-        *connected = true;
-        while let Some(update) = updates.message().await? {
-            let number = update.number;
-            let answer = match accept(&update, number_of(current)) {
-                Ok(snapshot) => {
-                    if let Err(error) = self.last_good.save(&snapshot) {
-                        // The plan is good; only a restart without control plane would suffer.
-                        tracing::error!(path = %self.last_good.path().display(), %error, "the last good plan cannot be kept");
-                    }
-                    tracing::info!(plan = %snapshot.plan.number(), "plan applied");
-                    let number = Some(snapshot.plan.number().into());
-                    current.send_replace(Some(Arc::new(snapshot)));
-                    Message::Ack(v1::Ack { number })
-                }
-                Err(rejected) => {
-                    tracing::warn!(%rejected, "plan refused");
-                    Message::Nack(v1::Nack {
-                        number,
-                        reason: rejected.to_string(),
-                    })
-                }
+    async fn follow_all(&self, current: &watch::Sender<Current>) {
+        // The same address twice is one control plane.
+        let endpoints: BTreeSet<&String> = self.endpoints.iter().collect();
+        // One place each: a stream reads on only when its offer was answered. Kept open here, because without endpoints
+        // there is nothing to follow and the plan on disk is all there is.
+        let (offers, mut offered) = mpsc::channel(endpoints.len().max(1));
+        // They end when this future is dropped.
+        let mut streams = JoinSet::new();
+        for endpoint in endpoints {
+            let stream = Stream {
+                endpoint: endpoint.clone(),
+                node: self.node.clone(),
+                kind: self.kind,
+                current: current.subscribe(),
+                offers: offers.clone(),
             };
-            send(&answers, answer).await?;
+            streams.spawn(stream.keep_following());
         }
-        Ok(())
+        loop {
+            tokio::select! {
+                Some(Offer { update, answer }) = offered.recv() => {
+                    let outcome = self.apply(&update, current).await;
+                    // Its connection may have ended meanwhile; the plan counts all the same.
+                    let _ = answer.send(outcome);
+                }
+                // They go on forever, so it panicked: a node that silently stopped listening would be worse.
+                Some(Err(error)) = streams.join_next() => {
+                    if let Ok(panic) = error.try_into_panic() {
+                        std::panic::resume_unwind(panic);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Applies an update when it is newer; returns what is applied then. On disk first: a node that starts again must
+    /// not serve an older plan than it has said it applies.
+    async fn apply(
+        &self,
+        update: &v1::SnapshotUpdate,
+        current: &watch::Sender<Current>,
+    ) -> Result<PlanNumber, Rejected> {
+        let have = current.borrow().clone();
+        let snapshot = match accept(update, have.as_deref())? {
+            Accepted::Newer(snapshot) => Arc::<Snapshot>::from(snapshot),
+            Accepted::Same => return Ok(number_of(&have)),
+        };
+        let (last_good, kept) = (self.last_good.clone(), snapshot.clone());
+        let saved = tokio::task::spawn_blocking(move || last_good.save(&kept)).await;
+        if let Err(error) = saved.unwrap_or_else(|error| Err(error.into())) {
+            // The plan is good; only a restart without control plane would suffer.
+            tracing::error!(path = %self.last_good.path().display(), %error, "the last good plan cannot be kept");
+        }
+        let number = snapshot.plan.number();
+        replace_older(current, snapshot);
+        tracing::info!(plan = %number, "plan applied");
+        Ok(number)
     }
 }
 
-/// The settings of every connection to a control plane.
-pub fn channel(endpoint: &str) -> Result<tonic::transport::Endpoint, tonic::Status> {
-    let endpoint = tonic::transport::Endpoint::from_shared(endpoint.to_owned())
-        .map_err(|error| tonic::Status::from(BadMessage::new("endpoint", format!("{endpoint:.100}: {error}"))))?;
-    Ok(endpoint
-        .connect_timeout(CONNECT_TIMEOUT)
-        .http2_keep_alive_interval(KEEP_ALIVE)
-        .keep_alive_timeout(KEEP_ALIVE)
-        .keep_alive_while_idle(true))
+/// The one way into `current`, which never goes back, whoever else may write it.
+fn replace_older(current: &watch::Sender<Current>, snapshot: Arc<Snapshot>) {
+    current.send_if_modified(|current| {
+        let newer = snapshot.plan.number() > number_of(current);
+        if newer {
+            *current = Some(snapshot);
+        }
+        newer
+    });
 }
 
-pub(crate) fn unavailable(endpoint: &str, error: &dyn std::error::Error) -> tonic::Status {
-    let cause = std::iter::successors(error.source(), |error| error.source())
-        .last()
-        .map(ToString::to_string);
-    tonic::Status::unavailable(format!("{endpoint}: {}", cause.unwrap_or_else(|| error.to_string())))
-}
-
-fn number_of(current: &watch::Sender<Option<Arc<Snapshot>>>) -> PlanNumber {
+fn number_of(current: &Current) -> PlanNumber {
     current
-        .borrow()
         .as_ref()
         .map(|snapshot| snapshot.plan.number())
         .unwrap_or_default()
 }
 
-async fn send(answers: &mpsc::Sender<v1::WatchRequest>, message: Message) -> Result<(), tonic::Status> {
+/// What listens to one control plane.
+struct Stream {
+    endpoint: String,
+    node: NodeId,
+    kind: v1::NodeKind,
+    current: watch::Receiver<Current>,
+    offers: mpsc::Sender<Offer>,
+}
+
+impl Stream {
+    async fn keep_following(mut self) {
+        let mut backoff = Backoff::of(&format!("{} {}", self.node, self.endpoint));
+        let mut said = false;
+        loop {
+            let mut connected = false;
+            let ended = self.follow(&mut connected).await;
+            if connected {
+                // A stream always ends in some way; only addresses that do not answer are asked less and less.
+                backoff.reset();
+                said = false;
+            }
+            let endpoint = &self.endpoint;
+            match ended {
+                // Once: a control plane that is away for a day would otherwise fill the log.
+                Err(error) if !said => {
+                    tracing::warn!(%endpoint, %error, "cannot follow plans of this control plane");
+                    said = true;
+                }
+                Err(error) => tracing::debug!(%endpoint, %error, "still cannot follow plans of this control plane"),
+                Ok(()) => {}
+            }
+            tokio::time::sleep(backoff.wait()).await;
+        }
+    }
+
+    /// One connection, until it ends; sets `connected` once the control plane answered.
+    async fn follow(&mut self, connected: &mut bool) -> Result<(), Status> {
+        let endpoint = self.endpoint.clone();
+        let mut client = PlansClient::new(connect::connect(&endpoint).await?)
+            .max_decoding_message_size(2 * topology::snapshot::SNAPSHOT_BYTES_MAX);
+        // Answers are tiny and one per plan; eight outstanding mean that the control plane is not reading.
+        let (answers, requests) = mpsc::channel(8);
+        let mut told = number_of(&self.current.borrow_and_update());
+        let hello = v1::Hello {
+            node: self.node.to_string(),
+            kind: self.kind.into(),
+            have: Some(told.into()),
+        };
+        send(&answers, Message::Hello(hello)).await?;
+        let mut updates = client.watch(ReceiverStream::new(requests)).await?.into_inner();
+        tracing::info!(%endpoint, "following plans");
+        *connected = true;
+        loop {
+            tokio::select! {
+                update = updates.message() => {
+                    let Some(update) = update? else { return Ok(()) };
+                    let number = update.number;
+                    let answer = match self.offer(update).await? {
+                        Ok(applied) => {
+                            told = told.max(applied);
+                            Message::Ack(v1::Ack { number: Some(applied.into()) })
+                        }
+                        Err(rejected) => {
+                            tracing::warn!(%endpoint, %rejected, "plan refused");
+                            Message::Nack(v1::Nack { number, reason: rejected.to_string() })
+                        }
+                    };
+                    send(&answers, answer).await?;
+                }
+                changed = self.current.changed() => {
+                    changed.map_err(|_| Status::cancelled("the node stops"))?;
+                    // It came with another stream; every control plane knows what every node applies.
+                    let applied = number_of(&self.current.borrow_and_update());
+                    if applied > told {
+                        told = applied;
+                        send(&answers, Message::Ack(v1::Ack { number: Some(applied.into()) })).await?;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn offer(&self, update: v1::SnapshotUpdate) -> Result<Result<PlanNumber, Rejected>, Status> {
+        let stops = || Status::cancelled("the node stops");
+        let (answer, outcome) = oneshot::channel();
+        self.offers.send(Offer { update, answer }).await.map_err(|_| stops())?;
+        outcome.await.map_err(|_| stops())
+    }
+}
+
+async fn send(answers: &mpsc::Sender<v1::WatchRequest>, message: Message) -> Result<(), Status> {
     let request = v1::WatchRequest { message: Some(message) };
     answers
         .send(request)
         .await
-        .map_err(|_| tonic::Status::unavailable("the control plane stopped listening"))
+        .map_err(|_| Status::unavailable("the control plane stopped listening"))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::time::Duration;
+
     use topology::fixtures::three_primaries;
+
+    use super::*;
+    use crate::testing::{Watching, in_time, nobody, planes, silent};
+
+    fn plan(generation: u64, epoch: u64) -> Snapshot {
+        let mut snapshot = three_primaries();
+        (snapshot.plan.generation, snapshot.plan.epoch) = (generation, epoch);
+        snapshot
+    }
+
+    /// A node that follows some control planes until it is dropped.
+    struct Node {
+        current: watch::Receiver<Current>,
+        last_good: LastGood,
+        _stop: oneshot::Sender<()>,
+        _folder: tempfile::TempDir,
+    }
+
+    impl Node {
+        fn follows(endpoints: &[&str]) -> Self {
+            Self::follows_from(endpoints, &[])
+        }
+
+        fn follows_from(endpoints: &[&str], on_disk: &[Snapshot]) -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let last_good = LastGood::at(folder.path().join("plan"));
+            for snapshot in on_disk {
+                last_good.save(snapshot).unwrap();
+            }
+            let follower = Follower {
+                endpoints: endpoints.iter().map(ToString::to_string).collect(),
+                node: NodeId::new("edge-iad").unwrap(),
+                kind: v1::NodeKind::Edge,
+                last_good: last_good.clone(),
+            };
+            let (sender, current) = watch::channel(None);
+            let (stop, stopped) = oneshot::channel::<()>();
+            tokio::spawn(follower.run(sender, async { drop(stopped.await) }));
+            Self {
+                current,
+                last_good,
+                _stop: stop,
+                _folder: folder,
+            }
+        }
+
+        async fn applies(&mut self, generation: u64) {
+            let applied = self
+                .current
+                .wait_for(|current| number_of(current).generation == generation);
+            in_time(applied).await.unwrap();
+        }
+    }
+
+    impl Watching {
+        async fn sends(&self, snapshot: &Snapshot) {
+            self.updates.send(Ok(snapshot.into())).await.unwrap();
+        }
+
+        async fn is_told(&mut self, generation: u64) {
+            match in_time(self.answers.message()).await.unwrap().unwrap().message {
+                Some(Message::Ack(ack)) => assert_eq!(ack.number.unwrap().generation, generation),
+                other => panic!("expected the acknowledgement of {generation}, got {other:?}"),
+            }
+        }
+
+        async fn is_refused(&mut self, reason: &str) {
+            match in_time(self.answers.message()).await.unwrap().unwrap().message {
+                Some(Message::Nack(nack)) => assert!(nack.reason.contains(reason), "{}", nack.reason),
+                other => panic!("expected a refusal, got {other:?}"),
+            }
+        }
+    }
 
     #[test]
     fn only_strictly_newer_and_valid_plans_are_accepted() {
-        let mut snapshot = three_primaries();
-        (snapshot.plan.generation, snapshot.plan.epoch) = (7, 3);
+        let mut snapshot = plan(7, 3);
         let update = v1::SnapshotUpdate::from(&snapshot);
-        let have = |generation, epoch| PlanNumber { generation, epoch };
-        assert!(accept(&update, have(0, 0)).is_ok());
-        assert!(accept(&update, have(6, 9)).is_ok());
-        assert!(accept(&update, have(7, 2)).is_ok());
-        for newer_or_same in [have(7, 3), have(7, 4), have(8, 0)] {
-            assert!(
-                matches!(accept(&update, newer_or_same), Err(Rejected::NotNewer { .. })),
-                "{newer_or_same}"
-            );
+        for older in [None, Some(plan(6, 9)), Some(plan(7, 2))] {
+            assert!(matches!(accept(&update, older.as_ref()), Ok(Accepted::Newer(_))));
         }
-        snapshot.plan.routes.clear();
+        for newer in [plan(7, 4), plan(8, 0)] {
+            let refused = accept(&update, Some(&newer));
+            assert!(matches!(refused, Err(Rejected::NotNewer { .. })));
+        }
+        assert_eq!(accept(&update, Some(&snapshot)), Ok(Accepted::Same));
+        snapshot.plan.reasons[0].text = "another leader".into();
         assert!(matches!(
-            accept(&(&snapshot).into(), have(0, 0)),
-            Err(Rejected::Invalid(_))
+            accept(&update, Some(&snapshot)),
+            Err(Rejected::Contradicts(_))
         ));
+        snapshot.plan.routes.clear();
+        assert!(matches!(accept(&(&snapshot).into(), None), Err(Rejected::Invalid(_))));
+    }
+
+    #[tokio::test]
+    async fn whichever_control_plane_has_a_plan_first_brings_it_and_all_are_told() {
+        let (first, mut watching_first) = planes().await;
+        let (second, mut watching_second) = planes().await;
+        let mut node = Node::follows(&[&first, &second]);
+        let mut first = in_time(watching_first.recv()).await.unwrap();
+        let mut second = in_time(watching_second.recv()).await.unwrap();
+
+        first.sends(&plan(1, 1)).await;
+        node.applies(1).await;
+        first.is_told(1).await;
+        second.is_told(1).await;
+
+        second.sends(&plan(1, 1)).await;
+        second.is_told(1).await;
+        second.sends(&plan(2, 1)).await;
+        second.is_told(2).await;
+        first.is_told(2).await;
+
+        first.sends(&plan(1, 1)).await;
+        first.is_refused("plan 1@1 is not newer than 2@1").await;
+        let mut empty = plan(3, 1);
+        empty.plan.routes.clear();
+        first.sends(&empty).await;
+        first.is_refused("it routes nothing").await;
+        first.sends(&plan(2, 1)).await;
+        first.is_told(2).await;
+        assert_eq!(node.last_good.load(), Some(plan(2, 1)));
+    }
+
+    #[tokio::test]
+    async fn control_planes_that_are_dead_or_frozen_harm_nobody() {
+        let (frozen, _frozen) = silent();
+        let (mute, mut watching_mute) = planes().await;
+        let (good, mut watching_good) = planes().await;
+        let mut node = Node::follows(&[&nobody(), &frozen, &mute, &good, "not a url"]);
+        // It takes the stream, and then nothing more.
+        let _mute = in_time(watching_mute.recv()).await.unwrap();
+        let mut good = in_time(watching_good.recv()).await.unwrap();
+        for generation in 1..=20 {
+            good.sends(&plan(generation, 1)).await;
+            good.is_told(generation).await;
+        }
+        node.applies(20).await;
+    }
+
+    #[tokio::test]
+    async fn a_control_plane_that_returns_is_followed_again_and_told_at_once() {
+        let (endpoint, mut watching) = planes().await;
+        let mut node = Node::follows_from(&[&endpoint], &[plan(3, 1), plan(4, 1)]);
+        node.applies(4).await;
+        let before = in_time(watching.recv()).await.unwrap();
+        assert_eq!(before.hello.have.unwrap().generation, 4);
+        before.sends(&plan(5, 2)).await;
+        node.applies(5).await;
+        drop(before);
+        let again = in_time(watching.recv()).await.unwrap();
+        assert_eq!(again.hello.have.unwrap().generation, 5);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn plans_in_any_order_from_many_streams_only_go_forward() {
+        const GENERATIONS: u64 = 40;
+        let mut endpoints = Vec::new();
+        let mut senders = Vec::new();
+        for stride in [1, 3, 7, 9] {
+            let (endpoint, mut watching) = planes().await;
+            endpoints.push(endpoint);
+            senders.push(tokio::spawn(async move {
+                let mut node = in_time(watching.recv()).await.unwrap();
+                // Every generation once, each stream in an order of its own.
+                for step in 0..=GENERATIONS {
+                    node.sends(&plan(1 + step * stride % (GENERATIONS + 1), 1)).await;
+                    in_time(node.answers.message()).await.unwrap().unwrap();
+                }
+                // Held until the end, so that nobody has to connect again.
+                node
+            }));
+        }
+        let endpoints: Vec<&str> = endpoints.iter().map(String::as_str).collect();
+        let mut node = Node::follows(&endpoints);
+        let mut seen = PlanNumber::default();
+        while seen.generation <= GENERATIONS {
+            in_time(node.current.changed()).await.unwrap();
+            let now = number_of(&node.current.borrow_and_update());
+            assert!(now > seen, "{now} after {seen}");
+            // Disk is written before memory, so it is never behind.
+            assert!(node.last_good.load().unwrap().plan.number() >= now);
+            seen = now;
+        }
+        for sender in senders {
+            tokio::time::timeout(Duration::from_secs(30), sender)
+                .await
+                .unwrap()
+                .unwrap();
+        }
+        assert_eq!(number_of(&node.current.borrow()).generation, GENERATIONS + 1);
+        assert_eq!(node.last_good.load().unwrap().plan.generation, GENERATIONS + 1);
     }
 }

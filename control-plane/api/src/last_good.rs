@@ -1,63 +1,97 @@
-//! The last good snapshot on disk: what a node serves from when it starts without a control plane.
+//! The last good snapshots on disk: what a node serves from when it starts without a control plane. Two are kept, so that
+//! damage to the newer one costs a generation and not the service.
 
 use std::{
-    io::{ErrorKind, Write as _},
+    fs::File,
+    io::{Error, ErrorKind, Write as _},
     path::{Path, PathBuf},
 };
 
-use topology::Snapshot;
+use topology::{PlanNumber, Snapshot};
 
-/// A file that holds one snapshot: its checksum, a newline, its document.
+/// A file that holds one snapshot (its checksum, a newline, its document), and beside it the one before.
 #[derive(Debug, Clone)]
 pub struct LastGood(PathBuf);
 
 impl LastGood {
-    /// Uses this file; its folder must exist.
+    /// Uses this file, and files of the same name with other endings; their folder must exist.
     pub fn at(path: impl Into<PathBuf>) -> Self {
         Self(path.into())
     }
 
-    /// The file.
+    /// The file with the newest snapshot.
     pub fn path(&self) -> &Path {
         &self.0
     }
 
-    /// The snapshot of the last run. `None` when there is none; a damaged file is set aside, said in the log, and
-    /// counts as none, because a node without a plan can still ask for one.
-    pub fn load(&self) -> Option<Snapshot> {
-        let path = self.0.display();
-        let bytes = match std::fs::read(&self.0) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == ErrorKind::NotFound => return None,
-            Err(error) => {
-                tracing::warn!(%path, %error, "the last good plan cannot be read");
-                return None;
-            }
-        };
-        let split = bytes.iter().position(|byte| *byte == b'\n').unwrap_or(bytes.len());
-        let (checksum, document) = bytes.split_at(split);
-        let document = document.get(1..).unwrap_or_default();
-        match Snapshot::decode(document, &String::from_utf8_lossy(checksum)) {
-            Ok(snapshot) => Some(snapshot),
-            Err(error) => {
-                tracing::warn!(%path, %error, "the last good plan is damaged; it is set aside");
-                // Keeping it helps whoever asks what happened; failing to keep it harms nobody.
-                let _ = std::fs::rename(&self.0, self.0.with_extension("damaged"));
-                None
-            }
-        }
+    fn previous(&self) -> PathBuf {
+        self.0.with_extension("previous")
     }
 
-    /// Keeps a snapshot, in one step: a crash leaves either the old one or the new one.
-    pub fn save(&self, snapshot: &Snapshot) -> std::io::Result<()> {
+    /// The newest snapshot that is whole. A damaged file is set aside and said in the log; with none left the answer is
+    /// `None`, because a node without a plan can still ask for one.
+    pub fn load(&self) -> Option<Snapshot> {
+        let found = [read_or_set_aside(&self.0), read_or_set_aside(&self.previous())];
+        found
+            .into_iter()
+            .flatten()
+            .max_by_key(|snapshot| snapshot.plan.number())
+    }
+
+    /// Keeps a snapshot and the one before it. A crash at any point leaves at least one of them whole. What is kept never
+    /// goes back: an older snapshot is an error, the same one is kept already.
+    pub fn save(&self, snapshot: &Snapshot) -> Result<(), Error> {
+        let kept = self.load().map(|kept| kept.plan.number()).unwrap_or_default();
+        let number = snapshot.plan.number();
+        if number < kept {
+            let text = format!("plan {number} is older than plan {kept}, which is kept");
+            return Err(Error::new(ErrorKind::InvalidInput, text));
+        }
+        if number == kept && number != PlanNumber::default() {
+            return Ok(());
+        }
         let (document, checksum) = snapshot.encode();
         let unfinished = self.0.with_extension("unfinished");
-        let mut file = std::fs::File::create(&unfinished)?;
+        let mut file = File::create(&unfinished)?;
         file.write_all(checksum.as_bytes())?;
         file.write_all(b"\n")?;
         file.write_all(&document)?;
         file.sync_all()?;
-        std::fs::rename(&unfinished, &self.0)
+        // `load` has set a damaged file aside, so only a whole one takes the place of the one before.
+        match std::fs::rename(&self.0, self.previous()) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        std::fs::rename(&unfinished, &self.0)?;
+        // The names too must survive a power cut.
+        match self.0.parent() {
+            Some(folder) if folder != Path::new("") => File::open(folder)?.sync_all(),
+            _ => File::open(".")?.sync_all(),
+        }
+    }
+}
+
+fn read_or_set_aside(path: &Path) -> Option<Snapshot> {
+    let shown = path.display();
+    let bytes = match std::fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == ErrorKind::NotFound => return None,
+        Err(error) => {
+            tracing::warn!(path = %shown, %error, "a last good plan cannot be read");
+            return None;
+        }
+    };
+    let split = bytes.iter().position(|byte| *byte == b'\n').unwrap_or(bytes.len());
+    let (checksum, document) = bytes.split_at(split);
+    let document = document.get(1..).unwrap_or_default();
+    match Snapshot::decode(document, &String::from_utf8_lossy(checksum)) {
+        Ok(snapshot) => Some(snapshot),
+        Err(error) => {
+            tracing::warn!(path = %shown, %error, "a last good plan is damaged; it is set aside");
+            // Keeping it helps whoever asks what happened; failing to keep it harms nobody.
+            let _ = std::fs::rename(path, path.with_extension("damaged"));
+            None
+        }
     }
 }
 
@@ -65,6 +99,18 @@ impl LastGood {
 mod tests {
     use super::*;
     use topology::fixtures::three_primaries;
+
+    fn generation(generation: u64) -> Snapshot {
+        let mut snapshot = three_primaries();
+        snapshot.plan.generation = generation;
+        snapshot
+    }
+
+    fn damage(path: &Path) {
+        let mut bytes = std::fs::read(path).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        std::fs::write(path, bytes).unwrap();
+    }
 
     #[test]
     fn what_was_kept_is_found_again_and_damage_is_not_served() {
@@ -74,14 +120,49 @@ mod tests {
         file.save(&three_primaries()).unwrap();
         assert_eq!(file.load(), Some(three_primaries()));
 
-        let mut bytes = std::fs::read(file.path()).unwrap();
-        *bytes.last_mut().unwrap() ^= 1;
-        std::fs::write(file.path(), bytes).unwrap();
+        damage(file.path());
         assert_eq!(file.load(), None);
         assert!(folder.path().join("plan.damaged").exists());
         for nonsense in [&b""[..], b"\n", b"no newline"] {
             std::fs::write(file.path(), nonsense).unwrap();
             assert_eq!(file.load(), None);
         }
+    }
+
+    #[test]
+    fn damage_to_the_newest_plan_costs_one_generation() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = LastGood::at(folder.path().join("plan"));
+        for number in 1..=3 {
+            file.save(&generation(number)).unwrap();
+        }
+        damage(file.path());
+        assert_eq!(file.load(), Some(generation(2)));
+        // The next plan does not push out the good one for the damaged one.
+        file.save(&generation(4)).unwrap();
+        damage(file.path());
+        assert_eq!(file.load(), Some(generation(2)));
+    }
+
+    #[test]
+    fn a_crash_between_the_two_names_loses_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = LastGood::at(folder.path().join("plan"));
+        file.save(&generation(1)).unwrap();
+        std::fs::rename(file.path(), folder.path().join("plan.previous")).unwrap();
+        assert_eq!(file.load(), Some(generation(1)));
+        file.save(&generation(2)).unwrap();
+        assert_eq!(file.load(), Some(generation(2)));
+    }
+
+    #[test]
+    fn what_is_kept_never_goes_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = LastGood::at(folder.path().join("plan"));
+        file.save(&generation(5)).unwrap();
+        file.save(&generation(5)).unwrap();
+        let error = file.save(&generation(4)).unwrap_err().to_string();
+        assert!(error.contains("plan 4@1 is older than plan 5@1"), "{error}");
+        assert_eq!(file.load(), Some(generation(5)));
     }
 }

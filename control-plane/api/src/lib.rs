@@ -1,5 +1,6 @@
 //! The `meridian.v1` gRPC interface: generated code ([`v1`]), conversions from and to our types ([`convert`]), and what
-//! a node needs to live by it: [`Follower`] follows plans, [`Reporter`] reports observations.
+//! a node needs to live by it: [`Follower`] follows plans, [`Reporter`] reports observations. [`Operator`] is the other
+//! side: what people and their tools ask of whichever control plane leads.
 //!
 //! Nodes authenticate by the network they are on for now; the interface leaves room for mutual TLS, which belongs to the
 //! channel and not to the messages.
@@ -7,7 +8,12 @@
 pub mod convert;
 pub mod follow;
 pub mod last_good;
+pub mod operator;
 pub mod report;
+
+mod connect;
+#[cfg(test)]
+mod testing;
 
 /// Generated from proto/meridian/v1/meridian.proto.
 #[expect(
@@ -19,6 +25,7 @@ pub mod v1 {
     tonic::include_proto!("meridian.v1");
 }
 
-pub use follow::{Follower, Rejected, accept};
+pub use follow::Follower;
 pub use last_good::LastGood;
+pub use operator::{Operator, OperatorError};
 pub use report::{Reporter, report_queue};

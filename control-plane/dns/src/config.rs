@@ -20,7 +20,7 @@ pub struct Config {
     pub listen: Vec<SocketAddr>,
     /// Where metrics and health are served.
     pub admin_listen: SocketAddr,
-    /// Control planes, `http://address:port`, tried in turn. None: the plan on disk is all there is.
+    /// Control planes, `http://address:port`, all followed at once. None: the plan on disk is all there is.
     #[serde(default)]
     pub control_planes: Vec<String>,
     /// Folder that keeps the last good plan; made when missing.

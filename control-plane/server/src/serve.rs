@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use api::v1::{
     self,
     observations_server::{Observations, ObservationsServer},
@@ -22,6 +22,7 @@ use verdict::TickReport;
 
 use crate::{
     Config,
+    config::StoreConfig,
     metrics::Metrics,
     nodes::{Nodes, PlansService},
     operator::OperatorService,
@@ -38,10 +39,17 @@ const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
 /// Runs a control plane until it is told to stop.
 pub async fn serve(process: daemon::Process, config: Config) -> anyhow::Result<()> {
+    config
+        .check()
+        .with_context(|| process.config_path().display().to_string())?;
     let config = config.with_paths_beside(process.config_path());
     let topology = Topology::parse(&config.topology.display().to_string(), &read(&config.topology)?)?;
     let policy = Policy::parse(&config.policy.display().to_string(), &read(&config.policy)?)?;
-    let store = Arc::new(Embedded::open(&config.store)?);
+    let StoreConfig::Embedded { file } = &config.store else {
+        let file = process.config_path().display();
+        bail!("{file}: store.etcd: this control plane cannot use etcd yet; give store.file instead");
+    };
+    let store = Arc::new(Embedded::open(file)?);
 
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);

@@ -40,7 +40,7 @@ impl ControlPlane {
         let topology = std::fs::read_to_string(configs.join("topology.toml")).unwrap();
         std::fs::write(folder.join("topology.toml"), change(topology)).unwrap();
         std::fs::copy(configs.join("policy.toml"), folder.join("policy.toml")).unwrap();
-        let config = "store = \"meridian.redb\"\ntopology = \"topology.toml\"\npolicy = \"policy.toml\"\n";
+        let config = "topology = \"topology.toml\"\npolicy = \"policy.toml\"\n[store]\nfile = \"meridian.redb\"\n";
         std::fs::write(folder.join("control-plane.toml"), config).unwrap();
         let announce = folder.join("announce.json");
         let _ = std::fs::remove_file(&announce);

@@ -15,7 +15,7 @@ pub struct Config {
     pub listen: Vec<SocketAddr>,
     /// `/metrics`, `/health`, `/ready`, `/sessions` and `/explain`.
     pub admin_listen: SocketAddr,
-    /// Control planes to follow, `http://address:port`, tried in turn.
+    /// Control planes, `http://address:port`, all followed and reported to at once.
     pub control_planes: Vec<String>,
     /// Where the last good plan is kept; relative to the configuration file.
     pub state_dir: PathBuf,
