@@ -290,7 +290,8 @@ impl Reconciler {
     ) -> anyhow::Result<()> {
         let failed = match &answer {
             Err(error @ (StoreError::Failed(_) | StoreError::Conflict { .. })) => Some(error.to_string()),
-            Err(StoreError::TooLarge { .. }) | Ok(_) => None,
+            Err(error @ (StoreError::Unavailable { .. } | StoreError::NoSpace(_))) => Some(error.to_string()),
+            Err(StoreError::TooLarge { .. } | StoreError::TransactionTooLarge { .. }) | Ok(_) => None,
         };
         // Whoever asked may have gone; what was done is done.
         let _ = reply.send(answer);

@@ -83,6 +83,7 @@ pub async fn read_intents(store: &dyn Store) -> Result<Vec<Intent>, RecordError>
     store
         .list(INTENTS)
         .await?
+        .entries
         .iter()
         .map(|(key, entry)| decode(key, entry))
         .collect()
