@@ -99,11 +99,7 @@ impl World<'_> {
                 .keys()
                 .flat_map(|region| self.see(&vantage, region))
                 .collect();
-            let report = TickReport {
-                vantage,
-                tick,
-                observations,
-            };
+            let report = TickReport::new(vantage, tick, observations);
             self.windows
                 .take(report, tick)
                 .expect("the simulated clock has one hand");

@@ -317,9 +317,21 @@ mod tests {
         seen.succeed(12.0);
         seen.fail("refused");
         TickReport {
-            vantage: NodeId::new("edge-iad").unwrap(),
-            tick: Tick(7),
-            observations: vec![seen],
+            replication: vec![ReplicationLag {
+                region: RegionId::new("us-east").unwrap(),
+                class: "profiles".into(),
+                behind: Duration::from_secs(90),
+            }],
+            versions: vec![VersionSeen {
+                version: "v2".into(),
+                sessions: 3,
+                turns_succeeded: 9,
+                turns_failed: 1,
+                latency: Latency::default(),
+                underruns: 2,
+                gpu_memory_errors: 0,
+            }],
+            ..TickReport::new(NodeId::new("edge-iad").unwrap(), Tick(7), vec![seen])
         }
     }
 

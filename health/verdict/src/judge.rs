@@ -495,11 +495,7 @@ mod tests {
                 (0..*succeeded).for_each(|_| observation.succeed(*ms));
                 (0..*failed).for_each(|_| observation.fail("connection refused"));
                 // What the other component saw in this tick must not be replaced: report under the same vantage.
-                let report = TickReport {
-                    vantage: NodeId::new(vantage).unwrap(),
-                    tick: Tick(self.tick),
-                    observations: vec![observation],
-                };
+                let report = TickReport::new(NodeId::new(vantage).unwrap(), Tick(self.tick), vec![observation]);
                 self.windows.take(report, Tick(self.tick)).unwrap();
             }
             self
@@ -684,11 +680,7 @@ mod tests {
 
     #[test]
     fn reports_from_the_future_and_the_past_do_not_count() {
-        let report = |tick| TickReport {
-            vantage: NodeId::new("v").unwrap(),
-            tick: Tick(tick),
-            observations: vec![],
-        };
+        let report = |tick| TickReport::new(NodeId::new("v").unwrap(), Tick(tick), vec![]);
         let mut windows = Windows::default();
         assert!(matches!(
             windows.take(report(11), Tick(10)),

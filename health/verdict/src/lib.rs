@@ -10,5 +10,5 @@ pub mod window;
 
 pub use judge::{Before, Health, Trigger, Verdict, judge};
 pub use latency::Latency;
-pub use observation::{FAILURE_LENGTH_MAX, Observation, Source, TickReport};
+pub use observation::{FAILURE_LENGTH_MAX, Observation, ReplicationLag, Source, TickReport, VersionSeen};
 pub use window::{TickSeen, Unwanted, Windows};

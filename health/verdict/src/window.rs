@@ -42,6 +42,7 @@ impl Windows {
             vantage,
             tick,
             observations,
+            ..
         } = report;
         if tick > last_closed {
             return Err(Unwanted::NotClosed(tick, vantage));

@@ -1,21 +1,97 @@
 //! The store in one file (redb): for one control plane on one machine.
+//!
+//! Watches are fed from a short memory of the newest commits, so whoever asks for older changes has to list again, as
+//! with a cluster that was compacted. One process holds the file, so whoever campaigns leads at once, and replaces a
+//! leader that this process had before.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    collections::VecDeque,
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
+use tokio::sync::watch;
 
-use super::{Entry, Store, StoreError, Transaction, VALUE_BYTES_MAX};
+use super::{
+    Batch, Candidate, Change, Changes, Entry, Health, Lead, LeaderRecord, Listing, Store, StoreError, Transaction,
+    WatchEnd,
+    lead::{Standing, Term},
+    watch::Source,
+};
 
 /// Key → revision and value.
 const ENTRIES: TableDefinition<'_, &str, (u64, &[u8])> = TableDefinition::new("entries");
 /// The single row of the store's own numbers.
 const NUMBERS: TableDefinition<'_, &str, u64> = TableDefinition::new("numbers");
 const REVISION: &str = "revision";
+/// Revision of a store that nobody wrote to; etcd begins at one too.
+const REVISION_FIRST: u64 = 1;
+/// Number of the newest lead.
+const EPOCH: &str = "/meridian/v1/epoch";
+/// Commits remembered for watches: minutes of a busy control plane, and more than a reader in the same process is behind.
+const COMMITS_MAX: usize = 1_024;
+/// Bytes remembered for watches: a few dozen plans of the largest fleet.
+const COMMITS_BYTES_MAX: usize = 32 << 20;
+/// How often a watch says that it is alive.
+const MARK_EVERY: Duration = Duration::from_secs(1);
 
 /// A store in one file. Every commit is on disk when it returns.
 #[derive(Clone)]
-pub struct Embedded(Arc<Database>);
+pub struct Embedded(Arc<Shared>);
+
+struct Shared {
+    database: Database,
+    /// Held from the beginning of a commit until it was told, so that commits are told in order. Blocking threads only.
+    writing: Mutex<()>,
+    commits: Mutex<Commits>,
+    /// Revision of the newest commit that was told.
+    told: watch::Sender<u64>,
+    leader: Mutex<Option<Leading>>,
+}
+
+/// The newest commits.
+struct Commits {
+    /// Changes up to here are forgotten.
+    forgotten: u64,
+    batches: VecDeque<Arc<Batch>>,
+    bytes: usize,
+}
+
+impl Commits {
+    fn push(&mut self, batch: Batch) {
+        self.bytes += bytes(&batch);
+        self.batches.push_back(Arc::new(batch));
+        while self.batches.len() > COMMITS_MAX || self.bytes > COMMITS_BYTES_MAX {
+            let Some(oldest) = self.batches.pop_front() else { break };
+            self.bytes -= bytes(&oldest);
+            self.forgotten = oldest.revision;
+        }
+    }
+
+    fn after(&self, revision: u64) -> Result<Vec<Arc<Batch>>, WatchEnd> {
+        if revision < self.forgotten {
+            let oldest = self.forgotten + 1;
+            return Err(WatchEnd::Compacted { oldest });
+        }
+        let newer = self.batches.iter().rev().take_while(|batch| batch.revision > revision);
+        let mut newer: Vec<Arc<Batch>> = newer.cloned().collect();
+        newer.reverse();
+        Ok(newer)
+    }
+}
+
+/// Nothing in here is left half done by a panic.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn bytes(batch: &Batch) -> usize {
+    let one = |change: &Change| change.key.len() + change.value.as_ref().map_or(0, Vec::len);
+    batch.changes.iter().map(one).sum()
+}
 
 impl Embedded {
     /// Opens the file, or makes it. Only one process can hold it.
@@ -27,32 +103,109 @@ impl Embedded {
             )),
             error => StoreError::Failed(format!("{}: {error}", path.display())),
         })?;
-        let store = Self(Arc::new(database));
-        store.make_tables().map_err(failed)?;
-        Ok(store)
-    }
-
-    fn make_tables(&self) -> Result<(), redb::Error> {
-        let transaction = self.0.begin_write()?;
-        transaction.open_table(ENTRIES)?;
-        transaction.open_table(NUMBERS)?;
-        transaction.commit()?;
-        Ok(())
+        make_tables(&database).map_err(failed)?;
+        let newest = revision(&database).map_err(failed)?;
+        let commits = Commits {
+            forgotten: newest,
+            batches: VecDeque::new(),
+            bytes: 0,
+        };
+        Ok(Self(Arc::new(Shared {
+            database,
+            writing: Mutex::default(),
+            commits: Mutex::new(commits),
+            told: watch::Sender::new(newest),
+            leader: Mutex::default(),
+        })))
     }
 
     /// redb blocks on the disk, which must not hold up a task.
     async fn blocking<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Database) -> Result<T, StoreError> + Send + 'static,
+        work: impl FnOnce(&Shared) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let database = self.0.clone();
-        let joined = tokio::task::spawn_blocking(move || work(&database)).await;
+        let shared = self.0.clone();
+        let joined = tokio::task::spawn_blocking(move || work(&shared)).await;
         joined.map_err(|error| StoreError::Failed(error.to_string()))?
     }
 }
 
+impl Shared {
+    fn commit(&self, transaction: Transaction) -> Result<u64, StoreError> {
+        let _one_at_a_time = locked(&self.writing);
+        let batch = write(&self.database, transaction)?;
+        let revision = batch.revision;
+        if !batch.changes.is_empty() {
+            locked(&self.commits).push(batch);
+            self.told.send_replace(revision);
+        }
+        Ok(revision)
+    }
+}
+
+fn make_tables(database: &Database) -> Result<(), redb::Error> {
+    let transaction = database.begin_write()?;
+    transaction.open_table(ENTRIES)?;
+    transaction.open_table(NUMBERS)?;
+    transaction.commit()?;
+    Ok(())
+}
+
+fn revision(database: &Database) -> Result<u64, redb::Error> {
+    let numbers = database.begin_read()?.open_table(NUMBERS)?;
+    let number = numbers.get(REVISION)?;
+    Ok(number.map_or(REVISION_FIRST, |number| number.value()))
+}
+
+/// Writes all or nothing. Without anything to write there is no new revision.
+fn write(database: &Database, transaction: Transaction) -> Result<Batch, StoreError> {
+    // Dropping a write transaction that was not committed rolls it back.
+    let write = database.begin_write().map_err(failed)?;
+    let batch = {
+        let mut entries = write.open_table(ENTRIES).map_err(failed)?;
+        let mut numbers = write.open_table(NUMBERS).map_err(failed)?;
+        for (key, expected) in transaction.expect {
+            let found = entries.get(key.as_str()).map_err(failed)?.map(|entry| entry.value().0);
+            if found != expected {
+                return Err(StoreError::Conflict { key, found, expected });
+            }
+        }
+        let last = numbers.get(REVISION).map_err(failed)?;
+        let last = last.map_or(REVISION_FIRST, |number| number.value());
+        let revision = last + 1;
+        let mut changes = Vec::new();
+        for (key, value) in transaction.put {
+            entries
+                .insert(key.as_str(), (revision, value.as_slice()))
+                .map_err(failed)?;
+            let value = Some(value);
+            changes.push(Change { revision, key, value });
+        }
+        for key in transaction.delete {
+            if entries.remove(key.as_str()).map_err(failed)?.is_some() {
+                let value = None;
+                changes.push(Change { revision, key, value });
+            }
+        }
+        if changes.is_empty() {
+            let revision = last;
+            return Ok(Batch { revision, changes });
+        }
+        numbers.insert(REVISION, revision).map_err(failed)?;
+        Batch { revision, changes }
+    };
+    write.commit().map_err(failed)?;
+    Ok(batch)
+}
+
 fn failed(error: impl Into<redb::Error>) -> StoreError {
-    StoreError::Failed(error.into().to_string())
+    let error = error.into();
+    match &error {
+        redb::Error::Io(cause) if cause.kind() == std::io::ErrorKind::StorageFull => {
+            StoreError::NoSpace(format!("{error}; make room on its disk and restart the control plane"))
+        }
+        _ => StoreError::Failed(error.to_string()),
+    }
 }
 
 /// The first key after all that begin with `prefix`. Keys are ASCII, so the greatest character ends them.
@@ -66,100 +219,230 @@ type Row<'r> = (
     redb::AccessGuard<'r, (u64, &'static [u8])>,
 );
 
-fn range(database: &Database, prefix: &str, newest: Option<usize>) -> Result<Vec<(String, Entry)>, StoreError> {
-    let read = || -> Result<_, redb::Error> {
-        let table = database.begin_read()?.open_table(ENTRIES)?;
-        let entries = table.range::<&str>(prefix..after(prefix).as_str())?;
-        let take = |row: Result<Row<'_>, redb::StorageError>| {
-            let (key, entry) = row?;
-            let (revision, value) = entry.value();
-            Ok((
-                key.value().to_owned(),
-                Entry {
-                    value: value.to_vec(),
-                    revision,
-                },
-            ))
-        };
-        match newest {
-            Some(limit) => entries.rev().take(limit).map(take).collect(),
-            None => entries.map(take).collect(),
+fn take(row: Result<Row<'_>, redb::StorageError>) -> Result<(String, Entry), redb::Error> {
+    let (key, entry) = row?;
+    Ok((key.value().to_owned(), entry_of(&entry)))
+}
+
+fn entry_of(found: &redb::AccessGuard<'_, (u64, &'static [u8])>) -> Entry {
+    let (revision, value) = found.value();
+    let value = value.to_vec();
+    Entry { value, revision }
+}
+
+fn get(database: &Database, key: &str) -> Result<Option<Entry>, redb::Error> {
+    let table = database.begin_read()?.open_table(ENTRIES)?;
+    let found = table.get(key)?;
+    Ok(found.map(|found| entry_of(&found)))
+}
+
+fn newest(database: &Database, prefix: &str, limit: usize) -> Result<Vec<(String, Entry)>, redb::Error> {
+    let table = database.begin_read()?.open_table(ENTRIES)?;
+    let rows = table.range::<&str>(prefix..after(prefix).as_str())?;
+    rows.rev().take(limit).map(take).collect()
+}
+
+fn list(database: &Database, prefix: &str) -> Result<Listing, redb::Error> {
+    // One transaction: the revision is that of the entries.
+    let read = database.begin_read()?;
+    let number = read.open_table(NUMBERS)?.get(REVISION)?;
+    let revision = number.map_or(REVISION_FIRST, |number| number.value());
+    let table = read.open_table(ENTRIES)?;
+    let rows = table.range::<&str>(prefix..after(prefix).as_str())?;
+    let entries = rows.map(take).collect::<Result<_, _>>()?;
+    Ok(Listing { revision, entries })
+}
+
+/// A watch on the memory of commits.
+struct Watching {
+    store: Embedded,
+    told: watch::Receiver<u64>,
+    prefix: String,
+    /// Told up to here.
+    position: u64,
+    ended: bool,
+}
+
+impl Watching {
+    /// What was committed since, if anything.
+    fn newer(&mut self) -> Result<Option<Batch>, WatchEnd> {
+        let newer = locked(&self.store.0.commits).after(self.position)?;
+        let Some(newest) = newer.last() else { return Ok(None) };
+        self.position = newest.revision;
+        let ours = |change: &&Change| change.key.starts_with(&self.prefix);
+        let changes = newer
+            .iter()
+            .flat_map(|batch| batch.changes.iter().filter(ours).cloned());
+        Ok(Some(Batch {
+            revision: self.position,
+            changes: changes.collect(),
+        }))
+    }
+
+    fn mark(&self) -> Batch {
+        Batch {
+            revision: self.position,
+            changes: Vec::new(),
         }
-    };
-    read().map_err(failed)
+    }
+}
+
+#[async_trait]
+impl Source for Watching {
+    async fn next(&mut self) -> Result<Batch, WatchEnd> {
+        if self.ended {
+            return Err(WatchEnd::Ended);
+        }
+        self.told.mark_unchanged();
+        match self.newer() {
+            Ok(Some(batch)) => return Ok(batch),
+            Ok(None) => {}
+            Err(end) => {
+                self.ended = true;
+                return Err(end);
+            }
+        }
+        tokio::select! {
+            // The sender is in the store we hold: the channel cannot be closed.
+            _ = self.told.changed() => match self.newer() {
+                Ok(batch) => Ok(batch.unwrap_or_else(|| self.mark())),
+                Err(end) => {
+                    self.ended = true;
+                    Err(end)
+                }
+            },
+            () = tokio::time::sleep(MARK_EVERY) => Ok(self.mark()),
+        }
+    }
+}
+
+/// A lead of this process.
+struct Leading {
+    record: LeaderRecord,
+    standing: Arc<watch::Sender<Standing>>,
+}
+
+/// Ends one lead.
+struct Reign {
+    store: Embedded,
+    epoch: u64,
+}
+
+#[async_trait]
+impl Term for Reign {
+    async fn resign(&self) -> Result<(), StoreError> {
+        let mut leader = locked(&self.store.0.leader);
+        if leader.as_ref().is_some_and(|leader| leader.record.epoch == self.epoch) {
+            *leader = None;
+        }
+        Ok(())
+    }
+}
+
+/// Takes the next number; the revision of the commit is what the fence expects.
+fn next_epoch(shared: &Shared) -> Result<(u64, u64), StoreError> {
+    loop {
+        let entry = get(&shared.database, EPOCH).map_err(failed)?;
+        let last: u64 = match &entry {
+            Some(entry) => serde_json::from_slice(&entry.value)
+                .map_err(|error| StoreError::Failed(format!("{EPOCH} holds no number: {error}")))?,
+            None => 0,
+        };
+        let committed = shared.commit(Transaction {
+            expect: vec![(EPOCH.to_owned(), entry.map(|entry| entry.revision))],
+            put: vec![(EPOCH.to_owned(), (last + 1).to_string().into_bytes())],
+            delete: vec![],
+        });
+        match committed {
+            // Another candidate of this process took the number; there are not many of them.
+            Err(StoreError::Conflict { .. }) => {}
+            other => return other.map(|revision| (last + 1, revision)),
+        }
+    }
 }
 
 #[async_trait]
 impl Store for Embedded {
     async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
         let key = key.to_owned();
-        self.blocking(move |database| {
-            let read = || -> Result<_, redb::Error> {
-                let table = database.begin_read()?.open_table(ENTRIES)?;
-                let entry = table.get(key.as_str())?;
-                Ok(entry.map(|entry| {
-                    let (revision, value) = entry.value();
-                    Entry {
-                        value: value.to_vec(),
-                        revision,
-                    }
-                }))
-            };
-            read().map_err(failed)
-        })
-        .await
+        self.blocking(move |shared| get(&shared.database, &key).map_err(failed))
+            .await
     }
 
     async fn newest(&self, prefix: &str, limit: usize) -> Result<Vec<(String, Entry)>, StoreError> {
         let prefix = prefix.to_owned();
-        self.blocking(move |database| range(database, &prefix, Some(limit)))
+        self.blocking(move |shared| newest(&shared.database, &prefix, limit).map_err(failed))
             .await
     }
 
-    async fn list(&self, prefix: &str) -> Result<Vec<(String, Entry)>, StoreError> {
+    async fn list(&self, prefix: &str) -> Result<Listing, StoreError> {
         let prefix = prefix.to_owned();
-        self.blocking(move |database| range(database, &prefix, None)).await
+        self.blocking(move |shared| list(&shared.database, &prefix).map_err(failed))
+            .await
     }
 
     async fn commit(&self, transaction: Transaction) -> Result<u64, StoreError> {
-        for (key, value) in &transaction.put {
-            if value.len() > VALUE_BYTES_MAX {
-                return Err(StoreError::TooLarge {
-                    key: key.clone(),
-                    bytes: value.len(),
-                });
+        transaction.check()?;
+        self.blocking(move |shared| shared.commit(transaction)).await
+    }
+
+    async fn watch(&self, prefix: &str, after_revision: u64) -> Result<Changes, WatchEnd> {
+        locked(&self.0.commits).after(after_revision)?;
+        Ok(Changes::new(Watching {
+            store: self.clone(),
+            told: self.0.told.subscribe(),
+            prefix: prefix.to_owned(),
+            position: after_revision,
+            ended: false,
+        }))
+    }
+
+    async fn campaign(&self, candidate: &Candidate) -> Result<Lead, StoreError> {
+        let (epoch, revision) = self.blocking(next_epoch).await?;
+        let standing = Arc::new(watch::Sender::new(Standing::ForEver));
+        let record = LeaderRecord {
+            node: candidate.node.clone(),
+            url: candidate.url.clone(),
+            epoch,
+        };
+        let leading = Leading {
+            record,
+            standing: standing.clone(),
+        };
+        let mut leader = locked(&self.0.leader);
+        if leader.as_ref().is_none_or(|leader| leader.record.epoch < epoch) {
+            if let Some(before) = leader.replace(leading) {
+                before.standing.send_replace(Standing::Lost);
             }
+        } else {
+            // Somebody took a later number while ours was written.
+            standing.send_replace(Standing::Lost);
         }
-        self.blocking(move |database| {
-            // Dropping a write transaction that was not committed rolls it back.
-            let write = database.begin_write().map_err(failed)?;
-            let revision = {
-                let mut entries = write.open_table(ENTRIES).map_err(failed)?;
-                let mut numbers = write.open_table(NUMBERS).map_err(failed)?;
-                for (key, expected) in transaction.expect {
-                    let found = entries.get(key.as_str()).map_err(failed)?.map(|entry| entry.value().0);
-                    if found != expected {
-                        return Err(StoreError::Conflict { key, found, expected });
-                    }
-                }
-                let revision = numbers
-                    .get(REVISION)
-                    .map_err(failed)?
-                    .map_or(0, |number| number.value())
-                    + 1;
-                numbers.insert(REVISION, revision).map_err(failed)?;
-                for (key, value) in &transaction.put {
-                    entries
-                        .insert(key.as_str(), (revision, value.as_slice()))
-                        .map_err(failed)?;
-                }
-                for key in &transaction.delete {
-                    entries.remove(key.as_str()).map_err(failed)?;
-                }
-                revision
-            };
-            write.commit().map_err(failed)?;
-            Ok(revision)
+        drop(leader);
+        let term = Reign {
+            store: self.clone(),
+            epoch,
+        };
+        Ok(Lead::new(epoch, (EPOCH.to_owned(), Some(revision)), standing, term))
+    }
+
+    async fn leader(&self) -> Result<Option<LeaderRecord>, StoreError> {
+        Ok(locked(&self.0.leader).as_ref().map(|leader| leader.record.clone()))
+    }
+
+    async fn health(&self) -> Result<Health, StoreError> {
+        self.blocking(|shared| {
+            let revision = revision(&shared.database).map_err(failed)?;
+            let write = shared.database.begin_write().map_err(failed)?;
+            let pages = write.stats().map_err(failed)?;
+            let bytes = pages.allocated_pages() * u64::try_from(pages.page_size()).unwrap_or(u64::MAX);
+            write.abort().map_err(failed)?;
+            let unreachable = Vec::new();
+            Ok(Health {
+                revision,
+                bytes,
+                unreachable,
+            })
         })
         .await
     }

@@ -1,0 +1,323 @@
+//! Leading in etcd: a key under a lease, written once by whoever finds it missing. Its create revision is the epoch and
+//! the fence: when the lease runs out the key is gone, and whoever still believes to lead gets nothing through.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use etcd_client::{Compare, CompareOp, PutOptions, Txn, TxnOp};
+use serde::{Deserialize, Serialize};
+use tokio::{
+    sync::watch,
+    task::JoinHandle,
+    time::{sleep, timeout, timeout_at},
+};
+use topology::NodeId;
+
+use super::{
+    super::{
+        Entry, Store as _, StoreError,
+        backoff::{Backoff, spread},
+        lead::{Candidate, Lead, LeaderRecord, Standing, Term},
+    },
+    Etcd, LEADER, as_u64, header_revision,
+};
+
+/// Attempts to lead while the store is away.
+const BACKOFF_FIRST: Duration = Duration::from_millis(200);
+const BACKOFF_LAST: Duration = Duration::from_secs(5);
+/// A lead ends this much of its lease early by our own clock, for clocks that do not run equally fast and for commits
+/// that are on their way.
+const MARGIN_MIN: Duration = Duration::from_millis(500);
+const MARGIN_DIVISOR: u32 = 5;
+/// How many keep-alives fit into a lease. One waits for an answer a little less than that, so that after a frozen member
+/// there is time for another.
+const RENEWALS: u32 = 3;
+
+/// What is under [`LEADER`].
+#[derive(Debug, Serialize, Deserialize)]
+struct Document {
+    node: NodeId,
+    url: String,
+}
+
+/// Who leads, and the revision as of which that was read.
+pub(super) async fn read(etcd: &Etcd) -> Result<(Option<LeaderRecord>, u64), StoreError> {
+    let listing = etcd.list(LEADER).await?;
+    let record = listing.entries.get(LEADER).map(decode).transpose()?;
+    Ok((record, listing.revision))
+}
+
+fn decode(entry: &Entry) -> Result<LeaderRecord, StoreError> {
+    let document: Document = serde_json::from_slice(&entry.value)
+        .map_err(|error| StoreError::Failed(format!("{LEADER} holds no leader: {error}")))?;
+    Ok(LeaderRecord {
+        node: document.node,
+        url: document.url,
+        // Written once: the revision that wrote it is the one that made it.
+        epoch: entry.revision,
+    })
+}
+
+fn margin(ttl: Duration) -> Duration {
+    MARGIN_MIN.max(ttl / MARGIN_DIVISOR)
+}
+
+pub(super) async fn campaign(etcd: &Etcd, candidate: &Candidate) -> Result<Lead, StoreError> {
+    let mut backoff = Backoff::new(BACKOFF_FIRST, BACKOFF_LAST);
+    loop {
+        match try_to_lead(etcd, candidate).await {
+            Ok(Some(lead)) => return Ok(lead),
+            Ok(None) => backoff.reset(),
+            Err(error @ (StoreError::Unavailable { .. } | StoreError::NoSpace(_))) => {
+                tracing::warn!(%error, "cannot be a candidate now");
+                sleep(backoff.next_wait()).await;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// `None` when somebody else leads, or led a moment ago.
+async fn try_to_lead(etcd: &Etcd, candidate: &Candidate) -> Result<Option<Lead>, StoreError> {
+    let (leader, revision) = read(etcd).await?;
+    if let Some(leader) = leader {
+        wait_until_free(etcd, &leader, revision, candidate.lease_ttl).await;
+        return Ok(None);
+    }
+    let wanted = candidate.lease_ttl.as_millis().div_ceil(1_000);
+    let wanted = i64::try_from(wanted).unwrap_or(i64::MAX);
+    let request_timeout = etcd.0.settings.request_timeout;
+    let sent = Instant::now();
+    // A second lease that was granted by an attempt whose answer was lost holds no key, and runs out.
+    let granted = etcd
+        .ask(request_timeout, |mut member| async move {
+            member.lease.grant(wanted, None).await
+        })
+        .await?;
+    let (lease, ttl) = (granted.id(), Duration::from_secs(as_u64(granted.ttl())));
+    // `sent` is the moment before the last attempt at the latest: too early is safe.
+    let Some(valid) = ttl.checked_sub(margin(ttl)).filter(|valid| !valid.is_zero()) else {
+        return Err(StoreError::Failed(format!("a lease of {ttl:?} is too short to lead")));
+    };
+    match take(etcd, candidate, lease).await {
+        Ok(Some(epoch)) => {
+            let standing = Arc::new(watch::Sender::new(Standing::Until(sent + valid)));
+            let keeper = Keeper {
+                etcd: etcd.clone(),
+                lease,
+                ttl,
+                epoch,
+                standing: standing.clone(),
+            };
+            let term = Reign {
+                etcd: etcd.clone(),
+                lease,
+                keeper: tokio::spawn(keeper.run()),
+            };
+            tracing::info!(epoch, ?ttl, "leading");
+            Ok(Some(Lead::new(epoch, (LEADER.to_owned(), Some(epoch)), standing, term)))
+        }
+        other => {
+            // If the key was written after all it goes with its lease, now or when that runs out.
+            let _ = revoke(etcd, lease).await;
+            other.map(|_| None)
+        }
+    }
+}
+
+/// Returns when the leader's key is gone, when it may be, or when it is time to look again: a watch that tells nothing
+/// must not keep candidates waiting.
+async fn wait_until_free(etcd: &Etcd, leader: &LeaderRecord, revision: u64, ttl: Duration) {
+    tracing::debug!(leader = %leader.node, epoch = leader.epoch, "waiting for the lead");
+    let gone = async {
+        if let Ok(mut changes) = etcd.watch(LEADER, revision).await {
+            while let Ok(batch) = changes.next().await {
+                if batch
+                    .changes
+                    .iter()
+                    .any(|change| change.key == LEADER && change.value.is_none())
+                {
+                    return;
+                }
+            }
+        }
+        sleep(spread(BACKOFF_FIRST)).await;
+    };
+    // Looking again is no failure.
+    let _ = timeout(ttl, gone).await;
+}
+
+/// Writes the key if there is none; its revision.
+async fn take(etcd: &Etcd, candidate: &Candidate, lease: i64) -> Result<Option<u64>, StoreError> {
+    let document = Document {
+        node: candidate.node.clone(),
+        url: candidate.url.clone(),
+    };
+    let document = serde_json::to_vec(&document).map_err(|error| StoreError::Failed(error.to_string()))?;
+    let put = TxnOp::put(LEADER, document, Some(PutOptions::new().with_lease(lease)));
+    let request = Txn::new()
+        .when([Compare::create_revision(LEADER, CompareOp::Equal, 0)])
+        .and_then([put]);
+    let is_final = |failure: &super::Failure| matches!(failure, super::Failure::Lost(_));
+    let answer = etcd
+        .ask_unless(etcd.0.settings.request_timeout, is_final, |mut member| {
+            let request = request.clone();
+            async move { member.kv.txn(request).await }
+        })
+        .await?;
+    if !answer.succeeded() {
+        return Ok(None);
+    }
+    header_revision(answer.header()).map(Some)
+}
+
+async fn revoke(etcd: &Etcd, lease: i64) -> Result<(), StoreError> {
+    etcd.ask(etcd.0.settings.request_timeout, |mut member| async move {
+        match member.lease.revoke(lease).await {
+            // It ran out, or an attempt whose answer was lost revoked it.
+            Err(etcd_client::Error::GRpcStatus(status)) if status.code() == tonic::Code::NotFound => Ok(()),
+            other => other.map(|_| ()),
+        }
+    })
+    .await
+}
+
+/// Keeps a lease alive, and finds out when it is not.
+struct Keeper {
+    etcd: Etcd,
+    lease: i64,
+    ttl: Duration,
+    epoch: u64,
+    standing: Arc<watch::Sender<Standing>>,
+}
+
+impl Keeper {
+    /// Ends when the lead is lost.
+    async fn run(self) {
+        let reason = self.keep().await;
+        tracing::warn!(epoch = self.epoch, reason, "the lead is lost");
+        self.standing.send_replace(Standing::Lost);
+        // A successor need not wait for the rest of the lease.
+        let _ = revoke(&self.etcd, self.lease).await;
+    }
+
+    /// Returns why the lead is lost.
+    async fn keep(&self) -> String {
+        let (period, soon) = (self.ttl / RENEWALS, self.ttl / 20);
+        let mut next = period;
+        loop {
+            let end = match *self.standing.borrow() {
+                Standing::Until(end) if Instant::now() < end => end,
+                _ => return "the store was not heard in time".to_owned(),
+            };
+            let round = async {
+                sleep(next).await;
+                tokio::join!(self.renew(), self.look())
+            };
+            next = match timeout_at(end.into(), round).await {
+                Ok((Ok(()), Ok(()))) => period,
+                Ok((Err(Renewal::Gone(reason)), _) | (_, Err(Renewal::Gone(reason)))) => return reason,
+                Ok((Err(Renewal::NoAnswer(reason)), _) | (_, Err(Renewal::NoAnswer(reason)))) => {
+                    tracing::warn!(epoch = self.epoch, reason, "the lead was not renewed; trying again");
+                    soon
+                }
+                // The end may have been moved away meanwhile.
+                Err(_) => soon,
+            };
+        }
+    }
+
+    /// One keep-alive. The new end counts from before it was sent: the lease runs from when etcd took it, not from when
+    /// we heard.
+    async fn renew(&self) -> Result<(), Renewal> {
+        let (index, mut member) = self.etcd.current();
+        let sent = Instant::now();
+        let wait = self.ttl / (RENEWALS + 1);
+        match timeout(wait, member.lease.keep_alive(self.lease)).await {
+            Ok(Ok(_)) => {
+                let end = sent + self.ttl - margin(self.ttl);
+                let prolonged = self.standing.send_if_modified(|standing| standing.prolong(end));
+                if prolonged {
+                    Ok(())
+                } else {
+                    Err(Renewal::Gone("it was renewed too late".to_owned()))
+                }
+            }
+            Ok(Err(etcd_client::Error::LeaseKeepAliveError(reason))) => Err(Renewal::Gone(reason)),
+            Ok(Err(etcd_client::Error::GRpcStatus(status))) if status.code() == tonic::Code::NotFound => {
+                Err(Renewal::Gone(status.message().to_owned()))
+            }
+            Ok(Err(error)) => {
+                self.etcd.move_on(index);
+                Err(Renewal::NoAnswer(error.to_string()))
+            }
+            Err(_) => {
+                self.etcd.move_on(index);
+                Err(Renewal::NoAnswer(format!(
+                    "no answer within {:.1} s",
+                    wait.as_secs_f64()
+                )))
+            }
+        }
+    }
+
+    /// Whether the key is still there: somebody may have removed it by hand.
+    async fn look(&self) -> Result<(), Renewal> {
+        let (_, mut member) = self.etcd.current();
+        let wait = self.ttl / (RENEWALS + 1);
+        let Ok(Ok(found)) = timeout(wait, member.kv.get(LEADER, None)).await else {
+            // Keep-alives decide; this only finds out earlier.
+            return Ok(());
+        };
+        let epoch = found.kvs().first().map(|found| as_u64(found.create_revision()));
+        if epoch == Some(self.epoch) {
+            Ok(())
+        } else {
+            Err(Renewal::Gone(format!("{LEADER} is of epoch {epoch:?}")))
+        }
+    }
+}
+
+/// Why a lead was not renewed.
+enum Renewal {
+    /// It is over.
+    Gone(String),
+    /// Nobody knows.
+    NoAnswer(String),
+}
+
+/// Ends one lead.
+struct Reign {
+    etcd: Etcd,
+    lease: i64,
+    keeper: JoinHandle<()>,
+}
+
+#[async_trait]
+impl Term for Reign {
+    async fn resign(&self) -> Result<(), StoreError> {
+        self.keeper.abort();
+        revoke(&self.etcd, self.lease).await
+    }
+}
+
+impl Drop for Reign {
+    fn drop(&mut self) {
+        self.keeper.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lead_ends_before_its_lease() {
+        for (ttl, expected) in [(2, 500), (5, 1_000), (30, 6_000)] {
+            assert_eq!(margin(Duration::from_secs(ttl)).as_millis(), expected);
+        }
+    }
+}

@@ -1,0 +1,498 @@
+//! The store in an etcd cluster: for several control planes, which then elect one that decides.
+//!
+//! A production cluster has three or five members at as many sites, and needs these flags, which are not etcd's defaults:
+//!
+//! - `--auto-compaction-mode=periodic --auto-compaction-retention=1h`: without compaction every old value is kept until
+//!   the quota is reached, and then the store takes no more writes.
+//! - `--quota-backend-bytes=4294967296`: 2 GiB is the default; alert on the size well before it.
+//! - between sites `--heartbeat-interval=300 --election-timeout=3000`: the heartbeat about the longest round trip, the
+//!   election ten times that. Leases cannot be shorter than one and a half election timeouts.
+//!
+//! After [`StoreError::NoSpace`]: compact, defragment every member, then `etcdctl alarm disarm`; see the error's text.
+//!
+//! We talk to one member at a time and choose it ourselves: a balancer would keep sending every other request to a member
+//! that is frozen but still has its sockets. The connection is plain HTTP/2, so it belongs in a private network.
+
+mod lead;
+mod watch;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use etcd_client::{
+    AlarmAction, AlarmType, Client, Compare, CompareOp, ConnectOptions, GetOptions, KeyValue, KvClient, LeaseClient,
+    MaintenanceClient, SortOrder, SortTarget, Txn, TxnOp, TxnOpResponse, WatchClient,
+};
+use tokio::task::JoinSet;
+
+use super::{
+    Candidate, Changes, Entry, Health, Lead, LeaderRecord, Listing, Outcome, Store, StoreError, Transaction, WatchEnd,
+};
+
+/// Who leads. Written once per lead under a lease: its create revision is the epoch.
+pub const LEADER: &str = "/meridian/v1/leader";
+
+/// Entries read at once; the rest follows as of the same revision.
+const PAGE: usize = 100;
+/// Longest answer taken: a page of the longest values, or as many of their changes.
+const ANSWER_BYTES_MAX: usize = PAGE * super::TRANSACTION_BYTES_MAX + (1 << 20);
+/// Attempts at a listing whose revision is compacted away while it is read.
+const LIST_ATTEMPTS: usize = 3;
+/// Silent connections are probed. etcd hangs up on who probes more often than every five seconds.
+const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(6);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How to reach a cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Client URLs of all members, `http://address:port`.
+    pub endpoints: Vec<String>,
+    /// How long a connection may take.
+    pub connect_timeout: Duration,
+    /// How long one member may take to answer. A request takes at most twice as long, at several members.
+    pub request_timeout: Duration,
+    /// How long a watch may tell nothing, not even that nothing happened.
+    pub stall_timeout: Duration,
+}
+
+impl Settings {
+    /// A cluster with the defaults, which suit round trips of up to 300 ms.
+    pub fn new(endpoints: Vec<String>) -> Self {
+        Self {
+            endpoints,
+            connect_timeout: Duration::from_secs(1),
+            request_timeout: Duration::from_secs(2),
+            stall_timeout: Duration::from_secs(6),
+        }
+    }
+}
+
+/// A store in an etcd cluster.
+#[derive(Clone)]
+pub struct Etcd(Arc<Shared>);
+
+struct Shared {
+    settings: Settings,
+    members: Vec<Member>,
+    /// Whom we talk to.
+    current: AtomicUsize,
+}
+
+/// Clients of one member. They connect when they are needed, and again when the connection breaks.
+#[derive(Clone)]
+struct Member {
+    kv: KvClient,
+    watch: WatchClient,
+    lease: LeaseClient,
+    maintenance: MaintenanceClient,
+}
+
+impl Etcd {
+    /// Prepares to talk to a cluster. Succeeds also while the cluster is away.
+    pub async fn connect(settings: Settings) -> Result<Self, StoreError> {
+        let options = ConnectOptions::new()
+            .with_connect_timeout(settings.connect_timeout)
+            // Ours end earlier; this one cleans up behind them. Streams are not limited by it once they began.
+            .with_timeout(settings.request_timeout * 2)
+            .with_keep_alive(KEEP_ALIVE_EVERY, KEEP_ALIVE_TIMEOUT)
+            .with_keep_alive_while_idle(false)
+            .with_require_leader(true);
+        let mut members = Vec::new();
+        for endpoint in &settings.endpoints {
+            let client = Client::connect([endpoint], Some(options.clone())).await;
+            let client = client.map_err(|error| StoreError::Failed(format!("{endpoint}: {error}")))?;
+            members.push(Member {
+                kv: client.kv_client().max_decoding_message_size(ANSWER_BYTES_MAX),
+                watch: client.watch_client().max_decoding_message_size(ANSWER_BYTES_MAX),
+                lease: client.lease_client(),
+                maintenance: client.maintenance_client(),
+            });
+        }
+        if members.is_empty() {
+            return Err(StoreError::Failed("no etcd endpoints are configured".to_owned()));
+        }
+        let current = AtomicUsize::new(0);
+        Ok(Self(Arc::new(Shared {
+            settings,
+            members,
+            current,
+        })))
+    }
+
+    /// The member we talk to.
+    pub fn endpoint(&self) -> &str {
+        &self.0.settings.endpoints[self.current().0]
+    }
+
+    fn current(&self) -> (usize, Member) {
+        let index = self.0.current.load(Ordering::Relaxed);
+        (index, self.0.members[index].clone())
+    }
+
+    /// Talks to the next member from now on, unless somebody moved on already.
+    fn move_on(&self, from: usize) {
+        let next = (from + 1) % self.0.members.len();
+        // Only a hint where to try first: the order of other memory does not matter.
+        let moved = self
+            .0
+            .current
+            .compare_exchange(from, next, Ordering::Relaxed, Ordering::Relaxed);
+        if moved.is_ok() && next != from {
+            let endpoints = &self.0.settings.endpoints;
+            tracing::info!(
+                from = endpoints[from],
+                to = endpoints[next],
+                "moving to another etcd member"
+            );
+        }
+    }
+
+    /// Asks one member after the other until one answers. What is asked twice must do no harm.
+    async fn ask<T, F>(&self, timeout: Duration, call: impl Fn(Member) -> F) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, etcd_client::Error>>,
+    {
+        self.ask_unless(timeout, |_| false, call).await
+    }
+
+    /// The same, but a failure after which `is_final` is not tried again elsewhere.
+    async fn ask_unless<T, F>(
+        &self,
+        timeout: Duration,
+        is_final: impl Fn(&Failure) -> bool,
+        call: impl Fn(Member) -> F,
+    ) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, etcd_client::Error>>,
+    {
+        let give_up = Instant::now() + timeout * 2;
+        // A single member gets a second chance too: its connection may just have been found broken.
+        let attempts = self.0.members.len().max(2);
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            let (index, member) = self.current();
+            let wait = timeout.min(give_up.saturating_duration_since(Instant::now()));
+            let failure = match tokio::time::timeout(wait, call(member)).await {
+                Ok(Ok(answer)) => return Ok(answer),
+                Ok(Err(error)) => Failure::of(&error),
+                Err(_) => Failure::Lost(format!("no answer within {:.1} s", wait.as_secs_f64())),
+            };
+            if !failure.is_answer() {
+                self.move_on(index);
+            }
+            let (is_last, ends) = (attempt == attempts || Instant::now() >= give_up, is_final(&failure));
+            if failure.is_answer() || is_last || ends {
+                return Err(failure.at(&self.0.settings.endpoints[index], ends));
+            }
+        }
+    }
+
+    async fn list_once(&self, prefix: &str) -> Result<Listing, StoreError> {
+        let mut listing = Listing::default();
+        let mut from = prefix.to_owned();
+        loop {
+            let (end, revision) = (after(prefix), listing.revision);
+            let page = self
+                .ask(self.0.settings.request_timeout, |mut member| {
+                    let mut options = GetOptions::new().with_range(end.clone()).with_limit(as_i64(PAGE));
+                    if revision > 0 {
+                        options = options.with_revision(revision.cast_signed());
+                    }
+                    let from = from.clone();
+                    async move { member.kv.get(from, Some(options)).await }
+                })
+                .await?;
+            if listing.revision == 0 {
+                listing.revision = header_revision(page.header())?;
+            }
+            let mut last = None;
+            for found in page.kvs() {
+                let (key, entry) = row(found)?;
+                last = Some(key.clone());
+                listing.entries.insert(key, entry);
+            }
+            match last {
+                // The first key after it.
+                Some(last) if page.more() => from = last + "\0",
+                _ => return Ok(listing),
+            }
+        }
+    }
+}
+
+/// What went wrong at one member.
+#[derive(Debug)]
+enum Failure {
+    /// The request did not reach it, or it said that it cannot take any.
+    NotTaken(String),
+    /// It may have taken the request.
+    Lost(String),
+    /// The revision is no longer kept.
+    Compacted,
+    /// Its quota is used up.
+    NoSpace(String),
+    /// It answered that it will not.
+    Refused(String),
+}
+
+impl Failure {
+    fn of(error: &etcd_client::Error) -> Self {
+        let etcd_client::Error::GRpcStatus(status) = error else {
+            return Self::Lost(error.to_string());
+        };
+        let text = status.message().to_owned();
+        if never_connected(status) {
+            return Self::NotTaken(text);
+        }
+        // etcd tells by text what its codes do not.
+        if text.contains("database space exceeded") {
+            return Self::NoSpace(text);
+        }
+        if text.contains("has been compacted") {
+            return Self::Compacted;
+        }
+        if text == "etcdserver: no leader" || text == "etcdserver: too many requests" {
+            return Self::NotTaken(text);
+        }
+        match status.code() {
+            tonic::Code::InvalidArgument
+            | tonic::Code::NotFound
+            | tonic::Code::AlreadyExists
+            | tonic::Code::PermissionDenied
+            | tonic::Code::FailedPrecondition
+            | tonic::Code::OutOfRange
+            | tonic::Code::Unimplemented
+            | tonic::Code::Unauthenticated => Self::Refused(text),
+            // Also what the connection itself says when it breaks: "unknown", "internal", "cancelled".
+            _ => Self::Lost(text),
+        }
+    }
+
+    /// Whether another member would say the same.
+    fn is_answer(&self) -> bool {
+        matches!(self, Self::Compacted | Self::NoSpace(_) | Self::Refused(_))
+    }
+
+    fn at(self, endpoint: &str, written: bool) -> StoreError {
+        match self {
+            Self::NotTaken(text) => StoreError::unreachable(format!("{endpoint}: {text}")),
+            Self::Lost(text) => StoreError::Unavailable {
+                reason: format!("{endpoint}: {text}"),
+                outcome: if written {
+                    Outcome::Unknown
+                } else {
+                    Outcome::NothingWritten
+                },
+            },
+            Self::Compacted => StoreError::Failed("the revision is no longer kept".to_owned()),
+            Self::NoSpace(text) => StoreError::NoSpace(format!(
+                "{text}; compact it (etcdctl compact REVISION), defragment every member (etcdctl defrag --cluster), \
+                 then etcdctl alarm disarm"
+            )),
+            Self::Refused(text) => StoreError::Failed(text),
+        }
+    }
+}
+
+/// Whether there was not even a connection to send the request over.
+fn never_connected(status: &tonic::Status) -> bool {
+    let mut cause = std::error::Error::source(status);
+    while let Some(error) = cause {
+        if error.is::<tonic::ConnectError>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+/// The first key after all that begin with `prefix`; the end of everything for the empty one.
+fn after(prefix: &str) -> Vec<u8> {
+    let mut end = prefix.as_bytes().to_vec();
+    while let Some(last) = end.pop() {
+        if last < u8::MAX {
+            end.push(last + 1);
+            return end;
+        }
+    }
+    vec![0]
+}
+
+fn as_i64(number: usize) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// etcd's numbers are positive.
+fn as_u64(number: i64) -> u64 {
+    u64::try_from(number).unwrap_or_default()
+}
+
+fn header_revision(header: Option<&etcd_client::ResponseHeader>) -> Result<u64, StoreError> {
+    let revision = header.map(|header| as_u64(header.revision()));
+    revision.ok_or_else(|| StoreError::Failed("etcd answered without a revision".to_owned()))
+}
+
+fn row(found: &KeyValue) -> Result<(String, Entry), StoreError> {
+    let key = found
+        .key_str()
+        .map_err(|_| StoreError::Failed("a key is no text".to_owned()))?;
+    Ok((key.to_owned(), entry_of(found)))
+}
+
+fn entry_of(found: &KeyValue) -> Entry {
+    Entry {
+        value: found.value().to_vec(),
+        revision: as_u64(found.mod_revision()),
+    }
+}
+
+fn txn(transaction: &Transaction) -> Txn {
+    // A key that does not exist has the revision zero.
+    let compare = |(key, expected): &(String, Option<u64>)| {
+        Compare::mod_revision(key.as_str(), CompareOp::Equal, expected.unwrap_or(0).cast_signed())
+    };
+    let look = |(key, _): &(String, Option<u64>)| TxnOp::get(key.as_str(), Some(GetOptions::new().with_keys_only()));
+    let puts = transaction
+        .put
+        .iter()
+        .map(|(key, value)| TxnOp::put(key.as_str(), value.as_slice(), None));
+    let deletes = transaction.delete.iter().map(|key| TxnOp::delete(key.as_str(), None));
+    Txn::new()
+        .when(transaction.expect.iter().map(compare).collect::<Vec<_>>())
+        .and_then(puts.chain(deletes).collect::<Vec<_>>())
+        .or_else(transaction.expect.iter().map(look).collect::<Vec<_>>())
+}
+
+/// The first expectation that was not met, from what the transaction found instead.
+fn conflict(transaction: Transaction, found: &[TxnOpResponse]) -> StoreError {
+    let found = found.iter().map(|response| match response {
+        TxnOpResponse::Get(response) => response.kvs().first().map(|found| as_u64(found.mod_revision())),
+        _ => None,
+    });
+    let mut unmet = transaction.expect.into_iter().zip(found);
+    match unmet.find(|((_, expected), found)| expected != found) {
+        Some(((key, expected), found)) => StoreError::Conflict { key, found, expected },
+        None => StoreError::Failed("etcd refused a transaction whose expectations are met".to_owned()),
+    }
+}
+
+#[async_trait]
+impl Store for Etcd {
+    async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
+        let found = self
+            .ask(self.0.settings.request_timeout, |mut member| async move {
+                member.kv.get(key, None).await
+            })
+            .await?;
+        Ok(found.kvs().first().map(entry_of))
+    }
+
+    async fn newest(&self, prefix: &str, limit: usize) -> Result<Vec<(String, Entry)>, StoreError> {
+        let mut newest = Vec::new();
+        let mut end = after(prefix);
+        // Page by page without a common revision: what is added meanwhile comes before, not between.
+        while newest.len() < limit {
+            let page_limit = PAGE.min(limit - newest.len());
+            let page = self
+                .ask(self.0.settings.request_timeout, |mut member| {
+                    let options = GetOptions::new()
+                        .with_range(end.clone())
+                        .with_sort(SortTarget::Key, SortOrder::Descend)
+                        .with_limit(as_i64(page_limit));
+                    async move { member.kv.get(prefix, Some(options)).await }
+                })
+                .await?;
+            for found in page.kvs() {
+                newest.push(row(found)?);
+            }
+            match newest.last() {
+                Some((last, _)) if page.more() => end = last.clone().into_bytes(),
+                _ => break,
+            }
+        }
+        Ok(newest)
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Listing, StoreError> {
+        let mut attempt = 1;
+        loop {
+            match self.list_once(prefix).await {
+                // The revision was compacted away between two pages, or something that will fail again.
+                Err(StoreError::Failed(_)) if attempt < LIST_ATTEMPTS => attempt += 1,
+                other => return other,
+            }
+        }
+    }
+
+    async fn commit(&self, transaction: Transaction) -> Result<u64, StoreError> {
+        transaction.check()?;
+        let may_be_written = |failure: &Failure| matches!(failure, Failure::Lost(_));
+        let request = txn(&transaction);
+        let answer = self
+            .ask_unless(self.0.settings.request_timeout, may_be_written, |mut member| {
+                let request = request.clone();
+                async move { member.kv.txn(request).await }
+            })
+            .await?;
+        if !answer.succeeded() {
+            return Err(conflict(transaction, &answer.op_responses()));
+        }
+        header_revision(answer.header())
+    }
+
+    async fn watch(&self, prefix: &str, after_revision: u64) -> Result<Changes, WatchEnd> {
+        watch::open(self, prefix, after_revision).await
+    }
+
+    async fn campaign(&self, candidate: &Candidate) -> Result<Lead, StoreError> {
+        lead::campaign(self, candidate).await
+    }
+
+    async fn leader(&self) -> Result<Option<LeaderRecord>, StoreError> {
+        Ok(lead::read(self).await?.0)
+    }
+
+    async fn health(&self) -> Result<Health, StoreError> {
+        // Answered by a quorum, unlike the status of a member.
+        let alarms = self
+            .ask(self.0.settings.request_timeout, |mut member| async move {
+                member.maintenance.alarm(AlarmAction::Get, AlarmType::None, None).await
+            })
+            .await?;
+        if alarms.alarms().iter().any(|alarm| alarm.alarm() == AlarmType::Nospace) {
+            let text = "a member raised the alarm NOSPACE".to_owned();
+            return Err(Failure::NoSpace(text).at("", false));
+        }
+        let revision = self.list(LEADER).await?.revision;
+        let timeout = self.0.settings.request_timeout;
+        let mut asked = JoinSet::new();
+        for (mut member, endpoint) in self.0.members.iter().cloned().zip(self.0.settings.endpoints.clone()) {
+            asked.spawn(async move {
+                (
+                    endpoint,
+                    tokio::time::timeout(timeout, member.maintenance.status()).await,
+                )
+            });
+        }
+        let (mut bytes, mut unreachable) = (0, Vec::new());
+        while let Some(Ok((endpoint, status))) = asked.join_next().await {
+            match status {
+                Ok(Ok(status)) => bytes = bytes.max(as_u64(status.db_size())),
+                _ => unreachable.push(endpoint),
+            }
+        }
+        unreachable.sort();
+        Ok(Health {
+            revision,
+            bytes,
+            unreachable,
+        })
+    }
+}

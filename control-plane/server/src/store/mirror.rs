@@ -1,0 +1,336 @@
+//! A local copy of everything below a prefix, for readers that must not wait for the store.
+//!
+//! Watches are fast and not to be trusted: clients and servers have lost events, and a member that is cut off can be
+//! silent for ever. So the copy starts from a listing, follows a watch from there, lists again whenever the watch ends and
+//! once in a while anyway, and compares: whatever the watch should have told and did not is a divergence, which is counted,
+//! logged and repaired. The copy never goes back, unless the store itself was restored from an older snapshot.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    sync::watch,
+    time::{sleep, sleep_until, timeout_at},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Batch, Changes, Entry, Listing, Store, StoreError, WatchEnd,
+    backoff::{Backoff, spread},
+};
+
+/// A listing older than the copy is believed after this many in a row: one may come from a member with a wrong idea, so
+/// many mean that the store was restored.
+const OLDER_LISTINGS: u32 = 3;
+
+/// How closely to follow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// How often to list although the watch runs.
+    pub relist_every: Duration,
+    /// How long the watch may take to tell what a listing shows already.
+    pub settle: Duration,
+    /// Waits between failures: the first, doubling up to the last, each spread by half.
+    pub backoff: (Duration, Duration),
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            relist_every: Duration::from_secs(60),
+            settle: Duration::from_secs(5),
+            backoff: (Duration::from_millis(100), Duration::from_secs(5)),
+        }
+    }
+}
+
+/// The copy, for any number of readers.
+#[derive(Clone)]
+pub struct Mirror(Arc<Shared>);
+
+struct Shared {
+    contents: watch::Sender<Arc<Listing>>,
+    heard: Mutex<Option<Instant>>,
+    listings: AtomicU64,
+    divergences: AtomicU64,
+    restores: AtomicU64,
+}
+
+impl Mirror {
+    /// A copy, and what keeps it up to date; give the latter to a task.
+    pub fn new(store: Arc<dyn Store>, prefix: &str, settings: Settings) -> (Self, Follow) {
+        let mirror = Self(Arc::new(Shared {
+            contents: watch::Sender::new(Arc::default()),
+            heard: Mutex::default(),
+            listings: AtomicU64::new(0),
+            divergences: AtomicU64::new(0),
+            restores: AtomicU64::new(0),
+        }));
+        let follow = Follow {
+            store,
+            prefix: prefix.to_owned(),
+            settings,
+            mirror: mirror.clone(),
+            belief: Listing::default(),
+            older: 0,
+            backoff: Backoff::new(settings.backoff.0, settings.backoff.1),
+        };
+        (mirror, follow)
+    }
+
+    /// The contents as they change. At revision 0 nothing was read yet; `revision` is that of the last change seen here,
+    /// not of the store.
+    pub fn contents(&self) -> watch::Receiver<Arc<Listing>> {
+        self.0.contents.subscribe()
+    }
+
+    /// How long ago the store said that the copy is up to date; `None` before the first listing. The contents stay as they
+    /// are while the store is away, so readers that need fresh ones look here.
+    pub fn staleness(&self) -> Option<Duration> {
+        let heard = *self.0.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.map(|heard| heard.elapsed())
+    }
+
+    /// How often the store was listed.
+    pub fn listings(&self) -> u64 {
+        self.0.listings.load(Ordering::Relaxed)
+    }
+
+    /// How often a listing showed that a watch had not told everything. Anything but zero is a fault of the store, or ours.
+    pub fn divergences(&self) -> u64 {
+        self.0.divergences.load(Ordering::Relaxed)
+    }
+
+    /// How often the store went back to an older snapshot.
+    pub fn restores(&self) -> u64 {
+        self.0.restores.load(Ordering::Relaxed)
+    }
+
+    fn heard_now(&self) {
+        *self.0.heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+}
+
+/// Keeps a [`Mirror`] up to date.
+pub struct Follow {
+    store: Arc<dyn Store>,
+    prefix: String,
+    settings: Settings,
+    mirror: Mirror,
+    /// What we hold to be true; its revision moves on with every mark, that of the published contents with every change.
+    belief: Listing,
+    /// Listings older than the belief, in a row.
+    older: u32,
+    backoff: Backoff,
+}
+
+/// Why following has to start again.
+#[derive(Debug, thiserror::Error)]
+enum Lost {
+    #[error(transparent)]
+    Watch(#[from] WatchEnd),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("the store is at revision {found}, but was at {seen} before")]
+    Older { found: u64, seen: u64 },
+    #[error("the watch did not tell everything")]
+    Diverged,
+}
+
+impl Follow {
+    /// Follows until told to stop.
+    pub async fn run(mut self, stop: CancellationToken) {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = self.follow_for_ever() => {}
+        }
+    }
+
+    async fn follow_for_ever(&mut self) {
+        loop {
+            let Err(lost) = self.follow().await;
+            let wait = self.backoff.next_wait();
+            tracing::warn!(prefix = self.prefix, %lost, ?wait, "the mirror lists again");
+            sleep(wait).await;
+        }
+    }
+
+    /// Lists, and watches from there until something goes wrong.
+    async fn follow(&mut self) -> Result<std::convert::Infallible, Lost> {
+        let listed = self.list().await?;
+        if let Some(difference) = contradiction(&self.belief, &listed) {
+            self.diverged(&difference);
+        }
+        self.adopt(listed);
+        let mut changes = self.store.watch(&self.prefix, self.belief.revision).await?;
+        let mut list_at = Instant::now() + spread(self.settings.relist_every);
+        loop {
+            tokio::select! {
+                biased;
+                batch = changes.next() => {
+                    self.apply(batch?);
+                    // Only a watch that tells something is a success.
+                    self.backoff.reset();
+                }
+                () = sleep_until(list_at.into()) => {
+                    list_at = Instant::now() + spread(self.settings.relist_every);
+                    self.verify(&mut changes).await?;
+                }
+            }
+        }
+    }
+
+    /// A listing that is not older than what we have.
+    async fn list(&mut self) -> Result<Listing, Lost> {
+        let listed = self.store.list(&self.prefix).await?;
+        self.mirror.0.listings.fetch_add(1, Ordering::Relaxed);
+        let (found, seen) = (listed.revision, self.belief.revision);
+        if found >= seen {
+            self.older = 0;
+            return Ok(listed);
+        }
+        self.older += 1;
+        if self.older < OLDER_LISTINGS {
+            return Err(Lost::Older { found, seen });
+        }
+        tracing::error!(
+            prefix = self.prefix,
+            found,
+            seen,
+            "the store went back to an older state, as after a restore from a snapshot; following it from there"
+        );
+        self.mirror.0.restores.fetch_add(1, Ordering::Relaxed);
+        self.older = 0;
+        // Nothing that was believed says anything about the restored store.
+        self.belief = Listing::default();
+        Ok(listed)
+    }
+
+    /// Compares with a listing while the watch runs. The listing may show what the watch is about to tell, so it is heard
+    /// until it told everything up to the listing's revision, or had its time.
+    async fn verify(&mut self, changes: &mut Changes) -> Result<(), Lost> {
+        // The watch is not heard meanwhile: the listing is at least as new as the belief.
+        let listed = self.list().await?;
+        if let Some(difference) = contradiction(&self.belief, &listed) {
+            self.diverged(&difference);
+            self.adopt(listed);
+            return Err(Lost::Diverged);
+        }
+        let deadline = Instant::now() + self.settings.settle;
+        let mut later = None;
+        while self.belief.entries != listed.entries && later.is_none() {
+            let Ok(batch) = timeout_at(deadline.into(), changes.next()).await else {
+                break;
+            };
+            let (until, after) = split(batch?, listed.revision);
+            self.apply(until);
+            later = after;
+        }
+        let difference = difference(&self.belief.entries, &listed.entries);
+        // What is still to come from before the listing changes nothing any more, and must not be seen to go back.
+        self.adopt(listed);
+        if let Some(difference) = difference {
+            self.diverged(&difference);
+            return Err(Lost::Diverged);
+        }
+        if let Some(later) = later {
+            self.apply(later);
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, batch: Batch) {
+        self.mirror.heard_now();
+        let mut changed = false;
+        for change in batch.changes {
+            let revision = change.revision;
+            if revision < self.belief.revision {
+                continue;
+            }
+            changed = true;
+            match change.value {
+                Some(value) => drop(self.belief.entries.insert(change.key, Entry { value, revision })),
+                None => drop(self.belief.entries.remove(&change.key)),
+            }
+        }
+        self.belief.revision = self.belief.revision.max(batch.revision);
+        if changed {
+            self.publish();
+        }
+    }
+
+    fn adopt(&mut self, listed: Listing) {
+        self.mirror.heard_now();
+        let is_news = self.mirror.0.contents.borrow().revision == 0 || self.belief.entries != listed.entries;
+        self.belief = listed;
+        if is_news {
+            self.publish();
+        }
+    }
+
+    fn publish(&self) {
+        self.mirror.0.contents.send_replace(Arc::new(self.belief.clone()));
+    }
+
+    fn diverged(&self, difference: &str) {
+        self.mirror.0.divergences.fetch_add(1, Ordering::Relaxed);
+        let revision = self.belief.revision;
+        tracing::error!(
+            prefix = self.prefix,
+            revision,
+            difference,
+            "the mirror differs from the store"
+        );
+    }
+}
+
+/// What the listing shows of the belief's time that the belief does not have. Of what came later nothing is known.
+fn contradiction(belief: &Listing, listed: &Listing) -> Option<String> {
+    if belief.revision == 0 {
+        return None;
+    }
+    if belief.revision == listed.revision {
+        return difference(&belief.entries, &listed.entries);
+    }
+    let known = |(_, entry): &(&String, &Entry)| entry.revision <= belief.revision;
+    let mut old = listed.entries.iter().filter(known);
+    old.find(|(key, entry)| belief.entries.get(*key) != Some(*entry))
+        .map(|(key, entry)| format!("{key} of revision {} was not known", entry.revision))
+}
+
+fn difference(
+    belief: &std::collections::BTreeMap<String, Entry>,
+    listed: &std::collections::BTreeMap<String, Entry>,
+) -> Option<String> {
+    let revision = |entry: Option<&Entry>| entry.map(|entry| entry.revision);
+    belief
+        .keys()
+        .chain(listed.keys())
+        .find(|key| belief.get(*key) != listed.get(*key))
+        .map(|key| {
+            let (ours, theirs) = (revision(belief.get(key)), revision(listed.get(key)));
+            format!("{key} is of revision {ours:?} here and {theirs:?} there")
+        })
+}
+
+/// A batch up to a revision, and the rest if it goes beyond.
+fn split(batch: Batch, revision: u64) -> (Batch, Option<Batch>) {
+    if batch.revision <= revision {
+        return (batch, None);
+    }
+    let (until, after) = batch
+        .changes
+        .into_iter()
+        .partition(|change| change.revision <= revision);
+    let after = Batch {
+        revision: batch.revision,
+        changes: after,
+    };
+    let changes = until;
+    (Batch { revision, changes }, Some(after))
+}
