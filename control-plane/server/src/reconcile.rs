@@ -371,29 +371,22 @@ impl Reconciler {
         let mut due = Instant::now();
         loop {
             let now = daemon::clock::now();
-            let judged = self.judge_if_due(now);
-            if judged || Instant::now() >= due {
+            if self.judge_if_due(now) || Instant::now() >= due {
                 let decided = tokio::select! {
                     biased;
                     () = &mut lost => return Ended::Lost,
                     decided = self.decide(lead, now) => decided,
                 };
-                match decided {
-                    Ok(()) => {}
-                    Err(error) if self.recover_from(lead, &error).await => due = Instant::now() + STORE_RETRY,
+                due = match decided {
+                    Ok(()) => Instant::now() + self.until_due(now),
+                    Err(error) if self.recover_from(lead, &error).await => Instant::now() + STORE_RETRY,
                     Err(_) => return Ended::Lost,
-                }
-                if due <= Instant::now() {
-                    due = Instant::now() + self.next_due(now).since(now).max(Duration::from_millis(5));
-                }
+                };
             }
             tokio::select! {
                 () = stop.cancelled() => return Ended::Stopped,
                 () = &mut lost => return Ended::Lost,
-                Ok(()) = refusals.changed() => {
-                    refusals.mark_unchanged();
-                    due = Instant::now();
-                }
+                Ok(()) = refusals.changed() => due = Instant::now(),
                 request = inbox.recv() => {
                     let Some(request) = request else { return Ended::Stopped };
                     if let Err(error) = self.take(lead, request).await
@@ -402,11 +395,9 @@ impl Reconciler {
                         return Ended::Lost;
                     }
                     // A request may have begun what has an end of its own.
-                    let now = daemon::clock::now();
-                    due = due.min(Instant::now() + self.next_due(now).since(now).max(Duration::from_millis(5)));
+                    due = due.min(Instant::now() + self.until_due(daemon::clock::now()));
                 }
                 () = tokio::time::sleep_until(due) => {}
-                () = sleep(self.next_judgement(now).since(now).max(Duration::from_millis(5))) => {}
             }
         }
     }
@@ -466,9 +457,11 @@ impl Reconciler {
         if pending { now.tick().start() + GRACE } else { now.tick().end() + GRACE }
     }
 
-    fn next_due(&self, now: Moment) -> Moment {
+    /// How long until a tick is to be judged, or the decision may change by itself.
+    fn until_due(&self, now: Moment) -> Duration {
         let close = self.next_judgement(now);
-        next_wake(&self.input, now).map_or(close, |wake| wake.min(close))
+        let due = next_wake(&self.input, now).map_or(close, |wake| wake.min(close));
+        due.since(now).max(Duration::from_millis(5))
     }
 
     /// Judges the newest closed tick once all vantages reported on it, or when they had their time; whether it did.
@@ -500,7 +493,14 @@ impl Reconciler {
             &before,
         );
         for (region, verdict) in &self.input.verdicts {
-            for health in Health::ALL {
+            for health in [
+                Health::Healthy,
+                Health::Suspect,
+                Health::Degraded,
+                Health::Down,
+                Health::NoData,
+                Health::Blind,
+            ] {
                 let labels = RegionHealth {
                     region: region.to_string(),
                     health: health.as_str(),
@@ -551,7 +551,7 @@ impl Reconciler {
         });
         match self
             .windows
-            .take(report, daemon::clock::now().tick().back(1), &self.input.policy.health)
+            .take(report, daemon::clock::now().tick().back(1))
         {
             Ok(()) => drop(self.metrics.reports.get_or_create(&Label { kind: vantage }).inc()),
             Err(unwanted) => {

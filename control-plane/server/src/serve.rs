@@ -58,7 +58,10 @@ pub async fn serve(process: daemon::Process, config: Config) -> anyhow::Result<(
     let policy = file(DocumentKind::Policy, &config.policy)?;
     let (store, lease_ttl): (Arc<dyn Store>, _) = match &config.store {
         StoreConfig::Embedded { file } => (Arc::new(Embedded::open(file)?), Duration::MAX),
-        StoreConfig::Etcd { endpoints, lease_ttl } => (Arc::new(Etcd::new(endpoints)?), *lease_ttl),
+        StoreConfig::Etcd { endpoints, lease_ttl } => {
+            let store = Etcd::connect(etcd::Settings::new(endpoints.clone())).await?;
+            (Arc::new(store), *lease_ttl)
+        }
     };
 
     let mut registry = Registry::default();
