@@ -7,6 +7,7 @@ mod capacity;
 mod damping;
 mod data;
 mod input;
+pub mod invariants;
 mod plan;
 mod regions;
 mod requests;
