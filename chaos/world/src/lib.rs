@@ -5,6 +5,7 @@
 //! ends, so even `kill -9` of the supervisor leaves nothing behind. Every world takes a random /24 of the loopback
 //! network, so any number of them share a machine, and processes keep their addresses when they restart.
 
+pub mod etcd;
 pub mod layout;
 pub mod operator;
 pub mod process;
@@ -14,6 +15,7 @@ pub mod settings;
 mod ready;
 mod start;
 
+pub use etcd::{EtcdCluster, EtcdSettings};
 pub use layout::Layout;
 pub use operator::{Operator, OperatorError};
 pub use process::{Death, ProcessError};

@@ -1,19 +1,34 @@
 //! What every store must do, whatever is behind it.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use std::path::Path;
+mod etcd_support;
 
-use server::store::{Embedded, Entry, Store, StoreError, Transaction, VALUE_BYTES_MAX};
+use std::{path::Path, sync::Arc, time::Duration};
 
-fn put(key: &str, value: &str, expected: Option<u64>) -> Transaction {
-    Transaction {
-        expect: vec![(key.to_owned(), expected)],
-        put: vec![(key.to_owned(), value.as_bytes().to_vec())],
-        delete: vec![],
-    }
+use etcd_support::{candidate, cluster, put, soon};
+use server::store::{
+    Change, Embedded, Entry, OPERATIONS_MAX, Store, StoreError, Transaction, VALUE_BYTES_MAX, WatchEnd,
+};
+use world::etcd::Size;
+
+/// What happens to a leader when somebody else campaigns.
+#[derive(Clone, Copy, PartialEq)]
+enum Succession {
+    /// The other waits.
+    ByTurns,
+    /// The other takes over: they can only be parts of one process.
+    AtOnce,
 }
 
-async fn contract(store: &dyn Store) {
+async fn contract(store: Arc<dyn Store>, succession: Succession) {
+    writes(&*store).await;
+    limits(&*store).await;
+    watches(&*store).await;
+    leads(&store, succession).await;
+    store.health().await.unwrap();
+}
+
+async fn writes(store: &dyn Store) {
     // A key that was never written is not there, and can be expected not to be.
     assert_eq!(store.get("/a/1").await.unwrap(), None);
     let first = store.commit(put("/a/1", "one", None)).await.unwrap();
@@ -29,10 +44,12 @@ async fn contract(store: &dyn Store) {
     let second = store.commit(put("/a/1", "uno", Some(first))).await.unwrap();
     assert!(second > first, "revisions grow");
     let error = store.commit(put("/a/1", "eins", Some(first))).await.unwrap_err();
-    assert!(
-        matches!(&error, StoreError::Conflict { key, .. } if key == "/a/1"),
-        "{error}"
-    );
+    let conflict = StoreError::Conflict {
+        key: "/a/1".to_owned(),
+        found: Some(second),
+        expected: Some(first),
+    };
+    assert_eq!(error, conflict);
     assert!(store.commit(put("/a/1", "eins", None)).await.is_err());
     assert_eq!(store.get("/a/1").await.unwrap().unwrap().value, b"uno");
 
@@ -43,32 +60,282 @@ async fn contract(store: &dyn Store) {
     assert_eq!(store.get("/a/2").await.unwrap(), None);
     both.expect[1].1 = Some(second);
     both.delete.push("/a/1".to_owned());
-    store.commit(both).await.unwrap();
+    let third = store.commit(both).await.unwrap();
     assert_eq!(store.get("/a/1").await.unwrap(), None);
+    assert_eq!(store.get("/a/2").await.unwrap().unwrap().revision, third);
 
-    // Lists keep to their prefix and to the order of keys.
+    // A transaction that only asks writes nothing, and neither does removing what is not there.
+    let mut nothing = Transaction::default();
+    nothing.expect.push(("/a/2".to_owned(), Some(third)));
+    nothing.delete.push("/a/1".to_owned());
+    assert_eq!(store.commit(nothing).await.unwrap(), third);
+
+    // Lists keep to their prefix and to the order of keys, and name the revision they were read at.
+    let mut last = 0;
     for key in ["/b/3", "/b/1", "/b/2", "/bb/0", "/c"] {
-        store.commit(put(key, key, None)).await.unwrap();
+        last = store.commit(put(key, key, None)).await.unwrap();
     }
-    let keys = |entries: Vec<(String, Entry)>| entries.into_iter().map(|(key, _)| key).collect::<Vec<_>>();
-    assert_eq!(keys(store.list("/b/").await.unwrap()), ["/b/1", "/b/2", "/b/3"]);
-    assert_eq!(keys(store.newest("/b/", 2).await.unwrap()), ["/b/3", "/b/2"]);
-    assert!(store.list("/nothing/").await.unwrap().is_empty());
+    let listing = store.list("/b/").await.unwrap();
+    assert_eq!(listing.revision, last);
+    assert_eq!(listing.entries.keys().collect::<Vec<_>>(), ["/b/1", "/b/2", "/b/3"]);
+    assert_eq!(listing.entries["/b/2"].value, b"/b/2");
+    assert!(store.list("/nothing/").await.unwrap().entries.is_empty());
+    let newest = |limit| async move {
+        let newest = store.newest("/b/", limit).await.unwrap();
+        newest.into_iter().map(|(key, _)| key).collect::<Vec<_>>()
+    };
+    assert_eq!(newest(2).await, ["/b/3", "/b/2"]);
+    assert_eq!(newest(9).await, ["/b/3", "/b/2", "/b/1"]);
+}
 
-    // A value that is too large is refused before anything is written.
-    let mut large = put("/large", "", None);
+async fn limits(store: &dyn Store) {
+    let revision = store.list("/limits/").await.unwrap().revision;
+
+    // The longest value fits; one that is too long is refused before anything is written.
+    let mut large = put("/limits/value", "", None);
     large.put[0].1 = vec![0; VALUE_BYTES_MAX + 1];
-    assert!(matches!(store.commit(large).await, Err(StoreError::TooLarge { .. })));
-    assert_eq!(store.get("/large").await.unwrap(), None);
+    let error = store.commit(large.clone()).await.unwrap_err();
+    assert!(
+        matches!(&error, StoreError::TooLarge { key, .. } if key == "/limits/value"),
+        "{error}"
+    );
+    large.put[0].1.pop();
+    store.commit(large.clone()).await.unwrap();
+
+    // Values that fit one by one do not fit together.
+    large.put.push(("/limits/other".to_owned(), vec![0; VALUE_BYTES_MAX]));
+    let error = store.commit(large).await.unwrap_err();
+    assert!(
+        matches!(error, StoreError::TransactionTooLarge { operations: 2, .. }),
+        "{error}"
+    );
+
+    // So it is with keys: the most that fit are written and read back, a page at a time where there are pages.
+    let mut many = Transaction::default();
+    for number in 0..OPERATIONS_MAX {
+        let key = format!("/limits/many/{number:03}");
+        many.expect.push((key.clone(), None));
+        many.put.push((key, vec![]));
+    }
+    store.commit(many.clone()).await.unwrap();
+    assert_eq!(store.list("/limits/many/").await.unwrap().entries.len(), OPERATIONS_MAX);
+    let newest = store.newest("/limits/many/", OPERATIONS_MAX).await.unwrap();
+    assert_eq!(newest.len(), OPERATIONS_MAX);
+    assert!(newest.is_sorted_by(|(one, _), (next, _)| one > next));
+    many.put.push(("/limits/one-more".to_owned(), vec![]));
+    let error = store.commit(many).await.unwrap_err().to_string();
+    assert!(error.contains("129 operations") && error.contains("128"), "{error}");
+
+    let mut twice = put("/limits/twice", "once", None);
+    twice.delete.push("/limits/twice".to_owned());
+    let error = store.commit(twice).await.unwrap_err().to_string();
+    assert!(error.contains("/limits/twice is written twice"), "{error}");
+    assert_eq!(
+        store.list("/limits/").await.unwrap().revision,
+        revision + 2,
+        "only two were written"
+    );
+}
+
+async fn watches(store: &dyn Store) {
+    let start = store.list("/watch/").await.unwrap().revision;
+    let mut expected = Vec::new();
+    for round in 0..8 {
+        let key = |name: &str| format!("/watch/{name}/{}", round % 3);
+        let mut transaction = Transaction::default();
+        transaction.put.push((key("one"), format!("{round}").into_bytes()));
+        transaction.put.push((key("two"), vec![]));
+        transaction.put.push((format!("/elsewhere/{round}"), vec![]));
+        let revision = store.commit(transaction.clone()).await.unwrap();
+        for (key, value) in transaction.put.into_iter().take(2) {
+            let value = Some(value);
+            expected.push(Change { revision, key, value });
+        }
+        let delete = vec![key("two")];
+        let revision = store
+            .commit(Transaction {
+                delete,
+                ..Transaction::default()
+            })
+            .await
+            .unwrap();
+        let (key, value) = (key("two"), None);
+        expected.push(Change { revision, key, value });
+    }
+
+    // From any revision on every change is told, once and in order; who stops listening goes on where it was.
+    let mut seen = Vec::new();
+    let mut position = start;
+    while seen.len() < expected.len() {
+        let mut changes = store.watch("/watch/", position).await.unwrap();
+        for _ in 0..2 {
+            let batch = soon("the watch tells", changes.next()).await.unwrap();
+            assert!(batch.revision >= position, "positions only grow");
+            assert!(batch.changes.iter().all(|change| change.revision <= batch.revision));
+            position = batch.revision;
+            seen.extend(batch.changes);
+        }
+    }
+    assert_eq!(seen, expected);
+
+    // The same again in one go, from the middle, and then what comes only now.
+    let middle = expected[expected.len() / 2].revision;
+    let mut changes = store.watch("/watch/", middle).await.unwrap();
+    let late = put("/watch/late", "", None);
+    let revision = store.commit(late).await.unwrap();
+    let (key, value) = ("/watch/late".to_owned(), Some(vec![]));
+    expected.push(Change { revision, key, value });
+    let mut seen = Vec::new();
+    while seen.last() != expected.last() {
+        seen.extend(soon("the watch tells", changes.next()).await.unwrap().changes);
+    }
+    expected.retain(|change| change.revision > middle);
+    assert_eq!(seen, expected);
+
+    // A watch that has nothing to tell says that it lives.
+    let quiet = soon("a mark", changes.next()).await.unwrap();
+    assert!(quiet.changes.is_empty() && quiet.revision >= revision, "{quiet:?}");
+}
+
+async fn leads(store: &Arc<dyn Store>, succession: Succession) {
+    assert_eq!(store.leader().await.unwrap(), None);
+    // Much longer than the test waits: nobody's lease runs out in it.
+    let ttl = Duration::from_secs(600);
+    let fenced = |(key, revision): (String, Option<u64>), name: &str| {
+        let mut transaction = put(name, "", None);
+        transaction.expect.push((key, revision));
+        transaction
+    };
+
+    let first = soon("the first leads", store.campaign(&candidate("first", ttl)))
+        .await
+        .unwrap();
+    assert!(first.is_valid());
+    let record = store.leader().await.unwrap().unwrap();
+    assert_eq!(
+        (record.node.as_str(), record.url.as_str()),
+        ("first", "http://first:7070")
+    );
+    assert_eq!(record.epoch, first.epoch());
+    store.commit(fenced(first.fence(), "/lead/first")).await.unwrap();
+
+    let (other, rival) = (store.clone(), candidate("second", ttl));
+    let second = tokio::spawn(async move { other.campaign(&rival).await.unwrap() });
+    if succession == Succession::ByTurns {
+        // It asks at least once while the first leads.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert!(first.is_valid() && !second.is_finished());
+        assert_eq!(store.leader().await.unwrap().unwrap().node.as_str(), "first");
+        first.resign().await.unwrap();
+    }
+    let second = soon("the second leads", second).await.unwrap();
+    soon("the first knows", first.lost()).await;
+    assert!(!first.is_valid() && second.is_valid());
+    assert!(second.epoch() > first.epoch(), "epochs grow");
+    assert_eq!(store.leader().await.unwrap().unwrap().node.as_str(), "second");
+
+    // The old leader gets nothing through, whatever it believes.
+    let error = store.commit(fenced(first.fence(), "/lead/stale")).await.unwrap_err();
+    let (fence, _) = first.fence();
+    assert!(
+        matches!(&error, StoreError::Conflict { key, .. } if *key == fence),
+        "{error}"
+    );
+    assert_eq!(store.get("/lead/stale").await.unwrap(), None);
+    store.commit(fenced(second.fence(), "/lead/second")).await.unwrap();
+    first.resign().await.unwrap();
+    assert!(second.is_valid(), "who lost a lead cannot end another's");
+
+    second.resign().await.unwrap();
+    assert!(!second.is_valid());
+    assert_eq!(store.leader().await.unwrap(), None);
 }
 
 #[tokio::test]
 async fn the_embedded_store_keeps_the_contract_and_survives_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("meridian.redb");
-    contract(&Embedded::open(&file).unwrap()).await;
+    let store = Arc::new(Embedded::open(&file).unwrap());
+    contract(store.clone(), Succession::AtOnce).await;
+    let before = store.list("/").await.unwrap();
+    let epoch = store
+        .campaign(&candidate("third", Duration::ZERO))
+        .await
+        .unwrap()
+        .epoch();
+    drop(store);
+
     let reopened = Embedded::open(&file).unwrap();
-    assert_eq!(reopened.get("/c").await.unwrap().unwrap().value, b"/c");
+    let after = reopened.list("/").await.unwrap();
+    assert_eq!(after.revision, before.revision + 1);
+    for (key, entry) in before.entries.iter().filter(|(key, _)| !key.ends_with("/epoch")) {
+        assert_eq!(after.entries.get(key), Some(entry));
+    }
+    let next = reopened.campaign(&candidate("fourth", Duration::ZERO)).await.unwrap();
+    assert_eq!(next.epoch(), epoch + 1, "epochs are not used twice");
+
+    // It remembers no changes from before it was opened.
+    let end = reopened.watch("/", before.revision).await.unwrap_err();
+    assert_eq!(
+        end,
+        WatchEnd::Compacted {
+            oldest: after.revision + 1
+        }
+    );
+    reopened.watch("/", after.revision).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_embedded_watch_that_sleeps_too_long_is_told_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Embedded::open(&folder.path().join("meridian.redb")).unwrap();
+    let start = store.list("/").await.unwrap().revision;
+    let mut changes = store.watch("/", start).await.unwrap();
+    // More bytes than are remembered for watches.
+    for number in 0..26 {
+        let mut large = put(&format!("/{number}"), "", None);
+        large.put[0].1 = vec![0; VALUE_BYTES_MAX];
+        store.commit(large).await.unwrap();
+    }
+    let end = changes.next().await.unwrap_err();
+    assert!(matches!(end, WatchEnd::Compacted { oldest } if oldest > start), "{end}");
+    assert_eq!(changes.next().await, Err(WatchEnd::Ended));
+    assert_eq!(store.list("/").await.unwrap().entries.len(), 26, "only watches forget");
+}
+
+#[tokio::test]
+async fn one_member_of_etcd_keeps_the_contract() {
+    let cluster = cluster(Size::One).await;
+    let store = Arc::new(cluster.store().await);
+    contract(store.clone(), Succession::ByTurns).await;
+
+    // Changes that were compacted away cannot be watched, and the end says from where they can.
+    let start = store.list("/").await.unwrap().revision;
+    let first = store.commit(put("/compacted", "1", None)).await.unwrap();
+    let second = store.commit(put("/compacted", "2", Some(first))).await.unwrap();
+    let mut client = etcd_client::Client::connect(cluster.etcd.endpoints(), None)
+        .await
+        .unwrap();
+    client.compact(second.cast_signed(), None).await.unwrap();
+    let end = match store.watch("/", start).await {
+        Ok(mut changes) => loop {
+            match soon("the watch ends", changes.next()).await {
+                Ok(batch) => assert!(batch.changes.is_empty(), "{batch:?}"),
+                Err(end) => break end,
+            }
+        },
+        Err(end) => end,
+    };
+    assert_eq!(end, WatchEnd::Compacted { oldest: second });
+    let mut changes = store.watch("/", second - 1).await.unwrap();
+    let batch = soon("the watch tells", changes.next()).await.unwrap();
+    assert_eq!(batch.revision, second);
+}
+
+#[tokio::test]
+async fn three_members_of_etcd_keep_the_contract() {
+    let cluster = cluster(Size::Three).await;
+    contract(Arc::new(cluster.store().await), Succession::ByTurns).await;
 }
 
 #[tokio::test]

@@ -1,0 +1,116 @@
+//! Real etcd clusters for tests, and waiting for what they do.
+#![allow(dead_code, reason = "every test program uses its part of it")]
+
+use std::{
+    future::Future,
+    time::{Duration, Instant},
+};
+
+use server::store::{Candidate, Etcd, Store, StoreError, Transaction, etcd::Settings};
+use topology::NodeId;
+use world::etcd::{EtcdCluster, EtcdSettings, Size};
+
+/// Long enough on a machine that compiles something else at the same time.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A cluster and the folder it lives in.
+pub(crate) struct Cluster {
+    pub(crate) etcd: EtcdCluster,
+    pub(crate) folder: tempfile::TempDir,
+}
+
+pub(crate) async fn cluster(size: Size) -> Cluster {
+    cluster_with(size, |_| {}).await
+}
+
+pub(crate) async fn cluster_with(size: Size, change: impl FnOnce(&mut EtcdSettings)) -> Cluster {
+    let folder = tempfile::tempdir().unwrap();
+    let mut settings = EtcdSettings::for_tests(size, folder.path());
+    change(&mut settings);
+    let etcd = EtcdCluster::start(settings).await.unwrap();
+    Cluster { etcd, folder }
+}
+
+impl Cluster {
+    /// A store that talks to all members, beginning with the first.
+    pub(crate) async fn store(&self) -> Etcd {
+        store(self.etcd.endpoints()).await
+    }
+
+    /// A store that talks to one member first, and then to those after it.
+    pub(crate) async fn store_at(&self, index: usize) -> Etcd {
+        let mut endpoints = self.etcd.endpoints();
+        endpoints.rotate_left(index);
+        store(endpoints).await
+    }
+
+    /// A store that never talks to one member.
+    pub(crate) async fn store_without(&self, index: usize) -> Etcd {
+        let mut endpoints = self.etcd.endpoints();
+        endpoints.remove(index);
+        store(endpoints).await
+    }
+
+    pub(crate) async fn leader(&self) -> usize {
+        eventually("the members elect a leader", || self.etcd.leader()).await
+    }
+}
+
+pub(crate) async fn store(endpoints: Vec<String>) -> Etcd {
+    let settings = Settings {
+        stall_timeout: Duration::from_secs(3),
+        ..Settings::new(endpoints)
+    };
+    Etcd::connect(settings).await.unwrap()
+}
+
+pub(crate) fn put(key: &str, value: &str, expected: Option<u64>) -> Transaction {
+    Transaction {
+        expect: vec![(key.to_owned(), expected)],
+        put: vec![(key.to_owned(), value.as_bytes().to_vec())],
+        delete: vec![],
+    }
+}
+
+pub(crate) fn candidate(name: &str, lease_ttl: Duration) -> Candidate {
+    Candidate {
+        node: NodeId::new(name).unwrap(),
+        url: format!("http://{name}:7070"),
+        lease_ttl,
+    }
+}
+
+/// Asks again and again until there is an answer.
+pub(crate) async fn eventually<T, F>(what: &str, mut ask: impl FnMut() -> F) -> T
+where
+    F: Future<Output = Option<T>>,
+{
+    let began = Instant::now();
+    loop {
+        if let Some(answer) = ask().await {
+            return answer;
+        }
+        assert!(began.elapsed() < PATIENCE, "in vain: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Waits for something that must come.
+pub(crate) async fn soon<T>(what: &str, wait: impl Future<Output = T>) -> T {
+    let waited = tokio::time::timeout(PATIENCE, wait).await;
+    waited.unwrap_or_else(|_| panic!("in vain: {what}"))
+}
+
+/// Writes a key once, whatever happens to the answers: the revision that wrote it.
+pub(crate) async fn write_once(store: &dyn Store, key: &str, value: &str) -> u64 {
+    eventually("a write goes through", || async {
+        match store.commit(put(key, value, None)).await {
+            Ok(revision) => Some(revision),
+            Err(StoreError::Unavailable { .. }) => None,
+            // An attempt whose answer was lost had written it.
+            Err(StoreError::Conflict { found: Some(found), .. }) => Some(found),
+            Err(error) => panic!("{error}"),
+        }
+    })
+    .await
+}
