@@ -7,7 +7,7 @@
 
 pub mod etcd;
 pub mod layout;
-pub mod operator;
+pub use api::operator;
 pub mod process;
 pub mod record;
 pub mod settings;
@@ -17,7 +17,7 @@ mod start;
 
 pub use etcd::{EtcdCluster, EtcdSettings};
 pub use layout::Layout;
-pub use operator::{Operator, OperatorError};
+pub use api::{Operator, OperatorError};
 pub use process::{Death, ProcessError};
 pub use record::{Record, find};
 pub use settings::{Progress, Settings};

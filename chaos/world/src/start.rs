@@ -191,7 +191,7 @@ impl World {
 
     /// Its control plane.
     pub fn operator(&self) -> Operator {
-        Operator::at(&self.layout.control_plane_url())
+        Operator::at([self.layout.control_plane_url()])
     }
 
     /// Where configuration, state and logs are.

@@ -89,7 +89,10 @@ impl TryFrom<v1::act_request::Kind> for IntentKind {
         let name = |field: &'static str, name: String| match name.chars().count() {
             0 => Err(BadMessage::new(field, "it is not given")),
             1..=NAME_MAX => Ok(name),
-            _ => Err(BadMessage::new(field, format!("it is longer than {NAME_MAX} characters"))),
+            _ => Err(BadMessage::new(
+                field,
+                format!("it is longer than {NAME_MAX} characters"),
+            )),
         };
         let loss = |ms: Option<u64>| ms.map(Duration::from_millis);
         Ok(match kind {
@@ -117,7 +120,10 @@ impl TryFrom<v1::act_request::Kind> for IntentKind {
             Kind::Override(it) => Self::Override {
                 rule: Rule::named(&it.rule).ok_or_else(|| {
                     let known = Rule::ALL.map(|rule| rule.to_string()).join(", ");
-                    BadMessage::new("rule", format!("\"{:.40}\" cannot be overridden; these can: {known}", it.rule))
+                    BadMessage::new(
+                        "rule",
+                        format!("\"{:.40}\" cannot be overridden; these can: {known}", it.rule),
+                    )
                 })?,
             },
             Kind::Ack(it) => Self::Ack {
@@ -171,7 +177,10 @@ impl TryFrom<v1::ReplicationLag> for ReplicationLag {
     type Error = BadMessage;
     fn try_from(lag: v1::ReplicationLag) -> Result<Self, BadMessage> {
         if lag.class.len() > NAME_MAX {
-            return Err(BadMessage::new("class", format!("it is longer than {NAME_MAX} characters")));
+            return Err(BadMessage::new(
+                "class",
+                format!("it is longer than {NAME_MAX} characters"),
+            ));
         }
         Ok(Self {
             region: RegionId::new(&lag.region).map_err(|error| BadMessage::new("region", error))?,
@@ -199,7 +208,10 @@ impl TryFrom<v1::VersionSeen> for VersionSeen {
     type Error = BadMessage;
     fn try_from(seen: v1::VersionSeen) -> Result<Self, BadMessage> {
         if seen.version.len() > NAME_MAX {
-            return Err(BadMessage::new("version", format!("it is longer than {NAME_MAX} characters")));
+            return Err(BadMessage::new(
+                "version",
+                format!("it is longer than {NAME_MAX} characters"),
+            ));
         }
         Ok(Self {
             version: seen.version,
@@ -261,7 +273,10 @@ impl TryFrom<v1::TickReport> for TickReport {
             ("versions", report.versions.len()),
         ] {
             if count > OBSERVATIONS_MAX {
-                return Err(BadMessage::new(field, format!("{count} are more than {OBSERVATIONS_MAX}")));
+                return Err(BadMessage::new(
+                    field,
+                    format!("{count} are more than {OBSERVATIONS_MAX}"),
+                ));
             }
         }
         Ok(Self {

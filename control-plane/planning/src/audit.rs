@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use topology::{Moment, Plan, Policy, Reason, RegionId, Topology};
 use verdict::Verdict;
 
-use crate::{Input, Lag, Memory, Outcome, Refusal, RolloutSeen, plan};
+use crate::{Input, Lag, Memory, Outcome, Refusal, Report, RolloutSeen, plan};
 
 /// What the first entry names as the hash of the entry before it.
 pub const FIRST: &str = "0000000000000000000000000000000000000000000000000000000000000000";

@@ -96,7 +96,9 @@ impl Invariants {
                     && before.is_none_or(|before| sessions > before + ROUNDING)
                 {
                     let id = &region.id;
-                    over.push(format!("{sessions} are planned for the {resource} of {id}, which holds {max}"));
+                    over.push(format!(
+                        "{sessions} are planned for the {resource} of {id}, which holds {max}"
+                    ));
                 }
             }
         }
@@ -123,7 +125,9 @@ impl Invariants {
         }
         let mut broken = Vec::new();
         for region in input.topology.regions.values() {
-            let Some(per_second) = region.connects_per_s_max else { continue };
+            let Some(per_second) = region.connects_per_s_max else {
+                continue;
+            };
             let arrived = self.arrivals.iter().filter(|(_, target, _)| *target == region.id);
             let sent: f64 = arrived.map(|(.., sessions)| sessions).sum();
             let allowed = allowed.get(&region.id).copied().unwrap_or_default();
@@ -131,7 +135,9 @@ impl Invariants {
             // Windows are counted in whole sessions.
             if sent > max + 1.0 {
                 let (id, seconds) = (&region.id, window.as_secs_f64());
-                broken.push(format!("{sent} sessions are sent to {id} within {seconds} s, which accepts {max}"));
+                broken.push(format!(
+                    "{sent} sessions are sent to {id} within {seconds} s, which accepts {max}"
+                ));
             }
         }
         broken
@@ -162,7 +168,9 @@ fn is_next(input: &Input, next: &Plan) -> Vec<String> {
 
 /// Sessions leave only for regions that were seen well, and not long ago.
 fn sent_to_the_unwell(input: &Input, before: &Plan, next: &Plan, now: Moment) -> Vec<String> {
-    let away = moved(before, next).into_iter().filter(|(primary, target, _)| primary != target);
+    let away = moved(before, next)
+        .into_iter()
+        .filter(|(primary, target, _)| primary != target);
     let unwell = away.filter(|(_, target, _)| !takes(health(input, target, now)));
     unwell
         .map(|(primary, target, _)| {
@@ -188,7 +196,12 @@ fn too_much_automation(input: &Input, before: &Plan, next: &Plan, memory: &Memor
         .iter()
         .filter(|(_, it)| it.state != RegionState::Serving)
         .map(|(id, _)| id)
-        .filter(|id| before.regions.get(id).is_some_and(|it| it.state == RegionState::Serving))
+        .filter(|id| {
+            before
+                .regions
+                .get(id)
+                .is_some_and(|it| it.state == RegionState::Serving)
+        })
         .collect();
     if left.is_empty() {
         return broken;
@@ -203,17 +216,28 @@ fn too_much_automation(input: &Input, before: &Plan, next: &Plan, memory: &Memor
         let of = |kind: &IntentKind| matches!(kind, IntentKind::Override { rule: it } if *it == rule);
         memory.running(of).any(|action| action.intent.is_live(now))
     };
-    let away = next.regions.values().filter(|it| it.state != RegionState::Serving).count();
+    let away = next
+        .regions
+        .values()
+        .filter(|it| it.state != RegionState::Serving)
+        .count();
     let max = input.policy.failover.automatic_max as usize;
     if away > max && !overridden(Rule::EvacuationLimit) {
-        broken.push(format!("automation leaves {left:?}, and {away} regions are away; it may hold {max}"));
+        broken.push(format!(
+            "automation leaves {left:?}, and {away} regions are away; it may hold {max}"
+        ));
     }
     let serves = |(id, it): &(&RegionId, &topology::RegionPlan)| {
         it.state == RegionState::Serving && health(input, id, now) != Health::Down
     };
-    let (serving, min) = (next.regions.iter().filter(serves).count(), input.policy.safety.regions_serving_min);
+    let (serving, min) = (
+        next.regions.iter().filter(serves).count(),
+        input.policy.safety.regions_serving_min,
+    );
     if serving < min as usize && !overridden(Rule::RegionsServingMin) {
-        broken.push(format!("automation leaves {left:?}, and {serving} regions serve; {min} is the least"));
+        broken.push(format!(
+            "automation leaves {left:?}, and {serving} regions serve; {min} is the least"
+        ));
     }
     broken
 }

@@ -7,11 +7,11 @@ use std::{
 };
 
 use api::v1::{self, plans_server::Plans, watch_request::Message};
+use planning::Refusal;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
-use planning::Refusal;
 use topology::{Moment, NodeId, Plan, PlanNumber, Snapshot};
 
 use crate::{

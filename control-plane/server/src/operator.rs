@@ -211,10 +211,7 @@ impl Operator for OperatorService {
         Ok(Response::new(v1::HistoryReply { decisions }))
     }
 
-    async fn get_document(
-        &self,
-        request: Request<v1::GetDocumentRequest>,
-    ) -> Result<Response<v1::Document>, Status> {
+    async fn get_document(&self, request: Request<v1::GetDocumentRequest>) -> Result<Response<v1::Document>, Status> {
         let view = self.leading_view()?;
         let document = match document_kind(request.into_inner().kind())? {
             DocumentKind::Topology => &view.topology,
@@ -248,7 +245,8 @@ impl Operator for OperatorService {
                 ..Default::default()
             },
             Applied::Changed(in_force) => {
-                let text = format!("somebody else changed it meanwhile; version {in_force:.12} is in force: get it again");
+                let text =
+                    format!("somebody else changed it meanwhile; version {in_force:.12} is in force: get it again");
                 return Err(Status::aborted(text));
             }
             Applied::InForce(answer) => v1::ApplyDocumentReply {
@@ -308,7 +306,10 @@ async fn send_audit(
                 if !sent.insert(version.clone()) {
                     continue;
                 }
-                let found = store.get(&records::document_key(&version)).await.map_err(store_status)?;
+                let found = store
+                    .get(&records::document_key(&version))
+                    .await
+                    .map_err(store_status)?;
                 if let Some(found) = found {
                     let document = v1::Document {
                         kind: kind.into(),
@@ -449,7 +450,10 @@ fn intent(request: v1::ActRequest) -> Result<Intent, Status> {
     let duration = Duration::from_millis(duration_ms);
     let life = if kind.stands() {
         if duration.is_zero() || duration > STANDING_MAX {
-            let text = format!("duration: a {} lasts more than nothing and at most 24 hours", kind.as_str());
+            let text = format!(
+                "duration: a {} lasts more than nothing and at most 24 hours",
+                kind.as_str()
+            );
             return Err(Status::invalid_argument(text));
         }
         duration

@@ -13,8 +13,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use topology::{
-    Intent, Moment, NodeId, Plan, Policy, Reason, RegionId, RegionPlan, RegionState, Snapshot, Tick, Topology,
-    snapshot::SNAPSHOT_SCHEMA,
+    Intent, Moment, NodeId, Plan, Policy, Reason, ReasonCode, RegionId, RegionPlan, RegionState, Snapshot, Tick,
+    Topology, snapshot::SNAPSHOT_SCHEMA,
 };
 use verdict::{Before, Health, TickReport, Windows, judge};
 
@@ -169,12 +169,7 @@ enum Ended {
 
 impl Reconciler {
     /// A replica that knows only what it was started with.
-    pub fn new(
-        settings: Settings,
-        store: Arc<dyn Store>,
-        nodes: Nodes,
-        metrics: Metrics,
-    ) -> Result<Self, RecordError> {
+    pub fn new(settings: Settings, store: Arc<dyn Store>, nodes: Nodes, metrics: Metrics) -> Result<Self, RecordError> {
         let listing = Listing {
             revision: 0,
             entries: [&settings.topology, &settings.policy]
@@ -454,7 +449,11 @@ impl Reconciler {
 
     fn next_judgement(&self, now: Moment) -> Moment {
         let pending = self.judged < now.tick().back(1);
-        if pending { now.tick().start() + GRACE } else { now.tick().end() + GRACE }
+        if pending {
+            now.tick().start() + GRACE
+        } else {
+            now.tick().end() + GRACE
+        }
     }
 
     /// How long until a tick is to be judged, or the decision may change by itself.
@@ -549,10 +548,7 @@ impl Reconciler {
         self.sightings.take(&report, |region, class| {
             topology.regions.contains_key(region) && policy.data.iter().any(|known| known.class == class)
         });
-        match self
-            .windows
-            .take(report, daemon::clock::now().tick().back(1))
-        {
+        match self.windows.take(report, daemon::clock::now().tick().back(1)) {
             Ok(()) => drop(self.metrics.reports.get_or_create(&Label { kind: vantage }).inc()),
             Err(unwanted) => {
                 self.metrics.reports_unwanted.inc();
@@ -698,10 +694,12 @@ impl Reconciler {
             memory,
             report,
         } = &outcome;
-        let is_new = |new: &&Reason| !self.last_refused.iter().any(|old| same(old, new));
+        // What somebody asked for is answered every time, what nobody asked for is said once.
+        let is_new = |new: &&Reason| input.request.is_some() || !self.last_refused.iter().any(|old| same(old, new));
         let refused: Vec<Reason> = report.refused.iter().filter(is_new).cloned().collect();
-        let spoken = [report.changed.clone(), refused].concat();
-        let asked = input.request.is_some();
+        let asked = |reason: &&Reason| reason.code == ReasonCode::NeedsApproval && *memory != self.input.memory;
+        let asked: Vec<Reason> = report.waiting.iter().filter(asked).cloned().collect();
+        let spoken = [report.changed.clone(), refused, asked].concat();
 
         let first = self.plan_revision.is_none();
         let mut written = documents;
@@ -720,12 +718,13 @@ impl Reconciler {
             transaction
                 .put
                 .push((document.kind.key().to_owned(), records::encode(document)));
-            transaction
-                .put
-                .push((records::document_key(&document.version), document.text.clone().into_bytes()));
+            transaction.put.push((
+                records::document_key(&document.version),
+                document.text.clone().into_bytes(),
+            ));
         }
         let mut head = None;
-        if !spoken.is_empty() || asked || !written.is_empty() {
+        if !spoken.is_empty() || !written.is_empty() {
             let entry = audit::Entry {
                 number: self.audit.number + 1,
                 previous: self.audit.hash.clone(),

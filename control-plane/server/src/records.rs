@@ -163,13 +163,19 @@ pub fn document_key(version: &str) -> String {
 
 /// What is in force according to a listing of [`STATE`]; none before anything was.
 pub fn state(listing: &Listing) -> Result<Option<State>, RecordError> {
-    fn read<T: DeserializeOwned>(entries: &BTreeMap<String, Entry>, key: &str) -> Result<Option<(T, u64)>, RecordError> {
+    fn read<T: DeserializeOwned>(
+        entries: &BTreeMap<String, Entry>,
+        key: &str,
+    ) -> Result<Option<(T, u64)>, RecordError> {
         let Some(entry) = entries.get(key) else {
             return Ok(None);
         };
         Ok(Some((decode(key, entry)?, entry.revision)))
     }
-    fn parsed<T>(document: Document, parse: fn(&str, &str) -> Result<T, Problems>) -> Result<(Document, T), RecordError> {
+    fn parsed<T>(
+        document: Document,
+        parse: fn(&str, &str) -> Result<T, Problems>,
+    ) -> Result<(Document, T), RecordError> {
         let key = document.kind.key();
         let value = parse(document.kind.as_str(), &document.text).map_err(|it| RecordError::unreadable(key, it))?;
         Ok((document, value))

@@ -34,7 +34,10 @@ impl Sightings {
         if !self.counted.insert((report.tick, report.vantage.clone())) {
             return;
         }
-        let oldest = self.counted.last().map_or(0, |(tick, _)| tick.0.saturating_sub(REPEATS_KEPT));
+        let oldest = self
+            .counted
+            .last()
+            .map_or(0, |(tick, _)| tick.0.saturating_sub(REPEATS_KEPT));
         self.counted.retain(|(tick, _)| tick.0 >= oldest);
         for ReplicationLag { region, class, behind } in &report.replication {
             if !knows(region, class) {

@@ -26,24 +26,48 @@ async fn the_first_plan_is_published_and_unsafe_requests_are_refused_with_reason
     assert!(status.actions.is_empty(), "what was refused is not kept");
     assert_eq!(status.regions.len(), 6);
 
-    for (region, complaint) in [("atlantis", "there is no region atlantis"), ("us-west", "us-west is a backup")] {
+    for (region, complaint) in [
+        ("atlantis", "there is no region atlantis"),
+        ("us-west", "us-west is a backup"),
+    ] {
         let reply = people.act(failover(region, "t2")).await.unwrap();
-        assert_eq!((reply.outcome(), reply.reasons[0].code.as_str()), (v1::Outcome::Refused, "bad-request"));
+        assert_eq!(
+            (reply.outcome(), reply.reasons[0].code.as_str()),
+            (v1::Outcome::Refused, "bad-request")
+        );
         assert!(reply.reasons[0].text.contains(complaint), "{reply:?}");
     }
     for (bad, complaint) in [
         (failover("us-east", ""), "token: it must be given"),
         (failover("us-east", &"x".repeat(501)), "token: it is longer"),
         (failover("Not A Region", "t"), "region: "),
-        (v1::ActRequest { kind: None, ..freeze("t") }, "kind: it says nothing to do"),
+        (
+            v1::ActRequest {
+                kind: None,
+                ..freeze("t")
+            },
+            "kind: it says nothing to do",
+        ),
         // A freeze needs an end.
-        (v1::ActRequest { duration_ms: 0, ..freeze("t") }, "duration: a freeze lasts more than nothing"),
+        (
+            v1::ActRequest {
+                duration_ms: 0,
+                ..freeze("t")
+            },
+            "duration: a freeze lasts more than nothing",
+        ),
     ] {
         let error = people.act(bad).await.unwrap_err();
-        assert!(matches!(&error, OperatorError::Rejected(why) if why.contains(complaint)), "{error}");
+        assert!(
+            matches!(&error, OperatorError::Rejected(why) if why.contains(complaint)),
+            "{error}"
+        );
     }
     let error = people.why("atlantis").await.unwrap_err().to_string();
-    assert!(error.contains("there is no region \"atlantis\"; there are ap-northeast"), "{error}");
+    assert!(
+        error.contains("there is no region \"atlantis\"; there are ap-northeast"),
+        "{error}"
+    );
 
     let reply = people.act(freeze("f")).await.unwrap();
     assert_eq!(reply.outcome(), v1::Outcome::Running);
@@ -54,7 +78,10 @@ async fn the_first_plan_is_published_and_unsafe_requests_are_refused_with_reason
     assert!(error.contains("was used for another request"), "{error}");
     // The refusals and the freeze are in the history, newest first.
     let history = people.history(0).await.unwrap();
-    assert_eq!(codes(&history), ["frozen", "bad-request", "bad-request", "no-fit-backup", "genesis"]);
+    assert_eq!(
+        codes(&history),
+        ["frozen", "bad-request", "bad-request", "no-fit-backup", "genesis"]
+    );
     assert_eq!(history[3].actor, "tester");
     let why = people.why("us-east").await.unwrap();
     assert_eq!(why.decisions[0].reasons[0].code, "no-fit-backup");
@@ -68,12 +95,27 @@ async fn a_dry_run_says_what_would_happen_and_changes_nothing() {
     let tried = people.plan(Some(freeze("try"))).await.unwrap();
     assert_eq!((tried.outcome(), tried.changes), (v1::Outcome::Running, false));
     assert_eq!(tried.changed[0].code, "frozen");
-    let tried = people.plan(Some(request(operator::failover("us-east"), "try", None))).await.unwrap();
+    let tried = people
+        .plan(Some(request(operator::failover("us-east"), "try", None)))
+        .await
+        .unwrap();
     assert_eq!(tried.outcome(), v1::Outcome::Refused);
-    let check = |rule: &str| tried.checks.iter().find(|check| check.rule == rule).map(|check| check.passed);
-    assert_eq!((check("regions-serving-min"), check("no-fit-backup")), (Some(true), Some(false)));
+    let check = |rule: &str| {
+        tried
+            .checks
+            .iter()
+            .find(|check| check.rule == rule)
+            .map(|check| check.passed)
+    };
+    assert_eq!(
+        (check("regions-serving-min"), check("no-fit-backup")),
+        (Some(true), Some(false))
+    );
     let load = tried.loads.iter().find(|load| load.region == "us-east").unwrap();
-    assert_eq!((load.resource.as_str(), load.now == f64::from(load.max)), ("sessions", true));
+    assert_eq!(
+        (load.resource.as_str(), load.now == f64::from(load.max)),
+        ("sessions", true)
+    );
     assert_eq!(codes(&people.history(0).await.unwrap()), ["genesis"]);
 }
 
@@ -90,7 +132,10 @@ async fn a_restart_keeps_the_plan_and_the_freeze() {
     let status = second.operator().status().await.unwrap();
     assert_eq!(status.number.unwrap().generation, before.plan.generation);
     assert_eq!(status.actions.len(), 1);
-    assert_eq!((status.actions[0].kind.as_str(), status.actions[0].phase.as_str()), ("freeze", "running"));
+    assert_eq!(
+        (status.actions[0].kind.as_str(), status.actions[0].phase.as_str()),
+        ("freeze", "running")
+    );
     // Whoever leads now owns what is under way.
     assert_eq!(status.actions[0].owner, status.epoch);
 }
@@ -115,25 +160,56 @@ async fn another_topology_is_applied_checked_and_only_over_the_one_that_was_seen
     let broken = document.text.replacen("sessions_max = ", "sessions_max = -", 1) + "\ncolour = \"red\"\n[[edge]]\n";
     let reply = people.apply(apply(broken, &document.version, false)).await.unwrap();
     assert!(!reply.accepted && reply.problems.len() >= 3, "{reply:?}");
-    assert!(reply.problems.iter().all(|problem| problem.starts_with("topology:")), "{reply:?}");
-    let empty = people.apply(apply(String::new(), &document.version, false)).await.unwrap();
+    assert!(
+        reply.problems.iter().all(|problem| problem.starts_with("topology:")),
+        "{reply:?}"
+    );
+    let empty = people
+        .apply(apply(String::new(), &document.version, false))
+        .await
+        .unwrap();
     assert!(!empty.accepted, "an empty world is never put in force");
-    let huge = people.apply(apply("#".repeat(5 << 20), &document.version, false)).await.unwrap_err();
-    assert!(huge.to_string().contains("message length too large") || huge.to_string().contains("limit"), "{huge}");
+    let huge = people
+        .apply(apply("#".repeat(5 << 20), &document.version, false))
+        .await
+        .unwrap_err();
+    assert!(
+        huge.to_string().contains("message length too large") || huge.to_string().contains("limit"),
+        "{huge}"
+    );
 
     // One more edge, and another address for a stack.
-    let edge = "\n[[edge]]\nid = \"edge-bom\"\naddresses = [\"127.0.1.3\"]\nport = 8080\nlatitude = 19.1\nlongitude = 72.9\n";
+    let edge =
+        "\n[[edge]]\nid = \"edge-bom\"\naddresses = [\"127.0.1.3\"]\nport = 8080\nlatitude = 19.1\nlongitude = 72.9\n";
     let larger = document.text.replace("127.0.0.1:9001", "127.0.0.1:9901") + edge;
-    let tried = people.apply(apply(larger.clone(), &document.version, true)).await.unwrap();
+    let tried = people
+        .apply(apply(larger.clone(), &document.version, true))
+        .await
+        .unwrap();
     assert!(tried.accepted && tried.plan.unwrap().changes);
     assert_eq!(people.document(v1::DocumentKind::Topology).await.unwrap(), document);
-    assert!(people.apply(apply(larger.clone(), &document.version, false)).await.unwrap().accepted);
-    let error = people.apply(apply(document.text.clone(), &document.version, false)).await.unwrap_err();
-    assert!(error.to_string().contains("somebody else changed it meanwhile"), "{error}");
+    assert!(
+        people
+            .apply(apply(larger.clone(), &document.version, false))
+            .await
+            .unwrap()
+            .accepted
+    );
+    let error = people
+        .apply(apply(document.text.clone(), &document.version, false))
+        .await
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("somebody else changed it meanwhile"),
+        "{error}"
+    );
     let after = control_plane.follow(&folder.path().join("fresh")).await;
     assert_eq!(after.plan.generation, before.plan.generation + 1);
     assert_eq!(after.topology.edges.len(), before.topology.edges.len() + 1);
-    assert_eq!(codes(&people.history(0).await.unwrap()), ["topology-changed", "genesis"]);
+    assert_eq!(
+        codes(&people.history(0).await.unwrap()),
+        ["topology-changed", "genesis"]
+    );
 
     // It stays in force when the process starts again with its old file.
     drop(control_plane);
@@ -142,7 +218,9 @@ async fn another_topology_is_applied_checked_and_only_over_the_one_that_was_seen
     assert_eq!(kept.topology.edges.len(), after.topology.edges.len());
 
     // A node nobody knows is told so, and follows nothing.
-    let mut plans = v1::plans_client::PlansClient::connect(second.endpoint.clone()).await.unwrap();
+    let mut plans = v1::plans_client::PlansClient::connect(second.endpoint.clone())
+        .await
+        .unwrap();
     let hello = v1::Hello {
         node: "edge-mars".into(),
         kind: v1::NodeKind::Edge.into(),
@@ -160,11 +238,17 @@ async fn what_nodes_serve_goes_on_when_the_store_was_lost() {
     let folder = tempfile::tempdir().unwrap();
     let last_good = LastGood::at(folder.path().join("plan"));
     // The node serves plan 40 of a store that is gone; in it ap-south is left.
-    let topology = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../configs/topology.toml")).unwrap();
+    let topology =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../configs/topology.toml")).unwrap();
     let mut ahead = topology::fixtures::three_primaries();
     ahead.topology = topology::Topology::parse("topology.toml", &topology).unwrap();
     ahead.plan.generation = 40;
-    ahead.plan.edges = ahead.topology.edges.keys().map(|edge| (edge.clone(), topology::EdgeState::Serving)).collect();
+    ahead.plan.edges = ahead
+        .topology
+        .edges
+        .keys()
+        .map(|edge| (edge.clone(), topology::EdgeState::Serving))
+        .collect();
     let ap_south = topology::RegionId::new("ap-south").unwrap();
     ahead.plan.regions.get_mut(&ap_south).unwrap().state = topology::RegionState::Evacuated;
     let backup = ahead.topology.backups_of(&ap_south)[0].clone();
@@ -181,7 +265,10 @@ async fn what_nodes_serve_goes_on_when_the_store_was_lost() {
         () = follower.run(sender, std::future::pending()) => unreachable!("it was never stopped"),
         plan = tokio::time::timeout(PATIENCE, newer) => plan.expect("plan 41 comes").unwrap().clone().unwrap(),
     };
-    assert_eq!(recovered.plan.regions[&ap_south].state, topology::RegionState::Evacuated);
+    assert_eq!(
+        recovered.plan.regions[&ap_south].state,
+        topology::RegionState::Evacuated
+    );
     assert_eq!(recovered.plan.reasons[0].code, topology::ReasonCode::PlanRecovered);
     let history = control_plane.operator().history(0).await.unwrap();
     assert_eq!(codes(&history), ["plan-recovered", "genesis"]);
@@ -194,7 +281,10 @@ async fn the_audit_log_is_decided_again_and_tampering_shows() {
     let people = control_plane.operator();
     for token in ["one", "two"] {
         people.act(freeze(token)).await.unwrap();
-        people.act(request(operator::failover("us-east"), &format!("{token}-move"), None)).await.unwrap();
+        people
+            .act(request(operator::failover("us-east"), &format!("{token}-move"), None))
+            .await
+            .unwrap();
     }
     let mut documents = audit::Documents::default();
     let (mut entries, mut head) = (Vec::new(), None);
@@ -219,11 +309,17 @@ async fn the_audit_log_is_decided_again_and_tampering_shows() {
     assert_eq!(verify(&changed).unwrap_err(), audit::Tampered::Broken { number: 4 });
     let mut left_out = entries.clone();
     left_out.remove(1);
-    assert_eq!(verify(&left_out).unwrap_err(), audit::Tampered::Missing { after: 1, found: 3 });
+    assert_eq!(
+        verify(&left_out).unwrap_err(),
+        audit::Tampered::Missing { after: 1, found: 3 }
+    );
     assert_eq!(verify(&entries[..4]).unwrap_err(), audit::Tampered::Head);
     // And a decision that does not follow from its input, whatever its hash.
     let mut forged = read[0].clone();
     forged.plan.as_mut().unwrap().routes.values_mut().next().unwrap()[0].percent = 50;
-    assert!(matches!(documents.replay(&forged), Err(audit::Tampered::Differs { number: 1, .. })));
+    assert!(matches!(
+        documents.replay(&forged),
+        Err(audit::Tampered::Differs { number: 1, .. })
+    ));
     assert!(documents.insert("0".repeat(64), "other".into()).is_err());
 }
