@@ -10,7 +10,7 @@ use topology::{
     EdgeState, IntentKind, Level, Moment, Plan, Reason, ReasonCode, RegionId, RegionPlan, RegionState, Role, Rule,
     Share, policy::TwoPerson, snapshot::digest,
 };
-use verdict::Health;
+use verdict::{Health, correlated};
 
 use crate::{
     Action, Check, Input, Memory, Outcome, Phase, Report,
@@ -105,8 +105,9 @@ pub(crate) struct Planner<'i> {
     pub(crate) now: Moment,
     pub(crate) next: Plan,
     pub(crate) memory: Memory,
-    /// Primaries that take sessions by the plan in force and turned bad, or begin to: what was not yet acted on.
-    pub(crate) turned_bad: BTreeSet<RegionId>,
+    /// Primaries that take sessions by the plan in force and turned bad together, or begin to, by the word of the same
+    /// vantages.
+    pub(crate) correlated: Vec<BTreeSet<RegionId>>,
     /// Regions that this decision moved already; each moves once at most.
     pub(crate) moved: BTreeSet<RegionId>,
     pub(crate) report: Report,
@@ -133,7 +134,7 @@ impl<'i> Planner<'i> {
             now,
             next,
             memory: input.memory.clone(),
-            turned_bad: BTreeSet::new(),
+            correlated: Vec::new(),
             moved: BTreeSet::new(),
             report: Report::default(),
         };
@@ -146,10 +147,12 @@ impl<'i> Planner<'i> {
             Health::Suspect => planner.is_failing(region),
             _ => false,
         };
-        planner.turned_bad = primaries(input)
+        let turned_bad: BTreeSet<RegionId> = primaries(input)
             .into_iter()
             .filter(|it| takes(it) && is_bad(it))
             .collect();
+        let verdicts = turned_bad.iter().filter_map(|region| input.verdicts.get(region));
+        planner.correlated = correlated(verdicts, &input.policy.health);
         planner
     }
 
@@ -433,7 +436,10 @@ impl<'i> Planner<'i> {
             }
             let why = match (to > level, to == crowded && crowded > verdict.level) {
                 (true, true) => "it takes more sessions than its components can serve at full quality".to_owned(),
-                (true, false) => self.summary(&region),
+                (true, false) => {
+                    let asks = verdict.levels().find(|(level, _)| *level == to);
+                    asks.map_or_else(|| self.summary(&region), |(_, fired)| fired.why.clone())
+                }
                 (false, _) => "what was slow or broken was well for long enough".to_owned(),
             };
             // Room made for sessions that are already planned is part of moving them, not a change of its own.

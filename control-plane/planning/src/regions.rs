@@ -76,14 +76,17 @@ impl Planner<'_> {
         if !self.check(ReasonCode::EverythingLooksDead, region, well > 0, text.clone()) {
             return self.refuse(ReasonCode::EverythingLooksDead, region, text);
         }
-        let names: Vec<&str> = self.turned_bad.iter().map(RegionId::as_str).collect();
-        let alone = !policy.correlated_hold || names.len() < 2;
-        let text = if alone {
-            "no other primary turned bad with it".to_owned()
-        } else {
-            let names = names.join(" and ");
-            format!("{names} turned bad together, so the evidence may be at fault; weights are kept")
+        let group = self.correlated.iter().find(|group| group.contains(region));
+        let group = group.filter(|_| policy.correlated_hold);
+        let text = match group {
+            None => "no other primary turned bad by the word of the same vantages".to_owned(),
+            Some(group) => {
+                let names: Vec<&str> = group.iter().map(RegionId::as_str).collect();
+                let names = names.join(" and ");
+                format!("{names} turned bad together, so the evidence may be at fault; weights are kept")
+            }
         };
+        let alone = group.is_none();
         if !self.check(ReasonCode::CorrelatedEvidence, region, alone, text.clone()) {
             return self.refuse(ReasonCode::CorrelatedEvidence, region, text);
         }

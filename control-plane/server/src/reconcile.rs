@@ -524,10 +524,7 @@ impl Reconciler {
                 .collect();
         }
         let planned = self.input.current.iter().flat_map(|plan| &plan.regions);
-        let believed = |plan: &RegionPlan| Before {
-            down: plan.state == RegionState::Evacuated,
-            level: plan.level,
-        };
+        let believed = |plan: &RegionPlan| Before::planned(plan.state == RegionState::Evacuated, plan.level);
         planned.map(|(region, plan)| (region.clone(), believed(plan))).collect()
     }
 

@@ -96,8 +96,13 @@ impl Latency {
     }
 
     /// Latencies recorded.
-    pub fn count(&self) -> usize {
-        self.0.count()
+    pub fn count(&self) -> u64 {
+        self.0.count() as u64
+    }
+
+    /// Whether nothing was recorded.
+    pub fn is_empty(&self) -> bool {
+        self.0.count() == 0
     }
 
     /// The latency that a share `q` (0..=1) of all stay below, in milliseconds; `None` when nothing was recorded.
@@ -129,36 +134,88 @@ impl std::fmt::Debug for Latency {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
-    #[test]
-    fn percentiles_come_from_the_merged_sketch_and_are_within_one_percent() {
-        // One vantage is fast, one is slow: averaging their P99 would give about 1000 ms.
-        let (mut fast, mut slow) = (Latency::default(), Latency::default());
-        (1..=990).for_each(|ms| fast.add(f64::from(ms)));
-        (0..10).for_each(|_| slow.add(2000.0));
-        fast.merge(&slow);
-        let p99 = fast.quantile(0.99).unwrap();
-        assert!((p99 - 990.0).abs() <= 9.9 || (p99 - 2000.0).abs() <= 20.0, "{p99}");
-        let p50 = fast.quantile(0.5).unwrap();
-        assert!((p50 - 500.0).abs() <= 6.0, "{p50}");
+    /// The true percentile, with the library's choice among neighbours.
+    fn exact(sorted: &[f64], q: f64) -> f64 {
+        sorted[(q * (sorted.len() - 1) as f64) as usize]
+    }
+
+    fn sketch_of(latencies: &[f64]) -> Latency {
+        let mut latency = Latency::default();
+        latencies.iter().for_each(|ms| latency.add(*ms));
+        latency
+    }
+
+    proptest! {
+        /// However latencies are spread over vantages and ticks, and in whatever order those are merged: percentiles are
+        /// within 1 % of the true ones, and the merged sketch is written alike.
+        #[test]
+        fn merged_percentiles_are_within_one_percent_of_the_true_ones(
+            mut told in prop::collection::vec(
+                (prop_oneof![0.002..600_000.0_f64, 0.1..10.0_f64, 400.0..600.0_f64], 0usize..12), 1..600
+            ),
+            rotation in 0usize..12,
+            q in 0.0..=1.0_f64,
+        ) {
+            let mut parts = vec![Latency::default(); 12];
+            told.iter().for_each(|(ms, part)| parts[*part].add(*ms));
+            let (mut merged, mut merged_otherwise) = (Latency::default(), Latency::default());
+            parts.iter().for_each(|part| merged.merge(part));
+            parts.rotate_left(rotation);
+            // Also not one by one: two halves, each merged before.
+            let (left, right) = parts.split_at(6);
+            let half = |parts: &[Latency]| parts.iter().rev().fold(Latency::default(), |mut half, part| {
+                half.merge(part);
+                half
+            });
+            merged_otherwise.merge(&half(right));
+            merged_otherwise.merge(&half(left));
+            prop_assert_eq!(serde_json::to_string(&merged).unwrap(), serde_json::to_string(&merged_otherwise).unwrap());
+
+            told.sort_by(|a, b| a.0.total_cmp(&b.0));
+            let sorted: Vec<f64> = told.into_iter().map(|(ms, _)| ms).collect();
+            prop_assert_eq!(merged.count() as usize, sorted.len());
+            for q in [q, 0.0, 0.5, 0.95, 0.99, 1.0] {
+                let (is, should) = (merged.quantile(q).unwrap(), exact(&sorted, q));
+                prop_assert!((is - should).abs() <= 0.01001 * should, "p{} is {is}, should be {should}", q * 100.0);
+            }
+        }
+
+        #[test]
+        fn what_is_read_is_what_was_written(told in prop::collection::vec(0.0..1e7_f64, 0..100)) {
+            let text = serde_json::to_string(&sketch_of(&told)).unwrap();
+            let read: Latency = serde_json::from_str(&text).unwrap();
+            prop_assert_eq!(&read, &sketch_of(&told));
+            prop_assert_eq!(serde_json::to_string(&read).unwrap(), text);
+        }
     }
 
     #[test]
-    fn a_sketch_survives_the_wire() {
-        let mut latency = Latency::default();
-        [0.0, 0.4, 12.5, 12.6, 3000.0, 1e9]
-            .into_iter()
-            .for_each(|ms| latency.add(ms));
-        let text = serde_json::to_string(&latency).unwrap();
-        let read: Latency = serde_json::from_str(&text).unwrap();
-        assert_eq!(read.count(), 6);
-        for q in [0.0, 0.3, 0.5, 0.8, 1.0] {
-            let (before, after) = (latency.quantile(q).unwrap(), read.quantile(q).unwrap());
-            assert!((before - after).abs() <= 0.011 * before, "{before} became {after}");
-        }
-        // Once written, writing it again changes nothing: reports can be compared byte by byte.
-        assert_eq!(serde_json::to_string(&read).unwrap(), text);
+    fn percentiles_are_those_of_all_vantages_together() {
+        // One vantage is fast, one is slow: averaging their P99 would give about 1,500 ms.
+        let mut merged = sketch_of(&(1..=990).map(f64::from).collect::<Vec<_>>());
+        merged.merge(&sketch_of(&[2000.0; 10]));
+        let p99 = merged.quantile(0.99).unwrap();
+        assert!((p99 - 990.0).abs() <= 9.9, "{p99}");
+        // A few more slow ones make it slow.
+        (0..10).for_each(|_| merged.add(2000.0));
+        let p99 = merged.quantile(0.99).unwrap();
+        assert!((p99 - 2000.0).abs() <= 20.0, "{p99}");
+    }
+
+    #[test]
+    fn the_ends_of_the_scale_are_kept() {
+        let all = [-5.0, 0.0, 0.0004, 0.001, 599_999.0, 600_000.0, 1e9];
+        let latency = sketch_of(&all);
+        assert_eq!(latency.count(), 7);
+        assert_eq!(latency.quantile(0.0), Some(0.0));
+        let longest = latency.quantile(1.0).unwrap();
+        assert!((longest - 600_000.0).abs() <= 6_000.0, "{longest}");
+        assert_eq!(Latency::default().quantile(0.5), None);
         assert_eq!(serde_json::to_string(&Latency::default()).unwrap(), "[]");
+        // What is no number is no latency.
+        assert_eq!(sketch_of(&[f64::NAN, f64::INFINITY]), Latency::default());
     }
 
     #[test]
