@@ -227,9 +227,7 @@ async fn read(operator: &Operator, request: Request) -> Result<(Kind, Option<Dur
         Request::Rollout { version, because } => (Kind::Rollout(v1::Rollout { version }), None, because),
         Request::Freeze { length, because } => (Kind::Freeze(v1::Freeze {}), Some(length), because),
         Request::Unfreeze { because } => (Kind::Unfreeze(v1::Unfreeze {}), None, because),
-        Request::Override { rule, length, because } => {
-            (Kind::Override(v1::Override { rule }), Some(length), because)
-        }
+        Request::Override { rule, length, because } => (Kind::Override(v1::Override { rule }), Some(length), because),
         Request::Ack { region, because } => (Kind::Ack(v1::AckRegion { region }), None, because),
         Request::Approve { action, because } => (Kind::Approve(v1::Approve { action }), None, because),
         Request::Abort { action, because } => (Kind::Abort(v1::Abort { action }), None, because),

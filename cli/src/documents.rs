@@ -88,7 +88,11 @@ pub(crate) async fn document(
                 .apply(request(kind, text, &in_force.version, who, because.dry_run()))
                 .await?;
             print(&present::applied(&reply, because.dry_run(), output));
-            Ok(if reply.accepted { ExitCode::SUCCESS } else { exit::REFUSED.into() })
+            Ok(if reply.accepted {
+                ExitCode::SUCCESS
+            } else {
+                exit::REFUSED.into()
+            })
         }
     }
 }

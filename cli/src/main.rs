@@ -283,7 +283,10 @@ mod tests {
         assert!(parse("meridian failover us-east").is_err());
         assert!(parse("meridian failover us-east --reason drill -o json").is_ok());
         assert!(parse("meridian freeze --reason drill").is_err(), "a freeze has an end");
-        assert!(parse("meridian failover us-east --reason drill --accept-loss 1h").is_err(), "only with --promote");
+        assert!(
+            parse("meridian failover us-east --reason drill --accept-loss 1h").is_err(),
+            "only with --promote"
+        );
     }
 
     #[test]

@@ -172,10 +172,7 @@ pub(crate) fn action(reply: &v1::ActReply, output: Output) -> String {
 pub(crate) fn waited(action: &v1::Action, output: Output) -> String {
     match output {
         Output::Json => document(json!({ "action": action_json(action) })),
-        Output::Table => format!(
-            "{} {} {}: {}",
-            action.kind, action.subject, action.phase, action.text
-        ),
+        Output::Table => format!("{} {} {}: {}", action.kind, action.subject, action.phase, action.text),
     }
 }
 
@@ -188,7 +185,9 @@ pub(crate) fn plan(plan: &v1::PlanReply, output: Output) -> String {
     let generation = plan.number.unwrap_or_default().generation;
     let _ = match (plan.outcome(), plan.changes) {
         (_, true) => writeln!(text, "plan {} would follow plan {generation}", generation + 1),
-        (v1::Outcome::AwaitingApproval, _) => writeln!(text, "it would wait for a second person; plan {generation} stays"),
+        (v1::Outcome::AwaitingApproval, _) => {
+            writeln!(text, "it would wait for a second person; plan {generation} stays")
+        }
         (_, false) => writeln!(text, "plan {generation} stays"),
     };
     for (title, reasons) in [
@@ -368,12 +367,19 @@ fn decision_lines(decision: &v1::Decision) -> String {
 /// A decision in one line, for those that are history.
 fn decision_line(decision: &v1::Decision, region: &str) -> String {
     let about = decision.reasons.iter().filter(|reason| reason.region == region);
-    let said: Vec<String> = about.map(|reason| format!("{}: {}", reason.code, reason.text)).collect();
+    let said: Vec<String> = about
+        .map(|reason| format!("{}: {}", reason.code, reason.text))
+        .collect();
     let plan = match decision.number.unwrap_or_default().generation {
         0 => "no change".to_owned(),
         generation => format!("plan {generation}"),
     };
-    format!("{plan} at {} UTC by {}: {}", Moment(decision.at_ms), decision.actor, said.join("; "))
+    format!(
+        "{plan} at {} UTC by {}: {}",
+        Moment(decision.at_ms),
+        decision.actor,
+        said.join("; ")
+    )
 }
 
 fn reason_line(reason: &v1::Reason) -> String {
@@ -537,7 +543,10 @@ mod tests {
     #[test]
     fn a_status_reads_well() {
         let text = status(&example(), Output::Table);
-        assert!(text.starts_with("plan 7 (epoch 1), made 12 s ago; control-plane leads\n"), "{text}");
+        assert!(
+            text.starts_with("plan 7 (epoch 1), made 12 s ago; control-plane leads\n"),
+            "{text}"
+        );
         assert!(text.contains("us-west 100 %"), "{text}");
         assert!(text.contains("127.0.1.1:8080 [::1]:8080"), "{text}");
     }

@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use api::{operator, v1::Outcome};
 use common::Stage;
 use drill::{
     calls::{Placed, place},
@@ -24,7 +25,6 @@ use reqwest::{StatusCode, multipart};
 use serde_json::Value;
 use tokio_tungstenite::tungstenite::Message;
 use topology::Moment;
-use world::operator::Action;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_world_serves_calls_whatever_happens_to_it() {
@@ -331,14 +331,9 @@ async fn a_killed_region_is_evacuated_and_restored(stage: &Stage) {
         "evacuated",
         "a region never returns by itself"
     );
-    let action = Action::Restore { region: region.clone() };
-    let reply = stage
-        .world
-        .operator()
-        .act(&action, "the test is over", "test", "token")
-        .await
-        .unwrap();
-    assert!(reply.accepted, "{:?}", reply.reasons);
+    let request = operator::request(operator::restore(&region), "the test is over", "test", "token", None);
+    let reply = stage.world.operator().act(request).await.unwrap();
+    assert_eq!(reply.outcome(), Outcome::Running, "{:?}", reply.reasons);
     observer
         .until("its restore", Duration::from_secs(90), |status| {
             state(status) == "serving"

@@ -160,11 +160,11 @@ impl<'t> Headroom<'t> {
     /// Hands `percent` of `primary`'s sessions to `targets`, filling the first before the second, each up to what it has
     /// left and what `at_most` allows. Places at full service are taken first; only what finds none takes one that
     /// degrades its region, if `degrade`.
-    pub(crate) fn place<'r>(
+    pub(crate) fn place(
         &mut self,
         primary: &RegionId,
         percent: u8,
-        targets: &[&'r RegionId],
+        targets: &[&RegionId],
         degrade: bool,
         at_most: impl Fn(&RegionId) -> u8,
     ) -> Placed {
