@@ -2,13 +2,12 @@
 //! a thousand nodes. Pure code is timed by criterion; the rest on a real control plane process. Writes
 //! docs/benchmarks/control-plane.json.
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot go on ends")]
-#![expect(missing_docs, reason = "criterion's macros make undocumented functions")]
 
 use std::{
     fmt::Write as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use api::v1::{self, observations_client::ObservationsClient, plans_client::PlansClient, watch_request::Message};
@@ -96,16 +95,14 @@ fn main() {
 
 /// The median of a criterion benchmark that has just run, in milliseconds.
 fn median_ms(name: &str) -> f64 {
-    let folder = name.replace('/', "/").replace([',', ' '], "_");
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target"),
         PathBuf::from,
     );
-    let candidates = [name.to_owned(), folder, name.replace('/', "_")];
-    let text = candidates
-        .iter()
-        .find_map(|name| std::fs::read_to_string(target.join("criterion").join(name).join("new/estimates.json")).ok());
-    let estimates: Value = serde_json::from_str(&text.expect("criterion wrote its estimates")).unwrap();
+    // Criterion makes one folder of a name, whatever stands in it.
+    let folder = target.join("criterion").join(name.replace('/', "_"));
+    let text = std::fs::read_to_string(folder.join("new/estimates.json")).unwrap();
+    let estimates: Value = serde_json::from_str(&text).unwrap();
     let nanoseconds = estimates["median"]["point_estimate"].as_f64().unwrap();
     (nanoseconds / 1e3).round() / 1e3
 }
@@ -337,9 +334,9 @@ fn ms(time: Duration) -> f64 {
 
 /// Waits for the end of the current tick.
 async fn tick_end() -> Moment {
-    let now = || Moment(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64);
-    let end = now().tick().end();
-    tokio::time::sleep(end.since(now()) + Duration::from_millis(1)).await;
+    let now = daemon::clock::now();
+    let end = now.tick().end();
+    tokio::time::sleep(end.since(now) + Duration::from_millis(1)).await;
     end
 }
 

@@ -294,7 +294,10 @@ async fn send_audit(
     };
     let mut sent = std::collections::BTreeSet::new();
     for number in first..=last {
-        let Some(bytes) = records::audit_entry(store, number).await.map_err(store_status)? else {
+        let Some(bytes) = records::audit_entry(store, number)
+            .await
+            .map_err(|it| store_status(&it))?
+        else {
             // Pruned since we looked.
             continue;
         };
@@ -309,7 +312,7 @@ async fn send_audit(
                 let found = store
                     .get(&records::document_key(&version))
                     .await
-                    .map_err(store_status)?;
+                    .map_err(|it| store_status(&it))?;
                 if let Some(found) = found {
                     let document = v1::Document {
                         kind: kind.into(),
@@ -346,7 +349,7 @@ impl OperatorService {
         match answer.await.map_err(|_| stopping())? {
             Ok(answer) => Ok(answer),
             Err(Unanswered::NotLeading(leader)) => Err(not_leading(leader.as_ref())),
-            Err(Unanswered::Store(error)) => Err(store_status(error)),
+            Err(Unanswered::Store(error)) => Err(store_status(&error)),
         }
     }
 
@@ -419,7 +422,7 @@ fn not_leading(leader: Option<&LeaderRecord>) -> Status {
     status
 }
 
-fn store_status(error: StoreError) -> Status {
+fn store_status(error: &StoreError) -> Status {
     let text = error.to_string();
     match error {
         StoreError::NoSpace(_) => Status::resource_exhausted(text),
@@ -431,7 +434,7 @@ fn store_status(error: StoreError) -> Status {
 
 fn unreadable(error: records::RecordError) -> Status {
     match error {
-        records::RecordError::Store(error) => store_status(error),
+        records::RecordError::Store(error) => store_status(&error),
         error @ records::RecordError::Unreadable { .. } => Status::data_loss(error.to_string()),
     }
 }

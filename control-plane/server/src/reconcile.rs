@@ -545,7 +545,8 @@ impl Reconciler {
         self.sightings.take(&report, |region, class| {
             topology.regions.contains_key(region) && policy.data.iter().any(|known| known.class == class)
         });
-        match self.windows.take(report, daemon::clock::now().tick().back(1)) {
+        let last_closed = daemon::clock::now().tick().back(1);
+        match self.windows.take(report, last_closed, &self.input.policy.health) {
             Ok(()) => drop(self.metrics.reports.get_or_create(&Label { kind: vantage }).inc()),
             Err(unwanted) => {
                 self.metrics.reports_unwanted.inc();

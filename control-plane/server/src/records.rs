@@ -134,7 +134,7 @@ pub enum RecordError {
 }
 
 impl RecordError {
-    fn unreadable(key: &str, problem: impl ToString) -> Self {
+    fn unreadable(key: &str, problem: &impl ToString) -> Self {
         Self::Unreadable {
             key: key.to_owned(),
             problem: problem.to_string(),
@@ -143,7 +143,7 @@ impl RecordError {
 }
 
 fn decode<T: DeserializeOwned>(key: &str, entry: &Entry) -> Result<T, RecordError> {
-    serde_json::from_slice(&entry.value).map_err(|error| RecordError::unreadable(key, error))
+    serde_json::from_slice(&entry.value).map_err(|error| RecordError::unreadable(key, &error))
 }
 
 /// A document as bytes.
@@ -177,7 +177,7 @@ pub fn state(listing: &Listing) -> Result<Option<State>, RecordError> {
         parse: fn(&str, &str) -> Result<T, Problems>,
     ) -> Result<(Document, T), RecordError> {
         let key = document.kind.key();
-        let value = parse(document.kind.as_str(), &document.text).map_err(|it| RecordError::unreadable(key, it))?;
+        let value = parse(document.kind.as_str(), &document.text).map_err(|it| RecordError::unreadable(key, &it))?;
         Ok((document, value))
     }
     let entries = &listing.entries;
@@ -215,7 +215,7 @@ pub async fn newest_audit(
             break;
         };
         let key = audit_key(number);
-        let entry: audit::Entry = serde_json::from_slice(&bytes).map_err(|it| RecordError::unreadable(&key, it))?;
+        let entry: audit::Entry = serde_json::from_slice(&bytes).map_err(|it| RecordError::unreadable(&key, &it))?;
         if wanted(&entry) {
             found.push(entry);
         }
