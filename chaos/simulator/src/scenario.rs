@@ -12,7 +12,7 @@
 //! ```text
 //! at 35s  us-east dies                      nobody can connect to it
 //! at 35s  us-east is unreachable from edge-iad
-//! at 35s  us-east asr fails 20 %            or gateway, nlu, tts, skills, session-store
+//! at 35s  us-east asr fails 20 %            or gateway, nlu, tts, skills, session-store; in steps of 5 %
 //! at 35s  us-east asr takes 700 ms
 //! at 35s  us-east recovers                  from everything above
 //! at 35s  us-east flaps every 30s for 10m   dies for 30 s, is well for 30 s, and so on; well at the end
