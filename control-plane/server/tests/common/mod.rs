@@ -1,6 +1,8 @@
 //! A control plane process, and what talks to it.
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
+pub(crate) mod fleet;
+
 use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -14,11 +16,11 @@ use tokio::sync::watch;
 use topology::{NodeId, Snapshot};
 
 /// Far longer than anything here takes; only a hang gets this far.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-pub struct ControlPlane {
-    pub child: Child,
-    pub endpoint: String,
+pub(crate) struct ControlPlane {
+    pub(crate) child: Child,
+    pub(crate) endpoint: String,
     folder: PathBuf,
 }
 
@@ -31,11 +33,11 @@ impl Drop for ControlPlane {
 }
 
 impl ControlPlane {
-    pub async fn start(folder: &Path) -> Self {
+    pub(crate) async fn start(folder: &Path) -> Self {
         Self::start_with(folder, |topology| topology).await
     }
 
-    pub async fn start_with(folder: &Path, change: impl Fn(String) -> String) -> Self {
+    pub(crate) async fn start_with(folder: &Path, change: impl Fn(String) -> String) -> Self {
         let configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs");
         let topology = std::fs::read_to_string(configs.join("topology.toml")).unwrap();
         std::fs::write(folder.join("topology.toml"), change(topology)).unwrap();
@@ -70,11 +72,11 @@ impl ControlPlane {
         }
     }
 
-    pub fn operator(&self) -> api::Operator {
+    pub(crate) fn operator(&self) -> api::Operator {
         api::Operator::at([self.endpoint.clone()])
     }
 
-    pub fn follower(&self, last_good: &Path) -> Follower {
+    pub(crate) fn follower(&self, last_good: &Path) -> Follower {
         Follower {
             endpoints: vec![self.endpoint.clone()],
             node: NodeId::new("edge-iad").unwrap(),
@@ -84,7 +86,7 @@ impl ControlPlane {
     }
 
     /// A node that follows plans, until the first one has come.
-    pub async fn follow(&self, last_good: &Path) -> Arc<Snapshot> {
+    pub(crate) async fn follow(&self, last_good: &Path) -> Arc<Snapshot> {
         let (sender, mut plans) = watch::channel(None);
         let follower = self.follower(last_good);
         let newer = plans.wait_for(Option::is_some);
@@ -96,18 +98,18 @@ impl ControlPlane {
 }
 
 /// A request of a tester; `lasts` is for what stands.
-pub fn request(kind: v1::act_request::Kind, token: &str, lasts: Option<Duration>) -> v1::ActRequest {
+pub(crate) fn request(kind: v1::act_request::Kind, token: &str, lasts: Option<Duration>) -> v1::ActRequest {
     operator::request(kind, "maintenance", "tester", token, lasts)
 }
 
 /// A freeze for a minute.
-pub fn freeze(token: &str) -> v1::ActRequest {
+pub(crate) fn freeze(token: &str) -> v1::ActRequest {
     let kind = v1::act_request::Kind::Freeze(v1::Freeze {});
     request(kind, token, Some(Duration::from_secs(60)))
 }
 
 /// The first reason of each decision.
-pub fn codes(decisions: &[v1::Decision]) -> Vec<&str> {
+pub(crate) fn codes(decisions: &[v1::Decision]) -> Vec<&str> {
     decisions
         .iter()
         .map(|decision| decision.reasons[0].code.as_str())
