@@ -47,62 +47,36 @@ impl Invariants {
             wake.is_none_or(|wake| wake > now),
             format!("it would wake at {wake:?}, and now is {now:?}"),
         );
+        // The plan that is in force where sessions are: what nodes have, if the store forgot it.
+        let newest = input
+            .recovered
+            .iter()
+            .chain(&input.current)
+            .max_by_key(|plan| plan.number());
         if let Some(next) = plan {
             broken.extend(is_next(input, next));
-            broken.extend(Self::overloads(input, next));
-            if let Some(before) = &input.current
+            // What nodes refuse is taken back as a whole, whatever else is known by now.
+            let taken_back = input.refusal.is_some();
+            if input.recovered.is_some() {
+                // The store forgot also who was sent where; so must we.
+                self.arrivals.clear();
+            }
+            if !taken_back {
+                broken.extend(overloads(input, newest, next));
+            }
+            if let Some(before) = newest
                 && before.documents == next.documents
-                && input.recovered.is_none()
+                && !taken_back
             {
                 broken.extend(self.too_many_connections(input, before, next, now));
-                if input.refusal.is_none() {
-                    broken.extend(sent_to_the_unwell(input, before, next, now));
-                    if !is_carried_out(input, memory) {
-                        broken.extend(too_much_automation(input, before, next, memory, now));
-                    }
+                broken.extend(sent_to_the_unwell(input, before, next, now));
+                if !is_carried_out(input, memory) {
+                    broken.extend(too_much_automation(input, before, next, memory, now));
                 }
             }
         }
         broken.extend(refused_and_yet(input, outcome, now));
         broken
-    }
-
-    /// No target is planned above what it has room for, unless its level does without what it lacks. What was over before
-    /// may stay over, when there is nowhere else; it may not grow.
-    fn overloads(input: &Input, next: &Plan) -> Vec<String> {
-        let planned = |plan: &Plan, region: &RegionId, resource: Resource| -> f64 {
-            let shares = plan.routes.iter().flat_map(|(primary, shares)| {
-                let here = shares.iter().filter(|share| share.region == *region);
-                here.map(|share| room(input, primary, resource) * f64::from(share.percent) / 100.0)
-            });
-            shares.sum()
-        };
-        let mut over = Vec::new();
-        for region in input.topology.regions.values() {
-            let components = region.capacity.keys().map(|component| Resource::Component(*component));
-            for resource in [Resource::Sessions].into_iter().chain(components) {
-                let max = room(input, &region.id, resource);
-                let is_over = |plan: &Plan| {
-                    let level = plan.regions.get(&region.id).map(|it| it.level);
-                    let relieved = match resource {
-                        Resource::Component(component) => relief(component).is_some_and(|it| level >= Some(it)),
-                        Resource::Sessions => false,
-                    };
-                    let sessions = planned(plan, &region.id, resource);
-                    (sessions > max + ROUNDING && !relieved).then_some(sessions)
-                };
-                let before = input.current.as_ref().and_then(is_over);
-                if let Some(sessions) = is_over(next)
-                    && before.is_none_or(|before| sessions > before + ROUNDING)
-                {
-                    let id = &region.id;
-                    over.push(format!(
-                        "{sessions} are planned for the {resource} of {id}, which holds {max}"
-                    ));
-                }
-            }
-        }
-        over
     }
 
     /// No region is sent more sessions within a reconnect window than it accepts connections in it. A region that takes its
@@ -142,6 +116,44 @@ impl Invariants {
         }
         broken
     }
+}
+
+/// No target is planned above what it has room for, unless its level does without what it lacks. What was over before
+/// may stay over, when there is nowhere else; it may not grow.
+fn overloads(input: &Input, before: Option<&Plan>, next: &Plan) -> Vec<String> {
+    let planned = |plan: &Plan, region: &RegionId, resource: Resource| -> f64 {
+        let shares = plan.routes.iter().flat_map(|(primary, shares)| {
+            let here = shares.iter().filter(|share| share.region == *region);
+            here.map(|share| room(input, primary, resource) * f64::from(share.percent) / 100.0)
+        });
+        shares.sum()
+    };
+    let mut over = Vec::new();
+    for region in input.topology.regions.values() {
+        let components = region.capacity.keys().map(|component| Resource::Component(*component));
+        for resource in [Resource::Sessions].into_iter().chain(components) {
+            let max = room(input, &region.id, resource);
+            let is_over = |plan: &Plan| {
+                let level = plan.regions.get(&region.id).map(|it| it.level);
+                let relieved = match resource {
+                    Resource::Component(component) => relief(component).is_some_and(|it| level >= Some(it)),
+                    Resource::Sessions => false,
+                };
+                let sessions = planned(plan, &region.id, resource);
+                (sessions > max + ROUNDING && !relieved).then_some(sessions)
+            };
+            let before = before.and_then(is_over);
+            if let Some(sessions) = is_over(next)
+                && before.is_none_or(|before| sessions > before + ROUNDING)
+            {
+                let id = &region.id;
+                over.push(format!(
+                    "{sessions} are planned for the {resource} of {id}, which holds {max}"
+                ));
+            }
+        }
+    }
+    over
 }
 
 /// One step after the newest plan there is, by the leader that asks, and whole.

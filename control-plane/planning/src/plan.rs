@@ -376,6 +376,7 @@ impl<'i> Planner<'i> {
                 self.report
                     .changed
                     .push(general(ReasonCode::PlanTakenBack, text, Some(until)));
+                self.stop_what_was_taken_back(current.generation, good);
             }
             _ => {
                 let what = match usable {
@@ -393,6 +394,20 @@ impl<'i> Planner<'i> {
         }
     }
 
+    /// What made the refused plan what it was must not make the next one the same.
+    fn stop_what_was_taken_back(&mut self, generation: u64, good: &Plan) {
+        let is_undone = |kind: &IntentKind| match kind {
+            IntentKind::DrainEdge { edge } => good.edges.get(edge) != Some(&EdgeState::Drained),
+            _ => false,
+        };
+        let undone = self.memory.running(is_undone).map(|action| action.intent.id.clone());
+        let undone: Vec<String> = undone.collect();
+        let text = format!("taken back with plan {generation}, which nodes refuse");
+        for id in undone {
+            self.end_action(&id, Phase::Aborted, &text);
+        }
+    }
+
     /// Edges are drained while somebody wants it, but never the last one.
     fn set_edges(&mut self) {
         let drained: BTreeMap<_, _> = self
@@ -405,7 +420,12 @@ impl<'i> Planner<'i> {
             .collect();
         let none_left = self.next.edges.keys().all(|edge| drained.contains_key(edge));
         let mut changed = Vec::new();
+        // An edge that came back by itself and was refused with its plan comes back when automation does.
+        let rests = self.memory.taken_back.is_some() && self.input.request.is_none();
         for (edge, state) in &mut self.next.edges {
+            if rests && *state == EdgeState::Drained {
+                continue;
+            }
             // The topology may have lost the edges that were not drained.
             let wanted = if drained.contains_key(edge) && !none_left {
                 EdgeState::Drained

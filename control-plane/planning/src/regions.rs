@@ -183,7 +183,12 @@ impl Planner<'_> {
         };
         let health = self.health(region);
         let Some(promote) = planned else {
-            if health == Health::Healthy {
+            // Who ordered it by hand knows what health does not show; automation knows nothing else.
+            let ordered = self
+                .memory
+                .moving(region)
+                .is_some_and(|action| action.intent.author != PLANNER);
+            if health == Health::Healthy && !ordered {
                 let text = format!(
                     "it is healthy again with {percent} % of its sessions left; `meridian restore {region}` brings the others back"
                 );
@@ -203,11 +208,11 @@ impl Planner<'_> {
                         self.end_moves(region, Phase::Done, "all its sessions left");
                     }
                 }
-                Ok(placed) => {
-                    let text = format!("{} % of its sessions find no place in its backups", placed.left);
+                Ok(_) => {
+                    let text = format!("{percent} % of its sessions find no place in its backups and stay");
                     self.wait(ReasonCode::PartlyMoved, region, text, None);
                 }
-                Err(refusal) => self.report.refused.push(refusal),
+                Err(refusal) => self.partly_moved(percent, refusal),
             };
         };
         if health == Health::Down {
@@ -218,7 +223,8 @@ impl Planner<'_> {
             let text = format!("it failed while it was drained: {}", self.summary(region));
             return match self.evacuate(region, ReasonCode::Failover, &text) {
                 Ok(Phase::Done) => self.end_moves(region, Phase::Done, &text),
-                Ok(_) => {}
+                // The rest follows as that of any region that is down.
+                Ok(_) => self.end_moves(region, Phase::Aborted, &text),
                 Err(refusal) => self.report.refused.push(refusal),
             };
         }
@@ -254,18 +260,28 @@ impl Planner<'_> {
                 self.drained(region, left, placed, "the last step held");
             }
             Ok(_) => {
-                let text = format!(
-                    "{percent} % of its sessions find no place in its backups and stay; `meridian restore {region}` brings the \
-                     others back"
-                );
+                let text = format!("{percent} % of its sessions find no place in its backups and stay");
                 return self.wait(ReasonCode::PartlyMoved, region, text, None);
             }
-            Err(refusal) => return self.report.refused.push(refusal),
+            Err(refusal) => return self.partly_moved(percent, refusal),
         }
         if self.next.regions.get(region).map(|it| it.state) == Some(RegionState::Evacuated) {
             self.end_moves(region, Phase::Done, "all its sessions left");
             self.follow_with_data(region, promote);
         }
+    }
+
+    /// What stays because it finds no place waits for one.
+    fn partly_moved(&mut self, percent: u8, refusal: Reason) {
+        if refusal.code != ReasonCode::NoHeadroom {
+            return self.report.refused.push(refusal);
+        }
+        let text = format!("{percent} % of them stay: {}", refusal.text);
+        self.report.waiting.push(Reason {
+            code: ReasonCode::PartlyMoved,
+            text,
+            ..refusal
+        });
     }
 
     /// The end of a switchover: data that was to follow does, if it has caught up.
@@ -517,57 +533,72 @@ impl Planner<'_> {
         let routes = self.next.routes.clone();
         for (primary, shares) in routes {
             let planned = Headroom::beside(&self.input.topology, &self.next.routes);
-            let away: Vec<&RegionId> = shares
-                .iter()
-                .map(|share| &share.region)
-                .filter(|target| **target != primary)
-                .collect();
-            let dead = away
-                .iter()
-                .find(|target| self.health(target) == Health::Down && self.is_failing(target));
-            let crowded = away.iter().find(|target| planned.is_over(target, degrade));
+            let away = || shares.iter().map(|share| &share.region).filter(|it| **it != primary);
+            let dead = away().find(|it| self.is_dead(it));
+            let crowded = away().find(|target| planned.is_over(target, degrade));
             let problem = match (dead, crowded) {
                 (Some(target), _) => format!("backup {target} is down: {}", self.summary(target)),
                 (None, Some(target)) => format!("backup {target} is over its capacity"),
                 (None, None) => continue,
             };
             let at_home = self.percent_at(&primary, &primary);
-            match self.place_away(&primary, 100 - at_home) {
-                Ok(placed) if placed.left == 0 || dead.is_some() => {
-                    let dead = dead.map(|target| (*target).clone());
-                    let mut repaired: Vec<Share> =
-                        shares.iter().filter(|share| share.region == primary).cloned().collect();
-                    let mut text = format!("{problem}; its sessions go to {}", describe(&placed.shares));
-                    repaired.extend(placed.shares);
-                    if placed.left > 0
-                        && let Some(dead) = dead
-                    {
-                        // Nowhere is better than here for these; edges pass the dead region over.
-                        text = format!("{text}; {} % find no place yet", placed.left);
-                        repaired.push(Share {
-                            region: dead,
-                            percent: placed.left,
-                        });
-                    }
-                    if repaired != shares && !self.is_gated(&primary) {
-                        self.count_arrivals(&primary, &repaired);
-                        self.next.routes.insert(primary.clone(), repaired);
-                        self.change(ReasonCode::Failover, &primary, text);
-                    }
-                }
+            let placed = match self.place_away(&primary, 100 - at_home) {
+                Ok(placed) if placed.left == 0 || dead.is_some() => placed,
                 Ok(placed) => {
                     let text = format!("{problem}, and {} % of its sessions find no other place", placed.left);
                     self.refuse(ReasonCode::NoHeadroom, &primary, text);
+                    continue;
                 }
-                Err(refusal) => self.report.refused.push(refusal),
+                Err(refusal) => {
+                    self.report.refused.push(refusal);
+                    continue;
+                }
+            };
+            let mut text = format!("{problem}; its sessions go to {}", describe(&placed.shares));
+            let mut repaired: Vec<Share> = shares.iter().filter(|it| it.region == primary).cloned().collect();
+            repaired.extend(placed.shares);
+            let mut left = placed.left;
+            if left > 0 {
+                // Nowhere is better than where they are for these; edges pass a dead region over.
+                text = format!("{text}; {left} % find no place yet");
+                let mut were: Vec<&Share> = shares.iter().filter(|it| it.region != primary).collect();
+                were.sort_by_key(|it| !self.is_dead(&it.region));
+                for was in were {
+                    let stay = left.min(was.percent.saturating_sub(total_at(&repaired, &was.region)));
+                    left -= stay;
+                    match repaired.iter_mut().find(|it| it.region == was.region) {
+                        Some(share) => share.percent += stay,
+                        None if stay > 0 => repaired.push(Share {
+                            region: was.region.clone(),
+                            percent: stay,
+                        }),
+                        None => {}
+                    }
+                }
+            }
+            if repaired != shares && !self.is_gated(&primary) {
+                self.count_arrivals(&primary, &repaired);
+                self.next.routes.insert(primary.clone(), repaired);
+                self.change(ReasonCode::Failover, &primary, text);
             }
         }
     }
 
+    fn is_dead(&self, target: &RegionId) -> bool {
+        self.health(target) == Health::Down && self.is_failing(target)
+    }
+
     /// Places for `percent` of a primary's sessions in its fit backups, in their order, as far as capacity and connection
-    /// rates allow. An error when there is none at all.
+    /// rates allow. What is away already stays where it is, unless that is down or over its capacity. An error when no
+    /// further session finds a place.
     pub(crate) fn place_away(&mut self, region: &RegionId, percent: u8) -> Result<Placed, Reason> {
         let input = self.input;
+        let degrade = input.policy.failover.degrade_to_admit;
+        let kept = self.kept_away(region, percent);
+        let to_move = percent - total(&kept);
+        if to_move == 0 {
+            return Ok(Placed { shares: kept, left: 0 });
+        }
         let backups = input.topology.backups_of(region);
         let fit: Vec<&RegionId> = backups.iter().filter(|backup| self.is_fit(backup)).collect();
         let unfit: Vec<String> = backups
@@ -583,47 +614,67 @@ impl Planner<'_> {
         if !self.check(ReasonCode::NoFitBackup, region, !fit.is_empty(), text.clone()) {
             return Err(self.reason(ReasonCode::NoFitBackup, region, text, unfit));
         }
-        let others = self.next.routes.iter().filter(|(primary, _)| *primary != region);
-        let placed = Headroom::beside(&input.topology, others).place(
-            region,
-            percent,
-            &fit,
-            input.policy.failover.degrade_to_admit,
-            |target| {
-                self.percent_at(region, target)
-                    .saturating_add(self.rate(region, target))
-            },
-        );
-        let found = percent - placed.left;
+        let mut routes = self.next.routes.clone();
+        routes.insert(region.clone(), kept.clone());
+        let kept_at = |target: &RegionId| total_at(&kept, target);
+        let placed = Headroom::beside(&input.topology, &routes).place(region, to_move, &fit, degrade, |target| {
+            let was_there = self.percent_at(region, target).saturating_sub(kept_at(target));
+            was_there.saturating_add(self.rate(region, target))
+        });
+        let found = to_move - placed.left;
         let text = match found {
             0 => {
-                let others = self.next.routes.iter().filter(|(primary, _)| *primary != region);
-                let headroom = Headroom::beside(&input.topology, others);
-                let full = fit.iter().map(|target| {
-                    let room = headroom.percent(region, target, input.policy.failover.degrade_to_admit);
-                    match room {
+                let headroom = Headroom::beside(&input.topology, &routes);
+                let full = fit
+                    .iter()
+                    .map(|target| match headroom.percent(region, target, degrade) {
                         0 => format!("{target} has no room left"),
                         _ => format!("{target} accepts no more connections for now"),
-                    }
-                });
+                    });
                 let full: Vec<String> = full.chain(unfit.iter().cloned()).collect();
-                format!("none of its sessions find a place in its backups: {}", full.join(", "))
+                format!("its sessions find no place in its backups: {}", full.join(", "))
             }
-            found => format!("its backups can take {found} of the {percent} % of its sessions to move now"),
+            found => format!("its backups can take {found} of the {to_move} % of its sessions to move now"),
         };
         self.check(ReasonCode::NoHeadroom, region, placed.left == 0, text.clone());
-        if found == 0 && percent > 0 {
+        if found == 0 {
             return Err(self.reason(ReasonCode::NoHeadroom, region, text, unfit));
         }
-        Ok(placed)
+        // In the order of the backups, which is the order they overflow in; then what was kept elsewhere.
+        let elsewhere = kept
+            .iter()
+            .map(|share| &share.region)
+            .filter(|it| !backups.contains(it));
+        let shares = backups.iter().chain(elsewhere).map(|target| Share {
+            region: target.clone(),
+            percent: kept_at(target) + total_at(&placed.shares, target),
+        });
+        Ok(Placed {
+            shares: shares.filter(|share| share.percent > 0).collect(),
+            left: placed.left,
+        })
+    }
+
+    /// Of at most `percent` of a primary's sessions that are away already, those that stay where they are.
+    fn kept_away(&self, region: &RegionId, percent: u8) -> Vec<Share> {
+        let degrade = self.input.policy.failover.degrade_to_admit;
+        let shares = self.next.routes.get(region).into_iter().flatten();
+        let serves = |target: &RegionId| {
+            let planned = self.next.regions.get(target);
+            planned.is_some_and(|it| it.state == RegionState::Serving) && self.health(target) != Health::Down
+        };
+        let away = shares.filter(|share| share.region != *region && serves(&share.region));
+        let kept = shrink(&away.cloned().collect::<Vec<_>>(), percent);
+        let mut routes = self.next.routes.clone();
+        routes.insert(region.clone(), kept.clone());
+        let planned = Headroom::beside(&self.input.topology, &routes);
+        let fits = |share: &Share| !planned.is_over(&share.region, degrade);
+        kept.into_iter().filter(fits).collect()
     }
 
     fn percent_at(&self, primary: &RegionId, target: &RegionId) -> u8 {
-        let shares = self.next.routes.get(primary).into_iter().flatten();
-        shares
-            .filter(|share| share.region == *target)
-            .map(|share| share.percent)
-            .sum()
+        let shares = self.next.routes.get(primary);
+        shares.map_or(0, |shares| total_at(shares, target))
     }
 
     fn rate(&self, primary: &RegionId, target: &RegionId) -> u8 {
@@ -690,4 +741,13 @@ impl Planner<'_> {
             self.end_action(&id, phase, text);
         }
     }
+}
+
+fn total(shares: &[Share]) -> u8 {
+    shares.iter().map(|share| share.percent).sum()
+}
+
+fn total_at(shares: &[Share], target: &RegionId) -> u8 {
+    let there = shares.iter().filter(|share| share.region == *target);
+    there.map(|share| share.percent).sum()
 }

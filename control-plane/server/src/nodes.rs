@@ -23,6 +23,9 @@ use crate::{
 const GENERATIONS_REMEMBERED: usize = 64;
 /// Updates waiting for one node. Plans replace each other, so two are enough: one under way and the newest.
 const UPDATES_WAITING: usize = 2;
+/// Greatest generation learnt from a node: a plan every millisecond would take thirty years to get there. Whoever holds a
+/// greater one lies, and would leave no numbers for the plans to come.
+const GENERATION_LEARNT_MAX: u64 = 1 << 40;
 
 /// What is known about one node.
 #[derive(Debug, Clone, PartialEq)]
@@ -311,6 +314,9 @@ impl Follower {
                 self.nodes.refuse(&self.id, number, &nack.reason);
             }
             Some(Message::Held(held)) => match Snapshot::decode(&held.document, &held.checksum) {
+                Ok(snapshot) if snapshot.plan.generation > GENERATION_LEARNT_MAX => {
+                    tracing::warn!(node = %self.id, plan = %snapshot.plan.number(), "no plan has such a number");
+                }
                 Ok(snapshot) => {
                     let wanted = Wanted::Recover(Box::new(snapshot.plan));
                     self.inbox.send(wanted).await.map_err(|_| ())?;

@@ -15,9 +15,9 @@ use verdict::Health;
 
 use crate::{
     nodes::{Node, Nodes},
-    reconcile::{self, Answer, Applied, Role, Unanswered, View, outcome_of},
+    reconcile::{self, Answer, Applied, Leader, Role, Unanswered, View, outcome_of},
     records::{self, Document, DocumentKind},
-    store::{LeaderRecord, Store, StoreError},
+    store::{Store, StoreError},
 };
 
 /// Longest reason, author or token taken, in characters.
@@ -348,7 +348,7 @@ impl OperatorService {
         self.inbox.send(request).await.map_err(|_| stopping())?;
         match answer.await.map_err(|_| stopping())? {
             Ok(answer) => Ok(answer),
-            Err(Unanswered::NotLeading(leader)) => Err(not_leading(leader.as_ref())),
+            Err(Unanswered::NotLeading(leader)) => Err(not_leading(&leader)),
             Err(Unanswered::Store(error)) => Err(store_status(&error)),
         }
     }
@@ -410,13 +410,15 @@ fn stopping() -> Status {
 fn leads(view: &View) -> Result<(), Status> {
     match &view.role {
         Role::Leading => Ok(()),
-        Role::Following(leader) => Err(not_leading(leader.as_ref())),
+        Role::Following(leader) => Err(not_leading(leader)),
     }
 }
 
-fn not_leading(leader: Option<&LeaderRecord>) -> Status {
-    let mut status = Status::failed_precondition(Unanswered::NotLeading(leader.cloned()).to_string());
-    if let Some(url) = leader.and_then(|leader| leader.url.parse().ok()) {
+fn not_leading(leader: &Leader) -> Status {
+    let mut status = Status::failed_precondition(leader.to_string());
+    if let Leader::Known(leader) = leader
+        && let Ok(url) = leader.url.parse()
+    {
         status.metadata_mut().insert(LEADER_KEY, url);
     }
     status

@@ -68,12 +68,9 @@ pub enum Request {
 /// Why a request got no answer.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum Unanswered {
-    /// Somebody else leads, or nobody.
-    #[error("{}", match .0 {
-        Some(leader) => format!("{} leads, at {}", leader.node, leader.url),
-        None => "no control plane leads right now".to_owned(),
-    })]
-    NotLeading(Option<LeaderRecord>),
+    /// We do not lead.
+    #[error("{0}")]
+    NotLeading(Leader),
     /// The store did not take it.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -121,8 +118,32 @@ pub struct View {
 pub enum Role {
     /// We do.
     Leading,
-    /// Somebody else does, or nobody.
-    Following(Option<LeaderRecord>),
+    /// We do not.
+    Following(Leader),
+}
+
+/// Who leads, as far as a control plane knows that does not.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Leader {
+    /// This one.
+    #[error("{} leads, at {}", .0.node, .0.url)]
+    Known(LeaderRecord),
+    /// Nobody, until somebody is elected.
+    #[error("no control plane leads right now")]
+    Nobody,
+    /// The store could not be asked; without it nobody is elected.
+    #[error("no control plane is known to lead: {0}")]
+    Unknown(StoreError),
+}
+
+impl From<Result<Option<LeaderRecord>, StoreError>> for Leader {
+    fn from(found: Result<Option<LeaderRecord>, StoreError>) -> Self {
+        match found {
+            Ok(Some(leader)) => Self::Known(leader),
+            Ok(None) => Self::Nobody,
+            Err(error) => Self::Unknown(error),
+        }
+    }
 }
 
 /// What a replica is started with.
@@ -185,7 +206,7 @@ impl Reconciler {
         let state = records::state(&listing)?.expect("both documents were just put in");
         let input = Input::new(state.topology.1, state.policy.1, 0);
         let documents = (state.topology.0, state.policy.0);
-        let role = Role::Following(None);
+        let role = Role::Following(Leader::Nobody);
         let view = View {
             input: input.clone(),
             report: Report::default(),
@@ -237,13 +258,14 @@ impl Reconciler {
             };
             tracing::info!(epoch = lead.epoch(), "leading");
             let ended = self.lead(&lead, &mut inbox, &stop).await;
+            // First of all nobody is told any more that we lead: a store that is away takes seconds to resign at.
+            self.role = Role::Following(Leader::Nobody);
+            self.metrics.leading.set(0);
+            self.publish_view();
             // Successors need not wait for the lease to run out; if the store does not hear of it, they wait.
             if let Err(error) = lead.resign().await {
                 tracing::debug!(%error, "the lead runs out by itself");
             }
-            self.role = Role::Following(None);
-            self.metrics.leading.set(0);
-            self.publish_view();
             match ended {
                 Ended::Stopped => return Ok(()),
                 Ended::Lost => tracing::warn!(epoch = lead.epoch(), "the lead was lost; following"),
@@ -268,7 +290,14 @@ impl Reconciler {
                 sleep(STORE_RETRY).await;
             }
         });
-        let mut look = tokio::time::interval(LEADER_LOOK);
+        // Beside everything else, too: a store that is away takes seconds to say so, and reports and ticks go on.
+        let (store, (seen, mut leader)) = (self.store.clone(), watch::channel(Leader::Nobody));
+        let mut look = std::pin::pin!(async move {
+            loop {
+                seen.send_replace(store.leader().await.into());
+                sleep(LEADER_LOOK).await;
+            }
+        });
         state.mark_changed();
         loop {
             let now = daemon::clock::now();
@@ -281,7 +310,11 @@ impl Reconciler {
                     let listing = state.borrow_and_update().clone();
                     self.mirror(&listing);
                 }
-                _ = look.tick() => self.look_for_leader().await,
+                () = &mut look => {}
+                Ok(()) = leader.changed() => {
+                    let leader = leader.borrow_and_update().clone();
+                    self.follows(leader);
+                }
                 request = inbox.recv() => self.decline(request?),
                 () = sleep(wait) => {}
             }
@@ -308,6 +341,10 @@ impl Reconciler {
             topology,
             policy,
         } = state;
+        if self.input.current.is_none() && plan.is_some() {
+            // What was judged so far was judged without what the plan says was believed.
+            self.input.verdicts.clear();
+        }
         self.plan_revision = plan.as_ref().map(|(_, revision)| *revision);
         self.input.current = plan.map(|(plan, _)| plan);
         self.input.memory = memory;
@@ -315,9 +352,7 @@ impl Reconciler {
         (self.documents.1, self.input.policy) = policy;
     }
 
-    async fn look_for_leader(&mut self) {
-        // A store that does not answer knows no leader; asking is bounded by its own timeout.
-        let leader = self.store.leader().await.ok().flatten();
+    fn follows(&mut self, leader: Leader) {
         let role = Role::Following(leader);
         if self.role != role {
             self.role = role;
@@ -329,7 +364,7 @@ impl Reconciler {
     fn decline(&mut self, request: Request) {
         let leader = match &self.role {
             Role::Following(leader) => leader.clone(),
-            Role::Leading => None,
+            Role::Leading => Leader::Nobody,
         };
         let not_leading = Unanswered::NotLeading(leader);
         // Whoever asked may have gone.
@@ -399,8 +434,7 @@ impl Reconciler {
 
     /// After a store error: whether we still lead. What was written is read again, since it may have been written or not.
     async fn recover_from(&mut self, lead: &Lead, error: &StoreError) -> bool {
-        let (fence, _) = lead.fence();
-        if matches!(error, StoreError::Conflict { key, .. } if *key == fence) {
+        if is_fenced_off(lead, error) {
             tracing::warn!(%error, "somebody else leads");
             return false;
         }
@@ -578,7 +612,8 @@ impl Reconciler {
                 let input = self.input_with(intent, now);
                 let outcome = self.commit(lead, &author, now, input, vec![]).await;
                 let failed = outcome.as_ref().err().cloned();
-                drop(reply.send(outcome.map(|it| self.answer(Some(&id), it)).map_err(Unanswered::Store)));
+                let answer = outcome.map(|it| self.answer(Some(&id), it));
+                drop(reply.send(answer.map_err(|error| unanswered(lead, error))));
                 return failed.map_or(Ok(()), Err);
             }
             Request::Apply {
@@ -589,7 +624,7 @@ impl Reconciler {
             } => {
                 let applied = self.apply(lead, document, &replaces, dry_run, now).await;
                 let failed = applied.as_ref().err().cloned();
-                drop(reply.send(applied.map_err(Unanswered::Store)));
+                drop(reply.send(applied.map_err(|error| unanswered(lead, error))));
                 return failed.map_or(Ok(()), Err);
             }
             Request::Recover(recovered) => {
@@ -711,7 +746,11 @@ impl Reconciler {
                 DocumentKind::Policy => in_force.1 = document.clone(),
             }
         }
-        let mut transaction = Transaction::default();
+        // Before everything else: when somebody else leads, that is what a conflict has to say.
+        let mut transaction = Transaction {
+            expect: vec![lead.fence()],
+            ..Transaction::default()
+        };
         for document in &written {
             transaction
                 .put
@@ -758,7 +797,6 @@ impl Reconciler {
             transaction.put.push((records::PLAN.to_owned(), records::encode(next)));
         }
         if !transaction.put.is_empty() {
-            transaction.expect.push(lead.fence());
             if !lead.is_valid() {
                 let (key, expected) = lead.fence();
                 return Err(StoreError::Conflict {
@@ -842,6 +880,21 @@ impl Reconciler {
             policy: self.documents.1.clone(),
             role: self.role.clone(),
         }));
+    }
+}
+
+/// Whether somebody else leads by now.
+fn is_fenced_off(lead: &Lead, error: &StoreError) -> bool {
+    let (fence, _) = lead.fence();
+    matches!(error, StoreError::Conflict { key, .. } if *key == fence)
+}
+
+/// Nothing was written by who does not lead any more: whoever does may be asked the same.
+fn unanswered(lead: &Lead, error: StoreError) -> Unanswered {
+    if is_fenced_off(lead, &error) {
+        Unanswered::NotLeading(Leader::Nobody)
+    } else {
+        Unanswered::Store(error)
     }
 }
 

@@ -181,19 +181,20 @@ impl Observations for ObservationsService {
         let (inbox, metrics, stop) = (self.inbox.clone(), self.metrics.clone(), self.stop.clone());
         // Owned by the connection: it ends with the stream of reports.
         tokio::spawn(async move {
-            while let Some(Some(Ok(report))) = stop.run_until_cancelled(reports.next()).await {
-                let tick = report.tick;
-                let receipt = match TickReport::try_from(report) {
-                    Ok(report) => {
+            while let Some(Some(read)) = stop.run_until_cancelled(reports.next()).await {
+                let receipt = match read.map(|report| (report.tick, TickReport::try_from(report))) {
+                    Ok((tick, Ok(report))) => {
                         if inbox.send(Request::Observe(report)).await.is_err() {
                             return;
                         }
                         Ok(v1::ReportReceipt { tick })
                     }
-                    Err(bad) => {
+                    Ok((_, Err(bad))) => {
                         metrics.reports_unwanted.inc();
                         Err(bad.into())
                     }
+                    // Too long, or broken off: whoever still listens is told.
+                    Err(unreadable) => Err(unreadable),
                 };
                 let refused = receipt.is_err();
                 if receipts.send(receipt).await.is_err() || refused {

@@ -16,8 +16,8 @@ use api::{
 use async_trait::async_trait;
 use common::{
     fleet::{
-        Fleet, Node, PlayedNode, Plane, Regions, Settings, assert_leads_only_follow_each_other, etcdctl, evacuations,
-        eventually, is_left, says, see_every_tick, soon, until, verified,
+        Fleet, Node, Plane, PlayedNode, Regions, Settings, assert_leads_only_follow_each_other, etcdctl, evacuations,
+        eventually, is_left, says, see_every_tick, soon, two_more_ticks, until, verified,
     },
     freeze, request,
 };
@@ -149,7 +149,7 @@ async fn a_region_dies_and_so_does_the_leader(killed: Killed) {
     assert!(took < FAILOVER_MAX, "{took:?}");
 
     fleet.planes[leader].start().await;
-    fleet.two_more_ticks().await;
+    two_more_ticks().await;
     fleet.check();
     assert_eq!(fleet.evacuations_applied("us-east").len(), 1);
     let entries = fleet.audit().await;
@@ -201,7 +201,7 @@ async fn a_leader_that_was_frozen_wakes_up_to_no_power() {
     })
     .await;
     assert!(fleet.planes[frozen].log().contains("the lead was lost; following"));
-    fleet.two_more_ticks().await;
+    two_more_ticks().await;
     fleet.check();
     let entries = fleet.audit().await;
     assert_leads_only_follow_each_other(&entries);
@@ -374,9 +374,27 @@ async fn the_leader_decides_to_leave_us_east_and(dies: Dies) {
             assert_eq!(plan.plan.epoch, second.views.borrow().input.epoch);
         }
     }
+
     // It looks at the world twice more, and has nothing to add.
-    until(daemon::clock::now().tick().end() + Tick::LENGTH + Duration::from_millis(1_500)).await;
+    two_more_ticks().await;
     assert_eq!(second.snapshots.borrow().as_ref().unwrap().plan, plan.plan);
+
+    // The region is back. Who has just been started believes what the plan says, and not the first good tick.
+    regions.lives("us-east");
+    let third = Replica::start("control-plane-3", Arc::new(store().await), &regions);
+    drop(second);
+    third.leads().await;
+    let mut views = third.views.clone();
+    let judged = views.wait_for(|view| {
+        let verdict = view.input.verdicts.get(&us_east);
+        verdict.is_some_and(|it| it.health != verdict::Health::Blind && it.health != verdict::Health::NoData)
+    });
+    let view = soon("it judges", judged).await.unwrap().clone();
+    let verdict = &view.input.verdicts[&us_east];
+    assert!(
+        verdict.health == verdict::Health::Down && !verdict.failing,
+        "{verdict:?}"
+    );
     let entries = stored_audit(&etcd).await;
     assert_eq!(evacuations(&entries, "us-east").len(), 1);
     assert_leads_only_follow_each_other(&entries);
@@ -420,13 +438,14 @@ const BAD_DAYS: Duration = Duration::from_secs(120);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_minutes_of_deaths_and_one_evacuation() {
-    let seed = std::env::var("MERIDIAN_TEST_SEED").map_or_else(|_| daemon::clock::now().0, |seed| seed.parse().unwrap());
+    let seed =
+        std::env::var("MERIDIAN_TEST_SEED").map_or_else(|_| daemon::clock::now().0, |seed| seed.parse().unwrap());
     println!("MERIDIAN_TEST_SEED={seed}");
     let mut rng = StdRng::seed_from_u64(seed);
     let mut fleet = Fleet::start().await;
     fleet.judged().await;
     let began = daemon::clock::now();
-    let mut pause = |rng: &mut StdRng, seconds: std::ops::Range<f64>| Duration::from_secs_f64(rng.random_range(seconds));
+    let pause = |rng: &mut StdRng, seconds: std::ops::Range<f64>| Duration::from_secs_f64(rng.random_range(seconds));
 
     // Asked for before a change of leader and after it, by somebody who does not know what came of it the first time.
     let people = fleet.operator();
@@ -477,14 +496,19 @@ async fn two_minutes_of_deaths_and_one_evacuation() {
     let died = died.expect("there was time for it");
     let applied = fleet.all_apply_evacuation_of("us-east").await;
     println!("us-east was left by everybody after {:?}", applied.since(died));
-    fleet.two_more_ticks().await;
+    two_more_ticks().await;
     fleet.check();
     assert_eq!(fleet.evacuations_applied("us-east").len(), 1);
     let entries = fleet.audit().await;
     assert_leads_only_follow_each_other(&entries);
     assert_eq!(evacuations(&entries, "us-east").len(), 1);
     let reasons = || entries.iter().flat_map(|entry| &entry.reasons);
-    assert_eq!(reasons().filter(|reason| reason.code == ReasonCode::EdgeDrained).count(), 1);
+    assert_eq!(
+        reasons()
+            .filter(|reason| reason.code == ReasonCode::EdgeDrained)
+            .count(),
+        1
+    );
     let leads: std::collections::BTreeSet<u64> = entries.iter().map(|entry| entry.input.epoch).collect();
     println!("{} decisions of {} leaders", entries.len(), leads.len());
     for plane in &mut fleet.planes {
@@ -549,7 +573,7 @@ async fn ten_minutes_without_a_quorum_change_nothing() {
     println!("with a quorum again everybody left us-east after {took:?}");
     assert!(took < CATCH_UP_MAX, "{took:?}");
     fleet.etcd.restart(0).await.unwrap();
-    fleet.two_more_ticks().await;
+    two_more_ticks().await;
     fleet.check();
     let entries = fleet.audit().await;
     assert_eq!(evacuations(&entries, "us-east").len(), 1);
@@ -566,10 +590,16 @@ async fn a_full_store_refuses_with_the_remedy_and_goes_on_after_it() {
     });
     let fleet = fleet.await;
     fleet.all_apply("the first plan", |plan| plan.generation == 1).await;
-    let mut client = etcd_client::Client::connect(fleet.etcd.endpoints(), None).await.unwrap();
+    let mut client = etcd_client::Client::connect(fleet.etcd.endpoints(), None)
+        .await
+        .unwrap();
     while client.put("/junk", vec![b'x'; 256 << 10], None).await.is_ok() {}
 
-    let error = fleet.operator().act(drain_edge("edge-dub", "no room")).await.unwrap_err();
+    let error = fleet
+        .operator()
+        .act(drain_edge("edge-dub", "no room"))
+        .await
+        .unwrap_err();
     for remedy in ["compact", "defrag", "alarm disarm"] {
         let told = matches!(&error, OperatorError::Rejected(why) if why.contains(remedy));
         assert!(told, "{error}");
@@ -595,7 +625,10 @@ async fn a_full_store_refuses_with_the_remedy_and_goes_on_after_it() {
     }
     // The same token: it was refused, so it is not known.
     let reply = fleet.act(drain_edge("edge-dub", "no room")).await;
-    assert_eq!((reply.outcome(), reply.number.unwrap().generation), (v1::Outcome::Running, 2));
+    assert_eq!(
+        (reply.outcome(), reply.number.unwrap().generation),
+        (v1::Outcome::Running, 2)
+    );
     fleet.all_apply("the second plan", |plan| plan.generation == 2).await;
     fleet.check();
     assert_eq!(fleet.audit().await.len(), 2);
@@ -620,8 +653,14 @@ async fn nodes_teach_an_etcd_that_was_restored_from_an_old_snapshot() {
     fleet.all_apply("the third plan", |plan| plan.generation == 3).await;
 
     fleet.restore_etcd(&snapshot).await;
-    let recovers = |plan: &Plan| plan.reasons.iter().any(|reason| reason.code == ReasonCode::PlanRecovered);
-    fleet.all_apply("the recovered plan", |plan| plan.generation == 4 && recovers(plan)).await;
+    let recovers = |plan: &Plan| {
+        plan.reasons
+            .iter()
+            .any(|reason| reason.code == ReasonCode::PlanRecovered)
+    };
+    fleet
+        .all_apply("the recovered plan", |plan| plan.generation == 4 && recovers(plan))
+        .await;
     let us_east = RegionId::new("us-east").unwrap();
     for node in &fleet.nodes {
         let plan = node.plan().unwrap();
@@ -629,7 +668,11 @@ async fn nodes_teach_an_etcd_that_was_restored_from_an_old_snapshot() {
     }
     fleet.judged().await;
     fleet.act(drain_edge("edge-iad", "next")).await;
-    fleet.all_apply("the plan after it", |plan| plan.generation > 4 && is_drained(plan, "edge-iad")).await;
+    fleet
+        .all_apply("the plan after it", |plan| {
+            plan.generation > 4 && is_drained(plan, "edge-iad")
+        })
+        .await;
     fleet.check();
     assert_eq!(fleet.evacuations_applied("us-east").len(), 1);
     let entries = fleet.audit().await;
@@ -648,12 +691,7 @@ async fn a_plan_that_a_node_refuses_is_taken_back_and_automation_rests() {
     let mut node = PlayedNode::hello(&leader.url, "edge-dub").await.unwrap();
     let good = node.plan().await;
     node.acknowledge(good.plan.number()).await;
-    eventually("all nodes apply the first plan", || async {
-        let nodes = leader.status().await.ok()?.nodes;
-        let generation = |node: &v1::NodeStatus| node.acknowledged.map(|number| number.generation);
-        (nodes.len() == 3 && nodes.iter().all(|node| generation(node) == Some(1))).then_some(())
-    })
-    .await;
+    all_acknowledge(leader, 1).await;
 
     let reply = fleet.act(failover("us-east", "move")).await;
     assert_eq!(reply.outcome(), v1::Outcome::Done, "{reply:?}");
@@ -663,9 +701,21 @@ async fn a_plan_that_a_node_refuses_is_taken_back_and_automation_rests() {
     let back = node.plan().await;
     node.acknowledge(back.plan.number()).await;
     assert_eq!(back.plan.generation, 3);
-    assert_eq!(back.plan.reasons[0].code, ReasonCode::PlanTakenBack, "{:?}", back.plan.reasons);
+    assert_eq!(
+        back.plan.reasons[0].code,
+        ReasonCode::PlanTakenBack,
+        "{:?}",
+        back.plan.reasons
+    );
     assert!(back.plan.reasons[0].evidence[0].contains("I cannot take that"));
-    let content = |plan: &Plan| (plan.regions.clone(), plan.routes.clone(), plan.edges.clone(), plan.writers.clone());
+    let content = |plan: &Plan| {
+        (
+            plan.regions.clone(),
+            plan.routes.clone(),
+            plan.edges.clone(),
+            plan.writers.clone(),
+        )
+    };
     assert_eq!(content(&back.plan), content(&good.plan));
 
     // Automation rests: a region that dies is left where it is, and `status` says why.
@@ -685,15 +735,33 @@ async fn a_plan_that_a_node_refuses_is_taken_back_and_automation_rests() {
     node.acknowledge(next.plan.number()).await;
     assert_eq!(next.plan.generation, 4);
 
-    // What stands does not come back with the next decision either.
+    all_acknowledge(leader, 4).await;
+
+    // Nor does what an operator's standing order made come back with the next decision: it ended with its plan.
     fleet.act(drain_edge("edge-iad", "drain")).await;
     let bad = node.plan().await;
     assert!(is_drained(&bad.plan, "edge-iad"));
     node.refuse(bad.plan.number(), "nor that").await;
     let back = node.plan().await;
     assert_eq!(content(&back.plan), content(&next.plan), "{:?}", back.plan.reasons);
+    let drain = fleet.operator().wait("drain", Duration::ZERO).await.unwrap();
+    assert_eq!(
+        (drain.phase.as_str(), drain.text.contains("refuse")),
+        ("aborted", true),
+        "{drain:?}"
+    );
     fleet.check();
     fleet.audit().await;
+}
+
+/// Until the leader knows that all three nodes apply a plan: it is what they can go back to.
+async fn all_acknowledge(leader: &Plane, generation: u64) {
+    eventually("all nodes apply it", || async {
+        let nodes = leader.status().await.ok()?.nodes;
+        let applied = |node: &v1::NodeStatus| node.acknowledged.map(|number| number.generation);
+        (nodes.len() == 3 && nodes.iter().all(|node| applied(node) == Some(generation))).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -705,8 +773,14 @@ async fn whatever_nodes_send_nobody_falls_over() {
     let url = fleet.planes[leader].url.clone();
 
     // What is no HTTP/2, or ends in the middle.
-    for garbage in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0xff; 4096], b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\xff"] {
-        let mut stream = tokio::net::TcpStream::connect(url.trim_start_matches("http://")).await.unwrap();
+    for garbage in [
+        &b"GET / HTTP/1.1\r\n\r\n"[..],
+        &[0xff; 4096],
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\xff",
+    ] {
+        let mut stream = tokio::net::TcpStream::connect(url.trim_start_matches("http://"))
+            .await
+            .unwrap();
         stream.write_all(garbage).await.unwrap();
     }
 
@@ -715,14 +789,31 @@ async fn whatever_nodes_send_nobody_falls_over() {
         let number = Some(v1::PlanNumber { generation, epoch });
         Message::Ack(v1::Ack { number })
     };
-    let hello = |node: &str| Message::Hello(v1::Hello { node: node.to_owned(), ..Default::default() });
+    let hello = |node: &str| {
+        Message::Hello(v1::Hello {
+            node: node.to_owned(),
+            ..Default::default()
+        })
+    };
     for (first, code, complaint) in [
-        (says(ack(1, 1)), Code::InvalidArgument, "the first message of a node is its hello"),
-        (v1::WatchRequest::default(), Code::InvalidArgument, "the first message of a node is its hello"),
+        (
+            says(ack(1, 1)),
+            Code::InvalidArgument,
+            "the first message of a node is its hello",
+        ),
+        (
+            v1::WatchRequest::default(),
+            Code::InvalidArgument,
+            "the first message of a node is its hello",
+        ),
         (says(hello("")), Code::InvalidArgument, ""),
         (says(hello("../../etc")), Code::InvalidArgument, ""),
         (says(hello(&"x".repeat(100_000))), Code::InvalidArgument, ""),
-        (says(hello("edge-mars")), Code::PermissionDenied, "neither an edge nor a name server"),
+        (
+            says(hello("edge-mars")),
+            Code::PermissionDenied,
+            "neither an edge nor a name server",
+        ),
     ] {
         let error = PlayedNode::open(&url, vec![first]).await.map(drop).unwrap_err();
         assert_eq!(error.code(), code, "{error}");
@@ -733,10 +824,17 @@ async fn whatever_nodes_send_nobody_falls_over() {
     let mut liar = PlayedNode::hello(&url, "edge-dub").await.unwrap();
     let mut absurd = liar.plan().await;
     liar.say(ack(999, 999)).await;
-    let asked = soon("it is asked for the plan", liar.updates.message()).await.unwrap().unwrap();
+    let asked = soon("it is asked for the plan", liar.updates.message())
+        .await
+        .unwrap()
+        .unwrap();
     assert!(asked.send_yours);
     let held = |snapshot: &Snapshot| Message::Held(v1::Held::from(snapshot));
-    liar.say(Message::Held(v1::Held { document: b"no plan".to_vec().into(), checksum: "0".repeat(64) })).await;
+    liar.say(Message::Held(v1::Held {
+        document: b"no plan".to_vec().into(),
+        checksum: "0".repeat(64),
+    }))
+    .await;
     for generation in [u64::MAX, u64::MAX - 1] {
         absurd.plan.generation = generation;
         liar.say(held(&absurd)).await;
@@ -744,14 +842,25 @@ async fn whatever_nodes_send_nobody_falls_over() {
     absurd.plan.generation = 1_000;
     absurd.plan.routes.clear();
     liar.say(held(&absurd)).await;
-    liar.refuse(PlanNumber { generation: 7, epoch: 7 }, &"no ".repeat(1_000)).await;
+    liar.refuse(
+        PlanNumber {
+            generation: 7,
+            epoch: 7,
+        },
+        &"no ".repeat(1_000),
+    )
+    .await;
     liar.say(Message::Hello(v1::Hello::default())).await;
     liar.say(Message::Nack(v1::Nack::default())).await;
     liar.say(ack(u64::MAX, u64::MAX)).await;
 
     // Reports: too long, of nobody, of ticks that are not over or long gone, and of nonsense.
     let now = daemon::clock::now().tick().0;
-    let report = |vantage: &str, tick| v1::TickReport { vantage: vantage.to_owned(), tick, ..Default::default() };
+    let report = |vantage: &str, tick| v1::TickReport {
+        vantage: vantage.to_owned(),
+        tick,
+        ..Default::default()
+    };
     let observation = |region: &str| v1::Observation {
         region: region.to_owned(),
         component: "gateway".to_owned(),
@@ -759,10 +868,22 @@ async fn whatever_nodes_send_nobody_falls_over() {
         failed: 1_000,
         ..Default::default()
     };
-    let oversized = v1::TickReport { observations: vec![observation(&"r".repeat(1_000)); 6_000], ..report("edge-dub", now - 1) };
-    let unreadable = v1::TickReport { observations: vec![observation("Not A Region")], ..report("edge-dub", now - 1) };
-    let bad_latency = v1::Observation { latency: b"[[1e400,-1]]".to_vec().into(), ..observation("us-east") };
-    let bad_latency = v1::TickReport { observations: vec![bad_latency], ..report("edge-dub", now - 1) };
+    let oversized = v1::TickReport {
+        observations: vec![observation(&"r".repeat(1_000)); 6_000],
+        ..report("edge-dub", now - 1)
+    };
+    let unreadable = v1::TickReport {
+        observations: vec![observation("Not A Region")],
+        ..report("edge-dub", now - 1)
+    };
+    let bad_latency = v1::Observation {
+        latency: b"[[1e400,-1]]".to_vec().into(),
+        ..observation("us-east")
+    };
+    let bad_latency = v1::TickReport {
+        observations: vec![bad_latency],
+        ..report("edge-dub", now - 1)
+    };
     for (report, code) in [
         (oversized, Code::OutOfRange),
         (unreadable, Code::InvalidArgument),
@@ -785,17 +906,24 @@ async fn whatever_nodes_send_nobody_falls_over() {
         all_dead("edge-iad", 0),
     ] {
         let tick = ignored.tick;
-        assert_eq!(told(&url, ignored).await.unwrap(), tick, "received, which is not believed");
+        assert_eq!(
+            told(&url, ignored).await.unwrap(),
+            tick,
+            "received, which is not believed"
+        );
     }
 
-    fleet.two_more_ticks().await;
+    two_more_ticks().await;
     for plane in &mut fleet.planes {
         assert!(!plane.has_ended(), "{} ended by itself", plane.name);
         assert!(!plane.log().contains("panicked"), "{}", plane.name);
     }
     fleet.judged().await;
     let reply = fleet.act(drain_edge("edge-dub", "still here")).await;
-    assert_eq!((reply.outcome(), reply.number.unwrap().generation), (v1::Outcome::Running, 2));
+    assert_eq!(
+        (reply.outcome(), reply.number.unwrap().generation),
+        (v1::Outcome::Running, 2)
+    );
     fleet.all_apply("the second plan", |plan| plan.generation == 2).await;
     fleet.check();
 }
@@ -805,7 +933,9 @@ async fn told(url: &str, report: v1::TickReport) -> Result<u64, tonic::Status> {
     let (reports, requests) = mpsc::channel(1);
     reports.send(report).await.unwrap();
     let mut client = ObservationsClient::connect(url.to_owned()).await.unwrap();
-    let mut receipts = soon("it answers", client.report(ReceiverStream::new(requests))).await?.into_inner();
+    let mut receipts = soon("it answers", client.report(ReceiverStream::new(requests)))
+        .await?
+        .into_inner();
     let receipt = soon("it receives", receipts.message()).await?;
     Ok(receipt.expect("a receipt or an error").tick)
 }

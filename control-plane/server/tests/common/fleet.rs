@@ -243,11 +243,6 @@ impl Fleet {
         verified(items)
     }
 
-    /// What the nodes' world looks like when nothing else may come: no further plan within two judgements.
-    pub(crate) async fn two_more_ticks(&self) {
-        until(daemon::clock::now().tick().end() + Tick::LENGTH + Duration::from_millis(1_500)).await;
-    }
-
     /// Takes all of etcd back to a snapshot, as people do who lost it: new data folders, everything started again.
     pub(crate) async fn restore_etcd(&mut self, snapshot: &Path) {
         let members = self.etcd.members();
@@ -337,7 +332,10 @@ pub(crate) fn evacuations<'e>(entries: &'e [audit::Entry], region: &str) -> Vec<
 /// Stale leaders write nothing: later entries are of later leads.
 pub(crate) fn assert_leads_only_follow_each_other(entries: &[audit::Entry]) {
     let epochs: Vec<u64> = entries.iter().map(|entry| entry.input.epoch).collect();
-    assert!(epochs.is_sorted(), "an earlier leader wrote after a later one: {epochs:?}");
+    assert!(
+        epochs.is_sorted(),
+        "an earlier leader wrote after a later one: {epochs:?}"
+    );
 }
 
 pub(crate) fn is_left(plan: &Plan, region: &RegionId) -> bool {
@@ -387,6 +385,11 @@ pub(crate) async fn until(moment: Moment) {
     }
 }
 
+/// Until two more ticks were judged: whatever else would come has come.
+pub(crate) async fn two_more_ticks() {
+    until(daemon::clock::now().tick().end() + Tick::LENGTH + Duration::from_millis(1_500)).await;
+}
+
 /// Which regions are dead, and since when. Shared with the edges that see them.
 #[derive(Clone, Default)]
 pub(crate) struct Regions(Arc<Mutex<BTreeMap<RegionId, Moment>>>);
@@ -395,6 +398,10 @@ impl Regions {
     pub(crate) fn dies_at(&self, region: &str, at: Moment) {
         let mut dead = self.0.lock().unwrap();
         dead.insert(RegionId::new(region).unwrap(), at);
+    }
+
+    pub(crate) fn lives(&self, region: &str) {
+        self.0.lock().unwrap().remove(&RegionId::new(region).unwrap());
     }
 
     /// What an edge saw in a tick.

@@ -1,0 +1,6 @@
+//! Decisions, told as stories and searched at random.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod histories;
+mod stories;
+mod world;
