@@ -53,18 +53,32 @@ pub struct HealthPolicy {
     pub asr_error_max: f64,
     /// ASR errors: bad ticks until failover.
     pub asr_error_ticks: u32,
-    /// ASR: P99 latency above which the window is bad.
+    /// ASR: a tick is bad when the P99 latency over all vantages is above this.
     pub asr_p99_max: Duration,
-    /// ASR latency: length of the window, in ticks.
+    /// ASR latency: bad ticks until failover.
     pub asr_p99_ticks: u32,
-    /// ASR: P95 latency above which edge ASR (L1) takes over.
+    /// ASR: P95 latency above which a tick is bad enough for edge ASR (L1); so is one with errors above `asr_error_max`.
     pub edge_asr_p95_max: Duration,
     /// Edge ASR: bad ticks until L1.
     pub edge_asr_ticks: u32,
-    /// Edge ASR: good ticks until L0 again.
+    /// Edge ASR: good ticks until it ends.
     pub edge_asr_recover_ticks: u32,
+    /// NLU: a tick is bad when more than this share of requests fail.
+    pub nlu_error_max: f64,
+    /// NLU errors: bad ticks until intents come from patterns (L2).
+    pub nlu_error_ticks: u32,
+    /// NLU errors: good ticks until that ends.
+    pub nlu_recover_ticks: u32,
+    /// Skills: a tick is bad when more than this share of requests fail.
+    pub skills_error_max: f64,
+    /// Skills errors: bad ticks until skills answer from caches (L3).
+    pub skills_error_ticks: u32,
+    /// Skills errors: good ticks until that ends.
+    pub skills_recover_ticks: u32,
     /// Good ticks until a bad region counts as healthy again.
     pub recover_ticks: u32,
+    /// A report on any but the newest so many closed ticks is too old to decide on.
+    pub freshness_ticks: u32,
     /// A window with no data for this many ticks in a row is blind.
     pub blind_ticks: u32,
 }
@@ -130,7 +144,15 @@ impl Default for HealthPolicy {
             edge_asr_p95_max: Duration::from_millis(500),
             edge_asr_ticks: 6,
             edge_asr_recover_ticks: 12,
+            // The service is down, not merely failing at times: the level takes something from every caller.
+            nlu_error_max: 0.5,
+            nlu_error_ticks: 6,
+            nlu_recover_ticks: 12,
+            skills_error_max: 0.5,
+            skills_error_ticks: 6,
+            skills_recover_ticks: 12,
             recover_ticks: 3,
+            freshness_ticks: 3,
             blind_ticks: 3,
         }
     }
@@ -195,7 +217,15 @@ fn read_policy(root: &mut Section<'_>) -> Policy {
         health.edge_asr_ticks = section.in_range("edge_asr_ticks", health.edge_asr_ticks, 1..=TICKS_MAX);
         health.edge_asr_recover_ticks =
             section.in_range("edge_asr_recover_ticks", health.edge_asr_recover_ticks, 1..=TICKS_MAX);
+        health.nlu_error_max = section.in_range("nlu_error_max", health.nlu_error_max, 0.0..=1.0);
+        health.nlu_error_ticks = section.in_range("nlu_error_ticks", health.nlu_error_ticks, 1..=TICKS_MAX);
+        health.nlu_recover_ticks = section.in_range("nlu_recover_ticks", health.nlu_recover_ticks, 1..=TICKS_MAX);
+        health.skills_error_max = section.in_range("skills_error_max", health.skills_error_max, 0.0..=1.0);
+        health.skills_error_ticks = section.in_range("skills_error_ticks", health.skills_error_ticks, 1..=TICKS_MAX);
+        health.skills_recover_ticks =
+            section.in_range("skills_recover_ticks", health.skills_recover_ticks, 1..=TICKS_MAX);
         health.recover_ticks = section.in_range("recover_ticks", health.recover_ticks, 1..=TICKS_MAX);
+        health.freshness_ticks = section.in_range("freshness_ticks", health.freshness_ticks, 1..=FRESHNESS_TICKS_MAX);
         health.blind_ticks = section.in_range("blind_ticks", health.blind_ticks, 1..=TICKS_MAX);
         section.finish();
     }
@@ -226,8 +256,10 @@ fn read_policy(root: &mut Section<'_>) -> Policy {
     policy
 }
 
-/// Longest window: an hour. Windows are held in memory per region, component and vantage.
+/// Longest run of ticks: an hour.
 pub const TICKS_MAX: u32 = 360;
+/// Most ticks on which reports may come late: they are held in memory per region, component and vantage.
+pub const FRESHNESS_TICKS_MAX: u32 = 12;
 
 #[cfg(test)]
 mod tests {

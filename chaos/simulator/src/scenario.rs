@@ -3,7 +3,7 @@
 //! ```text
 //! at 35s  us-east dies                      nobody can connect to it
 //! at 35s  us-east is unreachable from edge-iad
-//! at 35s  us-east asr fails 20 %
+//! at 35s  us-east asr fails 20 %            or gateway, nlu, tts, skills, session-store; in steps of 5 %
 //! at 35s  us-east asr takes 700 ms
 //! at 35s  us-east recovers                  from everything above
 //! at 35s  edge-iad is silent                it reports nothing; `speaks` ends it
@@ -16,7 +16,7 @@
 
 use std::time::Duration;
 
-use topology::{IdError, NodeId, RegionId, document::Span};
+use topology::{Component, IdError, NodeId, RegionId, document::Span};
 
 /// A script of faults and requests.
 #[derive(Debug, Clone, PartialEq)]
@@ -45,8 +45,8 @@ pub enum Event {
     Dies(RegionId),
     /// One vantage cannot connect to the region.
     Unreachable(RegionId, NodeId),
-    /// This percentage of recognitions fails.
-    AsrFails(RegionId, u32),
+    /// This percentage of what a component is asked fails.
+    Fails(RegionId, Component, u32),
     /// Recognition takes this long.
     AsrTakes(RegionId, Duration),
     /// All is well again with the region.
@@ -117,7 +117,10 @@ fn parse_event(words: &[&str]) -> Result<Event, String> {
     Ok(match words {
         [name, "dies"] => Event::Dies(region(name)?),
         [name, "is", "unreachable", "from", node] => Event::Unreachable(region(name)?, vantage(node)?),
-        [name, "asr", "fails", percent, "%"] => Event::AsrFails(region(name)?, number(percent)?),
+        [name, component, "fails", percent, "%"] => {
+            let component = Component::parse(component).ok_or_else(|| format!("\"{component}\" is no component"))?;
+            Event::Fails(region(name)?, component, number(percent)?)
+        }
         [name, "asr", "takes", ms, "ms"] => {
             Event::AsrTakes(region(name)?, Duration::from_millis(u64::from(number(ms)?)))
         }
@@ -149,6 +152,10 @@ mod tests {
                 "line 2: it happens before the line above",
             ),
             ("at soon us-east dies\nend 1m", "line 1: \"soon\""),
+            (
+                "at 5s us-east ears fails 10 %\nend 1m",
+                "line 1: \"ears\" is no component",
+            ),
             ("when 5s\nend 1m", "line 1: a line begins with"),
         ] {
             let error = Scenario::parse(text).unwrap_err().to_string();

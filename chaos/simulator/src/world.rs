@@ -15,8 +15,10 @@ use verdict::{Observation, Source, TickReport, Windows, judge};
 
 use crate::{Event, Scenario};
 
-/// Attempts each vantage makes per component and tick; ten make percentages of failures exact to 10 %.
-const ATTEMPTS: u32 = 10;
+/// Attempts each vantage makes per component and tick; twenty make percentages of failures exact to 5 %.
+const ATTEMPTS: u32 = 20;
+/// How long a component takes when all is well: less than any limit of the policy.
+const WELL_MS: f64 = 40.0;
 /// The simulated wall clock starts here: the first moment of a tick, far from zero.
 const START: Moment = Moment(1_000_000_000);
 
@@ -24,7 +26,7 @@ const START: Moment = Moment(1_000_000_000);
 struct Condition {
     dead: bool,
     unreachable_from: BTreeSet<NodeId>,
-    asr_fails_percent: u32,
+    fails_percent: BTreeMap<Component, u32>,
     asr_takes: Option<Duration>,
 }
 
@@ -110,7 +112,7 @@ impl World<'_> {
                 observations,
             };
             self.windows
-                .take(report, tick)
+                .take(report, tick, &self.input.policy.health)
                 .expect("the simulated clock has one hand");
         }
         let policy = &self.input.policy.health;
@@ -127,18 +129,22 @@ impl World<'_> {
     fn see(&self, vantage: &NodeId, region: &RegionId) -> Vec<Observation> {
         let healthy = Condition::default();
         let condition = self.conditions.get(region).unwrap_or(&healthy);
-        let mut gateway = Observation::new(region.clone(), Component::Gateway, Source::Probe);
         if condition.dead || condition.unreachable_from.contains(vantage) {
+            let mut gateway = Observation::new(region.clone(), Component::Gateway, Source::Probe);
             (0..ATTEMPTS).for_each(|_| gateway.fail("connection refused"));
             return vec![gateway];
         }
-        (0..ATTEMPTS).for_each(|_| gateway.succeed(5.0));
-        let mut asr = Observation::new(region.clone(), Component::Asr, Source::Probe);
-        let failed = ATTEMPTS * condition.asr_fails_percent.min(100) / 100;
-        let latency_ms = condition.asr_takes.map_or(40.0, |time| time.as_secs_f64() * 1000.0);
-        (0..failed).for_each(|_| asr.fail("no transcript"));
-        (failed..ATTEMPTS).for_each(|_| asr.succeed(latency_ms));
-        vec![gateway, asr]
+        let see = |component: Component| {
+            let mut seen = Observation::new(region.clone(), component, Source::Probe);
+            let percent = condition.fails_percent.get(&component).copied().unwrap_or_default();
+            let failed = ATTEMPTS * percent.min(100) / 100;
+            let takes = condition.asr_takes.filter(|_| component == Component::Asr);
+            let latency_ms = takes.map_or(WELL_MS, |time| time.as_secs_f64() * 1000.0);
+            (0..failed).for_each(|_| seen.fail("it said no"));
+            (failed..ATTEMPTS).for_each(|_| seen.succeed(latency_ms));
+            seen
+        };
+        Component::ALL.into_iter().map(see).collect()
     }
 
     fn happen(&mut self, event: &Event, now: Moment) {
@@ -152,7 +158,9 @@ impl World<'_> {
                     it.unreachable_from.insert(vantage.clone());
                 });
             }
-            Event::AsrFails(region, percent) => condition(region, &|it| it.asr_fails_percent = *percent),
+            Event::Fails(region, component, percent) => condition(region, &|it| {
+                it.fails_percent.insert(*component, *percent);
+            }),
             Event::AsrTakes(region, time) => condition(region, &|it| it.asr_takes = Some(*time)),
             Event::Recovers(region) => condition(region, &|it| *it = Condition::default()),
             Event::Silent(vantage) => {

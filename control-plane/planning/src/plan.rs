@@ -612,6 +612,8 @@ mod tests {
                 level: Level::L0,
                 trigger: None,
                 failing: matches!(health, Health::Down | Health::Suspect),
+                fired: vec![],
+                bad_from: vec![],
                 healthy_since: (health == Health::Healthy).then_some(Moment(0)),
                 tick: Tick(1),
                 summary,

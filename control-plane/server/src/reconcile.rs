@@ -234,10 +234,7 @@ impl Reconciler {
                 .collect();
         }
         let planned = self.input.current.iter().flat_map(|plan| &plan.regions);
-        let believed = |plan: &RegionPlan| Before {
-            down: plan.state == RegionState::Evacuated,
-            level: plan.level,
-        };
+        let believed = |plan: &RegionPlan| Before::planned(plan.state == RegionState::Evacuated, plan.level);
         planned.map(|(region, plan)| (region.clone(), believed(plan))).collect()
     }
 
@@ -262,7 +259,7 @@ impl Reconciler {
             }
             Request::Observe(report) => {
                 let vantage = report.vantage.to_string();
-                match self.windows.take(report, now.tick().back(1)) {
+                match self.windows.take(report, now.tick().back(1), &self.input.policy.health) {
                     Ok(()) => drop(self.metrics.reports.get_or_create(&Label { kind: vantage }).inc()),
                     Err(unwanted) => {
                         self.metrics.reports_unwanted.inc();

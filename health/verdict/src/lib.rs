@@ -2,13 +2,40 @@
 //! verdict.
 //!
 //! Pure: no sockets, no clock. No decision is made on one vantage's word, and silence is never taken for failure.
+//!
+//! A trigger calls every closed tick of its component good, bad or unknown. It falls after so many bad ticks in a row and
+//! rises after so many good ones:
+//!
+//! | trigger | a tick is bad when | falls | rises | asks for |
+//! |---|---|---|---|---|
+//! | gateway connections | fewer than 95 % succeed | 2 ticks | 3 ticks | failover |
+//! | ASR errors | more than 10 % fail | 12 ticks | 3 ticks | failover |
+//! | ASR latency | the P99 of all vantages together is above 2 s | 30 ticks | 3 ticks | failover |
+//! | ASR degraded | its P95 is above 500 ms, or more than 10 % fail | 6 ticks | 12 ticks | L1, edge ASR |
+//! | NLU errors | more than half fail | 6 ticks | 12 ticks | L2, pattern NLU |
+//! | skills errors | more than half fail | 6 ticks | 12 ticks | L3, cached skills |
+//!
+//! Each number is one of the policy. In every case a tick is known only with enough samples from enough vantages, and bad
+//! only if enough vantages see it bad for themselves. Unknown ticks freeze a trigger; too many of them are `blind`.
+//!
+//! A region's speech is recognised by the region while its ASR is available, by the edge while it is degraded, and by a
+//! backup region when it is gone ([`Service`]). Errors count as degraded before they count as gone: one minute of them is
+//! not "available", and the caller should not wait for the second. Errors of NLU and skills are held to a laxer limit
+//! than those of ASR, because their levels take something from every caller, also from those who were answered well.
 
-pub mod judge;
+mod correlation;
+mod judge;
 pub mod latency;
 pub mod observation;
+mod run;
+mod trigger;
+mod verdict;
 pub mod window;
 
-pub use judge::{Before, Health, Trigger, Verdict, judge};
+pub use correlation::correlated;
+pub use judge::judge;
 pub use latency::Latency;
 pub use observation::{FAILURE_LENGTH_MAX, Observation, Source, TickReport};
-pub use window::{TickSeen, Unwanted, Windows};
+pub use trigger::Trigger;
+pub use verdict::{Before, Fired, Health, Service, Verdict};
+pub use window::{Unwanted, Windows};

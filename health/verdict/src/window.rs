@@ -1,23 +1,71 @@
-//! Windows: what every vantage saw in the last closed ticks, per region and component.
+//! Windows: what every vantage saw in the newest closed ticks, per region and component, and what the triggers made of
+//! all ticks before.
+//!
+//! Reports are accepted for a few ticks only. A tick on which nobody may report any more is settled: each trigger takes
+//! note of it, and what the vantages saw in it is forgotten. Memory is thus bounded by the ticks that are still open, not
+//! by the longest window, and a run of ticks may be of any length.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use topology::{Component, NodeId, RegionId, Tick, policy::HealthPolicy};
 
-use crate::{Latency, Observation, TickReport};
+use crate::{Latency, Observation, TickReport, Trigger, run::Run, trigger::Accusation};
 
-/// Reports older than this many ticks are refused: no decision is made on stale samples (invariant 4).
-pub const FRESH_TICKS: u64 = 3;
 /// Most vantages remembered per tick; more than any fleet has, so that made-up names cannot fill the memory.
 pub const VANTAGES_MAX: usize = 4_096;
 
-/// What was seen of one component of one region in one tick, per vantage, probes and traffic together.
-pub type TickSeen = BTreeMap<NodeId, Observation>;
-
-/// Everything seen in the last closed ticks.
+/// Everything that was seen, as far as it still matters.
 #[derive(Debug, Clone, Default)]
 pub struct Windows {
-    seen: BTreeMap<(RegionId, Component), BTreeMap<Tick, TickSeen>>,
+    /// The ticks that are not settled.
+    ticks: BTreeMap<Tick, SeenByAll>,
+    /// What the triggers made of the settled ticks.
+    settled: BTreeMap<RegionId, [Believed; Trigger::ALL.len()]>,
+    /// The newest tick that is settled: no report may come to it, also when the clock goes back.
+    settled_to: Option<Tick>,
+}
+
+/// One tick, by everybody's word.
+#[derive(Debug, Clone, Default)]
+struct SeenByAll {
+    vantages: BTreeSet<NodeId>,
+    /// As they came. Hundreds of thousands of observations come in each tick of a large fleet, so they are not moved any
+    /// more: the cells say where they are.
+    reports: Vec<TickReport>,
+    cells: BTreeMap<RegionId, [Cell; Component::ALL.len()]>,
+}
+
+/// One component of one region in one tick.
+#[derive(Debug, Clone, Default)]
+struct Cell {
+    succeeded: u64,
+    failed: u64,
+    latency: Latency,
+    /// Who saw something of it: the number of the report, and that of the observation in it.
+    seen_in: Vec<(u32, u32)>,
+}
+
+/// What was seen of one component of one region in one tick, probes and traffic together.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TickSeen<'w> {
+    cell: &'w Cell,
+    reports: &'w [TickReport],
+}
+
+/// Attempts and how long they took: of one vantage, or of all.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Counts<'w> {
+    pub(crate) succeeded: u64,
+    pub(crate) failed: u64,
+    pub(crate) latency: &'w Latency,
+}
+
+/// What a trigger makes of all ticks up to one.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Believed {
+    pub(crate) run: Run,
+    /// Of the newest bad tick.
+    pub(crate) accusation: Option<Accusation>,
 }
 
 /// Why a report does not count.
@@ -27,96 +75,193 @@ pub enum Unwanted {
     #[error("tick {0:?} is not closed yet; is the clock of {1} ahead?")]
     NotClosed(Tick, NodeId),
     /// Too old to decide on.
-    #[error("tick {0:?} of {1} is more than {FRESH_TICKS} ticks old")]
+    #[error("tick {0:?} of {1} is too old to decide on")]
     Stale(Tick, NodeId),
+    /// The vantage has reported on this tick. Its first word counts: what was decided on is not rewritten.
+    #[error("{1} has already reported on tick {0:?}")]
+    Repeated(Tick, NodeId),
     /// More vantages than can be real.
     #[error("more than {VANTAGES_MAX} vantages report")]
     TooManyVantages,
 }
 
 impl Windows {
-    /// Takes a report. `last_closed` is the newest tick that is over. A second report of the same vantage and tick
-    /// replaces the first, so that repeating one after a reconnect does no harm.
-    pub fn take(&mut self, report: TickReport, last_closed: Tick) -> Result<(), Unwanted> {
-        let TickReport {
-            vantage,
-            tick,
-            observations,
-        } = report;
+    /// Takes a report. `last_closed` is the newest tick that is over.
+    pub fn take(&mut self, report: TickReport, last_closed: Tick, policy: &HealthPolicy) -> Result<(), Unwanted> {
+        let tick = report.tick;
         if tick > last_closed {
-            return Err(Unwanted::NotClosed(tick, vantage));
+            return Err(Unwanted::NotClosed(tick, report.vantage));
         }
-        if last_closed.0 - tick.0 >= FRESH_TICKS {
-            return Err(Unwanted::Stale(tick, vantage));
+        if tick < oldest_open(policy, last_closed) || self.settled_to.is_some_and(|newest| tick <= newest) {
+            return Err(Unwanted::Stale(tick, report.vantage));
         }
-        let mut merged: BTreeMap<(RegionId, Component), Observation> = BTreeMap::new();
-        for observation in observations {
-            let key = (observation.region.clone(), observation.component);
-            match merged.get_mut(&key) {
-                Some(seen) => seen.merge(&observation),
-                None => drop(merged.insert(key, observation)),
+        self.ticks.entry(tick).or_default().take(report)
+    }
+
+    /// Settles the ticks on which nobody may report any more, and forgets regions that no longer exist.
+    pub fn forget(&mut self, policy: &HealthPolicy, last_closed: Tick, exists: impl Fn(&RegionId) -> bool) {
+        let open = self.ticks.split_off(&oldest_open(policy, last_closed));
+        for (tick, seen) in std::mem::replace(&mut self.ticks, open) {
+            self.settled_to = self.settled_to.max(Some(tick));
+            for (region, cells) in &seen.cells {
+                let settled = self.settled.entry(region.clone()).or_default();
+                for (believed, trigger) in settled.iter_mut().zip(Trigger::ALL) {
+                    let seen = seen.of(&cells[trigger.component() as usize]);
+                    believed.go_on(trigger, policy, seen.map(|seen| (tick, seen)));
+                }
             }
         }
-        for (key, observation) in merged {
-            let seen = self.seen.entry(key).or_default().entry(tick).or_default();
-            if seen.len() >= VANTAGES_MAX && !seen.contains_key(&vantage) {
-                return Err(Unwanted::TooManyVantages);
-            }
-            seen.insert(vantage.clone(), observation);
+        self.settled.retain(|region, _| exists(region));
+        for seen in self.ticks.values_mut() {
+            seen.cells.retain(|region, _| exists(region));
         }
+    }
+
+    /// What a trigger makes of the ticks up to `last_closed`. `fallen`: whether it had fallen before.
+    pub(crate) fn believed(
+        &self,
+        region: &RegionId,
+        trigger: Trigger,
+        policy: &HealthPolicy,
+        last_closed: Tick,
+        fallen: bool,
+    ) -> Believed {
+        let settled = self.settled.get(region).map(|it| &it[trigger as usize]);
+        let mut believed = settled.cloned().unwrap_or_default();
+        believed.run.fallen |= fallen;
+        believed.go_on(trigger, policy, self.ticks(region, trigger.component(), last_closed));
+        believed
+    }
+
+    /// What was seen in the ticks up to `last_closed` that are not settled, oldest first.
+    pub(crate) fn ticks(
+        &self,
+        region: &RegionId,
+        component: Component,
+        last_closed: Tick,
+    ) -> impl DoubleEndedIterator<Item = (Tick, TickSeen<'_>)> {
+        self.ticks.range(..=last_closed).filter_map(move |(tick, all)| {
+            let cells = all.cells.get(region)?;
+            Some((*tick, all.of(&cells[component as usize])?))
+        })
+    }
+
+    /// The vantages that reported on a tick.
+    pub fn vantages(&self, tick: Tick) -> usize {
+        self.ticks.get(&tick).map_or(0, |seen| seen.vantages.len())
+    }
+}
+
+/// The oldest tick on which vantages may still report.
+fn oldest_open(policy: &HealthPolicy, last_closed: Tick) -> Tick {
+    last_closed.back(u64::from(policy.freshness_ticks.saturating_sub(1)))
+}
+
+impl SeenByAll {
+    fn take(&mut self, mut report: TickReport) -> Result<(), Unwanted> {
+        if self.vantages.contains(&report.vantage) {
+            return Err(Unwanted::Repeated(report.tick, report.vantage));
+        }
+        if self.vantages.len() >= VANTAGES_MAX {
+            return Err(Unwanted::TooManyVantages);
+        }
+        self.vantages.insert(report.vantage.clone());
+        let number = self.reports.len();
+        let observations = &mut report.observations;
+        let mut at = 0;
+        // Reports mostly come in the order of regions: each is looked up once then.
+        while let Some(region) = observations.get(at).map(|it| it.region.clone()) {
+            let cells = self.cells.entry(region.clone()).or_default();
+            while let Some(seen) = observations.get(at).filter(|it| it.region == region) {
+                cells[seen.component as usize].add(number, observations, at);
+                at += 1;
+            }
+        }
+        self.reports.push(report);
         Ok(())
     }
 
-    /// Forgets what no trigger of the policy looks at any more, and regions that no longer exist.
-    pub fn forget(&mut self, policy: &HealthPolicy, last_closed: Tick, exists: impl Fn(&RegionId) -> bool) {
-        let oldest = last_closed.back(retained_ticks(policy));
-        self.seen.retain(|(region, _), _| exists(region));
-        for ticks in self.seen.values_mut() {
-            *ticks = ticks.split_off(&oldest);
+    fn of<'w>(&'w self, cell: &'w Cell) -> Option<TickSeen<'w>> {
+        let reports = &self.reports;
+        (!cell.seen_in.is_empty()).then_some(TickSeen { cell, reports })
+    }
+}
+
+impl Cell {
+    fn add(&mut self, report: usize, observations: &mut [Observation], at: usize) {
+        let (before, rest) = observations.split_at_mut(at);
+        let Some(seen) = rest.first() else { return };
+        if seen.samples() == 0 && seen.latency.is_empty() {
+            return;
+        }
+        self.succeeded += u64::from(seen.succeeded);
+        self.failed += u64::from(seen.failed);
+        self.latency.merge(&seen.latency);
+        match self.seen_in.last() {
+            // Probes and traffic of one vantage are one.
+            Some((last, first)) if *last as usize == report => before[*first as usize].merge(seen),
+            _ => self.seen_in.push((report as u32, at as u32)),
+        }
+    }
+}
+
+impl<'w> TickSeen<'w> {
+    /// By all vantages together.
+    pub(crate) fn total(self) -> Counts<'w> {
+        let Cell {
+            succeeded,
+            failed,
+            latency,
+            ..
+        } = self.cell;
+        Counts {
+            succeeded: *succeeded,
+            failed: *failed,
+            latency,
         }
     }
 
-    /// The ticks up to `last_closed` in which anything was seen, oldest first.
-    pub fn ticks(&self, region: &RegionId, component: Component, last_closed: Tick) -> Vec<(Tick, &TickSeen)> {
-        let key = (region.clone(), component);
-        let ticks = self
-            .seen
-            .get(&key)
-            .into_iter()
-            .flat_map(|ticks| ticks.range(..=last_closed));
-        ticks.map(|(tick, seen)| (*tick, seen)).collect()
-    }
-
-    /// The vantages that reported anything in a tick.
-    pub fn vantages(&self, tick: Tick) -> usize {
-        let mut vantages: Vec<&NodeId> = self
-            .seen
-            .values()
-            .filter_map(|ticks| ticks.get(&tick))
-            .flat_map(BTreeMap::keys)
-            .collect();
-        vantages.sort_unstable();
-        vantages.dedup();
-        vantages.len()
+    /// By each of them, in the order in which they reported.
+    pub(crate) fn vantages(self) -> impl ExactSizeIterator<Item = (&'w NodeId, &'w Observation)> {
+        self.cell.seen_in.iter().map(move |(report, observation)| {
+            let report = &self.reports[*report as usize];
+            (&report.vantage, &report.observations[*observation as usize])
+        })
     }
 }
 
-/// Ticks a window keeps: enough for every trigger to fire and to clear again.
-pub fn retained_ticks(policy: &HealthPolicy) -> u64 {
-    let fall = policy
-        .gateway_ticks
-        .max(policy.asr_error_ticks)
-        .max(policy.asr_p99_ticks)
-        .max(policy.edge_asr_ticks);
-    let rise = policy.recover_ticks.max(policy.edge_asr_recover_ticks);
-    u64::from(fall + rise) + FRESH_TICKS
+impl Counts<'_> {
+    pub(crate) fn samples(&self) -> u64 {
+        self.succeeded + self.failed
+    }
 }
 
-/// All vantages' latencies in one sketch.
-pub fn merged_latency<'a>(ticks: impl IntoIterator<Item = &'a TickSeen>) -> Latency {
-    let mut merged = Latency::default();
-    for observation in ticks.into_iter().flat_map(BTreeMap::values) {
-        merged.merge(&observation.latency);
+impl<'w> From<&'w Observation> for Counts<'w> {
+    fn from(seen: &'w Observation) -> Self {
+        Self {
+            succeeded: u64::from(seen.succeeded),
+            failed: u64::from(seen.failed),
+            latency: &seen.latency,
+        }
     }
-    merged
+}
+
+impl Believed {
+    /// Takes note of further ticks.
+    fn go_on<'s>(
+        &mut self,
+        trigger: Trigger,
+        policy: &HealthPolicy,
+        ticks: impl IntoIterator<Item = (Tick, TickSeen<'s>)>,
+    ) {
+        let mut accused = None;
+        for (tick, seen) in ticks {
+            let called = trigger.call(seen, policy);
+            self.run.go_on(tick, called, trigger.patience(policy));
+            accused = called.is_bad().then_some(seen).or(accused);
+        }
+        if let Some(seen) = accused {
+            self.accusation = Some(trigger.accuse(seen, policy));
+        }
+    }
 }

@@ -1,0 +1,5 @@
+//! Verdicts as a control plane gets them: reports in, tick by tick, and what is believed.
+
+mod properties;
+mod story;
+mod triggers;
