@@ -137,6 +137,9 @@ pub enum EtcdError {
     /// The member does not run.
     #[error("{0} is not running; restart it first")]
     NotRunning(String),
+    /// The member was started already.
+    #[error("{0} was started already; kill it first")]
+    Running(String),
 }
 
 fn failed(action: impl Into<String>, source: impl Into<std::io::Error>) -> EtcdError {
@@ -389,19 +392,19 @@ impl EtcdCluster {
             .signal(Signal::STOP)
             .map_err(|error| failed("freeze a member", error))?;
         let began = Instant::now();
-        // The system reports the stop when all threads have stopped.
-        let stopped = || {
-            let id = WaitId::PidFd(running.pidfd.as_fd());
-            waitid(id, WaitIdOptions::STOPPED | WaitIdOptions::NOHANG)
-        };
-        while stopped().map_err(|error| failed("freeze a member", error))?.is_none() {
-            if began.elapsed() > FREEZE_TIMEOUT {
-                return Err(failed(
-                    "freeze a member",
-                    std::io::Error::from(std::io::ErrorKind::TimedOut),
-                ));
+        // The system reports the stop when all threads have stopped. Only looked at: whoever waits for the end still finds it.
+        let look = WaitIdOptions::STOPPED | WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        loop {
+            let state = waitid(WaitId::PidFd(running.pidfd.as_fd()), look);
+            match state.map_err(|error| failed("freeze a member", error))? {
+                Some(state) if state.stopped() => break,
+                Some(_) => return Err(EtcdError::NotRunning(name(index))),
+                None if began.elapsed() > FREEZE_TIMEOUT => {
+                    let source = std::io::Error::from(std::io::ErrorKind::TimedOut);
+                    return Err(failed("freeze a member", source));
+                }
+                None => tokio::time::sleep(Duration::from_millis(1)).await,
             }
-            tokio::time::sleep(Duration::from_millis(1)).await;
         }
         running.frozen = true;
         Ok(())
@@ -418,8 +421,16 @@ impl EtcdCluster {
 
     /// Starts a member that was killed, and waits until it is healthy.
     pub async fn restart(&mut self, index: usize) -> Result<(), EtcdError> {
-        self.spawn(index)?;
+        self.launch(index)?;
         self.member_healthy(index, Instant::now()).await
+    }
+
+    /// Starts a member that was killed, without waiting: when most of them were killed the first cannot be healthy.
+    pub fn launch(&mut self, index: usize) -> Result<(), EtcdError> {
+        match self.running[index] {
+            Some(_) => Err(EtcdError::Running(name(index))),
+            None => self.spawn(index),
+        }
     }
 
     fn running_mut(&mut self, index: usize) -> Result<&mut Running, EtcdError> {
@@ -613,6 +624,7 @@ mod tests {
         cluster.kill(first).unwrap();
         assert!(!is_etcd(pids[first]));
         assert!(matches!(cluster.kill(first), Err(EtcdError::NotRunning(_))));
+        assert!(matches!(cluster.launch((first + 1) % 3), Err(EtcdError::Running(_))));
         cluster.healthy().await.unwrap();
         let second = loop {
             match cluster.leader().await {

@@ -15,7 +15,9 @@ use std::{
 };
 
 use etcd_client::{AlarmAction, AlarmType, Client};
-use etcd_support::{PATIENCE, candidate, cluster, cluster_with, eventually, put, soon, store, write_once};
+use etcd_support::{
+    PATIENCE, answering_late, candidate, cluster, cluster_with, eventually, put, soon, store, write_once,
+};
 use server::store::{Etcd, Listing, Mirror, Outcome, Store, StoreError, Transaction, mirror};
 use tokio_util::sync::CancellationToken;
 use world::etcd::Size;
@@ -400,6 +402,28 @@ async fn a_lead_that_was_dropped_runs_out_and_one_that_was_removed_by_hand_is_no
     assert!(matches!(error, StoreError::Conflict { found: None, .. }), "{error}");
     soon("it notices", next.lost()).await;
     assert!(store.get("/stale").await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_lead_counts_from_when_it_was_asked_for_not_from_when_the_answer_came() {
+    let cluster = cluster(Size::One).await;
+    let delay = Duration::from_millis(400);
+    let far_away = store(vec![answering_late(&cluster.etcd.endpoints()[0], delay).await]).await;
+    let ttl = Duration::from_secs(4);
+    let lead = soon("it leads", far_away.campaign(&candidate("a", ttl))).await.unwrap();
+    // A fifth of the lease is the margin. The lease was granted, and then the key was written: two answers ago.
+    let longest = ttl - ttl / 5;
+    let first_end = lead.valid_until().unwrap();
+    assert!(first_end <= Instant::now() - 2 * delay + longest);
+    let renewed = eventually("the lead is renewed", || async {
+        let end = lead.valid_until().unwrap();
+        (end > first_end).then_some(end)
+    });
+    let end = renewed.await;
+    assert!(end <= Instant::now() - delay + longest);
+    assert!(lead.is_valid());
+    lead.resign().await.unwrap();
+    assert_eq!(cluster.store().await.leader().await.unwrap(), None);
 }
 
 #[tokio::test]

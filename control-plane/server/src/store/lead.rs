@@ -161,3 +161,43 @@ impl std::fmt::Debug for Lead {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Nothing;
+
+    #[async_trait]
+    impl Term for Nothing {
+        async fn resign(&self) -> Result<(), StoreError> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_lead_ends_by_its_own_clock_and_never_comes_back() {
+        let end = Instant::now() + Duration::from_millis(30);
+        let standing = Arc::new(watch::Sender::new(Standing::Until(end)));
+        let lead = Lead::new(7, ("/leader".to_owned(), Some(7)), standing.clone(), Nothing);
+        assert!(lead.is_valid());
+        let later = end + Duration::from_millis(30);
+        assert!(standing.send_if_modified(|standing| standing.prolong(later)));
+        lead.lost().await;
+        assert!(Instant::now() >= later && !lead.is_valid());
+        let much_later = later + Duration::from_secs(600);
+        assert!(!standing.send_if_modified(|standing| standing.prolong(much_later)));
+        assert!(!lead.is_valid() && lead.valid_until() <= Some(Instant::now()));
+        lead.lost().await;
+    }
+
+    #[tokio::test]
+    async fn a_lead_that_was_resigned_is_lost_at_once() {
+        let standing = Arc::new(watch::Sender::new(Standing::ForEver));
+        let lead = Lead::new(7, ("/epoch".to_owned(), Some(9)), standing, Nothing);
+        assert_eq!((lead.is_valid(), lead.valid_until()), (true, None));
+        let (resigned, ()) = tokio::join!(lead.resign(), lead.lost());
+        resigned.unwrap();
+        assert!(!lead.is_valid());
+    }
+}

@@ -7,6 +7,11 @@ use std::{
 };
 
 use server::store::{Candidate, Etcd, Store, StoreError, Transaction, etcd::Settings};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+};
 use topology::NodeId;
 use world::etcd::{EtcdCluster, EtcdSettings, Size};
 
@@ -78,6 +83,45 @@ pub(crate) fn candidate(name: &str, lease_ttl: Duration) -> Candidate {
         url: format!("http://{name}:7070"),
         lease_ttl,
     }
+}
+
+/// An address behind which somebody answers, but every answer takes `delay` longer.
+pub(crate) async fn answering_late(endpoint: &str, delay: Duration) -> String {
+    let target = endpoint.trim_start_matches("http://").to_owned();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (client, _) = listener.accept().await.unwrap();
+            let server = TcpStream::connect(&target).await.unwrap();
+            let (mut from_client, mut to_client) = client.into_split();
+            let (mut from_server, mut to_server) = server.into_split();
+            tokio::spawn(async move { tokio::io::copy(&mut from_client, &mut to_server).await });
+            // On their way: read at once, written when they are due.
+            let (sender, mut under_way) = mpsc::channel::<(Instant, Vec<u8>)>(1_024);
+            tokio::spawn(async move {
+                let mut buffer = vec![0; 16 << 10];
+                while let Ok(length @ 1..) = from_server.read(&mut buffer).await {
+                    if sender
+                        .send((Instant::now() + delay, buffer[..length].to_vec()))
+                        .await
+                        .is_err()
+                    {
+                        return;
+                    }
+                }
+            });
+            tokio::spawn(async move {
+                while let Some((due, bytes)) = under_way.recv().await {
+                    tokio::time::sleep_until(due.into()).await;
+                    if to_client.write_all(&bytes).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    format!("http://{address}")
 }
 
 /// Asks again and again until there is an answer.

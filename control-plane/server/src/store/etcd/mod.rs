@@ -10,6 +10,9 @@
 //!
 //! After [`StoreError::NoSpace`]: compact, defragment every member, then `etcdctl alarm disarm`; see the error's text.
 //!
+//! Restoring a snapshot takes revisions back, and with them epochs: a node that saw later plans refuses those of the
+//! restored store until their generation is greater. A [`Mirror`](super::Mirror) notices and says so.
+//!
 //! We talk to one member at a time and choose it ourselves: a balancer would keep sending every other request to a member
 //! that is frozen but still has its sockets. The connection is plain HTTP/2, so it belongs in a private network.
 
