@@ -2,8 +2,9 @@
 
 use std::process::ExitCode;
 
+use api::OperatorError;
 use probe::CallError;
-use world::{OperatorError, StartError, record::RecordError};
+use world::{StartError, record::RecordError};
 
 /// A safety rule said no.
 pub(crate) const REFUSED: u8 = 3;
@@ -57,6 +58,7 @@ impl From<OperatorError> for Failure {
                 anyhow::anyhow!("{error}; start a world with `meridian up`, or name another one with --control-plane"),
                 UNREACHABLE,
             ),
+            OperatorError::NoLeader { .. } => Self::with(error, UNREACHABLE),
             OperatorError::OutcomeUnknown { .. } => Self::with(error, UNKNOWN),
             OperatorError::Rejected(_) => Self::with(error, 1),
         }
@@ -67,7 +69,7 @@ impl From<RecordError> for Failure {
     fn from(error: RecordError) -> Self {
         let code = match error {
             RecordError::NotRunning { .. } | RecordError::Starting { .. } => UNREACHABLE,
-            RecordError::AlreadyRunning { .. } | RecordError::Io { .. } => 1,
+            RecordError::AlreadyRunning { .. } | RecordError::OtherVersion { .. } | RecordError::Io { .. } => 1,
         };
         Self::with(error, code)
     }
@@ -95,14 +97,14 @@ mod tests {
 
     #[test]
     fn programs_can_tell_failures_apart() {
-        let (url, why) = (String::new(), String::new());
+        let text = String::new;
         let code = |failure: Failure| failure.code.0;
-        let unreachable = OperatorError::Unreachable {
-            url: url.clone(),
-            why: why.clone(),
-        };
-        assert_eq!(code(unreachable.into()), 5);
-        assert_eq!(code(OperatorError::OutcomeUnknown { url, why }.into()), 6);
+        let (urls, why) = (text(), text());
+        assert_eq!(code(OperatorError::Unreachable { urls, why }.into()), 5);
+        let (urls, why) = (text(), text());
+        assert_eq!(code(OperatorError::NoLeader { urls, why }.into()), 5);
+        let (url, why, token) = (text(), text(), text());
+        assert_eq!(code(OperatorError::OutcomeUnknown { url, why, token }.into()), 6);
         assert_eq!(code(OperatorError::Rejected("no such region".into()).into()), 1);
         let state_dir = std::path::PathBuf::from("/nowhere");
         assert_eq!(code(RecordError::NotRunning { state_dir }.into()), 5);

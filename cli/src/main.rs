@@ -11,8 +11,8 @@ mod up;
 
 use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
+use api::{Operator, operator::Action};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use world::{Operator, operator::Action};
 
 use crate::exit::Failure;
 
@@ -27,9 +27,15 @@ struct Options {
     /// How results are printed.
     #[arg(short, long, value_enum, default_value_t = Output::Table, global = true)]
     output: Output,
-    /// The control plane; that of the running world when not given.
-    #[arg(long, value_name = "URL", global = true, env = "MERIDIAN_CONTROL_PLANE")]
-    control_plane: Option<String>,
+    /// Control planes, separated by commas; those of the running world when not given.
+    #[arg(
+        long,
+        value_name = "URL,...",
+        global = true,
+        env = "MERIDIAN_CONTROL_PLANE",
+        value_delimiter = ','
+    )]
+    control_plane: Vec<String>,
     /// Where `up` keeps its world and the other commands look for it.
     #[arg(long, value_name = "DIR", global = true, env = "MERIDIAN_STATE_DIR")]
     state_dir: Option<PathBuf>,
@@ -102,6 +108,9 @@ struct Because {
     /// Who; your login name when not given.
     #[arg(long, env = "USER", default_value = "operator")]
     author: String,
+    /// Names the action: the same name twice is one action. Given when an earlier attempt has an unknown outcome.
+    #[arg(long)]
+    token: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -145,10 +154,10 @@ async fn run(options: Options) -> Result<ExitCode, Failure> {
         Verb::Call(call) => return call::call(call, &state_dir, output).await,
         _ => {}
     }
-    let operator = match options.control_plane {
-        Some(url) => Operator::at(&url),
-        None => Operator::at(&world::find(&state_dir)?.control_plane),
-    };
+    let operator = Operator::at(match options.control_plane {
+        named if named.is_empty() => world::find(&state_dir)?.control_planes,
+        named => named,
+    });
     match options.verb {
         Verb::Status => print(&present::status(&operator.status().await?, output)),
         Verb::Why { region } => print(&present::why(&operator.why(&region).await?, output)),
@@ -169,7 +178,8 @@ async fn run(options: Options) -> Result<ExitCode, Failure> {
 }
 
 async fn act(operator: &Operator, action: &Action, because: &Because, output: Output) -> Result<ExitCode, Failure> {
-    let token = uuid::Uuid::new_v4().to_string();
+    let token = because.token.clone();
+    let token = token.unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
     let reply = operator.act(action, &because.reason, &because.author, &token).await?;
     print(&present::action(&reply, output));
     Ok(if reply.accepted {
@@ -271,5 +281,18 @@ mod tests {
         assert!(parse("meridian failover us-east").is_err());
         assert!(parse("meridian failover us-east --reason drill -o json").is_ok());
         assert!(parse("meridian freeze --reason drill").is_err(), "a freeze has an end");
+    }
+
+    #[test]
+    fn several_control_planes_can_be_named() {
+        let line = "meridian status --control-plane http://127.0.0.1:7110,http://127.0.0.1:7120";
+        let options = Options::try_parse_from(line.split(' ')).unwrap();
+        assert_eq!(
+            options.control_plane,
+            ["http://127.0.0.1:7110", "http://127.0.0.1:7120"]
+        );
+        let command = "meridian unfreeze --reason over --control-plane http://127.0.0.1:7110";
+        let options = Options::try_parse_from(command.split(' ')).unwrap();
+        assert_eq!(options.control_plane.len(), 1);
     }
 }

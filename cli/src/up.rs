@@ -9,12 +9,12 @@ use std::{
 };
 
 use anyhow::Context as _;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
 };
-use world::{Progress, Record, World};
+use world::{Progress, Record, StoreKind, World};
 
 use crate::{
     exit::{Failure, INTERRUPTED},
@@ -29,6 +29,17 @@ pub(crate) struct Up {
     /// The speech models.
     #[arg(long, value_name = "DIR")]
     models_dir: Option<PathBuf>,
+    /// Where decisions are kept.
+    #[arg(long, value_enum, default_value_t = Store::Embedded)]
+    store: Store,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Store {
+    /// In a file of one control plane.
+    Embedded,
+    /// In three members of etcd, shared by three control planes; needs etcd.
+    Etcd,
 }
 
 pub(crate) async fn up(args: Up, state_dir: PathBuf) -> Result<ExitCode, Failure> {
@@ -42,12 +53,22 @@ pub(crate) async fn up(args: Up, state_dir: PathBuf) -> Result<ExitCode, Failure
     if let Some(models_dir) = args.models_dir {
         settings.models_dir = models_dir;
     }
+    settings.store = match args.store {
+        Store::Embedded => StoreKind::Embedded,
+        Store::Etcd => StoreKind::Etcd,
+    };
     settings.progress = Arc::new(|progress| {
         if !matches!(progress, Progress::Started(_)) {
             print(&format!("  {progress}"));
         }
     });
-    print("starting six regions, a control plane, a name server and two edges");
+    let control_planes = match args.store {
+        Store::Embedded => "a control plane",
+        Store::Etcd => "three members of etcd, three control planes",
+    };
+    print(&format!(
+        "starting six regions, {control_planes}, a name server and two edges"
+    ));
     let started = tokio::select! {
         world = World::start(settings) => world?,
         // Dropping a world that is being started ends what was started of it.
@@ -160,22 +181,31 @@ fn addresses(record: &Record) -> String {
     for (name, url) in &record.edges {
         let _ = writeln!(
             text,
-            "  {name:<14} {url}/v1   {}/v1/realtime",
+            "  {name:<15} {url}/v1   {}/v1/realtime",
             url.replacen("http", "ws", 1)
         );
     }
     let _ = writeln!(text, "regions (past the edges)");
     for (name, url) in &record.stacks {
-        let _ = writeln!(text, "  {name:<14} {url}/v1");
+        let _ = writeln!(text, "  {name:<15} {url}/v1");
+    }
+    let _ = writeln!(text, "control planes (gRPC)");
+    let store = match record.etcd.is_empty() {
+        true => StoreKind::Embedded,
+        false => StoreKind::Etcd,
+    };
+    for (name, url) in world::layout::control_planes(store).iter().zip(&record.control_planes) {
+        let _ = writeln!(text, "  {name:<15} {url}");
+    }
+    if !record.etcd.is_empty() {
+        let _ = writeln!(text, "etcd (decisions)");
+    }
+    for (name, url) in &record.etcd {
+        let _ = writeln!(text, "  {name:<15} {url}");
     }
     let _ = writeln!(
         text,
-        "control plane (gRPC)\n  {:<14} {}",
-        "control-plane", record.control_plane
-    );
-    let _ = writeln!(
-        text,
-        "name server\n  {:<14} dig +noall +answer -p {} @{} {} A",
+        "name server\n  {:<15} dig +noall +answer -p {} @{} {} A",
         "ns1",
         record.dns.port(),
         record.dns.ip(),
@@ -183,7 +213,7 @@ fn addresses(record: &Record) -> String {
     );
     let _ = writeln!(text, "metrics");
     for (name, url) in &record.metrics {
-        let _ = writeln!(text, "  {name:<14} {url}");
+        let _ = writeln!(text, "  {name:<15} {url}");
     }
     let _ = writeln!(
         text,

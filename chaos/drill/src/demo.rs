@@ -9,11 +9,14 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use api::v1::{Decision, StatusReply};
+use api::{
+    operator::Action,
+    v1::{Decision, StatusReply},
+};
 use probe::CallOptions;
 use tokio::{sync::watch, task::JoinSet};
 use topology::Moment;
-use world::{World, operator::Action};
+use world::World;
 
 use crate::{
     Narrator, Recording, Report, Resolver,

@@ -6,10 +6,9 @@ use std::{
 };
 
 use anyhow::bail;
-use api::v1::StatusReply;
+use api::{Operator, v1::StatusReply};
 use tokio::{sync::watch, task::JoinHandle};
 use topology::Moment;
-use world::Operator;
 
 /// Short against everything that is measured with it, and a hundredth of a core for the control plane.
 const PERIOD: Duration = Duration::from_millis(50);

@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use api::operator::Action;
 use common::Stage;
 use drill::{
     calls::{Placed, place},
@@ -24,7 +25,6 @@ use reqwest::{StatusCode, multipart};
 use serde_json::Value;
 use tokio_tungstenite::tungstenite::Message;
 use topology::Moment;
-use world::operator::Action;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_world_serves_calls_whatever_happens_to_it() {

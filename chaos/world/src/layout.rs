@@ -11,10 +11,12 @@ use std::{
 
 use topology::{Location, RegionId, Role, Topology};
 
-use crate::Settings;
+use crate::{Settings, StoreKind};
 
-/// Name of the control plane's process.
+/// Name of a control plane that is alone; several are numbered, see [`control_planes`].
 pub const CONTROL_PLANE: &str = "control-plane";
+/// Control planes that share etcd, and members of etcd: one of either may be lost.
+pub const REPLICAS: usize = 3;
 
 /// What exists by default: six regions, two edges, one name server.
 const TOPOLOGY: &str = include_str!("../../../configs/topology.toml");
@@ -24,8 +26,8 @@ const TOPOLOGY: &str = include_str!("../../../configs/topology.toml");
 pub struct Layout {
     /// What exists, at the addresses of this world.
     pub topology: Topology,
-    /// gRPC of the control plane.
-    pub control_plane: SocketAddr,
+    /// gRPC of each control plane, by process.
+    pub control_planes: BTreeMap<String, SocketAddr>,
     /// The name server.
     pub dns: SocketAddr,
     /// Metrics and health, by process.
@@ -79,14 +81,34 @@ pub struct NoAddresses {
     source: std::io::Error,
 }
 
+/// Names of the control planes of a world.
+pub fn control_planes(store: StoreKind) -> Vec<String> {
+    match store {
+        StoreKind::Embedded => vec![CONTROL_PLANE.to_owned()],
+        StoreKind::Etcd => numbered(CONTROL_PLANE),
+    }
+}
+
+/// Names of the members of etcd.
+pub fn etcd_members(store: StoreKind) -> Vec<String> {
+    match store {
+        StoreKind::Embedded => Vec::new(),
+        StoreKind::Etcd => numbered("etcd"),
+    }
+}
+
+fn numbered(name: &str) -> Vec<String> {
+    (1..=REPLICAS).map(|number| format!("{name}-{number}")).collect()
+}
+
 impl Layout {
     /// Takes a random network below 127.0.0.0/8 in which every address is free.
-    pub fn choose() -> Result<Self, NoAddresses> {
+    pub fn choose(store: StoreKind) -> Result<Self, NoAddresses> {
         let mut attempt = 0;
         loop {
             let [x, y] = random_bytes();
             // 127.0 and 127.1 belong to people; ports move on with the attempts in case one is taken on all addresses.
-            let layout = Self::at([127, 2 + x % 253, y], attempt);
+            let layout = Self::at([127, 2 + x % 253, y], attempt, store);
             attempt += 1;
             match layout.first_taken() {
                 None => return Ok(layout),
@@ -97,7 +119,7 @@ impl Layout {
     }
 
     /// The layout in one network.
-    fn at(network: [u8; 3], port_shift: u16) -> Self {
+    fn at(network: [u8; 3], port_shift: u16, store: StoreKind) -> Self {
         let at = |host: usize, port: u16| {
             let [a, b, c] = network;
             let host = u8::try_from(host).expect("a world has fewer than 256 processes");
@@ -121,10 +143,14 @@ impl Layout {
             server.address = dns.ip();
             admin.insert(server.id.to_string(), at(53, ADMIN_PORT));
         }
-        admin.insert(CONTROL_PLANE.to_owned(), at(3, ADMIN_PORT));
+        let mut replicas = BTreeMap::new();
+        for (index, name) in control_planes(store).into_iter().enumerate() {
+            admin.insert(name.clone(), at(61 + index, ADMIN_PORT));
+            replicas.insert(name, at(61 + index, GRPC_PORT));
+        }
         Self {
             topology,
-            control_plane: at(3, GRPC_PORT),
+            control_planes: replicas,
             dns,
             admin,
         }
@@ -149,7 +175,8 @@ impl Layout {
         stacks
             .chain(edges)
             .chain(self.admin.values().copied())
-            .chain([self.control_plane, self.dns])
+            .chain(self.control_planes.values().copied())
+            .chain([self.dns])
             .collect()
     }
 
@@ -157,7 +184,7 @@ impl Layout {
     pub fn processes(&self) -> Vec<(String, Kind)> {
         let named = |name: &dyn ToString, kind| (name.to_string(), kind);
         let mut all: Vec<_> = (self.topology.regions.keys().map(|id| named(id, Kind::Stack))).collect();
-        all.push(named(&CONTROL_PLANE, Kind::ControlPlane));
+        all.extend(self.control_planes.keys().map(|name| named(name, Kind::ControlPlane)));
         all.extend(self.topology.name_servers.keys().map(|id| named(id, Kind::Dns)));
         all.extend(self.topology.edges.keys().map(|id| named(id, Kind::Edge)));
         all
@@ -176,15 +203,19 @@ impl Layout {
         Some(format!("http://{stack}"))
     }
 
-    /// gRPC URL of the control plane.
-    pub fn control_plane_url(&self) -> String {
-        format!("http://{}", self.control_plane)
+    /// gRPC URL of every control plane.
+    pub fn control_plane_urls(&self) -> Vec<String> {
+        (self.control_planes.values())
+            .map(|address| format!("http://{address}"))
+            .collect()
     }
 
-    /// Writes the configuration of every process below the state folder.
-    pub fn write_configuration(&self, settings: &Settings) -> std::io::Result<()> {
+    /// Writes the configuration of all processes of some kinds below the state folder; all edges at once, because they
+    /// share a key. `etcd` are the members that the control planes share; with none, the one control plane keeps its
+    /// decisions in a file.
+    pub fn write_configuration(&self, settings: &Settings, kinds: &[Kind], etcd: &[String]) -> std::io::Result<()> {
         let affinity_key = hex::encode(random_bytes::<32>());
-        for (name, kind) in self.processes() {
+        for (name, kind) in self.processes().into_iter().filter(|(_, kind)| kinds.contains(kind)) {
             let folder = settings.state_dir.join(&name);
             // The edges' folders hold a secret.
             std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
@@ -193,7 +224,7 @@ impl Layout {
                 Kind::ControlPlane => {
                     std::fs::write(folder.join("topology.toml"), topology_document(&self.topology))?;
                     std::fs::write(folder.join("policy.toml"), &settings.policy)?;
-                    self.control_plane_document()
+                    self.control_plane_document(&name, etcd)
                 }
                 Kind::Dns => self.node_document(&name, self.dns, &folder),
                 Kind::Edge => {
@@ -224,20 +255,27 @@ impl Layout {
         )
     }
 
-    fn control_plane_document(&self) -> String {
+    fn control_plane_document(&self, name: &str, etcd: &[String]) -> String {
+        let store = if etcd.is_empty() {
+            "file = \"store.redb\"".to_owned()
+        } else {
+            format!("etcd = {}", list(etcd))
+        };
         format!(
-            "node = \"{CONTROL_PLANE}\"\nlisten = \"{}\"\nadmin_listen = \"{}\"\n\
-             topology = \"topology.toml\"\npolicy = \"policy.toml\"\n\n[store]\nfile = \"store.redb\"\n",
-            self.control_plane, self.admin[CONTROL_PLANE],
+            "node = {}\nlisten = \"{}\"\nadmin_listen = \"{}\"\n\
+             topology = \"topology.toml\"\npolicy = \"policy.toml\"\n\n[store]\n{store}\n",
+            quoted(name),
+            self.control_planes[name],
+            self.admin[name],
         )
     }
 
     fn node_document(&self, name: &str, listen: SocketAddr, folder: &Path) -> String {
         format!(
-            "node = {}\nlisten = [\"{listen}\"]\nadmin_listen = \"{}\"\ncontrol_planes = [\"{}\"]\nstate_dir = {}\n",
+            "node = {}\nlisten = [\"{listen}\"]\nadmin_listen = \"{}\"\ncontrol_planes = {}\nstate_dir = {}\n",
             quoted(name),
             self.admin[name],
-            self.control_plane_url(),
+            list(&self.control_plane_urls()),
             quoted(&folder.join("state").display().to_string()),
         )
     }
@@ -314,6 +352,12 @@ fn topology_document(topology: &Topology) -> String {
     text
 }
 
+/// A TOML array of strings.
+fn list(texts: &[String]) -> String {
+    let quoted: Vec<String> = texts.iter().map(|text| quoted(text)).collect();
+    format!("[{}]", quoted.join(", "))
+}
+
 /// A TOML basic string.
 fn quoted(text: &str) -> String {
     let mut quoted = String::with_capacity(text.len() + 2);
@@ -348,14 +392,14 @@ mod tests {
 
     #[test]
     fn the_written_topology_is_read_back_the_same() {
-        let layout = Layout::at([127, 9, 7], 0);
+        let layout = Layout::at([127, 9, 7], 0, StoreKind::Embedded);
         let read = Topology::parse("topology.toml", &topology_document(&layout.topology)).unwrap();
         assert_eq!(read, layout.topology);
     }
 
     #[test]
     fn every_process_has_addresses_of_its_own_on_loopback() {
-        let layout = Layout::at([127, 9, 7], 3);
+        let layout = Layout::at([127, 9, 7], 3, StoreKind::Etcd);
         let mut addresses = layout.tcp_addresses();
         assert!(addresses.iter().all(|address| address.ip().is_loopback()));
         let count = addresses.len();
@@ -363,6 +407,8 @@ mod tests {
         addresses.dedup();
         assert_eq!(addresses.len(), count);
         assert_eq!(layout.processes().len(), layout.admin.len());
+        let alone = Layout::at([127, 9, 7], 3, StoreKind::Embedded);
+        assert_eq!(layout.processes().len(), alone.processes().len() + REPLICAS - 1);
         let ports: Vec<u16> = layout.topology.edges.values().map(|edge| edge.port).collect();
         assert_eq!(
             ports,
@@ -373,9 +419,46 @@ mod tests {
 
     #[test]
     fn a_taken_address_is_noticed() {
-        let layout = Layout::choose().unwrap();
-        let _taken = TcpListener::bind(layout.control_plane).unwrap();
-        assert_eq!(layout.first_taken().unwrap().0, format!("{}/tcp", layout.control_plane));
+        let layout = Layout::choose(StoreKind::Embedded).unwrap();
+        let control_plane = layout.control_planes[CONTROL_PLANE];
+        let _taken = TcpListener::bind(control_plane).unwrap();
+        assert_eq!(layout.first_taken().unwrap().0, format!("{control_plane}/tcp"));
+    }
+
+    #[test]
+    fn every_node_follows_every_control_plane_and_these_share_etcd() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = Settings {
+            store: StoreKind::Etcd,
+            ..Settings::new(folder.path().to_owned())
+        };
+        let layout = Layout::at([127, 9, 7], 0, settings.store);
+        let etcd = ["http://127.9.7.71:2379", "http://127.9.7.72:2379"].map(str::to_owned);
+        let kinds = [Kind::ControlPlane, Kind::Dns, Kind::Edge];
+        layout.write_configuration(&settings, &kinds, &etcd).unwrap();
+        let read = |name: &str, file: &str| -> BTreeMap<String, serde_json::Value> {
+            let text = std::fs::read_to_string(folder.path().join(name).join(file)).unwrap();
+            daemon::config::parse(file, &text).unwrap()
+        };
+        let urls = [
+            "http://127.9.7.61:7070",
+            "http://127.9.7.62:7070",
+            "http://127.9.7.63:7070",
+        ];
+        assert_eq!(layout.control_plane_urls(), urls);
+        for (node, file) in [
+            ("edge-iad", "edge.toml"),
+            ("edge-dub", "edge.toml"),
+            ("ns1", "dns.toml"),
+        ] {
+            assert_eq!(read(node, file)["control_planes"], serde_json::json!(urls), "{node}");
+        }
+        for (name, url) in layout.control_planes.keys().zip(urls) {
+            let document = read(name, "control-plane.toml");
+            assert_eq!(document["node"], name.as_str());
+            assert_eq!(document["listen"], url.trim_start_matches("http://"));
+            assert_eq!(document["store"], serde_json::json!({ "etcd": etcd }));
+        }
     }
 
     #[test]

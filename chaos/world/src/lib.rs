@@ -1,5 +1,5 @@
 //! Starts and supervises a whole deployment on one machine: six regional stacks, two edges, a name server and a control
-//! plane, each a process of its own that can be killed, frozen and brought back.
+//! plane (or three that share a three-member etcd), each a process of its own that can be killed, frozen and brought back.
 //!
 //! Nothing outlives a world. Every process holds the reading end of a pipe from its supervisor and stops when the pipe
 //! ends, so even `kill -9` of the supervisor leaves nothing behind. Every world takes a random /24 of the loopback
@@ -7,18 +7,17 @@
 
 pub mod etcd;
 pub mod layout;
-pub mod operator;
 pub mod process;
 pub mod record;
 pub mod settings;
 
+mod members;
 mod ready;
 mod start;
 
 pub use etcd::{EtcdCluster, EtcdSettings};
 pub use layout::Layout;
-pub use operator::{Operator, OperatorError};
 pub use process::{Death, ProcessError};
 pub use record::{Record, find};
-pub use settings::{Progress, Settings};
+pub use settings::{Progress, Settings, StoreKind};
 pub use start::{StartError, World};

@@ -22,7 +22,7 @@ use tokio::{
     sync::{broadcast, watch},
 };
 
-use crate::ready;
+use crate::{etcd::EtcdError, ready};
 
 /// A process that may be running.
 #[derive(Debug)]
@@ -121,6 +121,9 @@ pub enum ProcessError {
         /// Which process.
         name: String,
     },
+    /// A member of etcd does not do what it should.
+    #[error(transparent)]
+    Etcd(#[from] EtcdError),
 }
 
 /// Longest wait for a process to take SIGSTOP: many turns of a busy scheduler.
@@ -380,7 +383,7 @@ const LAST_LINES: usize = 8;
 const LAST_BYTES: u64 = 16 << 10;
 
 /// The end of a log, with its JSON lines made readable.
-fn last_words(log: &Path) -> String {
+pub(crate) fn last_words(log: &Path) -> String {
     let read = || -> std::io::Result<String> {
         let mut file = File::open(log)?;
         let length = file.metadata()?.len();

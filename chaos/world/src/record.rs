@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use topology::Moment;
 
 /// Version of [`Record`].
-pub const RECORD_SCHEMA: u32 = 1;
+pub const RECORD_SCHEMA: u32 = 2;
 
 /// Where a running world is reached (`world.json`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,8 +27,10 @@ pub struct Record {
     pub started_at_ms: Moment,
     /// The service zone.
     pub zone: String,
-    /// gRPC URL of the control plane.
-    pub control_plane: String,
+    /// gRPC URL of every control plane.
+    pub control_planes: Vec<String>,
+    /// Client URL of every member of etcd; empty when the one control plane keeps its decisions in a file.
+    pub etcd: BTreeMap<String, String>,
     /// The name server, UDP and TCP.
     pub dns: SocketAddr,
     /// TCP port of all edges: address records carry none.
@@ -67,6 +69,14 @@ pub enum RecordError {
     Starting {
         /// The folder.
         state_dir: PathBuf,
+    },
+    /// Another version of the command runs it.
+    #[error("the world in {} was started by another version of meridian (record {found}, not {RECORD_SCHEMA}); use that version, or stop it and start again", state_dir.display())]
+    OtherVersion {
+        /// The folder.
+        state_dir: PathBuf,
+        /// Version of its record.
+        found: u32,
     },
     /// The file system refused.
     #[error("cannot use {}", path.display())]
@@ -152,10 +162,16 @@ impl Lock {
             })
     }
 
-    /// The record of the world that ran here before and did not end well.
-    pub(crate) fn left_behind(&self) -> Option<Record> {
-        let text = std::fs::read_to_string(&self.record).ok()?;
-        serde_json::from_str(&text).ok()
+    /// The processes of the world that ran here before and did not end well, whichever version wrote them down.
+    pub(crate) fn left_behind(&self) -> BTreeMap<String, u32> {
+        /// The part of a record that never changes.
+        #[derive(Deserialize)]
+        struct Processes {
+            processes: BTreeMap<String, u32>,
+        }
+        let text = std::fs::read(&self.record).unwrap_or_default();
+        let read = serde_json::from_slice(&text);
+        read.map_or_else(|_| BTreeMap::new(), |Processes { processes }| processes)
     }
 
     /// Removes the record: there is nothing to find any more.
@@ -180,6 +196,12 @@ fn open_lock(path: &Path) -> std::io::Result<File> {
         .open(path)
 }
 
+/// What every version of a record begins with.
+#[derive(Debug, Deserialize)]
+struct Version {
+    schema: u32,
+}
+
 /// The world that runs in a state folder.
 pub fn find(state_dir: &Path) -> Result<Record, RecordError> {
     let not_running = || RecordError::NotRunning {
@@ -199,10 +221,18 @@ pub fn find(state_dir: &Path) -> Result<Record, RecordError> {
     }
     let path = state_dir.join(RECORD);
     match std::fs::read(&path) {
-        Ok(text) => serde_json::from_slice(&text).map_err(|error| RecordError::Io {
-            path,
-            source: error.into(),
-        }),
+        Ok(text) => {
+            let nonsense = |error: serde_json::Error| RecordError::Io {
+                path: path.clone(),
+                source: error.into(),
+            };
+            let Version { schema: found } = serde_json::from_slice(&text).map_err(nonsense)?;
+            if found != RECORD_SCHEMA {
+                let state_dir = state_dir.to_owned();
+                return Err(RecordError::OtherVersion { state_dir, found });
+            }
+            serde_json::from_slice(&text).map_err(nonsense)
+        }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(RecordError::Starting {
             state_dir: state_dir.to_owned(),
         }),
@@ -212,8 +242,8 @@ pub fn find(state_dir: &Path) -> Result<Record, RecordError> {
 
 /// Ends what is left of a world whose supervisor was killed. Its processes stop by themselves when their pipe ends; one
 /// that was frozen cannot, and would run on whenever somebody woke it.
-pub(crate) fn sweep(record: &Record, state_dir: &Path) {
-    for (name, pid) in &record.processes {
+pub(crate) fn sweep(processes: &BTreeMap<String, u32>, state_dir: &Path) {
+    for (name, pid) in processes {
         let Some(number) = Pid::from_raw(pid.cast_signed()) else {
             continue;
         };
@@ -222,8 +252,9 @@ pub(crate) fn sweep(record: &Record, state_dir: &Path) {
             continue;
         };
         let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        // "--config", "/folder/edge.toml" as well as "--data-dir=/folder/etcd-1".
         let ours = String::from_utf8_lossy(&command)
-            .split('\0')
+            .split(['\0', '='])
             .any(|argument| Path::new(argument).starts_with(state_dir));
         if ours && pidfd_send_signal(&pidfd, Signal::KILL).is_ok() {
             tracing::info!(
@@ -245,7 +276,8 @@ mod tests {
             pid: std::process::id(),
             started_at_ms: Moment(45_296_789),
             zone: "voice.meridian.test".into(),
-            control_plane: "http://127.9.7.3:7070".into(),
+            control_planes: vec!["http://127.9.7.61:7070".into()],
+            etcd: BTreeMap::new(),
             dns: "127.9.7.53:5300".parse().unwrap(),
             edge_port: 8080,
             edges: BTreeMap::new(),
@@ -278,7 +310,24 @@ mod tests {
         std::fs::write(folder.path().join(RECORD), serde_json::to_vec(&record()).unwrap()).unwrap();
         assert!(matches!(find(folder.path()), Err(RecordError::NotRunning { .. })));
         let lock = Lock::take(folder.path(), Moment(0)).unwrap();
-        assert_eq!(lock.left_behind(), Some(record()));
+        assert_eq!(lock.left_behind(), record().processes);
+    }
+
+    #[test]
+    fn a_world_of_another_version_is_named_and_swept() {
+        let folder = tempfile::tempdir().unwrap();
+        let lock = Lock::take(folder.path(), Moment(0)).unwrap();
+        let older = r#"{"schema":1,"control_plane":"http://127.9.7.3:7070","processes":{"edge-iad":7}}"#;
+        std::fs::write(folder.path().join(RECORD), older).unwrap();
+        let error = find(folder.path()).unwrap_err().to_string();
+        assert!(
+            error.contains("another version of meridian (record 1, not 2)"),
+            "{error}"
+        );
+        assert_eq!(lock.left_behind(), BTreeMap::from([("edge-iad".to_owned(), 7)]));
+        std::fs::write(folder.path().join(RECORD), "nonsense").unwrap();
+        assert!(matches!(find(folder.path()), Err(RecordError::Io { .. })));
+        assert!(lock.left_behind().is_empty());
     }
 
     #[test]
@@ -294,10 +343,18 @@ mod tests {
         };
         let mut ours = sleep(&folder.path().join("edge.toml"));
         let mut other = sleep(Path::new("/elsewhere/edge.toml"));
-        let mut record = record();
-        record.processes = [("edge-iad".into(), ours.id()), ("edge-dub".into(), other.id())].into();
-        sweep(&record, folder.path());
+        let mut etcd = sleep(Path::new(&format!(
+            "--data-dir={}",
+            folder.path().join("etcd-1").display()
+        )));
+        let processes = [
+            ("edge-iad".to_owned(), ours.id()),
+            ("edge-dub".to_owned(), other.id()),
+            ("etcd-1".to_owned(), etcd.id()),
+        ];
+        sweep(&processes.into(), folder.path());
         assert!(!ours.wait().unwrap().success());
+        assert!(!etcd.wait().unwrap().success());
         assert!(other.try_wait().unwrap().is_none(), "not a process of this world");
         other.kill().unwrap();
         other.wait().unwrap();

@@ -18,10 +18,22 @@ pub struct Settings {
     pub models_dir: PathBuf,
     /// The policy document.
     pub policy: String,
+    /// Where decisions are kept; with it, how many control planes there are.
+    pub store: StoreKind,
     /// Longest wait for one process to become ready.
     pub ready_timeout: Duration,
     /// Told about each step of starting and stopping.
     pub progress: Arc<dyn Fn(&Progress) + Send + Sync>,
+}
+
+/// Where the decisions of a world are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum StoreKind {
+    /// In a file of the one control plane.
+    #[default]
+    Embedded,
+    /// In three members of etcd, shared by three control planes.
+    Etcd,
 }
 
 /// A step of starting or stopping.
@@ -71,6 +83,7 @@ impl Settings {
             binaries_dir,
             models_dir,
             policy: DEFAULT_POLICY.to_owned(),
+            store: StoreKind::default(),
             ready_timeout: READY_TIMEOUT,
             progress: Arc::new(|_| {}),
         }
@@ -83,6 +96,7 @@ impl fmt::Debug for Settings {
             .field("state_dir", &self.state_dir)
             .field("binaries_dir", &self.binaries_dir)
             .field("models_dir", &self.models_dir)
+            .field("store", &self.store)
             .finish_non_exhaustive()
     }
 }

@@ -1,0 +1,271 @@
+//! The members of etcd in a world: killed, frozen and brought back by name like its other processes, and missed when they
+//! end by themselves.
+
+use std::{
+    collections::BTreeMap,
+    os::fd::AsFd as _,
+    sync::{
+        Arc, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, WaitIdStatus, pidfd_open, waitid};
+use tokio::sync::{Mutex, broadcast};
+
+use crate::{
+    Death, EtcdCluster, EtcdSettings, Settings,
+    etcd::{Durability, EtcdError, Member, Size},
+    process::last_words,
+};
+
+/// The members of etcd.
+#[derive(Debug)]
+pub(crate) struct Members {
+    cluster: Mutex<EtcdCluster>,
+    /// Name and client URL by index; they never change.
+    urls: Vec<(String, String)>,
+    /// What is known of the newest process of each.
+    watched: std::sync::Mutex<BTreeMap<usize, Arc<Watched>>>,
+    deaths: broadcast::Sender<Death>,
+}
+
+#[derive(Debug, Default)]
+struct Watched {
+    /// Whether we asked for its end.
+    expected: AtomicBool,
+    ended: AtomicBool,
+}
+
+/// Whether what etcd needs is installed: said before anything is started that takes time.
+pub(crate) fn check_installed() -> Result<(), EtcdError> {
+    let folders = std::env::var_os("PATH").unwrap_or_default();
+    let there = |program: &str| std::env::split_paths(&folders).any(|folder| folder.join(program).is_file());
+    for (program, package) in [("etcd", "etcd-server"), ("setpriv", "util-linux")] {
+        if !there(program) {
+            return Err(EtcdError::NoProgram { program, package });
+        }
+    }
+    Ok(())
+}
+
+impl Members {
+    /// Starts all members and waits until they are healthy.
+    pub(crate) async fn start(settings: &Settings, deaths: broadcast::Sender<Death>) -> Result<Self, EtcdError> {
+        let cluster = EtcdCluster::start(EtcdSettings {
+            size: Size::Three,
+            state_dir: settings.state_dir.clone(),
+            // A world starts from nothing, so nothing need outlive the machine; but how long a decision takes is measured
+            // in worlds, and waiting for the disk is part of that.
+            durability: Durability::Synced,
+            quota_bytes: None,
+            patience: settings.ready_timeout,
+        })
+        .await?;
+        let members = cluster.members().into_iter();
+        let members = Self {
+            urls: members.map(|member| (member.name, member.client_url)).collect(),
+            cluster: Mutex::new(cluster),
+            watched: std::sync::Mutex::default(),
+            deaths,
+        };
+        let cluster = members.cluster.lock().await;
+        for index in 0..members.urls.len() {
+            members.watch(&cluster, index);
+        }
+        drop(cluster);
+        Ok(members)
+    }
+
+    /// Which member has this name.
+    pub(crate) fn find(&self, name: &str) -> Option<usize> {
+        self.urls.iter().position(|(known, _)| known == name)
+    }
+
+    /// Client URL of every member, by name.
+    pub(crate) fn urls(&self) -> BTreeMap<String, String> {
+        self.urls.iter().cloned().collect()
+    }
+
+    /// Process ids of those that run.
+    pub(crate) async fn pids(&self) -> BTreeMap<String, u32> {
+        let members = self.cluster.lock().await.members().into_iter().enumerate();
+        let running = members.filter(|(index, _)| {
+            let watched = self.watched(*index);
+            watched.is_some_and(|watched| !watched.ended.load(Ordering::SeqCst))
+        });
+        running
+            .filter_map(|(_, member)| Some((member.name, member.pid?)))
+            .collect()
+    }
+
+    /// Name of the member that the others follow, when they agree on one.
+    pub(crate) async fn leader(&self) -> Option<String> {
+        let leader = self.cluster.lock().await.leader().await?;
+        self.urls.get(leader).map(|(name, _)| name.clone())
+    }
+
+    /// SIGKILL, and waits until it is gone.
+    pub(crate) async fn kill(&self, index: usize) -> Result<(), EtcdError> {
+        self.kill_in(&mut *self.cluster.lock().await, index)
+    }
+
+    fn kill_in(&self, cluster: &mut EtcdCluster, index: usize) -> Result<(), EtcdError> {
+        if let Some(watched) = self.watched(index) {
+            watched.expected.store(true, Ordering::SeqCst);
+        }
+        cluster.kill(index)
+    }
+
+    /// SIGSTOP, and waits until it does nothing more.
+    pub(crate) async fn stop(&self, index: usize) -> Result<(), EtcdError> {
+        self.cluster.lock().await.stop(index).await
+    }
+
+    /// SIGCONT.
+    pub(crate) async fn resume(&self, index: usize) -> Result<(), EtcdError> {
+        self.cluster.lock().await.resume(index)
+    }
+
+    /// Starts a member again, killing it first when it runs, and waits until it takes writes, for which a majority must
+    /// run. Returns how long that took.
+    pub(crate) async fn restart(&self, index: usize) -> Result<Duration, EtcdError> {
+        let began = Instant::now();
+        let mut cluster = self.cluster.lock().await;
+        if cluster.members()[index].pid.is_some() {
+            self.kill_in(&mut cluster, index)?;
+        }
+        let restarted = cluster.restart(index).await;
+        // Also when it did not get healthy: it may run all the same.
+        self.watch(&cluster, index);
+        restarted.map(|()| began.elapsed())
+    }
+
+    /// Starts a member without waiting until it is healthy: the first two of three that were killed cannot be.
+    pub(crate) async fn start_only(&self, index: usize) -> Result<(), EtcdError> {
+        let mut cluster = self.cluster.lock().await;
+        if cluster.members()[index].pid.is_some() {
+            return Ok(());
+        }
+        let started = tokio::select! {
+            // The process is started before the first wait, and runs on when nobody waits for it.
+            biased;
+            restarted = cluster.restart(index) => restarted,
+            () = std::future::ready(()) => Ok(()),
+        };
+        self.watch(&cluster, index);
+        started
+    }
+
+    fn watched(&self, index: usize) -> Option<Arc<Watched>> {
+        self.all_watched().get(&index).cloned()
+    }
+
+    /// Reports the end of a member's process unless we asked for it.
+    fn watch(&self, cluster: &EtcdCluster, index: usize) {
+        let member = cluster.members().swap_remove(index);
+        // Nobody waits for the child before the cluster kills it, so its number is still its own.
+        let pidfd = member.pid.and_then(|pid| Pid::from_raw(pid.cast_signed()));
+        let Some(pidfd) = pidfd.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()) else {
+            return;
+        };
+        let watched = Arc::<Watched>::default();
+        self.all_watched().insert(index, watched.clone());
+        let deaths = self.deaths.clone();
+        // A thread, because a runtime waits for a descriptor only by unsafe code. It ends with the process, which the
+        // cluster ends at the latest when it is dropped.
+        let waiting = thread::Builder::new().name(format!("waits for {}", member.name));
+        let spawned = waiting.spawn(move || {
+            // Looks only: the cluster still has to take the exit status.
+            let status = waitid(
+                WaitId::PidFd(pidfd.as_fd()),
+                WaitIdOptions::EXITED | WaitIdOptions::NOWAIT,
+            );
+            watched.ended.store(true, Ordering::SeqCst);
+            // An error means that the cluster took it already, which it does only after it killed it.
+            if let (Ok(Some(status)), false) = (status, watched.expected.load(Ordering::SeqCst)) {
+                report(member, &status, &deaths);
+            }
+        });
+        if let Err(error) = spawned {
+            tracing::warn!(%error, "a member of etcd will not be missed when it dies");
+        }
+    }
+
+    fn all_watched(&self) -> MutexGuard<'_, BTreeMap<usize, Arc<Watched>>> {
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Members {
+    fn drop(&mut self) {
+        // The cluster is dropped next and kills them.
+        for watched in self.all_watched().values() {
+            watched.expected.store(true, Ordering::SeqCst);
+        }
+    }
+}
+
+fn report(member: Member, status: &WaitIdStatus, deaths: &broadcast::Sender<Death>) {
+    let how = match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => format!("exit status: {code}"),
+        (None, Some(signal)) => format!("signal: {signal}"),
+        (None, None) => "nobody knows how".to_owned(),
+    };
+    let Member { name, log, .. } = member;
+    tracing::warn!(process = name, how, "a member of etcd died");
+    let last_words = last_words(&log);
+    // Nobody may be listening.
+    let _ = deaths.send(Death {
+        name,
+        how,
+        log,
+        last_words,
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn members_have_names_and_are_missed_when_they_end_by_themselves() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = Settings::new(folder.path().to_owned());
+        let (deaths, mut died) = broadcast::channel(8);
+        let members = Members::start(&settings, deaths).await.unwrap();
+        let second = members.find("etcd-2").unwrap();
+        assert_eq!(members.find("etcd-4"), None);
+        assert_eq!(members.pids().await.len(), 3);
+
+        // Asked for: no news.
+        members.kill(second).await.unwrap();
+        assert!(!members.pids().await.contains_key("etcd-2"));
+        members.restart(second).await.unwrap();
+        members.restart(second).await.unwrap();
+        members.stop(second).await.unwrap();
+        members.resume(second).await.unwrap();
+        assert!(died.try_recv().is_err());
+
+        // Not asked for.
+        let pid = Pid::from_raw(members.pids().await["etcd-2"].cast_signed()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        let death = tokio::time::timeout(settings.ready_timeout, died.recv()).await;
+        let death = death.unwrap().unwrap();
+        assert_eq!((death.name.as_str(), death.how.as_str()), ("etcd-2", "signal: 9"));
+        assert!(!members.pids().await.contains_key("etcd-2"));
+
+        // All at once: the first can only be healthy when the second runs.
+        for index in 0..3 {
+            members.kill(index).await.unwrap();
+        }
+        members.start_only(0).await.unwrap();
+        members.start_only(0).await.unwrap();
+        members.restart(1).await.unwrap();
+        members.restart(2).await.unwrap();
+        assert_eq!(members.pids().await.len(), 3);
+        assert!(died.try_recv().is_err());
+    }
+}
