@@ -2,12 +2,18 @@
 
 use std::process::ExitCode;
 
-use api::OperatorError;
+use api::{OperatorError, v1};
 use probe::CallError;
 use world::{StartError, record::RecordError};
 
 /// A safety rule said no.
 pub(crate) const REFUSED: u8 = 3;
+/// A second person has to agree.
+const NEEDS_APPROVAL: u8 = 4;
+/// Stopped by a guard, or by somebody.
+const ABORTED: u8 = 8;
+/// Wrong use.
+const USAGE: u8 = 2;
 /// Nobody answers.
 const UNREACHABLE: u8 = 5;
 /// It may or may not have happened.
@@ -37,11 +43,41 @@ impl Failure {
         Self { error, code: Code(1) }
     }
 
+    /// Wrong use that only the control plane's answer showed.
+    pub(crate) fn usage(error: anyhow::Error) -> Self {
+        Self {
+            error,
+            code: Code(USAGE),
+        }
+    }
+
     fn with(error: impl Into<anyhow::Error>, code: u8) -> Self {
         Self {
             error: error.into(),
             code: Code(code),
         }
+    }
+}
+
+/// The exit code of a request. What makes no sense has failed; what a safety rule forbids is refused.
+pub(crate) fn of_outcome(outcome: v1::Outcome, reasons: &[v1::Reason]) -> ExitCode {
+    let senseless = |reason: &v1::Reason| matches!(reason.code.as_str(), "bad-request" | "no-such-action");
+    match outcome {
+        v1::Outcome::AwaitingApproval => NEEDS_APPROVAL.into(),
+        v1::Outcome::Refused if reasons.iter().any(senseless) => ExitCode::FAILURE,
+        v1::Outcome::Refused => REFUSED.into(),
+        v1::Outcome::Done | v1::Outcome::Running | v1::Outcome::Unspecified => ExitCode::SUCCESS,
+    }
+}
+
+/// The exit code of an action that was waited for.
+pub(crate) fn of_phase(phase: &str) -> ExitCode {
+    match phase {
+        "done" => ExitCode::SUCCESS,
+        "awaiting-approval" => NEEDS_APPROVAL.into(),
+        "refused" => REFUSED.into(),
+        "aborted" | "expired" => ABORTED.into(),
+        _ => UNKNOWN.into(),
     }
 }
 

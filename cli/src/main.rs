@@ -1,17 +1,25 @@
 //! The `meridian` command: everything people do with a deployment.
 //!
-//! Exit codes: 0 ok · 1 failed · 2 usage · 3 refused by a safety rule · 5 unreachable · 6 outcome unknown ·
-//! 130 interrupted.
+//! Exit codes: 0 ok · 1 failed · 2 usage · 3 refused by a safety rule · 4 needs approval · 5 unreachable · 6 outcome
+//! unknown · 8 aborted by a guard · 130 interrupted.
 
+mod act;
+mod audit;
 mod call;
+mod documents;
 mod exit;
 mod present;
 mod say;
 mod up;
 
-use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
 
-use api::{Operator, operator::Action};
+use api::{Operator, v1};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::exit::Failure;
@@ -21,7 +29,8 @@ use crate::exit::Failure;
     name = "meridian",
     version,
     about = "Runs a multi-region voice deployment, asks it why, and tells it what to do",
-    after_help = "Exit codes: 0 ok, 1 failed, 2 usage, 3 refused by a safety rule, 5 unreachable, 6 outcome unknown"
+    after_help = "Exit codes: 0 ok, 1 failed, 2 usage, 3 refused by a safety rule, 4 needs approval, 5 unreachable, \
+                  6 outcome unknown, 8 aborted by a guard"
 )]
 struct Options {
     /// How results are printed.
@@ -73,44 +82,33 @@ enum Verb {
         #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=500))]
         limit: u32,
     },
-    /// Move a region's sessions to its backups now.
-    Failover(OnRegion),
-    /// Give an evacuated region its sessions back, step by step.
-    Restore(OnRegion),
-    /// Stop automatic decisions for a while.
-    Freeze {
-        /// For how long, such as 30m or 2h: a freeze never outlives the people who forgot it.
-        #[arg(long = "for", value_name = "TIME", value_parser = parse_length)]
-        length: Duration,
-        #[command(flatten)]
-        because: Because,
-    },
-    /// Allow automatic decisions again.
-    Unfreeze {
-        #[command(flatten)]
-        because: Because,
-    },
-}
-
-#[derive(Debug, Args)]
-struct OnRegion {
-    /// The region.
-    region: String,
+    /// Show what would be decided now, with the capacity table and every safety rule; changes nothing.
+    Plan,
     #[command(flatten)]
-    because: Because,
-}
-
-#[derive(Debug, Args)]
-struct Because {
-    /// Why; kept in the audit log.
-    #[arg(long)]
-    reason: String,
-    /// Who; your login name when not given.
-    #[arg(long, env = "USER", default_value = "operator")]
-    author: String,
-    /// Names the action: the same name twice is one action. Given when an earlier attempt has an unknown outcome.
-    #[arg(long)]
-    token: Option<String>,
+    Act(act::Request),
+    /// Wait until an action is over.
+    Wait {
+        /// The action, as it was printed when it was asked for.
+        action: String,
+        /// How long at most.
+        #[arg(long, value_name = "TIME", default_value = "10m", value_parser = parse_length)]
+        timeout: Duration,
+    },
+    /// The topology in force: regions, edges, name servers.
+    Topology {
+        #[command(subcommand)]
+        verb: documents::DocumentVerb,
+    },
+    /// The policy in force: every number a decision uses.
+    Policy {
+        #[command(subcommand)]
+        verb: documents::DocumentVerb,
+    },
+    /// The audit log: export it, or decide everything in it again.
+    Audit {
+        #[command(subcommand)]
+        verb: audit::AuditVerb,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -149,44 +147,48 @@ async fn run(options: Options) -> Result<ExitCode, Failure> {
     let state_dir = options.state_dir.unwrap_or_else(world::settings::default_state_dir);
     let output = options.output;
     match options.verb {
-        Verb::Up(up) => return up::up(up, state_dir).await,
-        Verb::Demo(demo) => return play(demo).await,
-        Verb::Call(call) => return call::call(call, &state_dir, output).await,
-        _ => {}
+        Verb::Up(up) => up::up(up, state_dir).await,
+        Verb::Demo(demo) => play(demo).await,
+        Verb::Call(call) => call::call(call, &state_dir, output).await,
+        // These need nobody to answer.
+        Verb::Topology {
+            verb: documents::DocumentVerb::Validate { file },
+        } => documents::validate(v1::DocumentKind::Topology, &file),
+        Verb::Policy {
+            verb: documents::DocumentVerb::Validate { file },
+        } => documents::validate(v1::DocumentKind::Policy, &file),
+        Verb::Audit {
+            verb: audit::AuditVerb::Replay { file: Some(file) },
+        } => audit::replay_file(&file, output),
+        verb => ask(verb, options.control_plane, &state_dir, output).await,
     }
-    let operator = Operator::at(match options.control_plane {
-        named if named.is_empty() => world::find(&state_dir)?.control_planes,
-        named => named,
+}
+
+/// The commands that need a control plane.
+async fn ask(verb: Verb, named: Vec<String>, state_dir: &Path, output: Output) -> Result<ExitCode, Failure> {
+    let operator = Operator::at(if named.is_empty() {
+        world::find(state_dir)?.control_planes
+    } else {
+        named
     });
-    match options.verb {
+    match verb {
         Verb::Status => print(&present::status(&operator.status().await?, output)),
         Verb::Why { region } => print(&present::why(&operator.why(&region).await?, output)),
         Verb::History { limit } => print(&present::history(&operator.history(limit).await?, output)),
-        Verb::Failover(OnRegion { region, because }) => {
-            return act(&operator, &Action::Failover { region }, &because, output).await;
+        Verb::Plan => print(&present::plan(&operator.plan(None).await?, output)),
+        Verb::Act(request) => return act::act(&operator, request, output).await,
+        Verb::Wait { action, timeout } => return act::wait(&operator, &action, timeout, output).await,
+        Verb::Topology { verb } => {
+            return documents::document(&operator, v1::DocumentKind::Topology, verb, output).await;
         }
-        Verb::Restore(OnRegion { region, because }) => {
-            return act(&operator, &Action::Restore { region }, &because, output).await;
-        }
-        Verb::Freeze { length, because } => {
-            return act(&operator, &Action::Freeze { duration: length }, &because, output).await;
-        }
-        Verb::Unfreeze { because } => return act(&operator, &Action::Unfreeze, &because, output).await,
-        Verb::Up(_) | Verb::Demo(_) | Verb::Call(_) => unreachable!("these were carried out above"),
+        Verb::Policy { verb } => return documents::document(&operator, v1::DocumentKind::Policy, verb, output).await,
+        Verb::Audit { verb } => match verb {
+            audit::AuditVerb::Export { file } => return audit::export(&operator, &file, output).await,
+            audit::AuditVerb::Replay { .. } => return audit::replay_live(&operator, output).await,
+        },
+        Verb::Up(_) | Verb::Demo(_) | Verb::Call(_) => unreachable!("these were carried out without asking"),
     }
     Ok(ExitCode::SUCCESS)
-}
-
-async fn act(operator: &Operator, action: &Action, because: &Because, output: Output) -> Result<ExitCode, Failure> {
-    let token = because.token.clone();
-    let token = token.unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
-    let reply = operator.act(action, &because.reason, &because.author, &token).await?;
-    print(&present::action(&reply, output));
-    Ok(if reply.accepted {
-        ExitCode::SUCCESS
-    } else {
-        exit::REFUSED.into()
-    })
 }
 
 async fn play(demo: Demo) -> Result<ExitCode, Failure> {
@@ -230,7 +232,7 @@ pub(crate) fn print(text: &str) {
 }
 
 /// A whole number and s, m, h or d.
-fn parse_length(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_length(text: &str) -> Result<Duration, String> {
     let wrong = || format!("\"{text}\" is not a length of time; write a whole number and s, m, h or d, such as 30m");
     let unit = text.chars().last().ok_or_else(wrong)?;
     let seconds_per_unit = match unit {
@@ -281,6 +283,10 @@ mod tests {
         assert!(parse("meridian failover us-east").is_err());
         assert!(parse("meridian failover us-east --reason drill -o json").is_ok());
         assert!(parse("meridian freeze --reason drill").is_err(), "a freeze has an end");
+        assert!(
+            parse("meridian failover us-east --reason drill --accept-loss 1h").is_err(),
+            "only with --promote"
+        );
     }
 
     #[test]

@@ -26,19 +26,27 @@ pub(crate) fn status(status: &v1::StatusReply, output: Output) -> String {
             })).collect::<Vec<_>>(),
             "nodes": status.nodes.iter().map(node_json).collect::<Vec<_>>(),
             "waiting": status.waiting.iter().map(reason_json).collect::<Vec<_>>(),
-            "intents": status.intents.iter().map(|intent| json!({
-                "id": intent.id, "kind": intent.kind, "region": intent.region, "author": intent.author,
-                "reason": intent.reason, "expires_at_ms": intent.expires_at_ms,
-            })).collect::<Vec<_>>(),
+            "actions": status.actions.iter().map(action_json).collect::<Vec<_>>(),
+            "leader": status.leader,
+            "rollout": if status.rollout.is_empty() { Value::Null } else {
+                json!({ "version": status.rollout, "percent": status.rollout_percent })
+            },
         }));
     }
     let mut text = String::new();
     let age = ago(status.plan_created_at_ms, status.now_ms);
     let _ = writeln!(
         text,
-        "plan {} (epoch {}), made {age}\n",
-        number.generation, number.epoch
+        "plan {} (epoch {}), made {age}; {} leads\n",
+        number.generation, number.epoch, status.leader
     );
+    if !status.rollout.is_empty() {
+        let _ = writeln!(
+            text,
+            "version {} is rolled out to {} % of users\n",
+            status.rollout, status.rollout_percent
+        );
+    }
 
     let mut regions = table(["REGION", "ROLE", "HEALTH", "STATE", "LEVEL", "SESSIONS GO", "SUMMARY"]);
     for region in &status.regions {
@@ -64,24 +72,24 @@ pub(crate) fn status(status: &v1::StatusReply, output: Output) -> String {
     let _ = writeln!(text, "{}\n", plain(&edges));
     let _ = writeln!(text, "{}", nodes(&status.nodes, status.now_ms, number.generation));
     lines(&mut text, "waiting", status.waiting.iter().map(reason_line));
-    lines(
-        &mut text,
-        "asked for",
-        status.intents.iter().map(|intent| {
-            let left = intent.expires_at_ms.saturating_sub(status.now_ms) / 1000;
-            let until = if intent.expires_at_ms == 0 {
-                String::new()
-            } else {
-                format!(", {left} s left")
+    if !status.actions.is_empty() {
+        let mut actions = table(["ACTION", "WHAT", "PHASE", "BY", "ENDS", "RESULT SO FAR"]);
+        for action in &status.actions {
+            let ends = match action.expires_at_ms {
+                0 => String::new(),
+                at => format!("in {}", span(at.saturating_sub(status.now_ms))),
             };
-            let region = if intent.region.is_empty() {
-                String::new()
-            } else {
-                format!(" {}", intent.region)
-            };
-            format!("{}{region} by {}: {}{until}", intent.kind, intent.author, intent.reason)
-        }),
-    );
+            actions.add_row([
+                &action.id,
+                &format!("{} {}", action.kind, action.subject),
+                &action.phase,
+                &action.author,
+                &ends,
+                &action.text,
+            ]);
+        }
+        let _ = writeln!(text, "\n{}", plain(&actions));
+    }
     text
 }
 
@@ -108,9 +116,21 @@ pub(crate) fn why(why: &v1::WhyReply, output: Output) -> String {
     }
     lines(&mut text, "waiting", why.waiting.iter().map(reason_line));
     lines(&mut text, "seen", why.evidence.iter().cloned());
-    lines(&mut text, "decided", why.decisions.iter().map(decision_lines));
+    // One screen: the newest decision with all it saw, the others in a line; `history` has the rest.
+    let decided = why.decisions.iter().take(DECISIONS_SHOWN).enumerate();
+    let decided = decided.map(|(index, decision)| match index {
+        0 => decision_lines(decision),
+        _ => decision_line(decision, &region.region),
+    });
+    lines(&mut text, "decided", decided);
+    if why.decisions.len() > DECISIONS_SHOWN {
+        let _ = writeln!(text, "  and earlier ones: `meridian history`");
+    }
     text
 }
+
+/// Decisions about a region that are shown at once.
+const DECISIONS_SHOWN: usize = 6;
 
 /// Decisions, newest first.
 pub(crate) fn history(decisions: &[v1::Decision], output: Output) -> String {
@@ -123,20 +143,21 @@ pub(crate) fn history(decisions: &[v1::Decision], output: Output) -> String {
     decisions.iter().map(decision_lines).collect::<Vec<_>>().join("\n")
 }
 
-/// What became of an action.
-pub(crate) fn action(reply: &v1::ActionReply, output: Output) -> String {
+/// What became of a request.
+pub(crate) fn action(reply: &v1::ActReply, output: Output) -> String {
+    let outcome = outcome_name(reply.outcome());
     if output == Output::Json {
         return document(json!({
-            "accepted": reply.accepted,
+            "outcome": outcome,
             "plan": number_json(reply.number),
             "reasons": reply.reasons.iter().map(reason_json).collect::<Vec<_>>(),
+            "action": reply.action.as_ref().map(action_json),
         }));
     }
     let generation = reply.number.unwrap_or_default().generation;
-    let mut text = match (reply.accepted, generation) {
-        (true, 0) => "accepted".to_owned(),
-        (true, generation) => format!("accepted: plan {generation}"),
-        (false, _) => "refused".to_owned(),
+    let mut text = match &reply.action {
+        Some(action) => format!("{outcome}: action {}, plan {generation}", action.id),
+        None => outcome.to_owned(),
     };
     for reason in &reply.reasons {
         let _ = write!(text, "\n  {}", reason_line(reason));
@@ -145,6 +166,128 @@ pub(crate) fn action(reply: &v1::ActionReply, output: Output) -> String {
         }
     }
     text
+}
+
+/// An action that was waited for.
+pub(crate) fn waited(action: &v1::Action, output: Output) -> String {
+    match output {
+        Output::Json => document(json!({ "action": action_json(action) })),
+        Output::Table => format!("{} {} {}: {}", action.kind, action.subject, action.phase, action.text),
+    }
+}
+
+/// What would be decided.
+pub(crate) fn plan(plan: &v1::PlanReply, output: Output) -> String {
+    if output == Output::Json {
+        return document(plan_json(plan));
+    }
+    let mut text = String::new();
+    let generation = plan.number.unwrap_or_default().generation;
+    let _ = match (plan.outcome(), plan.changes) {
+        (_, true) => writeln!(text, "plan {} would follow plan {generation}", generation + 1),
+        (v1::Outcome::AwaitingApproval, _) => {
+            writeln!(text, "it would wait for a second person; plan {generation} stays")
+        }
+        (_, false) => writeln!(text, "plan {generation} stays"),
+    };
+    for (title, reasons) in [
+        ("changes", &plan.changed),
+        ("refused", &plan.refused),
+        ("waiting", &plan.waiting),
+    ] {
+        lines(&mut text, title, reasons.iter().map(reason_line));
+    }
+    let mut regions = table(["REGION", "HEALTH", "STATE", "LEVEL", "SESSIONS GO"]);
+    for region in &plan.regions {
+        regions.add_row([
+            &region.region,
+            &region.health,
+            &region.state,
+            &region.level,
+            &routes(region),
+        ]);
+    }
+    let _ = writeln!(text, "\n{}", plain(&regions));
+    let mut capacity = table(["REGION", "RESOURCE", "NOW", "THEN", "MAX", "LEFT"]);
+    for load in &plan.loads {
+        let left = f64::from(load.max) - load.next;
+        let number = |sessions: f64| format!("{sessions:.0}");
+        capacity.add_row([
+            load.region.clone(),
+            load.resource.clone(),
+            number(load.now),
+            number(load.next),
+            load.max.to_string(),
+            number(left),
+        ]);
+    }
+    for column in 2..6 {
+        if let Some(column) = capacity.column_mut(column) {
+            column.set_cell_alignment(comfy_table::CellAlignment::Right);
+        }
+    }
+    let _ = writeln!(text, "\n{}", plain(&capacity));
+    if !plan.checks.is_empty() {
+        let mut rules = table(["RULE", "REGION", "SAYS", "BECAUSE"]);
+        for check in &plan.checks {
+            let says = if check.passed { "yes" } else { "NO" };
+            rules.add_row([check.rule.as_str(), &check.region, says, &check.text]);
+        }
+        let _ = writeln!(text, "\n{}", plain(&rules));
+    }
+    text
+}
+
+/// A document that is in force.
+pub(crate) fn document_in_force(it: &v1::Document, output: Output) -> String {
+    match output {
+        Output::Json => document(json!({
+            "text": it.text, "version": it.version, "author": it.author, "applied_at_ms": it.applied_at_ms,
+        })),
+        // As it was written, so that it can be changed and applied again.
+        Output::Table => it.text.clone(),
+    }
+}
+
+/// In what a file differs, and what would come of it.
+pub(crate) fn difference(difference: &str, tried: &v1::ApplyDocumentReply, output: Output) -> String {
+    let planned = tried.plan.clone().unwrap_or_default();
+    match output {
+        Output::Json => document(json!({ "difference": difference, "plan": plan_json(&planned) })),
+        Output::Table => format!("{difference}\n{}", plan(&planned, output)),
+    }
+}
+
+/// What came of a document.
+pub(crate) fn applied(reply: &v1::ApplyDocumentReply, dry_run: bool, output: Output) -> String {
+    let planned = reply.plan.clone().unwrap_or_default();
+    if output == Output::Json {
+        return document(json!({
+            "accepted": reply.accepted, "dry_run": dry_run, "version": reply.version, "problems": reply.problems,
+            "plan": plan_json(&planned),
+        }));
+    }
+    match (reply.accepted, dry_run) {
+        (false, _) => format!("refused\n{}", reply.problems.join("\n")),
+        (true, true) => plan(&planned, output),
+        (true, false) => {
+            let mut text = format!("version {:.12} is in force", reply.version);
+            for reason in &planned.changed {
+                let _ = write!(text, "\n  {}", reason_line(reason));
+            }
+            text
+        }
+    }
+}
+
+fn outcome_name(outcome: v1::Outcome) -> &'static str {
+    match outcome {
+        v1::Outcome::Unspecified => "unknown",
+        v1::Outcome::Done => "done",
+        v1::Outcome::Running => "running",
+        v1::Outcome::AwaitingApproval => "awaiting-approval",
+        v1::Outcome::Refused => "refused",
+    }
 }
 
 /// A table without lines, as people and `grep` like them.
@@ -221,6 +364,24 @@ fn decision_lines(decision: &v1::Decision) -> String {
     text
 }
 
+/// A decision in one line, for those that are history.
+fn decision_line(decision: &v1::Decision, region: &str) -> String {
+    let about = decision.reasons.iter().filter(|reason| reason.region == region);
+    let said: Vec<String> = about
+        .map(|reason| format!("{}: {}", reason.code, reason.text))
+        .collect();
+    let plan = match decision.number.unwrap_or_default().generation {
+        0 => "no change".to_owned(),
+        generation => format!("plan {generation}"),
+    };
+    format!(
+        "{plan} at {} UTC by {}: {}",
+        Moment(decision.at_ms),
+        decision.actor,
+        said.join("; ")
+    )
+}
+
 fn reason_line(reason: &v1::Reason) -> String {
     if reason.region.is_empty() {
         format!("{}: {}", reason.code, reason.text)
@@ -254,14 +415,18 @@ fn kind(node: &v1::NodeStatus) -> &'static str {
 
 /// How long ago something was.
 fn ago(at_ms: u64, now_ms: u64) -> String {
-    if at_ms == 0 {
-        return "never".to_owned();
+    match at_ms {
+        0 => "never".to_owned(),
+        at_ms => format!("{} ago", span(now_ms.saturating_sub(at_ms))),
     }
-    match now_ms.saturating_sub(at_ms) / 1000 {
-        seconds @ 0..120 => format!("{seconds} s ago"),
-        seconds @ 120..7_200 => format!("{} min ago", seconds / 60),
-        seconds @ 7_200..172_800 => format!("{} h ago", seconds / 3_600),
-        seconds => format!("{} days ago", seconds / 86_400),
+}
+
+fn span(ms: u64) -> String {
+    match ms / 1000 {
+        seconds @ 0..120 => format!("{seconds} s"),
+        seconds @ 120..7_200 => format!("{} min", seconds / 60),
+        seconds @ 7_200..172_800 => format!("{} h", seconds / 3_600),
+        seconds => format!("{} days", seconds / 86_400),
     }
 }
 
@@ -296,7 +461,38 @@ fn node_json(node: &v1::NodeStatus) -> Value {
 }
 
 fn reason_json(reason: &v1::Reason) -> Value {
-    json!({ "code": reason.code, "region": reason.region, "text": reason.text, "evidence": reason.evidence })
+    json!({
+        "code": reason.code, "region": reason.region, "text": reason.text, "evidence": reason.evidence,
+        "until_ms": reason.until_ms,
+    })
+}
+
+fn action_json(action: &v1::Action) -> Value {
+    json!({
+        "id": action.id, "kind": action.kind, "subject": action.subject, "author": action.author,
+        "reason": action.reason, "phase": action.phase, "owner": action.owner, "created_at_ms": action.created_at_ms,
+        "changed_at_ms": action.changed_at_ms, "expires_at_ms": action.expires_at_ms,
+        "approved_by": action.approved_by, "text": action.text,
+    })
+}
+
+fn plan_json(plan: &v1::PlanReply) -> Value {
+    let reasons = |reasons: &[v1::Reason]| reasons.iter().map(reason_json).collect::<Vec<_>>();
+    json!({
+        "plan": number_json(plan.number),
+        "changes": plan.changes,
+        "outcome": outcome_name(plan.outcome()),
+        "regions": plan.regions.iter().map(region_json).collect::<Vec<_>>(),
+        "changed": reasons(&plan.changed),
+        "refused": reasons(&plan.refused),
+        "waiting": reasons(&plan.waiting),
+        "rules": plan.checks.iter().map(|check| json!({
+            "rule": check.rule, "region": check.region, "passed": check.passed, "text": check.text,
+        })).collect::<Vec<_>>(),
+        "capacity": plan.loads.iter().map(|load| json!({
+            "region": load.region, "resource": load.resource, "now": load.now, "next": load.next, "max": load.max,
+        })).collect::<Vec<_>>(),
+    })
 }
 
 fn decision_json(decision: &v1::Decision) -> Value {
@@ -339,6 +535,7 @@ mod tests {
                 addresses: vec!["127.0.1.1".into(), "::1".into()],
                 port: 8080,
             }],
+            leader: "control-plane".into(),
             ..Default::default()
         }
     }
@@ -346,7 +543,10 @@ mod tests {
     #[test]
     fn a_status_reads_well() {
         let text = status(&example(), Output::Table);
-        assert!(text.starts_with("plan 7 (epoch 1), made 12 s ago\n"), "{text}");
+        assert!(
+            text.starts_with("plan 7 (epoch 1), made 12 s ago; control-plane leads\n"),
+            "{text}"
+        );
         assert!(text.contains("us-west 100 %"), "{text}");
         assert!(text.contains("127.0.1.1:8080 [::1]:8080"), "{text}");
     }
@@ -360,7 +560,8 @@ mod tests {
 
     #[test]
     fn a_refusal_gives_its_reasons() {
-        let reply = v1::ActionReply {
+        let reply = v1::ActReply {
+            outcome: v1::Outcome::Refused.into(),
             reasons: vec![v1::Reason {
                 code: "no-fit-backup".into(),
                 region: "us-east".into(),

@@ -44,11 +44,14 @@ pub fn three_primaries() -> Snapshot {
             .keys()
             .map(|id| (id.clone(), EdgeState::Serving))
             .collect(),
+        writers: BTreeMap::new(),
+        rollout: None,
         reasons: vec![Reason {
             code: ReasonCode::Genesis,
             region: None,
             text: "first plan".into(),
             evidence: vec![],
+            until: None,
         }],
     };
     Snapshot {

@@ -39,6 +39,12 @@ pub struct Plan {
     pub routes: BTreeMap<RegionId, Vec<Share>>,
     /// Every edge of the topology.
     pub edges: BTreeMap<EdgeId, EdgeState>,
+    /// Replicated data whose writer is not its primary: for each such primary and data class, the region that writes it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub writers: BTreeMap<RegionId, BTreeMap<String, RegionId>>,
+    /// The version of the stack that is being rolled out, if one is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<Rollout>,
     /// Why this plan differs from the one before.
     pub reasons: Vec<Reason>,
 }
@@ -65,6 +71,22 @@ pub enum RegionState {
     Evacuated,
     /// It takes back this percentage (1..=99) of the sessions at home there.
     Restoring(u8),
+    /// It still takes this percentage (1..=99) of the sessions at home there; the others left already.
+    Draining(u8),
+}
+
+/// A version of the stack that a share of the users is sent to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rollout {
+    /// Which version.
+    pub version: String,
+    /// Users on it, in percent, by a stable hash of the user: 1..=100.
+    pub percent: u8,
+    /// When `percent` last changed.
+    pub since: Moment,
+    /// The action that carries it.
+    pub action: String,
 }
 
 impl fmt::Display for RegionState {
@@ -73,6 +95,7 @@ impl fmt::Display for RegionState {
             Self::Serving => f.pad("serving"),
             Self::Evacuated => f.pad("evacuated"),
             Self::Restoring(percent) => f.pad(&format!("restoring {percent} %")),
+            Self::Draining(percent) => f.pad(&format!("draining {percent} %")),
         }
     }
 }
@@ -118,6 +141,9 @@ pub struct Reason {
     pub text: String,
     /// What the rule saw, one fact a line.
     pub evidence: Vec<String>,
+    /// For what waits, and for refusals that end by themselves: until when.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Moment>,
 }
 
 /// The rules that change plans, refuse changes, or wait.
@@ -138,8 +164,46 @@ pub enum ReasonCode {
     RestoreDone,
     /// The returning region failed its guard and was evacuated again.
     RestoreAborted,
+    /// An operator moves the region's sessions away in steps.
+    Switchover,
+    /// The region gives away another part of its sessions.
+    DrainStep,
+    /// Another region became the writer of the region's replicated data.
+    Promoted,
+    /// The region writes its replicated data itself again.
+    Demoted,
+    /// An edge is left out of DNS answers.
+    EdgeDrained,
+    /// An edge is named in DNS answers again.
+    EdgeRestored,
+    /// More users go to the version that is rolled out.
+    RolloutStep,
+    /// All users are on the version that was rolled out.
+    RolloutDone,
+    /// All users go to the old version again.
+    RolledBack,
+    /// Nodes refused the plan, so the last acknowledged one is in force again.
+    PlanTakenBack,
+    /// An operator lifted a hold-down.
+    Acknowledged,
+    /// A second person agreed.
+    Approved,
+    /// An operator stopped an action.
+    Aborted,
+    /// An operator ended every freeze.
+    Unfrozen,
+    /// A safety rule does not count for a time.
+    RuleOverridden,
+    /// What was asked for is the case already.
+    AlreadySo,
+    /// A request or a standing order ended by its own time.
+    Expired,
     /// The degradation level changed.
     LevelChanged,
+    /// Nodes held a newer plan than the store.
+    PlanRecovered,
+    /// The clock went back.
+    ClockWentBack,
     /// Refused: no backup of the region is fit to take its sessions.
     NoFitBackup,
     /// Refused: the backups lack headroom for the region's sessions.
@@ -156,6 +220,28 @@ pub enum ReasonCode {
     Frozen,
     /// Refused: the region is not healthy enough to return.
     NotHealthy,
+    /// Refused: the policy turns automation off.
+    AutomationOff,
+    /// Refused: the region moved too often of late.
+    HoldDown,
+    /// Refused: what is known is too old to act on.
+    StaleSamples,
+    /// Refused: more data would be lost than allowed.
+    RpoExceeded,
+    /// Refused: nodes refused the last plan, and automation waits for people.
+    RefusedByNodes,
+    /// Refused: no edge would be left in DNS answers.
+    LastEdge,
+    /// Refused: nobody approves their own request.
+    SamePerson,
+    /// Refused: there is no such action, or it is over.
+    NoSuchAction,
+    /// Refused: another rollout runs.
+    RolloutRunning,
+    /// Refused: it makes no sense in this topology.
+    BadRequest,
+    /// Waits: a second person has to agree.
+    NeedsApproval,
     /// Waits: a trigger needs more bad ticks.
     TriggerPending,
     /// Waits: too little is known to judge.
@@ -164,6 +250,14 @@ pub enum ReasonCode {
     RestoreHold,
     /// Waits: an evacuated region is healthy again, and an operator decides when it returns.
     RestoreReady,
+    /// Waits: the current drain step is held to its end.
+    DrainHold,
+    /// Waits: a part of the sessions found no place yet.
+    PartlyMoved,
+    /// Waits: replicated data keeps its writer until an operator promotes another.
+    PromotionHeld,
+    /// Waits: the current rollout step is held to its end.
+    RolloutHold,
 }
 
 impl ReasonCode {
@@ -177,7 +271,26 @@ impl ReasonCode {
             Self::RestoreStep => "restore-step",
             Self::RestoreDone => "restore-done",
             Self::RestoreAborted => "restore-aborted",
+            Self::Switchover => "switchover",
+            Self::DrainStep => "drain-step",
+            Self::Promoted => "promoted",
+            Self::Demoted => "demoted",
+            Self::EdgeDrained => "edge-drained",
+            Self::EdgeRestored => "edge-restored",
+            Self::RolloutStep => "rollout-step",
+            Self::RolloutDone => "rollout-done",
+            Self::RolledBack => "rolled-back",
+            Self::PlanTakenBack => "plan-taken-back",
+            Self::Acknowledged => "acknowledged",
+            Self::Approved => "approved",
+            Self::Aborted => "aborted",
+            Self::Unfrozen => "unfrozen",
+            Self::RuleOverridden => "rule-overridden",
+            Self::AlreadySo => "already-so",
+            Self::Expired => "expired",
             Self::LevelChanged => "level-changed",
+            Self::PlanRecovered => "plan-recovered",
+            Self::ClockWentBack => "clock-went-back",
             Self::NoFitBackup => "no-fit-backup",
             Self::NoHeadroom => "no-headroom",
             Self::EverythingLooksDead => "everything-looks-dead",
@@ -186,10 +299,25 @@ impl ReasonCode {
             Self::RegionsServingMin => "regions-serving-min",
             Self::Frozen => "frozen",
             Self::NotHealthy => "not-healthy",
+            Self::AutomationOff => "automation-off",
+            Self::HoldDown => "hold-down",
+            Self::StaleSamples => "stale-samples",
+            Self::RpoExceeded => "rpo-exceeded",
+            Self::RefusedByNodes => "refused-by-nodes",
+            Self::LastEdge => "last-edge",
+            Self::SamePerson => "same-person",
+            Self::NoSuchAction => "no-such-action",
+            Self::RolloutRunning => "rollout-running",
+            Self::BadRequest => "bad-request",
+            Self::NeedsApproval => "needs-approval",
             Self::TriggerPending => "trigger-pending",
             Self::NoData => "no-data",
             Self::RestoreHold => "restore-hold",
             Self::RestoreReady => "restore-ready",
+            Self::DrainHold => "drain-hold",
+            Self::PartlyMoved => "partly-moved",
+            Self::PromotionHeld => "promotion-held",
+            Self::RolloutHold => "rollout-hold",
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// All rules.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Policy {
     /// How health is probed.
@@ -20,8 +20,20 @@ pub struct Policy {
     pub health: HealthPolicy,
     /// When and how sessions are moved.
     pub failover: FailoverPolicy,
+    /// How a region is left when there is time.
+    pub drain: DrainPolicy,
     /// How an evacuated region returns.
     pub restore: RestorePolicy,
+    /// What nobody may do alone, or at all.
+    pub safety: SafetyPolicy,
+    /// How long a region that moved often stays where it is.
+    pub damping: DampingPolicy,
+    /// How a new version of the stack reaches users.
+    pub rollout: RolloutPolicy,
+    /// What happens when nodes refuse a plan.
+    pub publish: PublishPolicy,
+    /// The classes of data that regions replicate.
+    pub data: Vec<DataPolicy>,
     /// What DNS answers carry.
     pub dns: DnsPolicy,
 }
@@ -89,10 +101,131 @@ pub struct HealthPolicy {
 pub struct FailoverPolicy {
     /// Evacuations that may be in force by automatic decision.
     pub automatic_max: u32,
-    /// Regions that must stay serving after any automatic decision.
-    pub regions_serving_min: u32,
     /// Whether two or more primaries turning bad together holds automation.
     pub correlated_hold: bool,
+    /// Devices of a region that is left come back within this time; it turns sessions moved into connections per second.
+    pub reconnect_window: Duration,
+    /// Whether a backup whose recognition, understanding or skills are too small takes the sessions at a degradation level
+    /// that does without them, rather than not at all.
+    pub degrade_to_admit: bool,
+}
+
+/// How a region is left when there is time.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DrainPolicy {
+    /// Percent of its sessions left after each step, falling, ending in 0.
+    pub steps: Vec<u8>,
+    /// How long each step is held while the backups stay healthy.
+    pub step_hold: Duration,
+}
+
+/// What nobody may do alone, or at all.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SafetyPolicy {
+    /// Assertion: regions that must stay serving after any decision.
+    pub regions_serving_min: u32,
+    /// Gating: whether anything changes without being asked for. Operators turn it off for a time by a freeze.
+    pub automation: bool,
+    /// What needs a second person.
+    pub two_person: Vec<TwoPerson>,
+}
+
+/// What can need a second person.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TwoPerson {
+    /// Leaving a region while another one is away.
+    SecondEvacuation,
+    /// Losing more data than a class's RPO.
+    DataLoss,
+    /// Overriding a safety rule.
+    Override,
+}
+
+/// Damping of regions that move often, in the manner of BGP route flap damping (RFC 2439): every move adds a penalty that
+/// decays by half in each half-life; a region above `suppress` may not return until it is below `reuse`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DampingPolicy {
+    /// Penalty of one move.
+    pub per_move: u32,
+    /// Penalty from which the region stays away.
+    pub suppress: u32,
+    /// Penalty below which it may return.
+    pub reuse: u32,
+    /// Time in which a penalty halves.
+    pub half_life: Duration,
+}
+
+/// How a new version of the stack reaches users, and what sends them back.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RolloutPolicy {
+    /// The steps, rising, ending in 100 %.
+    pub steps: Vec<RolloutStep>,
+    /// Fewest sessions on the new version before it is judged.
+    pub sessions_min: u32,
+    /// Share of failed turns, 0..=1, above which it is rolled back.
+    pub error_rate_max: f64,
+    /// Growth of the P95 latency against the old version, 0.5 for half as much again, above which it is rolled back.
+    pub latency_increase_max: f64,
+    /// Audio underruns per session above which it is rolled back.
+    pub underruns_per_session_max: f64,
+    /// GPU memory errors above which it is rolled back.
+    pub gpu_memory_errors_max: u32,
+}
+
+/// One step of a rollout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RolloutStep {
+    /// Users on the new version, in percent.
+    pub percent: u8,
+    /// How long it is held.
+    pub hold: Duration,
+}
+
+/// What happens when nodes refuse a plan.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PublishPolicy {
+    /// Share of the following nodes, 0..=1, that may refuse a plan before it is taken back for all of them. A node that
+    /// refuses serves its last good plan in any case; one broken node of a thousand must not undo a failover.
+    pub refusals_max: f64,
+    /// How long automation rests after a plan was taken back.
+    pub hold: Duration,
+}
+
+/// One class of data that regions replicate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataPolicy {
+    /// Its name.
+    pub class: String,
+    /// How it is replicated.
+    pub replication: Replication,
+    /// Most of the newest data that may be lost (recovery point objective).
+    pub rpo: Duration,
+    /// Longest time until it can be used elsewhere (recovery time objective).
+    pub rto: Duration,
+}
+
+/// How a class of data is replicated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Replication {
+    /// One region writes; others follow with a lag.
+    Async,
+    /// Every region writes.
+    ActiveActive,
+    /// Copied now and then.
+    Batch,
+    /// Made again from a log.
+    Replay,
+    /// Never leaves its region: a failover loses it, by policy.
+    RegionLocal,
 }
 
 /// How an evacuated region returns. It never does so without being told.
@@ -162,8 +295,102 @@ impl Default for FailoverPolicy {
     fn default() -> Self {
         Self {
             automatic_max: 1,
-            regions_serving_min: 2,
             correlated_hold: true,
+            reconnect_window: Duration::from_secs(10),
+            degrade_to_admit: true,
+        }
+    }
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        let hours = |hours: u64| Duration::from_secs(hours * 3600);
+        let minutes = |minutes: u64| Duration::from_secs(minutes * 60);
+        let data = |class: &str, replication, rpo, rto| DataPolicy {
+            class: class.to_owned(),
+            replication,
+            rpo,
+            rto,
+        };
+        Self {
+            probe: ProbePolicy::default(),
+            health: HealthPolicy::default(),
+            failover: FailoverPolicy::default(),
+            drain: DrainPolicy::default(),
+            restore: RestorePolicy::default(),
+            safety: SafetyPolicy::default(),
+            damping: DampingPolicy::default(),
+            rollout: RolloutPolicy::default(),
+            publish: PublishPolicy::default(),
+            data: vec![
+                data("profiles", Replication::Async, hours(1), minutes(5)),
+                data("conversations", Replication::Async, hours(24), hours(1)),
+                data("skill-catalog", Replication::ActiveActive, Duration::ZERO, minutes(5)),
+                data("recordings", Replication::Batch, hours(24), hours(4)),
+                data("device-registry", Replication::Async, hours(1), minutes(15)),
+                data("analytics", Replication::Replay, hours(1), hours(1)),
+                data("sessions", Replication::RegionLocal, Duration::ZERO, Duration::ZERO),
+            ],
+            dns: DnsPolicy::default(),
+        }
+    }
+}
+
+impl Default for DrainPolicy {
+    fn default() -> Self {
+        Self {
+            steps: vec![75, 50, 25, 0],
+            step_hold: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Default for SafetyPolicy {
+    fn default() -> Self {
+        Self {
+            regions_serving_min: 2,
+            automation: true,
+            two_person: vec![TwoPerson::SecondEvacuation, TwoPerson::DataLoss, TwoPerson::Override],
+        }
+    }
+}
+
+impl Default for DampingPolicy {
+    fn default() -> Self {
+        Self {
+            per_move: 1000,
+            suppress: 2000,
+            reuse: 750,
+            half_life: Duration::from_secs(15 * 60),
+        }
+    }
+}
+
+impl Default for RolloutPolicy {
+    fn default() -> Self {
+        let days = |days: u64| Duration::from_secs(days * 24 * 3600);
+        let step = |percent, hold| RolloutStep { percent, hold };
+        Self {
+            steps: vec![
+                step(10, days(3)),
+                step(25, days(5)),
+                step(50, days(7)),
+                step(100, Duration::ZERO),
+            ],
+            sessions_min: 100,
+            error_rate_max: 0.01,
+            latency_increase_max: 0.5,
+            underruns_per_session_max: 10.0,
+            gpu_memory_errors_max: 0,
+        }
+    }
+}
+
+impl Default for PublishPolicy {
+    fn default() -> Self {
+        Self {
+            refusals_max: 0.1,
+            hold: Duration::from_secs(600),
         }
     }
 }
@@ -232,8 +459,22 @@ fn read_policy(root: &mut Section<'_>) -> Policy {
     if let Some(mut section) = root.section("failover") {
         let failover = &mut policy.failover;
         failover.automatic_max = section.in_range("automatic_max", failover.automatic_max, 0..=100);
-        failover.regions_serving_min = section.in_range("regions_serving_min", failover.regions_serving_min, 1..=1000);
         failover.correlated_hold = section.optional("correlated_hold", failover.correlated_hold);
+        failover.reconnect_window = section.duration("reconnect_window", failover.reconnect_window);
+        if failover.reconnect_window.is_zero() {
+            section.report_at("reconnect_window", "devices need some time to come back");
+        }
+        failover.degrade_to_admit = section.optional("degrade_to_admit", failover.degrade_to_admit);
+        section.finish();
+    }
+    if let Some(mut section) = root.section("drain") {
+        let drain = &mut policy.drain;
+        drain.steps = section.optional("steps", drain.steps.clone());
+        drain.step_hold = section.duration("step_hold", drain.step_hold);
+        let falling = drain.steps.windows(2).all(|pair| pair[0] > pair[1]);
+        if !falling || drain.steps.first() > Some(&99) || drain.steps.last() != Some(&0) {
+            section.report_at("steps", "steps must fall from at most 99 and end in 0");
+        }
         section.finish();
     }
     if let Some(mut section) = root.section("restore") {
@@ -245,6 +486,84 @@ fn read_policy(root: &mut Section<'_>) -> Policy {
             section.report_at("steps", "steps must rise from at least 1 and end in 100");
         }
         section.finish();
+    }
+    if let Some(mut section) = root.section("safety") {
+        let safety = &mut policy.safety;
+        safety.regions_serving_min = section.in_range("regions_serving_min", safety.regions_serving_min, 1..=1000);
+        safety.automation = section.optional("automation", safety.automation);
+        safety.two_person = section.optional("two_person", safety.two_person.clone());
+        section.finish();
+    }
+    if let Some(mut section) = root.section("damping") {
+        let damping = &mut policy.damping;
+        damping.per_move = section.in_range("per_move", damping.per_move, 0..=1_000_000);
+        damping.suppress = section.in_range("suppress", damping.suppress, 1..=1_000_000);
+        damping.reuse = section.in_range("reuse", damping.reuse, 1..=1_000_000);
+        damping.half_life = section.duration("half_life", damping.half_life);
+        if damping.reuse > damping.suppress || damping.half_life.is_zero() {
+            section.report("reuse is at most suppress, and the half-life is longer than nothing");
+        }
+        section.finish();
+    }
+    if let Some(mut section) = root.section("rollout") {
+        let rollout = &mut policy.rollout;
+        rollout.sessions_min = section.in_range("sessions_min", rollout.sessions_min, 1..=1_000_000);
+        rollout.error_rate_max = section.in_range("error_rate_max", rollout.error_rate_max, 0.0..=1.0);
+        rollout.latency_increase_max =
+            section.in_range("latency_increase_max", rollout.latency_increase_max, 0.0..=100.0);
+        rollout.underruns_per_session_max = section.in_range(
+            "underruns_per_session_max",
+            rollout.underruns_per_session_max,
+            0.0..=1e6,
+        );
+        rollout.gpu_memory_errors_max =
+            section.in_range("gpu_memory_errors_max", rollout.gpu_memory_errors_max, 0..=1_000_000);
+        let mut steps = Vec::new();
+        for mut step in section.sections("step") {
+            steps.push(RolloutStep {
+                percent: step.in_range("percent", 0, 1..=100),
+                hold: step.duration("hold", Duration::ZERO),
+            });
+            step.finish();
+        }
+        if !steps.is_empty() {
+            rollout.steps = steps;
+        }
+        let rising = rollout.steps.windows(2).all(|pair| pair[0].percent < pair[1].percent);
+        if !rising || rollout.steps.last().map(|step| step.percent) != Some(100) {
+            section.report("the steps' percentages must rise and end in 100");
+        }
+        section.finish();
+    }
+    if let Some(mut section) = root.section("publish") {
+        let publish = &mut policy.publish;
+        publish.refusals_max = section.in_range("refusals_max", publish.refusals_max, 0.0..=1.0);
+        publish.hold = section.duration("hold", publish.hold);
+        section.finish();
+    }
+    let mut data = Vec::<DataPolicy>::new();
+    for mut section in root.sections("data") {
+        let class: Option<String> = section.required("class");
+        let replication = section.required("replication");
+        let (rpo, rto) = (
+            section.duration("rpo", Duration::ZERO),
+            section.duration("rto", Duration::ZERO),
+        );
+        if let (Some(class), Some(replication)) = (class, replication) {
+            if data.iter().any(|known| known.class == class) {
+                section.report_at("class", &format!("data class {class} is defined twice"));
+            }
+            data.push(DataPolicy {
+                class,
+                replication,
+                rpo,
+                rto,
+            });
+        }
+        section.finish();
+    }
+    if !data.is_empty() {
+        policy.data = data;
     }
     if let Some(mut section) = root.section("dns") {
         policy.dns.ttl = section.duration("ttl", policy.dns.ttl);

@@ -131,7 +131,7 @@ impl Snapshot {
                     Some(RegionState::Evacuated) => {
                         problems.push(format!("{primary} is routed to {}, which is evacuated", share.region));
                     }
-                    Some(RegionState::Serving | RegionState::Restoring(_)) => {}
+                    Some(RegionState::Serving | RegionState::Restoring(_) | RegionState::Draining(_)) => {}
                 }
                 if share.percent == 0 {
                     problems.push(format!("{primary} gives {} a share of 0", share.region));

@@ -8,7 +8,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    EdgeId, NodeId, Problems, RegionId,
+    Component, EdgeId, NodeId, Problems, RegionId,
     document::{self, Section},
 };
 
@@ -38,6 +38,12 @@ pub struct Region {
     pub location: Location,
     /// Sessions it can hold at once.
     pub sessions_max: u32,
+    /// New connections it can take per second; none when it is not limited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connects_per_s_max: Option<u32>,
+    /// Sessions that single components can serve at once, where that is fewer than `sessions_max`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub capacity: BTreeMap<Component, u32>,
     /// Addresses of its stacks (gateways), at least one.
     pub stacks: Vec<SocketAddr>,
 }
@@ -199,6 +205,19 @@ fn read_region(section: &mut Section<'_>) -> Option<Region> {
     if sessions_max == Some(0) {
         section.report_at("sessions_max", "a region that can hold no session is of no use");
     }
+    let connects_per_s_max: Option<u32> = section.optional("connects_per_s_max", None);
+    if connects_per_s_max == Some(0) {
+        section.report_at("connects_per_s_max", "a region that takes no connection is of no use");
+    }
+    let mut capacity = BTreeMap::new();
+    if let Some(mut limits) = section.section("capacity") {
+        for component in Component::ALL {
+            if let Some(limit) = limits.optional::<Option<u32>>(component.as_str(), None) {
+                capacity.insert(component, limit);
+            }
+        }
+        limits.finish();
+    }
     let stacks: Option<Vec<SocketAddr>> = section.required("stacks");
     if stacks.as_ref().is_some_and(Vec::is_empty) {
         section.report_at("stacks", "name at least one stack as \"address:port\"");
@@ -208,6 +227,8 @@ fn read_region(section: &mut Section<'_>) -> Option<Region> {
         role: role?,
         location: location?,
         sessions_max: sessions_max?,
+        connects_per_s_max,
+        capacity,
         stacks: stacks?,
     })
 }
@@ -304,7 +325,7 @@ mod tests {
         for complaint in [
             "small.toml:5: region: \"boss\" is not a role; write \"primary\" or \"backup\"",
             "small.toml:7: region: latitude lies in -90 to 90 degrees",
-            "small.toml:8: region.colour: unknown key; known here: backups, id, latitude",
+            "small.toml:8: region.colour: unknown key; known here: backups, capacity,",
             "edge.port",
         ] {
             assert!(text.contains(complaint), "{complaint}\nnot in\n{text}");

@@ -10,8 +10,8 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use api::{
-    operator::Action,
-    v1::{Decision, StatusReply},
+    operator,
+    v1::{Decision, Outcome, StatusReply},
 };
 use probe::CallOptions;
 use tokio::{sync::watch, task::JoinSet};
@@ -666,16 +666,17 @@ async fn call_once(
 }
 
 async fn restore(world: &World, region: &str, narrator: &Narrator) -> anyhow::Result<()> {
-    let action = Action::Restore {
-        region: region.to_owned(),
-    };
     let token = uuid::Uuid::new_v4().to_string();
-    let reply = world
-        .operator()
-        .act(&action, "the demo's drill is over", "demo", &token)
-        .await?;
+    let request = operator::request(
+        operator::restore(region),
+        "the demo's drill is over",
+        "demo",
+        &token,
+        None,
+    );
+    let reply = world.operator().act(request).await?;
     let reasons: Vec<&str> = reply.reasons.iter().map(|reason| reason.text.as_str()).collect();
-    if !reply.accepted {
+    if reply.outcome() == Outcome::Refused {
         bail!("the restore of {region} was refused: {}", reasons.join("; "));
     }
     narrator.say(format!("meridian restore {region}: accepted"));

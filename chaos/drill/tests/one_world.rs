@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use api::operator::Action;
+use api::{operator, v1::Outcome};
 use common::Stage;
 use drill::{
     calls::{Placed, place},
@@ -331,14 +331,9 @@ async fn a_killed_region_is_evacuated_and_restored(stage: &Stage) {
         "evacuated",
         "a region never returns by itself"
     );
-    let action = Action::Restore { region: region.clone() };
-    let reply = stage
-        .world
-        .operator()
-        .act(&action, "the test is over", "test", "token")
-        .await
-        .unwrap();
-    assert!(reply.accepted, "{:?}", reply.reasons);
+    let request = operator::request(operator::restore(&region), "the test is over", "test", "token", None);
+    let reply = stage.world.operator().act(request).await.unwrap();
+    assert_eq!(reply.outcome(), Outcome::Running, "{:?}", reply.reasons);
     observer
         .until("its restore", Duration::from_secs(90), |status| {
             state(status) == "serving"

@@ -36,26 +36,21 @@ struct World<'w> {
     silent: BTreeSet<NodeId>,
     windows: Windows,
     input: Input,
+    asked: u32,
     last_report: Report,
     transcript: String,
 }
 
 /// Plays a scenario and returns what happened, one line a fact.
 pub fn play(scenario: &Scenario, topology: &Topology, policy: &Policy) -> String {
-    let input = Input {
-        topology: topology.clone(),
-        policy: policy.clone(),
-        current: None,
-        verdicts: BTreeMap::new(),
-        intents: Vec::new(),
-        epoch: 1,
-    };
+    let input = Input::new(topology.clone(), policy.clone(), 1);
     let mut world = World {
         topology,
         conditions: BTreeMap::new(),
         silent: BTreeSet::new(),
         windows: Windows::default(),
         input,
+        asked: 0,
         last_report: Report::default(),
         transcript: String::new(),
     };
@@ -106,11 +101,7 @@ impl World<'_> {
                 .keys()
                 .flat_map(|region| self.see(&vantage, region))
                 .collect();
-            let report = TickReport {
-                vantage,
-                tick,
-                observations,
-            };
+            let report = TickReport::new(vantage, tick, observations);
             self.windows
                 .take(report, tick, &self.input.policy.health)
                 .expect("the simulated clock has one hand");
@@ -169,27 +160,45 @@ impl World<'_> {
             Event::Speaks(vantage) => {
                 self.silent.remove(vantage);
             }
-            Event::FailOver(region) => self.ask(IntentKind::Failover { region: region.clone() }, now, None),
-            Event::Restore(region) => self.ask(IntentKind::Restore { region: region.clone() }, now, None),
+            Event::FailOver(region) => {
+                let (region, promote, accept_loss) = (region.clone(), false, None);
+                self.ask(
+                    IntentKind::Failover {
+                        region,
+                        promote,
+                        accept_loss,
+                    },
+                    now,
+                    None,
+                );
+            }
+            Event::Restore(region) => {
+                let (region, accept_loss) = (region.clone(), None);
+                self.ask(IntentKind::Restore { region, accept_loss }, now, None);
+            }
             Event::Freeze(time) => self.ask(IntentKind::Freeze, now, Some(*time)),
-            Event::Unfreeze => self.input.intents.retain(|intent| intent.kind != IntentKind::Freeze),
+            Event::Unfreeze => self.ask(IntentKind::Unfreeze, now, None),
         }
     }
 
     fn ask(&mut self, kind: IntentKind, now: Moment, life: Option<Duration>) {
+        self.asked += 1;
         let intent = Intent {
-            id: format!("intent-{}", self.input.intents.len() + 1),
+            id: format!("a{}", self.asked),
             kind,
             author: "operator".into(),
             reason: "as the scenario says".into(),
             created_at: now,
             expires_at: now + life.unwrap_or(planning::REQUEST_LIFE),
         };
-        self.input.intents.push(intent);
+        self.input.request = Some(intent);
+        self.decide(now);
     }
 
     fn decide(&mut self, now: Moment) {
         let outcome = plan(&self.input, now);
+        self.input.request = None;
+        self.input.memory = outcome.memory;
         let before = std::mem::replace(&mut self.last_report, outcome.report.clone());
         for reason in &outcome.report.changed {
             self.say(now, &line("plan", reason));

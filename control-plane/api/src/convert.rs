@@ -1,7 +1,9 @@
 //! Conversions between wire messages and our types. Everything that comes in is checked here, once.
 
-use topology::{Component, NodeId, PlanNumber, Reason, RegionId, Snapshot, Tick};
-use verdict::{FAILURE_LENGTH_MAX, Latency, Observation, Source, TickReport};
+use std::time::Duration;
+
+use topology::{Component, EdgeId, IntentKind, NodeId, PlanNumber, Reason, RegionId, Rule, Snapshot, Tick};
+use verdict::{FAILURE_LENGTH_MAX, Latency, Observation, ReplicationLag, Source, TickReport, VersionSeen};
 
 use crate::v1;
 
@@ -61,7 +63,79 @@ impl From<&Snapshot> for v1::SnapshotUpdate {
             number: Some(snapshot.plan.number().into()),
             document: document.into(),
             checksum,
+            send_yours: false,
         }
+    }
+}
+
+impl From<&Snapshot> for v1::Held {
+    fn from(snapshot: &Snapshot) -> Self {
+        let (document, checksum) = snapshot.encode();
+        Self {
+            document: document.into(),
+            checksum,
+        }
+    }
+}
+
+/// Longest name of a version, rule or action, in characters.
+const NAME_MAX: usize = 200;
+
+impl TryFrom<v1::act_request::Kind> for IntentKind {
+    type Error = BadMessage;
+    fn try_from(kind: v1::act_request::Kind) -> Result<Self, BadMessage> {
+        use v1::act_request::Kind;
+        let region = |name: &str| RegionId::new(name).map_err(|error| BadMessage::new("region", error));
+        let name = |field: &'static str, name: String| match name.chars().count() {
+            0 => Err(BadMessage::new(field, "it is not given")),
+            1..=NAME_MAX => Ok(name),
+            _ => Err(BadMessage::new(
+                field,
+                format!("it is longer than {NAME_MAX} characters"),
+            )),
+        };
+        let loss = |ms: Option<u64>| ms.map(Duration::from_millis);
+        Ok(match kind {
+            Kind::Failover(it) => Self::Failover {
+                region: region(&it.region)?,
+                promote: it.promote,
+                accept_loss: loss(it.accept_loss_ms),
+            },
+            Kind::Switchover(it) => Self::Switchover {
+                region: region(&it.region)?,
+                promote: it.promote,
+            },
+            Kind::Restore(it) => Self::Restore {
+                region: region(&it.region)?,
+                accept_loss: loss(it.accept_loss_ms),
+            },
+            Kind::DrainEdge(it) => Self::DrainEdge {
+                edge: EdgeId::new(&it.edge).map_err(|error| BadMessage::new("edge", error))?,
+            },
+            Kind::Rollout(it) => Self::Rollout {
+                version: name("version", it.version)?,
+            },
+            Kind::Freeze(_) => Self::Freeze,
+            Kind::Unfreeze(_) => Self::Unfreeze,
+            Kind::Override(it) => Self::Override {
+                rule: Rule::named(&it.rule).ok_or_else(|| {
+                    let known = Rule::ALL.map(|rule| rule.to_string()).join(", ");
+                    BadMessage::new(
+                        "rule",
+                        format!("\"{:.40}\" cannot be overridden; these can: {known}", it.rule),
+                    )
+                })?,
+            },
+            Kind::Ack(it) => Self::Ack {
+                region: region(&it.region)?,
+            },
+            Kind::Approve(it) => Self::Approve {
+                action: name("action", it.action)?,
+            },
+            Kind::Abort(it) => Self::Abort {
+                action: name("action", it.action)?,
+            },
+        })
     }
 }
 
@@ -72,6 +146,7 @@ impl From<&Reason> for v1::Reason {
             region: reason.region.as_ref().map(ToString::to_string).unwrap_or_default(),
             text: reason.text.clone(),
             evidence: reason.evidence.clone(),
+            until_ms: reason.until.unwrap_or_default().0,
         }
     }
 }
@@ -82,16 +157,91 @@ impl From<&TickReport> for v1::TickReport {
             vantage: report.vantage.to_string(),
             tick: report.tick.0,
             observations: report.observations.iter().map(Into::into).collect(),
+            replication: report.replication.iter().map(Into::into).collect(),
+            versions: report.versions.iter().map(Into::into).collect(),
         }
+    }
+}
+
+impl From<&ReplicationLag> for v1::ReplicationLag {
+    fn from(lag: &ReplicationLag) -> Self {
+        Self {
+            region: lag.region.to_string(),
+            class: lag.class.clone(),
+            behind_ms: u64::try_from(lag.behind.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+}
+
+impl TryFrom<v1::ReplicationLag> for ReplicationLag {
+    type Error = BadMessage;
+    fn try_from(lag: v1::ReplicationLag) -> Result<Self, BadMessage> {
+        if lag.class.len() > NAME_MAX {
+            return Err(BadMessage::new(
+                "class",
+                format!("it is longer than {NAME_MAX} characters"),
+            ));
+        }
+        Ok(Self {
+            region: RegionId::new(&lag.region).map_err(|error| BadMessage::new("region", error))?,
+            class: lag.class,
+            behind: Duration::from_millis(lag.behind_ms),
+        })
+    }
+}
+
+impl From<&VersionSeen> for v1::VersionSeen {
+    fn from(seen: &VersionSeen) -> Self {
+        Self {
+            version: seen.version.clone(),
+            sessions: seen.sessions,
+            turns_succeeded: seen.turns_succeeded,
+            turns_failed: seen.turns_failed,
+            latency: latency_bytes(&seen.latency).into(),
+            underruns: seen.underruns,
+            gpu_memory_errors: seen.gpu_memory_errors,
+        }
+    }
+}
+
+impl TryFrom<v1::VersionSeen> for VersionSeen {
+    type Error = BadMessage;
+    fn try_from(seen: v1::VersionSeen) -> Result<Self, BadMessage> {
+        if seen.version.len() > NAME_MAX {
+            return Err(BadMessage::new(
+                "version",
+                format!("it is longer than {NAME_MAX} characters"),
+            ));
+        }
+        Ok(Self {
+            version: seen.version,
+            sessions: seen.sessions,
+            turns_succeeded: seen.turns_succeeded,
+            turns_failed: seen.turns_failed,
+            latency: read_latency(&seen.latency)?,
+            underruns: seen.underruns,
+            gpu_memory_errors: seen.gpu_memory_errors,
+        })
+    }
+}
+
+fn latency_bytes(latency: &Latency) -> Vec<u8> {
+    match latency.count() {
+        0 => Vec::new(),
+        _ => serde_json::to_vec(latency).expect("a sketch is numbers, which JSON can write"),
+    }
+}
+
+fn read_latency(bytes: &[u8]) -> Result<Latency, BadMessage> {
+    match bytes.len() {
+        0 => Ok(Latency::default()),
+        1..=LATENCY_BYTES_MAX => serde_json::from_slice(bytes).map_err(|error| BadMessage::new("latency", error)),
+        many => Err(BadMessage::new("latency", format!("{many} bytes are too many"))),
     }
 }
 
 impl From<&Observation> for v1::Observation {
     fn from(observation: &Observation) -> Self {
-        let latency = match observation.latency.count() {
-            0 => Vec::new(),
-            _ => serde_json::to_vec(&observation.latency).expect("a sketch is numbers, which JSON can write"),
-        };
         let source = match observation.source {
             Source::Probe => v1::Source::Probe,
             Source::Traffic => v1::Source::Traffic,
@@ -102,7 +252,7 @@ impl From<&Observation> for v1::Observation {
             source: source.into(),
             succeeded: observation.succeeded,
             failed: observation.failed,
-            latency: latency.into(),
+            latency: latency_bytes(&observation.latency).into(),
             failure: observation.failure.clone(),
         }
     }
@@ -118,11 +268,32 @@ impl TryFrom<v1::TickReport> for TickReport {
                 format!("{count} are more than {OBSERVATIONS_MAX}"),
             ));
         }
+        for (field, count) in [
+            ("replication", report.replication.len()),
+            ("versions", report.versions.len()),
+        ] {
+            if count > OBSERVATIONS_MAX {
+                return Err(BadMessage::new(
+                    field,
+                    format!("{count} are more than {OBSERVATIONS_MAX}"),
+                ));
+            }
+        }
         Ok(Self {
             vantage: NodeId::new(&report.vantage).map_err(|error| BadMessage::new("vantage", error))?,
             tick: Tick(report.tick),
             observations: report
                 .observations
+                .into_iter()
+                .map(TryInto::try_into)
+                .collect::<Result<_, _>>()?,
+            replication: report
+                .replication
+                .into_iter()
+                .map(TryInto::try_into)
+                .collect::<Result<_, _>>()?,
+            versions: report
+                .versions
                 .into_iter()
                 .map(TryInto::try_into)
                 .collect::<Result<_, _>>()?,
@@ -140,23 +311,13 @@ impl TryFrom<v1::Observation> for Observation {
         };
         let component = Component::parse(&observation.component)
             .ok_or_else(|| BadMessage::new("component", format!("there is no \"{:.40}\"", observation.component)))?;
-        let latency = if observation.latency.is_empty() {
-            Latency::default()
-        } else if observation.latency.len() > LATENCY_BYTES_MAX {
-            return Err(BadMessage::new(
-                "latency",
-                format!("{} bytes are too many", observation.latency.len()),
-            ));
-        } else {
-            serde_json::from_slice(&observation.latency).map_err(|error| BadMessage::new("latency", error))?
-        };
         Ok(Self {
             region: RegionId::new(&observation.region).map_err(|error| BadMessage::new("region", error))?,
             component,
             source,
             succeeded: observation.succeeded,
             failed: observation.failed,
-            latency,
+            latency: read_latency(&observation.latency)?,
             failure: observation.failure.chars().take(FAILURE_LENGTH_MAX).collect(),
         })
     }
@@ -171,9 +332,21 @@ mod tests {
         seen.succeed(12.0);
         seen.fail("refused");
         TickReport {
-            vantage: NodeId::new("edge-iad").unwrap(),
-            tick: Tick(7),
-            observations: vec![seen],
+            replication: vec![ReplicationLag {
+                region: RegionId::new("us-east").unwrap(),
+                class: "profiles".into(),
+                behind: Duration::from_secs(90),
+            }],
+            versions: vec![VersionSeen {
+                version: "v2".into(),
+                sessions: 3,
+                turns_succeeded: 9,
+                turns_failed: 1,
+                latency: Latency::default(),
+                underruns: 2,
+                gpu_memory_errors: 0,
+            }],
+            ..TickReport::new(NodeId::new("edge-iad").unwrap(), Tick(7), vec![seen])
         }
     }
 

@@ -233,6 +233,14 @@ impl Stream {
             tokio::select! {
                 update = updates.message() => {
                     let Some(update) = update? else { return Ok(()) };
+                    if update.send_yours {
+                        // Its store forgot what it had published; we are its memory.
+                        let held = self.current.borrow().as_deref().map(v1::Held::from);
+                        if let Some(held) = held {
+                            send(&answers, Message::Held(held)).await?;
+                        }
+                        continue;
+                    }
                     let number = update.number;
                     let answer = match self.offer(update).await? {
                         Ok(applied) => {

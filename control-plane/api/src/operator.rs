@@ -29,6 +29,8 @@ pub const LEADER_KEY: &str = "meridian-leader";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long one request may take. A decision is committed in milliseconds.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long one request may wait for an action to be over.
+const WAIT_MAX: Duration = Duration::from_secs(3);
 /// How long a read may take with all it needs: an election takes a few seconds, and people wait no longer.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long one search for the leader may take before an action.
@@ -87,26 +89,37 @@ pub enum OperatorError {
     Rejected(String),
 }
 
-/// An action of an operator.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Action {
-    /// Move a region's sessions to its backups.
-    Failover {
-        /// Which region.
-        region: String,
-    },
-    /// Give a region its sessions back, step by step.
-    Restore {
-        /// Which region.
-        region: String,
-    },
-    /// Stop automatic decisions for a while.
-    Freeze {
-        /// For how long.
-        duration: Duration,
-    },
-    /// Allow them again.
-    Unfreeze,
+/// A request of an operator. `token` names it: the same token twice is one action. `lasts` is for what stands for a time.
+pub fn request(
+    kind: v1::act_request::Kind,
+    reason: &str,
+    author: &str,
+    token: &str,
+    lasts: Option<Duration>,
+) -> v1::ActRequest {
+    v1::ActRequest {
+        author: author.to_owned(),
+        reason: reason.to_owned(),
+        token: token.to_owned(),
+        duration_ms: lasts.map_or(0, |lasts| u64::try_from(lasts.as_millis()).unwrap_or(u64::MAX)),
+        kind: Some(kind),
+    }
+}
+
+/// What a failover without further wishes is.
+pub fn failover(region: &str) -> v1::act_request::Kind {
+    v1::act_request::Kind::Failover(v1::Failover {
+        region: region.to_owned(),
+        ..Default::default()
+    })
+}
+
+/// What a restore without further wishes is.
+pub fn restore(region: &str) -> v1::act_request::Kind {
+    v1::act_request::Kind::Restore(v1::Restore {
+        region: region.to_owned(),
+        ..Default::default()
+    })
 }
 
 impl Operator {
@@ -144,16 +157,77 @@ impl Operator {
         Ok(asked.await?.decisions)
     }
 
-    /// Carries out an action, at most once. `token` names it: after [`OperatorError::OutcomeUnknown`] the same token can be
-    /// sent again. It goes only to a control plane that has just answered, and to another only when the first one said
-    /// that it does not lead.
-    pub async fn act(
-        &self,
-        action: &Action,
-        reason: &str,
-        author: &str,
-        token: &str,
-    ) -> Result<v1::ActionReply, OperatorError> {
+    /// What would be decided now, with or without a request. Nothing is changed.
+    pub async fn plan(&self, request: Option<v1::ActRequest>) -> Result<v1::PlanReply, OperatorError> {
+        self.read(move |mut client| {
+            let request = v1::PlanRequest {
+                request: request.clone(),
+            };
+            async move { client.plan(request).await }
+        })
+        .await
+    }
+
+    /// The action as it is when it is over, or after `patience`; ask again when it is not over.
+    pub async fn wait(&self, action: &str, patience: Duration) -> Result<v1::Action, OperatorError> {
+        let request = v1::WaitRequest {
+            action: action.to_owned(),
+            // Below the limit of a request, so that the answer is an answer.
+            timeout_ms: u64::try_from(patience.min(WAIT_MAX).as_millis()).unwrap_or(u64::MAX),
+        };
+        self.read(move |mut client| {
+            let request = request.clone();
+            async move { client.wait(request).await }
+        })
+        .await
+    }
+
+    /// The document in force.
+    pub async fn document(&self, kind: v1::DocumentKind) -> Result<v1::Document, OperatorError> {
+        let request = v1::GetDocumentRequest { kind: kind.into() };
+        self.read(move |mut client| async move { client.get_document(request).await })
+            .await
+    }
+
+    /// The audit log from an entry on, to the end.
+    pub async fn audit(&self, from: u64) -> Result<Vec<v1::AuditItem>, OperatorError> {
+        let request = v1::AuditRequest { from, limit: 0 };
+        let (_, mut client, _) = self.ask(FIND_TIMEOUT, status).await?;
+        let broken = |status: Status| OperatorError::Rejected(words(&status));
+        let mut stream = client.audit(request).await.map_err(broken)?.into_inner();
+        let mut items = Vec::new();
+        while let Some(item) = stream.message().await.map_err(broken)? {
+            items.push(item);
+        }
+        Ok(items)
+    }
+
+    /// Carries a request out, at most once. After [`OperatorError::OutcomeUnknown`] the same token can be sent again.
+    pub async fn act(&self, request: v1::ActRequest) -> Result<v1::ActReply, OperatorError> {
+        let token = request.token.clone();
+        self.change(&token, move |mut client| {
+            let request = request.clone();
+            async move { client.act(request).await }
+        })
+        .await
+    }
+
+    /// Puts a document in force, or says what would come of it.
+    pub async fn apply(&self, request: v1::ApplyDocumentRequest) -> Result<v1::ApplyDocumentReply, OperatorError> {
+        let token = request.token.clone();
+        self.change(&token, move |mut client| {
+            let request = request.clone();
+            async move { client.apply_document(request).await }
+        })
+        .await
+    }
+
+    /// Asks for a change, at most once. It goes only to a control plane that has just answered, and to another only when
+    /// the first one said that it does not lead.
+    async fn change<T, F>(&self, token: &str, call: impl Fn(Client) -> F) -> Result<T, OperatorError>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
         let mut unled = None;
         for _ in 0..FINDS_MAX {
             let (url, client, _) = match self.ask(FIND_TIMEOUT, status).await {
@@ -164,7 +238,7 @@ impl Operator {
                 }
                 Err(error) => return Err(error),
             };
-            let status = match send(client, action.clone(), reason, author, token).await {
+            let status = match call(client).await {
                 Ok(reply) => return Ok(reply.into_inner()),
                 Err(status) => status,
             };
@@ -341,47 +415,6 @@ async fn status(mut client: Client) -> Result<Response<v1::StatusReply>, Status>
     client.status(v1::StatusRequest {}).await
 }
 
-async fn send(
-    mut client: Client,
-    action: Action,
-    reason: &str,
-    author: &str,
-    token: &str,
-) -> Result<Response<v1::ActionReply>, Status> {
-    let (reason, author, token) = (reason.to_owned(), author.to_owned(), token.to_owned());
-    match action {
-        Action::Failover { region } => {
-            let request = v1::FailoverRequest {
-                region,
-                reason,
-                author,
-                token,
-            };
-            client.failover(request).await
-        }
-        Action::Restore { region } => {
-            let request = v1::RestoreRequest {
-                region,
-                reason,
-                author,
-                token,
-            };
-            client.restore(request).await
-        }
-        Action::Freeze { duration } => {
-            let duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-            let request = v1::FreezeRequest {
-                reason,
-                author,
-                token,
-                duration_ms,
-            };
-            client.freeze(request).await
-        }
-        Action::Unfreeze => client.unfreeze(v1::UnfreezeRequest { reason, author }).await,
-    }
-}
-
 fn leader_named_by(status: &Status) -> Option<String> {
     let url = status.metadata().get(LEADER_KEY)?.to_str().ok()?;
     is_url(url).then(|| url.to_owned())
@@ -401,6 +434,9 @@ fn is_about_the_request(code: Code) -> bool {
             | Code::PermissionDenied
             | Code::Unauthenticated
             | Code::Unimplemented
+            // Somebody else was faster, or the store is full: nothing was written.
+            | Code::Aborted
+            | Code::ResourceExhausted
     )
 }
 
@@ -429,10 +465,8 @@ mod tests {
     use super::*;
     use crate::testing::{in_time, nobody, operators, silent};
 
-    fn failover() -> Action {
-        Action::Failover {
-            region: "us-east".to_owned(),
-        }
+    fn failover(token: &str) -> v1::ActRequest {
+        request(super::failover("us-east"), "r", "a", token, None)
     }
 
     /// What a control plane says that does not lead.
@@ -480,7 +514,7 @@ mod tests {
         ] {
             let operator = Operator::at(urls.into_iter().cloned().chain([nobody()]));
             in_time(operator.status()).await.unwrap();
-            in_time(operator.act(&failover(), "r", "a", "t")).await.unwrap();
+            in_time(operator.act(failover("t"))).await.unwrap();
             assert_eq!(operator.in_order()[0], leader, "it is asked first from now on");
         }
     }
@@ -527,7 +561,7 @@ mod tests {
         })
         .await;
         let operator = Operator::at([former]);
-        in_time(operator.act(&failover(), "r", "a", "t")).await.unwrap();
+        in_time(operator.act(failover("t"))).await.unwrap();
         assert_eq!(operator.in_order()[0], leader);
 
         // One that breaks off may have done it: nobody else is asked, and the token allows a second attempt.
@@ -547,12 +581,12 @@ mod tests {
         })
         .await;
         let operator = Operator::at([broken, leader]);
-        let error = in_time(operator.act(&failover(), "r", "a", "t1")).await.unwrap_err();
+        let error = in_time(operator.act(failover("t1"))).await.unwrap_err();
         let OperatorError::OutcomeUnknown { token, .. } = &error else {
             panic!("{error}");
         };
         assert!(error.to_string().contains("--token t1"), "{error}");
-        in_time(operator.act(&failover(), "r", "a", token)).await.unwrap();
+        in_time(operator.act(failover(token))).await.unwrap();
         assert_eq!(*tokens.lock().unwrap(), ["t1", "t1"]);
     }
 

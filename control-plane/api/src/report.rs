@@ -134,11 +134,7 @@ mod tests {
     use crate::testing::{in_time, nobody, observers, silent};
 
     fn report(tick: u64) -> TickReport {
-        TickReport {
-            vantage: NodeId::new("edge-iad").unwrap(),
-            tick: Tick(tick),
-            observations: Vec::new(),
-        }
+        TickReport::new(NodeId::new("edge-iad").unwrap(), Tick(tick), Vec::new())
     }
 
     /// A vantage that reports to some control planes.

@@ -156,19 +156,33 @@ impl Operator for Operators {
         self.answer("history", "")
     }
 
-    async fn failover(&self, request: Request<v1::FailoverRequest>) -> Result<Response<v1::ActionReply>, Status> {
-        self.answer("failover", &request.into_inner().token)
+    async fn act(&self, request: Request<v1::ActRequest>) -> Result<Response<v1::ActReply>, Status> {
+        self.answer("act", &request.into_inner().token)
     }
 
-    async fn restore(&self, request: Request<v1::RestoreRequest>) -> Result<Response<v1::ActionReply>, Status> {
-        self.answer("restore", &request.into_inner().token)
+    async fn plan(&self, _: Request<v1::PlanRequest>) -> Result<Response<v1::PlanReply>, Status> {
+        self.answer("plan", "")
     }
 
-    async fn freeze(&self, request: Request<v1::FreezeRequest>) -> Result<Response<v1::ActionReply>, Status> {
-        self.answer("freeze", &request.into_inner().token)
+    async fn wait(&self, request: Request<v1::WaitRequest>) -> Result<Response<v1::Action>, Status> {
+        self.answer("wait", &request.into_inner().action)
     }
 
-    async fn unfreeze(&self, _: Request<v1::UnfreezeRequest>) -> Result<Response<v1::ActionReply>, Status> {
-        self.answer("unfreeze", "")
+    async fn get_document(&self, _: Request<v1::GetDocumentRequest>) -> Result<Response<v1::Document>, Status> {
+        self.answer("get document", "")
+    }
+
+    async fn apply_document(
+        &self,
+        request: Request<v1::ApplyDocumentRequest>,
+    ) -> Result<Response<v1::ApplyDocumentReply>, Status> {
+        self.answer("apply document", &request.into_inner().token)
+    }
+
+    type AuditStream = tokio_stream::Empty<Result<v1::AuditItem, Status>>;
+
+    async fn audit(&self, _: Request<v1::AuditRequest>) -> Result<Response<Self::AuditStream>, Status> {
+        let reply: Response<()> = self.answer("audit", "")?;
+        Ok(reply.map(|()| tokio_stream::empty()))
     }
 }

@@ -1,9 +1,20 @@
-//! `plan(input, now)`: the next plan or none, always with a report of why.
-//!
-//! Pure and total: the same input and `now` give the same bytes, on every machine, in production, in the simulator and in
-//! a replay of the audit log. A new fact a decision needs becomes part of [`Input`]; it is never fetched.
+//! Decisions: what the plan should be, given what is believed and asked for. A pure function of its input and `now`, so
+//! that every decision can be made again from the audit log, and simulated.
 
+mod actions;
+pub mod audit;
+mod capacity;
+mod damping;
+mod data;
+mod input;
+pub mod invariants;
 mod plan;
-mod routes;
+mod regions;
+mod requests;
+mod rollout;
 
-pub use plan::{Input, Outcome, REQUEST_LIFE, Report, next_wake, plan};
+pub use actions::{Action, Arrivals, Memory, PLANNER, Phase, TakenBack};
+pub use capacity::{Load, Resource, loads};
+pub use damping::Penalty;
+pub use input::{Check, Input, Lag, Outcome, Refusal, Report, RolloutSeen};
+pub use plan::{REQUEST_LIFE, next_wake, plan};

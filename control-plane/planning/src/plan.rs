@@ -1,103 +1,123 @@
-//! The decision: failover, staged restore and levels, under the safety rules of the policy.
+//! The decision, from end to end: documents, nodes' refusals, the operator's request, every region, routes, edges, levels,
+//! rollout. Each step may change the next plan and always says why.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
 
-use serde::{Deserialize, Serialize};
 use topology::{
-    EdgeState, Intent, IntentKind, Level, Moment, Plan, Policy, Reason, ReasonCode, RegionId, RegionPlan, RegionState,
-    Role, Share, Topology, snapshot::digest,
+    EdgeState, IntentKind, Level, Moment, Plan, Reason, ReasonCode, RegionId, RegionPlan, RegionState, Role, Rule,
+    Share, policy::TwoPerson, snapshot::digest,
 };
-use verdict::{Health, Verdict};
+use verdict::{Health, correlated};
 
-use crate::routes::{Headroom, Short, shrink};
+use crate::{
+    Action, Check, Input, Memory, Outcome, Phase, Report,
+    actions::TakenBack,
+    capacity::Headroom,
+    rollout::{Judged, judge},
+};
 
-/// Everything a decision is made from, besides `now`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Input {
-    /// What exists.
-    pub topology: Topology,
-    /// The rules.
-    pub policy: Policy,
-    /// The plan in force; none before the first.
-    pub current: Option<Plan>,
-    /// What is believed about every region. A region without a verdict has not been seen yet.
-    pub verdicts: BTreeMap<RegionId, Verdict>,
-    /// What operators asked for.
-    pub intents: Vec<Intent>,
-    /// Fencing token of the leader that asks.
-    pub epoch: u64,
-}
-
-/// What came of it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Outcome {
-    /// The next plan; none when nothing changes.
-    pub plan: Option<Plan>,
-    /// Why.
-    pub report: Report,
-}
-
-/// Why a decision is what it is.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-pub struct Report {
-    /// What changed.
-    pub changed: Vec<Reason>,
-    /// What a rule refused.
-    pub refused: Vec<Reason>,
-    /// What it waits for.
-    pub waiting: Vec<Reason>,
-}
+/// Longest wait of a request for its approval: after this the world has changed too much to act on it.
+pub const REQUEST_LIFE: Duration = Duration::from_secs(600);
 
 /// Decides.
 pub fn plan(input: &Input, now: Moment) -> Outcome {
     let mut planner = Planner::new(input, now);
+    planner.follow_clock();
+    planner.recover();
     planner.follow_topology();
-    for region in primaries(&input.topology) {
+    planner.adopt_and_expire();
+    planner.take_back_refused();
+    planner.take_request();
+    for region in primaries(input) {
         planner.decide(&region);
     }
     planner.repair_routes();
+    planner.set_edges();
     planner.set_levels();
+    planner.advance_rollout();
     planner.finish()
 }
 
-/// When, after `now`, the decision may change with no new fact: the end of a restore step or of a freeze. `None` when only
-/// facts matter.
+/// When, after `now`, the decision may change with no new fact: the end of a step, of a standing order, of a wait for
+/// approval. `None` when only facts matter.
 pub fn next_wake(input: &Input, now: Moment) -> Option<Moment> {
     let regions = input.current.iter().flat_map(|plan| &plan.regions);
-    let restoring = regions.filter(|(_, region)| matches!(region.state, RegionState::Restoring(_)));
-    let steps = restoring.map(|(id, region)| step_end(input, id, region.since));
-    let freezes = input.intents.iter().filter(|intent| intent.kind == IntentKind::Freeze);
+    let steps = regions.filter_map(|(id, region)| match region.state {
+        RegionState::Restoring(_) => Some(restore_step_end(input, id, region.since)),
+        RegionState::Draining(_) => Some(drain_step_end(input, id, region.since)),
+        RegionState::Serving | RegionState::Evacuated => None,
+    });
+    let actions = input.memory.actions.values();
+    let expiries = actions
+        .filter(|action| action.phase == Phase::AwaitingApproval || is_standing(action))
+        .map(|action| action.intent.expires_at);
+    let rollout = input.current.iter().filter_map(|plan| rollout_step_end(input, plan));
+    let rest = input.memory.taken_back.iter().map(|it| it.until);
     steps
-        .chain(freezes.map(|freeze| freeze.expires_at))
+        .chain(expiries)
+        .chain(rollout)
+        .chain(rest)
         .filter(|wake| *wake > now)
         .min()
 }
 
+fn is_standing(action: &Action) -> bool {
+    action.phase == Phase::Running && action.intent.kind.stands()
+}
+
 /// A restore step ends when it was in force, and the region healthy, for as long as the policy holds it.
-fn step_end(input: &Input, region: &RegionId, since: Moment) -> Moment {
+pub(crate) fn restore_step_end(input: &Input, region: &RegionId, since: Moment) -> Moment {
     let healthy_since = input.verdicts.get(region).and_then(|verdict| verdict.healthy_since);
     healthy_since.unwrap_or(since).max(since) + input.policy.restore.step_hold
 }
 
-fn primaries(topology: &Topology) -> Vec<RegionId> {
-    topology.primaries().map(|region| region.id.clone()).collect()
+/// A planned drain takes its time; in an emergency the next part goes as soon as the targets accept connections again.
+pub(crate) fn drain_step_end(input: &Input, region: &RegionId, since: Moment) -> Moment {
+    let planned = matches!(
+        input.memory.moving(region).map(|action| &action.intent.kind),
+        Some(IntentKind::Switchover { .. })
+    );
+    since
+        + if planned {
+            input.policy.drain.step_hold
+        } else {
+            input.policy.failover.reconnect_window
+        }
 }
 
-struct Planner<'i> {
-    input: &'i Input,
-    now: Moment,
-    next: Plan,
-    /// Primaries that take sessions by the plan in force and turned bad, or begin to: what was not yet acted on.
-    turned_bad: BTreeSet<RegionId>,
-    report: Report,
+/// The current step of a rollout and its end; none when it is at its last.
+fn rollout_step_end(input: &Input, plan: &Plan) -> Option<Moment> {
+    let rollout = plan.rollout.as_ref().filter(|rollout| rollout.percent < 100)?;
+    let steps = &input.policy.rollout.steps;
+    let step = steps.iter().rfind(|step| step.percent <= rollout.percent);
+    Some(rollout.since + step.map_or(Duration::ZERO, |step| step.hold))
+}
+
+pub(crate) fn primaries(input: &Input) -> Vec<RegionId> {
+    input.topology.primaries().map(|region| region.id.clone()).collect()
+}
+
+pub(crate) struct Planner<'i> {
+    pub(crate) input: &'i Input,
+    pub(crate) now: Moment,
+    pub(crate) next: Plan,
+    pub(crate) memory: Memory,
+    /// Primaries that take sessions by the plan in force and turned bad together, or begin to, by the word of the same
+    /// vantages.
+    pub(crate) correlated: Vec<BTreeSet<RegionId>>,
+    /// Regions that this decision moved already; each moves once at most.
+    pub(crate) moved: BTreeSet<RegionId>,
+    pub(crate) report: Report,
 }
 
 impl<'i> Planner<'i> {
     fn new(input: &'i Input, now: Moment) -> Self {
-        let next = input.current.clone().unwrap_or_else(|| Plan {
+        let current = input.current.as_ref();
+        let newest = input.recovered.iter().chain(current).max_by_key(|plan| plan.number());
+        let next = newest.cloned().unwrap_or_else(|| Plan {
             generation: 0,
             epoch: 0,
             created_at: now,
@@ -105,28 +125,82 @@ impl<'i> Planner<'i> {
             regions: BTreeMap::new(),
             routes: BTreeMap::new(),
             edges: BTreeMap::new(),
+            writers: BTreeMap::new(),
+            rollout: None,
             reasons: Vec::new(),
         });
-        let is_bad = |region: &RegionId| {
-            let verdict = input.verdicts.get(region);
-            verdict.is_some_and(|it| it.health == Health::Down || it.health == Health::Suspect && it.failing)
-        };
-        let takes = |region: &RegionId| {
-            next.regions
-                .get(region)
-                .is_some_and(|it| it.state != RegionState::Evacuated)
-        };
-        let turned_bad = primaries(&input.topology)
-            .into_iter()
-            .filter(|it| is_bad(it) && takes(it))
-            .collect();
-        Self {
+        let mut planner = Self {
             input,
             now,
             next,
-            turned_bad,
+            memory: input.memory.clone(),
+            correlated: Vec::new(),
+            moved: BTreeSet::new(),
             report: Report::default(),
+        };
+        let takes = |region: &RegionId| {
+            let planned = planner.next.regions.get(region);
+            planned.is_some_and(|it| it.state != RegionState::Evacuated)
+        };
+        let is_bad = |region: &RegionId| match planner.health(region) {
+            Health::Down => true,
+            Health::Suspect => planner.is_failing(region),
+            _ => false,
+        };
+        let turned_bad: BTreeSet<RegionId> = primaries(input)
+            .into_iter()
+            .filter(|it| takes(it) && is_bad(it))
+            .collect();
+        let verdicts = turned_bad.iter().filter_map(|region| input.verdicts.get(region));
+        planner.correlated = correlated(verdicts, &input.policy.health);
+        planner
+    }
+
+    /// A clock that went back leaves moments in the future, from which no step would ever be over: they become now.
+    fn follow_clock(&mut self) {
+        let now = self.now;
+        let regions = self.next.regions.values_mut().map(|it| &mut it.since);
+        let rollout = self.next.rollout.as_mut().map(|it| &mut it.since);
+        let penalties = self.memory.penalties.values_mut().map(|it| &mut it.at);
+        let arrivals = self.memory.arrivals.values_mut().map(|it| &mut it.since);
+        let mut ahead = Duration::ZERO;
+        for moment in regions.chain(rollout).chain(penalties).chain(arrivals) {
+            ahead = ahead.max(moment.since(now));
+            *moment = now.min(*moment);
         }
+        if !ahead.is_zero() {
+            let text = format!(
+                "the clock went back by {} s or more; what is under way is held from now on",
+                ahead.as_secs_f64()
+            );
+            self.report.changed.push(Reason {
+                code: ReasonCode::ClockWentBack,
+                region: None,
+                text,
+                evidence: vec![],
+                until: None,
+            });
+        }
+    }
+
+    /// What nodes serve is the truth when the store has forgotten it; the next plan follows it.
+    fn recover(&mut self) {
+        let Some(recovered) = &self.input.recovered else { return };
+        let ours = self.input.current.as_ref().map(Plan::number).unwrap_or_default();
+        if recovered.number() <= ours {
+            return;
+        }
+        let text = format!(
+            "nodes serve plan {}, the store knows only {ours}: it was lost, or restored from an old copy; theirs goes on",
+            recovered.number()
+        );
+        self.report.changed.push(Reason {
+            code: ReasonCode::PlanRecovered,
+            region: None,
+            text,
+            evidence: vec![],
+            until: None,
+        });
     }
 
     /// Regions and edges that came or went.
@@ -137,12 +211,17 @@ impl<'i> Planner<'i> {
         self.next.documents = documents;
         self.next.regions.retain(|id, _| topology.regions.contains_key(id));
         self.next.edges.retain(|id, _| topology.edges.contains_key(id));
+        for writers in self.next.writers.values_mut() {
+            writers.retain(|_, writer| topology.regions.contains_key(writer));
+        }
+        self.next
+            .writers
+            .retain(|id, writers| topology.regions.contains_key(id) && !writers.is_empty());
         for region in topology.regions.values() {
-            let (since, level) = (self.now, Level::L0);
             let serving = RegionPlan {
                 state: RegionState::Serving,
-                level,
-                since,
+                level: Level::L0,
+                since: self.now,
             };
             let plan = self.next.regions.entry(region.id.clone()).or_insert(serving);
             if region.role == Role::Backup {
@@ -164,14 +243,16 @@ impl<'i> Planner<'i> {
             // A route lost with its target: an evacuated region stays evacuated if its other backups can take it, or else
             // takes its sessions back, and its verdict moves them on if it is bad.
             let away = matches!(self.next.regions.get(&region.id), Some(it) if it.state != RegionState::Serving);
-            match self.shares_away(&region.id, 100) {
-                Ok(shares) if away => self.set(&region.id, RegionState::Evacuated, shares),
+            match self.place_away(&region.id, 100) {
+                Ok(placed) if away && placed.left == 0 => {
+                    self.set(&region.id, RegionState::Evacuated, placed.shares);
+                }
                 _ if away => self.set(&region.id, RegionState::Serving, vec![home(&region.id)]),
                 _ => drop(self.next.routes.insert(region.id.clone(), vec![home(&region.id)])),
             }
         }
         if changed {
-            let genesis = self.input.current.is_none();
+            let genesis = self.next.generation == 0;
             let (code, text) = if genesis {
                 (ReasonCode::Genesis, "first plan: every primary serves its own sessions")
             } else {
@@ -185,266 +266,184 @@ impl<'i> Planner<'i> {
                 region: None,
                 text: text.to_owned(),
                 evidence: vec![],
+                until: None,
             });
         }
     }
 
-    /// Failover or restore of one primary.
-    fn decide(&mut self, region: &RegionId) {
-        let Some(plan) = self.next.regions.get(region).cloned() else {
-            return;
-        };
-        let asked = |kind: fn(&IntentKind) -> Option<&RegionId>| {
-            let live = self.input.intents.iter().filter(|intent| intent.is_live(self.now));
-            // An intent older than the region's state has been acted on, or was overtaken by events.
-            live.filter(|intent| intent.created_at > plan.since)
-                .find(|intent| kind(&intent.kind) == Some(region))
-        };
-        let health = self.health(region);
-        match plan.state {
-            RegionState::Serving | RegionState::Restoring(_) if asked(failover_of).is_some() => {
-                let intent = asked(failover_of).expect("checked by the guard");
-                let text = format!("{} moved it: {}", intent.author, intent.reason);
-                self.evacuate(region, ReasonCode::ForcedFailover, &text);
-            }
-            RegionState::Serving if health == Health::Down && self.is_failing(region) => self.fail_over(region),
-            RegionState::Serving if health == Health::Down => {
-                let text = format!("not moved: {}", self.summary(region));
-                self.wait(ReasonCode::TriggerPending, region, text);
-            }
-            RegionState::Restoring(_) if health == Health::Down => {
-                // Not a new evacuation but the end of an attempt to lift one: of the limits only a freeze applies.
-                let text = format!("it failed again while returning: {}", self.summary(region));
-                if !self.is_frozen(region) {
-                    self.evacuate(region, ReasonCode::RestoreAborted, &text);
-                }
-            }
-            RegionState::Restoring(percent) => self.continue_restore(region, percent, plan.since),
-            RegionState::Evacuated if asked(restore_of).is_some() => {
-                let intent = asked(restore_of).expect("checked by the guard");
-                let text = format!("{} asked for its return: {}", intent.author, intent.reason);
-                self.begin_restore(region, &text);
-            }
-            RegionState::Evacuated if health == Health::Healthy => {
-                let text = format!("it is healthy again; `meridian restore {region}` brings it back in steps");
-                self.wait(ReasonCode::RestoreReady, region, text);
-            }
-            RegionState::Serving if health == Health::Suspect => {
-                let text = self.summary(region);
-                self.wait(ReasonCode::TriggerPending, region, text);
-            }
-            RegionState::Serving if matches!(health, Health::NoData | Health::Blind) => {
-                let text = self.summary(region);
-                self.wait(ReasonCode::NoData, region, text);
-            }
-            RegionState::Serving | RegionState::Evacuated => {}
-        }
-    }
-
-    /// An automatic failover: only if every safety rule agrees.
-    fn fail_over(&mut self, region: &RegionId) {
-        if self.is_frozen(region) {
-            return;
-        }
-        let policy = &self.input.policy.failover;
-        let health_of = |region: &RegionId| self.health(region);
-        if !self
-            .input
-            .topology
-            .regions
-            .keys()
-            .any(|it| matches!(health_of(it), Health::Healthy | Health::Degraded))
+    /// What an earlier leader left unfinished is ours now; what had its time is over.
+    fn adopt_and_expire(&mut self) {
+        let (now, epoch) = (self.now, self.input.epoch);
+        let mut expired = Vec::new();
+        for action in self
+            .memory
+            .actions
+            .values_mut()
+            .filter(|action| !action.phase.is_final())
         {
-            let text = "no region looks healthy, so it may be us who cannot see; weights are kept".to_owned();
-            return self.refuse(ReasonCode::EverythingLooksDead, region, text);
-        }
-        if policy.correlated_hold && self.turned_bad.len() > 1 {
-            let names: Vec<&str> = self.turned_bad.iter().map(RegionId::as_str).collect();
-            let text = format!(
-                "{} turned bad together, so the evidence may be at fault; weights are kept",
-                names.join(" and ")
-            );
-            return self.refuse(ReasonCode::CorrelatedEvidence, region, text);
-        }
-        let away = |it: &&RegionPlan| it.state != RegionState::Serving;
-        let evacuations = self.next.regions.values().filter(away).count();
-        if evacuations >= policy.automatic_max as usize {
-            let limit = policy.automatic_max;
-            let text =
-                format!("{evacuations} evacuation in force, and automation may hold {limit}; an operator can move it");
-            return self.refuse(ReasonCode::EvacuationLimit, region, text);
-        }
-        let left = self.next.regions.iter().filter(|(id, it)| {
-            *id != region && it.state == RegionState::Serving && !matches!(health_of(id), Health::Down)
-        });
-        let left = left.count();
-        if left < policy.regions_serving_min as usize {
-            let min = policy.regions_serving_min;
-            let text = format!("{left} regions would be left serving, and {min} is the least");
-            return self.refuse(ReasonCode::RegionsServingMin, region, text);
-        }
-        let text = self.summary(region);
-        self.evacuate(region, ReasonCode::Failover, &text);
-    }
-
-    /// Whether operators forbade automatic changes; says so about `region`.
-    fn is_frozen(&mut self, region: &RegionId) -> bool {
-        let live = |intent: &&Intent| intent.is_live(self.now) && intent.kind == IntentKind::Freeze;
-        let Some(freeze) = self.input.intents.iter().find(live) else {
-            return false;
-        };
-        let text = format!(
-            "automation is frozen by {} until {}: {}",
-            freeze.author, freeze.expires_at, freeze.reason
-        );
-        self.refuse(ReasonCode::Frozen, region, text);
-        true
-    }
-
-    /// Moves all of a primary's sessions to its backups, if they can take them.
-    fn evacuate(&mut self, region: &RegionId, code: ReasonCode, why: &str) {
-        match self.shares_away(region, 100) {
-            Ok(shares) => {
-                let text = format!("{why}; its sessions go to {}", describe(&shares));
-                self.set(region, RegionState::Evacuated, shares);
-                self.change(code, region, text);
+            action.owner = epoch;
+            let waits = action.phase == Phase::AwaitingApproval || is_standing(action);
+            if waits && !action.intent.is_live(now) {
+                (action.phase, action.changed_at) = (Phase::Expired, now);
+                expired.push(action.intent.clone());
             }
-            Err(refusal) => self.report.refused.push(refusal),
         }
+        for intent in expired {
+            let text = format!(
+                "{} of {} by {} ended by its time",
+                intent.kind.as_str(),
+                intent.kind.subject(),
+                intent.author
+            );
+            self.report.changed.push(Reason {
+                code: ReasonCode::Expired,
+                region: intent.kind.region().cloned(),
+                text,
+                evidence: vec![],
+                until: None,
+            });
+        }
+        if self.memory.taken_back.as_ref().is_some_and(|it| it.until <= now) {
+            self.memory.taken_back = None;
+        }
+        self.memory.forget(now);
     }
 
-    fn begin_restore(&mut self, region: &RegionId, why: &str) {
-        let health = self.health(region);
-        if health != Health::Healthy {
-            let text = format!("{why}; but it is {health}: {}", self.summary(region));
-            return self.refuse(ReasonCode::NotHealthy, region, text);
-        }
-        let first = self.input.policy.restore.steps.first().copied().unwrap_or(100);
-        self.restore_to(region, first, why);
-    }
-
-    fn continue_restore(&mut self, region: &RegionId, percent: u8, since: Moment) {
-        let (health, hold) = (self.health(region), self.input.policy.restore.step_hold);
-        if health != Health::Healthy {
-            let text = format!("held at {percent} %: it is {health}, {}", self.summary(region));
-            return self.wait(ReasonCode::RestoreHold, region, text);
-        }
-        let end = step_end(self.input, region, since);
-        if self.now < end {
-            let text = format!("held at {percent} % until {end}");
-            return self.wait(ReasonCode::RestoreHold, region, text);
-        }
-        if self.is_frozen(region) {
+    /// Nodes that cannot apply the plan in force: the last one they all had comes back, under a new number.
+    fn take_back_refused(&mut self) {
+        let (Some(refusal), Some(current)) = (&self.input.refusal, &self.input.current) else {
+            return;
+        };
+        let share = refusal.nodes.len() as f64 / f64::from(refusal.following.max(1));
+        let policy = &self.input.policy.publish;
+        if refusal.number != current.number() || refusal.nodes.is_empty() {
             return;
         }
-        let next = self
-            .input
-            .policy
-            .restore
-            .steps
+        let evidence: Vec<String> = refusal
+            .nodes
             .iter()
-            .copied()
-            .find(|step| *step > percent)
-            .unwrap_or(100);
-        let held = format!("healthy at {percent} % for {} s", hold.as_secs_f64());
-        self.restore_to(region, next, &held);
-    }
-
-    fn restore_to(&mut self, region: &RegionId, percent: u8, why: &str) {
-        if percent >= 100 {
-            self.set(region, RegionState::Serving, vec![home(region)]);
-            return self.change(
-                ReasonCode::RestoreDone,
-                region,
-                format!("{why}; it serves all its sessions again"),
-            );
-        }
-        // The sessions that stay away stay where they are; they move on only from a backup that is down.
-        let away: Vec<Share> = self.next.routes.get(region).into_iter().flatten().cloned().collect();
-        let away: Vec<Share> = away.into_iter().filter(|share| share.region != *region).collect();
-        let all_up = away.iter().all(|share| self.health(&share.region) != Health::Down);
-        let away = if all_up {
-            Ok(shrink(&away, 100 - percent))
-        } else {
-            self.shares_away(region, 100 - percent)
+            .take(5)
+            .map(|(node, why)| format!("{node}: {why}"))
+            .collect();
+        let who = format!(
+            "{} of {} nodes refuse plan {}",
+            refusal.nodes.len(),
+            refusal.following,
+            current.generation
+        );
+        let general = |code, text, until| Reason {
+            code,
+            region: None,
+            text,
+            evidence,
+            until,
         };
-        match away {
-            Ok(away) => {
-                let mut shares = vec![Share {
-                    region: region.clone(),
-                    percent,
-                }];
-                shares.extend(away);
-                let text = format!("{why}; it takes {percent} % of its sessions");
-                self.set(region, RegionState::Restoring(percent), shares);
-                self.change(ReasonCode::RestoreStep, region, text);
+        let acknowledged = refusal.acknowledged.as_ref();
+        let usable =
+            acknowledged.filter(|it| it.documents == self.next.documents && it.generation < current.generation);
+        match usable {
+            Some(good) if share > policy.refusals_max => {
+                self.next.regions.clone_from(&good.regions);
+                self.next.routes.clone_from(&good.routes);
+                self.next.edges.clone_from(&good.edges);
+                self.next.writers.clone_from(&good.writers);
+                self.next.rollout.clone_from(&good.rollout);
+                let until = self.now + policy.hold;
+                let first = refusal.nodes.values().next().cloned().unwrap_or_default();
+                self.memory.taken_back = Some(TakenBack {
+                    generation: current.generation,
+                    until,
+                    why: first,
+                });
+                let text = format!(
+                    "{who}; plan {} is in force again, and automation rests",
+                    good.generation
+                );
+                self.report
+                    .changed
+                    .push(general(ReasonCode::PlanTakenBack, text, Some(until)));
             }
-            Err(refusal) => {
-                // A healthy home beats backups that cannot hold the rest.
-                let text = format!("{why}; all at once, because {}", refusal.text);
-                self.set(region, RegionState::Serving, vec![home(region)]);
-                self.change(ReasonCode::RestoreDone, region, text);
+            _ => {
+                let text = format!("{who}; they serve their last good plan");
+                self.report
+                    .waiting
+                    .push(general(ReasonCode::RefusedByNodes, text, None));
             }
         }
     }
 
-    /// A backup that went down under the sessions it took, or can no longer hold them: they move on to the next fit one.
-    fn repair_routes(&mut self) {
-        let routes = self.next.routes.clone();
-        for (primary, shares) in routes {
-            let planned = Headroom::beside(&self.input.topology, &self.next.routes);
-            let away = shares
-                .iter()
-                .map(|share| &share.region)
-                .filter(|target| **target != primary);
-            let problem = away.into_iter().find_map(|target| {
-                let down = self.health(target) == Health::Down && self.is_failing(target);
-                let what = if down {
-                    format!("is down: {}", self.summary(target))
-                } else {
-                    "is over its capacity".into()
-                };
-                (down || planned.is_over(target)).then(|| format!("backup {target} {what}"))
+    /// Edges are drained while somebody wants it, but never the last one.
+    fn set_edges(&mut self) {
+        let drained: BTreeSet<_> = self
+            .memory
+            .running(|kind| matches!(kind, IntentKind::DrainEdge { .. }))
+            .filter_map(|action| match &action.intent.kind {
+                IntentKind::DrainEdge { edge } => Some(edge.clone()),
+                _ => None,
+            })
+            .collect();
+        let none_left = self.next.edges.keys().all(|edge| drained.contains(edge));
+        let mut changed = Vec::new();
+        for (edge, state) in &mut self.next.edges {
+            // The topology may have lost the edges that were not drained.
+            let wanted = if drained.contains(edge) && !none_left {
+                EdgeState::Drained
+            } else {
+                EdgeState::Serving
+            };
+            if *state != wanted {
+                *state = wanted;
+                changed.push((edge.clone(), wanted));
+            }
+        }
+        for (edge, state) in changed {
+            let (code, text) = match state {
+                EdgeState::Drained => (ReasonCode::EdgeDrained, format!("{edge} is left out of DNS answers")),
+                EdgeState::Serving => (
+                    ReasonCode::EdgeRestored,
+                    format!("{edge} is named in DNS answers again"),
+                ),
+            };
+            self.report.changed.push(Reason {
+                code,
+                region: None,
+                text,
+                evidence: vec![],
+                until: None,
             });
-            let Some(problem) = problem else { continue };
-            let at_home = shares
-                .iter()
-                .find(|share| share.region == primary)
-                .map_or(0, |share| share.percent);
-            match self.shares_away(&primary, 100 - at_home) {
-                Ok(away) if !self.is_frozen(&primary) => {
-                    let mut shares: Vec<Share> = shares.into_iter().filter(|share| share.region == primary).collect();
-                    let text = format!("{problem}; its sessions go to {}", describe(&away));
-                    shares.extend(away);
-                    self.next.routes.insert(primary.clone(), shares);
-                    self.change(ReasonCode::Failover, &primary, text);
-                }
-                Ok(_) => {}
-                Err(refusal) => self.report.refused.push(refusal),
-            }
         }
     }
 
+    /// A region serves at the level its health asks for, or the one at which it can hold what is planned for it.
     fn set_levels(&mut self) {
-        let current: Vec<(RegionId, Level)> = self
+        let headroom = Headroom::beside(&self.input.topology, &self.next.routes);
+        let levels: Vec<(RegionId, Level, Level)> = self
             .next
             .regions
             .iter()
-            .map(|(id, it)| (id.clone(), it.level))
+            .map(|(id, it)| (id.clone(), it.level, headroom.level(id)))
             .collect();
-        for (region, level) in current {
+        for (region, level, crowded) in levels {
             let Some(verdict) = self.input.verdicts.get(&region) else {
                 continue;
             };
             // A level is believed only while the region is seen; what nobody sees keeps its level.
-            if verdict.level == level || matches!(verdict.health, Health::NoData | Health::Blind) {
+            let unseen = matches!(self.health(&region), Health::NoData | Health::Blind);
+            let believed = if unseen { level } else { verdict.level };
+            let to = believed.max(crowded);
+            if to == level {
                 continue;
             }
-            let (to, why) = match verdict.level > level {
-                true => (verdict.level, "recognition is slow"),
-                false => (verdict.level, "recognition was fast for long enough"),
+            let why = match (to > level, to == crowded && crowded > verdict.level) {
+                (true, true) => "it takes more sessions than its components can serve at full quality".to_owned(),
+                (true, false) => {
+                    let asks = verdict.levels().find(|(level, _)| *level == to);
+                    asks.map_or_else(|| self.summary(&region), |(_, fired)| fired.why.clone())
+                }
+                (false, _) => "what was slow or broken was well for long enough".to_owned(),
             };
-            if self.is_frozen(&region) {
+            // Room made for sessions that are already planned is part of moving them, not a change of its own.
+            if to != crowded && self.is_gated(&region) {
                 continue;
             }
             if let Some(plan) = self.next.regions.get_mut(&region) {
@@ -458,83 +457,252 @@ impl<'i> Planner<'i> {
         }
     }
 
-    fn finish(mut self) -> Outcome {
-        let plan = if self.report.changed.is_empty() {
-            None
+    fn advance_rollout(&mut self) {
+        let Some(rollout) = self.next.rollout.clone() else {
+            return;
+        };
+        let running = self.memory.actions.get(&rollout.action);
+        if !running.is_some_and(|action| action.phase == Phase::Running) {
+            return;
+        }
+        let policy = &self.input.policy.rollout;
+        let seen = self
+            .input
+            .rollout
+            .as_ref()
+            .filter(|seen| seen.version == rollout.version);
+        let judged = seen.map_or(Judged::TooFew, |seen| judge(seen, policy));
+        let general = |code, text, until| Reason {
+            code,
+            region: None,
+            text,
+            evidence: vec![],
+            until,
+        };
+        if let Judged::Bad(why) = judged {
+            let text = format!("{} rolled back from {} %: {why}", rollout.version, rollout.percent);
+            self.next.rollout = None;
+            self.end_action(&rollout.action, Phase::Aborted, &text);
+            self.report.changed.push(general(ReasonCode::RolledBack, text, None));
+            return;
+        }
+        let Some(end) = rollout_step_end(self.input, &self.next) else {
+            return;
+        };
+        let held = |text: String, until| general(ReasonCode::RolloutHold, text, until);
+        if self.now < end {
+            let text = format!("{} held at {} % until {end}", rollout.version, rollout.percent);
+            return self.report.waiting.push(held(text, Some(end)));
+        }
+        if judged == Judged::TooFew {
+            let (min, sessions) = (policy.sessions_min, seen.map_or(0, |seen| seen.sessions));
+            let text = format!(
+                "{} held: {sessions} sessions seen, {min} are needed to judge it",
+                rollout.version
+            );
+            return self.report.waiting.push(held(text, None));
+        }
+        if let Some((code, text, until)) = self.gate() {
+            return self.report.waiting.push(general(code, text, until));
+        }
+        let steps = &policy.steps;
+        let percent = steps
+            .iter()
+            .map(|step| step.percent)
+            .find(|percent| *percent > rollout.percent)
+            .unwrap_or(100);
+        self.next.rollout = Some(topology::Rollout {
+            percent,
+            since: self.now,
+            ..rollout.clone()
+        });
+        let text = format!(
+            "{} goes from {} to {percent} % of users",
+            rollout.version, rollout.percent
+        );
+        let code = if percent == 100 {
+            ReasonCode::RolloutDone
         } else {
+            ReasonCode::RolloutStep
+        };
+        if percent == 100 {
+            self.end_action(&rollout.action, Phase::Done, &text);
+        }
+        self.report.changed.push(general(code, text, None));
+    }
+
+    fn finish(mut self) -> Outcome {
+        let recovers = self
+            .input
+            .current
+            .as_ref()
+            .is_some_and(|it| it.generation < self.next.generation);
+        let same = !recovers
+            && self.input.current.as_ref().is_some_and(|current| {
+                (
+                    &current.documents,
+                    &current.regions,
+                    &current.routes,
+                    &current.edges,
+                    &current.writers,
+                    &current.rollout,
+                ) == (
+                    &self.next.documents,
+                    &self.next.regions,
+                    &self.next.routes,
+                    &self.next.edges,
+                    &self.next.writers,
+                    &self.next.rollout,
+                )
+            });
+        let plan = (!same).then(|| {
             self.next.generation += 1;
             self.next.epoch = self.input.epoch;
             self.next.created_at = self.now;
             self.next.reasons.clone_from(&self.report.changed);
-            Some(self.next)
-        };
+            self.next
+        });
         Outcome {
             plan,
+            memory: self.memory,
             report: self.report,
         }
     }
 
-    /// Shares of `percent` of a primary's sessions over its fit backups, in their order.
-    fn shares_away(&self, region: &RegionId, percent: u8) -> Result<Vec<Share>, Reason> {
-        let backups = self.input.topology.backups_of(region);
-        let fit: Vec<&RegionId> = backups.iter().filter(|backup| self.is_fit(backup)).collect();
-        let unfit = || {
-            backups
-                .iter()
-                .filter(|it| !self.is_fit(it))
-                .map(|it| format!("{it} is {}", self.health(it)))
-        };
-        if fit.is_empty() {
-            let text = format!("none of its {} backups is fit to take its sessions", backups.len());
-            return Err(self.reason(ReasonCode::NoFitBackup, region, text, unfit().collect()));
+    // Safety rules.
+
+    /// Whether anything stops automatic changes: the rule, in words, and until when.
+    fn gate(&self) -> Option<(ReasonCode, String, Option<Moment>)> {
+        if !self.input.policy.safety.automation {
+            return Some((
+                ReasonCode::AutomationOff,
+                "the policy turns automation off".to_owned(),
+                None,
+            ));
         }
-        let others = self.next.routes.iter().filter(|(primary, _)| *primary != region);
-        Headroom::beside(&self.input.topology, others)
-            .place(region, percent, fit)
-            .map_err(|Short { placed_percent }| {
-                let text =
-                    format!("its backups have room for {placed_percent} of the {percent} % of its sessions to move");
-                self.reason(ReasonCode::NoHeadroom, region, text, unfit().collect())
-            })
+        if let Some(freeze) = self.memory.freeze(self.now) {
+            let until = freeze.expires_at;
+            let text = format!(
+                "automation is frozen by {} until {until}: {}",
+                freeze.author, freeze.reason
+            );
+            return Some((ReasonCode::Frozen, text, Some(until)));
+        }
+        let rest = self.memory.taken_back.as_ref()?;
+        let text = format!(
+            "automation rests until {}, because nodes refused plan {}: {}; `meridian unfreeze` ends it",
+            rest.until, rest.generation, rest.why
+        );
+        Some((ReasonCode::RefusedByNodes, text, Some(rest.until)))
     }
 
-    fn is_fit(&self, backup: &RegionId) -> bool {
-        let serves = self
-            .next
-            .regions
-            .get(backup)
-            .is_some_and(|it| it.state == RegionState::Serving);
-        serves && matches!(self.health(backup), Health::Healthy | Health::Degraded)
+    /// Whether something stops automatic changes; says so about `region`.
+    pub(crate) fn is_gated(&mut self, region: &RegionId) -> bool {
+        let gate = self.gate();
+        let (code, text) = match &gate {
+            Some((code, text, _)) => (*code, text.clone()),
+            None => (ReasonCode::Frozen, "automation is on".to_owned()),
+        };
+        self.check(code, region, gate.is_none(), text);
+        let Some((code, text, until)) = gate else {
+            return false;
+        };
+        let reason = Reason {
+            until,
+            ..self.reason(code, region, text, vec![])
+        };
+        self.report.refused.push(reason);
+        true
     }
 
-    fn health(&self, region: &RegionId) -> Health {
-        self.input
-            .verdicts
-            .get(region)
-            .map_or(Health::NoData, |verdict| verdict.health)
+    /// Notes what a rule says, and returns it; a rule that is overridden agrees.
+    pub(crate) fn check(&mut self, rule: ReasonCode, region: &RegionId, passed: bool, text: String) -> bool {
+        let overridden = !passed && self.is_overridden(rule);
+        let text = if overridden {
+            format!("{text} (overridden)")
+        } else {
+            text
+        };
+        self.report.checks.push(Check {
+            rule,
+            region: Some(region.clone()),
+            passed: passed || overridden,
+            text,
+        });
+        passed || overridden
     }
 
-    fn is_failing(&self, region: &RegionId) -> bool {
+    fn is_overridden(&self, rule: ReasonCode) -> bool {
+        let overrides =
+            |kind: &IntentKind| matches!(kind, IntentKind::Override { rule: it } if Rule::code(*it) == rule);
+        let live = |action: &Action| action.intent.is_live(self.now);
+        self.memory.running(overrides).any(live)
+    }
+
+    /// Assertion: enough regions serve when `region` does not.
+    pub(crate) fn leaves_enough(&mut self, region: &RegionId) -> Result<(), Reason> {
+        let left = self.next.regions.iter().filter(|(id, it)| {
+            *id != region && it.state == RegionState::Serving && !matches!(self.health(id), Health::Down)
+        });
+        let (left, min) = (left.count(), self.input.policy.safety.regions_serving_min as usize);
+        let text = format!("{left} regions would be left serving, and {min} is the least");
+        if self.check(ReasonCode::RegionsServingMin, region, left >= min, text.clone()) {
+            Ok(())
+        } else {
+            Err(self.reason(ReasonCode::RegionsServingMin, region, text, vec![]))
+        }
+    }
+
+    /// Regions that are not where they belong, other than `region`.
+    pub(crate) fn others_away(&self, region: &RegionId) -> usize {
+        let away = |(id, it): &(&RegionId, &RegionPlan)| *id != region && it.state != RegionState::Serving;
+        self.next.regions.iter().filter(away).count()
+    }
+
+    pub(crate) fn needs_two(&self, what: TwoPerson) -> bool {
+        self.input.policy.safety.two_person.contains(&what)
+    }
+
+    // What is known, and what is said.
+
+    /// What is believed, unless it is too old to be.
+    pub(crate) fn health(&self, region: &RegionId) -> Health {
+        let Some(verdict) = self.input.verdicts.get(region) else {
+            return Health::NoData;
+        };
+        if self.is_stale(region) {
+            Health::Blind
+        } else {
+            verdict.health
+        }
+    }
+
+    /// Freshness: nothing older than the policy allows is acted on.
+    pub(crate) fn is_stale(&self, region: &RegionId) -> bool {
+        let age = |verdict: &verdict::Verdict| self.now.tick().0.saturating_sub(verdict.tick.0);
+        let newest = self.input.verdicts.get(region).map(age);
+        newest.is_some_and(|age| age > u64::from(self.input.policy.health.freshness_ticks))
+    }
+
+    pub(crate) fn is_failing(&self, region: &RegionId) -> bool {
         self.input.verdicts.get(region).is_some_and(|verdict| verdict.failing)
     }
 
-    fn summary(&self, region: &RegionId) -> String {
-        let unseen = || "it has not been seen yet".to_owned();
-        self.input
-            .verdicts
-            .get(region)
-            .map_or_else(unseen, |verdict| verdict.summary.clone())
-    }
-
-    fn set(&mut self, region: &RegionId, state: RegionState, shares: Vec<Share>) {
-        if let Some(plan) = self.next.regions.get_mut(region) {
-            // Always later than before, also on a clock that went back: requests count only if they came after it.
-            (plan.state, plan.since) = (state, self.now.max(plan.since + Duration::from_millis(1)));
+    pub(crate) fn summary(&self, region: &RegionId) -> String {
+        match self.input.verdicts.get(region) {
+            None => "it has not been seen yet".to_owned(),
+            Some(_) if self.is_stale(region) => "what is known of it is too old to act on".to_owned(),
+            Some(verdict) => verdict.summary.clone(),
         }
-        self.next.routes.insert(region.clone(), shares);
     }
 
-    fn reason(&self, code: ReasonCode, region: &RegionId, text: String, mut evidence: Vec<String>) -> Reason {
+    pub(crate) fn reason(
+        &self,
+        code: ReasonCode,
+        region: &RegionId,
+        text: String,
+        mut evidence: Vec<String>,
+    ) -> Reason {
         if let Some(verdict) = self.input.verdicts.get(region) {
             evidence.extend(verdict.evidence.iter().cloned());
         }
@@ -543,148 +711,47 @@ impl<'i> Planner<'i> {
             region: Some(region.clone()),
             text,
             evidence,
+            until: None,
         }
     }
 
-    fn change(&mut self, code: ReasonCode, region: &RegionId, text: String) {
+    pub(crate) fn change(&mut self, code: ReasonCode, region: &RegionId, text: String) {
         let reason = self.reason(code, region, text, vec![]);
         self.report.changed.push(reason);
     }
 
-    fn refuse(&mut self, code: ReasonCode, region: &RegionId, text: String) {
+    pub(crate) fn refuse(&mut self, code: ReasonCode, region: &RegionId, text: String) {
         let reason = self.reason(code, region, text, vec![]);
         self.report.refused.push(reason);
     }
 
-    fn wait(&mut self, code: ReasonCode, region: &RegionId, text: String) {
-        let reason = self.reason(code, region, text, vec![]);
+    pub(crate) fn wait(&mut self, code: ReasonCode, region: &RegionId, text: String, until: Option<Moment>) {
+        let reason = Reason {
+            until,
+            ..self.reason(code, region, text, vec![])
+        };
         self.report.waiting.push(reason);
+    }
+
+    pub(crate) fn end_action(&mut self, id: &str, phase: Phase, text: &str) {
+        if let Some(action) = self.memory.actions.get_mut(id) {
+            (action.phase, action.changed_at, action.owner) = (phase, self.now, self.input.epoch);
+            text.clone_into(&mut action.text);
+        }
     }
 }
 
-fn home(region: &RegionId) -> Share {
+pub(crate) fn home(region: &RegionId) -> Share {
     Share {
         region: region.clone(),
         percent: 100,
     }
 }
 
-fn describe(shares: &[Share]) -> String {
+pub(crate) fn describe(shares: &[Share]) -> String {
     let shares: Vec<String> = shares
         .iter()
         .map(|share| format!("{} ({} %)", share.region, share.percent))
         .collect();
     shares.join(", ")
-}
-
-fn failover_of(kind: &IntentKind) -> Option<&RegionId> {
-    match kind {
-        IntentKind::Failover { region } => Some(region),
-        IntentKind::Restore { .. } | IntentKind::Freeze => None,
-    }
-}
-
-fn restore_of(kind: &IntentKind) -> Option<&RegionId> {
-    match kind {
-        IntentKind::Restore { region } => Some(region),
-        IntentKind::Failover { .. } | IntentKind::Freeze => None,
-    }
-}
-
-/// Longest life of an operator's failover or restore that could not be carried out at once: after this the world has
-/// changed too much to act on it.
-pub const REQUEST_LIFE: Duration = Duration::from_secs(600);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-    use topology::{Snapshot, Tick, fixtures::three_primaries, snapshot::SNAPSHOT_SCHEMA};
-
-    fn world(healths: &[Health]) -> Input {
-        let Snapshot { topology, .. } = three_primaries();
-        let verdict = |(region, health): (&RegionId, &Health)| {
-            let (summary, evidence) = (format!("it is {health}"), vec![format!("{region} was seen {health}")]);
-            let (region, health) = (region.clone(), *health);
-            let verdict = Verdict {
-                region: region.clone(),
-                health,
-                level: Level::L0,
-                trigger: None,
-                failing: matches!(health, Health::Down | Health::Suspect),
-                fired: vec![],
-                bad_from: vec![],
-                healthy_since: (health == Health::Healthy).then_some(Moment(0)),
-                tick: Tick(1),
-                summary,
-                evidence,
-            };
-            (region, verdict)
-        };
-        let verdicts = topology.regions.keys().zip(healths).map(verdict).collect();
-        Input {
-            topology,
-            policy: Policy::default(),
-            current: None,
-            verdicts,
-            intents: vec![],
-            epoch: 1,
-        }
-    }
-
-    fn any_health() -> impl Strategy<Value = Health> {
-        prop_oneof![
-            4 => Just(Health::Healthy), 1 => Just(Health::Suspect), 1 => Just(Health::Degraded),
-            3 => Just(Health::Down), 1 => Just(Health::NoData), 1 => Just(Health::Blind),
-        ]
-    }
-
-    proptest! {
-        /// Whatever happens: plans stay valid, generations grow by one, the same input gives the same bytes, an evacuated
-        /// region takes nothing, and no region is planned above what it can hold.
-        #[test]
-        fn invariants_hold_over_any_history(
-            history in prop::collection::vec((prop::collection::vec(any_health(), 6), 0u8..4, 0usize..3), 1..40)
-        ) {
-            let mut input = world(&[Health::Healthy; 6]);
-            let mut now = Moment(1_000_000);
-            let mut generation = 0;
-            for (healths, asked, which) in history {
-                now = now + Duration::from_secs(10);
-                input.verdicts = world(&healths).verdicts;
-                let region = primaries(&input.topology)[which].clone();
-                let kind = match asked {
-                    0 => Some(IntentKind::Failover { region }),
-                    1 => Some(IntentKind::Restore { region }),
-                    2 => Some(IntentKind::Freeze),
-                    _ => None,
-                };
-                input.intents = kind.into_iter().map(|kind| Intent {
-                    id: "t".into(), kind, author: "a".into(), reason: "r".into(),
-                    created_at: now, expires_at: now + REQUEST_LIFE,
-                }).collect();
-                let outcome = plan(&input, now);
-                prop_assert_eq!(&outcome, &plan(&input, now));
-                let Some(next) = outcome.plan else { continue };
-                prop_assert_eq!(next.generation, generation + 1);
-                generation = next.generation;
-                let snapshot = Snapshot {
-                    schema: SNAPSHOT_SCHEMA, plan: next.clone(), topology: input.topology.clone(), dns_ttl_s: 15,
-                    probe: input.policy.probe.clone(),
-                };
-                prop_assert_eq!(snapshot.validate(), Ok(()));
-                let mut planned: BTreeMap<&RegionId, f64> = BTreeMap::new();
-                for (primary, shares) in &next.routes {
-                    for share in shares {
-                        let sessions = f64::from(input.topology.regions[primary].sessions_max);
-                        *planned.entry(&share.region).or_default() += sessions * f64::from(share.percent) / 100.0;
-                    }
-                }
-                for (region, sessions) in planned {
-                    prop_assert!(sessions <= f64::from(input.topology.regions[region].sessions_max) + 1e-6);
-                }
-                input.current = Some(next);
-            }
-        }
-    }
 }

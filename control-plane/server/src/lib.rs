@@ -10,6 +10,7 @@ pub mod operator;
 pub mod reconcile;
 pub mod records;
 pub mod serve;
+mod sightings;
 pub mod store;
 
 pub use config::Config;

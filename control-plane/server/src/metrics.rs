@@ -21,6 +21,15 @@ pub const FOLLOWERS: &str = "meridian_control_plane_followers";
 /// Plans a node refused.
 pub const REFUSALS: &str = "meridian_control_plane_plan_refusals";
 
+/// Whether this replica leads.
+pub const LEADING: &str = "meridian_control_plane_leading";
+/// Decisions that the store did not take.
+pub const STORE_ERRORS: &str = "meridian_control_plane_store_errors";
+/// Times a listing of the store showed what its watch had not told.
+pub const STORE_DIVERGENCES: &str = "meridian_control_plane_store_divergences";
+/// Seconds since the store said that our copy is up to date.
+pub const STORE_STALENESS: &str = "meridian_control_plane_store_staleness_seconds";
+
 /// One label.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Label {
@@ -54,6 +63,10 @@ pub struct Metrics {
     pub followers: Gauge,
     /// [`REFUSALS`].
     pub refusals: Counter,
+    /// [`LEADING`].
+    pub leading: Gauge,
+    /// [`STORE_ERRORS`].
+    pub store_errors: Counter,
 }
 
 impl Metrics {
@@ -83,6 +96,12 @@ impl Metrics {
         );
         registry.register(FOLLOWERS, "nodes that follow plans now", metrics.followers.clone());
         registry.register(REFUSALS, "plans that nodes refused", metrics.refusals.clone());
+        registry.register(LEADING, "1 when this replica leads", metrics.leading.clone());
+        registry.register(
+            STORE_ERRORS,
+            "decisions that the store did not take",
+            metrics.store_errors.clone(),
+        );
         metrics
     }
 }

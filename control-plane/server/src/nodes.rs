@@ -7,13 +7,17 @@ use std::{
 };
 
 use api::v1::{self, plans_server::Plans, watch_request::Message};
+use planning::Refusal;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
-use topology::{Moment, NodeId, PlanNumber, Snapshot};
+use topology::{Moment, NodeId, Plan, PlanNumber, Snapshot};
 
-use crate::metrics::Metrics;
+use crate::{
+    metrics::Metrics,
+    reconcile::{Request as Wanted, Role, View},
+};
 
 /// Generations whose acknowledgements are remembered; enough for the history people look at.
 const GENERATIONS_REMEMBERED: usize = 64;
@@ -29,15 +33,15 @@ pub struct Node {
     pub acknowledged: PlanNumber,
     /// When it said so.
     pub acknowledged_at: Moment,
-    /// Why it refused the last plan it was sent; empty when it did not.
-    pub refused: String,
+    /// Which plan it refused last, and why; none since it acknowledged a newer one.
+    pub refused: Option<(PlanNumber, String)>,
     /// Connections it has; more than one only while it reconnects.
     pub connections: u32,
 }
 
 /// All nodes that ever followed since the control plane started.
 #[derive(Clone, Default)]
-pub struct Nodes(Arc<Mutex<Registry>>);
+pub struct Nodes(Arc<Mutex<Registry>>, watch::Sender<u64>);
 
 #[derive(Default)]
 struct Registry {
@@ -56,7 +60,7 @@ impl Nodes {
             kind,
             acknowledged: PlanNumber::default(),
             acknowledged_at: Moment::default(),
-            refused: String::new(),
+            refused: None,
             connections: 0,
         });
         node.kind = kind;
@@ -72,8 +76,12 @@ impl Nodes {
     fn acknowledge(&self, id: &NodeId, number: PlanNumber, now: Moment) {
         let mut registry = self.registry();
         if let Some(node) = registry.nodes.get_mut(id) {
-            (node.acknowledged, node.acknowledged_at) = (number, now);
-            node.refused.clear();
+            if number != node.acknowledged {
+                (node.acknowledged, node.acknowledged_at) = (number, now);
+            }
+            if node.refused.as_ref().is_some_and(|(refused, _)| *refused <= number) {
+                node.refused = None;
+            }
         }
         registry
             .acknowledged
@@ -86,10 +94,40 @@ impl Nodes {
         }
     }
 
-    fn refuse(&self, id: &NodeId, reason: &str) {
+    fn refuse(&self, id: &NodeId, number: PlanNumber, reason: &str) {
         if let Some(node) = self.registry().nodes.get_mut(id) {
-            node.refused = reason.chars().take(200).collect();
+            node.refused = Some((number, reason.chars().take(200).collect()));
         }
+        self.1.send_modify(|refusals| *refusals += 1);
+    }
+
+    /// Changes whenever a node refuses a plan.
+    pub fn refusals(&self) -> watch::Receiver<u64> {
+        self.1.subscribe()
+    }
+
+    /// Whether every node that follows now applies a plan; false when none follows.
+    pub fn all_acknowledged(&self, number: PlanNumber) -> bool {
+        let registry = self.registry();
+        let mut following = registry.nodes.values().filter(|node| node.connections > 0).peekable();
+        following.peek().is_some() && following.all(|node| node.acknowledged == number)
+    }
+
+    /// Who refuses a plan, if anybody does; `acknowledged` is what they could go back to.
+    pub fn refusal(&self, number: PlanNumber, acknowledged: Option<&Plan>) -> Option<Refusal> {
+        let registry = self.registry();
+        let following = registry.nodes.iter().filter(|(_, node)| node.connections > 0);
+        let refused = |(id, node): (&NodeId, &Node)| match &node.refused {
+            Some((refused, why)) if *refused == number => Some((id.clone(), why.clone())),
+            _ => None,
+        };
+        let nodes: BTreeMap<NodeId, String> = following.clone().filter_map(refused).collect();
+        (!nodes.is_empty()).then(|| Refusal {
+            number,
+            nodes,
+            following: u32::try_from(following.count()).unwrap_or(u32::MAX),
+            acknowledged: acknowledged.cloned(),
+        })
     }
 
     /// Every node as it is now.
@@ -107,6 +145,10 @@ impl Nodes {
 pub struct PlansService {
     /// The newest snapshot; none before the first plan.
     pub snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+    /// Whether we lead.
+    pub views: watch::Receiver<Arc<View>>,
+    /// Where plans go that nodes have and we do not.
+    pub inbox: mpsc::Sender<Wanted>,
     /// Where acknowledgements are kept.
     pub nodes: Nodes,
     /// Counts.
@@ -146,30 +188,25 @@ impl Plans for PlansService {
         };
         let id = NodeId::new(&hello.node).map_err(|error| Status::invalid_argument(error.to_string()))?;
         let have = hello.have.map(PlanNumber::from).unwrap_or_default();
+        if self.snapshots.borrow().is_none() {
+            return Err(Status::unavailable("there is no plan yet"));
+        }
         if !self.knows(&id) {
             let text = format!("{id} is neither an edge nor a name server of the topology");
             return Err(Status::permission_denied(text));
         }
         self.nodes.connected(&id, hello.kind());
-        let ours = self
-            .snapshots
-            .borrow()
-            .as_ref()
-            .map(|snapshot| snapshot.plan.number())
-            .unwrap_or_default();
-        if have > ours {
-            tracing::error!(node = %id, %have, %ours, "a node has a newer plan than we; was the store lost or restored?");
-            let text =
-                format!("it has plan {have}, newer than ours: was the store lost, or restored from an old copy?");
-            self.nodes.refuse(&id, &text);
-        } else if have != PlanNumber::default() {
+        if have != PlanNumber::default() {
             self.nodes.acknowledge(&id, have, daemon::clock::now());
         }
         let (updates, stream) = mpsc::channel(UPDATES_WAITING);
         let follower = Follower {
             id,
             have,
+            asked_for: PlanNumber::default(),
             snapshots: self.snapshots.clone(),
+            views: self.views.clone(),
+            inbox: self.inbox.clone(),
             nodes: self.nodes.clone(),
             metrics: self.metrics.clone(),
         };
@@ -182,8 +219,13 @@ impl Plans for PlansService {
 
 struct Follower {
     id: NodeId,
+    /// What the node was sent, or said it has.
     have: PlanNumber,
+    /// The newest plan the node was asked to send us.
+    asked_for: PlanNumber,
     snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+    views: watch::Receiver<Arc<View>>,
+    inbox: mpsc::Sender<Wanted>,
     nodes: Nodes,
     metrics: Metrics,
 }
@@ -198,18 +240,25 @@ impl Follower {
         self.metrics.followers.inc();
         tracing::info!(node = %self.id, have = %self.have, "a node follows plans");
         self.snapshots.mark_changed();
+        self.views.mark_changed();
         loop {
-            tokio::select! {
+            let go_on = tokio::select! {
                 () = stop.cancelled() => break,
-                changed = self.snapshots.changed() => {
-                    if changed.is_err() || self.send_newest(&updates).await.is_err() {
-                        break;
-                    }
-                }
-                answer = answers.message() => match answer {
-                    Ok(Some(answer)) => self.take(answer),
-                    Ok(None) | Err(_) => break,
+                changed = self.snapshots.changed() => match changed {
+                    Ok(()) => self.send_newest(&updates).await,
+                    Err(_) => Err(()),
                 },
+                changed = self.views.changed() => match changed {
+                    Ok(()) => self.ask_for_newer(&updates).await,
+                    Err(_) => Err(()),
+                },
+                answer = answers.message() => match answer {
+                    Ok(Some(answer)) => self.take(answer).await,
+                    Ok(None) | Err(_) => Err(()),
+                },
+            };
+            if go_on.is_err() {
+                break;
             }
         }
         self.nodes.disconnected(&self.id);
@@ -226,21 +275,50 @@ impl Follower {
         updates.send(Ok(snapshot.as_ref().into())).await.map_err(|_| ())
     }
 
-    fn take(&self, answer: v1::WatchRequest) {
+    /// A leader whose store forgot what it had published learns it from the nodes. Followers may simply be behind.
+    async fn ask_for_newer(&mut self, updates: &mpsc::Sender<Result<v1::SnapshotUpdate, Status>>) -> Result<(), ()> {
+        let (leading, ours) = {
+            let view = self.views.borrow_and_update();
+            let ours = view.input.current.as_ref().map(Plan::number).unwrap_or_default();
+            (view.role == Role::Leading, ours)
+        };
+        let theirs = self.nodes.registry().nodes.get(&self.id).map(|node| node.acknowledged);
+        let Some(theirs) = theirs.filter(|theirs| leading && *theirs > ours && *theirs > self.asked_for) else {
+            return Ok(());
+        };
+        tracing::error!(node = %self.id, %theirs, %ours, "a node has a newer plan than the store; was it restored?");
+        self.asked_for = theirs;
+        let question = v1::SnapshotUpdate {
+            send_yours: true,
+            ..Default::default()
+        };
+        updates.send(Ok(question)).await.map_err(|_| ())
+    }
+
+    async fn take(&mut self, answer: v1::WatchRequest) -> Result<(), ()> {
         match answer.message {
             Some(Message::Ack(ack)) => {
+                // It may be newer than what we sent: nodes listen to every replica.
                 let number = ack.number.map(PlanNumber::from).unwrap_or_default();
-                // Only what was sent can be acknowledged.
-                if number <= self.have {
-                    self.nodes.acknowledge(&self.id, number, daemon::clock::now());
-                }
+                self.have = self.have.max(number);
+                self.nodes.acknowledge(&self.id, number, daemon::clock::now());
+                self.views.mark_changed();
             }
             Some(Message::Nack(nack)) => {
                 self.metrics.refusals.inc();
-                tracing::warn!(node = %self.id, number = ?nack.number, reason = %nack.reason, "a node refused a plan");
-                self.nodes.refuse(&self.id, &nack.reason);
+                let number = nack.number.map(PlanNumber::from).unwrap_or_default();
+                tracing::warn!(node = %self.id, %number, reason = %nack.reason, "a node refused a plan");
+                self.nodes.refuse(&self.id, number, &nack.reason);
             }
+            Some(Message::Held(held)) => match Snapshot::decode(&held.document, &held.checksum) {
+                Ok(snapshot) => {
+                    let wanted = Wanted::Recover(Box::new(snapshot.plan));
+                    self.inbox.send(wanted).await.map_err(|_| ())?;
+                }
+                Err(error) => tracing::warn!(node = %self.id, %error, "what the node holds cannot be used"),
+            },
             Some(Message::Hello(_)) | None => tracing::debug!(node = %self.id, "an answer that means nothing"),
         }
+        Ok(())
     }
 }

@@ -1,27 +1,38 @@
-//! What people and their tools call: look, ask why, force, stop, undo.
+//! What people and their tools call: look, ask why, try, force, stop, undo.
 
 use std::{sync::Arc, time::Duration};
 
-use api::v1::{self, operator_server::Operator};
+use api::{
+    operator::LEADER_KEY,
+    v1::{self, operator_server::Operator},
+};
+use planning::{Action, Check, Phase, REQUEST_LIFE, audit, loads};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
-use topology::{Intent, IntentKind, Plan, Reason, RegionId, RegionState, Role};
+use topology::{Intent, IntentKind, Moment, Plan, PlanNumber, Reason, RegionId, RegionState};
 use verdict::Health;
 
 use crate::{
     nodes::{Node, Nodes},
-    reconcile::{self, Answer, View},
-    records::{self, AuditEntry},
-    store::{Store, StoreError},
+    reconcile::{self, Answer, Applied, Role, Unanswered, View, outcome_of},
+    records::{self, Document, DocumentKind},
+    store::{LeaderRecord, Store, StoreError},
 };
 
 /// Longest reason, author or token taken, in characters.
 const TEXT_MAX: usize = 500;
-/// Longest freeze: what must last longer is no freeze but a change of policy.
-const FREEZE_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Longest standing order: what must last longer is no freeze but a change of policy.
+const STANDING_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Decisions returned when the caller names no number, and at most.
 const HISTORY_DEFAULT: usize = 20;
 const HISTORY_MAX: usize = 500;
+/// Audit entries looked through for those about one region.
+const WHY_SCANNED: u64 = 300;
+/// Longest wait for an action in one request.
+const WAIT_MAX: Duration = Duration::from_secs(60);
+/// Audit entries on their way to one reader.
+const AUDIT_WAITING: usize = 16;
 
 /// The operator's service.
 pub struct OperatorService {
@@ -33,27 +44,24 @@ pub struct OperatorService {
     pub store: Arc<dyn Store>,
     /// Where requests go.
     pub inbox: mpsc::Sender<reconcile::Request>,
+    /// Our name.
+    pub node: topology::NodeId,
 }
 
 #[tonic::async_trait]
 impl Operator for OperatorService {
+    type AuditStream = ReceiverStream<Result<v1::AuditItem, Status>>;
+
     async fn status(&self, _: Request<v1::StatusRequest>) -> Result<Response<v1::StatusReply>, Status> {
-        let view = self.views.borrow().clone();
+        let view = self.leading_view()?;
         let plan = view.input.current.as_ref();
-        let now = daemon::clock::now();
-        let intents = view.input.intents.iter();
-        let standing = intents.filter(|it| it.kind == IntentKind::Freeze && it.is_live(now));
+        let rollout = plan.and_then(|plan| plan.rollout.as_ref());
+        let actions = view.input.memory.actions.values();
         Ok(Response::new(v1::StatusReply {
             number: plan.map(|plan| plan.number().into()),
             plan_created_at_ms: plan.map_or(0, |plan| plan.created_at.0),
-            now_ms: now.0,
-            regions: view
-                .input
-                .topology
-                .regions
-                .keys()
-                .map(|region| region_status(&view, region))
-                .collect(),
+            now_ms: daemon::clock::now().0,
+            regions: regions(&view, plan),
             edges: edges(&view),
             nodes: self
                 .nodes
@@ -68,153 +76,284 @@ impl Operator for OperatorService {
                 .chain(&view.report.waiting)
                 .map(Into::into)
                 .collect(),
-            // Failovers and restores are carried out at once; what still stands are freezes.
-            intents: standing.map(intent_reply).collect(),
+            actions: actions
+                .filter(|action| !action.phase.is_final())
+                .map(action_message)
+                .collect(),
+            leader: self.node.to_string(),
+            epoch: view.input.epoch,
+            rollout: rollout.map(|rollout| rollout.version.clone()).unwrap_or_default(),
+            rollout_percent: rollout.map_or(0, |rollout| u32::from(rollout.percent)),
         }))
     }
 
     async fn why(&self, request: Request<v1::WhyRequest>) -> Result<Response<v1::WhyReply>, Status> {
-        let view = self.views.borrow().clone();
+        let view = self.leading_view()?;
         let region = known_region(&view, &request.into_inner().region)?;
-        let about = |reason: &&Reason| reason.region.as_ref() == Some(&region);
-        let mut decisions = Vec::new();
-        for entry in records::read_audit(self.store.as_ref(), HISTORY_MAX)
-            .await
-            .map_err(internal)?
-        {
-            if entry.reasons.iter().any(|reason| about(&reason)) && decisions.len() < HISTORY_DEFAULT {
-                decisions.push(self.decision(entry));
-            }
-        }
-        let waiting = view
-            .report
-            .refused
-            .iter()
-            .chain(&view.report.waiting)
-            .filter(about)
-            .map(Into::into)
-            .collect();
-        let evidence = view
-            .input
-            .verdicts
-            .get(&region)
-            .map(|verdict| verdict.evidence.clone())
-            .unwrap_or_default();
+        let about = |reason: &Reason| reason.region.as_ref() == Some(&region);
+        let entries = records::newest_audit(self.store.as_ref(), HISTORY_DEFAULT, WHY_SCANNED, |entry| {
+            entry.reasons.iter().any(about)
+        });
+        let entries = entries.await.map_err(unreadable)?;
+        let waiting = view.report.refused.iter().chain(&view.report.waiting);
+        let evidence = view.input.verdicts.get(&region).map(|verdict| verdict.evidence.clone());
         Ok(Response::new(v1::WhyReply {
-            region: Some(region_status(&view, &region)),
-            evidence,
-            waiting,
-            decisions,
+            region: Some(region_status(&view, view.input.current.as_ref(), &region)),
+            evidence: evidence.unwrap_or_default(),
+            waiting: waiting.filter(|reason| about(reason)).map(Into::into).collect(),
+            decisions: entries.into_iter().map(|entry| self.decision(entry)).collect(),
         }))
     }
 
-    async fn failover(&self, request: Request<v1::FailoverRequest>) -> Result<Response<v1::ActionReply>, Status> {
-        let v1::FailoverRequest {
-            region,
-            reason,
-            author,
-            token,
-        } = request.into_inner();
-        let region = self.primary(&region)?;
-        self.ask(IntentKind::Failover { region }, reason, author, token, None)
-            .await
-    }
-
-    async fn restore(&self, request: Request<v1::RestoreRequest>) -> Result<Response<v1::ActionReply>, Status> {
-        let v1::RestoreRequest {
-            region,
-            reason,
-            author,
-            token,
-        } = request.into_inner();
-        let region = self.primary(&region)?;
-        self.ask(IntentKind::Restore { region }, reason, author, token, None)
-            .await
-    }
-
-    async fn freeze(&self, request: Request<v1::FreezeRequest>) -> Result<Response<v1::ActionReply>, Status> {
-        let v1::FreezeRequest {
-            reason,
-            author,
-            token,
-            duration_ms,
-        } = request.into_inner();
-        let life = Duration::from_millis(duration_ms);
-        if life.is_zero() || life > FREEZE_MAX {
-            return Err(Status::invalid_argument(
-                "duration: a freeze lasts more than nothing and at most 24 hours",
-            ));
-        }
-        self.ask(IntentKind::Freeze, reason, author, token, Some(life)).await
-    }
-
-    async fn unfreeze(&self, request: Request<v1::UnfreezeRequest>) -> Result<Response<v1::ActionReply>, Status> {
-        let v1::UnfreezeRequest { reason, author } = request.into_inner();
-        let (author, why) = (given("author", author)?, given("reason", reason)?);
+    async fn plan(&self, request: Request<v1::PlanRequest>) -> Result<Response<v1::PlanReply>, Status> {
+        self.leading_view()?;
         let (reply, answer) = oneshot::channel();
-        self.send(reconcile::Request::Unfreeze { author, why, reply }, answer)
-            .await
+        let asked = match request.into_inner().request {
+            None => reconcile::Request::Rehearse(reply),
+            Some(request) => reconcile::Request::Ask {
+                intent: intent(request)?,
+                dry_run: true,
+                reply,
+            },
+        };
+        let answer = self.ask(asked, answer).await?;
+        Ok(Response::new(plan_reply(&answer)))
+    }
+
+    async fn act(&self, request: Request<v1::ActRequest>) -> Result<Response<v1::ActReply>, Status> {
+        let view = self.leading_view()?;
+        let intent = intent(request.into_inner())?;
+        let token = intent.id.clone();
+        let known = view.input.memory.actions.get(&token).cloned();
+        if let Some(known) = &known
+            && known.intent.kind != intent.kind
+        {
+            let text = format!(
+                "token: \"{token:.64}\" was used for another request at {}",
+                known.intent.created_at
+            );
+            return Err(Status::already_exists(text));
+        }
+        let (reply, answer) = oneshot::channel();
+        let asked = reconcile::Request::Ask {
+            intent,
+            dry_run: false,
+            reply,
+        };
+        let answer = self.ask(asked, answer).await?;
+        let report = &answer.outcome.report;
+        let outcome = outcome_of(answer.action.as_ref());
+        let about: Vec<&Reason> = match (&known, outcome) {
+            (Some(_), _) => vec![],
+            (None, v1::Outcome::Refused) => report.refused.iter().collect(),
+            (None, v1::Outcome::AwaitingApproval) => report.waiting.iter().collect(),
+            (None, _) => report.changed.iter().collect(),
+        };
+        let subject = answer.action.as_ref().and_then(|action| action.intent.kind.region());
+        let about = about
+            .into_iter()
+            .filter(|reason| subject.is_none() || reason.region.as_ref() == subject);
+        let mut reasons: Vec<v1::Reason> = about.map(Into::into).collect();
+        if let (Some(_), Some(action)) = (&known, &answer.action) {
+            let text = format!("already asked at {}; {}", action.intent.created_at, action.text);
+            reasons.push(v1::Reason {
+                code: topology::ReasonCode::AlreadySo.to_string(),
+                text,
+                ..Default::default()
+            });
+        }
+        Ok(Response::new(v1::ActReply {
+            number: number_of(answer.view.input.current.as_ref()),
+            outcome: outcome.into(),
+            reasons,
+            action: answer.action.as_ref().map(action_message),
+        }))
+    }
+
+    async fn wait(&self, request: Request<v1::WaitRequest>) -> Result<Response<v1::Action>, Status> {
+        let v1::WaitRequest { action: id, timeout_ms } = request.into_inner();
+        let mut views = self.views.clone();
+        let over = async {
+            loop {
+                let view = views.borrow_and_update().clone();
+                leads(&view)?;
+                let Some(action) = view.input.memory.actions.get(&id) else {
+                    let text = format!("there is no action \"{id:.64}\"; they are remembered for a day");
+                    return Err(Status::not_found(text));
+                };
+                if action.phase.is_final() {
+                    return Ok(action_message(action));
+                }
+                views.changed().await.map_err(|_| stopping())?;
+            }
+        };
+        let patience = Duration::from_millis(timeout_ms).min(WAIT_MAX);
+        match tokio::time::timeout(patience, over).await {
+            Ok(over) => over.map(Response::new),
+            Err(_) => {
+                let view = self.leading_view()?;
+                let action = view.input.memory.actions.get(&id);
+                let action = action.ok_or_else(|| Status::not_found("it was forgotten while it was waited for"))?;
+                Ok(Response::new(action_message(action)))
+            }
+        }
     }
 
     async fn history(&self, request: Request<v1::HistoryRequest>) -> Result<Response<v1::HistoryReply>, Status> {
+        self.leading_view()?;
         let limit = match request.into_inner().limit as usize {
             0 => HISTORY_DEFAULT,
             limit => limit.min(HISTORY_MAX),
         };
-        let entries = records::read_audit(self.store.as_ref(), limit)
-            .await
-            .map_err(internal)?;
+        let entries = records::newest_audit(self.store.as_ref(), limit, records::AUDIT_KEPT, |_| true);
+        let entries = entries.await.map_err(unreadable)?;
         let decisions = entries.into_iter().map(|entry| self.decision(entry)).collect();
         Ok(Response::new(v1::HistoryReply { decisions }))
     }
+
+    async fn get_document(&self, request: Request<v1::GetDocumentRequest>) -> Result<Response<v1::Document>, Status> {
+        let view = self.leading_view()?;
+        let document = match document_kind(request.into_inner().kind())? {
+            DocumentKind::Topology => &view.topology,
+            DocumentKind::Policy => &view.policy,
+        };
+        Ok(Response::new(document_message(document)))
+    }
+
+    async fn apply_document(
+        &self,
+        request: Request<v1::ApplyDocumentRequest>,
+    ) -> Result<Response<v1::ApplyDocumentReply>, Status> {
+        self.leading_view()?;
+        let request = request.into_inner();
+        let kind = document_kind(request.kind())?;
+        let author = given("author", request.author)?;
+        given("reason", request.reason)?;
+        given("replaces", request.replaces.clone())?;
+        let document = Document::new(kind, request.text, &author, daemon::clock::now());
+        let version = document.version.clone();
+        let (reply, answer) = oneshot::channel();
+        let asked = reconcile::Request::Apply {
+            document,
+            replaces: request.replaces,
+            dry_run: request.dry_run,
+            reply,
+        };
+        let reply = match self.ask(asked, answer).await? {
+            Applied::Problems(problems) => v1::ApplyDocumentReply {
+                problems,
+                ..Default::default()
+            },
+            Applied::Changed(in_force) => {
+                let text =
+                    format!("somebody else changed it meanwhile; version {in_force:.12} is in force: get it again");
+                return Err(Status::aborted(text));
+            }
+            Applied::InForce(answer) => v1::ApplyDocumentReply {
+                accepted: true,
+                problems: vec![],
+                version,
+                plan: Some(plan_reply(&answer)),
+            },
+        };
+        Ok(Response::new(reply))
+    }
+
+    async fn audit(&self, request: Request<v1::AuditRequest>) -> Result<Response<Self::AuditStream>, Status> {
+        self.leading_view()?;
+        let v1::AuditRequest { from, limit } = request.into_inner();
+        let (items, stream) = mpsc::channel(AUDIT_WAITING);
+        let store = self.store.clone();
+        // Owned by the reader: it ends when the stream is dropped.
+        tokio::spawn(async move {
+            if let Err(error) = send_audit(store.as_ref(), from, limit, &items).await {
+                // The reader may have gone.
+                let _ = items.send(Err(error)).await;
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+}
+
+/// Sends the audit log, oldest first, every document before the first entry that names it, and the head at the end.
+async fn send_audit(
+    store: &dyn Store,
+    from: u64,
+    limit: u32,
+    items: &mpsc::Sender<Result<v1::AuditItem, Status>>,
+) -> Result<(), Status> {
+    use v1::audit_item::Item;
+    let gone = |_| Status::cancelled("the reader is gone");
+    let item = |item| Ok(v1::AuditItem { item: Some(item) });
+    let head = records::audit_head(store).await.map_err(unreadable)?;
+    let oldest = head.number.saturating_sub(records::AUDIT_KEPT - 1).max(1);
+    let first = from.max(oldest);
+    let last = match limit {
+        0 => head.number,
+        limit => head.number.min(first + u64::from(limit) - 1),
+    };
+    let mut sent = std::collections::BTreeSet::new();
+    for number in first..=last {
+        let Some(bytes) = records::audit_entry(store, number)
+            .await
+            .map_err(|it| store_status(&it))?
+        else {
+            // Pruned since we looked.
+            continue;
+        };
+        if let Ok(entry) = serde_json::from_slice::<audit::Entry>(&bytes) {
+            for (kind, version) in [
+                (v1::DocumentKind::Topology, entry.input.topology),
+                (v1::DocumentKind::Policy, entry.input.policy),
+            ] {
+                if !sent.insert(version.clone()) {
+                    continue;
+                }
+                let found = store
+                    .get(&records::document_key(&version))
+                    .await
+                    .map_err(|it| store_status(&it))?;
+                if let Some(found) = found {
+                    let document = v1::Document {
+                        kind: kind.into(),
+                        text: String::from_utf8_lossy(&found.value).into_owned(),
+                        version,
+                        ..Default::default()
+                    };
+                    items.send(item(Item::Document(document))).await.map_err(gone)?;
+                }
+            }
+        }
+        items.send(item(Item::Entry(bytes.into()))).await.map_err(gone)?;
+    }
+    if last == head.number {
+        items.send(item(Item::Head(head.hash))).await.map_err(gone)?;
+    }
+    Ok(())
 }
 
 impl OperatorService {
-    fn primary(&self, name: &str) -> Result<RegionId, Status> {
+    /// The view, if we lead.
+    fn leading_view(&self) -> Result<Arc<View>, Status> {
         let view = self.views.borrow().clone();
-        let region = known_region(&view, name)?;
-        match view.input.topology.regions.get(&region).map(|region| &region.role) {
-            Some(Role::Primary { .. }) => Ok(region),
-            _ => Err(Status::invalid_argument(format!(
-                "{region} is a backup; only primaries fail over and return"
-            ))),
+        leads(&view)?;
+        Ok(view)
+    }
+
+    async fn ask<T>(
+        &self,
+        request: reconcile::Request,
+        answer: oneshot::Receiver<Result<T, Unanswered>>,
+    ) -> Result<T, Status> {
+        self.inbox.send(request).await.map_err(|_| stopping())?;
+        match answer.await.map_err(|_| stopping())? {
+            Ok(answer) => Ok(answer),
+            Err(Unanswered::NotLeading(leader)) => Err(not_leading(leader.as_ref())),
+            Err(Unanswered::Store(error)) => Err(store_status(&error)),
         }
     }
 
-    async fn ask(
-        &self,
-        kind: IntentKind,
-        reason: String,
-        author: String,
-        token: String,
-        life: Option<Duration>,
-    ) -> Result<Response<v1::ActionReply>, Status> {
-        let (reason, author, token) = (
-            given("reason", reason)?,
-            given("author", author)?,
-            given("token", token)?,
-        );
-        let intent = reconcile::intent(token, kind, author, reason, life);
-        let (reply, answer) = oneshot::channel();
-        self.send(reconcile::Request::Ask(intent, reply), answer).await
-    }
-
-    async fn send(
-        &self,
-        request: reconcile::Request,
-        answer: oneshot::Receiver<Result<Answer, StoreError>>,
-    ) -> Result<Response<v1::ActionReply>, Status> {
-        let stopping = || Status::unavailable("the control plane is stopping; whether it was done is unknown");
-        self.inbox.send(request).await.map_err(|_| stopping())?;
-        let answer = answer.await.map_err(|_| stopping())?.map_err(internal)?;
-        Ok(Response::new(v1::ActionReply {
-            number: answer.view.input.current.as_ref().map(|plan| plan.number().into()),
-            accepted: answer.accepted,
-            reasons: answer.reasons.iter().map(Into::into).collect(),
-        }))
-    }
-
-    fn decision(&self, entry: AuditEntry) -> v1::Decision {
+    fn decision(&self, entry: audit::Entry) -> v1::Decision {
         let number = entry.plan.as_ref().map(Plan::number);
         let acknowledged = number.map(|number| self.nodes.acknowledged(number)).unwrap_or_default();
         let known = self.nodes.all();
@@ -264,17 +403,173 @@ fn given(field: &str, text: String) -> Result<String, Status> {
     Ok(text)
 }
 
-fn internal(error: impl std::fmt::Display) -> Status {
-    Status::internal(error.to_string())
+fn stopping() -> Status {
+    Status::unavailable("the control plane is stopping; whether it was done is unknown")
 }
 
-fn region_status(view: &View, region: &RegionId) -> v1::RegionStatus {
-    let plan = view.input.current.as_ref();
+fn leads(view: &View) -> Result<(), Status> {
+    match &view.role {
+        Role::Leading => Ok(()),
+        Role::Following(leader) => Err(not_leading(leader.as_ref())),
+    }
+}
+
+fn not_leading(leader: Option<&LeaderRecord>) -> Status {
+    let mut status = Status::failed_precondition(Unanswered::NotLeading(leader.cloned()).to_string());
+    if let Some(url) = leader.and_then(|leader| leader.url.parse().ok()) {
+        status.metadata_mut().insert(LEADER_KEY, url);
+    }
+    status
+}
+
+fn store_status(error: &StoreError) -> Status {
+    let text = error.to_string();
+    match error {
+        StoreError::NoSpace(_) => Status::resource_exhausted(text),
+        StoreError::TooLarge { .. } | StoreError::TransactionTooLarge { .. } => Status::invalid_argument(text),
+        StoreError::Conflict { .. } => Status::aborted(text),
+        StoreError::Unavailable { .. } | StoreError::Failed(_) => Status::unavailable(text),
+    }
+}
+
+fn unreadable(error: records::RecordError) -> Status {
+    match error {
+        records::RecordError::Store(error) => store_status(&error),
+        error @ records::RecordError::Unreadable { .. } => Status::data_loss(error.to_string()),
+    }
+}
+
+/// A request as it is decided on.
+fn intent(request: v1::ActRequest) -> Result<Intent, Status> {
+    let v1::ActRequest {
+        author,
+        reason,
+        token,
+        duration_ms,
+        kind,
+    } = request;
+    let kind = kind.ok_or_else(|| Status::invalid_argument("kind: it says nothing to do"))?;
+    let kind = IntentKind::try_from(kind)?;
+    let duration = Duration::from_millis(duration_ms);
+    let life = if kind.stands() {
+        if duration.is_zero() || duration > STANDING_MAX {
+            let text = format!(
+                "duration: a {} lasts more than nothing and at most 24 hours",
+                kind.as_str()
+            );
+            return Err(Status::invalid_argument(text));
+        }
+        duration
+    } else {
+        REQUEST_LIFE
+    };
+    let now = daemon::clock::now();
+    Ok(Intent {
+        id: given("token", token)?,
+        kind,
+        author: given("author", author)?,
+        reason: given("reason", reason)?,
+        created_at: now,
+        expires_at: now + life,
+    })
+}
+
+fn document_kind(kind: v1::DocumentKind) -> Result<DocumentKind, Status> {
+    match kind {
+        v1::DocumentKind::Topology => Ok(DocumentKind::Topology),
+        v1::DocumentKind::Policy => Ok(DocumentKind::Policy),
+        v1::DocumentKind::Unspecified => Err(Status::invalid_argument("kind: it is not given")),
+    }
+}
+
+fn document_message(document: &Document) -> v1::Document {
+    let kind = match document.kind {
+        DocumentKind::Topology => v1::DocumentKind::Topology,
+        DocumentKind::Policy => v1::DocumentKind::Policy,
+    };
+    v1::Document {
+        kind: kind.into(),
+        text: document.text.clone(),
+        version: document.version.clone(),
+        author: document.author.clone(),
+        applied_at_ms: document.applied_at.0,
+    }
+}
+
+fn number_of(plan: Option<&Plan>) -> Option<v1::PlanNumber> {
+    plan.map(|plan| PlanNumber::into(plan.number()))
+}
+
+/// What a decision is, or would be.
+fn plan_reply(answer: &Answer) -> v1::PlanReply {
+    let view = &answer.view;
+    let (now, next) = (view.input.current.as_ref(), answer.outcome.plan.as_ref());
+    let shown = next.or(now);
+    let before = now.map(|plan| loads(&view.input.topology, plan)).unwrap_or_default();
+    let after = shown.map(|plan| loads(&view.input.topology, plan)).unwrap_or_default();
+    let load = |load: planning::Load| {
+        let same = |it: &&planning::Load| (&it.region, it.resource) == (&load.region, load.resource);
+        v1::Load {
+            now: before.iter().find(same).map_or(0.0, |it| it.planned),
+            next: load.planned,
+            max: load.max,
+            region: load.region.to_string(),
+            resource: load.resource.to_string(),
+        }
+    };
+    let reasons = |reasons: &[Reason]| reasons.iter().map(Into::into).collect();
+    let report = &answer.outcome.report;
+    v1::PlanReply {
+        number: number_of(now),
+        changes: next.is_some(),
+        outcome: outcome_of(answer.action.as_ref()).into(),
+        regions: regions(view, shown),
+        changed: reasons(&report.changed),
+        refused: reasons(&report.refused),
+        waiting: reasons(&report.waiting),
+        checks: report.checks.iter().map(check_message).collect(),
+        loads: after.into_iter().map(load).collect(),
+    }
+}
+
+fn check_message(check: &Check) -> v1::Check {
+    v1::Check {
+        rule: check.rule.to_string(),
+        region: check.region.as_ref().map(ToString::to_string).unwrap_or_default(),
+        passed: check.passed,
+        text: check.text.clone(),
+    }
+}
+
+fn action_message(action: &Action) -> v1::Action {
+    let standing = action.intent.kind.stands() || action.phase == Phase::AwaitingApproval;
+    v1::Action {
+        id: action.intent.id.clone(),
+        kind: action.intent.kind.as_str().to_owned(),
+        subject: action.intent.kind.subject(),
+        author: action.intent.author.clone(),
+        reason: action.intent.reason.clone(),
+        phase: action.phase.to_string(),
+        owner: action.owner,
+        created_at_ms: action.intent.created_at.0,
+        changed_at_ms: action.changed_at.0,
+        expires_at_ms: if standing { action.intent.expires_at } else { Moment(0) }.0,
+        approved_by: action.approved_by.clone().unwrap_or_default(),
+        text: action.text.clone(),
+    }
+}
+
+fn regions(view: &View, plan: Option<&Plan>) -> Vec<v1::RegionStatus> {
+    let regions = view.input.topology.regions.keys();
+    regions.map(|region| region_status(view, plan, region)).collect()
+}
+
+fn region_status(view: &View, plan: Option<&Plan>, region: &RegionId) -> v1::RegionStatus {
     let planned = plan.and_then(|plan| plan.regions.get(region));
     let verdict = view.input.verdicts.get(region);
     let role = match view.input.topology.regions.get(region).map(|region| &region.role) {
-        Some(Role::Primary { .. }) => "primary",
-        Some(Role::Backup) | None => "backup",
+        Some(topology::Role::Primary { .. }) => "primary",
+        Some(topology::Role::Backup) | None => "backup",
     };
     let routes = plan.and_then(|plan| plan.routes.get(region)).into_iter().flatten();
     v1::RegionStatus {
@@ -317,23 +612,7 @@ fn node_status(id: &str, node: &Node) -> v1::NodeStatus {
         kind: node.kind.into(),
         acknowledged: Some(node.acknowledged.into()),
         acknowledged_at_ms: node.acknowledged_at.0,
-        refused: node.refused.clone(),
+        refused: node.refused.as_ref().map(|(_, why)| why.clone()).unwrap_or_default(),
         connected: node.connections > 0,
-    }
-}
-
-fn intent_reply(intent: &Intent) -> v1::Intent {
-    let (kind, region) = match &intent.kind {
-        IntentKind::Failover { region } => ("failover", region.to_string()),
-        IntentKind::Restore { region } => ("restore", region.to_string()),
-        IntentKind::Freeze => ("freeze", String::new()),
-    };
-    v1::Intent {
-        id: intent.id.clone(),
-        kind: kind.to_owned(),
-        region,
-        author: intent.author.clone(),
-        reason: intent.reason.clone(),
-        expires_at_ms: intent.expires_at.0,
     }
 }

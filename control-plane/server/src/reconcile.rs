@@ -1,58 +1,104 @@
-//! The one task that decides. It owns the windows, the intents and the plan, re-reads all of them before every decision,
-//! and takes no hints about what changed; being woken too often costs microseconds and does no harm.
+//! The one task that decides. Every replica runs it: each takes reports and judges health, so that whoever leads next knows
+//! as much as the leader; one leads, decides and writes; the others publish what it wrote.
+//!
+//! The leader re-reads nothing it wrote itself, and everything when it takes over or when the outcome of a write is unknown.
+//! A store that fails never ends the task: nodes keep the plan they have, and deciding goes on when the store is back.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use anyhow::Context as _;
-use planning::{Input, Outcome, REQUEST_LIFE, Report, next_wake, plan};
+use planning::{Action, Input, Outcome, Phase, Report, audit, next_wake, plan};
 use tokio::{
     sync::{mpsc, oneshot, watch},
-    time::sleep,
+    time::{Instant, sleep},
 };
 use tokio_util::sync::CancellationToken;
 use topology::{
-    Intent, IntentKind, Moment, NodeId, Plan, Policy, Reason, ReasonCode, RegionId, RegionPlan, RegionState, Snapshot,
-    Tick, Topology, snapshot::SNAPSHOT_SCHEMA,
+    Intent, Moment, NodeId, Plan, Policy, Reason, ReasonCode, RegionId, RegionPlan, RegionState, Snapshot, Tick,
+    Topology, snapshot::SNAPSHOT_SCHEMA,
 };
 use verdict::{Before, Health, TickReport, Windows, judge};
 
 use crate::{
     metrics::{Label, Metrics, RegionHealth},
-    records::{self, AuditEntry},
-    store::{Store, StoreError, Transaction},
+    nodes::Nodes,
+    records::{self, AuditHead, Document, DocumentKind, RecordError, State},
+    sightings::Sightings,
+    store::{self, Candidate, Lead, LeaderRecord, Listing, Store, StoreError, Transaction},
 };
 
 /// How long after a tick's end its reports are waited for. Nodes report within milliseconds; the rest is their clocks.
 const GRACE: Duration = Duration::from_millis(1_000);
 /// Requests and reports waiting to be taken: a burst of every edge of a large fleet.
 pub const INBOX_LENGTH: usize = 2_048;
+/// Wait before the store is tried again.
+const STORE_RETRY: Duration = Duration::from_millis(500);
+/// How often followers look who leads.
+const LEADER_LOOK: Duration = Duration::from_secs(1);
 
 /// What the task is asked to do.
 pub enum Request {
     /// Take a vantage's report.
     Observe(TickReport),
     /// Carry out what an operator asks, and say what came of it.
-    Ask(Intent, oneshot::Sender<Result<Answer, StoreError>>),
-    /// End every freeze.
-    Unfreeze {
-        /// Who asks.
-        author: String,
-        /// Why.
-        why: String,
+    Ask {
+        /// What.
+        intent: Intent,
+        /// Only say what would come of it.
+        dry_run: bool,
         /// Where the answer goes.
-        reply: oneshot::Sender<Result<Answer, StoreError>>,
+        reply: oneshot::Sender<Result<Answer, Unanswered>>,
     },
+    /// Say what would be decided now.
+    Rehearse(oneshot::Sender<Result<Answer, Unanswered>>),
+    /// Put another document in force.
+    Apply {
+        /// Which, and by whom.
+        document: Document,
+        /// The version it replaces.
+        replaces: String,
+        /// Only say what would come of it.
+        dry_run: bool,
+        /// Where the answer goes.
+        reply: oneshot::Sender<Result<Applied, Unanswered>>,
+    },
+    /// A node holds a plan that is newer than ours.
+    Recover(Box<Plan>),
+}
+
+/// Why a request got no answer.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum Unanswered {
+    /// Somebody else leads, or nobody.
+    #[error("{}", match .0 {
+        Some(leader) => format!("{} leads, at {}", leader.node, leader.url),
+        None => "no control plane leads right now".to_owned(),
+    })]
+    NotLeading(Option<LeaderRecord>),
+    /// The store did not take it.
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 /// What came of an operator's request.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Answer {
-    /// Whether it was, or already had been, carried out.
-    pub accepted: bool,
-    /// Why, or why not.
-    pub reasons: Vec<Reason>,
-    /// The state after it.
+    /// What it became; none when it was refused.
+    pub action: Option<Action>,
+    /// What was decided.
+    pub outcome: Outcome,
+    /// The state after it, or before it for a rehearsal.
     pub view: Arc<View>,
+}
+
+/// What came of a document.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Applied {
+    /// It is wrong; every problem.
+    Problems(Vec<String>),
+    /// Somebody else changed it meanwhile: the version in force.
+    Changed(String),
+    /// It is, or would be, in force.
+    InForce(Box<Answer>),
 }
 
 /// What is known and decided, for readers. Whole and immutable.
@@ -62,73 +108,110 @@ pub struct View {
     pub input: Input,
     /// Why the last decision was what it was.
     pub report: Report,
+    /// The documents in force.
+    pub topology: Document,
+    /// The documents in force.
+    pub policy: Document,
+    /// Whether we lead, and who does.
+    pub role: Role,
+}
+
+/// Who leads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Role {
+    /// We do.
+    Leading,
+    /// Somebody else does, or nobody.
+    Following(Option<LeaderRecord>),
+}
+
+/// What a replica is started with.
+#[derive(Clone)]
+pub struct Settings {
+    /// Our name, also as a vantage, and where we are reached.
+    pub candidate: Candidate,
+    /// The documents for a store that has none.
+    pub topology: Document,
+    /// The documents for a store that has none.
+    pub policy: Document,
 }
 
 /// The deciding task.
 pub struct Reconciler {
-    /// Our own name as a vantage.
-    node: NodeId,
+    settings: Settings,
     store: Arc<dyn Store>,
+    nodes: Nodes,
     metrics: Metrics,
     windows: Windows,
+    sightings: Sightings,
     /// Newest tick that was judged.
     judged: Tick,
     input: Input,
+    documents: (Document, Document),
     plan_revision: Option<u64>,
-    /// Revision that our fencing token was written by.
-    epoch_revision: u64,
-    audit_number: u64,
+    audit: AuditHead,
+    /// The newest plan that every connected node acknowledged.
+    acknowledged: Option<Plan>,
     last_refused: Vec<Reason>,
+    last_report: Report,
+    role: Role,
     snapshots: watch::Sender<Option<Arc<Snapshot>>>,
     views: watch::Sender<Arc<View>>,
 }
 
+/// Why a term as leader ended.
+enum Ended {
+    /// The process stops.
+    Stopped,
+    /// The lead was lost.
+    Lost,
+}
+
 impl Reconciler {
-    /// Takes over from the store: the plan in force, the intents, and the next fencing token.
-    pub async fn take_over(
-        node: NodeId,
-        store: Arc<dyn Store>,
-        topology: Topology,
-        policy: Policy,
-        metrics: Metrics,
-    ) -> anyhow::Result<Self> {
-        let (epoch, epoch_revision) = records::next_epoch(store.as_ref()).await?;
-        let (current, plan_revision) = records::read_plan(store.as_ref()).await?;
-        let intents = records::read_intents(store.as_ref()).await?;
-        let audit_number = records::newest_audit_number(store.as_ref()).await?;
-        tracing::info!(epoch, plan = ?current.as_ref().map(topology::Plan::number), "took over");
-        let input = Input {
-            topology,
-            policy,
-            current,
-            verdicts: BTreeMap::new(),
-            intents,
-            epoch,
+    /// A replica that knows only what it was started with.
+    pub fn new(settings: Settings, store: Arc<dyn Store>, nodes: Nodes, metrics: Metrics) -> Result<Self, RecordError> {
+        let listing = Listing {
+            revision: 0,
+            entries: [&settings.topology, &settings.policy]
+                .map(|document| {
+                    let entry = store::Entry {
+                        value: records::encode(document),
+                        revision: 0,
+                    };
+                    (document.kind.key().to_owned(), entry)
+                })
+                .into(),
         };
-        let view = Arc::new(View {
+        let state = records::state(&listing)?.expect("both documents were just put in");
+        let input = Input::new(state.topology.1, state.policy.1, 0);
+        let documents = (state.topology.0, state.policy.0);
+        let role = Role::Following(None);
+        let view = View {
             input: input.clone(),
             report: Report::default(),
-        });
-        let mut reconciler = Self {
-            node,
+            topology: documents.0.clone(),
+            policy: documents.1.clone(),
+            role: role.clone(),
+        };
+        Ok(Self {
+            settings,
             store,
+            nodes,
             metrics,
             windows: Windows::default(),
+            sightings: Sightings::default(),
             judged: Tick(0),
             input,
-            plan_revision,
-            epoch_revision,
-            audit_number,
+            documents,
+            plan_revision: None,
+            audit: AuditHead::default(),
+            acknowledged: None,
             last_refused: Vec::new(),
+            last_report: Report::default(),
+            role,
             snapshots: watch::Sender::new(None),
-            views: watch::Sender::new(view),
-        };
-        // The plan of the store may have been made for another topology; deciding first makes it fit this one.
-        reconciler.decide(daemon::clock::now()).await?;
-        let snapshot = reconciler.snapshot().context("the first decision makes a plan")?;
-        snapshot.validate().context("the plan in the store")?;
-        reconciler.snapshots.send_replace(Some(Arc::new(snapshot)));
-        Ok(reconciler)
+            views: watch::Sender::new(Arc::new(view)),
+        })
     }
 
     /// Snapshots as they are committed.
@@ -141,40 +224,247 @@ impl Reconciler {
         self.views.subscribe()
     }
 
-    /// Decides until told to stop.
-    pub async fn run(mut self, mut inbox: mpsc::Receiver<Request>, stop: CancellationToken) -> anyhow::Result<()> {
+    /// Follows, leads, and follows again, until told to stop. `state` is a mirror of [`records::STATE`].
+    pub async fn run(
+        mut self,
+        mut inbox: mpsc::Receiver<Request>,
+        mut state: watch::Receiver<Arc<Listing>>,
+        stop: CancellationToken,
+    ) -> anyhow::Result<()> {
         loop {
-            let now = daemon::clock::now();
-            self.judge_if_due(now).await?;
-            let wait = self.next_due(now).since(now).max(Duration::from_millis(5));
-            tokio::select! {
-                () = stop.cancelled() => return Ok(()),
-                request = inbox.recv() => match request {
-                    Some(request) => self.take(request).await?,
-                    None => return Ok(()),
-                },
-                // What has become due is looked up anew; deciding once too often changes nothing.
-                () = sleep(wait) => self.decide(daemon::clock::now()).await?,
+            let Some(lead) = self.follow(&mut inbox, &mut state, &stop).await else {
+                return Ok(());
+            };
+            tracing::info!(epoch = lead.epoch(), "leading");
+            let ended = self.lead(&lead, &mut inbox, &stop).await;
+            // Successors need not wait for the lease to run out; if the store does not hear of it, they wait.
+            if let Err(error) = lead.resign().await {
+                tracing::debug!(%error, "the lead runs out by itself");
+            }
+            self.role = Role::Following(None);
+            self.metrics.leading.set(0);
+            self.publish_view();
+            match ended {
+                Ended::Stopped => return Ok(()),
+                Ended::Lost => tracing::warn!(epoch = lead.epoch(), "the lead was lost; following"),
             }
         }
     }
 
-    fn next_due(&self, now: Moment) -> Moment {
-        let close = Tick(self.judged.0.max(now.tick().0.saturating_sub(1)) + 1)
-            .end()
-            .max(now.tick().end())
-            + GRACE;
-        let pending = (self.judged < now.tick().back(1)).then(|| now.tick().start() + GRACE);
-        let step = next_wake(&self.input, now);
-        [Some(close), pending, step]
-            .into_iter()
-            .flatten()
-            .min()
-            .unwrap_or(close)
+    /// Follows what the leader writes until we lead; none when the process stops.
+    async fn follow(
+        &mut self,
+        inbox: &mut mpsc::Receiver<Request>,
+        state: &mut watch::Receiver<Arc<Listing>>,
+        stop: &CancellationToken,
+    ) -> Option<Lead> {
+        let (store, candidate) = (self.store.clone(), self.settings.candidate.clone());
+        let mut campaign = std::pin::pin!(async move {
+            loop {
+                match store.campaign(&candidate).await {
+                    Ok(lead) => return lead,
+                    Err(error) => tracing::warn!(%error, "cannot stand for election; trying again"),
+                }
+                sleep(STORE_RETRY).await;
+            }
+        });
+        let mut look = tokio::time::interval(LEADER_LOOK);
+        state.mark_changed();
+        loop {
+            let now = daemon::clock::now();
+            self.judge_if_due(now);
+            let wait = self.next_judgement(now).since(now).max(Duration::from_millis(5));
+            tokio::select! {
+                () = stop.cancelled() => return None,
+                lead = &mut campaign => return Some(lead),
+                Ok(()) = state.changed() => {
+                    let listing = state.borrow_and_update().clone();
+                    self.mirror(&listing);
+                }
+                _ = look.tick() => self.look_for_leader().await,
+                request = inbox.recv() => self.decline(request?),
+                () = sleep(wait) => {}
+            }
+        }
     }
 
-    /// Judges the newest closed tick once all vantages reported on it, or when they had their time.
-    async fn judge_if_due(&mut self, now: Moment) -> anyhow::Result<()> {
+    /// Takes over what the leader wrote, and publishes it to the nodes that follow us.
+    fn mirror(&mut self, listing: &Listing) {
+        match records::state(listing) {
+            Ok(Some(state)) => {
+                self.adopt(state);
+                self.publish_snapshot();
+                self.publish_view();
+            }
+            Ok(None) => {}
+            Err(error) => tracing::error!(%error, "what the store holds cannot be followed"),
+        }
+    }
+
+    fn adopt(&mut self, state: State) {
+        let State {
+            plan,
+            memory,
+            topology,
+            policy,
+        } = state;
+        self.plan_revision = plan.as_ref().map(|(_, revision)| *revision);
+        self.input.current = plan.map(|(plan, _)| plan);
+        self.input.memory = memory;
+        (self.documents.0, self.input.topology) = topology;
+        (self.documents.1, self.input.policy) = policy;
+    }
+
+    async fn look_for_leader(&mut self) {
+        // A store that does not answer knows no leader; asking is bounded by its own timeout.
+        let leader = self.store.leader().await.ok().flatten();
+        let role = Role::Following(leader);
+        if self.role != role {
+            self.role = role;
+            self.publish_view();
+        }
+    }
+
+    /// What a follower does with requests: reports it takes like a leader, the rest is for the leader.
+    fn decline(&mut self, request: Request) {
+        let leader = match &self.role {
+            Role::Following(leader) => leader.clone(),
+            Role::Leading => None,
+        };
+        let not_leading = Unanswered::NotLeading(leader);
+        // Whoever asked may have gone.
+        match request {
+            Request::Observe(report) => self.observe(report),
+            Request::Ask { reply, .. } | Request::Rehearse(reply) => drop(reply.send(Err(not_leading))),
+            Request::Apply { reply, .. } => drop(reply.send(Err(not_leading))),
+            Request::Recover(_) => {}
+        }
+    }
+
+    /// Leads until the lead is lost or the process stops.
+    async fn lead(&mut self, lead: &Lead, inbox: &mut mpsc::Receiver<Request>, stop: &CancellationToken) -> Ended {
+        let lost = lead.lost();
+        let mut lost = std::pin::pin!(lost);
+        self.input.epoch = lead.epoch();
+        // Deciding needs what is in force; without it the lead is worth nothing, and somebody else may do better.
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return Ended::Stopped,
+                () = &mut lost => return Ended::Lost,
+                read = self.read_state() => match read {
+                    Ok(()) => break,
+                    Err(error) => {
+                        tracing::warn!(%error, "cannot read what is in force; trying again");
+                        sleep(STORE_RETRY).await;
+                    }
+                }
+            }
+        }
+        self.role = Role::Leading;
+        self.metrics.leading.set(1);
+        let mut refusals = self.nodes.refusals();
+        let mut due = Instant::now();
+        loop {
+            let now = daemon::clock::now();
+            if self.judge_if_due(now) || Instant::now() >= due {
+                let decided = tokio::select! {
+                    biased;
+                    () = &mut lost => return Ended::Lost,
+                    decided = self.decide(lead, now) => decided,
+                };
+                due = match decided {
+                    Ok(()) => Instant::now() + self.until_due(now),
+                    Err(error) if self.recover_from(lead, &error).await => Instant::now() + STORE_RETRY,
+                    Err(_) => return Ended::Lost,
+                };
+            }
+            tokio::select! {
+                () = stop.cancelled() => return Ended::Stopped,
+                () = &mut lost => return Ended::Lost,
+                Ok(()) = refusals.changed() => due = Instant::now(),
+                request = inbox.recv() => {
+                    let Some(request) = request else { return Ended::Stopped };
+                    if let Err(error) = self.take(lead, request).await
+                        && !self.recover_from(lead, &error).await
+                    {
+                        return Ended::Lost;
+                    }
+                    // A request may have begun what has an end of its own.
+                    due = due.min(Instant::now() + self.until_due(daemon::clock::now()));
+                }
+                () = tokio::time::sleep_until(due) => {}
+            }
+        }
+    }
+
+    /// After a store error: whether we still lead. What was written is read again, since it may have been written or not.
+    async fn recover_from(&mut self, lead: &Lead, error: &StoreError) -> bool {
+        let (fence, _) = lead.fence();
+        if matches!(error, StoreError::Conflict { key, .. } if *key == fence) {
+            tracing::warn!(%error, "somebody else leads");
+            return false;
+        }
+        self.metrics.store_errors.inc();
+        tracing::error!(%error, "the decision was not written; nodes keep the plan they have");
+        while lead.is_valid() {
+            tokio::select! {
+                () = lead.lost() => return false,
+                read = self.read_state() => match read {
+                    Ok(()) => return true,
+                    Err(error) => tracing::warn!(%error, "cannot read what is in force; trying again"),
+                }
+            }
+            sleep(STORE_RETRY).await;
+        }
+        false
+    }
+
+    /// What is in force, read anew. Before anything is, the documents we were started with.
+    async fn read_state(&mut self) -> Result<(), RecordError> {
+        let listing = self.store.list(records::STATE).await?;
+        let audit = records::audit_head(self.store.as_ref()).await?;
+        match records::state(&listing)? {
+            Some(state) => {
+                for (stored, own) in [
+                    (&state.topology.0, &self.settings.topology),
+                    (&state.policy.0, &self.settings.policy),
+                ] {
+                    if stored.version != own.version {
+                        let kind = own.kind.as_str();
+                        tracing::info!(
+                            kind,
+                            applied_by = stored.author,
+                            "the store's document is in force, not the file's; `meridian topology apply` changes it"
+                        );
+                    }
+                }
+                self.adopt(state);
+            }
+            None => self.documents = (self.settings.topology.clone(), self.settings.policy.clone()),
+        }
+        self.audit = audit;
+        self.publish_snapshot();
+        Ok(())
+    }
+
+    fn next_judgement(&self, now: Moment) -> Moment {
+        let pending = self.judged < now.tick().back(1);
+        if pending {
+            now.tick().start() + GRACE
+        } else {
+            now.tick().end() + GRACE
+        }
+    }
+
+    /// How long until a tick is to be judged, or the decision may change by itself.
+    fn until_due(&self, now: Moment) -> Duration {
+        let close = self.next_judgement(now);
+        let due = next_wake(&self.input, now).map_or(close, |wake| wake.min(close));
+        due.since(now).max(Duration::from_millis(5))
+    }
+
+    /// Judges the newest closed tick once all vantages reported on it, or when they had their time; whether it did.
+    fn judge_if_due(&mut self, now: Moment) -> bool {
         let last_closed = now.tick().back(1);
         if last_closed.0 + 1 < self.judged.0 {
             tracing::warn!(judged = ?self.judged, now = %now, "the clock went back; what was seen is forgotten");
@@ -182,11 +472,11 @@ impl Reconciler {
             self.judged = last_closed;
         }
         if self.judged >= last_closed {
-            return Ok(());
+            return false;
         }
         let expected = self.input.topology.edges.len() + 1;
         if now < last_closed.end() + GRACE && self.windows.vantages(last_closed) < expected {
-            return Ok(());
+            return false;
         }
         self.judged = last_closed;
         let before = self.before();
@@ -220,7 +510,7 @@ impl Reconciler {
                     .set(i64::from(verdict.health == health));
             }
         }
-        self.decide(now).await
+        true
     }
 
     /// What was believed before this tick; after a restart, what the plan says was believed.
@@ -240,352 +530,318 @@ impl Reconciler {
 
     /// Whether a report comes from somebody whose word counts: an edge of the topology, or ourselves.
     fn is_vantage(&self, node: &NodeId) -> bool {
-        *node == self.node
-            || self
-                .input
-                .topology
-                .edges
-                .keys()
-                .any(|edge| edge.as_str() == node.as_str())
+        let mut edges = self.input.topology.edges.keys();
+        *node == self.settings.candidate.node || edges.any(|edge| edge.as_str() == node.as_str())
     }
 
-    async fn take(&mut self, request: Request) -> anyhow::Result<()> {
+    fn observe(&mut self, report: TickReport) {
+        if !self.is_vantage(&report.vantage) {
+            self.metrics.reports_unwanted.inc();
+            tracing::warn!(vantage = %report.vantage, "a report does not count: no such edge in the topology");
+            return;
+        }
+        let vantage = report.vantage.to_string();
+        let Input { topology, policy, .. } = &self.input;
+        self.sightings.take(&report, |region, class| {
+            topology.regions.contains_key(region) && policy.data.iter().any(|known| known.class == class)
+        });
+        let last_closed = daemon::clock::now().tick().back(1);
+        match self.windows.take(report, last_closed, &self.input.policy.health) {
+            Ok(()) => drop(self.metrics.reports.get_or_create(&Label { kind: vantage }).inc()),
+            Err(unwanted) => {
+                self.metrics.reports_unwanted.inc();
+                tracing::warn!(%unwanted, "a report does not count");
+            }
+        }
+    }
+
+    async fn take(&mut self, lead: &Lead, request: Request) -> Result<(), StoreError> {
         let now = daemon::clock::now();
         match request {
-            Request::Observe(report) if !self.is_vantage(&report.vantage) => {
-                self.metrics.reports_unwanted.inc();
-                tracing::warn!(vantage = %report.vantage, "a report does not count: no such edge in the topology");
-                Ok(())
+            Request::Observe(report) => self.observe(report),
+            Request::Rehearse(reply) => {
+                let outcome = plan(&self.fresh_input(), now);
+                drop(reply.send(Ok(self.answer(None, outcome))));
             }
-            Request::Observe(report) => {
-                let vantage = report.vantage.to_string();
-                match self.windows.take(report, now.tick().back(1), &self.input.policy.health) {
-                    Ok(()) => drop(self.metrics.reports.get_or_create(&Label { kind: vantage }).inc()),
-                    Err(unwanted) => {
-                        self.metrics.reports_unwanted.inc();
-                        tracing::warn!(%unwanted, "a report does not count");
-                    }
+            Request::Ask {
+                intent,
+                dry_run: true,
+                reply,
+            } => {
+                let id = intent.id.clone();
+                let outcome = plan(&self.input_with(intent, now), now);
+                drop(reply.send(Ok(self.answer(Some(&id), outcome))));
+            }
+            Request::Ask { intent, reply, .. } => {
+                let id = intent.id.clone();
+                let author = intent.author.clone();
+                let input = self.input_with(intent, now);
+                let outcome = self.commit(lead, &author, now, input, vec![]).await;
+                let failed = outcome.as_ref().err().cloned();
+                drop(reply.send(outcome.map(|it| self.answer(Some(&id), it)).map_err(Unanswered::Store)));
+                return failed.map_or(Ok(()), Err);
+            }
+            Request::Apply {
+                document,
+                replaces,
+                dry_run,
+                reply,
+            } => {
+                let applied = self.apply(lead, document, &replaces, dry_run, now).await;
+                let failed = applied.as_ref().err().cloned();
+                drop(reply.send(applied.map_err(Unanswered::Store)));
+                return failed.map_or(Ok(()), Err);
+            }
+            Request::Recover(recovered) => {
+                let ours = self.input.current.as_ref().map(Plan::number).unwrap_or_default();
+                if recovered.number() > ours {
+                    let input = Input {
+                        recovered: Some(*recovered),
+                        ..self.fresh_input()
+                    };
+                    self.commit(lead, planning::PLANNER, now, input, vec![]).await?;
                 }
-                Ok(())
-            }
-            Request::Ask(intent, reply) => {
-                let answer = self.ask(intent, now).await;
-                self.answer(answer, reply)
-            }
-            Request::Unfreeze { author, why, reply } => {
-                let answer = self.unfreeze(&author, &why, now).await;
-                self.answer(answer, reply)
             }
         }
-    }
-
-    /// A store that refuses one request is the requester's problem; one that failed is ours.
-    fn answer(
-        &self,
-        answer: Result<Answer, StoreError>,
-        reply: oneshot::Sender<Result<Answer, StoreError>>,
-    ) -> anyhow::Result<()> {
-        let failed = match &answer {
-            Err(error @ (StoreError::Failed(_) | StoreError::Conflict { .. })) => Some(error.to_string()),
-            Err(error @ (StoreError::Unavailable { .. } | StoreError::NoSpace(_))) => Some(error.to_string()),
-            Err(StoreError::TooLarge { .. } | StoreError::TransactionTooLarge { .. }) | Ok(_) => None,
-        };
-        // Whoever asked may have gone; what was done is done.
-        let _ = reply.send(answer);
-        failed.map_or(Ok(()), |error| Err(anyhow::anyhow!(error)))
-    }
-
-    /// Carries a request out at once or not at all: nothing waits to happen when nobody expects it.
-    async fn ask(&mut self, mut intent: Intent, now: Moment) -> Result<Answer, StoreError> {
-        let (actor, kind) = (intent.author.clone(), intent.kind.clone());
-        if let Some(known) = self.input.intents.iter().find(|known| known.id == intent.id) {
-            let (same, at) = (known.kind == kind, known.created_at);
-            let text = if same {
-                format!("already asked at {at}")
-            } else {
-                format!("the token was used at {at}")
-            };
-            return Ok(self.reply(same, vec![said(&kind, text)]));
-        }
-        if let Some(text) = self.already_so(&kind) {
-            return Ok(self.reply(true, vec![said(&kind, text)]));
-        }
-        // Requests count only if they came after the region's last change, whatever the clock did since.
-        let regions = self.input.current.iter().flat_map(|plan| &plan.regions);
-        let since = regions
-            .filter(|(id, _)| Some(*id) == kind_region(&kind))
-            .map(|(_, region)| region.since)
-            .max();
-        intent.created_at = since.map_or(now, |since| now.max(since + Duration::from_millis(1)));
-        let with_it = Input {
-            intents: [self.input.intents.clone(), vec![intent.clone()]].concat(),
-            ..self.input.clone()
-        };
-        let report = plan(&with_it, now).report;
-        let about = |reasons: &[Reason]| -> Vec<Reason> {
-            reasons
-                .iter()
-                .filter(|reason| reason.region.as_ref() == kind_region(&kind))
-                .cloned()
-                .collect()
-        };
-        let done = report
-            .changed
-            .iter()
-            .any(|it| it.region.as_ref() == kind_region(&kind) && carries_out(&kind, it.code));
-        if kind != IntentKind::Freeze && !done {
-            let reasons = [about(&report.refused), about(&report.waiting)].concat();
-            self.audit(&actor, now, reasons.clone(), Transaction::default()).await?;
-            return Ok(self.reply(false, reasons));
-        }
-        let (live, expired) = std::mem::take(&mut self.input.intents)
-            .into_iter()
-            .partition(|known| known.is_live(now));
-        self.input.intents = live;
-        self.input.intents.push(intent.clone());
-        let mut transaction = Transaction {
-            put: vec![(records::intent_key(&intent.id), records::encode(&intent))],
-            delete: expired
-                .iter()
-                .map(|known: &Intent| records::intent_key(&known.id))
-                .collect(),
-            ..Transaction::default()
-        };
-        if kind == IntentKind::Freeze {
-            let text = format!("no automatic change until {}: {}", intent.expires_at, intent.reason);
-            let reasons = vec![said(&kind, text)];
-            self.audit(&actor, now, reasons.clone(), std::mem::take(&mut transaction))
-                .await?;
-            self.decide(now)
-                .await
-                .map_err(|error| StoreError::Failed(format!("{error:#}")))?;
-            return Ok(self.reply(true, reasons));
-        }
-        let report = self.decide_with(&actor, now, transaction).await?;
-        Ok(self.reply(true, about(&report.changed)))
-    }
-
-    async fn unfreeze(&mut self, author: &str, why: &str, now: Moment) -> Result<Answer, StoreError> {
-        let is_freeze = |intent: &&Intent| intent.kind == IntentKind::Freeze;
-        let freezes = self.input.intents.iter().filter(is_freeze);
-        let delete: Vec<String> = freezes.map(|intent| records::intent_key(&intent.id)).collect();
-        let reasons = vec![said(
-            &IntentKind::Freeze,
-            format!("{} freezes ended: {why}", delete.len()),
-        )];
-        self.input.intents.retain(|intent| intent.kind != IntentKind::Freeze);
-        self.audit(
-            author,
-            now,
-            reasons.clone(),
-            Transaction {
-                delete,
-                ..Transaction::default()
-            },
-        )
-        .await?;
-        self.decide(now)
-            .await
-            .map_err(|error| StoreError::Failed(format!("{error:#}")))?;
-        Ok(self.reply(true, reasons))
-    }
-
-    /// Writes an audit entry without a plan, with whatever else `transaction` holds.
-    async fn audit(
-        &mut self,
-        actor: &str,
-        now: Moment,
-        reasons: Vec<Reason>,
-        mut transaction: Transaction,
-    ) -> Result<(), StoreError> {
-        transaction.put.push(self.audit_entry(actor, now, reasons, None));
-        self.commit(transaction).await?;
-        self.audit_number += 1;
         Ok(())
     }
 
-    fn audit_entry(&self, actor: &str, at: Moment, reasons: Vec<Reason>, plan: Option<Plan>) -> (String, Vec<u8>) {
-        let number = self.audit_number + 1;
-        let entry = AuditEntry {
-            number,
-            at,
-            actor: actor.to_owned(),
-            plan,
-            reasons,
-            input: self.input.clone(),
-        };
-        (records::audit_key(number), records::encode(&entry))
-    }
-
-    /// Every commit expects our fencing token to be the newest: a control plane that was replaced cannot write.
-    async fn commit(&self, mut transaction: Transaction) -> Result<u64, StoreError> {
-        transaction
-            .expect
-            .push((records::EPOCH.to_owned(), Some(self.epoch_revision)));
-        self.store.commit(transaction).await
-    }
-
-    /// Whether there is nothing to do about a request, in words.
-    fn already_so(&self, kind: &IntentKind) -> Option<String> {
-        let state = |region: &RegionId| {
-            self.input
-                .current
-                .as_ref()?
-                .regions
-                .get(region)
-                .map(|region| region.state)
-        };
-        match kind {
-            IntentKind::Failover { region } if state(region) == Some(RegionState::Evacuated) => {
-                Some(format!("{region} is evacuated already"))
-            }
-            IntentKind::Restore { region } if state(region) == Some(RegionState::Serving) => {
-                Some(format!("{region} serves all its sessions already"))
-            }
-            IntentKind::Restore { region } if matches!(state(region), Some(RegionState::Restoring(_))) => {
-                Some(format!("{region} is returning already"))
-            }
-            _ => None,
+    /// A request made now. Whatever it says of the time it was made, it counts from here.
+    fn input_with(&mut self, mut intent: Intent, now: Moment) -> Input {
+        let life = intent.expires_at.since(intent.created_at);
+        (intent.created_at, intent.expires_at) = (now, now + life);
+        Input {
+            request: Some(intent),
+            ..self.fresh_input()
         }
     }
 
-    fn reply(&self, accepted: bool, reasons: Vec<Reason>) -> Answer {
+    async fn apply(
+        &mut self,
+        lead: &Lead,
+        document: Document,
+        replaces: &str,
+        dry_run: bool,
+        now: Moment,
+    ) -> Result<Applied, StoreError> {
+        let (kind, file) = (document.kind, document.kind.as_str());
+        let in_force = match kind {
+            DocumentKind::Topology => &self.documents.0.version,
+            DocumentKind::Policy => &self.documents.1.version,
+        };
+        if *in_force != replaces && *in_force != document.version {
+            return Ok(Applied::Changed(in_force.clone()));
+        }
+        let mut input = self.fresh_input();
+        let parsed = match kind {
+            DocumentKind::Topology => Topology::parse(file, &document.text).map(|it| input.topology = it),
+            DocumentKind::Policy => Policy::parse(file, &document.text).map(|it| input.policy = it),
+        };
+        if let Err(problems) = parsed {
+            return Ok(Applied::Problems(problems.0.iter().map(ToString::to_string).collect()));
+        }
+        let outcome = if dry_run {
+            plan(&input, now)
+        } else {
+            let author = document.author.clone();
+            self.commit(lead, &author, now, input, vec![document]).await?
+        };
+        Ok(Applied::InForce(Box::new(self.answer(None, outcome))))
+    }
+
+    fn answer(&self, id: Option<&str>, outcome: Outcome) -> Answer {
         Answer {
-            accepted,
-            reasons,
+            action: id.and_then(|id| outcome.memory.actions.get(id)).cloned(),
+            outcome,
             view: self.views.borrow().clone(),
         }
     }
 
-    fn generation(&self) -> u64 {
-        self.input.current.as_ref().map_or(0, |plan| plan.generation)
+    /// The input as it is now, without a request.
+    fn fresh_input(&mut self) -> Input {
+        let current = self.input.current.as_ref();
+        let number = current.map(Plan::number).unwrap_or_default();
+        if self.nodes.all_acknowledged(number) {
+            self.acknowledged = current.cloned();
+        }
+        self.input.refusal = self.nodes.refusal(number, self.acknowledged.as_ref());
+        self.input.rollout = self.sightings.rollout(current);
+        self.input.replication = self.sightings.lags();
+        self.input.clone()
     }
 
-    async fn decide(&mut self, now: Moment) -> anyhow::Result<()> {
-        self.decide_with("planner", now, Transaction::default()).await?;
+    async fn decide(&mut self, lead: &Lead, now: Moment) -> Result<(), StoreError> {
+        let input = self.fresh_input();
+        self.commit(lead, planning::PLANNER, now, input, vec![]).await?;
         Ok(())
     }
 
-    /// One decision: `plan()`; then the plan and its audit entry join what `transaction` holds already, and are committed
-    /// and published.
-    async fn decide_with(
+    /// One decision: `plan()`; then the plan, what is to be remembered, and the audit entry are written in one transaction
+    /// that expects us to lead still and the parent to be in force; then the plan is published.
+    async fn commit(
         &mut self,
+        lead: &Lead,
         actor: &str,
         now: Moment,
-        mut transaction: Transaction,
-    ) -> Result<Report, StoreError> {
-        let Outcome { plan: next, report } = plan(&self.input, now);
-        let is_new = |new: &&Reason| !self.last_refused.iter().any(|old| same(old, new));
+        input: Input,
+        documents: Vec<Document>,
+    ) -> Result<Outcome, StoreError> {
+        let outcome = plan(&input, now);
+        let Outcome {
+            plan: next,
+            memory,
+            report,
+        } = &outcome;
+        // What somebody asked for is answered every time, what nobody asked for is said once.
+        let is_new = |new: &&Reason| input.request.is_some() || !self.last_refused.iter().any(|old| same(old, new));
         let refused: Vec<Reason> = report.refused.iter().filter(is_new).cloned().collect();
-        self.last_refused.clone_from(&report.refused);
-        let spoken = [report.changed.clone(), refused].concat();
-        if !spoken.is_empty() {
+        let asked = |reason: &&Reason| reason.code == ReasonCode::NeedsApproval && *memory != self.input.memory;
+        let asked: Vec<Reason> = report.waiting.iter().filter(asked).cloned().collect();
+        let spoken = [report.changed.clone(), refused, asked].concat();
+
+        let first = self.plan_revision.is_none();
+        let mut written = documents;
+        if first {
+            written.extend([self.documents.0.clone(), self.documents.1.clone()]);
+        }
+        let mut in_force = self.documents.clone();
+        for document in &written {
+            match document.kind {
+                DocumentKind::Topology => in_force.0 = document.clone(),
+                DocumentKind::Policy => in_force.1 = document.clone(),
+            }
+        }
+        let mut transaction = Transaction::default();
+        for document in &written {
             transaction
                 .put
-                .push(self.audit_entry(actor, now, spoken.clone(), next.clone()));
+                .push((document.kind.key().to_owned(), records::encode(document)));
+            transaction.put.push((
+                records::document_key(&document.version),
+                document.text.clone().into_bytes(),
+            ));
         }
-        if let Some(next) = &next {
+        let mut head = None;
+        if !spoken.is_empty() || !written.is_empty() {
+            let entry = audit::Entry {
+                number: self.audit.number + 1,
+                previous: self.audit.hash.clone(),
+                at: now,
+                actor: actor.to_owned(),
+                input: audit::Recorded::of(&input, &in_force.0.version, &in_force.1.version),
+                plan: next.clone(),
+                memory: memory.clone(),
+                reasons: spoken.clone(),
+            };
+            let bytes = entry.encode();
+            let newest = AuditHead {
+                number: entry.number,
+                hash: audit::hash(&bytes),
+            };
+            transaction
+                .put
+                .push((records::AUDIT_HEAD.to_owned(), records::encode(&newest)));
+            transaction.put.push((records::audit_key(entry.number), bytes));
+            if let Some(old) = entry.number.checked_sub(records::AUDIT_KEPT).filter(|old| *old > 0) {
+                transaction.delete.push(records::audit_key(old));
+            }
+            head = Some(newest);
+        }
+        if *memory != self.input.memory {
+            transaction
+                .put
+                .push((records::MEMORY.to_owned(), records::encode(memory)));
+        }
+        if let Some(next) = next {
             // The parent must still be in force: whoever else wrote has the word now.
             transaction.expect.push((records::PLAN.to_owned(), self.plan_revision));
             transaction.put.push((records::PLAN.to_owned(), records::encode(next)));
         }
-        if transaction != Transaction::default() {
-            let revision = self.commit(transaction).await?;
-            self.audit_number += u64::from(!spoken.is_empty());
+        if !transaction.put.is_empty() {
+            transaction.expect.push(lead.fence());
+            if !lead.is_valid() {
+                let (key, expected) = lead.fence();
+                return Err(StoreError::Conflict {
+                    key,
+                    found: None,
+                    expected,
+                });
+            }
+            let revision = self.store.commit(transaction).await?;
             if next.is_some() {
                 self.plan_revision = Some(revision);
             }
         }
+
+        self.last_refused.clone_from(&report.refused);
+        self.last_report.clone_from(report);
+        if let Some(head) = head {
+            self.audit = head;
+        }
+        let Input { topology, policy, .. } = input;
+        (self.input.topology, self.input.policy) = (topology, policy);
+        self.documents = in_force;
+        self.input.memory.clone_from(memory);
         for reason in &spoken {
             let generation = next.as_ref().map(|plan| plan.generation);
             let region = reason.region.as_ref().map(RegionId::as_str);
             tracing::info!(code = %reason.code, region, generation, "{}", reason.text);
-            self.metrics
-                .decisions
-                .get_or_create(&Label {
-                    kind: reason.code.as_str().to_owned(),
-                })
-                .inc();
+            let label = Label {
+                kind: reason.code.as_str().to_owned(),
+            };
+            self.metrics.decisions.get_or_create(&label).inc();
         }
         if let Some(next) = next {
-            self.input.current = Some(next);
-            if let Some(snapshot) = self.snapshot() {
-                self.snapshots.send_replace(Some(Arc::new(snapshot)));
-            }
+            self.input.current = Some(next.clone());
+            self.publish_snapshot();
         }
-        self.publish_view(report.clone());
-        Ok(report)
+        self.publish_view();
+        Ok(outcome)
     }
 
-    fn publish_view(&self, report: Report) {
-        self.metrics
-            .plan_generation
-            .set(i64::try_from(self.generation()).unwrap_or(i64::MAX));
-        self.views.send_replace(Arc::new(View {
-            input: self.input.clone(),
-            report,
-        }));
-    }
-
-    fn snapshot(&self) -> Option<Snapshot> {
+    /// Gives the plan in force to the nodes that follow us; never an older one, and never one that is not valid.
+    fn publish_snapshot(&self) {
         let Input {
             topology,
             policy,
             current,
             ..
         } = &self.input;
-        let dns_ttl_s = policy.dns.ttl_s();
-        let (topology, probe) = (topology.clone(), policy.probe.clone());
-        current.clone().map(|plan| Snapshot {
+        let Some(plan) = current.clone() else { return };
+        let snapshot = Snapshot {
             schema: SNAPSHOT_SCHEMA,
             plan,
-            topology,
-            dns_ttl_s,
-            probe,
-        })
+            topology: topology.clone(),
+            dns_ttl_s: policy.dns.ttl_s(),
+            probe: policy.probe.clone(),
+        };
+        if let Err(error) = snapshot.validate() {
+            tracing::error!(%error, "the plan in force is not valid for the documents in force; nodes keep theirs");
+            return;
+        }
+        self.snapshots.send_if_modified(|published| {
+            let newer = published
+                .as_ref()
+                .is_none_or(|published| published.plan.number() < snapshot.plan.number());
+            if newer {
+                *published = Some(Arc::new(snapshot));
+            }
+            newer
+        });
     }
-}
 
-/// A request as it is remembered.
-pub fn intent(id: String, kind: IntentKind, author: String, reason: String, life: Option<Duration>) -> Intent {
-    let now = daemon::clock::now();
-    Intent {
-        id,
-        kind,
-        author,
-        reason,
-        created_at: now,
-        expires_at: now + life.unwrap_or(REQUEST_LIFE),
-    }
-}
-
-fn kind_region(kind: &IntentKind) -> Option<&RegionId> {
-    match kind {
-        IntentKind::Failover { region } | IntentKind::Restore { region } => Some(region),
-        IntentKind::Freeze => None,
-    }
-}
-
-fn said(kind: &IntentKind, text: String) -> Reason {
-    let code = match kind {
-        IntentKind::Failover { .. } => ReasonCode::ForcedFailover,
-        IntentKind::Restore { .. } => ReasonCode::RestoreStep,
-        IntentKind::Freeze => ReasonCode::Frozen,
-    };
-    Reason {
-        code,
-        region: kind_region(kind).cloned(),
-        text,
-        evidence: Vec::new(),
-    }
-}
-
-/// Whether a change is what a request asked for.
-fn carries_out(kind: &IntentKind, code: ReasonCode) -> bool {
-    match kind {
-        IntentKind::Failover { .. } => code == ReasonCode::ForcedFailover,
-        IntentKind::Restore { .. } => matches!(code, ReasonCode::RestoreStep | ReasonCode::RestoreDone),
-        IntentKind::Freeze => false,
+    fn publish_view(&self) {
+        let generation = self.input.current.as_ref().map_or(0, |plan| plan.generation);
+        self.metrics
+            .plan_generation
+            .set(i64::try_from(generation).unwrap_or(i64::MAX));
+        self.views.send_replace(Arc::new(View {
+            input: self.input.clone(),
+            report: self.last_report.clone(),
+            topology: self.documents.0.clone(),
+            policy: self.documents.1.clone(),
+            role: self.role.clone(),
+        }));
     }
 }
 
@@ -594,69 +850,13 @@ fn same(a: &Reason, b: &Reason) -> bool {
     (a.code, &a.region) == (b.code, &b.region)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::store::Embedded;
-
-    async fn control_plane(store: &Embedded) -> Reconciler {
-        let node = NodeId::new("control-plane").unwrap();
-        let topology = topology::fixtures::three_primaries().topology;
-        let taken = Reconciler::take_over(
-            node,
-            Arc::new(store.clone()),
-            topology,
-            Policy::default(),
-            Metrics::default(),
-        );
-        taken.await.unwrap()
-    }
-
-    fn freeze() -> Intent {
-        let (author, reason) = ("a".to_owned(), "r".to_owned());
-        intent(
-            "t".to_owned(),
-            IntentKind::Freeze,
-            author,
-            reason,
-            Some(Duration::from_secs(60)),
-        )
-    }
-
-    #[tokio::test]
-    async fn a_control_plane_that_was_replaced_gets_no_write_through() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Embedded::open(&folder.path().join("store")).unwrap();
-        let mut stale = control_plane(&store).await;
-        let mut successor = control_plane(&store).await;
-        assert!(successor.input.epoch > stale.input.epoch);
-
-        let now = daemon::clock::now();
-        let error = stale.ask(freeze(), now).await.unwrap_err();
-        assert!(
-            matches!(&error, StoreError::Conflict { key, .. } if key == records::EPOCH),
-            "{error}"
-        );
-        assert!(records::read_intents(&store).await.unwrap().is_empty());
-        assert!(successor.ask(freeze(), now).await.unwrap().accepted);
-    }
-
-    #[tokio::test]
-    async fn every_audited_decision_can_be_made_again() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Embedded::open(&folder.path().join("store")).unwrap();
-        let mut reconciler = control_plane(&store).await;
-        for ttl in [20, 25] {
-            reconciler.input.policy.dns.ttl = Duration::from_secs(ttl);
-            reconciler.decide(daemon::clock::now()).await.unwrap();
-        }
-        let entries = records::read_audit(&store, 10).await.unwrap();
-        assert_eq!(entries.len(), 3);
-        for entry in entries {
-            assert_eq!(
-                records::encode(&plan(&entry.input, entry.at).plan),
-                records::encode(&entry.plan)
-            );
-        }
+/// What an answer to a request is called.
+pub fn outcome_of(action: Option<&Action>) -> api::v1::Outcome {
+    use api::v1::Outcome;
+    match action.map(|action| action.phase) {
+        Some(Phase::Running) => Outcome::Running,
+        Some(Phase::AwaitingApproval) => Outcome::AwaitingApproval,
+        Some(Phase::Done) => Outcome::Done,
+        Some(Phase::Refused | Phase::Aborted | Phase::Expired) | None => Outcome::Refused,
     }
 }

@@ -1,35 +1,120 @@
-//! The documents in the store, and their keys.
+//! The documents in the store, and their keys. Everything that is in force lies under [`STATE`], small enough to be mirrored
+//! whole; what is kept for the record lies beside it.
 
+use std::collections::BTreeMap;
+
+use planning::{Memory, audit};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use topology::{Intent, Moment, Plan, Reason};
+use topology::{Moment, Plan, Policy, Problems, Topology};
 
-use crate::store::{Entry, Store, StoreError, Transaction};
+use crate::store::{Entry, Listing, Store, StoreError};
 
+/// Below it lies all that is in force.
+pub const STATE: &str = "/meridian/v1/state/";
 /// The plan in force.
-pub const PLAN: &str = "/meridian/v1/plan";
-/// Intents, by id.
-pub const INTENTS: &str = "/meridian/v1/intents/";
+pub const PLAN: &str = "/meridian/v1/state/plan";
+/// Intents and what else decisions remember.
+pub const MEMORY: &str = "/meridian/v1/state/memory";
+/// The topology document in force.
+pub const TOPOLOGY: &str = "/meridian/v1/state/topology";
+/// The policy document in force.
+pub const POLICY: &str = "/meridian/v1/state/policy";
+/// Hash and number of the newest audit entry.
+pub const AUDIT_HEAD: &str = "/meridian/v1/audit-head";
 /// Audit entries, by number; numbers are padded, so that the order of keys is the order of time.
 pub const AUDIT: &str = "/meridian/v1/audit/";
-/// Fencing token of the newest control plane that opened the store.
-pub const EPOCH: &str = "/meridian/v1/epoch";
+/// Every document that was ever in force, by its version.
+pub const DOCUMENTS: &str = "/meridian/v1/documents/";
+/// Audit entries kept; each commit that adds one beyond removes the oldest.
+pub const AUDIT_KEPT: u64 = 20_000;
 
-/// One decision or refusal, with everything it was made from.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// Which of the two documents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DocumentKind {
+    /// What exists.
+    Topology,
+    /// The rules.
+    Policy,
+}
+
+impl DocumentKind {
+    /// Its name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Topology => "topology",
+            Self::Policy => "policy",
+        }
+    }
+
+    /// Where the one in force lies.
+    pub fn key(self) -> &'static str {
+        match self {
+            Self::Topology => TOPOLOGY,
+            Self::Policy => POLICY,
+        }
+    }
+}
+
+/// A document people wrote, as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct AuditEntry {
-    /// Grows by one.
-    pub number: u64,
+pub struct Document {
+    /// Which.
+    pub kind: DocumentKind,
+    /// The TOML text.
+    pub text: String,
+    /// SHA-256 of the text, in hex.
+    pub version: String,
+    /// Who applied it.
+    pub author: String,
     /// When.
-    pub at: Moment,
-    /// Who: the planner, or an operator by name.
-    pub actor: String,
-    /// The plan that came of it; none for a refusal.
-    pub plan: Option<Plan>,
-    /// Why.
-    pub reasons: Vec<Reason>,
-    /// What it was decided from; the same input and `at` give the same plan again.
-    pub input: planning::Input,
+    pub applied_at: Moment,
+}
+
+impl Document {
+    /// A document that is applied now.
+    pub fn new(kind: DocumentKind, text: String, author: &str, applied_at: Moment) -> Self {
+        Self {
+            kind,
+            version: audit::hash(text.as_bytes()),
+            text,
+            author: author.to_owned(),
+            applied_at,
+        }
+    }
+}
+
+/// The newest audit entry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AuditHead {
+    /// Its number.
+    pub number: u64,
+    /// Its hash.
+    pub hash: String,
+}
+
+impl Default for AuditHead {
+    fn default() -> Self {
+        Self {
+            number: 0,
+            hash: audit::FIRST.to_owned(),
+        }
+    }
+}
+
+/// Everything that is in force.
+#[derive(Debug, Clone, PartialEq)]
+pub struct State {
+    /// The plan and the revision it was written by; none before the first.
+    pub plan: Option<(Plan, u64)>,
+    /// What earlier decisions left to remember.
+    pub memory: Memory,
+    /// The topology document and what it says.
+    pub topology: (Document, Topology),
+    /// The policy document and what it says.
+    pub policy: (Document, Policy),
 }
 
 /// A document that cannot be read.
@@ -39,20 +124,26 @@ pub enum RecordError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// It is not what its key says.
-    #[error("{key} holds no readable document: {source}")]
+    #[error("{key} holds no readable document: {problem}")]
     Unreadable {
         /// Its key.
         key: String,
         /// Why.
-        source: serde_json::Error,
+        problem: String,
     },
 }
 
+impl RecordError {
+    fn unreadable(key: &str, problem: &impl ToString) -> Self {
+        Self::Unreadable {
+            key: key.to_owned(),
+            problem: problem.to_string(),
+        }
+    }
+}
+
 fn decode<T: DeserializeOwned>(key: &str, entry: &Entry) -> Result<T, RecordError> {
-    serde_json::from_slice(&entry.value).map_err(|source| RecordError::Unreadable {
-        key: key.to_owned(),
-        source,
-    })
+    serde_json::from_slice(&entry.value).map_err(|error| RecordError::unreadable(key, &error))
 }
 
 /// A document as bytes.
@@ -65,62 +156,75 @@ pub fn audit_key(number: u64) -> String {
     format!("{AUDIT}{number:020}")
 }
 
-/// The key of an intent.
-pub fn intent_key(id: &str) -> String {
-    format!("{INTENTS}{id}")
+/// The key of a document that was in force.
+pub fn document_key(version: &str) -> String {
+    format!("{DOCUMENTS}{version}")
 }
 
-/// The plan in force and its revision.
-pub async fn read_plan(store: &dyn Store) -> Result<(Option<Plan>, Option<u64>), RecordError> {
-    match store.get(PLAN).await? {
-        Some(entry) => Ok((Some(decode(PLAN, &entry)?), Some(entry.revision))),
-        None => Ok((None, None)),
+/// What is in force according to a listing of [`STATE`]; none before anything was.
+pub fn state(listing: &Listing) -> Result<Option<State>, RecordError> {
+    fn read<T: DeserializeOwned>(
+        entries: &BTreeMap<String, Entry>,
+        key: &str,
+    ) -> Result<Option<(T, u64)>, RecordError> {
+        let Some(entry) = entries.get(key) else {
+            return Ok(None);
+        };
+        Ok(Some((decode(key, entry)?, entry.revision)))
+    }
+    fn parsed<T>(
+        document: Document,
+        parse: fn(&str, &str) -> Result<T, Problems>,
+    ) -> Result<(Document, T), RecordError> {
+        let key = document.kind.key();
+        let value = parse(document.kind.as_str(), &document.text).map_err(|it| RecordError::unreadable(key, &it))?;
+        Ok((document, value))
+    }
+    let entries = &listing.entries;
+    let (Some((topology, _)), Some((policy, _))) = (read(entries, TOPOLOGY)?, read(entries, POLICY)?) else {
+        return Ok(None);
+    };
+    Ok(Some(State {
+        plan: read(entries, PLAN)?,
+        memory: read(entries, MEMORY)?.map(|(memory, _)| memory).unwrap_or_default(),
+        topology: parsed(topology, Topology::parse)?,
+        policy: parsed(policy, Policy::parse)?,
+    }))
+}
+
+/// The newest audit entry's number and hash.
+pub async fn audit_head(store: &dyn Store) -> Result<AuditHead, RecordError> {
+    match store.get(AUDIT_HEAD).await? {
+        Some(entry) => decode(AUDIT_HEAD, &entry),
+        None => Ok(AuditHead::default()),
     }
 }
 
-/// All intents.
-pub async fn read_intents(store: &dyn Store) -> Result<Vec<Intent>, RecordError> {
-    store
-        .list(INTENTS)
-        .await?
-        .entries
-        .iter()
-        .map(|(key, entry)| decode(key, entry))
-        .collect()
+/// The newest audit entries for which `wanted` holds, newest first: at most `limit` of the newest `scanned`.
+pub async fn newest_audit(
+    store: &dyn Store,
+    limit: usize,
+    scanned: u64,
+    wanted: impl Fn(&audit::Entry) -> bool,
+) -> Result<Vec<audit::Entry>, RecordError> {
+    let newest = audit_head(store).await?.number;
+    let mut found = Vec::new();
+    let mut number = newest;
+    while number > newest.saturating_sub(scanned) && found.len() < limit {
+        let Some(bytes) = audit_entry(store, number).await? else {
+            break;
+        };
+        let key = audit_key(number);
+        let entry: audit::Entry = serde_json::from_slice(&bytes).map_err(|it| RecordError::unreadable(&key, &it))?;
+        if wanted(&entry) {
+            found.push(entry);
+        }
+        number -= 1;
+    }
+    Ok(found)
 }
 
-/// The newest audit entries, newest first.
-pub async fn read_audit(store: &dyn Store, limit: usize) -> Result<Vec<AuditEntry>, RecordError> {
-    store
-        .newest(AUDIT, limit)
-        .await?
-        .iter()
-        .map(|(key, entry)| decode(key, entry))
-        .collect()
-}
-
-/// Number of the newest audit entry, from its key: what an entry says may have been written by another version.
-pub async fn newest_audit_number(store: &dyn Store) -> Result<u64, RecordError> {
-    let newest = store.newest(AUDIT, 1).await?;
-    Ok(newest
-        .first()
-        .and_then(|(key, _)| key.strip_prefix(AUDIT)?.parse().ok())
-        .unwrap_or(0))
-}
-
-/// Takes the next fencing token, and returns it with the revision every later commit must expect [`EPOCH`] to have: from
-/// now on, whoever holds an earlier token cannot write.
-pub async fn next_epoch(store: &dyn Store) -> Result<(u64, u64), RecordError> {
-    let entry = store.get(EPOCH).await?;
-    let (last, revision): (u64, _) = match &entry {
-        Some(entry) => (decode(EPOCH, entry)?, Some(entry.revision)),
-        None => (0, None),
-    };
-    let put = vec![(EPOCH.to_owned(), encode(&(last + 1)))];
-    let transaction = Transaction {
-        expect: vec![(EPOCH.to_owned(), revision)],
-        put,
-        delete: vec![],
-    };
-    Ok((last + 1, store.commit(transaction).await?))
+/// The bytes of one audit entry; none when it was pruned or never written.
+pub async fn audit_entry(store: &dyn Store, number: u64) -> Result<Option<Vec<u8>>, StoreError> {
+    Ok(store.get(&audit_key(number)).await?.map(|entry| entry.value))
 }

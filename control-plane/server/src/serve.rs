@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use api::v1::{
     self,
     observations_server::{Observations, ObservationsServer},
@@ -26,8 +26,9 @@ use crate::{
     metrics::Metrics,
     nodes::{Nodes, PlansService},
     operator::OperatorService,
-    reconcile::{INBOX_LENGTH, Reconciler, Request},
-    store::Embedded,
+    reconcile::{INBOX_LENGTH, Reconciler, Request, Settings},
+    records::{self, Document, DocumentKind},
+    store::{Candidate, Embedded, Etcd, Mirror, Store, etcd, mirror},
 };
 
 /// How long running requests may take to end after SIGTERM.
@@ -43,13 +44,25 @@ pub async fn serve(process: daemon::Process, config: Config) -> anyhow::Result<(
         .check()
         .with_context(|| process.config_path().display().to_string())?;
     let config = config.with_paths_beside(process.config_path());
-    let topology = Topology::parse(&config.topology.display().to_string(), &read(&config.topology)?)?;
-    let policy = Policy::parse(&config.policy.display().to_string(), &read(&config.policy)?)?;
-    let StoreConfig::Embedded { file } = &config.store else {
-        let file = process.config_path().display();
-        bail!("{file}: store.etcd: this control plane cannot use etcd yet; give store.file instead");
+    let started_at = daemon::clock::now();
+    let file = |kind, path: &Path| -> anyhow::Result<Document> {
+        let text = read(path)?;
+        let name = path.display().to_string();
+        match kind {
+            DocumentKind::Topology => drop(Topology::parse(&name, &text)?),
+            DocumentKind::Policy => drop(Policy::parse(&name, &text)?),
+        }
+        Ok(Document::new(kind, text, &name, started_at))
     };
-    let store = Arc::new(Embedded::open(file)?);
+    let topology = file(DocumentKind::Topology, &config.topology)?;
+    let policy = file(DocumentKind::Policy, &config.policy)?;
+    let (store, lease_ttl): (Arc<dyn Store>, _) = match &config.store {
+        StoreConfig::Embedded { file } => (Arc::new(Embedded::open(file)?), Duration::MAX),
+        StoreConfig::Etcd { endpoints, lease_ttl } => {
+            let store = Etcd::connect(etcd::Settings::new(endpoints.clone())).await?;
+            (Arc::new(store), *lease_ttl)
+        }
+    };
 
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
@@ -58,8 +71,21 @@ pub async fn serve(process: daemon::Process, config: Config) -> anyhow::Result<(
     let mut tasks = daemon::Tasks::new();
     let stop = tasks.stop_token();
 
-    let reconciler =
-        Reconciler::take_over(config.node.clone(), store.clone(), topology, policy, metrics.clone()).await?;
+    let listener = tokio::net::TcpListener::bind(config.listen)
+        .await
+        .with_context(|| format!("cannot listen on {} for edges and operators", config.listen))?;
+    let grpc = listener.local_addr()?;
+    let settings = Settings {
+        candidate: Candidate {
+            node: config.node.clone(),
+            url: config.advertised(grpc),
+            lease_ttl,
+        },
+        topology,
+        policy,
+    };
+    let nodes = Nodes::default();
+    let reconciler = Reconciler::new(settings, store.clone(), nodes.clone(), metrics.clone())?;
     let (snapshots, views) = (reconciler.snapshots(), reconciler.views());
     let (inbox, requests) = mpsc::channel(INBOX_LENGTH);
 
@@ -83,13 +109,10 @@ pub async fn serve(process: daemon::Process, config: Config) -> anyhow::Result<(
         Ok(())
     });
 
-    let nodes = Nodes::default();
-    let listener = tokio::net::TcpListener::bind(config.listen)
-        .await
-        .with_context(|| format!("cannot listen on {} for edges and operators", config.listen))?;
-    let grpc = listener.local_addr()?;
     let plans = PlansService {
         snapshots,
+        views: views.clone(),
+        inbox: inbox.clone(),
         nodes: nodes.clone(),
         metrics: metrics.clone(),
         stop: stop.clone(),
@@ -102,8 +125,9 @@ pub async fn serve(process: daemon::Process, config: Config) -> anyhow::Result<(
     let operator = OperatorService {
         views,
         nodes,
-        store,
+        store: store.clone(),
         inbox,
+        node: config.node.clone(),
     };
     let server = tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(KEEP_ALIVE))
@@ -119,7 +143,14 @@ pub async fn serve(process: daemon::Process, config: Config) -> anyhow::Result<(
             .await?;
         Ok(())
     });
-    tasks.spawn("reconcile", reconciler.run(requests, stop));
+    let (mirror, following) = Mirror::new(store, records::STATE, mirror::Settings::default());
+    let state = mirror.contents();
+    let mirror_stop = stop.clone();
+    tasks.spawn("mirror", async move {
+        following.run(mirror_stop).await;
+        Ok(())
+    });
+    tasks.spawn("reconcile", reconciler.run(requests, state, stop));
     let admin = daemon::admin::serve(&mut tasks, config.admin_listen, registry, ready).await?;
     process.announce(&[("grpc", grpc), ("admin", admin)])?;
     tasks.run(GRACE).await

@@ -1,115 +1,13 @@
-//! A real control plane process, spoken to as its nodes and operators do.
+//! A real control plane process on a store of its own, spoken to as its nodes and operators do.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use std::{
-    path::Path,
-    process::{Child, Command, Stdio},
-    sync::Arc,
-    time::Duration,
-};
+mod common;
 
-use api::{Follower, LastGood, v1, v1::operator_client::OperatorClient};
-use daemon::Announcement;
+use api::{LastGood, OperatorError, operator, v1};
+use common::{ControlPlane, PATIENCE, codes, freeze, request};
+use planning::audit;
 use tokio::sync::watch;
-use tonic::{Code, transport::Channel};
-use topology::{NodeId, Snapshot};
-
-/// Far longer than anything here takes; only a hang gets this far.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-struct ControlPlane {
-    child: Child,
-    endpoint: String,
-}
-
-impl Drop for ControlPlane {
-    fn drop(&mut self) {
-        // It may have ended already; either way none is left behind.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl ControlPlane {
-    async fn start(folder: &Path) -> Self {
-        Self::start_with(folder, |topology| topology).await
-    }
-
-    async fn start_with(folder: &Path, change: impl Fn(String) -> String) -> Self {
-        let configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs");
-        let topology = std::fs::read_to_string(configs.join("topology.toml")).unwrap();
-        std::fs::write(folder.join("topology.toml"), change(topology)).unwrap();
-        std::fs::copy(configs.join("policy.toml"), folder.join("policy.toml")).unwrap();
-        let config = "topology = \"topology.toml\"\npolicy = \"policy.toml\"\n[store]\nfile = \"meridian.redb\"\n";
-        std::fs::write(folder.join("control-plane.toml"), config).unwrap();
-        let announce = folder.join("announce.json");
-        let _ = std::fs::remove_file(&announce);
-        let child = Command::new(env!("CARGO_BIN_EXE_meridian-control-plane"))
-            .args(["--supervised", "--config"])
-            .arg(folder.join("control-plane.toml"))
-            .arg("--announce")
-            .arg(&announce)
-            .stdin(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let announced = async {
-            loop {
-                if let Some(announcement) = Announcement::read(&announce).unwrap() {
-                    return announcement;
-                }
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
-        let announcement = tokio::time::timeout(PATIENCE, announced)
-            .await
-            .expect("the control plane gets ready");
-        Self {
-            child,
-            endpoint: format!("http://{}", announcement.addresses["grpc"]),
-        }
-    }
-
-    async fn operator(&self) -> OperatorClient<Channel> {
-        OperatorClient::connect(self.endpoint.clone()).await.unwrap()
-    }
-
-    fn follower(&self, last_good: &Path) -> Follower {
-        Follower {
-            endpoints: vec![self.endpoint.clone()],
-            node: NodeId::new("edge-iad").unwrap(),
-            kind: v1::NodeKind::Edge,
-            last_good: LastGood::at(last_good),
-        }
-    }
-
-    /// A node that follows plans, until the first one has come.
-    async fn follow(&self, last_good: &Path) -> Arc<Snapshot> {
-        let (sender, mut plans) = watch::channel(None);
-        let follower = self.follower(last_good);
-        let newer = plans.wait_for(Option::is_some);
-        tokio::select! {
-            () = follower.run(sender, std::future::pending()) => unreachable!("it was never stopped"),
-            plan = tokio::time::timeout(PATIENCE, newer) => plan.expect("a plan comes").unwrap().clone().unwrap(),
-        }
-    }
-}
-
-fn request(region: &str, token: &str) -> v1::FailoverRequest {
-    let (reason, author) = ("maintenance".into(), "tester".into());
-    v1::FailoverRequest {
-        region: region.into(),
-        reason,
-        author,
-        token: token.into(),
-    }
-}
-
-fn codes(decisions: &[v1::Decision]) -> Vec<&str> {
-    decisions
-        .iter()
-        .map(|decision| decision.reasons[0].code.as_str())
-        .collect()
-}
+use tonic::Code;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_first_plan_is_published_and_unsafe_requests_are_refused_with_reasons() {
@@ -119,120 +17,208 @@ async fn the_first_plan_is_published_and_unsafe_requests_are_refused_with_reason
     assert_eq!((snapshot.plan.generation, snapshot.plan.epoch), (1, 1));
 
     // Nothing has been seen of any region yet, so no backup is known to be fit.
-    let mut operator = control_plane.operator().await;
-    let reply = operator.failover(request("us-east", "t1")).await.unwrap().into_inner();
-    assert!(!reply.accepted);
+    let people = control_plane.operator();
+    let failover = |region: &str, token: &str| request(operator::failover(region), token, None);
+    let reply = people.act(failover("us-east", "t1")).await.unwrap();
+    assert_eq!(reply.outcome(), v1::Outcome::Refused);
     assert_eq!(reply.reasons[0].code, "no-fit-backup");
-    let status = operator.status(v1::StatusRequest {}).await.unwrap().into_inner();
-    assert!(status.intents.is_empty(), "what was refused is not kept");
+    let status = people.status().await.unwrap();
+    assert!(status.actions.is_empty(), "what was refused is not kept");
     assert_eq!(status.regions.len(), 6);
 
-    for (bad, code, complaint) in [
+    for (region, complaint) in [
+        ("atlantis", "there is no region atlantis"),
+        ("us-west", "us-west is a backup"),
+    ] {
+        let reply = people.act(failover(region, "t2")).await.unwrap();
+        assert_eq!(
+            (reply.outcome(), reply.reasons[0].code.as_str()),
+            (v1::Outcome::Refused, "bad-request")
+        );
+        assert!(reply.reasons[0].text.contains(complaint), "{reply:?}");
+    }
+    for (bad, complaint) in [
+        (failover("us-east", ""), "token: it must be given"),
+        (failover("us-east", &"x".repeat(501)), "token: it is longer"),
+        (failover("Not A Region", "t"), "region: "),
         (
-            request("atlantis", "t2"),
-            Code::NotFound,
-            "there is no region \"atlantis\"; there are ap-northeast",
+            v1::ActRequest {
+                kind: None,
+                ..freeze("t")
+            },
+            "kind: it says nothing to do",
         ),
-        (request("us-west", "t3"), Code::InvalidArgument, "us-west is a backup"),
-        (request("us-east", ""), Code::InvalidArgument, "token: it must be given"),
+        // A freeze needs an end.
         (
-            request("us-east", &"x".repeat(501)),
-            Code::InvalidArgument,
-            "token: it is longer",
+            v1::ActRequest {
+                duration_ms: 0,
+                ..freeze("t")
+            },
+            "duration: a freeze lasts more than nothing",
         ),
     ] {
-        let error = operator.failover(bad).await.unwrap_err();
-        assert_eq!(error.code(), code);
-        assert!(error.message().contains(complaint), "{error}");
+        let error = people.act(bad).await.unwrap_err();
+        assert!(
+            matches!(&error, OperatorError::Rejected(why) if why.contains(complaint)),
+            "{error}"
+        );
     }
+    let error = people.why("atlantis").await.unwrap_err().to_string();
+    assert!(
+        error.contains("there is no region \"atlantis\"; there are ap-northeast"),
+        "{error}"
+    );
 
-    // A freeze needs an end; the refusal above and the freeze are in the history, newest first.
-    let freeze = |duration_ms| v1::FreezeRequest {
-        reason: "quiet week".into(),
-        author: "tester".into(),
-        token: format!("f{duration_ms}"),
-        duration_ms,
+    let reply = people.act(freeze("f")).await.unwrap();
+    assert_eq!(reply.outcome(), v1::Outcome::Running);
+    // The same token is the same freeze; for something else it is refused.
+    let again = people.act(freeze("f")).await.unwrap();
+    assert_eq!(again.reasons[0].code, "already-so");
+    let error = people.act(failover("us-east", "f")).await.unwrap_err().to_string();
+    assert!(error.contains("was used for another request"), "{error}");
+    // The refusals and the freeze are in the history, newest first.
+    let history = people.history(0).await.unwrap();
+    assert_eq!(
+        codes(&history),
+        ["frozen", "bad-request", "bad-request", "no-fit-backup", "genesis"]
+    );
+    assert_eq!(history[3].actor, "tester");
+    let why = people.why("us-east").await.unwrap();
+    assert_eq!(why.decisions[0].reasons[0].code, "no-fit-backup");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_says_what_would_happen_and_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let control_plane = ControlPlane::start(folder.path()).await;
+    let people = control_plane.operator();
+    let tried = people.plan(Some(freeze("try"))).await.unwrap();
+    assert_eq!((tried.outcome(), tried.changes), (v1::Outcome::Running, false));
+    assert_eq!(tried.changed[0].code, "frozen");
+    let tried = people
+        .plan(Some(request(operator::failover("us-east"), "try", None)))
+        .await
+        .unwrap();
+    assert_eq!(tried.outcome(), v1::Outcome::Refused);
+    let check = |rule: &str| {
+        tried
+            .checks
+            .iter()
+            .find(|check| check.rule == rule)
+            .map(|check| check.passed)
     };
     assert_eq!(
-        operator.freeze(freeze(0)).await.unwrap_err().code(),
-        Code::InvalidArgument
+        (check("regions-serving-min"), check("no-fit-backup")),
+        (Some(true), Some(false))
     );
-    assert!(operator.freeze(freeze(60_000)).await.unwrap().into_inner().accepted);
-    let history = operator
-        .history(v1::HistoryRequest::default())
-        .await
-        .unwrap()
-        .into_inner()
-        .decisions;
-    assert_eq!(codes(&history), ["frozen", "no-fit-backup", "genesis"]);
-    assert_eq!(history[1].actor, "tester");
-    let why = operator
-        .why(v1::WhyRequest {
-            region: "us-east".into(),
-        })
-        .await
-        .unwrap()
-        .into_inner();
-    assert_eq!(why.decisions[0].reasons[0].code, "no-fit-backup");
+    let load = tried.loads.iter().find(|load| load.region == "us-east").unwrap();
+    assert_eq!(
+        (load.resource.as_str(), load.now == f64::from(load.max)),
+        ("sessions", true)
+    );
+    assert_eq!(codes(&people.history(0).await.unwrap()), ["genesis"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restart_keeps_the_plan_and_the_freeze() {
     let folder = tempfile::tempdir().unwrap();
     let first = ControlPlane::start(folder.path()).await;
-    let mut operator = first.operator().await;
-    let freeze = v1::FreezeRequest {
-        reason: "r".into(),
-        author: "a".into(),
-        token: "t".into(),
-        duration_ms: 3_600_000,
-    };
-    operator.freeze(freeze).await.unwrap();
+    first.operator().act(freeze("t")).await.unwrap();
     let before = first.follow(&folder.path().join("plan")).await;
     // SIGKILL: whatever was acknowledged must be on disk.
     drop(first);
 
     let second = ControlPlane::start(folder.path()).await;
-    let status = second
-        .operator()
-        .await
-        .status(v1::StatusRequest {})
-        .await
-        .unwrap()
-        .into_inner();
+    let status = second.operator().status().await.unwrap();
     assert_eq!(status.number.unwrap().generation, before.plan.generation);
-    assert_eq!(status.intents.len(), 1);
-    assert_eq!(status.intents[0].kind, "freeze");
+    assert_eq!(status.actions.len(), 1);
+    assert_eq!(
+        (status.actions[0].kind.as_str(), status.actions[0].phase.as_str()),
+        ("freeze", "running")
+    );
+    // Whoever leads now owns what is under way.
+    assert_eq!(status.actions[0].owner, status.epoch);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_changed_topology_makes_a_new_plan_and_unknown_nodes_get_none() {
+async fn another_topology_is_applied_checked_and_only_over_the_one_that_was_seen() {
     let folder = tempfile::tempdir().unwrap();
-    let first = ControlPlane::start(folder.path()).await;
-    let before = first.follow(&folder.path().join("plan")).await;
-    drop(first);
+    let control_plane = ControlPlane::start(folder.path()).await;
+    let before = control_plane.follow(&folder.path().join("plan")).await;
+    let people = control_plane.operator();
+    let document = people.document(v1::DocumentKind::Topology).await.unwrap();
+    let apply = |text: String, replaces: &str, dry_run| v1::ApplyDocumentRequest {
+        kind: v1::DocumentKind::Topology.into(),
+        text,
+        replaces: replaces.to_owned(),
+        author: "tester".into(),
+        reason: "a new edge".into(),
+        token: "t".into(),
+        dry_run,
+    };
+    // Broken in three places: all are told, with their lines.
+    let broken = document.text.replacen("sessions_max = ", "sessions_max = -", 1) + "\ncolour = \"red\"\n[[edge]]\n";
+    let reply = people.apply(apply(broken, &document.version, false)).await.unwrap();
+    assert!(!reply.accepted && reply.problems.len() >= 3, "{reply:?}");
+    assert!(
+        reply.problems.iter().all(|problem| problem.starts_with("topology:")),
+        "{reply:?}"
+    );
+    let empty = people
+        .apply(apply(String::new(), &document.version, false))
+        .await
+        .unwrap();
+    assert!(!empty.accepted, "an empty world is never put in force");
+    let huge = people
+        .apply(apply("#".repeat(5 << 20), &document.version, false))
+        .await
+        .unwrap_err();
+    assert!(
+        huge.to_string().contains("message length too large") || huge.to_string().contains("limit"),
+        "{huge}"
+    );
 
     // One more edge, and another address for a stack.
-    let second = ControlPlane::start_with(folder.path(), |topology| {
-        let edge = "\n[[edge]]\nid = \"edge-bom\"\naddresses = [\"127.0.1.3\"]\nport = 8080\nlatitude = 19.1\nlongitude = 72.9\n";
-        topology.replace("127.0.0.1:9001", "127.0.0.1:9901") + edge
-    })
-    .await;
-    let after = second.follow(&folder.path().join("fresh")).await;
+    let edge =
+        "\n[[edge]]\nid = \"edge-bom\"\naddresses = [\"127.0.1.3\"]\nport = 8080\nlatitude = 19.1\nlongitude = 72.9\n";
+    let larger = document.text.replace("127.0.0.1:9001", "127.0.0.1:9901") + edge;
+    let tried = people
+        .apply(apply(larger.clone(), &document.version, true))
+        .await
+        .unwrap();
+    assert!(tried.accepted && tried.plan.unwrap().changes);
+    assert_eq!(people.document(v1::DocumentKind::Topology).await.unwrap(), document);
+    assert!(
+        people
+            .apply(apply(larger.clone(), &document.version, false))
+            .await
+            .unwrap()
+            .accepted
+    );
+    let error = people
+        .apply(apply(document.text.clone(), &document.version, false))
+        .await
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("somebody else changed it meanwhile"),
+        "{error}"
+    );
+    let after = control_plane.follow(&folder.path().join("fresh")).await;
     assert_eq!(after.plan.generation, before.plan.generation + 1);
     assert_eq!(after.topology.edges.len(), before.topology.edges.len() + 1);
-    assert!(after.plan.epoch > before.plan.epoch);
-    let history = second
-        .operator()
-        .await
-        .history(v1::HistoryRequest::default())
-        .await
-        .unwrap()
-        .into_inner();
-    assert_eq!(codes(&history.decisions), ["topology-changed", "genesis"]);
+    assert_eq!(
+        codes(&people.history(0).await.unwrap()),
+        ["topology-changed", "genesis"]
+    );
+
+    // It stays in force when the process starts again with its old file.
+    drop(control_plane);
+    let second = ControlPlane::start(folder.path()).await;
+    let kept = second.follow(&folder.path().join("again")).await;
+    assert_eq!(kept.topology.edges.len(), after.topology.edges.len());
 
     // A node nobody knows is told so, and follows nothing.
-    let mut plans = api::v1::plans_client::PlansClient::connect(second.endpoint.clone())
+    let mut plans = v1::plans_client::PlansClient::connect(second.endpoint.clone())
         .await
         .unwrap();
     let hello = v1::Hello {
@@ -248,31 +234,92 @@ async fn a_changed_topology_makes_a_new_plan_and_unknown_nodes_get_none() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_is_ahead_of_a_lost_store_keeps_its_plan_and_is_shown() {
+async fn what_nodes_serve_goes_on_when_the_store_was_lost() {
     let folder = tempfile::tempdir().unwrap();
     let last_good = LastGood::at(folder.path().join("plan"));
+    // The node serves plan 40 of a store that is gone; in it ap-south is left.
+    let topology =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../configs/topology.toml")).unwrap();
     let mut ahead = topology::fixtures::three_primaries();
+    ahead.topology = topology::Topology::parse("topology.toml", &topology).unwrap();
     ahead.plan.generation = 40;
+    ahead.plan.edges = ahead
+        .topology
+        .edges
+        .keys()
+        .map(|edge| (edge.clone(), topology::EdgeState::Serving))
+        .collect();
+    let ap_south = topology::RegionId::new("ap-south").unwrap();
+    ahead.plan.regions.get_mut(&ap_south).unwrap().state = topology::RegionState::Evacuated;
+    let backup = ahead.topology.backups_of(&ap_south)[0].clone();
+    ahead.plan.routes.get_mut(&ap_south).unwrap()[0].region = backup;
+    ahead.plan.documents = topology::snapshot::digest(&ahead.topology, ahead.dns_ttl_s, &ahead.probe);
+    ahead.validate().unwrap();
     last_good.save(&ahead).unwrap();
 
     let control_plane = ControlPlane::start(folder.path()).await;
-    let kept = control_plane.follow(last_good.path()).await;
-    assert_eq!(kept.plan.generation, 40);
-    let mut operator = control_plane.operator().await;
-    let refused = async {
-        loop {
-            let status = operator.status(v1::StatusRequest {}).await.unwrap().into_inner();
-            if let Some(node) = status.nodes.first().filter(|node| !node.refused.is_empty()) {
-                return node.refused.clone();
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    let (sender, _plans) = watch::channel(None);
+    let (sender, mut plans) = watch::channel(None::<std::sync::Arc<topology::Snapshot>>);
     let follower = control_plane.follower(last_good.path());
-    let refused = tokio::select! {
+    let newer = plans.wait_for(|plan| plan.as_ref().is_some_and(|plan| plan.plan.generation == 41));
+    let recovered = tokio::select! {
         () = follower.run(sender, std::future::pending()) => unreachable!("it was never stopped"),
-        refused = tokio::time::timeout(PATIENCE, refused) => refused.expect("the node is shown as ahead"),
+        plan = tokio::time::timeout(PATIENCE, newer) => plan.expect("plan 41 comes").unwrap().clone().unwrap(),
     };
-    assert!(refused.contains("newer than ours"), "{refused}");
+    assert_eq!(
+        recovered.plan.regions[&ap_south].state,
+        topology::RegionState::Evacuated
+    );
+    assert_eq!(recovered.plan.reasons[0].code, topology::ReasonCode::PlanRecovered);
+    let history = control_plane.operator().history(0).await.unwrap();
+    assert_eq!(codes(&history), ["plan-recovered", "genesis"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_audit_log_is_decided_again_and_tampering_shows() {
+    let folder = tempfile::tempdir().unwrap();
+    let control_plane = ControlPlane::start(folder.path()).await;
+    let people = control_plane.operator();
+    for token in ["one", "two"] {
+        people.act(freeze(token)).await.unwrap();
+        people
+            .act(request(operator::failover("us-east"), &format!("{token}-move"), None))
+            .await
+            .unwrap();
+    }
+    let mut documents = audit::Documents::default();
+    let (mut entries, mut head) = (Vec::new(), None);
+    for item in people.audit(0).await.unwrap() {
+        match item.item.unwrap() {
+            v1::audit_item::Item::Document(document) => documents.insert(document.version, document.text).unwrap(),
+            v1::audit_item::Item::Entry(bytes) => entries.push(bytes.to_vec()),
+            v1::audit_item::Item::Head(hash) => head = Some(hash),
+        }
+    }
+    let verify = |entries: &[Vec<u8>]| audit::verify(entries.iter().map(Vec::as_slice), head.as_deref());
+    let read = verify(&entries).unwrap();
+    assert_eq!(read.len(), 5);
+    for entry in &read {
+        documents.replay(entry).unwrap();
+    }
+
+    // Whoever changes an entry, leaves one out, or cuts the end off is found out.
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    let mut changed = entries.clone();
+    changed[2] = text(&changed[2]).replace("maintenance", "sabotage").into_bytes();
+    assert_eq!(verify(&changed).unwrap_err(), audit::Tampered::Broken { number: 4 });
+    let mut left_out = entries.clone();
+    left_out.remove(1);
+    assert_eq!(
+        verify(&left_out).unwrap_err(),
+        audit::Tampered::Missing { after: 1, found: 3 }
+    );
+    assert_eq!(verify(&entries[..4]).unwrap_err(), audit::Tampered::Head);
+    // And a decision that does not follow from its input, whatever its hash.
+    let mut forged = read[0].clone();
+    forged.plan.as_mut().unwrap().routes.values_mut().next().unwrap()[0].percent = 50;
+    assert!(matches!(
+        documents.replay(&forged),
+        Err(audit::Tampered::Differs { number: 1, .. })
+    ));
+    assert!(documents.insert("0".repeat(64), "other".into()).is_err());
 }

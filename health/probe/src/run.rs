@@ -103,11 +103,7 @@ async fn run_by(
                 continue;
             }
         }
-        let report = TickReport {
-            vantage: settings.vantage.clone(),
-            tick,
-            observations: seen.into_observations(),
-        };
+        let report = TickReport::new(settings.vantage.clone(), tick, seen.into_observations());
         if let Err(error) = settings.reports.try_send(report) {
             tracing::warn!(tick = tick.0, %error, "a report is dropped");
         }

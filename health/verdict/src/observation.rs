@@ -1,5 +1,7 @@
 //! What a vantage saw of one component of one region in one tick.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 use topology::{Component, NodeId, RegionId, Tick};
 
@@ -46,6 +48,53 @@ pub struct TickReport {
     pub tick: Tick,
     /// What was seen, one entry per region, component and source.
     pub observations: Vec<Observation>,
+    /// How far copies of replicated data lag behind, where it measured that.
+    pub replication: Vec<ReplicationLag>,
+    /// What each version of the stack did, while one is rolled out.
+    pub versions: Vec<VersionSeen>,
+}
+
+/// How far the copies of one class of a region's data lag behind their writer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplicationLag {
+    /// The region whose data it is.
+    pub region: RegionId,
+    /// Which class of the policy.
+    pub class: String,
+    /// Age of the newest write that the copy does not have.
+    pub behind: Duration,
+}
+
+/// What one version of the stack did in one tick.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct VersionSeen {
+    /// Which version.
+    pub version: String,
+    /// Sessions that began on it.
+    pub sessions: u32,
+    /// Turns that were answered.
+    pub turns_succeeded: u32,
+    /// Turns that failed.
+    pub turns_failed: u32,
+    /// How long turns took.
+    pub latency: Latency,
+    /// Audio underruns that devices reported.
+    pub underruns: u32,
+    /// GPU memory errors of its stacks.
+    pub gpu_memory_errors: u32,
+}
+
+impl TickReport {
+    /// A report on health alone.
+    pub fn new(vantage: NodeId, tick: Tick, observations: Vec<Observation>) -> Self {
+        Self {
+            vantage,
+            tick,
+            observations,
+            replication: Vec::new(),
+            versions: Vec::new(),
+        }
+    }
 }
 
 impl Observation {

@@ -37,11 +37,8 @@ fn report(vantage: usize, tick: u64, seen: &[(Component, Saw)]) -> TickReport {
     for (number, observation) in observations.iter_mut().enumerate() {
         observation.source = [Source::Probe, Source::Traffic][number % 2];
     }
-    TickReport {
-        vantage: NodeId::new(&format!("edge-{vantage}")).expect("the name is an id"),
-        tick: Tick(tick),
-        observations,
-    }
+    let vantage = NodeId::new(&format!("edge-{vantage}")).expect("the name is an id");
+    TickReport::new(vantage, Tick(tick), observations)
 }
 
 /// The verdicts tick by tick. `forgets`: whether ticks are settled as soon as they can be, or never.

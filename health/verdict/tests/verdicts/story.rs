@@ -79,11 +79,11 @@ impl Story {
             observations.push(observation(*component, *saw));
         }
         for (vantage, observations) in reports {
-            let report = TickReport {
-                vantage: NodeId::new(vantage).expect("the name is an id"),
-                tick: Tick(self.tick),
+            let report = TickReport::new(
+                NodeId::new(vantage).expect("the name is an id"),
+                Tick(self.tick),
                 observations,
-            };
+            );
             let taken = self.windows.take(report, Tick(self.tick), &self.policy);
             taken.expect("the tick has just closed");
         }

@@ -460,10 +460,12 @@ fn a_component_without_a_trigger_degrades_its_region_at_once() {
 
 #[test]
 fn a_report_counts_once_and_only_while_it_is_fresh() {
-    let report = |vantage: &str, tick: u64| TickReport {
-        vantage: NodeId::new(vantage).unwrap(),
-        tick: Tick(tick),
-        observations: vec![observation(Component::Gateway, WELL)],
+    let report = |vantage: &str, tick: u64| {
+        TickReport::new(
+            NodeId::new(vantage).unwrap(),
+            Tick(tick),
+            vec![observation(Component::Gateway, WELL)],
+        )
     };
     for (freshness_ticks, stale, fresh) in [(3, 7, 8), (1, 9, 10), (5, 5, 6)] {
         let policy = HealthPolicy {
@@ -498,11 +500,11 @@ fn a_late_report_is_still_heard() {
             .check(Health::NoData);
     }
     for tick in [2, 3] {
-        let report = TickReport {
-            vantage: NodeId::new("edge-b").unwrap(),
-            tick: Tick(tick),
-            observations: vec![observation(Component::Gateway, saw(0, 5))],
-        };
+        let report = TickReport::new(
+            NodeId::new("edge-b").unwrap(),
+            Tick(tick),
+            vec![observation(Component::Gateway, saw(0, 5))],
+        );
         story.windows.take(report, Tick(3), &story.policy).unwrap();
     }
     story.silence(1).check(Health::Down);

@@ -1,0 +1,264 @@
+//! Requests: force, stop, undo, agree, and wait for what comes of it.
+
+use std::{process::ExitCode, time::Duration};
+
+use api::{
+    Operator, OperatorError, operator,
+    v1::{self, act_request::Kind},
+};
+use clap::{Args, Subcommand};
+use tokio::time::Instant;
+
+use crate::{
+    Output,
+    exit::{self, Failure},
+    parse_length, present, print,
+};
+
+/// How long one question of `wait` lasts.
+const ASK_FOR: Duration = Duration::from_secs(2);
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Request {
+    /// Emergency: move a region's sessions to its backups now, whatever its health.
+    Failover {
+        /// The region.
+        region: String,
+        /// Also make a backup the writer of the region's replicated data.
+        #[arg(long)]
+        promote: bool,
+        /// Lose up to this much of the newest data by promoting, such as 30m; needs a second person.
+        #[arg(long, value_name = "TIME", value_parser = parse_length, requires = "promote")]
+        accept_loss: Option<Duration>,
+        #[command(flatten)]
+        because: Because,
+    },
+    /// Planned: move a healthy region's sessions away in steps, and its data with --promote.
+    Switchover {
+        /// The region.
+        region: String,
+        /// Also make a backup the writer of the region's replicated data, which must have caught up.
+        #[arg(long)]
+        promote: bool,
+        #[command(flatten)]
+        because: Because,
+    },
+    /// Give an evacuated region its sessions back, step by step.
+    Restore {
+        /// The region.
+        region: String,
+        /// Lose up to this much of the data written elsewhere by returning; needs a second person.
+        #[arg(long, value_name = "TIME", value_parser = parse_length)]
+        accept_loss: Option<Duration>,
+        #[command(flatten)]
+        because: Because,
+    },
+    /// Empty a region in steps, at the turn boundaries of its sessions, or leave an edge out of DNS for a while.
+    Drain {
+        /// The region or edge.
+        subject: String,
+        /// For an edge: for how long.
+        #[arg(long = "for", value_name = "TIME", value_parser = parse_length)]
+        length: Option<Duration>,
+        #[command(flatten)]
+        because: Because,
+    },
+    /// Move a growing share of users to another version of the stack.
+    Rollout {
+        /// The version.
+        version: String,
+        #[command(flatten)]
+        because: Because,
+    },
+    /// Stop automatic decisions for a while.
+    Freeze {
+        /// For how long, such as 30m or 2h: a freeze never outlives the people who forgot it.
+        #[arg(long = "for", value_name = "TIME", value_parser = parse_length)]
+        length: Duration,
+        #[command(flatten)]
+        because: Because,
+    },
+    /// Allow automatic decisions again.
+    Unfreeze {
+        #[command(flatten)]
+        because: Because,
+    },
+    /// Turn one safety rule off for a while; needs a second person.
+    Override {
+        /// The rule, by the code it refuses with, such as evacuation-limit.
+        rule: String,
+        /// For how long.
+        #[arg(long = "for", value_name = "TIME", value_parser = parse_length)]
+        length: Duration,
+        #[command(flatten)]
+        because: Because,
+    },
+    /// Lift the hold-down of a region that moved too often.
+    Ack {
+        /// The region.
+        region: String,
+        #[command(flatten)]
+        because: Because,
+    },
+    /// Agree to somebody else's request.
+    Approve {
+        /// The action, as `meridian status` shows it.
+        action: String,
+        #[command(flatten)]
+        because: Because,
+    },
+    /// Stop an action: what it changed so far is taken back where that is safe.
+    Abort {
+        /// The action, as `meridian status` shows it.
+        action: String,
+        #[command(flatten)]
+        because: Because,
+    },
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Because {
+    /// Why; kept in the audit log.
+    #[arg(long)]
+    reason: String,
+    /// Who; your login name when not given.
+    #[arg(long, env = "USER", default_value = "operator")]
+    author: String,
+    /// Names the action: the same name twice is one action. Given when an earlier attempt has an unknown outcome.
+    #[arg(long)]
+    token: Option<String>,
+    /// Only show what would come of it: plan, capacity, safety rules.
+    #[arg(long)]
+    dry_run: bool,
+    /// Wait until it is over, at most this long.
+    #[arg(long, value_name = "TIME", value_parser = parse_length, conflicts_with = "dry_run")]
+    wait: Option<Duration>,
+}
+
+impl Because {
+    pub(crate) fn reason(&self) -> &str {
+        &self.reason
+    }
+
+    pub(crate) fn author(&self) -> &str {
+        &self.author
+    }
+
+    pub(crate) fn dry_run(&self) -> bool {
+        self.dry_run
+    }
+
+    pub(crate) fn token(&self) -> String {
+        let fresh = || uuid::Uuid::new_v4().simple().to_string()[..12].to_owned();
+        self.token.clone().unwrap_or_else(fresh)
+    }
+}
+
+pub(crate) async fn act(operator: &Operator, request: Request, output: Output) -> Result<ExitCode, Failure> {
+    let (kind, lasts, because) = read(operator, request).await?;
+    let request = operator::request(kind, &because.reason, &because.author, &because.token(), lasts);
+    if because.dry_run {
+        let tried = operator.plan(Some(request)).await?;
+        print(&present::plan(&tried, output));
+        return Ok(exit::of_outcome(tried.outcome(), &tried.refused));
+    }
+    let reply = operator.act(request).await?;
+    print(&present::action(&reply, output));
+    match (&reply.action, because.wait) {
+        (Some(action), Some(patience)) if reply.outcome() != v1::Outcome::Refused => {
+            wait(operator, &action.id, patience, output).await
+        }
+        _ => Ok(exit::of_outcome(reply.outcome(), &reply.reasons)),
+    }
+}
+
+async fn read(operator: &Operator, request: Request) -> Result<(Kind, Option<Duration>, Because), Failure> {
+    let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    Ok(match request {
+        Request::Failover {
+            region,
+            promote,
+            accept_loss,
+            because,
+        } => {
+            let accept_loss_ms = accept_loss.map(ms);
+            let failover = v1::Failover {
+                region,
+                promote,
+                accept_loss_ms,
+            };
+            (Kind::Failover(failover), None, because)
+        }
+        Request::Switchover {
+            region,
+            promote,
+            because,
+        } => (Kind::Switchover(v1::Switchover { region, promote }), None, because),
+        Request::Restore {
+            region,
+            accept_loss,
+            because,
+        } => {
+            let accept_loss_ms = accept_loss.map(ms);
+            (Kind::Restore(v1::Restore { region, accept_loss_ms }), None, because)
+        }
+        Request::Drain {
+            subject,
+            length,
+            because,
+        } => {
+            let status = operator.status().await?;
+            if status.edges.iter().any(|edge| edge.edge == subject) {
+                let needed = || anyhow::anyhow!("a drained edge needs an end; add --for, such as --for 2h");
+                let length = length.ok_or_else(|| Failure::usage(needed()))?;
+                (Kind::DrainEdge(v1::DrainEdge { edge: subject }), Some(length), because)
+            } else {
+                if length.is_some() {
+                    let text = "--for is for edges; a drained region stays away until `meridian restore`";
+                    return Err(Failure::usage(anyhow::anyhow!(text)));
+                }
+                let switchover = v1::Switchover {
+                    region: subject,
+                    promote: false,
+                };
+                (Kind::Switchover(switchover), None, because)
+            }
+        }
+        Request::Rollout { version, because } => (Kind::Rollout(v1::Rollout { version }), None, because),
+        Request::Freeze { length, because } => (Kind::Freeze(v1::Freeze {}), Some(length), because),
+        Request::Unfreeze { because } => (Kind::Unfreeze(v1::Unfreeze {}), None, because),
+        Request::Override { rule, length, because } => (Kind::Override(v1::Override { rule }), Some(length), because),
+        Request::Ack { region, because } => (Kind::Ack(v1::AckRegion { region }), None, because),
+        Request::Approve { action, because } => (Kind::Approve(v1::Approve { action }), None, because),
+        Request::Abort { action, because } => (Kind::Abort(v1::Abort { action }), None, because),
+    })
+}
+
+/// Waits until an action is over; says so whenever it gets on.
+pub(crate) async fn wait(
+    operator: &Operator,
+    id: &str,
+    patience: Duration,
+    output: Output,
+) -> Result<ExitCode, Failure> {
+    let deadline = Instant::now() + patience;
+    let mut told = String::new();
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let action = match operator.wait(id, left.min(ASK_FOR)).await {
+            Ok(action) => action,
+            // An election, or a control plane that starts again: the action is remembered.
+            Err(OperatorError::NoLeader { .. } | OperatorError::Unreachable { .. }) if !left.is_zero() => continue,
+            Err(error) => return Err(error.into()),
+        };
+        let over = !matches!(action.phase.as_str(), "running" | "awaiting-approval");
+        if over || left.is_zero() {
+            print(&present::waited(&action, output));
+            return Ok(exit::of_phase(&action.phase));
+        }
+        if output == Output::Table && told != action.text {
+            print(&format!("{}: {}", action.phase, action.text));
+            told.clone_from(&action.text);
+        }
+    }
+}

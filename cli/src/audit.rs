@@ -1,0 +1,142 @@
+//! The audit log: take a copy, and decide everything in it again.
+
+use std::{
+    fmt::Write as _,
+    io::{BufRead as _, BufReader, Write as _},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::Context as _;
+use api::{Operator, v1};
+use clap::Subcommand;
+use planning::audit::{self, Documents, Tampered};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::{Output, exit::Failure, present, print};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AuditVerb {
+    /// Write the audit log to a file, one JSON document a line.
+    Export {
+        /// The file.
+        file: PathBuf,
+    },
+    /// Check that nothing was changed, left out or put in, and decide every entry again from its recorded input: each must
+    /// come out byte for byte the same.
+    Replay {
+        /// A file written by `export`; the control plane's log when not given.
+        file: Option<PathBuf>,
+    },
+}
+
+/// A line of an exported log. Entries stay the text they are: their bytes are what is hashed.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+enum Line {
+    Document { version: String, text: String },
+    Entry(String),
+    Head(String),
+}
+
+pub(crate) async fn export(operator: &Operator, file: &Path, output: Output) -> Result<ExitCode, Failure> {
+    let lines = fetch(operator).await?;
+    let entries = lines.iter().filter(|line| matches!(line, Line::Entry(_))).count();
+    let write = || -> anyhow::Result<()> {
+        let mut out = std::io::BufWriter::new(std::fs::File::create(file)?);
+        for line in &lines {
+            serde_json::to_writer(&mut out, line)?;
+            out.write_all(b"\n")?;
+        }
+        out.flush()?;
+        Ok(())
+    };
+    write().with_context(|| format!("cannot write {}", file.display()))?;
+    print(&match output {
+        Output::Json => present::document(json!({ "file": file.display().to_string(), "entries": entries })),
+        Output::Table => format!("{entries} entries in {}", file.display()),
+    });
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(crate) async fn replay_live(operator: &Operator, output: Output) -> Result<ExitCode, Failure> {
+    replay(fetch(operator).await?, output)
+}
+
+pub(crate) fn replay_file(file: &Path, output: Output) -> Result<ExitCode, Failure> {
+    let read = || -> anyhow::Result<Vec<Line>> {
+        let lines = BufReader::new(std::fs::File::open(file)?).lines();
+        let read = lines.enumerate().map(|(index, line)| {
+            serde_json::from_str(&line?).with_context(|| format!("line {} is no line of an audit log", index + 1))
+        });
+        read.collect()
+    };
+    let lines = read().with_context(|| format!("cannot read {}", file.display()))?;
+    replay(lines, output)
+}
+
+async fn fetch(operator: &Operator) -> Result<Vec<Line>, Failure> {
+    let items = operator.audit(0).await?;
+    let line = |item: v1::AuditItem| match item.item? {
+        v1::audit_item::Item::Document(document) => Some(Line::Document {
+            version: document.version,
+            text: document.text,
+        }),
+        v1::audit_item::Item::Entry(bytes) => Some(Line::Entry(String::from_utf8_lossy(&bytes).into_owned())),
+        v1::audit_item::Item::Head(hash) => Some(Line::Head(hash)),
+    };
+    Ok(items.into_iter().filter_map(line).collect())
+}
+
+fn replay(lines: Vec<Line>, output: Output) -> Result<ExitCode, Failure> {
+    let checked = check(lines).map_err(|tampered| Failure::failed(tampered.into()))?;
+    print(&match output {
+        Output::Json => present::document(json!({
+            "entries": checked.entries, "plans": checked.plans, "first": checked.first, "last": checked.last,
+            "reproduced": true,
+        })),
+        Output::Table => {
+            let mut text = format!(
+                "{} entries ({} to {}), {} plans: the chain is whole, and every decision comes out the same\n",
+                checked.entries, checked.first, checked.last, checked.plans
+            );
+            if checked.first > 1 {
+                let _ = writeln!(text, "entries before {} were pruned", checked.first);
+            }
+            text
+        }
+    });
+    Ok(ExitCode::SUCCESS)
+}
+
+struct Checked {
+    entries: usize,
+    plans: usize,
+    first: u64,
+    last: u64,
+}
+
+fn check(lines: Vec<Line>) -> Result<Checked, Tampered> {
+    let mut documents = Documents::default();
+    let (mut entries, mut head) = (Vec::new(), None);
+    for line in lines {
+        match line {
+            Line::Document { version, text } => documents.insert(version, text)?,
+            Line::Entry(text) => entries.push(text),
+            Line::Head(hash) => head = Some(hash),
+        }
+    }
+    // Without a head nobody knows whether the end was cut off.
+    let head = head.ok_or(Tampered::Head)?;
+    let read = audit::verify(entries.iter().map(String::as_bytes), Some(&head))?;
+    for entry in &read {
+        documents.replay(entry)?;
+    }
+    Ok(Checked {
+        entries: read.len(),
+        plans: read.iter().filter(|entry| entry.plan.is_some()).count(),
+        first: read.first().map_or(0, |entry| entry.number),
+        last: read.last().map_or(0, |entry| entry.number),
+    })
+}

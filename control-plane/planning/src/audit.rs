@@ -1,0 +1,298 @@
+//! The audit log: every decision with everything it was made from, chained by hashes.
+//!
+//! An entry is stored as JSON. It names the SHA-256 of the bytes of the entry before, so that nothing can be changed, left
+//! out or put in without breaking the chain; and feeding its input through [`plan`](crate::plan) again must give the
+//! same plan, byte for byte. The two documents are stored once, under their hashes.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use topology::{Moment, Plan, Policy, Reason, RegionId, Topology};
+use verdict::Verdict;
+
+use crate::{Input, Lag, Memory, Outcome, Refusal, Report, RolloutSeen, plan};
+
+/// What the first entry names as the hash of the entry before it.
+pub const FIRST: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+
+/// One decision, refusal or change of documents.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Entry {
+    /// Grows by one.
+    pub number: u64,
+    /// Hash of the entry before, or [`FIRST`].
+    pub previous: String,
+    /// When it was decided.
+    pub at: Moment,
+    /// Who made it so: the planner, or an operator by name.
+    pub actor: String,
+    /// What it was decided from.
+    pub input: Recorded,
+    /// The plan that came of it; none when the plan in force stayed.
+    pub plan: Option<Plan>,
+    /// What is remembered from it.
+    pub memory: Memory,
+    /// Why: what changed, and what was refused for the first time.
+    pub reasons: Vec<Reason>,
+}
+
+/// An [`Input`] with its documents by their hashes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recorded {
+    /// Version of the topology document.
+    pub topology: String,
+    /// Version of the policy document.
+    pub policy: String,
+    /// As in [`Input`].
+    pub current: Option<Plan>,
+    /// As in [`Input`].
+    pub verdicts: BTreeMap<RegionId, Verdict>,
+    /// As in [`Input`].
+    pub memory: Memory,
+    /// As in [`Input`].
+    pub request: Option<topology::Intent>,
+    /// As in [`Input`].
+    pub replication: BTreeMap<RegionId, BTreeMap<String, Lag>>,
+    /// As in [`Input`].
+    pub rollout: Option<RolloutSeen>,
+    /// As in [`Input`].
+    pub refusal: Option<Refusal>,
+    /// As in [`Input`].
+    pub recovered: Option<Plan>,
+    /// As in [`Input`].
+    pub epoch: u64,
+}
+
+impl Recorded {
+    /// An input as it is recorded.
+    pub fn of(input: &Input, topology: &str, policy: &str) -> Self {
+        let Input {
+            topology: _,
+            policy: _,
+            current,
+            verdicts,
+            memory,
+            request,
+            replication,
+            rollout,
+            refusal,
+            recovered,
+            epoch,
+        } = input.clone();
+        Self {
+            topology: topology.to_owned(),
+            policy: policy.to_owned(),
+            current,
+            verdicts,
+            memory,
+            request,
+            replication,
+            rollout,
+            refusal,
+            recovered,
+            epoch,
+        }
+    }
+
+    fn with(self, topology: Topology, policy: Policy) -> Input {
+        Input {
+            topology,
+            policy,
+            current: self.current,
+            verdicts: self.verdicts,
+            memory: self.memory,
+            request: self.request,
+            replication: self.replication,
+            rollout: self.rollout,
+            refusal: self.refusal,
+            recovered: self.recovered,
+            epoch: self.epoch,
+        }
+    }
+}
+
+impl Entry {
+    /// Its bytes, as they are stored and hashed.
+    pub fn encode(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("an entry holds only maps with text keys, which JSON can write")
+    }
+}
+
+/// The version of a document, and what chains entries: SHA-256 in hex.
+pub fn hash(bytes: &[u8]) -> String {
+    hex::encode(Sha256::digest(bytes))
+}
+
+/// What is wrong with an audit log.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Tampered {
+    /// An entry's bytes are no entry.
+    #[error("entry {position} (counted from 1) is not readable: {problem}")]
+    Unreadable {
+        /// Which, from 1.
+        position: usize,
+        /// Why.
+        problem: String,
+    },
+    /// Numbers have a gap.
+    #[error("entry {found} follows entry {after}; what was between them is missing")]
+    Missing {
+        /// The last entry before the gap.
+        after: u64,
+        /// The first after it.
+        found: u64,
+    },
+    /// An entry does not name the bytes before it.
+    #[error("entry {number} does not follow from the one before it: that one was changed, or this one was put in")]
+    Broken {
+        /// Which.
+        number: u64,
+    },
+    /// The newest entry is not the one the head names.
+    #[error("the newest entry is not the one the log ends in: entries were cut off or changed")]
+    Head,
+    /// A document's text does not hash to its version.
+    #[error("the document {version} was changed")]
+    Document {
+        /// Its version.
+        version: String,
+    },
+    /// A document an entry was decided with is missing.
+    #[error("entry {number} was decided with document {version}, which is missing")]
+    NoDocument {
+        /// Which entry.
+        number: u64,
+        /// The document's version.
+        version: String,
+    },
+    /// The same input gives another decision.
+    #[error("entry {number} decides differently when it is decided again: {difference}")]
+    Differs {
+        /// Which entry.
+        number: u64,
+        /// What differs.
+        difference: String,
+    },
+}
+
+/// Reads a chain of entries, oldest first, and checks that none was changed, left out or put in. A log that was pruned
+/// begins with whatever entry is oldest.
+pub fn verify<'b>(entries: impl IntoIterator<Item = &'b [u8]>, head: Option<&str>) -> Result<Vec<Entry>, Tampered> {
+    let mut read: Vec<Entry> = Vec::new();
+    let mut last_hash: Option<String> = None;
+    for (index, bytes) in entries.into_iter().enumerate() {
+        let entry: Entry = serde_json::from_slice(bytes).map_err(|error| Tampered::Unreadable {
+            position: index + 1,
+            problem: error.to_string(),
+        })?;
+        if let (Some(before), Some(expected)) = (read.last(), &last_hash) {
+            if entry.number != before.number + 1 {
+                let (after, found) = (before.number, entry.number);
+                return Err(Tampered::Missing { after, found });
+            }
+            if entry.previous != *expected {
+                return Err(Tampered::Broken { number: entry.number });
+            }
+        } else if entry.number == 1 && entry.previous != FIRST {
+            return Err(Tampered::Broken { number: 1 });
+        }
+        last_hash = Some(hash(bytes));
+        read.push(entry);
+    }
+    match (head, last_hash) {
+        (Some(head), Some(last)) if head != last => Err(Tampered::Head),
+        (Some(head), None) if head != FIRST => Err(Tampered::Head),
+        _ => Ok(read),
+    }
+}
+
+/// The documents that entries were decided with, read once.
+#[derive(Debug, Default)]
+pub struct Documents {
+    topologies: BTreeMap<String, Topology>,
+    policies: BTreeMap<String, Policy>,
+    texts: BTreeMap<String, String>,
+}
+
+impl Documents {
+    /// Takes a document whose text must hash to its version.
+    pub fn insert(&mut self, version: String, text: String) -> Result<(), Tampered> {
+        if hash(text.as_bytes()) != version {
+            return Err(Tampered::Document { version });
+        }
+        self.texts.insert(version, text);
+        Ok(())
+    }
+
+    fn read<T: Clone>(
+        kept: &mut BTreeMap<String, T>,
+        texts: &BTreeMap<String, String>,
+        version: &str,
+        number: u64,
+        parse: impl Fn(&str) -> Result<T, topology::Problems>,
+    ) -> Result<T, Tampered> {
+        if let Some(known) = kept.get(version) {
+            return Ok(known.clone());
+        }
+        let version = version.to_owned();
+        let Some(text) = texts.get(&version) else {
+            return Err(Tampered::NoDocument { number, version });
+        };
+        let document = parse(text).map_err(|problems| Tampered::Unreadable {
+            position: number as usize,
+            problem: problems.to_string(),
+        })?;
+        kept.insert(version, document.clone());
+        Ok(document)
+    }
+
+    /// Decides an entry again. The error says in what it comes out differently.
+    pub fn replay(&mut self, entry: &Entry) -> Result<Outcome, Tampered> {
+        let number = entry.number;
+        let topology = Self::read(
+            &mut self.topologies,
+            &self.texts,
+            &entry.input.topology,
+            number,
+            |text| Topology::parse("topology", text),
+        )?;
+        let policy = Self::read(&mut self.policies, &self.texts, &entry.input.policy, number, |text| {
+            Policy::parse("policy", text)
+        })?;
+        let outcome = plan(&entry.input.clone().with(topology, policy), entry.at);
+        let differs = |difference: &str| Tampered::Differs {
+            number,
+            difference: difference.to_owned(),
+        };
+        let bytes = |value: &Option<Plan>| serde_json::to_vec(value).unwrap_or_default();
+        if bytes(&outcome.plan) != bytes(&entry.plan) {
+            let generation = |plan: &Option<Plan>| {
+                plan.as_ref()
+                    .map_or("no plan".to_owned(), |plan| format!("plan {}", plan.generation))
+            };
+            let text = format!(
+                "{} was recorded, {} comes of it now",
+                generation(&entry.plan),
+                generation(&outcome.plan)
+            );
+            return Err(differs(&text));
+        }
+        if serde_json::to_vec(&outcome.memory).ok() != serde_json::to_vec(&entry.memory).ok() {
+            return Err(differs("what is remembered from it"));
+        }
+        let Report {
+            changed,
+            refused,
+            waiting,
+            ..
+        } = &outcome.report;
+        let spoken = |reason: &Reason| [changed, refused, waiting].iter().any(|said| said.contains(reason));
+        if !entry.reasons.iter().all(spoken) {
+            return Err(differs("its reasons"));
+        }
+        Ok(outcome)
+    }
+}

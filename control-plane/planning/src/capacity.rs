@@ -1,0 +1,336 @@
+//! Where a primary's sessions go when it does not take all of them itself, and what fits where.
+
+use std::{collections::BTreeMap, fmt, time::Duration};
+
+use serde::{Deserialize, Serialize};
+use topology::{Component, Level, Moment, Plan, RegionId, Share, Topology};
+
+use crate::Memory;
+
+/// What a region has a limited amount of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Resource {
+    /// Sessions as such.
+    Sessions,
+    /// Sessions one component can serve.
+    Component(Component),
+}
+
+impl fmt::Display for Resource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sessions => f.pad("sessions"),
+            Self::Component(component) => component.fmt(f),
+        }
+    }
+}
+
+/// What a plan asks of one resource of one region.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Load {
+    /// Where.
+    pub region: RegionId,
+    /// Of what.
+    pub resource: Resource,
+    /// Sessions planned at the primaries' peaks.
+    pub planned: f64,
+    /// Sessions there is room for.
+    pub max: u32,
+}
+
+/// What a plan asks of every region: the capacity table.
+pub fn loads(topology: &Topology, plan: &Plan) -> Vec<Load> {
+    let headroom = Headroom::beside(topology, &plan.routes);
+    let rows = headroom.left.iter().flat_map(|(region, left)| {
+        left.iter().map(|(resource, left)| {
+            let max = limit(topology, region, *resource);
+            Load {
+                region: (*region).clone(),
+                resource: *resource,
+                planned: f64::from(max) - left,
+                max,
+            }
+        })
+    });
+    rows.collect()
+}
+
+/// The level that does without a component, if one does.
+pub(crate) fn relief(component: Component) -> Option<Level> {
+    match component {
+        Component::Asr => Some(Level::L1),
+        Component::Nlu => Some(Level::L2),
+        Component::Skills => Some(Level::L3),
+        Component::Gateway | Component::Tts | Component::SessionStore => None,
+    }
+}
+
+fn limit(topology: &Topology, region: &RegionId, resource: Resource) -> u32 {
+    let Some(region) = topology.regions.get(region) else {
+        return 0;
+    };
+    match resource {
+        Resource::Sessions => region.sessions_max,
+        Resource::Component(component) => {
+            let limit = region.capacity.get(&component).copied();
+            limit.unwrap_or(region.sessions_max).min(region.sessions_max)
+        }
+    }
+}
+
+/// What regions have left of everything, while shares are handed out.
+pub(crate) struct Headroom<'t> {
+    topology: &'t Topology,
+    left: BTreeMap<&'t RegionId, Vec<(Resource, f64)>>,
+}
+
+/// Shares that found a place, and the percentage that did not.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Placed {
+    pub(crate) shares: Vec<Share>,
+    pub(crate) left: u8,
+}
+
+impl<'t> Headroom<'t> {
+    /// What is left beside the routes already planned. A primary's demand is its own capacity: it is sized for its peak,
+    /// and a failover must hold at the peak.
+    pub(crate) fn beside<'r>(
+        topology: &'t Topology,
+        routes: impl IntoIterator<Item = (&'r RegionId, &'r Vec<Share>)>,
+    ) -> Self {
+        let resources = topology.regions.values().map(|region| {
+            let components = region.capacity.keys().map(|component| Resource::Component(*component));
+            let left = [Resource::Sessions].into_iter().chain(components);
+            let left = left.map(|resource| (resource, f64::from(limit(topology, &region.id, resource))));
+            (&region.id, left.collect())
+        });
+        let mut headroom = Self {
+            topology,
+            left: resources.collect(),
+        };
+        for (primary, shares) in routes {
+            for share in shares {
+                headroom.take(primary, &share.region, share.percent);
+            }
+        }
+        headroom
+    }
+
+    fn take(&mut self, primary: &RegionId, target: &RegionId, percent: u8) {
+        let topology = self.topology;
+        for (resource, left) in self.left.get_mut(target).into_iter().flatten() {
+            *left -= f64::from(limit(topology, primary, *resource)) * f64::from(percent) / 100.0;
+        }
+    }
+
+    /// Whether more is planned for `target` than it can hold, at whatever level.
+    pub(crate) fn is_over(&self, target: &RegionId, degrade: bool) -> bool {
+        let mut resources = self.left.get(target).into_iter().flatten();
+        resources.any(|(resource, left)| *left < -1e-6 && !(degrade && is_relieved(*resource)))
+    }
+
+    /// The level at which `target` can serve what is planned for it.
+    pub(crate) fn level(&self, target: &RegionId) -> Level {
+        let over = self
+            .left
+            .get(target)
+            .into_iter()
+            .flatten()
+            .filter(|(_, left)| *left < -1e-6);
+        let levels = over.filter_map(|(resource, _)| match resource {
+            Resource::Component(component) => relief(*component),
+            Resource::Sessions => None,
+        });
+        levels.max().unwrap_or_default()
+    }
+
+    /// Percent of `primary`'s sessions that `target` can still take.
+    fn percent(&self, primary: &RegionId, target: &RegionId, degrade: bool) -> u8 {
+        let resources = self.left.get(target).into_iter().flatten();
+        let counted = resources.filter(|(resource, _)| !(degrade && is_relieved(*resource)));
+        let percent = counted.map(|(resource, left)| {
+            let demand = f64::from(limit(self.topology, primary, *resource)).max(1.0);
+            // The small addition forgives the rounding of fractions, not real sessions.
+            (left.max(0.0) * 100.0 / demand + 1e-6).min(100.0) as u8
+        });
+        percent.min().unwrap_or(0)
+    }
+
+    /// Hands `percent` of `primary`'s sessions to `targets`, filling the first before the second, each up to what it has
+    /// left and what `at_most` allows. Places at full service are taken first; only what finds none takes one that
+    /// degrades its region, if `degrade`.
+    pub(crate) fn place(
+        &mut self,
+        primary: &RegionId,
+        percent: u8,
+        targets: &[&RegionId],
+        degrade: bool,
+        at_most: impl Fn(&RegionId) -> u8,
+    ) -> Placed {
+        let mut given: Vec<(&RegionId, u8)> = targets.iter().map(|target| (*target, 0)).collect();
+        let mut left = percent;
+        for degrade in [false, true].into_iter().take(1 + usize::from(degrade)) {
+            for (target, given) in &mut given {
+                let allowed = at_most(target).saturating_sub(*given);
+                let taken = left.min(self.percent(primary, target, degrade)).min(allowed);
+                self.take(primary, target, taken);
+                *given += taken;
+                left -= taken;
+            }
+        }
+        let shares = given.into_iter().filter(|(_, percent)| *percent > 0);
+        Placed {
+            shares: shares
+                .map(|(region, percent)| Share {
+                    region: region.clone(),
+                    percent,
+                })
+                .collect(),
+            left,
+        }
+    }
+}
+
+fn is_relieved(resource: Resource) -> bool {
+    matches!(resource, Resource::Component(component) if relief(component).is_some())
+}
+
+/// Percent of `primary`'s sessions that may arrive at `target` now without more connections per second than it takes,
+/// when those of a move come back within `window`.
+pub(crate) fn percent_by_rate(
+    topology: &Topology,
+    memory: &Memory,
+    primary: &RegionId,
+    target: &RegionId,
+    window: Duration,
+    now: Moment,
+) -> u8 {
+    let Some(per_second) = topology.regions.get(target).and_then(|it| it.connects_per_s_max) else {
+        return 100;
+    };
+    let arrived = memory.arrivals.get(target);
+    let arrived = arrived
+        .filter(|it| now.since(it.since) < window)
+        .map_or(0, |it| it.sessions);
+    let room = (f64::from(per_second) * window.as_secs_f64() - f64::from(arrived)).max(0.0);
+    let demand = f64::from(limit(topology, primary, Resource::Sessions)).max(1.0);
+    (room * 100.0 / demand + 1e-6).min(100.0) as u8
+}
+
+/// The same shares with only `percent` of the sessions left in them, taken from the last ones: no session goes anywhere
+/// new.
+pub(crate) fn shrink(shares: &[Share], percent: u8) -> Vec<Share> {
+    let mut left = percent;
+    let mut shrunk = Vec::new();
+    for share in shares {
+        let percent = share.percent.min(left);
+        left -= percent;
+        if percent > 0 {
+            shrunk.push(Share {
+                region: share.region.clone(),
+                percent,
+            });
+        }
+    }
+    shrunk
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use topology::fixtures::three_primaries;
+
+    fn id(name: &str) -> RegionId {
+        RegionId::new(name).unwrap()
+    }
+
+    fn share(name: &str, percent: u8) -> Share {
+        Share {
+            region: id(name),
+            percent,
+        }
+    }
+
+    fn any_number(_: &RegionId) -> u8 {
+        100
+    }
+
+    #[test]
+    fn the_first_backup_is_filled_before_the_second() {
+        let mut world = three_primaries();
+        world.topology.regions.get_mut(&id("us-west")).unwrap().sessions_max = 120;
+        let mut headroom = Headroom::beside(&world.topology, []);
+        let (west, central) = (id("us-west"), id("eu-central"));
+        let placed = headroom.place(&id("us-east"), 100, &[&west, &central], false, any_number);
+        assert_eq!(placed.shares, [share("us-west", 60), share("eu-central", 40)]);
+        // Nothing is left in us-west, and 120 sessions in eu-central: 60 % of the next primary.
+        let short = headroom.place(&id("eu-west"), 100, &[&central, &west], false, any_number);
+        assert_eq!((short.shares, short.left), (vec![share("eu-central", 60)], 40));
+    }
+
+    #[test]
+    fn a_backup_short_of_recognition_takes_sessions_at_l1_after_those_that_need_no_degradation() {
+        let mut world = three_primaries();
+        let (west, central) = (id("us-west"), id("eu-central"));
+        world
+            .topology
+            .regions
+            .get_mut(&west)
+            .unwrap()
+            .capacity
+            .insert(Component::Asr, 50);
+        let place = |targets: &[&RegionId], degrade| {
+            let mut headroom = Headroom::beside(&world.topology, []);
+            let placed = headroom.place(&id("us-east"), 100, targets, degrade, any_number);
+            (placed, headroom.level(&west))
+        };
+        let (placed, level) = place(&[&west, &central], true);
+        assert_eq!(placed.shares, [share("us-west", 25), share("eu-central", 75)]);
+        assert_eq!(level, Level::L0);
+        let (placed, level) = place(&[&west], true);
+        assert_eq!((placed.shares, level), (vec![share("us-west", 100)], Level::L1));
+        let (placed, _) = place(&[&west], false);
+        assert_eq!((placed.shares, placed.left), (vec![share("us-west", 25)], 75));
+    }
+
+    #[test]
+    fn a_burst_of_reconnects_is_kept_below_what_the_target_accepts() {
+        let mut world = three_primaries();
+        let (east, west) = (id("us-east"), id("us-west"));
+        world.topology.regions.get_mut(&west).unwrap().connects_per_s_max = Some(10);
+        let mut memory = Memory::default();
+        let window = Duration::from_secs(10);
+        let percent =
+            |memory: &Memory, now| percent_by_rate(&world.topology, memory, &east, &west, window, Moment(now));
+        // us-east has 200 sessions; 100 may come within ten seconds.
+        assert_eq!(percent(&memory, 0), 50);
+        memory.arrivals.insert(
+            west.clone(),
+            crate::actions::Arrivals {
+                since: Moment(0),
+                sessions: 80,
+            },
+        );
+        assert_eq!(percent(&memory, 9_999), 10);
+        assert_eq!(percent(&memory, 10_000), 50);
+    }
+
+    #[test]
+    fn shrinking_takes_from_the_last() {
+        let shares = [share("us-west", 60), share("eu-central", 40)];
+        assert_eq!(shrink(&shares, 95), [share("us-west", 60), share("eu-central", 35)]);
+        assert_eq!(shrink(&shares, 50), [share("us-west", 50)]);
+        assert_eq!(shrink(&shares, 0), []);
+    }
+
+    #[test]
+    fn what_is_planned_already_counts() {
+        let world = three_primaries();
+        let planned = BTreeMap::from([(id("ap-south"), vec![share("us-west", 50)])]);
+        let mut headroom = Headroom::beside(&world.topology, &planned);
+        let west = id("us-west");
+        let placed = headroom.place(&id("us-east"), 100, &[&west], false, any_number);
+        assert_eq!((placed.shares, placed.left), (vec![share("us-west", 50)], 50));
+    }
+}

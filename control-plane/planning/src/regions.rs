@@ -1,0 +1,627 @@
+//! What becomes of one primary: it fails over, drains, stays away, returns.
+
+use std::time::Duration;
+
+use topology::{Intent, IntentKind, Reason, ReasonCode, RegionId, RegionState, Share};
+use verdict::Health;
+
+use crate::{
+    Action, Penalty, Phase,
+    actions::{Arrivals, PLANNER},
+    capacity::{Headroom, Placed, percent_by_rate, shrink},
+    data,
+    plan::{Planner, describe, drain_step_end, home, restore_step_end},
+};
+
+impl Planner<'_> {
+    /// One primary by its state and its health.
+    pub(crate) fn decide(&mut self, region: &RegionId) {
+        let Some(planned) = self.next.regions.get(region).cloned() else {
+            return;
+        };
+        if self.moved.contains(region) {
+            return;
+        }
+        let (health, failing) = (self.health(region), self.is_failing(region));
+        match (planned.state, health) {
+            (RegionState::Serving, Health::Down) if failing => self.fail_over(region),
+            (RegionState::Serving, Health::Down) => {
+                let text = format!("not moved: {}", self.summary(region));
+                self.wait(ReasonCode::TriggerPending, region, text, None);
+            }
+            (RegionState::Serving, Health::Suspect) => {
+                let text = self.summary(region);
+                self.wait(ReasonCode::TriggerPending, region, text, None);
+            }
+            (RegionState::Serving, Health::NoData | Health::Blind) => {
+                let code = if self.is_stale(region) {
+                    ReasonCode::StaleSamples
+                } else {
+                    ReasonCode::NoData
+                };
+                let text = self.summary(region);
+                self.wait(code, region, text, None);
+            }
+            (RegionState::Serving, Health::Healthy | Health::Degraded) => {}
+            (RegionState::Restoring(_), Health::Down) => {
+                // Not a new evacuation but the end of an attempt to lift one: of the limits only the gate applies.
+                if !self.is_gated(region) {
+                    let text = format!("it failed again while returning: {}", self.summary(region));
+                    self.end_moves(region, Phase::Aborted, &text);
+                    if let Err(refusal) = self.evacuate(region, ReasonCode::RestoreAborted, &text) {
+                        self.report.refused.push(refusal);
+                    }
+                }
+            }
+            (RegionState::Restoring(percent), _) => self.continue_restore(region, percent),
+            (RegionState::Draining(percent), _) => self.continue_drain(region, percent),
+            (RegionState::Evacuated, _) => {
+                self.offer_restore(region);
+                self.offer_promotion(region);
+            }
+        }
+    }
+
+    /// An automatic failover: only if every safety rule agrees.
+    fn fail_over(&mut self, region: &RegionId) {
+        if self.is_gated(region) {
+            return;
+        }
+        let policy = &self.input.policy.failover;
+        let regions = self.input.topology.regions.keys();
+        let well = regions.filter(|it| matches!(self.health(it), Health::Healthy | Health::Degraded));
+        let well = well.count();
+        let text =
+            format!("{well} regions look healthy; when none does, it may be us who cannot see, and weights are kept");
+        if !self.check(ReasonCode::EverythingLooksDead, region, well > 0, text.clone()) {
+            return self.refuse(ReasonCode::EverythingLooksDead, region, text);
+        }
+        let group = self.correlated.iter().find(|group| group.contains(region));
+        let group = group.filter(|_| policy.correlated_hold);
+        let text = match group {
+            None => "no other primary turned bad by the word of the same vantages".to_owned(),
+            Some(group) => {
+                let names: Vec<&str> = group.iter().map(RegionId::as_str).collect();
+                let names = names.join(" and ");
+                format!("{names} turned bad together, so the evidence may be at fault; weights are kept")
+            }
+        };
+        let alone = group.is_none();
+        if !self.check(ReasonCode::CorrelatedEvidence, region, alone, text.clone()) {
+            return self.refuse(ReasonCode::CorrelatedEvidence, region, text);
+        }
+        let (away, limit) = (self.others_away(region), policy.automatic_max);
+        let text = format!("{away} evacuation in force, and automation may hold {limit}; an operator can move it");
+        if !self.check(ReasonCode::EvacuationLimit, region, away < limit as usize, text.clone()) {
+            return self.refuse(ReasonCode::EvacuationLimit, region, text);
+        }
+        if let Err(refusal) = self.leaves_enough(region) {
+            return self.report.refused.push(refusal);
+        }
+        let text = self.summary(region);
+        match self.evacuate(region, ReasonCode::Failover, &text) {
+            Ok(phase) => {
+                let id = format!("auto-{}-{}", self.next.generation + 1, region);
+                let intent = Intent {
+                    id: id.clone(),
+                    kind: IntentKind::Failover {
+                        region: region.clone(),
+                        promote: false,
+                        accept_loss: None,
+                    },
+                    author: PLANNER.to_owned(),
+                    reason: text.clone(),
+                    created_at: self.now,
+                    expires_at: self.now,
+                };
+                let action = Action {
+                    intent,
+                    phase,
+                    owner: self.input.epoch,
+                    changed_at: self.now,
+                    approved_by: None,
+                    text,
+                };
+                self.memory.actions.insert(id, action);
+            }
+            Err(refusal) => self.report.refused.push(refusal),
+        }
+    }
+
+    /// Moves a primary's sessions to its backups: all of them, or as many as find a place now.
+    pub(crate) fn evacuate(&mut self, region: &RegionId, code: ReasonCode, why: &str) -> Result<Phase, Reason> {
+        let placed = self.place_away(region, 100)?;
+        self.penalise(region);
+        Ok(self.leave(region, placed, code, why))
+    }
+
+    /// Carries out what was placed: the region is left, or partly left.
+    fn leave(&mut self, region: &RegionId, placed: Placed, code: ReasonCode, why: &str) -> Phase {
+        let Placed { mut shares, left } = placed;
+        let text = format!("{why}; its sessions go to {}", describe(&shares));
+        if left == 0 {
+            self.set(region, RegionState::Evacuated, shares);
+            self.change(code, region, text);
+            return Phase::Done;
+        }
+        let text = format!("{text}; {left} % find no place yet and stay");
+        shares.insert(
+            0,
+            Share {
+                region: region.clone(),
+                percent: left,
+            },
+        );
+        self.set(region, RegionState::Draining(left), shares);
+        self.change(code, region, text);
+        Phase::Running
+    }
+
+    /// The next part of an emergency that found no place for all at once, or of a planned drain.
+    fn continue_drain(&mut self, region: &RegionId, percent: u8) {
+        let Some(since) = self.next.regions.get(region).map(|it| it.since) else {
+            return;
+        };
+        let end = drain_step_end(self.input, region, since);
+        let planned = match self.memory.moving(region).map(|action| &action.intent.kind) {
+            Some(IntentKind::Switchover { promote, .. }) => Some(*promote),
+            _ => None,
+        };
+        let health = self.health(region);
+        let Some(promote) = planned else {
+            if health == Health::Healthy {
+                let text = format!(
+                    "it is healthy again with {percent} % of its sessions left; `meridian restore {region}` brings the others back"
+                );
+                return self.wait(ReasonCode::RestoreReady, region, text, None);
+            }
+            if self.now < end {
+                let text = format!("{percent} % of its sessions wait for their turn");
+                return self.wait(ReasonCode::PartlyMoved, region, text, Some(end));
+            }
+            return match self.place_away(region, 100) {
+                Ok(placed) if placed.left < percent => {
+                    let phase = self.leave(region, placed, ReasonCode::DrainStep, "the next part leaves");
+                    if phase == Phase::Done {
+                        self.end_moves(region, Phase::Done, "all its sessions left");
+                    }
+                }
+                Ok(placed) => {
+                    let text = format!("{} % of its sessions find no place in its backups", placed.left);
+                    self.wait(ReasonCode::PartlyMoved, region, text, None);
+                }
+                Err(refusal) => self.report.refused.push(refusal),
+            };
+        };
+        if health == Health::Down {
+            // What was planned has become an emergency, which its operator ordered in effect.
+            let text = format!("it failed while it was drained: {}", self.summary(region));
+            return match self.evacuate(region, ReasonCode::Failover, &text) {
+                Ok(Phase::Done) => self.end_moves(region, Phase::Done, &text),
+                Ok(_) => {}
+                Err(refusal) => self.report.refused.push(refusal),
+            };
+        }
+        let targets = self.next.routes.get(region).into_iter().flatten();
+        let unfit = targets
+            .map(|share| share.region.clone())
+            .find(|target| target != region && !matches!(self.health(target), Health::Healthy | Health::Degraded));
+        if let Some(target) = unfit {
+            let (it_is, what) = (self.health(&target), self.summary(&target));
+            if it_is == Health::Down {
+                let text = format!("drain stopped, because {target} is down: {what}; it serves all its sessions again");
+                self.end_moves(region, Phase::Aborted, &text);
+                self.set(region, RegionState::Serving, vec![home(region)]);
+                return self.change(ReasonCode::Aborted, region, text);
+            }
+            let text = format!("held at {percent} %: {target} is {it_is}, {what}");
+            return self.wait(ReasonCode::DrainHold, region, text, None);
+        }
+        if self.now < end {
+            let text = format!("held at {percent} % until {end}");
+            return self.wait(ReasonCode::DrainHold, region, text, Some(end));
+        }
+        let steps = &self.input.policy.drain.steps;
+        let left = steps.iter().copied().find(|step| *step < percent).unwrap_or(0);
+        if let Err(refusal) = self.drain_to(region, left, "the last step held") {
+            return self.report.refused.push(refusal);
+        }
+        if self.next.regions.get(region).map(|it| it.state) == Some(RegionState::Evacuated) {
+            self.end_moves(region, Phase::Done, "all its sessions left");
+            if promote && let Err(held) = self.promote(region, None) {
+                self.report.waiting.push(Reason {
+                    code: ReasonCode::PromotionHeld,
+                    ..held
+                });
+            }
+        }
+    }
+
+    /// A planned step: at most `left` percent of the sessions stay.
+    pub(crate) fn drain_to(&mut self, region: &RegionId, left: u8, why: &str) -> Result<(), Reason> {
+        let Placed { mut shares, left: rest } = self.place_away(region, 100 - left)?;
+        let stay = left + rest;
+        let state = if stay == 0 {
+            RegionState::Evacuated
+        } else {
+            RegionState::Draining(stay)
+        };
+        let text = format!(
+            "{why}; {stay} % of its sessions stay, the others go to {}",
+            describe(&shares)
+        );
+        if stay > 0 {
+            shares.insert(
+                0,
+                Share {
+                    region: region.clone(),
+                    percent: stay,
+                },
+            );
+        }
+        self.set(region, state, shares);
+        self.change(ReasonCode::DrainStep, region, text);
+        Ok(())
+    }
+
+    fn offer_restore(&mut self, region: &RegionId) {
+        if self.health(region) != Health::Healthy {
+            return;
+        }
+        match self.hold_down(region) {
+            Some(held) => self.report.waiting.push(held),
+            None => {
+                let text = format!("it is healthy again; `meridian restore {region}` brings it back in steps");
+                self.wait(ReasonCode::RestoreReady, region, text, None);
+            }
+        }
+    }
+
+    /// Data never follows sessions by itself.
+    fn offer_promotion(&mut self, region: &RegionId) {
+        let moved = self.next.writers.get(region);
+        let held: Vec<&str> = data::written_in_one_place(&self.input.policy.data)
+            .map(|class| class.class.as_str())
+            .filter(|class| !moved.is_some_and(|moved| moved.contains_key(*class)))
+            .collect();
+        if held.is_empty() {
+            return;
+        }
+        let text = format!(
+            "{} keep {region} as their writer; `meridian failover {region} --promote` moves it",
+            held.join(", ")
+        );
+        self.wait(ReasonCode::PromotionHeld, region, text, None);
+    }
+
+    /// Makes the region's first target the writer of its replicated data, if no more is lost than allowed.
+    pub(crate) fn promote(&mut self, region: &RegionId, accepted: Option<Duration>) -> Result<(), Reason> {
+        let shares = self.next.routes.get(region).into_iter().flatten();
+        let target = shares
+            .filter(|share| share.region != *region)
+            .max_by_key(|share| share.percent);
+        let Some(target) = target.map(|share| share.region.clone()) else {
+            let text = "none of its sessions went anywhere, so nobody can take its data".to_owned();
+            return Err(self.reason(ReasonCode::BadRequest, region, text, vec![]));
+        };
+        self.may_take_over(region, accepted)?;
+        let classes = data::written_in_one_place(&self.input.policy.data);
+        let writers = classes.map(|class| (class.class.clone(), target.clone())).collect();
+        self.next.writers.insert(region.clone(), writers);
+        self.change(
+            ReasonCode::Promoted,
+            region,
+            format!("{target} is the writer of its replicated data now"),
+        );
+        Ok(())
+    }
+
+    fn may_take_over(&mut self, region: &RegionId, accepted: Option<Duration>) -> Result<(), Reason> {
+        let problems = data::may_take_over(self.input, self.now, region, accepted).err();
+        let text = match &problems {
+            Some((_, problems)) => format!("more data would be lost than allowed: {}", problems.join("; ")),
+            None => "no data class would lose more than allowed".to_owned(),
+        };
+        self.check(ReasonCode::RpoExceeded, region, problems.is_none(), text.clone());
+        match problems {
+            None => Ok(()),
+            Some((code, problems)) => {
+                let text = format!("{text}; `--accept-loss` names a loss to accept");
+                Err(self.reason(code, region, text, problems))
+            }
+        }
+    }
+
+    /// Begins an operator's restore.
+    pub(crate) fn begin_restore(
+        &mut self,
+        region: &RegionId,
+        why: &str,
+        accepted: Option<Duration>,
+    ) -> Result<(), Reason> {
+        let health = self.health(region);
+        let text = format!("it is {health}: {}", self.summary(region));
+        if !self.check(ReasonCode::NotHealthy, region, health == Health::Healthy, text.clone()) {
+            return Err(self.reason(ReasonCode::NotHealthy, region, format!("{why}; but {text}"), vec![]));
+        }
+        if let Some(held) = self.hold_down(region) {
+            return Err(held);
+        }
+        if self.next.writers.contains_key(region) {
+            self.may_take_over(region, accepted)?;
+        }
+        self.penalise(region);
+        let at_home = match self.next.regions.get(region).map(|it| it.state) {
+            Some(RegionState::Draining(percent)) => percent,
+            _ => 0,
+        };
+        let steps = &self.input.policy.restore.steps;
+        let first = steps.iter().copied().find(|step| *step > at_home).unwrap_or(100);
+        self.restore_to(region, first, why);
+        Ok(())
+    }
+
+    /// Anti-flap: why a region that moved too often may not return yet.
+    fn hold_down(&mut self, region: &RegionId) -> Option<Reason> {
+        let policy = &self.input.policy.damping;
+        let penalty = self.memory.penalties.get(region).copied();
+        let (until, value) = penalty.map_or((None, 0), |it| (it.until(policy, self.now), it.value(policy, self.now)));
+        let text = match until {
+            Some(until) => format!(
+                "it moved too often (penalty {value}, {} lifts it); it stays away until {until}, or `meridian ack {region}`",
+                policy.reuse
+            ),
+            None => format!("penalty {value}, held from {}", policy.suppress),
+        };
+        if self.check(ReasonCode::HoldDown, region, until.is_none(), text.clone()) {
+            return None;
+        }
+        Some(Reason {
+            until,
+            ..self.reason(ReasonCode::HoldDown, region, text, vec![])
+        })
+    }
+
+    fn continue_restore(&mut self, region: &RegionId, percent: u8) {
+        let Some(since) = self.next.regions.get(region).map(|it| it.since) else {
+            return;
+        };
+        let health = self.health(region);
+        if health != Health::Healthy {
+            let text = format!("held at {percent} %: it is {health}, {}", self.summary(region));
+            return self.wait(ReasonCode::RestoreHold, region, text, None);
+        }
+        let end = restore_step_end(self.input, region, since);
+        if self.now < end {
+            let text = format!("held at {percent} % until {end}");
+            return self.wait(ReasonCode::RestoreHold, region, text, Some(end));
+        }
+        if self.is_gated(region) {
+            return;
+        }
+        let restore = &self.input.policy.restore;
+        let next = restore
+            .steps
+            .iter()
+            .copied()
+            .find(|step| *step > percent)
+            .unwrap_or(100);
+        let held = format!("healthy at {percent} % for {} s", restore.step_hold.as_secs_f64());
+        self.restore_to(region, next, &held);
+    }
+
+    fn restore_to(&mut self, region: &RegionId, percent: u8, why: &str) {
+        let at_home = self.percent_at(region, region);
+        let percent = percent.min(at_home.saturating_add(self.rate(region, region)).max(1));
+        if percent >= 100 {
+            let text = format!("{why}; it serves all its sessions again");
+            return self.restored(region, text);
+        }
+        // The sessions that stay away stay where they are; they move on only from a backup that is down.
+        let away: Vec<Share> = self.next.routes.get(region).into_iter().flatten().cloned().collect();
+        let away: Vec<Share> = away.into_iter().filter(|share| share.region != *region).collect();
+        let all_up = away.iter().all(|share| self.health(&share.region) != Health::Down);
+        let away = if all_up {
+            Ok(shrink(&away, 100 - percent))
+        } else {
+            self.place_away(region, 100 - percent)
+                .and_then(|placed| match placed.left {
+                    0 => Ok(placed.shares),
+                    left => {
+                        let text = format!("its backups have no room for {left} % of its sessions");
+                        Err(self.reason(ReasonCode::NoHeadroom, region, text, vec![]))
+                    }
+                })
+        };
+        match away {
+            Ok(away) => {
+                let mut shares = vec![Share {
+                    region: region.clone(),
+                    percent,
+                }];
+                shares.extend(away);
+                let text = format!("{why}; it takes {percent} % of its sessions");
+                self.set(region, RegionState::Restoring(percent), shares);
+                self.change(ReasonCode::RestoreStep, region, text);
+            }
+            Err(refusal) => {
+                // A healthy home beats backups that cannot hold the rest.
+                let text = format!("{why}; all at once, because {}", refusal.text);
+                self.restored(region, text);
+            }
+        }
+    }
+
+    fn restored(&mut self, region: &RegionId, text: String) {
+        self.set(region, RegionState::Serving, vec![home(region)]);
+        self.end_moves(region, Phase::Done, &text);
+        self.change(ReasonCode::RestoreDone, region, text);
+        if self.next.writers.remove(region).is_some() {
+            let text = "it writes its replicated data itself again".to_owned();
+            self.change(ReasonCode::Demoted, region, text);
+        }
+    }
+
+    /// A backup that went down under the sessions it took, or can no longer hold them: they move on to the next fit one.
+    pub(crate) fn repair_routes(&mut self) {
+        let degrade = self.input.policy.failover.degrade_to_admit;
+        let routes = self.next.routes.clone();
+        for (primary, shares) in routes {
+            let planned = Headroom::beside(&self.input.topology, &self.next.routes);
+            let away: Vec<&RegionId> = shares
+                .iter()
+                .map(|share| &share.region)
+                .filter(|target| **target != primary)
+                .collect();
+            let dead = away
+                .iter()
+                .find(|target| self.health(target) == Health::Down && self.is_failing(target));
+            let crowded = away.iter().find(|target| planned.is_over(target, degrade));
+            let problem = match (dead, crowded) {
+                (Some(target), _) => format!("backup {target} is down: {}", self.summary(target)),
+                (None, Some(target)) => format!("backup {target} is over its capacity"),
+                (None, None) => continue,
+            };
+            let at_home = self.percent_at(&primary, &primary);
+            match self.place_away(&primary, 100 - at_home) {
+                Ok(placed) if placed.left == 0 || dead.is_some() => {
+                    let dead = dead.map(|target| (*target).clone());
+                    let mut repaired: Vec<Share> =
+                        shares.iter().filter(|share| share.region == primary).cloned().collect();
+                    let mut text = format!("{problem}; its sessions go to {}", describe(&placed.shares));
+                    repaired.extend(placed.shares);
+                    if placed.left > 0
+                        && let Some(dead) = dead
+                    {
+                        // Nowhere is better than here for these; edges pass the dead region over.
+                        text = format!("{text}; {} % find no place yet", placed.left);
+                        repaired.push(Share {
+                            region: dead,
+                            percent: placed.left,
+                        });
+                    }
+                    if repaired != shares && !self.is_gated(&primary) {
+                        self.count_arrivals(&primary, &repaired);
+                        self.next.routes.insert(primary.clone(), repaired);
+                        self.change(ReasonCode::Failover, &primary, text);
+                    }
+                }
+                Ok(placed) => {
+                    let text = format!("{problem}, and {} % of its sessions find no other place", placed.left);
+                    self.refuse(ReasonCode::NoHeadroom, &primary, text);
+                }
+                Err(refusal) => self.report.refused.push(refusal),
+            }
+        }
+    }
+
+    /// Places for `percent` of a primary's sessions in its fit backups, in their order, as far as capacity and connection
+    /// rates allow. An error when there is none at all.
+    pub(crate) fn place_away(&mut self, region: &RegionId, percent: u8) -> Result<Placed, Reason> {
+        let input = self.input;
+        let backups = input.topology.backups_of(region);
+        let fit: Vec<&RegionId> = backups.iter().filter(|backup| self.is_fit(backup)).collect();
+        let unfit: Vec<String> = backups
+            .iter()
+            .filter(|it| !self.is_fit(it))
+            .map(|it| format!("{it} is {}", self.health(it)))
+            .collect();
+        let text = format!(
+            "{} of its {} backups are fit to take its sessions",
+            fit.len(),
+            backups.len()
+        );
+        if !self.check(ReasonCode::NoFitBackup, region, !fit.is_empty(), text.clone()) {
+            return Err(self.reason(ReasonCode::NoFitBackup, region, text, unfit));
+        }
+        let others = self.next.routes.iter().filter(|(primary, _)| *primary != region);
+        let placed = Headroom::beside(&input.topology, others).place(
+            region,
+            percent,
+            &fit,
+            input.policy.failover.degrade_to_admit,
+            |target| {
+                self.percent_at(region, target)
+                    .saturating_add(self.rate(region, target))
+            },
+        );
+        let found = percent - placed.left;
+        let text = format!("its backups can take {found} of the {percent} % of its sessions to move now");
+        self.check(ReasonCode::NoHeadroom, region, placed.left == 0, text.clone());
+        if found == 0 && percent > 0 {
+            return Err(self.reason(ReasonCode::NoHeadroom, region, text, unfit));
+        }
+        Ok(placed)
+    }
+
+    fn percent_at(&self, primary: &RegionId, target: &RegionId) -> u8 {
+        let shares = self.next.routes.get(primary).into_iter().flatten();
+        shares
+            .filter(|share| share.region == *target)
+            .map(|share| share.percent)
+            .sum()
+    }
+
+    fn rate(&self, primary: &RegionId, target: &RegionId) -> u8 {
+        let window = self.input.policy.failover.reconnect_window;
+        percent_by_rate(&self.input.topology, &self.memory, primary, target, window, self.now)
+    }
+
+    fn is_fit(&self, backup: &RegionId) -> bool {
+        let planned = self.next.regions.get(backup);
+        planned.is_some_and(|it| it.state == RegionState::Serving)
+            && matches!(self.health(backup), Health::Healthy | Health::Degraded)
+    }
+
+    pub(crate) fn set(&mut self, region: &RegionId, state: RegionState, shares: Vec<Share>) {
+        self.count_arrivals(region, &shares);
+        if let Some(plan) = self.next.regions.get_mut(region) {
+            (plan.state, plan.since) = (state, self.now);
+        }
+        self.moved.insert(region.clone());
+        self.next.routes.insert(region.clone(), shares);
+    }
+
+    /// Remembers how many sessions a move sends to each region that limits its connection rate.
+    fn count_arrivals(&mut self, primary: &RegionId, shares: &[Share]) {
+        let window = self.input.policy.failover.reconnect_window;
+        let demand = self.input.topology.regions.get(primary).map_or(0, |it| it.sessions_max);
+        for share in shares {
+            let limited = self.input.topology.regions.get(&share.region);
+            let more = share.percent.saturating_sub(self.percent_at(primary, &share.region));
+            if more == 0 || limited.is_none_or(|it| it.connects_per_s_max.is_none()) {
+                continue;
+            }
+            let now = self.now;
+            let fresh = || Arrivals {
+                since: now,
+                sessions: 0,
+            };
+            let arrivals = self.memory.arrivals.entry(share.region.clone()).or_insert_with(fresh);
+            if now.since(arrivals.since) >= window {
+                *arrivals = fresh();
+            }
+            arrivals.sessions += (u64::from(demand) * u64::from(more) / 100) as u32;
+        }
+    }
+
+    fn penalise(&mut self, region: &RegionId) {
+        let now = self.now;
+        let penalty = self.memory.penalties.entry(region.clone());
+        penalty
+            .or_insert_with(|| Penalty::none(now))
+            .add(&self.input.policy.damping, now);
+    }
+
+    /// Ends whatever action moves the region.
+    pub(crate) fn end_moves(&mut self, region: &RegionId, phase: Phase, text: &str) {
+        let ids: Vec<String> = self
+            .memory
+            .running(|kind| kind.region() == Some(region))
+            .map(|action| action.intent.id.clone())
+            .collect();
+        for id in ids {
+            self.end_action(&id, phase, text);
+        }
+    }
+}

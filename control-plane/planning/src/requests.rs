@@ -1,0 +1,363 @@
+//! What operators ask for: carried out at once, kept waiting for a second person, or refused with the rule that said no.
+
+use topology::{EdgeState, Intent, IntentKind, Reason, ReasonCode, RegionId, RegionState, Rollout, policy::TwoPerson};
+use verdict::Health;
+
+use crate::{
+    Action, Phase,
+    actions::ACTIONS_MAX,
+    plan::{Planner, home},
+};
+
+impl Planner<'_> {
+    /// Carries out the request of this decision, unless its token was used before.
+    pub(crate) fn take_request(&mut self) {
+        let Some(intent) = self.input.request.clone() else {
+            return;
+        };
+        if self.memory.actions.contains_key(&intent.id) {
+            return;
+        }
+        if self.memory.actions.len() >= ACTIONS_MAX {
+            let text = format!("{ACTIONS_MAX} requests are under way or fresh; abort some of them first");
+            let refusal = self.about(&intent.kind, ReasonCode::BadRequest, text);
+            return self.report.refused.push(refusal);
+        }
+        match self.carry_out(&intent, None) {
+            Ok(phase) => self.record(intent, phase, None),
+            Err(reason) if reason.code == ReasonCode::NeedsApproval => {
+                let until = Some(intent.expires_at);
+                self.report.waiting.push(Reason { until, ..reason });
+                self.record(intent, Phase::AwaitingApproval, None);
+            }
+            Err(refusal) => self.report.refused.push(refusal),
+        }
+    }
+
+    fn record(&mut self, intent: Intent, phase: Phase, approved_by: Option<String>) {
+        let said = self.report.changed.iter().chain(&self.report.waiting).last();
+        let action = Action {
+            text: said.map(|reason| reason.text.clone()).unwrap_or_default(),
+            intent,
+            phase,
+            owner: self.input.epoch,
+            changed_at: self.now,
+            approved_by,
+        };
+        self.memory.actions.insert(action.intent.id.clone(), action);
+    }
+
+    /// All or nothing: what is refused half-way leaves no trace but the refusal.
+    fn carry_out(&mut self, intent: &Intent, approved_by: Option<&str>) -> Result<Phase, Reason> {
+        let before = (self.next.clone(), self.memory.clone(), self.moved.clone());
+        let said = self.report.changed.len();
+        let outcome = self.try_to(intent, approved_by);
+        if outcome.is_err() {
+            (self.next, self.memory, self.moved) = before;
+            self.report.changed.truncate(said);
+        }
+        outcome
+    }
+
+    /// Whether a second person is needed is asked last, so that nobody is asked to approve what is refused anyway.
+    fn try_to(&mut self, intent: &Intent, approved_by: Option<&str>) -> Result<Phase, Reason> {
+        let why = format!("{}: {}", intent.author, intent.reason);
+        match &intent.kind {
+            IntentKind::Failover {
+                region,
+                promote,
+                accept_loss,
+            } => {
+                let state = self.state(&intent.kind, region)?;
+                if accept_loss.is_some() && !promote {
+                    let text =
+                        "sessions move without loss of data; a loss is accepted only together with promoting".into();
+                    return Err(self.about(&intent.kind, ReasonCode::BadRequest, text));
+                }
+                if state == RegionState::Evacuated && !promote {
+                    return Ok(self.already(&intent.kind, format!("{region} is evacuated already")));
+                }
+                let mut phase = Phase::Done;
+                if state != RegionState::Evacuated {
+                    self.leaves_enough(region)?;
+                    self.end_moves(region, Phase::Aborted, &format!("overtaken: {why}"));
+                    phase = self.evacuate(region, ReasonCode::ForcedFailover, &format!("{why} (failover)"))?;
+                }
+                if *promote {
+                    self.promote(region, *accept_loss)?;
+                }
+                if accept_loss.is_some() {
+                    self.approved(intent, approved_by, TwoPerson::DataLoss, "it may lose data")?;
+                }
+                if state != RegionState::Evacuated {
+                    self.second_evacuation(intent, region, approved_by)?;
+                }
+                Ok(phase)
+            }
+            IntentKind::Switchover { region, .. } => {
+                match self.state(&intent.kind, region)? {
+                    RegionState::Serving => {}
+                    RegionState::Evacuated => {
+                        return Ok(self.already(&intent.kind, format!("{region} is evacuated already")));
+                    }
+                    moving => {
+                        let text = format!("it is {moving}; abort or finish that first");
+                        return Err(self.about(&intent.kind, ReasonCode::BadRequest, text));
+                    }
+                }
+                let health = self.health(region);
+                let text = format!("it is {health}: {}", self.summary(region));
+                let well = matches!(health, Health::Healthy | Health::Degraded);
+                if !self.check(ReasonCode::NotHealthy, region, well, text.clone()) {
+                    let text = format!(
+                        "{text}; a switchover is planned and needs a region that works, `meridian failover {region}` does not"
+                    );
+                    return Err(self.about(&intent.kind, ReasonCode::NotHealthy, text));
+                }
+                self.leaves_enough(region)?;
+                let first = self.input.policy.drain.steps.first().copied().unwrap_or(0);
+                self.change(ReasonCode::Switchover, region, format!("{why} (switchover)"));
+                self.drain_to(region, first, "the first part leaves")?;
+                self.second_evacuation(intent, region, approved_by)?;
+                Ok(Phase::Running)
+            }
+            IntentKind::Restore { region, accept_loss } => {
+                match self.state(&intent.kind, region)? {
+                    RegionState::Serving => {
+                        return Ok(self.already(&intent.kind, format!("{region} serves all its sessions already")));
+                    }
+                    RegionState::Restoring(_) => {
+                        return Ok(self.already(&intent.kind, format!("{region} is returning already")));
+                    }
+                    RegionState::Evacuated | RegionState::Draining(_) => {}
+                }
+                let mover = self.memory.moving(region).map(|action| action.intent.id.clone());
+                self.begin_restore(region, &format!("{why} (restore)"), *accept_loss)?;
+                if let Some(mover) = mover {
+                    self.end_action(&mover, Phase::Aborted, "the region returns");
+                }
+                if accept_loss.is_some() {
+                    self.approved(intent, approved_by, TwoPerson::DataLoss, "it may lose data")?;
+                }
+                let done = self.next.regions.get(region).map(|it| it.state) == Some(RegionState::Serving);
+                Ok(if done { Phase::Done } else { Phase::Running })
+            }
+            IntentKind::DrainEdge { edge } => {
+                let state = self.next.edges.get(edge).copied();
+                let others = self
+                    .next
+                    .edges
+                    .iter()
+                    .filter(|(id, it)| *id != edge && **it == EdgeState::Serving);
+                match (state, others.count()) {
+                    (None, _) => {
+                        let text = format!("there is no edge {edge}");
+                        Err(self.about(&intent.kind, ReasonCode::BadRequest, text))
+                    }
+                    (_, 0) => {
+                        let text = format!("{edge} is the last edge that DNS names");
+                        Err(self.about(&intent.kind, ReasonCode::LastEdge, text))
+                    }
+                    _ => Ok(Phase::Running),
+                }
+            }
+            IntentKind::Rollout { version } => self.begin_rollout(intent, version, &why),
+            IntentKind::Freeze => {
+                let text = format!("no automatic change until {}: {why}", intent.expires_at);
+                self.said(&intent.kind, ReasonCode::Frozen, text);
+                Ok(Phase::Running)
+            }
+            IntentKind::Unfreeze => {
+                let freezes = self.memory.running(|kind| *kind == IntentKind::Freeze);
+                let ids: Vec<String> = freezes.map(|action| action.intent.id.clone()).collect();
+                for id in &ids {
+                    self.end_action(id, Phase::Aborted, &format!("ended by {why}"));
+                }
+                let rest = usize::from(self.memory.taken_back.take().is_some());
+                let text = format!("{} freezes ended: {why}", ids.len() + rest);
+                self.said(&intent.kind, ReasonCode::Unfrozen, text);
+                Ok(Phase::Done)
+            }
+            IntentKind::Override { rule } => {
+                self.approved(intent, approved_by, TwoPerson::Override, "it turns a safety rule off")?;
+                let text = format!("{rule} does not count until {}: {why}", intent.expires_at);
+                self.said(&intent.kind, ReasonCode::RuleOverridden, text);
+                Ok(Phase::Running)
+            }
+            IntentKind::Ack { region } => {
+                self.state(&intent.kind, region)?;
+                let text = match self.memory.penalties.remove(region) {
+                    Some(penalty) => {
+                        let value = penalty.value(&self.input.policy.damping, self.now);
+                        format!("its penalty of {value} is lifted: {why}")
+                    }
+                    None => return Ok(self.already(&intent.kind, format!("{region} carries no penalty"))),
+                };
+                self.said(&intent.kind, ReasonCode::Acknowledged, text);
+                Ok(Phase::Done)
+            }
+            IntentKind::Approve { action } => self.approve(intent, action, &why),
+            IntentKind::Abort { action } => self.abort(intent, action, &why),
+        }
+    }
+
+    fn begin_rollout(&mut self, intent: &Intent, version: &str, why: &str) -> Result<Phase, Reason> {
+        if let Some(running) = self.next.rollout.as_ref().filter(|it| it.percent < 100) {
+            let text = format!(
+                "{} is at {} %; abort or finish it first",
+                running.version, running.percent
+            );
+            return Err(self.about(&intent.kind, ReasonCode::RolloutRunning, text));
+        }
+        if self.next.rollout.as_ref().is_some_and(|it| it.version == version) {
+            return Ok(self.already(&intent.kind, format!("all users are on {version} already")));
+        }
+        let percent = self.input.policy.rollout.steps.first().map_or(100, |step| step.percent);
+        self.next.rollout = Some(Rollout {
+            version: version.to_owned(),
+            percent,
+            since: self.now,
+            action: intent.id.clone(),
+        });
+        let text = format!("{why} (rollout); {version} goes to {percent} % of users");
+        self.said(&intent.kind, ReasonCode::RolloutStep, text);
+        Ok(if percent == 100 { Phase::Done } else { Phase::Running })
+    }
+
+    fn approve(&mut self, intent: &Intent, id: &str, why: &str) -> Result<Phase, Reason> {
+        let waiting = self.memory.actions.get(id);
+        let waiting = waiting
+            .filter(|action| action.phase == Phase::AwaitingApproval)
+            .cloned();
+        let Some(waiting) = waiting else {
+            let text = format!("no action {id} waits for approval");
+            return Err(self.about(&intent.kind, ReasonCode::NoSuchAction, text));
+        };
+        if waiting.intent.author.eq_ignore_ascii_case(&intent.author) {
+            let text = format!("{} asked for it; somebody else has to agree", intent.author);
+            return Err(self.about(&intent.kind, ReasonCode::SamePerson, text));
+        }
+        let (approver, asked) = (intent.author.clone(), waiting.intent);
+        self.said(&asked.kind, ReasonCode::Approved, format!("{why} (approval of {id})"));
+        match self.carry_out(&asked, Some(&approver)) {
+            Ok(phase) => self.record(asked, phase, Some(approver)),
+            Err(refusal) => {
+                let text = refusal.text.clone();
+                self.record(asked, Phase::Refused, Some(approver));
+                self.end_action(id, Phase::Refused, &text);
+                self.report.refused.push(refusal);
+            }
+        }
+        Ok(Phase::Done)
+    }
+
+    fn abort(&mut self, intent: &Intent, id: &str, why: &str) -> Result<Phase, Reason> {
+        let action = self
+            .memory
+            .actions
+            .get(id)
+            .filter(|action| !action.phase.is_final())
+            .cloned();
+        let Some(action) = action else {
+            let text = format!("no action {id} is under way");
+            return Err(self.about(&intent.kind, ReasonCode::NoSuchAction, text));
+        };
+        let text = format!("{why} (abort of {id})");
+        if action.phase == Phase::Running {
+            match &action.intent.kind {
+                IntentKind::Failover { region, .. } | IntentKind::Switchover { region, .. } => {
+                    let health = self.health(region);
+                    if matches!(health, Health::Down | Health::Blind) {
+                        let text = format!(
+                            "its sessions cannot come back: it is {health}, {}",
+                            self.summary(region)
+                        );
+                        return Err(self.about(&action.intent.kind, ReasonCode::NotHealthy, text));
+                    }
+                    self.set(region, RegionState::Serving, vec![home(region)]);
+                }
+                IntentKind::Restore { region, .. } => {
+                    self.evacuate(region, ReasonCode::RestoreAborted, &text)?;
+                }
+                IntentKind::Rollout { version } => {
+                    self.next.rollout = None;
+                    let text = format!("{text}; {version} is rolled back");
+                    self.said(&action.intent.kind, ReasonCode::RolledBack, text);
+                }
+                _ => {}
+            }
+        }
+        self.end_action(id, Phase::Aborted, &text);
+        self.said(&action.intent.kind, ReasonCode::Aborted, text);
+        Ok(Phase::Done)
+    }
+
+    /// Leaving a second region is for two people to decide.
+    fn second_evacuation(
+        &mut self,
+        intent: &Intent,
+        region: &RegionId,
+        approved_by: Option<&str>,
+    ) -> Result<(), Reason> {
+        let away = self.others_away(region);
+        if away == 0 {
+            return Ok(());
+        }
+        let what = format!("{away} other region is away already");
+        self.approved(intent, approved_by, TwoPerson::SecondEvacuation, &what)
+    }
+
+    fn approved(
+        &mut self,
+        intent: &Intent,
+        approved_by: Option<&str>,
+        what: TwoPerson,
+        because: &str,
+    ) -> Result<(), Reason> {
+        if approved_by.is_some() || !self.needs_two(what) {
+            return Ok(());
+        }
+        let text = format!(
+            "{} by {} needs a second person, because {because}: `meridian approve {}`",
+            intent.kind.as_str(),
+            intent.author,
+            intent.id
+        );
+        Err(self.about(&intent.kind, ReasonCode::NeedsApproval, text))
+    }
+
+    fn state(&self, kind: &IntentKind, region: &RegionId) -> Result<RegionState, Reason> {
+        let is_primary = self.input.topology.primaries().any(|it| it.id == *region);
+        match self.next.regions.get(region) {
+            Some(planned) if is_primary => Ok(planned.state),
+            Some(_) => {
+                let text = format!("{region} is a backup; only primaries fail over and return");
+                Err(self.about(kind, ReasonCode::BadRequest, text))
+            }
+            None => Err(self.about(kind, ReasonCode::BadRequest, format!("there is no region {region}"))),
+        }
+    }
+
+    fn already(&mut self, kind: &IntentKind, text: String) -> Phase {
+        self.said(kind, ReasonCode::AlreadySo, text);
+        Phase::Done
+    }
+
+    fn said(&mut self, kind: &IntentKind, code: ReasonCode, text: String) {
+        let reason = self.about(kind, code, text);
+        self.report.changed.push(reason);
+    }
+
+    fn about(&self, kind: &IntentKind, code: ReasonCode, text: String) -> Reason {
+        match kind.region() {
+            Some(region) => self.reason(code, region, text, vec![]),
+            None => Reason {
+                code,
+                region: None,
+                text,
+                evidence: vec![],
+                until: None,
+            },
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! A control plane process, and what talks to it.
+#![allow(dead_code, reason = "each test program uses a part of it")]
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::Arc,
+    time::Duration,
+};
+
+use api::{Follower, LastGood, operator, v1};
+use daemon::Announcement;
+use tokio::sync::watch;
+use topology::{NodeId, Snapshot};
+
+/// Far longer than anything here takes; only a hang gets this far.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+pub struct ControlPlane {
+    pub child: Child,
+    pub endpoint: String,
+    folder: PathBuf,
+}
+
+impl Drop for ControlPlane {
+    fn drop(&mut self) {
+        // It may have ended already; either way none is left behind.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl ControlPlane {
+    pub async fn start(folder: &Path) -> Self {
+        Self::start_with(folder, |topology| topology).await
+    }
+
+    pub async fn start_with(folder: &Path, change: impl Fn(String) -> String) -> Self {
+        let configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs");
+        let topology = std::fs::read_to_string(configs.join("topology.toml")).unwrap();
+        std::fs::write(folder.join("topology.toml"), change(topology)).unwrap();
+        std::fs::copy(configs.join("policy.toml"), folder.join("policy.toml")).unwrap();
+        let config = "topology = \"topology.toml\"\npolicy = \"policy.toml\"\n[store]\nfile = \"meridian.redb\"\n";
+        std::fs::write(folder.join("control-plane.toml"), config).unwrap();
+        let announce = folder.join("announce.json");
+        let _ = std::fs::remove_file(&announce);
+        let child = Command::new(env!("CARGO_BIN_EXE_meridian-control-plane"))
+            .args(["--supervised", "--config"])
+            .arg(folder.join("control-plane.toml"))
+            .arg("--announce")
+            .arg(&announce)
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let announced = async {
+            loop {
+                if let Some(announcement) = Announcement::read(&announce).unwrap() {
+                    return announcement;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let announcement = tokio::time::timeout(PATIENCE, announced)
+            .await
+            .expect("the control plane gets ready");
+        Self {
+            child,
+            endpoint: format!("http://{}", announcement.addresses["grpc"]),
+            folder: folder.to_owned(),
+        }
+    }
+
+    pub fn operator(&self) -> api::Operator {
+        api::Operator::at([self.endpoint.clone()])
+    }
+
+    pub fn follower(&self, last_good: &Path) -> Follower {
+        Follower {
+            endpoints: vec![self.endpoint.clone()],
+            node: NodeId::new("edge-iad").unwrap(),
+            kind: v1::NodeKind::Edge,
+            last_good: LastGood::at(last_good),
+        }
+    }
+
+    /// A node that follows plans, until the first one has come.
+    pub async fn follow(&self, last_good: &Path) -> Arc<Snapshot> {
+        let (sender, mut plans) = watch::channel(None);
+        let follower = self.follower(last_good);
+        let newer = plans.wait_for(Option::is_some);
+        tokio::select! {
+            () = follower.run(sender, std::future::pending()) => unreachable!("it was never stopped"),
+            plan = tokio::time::timeout(PATIENCE, newer) => plan.expect("a plan comes").unwrap().clone().unwrap(),
+        }
+    }
+}
+
+/// A request of a tester; `lasts` is for what stands.
+pub fn request(kind: v1::act_request::Kind, token: &str, lasts: Option<Duration>) -> v1::ActRequest {
+    operator::request(kind, "maintenance", "tester", token, lasts)
+}
+
+/// A freeze for a minute.
+pub fn freeze(token: &str) -> v1::ActRequest {
+    let kind = v1::act_request::Kind::Freeze(v1::Freeze {});
+    request(kind, token, Some(Duration::from_secs(60)))
+}
+
+/// The first reason of each decision.
+pub fn codes(decisions: &[v1::Decision]) -> Vec<&str> {
+    decisions
+        .iter()
+        .map(|decision| decision.reasons[0].code.as_str())
+        .collect()
+}
