@@ -12,7 +12,7 @@
 //! ```text
 //! at 35s  us-east dies                      nobody can connect to it
 //! at 35s  us-east is unreachable from edge-iad
-//! at 35s  us-east asr fails 20 %            or gateway, nlu, tts, skills, session-store; in steps of 5 %
+//! at 35s  us-east asr fails 20 %            or gateway, nlu, tts, skills, session-store
 //! at 35s  us-east asr takes 700 ms
 //! at 35s  us-east recovers                  from everything above
 //! at 35s  us-east flaps every 30s for 10m   dies for 30 s, is well for 30 s, and so on; well at the end
@@ -27,7 +27,7 @@
 //! at 35s  store goes back to generation 2   it is restored from a copy of that time
 //! at 35s  edge-iad refuses the next plan    `refuses plans` until it `accepts plans`
 //! at 35s  edge-iad is cut off               no plan reaches it; `is connected` ends it
-//! at 35s  enactor holds plans back          copies of the plans from now on, beside those that are delivered
+//! at 35s  enactor holds the plan            a slow one takes a copy of the plan in force; others are faster
 //! at 35s  enactor applies what it held
 //! ```
 //!
@@ -53,11 +53,8 @@
 //! end 5m
 //! ```
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
-<<<<<<< HEAD
-use topology::{Component, IdError, NodeId, RegionId, document::Span};
-=======
 use topology::{
     Component, EdgeId, IdError, IntentKind, NodeId, Policy, RegionId, Rule, Topology, document::Span,
     policy::RolloutStep,
@@ -67,7 +64,6 @@ use crate::expect::Expectation;
 
 /// Most times one line of flapping may die.
 const FLAPS_MAX: u32 = 1000;
->>>>>>> plan
 
 /// A script of faults and requests.
 #[derive(Debug, Clone, PartialEq)]
@@ -160,9 +156,9 @@ pub enum Event {
     CutOff(NodeId),
     /// Plans reach a node again.
     Connected(NodeId),
-    /// A slow enactor keeps copies of plans from now on.
+    /// A slow enactor takes a copy of the plan in force.
     EnactorHolds,
-    /// The slow enactor brings them to every node.
+    /// The slow enactor brings what it took to every node.
     EnactorApplies,
     /// An operator asks for something.
     Asks(Ask),
@@ -325,7 +321,10 @@ fn unfold(events: Vec<Line>) -> Result<Vec<Line>, BadScenario> {
         let times = until.as_millis() / every.as_millis().max(1);
         if every.is_zero() || times == 0 || times > u128::from(FLAPS_MAX) {
             let problem = format!("it flaps at least once and at most {FLAPS_MAX} times, each longer than nothing");
-            return Err(BadScenario { line: line.line, problem });
+            return Err(BadScenario {
+                line: line.line,
+                problem,
+            });
         }
         for time in 0..times as u32 {
             let dies = time % 2 == 0;
@@ -414,7 +413,7 @@ fn parse_event(words: &[&str]) -> Result<Event, String> {
         [node, "accepts", "plans"] => Event::Accepts(vantage(node)?),
         [node, "is", "cut", "off"] => Event::CutOff(vantage(node)?),
         [node, "is", "connected"] => Event::Connected(vantage(node)?),
-        ["enactor", "holds", "plans", "back"] => Event::EnactorHolds,
+        ["enactor", "holds", "the", "plan"] => Event::EnactorHolds,
         ["enactor", "applies", "what", "it", "held"] => Event::EnactorApplies,
         other => Event::Asks(parse_ask(other)?),
     })
@@ -436,7 +435,10 @@ fn millis(text: &str) -> Result<i64, String> {
 fn parse_ask(words: &[&str]) -> Result<Ask, String> {
     let region = |name: &str| RegionId::new(name).map_err(|error: IdError| error.to_string());
     let (words, why) = match words.iter().position(|word| *word == "because") {
-        Some(at) => (&words[..at], words[at + 1..].join(" ")),
+        Some(at) => {
+            let why = words[at + 1..].join(" ");
+            (&words[..at], why.strip_prefix("of ").unwrap_or(&why).to_owned())
+        }
         None => (words, "as the scenario says".to_owned()),
     };
     let unknown = || format!("\"{}\" is nothing that can happen", words.join(" "));
@@ -535,11 +537,9 @@ impl Event {
             known.then_some(()).ok_or_else(|| format!("there is no vantage {id}"))
         };
         match self {
-            Self::Dies(id)
-            | Self::AsrFails(id, _)
-            | Self::AsrTakes(id, _)
-            | Self::Recovers(id)
-            | Self::Flaps(id, ..) => region(id),
+            Self::Dies(id) | Self::Fails(id, ..) | Self::AsrTakes(id, _) | Self::Recovers(id) | Self::Flaps(id, ..) => {
+                region(id)
+            }
             Self::Unreachable(id, by) | Self::Lies(by, id) => region(id).and(vantage(by)),
             Self::Silent(by) | Self::Speaks(by) | Self::Honest(by) => vantage(by),
             Self::Lags(id, class, _) | Self::Unmeasured(id, class) => {
@@ -549,9 +549,11 @@ impl Event {
                     _ => region(id),
                 }
             }
-            Self::RefusesNext(id) | Self::RefusesAll(id) | Self::Accepts(id) | Self::CutOff(id) | Self::Connected(id) => {
-                node(id)
-            }
+            Self::RefusesNext(id)
+            | Self::RefusesAll(id)
+            | Self::Accepts(id)
+            | Self::CutOff(id)
+            | Self::Connected(id) => node(id),
             // Operators may ask for what is not there; they are told so.
             Self::Asks(_)
             | Self::Version(..)
@@ -582,15 +584,13 @@ pub(crate) fn control_plane() -> NodeId {
     NodeId::new("control-plane").expect("the name is an id")
 }
 
-/// Data classes by one name or all of them.
-pub(crate) fn classes<'p>(policy: &'p Policy, class: Option<&str>) -> impl Iterator<Item = &'p str> {
-    let wanted: BTreeMap<&str, ()> = policy
-        .data
-        .iter()
-        .map(|it| (it.class.as_str(), ()))
-        .filter(|(name, ())| class.is_none_or(|class| class == *name))
-        .collect();
-    wanted.into_keys()
+/// One data class, or all of them.
+pub(crate) fn classes(policy: &Policy, class: Option<&str>) -> Vec<String> {
+    let known = policy.data.iter().map(|it| it.class.as_str());
+    known
+        .filter(|name| class.is_none_or(|class| class == *name))
+        .map(str::to_owned)
+        .collect()
 }
 
 #[cfg(test)]
@@ -616,13 +616,22 @@ mod tests {
                 "line 1: \"ears\" is no component",
             ),
             ("when 5s\nend 1m", "line 1: a line begins with"),
-            ("region us-west tea 5\nend 1m", "line 1: \"tea\" is nothing a region has room for"),
-            ("at 5s us-east flaps every 1s for 1d\nend 1m", "line 1: it flaps at least once"),
+            (
+                "region us-west tea 5\nend 1m",
+                "line 1: \"tea\" is nothing a region has room for",
+            ),
+            (
+                "at 5s us-east flaps every 1s for 1d\nend 1m",
+                "line 1: it flaps at least once",
+            ),
             (
                 "at 5s alice switches over us-east accepting a loss of 1h\nend 1m",
                 "line 1: a switchover loses no data",
             ),
-            ("at 5s alice overrides gravity for 1h\nend 1m", "line 1: there is no rule gravity"),
+            (
+                "at 5s alice overrides gravity for 1h\nend 1m",
+                "line 1: there is no rule gravity",
+            ),
             ("expect rain\nend 1m", "line 1: \"rain\" is nothing to expect"),
         ] {
             let error = Scenario::parse(text).unwrap_err().to_string();
@@ -635,13 +644,18 @@ mod tests {
         for (text, complaint) in [
             ("at 5s us-eats dies", "line 1: there is no region us-eats"),
             ("at 5s edge-xyz is silent", "line 1: there is no vantage edge-xyz"),
-            ("at 5s control-plane refuses plans", "line 1: there is no node control-plane"),
+            (
+                "at 5s control-plane refuses plans",
+                "line 1: there is no node control-plane",
+            ),
             ("at 5s us-east jokes lag 5s", "line 1: there is no data class jokes"),
             ("region us-eats sessions 5", "line 1: there is no region us-eats"),
             ("expect us-eats evacuated", "line 1: there is no region us-eats"),
         ] {
             let scenario = Scenario::parse(&format!("{text}\nend 1m")).unwrap();
-            let error = scenario.world(&three_primaries().topology, &Policy::default()).unwrap_err();
+            let error = scenario
+                .world(&three_primaries().topology, &Policy::default())
+                .unwrap_err();
             assert_eq!(error.to_string(), complaint);
         }
     }
@@ -652,7 +666,11 @@ mod tests {
         let scenario = Scenario::parse(text).unwrap();
         let (topology, policy) = scenario.world(&three_primaries().topology, &Policy::default()).unwrap();
         let west = &topology.regions[&RegionId::new("us-west").unwrap()];
-        let sizes = (west.sessions_max, west.connects_per_s_max, west.capacity[&Component::Asr]);
+        let sizes = (
+            west.sessions_max,
+            west.connects_per_s_max,
+            west.capacity[&Component::Asr],
+        );
         assert_eq!(sizes, (100, Some(10), 50));
         let holds: Vec<u64> = policy.rollout.steps.iter().map(|step| step.hold.as_secs()).collect();
         assert_eq!(holds, [60, 120, 7 * 24 * 3600, 0]);
@@ -680,7 +698,12 @@ mod tests {
 
     #[test]
     fn operators_speak_in_whole_sentences() {
-        let asked = |line: &str| match Scenario::parse(&format!("at 5s {line}\nend 1m")).unwrap().events.remove(0).event {
+        let asked = |line: &str| match Scenario::parse(&format!("at 5s {line}\nend 1m"))
+            .unwrap()
+            .events
+            .remove(0)
+            .event
+        {
             Event::Asks(ask) => ask,
             other => panic!("{other:?}"),
         };

@@ -1,26 +1,39 @@
-//! The simulated world: regions that are well or not, vantages that see them, and a control plane in virtual time.
+//! The simulated world: regions that are well or not, vantages that see them, a control plane in virtual time, operators,
+//! and nodes that follow its plans.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt::Write as _,
     time::Duration,
 };
 
-use planning::{Input, Report, next_wake, plan};
+use planning::{Input, Lag, Memory, Phase, Report, RolloutSeen, invariants::Invariants, next_wake, plan};
 use topology::{
-    Component, Intent, IntentKind, Moment, NodeId, Plan, Policy, Reason, RegionId, Snapshot, Topology,
-    snapshot::SNAPSHOT_SCHEMA,
+    Component, Intent, IntentKind, Level, Moment, NodeId, Plan, Policy, Reason, ReasonCode, RegionId, RegionPlan,
+    RegionState, Tick, Topology,
 };
-use verdict::{Observation, Source, TickReport, Windows, judge};
+use verdict::{Before, Observation, Source, TickReport, Windows, judge};
 
-use crate::{Event, Scenario};
+use crate::{
+    BadScenario, Record, Scenario,
+    fleet::{Fleet, Manners, Refused},
+    record::{Kind, Said},
+    scenario::{Ask, Event, Line, Seen, Wanted, classes, control_plane, nodes, vantages},
+};
 
-/// Attempts each vantage makes per component and tick; twenty make percentages of failures exact to 5 %.
-const ATTEMPTS: u32 = 20;
+/// Attempts each vantage makes per component and tick; a hundred make percentages of failures exact.
+const ATTEMPTS: u32 = 100;
 /// How long a component takes when all is well: less than any limit of the policy.
 const WELL_MS: f64 = 40.0;
-/// The simulated wall clock starts here: the first moment of a tick, far from zero.
-const START: Moment = Moment(1_000_000_000);
+/// The simulated wall clock starts here: a midnight, so that its time of day is the time since the start.
+pub(crate) const START: Moment = Moment(20_000 * 86_400_000);
+/// Sessions on a version that is rolled out, where a scenario does not say.
+const SESSIONS_SEEN: u32 = 1_000;
+/// Turns of each session on a version that is rolled out.
+const TURNS: u64 = 10;
+/// P95 latency of the old version, in milliseconds.
+const OLD_P95_MS: f64 = 200.0;
+/// Most decisions in one moment until nothing changes any more: a change, what nodes say to it, a change back, and rest.
+const DECISIONS_MAX: usize = 6;
 
 #[derive(Debug, Clone, Default)]
 struct Condition {
@@ -30,97 +43,180 @@ struct Condition {
     asr_takes: Option<Duration>,
 }
 
-struct World<'w> {
-    topology: &'w Topology,
+/// What devices see of a version that is rolled out.
+#[derive(Debug, Clone, Copy)]
+struct Version {
+    sessions: u32,
+    fails_percent: u32,
+    slower_percent: u32,
+    underruns: u32,
+    gpu_memory_errors: u32,
+}
+
+/// What a store holds: enough for a control plane to go on from.
+#[derive(Debug, Clone)]
+struct Stored {
+    plan: Plan,
+    memory: Memory,
+    epoch: u64,
+}
+
+pub(crate) struct World {
+    /// Time since the start, by the clock of the world.
+    elapsed: Duration,
+    /// How far the clock of the control plane is ahead of that, in milliseconds.
+    ahead_ms: i64,
     conditions: BTreeMap<RegionId, Condition>,
     silent: BTreeSet<NodeId>,
+    lies: BTreeSet<(NodeId, RegionId)>,
+    lags: BTreeMap<(RegionId, String), Duration>,
+    versions: BTreeMap<String, Version>,
     windows: Windows,
-    input: Input,
+    /// Newest tick that was judged.
+    judged: Tick,
+    fleet: Fleet,
     asked: u32,
     last_report: Report,
-    transcript: String,
+    /// The store after every plan, by generation: what it may be restored to.
+    copies: BTreeMap<u64, Stored>,
+    invariants: Invariants,
+    pub(crate) input: Input,
+    pub(crate) record: Record,
 }
 
-/// Plays a scenario and returns what happened, one line a fact.
-pub fn play(scenario: &Scenario, topology: &Topology, policy: &Policy) -> String {
-    let input = Input::new(topology.clone(), policy.clone(), 1);
-    let mut world = World {
-        topology,
-        conditions: BTreeMap::new(),
-        silent: BTreeSet::new(),
-        windows: Windows::default(),
-        input,
-        asked: 0,
-        last_report: Report::default(),
-        transcript: String::new(),
-    };
-    world.decide(START);
+/// Plays a scenario and returns what happened. The error names a line that speaks of something the world does not have.
+pub fn play(scenario: &Scenario, topology: &Topology, policy: &Policy) -> Result<Record, BadScenario> {
+    play_until(scenario, topology, policy, scenario.end).map(|world| world.record)
+}
+
+/// The world of a scenario as it is at a time.
+pub(crate) fn play_until(
+    scenario: &Scenario,
+    topology: &Topology,
+    policy: &Policy,
+    end: Duration,
+) -> Result<World, BadScenario> {
+    let (topology, policy) = scenario.world(topology, policy)?;
+    let mut world = World::new(topology, policy);
+    world.decide();
     let mut events = scenario.events.iter().peekable();
-    let (mut now, end) = (START, START + scenario.end);
-    while now < end {
-        let tick_end = now.tick().end();
-        let event_at = events.peek().map(|line| START + line.at);
-        let wake = next_wake(&world.input, now);
-        now = [Some(tick_end), event_at, wake]
-            .into_iter()
-            .flatten()
-            .min()
-            .unwrap_or(tick_end)
-            .max(now);
-        if now == tick_end {
-            world.observe(now);
+    while world.elapsed < end {
+        let next = world.next_moment(events.peek().map(|line| line.at)).min(end);
+        world.elapsed = next;
+        world.tick();
+        while let Some(line) = events.next_if(|line| line.at <= next) {
+            world.happen(line);
         }
-        while let Some(line) = events.next_if(|line| START + line.at <= now) {
-            world.say(now, &format!("> {}", line.text));
-            world.happen(&line.event, now);
-        }
-        world.decide(now);
+        world.decide();
     }
-    world.transcript
+    world.record.applied = world.fleet.applied();
+    Ok(world)
 }
 
-impl World<'_> {
-    fn say(&mut self, now: Moment, line: &str) {
-        let seconds = now.since(START).as_secs_f64();
-        writeln!(self.transcript, "{seconds:>7.1}s  {line}").expect("text can always grow");
+impl World {
+    fn new(topology: Topology, policy: Policy) -> Self {
+        Self {
+            elapsed: Duration::ZERO,
+            ahead_ms: 0,
+            conditions: BTreeMap::new(),
+            silent: BTreeSet::new(),
+            lies: BTreeSet::new(),
+            lags: BTreeMap::new(),
+            versions: BTreeMap::new(),
+            windows: Windows::default(),
+            judged: START.tick().back(1),
+            fleet: Fleet::new(nodes(&topology)),
+            asked: 0,
+            last_report: Report::default(),
+            copies: BTreeMap::new(),
+            invariants: Invariants::default(),
+            input: Input::new(topology, policy, 1),
+            record: Record::default(),
+        }
     }
 
-    /// Every vantage reports on the tick that ends now. A fault counts from the tick it falls into, as with probes that
-    /// run late in the tick.
-    fn observe(&mut self, now: Moment) {
-        let tick = now.tick().back(1);
-        let control_plane = NodeId::new("control-plane").expect("the name is an id");
-        let vantages = self.topology.edges.keys().map(NodeId::from).chain([control_plane]);
-        for vantage in vantages
-            .filter(|vantage| !self.silent.contains(vantage))
-            .collect::<Vec<_>>()
-        {
-            let observations = self
-                .topology
-                .regions
-                .keys()
-                .flat_map(|region| self.see(&vantage, region))
-                .collect();
-            let report = TickReport::new(vantage, tick, observations);
-            self.windows
-                .take(report, tick, &self.input.policy.health)
-                .expect("the simulated clock has one hand");
+    /// The clock of everybody but the control plane.
+    fn world_clock(&self) -> Moment {
+        START + self.elapsed
+    }
+
+    /// The clock of the control plane.
+    pub(crate) fn now(&self) -> Moment {
+        Moment(self.world_clock().0.saturating_add_signed(self.ahead_ms))
+    }
+
+    /// When something happens next, whatever it is: a tick ends, by either clock; an event; a wait is over.
+    fn next_moment(&self, event: Option<Duration>) -> Duration {
+        let (now, world) = (self.now(), self.world_clock());
+        let until = |at: Moment, clock: Moment| self.elapsed + at.since(clock);
+        let ticks = [until(world.tick().end(), world), until(now.tick().end(), now)];
+        let wake = next_wake(&self.input, now).map(|wake| until(wake, now));
+        let events = event.into_iter().chain(wake).chain(ticks);
+        events.min().unwrap_or_default().max(self.elapsed)
+    }
+
+    fn say(&mut self, line: &str) {
+        self.record.say(self.elapsed, line);
+    }
+
+    /// Edges report on the tick that ends by their clock; the control plane, which is a vantage too, judges the tick that
+    /// ends by its own. A fault counts from the tick it falls into, as with probes that run late in the tick.
+    fn tick(&mut self) {
+        let (now, world) = (self.now(), self.world_clock());
+        let last_closed = now.tick().back(1);
+        if world == world.tick().start() {
+            let edges = vantages(&self.input.topology).filter(|vantage| *vantage != control_plane());
+            for edge in edges.collect::<Vec<_>>() {
+                self.report(&edge, world.tick().back(1), last_closed);
+            }
+            self.measure();
         }
+        if now != now.tick().start() || self.judged >= last_closed {
+            return;
+        }
+        self.report(&control_plane(), last_closed, last_closed);
+        self.judged = last_closed;
         let policy = &self.input.policy.health;
-        self.windows.forget(policy, tick, |_| true);
-        let before = self
-            .input
-            .verdicts
-            .iter()
-            .map(|(region, verdict)| (region.clone(), verdict.into()))
-            .collect();
-        self.input.verdicts = judge(self.topology.regions.keys(), &self.windows, policy, tick, &before);
+        self.windows.forget(policy, last_closed, |_| true);
+        let before = self.before();
+        let regions = self.input.topology.regions.keys();
+        self.input.verdicts = judge(regions, &self.windows, policy, last_closed, &before);
+    }
+
+    fn report(&mut self, vantage: &NodeId, tick: Tick, last_closed: Tick) {
+        if self.silent.contains(vantage) {
+            return;
+        }
+        let regions = self.input.topology.regions.keys();
+        let report = TickReport {
+            vantage: vantage.clone(),
+            tick,
+            observations: regions.flat_map(|region| self.see(vantage, region)).collect(),
+            replication: Vec::new(),
+            versions: Vec::new(),
+        };
+        // A clock that is wrong makes reports too old, or not due yet: they do not count, and the verdict says so.
+        let _ = self.windows.take(report, last_closed, &self.input.policy.health);
+    }
+
+    /// What was believed before this tick; for a new leader, what the plan says was believed.
+    fn before(&self) -> BTreeMap<RegionId, Before> {
+        let verdicts = self.input.verdicts.iter();
+        if !self.input.verdicts.is_empty() {
+            return verdicts
+                .map(|(region, verdict)| (region.clone(), verdict.into()))
+                .collect();
+        }
+        let planned = self.input.current.iter().flat_map(|plan| &plan.regions);
+        let believed = |plan: &RegionPlan| Before::planned(plan.state == RegionState::Evacuated, plan.level);
+        planned.map(|(region, plan)| (region.clone(), believed(plan))).collect()
     }
 
     fn see(&self, vantage: &NodeId, region: &RegionId) -> Vec<Observation> {
         let healthy = Condition::default();
         let condition = self.conditions.get(region).unwrap_or(&healthy);
-        if condition.dead || condition.unreachable_from.contains(vantage) {
+        let lies = self.lies.contains(&(vantage.clone(), region.clone()));
+        if (condition.dead || condition.unreachable_from.contains(vantage)) != lies {
             let mut gateway = Observation::new(region.clone(), Component::Gateway, Source::Probe);
             (0..ATTEMPTS).for_each(|_| gateway.fail("connection refused"));
             return vec![gateway];
@@ -138,11 +234,25 @@ impl World<'_> {
         Component::ALL.into_iter().map(see).collect()
     }
 
-    fn happen(&mut self, event: &Event, now: Moment) {
+    /// What is measured besides health, each tick. Lags are measured where the data is written: a dead region measures none.
+    fn measure(&mut self) {
+        let at = self.now();
+        for ((region, class), behind) in &self.lags {
+            if self.conditions.get(region).is_some_and(|it| it.dead) {
+                continue;
+            }
+            let lag = Lag { behind: *behind, at };
+            let classes = self.input.replication.entry(region.clone()).or_default();
+            classes.insert(class.clone(), lag);
+        }
+    }
+
+    fn happen(&mut self, line: &Line) {
+        self.say(&format!("> {}", line.text));
         let mut condition = |region: &RegionId, change: &dyn Fn(&mut Condition)| {
             change(self.conditions.entry(region.clone()).or_default());
         };
-        match event {
+        match &line.event {
             Event::Dies(region) => condition(region, &|it| it.dead = true),
             Event::Unreachable(region, vantage) => {
                 condition(region, &|it| {
@@ -154,103 +264,297 @@ impl World<'_> {
             }),
             Event::AsrTakes(region, time) => condition(region, &|it| it.asr_takes = Some(*time)),
             Event::Recovers(region) => condition(region, &|it| *it = Condition::default()),
-            Event::Silent(vantage) => {
-                self.silent.insert(vantage.clone());
+            // Unfolded when the scenario was read.
+            Event::Flaps(..) => {}
+            Event::Silent(vantage) => drop(self.silent.insert(vantage.clone())),
+            Event::Speaks(vantage) => drop(self.silent.remove(vantage)),
+            Event::Lies(vantage, region) => drop(self.lies.insert((vantage.clone(), region.clone()))),
+            Event::Honest(vantage) => self.lies.retain(|(liar, _)| liar != vantage),
+            Event::Lags(region, class, behind) => {
+                for class in classes(&self.input.policy, class.as_deref()) {
+                    self.lags.insert((region.clone(), class), *behind);
+                }
+                self.measure();
             }
-            Event::Speaks(vantage) => {
-                self.silent.remove(vantage);
+            Event::Unmeasured(region, class) => {
+                for class in classes(&self.input.policy, class.as_deref()) {
+                    self.lags.remove(&(region.clone(), class));
+                }
             }
-            Event::FailOver(region) => {
-                let (region, promote, accept_loss) = (region.clone(), false, None);
-                self.ask(
-                    IntentKind::Failover {
-                        region,
-                        promote,
-                        accept_loss,
-                    },
-                    now,
-                    None,
-                );
+            Event::Version(version, seen) => self.versions.entry(version.clone()).or_default().see(*seen),
+            Event::ClockJumps(by_ms) => self.jump(*by_ms),
+            Event::LeaderChanges => self.take_over(self.input.epoch + 1),
+            Event::StoreGoesBack(generation) => self.restore_store(*generation),
+            Event::RefusesNext(node) => self.fleet.set_manners(node, Manners::RefusesNext),
+            Event::RefusesAll(node) => self.fleet.set_manners(node, Manners::RefusesAll),
+            Event::Accepts(node) => self.fleet.set_manners(node, Manners::Accepts),
+            Event::CutOff(node) => self.fleet.set_cut_off(node, true),
+            Event::Connected(node) => self.fleet.set_cut_off(node, false),
+            Event::EnactorHolds => self.fleet.hold(self.input.current.as_ref()),
+            Event::EnactorApplies => {
+                let refused = self.fleet.apply_held();
+                self.refused(refused);
             }
-            Event::Restore(region) => {
-                let (region, accept_loss) = (region.clone(), None);
-                self.ask(IntentKind::Restore { region, accept_loss }, now, None);
-            }
-            Event::Freeze(time) => self.ask(IntentKind::Freeze, now, Some(*time)),
-            Event::Unfreeze => self.ask(IntentKind::Unfreeze, now, None),
+            Event::Asks(ask) => self.ask(ask),
         }
     }
 
-    fn ask(&mut self, kind: IntentKind, now: Moment, life: Option<Duration>) {
+    /// What was seen before a clock that went back is in its future, where it cannot be judged.
+    fn jump(&mut self, by_ms: i64) {
+        self.ahead_ms = self.ahead_ms.saturating_add(by_ms);
+        let last_closed = self.now().tick().back(1);
+        if last_closed.0 + 1 < self.judged.0 {
+            self.windows = Windows::default();
+            self.judged = last_closed;
+        }
+    }
+
+    /// A leader knows what the store holds, and what it sees from now on.
+    fn take_over(&mut self, epoch: u64) {
+        self.input.epoch = epoch;
+        self.input.verdicts.clear();
+        self.input.replication.clear();
+        self.windows = Windows::default();
+        self.last_report = Report::default();
+    }
+
+    /// The store is as it was, fencing token included. A control plane that offers nodes an older plan is shown theirs, and
+    /// its next plan follows that one.
+    fn restore_store(&mut self, generation: u64) {
+        let Some(stored) = self.copies.get(&generation).cloned() else {
+            return self.say("the store never held that generation");
+        };
+        self.copies.retain(|it, _| *it <= generation);
+        let refused = self.fleet.publish(&stored.plan);
+        self.refused(refused);
+        self.input.current = Some(stored.plan);
+        self.input.memory = stored.memory;
+        self.take_over(stored.epoch + 1);
+    }
+
+    fn ask(&mut self, ask: &Ask) {
+        let now = self.now();
+        let newest = |fits: &dyn Fn(Phase) -> bool| {
+            let actions = self
+                .input
+                .memory
+                .actions
+                .iter()
+                .filter(|(_, action)| fits(action.phase));
+            let newest = actions.max_by_key(|(_, action)| (action.intent.created_at, action.changed_at));
+            newest.map_or("it".to_owned(), |(id, _)| id.clone())
+        };
+        let kind = match &ask.what {
+            Wanted::Kind(kind) => kind.clone(),
+            Wanted::ApproveIt => IntentKind::Approve {
+                action: newest(&|phase| phase == Phase::AwaitingApproval),
+            },
+            Wanted::AbortIt => IntentKind::Abort {
+                action: newest(&|phase| !phase.is_final()),
+            },
+        };
         self.asked += 1;
-        let intent = Intent {
+        self.input.request = Some(Intent {
             id: format!("a{}", self.asked),
             kind,
-            author: "operator".into(),
-            reason: "as the scenario says".into(),
+            author: ask.who.clone(),
+            reason: ask.why.clone(),
             created_at: now,
-            expires_at: now + life.unwrap_or(planning::REQUEST_LIFE),
-        };
-        self.input.request = Some(intent);
-        self.decide(now);
+            expires_at: now + ask.life.unwrap_or(planning::REQUEST_LIFE),
+        });
+        self.decide();
     }
 
-    fn decide(&mut self, now: Moment) {
+    /// Decides, publishes, hears what the nodes say to it, and decides again until nothing changes.
+    fn decide(&mut self) {
+        for _ in 0..DECISIONS_MAX {
+            let answered = self.hear();
+            let changed = self.decide_once();
+            if let Some(plan) = self.input.current.clone() {
+                let refused = self.fleet.publish(&plan);
+                self.refused(refused);
+            }
+            if !changed && self.hear() == answered {
+                return;
+            }
+        }
+        self.broken("decisions do not come to rest");
+    }
+
+    /// What nodes say, and devices of a version that is rolled out.
+    fn hear(&mut self) -> (bool, bool) {
+        let current = self.input.current.as_ref();
+        self.input.refusal = current.and_then(|plan| self.fleet.refusal(plan));
+        self.input.recovered = self.fleet.recovered(current.map(Plan::number));
+        let rollout = current.and_then(|plan| plan.rollout.as_ref());
+        self.input.rollout = rollout.map(|rollout| {
+            let version = self.versions.get(&rollout.version).copied().unwrap_or_default();
+            version.seen(&rollout.version)
+        });
+        (self.input.refusal.is_some(), self.input.recovered.is_some())
+    }
+
+    /// One decision; says whether there is a new plan.
+    fn decide_once(&mut self) -> bool {
+        let now = self.now();
         let outcome = plan(&self.input, now);
+        for broken in self.invariants.check(&self.input, &outcome, now) {
+            self.broken(&broken);
+        }
         self.input.request = None;
-        self.input.memory = outcome.memory;
-        let before = std::mem::replace(&mut self.last_report, outcome.report.clone());
-        for reason in &outcome.report.changed {
-            self.say(now, &line("plan", reason));
-        }
-        for (kind, new, old) in [
-            ("refused", &outcome.report.refused, &before.refused),
-            ("waiting", &outcome.report.waiting, &before.waiting),
-        ] {
-            // Said once: a rule that goes on refusing for the same reason adds nothing.
-            for reason in new
-                .iter()
-                .filter(|new| !old.iter().any(|old| (old.code, &old.text) == (new.code, &new.text)))
-            {
-                self.say(now, &line(kind, reason));
+        let memory = std::mem::replace(&mut self.input.memory, outcome.memory);
+        self.tell(&outcome.report);
+        self.tell_penalties(&memory);
+        let Some(plan) = outcome.plan else { return false };
+        self.say(&format!("plan {}: {}", plan.number(), describe(&plan)));
+        self.record.plans.push((self.elapsed, plan.clone()));
+        let stored = Stored {
+            plan: plan.clone(),
+            memory: self.input.memory.clone(),
+            epoch: self.input.epoch,
+        };
+        self.copies.insert(plan.generation, stored);
+        self.input.current = Some(plan);
+        true
+    }
+
+    /// Says a report. What goes on being refused or waited for is said once.
+    fn tell(&mut self, report: &Report) {
+        let before = std::mem::replace(&mut self.last_report, report.clone());
+        let lists = [
+            (Kind::Changed, &report.changed, &Vec::new()),
+            (Kind::Refused, &report.refused, &before.refused),
+            (Kind::Waiting, &report.waiting, &before.waiting),
+        ];
+        for (kind, new, old) in lists {
+            for reason in new.iter().filter(|new| !old.iter().any(|old| is_same(old, new))) {
+                let region = reason.region.as_ref().map(|it| format!(" {it}")).unwrap_or_default();
+                let until = reason.until.map(|until| until.to_string());
+                let until = until.filter(|until| !reason.text.contains(until));
+                let until = until.map(|until| format!(" (until {until})")).unwrap_or_default();
+                self.say(&format!("{kind:<8}{}{region}: {}{until}", reason.code, reason.text));
+                self.record.said.push(Said {
+                    at: self.elapsed,
+                    kind,
+                    reason: reason.clone(),
+                });
             }
         }
-        if let Some(plan) = outcome.plan {
-            self.say(
-                now,
-                &format!("generation {}: {}", plan.generation, describe_routes(&plan)),
-            );
-            let snapshot = Snapshot {
-                schema: SNAPSHOT_SCHEMA,
-                plan: plan.clone(),
-                topology: self.topology.clone(),
-                dns_ttl_s: 15,
-                probe: self.input.policy.probe.clone(),
+    }
+
+    /// Says which penalties grew.
+    fn tell_penalties(&mut self, before: &Memory) {
+        let now = self.now();
+        let after = self.input.memory.penalties.clone();
+        for (region, penalty) in after {
+            if before.penalties.get(&region).is_some_and(|it| it.at == penalty.at) {
+                continue;
+            }
+            let policy = &self.input.policy.damping;
+            let held = match penalty.until(policy, now) {
+                Some(until) => format!(", held down until {until}"),
+                None => String::new(),
             };
-            if let Err(error) = snapshot.validate() {
-                self.say(now, &format!("INVARIANT BROKEN: {error}"));
-            }
-            self.input.current = Some(plan);
+            let value = penalty.value(policy, now);
+            self.say(&format!("penalty {region}: {value}{held}"));
+        }
+    }
+
+    fn refused(&mut self, refused: Vec<Refused>) {
+        for Refused { node, number, why } in refused {
+            self.say(&format!("{node} refuses plan {number}: {why}"));
+            self.record.refused.push((self.elapsed, node, number));
+        }
+    }
+
+    fn broken(&mut self, what: &str) {
+        self.say(&format!("INVARIANT BROKEN: {what}"));
+        self.record.broken.push(what.to_owned());
+    }
+}
+
+impl Default for Version {
+    fn default() -> Self {
+        Self {
+            sessions: SESSIONS_SEEN,
+            fails_percent: 0,
+            slower_percent: 0,
+            underruns: 0,
+            gpu_memory_errors: 0,
         }
     }
 }
 
-fn line(kind: &str, reason: &Reason) -> String {
-    let region = reason
-        .region
-        .as_ref()
-        .map(|region| format!(" {region}"))
-        .unwrap_or_default();
-    format!("{kind:<8}{}{region}: {}", reason.code, reason.text)
+impl Version {
+    fn see(&mut self, seen: Seen) {
+        match seen {
+            Seen::Sessions(sessions) => self.sessions = sessions,
+            Seen::Fails(percent) => self.fails_percent = percent,
+            Seen::Slower(percent) => self.slower_percent = percent,
+            Seen::Underruns(each) => self.underruns = each,
+            Seen::GpuMemoryErrors(count) => self.gpu_memory_errors = count,
+        }
+    }
+
+    fn seen(self, version: &str) -> RolloutSeen {
+        let turns = u64::from(self.sessions) * TURNS;
+        let turns_failed = turns * u64::from(self.fails_percent.min(100)) / 100;
+        RolloutSeen {
+            version: version.to_owned(),
+            sessions: self.sessions,
+            turns_succeeded: turns - turns_failed,
+            turns_failed,
+            p95_ms: Some(OLD_P95_MS * (1.0 + f64::from(self.slower_percent) / 100.0)),
+            old_p95_ms: Some(OLD_P95_MS),
+            underruns: u64::from(self.underruns) * u64::from(self.sessions),
+            gpu_memory_errors: u64::from(self.gpu_memory_errors),
+        }
+    }
 }
 
-fn describe_routes(plan: &Plan) -> String {
-    let route = |(primary, shares): (&RegionId, &Vec<topology::Share>)| {
-        let shares: Vec<String> = shares
-            .iter()
-            .map(|share| format!("{} {} %", share.region, share.percent))
-            .collect();
-        format!("{primary} → {}", shares.join(" + "))
-    };
-    plan.routes.iter().map(route).collect::<Vec<_>>().join("; ")
+/// The same fact again. The text of a hold-down counts its penalty down.
+fn is_same(old: &Reason, new: &Reason) -> bool {
+    let counts_down = old.code == ReasonCode::HoldDown && old.until == new.until;
+    (old.code, &old.region) == (new.code, &new.region) && (old.text == new.text || counts_down)
+}
+
+/// A plan in a line: what is not as it is when all is well.
+pub(crate) fn describe(plan: &Plan) -> String {
+    let away = plan
+        .routes
+        .iter()
+        .filter(|(primary, shares)| shares.iter().any(|share| share.region != **primary));
+    let mut told: Vec<String> = away
+        .map(|(primary, shares)| {
+            let shares: Vec<String> = shares
+                .iter()
+                .map(|share| format!("{} {} %", share.region, share.percent))
+                .collect();
+            format!("{primary} → {}", shares.join(" + "))
+        })
+        .collect();
+    told.push(
+        if told.is_empty() {
+            "every primary at home"
+        } else {
+            "others at home"
+        }
+        .to_owned(),
+    );
+    if told.len() > plan.routes.len() {
+        told.pop();
+    }
+    let levels = plan.regions.iter().filter(|(_, it)| it.level > Level::L0);
+    told.extend(levels.map(|(region, it)| format!("{region} at {}", it.level)));
+    let drained = plan.edges.iter().filter(|(_, it)| **it == topology::EdgeState::Drained);
+    told.extend(drained.map(|(edge, _)| format!("{edge} drained")));
+    for (region, writers) in &plan.writers {
+        let writers: BTreeSet<&RegionId> = writers.values().collect();
+        let writers: Vec<&str> = writers.into_iter().map(RegionId::as_str).collect();
+        told.push(format!("data of {region} is written in {}", writers.join(" and ")));
+    }
+    if let Some(rollout) = &plan.rollout {
+        told.push(format!("{} at {} %", rollout.version, rollout.percent));
+    }
+    told.join("; ")
 }

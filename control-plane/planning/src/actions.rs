@@ -31,9 +31,9 @@ pub struct Memory {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Arrivals {
-    /// When the window began.
+    /// When the last of them were sent.
     pub since: Moment,
-    /// How many were sent since.
+    /// How many were sent, each less than a window after the ones before.
     pub sessions: u32,
 }
 
@@ -138,7 +138,8 @@ impl Memory {
     pub(crate) fn forget(&mut self, now: Moment) {
         self.actions
             .retain(|_, action| !action.phase.is_final() || now.since(action.changed_at) < ENDED_KEPT);
-        while self.actions.len() > ACTIONS_MAX {
+        // One place is kept free: whoever asks in an emergency is not told that others asked before.
+        while self.actions.len() >= ACTIONS_MAX {
             let ended = self.actions.iter().filter(|(_, action)| action.phase.is_final());
             let Some(oldest) = ended
                 .min_by_key(|(_, action)| action.changed_at)

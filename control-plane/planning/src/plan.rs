@@ -7,8 +7,8 @@ use std::{
 };
 
 use topology::{
-    EdgeState, IntentKind, Level, Moment, Plan, Reason, ReasonCode, RegionId, RegionPlan, RegionState, Role, Rule,
-    Share, policy::TwoPerson, snapshot::digest,
+    EdgeState, Intent, IntentKind, Level, Moment, Plan, Reason, ReasonCode, RegionId, RegionPlan, RegionState, Role,
+    Rule, Share, policy::TwoPerson, snapshot::digest,
 };
 use verdict::{Health, correlated};
 
@@ -167,6 +167,19 @@ impl<'i> Planner<'i> {
         for moment in regions.chain(rollout).chain(penalties).chain(arrivals) {
             ahead = ahead.max(moment.since(now));
             *moment = now.min(*moment);
+        }
+        // What lasts for a time lasts no longer than that from now on.
+        for action in self.memory.actions.values_mut().filter(|it| !it.phase.is_final()) {
+            let Intent {
+                created_at, expires_at, ..
+            } = &mut action.intent;
+            ahead = ahead.max(created_at.since(now));
+            let life = expires_at.since(*created_at);
+            *expires_at = (*expires_at).min(now + life);
+            *created_at = now.min(*created_at);
+        }
+        if let Some(rest) = &mut self.memory.taken_back {
+            rest.until = rest.until.min(now + self.input.policy.publish.hold);
         }
         if !ahead.is_zero() {
             let text = format!(
@@ -341,7 +354,8 @@ impl<'i> Planner<'i> {
         let acknowledged = refusal.acknowledged.as_ref();
         let usable =
             acknowledged.filter(|it| it.documents == self.next.documents && it.generation < current.generation);
-        match usable {
+        // Who refuses what it had applied before is broken itself; taking that back again would change nothing.
+        match usable.filter(|good| !routes_alike(good, current)) {
             Some(good) if share > policy.refusals_max => {
                 self.next.regions.clone_from(&good.regions);
                 self.next.routes.clone_from(&good.routes);
@@ -364,7 +378,14 @@ impl<'i> Planner<'i> {
                     .push(general(ReasonCode::PlanTakenBack, text, Some(until)));
             }
             _ => {
-                let text = format!("{who}; they serve their last good plan");
+                let what = match usable {
+                    Some(_) if share > policy.refusals_max => {
+                        "they applied one like it before, so look at them; until they are mended or stopped, other plans \
+                         they refuse are taken back"
+                    }
+                    _ => "they serve their last good plan",
+                };
+                let text = format!("{who}; {what}");
                 self.report
                     .waiting
                     .push(general(ReasonCode::RefusedByNodes, text, None));
@@ -374,19 +395,19 @@ impl<'i> Planner<'i> {
 
     /// Edges are drained while somebody wants it, but never the last one.
     fn set_edges(&mut self) {
-        let drained: BTreeSet<_> = self
+        let drained: BTreeMap<_, _> = self
             .memory
             .running(|kind| matches!(kind, IntentKind::DrainEdge { .. }))
             .filter_map(|action| match &action.intent.kind {
-                IntentKind::DrainEdge { edge } => Some(edge.clone()),
+                IntentKind::DrainEdge { edge } => Some((edge.clone(), action.intent.clone())),
                 _ => None,
             })
             .collect();
-        let none_left = self.next.edges.keys().all(|edge| drained.contains(edge));
+        let none_left = self.next.edges.keys().all(|edge| drained.contains_key(edge));
         let mut changed = Vec::new();
         for (edge, state) in &mut self.next.edges {
             // The topology may have lost the edges that were not drained.
-            let wanted = if drained.contains(edge) && !none_left {
+            let wanted = if drained.contains_key(edge) && !none_left {
                 EdgeState::Drained
             } else {
                 EdgeState::Serving
@@ -398,7 +419,17 @@ impl<'i> Planner<'i> {
         }
         for (edge, state) in changed {
             let (code, text) = match state {
-                EdgeState::Drained => (ReasonCode::EdgeDrained, format!("{edge} is left out of DNS answers")),
+                EdgeState::Drained => {
+                    let by = drained.get(&edge).map(|it| {
+                        let until = it.expires_at;
+                        format!("drain by {}: {}; ", it.author, it.reason) + &format!("until {until} ")
+                    });
+                    let by = by.unwrap_or_default();
+                    (
+                        ReasonCode::EdgeDrained,
+                        format!("{by}{edge} is left out of DNS answers"),
+                    )
+                }
                 EdgeState::Serving => (
                     ReasonCode::EdgeRestored,
                     format!("{edge} is named in DNS answers again"),
@@ -443,7 +474,12 @@ impl<'i> Planner<'i> {
                 (false, _) => "what was slow or broken was well for long enough".to_owned(),
             };
             // Room made for sessions that are already planned is part of moving them, not a change of its own.
-            if to != crowded && self.is_gated(&region) {
+            let to = if to != crowded && self.is_gated(&region) {
+                level.max(crowded)
+            } else {
+                to
+            };
+            if to == level {
                 continue;
             }
             if let Some(plan) = self.next.regions.get_mut(&region) {
@@ -537,24 +573,8 @@ impl<'i> Planner<'i> {
             .current
             .as_ref()
             .is_some_and(|it| it.generation < self.next.generation);
-        let same = !recovers
-            && self.input.current.as_ref().is_some_and(|current| {
-                (
-                    &current.documents,
-                    &current.regions,
-                    &current.routes,
-                    &current.edges,
-                    &current.writers,
-                    &current.rollout,
-                ) == (
-                    &self.next.documents,
-                    &self.next.regions,
-                    &self.next.routes,
-                    &self.next.edges,
-                    &self.next.writers,
-                    &self.next.rollout,
-                )
-            });
+        let current = self.input.current.as_ref();
+        let same = !recovers && current.is_some_and(|current| routes_alike(current, &self.next));
         let plan = (!same).then(|| {
             self.next.generation += 1;
             self.next.epoch = self.input.epoch;
@@ -739,6 +759,26 @@ impl<'i> Planner<'i> {
             text.clone_into(&mut action.text);
         }
     }
+}
+
+/// Whether two plans say the same, but for their numbers and reasons.
+fn routes_alike(one: &Plan, other: &Plan) -> bool {
+    let said = |plan: &Plan| {
+        let Plan {
+            generation: _,
+            epoch: _,
+            created_at: _,
+            documents,
+            regions,
+            routes,
+            edges,
+            writers,
+            rollout,
+            reasons: _,
+        } = plan.clone();
+        (documents, regions, routes, edges, writers, rollout)
+    };
+    said(one) == said(other)
 }
 
 pub(crate) fn home(region: &RegionId) -> Share {

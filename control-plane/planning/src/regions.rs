@@ -71,8 +71,10 @@ impl Planner<'_> {
         let regions = self.input.topology.regions.keys();
         let well = regions.filter(|it| matches!(self.health(it), Health::Healthy | Health::Degraded));
         let well = well.count();
-        let text =
-            format!("{well} regions look healthy; when none does, it may be us who cannot see, and weights are kept");
+        let text = match well {
+            0 => "no region looks healthy, so it may be us who cannot see; weights are kept".to_owned(),
+            well => format!("{well} regions look healthy"),
+        };
         if !self.check(ReasonCode::EverythingLooksDead, region, well > 0, text.clone()) {
             return self.refuse(ReasonCode::EverythingLooksDead, region, text);
         }
@@ -91,7 +93,13 @@ impl Planner<'_> {
             return self.refuse(ReasonCode::CorrelatedEvidence, region, text);
         }
         let (away, limit) = (self.others_away(region), policy.automatic_max);
-        let text = format!("{away} evacuation in force, and automation may hold {limit}; an operator can move it");
+        let text = match away {
+            0 => "every other region is where it belongs".to_owned(),
+            away => format!(
+                "{away} other of the regions is away or on its way, and automation moves one only while fewer than {limit} are; \
+                 `meridian failover {region}` moves it"
+            ),
+        };
         if !self.check(ReasonCode::EvacuationLimit, region, away < limit as usize, text.clone()) {
             return self.refuse(ReasonCode::EvacuationLimit, region, text);
         }
@@ -181,6 +189,9 @@ impl Planner<'_> {
             }
             return match self.place_away(region, 100) {
                 Ok(placed) if placed.left < percent => {
+                    if self.is_gated(region) {
+                        return;
+                    }
                     let phase = self.leave(region, placed, ReasonCode::DrainStep, "the next part leaves");
                     if phase == Phase::Done {
                         self.end_moves(region, Phase::Done, "all its sessions left");
@@ -194,6 +205,9 @@ impl Planner<'_> {
             };
         };
         if health == Health::Down {
+            if self.is_gated(region) {
+                return;
+            }
             // What was planned has become an emergency, which its operator ordered in effect.
             let text = format!("it failed while it was drained: {}", self.summary(region));
             return match self.evacuate(region, ReasonCode::Failover, &text) {
@@ -209,6 +223,9 @@ impl Planner<'_> {
         if let Some(target) = unfit {
             let (it_is, what) = (self.health(&target), self.summary(&target));
             if it_is == Health::Down {
+                if self.is_gated(region) {
+                    return;
+                }
                 let text = format!("drain stopped, because {target} is down: {what}; it serves all its sessions again");
                 self.end_moves(region, Phase::Aborted, &text);
                 self.set(region, RegionState::Serving, vec![home(region)]);
@@ -223,8 +240,21 @@ impl Planner<'_> {
         }
         let steps = &self.input.policy.drain.steps;
         let left = steps.iter().copied().find(|step| *step < percent).unwrap_or(0);
-        if let Err(refusal) = self.drain_to(region, left, "the last step held") {
-            return self.report.refused.push(refusal);
+        match self.place_away(region, 100 - left) {
+            Ok(placed) if left + placed.left < percent => {
+                if self.is_gated(region) {
+                    return;
+                }
+                self.drained(region, left, placed, "the last step held");
+            }
+            Ok(_) => {
+                let text = format!(
+                    "{percent} % of its sessions find no place in its backups and stay; `meridian restore {region}` brings the \
+                     others back"
+                );
+                return self.wait(ReasonCode::PartlyMoved, region, text, None);
+            }
+            Err(refusal) => return self.report.refused.push(refusal),
         }
         if self.next.regions.get(region).map(|it| it.state) == Some(RegionState::Evacuated) {
             self.end_moves(region, Phase::Done, "all its sessions left");
@@ -239,17 +269,26 @@ impl Planner<'_> {
 
     /// A planned step: at most `left` percent of the sessions stay.
     pub(crate) fn drain_to(&mut self, region: &RegionId, left: u8, why: &str) -> Result<(), Reason> {
-        let Placed { mut shares, left: rest } = self.place_away(region, 100 - left)?;
+        let placed = self.place_away(region, 100 - left)?;
+        self.drained(region, left, placed, why);
+        Ok(())
+    }
+
+    fn drained(&mut self, region: &RegionId, left: u8, placed: Placed, why: &str) {
+        let Placed { mut shares, left: rest } = placed;
         let stay = left + rest;
         let state = if stay == 0 {
             RegionState::Evacuated
         } else {
             RegionState::Draining(stay)
         };
-        let text = format!(
-            "{why}; {stay} % of its sessions stay, the others go to {}",
-            describe(&shares)
-        );
+        let text = match stay {
+            0 => format!("{why}; its sessions go to {}", describe(&shares)),
+            stay => format!(
+                "{why}; {stay} % of its sessions stay, the others go to {}",
+                describe(&shares)
+            ),
+        };
         if stay > 0 {
             shares.insert(
                 0,
@@ -261,7 +300,6 @@ impl Planner<'_> {
         }
         self.set(region, state, shares);
         self.change(ReasonCode::DrainStep, region, text);
-        Ok(())
     }
 
     fn offer_restore(&mut self, region: &RegionId) {
@@ -271,7 +309,7 @@ impl Planner<'_> {
         match self.hold_down(region) {
             Some(held) => self.report.waiting.push(held),
             None => {
-                let text = format!("it is healthy again; `meridian restore {region}` brings it back in steps");
+                let text = format!("it is healthy; `meridian restore {region}` brings it back in steps");
                 self.wait(ReasonCode::RestoreReady, region, text, None);
             }
         }
@@ -316,7 +354,7 @@ impl Planner<'_> {
         Ok(())
     }
 
-    fn may_take_over(&mut self, region: &RegionId, accepted: Option<Duration>) -> Result<(), Reason> {
+    pub(crate) fn may_take_over(&mut self, region: &RegionId, accepted: Option<Duration>) -> Result<(), Reason> {
         let problems = data::may_take_over(self.input, self.now, region, accepted).err();
         let text = match &problems {
             Some((_, problems)) => format!("more data would be lost than allowed: {}", problems.join("; ")),
@@ -410,7 +448,7 @@ impl Planner<'_> {
         self.restore_to(region, next, &held);
     }
 
-    fn restore_to(&mut self, region: &RegionId, percent: u8, why: &str) {
+    pub(crate) fn restore_to(&mut self, region: &RegionId, percent: u8, why: &str) {
         let at_home = self.percent_at(region, region);
         let percent = percent.min(at_home.saturating_add(self.rate(region, region)).max(1));
         if percent >= 100 {
@@ -526,11 +564,11 @@ impl Planner<'_> {
             .filter(|it| !self.is_fit(it))
             .map(|it| format!("{it} is {}", self.health(it)))
             .collect();
-        let text = format!(
-            "{} of its {} backups are fit to take its sessions",
-            fit.len(),
-            backups.len()
-        );
+        let text = match fit.len() {
+            0 if backups.is_empty() => "it has no backup".to_owned(),
+            0 => format!("none of its backups is fit to take its sessions: {}", unfit.join(", ")),
+            fit => format!("{fit} of its {} backups are fit to take its sessions", backups.len()),
+        };
         if !self.check(ReasonCode::NoFitBackup, region, !fit.is_empty(), text.clone()) {
             return Err(self.reason(ReasonCode::NoFitBackup, region, text, unfit));
         }
@@ -601,6 +639,8 @@ impl Planner<'_> {
             if now.since(arrivals.since) >= window {
                 *arrivals = fresh();
             }
+            // Counted from the last of them: two windows that meet would let twice as many come within one.
+            arrivals.since = now;
             arrivals.sessions += (u64::from(demand) * u64::from(more) / 100) as u32;
         }
     }

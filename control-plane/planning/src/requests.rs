@@ -3,11 +3,7 @@
 use topology::{EdgeState, Intent, IntentKind, Reason, ReasonCode, RegionId, RegionState, Rollout, policy::TwoPerson};
 use verdict::Health;
 
-use crate::{
-    Action, Phase,
-    actions::ACTIONS_MAX,
-    plan::{Planner, home},
-};
+use crate::{Action, Phase, actions::ACTIONS_MAX, plan::Planner};
 
 impl Planner<'_> {
     /// Carries out the request of this decision, unless its token was used before.
@@ -61,7 +57,14 @@ impl Planner<'_> {
 
     /// Whether a second person is needed is asked last, so that nobody is asked to approve what is refused anyway.
     fn try_to(&mut self, intent: &Intent, approved_by: Option<&str>) -> Result<Phase, Reason> {
-        let why = format!("{}: {}", intent.author, intent.reason);
+        let what = match &intent.kind {
+            IntentKind::Approve { action } => format!("approval of {action}"),
+            // Reasons name their region, and automation is one.
+            IntentKind::Freeze | IntentKind::Unfreeze => intent.kind.as_str().to_owned(),
+            kind if kind.region().is_some() => kind.as_str().to_owned(),
+            kind => format!("{} of {}", kind.as_str(), kind.subject()),
+        };
+        let why = format!("{what} by {}: {}", intent.author, intent.reason);
         match &intent.kind {
             IntentKind::Failover {
                 region,
@@ -81,7 +84,7 @@ impl Planner<'_> {
                 if state != RegionState::Evacuated {
                     self.leaves_enough(region)?;
                     self.end_moves(region, Phase::Aborted, &format!("overtaken: {why}"));
-                    phase = self.evacuate(region, ReasonCode::ForcedFailover, &format!("{why} (failover)"))?;
+                    phase = self.evacuate(region, ReasonCode::ForcedFailover, &why)?;
                 }
                 if *promote {
                     self.promote(region, *accept_loss)?;
@@ -116,7 +119,7 @@ impl Planner<'_> {
                 }
                 self.leaves_enough(region)?;
                 let first = self.input.policy.drain.steps.first().copied().unwrap_or(0);
-                self.change(ReasonCode::Switchover, region, format!("{why} (switchover)"));
+                self.change(ReasonCode::Switchover, region, why);
                 self.drain_to(region, first, "the first part leaves")?;
                 self.second_evacuation(intent, region, approved_by)?;
                 Ok(Phase::Running)
@@ -132,7 +135,7 @@ impl Planner<'_> {
                     RegionState::Evacuated | RegionState::Draining(_) => {}
                 }
                 let mover = self.memory.moving(region).map(|action| action.intent.id.clone());
-                self.begin_restore(region, &format!("{why} (restore)"), *accept_loss)?;
+                self.begin_restore(region, &why, *accept_loss)?;
                 if let Some(mover) = mover {
                     self.end_action(&mover, Phase::Aborted, "the region returns");
                 }
@@ -163,7 +166,7 @@ impl Planner<'_> {
             }
             IntentKind::Rollout { version } => self.begin_rollout(intent, version, &why),
             IntentKind::Freeze => {
-                let text = format!("no automatic change until {}: {why}", intent.expires_at);
+                let text = format!("{why}; no automatic change until {}", intent.expires_at);
                 self.said(&intent.kind, ReasonCode::Frozen, text);
                 Ok(Phase::Running)
             }
@@ -174,13 +177,16 @@ impl Planner<'_> {
                     self.end_action(id, Phase::Aborted, &format!("ended by {why}"));
                 }
                 let rest = usize::from(self.memory.taken_back.take().is_some());
-                let text = format!("{} freezes ended: {why}", ids.len() + rest);
+                let text = match ids.len() + rest {
+                    0 => format!("{why}; nothing was frozen"),
+                    _ => format!("{why}; automation goes on"),
+                };
                 self.said(&intent.kind, ReasonCode::Unfrozen, text);
                 Ok(Phase::Done)
             }
-            IntentKind::Override { rule } => {
+            IntentKind::Override { .. } => {
                 self.approved(intent, approved_by, TwoPerson::Override, "it turns a safety rule off")?;
-                let text = format!("{rule} does not count until {}: {why}", intent.expires_at);
+                let text = format!("{why}; it does not count until {}", intent.expires_at);
                 self.said(&intent.kind, ReasonCode::RuleOverridden, text);
                 Ok(Phase::Running)
             }
@@ -189,7 +195,7 @@ impl Planner<'_> {
                 let text = match self.memory.penalties.remove(region) {
                     Some(penalty) => {
                         let value = penalty.value(&self.input.policy.damping, self.now);
-                        format!("its penalty of {value} is lifted: {why}")
+                        format!("{why}; its penalty of {value} is lifted")
                     }
                     None => return Ok(self.already(&intent.kind, format!("{region} carries no penalty"))),
                 };
@@ -219,7 +225,7 @@ impl Planner<'_> {
             since: self.now,
             action: intent.id.clone(),
         });
-        let text = format!("{why} (rollout); {version} goes to {percent} % of users");
+        let text = format!("{why}; {version} goes to {percent} % of users");
         self.said(&intent.kind, ReasonCode::RolloutStep, text);
         Ok(if percent == 100 { Phase::Done } else { Phase::Running })
     }
@@ -238,7 +244,7 @@ impl Planner<'_> {
             return Err(self.about(&intent.kind, ReasonCode::SamePerson, text));
         }
         let (approver, asked) = (intent.author.clone(), waiting.intent);
-        self.said(&asked.kind, ReasonCode::Approved, format!("{why} (approval of {id})"));
+        self.said(&asked.kind, ReasonCode::Approved, why.to_owned());
         match self.carry_out(&asked, Some(&approver)) {
             Ok(phase) => self.record(asked, phase, Some(approver)),
             Err(refusal) => {
@@ -262,7 +268,7 @@ impl Planner<'_> {
             let text = format!("no action {id} is under way");
             return Err(self.about(&intent.kind, ReasonCode::NoSuchAction, text));
         };
-        let text = format!("{why} (abort of {id})");
+        let text = why.to_owned();
         if action.phase == Phase::Running {
             match &action.intent.kind {
                 IntentKind::Failover { region, .. } | IntentKind::Switchover { region, .. } => {
@@ -274,7 +280,11 @@ impl Planner<'_> {
                         );
                         return Err(self.about(&action.intent.kind, ReasonCode::NotHealthy, text));
                     }
-                    self.set(region, RegionState::Serving, vec![home(region)]);
+                    if self.next.writers.contains_key(region) {
+                        self.may_take_over(region, None)?;
+                    }
+                    // As fast as it accepts connections; the rest follows like that of any return.
+                    self.restore_to(region, 100, &text);
                 }
                 IntentKind::Restore { region, .. } => {
                     self.evacuate(region, ReasonCode::RestoreAborted, &text)?;
@@ -303,7 +313,10 @@ impl Planner<'_> {
         if away == 0 {
             return Ok(());
         }
-        let what = format!("{away} other region is away already");
+        let what = match away {
+            1 => "another region is away already".to_owned(),
+            away => format!("{away} other regions are away already"),
+        };
         self.approved(intent, approved_by, TwoPerson::SecondEvacuation, &what)
     }
 
