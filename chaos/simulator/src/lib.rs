@@ -5,8 +5,10 @@ pub mod expect;
 mod fleet;
 pub mod record;
 pub mod scenario;
+pub mod why;
 mod world;
 
 pub use record::Record;
 pub use scenario::{BadScenario, Scenario};
+pub use why::{Why, why};
 pub use world::play;

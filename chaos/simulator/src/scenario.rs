@@ -12,7 +12,7 @@
 //! ```text
 //! at 35s  us-east dies                      nobody can connect to it
 //! at 35s  us-east is unreachable from edge-iad
-//! at 35s  us-east asr fails 20 %            or gateway, nlu, tts, skills, session-store
+//! at 35s  us-east asr fails 20 %            or gateway, nlu, tts, skills, session-store; in steps of 5 %
 //! at 35s  us-east asr takes 700 ms
 //! at 35s  us-east recovers                  from everything above
 //! at 35s  us-east flaps every 30s for 10m   dies for 30 s, is well for 30 s, and so on; well at the end
@@ -349,7 +349,7 @@ fn unfold(events: Vec<Line>) -> Result<Vec<Line>, BadScenario> {
 }
 
 fn parse_sizes(words: &[&str]) -> Result<Vec<Size>, String> {
-    if words.is_empty() || words.len() % 2 != 0 {
+    if words.is_empty() || !words.len().is_multiple_of(2) {
         return Err("write what it has room for: \"sessions 100\", \"connects 10/s\" or \"asr 50\"".to_owned());
     }
     let size = |pair: &[&str]| {
@@ -508,7 +508,6 @@ fn parse_ask(words: &[&str]) -> Result<Ask, String> {
 }
 
 /// `and promotes`, `accepting a loss of 1h`, both or neither; none when it is something else.
-#[expect(clippy::type_complexity, reason = "the two answers of the line above")]
 fn parse_how(words: &[&str]) -> Option<Result<(bool, Option<Duration>), String>> {
     let (promote, rest) = match words {
         ["and", "promotes", rest @ ..] => (true, rest),

@@ -1,1 +1,303 @@
-//! Why a region is where it is, in a scenario: what an operator asks at 3 a.m., asked of a rehearsal.
+//! Why a region is where it is: what an operator asks at 3 a.m., asked of a rehearsal.
+
+use std::{fmt, time::Duration};
+
+use planning::{Action, Check, Input, Load, Report, loads};
+use topology::{Moment, Plan, Policy, Reason, RegionId, RegionPlan, Role, Share, Topology};
+use verdict::Verdict;
+
+use crate::{
+    BadScenario, Scenario,
+    record::{Kind, Said},
+    world::play_until,
+};
+
+/// Most lines, and most characters of each: one screen.
+pub const LINES_MAX: usize = 40;
+/// See [`LINES_MAX`].
+pub const COLUMNS_MAX: usize = 120;
+/// Lines of evidence shown; the rest is in the verdict.
+const EVIDENCE_MAX: usize = 3;
+/// Where texts begin, and where those of decisions do.
+const INDENT: usize = 11;
+const INDENT_DECISION: usize = 37;
+
+/// Everything there is to say about one region at one time of a scenario. It is written as one screen of text.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Why {
+    /// Which region.
+    pub region: RegionId,
+    /// When, from the start of the scenario.
+    pub at: Duration,
+    /// When, by the clock of the control plane.
+    pub now: Moment,
+    /// What the last decision was made from. Its `current` is the plan in force.
+    pub input: Input,
+    /// Why that decision was what it was.
+    pub report: Report,
+    /// What was decided, refused and waited for until then about this region, each once.
+    pub decisions: Vec<Said>,
+}
+
+/// Why there is no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NoAnswer {
+    /// The scenario cannot be played.
+    #[error(transparent)]
+    Scenario(#[from] BadScenario),
+    /// There is no such region.
+    #[error("there is no region {0}")]
+    NoRegion(RegionId),
+}
+
+/// Plays a scenario to its end, or `until` a time of it, and says why a region is where it is then.
+pub fn why(
+    scenario: &Scenario,
+    topology: &Topology,
+    policy: &Policy,
+    region: &RegionId,
+    until: Option<Duration>,
+) -> Result<Why, NoAnswer> {
+    if !topology.regions.contains_key(region) {
+        return Err(NoAnswer::NoRegion(region.clone()));
+    }
+    let at = until.map_or(scenario.end, |until| until.min(scenario.end));
+    let world = play_until(scenario, topology, policy, at)?;
+    Ok(Why {
+        region: region.clone(),
+        at,
+        now: world.now(),
+        report: world.last_report,
+        decisions: world.record.about(region).cloned().collect(),
+        input: world.input,
+    })
+}
+
+impl Why {
+    /// The plan in force.
+    pub fn plan(&self) -> Option<&Plan> {
+        self.input.current.as_ref()
+    }
+
+    /// What it says about the region.
+    pub fn planned(&self) -> Option<&RegionPlan> {
+        self.plan()?.regions.get(&self.region)
+    }
+
+    /// What is believed about the region.
+    pub fn verdict(&self) -> Option<&Verdict> {
+        self.input.verdicts.get(&self.region)
+    }
+
+    /// Where the sessions at home in the region go; none for a backup.
+    pub fn route(&self) -> &[Share] {
+        let routes = self.plan().map(|plan| &plan.routes);
+        routes
+            .and_then(|routes| routes.get(&self.region))
+            .map_or(&[], Vec::as_slice)
+    }
+
+    /// Whose sessions the region takes besides its own.
+    pub fn guests(&self) -> Vec<Share> {
+        let routes = self.plan().into_iter().flat_map(|plan| &plan.routes);
+        let guests = routes.filter(|(primary, _)| **primary != self.region);
+        let shares = guests.flat_map(|(primary, shares)| {
+            let here = shares.iter().filter(|share| share.region == self.region);
+            here.map(|share| Share {
+                region: primary.clone(),
+                percent: share.percent,
+            })
+        });
+        shares.collect()
+    }
+
+    /// What is planned for the region, and what it holds.
+    pub fn loads(&self) -> Vec<Load> {
+        let all = self.plan().map(|plan| loads(&self.input.topology, plan));
+        let all = all.unwrap_or_default().into_iter();
+        all.filter(|load| load.region == self.region).collect()
+    }
+
+    /// Requests about the region that are under way or wait for approval.
+    pub fn under_way(&self) -> impl Iterator<Item = &Action> {
+        let actions = self.input.memory.actions.values();
+        actions.filter(|it| !it.phase.is_final() && it.intent.kind.region() == Some(&self.region))
+    }
+
+    /// What is refused and waited for now, about the region or about no region.
+    pub fn now(&self) -> impl Iterator<Item = (Kind, &Reason)> {
+        let refused = self.report.refused.iter().map(|reason| (Kind::Refused, reason));
+        let waiting = self.report.waiting.iter().map(|reason| (Kind::Waiting, reason));
+        let concerns = |reason: &Reason| reason.region.as_ref().is_none_or(|region| *region == self.region);
+        refused.chain(waiting).filter(move |(_, reason)| concerns(reason))
+    }
+
+    /// What safety rules said about the region in the last decision.
+    pub fn checks(&self) -> impl Iterator<Item = &Check> {
+        self.report
+            .checks
+            .iter()
+            .filter(|check| check.region.as_ref() == Some(&self.region))
+    }
+
+    fn facts(&self) -> Vec<(&'static str, String)> {
+        let mut facts = Vec::new();
+        if let Some(planned) = self.planned() {
+            let RegionPlan { state, level, since } = planned;
+            facts.push(("state", format!("{state} since {since}, level {level}")));
+        }
+        let shares = |shares: &[Share]| {
+            let shares: Vec<String> = shares
+                .iter()
+                .map(|it| format!("{} {} %", it.region, it.percent))
+                .collect();
+            shares.join(", ")
+        };
+        if !self.route().is_empty() {
+            facts.push(("sessions", format!("go to {}", shares(self.route()))));
+        }
+        let guests = self.guests();
+        if !guests.is_empty() {
+            facts.push(("guests", format!("sessions of {}", shares(&guests))));
+        }
+        let loads: Vec<String> = self
+            .loads()
+            .iter()
+            .map(|load| format!("{} {:.0} of {}", load.resource, load.planned, load.max))
+            .collect();
+        facts.push(("load", loads.join(", ")));
+        if let Some(verdict) = self.verdict() {
+            facts.push(("health", format!("{}: {}", verdict.health, verdict.summary)));
+            let evidence = verdict.evidence.iter().take(EVIDENCE_MAX);
+            facts.extend(evidence.map(|line| ("evidence", line.clone())));
+        }
+        if let Some(penalty) = self.input.memory.penalties.get(&self.region) {
+            let policy = &self.input.policy.damping;
+            let held = match penalty.until(policy, self.now) {
+                Some(until) => format!(", held down until {until}"),
+                None => format!(", held down from {}", policy.suppress),
+            };
+            facts.push(("penalty", format!("{}{held}", penalty.value(policy, self.now))));
+        }
+        if let Some(writers) = self.plan().and_then(|plan| plan.writers.get(&self.region)) {
+            let writers: Vec<String> = writers
+                .iter()
+                .map(|(class, region)| format!("{class} in {region}"))
+                .collect();
+            facts.push(("written", writers.join(", ")));
+        }
+        for Action { intent, phase, .. } in self.under_way() {
+            let (id, kind, author, reason) = (&intent.id, intent.kind.as_str(), &intent.author, &intent.reason);
+            facts.push(("under way", format!("{id}: {kind} by {author}, {phase}: {reason}")));
+        }
+        for (kind, reason) in self.now() {
+            facts.push((
+                kind.as_str(),
+                format!("{}: {}{}", reason.code, reason.text, until(reason)),
+            ));
+        }
+        facts
+    }
+}
+
+fn until(reason: &Reason) -> String {
+    let until = reason.until.map(|until| until.to_string());
+    let until = until.filter(|until| !reason.text.contains(until));
+    until.map(|until| format!(" (until {until})")).unwrap_or_default()
+}
+
+impl fmt::Display for Why {
+    /// One screen. Of the decisions, the newest that fit.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let role = match self.input.topology.regions.get(&self.region).map(|it| &it.role) {
+            Some(Role::Primary { backups }) => {
+                let backups: Vec<&str> = backups.iter().map(RegionId::as_str).collect();
+                format!("primary, backups {}", backups.join(", "))
+            }
+            Some(Role::Backup) | None => "backup".to_owned(),
+        };
+        let plan = self
+            .plan()
+            .map_or("no plan".to_owned(), |plan| format!("plan {}", plan.number()));
+        let seconds = self.at.as_secs_f64();
+        let mut lines = vec![format!("{} ({role}) at {seconds:.1} s, {plan}", self.region)];
+        let mut last = "";
+        for (name, text) in self.facts() {
+            let shown = if name == last { "" } else { name };
+            lines.extend(wrap(&format!("{shown:<INDENT$}"), &text));
+            last = name;
+        }
+        // A screen has room for both: neither facts nor decisions take it all.
+        lines.truncate(LINES_MAX - 10);
+        lines.push(String::new());
+        let decisions: Vec<Vec<String>> = self.told().into_iter().map(tell).collect();
+        let mut room = LINES_MAX - lines.len() - 1;
+        let mut first = decisions.len();
+        while let Some(decision) = first.checked_sub(1).and_then(|before| decisions.get(before)) {
+            if decision.len() > room {
+                break;
+            }
+            room -= decision.len();
+            first -= 1;
+        }
+        lines.push(match first {
+            0 => "what was decided about it".to_owned(),
+            earlier => format!("what was decided about it ({earlier} earlier not shown)"),
+        });
+        lines.extend(decisions.into_iter().skip(first).flatten());
+        for line in lines {
+            writeln!(f, "{}", line.trim_end())?;
+        }
+        Ok(())
+    }
+}
+
+impl Why {
+    /// The decisions, of waits that count up only the last.
+    fn told(&self) -> Vec<&Said> {
+        let mut told: Vec<&Said> = Vec::new();
+        for said in &self.decisions {
+            let goes_on = |before: &&mut &Said| {
+                said.kind == Kind::Waiting && (before.kind, before.reason.code) == (said.kind, said.reason.code)
+            };
+            match told.last_mut().filter(goes_on) {
+                Some(before) => *before = said,
+                None => told.push(said),
+            }
+        }
+        told
+    }
+}
+
+fn tell(said: &Said) -> Vec<String> {
+    let Said { at, kind, reason } = said;
+    let seconds = format!("{:.1}s", at.as_secs_f64());
+    let head = format!("{seconds:>8}  {kind:<8} {:<18}", reason.code);
+    wrap(
+        &format!("{head:<INDENT_DECISION$} "),
+        &format!("{}{}", reason.text, until(reason)),
+    )
+}
+
+/// A text in lines of at most [`COLUMNS_MAX`], the first after `head`, the others below it.
+fn wrap(head: &str, text: &str) -> Vec<String> {
+    let indent = head.chars().count();
+    let mut lines = vec![head.to_owned()];
+    // A number stays with its sign.
+    let text = text.replace(" %", "\u{a0}%");
+    for word in text.split([' ', '\n']).filter(|word| !word.is_empty()) {
+        let line = lines.last().map_or(0, |line| line.chars().count());
+        if line > indent && line + 1 + word.chars().count() > COLUMNS_MAX {
+            lines.push(" ".repeat(indent));
+        }
+        if let Some(line) = lines.last_mut() {
+            if line.chars().count() > indent {
+                line.push(' ');
+            }
+            // A word is never longer than a line, but a name might be.
+            let room = COLUMNS_MAX - line.chars().count();
+            line.extend(word.chars().take(room).map(|it| if it == '\u{a0}' { ' ' } else { it }));
+        }
+    }
+    lines
+}

@@ -20,8 +20,8 @@ use crate::{
     scenario::{Ask, Event, Line, Seen, Wanted, classes, control_plane, nodes, vantages},
 };
 
-/// Attempts each vantage makes per component and tick; a hundred make percentages of failures exact.
-const ATTEMPTS: u32 = 100;
+/// Attempts each vantage makes per component and tick; twenty make percentages of failures exact to 5 %.
+const ATTEMPTS: u32 = 20;
 /// How long a component takes when all is well: less than any limit of the policy.
 const WELL_MS: f64 = 40.0;
 /// The simulated wall clock starts here: a midnight, so that its time of day is the time since the start.
@@ -76,7 +76,7 @@ pub(crate) struct World {
     judged: Tick,
     fleet: Fleet,
     asked: u32,
-    last_report: Report,
+    pub(crate) last_report: Report,
     /// The store after every plan, by generation: what it may be restored to.
     copies: BTreeMap<u64, Stored>,
     invariants: Invariants,

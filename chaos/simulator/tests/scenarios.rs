@@ -4,8 +4,11 @@
 
 use std::path::{Path, PathBuf};
 
-use simulator::{Record, Scenario, play};
-use topology::{Policy, fixtures::three_primaries};
+use simulator::{
+    Record, Scenario, play, why,
+    why::{COLUMNS_MAX, LINES_MAX, NoAnswer},
+};
+use topology::{Policy, RegionId, fixtures::three_primaries};
 
 fn scenarios() -> Vec<(PathBuf, Scenario)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scenarios");
@@ -32,7 +35,7 @@ fn play_here(file: &Path, scenario: &Scenario) -> Record {
 fn scenarios_play_as_recorded_and_as_expected() {
     let mut wrong = Vec::new();
     let scenarios = scenarios();
-    assert!(scenarios.len() >= 10, "only {} scenarios were found", scenarios.len());
+    assert!(scenarios.len() >= 30, "only {} scenarios were found", scenarios.len());
     for (file, scenario) in scenarios {
         let name = file.file_name().unwrap().to_string_lossy().into_owned();
         let record = play_here(&file, &scenario);
@@ -67,4 +70,55 @@ fn incidents_say_what_they_expect() {
             file.display()
         );
     }
+}
+
+#[test]
+fn every_question_is_answered_on_one_screen() {
+    let topology = three_primaries().topology;
+    let regions = topology.regions.keys().cycle();
+    // Each region in some scenarios; each in every one would take long.
+    for ((file, scenario), region) in scenarios().into_iter().zip(regions) {
+        let screen = why(&scenario, &topology, &Policy::default(), region, None)
+            .unwrap()
+            .to_string();
+        let widest = screen.lines().map(|line| line.chars().count()).max().unwrap();
+        let (lines, file) = (screen.lines().count(), file.display());
+        assert!(
+            lines <= LINES_MAX && widest <= COLUMNS_MAX,
+            "{file}: {lines} x {widest}\n{screen}"
+        );
+    }
+}
+
+#[test]
+fn a_region_explains_itself_in_the_middle_of_an_incident() {
+    let topology = three_primaries().topology;
+    let (_, github) = scenarios()
+        .into_iter()
+        .find(|(file, _)| file.ends_with("incident-github-2018.scenario"))
+        .unwrap();
+    let ask = |region: &str, at: Option<u64>| {
+        let region = RegionId::new(region).unwrap();
+        let at = at.map(std::time::Duration::from_secs);
+        why(&github, &topology, &Policy::default(), &region, at)
+    };
+    let screen = ask("us-east", Some(75)).unwrap().to_string();
+    for said in [
+        "us-east (primary, backups us-west, eu-central) at 75.0 s, plan 2@1",
+        "evacuated since 00:00:50.000",
+        "go to us-west 100 %",
+        "down: gateway connection success below 95 % for 2 ticks",
+        "a2: failover by alice, awaiting-approval: writes are failing",
+        "device-registry: 7230 s behind, its RPO is 3600 s",
+    ] {
+        let flat = screen.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(flat.contains(said), "{said}\nnot in\n{screen}");
+    }
+    assert!(
+        ask("us-west", Some(75))
+            .unwrap()
+            .to_string()
+            .contains("sessions of us-east 100 %")
+    );
+    assert!(matches!(ask("us-eats", None), Err(NoAnswer::NoRegion(_))));
 }

@@ -146,7 +146,7 @@ impl<'t> Headroom<'t> {
     }
 
     /// Percent of `primary`'s sessions that `target` can still take.
-    fn percent(&self, primary: &RegionId, target: &RegionId, degrade: bool) -> u8 {
+    pub(crate) fn percent(&self, primary: &RegionId, target: &RegionId, degrade: bool) -> u8 {
         let resources = self.left.get(target).into_iter().flatten();
         let counted = resources.filter(|(resource, _)| !(degrade && is_relieved(*resource)));
         let percent = counted.map(|(resource, left)| {

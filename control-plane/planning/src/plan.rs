@@ -421,14 +421,10 @@ impl<'i> Planner<'i> {
             let (code, text) = match state {
                 EdgeState::Drained => {
                     let by = drained.get(&edge).map(|it| {
-                        let until = it.expires_at;
-                        format!("drain by {}: {}; ", it.author, it.reason) + &format!("until {until} ")
+                        let (author, reason, until) = (&it.author, &it.reason, it.expires_at);
+                        format!("drain by {author}: {reason}; {edge} is left out of DNS answers until {until}")
                     });
-                    let by = by.unwrap_or_default();
-                    (
-                        ReasonCode::EdgeDrained,
-                        format!("{by}{edge} is left out of DNS answers"),
-                    )
+                    (ReasonCode::EdgeDrained, by.unwrap_or_default())
                 }
                 EdgeState::Serving => (
                     ReasonCode::EdgeRestored,

@@ -93,11 +93,17 @@ impl Planner<'_> {
             return self.refuse(ReasonCode::CorrelatedEvidence, region, text);
         }
         let (away, limit) = (self.others_away(region), policy.automatic_max);
+        let states = self
+            .next
+            .regions
+            .iter()
+            .filter(|(id, it)| *id != region && it.state != RegionState::Serving);
+        let states: Vec<String> = states.map(|(id, it)| format!("{id} is {}", it.state)).collect();
         let text = match away {
             0 => "every other region is where it belongs".to_owned(),
-            away => format!(
-                "{away} other of the regions is away or on its way, and automation moves one only while fewer than {limit} are; \
-                 `meridian failover {region}` moves it"
+            _ => format!(
+                "{}, and automation lets no more than {limit} be away; `meridian failover {region}` moves it all the same",
+                states.join(" and ")
             ),
         };
         if !self.check(ReasonCode::EvacuationLimit, region, away < limit as usize, text.clone()) {
@@ -258,12 +264,17 @@ impl Planner<'_> {
         }
         if self.next.regions.get(region).map(|it| it.state) == Some(RegionState::Evacuated) {
             self.end_moves(region, Phase::Done, "all its sessions left");
-            if promote && let Err(held) = self.promote(region, None) {
-                self.report.waiting.push(Reason {
-                    code: ReasonCode::PromotionHeld,
-                    ..held
-                });
-            }
+            self.follow_with_data(region, promote);
+        }
+    }
+
+    /// The end of a switchover: data that was to follow does, if it has caught up.
+    pub(crate) fn follow_with_data(&mut self, region: &RegionId, promote: bool) {
+        if promote && let Err(held) = self.promote(region, None) {
+            self.report.waiting.push(Reason {
+                code: ReasonCode::PromotionHeld,
+                ..held
+            });
         }
     }
 
@@ -584,7 +595,22 @@ impl Planner<'_> {
             },
         );
         let found = percent - placed.left;
-        let text = format!("its backups can take {found} of the {percent} % of its sessions to move now");
+        let text = match found {
+            0 => {
+                let others = self.next.routes.iter().filter(|(primary, _)| *primary != region);
+                let headroom = Headroom::beside(&input.topology, others);
+                let full = fit.iter().map(|target| {
+                    let room = headroom.percent(region, target, input.policy.failover.degrade_to_admit);
+                    match room {
+                        0 => format!("{target} has no room left"),
+                        _ => format!("{target} accepts no more connections for now"),
+                    }
+                });
+                let full: Vec<String> = full.chain(unfit.iter().cloned()).collect();
+                format!("none of its sessions find a place in its backups: {}", full.join(", "))
+            }
+            found => format!("its backups can take {found} of the {percent} % of its sessions to move now"),
+        };
         self.check(ReasonCode::NoHeadroom, region, placed.left == 0, text.clone());
         if found == 0 && percent > 0 {
             return Err(self.reason(ReasonCode::NoHeadroom, region, text, unfit));

@@ -97,7 +97,7 @@ impl Planner<'_> {
                 }
                 Ok(phase)
             }
-            IntentKind::Switchover { region, .. } => {
+            IntentKind::Switchover { region, promote } => {
                 match self.state(&intent.kind, region)? {
                     RegionState::Serving => {}
                     RegionState::Evacuated => {
@@ -122,6 +122,10 @@ impl Planner<'_> {
                 self.change(ReasonCode::Switchover, region, why);
                 self.drain_to(region, first, "the first part leaves")?;
                 self.second_evacuation(intent, region, approved_by)?;
+                if self.next.regions.get(region).map(|it| it.state) == Some(RegionState::Evacuated) {
+                    self.follow_with_data(region, *promote);
+                    return Ok(Phase::Done);
+                }
                 Ok(Phase::Running)
             }
             IntentKind::Restore { region, accept_loss } => {
