@@ -3,7 +3,7 @@
 .DEFAULT_GOAL := help
 
 help: ## say what there is
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
 
 run: ## build everything and play the story: a region dies in mid-call
 	tools/setup run

@@ -129,7 +129,7 @@ fn operators_decide(state_dir: &Path, folder: &Path) {
         "cannot be overridden; these can: regions-serving-min",
     );
     run(&with(&["freeze", "--for", "5m"]), 0, "no automatic change until");
-    run(&with(&["unfreeze"]), 0, "1 freezes ended");
+    run(&with(&["unfreeze"]), 0, "automation goes on");
     run(
         &with(&["drain", "edge-iad", "--for", "5m"]),
         0,
