@@ -1,9 +1,9 @@
 # What people and CI run. Everything here installs what it needs first and can be run again at any time.
-.PHONY: run test check build bench clean help
+.PHONY: run test check build bench bench-control clean help
 .DEFAULT_GOAL := help
 
 help: ## say what there is
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
 
 run: ## build everything and play the story: a region dies in mid-call
 	tools/setup run
@@ -29,6 +29,10 @@ bench: ## latency, start-up and memory of the world, written to docs/benchmarks.
 	tools/setup run
 	cargo build --workspace --bins --release
 	target/release/bench-world
+
+bench-control: ## decisions, ingest and publication to 1,000 nodes, written to docs/benchmarks/control-plane.json
+	tools/setup run
+	cargo bench -p server --bench control
 
 clean: ## remove build output; libtorch and .venv stay
 	cargo clean

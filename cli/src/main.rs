@@ -10,6 +10,7 @@ mod documents;
 mod exit;
 mod present;
 mod say;
+mod simulate;
 mod up;
 
 use std::{
@@ -75,6 +76,21 @@ enum Verb {
     Why {
         /// The region.
         region: String,
+        /// Explain it in a scenario instead, such as chaos/scenarios/incident-github-2018.scenario.
+        #[arg(long, value_name = "FILE")]
+        scenario: Option<PathBuf>,
+        /// In a scenario: how long after its beginning; its end when not given.
+        #[arg(long, value_name = "TIME", value_parser = parse_length, requires = "scenario")]
+        at: Option<Duration>,
+        #[command(flatten)]
+        documents: simulate::DocumentFiles,
+    },
+    /// Play a scenario in virtual time against the real decisions, and print what happens.
+    Simulate {
+        /// The scenario.
+        file: PathBuf,
+        #[command(flatten)]
+        documents: simulate::DocumentFiles,
     },
     /// List the newest decisions with their reasons.
     History {
@@ -151,6 +167,13 @@ async fn run(options: Options) -> Result<ExitCode, Failure> {
         Verb::Demo(demo) => play(demo).await,
         Verb::Call(call) => call::call(call, &state_dir, output).await,
         // These need nobody to answer.
+        Verb::Why {
+            region,
+            scenario: Some(file),
+            at,
+            documents,
+        } => simulate::why(&region, &file, at, &documents),
+        Verb::Simulate { file, documents } => simulate::play(&file, &documents),
         Verb::Topology {
             verb: documents::DocumentVerb::Validate { file },
         } => documents::validate(v1::DocumentKind::Topology, &file),
@@ -173,7 +196,7 @@ async fn ask(verb: Verb, named: Vec<String>, state_dir: &Path, output: Output) -
     });
     match verb {
         Verb::Status => print(&present::status(&operator.status().await?, output)),
-        Verb::Why { region } => print(&present::why(&operator.why(&region).await?, output)),
+        Verb::Why { region, .. } => print(&present::why(&operator.why(&region).await?, output)),
         Verb::History { limit } => print(&present::history(&operator.history(limit).await?, output)),
         Verb::Plan => print(&present::plan(&operator.plan(None).await?, output)),
         Verb::Act(request) => return act::act(&operator, request, output).await,
@@ -186,7 +209,9 @@ async fn ask(verb: Verb, named: Vec<String>, state_dir: &Path, output: Output) -
             audit::AuditVerb::Export { file } => return audit::export(&operator, &file, output).await,
             audit::AuditVerb::Replay { .. } => return audit::replay_live(&operator, output).await,
         },
-        Verb::Up(_) | Verb::Demo(_) | Verb::Call(_) => unreachable!("these were carried out without asking"),
+        Verb::Up(_) | Verb::Demo(_) | Verb::Call(_) | Verb::Simulate { .. } => {
+            unreachable!("these were carried out without asking")
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

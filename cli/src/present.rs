@@ -116,12 +116,9 @@ pub(crate) fn why(why: &v1::WhyReply, output: Output) -> String {
     }
     lines(&mut text, "waiting", why.waiting.iter().map(reason_line));
     lines(&mut text, "seen", why.evidence.iter().cloned());
-    // One screen: the newest decision with all it saw, the others in a line; `history` has the rest.
-    let decided = why.decisions.iter().take(DECISIONS_SHOWN).enumerate();
-    let decided = decided.map(|(index, decision)| match index {
-        0 => decision_lines(decision),
-        _ => decision_line(decision, &region.region),
-    });
+    // One screen: each decision in a line; `history` has all that they were made from.
+    let decided = why.decisions.iter().take(DECISIONS_SHOWN);
+    let decided = decided.map(|decision| decision_line(decision, &region.region));
     lines(&mut text, "decided", decided);
     if why.decisions.len() > DECISIONS_SHOWN {
         let _ = writeln!(text, "  and earlier ones: `meridian history`");
@@ -161,7 +158,9 @@ pub(crate) fn action(reply: &v1::ActReply, output: Output) -> String {
     };
     for reason in &reply.reasons {
         let _ = write!(text, "\n  {}", reason_line(reason));
-        for fact in &reason.evidence {
+        // What was asked for needs no proof; why it was refused does.
+        let refused = reply.outcome() == v1::Outcome::Refused;
+        for fact in reason.evidence.iter().filter(|_| refused) {
             let _ = write!(text, "\n    {fact}");
         }
     }

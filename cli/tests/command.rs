@@ -70,6 +70,144 @@ fn wait_until_gone(record: &Record) {
     }
 }
 
+/// Operators look, try, move, agree, stop and undo; every exit code says what came of it.
+fn operators_decide(state_dir: &Path, folder: &Path) {
+    let run = |arguments: &[&str], code: i32, says: &str| {
+        let output = meridian(state_dir, arguments);
+        let said = text(&output);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {said}");
+        assert!(said.contains(says), "{arguments:?}: {said}");
+        said
+    };
+    let because = ["--reason", "a test", "--author", "alice"];
+    let with = |arguments: &[&'static str]| [arguments, &because[..]].concat();
+
+    // A dry run shows everything and changes nothing.
+    run(
+        &with(&["failover", "ap-south", "--dry-run"]),
+        0,
+        "plan 2 would follow plan 1",
+    );
+    run(&["plan"], 0, "plan 1 stays");
+    run(
+        &with(&["failover", "ap-south", "--token", "move-1"]),
+        0,
+        "done: action move-1, plan 2",
+    );
+    run(
+        &with(&["failover", "ap-south", "--token", "move-1"]),
+        0,
+        "already asked at",
+    );
+    run(&["why", "ap-south"], 0, "forced-failover");
+    run(&["wait", "move-1"], 0, "failover ap-south done");
+    // Nobody measured how far its data lags, so nobody else may write it.
+    run(&with(&["failover", "ap-south", "--promote"]), 3, "rpo-exceeded");
+    // A second region is for two people.
+    run(
+        &with(&["switchover", "eu-west", "--token", "move-2"]),
+        4,
+        "meridian approve move-2",
+    );
+    run(&with(&["approve", "move-2"]), 3, "same-person");
+    run(
+        &["approve", "move-2", "--reason", "agreed", "--author", "bob"],
+        0,
+        "switchover by alice: a test",
+    );
+    run(&["status"], 0, "draining 75 %");
+    run(&with(&["abort", "move-2"]), 0, "aborted");
+    run(&["why", "eu-west"], 0, "eu-west (primary): healthy, serving");
+    run(
+        &with(&["override", "evacuation-limit", "--for", "5m"]),
+        4,
+        "needs-approval",
+    );
+    run(
+        &with(&["override", "gravity", "--for", "5m"]),
+        1,
+        "cannot be overridden; these can: regions-serving-min",
+    );
+    run(&with(&["freeze", "--for", "5m"]), 0, "no automatic change until");
+    run(&with(&["unfreeze"]), 0, "automation goes on");
+    run(
+        &with(&["drain", "edge-iad", "--for", "5m"]),
+        0,
+        "edge-iad is left out of DNS answers",
+    );
+    run(&with(&["drain", "edge-dub", "--for", "5m"]), 3, "last-edge");
+    run(&with(&["drain", "edge-dub"]), 2, "add --for");
+    run(&with(&["ack", "ap-south"]), 0, "its penalty of");
+    run(&with(&["failover", "atlantis"]), 1, "there is no region atlantis");
+    run(&["wait", "nothing"], 1, "there is no action");
+
+    // Documents are compared, checked with every problem at once, and applied.
+    let file = folder.join("topology.toml");
+    let path = file.to_str().unwrap();
+    let in_force = run(&["topology", "get"], 0, "[[region]]");
+    std::fs::write(
+        &file,
+        in_force.replacen("sessions_max = 200", "sessions_max = 0\ncolour = \"red\"", 1),
+    )
+    .unwrap();
+    let problems = run(&["topology", "validate", path], 1, "unknown key");
+    assert!(
+        problems.contains("a region that can hold no session is of no use"),
+        "{problems}"
+    );
+    std::fs::write(&file, in_force.replacen("sessions_max = 200", "sessions_max = 250", 1)).unwrap();
+    run(&["topology", "diff", path], 0, "+sessions_max = 250");
+    run(
+        &[&["topology", "apply", path], &because[..]].concat(),
+        0,
+        "topology-changed",
+    );
+    run(&["topology", "diff", path], 0, "no difference");
+
+    // Everything decided so far comes out the same when it is decided again; what was tampered with shows.
+    run(&["audit", "replay"], 0, "every decision comes out the same");
+    let log = folder.join("audit.jsonl");
+    let path = log.to_str().unwrap();
+    run(&["audit", "export", path], 0, "entries in");
+    run(&["audit", "replay", path], 0, "the chain is whole");
+    let exported = std::fs::read_to_string(&log).unwrap();
+    std::fs::write(&log, exported.replacen("a test", "no test", 1)).unwrap();
+    run(&["audit", "replay", path], 1, "was changed");
+    std::fs::write(&log, "{}").unwrap();
+    run(&["audit", "replay", path], 1, "line 1 is no line of an audit log");
+}
+
+#[test]
+fn recorded_incidents_are_explained_on_one_screen_without_a_world() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../chaos/scenarios");
+    let mut incidents = 0;
+    for entry in std::fs::read_dir(&folder).unwrap() {
+        let file = entry.unwrap().path();
+        let name = file.file_name().unwrap().to_string_lossy().into_owned();
+        if !name.starts_with("incident-") || !name.ends_with(".scenario") {
+            continue;
+        }
+        incidents += 1;
+        let played = meridian(Path::new("/nowhere"), &["simulate", file.to_str().unwrap()]);
+        assert!(played.status.success(), "{name}: {}", text(&played));
+        let why = meridian(
+            Path::new("/nowhere"),
+            &["why", "us-east", "--scenario", file.to_str().unwrap()],
+        );
+        let screen = text(&why);
+        assert!(
+            why.status.success() && screen.contains("what was decided about it"),
+            "{name}: {screen}"
+        );
+        assert!(screen.lines().count() <= 40, "{name}: {screen}");
+        assert!(
+            screen.lines().all(|line| line.chars().count() <= 120),
+            "{name}: {screen}"
+        );
+    }
+    assert!(incidents >= 8, "{incidents}");
+}
+
 #[test]
 fn one_world_is_used_as_people_use_it_and_nothing_is_left_of_it() {
     let folder = tempfile::tempdir().unwrap();
@@ -139,10 +277,7 @@ fn one_world_is_used_as_people_use_it_and_nothing_is_left_of_it() {
     let not_a_recording = meridian(&state_dir, &["call", "Cargo.toml"]);
     assert_eq!(not_a_recording.status.code(), Some(1));
 
-    let moved = meridian(&state_dir, &["failover", "ap-south", "--reason", "a test"]);
-    assert!(moved.status.success(), "{}", text(&moved));
-    let why = text(&meridian(&state_dir, &["why", "ap-south"]));
-    assert!(why.contains("forced-failover") && why.contains("evacuated"), "{why}");
+    operators_decide(&state_dir, folder.path());
 
     signal(&child, "INT");
     let ended = child.wait_with_output().unwrap();

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 use crate::{EdgeId, Level, Moment, RegionId};
 
@@ -328,6 +329,20 @@ impl fmt::Display for ReasonCode {
     }
 }
 
+impl Rollout {
+    /// Whether a user is on the new version: the first eight bytes of the SHA-256 of version and user, as a share of all
+    /// there are. The same user stays on it as the share grows, and another version begins with other users.
+    pub fn takes(&self, user: &str) -> bool {
+        let digest = Sha256::new()
+            .chain_update(&self.version)
+            .chain_update([0])
+            .chain_update(user)
+            .finalize();
+        let head = digest.first_chunk().expect("a digest has 32 bytes");
+        u64::from_be_bytes(*head) % 100 < u64::from(self.percent)
+    }
+}
+
 impl Plan {
     /// What orders this plan among others.
     pub fn number(&self) -> PlanNumber {
@@ -340,5 +355,42 @@ impl Plan {
     /// Whether any session is planned into `region`.
     pub fn uses(&self, region: &RegionId) -> bool {
         self.routes.values().flatten().any(|share| &share.region == region)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_stay_on_a_version_as_its_share_grows() {
+        let rollout = |version: &str, percent| Rollout {
+            version: version.to_owned(),
+            percent,
+            since: Moment(0),
+            action: String::new(),
+        };
+        let users: Vec<String> = (0..10_000).map(|user| format!("user-{user}")).collect();
+        let on = |rollout: &Rollout| users.iter().filter(|user| rollout.takes(user)).collect::<Vec<_>>();
+        let mut before = Vec::new();
+        for percent in [10, 25, 50, 100] {
+            let now = on(&rollout("v2", percent));
+            assert!(
+                now.len().abs_diff(usize::from(percent) * 100) < 200,
+                "{percent} %: {}",
+                now.len()
+            );
+            assert!(
+                before.iter().all(|user| now.contains(user)),
+                "somebody left at {percent} %"
+            );
+            before = now;
+        }
+        let (two, three) = (on(&rollout("v2", 10)), on(&rollout("v3", 10)));
+        let both = two.iter().filter(|user| three.contains(user)).count();
+        assert!(
+            both < 200,
+            "another version begins with other users, but {both} are the same"
+        );
     }
 }

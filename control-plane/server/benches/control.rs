@@ -158,7 +158,7 @@ fn failing(regions: usize, edges: usize) -> (Input, Moment) {
     let mut input = Input::new(topology, Policy::default(), 1);
     input.current = plan(&input, now).plan;
     let evidence: Vec<String> = (0..3)
-        .map(|line| format!("gateway at {line}: edge-0001 0/5 ok, edge-0002 0/5 ok, and 998 more"))
+        .map(|line| format!("gateway at {line}: edge-0001 0/5 · edge-0002 0/5 · 998 more vantages 0/4990 ok"))
         .collect();
     for id in input.topology.regions.keys() {
         let down = *id == region(0);

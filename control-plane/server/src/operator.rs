@@ -10,7 +10,7 @@ use planning::{Action, Check, Phase, REQUEST_LIFE, audit, loads};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
-use topology::{Intent, IntentKind, Moment, Plan, PlanNumber, Reason, RegionId, RegionState};
+use topology::{Intent, IntentKind, Moment, Plan, PlanNumber, Reason, ReasonCode, RegionId, RegionState};
 use verdict::Health;
 
 use crate::{
@@ -146,7 +146,10 @@ impl Operator for OperatorService {
         let about: Vec<&Reason> = match (&known, outcome) {
             (Some(_), _) => vec![],
             (None, v1::Outcome::Refused) => report.refused.iter().collect(),
-            (None, v1::Outcome::AwaitingApproval) => report.waiting.iter().collect(),
+            (None, v1::Outcome::AwaitingApproval) => {
+                let asks = |reason: &&Reason| reason.code == ReasonCode::NeedsApproval;
+                report.waiting.iter().filter(asks).collect()
+            }
             (None, _) => report.changed.iter().collect(),
         };
         let subject = answer.action.as_ref().and_then(|action| action.intent.kind.region());
@@ -157,7 +160,7 @@ impl Operator for OperatorService {
         if let (Some(_), Some(action)) = (&known, &answer.action) {
             let text = format!("already asked at {}; {}", action.intent.created_at, action.text);
             reasons.push(v1::Reason {
-                code: topology::ReasonCode::AlreadySo.to_string(),
+                code: ReasonCode::AlreadySo.to_string(),
                 text,
                 ..Default::default()
             });

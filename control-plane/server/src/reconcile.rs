@@ -811,8 +811,8 @@ impl Reconciler {
             }
         }
 
+        let asked = input.request.is_some();
         self.last_refused.clone_from(&report.refused);
-        self.last_report.clone_from(report);
         if let Some(head) = head {
             self.audit = head;
         }
@@ -833,6 +833,12 @@ impl Reconciler {
             self.input.current = Some(next.clone());
             self.publish_snapshot();
         }
+        // A refused request is answered to whoever asked; the view tells what holds without it.
+        self.last_report = if asked {
+            plan(&self.input, now).report
+        } else {
+            report.clone()
+        };
         self.publish_view();
         Ok(outcome)
     }

@@ -18,7 +18,7 @@ use etcd_client::{AlarmAction, AlarmType, Client};
 use etcd_support::{
     PATIENCE, answering_late, candidate, cluster, cluster_with, eventually, put, soon, store, write_once,
 };
-use server::store::{Etcd, Listing, Mirror, Outcome, Store, StoreError, Transaction, mirror};
+use server::store::{Etcd, Listing, Mirror, Outcome, Store, StoreError, Transaction, WatchEnd, mirror};
 use tokio_util::sync::CancellationToken;
 use world::etcd::Size;
 
@@ -161,6 +161,13 @@ async fn a_mirror_leaves_a_member_that_went_silent() {
     let watcher = cluster.store().await;
     let mirror = mirror(&watcher, "/m/");
     until_mirrored(&mirror, "it lists", |listing| listing.revision > 0).await;
+    let start = write_once(&watcher, "/m/first", "1").await;
+    until_mirrored(&mirror, "it watches", |listing| {
+        listing.entries.contains_key("/m/first")
+    })
+    .await;
+    let bare = cluster.store().await;
+    let mut changes = bare.watch("/m/", start).await.unwrap();
     let hangs_on = watcher.endpoint().to_owned();
     let index = cluster
         .etcd
@@ -169,6 +176,17 @@ async fn a_mirror_leaves_a_member_that_went_silent() {
         .position(|endpoint| *endpoint == hangs_on)
         .unwrap();
     cluster.etcd.stop(index).await.unwrap();
+    let end = loop {
+        match soon("the watch ends", changes.next()).await {
+            Ok(batch) => assert!(batch.changes.is_empty(), "{batch:?}"),
+            Err(end) => break end,
+        }
+    };
+    assert!(
+        matches!(end, WatchEnd::Stalled(_)),
+        "long before the connection is given up: {end}"
+    );
+    assert_ne!(bare.endpoint(), hangs_on);
 
     let others = cluster.store_without(index).await;
     let revision = write_once(&others, "/m/news", "1").await;
@@ -193,7 +211,9 @@ async fn without_a_quorum_errors_are_quick_the_lead_ends_by_its_own_clock_and_al
     let lead = soon("it leads", store.campaign(&candidate("a", SHORT_LEASE)))
         .await
         .unwrap();
-    store.commit(fenced(lead.fence(), "/before")).await.unwrap();
+    let before = store.commit(fenced(lead.fence(), "/before")).await.unwrap();
+    let lonely = cluster.store_at(2).await;
+    let mut changes = lonely.watch("/", before).await.unwrap();
     for index in [0, 1] {
         cluster.etcd.stop(index).await.unwrap();
     }
@@ -222,6 +242,15 @@ async fn without_a_quorum_errors_are_quick_the_lead_ends_by_its_own_clock_and_al
     assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
     soon("the lead is lost", lead.lost()).await;
     assert!(!lead.is_valid());
+    // The third member lives, but what it could tell is of no use without the others.
+    let end = soon("the watch ends", async {
+        loop {
+            if let Err(end) = changes.next().await {
+                break end;
+            }
+        }
+    });
+    assert!(end.await.to_string().contains("no leader"));
 
     for index in [0, 1] {
         cluster.etcd.resume(index).unwrap();

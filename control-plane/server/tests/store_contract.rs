@@ -102,6 +102,21 @@ async fn limits(store: &dyn Store) {
     large.put[0].1.pop();
     store.commit(large.clone()).await.unwrap();
 
+    // Many of them are listed and watched at once, though each would fill an answer of the usual size.
+    for number in 0..4 {
+        let key = format!("/limits/large/{number}");
+        store
+            .commit(put(&key, &"x".repeat(VALUE_BYTES_MAX), None))
+            .await
+            .unwrap();
+    }
+    assert_eq!(store.list("/limits/large/").await.unwrap().entries.len(), 4);
+    let mut changes = store.watch("/limits/large/", revision).await.unwrap();
+    let mut told = 0;
+    while told < 4 {
+        told += soon("large changes", changes.next()).await.unwrap().changes.len();
+    }
+
     // Values that fit one by one do not fit together.
     large.put.push(("/limits/other".to_owned(), vec![0; VALUE_BYTES_MAX]));
     let error = store.commit(large).await.unwrap_err();
@@ -132,8 +147,8 @@ async fn limits(store: &dyn Store) {
     assert!(error.contains("/limits/twice is written twice"), "{error}");
     assert_eq!(
         store.list("/limits/").await.unwrap().revision,
-        revision + 2,
-        "only two were written"
+        revision + 6,
+        "only six were written"
     );
 }
 

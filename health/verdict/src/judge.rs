@@ -231,20 +231,19 @@ fn describe_tick(component: Component, tick: Tick, seen: TickSeen<'_>) -> String
     let named = if all_well { Vec::new() } else { worst(seen) };
     let (mut succeeded, mut samples) = (total.succeeded, total.samples());
     let mut words = Vec::new();
+    let mut failures: Vec<&str> = Vec::new();
     for (vantage, saw) in &named {
         let (saw_succeed, saw_all) = (u64::from(saw.succeeded), Counts::from(*saw).samples());
-        let failure = if saw.failure.is_empty() {
-            String::new()
-        } else {
-            format!(", {}", saw.failure)
-        };
-        words.push(format!("{vantage} {saw_succeed}/{saw_all} ok{failure}"));
+        if !saw.failure.is_empty() && !failures.contains(&saw.failure.as_str()) {
+            failures.push(&saw.failure);
+        }
+        words.push(format!("{vantage} {saw_succeed}/{saw_all}"));
         (succeeded, samples) = (succeeded - saw_succeed, samples - saw_all);
     }
     let rest = seen.vantages().len() - named.len();
     if rest > 0 {
         let more = if named.is_empty() { "" } else { "more " };
-        words.push(format!("{rest} {more}vantages {succeeded}/{samples} ok"));
+        words.push(format!("{rest} {more}vantages {succeeded}/{samples}"));
     }
     let percentile = |name: &str, q: f64| {
         let ms = total.latency.quantile(q);
@@ -254,11 +253,22 @@ fn describe_tick(component: Component, tick: Tick, seen: TickSeen<'_>) -> String
         Component::Asr => percentile("p99", 0.99),
         _ => String::new(),
     };
-    let (start, end) = (tick.start(), tick.end());
+    // What each of them says once is enough, and one line of it.
+    let failure = failures.first().map(|failure| {
+        let more = failures.len() - 1;
+        let more = if more > 0 {
+            format!(" (and {more} other failures)")
+        } else {
+            String::new()
+        };
+        format!("; {failure:.60}{more}")
+    });
     format!(
-        "{component} in {start}..{end}: {}{}{p99}",
+        "{component} at {}: {} ok{}{p99}{}",
+        tick.start(),
         words.join(" · "),
-        percentile("p95", 0.95)
+        percentile("p95", 0.95),
+        failure.unwrap_or_default()
     )
 }
 

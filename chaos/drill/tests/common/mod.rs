@@ -1,10 +1,12 @@
 //! A world for a test: real processes, a folder of its own, logs shown when the test fails.
 
+#![allow(dead_code, reason = "each test program uses a part of it")]
+
 use std::{sync::Arc, time::Instant};
 
 use drill::{Recording, Resolver};
 use probe::CallOptions;
-use world::World;
+use world::{StoreKind, World};
 
 /// A healthy world, and what callers need.
 pub(crate) struct Stage {
@@ -19,10 +21,16 @@ pub(crate) struct Stage {
 impl Stage {
     /// Starts everything, with the policy of the demo, and waits until every region is known to be healthy.
     pub(crate) async fn set() -> Self {
+        Self::set_on(StoreKind::Embedded).await
+    }
+
+    /// The same, with decisions kept in a store of one's choice.
+    pub(crate) async fn set_on(store: StoreKind) -> Self {
         let began = Instant::now();
         let folder = tempfile::tempdir().unwrap();
         let mut settings = world::Settings::new(folder.path().join("world"));
         settings.policy = drill::demo::policy();
+        settings.store = store;
         settings.progress = Arc::new(|progress| println!("  {progress}"));
         let world = World::start(settings).await.unwrap_or_else(|error| panic!("{error}"));
         world.healthy().await.unwrap_or_else(|error| panic!("{error}"));

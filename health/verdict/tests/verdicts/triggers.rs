@@ -194,7 +194,7 @@ fn a_region_nobody_can_connect_to_is_suspect_then_down() {
     assert_eq!(verdict.summary, "gateway connection success below 95 % for 2 ticks");
     let first = &verdict.evidence[0];
     assert!(
-        first.contains("edge-a 0/5 ok, connection refused · edge-b 0/5 ok"),
+        first.contains("edge-a 0/5 · edge-b 0/5 ok; connection refused"),
         "{verdict:#?}"
     );
     // The way back: down and no longer failing.

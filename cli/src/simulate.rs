@@ -1,0 +1,86 @@
+//! Scenarios: what would happen, and why, decided by the real code in virtual time.
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use clap::Args;
+use simulator::Scenario;
+use topology::{Policy, RegionId, Topology, fixtures::three_primaries};
+
+use crate::{exit::Failure, print};
+
+/// What a scenario is played on.
+#[derive(Debug, Args)]
+pub(crate) struct DocumentFiles {
+    /// For a scenario: another topology than the shipped scenarios' six regions.
+    #[arg(long, value_name = "FILE")]
+    topology: Option<PathBuf>,
+    /// For a scenario: another policy than the product's.
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
+}
+
+impl DocumentFiles {
+    fn read(&self) -> Result<(Topology, Policy), Failure> {
+        let topology = match &self.topology {
+            None => three_primaries().topology,
+            Some(file) => Topology::parse(&file.display().to_string(), &text(file)?).map_err(anyhow::Error::from)?,
+        };
+        let policy = match &self.policy {
+            None => Policy::default(),
+            Some(file) => Policy::parse(&file.display().to_string(), &text(file)?).map_err(anyhow::Error::from)?,
+        };
+        Ok((topology, policy))
+    }
+}
+
+pub(crate) fn play(file: &Path, documents: &DocumentFiles) -> Result<ExitCode, Failure> {
+    let (topology, policy) = documents.read()?;
+    let scenario = scenario(file)?;
+    let record = simulator::play(&scenario, &topology, &policy).map_err(|error| at(file, error))?;
+    print(&record.transcript);
+    let broken = record.broken.iter().map(|broken| format!("invariant broken: {broken}"));
+    let unmet = scenario.expectations.iter().filter_map(|expectation| {
+        let instead = expectation.judge(&record).err()?;
+        Some(format!(
+            "{}: expected {}, but {instead}",
+            expectation.line, expectation.text
+        ))
+    });
+    let mut held = true;
+    for complaint in broken.chain(unmet) {
+        held = false;
+        eprintln!("meridian: {}:{complaint}", file.display());
+    }
+    Ok(if held { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+pub(crate) fn why(
+    region: &str,
+    file: &Path,
+    until: Option<Duration>,
+    documents: &DocumentFiles,
+) -> Result<ExitCode, Failure> {
+    let (topology, policy) = documents.read()?;
+    let region = RegionId::new(region).map_err(anyhow::Error::from)?;
+    let why = simulator::why(&scenario(file)?, &topology, &policy, &region, until).map_err(|error| at(file, error))?;
+    print(&why.to_string());
+    Ok(ExitCode::SUCCESS)
+}
+
+fn scenario(file: &Path) -> Result<Scenario, Failure> {
+    Scenario::parse(&text(file)?).map_err(|error| at(file, error))
+}
+
+fn at(file: &Path, error: impl std::error::Error + Send + Sync + 'static) -> Failure {
+    Failure::failed(anyhow::Error::from(error).context(file.display().to_string()))
+}
+
+fn text(file: &Path) -> Result<String, Failure> {
+    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    Ok(text)
+}
