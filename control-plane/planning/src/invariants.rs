@@ -106,8 +106,7 @@ impl Invariants {
             let sent: f64 = arrived.map(|(.., sessions)| sessions).sum();
             let allowed = allowed.get(&region.id).copied().unwrap_or_default();
             let max = f64::from(per_second) * window.as_secs_f64() + allowed;
-            // Windows are counted in whole sessions.
-            if sent > max + 1.0 {
+            if sent > max + ROUNDING {
                 let (id, seconds) = (&region.id, window.as_secs_f64());
                 broken.push(format!(
                     "{sent} sessions are sent to {id} within {seconds} s, which accepts {max}"

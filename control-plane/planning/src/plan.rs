@@ -421,7 +421,7 @@ impl<'i> Planner<'i> {
         let none_left = self.next.edges.keys().all(|edge| drained.contains_key(edge));
         let mut changed = Vec::new();
         // An edge that came back by itself and was refused with its plan comes back when automation does.
-        let rests = self.memory.taken_back.is_some() && self.input.request.is_none();
+        let rests = self.memory.taken_back.is_some() && !self.is_asked();
         for (edge, state) in &mut self.next.edges {
             if rests && *state == EdgeState::Drained {
                 continue;
@@ -666,6 +666,12 @@ impl<'i> Planner<'i> {
             text,
         });
         passed || overridden
+    }
+
+    /// Whether the request of this decision is carried out by it.
+    fn is_asked(&self) -> bool {
+        let is_new = |id: &str| !self.input.memory.actions.contains_key(id) && self.memory.actions.contains_key(id);
+        self.input.request.as_ref().is_some_and(|intent| is_new(&intent.id))
     }
 
     fn is_overridden(&self, rule: ReasonCode) -> bool {

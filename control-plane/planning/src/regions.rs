@@ -718,7 +718,7 @@ impl Planner<'_> {
             }
             // Counted from the last of them: two windows that meet would let twice as many come within one.
             arrivals.since = now;
-            arrivals.sessions += (u64::from(demand) * u64::from(more) / 100) as u32;
+            arrivals.sessions += (u64::from(demand) * u64::from(more)).div_ceil(100) as u32;
         }
     }
 
