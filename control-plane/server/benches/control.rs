@@ -86,6 +86,8 @@ fn main() {
         "decide_after_tick_ms": published.decide_ms,
         "rss_mb": published.rss_mb,
         "rss_idle_mb": published.rss_idle_mb,
+        "rss_connected_mb": published.rss_connected_mb,
+        "rss_reporting_mb": published.rss_reporting_mb,
         "plans": PLANS,
     });
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/benchmarks/control-plane.json");
@@ -205,8 +207,10 @@ struct Published {
     p50_ms: f64,
     p99_ms: f64,
     decide_ms: f64,
-    rss_mb: f64,
     rss_idle_mb: f64,
+    rss_connected_mb: f64,
+    rss_mb: f64,
+    rss_reporting_mb: f64,
 }
 
 /// A control plane of its own, killed when it is dropped.
@@ -223,7 +227,8 @@ impl Process {
     fn rss_mb(&self) -> f64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.id())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-        line.trim().trim_end_matches(" kB").parse::<f64>().unwrap() / 1024.0
+        let kib: f64 = line.trim().trim_end_matches(" kB").parse().unwrap();
+        (kib / 102.4).round() / 10.0
     }
 }
 
@@ -273,6 +278,7 @@ async fn publish() -> Published {
         all
     };
     next(1).await;
+    let rss_connected_mb = process.rss_mb();
     let operator = api::Operator::at([endpoint.clone()]);
     let mut delays = Vec::new();
     for round in 0..PLANS {
@@ -286,6 +292,8 @@ async fn publish() -> Published {
     }
     delays.sort();
     let percentile = |share: f64| ms(delays[((delays.len() - 1) as f64 * share) as usize]);
+
+    let rss_mb = process.rss_mb();
 
     // Now region-000 dies, by the word of all nodes: the time from the end of the second bad tick to the plan.
     let mut senders = Vec::new();
@@ -323,8 +331,10 @@ async fn publish() -> Published {
         p50_ms: percentile(0.5),
         p99_ms: percentile(0.99),
         decide_ms: ms(decide_ms),
-        rss_mb: (process.rss_mb() * 10.0).round() / 10.0,
-        rss_idle_mb: (rss_idle_mb * 10.0).round() / 10.0,
+        rss_idle_mb,
+        rss_connected_mb,
+        rss_mb,
+        rss_reporting_mb: process.rss_mb(),
     }
 }
 

@@ -1,10 +1,17 @@
 //! What the control plane measures. Names are constants, in one place.
 
 use prometheus_client::{
-    encoding::EncodeLabelSet,
-    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric},
+    metrics::{
+        counter::{ConstCounter, Counter},
+        family::Family,
+        gauge::{ConstGauge, Gauge},
+    },
     registry::Registry,
 };
+
+use crate::store::Mirror;
 
 /// Generation of the plan in force.
 pub const PLAN_GENERATION: &str = "meridian_control_plane_plan_generation";
@@ -29,6 +36,40 @@ pub const STORE_ERRORS: &str = "meridian_control_plane_store_errors";
 pub const STORE_DIVERGENCES: &str = "meridian_control_plane_store_divergences";
 /// Seconds since the store said that our copy is up to date.
 pub const STORE_STALENESS: &str = "meridian_control_plane_store_staleness_seconds";
+/// Times the store went back to an older snapshot.
+pub const STORE_RESTORES: &str = "meridian_control_plane_store_restores";
+
+/// What the copy of the store says of itself, read whenever somebody asks.
+#[derive(Debug)]
+pub struct MirrorMetrics(pub Mirror);
+
+impl Collector for MirrorMetrics {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let Self(mirror) = self;
+        for (name, help, count) in [
+            (
+                STORE_DIVERGENCES,
+                "times a listing of the store showed what its watch had not told",
+                mirror.divergences(),
+            ),
+            (
+                STORE_RESTORES,
+                "times the store went back to an older snapshot",
+                mirror.restores(),
+            ),
+        ] {
+            let counter = ConstCounter::new(count);
+            counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
+        }
+        // Before the first listing there is no copy that could be old.
+        if let Some(staleness) = mirror.staleness() {
+            let gauge = ConstGauge::new(staleness.as_secs_f64());
+            let help = "seconds since the store said that our copy is up to date";
+            gauge.encode(encoder.encode_descriptor(STORE_STALENESS, help, None, gauge.metric_type())?)?;
+        }
+        Ok(())
+    }
+}
 
 /// One label.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]

@@ -144,10 +144,26 @@ impl Nodes {
     }
 }
 
+/// The newest snapshot in the bytes that nodes get, made once for all of them.
+#[derive(Debug, Clone, Default)]
+pub struct Newest(Arc<Mutex<v1::SnapshotUpdate>>);
+
+impl Newest {
+    fn update(&self, snapshot: &Snapshot) -> v1::SnapshotUpdate {
+        let mut newest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if newest.number != Some(snapshot.plan.number().into()) {
+            *newest = snapshot.into();
+        }
+        newest.clone()
+    }
+}
+
 /// The service nodes follow plans by.
 pub struct PlansService {
     /// The newest snapshot; none before the first plan.
     pub snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+    /// The same as nodes get it.
+    pub newest: Newest,
     /// Whether we lead.
     pub views: watch::Receiver<Arc<View>>,
     /// Where plans go that nodes have and we do not.
@@ -208,6 +224,7 @@ impl Plans for PlansService {
             have,
             asked_for: PlanNumber::default(),
             snapshots: self.snapshots.clone(),
+            newest: self.newest.clone(),
             views: self.views.clone(),
             inbox: self.inbox.clone(),
             nodes: self.nodes.clone(),
@@ -227,6 +244,7 @@ struct Follower {
     /// The newest plan the node was asked to send us.
     asked_for: PlanNumber,
     snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+    newest: Newest,
     views: watch::Receiver<Arc<View>>,
     inbox: mpsc::Sender<Wanted>,
     nodes: Nodes,
@@ -275,7 +293,7 @@ impl Follower {
             return Ok(());
         };
         self.have = snapshot.plan.number();
-        updates.send(Ok(snapshot.as_ref().into())).await.map_err(|_| ())
+        updates.send(Ok(self.newest.update(&snapshot))).await.map_err(|_| ())
     }
 
     /// A leader whose store forgot what it had published learns it from the nodes. Followers may simply be behind.

@@ -23,8 +23,8 @@ use verdict::TickReport;
 use crate::{
     Config,
     config::StoreConfig,
-    metrics::Metrics,
-    nodes::{Nodes, PlansService},
+    metrics::{Metrics, MirrorMetrics},
+    nodes::{Newest, Nodes, PlansService},
     operator::OperatorService,
     reconcile::{INBOX_LENGTH, Reconciler, Request, Settings},
     records::{self, Document, DocumentKind},
@@ -67,7 +67,7 @@ pub async fn serve(process: daemon::Process, config: Config) -> anyhow::Result<(
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
     let ready = daemon::admin::Readiness::default();
-    ready.set("store", true);
+    ready.set("plan", false);
     let mut tasks = daemon::Tasks::new();
     let stop = tasks.stop_token();
 
@@ -111,6 +111,7 @@ pub async fn serve(process: daemon::Process, config: Config) -> anyhow::Result<(
 
     let plans = PlansService {
         snapshots,
+        newest: Newest::default(),
         views: views.clone(),
         inbox: inbox.clone(),
         nodes: nodes.clone(),
@@ -143,8 +144,18 @@ pub async fn serve(process: daemon::Process, config: Config) -> anyhow::Result<(
             .await?;
         Ok(())
     });
+    // Ready is who has a plan to give; a store that is away later does not take it from anybody.
+    let (plan_ready, mut first_plan, ready_stop) = (ready.clone(), reconciler.snapshots(), stop.clone());
+    tasks.spawn("readiness", async move {
+        let found = first_plan.wait_for(Option::is_some);
+        let found = ready_stop.run_until_cancelled(found).await.is_some_and(|it| it.is_ok());
+        plan_ready.set("plan", found);
+        ready_stop.cancelled().await;
+        Ok(())
+    });
     let (mirror, following) = Mirror::new(store, records::STATE, mirror::Settings::default());
     let state = mirror.contents();
+    registry.register_collector(Box::new(MirrorMetrics(mirror)));
     let mirror_stop = stop.clone();
     tasks.spawn("mirror", async move {
         following.run(mirror_stop).await;

@@ -25,7 +25,7 @@ use etcd_client::{AlarmAction, AlarmType};
 use planning::audit;
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use server::{
-    metrics::Metrics,
+    metrics::{self, Metrics},
     nodes::Nodes,
     reconcile::{self, Reconciler},
     records::{self, Document, DocumentKind},
@@ -562,8 +562,15 @@ async fn ten_minutes_without_a_quorum_change_nothing() {
         }
         tokio::time::sleep(Duration::from_secs(5)).await;
     }
-    for plane in &fleet.planes {
+    for (plane, has_a_plan) in fleet.planes.iter().zip([true, true, false]) {
         assert!(plane.log().contains("the store cannot be reached"), "{}", plane.name);
+        let ready = plane.page("/ready").unwrap().contains("200 OK");
+        assert_eq!(ready, has_a_plan, "who has a plan to give is ready: {}", plane.name);
+        let stale = plane.metric(metrics::STORE_STALENESS);
+        // The one that knows nothing has no copy that could be old.
+        assert_eq!(stale.is_some(), has_a_plan, "{}", plane.name);
+        let away = Duration::from_secs(lasts).as_secs_f64();
+        assert!(stale.is_none_or(|stale| stale >= away), "{stale:?} in {}", plane.name);
     }
 
     fleet.etcd.resume(1).unwrap();

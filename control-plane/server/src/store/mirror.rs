@@ -61,6 +61,14 @@ struct Shared {
     restores: AtomicU64,
 }
 
+impl std::fmt::Debug for Mirror {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Mirror")
+            .field("staleness", &self.staleness())
+            .finish_non_exhaustive()
+    }
+}
+
 impl Mirror {
     /// A copy, and what keeps it up to date; give the latter to a task.
     pub fn new(store: Arc<dyn Store>, prefix: &str, settings: Settings) -> (Self, Follow) {

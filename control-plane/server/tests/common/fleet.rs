@@ -609,6 +609,15 @@ impl Plane {
         self.page("/metrics")
     }
 
+    /// A metric without labels.
+    pub(crate) fn metric(&self, name: &str) -> Option<f64> {
+        let metrics = self.metrics()?;
+        let value = metrics
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.map(|value| value.parse().unwrap())
+    }
+
     /// What it believes about a region.
     pub(crate) fn believes(&self, region: &str, health: &str) -> bool {
         let line = format!(r#"{{region="{region}",health="{health}"}} 1"#);
