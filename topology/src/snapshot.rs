@@ -174,6 +174,16 @@ mod tests {
     }
 
     #[test]
+    fn numbers_of_any_length_are_read_as_they_were_written() {
+        let mut snapshot = three_primaries();
+        let region = snapshot.topology.regions.values_mut().next().unwrap();
+        region.location.latitude = 49.825999768488444;
+        snapshot.plan.documents = digest(&snapshot.topology, snapshot.dns_ttl_s, &snapshot.probe);
+        let (bytes, sum) = snapshot.encode();
+        assert_eq!(Snapshot::decode(&bytes, &sum).unwrap(), snapshot);
+    }
+
+    #[test]
     fn damage_is_noticed() {
         let (mut bytes, sum) = three_primaries().encode();
         bytes[20] ^= 1;

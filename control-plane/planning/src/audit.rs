@@ -28,6 +28,9 @@ pub struct Entry {
     pub at: Moment,
     /// Who made it so: the planner, or an operator by name.
     pub actor: String,
+    /// Why, in the words of who applied a document; a request carries its own reason.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub because: Option<String>,
     /// What it was decided from.
     pub input: Recorded,
     /// The plan that came of it; none when the plan in force stayed.

@@ -109,15 +109,13 @@ impl Nodes {
         self.1.subscribe()
     }
 
-    /// Whether every node that follows now applies a plan; false when none follows.
-    pub fn all_acknowledged(&self, number: PlanNumber) -> bool {
-        let registry = self.registry();
-        let mut following = registry.nodes.values().filter(|node| node.connections > 0).peekable();
-        following.peek().is_some() && following.all(|node| node.acknowledged == number)
-    }
-
-    /// Who refuses a plan, if anybody does; `acknowledged` is what they could go back to.
-    pub fn refusal(&self, number: PlanNumber, acknowledged: Option<&Plan>) -> Option<Refusal> {
+    /// Who refuses a plan, if anybody does, and what they can go back to: the newest of the plans in `recent` that all of
+    /// them applied.
+    pub fn refusal<'p>(
+        &self,
+        number: PlanNumber,
+        recent: impl IntoIterator<Item = &'p Plan, IntoIter: DoubleEndedIterator>,
+    ) -> Option<Refusal> {
         let registry = self.registry();
         let following = registry.nodes.iter().filter(|(_, node)| node.connections > 0);
         let refused = |(id, node): (&NodeId, &Node)| match &node.refused {
@@ -125,11 +123,19 @@ impl Nodes {
             _ => None,
         };
         let nodes: BTreeMap<NodeId, String> = following.clone().filter_map(refused).collect();
-        (!nodes.is_empty()).then(|| Refusal {
+        if nodes.is_empty() {
+            return None;
+        }
+        let applied = |plan: &&Plan| {
+            let by = registry.acknowledged.get(&plan.number());
+            plan.number() < number && by.is_some_and(|by| nodes.keys().all(|node| by.contains_key(node)))
+        };
+        let acknowledged = recent.into_iter().rev().find(applied).cloned();
+        Some(Refusal {
             number,
             nodes,
             following: u32::try_from(following.count()).unwrap_or(u32::MAX),
-            acknowledged: acknowledged.cloned(),
+            acknowledged,
         })
     }
 

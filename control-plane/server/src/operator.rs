@@ -20,8 +20,10 @@ use crate::{
     store::{Store, StoreError},
 };
 
-/// Longest reason, author or token taken, in characters.
-const TEXT_MAX: usize = 500;
+/// Longest author or token taken, in bytes.
+const NAME_BYTES_MAX: usize = 64;
+/// Longest reason taken, in bytes. A day's requests are remembered, and each decision is recorded with all of them.
+const REASON_BYTES_MAX: usize = 300;
 /// Longest standing order: what must last longer is no freeze but a change of policy.
 const STANDING_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Decisions returned when the caller names no number, and at most.
@@ -230,15 +232,15 @@ impl Operator for OperatorService {
         self.leading_view()?;
         let request = request.into_inner();
         let kind = document_kind(request.kind())?;
-        let author = given("author", request.author)?;
-        given("reason", request.reason)?;
-        given("replaces", request.replaces.clone())?;
-        let document = Document::new(kind, request.text, &author, daemon::clock::now());
+        let author = given("author", &request.author, NAME_BYTES_MAX)?;
+        let reason = given("reason", &request.reason, REASON_BYTES_MAX)?;
+        let replaces = given("replaces", &request.replaces, NAME_BYTES_MAX)?;
+        let document = Document::new(kind, request.text, &author, daemon::clock::now()).because(reason);
         let version = document.version.clone();
         let (reply, answer) = oneshot::channel();
         let asked = reconcile::Request::Apply {
             document,
-            replaces: request.replaces,
+            replaces,
             dry_run: request.dry_run,
             reply,
         };
@@ -288,12 +290,12 @@ async fn send_audit(
     use v1::audit_item::Item;
     let gone = |_| Status::cancelled("the reader is gone");
     let item = |item| Ok(v1::AuditItem { item: Some(item) });
-    let head = records::audit_head(store).await.map_err(unreadable)?;
+    let (head, _) = records::audit_head(store).await.map_err(unreadable)?;
     let oldest = head.number.saturating_sub(records::AUDIT_KEPT - 1).max(1);
     let first = from.max(oldest);
     let last = match limit {
         0 => head.number,
-        limit => head.number.min(first + u64::from(limit) - 1),
+        limit => head.number.min(first.saturating_add(u64::from(limit) - 1)),
     };
     let mut sent = std::collections::BTreeSet::new();
     for number in first..=last {
@@ -370,11 +372,23 @@ impl OperatorService {
             acknowledged_at_ms: at.0,
             ..Default::default()
         });
+        let mut reasons: Vec<v1::Reason> = entry.reasons.iter().map(Into::into).collect();
+        if let Some(because) = &entry.because {
+            // A document may change rules and not the plan.
+            if reasons.is_empty() {
+                reasons.push(v1::Reason {
+                    code: "document-applied".to_owned(),
+                    text: "the plan stays as it is".to_owned(),
+                    ..Default::default()
+                });
+            }
+            reasons[0].text = format!("{}; applied by {}: {because}", reasons[0].text, entry.actor);
+        }
         v1::Decision {
             number: number.map(Into::into),
             at_ms: entry.at.0,
             actor: entry.actor,
-            reasons: entry.reasons.iter().map(Into::into).collect(),
+            reasons,
             acknowledged: acknowledged.collect(),
         }
     }
@@ -394,16 +408,15 @@ fn known_region(view: &View, name: &str) -> Result<RegionId, Status> {
         })
 }
 
-fn given(field: &str, text: String) -> Result<String, Status> {
-    if text.trim().is_empty() {
-        return Err(Status::invalid_argument(format!("{field}: it must be given")));
-    }
-    if text.chars().count() > TEXT_MAX {
-        return Err(Status::invalid_argument(format!(
-            "{field}: it is longer than {TEXT_MAX} characters"
-        )));
-    }
-    Ok(text)
+/// A text that must be there, without the space around it.
+fn given(field: &str, text: &str, bytes_max: usize) -> Result<String, Status> {
+    let text = text.trim();
+    let problem = match text.len() {
+        0 => "it must be given".to_owned(),
+        bytes if bytes > bytes_max => format!("it has {bytes} bytes, and {bytes_max} is the most"),
+        _ => return Ok(text.to_owned()),
+    };
+    Err(Status::invalid_argument(format!("{field}: {problem}")))
 }
 
 fn stopping() -> Status {
@@ -470,10 +483,10 @@ fn intent(request: v1::ActRequest) -> Result<Intent, Status> {
     };
     let now = daemon::clock::now();
     Ok(Intent {
-        id: given("token", token)?,
+        id: given("token", &token, NAME_BYTES_MAX)?,
         kind,
-        author: given("author", author)?,
-        reason: given("reason", reason)?,
+        author: given("author", &author, NAME_BYTES_MAX)?,
+        reason: given("reason", &reason, REASON_BYTES_MAX)?,
         created_at: now,
         expires_at: now + life,
     })

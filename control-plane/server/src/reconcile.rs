@@ -4,7 +4,12 @@
 //! The leader re-reads nothing it wrote itself, and everything when it takes over or when the outcome of a write is unknown.
 //! A store that fails never ends the task: nodes keep the plan they have, and deciding goes on when the store is back.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    mem::take,
+    sync::Arc,
+    time::Duration,
+};
 
 use planning::{Action, Input, Outcome, Phase, Report, audit, next_wake, plan};
 use tokio::{
@@ -13,8 +18,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use topology::{
-    Intent, Moment, NodeId, Plan, Policy, Reason, ReasonCode, RegionId, RegionPlan, RegionState, Snapshot, Tick,
-    Topology, snapshot::SNAPSHOT_SCHEMA,
+    Intent, IntentKind, Moment, NodeId, Plan, Policy, Reason, ReasonCode, RegionId, RegionPlan, RegionState, Snapshot,
+    Tick, Topology, snapshot::SNAPSHOT_SCHEMA,
 };
 use verdict::{Before, Health, TickReport, Windows, judge};
 
@@ -32,6 +37,8 @@ const GRACE: Duration = Duration::from_millis(1_000);
 pub const INBOX_LENGTH: usize = 2_048;
 /// Wait before the store is tried again.
 const STORE_RETRY: Duration = Duration::from_millis(500);
+/// Plans of this term that nodes can go back to.
+const RECENT_KEPT: usize = 16;
 /// How often followers look who leads.
 const LEADER_LOOK: Duration = Duration::from_secs(1);
 
@@ -79,7 +86,7 @@ pub enum Unanswered {
 /// What came of an operator's request.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Answer {
-    /// What it became; none when it was refused.
+    /// What it became, or what was approved by it; none when it was refused.
     pub action: Option<Action>,
     /// What was decided.
     pub outcome: Outcome,
@@ -169,15 +176,24 @@ pub struct Reconciler {
     judged: Tick,
     input: Input,
     documents: (Document, Document),
-    plan_revision: Option<u64>,
     audit: AuditHead,
-    /// The newest plan that every connected node acknowledged.
-    acknowledged: Option<Plan>,
+    /// By what the store's newest plan, memory and audit head were written: whatever else wrote them has the word.
+    revisions: Revisions,
+    /// The plans of this term, newest last: what nodes that refuse one can go back to.
+    recent: VecDeque<Plan>,
     last_refused: Vec<Reason>,
     last_report: Report,
     role: Role,
     snapshots: watch::Sender<Option<Arc<Snapshot>>>,
     views: watch::Sender<Arc<View>>,
+}
+
+/// Revisions that what we last read or wrote was written by; none where nothing is.
+#[derive(Debug, Clone, Copy, Default)]
+struct Revisions {
+    plan: Option<u64>,
+    memory: Option<u64>,
+    audit: Option<u64>,
 }
 
 /// Why a term as leader ended.
@@ -224,9 +240,9 @@ impl Reconciler {
             judged: Tick(0),
             input,
             documents,
-            plan_revision: None,
             audit: AuditHead::default(),
-            acknowledged: None,
+            revisions: Revisions::default(),
+            recent: VecDeque::new(),
             last_refused: Vec::new(),
             last_report: Report::default(),
             role,
@@ -345,9 +361,9 @@ impl Reconciler {
             // What was judged so far was judged without what the plan says was believed.
             self.input.verdicts.clear();
         }
-        self.plan_revision = plan.as_ref().map(|(_, revision)| *revision);
+        self.revisions.plan = plan.as_ref().map(|(_, revision)| *revision);
         self.input.current = plan.map(|(plan, _)| plan);
-        self.input.memory = memory;
+        (self.input.memory, self.revisions.memory) = memory;
         (self.documents.0, self.input.topology) = topology;
         (self.documents.1, self.input.policy) = policy;
     }
@@ -396,6 +412,7 @@ impl Reconciler {
             }
         }
         self.role = Role::Leading;
+        self.recent = self.input.current.clone().into_iter().collect();
         self.metrics.leading.set(1);
         let mut refusals = self.nodes.refusals();
         let mut due = Instant::now();
@@ -453,7 +470,8 @@ impl Reconciler {
         false
     }
 
-    /// What is in force, read anew. Before anything is, the documents we were started with.
+    /// What is in force, read anew. Before anything is, or after it was lost, what we have stays: the documents we were
+    /// started with, or what was in force last.
     async fn read_state(&mut self) -> Result<(), RecordError> {
         let listing = self.store.list(records::STATE).await?;
         let audit = records::audit_head(self.store.as_ref()).await?;
@@ -474,9 +492,10 @@ impl Reconciler {
                 }
                 self.adopt(state);
             }
-            None => self.documents = (self.settings.topology.clone(), self.settings.policy.clone()),
+            // Whatever we hold, it is to be written again.
+            None => (self.revisions.plan, self.revisions.memory) = (None, None),
         }
-        self.audit = audit;
+        (self.audit, self.revisions.audit) = audit;
         self.publish_snapshot();
         Ok(())
     }
@@ -575,13 +594,17 @@ impl Reconciler {
             return;
         }
         let vantage = report.vantage.to_string();
-        let Input { topology, policy, .. } = &self.input;
-        self.sightings.take(&report, |region, class| {
-            topology.regions.contains_key(region) && policy.data.iter().any(|known| known.class == class)
-        });
         let last_closed = daemon::clock::now().tick().back(1);
+        let (tick, mut report) = (report.tick, report);
+        let (replication, versions) = (take(&mut report.replication), take(&mut report.versions));
         match self.windows.take(report, last_closed, &self.input.policy.health) {
-            Ok(()) => drop(self.metrics.reports.get_or_create(&Label { kind: vantage }).inc()),
+            Ok(()) => {
+                let Input { topology, policy, .. } = &self.input;
+                self.sightings.take(tick, &replication, &versions, |region, class| {
+                    topology.regions.contains_key(region) && policy.data.iter().any(|known| known.class == class)
+                });
+                self.metrics.reports.get_or_create(&Label { kind: vantage }).inc();
+            }
             Err(unwanted) => {
                 self.metrics.reports_unwanted.inc();
                 tracing::warn!(%unwanted, "a report does not count");
@@ -685,8 +708,15 @@ impl Reconciler {
     }
 
     fn answer(&self, id: Option<&str>, outcome: Outcome) -> Answer {
+        let actions = &outcome.memory.actions;
+        let asked = id.and_then(|id| actions.get(id));
+        // Whoever approves wants to know what became of what was approved.
+        let approved = asked.and_then(|action| match &action.intent.kind {
+            IntentKind::Approve { action } => actions.get(action),
+            _ => None,
+        });
         Answer {
-            action: id.and_then(|id| outcome.memory.actions.get(id)).cloned(),
+            action: approved.or(asked).cloned(),
             outcome,
             view: self.views.borrow().clone(),
         }
@@ -696,10 +726,7 @@ impl Reconciler {
     fn fresh_input(&mut self) -> Input {
         let current = self.input.current.as_ref();
         let number = current.map(Plan::number).unwrap_or_default();
-        if self.nodes.all_acknowledged(number) {
-            self.acknowledged = current.cloned();
-        }
-        self.input.refusal = self.nodes.refusal(number, self.acknowledged.as_ref());
+        self.input.refusal = self.nodes.refusal(number, &self.recent);
         self.input.rollout = self.sightings.rollout(current);
         self.input.replication = self.sightings.lags();
         self.input.clone()
@@ -734,7 +761,8 @@ impl Reconciler {
         let asked: Vec<Reason> = report.waiting.iter().filter(asked).cloned().collect();
         let spoken = [report.changed.clone(), refused, asked].concat();
 
-        let first = self.plan_revision.is_none();
+        let because = documents.first().map(|document| document.reason.clone());
+        let first = self.revisions.plan.is_none();
         let mut written = documents;
         if first {
             written.extend([self.documents.0.clone(), self.documents.1.clone()]);
@@ -746,9 +774,16 @@ impl Reconciler {
                 DocumentKind::Policy => in_force.1 = document.clone(),
             }
         }
-        // Before everything else: when somebody else leads, that is what a conflict has to say.
+        // First the lead: when somebody else leads, that is what a conflict has to say. Then everything that was decided
+        // from: a commit that was given up and lands late finds it changed.
+        let known = self.revisions;
         let mut transaction = Transaction {
-            expect: vec![lead.fence()],
+            expect: vec![
+                lead.fence(),
+                (records::PLAN.to_owned(), known.plan),
+                (records::MEMORY.to_owned(), known.memory),
+                (records::AUDIT_HEAD.to_owned(), known.audit),
+            ],
             ..Transaction::default()
         };
         for document in &written {
@@ -767,6 +802,7 @@ impl Reconciler {
                 previous: self.audit.hash.clone(),
                 at: now,
                 actor: actor.to_owned(),
+                because: because.filter(|because| !because.is_empty()),
                 input: audit::Recorded::of(&input, &in_force.0.version, &in_force.1.version),
                 plan: next.clone(),
                 memory: memory.clone(),
@@ -786,15 +822,16 @@ impl Reconciler {
             }
             head = Some(newest);
         }
-        if *memory != self.input.memory {
+        let remembers = first || *memory != self.input.memory;
+        if remembers {
             transaction
                 .put
                 .push((records::MEMORY.to_owned(), records::encode(memory)));
         }
-        if let Some(next) = next {
-            // The parent must still be in force: whoever else wrote has the word now.
-            transaction.expect.push((records::PLAN.to_owned(), self.plan_revision));
-            transaction.put.push((records::PLAN.to_owned(), records::encode(next)));
+        // A store that lost everything gets the plan in force again.
+        let written_plan = next.as_ref().or(self.input.current.as_ref().filter(|_| first));
+        if let Some(plan) = written_plan {
+            transaction.put.push((records::PLAN.to_owned(), records::encode(plan)));
         }
         if !transaction.put.is_empty() {
             if !lead.is_valid() {
@@ -805,9 +842,15 @@ impl Reconciler {
                     expected,
                 });
             }
-            let revision = self.store.commit(transaction).await?;
-            if next.is_some() {
-                self.plan_revision = Some(revision);
+            let revision = Some(self.store.commit(transaction).await?);
+            for (is_written, known) in [
+                (written_plan.is_some(), &mut self.revisions.plan),
+                (remembers, &mut self.revisions.memory),
+                (head.is_some(), &mut self.revisions.audit),
+            ] {
+                if is_written {
+                    *known = revision;
+                }
             }
         }
 
@@ -831,6 +874,10 @@ impl Reconciler {
         }
         if let Some(next) = next {
             self.input.current = Some(next.clone());
+            self.recent.push_back(next.clone());
+            if self.recent.len() > RECENT_KEPT {
+                self.recent.pop_front();
+            }
             self.publish_snapshot();
         }
         // A refused request is answered to whoever asked; the view tells what holds without it.

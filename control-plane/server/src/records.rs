@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use futures_util::future::join_all;
 use planning::{Memory, audit};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use topology::{Moment, Plan, Policy, Problems, Topology};
@@ -27,6 +28,8 @@ pub const AUDIT: &str = "/meridian/v1/audit/";
 pub const DOCUMENTS: &str = "/meridian/v1/documents/";
 /// Audit entries kept; each commit that adds one beyond removes the oldest.
 pub const AUDIT_KEPT: u64 = 20_000;
+/// Audit entries asked for at once: a store far away answers many as soon as one.
+const READ_AT_ONCE: u64 = 20;
 
 /// Which of the two documents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,6 +71,9 @@ pub struct Document {
     pub version: String,
     /// Who applied it.
     pub author: String,
+    /// Why, in the author's words; empty for the files a store began with.
+    #[serde(default)]
+    pub reason: String,
     /// When.
     pub applied_at: Moment,
 }
@@ -80,8 +86,15 @@ impl Document {
             version: audit::hash(text.as_bytes()),
             text,
             author: author.to_owned(),
+            reason: String::new(),
             applied_at,
         }
+    }
+
+    /// The same for a reason.
+    #[must_use]
+    pub fn because(self, reason: String) -> Self {
+        Self { reason, ..self }
     }
 }
 
@@ -109,8 +122,8 @@ impl Default for AuditHead {
 pub struct State {
     /// The plan and the revision it was written by; none before the first.
     pub plan: Option<(Plan, u64)>,
-    /// What earlier decisions left to remember.
-    pub memory: Memory,
+    /// What earlier decisions left to remember, and the revision it was written by; none before anything was.
+    pub memory: (Memory, Option<u64>),
     /// The topology document and what it says.
     pub topology: (Document, Topology),
     /// The policy document and what it says.
@@ -186,17 +199,17 @@ pub fn state(listing: &Listing) -> Result<Option<State>, RecordError> {
     };
     Ok(Some(State {
         plan: read(entries, PLAN)?,
-        memory: read(entries, MEMORY)?.map(|(memory, _)| memory).unwrap_or_default(),
+        memory: read(entries, MEMORY)?.map_or_else(Default::default, |(memory, revision)| (memory, Some(revision))),
         topology: parsed(topology, Topology::parse)?,
         policy: parsed(policy, Policy::parse)?,
     }))
 }
 
-/// The newest audit entry's number and hash.
-pub async fn audit_head(store: &dyn Store) -> Result<AuditHead, RecordError> {
+/// The newest audit entry's number and hash, and the revision they were written by; none before the first entry.
+pub async fn audit_head(store: &dyn Store) -> Result<(AuditHead, Option<u64>), RecordError> {
     match store.get(AUDIT_HEAD).await? {
-        Some(entry) => decode(AUDIT_HEAD, &entry),
-        None => Ok(AuditHead::default()),
+        Some(entry) => Ok((decode(AUDIT_HEAD, &entry)?, Some(entry.revision))),
+        None => Ok((AuditHead::default(), None)),
     }
 }
 
@@ -207,19 +220,23 @@ pub async fn newest_audit(
     scanned: u64,
     wanted: impl Fn(&audit::Entry) -> bool,
 ) -> Result<Vec<audit::Entry>, RecordError> {
-    let newest = audit_head(store).await?.number;
+    let (AuditHead { number: newest, .. }, _) = audit_head(store).await?;
+    let oldest = newest.saturating_sub(scanned);
     let mut found = Vec::new();
     let mut number = newest;
-    while number > newest.saturating_sub(scanned) && found.len() < limit {
-        let Some(bytes) = audit_entry(store, number).await? else {
-            break;
-        };
-        let key = audit_key(number);
-        let entry: audit::Entry = serde_json::from_slice(&bytes).map_err(|it| RecordError::unreadable(&key, &it))?;
-        if wanted(&entry) {
-            found.push(entry);
+    while number > oldest && found.len() < limit {
+        let batch = number.saturating_sub(READ_AT_ONCE).max(oldest) + 1..=number;
+        let entries = join_all(batch.clone().rev().map(|number| audit_entry(store, number))).await;
+        for (number, bytes) in batch.rev().zip(entries) {
+            // What lies before a pruned one was pruned, too.
+            let Some(bytes) = bytes? else { return Ok(found) };
+            let entry: audit::Entry = serde_json::from_slice(&bytes)
+                .map_err(|problem| RecordError::unreadable(&audit_key(number), &problem))?;
+            if found.len() < limit && wanted(&entry) {
+                found.push(entry);
+            }
         }
-        number -= 1;
+        number = number.saturating_sub(READ_AT_ONCE);
     }
     Ok(found)
 }

@@ -1,19 +1,15 @@
 //! What reports say besides health: replication lags, and how a new version of the stack does.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use planning::{Lag, RolloutSeen};
-use topology::{Moment, NodeId, Plan, RegionId, Tick};
-use verdict::{Latency, ReplicationLag, TickReport, VersionSeen};
-
-/// Reports of the last ticks, so that one that is repeated counts once.
-const REPEATS_KEPT: u64 = 6;
+use topology::{Moment, Plan, RegionId, Tick};
+use verdict::{Latency, ReplicationLag, VersionSeen};
 
 /// The newest lags, and sums since the current rollout step began.
 #[derive(Debug, Default)]
 pub(crate) struct Sightings {
     lags: BTreeMap<RegionId, BTreeMap<String, Lag>>,
-    counted: BTreeSet<(Tick, NodeId)>,
     step: Option<(String, Moment)>,
     versions: BTreeMap<String, Tally>,
 }
@@ -29,21 +25,19 @@ struct Tally {
 }
 
 impl Sightings {
-    /// Takes what a report says. Only classes the policy knows are kept, of regions that exist.
-    pub(crate) fn take(&mut self, report: &TickReport, knows: impl Fn(&RegionId, &str) -> bool) {
-        if !self.counted.insert((report.tick, report.vantage.clone())) {
-            return;
-        }
-        let oldest = self
-            .counted
-            .last()
-            .map_or(0, |(tick, _)| tick.0.saturating_sub(REPEATS_KEPT));
-        self.counted.retain(|(tick, _)| tick.0 >= oldest);
-        for ReplicationLag { region, class, behind } in &report.replication {
+    /// Takes what a report that counts says. Only classes the policy knows are kept, of regions that exist.
+    pub(crate) fn take(
+        &mut self,
+        tick: Tick,
+        replication: &[ReplicationLag],
+        versions: &[VersionSeen],
+        knows: impl Fn(&RegionId, &str) -> bool,
+    ) {
+        for ReplicationLag { region, class, behind } in replication {
             if !knows(region, class) {
                 continue;
             }
-            let (behind, at) = (*behind, report.tick.end());
+            let (behind, at) = (*behind, tick.end());
             let known = self.lags.entry(region.clone()).or_default().entry(class.clone());
             let known = known.or_insert(Lag { behind, at });
             // Of two that measured in the same tick the worse counts: loss is what is feared.
@@ -51,7 +45,7 @@ impl Sightings {
                 *known = Lag { behind, at };
             }
         }
-        for seen in &report.versions {
+        for seen in versions {
             if self.step.is_some() {
                 self.versions.entry(seen.version.clone()).or_default().add(seen);
             }

@@ -39,7 +39,7 @@ async fn the_first_plan_is_published_and_unsafe_requests_are_refused_with_reason
     }
     for (bad, complaint) in [
         (failover("us-east", ""), "token: it must be given"),
-        (failover("us-east", &"x".repeat(501)), "token: it is longer"),
+        (failover("us-east", &"x".repeat(501)), "token: it has 501 bytes"),
         (failover("Not A Region", "t"), "region: "),
         (
             v1::ActRequest {
@@ -206,10 +206,10 @@ async fn another_topology_is_applied_checked_and_only_over_the_one_that_was_seen
     let after = control_plane.follow(&folder.path().join("fresh")).await;
     assert_eq!(after.plan.generation, before.plan.generation + 1);
     assert_eq!(after.topology.edges.len(), before.topology.edges.len() + 1);
-    assert_eq!(
-        codes(&people.history(0).await.unwrap()),
-        ["topology-changed", "genesis"]
-    );
+    let history = people.history(0).await.unwrap();
+    assert_eq!(codes(&history), ["topology-changed", "genesis"]);
+    let told = &history[0].reasons[0].text;
+    assert!(told.ends_with("; applied by tester: a new edge"), "{told}");
 
     // It stays in force when the process starts again with its old file.
     drop(control_plane);

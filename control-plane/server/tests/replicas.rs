@@ -414,7 +414,7 @@ async fn stored_audit(etcd: &Etcd) -> Vec<audit::Entry> {
     }
     let entries = etcd.list(records::AUDIT).await.unwrap().entries;
     items.extend(entries.into_values().map(|entry| Item::Entry(entry.value.into())));
-    items.push(Item::Head(records::audit_head(etcd).await.unwrap().hash));
+    items.push(Item::Head(records::audit_head(etcd).await.unwrap().0.hash));
     verified(
         items
             .into_iter()
