@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use topology::{
-    EdgeState, Level, Moment, Plan, Policy, Reason, ReasonCode, RegionId, RegionPlan, RegionState, Role, Share, Topology,
-    snapshot::digest,
+    EdgeState, Level, Moment, Plan, Policy, Reason, ReasonCode, RegionId, RegionPlan, RegionState, Role, Share,
+    Topology, snapshot::digest,
 };
 
 use crate::{

@@ -7,8 +7,8 @@ use std::{
 };
 
 use topology::{
-    EdgeState, Intent, IntentKind, Level, Moment, Plan, Reason, ReasonCode, RegionId, RegionPlan, RegionState, Rule, Share,
-    Snapshot, policy::TwoPerson, snapshot::SNAPSHOT_SCHEMA,
+    EdgeState, Intent, IntentKind, Level, Moment, Plan, Reason, ReasonCode, RegionId, RegionPlan, RegionState, Rule,
+    Share, Snapshot, policy::TwoPerson, snapshot::SNAPSHOT_SCHEMA,
 };
 use verdict::{Health, correlated};
 

@@ -221,7 +221,10 @@ impl Planner<'_> {
             ),
             Health::Down | Health::Suspect | Health::NoData | Health::Blind => (
                 ReasonCode::PartlyMoved,
-                format!("{percent} % of its sessions stay while it is {health}: {}", self.summary(region)),
+                format!(
+                    "{percent} % of its sessions stay while it is {health}: {}",
+                    self.summary(region)
+                ),
             ),
         };
         self.wait(code, region, text, None);
@@ -564,7 +567,11 @@ impl Planner<'_> {
     /// Sessions of others at a region that was left. Only a primary is left, and none is a backup of another; but one that
     /// was a backup until lately may still have guests. That they move on is part of leaving it, so nothing gates it.
     pub(crate) fn guests_leave(&mut self) {
-        let left = self.next.regions.iter().filter(|(_, it)| it.state == RegionState::Evacuated);
+        let left = self
+            .next
+            .regions
+            .iter()
+            .filter(|(_, it)| it.state == RegionState::Evacuated);
         let left: BTreeSet<RegionId> = left.map(|(id, _)| id.clone()).collect();
         let is_guest = |shares: &Vec<Share>| shares.iter().any(|share| left.contains(&share.region));
         let guests = self.next.routes.iter().filter(|(_, shares)| is_guest(shares));

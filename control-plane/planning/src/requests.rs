@@ -24,7 +24,10 @@ impl Planner<'_> {
             return;
         }
         if person(&intent.author) == PLANNER {
-            let text = format!("\"{}\" is who acts without being asked; give your own name", intent.author);
+            let text = format!(
+                "\"{}\" is who acts without being asked; give your own name",
+                intent.author
+            );
             let refusal = self.about(&intent.kind, ReasonCode::BadRequest, text);
             return self.report.refused.push(refusal);
         }
@@ -186,7 +189,11 @@ impl Planner<'_> {
                     }
                     // Whose action was lost with the store, or taken back with a plan: this one carries it on.
                     RegionState::Restoring(_) if self.memory.moving(region).is_none() && accept_loss.is_none() => {
-                        self.said(&intent.kind, ReasonCode::AlreadySo, format!("{why}; its return goes on"));
+                        self.said(
+                            &intent.kind,
+                            ReasonCode::AlreadySo,
+                            format!("{why}; its return goes on"),
+                        );
                         return Ok(Phase::Running);
                     }
                     RegionState::Restoring(_) => {
@@ -371,15 +378,13 @@ impl Planner<'_> {
     /// A primary whose sessions are in another region that is to be left.
     fn guest_of(&self, region: &RegionId) -> Option<RegionId> {
         let mut routes = self.next.routes.keys();
-        routes.find(|guest| *guest != region && self.percent_at(guest, region) > 0).cloned()
+        routes
+            .find(|guest| *guest != region && self.percent_at(guest, region) > 0)
+            .cloned()
     }
 
     /// Nobody's sessions are sent home because the region that took them is left: an operator can move them first.
-    fn nobody_is_stranded(
-        &self,
-        region: &RegionId,
-        before: &BTreeMap<RegionId, Vec<Share>>,
-    ) -> Result<(), Reason> {
+    fn nobody_is_stranded(&self, region: &RegionId, before: &BTreeMap<RegionId, Vec<Share>>) -> Result<(), Reason> {
         let mut guests = before.iter().filter(|(guest, _)| *guest != region);
         let stranded = guests.find(|(guest, shares)| self.percent_at(guest, guest) > total_at(shares, guest));
         let Some((guest, _)) = stranded else { return Ok(()) };

@@ -18,7 +18,12 @@ impl Planner<'_> {
             Some((action.intent.clone(), phase, why))
         });
         for (intent, phase, why) in over.collect::<Vec<_>>() {
-            let text = format!("{} of {} by {} ended: {why}", intent.kind.as_str(), intent.kind.subject(), intent.author);
+            let text = format!(
+                "{} of {} by {} ended: {why}",
+                intent.kind.as_str(),
+                intent.kind.subject(),
+                intent.author
+            );
             self.end_action(&intent.id, phase, &text);
             if phase == Phase::Aborted {
                 self.report.changed.push(Reason {
@@ -36,11 +41,13 @@ impl Planner<'_> {
     fn is_over(&self, action: &Action) -> Option<(Phase, String)> {
         match &action.intent.kind {
             IntentKind::Failover { region, .. } | IntentKind::Switchover { region, .. } => {
-                self.is_settled(region, RegionState::Evacuated, |it| matches!(it, RegionState::Draining(_)))
+                self.is_settled(region, RegionState::Evacuated, |it| {
+                    matches!(it, RegionState::Draining(_))
+                })
             }
-            IntentKind::Restore { region, .. } => {
-                self.is_settled(region, RegionState::Serving, |it| matches!(it, RegionState::Restoring(_)))
-            }
+            IntentKind::Restore { region, .. } => self.is_settled(region, RegionState::Serving, |it| {
+                matches!(it, RegionState::Restoring(_))
+            }),
             IntentKind::Rollout { version } => {
                 let rollout = self.next.rollout.as_ref().filter(|it| it.action == action.intent.id);
                 match rollout.map(|it| it.percent) {
@@ -88,7 +95,11 @@ impl Planner<'_> {
         let kind = IntentKind::Rollout {
             version: rollout.version,
         };
-        let known = self.memory.actions.get(&rollout.action).filter(|it| it.intent.kind == kind);
+        let known = self
+            .memory
+            .actions
+            .get(&rollout.action)
+            .filter(|it| it.intent.kind == kind);
         let known = known.cloned();
         if known.as_ref().is_some_and(|it| it.phase == Phase::Running) {
             return;
