@@ -4,9 +4,7 @@ use planning::{Phase, problems, refuses_topology};
 use topology::{IntentKind, Policy, ReasonCode, RegionState, Role, fixtures::three_primaries};
 use verdict::Health;
 
-use crate::world::{
-    DAY, HOUR, MINUTE, SECOND, World, abort, fail_over, promote, region, restore, roll_out, switch_over,
-};
+use crate::world::{HOUR, MINUTE, SECOND, World, abort, fail_over, promote, region, restore, roll_out, switch_over};
 
 #[test]
 fn a_backup_that_goes_takes_along_only_what_was_there() {
@@ -234,6 +232,6 @@ fn a_frozen_planner_follows_documents_all_the_same() {
     let mut world = World::new();
     world.ask("alice", fail_over("us-east"));
     world.ask_for("alice", IntentKind::Freeze, HOUR);
-    world.without("us-west").pass(DAY);
+    world.without("us-west").pass(MINUTE);
     assert_eq!(world.route("us-east"), "eu-central 100");
 }

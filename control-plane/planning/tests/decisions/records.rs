@@ -114,7 +114,6 @@ fn the_largest_world_all_down_fits_into_the_store_and_is_decided_again() {
     assert!(entry.plan.is_some(), "it is taken back");
     let bytes = entry.encode().len();
     assert!(bytes < 1_000_000, "{bytes} bytes");
-    eprintln!("{bytes} bytes");
     decided_again(&entry, document, rules);
 }
 

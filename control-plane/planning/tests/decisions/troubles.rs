@@ -427,7 +427,7 @@ fn an_override_waits_ten_minutes_and_stands_as_long_as_was_asked_from_then_on() 
     );
     world.pass(REQUEST_LIFE - SECOND);
     world.ask("bob", approve(&asked));
-    world.pass(DAY - SECOND);
+    world.jump(DAY - SECOND);
     assert_eq!(world.phase(&asked), Some(Phase::Running));
     world.pass(SECOND);
     assert_eq!(world.phase(&asked), Some(Phase::Expired));
