@@ -138,14 +138,16 @@ impl Planner<'_> {
             };
             let classes = self.written_elsewhere(&region);
             let lost = would_be_lost(self.input, self.now, &region, &classes, None);
+            // How much changes all the time, so it is evidence: what is said stays the same while it holds.
             let but = match lost.len() {
-                0 => String::new(),
-                _ => format!(", with `--accept-loss` or once this is mended: {}", lost.join("; ")),
+                0 => "",
+                _ => ", with `--accept-loss` or once its copy has caught up",
             };
             let classes: Vec<String> = classes.into_iter().collect();
             let (classes, writers) = (classes.join(", "), where_written.join(" and "));
             let text = format!("{classes} are written by {writers}; {command}{but}");
-            self.wait(ReasonCode::PromotionHeld, &region, text, None);
+            let reason = self.reason(ReasonCode::PromotionHeld, &region, text, lost);
+            self.report.waiting.push(reason);
         }
     }
 

@@ -72,7 +72,7 @@ fn lost_writers(current: &Plan, topology: &Topology) -> Vec<String> {
     problems
 }
 
-/// Sessions whose place the topology takes away and that find no other.
+/// Sessions whose place the topology takes away, or needs for others, and that find no other.
 fn stranded(current: &Plan, next: &Plan, topology: &Topology) -> Vec<String> {
     let mut problems = Vec::new();
     for (primary, shares) in &next.routes {
@@ -84,6 +84,12 @@ fn stranded(current: &Plan, next: &Plan, topology: &Topology) -> Vec<String> {
             problems.push(format!(
                 "sessions of {primary} are at {} and {home} % find no place in its other backups",
                 describe(&gone)
+            ));
+        }
+        let others = shares.iter().map(|share| &share.region).filter(|it| *it != primary);
+        for host in others.filter(|it| topology.primaries().any(|region| region.id == **it)) {
+            problems.push(format!(
+                "sessions of {primary} are at {host}, which is to be a primary, and find no other place"
             ));
         }
     }

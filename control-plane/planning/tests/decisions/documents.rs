@@ -119,9 +119,16 @@ fn guests_of_a_backup_that_became_a_primary_leave_with_its_own() {
             };
             backups.retain(|backup| *backup != region("us-west"));
         }
-        world.decide();
     };
+    let mut planned = world.input.clone();
     promoted(&mut world);
+    std::mem::swap(&mut planned.topology, &mut world.input.topology);
+    let refused = refuses_topology(&world.input, &planned.topology, world.now);
+    let text = "sessions of us-east are at us-west, which is to be a primary, and find no other place";
+    assert_eq!(refused, [text]);
+    // By hand in the store, all the same.
+    world.input.topology = planned.topology;
+    world.decide();
     assert_eq!(world.route("us-east"), "us-west 100", "there is no room elsewhere");
     world.ask("alice", switch_over("us-west"));
     assert!(world.report.refused[0].text.contains("sessions of us-east are there"));
