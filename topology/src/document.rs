@@ -9,6 +9,8 @@ use toml::de::{DeTable, DeValue, ValueDeserializer};
 
 /// Largest document read, in bytes. A thousand edges take about 200 kB.
 pub const DOCUMENT_BYTES_MAX: usize = 4 << 20;
+/// Longest length of time in a document: ten years. Nobody means more, and sums of a few of them never overflow.
+pub const DURATION_MAX: Duration = Duration::from_secs(3650 * 24 * 3600);
 
 /// One thing that is wrong with a document.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -147,7 +149,12 @@ impl<'d> Section<'d> {
 
     /// A length of time that may be left out.
     pub fn duration(&mut self, key: &str, default: Duration) -> Duration {
-        self.optional(key, Span(default)).0
+        let duration = self.optional(key, Span(default)).0;
+        if duration <= DURATION_MAX {
+            return duration;
+        }
+        self.report_at(key, &format!("\"{key}\" is longer than ten years (3650d)"));
+        default
     }
 
     fn read<T: DeserializeOwned>(&mut self, key: &str) -> Option<T> {

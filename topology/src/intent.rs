@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{EdgeId, Moment, ReasonCode, RegionId};
 
-/// One request of an operator. A standing one (freeze, override, drained edge) counts until `expires_at`; any other is
-/// carried out at once, waits for approval until `expires_at`, or is refused.
+/// One request of an operator. A standing one (freeze, override, drained edge) counts until `expires_at`, or for as long
+/// from its approval; any other is carried out at once, waits a while for approval, or is refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Intent {

@@ -55,12 +55,12 @@ impl Tick {
 
     /// First moment of the tick.
     pub fn start(self) -> Moment {
-        Moment(self.0 * Self::LENGTH_MS)
+        Moment(self.0.saturating_mul(Self::LENGTH_MS))
     }
 
     /// First moment after the tick: from here on it is closed.
     pub fn end(self) -> Moment {
-        Moment((self.0 + 1) * Self::LENGTH_MS)
+        Moment(self.0.saturating_add(1).saturating_mul(Self::LENGTH_MS))
     }
 
     /// The tick `by` ticks earlier.
@@ -79,6 +79,13 @@ mod tests {
         assert_eq!(tick.start(), Moment(1_230_000));
         assert_eq!(tick.end().tick(), Tick(tick.0 + 1));
         assert_eq!(Moment(1_239_999).tick(), tick);
+    }
+
+    #[test]
+    fn the_end_of_time_is_no_overflow() {
+        assert_eq!(Tick(u64::MAX).start(), Moment(u64::MAX));
+        assert_eq!(Tick(u64::MAX).end(), Moment(u64::MAX));
+        assert_eq!(Moment(5) + Duration::MAX, Moment(u64::MAX));
     }
 
     #[test]

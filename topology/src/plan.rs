@@ -241,6 +241,8 @@ pub enum ReasonCode {
     RolloutRunning,
     /// Refused: it makes no sense in this topology.
     BadRequest,
+    /// Refused: the plan that would come of it cannot be applied. A fault of the planner, which so stays without effect.
+    InvalidPlan,
     /// Waits: a second person has to agree.
     NeedsApproval,
     /// Waits: a trigger needs more bad ticks.
@@ -310,6 +312,7 @@ impl ReasonCode {
             Self::NoSuchAction => "no-such-action",
             Self::RolloutRunning => "rollout-running",
             Self::BadRequest => "bad-request",
+            Self::InvalidPlan => "invalid-plan",
             Self::NeedsApproval => "needs-approval",
             Self::TriggerPending => "trigger-pending",
             Self::NoData => "no-data",

@@ -596,6 +596,20 @@ mod tests {
     }
 
     #[test]
+    fn no_time_is_longer_than_ten_years() {
+        let longest = Policy::parse("p.toml", "[damping]\nhalf_life = \"3650d\"");
+        assert_eq!(longest.unwrap().damping.half_life, Duration::from_secs(3650 * 86_400));
+        let text = "[restore]\nstep_hold = \"3651d\"\n[probe]\noffset = \"18446744073709551615ms\"";
+        let problems = Policy::parse("p.toml", text).unwrap_err().to_string();
+        for complaint in [
+            "p.toml:2: restore: \"step_hold\" is longer than ten years (3650d)",
+            "p.toml:4: probe: \"offset\" is longer than ten years",
+        ] {
+            assert!(problems.contains(complaint), "{complaint}\nnot in\n{problems}");
+        }
+    }
+
+    #[test]
     fn numbers_out_of_range_are_all_reported() {
         let text = "[health]\ngateway_success_min = 1.5\ngateway_ticks = 0\n[restore]\nsteps = [5, 1]\n[dns]\nttl = \"0s\"\n[probe]\ntimeout = \"9s\"\n[failover]\nmax = 1";
         let problems = Policy::parse("p.toml", text).unwrap_err().to_string();

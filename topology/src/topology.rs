@@ -140,11 +140,20 @@ fn read_topology(root: &mut Section<'_>) -> Option<Topology> {
     }
 
     let mut regions = BTreeMap::new();
+    let mut sections = Vec::new();
     for mut section in root.sections("region") {
-        if let Some(region) = read_region(&mut section)
+        let region = read_region(&mut section);
+        sections.push((region.as_ref().map(|region| region.id.clone()), section));
+        if let Some(region) = region
             && let Some(twice) = regions.insert(region.id.clone(), region)
+            && let Some((_, section)) = sections.last()
         {
             section.report_at("id", &format!("region {} is defined twice", twice.id));
+        }
+    }
+    for (id, section) in sections {
+        for problem in id.iter().flat_map(|id| backup_problems(&regions, id)) {
+            section.report_at("backups", &problem);
         }
         section.finish();
     }
@@ -271,20 +280,26 @@ fn cross_checks(topology: &Topology) -> Vec<String> {
     if topology.edges.is_empty() {
         problems.push("there is no edge; add [[edge]]".to_owned());
     }
-    for region in topology.primaries() {
-        let backups = topology.backups_of(&region.id);
-        for (index, backup) in backups.iter().enumerate() {
-            let problem = if !topology.regions.contains_key(backup) {
-                "does not exist"
-            } else if backup == &region.id {
-                "is the region itself"
-            } else if backups[..index].contains(backup) {
-                "is named twice"
-            } else {
-                continue;
-            };
-            problems.push(format!("backup {backup} of region {} {problem}", region.id));
-        }
+    problems
+}
+
+fn backup_problems(regions: &BTreeMap<RegionId, Region>, id: &RegionId) -> Vec<String> {
+    let Some(Role::Primary { backups }) = regions.get(id).map(|region| &region.role) else {
+        return Vec::new();
+    };
+    let mut problems = Vec::new();
+    for (index, backup) in backups.iter().enumerate() {
+        let problem = match regions.get(backup) {
+            None => "does not exist",
+            Some(_) if backup == id => "is the region itself",
+            Some(_) if backups[..index].contains(backup) => "is named twice",
+            // It is sized for its own peak, so it has no room for anybody else's.
+            Some(it) if it.role != Role::Backup => {
+                "is a primary, whose capacity is for its own sessions; name regions with role = \"backup\""
+            }
+            Some(_) => continue,
+        };
+        problems.push(format!("backup {backup} of region {id} {problem}"));
     }
     problems
 }
@@ -347,6 +362,10 @@ mod tests {
         ] {
             assert!(text.contains(complaint), "{text}");
         }
+        let guests = SMALL.replace("role = \"backup\"", "role = \"primary\"");
+        let text = Topology::parse("t", &guests).unwrap_err().to_string();
+        let complaint = "t:6: region: backup us-west of region us-east is a primary, whose capacity";
+        assert!(text.contains(complaint), "{text}");
         let text = Topology::parse("t", "zone = \"voice.example\"")
             .unwrap_err()
             .to_string();

@@ -12,6 +12,12 @@ use crate::Penalty;
 const ENDED_KEPT: Duration = Duration::from_secs(24 * 3600);
 /// Most actions remembered; the oldest ended ones go first.
 pub(crate) const ACTIONS_MAX: usize = 256;
+/// Most that ended actions may take in a document. It is written three times with each plan, so it takes a fifth of what the
+/// store holds at most.
+const ENDED_BYTES_MAX: usize = 96 << 10;
+/// Most orders that stand or wait for approval: far more than people can keep in mind, and far below `ACTIONS_MAX`, so that
+/// they crowd out neither those that move regions nor the memory of those that ended.
+pub(crate) const STANDING_MAX: usize = 64;
 
 /// What earlier decisions left to remember.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -21,13 +27,13 @@ pub struct Memory {
     pub actions: BTreeMap<String, Action>,
     /// How often regions moved of late.
     pub penalties: BTreeMap<RegionId, Penalty>,
-    /// Sessions sent to regions within the current reconnect window.
+    /// Sessions sent to regions that limit their connections, while they are still coming.
     pub arrivals: BTreeMap<RegionId, Arrivals>,
     /// The last plan that was taken back because nodes refused it, while automation rests.
     pub taken_back: Option<TakenBack>,
 }
 
-/// Sessions sent to a region within one reconnect window.
+/// Sessions sent to a region that are still coming.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Arrivals {
@@ -35,6 +41,14 @@ pub struct Arrivals {
     pub since: Moment,
     /// How many were sent, each less than a window after the ones before.
     pub sessions: u32,
+}
+
+impl Arrivals {
+    /// When all of them are there: after a reconnect window, or after as long as the region takes to accept them.
+    pub(crate) fn end(&self, per_second: u32, window: Duration) -> Moment {
+        let takes = Duration::from_millis((u64::from(self.sessions) * 1000).div_ceil(u64::from(per_second.max(1))));
+        self.since + window.max(takes)
+    }
 }
 
 /// A plan that nodes refused.
@@ -134,20 +148,28 @@ impl Memory {
         self.running(|kind| kind.region() == Some(region)).next()
     }
 
-    /// Forgets what ended long ago.
+    /// Forgets what ended long ago, and the oldest of what is more than can be kept.
     pub(crate) fn forget(&mut self, now: Moment) {
-        self.actions
-            .retain(|_, action| !action.phase.is_final() || now.since(action.changed_at) < ENDED_KEPT);
-        // One place is kept free: whoever asks in an emergency is not told that others asked before.
-        while self.actions.len() >= ACTIONS_MAX {
-            let ended = self.actions.iter().filter(|(_, action)| action.phase.is_final());
-            let Some(oldest) = ended
-                .min_by_key(|(_, action)| action.changed_at)
-                .map(|(id, _)| id.clone())
-            else {
-                return;
-            };
-            self.actions.remove(&oldest);
+        let ended = self.actions.values().filter(|action| action.phase.is_final());
+        let mut ended: Vec<(Moment, String)> = ended.map(|it| (it.changed_at, it.intent.id.clone())).collect();
+        ended.sort();
+        let (mut kept, mut bytes) = (self.actions.len() - ended.len(), 0);
+        for (changed_at, id) in ended.into_iter().rev() {
+            // One place is kept free: whoever asks in an emergency is not told that others asked before.
+            let fits = kept + 1 < ACTIONS_MAX && bytes < ENDED_BYTES_MAX;
+            if !fits || now.since(changed_at) >= ENDED_KEPT {
+                self.actions.remove(&id);
+                continue;
+            }
+            kept += 1;
+            bytes += self.actions.get(&id).map_or(0, Action::bytes);
         }
+    }
+}
+
+impl Action {
+    /// About what it takes in a document.
+    fn bytes(&self) -> usize {
+        serde_json::to_vec(self).map_or(0, |bytes| bytes.len())
     }
 }

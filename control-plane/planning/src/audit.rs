@@ -4,14 +4,18 @@
 //! out or put in without breaking the chain; and feeding its input through [`plan`](crate::plan) again must give the
 //! same plan, byte for byte. The two documents are stored once, under their hashes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use topology::{Moment, Plan, Policy, Reason, RegionId, Topology};
+use topology::{Moment, NodeId, Plan, Policy, Reason, RegionId, Topology};
 use verdict::Verdict;
 
-use crate::{Input, Lag, Memory, Outcome, Refusal, Report, RolloutSeen, plan};
+use crate::{
+    Input, Lag, Memory, Outcome, Refusal, Report, RolloutSeen,
+    input::{REFUSALS_QUOTED, quoted},
+    plan,
+};
 
 /// What the first entry names as the hash of the entry before it.
 pub const FIRST: &str = "0000000000000000000000000000000000000000000000000000000000000000";
@@ -41,7 +45,8 @@ pub struct Entry {
     pub reasons: Vec<Reason>,
 }
 
-/// An [`Input`] with its documents by their hashes.
+/// An [`Input`] as it is recorded: with its documents by their hashes, and without what no decision asks for or what can be
+/// told in less. An entry has to fit into the store also when a thousand edges see a hundred regions down, or refuse a plan.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Recorded {
@@ -49,10 +54,17 @@ pub struct Recorded {
     pub topology: String,
     /// Version of the policy document.
     pub policy: String,
-    /// As in [`Input`].
+    /// As in [`Input`], without its reasons: they are in the entry that made it.
     pub current: Option<Plan>,
-    /// As in [`Input`].
+    /// As in [`Input`], but for `bad_from`.
     pub verdicts: BTreeMap<RegionId, Verdict>,
+    /// Every vantage that is named in a verdict's `bad_from`, in the order of names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub vantages: Vec<NodeId>,
+    /// `bad_from` of every verdict that has one: a bit for each of `vantages`, the first in the lowest bit of the first
+    /// byte, in hex.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub bad_from: BTreeMap<RegionId, String>,
     /// As in [`Input`].
     pub memory: Memory,
     /// As in [`Input`].
@@ -61,9 +73,9 @@ pub struct Recorded {
     pub replication: BTreeMap<RegionId, BTreeMap<String, Lag>>,
     /// As in [`Input`].
     pub rollout: Option<RolloutSeen>,
-    /// As in [`Input`].
+    /// As in [`Input`], with as many of the nodes' words as a decision repeats.
     pub refusal: Option<Refusal>,
-    /// As in [`Input`].
+    /// As in [`Input`], without its reasons.
     pub recovered: Option<Plan>,
     /// As in [`Input`].
     pub epoch: u64,
@@ -76,7 +88,7 @@ impl Recorded {
             topology: _,
             policy: _,
             current,
-            verdicts,
+            mut verdicts,
             memory,
             request,
             replication,
@@ -85,27 +97,32 @@ impl Recorded {
             recovered,
             epoch,
         } = input.clone();
+        let (vantages, bad_from) = take_vantages(&mut verdicts);
         Self {
             topology: topology.to_owned(),
             policy: policy.to_owned(),
-            current,
+            current: current.map(without_reasons),
             verdicts,
+            vantages,
+            bad_from,
             memory,
             request,
             replication,
             rollout,
-            refusal,
-            recovered,
+            refusal: refusal.map(in_few_words),
+            recovered: recovered.map(without_reasons),
             epoch,
         }
     }
 
     fn with(self, topology: Topology, policy: Policy) -> Input {
+        let mut verdicts = self.verdicts;
+        give_vantages(&mut verdicts, &self.vantages, &self.bad_from);
         Input {
             topology,
             policy,
             current: self.current,
-            verdicts: self.verdicts,
+            verdicts,
             memory: self.memory,
             request: self.request,
             replication: self.replication,
@@ -113,6 +130,64 @@ impl Recorded {
             refusal: self.refusal,
             recovered: self.recovered,
             epoch: self.epoch,
+        }
+    }
+}
+
+fn without_reasons(plan: Plan) -> Plan {
+    Plan {
+        reasons: Vec::new(),
+        ..plan
+    }
+}
+
+fn in_few_words(refusal: Refusal) -> Refusal {
+    let Refusal {
+        number,
+        mut nodes,
+        following,
+        acknowledged,
+    } = refusal;
+    for (index, words) in nodes.values_mut().enumerate() {
+        let kept = if index < REFUSALS_QUOTED { quoted(words) } else { "" };
+        *words = kept.to_owned();
+    }
+    Refusal {
+        number,
+        nodes,
+        following,
+        acknowledged: acknowledged.map(without_reasons),
+    }
+}
+
+/// Takes `bad_from` out of the verdicts. Each of a thousand names told once is short, and a hundred times is not.
+fn take_vantages(verdicts: &mut BTreeMap<RegionId, Verdict>) -> (Vec<NodeId>, BTreeMap<RegionId, String>) {
+    let named: BTreeSet<NodeId> = verdicts.values().flat_map(|it| it.bad_from.iter().cloned()).collect();
+    let vantages: Vec<NodeId> = named.into_iter().collect();
+    let mut bad_from = BTreeMap::new();
+    for (region, verdict) in verdicts.iter_mut().filter(|(_, it)| !it.bad_from.is_empty()) {
+        let mut bits = vec![0_u8; vantages.len().div_ceil(8)];
+        for vantage in std::mem::take(&mut verdict.bad_from) {
+            if let Ok(index) = vantages.binary_search(&vantage) {
+                bits[index / 8] |= 1 << (index % 8);
+            }
+        }
+        bad_from.insert(region.clone(), hex::encode(bits));
+    }
+    (vantages, bad_from)
+}
+
+fn give_vantages(
+    verdicts: &mut BTreeMap<RegionId, Verdict>,
+    vantages: &[NodeId],
+    bad_from: &BTreeMap<RegionId, String>,
+) {
+    for (region, bits) in bad_from {
+        let bits = hex::decode(bits).unwrap_or_default();
+        let is_set = |index: usize| bits.get(index / 8).is_some_and(|byte| byte & (1 << (index % 8)) != 0);
+        if let Some(verdict) = verdicts.get_mut(region) {
+            let named = vantages.iter().enumerate().filter(|(index, _)| is_set(*index));
+            verdict.bad_from = named.map(|(_, vantage)| vantage.clone()).collect();
         }
     }
 }

@@ -197,7 +197,8 @@ fn is_relieved(resource: Resource) -> bool {
 }
 
 /// Percent of `primary`'s sessions that may arrive at `target` now without more connections per second than it takes,
-/// when those of a move come back within `window`.
+/// when those of a move come back within `window`. One percent at least, once nobody is on the way there any more: less
+/// cannot be planned, and a region that takes longer than a window for it is given that time before the next.
 pub(crate) fn percent_by_rate(
     topology: &Topology,
     memory: &Memory,
@@ -209,13 +210,14 @@ pub(crate) fn percent_by_rate(
     let Some(per_second) = topology.regions.get(target).and_then(|it| it.connects_per_s_max) else {
         return 100;
     };
-    let arrived = memory.arrivals.get(target);
-    let arrived = arrived
-        .filter(|it| now.since(it.since) < window)
+    let coming = memory.arrivals.get(target);
+    let coming = coming
+        .filter(|it| now < it.end(per_second, window))
         .map_or(0, |it| it.sessions);
-    let room = (f64::from(per_second) * window.as_secs_f64() - f64::from(arrived)).max(0.0);
+    let room = (f64::from(per_second) * window.as_secs_f64() - f64::from(coming)).max(0.0);
     let demand = f64::from(limit(topology, primary, Resource::Sessions)).max(1.0);
-    (room * 100.0 / demand + 1e-6).min(100.0) as u8
+    let percent = (room * 100.0 / demand + 1e-6).min(100.0) as u8;
+    percent.max(u8::from(coming == 0))
 }
 
 /// The same shares with only `percent` of the sessions left in them, taken from the last ones: no session goes anywhere
@@ -314,6 +316,25 @@ mod tests {
         );
         assert_eq!(percent(&memory, 9_999), 10);
         assert_eq!(percent(&memory, 10_000), 50);
+    }
+
+    #[test]
+    fn one_percent_arrives_also_where_it_takes_longer_than_a_window() {
+        let mut world = three_primaries();
+        let (east, west) = (id("us-east"), id("us-west"));
+        world.topology.regions.get_mut(&east).unwrap().sessions_max = 100_000;
+        world.topology.regions.get_mut(&west).unwrap().connects_per_s_max = Some(50);
+        let mut memory = Memory::default();
+        let window = Duration::from_secs(10);
+        let percent =
+            |memory: &Memory, now| percent_by_rate(&world.topology, memory, &east, &west, window, Moment(now));
+        assert_eq!(percent(&memory, 0), 1);
+        let arrivals = crate::actions::Arrivals {
+            since: Moment(0),
+            sessions: 1_000,
+        };
+        memory.arrivals.insert(west.clone(), arrivals);
+        assert_eq!((percent(&memory, 19_999), percent(&memory, 20_000)), (0, 1));
     }
 
     #[test]

@@ -58,7 +58,8 @@ impl Penalty {
             return None;
         }
         // The value only falls, so the moment is found by halving a span that is long enough for any value.
-        let (mut low, mut high) = (0, policy.half_life.as_millis() as u64 * 33);
+        let half_life = u64::try_from(policy.half_life.as_millis()).unwrap_or(u64::MAX);
+        let (mut low, mut high) = (0, half_life.saturating_mul(33));
         while low < high {
             let middle = low + (high - low) / 2;
             if self.value(policy, self.at + Duration::from_millis(middle)) < policy.reuse {
@@ -96,6 +97,20 @@ mod tests {
         assert!((28 * MINUTE..32 * MINUTE).contains(&held), "{held:?}");
         assert!(penalty.is_suppressed(&policy, Moment(until.0 - 1)));
         assert!(!penalty.is_suppressed(&policy, until));
+    }
+
+    #[test]
+    fn a_half_life_of_ages_is_no_overflow() {
+        let policy = DampingPolicy {
+            half_life: Duration::MAX,
+            ..DampingPolicy::default()
+        };
+        let penalty = Penalty {
+            value: 2000,
+            at: Moment(5),
+            suppressed: true,
+        };
+        assert_eq!(penalty.until(&policy, Moment(10)), Some(Moment(u64::MAX)));
     }
 
     #[test]

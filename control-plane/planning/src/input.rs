@@ -101,6 +101,16 @@ pub struct Refusal {
     pub acknowledged: Option<Plan>,
 }
 
+/// Most nodes whose words about a plan they refuse are repeated, and of each so many characters: the first few say it.
+pub(crate) const REFUSALS_QUOTED: usize = 5;
+const QUOTED_LENGTH_MAX: usize = 300;
+
+/// What is repeated of a node's words.
+pub(crate) fn quoted(words: &str) -> &str {
+    let end = words.char_indices().nth(QUOTED_LENGTH_MAX).map(|(at, _)| at);
+    &words[..end.unwrap_or(words.len())]
+}
+
 /// What came of it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -4,11 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use topology::{
-    IntentKind, Moment, Plan, PlanNumber, RegionId, RegionState, Rule, Share, Snapshot, snapshot::SNAPSHOT_SCHEMA,
+    IntentKind, Moment, Plan, PlanNumber, ReasonCode, RegionId, RegionState, Rule, Share, Snapshot,
+    snapshot::SNAPSHOT_SCHEMA,
 };
 use verdict::Health;
 
-use crate::{Input, Memory, Outcome, Resource, actions::ACTIONS_MAX, capacity::relief, next_wake, plan};
+use crate::{
+    Action, Input, Memory, Outcome, PLANNER, Phase, Resource, actions::ACTIONS_MAX, capacity::relief, next_wake, plan,
+};
 
 /// Sessions that rounding to whole percents may add.
 const ROUNDING: f64 = 1e-6;
@@ -34,6 +37,13 @@ impl Invariants {
             memory.actions.len() <= ACTIONS_MAX + input.topology.regions.len(),
             format!("{} actions are remembered", memory.actions.len()),
         );
+        let refused = outcome.report.refused.iter();
+        let invalid = refused.filter(|reason| reason.code == ReasonCode::InvalidPlan);
+        let invalid: Vec<&str> = invalid.map(|reason| reason.text.as_str()).collect();
+        must(
+            invalid.is_empty(),
+            format!("a plan was decided that is none: {invalid:?}"),
+        );
         let after = Input {
             current: plan.clone().or_else(|| input.current.clone()),
             memory: memory.clone(),
@@ -47,6 +57,9 @@ impl Invariants {
             wake.is_none_or(|wake| wake > now),
             format!("it would wake at {wake:?}, and now is {now:?}"),
         );
+        if let Some(in_force) = &after.current {
+            broken.extend(about_nothing(input, in_force, memory));
+        }
         // The plan that is in force where sessions are: what nodes have, if the store forgot it.
         let newest = input
             .recovered
@@ -65,9 +78,15 @@ impl Invariants {
                 broken.extend(overloads(input, newest, next));
             }
             if let Some(before) = newest
+                && !taken_back
+            {
+                broken.extend(says_the_same(before, outcome, next));
+            }
+            if let Some(before) = newest
                 && before.documents == next.documents
                 && !taken_back
             {
+                broken.extend(loses_data(input, before, next, memory, now));
                 broken.extend(self.too_many_connections(input, before, next, now));
                 broken.extend(sent_to_the_unwell(input, before, next, now));
                 if !is_carried_out(input, memory) {
@@ -79,37 +98,45 @@ impl Invariants {
         broken
     }
 
-    /// No region is sent more sessions within a reconnect window than it accepts connections in it. A region that takes its
-    /// own sessions back because their backup is gone is not asked.
+    /// No region is sent more sessions within a reconnect window than it accepts connections in it, but for one percent of a
+    /// primary's when nobody else is coming. A region that takes its own sessions back because their backup is gone, or was
+    /// left, is not asked.
     fn too_many_connections(&mut self, input: &Input, before: &Plan, next: &Plan, now: Moment) -> Vec<String> {
         let window = input.policy.failover.reconnect_window;
-        self.arrivals.retain(|(at, ..)| *at <= now && now.since(*at) < window);
-        let mut allowed: BTreeMap<RegionId, f64> = BTreeMap::new();
+        let accepts = |region: &RegionId| input.topology.regions.get(region)?.connects_per_s_max.map(f64::from);
+        let is_coming = |(at, target, sessions): &(Moment, RegionId, f64)| {
+            let takes = accepts(target).map_or(0.0, |per_second| sessions / per_second);
+            *at <= now && now.since(*at).as_secs_f64() < takes.max(window.as_secs_f64())
+        };
+        self.arrivals.retain(is_coming);
+        let earlier = self.arrivals.clone();
+        let mut sent: BTreeMap<RegionId, Vec<(u8, f64, bool)>> = BTreeMap::new();
         for (primary, target, more) in moved(before, next) {
             let gone = |share: &Share| share.region != primary && !takes(health(input, &share.region, now));
-            if target == primary && before.routes.get(&primary).into_iter().flatten().any(gone) {
+            let is_lost = before.routes.get(&primary).into_iter().flatten().any(gone);
+            if target == primary && (is_lost || had_its_host_left(before, next, &primary)) {
                 continue;
             }
-            let sessions = room(input, &primary, Resource::Sessions);
-            if target == primary {
-                // A return always makes some progress, however few connections its region accepts.
-                *allowed.entry(target.clone()).or_default() += sessions / 100.0;
-            }
-            self.arrivals.push((now, target, sessions * f64::from(more) / 100.0));
+            let sessions = room(input, &primary, Resource::Sessions) * f64::from(more) / 100.0;
+            // Who orders a return gets a first part of it, also while others are still coming.
+            let begins = target == primary && input.request.is_some();
+            sent.entry(target.clone()).or_default().push((more, sessions, begins));
+            self.arrivals.push((now, target, sessions));
         }
         let mut broken = Vec::new();
-        for region in input.topology.regions.values() {
-            let Some(per_second) = region.connects_per_s_max else {
-                continue;
-            };
-            let arrived = self.arrivals.iter().filter(|(_, target, _)| *target == region.id);
-            let sent: f64 = arrived.map(|(.., sessions)| sessions).sum();
-            let allowed = allowed.get(&region.id).copied().unwrap_or_default();
-            let max = f64::from(per_second) * window.as_secs_f64() + allowed;
-            if sent > max + ROUNDING {
-                let (id, seconds) = (&region.id, window.as_secs_f64());
+        for (target, sent) in sent {
+            let Some(per_second) = accepts(&target) else { continue };
+            let coming = earlier.iter().filter(|(_, region, _)| *region == target);
+            let coming: Vec<f64> = coming.map(|(.., sessions)| *sessions).collect();
+            let total: f64 = coming.iter().chain(sent.iter().map(|(_, sessions, _)| sessions)).sum();
+            let begins = sent.iter().filter(|(.., begins)| *begins);
+            let begun: f64 = begins.map(|(more, sessions, _)| sessions / f64::from(*more)).sum();
+            let max = per_second * window.as_secs_f64() + begun;
+            let alone = coming.is_empty() && matches!(sent[..], [(1, ..)]);
+            if total > max + ROUNDING && !alone {
+                let seconds = window.as_secs_f64();
                 broken.push(format!(
-                    "{sent} sessions are sent to {id} within {seconds} s, which accepts {max}"
+                    "{total} sessions are sent to {target} within {seconds} s, which accepts {max}"
                 ));
             }
         }
@@ -120,8 +147,10 @@ impl Invariants {
 /// No target is planned above what it has room for, unless its level does without what it lacks. What was over before
 /// may stay over, when there is nowhere else; it may not grow.
 fn overloads(input: &Input, before: Option<&Plan>, next: &Plan) -> Vec<String> {
-    let planned = |plan: &Plan, region: &RegionId, resource: Resource| -> f64 {
-        let shares = plan.routes.iter().flat_map(|(primary, shares)| {
+    // A region can hold its own sessions; what counts is who else is sent there.
+    let guests = |plan: &Plan, region: &RegionId, resource: Resource| -> f64 {
+        let guests = plan.routes.iter().filter(|(primary, _)| *primary != region);
+        let shares = guests.flat_map(|(primary, shares)| {
             let here = shares.iter().filter(|share| share.region == *region);
             here.map(|share| room(input, primary, resource) * f64::from(share.percent) / 100.0)
         });
@@ -138,12 +167,13 @@ fn overloads(input: &Input, before: Option<&Plan>, next: &Plan) -> Vec<String> {
                     Resource::Component(component) => relief(component).is_some_and(|it| level >= Some(it)),
                     Resource::Sessions => false,
                 };
-                let sessions = planned(plan, &region.id, resource);
-                (sessions > max + ROUNDING && !relieved).then_some(sessions)
+                let guests = guests(plan, &region.id, resource);
+                let sessions = guests + max * f64::from(at_home(plan, &region.id)) / 100.0;
+                (sessions > max + ROUNDING && !relieved).then_some(guests)
             };
-            let before = before.and_then(is_over);
+            let before = before.map_or(0.0, |before| guests(before, &region.id, resource));
             if let Some(sessions) = is_over(next)
-                && before.is_none_or(|before| sessions > before + ROUNDING)
+                && sessions > before + ROUNDING
             {
                 let id = &region.id;
                 over.push(format!(
@@ -194,13 +224,22 @@ fn sent_to_the_unwell(input: &Input, before: &Plan, next: &Plan, now: Moment) ->
 /// What nobody asked for keeps within its limits, and rests while it is told to.
 fn too_much_automation(input: &Input, before: &Plan, next: &Plan, memory: &Memory, now: Moment) -> Vec<String> {
     let mut broken = Vec::new();
-    let state = |plan: &Plan| -> BTreeMap<RegionId, RegionState> {
-        let states = plan.regions.iter();
-        states.map(|(id, it)| (id.clone(), it.state)).collect()
-    };
-    let rests = memory.freeze(now).is_some() || !input.policy.safety.automation;
-    if rests && (&before.routes, state(before)) != (&next.routes, state(next)) {
-        broken.push("automation moves sessions although it is off or frozen".to_owned());
+    let (frozen, off) = (memory.freeze(now).is_some(), !input.policy.safety.automation);
+    for primary in next.routes.keys() {
+        let said = |plan: &Plan| {
+            let state = plan.regions.get(primary).map(|it| it.state);
+            (state, plan.routes.get(primary).cloned())
+        };
+        let ordered = is_ordered(input, primary);
+        if said(before) != said(next) && (frozen || (off && !ordered)) && !had_its_host_left(before, next, primary) {
+            broken.push(format!(
+                "automation moves sessions of {primary} although it is off or frozen"
+            ));
+        }
+        let health = health(input, primary, now);
+        if at_home(next, primary) < at_home(before, primary) && health != Health::Down && !ordered {
+            broken.push(format!("automation goes on leaving {primary}, which is {health}"));
+        }
     }
     let left: BTreeSet<&RegionId> = next
         .regions
@@ -249,6 +288,119 @@ fn too_much_automation(input: &Input, before: &Plan, next: &Plan, memory: &Memor
         broken.push(format!(
             "automation leaves {left:?}, and {serving} regions serve; {min} is the least"
         ));
+    }
+    broken
+}
+
+/// Whether an operator's action moves a primary.
+fn is_ordered(input: &Input, primary: &RegionId) -> bool {
+    let mut moving = input.memory.running(|kind| kind.region() == Some(primary));
+    moving.any(|action| action.intent.author != PLANNER)
+}
+
+/// Whether a primary's sessions lose the region that took them, because it was left itself.
+fn had_its_host_left(before: &Plan, next: &Plan, primary: &RegionId) -> bool {
+    let mut hosts = before.routes.get(primary).into_iter().flatten();
+    hosts.any(|share| {
+        let state = next.regions.get(&share.region).map(|it| it.state);
+        share.region != *primary && state == Some(RegionState::Evacuated)
+    })
+}
+
+fn at_home(plan: &Plan, primary: &RegionId) -> u8 {
+    let shares = plan.routes.get(primary).into_iter().flatten();
+    shares.filter(|it| it.region == *primary).map(|it| it.percent).sum()
+}
+
+/// What goes on is about something: running actions and the plan in force speak of each other.
+fn about_nothing(input: &Input, plan: &Plan, memory: &Memory) -> Vec<String> {
+    let state = |region: &RegionId| {
+        let is_primary = input.topology.primaries().any(|it| it.id == *region);
+        plan.regions.get(region).filter(|_| is_primary).map(|it| it.state)
+    };
+    let goes_on = |action: &Action| match &action.intent.kind {
+        IntentKind::Failover { region, .. } | IntentKind::Switchover { region, .. } => {
+            matches!(state(region), Some(RegionState::Draining(_)))
+        }
+        IntentKind::Restore { region, .. } => matches!(state(region), Some(RegionState::Restoring(_))),
+        IntentKind::Rollout { .. } => plan.rollout.as_ref().is_some_and(|it| it.action == action.intent.id),
+        IntentKind::DrainEdge { edge } => plan.edges.contains_key(edge),
+        IntentKind::Freeze | IntentKind::Override { .. } => true,
+        IntentKind::Unfreeze | IntentKind::Ack { .. } | IntentKind::Approve { .. } | IntentKind::Abort { .. } => false,
+    };
+    let running = memory.running(|_| true).filter(|action| !goes_on(action));
+    let mut broken: Vec<String> = running
+        .map(|action| {
+            format!(
+                "{} goes on and is about nothing: {:?}",
+                action.intent.id, action.intent.kind
+            )
+        })
+        .collect();
+    if let Some(rollout) = plan.rollout.as_ref().filter(|it| it.percent < 100)
+        && memory.actions.get(&rollout.action).map(|it| it.phase) != Some(Phase::Running)
+    {
+        broken.push(format!("nobody can end the rollout of {}", rollout.version));
+    }
+    broken
+}
+
+/// A plan that says what the one before said costs every node work, and the log a place.
+fn says_the_same(before: &Plan, outcome: &Outcome, next: &Plan) -> Vec<String> {
+    // Moments that lay ahead of the clock are worth a plan.
+    let mut codes = outcome.report.changed.iter().map(|reason| reason.code);
+    let for_its_own_sake = [ReasonCode::ClockWentBack, ReasonCode::PlanRecovered];
+    if codes.any(|code| for_its_own_sake.contains(&code)) {
+        return Vec::new();
+    }
+    let said = |plan: &Plan| {
+        let regions = plan.regions.iter().map(|(id, it)| (id.clone(), it.state, it.level));
+        let rollout = plan.rollout.as_ref().map(|it| (it.version.clone(), it.percent));
+        let rest = (plan.documents.clone(), plan.routes.clone(), plan.edges.clone());
+        (rest, regions.collect::<Vec<_>>(), rollout, plan.writers.clone())
+    };
+    if said(before) == said(next) {
+        vec!["a plan says what the one before said".to_owned()]
+    } else {
+        Vec::new()
+    }
+}
+
+/// Another writer takes over only with as much lost as its class allows, or as somebody accepted.
+fn loses_data(input: &Input, before: &Plan, next: &Plan, memory: &Memory, now: Moment) -> Vec<String> {
+    let mut broken = Vec::new();
+    for primary in next.routes.keys() {
+        let accepted = |action: &Action| match &action.intent.kind {
+            IntentKind::Failover {
+                region, accept_loss, ..
+            }
+            | IntentKind::Restore { region, accept_loss }
+                if region == primary =>
+            {
+                *accept_loss
+            }
+            _ => None,
+        };
+        let fresh = memory.actions.values().filter(|it| it.changed_at == now);
+        let accepted = input.memory.running(|_| true).chain(fresh).filter_map(accepted).max();
+        let writer = |plan: &Plan, class: &str| {
+            let written = plan.writers.get(primary).and_then(|it| it.get(class));
+            written.cloned()
+        };
+        for class in &input.policy.data {
+            if writer(before, &class.class) == writer(next, &class.class) {
+                continue;
+            }
+            let lag = input.replication.get(primary).and_then(|it| it.get(&class.class));
+            let behind = lag.map(|it| it.behind.saturating_add(now.since(it.at)));
+            let limit = accepted.unwrap_or(class.rpo);
+            if behind.map_or(accepted.is_none(), |behind| behind > limit) {
+                let class = &class.class;
+                broken.push(format!(
+                    "another region writes {class} of {primary}, which is {behind:?} behind; {limit:?} may be lost"
+                ));
+            }
+        }
     }
     broken
 }

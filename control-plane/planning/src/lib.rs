@@ -6,15 +6,18 @@ pub mod audit;
 mod capacity;
 mod damping;
 mod data;
+mod documents;
 mod input;
 pub mod invariants;
 mod plan;
 mod regions;
 mod requests;
 mod rollout;
+mod settle;
 
 pub use actions::{Action, Arrivals, Memory, PLANNER, Phase, TakenBack};
 pub use capacity::{Load, Resource, loads};
 pub use damping::Penalty;
+pub use documents::{problems, refuses_topology};
 pub use input::{Check, Input, Lag, Outcome, Refusal, Report, RolloutSeen};
 pub use plan::{REQUEST_LIFE, next_wake, plan};

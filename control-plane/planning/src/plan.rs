@@ -7,34 +7,84 @@ use std::{
 };
 
 use topology::{
-    EdgeState, Intent, IntentKind, Level, Moment, Plan, Reason, ReasonCode, RegionId, RegionPlan, RegionState, Role,
-    Rule, Share, policy::TwoPerson, snapshot::digest,
+    EdgeState, Intent, IntentKind, Level, Moment, Plan, Reason, ReasonCode, RegionId, RegionPlan, RegionState, Rule,
+    Share, Snapshot, policy::TwoPerson, snapshot::SNAPSHOT_SCHEMA,
 };
 use verdict::{Health, correlated};
 
 use crate::{
-    Action, Check, Input, Memory, Outcome, Phase, Report,
+    Action, Check, Input, Memory, Outcome, PLANNER, Phase, Report,
     actions::TakenBack,
     capacity::Headroom,
+    input::{REFUSALS_QUOTED, quoted},
     rollout::{Judged, judge},
 };
 
-/// Longest wait of a request for its approval: after this the world has changed too much to act on it.
+/// Longest wait of a request for its approval: after this the world has changed too much to act on it. What then stands
+/// for a time, like an override, does so from its approval on.
 pub const REQUEST_LIFE: Duration = Duration::from_secs(600);
 
-/// Decides.
+/// Decides. What comes of it can always be applied: a plan that could not be is refused here, and all stays as it was.
 pub fn plan(input: &Input, now: Moment) -> Outcome {
+    let outcome = decide(input, now);
+    let Some(problem) = what_is_invalid(input, &outcome) else {
+        return outcome;
+    };
+    let refused = Reason {
+        code: ReasonCode::InvalidPlan,
+        region: None,
+        text: format!("not committed, because no node could apply it: {problem}"),
+        evidence: vec![],
+        until: None,
+    };
+    // Where a request makes it so, the world goes on without the request.
+    let mut outcome = match input.request {
+        Some(_) => plan(&without_request(input), now),
+        None => Outcome {
+            plan: None,
+            memory: input.memory.clone(),
+            report: Report {
+                changed: vec![],
+                ..outcome.report
+            },
+        },
+    };
+    outcome.report.refused.push(refused);
+    outcome
+}
+
+fn without_request(input: &Input) -> Input {
+    Input {
+        request: None,
+        ..input.clone()
+    }
+}
+
+fn what_is_invalid(input: &Input, outcome: &Outcome) -> Option<String> {
+    let snapshot = Snapshot {
+        schema: SNAPSHOT_SCHEMA,
+        plan: outcome.plan.clone()?,
+        topology: input.topology.clone(),
+        dns_ttl_s: input.policy.dns.ttl_s(),
+        probe: input.policy.probe.clone(),
+    };
+    snapshot.validate().err().map(|error| error.to_string())
+}
+
+fn decide(input: &Input, now: Moment) -> Outcome {
     let mut planner = Planner::new(input, now);
     planner.follow_clock();
     planner.recover();
     planner.follow_topology();
     planner.adopt_and_expire();
     planner.take_back_refused();
+    planner.settle();
     planner.take_request();
     for region in primaries(input) {
         planner.decide(&region);
     }
     planner.repair_routes();
+    planner.say_where_data_is_written();
     planner.set_edges();
     planner.set_levels();
     planner.advance_rollout();
@@ -51,21 +101,35 @@ pub fn next_wake(input: &Input, now: Moment) -> Option<Moment> {
         RegionState::Serving | RegionState::Evacuated => None,
     });
     let actions = input.memory.actions.values();
-    let expiries = actions
-        .filter(|action| action.phase == Phase::AwaitingApproval || is_standing(action))
-        .map(|action| action.intent.expires_at);
+    let expiries = actions.filter_map(expiry);
+    let arrivals = &input.memory.arrivals;
+    let arrivals = arrivals.iter().filter_map(|(region, it)| {
+        let per_second = input.topology.regions.get(region)?.connects_per_s_max?;
+        Some(it.end(per_second, input.policy.failover.reconnect_window))
+    });
     let rollout = input.current.iter().filter_map(|plan| rollout_step_end(input, plan));
     let rest = input.memory.taken_back.iter().map(|it| it.until);
     steps
         .chain(expiries)
+        .chain(arrivals)
         .chain(rollout)
         .chain(rest)
         .filter(|wake| *wake > now)
         .min()
 }
 
-fn is_standing(action: &Action) -> bool {
-    action.phase == Phase::Running && action.intent.kind.stands()
+/// When an action ends by its own time, if it does.
+fn expiry(action: &Action) -> Option<Moment> {
+    match action.phase {
+        Phase::AwaitingApproval => Some(approval_end(&action.intent)),
+        Phase::Running if action.intent.kind.stands() => Some(action.intent.expires_at),
+        _ => None,
+    }
+}
+
+/// Until when a request waits for its approval.
+pub(crate) fn approval_end(intent: &Intent) -> Moment {
+    intent.expires_at.min(intent.created_at + REQUEST_LIFE)
 }
 
 /// A restore step ends when it was in force, and the region healthy, for as long as the policy holds it.
@@ -94,6 +158,13 @@ fn rollout_step_end(input: &Input, plan: &Plan) -> Option<Moment> {
     let steps = &input.policy.rollout.steps;
     let step = steps.iter().rfind(|step| step.percent <= rollout.percent);
     Some(rollout.since + step.map_or(Duration::ZERO, |step| step.hold))
+}
+
+/// Whether an operator ordered what goes on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ordered {
+    Yes,
+    No,
 }
 
 pub(crate) fn primaries(input: &Input) -> Vec<RegionId> {
@@ -216,74 +287,6 @@ impl<'i> Planner<'i> {
         });
     }
 
-    /// Regions and edges that came or went.
-    fn follow_topology(&mut self) {
-        let Input { topology, policy, .. } = self.input;
-        let documents = digest(topology, policy.dns.ttl_s(), &policy.probe);
-        let changed = self.next.documents != documents;
-        self.next.documents = documents;
-        self.next.regions.retain(|id, _| topology.regions.contains_key(id));
-        self.next.edges.retain(|id, _| topology.edges.contains_key(id));
-        for writers in self.next.writers.values_mut() {
-            writers.retain(|_, writer| topology.regions.contains_key(writer));
-        }
-        self.next
-            .writers
-            .retain(|id, writers| topology.regions.contains_key(id) && !writers.is_empty());
-        for region in topology.regions.values() {
-            let serving = RegionPlan {
-                state: RegionState::Serving,
-                level: Level::L0,
-                since: self.now,
-            };
-            let plan = self.next.regions.entry(region.id.clone()).or_insert(serving);
-            if region.role == Role::Backup {
-                // Only a primary leaves its sessions to others; one that was made a backup has none to leave.
-                plan.state = RegionState::Serving;
-            }
-        }
-        for edge in topology.edges.keys() {
-            self.next.edges.entry(edge.clone()).or_insert(EdgeState::Serving);
-        }
-        let is_primary = |id: &RegionId| matches!(topology.regions.get(id), Some(it) if it.role != Role::Backup);
-        self.next.routes.retain(|id, shares| {
-            is_primary(id) && shares.iter().all(|share| topology.regions.contains_key(&share.region))
-        });
-        for region in topology.primaries() {
-            if self.next.routes.contains_key(&region.id) {
-                continue;
-            }
-            // A route lost with its target: an evacuated region stays evacuated if its other backups can take it, or else
-            // takes its sessions back, and its verdict moves them on if it is bad.
-            let away = matches!(self.next.regions.get(&region.id), Some(it) if it.state != RegionState::Serving);
-            match self.place_away(&region.id, 100) {
-                Ok(placed) if away && placed.left == 0 => {
-                    self.set(&region.id, RegionState::Evacuated, placed.shares);
-                }
-                _ if away => self.set(&region.id, RegionState::Serving, vec![home(&region.id)]),
-                _ => drop(self.next.routes.insert(region.id.clone(), vec![home(&region.id)])),
-            }
-        }
-        if changed {
-            let genesis = self.next.generation == 0;
-            let (code, text) = if genesis {
-                (ReasonCode::Genesis, "first plan: every primary serves its own sessions")
-            } else {
-                (
-                    ReasonCode::TopologyChanged,
-                    "the topology, the DNS TTL or the probe policy changed",
-                )
-            };
-            self.report.changed.push(Reason {
-                code,
-                region: None,
-                text: text.to_owned(),
-                evidence: vec![],
-                until: None,
-            });
-        }
-    }
-
     /// What an earlier leader left unfinished is ours now; what had its time is over.
     fn adopt_and_expire(&mut self) {
         let (now, epoch) = (self.now, self.input.epoch);
@@ -295,8 +298,7 @@ impl<'i> Planner<'i> {
             .filter(|action| !action.phase.is_final())
         {
             action.owner = epoch;
-            let waits = action.phase == Phase::AwaitingApproval || is_standing(action);
-            if waits && !action.intent.is_live(now) {
+            if expiry(action).is_some_and(|end| end <= now) {
                 (action.phase, action.changed_at) = (Phase::Expired, now);
                 expired.push(action.intent.clone());
             }
@@ -335,8 +337,8 @@ impl<'i> Planner<'i> {
         let evidence: Vec<String> = refusal
             .nodes
             .iter()
-            .take(5)
-            .map(|(node, why)| format!("{node}: {why}"))
+            .take(REFUSALS_QUOTED)
+            .map(|(node, why)| format!("{node}: {}", quoted(why)))
             .collect();
         let who = format!(
             "{} of {} nodes refuse plan {}",
@@ -361,9 +363,12 @@ impl<'i> Planner<'i> {
                 self.next.routes.clone_from(&good.routes);
                 self.next.edges.clone_from(&good.edges);
                 self.next.writers.clone_from(&good.writers);
-                self.next.rollout.clone_from(&good.rollout);
+                // What was rolled back or aborted stays so: nobody goes back to a version that was found bad.
+                let ended = |id: &str| matches!(self.memory.actions.get(id), Some(it) if it.phase == Phase::Aborted);
+                self.next.rollout = good.rollout.clone().filter(|it| !ended(&it.action));
                 let until = self.now + policy.hold;
-                let first = refusal.nodes.values().next().cloned().unwrap_or_default();
+                let first = refusal.nodes.values().next().map(|why| quoted(why).to_owned());
+                let first = first.unwrap_or_default();
                 self.memory.taken_back = Some(TakenBack {
                     generation: current.generation,
                     until,
@@ -554,7 +559,7 @@ impl<'i> Planner<'i> {
             );
             return self.report.waiting.push(held(text, None));
         }
-        if let Some((code, text, until)) = self.gate() {
+        if let Some((code, text, until)) = self.gate(Ordered::Yes) {
             return self.report.waiting.push(general(code, text, until));
         }
         let steps = &policy.steps;
@@ -607,9 +612,10 @@ impl<'i> Planner<'i> {
 
     // Safety rules.
 
-    /// Whether anything stops automatic changes: the rule, in words, and until when.
-    fn gate(&self) -> Option<(ReasonCode, String, Option<Moment>)> {
-        if !self.input.policy.safety.automation {
+    /// Whether anything stops changes that nobody asks for now: the rule, in words, and until when. A policy without
+    /// automation lets an operator's orders be carried through; a freeze stops them where they are.
+    fn gate(&self, ordered: Ordered) -> Option<(ReasonCode, String, Option<Moment>)> {
+        if !self.input.policy.safety.automation && ordered == Ordered::No {
             return Some((
                 ReasonCode::AutomationOff,
                 "the policy turns automation off".to_owned(),
@@ -634,9 +640,30 @@ impl<'i> Planner<'i> {
 
     /// Whether something stops automatic changes; says so about `region`.
     pub(crate) fn is_gated(&mut self, region: &RegionId) -> bool {
-        let gate = self.gate();
+        self.is_stopped(region, Ordered::No)
+    }
+
+    /// Whether something stops the next step of what moves `region`.
+    pub(crate) fn is_step_gated(&mut self, region: &RegionId) -> bool {
+        let ordered = if self.is_ordered(region) {
+            Ordered::Yes
+        } else {
+            Ordered::No
+        };
+        self.is_stopped(region, ordered)
+    }
+
+    /// Whether an operator ordered what moves `region` now.
+    pub(crate) fn is_ordered(&self, region: &RegionId) -> bool {
+        let moving = self.memory.moving(region);
+        moving.is_some_and(|action| action.intent.author != PLANNER)
+    }
+
+    fn is_stopped(&mut self, region: &RegionId, ordered: Ordered) -> bool {
+        let gate = self.gate(ordered);
         let (code, text) = match &gate {
             Some((code, text, _)) => (*code, text.clone()),
+            None if ordered == Ordered::Yes => (ReasonCode::Frozen, "an operator ordered it".to_owned()),
             None => (ReasonCode::Frozen, "automation is on".to_owned()),
         };
         self.check(code, region, gate.is_none(), text);

@@ -1,15 +1,14 @@
 //! What becomes of one primary: it fails over, drains, stays away, returns.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
-use topology::{Intent, IntentKind, Reason, ReasonCode, RegionId, RegionState, Share};
+use topology::{Intent, IntentKind, Moment, Reason, ReasonCode, RegionId, RegionState, Share};
 use verdict::Health;
 
 use crate::{
     Action, Penalty, Phase,
     actions::{Arrivals, PLANNER},
     capacity::{Headroom, Placed, percent_by_rate, shrink},
-    data,
     plan::{Planner, describe, drain_step_end, home, restore_step_end},
 };
 
@@ -45,11 +44,12 @@ impl Planner<'_> {
             (RegionState::Serving, Health::Healthy | Health::Degraded) => {}
             (RegionState::Restoring(_), Health::Down) => {
                 // Not a new evacuation but the end of an attempt to lift one: of the limits only the gate applies.
-                if !self.is_gated(region) {
+                if !self.is_step_gated(region) {
                     let text = format!("it failed again while returning: {}", self.summary(region));
-                    self.end_moves(region, Phase::Aborted, &text);
-                    if let Err(refusal) = self.evacuate(region, ReasonCode::RestoreAborted, &text) {
-                        self.report.refused.push(refusal);
+                    // Where it cannot be left, the restore is not over: it goes on when the region is well again.
+                    match self.evacuate(region, ReasonCode::RestoreAborted, &text) {
+                        Ok(_) => self.end_moves(region, Phase::Aborted, &text),
+                        Err(refusal) => self.report.refused.push(refusal),
                     }
                 }
             }
@@ -171,7 +171,66 @@ impl Planner<'_> {
         Phase::Running
     }
 
-    /// The next part of an emergency that found no place for all at once, or of a planned drain.
+    /// The next part of an emergency that found no place for all at once.
+    fn continue_emergency(&mut self, region: &RegionId, percent: u8, end: Moment) {
+        // Who ordered it by hand knows what health does not show; automation knows nothing else.
+        let is_bad = self.health(region) == Health::Down && self.is_failing(region);
+        if !is_bad && !self.is_ordered(region) {
+            return self.stop_leaving(region, percent);
+        }
+        if self.now < end {
+            let text = format!("{percent} % of its sessions wait for their turn");
+            return self.wait(ReasonCode::PartlyMoved, region, text, Some(end));
+        }
+        match self.place_away(region, 100) {
+            Ok(placed) if placed.left < percent => {
+                if self.is_step_gated(region) {
+                    return;
+                }
+                let phase = self.leave(region, placed, ReasonCode::DrainStep, "the next part leaves");
+                if phase == Phase::Done {
+                    self.end_moves(region, Phase::Done, "all its sessions left");
+                }
+            }
+            Ok(_) => {
+                let text = format!("{percent} % of its sessions find no place in its backups and stay");
+                self.wait(ReasonCode::PartlyMoved, region, text, None);
+            }
+            Err(refusal) => self.partly_moved(percent, refusal),
+        }
+    }
+
+    /// Automation leaves what is down, and nothing else: what is left of a region that is not stays.
+    fn stop_leaving(&mut self, region: &RegionId, percent: u8) {
+        let health = self.health(region);
+        let (code, text) = match health {
+            Health::Healthy => (
+                ReasonCode::RestoreReady,
+                format!(
+                    "it is healthy again with {percent} % of its sessions left; `meridian restore {region}` brings the \
+                     others back"
+                ),
+            ),
+            Health::Degraded => (
+                ReasonCode::RestoreReady,
+                format!(
+                    "it is degraded with {percent} % of its sessions left: {}; once it is healthy, `meridian restore \
+                     {region}` brings the others back",
+                    self.summary(region)
+                ),
+            ),
+            Health::Down | Health::Suspect | Health::NoData | Health::Blind => (
+                ReasonCode::PartlyMoved,
+                format!(
+                    "{percent} % of its sessions stay while it is {health}: {}",
+                    self.summary(region)
+                ),
+            ),
+        };
+        self.wait(code, region, text, None);
+    }
+
+    /// The next part of a planned drain, or of an emergency.
     fn continue_drain(&mut self, region: &RegionId, percent: u8) {
         let Some(since) = self.next.regions.get(region).map(|it| it.since) else {
             return;
@@ -183,40 +242,10 @@ impl Planner<'_> {
         };
         let health = self.health(region);
         let Some(promote) = planned else {
-            // Who ordered it by hand knows what health does not show; automation knows nothing else.
-            let ordered = self
-                .memory
-                .moving(region)
-                .is_some_and(|action| action.intent.author != PLANNER);
-            if health == Health::Healthy && !ordered {
-                let text = format!(
-                    "it is healthy again with {percent} % of its sessions left; `meridian restore {region}` brings the others back"
-                );
-                return self.wait(ReasonCode::RestoreReady, region, text, None);
-            }
-            if self.now < end {
-                let text = format!("{percent} % of its sessions wait for their turn");
-                return self.wait(ReasonCode::PartlyMoved, region, text, Some(end));
-            }
-            return match self.place_away(region, 100) {
-                Ok(placed) if placed.left < percent => {
-                    if self.is_gated(region) {
-                        return;
-                    }
-                    let phase = self.leave(region, placed, ReasonCode::DrainStep, "the next part leaves");
-                    if phase == Phase::Done {
-                        self.end_moves(region, Phase::Done, "all its sessions left");
-                    }
-                }
-                Ok(_) => {
-                    let text = format!("{percent} % of its sessions find no place in its backups and stay");
-                    self.wait(ReasonCode::PartlyMoved, region, text, None);
-                }
-                Err(refusal) => self.partly_moved(percent, refusal),
-            };
+            return self.continue_emergency(region, percent, end);
         };
         if health == Health::Down {
-            if self.is_gated(region) {
+            if self.is_step_gated(region) {
                 return;
             }
             // What was planned has become an emergency, which its operator ordered in effect.
@@ -235,7 +264,7 @@ impl Planner<'_> {
         if let Some(target) = unfit {
             let (it_is, what) = (self.health(&target), self.summary(&target));
             if it_is == Health::Down {
-                if self.is_gated(region) {
+                if self.is_step_gated(region) {
                     return;
                 }
                 let text = format!("drain stopped, because {target} is down: {what}; it serves all its sessions again");
@@ -254,7 +283,7 @@ impl Planner<'_> {
         let left = steps.iter().copied().find(|step| *step < percent).unwrap_or(0);
         match self.place_away(region, 100 - left) {
             Ok(placed) if left + placed.left < percent => {
-                if self.is_gated(region) {
+                if self.is_step_gated(region) {
                     return;
                 }
                 self.drained(region, left, placed, "the last step held");
@@ -282,16 +311,6 @@ impl Planner<'_> {
             text,
             ..refusal
         });
-    }
-
-    /// The end of a switchover: data that was to follow does, if it has caught up.
-    pub(crate) fn follow_with_data(&mut self, region: &RegionId, promote: bool) {
-        if promote && let Err(held) = self.promote(region, None) {
-            self.report.waiting.push(Reason {
-                code: ReasonCode::PromotionHeld,
-                ..held
-            });
-        }
     }
 
     /// A planned step: at most `left` percent of the sessions stay.
@@ -342,61 +361,6 @@ impl Planner<'_> {
         }
     }
 
-    /// Data never follows sessions by itself.
-    fn offer_promotion(&mut self, region: &RegionId) {
-        let moved = self.next.writers.get(region);
-        let held: Vec<&str> = data::written_in_one_place(&self.input.policy.data)
-            .map(|class| class.class.as_str())
-            .filter(|class| !moved.is_some_and(|moved| moved.contains_key(*class)))
-            .collect();
-        if held.is_empty() {
-            return;
-        }
-        let text = format!(
-            "{} keep {region} as their writer; `meridian failover {region} --promote` moves it",
-            held.join(", ")
-        );
-        self.wait(ReasonCode::PromotionHeld, region, text, None);
-    }
-
-    /// Makes the region's first target the writer of its replicated data, if no more is lost than allowed.
-    pub(crate) fn promote(&mut self, region: &RegionId, accepted: Option<Duration>) -> Result<(), Reason> {
-        let shares = self.next.routes.get(region).into_iter().flatten();
-        let target = shares
-            .filter(|share| share.region != *region)
-            .max_by_key(|share| share.percent);
-        let Some(target) = target.map(|share| share.region.clone()) else {
-            let text = "none of its sessions went anywhere, so nobody can take its data".to_owned();
-            return Err(self.reason(ReasonCode::BadRequest, region, text, vec![]));
-        };
-        self.may_take_over(region, accepted)?;
-        let classes = data::written_in_one_place(&self.input.policy.data);
-        let writers = classes.map(|class| (class.class.clone(), target.clone())).collect();
-        self.next.writers.insert(region.clone(), writers);
-        self.change(
-            ReasonCode::Promoted,
-            region,
-            format!("{target} is the writer of its replicated data now"),
-        );
-        Ok(())
-    }
-
-    pub(crate) fn may_take_over(&mut self, region: &RegionId, accepted: Option<Duration>) -> Result<(), Reason> {
-        let problems = data::may_take_over(self.input, self.now, region, accepted).err();
-        let text = match &problems {
-            Some((_, problems)) => format!("more data would be lost than allowed: {}", problems.join("; ")),
-            None => "no data class would lose more than allowed".to_owned(),
-        };
-        self.check(ReasonCode::RpoExceeded, region, problems.is_none(), text.clone());
-        match problems {
-            None => Ok(()),
-            Some((code, problems)) => {
-                let text = format!("{text}; `--accept-loss` names a loss to accept");
-                Err(self.reason(code, region, text, problems))
-            }
-        }
-    }
-
     /// Begins an operator's restore.
     pub(crate) fn begin_restore(
         &mut self,
@@ -404,17 +368,11 @@ impl Planner<'_> {
         why: &str,
         accepted: Option<Duration>,
     ) -> Result<(), Reason> {
-        let health = self.health(region);
-        let text = format!("it is {health}: {}", self.summary(region));
-        if !self.check(ReasonCode::NotHealthy, region, health == Health::Healthy, text.clone()) {
-            return Err(self.reason(ReasonCode::NotHealthy, region, format!("{why}; but {text}"), vec![]));
-        }
+        self.must_be_healthy(region, why)?;
         if let Some(held) = self.hold_down(region) {
             return Err(held);
         }
-        if self.next.writers.contains_key(region) {
-            self.may_take_over(region, accepted)?;
-        }
+        self.may_come_home(region, accepted)?;
         self.penalise(region);
         let at_home = match self.next.regions.get(region).map(|it| it.state) {
             Some(RegionState::Draining(percent)) => percent,
@@ -422,8 +380,17 @@ impl Planner<'_> {
         };
         let steps = &self.input.policy.restore.steps;
         let first = steps.iter().copied().find(|step| *step > at_home).unwrap_or(100);
-        self.restore_to(region, first, why);
+        self.restore_to(region, first, why, accepted);
         Ok(())
+    }
+
+    pub(crate) fn must_be_healthy(&mut self, region: &RegionId, why: &str) -> Result<(), Reason> {
+        let health = self.health(region);
+        let text = format!("it is {health}: {}", self.summary(region));
+        if self.check(ReasonCode::NotHealthy, region, health == Health::Healthy, text.clone()) {
+            return Ok(());
+        }
+        Err(self.reason(ReasonCode::NotHealthy, region, format!("{why}; but {text}"), vec![]))
     }
 
     /// Anti-flap: why a region that moved too often may not return yet.
@@ -461,7 +428,11 @@ impl Planner<'_> {
             let text = format!("held at {percent} % until {end}");
             return self.wait(ReasonCode::RestoreHold, region, text, Some(end));
         }
-        if self.is_gated(region) {
+        if self.rate(region, region) == 0 {
+            let text = format!("held at {percent} % while it accepts the connections of this step");
+            return self.wait(ReasonCode::RestoreHold, region, text, None);
+        }
+        if self.is_step_gated(region) {
             return;
         }
         let restore = &self.input.policy.restore;
@@ -472,15 +443,22 @@ impl Planner<'_> {
             .find(|step| *step > percent)
             .unwrap_or(100);
         let held = format!("healthy at {percent} % for {} s", restore.step_hold.as_secs_f64());
-        self.restore_to(region, next, &held);
+        let accepted = match self.memory.moving(region).map(|action| &action.intent.kind) {
+            Some(IntentKind::Restore { accept_loss, .. }) => *accept_loss,
+            _ => None,
+        };
+        self.restore_to(region, next, &held, accepted);
     }
 
-    pub(crate) fn restore_to(&mut self, region: &RegionId, percent: u8, why: &str) {
+    /// Brings sessions back until `percent` of them are at home, or as many as the region accepts connections from now. Where
+    /// that is all of them its data follow, with at most `accepted` lost.
+    pub(crate) fn restore_to(&mut self, region: &RegionId, percent: u8, why: &str, accepted: Option<Duration>) {
         let at_home = self.percent_at(region, region);
-        let percent = percent.min(at_home.saturating_add(self.rate(region, region)).max(1));
+        // A return that was ordered begins, also while others are still coming.
+        let percent = percent.min(at_home.saturating_add(self.rate(region, region).max(1)));
         if percent >= 100 {
             let text = format!("{why}; it serves all its sessions again");
-            return self.restored(region, text);
+            return self.restored(region, text, accepted);
         }
         // The sessions that stay away stay where they are; they move on only from a backup that is down.
         let away: Vec<Share> = self.next.routes.get(region).into_iter().flatten().cloned().collect();
@@ -512,23 +490,25 @@ impl Planner<'_> {
             Err(refusal) => {
                 // A healthy home beats backups that cannot hold the rest.
                 let text = format!("{why}; all at once, because {}", refusal.text);
-                self.restored(region, text);
+                self.restored(region, text, accepted);
             }
         }
     }
 
-    fn restored(&mut self, region: &RegionId, text: String) {
+    fn restored(&mut self, region: &RegionId, text: String, accepted: Option<Duration>) {
         self.set(region, RegionState::Serving, vec![home(region)]);
         self.end_moves(region, Phase::Done, &text);
         self.change(ReasonCode::RestoreDone, region, text);
-        if self.next.writers.remove(region).is_some() {
-            let text = "it writes its replicated data itself again".to_owned();
-            self.change(ReasonCode::Demoted, region, text);
+        // What its copy lacks may have grown since the return began. Sessions need not wait for that; the writer does, and
+        // it is said below.
+        if self.next.writers.contains_key(region) {
+            let _ = self.bring_data_home(region, accepted);
         }
     }
 
     /// A backup that went down under the sessions it took, or can no longer hold them: they move on to the next fit one.
     pub(crate) fn repair_routes(&mut self) {
+        self.guests_leave();
         let degrade = self.input.policy.failover.degrade_to_admit;
         let routes = self.next.routes.clone();
         for (primary, shares) in routes {
@@ -581,6 +561,23 @@ impl Planner<'_> {
                 self.next.routes.insert(primary.clone(), repaired);
                 self.change(ReasonCode::Failover, &primary, text);
             }
+        }
+    }
+
+    /// Sessions of others at a region that was left. Only a primary is left, and none is a backup of another; but one that
+    /// was a backup until lately may still have guests. That they move on is part of leaving it, so nothing gates it.
+    pub(crate) fn guests_leave(&mut self) {
+        let left = self
+            .next
+            .regions
+            .iter()
+            .filter(|(_, it)| it.state == RegionState::Evacuated);
+        let left: BTreeSet<RegionId> = left.map(|(id, _)| id.clone()).collect();
+        let is_guest = |shares: &Vec<Share>| shares.iter().any(|share| left.contains(&share.region));
+        let guests = self.next.routes.iter().filter(|(_, shares)| is_guest(shares));
+        for primary in guests.map(|(id, _)| id.clone()).collect::<Vec<_>>() {
+            let why = "a region that took its sessions is left";
+            self.place_again(&primary, &left, ReasonCode::Failover, why);
         }
     }
 
@@ -672,7 +669,7 @@ impl Planner<'_> {
         kept.into_iter().filter(fits).collect()
     }
 
-    fn percent_at(&self, primary: &RegionId, target: &RegionId) -> u8 {
+    pub(crate) fn percent_at(&self, primary: &RegionId, target: &RegionId) -> u8 {
         let shares = self.next.routes.get(primary);
         shares.map_or(0, |shares| total_at(shares, target))
     }
@@ -698,27 +695,28 @@ impl Planner<'_> {
     }
 
     /// Remembers how many sessions a move sends to each region that limits its connection rate.
-    fn count_arrivals(&mut self, primary: &RegionId, shares: &[Share]) {
+    pub(crate) fn count_arrivals(&mut self, primary: &RegionId, shares: &[Share]) {
         let window = self.input.policy.failover.reconnect_window;
         let demand = self.input.topology.regions.get(primary).map_or(0, |it| it.sessions_max);
         for share in shares {
             let limited = self.input.topology.regions.get(&share.region);
             let more = share.percent.saturating_sub(self.percent_at(primary, &share.region));
-            if more == 0 || limited.is_none_or(|it| it.connects_per_s_max.is_none()) {
+            let Some(per_second) = limited.and_then(|it| it.connects_per_s_max).filter(|_| more > 0) else {
                 continue;
-            }
+            };
             let now = self.now;
             let fresh = || Arrivals {
                 since: now,
                 sessions: 0,
             };
             let arrivals = self.memory.arrivals.entry(share.region.clone()).or_insert_with(fresh);
-            if now.since(arrivals.since) >= window {
+            if arrivals.end(per_second, window) <= now {
                 *arrivals = fresh();
             }
             // Counted from the last of them: two windows that meet would let twice as many come within one.
             arrivals.since = now;
-            arrivals.sessions += (u64::from(demand) * u64::from(more)).div_ceil(100) as u32;
+            let more = (u64::from(demand) * u64::from(more)).div_ceil(100) as u32;
+            arrivals.sessions = arrivals.sessions.saturating_add(more);
         }
     }
 
@@ -743,11 +741,11 @@ impl Planner<'_> {
     }
 }
 
-fn total(shares: &[Share]) -> u8 {
+pub(crate) fn total(shares: &[Share]) -> u8 {
     shares.iter().map(|share| share.percent).sum()
 }
 
-fn total_at(shares: &[Share], target: &RegionId) -> u8 {
+pub(crate) fn total_at(shares: &[Share], target: &RegionId) -> u8 {
     let there = shares.iter().filter(|share| share.region == *target);
     there.map(|share| share.percent).sum()
 }

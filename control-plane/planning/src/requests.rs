@@ -1,9 +1,18 @@
 //! What operators ask for: carried out at once, kept waiting for a second person, or refused with the rule that said no.
 
-use topology::{EdgeState, Intent, IntentKind, Reason, ReasonCode, RegionId, RegionState, Rollout, policy::TwoPerson};
+use std::collections::BTreeMap;
+
+use topology::{
+    EdgeState, Intent, IntentKind, Reason, ReasonCode, RegionId, RegionState, Rollout, Share, policy::TwoPerson,
+};
 use verdict::Health;
 
-use crate::{Action, Phase, actions::ACTIONS_MAX, plan::Planner};
+use crate::{
+    Action, PLANNER, Phase,
+    actions::STANDING_MAX,
+    plan::{Planner, approval_end},
+    regions::total_at,
+};
 
 impl Planner<'_> {
     /// Carries out the request of this decision, unless its token was used before.
@@ -14,20 +23,49 @@ impl Planner<'_> {
         if self.memory.actions.contains_key(&intent.id) {
             return;
         }
-        if self.memory.actions.len() >= ACTIONS_MAX {
-            let text = format!("{ACTIONS_MAX} requests are under way or fresh; abort some of them first");
+        if person(&intent.author) == PLANNER {
+            let text = format!(
+                "\"{}\" is who acts without being asked; give your own name",
+                intent.author
+            );
             let refusal = self.about(&intent.kind, ReasonCode::BadRequest, text);
             return self.report.refused.push(refusal);
         }
-        match self.carry_out(&intent, None) {
+        let may_stay = if intent.kind.stands() {
+            self.has_room_for_one_more(&intent.kind)
+        } else {
+            Ok(())
+        };
+        match may_stay.and_then(|()| self.carry_out(&intent, None)) {
             Ok(phase) => self.record(intent, phase, None),
             Err(reason) if reason.code == ReasonCode::NeedsApproval => {
-                let until = Some(intent.expires_at);
+                if let Err(refusal) = self.has_room_for_one_more(&intent.kind) {
+                    return self.report.refused.push(refusal);
+                }
+                let until = Some(approval_end(&intent));
                 self.report.waiting.push(Reason { until, ..reason });
                 self.record(intent, Phase::AwaitingApproval, None);
             }
             Err(refusal) => self.report.refused.push(refusal),
         }
+    }
+
+    /// What stands or waits is remembered until its time is over, so there is a limit to it. It never keeps anybody from
+    /// moving a region, or from ending what stands.
+    fn has_room_for_one_more(&self, kind: &IntentKind) -> Result<(), Reason> {
+        let stays = |action: &&Action| match action.phase {
+            Phase::AwaitingApproval => true,
+            Phase::Running => action.intent.kind.stands(),
+            _ => false,
+        };
+        if self.memory.actions.values().filter(stays).count() < STANDING_MAX {
+            return Ok(());
+        }
+        let text = format!(
+            "{STANDING_MAX} orders stand or wait for approval, which is the most; `meridian abort` ends one, `meridian \
+             unfreeze` every freeze"
+        );
+        Err(self.about(kind, ReasonCode::BadRequest, text))
     }
 
     fn record(&mut self, intent: Intent, phase: Phase, approved_by: Option<String>) {
@@ -84,7 +122,10 @@ impl Planner<'_> {
                 if state != RegionState::Evacuated {
                     self.leaves_enough(region)?;
                     self.end_moves(region, Phase::Aborted, &format!("overtaken: {why}"));
+                    let routes = self.next.routes.clone();
                     phase = self.evacuate(region, ReasonCode::ForcedFailover, &why)?;
+                    self.guests_leave();
+                    self.nobody_is_stranded(region, &routes)?;
                 }
                 if *promote {
                     self.promote(region, *accept_loss)?;
@@ -117,6 +158,10 @@ impl Planner<'_> {
                     );
                     return Err(self.about(&intent.kind, ReasonCode::NotHealthy, text));
                 }
+                if let Some(guest) = self.guest_of(region) {
+                    let text = format!("sessions of {guest} are there; move them before it is left as planned");
+                    return Err(self.about(&intent.kind, ReasonCode::NoHeadroom, text));
+                }
                 self.leaves_enough(region)?;
                 let first = self.input.policy.drain.steps.first().copied().unwrap_or(0);
                 self.change(ReasonCode::Switchover, region, why);
@@ -130,8 +175,26 @@ impl Planner<'_> {
             }
             IntentKind::Restore { region, accept_loss } => {
                 match self.state(&intent.kind, region)? {
+                    // Its sessions came home before its data could.
+                    RegionState::Serving if self.next.writers.contains_key(region) => {
+                        self.must_be_healthy(region, &why)?;
+                        self.bring_data_home(region, *accept_loss)?;
+                        if accept_loss.is_some() {
+                            self.approved(intent, approved_by, TwoPerson::DataLoss, "it may lose data")?;
+                        }
+                        return Ok(Phase::Done);
+                    }
                     RegionState::Serving => {
                         return Ok(self.already(&intent.kind, format!("{region} serves all its sessions already")));
+                    }
+                    // Whose action was lost with the store, or taken back with a plan: this one carries it on.
+                    RegionState::Restoring(_) if self.memory.moving(region).is_none() && accept_loss.is_none() => {
+                        self.said(
+                            &intent.kind,
+                            ReasonCode::AlreadySo,
+                            format!("{why}; its return goes on"),
+                        );
+                        return Ok(Phase::Running);
                     }
                     RegionState::Restoring(_) => {
                         return Ok(self.already(&intent.kind, format!("{region} is returning already")));
@@ -243,11 +306,15 @@ impl Planner<'_> {
             let text = format!("no action {id} waits for approval");
             return Err(self.about(&intent.kind, ReasonCode::NoSuchAction, text));
         };
-        if waiting.intent.author.eq_ignore_ascii_case(&intent.author) {
+        if person(&waiting.intent.author) == person(&intent.author) {
             let text = format!("{} asked for it; somebody else has to agree", intent.author);
             return Err(self.about(&intent.kind, ReasonCode::SamePerson, text));
         }
-        let (approver, asked) = (intent.author.clone(), waiting.intent);
+        let (approver, mut asked) = (intent.author.clone(), waiting.intent);
+        if asked.kind.stands() {
+            // It lasts as long as was asked for, however long it waited.
+            asked.expires_at = self.now + asked.expires_at.since(asked.created_at);
+        }
         self.said(&asked.kind, ReasonCode::Approved, why.to_owned());
         match self.carry_out(&asked, Some(&approver)) {
             Ok(phase) => self.record(asked, phase, Some(approver)),
@@ -284,16 +351,14 @@ impl Planner<'_> {
                         );
                         return Err(self.about(&action.intent.kind, ReasonCode::NotHealthy, text));
                     }
-                    if self.next.writers.contains_key(region) {
-                        self.may_take_over(region, None)?;
-                    }
+                    self.may_come_home(region, None)?;
                     // As fast as it accepts connections; the rest follows like that of any return.
-                    self.restore_to(region, 100, &text);
+                    self.restore_to(region, 100, &text, None);
                 }
                 IntentKind::Restore { region, .. } => {
                     self.evacuate(region, ReasonCode::RestoreAborted, &text)?;
                 }
-                IntentKind::Rollout { version } => {
+                IntentKind::Rollout { version } if self.carries_rollout(id) => {
                     self.next.rollout = None;
                     let text = format!("{text}; {version} is rolled back");
                     self.said(&action.intent.kind, ReasonCode::RolledBack, text);
@@ -304,6 +369,27 @@ impl Planner<'_> {
         self.end_action(id, Phase::Aborted, &text);
         self.said(&action.intent.kind, ReasonCode::Aborted, text);
         Ok(Phase::Done)
+    }
+
+    fn carries_rollout(&self, id: &str) -> bool {
+        self.next.rollout.as_ref().is_some_and(|it| it.action == id)
+    }
+
+    /// A primary whose sessions are in another region that is to be left.
+    fn guest_of(&self, region: &RegionId) -> Option<RegionId> {
+        let mut routes = self.next.routes.keys();
+        routes
+            .find(|guest| *guest != region && self.percent_at(guest, region) > 0)
+            .cloned()
+    }
+
+    /// Nobody's sessions are sent home because the region that took them is left: an operator can move them first.
+    fn nobody_is_stranded(&self, region: &RegionId, before: &BTreeMap<RegionId, Vec<Share>>) -> Result<(), Reason> {
+        let mut guests = before.iter().filter(|(guest, _)| *guest != region);
+        let stranded = guests.find(|(guest, shares)| self.percent_at(guest, guest) > total_at(shares, guest));
+        let Some((guest, _)) = stranded else { return Ok(()) };
+        let text = format!("sessions of {guest} are there and find no other place; move them first");
+        Err(self.reason(ReasonCode::NoHeadroom, region, text, vec![]))
     }
 
     /// Leaving a second region is for two people to decide.
@@ -377,4 +463,10 @@ impl Planner<'_> {
             },
         }
     }
+}
+
+/// A name without what people write differently: who is asked to agree is not somebody else for an extra space.
+fn person(name: &str) -> String {
+    let words: Vec<String> = name.split_whitespace().map(str::to_lowercase).collect();
+    words.join(" ")
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use planning::{Input, Lag, Outcome, REQUEST_LIFE, Refusal, RolloutSeen, invariants::Invariants, plan};
 use proptest::prelude::*;
 use topology::{
-    Component, EdgeId, Intent, IntentKind, Level, Moment, NodeId, Plan, Policy, RegionId, Rule, Topology,
+    Component, EdgeId, Intent, IntentKind, Level, Moment, NodeId, Plan, Policy, Region, RegionId, Role, Rule, Topology,
     fixtures::three_primaries,
 };
 use verdict::Health;
@@ -28,8 +28,8 @@ enum Step {
     Passes(Duration),
     /// The clock goes back.
     Back(Duration),
-    /// Copies of a primary's data are this far behind; none: nobody measures.
-    Lags(usize, Option<Duration>),
+    /// Copies of a primary's data are this far behind, in the classes of a bit mask; none: nobody measures.
+    Lags(usize, Option<Duration>, u8),
     /// So many of three nodes refuse the plan in force; the newest that all had is this many plans old.
     Refuse(u32, usize),
     /// What devices see of the version that is rolled out.
@@ -38,8 +38,13 @@ enum Step {
     NewLeader,
     /// The store is as it was this many plans ago, and nodes show what they have.
     Restored(usize),
-    /// A backup holds this many sessions from now on.
+    /// A region holds this many sessions from now on.
     Resized(usize, u32),
+    /// A region is gone from the topology, or comes back to it.
+    Gone(usize),
+    Returns(usize),
+    /// A backup is made a primary, or a primary a backup.
+    Turned(usize),
 }
 
 #[derive(Debug, Clone)]
@@ -100,13 +105,16 @@ fn any_step() -> impl Strategy<Value = Step> {
         10 => (0usize..3, any_wanted(), 0u8..40).prop_map(|(who, what, token)| Step::Asked(who, what, token)),
         12 => any_time().prop_map(Step::Passes),
         1 => any_time().prop_map(Step::Back),
-        2 => (0usize..6, prop::option::of((0u64..100_000).prop_map(Duration::from_secs)))
-            .prop_map(|(it, lag)| Step::Lags(it, lag)),
+        3 => (0usize..6, prop::option::of((0u64..100_000).prop_map(Duration::from_secs)), any::<u8>())
+            .prop_map(|(it, lag, classes)| Step::Lags(it, lag, classes)),
         1 => (0u32..4, 0usize..4).prop_map(|(nodes, age)| Step::Refuse(nodes, age)),
         1 => (0u32..300, 0u64..30, 100.0..400.0f64).prop_map(|(sessions, failed, p95)| Step::Devices(sessions, failed, p95)),
         1 => Just(Step::NewLeader),
         1 => (0usize..4).prop_map(Step::Restored),
         1 => (0usize..6, 1u32..300).prop_map(|(it, sessions)| Step::Resized(it, sessions)),
+        1 => (0usize..6).prop_map(Step::Gone),
+        2 => (0usize..6).prop_map(Step::Returns),
+        1 => (0usize..6).prop_map(Step::Turned),
     ]
 }
 
@@ -147,12 +155,15 @@ struct Life {
     /// How old what is believed is, in ticks.
     age: u64,
     plans: Vec<(Plan, planning::Memory)>,
+    /// The topology it began with.
+    original: Topology,
     invariants: Invariants,
 }
 
 impl Life {
     fn begin(topology: Topology, policy: Policy) -> Self {
         let mut life = Self {
+            original: topology.clone(),
             input: Input::new(topology, policy, 1),
             now: Moment(1_000_000_000),
             age: 1,
@@ -170,11 +181,41 @@ impl Life {
         self.input.topology.regions.keys().cloned().collect()
     }
 
+    fn region(&self, which: usize) -> RegionId {
+        let regions = self.regions();
+        regions[which % regions.len()].clone()
+    }
+
+    /// Another topology, as well-formed as one that was read: backups exist and are backups, and there is a primary.
+    fn rebuild(&mut self, change: impl FnOnce(&mut Topology)) {
+        let mut topology = self.input.topology.clone();
+        change(&mut topology);
+        let of_role = |region: &&Region| region.role == Role::Backup;
+        let existing: Vec<RegionId> = topology
+            .regions
+            .values()
+            .filter(of_role)
+            .map(|it| it.id.clone())
+            .collect();
+        for region in topology.regions.values_mut() {
+            if let Role::Primary { backups } = &mut region.role {
+                backups.retain(|backup| existing.contains(backup));
+            }
+        }
+        if topology.primaries().next().is_none() {
+            return;
+        }
+        self.input
+            .verdicts
+            .retain(|region, _| topology.regions.contains_key(region));
+        self.input.topology = topology;
+    }
+
     fn happen(&mut self, step: Step) {
         self.input.refusal = None;
         match step {
             Step::Seen(which, health, level) => {
-                let region = self.regions()[which].clone();
+                let region = self.region(which);
                 let mut seen = verdict(&region, health, self.now.tick().back(1), self.now);
                 seen.level = [Level::L0, Level::L1, Level::L2][usize::from(level)];
                 self.input.verdicts.insert(region, seen);
@@ -184,9 +225,11 @@ impl Life {
             Step::Asked(who, wanted, token) => self.ask(PEOPLE[who], &wanted, token),
             Step::Passes(time) => self.now = self.now + time,
             Step::Back(time) => self.now = Moment(self.now.0.saturating_sub(time.as_millis() as u64)),
-            Step::Lags(which, behind) => {
-                let region = self.regions()[which].clone();
-                let classes = self.input.policy.data.iter().map(|it| it.class.clone());
+            Step::Lags(which, behind, mask) => {
+                let region = self.region(which);
+                let classes = self.input.policy.data.iter().enumerate();
+                let classes = classes.filter(|(index, _)| mask & (1 << index) != 0);
+                let classes = classes.map(|(_, it)| it.class.clone());
                 let at = self.now;
                 let lags = behind.map(|behind| classes.map(|class| (class, Lag { behind, at })).collect());
                 match lags {
@@ -228,8 +271,29 @@ impl Life {
                 }
             }
             Step::Resized(which, sessions) => {
-                let region = self.regions()[which].clone();
+                let region = self.region(which);
                 self.input.topology.regions.get_mut(&region).unwrap().sessions_max = sessions;
+            }
+            Step::Gone(which) => {
+                let region = self.region(which);
+                self.rebuild(|topology| drop(topology.regions.remove(&region)));
+            }
+            Step::Returns(which) => {
+                let known = self.original.regions.values().nth(which).unwrap().clone();
+                self.rebuild(|topology| {
+                    topology.regions.entry(known.id.clone()).or_insert(known);
+                });
+            }
+            Step::Turned(which) => {
+                let region = self.region(which);
+                let backups = self.regions();
+                self.rebuild(|topology| {
+                    let role = &mut topology.regions.get_mut(&region).unwrap().role;
+                    *role = match role {
+                        Role::Backup => Role::Primary { backups },
+                        Role::Primary { .. } => Role::Backup,
+                    };
+                });
             }
         }
         let tick = self.now.tick().back(self.age);
@@ -240,8 +304,7 @@ impl Life {
     }
 
     fn ask(&mut self, who: &str, wanted: &Wanted, token: u8) {
-        let regions = self.regions();
-        let region = |which: usize| regions[which].clone();
+        let region = |which: usize| self.region(which);
         let action = |which: usize| {
             let known = self.input.memory.actions.keys().nth(which);
             known.cloned().unwrap_or_else(|| "a0".to_owned())

@@ -1,6 +1,9 @@
 //! Decisions, told as stories and searched at random.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod documents;
 mod histories;
+mod records;
 mod stories;
+mod troubles;
 mod world;

@@ -3,10 +3,12 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use planning::{Input, Lag, Outcome, Phase, Refusal, Report, RolloutSeen, invariants::Invariants, next_wake, plan};
+use planning::{
+    Input, Lag, Memory, Outcome, Phase, Refusal, Report, RolloutSeen, invariants::Invariants, next_wake, plan,
+};
 use topology::{
-    EdgeId, Intent, IntentKind, Level, Moment, NodeId, Plan, Policy, Reason, ReasonCode, RegionId, RegionState, Tick,
-    Topology, fixtures::three_primaries,
+    EdgeId, Intent, IntentKind, Level, Moment, NodeId, Plan, Policy, Reason, ReasonCode, RegionId, RegionState, Role,
+    Tick, Topology, fixtures::three_primaries,
 };
 use verdict::{Health, Verdict};
 
@@ -130,6 +132,29 @@ impl World {
         for lag in self.input.replication.values_mut().flat_map(BTreeMap::values_mut) {
             lag.at = self.now;
         }
+    }
+
+    /// A region is gone from the topology.
+    pub(crate) fn without(&mut self, name: &str) -> &mut Self {
+        let (gone, topology) = (region(name), &mut self.input.topology);
+        topology.regions.remove(&gone);
+        for region in topology.regions.values_mut() {
+            if let Role::Primary { backups } = &mut region.role {
+                backups.retain(|backup| *backup != gone);
+            }
+        }
+        self.input.verdicts.remove(&gone);
+        self
+    }
+
+    /// The store is as it was, and nodes show the plan that it forgot.
+    pub(crate) fn restored_to(&mut self, (plan, memory): (Plan, Memory)) -> &mut Self {
+        self.input.recovered = Some(self.plan().clone());
+        (self.input.current, self.input.memory) = (Some(plan), memory);
+        self.input.epoch += 1;
+        self.decide();
+        self.input.recovered = None;
+        self
     }
 
     /// Somebody asks for something; its id.

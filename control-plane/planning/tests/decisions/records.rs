@@ -1,0 +1,140 @@
+//! What is recorded of a decision: all that it takes to decide again, in what a store holds.
+
+use std::collections::BTreeMap;
+
+use planning::{
+    Input, Refusal,
+    audit::{Documents, Entry, FIRST, Recorded, hash},
+    plan,
+};
+use topology::{Intent, IntentKind, NodeId, Policy, RegionId, Topology};
+use verdict::Health;
+
+use crate::world::{HOUR, SECOND, World, region, roll_out};
+
+/// A hundred regions, every second a primary, and a thousand edges: the most that is planned for.
+fn large() -> String {
+    let mut text = "zone = \"voice.meridian.test\"\n".to_owned();
+    for number in 0..100 {
+        let (id, next) = (format!("region-{number:03}"), (number + 1) % 100);
+        let role = match number % 2 {
+            0 => format!("role = \"primary\"\nbackups = [\"region-{next:03}\"]"),
+            _ => "role = \"backup\"".to_owned(),
+        };
+        let address = format!("10.1.{number}.1:9000");
+        text += &format!(
+            "[[region]]\nid = \"{id}\"\n{role}\nlatitude = 1.0\nlongitude = {number}.5\nsessions_max = 100000\nstacks = \
+             [\"{address}\"]\n"
+        );
+    }
+    for number in 0..1000 {
+        let (id, high, low) = (format!("edge-in-a-city-{number:04}"), number / 250, number % 250);
+        text += &format!(
+            "[[edge]]\nid = \"{id}\"\naddresses = [\"10.2.{high}.{low}\"]\nport = 8080\nlatitude = 1.0\nlongitude = 2.0\n"
+        );
+    }
+    text
+}
+
+fn entry(input: &Input, now: topology::Moment, topology: &str, policy: &str) -> Entry {
+    let outcome = plan(input, now);
+    let report = &outcome.report;
+    let said = [&report.changed, &report.refused, &report.waiting];
+    Entry {
+        number: 1,
+        previous: FIRST.to_owned(),
+        at: now,
+        actor: "planner".to_owned(),
+        input: Recorded::of(input, &hash(topology.as_bytes()), &hash(policy.as_bytes())),
+        plan: outcome.plan.clone(),
+        memory: outcome.memory.clone(),
+        reasons: said.into_iter().flatten().cloned().collect(),
+    }
+}
+
+fn decided_again(entry: &Entry, topology: String, policy: String) {
+    let mut documents = Documents::default();
+    documents.insert(hash(topology.as_bytes()), topology).unwrap();
+    documents.insert(hash(policy.as_bytes()), policy).unwrap();
+    let read: Entry = serde_json::from_slice(&entry.encode()).unwrap();
+    assert_eq!(&read, entry);
+    documents.replay(&read).unwrap();
+}
+
+#[test]
+fn the_largest_world_all_down_fits_into_the_store_and_is_decided_again() {
+    let (document, rules) = (large(), "[failover]\ncorrelated_hold = true\n".to_owned());
+    let topology = Topology::parse("large", &document).unwrap();
+    let edges: Vec<NodeId> = topology.edges.keys().map(NodeId::from).collect();
+    // A day full of people who write a lot.
+    let mut talk = World::new();
+    for number in 0..300 {
+        talk.input.request = Some(Intent {
+            id: format!("{number:0500}"),
+            kind: IntentKind::Unfreeze,
+            author: "ж".repeat(500),
+            reason: "中".repeat(500),
+            created_at: talk.now,
+            expires_at: talk.now + HOUR,
+        });
+        talk.decide();
+    }
+    let mut world = World::with(|of_world, policy| {
+        (*of_world, *policy) = (topology, Policy::parse("p", &rules).unwrap());
+    });
+    world.input.memory = talk.input.memory;
+    world.ask("alice", roll_out("v2"));
+    let seen_by = |region: &RegionId| {
+        // Not quite the same vantages for all of them.
+        let skipped = usize::from(region.as_str().as_bytes()[9] - b'0');
+        edges.iter().skip(skipped).cloned().collect::<Vec<_>>()
+    };
+    let regions: Vec<RegionId> = world.input.topology.regions.keys().cloned().collect();
+    for region in &regions {
+        world.sees(region.as_str(), Health::Down);
+        let verdict = world.input.verdicts.get_mut(region).unwrap();
+        verdict.bad_from = seen_by(region);
+        verdict.evidence = vec!["gateway at 12:00:00.000: edge-in-a-city-0001 0/20 and so on ".repeat(4); 6];
+        verdict.level = topology::Level::L2;
+    }
+    // All levels change in one plan, which all nodes refuse with many words.
+    let acknowledged = world.plan().clone();
+    world.decide();
+    world.input.refusal = Some(Refusal {
+        number: world.plan().number(),
+        nodes: edges
+            .iter()
+            .map(|edge| (edge.clone(), "I cannot read it ".repeat(100)))
+            .collect(),
+        following: 1000,
+        acknowledged: Some(acknowledged),
+    });
+    world.now = world.now + SECOND;
+    let entry = entry(&world.input, world.now, &document, &rules);
+    assert!(entry.plan.is_some(), "it is taken back");
+    let bytes = entry.encode().len();
+    assert!(bytes < 1_000_000, "{bytes} bytes");
+    decided_again(&entry, document, rules);
+}
+
+#[test]
+fn who_saw_it_is_recorded_and_decides_again() {
+    let document = include_str!("../../../../topology/testdata/three-primaries.toml").to_owned();
+    let rules = String::new();
+    let seen_by = |vantages: &str| vantages.split_whitespace().map(|it| NodeId::new(it).unwrap()).collect();
+    let cases: [BTreeMap<&str, &str>; 3] = [
+        [("us-east", "a b c d e f g h i j"), ("eu-west", "i j k l")].into(),
+        [("us-east", "a b c"), ("eu-west", "b c")].into(),
+        [("us-east", "a b"), ("eu-west", "")].into(),
+    ];
+    for (case, hold) in cases.into_iter().zip([false, true, true]) {
+        let mut world = World::new();
+        for (name, vantages) in case {
+            world.sees(name, Health::Down);
+            world.input.verdicts.get_mut(&region(name)).unwrap().bad_from = seen_by(vantages);
+        }
+        let entry = entry(&world.input, world.now, &document, &rules);
+        assert_eq!(entry.plan.is_none(), hold);
+        decided_again(&entry, document.clone(), rules.clone());
+    }
+}
