@@ -27,8 +27,8 @@ pub(crate) enum Request {
         /// Also make a backup the writer of the region's replicated data.
         #[arg(long)]
         promote: bool,
-        /// Lose up to this much of the newest data by promoting, such as 30m; needs a second person.
-        #[arg(long, value_name = "TIME", value_parser = parse_length, requires = "promote")]
+        /// Lose up to this much of the newest data by promoting, such as 30m, or `any`; needs a second person.
+        #[arg(long, value_name = "TIME|any", value_parser = parse_loss, requires = "promote")]
         accept_loss: Option<Duration>,
         #[command(flatten)]
         because: Because,
@@ -47,8 +47,8 @@ pub(crate) enum Request {
     Restore {
         /// The region.
         region: String,
-        /// Lose up to this much of the data written elsewhere by returning; needs a second person.
-        #[arg(long, value_name = "TIME", value_parser = parse_length)]
+        /// Lose up to this much of the data written elsewhere by returning, or `any`; needs a second person.
+        #[arg(long, value_name = "TIME|any", value_parser = parse_loss)]
         accept_loss: Option<Duration>,
         #[command(flatten)]
         because: Because,
@@ -114,6 +114,13 @@ pub(crate) enum Request {
         #[command(flatten)]
         because: Because,
     },
+}
+
+fn parse_loss(text: &str) -> Result<Duration, String> {
+    match text {
+        "any" => Ok(planning::ANY_LOSS),
+        time => parse_length(time),
+    }
 }
 
 #[derive(Debug, Clone, Args)]
@@ -213,6 +220,15 @@ async fn read(operator: &Operator, request: Request) -> Result<(Kind, Option<Dur
                 let length = length.ok_or_else(|| Failure::usage(needed()))?;
                 (Kind::DrainEdge(v1::DrainEdge { edge: subject }), Some(length), because)
             } else {
+                if !status.regions.iter().any(|region| region.region == subject) {
+                    let regions = status.regions.iter().map(|it| it.region.as_str());
+                    let known: Vec<&str> = regions.chain(status.edges.iter().map(|it| it.edge.as_str())).collect();
+                    let text = format!(
+                        "there is no region or edge \"{subject}\"; there are {}",
+                        known.join(", ")
+                    );
+                    return Err(Failure::failed(anyhow::anyhow!(text)));
+                }
                 if length.is_some() {
                     let text = "--for is for edges; a drained region stays away until `meridian restore`";
                     return Err(Failure::usage(anyhow::anyhow!(text)));
@@ -252,6 +268,12 @@ pub(crate) async fn wait(
             Err(error) => return Err(error.into()),
         };
         let over = !matches!(action.phase.as_str(), "running" | "awaiting-approval");
+        if !over && left.is_zero() && output == Output::Table {
+            eprintln!(
+                "meridian: it is not over after {} s; `meridian wait {id}` waits again",
+                patience.as_secs()
+            );
+        }
         if over || left.is_zero() {
             print(&present::waited(&action, output));
             return Ok(exit::of_phase(&action.phase));

@@ -97,9 +97,9 @@ fn replay(lines: Vec<Line>, output: Output) -> Result<ExitCode, Failure> {
             "reproduced": true,
         })),
         Output::Table => {
+            let Checked { plans, first, last, .. } = checked;
             let mut text = format!(
-                "{} entries ({} to {}), {} plans: the chain is whole, and every decision comes out the same\n",
-                checked.entries, checked.first, checked.last, checked.plans
+                "entries {first} to {last}, {plans} plans: the chain is whole, and every decision comes out the same\n"
             );
             if checked.first > 1 {
                 let _ = writeln!(text, "entries before {} were pruned", checked.first);

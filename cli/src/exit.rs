@@ -91,11 +91,14 @@ impl From<OperatorError> for Failure {
     fn from(error: OperatorError) -> Self {
         match error {
             OperatorError::Unreachable { .. } => Self::with(
-                anyhow::anyhow!("{error}; start a world with `meridian up`, or name another one with --control-plane"),
+                anyhow::anyhow!(
+                    "{error}; is it running? `meridian up` starts a world here, --control-plane names another one"
+                ),
                 UNREACHABLE,
             ),
             OperatorError::NoLeader { .. } => Self::with(error, UNREACHABLE),
             OperatorError::OutcomeUnknown { .. } => Self::with(error, UNKNOWN),
+            OperatorError::NotAUrl(_) => Self::with(error, USAGE),
             OperatorError::Rejected(_) => Self::with(error, 1),
         }
     }

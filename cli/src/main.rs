@@ -1,7 +1,7 @@
 //! The `meridian` command: everything people do with a deployment.
 //!
 //! Exit codes: 0 ok · 1 failed · 2 usage · 3 refused by a safety rule · 4 needs approval · 5 unreachable · 6 outcome
-//! unknown · 8 aborted by a guard · 130 interrupted.
+//! unknown · 8 aborted or expired · 130 interrupted.
 
 mod act;
 mod audit;
@@ -31,7 +31,7 @@ use crate::exit::Failure;
     version,
     about = "Runs a multi-region voice deployment, asks it why, and tells it what to do",
     after_help = "Exit codes: 0 ok, 1 failed, 2 usage, 3 refused by a safety rule, 4 needs approval, 5 unreachable, \
-                  6 outcome unknown, 8 aborted by a guard"
+                  6 outcome unknown, 8 aborted or expired"
 )]
 struct Options {
     /// How results are printed.
@@ -172,8 +172,8 @@ async fn run(options: Options) -> Result<ExitCode, Failure> {
             scenario: Some(file),
             at,
             documents,
-        } => simulate::why(&region, &file, at, &documents),
-        Verb::Simulate { file, documents } => simulate::play(&file, &documents),
+        } => simulate::why(&region, &file, at, &documents, output),
+        Verb::Simulate { file, documents } => simulate::play(&file, &documents, output),
         Verb::Topology {
             verb: documents::DocumentVerb::Validate { file },
         } => documents::validate(v1::DocumentKind::Topology, &file),
@@ -269,7 +269,8 @@ pub(crate) fn parse_length(text: &str) -> Result<Duration, String> {
     };
     let number: u64 = text[..text.len() - 1].parse().map_err(|_| wrong())?;
     match number.checked_mul(seconds_per_unit) {
-        Some(0) | None => Err(wrong()),
+        Some(0) => Err("a length of time is longer than nothing, such as 30m".to_owned()),
+        None => Err(wrong()),
         Some(seconds) => Ok(Duration::from_secs(seconds)),
     }
 }

@@ -28,18 +28,29 @@ pub(crate) fn status(status: &v1::StatusReply, output: Output) -> String {
             "waiting": status.waiting.iter().map(reason_json).collect::<Vec<_>>(),
             "actions": status.actions.iter().map(action_json).collect::<Vec<_>>(),
             "leader": status.leader,
+            "automation": status.automation.as_ref().map(reason_json),
+            "not_leading": status.not_leading,
+            "stale_ms": status.stale_ms,
+            "answered_by": status.answered_by,
             "rollout": if status.rollout.is_empty() { Value::Null } else {
                 json!({ "version": status.rollout, "percent": status.rollout_percent })
             },
         }));
     }
-    let mut text = String::new();
+    let mut text = old_news(&status.not_leading, status.stale_ms, &status.answered_by);
     let age = ago(status.plan_created_at_ms, status.now_ms);
+    let leads = match status.leader.as_str() {
+        "" => "nobody leads".to_owned(),
+        leader => format!("{leader} leads"),
+    };
     let _ = writeln!(
         text,
-        "plan {} (epoch {}), made {age}; {} leads\n",
-        number.generation, number.epoch, status.leader
+        "plan {} (epoch {}), made {age}; {leads}\n",
+        number.generation, number.epoch
     );
+    if let Some(stopped) = &status.automation {
+        let _ = writeln!(text, "AUTOMATION IS STOPPED: {}\n", stopped.text);
+    }
     if !status.rollout.is_empty() {
         let _ = writeln!(
             text,
@@ -102,10 +113,15 @@ pub(crate) fn why(why: &v1::WhyReply, output: Output) -> String {
             "evidence": why.evidence,
             "waiting": why.waiting.iter().map(reason_json).collect::<Vec<_>>(),
             "decisions": why.decisions.iter().map(decision_json).collect::<Vec<_>>(),
+            "not_leading": why.not_leading,
+            "stale_ms": why.stale_ms,
+            "answered_by": why.answered_by,
         }));
     }
-    let mut text = format!(
-        "{} ({}): {}, {}, {}\n",
+    let mut text = old_news(&why.not_leading, why.stale_ms, &why.answered_by);
+    let _ = writeln!(
+        text,
+        "{} ({}): {}, {}, {}",
         region.region, region.role, region.health, region.state, region.level
     );
     if !region.summary.is_empty() {
@@ -113,6 +129,16 @@ pub(crate) fn why(why: &v1::WhyReply, output: Output) -> String {
     }
     if !region.routes.is_empty() {
         let _ = writeln!(text, "sessions go {}", routes(&region));
+    }
+    if !region.guests.is_empty() {
+        let guests = region
+            .guests
+            .iter()
+            .map(|share| format!("{} % of {}'s sessions", share.percent, share.region));
+        let _ = writeln!(text, "it takes {}", guests.collect::<Vec<_>>().join(", "));
+    }
+    if !region.writers.is_empty() {
+        let _ = writeln!(text, "{} writes its replicated data", region.writers.join(" and "));
     }
     lines(&mut text, "waiting", why.waiting.iter().map(reason_line));
     lines(&mut text, "seen", why.evidence.iter().cloned());
@@ -124,6 +150,18 @@ pub(crate) fn why(why: &v1::WhyReply, output: Output) -> String {
         let _ = writeln!(text, "  and earlier ones: `meridian history`");
     }
     text
+}
+
+/// What is put above the answer of a control plane that does not lead.
+fn old_news(not_leading: &str, stale_ms: u64, answered_by: &str) -> String {
+    if not_leading.is_empty() {
+        return String::new();
+    }
+    format!(
+        "NOTHING IS DECIDED NOW: {not_leading}\nnodes go on with the plan they have; this is what {answered_by} knows, from \
+         {} ago\n\n",
+        span(stale_ms)
+    )
 }
 
 /// Decisions about a region that are shown at once.
@@ -229,7 +267,7 @@ pub(crate) fn plan(plan: &v1::PlanReply, output: Output) -> String {
     if !plan.checks.is_empty() {
         let mut rules = table(["RULE", "REGION", "SAYS", "BECAUSE"]);
         for check in &plan.checks {
-            let says = if check.passed { "yes" } else { "NO" };
+            let says = if check.passed { "passed" } else { "REFUSED" };
             rules.add_row([check.rule.as_str(), &check.region, says, &check.text]);
         }
         let _ = writeln!(text, "\n{}", plain(&rules));
@@ -344,7 +382,7 @@ fn decision_lines(decision: &v1::Decision) -> String {
         0 => "no change".to_owned(),
         generation => format!("plan {generation}"),
     };
-    let mut text = format!("{what} at {} UTC by {}", Moment(decision.at_ms), decision.actor);
+    let mut text = format!("{what} at {:#} UTC by {}", Moment(decision.at_ms), decision.actor);
     for reason in &decision.reasons {
         let _ = write!(text, "\n  {}", reason_line(reason));
         for fact in &reason.evidence {
@@ -374,7 +412,7 @@ fn decision_line(decision: &v1::Decision, region: &str) -> String {
         generation => format!("plan {generation}"),
     };
     format!(
-        "{plan} at {} UTC by {}: {}",
+        "{plan} at {:#} UTC by {}: {}",
         Moment(decision.at_ms),
         decision.actor,
         said.join("; ")
@@ -445,7 +483,10 @@ fn number_json(number: Option<v1::PlanNumber>) -> Value {
 fn region_json(region: &v1::RegionStatus) -> Value {
     json!({
         "region": region.region, "role": region.role, "health": region.health, "state": region.state,
-        "level": region.level, "summary": region.summary,
+        "level": region.level, "summary": region.summary, "writers": region.writers,
+        "guests": region.guests.iter().map(|share| json!({
+            "region": share.region, "percent": share.percent,
+        })).collect::<Vec<_>>(),
         "routes": region.routes.iter().map(|share| json!({
             "region": share.region, "percent": share.percent,
         })).collect::<Vec<_>>(),
@@ -527,6 +568,7 @@ mod tests {
                     percent: 100,
                 }],
                 summary: "gateway refused".into(),
+                ..Default::default()
             }],
             edges: vec![v1::EdgeStatus {
                 edge: "edge-iad".into(),

@@ -8,10 +8,11 @@ use std::{
 
 use anyhow::Context as _;
 use clap::Args;
+use serde_json::json;
 use simulator::Scenario;
 use topology::{Policy, RegionId, Topology, fixtures::three_primaries};
 
-use crate::{exit::Failure, print};
+use crate::{Output, exit::Failure, present, print};
 
 /// What a scenario is played on.
 #[derive(Debug, Args)]
@@ -38,11 +39,11 @@ impl DocumentFiles {
     }
 }
 
-pub(crate) fn play(file: &Path, documents: &DocumentFiles) -> Result<ExitCode, Failure> {
+pub(crate) fn play(file: &Path, documents: &DocumentFiles, output: Output) -> Result<ExitCode, Failure> {
     let (topology, policy) = documents.read()?;
     let scenario = scenario(file)?;
     let record = simulator::play(&scenario, &topology, &policy).map_err(|error| at(file, error))?;
-    print(&record.transcript);
+    print(&told(&record.transcript, output));
     let broken = record.broken.iter().map(|broken| format!("invariant broken: {broken}"));
     let unmet = scenario.expectations.iter().filter_map(|expectation| {
         let instead = expectation.judge(&record).err()?;
@@ -64,12 +65,27 @@ pub(crate) fn why(
     file: &Path,
     until: Option<Duration>,
     documents: &DocumentFiles,
+    output: Output,
 ) -> Result<ExitCode, Failure> {
     let (topology, policy) = documents.read()?;
     let region = RegionId::new(region).map_err(anyhow::Error::from)?;
-    let why = simulator::why(&scenario(file)?, &topology, &policy, &region, until).map_err(|error| at(file, error))?;
-    print(&why.to_string());
+    let scenario = scenario(file)?;
+    if let Some(until) = until.filter(|until| *until > scenario.end) {
+        let (end, until) = (scenario.end.as_secs(), until.as_secs());
+        let text = format!("{} ends after {end} s, and --at names {until} s", file.display());
+        return Err(Failure::usage(anyhow::anyhow!(text)));
+    }
+    let why = simulator::why(&scenario, &topology, &policy, &region, until).map_err(|error| at(file, error))?;
+    print(&told(&why.to_string(), output));
     Ok(ExitCode::SUCCESS)
+}
+
+/// For programs, the lines that people read.
+fn told(text: &str, output: Output) -> String {
+    match output {
+        Output::Table => text.to_owned(),
+        Output::Json => present::document(json!({ "lines": text.lines().collect::<Vec<_>>() })),
+    }
 }
 
 fn scenario(file: &Path) -> Result<Scenario, Failure> {

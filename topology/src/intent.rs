@@ -104,15 +104,18 @@ pub enum Rule {
     CorrelatedEvidence,
     /// A region that moved too often stays away.
     HoldDown,
+    /// A policy is not made looser.
+    LooserPolicy,
 }
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 5] = [
         Self::RegionsServingMin,
         Self::EvacuationLimit,
         Self::CorrelatedEvidence,
         Self::HoldDown,
+        Self::LooserPolicy,
     ];
 
     /// The code of its refusals, which is also its name.
@@ -122,6 +125,7 @@ impl Rule {
             Self::EvacuationLimit => ReasonCode::EvacuationLimit,
             Self::CorrelatedEvidence => ReasonCode::CorrelatedEvidence,
             Self::HoldDown => ReasonCode::HoldDown,
+            Self::LooserPolicy => ReasonCode::LooserPolicy,
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::{fmt, ops, time::Duration};
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 /// Milliseconds since the Unix epoch, UTC.
@@ -29,8 +30,18 @@ impl ops::Add<Duration> for Moment {
 }
 
 impl fmt::Display for Moment {
-    /// Time of day in UTC, `hh:mm:ss.mmm`: what an engineer compares with other clocks during an incident.
+    /// Time of day in UTC, `hh:mm:ss.mmm`: what an engineer compares with other clocks during an incident. With the day
+    /// before it in the alternate form, for what may be another day: `2026-11-21 hh:mm:ss`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if f.alternate() {
+            let time = i64::try_from(self.0)
+                .ok()
+                .and_then(|ms| Timestamp::from_millisecond(ms).ok());
+            return match time {
+                Some(time) => write!(f, "{}", time.strftime("%Y-%m-%d %H:%M:%S")),
+                None => f.pad("the end of time"),
+            };
+        }
         let (seconds, ms) = (self.0 / 1000 % 86_400, self.0 % 1000);
         write!(
             f,

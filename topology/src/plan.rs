@@ -225,6 +225,8 @@ pub enum ReasonCode {
     AutomationOff,
     /// Refused: the region moved too often of late.
     HoldDown,
+    /// A policy would loosen a safety rule.
+    LooserPolicy,
     /// Refused: what is known is too old to act on.
     StaleSamples,
     /// Refused: more data would be lost than allowed.
@@ -304,6 +306,7 @@ impl ReasonCode {
             Self::NotHealthy => "not-healthy",
             Self::AutomationOff => "automation-off",
             Self::HoldDown => "hold-down",
+            Self::LooserPolicy => "looser-policy",
             Self::StaleSamples => "stale-samples",
             Self::RpoExceeded => "rpo-exceeded",
             Self::RefusedByNodes => "refused-by-nodes",

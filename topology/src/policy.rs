@@ -144,6 +144,16 @@ pub enum TwoPerson {
     Override,
 }
 
+impl std::fmt::Display for TwoPerson {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::SecondEvacuation => "second-evacuation",
+            Self::DataLoss => "data-loss",
+            Self::Override => "override",
+        })
+    }
+}
+
 /// Damping of regions that move often, in the manner of BGP route flap damping (RFC 2439): every move adds a penalty that
 /// decays by half in each half-life; a region above `suppress` may not return until it is below `reuse`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -413,6 +423,61 @@ impl Default for DnsPolicy {
 }
 
 impl Policy {
+    /// What another policy would allow that this one does not, one safety rule a line; none when it is as strict.
+    pub fn loosened_by(&self, other: &Self) -> Vec<String> {
+        let grows =
+            |name: &str, from: u32, to: u32| (to > from).then(|| format!("{name} would go from {from} to {to}"));
+        let shrinks =
+            |name: &str, from: u32, to: u32| (to < from).then(|| format!("{name} would go from {from} to {to}"));
+        let (failover, health, safety) = (&self.failover, &self.health, &self.safety);
+        let numbers = [
+            shrinks("health.vantages_min", health.vantages_min, other.health.vantages_min),
+            grows(
+                "health.freshness_ticks",
+                health.freshness_ticks,
+                other.health.freshness_ticks,
+            ),
+            grows(
+                "failover.automatic_max",
+                failover.automatic_max,
+                other.failover.automatic_max,
+            ),
+            shrinks(
+                "safety.regions_serving_min",
+                safety.regions_serving_min,
+                other.safety.regions_serving_min,
+            ),
+            grows("damping.suppress", self.damping.suppress, other.damping.suppress),
+        ];
+        let mut loosened: Vec<String> = numbers.into_iter().flatten().collect();
+        if failover.correlated_hold && !other.failover.correlated_hold {
+            loosened.push("failover.correlated_hold would be turned off".to_owned());
+        }
+        for what in safety
+            .two_person
+            .iter()
+            .filter(|it| !other.safety.two_person.contains(it))
+        {
+            loosened.push(format!("safety.two_person would lose {what}"));
+        }
+        for class in &self.data {
+            let (name, rpo) = (&class.class, class.rpo.as_secs());
+            match other.data.iter().find(|it| it.class == *name) {
+                None => loosened.push(format!(
+                    "data class {name} would be gone, and its RPO of {rpo} s with it"
+                )),
+                Some(after) if after.rpo > class.rpo => {
+                    loosened.push(format!(
+                        "the RPO of {name} would go from {rpo} to {} s",
+                        after.rpo.as_secs()
+                    ));
+                }
+                Some(_) => {}
+            }
+        }
+        loosened
+    }
+
     /// Reads a policy document; `file` only names it in problems. What is left out keeps its default.
     pub fn parse(file: &str, text: &str) -> Result<Self, Problems> {
         document::read(file, text, |root| Some(read_policy(root)))
@@ -432,7 +497,7 @@ fn read_policy(root: &mut Section<'_>) -> Policy {
     }
     if let Some(mut section) = root.section("health") {
         let health = &mut policy.health;
-        health.vantages_min = section.in_range("vantages_min", health.vantages_min, 1..=100);
+        health.vantages_min = section.in_range("vantages_min", health.vantages_min, 2..=100);
         health.samples_min = section.in_range("samples_min", health.samples_min, 1..=1_000_000);
         health.gateway_success_min = section.in_range("gateway_success_min", health.gateway_success_min, 0.0..=1.0);
         health.gateway_ticks = section.in_range("gateway_ticks", health.gateway_ticks, 1..=TICKS_MAX);

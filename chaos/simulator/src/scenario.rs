@@ -62,6 +62,9 @@ use topology::{
 
 use crate::expect::Expectation;
 
+/// Longest scenario: every tick of it is played.
+const END_MAX: Duration = Duration::from_secs(30 * 86_400);
+
 /// Most times one line of flapping may die.
 const FLAPS_MAX: u32 = 1000;
 
@@ -239,7 +242,13 @@ impl Scenario {
                 ["expect", expected @ ..] => {
                     expectations.push(Expectation::parse(number, expected).map_err(bad)?);
                 }
-                ["end", at] => end = Some(time(at)?),
+                ["end", at] => {
+                    end = Some(time(at)?).filter(|end| *end <= END_MAX);
+                    if end.is_none() {
+                        let days = END_MAX.as_secs() / 86_400;
+                        return Err(bad(format!("a scenario ends within {days} days")));
+                    }
+                }
                 ["at", at, event @ ..] => {
                     let at = time(at)?;
                     if events.last().is_some_and(|before| at < before.at) {

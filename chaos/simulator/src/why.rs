@@ -1,9 +1,11 @@
 //! Why a region is where it is: what an operator asks at 3 a.m., asked of a rehearsal.
 
-use std::{fmt, time::Duration};
+use std::{collections::BTreeSet, fmt, time::Duration};
 
 use planning::{Action, Check, Input, Load, Report, loads};
-use topology::{Moment, Plan, Policy, Reason, RegionId, RegionPlan, Role, Share, Topology};
+use topology::{
+    Moment, NodeId, Plan, PlanNumber, Policy, Reason, ReasonCode, RegionId, RegionPlan, Role, Share, Topology,
+};
 use verdict::Verdict;
 
 use crate::{
@@ -20,7 +22,7 @@ pub const COLUMNS_MAX: usize = 120;
 const EVIDENCE_MAX: usize = 3;
 /// Where texts begin, and where those of decisions do.
 const INDENT: usize = 11;
-const INDENT_DECISION: usize = 37;
+const INDENT_DECISION: usize = 40;
 
 /// Everything there is to say about one region at one time of a scenario. It is written as one screen of text.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,6 +39,8 @@ pub struct Why {
     pub report: Report,
     /// What was decided, refused and waited for until then about this region, each once.
     pub decisions: Vec<Said>,
+    /// Plans that nodes refused until then.
+    pub refused: Vec<(Duration, NodeId, PlanNumber)>,
 }
 
 /// Why there is no answer.
@@ -69,6 +73,7 @@ pub fn why(
         now: world.now(),
         report: world.last_report,
         decisions: world.record.about(region).cloned().collect(),
+        refused: world.record.refused,
         input: world.input,
     })
 }
@@ -186,6 +191,17 @@ impl Why {
                 .collect();
             facts.push(("written", writers.join(", ")));
         }
+        if let Some((at, ..)) = self.refused.last() {
+            let nodes: BTreeSet<&str> = self.refused.iter().map(|(_, node, _)| node.as_str()).collect();
+            let plans: BTreeSet<String> = self.refused.iter().map(|(.., number)| number.to_string()).collect();
+            let list = |names: Vec<&str>| names.join(", ");
+            let (nodes, plans) = (
+                list(nodes.into_iter().collect()),
+                list(plans.iter().map(String::as_str).collect()),
+            );
+            let at = at.as_secs_f64();
+            facts.push(("nodes", format!("{nodes} refused plan {plans}, last at {at:.1} s")));
+        }
         for Action { intent, phase, .. } in self.under_way() {
             let (id, kind, author, reason) = (&intent.id, intent.kind.as_str(), &intent.author, &intent.reason);
             facts.push(("under way", format!("{id}: {kind} by {author}, {phase}: {reason}")));
@@ -272,11 +288,16 @@ impl Why {
 fn tell(said: &Said) -> Vec<String> {
     let Said { at, kind, reason } = said;
     let seconds = format!("{:.1}s", at.as_secs_f64());
-    let head = format!("{seconds:>8}  {kind:<8} {:<18}", reason.code);
-    wrap(
+    let head = format!("{seconds:>8}  {kind:<8} {:<21}", reason.code);
+    let mut lines = wrap(
         &format!("{head:<INDENT_DECISION$} "),
         &format!("{}{}", reason.text, until(reason)),
-    )
+    );
+    // Who saw what when sessions left; later evidence tells of another time.
+    if let (Kind::Changed, ReasonCode::Failover, Some(seen)) = (kind, reason.code, reason.evidence.first()) {
+        lines.extend(wrap(&" ".repeat(INDENT_DECISION + 1), seen));
+    }
+    lines
 }
 
 /// A text in lines of at most [`COLUMNS_MAX`], the first after `head`, the others below it.

@@ -9,7 +9,7 @@ use std::{
 
 use tokio::{
     task::JoinSet,
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 use tonic::{
     Code, Response, Status,
@@ -84,6 +84,9 @@ pub enum OperatorError {
         /// Names the action: the same token twice is one action.
         token: String,
     },
+    /// What was named is no address of a control plane.
+    #[error("\"{0}\" is not of the form http://address:port")]
+    NotAUrl(String),
     /// The control plane refuses the request itself: no such region, no reason given.
     #[error("{0}")]
     Rejected(String),
@@ -136,19 +139,42 @@ impl Operator {
         &self.urls
     }
 
-    /// The state of everything.
+    /// The state of everything. While nobody leads, what the control plane knows whose copy of the store is newest; its
+    /// `not_leading` says so.
     pub async fn status(&self) -> Result<v1::StatusReply, OperatorError> {
-        self.read(status).await
+        match self.ask(FIND_TIMEOUT, status).await {
+            Ok((_, _, reply)) => Ok(reply),
+            Err(error @ OperatorError::NoLeader { .. }) => {
+                let from_anyone = v1::StatusRequest { from_anyone: true };
+                let replies = self.ask_all(move |mut client| async move { client.status(from_anyone).await });
+                let newest = replies.await.into_iter().min_by_key(|reply| reply.stale_ms);
+                newest.ok_or(error)
+            }
+            Err(error) => Err(error),
+        }
     }
 
-    /// All about one region.
+    /// All about one region; while nobody leads, as [`Operator::status`].
     pub async fn why(&self, region: &str) -> Result<v1::WhyReply, OperatorError> {
-        let region = region.to_owned();
-        self.read(move |mut client| {
-            let region = region.clone();
-            async move { client.why(v1::WhyRequest { region }).await }
-        })
-        .await
+        let why = |from_anyone| {
+            let region = region.to_owned();
+            move |mut client: Client| {
+                let request = v1::WhyRequest {
+                    region: region.clone(),
+                    from_anyone,
+                };
+                async move { client.why(request).await }
+            }
+        };
+        match self.ask(FIND_TIMEOUT, why(false)).await {
+            Ok((_, _, reply)) => Ok(reply),
+            Err(error @ OperatorError::NoLeader { .. }) => {
+                let replies = self.ask_all(why(true)).await;
+                let newest = replies.into_iter().min_by_key(|reply| reply.stale_ms);
+                newest.ok_or(error)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// The newest decisions, newest first; 0 means the server's default.
@@ -334,6 +360,27 @@ impl Operator {
         }
     }
 
+    /// Puts a harmless question to all control planes: the answers of those that answer.
+    async fn ask_all<T, F>(&self, call: impl Fn(Client) -> F + Clone + Send + 'static) -> Vec<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<Response<T>, Status>> + Send + 'static,
+    {
+        let asked = self.urls.iter().map(|url| ask_one(url.clone(), call.clone()));
+        let mut asked: JoinSet<_> = asked.collect();
+        let mut replies = Vec::new();
+        let answers = async {
+            while let Some(answer) = asked.join_next().await {
+                if let Ok((_, Answer::Leads(_, reply))) = answer {
+                    replies.push(reply);
+                }
+            }
+        };
+        // Those that do not answer are not waited for.
+        let _ = timeout(FIND_TIMEOUT, answers).await;
+        replies
+    }
+
     /// Whom to ask first: who led last, then all in the given order.
     fn in_order(&self) -> VecDeque<String> {
         let leader = self.leader.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -355,10 +402,7 @@ impl Operator {
             return Err(OperatorError::Rejected("no control plane is named".to_owned()));
         }
         match self.urls.iter().find(|url| !is_url(url)) {
-            Some(url) => {
-                let text = format!("\"{url}\" is not of the form http://address:port");
-                Err(OperatorError::Rejected(text))
-            }
+            Some(url) => Err(OperatorError::NotAUrl(url.clone())),
             None => Ok(()),
         }
     }
@@ -406,13 +450,16 @@ where
             Answer::Follows(leader_named_by(&status), words(&status))
         }
         Err(status) if is_about_the_request(status.code()) => Answer::Rejected(words(&status)),
+        Err(status) if status.code() == Code::Unimplemented => {
+            Answer::Failed("what answers there is no control plane, or one of another version".to_owned())
+        }
         Err(status) => Answer::Failed(words(&status)),
     };
     (url, answer)
 }
 
 async fn status(mut client: Client) -> Result<Response<v1::StatusReply>, Status> {
-    client.status(v1::StatusRequest {}).await
+    client.status(v1::StatusRequest::default()).await
 }
 
 fn leader_named_by(status: &Status) -> Option<String> {
@@ -433,7 +480,6 @@ fn is_about_the_request(code: Code) -> bool {
             | Code::OutOfRange
             | Code::PermissionDenied
             | Code::Unauthenticated
-            | Code::Unimplemented
             // Somebody else was faster, or the store is full: nothing was written.
             | Code::Aborted
             | Code::ResourceExhausted

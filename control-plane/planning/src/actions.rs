@@ -143,6 +143,12 @@ impl Memory {
             .max_by_key(|intent| intent.expires_at)
     }
 
+    /// Whether a safety rule does not count now.
+    pub fn overrides(&self, rule: topology::Rule, now: Moment) -> bool {
+        let of = |kind: &IntentKind| matches!(kind, IntentKind::Override { rule: it } if *it == rule);
+        self.running(of).any(|action| action.intent.is_live(now))
+    }
+
     /// The action that moves a region now, if one does.
     pub fn moving(&self, region: &RegionId) -> Option<&Action> {
         self.running(|kind| kind.region() == Some(region)).next()

@@ -20,6 +20,9 @@ use crate::{
 /// What the first entry names as the hash of the entry before it.
 pub const FIRST: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
+/// Entries kept; each commit that adds one beyond removes the oldest.
+pub const KEPT: u64 = 20_000;
+
 /// One decision, refusal or change of documents.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -215,8 +218,18 @@ pub enum Tampered {
         /// Why.
         problem: String,
     },
+    /// The oldest entries are missing, and there are too few for them to have been pruned.
+    #[error(
+        "the log begins with entry {first} and has {entries}: the newest {KEPT} are kept, so entries were cut off before it"
+    )]
+    Beheaded {
+        /// The oldest entry there is.
+        first: u64,
+        /// How many there are.
+        entries: u64,
+    },
     /// Numbers have a gap.
-    #[error("entry {found} follows entry {after}; what was between them is missing")]
+    #[error("entry {found} follows entry {after}: entries are missing, twice there or out of order")]
     Missing {
         /// The last entry before the gap.
         after: u64,
@@ -279,6 +292,14 @@ pub fn verify<'b>(entries: impl IntoIterator<Item = &'b [u8]>, head: Option<&str
         }
         last_hash = Some(hash(bytes));
         read.push(entry);
+    }
+    let entries = read.len() as u64;
+    if let (Some(_), Some(first)) = (head, read.first())
+        && first.number > 1
+        && entries < KEPT
+    {
+        let first = first.number;
+        return Err(Tampered::Beheaded { first, entries });
     }
     match (head, last_hash) {
         (Some(head), Some(last)) if head != last => Err(Tampered::Head),

@@ -14,6 +14,9 @@ use verdict::Health;
 
 use crate::{Input, plan::Planner};
 
+/// An accepted loss of everything that was not copied, however much that is.
+pub const ANY_LOSS: Duration = Duration::from_millis(u64::MAX);
+
 /// The classes whose writer matters.
 pub(crate) fn written_in_one_place(classes: &[DataPolicy]) -> impl Iterator<Item = &DataPolicy> {
     classes
@@ -116,7 +119,7 @@ impl Planner<'_> {
         if self.check(ReasonCode::RpoExceeded, region, problems.is_empty(), text.clone()) {
             return Ok(());
         }
-        let text = format!("{text}; `--accept-loss` names a loss to accept");
+        let text = format!("{text}; `--accept-loss` names a loss to accept, or `any`");
         Err(self.reason(ReasonCode::RpoExceeded, region, text, problems))
     }
 
@@ -166,6 +169,14 @@ impl Planner<'_> {
     }
 }
 
+/// What whoever approves a loss agrees to, in words.
+pub(crate) fn risk(accepted: Duration) -> String {
+    match accepted {
+        ANY_LOSS => "it may lose all data that was not copied yet".to_owned(),
+        accepted => format!("it may lose up to {} s of data", accepted.as_secs()),
+    }
+}
+
 /// What a copy of `region`'s data would lose by taking over, one class a line, where that is more than `accepted`, or more
 /// than the class's RPO when no loss is accepted.
 fn would_be_lost(
@@ -191,8 +202,8 @@ fn would_be_lost(
         // Since it was measured, everything written is missing as well.
         let behind = lag.map(|lag| lag.behind.saturating_add(now.since(lag.at)));
         match (lag, behind) {
-            // What nobody measured may be anything; an operator who accepts a loss accepts that as well.
-            (None, _) if accepted.is_none() => problems.push(format!("{}: its lag is not known", class.class)),
+            // What nobody measured may be anything, and only who accepts any loss accepts that.
+            (None, _) if accepted != Some(ANY_LOSS) => problems.push(format!("{}: its lag is not known", class.class)),
             (Some(lag), _) if accepted.is_none() && now.since(lag.at) > freshest => {
                 let age = now.since(lag.at).as_secs();
                 problems.push(format!("{}: its lag was last measured {age} s ago", class.class));

@@ -18,6 +18,7 @@ mod settle;
 pub use actions::{Action, Arrivals, Memory, PLANNER, Phase, TakenBack};
 pub use capacity::{Load, Resource, loads};
 pub use damping::Penalty;
+pub use data::ANY_LOSS;
 pub use documents::{problems, refuses_topology};
 pub use input::{Check, Input, Lag, Outcome, Refusal, Report, RolloutSeen};
-pub use plan::{REQUEST_LIFE, next_wake, plan};
+pub use plan::{REQUEST_LIFE, automation, next_wake, plan};

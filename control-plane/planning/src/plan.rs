@@ -17,6 +17,7 @@ use crate::{
     actions::TakenBack,
     capacity::Headroom,
     input::{REFUSALS_QUOTED, quoted},
+    regions::total_at,
     rollout::{Judged, judge},
 };
 
@@ -89,6 +90,11 @@ fn decide(input: &Input, now: Moment) -> Outcome {
     planner.set_levels();
     planner.advance_rollout();
     planner.finish()
+}
+
+/// What keeps automation from changing anything now, if something does.
+pub fn automation(input: &Input, now: Moment) -> Option<Reason> {
+    Planner::new(input, now).automation()
 }
 
 /// When, after `now`, the decision may change with no new fact: the end of a step, of a standing order, of a wait for
@@ -354,8 +360,9 @@ impl<'i> Planner<'i> {
             until,
         };
         let acknowledged = refusal.acknowledged.as_ref();
-        let usable =
-            acknowledged.filter(|it| it.documents == self.next.documents && it.generation < current.generation);
+        let usable = acknowledged.filter(|it| {
+            it.documents == self.next.documents && it.generation < current.generation && !self.sends_into_death(it)
+        });
         // Who refuses what it had applied before is broken itself; taking that back again would change nothing.
         match usable.filter(|good| !routes_alike(good, current)) {
             Some(good) if share > policy.refusals_max => {
@@ -411,6 +418,18 @@ impl<'i> Planner<'i> {
         for id in undone {
             self.end_action(&id, Phase::Aborted, &text);
         }
+    }
+
+    /// Whether going back to a plan would send sessions to a region that died since.
+    fn sends_into_death(&self, good: &Plan) -> bool {
+        let dead = good.routes.iter().flat_map(|(primary, shares)| {
+            let is_new = |share: &&Share| {
+                let now = self.next.routes.get(primary).map(Vec::as_slice).unwrap_or_default();
+                share.percent > total_at(now, &share.region)
+            };
+            shares.iter().filter(is_new).map(|share| &share.region)
+        });
+        dead.into_iter().any(|region| self.is_dead(region))
     }
 
     /// Edges are drained while somebody wants it, but never the last one.
@@ -548,7 +567,7 @@ impl<'i> Planner<'i> {
         };
         let held = |text: String, until| general(ReasonCode::RolloutHold, text, until);
         if self.now < end {
-            let text = format!("{} held at {} % until {end}", rollout.version, rollout.percent);
+            let text = format!("{} held at {} % until {end:#}", rollout.version, rollout.percent);
             return self.report.waiting.push(held(text, Some(end)));
         }
         if judged == Judged::TooFew {
@@ -611,6 +630,18 @@ impl<'i> Planner<'i> {
     }
 
     // Safety rules.
+
+    /// See [`automation`].
+    fn automation(&self) -> Option<Reason> {
+        let (code, text, until) = self.gate(Ordered::No)?;
+        Some(Reason {
+            code,
+            region: None,
+            text,
+            evidence: vec![],
+            until,
+        })
+    }
 
     /// Whether anything stops changes that nobody asks for now: the rule, in words, and until when. A policy without
     /// automation lets an operator's orders be carried through; a freeze stops them where they are.
@@ -702,10 +733,8 @@ impl<'i> Planner<'i> {
     }
 
     fn is_overridden(&self, rule: ReasonCode) -> bool {
-        let overrides =
-            |kind: &IntentKind| matches!(kind, IntentKind::Override { rule: it } if Rule::code(*it) == rule);
-        let live = |action: &Action| action.intent.is_live(self.now);
-        self.memory.running(overrides).any(live)
+        let rule = Rule::ALL.into_iter().find(|it| it.code() == rule);
+        rule.is_some_and(|rule| self.memory.overrides(rule, self.now))
     }
 
     /// Assertion: enough regions serve when `region` does not.

@@ -102,7 +102,7 @@ impl Planner<'_> {
         let text = match away {
             0 => "every other region is where it belongs".to_owned(),
             _ => format!(
-                "{}, and automation lets no more than {limit} be away; `meridian failover {region}` moves it all the same",
+                "{}, and automation lets no more than {limit} be away; `meridian failover {region}` asks for it all the same",
                 states.join(" and ")
             ),
         };
@@ -581,7 +581,7 @@ impl Planner<'_> {
         }
     }
 
-    fn is_dead(&self, target: &RegionId) -> bool {
+    pub(crate) fn is_dead(&self, target: &RegionId) -> bool {
         self.health(target) == Health::Down && self.is_failing(target)
     }
 

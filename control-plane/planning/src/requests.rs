@@ -10,6 +10,7 @@ use verdict::Health;
 use crate::{
     Action, PLANNER, Phase,
     actions::STANDING_MAX,
+    data::risk,
     plan::{Planner, approval_end},
     regions::total_at,
 };
@@ -130,8 +131,8 @@ impl Planner<'_> {
                 if *promote {
                     self.promote(region, *accept_loss)?;
                 }
-                if accept_loss.is_some() {
-                    self.approved(intent, approved_by, TwoPerson::DataLoss, "it may lose data")?;
+                if let Some(loss) = accept_loss {
+                    self.approved(intent, approved_by, TwoPerson::DataLoss, &risk(*loss))?;
                 }
                 if state != RegionState::Evacuated {
                     self.second_evacuation(intent, region, approved_by)?;
@@ -179,8 +180,8 @@ impl Planner<'_> {
                     RegionState::Serving if self.next.writers.contains_key(region) => {
                         self.must_be_healthy(region, &why)?;
                         self.bring_data_home(region, *accept_loss)?;
-                        if accept_loss.is_some() {
-                            self.approved(intent, approved_by, TwoPerson::DataLoss, "it may lose data")?;
+                        if let Some(loss) = accept_loss {
+                            self.approved(intent, approved_by, TwoPerson::DataLoss, &risk(*loss))?;
                         }
                         return Ok(Phase::Done);
                     }
@@ -206,8 +207,8 @@ impl Planner<'_> {
                 if let Some(mover) = mover {
                     self.end_action(&mover, Phase::Aborted, "the region returns");
                 }
-                if accept_loss.is_some() {
-                    self.approved(intent, approved_by, TwoPerson::DataLoss, "it may lose data")?;
+                if let Some(loss) = accept_loss {
+                    self.approved(intent, approved_by, TwoPerson::DataLoss, &risk(*loss))?;
                 }
                 let done = self.next.regions.get(region).map(|it| it.state) == Some(RegionState::Serving);
                 Ok(if done { Phase::Done } else { Phase::Running })

@@ -1,6 +1,6 @@
 //! What people and their tools call: look, ask why, try, force, stop, undo.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use api::{
     operator::LEADER_KEY,
@@ -17,7 +17,7 @@ use crate::{
     nodes::{Node, Nodes},
     reconcile::{self, Answer, Applied, Leader, Role, Unanswered, View, outcome_of},
     records::{self, Document, DocumentKind},
-    store::{Store, StoreError},
+    store::{Mirror, Store, StoreError},
 };
 
 /// Longest author or token taken, in bytes.
@@ -46,6 +46,8 @@ pub struct OperatorService {
     pub store: Arc<dyn Store>,
     /// Where requests go.
     pub inbox: mpsc::Sender<reconcile::Request>,
+    /// Our copy of it, which tells how old what we know is.
+    pub mirror: Mirror,
     /// Our name.
     pub node: topology::NodeId,
 }
@@ -54,15 +56,17 @@ pub struct OperatorService {
 impl Operator for OperatorService {
     type AuditStream = ReceiverStream<Result<v1::AuditItem, Status>>;
 
-    async fn status(&self, _: Request<v1::StatusRequest>) -> Result<Response<v1::StatusReply>, Status> {
-        let view = self.leading_view()?;
+    async fn status(&self, request: Request<v1::StatusRequest>) -> Result<Response<v1::StatusReply>, Status> {
+        let view = self.view_for(request.into_inner().from_anyone)?;
+        let now = daemon::clock::now();
+        let stale = self.staleness(&view);
         let plan = view.input.current.as_ref();
         let rollout = plan.and_then(|plan| plan.rollout.as_ref());
         let actions = view.input.memory.actions.values();
         Ok(Response::new(v1::StatusReply {
             number: plan.map(|plan| plan.number().into()),
             plan_created_at_ms: plan.map_or(0, |plan| plan.created_at.0),
-            now_ms: daemon::clock::now().0,
+            now_ms: now.0,
             regions: regions(&view, plan),
             edges: edges(&view),
             nodes: self
@@ -82,7 +86,15 @@ impl Operator for OperatorService {
                 .filter(|action| !action.phase.is_final())
                 .map(action_message)
                 .collect(),
-            leader: self.node.to_string(),
+            leader: if stale.is_none() {
+                self.node.to_string()
+            } else {
+                String::new()
+            },
+            automation: planning::automation(&view.input, now).as_ref().map(Into::into),
+            not_leading: not_leading_text(&view),
+            stale_ms: stale.unwrap_or_default(),
+            answered_by: self.node.to_string(),
             epoch: view.input.epoch,
             rollout: rollout.map(|rollout| rollout.version.clone()).unwrap_or_default(),
             rollout_percent: rollout.map_or(0, |rollout| u32::from(rollout.percent)),
@@ -90,10 +102,14 @@ impl Operator for OperatorService {
     }
 
     async fn why(&self, request: Request<v1::WhyRequest>) -> Result<Response<v1::WhyReply>, Status> {
-        let view = self.leading_view()?;
-        let region = known_region(&view, &request.into_inner().region)?;
+        let v1::WhyRequest { region, from_anyone } = request.into_inner();
+        let view = self.view_for(from_anyone)?;
+        let region = known_region(&view, &region)?;
         let about = |reason: &Reason| reason.region.as_ref() == Some(&region);
-        let entries = records::newest_audit(self.store.as_ref(), HISTORY_DEFAULT, WHY_SCANNED, |entry| {
+        let stale = self.staleness(&view);
+        // Who does not lead may have no store to read decisions from.
+        let scanned = if stale.is_none() { WHY_SCANNED } else { 0 };
+        let entries = records::newest_audit(self.store.as_ref(), HISTORY_DEFAULT, scanned, |entry| {
             entry.reasons.iter().any(about)
         });
         let entries = entries.await.map_err(unreadable)?;
@@ -104,6 +120,9 @@ impl Operator for OperatorService {
             evidence: evidence.unwrap_or_default(),
             waiting: waiting.filter(|reason| about(reason)).map(Into::into).collect(),
             decisions: entries.into_iter().map(|entry| self.decision(entry)).collect(),
+            not_leading: not_leading_text(&view),
+            stale_ms: stale.unwrap_or_default(),
+            answered_by: self.node.to_string(),
         }))
     }
 
@@ -210,7 +229,7 @@ impl Operator for OperatorService {
             0 => HISTORY_DEFAULT,
             limit => limit.min(HISTORY_MAX),
         };
-        let entries = records::newest_audit(self.store.as_ref(), limit, records::AUDIT_KEPT, |_| true);
+        let entries = records::newest_audit(self.store.as_ref(), limit, audit::KEPT, |_| true);
         let entries = entries.await.map_err(unreadable)?;
         let decisions = entries.into_iter().map(|entry| self.decision(entry)).collect();
         Ok(Response::new(v1::HistoryReply { decisions }))
@@ -291,13 +310,13 @@ async fn send_audit(
     let gone = |_| Status::cancelled("the reader is gone");
     let item = |item| Ok(v1::AuditItem { item: Some(item) });
     let (head, _) = records::audit_head(store).await.map_err(unreadable)?;
-    let oldest = head.number.saturating_sub(records::AUDIT_KEPT - 1).max(1);
+    let oldest = head.number.saturating_sub(audit::KEPT - 1).max(1);
     let first = from.max(oldest);
     let last = match limit {
         0 => head.number,
         limit => head.number.min(first.saturating_add(u64::from(limit) - 1)),
     };
-    let mut sent = std::collections::BTreeSet::new();
+    let mut sent = BTreeSet::new();
     for number in first..=last {
         let Some(bytes) = records::audit_entry(store, number)
             .await
@@ -338,6 +357,22 @@ async fn send_audit(
 }
 
 impl OperatorService {
+    /// The view, if we lead or `anyone` is asked.
+    fn view_for(&self, anyone: bool) -> Result<Arc<View>, Status> {
+        let view = self.views.borrow().clone();
+        if !anyone {
+            leads(&view)?;
+        }
+        Ok(view)
+    }
+
+    /// How old our copy of the store is, in milliseconds, if we do not lead.
+    fn staleness(&self, view: &View) -> Option<u64> {
+        let copy = || self.mirror.staleness().unwrap_or(Duration::MAX);
+        let ms = |age: Duration| u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+        (view.role != Role::Leading).then(|| ms(copy()))
+    }
+
     /// The view, if we lead.
     fn leading_view(&self) -> Result<Arc<View>, Status> {
         let view = self.views.borrow().clone();
@@ -413,10 +448,22 @@ fn given(field: &str, text: &str, bytes_max: usize) -> Result<String, Status> {
     let text = text.trim();
     let problem = match text.len() {
         0 => "it must be given".to_owned(),
+        // It is printed on other people's terminals.
+        _ if text.contains(|letter: char| letter.is_control()) => {
+            "it has line breaks or other control characters".to_owned()
+        }
         bytes if bytes > bytes_max => format!("it has {bytes} bytes, and {bytes_max} is the most"),
         _ => return Ok(text.to_owned()),
     };
     Err(Status::invalid_argument(format!("{field}: {problem}")))
+}
+
+/// Why a control plane does not lead; empty when it does.
+fn not_leading_text(view: &View) -> String {
+    match &view.role {
+        Role::Leading => String::new(),
+        Role::Following(leader) => leader.to_string(),
+    }
 }
 
 fn stopping() -> Status {
@@ -524,7 +571,7 @@ fn plan_reply(answer: &Answer) -> v1::PlanReply {
     let (now, next) = (view.input.current.as_ref(), answer.outcome.plan.as_ref());
     let shown = next.or(now);
     let before = now.map(|plan| loads(&view.input.topology, plan)).unwrap_or_default();
-    let after = shown.map(|plan| loads(&view.input.topology, plan)).unwrap_or_default();
+    let after = shown.map(|plan| loads(&answer.topology, plan)).unwrap_or_default();
     let load = |load: planning::Load| {
         let same = |it: &&planning::Load| (&it.region, it.resource) == (&load.region, load.resource);
         v1::Load {
@@ -590,7 +637,22 @@ fn region_status(view: &View, plan: Option<&Plan>, region: &RegionId) -> v1::Reg
         Some(topology::Role::Backup) | None => "backup",
     };
     let routes = plan.and_then(|plan| plan.routes.get(region)).into_iter().flatten();
+    let writers = plan.and_then(|plan| plan.writers.get(region)).into_iter().flatten();
+    let writers: BTreeSet<String> = writers.map(|(_, writer)| writer.to_string()).collect();
+    let others = plan
+        .into_iter()
+        .flat_map(|plan| &plan.routes)
+        .filter(|(primary, _)| *primary != region);
+    let guests = others.flat_map(|(primary, shares)| {
+        let here = shares.iter().filter(|share| share.region == *region);
+        here.map(|share| v1::Share {
+            region: primary.to_string(),
+            percent: u32::from(share.percent),
+        })
+    });
     v1::RegionStatus {
+        writers: writers.into_iter().collect(),
+        guests: guests.collect(),
         region: region.to_string(),
         role: role.to_owned(),
         health: verdict.map_or(Health::NoData, |verdict| verdict.health).to_string(),

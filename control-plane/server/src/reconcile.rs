@@ -18,8 +18,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use topology::{
-    Intent, IntentKind, Moment, NodeId, Plan, Policy, Reason, ReasonCode, RegionId, RegionPlan, RegionState, Snapshot,
-    Tick, Topology, snapshot::SNAPSHOT_SCHEMA,
+    Intent, IntentKind, Moment, NodeId, Plan, Policy, Reason, ReasonCode, RegionId, RegionPlan, RegionState, Rule,
+    Snapshot, Tick, Topology, snapshot::SNAPSHOT_SCHEMA,
 };
 use verdict::{Before, Health, TickReport, Windows, judge};
 
@@ -90,6 +90,8 @@ pub struct Answer {
     pub action: Option<Action>,
     /// What was decided.
     pub outcome: Outcome,
+    /// The topology it was decided for.
+    pub topology: Topology,
     /// The state after it, or before it for a rehearsal.
     pub view: Arc<View>,
 }
@@ -317,7 +319,9 @@ impl Reconciler {
         state.mark_changed();
         loop {
             let now = daemon::clock::now();
-            self.judge_if_due(now);
+            if self.judge_if_due(now) {
+                self.publish_view();
+            }
             let wait = self.next_judgement(now).since(now).max(Duration::from_millis(5));
             tokio::select! {
                 () = stop.cancelled() => return None,
@@ -618,7 +622,7 @@ impl Reconciler {
             Request::Observe(report) => self.observe(report),
             Request::Rehearse(reply) => {
                 let outcome = plan(&self.fresh_input(), now);
-                drop(reply.send(Ok(self.answer(None, outcome))));
+                drop(reply.send(Ok(self.answer(None, outcome, self.input.topology.clone()))));
             }
             Request::Ask {
                 intent,
@@ -627,7 +631,7 @@ impl Reconciler {
             } => {
                 let id = intent.id.clone();
                 let outcome = plan(&self.input_with(intent, now), now);
-                drop(reply.send(Ok(self.answer(Some(&id), outcome))));
+                drop(reply.send(Ok(self.answer(Some(&id), outcome, self.input.topology.clone()))));
             }
             Request::Ask { intent, reply, .. } => {
                 let id = intent.id.clone();
@@ -635,7 +639,7 @@ impl Reconciler {
                 let input = self.input_with(intent, now);
                 let outcome = self.commit(lead, &author, now, input, vec![]).await;
                 let failed = outcome.as_ref().err().cloned();
-                let answer = outcome.map(|it| self.answer(Some(&id), it));
+                let answer = outcome.map(|it| self.answer(Some(&id), it, self.input.topology.clone()));
                 drop(reply.send(answer.map_err(|error| unanswered(lead, error))));
                 return failed.map_or(Ok(()), Err);
             }
@@ -698,16 +702,40 @@ impl Reconciler {
         if let Err(problems) = parsed {
             return Ok(Applied::Problems(problems.0.iter().map(ToString::to_string).collect()));
         }
+        let problems = self.harm(&input, now);
+        if !problems.is_empty() {
+            return Ok(Applied::Problems(problems));
+        }
+        let topology = input.topology.clone();
         let outcome = if dry_run {
             plan(&input, now)
         } else {
             let author = document.author.clone();
             self.commit(lead, &author, now, input, vec![document]).await?
         };
-        Ok(Applied::InForce(Box::new(self.answer(None, outcome))))
+        Ok(Applied::InForce(Box::new(self.answer(None, outcome, topology))))
     }
 
-    fn answer(&self, id: Option<&str>, outcome: Outcome) -> Answer {
+    /// What well-formed documents would do that they must not, one a line.
+    fn harm(&self, input: &Input, now: Moment) -> Vec<String> {
+        let Input { topology, policy, .. } = input;
+        let mut problems = planning::problems(topology, policy);
+        if *topology != self.input.topology {
+            problems.extend(planning::refuses_topology(&self.input, topology, now));
+        }
+        if !self.input.memory.overrides(Rule::LooserPolicy, now) {
+            let loosened = self.input.policy.loosened_by(policy);
+            problems.extend(loosened.into_iter().map(|what| {
+                format!(
+                    "{what}; `meridian override {} --for 30m` allows it, with a second person",
+                    Rule::LooserPolicy
+                )
+            }));
+        }
+        problems
+    }
+
+    fn answer(&self, id: Option<&str>, outcome: Outcome, topology: Topology) -> Answer {
         let actions = &outcome.memory.actions;
         let asked = id.and_then(|id| actions.get(id));
         // Whoever approves wants to know what became of what was approved.
@@ -718,6 +746,7 @@ impl Reconciler {
         Answer {
             action: approved.or(asked).cloned(),
             outcome,
+            topology,
             view: self.views.borrow().clone(),
         }
     }
@@ -817,7 +846,7 @@ impl Reconciler {
                 .put
                 .push((records::AUDIT_HEAD.to_owned(), records::encode(&newest)));
             transaction.put.push((records::audit_key(entry.number), bytes));
-            if let Some(old) = entry.number.checked_sub(records::AUDIT_KEPT).filter(|old| *old > 0) {
+            if let Some(old) = entry.number.checked_sub(audit::KEPT).filter(|old| *old > 0) {
                 transaction.delete.push(records::audit_key(old));
             }
             head = Some(newest);

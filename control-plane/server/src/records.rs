@@ -26,8 +26,6 @@ pub const AUDIT_HEAD: &str = "/meridian/v1/audit-head";
 pub const AUDIT: &str = "/meridian/v1/audit/";
 /// Every document that was ever in force, by its version.
 pub const DOCUMENTS: &str = "/meridian/v1/documents/";
-/// Audit entries kept; each commit that adds one beyond removes the oldest.
-pub const AUDIT_KEPT: u64 = 20_000;
 /// Audit entries asked for at once: a store far away answers many as soon as one.
 const READ_AT_ONCE: u64 = 20;
 

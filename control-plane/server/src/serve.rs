@@ -123,10 +123,12 @@ pub async fn serve(process: daemon::Process, config: Config) -> anyhow::Result<(
         metrics,
         stop: stop.clone(),
     };
+    let (mirror, following) = Mirror::new(store.clone(), records::STATE, mirror::Settings::default());
     let operator = OperatorService {
         views,
         nodes,
-        store: store.clone(),
+        store,
+        mirror: mirror.clone(),
         inbox,
         node: config.node.clone(),
     };
@@ -153,7 +155,6 @@ pub async fn serve(process: daemon::Process, config: Config) -> anyhow::Result<(
         ready_stop.cancelled().await;
         Ok(())
     });
-    let (mirror, following) = Mirror::new(store, records::STATE, mirror::Settings::default());
     let state = mirror.contents();
     registry.register_collector(Box::new(MirrorMetrics(mirror)));
     let mirror_stop = stop.clone();

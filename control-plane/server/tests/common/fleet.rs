@@ -580,7 +580,7 @@ impl Plane {
 
     /// What this one says itself, without asking others.
     pub(crate) async fn status(&self) -> Result<v1::StatusReply, Status> {
-        let answer = async { self.client().await?.status(v1::StatusRequest {}).await };
+        let answer = async { self.client().await?.status(v1::StatusRequest::default()).await };
         match tokio::time::timeout(ANSWER_TIMEOUT, answer).await {
             Ok(answer) => answer.map(tonic::Response::into_inner),
             Err(_) => Err(Status::unavailable("no answer")),
