@@ -540,7 +540,7 @@ mod tests {
         assert!(error.to_string().contains("refused"), "{error}");
         for nonsense in ["not a url", "127.0.0.1:7070", "http://", ""] {
             let error = Operator::at([nonsense]).status().await.unwrap_err();
-            assert!(matches!(error, OperatorError::Rejected(_)), "{nonsense}: {error}");
+            assert!(matches!(error, OperatorError::NotAUrl(_)), "{nonsense}: {error}");
         }
         let error = Operator::at(Vec::<String>::new()).status().await.unwrap_err();
         assert!(matches!(error, OperatorError::Rejected(_)), "{error}");
@@ -602,7 +602,7 @@ mod tests {
         // It answers reads as if it led, and refuses actions.
         let url = leader.clone();
         let former = operators(move |verb, _| match verb {
-            "failover" => Err(not_leading(Some(&url))),
+            "act" => Err(not_leading(Some(&url))),
             _ => Ok(()),
         })
         .await;
@@ -614,7 +614,7 @@ mod tests {
         let tokens = Arc::new(Mutex::new(Vec::new()));
         let seen = tokens.clone();
         let broken = operators(move |verb, token| match verb {
-            "failover" => {
+            "act" => {
                 let mut seen = seen.lock().unwrap();
                 seen.push(token.to_owned());
                 if seen.len() < 2 {

@@ -17,7 +17,6 @@ use crate::{
     actions::TakenBack,
     capacity::Headroom,
     input::{REFUSALS_QUOTED, quoted},
-    regions::total_at,
     rollout::{Judged, judge},
 };
 
@@ -360,9 +359,8 @@ impl<'i> Planner<'i> {
             until,
         };
         let acknowledged = refusal.acknowledged.as_ref();
-        let usable = acknowledged.filter(|it| {
-            it.documents == self.next.documents && it.generation < current.generation && !self.sends_into_death(it)
-        });
+        let usable =
+            acknowledged.filter(|it| it.documents == self.next.documents && it.generation < current.generation);
         // Who refuses what it had applied before is broken itself; taking that back again would change nothing.
         match usable.filter(|good| !routes_alike(good, current)) {
             Some(good) if share > policy.refusals_max => {
@@ -418,18 +416,6 @@ impl<'i> Planner<'i> {
         for id in undone {
             self.end_action(&id, Phase::Aborted, &text);
         }
-    }
-
-    /// Whether going back to a plan would send sessions to a region that died since.
-    fn sends_into_death(&self, good: &Plan) -> bool {
-        let dead = good.routes.iter().flat_map(|(primary, shares)| {
-            let is_new = |share: &&Share| {
-                let now = self.next.routes.get(primary).map(Vec::as_slice).unwrap_or_default();
-                share.percent > total_at(now, &share.region)
-            };
-            shares.iter().filter(is_new).map(|share| &share.region)
-        });
-        dead.into_iter().any(|region| self.is_dead(region))
     }
 
     /// Edges are drained while somebody wants it, but never the last one.

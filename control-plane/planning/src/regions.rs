@@ -581,7 +581,7 @@ impl Planner<'_> {
         }
     }
 
-    pub(crate) fn is_dead(&self, target: &RegionId) -> bool {
+    fn is_dead(&self, target: &RegionId) -> bool {
         self.health(target) == Health::Down && self.is_failing(target)
     }
 
