@@ -314,6 +314,11 @@ async fn the_audit_log_is_decided_again_and_tampering_shows() {
         audit::Tampered::Missing { after: 1, found: 3 }
     );
     assert_eq!(verify(&entries[..4]).unwrap_err(), audit::Tampered::Head);
+    let beheaded = verify(&entries[2..]).unwrap_err();
+    assert!(
+        matches!(beheaded, audit::Tampered::Beheaded { first: 3, .. }),
+        "{beheaded}"
+    );
     // And a decision that does not follow from its input, whatever its hash.
     let mut forged = read[0].clone();
     forged.plan.as_mut().unwrap().routes.values_mut().next().unwrap()[0].percent = 50;
@@ -322,4 +327,72 @@ async fn the_audit_log_is_decided_again_and_tampering_shows() {
         Err(audit::Tampered::Differs { number: 1, .. })
     ));
     assert!(documents.insert("0".repeat(64), "other".into()).is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_makes_a_policy_looser_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let control_plane = ControlPlane::start(folder.path()).await;
+    control_plane.follow(&folder.path().join("plan")).await;
+    let people = control_plane.operator();
+    let document = people.document(v1::DocumentKind::Policy).await.unwrap();
+    let looser = toml_with(&document.text, "two_person", "[]");
+    let apply = |text: &str, dry_run| v1::ApplyDocumentRequest {
+        kind: v1::DocumentKind::Policy.into(),
+        text: text.to_owned(),
+        replaces: document.version.clone(),
+        author: "mallory".into(),
+        reason: "one person is enough".into(),
+        token: "t".into(),
+        dry_run,
+    };
+    for dry_run in [true, false] {
+        let reply = people.apply(apply(&looser, dry_run)).await.unwrap();
+        assert!(!reply.accepted, "{reply:?}");
+        assert_eq!(
+            reply.problems.len(),
+            3,
+            "one for each thing two people are needed for: {reply:?}"
+        );
+        assert!(
+            reply.problems[0].contains("meridian override looser-policy"),
+            "{reply:?}"
+        );
+    }
+
+    let rule = v1::Override {
+        rule: "looser-policy".into(),
+    };
+    let minute = Some(std::time::Duration::from_secs(60));
+    let asked = request(v1::act_request::Kind::Override(rule), "looser", minute);
+    let reply = people.act(asked).await.unwrap();
+    assert_eq!(reply.outcome(), v1::Outcome::AwaitingApproval, "{reply:?}");
+    assert!(
+        !people.apply(apply(&looser, false)).await.unwrap().accepted,
+        "not agreed to yet"
+    );
+    let approve = v1::act_request::Kind::Approve(v1::Approve {
+        action: "looser".into(),
+    });
+    let agreed = operator::request(approve, "seen together", "somebody else", "agreed", None);
+    assert_eq!(people.act(agreed).await.unwrap().outcome(), v1::Outcome::Running);
+    assert!(people.apply(apply(&looser, false)).await.unwrap().accepted);
+
+    // A stricter one takes nobody else.
+    let stricter = apply(&document.text, false);
+    let version = people.document(v1::DocumentKind::Policy).await.unwrap().version;
+    let stricter = v1::ApplyDocumentRequest {
+        replaces: version,
+        ..stricter
+    };
+    assert!(people.apply(stricter).await.unwrap().accepted);
+}
+
+/// A document in which one key has another value.
+fn toml_with(text: &str, key: &str, value: &str) -> String {
+    let lines = text.lines().map(|line| match line.split_once('=') {
+        Some((name, _)) if name.trim() == key => format!("{key} = {value}\n"),
+        _ => format!("{line}\n"),
+    });
+    lines.collect()
 }
