@@ -32,6 +32,10 @@ impl Invariants {
                 broken.push(text);
             }
         };
+        // By a clock that went back, what came later than now comes now.
+        for (at, ..) in &mut self.arrivals {
+            *at = now.min(*at);
+        }
         let Outcome { plan, memory, .. } = outcome;
         must(
             memory.actions.len() <= ACTIONS_MAX + input.topology.regions.len(),
@@ -77,15 +81,11 @@ impl Invariants {
             if !taken_back {
                 broken.extend(overloads(input, newest, next));
             }
-            if let Some(before) = newest
-                && !taken_back
-            {
+            let before = newest.filter(|_| !taken_back);
+            if let Some(before) = before {
                 broken.extend(says_the_same(before, outcome, next));
             }
-            if let Some(before) = newest
-                && before.documents == next.documents
-                && !taken_back
-            {
+            if let Some(before) = before.filter(|before| before.documents == next.documents) {
                 broken.extend(loses_data(input, before, next, memory, now));
                 broken.extend(self.too_many_connections(input, before, next, now));
                 broken.extend(sent_to_the_unwell(input, before, next, now));
@@ -106,7 +106,7 @@ impl Invariants {
         let accepts = |region: &RegionId| input.topology.regions.get(region)?.connects_per_s_max.map(f64::from);
         let is_coming = |(at, target, sessions): &(Moment, RegionId, f64)| {
             let takes = accepts(target).map_or(0.0, |per_second| sessions / per_second);
-            *at <= now && now.since(*at).as_secs_f64() < takes.max(window.as_secs_f64())
+            now.since(*at).as_secs_f64() < takes.max(window.as_secs_f64())
         };
         self.arrivals.retain(is_coming);
         let earlier = self.arrivals.clone();

@@ -119,6 +119,29 @@ fn a_region_is_left_also_for_backups_that_take_long_for_a_percent() {
 }
 
 #[test]
+fn sessions_that_were_coming_when_the_clock_went_back_come_from_now_on() {
+    let mut world = World::with(|topology, _| {
+        topology
+            .regions
+            .get_mut(&region("eu-central"))
+            .unwrap()
+            .connects_per_s_max = Some(5);
+    });
+    world.sees("us-east", Health::Down).decide();
+    world.now = world.now + 7 * SECOND;
+    world.sees("us-west", Health::Down).decide();
+    assert_eq!(world.route("us-east"), "eu-central 25 + us-west 75");
+    world.now = topology::Moment(world.now.0 - 5_000);
+    world.decide();
+    world.now = world.now + Duration::from_millis(9_999);
+    world.decide();
+    assert_eq!(world.route("us-east"), "eu-central 25 + us-west 75");
+    world.now = world.now + Duration::from_millis(1);
+    world.decide();
+    assert_eq!(world.route("us-east"), "eu-central 50 + us-west 50");
+}
+
+#[test]
 fn more_sessions_than_can_be_counted_are_no_overflow() {
     let mut world = World::with(|topology, policy| {
         policy.restore.steps = vec![100];
