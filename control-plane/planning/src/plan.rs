@@ -800,8 +800,19 @@ impl<'i> Planner<'i> {
     }
 
     pub(crate) fn change(&mut self, code: ReasonCode, region: &RegionId, text: String) {
+        if matches!(code, ReasonCode::RestoreStep | ReasonCode::DrainStep) {
+            self.get_on(region, &text);
+        }
         let reason = self.reason(code, region, text, vec![]);
         self.report.changed.push(reason);
+    }
+
+    /// What moves a region got on: whoever looks at the action sees how far it is.
+    fn get_on(&mut self, region: &RegionId, text: &str) {
+        let id = self.memory.moving(region).map(|action| action.intent.id.clone());
+        if let Some(action) = id.and_then(|id| self.memory.actions.get_mut(&id)) {
+            text.clone_into(&mut action.text);
+        }
     }
 
     pub(crate) fn refuse(&mut self, code: ReasonCode, region: &RegionId, text: String) {

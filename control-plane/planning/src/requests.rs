@@ -235,7 +235,7 @@ impl Planner<'_> {
             IntentKind::Rollout { version } => self.begin_rollout(intent, version, &why),
             IntentKind::Freeze => {
                 let text = format!("{why}; no automatic change until {}", intent.expires_at);
-                self.said(&intent.kind, ReasonCode::Frozen, text);
+                self.stands(intent, ReasonCode::Frozen, text);
                 Ok(Phase::Running)
             }
             IntentKind::Unfreeze => {
@@ -255,7 +255,7 @@ impl Planner<'_> {
             IntentKind::Override { .. } => {
                 self.approved(intent, approved_by, TwoPerson::Override, "it turns a safety rule off")?;
                 let text = format!("{why}; it does not count until {}", intent.expires_at);
-                self.said(&intent.kind, ReasonCode::RuleOverridden, text);
+                self.stands(intent, ReasonCode::RuleOverridden, text);
                 Ok(Phase::Running)
             }
             IntentKind::Ack { region } => {
@@ -450,6 +450,12 @@ impl Planner<'_> {
     fn said(&mut self, kind: &IntentKind, code: ReasonCode, text: String) {
         let reason = self.about(kind, code, text);
         self.report.changed.push(reason);
+    }
+
+    fn stands(&mut self, intent: &Intent, code: ReasonCode, text: String) {
+        let until = Some(intent.expires_at);
+        let reason = self.about(&intent.kind, code, text);
+        self.report.changed.push(Reason { until, ..reason });
     }
 
     fn about(&self, kind: &IntentKind, code: ReasonCode, text: String) -> Reason {
