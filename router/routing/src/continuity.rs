@@ -138,7 +138,8 @@ impl Continuity {
 
     /// The region said how the session stands.
     pub fn checkpoint(&mut self, word: &Checkpoint<'_>) -> Result<(), Confused> {
-        if word.consumed > self.log.next() {
+        // A message whose beginning is lost is none to the region, which begins behind it.
+        if word.consumed > self.log.next() + u64::from(self.log.is_partial_lost) {
             return Err(Confused::Future);
         }
         self.log.forget_before(word.keep_from);
@@ -188,13 +189,14 @@ impl Continuity {
             return None;
         }
         let last = self.last.as_ref()?;
-        let is_broken = last.keep_from < self.log.base;
         let skips_rest = self.log.is_partial_lost;
+        let is_broken = last.keep_from < self.log.base + u64::from(skips_rest);
         if is_broken {
             // What is left of the turn would be taken for another one.
             self.log.forget_whole();
         }
         let word = Word::Resume(Resume {
+            // It may have grown with what was forgotten.
             first: self.log.base + u64::from(skips_rest),
             consumed: last.consumed,
             delivered: self.delivered,
@@ -365,7 +367,7 @@ mod tests {
             let message: Vec<u8> = self.inbound.drain(..=length).collect();
             self.consumed += 1;
             self.turn.extend(message);
-            if self.consumed % TURN == 0 {
+            if self.consumed.is_multiple_of(TURN) {
                 let turn = hex::encode(std::mem::take(&mut self.turn));
                 if self.consumed > self.quiet_until {
                     self.outbox.extend((0..3).map(|part| format!("{turn}.{part}")));
