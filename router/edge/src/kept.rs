@@ -86,11 +86,6 @@ impl Kept {
         self.continuity.is_busy()
     }
 
-    /// Regions that took the session since one of them last said how it stands.
-    pub fn attempts(&self) -> u32 {
-        self.continuity.attempts()
-    }
-
     /// Takes bytes of the device and passes them on.
     pub fn take_from_device(
         &mut self,

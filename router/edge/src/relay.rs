@@ -308,7 +308,9 @@ impl<'a> Relay<'a> {
         match self.to_device.poll(cx, &mut self.region, self.device, Until::End, kept) {
             Poll::Pending => {}
             Poll::Ready(WayEnd::Write) => return Poll::Ready(self.closing_or(End::DeviceLost)),
-            Poll::Ready(WayEnd::Stop(stop)) => return Poll::Ready(self.closing_or(region_stop(stop))),
+            // Its Close frame may be what stops it here: the device never gets that one.
+            Poll::Ready(WayEnd::Stop(_)) if self.to_region.scanner.closed() => return Poll::Ready(End::DeviceClosed),
+            Poll::Ready(WayEnd::Stop(stop)) => return Poll::Ready(region_stop(stop)),
             Poll::Ready(WayEnd::Read(error)) => {
                 return Poll::Ready(self.closing_or(End::RegionLost(format!("session lost: {error}"))));
             }

@@ -30,6 +30,9 @@ use crate::{
 const DECLINED_BYTES_MAX: usize = 64 << 10;
 /// When no region takes a session that lost its own, they are asked again after this long: one may just be starting.
 const ROUND_PAUSE: Duration = Duration::from_millis(100);
+/// A region that lost the session is not asked again for this long, as long as there are others. This edge ejects it only
+/// when it loses many.
+const AVOIDED_FOR: Duration = Duration::from_secs(30);
 
 /// Serves one upgrade from the first byte behind its head (`early`) to the end of its session.
 pub async fn serve(edge: &Arc<Edge>, device: &mut dyn Io, upgrade: Upgrade, early: BytesMut, client: SocketAddr) {
@@ -320,7 +323,7 @@ async fn converse(edge: &Arc<Edge>, device: &mut dyn Io, session: Session, early
     let mut turn_to_leave = pin!(edge.sessions.turn_to_leave(registered.id));
     let mut leaving = asks_to_leave(edge, &relay, &decision.region, registered.id, false);
     let mut early = early;
-    let mut tried = Vec::new();
+    let (mut tried, mut last_left) = (Vec::new(), None);
     let mut moves = 0_u32;
     let end = loop {
         let early_of_region = std::mem::take(&mut early_from_region);
@@ -335,12 +338,13 @@ async fn converse(edge: &Arc<Edge>, device: &mut dyn Io, session: Session, early
         if let Some(fault) = end.fault_of_region() {
             edge.region_failed(&decision.region, fault);
         }
-        let (Some(why), Some(kept), Some(request)) = (end.why_to_move(), relay.kept(), &resume_request) else {
+        let (Some(why), Some(_), Some(request)) = (end.why_to_move(), relay.kept(), &resume_request) else {
             break end;
         };
-        if kept.attempts() == 0 {
+        if last_left.is_none_or(|left: Instant| left.elapsed() > AVOIDED_FOR) {
             tried.clear();
         }
+        last_left = Some(lost_at);
         tried.push(decision.region.clone());
         match Box::pin(find_next(edge, &session_key, request, why, &mut tried)).await {
             Some((next, stream, rest)) => {
@@ -373,6 +377,7 @@ async fn converse(edge: &Arc<Edge>, device: &mut dyn Io, session: Session, early
             None if why.is_optional() => {
                 // It is still where it was, and is asked again when the next plan says the same.
                 relay.stay();
+                tried.clear();
                 leaving = asks_to_leave(edge, &relay, &decision.region, registered.id, true);
             }
             None => break end,
