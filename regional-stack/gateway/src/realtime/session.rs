@@ -309,7 +309,7 @@ impl Session {
                 self.outbox.push(events::cleared());
                 Ok(())
             }
-            Body::ItemCreate { item } => self.create_item(item, now).map(|_| ()),
+            Body::ItemCreate { item } => self.create_item(&item).map(|_| ()),
             Body::ItemDelete { item_id } => {
                 let at = self.position(&item_id)?;
                 self.items.remove(at);
@@ -564,7 +564,7 @@ impl Session {
         }
     }
 
-    fn create_item(&mut self, new: NewItem, _now: Moment) -> Result<String, Refusal> {
+    fn create_item(&mut self, new: &NewItem) -> Result<String, Refusal> {
         if new.kind.as_deref().is_some_and(|kind| kind != "message") {
             return Err(Refusal::invalid(
                 "invalid_value",
@@ -596,7 +596,7 @@ impl Session {
                 "there is an item with this id; choose another",
             ));
         }
-        if let Some(samples) = sound_of(&new) {
+        if let Some(samples) = sound_of(new) {
             let samples = samples?;
             if ((ear::seconds(&samples) * 1000.0) as u64) < COMMIT_MS_MIN {
                 return Err(Refusal::invalid(
@@ -682,7 +682,7 @@ impl Session {
             }
         };
         for item in new.input.into_iter().flatten().take(ITEMS_MAX) {
-            self.create_item(item, now)?;
+            self.create_item(&item)?;
         }
         let unanswered = self
             .items

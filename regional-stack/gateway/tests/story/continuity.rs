@@ -128,8 +128,8 @@ impl Edge {
             state: &kept.state,
         };
         self.resume(region, resume).await;
-        for message in self.said[usize::try_from(kept.keep_from).unwrap()..].to_vec() {
-            self.socket.send(Message::text(message)).await.unwrap();
+        for message in &self.said[usize::try_from(kept.keep_from).unwrap()..] {
+            self.socket.send(Message::text(message.as_str())).await.unwrap();
         }
     }
 

@@ -3,6 +3,7 @@
     clippy::unwrap_used,
     dead_code,
     missing_docs,
+    clippy::result_large_err,
     unreachable_pub,
     reason = "shared by several test files"
 )]
