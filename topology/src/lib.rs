@@ -14,6 +14,7 @@ pub mod plan;
 pub mod policy;
 pub mod snapshot;
 pub mod topology;
+pub mod words;
 
 pub use component::{Component, Level};
 pub use document::{Problem, Problems};

@@ -21,7 +21,7 @@ use world::World;
 use crate::{
     Narrator, Recording, Report, Resolver,
     calls::{place, stages},
-    fleet::{Fleet, Knock, Knocker, PATIENCE, TurnRecord, is_elsewhere, share_elsewhere},
+    fleet::{Fleet, Knock, Knocker, Moved, PATIENCE, TurnRecord, is_elsewhere, share_elsewhere},
     observe::{Observer, published},
     recordings,
     report::{CallLine, Check, Generation, Mark, REPORT_SCHEMA, percentile},
@@ -213,6 +213,8 @@ pub async fn demo(settings: Settings, narrator: Arc<Narrator>) -> anyhow::Result
     generations.retain(|generation| generation.generation > 0);
     generations.sort_by_key(|generation| generation.generation);
     let interrupted = |turn: &&TurnRecord| !turn.interruptions.is_empty();
+    let moved = |turn: &&TurnRecord| !turn.moves.is_empty();
+    let moved_in_turn = |turn: &&TurnRecord| turn.moves.iter().any(|moved| moved.at_ms >= turn.started_at_ms);
     let in_turn = |turn: &&TurnRecord| turn.interruptions.iter().any(|cut| cut.at_ms >= turn.started_at_ms);
     let mut first_audio: Vec<f64> = turns.iter().filter_map(|turn| turn.first_audio_ms).collect();
     let after_kill: Vec<&Knock> = (knocks.iter())
@@ -228,6 +230,8 @@ pub async fn demo(settings: Settings, narrator: Arc<Narrator>) -> anyhow::Result
         healthy_s,
         region: region.clone(),
         sessions,
+        sessions_moved: count_sessions(turns.iter().filter(moved)),
+        sessions_moved_in_turn: count_sessions(turns.iter().filter(moved_in_turn)),
         sessions_interrupted: count_sessions(turns.iter().filter(interrupted)),
         sessions_interrupted_in_turn: count_sessions(turns.iter().filter(in_turn)),
         turns_completed: turns.iter().filter(|turn| turn.completed()).count(),
@@ -294,12 +298,17 @@ fn checks(report: &Report, elsewhere: bool, back: bool, died: &[String]) -> Vec<
             format!("{understood} of {}", report.calls.len()),
         ),
         check(
-            report.sessions_interrupted_in_turn > 0,
-            "the kill cuts callers off in the middle of a turn",
+            report.sessions_moved_in_turn > 0,
+            "the kill meets callers in the middle of a turn, and they go on elsewhere",
             format!(
-                "{} of {} sessions interrupted, {} in a turn",
-                report.sessions_interrupted, report.sessions, report.sessions_interrupted_in_turn
+                "{} of {} sessions moved, {} in a turn",
+                report.sessions_moved, report.sessions, report.sessions_moved_in_turn
             ),
+        ),
+        check(
+            report.sessions_interrupted == 0,
+            "no caller loses the connection",
+            format!("{} of {} did", report.sessions_interrupted, report.sessions),
         ),
         check(
             report.turns_failed == 0 && report.turns_completed > 0,
@@ -507,6 +516,19 @@ async fn wait_until_mid_call(fleet: &Fleet, region: &str) -> anyhow::Result<()> 
 }
 
 fn tell_interruption(narrator: &Narrator, turn: &TurnRecord) {
+    for moved in &turn.moves {
+        let when = if moved.at_ms < turn.started_at_ms {
+            "between two turns".to_owned()
+        } else {
+            format!("in a turn: \"{}\" → \"{}\"", turn.words, turn.reply)
+        };
+        let Moved { at_ms, from, to } = moved;
+        let from = from.as_deref().unwrap_or("its region");
+        narrator.say_at(
+            *at_ms,
+            format!("session {} goes on in {to} instead of {from}, {when}", turn.session),
+        );
+    }
     let Some(cut) = turn.interruptions.first() else {
         if !turn.completed() {
             narrator.say(format!(

@@ -40,8 +40,21 @@ pub struct TurnRecord {
     pub first_audio_ms: Option<f64>,
     /// Times the caller was cut off while saying it, waiting, or listening.
     pub interruptions: Vec<Interruption>,
+    /// Times its session went on in another region meanwhile, without being cut off.
+    pub moves: Vec<Moved>,
     /// Why it failed for good; empty when it was answered.
     pub failure: String,
+}
+
+/// A session went on in another region, and its caller stayed connected.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Moved {
+    /// When the caller was told.
+    pub at_ms: Moment,
+    /// The region it left, if it was known.
+    pub from: Option<String>,
+    /// The region it is in.
+    pub to: String,
 }
 
 /// A caller was cut off.
@@ -183,6 +196,7 @@ impl Caller {
             let before = lock(&self.shared).now[session].region.clone();
             let mut record = turn_record(session, &recording, started_at_ms, result);
             record.interruptions = interruptions(&events, before.as_deref());
+            record.moves = moves(&events);
             {
                 let mut shared = lock(&self.shared);
                 let now = &mut shared.now[session];
@@ -228,6 +242,7 @@ fn turn_record(
         reply: String::new(),
         first_audio_ms: None,
         interruptions: Vec::new(),
+        moves: Vec::new(),
         failure: String::new(),
     };
     match result {
@@ -266,10 +281,24 @@ pub fn interruptions(events: &[CallEvent], region: Option<&str>) -> Vec<Interrup
                     last.region.clone_from(region);
                 }
             }
+            CallEventKind::Moved { to, .. } => connected = Some(to.clone()),
             CallEventKind::ConnectFailed { .. } | CallEventKind::Waiting(_) => {}
         }
     }
     all
+}
+
+/// Each time a session went on in another region.
+pub fn moves(events: &[CallEvent]) -> Vec<Moved> {
+    let moved = |event: &CallEvent| match &event.kind {
+        CallEventKind::Moved { from, to } => Some(Moved {
+            at_ms: event.at,
+            from: from.clone(),
+            to: to.clone(),
+        }),
+        _ => None,
+    };
+    events.iter().filter_map(moved).collect()
 }
 
 /// A new session, opened and closed again without a word.

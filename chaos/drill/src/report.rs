@@ -32,7 +32,11 @@ pub struct Report {
     pub region: String,
     /// Callers who talked all the while.
     pub sessions: usize,
-    /// Of these, how many lost their connection.
+    /// Of these, how many went on in another region without losing their connection.
+    pub sessions_moved: usize,
+    /// Of these, how many in the middle of a turn.
+    pub sessions_moved_in_turn: usize,
+    /// How many lost their connection.
     pub sessions_interrupted: usize,
     /// Of these, how many were cut off in the middle of a turn.
     pub sessions_interrupted_in_turn: usize,
@@ -222,9 +226,14 @@ impl Report {
         let seconds = |value: f64| format!("{value:.1} s");
         let mut table = Table::new();
         table.set_header(["", "measured", "meaning"]);
-        let rows: [(&str, String, &str); 14] = [
+        let rows: [(&str, String, &str); 15] = [
             ("region killed", self.region.clone(), "kill -9 in the middle of calls"),
             ("sessions", self.sessions.to_string(), "callers who talk all the while"),
+            (
+                "sessions moved",
+                format!("{} ({} in a turn)", self.sessions_moved, self.sessions_moved_in_turn),
+                "went on in another region, and stayed connected",
+            ),
             (
                 "sessions interrupted",
                 format!(

@@ -24,10 +24,13 @@ pub(crate) fn svg(turns: &[TurnRecord], marks: &[Mark], from: Moment, to: Moment
         .iter()
         .flat_map(|turn| &turn.interruptions)
         .filter_map(|cut| cut.lost.as_deref());
+    let left = turns.iter().flat_map(|turn| &turn.moves);
+    let left = left.filter_map(|moved| moved.from.as_deref());
     let mut regions: Vec<&str> = turns
         .iter()
         .filter_map(|turn| turn.region.as_deref())
         .chain(lost)
+        .chain(left)
         .collect();
     regions.sort_unstable();
     regions.dedup();
@@ -76,6 +79,12 @@ pub(crate) fn svg(turns: &[TurnRecord], marks: &[Mark], from: Moment, to: Moment
         for cut in turn.interruptions.iter().filter(|cut| cut.at_ms > turn.started_at_ms) {
             piece(since, cut.at_ms, colour(cut.lost.as_deref()));
             since = cut.at_ms;
+        }
+        for moved in &turn.moves {
+            if moved.at_ms > since {
+                piece(since, moved.at_ms, colour(moved.from.as_deref()));
+                since = moved.at_ms;
+            }
         }
         let answered = colour(turn.region.as_deref());
         piece(

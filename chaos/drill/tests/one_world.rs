@@ -38,7 +38,8 @@ async fn a_world_serves_calls_whatever_happens_to_it() {
     bad_requests_get_clear_errors(&stage).await;
     bad_frames_get_clear_errors(&stage).await;
     stage.scene(
-        "a region is killed in mid-call: turns finish elsewhere, its sessions move by plan, and come back on command",
+        "a region is killed in mid-call: turns finish elsewhere on the same connection, and new sessions move by plan and \
+         come back on command",
     );
     a_killed_region_is_evacuated_and_restored(&stage).await;
     stage.scene("a region freezes: new calls are answered elsewhere");
@@ -260,7 +261,10 @@ async fn a_killed_region_is_evacuated_and_restored(stage: &Stage) {
     let fleet = {
         let told = Arc::clone(&told);
         let tell: Arc<dyn Fn(&TurnRecord) + Send + Sync> = Arc::new(move |turn| {
-            let line = format!("session {}: {:?} {:?}", turn.session, turn.region, turn.interruptions);
+            let line = format!(
+                "session {}: {:?} {:?} {:?}",
+                turn.session, turn.region, turn.moves, turn.interruptions
+            );
             told.lock().unwrap().push(line);
         });
         Fleet::start(4, &stage.recordings, &stage.resolver, &stage.options, &tell)
@@ -344,14 +348,28 @@ async fn a_killed_region_is_evacuated_and_restored(stage: &Stage) {
     let turns = fleet.finish().await;
     let knocks = knocker.finish().await;
     let told = told.lock().unwrap().join("\n");
-    let cut: Vec<&TurnRecord> = turns.iter().filter(|turn| !turn.interruptions.is_empty()).collect();
-    assert!(
-        cut.iter().any(|turn| turn.interruptions[0].at_ms >= killed_at),
-        "nobody was cut off: {told}"
-    );
+    // Who was talking to it went on elsewhere in the same breath: the same connection, every word heard, the answer given.
+    let moved = |turn: &&TurnRecord| turn.moves.iter().any(|moved| moved.at_ms >= turn.started_at_ms);
+    let moved: Vec<&TurnRecord> = turns.iter().filter(moved).collect();
+    assert!(!moved.is_empty(), "nobody was talking to it: {told}");
+    for turn in moved {
+        assert!(turn.understood, "heard \"{}\" for \"{}\"", turn.transcript, turn.words);
+        assert!(!turn.reply.is_empty() && turn.moves[0].at_ms >= killed_at, "{turn:?}");
+    }
     assert!(turns.iter().all(TurnRecord::completed), "{told}");
-    for interruption in cut.iter().flat_map(|turn| &turn.interruptions) {
-        assert!(!interruption.reason.is_empty(), "{told}");
+    assert!(turns.iter().all(|turn| turn.interruptions.is_empty()), "{told}");
+    for (process, address) in &stage.world.layout().admin {
+        let metrics = format!("http://{address}/metrics");
+        let metrics = reqwest::get(metrics).await.unwrap().text().await.unwrap();
+        let resumes = metrics.lines().filter(|line| {
+            let kinds = ["sessions_resumed", "resume_seconds", "replayed_bytes"];
+            kinds
+                .iter()
+                .any(|kind| line.starts_with(&format!("meridian_edge_{kind}")))
+        });
+        for line in resumes {
+            println!("         {process}: {line}");
+        }
     }
     let elsewhere = share_elsewhere(&knocks, &region, published_at, until).unwrap();
     assert!(

@@ -210,17 +210,18 @@ impl Layout {
             .collect()
     }
 
-    /// Writes the configuration of all processes of some kinds below the state folder; all edges at once, because they
-    /// share a key. `etcd` are the members that the control planes share; with none, the one control plane keeps its
+    /// Writes the configuration of all processes of some kinds below the state folder; all edges at once, and all stacks,
+    /// because they share a key. `etcd` are the members that the control planes share; with none, the one control plane keeps its
     /// decisions in a file.
     pub fn write_configuration(&self, settings: &Settings, kinds: &[Kind], etcd: &[String]) -> std::io::Result<()> {
         let affinity_key = hex::encode(random_bytes::<32>());
+        let checkpoint_key = hex::encode(random_bytes::<32>());
         for (name, kind) in self.processes().into_iter().filter(|(_, kind)| kinds.contains(kind)) {
             let folder = settings.state_dir.join(&name);
-            // The edges' folders hold a secret.
+            // The folders of edges and stacks hold a secret.
             std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
             let text = match kind {
-                Kind::Stack => self.stack_document(&name, &settings.models_dir),
+                Kind::Stack => self.stack_document(&name, &settings.models_dir, &checkpoint_key),
                 Kind::ControlPlane => {
                     std::fs::write(folder.join("topology.toml"), topology_document(&self.topology))?;
                     std::fs::write(folder.join("policy.toml"), &settings.policy)?;
@@ -242,12 +243,13 @@ impl Layout {
         Ok(())
     }
 
-    fn stack_document(&self, name: &str, models: &Path) -> String {
+    fn stack_document(&self, name: &str, models: &Path, checkpoint_key: &str) -> String {
         let region = self.topology.regions.iter().find(|(id, _)| id.as_str() == name);
         let listen = region.and_then(|(_, region)| region.stacks.first());
         let listen = listen.expect("every region of the layout has a stack");
         format!(
-            "region = {}\nlisten = \"{listen}\"\nadmin_listen = \"{}\"\nmodels_dir = {}\nhome_city = \"{}\"\n{STACK_DRAIN}",
+            "region = {}\nlisten = \"{listen}\"\nadmin_listen = \"{}\"\nmodels_dir = {}\nhome_city = \"{}\"\n\
+             checkpoint_key = \"{checkpoint_key}\"\n{STACK_DRAIN}",
             quoted(name),
             self.admin[name],
             quoted(&models.display().to_string()),

@@ -22,6 +22,7 @@ use tokio_tungstenite::{
         protocol::{CloseFrame, WebSocketConfig, frame::coding::CloseCode},
     },
 };
+use topology::Moment;
 
 use crate::{
     event::{self, Event, bounded},
@@ -133,12 +134,27 @@ pub struct Timings {
 }
 
 /// A `meridian.notice`: something the person may want to know.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Notice {
     /// Its kind.
     pub code: String,
     /// In words, such as "Connecting to backup".
     pub message: String,
+    /// Where the session goes on, if it moved.
+    pub to: Option<String>,
+    /// What brings a later call there.
+    pub affinity: Option<String>,
+}
+
+/// The session went on in another region while the call stayed open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Move {
+    /// When the caller was told.
+    pub at: Moment,
+    /// The region it was in, if it was known.
+    pub from: Option<String>,
+    /// The region it is in.
+    pub to: String,
 }
 
 /// How far a turn came: what the caller waits for next.
@@ -270,6 +286,7 @@ pub struct Call {
     session: Option<String>,
     region: Option<String>,
     affinity: Option<String>,
+    moves: Vec<Move>,
 }
 
 impl Call {
@@ -306,6 +323,7 @@ impl Call {
             session: None,
             region: header_text(response.headers(), "meridian-region"),
             affinity: header_text(response.headers(), "meridian-affinity"),
+            moves: Vec::new(),
         };
         loop {
             match call.next_event().await? {
@@ -392,7 +410,12 @@ impl Call {
         self.session.as_deref()
     }
 
-    /// The region that the server named when the call was opened (`Meridian-Region`).
+    /// Where the session went since the last time this was asked.
+    pub fn take_moves(&mut self) -> Vec<Move> {
+        std::mem::take(&mut self.moves)
+    }
+
+    /// The region that the server named when the call was opened (`Meridian-Region`), or when the session last moved.
     pub fn region(&self) -> Option<&str> {
         self.region.as_deref()
     }
@@ -475,10 +498,29 @@ impl Call {
             .map_err(call_error)
     }
 
+    /// Takes note of where the session is.
+    fn follow(&mut self, event: &Event) {
+        if let Event::Notice(Notice {
+            to: Some(to), affinity, ..
+        }) = event
+        {
+            let from = self.region.replace(to.clone());
+            self.affinity = affinity.clone().or(self.affinity.take());
+            if self.moves.len() < NOTICES_MAX {
+                let (at, to) = (daemon::clock::now(), to.clone());
+                self.moves.push(Move { at, from, to });
+            }
+        }
+    }
+
     async fn next_event(&mut self) -> Result<Event, CallError> {
         loop {
             match self.socket.next().await {
-                Some(Ok(Message::Text(text))) => return event::read(&text).map_err(CallError::Protocol),
+                Some(Ok(Message::Text(text))) => {
+                    let event = event::read(&text).map_err(CallError::Protocol)?;
+                    self.follow(&event);
+                    return Ok(event);
+                }
                 Some(Ok(Message::Close(frame))) => return Err(closed(frame)),
                 // Binary frames are between edge and stack; pings are answered by the library.
                 Some(Ok(_)) => {}

@@ -112,6 +112,8 @@ pub(crate) fn read(text: &str) -> Result<Event, String> {
                     .or_else(|| text_at(&event, "/text"))
                     .unwrap_or_default(),
             ),
+            to: text_at(&event, "/to").map(|region| bounded(&region)),
+            affinity: text_at(&event, "/affinity").map(|token| bounded(&token)),
         }),
         "error" => Event::Error(ServerError {
             kind: bounded(&text_at(&event, "/error/type").unwrap_or_default()),

@@ -13,7 +13,7 @@ mod stack;
 pub mod steady;
 pub mod utterance;
 
-pub use call::{Call, CallError, CallOptions, Notice, Pacing, Retry, Stage, Timings, Turn, TurnEnd};
+pub use call::{Call, CallError, CallOptions, Move, Notice, Pacing, Retry, Stage, Timings, Turn, TurnEnd};
 pub use run::{Settings, run};
 pub use stack::probe_once;
 pub use steady::{CallEvent, CallEventKind, SteadyCall};

@@ -5,7 +5,7 @@ use std::{collections::VecDeque, io, net::SocketAddr, time::Duration};
 use tokio::time::{Instant, sleep};
 use topology::Moment;
 
-use crate::{Call, CallError, CallOptions, Pacing, Retry, Turn, Utterance};
+use crate::{Call, CallError, CallOptions, Move, Pacing, Retry, Turn, Utterance};
 
 /// Wait before the first attempt, doubling up to the last; the project's retry policy.
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
@@ -47,6 +47,13 @@ pub enum CallEventKind {
         code: Option<u16>,
         /// Its reason, or "reset", or what went wrong.
         reason: String,
+    },
+    /// The session went on in another region; the call stayed open.
+    Moved {
+        /// From where, if it was known.
+        from: Option<String>,
+        /// Where it is now.
+        to: String,
     },
     /// No session could be opened.
     ConnectFailed {
@@ -145,7 +152,9 @@ where
         match &mut self.call {
             Some(call) => {
                 let end = Instant::now() + length;
-                if let Err(error) = call.idle(length).await {
+                let idled = call.idle(length).await;
+                self.note_moves();
+                if let Err(error) = idled {
                     self.interrupted(&error);
                     tokio::time::sleep_until(end).await;
                 }
@@ -178,6 +187,7 @@ where
 
     async fn try_turn(&mut self, utterance: &Utterance, pacing: Pacing) -> Result<Turn, CallError> {
         let result = self.connect().await?.turn(utterance, pacing).await;
+        self.note_moves();
         match &result {
             Ok(_) => self.attempts = 0,
             Err(error) => self.interrupted(error),
@@ -231,14 +241,27 @@ where
         self.note(CallEventKind::Interrupted { code, reason });
     }
 
+    fn note_moves(&mut self) {
+        let Some(call) = &mut self.call else { return };
+        let moves = call.take_moves();
+        if let (false, Some(token)) = (moves.is_empty(), call.affinity()) {
+            let token = token.to_owned();
+            self.remember_affinity(token);
+        }
+        for Move { at, from, to } in moves {
+            self.note_at(at, CallEventKind::Moved { from, to });
+        }
+    }
+
     fn note(&mut self, kind: CallEventKind) {
+        self.note_at(daemon::clock::now(), kind);
+    }
+
+    fn note_at(&mut self, at: Moment, kind: CallEventKind) {
         if self.events.len() == EVENTS_MAX {
             self.events.pop_front();
         }
-        self.events.push_back(CallEvent {
-            at: daemon::clock::now(),
-            kind,
-        });
+        self.events.push_back(CallEvent { at, kind });
     }
 }
 

@@ -6,6 +6,8 @@ use anyhow::bail;
 use serde::Deserialize;
 use topology::RegionId;
 
+use crate::seal::CheckpointKey;
+
 /// Configuration of `meridian-stack`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -25,6 +27,10 @@ pub struct Config {
     /// Where devices are when they do not say: time zone of clocks and alarms, city of "what is the weather".
     #[serde(default = "home_city")]
     pub home_city: dialogue::City,
+    /// Seals the checkpoints of sessions, so that other regions can go on with them; the same in all regions. Without it a
+    /// session ends with its region.
+    #[serde(default)]
+    pub checkpoint_key: Option<CheckpointKey>,
     /// Every bound.
     #[serde(default)]
     pub limits: Limits,

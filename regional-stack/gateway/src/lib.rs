@@ -8,6 +8,7 @@ mod error;
 mod http;
 mod metrics;
 mod realtime;
+mod seal;
 mod serve;
 mod spoken;
 mod stack;
@@ -15,5 +16,6 @@ pub mod store;
 mod workers;
 
 pub use config::{Config, EngineKind, Limits};
+pub use seal::CheckpointKey;
 pub use serve::{Addresses, start};
 pub use stack::Engines;

@@ -84,6 +84,8 @@ pub(crate) enum ClosedReason {
     oversize,
     protocol,
     draining,
+    /// An edge carried it here, and it could not be restored.
+    not_resumed,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]

@@ -2,6 +2,8 @@
 //!
 //! Pure: time is counted in the audio itself, 10 ms a frame.
 
+use serde::{Deserialize, Serialize};
+
 use crate::SAMPLE_RATE;
 
 /// Samples in one frame.
@@ -9,7 +11,7 @@ pub const FRAME_SAMPLES: usize = SAMPLE_RATE as usize / 100;
 const FRAME_MS: u64 = 10;
 
 /// Settings with the names and meanings of the Realtime protocol's `server_vad`.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct EndpointConfig {
     /// How sure to be that a frame is speech, in 0..=1; noisy rooms want more.
     pub threshold: f32,
@@ -58,8 +60,8 @@ const ONSET_FRAMES: u64 = 3;
 // Speech fades at its end; once inside, less is enough to stay inside.
 const STAY_SHARE: f32 = 0.6;
 
-/// The state between frames.
-#[derive(Debug, Clone)]
+/// The state between frames. It can be written down, so that another region goes on listening in mid-word.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Endpointer {
     config: EndpointConfig,
     now_ms: u64,

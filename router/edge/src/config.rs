@@ -30,6 +30,43 @@ pub struct Config {
     /// How the edge stops.
     #[serde(default)]
     pub drain: Drain,
+    /// How sessions survive the loss of their region.
+    #[serde(default)]
+    pub continuity: Continuity,
+}
+
+/// How sessions survive the loss of their region.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Continuity {
+    /// What is kept of the device's messages in one session, in bytes. A session that loses its region beyond it goes on,
+    /// but the device has to repeat what it said last. 0 keeps no session alive.
+    pub replay_bytes_max: usize,
+    /// The same for all sessions together.
+    pub replay_bytes_total_max: usize,
+    /// A region that owes something and from which nothing comes for this long is taken for dead.
+    pub silence_busy: Span,
+    /// The same while the device is active and nothing is owed.
+    pub silence_active: Span,
+    /// The same while nobody says anything.
+    pub silence_idle: Span,
+    /// How long another region is looked for before the device is told to reconnect.
+    pub patience: Span,
+}
+
+impl Default for Continuity {
+    fn default() -> Self {
+        Self {
+            // Sixteen seconds of speech in Base64; people rarely speak longer at once.
+            replay_bytes_max: 1 << 20,
+            // What is kept is what is being said: thousands of people talking at the same moment.
+            replay_bytes_total_max: 256 << 20,
+            silence_busy: Span(Duration::from_secs(1)),
+            silence_active: Span(Duration::from_secs(30)),
+            silence_idle: Span(Duration::from_secs(60)),
+            patience: Span(Duration::from_secs(10)),
+        }
+    }
 }
 
 /// How much is accepted.
@@ -163,6 +200,17 @@ impl Config {
                 problems.push(format!("{name}: 0 would refuse everything"));
             }
         }
+        let continuity = &self.continuity;
+        for (name, span) in [
+            ("silence_busy", continuity.silence_busy),
+            ("silence_active", continuity.silence_active),
+            ("silence_idle", continuity.silence_idle),
+            ("patience", continuity.patience),
+        ] {
+            if span.0.is_zero() {
+                problems.push(format!("continuity.{name}: must be longer than nothing"));
+            }
+        }
         let timeouts = &self.timeouts;
         for (name, span) in [
             ("header", timeouts.header),
@@ -201,6 +249,10 @@ mod tests {
         assert_eq!(format!("{:?}", config.limits), format!("{:?}", Limits::default()));
         assert_eq!(format!("{:?}", config.timeouts), format!("{:?}", Timeouts::default()));
         assert_eq!(format!("{:?}", config.drain), format!("{:?}", Drain::default()));
+        assert_eq!(
+            format!("{:?}", config.continuity),
+            format!("{:?}", Continuity::default())
+        );
     }
 
     #[test]

@@ -3,7 +3,11 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
-use routing::{Decision, Table};
+use routing::{
+    Decision, Standing, Table,
+    continuity::{Budget, Why},
+};
+use tokio::sync::watch;
 use topology::{EdgeId, Moment, RegionId, Snapshot};
 
 use crate::{Config, metrics::Metrics, seen::Seen, sessions::Sessions};
@@ -23,6 +27,10 @@ pub struct Edge {
     pub sessions: Arc<Sessions>,
     /// What it counts.
     pub metrics: Metrics,
+    /// Memory for what sessions keep to survive the loss of their region.
+    pub budget: Arc<Budget>,
+    /// Told whenever a plan comes in force.
+    plans: watch::Sender<()>,
 }
 
 impl Edge {
@@ -30,6 +38,8 @@ impl Edge {
     pub fn new(config: Config, metrics: Metrics) -> Self {
         Self {
             id: config.node.clone(),
+            budget: Arc::new(Budget::new(config.continuity.replay_bytes_total_max)),
+            plans: watch::Sender::new(()),
             config,
             table: ArcSwapOption::empty(),
             seen: Seen::default(),
@@ -56,6 +66,27 @@ impl Edge {
         self.seen.retain(&table);
         self.metrics.plan(table.number().generation, table.created_at());
         self.table.store(Some(Arc::new(table)));
+        self.plans.send_replace(());
+    }
+
+    /// Resolves when the plan wants the sessions of a region gone. A region that it never planned sessions into is where
+    /// sessions fled to; it does not chase them from there. With `newer` the plan in force does not count.
+    pub async fn asks_to_leave(&self, region: RegionId, newer: bool) -> Why {
+        let mut plans = self.plans.subscribe();
+        let mut was_planned = false;
+        let mut counts = !newer;
+        loop {
+            match self.table().map(|table| table.standing(&region)) {
+                Some(Standing::Evacuated) if counts => return Why::Evacuated,
+                Some(Standing::Unplanned) if counts && was_planned => return Why::Drained,
+                Some(Standing::Planned) => was_planned = true,
+                _ => {}
+            }
+            if plans.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+            counts = true;
+        }
     }
 
     /// The plan in force. Take it once and keep it for the entire session or request.

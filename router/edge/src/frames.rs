@@ -23,6 +23,20 @@ pub mod code {
     pub const SERVICE_RESTART: u16 = 1012;
 }
 
+/// Opcodes (§5.2).
+pub mod opcode {
+    /// A message of text.
+    pub const TEXT: u8 = 1;
+    /// A message of bytes.
+    pub const BINARY: u8 = 2;
+    /// The last frame of a side.
+    pub const CLOSE: u8 = 8;
+    /// A sign of life is asked for.
+    pub const PING: u8 = 9;
+    /// A sign of life.
+    pub const PONG: u8 = 10;
+}
+
 /// Who sends the frames: devices mask theirs, regions do not (§5.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum From {
@@ -67,9 +81,19 @@ pub struct Scanner {
     header_len: u8,
     /// Payload bytes of the current frame still to come.
     left: u64,
+    opcode: u8,
     in_message: bool,
     close: Close,
     frames: u64,
+}
+
+/// What became of bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Step {
+    /// How many were taken.
+    pub used: usize,
+    /// Whether the last of them is the last of a frame.
+    pub ended: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,6 +117,7 @@ impl Scanner {
             header: [0; HEADER_BYTES_MAX],
             header_len: 0,
             left: 0,
+            opcode: 0,
             in_message: false,
             close: Close::NotSeen,
             frames: 0,
@@ -103,30 +128,56 @@ impl Scanner {
     /// whatever was passed on ends inside a payload or at a boundary. With `until_boundary` it stops at the first one and
     /// ignores the rest.
     pub fn push(&mut self, mut bytes: &[u8], out: &mut BytesMut, until_boundary: bool) -> Result<(), Violation> {
-        loop {
+        while !(bytes.is_empty() || until_boundary && self.at_boundary()) {
+            bytes = &bytes[self.step(bytes, out)?.used..];
+        }
+        Ok(())
+    }
+
+    /// The same, up to the end of the first frame.
+    pub fn step(&mut self, bytes: &[u8], out: &mut BytesMut) -> Result<Step, Violation> {
+        let mut rest = bytes;
+        let mut ended = false;
+        while !rest.is_empty() && !ended {
             if self.left > 0 {
-                let now = bytes.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
-                let (payload, rest) = bytes.split_at(now);
+                let now = rest.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+                let (payload, after) = rest.split_at(now);
                 self.look_for_code(payload);
                 out.extend_from_slice(payload);
                 self.left -= now as u64;
-                bytes = rest;
-                if self.left > 0 {
-                    return Ok(());
-                }
-                self.frame_ends();
+                rest = after;
+                ended = self.left == 0;
+                continue;
             }
-            if bytes.is_empty() || (until_boundary && self.at_boundary()) {
-                return Ok(());
-            }
-            self.header[usize::from(self.header_len)] = bytes[0];
+            self.header[usize::from(self.header_len)] = rest[0];
             self.header_len += 1;
-            bytes = &bytes[1..];
+            rest = &rest[1..];
             if let Some(header) = self.header()? {
                 out.extend_from_slice(&self.header[..usize::from(self.header_len)]);
                 self.frame_begins(&header);
+                ended = self.left == 0;
             }
         }
+        if ended {
+            self.frame_ends();
+        }
+        let used = bytes.len() - rest.len();
+        Ok(Step { used, ended })
+    }
+
+    /// The opcode of the frame that passed last or is passing.
+    pub fn opcode(&self) -> u8 {
+        self.opcode
+    }
+
+    /// Whether that frame is part of a message of the application, and no control frame.
+    pub fn is_data(&self) -> bool {
+        self.opcode < 8
+    }
+
+    /// Whether a message has begun whose last frame has not.
+    pub fn in_message(&self) -> bool {
+        self.in_message
     }
 
     /// Whether what was passed on so far ends with a whole frame, so that one of ours may follow.
@@ -213,6 +264,7 @@ impl Scanner {
     fn frame_begins(&mut self, header: &Header) {
         self.header_len = 0;
         self.left = header.length;
+        self.opcode = header.opcode;
         match header.opcode {
             0..=2 => self.in_message = !header.fin,
             8 if self.close == Close::NotSeen => {
@@ -220,9 +272,6 @@ impl Scanner {
                 self.close = Close::Passing { seen: 0, code: 0, mask };
             }
             _ => {}
-        }
-        if self.left == 0 {
-            self.frame_ends();
         }
     }
 
@@ -264,13 +313,68 @@ pub fn close_for_device(code: u16, reason: &str) -> BytesMut {
     frame
 }
 
-/// A Close frame to a region. Masks keep hostile scripts from writing chosen bytes to the wire (§10.3); we are no script
-/// and choose a constant one.
+/// Masks keep hostile scripts from writing chosen bytes to the wire (§10.3); we are no script and choose a constant one.
+const MASK: [u8; 4] = [0x4d, 0x65, 0x72, 0x69];
+
+/// A Close frame to a region.
 pub fn close_for_region(code: u16) -> [u8; 8] {
-    const MASK: [u8; 4] = [0x4d, 0x65, 0x72, 0x69];
     let [high, low] = code.to_be_bytes();
     let [a, b, c, d] = MASK;
     [0x88, 0x82, a, b, c, d, high ^ a, low ^ b]
+}
+
+/// A whole frame to a device.
+pub fn frame_for_device(opcode: u8, payload: &[u8]) -> BytesMut {
+    let mut frame = BytesMut::with_capacity(HEADER_BYTES_MAX + payload.len());
+    put_header(&mut frame, opcode, payload.len(), 0);
+    frame.extend_from_slice(payload);
+    frame
+}
+
+/// A whole frame to a region.
+pub fn frame_for_region(opcode: u8, payload: &[u8]) -> BytesMut {
+    let mut frame = BytesMut::with_capacity(HEADER_BYTES_MAX + payload.len());
+    put_header(&mut frame, opcode, payload.len(), 0x80);
+    frame.extend_from_slice(&MASK);
+    frame.extend(payload.iter().zip(MASK.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+    frame
+}
+
+fn put_header(frame: &mut BytesMut, opcode: u8, length: usize, mask_bit: u8) {
+    frame.put_u8(0x80 | opcode);
+    match (u8::try_from(length), u16::try_from(length)) {
+        (Ok(short @ ..126), _) => frame.put_u8(mask_bit | short),
+        (_, Ok(length)) => {
+            frame.put_u8(mask_bit | 126);
+            frame.put_u16(length);
+        }
+        _ => {
+            frame.put_u8(mask_bit | 127);
+            frame.put_u64(length as u64);
+        }
+    }
+}
+
+/// The payload of a whole frame, without its mask.
+pub fn payload_of(frame: &[u8]) -> Vec<u8> {
+    let Some(second) = frame.get(1) else { return Vec::new() };
+    let length_bytes = match second & 0x7f {
+        126 => 2,
+        127 => 8,
+        _ => 0,
+    };
+    let rest = frame.get(2 + length_bytes..).unwrap_or_default();
+    if second & 0x80 == 0 {
+        return rest.to_vec();
+    }
+    match rest.split_first_chunk::<4>() {
+        Some((mask, rest)) => rest
+            .iter()
+            .zip(mask.iter().cycle())
+            .map(|(byte, mask)| byte ^ mask)
+            .collect(),
+        None => Vec::new(),
+    }
 }
 
 fn cut(reason: &str) -> &str {
@@ -396,6 +500,19 @@ mod tests {
         scanner.push(&[&one[3..], &two].concat(), &mut out, true).unwrap();
         assert_eq!(out, one);
         assert!(scanner.at_boundary());
+    }
+
+    #[test]
+    fn our_own_frames_are_in_order_and_read_back() {
+        for length in [0, 1, 125, 126, 65_535, 65_536] {
+            let payload = vec![7; length];
+            let device = frame_for_device(1, &payload);
+            check_passes(From::Region, &device, 1);
+            assert_eq!(payload_of(&device), payload);
+            let region = frame_for_region(2, &payload);
+            check_passes(From::Device, &region, 1);
+            assert_eq!(payload_of(&region), payload);
+        }
     }
 
     #[test]

@@ -8,6 +8,8 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
+use topology::words;
+
 use crate::answer::Answer;
 
 /// Header lines accepted. Browsers send about 20.
@@ -131,7 +133,7 @@ pub const REALTIME: &str = "/v1/realtime";
 /// Headers the edge writes itself, or that concern one hop only (RFC 9110 §7.6.1), or that it declines: without
 /// `Sec-WebSocket-Extensions` no compression is negotiated, so frames can be relayed verbatim and their bits checked.
 /// What a device says about where it comes from is no evidence, so `X-Forwarded-For` is written anew.
-const NOT_FORWARDED: [&str; 12] = [
+const NOT_FORWARDED: [&str; 14] = [
     "connection",
     "upgrade",
     "keep-alive",
@@ -144,6 +146,8 @@ const NOT_FORWARDED: [&str; 12] = [
     "sec-websocket-extensions",
     "x-forwarded-for",
     "meridian-edge",
+    words::HEADER,
+    words::RESUME_HEADER,
 ];
 
 impl Upgrade {
@@ -212,8 +216,9 @@ impl Upgrade {
             .any(|part| part.trim().eq_ignore_ascii_case(token))
     }
 
-    /// The request as a region gets it. `Sec-WebSocket-Key` stays, so the region's answer satisfies the device.
-    pub fn forwarded(&self, client: SocketAddr, edge: &topology::EdgeId) -> Vec<u8> {
+    /// The request as a region gets it. `Sec-WebSocket-Key` stays, so the region's answer satisfies the device. `ours` are
+    /// further lines.
+    pub fn forwarded(&self, client: SocketAddr, edge: &topology::EdgeId, ours: &str) -> Vec<u8> {
         let mut bytes = format!("GET {} HTTP/1.1\r\n", self.target).into_bytes();
         for (name, value) in &self.headers {
             if NOT_FORWARDED.iter().any(|not| name.eq_ignore_ascii_case(not)) {
@@ -224,11 +229,11 @@ impl Upgrade {
             bytes.extend_from_slice(value);
             bytes.extend_from_slice(b"\r\n");
         }
-        let ours = format!(
-            "Connection: Upgrade\r\nUpgrade: websocket\r\nX-Forwarded-For: {}\r\nMeridian-Edge: {edge}\r\n\r\n",
+        let last = format!(
+            "Connection: Upgrade\r\nUpgrade: websocket\r\nX-Forwarded-For: {}\r\nMeridian-Edge: {edge}\r\n{ours}\r\n",
             client.ip()
         );
-        bytes.extend_from_slice(ours.as_bytes());
+        bytes.extend_from_slice(last.as_bytes());
         bytes
     }
 }
@@ -315,7 +320,7 @@ mod tests {
     #[tokio::test]
     async fn an_upgrade_is_forwarded_without_compression_and_with_our_word_on_the_client() {
         let lines = format!(
-            "{WELL}Sec-WebSocket-Extensions: permessage-deflate\r\nX-Forwarded-For: 6.6.6.6\r\nAuthorization: Bearer k\r\n"
+            "{WELL}Sec-WebSocket-Extensions: permessage-deflate\r\nX-Forwarded-For: 6.6.6.6\r\nMeridian-Resume: 1\r\nAuthorization: Bearer k\r\n"
         );
         let upgrade = upgrade("/v1/realtime?model=m&affinity=t", &lines)
             .await
@@ -323,13 +328,17 @@ mod tests {
             .unwrap();
         assert_eq!(upgrade.query("affinity"), Some("t"));
         assert_eq!(upgrade.query("nothing"), None);
-        let bytes = upgrade.forwarded("1.2.3.4:5".parse().unwrap(), &EdgeId::new("edge-dub").unwrap());
+        let bytes = upgrade.forwarded(
+            "1.2.3.4:5".parse().unwrap(),
+            &EdgeId::new("edge-dub").unwrap(),
+            "A: b\r\n",
+        );
         let text = String::from_utf8(bytes).unwrap();
         assert_eq!(
             text,
             "GET /v1/realtime?model=m&affinity=t HTTP/1.1\r\nHost: v\r\nSec-WebSocket-Version: 13\r\n\
              Sec-WebSocket-Key: abc\r\nAuthorization: Bearer k\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-             X-Forwarded-For: 1.2.3.4\r\nMeridian-Edge: edge-dub\r\n\r\n"
+             X-Forwarded-For: 1.2.3.4\r\nMeridian-Edge: edge-dub\r\nA: b\r\n\r\n"
         );
     }
 

@@ -11,6 +11,7 @@ pub mod connection;
 pub mod edge;
 pub mod frames;
 pub mod head;
+pub mod kept;
 pub mod listener;
 pub mod metrics;
 pub mod proxy;

@@ -30,6 +30,20 @@ pub const HTTP_REQUESTS: &str = "meridian_edge_http_requests";
 /// Requests refused before any region was asked, by reason. `_total` is appended.
 pub const REFUSED: &str = "meridian_edge_refused";
 
+/// Sessions that went on in another region, by why they left theirs. `_total` is appended.
+pub const SESSIONS_RESUMED: &str = "meridian_edge_sessions_resumed";
+/// From the moment a session left its region until the next one said that it goes on.
+pub const RESUME_SECONDS: &str = "meridian_edge_resume_seconds";
+/// Bytes of devices sent to a region a second time. `_total` is appended.
+pub const REPLAYED_BYTES: &str = "meridian_edge_replayed_bytes";
+/// Sessions that went on, but whose device has to repeat what it said. `_total` is appended.
+pub const REPEATS: &str = "meridian_edge_repeats_asked";
+
+/// From a millisecond (a region next door) to ten seconds (the default patience); 1 s and 3 s are the goals.
+const RESUME_BUCKETS: [f64; 13] = [
+    0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 3.0, 10.0,
+];
+
 /// From a tenth of a millisecond (same rack) doubling to two seconds (past every timeout).
 const CONNECT_BUCKETS: [f64; 15] = [
     0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.0, 2.0,
@@ -48,6 +62,10 @@ pub struct Metrics {
     relayed_bytes: Family<ByDirection, Counter>,
     http_requests: Family<ByRoute, Counter>,
     refused: Family<ByReason, Counter>,
+    sessions_resumed: Family<ByReason, Counter>,
+    resume_seconds: Histogram,
+    replayed_bytes: Counter,
+    repeats: Counter,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -98,6 +116,10 @@ impl Metrics {
             relayed_bytes: Family::default(),
             http_requests: Family::default(),
             refused: Family::default(),
+            sessions_resumed: Family::default(),
+            resume_seconds: Histogram::new(RESUME_BUCKETS),
+            replayed_bytes: Counter::default(),
+            repeats: Counter::default(),
         };
         registry.register(SESSIONS, "Live sessions by region", metrics.sessions.clone());
         registry.register(
@@ -140,6 +162,26 @@ impl Metrics {
             REFUSED,
             "Requests refused before a region was asked",
             metrics.refused.clone(),
+        );
+        registry.register(
+            SESSIONS_RESUMED,
+            "Sessions that went on in another region",
+            metrics.sessions_resumed.clone(),
+        );
+        registry.register(
+            RESUME_SECONDS,
+            "Time until a session went on in another region",
+            metrics.resume_seconds.clone(),
+        );
+        registry.register(
+            REPLAYED_BYTES,
+            "Bytes of devices sent to a region a second time",
+            metrics.replayed_bytes.clone(),
+        );
+        registry.register(
+            REPEATS,
+            "Sessions whose device has to repeat what it said",
+            metrics.repeats.clone(),
         );
         metrics
     }
@@ -192,6 +234,18 @@ impl Metrics {
             _ => "none",
         };
         self.http_requests.get_or_create(&ByRoute { route, status }).inc();
+    }
+
+    /// A session was handed to another region.
+    pub(crate) fn handed_over(&self, replayed: usize, is_broken: bool) {
+        self.replayed_bytes.inc_by(replayed as u64);
+        self.repeats.inc_by(u64::from(is_broken));
+    }
+
+    /// The other region goes on with it.
+    pub(crate) fn resumed(&self, reason: &'static str, took: Duration) {
+        self.sessions_resumed.get_or_create(&ByReason { reason }).inc();
+        self.resume_seconds.observe(took.as_secs_f64());
     }
 
     pub(crate) fn refused(&self, reason: &'static str) {

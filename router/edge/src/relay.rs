@@ -14,6 +14,7 @@ use std::{
 };
 
 use bytes::{Buf as _, BytesMut};
+use routing::continuity::Why;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf},
     net::TcpStream,
@@ -22,7 +23,8 @@ use tokio::{
 
 use crate::{
     config::Config,
-    frames::{From, Scanner, Violation, close_for_device, close_for_region, code},
+    frames::{From, Scanner, Violation, close_for_device, close_for_region, code, frame_for_region, opcode},
+    kept::{Kept, Stop},
 };
 
 /// One read. Voice frames are a few kilobytes; larger reads would only hold more back for a slow peer.
@@ -54,6 +56,10 @@ pub enum End {
     RegionLost(String),
     /// The region sent nothing while the device did.
     RegionSilent,
+    /// The region said that it goes away.
+    RegionClosing,
+    /// The plan wants the session elsewhere.
+    Planned(Why),
     /// The edge stops.
     EdgeDraining,
 }
@@ -69,7 +75,20 @@ impl End {
             Self::DeviceViolation(_) => "device-violation",
             Self::RegionLost(_) => "region-lost",
             Self::RegionSilent => "region-silent",
+            Self::RegionClosing => "region-closing",
+            Self::Planned(_) => "planned",
             Self::EdgeDraining => "edge-draining",
+        }
+    }
+
+    /// Why the session may go on in another region, if it may.
+    pub fn why_to_move(&self) -> Option<Why> {
+        match self {
+            Self::RegionLost(_) => Some(Why::Lost),
+            Self::RegionSilent => Some(Why::Silent),
+            Self::RegionClosing => Some(Why::Closing),
+            Self::Planned(why) => Some(*why),
+            _ => None,
         }
     }
 
@@ -105,14 +124,24 @@ pub struct Relay<'a> {
     region_writable: bool,
     /// When the first Close frame passed; the other side has until `close` later.
     closing_since: Option<(Instant, End)>,
+    /// What lets the session go on when its region is lost.
+    kept: Option<Box<Kept>>,
+    /// What the plan wants of it.
+    asked: Option<Why>,
+    frame_bytes_max: u64,
     idle: Duration,
     close: Duration,
 }
 
 /// One direction.
-struct Way {
-    scanner: Scanner,
-    pending: BytesMut,
+pub struct Way {
+    from: From,
+    pub(crate) scanner: Scanner,
+    /// Taken and not written. Of these bytes only the first `ready` may be written; the others are of a message that is not
+    /// whole, whose last frame begins `frame` bytes into it.
+    pub(crate) pending: BytesMut,
+    pub(crate) ready: usize,
+    pub(crate) frame: usize,
     bytes: u64,
     active_at: Instant,
 }
@@ -121,7 +150,7 @@ enum WayEnd {
     Eof,
     Read(io::Error),
     Write,
-    Violation(Violation),
+    Stop(Stop),
     Boundary,
 }
 
@@ -142,6 +171,9 @@ impl<'a> Relay<'a> {
             to_device: Way::new(From::Region, frame_bytes_max),
             region_writable: true,
             closing_since: None,
+            kept: None,
+            asked: None,
+            frame_bytes_max,
             idle: config.timeouts.idle.0,
             close: config.timeouts.close.0,
         }
@@ -149,22 +181,77 @@ impl<'a> Relay<'a> {
 
     /// Relays until the end and says why it came. `early_*` is what each side sent right behind its head; `turn_to_leave`
     /// resolves when the edge wants the session gone. The device does not know yet: see [`Relay::part`].
+    ///
+    /// `asks_to_leave` resolves when the plan wants the session elsewhere. A session that went on in another region runs again.
     pub async fn run(
         &mut self,
         early_from_device: BytesMut,
         early_from_region: BytesMut,
-        turn_to_leave: impl Future<Output = ()>,
+        mut turn_to_leave: Pin<&mut impl Future<Output = ()>>,
+        mut asks_to_leave: Pin<&mut (dyn Future<Output = Why> + Send)>,
     ) -> End {
-        if let Err(violation) = self.to_device.take(&early_from_region, Until::End) {
-            return region_violation(violation);
+        let kept = self.kept.as_deref_mut();
+        if let Err(stop) = self.to_device.take(&early_from_region, Until::End, kept) {
+            return region_stop(stop);
         }
-        if let Err(violation) = self.to_region.take(&early_from_device, Until::End) {
-            return End::DeviceViolation(violation);
+        let kept = self.kept.as_deref_mut();
+        if let Err(stop) = self.to_region.take(&early_from_device, Until::End, kept) {
+            return device_stop(stop);
         }
         drop((early_from_device, early_from_region));
-        let mut turn_to_leave = pin!(turn_to_leave);
         let mut timer = pin!(sleep_until(Instant::now() + self.idle));
-        poll_fn(|cx| self.poll(cx, turn_to_leave.as_mut(), timer.as_mut())).await
+        poll_fn(|cx| self.poll(cx, turn_to_leave.as_mut(), asks_to_leave.as_mut(), timer.as_mut())).await
+    }
+
+    /// From here on the session can go on in another region.
+    pub fn keep(&mut self, kept: Kept) {
+        self.kept = Some(Box::new(kept));
+    }
+
+    /// Whether the session could ever go on in another region.
+    pub fn is_kept(&self) -> bool {
+        self.kept.is_some()
+    }
+
+    /// What lets the session go on, if it can.
+    pub fn kept(&self) -> Option<&Kept> {
+        self.kept.as_deref().filter(|kept| kept.can_move())
+    }
+
+    /// Goes on with the session in another region, which has agreed to it. `notice` is what the device is told, given
+    /// whether it has to repeat what it said.
+    pub fn go_on(
+        &mut self,
+        region: TcpStream,
+        why: Why,
+        since: Instant,
+        notice: impl FnOnce(bool) -> Option<BytesMut>,
+    ) {
+        let Some(kept) = &mut self.kept else { return };
+        let Some((handover, pong)) = kept.hand_over(why, since, &self.to_region.scanner) else {
+            return;
+        };
+        if why.is_optional() {
+            self.tell_region(&End::Planned(why));
+        }
+        self.region = region;
+        self.region_writable = true;
+        self.closing_since = None;
+        self.asked = None;
+        self.to_region.pending = frame_for_region(opcode::BINARY, &handover.word);
+        self.to_region.pending.extend_from_slice(&handover.replay);
+        self.to_region.ready = self.to_region.pending.len();
+        self.to_device.begin_anew(self.frame_bytes_max);
+        self.to_device.active_at = Instant::now();
+        self.to_device.say(&pong);
+        if let Some(notice) = notice(handover.is_broken) {
+            self.to_device.say(&notice);
+        }
+    }
+
+    /// The session stays where it is, though the plan asked it to leave.
+    pub fn stay(&mut self) {
+        self.asked = None;
     }
 
     /// Tells each side that the session is over. A device that is told to reconnect may do so at once, so whatever its
@@ -176,8 +263,12 @@ impl<'a> Relay<'a> {
             .close_code()
             .or(self.to_device.scanner.close_code());
         self.tell_region(&end);
+        if self.kept.is_some() {
+            // The device got whole messages only, so there is a place for a Close frame.
+            self.to_device.begin_anew(self.frame_bytes_max);
+        }
         match &end {
-            End::RegionLost(_) | End::RegionSilent => {
+            End::RegionLost(_) | End::RegionSilent | End::RegionClosing | End::Planned(_) => {
                 let reason = format!("region {region_name} lost; reconnect");
                 self.close_device(code::SERVICE_RESTART, &reason, end == End::RegionSilent)
                     .await;
@@ -209,13 +300,17 @@ impl<'a> Relay<'a> {
         &mut self,
         cx: &mut Context<'_>,
         turn_to_leave: Pin<&mut impl Future<Output = ()>>,
+        asks_to_leave: Pin<&mut (dyn Future<Output = Why> + Send)>,
         timer: Pin<&mut Sleep>,
     ) -> Poll<End> {
         // The region first: what it said last, a Close frame perhaps, explains why writing to it fails.
-        match self.to_device.poll(cx, &mut self.region, self.device, Until::End) {
+        let kept = self.kept.as_deref_mut();
+        match self.to_device.poll(cx, &mut self.region, self.device, Until::End, kept) {
             Poll::Pending => {}
             Poll::Ready(WayEnd::Write) => return Poll::Ready(self.closing_or(End::DeviceLost)),
-            Poll::Ready(WayEnd::Violation(violation)) => return Poll::Ready(region_violation(violation)),
+            // Its Close frame may be what stops it here: the device never gets that one.
+            Poll::Ready(WayEnd::Stop(_)) if self.to_region.scanner.closed() => return Poll::Ready(End::DeviceClosed),
+            Poll::Ready(WayEnd::Stop(stop)) => return Poll::Ready(region_stop(stop)),
             Poll::Ready(WayEnd::Read(error)) => {
                 return Poll::Ready(self.closing_or(End::RegionLost(format!("session lost: {error}"))));
             }
@@ -225,9 +320,15 @@ impl<'a> Relay<'a> {
             }
         }
         if self.region_writable {
-            match self.to_region.poll(cx, self.device, &mut self.region, Until::End) {
+            let kept = self.kept.as_deref_mut();
+            match self.to_region.poll(cx, self.device, &mut self.region, Until::End, kept) {
                 Poll::Pending => {}
-                Poll::Ready(WayEnd::Violation(violation)) => return Poll::Ready(End::DeviceViolation(violation)),
+                Poll::Ready(WayEnd::Stop(stop)) => return Poll::Ready(device_stop(stop)),
+                Poll::Ready(WayEnd::Write) if self.kept().is_some() => {
+                    // What it may still have said it will have said in vain: another one says it again.
+                    let why = "session lost: the region stopped reading".to_owned();
+                    return Poll::Ready(self.closing_or(End::RegionLost(why)));
+                }
                 Poll::Ready(WayEnd::Write) => {
                     // Reading from the region says more than that writing to it failed, and at once; if it does not,
                     // the timer below ends the wait.
@@ -254,7 +355,42 @@ impl<'a> Relay<'a> {
         if self.closing_since.is_none() && turn_to_leave.poll(cx).is_ready() {
             return Poll::Ready(End::EdgeDraining);
         }
+        if let Some(why) = self.poll_asked(cx, asks_to_leave) {
+            return Poll::Ready(End::Planned(why));
+        }
         self.poll_timer(cx, timer)
+    }
+
+    /// Whether the session leaves by plan, and now: if it can wait, it leaves between turns, and nobody notices.
+    fn poll_asked(
+        &mut self,
+        cx: &mut Context<'_>,
+        asks_to_leave: Pin<&mut (dyn Future<Output = Why> + Send)>,
+    ) -> Option<Why> {
+        if self.asked.is_none()
+            && let Poll::Ready(why) = asks_to_leave.poll(cx)
+        {
+            self.asked = Some(why);
+        }
+        let kept = self.kept().filter(|_| self.closing_since.is_none())?;
+        self.asked.filter(|why| *why == Why::Evacuated || !kept.is_busy())
+    }
+
+    /// Looks whether the region lives; whether it does.
+    fn look_after_region(&mut self) -> bool {
+        let Some(kept) = &mut self.kept else { return true };
+        if Instant::now() < kept.look_at() {
+            return true;
+        }
+        // While the device takes nothing, nothing is read from the region; and inside a frame nothing can be asked.
+        if self.to_device.ready > 0 || !self.to_region.scanner.at_boundary() {
+            kept.look_later();
+            return true;
+        }
+        let Some(ping) = kept.look() else { return false };
+        self.to_region.pending.extend_from_slice(&ping);
+        self.to_region.ready = self.to_region.pending.len();
+        true
     }
 
     /// Remembers when the first Close frame passed, and whose it was.
@@ -276,9 +412,22 @@ impl<'a> Relay<'a> {
     /// anew when it fires and not with every byte.
     fn poll_timer(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>) -> Poll<End> {
         loop {
+            let (pings, region_lives) = match self.closing_since {
+                None => (self.to_region.ready, self.look_after_region()),
+                Some(_) => (self.to_region.ready, true),
+            };
+            if !region_lives {
+                return Poll::Ready(End::RegionSilent);
+            }
+            if self.to_region.ready > pings {
+                // The ping waits to be written.
+                cx.waker().wake_by_ref();
+            }
+            let looks_at = self.kept.as_ref().map(|kept| kept.look_at());
+            let idle_at = self.to_region.active_at.min(self.to_device.active_at) + self.idle;
             let deadline = match &self.closing_since {
                 Some((since, _)) => *since + self.close,
-                None => self.to_region.active_at.min(self.to_device.active_at) + self.idle,
+                None => looks_at.map_or(idle_at, |looks_at| looks_at.min(idle_at)),
             };
             if deadline < timer.deadline() {
                 timer.as_mut().reset(deadline);
@@ -289,7 +438,7 @@ impl<'a> Relay<'a> {
             {
                 return Poll::Ready(end.clone());
             }
-            if deadline <= Instant::now() {
+            if self.closing_since.is_none() && idle_at <= Instant::now() {
                 // When both are silent nobody is at fault: the device has nothing to say and no heartbeat.
                 let device_silent = self.to_region.active_at + self.idle <= Instant::now();
                 return Poll::Ready(if device_silent {
@@ -298,6 +447,7 @@ impl<'a> Relay<'a> {
                     End::RegionSilent
                 });
             }
+            // A deadline that has passed was the region's, which is looked after above.
             timer.as_mut().reset(deadline);
         }
     }
@@ -329,12 +479,12 @@ impl<'a> Relay<'a> {
     /// passing is completed first; when it died in the middle of a frame there is no place where a Close frame could be
     /// read as one, and the connection just ends.
     async fn close_device(&mut self, code: u16, reason: &str, region_is_alive: bool) {
-        let patience = self.close;
+        let (patience, is_kept) = (self.close, self.kept.is_some());
         let to_device = &mut self.to_device;
         let (mut device, region) = (&mut *self.device, &mut self.region);
         let told = timeout(patience, async {
-            if region_is_alive {
-                poll_fn(|cx| to_device.poll(cx, region, &mut device, Until::Boundary)).await;
+            if region_is_alive && !is_kept {
+                poll_fn(|cx| to_device.poll(cx, region, &mut device, Until::Boundary, None)).await;
             } else {
                 (&mut device).write_all_buf(&mut to_device.pending).await?;
             }
@@ -355,35 +505,61 @@ impl<'a> Relay<'a> {
 impl Way {
     fn new(from: From, frame_bytes_max: u64) -> Self {
         Self {
+            from,
             scanner: Scanner::new(from, frame_bytes_max),
             pending: BytesMut::new(),
+            ready: 0,
+            frame: 0,
             bytes: 0,
             active_at: Instant::now(),
         }
     }
 
-    fn take(&mut self, bytes: &[u8], until: Until) -> Result<(), Violation> {
+    fn take(&mut self, bytes: &[u8], until: Until, kept: Option<&mut Kept>) -> Result<(), Stop> {
         self.bytes += bytes.len() as u64;
-        self.scanner.push(bytes, &mut self.pending, until == Until::Boundary)
+        let taken = match (kept, self.from) {
+            (Some(kept), From::Region) => return kept.take_from_region(bytes, self),
+            (Some(kept), From::Device) => kept.take_from_device(bytes, &mut self.scanner, &mut self.pending),
+            (None, _) => {
+                let pushed = self.scanner.push(bytes, &mut self.pending, until == Until::Boundary);
+                pushed.map_err(Stop::Violation)
+            }
+        };
+        self.ready = self.pending.len();
+        taken
     }
 
     /// Moves bytes until one socket is not ready, or this direction ends.
-    fn poll<R, W>(&mut self, cx: &mut Context<'_>, from: &mut R, to: &mut W, until: Until) -> Poll<WayEnd>
+    fn poll<R, W>(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut R,
+        to: &mut W,
+        until: Until,
+        mut kept: Option<&mut Kept>,
+    ) -> Poll<WayEnd>
     where
         R: AsyncRead + Unpin + ?Sized,
         W: AsyncWrite + Unpin + ?Sized,
     {
         loop {
-            while !self.pending.is_empty() {
-                match ready!(Pin::new(&mut *to).poll_write(cx, &self.pending)) {
+            while self.ready > 0 {
+                match ready!(Pin::new(&mut *to).poll_write(cx, &self.pending[..self.ready])) {
                     Ok(0) => return Poll::Ready(WayEnd::Write),
-                    Ok(written) => self.pending.advance(written),
+                    Ok(written) => {
+                        self.pending.advance(written);
+                        self.ready -= written;
+                    }
                     Err(_) => return Poll::Ready(WayEnd::Write),
                 }
-                self.active_at = Instant::now();
-                if self.pending.is_empty() {
-                    // Gives the memory back: a session is silent most of the time.
-                    self.pending = BytesMut::new();
+                if kept.is_none() {
+                    self.active_at = Instant::now();
+                }
+                if self.ready == 0 {
+                    if self.pending.is_empty() {
+                        // Gives the memory back: a session is silent most of the time.
+                        self.pending = BytesMut::new();
+                    }
                     // Plain TCP has nothing to flush; what pingora hands back is buffered.
                     if let Poll::Ready(Err(_)) = Pin::new(&mut *to).poll_flush(cx) {
                         return Poll::Ready(WayEnd::Write);
@@ -397,20 +573,35 @@ impl Way {
                 let mut buffer = ReadBuf::new(&mut buffer[..]);
                 ready!(Pin::new(&mut *from).poll_read(cx, &mut buffer))?;
                 let bytes = buffer.filled();
-                Poll::Ready(io::Result::Ok((bytes.len(), self.take(bytes, until))))
+                Poll::Ready(io::Result::Ok((
+                    bytes.len(),
+                    self.take(bytes, until, kept.as_deref_mut()),
+                )))
             });
             match ready!(read) {
                 Ok((0, _)) => return Poll::Ready(WayEnd::Eof),
                 Ok((_, Ok(()))) => self.active_at = Instant::now(),
-                Ok((_, Err(violation))) => return Poll::Ready(WayEnd::Violation(violation)),
+                Ok((_, Err(stop))) => return Poll::Ready(WayEnd::Stop(stop)),
                 Err(error) => return Poll::Ready(WayEnd::Read(error)),
             }
         }
     }
 }
 
-fn region_violation(violation: Violation) -> End {
-    End::RegionLost(format!("session broken: {violation}"))
+fn region_stop(stop: Stop) -> End {
+    match stop {
+        Stop::Violation(violation) => End::RegionLost(format!("session broken: {violation}")),
+        Stop::Confused(why) => End::RegionLost(format!("session broken: {why}")),
+        Stop::Closing => End::RegionClosing,
+    }
+}
+
+fn device_stop(stop: Stop) -> End {
+    match stop {
+        Stop::Violation(violation) => End::DeviceViolation(violation),
+        // Only regions say words.
+        other @ (Stop::Confused(_) | Stop::Closing) => region_stop(other),
+    }
 }
 
 /// Ends a connection so that what was written last arrives: closing a socket with unread bytes makes the kernel send a

@@ -126,7 +126,13 @@ impl Sessions {
     /// does not reconnect as one.
     pub async fn turn_to_leave(&self, id: u64) {
         let window = self.draining().await;
-        tokio::time::sleep(window.mul_f64((id as f64 * GOLDEN).fract())).await;
+        tokio::time::sleep(place(id, window)).await;
+    }
+
+    /// Resolves when it is session `id`'s turn to move, of all that a plan sends away at once.
+    pub async fn turn_to_move(&self, id: u64, window: Duration) {
+        let live = u32::try_from(self.count()).unwrap_or(u32::MAX);
+        tokio::time::sleep(place(id, window.min(RECONNECT_PACE.saturating_mul(live)))).await;
     }
 
     /// Resolves when nothing is left that a stopping edge waits for.
@@ -134,6 +140,17 @@ impl Sessions {
         let mut busy = self.busy.subscribe();
         // As above, the wait cannot fail.
         let _ = busy.wait_for(|count| *count == 0).await;
+    }
+}
+
+impl Registered {
+    /// The session goes on in another region.
+    pub fn moved(&self, region: &RegionId) {
+        if let Some(live) = self.sessions.lock().get_mut(&self.id) {
+            self.sessions.metrics.session_gone(&live.region);
+            self.sessions.metrics.session_began(region);
+            live.region = region.clone();
+        }
     }
 }
 
@@ -149,6 +166,11 @@ impl Drop for Registered {
             self.sessions.metrics.session_gone(&live.region);
         }
     }
+}
+
+/// The place of session `id` in a window.
+fn place(id: u64, window: Duration) -> Duration {
+    window.mul_f64((id as f64 * GOLDEN).fract())
 }
 
 #[cfg(test)]

@@ -1,25 +1,38 @@
 //! The voice tunnel: a device's WebSocket, opened in the region it belongs to, or in the next one that answers.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    future::{Future, pending},
+    net::SocketAddr,
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::BytesMut;
-use routing::Decision;
+use routing::{Decision, continuity::Why};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
     time::{Instant, timeout},
 };
-use topology::RegionId;
+use topology::{RegionId, words};
 
 use crate::{
     Edge,
     answer::Answer,
+    frames::{frame_for_device, opcode},
     head::{self, Bounds, Head, Kind, Upgrade},
+    kept::Kept,
     relay::{Io, Outcome, Relay, goodbye},
 };
 
 /// Largest answer of a region that declines an upgrade: an error message.
 const DECLINED_BYTES_MAX: usize = 64 << 10;
+/// When no region takes a session that lost its own, they are asked again after this long: one may just be starting.
+const ROUND_PAUSE: Duration = Duration::from_millis(100);
+/// A region that lost the session is not asked again for this long, as long as there are others. This edge ejects it only
+/// when it loses many.
+const AVOIDED_FOR: Duration = Duration::from_secs(30);
 
 /// Serves one upgrade from the first byte behind its head (`early`) to the end of its session.
 pub async fn serve(edge: &Arc<Edge>, device: &mut dyn Io, upgrade: Upgrade, early: BytesMut, client: SocketAddr) {
@@ -86,6 +99,8 @@ struct Session {
     stream: TcpStream,
     answer: Head,
     session_key: String,
+    /// The request to go on with the session elsewhere, if its stack can hand it over.
+    resume_request: Option<Box<[u8]>>,
 }
 
 /// Opens the session in the first region that takes it.
@@ -101,7 +116,9 @@ async fn open(edge: &Arc<Edge>, upgrade: &Upgrade, client: SocketAddr) -> Opened
     let session_key = upgrade.header("meridian-session").or_else(|| upgrade.query("session"));
     // Without a name of its own a session is as stable as its connection.
     let session_key = session_key.map_or_else(|| client.to_string(), str::to_owned);
-    let request = upgrade.forwarded(client, &edge.id);
+    let offers = edge.config.continuity.replay_bytes_max > 0;
+    let offer = format!("{}: {}\r\n", words::HEADER, words::VERSION);
+    let request = upgrade.forwarded(client, &edge.id, if offers { &offer } else { "" });
     let mut tried = Vec::new();
     while tried.len() < edge.config.limits.regions_tried_max
         && let Some(decision) = edge
@@ -110,11 +127,16 @@ async fn open(edge: &Arc<Edge>, upgrade: &Upgrade, client: SocketAddr) -> Opened
     {
         match ask(edge, &decision, &request).await {
             Ok((stream, Asked::Accepted(answer))) => {
+                let resume_request = (offers && speaks_of_continuity(&answer)).then(|| {
+                    let resume = format!("{offer}{}: 1\r\n", words::RESUME_HEADER);
+                    upgrade.forwarded(client, &edge.id, &resume).into()
+                });
                 let session = Session {
                     decision,
                     stream,
                     answer,
                     session_key,
+                    resume_request,
                 };
                 return Opened::Session(Box::new(session));
             }
@@ -237,6 +259,15 @@ fn announces_extension(answer: &Head) -> bool {
     .unwrap_or(false)
 }
 
+/// Whether the stack will say the words of session continuity.
+fn speaks_of_continuity(answer: &Head) -> bool {
+    with_answer(answer, |response| {
+        let mut lines = response.headers.iter();
+        lines.any(|line| line.name.eq_ignore_ascii_case(words::HEADER) && line.value == words::VERSION.as_bytes())
+    })
+    .unwrap_or(false)
+}
+
 fn body_bytes(answer: &Head) -> usize {
     let length = with_answer(answer, |response| {
         let line = response
@@ -257,36 +288,104 @@ fn with_headers(answer: &Head, edge: &Edge, region: &RegionId, extra: &str) -> V
     [head, ours.as_bytes(), rest].concat()
 }
 
-/// Passes the region's 101 on and relays until the end.
+/// Passes the region's 101 on and relays until the end, in one region after the other if need be.
 async fn converse(edge: &Arc<Edge>, device: &mut dyn Io, session: Session, early: BytesMut, client: SocketAddr) {
     let Session {
-        decision,
+        mut decision,
         stream,
         mut answer,
         session_key,
+        resume_request,
     } = session;
-    let region = &decision.region;
     let since = daemon::clock::now();
     let began = Instant::now();
-    let early_from_region: BytesMut = answer.bytes.split_off(answer.len);
-    let token = edge.config.affinity_key.0.issue(region, since);
-    let accepted = with_headers(&answer, edge, region, &format!("Meridian-Affinity: {token}\r\n"));
+    let mut early_from_region: BytesMut = answer.bytes.split_off(answer.len);
+    let token = edge.config.affinity_key.0.issue(&decision.region, since);
+    let accepted = with_headers(
+        &answer,
+        edge,
+        &decision.region,
+        &format!("Meridian-Affinity: {token}\r\n"),
+    );
     drop((answer, token));
-    let registered = edge.sessions.register(region, since);
+    let registered = edge.sessions.register(&decision.region, since);
     let passed_on = timeout(edge.config.timeouts.close.0, device.write_all(&accepted)).await;
     drop(accepted);
     if !matches!(passed_on, Ok(Ok(()))) {
-        tracing::info!(%region, %client, "the device left before its session began");
-        edge.metrics.session_ended(region, "device-lost", 0, 0);
+        tracing::info!(region = %decision.region, %client, "the device left before its session began");
+        edge.metrics.session_ended(&decision.region, "device-lost", 0, 0);
         return;
     }
     let mut relay = Relay::new(device, stream, &edge.config);
-    let turn_to_leave = edge.sessions.turn_to_leave(registered.id);
-    let end = relay.run(early, early_from_region, turn_to_leave).await;
-    drop(registered);
-    if let Some(why) = end.fault_of_region() {
-        edge.region_failed(region, why);
+    if resume_request.is_some() {
+        relay.keep(Kept::new(edge));
     }
+    let mut turn_to_leave = pin!(edge.sessions.turn_to_leave(registered.id));
+    let mut leaving = asks_to_leave(edge, &relay, &decision.region, registered.id, false);
+    let mut early = early;
+    let (mut tried, mut last_left) = (Vec::new(), None);
+    let mut moves = 0_u32;
+    let end = loop {
+        let early_of_region = std::mem::take(&mut early_from_region);
+        let run = relay.run(
+            std::mem::take(&mut early),
+            early_of_region,
+            turn_to_leave.as_mut(),
+            leaving.as_mut(),
+        );
+        let end = run.await;
+        let lost_at = Instant::now();
+        if let Some(fault) = end.fault_of_region() {
+            edge.region_failed(&decision.region, fault);
+        }
+        let (Some(why), Some(_), Some(request)) = (end.why_to_move(), relay.kept(), &resume_request) else {
+            break end;
+        };
+        if last_left.is_none_or(|left: Instant| left.elapsed() > AVOIDED_FOR) {
+            tried.clear();
+        }
+        last_left = Some(lost_at);
+        tried.push(decision.region.clone());
+        match Box::pin(find_next(edge, &session_key, request, why, &mut tried)).await {
+            Some((next, stream, rest)) => {
+                let from = std::mem::replace(&mut decision, next).region;
+                early_from_region = rest;
+                go_on(
+                    edge,
+                    &mut relay,
+                    stream,
+                    &Move {
+                        from: &from,
+                        to: &decision.region,
+                        why,
+                        lost_at,
+                    },
+                );
+                registered.moved(&decision.region);
+                moves += 1;
+                tracing::info!(
+                    session = registered_name(&session_key),
+                    %from,
+                    to = %decision.region,
+                    why = why.as_str(),
+                    fault = end.fault_of_region(),
+                    found_after_ms = u64::try_from(lost_at.elapsed().as_millis()).unwrap_or(u64::MAX),
+                    "session goes on in another region"
+                );
+                leaving = asks_to_leave(edge, &relay, &decision.region, registered.id, false);
+            }
+            None if why.is_optional() => {
+                // It is still where it was, and is asked again when the next plan says the same.
+                relay.stay();
+                tried.clear();
+                leaving = asks_to_leave(edge, &relay, &decision.region, registered.id, true);
+            }
+            None => break end,
+        }
+    };
+    drop(leaving);
+    drop(registered);
+    let region = &decision.region;
     let Outcome {
         end,
         code,
@@ -307,11 +406,98 @@ async fn converse(edge: &Arc<Edge>, device: &mut dyn Io, session: Session, early
         duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
         from_device,
         from_region,
+        moves,
         end = end.as_str(),
         code,
         fault = end.fault_of_region(),
         "session ended"
     );
+}
+
+type AsksToLeave = Pin<Box<dyn Future<Output = Why> + Send>>;
+
+/// Resolves when the plan wants a session out of its region; never for one that can not leave. Of many that the plan can
+/// wait for each has its own place, so that the next region is not asked for all of them at once.
+fn asks_to_leave(edge: &Arc<Edge>, relay: &Relay<'_>, region: &RegionId, id: u64, newer: bool) -> AsksToLeave {
+    if !relay.is_kept() {
+        return Box::pin(pending());
+    }
+    let (edge, region) = (edge.clone(), region.clone());
+    Box::pin(async move {
+        let why = edge.asks_to_leave(region, newer).await;
+        if why == Why::Drained {
+            edge.sessions.turn_to_move(id, edge.config.drain.window.0).await;
+        }
+        why
+    })
+}
+
+/// Finds a region that goes on with a session, and asks it to. A session that has a region still is not worth waiting for.
+async fn find_next(
+    edge: &Edge,
+    session_key: &str,
+    request: &[u8],
+    why: Why,
+    tried: &mut Vec<RegionId>,
+) -> Option<(Decision, TcpStream, BytesMut)> {
+    let give_up_at = Instant::now() + edge.config.continuity.patience.0;
+    loop {
+        let table = edge.table()?;
+        let picked = edge.seen.pick(&table, session_key, None, tried, daemon::clock::now());
+        let Some(decision) = picked else {
+            if why.is_optional() || Instant::now() + ROUND_PAUSE > give_up_at {
+                return None;
+            }
+            tokio::time::sleep(ROUND_PAUSE).await;
+            tried.clear();
+            continue;
+        };
+        match ask(edge, &decision, request).await {
+            Ok((stream, Asked::Accepted(mut answer))) if speaks_of_continuity(&answer) => {
+                let rest = answer.bytes.split_off(answer.len);
+                return Some((decision, stream, rest));
+            }
+            Ok(_) => tracing::info!(region = %decision.region, "region does not go on with sessions of others"),
+            Err(failure) => {
+                edge.metrics.connect(&decision.region, failure.outcome());
+                edge.region_failed(&decision.region, &failure.to_string());
+            }
+        }
+        tried.push(decision.region);
+    }
+}
+
+/// From where to where a session goes.
+struct Move<'a> {
+    from: &'a RegionId,
+    to: &'a RegionId,
+    why: Why,
+    lost_at: Instant,
+}
+
+/// Hands the session over. The device is told, unless it has nothing to notice: the region was alive and no turn in progress.
+fn go_on(edge: &Edge, relay: &mut Relay<'_>, stream: TcpStream, moved: &Move<'_>) {
+    let Move { from, to, why, lost_at } = *moved;
+    let is_busy = relay.kept().is_none_or(Kept::is_busy);
+    let is_visible = is_busy || matches!(why, Why::Lost | Why::Silent);
+    relay.go_on(stream, why, lost_at, |must_repeat| {
+        let (code, message) = match (must_repeat, is_visible) {
+            (true, _) => ("repeat_utterance", "Connecting to backup; please say that again"),
+            (false, true) => ("region_changed", "Connecting to backup"),
+            (false, false) => return None,
+        };
+        let notice = serde_json::json!({
+            "type": "meridian.notice",
+            "event_id": format!("event_edge_{}", daemon::clock::now().0),
+            "code": code,
+            "message": message,
+            "from": from,
+            "to": to,
+            // The headers of the handshake said the old one.
+            "affinity": edge.config.affinity_key.0.issue(to, daemon::clock::now()),
+        });
+        Some(frame_for_device(opcode::TEXT, notice.to_string().as_bytes()))
+    });
 }
 
 /// A session's key for the log: devices choose it, so it is bounded.

@@ -5,11 +5,13 @@
 //! and a drill report tell the same story.
 
 pub mod affinity;
+pub mod continuity;
 pub mod eject;
 pub mod pick;
 pub mod table;
 
 pub use affinity::{Affinity, AffinityError, Key};
+pub use continuity::Continuity;
 pub use eject::{Ejection, Ejections};
 pub use pick::{Because, Decision, Request, Skipped, Why, pick};
-pub use table::Table;
+pub use table::{Standing, Table};

@@ -36,6 +36,17 @@ pub(crate) struct Entry {
     floor_rtt_ms: f64,
 }
 
+/// What the plan makes of a region.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Sessions are planned into it.
+    Planned,
+    /// It may serve, but no session is planned into it.
+    Unplanned,
+    /// It serves nobody.
+    Evacuated,
+}
+
 impl Table {
     /// Compiles the table of one edge. An edge the topology does not know (yet) has no place, so only measured round
     /// trips tell it what is near.
@@ -89,6 +100,16 @@ impl Table {
     /// All regions, with where their stacks are.
     pub fn regions(&self) -> impl Iterator<Item = (&RegionId, &[SocketAddr])> {
         self.regions.iter().map(|(id, entry)| (id, entry.stacks.as_slice()))
+    }
+
+    /// What the plan makes of a region that has sessions.
+    pub fn standing(&self, region: &RegionId) -> Standing {
+        match self.regions.get(region) {
+            None => Standing::Evacuated,
+            Some(entry) if entry.state == RegionState::Evacuated => Standing::Evacuated,
+            Some(entry) if entry.planned => Standing::Planned,
+            Some(_) => Standing::Unplanned,
+        }
     }
 
     pub(crate) fn entry(&self, region: &RegionId) -> Option<&Entry> {

@@ -16,11 +16,13 @@ use tokio::{
     sync::mpsc,
     time::{MissedTickBehavior, interval, timeout},
 };
+use topology::words::{Resume, Word, WordError};
 use uuid::Uuid;
 
-use super::session::Session;
+use super::{checkpoint::RestoreError, session::Session};
 use crate::{
     metrics::{ClosedLabels, ClosedReason},
+    seal::SealError,
     stack::Stack,
 };
 
@@ -35,6 +37,46 @@ const STORE_PATIENCE: Duration = Duration::from_millis(500);
 /// Ids of sessions are ours; longer ones are not.
 const SESSION_ID_MAX: usize = 64;
 
+/// How often an edge is told how far a session has come while nothing happens but that the client sends.
+const REPORT_EVERY: Duration = Duration::from_secs(1);
+/// Time for an edge to send what belongs to a session that it carried here: it has all of it at hand.
+const REPLAY_PATIENCE: Duration = Duration::from_secs(5);
+/// More than any edge keeps of one session.
+const REPLAY_BYTES_MAX: usize = 16 << 20;
+/// A session that an edge carried here can not go on here. Close codes from 4000 on are a matter between the two sides.
+const CANNOT_RESUME: u16 = 4001;
+
+/// How a session begins.
+pub(super) enum Begin {
+    /// In this stack.
+    Here {
+        model: String,
+        /// Id of an earlier session whose memory goes on.
+        remembered: Option<String>,
+        /// Whether an edge listens that can carry it elsewhere.
+        continuity: bool,
+    },
+    /// In another stack: an edge carries it here.
+    Carried,
+}
+
+/// Why a session that an edge carried here does not go on.
+#[derive(Debug, thiserror::Error)]
+enum ResumeError {
+    #[error("nothing to resume came")]
+    Nothing,
+    #[error("what came is not what is to be resumed")]
+    Unexpected,
+    #[error("too much came")]
+    TooMuch,
+    #[error(transparent)]
+    Word(#[from] WordError),
+    #[error(transparent)]
+    Seal(#[from] SealError),
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
+}
+
 /// Why the socket is closed by us.
 struct Closing {
     code: u16,
@@ -43,16 +85,28 @@ struct Closing {
 }
 
 /// Serves one session until it ends.
-pub(super) async fn run(stack: &Arc<Stack>, socket: WebSocket, model: String, resume: Option<String>) {
+pub(super) async fn run(stack: &Arc<Stack>, socket: WebSocket, begin: Begin) {
     stack.metrics.sessions.inc();
-    let (id, dialogue) = restore(stack, resume).await;
-    tracing::info!(session = id, "session opened");
-    let session = Session::new(Arc::clone(stack), id.clone(), model, dialogue);
-
     let (sink, mut stream) = socket.split();
     let (out, outgoing) = mpsc::channel(IN_FLIGHT_MAX);
     let mut writer = tokio::spawn(write(sink, outgoing));
-    let ended = converse(stack, &id, session, &mut stream, &out).await;
+    let (id, ended) = match open(stack, begin, &mut stream).await {
+        Ok(session) => {
+            let id = session.id.clone();
+            tracing::info!(session = id, "session opened");
+            let ended = Box::pin(converse(stack, &id, session, &mut stream, &out)).await;
+            (id, ended)
+        }
+        Err(error) => {
+            tracing::warn!("a carried session cannot go on here: {error}");
+            let closing = Closing {
+                code: CANNOT_RESUME,
+                text: "this session can not go on here",
+                reason: ClosedReason::not_resumed,
+            };
+            (String::new(), Err(closing))
+        }
+    };
 
     let reason = match ended {
         Ok(reason) => reason,
@@ -82,6 +136,71 @@ pub(super) async fn run(stack: &Arc<Stack>, socket: WebSocket, model: String, re
         .inc();
     stack.metrics.sessions.dec();
     tracing::info!(session = id, ?reason, "session closed");
+}
+
+async fn open(stack: &Arc<Stack>, begin: Begin, stream: &mut SplitStream<WebSocket>) -> Result<Session, ResumeError> {
+    match begin {
+        Begin::Here {
+            model,
+            remembered,
+            continuity,
+        } => {
+            let (id, dialogue) = restore(stack, remembered).await;
+            let mut session = Session::new(Arc::clone(stack), id, model, dialogue);
+            if continuity {
+                session.begin_reports();
+            }
+            Ok(session)
+        }
+        Begin::Carried => {
+            let session = timeout(REPLAY_PATIENCE, resume(stack, stream)).await;
+            session.unwrap_or(Err(ResumeError::Nothing))
+        }
+    }
+}
+
+/// Takes over a session: first comes its state, then the client's messages that are needed beside it.
+async fn resume(stack: &Arc<Stack>, stream: &mut SplitStream<WebSocket>) -> Result<Session, ResumeError> {
+    let first = next_data(stream).await?;
+    let Message::Binary(word) = &first else {
+        return Err(ResumeError::Unexpected);
+    };
+    let Word::Resume(word) = Word::parse(word)? else {
+        return Err(ResumeError::Unexpected);
+    };
+    let key = stack.config.checkpoint_key.as_ref().ok_or(ResumeError::Unexpected)?;
+    let state = key.open(word.state, daemon::clock::now())?;
+    let replay = replayed(&word, stream).await?;
+    Ok(Session::restore(stack, state, &word, &replay, daemon::clock::now())?)
+}
+
+/// The messages that the state does not stand for.
+async fn replayed(word: &Resume<'_>, stream: &mut SplitStream<WebSocket>) -> Result<Vec<String>, ResumeError> {
+    let mut replay = Vec::new();
+    let mut bytes = 0;
+    while !word.is_broken && word.first + (replay.len() as u64) < word.consumed {
+        // A message that is not text was refused there, and counts.
+        let text = match next_data(stream).await? {
+            Message::Text(text) => text.as_str().to_owned(),
+            _ => String::new(),
+        };
+        bytes += text.len();
+        if bytes > REPLAY_BYTES_MAX {
+            return Err(ResumeError::TooMuch);
+        }
+        replay.push(text);
+    }
+    Ok(replay)
+}
+
+async fn next_data(stream: &mut SplitStream<WebSocket>) -> Result<Message, ResumeError> {
+    loop {
+        match stream.next().await {
+            Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+            Some(Ok(message @ (Message::Text(_) | Message::Binary(_)))) => return Ok(message),
+            _ => return Err(ResumeError::Nothing),
+        }
+    }
 }
 
 /// The session to go on with: an earlier one if the client names it and it is remembered, else a new one.
@@ -122,6 +241,7 @@ async fn converse(
     let mut look = interval(LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut seen, mut pinged, mut sent) = (Instant::now(), Instant::now(), Instant::now());
+    let mut reported = Instant::now();
     loop {
         if session.outbox.is_overfull() {
             return Err(Closing {
@@ -130,7 +250,7 @@ async fn converse(
                 reason: ClosedReason::slow_client,
             });
         }
-        if session.outbox.is_empty() {
+        if !session.outbox.is_ready() {
             sent = Instant::now();
         }
         let over = || Closing {
@@ -138,7 +258,7 @@ async fn converse(
             text: "region draining",
             reason: ClosedReason::draining,
         };
-        if stack.draining.is_cancelled() && session.is_between_turns() {
+        if stack.draining.is_cancelled() && session.is_between_turns() && !session.owes_checkpoint() {
             return Err(over());
         }
         tokio::select! {
@@ -156,9 +276,12 @@ async fn converse(
                 }
             }
             result = session.engine_result() => session.on_engine_result(result, daemon::clock::now()),
-            place = out.reserve(), if !session.outbox.is_empty() => {
+            place = out.reserve(), if session.owes_checkpoint() || session.outbox.is_ready() => {
                 let Ok(place) = place else { return Ok(ClosedReason::lost) };
-                if let Some(mut frame) = session.outbox.pop() {
+                if session.owes_checkpoint() && let Some(key) = &stack.config.checkpoint_key {
+                    reported = Instant::now();
+                    place.send(Message::Binary(session.checkpoint(key, daemon::clock::now()).into()));
+                } else if let Some(mut frame) = session.outbox.pop() {
                     sent = Instant::now();
                     place.send(Message::Text(std::mem::take(&mut frame.text).into()));
                     session.on_sent(&frame, daemon::clock::now());
@@ -166,6 +289,9 @@ async fn converse(
             }
             _ = look.tick() => {
                 session.ring(daemon::clock::now());
+                if reported.elapsed() >= REPORT_EVERY {
+                    session.note_report_time();
+                }
                 if seen.elapsed() > idle_max {
                     return Err(Closing {
                         code: close_code::POLICY,

@@ -7,6 +7,8 @@ use speech::{
     resample::Stream,
 };
 
+use serde::{Deserialize, Serialize};
+
 use super::settings::TurnDetection;
 
 /// Samples per second of audio in the protocol's `audio/pcm`.
@@ -23,15 +25,21 @@ pub(super) enum Noticed {
     /// An utterance, complete.
     Stopped {
         at_ms: u64,
-        samples: Vec<f32>,
+        utterance: Utterance,
     },
+}
+
+/// A piece of what was heard.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Utterance {
+    /// Where it begins, in samples from the first audio of the session.
+    pub(super) from: usize,
+    pub(super) samples: Vec<f32>,
 }
 
 /// The input audio buffer of a session.
 pub(super) struct Ear {
-    resampler: Stream,
-    /// The first half of a sample whose second half is in the next piece.
-    odd_byte: Option<u8>,
+    intake: Intake,
     buffer: Vec<f32>,
     /// Where `buffer` begins.
     begin: usize,
@@ -40,6 +48,68 @@ pub(super) struct Ear {
     detector: Option<Detector>,
     /// Longest utterance, in samples.
     utterance_max: usize,
+}
+
+/// What brings the wire's bytes to the engine's rate.
+struct Intake {
+    resampler: Stream,
+    /// The first half of a sample whose second half is in the next piece.
+    odd_byte: Option<u8>,
+    place: Place,
+}
+
+/// A place in the bytes that came in. The resampler starts afresh whenever the buffer is committed or cleared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Place {
+    /// Which sample the resampler began with.
+    pub(super) origin: usize,
+    /// Bytes it was given since then.
+    pub(super) bytes: usize,
+}
+
+impl Intake {
+    fn new() -> Self {
+        Self {
+            resampler: Stream::new(WIRE_RATE, SAMPLE_RATE)
+                .expect("both rates are constants within the resampler's range"),
+            odd_byte: None,
+            place: Place { origin: 0, bytes: 0 },
+        }
+    }
+
+    fn push(&mut self, bytes: &[u8]) -> Vec<f32> {
+        self.place.bytes += bytes.len();
+        let samples = match (self.odd_byte.take(), bytes) {
+            (Some(first), [second, rest @ ..]) => {
+                let mut samples = pcm::from_s16le(&[first, *second]);
+                samples.extend(self.whole_samples(rest));
+                samples
+            }
+            (None, bytes) => self.whole_samples(bytes),
+            (odd_byte, _) => {
+                self.odd_byte = odd_byte;
+                Vec::new()
+            }
+        };
+        self.resampler.push(&samples)
+    }
+
+    fn whole_samples(&mut self, bytes: &[u8]) -> Vec<f32> {
+        if bytes.len() % 2 == 1 {
+            self.odd_byte = bytes.last().copied();
+        }
+        pcm::from_s16le(bytes)
+    }
+
+    /// Gives the rest; the caller says where the next audio begins.
+    fn finish(&mut self) -> Vec<f32> {
+        self.odd_byte = None;
+        self.resampler.finish()
+    }
+
+    fn begin_at(&mut self, origin: usize) {
+        self.place = Place { origin, bytes: 0 };
+    }
 }
 
 struct Detector {
@@ -66,9 +136,7 @@ pub(super) struct BufferFull;
 impl Ear {
     pub(super) fn new(turn_detection: Option<&TurnDetection>, utterance_seconds_max: u32) -> Self {
         let mut ear = Self {
-            resampler: Stream::new(WIRE_RATE, SAMPLE_RATE)
-                .expect("both rates are constants within the resampler's range"),
-            odd_byte: None,
+            intake: Intake::new(),
             buffer: Vec::new(),
             begin: 0,
             listened: 0,
@@ -103,31 +171,9 @@ impl Ear {
         if self.detector.is_none() && self.buffer.len() >= self.utterance_max {
             return Err(BufferFull);
         }
-        let samples = match (self.odd_byte.take(), bytes) {
-            (Some(first), [second, rest @ ..]) => {
-                let mut samples = pcm::from_s16le(&[first, *second]);
-                samples.extend(self.whole_samples(rest));
-                samples
-            }
-            (odd_byte, bytes) => {
-                self.odd_byte = odd_byte;
-                if odd_byte.is_some() {
-                    Vec::new()
-                } else {
-                    self.whole_samples(bytes)
-                }
-            }
-        };
-        let resampled = self.resampler.push(&samples);
-        self.buffer.extend(resampled);
+        let samples = self.intake.push(bytes);
+        self.buffer.extend(samples);
         Ok(self.listen())
-    }
-
-    fn whole_samples(&mut self, bytes: &[u8]) -> Vec<f32> {
-        if bytes.len() % 2 == 1 {
-            self.odd_byte = bytes.last().copied();
-        }
-        pcm::from_s16le(bytes)
     }
 
     fn listen(&mut self) -> Vec<Noticed> {
@@ -166,7 +212,7 @@ impl Ear {
                 let samples = self.buffer[from - self.begin..to - self.begin].to_vec();
                 noticed.push(Noticed::Stopped {
                     at_ms: millis(to),
-                    samples,
+                    utterance: Utterance { from, samples },
                 });
             }
         }
@@ -183,36 +229,196 @@ impl Ear {
     }
 
     /// Takes everything out, as one utterance.
-    pub(super) fn commit(&mut self) -> Vec<f32> {
-        let rest = self.resampler.finish();
+    pub(super) fn commit(&mut self) -> Utterance {
+        let rest = self.intake.finish();
         self.buffer.extend(rest);
-        let samples = match self.detector.as_ref().and_then(|detector| detector.started) {
-            Some(started) => self.buffer.split_off(started - self.begin),
-            None => std::mem::take(&mut self.buffer),
-        };
+        let from = self.detector.as_ref().and_then(|detector| detector.started);
+        let from = from.unwrap_or(self.begin);
+        let samples = self.buffer.split_off(from - self.begin);
         self.begin += self.buffer.len() + samples.len();
         self.forget();
-        samples
+        Utterance { from, samples }
     }
 
     /// Throws everything away.
     pub(super) fn clear(&mut self) {
-        let rest = self.resampler.finish();
+        let rest = self.intake.finish();
         self.begin += self.buffer.len() + rest.len();
         self.forget();
     }
 
     fn forget(&mut self) {
         self.buffer.clear();
-        self.odd_byte = None;
+        self.intake.begin_at(self.begin);
         self.listened = self.begin;
         if let Some(detector) = &mut self.detector {
             detector.restart(self.begin);
         }
     }
 
+    /// Where the next byte will lie.
+    pub(super) fn place(&self) -> Place {
+        self.intake.place
+    }
+
+    /// Where what is kept begins.
+    pub(super) fn begin(&self) -> usize {
+        self.begin
+    }
+
+    /// All but the audio.
+    pub(super) fn carry(&self) -> CarriedEar {
+        CarriedEar {
+            begin: self.begin,
+            listened: self.listened,
+            end: self.end(),
+            detector: self.detector.as_ref().map(|detector| CarriedDetector {
+                endpointer: detector.endpointer.clone(),
+                origin: detector.origin,
+                started: detector.started,
+            }),
+        }
+    }
+
     fn end(&self) -> usize {
         self.begin + self.buffer.len()
+    }
+}
+
+/// An ear as it travels between regions; its audio is sent again by the edge.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct CarriedEar {
+    begin: usize,
+    listened: usize,
+    end: usize,
+    detector: Option<CarriedDetector>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct CarriedDetector {
+    endpointer: Endpointer,
+    origin: usize,
+    started: Option<usize>,
+}
+
+impl CarriedEar {
+    /// Whether it had heard nothing that is still waiting: with turn detection that is but the padding of what may come.
+    pub(super) fn is_empty(&self) -> bool {
+        match &self.detector {
+            Some(detector) => detector.started.is_none(),
+            None => self.begin == self.end,
+        }
+    }
+
+    /// The ear with nothing in it, as if all had been thrown away: for a turn that can not be rebuilt.
+    pub(super) fn emptied(&self, turn_detection: Option<&TurnDetection>, utterance_seconds_max: u32) -> Ear {
+        let mut ear = Ear::new(turn_detection, utterance_seconds_max);
+        ear.begin = self.end;
+        ear.forget();
+        ear
+    }
+}
+
+/// Bytes in one chunk of the resampler, 10 ms: it can be started at any multiple of it and gives the same from then on.
+const CHUNK_BYTES: usize = 2 * WIRE_RATE as usize / 100;
+/// What a chunk becomes.
+const CHUNK_SAMPLES: usize = FRAME_SAMPLES;
+
+impl Place {
+    /// The first sample that comes out right when the resampler is started here: its filter looks back less than a chunk.
+    pub(super) fn exact_from(self) -> usize {
+        match self.bytes.div_ceil(CHUNK_BYTES) {
+            0 => self.origin,
+            chunks => self.origin + (chunks + 1) * CHUNK_SAMPLES,
+        }
+    }
+}
+
+/// Hears again what was heard elsewhere, without taking notice of any of it.
+pub(super) struct Rebuild {
+    intake: Intake,
+    /// Bytes to pass over up to where the resampler can be started.
+    skip: usize,
+    begin: usize,
+    buffer: Vec<f32>,
+}
+
+impl Rebuild {
+    /// `place` is where the first byte lay.
+    pub(super) fn at(place: Place) -> Self {
+        let chunks = place.bytes.div_ceil(CHUNK_BYTES);
+        let mut intake = Intake::new();
+        intake.place = place;
+        Self {
+            intake,
+            skip: chunks * CHUNK_BYTES - place.bytes,
+            begin: place.origin + chunks * CHUNK_SAMPLES,
+            buffer: Vec::new(),
+        }
+    }
+
+    pub(super) fn append(&mut self, bytes: &[u8]) {
+        let (skipped, bytes) = bytes.split_at(self.skip.min(bytes.len()));
+        self.skip -= skipped.len();
+        self.intake.place.bytes += skipped.len();
+        let samples = self.intake.push(bytes);
+        self.buffer.extend(samples);
+    }
+
+    /// The buffer was committed or cleared here.
+    pub(super) fn finish(&mut self) {
+        let rest = self.intake.finish();
+        self.buffer.extend(rest);
+        // As many samples as came out there, also if the resampler was never started here.
+        let Place { origin, bytes } = self.intake.place;
+        let end = origin + (bytes / 2 * SAMPLE_RATE as usize).div_ceil(WIRE_RATE as usize);
+        self.begin = self.begin.min(end);
+        self.buffer.resize(end - self.begin, 0.0);
+        self.intake.begin_at(end);
+        self.skip = 0;
+    }
+
+    /// What was heard there; `None` if it is not all there.
+    pub(super) fn cut(&self, from: usize, samples: usize) -> Option<Vec<f32>> {
+        let from = from.checked_sub(self.begin)?;
+        Some(self.buffer.get(from..from.checked_add(samples)?)?.to_vec())
+    }
+
+    /// The ear as it was; `None` if what was heard again is not what it had heard.
+    pub(super) fn into_ear(
+        mut self,
+        carried: CarriedEar,
+        turn_detection: Option<&TurnDetection>,
+        utterance_seconds_max: u32,
+    ) -> Option<Ear> {
+        let CarriedEar {
+            begin,
+            listened,
+            end,
+            detector,
+        } = carried;
+        if self.begin + self.buffer.len() != end || !(begin..=end).contains(&listened) {
+            return None;
+        }
+        self.buffer.drain(..begin.checked_sub(self.begin)?);
+        let mut ear = Ear::new(turn_detection, utterance_seconds_max);
+        (ear.intake, ear.buffer, ear.begin, ear.listened) = (self.intake, self.buffer, begin, listened);
+        match (&mut ear.detector, detector) {
+            (None, None) => {}
+            (Some(detector), Some(carried)) => {
+                detector.endpointer = carried.endpointer;
+                detector.origin = carried.origin;
+                detector.started = carried.started;
+                if detector
+                    .started
+                    .is_some_and(|started| !(begin..=listened).contains(&started))
+                {
+                    return None;
+                }
+            }
+            _ => return None,
+        }
+        Some(ear)
     }
 }
 
@@ -255,16 +461,17 @@ mod tests {
         }
         let [
             Noticed::Started { at_ms: first },
-            Noticed::Stopped { samples: one, .. },
+            Noticed::Stopped { utterance: one, .. },
             Noticed::Started { .. },
             Noticed::Stopped {
-                samples: two,
+                utterance: two,
                 at_ms: last,
             },
         ] = &noticed[..]
         else {
             panic!("{noticed:?}");
         };
+        let (one, two) = (&one.samples, &two.samples);
         assert!(first.abs_diff(700) <= 30, "{first}");
         assert!((one.len() / SAMPLES_PER_MS).abs_diff(1600) <= 60, "{}", one.len());
         assert!((two.len() / SAMPLES_PER_MS).abs_diff(1400) <= 60, "{}", two.len());
@@ -296,9 +503,53 @@ mod tests {
         // A last piece may pass the limit; the one after it does not.
         let accepted = (0..5).filter(|_| ear.append(&second).is_ok()).count();
         assert!((2..=3).contains(&accepted), "{accepted}");
-        assert!((seconds(&ear.commit()) - accepted as f64).abs() < 0.01);
+        assert!((seconds(&ear.commit().samples) - accepted as f64).abs() < 0.01);
         assert!(ear.append(&second).is_ok());
         ear.clear();
-        assert!(ear.commit().is_empty());
+        assert!(ear.commit().samples.is_empty());
+    }
+
+    /// Hears a stream in pieces of a size, up to piece `cut`, and rebuilds the ear from the latest piece that suffices.
+    fn check_rebuilt(size: usize, commit_every: usize, detection: Option<&TurnDetection>) {
+        let stream = wire(&[silence(700), tone(900), silence(900), tone(400)].concat());
+        let pieces: Vec<&[u8]> = stream.chunks(size).collect();
+        for cut in (1..pieces.len()).step_by(pieces.len().div_ceil(40)) {
+            let mut ear = Ear::new(detection, 60);
+            let mut places = Vec::new();
+            for (at, piece) in pieces[..cut].iter().enumerate() {
+                places.push(ear.place());
+                ear.append(piece).unwrap();
+                if at % commit_every == commit_every - 1 {
+                    ear.commit();
+                }
+            }
+            let from = places.iter().rposition(|place| place.exact_from() <= ear.begin());
+            let from = from.expect("the first piece always suffices");
+            let mut rebuild = Rebuild::at(places[from]);
+            for (at, piece) in pieces[..cut].iter().enumerate().skip(from) {
+                rebuild.append(piece);
+                if at % commit_every == commit_every - 1 {
+                    rebuild.finish();
+                }
+            }
+            let mut rebuilt = rebuild
+                .into_ear(ear.carry(), detection, 60)
+                .expect("it is the same ear");
+            assert_eq!(rebuilt.buffer, ear.buffer, "pieces of {size}, {cut} of them");
+            for piece in &pieces[cut..] {
+                assert_eq!(rebuilt.append(piece), ear.append(piece));
+            }
+            assert_eq!(rebuilt.commit(), ear.commit());
+        }
+    }
+
+    #[test]
+    fn an_ear_is_rebuilt_to_the_sample_from_its_last_pieces() {
+        for size in [9_600, 1_920, 480, 997, 1_003, 331] {
+            for commit_every in [usize::MAX, 7, 3, 1] {
+                check_rebuilt(size, commit_every, Some(&TurnDetection::default()));
+                check_rebuilt(size, commit_every, None);
+            }
+        }
     }
 }

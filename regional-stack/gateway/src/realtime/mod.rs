@@ -3,6 +3,7 @@
 //!
 //! [`session`] is the protocol and knows no socket; [`connection`] is the socket and knows no protocol.
 
+mod checkpoint;
 mod client;
 mod connection;
 mod ear;
@@ -19,11 +20,13 @@ use axum::{
         Query, State,
         ws::{WebSocketUpgrade, rejection::WebSocketUpgradeRejection},
     },
-    http::StatusCode,
+    http::{HeaderMap, HeaderValue, StatusCode},
     response::Response,
 };
 use serde::Deserialize;
+use topology::words;
 
+use self::connection::Begin;
 use crate::{error::ApiError, serve::Place, stack::Stack};
 
 /// What a client may say in the address.
@@ -44,6 +47,7 @@ pub(crate) async fn upgrade(
     State(stack): State<Arc<Stack>>,
     Extension(place): Extension<Place>,
     Query(parameters): Query<Parameters>,
+    headers: HeaderMap,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, ApiError> {
     let upgrade = upgrade.map_err(|rejection| {
@@ -78,12 +82,30 @@ pub(crate) async fn upgrade(
     // The token counts the session from here on, so that a burst of upgrades cannot overrun the limit, and a drain waits
     // for those whose upgrade is still under way.
     let counted = stack.sessions.token();
-    Ok(upgrade
+    let continuity = stack.config.checkpoint_key.is_some()
+        && headers
+            .get(words::HEADER)
+            .is_some_and(|version| version == words::VERSION);
+    let begin = if continuity && headers.contains_key(words::RESUME_HEADER) {
+        Begin::Carried
+    } else {
+        Begin::Here {
+            model,
+            remembered: parameters.resume,
+            continuity,
+        }
+    };
+    let mut response = upgrade
         .protocols(["realtime"])
         .max_frame_size(read_max)
         .max_message_size(read_max)
         .on_upgrade(async move |socket| {
-            connection::run(&stack, socket, model, parameters.resume).await;
+            connection::run(&stack, socket, begin).await;
             drop((counted, place));
-        }))
+        });
+    if continuity {
+        let version = HeaderValue::from_static(words::VERSION);
+        response.headers_mut().insert(words::HEADER, version);
+    }
+    Ok(response)
 }

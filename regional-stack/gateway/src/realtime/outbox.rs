@@ -1,18 +1,32 @@
 //! Events waiting to be sent to a client. What belongs to a response can be taken back, which is what makes an interrupted
 //! assistant fall silent at once.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, ops::Range};
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 /// An event ready to be sent.
-#[derive(Debug)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Frame {
+    /// Empty while the audio it carries has to be spoken again.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub(super) text: String,
     /// The response it is a part of, by number.
     response: Option<u64>,
     /// The response that is over once this is sent.
     pub(super) ends_response: Option<u64>,
+    /// Set for a piece of spoken reply.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    audio: Option<Audio>,
+}
+
+/// A piece of spoken reply, as it travels between regions: there it is spoken again.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Audio {
+    /// The event's own number.
+    number: u64,
+    samples: Range<usize>,
 }
 
 /// Events in the order they will be sent.
@@ -20,6 +34,15 @@ pub(super) struct Frame {
 pub(super) struct Outbox {
     frames: VecDeque<Frame>,
     bytes: usize,
+    numbered: u64,
+    /// Whether anything happened since the last checkpoint but that frames were sent.
+    changed: bool,
+}
+
+/// An outbox, as it travels between regions.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct CarriedOutbox {
+    frames: VecDeque<Frame>,
     numbered: u64,
 }
 
@@ -29,35 +52,43 @@ const BYTES_MAX: usize = 8 << 20;
 impl Outbox {
     /// Adds an event.
     pub(super) fn push(&mut self, event: Value) {
-        self.add(event, None, None);
+        self.add(event, None, None, None);
     }
 
     /// Adds an event that is taken back when the response is cancelled.
     pub(super) fn push_part(&mut self, event: Value, response: u64) {
-        self.add(event, Some(response), None);
+        self.add(event, Some(response), None, None);
+    }
+
+    /// Adds a piece of the response's audio, `samples` of it.
+    pub(super) fn push_audio(&mut self, event: Value, response: u64, samples: Range<usize>) {
+        self.add(event, Some(response), None, Some(samples));
     }
 
     /// Adds the last event of a response.
     pub(super) fn push_end(&mut self, event: Value, response: u64) {
-        self.add(event, Some(response), Some(response));
+        self.add(event, Some(response), Some(response), None);
     }
 
-    fn add(&mut self, mut event: Value, response: Option<u64>, ends_response: Option<u64>) {
+    fn add(&mut self, event: Value, response: Option<u64>, ends_response: Option<u64>, audio: Option<Range<usize>>) {
         self.numbered += 1;
-        event["event_id"] = json!(format!("event_{:06}", self.numbered));
-        let text = event.to_string();
+        let number = self.numbered;
+        let text = numbered(event, number);
         self.bytes += text.len();
         self.frames.push_back(Frame {
             text,
             response,
             ends_response,
+            audio: audio.map(|samples| Audio { number, samples }),
         });
+        self.changed = true;
     }
 
     /// Takes back what is not sent yet of a response.
     pub(super) fn take_back(&mut self, response: u64) {
         self.frames.retain(|frame| frame.response != Some(response));
         self.bytes = self.frames.iter().map(|frame| frame.text.len()).sum();
+        self.changed = true;
     }
 
     pub(super) fn pop(&mut self) -> Option<Frame> {
@@ -70,7 +101,67 @@ impl Outbox {
         self.frames.is_empty()
     }
 
+    /// Whether the next event can be sent.
+    pub(super) fn is_ready(&self) -> bool {
+        self.frames.front().is_some_and(|frame| !frame.text.is_empty())
+    }
+
     pub(super) fn is_overfull(&self) -> bool {
         self.bytes > BYTES_MAX
     }
+
+    /// Whether a checkpoint must go before the next event.
+    pub(super) fn has_changed(&self) -> bool {
+        self.changed
+    }
+
+    /// A checkpoint with what is in here goes next.
+    pub(super) fn note_checkpoint(&mut self) {
+        self.changed = false;
+    }
+
+    /// What travels: audio is left out, because it can be spoken again.
+    pub(super) fn carry(&self) -> CarriedOutbox {
+        let carried = |frame: &Frame| match &frame.audio {
+            None => frame.clone(),
+            Some(audio) => Frame {
+                text: String::new(),
+                audio: Some(audio.clone()),
+                ..*frame
+            },
+        };
+        CarriedOutbox {
+            frames: self.frames.iter().map(carried).collect(),
+            numbered: self.numbered,
+        }
+    }
+
+    pub(super) fn restore(carried: CarriedOutbox) -> Self {
+        Self {
+            bytes: carried.frames.iter().map(|frame| frame.text.len()).sum(),
+            frames: carried.frames,
+            numbered: carried.numbered,
+            changed: true,
+        }
+    }
+
+    /// Whether audio that travelled has to be spoken again.
+    pub(super) fn lacks_audio(&self) -> bool {
+        self.frames.iter().any(|frame| frame.text.is_empty())
+    }
+
+    /// Puts the audio back into the events that lack it; `event` makes one of its samples.
+    pub(super) fn fill(&mut self, event: impl Fn(Range<usize>) -> Value) {
+        for frame in self.frames.iter_mut().filter(|frame| frame.text.is_empty()) {
+            if let Some(audio) = &frame.audio {
+                frame.text = numbered(event(audio.samples.clone()), audio.number);
+                self.bytes += frame.text.len();
+            }
+        }
+    }
+}
+
+fn numbered(mut event: Value, number: u64) -> String {
+    event["event_id"] = json!(format!("event_{number:06}"));
+    event.to_string()
 }

@@ -5,6 +5,7 @@
 //! active at a time; cancelling it drops its engine job and takes back what is not sent yet.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, VecDeque},
     sync::Arc,
     time::{Duration, Instant},
@@ -12,14 +13,16 @@ use std::{
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use dialogue::DialogueState;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use speech::{SAMPLE_RATE, Transcript, pcm, resample::resample};
 use topology::Moment;
 use uuid::Uuid;
 
 use super::{
+    checkpoint::Reports,
     client::{Body, ClientEvent, NewItem, NewResponse},
-    ear::{self, Ear, Noticed, WIRE_RATE},
+    ear::{self, Ear, Noticed, Utterance, WIRE_RATE},
     events::{self, Place},
     outbox::{Frame, Outbox},
     settings::{Modality, Settings, TurnDetection},
@@ -34,30 +37,35 @@ use crate::{
 
 /// A session.
 pub(super) struct Session {
-    stack: Arc<Stack>,
-    id: String,
-    model: String,
-    settings: Settings,
-    ear: Ear,
+    pub(super) stack: Arc<Stack>,
+    pub(super) id: String,
+    pub(super) model: String,
+    pub(super) settings: Settings,
+    pub(super) ear: Ear,
     /// Id of the item that the utterance in progress will become; clients are told it when speech starts.
-    next_item: Option<String>,
-    items: VecDeque<Item>,
+    pub(super) next_item: Option<String>,
+    pub(super) items: VecDeque<Item>,
     /// Utterances being recognised, in order.
-    hearing: VecDeque<Hearing>,
-    response: Option<Response>,
+    pub(super) hearing: VecDeque<Hearing>,
+    pub(super) response: Option<Response>,
     /// Items to answer once the current response is over; only when the client does not want to be able to interrupt.
-    wanted: VecDeque<String>,
-    dialogue: DialogueState,
+    pub(super) wanted: VecDeque<String>,
+    pub(super) dialogue: DialogueState,
     /// Whether `dialogue` changed since it was last saved.
-    unsaved: bool,
-    turns: u64,
-    responses: u64,
+    pub(super) unsaved: bool,
+    pub(super) turns: u64,
+    pub(super) responses: u64,
     pub(super) outbox: Outbox,
+    /// Messages of the client so far.
+    pub(super) consumed: u64,
+    /// What the edge was told, when it can carry the session to another region.
+    pub(super) reports: Option<Reports>,
 }
 
 /// A message of the conversation.
-struct Item {
-    id: String,
+#[derive(Serialize, Deserialize)]
+pub(super) struct Item {
+    pub(super) id: String,
     role: Role,
     content: Content,
     /// What was said or written; unknown while it is recognised.
@@ -65,32 +73,49 @@ struct Item {
     /// Whether a response was already given to it.
     answered: bool,
     /// When the user had finished it.
+    #[serde(skip, default = "Instant::now")]
     at: Instant,
     /// How long recognition took.
     asr: Option<Duration>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum Role {
     User,
     Assistant,
     System,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum Content {
     Audio,
     Text,
 }
 
-struct Hearing {
-    item: String,
+/// An utterance being recognised.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Hearing {
+    pub(super) item: String,
     seconds: f64,
-    ticket: Ticket<Transcript>,
+    /// Where its audio can be found again.
+    pub(super) source: Source,
+    /// None only while the session travels.
+    #[serde(skip)]
+    ticket: Option<Ticket<Transcript>>,
+}
+
+/// Where audio came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Source {
+    /// The input audio buffer.
+    Ear { from: usize, samples: usize },
+    /// A message of the client that holds the whole of it.
+    Message(u64),
 }
 
 /// The response being made.
-struct Response {
+#[derive(Serialize, Deserialize)]
+pub(super) struct Response {
     number: u64,
     id: String,
     item: String,
@@ -98,26 +123,34 @@ struct Response {
     answers: Option<String>,
     modality: Modality,
     stage: ResponseStage,
+    /// Audio being made of the reply; also of a reply that is spoken again in another region.
+    #[serde(skip)]
+    speaking: Option<Ticket<Vec<f32>>>,
+    /// Length of the reply's audio, once it is known: spoken again it has to be as long.
+    samples: usize,
     /// Whether the client was told of its output item.
     added: bool,
     turn: Turn,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum ResponseStage {
     /// For the transcript of what it answers.
     Waiting,
-    Synthesizing(Ticket<Vec<f32>>),
-    /// Everything is in the outbox.
+    Synthesizing,
+    /// Everything is in the outbox, though audio that travelled may have to be spoken again.
     Sending,
 }
 
 /// What `meridian.turn` reports.
+#[derive(Serialize, Deserialize)]
 struct Turn {
     number: u64,
+    #[serde(skip, default = "Instant::now")]
     at: Instant,
     transcript: String,
-    intent: &'static str,
-    slots: BTreeMap<&'static str, String>,
+    intent: Cow<'static, str>,
+    slots: BTreeMap<Cow<'static, str>, String>,
     reply: String,
     asr: Option<Duration>,
     nlu: Option<Duration>,
@@ -163,6 +196,8 @@ impl Session {
             turns: 0,
             responses: 0,
             outbox: Outbox::default(),
+            consumed: 0,
+            reports: None,
         };
         session.outbox.push(events::session_created(&session.describe()));
         session
@@ -190,19 +225,16 @@ impl Session {
     pub(super) async fn engine_result(&mut self) -> EngineResult {
         let hearing = self.hearing.front_mut();
         let heard = async {
-            match hearing {
-                Some(hearing) => hearing.ticket.result().await,
+            match hearing.and_then(|hearing| hearing.ticket.as_mut()) {
+                Some(ticket) => ticket.result().await,
                 None => std::future::pending().await,
             }
         };
         let response = self.response.as_mut();
         let spoken = async {
-            match response {
-                Some(Response {
-                    stage: ResponseStage::Synthesizing(ticket),
-                    ..
-                }) => ticket.result().await,
-                _ => std::future::pending().await,
+            match response.and_then(|response| response.speaking.as_mut()) {
+                Some(ticket) => ticket.result().await,
+                None => std::future::pending().await,
             }
         };
         tokio::select! {
@@ -221,6 +253,11 @@ impl Session {
 
     /// Takes a message of the client.
     pub(super) fn on_message(&mut self, text: &str, now: Moment) {
+        self.take_message(text, now);
+        self.consumed += 1;
+    }
+
+    fn take_message(&mut self, text: &str, now: Moment) {
         let event = match ClientEvent::parse(text) {
             Ok(event) => event,
             Err(error) => {
@@ -249,6 +286,7 @@ impl Session {
 
     /// Refuses a message that is not text.
     pub(super) fn on_binary(&mut self) {
+        self.consumed += 1;
         let message =
             "binary messages are not part of this protocol; send audio as base64 in input_audio_buffer.append";
         self.outbox.push(events::error(
@@ -271,7 +309,7 @@ impl Session {
                 self.outbox.push(events::cleared());
                 Ok(())
             }
-            Body::ItemCreate { item } => self.create_item(item, now).map(|_| ()),
+            Body::ItemCreate { item } => self.create_item(&item).map(|_| ()),
             Body::ItemDelete { item_id } => {
                 let at = self.position(&item_id)?;
                 self.items.remove(at);
@@ -334,6 +372,9 @@ impl Session {
 
     fn append(&mut self, audio: &str, now: Moment) -> Result<(), Refusal> {
         let bytes = decode(audio)?;
+        if let Some(reports) = &mut self.reports {
+            reports.note(self.consumed, self.ear.place());
+        }
         let noticed = self.ear.append(&bytes).map_err(|_| {
             let message = format!(
                 "the audio buffer holds {} s, the most one turn may have; commit or clear it",
@@ -352,11 +393,11 @@ impl Session {
                         self.cancel("turn_detected");
                     }
                 }
-                Noticed::Stopped { at_ms, samples } => {
+                Noticed::Stopped { at_ms, utterance } => {
                     let item = self.next_item.take().unwrap_or_else(|| new_id("item"));
                     self.outbox.push(events::speech_stopped(&item, at_ms));
                     let answer = self.turn_detection().create_response;
-                    self.take_utterance(item.clone(), samples)?;
+                    self.take_utterance(item.clone(), utterance)?;
                     if answer {
                         self.want(item, now);
                     }
@@ -371,16 +412,16 @@ impl Session {
     }
 
     fn commit(&mut self, now: Moment) -> Result<(), Refusal> {
-        let samples = self.ear.commit();
+        let utterance = self.ear.commit();
         let item = self.next_item.take().unwrap_or_else(|| new_id("item"));
-        let heard_ms = (ear::seconds(&samples) * 1000.0) as u64;
+        let heard_ms = (ear::seconds(&utterance.samples) * 1000.0) as u64;
         if heard_ms < COMMIT_MS_MIN {
             let message = format!(
                 "the audio buffer holds {heard_ms} ms, at least {COMMIT_MS_MIN} ms are needed; append audio before committing"
             );
             return Err(Refusal::invalid("input_audio_buffer_commit_empty", "audio", message));
         }
-        self.take_utterance(item.clone(), samples)?;
+        self.take_utterance(item.clone(), utterance)?;
         // With turn detection on, answering is the server's business also when the client was quicker to commit.
         if self
             .settings
@@ -393,12 +434,17 @@ impl Session {
     }
 
     /// Makes an utterance an item and has it recognised.
-    fn take_utterance(&mut self, item: String, samples: Vec<f32>) -> Result<(), Refusal> {
+    fn take_utterance(&mut self, item: String, utterance: Utterance) -> Result<(), Refusal> {
         self.outbox.push(events::committed(&item, self.last_item()));
-        self.recognise(item, samples)
+        let Utterance { from, samples } = utterance;
+        let source = Source::Ear {
+            from,
+            samples: samples.len(),
+        };
+        self.recognise(item, samples, source)
     }
 
-    fn recognise(&mut self, item: String, samples: Vec<f32>) -> Result<(), Refusal> {
+    fn recognise(&mut self, item: String, samples: Vec<f32>, source: Source) -> Result<(), Refusal> {
         let seconds = ear::seconds(&samples);
         self.add_item(Item {
             id: item.clone(),
@@ -416,7 +462,12 @@ impl Session {
         };
         match submitted {
             Ok(ticket) => {
-                self.hearing.push_back(Hearing { item, seconds, ticket });
+                self.hearing.push_back(Hearing {
+                    item,
+                    seconds,
+                    source,
+                    ticket: Some(ticket),
+                });
                 Ok(())
             }
             Err(error) => {
@@ -437,9 +488,6 @@ impl Session {
         let Some(Hearing { item: id, seconds, .. }) = self.hearing.pop_front() else {
             return;
         };
-        let waiting = self.response.as_ref().is_some_and(|response| {
-            matches!(response.stage, ResponseStage::Waiting) && response.answers.as_ref() == Some(&id)
-        });
         match result {
             Ok(done) => {
                 self.observe(Stage::asr, done.took);
@@ -452,30 +500,71 @@ impl Session {
                     item.text = Some(text);
                     item.asr = Some(done.took);
                 }
-                if waiting {
+                if self.is_waiting_for(&id) {
                     self.answer(now);
                 }
             }
-            Err(error) => {
-                let error = ApiError::from(error);
-                tracing::warn!(
-                    session = self.id,
-                    item = id,
-                    code = error.code,
-                    "transcription failed: {}",
-                    error.message
-                );
-                self.outbox
-                    .push(events::transcription_failed(&id, error.code, &error.message));
-                if waiting {
-                    self.fail(&error);
-                    self.next_wanted(now);
-                }
-            }
+            Err(error) => self.not_heard(&id, &error.into(), now),
         }
     }
 
-    fn create_item(&mut self, new: NewItem, _now: Moment) -> Result<String, Refusal> {
+    fn is_waiting_for(&self, item: &str) -> bool {
+        self.response.as_ref().is_some_and(|response| {
+            response.stage == ResponseStage::Waiting && response.answers.as_deref() == Some(item)
+        })
+    }
+
+    /// An utterance will not be recognised, so it will not be answered either.
+    fn not_heard(&mut self, item: &str, error: &ApiError, now: Moment) {
+        let (session, code) = (&self.id, error.code);
+        tracing::warn!(session, item, code, "transcription failed: {}", error.message);
+        self.outbox
+            .push(events::transcription_failed(item, error.code, &error.message));
+        if self.is_waiting_for(item) {
+            self.fail(error);
+            self.next_wanted(now);
+        }
+    }
+
+    /// Hears again what was being recognised when the session left its region: one entry for each utterance.
+    pub(super) fn hear_again(&mut self, heard: Vec<Vec<f32>>, now: Moment) {
+        let mut busy = Vec::new();
+        for (hearing, samples) in self.hearing.iter_mut().zip(heard) {
+            match self.stack.hear(samples) {
+                Ok(ticket) => hearing.ticket = Some(ticket),
+                Err(error) => busy.push((hearing.item.clone(), error)),
+            }
+        }
+        self.hearing.retain(|hearing| hearing.ticket.is_some());
+        for (item, error) in busy {
+            self.not_heard(&item, &error.into(), now);
+        }
+    }
+
+    /// What the user was saying, or had just said, is lost.
+    pub(super) fn ask_to_repeat(&mut self, now: Moment) {
+        let error = ApiError::new(
+            axum::http::StatusCode::SERVICE_UNAVAILABLE,
+            "repeat_utterance",
+            "the region was lost, and what was said last with it; say it again",
+        );
+        self.next_item = None;
+        self.outbox.push(events::cleared());
+        for hearing in std::mem::take(&mut self.hearing) {
+            self.not_heard(&hearing.item, &error, now);
+        }
+    }
+
+    /// Speaks again what was being spoken when the session left its region.
+    pub(super) fn speak_again(&mut self) {
+        let lacks_audio = self.outbox.lacks_audio();
+        let Some(response) = &mut self.response else { return };
+        if response.stage == ResponseStage::Synthesizing || lacks_audio {
+            self.speak();
+        }
+    }
+
+    fn create_item(&mut self, new: &NewItem) -> Result<String, Refusal> {
         if new.kind.as_deref().is_some_and(|kind| kind != "message") {
             return Err(Refusal::invalid(
                 "invalid_value",
@@ -497,6 +586,7 @@ impl Session {
         };
         let id = new
             .id
+            .clone()
             .filter(|id| (1..=64).contains(&id.len()))
             .unwrap_or_else(|| new_id("item"));
         if self.items.iter().any(|item| item.id == id) {
@@ -506,13 +596,8 @@ impl Session {
                 "there is an item with this id; choose another",
             ));
         }
-        if let Some(audio) = new
-            .content
-            .iter()
-            .find_map(|part| part.audio.as_ref().filter(|_| part.kind == "input_audio"))
-        {
-            let samples = resample(&pcm::from_s16le(&decode(audio)?), WIRE_RATE, SAMPLE_RATE)
-                .map_err(|error| Refusal::invalid("invalid_value", "item.content", error.to_string()))?;
+        if let Some(samples) = sound_of(new) {
+            let samples = samples?;
             if ((ear::seconds(&samples) * 1000.0) as u64) < COMMIT_MS_MIN {
                 return Err(Refusal::invalid(
                     "invalid_value",
@@ -520,7 +605,7 @@ impl Session {
                     "the audio is too short to be speech",
                 ));
             }
-            self.recognise(id.clone(), samples)?;
+            self.recognise(id.clone(), samples, Source::Message(self.consumed))?;
             return Ok(id);
         }
         let texts: Vec<&str> = new.content.iter().filter_map(|part| part.text.as_deref()).collect();
@@ -597,7 +682,7 @@ impl Session {
             }
         };
         for item in new.input.into_iter().flatten().take(ITEMS_MAX) {
-            self.create_item(item, now)?;
+            self.create_item(&item)?;
         }
         let unanswered = self
             .items
@@ -649,12 +734,14 @@ impl Session {
             answers,
             modality,
             stage: ResponseStage::Waiting,
+            speaking: None,
+            samples: 0,
             added: false,
             turn: Turn {
                 number: self.turns,
                 at,
                 transcript: String::new(),
-                intent: "unknown",
+                intent: "unknown".into(),
                 slots: BTreeMap::new(),
                 reply: String::new(),
                 asr: None,
@@ -698,8 +785,9 @@ impl Session {
         let nlu = start.elapsed();
         let reply = dialogue::act(&mut self.dialogue, &heard, now);
         let skill = start.elapsed() - nlu;
-        turn.intent = heard.command.intent();
-        turn.slots = heard.command.slots();
+        turn.intent = heard.command.intent().into();
+        let slots = heard.command.slots().into_iter();
+        turn.slots = slots.map(|(name, value)| (name.into(), value)).collect();
         turn.nlu = Some(nlu);
         turn.skill = Some(skill);
         self.unsaved = true;
@@ -717,7 +805,7 @@ impl Session {
         self.unsaved = true;
         self.open_response(None, self.settings.modality);
         if let Some(response) = &mut self.response {
-            response.turn.intent = "timer.ring";
+            response.turn.intent = "timer.ring".into();
         }
         self.say(&reply.text);
     }
@@ -746,17 +834,24 @@ impl Session {
             }
             Modality::Audio => {
                 self.outbox.push_part(place.audio_transcript_delta(text), number);
-                let speakable = spoken::sentences(text).join(" ");
-                match self.stack.speak(speakable, self.settings.speed) {
-                    Ok(ticket) => response.stage = ResponseStage::Synthesizing(ticket),
-                    Err(error) => self.fail(&error.into()),
-                }
+                response.stage = ResponseStage::Synthesizing;
+                self.speak();
             }
+        }
+    }
+
+    fn speak(&mut self) {
+        let Some(response) = &mut self.response else { return };
+        let speakable = spoken::sentences(&response.turn.reply).join(" ");
+        match self.stack.speak(speakable, self.settings.speed) {
+            Ok(ticket) => response.speaking = Some(ticket),
+            Err(error) => self.fail(&error.into()),
         }
     }
 
     fn on_spoken(&mut self, result: Result<Done<Vec<f32>>, JobError>) {
         let Some(response) = &mut self.response else { return };
+        response.speaking = None;
         let audio = result.map_err(ApiError::from).and_then(|done| {
             response.turn.tts = Some(done.took);
             resample(&done.output, SAMPLE_RATE, WIRE_RATE).map_err(|error| {
@@ -767,7 +862,7 @@ impl Session {
                 )
             })
         });
-        let samples = match audio {
+        let mut samples = match audio {
             Ok(samples) => samples,
             Err(error) => {
                 tracing::warn!(
@@ -785,9 +880,18 @@ impl Session {
             response: &response.id,
             item: &response.item,
         };
-        for delta in samples.chunks(DELTA_MS * WIRE_RATE as usize / 1000) {
-            self.outbox
-                .push_part(place.audio_delta(BASE64_STANDARD.encode(pcm::to_s16le(delta))), number);
+        let delta = |samples: &[f32]| place.audio_delta(BASE64_STANDARD.encode(pcm::to_s16le(samples)));
+        if response.stage == ResponseStage::Sending {
+            // Another region may speak a little faster; what was promised is kept to the sample.
+            samples.resize(response.samples, 0.0);
+            self.outbox.fill(|range| delta(samples.get(range).unwrap_or_default()));
+            return;
+        }
+        response.samples = samples.len();
+        let mut from = 0;
+        for piece in samples.chunks(DELTA_MS * WIRE_RATE as usize / 1000) {
+            self.outbox.push_audio(delta(piece), number, from..from + piece.len());
+            from += piece.len();
         }
         self.outbox.push_part(place.audio_done(), number);
         self.outbox
@@ -1001,7 +1105,7 @@ impl Response {
 }
 
 /// Why an event of the client was not carried out.
-struct Refusal {
+pub(super) struct Refusal {
     kind: &'static str,
     code: &'static str,
     param: Option<&'static str>,
@@ -1019,7 +1123,18 @@ impl Refusal {
     }
 }
 
-fn decode(audio: &str) -> Result<Vec<u8>, Refusal> {
+/// The sound in an item of the client, at the engine's rate.
+pub(super) fn sound_of(item: &NewItem) -> Option<Result<Vec<f32>, Refusal>> {
+    let mut parts = item.content.iter();
+    let audio = parts.find_map(|part| part.audio.as_ref().filter(|_| part.kind == "input_audio"))?;
+    let samples = decode(audio).and_then(|bytes| {
+        resample(&pcm::from_s16le(&bytes), WIRE_RATE, SAMPLE_RATE)
+            .map_err(|error| Refusal::invalid("invalid_value", "item.content", error.to_string()))
+    });
+    Some(samples)
+}
+
+pub(super) fn decode(audio: &str) -> Result<Vec<u8>, Refusal> {
     BASE64_STANDARD.decode(audio).map_err(|error| {
         Refusal::invalid(
             "invalid_value",

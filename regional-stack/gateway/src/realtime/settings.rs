@@ -1,10 +1,11 @@
 //! The settings of a session that a client may change, with `session.update`.
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use speech::endpoint::EndpointConfig;
 
 /// Settings as they are in force.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Settings {
     pub(super) instructions: String,
     pub(super) modality: Modality,
@@ -16,7 +17,7 @@ pub(super) struct Settings {
 }
 
 /// What replies are made of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Modality {
     /// Audio and its transcript.
     Audio,
@@ -34,7 +35,7 @@ impl Modality {
 }
 
 /// Server-side voice activity detection.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(super) struct TurnDetection {
     pub(super) endpoint: EndpointConfig,
     /// Answer each utterance without being asked.

@@ -59,10 +59,8 @@ impl Device {
     }
 
     async fn send_audio(&mut self, samples: &[f32]) {
-        let bytes = pcm::to_s16le(&resample::resample(samples, SAMPLE_RATE, 24_000).unwrap());
-        for piece in bytes.chunks(9600) {
-            self.send(json!({ "type": "input_audio_buffer.append", "audio": BASE64_STANDARD.encode(piece) }))
-                .await;
+        for event in appended(samples) {
+            self.send(event).await;
         }
     }
 
@@ -102,13 +100,22 @@ impl Device {
     }
 }
 
-fn types(events: &[Value]) -> Vec<&str> {
+/// Sound as a device sends it.
+pub(crate) fn appended(samples: &[f32]) -> Vec<Value> {
+    let bytes = pcm::to_s16le(&resample::resample(samples, SAMPLE_RATE, 24_000).unwrap());
+    let pieces = bytes.chunks(9600);
+    pieces
+        .map(|piece| json!({ "type": "input_audio_buffer.append", "audio": BASE64_STANDARD.encode(piece) }))
+        .collect()
+}
+
+pub(crate) fn types(events: &[Value]) -> Vec<&str> {
     let mut types: Vec<&str> = events.iter().map(|event| event["type"].as_str().unwrap()).collect();
     types.dedup();
     types
 }
 
-fn spoken_in(events: &[Value]) -> Option<String> {
+pub(crate) fn spoken_in(events: &[Value]) -> Option<String> {
     let bytes: Vec<u8> = events
         .iter()
         .filter(|event| event["type"] == "response.output_audio.delta")

@@ -16,6 +16,9 @@ use tokio_util::sync::CancellationToken;
 /// Longer than anything here takes; a test that waits this long has failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
+const PLAIN: &str =
+    "region = \"eu-west\"\nlisten = \"127.0.0.1:0\"\nadmin_listen = \"127.0.0.1:0\"\nengine = \"scripted\"";
+
 pub(crate) struct Region {
     pub(crate) http: SocketAddr,
     pub(crate) admin: SocketAddr,
@@ -29,11 +32,17 @@ impl Region {
     }
 
     pub(crate) async fn start_with(engines: Engines, change: impl FnOnce(&mut Limits)) -> Self {
-        let mut config: Config = daemon::config::parse(
-            "test",
-            "region = \"eu-west\"\nlisten = \"127.0.0.1:0\"\nadmin_listen = \"127.0.0.1:0\"\nengine = \"scripted\"",
-        )
-        .unwrap();
+        Self::start_as(PLAIN, engines, change).await
+    }
+
+    /// A region whose sessions can go on in others that have the same key.
+    pub(crate) async fn start_keyed(engines: Engines, key: &str) -> Self {
+        let document = format!("{PLAIN}\ncheckpoint_key = \"{key}\"");
+        Self::start_as(&document, engines, |_| {}).await
+    }
+
+    async fn start_as(document: &str, engines: Engines, change: impl FnOnce(&mut Limits)) -> Self {
+        let mut config: Config = daemon::config::parse("test", document).unwrap();
         // One thread each, so that holding one job holds the engine.
         (config.limits.asr_workers, config.limits.tts_workers) = (1, 1);
         change(&mut config.limits);

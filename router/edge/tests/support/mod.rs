@@ -3,6 +3,7 @@
     clippy::unwrap_used,
     dead_code,
     missing_docs,
+    clippy::result_large_err,
     unreachable_pub,
     reason = "shared by several test files"
 )]
@@ -23,13 +24,21 @@ use tokio_tungstenite::{
     tungstenite::{
         Message,
         client::IntoClientRequest as _,
-        handshake::client::Response,
+        handshake::{
+            client::Response,
+            server::{Request, Response as ServerResponse},
+        },
         http::HeaderValue,
         protocol::{CloseFrame, frame::coding::CloseCode},
     },
 };
 use tokio_util::sync::CancellationToken;
-use topology::{RegionId, Snapshot, fixtures::three_primaries, snapshot::digest};
+use topology::{
+    RegionId, Snapshot,
+    fixtures::three_primaries,
+    snapshot::digest,
+    words::{self, Checkpoint, Word},
+};
 
 /// Nothing here takes longer unless it hangs.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -57,6 +66,28 @@ pub enum Stack {
     Compresses,
     /// Serves HTTP, with keep-alive, and tells what it was asked.
     Http,
+    /// Speaks of session continuity. It repeats a turn word by word: "a", "b", "." are answered "listening" (at
+    /// once), "said a", "said b", "done".
+    Talks(Fate),
+}
+
+/// What becomes of a stack that talks, in each of its sessions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// Nothing.
+    Lives,
+    /// Its socket dies after so many events.
+    DiesAfterEvents(usize),
+    /// Its socket dies in the middle of an event, after so many whole ones.
+    DiesInEvent(usize),
+    /// Its socket dies after it took in so many messages of the device.
+    DiesAfterMessages(u64),
+    /// It takes in so many messages, and then neither reads nor writes any more.
+    FreezesAfterMessages(u64),
+    /// It closes every session with 1012 after a turn.
+    LeavesAfterTurn,
+    /// It does not take sessions of others.
+    RefusesOthers,
 }
 
 /// Starts a stack; where it is.
@@ -145,6 +176,7 @@ async fn behave(behaviour: Stack, mut tcp: TcpStream) -> Option<()> {
             tcp.write_all(answer.as_bytes()).await.ok()?;
             let _ = tcp.read(&mut [0; 16]).await;
         }
+        Stack::Talks(fate) => Box::pin(talk(tcp, fate)).await?,
         Stack::Http => loop {
             let head = read_head(&mut tcp).await?;
             let length: usize = head
@@ -159,6 +191,146 @@ async fn behave(behaviour: Stack, mut tcp: TcpStream) -> Option<()> {
         },
     }
     Some(())
+}
+
+/// A session of a stack that talks.
+struct Talk {
+    socket: WebSocketStream<TcpStream>,
+    fate: Fate,
+    consumed: u64,
+    /// First message of the turn in progress, and its words.
+    turn_from: u64,
+    turn: Vec<String>,
+    outbox: std::collections::VecDeque<String>,
+    events: usize,
+}
+
+async fn talk(tcp: TcpStream, fate: Fate) -> Option<()> {
+    let mut resumes = false;
+    let agree = |request: &Request, mut response: ServerResponse| {
+        resumes = request.headers().contains_key(words::RESUME_HEADER);
+        let version = HeaderValue::from_static(words::VERSION);
+        response.headers_mut().insert(words::HEADER, version);
+        Ok(response)
+    };
+    let socket = tokio_tungstenite::accept_hdr_async(tcp, agree).await.ok()?;
+    let mut talk = Talk {
+        socket,
+        fate,
+        consumed: 0,
+        turn_from: 0,
+        turn: Vec::new(),
+        outbox: ["hello".to_owned()].into(),
+        events: 0,
+    };
+    if resumes {
+        talk.resume().await?;
+    }
+    loop {
+        talk.say().await?;
+        talk.listen().await?;
+    }
+}
+
+impl Talk {
+    async fn resume(&mut self) -> Option<()> {
+        let word = self.socket.next().await?.ok()?.into_data();
+        let Ok(Word::Resume(word)) = Word::parse(&word) else {
+            panic!("a session that resumes says so first");
+        };
+        if self.fate == Fate::RefusesOthers {
+            let (code, reason) = (CloseCode::from(4001), "no".into());
+            self.socket.close(Some(CloseFrame { code, reason })).await.ok()?;
+            while let Some(Ok(_)) = self.socket.next().await {}
+            return None;
+        }
+        let outbox = std::str::from_utf8(word.state).unwrap().lines().skip(1);
+        self.outbox = outbox
+            .skip(usize::try_from(word.delivered).unwrap())
+            .map(str::to_owned)
+            .collect();
+        (self.consumed, self.turn_from) = (word.first, word.first);
+        while self.consumed < word.consumed && !word.is_broken {
+            self.take().await?;
+        }
+        Some(())
+    }
+
+    /// Takes a message in; whether it ends the turn.
+    async fn take(&mut self) -> Option<bool> {
+        let text = loop {
+            match self.socket.next().await?.ok()? {
+                Message::Text(text) => break text,
+                Message::Close(_) => return None,
+                _ => {}
+            }
+        };
+        self.consumed += 1;
+        match self.fate {
+            Fate::DiesAfterMessages(messages) if messages == self.consumed => return None,
+            Fate::FreezesAfterMessages(messages) if messages == self.consumed => std::future::pending().await,
+            _ => {}
+        }
+        let ends = text.as_str() == ".";
+        if !ends {
+            self.turn.push(text.to_string());
+        }
+        Some(ends)
+    }
+
+    async fn listen(&mut self) -> Option<()> {
+        let begins = self.turn.is_empty();
+        let ends = self.take().await?;
+        if begins && !ends {
+            self.outbox.push_back("listening".to_owned());
+        }
+        if ends {
+            self.outbox
+                .extend(self.turn.drain(..).map(|word| format!("said {word}")));
+            self.outbox.push_back("done".to_owned());
+            self.turn_from = self.consumed;
+        }
+        Some(())
+    }
+
+    /// How it stands, then what it has to say, then how it stands then.
+    async fn say(&mut self) -> Option<()> {
+        self.report().await?;
+        let mut is_over = false;
+        while let Some(event) = self.outbox.pop_front() {
+            match self.fate {
+                Fate::DiesAfterEvents(events) if events == self.events => return None,
+                Fate::DiesInEvent(events) if events == self.events => {
+                    self.socket.get_mut().write_all(&[0x81, 100, b'h', b'a']).await.ok()?;
+                    return None;
+                }
+                _ => {}
+            }
+            is_over = event == "done";
+            self.socket.send(Message::text(event)).await.ok()?;
+            self.events += 1;
+        }
+        self.report().await?;
+        if is_over && self.fate == Fate::LeavesAfterTurn {
+            let (code, reason) = (CloseCode::Restart, "region draining".into());
+            self.socket.close(Some(CloseFrame { code, reason })).await.ok()?;
+            while let Some(Ok(_)) = self.socket.next().await {}
+            return None;
+        }
+        Some(())
+    }
+
+    async fn report(&mut self) -> Option<()> {
+        let outbox: String = self.outbox.iter().map(|event| format!("\n{event}")).collect();
+        let word = Word::Checkpoint(Checkpoint {
+            keep_from: self.turn_from,
+            consumed: self.consumed,
+            busy: self.turn_from < self.consumed || !self.outbox.is_empty(),
+            state: format!("state{outbox}").as_bytes(),
+        })
+        .to_bytes();
+        self.socket.send(Message::binary(word)).await.ok()
+    }
 }
 
 /// Reads a head byte by byte, so that nothing behind it is taken.

@@ -1,0 +1,115 @@
+//! Seals on checkpoints: an edge carries the state of a session from one region to another, and the other region must know
+//! that it was written by a stack of this deployment, and not long ago.
+
+use std::time::Duration;
+
+use hmac::{Hmac, Mac as _};
+use serde::{Deserialize, Deserializer};
+use sha2::Sha256;
+use topology::Moment;
+
+/// Shortest key accepted, in bytes: the output length of the hash (RFC 2104 §3).
+const KEY_BYTES_MIN: usize = 32;
+const MAC_BYTES: usize = 32;
+/// What a seal adds to a state: the code, and when it was sealed.
+pub(crate) const SEAL_BYTES: usize = MAC_BYTES + size_of::<u64>();
+/// A session that is silent keeps its last checkpoint, so this is how long one may be silent and still be carried.
+const AGE_MAX: Duration = Duration::from_secs(86_400);
+/// Clocks of regions differ, but not by more.
+const SKEW_MAX: Duration = Duration::from_secs(300);
+
+/// The secret all regions share, written in hex. It never shows in `Debug` output.
+#[derive(Clone)]
+pub struct CheckpointKey(Hmac<Sha256>);
+
+/// Why a sealed state is not accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum SealError {
+    #[error("the checkpoint is not sealed with this deployment's key")]
+    Forged,
+    #[error("the checkpoint is out of date")]
+    OutOfDate,
+}
+
+impl CheckpointKey {
+    /// The state, sealed.
+    pub(crate) fn seal(&self, state: &[u8], now: Moment) -> Vec<u8> {
+        let sealed_at = now.0.to_be_bytes();
+        let code = self.0.clone().chain_update(sealed_at).chain_update(state).finalize();
+        [&code.into_bytes()[..], &sealed_at, state].concat()
+    }
+
+    /// The state in a sealed one.
+    pub(crate) fn open<'a>(&self, sealed: &'a [u8], now: Moment) -> Result<&'a [u8], SealError> {
+        let (code, rest) = sealed.split_at_checked(MAC_BYTES).ok_or(SealError::Forged)?;
+        let (sealed_at, state) = rest.split_first_chunk().ok_or(SealError::Forged)?;
+        // The comparison takes the same time wherever the first difference is.
+        let computed = self.0.clone().chain_update(rest);
+        computed.verify_slice(code).map_err(|_| SealError::Forged)?;
+        let sealed_at = Moment(u64::from_be_bytes(*sealed_at));
+        if now.since(sealed_at) > AGE_MAX || sealed_at.since(now) > SKEW_MAX {
+            return Err(SealError::OutOfDate);
+        }
+        Ok(state)
+    }
+}
+
+impl<'de> Deserialize<'de> for CheckpointKey {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        use serde::de::Error as _;
+        let text = String::deserialize(deserializer)?;
+        // The secret is not repeated in the error: errors are logged.
+        let secret = hex::decode(&text).map_err(|_| D::Error::custom("checkpoint_key is not hexadecimal"))?;
+        if secret.len() < KEY_BYTES_MIN {
+            let problem = format!("checkpoint_key needs at least {KEY_BYTES_MIN} bytes");
+            return Err(D::Error::custom(problem));
+        }
+        let key = Hmac::new_from_slice(&secret);
+        key.map(Self).map_err(D::Error::custom)
+    }
+}
+
+impl std::fmt::Debug for CheckpointKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("CheckpointKey(secret)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Moment = Moment(1_795_257_300_000);
+
+    fn key(hex: &str) -> Result<CheckpointKey, serde_json::Error> {
+        serde_json::from_value(hex.into())
+    }
+
+    #[test]
+    fn a_seal_holds_for_a_day_and_for_its_own_state_and_key_only() {
+        let ours = key(&"ab".repeat(32)).unwrap();
+        let sealed = ours.seal(b"state", NOW);
+        assert_eq!(sealed.len(), SEAL_BYTES + b"state".len());
+        assert_eq!(ours.open(&sealed, NOW + AGE_MAX), Ok(&b"state"[..]));
+        let late = NOW + AGE_MAX + Duration::from_millis(1);
+        assert_eq!(ours.open(&sealed, late), Err(SealError::OutOfDate));
+        let theirs = key(&"cd".repeat(32)).unwrap();
+        assert_eq!(theirs.open(&sealed, NOW), Err(SealError::Forged));
+        for at in 0..sealed.len() {
+            let mut changed = sealed.clone();
+            changed[at] ^= 1;
+            assert_eq!(ours.open(&changed, NOW), Err(SealError::Forged));
+            assert_eq!(ours.open(&sealed[..at], NOW), Err(SealError::Forged));
+        }
+    }
+
+    #[test]
+    fn a_key_is_long_and_secret() {
+        let error = key("abcd").unwrap_err().to_string();
+        assert!(
+            error.contains("at least 32 bytes") && !error.contains("abcd"),
+            "{error}"
+        );
+        assert_eq!(format!("{:?}", key(&"ab".repeat(32)).unwrap()), "CheckpointKey(secret)");
+    }
+}

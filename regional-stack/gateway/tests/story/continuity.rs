@@ -1,0 +1,414 @@
+//! A session goes on in another stack, whatever was happening when it left the first.
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use futures_util::{SinkExt as _, StreamExt as _};
+use serde_json::{Value, json};
+use speech::{SAMPLE_RATE, pcm, resample, scripted::sound_of};
+use tokio::{net::TcpStream, time::timeout};
+use tokio_tungstenite::{
+    MaybeTlsStream, WebSocketStream, connect_async,
+    tungstenite::{Message, client::IntoClientRequest as _},
+};
+use topology::words::{Checkpoint, HEADER, RESUME_HEADER, Resume, VERSION, Word};
+
+use crate::{
+    realtime::{appended, spoken_in, types},
+    region::{PATIENCE, Region, engines, held_recognizer, held_synthesizer},
+};
+
+const KEY: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+
+/// An edge and its device in one: it keeps what an edge keeps, and hears what a device hears.
+struct Edge {
+    socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    /// Everything the device said.
+    said: Vec<String>,
+    /// Every event that reached the device.
+    events: Vec<Value>,
+    checkpoint: Option<Kept>,
+    delivered: u64,
+}
+
+/// The last checkpoint.
+#[derive(Clone, Default)]
+struct Kept {
+    keep_from: u64,
+    consumed: u64,
+    busy: bool,
+    state: Vec<u8>,
+}
+
+async fn connect(region: &Region, resume: bool) -> WebSocketStream<MaybeTlsStream<TcpStream>> {
+    let url = format!("ws://{}/v1/realtime", region.http);
+    let mut request = url.into_client_request().unwrap();
+    request.headers_mut().insert(HEADER, VERSION.parse().unwrap());
+    if resume {
+        request.headers_mut().insert(RESUME_HEADER, "1".parse().unwrap());
+    }
+    let (socket, answer) = connect_async(request).await.unwrap();
+    assert_eq!(answer.headers()[HEADER], VERSION);
+    socket
+}
+
+impl Edge {
+    async fn call(region: &Region) -> Self {
+        Self {
+            socket: connect(region, false).await,
+            said: Vec::new(),
+            events: Vec::new(),
+            checkpoint: None,
+            delivered: 0,
+        }
+    }
+
+    async fn say(&mut self, event: &Value) {
+        self.said.push(event.to_string());
+        let last = self.said.last().unwrap().clone();
+        self.socket.send(Message::text(last)).await.unwrap();
+    }
+
+    async fn message(&mut self) -> Message {
+        timeout(PATIENCE, self.socket.next()).await.unwrap().unwrap().unwrap()
+    }
+
+    /// Takes one message of the stack; whether it was an event.
+    async fn take(&mut self) -> bool {
+        match self.message().await {
+            Message::Text(text) => {
+                assert!(self.checkpoint.is_some(), "a checkpoint comes before the first event");
+                self.events.push(serde_json::from_str(&text).unwrap());
+                self.delivered += 1;
+                true
+            }
+            Message::Binary(word) => {
+                let Ok(Word::Checkpoint(Checkpoint {
+                    keep_from,
+                    consumed,
+                    busy,
+                    state,
+                })) = Word::parse(&word)
+                else {
+                    panic!("{word:?}");
+                };
+                self.delivered = 0;
+                let state = state.to_vec();
+                self.checkpoint = Some(Kept {
+                    keep_from,
+                    consumed,
+                    busy,
+                    state,
+                });
+                false
+            }
+            Message::Ping(_) | Message::Pong(_) => false,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn until(&mut self, kind: &str) {
+        while self.events.last().is_none_or(|event| event["type"] != kind) {
+            self.take().await;
+        }
+    }
+
+    async fn until_idle(&mut self) {
+        while self.checkpoint.as_ref().is_none_or(|kept| kept.busy) {
+            self.take().await;
+        }
+    }
+
+    /// The session leaves its stack without a word, and goes on in another.
+    async fn move_to(&mut self, region: &Region) {
+        let kept = self.checkpoint.clone().unwrap();
+        let resume = Resume {
+            first: kept.keep_from,
+            consumed: kept.consumed,
+            delivered: self.delivered,
+            is_broken: false,
+            state: &kept.state,
+        };
+        self.resume(region, resume).await;
+        for message in &self.said[usize::try_from(kept.keep_from).unwrap()..] {
+            self.socket.send(Message::text(message.as_str())).await.unwrap();
+        }
+    }
+
+    async fn resume(&mut self, region: &Region, resume: Resume<'_>) {
+        self.socket = connect(region, true).await;
+        let word = Word::Resume(resume).to_bytes();
+        self.socket.send(Message::binary(word)).await.unwrap();
+    }
+
+    /// Takes this many messages of the stack, or fewer if the turn ends before; whether it went on until then.
+    async fn take_up_to(&mut self, messages: usize) -> bool {
+        for _ in 0..messages {
+            if self.events.last().is_some_and(|event| event["type"] == "meridian.turn") {
+                return false;
+            }
+            self.take().await;
+        }
+        true
+    }
+}
+
+async fn region() -> Region {
+    Region::start_keyed(engines(), KEY).await
+}
+
+/// An utterance, with silence before and after, in pieces a device would send.
+fn utterance(text: &str) -> Vec<Value> {
+    let silence = |seconds: f32| vec![0.0; (SAMPLE_RATE as f32 * seconds) as usize];
+    appended(&[silence(0.5), sound_of(text), silence(1.0)].concat())
+}
+
+/// Ids are drawn at random and times are measured: what is left must be the same however often the session moved.
+fn told(events: &[Value]) -> Vec<Value> {
+    let mut names: Vec<String> = Vec::new();
+    events.iter().map(|event| normal(event, &mut names)).collect()
+}
+
+fn normal(value: &Value, names: &mut Vec<String>) -> Value {
+    match value {
+        Value::String(text) if ["item_", "resp_", "sess_"].iter().any(|kind| text.starts_with(kind)) => {
+            let at = names.iter().position(|known| known == text).unwrap_or_else(|| {
+                names.push(text.clone());
+                names.len() - 1
+            });
+            json!(format!("{}{at}", &text[..5]))
+        }
+        Value::Object(fields) => {
+            let fields = fields.iter().filter(|(key, _)| *key != "timings_ms");
+            fields.map(|(key, value)| (key.clone(), normal(value, names))).collect()
+        }
+        Value::Array(items) => items.iter().map(|item| normal(item, names)).collect(),
+        other => other.clone(),
+    }
+}
+
+/// One turn, in which the session moves after every `every` messages of the stack.
+async fn turn_with_moves(regions: &[Region], said: &[Value], every: usize) -> (Vec<Value>, usize) {
+    let mut edge = Edge::call(&regions[0]).await;
+    for event in said {
+        edge.say(event).await;
+    }
+    let mut moves = 0;
+    while edge.take_up_to(every).await {
+        moves += 1;
+        edge.move_to(&regions[moves % regions.len()]).await;
+    }
+    edge.until("meridian.turn").await;
+    edge.until_idle().await;
+    (edge.events, moves)
+}
+
+#[tokio::test]
+async fn a_session_moves_at_every_moment_of_a_turn_and_the_device_sees_one_conversation() {
+    let regions = [region().await, region().await];
+    let said = utterance("turn on the office lights");
+    let (undisturbed, _) = turn_with_moves(&regions, &said, usize::MAX).await;
+    assert_eq!(spoken_in(&undisturbed).unwrap(), "the office lights are on");
+    let messages = undisturbed.len();
+    // Each run moves once, one message later than the run before; then one that moves all the time.
+    for at in 1..messages {
+        let mut edge = Edge::call(&regions[0]).await;
+        for event in &said {
+            edge.say(event).await;
+        }
+        if edge.take_up_to(at).await {
+            edge.move_to(&regions[1]).await;
+        }
+        edge.until("meridian.turn").await;
+        assert_eq!(told(&edge.events), told(&undisturbed), "moved after {at} messages");
+    }
+    // A stack that takes over says a checkpoint first, so with two each there is one event between moves.
+    let (restless, moves) = turn_with_moves(&regions, &said, 2).await;
+    assert_eq!(told(&restless), told(&undisturbed));
+    assert!(moves >= 10, "{moves}");
+}
+
+#[tokio::test]
+async fn a_session_moves_between_any_two_messages_of_the_device() {
+    let regions = [region().await, region().await];
+    let said = utterance("stop");
+    let (undisturbed, _) = turn_with_moves(&regions, &said, usize::MAX).await;
+    for at in 0..said.len() {
+        let mut edge = Edge::call(&regions[0]).await;
+        edge.until("session.created").await;
+        for event in &said[..at] {
+            edge.say(event).await;
+        }
+        // Whether the first stack had come to hear them makes no difference.
+        edge.move_to(&regions[1]).await;
+        for event in &said[at..] {
+            edge.say(event).await;
+        }
+        edge.until("meridian.turn").await;
+        assert_eq!(told(&edge.events), told(&undisturbed), "moved after {at} messages");
+    }
+}
+
+#[tokio::test]
+async fn an_utterance_half_heard_is_heard_whole_elsewhere() {
+    let regions = [region().await, region().await];
+    let said = utterance("set a timer for ten minutes");
+    let mut edge = Edge::call(&regions[0]).await;
+    let half = said.len() / 2;
+    for event in &said[..half] {
+        edge.say(event).await;
+    }
+    edge.until("input_audio_buffer.speech_started").await;
+    // Until the stack has said that it took all of it in: then nothing but the audio is left to be sent again.
+    while edge.checkpoint.as_ref().unwrap().consumed < half as u64 {
+        edge.take().await;
+    }
+    let kept = edge.checkpoint.clone().unwrap();
+    assert!(kept.busy && kept.keep_from < kept.consumed, "its audio is needed");
+    edge.move_to(&regions[1]).await;
+    for event in &said[half..] {
+        edge.say(event).await;
+    }
+    edge.until("meridian.turn").await;
+    assert_eq!(edge.events.last().unwrap()["transcript"], "set a timer for ten minutes");
+    edge.until_idle().await;
+    let kept = edge.checkpoint.clone().unwrap();
+    assert!(
+        kept.keep_from + 3 >= kept.consumed,
+        "what is over is forgotten, but for a little padding"
+    );
+    // What was agreed there is known here.
+    for event in utterance("cancel the timer") {
+        edge.say(&event).await;
+    }
+    edge.events.clear();
+    edge.until("meridian.turn").await;
+    assert_eq!(spoken_in(&edge.events).unwrap(), "timer cancelled");
+}
+
+#[tokio::test]
+async fn manual_turns_move_while_they_are_recognised_and_while_they_are_spoken() {
+    let second = region().await;
+    for (engines, gate) in [held_recognizer(), held_synthesizer()] {
+        let first = Region::start_keyed(engines, KEY).await;
+        let mut edge = Edge::call(&first).await;
+        let manual = json!({ "audio": { "input": { "turn_detection": null } } });
+        edge.say(&json!({ "type": "session.update", "session": manual })).await;
+        for event in utterance("help") {
+            edge.say(&event).await;
+        }
+        edge.say(&json!({ "type": "input_audio_buffer.commit" })).await;
+        edge.say(&json!({ "type": "response.create" })).await;
+        edge.until("response.created").await;
+        // The first region's engine never answers.
+        edge.move_to(&second).await;
+        edge.until("meridian.turn").await;
+        assert!(spoken_in(&edge.events).unwrap().starts_with("you can ask"));
+        let kinds = types(&edge.events);
+        assert_eq!(kinds.iter().filter(|kind| **kind == "response.created").count(), 1);
+        drop(gate);
+    }
+}
+
+#[tokio::test]
+async fn sound_in_an_item_is_heard_again() {
+    let (engines, gate) = held_recognizer();
+    let first = Region::start_keyed(engines, KEY).await;
+    let second = region().await;
+    let mut edge = Edge::call(&first).await;
+    let bytes = pcm::to_s16le(&resample::resample(&sound_of("stop"), SAMPLE_RATE, 24_000).unwrap());
+    let audio = BASE64_STANDARD.encode(bytes);
+    let content = json!([{ "type": "input_audio", "audio": audio }]);
+    edge.say(&json!({ "type": "conversation.item.create", "item": { "role": "user", "content": content } }))
+        .await;
+    edge.say(&json!({ "type": "response.create" })).await;
+    edge.until("response.created").await;
+    edge.move_to(&second).await;
+    edge.until("meridian.turn").await;
+    assert_eq!(edge.events.last().unwrap()["transcript"], "stop");
+    drop(gate);
+}
+
+#[tokio::test]
+async fn when_what_was_said_is_lost_the_device_is_asked_to_repeat_it() {
+    let regions = [region().await, region().await];
+    let mut edge = Edge::call(&regions[0]).await;
+    let said = utterance("set a timer for ten minutes");
+    for event in &said[..said.len() / 2] {
+        edge.say(event).await;
+    }
+    edge.until("input_audio_buffer.speech_started").await;
+    let kept = edge.checkpoint.clone().unwrap();
+    let next = edge.said.len() as u64;
+    let resume = Resume {
+        first: next,
+        consumed: kept.consumed,
+        delivered: edge.delivered,
+        is_broken: true,
+        state: &kept.state,
+    };
+    edge.resume(&regions[1], resume).await;
+    edge.until("input_audio_buffer.cleared").await;
+    for event in utterance("stop") {
+        edge.say(&event).await;
+    }
+    edge.until("meridian.turn").await;
+    assert_eq!(edge.events.last().unwrap()["transcript"], "stop");
+}
+
+#[tokio::test]
+async fn a_state_that_nobody_of_ours_sealed_is_refused_with_a_reason() {
+    let ours = region().await;
+    let theirs = Region::start_keyed(engines(), &KEY.replace("00", "ff")).await;
+    let mut edge = Edge::call(&ours).await;
+    edge.until("session.created").await;
+    let kept = edge.checkpoint.clone().unwrap();
+    let resume = |delivered, state| Resume {
+        first: 0,
+        consumed: 0,
+        delivered,
+        is_broken: false,
+        state,
+    };
+    for (region, resume) in [
+        (&theirs, resume(0, &kept.state[..])),
+        (&ours, resume(0, &kept.state[1..])),
+        (&ours, resume(0, &[])),
+        // More than there was to deliver.
+        (&ours, resume(9, &kept.state)),
+    ] {
+        edge.resume(region, resume).await;
+        let Message::Close(Some(frame)) = edge.message().await else {
+            panic!("the session is refused");
+        };
+        assert_eq!(u16::from(frame.code), 4001);
+        assert_eq!(frame.reason.as_str(), "this session can not go on here");
+    }
+    // What a device might send in place of a word is no better.
+    edge.socket = connect(&ours, true).await;
+    edge.socket.send(Message::text("{}")).await.unwrap();
+    assert!(matches!(edge.message().await, Message::Close(_)));
+}
+
+#[tokio::test]
+async fn a_session_too_large_to_travel_says_so() {
+    let region = region().await;
+    let mut edge = Edge::call(&region).await;
+    edge.until("session.created").await;
+    assert!(!edge.checkpoint.clone().unwrap().state.is_empty());
+    let update = json!({ "instructions": "x".repeat(16_384) });
+    edge.say(&json!({ "type": "session.update", "session": update })).await;
+    edge.until("session.updated").await;
+    assert!(edge.checkpoint.clone().unwrap().state.is_empty());
+}
+
+#[tokio::test]
+async fn a_stack_without_a_key_does_not_speak_of_it() {
+    let region = Region::start().await;
+    let mut request = format!("ws://{}/v1/realtime", region.http)
+        .into_client_request()
+        .unwrap();
+    request.headers_mut().insert(HEADER, VERSION.parse().unwrap());
+    let (mut socket, answer) = connect_async(request).await.unwrap();
+    assert!(!answer.headers().contains_key(HEADER));
+    let first = timeout(PATIENCE, socket.next()).await.unwrap().unwrap().unwrap();
+    assert!(first.is_text());
+}

@@ -1,0 +1,310 @@
+//! What a live session keeps so that it can go on in another region: the thin side of [`routing::continuity`], which sees
+//! the frames pass.
+//!
+//! The device gets whole messages only, so that a region may die in the middle of one, and none of the private words.
+
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use routing::continuity::{Continuity, Handover, Why};
+use tokio::time::{Duration, Instant};
+use topology::words::{self, Word};
+
+use crate::{
+    Edge,
+    frames::{From, Scanner, Violation, code, frame_for_device, frame_for_region, opcode, payload_of},
+    relay::Way,
+};
+
+/// What our own pings carry, so that their answers can be told from those to the device's.
+const PING: &[u8] = b"meridian-edge";
+/// What is held back of one message of a region. The largest event is a piece of audio of some 20 kB.
+const HELD_BYTES_MAX: usize = 4 << 20;
+
+/// What one session keeps.
+pub struct Kept {
+    edge: Arc<Edge>,
+    continuity: Continuity,
+    /// When the region was last heard, and when it was asked for a sign of life since.
+    heard_at: Instant,
+    pinged_at: Option<Instant>,
+    /// When the device last said something.
+    said_at: Instant,
+    /// A ping of the device that the region did not answer yet: it must not be lost with the region, or the device, which
+    /// waits for the answer, would give the session up.
+    ping: BytesMut,
+    is_ping_whole: bool,
+    /// What is under way from the device continues something that the new region never got the beginning of.
+    skips_message: bool,
+    skips_control: bool,
+    /// The session left its region, and the next has not said yet that it goes on.
+    resuming: Option<(Why, Instant)>,
+}
+
+/// Why a direction ends in what it took.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stop {
+    /// It is not WebSocket.
+    Violation(Violation),
+    /// The region says that it goes away.
+    Closing,
+    /// The region says what makes no sense.
+    Confused(String),
+}
+
+impl std::convert::From<Violation> for Stop {
+    fn from(violation: Violation) -> Self {
+        Self::Violation(violation)
+    }
+}
+
+impl Kept {
+    /// A session begins, in a region whose stack hands out checkpoints.
+    pub fn new(edge: &Arc<Edge>) -> Self {
+        let now = Instant::now();
+        Self {
+            edge: edge.clone(),
+            continuity: Continuity::new(edge.config.continuity.replay_bytes_max, edge.budget.clone()),
+            heard_at: now,
+            pinged_at: None,
+            said_at: now,
+            ping: BytesMut::new(),
+            is_ping_whole: false,
+            skips_message: false,
+            skips_control: false,
+            resuming: None,
+        }
+    }
+
+    /// See [`Continuity::can_move`].
+    pub fn can_move(&self) -> bool {
+        self.continuity.can_move()
+    }
+
+    /// Whether a turn is in progress.
+    pub fn is_busy(&self) -> bool {
+        self.continuity.is_busy()
+    }
+
+    /// Takes bytes of the device and passes them on.
+    pub fn take_from_device(
+        &mut self,
+        mut bytes: &[u8],
+        scanner: &mut Scanner,
+        out: &mut BytesMut,
+    ) -> Result<(), Stop> {
+        while !bytes.is_empty() {
+            let before = out.len();
+            let step = scanner.step(bytes, out)?;
+            bytes = &bytes[step.used..];
+            let piece = &out[before..];
+            if piece.is_empty() {
+                continue;
+            }
+            if scanner.is_data() {
+                let ends = step.ended && !scanner.in_message();
+                self.continuity.said(piece, ends);
+                self.said_at = Instant::now();
+                if self.skips_message {
+                    out.truncate(before);
+                    self.skips_message = !ends;
+                }
+                continue;
+            }
+            if scanner.opcode() == opcode::PING {
+                if self.is_ping_whole {
+                    self.ping.clear();
+                }
+                self.ping.extend_from_slice(piece);
+                self.is_ping_whole = step.ended;
+            }
+            if self.skips_control {
+                out.truncate(before);
+                self.skips_control = !step.ended;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes bytes of the region: whole messages are passed on, words are taken out.
+    pub fn take_from_region(&mut self, mut bytes: &[u8], way: &mut Way) -> Result<(), Stop> {
+        self.heard_at = Instant::now();
+        self.pinged_at = None;
+        while !bytes.is_empty() {
+            let step = way.scanner.step(bytes, &mut way.pending)?;
+            bytes = &bytes[step.used..];
+            if step.ended {
+                self.take_frame(way)?;
+            } else if way.held() > HELD_BYTES_MAX {
+                return Err(Violation::TooLarge(way.held() as u64).into());
+            }
+        }
+        Ok(())
+    }
+
+    fn take_frame(&mut self, way: &mut Way) -> Result<(), Stop> {
+        let frame = way.last_frame();
+        match way.scanner.opcode() {
+            opcode::CLOSE => match way.scanner.close_code() {
+                // It sends its sessions away, so they go; anything else is between it and the device.
+                Some(code::GOING_AWAY | code::SERVICE_RESTART) if self.can_move() => {
+                    way.drop_frame();
+                    return Err(Stop::Closing);
+                }
+                Some(code @ 4000..) => {
+                    let reason = payload_of(frame).split_off(2);
+                    let reason = String::from_utf8_lossy(&reason).into_owned();
+                    way.drop_frame();
+                    return Err(Stop::Confused(format!("it answered {code} \"{reason}\"")));
+                }
+                _ => way.release(),
+            },
+            opcode::PONG if payload_of(frame) == PING => way.drop_frame(),
+            opcode::PONG => {
+                self.ping.clear();
+                way.control_ends();
+            }
+            opcode::PING => way.control_ends(),
+            first if way.scanner.in_message() => {
+                if first == opcode::BINARY && words::is_word(&payload_of(frame)) {
+                    return Err(Stop::Confused("a word came in fragments".to_owned()));
+                }
+                way.fragment_ends();
+            }
+            opcode::BINARY if words::is_word(&payload_of(frame)) => {
+                let word = payload_of(frame);
+                self.take_word(&word).map_err(Stop::Confused)?;
+                way.drop_frame();
+            }
+            _ => {
+                if way.is_text() {
+                    let delivered = self.continuity.delivered();
+                    delivered.map_err(|error| Stop::Confused(error.to_string()))?;
+                }
+                way.release();
+            }
+        }
+        Ok(())
+    }
+
+    fn take_word(&mut self, word: &[u8]) -> Result<(), String> {
+        match Word::parse(word) {
+            Ok(Word::Checkpoint(checkpoint)) => {
+                let taken = self.continuity.checkpoint(&checkpoint);
+                taken.map_err(|error| error.to_string())?;
+                if let Some((why, since)) = self.resuming.take() {
+                    self.edge.metrics.resumed(why.as_str(), since.elapsed());
+                }
+                Ok(())
+            }
+            Ok(Word::Resume(_)) => Err("a region asked to resume".to_owned()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// The session leaves its region at `since`: what the next one is sent first, and what the device is sent in place of
+    /// the old one. `scanner` follows the device.
+    pub fn hand_over(&mut self, why: Why, since: Instant, scanner: &Scanner) -> Option<(Handover, BytesMut)> {
+        let handover = self.continuity.hand_over()?;
+        self.edge.metrics.handed_over(handover.replay.len(), handover.is_broken);
+        self.skips_message = handover.skips_rest;
+        self.skips_control = !scanner.at_boundary() && !scanner.is_data();
+        self.heard_at = Instant::now();
+        self.pinged_at = None;
+        // Of several moves without a word in between the first is what the device waits for.
+        self.resuming.get_or_insert((why, since));
+        let pong = if self.is_ping_whole && !self.ping.is_empty() {
+            frame_for_device(opcode::PONG, &payload_of(&self.ping))
+        } else {
+            BytesMut::new()
+        };
+        self.ping.clear();
+        Some((handover, pong))
+    }
+
+    /// When to look whether the region still lives.
+    pub fn look_at(&self) -> Instant {
+        self.pinged_at.unwrap_or(self.heard_at) + self.silence_max() / 2
+    }
+
+    /// It is time to look: `None` when the region is silent, else what to ask it.
+    pub fn look(&mut self) -> Option<BytesMut> {
+        if self.pinged_at.is_some() {
+            return None;
+        }
+        self.pinged_at = Some(Instant::now());
+        Some(frame_for_region(opcode::PING, PING))
+    }
+
+    /// The region cannot be asked, or not be heard, and that is not its fault.
+    pub fn look_later(&mut self) {
+        self.heard_at = Instant::now();
+        self.pinged_at = None;
+    }
+
+    fn silence_max(&self) -> Duration {
+        let policy = &self.edge.config.continuity;
+        if self.continuity.is_owed() {
+            policy.silence_busy.0
+        } else if self.said_at.elapsed() < policy.silence_idle.0 {
+            policy.silence_active.0
+        } else {
+            policy.silence_idle.0
+        }
+    }
+}
+
+impl Way {
+    /// Bytes of a message that is not whole yet.
+    fn held(&self) -> usize {
+        self.pending.len() - self.ready
+    }
+
+    fn last_frame(&self) -> &[u8] {
+        &self.pending[self.ready + self.frame..]
+    }
+
+    fn drop_frame(&mut self) {
+        self.pending.truncate(self.ready + self.frame);
+    }
+
+    /// What is held is whole.
+    fn release(&mut self) {
+        self.ready = self.pending.len();
+        self.frame = 0;
+    }
+
+    /// A control frame may come between the fragments of a message, and then stays between them.
+    fn control_ends(&mut self) {
+        if self.frame == 0 {
+            self.release();
+        } else {
+            self.fragment_ends();
+        }
+    }
+
+    fn fragment_ends(&mut self) {
+        self.frame = self.held();
+    }
+
+    /// Whether the message that is held is text. Its first frame says so, and nothing is held before that.
+    fn is_text(&self) -> bool {
+        self.pending
+            .get(self.ready)
+            .is_some_and(|first| first & 0x0f == opcode::TEXT)
+    }
+
+    /// The region is lost, and with it the message under way.
+    pub fn begin_anew(&mut self, frame_bytes_max: u64) {
+        self.pending.truncate(self.ready);
+        self.frame = 0;
+        self.scanner = Scanner::new(From::Region, frame_bytes_max);
+    }
+
+    /// Puts a frame of our own behind the last whole message.
+    pub fn say(&mut self, frame: &[u8]) {
+        debug_assert_eq!(self.held(), 0, "nothing is held when a session begins in a region");
+        self.pending.extend_from_slice(frame);
+        self.release();
+    }
+}

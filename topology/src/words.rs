@@ -1,0 +1,214 @@
+//! The private words of session continuity, spoken between an edge and a regional stack (docs/continuity.md).
+//!
+//! They travel as binary messages on the session's own WebSocket, where the Realtime protocol uses text only. They are here
+//! because both sides speak them and neither may depend on the other.
+
+/// The header by which an edge offers to hear and speak these words, and a stack agrees; its value is [`VERSION`].
+pub const HEADER: &str = "meridian-continuity";
+/// The header by which an edge says that the first message will be a [`Resume`].
+pub const RESUME_HEADER: &str = "meridian-resume";
+/// The version of the words, as both sides write it in [`HEADER`].
+pub const VERSION: &str = "1";
+/// Longest state of a session: it is kept for every live session, so it must stay small beside what a session costs anyway.
+pub const STATE_BYTES_MAX: usize = 16 << 10;
+
+/// What a word begins with. Its first byte is no character of UTF-8, so even a text would not be taken for a word.
+const MAGIC: [u8; 5] = [0xff, b'M', b'R', b'D', 1];
+const CHECKPOINT: u8 = 1;
+const RESUME: u8 = 2;
+
+/// One word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Word<'a> {
+    /// From the stack.
+    Checkpoint(Checkpoint<'a>),
+    /// From the edge.
+    Resume(Resume<'a>),
+}
+
+/// Where a session stands: sent by a stack before any event that follows from it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Checkpoint<'a> {
+    /// Messages of the device from this one on are needed to restore the session; the edge forgets all before.
+    pub keep_from: u64,
+    /// The state is that after this many messages of the device.
+    pub consumed: u64,
+    /// Whether a turn is in progress.
+    pub busy: bool,
+    /// The session, opaque and signed; empty when it can not be carried at the moment.
+    pub state: &'a [u8],
+}
+
+/// A session comes from another stack: the first message after the upgrade.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Resume<'a> {
+    /// The message of the device that comes next; those before `consumed` only rebuild what the state leaves out.
+    pub first: u64,
+    /// The state is that after this many messages of the device.
+    pub consumed: u64,
+    /// This many events of those that followed the checkpoint reached the device.
+    pub delivered: u64,
+    /// Messages before `first` that would be needed are lost: the turn in progress can not be rebuilt.
+    pub is_broken: bool,
+    /// The state of the last checkpoint.
+    pub state: &'a [u8],
+}
+
+/// Why bytes are not a word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum WordError {
+    /// A binary message of somebody else.
+    #[error("not a word of session continuity")]
+    Foreign,
+    /// No such word in this version.
+    #[error("no such word of session continuity: {0}")]
+    Kind(u8),
+    /// It ends too early.
+    #[error("a word of session continuity is cut short")]
+    Short,
+    /// Its state is too long.
+    #[error("a state of {0} bytes is too long")]
+    TooLong(usize),
+    /// It contradicts itself.
+    #[error("a word of session continuity contradicts itself")]
+    Contradiction,
+}
+
+/// Whether a binary message claims to be a word.
+pub fn is_word(message: &[u8]) -> bool {
+    message.starts_with(&MAGIC)
+}
+
+impl<'a> Word<'a> {
+    /// Reads a word.
+    pub fn parse(message: &'a [u8]) -> Result<Self, WordError> {
+        let rest = message.strip_prefix(&MAGIC).ok_or(WordError::Foreign)?;
+        let (kind, mut rest) = rest.split_first().ok_or(WordError::Short)?;
+        let mut number = || -> Result<u64, WordError> {
+            let (bytes, after) = rest.split_first_chunk().ok_or(WordError::Short)?;
+            rest = after;
+            Ok(u64::from_be_bytes(*bytes))
+        };
+        match *kind {
+            CHECKPOINT => {
+                let (keep_from, consumed) = (number()?, number()?);
+                let (busy, state) = tail(rest)?;
+                if keep_from > consumed {
+                    return Err(WordError::Contradiction);
+                }
+                Ok(Self::Checkpoint(Checkpoint {
+                    keep_from,
+                    consumed,
+                    busy,
+                    state,
+                }))
+            }
+            RESUME => {
+                let (first, consumed, delivered) = (number()?, number()?, number()?);
+                let (is_broken, state) = tail(rest)?;
+                if first > consumed && !is_broken {
+                    return Err(WordError::Contradiction);
+                }
+                Ok(Self::Resume(Resume {
+                    first,
+                    consumed,
+                    delivered,
+                    is_broken,
+                    state,
+                }))
+            }
+            kind => Err(WordError::Kind(kind)),
+        }
+    }
+
+    /// Writes a word.
+    pub fn to_bytes(self) -> Vec<u8> {
+        let (kind, numbers, flag, state) = match self {
+            Self::Checkpoint(word) => (CHECKPOINT, vec![word.keep_from, word.consumed], word.busy, word.state),
+            Self::Resume(word) => (
+                RESUME,
+                vec![word.first, word.consumed, word.delivered],
+                word.is_broken,
+                word.state,
+            ),
+        };
+        let mut bytes = MAGIC.to_vec();
+        bytes.push(kind);
+        bytes.extend(numbers.iter().flat_map(|number| number.to_be_bytes()));
+        bytes.push(u8::from(flag));
+        bytes.extend_from_slice(state);
+        bytes
+    }
+}
+
+/// What every word ends with: a flag, and a state.
+fn tail(rest: &[u8]) -> Result<(bool, &[u8]), WordError> {
+    let (flag, state) = rest.split_first().ok_or(WordError::Short)?;
+    if state.len() > STATE_BYTES_MAX {
+        return Err(WordError::TooLong(state.len()));
+    }
+    match *flag {
+        0 => Ok((false, state)),
+        1 => Ok((true, state)),
+        _ => Err(WordError::Contradiction),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn words_are_read_as_they_were_written(
+            (a, b, delivered) in any::<(u64, u64, u64)>(),
+            flag in any::<bool>(),
+            state in proptest::collection::vec(any::<u8>(), 0..300),
+        ) {
+            let (keep_from, consumed) = (a.min(b), a.max(b));
+            let checkpoint = Word::Checkpoint(Checkpoint { keep_from, consumed, busy: flag, state: &state });
+            let resume = Word::Resume(Resume { first: keep_from, consumed, delivered, is_broken: flag, state: &state });
+            for word in [checkpoint, resume] {
+                let bytes = word.to_bytes();
+                prop_assert!(is_word(&bytes));
+                prop_assert_eq!(Word::parse(&bytes), Ok(word));
+                let whole = bytes.len() - state.len();
+                prop_assert!((0..whole).all(|len| Word::parse(&bytes[..len]).is_err()), "cut short");
+            }
+        }
+
+        #[test]
+        fn what_a_peer_invents_is_refused_and_never_panics(tail in proptest::collection::vec(any::<u8>(), 0..64)) {
+            let _ = Word::parse(&tail);
+            let _ = Word::parse(&[&MAGIC[..], &tail].concat());
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let word = |keep_from, consumed, state: &[u8]| {
+            let busy = false;
+            Word::Checkpoint(Checkpoint {
+                keep_from,
+                consumed,
+                busy,
+                state,
+            })
+            .to_bytes()
+        };
+        let too_long = vec![0; STATE_BYTES_MAX + 1];
+        let mut flagged = word(0, 0, b"");
+        *flagged.last_mut().unwrap() = 2;
+        for (bytes, error) in [
+            (b"{}".to_vec(), WordError::Foreign),
+            (MAGIC.to_vec(), WordError::Short),
+            ([&MAGIC[..], &[9]].concat(), WordError::Kind(9)),
+            (word(2, 1, b""), WordError::Contradiction),
+            (flagged, WordError::Contradiction),
+            (word(0, 0, &too_long), WordError::TooLong(too_long.len())),
+        ] {
+            assert_eq!(Word::parse(&bytes), Err(error));
+        }
+    }
+}
