@@ -32,14 +32,14 @@ pub struct Report {
     pub region: String,
     /// Callers who talked all the while.
     pub sessions: usize,
-    /// Of these, how many went on in another region without losing their connection.
-    pub sessions_moved: usize,
-    /// Of these, how many in the middle of a turn.
-    pub sessions_moved_in_turn: usize,
-    /// How many lost their connection.
+    /// Of these, how many lost their region.
     pub sessions_interrupted: usize,
-    /// Of these, how many were cut off in the middle of a turn.
+    /// Of these, how many in the middle of a turn.
     pub sessions_interrupted_in_turn: usize,
+    /// How many of the interrupted went on in another region and stayed connected.
+    pub sessions_moved: usize,
+    /// How many of the interrupted lost their connection, and called again.
+    pub sessions_reconnected: usize,
     /// Turns that were answered.
     pub turns_completed: usize,
     /// Turns that were given up.
@@ -226,20 +226,25 @@ impl Report {
         let seconds = |value: f64| format!("{value:.1} s");
         let mut table = Table::new();
         table.set_header(["", "measured", "meaning"]);
-        let rows: [(&str, String, &str); 15] = [
+        let rows: [(&str, String, &str); 16] = [
             ("region killed", self.region.clone(), "kill -9 in the middle of calls"),
             ("sessions", self.sessions.to_string(), "callers who talk all the while"),
-            (
-                "sessions moved",
-                format!("{} ({} in a turn)", self.sessions_moved, self.sessions_moved_in_turn),
-                "went on in another region, and stayed connected",
-            ),
             (
                 "sessions interrupted",
                 format!(
                     "{} ({} in a turn)",
                     self.sessions_interrupted, self.sessions_interrupted_in_turn
                 ),
+                "lost their region",
+            ),
+            (
+                "sessions moved",
+                self.sessions_moved.to_string(),
+                "went on in another region, and stayed connected",
+            ),
+            (
+                "sessions reconnected",
+                self.sessions_reconnected.to_string(),
                 "lost their connection, and called again",
             ),
             ("turns completed", self.turns_completed.to_string(), "answered"),
