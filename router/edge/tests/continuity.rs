@@ -54,7 +54,7 @@ impl Heard {
     fn codes(&self) -> Vec<&str> {
         self.notices
             .iter()
-            .map(|notice| notice["code"].as_str().unwrap())
+            .map(|notice| notice["code"].as_str().expect("a notice has a code"))
             .collect()
     }
 }
