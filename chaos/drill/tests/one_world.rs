@@ -362,7 +362,12 @@ async fn a_killed_region_is_evacuated_and_restored(stage: &Stage) {
         let metrics = format!("http://{address}/metrics");
         let metrics = reqwest::get(metrics).await.unwrap().text().await.unwrap();
         let resumes = metrics.lines().filter(|line| {
-            let kinds = ["sessions_resumed", "resume_seconds", "replayed_bytes"];
+            let kinds = [
+                "sessions_resumed",
+                "resume_seconds_sum",
+                "resume_seconds_count",
+                "replayed_bytes",
+            ];
             kinds
                 .iter()
                 .any(|kind| line.starts_with(&format!("meridian_edge_{kind}")))
