@@ -1,7 +1,7 @@
 //! The audit log: every decision with everything it was made from, chained by hashes.
 //!
 //! An entry is stored as JSON. It names the SHA-256 of the bytes of the entry before, so that nothing can be changed, left
-//! out or put in without breaking the chain; and feeding its input through [`plan`](crate::plan) again must give the
+//! out or put in without breaking the chain; and feeding its input through [`plan`] again must give the
 //! same plan, byte for byte. The two documents are stored once, under their hashes.
 
 use std::collections::{BTreeMap, BTreeSet};
