@@ -262,10 +262,7 @@ fn too_much_automation(input: &Input, before: &Plan, next: &Plan, memory: &Memor
             broken.push(format!("automation leaves {region}, which is {health}"));
         }
     }
-    let overridden = |rule: Rule| {
-        let of = |kind: &IntentKind| matches!(kind, IntentKind::Override { rule: it } if *it == rule);
-        memory.running(of).any(|action| action.intent.is_live(now))
-    };
+    let overridden = |rule: Rule| memory.overrides(rule, now);
     let away = next
         .regions
         .values()

@@ -58,9 +58,6 @@ impl Store for OddStore {
     async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
         self.store().get(key).await
     }
-    async fn newest(&self, prefix: &str, limit: usize) -> Result<Vec<(String, Entry)>, StoreError> {
-        self.store().newest(prefix, limit).await
-    }
     async fn list(&self, prefix: &str) -> Result<Listing, StoreError> {
         self.store().list(prefix).await
     }

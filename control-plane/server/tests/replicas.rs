@@ -249,9 +249,6 @@ impl Store for DyingStore {
     async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
         self.etcd.get(key).await
     }
-    async fn newest(&self, prefix: &str, limit: usize) -> Result<Vec<(String, Entry)>, StoreError> {
-        self.etcd.newest(prefix, limit).await
-    }
     async fn list(&self, prefix: &str) -> Result<Listing, StoreError> {
         self.etcd.list(prefix).await
     }

@@ -80,12 +80,6 @@ async fn writes(store: &dyn Store) {
     assert_eq!(listing.entries.keys().collect::<Vec<_>>(), ["/b/1", "/b/2", "/b/3"]);
     assert_eq!(listing.entries["/b/2"].value, b"/b/2");
     assert!(store.list("/nothing/").await.unwrap().entries.is_empty());
-    let newest = |limit| async move {
-        let newest = store.newest("/b/", limit).await.unwrap();
-        newest.into_iter().map(|(key, _)| key).collect::<Vec<_>>()
-    };
-    assert_eq!(newest(2).await, ["/b/3", "/b/2"]);
-    assert_eq!(newest(9).await, ["/b/3", "/b/2", "/b/1"]);
 }
 
 async fn limits(store: &dyn Store) {
@@ -134,9 +128,6 @@ async fn limits(store: &dyn Store) {
     }
     store.commit(many.clone()).await.unwrap();
     assert_eq!(store.list("/limits/many/").await.unwrap().entries.len(), OPERATIONS_MAX);
-    let newest = store.newest("/limits/many/", OPERATIONS_MAX).await.unwrap();
-    assert_eq!(newest.len(), OPERATIONS_MAX);
-    assert!(newest.is_sorted_by(|(one, _), (next, _)| one > next));
     many.put.push(("/limits/one-more".to_owned(), vec![]));
     let error = store.commit(many).await.unwrap_err().to_string();
     assert!(error.contains("129 operations") && error.contains("128"), "{error}");

@@ -236,12 +236,6 @@ fn get(database: &Database, key: &str) -> Result<Option<Entry>, redb::Error> {
     Ok(found.map(|found| entry_of(&found)))
 }
 
-fn newest(database: &Database, prefix: &str, limit: usize) -> Result<Vec<(String, Entry)>, redb::Error> {
-    let table = database.begin_read()?.open_table(ENTRIES)?;
-    let rows = table.range::<&str>(prefix..after(prefix).as_str())?;
-    rows.rev().take(limit).map(take).collect()
-}
-
 fn list(database: &Database, prefix: &str) -> Result<Listing, redb::Error> {
     // One transaction: the revision is that of the entries.
     let read = database.begin_read()?;
@@ -366,12 +360,6 @@ impl Store for Embedded {
     async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
         let key = key.to_owned();
         self.blocking(move |shared| get(&shared.database, &key).map_err(failed))
-            .await
-    }
-
-    async fn newest(&self, prefix: &str, limit: usize) -> Result<Vec<(String, Entry)>, StoreError> {
-        let prefix = prefix.to_owned();
-        self.blocking(move |shared| newest(&shared.database, &prefix, limit).map_err(failed))
             .await
     }
 

@@ -404,9 +404,6 @@ mod tests {
         async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
             self.store.get(key).await
         }
-        async fn newest(&self, prefix: &str, limit: usize) -> Result<Vec<(String, Entry)>, StoreError> {
-            self.store.newest(prefix, limit).await
-        }
         async fn list(&self, prefix: &str) -> Result<Listing, StoreError> {
             if self.away.load(Ordering::SeqCst) {
                 let (reason, outcome) = ("away".to_owned(), Outcome::NothingWritten);

@@ -162,8 +162,6 @@ pub struct Health {
 pub trait Store: Send + Sync {
     /// The value of a key.
     async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError>;
-    /// The newest `limit` entries whose keys begin with `prefix`, greatest key first.
-    async fn newest(&self, prefix: &str, limit: usize) -> Result<Vec<(String, Entry)>, StoreError>;
     /// Every entry whose key begins with `prefix`, all as of one revision, which is not older than any commit that was
     /// acknowledged before the call.
     async fn list(&self, prefix: &str) -> Result<Listing, StoreError>;

@@ -30,7 +30,7 @@ use std::{
 use async_trait::async_trait;
 use etcd_client::{
     AlarmAction, AlarmType, Client, Compare, CompareOp, ConnectOptions, GetOptions, KeyValue, KvClient, LeaseClient,
-    MaintenanceClient, SortOrder, SortTarget, Txn, TxnOp, TxnOpResponse, WatchClient,
+    MaintenanceClient, Txn, TxnOp, TxnOpResponse, WatchClient,
 };
 use tokio::task::JoinSet;
 
@@ -395,32 +395,6 @@ impl Store for Etcd {
             })
             .await?;
         Ok(found.kvs().first().map(entry_of))
-    }
-
-    async fn newest(&self, prefix: &str, limit: usize) -> Result<Vec<(String, Entry)>, StoreError> {
-        let mut newest = Vec::new();
-        let mut end = after(prefix);
-        // Page by page without a common revision: what is added meanwhile comes before, not between.
-        while newest.len() < limit {
-            let page_limit = PAGE.min(limit - newest.len());
-            let page = self
-                .ask(self.0.settings.request_timeout, |mut member| {
-                    let options = GetOptions::new()
-                        .with_range(end.clone())
-                        .with_sort(SortTarget::Key, SortOrder::Descend)
-                        .with_limit(as_i64(page_limit));
-                    async move { member.kv.get(prefix, Some(options)).await }
-                })
-                .await?;
-            for found in page.kvs() {
-                newest.push(row(found)?);
-            }
-            match newest.last() {
-                Some((last, _)) if page.more() => end = last.clone().into_bytes(),
-                _ => break,
-            }
-        }
-        Ok(newest)
     }
 
     async fn list(&self, prefix: &str) -> Result<Listing, StoreError> {
