@@ -81,6 +81,23 @@ pub struct Limits {
     pub frame_bytes_max: u64,
     /// Regions tried for one session or request before it is answered 503.
     pub regions_tried_max: usize,
+    /// Live sessions; the device of one more is answered 503.
+    pub sessions_max: usize,
+    /// Sessions being opened at the same moment; the device of one more is answered 503.
+    pub handshakes_max: usize,
+    /// Of both, in percent, what is kept for devices that reconnect with a valid affinity token.
+    pub returning_percent: u8,
+    /// Connections of one client (an IPv4 address, or an IPv6 /64); more are answered 429. 0 for any number.
+    pub client_connections_max: u32,
+    /// Requests and session openings of one client a second, over time; more are answered 429. 0 for any rate.
+    pub client_requests_per_s: u32,
+    /// How many of them may come at once after a pause.
+    pub client_burst: u32,
+    /// Largest body of an HTTP request, in bytes; larger ones are answered 413.
+    pub body_bytes_max: u64,
+    /// Memory of this process, in bytes. From 90 % of it newcomers are answered 503, from 95 % everybody new, and at 100 %
+    /// quiet sessions are told to reconnect, those in a turn after it. 0 for no limit.
+    pub memory_max: u64,
 }
 
 /// How long is waited.
@@ -115,6 +132,14 @@ pub struct Drain {
     pub limit: Span,
 }
 
+impl Drain {
+    /// How long a session may finish its turn when its place in the window has come, so that it is told why it ends before
+    /// the limit.
+    pub fn turn(&self, close: Duration) -> Duration {
+        self.limit.0.saturating_sub(self.window.0).saturating_sub(close)
+    }
+}
+
 /// The secret that signs affinity tokens, written in hex. It never shows in `Debug` output.
 #[derive(Clone)]
 pub struct AffinityKey(pub routing::Key);
@@ -130,6 +155,18 @@ impl Default for Limits {
             frame_bytes_max: 1 << 20,
             // Home, overflow and backup. Each costs up to connect + upgrade; a device waits no longer than that.
             regions_tried_max: 3,
+            // The other connections are for requests, and for telling devices that there is no place.
+            sessions_max: 8_500,
+            // A handshake takes a round trip to its region: this many of 100 ms each are 10,000 sessions a second.
+            handshakes_max: 1_000,
+            returning_percent: 10,
+            // Thousands of phones may share the address of a mobile network.
+            client_connections_max: 2_000,
+            client_requests_per_s: 200,
+            client_burst: 2_000,
+            // The OpenAI API takes 25 MB of audio.
+            body_bytes_max: 32 << 20,
+            memory_max: 0,
         }
     }
 }
@@ -195,10 +232,17 @@ impl Config {
             ("limits.header_bytes_max", self.limits.header_bytes_max as u64),
             ("limits.frame_bytes_max", self.limits.frame_bytes_max),
             ("limits.regions_tried_max", self.limits.regions_tried_max as u64),
+            ("limits.sessions_max", self.limits.sessions_max as u64),
+            ("limits.handshakes_max", self.limits.handshakes_max as u64),
+            ("limits.client_burst", u64::from(self.limits.client_burst)),
+            ("limits.body_bytes_max", self.limits.body_bytes_max),
         ] {
             if value == 0 {
                 problems.push(format!("{name}: 0 would refuse everything"));
             }
+        }
+        if self.limits.returning_percent > 90 {
+            problems.push("limits.returning_percent: leave at least a tenth to newcomers".to_owned());
         }
         let continuity = &self.continuity;
         for (name, span) in [

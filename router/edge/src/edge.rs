@@ -10,7 +10,7 @@ use routing::{
 use tokio::sync::watch;
 use topology::{EdgeId, Moment, RegionId, Snapshot};
 
-use crate::{Config, metrics::Metrics, seen::Seen, sessions::Sessions};
+use crate::{Config, admission::Admission, metrics::Metrics, seen::Seen, sessions::Sessions};
 
 /// One edge.
 #[derive(Debug)]
@@ -23,6 +23,8 @@ pub struct Edge {
     table: ArcSwapOption<Table>,
     /// What it saw of the regions.
     pub seen: Seen,
+    /// Who is let in.
+    pub admission: Arc<Admission>,
     /// Its live sessions.
     pub sessions: Arc<Sessions>,
     /// What it counts.
@@ -40,6 +42,7 @@ impl Edge {
             id: config.node.clone(),
             budget: Arc::new(Budget::new(config.continuity.replay_bytes_total_max)),
             plans: watch::Sender::new(()),
+            admission: Arc::new(Admission::new(&config.limits)),
             config,
             table: ArcSwapOption::empty(),
             seen: Seen::default(),

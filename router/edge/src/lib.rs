@@ -5,6 +5,7 @@
 //! by what it sees itself and never the fleet.
 
 pub mod admin;
+pub mod admission;
 pub mod answer;
 pub mod config;
 pub mod connection;

@@ -113,21 +113,29 @@ async fn accept(
         };
         let Ok(place) = places.clone().try_acquire_owned() else {
             edge.metrics.refused("full");
-            refuse(&tcp);
+            let full = Answer::unavailable("edge_full", "this edge has no place; connect again to reach another", 1);
+            refuse(&tcp, &full);
             continue;
+        };
+        let connected = match edge.admission.connect(client.ip()) {
+            Ok(connected) => connected,
+            Err(refusal) => {
+                edge.metrics.refused(refusal.as_str());
+                refuse(&tcp, &refusal.answer());
+                continue;
+            }
         };
         let server = server.clone();
         connections.spawn(cut.clone().run_until_cancelled_owned(async move {
             server.serve(tcp, client).await;
-            drop(place);
+            drop((place, connected));
         }));
     }
 }
 
 /// Says that there is no place, without spending a task on it: the socket's empty buffer takes the few bytes at once.
-fn refuse(tcp: &TcpStream) {
-    let full = Answer::unavailable("edge_full", "this edge has no place; connect again to reach another", 1);
-    let _ = tcp.try_write(&full.bytes());
+fn refuse(tcp: &TcpStream, answer: &Answer) {
+    let _ = tcp.try_write(&answer.bytes());
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use pingora_core::{
     Error, ErrorSource, ErrorType, Result,
     protocols::Digest,
@@ -34,6 +35,25 @@ pub struct Ctx {
     decision: Option<Decision>,
     tried: Vec<RegionId>,
     connecting_since: Instant,
+    body_bytes: u64,
+}
+
+impl Gateway {
+    /// Whether a request is let in; if not, for what reason and with which answer.
+    fn admit(&self, session: &Session) -> std::result::Result<(), (&'static str, Answer)> {
+        let client = session.client_addr().and_then(|client| client.as_inet());
+        if let Some(client) = client {
+            let admitted = self.0.admission.request(client.ip());
+            admitted.map_err(|refusal| (refusal.as_str(), refusal.answer()))?;
+        }
+        let bytes_max = self.0.config.limits.body_bytes_max;
+        let length = session.req_header().headers.get(http::header::CONTENT_LENGTH);
+        let length = length.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+        if length.is_some_and(|length| length > bytes_max) {
+            return Err(("body-too-large", Answer::body_too_large(bytes_max)));
+        }
+        Ok(())
+    }
 }
 
 /// What is proxied.
@@ -84,6 +104,7 @@ impl ProxyHttp for Gateway {
             decision: None,
             tried: Vec::new(),
             connecting_since: Instant::now(),
+            body_bytes: 0,
         }
     }
 
@@ -93,10 +114,32 @@ impl ProxyHttp for Gateway {
         let answer = match ctx.route {
             Route::Nothing => Answer::not_found(path),
             Route::Realtime => Answer::upgrade_required(),
-            Route::Audio | Route::Models | Route::Voice | Route::Health => return Ok(false),
+            Route::Audio | Route::Models | Route::Voice | Route::Health => match self.admit(session) {
+                Ok(()) => return Ok(false),
+                Err((reason, answer)) => {
+                    self.0.metrics.refused(reason);
+                    answer
+                }
+            },
         };
         write(session, &answer).await?;
         Ok(true)
+    }
+
+    /// The length a body says it has was looked at before; this counts the body that does not say.
+    async fn request_body_filter(
+        &self,
+        _session: &mut Session,
+        body: &mut Option<Bytes>,
+        _end_of_stream: bool,
+        ctx: &mut Ctx,
+    ) -> Result<()> {
+        ctx.body_bytes += body.as_ref().map_or(0, Bytes::len) as u64;
+        if ctx.body_bytes > self.0.config.limits.body_bytes_max {
+            self.0.metrics.refused("body-too-large");
+            return Err(Error::explain(ErrorType::HTTPStatus(413), "the body is too large"));
+        }
+        Ok(())
     }
 
     /// Asked again for every attempt; what was tried is never tried again.
@@ -218,6 +261,7 @@ impl ProxyHttp for Gateway {
                 let message = "no region could take the request; try again";
                 Some(Answer::unavailable("no_region", message, 2))
             }
+            (ErrorType::HTTPStatus(413), _) => Some(Answer::body_too_large(self.0.config.limits.body_bytes_max)),
             (error, ErrorSource::Upstream) => {
                 let region = region.as_ref().map_or("", RegionId::as_str);
                 let (status, what) = match error {

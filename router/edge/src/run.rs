@@ -124,6 +124,14 @@ pub async fn start(
         Ok(())
     });
 
+    let (watched, leaving) = (edge.clone(), left.clone());
+    tasks.spawn("memory", async move {
+        leaving
+            .run_until_cancelled(crate::admission::watch_memory(&watched))
+            .await;
+        Ok(())
+    });
+
     tasks.spawn("devices", async move {
         // Whatever ends this task, the others may go then.
         let _left = left.drop_guard();

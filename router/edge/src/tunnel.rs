@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::BytesMut;
-use routing::{Decision, continuity::Why};
+use routing::{Decision, admit::Caller, continuity::Why};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -41,9 +41,21 @@ pub async fn serve(edge: &Arc<Edge>, device: &mut dyn Io, upgrade: Upgrade, earl
         edge.metrics.refused("draining");
         return decline(edge, device, &draining()).await;
     }
+    // Whether a device was here before is known before anything is spent on it.
+    let caller = match affinity(edge, &upgrade) {
+        Some(_) => Caller::Returning,
+        None => Caller::Newcomer,
+    };
+    let (place, handshake) = match edge.admission.session(client.ip(), caller) {
+        Ok(places) => places,
+        Err(refusal) => {
+            edge.metrics.refused(refusal.as_str());
+            return decline(edge, device, &refusal.answer()).await;
+        }
+    };
     // What is in a box here is over long before the session is, and what a session keeps for hours should be small.
     let opened = Box::pin(open(edge, &upgrade, client)).await;
-    drop(upgrade);
+    drop((upgrade, handshake));
     match opened {
         Opened::Session(opened) => converse(edge, device, *opened, early, client).await,
         Opened::Declined(mut answer) => {
@@ -67,6 +79,15 @@ pub async fn serve(edge: &Arc<Edge>, device: &mut dyn Io, upgrade: Upgrade, earl
             decline(edge, device, &Answer::unavailable("no_region", message, 2)).await;
         }
     }
+    drop(place);
+}
+
+/// Where the device was before, if it can prove it.
+fn affinity(edge: &Edge, upgrade: &Upgrade) -> Option<RegionId> {
+    let token = upgrade
+        .header("meridian-affinity")
+        .or_else(|| upgrade.query("affinity"))?;
+    edge.affinity(token, daemon::clock::now())
 }
 
 /// What a device is told that comes while the edge stops.
@@ -108,11 +129,7 @@ async fn open(edge: &Arc<Edge>, upgrade: &Upgrade, client: SocketAddr) -> Opened
     let Some(table) = edge.table() else {
         return Opened::Nowhere(Vec::new());
     };
-    let now = daemon::clock::now();
-    let token = upgrade
-        .header("meridian-affinity")
-        .or_else(|| upgrade.query("affinity"));
-    let affinity = token.and_then(|token| edge.affinity(token, now));
+    let affinity = affinity(edge, upgrade);
     let session_key = upgrade.header("meridian-session").or_else(|| upgrade.query("session"));
     // Without a name of its own a session is as stable as its connection.
     let session_key = session_key.map_or_else(|| client.to_string(), str::to_owned);

