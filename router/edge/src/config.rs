@@ -130,6 +130,8 @@ pub struct Drain {
     pub window: Span,
     /// What is left after this time is cut.
     pub limit: Span,
+    /// As `window`, when a successor took over: nothing waits for that.
+    pub upgrade_window: Span,
 }
 
 impl Drain {
@@ -192,6 +194,7 @@ impl Default for Drain {
         Self {
             window: Span(Duration::from_secs(10)),
             limit: Span(Duration::from_secs(20)),
+            upgrade_window: Span(Duration::from_secs(300)),
         }
     }
 }

@@ -11,6 +11,7 @@ pub mod config;
 pub mod connection;
 pub mod edge;
 pub mod frames;
+pub mod handover;
 pub mod head;
 pub mod kept;
 pub mod listener;

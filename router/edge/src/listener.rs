@@ -1,7 +1,7 @@
 //! Accepting devices, and stopping: addresses are claimed at start, connections are accepted once there is a plan, and
 //! a stopping edge keeps accepting until its last session has left, so that latecomers get an answer and not a reset.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use daemon::admin::Readiness;
@@ -11,7 +11,12 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{Edge, answer::Answer, connection::Server};
+use crate::{
+    Edge,
+    answer::Answer,
+    connection::Server,
+    handover::{Predecessor, Successor},
+};
 
 /// Connections the kernel completes before we accept them; it caps this to its own limit. A reconnect storm of a whole
 /// edge's devices is absorbed by accepting, not by waiting.
@@ -20,16 +25,27 @@ const BACKLOG: u32 = 4096;
 /// the processor that sessions need.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// What the sockets for devices are for, among those an edge has.
+pub const PURPOSE: &str = "http";
+
 /// The part of readiness that says whether devices are accepted.
 pub const READINESS: &str = "devices";
 
 /// Addresses that are claimed and not yet listened on: a device that comes too early is refused by the kernel and goes
-/// to another edge.
-pub struct Claimed(Vec<TcpSocket>);
+/// to another edge. Those of a predecessor are listened on already.
+pub struct Claimed(Vec<Claim>);
+
+enum Claim {
+    Bound(TcpSocket),
+    Listening(std::net::TcpListener),
+}
 
 /// Claims addresses, so that a port that is taken is known at start.
-pub fn claim(addresses: &[SocketAddr]) -> anyhow::Result<Claimed> {
-    let claim = |address: &SocketAddr| {
+pub fn claim(addresses: &[SocketAddr], mut predecessor: Option<&mut Predecessor>) -> anyhow::Result<Claimed> {
+    let mut claim = |address: &SocketAddr| {
+        if let Some(listener) = predecessor.as_mut().and_then(|it| it.take(PURPOSE, *address)) {
+            return Ok(Claim::Listening(listener));
+        }
         let socket = match address {
             SocketAddr::V4(_) => TcpSocket::new_v4(),
             SocketAddr::V6(_) => TcpSocket::new_v6(),
@@ -37,7 +53,7 @@ pub fn claim(addresses: &[SocketAddr]) -> anyhow::Result<Claimed> {
         // Or a restarted edge would wait for the connections of its predecessor to be forgotten.
         socket.set_reuseaddr(true)?;
         socket.bind(*address)?;
-        std::io::Result::Ok(socket)
+        std::io::Result::Ok(Claim::Bound(socket))
     };
     let sockets = addresses
         .iter()
@@ -47,24 +63,38 @@ pub fn claim(addresses: &[SocketAddr]) -> anyhow::Result<Claimed> {
 }
 
 impl Claimed {
-    /// Begins to listen; the addresses, with ports.
-    pub fn listen(self) -> anyhow::Result<(Vec<TcpListener>, Vec<SocketAddr>)> {
-        let listen = |socket: TcpSocket| {
-            let listener = socket.listen(BACKLOG)?;
-            let address = listener.local_addr()?;
-            std::io::Result::Ok((listener, address))
+    /// Begins to listen.
+    pub fn listen(self) -> anyhow::Result<Vec<TcpListener>> {
+        let listen = |claim| match claim {
+            Claim::Bound(socket) => socket.listen(BACKLOG),
+            Claim::Listening(listener) => TcpListener::from_std(listener),
         };
-        let listening = self.0.into_iter().map(listen).collect::<std::io::Result<Vec<_>>>();
-        Ok(listening.context("cannot listen for devices")?.into_iter().unzip())
+        let listening = self.0.into_iter().map(listen).collect::<std::io::Result<_>>();
+        listening.context("cannot listen for devices")
     }
 }
 
-/// Accepts devices until `stop`, then drains.
-pub async fn serve(edge: Arc<Edge>, listeners: Vec<TcpListener>, readiness: Readiness, stop: CancellationToken) {
+/// What ends an edge.
+enum Ending {
+    /// It was told to stop.
+    Stop,
+    /// Another process accepts devices now.
+    Succeeded(Successor),
+}
+
+/// Accepts devices until `stop`, or until there is a successor, then drains.
+pub async fn serve(
+    edge: Arc<Edge>,
+    listeners: Vec<TcpListener>,
+    readiness: Readiness,
+    stop: CancellationToken,
+    succeeded: impl Future<Output = Successor>,
+) {
     let server = Arc::new(Server::new(edge.clone()));
     let places = Arc::new(Semaphore::new(edge.config.limits.connections_max));
     let connections = TaskTracker::new();
     let cut = CancellationToken::new();
+    let accepting = cut.child_token();
     for listener in listeners {
         let accept = accept(
             listener,
@@ -74,22 +104,43 @@ pub async fn serve(edge: Arc<Edge>, listeners: Vec<TcpListener>, readiness: Read
             connections.clone(),
             cut.clone(),
         );
-        connections.spawn(cut.clone().run_until_cancelled_owned(accept));
+        connections.spawn(accepting.clone().run_until_cancelled_owned(accept));
     }
     readiness.set(READINESS, true);
-    stop.cancelled().await;
+    let ending = tokio::select! {
+        () = stop.cancelled() => Ending::Stop,
+        successor = succeeded => Ending::Succeeded(successor),
+    };
 
     readiness.set(READINESS, false);
-    let limit = edge.config.drain.limit.0;
-    tracing::info!(sessions = edge.sessions.count(), window = ?edge.config.drain.window.0, "draining");
-    edge.sessions.begin_drain(edge.config.drain.window.0);
-    if tokio::time::timeout(limit, edge.sessions.idle()).await.is_err() {
-        tracing::warn!(sessions = edge.sessions.count(), ?limit, "cut after the drain limit");
+    if let Ending::Succeeded(successor) = ending {
+        // What waits in the sockets is the successor's.
+        accepting.cancel();
+        let sessions = edge.sessions.clone();
+        tokio::select! {
+            () = drain(&edge, edge.config.drain.upgrade_window.0) => {}
+            () = successor.tell(move || sessions.count()) => {}
+            // Now there is something that waits for it.
+            () = stop.cancelled() => drain(&edge, edge.config.drain.window.0).await,
+        }
+    } else {
+        drain(&edge, edge.config.drain.window.0).await;
     }
     // What is left now waits for a request that will not be served.
     cut.cancel();
     connections.close();
     connections.wait().await;
+}
+
+/// Lets sessions leave within `window`; what did not end a while after is cut.
+async fn drain(edge: &Edge, window: Duration) {
+    let drain = &edge.config.drain;
+    let limit = window + drain.limit.0.saturating_sub(drain.window.0);
+    tracing::info!(sessions = edge.sessions.count(), ?window, "draining");
+    edge.sessions.begin_drain(window);
+    if tokio::time::timeout(limit, edge.sessions.idle()).await.is_err() {
+        tracing::warn!(sessions = edge.sessions.count(), ?limit, "cut after the drain limit");
+    }
 }
 
 async fn accept(
@@ -144,12 +195,15 @@ mod tests {
 
     #[tokio::test]
     async fn a_claimed_address_refuses_until_it_is_listened_on() {
-        let claimed = claim(&["127.0.0.1:0".parse().unwrap()]).unwrap();
-        let address = claimed.0[0].local_addr().unwrap();
+        let claimed = claim(&["127.0.0.1:0".parse().unwrap()], None).unwrap();
+        let Claim::Bound(socket) = &claimed.0[0] else {
+            panic!("there is no predecessor");
+        };
+        let address = socket.local_addr().unwrap();
         let refused = TcpStream::connect(address).await.unwrap_err();
         assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
-        let (_listeners, addresses) = claimed.listen().unwrap();
-        assert_eq!(addresses, [address]);
+        let listeners = claimed.listen().unwrap();
+        assert_eq!(listeners[0].local_addr().unwrap(), address);
         TcpStream::connect(address).await.unwrap();
     }
 }

@@ -39,6 +39,9 @@ pub const REPLAYED_BYTES: &str = "meridian_edge_replayed_bytes";
 /// Sessions that went on, but whose device has to repeat what it said. `_total` is appended.
 pub const REPEATS: &str = "meridian_edge_repeats_asked";
 
+/// Sessions that the edge before this one still has, after this one took over.
+pub const PREDECESSOR_SESSIONS: &str = "meridian_edge_predecessor_sessions";
+
 /// From a millisecond (a region next door) to ten seconds (the default patience); 1 s and 3 s are the goals.
 const RESUME_BUCKETS: [f64; 13] = [
     0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 3.0, 10.0,
@@ -66,6 +69,7 @@ pub struct Metrics {
     resume_seconds: Histogram,
     replayed_bytes: Counter,
     repeats: Counter,
+    predecessor_sessions: Gauge,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -120,6 +124,7 @@ impl Metrics {
             resume_seconds: Histogram::new(RESUME_BUCKETS),
             replayed_bytes: Counter::default(),
             repeats: Counter::default(),
+            predecessor_sessions: Gauge::default(),
         };
         registry.register(SESSIONS, "Live sessions by region", metrics.sessions.clone());
         registry.register(
@@ -183,7 +188,17 @@ impl Metrics {
             "Sessions whose device has to repeat what it said",
             metrics.repeats.clone(),
         );
+        registry.register(
+            PREDECESSOR_SESSIONS,
+            "Sessions left in the process that this one took over from",
+            metrics.predecessor_sessions.clone(),
+        );
         metrics
+    }
+
+    pub(crate) fn predecessor(&self, sessions: u64) {
+        self.predecessor_sessions
+            .set(i64::try_from(sessions).unwrap_or(i64::MAX));
     }
 
     pub(crate) fn plan(&self, generation: u64, created_at: topology::Moment) {

@@ -296,7 +296,7 @@ async fn an_edge_starts_from_its_last_good_plan_without_a_control_plane() {
     let changes = format!("state_dir = '{}'", folder.path().display());
     let snapshot = planned(&[("eu-west", Stack::Echoes)]).await;
     api::LastGood::at(folder.path().join("plan")).save(&snapshot).unwrap();
-    let (tasks, announced) = process(&changes, folder.path()).await;
+    let (tasks, announced) = process(&changes, folder.path(), false).await;
     let stop = tasks.stop_token();
     let running = tokio::spawn(tasks.run(support::PATIENCE));
     let addresses = hang_means_failure(announced).await.unwrap();
@@ -328,7 +328,7 @@ async fn an_edge_starts_from_its_last_good_plan_without_a_control_plane() {
 async fn without_a_plan_nothing_is_accepted_and_stopping_works() {
     let folder = tempfile::tempdir().unwrap();
     let changes = format!("state_dir = '{}'", folder.path().display());
-    let (tasks, announced) = process(&changes, folder.path()).await;
+    let (tasks, announced) = process(&changes, folder.path(), false).await;
     let stop = tasks.stop_token();
     let running = tokio::spawn(tasks.run(support::PATIENCE));
     stop.cancel();

@@ -403,15 +403,22 @@ impl World {
 
     pub async fn with(changes: &str, stacks: &[(&str, Stack)]) -> Self {
         let config = config(changes);
-        let claimed = listener::claim(&config.listen).unwrap();
+        let claimed = listener::claim(&config.listen, None).unwrap();
         let edge = Arc::new(Edge::new(config, Metrics::new(&mut Registry::default())));
         edge.apply(&planned(stacks).await);
-        let (listeners, addresses) = claimed.listen().unwrap();
+        let listeners = claimed.listen().unwrap();
+        let address = listeners[0].local_addr().unwrap();
         let stop = CancellationToken::new();
-        let served = listener::serve(edge.clone(), listeners, Default::default(), stop.clone());
+        let served = listener::serve(
+            edge.clone(),
+            listeners,
+            Default::default(),
+            stop.clone(),
+            std::future::pending(),
+        );
         Self {
             edge,
-            address: addresses[0],
+            address,
             stop,
             served: tokio::spawn(served),
         }
@@ -523,9 +530,10 @@ pub async fn hang_means_failure<T>(future: impl Future<Output = T>) -> T {
 pub async fn process(
     changes: &str,
     folder: &std::path::Path,
+    takes_over: bool,
 ) -> (daemon::Tasks, oneshot::Receiver<BTreeMap<String, SocketAddr>>) {
     let (announce, announced) = oneshot::channel();
-    let tasks = edge::run::start(config(changes), folder, move |addresses| {
+    let tasks = edge::run::start(config(changes), folder, takes_over, move |addresses| {
         let addresses = addresses
             .iter()
             .map(|(name, address)| ((*name).to_owned(), *address))
