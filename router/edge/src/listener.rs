@@ -11,7 +11,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{Edge, answer::Answer, connection::Server};
+use crate::{Edge, answer::Answer, connection::Server, tls::Tls};
 
 /// Connections the kernel completes before we accept them; it caps this to its own limit. A reconnect storm of a whole
 /// edge's devices is absorbed by accepting, not by waiting.
@@ -25,34 +25,48 @@ pub const READINESS: &str = "devices";
 
 /// Addresses that are claimed and not yet listened on: a device that comes too early is refused by the kernel and goes
 /// to another edge.
-pub struct Claimed(Vec<TcpSocket>);
+#[derive(Default)]
+pub struct Claimed(Vec<(TcpSocket, Option<Arc<Tls>>)>);
+
+/// Where devices connect.
+pub struct Listener {
+    tcp: TcpListener,
+    /// `None` for plaintext.
+    tls: Option<Arc<Tls>>,
+}
 
 /// Claims addresses, so that a port that is taken is known at start.
 pub fn claim(addresses: &[SocketAddr]) -> anyhow::Result<Claimed> {
-    let claim = |address: &SocketAddr| {
-        let socket = match address {
-            SocketAddr::V4(_) => TcpSocket::new_v4(),
-            SocketAddr::V6(_) => TcpSocket::new_v6(),
-        }?;
-        // Or a restarted edge would wait for the connections of its predecessor to be forgotten.
-        socket.set_reuseaddr(true)?;
-        socket.bind(*address)?;
-        std::io::Result::Ok(socket)
-    };
-    let sockets = addresses
-        .iter()
-        .map(|address| claim(address).with_context(|| format!("cannot claim {address} for devices")))
-        .collect::<anyhow::Result<_>>()?;
-    Ok(Claimed(sockets))
+    Claimed::default().and(addresses, None)
+}
+
+fn claim_one(address: SocketAddr) -> std::io::Result<TcpSocket> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    }?;
+    // Or a restarted edge would wait for the connections of its predecessor to be forgotten.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    Ok(socket)
 }
 
 impl Claimed {
-    /// Begins to listen; the addresses, with ports.
-    pub fn listen(self) -> anyhow::Result<(Vec<TcpListener>, Vec<SocketAddr>)> {
-        let listen = |socket: TcpSocket| {
-            let listener = socket.listen(BACKLOG)?;
-            let address = listener.local_addr()?;
-            std::io::Result::Ok((listener, address))
+    /// Claims further addresses, with TLS or without.
+    pub fn and(mut self, addresses: &[SocketAddr], tls: Option<&Arc<Tls>>) -> anyhow::Result<Self> {
+        for address in addresses {
+            let socket = claim_one(*address).with_context(|| format!("cannot claim {address} for devices"))?;
+            self.0.push((socket, tls.cloned()));
+        }
+        Ok(self)
+    }
+
+    /// Begins to listen; the addresses, with ports, in the order in which they were claimed.
+    pub fn listen(self) -> anyhow::Result<(Vec<Listener>, Vec<SocketAddr>)> {
+        let listen = |(socket, tls): (TcpSocket, _)| {
+            let tcp = socket.listen(BACKLOG)?;
+            let address = tcp.local_addr()?;
+            std::io::Result::Ok((Listener { tcp, tls }, address))
         };
         let listening = self.0.into_iter().map(listen).collect::<std::io::Result<Vec<_>>>();
         Ok(listening.context("cannot listen for devices")?.into_iter().unzip())
@@ -60,7 +74,7 @@ impl Claimed {
 }
 
 /// Accepts devices until `stop`, then drains.
-pub async fn serve(edge: Arc<Edge>, listeners: Vec<TcpListener>, readiness: Readiness, stop: CancellationToken) {
+pub async fn serve(edge: Arc<Edge>, listeners: Vec<Listener>, readiness: Readiness, stop: CancellationToken) {
     let server = Arc::new(Server::new(edge.clone()));
     let places = Arc::new(Semaphore::new(edge.config.limits.connections_max));
     let connections = TaskTracker::new();
@@ -93,7 +107,7 @@ pub async fn serve(edge: Arc<Edge>, listeners: Vec<TcpListener>, readiness: Read
 }
 
 async fn accept(
-    listener: TcpListener,
+    listener: Listener,
     server: Arc<Server>,
     edge: Arc<Edge>,
     places: Arc<Semaphore>,
@@ -101,7 +115,7 @@ async fn accept(
     cut: CancellationToken,
 ) {
     loop {
-        let (tcp, client) = match listener.accept().await {
+        let (tcp, client) = match listener.tcp.accept().await {
             Ok(accepted) => accepted,
             // A device that left while it waited is its own affair.
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => continue,
@@ -116,9 +130,9 @@ async fn accept(
             refuse(&tcp);
             continue;
         };
-        let server = server.clone();
+        let (server, tls) = (server.clone(), listener.tls.clone());
         connections.spawn(cut.clone().run_until_cancelled_owned(async move {
-            server.serve(tcp, client).await;
+            server.serve(tcp, client, tls.as_deref()).await;
             drop(place);
         }));
     }
@@ -137,7 +151,7 @@ mod tests {
     #[tokio::test]
     async fn a_claimed_address_refuses_until_it_is_listened_on() {
         let claimed = claim(&["127.0.0.1:0".parse().unwrap()]).unwrap();
-        let address = claimed.0[0].local_addr().unwrap();
+        let address = claimed.0[0].0.local_addr().unwrap();
         let refused = TcpStream::connect(address).await.unwrap_err();
         assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
         let (_listeners, addresses) = claimed.listen().unwrap();

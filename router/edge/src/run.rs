@@ -14,7 +14,11 @@ use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 use topology::{NodeId, RegionId, Snapshot};
 
-use crate::{Config, Edge, listener, metrics::Metrics};
+use crate::{
+    Config, Edge, listener,
+    metrics::Metrics,
+    tls::{self, Tls},
+};
 
 /// The part of readiness that says whether there is a plan.
 const READINESS: &str = "plan";
@@ -62,10 +66,11 @@ pub async fn start(
     config.check()?;
     let state_dir = folder.join(&config.state_dir);
     std::fs::create_dir_all(&state_dir).with_context(|| format!("cannot make state_dir {}", state_dir.display()))?;
-    let claimed = listener::claim(&config.listen)?;
-
     let mut registry = Registry::default();
-    let edge = Arc::new(Edge::new(config, Metrics::new(&mut registry)));
+    let metrics = Metrics::new(&mut registry);
+    let tls = Tls::load(&config.tls, folder, metrics.clone())?.map(Arc::new);
+    let claimed = listener::claim(&config.listen)?.and(&config.tls.listen, tls.as_ref())?;
+    let edge = Arc::new(Edge::new(config, metrics));
     let node = NodeId::from(&edge.id);
     let mut tasks = Tasks::new();
     let stop = tasks.stop_token();
@@ -112,6 +117,15 @@ pub async fn start(
         Ok(())
     });
 
+    if let Some(tls) = tls {
+        let (hangup, leaving) = (tls::hangup()?, left.clone());
+        let period = edge.config.tls.reload.0;
+        tasks.spawn("certificate", async move {
+            leaving.run_until_cancelled(tls.keep_current(period, hangup)).await;
+            Ok(())
+        });
+    }
+
     let (applier, applied, leaving) = (edge.clone(), readiness.clone(), left.clone());
     let (has_plan, planned) = watch::channel(false);
     tasks.spawn("table", async move {
@@ -131,10 +145,12 @@ pub async fn start(
             return Ok(());
         }
         let (listeners, addresses) = claimed.listen()?;
-        let devices = addresses.first().context("no address to listen on")?;
+        let (plain, secure) = addresses.split_at(edge.config.listen.len());
+        let mut purposes = vec![("admin", admin)];
+        purposes.extend(plain.first().map(|address| ("http", *address)));
+        purposes.extend(secure.first().map(|address| ("https", *address)));
         // Said here because the other tasks end with this one, and any of them may be found first.
-        announce(&[("http", *devices), ("admin", admin)])
-            .inspect_err(|error| tracing::error!("cannot announce: {error:#}"))?;
+        announce(&purposes).inspect_err(|error| tracing::error!("cannot announce: {error:#}"))?;
         listener::serve(edge, listeners, readiness, stop).await;
         Ok(())
     });
