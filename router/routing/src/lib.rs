@@ -5,10 +5,15 @@
 //! and a drill report tell the same story.
 
 pub mod affinity;
+pub mod breaker;
+pub mod budget;
 pub mod continuity;
 pub mod eject;
+pub mod hedge;
 pub mod pick;
+pub mod retry;
 pub mod table;
+pub mod upstream;
 
 pub use affinity::{Affinity, AffinityError, Key};
 pub use continuity::Continuity;
