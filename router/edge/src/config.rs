@@ -13,6 +13,9 @@ pub struct Config {
     pub node: EdgeId,
     /// Where devices connect. Port 0 takes any free one.
     pub listen: Vec<SocketAddr>,
+    /// Where devices connect with TLS, and with which certificate.
+    #[serde(default)]
+    pub tls: Tls,
     /// `/metrics`, `/health`, `/ready`, `/sessions` and `/explain`.
     pub admin_listen: SocketAddr,
     /// Control planes, `http://address:port`, all followed and reported to at once.
@@ -69,6 +72,36 @@ impl Default for Continuity {
     }
 }
 
+/// TLS towards devices.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tls {
+    /// Where devices connect with TLS. Port 0 takes any free one.
+    pub listen: Vec<SocketAddr>,
+    /// The certificate and those that lead to its issuer, in this order, as PEM; relative to the configuration file.
+    pub certificate: Option<PathBuf>,
+    /// Its private key as PEM; relative to the configuration file.
+    pub key: Option<PathBuf>,
+    /// Both files are looked at this often, and on SIGHUP.
+    pub reload: Span,
+    /// Handshakes at the same time; further ones wait within `timeouts.handshake`.
+    pub handshakes_max: usize,
+}
+
+impl Default for Tls {
+    fn default() -> Self {
+        Self {
+            listen: Vec::new(),
+            certificate: None,
+            key: None,
+            reload: Span(Duration::from_secs(10)),
+            // A handshake takes well under a millisecond of processor and a round trip of waiting: this is some thousands
+            // a second, more than the processors of one edge can sign.
+            handshakes_max: 512,
+        }
+    }
+}
+
 /// How much is accepted.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -104,6 +137,8 @@ pub struct Limits {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Timeouts {
+    /// For a device to complete a TLS handshake, from its first byte on or before.
+    pub handshake: Span,
     /// For a device to send a request header.
     pub header: Span,
     /// For the next request on the same connection.
@@ -177,6 +212,7 @@ impl Default for Timeouts {
     fn default() -> Self {
         let seconds = |s| Span(Duration::from_secs(s));
         Self {
+            handshake: seconds(5),
             header: seconds(5),
             keep_alive: seconds(60),
             connect: seconds(1),
@@ -219,8 +255,15 @@ impl Config {
     /// The rules that span keys. All problems are reported together.
     pub fn check(&self) -> anyhow::Result<()> {
         let mut problems = Vec::new();
-        if self.listen.is_empty() {
-            problems.push("listen: name at least one address, as in [\"0.0.0.0:8080\"]".to_owned());
+        let tls = &self.tls;
+        if self.listen.is_empty() && tls.listen.is_empty() {
+            problems.push("listen, tls.listen: name at least one address, as in [\"0.0.0.0:8080\"]".to_owned());
+        }
+        if !tls.listen.is_empty() && (tls.certificate.is_none() || tls.key.is_none()) {
+            problems.push("tls.listen: needs tls.certificate and tls.key".to_owned());
+        }
+        if tls.reload.0.is_zero() {
+            problems.push("tls.reload: must be longer than nothing".to_owned());
         }
         for endpoint in &self.control_planes {
             let uri = endpoint.parse::<http::Uri>().ok();
@@ -231,6 +274,7 @@ impl Config {
             }
         }
         for (name, value) in [
+            ("tls.handshakes_max", tls.handshakes_max as u64),
             ("limits.connections_max", self.limits.connections_max as u64),
             ("limits.header_bytes_max", self.limits.header_bytes_max as u64),
             ("limits.frame_bytes_max", self.limits.frame_bytes_max),
@@ -260,6 +304,7 @@ impl Config {
         }
         let timeouts = &self.timeouts;
         for (name, span) in [
+            ("handshake", timeouts.handshake),
             ("header", timeouts.header),
             ("keep_alive", timeouts.keep_alive),
             ("connect", timeouts.connect),
@@ -295,6 +340,7 @@ mod tests {
         config.check().unwrap();
         assert_eq!(format!("{:?}", config.limits), format!("{:?}", Limits::default()));
         assert_eq!(format!("{:?}", config.timeouts), format!("{:?}", Timeouts::default()));
+        assert_eq!(format!("{:?}", config.tls), format!("{:?}", Tls::default()));
         assert_eq!(format!("{:?}", config.drain), format!("{:?}", Drain::default()));
         assert_eq!(
             format!("{:?}", config.continuity),
@@ -307,10 +353,11 @@ mod tests {
         let text = EXAMPLE
             .replace("header_bytes_max = 16384", "header_bytes_max = 0")
             .replace("limit = \"20s\"", "limit = \"1s\"")
+            .replace("[tls]\nlisten = []", "[tls]\nlisten = [\"127.0.0.1:8443\"]")
             .replace("\"http://127.0.0.1:7100\"", "\"seven\", \"http://127.0.0.1:7000\"");
         let config: Config = daemon::config::parse("edge.toml", &text).unwrap();
         let error = config.check().unwrap_err().to_string();
-        for complaint in ["header_bytes_max", "drain.limit", "\"seven\""] {
+        for complaint in ["header_bytes_max", "drain.limit", "tls.certificate", "\"seven\""] {
             assert!(error.contains(complaint), "{error}");
         }
         assert!(format!("{config:?}").contains("AffinityKey(secret)"));

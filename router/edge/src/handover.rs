@@ -52,6 +52,14 @@ pub struct Name {
     pub address: SocketAddr,
 }
 
+impl Name {
+    /// A name.
+    pub fn new(purpose: &str, address: SocketAddr) -> Self {
+        let purpose = purpose.to_owned();
+        Self { purpose, address }
+    }
+}
+
 #[derive(Debug, Serialize, Deserialize)]
 struct Offer {
     protocol: u32,
@@ -115,11 +123,8 @@ impl Predecessor {
     }
 
     /// The socket of that name, if it was handed over.
-    pub fn take(&mut self, purpose: &str, address: SocketAddr) -> Option<TcpListener> {
-        let at = self
-            .sockets
-            .iter()
-            .position(|(name, _)| name.purpose == purpose && name.address == address)?;
+    pub fn take(&mut self, name: &Name) -> Option<TcpListener> {
+        let at = self.sockets.iter().position(|(offered, _)| offered == name)?;
         Some(TcpListener::from(self.sockets.swap_remove(at).1))
     }
 
@@ -233,10 +238,7 @@ mod tests {
     }
 
     fn name(purpose: &str) -> Name {
-        Name {
-            purpose: purpose.to_owned(),
-            address: "127.0.0.1:0".parse().unwrap(),
-        }
+        Name::new(purpose, "127.0.0.1:0".parse().unwrap())
     }
 
     async fn ask(folder: &Path) -> anyhow::Result<Predecessor> {
@@ -257,8 +259,8 @@ mod tests {
                 Err(_) => tokio::task::yield_now().await,
             }
         };
-        assert!(predecessor.take("admin", name("admin").address).is_none());
-        let listener = predecessor.take("http", name("http").address).unwrap();
+        assert!(predecessor.take(&name("admin")).is_none());
+        let listener = predecessor.take(&name("http")).unwrap();
         let listener = tokio::net::TcpListener::from_std(listener).unwrap();
         assert_eq!(listener.accept().await.unwrap().1, early.local_addr().unwrap());
 

@@ -21,6 +21,8 @@ pub mod relay;
 pub mod run;
 pub mod seen;
 pub mod sessions;
+pub mod tls;
+pub mod transport;
 pub mod tunnel;
 
 pub use config::Config;

@@ -1,7 +1,13 @@
 //! Accepting devices, and stopping: addresses are claimed at start, connections are accepted once there is a plan, and
 //! a stopping edge keeps accepting until its last session has left, so that latecomers get an answer and not a reset.
 
-use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    net::SocketAddr,
+    os::fd::{AsFd as _, OwnedFd},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use daemon::admin::Readiness;
@@ -12,10 +18,11 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    Edge,
+    Config, Edge,
     answer::Answer,
     connection::Server,
-    handover::{Predecessor, Successor},
+    handover::{Name, Predecessor, Successor},
+    tls::Tls,
 };
 
 /// Connections the kernel completes before we accept them; it caps this to its own limit. A reconnect storm of a whole
@@ -25,52 +32,93 @@ const BACKLOG: u32 = 4096;
 /// the processor that sessions need.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// What the sockets for devices are for, among those an edge has.
-pub const PURPOSE: &str = "http";
-
 /// The part of readiness that says whether devices are accepted.
 pub const READINESS: &str = "devices";
 
 /// Addresses that are claimed and not yet listened on: a device that comes too early is refused by the kernel and goes
 /// to another edge. Those of a predecessor are listened on already.
-pub struct Claimed(Vec<Claim>);
+pub struct Claimed(Vec<(Name, Claim, Option<Arc<Tls>>)>);
 
 enum Claim {
     Bound(TcpSocket),
     Listening(std::net::TcpListener),
 }
 
-/// Claims addresses, so that a port that is taken is known at start.
-pub fn claim(addresses: &[SocketAddr], mut predecessor: Option<&mut Predecessor>) -> anyhow::Result<Claimed> {
-    let mut claim = |address: &SocketAddr| {
-        if let Some(listener) = predecessor.as_mut().and_then(|it| it.take(PURPOSE, *address)) {
-            return Ok(Claim::Listening(listener));
-        }
-        let socket = match address {
-            SocketAddr::V4(_) => TcpSocket::new_v4(),
-            SocketAddr::V6(_) => TcpSocket::new_v6(),
-        }?;
-        // Or a restarted edge would wait for the connections of its predecessor to be forgotten.
-        socket.set_reuseaddr(true)?;
-        socket.bind(*address)?;
-        std::io::Result::Ok(Claim::Bound(socket))
+/// Where devices connect.
+pub struct Listener {
+    name: Name,
+    tcp: TcpListener,
+    /// `None` for plaintext.
+    tls: Option<Arc<Tls>>,
+}
+
+/// Claims the addresses of an edge, so that a port that is taken is known at start.
+pub fn claim(
+    config: &Config,
+    tls: Option<&Arc<Tls>>,
+    mut predecessor: Option<&mut Predecessor>,
+) -> anyhow::Result<Claimed> {
+    let mut claim = |name: Name, tls: Option<&Arc<Tls>>| {
+        let taken = predecessor.as_mut().and_then(|it| it.take(&name));
+        let claim = match taken {
+            Some(listener) => Claim::Listening(listener),
+            None => {
+                let bound = bind(name.address).with_context(|| format!("cannot claim {} for devices", name.address));
+                Claim::Bound(bound?)
+            }
+        };
+        Ok((name, claim, tls.cloned()))
     };
-    let sockets = addresses
+    let plain = config.listen.iter().map(|address| (Name::new("http", *address), None));
+    let secure = config
+        .tls
+        .listen
         .iter()
-        .map(|address| claim(address).with_context(|| format!("cannot claim {address} for devices")))
-        .collect::<anyhow::Result<_>>()?;
-    Ok(Claimed(sockets))
+        .map(|address| (Name::new("https", *address), tls));
+    let claimed = plain.chain(secure).map(|(name, tls)| claim(name, tls));
+    Ok(Claimed(claimed.collect::<anyhow::Result<_>>()?))
+}
+
+fn bind(address: SocketAddr) -> std::io::Result<TcpSocket> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    }?;
+    // Or a restarted edge would wait for the connections of its predecessor to be forgotten.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    Ok(socket)
 }
 
 impl Claimed {
-    /// Begins to listen.
-    pub fn listen(self) -> anyhow::Result<Vec<TcpListener>> {
-        let listen = |claim| match claim {
-            Claim::Bound(socket) => socket.listen(BACKLOG),
-            Claim::Listening(listener) => TcpListener::from_std(listener),
+    /// Begins to listen, in the order of the configuration, plaintext first.
+    pub fn listen(self) -> anyhow::Result<Vec<Listener>> {
+        let listen = |(name, claim, tls)| {
+            let tcp = match claim {
+                Claim::Bound(socket) => socket.listen(BACKLOG),
+                Claim::Listening(listener) => TcpListener::from_std(listener),
+            }?;
+            std::io::Result::Ok(Listener { name, tcp, tls })
         };
         let listening = self.0.into_iter().map(listen).collect::<std::io::Result<_>>();
         listening.context("cannot listen for devices")
+    }
+}
+
+impl Listener {
+    /// What it is for: "http" or "https".
+    pub fn purpose(&self) -> &'static str {
+        if self.tls.is_some() { "https" } else { "http" }
+    }
+
+    /// Where it listens, with the port.
+    pub fn address(&self) -> std::io::Result<SocketAddr> {
+        self.tcp.local_addr()
+    }
+
+    /// The same socket once more, for a successor.
+    pub fn to_hand_over(&self) -> std::io::Result<(Name, OwnedFd)> {
+        Ok((self.name.clone(), self.tcp.as_fd().try_clone_to_owned()?))
     }
 }
 
@@ -85,7 +133,7 @@ enum Ending {
 /// Accepts devices until `stop`, or until there is a successor, then drains.
 pub async fn serve(
     edge: Arc<Edge>,
-    listeners: Vec<TcpListener>,
+    listeners: Vec<Listener>,
     readiness: Readiness,
     stop: CancellationToken,
     succeeded: impl Future<Output = Successor>,
@@ -144,7 +192,7 @@ async fn drain(edge: &Edge, window: Duration) {
 }
 
 async fn accept(
-    listener: TcpListener,
+    listener: Listener,
     server: Arc<Server>,
     edge: Arc<Edge>,
     places: Arc<Semaphore>,
@@ -152,7 +200,7 @@ async fn accept(
     cut: CancellationToken,
 ) {
     loop {
-        let (tcp, client) = match listener.accept().await {
+        let (tcp, client) = match listener.tcp.accept().await {
             Ok(accepted) => accepted,
             // A device that left while it waited is its own affair.
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => continue,
@@ -176,9 +224,9 @@ async fn accept(
                 continue;
             }
         };
-        let server = server.clone();
+        let (server, tls) = (server.clone(), listener.tls.clone());
         connections.spawn(cut.clone().run_until_cancelled_owned(async move {
-            server.serve(tcp, client).await;
+            server.serve(tcp, client, tls.as_deref()).await;
             drop((place, connected));
         }));
     }
@@ -193,17 +241,22 @@ fn refuse(tcp: &TcpStream, answer: &Answer) {
 mod tests {
     use super::*;
 
+    fn config() -> Config {
+        let text = include_str!("../../../configs/edge.toml").replace("127.0.0.1:8080", "127.0.0.1:0");
+        daemon::config::parse("edge.toml", &text).unwrap()
+    }
+
     #[tokio::test]
     async fn a_claimed_address_refuses_until_it_is_listened_on() {
-        let claimed = claim(&["127.0.0.1:0".parse().unwrap()], None).unwrap();
-        let Claim::Bound(socket) = &claimed.0[0] else {
+        let claimed = claim(&config(), None, None).unwrap();
+        let Claim::Bound(socket) = &claimed.0[0].1 else {
             panic!("there is no predecessor");
         };
         let address = socket.local_addr().unwrap();
         let refused = TcpStream::connect(address).await.unwrap_err();
         assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
         let listeners = claimed.listen().unwrap();
-        assert_eq!(listeners[0].local_addr().unwrap(), address);
+        assert_eq!(listeners[0].address().unwrap(), address);
         TcpStream::connect(address).await.unwrap();
     }
 }

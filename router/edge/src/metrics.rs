@@ -30,6 +30,13 @@ pub const HTTP_REQUESTS: &str = "meridian_edge_http_requests";
 /// Requests refused before any region was asked, by reason. `_total` is appended.
 pub const REFUSED: &str = "meridian_edge_refused";
 
+/// TLS handshakes, by outcome. `_total` is appended.
+pub const TLS_HANDSHAKES: &str = "meridian_edge_tls_handshakes";
+/// When the certificate in use expires, seconds since the epoch.
+pub const CERTIFICATE_EXPIRES: &str = "meridian_edge_certificate_expires_timestamp_seconds";
+/// Times the certificate's files changed, by whether the new one was taken. `_total` is appended.
+pub const CERTIFICATE_RELOADS: &str = "meridian_edge_certificate_reloads";
+
 /// Sessions that went on in another region, by why they left theirs. `_total` is appended.
 pub const SESSIONS_RESUMED: &str = "meridian_edge_sessions_resumed";
 /// From the moment a session left its region until the next one said that it goes on.
@@ -70,6 +77,9 @@ pub struct Metrics {
     replayed_bytes: Counter,
     repeats: Counter,
     predecessor_sessions: Gauge,
+    tls_handshakes: Family<ByResult, Counter>,
+    certificate_expires: Gauge,
+    certificate_reloads: Family<ByResult, Counter>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -105,6 +115,11 @@ pub(crate) struct ByReason {
     reason: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct ByResult {
+    outcome: &'static str,
+}
+
 impl Metrics {
     /// Registers all of them.
     pub fn new(registry: &mut Registry) -> Self {
@@ -125,6 +140,9 @@ impl Metrics {
             replayed_bytes: Counter::default(),
             repeats: Counter::default(),
             predecessor_sessions: Gauge::default(),
+            tls_handshakes: Family::default(),
+            certificate_expires: Gauge::default(),
+            certificate_reloads: Family::default(),
         };
         registry.register(SESSIONS, "Live sessions by region", metrics.sessions.clone());
         registry.register(
@@ -192,6 +210,21 @@ impl Metrics {
             PREDECESSOR_SESSIONS,
             "Sessions left in the process that this one took over from",
             metrics.predecessor_sessions.clone(),
+        );
+        registry.register(
+            TLS_HANDSHAKES,
+            "TLS handshakes by outcome",
+            metrics.tls_handshakes.clone(),
+        );
+        registry.register(
+            CERTIFICATE_EXPIRES,
+            "When the certificate in use expires",
+            metrics.certificate_expires.clone(),
+        );
+        registry.register(
+            CERTIFICATE_RELOADS,
+            "Changes of the certificate's files by outcome",
+            metrics.certificate_reloads.clone(),
         );
         metrics
     }
@@ -261,6 +294,19 @@ impl Metrics {
     pub(crate) fn resumed(&self, reason: &'static str, took: Duration) {
         self.sessions_resumed.get_or_create(&ByReason { reason }).inc();
         self.resume_seconds.observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn handshake(&self, outcome: &'static str) {
+        self.tls_handshakes.get_or_create(&ByResult { outcome }).inc();
+    }
+
+    pub(crate) fn certificate_expires(&self, at: topology::Moment) {
+        self.certificate_expires
+            .set(i64::try_from(at.0 / 1000).unwrap_or(i64::MAX));
+    }
+
+    pub(crate) fn certificate_reload(&self, outcome: &'static str) {
+        self.certificate_reloads.get_or_create(&ByResult { outcome }).inc();
     }
 
     pub(crate) fn refused(&self, reason: &'static str) {

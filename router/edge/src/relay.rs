@@ -150,6 +150,8 @@ pub struct Way {
     pub(crate) pending: BytesMut,
     pub(crate) ready: usize,
     pub(crate) frame: usize,
+    /// Written, but still in a buffer of TLS or of what pingora hands back: the socket took no more.
+    unflushed: bool,
     bytes: u64,
     active_at: Instant,
 }
@@ -553,6 +555,8 @@ impl Way {
             pending: BytesMut::new(),
             ready: 0,
             frame: 0,
+            // The answer to the upgrade may still be on its way.
+            unflushed: true,
             bytes: 0,
             active_at: Instant::now(),
         }
@@ -603,10 +607,14 @@ impl Way {
                         // Gives the memory back: a session is silent most of the time.
                         self.pending = BytesMut::new();
                     }
-                    // Plain TCP has nothing to flush; what pingora hands back is buffered.
-                    if let Poll::Ready(Err(_)) = Pin::new(&mut *to).poll_flush(cx) {
-                        return Poll::Ready(WayEnd::Write);
-                    }
+                    self.unflushed = true;
+                }
+            }
+            // Plain TCP has nothing to flush. What does not leave now holds back what would follow it.
+            if self.unflushed {
+                match ready!(Pin::new(&mut *to).poll_flush(cx)) {
+                    Ok(()) => self.unflushed = false,
+                    Err(_) => return Poll::Ready(WayEnd::Write),
                 }
             }
             if until == Until::Boundary && self.scanner.at_boundary() {

@@ -24,9 +24,10 @@ use topology::{NodeId, RegionId, Snapshot};
 
 use crate::{
     Config, Edge,
-    handover::{self, Predecessor, Successor},
+    handover::{self, Name, Predecessor, Successor},
     listener,
     metrics::Metrics,
+    tls::{self, Tls},
 };
 
 /// The part of readiness that says whether there is a plan.
@@ -93,11 +94,12 @@ pub async fn start(
         let asked = state_dir.clone();
         predecessor = Some(tokio::task::spawn_blocking(move || Predecessor::ask(&asked)).await??);
     }
-    let claimed = listener::claim(&config.listen, predecessor.as_mut())?;
-    let admin = claim_admin(config.admin_listen, predecessor.as_mut()).await?;
-
     let mut registry = Registry::default();
-    let edge = Arc::new(Edge::new(config, Metrics::new(&mut registry)));
+    let metrics = Metrics::new(&mut registry);
+    let tls = Tls::load(&config.tls, folder, metrics.clone())?.map(Arc::new);
+    let claimed = listener::claim(&config, tls.as_ref(), predecessor.as_mut())?;
+    let admin = claim_admin(config.admin_listen, predecessor.as_mut()).await?;
+    let edge = Arc::new(Edge::new(config, metrics));
     let node = NodeId::from(&edge.id);
     let mut tasks = Tasks::new();
     let stop = tasks.stop_token();
@@ -156,6 +158,15 @@ pub async fn start(
         Ok(())
     });
 
+    if let Some(tls) = tls {
+        let (hangup, leaving) = (tls::hangup()?, left.clone());
+        let period = edge.config.tls.reload.0;
+        tasks.spawn("certificate", async move {
+            leaving.run_until_cancelled(tls.keep_current(period, hangup)).await;
+            Ok(())
+        });
+    }
+
     let (applier, applied, leaving) = (edge.clone(), readiness.clone(), left.clone());
     let (has_plan, planned) = watch::channel(false);
     tasks.spawn("table", async move {
@@ -183,17 +194,17 @@ pub async fn start(
             return Ok(());
         }
         let listeners = claimed.listen()?;
-        let devices = listeners.first().context("no address to listen on")?.local_addr()?;
-        let mut sockets = vec![(name("admin", edge.config.admin_listen), admin_socket)];
-        for (address, listener) in edge.config.listen.iter().zip(&listeners) {
-            sockets.push((
-                name(listener::PURPOSE, *address),
-                listener.as_fd().try_clone_to_owned()?,
-            ));
+        let mut purposes = vec![("admin", admin)];
+        let mut sockets = vec![(Name::new("admin", edge.config.admin_listen), admin_socket)];
+        for listener in &listeners {
+            // The first of each is announced.
+            if purposes.iter().all(|(purpose, _)| *purpose != listener.purpose()) {
+                purposes.push((listener.purpose(), listener.address()?));
+            }
+            sockets.push(listener.to_hand_over()?);
         }
         // Said here because the other tasks end with this one, and any of them may be found first.
-        announce(&[("http", devices), ("admin", admin)])
-            .inspect_err(|error| tracing::error!("cannot announce: {error:#}"))?;
+        announce(&purposes).inspect_err(|error| tracing::error!("cannot announce: {error:#}"))?;
         let ends = stop.clone();
         let metrics = edge.metrics.clone();
         let handed_over = async move {
@@ -220,11 +231,6 @@ pub async fn start(
     Ok(tasks)
 }
 
-fn name(purpose: &str, address: SocketAddr) -> handover::Name {
-    let purpose = purpose.to_owned();
-    handover::Name { purpose, address }
-}
-
 /// Tells the edge before this one that devices are accepted here, and watches it go.
 async fn relieve(predecessor: Predecessor, metrics: &Metrics) {
     let counted = predecessor.relieve(|sessions| metrics.predecessor(sessions)).await;
@@ -235,7 +241,7 @@ async fn relieve(predecessor: Predecessor, metrics: &Metrics) {
 }
 
 /// Waits for a successor. An edge that cannot be taken over serves all the same.
-async fn hand_over(state_dir: &Path, sockets: Vec<(handover::Name, OwnedFd)>) -> Successor {
+async fn hand_over(state_dir: &Path, sockets: Vec<(Name, OwnedFd)>) -> Successor {
     match handover::offer(state_dir, sockets).await {
         Ok(successor) => successor,
         Err(error) => {
@@ -276,7 +282,7 @@ async fn take_round_trips(edge: &Edge, mut probed: watch::Receiver<BTreeMap<Regi
 
 /// The administrative address, or the socket that the predecessor has there.
 async fn claim_admin(address: SocketAddr, predecessor: Option<&mut Predecessor>) -> anyhow::Result<TcpListener> {
-    let taken = predecessor.and_then(|it| it.take("admin", address));
+    let taken = predecessor.and_then(|it| it.take(&Name::new("admin", address)));
     let listener = match taken {
         Some(listener) => TcpListener::from_std(listener),
         None => TcpListener::bind(address).await,

@@ -6,10 +6,15 @@
 
 pub mod admit;
 pub mod affinity;
+pub mod breaker;
+pub mod budget;
 pub mod continuity;
 pub mod eject;
+pub mod hedge;
 pub mod pick;
+pub mod retry;
 pub mod table;
+pub mod upstream;
 
 pub use affinity::{Affinity, AffinityError, Key};
 pub use continuity::Continuity;

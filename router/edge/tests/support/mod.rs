@@ -10,7 +10,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
-use edge::{Config, Edge, listener, metrics::Metrics};
+use edge::{Config, Edge, listener, metrics::Metrics, tls::Tls};
 use futures_util::{SinkExt as _, StreamExt as _};
 use prometheus_client::registry::Registry;
 use tokio::{
@@ -391,7 +391,12 @@ pub fn config(changes: &str) -> Config {
 /// An edge that runs with a plan, without the processes around it.
 pub struct World {
     pub edge: Arc<Edge>,
+    pub registry: Registry,
+    /// Plaintext.
     pub address: SocketAddr,
+    /// With TLS, if the configuration has any.
+    pub secure: SocketAddr,
+    pub tls: Option<Arc<Tls>>,
     pub stop: CancellationToken,
     pub served: JoinHandle<()>,
 }
@@ -403,11 +408,16 @@ impl World {
 
     pub async fn with(changes: &str, stacks: &[(&str, Stack)]) -> Self {
         let config = config(changes);
-        let claimed = listener::claim(&config.listen, None).unwrap();
-        let edge = Arc::new(Edge::new(config, Metrics::new(&mut Registry::default())));
+        let mut registry = Registry::default();
+        let metrics = Metrics::new(&mut registry);
+        let tls = Tls::load(&config.tls, std::path::Path::new(""), metrics.clone()).unwrap();
+        let tls = tls.map(Arc::new);
+        let claimed = listener::claim(&config, tls.as_ref(), None).unwrap();
+        let edge = Arc::new(Edge::new(config, metrics));
         edge.apply(&planned(stacks).await);
         let listeners = claimed.listen().unwrap();
-        let address = listeners[0].local_addr().unwrap();
+        let address = listeners[0].address().unwrap();
+        let secure = listeners.last().unwrap().address().unwrap();
         let stop = CancellationToken::new();
         let served = listener::serve(
             edge.clone(),
@@ -418,7 +428,10 @@ impl World {
         );
         Self {
             edge,
+            registry,
             address,
+            secure,
+            tls,
             stop,
             served: tokio::spawn(served),
         }
@@ -432,6 +445,14 @@ impl World {
     /// A device sends a request and reads until the edge closes.
     pub async fn ask(&self, request: &str) -> String {
         ask(self.address, request).await
+    }
+
+    /// The value of one metric, labels included in its name as in the text that is scraped.
+    pub fn metric(&self, name: &str) -> Option<f64> {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.map(|value| value.parse().unwrap())
     }
 
     /// Sessions that are live, by region.
