@@ -39,6 +39,10 @@ pub const REPLAYED_BYTES: &str = "meridian_edge_replayed_bytes";
 /// Sessions that went on, but whose device has to repeat what it said. `_total` is appended.
 pub const REPEATS: &str = "meridian_edge_repeats_asked";
 
+/// Sessions and requests that got a stack of another version than they belong on, by region and that version. `_total` is
+/// appended.
+pub const VERSION_MISSED: &str = "meridian_edge_version_missed";
+
 /// From a millisecond (a region next door) to ten seconds (the default patience); 1 s and 3 s are the goals.
 const RESUME_BUCKETS: [f64; 13] = [
     0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 3.0, 10.0,
@@ -66,6 +70,7 @@ pub struct Metrics {
     resume_seconds: Histogram,
     replayed_bytes: Counter,
     repeats: Counter,
+    version_missed: Family<ByVersion, Counter>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -96,6 +101,13 @@ pub(crate) struct ByRoute {
     status: &'static str,
 }
 
+/// Versions are those of the plan.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct ByVersion {
+    region: String,
+    version: String,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct ByReason {
     reason: &'static str,
@@ -120,6 +132,7 @@ impl Metrics {
             resume_seconds: Histogram::new(RESUME_BUCKETS),
             replayed_bytes: Counter::default(),
             repeats: Counter::default(),
+            version_missed: Family::default(),
         };
         registry.register(SESSIONS, "Live sessions by region", metrics.sessions.clone());
         registry.register(
@@ -182,6 +195,11 @@ impl Metrics {
             REPEATS,
             "Sessions whose device has to repeat what it said",
             metrics.repeats.clone(),
+        );
+        registry.register(
+            VERSION_MISSED,
+            "Sessions and requests served by another version than theirs",
+            metrics.version_missed.clone(),
         );
         metrics
     }
@@ -246,6 +264,11 @@ impl Metrics {
     pub(crate) fn resumed(&self, reason: &'static str, took: Duration) {
         self.sessions_resumed.get_or_create(&ByReason { reason }).inc();
         self.resume_seconds.observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn version_missed(&self, region: &RegionId, version: &str) {
+        let (region, version) = (region.to_string(), version.to_owned());
+        self.version_missed.get_or_create(&ByVersion { region, version }).inc();
     }
 
     pub(crate) fn refused(&self, reason: &'static str) {

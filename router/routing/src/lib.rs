@@ -9,9 +9,11 @@ pub mod continuity;
 pub mod eject;
 pub mod pick;
 pub mod table;
+pub mod user;
 
 pub use affinity::{Affinity, AffinityError, Key};
 pub use continuity::Continuity;
 pub use eject::{Ejection, Ejections};
 pub use pick::{Because, Decision, Request, Skipped, Why, pick};
 pub use table::{Standing, Table};
+pub use user::User;
