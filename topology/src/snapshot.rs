@@ -174,6 +174,19 @@ mod tests {
     }
 
     #[test]
+    fn stacks_without_a_version_are_written_as_they_were_before_there_were_versions() {
+        let mut snapshot = three_primaries();
+        let text = String::from_utf8(snapshot.encode().0).unwrap();
+        assert!(text.contains(r#""stacks":["127.0.0.1:9001"]"#), "{text}");
+        let region = snapshot.topology.regions.values_mut().next().unwrap();
+        let address = region.stacks[0].address;
+        region.stacks.push(crate::Stack::of_version(address, "2.4.0").unwrap());
+        snapshot.plan.documents = digest(&snapshot.topology, snapshot.dns_ttl_s, &snapshot.probe);
+        let (bytes, sum) = snapshot.encode();
+        assert_eq!(Snapshot::decode(&bytes, &sum).unwrap(), snapshot);
+    }
+
+    #[test]
     fn numbers_of_any_length_are_read_as_they_were_written() {
         let mut snapshot = three_primaries();
         let region = snapshot.topology.regions.values_mut().next().unwrap();

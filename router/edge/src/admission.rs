@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use routing::admit::{Caller, ClientLimits, Clients, Excess, Places, Pressure};
+use routing::admit::{Arrival, ClientLimits, Clients, Excess, Places, Pressure};
 use tokio::sync::watch;
 
 use crate::{Edge, answer::Answer, config::Limits};
@@ -101,7 +101,7 @@ impl Admission {
 
     /// A request begins.
     pub fn request(&self, client: IpAddr) -> Result<(), Refusal> {
-        self.calm_enough(Caller::Newcomer)?;
+        self.calm_enough(Arrival::Newcomer)?;
         Ok(self.clients().ask(client, daemon::clock::now())?)
     }
 
@@ -109,23 +109,23 @@ impl Admission {
     ///
     /// The rate of a client does not count for those that return. When an edge or a network comes back, everybody behind
     /// the same address does so at once.
-    pub fn session(self: &Arc<Self>, client: IpAddr, caller: Caller) -> Result<(SessionPlace, Handshake), Refusal> {
-        self.calm_enough(caller)?;
-        if caller == Caller::Newcomer {
+    pub fn session(self: &Arc<Self>, client: IpAddr, arrival: Arrival) -> Result<(SessionPlace, Handshake), Refusal> {
+        self.calm_enough(arrival)?;
+        if arrival == Arrival::Newcomer {
             self.clients().ask(client, daemon::clock::now())?;
         }
-        if !self.handshakes.enter(caller) {
+        if !self.handshakes.enter(arrival) {
             return Err(Refusal::Handshakes);
         }
         let handshake = Handshake(self.clone());
-        if !self.sessions.enter(caller) {
+        if !self.sessions.enter(arrival) {
             return Err(Refusal::Sessions);
         }
         Ok((SessionPlace(self.clone()), handshake))
     }
 
-    fn calm_enough(&self, caller: Caller) -> Result<(), Refusal> {
-        if self.pressure.borrow().admits(caller) {
+    fn calm_enough(&self, arrival: Arrival) -> Result<(), Refusal> {
+        if self.pressure.borrow().admits(arrival) {
             Ok(())
         } else {
             Err(Refusal::Memory)
@@ -134,8 +134,8 @@ impl Admission {
 }
 
 impl Gate {
-    fn enter(&self, caller: Caller) -> bool {
-        let one_more = |taken| self.places.admits(taken, caller).then_some(taken + 1);
+    fn enter(&self, arrival: Arrival) -> bool {
+        let one_more = |taken| self.places.admits(taken, arrival).then_some(taken + 1);
         self.taken
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more)
             .is_ok()

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 use routing::{
-    Decision, Standing, Table,
+    Decision, Standing, Table, User,
     continuity::{Budget, Why},
 };
 use tokio::sync::watch;
@@ -121,15 +121,27 @@ impl Edge {
         }
     }
 
+    /// Takes note of the version of the stack that took a session or request, if it should have been another.
+    pub fn note_version(&self, decision: &Decision) {
+        let Some(missed) = &decision.version_missed else { return };
+        self.metrics.version_missed(&decision.region, missed);
+        let Decision { region, version, .. } = decision;
+        tracing::info!(%region, missed, version, "the region has no stack of the version; another serves");
+    }
+
     /// The decisions for a session, as if each region before failed.
-    pub fn explain(&self, session_key: &str, affinity: Option<&RegionId>, now: Moment) -> Vec<Decision> {
+    pub fn explain(&self, session_key: &str, user: &str, affinity: Option<&RegionId>, now: Moment) -> Vec<Decision> {
         let Some(table) = self.table() else {
             return Vec::new();
+        };
+        let user = User {
+            name: user,
+            version: None,
         };
         let mut tried = Vec::new();
         let mut decisions = Vec::new();
         while decisions.len() < self.config.limits.regions_tried_max
-            && let Some(decision) = self.seen.pick(&table, session_key, affinity, &tried, now)
+            && let Some(decision) = self.seen.pick(&table, session_key, user, affinity, &tried, now)
         {
             tried.push(decision.region.clone());
             decisions.push(decision);

@@ -8,6 +8,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
+use routing::user;
 use topology::words;
 
 use crate::answer::Answer;
@@ -223,6 +224,13 @@ impl Upgrade {
         query(&self.target, name)
     }
 
+    /// Who the user is, as far as a rollout goes.
+    pub fn user(&self, client: SocketAddr) -> String {
+        let given = self.header(USER).or_else(|| self.query("user"));
+        let token = self.header("authorization").and_then(bearer);
+        user::name(given, token, client.ip())
+    }
+
     fn has_token(&self, name: &str, token: &str) -> bool {
         self.headers
             .iter()
@@ -252,6 +260,15 @@ impl Upgrade {
         bytes.extend_from_slice(last.as_bytes());
         bytes
     }
+}
+
+/// The header in which a device says who its user is.
+pub const USER: &str = "meridian-user";
+
+/// The token of an `Authorization` header (RFC 6750 §2.1).
+pub fn bearer(authorization: &str) -> Option<&str> {
+    let (scheme, token) = authorization.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
 }
 
 /// The path of a request target.

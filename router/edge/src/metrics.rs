@@ -48,6 +48,9 @@ pub const REPEATS: &str = "meridian_edge_repeats_asked";
 
 /// Sessions that the edge before this one still has, after this one took over.
 pub const PREDECESSOR_SESSIONS: &str = "meridian_edge_predecessor_sessions";
+/// Sessions and requests that got a stack of another version than they belong on, by region and that version. `_total` is
+/// appended.
+pub const VERSION_MISSED: &str = "meridian_edge_version_missed";
 
 /// From a millisecond (a region next door) to ten seconds (the default patience); 1 s and 3 s are the goals.
 const RESUME_BUCKETS: [f64; 13] = [
@@ -80,6 +83,7 @@ pub struct Metrics {
     tls_handshakes: Family<ByResult, Counter>,
     certificate_expires: Gauge,
     certificate_reloads: Family<ByResult, Counter>,
+    version_missed: Family<ByVersion, Counter>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -108,6 +112,13 @@ pub(crate) struct ByDirection {
 pub(crate) struct ByRoute {
     route: &'static str,
     status: &'static str,
+}
+
+/// Versions are those of the plan.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct ByVersion {
+    region: String,
+    version: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -143,6 +154,7 @@ impl Metrics {
             tls_handshakes: Family::default(),
             certificate_expires: Gauge::default(),
             certificate_reloads: Family::default(),
+            version_missed: Family::default(),
         };
         registry.register(SESSIONS, "Live sessions by region", metrics.sessions.clone());
         registry.register(
@@ -226,6 +238,11 @@ impl Metrics {
             "Changes of the certificate's files by outcome",
             metrics.certificate_reloads.clone(),
         );
+        registry.register(
+            VERSION_MISSED,
+            "Sessions and requests served by another version than theirs",
+            metrics.version_missed.clone(),
+        );
         metrics
     }
 
@@ -307,6 +324,11 @@ impl Metrics {
 
     pub(crate) fn certificate_reload(&self, outcome: &'static str) {
         self.certificate_reloads.get_or_create(&ByResult { outcome }).inc();
+    }
+
+    pub(crate) fn version_missed(&self, region: &RegionId, version: &str) {
+        let (region, version) = (region.to_string(), version.to_owned());
+        self.version_missed.get_or_create(&ByVersion { region, version }).inc();
     }
 
     pub(crate) fn refused(&self, reason: &'static str) {

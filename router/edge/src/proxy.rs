@@ -14,13 +14,13 @@ use pingora_core::{
 };
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
-use routing::{Decision, Table};
+use routing::{Decision, Table, User, user};
 use topology::RegionId;
 
 use crate::{
     Edge,
     answer::Answer,
-    head::{REALTIME, query},
+    head::{REALTIME, USER, bearer, query},
     sessions::Busy,
 };
 
@@ -146,6 +146,7 @@ impl ProxyHttp for Gateway {
     async fn upstream_peer(&self, session: &mut Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
         let edge = &self.0;
         let now = daemon::clock::now();
+        let address = session.client_addr().and_then(|client| client.as_inet()).copied();
         let client = session.client_addr().map(ToString::to_string).unwrap_or_default();
         let request = session.req_header();
         let target = request.uri.path_and_query().map_or("", http::uri::PathAndQuery::as_str);
@@ -155,11 +156,28 @@ impl ProxyHttp for Gateway {
         };
         let affinity = of("meridian-affinity", "affinity").and_then(|token| edge.affinity(&token, now));
         let session_key = of("meridian-session", "session").unwrap_or(client);
+        let token = || {
+            let value = request.headers.get("authorization")?.to_str().ok()?;
+            bearer(value).map(str::to_owned)
+        };
+        let name = match (&ctx.table, address) {
+            (Some(table), Some(client)) if table.splits_users() => {
+                user::name(of(USER, "user").as_deref(), token().as_deref(), client.ip())
+            }
+            _ => String::new(),
+        };
+        let user = User {
+            name: &name,
+            version: None,
+        };
         let decision = ctx
             .table
             .as_ref()
             .filter(|_| ctx.tried.len() < edge.config.limits.regions_tried_max)
-            .and_then(|table| edge.seen.pick(table, &session_key, affinity.as_ref(), &ctx.tried, now))
+            .and_then(|table| {
+                edge.seen
+                    .pick(table, &session_key, user, affinity.as_ref(), &ctx.tried, now)
+            })
             .ok_or_else(|| Error::explain(ErrorType::HTTPStatus(503), "no region took the request"))?;
         let timeouts = &edge.config.timeouts;
         let mut peer = HttpPeer::new(decision.stack, false, String::new());
@@ -174,6 +192,7 @@ impl ProxyHttp for Gateway {
             h1_upgrade: H1UpgradePolicy::Deny,
             ..HttpUpstreamRequestPolicy::standard()
         };
+        edge.note_version(&decision);
         ctx.decision = Some(decision);
         ctx.connecting_since = Instant::now();
         Ok(Box::new(peer))

@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::BytesMut;
-use routing::{Decision, admit::Caller, continuity::Why};
+use routing::{Decision, User, admit::Arrival, continuity::Why};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -42,11 +42,11 @@ pub async fn serve(edge: &Arc<Edge>, device: &mut dyn Io, upgrade: Upgrade, earl
         return decline(edge, device, &draining()).await;
     }
     // Whether a device was here before is known before anything is spent on it.
-    let caller = match affinity(edge, &upgrade) {
-        Some(_) => Caller::Returning,
-        None => Caller::Newcomer,
+    let arrival = match affinity(edge, &upgrade) {
+        Some(_) => Arrival::Returning,
+        None => Arrival::Newcomer,
     };
-    let (place, handshake) = match edge.admission.session(client.ip(), caller) {
+    let (place, handshake) = match edge.admission.session(client.ip(), arrival) {
         Ok(places) => places,
         Err(refusal) => {
             edge.metrics.refused(refusal.as_str());
@@ -119,9 +119,15 @@ struct Session {
     decision: Decision,
     stream: TcpStream,
     answer: Head,
-    session_key: String,
+    caller: Box<Caller>,
     /// The request to go on with the session elsewhere, if its stack can hand it over.
     resume_request: Option<Box<[u8]>>,
+}
+
+/// Whose session it is. In a box, because a session keeps it for hours and needs it when its region is lost.
+struct Caller {
+    session_key: String,
+    user: String,
 }
 
 /// Opens the session in the first region that takes it.
@@ -133,17 +139,28 @@ async fn open(edge: &Arc<Edge>, upgrade: &Upgrade, client: SocketAddr) -> Opened
     let session_key = upgrade.header("meridian-session").or_else(|| upgrade.query("session"));
     // Without a name of its own a session is as stable as its connection.
     let session_key = session_key.map_or_else(|| client.to_string(), str::to_owned);
+    let user = upgrade.user(client);
+    let named = User {
+        name: &user,
+        version: None,
+    };
     let offers = edge.config.continuity.replay_bytes_max > 0;
     let offer = format!("{}: {}\r\n", words::HEADER, words::VERSION);
     let request = upgrade.forwarded(client, &edge.id, if offers { &offer } else { "" });
     let mut tried = Vec::new();
     while tried.len() < edge.config.limits.regions_tried_max
-        && let Some(decision) = edge
-            .seen
-            .pick(&table, &session_key, affinity.as_ref(), &tried, daemon::clock::now())
+        && let Some(decision) = edge.seen.pick(
+            &table,
+            &session_key,
+            named,
+            affinity.as_ref(),
+            &tried,
+            daemon::clock::now(),
+        )
     {
         match ask(edge, &decision, &request).await {
             Ok((stream, Asked::Accepted(answer))) => {
+                edge.note_version(&decision);
                 let resume_request = (offers && speaks_of_continuity(&answer)).then(|| {
                     let resume = format!("{offer}{}: 1\r\n", words::RESUME_HEADER);
                     upgrade.forwarded(client, &edge.id, &resume).into()
@@ -152,7 +169,7 @@ async fn open(edge: &Arc<Edge>, upgrade: &Upgrade, client: SocketAddr) -> Opened
                     decision,
                     stream,
                     answer,
-                    session_key,
+                    caller: Box::new(Caller { session_key, user }),
                     resume_request,
                 };
                 return Opened::Session(Box::new(session));
@@ -311,7 +328,7 @@ async fn converse(edge: &Arc<Edge>, device: &mut dyn Io, session: Session, early
         mut decision,
         stream,
         mut answer,
-        session_key,
+        caller,
         resume_request,
     } = session;
     let since = daemon::clock::now();
@@ -363,8 +380,9 @@ async fn converse(edge: &Arc<Edge>, device: &mut dyn Io, session: Session, early
         }
         last_left = Some(lost_at);
         tried.push(decision.region.clone());
-        match Box::pin(find_next(edge, &session_key, request, why, &mut tried)).await {
+        match Box::pin(find_next(edge, &caller, &decision.version, request, why, &mut tried)).await {
             Some((next, stream, rest)) => {
+                edge.note_version(&next);
                 let from = std::mem::replace(&mut decision, next).region;
                 early_from_region = rest;
                 go_on(
@@ -381,7 +399,7 @@ async fn converse(edge: &Arc<Edge>, device: &mut dyn Io, session: Session, early
                 registered.moved(&decision.region);
                 moves += 1;
                 tracing::info!(
-                    session = registered_name(&session_key),
+                    session = registered_name(&caller.session_key),
                     %from,
                     to = %decision.region,
                     why = why.as_str(),
@@ -412,10 +430,11 @@ async fn converse(edge: &Arc<Edge>, device: &mut dyn Io, session: Session, early
     edge.metrics
         .session_ended(region, end.as_str(), from_device, from_region);
     tracing::info!(
-        session = registered_name(&session_key),
+        session = registered_name(&caller.session_key),
         %client,
         %region,
         stack = %decision.stack,
+        version = decision.version,
         home = %decision.home,
         why = decision.why.as_str(),
         skipped = join(&decision.skipped),
@@ -452,15 +471,22 @@ fn asks_to_leave(edge: &Arc<Edge>, relay: &Relay<'_>, region: &RegionId, id: u64
 /// Finds a region that goes on with a session, and asks it to. A session that has a region still is not worth waiting for.
 async fn find_next(
     edge: &Edge,
-    session_key: &str,
+    caller: &Caller,
+    version: &str,
     request: &[u8],
     why: Why,
     tried: &mut Vec<RegionId>,
 ) -> Option<(Decision, TcpStream, BytesMut)> {
+    let user = User {
+        name: &caller.user,
+        version: Some(version),
+    };
     let give_up_at = Instant::now() + edge.config.continuity.patience.0;
     loop {
         let table = edge.table()?;
-        let picked = edge.seen.pick(&table, session_key, None, tried, daemon::clock::now());
+        let picked = edge
+            .seen
+            .pick(&table, &caller.session_key, user, None, tried, daemon::clock::now());
         let Some(decision) = picked else {
             if why.is_optional() || Instant::now() + ROUND_PAUSE > give_up_at {
                 return None;

@@ -11,7 +11,7 @@ use topology::Moment;
 
 /// Who asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Caller {
+pub enum Arrival {
     /// A device without a valid affinity token.
     Newcomer,
     /// A device that was here before: its affinity token is ours and not out of date.
@@ -38,10 +38,10 @@ impl Places {
     }
 
     /// Whether there is a place while `taken` are taken.
-    pub fn admits(&self, taken: usize, caller: Caller) -> bool {
-        match caller {
-            Caller::Newcomer => taken < self.max - self.reserved,
-            Caller::Returning => taken < self.max,
+    pub fn admits(&self, taken: usize, arrival: Arrival) -> bool {
+        match arrival {
+            Arrival::Newcomer => taken < self.max - self.reserved,
+            Arrival::Returning => taken < self.max,
         }
     }
 }
@@ -211,10 +211,10 @@ impl Pressure {
     }
 
     /// Whether something new may begin.
-    pub fn admits(self, caller: Caller) -> bool {
-        match caller {
-            Caller::Newcomer => self < Self::NoNewcomers,
-            Caller::Returning => self < Self::NobodyNew,
+    pub fn admits(self, arrival: Arrival) -> bool {
+        match arrival {
+            Arrival::Newcomer => self < Self::NoNewcomers,
+            Arrival::Returning => self < Self::NobodyNew,
         }
     }
 
@@ -249,12 +249,12 @@ mod tests {
     #[test]
     fn who_returns_gets_the_places_that_newcomers_leave() {
         let places = Places::new(100, 0.1);
-        assert!(places.admits(89, Caller::Newcomer));
-        assert!(!places.admits(90, Caller::Newcomer));
-        assert!(places.admits(99, Caller::Returning));
-        assert!(!places.admits(100, Caller::Returning));
+        assert!(places.admits(89, Arrival::Newcomer));
+        assert!(!places.admits(90, Arrival::Newcomer));
+        assert!(places.admits(99, Arrival::Returning));
+        assert!(!places.admits(100, Arrival::Returning));
         assert!(
-            Places::new(1, 1.0).admits(0, Caller::Newcomer),
+            Places::new(1, 1.0).admits(0, Arrival::Newcomer),
             "never closed to all newcomers"
         );
     }
@@ -320,8 +320,8 @@ mod tests {
             ]
         );
         assert_eq!(Pressure::of(u64::MAX, 0), Pressure::None);
-        assert!(NoNewcomers.admits(Caller::Returning) && !NoNewcomers.admits(Caller::Newcomer));
-        assert!(!NobodyNew.admits(Caller::Returning));
+        assert!(NoNewcomers.admits(Arrival::Returning) && !NoNewcomers.admits(Arrival::Newcomer));
+        assert!(!NobodyNew.admits(Arrival::Returning));
     }
 
     proptest! {

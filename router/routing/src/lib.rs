@@ -15,9 +15,11 @@ pub mod pick;
 pub mod retry;
 pub mod table;
 pub mod upstream;
+pub mod user;
 
 pub use affinity::{Affinity, AffinityError, Key};
 pub use continuity::Continuity;
 pub use eject::{Ejection, Ejections};
 pub use pick::{Because, Decision, Request, Skipped, Why, pick};
 pub use table::{Standing, Table};
+pub use user::User;

@@ -34,7 +34,7 @@ use tokio_tungstenite::{
 };
 use tokio_util::sync::CancellationToken;
 use topology::{
-    RegionId, Snapshot,
+    Moment, RegionId, Rollout, Snapshot,
     fixtures::three_primaries,
     snapshot::digest,
     words::{self, Checkpoint, Word},
@@ -362,14 +362,35 @@ pub fn region(name: &str) -> RegionId {
 pub async fn planned(stacks: &[(&str, Stack)]) -> Snapshot {
     let mut snapshot = three_primaries();
     for known in snapshot.topology.regions.values_mut() {
-        known.stacks = vec![stack(Stack::Refuses).await];
+        known.stacks = vec![stack(Stack::Refuses).await.into()];
     }
     for (name, behaviour) in stacks {
         let known = snapshot.topology.regions.get_mut(&region(name)).unwrap();
-        known.stacks = vec![stack(*behaviour).await];
+        known.stacks = vec![stack(*behaviour).await.into()];
     }
     snapshot.plan.documents = digest(&snapshot.topology, snapshot.dns_ttl_s, &snapshot.probe);
     snapshot
+}
+
+/// Puts a stack of another version beside those of a region.
+pub async fn add_version(snapshot: &mut Snapshot, name: &str, version: &str, behaviour: Stack) {
+    let address = stack(behaviour).await;
+    let known = snapshot.topology.regions.get_mut(&region(name)).unwrap();
+    known
+        .stacks
+        .push(topology::Stack::of_version(address, version).unwrap());
+    snapshot.plan.documents = digest(&snapshot.topology, snapshot.dns_ttl_s, &snapshot.probe);
+}
+
+/// Sends this share of the users to a version.
+pub fn roll_out(snapshot: &mut Snapshot, version: &str, percent: u8) -> Rollout {
+    let rollout = Rollout {
+        version: version.to_owned(),
+        percent,
+        since: Moment(0),
+        action: "rollout".to_owned(),
+    };
+    snapshot.plan.rollout.insert(rollout).clone()
 }
 
 pub fn config(changes: &str) -> Config {
@@ -407,6 +428,11 @@ impl World {
     }
 
     pub async fn with(changes: &str, stacks: &[(&str, Stack)]) -> Self {
+        Self::of(changes, &planned(stacks).await)
+    }
+
+    /// An edge with this plan.
+    pub fn of(changes: &str, snapshot: &Snapshot) -> Self {
         let config = config(changes);
         let mut registry = Registry::default();
         let metrics = Metrics::new(&mut registry);
@@ -414,7 +440,7 @@ impl World {
         let tls = tls.map(Arc::new);
         let claimed = listener::claim(&config, tls.as_ref(), None).unwrap();
         let edge = Arc::new(Edge::new(config, metrics));
-        edge.apply(&planned(stacks).await);
+        edge.apply(snapshot);
         let listeners = claimed.listen().unwrap();
         let address = listeners[0].address().unwrap();
         let secure = listeners.last().unwrap().address().unwrap();
