@@ -115,6 +115,12 @@ impl Snapshot {
         if plan.edges.values().all(|state| *state == crate::EdgeState::Drained) {
             problems.push("no edge serves".into());
         }
+        for region in topology.regions.values() {
+            let drained = |stack: &crate::Stack| plan.drained_stacks.contains(&stack.address);
+            if region.stacks.iter().all(drained) {
+                problems.push(format!("no stack of {} serves", region.id));
+            }
+        }
         for primary in topology.primaries() {
             if !plan.routes.contains_key(&primary.id) {
                 problems.push(format!("primary {} has no route", primary.id));

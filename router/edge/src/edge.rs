@@ -1,6 +1,6 @@
 //! What all connections of an edge share.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 use arc_swap::ArcSwapOption;
 use routing::{
@@ -72,18 +72,21 @@ impl Edge {
         self.plans.send_replace(());
     }
 
-    /// Resolves when the plan wants the sessions of a region gone. A region that it never planned sessions into is where
+    /// Resolves when the plan wants the sessions of a region, or of one of its stacks, gone. A region that it never planned sessions into is where
     /// sessions fled to; it does not chase them from there. With `newer` the plan in force does not count.
-    pub async fn asks_to_leave(&self, region: RegionId, newer: bool) -> Why {
+    pub async fn asks_to_leave(&self, region: RegionId, stack: SocketAddr, newer: bool) -> Why {
         let mut plans = self.plans.subscribe();
         let mut was_planned = false;
         let mut counts = !newer;
         loop {
-            match self.table().map(|table| table.standing(&region)) {
-                Some(Standing::Evacuated) if counts => return Why::Evacuated,
-                Some(Standing::Unplanned) if counts && was_planned => return Why::Drained,
-                Some(Standing::Planned) => was_planned = true,
-                _ => {}
+            if let Some(table) = self.table() {
+                match table.standing(&region) {
+                    Standing::Evacuated if counts => return Why::Evacuated,
+                    Standing::Unplanned if counts && was_planned => return Why::Drained,
+                    _ if counts && !table.serves(&region, stack) => return Why::Drained,
+                    Standing::Planned => was_planned = true,
+                    Standing::Evacuated | Standing::Unplanned => {}
+                }
             }
             if plans.changed().await.is_err() {
                 return std::future::pending().await;

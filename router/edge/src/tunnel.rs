@@ -355,7 +355,7 @@ async fn converse(edge: &Arc<Edge>, device: &mut dyn Io, session: Session, early
         relay.keep(Kept::new(edge));
     }
     let mut turn_to_leave = pin!(edge.sessions.turn_to_leave(registered.id));
-    let mut leaving = asks_to_leave(edge, &relay, &decision.region, registered.id, false);
+    let mut leaving = asks_to_leave(edge, &relay, &decision, registered.id, false);
     let mut early = early;
     let (mut tried, mut last_left) = (Vec::new(), None);
     let mut moves = 0_u32;
@@ -407,13 +407,13 @@ async fn converse(edge: &Arc<Edge>, device: &mut dyn Io, session: Session, early
                     found_after_ms = u64::try_from(lost_at.elapsed().as_millis()).unwrap_or(u64::MAX),
                     "session goes on in another region"
                 );
-                leaving = asks_to_leave(edge, &relay, &decision.region, registered.id, false);
+                leaving = asks_to_leave(edge, &relay, &decision, registered.id, false);
             }
             None if why.is_optional() => {
                 // It is still where it was, and is asked again when the next plan says the same.
                 relay.stay();
                 tried.clear();
-                leaving = asks_to_leave(edge, &relay, &decision.region, registered.id, true);
+                leaving = asks_to_leave(edge, &relay, &decision, registered.id, true);
             }
             None => break end,
         }
@@ -454,13 +454,13 @@ type AsksToLeave = Pin<Box<dyn Future<Output = Why> + Send>>;
 
 /// Resolves when the plan wants a session out of its region; never for one that can not leave. Of many that the plan can
 /// wait for each has its own place, so that the next region is not asked for all of them at once.
-fn asks_to_leave(edge: &Arc<Edge>, relay: &Relay<'_>, region: &RegionId, id: u64, newer: bool) -> AsksToLeave {
+fn asks_to_leave(edge: &Arc<Edge>, relay: &Relay<'_>, decision: &Decision, id: u64, newer: bool) -> AsksToLeave {
     if !relay.is_kept() {
         return Box::pin(pending());
     }
-    let (edge, region) = (edge.clone(), region.clone());
+    let (edge, region, stack) = (edge.clone(), decision.region.clone(), decision.stack);
     Box::pin(async move {
-        let why = edge.asks_to_leave(region, newer).await;
+        let why = edge.asks_to_leave(region, stack, newer).await;
         if why == Why::Drained {
             edge.sessions.turn_to_move(id, edge.config.drain.window.0).await;
         }

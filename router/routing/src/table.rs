@@ -1,6 +1,9 @@
 //! The routing table of one edge: a snapshot, turned around to be asked "where does this session go".
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+};
 
 use topology::{
     EdgeId, Location, Moment, PlanNumber, RegionId, RegionState, Rollout, Share, Snapshot, Stack, stack::CURRENT,
@@ -76,7 +79,7 @@ impl Table {
             .filter_map(|region| {
                 let planned = plan.regions.get(&region.id)?;
                 let entry = Entry {
-                    stacks: region.stacks.clone(),
+                    stacks: in_service(&region.stacks, &plan.drained_stacks),
                     state: planned.state,
                     planned: plan.uses(&region.id),
                     floor_rtt_ms: floor_rtt_ms(region.location),
@@ -157,6 +160,12 @@ impl Table {
         }
     }
 
+    /// Whether a stack of a region gets sessions: it is in the topology, and not drained.
+    pub fn serves(&self, region: &RegionId, stack: SocketAddr) -> bool {
+        let entry = self.regions.get(region);
+        entry.is_some_and(|entry| entry.stacks.iter().any(|it| it.address == stack))
+    }
+
     pub(crate) fn entry(&self, region: &RegionId) -> Option<&Entry> {
         self.regions.get(region)
     }
@@ -194,6 +203,13 @@ impl Table {
             Some(_) | None => floor,
         }
     }
+}
+
+/// The stacks that are not drained; all of them if none is left, which no valid plan says.
+fn in_service(stacks: &[Stack], drained: &BTreeSet<SocketAddr>) -> Vec<Stack> {
+    let serving = stacks.iter().filter(|stack| !drained.contains(&stack.address));
+    let serving: Vec<Stack> = serving.cloned().collect();
+    if serving.is_empty() { stacks.to_vec() } else { serving }
 }
 
 #[cfg(test)]
