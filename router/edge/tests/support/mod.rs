@@ -372,6 +372,17 @@ pub async fn planned(stacks: &[(&str, Stack)]) -> Snapshot {
     snapshot
 }
 
+/// The same with stacks that are somewhere.
+pub async fn planned_at(stacks: &[(&str, SocketAddr)]) -> Snapshot {
+    let mut snapshot = planned(&[]).await;
+    for (name, address) in stacks {
+        let known = snapshot.topology.regions.get_mut(&region(name)).unwrap();
+        known.stacks = vec![*address];
+    }
+    snapshot.plan.documents = digest(&snapshot.topology, snapshot.dns_ttl_s, &snapshot.probe);
+    snapshot
+}
+
 pub fn config(changes: &str) -> Config {
     let mut text: toml::Table = toml::from_str(include_str!("../../../../configs/edge.toml")).unwrap();
     text.insert("listen".into(), toml::Value::Array(vec!["127.0.0.1:0".into()]));
@@ -407,6 +418,10 @@ impl World {
     }
 
     pub async fn with(changes: &str, stacks: &[(&str, Stack)]) -> Self {
+        Self::of(changes, &planned(stacks).await)
+    }
+
+    pub fn of(changes: &str, snapshot: &Snapshot) -> Self {
         let config = config(changes);
         let mut registry = Registry::default();
         let metrics = Metrics::new(&mut registry);
@@ -415,7 +430,7 @@ impl World {
         let claimed = listener::claim(&config.listen).unwrap();
         let claimed = claimed.and(&config.tls.listen, tls.as_ref()).unwrap();
         let edge = Arc::new(Edge::new(config, metrics));
-        edge.apply(&planned(stacks).await);
+        edge.apply(snapshot);
         let (listeners, addresses) = claimed.listen().unwrap();
         let stop = CancellationToken::new();
         let served = listener::serve(edge.clone(), listeners, Default::default(), stop.clone());
