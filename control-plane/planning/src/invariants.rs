@@ -10,7 +10,8 @@ use topology::{
 use verdict::Health;
 
 use crate::{
-    Action, Input, Memory, Outcome, PLANNER, Phase, Resource, actions::ACTIONS_MAX, capacity::relief, next_wake, plan, plan::has_stack,
+    Action, Input, Memory, Outcome, PLANNER, Phase, Resource, actions::ACTIONS_MAX, capacity::relief, next_wake, plan,
+    plan::has_stack,
 };
 
 /// Sessions that rounding to whole percents may add.
