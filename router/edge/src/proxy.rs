@@ -1,6 +1,7 @@
 //! HTTP requests: the same choice of region as for sessions, carried by pingora.
 
 use std::{
+    net::{IpAddr, Ipv4Addr},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -13,12 +14,16 @@ use pingora_core::{
 };
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
-use routing::{Decision, Table};
-use topology::RegionId;
+use routing::{Decision, Table, Tried};
+use topology::{
+    RegionId,
+    words::{LOAD_HEADER, VERSION},
+};
 
 use crate::{
     Edge,
     answer::Answer,
+    edge::{AtStack, session_key},
     head::{REALTIME, query},
     sessions::Busy,
 };
@@ -32,7 +37,8 @@ pub struct Ctx {
     table: Option<Arc<Table>>,
     route: Route,
     decision: Option<Decision>,
-    tried: Vec<RegionId>,
+    tried: Tried,
+    at_stack: Option<AtStack>,
     connecting_since: Instant,
 }
 
@@ -82,7 +88,8 @@ impl ProxyHttp for Gateway {
             table: self.0.table(),
             route: Route::Nothing,
             decision: None,
-            tried: Vec::new(),
+            tried: Tried::up_to(self.0.config.limits.regions_tried_max),
+            at_stack: None,
             connecting_since: Instant::now(),
         }
     }
@@ -103,7 +110,8 @@ impl ProxyHttp for Gateway {
     async fn upstream_peer(&self, session: &mut Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
         let edge = &self.0;
         let now = daemon::clock::now();
-        let client = session.client_addr().map(ToString::to_string).unwrap_or_default();
+        let client = session.client_addr().and_then(|client| client.as_inet());
+        let client = client.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |client| client.ip());
         let request = session.req_header();
         let target = request.uri.path_and_query().map_or("", http::uri::PathAndQuery::as_str);
         let of = |header: &str, parameter: &str| {
@@ -111,11 +119,10 @@ impl ProxyHttp for Gateway {
             value.or_else(|| query(target, parameter)).map(str::to_owned)
         };
         let affinity = of("meridian-affinity", "affinity").and_then(|token| edge.affinity(&token, now));
-        let session_key = of("meridian-session", "session").unwrap_or(client);
+        let session_key = session_key(of("meridian-session", "session").as_deref(), client);
         let decision = ctx
             .table
             .as_ref()
-            .filter(|_| ctx.tried.len() < edge.config.limits.regions_tried_max)
             .and_then(|table| edge.seen.pick(table, &session_key, affinity.as_ref(), &ctx.tried, now))
             .ok_or_else(|| Error::explain(ErrorType::HTTPStatus(503), "no region took the request"))?;
         let timeouts = &edge.config.timeouts;
@@ -131,6 +138,7 @@ impl ProxyHttp for Gateway {
             h1_upgrade: H1UpgradePolicy::Deny,
             ..HttpUpstreamRequestPolicy::standard()
         };
+        ctx.at_stack = Some(edge.at_stack(decision.stack));
         ctx.decision = Some(decision);
         ctx.connecting_since = Instant::now();
         Ok(Box::new(peer))
@@ -151,8 +159,9 @@ impl ProxyHttp for Gateway {
             let took = ctx.connecting_since.elapsed();
             self.0.metrics.connect(&decision.region, "ok");
             self.0.metrics.connect_took(&decision.region, took);
-            self.0.seen.reached(&decision.region, took);
-            self.0.seen.answered(&decision.region, took);
+            let (region, stack, now) = (&decision.region, decision.stack, daemon::clock::now());
+            self.0.seen.reached(region, stack, took, now);
+            self.0.seen.answered(region, stack, took, now);
         }
         Ok(())
     }
@@ -169,10 +178,13 @@ impl ProxyHttp for Gateway {
             let timed_out = matches!(e.etype(), ErrorType::ConnectTimedout);
             let outcome = if timed_out { "connect-timeout" } else { "connect-failed" };
             self.0.metrics.connect(&decision.region, outcome);
-            self.0
-                .region_failed(&decision.region, &format!("connect: {}", e.etype().as_str()));
+            self.0.stack_failed(
+                &decision.region,
+                decision.stack,
+                &format!("connect: {}", e.etype().as_str()),
+            );
             tracing::info!(region = %decision.region, stack = %decision.stack, error = %e, "region did not take a request");
-            ctx.tried.push(decision.region);
+            ctx.tried.stack(&decision.region, decision.stack);
         }
         e.set_retry(true);
         e
@@ -189,6 +201,7 @@ impl ProxyHttp for Gateway {
         if let Some(client) = session.client_addr().and_then(|client| client.as_inet()) {
             request.insert_header("X-Forwarded-For", client.ip().to_string())?;
         }
+        request.insert_header(LOAD_HEADER, VERSION)?;
         request.insert_header("Meridian-Edge", self.0.id.as_str())
     }
 
@@ -199,6 +212,11 @@ impl ProxyHttp for Gateway {
         ctx: &mut Ctx,
     ) -> Result<()> {
         if let Some(decision) = &ctx.decision {
+            // It is for us and not for the device.
+            let load = response.remove_header(LOAD_HEADER);
+            if let Some(load) = load.and_then(|load| load.to_str().ok()?.parse().ok()) {
+                self.0.seen.loaded(decision.stack, load, daemon::clock::now());
+            }
             response.insert_header("Meridian-Region", decision.region.as_str())?;
             let token = self
                 .0
@@ -238,12 +256,12 @@ impl ProxyHttp for Gateway {
                 "the request could not be passed on",
             )),
         };
-        if let Some(region) = &region
+        if let Some(decision) = &ctx.decision
             && *e.esource() == ErrorSource::Upstream
         {
-            self.0.metrics.connect(region, "broken");
-            self.0
-                .region_failed(region, &format!("request: {}", e.etype().as_str()));
+            let why = format!("request: {}", e.etype().as_str());
+            self.0.metrics.connect(&decision.region, "broken");
+            self.0.stack_failed(&decision.region, decision.stack, &why);
         }
         let error_code = answer.as_ref().map_or(0, |answer| answer.status.as_u16());
         if let Some(answer) = answer
@@ -270,7 +288,7 @@ impl ProxyHttp for Gateway {
         self.0.metrics.http(ctx.route.as_str(), status);
         let region = ctx.decision.as_ref().map(|decision| decision.region.as_str());
         let why = ctx.decision.as_ref().map(|decision| decision.why.as_str());
-        let (route, tried) = (ctx.route.as_str(), &ctx.tried);
+        let (route, tried) = (ctx.route.as_str(), ctx.tried.regions());
         if let Some(error) = e {
             tracing::info!(route, status, region, why, ?tried, %error, "request failed");
         } else {

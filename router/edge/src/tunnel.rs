@@ -9,17 +9,21 @@ use std::{
 };
 
 use bytes::BytesMut;
-use routing::{Decision, continuity::Why};
+use routing::{Decision, Tried, continuity::Why, pick::Ignored};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
     time::{Instant, timeout},
 };
-use topology::{RegionId, words};
+use topology::{
+    RegionId,
+    words::{self, Load},
+};
 
 use crate::{
     Edge,
     answer::Answer,
+    edge::{AtStack, session_key},
     frames::{frame_for_device, opcode},
     head::{self, Bounds, Head, Kind, Upgrade},
     kept::Kept,
@@ -57,10 +61,11 @@ pub async fn serve(edge: &Arc<Edge>, device: &mut dyn Io, upgrade: Upgrade, earl
         }
         Opened::Nowhere(tried) => {
             edge.metrics.refused("no-region");
+            let tried = tried.regions();
             let tried = if tried.is_empty() {
                 "none".to_owned()
             } else {
-                join(&tried)
+                join(tried)
             };
             tracing::warn!(%client, tried, "no region took the session");
             let message = format!("no region could take the session (tried {tried}); try again");
@@ -91,11 +96,12 @@ enum Opened {
     /// A region answered, and the answer is no: the device gets it as it is.
     Declined(Vec<u8>),
     /// No region answered.
-    Nowhere(Vec<RegionId>),
+    Nowhere(Tried),
 }
 
 struct Session {
-    decision: Decision,
+    decision: Box<Decision>,
+    at_stack: AtStack,
     stream: TcpStream,
     answer: Head,
     session_key: String,
@@ -106,25 +112,27 @@ struct Session {
 /// Opens the session in the first region that takes it.
 async fn open(edge: &Arc<Edge>, upgrade: &Upgrade, client: SocketAddr) -> Opened {
     let Some(table) = edge.table() else {
-        return Opened::Nowhere(Vec::new());
+        return Opened::Nowhere(Tried::default());
     };
     let now = daemon::clock::now();
     let token = upgrade
         .header("meridian-affinity")
         .or_else(|| upgrade.query("affinity"));
     let affinity = token.and_then(|token| edge.affinity(token, now));
-    let session_key = upgrade.header("meridian-session").or_else(|| upgrade.query("session"));
-    // Without a name of its own a session is as stable as its connection.
-    let session_key = session_key.map_or_else(|| client.to_string(), str::to_owned);
+    let named = upgrade.header("meridian-session").or_else(|| upgrade.query("session"));
+    let session_key = session_key(named, client.ip());
     let offers = edge.config.continuity.replay_bytes_max > 0;
-    let offer = format!("{}: {}\r\n", words::HEADER, words::VERSION);
-    let request = upgrade.forwarded(client, &edge.id, if offers { &offer } else { "" });
-    let mut tried = Vec::new();
-    while tried.len() < edge.config.limits.regions_tried_max
-        && let Some(decision) = edge
-            .seen
-            .pick(&table, &session_key, affinity.as_ref(), &tried, daemon::clock::now())
+    let asks_load = format!("{}: {}\r\n", words::LOAD_HEADER, words::VERSION);
+    let offer = format!("{}: {}\r\n{asks_load}", words::HEADER, words::VERSION);
+    let request = upgrade.forwarded(client, &edge.id, if offers { &offer } else { &asks_load });
+    let mut tried = Tried::up_to(edge.config.limits.regions_tried_max);
+    while let Some(decision) = edge
+        .seen
+        .pick(&table, &session_key, affinity.as_ref(), &tried, daemon::clock::now())
     {
+        let decision = Box::new(decision);
+        // From before it is asked: of a hundred sessions that come at once each shall know of the others.
+        let at_stack = edge.at_stack(decision.stack);
         match ask(edge, &decision, &request).await {
             Ok((stream, Asked::Accepted(answer))) => {
                 let resume_request = (offers && speaks_of_continuity(&answer)).then(|| {
@@ -133,6 +141,7 @@ async fn open(edge: &Arc<Edge>, upgrade: &Upgrade, client: SocketAddr) -> Opened
                 });
                 let session = Session {
                     decision,
+                    at_stack,
                     stream,
                     answer,
                     session_key,
@@ -142,15 +151,23 @@ async fn open(edge: &Arc<Edge>, upgrade: &Upgrade, client: SocketAddr) -> Opened
             }
             Ok((_, Asked::Declined(answer))) => return Opened::Declined(answer),
             Err(failure) => {
-                let why = failure.to_string();
-                tracing::info!(region = %decision.region, stack = %decision.stack, why, "region did not take a session");
-                edge.metrics.connect(&decision.region, failure.outcome());
-                edge.region_failed(&decision.region, &why);
-                tried.push(decision.region);
+                not_taken(edge, &decision, &failure);
+                tried.stack(&decision.region, decision.stack);
             }
         }
     }
     Opened::Nowhere(tried)
+}
+
+/// Counts what a stack did instead of taking a session.
+fn not_taken(edge: &Edge, decision: &Decision, failure: &AskError) {
+    let (region, stack, why) = (&decision.region, decision.stack, failure.to_string());
+    tracing::info!(%region, %stack, why, "a stack did not take a session");
+    edge.metrics.connect(region, failure.outcome());
+    // One that is full works: what it says about its load keeps sessions away, and that is enough.
+    if !matches!(failure, AskError::Full(_)) {
+        edge.stack_failed(region, stack, &why);
+    }
 }
 
 enum Asked {
@@ -169,6 +186,8 @@ enum AskError {
     Upgrade(String),
     #[error("upgrade: answered {0}")]
     Status(u16),
+    #[error("upgrade: answered that it is full, {0}")]
+    Full(Load),
 }
 
 impl AskError {
@@ -178,21 +197,22 @@ impl AskError {
             Self::ConnectTimeout(_) => "connect-timeout",
             Self::Upgrade(_) => "upgrade-failed",
             Self::Status(_) => "upgrade-refused",
+            Self::Full(_) => "full",
         }
     }
 }
 
-/// Asks one region.
+/// Asks one stack.
 async fn ask(edge: &Edge, decision: &Decision, request: &[u8]) -> Result<(TcpStream, Asked), AskError> {
     let timeouts = &edge.config.timeouts;
-    let region = &decision.region;
+    let (region, stack) = (&decision.region, decision.stack);
     let began = Instant::now();
-    let mut stream = timeout(timeouts.connect.0, TcpStream::connect(decision.stack))
+    let mut stream = timeout(timeouts.connect.0, TcpStream::connect(stack))
         .await
         .map_err(|_| AskError::ConnectTimeout(timeouts.connect.0))?
         .map_err(AskError::Connect)?;
     edge.metrics.connect_took(region, began.elapsed());
-    edge.seen.reached(region, began.elapsed());
+    edge.seen.reached(region, stack, began.elapsed(), daemon::clock::now());
     // Voice frames are small and must not wait for more; a socket that refuses this still works.
     let _ = stream.set_nodelay(true);
 
@@ -208,13 +228,16 @@ async fn ask(edge: &Edge, decision: &Decision, request: &[u8]) -> Result<(TcpStr
     let mut answer = head::read(&mut stream, Kind::Response, bounds)
         .await
         .map_err(|error| broken(&error))?;
-    match status(&answer)? {
-        101 => {}
-        status @ 500.. => return Err(AskError::Status(status)),
+    let load = load(&answer);
+    let is_full = load.is_some_and(|load| edge.seen.loaded(stack, load, daemon::clock::now()));
+    match (status(&answer)?, load) {
+        (101, _) => {}
+        (503, Some(load)) if is_full => return Err(AskError::Full(load)),
+        (status @ 500.., _) => return Err(AskError::Status(status)),
         _ => {
             // It works and says no, to a wrong key perhaps. Another region would say the same.
             edge.metrics.connect(region, "declined");
-            edge.seen.answered(region, began.elapsed());
+            edge.seen.answered(region, stack, began.elapsed(), daemon::clock::now());
             // Only a body of known length is passed on; without one the head has to say it all.
             let whole = answer.len + body_bytes(&answer);
             let _ = timeout(timeouts.upgrade.0, async {
@@ -232,7 +255,7 @@ async fn ask(edge: &Edge, decision: &Decision, request: &[u8]) -> Result<(TcpStr
         return Err(broken(&"it insists on an extension that was not offered"));
     }
     edge.metrics.connect(region, "ok");
-    edge.seen.answered(region, began.elapsed());
+    edge.seen.answered(region, stack, began.elapsed(), daemon::clock::now());
     Ok((stream, Asked::Accepted(answer)))
 }
 
@@ -268,6 +291,16 @@ fn speaks_of_continuity(answer: &Head) -> bool {
     .unwrap_or(false)
 }
 
+/// What the stack says of its load.
+fn load(answer: &Head) -> Option<Load> {
+    with_answer(answer, |response| {
+        let mut lines = response.headers.iter();
+        let line = lines.find(|line| line.name.eq_ignore_ascii_case(words::LOAD_HEADER))?;
+        std::str::from_utf8(line.value).ok()?.parse().ok()
+    })
+    .flatten()
+}
+
 fn body_bytes(answer: &Head) -> usize {
     let length = with_answer(answer, |response| {
         let line = response
@@ -284,14 +317,22 @@ fn with_headers(answer: &Head, edge: &Edge, region: &RegionId, extra: &str) -> V
     let (head, rest) = answer.bytes.split_at(answer.len);
     // A head ends with an empty line, of which the line end of the last header stays.
     let head = head.strip_suffix(b"\r\n").or(head.strip_suffix(b"\n")).unwrap_or(head);
+    // What a stack says of its load is for us.
+    let is_load = |line: &&[u8]| {
+        let name = line.get(..words::LOAD_HEADER.len());
+        name.is_some_and(|name| name.eq_ignore_ascii_case(words::LOAD_HEADER.as_bytes()))
+    };
+    let lines = head.split_inclusive(|byte| *byte == b'\n');
+    let head: Vec<u8> = lines.filter(|line| !is_load(line)).flatten().copied().collect();
     let ours = format!("Meridian-Region: {region}\r\nMeridian-Edge: {}\r\n{extra}\r\n", edge.id);
-    [head, ours.as_bytes(), rest].concat()
+    [&head, ours.as_bytes(), rest].concat()
 }
 
 /// Passes the region's 101 on and relays until the end, in one region after the other if need be.
 async fn converse(edge: &Arc<Edge>, device: &mut dyn Io, session: Session, early: BytesMut, client: SocketAddr) {
     let Session {
         mut decision,
+        mut at_stack,
         stream,
         mut answer,
         session_key,
@@ -318,12 +359,12 @@ async fn converse(edge: &Arc<Edge>, device: &mut dyn Io, session: Session, early
     }
     let mut relay = Relay::new(device, stream, &edge.config);
     if resume_request.is_some() {
-        relay.keep(Kept::new(edge));
+        relay.keep(Kept::new(edge, decision.stack));
     }
     let mut turn_to_leave = pin!(edge.sessions.turn_to_leave(registered.id));
     let mut leaving = asks_to_leave(edge, &relay, &decision.region, registered.id, false);
     let mut early = early;
-    let (mut tried, mut last_left) = (Vec::new(), None);
+    let (mut tried, mut last_left) = (Tried::default(), None);
     let mut moves = 0_u32;
     let end = loop {
         let early_of_region = std::mem::take(&mut early_from_region);
@@ -336,7 +377,7 @@ async fn converse(edge: &Arc<Edge>, device: &mut dyn Io, session: Session, early
         let end = run.await;
         let lost_at = Instant::now();
         if let Some(fault) = end.fault_of_region() {
-            edge.region_failed(&decision.region, fault);
+            edge.stack_failed(&decision.region, decision.stack, fault);
         }
         let (Some(why), Some(_), Some(request)) = (end.why_to_move(), relay.kept(), &resume_request) else {
             break end;
@@ -345,10 +386,16 @@ async fn converse(edge: &Arc<Edge>, device: &mut dyn Io, session: Session, early
             tried.clear();
         }
         last_left = Some(lost_at);
-        tried.push(decision.region.clone());
+        match why {
+            // The others of its region may be as well as they were.
+            Why::Lost | Why::Closing => tried.stack(&decision.region, decision.stack),
+            // A silence took time to notice, so it is not waited for twice; and a plan means the region.
+            Why::Silent | Why::Evacuated | Why::Drained => tried.region(&decision.region),
+        }
         match Box::pin(find_next(edge, &session_key, request, why, &mut tried)).await {
-            Some((next, stream, rest)) => {
-                let from = std::mem::replace(&mut decision, next).region;
+            Some((next, there, stream, rest)) => {
+                let from = std::mem::replace(&mut decision, next);
+                at_stack = there;
                 early_from_region = rest;
                 go_on(
                     edge,
@@ -356,7 +403,7 @@ async fn converse(edge: &Arc<Edge>, device: &mut dyn Io, session: Session, early
                     stream,
                     &Move {
                         from: &from,
-                        to: &decision.region,
+                        to: &decision,
                         why,
                         lost_at,
                     },
@@ -365,12 +412,20 @@ async fn converse(edge: &Arc<Edge>, device: &mut dyn Io, session: Session, early
                 moves += 1;
                 tracing::info!(
                     session = registered_name(&session_key),
-                    %from,
+                    from = %from.region,
+                    from_stack = %from.stack,
                     to = %decision.region,
+                    stack = %decision.stack,
+                    picked = decision.why.as_str(),
+                    stack_why = %decision.stack_why,
+                    load = decision.load.map(tracing::field::display),
+                    skipped = join(&decision.skipped),
+                    stacks_skipped = join(&decision.stacks_skipped),
+                    ejection_ignored = decision.ejection_ignored.map(Ignored::as_str),
                     why = why.as_str(),
                     fault = end.fault_of_region(),
                     found_after_ms = u64::try_from(lost_at.elapsed().as_millis()).unwrap_or(u64::MAX),
-                    "session goes on in another region"
+                    "session goes on elsewhere"
                 );
                 leaving = asks_to_leave(edge, &relay, &decision.region, registered.id, false);
             }
@@ -383,8 +438,7 @@ async fn converse(edge: &Arc<Edge>, device: &mut dyn Io, session: Session, early
             None => break end,
         }
     };
-    drop(leaving);
-    drop(registered);
+    drop((leaving, at_stack, registered));
     let region = &decision.region;
     let Outcome {
         end,
@@ -401,7 +455,11 @@ async fn converse(edge: &Arc<Edge>, device: &mut dyn Io, session: Session, early
         stack = %decision.stack,
         home = %decision.home,
         why = decision.why.as_str(),
+        stack_why = %decision.stack_why,
+        load = decision.load.map(tracing::field::display),
         skipped = join(&decision.skipped),
+        stacks_skipped = join(&decision.stacks_skipped),
+        ejection_ignored = decision.ejection_ignored.map(Ignored::as_str),
         plan = %decision.plan,
         duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
         from_device,
@@ -434,12 +492,12 @@ fn asks_to_leave(edge: &Arc<Edge>, relay: &Relay<'_>, region: &RegionId, id: u64
 
 /// Finds a region that goes on with a session, and asks it to. A session that has a region still is not worth waiting for.
 async fn find_next(
-    edge: &Edge,
+    edge: &Arc<Edge>,
     session_key: &str,
     request: &[u8],
     why: Why,
-    tried: &mut Vec<RegionId>,
-) -> Option<(Decision, TcpStream, BytesMut)> {
+    tried: &mut Tried,
+) -> Option<(Box<Decision>, AtStack, TcpStream, BytesMut)> {
     let give_up_at = Instant::now() + edge.config.continuity.patience.0;
     loop {
         let table = edge.table()?;
@@ -452,25 +510,24 @@ async fn find_next(
             tried.clear();
             continue;
         };
+        let decision = Box::new(decision);
+        let at_stack = edge.at_stack(decision.stack);
         match ask(edge, &decision, request).await {
             Ok((stream, Asked::Accepted(mut answer))) if speaks_of_continuity(&answer) => {
                 let rest = answer.bytes.split_off(answer.len);
-                return Some((decision, stream, rest));
+                return Some((decision, at_stack, stream, rest));
             }
             Ok(_) => tracing::info!(region = %decision.region, "region does not go on with sessions of others"),
-            Err(failure) => {
-                edge.metrics.connect(&decision.region, failure.outcome());
-                edge.region_failed(&decision.region, &failure.to_string());
-            }
+            Err(failure) => not_taken(edge, &decision, &failure),
         }
-        tried.push(decision.region);
+        tried.stack(&decision.region, decision.stack);
     }
 }
 
 /// From where to where a session goes.
 struct Move<'a> {
-    from: &'a RegionId,
-    to: &'a RegionId,
+    from: &'a Decision,
+    to: &'a Decision,
     why: Why,
     lost_at: Instant,
 }
@@ -480,7 +537,7 @@ fn go_on(edge: &Edge, relay: &mut Relay<'_>, stream: TcpStream, moved: &Move<'_>
     let Move { from, to, why, lost_at } = *moved;
     let is_busy = relay.kept().is_none_or(Kept::is_busy);
     let is_visible = is_busy || matches!(why, Why::Lost | Why::Silent);
-    relay.go_on(stream, why, lost_at, |must_repeat| {
+    relay.go_on(stream, to.stack, why, lost_at, |must_repeat| {
         let (code, message) = match (must_repeat, is_visible) {
             (true, _) => ("repeat_utterance", "Connecting to backup; please say that again"),
             (false, true) => ("region_changed", "Connecting to backup"),
@@ -491,10 +548,10 @@ fn go_on(edge: &Edge, relay: &mut Relay<'_>, stream: TcpStream, moved: &Move<'_>
             "event_id": format!("event_edge_{}", daemon::clock::now().0),
             "code": code,
             "message": message,
-            "from": from,
-            "to": to,
+            "from": from.region,
+            "to": to.region,
             // The headers of the handshake said the old one.
-            "affinity": edge.config.affinity_key.0.issue(to, daemon::clock::now()),
+            "affinity": edge.config.affinity_key.0.issue(&to.region, daemon::clock::now()),
         });
         Some(frame_for_device(opcode::TEXT, notice.to_string().as_bytes()))
     });
@@ -505,6 +562,10 @@ fn registered_name(session_key: &str) -> &str {
     session_key.get(..session_key.len().min(64)).unwrap_or("(not ASCII)")
 }
 
-fn join(items: &[impl std::fmt::Display]) -> String {
-    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+fn join(items: impl IntoIterator<Item = impl std::fmt::Display>) -> String {
+    items
+        .into_iter()
+        .map(|item| item.to_string())
+        .collect::<Vec<_>>()
+        .join(", ")
 }

@@ -7,11 +7,16 @@
 pub mod affinity;
 pub mod continuity;
 pub mod eject;
+pub mod latency;
 pub mod pick;
+pub mod policy;
+pub mod stack;
 pub mod table;
 
 pub use affinity::{Affinity, AffinityError, Key};
 pub use continuity::Continuity;
-pub use eject::{Ejection, Ejections};
-pub use pick::{Because, Decision, Request, Skipped, Why, pick};
+pub use eject::Ejection;
+pub use pick::{Because, Decision, Request, Skipped, Tried, Why, pick};
+pub use policy::Policy;
+pub use stack::{Stack, Stacks};
 pub use table::{Standing, Table};

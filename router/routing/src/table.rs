@@ -28,12 +28,19 @@ pub(crate) struct Home {
 /// What the table knows of one region.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Entry {
-    pub(crate) stacks: Vec<SocketAddr>,
+    stacks: Vec<SocketAddr>,
     pub(crate) state: RegionState,
     /// Whether any primary's sessions are planned into it.
     pub(crate) planned: bool,
     /// No round trip from this edge can be shorter, in milliseconds.
-    floor_rtt_ms: f64,
+    pub(crate) floor_rtt_ms: f64,
+}
+
+impl Entry {
+    /// The stacks that a session may go to, at least one.
+    pub(crate) fn stacks_for(&self, _session_key: &str) -> &[SocketAddr] {
+        &self.stacks
+    }
 }
 
 /// What the plan makes of a region.
@@ -110,6 +117,12 @@ impl Table {
             Some(entry) if entry.planned => Standing::Planned,
             Some(_) => Standing::Unplanned,
         }
+    }
+
+    /// The regions that the plan uses.
+    pub(crate) fn used(&self) -> impl Iterator<Item = &Entry> + Clone {
+        let is_used = |entry: &&Entry| entry.planned && entry.state != RegionState::Evacuated;
+        self.regions.values().filter(is_used)
     }
 
     pub(crate) fn entry(&self, region: &RegionId) -> Option<&Entry> {
