@@ -382,7 +382,7 @@ async fn a_region_at_its_limit_is_passed_over_and_sessions_do_not_count() {
         answer.starts_with("HTTP/1.1 503 ") && answer.contains("overloaded"),
         "{answer}"
     );
-    assert!(answer.to_lowercase().contains("retry-after: 1"), "{answer}");
+    assert!(answer.to_lowercase().contains("retry-after: "), "{answer}");
     full.open();
     next.open();
     for asking in first {
