@@ -138,7 +138,7 @@ impl ProxyHttp for Gateway {
             h1_upgrade: H1UpgradePolicy::Deny,
             ..HttpUpstreamRequestPolicy::standard()
         };
-        ctx.at_stack = Some(edge.at_stack(decision.stack));
+        ctx.at_stack = Some(edge.begins(&decision));
         ctx.decision = Some(decision);
         ctx.connecting_since = Instant::now();
         Ok(Box::new(peer))

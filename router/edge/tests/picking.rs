@@ -204,6 +204,33 @@ async fn what_explain_says_of_a_client_is_what_happens_to_it() {
         (&1.into(), "eu-west")
     );
     assert_eq!(before["plan_in_force"]["generation"], 2);
+    let unknown = world.explain("client=127.0.0.1&generation=9").await;
+    let refused = unknown["refused"].as_str().unwrap();
+    assert!(
+        refused.contains("404") && refused.contains("holds plan 2 and 1, not 9"),
+        "{refused}"
+    );
+    // Any other can be brought along.
+    plan.plan.generation = 9;
+    let shares = plan.plan.routes.get_mut(&region("eu-west")).unwrap();
+    shares.retain(|share| share.region.as_str() == "us-west");
+    shares[0].percent = 100;
+    let brought = world.explain_by("client=127.0.0.1", Some(&plan)).await;
+    assert_eq!(
+        (&brought["plan"]["generation"], told(&brought).as_str()),
+        (&9.into(), "us-west")
+    );
+    assert_eq!(
+        world.edge.table().unwrap().number().generation,
+        2,
+        "nothing of it stays"
+    );
+    plan.plan.routes.clear();
+    let refused = world.explain_by("client=127.0.0.1", Some(&plan)).await;
+    assert!(
+        refused["refused"].as_str().unwrap().contains("that is no plan"),
+        "{refused}"
+    );
 }
 
 #[tokio::test]

@@ -477,15 +477,23 @@ impl World {
 
     /// What the edge's administrative page says of where this question's session goes.
     pub async fn explain(&self, question: &str) -> serde_json::Value {
+        self.explain_by(question, None).await
+    }
+
+    /// The same by a plan that the asker brings.
+    pub async fn explain_by(&self, question: &str, plan: Option<&Snapshot>) -> serde_json::Value {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let admin = listener.local_addr().unwrap();
         let pages = edge::admin::router(self.edge.clone());
         let served = tokio::spawn(axum::serve(listener, pages).into_future());
-        let request = format!("GET /explain?{question} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
-        let answer = ask(admin, &request).await;
+        let (method, document) = plan.map_or(("GET", Vec::new()), |plan| ("POST", plan.encode().0));
+        let length = document.len();
+        let head = format!("{method} /explain?{question} HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n");
+        let body = String::from_utf8(document).unwrap();
+        let answer = ask(admin, &format!("{head}Connection: close\r\n\r\n{body}")).await;
         served.abort();
         let (_, body) = answer.split_once("\r\n\r\n").unwrap();
-        serde_json::from_str(body).unwrap_or_else(|_| panic!("{answer}"))
+        serde_json::from_str(body).unwrap_or_else(|_| serde_json::json!({ "refused": answer }))
     }
 
     /// Sessions that are live, by region.
