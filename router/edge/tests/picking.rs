@@ -235,14 +235,35 @@ async fn what_explain_says_of_a_client_is_what_happens_to_it() {
 
 #[tokio::test]
 async fn requests_over_http_bring_loads_too() {
-    let world = World::new(&[("eu-west", Stack::Http)]).await;
-    let answer = ask(
-        world.address,
-        "GET /v1/models HTTP/1.1\r\nHost: v\r\nMeridian-Load: 9\r\nConnection: close\r\n\r\n",
-    )
-    .await;
+    let world = World::new(&[("eu-west", Stack::LoadedHttp(99)), ("eu-central", Stack::Echoes)]).await;
+    let request = "GET /v1/models HTTP/1.1\r\nHost: v\r\nMeridian-Load: 9\r\nConnection: close\r\n\r\n";
+    let answer = ask(world.address, request).await.to_lowercase();
+    // It tells what it was asked: by the edge, not by the device. What it says to that is for the edge.
+    let (head, told) = answer.split_once("\r\n\r\n").unwrap();
     assert!(
-        answer.to_lowercase().contains("meridian-load: 1\r\n"),
-        "the edge asks, not the device: {answer}"
+        told.contains("meridian-load: 1\r\n") && !told.contains("meridian-load: 9"),
+        "{told}"
     );
+    assert!(
+        head.contains("meridian-region: eu-west") && !head.contains("meridian-load"),
+        "{head}"
+    );
+    let next = world.open(&[]).await;
+    assert_eq!(next.header("meridian-region"), "eu-central");
+}
+
+#[tokio::test]
+async fn a_region_that_was_ejected_gets_its_sessions_back_little_by_little() {
+    let changes = "picking.ejection = '1ms'\npicking.slow_start = '1h'\npicking.slow_start_percent = 50";
+    let world = World::with(changes, &[("eu-west", Stack::Echoes), ("eu-central", Stack::Echoes)]).await;
+    let (home, stack) = (region("eu-west"), world.stack_of("eu-west"));
+    for _ in 0..3 {
+        world.edge.stack_failed(&home, stack, "a test");
+    }
+    while world.explain("session=anna").await["ejected"] != serde_json::json!([]) {}
+    let (_sessions, regions) = open_many(&world, 40).await;
+    // Fifty percent, give or take: the keys decide, so it is the same every time.
+    assert!(regions["eu-west"] > 12 && regions["eu-central"] > 12, "{regions:?}");
+    let (_again, the_same) = open_many(&world, 40).await;
+    assert_eq!(the_same, regions);
 }
