@@ -8,13 +8,14 @@ use std::{
 
 use axum::{
     Json, Router,
-    extract::{Query, State},
+    extract::{DefaultBodyLimit, Query, State},
     http::StatusCode,
     routing::get,
 };
-use routing::Decision;
+use bytes::Bytes;
+use routing::{Decision, Table};
 use serde::{Deserialize, Serialize};
-use topology::{EdgeId, PlanNumber, RegionId};
+use topology::{EdgeId, PlanNumber, RegionId, Snapshot, snapshot::SNAPSHOT_BYTES_MAX};
 
 use crate::{Edge, edge::session_key, seen::Summary};
 
@@ -22,7 +23,8 @@ use crate::{Edge, edge::session_key, seen::Summary};
 pub fn router(edge: Arc<Edge>) -> Router {
     Router::new()
         .route("/sessions", get(sessions))
-        .route("/explain", get(explain))
+        .route("/explain", get(explain).post(explain_by))
+        .layer(DefaultBodyLimit::max(SNAPSHOT_BYTES_MAX))
         .with_state(edge)
 }
 
@@ -76,35 +78,56 @@ struct Explanation {
     seen: Summary,
 }
 
+type Refused = (StatusCode, String);
+
+/// By the plan in force, or by another one that is held.
 async fn explain(
     State(edge): State<Arc<Edge>>,
     Query(question): Query<Question>,
-) -> Result<Json<Explanation>, (StatusCode, String)> {
-    let now = daemon::clock::now();
-    let Some(in_force) = edge.table() else {
-        return Err((StatusCode::SERVICE_UNAVAILABLE, "this edge has no plan yet".to_owned()));
-    };
+) -> Result<Json<Explanation>, Refused> {
     let table = match question.generation {
-        None => in_force.clone(),
+        None => in_force(&edge)?,
         Some(generation) => edge
             .table_of(generation)
             .ok_or_else(|| (StatusCode::NOT_FOUND, not_held(&edge, generation)))?,
     };
-    let key = match (&question.session, question.client) {
+    answer(&edge, &question, &table)
+}
+
+/// By a plan that the asker brings, with what this edge sees now. Nothing of it stays.
+async fn explain_by(
+    State(edge): State<Arc<Edge>>,
+    Query(question): Query<Question>,
+    document: Bytes,
+) -> Result<Json<Explanation>, Refused> {
+    let refuse = |error: &dyn std::fmt::Display| (StatusCode::BAD_REQUEST, format!("that is no plan: {error}"));
+    let snapshot: Snapshot = serde_json::from_slice(&document).map_err(|error| refuse(&error))?;
+    snapshot.validate().map_err(|error| refuse(&error))?;
+    answer(&edge, &question, &Table::compile(&snapshot, &edge.id))
+}
+
+fn in_force(edge: &Edge) -> Result<Arc<Table>, Refused> {
+    let none = || (StatusCode::SERVICE_UNAVAILABLE, "this edge has no plan yet".to_owned());
+    edge.table().ok_or_else(none)
+}
+
+fn answer(edge: &Edge, question: &Question, table: &Table) -> Result<Json<Explanation>, Refused> {
+    let now = daemon::clock::now();
+    let key = match (question.session.as_deref(), question.client) {
         (None, None) => {
             let text = "name a session or a client, as in /explain?client=192.0.2.7";
             return Err((StatusCode::BAD_REQUEST, text.to_owned()));
         }
-        (named, client) => session_key(named.as_deref(), client.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED))),
+        (named, client) => session_key(named, client.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED))),
     };
     let affinity = question.affinity.as_deref().and_then(|token| edge.affinity(token, now));
-    let seen = edge.seen.summary(&table, now);
+    let seen = edge.seen.summary(table, now);
     let regions = table.regions().map(|(region, _)| region);
     Ok(Json(Explanation {
         edge: edge.id.clone(),
         plan: table.number(),
-        plan_in_force: in_force.number(),
-        decisions: edge.explain(&table, &key, &question.user, affinity.as_ref(), now),
+        plan_in_force: in_force(edge)?.number(),
+        decisions: edge.explain(table, &key, &question.user, affinity.as_ref(), now),
         nearness_ms: regions
             .map(|region| (region.clone(), table.nearness(region, &seen.rtt_ms)))
             .collect(),

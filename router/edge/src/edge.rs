@@ -151,10 +151,13 @@ impl Edge {
         tracing::info!(%region, missed, version, "the region has no stack of the version; another serves");
     }
 
-    /// A session or request begins at a stack, and is over when what is returned is dropped.
-    pub fn at_stack(self: &Arc<Self>, stack: SocketAddr) -> AtStack {
-        self.seen.began(stack);
-        let edge = self.clone();
+    /// A session or request begins where it was decided, and is over when what is returned is dropped.
+    pub fn begins(self: &Arc<Self>, decision: &Decision) -> AtStack {
+        if let Some(ignored) = decision.ejection_ignored {
+            self.metrics.ejection_ignored(ignored.as_str());
+        }
+        let (edge, stack) = (self.clone(), decision.stack);
+        edge.seen.began(stack);
         AtStack { edge, stack }
     }
 

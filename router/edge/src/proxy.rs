@@ -221,7 +221,7 @@ impl Gateway {
             match self.requests.begin(&decision.region, wanted) {
                 Ok(mut in_flight) => {
                     self.edge.note_version(&decision);
-                    in_flight.at_stack = Some(self.edge.at_stack(decision.stack));
+                    in_flight.at_stack = Some(self.edge.begins(&decision));
                     return Some((decision, in_flight));
                 }
                 Err(limit) => {

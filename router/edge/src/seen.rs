@@ -33,6 +33,7 @@ struct Inner {
 pub struct StackSummary {
     region: RegionId,
     stack: SocketAddr,
+    /// Smoothed and fading; a failure counts as a second.
     rtt_ms: Option<f64>,
     /// Sessions and requests of this edge.
     in_flight: u32,

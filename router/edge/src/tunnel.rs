@@ -164,7 +164,7 @@ async fn open(edge: &Arc<Edge>, upgrade: &Upgrade, client: SocketAddr) -> Opened
     ) {
         let decision = Box::new(decision);
         // From before it is asked: of a hundred sessions that come at once each shall know of the others.
-        let at_stack = edge.at_stack(decision.stack);
+        let at_stack = edge.begins(&decision);
         match ask(edge, &decision, &request).await {
             Ok((stream, Asked::Accepted(answer))) => {
                 edge.note_version(&decision);
@@ -585,7 +585,7 @@ async fn find_next(
             continue;
         };
         let decision = Box::new(decision);
-        let at_stack = edge.at_stack(decision.stack);
+        let at_stack = edge.begins(&decision);
         match ask(edge, &decision, request).await {
             Ok((stream, Asked::Accepted(mut answer))) if speaks_of_continuity(&answer) => {
                 let rest = answer.bytes.split_off(answer.len);

@@ -204,18 +204,66 @@ async fn what_explain_says_of_a_client_is_what_happens_to_it() {
         (&1.into(), "eu-west")
     );
     assert_eq!(before["plan_in_force"]["generation"], 2);
+    let unknown = world.explain("client=127.0.0.1&generation=9").await;
+    let refused = unknown["refused"].as_str().unwrap();
+    assert!(
+        refused.contains("404") && refused.contains("holds plan 2 and 1, not 9"),
+        "{refused}"
+    );
+    // Any other can be brought along.
+    plan.plan.generation = 9;
+    let shares = plan.plan.routes.get_mut(&region("eu-west")).unwrap();
+    shares.retain(|share| share.region.as_str() == "us-west");
+    shares[0].percent = 100;
+    let brought = world.explain_by("client=127.0.0.1", Some(&plan)).await;
+    assert_eq!(
+        (&brought["plan"]["generation"], told(&brought).as_str()),
+        (&9.into(), "us-west")
+    );
+    assert_eq!(
+        world.edge.table().unwrap().number().generation,
+        2,
+        "nothing of it stays"
+    );
+    plan.plan.routes.clear();
+    let refused = world.explain_by("client=127.0.0.1", Some(&plan)).await;
+    assert!(
+        refused["refused"].as_str().unwrap().contains("that is no plan"),
+        "{refused}"
+    );
 }
 
 #[tokio::test]
 async fn requests_over_http_bring_loads_too() {
-    let world = World::new(&[("eu-west", Stack::Http)]).await;
-    let answer = ask(
-        world.address,
-        "GET /v1/models HTTP/1.1\r\nHost: v\r\nMeridian-Load: 9\r\nConnection: close\r\n\r\n",
-    )
-    .await;
+    let world = World::new(&[("eu-west", Stack::LoadedHttp(99)), ("eu-central", Stack::Echoes)]).await;
+    let request = "GET /v1/models HTTP/1.1\r\nHost: v\r\nMeridian-Load: 9\r\nConnection: close\r\n\r\n";
+    let answer = ask(world.address, request).await.to_lowercase();
+    // It tells what it was asked: by the edge, not by the device. What it says to that is for the edge.
+    let (head, told) = answer.split_once("\r\n\r\n").unwrap();
     assert!(
-        answer.to_lowercase().contains("meridian-load: 1\r\n"),
-        "the edge asks, not the device: {answer}"
+        told.contains("meridian-load: 1\r\n") && !told.contains("meridian-load: 9"),
+        "{told}"
     );
+    assert!(
+        head.contains("meridian-region: eu-west") && !head.contains("meridian-load"),
+        "{head}"
+    );
+    let next = world.open(&[]).await;
+    assert_eq!(next.header("meridian-region"), "eu-central");
+}
+
+#[tokio::test]
+async fn a_region_that_was_ejected_gets_its_sessions_back_little_by_little() {
+    let changes = "picking.ejection = '1ms'\npicking.slow_start = '1h'\npicking.slow_start_percent = 50";
+    let world = World::with(changes, &[("eu-west", Stack::Echoes), ("eu-central", Stack::Echoes)]).await;
+    let (home, stack) = (region("eu-west"), world.stack_of("eu-west"));
+    for _ in 0..3 {
+        world.edge.stack_failed(&home, stack, "a test");
+    }
+    while world.explain("session=anna").await["ejected"] != serde_json::json!([]) {}
+    let (_sessions, regions) = open_many(&world, 40).await;
+    // Fifty percent, give or take: the keys decide, so it is the same every time.
+    assert!(regions["eu-west"] > 12 && regions["eu-central"] > 12, "{regions:?}");
+    let (_again, the_same) = open_many(&world, 40).await;
+    assert_eq!(the_same, regions);
 }

@@ -66,6 +66,8 @@ pub enum Stack {
     Compresses,
     /// Serves HTTP, with keep-alive, and tells what it was asked.
     Http,
+    /// The same, and every answer says how loaded it is: sessions, of 100.
+    LoadedHttp(u32),
     /// Echoes, and answers every upgrade with how loaded it says to be: sessions, of 100.
     Loaded(u32),
     /// Says that it has no room for another session, as a stack does.
@@ -203,7 +205,7 @@ async fn behave(behaviour: Stack, mut tcp: TcpStream) -> Option<()> {
             let _ = tcp.read(&mut [0; 16]).await;
         }
         Stack::Talks(fate) => Box::pin(talk(tcp, fate)).await?,
-        Stack::Http => loop {
+        Stack::Http | Stack::LoadedHttp(_) => loop {
             let head = read_head(&mut tcp).await?;
             let length: usize = head
                 .lines()
@@ -212,7 +214,11 @@ async fn behave(behaviour: Stack, mut tcp: TcpStream) -> Option<()> {
             let mut body = vec![0; length];
             tcp.read_exact(&mut body).await.ok()?;
             let told = format!("{head}{}", String::from_utf8_lossy(&body));
-            let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{told}", told.len());
+            let said = match behaviour {
+                Stack::LoadedHttp(sessions) => format!("Meridian-Load: {}\r\n", load(sessions)),
+                _ => String::new(),
+            };
+            let answer = format!("HTTP/1.1 200 OK\r\n{said}Content-Length: {}\r\n\r\n{told}", told.len());
             tcp.write_all(answer.as_bytes()).await.ok()?;
         },
     }
@@ -542,15 +548,30 @@ impl World {
 
     /// What the edge's administrative page says of where this question's session goes.
     pub async fn explain(&self, question: &str) -> serde_json::Value {
+        self.explain_by(question, None).await
+    }
+
+    /// The same by a plan that the asker brings.
+    pub async fn explain_by(&self, question: &str, plan: Option<&Snapshot>) -> serde_json::Value {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let admin = listener.local_addr().unwrap();
         let pages = edge::admin::router(self.edge.clone());
         let served = tokio::spawn(axum::serve(listener, pages).into_future());
-        let request = format!("GET /explain?{question} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
-        let answer = ask(admin, &request).await;
+        let (method, document) = plan.map_or(("GET", Vec::new()), |plan| ("POST", plan.encode().0));
+        let length = document.len();
+        let head = format!("{method} /explain?{question} HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n");
+        let body = String::from_utf8(document).unwrap();
+        let answer = ask(admin, &format!("{head}Connection: close\r\n\r\n{body}")).await;
         served.abort();
         let (_, body) = answer.split_once("\r\n\r\n").unwrap();
-        serde_json::from_str(body).unwrap_or_else(|_| panic!("{answer}"))
+        serde_json::from_str(body).unwrap_or_else(|_| serde_json::json!({ "refused": answer }))
+    }
+
+    /// Where a region's first stack is.
+    pub fn stack_of(&self, name: &str) -> SocketAddr {
+        let table = self.edge.table().unwrap();
+        let found = table.regions().find(|(known, _)| known.as_str() == name);
+        found.unwrap().1[0]
     }
 
     /// Sessions that are live, by region.
