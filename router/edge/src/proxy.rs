@@ -16,7 +16,7 @@ use http::Method;
 use pingora_core::{
     Error, ErrorSource, ErrorType, Result,
     connectors::http::Connector,
-    protocols::{ALPN, Digest},
+    protocols::{ALPN, Digest, http::ServerSession},
     upstreams::peer::{H1UpgradePolicy, HttpPeer, HttpUpstreamRequestPolicy},
 };
 use pingora_http::{RequestHeader, ResponseHeader};
@@ -614,8 +614,11 @@ impl ProxyHttp for Gateway {
 
 /// Answers with an error, in the terms of who asks.
 pub(crate) async fn write(session: &mut Session, answer: &Answer) -> Result<()> {
-    if session.as_ref().is_http2() && grpc::is_grpc(&session.req_header().headers) {
-        return grpc::refuse(session, answer).await;
+    let is_grpc = grpc::is_grpc(&session.req_header().headers);
+    if let ServerSession::H2(http2) = session.as_mut()
+        && is_grpc
+    {
+        return grpc::refuse(http2, answer);
     }
     let body = answer.body();
     let mut head = ResponseHeader::build(answer.status, Some(4))?;

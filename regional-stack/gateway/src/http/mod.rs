@@ -3,8 +3,8 @@
 mod body;
 mod health;
 mod models;
-mod speech;
-mod transcriptions;
+pub(crate) mod speech;
+pub(crate) mod transcriptions;
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ use axum::{
 
 use topology::words;
 
-use crate::{error::ApiError, metrics::HttpLabels, realtime, stack::Stack};
+use crate::{error::ApiError, grpc, metrics::HttpLabels, realtime, stack::Stack};
 
 /// Everything devices and edges can ask of a stack.
 pub(crate) fn router(stack: Arc<Stack>) -> Router {
@@ -38,6 +38,7 @@ pub(crate) fn router(stack: Arc<Stack>) -> Router {
         // `/health` of the administrative pages knows nothing of components, so only the other two are taken over.
         .route_service("/metrics", pages.clone())
         .route_service("/ready", pages)
+        .merge(grpc::router(Arc::clone(&stack)))
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         // Bodies are read by `body`, which knows our own limit and answers in our own words.
