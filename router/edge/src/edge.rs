@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 use routing::{
-    Decision, Standing, Table, User,
+    Decision, Ejection, Standing, Table, User,
     continuity::{Budget, Why},
 };
 use tokio::sync::watch;
 use topology::{EdgeId, Moment, RegionId, Snapshot};
+use verdict::Passive;
 
 use crate::{Config, metrics::Metrics, seen::Seen, sessions::Sessions};
 
@@ -110,12 +111,26 @@ impl Edge {
         }
     }
 
-    /// Counts a failure of a region, in the tick's observations and towards its ejection.
+    /// A region did not take a session or a request: it counts in the tick's report and towards its ejection.
     pub fn region_failed(&self, region: &RegionId, why: &str) {
-        if let Some(ejection) = self.seen.failed(region, why, daemon::clock::now()) {
+        self.note_ejection(region, why, self.seen.refused(region, why, daemon::clock::now()));
+    }
+
+    /// The same for one that it lost in the middle; `version` is that of a session's stack.
+    pub fn region_lost(&self, region: &RegionId, version: Option<&str>, why: &str) {
+        self.note_ejection(region, why, self.seen.lost(region, version, why, daemon::clock::now()));
+    }
+
+    fn note_ejection(&self, region: &RegionId, why: &str, ejection: Option<Ejection>) {
+        if let Some(ejection) = ejection {
             self.metrics.ejected(region);
             tracing::warn!(%region, until = %ejection.until, times = ejection.times, why, "region ejected");
         }
+    }
+
+    /// What real traffic came to since the last call.
+    pub fn passive(&self) -> Passive {
+        self.seen.traffic.take(self.table().as_deref())
     }
 
     /// Takes note of the version of the stack that took a session or request, if it should have been another.

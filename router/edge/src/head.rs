@@ -134,7 +134,7 @@ pub const REALTIME: &str = "/v1/realtime";
 /// Headers the edge writes itself, or that concern one hop only (RFC 9110 §7.6.1), or that it declines: without
 /// `Sec-WebSocket-Extensions` no compression is negotiated, so frames can be relayed verbatim and their bits checked.
 /// What a device says about where it comes from is no evidence, so `X-Forwarded-For` is written anew.
-const NOT_FORWARDED: [&str; 14] = [
+const NOT_FORWARDED: [&str; 15] = [
     "connection",
     "upgrade",
     "keep-alive",
@@ -149,6 +149,7 @@ const NOT_FORWARDED: [&str; 14] = [
     "meridian-edge",
     words::HEADER,
     words::RESUME_HEADER,
+    words::TURNS_HEADER,
 ];
 
 impl Upgrade {

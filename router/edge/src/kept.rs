@@ -6,9 +6,15 @@
 use std::sync::Arc;
 
 use bytes::BytesMut;
-use routing::continuity::{Continuity, Handover, Why};
+use routing::{
+    Decision,
+    continuity::{Continuity, Handover, Why},
+};
 use tokio::time::{Duration, Instant};
-use topology::words::{self, Word};
+use topology::{
+    RegionId,
+    words::{self, Word},
+};
 
 use crate::{
     Edge,
@@ -24,6 +30,9 @@ const HELD_BYTES_MAX: usize = 4 << 20;
 /// What one session keeps.
 pub struct Kept {
     edge: Arc<Edge>,
+    /// Where it is, and on which version: what its turns are counted for.
+    region: RegionId,
+    version: Box<str>,
     continuity: Continuity,
     /// When the region was last heard, and when it was asked for a sign of life since.
     heard_at: Instant,
@@ -60,10 +69,12 @@ impl std::convert::From<Violation> for Stop {
 
 impl Kept {
     /// A session begins, in a region whose stack hands out checkpoints.
-    pub fn new(edge: &Arc<Edge>) -> Self {
+    pub fn new(edge: &Arc<Edge>, decision: &Decision) -> Self {
         let now = Instant::now();
         Self {
             edge: edge.clone(),
+            region: decision.region.clone(),
+            version: decision.version.clone(),
             continuity: Continuity::new(edge.config.continuity.replay_bytes_max, edge.budget.clone()),
             heard_at: now,
             pinged_at: None,
@@ -74,6 +85,12 @@ impl Kept {
             skips_control: false,
             resuming: None,
         }
+    }
+
+    /// The session has come to another stack.
+    pub fn is_on(&mut self, decision: &Decision) {
+        self.region = decision.region.clone();
+        self.version = decision.version.clone();
     }
 
     /// See [`Continuity::can_move`].
@@ -195,6 +212,14 @@ impl Kept {
                 if let Some((why, since)) = self.resuming.take() {
                     self.edge.metrics.resumed(why.as_str(), since.elapsed());
                 }
+                Ok(())
+            }
+            Ok(Word::Turn(turn)) => {
+                self.edge.seen.traffic.turn(&self.region, &self.version, &turn);
+                Ok(())
+            }
+            Ok(Word::Trouble(trouble)) => {
+                self.edge.seen.traffic.trouble(&self.version, trouble);
                 Ok(())
             }
             Ok(Word::Resume(_)) => Err("a region asked to resume".to_owned()),

@@ -19,6 +19,7 @@ pub mod relay;
 pub mod run;
 pub mod seen;
 pub mod sessions;
+pub mod traffic;
 pub mod tunnel;
 
 pub use config::Config;

@@ -171,7 +171,7 @@ impl ProxyHttp for Gateway {
             self.0.metrics.connect(&decision.region, "ok");
             self.0.metrics.connect_took(&decision.region, took);
             self.0.seen.reached(&decision.region, took);
-            self.0.seen.answered(&decision.region, took);
+            self.0.seen.accepted(&decision.region, took);
         }
         Ok(())
     }
@@ -262,7 +262,7 @@ impl ProxyHttp for Gateway {
         {
             self.0.metrics.connect(region, "broken");
             self.0
-                .region_failed(region, &format!("request: {}", e.etype().as_str()));
+                .region_lost(region, None, &format!("request: {}", e.etype().as_str()));
         }
         let error_code = answer.as_ref().map_or(0, |answer| answer.status.as_u16());
         if let Some(answer) = answer

@@ -14,7 +14,7 @@ use std::{
 };
 
 use bytes::{Buf as _, BytesMut};
-use routing::continuity::Why;
+use routing::{Decision, continuity::Why};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf},
     net::TcpStream,
@@ -206,6 +206,13 @@ impl<'a> Relay<'a> {
     /// From here on the session can go on in another region.
     pub fn keep(&mut self, kept: Kept) {
         self.kept = Some(Box::new(kept));
+    }
+
+    /// The session has come to another stack.
+    pub fn is_on(&mut self, decision: &Decision) {
+        if let Some(kept) = &mut self.kept {
+            kept.is_on(decision);
+        }
     }
 
     /// Whether the session could ever go on in another region.

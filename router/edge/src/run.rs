@@ -103,7 +103,7 @@ pub async fn start(
     };
     let (seer, probing, leaving) = (edge.clone(), snapshots.clone(), left.clone());
     tasks.spawn("probes", async move {
-        probe::run(settings, probing, move || seer.seen.observations(), leaving).await;
+        probe::run(settings, probing, move || seer.passive(), leaving).await;
         Ok(())
     });
     let (seer, leaving) = (edge.clone(), left.clone());

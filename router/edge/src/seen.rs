@@ -1,4 +1,4 @@
-//! What this edge has seen of the regions: round trips, failures in a row, and the counts of the current tick.
+//! What this edge has seen of the regions: round trips, failures in a row, and what its traffic came to.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -7,8 +7,9 @@ use std::{
 };
 
 use routing::{Decision, Ejection, Ejections, Request, Table, User};
-use topology::{Component, Moment, RegionId};
-use verdict::{Observation, Source};
+use topology::{Moment, RegionId};
+
+use crate::traffic::{Took, Traffic};
 
 /// Weight of a new round trip in the moving average: after ten connections nine tenths of the old value are forgotten,
 /// while one slow handshake moves it by a fifth only.
@@ -16,18 +17,21 @@ const RTT_WEIGHT: f64 = 0.2;
 
 /// Shared by all connections. The lock is held for microseconds and never across an await.
 #[derive(Debug, Default)]
-pub struct Seen(Mutex<Inner>);
+pub struct Seen {
+    inner: Mutex<Inner>,
+    /// What is reported of the current tick.
+    pub traffic: Traffic,
+}
 
 #[derive(Debug, Default)]
 struct Inner {
     ejections: Ejections,
     rtt_ms: BTreeMap<RegionId, f64>,
-    traffic: BTreeMap<RegionId, Observation>,
 }
 
 impl Seen {
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Where a session goes, given all that was seen.
@@ -58,6 +62,8 @@ impl Seen {
         let mut inner = self.lock();
         let average = inner.rtt_ms.entry(region.clone()).or_insert(took_ms);
         *average += RTT_WEIGHT * (took_ms - *average);
+        drop(inner);
+        self.traffic.reached(region, took);
     }
 
     /// Takes the round trips the probes smoothed over the last ticks. They come from every region and evenly, so they
@@ -69,23 +75,28 @@ impl Seen {
         }
     }
 
-    /// A region answered; everything held against it is forgiven.
+    /// A region answered an upgrade, this long after it was asked; everything held against it is forgiven.
     pub fn answered(&self, region: &RegionId, took: Duration) {
-        let mut inner = self.lock();
-        inner.ejections.succeed(region);
-        inner.observation(region).succeed(took.as_secs_f64() * 1000.0);
+        self.lock().ejections.succeed(region);
+        self.traffic.took(region, Took::Upgrade, took);
     }
 
-    /// A connection could not be made, or a session died in the middle.
-    pub fn failed(&self, region: &RegionId, why: &str, now: Moment) -> Option<Ejection> {
-        let mut inner = self.lock();
-        inner.observation(region).fail(why);
-        inner.ejections.fail(region, now)
+    /// The same for a connection that requests will use.
+    pub fn accepted(&self, region: &RegionId, took: Duration) {
+        self.lock().ejections.succeed(region);
+        self.traffic.took(region, Took::Connection, took);
     }
 
-    /// What real traffic saw since the last call.
-    pub fn observations(&self) -> Vec<Observation> {
-        std::mem::take(&mut self.lock().traffic).into_values().collect()
+    /// A region did not take a session or a request.
+    pub fn refused(&self, region: &RegionId, why: &str, now: Moment) -> Option<Ejection> {
+        self.traffic.refused(region, why);
+        self.lock().ejections.fail(region, now)
+    }
+
+    /// A region lost a session or a request in the middle; `version` is that of the session's stack.
+    pub fn lost(&self, region: &RegionId, version: Option<&str>, why: &str, now: Moment) -> Option<Ejection> {
+        self.traffic.lost(region, version, why);
+        self.lock().ejections.fail(region, now)
     }
 
     /// Smoothed round trips in milliseconds, and the regions ejected now.
@@ -103,34 +114,9 @@ impl Seen {
     }
 }
 
-impl Inner {
-    fn observation(&mut self, region: &RegionId) -> &mut Observation {
-        self.traffic
-            .entry(region.clone())
-            .or_insert_with(|| Observation::new(region.clone(), Component::Gateway, Source::Traffic))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_tick_reports_what_traffic_saw_once() {
-        let seen = Seen::default();
-        let us_east = RegionId::new("us-east").unwrap();
-        seen.answered(&us_east, Duration::from_millis(20));
-        seen.failed(&us_east, "session lost", Moment(0));
-        let observations = seen.observations();
-        assert_eq!(observations.len(), 1);
-        let seen_once = &observations[0];
-        assert_eq!((seen_once.succeeded, seen_once.failed), (1, 1));
-        assert_eq!(
-            (seen_once.source, seen_once.failure.as_str()),
-            (Source::Traffic, "session lost")
-        );
-        assert_eq!(seen.observations(), []);
-    }
 
     #[test]
     fn one_slow_handshake_does_not_make_a_region_far() {

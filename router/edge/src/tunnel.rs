@@ -128,7 +128,12 @@ async fn open(edge: &Arc<Edge>, upgrade: &Upgrade, client: SocketAddr) -> Opened
         version: None,
     };
     let offers = edge.config.continuity.replay_bytes_max > 0;
-    let offer = format!("{}: {}\r\n", words::HEADER, words::VERSION);
+    let offer = format!(
+        "{}: {}\r\n{}: 1\r\n",
+        words::HEADER,
+        words::VERSION,
+        words::TURNS_HEADER
+    );
     let request = upgrade.forwarded(client, &edge.id, if offers { &offer } else { "" });
     let mut tried = Vec::new();
     while tried.len() < edge.config.limits.regions_tried_max
@@ -325,6 +330,7 @@ async fn converse(edge: &Arc<Edge>, device: &mut dyn Io, session: Session, early
         &format!("Meridian-Affinity: {token}\r\n"),
     );
     drop((answer, token));
+    edge.seen.traffic.session_began(&decision);
     let registered = edge.sessions.register(&decision.region, since);
     let passed_on = timeout(edge.config.timeouts.close.0, device.write_all(&accepted)).await;
     drop(accepted);
@@ -335,7 +341,7 @@ async fn converse(edge: &Arc<Edge>, device: &mut dyn Io, session: Session, early
     }
     let mut relay = Relay::new(device, stream, &edge.config);
     if resume_request.is_some() {
-        relay.keep(Kept::new(edge));
+        relay.keep(Kept::new(edge, &decision));
     }
     let mut turn_to_leave = pin!(edge.sessions.turn_to_leave(registered.id));
     let mut leaving = asks_to_leave(edge, &relay, &decision.region, registered.id, false);
@@ -353,7 +359,7 @@ async fn converse(edge: &Arc<Edge>, device: &mut dyn Io, session: Session, early
         let end = run.await;
         let lost_at = Instant::now();
         if let Some(fault) = end.fault_of_region() {
-            edge.region_failed(&decision.region, fault);
+            edge.region_lost(&decision.region, Some(&decision.version), fault);
         }
         let (Some(why), Some(_), Some(request)) = (end.why_to_move(), relay.kept(), &resume_request) else {
             break end;
@@ -379,6 +385,7 @@ async fn converse(edge: &Arc<Edge>, device: &mut dyn Io, session: Session, early
                         lost_at,
                     },
                 );
+                relay.is_on(&decision);
                 registered.moved(&decision.region);
                 moves += 1;
                 tracing::info!(
