@@ -6,3 +6,4 @@ mod continuity;
 mod http;
 mod realtime;
 mod region;
+mod turns;
