@@ -2,6 +2,10 @@
 //!
 //! The control plane is a real process and the edge a real edge; stacks are as much of one as an edge sees.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![allow(
+    clippy::result_large_err,
+    reason = "what a server refuses a WebSocket with is tungstenite's own type"
+)]
 
 mod common;
 

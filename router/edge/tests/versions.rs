@@ -132,7 +132,7 @@ async fn turns(old: Fate, new: Fate) -> (u32, u32, Passive) {
     }
     hang_means_failure(world.edge.sessions.idle()).await;
     let on_new = users.iter().filter(|(_, taken)| *taken).count();
-    let count = |users: usize| u32::try_from(users).unwrap();
+    let count = |users: usize| u32::try_from(users).expect("they are twenty");
     (count(users.len() - on_new), count(on_new), world.edge.passive())
 }
 
