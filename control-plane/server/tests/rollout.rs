@@ -9,7 +9,7 @@
 
 mod common;
 
-use std::{collections::BTreeMap, net::SocketAddr, path::Path, time::Duration};
+use std::{cell::Cell, collections::BTreeMap, net::SocketAddr, path::Path, time::Duration};
 
 use api::v1;
 use common::{ControlPlane, PATIENCE, request};
@@ -203,7 +203,7 @@ async fn eventually(what: &str, holds: impl AsyncFn() -> bool) {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };
-    // Three ticks: the turns may straddle two, and the third is judged.
+    // Far longer than the two ticks it takes.
     timeout(3 * PATIENCE, asked)
         .await
         .unwrap_or_else(|_| panic!("never: {what}"));
@@ -222,12 +222,14 @@ async fn a_version_whose_turns_fail_is_rolled_back_by_what_edges_report() {
     let kind = v1::act_request::Kind::Rollout(v1::Rollout { version: NEW.into() });
     let reply = people.act(request(kind, "rollout", None)).await.unwrap();
     assert_eq!(reply.outcome(), v1::Outcome::Running, "{reply:?}");
-    eventually("the edge splits users", async || edge.on_new().await > 0).await;
-    let on_new = edge.on_new().await;
-    assert!((5..USERS - 5).contains(&on_new), "{on_new} of {USERS}");
-
-    let rolled_back = async || people.status().await.is_ok_and(|status| status.rollout.is_empty());
+    // Users go on calling, as they would, until it is rolled back; that may be at the end of this very tick.
+    let on_new = Cell::new(0);
+    let rolled_back = async || {
+        on_new.set(on_new.get() + edge.on_new().await);
+        people.status().await.is_ok_and(|status| status.rollout.is_empty())
+    };
     eventually("it is rolled back", rolled_back).await;
+    assert!(on_new.get() >= 5, "{} sessions on the new version", on_new.get());
     let history = people.history(0).await.unwrap();
     let reasons = history.iter().flat_map(|decision| &decision.reasons);
     let why = reasons
