@@ -27,8 +27,9 @@ pub const READINESS: &str = "devices";
 /// to another edge.
 pub struct Claimed(Vec<TcpSocket>);
 
-/// Claims addresses, so that a port that is taken is known at start.
-pub fn claim(addresses: &[SocketAddr]) -> anyhow::Result<Claimed> {
+/// Claims addresses, so that a port that is taken is known at start. With `reuse_port` it may be taken by another edge that
+/// says the same.
+pub fn claim(addresses: &[SocketAddr], reuse_port: bool) -> anyhow::Result<Claimed> {
     let claim = |address: &SocketAddr| {
         let socket = match address {
             SocketAddr::V4(_) => TcpSocket::new_v4(),
@@ -36,6 +37,7 @@ pub fn claim(addresses: &[SocketAddr]) -> anyhow::Result<Claimed> {
         }?;
         // Or a restarted edge would wait for the connections of its predecessor to be forgotten.
         socket.set_reuseaddr(true)?;
+        socket.set_reuseport(reuse_port)?;
         socket.bind(*address)?;
         std::io::Result::Ok(socket)
     };
@@ -136,12 +138,21 @@ mod tests {
 
     #[tokio::test]
     async fn a_claimed_address_refuses_until_it_is_listened_on() {
-        let claimed = claim(&["127.0.0.1:0".parse().unwrap()]).unwrap();
+        let claimed = claim(&["127.0.0.1:0".parse().unwrap()], false).unwrap();
         let address = claimed.0[0].local_addr().unwrap();
         let refused = TcpStream::connect(address).await.unwrap_err();
         assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
         let (_listeners, addresses) = claimed.listen().unwrap();
         assert_eq!(addresses, [address]);
         TcpStream::connect(address).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn edges_share_a_port_only_when_all_of_them_say_so() {
+        let first = claim(&["127.0.0.1:0".parse().unwrap()], true).unwrap();
+        let (_listeners, addresses) = first.listen().unwrap();
+        assert!(claim(&addresses, false).is_err());
+        let second = claim(&addresses, true).unwrap();
+        assert_eq!(second.listen().unwrap().1, addresses);
     }
 }

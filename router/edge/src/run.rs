@@ -62,7 +62,7 @@ pub async fn start(
     config.check()?;
     let state_dir = folder.join(&config.state_dir);
     std::fs::create_dir_all(&state_dir).with_context(|| format!("cannot make state_dir {}", state_dir.display()))?;
-    let claimed = listener::claim(&config.listen)?;
+    let claimed = listener::claim(&config.listen, config.reuse_port)?;
 
     let mut registry = Registry::default();
     let edge = Arc::new(Edge::new(config, Metrics::new(&mut registry)));

@@ -403,7 +403,7 @@ impl World {
 
     pub async fn with(changes: &str, stacks: &[(&str, Stack)]) -> Self {
         let config = config(changes);
-        let claimed = listener::claim(&config.listen).unwrap();
+        let claimed = listener::claim(&config.listen, config.reuse_port).unwrap();
         let edge = Arc::new(Edge::new(config, Metrics::new(&mut Registry::default())));
         edge.apply(&planned(stacks).await);
         let (listeners, addresses) = claimed.listen().unwrap();
