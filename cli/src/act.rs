@@ -53,11 +53,12 @@ pub(crate) enum Request {
         #[command(flatten)]
         because: Because,
     },
-    /// Empty a region in steps, at the turn boundaries of its sessions, or leave an edge out of DNS for a while.
+    /// Empty a region in steps, at the turn boundaries of its sessions; keep sessions off one stack for a while; or leave an
+    /// edge out of DNS for a while.
     Drain {
-        /// The region or edge.
-        subject: String,
-        /// For an edge: for how long.
+        #[command(flatten)]
+        subject: Drained,
+        /// For an edge or a stack: for how long.
         #[arg(long = "for", value_name = "TIME", value_parser = parse_length)]
         length: Option<Duration>,
         #[command(flatten)]
@@ -114,6 +115,23 @@ pub(crate) enum Request {
         #[command(flatten)]
         because: Because,
     },
+}
+
+/// What is drained.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct Drained {
+    /// The region, edge, or stack (address:port).
+    subject: Option<String>,
+    /// The region.
+    #[arg(long)]
+    region: Option<String>,
+    /// The edge.
+    #[arg(long)]
+    edge: Option<String>,
+    /// The stack, as address:port.
+    #[arg(long, value_name = "ADDRESS")]
+    stack: Option<std::net::SocketAddr>,
 }
 
 fn parse_loss(text: &str) -> Result<Duration, String> {
@@ -213,33 +231,7 @@ async fn read(operator: &Operator, request: Request) -> Result<(Kind, Option<Dur
             subject,
             length,
             because,
-        } => {
-            let status = operator.status().await?;
-            if status.edges.iter().any(|edge| edge.edge == subject) {
-                let needed = || anyhow::anyhow!("a drained edge needs an end; add --for, such as --for 2h");
-                let length = length.ok_or_else(|| Failure::usage(needed()))?;
-                (Kind::DrainEdge(v1::DrainEdge { edge: subject }), Some(length), because)
-            } else {
-                if !status.regions.iter().any(|region| region.region == subject) {
-                    let regions = status.regions.iter().map(|it| it.region.as_str());
-                    let known: Vec<&str> = regions.chain(status.edges.iter().map(|it| it.edge.as_str())).collect();
-                    let text = format!(
-                        "there is no region or edge \"{subject}\"; there are {}",
-                        known.join(", ")
-                    );
-                    return Err(Failure::failed(anyhow::anyhow!(text)));
-                }
-                if length.is_some() {
-                    let text = "--for is for edges; a drained region stays away until `meridian restore`";
-                    return Err(Failure::usage(anyhow::anyhow!(text)));
-                }
-                let switchover = v1::Switchover {
-                    region: subject,
-                    promote: false,
-                };
-                (Kind::Switchover(switchover), None, because)
-            }
-        }
+        } => (drain(operator, subject, length).await?, length, because),
         Request::Rollout { version, because } => (Kind::Rollout(v1::Rollout { version }), None, because),
         Request::Freeze { length, because } => (Kind::Freeze(v1::Freeze {}), Some(length), because),
         Request::Unfreeze { because } => (Kind::Unfreeze(v1::Unfreeze {}), None, because),
@@ -248,6 +240,52 @@ async fn read(operator: &Operator, request: Request) -> Result<(Kind, Option<Dur
         Request::Approve { action, because } => (Kind::Approve(v1::Approve { action }), None, because),
         Request::Abort { action, because } => (Kind::Abort(v1::Abort { action }), None, because),
     })
+}
+
+/// What a drain asks for. Whoever names a thing of the wrong kind is told, rather than that the thing is drained.
+async fn drain(operator: &Operator, subject: Drained, length: Option<Duration>) -> Result<Kind, Failure> {
+    let status = operator.status().await?;
+    let is_region = |name: &str| status.regions.iter().any(|it| it.region == name);
+    let is_edge = |name: &str| status.edges.iter().any(|it| it.edge == name);
+    let unknown = |what: &str, name: &str| {
+        let regions = status.regions.iter().map(|it| it.region.as_str());
+        let known: Vec<&str> = regions.chain(status.edges.iter().map(|it| it.edge.as_str())).collect();
+        let text = format!("there is no {what} \"{name}\"; there are {}", known.join(", "));
+        Failure::failed(anyhow::anyhow!(text))
+    };
+    let needs_end = |what: &str| {
+        let text = format!("a drained {what} needs an end; add --for, such as --for 2h");
+        Failure::usage(anyhow::anyhow!(text))
+    };
+    let Drained {
+        subject,
+        region,
+        edge,
+        stack,
+    } = subject;
+    let stack = stack.or_else(|| subject.as_ref()?.parse().ok());
+    if let Some(stack) = stack {
+        length.ok_or_else(|| needs_end("stack"))?;
+        let stack = stack.to_string();
+        return Ok(Kind::DrainStack(v1::DrainStack { stack }));
+    }
+    if let Some(edge) = edge.or_else(|| subject.clone().filter(|name| is_edge(name))) {
+        if !is_edge(&edge) {
+            return Err(unknown("edge", &edge));
+        }
+        length.ok_or_else(|| needs_end("edge"))?;
+        return Ok(Kind::DrainEdge(v1::DrainEdge { edge }));
+    }
+    let what = if region.is_some() { "region" } else { "region or edge" };
+    let region = region.or(subject).unwrap_or_default();
+    if !is_region(&region) {
+        return Err(unknown(what, &region));
+    }
+    if length.is_some() {
+        let text = "--for is for edges and stacks; a drained region stays away until `meridian restore`";
+        return Err(Failure::usage(anyhow::anyhow!(text)));
+    }
+    Ok(Kind::Switchover(v1::Switchover { region, promote: false }))
 }
 
 /// Waits until an action is over; says so whenever it gets on.

@@ -27,5 +27,5 @@ pub mod tasks;
 pub mod telemetry;
 
 pub use announce::Announcement;
-pub use process::{Process, main};
+pub use process::{Process, main, main_with};
 pub use tasks::Tasks;

@@ -7,14 +7,14 @@ use std::{
     process::ExitCode,
 };
 
-use clap::Parser;
+use clap::{Args, Parser};
 use serde::de::DeserializeOwned;
 
 use crate::{Announcement, config, telemetry};
 
 /// The command line of every server process.
 #[derive(Debug, Clone, Parser)]
-pub struct Options {
+pub struct Options<A: Args> {
     /// Configuration file (TOML).
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
@@ -27,7 +27,14 @@ pub struct Options {
     /// Stop when standard input ends: the supervisor holds its other end, so no process outlives it.
     #[arg(long)]
     supervised: bool,
+    #[command(flatten)]
+    own: A,
 }
+
+/// The options of a process that has none of its own.
+#[derive(Debug, Clone, Args)]
+#[group(skip)]
+pub struct NoOptions {}
 
 /// What a process knows about how it was started.
 #[derive(Debug, Clone)]
@@ -61,7 +68,17 @@ where
     C: DeserializeOwned,
     F: Future<Output = anyhow::Result<()>>,
 {
-    let options = Options::parse();
+    main_with(name, |process, _: NoOptions, config| body(process, config))
+}
+
+/// As [`main`], for a process with options `A` of its own.
+pub fn main_with<A, C, F>(name: &'static str, body: impl FnOnce(Process, A, C) -> F) -> ExitCode
+where
+    A: Args,
+    C: DeserializeOwned,
+    F: Future<Output = anyhow::Result<()>>,
+{
+    let options = Options::<A>::parse();
     telemetry::init(options.log_format);
     let result = config::load(&options.config).and_then(|config| {
         if options.supervised {
@@ -76,7 +93,7 @@ where
             .enable_all()
             .thread_name(name)
             .build()?;
-        let result = runtime.block_on(body(process, config));
+        let result = runtime.block_on(body(process, options.own, config));
         // Whatever still blocks a worker thread after the tasks were joined must not keep a dead process alive.
         runtime.shutdown_timeout(std::time::Duration::from_secs(1));
         result

@@ -157,9 +157,22 @@ impl<'d> Section<'d> {
         default
     }
 
+    /// An array that must be there; each item that is wrong is a problem of its own.
+    pub fn required_each<T: DeserializeOwned>(&mut self, key: &str) -> Option<Vec<T>> {
+        let Some(DeValue::Array(items)) = self.table.get(key).map(toml::Spanned::get_ref) else {
+            return self.required(key);
+        };
+        self.seen.insert(key.to_owned());
+        let read: Vec<Option<T>> = items.iter().map(|item| self.read_value(key, item)).collect();
+        read.into_iter().collect()
+    }
+
     fn read<T: DeserializeOwned>(&mut self, key: &str) -> Option<T> {
         self.seen.insert(key.to_owned());
-        let value = self.table.get(key)?;
+        self.read_value(key, self.table.get(key)?)
+    }
+
+    fn read_value<T: DeserializeOwned>(&self, key: &str, value: &toml::Spanned<DeValue<'_>>) -> Option<T> {
         match T::deserialize(ValueDeserializer::from(value.clone())) {
             Ok(value) => Some(value),
             Err(error) => {

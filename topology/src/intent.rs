@@ -1,12 +1,12 @@
 //! What operators asked for.
 
-use std::{fmt, time::Duration};
+use std::{fmt, net::SocketAddr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{EdgeId, Moment, ReasonCode, RegionId};
 
-/// One request of an operator. A standing one (freeze, override, drained edge) counts until `expires_at`, or for as long
+/// One request of an operator. A standing one (freeze, override, drained edge or stack) counts until `expires_at`, or for as long
 /// from its approval; any other is carried out at once, waits a while for approval, or is refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -60,6 +60,11 @@ pub enum IntentKind {
     DrainEdge {
         /// Which edge.
         edge: EdgeId,
+    },
+    /// Keep sessions off one stack of a region while it lasts; those it has leave it between turns.
+    DrainStack {
+        /// Its address.
+        stack: SocketAddr,
     },
     /// Move a growing share of users to another version of the stack.
     Rollout {
@@ -148,7 +153,7 @@ impl IntentKind {
             Self::Failover { .. } => "failover",
             Self::Switchover { .. } => "switchover",
             Self::Restore { .. } => "restore",
-            Self::DrainEdge { .. } => "drain",
+            Self::DrainEdge { .. } | Self::DrainStack { .. } => "drain",
             Self::Rollout { .. } => "rollout",
             Self::Freeze => "freeze",
             Self::Unfreeze => "unfreeze",
@@ -178,6 +183,7 @@ impl IntentKind {
             | Self::Restore { region, .. }
             | Self::Ack { region } => region.to_string(),
             Self::DrainEdge { edge } => edge.to_string(),
+            Self::DrainStack { stack } => stack.to_string(),
             Self::Rollout { version } => version.clone(),
             Self::Override { rule } => rule.to_string(),
             Self::Approve { action } | Self::Abort { action } => action.clone(),
@@ -187,7 +193,10 @@ impl IntentKind {
 
     /// Whether it counts for a time rather than being carried out once.
     pub fn stands(&self) -> bool {
-        matches!(self, Self::Freeze | Self::Override { .. } | Self::DrainEdge { .. })
+        matches!(
+            self,
+            Self::Freeze | Self::Override { .. } | Self::DrainEdge { .. } | Self::DrainStack { .. }
+        )
     }
 }
 

@@ -13,6 +13,7 @@ pub mod moment;
 pub mod plan;
 pub mod policy;
 pub mod snapshot;
+pub mod stack;
 pub mod topology;
 pub mod words;
 
@@ -24,4 +25,5 @@ pub use moment::{Moment, Tick};
 pub use plan::{EdgeState, Plan, PlanNumber, Reason, ReasonCode, RegionPlan, RegionState, Rollout, Share};
 pub use policy::Policy;
 pub use snapshot::{Snapshot, SnapshotError};
+pub use stack::Stack;
 pub use topology::{Edge, Location, NameServer, Region, Role, Topology};

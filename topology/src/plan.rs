@@ -1,6 +1,10 @@
 //! The plan: the whole routing truth, immutable and numbered.
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::SocketAddr,
+};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -40,6 +44,9 @@ pub struct Plan {
     pub routes: BTreeMap<RegionId, Vec<Share>>,
     /// Every edge of the topology.
     pub edges: BTreeMap<EdgeId, EdgeState>,
+    /// Stacks that get no sessions, though their regions may. No region has only such stacks.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub drained_stacks: BTreeSet<SocketAddr>,
     /// Replicated data whose writer is not its primary: for each such primary and data class, the region that writes it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub writers: BTreeMap<RegionId, BTreeMap<String, RegionId>>,
@@ -177,6 +184,10 @@ pub enum ReasonCode {
     EdgeDrained,
     /// An edge is named in DNS answers again.
     EdgeRestored,
+    /// A stack gets no sessions.
+    StackDrained,
+    /// A stack gets sessions again.
+    StackRestored,
     /// More users go to the version that is rolled out.
     RolloutStep,
     /// All users are on the version that was rolled out.
@@ -235,6 +246,8 @@ pub enum ReasonCode {
     RefusedByNodes,
     /// Refused: no edge would be left in DNS answers.
     LastEdge,
+    /// Refused: no stack of the region would be left.
+    LastStack,
     /// Refused: nobody approves their own request.
     SamePerson,
     /// Refused: there is no such action, or it is over.
@@ -282,6 +295,8 @@ impl ReasonCode {
             Self::Demoted => "demoted",
             Self::EdgeDrained => "edge-drained",
             Self::EdgeRestored => "edge-restored",
+            Self::StackDrained => "stack-drained",
+            Self::StackRestored => "stack-restored",
             Self::RolloutStep => "rollout-step",
             Self::RolloutDone => "rollout-done",
             Self::RolledBack => "rolled-back",
@@ -311,6 +326,7 @@ impl ReasonCode {
             Self::RpoExceeded => "rpo-exceeded",
             Self::RefusedByNodes => "refused-by-nodes",
             Self::LastEdge => "last-edge",
+            Self::LastStack => "last-stack",
             Self::SamePerson => "same-person",
             Self::NoSuchAction => "no-such-action",
             Self::RolloutRunning => "rollout-running",

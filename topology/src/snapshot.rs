@@ -115,6 +115,12 @@ impl Snapshot {
         if plan.edges.values().all(|state| *state == crate::EdgeState::Drained) {
             problems.push("no edge serves".into());
         }
+        for region in topology.regions.values() {
+            let drained = |stack: &crate::Stack| plan.drained_stacks.contains(&stack.address);
+            if region.stacks.iter().all(drained) {
+                problems.push(format!("no stack of {} serves", region.id));
+            }
+        }
         for primary in topology.primaries() {
             if !plan.routes.contains_key(&primary.id) {
                 problems.push(format!("primary {} has no route", primary.id));
@@ -171,6 +177,19 @@ mod tests {
         let read = Snapshot::decode(&bytes, &sum).unwrap();
         assert_eq!(read, snapshot);
         assert_eq!(read.encode(), (bytes, sum));
+    }
+
+    #[test]
+    fn stacks_without_a_version_are_written_as_they_were_before_there_were_versions() {
+        let mut snapshot = three_primaries();
+        let text = String::from_utf8(snapshot.encode().0).unwrap();
+        assert!(text.contains(r#""stacks":["127.0.0.1:9001"]"#), "{text}");
+        let region = snapshot.topology.regions.values_mut().next().unwrap();
+        let address = region.stacks[0].address;
+        region.stacks.push(crate::Stack::of_version(address, "2.4.0").unwrap());
+        snapshot.plan.documents = digest(&snapshot.topology, snapshot.dns_ttl_s, &snapshot.probe);
+        let (bytes, sum) = snapshot.encode();
+        assert_eq!(Snapshot::decode(&bytes, &sum).unwrap(), snapshot);
     }
 
     #[test]

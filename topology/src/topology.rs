@@ -8,7 +8,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Component, EdgeId, NodeId, Problems, RegionId,
+    Component, EdgeId, NodeId, Problems, RegionId, Stack,
     document::{self, Section},
 };
 
@@ -44,8 +44,9 @@ pub struct Region {
     /// Sessions that single components can serve at once, where that is fewer than `sessions_max`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub capacity: BTreeMap<Component, u32>,
-    /// Addresses of its stacks (gateways), at least one.
-    pub stacks: Vec<SocketAddr>,
+    /// Its stacks (gateways), at least one. The version of the first is the one in service: stacks of another wait for a
+    /// rollout.
+    pub stacks: Vec<Stack>,
 }
 
 /// What a region is for.
@@ -227,9 +228,9 @@ fn read_region(section: &mut Section<'_>) -> Option<Region> {
         }
         limits.finish();
     }
-    let stacks: Option<Vec<SocketAddr>> = section.required("stacks");
-    if stacks.as_ref().is_some_and(Vec::is_empty) {
-        section.report_at("stacks", "name at least one stack as \"address:port\"");
+    let stacks: Option<Vec<Stack>> = section.required_each("stacks");
+    for problem in stacks.iter().flat_map(|stacks| stack_problems(stacks)) {
+        section.report_at("stacks", &problem);
     }
     Some(Region {
         id: id?,
@@ -240,6 +241,19 @@ fn read_region(section: &mut Section<'_>) -> Option<Region> {
         capacity,
         stacks: stacks?,
     })
+}
+
+fn stack_problems(stacks: &[Stack]) -> Vec<String> {
+    if stacks.is_empty() {
+        return vec!["name at least one stack as \"address:port\"".to_owned()];
+    }
+    let mut versions: BTreeMap<SocketAddr, &str> = BTreeMap::new();
+    let clashes = stacks.iter().filter_map(|stack| {
+        let known = *versions.entry(stack.address).or_insert(stack.version());
+        let (address, version) = (stack.address, stack.version());
+        (known != version).then(|| format!("stack {address} is of version {known} and of version {version}"))
+    });
+    clashes.collect()
 }
 
 fn read_edge(section: &mut Section<'_>) -> Option<Edge> {
@@ -370,6 +384,44 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(text.contains("no primary region") && text.contains("no edge"), "{text}");
+    }
+
+    #[test]
+    fn a_stack_may_name_its_version_and_every_wrong_one_is_reported() {
+        let stacks = |list: &str| {
+            let text = SMALL.replace("[\"127.0.0.1:9001\"]", list);
+            Topology::parse("t", &text)
+                .map(|topology| topology.regions[&RegionId::new("us-east").unwrap()].stacks.clone())
+        };
+        let two = stacks(r#"["127.0.0.1:9001", { address = "127.0.0.1:9011", version = "2.4.0" }]"#).unwrap();
+        assert_eq!(
+            two.iter().map(Stack::version).collect::<Vec<_>>(),
+            [crate::stack::CURRENT, "2.4.0"]
+        );
+        let wrong = r#"["nowhere",
+            { address = "127.0.0.1:9011", version = "2 4" },
+            { address = "127.0.0.1:9012", colour = "red" },
+            { version = "2.4.0" }, 7]"#;
+        let text = stacks(wrong).unwrap_err().to_string();
+        for complaint in [
+            "t:10: region.stacks: invalid socket address",
+            "t:11: region.stacks: \"2 4\" is no version",
+            "t:12: region.stacks: unknown field `colour`",
+            "t:13: region.stacks: missing field `address`",
+            "t:13: region.stacks: invalid type: integer `7`, expected \"address:port\" or { address, version }",
+        ] {
+            assert!(text.contains(complaint), "{complaint}\nnot in\n{text}");
+        }
+        let twice = r#"["127.0.0.1:9001", { address = "127.0.0.1:9001", version = "2.4.0" }]"#;
+        let text = stacks(twice).unwrap_err().to_string();
+        let complaint = "t:10: region: stack 127.0.0.1:9001 is of version current and of version 2.4.0";
+        assert!(text.contains(complaint), "{text}");
+        assert!(
+            stacks("[]")
+                .unwrap_err()
+                .to_string()
+                .contains("name at least one stack")
+        );
     }
 
     #[test]

@@ -484,8 +484,12 @@ fn parse_ask(words: &[&str]) -> Result<Ask, String> {
         }
         ["drains", name, "for", time] => {
             life = Some(span(time)?);
-            let edge = EdgeId::new(name).map_err(|error| error.to_string())?;
-            IntentKind::DrainEdge { edge }
+            match name.parse() {
+                Ok(stack) => IntentKind::DrainStack { stack },
+                Err(_) => IntentKind::DrainEdge {
+                    edge: EdgeId::new(name).map_err(|error| error.to_string())?,
+                },
+            }
         }
         ["starts", "rollout", version] => IntentKind::Rollout { version: text(version) },
         ["freezes", "for", time] => {

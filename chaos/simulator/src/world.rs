@@ -548,6 +548,7 @@ pub(crate) fn describe(plan: &Plan) -> String {
     told.extend(levels.map(|(region, it)| format!("{region} at {}", it.level)));
     let drained = plan.edges.iter().filter(|(_, it)| **it == topology::EdgeState::Drained);
     told.extend(drained.map(|(edge, _)| format!("{edge} drained")));
+    told.extend(plan.drained_stacks.iter().map(|stack| format!("{stack} drained")));
     for (region, writers) in &plan.writers {
         let writers: BTreeSet<&RegionId> = writers.values().collect();
         let writers: Vec<&str> = writers.into_iter().map(RegionId::as_str).collect();

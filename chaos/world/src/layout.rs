@@ -135,7 +135,7 @@ impl Layout {
             admin.insert(edge.id.to_string(), at(1 + index, ADMIN_PORT));
         }
         for (index, region) in topology.regions.values_mut().enumerate() {
-            region.stacks = vec![at(11 + index, DEVICE_PORT)];
+            region.stacks = vec![at(11 + index, DEVICE_PORT).into()];
             admin.insert(region.id.to_string(), at(11 + index, ADMIN_PORT));
         }
         let dns = at(53, DNS_PORT);
@@ -170,7 +170,8 @@ impl Layout {
     }
 
     fn tcp_addresses(&self) -> Vec<SocketAddr> {
-        let stacks = self.topology.regions.values().flat_map(|region| region.stacks.clone());
+        let stacks = self.topology.regions.values().flat_map(|region| &region.stacks);
+        let stacks = stacks.map(|stack| stack.address);
         let edges = self.topology.edges.values().flat_map(edge_addresses);
         stacks
             .chain(edges)
@@ -200,7 +201,7 @@ impl Layout {
     /// Base URL of a region's stack, past the edges.
     pub fn stack_url(&self, region: &RegionId) -> Option<String> {
         let stack = self.topology.regions.get(region)?.stacks.first()?;
-        Some(format!("http://{stack}"))
+        Some(format!("http://{}", stack.address))
     }
 
     /// gRPC URL of every control plane.
@@ -246,7 +247,7 @@ impl Layout {
     fn stack_document(&self, name: &str, settings: &Settings, checkpoint_key: &str) -> String {
         let region = self.topology.regions.iter().find(|(id, _)| id.as_str() == name);
         let listen = region.and_then(|(_, region)| region.stacks.first());
-        let listen = listen.expect("every region of the layout has a stack");
+        let listen = listen.expect("every region of the layout has a stack").address;
         let engine = match settings.engine {
             Engine::Torch => "torch",
             Engine::Scripted => "scripted",
@@ -330,7 +331,7 @@ fn topology_document(topology: &Topology) -> String {
             }
             Role::Backup => "role = \"backup\"\n".to_owned(),
         };
-        let stacks: Vec<String> = region.stacks.iter().map(|stack| format!("\"{stack}\"")).collect();
+        let stacks: Vec<String> = region.stacks.iter().map(ToString::to_string).collect();
         let _ = write!(
             text,
             "\n[[region]]\nid = {}\n{role}{}sessions_max = {}\nstacks = [{}]\n",

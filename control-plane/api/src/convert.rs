@@ -112,6 +112,12 @@ impl TryFrom<v1::act_request::Kind> for IntentKind {
             Kind::DrainEdge(it) => Self::DrainEdge {
                 edge: EdgeId::new(&it.edge).map_err(|error| BadMessage::new("edge", error))?,
             },
+            Kind::DrainStack(it) => Self::DrainStack {
+                stack: it.stack.parse().map_err(|_| {
+                    let text = format!("\"{:.60}\" is not of the form address:port", it.stack);
+                    BadMessage::new("stack", text)
+                })?,
+            },
             Kind::Rollout(it) => Self::Rollout {
                 version: name("version", it.version)?,
             },

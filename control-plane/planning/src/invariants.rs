@@ -11,6 +11,7 @@ use verdict::Health;
 
 use crate::{
     Action, Input, Memory, Outcome, PLANNER, Phase, Resource, actions::ACTIONS_MAX, capacity::relief, next_wake, plan,
+    plan::has_stack,
 };
 
 /// Sessions that rounding to whole percents may add.
@@ -322,6 +323,7 @@ fn about_nothing(input: &Input, plan: &Plan, memory: &Memory) -> Vec<String> {
         IntentKind::Restore { region, .. } => matches!(state(region), Some(RegionState::Restoring(_))),
         IntentKind::Rollout { .. } => plan.rollout.as_ref().is_some_and(|it| it.action == action.intent.id),
         IntentKind::DrainEdge { edge } => plan.edges.contains_key(edge),
+        IntentKind::DrainStack { stack } => has_stack(input, stack),
         IntentKind::Freeze | IntentKind::Override { .. } => true,
         IntentKind::Unfreeze | IntentKind::Ack { .. } | IntentKind::Approve { .. } | IntentKind::Abort { .. } => false,
     };

@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
     time::Duration,
 };
 
@@ -86,6 +87,7 @@ fn decide(input: &Input, now: Moment) -> Outcome {
     planner.repair_routes();
     planner.say_where_data_is_written();
     planner.set_edges();
+    planner.set_stacks();
     planner.set_levels();
     planner.advance_rollout();
     planner.finish()
@@ -172,6 +174,12 @@ enum Ordered {
     No,
 }
 
+/// Whether a region has this stack.
+pub(crate) fn has_stack(input: &Input, stack: &SocketAddr) -> bool {
+    let mut stacks = input.topology.regions.values().flat_map(|region| &region.stacks);
+    stacks.any(|it| it.address == *stack)
+}
+
 pub(crate) fn primaries(input: &Input) -> Vec<RegionId> {
     input.topology.primaries().map(|region| region.id.clone()).collect()
 }
@@ -201,6 +209,7 @@ impl<'i> Planner<'i> {
             regions: BTreeMap::new(),
             routes: BTreeMap::new(),
             edges: BTreeMap::new(),
+            drained_stacks: BTreeSet::new(),
             writers: BTreeMap::new(),
             rollout: None,
             reasons: Vec::new(),
@@ -408,6 +417,7 @@ impl<'i> Planner<'i> {
     fn stop_what_was_taken_back(&mut self, generation: u64, good: &Plan) {
         let is_undone = |kind: &IntentKind| match kind {
             IntentKind::DrainEdge { edge } => good.edges.get(edge) != Some(&EdgeState::Drained),
+            IntentKind::DrainStack { stack } => !good.drained_stacks.contains(stack),
             _ => false,
         };
         let undone = self.memory.running(is_undone).map(|action| action.intent.id.clone());
@@ -415,6 +425,57 @@ impl<'i> Planner<'i> {
         let text = format!("taken back with plan {generation}, which nodes refuse");
         for id in undone {
             self.end_action(&id, Phase::Aborted, &text);
+        }
+    }
+
+    /// Stacks are drained while somebody wants it, but never the last one of a region.
+    fn set_stacks(&mut self) {
+        let asked: BTreeMap<_, _> = self
+            .memory
+            .running(|kind| matches!(kind, IntentKind::DrainStack { .. }))
+            .filter_map(|action| match &action.intent.kind {
+                IntentKind::DrainStack { stack } => Some((*stack, action.intent.clone())),
+                _ => None,
+            })
+            .collect();
+        // As with edges.
+        let rests = self.memory.taken_back.is_some() && !self.is_asked();
+        let mut drained = BTreeSet::new();
+        let mut changed = Vec::new();
+        for region in self.input.topology.regions.values() {
+            let stacks = region.stacks.iter().map(|stack| stack.address);
+            let is_drained =
+                |stack: &SocketAddr| asked.contains_key(stack) || (rests && self.next.drained_stacks.contains(stack));
+            let of_region: BTreeSet<SocketAddr> = stacks.filter(is_drained).collect();
+            if of_region.len() < region.stacks.len() {
+                drained.extend(of_region);
+            }
+            for stack in &region.stacks {
+                let address = stack.address;
+                let (was, is) = (self.next.drained_stacks.contains(&address), drained.contains(&address));
+                if was != is {
+                    changed.push((region.id.clone(), address, is));
+                }
+            }
+        }
+        self.next.drained_stacks = drained;
+        for (region, stack, is_drained) in changed {
+            let (code, text) = if is_drained {
+                let by = asked.get(&stack).map(|it| {
+                    let (author, reason, until) = (&it.author, &it.reason, it.expires_at);
+                    format!("drain by {author}: {reason}; {stack} gets no sessions until {until}")
+                });
+                (ReasonCode::StackDrained, by.unwrap_or_default())
+            } else {
+                (ReasonCode::StackRestored, format!("{stack} gets sessions again"))
+            };
+            self.report.changed.push(Reason {
+                code,
+                region: Some(region),
+                text,
+                evidence: vec![],
+                until: None,
+            });
         }
     }
 
@@ -847,11 +908,12 @@ fn routes_alike(one: &Plan, other: &Plan) -> bool {
             regions,
             routes,
             edges,
+            drained_stacks,
             writers,
             rollout,
             reasons: _,
         } = plan.clone();
-        (documents, regions, routes, edges, writers, rollout)
+        (documents, regions, routes, edges, drained_stacks, writers, rollout)
     };
     said(one) == said(other)
 }

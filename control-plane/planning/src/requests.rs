@@ -232,6 +232,21 @@ impl Planner<'_> {
                     _ => Ok(Phase::Running),
                 }
             }
+            IntentKind::DrainStack { stack } => {
+                let mut regions = self.input.topology.regions.values();
+                let Some(region) = regions.find(|region| region.stacks.iter().any(|it| it.address == *stack)) else {
+                    let text = format!("there is no stack {stack}");
+                    return Err(self.about(&intent.kind, ReasonCode::BadRequest, text));
+                };
+                let others = region.stacks.iter().map(|it| it.address).filter(|it| it != stack);
+                let serving = others.filter(|it| !self.next.drained_stacks.contains(it));
+                if serving.count() == 0 {
+                    let region = &region.id;
+                    let text = format!("{stack} is the last stack of {region} that gets sessions; drain {region}");
+                    return Err(self.about(&intent.kind, ReasonCode::LastStack, text));
+                }
+                Ok(Phase::Running)
+            }
             IntentKind::Rollout { version } => self.begin_rollout(intent, version, &why),
             IntentKind::Freeze => {
                 let text = format!("{why}; no automatic change until {}", intent.expires_at);

@@ -5,7 +5,7 @@ use topology::{Intent, IntentKind, Reason, ReasonCode, RegionId, RegionState};
 
 use crate::{
     Action, PLANNER, Phase,
-    plan::{Planner, primaries},
+    plan::{Planner, has_stack, primaries},
 };
 
 impl Planner<'_> {
@@ -58,6 +58,9 @@ impl Planner<'_> {
             }
             IntentKind::DrainEdge { edge } if !self.next.edges.contains_key(edge) => {
                 Some((Phase::Aborted, format!("there is no edge {edge} any more")))
+            }
+            IntentKind::DrainStack { stack } if !has_stack(self.input, stack) => {
+                Some((Phase::Aborted, format!("there is no stack {stack} any more")))
             }
             _ => None,
         }

@@ -152,7 +152,7 @@ fn start_probes(http: &reqwest::Client, vantage: &NodeId, snapshot: &Snapshot, n
     let mut probes = JoinSet::new();
     for (index, region) in snapshot.topology.regions.values().enumerate() {
         let at = schedule(snapshot, vantage, index);
-        for stack in region.stacks.iter().copied() {
+        for stack in region.stacks.iter().map(|stack| stack.address) {
             if let Some(wait) = at.gateway.checked_sub(into_tick) {
                 let (http, id) = (http.clone(), region.id.clone());
                 probes.spawn(async move {
@@ -225,7 +225,7 @@ mod tests {
         let mut snapshot = three_primaries();
         for region in snapshot.topology.regions.values_mut() {
             // Port 1 is reserved and nobody listens there.
-            region.stacks = vec!["127.0.0.1:1".parse().unwrap()];
+            region.stacks = vec![std::net::SocketAddr::from(([127, 0, 0, 1], 1)).into()];
         }
         snapshot
     }

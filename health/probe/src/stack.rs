@@ -225,7 +225,7 @@ pub async fn probe_once(topology: &Topology, patience: Duration) -> Vec<Observat
     let http = http_client();
     let mut probes = JoinSet::new();
     for region in topology.regions.values() {
-        for stack in region.stacks.iter().copied() {
+        for stack in region.stacks.iter().map(|stack| stack.address) {
             let (id, http) = (region.id.clone(), http.clone());
             probes.spawn(async move {
                 let (mut seen, _) = gateway(&http, &id, stack, patience).await;

@@ -205,7 +205,7 @@ fn world(stack: SocketAddr) -> Topology {
     let mut topology = three_primaries().topology;
     topology.regions.retain(|id, _| id.as_str() == "us-east");
     for region in topology.regions.values_mut() {
-        region.stacks = vec![stack];
+        region.stacks = vec![stack.into()];
     }
     topology
 }

@@ -46,6 +46,8 @@ async fn sessions(State(edge): State<Arc<Edge>>) -> Json<BTreeMap<RegionId, Regi
 struct Question {
     #[serde(default)]
     session: String,
+    #[serde(default)]
+    user: String,
     affinity: Option<String>,
 }
 
@@ -74,7 +76,7 @@ async fn explain(State(edge): State<Arc<Edge>>, Query(question): Query<Question>
     });
     Json(Explanation {
         plan: table.as_ref().map(|table| table.number()),
-        decisions: edge.explain(&question.session, affinity.as_ref(), now),
+        decisions: edge.explain(&question.session, &question.user, affinity.as_ref(), now),
         nearness_ms: nearness_ms.collect(),
         rtt_ms: rtt_ms.clone(),
         ejected: ejected.into_iter().collect(),

@@ -2,6 +2,12 @@
 
 use bytes::Bytes;
 
+/// `Retry-After` between `seconds` and three times as much: whoever is refused at the same moment comes back at another.
+fn retry_after(seconds: u64) -> (&'static str, String) {
+    let seconds = rand::random_range(seconds..=3 * seconds.max(1));
+    ("Retry-After", seconds.to_string())
+}
+
 /// An answer of the edge.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
@@ -78,14 +84,28 @@ impl Answer {
         answer
     }
 
-    /// 503: not here and now; come back in `retry_after_s` seconds.
+    /// 413: the body is too large.
+    pub fn body_too_large(bytes_max: u64) -> Self {
+        let message = format!("request bodies are limited to {bytes_max} bytes");
+        Self::client(http::StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
+    }
+
+    /// 429: this client takes too much (RFC 6585 §4); come back in about `retry_after_s` seconds.
+    pub fn too_many(code: &'static str, message: impl Into<String>, retry_after_s: u64) -> Self {
+        let mut answer = Self::client(http::StatusCode::TOO_MANY_REQUESTS, code, message);
+        answer.kind = "rate_limit_error";
+        answer.headers.push(retry_after(retry_after_s));
+        answer
+    }
+
+    /// 503: not here and now; come back in about `retry_after_s` seconds.
     pub fn unavailable(code: &'static str, message: impl Into<String>, retry_after_s: u64) -> Self {
         Self {
             status: http::StatusCode::SERVICE_UNAVAILABLE,
             kind: "server_error",
             code,
             message: message.into(),
-            headers: vec![("Retry-After", retry_after_s.to_string())],
+            headers: vec![retry_after(retry_after_s)],
         }
     }
 

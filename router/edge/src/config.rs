@@ -16,6 +16,9 @@ pub struct Config {
     /// Whether other edges on this machine may listen there too (`SO_REUSEPORT`): the kernel deals devices out among them.
     #[serde(default)]
     pub reuse_port: bool,
+    /// Where devices connect with TLS, and with which certificate.
+    #[serde(default)]
+    pub tls: Tls,
     /// `/metrics`, `/health`, `/ready`, `/sessions` and `/explain`.
     pub admin_listen: SocketAddr,
     /// Control planes, `http://address:port`, all followed and reported to at once.
@@ -72,6 +75,36 @@ impl Default for Continuity {
     }
 }
 
+/// TLS towards devices.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tls {
+    /// Where devices connect with TLS. Port 0 takes any free one.
+    pub listen: Vec<SocketAddr>,
+    /// The certificate and those that lead to its issuer, in this order, as PEM; relative to the configuration file.
+    pub certificate: Option<PathBuf>,
+    /// Its private key as PEM; relative to the configuration file.
+    pub key: Option<PathBuf>,
+    /// Both files are looked at this often, and on SIGHUP.
+    pub reload: Span,
+    /// Handshakes at the same time; further ones wait within `timeouts.handshake`.
+    pub handshakes_max: usize,
+}
+
+impl Default for Tls {
+    fn default() -> Self {
+        Self {
+            listen: Vec::new(),
+            certificate: None,
+            key: None,
+            reload: Span(Duration::from_secs(10)),
+            // A handshake takes well under a millisecond of processor and a round trip of waiting: this is some thousands
+            // a second, more than the processors of one edge can sign.
+            handshakes_max: 512,
+        }
+    }
+}
+
 /// How much is accepted.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -84,12 +117,31 @@ pub struct Limits {
     pub frame_bytes_max: u64,
     /// Regions tried for one session or request before it is answered 503.
     pub regions_tried_max: usize,
+    /// Live sessions; the device of one more is answered 503.
+    pub sessions_max: usize,
+    /// Sessions being opened at the same moment; the device of one more is answered 503.
+    pub handshakes_max: usize,
+    /// Of both, in percent, what is kept for devices that reconnect with a valid affinity token.
+    pub returning_percent: u8,
+    /// Connections of one client (an IPv4 address, or an IPv6 /64); more are answered 429. 0 for any number.
+    pub client_connections_max: u32,
+    /// Requests and session openings of one client a second, over time; more are answered 429. 0 for any rate.
+    pub client_requests_per_s: u32,
+    /// How many of them may come at once after a pause.
+    pub client_burst: u32,
+    /// Largest body of an HTTP request, in bytes; larger ones are answered 413.
+    pub body_bytes_max: u64,
+    /// Memory of this process, in bytes. From 90 % of it newcomers are answered 503, from 95 % everybody new, and at 100 %
+    /// quiet sessions are told to reconnect, those in a turn after it. 0 for no limit.
+    pub memory_max: u64,
 }
 
 /// How long is waited.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Timeouts {
+    /// For a device to complete a TLS handshake, from its first byte on or before.
+    pub handshake: Span,
     /// For a device to send a request header.
     pub header: Span,
     /// For the next request on the same connection.
@@ -116,6 +168,16 @@ pub struct Drain {
     pub window: Span,
     /// What is left after this time is cut.
     pub limit: Span,
+    /// As `window`, when a successor took over: nothing waits for that.
+    pub upgrade_window: Span,
+}
+
+impl Drain {
+    /// How long a session may finish its turn when its place in the window has come, so that it is told why it ends before
+    /// the limit.
+    pub fn turn(&self, close: Duration) -> Duration {
+        self.limit.0.saturating_sub(self.window.0).saturating_sub(close)
+    }
 }
 
 /// The secret that signs affinity tokens, written in hex. It never shows in `Debug` output.
@@ -133,6 +195,18 @@ impl Default for Limits {
             frame_bytes_max: 1 << 20,
             // Home, overflow and backup. Each costs up to connect + upgrade; a device waits no longer than that.
             regions_tried_max: 3,
+            // The other connections are for requests, and for telling devices that there is no place.
+            sessions_max: 8_500,
+            // A handshake takes a round trip to its region: this many of 100 ms each are 10,000 sessions a second.
+            handshakes_max: 1_000,
+            returning_percent: 10,
+            // Thousands of phones may share the address of a mobile network.
+            client_connections_max: 2_000,
+            client_requests_per_s: 200,
+            client_burst: 2_000,
+            // The OpenAI API takes 25 MB of audio.
+            body_bytes_max: 32 << 20,
+            memory_max: 0,
         }
     }
 }
@@ -141,6 +215,7 @@ impl Default for Timeouts {
     fn default() -> Self {
         let seconds = |s| Span(Duration::from_secs(s));
         Self {
+            handshake: seconds(5),
             header: seconds(5),
             keep_alive: seconds(60),
             connect: seconds(1),
@@ -158,6 +233,7 @@ impl Default for Drain {
         Self {
             window: Span(Duration::from_secs(10)),
             limit: Span(Duration::from_secs(20)),
+            upgrade_window: Span(Duration::from_secs(300)),
         }
     }
 }
@@ -182,8 +258,15 @@ impl Config {
     /// The rules that span keys. All problems are reported together.
     pub fn check(&self) -> anyhow::Result<()> {
         let mut problems = Vec::new();
-        if self.listen.is_empty() {
-            problems.push("listen: name at least one address, as in [\"0.0.0.0:8080\"]".to_owned());
+        let tls = &self.tls;
+        if self.listen.is_empty() && tls.listen.is_empty() {
+            problems.push("listen, tls.listen: name at least one address, as in [\"0.0.0.0:8080\"]".to_owned());
+        }
+        if !tls.listen.is_empty() && (tls.certificate.is_none() || tls.key.is_none()) {
+            problems.push("tls.listen: needs tls.certificate and tls.key".to_owned());
+        }
+        if tls.reload.0.is_zero() {
+            problems.push("tls.reload: must be longer than nothing".to_owned());
         }
         for endpoint in &self.control_planes {
             let uri = endpoint.parse::<http::Uri>().ok();
@@ -194,14 +277,22 @@ impl Config {
             }
         }
         for (name, value) in [
+            ("tls.handshakes_max", tls.handshakes_max as u64),
             ("limits.connections_max", self.limits.connections_max as u64),
             ("limits.header_bytes_max", self.limits.header_bytes_max as u64),
             ("limits.frame_bytes_max", self.limits.frame_bytes_max),
             ("limits.regions_tried_max", self.limits.regions_tried_max as u64),
+            ("limits.sessions_max", self.limits.sessions_max as u64),
+            ("limits.handshakes_max", self.limits.handshakes_max as u64),
+            ("limits.client_burst", u64::from(self.limits.client_burst)),
+            ("limits.body_bytes_max", self.limits.body_bytes_max),
         ] {
             if value == 0 {
                 problems.push(format!("{name}: 0 would refuse everything"));
             }
+        }
+        if self.limits.returning_percent > 90 {
+            problems.push("limits.returning_percent: leave at least a tenth to newcomers".to_owned());
         }
         let continuity = &self.continuity;
         for (name, span) in [
@@ -216,6 +307,7 @@ impl Config {
         }
         let timeouts = &self.timeouts;
         for (name, span) in [
+            ("handshake", timeouts.handshake),
             ("header", timeouts.header),
             ("keep_alive", timeouts.keep_alive),
             ("connect", timeouts.connect),
@@ -252,6 +344,7 @@ mod tests {
         assert!(!config.reuse_port);
         assert_eq!(format!("{:?}", config.limits), format!("{:?}", Limits::default()));
         assert_eq!(format!("{:?}", config.timeouts), format!("{:?}", Timeouts::default()));
+        assert_eq!(format!("{:?}", config.tls), format!("{:?}", Tls::default()));
         assert_eq!(format!("{:?}", config.drain), format!("{:?}", Drain::default()));
         assert_eq!(
             format!("{:?}", config.continuity),
@@ -264,10 +357,11 @@ mod tests {
         let text = EXAMPLE
             .replace("header_bytes_max = 16384", "header_bytes_max = 0")
             .replace("limit = \"20s\"", "limit = \"1s\"")
+            .replace("[tls]\nlisten = []", "[tls]\nlisten = [\"127.0.0.1:8443\"]")
             .replace("\"http://127.0.0.1:7100\"", "\"seven\", \"http://127.0.0.1:7000\"");
         let config: Config = daemon::config::parse("edge.toml", &text).unwrap();
         let error = config.check().unwrap_err().to_string();
-        for complaint in ["header_bytes_max", "drain.limit", "\"seven\""] {
+        for complaint in ["header_bytes_max", "drain.limit", "tls.certificate", "\"seven\""] {
             assert!(error.contains(complaint), "{error}");
         }
         assert!(format!("{config:?}").contains("AffinityKey(secret)"));

@@ -1,69 +1,141 @@
 //! One connection of a device, from its first byte to its last: HTTP requests go to pingora, one after the other, and an
 //! upgrade to the Realtime WebSocket goes to the tunnel.
 //!
-//! The head of every request is read here and not by pingora, so that limits of size and time are ours, and so that
-//! upgrades never take pingora's own path, which may close a session whose region answers at once
-//! (cloudflare/pingora#946) and ends any session after a minute of silence.
+//! The head of every HTTP/1.1 request is read here and not by pingora, so that limits of size and time are ours, and so
+//! that upgrades never take pingora's own path, which may close a session whose region answers at once
+//! (cloudflare/pingora#946) and ends any session after a minute of silence. HTTP/2 is pingora's from its first byte.
 
-use std::{net::SocketAddr, os::fd::AsRawFd as _, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    os::fd::{AsRawFd as _, RawFd},
+    pin::pin,
+    sync::Arc,
+    time::Duration,
+};
 
+use bytes::BytesMut;
 use pingora_core::{
-    apps::HttpServerApp as _,
-    protocols::{GetSocketDigest as _, SocketDigest, Stream, http::ServerSession, l4},
+    apps::{HttpServerApp as _, HttpServerOptions, ServerApp as _},
+    protocols::{
+        Stream,
+        http::{ServerSession, v2::server::H2Options},
+    },
     server::configuration::ServerConf,
 };
 use pingora_proxy::{HttpProxy, http_proxy};
-use tokio::{net::TcpStream, sync::watch};
+use tokio::{net::TcpStream, sync::watch, time::timeout};
 
 use crate::{
-    Edge,
+    Config, Edge,
     answer::Answer,
     head::{self, Bounds, Head, HeadError, Kind, Upgrade},
     proxy::Gateway,
     relay::Io,
+    tls::{self, HandshakeError, Tls},
+    transport::Transport,
     tunnel,
 };
+
+/// Requests at the same time on one connection of HTTP/2; what pingora and nginx allow.
+const HTTP2_STREAMS_MAX: u32 = 100;
 
 /// Serves connections.
 pub struct Server {
     edge: Arc<Edge>,
     proxy: Arc<HttpProxy<Gateway>>,
-    /// Never set: pingora would only stop keeping connections alive, which `edge.sessions` decides here.
+    /// Set when the edge begins to stop. Connections of HTTP/2 say so then; those of HTTP/1.1 ask `edge.sessions`.
     shutdown: watch::Sender<bool>,
 }
+
+/// A connection that can be moved into pingora and back.
+trait Device: Io + std::fmt::Debug + 'static {}
+impl<T: Io + std::fmt::Debug + 'static> Device for T {}
 
 impl Server {
     /// A server of this edge.
     pub fn new(edge: Arc<Edge>) -> Self {
         let conf = Arc::new(ServerConf::default());
-        let proxy = Arc::new(http_proxy(&conf, Gateway(edge.clone())));
+        let mut proxy = http_proxy(&conf, Gateway(edge.clone()));
+        proxy.h2_options = Some(http2_options(&edge.config));
+        let mut options = HttpServerOptions::default();
+        options.h2_idle_timeout = Some(edge.config.timeouts.keep_alive.0);
+        proxy.server_options = Some(options);
         Self {
             edge,
-            proxy,
+            proxy: Arc::new(proxy),
             shutdown: watch::Sender::new(false),
         }
     }
 
     /// Serves one connection to its end.
-    pub async fn serve(&self, mut tcp: TcpStream, client: SocketAddr) {
+    pub async fn serve(&self, tcp: TcpStream, client: SocketAddr, tls: Option<&Tls>) {
         // As in the tunnel: frames must not wait for more.
         let _ = tcp.set_nodelay(true);
+        let fd = tcp.as_raw_fd();
+        let Some(tls) = tls else {
+            return self.talk(tcp, fd, client).await;
+        };
+        // In boxes: a handshake is over long before its session is, and what TLS remembers would be moved around with it.
+        match Box::pin(self.handshake(tls, tcp)).await {
+            Some(stream) if tls::is_http2(&stream) => {
+                Box::pin(self.http2(Transport::http2(stream, fd, client, BytesMut::new()))).await;
+            }
+            Some(stream) => Box::pin(self.talk(stream, fd, client)).await,
+            None => {}
+        }
+    }
+
+    async fn handshake(&self, tls: &Tls, tcp: TcpStream) -> Option<Box<tokio_rustls::server::TlsStream<TcpStream>>> {
+        let patience = self.edge.config.timeouts.handshake.0;
+        let (outcome, error) = match timeout(patience, tls.accept(tcp)).await {
+            Ok(Ok(stream)) => return Some(Box::new(stream)),
+            Ok(Err(HandshakeError::Gone)) => return None,
+            Ok(Err(HandshakeError::NotTls(mut tcp))) => {
+                let answer = Answer::bad_request("this port speaks TLS; connect with https:// or wss://");
+                decline(&self.edge, &mut tcp, &answer).await;
+                ("not-tls", "it does not speak TLS".to_owned())
+            }
+            Ok(Err(HandshakeError::Failed(error))) => ("failed", error.to_string()),
+            Err(_) => ("too-slow", format!("not complete within {patience:?}")),
+        };
+        self.edge.metrics.handshake(outcome);
+        tracing::debug!(outcome, error, "no handshake");
+        None
+    }
+
+    /// Serves a connection on which HTTP is spoken.
+    async fn talk(&self, mut io: impl Device, fd: RawFd, client: SocketAddr) {
         let header = self.edge.config.timeouts.header.0;
-        let Some(head) = self.head(&mut tcp, header).await else {
+        let Some(head) = self.head(&mut io, header).await else {
             return;
         };
-        let Some(head) = self.tunnel(&mut tcp, head, client).await else {
+        if head.is_http2() {
+            return Box::pin(self.http2(Transport::http2(io, fd, client, head.bytes))).await;
+        }
+        let Some(head) = self.tunnel(&mut io, head, client).await else {
             return;
         };
-        Box::pin(self.requests(tcp, head, client)).await;
+        Box::pin(self.requests(Transport::http1(io, fd, client), head, client)).await;
+    }
+
+    /// Serves HTTP/2 until the connection ends. When the edge stops, the device is told to open no more streams, and those
+    /// it has are finished.
+    async fn http2(&self, transport: Transport<impl Device>) {
+        let shutdown = self.shutdown.subscribe();
+        let mut serving = pin!(self.proxy.process_new(Box::new(transport), &shutdown));
+        tokio::select! {
+            _ = &mut serving => return,
+            _ = self.edge.sessions.draining() => {}
+        }
+        // What was answered last has to reach the device, so the edge stays for this connection too.
+        let _busy = self.edge.sessions.busy();
+        self.shutdown.send_replace(true);
+        serving.await;
     }
 
     /// Serves HTTP requests, beginning with the one whose head was read, until the connection ends or becomes a session.
-    async fn requests(&self, tcp: TcpStream, mut head: Head, client: SocketAddr) {
-        let digest = SocketDigest::from_raw_fd(tcp.as_raw_fd());
-        let mut stream = l4::stream::Stream::from(tcp);
-        stream.set_socket_digest(digest);
-        let mut stream: Stream = Box::new(stream);
+    async fn requests(&self, transport: Transport<impl Device>, mut head: Head, client: SocketAddr) {
+        let mut stream: Stream = Box::new(transport);
         let mut settings = None;
         loop {
             let mut session = ServerSession::new_http1(stream);
@@ -107,7 +179,7 @@ impl Server {
             Err(error @ HeadError::Malformed(_)) => ("malformed", Answer::bad_request(error.to_string())),
         };
         self.edge.metrics.refused(reason);
-        tunnel::decline(&self.edge, io, &answer).await;
+        decline(&self.edge, io, &answer).await;
         None
     }
 
@@ -124,11 +196,23 @@ impl Server {
             }
             Err(answer) => {
                 self.edge.metrics.refused("malformed");
-                tunnel::decline(&self.edge, io, &answer).await;
+                decline(&self.edge, io, &answer).await;
             }
         }
         None
     }
+}
+
+/// In a box: most connections are never declined and should not keep room for it.
+async fn decline(edge: &Edge, io: &mut dyn Io, answer: &Answer) {
+    Box::pin(tunnel::decline(edge, io, answer)).await;
+}
+
+fn http2_options(config: &Config) -> H2Options {
+    let mut options = pingora_core::protocols::http::v2::server::default_h2_options();
+    options.max_concurrent_streams(HTTP2_STREAMS_MAX);
+    options.max_header_list_size(u32::try_from(config.limits.header_bytes_max).unwrap_or(u32::MAX));
+    options
 }
 
 #[cfg(test)]
@@ -156,7 +240,7 @@ mod tests {
         };
         let upgrade = Upgrade::parse(&head).unwrap().unwrap();
         let tunnel = size_of_val(&tunnel::serve(&edge, &mut tcp, upgrade, head.bytes, client));
-        let connection = size_of_val(&server.serve(tcp, client));
+        let connection = size_of_val(&server.serve(tcp, client, None));
         println!("tunnel {tunnel}, connection {connection}");
         assert!(tunnel + connection < 4_096, "tunnel {tunnel}, connection {connection}");
     }

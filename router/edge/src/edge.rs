@@ -1,16 +1,16 @@
 //! What all connections of an edge share.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 use arc_swap::ArcSwapOption;
 use routing::{
-    Decision, Standing, Table,
+    Decision, Standing, Table, User,
     continuity::{Budget, Why},
 };
 use tokio::sync::watch;
 use topology::{EdgeId, Moment, RegionId, Snapshot};
 
-use crate::{Config, metrics::Metrics, seen::Seen, sessions::Sessions};
+use crate::{Config, admission::Admission, metrics::Metrics, seen::Seen, sessions::Sessions};
 
 /// One edge.
 #[derive(Debug)]
@@ -23,6 +23,8 @@ pub struct Edge {
     table: ArcSwapOption<Table>,
     /// What it saw of the regions.
     pub seen: Seen,
+    /// Who is let in.
+    pub admission: Arc<Admission>,
     /// Its live sessions.
     pub sessions: Arc<Sessions>,
     /// What it counts.
@@ -40,6 +42,7 @@ impl Edge {
             id: config.node.clone(),
             budget: Arc::new(Budget::new(config.continuity.replay_bytes_total_max)),
             plans: watch::Sender::new(()),
+            admission: Arc::new(Admission::new(&config.limits)),
             config,
             table: ArcSwapOption::empty(),
             seen: Seen::default(),
@@ -69,18 +72,21 @@ impl Edge {
         self.plans.send_replace(());
     }
 
-    /// Resolves when the plan wants the sessions of a region gone. A region that it never planned sessions into is where
+    /// Resolves when the plan wants the sessions of a region, or of one of its stacks, gone. A region that it never planned sessions into is where
     /// sessions fled to; it does not chase them from there. With `newer` the plan in force does not count.
-    pub async fn asks_to_leave(&self, region: RegionId, newer: bool) -> Why {
+    pub async fn asks_to_leave(&self, region: RegionId, stack: SocketAddr, newer: bool) -> Why {
         let mut plans = self.plans.subscribe();
         let mut was_planned = false;
         let mut counts = !newer;
         loop {
-            match self.table().map(|table| table.standing(&region)) {
-                Some(Standing::Evacuated) if counts => return Why::Evacuated,
-                Some(Standing::Unplanned) if counts && was_planned => return Why::Drained,
-                Some(Standing::Planned) => was_planned = true,
-                _ => {}
+            if let Some(table) = self.table() {
+                match table.standing(&region) {
+                    Standing::Evacuated if counts => return Why::Evacuated,
+                    Standing::Unplanned if counts && was_planned => return Why::Drained,
+                    _ if counts && !table.serves(&region, stack) => return Why::Drained,
+                    Standing::Planned => was_planned = true,
+                    Standing::Evacuated | Standing::Unplanned => {}
+                }
             }
             if plans.changed().await.is_err() {
                 return std::future::pending().await;
@@ -118,15 +124,27 @@ impl Edge {
         }
     }
 
+    /// Takes note of the version of the stack that took a session or request, if it should have been another.
+    pub fn note_version(&self, decision: &Decision) {
+        let Some(missed) = &decision.version_missed else { return };
+        self.metrics.version_missed(&decision.region, missed);
+        let Decision { region, version, .. } = decision;
+        tracing::info!(%region, missed, version, "the region has no stack of the version; another serves");
+    }
+
     /// The decisions for a session, as if each region before failed.
-    pub fn explain(&self, session_key: &str, affinity: Option<&RegionId>, now: Moment) -> Vec<Decision> {
+    pub fn explain(&self, session_key: &str, user: &str, affinity: Option<&RegionId>, now: Moment) -> Vec<Decision> {
         let Some(table) = self.table() else {
             return Vec::new();
+        };
+        let user = User {
+            name: user,
+            version: None,
         };
         let mut tried = Vec::new();
         let mut decisions = Vec::new();
         while decisions.len() < self.config.limits.regions_tried_max
-            && let Some(decision) = self.seen.pick(&table, session_key, affinity, &tried, now)
+            && let Some(decision) = self.seen.pick(&table, session_key, user, affinity, &tried, now)
         {
             tried.push(decision.region.clone());
             decisions.push(decision);

@@ -21,6 +21,8 @@ pub mod code {
     pub const TOO_BIG: u16 = 1009;
     /// The service restarts here: reconnect.
     pub const SERVICE_RESTART: u16 = 1012;
+    /// The server is overloaded; another may not be.
+    pub const TRY_AGAIN_LATER: u16 = 1013;
 }
 
 /// Opcodes (§5.2).

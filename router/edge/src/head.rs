@@ -8,12 +8,15 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
+use routing::user;
 use topology::words;
 
 use crate::answer::Answer;
 
 /// Header lines accepted. Browsers send about 20.
 pub const LINES_MAX: usize = 64;
+/// How a connection of HTTP/2 begins (RFC 9113 §3.4), up to what looks like the end of a head.
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\n";
 /// Room for a read: most heads fit.
 const READ_BYTES: usize = 2048;
 
@@ -24,6 +27,13 @@ pub struct Head {
     pub bytes: BytesMut,
     /// Length of the head, its final empty line included.
     pub len: usize,
+}
+
+impl Head {
+    /// Whether it is not a head but the beginning of HTTP/2.
+    pub fn is_http2(&self) -> bool {
+        self.bytes.starts_with(HTTP2_PREFACE)
+    }
 }
 
 /// Why there is no head.
@@ -83,6 +93,13 @@ pub async fn read(io: &mut (impl AsyncRead + Unpin), kind: Kind, bounds: Bounds)
             deadline = Instant::now() + bounds.rest;
         }
         debug_assert_eq!(bytes.len(), before + read);
+        if kind == Kind::Request && bytes.starts_with(&HTTP2_PREFACE[..HTTP2_PREFACE.len().min(bytes.len())]) {
+            if bytes.len() < HTTP2_PREFACE.len() {
+                continue;
+            }
+            let len = HTTP2_PREFACE.len();
+            return Ok(Head { bytes, len });
+        }
         // Parsing starts over each time, so a head that trickles in is parsed at its first bytes, where most nonsense
         // shows, and at its end.
         let worth_parsing = before == 0 || has_empty_line(&bytes[before.saturating_sub(3)..]);
@@ -207,6 +224,13 @@ impl Upgrade {
         query(&self.target, name)
     }
 
+    /// Who the user is, as far as a rollout goes.
+    pub fn user(&self, client: SocketAddr) -> String {
+        let given = self.header(USER).or_else(|| self.query("user"));
+        let token = self.header("authorization").and_then(bearer);
+        user::name(given, token, client.ip())
+    }
+
     fn has_token(&self, name: &str, token: &str) -> bool {
         self.headers
             .iter()
@@ -236,6 +260,15 @@ impl Upgrade {
         bytes.extend_from_slice(last.as_bytes());
         bytes
     }
+}
+
+/// The header in which a device says who its user is.
+pub const USER: &str = "meridian-user";
+
+/// The token of an `Authorization` header (RFC 6750 §2.1).
+pub fn bearer(authorization: &str) -> Option<&str> {
+    let (scheme, token) = authorization.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
 }
 
 /// The path of a request target.
@@ -277,8 +310,11 @@ mod tests {
             read_text("\x16\x03\x01 hello").await,
             Err(HeadError::Malformed(_))
         ));
+        let http2 = read_text("PRI * HTTP/2.0\r\n\r\nSM").await.unwrap();
+        assert!(http2.is_http2() && !head.is_http2());
+        assert_eq!(read_text("PRI * HTTP/2").await.unwrap_err(), HeadError::Gone);
         assert!(matches!(
-            read_text("PRI * HTTP/2.0\r\n\r\n").await,
+            read_text("PRI * HTTP/3.0\r\n\r\n").await,
             Err(HeadError::Malformed(_))
         ));
         let long = format!("GET / HTTP/1.1\r\nHost: {}\r\n\r\n", "x".repeat(1024));

@@ -5,11 +5,13 @@
 //! by what it sees itself and never the fleet.
 
 pub mod admin;
+pub mod admission;
 pub mod answer;
 pub mod config;
 pub mod connection;
 pub mod edge;
 pub mod frames;
+pub mod handover;
 pub mod head;
 pub mod kept;
 pub mod listener;
@@ -19,6 +21,8 @@ pub mod relay;
 pub mod run;
 pub mod seen;
 pub mod sessions;
+pub mod tls;
+pub mod transport;
 pub mod tunnel;
 
 pub use config::Config;

@@ -1,7 +1,13 @@
 //! Accepting devices, and stopping: addresses are claimed at start, connections are accepted once there is a plan, and
 //! a stopping edge keeps accepting until its last session has left, so that latecomers get an answer and not a reset.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    net::SocketAddr,
+    os::fd::{AsFd as _, OwnedFd},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use daemon::admin::Readiness;
@@ -11,7 +17,13 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{Edge, answer::Answer, connection::Server};
+use crate::{
+    Config, Edge,
+    answer::Answer,
+    connection::Server,
+    handover::{Name, Predecessor, Successor},
+    tls::Tls,
+};
 
 /// Connections the kernel completes before we accept them; it caps this to its own limit. A reconnect storm of a whole
 /// edge's devices is absorbed by accepting, not by waiting.
@@ -24,49 +36,115 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub const READINESS: &str = "devices";
 
 /// Addresses that are claimed and not yet listened on: a device that comes too early is refused by the kernel and goes
-/// to another edge.
-pub struct Claimed(Vec<TcpSocket>);
+/// to another edge. Those of a predecessor are listened on already.
+pub struct Claimed(Vec<(Name, Claim, Option<Arc<Tls>>)>);
 
-/// Claims addresses, so that a port that is taken is known at start. With `reuse_port` it may be taken by another edge that
-/// says the same.
-pub fn claim(addresses: &[SocketAddr], reuse_port: bool) -> anyhow::Result<Claimed> {
-    let claim = |address: &SocketAddr| {
-        let socket = match address {
-            SocketAddr::V4(_) => TcpSocket::new_v4(),
-            SocketAddr::V6(_) => TcpSocket::new_v6(),
-        }?;
-        // Or a restarted edge would wait for the connections of its predecessor to be forgotten.
-        socket.set_reuseaddr(true)?;
-        socket.set_reuseport(reuse_port)?;
-        socket.bind(*address)?;
-        std::io::Result::Ok(socket)
+enum Claim {
+    Bound(TcpSocket),
+    Listening(std::net::TcpListener),
+}
+
+/// Where devices connect.
+pub struct Listener {
+    name: Name,
+    tcp: TcpListener,
+    /// `None` for plaintext.
+    tls: Option<Arc<Tls>>,
+}
+
+/// Claims the addresses of an edge, so that a port that is taken is known at start.
+pub fn claim(
+    config: &Config,
+    tls: Option<&Arc<Tls>>,
+    mut predecessor: Option<&mut Predecessor>,
+) -> anyhow::Result<Claimed> {
+    let mut claim = |name: Name, tls: Option<&Arc<Tls>>| {
+        let taken = predecessor.as_mut().and_then(|it| it.take(&name));
+        let claim = match taken {
+            Some(listener) => Claim::Listening(listener),
+            None => {
+                let bound = bind(name.address, config.reuse_port)
+                    .with_context(|| format!("cannot claim {} for devices", name.address));
+                Claim::Bound(bound?)
+            }
+        };
+        Ok((name, claim, tls.cloned()))
     };
-    let sockets = addresses
+    let plain = config.listen.iter().map(|address| (Name::new("http", *address), None));
+    let secure = config
+        .tls
+        .listen
         .iter()
-        .map(|address| claim(address).with_context(|| format!("cannot claim {address} for devices")))
-        .collect::<anyhow::Result<_>>()?;
-    Ok(Claimed(sockets))
+        .map(|address| (Name::new("https", *address), tls));
+    let claimed = plain.chain(secure).map(|(name, tls)| claim(name, tls));
+    Ok(Claimed(claimed.collect::<anyhow::Result<_>>()?))
+}
+
+fn bind(address: SocketAddr, reuse_port: bool) -> std::io::Result<TcpSocket> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    }?;
+    // Or a restarted edge would wait for the connections of its predecessor to be forgotten.
+    socket.set_reuseaddr(true)?;
+    socket.set_reuseport(reuse_port)?;
+    socket.bind(address)?;
+    Ok(socket)
 }
 
 impl Claimed {
-    /// Begins to listen; the addresses, with ports.
-    pub fn listen(self) -> anyhow::Result<(Vec<TcpListener>, Vec<SocketAddr>)> {
-        let listen = |socket: TcpSocket| {
-            let listener = socket.listen(BACKLOG)?;
-            let address = listener.local_addr()?;
-            std::io::Result::Ok((listener, address))
+    /// Begins to listen, in the order of the configuration, plaintext first.
+    pub fn listen(self) -> anyhow::Result<Vec<Listener>> {
+        let listen = |(name, claim, tls)| {
+            let tcp = match claim {
+                Claim::Bound(socket) => socket.listen(BACKLOG),
+                Claim::Listening(listener) => TcpListener::from_std(listener),
+            }?;
+            std::io::Result::Ok(Listener { name, tcp, tls })
         };
-        let listening = self.0.into_iter().map(listen).collect::<std::io::Result<Vec<_>>>();
-        Ok(listening.context("cannot listen for devices")?.into_iter().unzip())
+        let listening = self.0.into_iter().map(listen).collect::<std::io::Result<_>>();
+        listening.context("cannot listen for devices")
     }
 }
 
-/// Accepts devices until `stop`, then drains.
-pub async fn serve(edge: Arc<Edge>, listeners: Vec<TcpListener>, readiness: Readiness, stop: CancellationToken) {
+impl Listener {
+    /// What it is for: "http" or "https".
+    pub fn purpose(&self) -> &'static str {
+        if self.tls.is_some() { "https" } else { "http" }
+    }
+
+    /// Where it listens, with the port.
+    pub fn address(&self) -> std::io::Result<SocketAddr> {
+        self.tcp.local_addr()
+    }
+
+    /// The same socket once more, for a successor.
+    pub fn to_hand_over(&self) -> std::io::Result<(Name, OwnedFd)> {
+        Ok((self.name.clone(), self.tcp.as_fd().try_clone_to_owned()?))
+    }
+}
+
+/// What ends an edge.
+enum Ending {
+    /// It was told to stop.
+    Stop,
+    /// Another process accepts devices now.
+    Succeeded(Successor),
+}
+
+/// Accepts devices until `stop`, or until there is a successor, then drains.
+pub async fn serve(
+    edge: Arc<Edge>,
+    listeners: Vec<Listener>,
+    readiness: Readiness,
+    stop: CancellationToken,
+    succeeded: impl Future<Output = Successor>,
+) {
     let server = Arc::new(Server::new(edge.clone()));
     let places = Arc::new(Semaphore::new(edge.config.limits.connections_max));
     let connections = TaskTracker::new();
     let cut = CancellationToken::new();
+    let accepting = cut.child_token();
     for listener in listeners {
         let accept = accept(
             listener,
@@ -76,17 +154,27 @@ pub async fn serve(edge: Arc<Edge>, listeners: Vec<TcpListener>, readiness: Read
             connections.clone(),
             cut.clone(),
         );
-        connections.spawn(cut.clone().run_until_cancelled_owned(accept));
+        connections.spawn(accepting.clone().run_until_cancelled_owned(accept));
     }
     readiness.set(READINESS, true);
-    stop.cancelled().await;
+    let ending = tokio::select! {
+        () = stop.cancelled() => Ending::Stop,
+        successor = succeeded => Ending::Succeeded(successor),
+    };
 
     readiness.set(READINESS, false);
-    let limit = edge.config.drain.limit.0;
-    tracing::info!(sessions = edge.sessions.count(), window = ?edge.config.drain.window.0, "draining");
-    edge.sessions.begin_drain(edge.config.drain.window.0);
-    if tokio::time::timeout(limit, edge.sessions.idle()).await.is_err() {
-        tracing::warn!(sessions = edge.sessions.count(), ?limit, "cut after the drain limit");
+    if let Ending::Succeeded(successor) = ending {
+        // What waits in the sockets is the successor's.
+        accepting.cancel();
+        let sessions = edge.sessions.clone();
+        tokio::select! {
+            () = drain(&edge, edge.config.drain.upgrade_window.0) => {}
+            () = successor.tell(move || sessions.count()) => {}
+            // Now there is something that waits for it.
+            () = stop.cancelled() => drain(&edge, edge.config.drain.window.0).await,
+        }
+    } else {
+        drain(&edge, edge.config.drain.window.0).await;
     }
     // What is left now waits for a request that will not be served.
     cut.cancel();
@@ -94,8 +182,19 @@ pub async fn serve(edge: Arc<Edge>, listeners: Vec<TcpListener>, readiness: Read
     connections.wait().await;
 }
 
+/// Lets sessions leave within `window`; what did not end a while after is cut.
+async fn drain(edge: &Edge, window: Duration) {
+    let drain = &edge.config.drain;
+    let limit = window + drain.limit.0.saturating_sub(drain.window.0);
+    tracing::info!(sessions = edge.sessions.count(), ?window, "draining");
+    edge.sessions.begin_drain(window);
+    if tokio::time::timeout(limit, edge.sessions.idle()).await.is_err() {
+        tracing::warn!(sessions = edge.sessions.count(), ?limit, "cut after the drain limit");
+    }
+}
+
 async fn accept(
-    listener: TcpListener,
+    listener: Listener,
     server: Arc<Server>,
     edge: Arc<Edge>,
     places: Arc<Semaphore>,
@@ -103,7 +202,7 @@ async fn accept(
     cut: CancellationToken,
 ) {
     loop {
-        let (tcp, client) = match listener.accept().await {
+        let (tcp, client) = match listener.tcp.accept().await {
             Ok(accepted) => accepted,
             // A device that left while it waited is its own affair.
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => continue,
@@ -115,44 +214,70 @@ async fn accept(
         };
         let Ok(place) = places.clone().try_acquire_owned() else {
             edge.metrics.refused("full");
-            refuse(&tcp);
+            let full = Answer::unavailable("edge_full", "this edge has no place; connect again to reach another", 1);
+            refuse(&tcp, &full);
             continue;
         };
-        let server = server.clone();
+        let connected = match edge.admission.connect(client.ip()) {
+            Ok(connected) => connected,
+            Err(refusal) => {
+                edge.metrics.refused(refusal.as_str());
+                refuse(&tcp, &refusal.answer());
+                continue;
+            }
+        };
+        let (server, tls) = (server.clone(), listener.tls.clone());
         connections.spawn(cut.clone().run_until_cancelled_owned(async move {
-            server.serve(tcp, client).await;
-            drop(place);
+            server.serve(tcp, client, tls.as_deref()).await;
+            drop((place, connected));
         }));
     }
 }
 
 /// Says that there is no place, without spending a task on it: the socket's empty buffer takes the few bytes at once.
-fn refuse(tcp: &TcpStream) {
-    let full = Answer::unavailable("edge_full", "this edge has no place; connect again to reach another", 1);
-    let _ = tcp.try_write(&full.bytes());
+fn refuse(tcp: &TcpStream, answer: &Answer) {
+    let _ = tcp.try_write(&answer.bytes());
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn config() -> Config {
+        let text = include_str!("../../../configs/edge.toml").replace("127.0.0.1:8080", "127.0.0.1:0");
+        daemon::config::parse("edge.toml", &text).unwrap()
+    }
+
     #[tokio::test]
     async fn a_claimed_address_refuses_until_it_is_listened_on() {
-        let claimed = claim(&["127.0.0.1:0".parse().unwrap()], false).unwrap();
-        let address = claimed.0[0].local_addr().unwrap();
+        let claimed = claim(&config(), None, None).unwrap();
+        let Claim::Bound(socket) = &claimed.0[0].1 else {
+            panic!("there is no predecessor");
+        };
+        let address = socket.local_addr().unwrap();
         let refused = TcpStream::connect(address).await.unwrap_err();
         assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
-        let (_listeners, addresses) = claimed.listen().unwrap();
-        assert_eq!(addresses, [address]);
+        let listeners = claimed.listen().unwrap();
+        assert_eq!(listeners[0].address().unwrap(), address);
         TcpStream::connect(address).await.unwrap();
     }
 
     #[tokio::test]
     async fn edges_share_a_port_only_when_all_of_them_say_so() {
-        let first = claim(&["127.0.0.1:0".parse().unwrap()], true).unwrap();
-        let (_listeners, addresses) = first.listen().unwrap();
-        assert!(claim(&addresses, false).is_err());
-        let second = claim(&addresses, true).unwrap();
-        assert_eq!(second.listen().unwrap().1, addresses);
+        let shares = |address: SocketAddr| Config {
+            listen: vec![address],
+            reuse_port: true,
+            ..config()
+        };
+        let first = claim(&shares("127.0.0.1:0".parse().unwrap()), None, None).unwrap();
+        let first = first.listen().unwrap();
+        let address = first[0].address().unwrap();
+        let alone = Config {
+            reuse_port: false,
+            ..shares(address)
+        };
+        assert!(claim(&alone, None, None).is_err());
+        let second = claim(&shares(address), None, None).unwrap().listen().unwrap();
+        assert_eq!(second[0].address().unwrap(), address);
     }
 }

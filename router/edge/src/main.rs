@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    daemon::main("meridian-edge", edge::run)
+    daemon::main_with("meridian-edge", edge::run)
 }

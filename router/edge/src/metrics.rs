@@ -30,6 +30,13 @@ pub const HTTP_REQUESTS: &str = "meridian_edge_http_requests";
 /// Requests refused before any region was asked, by reason. `_total` is appended.
 pub const REFUSED: &str = "meridian_edge_refused";
 
+/// TLS handshakes, by outcome. `_total` is appended.
+pub const TLS_HANDSHAKES: &str = "meridian_edge_tls_handshakes";
+/// When the certificate in use expires, seconds since the epoch.
+pub const CERTIFICATE_EXPIRES: &str = "meridian_edge_certificate_expires_timestamp_seconds";
+/// Times the certificate's files changed, by whether the new one was taken. `_total` is appended.
+pub const CERTIFICATE_RELOADS: &str = "meridian_edge_certificate_reloads";
+
 /// Sessions that went on in another region, by why they left theirs. `_total` is appended.
 pub const SESSIONS_RESUMED: &str = "meridian_edge_sessions_resumed";
 /// From the moment a session left its region until the next one said that it goes on.
@@ -38,6 +45,12 @@ pub const RESUME_SECONDS: &str = "meridian_edge_resume_seconds";
 pub const REPLAYED_BYTES: &str = "meridian_edge_replayed_bytes";
 /// Sessions that went on, but whose device has to repeat what it said. `_total` is appended.
 pub const REPEATS: &str = "meridian_edge_repeats_asked";
+
+/// Sessions that the edge before this one still has, after this one took over.
+pub const PREDECESSOR_SESSIONS: &str = "meridian_edge_predecessor_sessions";
+/// Sessions and requests that got a stack of another version than they belong on, by region and that version. `_total` is
+/// appended.
+pub const VERSION_MISSED: &str = "meridian_edge_version_missed";
 
 /// From a millisecond (a region next door) to ten seconds (the default patience); 1 s and 3 s are the goals.
 const RESUME_BUCKETS: [f64; 13] = [
@@ -66,6 +79,11 @@ pub struct Metrics {
     resume_seconds: Histogram,
     replayed_bytes: Counter,
     repeats: Counter,
+    predecessor_sessions: Gauge,
+    tls_handshakes: Family<ByResult, Counter>,
+    certificate_expires: Gauge,
+    certificate_reloads: Family<ByResult, Counter>,
+    version_missed: Family<ByVersion, Counter>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -96,9 +114,21 @@ pub(crate) struct ByRoute {
     status: &'static str,
 }
 
+/// Versions are those of the plan.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct ByVersion {
+    region: String,
+    version: String,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct ByReason {
     reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct ByResult {
+    outcome: &'static str,
 }
 
 impl Metrics {
@@ -120,6 +150,11 @@ impl Metrics {
             resume_seconds: Histogram::new(RESUME_BUCKETS),
             replayed_bytes: Counter::default(),
             repeats: Counter::default(),
+            predecessor_sessions: Gauge::default(),
+            tls_handshakes: Family::default(),
+            certificate_expires: Gauge::default(),
+            certificate_reloads: Family::default(),
+            version_missed: Family::default(),
         };
         registry.register(SESSIONS, "Live sessions by region", metrics.sessions.clone());
         registry.register(
@@ -183,7 +218,37 @@ impl Metrics {
             "Sessions whose device has to repeat what it said",
             metrics.repeats.clone(),
         );
+        registry.register(
+            PREDECESSOR_SESSIONS,
+            "Sessions left in the process that this one took over from",
+            metrics.predecessor_sessions.clone(),
+        );
+        registry.register(
+            TLS_HANDSHAKES,
+            "TLS handshakes by outcome",
+            metrics.tls_handshakes.clone(),
+        );
+        registry.register(
+            CERTIFICATE_EXPIRES,
+            "When the certificate in use expires",
+            metrics.certificate_expires.clone(),
+        );
+        registry.register(
+            CERTIFICATE_RELOADS,
+            "Changes of the certificate's files by outcome",
+            metrics.certificate_reloads.clone(),
+        );
+        registry.register(
+            VERSION_MISSED,
+            "Sessions and requests served by another version than theirs",
+            metrics.version_missed.clone(),
+        );
         metrics
+    }
+
+    pub(crate) fn predecessor(&self, sessions: u64) {
+        self.predecessor_sessions
+            .set(i64::try_from(sessions).unwrap_or(i64::MAX));
     }
 
     pub(crate) fn plan(&self, generation: u64, created_at: topology::Moment) {
@@ -246,6 +311,24 @@ impl Metrics {
     pub(crate) fn resumed(&self, reason: &'static str, took: Duration) {
         self.sessions_resumed.get_or_create(&ByReason { reason }).inc();
         self.resume_seconds.observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn handshake(&self, outcome: &'static str) {
+        self.tls_handshakes.get_or_create(&ByResult { outcome }).inc();
+    }
+
+    pub(crate) fn certificate_expires(&self, at: topology::Moment) {
+        self.certificate_expires
+            .set(i64::try_from(at.0 / 1000).unwrap_or(i64::MAX));
+    }
+
+    pub(crate) fn certificate_reload(&self, outcome: &'static str) {
+        self.certificate_reloads.get_or_create(&ByResult { outcome }).inc();
+    }
+
+    pub(crate) fn version_missed(&self, region: &RegionId, version: &str) {
+        let (region, version) = (region.to_string(), version.to_owned());
+        self.version_missed.get_or_create(&ByVersion { region, version }).inc();
     }
 
     pub(crate) fn refused(&self, reason: &'static str) {

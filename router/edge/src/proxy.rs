@@ -6,6 +6,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use pingora_core::{
     Error, ErrorSource, ErrorType, Result,
     protocols::Digest,
@@ -13,13 +14,13 @@ use pingora_core::{
 };
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
-use routing::{Decision, Table};
+use routing::{Decision, Table, User, user};
 use topology::RegionId;
 
 use crate::{
     Edge,
     answer::Answer,
-    head::{REALTIME, query},
+    head::{REALTIME, USER, bearer, query},
     sessions::Busy,
 };
 
@@ -34,6 +35,25 @@ pub struct Ctx {
     decision: Option<Decision>,
     tried: Vec<RegionId>,
     connecting_since: Instant,
+    body_bytes: u64,
+}
+
+impl Gateway {
+    /// Whether a request is let in; if not, for what reason and with which answer.
+    fn admit(&self, session: &Session) -> std::result::Result<(), (&'static str, Answer)> {
+        let client = session.client_addr().and_then(|client| client.as_inet());
+        if let Some(client) = client {
+            let admitted = self.0.admission.request(client.ip());
+            admitted.map_err(|refusal| (refusal.as_str(), refusal.answer()))?;
+        }
+        let bytes_max = self.0.config.limits.body_bytes_max;
+        let length = session.req_header().headers.get(http::header::CONTENT_LENGTH);
+        let length = length.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+        if length.is_some_and(|length| length > bytes_max) {
+            return Err(("body-too-large", Answer::body_too_large(bytes_max)));
+        }
+        Ok(())
+    }
 }
 
 /// What is proxied.
@@ -84,6 +104,7 @@ impl ProxyHttp for Gateway {
             decision: None,
             tried: Vec::new(),
             connecting_since: Instant::now(),
+            body_bytes: 0,
         }
     }
 
@@ -93,16 +114,39 @@ impl ProxyHttp for Gateway {
         let answer = match ctx.route {
             Route::Nothing => Answer::not_found(path),
             Route::Realtime => Answer::upgrade_required(),
-            Route::Audio | Route::Models | Route::Voice | Route::Health => return Ok(false),
+            Route::Audio | Route::Models | Route::Voice | Route::Health => match self.admit(session) {
+                Ok(()) => return Ok(false),
+                Err((reason, answer)) => {
+                    self.0.metrics.refused(reason);
+                    answer
+                }
+            },
         };
         write(session, &answer).await?;
         Ok(true)
+    }
+
+    /// The length a body says it has was looked at before; this counts the body that does not say.
+    async fn request_body_filter(
+        &self,
+        _session: &mut Session,
+        body: &mut Option<Bytes>,
+        _end_of_stream: bool,
+        ctx: &mut Ctx,
+    ) -> Result<()> {
+        ctx.body_bytes += body.as_ref().map_or(0, Bytes::len) as u64;
+        if ctx.body_bytes > self.0.config.limits.body_bytes_max {
+            self.0.metrics.refused("body-too-large");
+            return Err(Error::explain(ErrorType::HTTPStatus(413), "the body is too large"));
+        }
+        Ok(())
     }
 
     /// Asked again for every attempt; what was tried is never tried again.
     async fn upstream_peer(&self, session: &mut Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
         let edge = &self.0;
         let now = daemon::clock::now();
+        let address = session.client_addr().and_then(|client| client.as_inet()).copied();
         let client = session.client_addr().map(ToString::to_string).unwrap_or_default();
         let request = session.req_header();
         let target = request.uri.path_and_query().map_or("", http::uri::PathAndQuery::as_str);
@@ -112,11 +156,28 @@ impl ProxyHttp for Gateway {
         };
         let affinity = of("meridian-affinity", "affinity").and_then(|token| edge.affinity(&token, now));
         let session_key = of("meridian-session", "session").unwrap_or(client);
+        let token = || {
+            let value = request.headers.get("authorization")?.to_str().ok()?;
+            bearer(value).map(str::to_owned)
+        };
+        let name = match (&ctx.table, address) {
+            (Some(table), Some(client)) if table.splits_users() => {
+                user::name(of(USER, "user").as_deref(), token().as_deref(), client.ip())
+            }
+            _ => String::new(),
+        };
+        let user = User {
+            name: &name,
+            version: None,
+        };
         let decision = ctx
             .table
             .as_ref()
             .filter(|_| ctx.tried.len() < edge.config.limits.regions_tried_max)
-            .and_then(|table| edge.seen.pick(table, &session_key, affinity.as_ref(), &ctx.tried, now))
+            .and_then(|table| {
+                edge.seen
+                    .pick(table, &session_key, user, affinity.as_ref(), &ctx.tried, now)
+            })
             .ok_or_else(|| Error::explain(ErrorType::HTTPStatus(503), "no region took the request"))?;
         let timeouts = &edge.config.timeouts;
         let mut peer = HttpPeer::new(decision.stack, false, String::new());
@@ -131,6 +192,7 @@ impl ProxyHttp for Gateway {
             h1_upgrade: H1UpgradePolicy::Deny,
             ..HttpUpstreamRequestPolicy::standard()
         };
+        edge.note_version(&decision);
         ctx.decision = Some(decision);
         ctx.connecting_since = Instant::now();
         Ok(Box::new(peer))
@@ -218,6 +280,7 @@ impl ProxyHttp for Gateway {
                 let message = "no region could take the request; try again";
                 Some(Answer::unavailable("no_region", message, 2))
             }
+            (ErrorType::HTTPStatus(413), _) => Some(Answer::body_too_large(self.0.config.limits.body_bytes_max)),
             (error, ErrorSource::Upstream) => {
                 let region = region.as_ref().map_or("", RegionId::as_str);
                 let (status, what) = match error {

@@ -25,6 +25,7 @@ use crate::{
     config::Config,
     frames::{From, Scanner, Violation, close_for_device, close_for_region, code, frame_for_region, opcode},
     kept::{Kept, Stop},
+    sessions::Leave,
 };
 
 /// One read. Voice frames are a few kilobytes; larger reads would only hold more back for a slow peer.
@@ -62,6 +63,8 @@ pub enum End {
     Planned(Why),
     /// The edge stops.
     EdgeDraining,
+    /// The edge has not enough memory.
+    EdgeOverloaded,
 }
 
 impl End {
@@ -78,6 +81,7 @@ impl End {
             Self::RegionClosing => "region-closing",
             Self::Planned(_) => "planned",
             Self::EdgeDraining => "edge-draining",
+            Self::EdgeOverloaded => "edge-overloaded",
         }
     }
 
@@ -128,9 +132,13 @@ pub struct Relay<'a> {
     kept: Option<Box<Kept>>,
     /// What the plan wants of it.
     asked: Option<Why>,
+    /// What the edge wants of it, and until when it may finish its turn.
+    leaves: Option<(Leave, Instant)>,
     frame_bytes_max: u64,
     idle: Duration,
     close: Duration,
+    /// How long a session that shall leave may finish its turn.
+    turn: Duration,
 }
 
 /// One direction.
@@ -142,6 +150,8 @@ pub struct Way {
     pub(crate) pending: BytesMut,
     pub(crate) ready: usize,
     pub(crate) frame: usize,
+    /// Written, but still in a buffer of TLS or of what pingora hands back: the socket took no more.
+    unflushed: bool,
     bytes: u64,
     active_at: Instant,
 }
@@ -173,9 +183,11 @@ impl<'a> Relay<'a> {
             closing_since: None,
             kept: None,
             asked: None,
+            leaves: None,
             frame_bytes_max,
             idle: config.timeouts.idle.0,
             close: config.timeouts.close.0,
+            turn: config.drain.turn(config.timeouts.close.0),
         }
     }
 
@@ -187,7 +199,7 @@ impl<'a> Relay<'a> {
         &mut self,
         early_from_device: BytesMut,
         early_from_region: BytesMut,
-        mut turn_to_leave: Pin<&mut impl Future<Output = ()>>,
+        mut turn_to_leave: Pin<&mut impl Future<Output = Leave>>,
         mut asks_to_leave: Pin<&mut (dyn Future<Output = Why> + Send)>,
     ) -> End {
         let kept = self.kept.as_deref_mut();
@@ -277,6 +289,10 @@ impl<'a> Relay<'a> {
                 self.close_device(code::SERVICE_RESTART, "edge draining; reconnect", true)
                     .await;
             }
+            End::EdgeOverloaded => {
+                self.close_device(code::TRY_AGAIN_LATER, "edge overloaded; reconnect", true)
+                    .await;
+            }
             End::DeviceViolation(violation @ Violation::TooLarge(_)) => {
                 self.close_device(code::TOO_BIG, &violation.to_string(), true).await;
             }
@@ -299,7 +315,7 @@ impl<'a> Relay<'a> {
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        turn_to_leave: Pin<&mut impl Future<Output = ()>>,
+        turn_to_leave: Pin<&mut impl Future<Output = Leave>>,
         asks_to_leave: Pin<&mut (dyn Future<Output = Why> + Send)>,
         timer: Pin<&mut Sleep>,
     ) -> Poll<End> {
@@ -352,13 +368,32 @@ impl<'a> Relay<'a> {
         {
             return Poll::Ready(end);
         }
-        if self.closing_since.is_none() && turn_to_leave.poll(cx).is_ready() {
-            return Poll::Ready(End::EdgeDraining);
+        if let Some(end) = self.poll_leaves(cx, turn_to_leave) {
+            return Poll::Ready(end);
         }
         if let Some(why) = self.poll_asked(cx, asks_to_leave) {
             return Poll::Ready(End::Planned(why));
         }
         self.poll_timer(cx, timer)
+    }
+
+    /// Whether the session leaves the edge, and now: what is being said may be said to its end, within limits.
+    fn poll_leaves(
+        &mut self,
+        cx: &mut Context<'_>,
+        turn_to_leave: Pin<&mut impl Future<Output = Leave>>,
+    ) -> Option<End> {
+        if self.leaves.is_none()
+            && let Poll::Ready(leave) = turn_to_leave.poll(cx)
+        {
+            self.leaves = Some((leave, Instant::now() + self.turn));
+        }
+        let (leave, by) = self.leaves.filter(|_| self.closing_since.is_none())?;
+        let is_busy = self.kept.as_deref().is_some_and(Kept::is_busy);
+        match leave {
+            Leave::Draining => (!is_busy || by <= Instant::now()).then_some(End::EdgeDraining),
+            Leave::Overloaded => (!is_busy).then_some(End::EdgeOverloaded),
+        }
     }
 
     /// Whether the session leaves by plan, and now: if it can wait, it leaves between turns, and nobody notices.
@@ -429,6 +464,11 @@ impl<'a> Relay<'a> {
                 Some((since, _)) => *since + self.close,
                 None => looks_at.map_or(idle_at, |looks_at| looks_at.min(idle_at)),
             };
+            let leaves_by = match self.leaves {
+                Some((Leave::Draining, by)) if self.closing_since.is_none() => Some(by),
+                _ => None,
+            };
+            let deadline = leaves_by.map_or(deadline, |by| by.min(deadline));
             if deadline < timer.deadline() {
                 timer.as_mut().reset(deadline);
             }
@@ -446,6 +486,11 @@ impl<'a> Relay<'a> {
                 } else {
                     End::RegionSilent
                 });
+            }
+            if let Some(by) = leaves_by
+                && by <= Instant::now()
+            {
+                return Poll::Ready(End::EdgeDraining);
             }
             // A deadline that has passed was the region's, which is looked after above.
             timer.as_mut().reset(deadline);
@@ -510,6 +555,8 @@ impl Way {
             pending: BytesMut::new(),
             ready: 0,
             frame: 0,
+            // The answer to the upgrade may still be on its way.
+            unflushed: true,
             bytes: 0,
             active_at: Instant::now(),
         }
@@ -560,10 +607,14 @@ impl Way {
                         // Gives the memory back: a session is silent most of the time.
                         self.pending = BytesMut::new();
                     }
-                    // Plain TCP has nothing to flush; what pingora hands back is buffered.
-                    if let Poll::Ready(Err(_)) = Pin::new(&mut *to).poll_flush(cx) {
-                        return Poll::Ready(WayEnd::Write);
-                    }
+                    self.unflushed = true;
+                }
+            }
+            // Plain TCP has nothing to flush. What does not leave now holds back what would follow it.
+            if self.unflushed {
+                match ready!(Pin::new(&mut *to).poll_flush(cx)) {
+                    Ok(()) => self.unflushed = false,
+                    Err(_) => return Poll::Ready(WayEnd::Write),
                 }
             }
             if until == Until::Boundary && self.scanner.at_boundary() {

@@ -1,9 +1,17 @@
 //! The process: its tasks, and the order in which they start and stop.
 //!
 //! Start: follow plans → first plan → listen → announce. Stop: refuse new sessions → let the live ones leave → then, and
-//! only then, stop everything else, so that plans, metrics and readiness are there to the end.
+//! only then, stop everything else, so that plans, metrics and readiness are there to the end. An edge that was taken over
+//! has nothing to refuse and nothing to tell any more: it follows plans, for its sessions, and that is all.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    os::fd::{AsFd as _, OwnedFd},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use api::{Follower, LastGood, v1::NodeKind};
@@ -14,20 +22,38 @@ use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 use topology::{NodeId, RegionId, Snapshot};
 
-use crate::{Config, Edge, listener, metrics::Metrics};
+use crate::{
+    Config, Edge,
+    handover::{self, Name, Predecessor, Successor},
+    listener,
+    metrics::Metrics,
+    tls::{self, Tls},
+};
 
 /// The part of readiness that says whether there is a plan.
 const READINESS: &str = "plan";
 /// The frame cuts tasks this long after the drain limit: a safety net that a working drain never touches.
 const GRACE: Duration = Duration::from_secs(5);
 
+/// Options besides those of every process.
+#[derive(Debug, Clone, clap::Args)]
+#[group(skip)]
+pub struct Options {
+    /// Take the listening sockets over from the edge that runs with the same state_dir, as an upgrade does: no device is
+    /// refused, and the other one ends when its sessions have left it.
+    #[arg(long)]
+    pub take_over: bool,
+}
+
 /// Runs an edge until it is told to stop.
-pub async fn run(process: Process, config: Config) -> anyhow::Result<()> {
+pub async fn run(process: Process, options: Options, config: Config) -> anyhow::Result<()> {
     raise_open_files(config.limits.connections_max);
     let folder = process.config_path().parent().unwrap_or(Path::new("")).to_owned();
     let grace = config.drain.limit.0 + GRACE;
-    let tasks = start(config, &folder, move |addresses| process.announce(addresses)).await?;
-    tasks.run(grace).await
+    let tasks = start(config, &folder, options.take_over, move |addresses| {
+        process.announce(addresses)
+    });
+    tasks.await?.run(grace).await
 }
 
 /// Asks for as many open files as the system allows: a session takes two, and the usual soft limit of 1,024 is from a time
@@ -57,24 +83,42 @@ fn raise_open_files(connections_max: usize) {
 pub async fn start(
     config: Config,
     folder: &Path,
+    takes_over: bool,
     announce: impl FnOnce(&[(&str, SocketAddr)]) -> anyhow::Result<()> + Send + 'static,
 ) -> anyhow::Result<Tasks> {
     config.check()?;
     let state_dir = folder.join(&config.state_dir);
     std::fs::create_dir_all(&state_dir).with_context(|| format!("cannot make state_dir {}", state_dir.display()))?;
-    let claimed = listener::claim(&config.listen, config.reuse_port)?;
-
+    let mut predecessor = None;
+    if takes_over {
+        let asked = state_dir.clone();
+        predecessor = Some(tokio::task::spawn_blocking(move || Predecessor::ask(&asked)).await??);
+    }
     let mut registry = Registry::default();
-    let edge = Arc::new(Edge::new(config, Metrics::new(&mut registry)));
+    let metrics = Metrics::new(&mut registry);
+    let tls = Tls::load(&config.tls, folder, metrics.clone())?.map(Arc::new);
+    let claimed = listener::claim(&config, tls.as_ref(), predecessor.as_mut())?;
+    let admin = claim_admin(config.admin_listen, predecessor.as_mut()).await?;
+    let edge = Arc::new(Edge::new(config, metrics));
     let node = NodeId::from(&edge.id);
     let mut tasks = Tasks::new();
     let stop = tasks.stop_token();
     // Set when the last session has left: what serves the sessions stops after them.
     let left = CancellationToken::new();
+    // Set when the last session has left, or another process does the rest.
+    let succeeded = left.child_token();
     let readiness = Readiness::default();
     readiness.set(READINESS, false);
     readiness.set(listener::READINESS, false);
-    let admin = serve_admin(&mut tasks, &edge, registry, readiness.clone(), left.clone()).await?;
+    let admin_socket = admin.as_fd().try_clone_to_owned()?;
+    let admin = serve_admin(
+        &mut tasks,
+        &edge,
+        registry,
+        readiness.clone(),
+        admin,
+        (&succeeded, &left),
+    )?;
 
     let (current, snapshots) = watch::channel(None);
     let follower = Follower {
@@ -90,9 +134,10 @@ pub async fn start(
     });
 
     let (reports, reporter) = api::report_queue(edge.config.control_planes.clone());
-    let leaving = left.clone();
+    let (leaving, gone) = (succeeded.clone(), left.clone());
     tasks.spawn("reports", async move {
         reporter.run(leaving.cancelled()).await;
+        gone.cancelled().await;
         Ok(())
     });
     let (rtts, probed) = watch::channel(BTreeMap::new());
@@ -101,9 +146,10 @@ pub async fn start(
         reports,
         rtts: Some(rtts),
     };
-    let (seer, probing, leaving) = (edge.clone(), snapshots.clone(), left.clone());
+    let (seer, probing, leaving, gone) = (edge.clone(), snapshots.clone(), succeeded.clone(), left.clone());
     tasks.spawn("probes", async move {
         probe::run(settings, probing, move || seer.seen.observations(), leaving).await;
+        gone.cancelled().await;
         Ok(())
     });
     let (seer, leaving) = (edge.clone(), left.clone());
@@ -111,6 +157,15 @@ pub async fn start(
         leaving.run_until_cancelled(take_round_trips(&seer, probed)).await;
         Ok(())
     });
+
+    if let Some(tls) = tls {
+        let (hangup, leaving) = (tls::hangup()?, left.clone());
+        let period = edge.config.tls.reload.0;
+        tasks.spawn("certificate", async move {
+            leaving.run_until_cancelled(tls.keep_current(period, hangup)).await;
+            Ok(())
+        });
+    }
 
     let (applier, applied, leaving) = (edge.clone(), readiness.clone(), left.clone());
     let (has_plan, planned) = watch::channel(false);
@@ -124,21 +179,76 @@ pub async fn start(
         Ok(())
     });
 
+    let (watched, leaving) = (edge.clone(), left.clone());
+    tasks.spawn("memory", async move {
+        leaving
+            .run_until_cancelled(crate::admission::watch_memory(&watched))
+            .await;
+        Ok(())
+    });
+
     tasks.spawn("devices", async move {
         // Whatever ends this task, the others may go then.
         let _left = left.drop_guard();
         if !first_plan(planned, &stop).await {
             return Ok(());
         }
-        let (listeners, addresses) = claimed.listen()?;
-        let devices = addresses.first().context("no address to listen on")?;
+        let listeners = claimed.listen()?;
+        let mut purposes = vec![("admin", admin)];
+        let mut sockets = vec![(Name::new("admin", edge.config.admin_listen), admin_socket)];
+        for listener in &listeners {
+            // The first of each is announced.
+            if purposes.iter().all(|(purpose, _)| *purpose != listener.purpose()) {
+                purposes.push((listener.purpose(), listener.address()?));
+            }
+            sockets.push(listener.to_hand_over()?);
+        }
         // Said here because the other tasks end with this one, and any of them may be found first.
-        announce(&[("http", *devices), ("admin", admin)])
-            .inspect_err(|error| tracing::error!("cannot announce: {error:#}"))?;
-        listener::serve(edge, listeners, readiness, stop).await;
+        announce(&purposes).inspect_err(|error| tracing::error!("cannot announce: {error:#}"))?;
+        let ends = stop.clone();
+        let metrics = edge.metrics.clone();
+        let handed_over = async move {
+            let relieved = async {
+                if let Some(predecessor) = predecessor {
+                    relieve(predecessor, &metrics).await;
+                }
+                std::future::pending().await
+            };
+            // An edge that has just taken over may be replaced as well; the ones before it do not wait for each other.
+            let successor = tokio::select! {
+                successor = relieved => successor,
+                successor = hand_over(&state_dir, sockets) => successor,
+            };
+            tracing::info!("another process accepts devices now");
+            succeeded.cancel();
+            successor
+        };
+        listener::serve(edge, listeners, readiness, stop, handed_over).await;
+        // It ends as it should, whoever asked for it.
+        ends.cancel();
         Ok(())
     });
     Ok(tasks)
+}
+
+/// Tells the edge before this one that devices are accepted here, and watches it go.
+async fn relieve(predecessor: Predecessor, metrics: &Metrics) {
+    let counted = predecessor.relieve(|sessions| metrics.predecessor(sessions)).await;
+    match counted {
+        Ok(()) => tracing::info!("the edge before this one is gone"),
+        Err(error) => tracing::warn!("the edge before this one was not told that it can go: {error:#}"),
+    }
+}
+
+/// Waits for a successor. An edge that cannot be taken over serves all the same.
+async fn hand_over(state_dir: &Path, sockets: Vec<(Name, OwnedFd)>) -> Successor {
+    match handover::offer(state_dir, sockets).await {
+        Ok(successor) => successor,
+        Err(error) => {
+            tracing::warn!("this edge cannot be taken over: {error:#}");
+            std::future::pending().await
+        }
+    }
 }
 
 /// Whether a plan came before the edge was told to stop.
@@ -170,27 +280,37 @@ async fn take_round_trips(edge: &Edge, mut probed: watch::Receiver<BTreeMap<Regi
     std::future::pending::<()>().await;
 }
 
+/// The administrative address, or the socket that the predecessor has there.
+async fn claim_admin(address: SocketAddr, predecessor: Option<&mut Predecessor>) -> anyhow::Result<TcpListener> {
+    let taken = predecessor.and_then(|it| it.take(&Name::new("admin", address)));
+    let listener = match taken {
+        Some(listener) => TcpListener::from_std(listener),
+        None => TcpListener::bind(address).await,
+    };
+    listener.with_context(|| format!("cannot listen on {address} for metrics and health"))
+}
+
 /// The administrative listener. Unlike those of processes that hold no sessions it outlives the stop signal: a draining
-/// edge is looked at most.
-async fn serve_admin(
+/// edge is looked at most. It ends with the first of the tokens, its task with the second.
+fn serve_admin(
     tasks: &mut Tasks,
     edge: &Arc<Edge>,
     registry: Registry,
     readiness: Readiness,
-    left: CancellationToken,
+    listener: TcpListener,
+    (succeeded, left): (&CancellationToken, &CancellationToken),
 ) -> anyhow::Result<SocketAddr> {
-    let address = edge.config.admin_listen;
-    let listener = TcpListener::bind(address)
-        .await
-        .with_context(|| format!("cannot listen on {address} for metrics and health"))?;
+    let (succeeded, left) = (succeeded.clone(), left.clone());
     let bound = listener.local_addr()?;
     let router = daemon::admin::router(Arc::new(registry), readiness).merge(crate::admin::router(edge.clone()));
     tasks.spawn("admin", async move {
         // Not the graceful way: a scraper that keeps its connection open must not keep the process.
-        let served = left
+        let served = succeeded
             .run_until_cancelled(axum::serve(listener, router).into_future())
             .await;
-        served.transpose().map(drop).context("administrative listener")
+        served.transpose().context("administrative listener")?;
+        left.cancelled().await;
+        Ok(())
     });
     Ok(bound)
 }

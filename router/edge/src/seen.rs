@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use routing::{Decision, Ejection, Ejections, Request, Table};
+use routing::{Decision, Ejection, Ejections, Request, Table, User};
 use topology::{Component, Moment, RegionId};
 use verdict::{Observation, Source};
 
@@ -35,6 +35,7 @@ impl Seen {
         &self,
         table: &Table,
         session_key: &str,
+        user: User<'_>,
         affinity: Option<&RegionId>,
         tried: &[RegionId],
         now: Moment,
@@ -42,6 +43,7 @@ impl Seen {
         let inner = self.lock();
         let request = Request {
             session_key,
+            user,
             affinity,
             tried,
             measured_rtt_ms: &inner.rtt_ms,

@@ -16,6 +16,8 @@ use crate::metrics::Metrics;
 
 /// Fewer sessions need less than the whole drain window: fifty reconnects a second harm no other edge.
 const RECONNECT_PACE: Duration = Duration::from_millis(20);
+/// One of so many sessions is told to leave at a time while memory is short.
+const SHED_ROUNDS: u64 = 20;
 /// Fractional part of the golden ratio: multiples of it spread evenly over 0..1, however many there are.
 const GOLDEN: f64 = 0.618_033_988_749_895;
 
@@ -26,9 +28,29 @@ pub struct Sessions {
     next: AtomicU64,
     /// Sessions, upgrades under way and HTTP requests in flight: what a stopping edge waits for.
     busy: watch::Sender<usize>,
-    /// Set once: how long sessions have to leave.
-    drain: watch::Sender<Option<Duration>>,
+    orders: watch::Sender<Order>,
     metrics: Metrics,
+}
+
+/// What all sessions are told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Order {
+    Stay,
+    /// Some of them shall leave, others with every round.
+    Shed {
+        round: u64,
+    },
+    /// All of them shall leave within this time. The last order there is.
+    Leave(Duration),
+}
+
+/// Why a session is asked to leave its edge. It does when no turn is in progress.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leave {
+    /// The edge stops.
+    Draining,
+    /// The edge has not enough memory.
+    Overloaded,
 }
 
 /// One live session.
@@ -59,7 +81,7 @@ impl Sessions {
             live: Mutex::default(),
             next: AtomicU64::new(1),
             busy: watch::Sender::new(0),
-            drain: watch::Sender::new(None),
+            orders: watch::Sender::new(Order::Stay),
             metrics,
         }
     }
@@ -105,28 +127,62 @@ impl Sessions {
     /// Tells all sessions to leave within `window`, and new ones that there is no place.
     pub fn begin_drain(&self, window: Duration) {
         let live = u32::try_from(self.count()).unwrap_or(u32::MAX);
-        self.drain
-            .send_replace(Some(window.min(RECONNECT_PACE.saturating_mul(live))));
+        self.orders
+            .send_replace(Order::Leave(window.min(RECONNECT_PACE.saturating_mul(live))));
+    }
+
+    /// Tells some of the sessions to leave: with every call others, until all were told.
+    pub fn shed(&self) {
+        self.orders.send_if_modified(|order| {
+            let round = match order {
+                Order::Leave(_) => return false,
+                Order::Shed { round } => *round + 1,
+                Order::Stay => 0,
+            };
+            *order = Order::Shed { round };
+            true
+        });
     }
 
     /// Whether the edge is stopping.
     pub fn is_draining(&self) -> bool {
-        self.drain.borrow().is_some()
+        matches!(*self.orders.borrow(), Order::Leave(_))
     }
 
     /// Resolves when the edge begins to stop.
     pub async fn draining(&self) -> Duration {
-        let mut drain = self.drain.subscribe();
-        let window = drain.wait_for(Option::is_some).await.ok().and_then(|window| *window);
-        // The sender lives in `self`, so the wait cannot fail.
-        window.unwrap_or_default()
+        let mut orders = self.orders.subscribe();
+        loop {
+            if let Order::Leave(window) = *orders.borrow_and_update() {
+                return window;
+            }
+            // The sender lives in `self`, so the wait cannot fail.
+            let _ = orders.changed().await;
+        }
     }
 
     /// Resolves when it is session `id`'s turn to leave: each has its own place in the window, so that a fleet of devices
     /// does not reconnect as one.
-    pub async fn turn_to_leave(&self, id: u64) {
-        let window = self.draining().await;
-        tokio::time::sleep(place(id, window)).await;
+    pub async fn turn_to_leave(&self, id: u64) -> Leave {
+        let mut orders = self.orders.subscribe();
+        loop {
+            let order = *orders.borrow_and_update();
+            match order {
+                Order::Leave(window) => {
+                    // In a box: most sessions never come here, and all of them would carry it.
+                    let waited = Box::pin(tokio::time::timeout(place(id, window), orders.changed())).await;
+                    match waited {
+                        Err(_) => return Leave::Draining,
+                        // There is less time than there was.
+                        Ok(_) => continue,
+                    }
+                }
+                Order::Shed { round } if id % SHED_ROUNDS == round % SHED_ROUNDS => return Leave::Overloaded,
+                Order::Shed { .. } | Order::Stay => {}
+            }
+            // As above, the wait cannot fail.
+            let _ = orders.changed().await;
+        }
     }
 
     /// Resolves when it is session `id`'s turn to move, of all that a plan sends away at once.
@@ -188,12 +244,40 @@ mod tests {
             let began = tokio::time::Instant::now();
             sessions.begin_drain(Duration::from_secs(10));
             for registered in &live {
-                sessions.turn_to_leave(registered.id).await;
+                assert_eq!(sessions.turn_to_leave(registered.id).await, Leave::Draining);
             }
             // One after the other here, so each waits for its own place: none is beyond the window.
             let mean = began.elapsed() / u32::try_from(count).unwrap();
             let expected = Duration::from_millis(longest) / 2;
             assert!(mean.abs_diff(expected) < expected / 4, "{count}: {mean:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn sessions_are_shed_a_few_at_a_time() {
+        let sessions = Arc::new(Sessions::new(Metrics::new(&mut Registry::default())));
+        let region = RegionId::new("us-east").unwrap();
+        let live: Vec<Registered> = (0..100).map(|_| sessions.register(&region, Moment(0))).collect();
+        let mut waiting: Vec<_> = live
+            .iter()
+            .map(|registered| Box::pin(sessions.turn_to_leave(registered.id)))
+            .collect();
+        let mut left = Vec::new();
+        for _ in 0..SHED_ROUNDS {
+            sessions.shed();
+            // Or tokio lets the hundreds of polls in here wait for the next turn of this task.
+            tokio::task::yield_now().await;
+            let before = waiting.len();
+            let mut stay = Vec::new();
+            for mut turn in waiting {
+                match futures_util::poll!(&mut turn) {
+                    std::task::Poll::Ready(leave) => assert_eq!(leave, Leave::Overloaded),
+                    std::task::Poll::Pending => stay.push(turn),
+                }
+            }
+            waiting = stay;
+            left.push(before - waiting.len());
+        }
+        assert_eq!(left, vec![5; 20]);
     }
 }

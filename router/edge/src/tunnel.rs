@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::BytesMut;
-use routing::{Decision, continuity::Why};
+use routing::{Decision, User, admit::Arrival, continuity::Why};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -41,9 +41,21 @@ pub async fn serve(edge: &Arc<Edge>, device: &mut dyn Io, upgrade: Upgrade, earl
         edge.metrics.refused("draining");
         return decline(edge, device, &draining()).await;
     }
+    // Whether a device was here before is known before anything is spent on it.
+    let arrival = match affinity(edge, &upgrade) {
+        Some(_) => Arrival::Returning,
+        None => Arrival::Newcomer,
+    };
+    let (place, handshake) = match edge.admission.session(client.ip(), arrival) {
+        Ok(places) => places,
+        Err(refusal) => {
+            edge.metrics.refused(refusal.as_str());
+            return decline(edge, device, &refusal.answer()).await;
+        }
+    };
     // What is in a box here is over long before the session is, and what a session keeps for hours should be small.
     let opened = Box::pin(open(edge, &upgrade, client)).await;
-    drop(upgrade);
+    drop((upgrade, handshake));
     match opened {
         Opened::Session(opened) => converse(edge, device, *opened, early, client).await,
         Opened::Declined(mut answer) => {
@@ -67,6 +79,15 @@ pub async fn serve(edge: &Arc<Edge>, device: &mut dyn Io, upgrade: Upgrade, earl
             decline(edge, device, &Answer::unavailable("no_region", message, 2)).await;
         }
     }
+    drop(place);
+}
+
+/// Where the device was before, if it can prove it.
+fn affinity(edge: &Edge, upgrade: &Upgrade) -> Option<RegionId> {
+    let token = upgrade
+        .header("meridian-affinity")
+        .or_else(|| upgrade.query("affinity"))?;
+    edge.affinity(token, daemon::clock::now())
 }
 
 /// What a device is told that comes while the edge stops.
@@ -98,9 +119,15 @@ struct Session {
     decision: Decision,
     stream: TcpStream,
     answer: Head,
-    session_key: String,
+    caller: Box<Caller>,
     /// The request to go on with the session elsewhere, if its stack can hand it over.
     resume_request: Option<Box<[u8]>>,
+}
+
+/// Whose session it is. In a box, because a session keeps it for hours and needs it when its region is lost.
+struct Caller {
+    session_key: String,
+    user: String,
 }
 
 /// Opens the session in the first region that takes it.
@@ -108,25 +135,32 @@ async fn open(edge: &Arc<Edge>, upgrade: &Upgrade, client: SocketAddr) -> Opened
     let Some(table) = edge.table() else {
         return Opened::Nowhere(Vec::new());
     };
-    let now = daemon::clock::now();
-    let token = upgrade
-        .header("meridian-affinity")
-        .or_else(|| upgrade.query("affinity"));
-    let affinity = token.and_then(|token| edge.affinity(token, now));
+    let affinity = affinity(edge, upgrade);
     let session_key = upgrade.header("meridian-session").or_else(|| upgrade.query("session"));
     // Without a name of its own a session is as stable as its connection.
     let session_key = session_key.map_or_else(|| client.to_string(), str::to_owned);
+    let user = upgrade.user(client);
+    let named = User {
+        name: &user,
+        version: None,
+    };
     let offers = edge.config.continuity.replay_bytes_max > 0;
     let offer = format!("{}: {}\r\n", words::HEADER, words::VERSION);
     let request = upgrade.forwarded(client, &edge.id, if offers { &offer } else { "" });
     let mut tried = Vec::new();
     while tried.len() < edge.config.limits.regions_tried_max
-        && let Some(decision) = edge
-            .seen
-            .pick(&table, &session_key, affinity.as_ref(), &tried, daemon::clock::now())
+        && let Some(decision) = edge.seen.pick(
+            &table,
+            &session_key,
+            named,
+            affinity.as_ref(),
+            &tried,
+            daemon::clock::now(),
+        )
     {
         match ask(edge, &decision, &request).await {
             Ok((stream, Asked::Accepted(answer))) => {
+                edge.note_version(&decision);
                 let resume_request = (offers && speaks_of_continuity(&answer)).then(|| {
                     let resume = format!("{offer}{}: 1\r\n", words::RESUME_HEADER);
                     upgrade.forwarded(client, &edge.id, &resume).into()
@@ -135,7 +169,7 @@ async fn open(edge: &Arc<Edge>, upgrade: &Upgrade, client: SocketAddr) -> Opened
                     decision,
                     stream,
                     answer,
-                    session_key,
+                    caller: Box::new(Caller { session_key, user }),
                     resume_request,
                 };
                 return Opened::Session(Box::new(session));
@@ -294,7 +328,7 @@ async fn converse(edge: &Arc<Edge>, device: &mut dyn Io, session: Session, early
         mut decision,
         stream,
         mut answer,
-        session_key,
+        caller,
         resume_request,
     } = session;
     let since = daemon::clock::now();
@@ -321,7 +355,7 @@ async fn converse(edge: &Arc<Edge>, device: &mut dyn Io, session: Session, early
         relay.keep(Kept::new(edge));
     }
     let mut turn_to_leave = pin!(edge.sessions.turn_to_leave(registered.id));
-    let mut leaving = asks_to_leave(edge, &relay, &decision.region, registered.id, false);
+    let mut leaving = asks_to_leave(edge, &relay, &decision, registered.id, false);
     let mut early = early;
     let (mut tried, mut last_left) = (Vec::new(), None);
     let mut moves = 0_u32;
@@ -346,8 +380,9 @@ async fn converse(edge: &Arc<Edge>, device: &mut dyn Io, session: Session, early
         }
         last_left = Some(lost_at);
         tried.push(decision.region.clone());
-        match Box::pin(find_next(edge, &session_key, request, why, &mut tried)).await {
+        match Box::pin(find_next(edge, &caller, &decision.version, request, why, &mut tried)).await {
             Some((next, stream, rest)) => {
+                edge.note_version(&next);
                 let from = std::mem::replace(&mut decision, next).region;
                 early_from_region = rest;
                 go_on(
@@ -364,7 +399,7 @@ async fn converse(edge: &Arc<Edge>, device: &mut dyn Io, session: Session, early
                 registered.moved(&decision.region);
                 moves += 1;
                 tracing::info!(
-                    session = registered_name(&session_key),
+                    session = registered_name(&caller.session_key),
                     %from,
                     to = %decision.region,
                     why = why.as_str(),
@@ -372,13 +407,13 @@ async fn converse(edge: &Arc<Edge>, device: &mut dyn Io, session: Session, early
                     found_after_ms = u64::try_from(lost_at.elapsed().as_millis()).unwrap_or(u64::MAX),
                     "session goes on in another region"
                 );
-                leaving = asks_to_leave(edge, &relay, &decision.region, registered.id, false);
+                leaving = asks_to_leave(edge, &relay, &decision, registered.id, false);
             }
             None if why.is_optional() => {
                 // It is still where it was, and is asked again when the next plan says the same.
                 relay.stay();
                 tried.clear();
-                leaving = asks_to_leave(edge, &relay, &decision.region, registered.id, true);
+                leaving = asks_to_leave(edge, &relay, &decision, registered.id, true);
             }
             None => break end,
         }
@@ -395,10 +430,11 @@ async fn converse(edge: &Arc<Edge>, device: &mut dyn Io, session: Session, early
     edge.metrics
         .session_ended(region, end.as_str(), from_device, from_region);
     tracing::info!(
-        session = registered_name(&session_key),
+        session = registered_name(&caller.session_key),
         %client,
         %region,
         stack = %decision.stack,
+        version = decision.version,
         home = %decision.home,
         why = decision.why.as_str(),
         skipped = join(&decision.skipped),
@@ -418,13 +454,13 @@ type AsksToLeave = Pin<Box<dyn Future<Output = Why> + Send>>;
 
 /// Resolves when the plan wants a session out of its region; never for one that can not leave. Of many that the plan can
 /// wait for each has its own place, so that the next region is not asked for all of them at once.
-fn asks_to_leave(edge: &Arc<Edge>, relay: &Relay<'_>, region: &RegionId, id: u64, newer: bool) -> AsksToLeave {
+fn asks_to_leave(edge: &Arc<Edge>, relay: &Relay<'_>, decision: &Decision, id: u64, newer: bool) -> AsksToLeave {
     if !relay.is_kept() {
         return Box::pin(pending());
     }
-    let (edge, region) = (edge.clone(), region.clone());
+    let (edge, region, stack) = (edge.clone(), decision.region.clone(), decision.stack);
     Box::pin(async move {
-        let why = edge.asks_to_leave(region, newer).await;
+        let why = edge.asks_to_leave(region, stack, newer).await;
         if why == Why::Drained {
             edge.sessions.turn_to_move(id, edge.config.drain.window.0).await;
         }
@@ -435,15 +471,22 @@ fn asks_to_leave(edge: &Arc<Edge>, relay: &Relay<'_>, region: &RegionId, id: u64
 /// Finds a region that goes on with a session, and asks it to. A session that has a region still is not worth waiting for.
 async fn find_next(
     edge: &Edge,
-    session_key: &str,
+    caller: &Caller,
+    version: &str,
     request: &[u8],
     why: Why,
     tried: &mut Vec<RegionId>,
 ) -> Option<(Decision, TcpStream, BytesMut)> {
+    let user = User {
+        name: &caller.user,
+        version: Some(version),
+    };
     let give_up_at = Instant::now() + edge.config.continuity.patience.0;
     loop {
         let table = edge.table()?;
-        let picked = edge.seen.pick(&table, session_key, None, tried, daemon::clock::now());
+        let picked = edge
+            .seen
+            .pick(&table, &caller.session_key, user, None, tried, daemon::clock::now());
         let Some(decision) = picked else {
             if why.is_optional() || Instant::now() + ROUND_PAUSE > give_up_at {
                 return None;

@@ -69,7 +69,8 @@ async fn when_no_region_takes_a_session_the_device_is_told_when_to_come_back() {
     let world = World::new(&[]).await;
     let answer = open(world.address, &[]).await.map(drop).unwrap_err();
     assert_eq!(answer.status(), 503);
-    assert_eq!(answer.headers()["retry-after"], "2");
+    let wait: u64 = answer.headers()["retry-after"].to_str().unwrap().parse().unwrap();
+    assert!((2..=6).contains(&wait), "{wait}");
     let body: serde_json::Value = serde_json::from_slice(answer.body().as_deref().unwrap()).unwrap();
     assert_eq!(body["error"]["code"], "no_region");
     let message = body["error"]["message"].as_str().unwrap();
@@ -239,10 +240,8 @@ async fn a_stopping_edge_closes_every_session_and_refuses_new_ones() {
     world.stop.cancel();
     hang_means_failure(world.edge.sessions.draining()).await;
     let answer = open(world.address, &[]).await.map(drop).unwrap_err();
-    assert_eq!(
-        (answer.status().as_u16(), answer.headers()["retry-after"].as_bytes()),
-        (503, &b"1"[..])
-    );
+    assert_eq!(answer.status(), 503);
+    assert!(answer.headers().contains_key("retry-after"));
     for device in &mut devices {
         device.check_closed(1012, "edge draining; reconnect").await;
     }
@@ -297,7 +296,7 @@ async fn an_edge_starts_from_its_last_good_plan_without_a_control_plane() {
     let changes = format!("state_dir = '{}'", folder.path().display());
     let snapshot = planned(&[("eu-west", Stack::Echoes)]).await;
     api::LastGood::at(folder.path().join("plan")).save(&snapshot).unwrap();
-    let (tasks, announced) = process(&changes, folder.path()).await;
+    let (tasks, announced) = process(&changes, folder.path(), false).await;
     let stop = tasks.stop_token();
     let running = tokio::spawn(tasks.run(support::PATIENCE));
     let addresses = hang_means_failure(announced).await.unwrap();
@@ -329,7 +328,7 @@ async fn an_edge_starts_from_its_last_good_plan_without_a_control_plane() {
 async fn without_a_plan_nothing_is_accepted_and_stopping_works() {
     let folder = tempfile::tempdir().unwrap();
     let changes = format!("state_dir = '{}'", folder.path().display());
-    let (tasks, announced) = process(&changes, folder.path()).await;
+    let (tasks, announced) = process(&changes, folder.path(), false).await;
     let stop = tasks.stop_token();
     let running = tokio::spawn(tasks.run(support::PATIENCE));
     stop.cancel();

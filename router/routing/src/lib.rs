@@ -4,14 +4,22 @@
 //! everything the edge has measured are arguments. A decision carries its reasons as data, so that `/explain`, the log
 //! and a drill report tell the same story.
 
+pub mod admit;
 pub mod affinity;
+pub mod breaker;
+pub mod budget;
 pub mod continuity;
 pub mod eject;
+pub mod hedge;
 pub mod pick;
+pub mod retry;
 pub mod table;
+pub mod upstream;
+pub mod user;
 
 pub use affinity::{Affinity, AffinityError, Key};
 pub use continuity::Continuity;
 pub use eject::{Ejection, Ejections};
 pub use pick::{Because, Decision, Request, Skipped, Why, pick};
 pub use table::{Standing, Table};
+pub use user::User;

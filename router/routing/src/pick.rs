@@ -11,13 +11,15 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 use topology::{PlanNumber, RegionId, RegionState, Share};
 
-use crate::Table;
+use crate::{Table, User, table::Entry};
 
 /// One question: where does this session go, given what was tried for it and what the edge has seen.
 #[derive(Debug, Clone, Copy)]
 pub struct Request<'a> {
     /// What keeps the session's place among percentages; the same key, the same place.
     pub session_key: &'a str,
+    /// Whose it is: what says which version of the stack it goes to.
+    pub user: User<'a>,
     /// Where a valid affinity token says the session was.
     pub affinity: Option<&'a RegionId>,
     /// Regions already tried for it, in order.
@@ -35,6 +37,11 @@ pub struct Decision {
     pub region: RegionId,
     /// Which of its stacks.
     pub stack: SocketAddr,
+    /// The version of that stack.
+    pub version: Box<str>,
+    /// The version the user belongs on, when no stack of it could be had.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version_missed: Option<Box<str>>,
     /// The primary nearest to this edge.
     pub home: RegionId,
     /// Which rule chose the region.
@@ -143,7 +150,7 @@ pub fn pick(table: &Table, request: &Request<'_>) -> Option<Decision> {
 
 struct Candidate<'t> {
     region: &'t RegionId,
-    stacks: &'t [SocketAddr],
+    entry: &'t Entry,
     why: Why,
 }
 
@@ -161,10 +168,7 @@ fn candidates<'t>(table: &'t Table, request: &Request<'t>) -> Option<(&'t Region
             Some(entry) if entry.state == RegionState::Evacuated => Because::Evacuated,
             // A region the plan no longer uses loses its old sessions too, or draining it by percentages never ends.
             Some(entry) if why == Why::Affinity && !entry.planned => Because::NoShare,
-            Some(entry) => {
-                let stacks = &entry.stacks;
-                return candidates.push(Candidate { region, stacks, why });
-            }
+            Some(entry) => return candidates.push(Candidate { region, entry, why }),
         };
         // A region far down the list that serves nobody explains nothing.
         if why != Why::AnyServing && !skipped.iter().any(|known: &Skipped| &known.region == region) {
@@ -228,18 +232,25 @@ fn decide(
     skipped: Vec<Skipped>,
     ejection_ignored: bool,
 ) -> Option<Decision> {
+    let split = table.stacks_for(candidate.entry, &request.user);
+    let stacks = if split.of_version.is_empty() {
+        split.others
+    } else {
+        split.of_version
+    };
     // Plain rendezvous: a stack that goes away moves only its own sessions.
-    let stack = *candidate
-        .stacks
-        .iter()
-        .max_by_key(|stack| hash(request.session_key, &stack.to_string()))?;
+    let stack = stacks
+        .into_iter()
+        .max_by_key(|stack| hash(request.session_key, &stack.address.to_string()))?;
     debug_assert!(
         !request.tried.contains(candidate.region),
         "a tried region is never picked again"
     );
     Some(Decision {
         region: candidate.region.clone(),
-        stack,
+        stack: stack.address,
+        version: stack.version().into(),
+        version_missed: (stack.version() != split.version).then(|| split.version.into()),
         home: home.clone(),
         why: candidate.why,
         skipped,

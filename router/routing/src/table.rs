@@ -1,8 +1,15 @@
 //! The routing table of one edge: a snapshot, turned around to be asked "where does this session go".
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+};
 
-use topology::{EdgeId, Location, Moment, PlanNumber, RegionId, RegionState, Share, Snapshot};
+use topology::{
+    EdgeId, Location, Moment, PlanNumber, RegionId, RegionState, Rollout, Share, Snapshot, Stack, stack::CURRENT,
+};
+
+use crate::User;
 
 /// Light in fibre covers 200 km in a millisecond, so a round trip over one kilometre takes a hundredth of one.
 const ROUND_TRIP_KM_PER_MS: f64 = 100.0;
@@ -14,6 +21,7 @@ pub struct Table {
     created_at: Moment,
     homes: BTreeMap<RegionId, Home>,
     regions: BTreeMap<RegionId, Entry>,
+    rollout: Option<Rollout>,
 }
 
 /// Where the sessions at home in one primary go.
@@ -28,12 +36,23 @@ pub(crate) struct Home {
 /// What the table knows of one region.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Entry {
-    pub(crate) stacks: Vec<SocketAddr>,
+    pub(crate) stacks: Vec<Stack>,
     pub(crate) state: RegionState,
     /// Whether any primary's sessions are planned into it.
     pub(crate) planned: bool,
     /// No round trip from this edge can be shorter, in milliseconds.
     floor_rtt_ms: f64,
+}
+
+/// The stacks of a region, as one user sees them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Split<'t> {
+    /// The version that the user belongs on.
+    pub(crate) version: &'t str,
+    /// Its stacks.
+    pub(crate) of_version: Vec<&'t Stack>,
+    /// All others: where a session goes when none of the first takes it, because none at all would be worse.
+    pub(crate) others: Vec<&'t Stack>,
 }
 
 /// What the plan makes of a region.
@@ -60,7 +79,7 @@ impl Table {
             .filter_map(|region| {
                 let planned = plan.regions.get(&region.id)?;
                 let entry = Entry {
-                    stacks: region.stacks.clone(),
+                    stacks: in_service(&region.stacks, &plan.drained_stacks),
                     state: planned.state,
                     planned: plan.uses(&region.id),
                     floor_rtt_ms: floor_rtt_ms(region.location),
@@ -84,6 +103,7 @@ impl Table {
             created_at: plan.created_at,
             homes,
             regions,
+            rollout: plan.rollout.clone(),
         }
     }
 
@@ -97,9 +117,37 @@ impl Table {
         self.created_at
     }
 
-    /// All regions, with where their stacks are.
-    pub fn regions(&self) -> impl Iterator<Item = (&RegionId, &[SocketAddr])> {
+    /// All regions, with their stacks.
+    pub fn regions(&self) -> impl Iterator<Item = (&RegionId, &[Stack])> {
         self.regions.iter().map(|(id, entry)| (id, entry.stacks.as_slice()))
+    }
+
+    /// Whether a version is rolled out, so that it matters who a user is.
+    pub fn splits_users(&self) -> bool {
+        self.rollout.is_some()
+    }
+
+    /// The stacks of a region by version. Users that the rollout takes belong on its version, all others on the one in
+    /// service: that of the region's first stack which is not of the rollout. So a version that was rolled back gets
+    /// nobody, though its stacks are still there.
+    pub(crate) fn stacks_for<'t>(&'t self, entry: &'t Entry, user: &User<'_>) -> Split<'t> {
+        let rolled_out = self.rollout.as_ref().map(|rollout| rollout.version.as_str());
+        let mut versions = entry.stacks.iter().map(Stack::version);
+        let in_service = versions.find(|version| Some(*version) != rolled_out);
+        let taken = self.rollout.as_ref().filter(|rollout| rollout.takes(user.name));
+        let planned = taken.map(|rollout| rollout.version.as_str()).or(in_service);
+        // What a session kept in a region that is lost is best understood by the version that wrote it.
+        let kept = [in_service, rolled_out]
+            .into_iter()
+            .flatten()
+            .find(|it| user.version == Some(*it));
+        let version = kept.or(planned).unwrap_or(CURRENT);
+        let (of_version, others) = entry.stacks.iter().partition(|stack| stack.version() == version);
+        Split {
+            version,
+            of_version,
+            others,
+        }
     }
 
     /// What the plan makes of a region that has sessions.
@@ -110,6 +158,12 @@ impl Table {
             Some(entry) if entry.planned => Standing::Planned,
             Some(_) => Standing::Unplanned,
         }
+    }
+
+    /// Whether a stack of a region gets sessions: it is in the topology, and not drained.
+    pub fn serves(&self, region: &RegionId, stack: SocketAddr) -> bool {
+        let entry = self.regions.get(region);
+        entry.is_some_and(|entry| entry.stacks.iter().any(|it| it.address == stack))
     }
 
     pub(crate) fn entry(&self, region: &RegionId) -> Option<&Entry> {
@@ -149,6 +203,13 @@ impl Table {
             Some(_) | None => floor,
         }
     }
+}
+
+/// The stacks that are not drained; all of them if none is left, which no valid plan says.
+fn in_service(stacks: &[Stack], drained: &BTreeSet<SocketAddr>) -> Vec<Stack> {
+    let serving = stacks.iter().filter(|stack| !drained.contains(&stack.address));
+    let serving: Vec<Stack> = serving.cloned().collect();
+    if serving.is_empty() { stacks.to_vec() } else { serving }
 }
 
 #[cfg(test)]

@@ -114,7 +114,7 @@ async fn one_run(recordings: &Arc<Vec<Recording>>) -> anyhow::Result<Run> {
 
     let topology = &world.layout().topology;
     let stack = topology.regions.values().find(|region| region.id.as_str() == REGION);
-    let stack = stack.and_then(|region| region.stacks.first().copied());
+    let stack = stack.and_then(|region| region.stacks.first().map(|stack| stack.address));
     let edge = topology.edges.values().find(|edge| edge.id.as_str() == EDGE);
     let edge = edge.and_then(|edge| Some(SocketAddr::new(*edge.addresses.first()?, edge.port)));
     let paths = [

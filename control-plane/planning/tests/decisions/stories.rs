@@ -597,6 +597,40 @@ fn an_edge_is_drained_for_a_time_and_the_last_one_never() {
 }
 
 #[test]
+fn a_stack_is_drained_for_a_time_and_the_last_one_of_a_region_never() {
+    let mut world = World::new();
+    let (first, second) = ("127.0.0.1:9002".parse().unwrap(), "127.0.0.1:9012".parse().unwrap());
+    let eu_west = world.input.topology.regions.get_mut(&region("eu-west")).unwrap();
+    eu_west.stacks = vec![topology::Stack::at(first), topology::Stack::at(second)];
+    let drain = |stack| IntentKind::DrainStack { stack };
+    let asked = world.ask_for("alice", drain(first), 2 * HOUR);
+    assert!(world.changed(ReasonCode::StackDrained));
+    assert_eq!(world.plan().drained_stacks, [first].into());
+    world.ask_for("bob", drain(second), HOUR);
+    assert!(world.refused(ReasonCode::LastStack));
+    world.ask_for("bob", drain("127.0.0.1:1".parse().unwrap()), HOUR);
+    assert!(world.refused(ReasonCode::BadRequest));
+
+    world.pass(2 * HOUR);
+    assert!(world.changed(ReasonCode::StackRestored));
+    assert_eq!(world.phase(&asked), Some(Phase::Expired));
+    assert_eq!(world.plan().drained_stacks, [].into());
+
+    // What is left of a region serves, whatever was asked for before.
+    world.ask_for("alice", drain(first), HOUR);
+    world
+        .input
+        .topology
+        .regions
+        .get_mut(&region("eu-west"))
+        .unwrap()
+        .stacks
+        .pop();
+    world.decide();
+    assert_eq!(world.plan().drained_stacks, [].into());
+}
+
+#[test]
 fn an_edge_is_named_again_when_the_others_are_gone() {
     let mut world = World::new();
     world.ask_for("alice", IntentKind::DrainEdge { edge: edge("edge-iad") }, HOUR);

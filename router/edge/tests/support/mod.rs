@@ -10,7 +10,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
-use edge::{Config, Edge, listener, metrics::Metrics};
+use edge::{Config, Edge, listener, metrics::Metrics, tls::Tls};
 use futures_util::{SinkExt as _, StreamExt as _};
 use prometheus_client::registry::Registry;
 use tokio::{
@@ -34,7 +34,7 @@ use tokio_tungstenite::{
 };
 use tokio_util::sync::CancellationToken;
 use topology::{
-    RegionId, Snapshot,
+    Moment, RegionId, Rollout, Snapshot,
     fixtures::three_primaries,
     snapshot::digest,
     words::{self, Checkpoint, Word},
@@ -362,14 +362,35 @@ pub fn region(name: &str) -> RegionId {
 pub async fn planned(stacks: &[(&str, Stack)]) -> Snapshot {
     let mut snapshot = three_primaries();
     for known in snapshot.topology.regions.values_mut() {
-        known.stacks = vec![stack(Stack::Refuses).await];
+        known.stacks = vec![stack(Stack::Refuses).await.into()];
     }
     for (name, behaviour) in stacks {
         let known = snapshot.topology.regions.get_mut(&region(name)).unwrap();
-        known.stacks = vec![stack(*behaviour).await];
+        known.stacks = vec![stack(*behaviour).await.into()];
     }
     snapshot.plan.documents = digest(&snapshot.topology, snapshot.dns_ttl_s, &snapshot.probe);
     snapshot
+}
+
+/// Puts a stack of another version beside those of a region.
+pub async fn add_version(snapshot: &mut Snapshot, name: &str, version: &str, behaviour: Stack) {
+    let address = stack(behaviour).await;
+    let known = snapshot.topology.regions.get_mut(&region(name)).unwrap();
+    known
+        .stacks
+        .push(topology::Stack::of_version(address, version).unwrap());
+    snapshot.plan.documents = digest(&snapshot.topology, snapshot.dns_ttl_s, &snapshot.probe);
+}
+
+/// Sends this share of the users to a version.
+pub fn roll_out(snapshot: &mut Snapshot, version: &str, percent: u8) -> Rollout {
+    let rollout = Rollout {
+        version: version.to_owned(),
+        percent,
+        since: Moment(0),
+        action: "rollout".to_owned(),
+    };
+    snapshot.plan.rollout.insert(rollout).clone()
 }
 
 pub fn config(changes: &str) -> Config {
@@ -391,7 +412,12 @@ pub fn config(changes: &str) -> Config {
 /// An edge that runs with a plan, without the processes around it.
 pub struct World {
     pub edge: Arc<Edge>,
+    pub registry: Registry,
+    /// Plaintext.
     pub address: SocketAddr,
+    /// With TLS, if the configuration has any.
+    pub secure: SocketAddr,
+    pub tls: Option<Arc<Tls>>,
     pub stop: CancellationToken,
     pub served: JoinHandle<()>,
 }
@@ -402,16 +428,36 @@ impl World {
     }
 
     pub async fn with(changes: &str, stacks: &[(&str, Stack)]) -> Self {
+        Self::of(changes, &planned(stacks).await)
+    }
+
+    /// An edge with this plan.
+    pub fn of(changes: &str, snapshot: &Snapshot) -> Self {
         let config = config(changes);
-        let claimed = listener::claim(&config.listen, config.reuse_port).unwrap();
-        let edge = Arc::new(Edge::new(config, Metrics::new(&mut Registry::default())));
-        edge.apply(&planned(stacks).await);
-        let (listeners, addresses) = claimed.listen().unwrap();
+        let mut registry = Registry::default();
+        let metrics = Metrics::new(&mut registry);
+        let tls = Tls::load(&config.tls, std::path::Path::new(""), metrics.clone()).unwrap();
+        let tls = tls.map(Arc::new);
+        let claimed = listener::claim(&config, tls.as_ref(), None).unwrap();
+        let edge = Arc::new(Edge::new(config, metrics));
+        edge.apply(snapshot);
+        let listeners = claimed.listen().unwrap();
+        let address = listeners[0].address().unwrap();
+        let secure = listeners.last().unwrap().address().unwrap();
         let stop = CancellationToken::new();
-        let served = listener::serve(edge.clone(), listeners, Default::default(), stop.clone());
+        let served = listener::serve(
+            edge.clone(),
+            listeners,
+            Default::default(),
+            stop.clone(),
+            std::future::pending(),
+        );
         Self {
             edge,
-            address: addresses[0],
+            registry,
+            address,
+            secure,
+            tls,
             stop,
             served: tokio::spawn(served),
         }
@@ -425,6 +471,14 @@ impl World {
     /// A device sends a request and reads until the edge closes.
     pub async fn ask(&self, request: &str) -> String {
         ask(self.address, request).await
+    }
+
+    /// The value of one metric, labels included in its name as in the text that is scraped.
+    pub fn metric(&self, name: &str) -> Option<f64> {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.map(|value| value.parse().unwrap())
     }
 
     /// Sessions that are live, by region.
@@ -523,9 +577,10 @@ pub async fn hang_means_failure<T>(future: impl Future<Output = T>) -> T {
 pub async fn process(
     changes: &str,
     folder: &std::path::Path,
+    takes_over: bool,
 ) -> (daemon::Tasks, oneshot::Receiver<BTreeMap<String, SocketAddr>>) {
     let (announce, announced) = oneshot::channel();
-    let tasks = edge::run::start(config(changes), folder, move |addresses| {
+    let tasks = edge::run::start(config(changes), folder, takes_over, move |addresses| {
         let addresses = addresses
             .iter()
             .map(|(name, address)| ((*name).to_owned(), *address))

@@ -1,0 +1,379 @@
+//! Admission: who may begin something on this edge while there is room for it.
+//!
+//! Three questions, each asked before anything was spent on the caller: is there a place (sessions, handshakes), does this
+//! client take more than its part (connections, requests), and is memory running out. Who was here before comes first: a
+//! device that reconnects with a valid affinity token gets the places that newcomers leave, because it may be in the middle
+//! of a conversation. What is being said is never refused; see [`Pressure`] for what goes first.
+
+use std::{collections::HashMap, net::IpAddr, time::Duration};
+
+use topology::Moment;
+
+/// Who asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arrival {
+    /// A device without a valid affinity token.
+    Newcomer,
+    /// A device that was here before: its affinity token is ours and not out of date.
+    Returning,
+}
+
+/// Places of one kind, such as sessions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Places {
+    /// How many there are.
+    pub max: usize,
+    /// How many of them are kept for those that return.
+    pub reserved: usize,
+}
+
+impl Places {
+    /// `max` places, of which `reserve`, 0..=1, are kept for those that return. A newcomer can always take the first.
+    pub fn new(max: usize, reserve: f64) -> Self {
+        let reserved = (max as f64 * reserve.clamp(0.0, 1.0)) as usize;
+        Self {
+            max,
+            reserved: reserved.min(max.saturating_sub(1)),
+        }
+    }
+
+    /// Whether there is a place while `taken` are taken.
+    pub fn admits(&self, taken: usize, arrival: Arrival) -> bool {
+        match arrival {
+            Arrival::Newcomer => taken < self.max - self.reserved,
+            Arrival::Returning => taken < self.max,
+        }
+    }
+}
+
+/// What one client may take.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ClientLimits {
+    /// Connections at once; 0 for any number.
+    pub connections_max: u32,
+    /// Requests and session openings a second, over time; 0 for any rate.
+    pub requests_per_s: f64,
+    /// How many of them may come at once after a pause, at least 1.
+    pub burst: u32,
+}
+
+/// Why a client has to wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Excess {
+    /// It has as many connections as it may.
+    Connections,
+    /// It asks too often; the next request is welcome after this long.
+    Rate(Duration),
+}
+
+/// Clients remembered for their rate alone. Attackers with more addresses than that meet the limits that all share.
+const REMEMBERED_MAX: usize = 100_000;
+/// Clients that have nothing to be remembered for are looked for no more often than this.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+
+/// What the clients of this edge take: connections, and a rate by the generic cell rate algorithm (ITU-T I.371 annex A.2),
+/// which needs one number per client.
+#[derive(Debug)]
+pub struct Clients {
+    limits: ClientLimits,
+    clients: HashMap<IpAddr, Client>,
+    sweep_at: Moment,
+}
+
+#[derive(Debug, Default)]
+struct Client {
+    connections: u32,
+    /// Theoretical arrival time of the next request, microseconds since the epoch.
+    next_us: u64,
+}
+
+impl Clients {
+    /// Nobody yet.
+    pub fn new(limits: ClientLimits) -> Self {
+        Self {
+            limits,
+            clients: HashMap::new(),
+            sweep_at: Moment(0),
+        }
+    }
+
+    /// How many are remembered.
+    pub fn len(&self) -> usize {
+        self.clients.len()
+    }
+
+    /// Whether nobody is.
+    pub fn is_empty(&self) -> bool {
+        self.clients.is_empty()
+    }
+
+    /// A connection begins. Each that is let in is followed by one [`Clients::disconnect`].
+    pub fn connect(&mut self, client: IpAddr) -> Result<(), Excess> {
+        let client = self.clients.entry(network(client)).or_default();
+        if self.limits.connections_max > 0 && client.connections >= self.limits.connections_max {
+            return Err(Excess::Connections);
+        }
+        client.connections += 1;
+        Ok(())
+    }
+
+    /// A connection ended.
+    pub fn disconnect(&mut self, client: IpAddr, now: Moment) {
+        let network = network(client);
+        if let Some(client) = self.clients.get_mut(&network) {
+            client.connections = client.connections.saturating_sub(1);
+            if client.is_nobody(now) {
+                self.clients.remove(&network);
+            }
+        }
+        self.sweep(now);
+    }
+
+    /// A client asks for something. What is refused costs it nothing: it may come back as soon as it is told.
+    pub fn ask(&mut self, client: IpAddr, now: Moment) -> Result<(), Excess> {
+        if self.limits.requests_per_s <= 0.0 {
+            return Ok(());
+        }
+        let interval_us = (1e6 / self.limits.requests_per_s).max(1.0) as u64;
+        let ahead_max_us = interval_us.saturating_mul(u64::from(self.limits.burst.max(1)));
+        self.sweep(now);
+        let is_full = self.clients.len() >= REMEMBERED_MAX;
+        let network = network(client);
+        let client = match self.clients.get_mut(&network) {
+            Some(client) => client,
+            None if is_full => return Ok(()),
+            None => self.clients.entry(network).or_default(),
+        };
+        let now_us = microseconds(now);
+        let next_us = client.next_us.max(now_us) + interval_us;
+        if next_us - now_us > ahead_max_us {
+            return Err(Excess::Rate(Duration::from_micros(next_us - now_us - ahead_max_us)));
+        }
+        client.next_us = next_us;
+        Ok(())
+    }
+
+    /// Forgets those that neither are connected nor asked for more than their rate lately.
+    fn sweep(&mut self, now: Moment) {
+        if now >= self.sweep_at {
+            self.sweep_at = now + SWEEP_EVERY;
+            self.clients.retain(|_, client| !client.is_nobody(now));
+        }
+    }
+}
+
+impl Client {
+    fn is_nobody(&self, now: Moment) -> bool {
+        self.connections == 0 && self.next_us <= microseconds(now)
+    }
+}
+
+fn microseconds(moment: Moment) -> u64 {
+    moment.0.saturating_mul(1000)
+}
+
+/// Who counts as one client: an IPv4 address, or the /64 of an IPv6 address, of which every household has at least one
+/// (RFC 6177 §2) and any device in it as many addresses as it likes.
+pub fn network(client: IpAddr) -> IpAddr {
+    match client.to_canonical() {
+        IpAddr::V6(v6) => {
+            let [a, b, c, d, ..] = v6.segments();
+            IpAddr::from([a, b, c, d, 0, 0, 0, 0])
+        }
+        v4 @ IpAddr::V4(_) => v4,
+    }
+}
+
+/// How short memory is. Each step gives up more than the one before, and what is being said goes last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Pressure {
+    /// Room enough.
+    None,
+    /// From 90 %: no newcomers.
+    NoNewcomers,
+    /// From 95 %: nobody new, and no request.
+    NobodyNew,
+    /// From 100 %: quiet sessions are told to reconnect elsewhere; those in a turn first finish it.
+    Shed,
+}
+
+impl Pressure {
+    /// Of `used` bytes where `max` may be; 0 for no limit.
+    pub fn of(used: u64, max: u64) -> Self {
+        // In twentieths, so that nothing depends on rounding.
+        match (max, used.saturating_mul(20)) {
+            (0, _) => Self::None,
+            (_, used) if used >= max.saturating_mul(20) => Self::Shed,
+            (_, used) if used >= max.saturating_mul(19) => Self::NobodyNew,
+            (_, used) if used >= max.saturating_mul(18) => Self::NoNewcomers,
+            _ => Self::None,
+        }
+    }
+
+    /// Whether something new may begin.
+    pub fn admits(self, arrival: Arrival) -> bool {
+        match arrival {
+            Arrival::Newcomer => self < Self::NoNewcomers,
+            Arrival::Returning => self < Self::NobodyNew,
+        }
+    }
+
+    /// The step's name in logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::NoNewcomers => "no-newcomers",
+            Self::NobodyNew => "nobody-new",
+            Self::Shed => "shed",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn limits(connections_max: u32, requests_per_s: f64, burst: u32) -> ClientLimits {
+        ClientLimits {
+            connections_max,
+            requests_per_s,
+            burst,
+        }
+    }
+
+    #[test]
+    fn who_returns_gets_the_places_that_newcomers_leave() {
+        let places = Places::new(100, 0.1);
+        assert!(places.admits(89, Arrival::Newcomer));
+        assert!(!places.admits(90, Arrival::Newcomer));
+        assert!(places.admits(99, Arrival::Returning));
+        assert!(!places.admits(100, Arrival::Returning));
+        assert!(
+            Places::new(1, 1.0).admits(0, Arrival::Newcomer),
+            "never closed to all newcomers"
+        );
+    }
+
+    #[test]
+    fn a_client_may_burst_and_then_keeps_to_its_rate() {
+        let mut clients = Clients::new(limits(0, 10.0, 5));
+        let client = ip("192.0.2.1");
+        for _ in 0..5 {
+            assert_eq!(clients.ask(client, Moment(1_000)), Ok(()));
+        }
+        let wait = Duration::from_millis(100);
+        assert_eq!(clients.ask(client, Moment(1_000)), Err(Excess::Rate(wait)));
+        assert_eq!(
+            clients.ask(client, Moment(1_099)),
+            Err(Excess::Rate(wait - Duration::from_millis(99)))
+        );
+        assert_eq!(clients.ask(client, Moment(1_100)), Ok(()), "a refusal costs nothing");
+        assert_eq!(
+            clients.ask(ip("192.0.2.2"), Moment(1_100)),
+            Ok(()),
+            "others are not concerned"
+        );
+    }
+
+    #[test]
+    fn one_household_is_one_client() {
+        let mut clients = Clients::new(limits(2, 0.0, 1));
+        assert_eq!(clients.connect(ip("2001:db8:1:2::1")), Ok(()));
+        assert_eq!(clients.connect(ip("2001:db8:1:2:ffff::9")), Ok(()));
+        assert_eq!(clients.connect(ip("2001:db8:1:2::3")), Err(Excess::Connections));
+        assert_eq!(clients.connect(ip("2001:db8:1:3::3")), Ok(()));
+        assert_eq!(network(ip("::ffff:192.0.2.1")), ip("192.0.2.1"));
+        clients.disconnect(ip("2001:db8:1:2::77"), Moment(1));
+        assert_eq!(clients.connect(ip("2001:db8:1:2::3")), Ok(()));
+    }
+
+    #[test]
+    fn clients_that_keep_to_their_rate_are_forgotten() {
+        let mut clients = Clients::new(limits(0, 1.0, 10));
+        for n in 0..100_u32 {
+            assert_eq!(clients.ask(IpAddr::from(n.to_be_bytes()), Moment(0)), Ok(()));
+        }
+        assert_eq!(clients.len(), 100);
+        assert_eq!(clients.ask(ip("192.0.2.1"), Moment(1_001)), Ok(()));
+        assert_eq!(clients.len(), 1);
+    }
+
+    #[test]
+    fn memory_runs_out_in_steps() {
+        let steps = [89, 90, 94, 95, 99, 100, 200].map(|percent| Pressure::of(percent, 100));
+        use Pressure::{NoNewcomers, NobodyNew, Shed};
+        assert_eq!(
+            steps,
+            [
+                Pressure::None,
+                NoNewcomers,
+                NoNewcomers,
+                NobodyNew,
+                NobodyNew,
+                Shed,
+                Shed
+            ]
+        );
+        assert_eq!(Pressure::of(u64::MAX, 0), Pressure::None);
+        assert!(NoNewcomers.admits(Arrival::Returning) && !NoNewcomers.admits(Arrival::Newcomer));
+        assert!(!NobodyNew.admits(Arrival::Returning));
+    }
+
+    proptest! {
+        /// Over any span a client gets no more than its burst and its rate, and one that keeps to its rate is never refused.
+        #[test]
+        fn no_client_gets_more_than_its_part(
+            rate in 1_u32..200,
+            burst in 1_u32..50,
+            gaps_ms in prop::collection::vec(0_u64..500, 1..300),
+        ) {
+            let mut clients = Clients::new(limits(0, f64::from(rate), burst));
+            let (mut now, mut admitted) = (Moment(10_000), 0_u64);
+            let (began, client) = (now, ip("192.0.2.1"));
+            let mut last_refused: Option<Moment> = None;
+            for gap in gaps_ms {
+                now = now + Duration::from_millis(gap);
+                match clients.ask(client, now) {
+                    Ok(()) => {
+                        admitted += 1;
+                        last_refused = None;
+                    }
+                    Err(Excess::Rate(wait)) => {
+                        prop_assert!(wait > Duration::ZERO);
+                        last_refused = Some(now + wait + Duration::from_millis(1));
+                    }
+                    Err(Excess::Connections) => prop_assert!(false),
+                }
+                let most = f64::from(burst) + now.since(began).as_secs_f64() * f64::from(rate) * 1.001 + 1.0;
+                prop_assert!(admitted as f64 <= most, "{admitted} > {most}");
+            }
+            if let Some(at) = last_refused {
+                prop_assert_eq!(clients.ask(client, at.max(now)), Ok(()), "who waits as told is let in");
+            }
+        }
+
+        /// What is counted is given back.
+        #[test]
+        fn connections_are_counted_out_as_they_were_counted_in(clients_of in prop::collection::vec(0_u8..4, 0..60)) {
+            let mut clients = Clients::new(limits(3, 0.0, 1));
+            let mut open = Vec::new();
+            for n in clients_of {
+                let client = IpAddr::from([192, 0, 2, n]);
+                let has = open.iter().filter(|it| **it == client).count();
+                prop_assert_eq!(clients.connect(client).is_ok(), has < 3);
+                if has < 3 {
+                    open.push(client);
+                }
+            }
+            for client in open {
+                clients.disconnect(client, Moment(5_000));
+            }
+            prop_assert!(clients.is_empty());
+        }
+    }
+}
