@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use pingora_core::{
     Error, ErrorSource, ErrorType, Result,
+    modules::http::HttpModules,
     protocols::Digest,
     upstreams::peer::{H1UpgradePolicy, HttpPeer, HttpUpstreamRequestPolicy},
 };
@@ -107,6 +108,9 @@ impl ProxyHttp for Gateway {
             body_bytes: 0,
         }
     }
+
+    /// None of pingora's: it would look at every answer for something to compress, and nothing is compressed here.
+    fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut Ctx) -> Result<bool> {
         let path = session.req_header().uri.path();

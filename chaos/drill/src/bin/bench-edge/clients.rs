@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -13,14 +14,22 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpSocket, TcpStream},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    net::TcpSocket,
     sync::watch,
     task::JoinSet,
     time::{Instant, MissedTickBehavior, interval_at, timeout},
 };
+use tokio_rustls::{TlsConnector, rustls::pki_types::ServerName};
 
-use crate::wire::{self, CLOSE, Frames, PAYLOAD_BYTES};
+use crate::{
+    tls,
+    wire::{self, CLOSE, Frames, PAYLOAD_BYTES},
+};
+
+/// A connection, plain or TLS.
+trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
 /// What devices are told.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -35,6 +44,8 @@ pub enum Order {
         sessions: usize,
         /// So many at a time.
         at_once: usize,
+        /// With TLS, trusting the certificate in this file.
+        trusting: Option<PathBuf>,
     },
     /// Every session says this many frames, one each `every_ms`.
     Talk {
@@ -133,7 +144,8 @@ impl Devices {
                 from,
                 sessions,
                 at_once,
-            } => self.open(to, from, sessions, at_once).await,
+                trusting,
+            } => self.open(to, from, sessions, at_once, trusting.as_deref()).await,
             Order::Talk { frames, every_ms } => self.talk(frames, Duration::from_millis(every_ms)).await,
             Order::Look => {}
             Order::Close => {
@@ -144,20 +156,24 @@ impl Devices {
         self.shared.standing()
     }
 
-    async fn open(&mut self, to: SocketAddr, from: IpAddr, sessions: usize, at_once: usize) {
+    async fn open(&mut self, to: SocketAddr, from: IpAddr, sessions: usize, at_once: usize, trusting: Option<&Path>) {
+        let tls = match trusting.map(tls::connector).transpose() {
+            Ok(tls) => tls,
+            Err(error) => return self.shared.note(&self.shared.failed, error.to_string()),
+        };
         let places = Arc::new(tokio::sync::Semaphore::new(at_once));
         for number in 0..sessions {
-            let (shared, pace) = (self.shared.clone(), self.pace.subscribe());
+            let (shared, pace, tls) = (self.shared.clone(), self.pace.subscribe(), tls.clone());
             let Ok(place) = places.clone().acquire_owned().await else {
                 return;
             };
             self.sessions.spawn(async move {
-                let opened = timeout(OPEN_TIMEOUT, connect(to, from)).await;
+                let opened = timeout(OPEN_TIMEOUT, connect(to, from, tls)).await;
                 drop(place);
                 match opened {
-                    Ok(Ok((tcp, frames))) => {
+                    Ok(Ok((io, frames))) => {
                         shared.open.fetch_add(1, Relaxed);
-                        let why = converse(tcp, frames, number as f64 / sessions as f64, pace, &shared).await;
+                        let why = converse(io, frames, number as f64 / sessions as f64, pace, &shared).await;
                         shared.open.fetch_sub(1, Relaxed);
                         shared.note(&shared.closed, why);
                     }
@@ -180,15 +196,21 @@ impl Devices {
     }
 }
 
-async fn connect(to: SocketAddr, from: IpAddr) -> std::io::Result<(TcpStream, Frames)> {
+type Tls = (TlsConnector, ServerName<'static>);
+
+async fn connect(to: SocketAddr, from: IpAddr, tls: Option<Tls>) -> std::io::Result<(Box<dyn Io>, Frames)> {
     let socket = TcpSocket::new_v4()?;
     socket.bind(SocketAddr::new(from, 0))?;
-    let mut tcp = socket.connect(to).await?;
+    let tcp = socket.connect(to).await?;
     tcp.set_nodelay(true)?;
-    tcp.write_all(wire::upgrade("voice.example").as_bytes()).await?;
+    let mut io: Box<dyn Io> = match tls {
+        Some((connector, name)) => Box::new(connector.connect(name, tcp).await?),
+        None => Box::new(tcp),
+    };
+    io.write_all(wire::upgrade("voice.example").as_bytes()).await?;
     let mut bytes = Vec::with_capacity(1024);
     let end = loop {
-        if tcp.read_buf(&mut bytes).await? == 0 {
+        if io.read_buf(&mut bytes).await? == 0 {
             return Err(std::io::ErrorKind::UnexpectedEof.into());
         }
         if let Some(end) = wire::head_end(&bytes) {
@@ -201,13 +223,13 @@ async fn connect(to: SocketAddr, from: IpAddr) -> std::io::Result<(TcpStream, Fr
     }
     let mut frames = Frames::default();
     frames.take(&bytes[end..], |_| {});
-    Ok((tcp, frames))
+    Ok((io, frames))
 }
 
 /// One session until it is closed from the other side; why it was. `place` in 0..1 is its place between two frames: devices
 /// do not speak in step.
 async fn converse(
-    mut tcp: TcpStream,
+    mut io: Box<dyn Io>,
     mut frames: Frames,
     place: f64,
     mut pace: watch::Receiver<Pace>,
@@ -219,7 +241,7 @@ async fn converse(
     let mut buffer = [0; 2048];
     loop {
         tokio::select! {
-            read = tcp.read(&mut buffer) => match read {
+            read = io.read(&mut buffer) => match read {
                 Ok(0) => return "the connection ended".to_owned(),
                 Err(error) => return error.to_string(),
                 Ok(read) => {
@@ -246,7 +268,11 @@ async fn converse(
             }
             _ = ticks.tick(), if left > 0 => {
                 left -= 1;
-                if let Err(error) = tcp.write_all(&frame).await {
+                let sent = async {
+                    io.write_all(&frame).await?;
+                    io.flush().await
+                };
+                if let Err(error) = sent.await {
                     return error.to_string();
                 }
                 shared.sent.fetch_add(1, Relaxed);

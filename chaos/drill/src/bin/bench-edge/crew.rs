@@ -11,6 +11,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines},
     process::{Child, ChildStdin, ChildStdout, Command},
+    sync::mpsc,
 };
 
 use crate::{
@@ -111,24 +112,37 @@ pub fn play(role: &str) -> anyhow::Result<()> {
     // One thread: a load generator that spreads over the cores would take them from what is measured.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let mut orders = BufReader::new(tokio::io::stdin()).lines();
+        let mut orders = orders();
         if role == UPSTREAM {
-            let manner: String = orders.next_line().await?.context("no order")?;
+            let manner = orders.recv().await.context("no order")?;
             let listener = upstream::listen((Ipv4Addr::LOCALHOST, 0).into())?;
             println!("{}", serde_json::to_string(&listener.local_addr()?)?);
             let serve = upstream::serve(listener, serde_json::from_str(&manner)?);
             tokio::select! {
                 () = serve => {}
-                _ = orders.next_line() => {}
+                _ = orders.recv() => {}
             }
             return Ok(());
         }
         let mut devices = Devices::new();
-        while let Some(order) = orders.next_line().await? {
+        while let Some(order) = orders.recv().await {
             let order: Order = serde_json::from_str(&order)?;
             let standing = devices.obey(order).await;
             println!("{}", serde_json::to_string(&standing)?);
         }
         Ok(())
     })
+}
+
+/// The lines of standard input, until it ends. A thread reads them, and is left behind waiting when the process ends.
+fn orders() -> mpsc::Receiver<String> {
+    let (sender, orders) = mpsc::channel(1);
+    std::thread::spawn(move || {
+        for line in std::io::stdin().lines().map_while(Result::ok) {
+            if sender.blocking_send(line).is_err() {
+                return;
+            }
+        }
+    });
+    orders
 }

@@ -1,14 +1,12 @@
 //! HTTP requests: processor time of a proxy for each, small answers over connections that are kept.
 
-use std::net::SocketAddr;
-
 use anyhow::{Context as _, bail};
 use tokio::process::Command;
 
-use crate::proxies::Proxy;
+use crate::proxies::{Over, Proxy};
 
 /// Long enough that a hundredth of a second, the unit of processor time, is less than a percent.
-const SECONDS: u32 = 4;
+const SECONDS: u32 = 3;
 /// Enough to keep a proxy busy on every core, and few enough that none of them queues.
 const CONNECTIONS: usize = 64;
 
@@ -21,11 +19,11 @@ pub struct Load {
 }
 
 /// Asks a proxy for a small answer as fast as it gives them.
-pub async fn measure(proxy: &Proxy) -> anyhow::Result<Load> {
+pub async fn measure(proxy: &Proxy, over: Over) -> anyhow::Result<Load> {
     // The first second fills pools of connections and caches.
-    wrk(proxy.address, 1).await?;
+    wrk(proxy, over, 1).await?;
     let before = proxy.cpu()?;
-    let requests = wrk(proxy.address, SECONDS).await?;
+    let requests = wrk(proxy, over, SECONDS).await?;
     let used = proxy.cpu()? - before;
     Ok(Load {
         cpu_us: used.as_secs_f64() * 1e6 / requests,
@@ -34,10 +32,14 @@ pub async fn measure(proxy: &Proxy) -> anyhow::Result<Load> {
 }
 
 /// Number of requests answered well; one that was not is an error.
-async fn wrk(address: SocketAddr, seconds: u32) -> anyhow::Result<f64> {
+async fn wrk(proxy: &Proxy, over: Over, seconds: u32) -> anyhow::Result<f64> {
+    let scheme = match over {
+        Over::Plain => "http",
+        Over::Tls => "https",
+    };
     let output = Command::new("wrk")
         .args(["-t", "1", "-c", &CONNECTIONS.to_string(), "-d", &format!("{seconds}s")])
-        .arg(format!("http://{address}/v1/models"))
+        .arg(format!("{scheme}://{}/v1/models", proxy.address(over)))
         .kill_on_drop(true)
         .output()
         .await

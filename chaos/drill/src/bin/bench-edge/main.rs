@@ -11,11 +11,11 @@ mod proxies;
 mod regions;
 mod report;
 mod sessions;
+mod tls;
 mod upstream;
 mod wire;
 
 use std::{
-    path::PathBuf,
     process::ExitCode,
     time::{Duration, Instant},
 };
@@ -26,9 +26,10 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::{
     crew::Upstream,
-    proxies::{Kind, Proxy},
+    proxies::{Kind, Over, Place, Proxy},
     regions::{Fault, Scene},
     report::Bench,
+    tls::Certificate,
     upstream::Manner,
 };
 
@@ -99,16 +100,20 @@ async fn run(words: impl Iterator<Item = String>) -> anyhow::Result<()> {
     let Arguments { runs, parts } = arguments(words)?;
     raise_open_files();
     let docs = docs()?;
+    let folder = std::env::temp_dir().join(format!("meridian-bench-edge-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let stage = Stage {
         began: Instant::now(),
         runs,
-        folder: std::env::temp_dir().join(format!("meridian-bench-edge-{}", std::process::id())),
+        place: Place {
+            certificate: Certificate::make(&folder)?,
+            folder,
+        },
     };
-    std::fs::create_dir_all(&stage.folder).with_context(|| format!("cannot make {}", stage.folder.display()))?;
     let mut bench = Bench::new(runs).await?;
     let result = stage.play(&parts, &mut bench).await;
     // What is left is configurations and logs.
-    let _ = std::fs::remove_dir_all(&stage.folder);
+    let _ = std::fs::remove_dir_all(&stage.place.folder);
     result?;
     bench.took_s = stage.began.elapsed().as_secs();
     let section = bench.section();
@@ -124,7 +129,7 @@ async fn run(words: impl Iterator<Item = String>) -> anyhow::Result<()> {
 struct Stage {
     began: Instant,
     runs: usize,
-    folder: PathBuf,
+    place: Place,
 }
 
 impl Stage {
@@ -150,7 +155,7 @@ impl Stage {
     async fn proxies(&self, stack: &Upstream) -> anyhow::Result<Vec<(Kind, Proxy)>> {
         let mut proxies = Vec::new();
         for kind in Kind::ALL {
-            proxies.push((kind, Proxy::start(kind, &[stack.address], &self.folder).await?));
+            proxies.push((kind, Proxy::start(kind, &[stack.address], &self.place).await?));
         }
         Ok(proxies)
     }
@@ -159,16 +164,18 @@ impl Stage {
         let stack = Upstream::start(Manner::Usual).await?;
         let proxies = self.proxies(&stack).await?;
         for run in 1..=self.runs {
-            for (kind, proxy) in &proxies {
-                let load = http::measure(proxy).await?;
-                self.say(&format!(
-                    "http {run}: {} {:.1} µs of CPU a request, {:.0} requests/s",
-                    kind.as_str(),
-                    load.cpu_us,
-                    load.per_second
-                ));
-                bench.http_cpu_us.add(*kind, load.cpu_us);
-                bench.http_requests_per_s.add(*kind, load.per_second);
+            for over in [Over::Plain, Over::Tls] {
+                for (kind, proxy) in &proxies {
+                    let load = http::measure(proxy, over).await?;
+                    self.say(&format!(
+                        "http {run}, {over:?}: {} {:.1} µs of CPU a request, {:.0} requests/s",
+                        kind.as_str(),
+                        load.cpu_us,
+                        load.per_second
+                    ));
+                    bench.http_cpu_us.add(over, *kind, load.cpu_us);
+                    bench.http_requests_per_s.add(over, *kind, load.per_second);
+                }
             }
         }
         end(proxies, stack).await;
@@ -181,17 +188,19 @@ impl Stage {
             Upstream::start(Manner::Keeping).await?,
         );
         let proxies = self.proxies(&stack).await?;
-        let kept = Proxy::start(Kind::Meridian, &[keeping.address], &self.folder.join("keeping")).await?;
+        let kept = Proxy::start(Kind::Meridian, &[keeping.address], &self.place.within("keeping")).await?;
         for run in 1..=self.runs {
-            for (kind, proxy) in &proxies {
-                let cpu_us = sessions::frame_cpu_us(proxy).await?;
-                self.say(&format!(
-                    "frames {run}: {} {cpu_us:.2} µs of CPU a frame",
-                    kind.as_str()
-                ));
-                bench.frame_cpu_us.add(*kind, cpu_us);
+            for over in [Over::Plain, Over::Tls] {
+                for (kind, proxy) in &proxies {
+                    let cpu_us = sessions::frame_cpu_us(proxy, over).await?;
+                    let kind_name = kind.as_str();
+                    self.say(&format!(
+                        "frames {run}, {over:?}: {kind_name} {cpu_us:.2} µs of CPU a frame"
+                    ));
+                    bench.frame_cpu_us.add(over, *kind, cpu_us);
+                }
             }
-            let cpu_us = sessions::frame_cpu_us(&kept).await?;
+            let cpu_us = sessions::frame_cpu_us(&kept, Over::Plain).await?;
             self.say(&format!("frames {run}: meridian {cpu_us:.2} µs, with continuity"));
             bench.frame_cpu_us_with_continuity.push(cpu_us);
         }
@@ -207,12 +216,17 @@ impl Stage {
             Upstream::start(Manner::Keeping).await?,
         );
         for run in 1..=self.runs {
-            for kind in Kind::ALL {
-                let kib = sessions::idle_kib(kind, &stack, &self.folder).await?;
-                self.say(&format!("idle {run}: {} {kib:.2} KiB a session", kind.as_str()));
-                bench.idle_rss_kb.add(kind, kib);
+            for over in [Over::Plain, Over::Tls] {
+                for kind in Kind::ALL {
+                    let kib = sessions::idle_kib(kind, over, &stack, &self.place).await?;
+                    self.say(&format!(
+                        "idle {run}, {over:?}: {} {kib:.2} KiB a session",
+                        kind.as_str()
+                    ));
+                    bench.idle_rss_kb.add(over, kind, kib);
+                }
             }
-            let kib = sessions::idle_kib(Kind::Meridian, &keeping, &self.folder).await?;
+            let kib = sessions::idle_kib(Kind::Meridian, Over::Plain, &keeping, &self.place).await?;
             self.say(&format!("idle {run}: meridian {kib:.2} KiB a session, with continuity"));
             bench.idle_rss_kb_with_continuity.push(kib);
         }
@@ -221,11 +235,12 @@ impl Stage {
         Ok(())
     }
 
+    /// What peers do is the same every time, and is looked at once.
     async fn burst(&self, bench: &mut Bench) -> anyhow::Result<()> {
         for run in 1..=self.runs {
-            for kind in Kind::ALL {
+            for kind in Kind::ALL.into_iter().filter(|kind| run == 1 || *kind == Kind::Meridian) {
                 for manner in [Manner::Usual, Manner::Eager] {
-                    let burst = sessions::burst(kind, manner, &self.folder).await?;
+                    let burst = sessions::burst(kind, manner, &self.place).await?;
                     let (kind, sessions, wrong) = (kind.as_str(), burst.sessions, burst.wrong);
                     self.say(&format!(
                         "burst {run}: {kind} {wrong} of {sessions} wrong, {manner:?} stack {:?}",
@@ -244,7 +259,7 @@ impl Stage {
             (HELD_ALONE, 1, Duration::from_secs(10)),
             (sessions, processes, Duration::from_secs(60)),
         ] {
-            let held = sessions::hold(sessions, processes, held_for.as_secs(), &self.folder).await?;
+            let held = sessions::hold(sessions, processes, held_for.as_secs(), &self.place).await?;
             self.say(&format!("hold: {held:?}"));
             bench.held.push(held);
         }
@@ -257,11 +272,8 @@ impl Stage {
         let utterances = regions::utterances();
         for run in 1..=self.runs {
             for fault in [Fault::Kill, Fault::Freeze] {
-                let scene = Scene::set(&self.folder, &utterances).await?;
-                for kind in Kind::ALL {
-                    if kind != Kind::Meridian && run > 1 {
-                        continue;
-                    }
+                let scene = Scene::set(&self.place, &utterances).await?;
+                for kind in Kind::ALL.into_iter().filter(|kind| run == 1 || *kind == Kind::Meridian) {
                     let callers = scene.play(kind, fault).await?;
                     self.say(&format!(
                         "regions {run}: {fault:?}, {}: {} of {} lost, resumed P50 {:.0} ms, P99 {:.0} ms; {} bytes lost, {} \

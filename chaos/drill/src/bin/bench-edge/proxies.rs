@@ -2,9 +2,10 @@
 //! outside, through /proc.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
     net::{Ipv4Addr, SocketAddr},
-    path::Path,
+    path::{Path, PathBuf},
     process::Stdio,
     time::{Duration, Instant},
 };
@@ -23,6 +24,8 @@ use topology::{
     policy::ProbePolicy,
     snapshot::{SNAPSHOT_SCHEMA, digest},
 };
+
+use crate::tls::Certificate;
 
 /// Which proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -50,11 +53,47 @@ impl Kind {
     }
 }
 
+/// How devices connect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Over {
+    /// Plain TCP.
+    Plain,
+    /// TLS.
+    Tls,
+}
+
+/// Where proxies have their files, and the certificate they show.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// Exists.
+    pub folder: PathBuf,
+    /// Shown by all.
+    pub certificate: Certificate,
+}
+
+impl Place {
+    /// A folder of this one, for a second proxy of a kind.
+    pub fn within(&self, name: &str) -> Self {
+        Self {
+            folder: self.folder.join(name),
+            certificate: self.certificate.clone(),
+        }
+    }
+}
+
+struct Listen<'a> {
+    plain: SocketAddr,
+    tls: SocketAddr,
+    certificate: &'a Certificate,
+}
+
 /// A proxy that runs.
 pub struct Proxy {
     kind: Kind,
-    /// Where devices connect.
-    pub address: SocketAddr,
+    plain: SocketAddr,
+    tls: SocketAddr,
+    /// What devices trust.
+    trusted: PathBuf,
     child: Child,
     /// The edge ends when this does.
     _supervision: Option<ChildStdin>,
@@ -71,9 +110,8 @@ const TICKS_PER_SECOND: f64 = 100.0;
 
 impl Proxy {
     /// Starts a proxy in front of these stacks: the first takes everything, the others what it cannot.
-    pub async fn start(kind: Kind, stacks: &[SocketAddr], folder: &Path) -> anyhow::Result<Self> {
-        let address = free_address()?;
-        Self::start_at(kind, address, stacks, &folder.join(kind.as_str())).await
+    pub async fn start(kind: Kind, stacks: &[SocketAddr], place: &Place) -> anyhow::Result<Self> {
+        Self::start_at(kind, free_address()?, stacks, place).await
     }
 
     /// The same, at an address of one's choice.
@@ -81,13 +119,23 @@ impl Proxy {
         kind: Kind,
         address: SocketAddr,
         stacks: &[SocketAddr],
-        folder: &Path,
+        place: &Place,
     ) -> anyhow::Result<Self> {
+        let folder = &place.folder.join(kind.as_str());
+        let listen = Listen {
+            plain: address,
+            tls: free_address()?,
+            certificate: &place.certificate,
+        };
+        // An edge would go on with the plan of the one before it.
+        if folder.exists() {
+            std::fs::remove_dir_all(folder)?;
+        }
         std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
         let mut command = match kind {
-            Kind::Meridian => edge(address, stacks, folder)?,
-            Kind::Nginx => nginx(address, stacks, folder)?,
-            Kind::Haproxy => haproxy(address, stacks, folder)?,
+            Kind::Meridian => edge(&listen, stacks, folder)?,
+            Kind::Nginx => nginx(&listen, stacks, folder)?,
+            Kind::Haproxy => haproxy(&listen, stacks, folder)?,
         };
         let log = std::fs::File::create(folder.join("log")).context("cannot make the log of a proxy")?;
         let mut child = command
@@ -100,7 +148,9 @@ impl Proxy {
         let supervision = child.stdin.take();
         let proxy = Self {
             kind,
-            address,
+            plain: listen.plain,
+            tls: listen.tls,
+            trusted: place.certificate.trusted.clone(),
             child,
             _supervision: supervision,
         };
@@ -110,14 +160,27 @@ impl Proxy {
 
     async fn ready(&self, folder: &Path) -> anyhow::Result<()> {
         let deadline = Instant::now() + READY_TIMEOUT;
-        while TcpStream::connect(self.address).await.is_err() {
+        while TcpStream::connect(self.plain).await.is_err() {
             if Instant::now() > deadline {
                 let log = std::fs::read_to_string(folder.join("log")).unwrap_or_default();
-                bail!("{} does not listen at {}: {log}", self.kind.as_str(), self.address);
+                bail!("{} does not listen at {}: {log}", self.kind.as_str(), self.plain);
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         Ok(())
+    }
+
+    /// Where devices connect.
+    pub fn address(&self, over: Over) -> SocketAddr {
+        match over {
+            Over::Plain => self.plain,
+            Over::Tls => self.tls,
+        }
+    }
+
+    /// What devices trust, if they have to.
+    pub fn trusted(&self, over: Over) -> Option<PathBuf> {
+        (over == Over::Tls).then(|| self.trusted.clone())
     }
 
     /// Its processes: nginx has workers.
@@ -188,7 +251,7 @@ pub fn free_address() -> anyhow::Result<SocketAddr> {
 }
 
 /// With a plan on disk an edge needs no control plane; with each stack a region of its own it has somewhere to go.
-fn edge(address: SocketAddr, stacks: &[SocketAddr], folder: &Path) -> anyhow::Result<Command> {
+fn edge(listen: &Listen<'_>, stacks: &[SocketAddr], folder: &Path) -> anyhow::Result<Command> {
     let program = world::settings::default_binaries_dir().join("meridian-edge");
     if !program.is_file() {
         bail!(
@@ -198,12 +261,22 @@ fn edge(address: SocketAddr, stacks: &[SocketAddr], folder: &Path) -> anyhow::Re
     }
     let state = folder.join("state");
     std::fs::create_dir_all(&state)?;
-    LastGood::at(state.join("plan")).save(&plan(address, stacks)?)?;
-    let admin = free_address()?;
+    LastGood::at(state.join("plan")).save(&plan(listen.plain, stacks)?)?;
+    let (
+        admin,
+        Listen {
+            plain,
+            tls,
+            certificate,
+        },
+    ) = (free_address()?, listen);
     let text = format!(
-        "node = \"edge-bench\"\nlisten = [\"{address}\"]\nadmin_listen = \"{admin}\"\ncontrol_planes = []\n\
-         state_dir = \"state\"\nreuse_port = true\naffinity_key = \"{}\"\n\n[limits]\nconnections_max = {CONNECTIONS_MAX}\n",
-        "5a".repeat(32)
+        "node = \"edge-bench\"\nlisten = [\"{plain}\"]\nadmin_listen = \"{admin}\"\ncontrol_planes = []\n\
+         state_dir = \"state\"\nreuse_port = true\naffinity_key = \"{}\"\n\n{LIMITS}\n\
+         [tls]\nlisten = [\"{tls}\"]\ncertificate = {:?}\nkey = {:?}\n",
+        "5a".repeat(32),
+        certificate.chain,
+        certificate.key,
     );
     let file = folder.join("edge.toml");
     std::fs::write(&file, text)?;
@@ -211,6 +284,16 @@ fn edge(address: SocketAddr, stacks: &[SocketAddr], folder: &Path) -> anyhow::Re
     command.arg("--config").arg(file).arg("--supervised");
     Ok(command)
 }
+
+/// All devices of the bench are one client, and come at once.
+const LIMITS: &str = "[limits]
+connections_max = 9900
+sessions_max = 9900
+handshakes_max = 9900
+returning_percent = 0
+client_connections_max = 0
+client_requests_per_s = 0
+";
 
 fn plan(address: SocketAddr, stacks: &[SocketAddr]) -> anyhow::Result<Snapshot> {
     let names: Vec<String> = (0..stacks.len().max(2))
@@ -263,7 +346,8 @@ fn plan(address: SocketAddr, stacks: &[SocketAddr]) -> anyhow::Result<Snapshot> 
         edges: (topology.edges.keys())
             .map(|id| (id.clone(), EdgeState::Serving))
             .collect(),
-        writers: Default::default(),
+        drained_stacks: BTreeSet::new(),
+        writers: BTreeMap::new(),
         rollout: None,
         reasons: vec![Reason {
             code: ReasonCode::Genesis,
@@ -284,13 +368,20 @@ fn plan(address: SocketAddr, stacks: &[SocketAddr]) -> anyhow::Result<Snapshot> 
 
 /// What both peers are told alike: no log of requests, timeouts that no measurement meets, connections to the stack kept,
 /// and the client's address passed on, as the edge does.
-fn nginx(address: SocketAddr, stacks: &[SocketAddr], folder: &Path) -> anyhow::Result<Command> {
+fn nginx(listen: &Listen<'_>, stacks: &[SocketAddr], folder: &Path) -> anyhow::Result<Command> {
     let mut servers = String::new();
     for (index, stack) in stacks.iter().enumerate() {
         let backup = if index > 0 { " backup" } else { "" };
         let _ = writeln!(servers, "    server {stack}{backup};");
     }
-    let path = folder.display();
+    let (
+        path,
+        Listen {
+            plain,
+            tls,
+            certificate,
+        },
+    ) = (folder.display(), listen);
     let text = format!(
         "daemon off;
 worker_processes auto;
@@ -311,7 +402,11 @@ http {{
   }}
   map $http_upgrade $connection_upgrade {{ default upgrade; '' ''; }}
   server {{
-    listen {address} backlog=4096;
+    listen {plain} backlog=4096;
+    listen {tls} ssl backlog=4096;
+    ssl_certificate {chain};
+    ssl_certificate_key {key};
+    ssl_protocols TLSv1.2 TLSv1.3;
     keepalive_requests 1000000000;
     location / {{
       proxy_pass http://stacks;
@@ -328,6 +423,8 @@ http {{
 }}
 ",
         files = 2 * CONNECTIONS_MAX,
+        chain = certificate.chain.display(),
+        key = certificate.key.display(),
     );
     let file = folder.join("nginx.conf");
     std::fs::write(&file, text)?;
@@ -336,7 +433,7 @@ http {{
     Ok(command)
 }
 
-fn haproxy(address: SocketAddr, stacks: &[SocketAddr], folder: &Path) -> anyhow::Result<Command> {
+fn haproxy(listen: &Listen<'_>, stacks: &[SocketAddr], folder: &Path) -> anyhow::Result<Command> {
     let mut servers = String::new();
     for (index, stack) in stacks.iter().enumerate() {
         let backup = if index > 0 { " backup" } else { "" };
@@ -356,10 +453,14 @@ defaults
   timeout server 1h
   timeout tunnel 1h
 frontend devices
-  bind {address}
+  bind {plain}
+  bind {tls} ssl crt {both}
   default_backend stacks
 backend stacks
-{servers}"
+{servers}",
+        plain = listen.plain,
+        tls = listen.tls,
+        both = listen.certificate.both.display(),
     );
     let file = folder.join("haproxy.cfg");
     std::fs::write(&file, text)?;

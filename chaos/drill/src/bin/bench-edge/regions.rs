@@ -5,12 +5,7 @@
 //! The stacks hear and speak by script: a sound carries its text and a checksum, as a modem's does. Recognising 500 people at
 //! once is not what is measured and does not fit on two cores; everything else is as in production.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, ensure};
 use drill::report::percentile;
@@ -22,7 +17,7 @@ use tokio::time::{Instant, sleep_until};
 use topology::{Moment, RegionId};
 use world::{Engine, World};
 
-use crate::proxies::{Kind, Proxy};
+use crate::proxies::{Kind, Over, Place, Proxy};
 
 /// Callers at once.
 pub const CALLERS: usize = 500;
@@ -86,7 +81,7 @@ pub fn utterances() -> Arc<Vec<Utterance>> {
 /// A world in which hundreds can talk, and a call to another region that went well: what all others should come to.
 pub struct Scene {
     world: World,
-    folder: PathBuf,
+    place: Place,
     options: CallOptions,
     utterances: Arc<Vec<Utterance>>,
     reference: Reference,
@@ -100,8 +95,8 @@ struct Reference {
 
 impl Scene {
     /// Starts a world.
-    pub async fn set(folder: &Path, utterances: &Arc<Vec<Utterance>>) -> anyhow::Result<Self> {
-        let mut settings = world::Settings::new(folder.join("world"));
+    pub async fn set(place: &Place, utterances: &Arc<Vec<Utterance>>) -> anyhow::Result<Self> {
+        let mut settings = world::Settings::new(place.folder.join("world"));
         settings.engine = Engine::Scripted;
         let world = World::start(settings).await?;
         let options = CallOptions {
@@ -112,7 +107,7 @@ impl Scene {
         };
         let mut scene = Self {
             world,
-            folder: folder.to_owned(),
+            place: place.clone(),
             options,
             utterances: utterances.clone(),
             reference: Reference {
@@ -147,7 +142,9 @@ impl Scene {
     fn stack(&self, region: &str) -> anyhow::Result<std::net::SocketAddr> {
         let region = self.world.layout().topology.regions.get(&RegionId::new(region)?);
         let stack = region.and_then(|region| region.stacks.first());
-        stack.copied().context("the topology of the world has changed")
+        stack
+            .map(|stack| stack.address)
+            .context("the topology of the world has changed")
     }
 
     /// The region meets its fate while all talk to it through a proxy.
@@ -161,8 +158,8 @@ impl Scene {
             return self.callers((*address, edge.port).into(), fault).await;
         }
         let stacks = [self.stack(REGION)?, self.stack(BACKUP)?];
-        let proxy = Proxy::start(kind, &stacks, &self.folder).await?;
-        let callers = self.callers(proxy.address, fault).await;
+        let proxy = Proxy::start(kind, &stacks, &self.place).await?;
+        let callers = self.callers(proxy.address(Over::Plain), fault).await;
         proxy.stop().await;
         callers
     }

@@ -9,33 +9,43 @@ use serde_json::{Value, json};
 use tokio::process::Command;
 
 use crate::{
-    proxies::Kind,
+    proxies::{Kind, Over},
     regions::{CALLERS, Callers, Fault},
     sessions::{Burst, Held, MANY},
     upstream::Manner,
 };
 
-/// A figure of every proxy, one value a run.
-#[derive(Debug, Default, Serialize)]
-pub struct Paired(BTreeMap<Kind, Vec<f64>>);
+/// A figure of every proxy, plain and with TLS, one value a run.
+#[derive(Debug, Default)]
+pub struct Paired(BTreeMap<(Over, Kind), Vec<f64>>);
 
 impl Paired {
     /// Adds the value of a run.
-    pub fn add(&mut self, kind: Kind, value: f64) {
-        self.0.entry(kind).or_default().push(value);
+    pub fn add(&mut self, over: Over, kind: Kind, value: f64) {
+        self.0.entry((over, kind)).or_default().push(value);
     }
 
     fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    fn median(&self, kind: Kind) -> f64 {
-        median(self.0.get(&kind).into_iter().flatten().copied())
+    fn of(&self, over: Over, kind: Kind) -> &[f64] {
+        self.0.get(&(over, kind)).map_or(&[], Vec::as_slice)
     }
 
-    fn medians(&self) -> Value {
-        let medians = Kind::ALL.map(|kind| (kind.as_str(), rounded(self.median(kind))));
+    fn median(&self, over: Over, kind: Kind) -> f64 {
+        median(self.of(over, kind).iter().copied())
+    }
+
+    fn medians(&self, over: Over) -> Value {
+        let medians = Kind::ALL.map(|kind| (kind.as_str(), rounded(self.median(over, kind))));
         json!(BTreeMap::from(medians))
+    }
+
+    fn raw(&self, over: Over) -> Value {
+        json!(BTreeMap::from(
+            Kind::ALL.map(|kind| (kind.as_str(), self.of(over, kind)))
+        ))
     }
 }
 
@@ -130,7 +140,7 @@ fn name(fault: Fault) -> &'static str {
 }
 
 /// Everything that was measured.
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 pub struct Bench {
     machine: Machine,
     versions: BTreeMap<&'static str, String>,
@@ -185,22 +195,30 @@ impl Bench {
             "command": self.command,
             "runs": self.runs,
             "took_s": self.took_s,
-            "http_cpu_us": self.http_cpu_us.medians(),
-            "http_requests_per_s": self.http_requests_per_s.medians(),
-            "frame_cpu_us": self.frame_cpu_us.medians(),
+            "http_cpu_us": self.http_cpu_us.medians(Over::Plain),
+            "http_tls_cpu_us": self.http_cpu_us.medians(Over::Tls),
+            "http_requests_per_s": self.http_requests_per_s.medians(Over::Plain),
+            "http_tls_requests_per_s": self.http_requests_per_s.medians(Over::Tls),
+            "frame_cpu_us": self.frame_cpu_us.medians(Over::Plain),
+            "frame_tls_cpu_us": self.frame_cpu_us.medians(Over::Tls),
             "frame_cpu_us_with_continuity": rounded(median(self.frame_cpu_us_with_continuity.iter().copied())),
-            "idle_rss_kb": self.idle_rss_kb.medians(),
+            "idle_rss_kb": self.idle_rss_kb.medians(Over::Plain),
+            "idle_tls_rss_kb": self.idle_rss_kb.medians(Over::Tls),
             "idle_rss_kb_with_continuity": rounded(median(self.idle_rss_kb_with_continuity.iter().copied())),
             "burst_wrong_closes": self.bursts.wrong(Kind::Meridian.as_str()),
             "held": self.held,
             "region_kill": self.faults.summary(Fault::Kill),
             "region_freeze": self.faults.summary(Fault::Freeze),
             "raw": {
-                "http_cpu_us": self.http_cpu_us,
-                "http_requests_per_s": self.http_requests_per_s,
-                "frame_cpu_us": self.frame_cpu_us,
+                "http_cpu_us": self.http_cpu_us.raw(Over::Plain),
+                "http_tls_cpu_us": self.http_cpu_us.raw(Over::Tls),
+                "http_requests_per_s": self.http_requests_per_s.raw(Over::Plain),
+                "http_tls_requests_per_s": self.http_requests_per_s.raw(Over::Tls),
+                "frame_cpu_us": self.frame_cpu_us.raw(Over::Plain),
+                "frame_tls_cpu_us": self.frame_cpu_us.raw(Over::Tls),
                 "frame_cpu_us_with_continuity": self.frame_cpu_us_with_continuity,
-                "idle_rss_kb": self.idle_rss_kb,
+                "idle_rss_kb": self.idle_rss_kb.raw(Over::Plain),
+                "idle_tls_rss_kb": self.idle_rss_kb.raw(Over::Tls),
                 "idle_rss_kb_with_continuity": self.idle_rss_kb_with_continuity,
                 "bursts": self.bursts,
                 "faults": self.faults,
@@ -217,17 +235,39 @@ impl Bench {
             kernel,
         } = &self.machine;
         let mut figures = table(["", "meridian", "nginx", "haproxy", "goal"]);
-        let mut row = |name: &str, paired: &Paired, digits: usize, goal: &str| {
+        let mut row = |name: &str, over: Over, paired: &Paired, digits: usize, goal: &str| {
             if !paired.is_empty() {
-                let values = Kind::ALL.map(|kind| format!("{:.digits$}", paired.median(kind)));
+                let values = Kind::ALL.map(|kind| format!("{:.digits$}", paired.median(over, kind)));
                 let [meridian, nginx, haproxy] = values;
                 figures.add_row([name.to_owned(), meridian, nginx, haproxy, goal.to_owned()]);
             }
         };
-        row("CPU of an HTTP request, µs", &self.http_cpu_us, 1, "≤ 1.5 × nginx");
-        row("HTTP requests a second", &self.http_requests_per_s, 0, "");
-        row("CPU of a 640-byte frame, µs", &self.frame_cpu_us, 2, "≤ haproxy");
-        row("memory of a silent session, KiB", &self.idle_rss_kb, 1, "≤ 8");
+        row(
+            "CPU of an HTTP request, µs",
+            Over::Plain,
+            &self.http_cpu_us,
+            1,
+            "≤ 1.5 × nginx",
+        );
+        row("the same with TLS", Over::Tls, &self.http_cpu_us, 1, "");
+        row("HTTP requests a second", Over::Plain, &self.http_requests_per_s, 0, "");
+        row("the same with TLS", Over::Tls, &self.http_requests_per_s, 0, "");
+        row(
+            "CPU of a 640-byte frame, µs",
+            Over::Plain,
+            &self.frame_cpu_us,
+            2,
+            "≤ haproxy",
+        );
+        row("the same with TLS", Over::Tls, &self.frame_cpu_us, 2, "");
+        row(
+            "memory of a silent session, KiB",
+            Over::Plain,
+            &self.idle_rss_kb,
+            1,
+            "≤ 8",
+        );
+        row("the same with TLS", Over::Tls, &self.idle_rss_kb, 1, "");
         let mut alone = |name: &str, values: &[f64], digits: usize| {
             if !values.is_empty() {
                 let value = format!("{:.digits$}", median(values.iter().copied()));
@@ -324,7 +364,7 @@ impl Bench {
              An HTTP request is a small answer over one of 64 connections that are kept. Frames are relayed in 200 sessions of 50 \
              frames a second each way. Memory is what {MANY} sessions added to the proxy's own (`RssAnon`), without the kernel's \
              sockets. A burst is {MANY} sessions at the same moment, {runs} times before a stack that agrees when it is asked, and \
-             {runs} times before one that agrees before it has read anything.\n\n\
+             {runs} times before one that agrees before it has read anything; the peers once.\n\n\
              {figures}{held}{regions}\n\n\
              Raw values: [benchmarks/edge.json](benchmarks/edge.json).",
             command = self.command,

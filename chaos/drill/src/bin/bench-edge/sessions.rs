@@ -1,6 +1,6 @@
 //! Voice sessions: processor time of a relayed frame, memory of a silent session, bursts, and as many as a machine holds.
 
-use std::{collections::BTreeMap, net::Ipv4Addr, path::Path, time::Duration};
+use std::{collections::BTreeMap, net::Ipv4Addr, time::Duration};
 
 use anyhow::bail;
 use futures_util::future::try_join_all;
@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::{
     clients::{Order, Standing},
     crew::{Clients, Upstream},
-    proxies::{CONNECTIONS_MAX, Kind, Proxy, free_address},
+    proxies::{CONNECTIONS_MAX, Kind, Over, Place, Proxy, free_address},
     upstream::Manner,
 };
 
@@ -17,19 +17,20 @@ use crate::{
 const TALKING: usize = 200;
 /// A frame every 20 ms is what a microphone delivers.
 const FRAME_MS: u64 = 20;
-/// Five seconds of speech.
-const FRAMES: u64 = 250;
+/// Three seconds of speech.
+const FRAMES: u64 = 150;
 /// Sessions that are silent, and sessions of a burst.
 pub const MANY: usize = 4_000;
 /// Memory that is given back is given back at once; this is for what is still on its way.
 const SETTLE: Duration = Duration::from_millis(500);
 
-fn open(proxy: &Proxy, sessions: usize, at_once: usize) -> Order {
+fn open(proxy: &Proxy, over: Over, sessions: usize, at_once: usize) -> Order {
     Order::Open {
-        to: proxy.address,
+        to: proxy.address(over),
         from: Ipv4Addr::LOCALHOST.into(),
         sessions,
         at_once,
+        trusting: proxy.trusted(over),
     }
 }
 
@@ -41,14 +42,14 @@ fn all_well(standing: &Standing, sessions: usize) -> anyhow::Result<()> {
 }
 
 /// Processor time of a proxy for one frame, in microseconds; as many go to the stack as come from it.
-pub async fn frame_cpu_us(proxy: &Proxy) -> anyhow::Result<f64> {
+pub async fn frame_cpu_us(proxy: &Proxy, over: Over) -> anyhow::Result<f64> {
     let mut clients = Clients::start()?;
-    clients.tell(&open(proxy, TALKING, 50)).await?;
+    clients.tell(&open(proxy, over, TALKING, 50)).await?;
     let talk = |frames| Order::Talk {
         frames,
         every_ms: FRAME_MS,
     };
-    let warm = clients.tell(&talk(50)).await?;
+    let warm = clients.tell(&talk(25)).await?;
     let before = proxy.cpu()?;
     let standing = clients.tell(&talk(FRAMES)).await?;
     let used = proxy.cpu()? - before;
@@ -59,11 +60,11 @@ pub async fn frame_cpu_us(proxy: &Proxy) -> anyhow::Result<f64> {
 }
 
 /// Memory of a proxy for one silent session, in KiB.
-pub async fn idle_kib(kind: Kind, stack: &Upstream, folder: &Path) -> anyhow::Result<f64> {
-    let proxy = Proxy::start(kind, &[stack.address], folder).await?;
+pub async fn idle_kib(kind: Kind, over: Over, stack: &Upstream, place: &Place) -> anyhow::Result<f64> {
+    let proxy = Proxy::start(kind, &[stack.address], place).await?;
     let mut clients = Clients::start()?;
     let before = proxy.anonymous_kib()?;
-    let standing = clients.tell(&open(&proxy, MANY, 100)).await?;
+    let standing = clients.tell(&open(&proxy, over, MANY, 100)).await?;
     all_well(&standing, MANY)?;
     tokio::time::sleep(SETTLE).await;
     let after = proxy.anonymous_kib()?;
@@ -84,11 +85,11 @@ pub struct Burst {
 }
 
 /// Opens many sessions at the same moment, and says one frame in each.
-pub async fn burst(kind: Kind, manner: Manner, folder: &Path) -> anyhow::Result<Burst> {
+pub async fn burst(kind: Kind, manner: Manner, place: &Place) -> anyhow::Result<Burst> {
     let stack = Upstream::start(manner).await?;
-    let proxy = Proxy::start(kind, &[stack.address], folder).await?;
+    let proxy = Proxy::start(kind, &[stack.address], place).await?;
     let mut clients = Clients::start()?;
-    let opened = clients.tell(&open(&proxy, MANY, MANY)).await?;
+    let opened = clients.tell(&open(&proxy, Over::Plain, MANY, MANY)).await?;
     let talk = Order::Talk {
         frames: 1,
         every_ms: 1_000,
@@ -131,7 +132,7 @@ pub struct Held {
 
 /// Holds this many sessions for a time, in so many processes of the edge that share a port, and says one frame in each at
 /// the end.
-pub async fn hold(sessions: usize, processes: usize, seconds: u64, folder: &Path) -> anyhow::Result<Held> {
+pub async fn hold(sessions: usize, processes: usize, seconds: u64, place: &Place) -> anyhow::Result<Held> {
     // Sessions a helper can have: fewer than its 20,000 descriptors, and than the 28,000 ports of an address.
     const HELPER_MAX: usize = 17_000;
     if sessions > processes * CONNECTIONS_MAX {
@@ -146,8 +147,8 @@ pub async fn hold(sessions: usize, processes: usize, seconds: u64, folder: &Path
     let mut proxies = Vec::new();
     for number in 0..processes {
         let stack = [stacks[number % helpers].address];
-        let folder = folder.join(format!("held-{number}"));
-        proxies.push(Proxy::start_at(Kind::Meridian, address, &stack, &folder).await?);
+        let place = place.within(&format!("held-{number}"));
+        proxies.push(Proxy::start_at(Kind::Meridian, address, &stack, &place).await?);
     }
     let memory = |proxies: &[Proxy]| proxies.iter().map(Proxy::anonymous_kib).sum::<anyhow::Result<f64>>();
     let cpu = |proxies: &[Proxy]| proxies.iter().map(Proxy::cpu).sum::<anyhow::Result<Duration>>();
@@ -163,6 +164,7 @@ pub async fn hold(sessions: usize, processes: usize, seconds: u64, folder: &Path
             from: Ipv4Addr::new(127, 0, 0, 2 + u8::try_from(number).unwrap_or(u8::MAX)).into(),
             sessions: (sessions + number) / helpers,
             at_once: 200,
+            trusting: None,
         };
         clients.tell(&order).await
     });
