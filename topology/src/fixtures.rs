@@ -44,6 +44,7 @@ pub fn three_primaries() -> Snapshot {
             .keys()
             .map(|id| (id.clone(), EdgeState::Serving))
             .collect(),
+        drained_stacks: Default::default(),
         writers: BTreeMap::new(),
         rollout: None,
         reasons: vec![Reason {

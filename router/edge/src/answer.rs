@@ -24,8 +24,8 @@ pub struct Answer {
 }
 
 /// What an unknown path is told.
-pub const PATHS: &str =
-    "/v1/realtime (WebSocket), /v1/audio/transcriptions, /v1/audio/speech, /v1/models, /api/v1/voice/*, /health";
+pub const PATHS: &str = "/v1/realtime (WebSocket), /v1/audio/transcriptions, /v1/audio/speech, /v1/models, /api/v1/voice/*, /health, and \
+     gRPC meridian.voice.v1.Voice";
 
 impl Answer {
     fn client(status: http::StatusCode, code: &'static str, message: impl Into<String>) -> Self {

@@ -39,6 +39,97 @@ pub struct Config {
     /// How sessions survive the loss of their region.
     #[serde(default)]
     pub continuity: Continuity,
+    /// When requests are made again.
+    #[serde(default)]
+    pub retry: Retry,
+    /// When transcriptions are sent to a second region.
+    #[serde(default)]
+    pub hedge: Hedge,
+    /// How much of one region HTTP requests may use at once.
+    #[serde(default)]
+    pub breaker: routing::breaker::Limits,
+    /// Other services behind the same public URL.
+    #[serde(default)]
+    pub upstream: Vec<Upstream>,
+}
+
+/// When requests are made again.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Retry {
+    /// For one request. Going on to a region that was not asked yet is none.
+    pub retries_max: u32,
+    /// Pause before the first, which doubles with each, times 0.5 to 1.5.
+    pub base: Span,
+    /// No pause is based on more.
+    pub cap: Span,
+    /// Of the requests of the last ten seconds, in percent, so many may be retries.
+    pub budget_percent: u32,
+    /// So many retries in ten seconds are allowed however few requests there are.
+    pub budget_min: u32,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self {
+            retries_max: 3,
+            base: Span(Duration::from_millis(100)),
+            cap: Span(Duration::from_secs(5)),
+            budget_percent: 20,
+            // Three a second.
+            budget_min: 30,
+        }
+    }
+}
+
+/// When transcriptions are sent to a second region.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Hedge {
+    /// After this time, or the median of what was measured if that is longer.
+    pub after: Span,
+    /// Of the transcriptions of the last ten seconds, in percent, so many may be copied. 0 copies none.
+    pub budget_percent: u32,
+    /// Longer recordings, in bytes, are streamed and not copied; so are those of unknown length.
+    pub body_bytes_max: usize,
+    /// Memory for all recordings that may be copied; what does not fit is streamed.
+    pub body_bytes_total_max: usize,
+}
+
+impl Default for Hedge {
+    fn default() -> Self {
+        Self {
+            after: Span(Duration::from_millis(100)),
+            budget_percent: 10,
+            // A minute of 16 kHz, 16 bit.
+            body_bytes_max: 2 << 20,
+            body_bytes_total_max: 64 << 20,
+        }
+    }
+}
+
+/// Servers behind a path of the public URL, as with nginx's `upstream` and `location`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Upstream {
+    /// Requests whose path begins like this go there, as they are. The longest that fits wins.
+    pub path: String,
+    /// Asked are those with the fewest requests in flight.
+    pub servers: Vec<SocketAddr>,
+    /// A server that fails so many requests within `fail_timeout` is not asked for that long. 0: it always is.
+    #[serde(default = "max_fails")]
+    pub max_fails: u32,
+    /// See `max_fails`.
+    #[serde(default = "fail_timeout")]
+    pub fail_timeout: Span,
+}
+
+fn max_fails() -> u32 {
+    3
+}
+
+fn fail_timeout() -> Span {
+    Span(Duration::from_secs(30))
 }
 
 /// How sessions survive the loss of their region.
@@ -265,6 +356,31 @@ impl Config {
         if !tls.listen.is_empty() && (tls.certificate.is_none() || tls.key.is_none()) {
             problems.push("tls.listen: needs tls.certificate and tls.key".to_owned());
         }
+        for upstream in &self.upstream {
+            let path = &upstream.path;
+            if !path.starts_with('/') || path.contains(['?', '#']) {
+                problems.push(format!("upstream.path: \"{path}\" is not a path like \"/skills/\""));
+            } else if crate::proxy::is_ours(path) || path == "/" {
+                problems.push(format!("upstream.path: \"{path}\" is served by the regions"));
+            }
+            if upstream.servers.is_empty() {
+                problems.push(format!("upstream.servers: \"{path}\" has none"));
+            }
+            if self.upstream.iter().filter(|other| other.path == *path).count() > 1 {
+                problems.push(format!("upstream.path: \"{path}\" is there twice"));
+            }
+        }
+        for (name, percent) in [
+            ("retry", self.retry.budget_percent),
+            ("hedge", self.hedge.budget_percent),
+        ] {
+            if percent > 100 {
+                problems.push(format!("{name}.budget_percent: more than 100 is no budget"));
+            }
+        }
+        if u32::try_from(self.hedge.body_bytes_max).is_err() || self.hedge.body_bytes_total_max > usize::MAX >> 3 {
+            problems.push("hedge: body_bytes_max and body_bytes_total_max are larger than any memory".to_owned());
+        }
         if tls.reload.0.is_zero() {
             problems.push("tls.reload: must be longer than nothing".to_owned());
         }
@@ -278,6 +394,12 @@ impl Config {
         }
         for (name, value) in [
             ("tls.handshakes_max", tls.handshakes_max as u64),
+            ("breaker.max_connections", u64::from(self.breaker.max_connections)),
+            (
+                "breaker.max_pending_requests",
+                u64::from(self.breaker.max_pending_requests),
+            ),
+            ("breaker.max_requests", u64::from(self.breaker.max_requests)),
             ("limits.connections_max", self.limits.connections_max as u64),
             ("limits.header_bytes_max", self.limits.header_bytes_max as u64),
             ("limits.frame_bytes_max", self.limits.frame_bytes_max),
@@ -344,6 +466,9 @@ mod tests {
         assert!(!config.reuse_port);
         assert_eq!(format!("{:?}", config.limits), format!("{:?}", Limits::default()));
         assert_eq!(format!("{:?}", config.timeouts), format!("{:?}", Timeouts::default()));
+        assert_eq!(format!("{:?}", config.retry), format!("{:?}", Retry::default()));
+        assert_eq!(format!("{:?}", config.hedge), format!("{:?}", Hedge::default()));
+        assert_eq!(config.breaker, routing::breaker::Limits::default());
         assert_eq!(format!("{:?}", config.tls), format!("{:?}", Tls::default()));
         assert_eq!(format!("{:?}", config.drain), format!("{:?}", Drain::default()));
         assert_eq!(
@@ -357,11 +482,24 @@ mod tests {
         let text = EXAMPLE
             .replace("header_bytes_max = 16384", "header_bytes_max = 0")
             .replace("limit = \"20s\"", "limit = \"1s\"")
+            .replace("budget_percent = 10", "budget_percent = 101")
+            .replace(
+                "[breaker]",
+                "[[upstream]]\npath = \"/v1/audio/x\"\nservers = []\n[breaker]",
+            )
             .replace("[tls]\nlisten = []", "[tls]\nlisten = [\"127.0.0.1:8443\"]")
             .replace("\"http://127.0.0.1:7100\"", "\"seven\", \"http://127.0.0.1:7000\"");
         let config: Config = daemon::config::parse("edge.toml", &text).unwrap();
         let error = config.check().unwrap_err().to_string();
-        for complaint in ["header_bytes_max", "drain.limit", "tls.certificate", "\"seven\""] {
+        for complaint in [
+            "header_bytes_max",
+            "drain.limit",
+            "tls.certificate",
+            "hedge.budget",
+            "by the regions",
+            "has none",
+            "\"seven\"",
+        ] {
             assert!(error.contains(complaint), "{error}");
         }
         assert!(format!("{config:?}").contains("AffinityKey(secret)"));

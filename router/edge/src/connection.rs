@@ -55,7 +55,7 @@ impl Server {
     /// A server of this edge.
     pub fn new(edge: Arc<Edge>) -> Self {
         let conf = Arc::new(ServerConf::default());
-        let mut proxy = http_proxy(&conf, Gateway(edge.clone()));
+        let mut proxy = http_proxy(&conf, Gateway::new(edge.clone()));
         proxy.h2_options = Some(http2_options(&edge.config));
         let mut options = HttpServerOptions::default();
         options.h2_idle_timeout = Some(edge.config.timeouts.keep_alive.0);

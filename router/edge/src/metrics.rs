@@ -30,6 +30,14 @@ pub const HTTP_REQUESTS: &str = "meridian_edge_http_requests";
 /// Requests refused before any region was asked, by reason. `_total` is appended.
 pub const REFUSED: &str = "meridian_edge_refused";
 
+/// Retries of HTTP requests, by whether the budget had one. `_total` is appended.
+pub const RETRIES: &str = "meridian_edge_retries";
+/// Second copies of transcriptions, by what became of them. `_total` is appended.
+pub const HEDGES: &str = "meridian_edge_hedges";
+/// Requests that found a region at one of its limits, by region and limit. `_total` is appended.
+pub const BREAKER_OPEN: &str = "meridian_edge_breaker_open";
+/// Times a server of an operator's path was marked down, by path as configured. `_total` is appended.
+pub const UPSTREAM_DOWN: &str = "meridian_edge_upstream_down";
 /// TLS handshakes, by outcome. `_total` is appended.
 pub const TLS_HANDSHAKES: &str = "meridian_edge_tls_handshakes";
 /// When the certificate in use expires, seconds since the epoch.
@@ -80,6 +88,10 @@ pub struct Metrics {
     replayed_bytes: Counter,
     repeats: Counter,
     predecessor_sessions: Gauge,
+    retries: Family<ByResult, Counter>,
+    hedges: Family<ByResult, Counter>,
+    breaker_open: Family<ByLimit, Counter>,
+    upstream_down: Family<ByPath, Counter>,
     tls_handshakes: Family<ByResult, Counter>,
     certificate_expires: Gauge,
     certificate_reloads: Family<ByResult, Counter>,
@@ -131,6 +143,17 @@ pub(crate) struct ByResult {
     outcome: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct ByLimit {
+    region: String,
+    limit: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct ByPath {
+    path: String,
+}
+
 impl Metrics {
     /// Registers all of them.
     pub fn new(registry: &mut Registry) -> Self {
@@ -151,6 +174,10 @@ impl Metrics {
             replayed_bytes: Counter::default(),
             repeats: Counter::default(),
             predecessor_sessions: Gauge::default(),
+            retries: Family::default(),
+            hedges: Family::default(),
+            breaker_open: Family::default(),
+            upstream_down: Family::default(),
             tls_handshakes: Family::default(),
             certificate_expires: Gauge::default(),
             certificate_reloads: Family::default(),
@@ -222,6 +249,26 @@ impl Metrics {
             PREDECESSOR_SESSIONS,
             "Sessions left in the process that this one took over from",
             metrics.predecessor_sessions.clone(),
+        );
+        registry.register(
+            RETRIES,
+            "Retries by whether there was one left",
+            metrics.retries.clone(),
+        );
+        registry.register(
+            HEDGES,
+            "Second copies of transcriptions by outcome",
+            metrics.hedges.clone(),
+        );
+        registry.register(
+            BREAKER_OPEN,
+            "Requests that found a region at its limit",
+            metrics.breaker_open.clone(),
+        );
+        registry.register(
+            UPSTREAM_DOWN,
+            "Times a server of a path was marked down",
+            metrics.upstream_down.clone(),
         );
         registry.register(
             TLS_HANDSHAKES,
@@ -311,6 +358,24 @@ impl Metrics {
     pub(crate) fn resumed(&self, reason: &'static str, took: Duration) {
         self.sessions_resumed.get_or_create(&ByReason { reason }).inc();
         self.resume_seconds.observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn retry(&self, outcome: &'static str) {
+        self.retries.get_or_create(&ByResult { outcome }).inc();
+    }
+
+    pub(crate) fn hedge(&self, outcome: &'static str) {
+        self.hedges.get_or_create(&ByResult { outcome }).inc();
+    }
+
+    pub(crate) fn breaker_open(&self, region: &RegionId, limit: &'static str) {
+        let region = region.to_string();
+        self.breaker_open.get_or_create(&ByLimit { region, limit }).inc();
+    }
+
+    pub(crate) fn upstream_down(&self, path: &str) {
+        let path = path.to_owned();
+        self.upstream_down.get_or_create(&ByPath { path }).inc();
     }
 
     pub(crate) fn handshake(&self, outcome: &'static str) {

@@ -1,40 +1,79 @@
-//! HTTP requests: the same choice of region as for sessions, carried by pingora.
+//! HTTP requests and gRPC calls: the same choice of region as for sessions, carried by pingora.
+//!
+//! A region that takes no connection is passed over at once: nothing was sent, and the next one was not asked yet. Asking
+//! again, after all regions failed or a request broke, waits longer each time and comes out of a budget; it is done only
+//! where doing twice is like doing once, and never once the device has a part of the answer.
 
 use std::{
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use http::Method;
 use pingora_core::{
     Error, ErrorSource, ErrorType, Result,
+    connectors::http::Connector,
     modules::http::HttpModules,
-    protocols::Digest,
+    protocols::{ALPN, Digest},
     upstreams::peer::{H1UpgradePolicy, HttpPeer, HttpUpstreamRequestPolicy},
 };
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
-use routing::{Decision, Table, User, user};
+use routing::{
+    Decision, Table, User,
+    breaker::{Limit, Use},
+    retry::Progress,
+    user,
+};
 use topology::RegionId;
 
 use crate::{
     Edge,
     answer::Answer,
+    grpc,
     head::{REALTIME, USER, bearer, query},
+    hedge,
+    requests::{Group, InFlight, Requests, Serving},
     sessions::Busy,
 };
 
+/// gRPC calls at the same time on one connection to a stack. More take another connection.
+const GRPC_STREAMS_MAX: usize = 100;
+/// A connection of HTTP/2 to a stack that does not answer a ping within this time is closed: its calls would wait for the
+/// whole `timeouts.answer`.
+const PING_INTERVAL: Duration = Duration::from_secs(10);
+
 /// Chooses regions for pingora's HTTP proxy.
-pub struct Gateway(pub Arc<Edge>);
+pub struct Gateway {
+    pub(crate) edge: Arc<Edge>,
+    pub(crate) requests: Requests,
+    /// For what pingora's proxy cannot do: two copies of one request.
+    pub(crate) connector: Connector,
+}
 
 /// One request. It holds one plan from beginning to end.
 pub struct Ctx {
     _busy: Busy,
-    table: Option<Arc<Table>>,
+    pub(crate) table: Option<Arc<Table>>,
     route: Route,
-    decision: Option<Decision>,
-    tried: Vec<RegionId>,
+    is_grpc: bool,
+    pub(crate) decision: Option<Decision>,
+    /// Regions asked in this round.
+    pub(crate) tried: Vec<RegionId>,
+    /// Its place in the region it is at.
+    pub(crate) in_flight: Option<InFlight>,
+    /// The limit that kept it from a region that might have served it.
+    overloaded: Option<Limit>,
+    /// Instead of regions: the group of servers behind its path, the one it is at, and those that failed it.
+    group: Option<Arc<Group>>,
+    serving: Option<Serving>,
+    servers_tried: Vec<usize>,
+    pub(crate) retries: u32,
+    /// Before the next attempt.
+    pause: Option<Duration>,
     connecting_since: Instant,
     body_bytes: u64,
 }
@@ -44,10 +83,10 @@ impl Gateway {
     fn admit(&self, session: &Session) -> std::result::Result<(), (&'static str, Answer)> {
         let client = session.client_addr().and_then(|client| client.as_inet());
         if let Some(client) = client {
-            let admitted = self.0.admission.request(client.ip());
+            let admitted = self.edge.admission.request(client.ip());
             admitted.map_err(|refusal| (refusal.as_str(), refusal.answer()))?;
         }
-        let bytes_max = self.0.config.limits.body_bytes_max;
+        let bytes_max = self.edge.config.limits.body_bytes_max;
         let length = session.req_header().headers.get(http::header::CONTENT_LENGTH);
         let length = length.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
         if length.is_some_and(|length| length > bytes_max) {
@@ -57,23 +96,38 @@ impl Gateway {
     }
 }
 
+/// Who asks, as far as the choice of a region goes.
+pub(crate) struct Asker {
+    session_key: String,
+    affinity: Option<RegionId>,
+    /// Empty while it does not matter.
+    user: String,
+}
+
 /// What is proxied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Route {
+    /// Speech to text, of the OpenAI API or our own.
+    Transcription,
     Audio,
     Models,
     Voice,
+    VoiceGrpc,
     Health,
     Realtime,
+    /// A path of the operator's.
+    Upstream,
     Nothing,
 }
 
 impl Route {
-    fn of(path: &str) -> Self {
+    fn of(path: &str, is_grpc: bool) -> Self {
         match path {
             "/health" => Self::Health,
             "/v1/models" => Self::Models,
             REALTIME => Self::Realtime,
+            "/v1/audio/transcriptions" | "/api/v1/voice/transcribe" => Self::Transcription,
+            _ if path.starts_with(grpc::VOICE) && is_grpc => Self::VoiceGrpc,
             _ if path.starts_with("/v1/audio/") => Self::Audio,
             _ if path.starts_with("/v1/models/") => Self::Models,
             _ if path.starts_with("/api/v1/voice/") => Self::Voice,
@@ -83,13 +137,210 @@ impl Route {
 
     fn as_str(self) -> &'static str {
         match self {
+            Self::Transcription => "transcription",
             Self::Audio => "audio",
             Self::Models => "models",
             Self::Voice => "voice",
+            Self::VoiceGrpc => "voice-grpc",
             Self::Health => "health",
             Self::Realtime => "realtime",
+            Self::Upstream => "upstream",
             Self::Nothing => "nothing",
         }
+    }
+}
+
+/// Whether a path is served by regions, so that no operator's group of servers can take it.
+pub fn is_ours(path: &str) -> bool {
+    path.starts_with(grpc::VOICE) || Route::of(path, false) != Route::Nothing
+}
+
+impl Gateway {
+    /// A request broke in a region.
+    pub(crate) fn request_failed(&self, region: &RegionId, e: &Error) {
+        self.edge.metrics.connect(region, "broken");
+        self.edge
+            .region_failed(region, &format!("request: {}", e.etype().as_str()));
+    }
+
+    /// A gateway of this edge.
+    pub fn new(edge: Arc<Edge>) -> Self {
+        Self {
+            requests: Requests::new(&edge.config, &edge.metrics),
+            connector: hedge::connector(),
+            edge,
+        }
+    }
+
+    pub(crate) fn asker(&self, session: &Session, table: Option<&Table>) -> Asker {
+        let request = session.req_header();
+        let target = request.uri.path_and_query().map_or("", http::uri::PathAndQuery::as_str);
+        let of = |header: &str, parameter: &str| {
+            let value = request.headers.get(header).and_then(|value| value.to_str().ok());
+            value.or_else(|| query(target, parameter)).map(str::to_owned)
+        };
+        let now = daemon::clock::now();
+        let affinity = of("meridian-affinity", "affinity").and_then(|token| self.edge.affinity(&token, now));
+        let client = || session.client_addr().map(ToString::to_string).unwrap_or_default();
+        let session_key = of("meridian-session", "session").unwrap_or_else(client);
+        let token = || {
+            let value = request.headers.get("authorization")?.to_str().ok()?;
+            bearer(value).map(str::to_owned)
+        };
+        let address = session.client_addr().and_then(|client| client.as_inet());
+        let user = match (table, address) {
+            (Some(table), Some(client)) if table.splits_users() => {
+                user::name(of(USER, "user").as_deref(), token().as_deref(), client.ip())
+            }
+            _ => String::new(),
+        };
+        Asker {
+            session_key,
+            affinity,
+            user,
+        }
+    }
+
+    /// The next region of this round that has a place for the request.
+    pub(crate) fn choose(&self, ctx: &mut Ctx, asker: &Asker, wanted: Use) -> Option<(Decision, InFlight)> {
+        let table = ctx.table.clone()?;
+        while ctx.tried.len() < self.edge.config.limits.regions_tried_max {
+            let now = daemon::clock::now();
+            let affinity = asker.affinity.as_ref();
+            let user = User {
+                name: &asker.user,
+                version: None,
+            };
+            let decision = self
+                .edge
+                .seen
+                .pick(&table, &asker.session_key, user, affinity, &ctx.tried, now)?;
+            match self.requests.begin(&decision.region, wanted) {
+                Ok(in_flight) => {
+                    self.edge.note_version(&decision);
+                    return Some((decision, in_flight));
+                }
+                Err(limit) => {
+                    ctx.overloaded = Some(limit);
+                    ctx.tried.push(decision.region);
+                }
+            }
+        }
+        None
+    }
+
+    /// What a device is told when no region is left.
+    pub(crate) fn nowhere(&self, ctx: &Ctx) -> Answer {
+        match ctx.overloaded {
+            Some(limit) => {
+                let message = format!("every region is at its limit of {}; try again", limit.as_str());
+                Answer::unavailable("overloaded", message, 1)
+            }
+            None => Answer::unavailable("no_region", "no region could take the request; try again", 2),
+        }
+    }
+
+    pub(crate) fn peer(&self, address: SocketAddr, is_grpc: bool) -> Box<HttpPeer> {
+        let timeouts = &self.edge.config.timeouts;
+        let mut peer = HttpPeer::new(address, false, String::new());
+        let options = &mut peer.options;
+        options.connection_timeout = Some(timeouts.connect.0);
+        options.total_connection_timeout = Some(timeouts.connect.0);
+        options.read_timeout = Some(timeouts.answer.0);
+        options.write_timeout = Some(timeouts.answer.0);
+        // Shorter than a stack keeps its end open, so that a request rarely meets a connection that is being closed.
+        options.idle_timeout = Some(Duration::from_secs(15));
+        options.http_upstream_request_policy = HttpUpstreamRequestPolicy {
+            // Sessions have a tunnel of their own; no other request becomes one.
+            h1_upgrade: H1UpgradePolicy::Deny,
+            ..HttpUpstreamRequestPolicy::standard()
+        };
+        if is_grpc {
+            options.alpn = ALPN::H2;
+            options.max_h2_streams = GRPC_STREAMS_MAX;
+            options.h2_ping_interval = Some(PING_INTERVAL);
+        }
+        Box::new(peer)
+    }
+
+    /// A region accepted a connection.
+    pub(crate) fn connected(&self, decision: &Decision, took: Duration) {
+        self.edge.metrics.connect(&decision.region, "ok");
+        self.edge.metrics.connect_took(&decision.region, took);
+        self.edge.seen.reached(&decision.region, took);
+    }
+
+    pub(crate) fn connect_failed(&self, decision: &Decision, e: &Error) {
+        let timed_out = matches!(e.etype(), ErrorType::ConnectTimedout);
+        let outcome = if timed_out { "connect-timeout" } else { "connect-failed" };
+        self.edge.metrics.connect(&decision.region, outcome);
+        self.edge
+            .region_failed(&decision.region, &format!("connect: {}", e.etype().as_str()));
+        tracing::info!(region = %decision.region, stack = %decision.stack, error = %e, "region did not take a request");
+    }
+
+    pub(crate) fn sign_request(&self, session: &Session, request: &mut RequestHeader) -> Result<()> {
+        // What a device says about where it comes from is no evidence.
+        request.remove_header("X-Forwarded-For");
+        if let Some(client) = session.client_addr().and_then(|client| client.as_inet()) {
+            request.insert_header("X-Forwarded-For", client.ip().to_string())?;
+        }
+        request.insert_header("Meridian-Edge", self.edge.id.as_str())
+    }
+
+    pub(crate) fn sign_response(&self, response: &mut ResponseHeader, ctx: &Ctx) -> Result<()> {
+        if let Some(decision) = &ctx.decision {
+            response.insert_header("Meridian-Region", decision.region.as_str())?;
+            let token = self
+                .edge
+                .config
+                .affinity_key
+                .0
+                .issue(&decision.region, daemon::clock::now());
+            response.insert_header("Meridian-Affinity", token)?;
+        }
+        response.insert_header("Meridian-Edge", self.edge.id.as_str())
+    }
+
+    /// A region for the next attempt. When all have been asked and failed, they are asked again later, a few times.
+    async fn region(&self, session: &Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
+        let asker = self.asker(session, ctx.table.as_deref());
+        loop {
+            let wanted = Use {
+                has_connection: !ctx.is_grpc,
+                is_extra: ctx.retries > 0,
+            };
+            if let Some((decision, in_flight)) = self.choose(ctx, &asker, wanted) {
+                let peer = self.peer(decision.stack, ctx.is_grpc);
+                (ctx.decision, ctx.in_flight) = (Some(decision), Some(in_flight));
+                return Ok(peer);
+            }
+            // Nobody serves, or those that do are at their limits: asking again soon would make that worse.
+            let failed = !ctx.tried.is_empty() && ctx.overloaded.is_none();
+            match self.again(ctx) {
+                Some(pause) if failed => tokio::time::sleep(pause).await,
+                _ => return Err(Error::explain(ErrorType::HTTPStatus(503), "no region took the request")),
+            }
+            ctx.tried.clear();
+        }
+    }
+
+    /// The pause before a retry, if there may be one.
+    fn again(&self, ctx: &mut Ctx) -> Option<Duration> {
+        let pause = self.requests.retry(ctx.retries, daemon::clock::now())?;
+        ctx.retries += 1;
+        Some(pause)
+    }
+
+    /// One of the operator's servers for the next attempt.
+    fn server(&self, ctx: &mut Ctx, group: &Arc<Group>) -> Result<Box<HttpPeer>> {
+        let serving = group
+            .pick(&ctx.servers_tried, daemon::clock::now())
+            .ok_or_else(|| Error::explain(ErrorType::HTTPStatus(503), "no server took the request"))?;
+        ctx.servers_tried.push(serving.index);
+        let peer = self.peer(serving.address, ctx.is_grpc);
+        ctx.serving = Some(serving);
+        Ok(peer)
     }
 }
 
@@ -99,11 +350,19 @@ impl ProxyHttp for Gateway {
 
     fn new_ctx(&self) -> Ctx {
         Ctx {
-            _busy: self.0.sessions.busy(),
-            table: self.0.table(),
+            _busy: self.edge.sessions.busy(),
+            table: self.edge.table(),
             route: Route::Nothing,
+            is_grpc: false,
             decision: None,
             tried: Vec::new(),
+            in_flight: None,
+            overloaded: None,
+            group: None,
+            serving: None,
+            servers_tried: Vec::new(),
+            retries: 0,
+            pause: None,
             connecting_since: Instant::now(),
             body_bytes: 0,
         }
@@ -113,18 +372,34 @@ impl ProxyHttp for Gateway {
     fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut Ctx) -> Result<bool> {
-        let path = session.req_header().uri.path();
-        ctx.route = Route::of(path);
+        let request = session.req_header();
+        let path = request.uri.path();
+        let is_grpc = grpc::is_grpc(&request.headers);
+        ctx.is_grpc = is_grpc && session.as_ref().is_http2();
+        ctx.route = Route::of(path, is_grpc);
+        if ctx.route == Route::Nothing {
+            ctx.group = self.requests.group(path);
+            ctx.route = ctx.group.as_ref().map_or(Route::Nothing, |_| Route::Upstream);
+        }
         let answer = match ctx.route {
             Route::Nothing => Answer::not_found(path),
             Route::Realtime => Answer::upgrade_required(),
-            Route::Audio | Route::Models | Route::Voice | Route::Health => match self.admit(session) {
-                Ok(()) => return Ok(false),
-                Err((reason, answer)) => {
-                    self.0.metrics.refused(reason);
-                    answer
+            _ if is_grpc && !ctx.is_grpc => Answer::bad_request("gRPC needs HTTP/2"),
+            _ if let Err((reason, answer)) = self.admit(session) => {
+                self.edge.metrics.refused(reason);
+                answer
+            }
+            _ => {
+                self.requests.asked(daemon::clock::now());
+                if ctx.route == Route::Transcription
+                    && let Some(length) = hedge::length(session.req_header(), &self.edge.config.hedge)
+                    && let Some(memory) = self.requests.hedged_bytes(length)
+                {
+                    Box::pin(self.hedge(session, ctx, length, memory)).await?;
+                    return Ok(true);
                 }
-            },
+                return Ok(false);
+            }
         };
         write(session, &answer).await?;
         Ok(true)
@@ -139,67 +414,24 @@ impl ProxyHttp for Gateway {
         ctx: &mut Ctx,
     ) -> Result<()> {
         ctx.body_bytes += body.as_ref().map_or(0, Bytes::len) as u64;
-        if ctx.body_bytes > self.0.config.limits.body_bytes_max {
-            self.0.metrics.refused("body-too-large");
+        if ctx.body_bytes > self.edge.config.limits.body_bytes_max {
+            self.edge.metrics.refused("body-too-large");
             return Err(Error::explain(ErrorType::HTTPStatus(413), "the body is too large"));
         }
         Ok(())
     }
 
-    /// Asked again for every attempt; what was tried is never tried again.
+    /// Asked again for every attempt.
     async fn upstream_peer(&self, session: &mut Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
-        let edge = &self.0;
-        let now = daemon::clock::now();
-        let address = session.client_addr().and_then(|client| client.as_inet()).copied();
-        let client = session.client_addr().map(ToString::to_string).unwrap_or_default();
-        let request = session.req_header();
-        let target = request.uri.path_and_query().map_or("", http::uri::PathAndQuery::as_str);
-        let of = |header: &str, parameter: &str| {
-            let value = request.headers.get(header).and_then(|value| value.to_str().ok());
-            value.or_else(|| query(target, parameter)).map(str::to_owned)
+        if let Some(pause) = ctx.pause.take() {
+            tokio::time::sleep(pause).await;
+        }
+        let peer = match ctx.group.clone() {
+            Some(group) => self.server(ctx, &group),
+            None => self.region(session, ctx).await,
         };
-        let affinity = of("meridian-affinity", "affinity").and_then(|token| edge.affinity(&token, now));
-        let session_key = of("meridian-session", "session").unwrap_or(client);
-        let token = || {
-            let value = request.headers.get("authorization")?.to_str().ok()?;
-            bearer(value).map(str::to_owned)
-        };
-        let name = match (&ctx.table, address) {
-            (Some(table), Some(client)) if table.splits_users() => {
-                user::name(of(USER, "user").as_deref(), token().as_deref(), client.ip())
-            }
-            _ => String::new(),
-        };
-        let user = User {
-            name: &name,
-            version: None,
-        };
-        let decision = ctx
-            .table
-            .as_ref()
-            .filter(|_| ctx.tried.len() < edge.config.limits.regions_tried_max)
-            .and_then(|table| {
-                edge.seen
-                    .pick(table, &session_key, user, affinity.as_ref(), &ctx.tried, now)
-            })
-            .ok_or_else(|| Error::explain(ErrorType::HTTPStatus(503), "no region took the request"))?;
-        let timeouts = &edge.config.timeouts;
-        let mut peer = HttpPeer::new(decision.stack, false, String::new());
-        peer.options.connection_timeout = Some(timeouts.connect.0);
-        peer.options.total_connection_timeout = Some(timeouts.connect.0);
-        peer.options.read_timeout = Some(timeouts.answer.0);
-        peer.options.write_timeout = Some(timeouts.answer.0);
-        // Shorter than a stack keeps its end open, so that a request rarely meets a connection that is being closed.
-        peer.options.idle_timeout = Some(Duration::from_secs(15));
-        peer.options.http_upstream_request_policy = HttpUpstreamRequestPolicy {
-            // Sessions have a tunnel of their own; no other request becomes one.
-            h1_upgrade: H1UpgradePolicy::Deny,
-            ..HttpUpstreamRequestPolicy::standard()
-        };
-        edge.note_version(&decision);
-        ctx.decision = Some(decision);
         ctx.connecting_since = Instant::now();
-        Ok(Box::new(peer))
+        peer
     }
 
     async fn connected_to_upstream(
@@ -211,14 +443,15 @@ impl ProxyHttp for Gateway {
         _digest: Option<&Digest>,
         ctx: &mut Ctx,
     ) -> Result<()> {
+        if let Some(in_flight) = &mut ctx.in_flight {
+            in_flight.connected();
+        }
         if let Some(decision) = &ctx.decision
             && !reused
         {
             let took = ctx.connecting_since.elapsed();
-            self.0.metrics.connect(&decision.region, "ok");
-            self.0.metrics.connect_took(&decision.region, took);
-            self.0.seen.reached(&decision.region, took);
-            self.0.seen.answered(&decision.region, took);
+            self.connected(decision, took);
+            self.edge.seen.answered(&decision.region, took);
         }
         Ok(())
     }
@@ -231,16 +464,49 @@ impl ProxyHttp for Gateway {
         ctx: &mut Ctx,
         mut e: Box<Error>,
     ) -> Box<Error> {
+        ctx.in_flight = None;
         if let Some(decision) = ctx.decision.take() {
-            let timed_out = matches!(e.etype(), ErrorType::ConnectTimedout);
-            let outcome = if timed_out { "connect-timeout" } else { "connect-failed" };
-            self.0.metrics.connect(&decision.region, outcome);
-            self.0
-                .region_failed(&decision.region, &format!("connect: {}", e.etype().as_str()));
-            tracing::info!(region = %decision.region, stack = %decision.stack, error = %e, "region did not take a request");
+            self.connect_failed(&decision, &e);
             ctx.tried.push(decision.region);
         }
+        if let Some(mut serving) = ctx.serving.take() {
+            serving.failed = true;
+        }
         e.set_retry(true);
+        e
+    }
+
+    /// It was sent. Once more is fine for what only reads.
+    fn error_while_proxy(
+        &self,
+        _peer: &HttpPeer,
+        session: &mut Session,
+        mut e: Box<Error>,
+        ctx: &mut Ctx,
+        _client_reused: bool,
+    ) -> Box<Error> {
+        let progress = match session.response_written() {
+            None => Progress::Sent,
+            Some(_) => Progress::Answering,
+        };
+        let only_reads = matches!(session.req_header().method, Method::GET | Method::HEAD);
+        let is_whole = !session.as_ref().retry_buffer_truncated();
+        let is_upstream = *e.esource() == ErrorSource::Upstream;
+        if let Some(serving) = &mut ctx.serving {
+            serving.failed |= is_upstream;
+        }
+        ctx.pause = None;
+        if is_upstream && progress.may_repeat(only_reads && is_whole) {
+            ctx.pause = self.again(ctx);
+        }
+        e.set_retry(ctx.pause.is_some());
+        if ctx.pause.is_some() {
+            (ctx.in_flight, ctx.serving) = (None, None);
+            if let Some(decision) = ctx.decision.take() {
+                self.request_failed(&decision.region, &e);
+                ctx.tried.push(decision.region);
+            }
+        }
         e
     }
 
@@ -248,14 +514,13 @@ impl ProxyHttp for Gateway {
         &self,
         session: &mut Session,
         request: &mut RequestHeader,
-        _ctx: &mut Ctx,
+        ctx: &mut Ctx,
     ) -> Result<()> {
-        // What a device says about where it comes from is no evidence.
-        request.remove_header("X-Forwarded-For");
-        if let Some(client) = session.client_addr().and_then(|client| client.as_inet()) {
-            request.insert_header("X-Forwarded-For", client.ip().to_string())?;
+        if ctx.is_grpc {
+            // A hop says for itself that it takes trailers; servers of gRPC insist.
+            request.insert_header("TE", "trailers")?;
         }
-        request.insert_header("Meridian-Edge", self.0.id.as_str())
+        self.sign_request(session, request)
     }
 
     async fn response_filter(
@@ -264,34 +529,29 @@ impl ProxyHttp for Gateway {
         response: &mut ResponseHeader,
         ctx: &mut Ctx,
     ) -> Result<()> {
-        if let Some(decision) = &ctx.decision {
-            response.insert_header("Meridian-Region", decision.region.as_str())?;
-            let token = self
-                .0
-                .config
-                .affinity_key
-                .0
-                .issue(&decision.region, daemon::clock::now());
-            response.insert_header("Meridian-Affinity", token)?;
-        }
-        response.insert_header("Meridian-Edge", self.0.id.as_str())
+        self.sign_response(response, ctx)
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, e: &Error, ctx: &mut Ctx) -> FailToProxy {
         let region = ctx.decision.as_ref().map(|decision| decision.region.clone());
         let answer = match (e.etype(), e.esource()) {
-            (ErrorType::HTTPStatus(503), _) | (_, ErrorSource::Upstream) if region.is_none() => {
-                let message = "no region could take the request; try again";
-                Some(Answer::unavailable("no_region", message, 2))
+            (ErrorType::HTTPStatus(503), _) if ctx.group.is_some() => {
+                let message = "no server of this path could take the request; try again";
+                Some(Answer::unavailable("no_server", message, 2))
             }
-            (ErrorType::HTTPStatus(413), _) => Some(Answer::body_too_large(self.0.config.limits.body_bytes_max)),
+            (ErrorType::HTTPStatus(503), _) | (_, ErrorSource::Upstream) if region.is_none() && ctx.group.is_none() => {
+                Some(self.nowhere(ctx))
+            }
+            (ErrorType::HTTPStatus(413), _) => Some(Answer::body_too_large(self.edge.config.limits.body_bytes_max)),
             (error, ErrorSource::Upstream) => {
-                let region = region.as_ref().map_or("", RegionId::as_str);
+                let whose = region
+                    .as_ref()
+                    .map_or_else(|| "the server".to_owned(), |region| format!("region {region}"));
                 let (status, what) = match error {
                     ErrorType::ReadTimedout => (http::StatusCode::GATEWAY_TIMEOUT, "did not answer in time"),
                     _ => (http::StatusCode::BAD_GATEWAY, "failed while it answered"),
                 };
-                Some(Answer::region_failed(status, format!("region {region} {what}")))
+                Some(Answer::region_failed(status, format!("{whose} {what}")))
             }
             (ErrorType::WriteError | ErrorType::ReadError | ErrorType::ConnectionClosed, ErrorSource::Downstream) => {
                 None
@@ -308,9 +568,7 @@ impl ProxyHttp for Gateway {
         if let Some(region) = &region
             && *e.esource() == ErrorSource::Upstream
         {
-            self.0.metrics.connect(region, "broken");
-            self.0
-                .region_failed(region, &format!("request: {}", e.etype().as_str()));
+            self.request_failed(region, e);
         }
         let error_code = answer.as_ref().map_or(0, |answer| answer.status.as_u16());
         if let Some(answer) = answer
@@ -334,7 +592,7 @@ impl ProxyHttp for Gateway {
         let status = session
             .response_written()
             .map_or(0, |response| response.status.as_u16());
-        self.0.metrics.http(ctx.route.as_str(), status);
+        self.edge.metrics.http(ctx.route.as_str(), status);
         let region = ctx.decision.as_ref().map(|decision| decision.region.as_str());
         let why = ctx.decision.as_ref().map(|decision| decision.why.as_str());
         let (route, tried) = (ctx.route.as_str(), &ctx.tried);
@@ -346,13 +604,20 @@ impl ProxyHttp for Gateway {
     }
 }
 
-async fn write(session: &mut Session, answer: &Answer) -> Result<()> {
+/// Answers with an error, in the terms of who asks.
+pub(crate) async fn write(session: &mut Session, answer: &Answer) -> Result<()> {
+    if session.as_ref().is_http2() && grpc::is_grpc(&session.req_header().headers) {
+        return grpc::refuse(session, answer).await;
+    }
     let body = answer.body();
     let mut head = ResponseHeader::build(answer.status, Some(4))?;
     head.insert_header("Content-Type", "application/json")?;
     head.insert_header("Content-Length", body.len())?;
     for (name, value) in &answer.headers {
-        head.insert_header(*name, value)?;
+        // HTTP/2 knows no upgrades (RFC 9113 §8.2.2).
+        if *name != "Upgrade" || !session.as_ref().is_http2() {
+            head.insert_header(*name, value)?;
+        }
     }
     session.write_response_header(Box::new(head), false).await?;
     session.write_response_body(Some(body), true).await

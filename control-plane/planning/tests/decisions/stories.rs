@@ -599,9 +599,9 @@ fn an_edge_is_drained_for_a_time_and_the_last_one_never() {
 #[test]
 fn a_stack_is_drained_for_a_time_and_the_last_one_of_a_region_never() {
     let mut world = World::new();
-    let (first, second) = ("127.0.0.1:9002".parse().unwrap(), "127.0.0.1:9012".parse().unwrap());
+    let [first, second] = [9002, 9012].map(|port| std::net::SocketAddr::from(([127, 0, 0, 1], port)));
     let eu_west = world.input.topology.regions.get_mut(&region("eu-west")).unwrap();
-    eu_west.stacks = vec![topology::Stack::at(first), topology::Stack::at(second)];
+    eu_west.stacks = vec![first.into(), second.into()];
     let drain = |stack| IntentKind::DrainStack { stack };
     let asked = world.ask_for("alice", drain(first), 2 * HOUR);
     assert!(world.changed(ReasonCode::StackDrained));

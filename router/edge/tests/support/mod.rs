@@ -393,6 +393,17 @@ pub fn roll_out(snapshot: &mut Snapshot, version: &str, percent: u8) -> Rollout 
     snapshot.plan.rollout.insert(rollout).clone()
 }
 
+/// The same with stacks that are somewhere.
+pub async fn planned_at(stacks: &[(&str, SocketAddr)]) -> Snapshot {
+    let mut snapshot = planned(&[]).await;
+    for (name, address) in stacks {
+        let known = snapshot.topology.regions.get_mut(&region(name)).unwrap();
+        known.stacks = vec![topology::Stack::from(*address)];
+    }
+    snapshot.plan.documents = digest(&snapshot.topology, snapshot.dns_ttl_s, &snapshot.probe);
+    snapshot
+}
+
 pub fn config(changes: &str) -> Config {
     let mut text: toml::Table = toml::from_str(include_str!("../../../../configs/edge.toml")).unwrap();
     text.insert("listen".into(), toml::Value::Array(vec!["127.0.0.1:0".into()]));
