@@ -226,11 +226,16 @@ async fn accept(
                 continue;
             }
         };
-        let (server, tls) = (server.clone(), listener.tls.clone());
-        connections.spawn(cut.clone().run_until_cancelled_owned(async move {
-            server.serve(tcp, client, tls.as_deref()).await;
+        let (server, tls, cut) = (server.clone(), listener.tls.clone(), cut.clone());
+        connections.spawn(async move {
+            // Written out: a future that is handed to another one is in it twice, as it came and as it runs, and this one
+            // lives as long as a session.
+            tokio::select! {
+                () = server.serve(tcp, client, tls.as_deref()) => {}
+                () = cut.cancelled() => {}
+            }
             drop((place, connected));
-        }));
+        });
     }
 }
 
