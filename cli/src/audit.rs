@@ -13,6 +13,7 @@ use clap::Subcommand;
 use planning::audit::{self, Documents, Tampered};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use topology::Snapshot;
 
 use crate::{Output, exit::Failure, present, print};
 
@@ -87,6 +88,34 @@ async fn fetch(operator: &Operator) -> Result<Vec<Line>, Failure> {
         v1::audit_item::Item::Head(hash) => Some(Line::Head(hash)),
     };
     Ok(items.into_iter().filter_map(line).collect())
+}
+
+/// The plan of a generation with the documents it was made for, as nodes got it.
+pub(crate) async fn snapshot(operator: &Operator, generation: u64) -> Result<Snapshot, Failure> {
+    let (mut documents, mut found, mut oldest) = (Documents::default(), None, None);
+    for line in fetch(operator).await? {
+        match line {
+            Line::Document { version, text } => documents.insert(version, text).map_err(anyhow::Error::from)?,
+            Line::Entry(text) => {
+                let entry: audit::Entry =
+                    serde_json::from_str(&text).context("an entry of the audit log cannot be read")?;
+                let number = entry.plan.as_ref().map(|plan| plan.generation);
+                oldest = oldest.or(number);
+                // Of two with one number, after a change of leaders, the later one is what was published.
+                if number == Some(generation) {
+                    found = Some(entry);
+                }
+            }
+            Line::Head(_) => {}
+        }
+    }
+    let snapshot = found.map(|entry| documents.snapshot(entry)).transpose();
+    snapshot.map_err(anyhow::Error::from)?.flatten().ok_or_else(|| {
+        let kept = oldest.map_or_else(|| "none".to_owned(), |oldest| format!("plans from {oldest} on"));
+        Failure::failed(anyhow::anyhow!(
+            "there is no plan {generation}: the audit log has {kept}"
+        ))
+    })
 }
 
 fn replay(lines: Vec<Line>, output: Output) -> Result<ExitCode, Failure> {

@@ -51,6 +51,11 @@ impl Failure {
         }
     }
 
+    /// Nobody answers where somebody should.
+    pub(crate) fn unreachable(error: anyhow::Error) -> Self {
+        Self::with(error, UNREACHABLE)
+    }
+
     fn with(error: impl Into<anyhow::Error>, code: u8) -> Self {
         Self {
             error: error.into(),

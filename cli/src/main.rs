@@ -8,6 +8,7 @@ mod audit;
 mod call;
 mod documents;
 mod exit;
+mod explain;
 mod present;
 mod say;
 mod simulate;
@@ -84,6 +85,11 @@ enum Verb {
         at: Option<Duration>,
         #[command(flatten)]
         documents: simulate::DocumentFiles,
+    },
+    /// Ask edges what they would do.
+    Explain {
+        #[command(subcommand)]
+        verb: explain::ExplainVerb,
     },
     /// Play a scenario in virtual time against the real decisions, and print what happens.
     Simulate {
@@ -173,6 +179,9 @@ async fn run(options: Options) -> Result<ExitCode, Failure> {
             at,
             documents,
         } => simulate::why(&region, &file, at, &documents, output),
+        Verb::Explain {
+            verb: explain::ExplainVerb::Route(route),
+        } => explain::route(route, options.control_plane, &state_dir, output).await,
         Verb::Simulate { file, documents } => simulate::play(&file, &documents, output),
         Verb::Topology {
             verb: documents::DocumentVerb::Validate { file },
@@ -209,7 +218,7 @@ async fn ask(verb: Verb, named: Vec<String>, state_dir: &Path, output: Output) -
             audit::AuditVerb::Export { file } => return audit::export(&operator, &file, output).await,
             audit::AuditVerb::Replay { .. } => return audit::replay_live(&operator, output).await,
         },
-        Verb::Up(_) | Verb::Demo(_) | Verb::Call(_) | Verb::Simulate { .. } => {
+        Verb::Up(_) | Verb::Demo(_) | Verb::Call(_) | Verb::Explain { .. } | Verb::Simulate { .. } => {
             unreachable!("these were carried out without asking")
         }
     }

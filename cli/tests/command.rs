@@ -164,6 +164,34 @@ fn operators_decide(state_dir: &Path, folder: &Path) {
     );
     run(&["topology", "diff", path], 0, "no difference");
 
+    // Edges say themselves what they would do: now, by a plan they left behind long ago, and in whose hands they are.
+    let route = |more: &[&'static str]| [&["explain", "route", "--client", "192.0.2.7"], more].concat();
+    let explained = run(&route(&[]), 0, "home is eu-west");
+    assert!(explained.contains("edge-iad: 192.0.2.7 by plan"), "{explained}");
+    let explained = run(
+        &route(&["--edge", "edge-dub", "-o", "json"]),
+        0,
+        "\"session_key\": \"192.0.2.7\"",
+    );
+    let explained: Value = serde_json::from_str(&explained).unwrap();
+    assert_eq!(
+        (&explained["schema"], &explained["edges"][1]),
+        (&1.into(), &Value::Null)
+    );
+    let decided = &explained["edges"][0]["decisions"][0];
+    assert_eq!(
+        (&decided["region"], &decided["why"]["share"]),
+        (&"eu-west".into(), &100.into())
+    );
+    run(&route(&["--generation", "1"]), 0, "by plan 1 (epoch");
+    run(
+        &route(&["--generation", "9999"]),
+        1,
+        "there is no plan 9999: the audit log has plans from 1 on",
+    );
+    run(&route(&["--edge", "atlantis"]), 2, "there are edge-dub, edge-iad");
+    run(&route(&["--edge-admin", "http://127.0.0.1:1"]), 5, "does not answer");
+
     // Everything decided so far comes out the same when it is decided again; what was tampered with shows.
     run(&["audit", "replay"], 0, "every decision comes out the same");
     let log = folder.join("audit.jsonl");

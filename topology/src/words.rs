@@ -3,12 +3,17 @@
 //! They travel as binary messages on the session's own WebSocket, where the Realtime protocol uses text only. They are here
 //! because both sides speak them and neither may depend on the other.
 
+use std::{fmt, str::FromStr};
+
 /// The header by which an edge offers to hear and speak these words, and a stack agrees; its value is [`VERSION`].
 pub const HEADER: &str = "meridian-continuity";
 /// The header by which an edge says that the first message will be a [`Resume`].
 pub const RESUME_HEADER: &str = "meridian-resume";
 /// The version of the words, as both sides write it in [`HEADER`].
 pub const VERSION: &str = "1";
+/// The header by which an edge asks a stack how loaded it is, with [`VERSION`] as its value, and a stack answers, with a
+/// [`Load`] as text. Only a stack that was asked says [`Word::Load`].
+pub const LOAD_HEADER: &str = "meridian-load";
 /// Longest state of a session: it is kept for every live session, so it must stay small beside what a session costs anyway.
 pub const STATE_BYTES_MAX: usize = 16 << 10;
 
@@ -16,6 +21,7 @@ pub const STATE_BYTES_MAX: usize = 16 << 10;
 const MAGIC: [u8; 5] = [0xff, b'M', b'R', b'D', 1];
 const CHECKPOINT: u8 = 1;
 const RESUME: u8 = 2;
+const LOAD: u8 = 3;
 
 /// One word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +30,8 @@ pub enum Word<'a> {
     Checkpoint(Checkpoint<'a>),
     /// From the edge.
     Resume(Resume<'a>),
+    /// From the stack.
+    Load(Load),
 }
 
 /// Where a session stands: sent by a stack before any event that follows from it.
@@ -52,6 +60,71 @@ pub struct Resume<'a> {
     pub is_broken: bool,
     /// The state of the last checkpoint.
     pub state: &'a [u8],
+}
+
+/// How loaded a stack is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Load {
+    /// Live sessions.
+    pub sessions: u32,
+    /// More are refused.
+    pub sessions_max: u32,
+    /// Jobs that wait for the speech engines: of the fullest of their queues.
+    pub waiting: u32,
+    /// More are refused.
+    pub waiting_max: u32,
+}
+
+/// Why a text does not say how loaded a stack is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a load is written {}", Load::default())]
+pub struct LoadError;
+
+impl Load {
+    /// Whether this percentage of what the stack can hold is in use.
+    pub fn is_full(&self, percent: u8) -> bool {
+        let reaches = |used: u32, most: u32| u64::from(used) * 100 >= u64::from(most) * u64::from(percent);
+        reaches(self.sessions, self.sessions_max) || reaches(self.waiting, self.waiting_max)
+    }
+}
+
+impl fmt::Display for Load {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            sessions,
+            sessions_max,
+            waiting,
+            waiting_max,
+        } = self;
+        write!(
+            f,
+            "sessions={sessions}, sessions_max={sessions_max}, waiting={waiting}, waiting_max={waiting_max}"
+        )
+    }
+}
+
+/// In any order; what a later version adds is skipped.
+impl FromStr for Load {
+    type Err = LoadError;
+
+    fn from_str(text: &str) -> Result<Self, LoadError> {
+        let number = |name: &str| {
+            let mut pairs = text.split(',').filter_map(|pair| pair.trim().split_once('='));
+            let (_, number) = pairs.find(|(known, _)| *known == name).ok_or(LoadError)?;
+            number.parse().map_err(|_| LoadError)
+        };
+        Ok(Self {
+            sessions: number("sessions")?,
+            sessions_max: number("sessions_max")?,
+            waiting: number("waiting")?,
+            waiting_max: number("waiting_max")?,
+        })
+    }
+}
+
+/// Whether an edge asks for the load, by the value of its [`LOAD_HEADER`].
+pub fn asks_load(header: Option<&[u8]>) -> bool {
+    header == Some(VERSION.as_bytes())
 }
 
 /// Why bytes are not a word.
@@ -117,6 +190,19 @@ impl<'a> Word<'a> {
                     state,
                 }))
             }
+            LOAD => {
+                let mut count = || u32::try_from(number()?).map_err(|_| WordError::Contradiction);
+                let load = Load {
+                    sessions: count()?,
+                    sessions_max: count()?,
+                    waiting: count()?,
+                    waiting_max: count()?,
+                };
+                match tail(rest)? {
+                    (false, []) => Ok(Self::Load(load)),
+                    _ => Err(WordError::Contradiction),
+                }
+            }
             kind => Err(WordError::Kind(kind)),
         }
     }
@@ -131,6 +217,10 @@ impl<'a> Word<'a> {
                 word.is_broken,
                 word.state,
             ),
+            Self::Load(word) => {
+                let numbers = [word.sessions, word.sessions_max, word.waiting, word.waiting_max];
+                (LOAD, numbers.map(u64::from).to_vec(), false, &[][..])
+            }
         };
         let mut bytes = MAGIC.to_vec();
         bytes.push(kind);
@@ -179,9 +269,45 @@ mod tests {
         }
 
         #[test]
+        fn a_load_is_read_as_it_was_written_in_both_forms(
+            (sessions, sessions_max, waiting, waiting_max) in any::<(u32, u32, u32, u32)>(),
+            percent in 1..=100_u8,
+        ) {
+            let load = Load { sessions, sessions_max, waiting, waiting_max };
+            let bytes = Word::Load(load).to_bytes();
+            prop_assert_eq!(Word::parse(&bytes), Ok(Word::Load(load)));
+            prop_assert!((0..bytes.len()).all(|len| Word::parse(&bytes[..len]).is_err()), "cut short");
+            prop_assert!(Word::parse(&[&bytes[..], &[0]].concat()).is_err(), "too long");
+            prop_assert_eq!(load.to_string().parse(), Ok(load));
+            if sessions >= sessions_max || waiting >= waiting_max {
+                prop_assert!(load.is_full(percent), "at its limit it is full, whatever the percentage");
+            }
+        }
+
+        #[test]
+        fn what_is_no_load_is_refused_and_never_panics(text in "\\PC{0,80}") {
+            let _ = text.parse::<Load>();
+        }
+
+        #[test]
         fn what_a_peer_invents_is_refused_and_never_panics(tail in proptest::collection::vec(any::<u8>(), 0..64)) {
             let _ = Word::parse(&tail);
             let _ = Word::parse(&[&MAGIC[..], &tail].concat());
+        }
+    }
+
+    #[test]
+    fn a_load_of_a_later_version_is_understood_and_half_of_one_is_not() {
+        let later = "waiting_max=4, mood=7, sessions=1, waiting=3,sessions_max=2";
+        let load = later.parse::<Load>().unwrap();
+        assert_eq!((load.sessions, load.sessions_max), (1, 2));
+        assert!(!load.is_full(95) && load.is_full(75) && load.is_full(50));
+        for wrong in [
+            "",
+            "sessions=1",
+            "sessions=-1, sessions_max=2, waiting=0, waiting_max=1",
+        ] {
+            assert_eq!(wrong.parse::<Load>(), Err(LoadError), "{wrong}");
         }
     }
 

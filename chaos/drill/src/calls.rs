@@ -35,7 +35,7 @@ pub async fn place(
         let resolver = resolver.clone();
         async move { resolver.callees(spread).await }
     };
-    let mut call = SteadyCall::new(options.clone(), patience, resolve);
+    let mut call = SteadyCall::new(options.clone().named(&format!("call-{spread}")), patience, resolve);
     let turn = call.turn(utterance, Pacing::RealTime).await?;
     let events = call.take_events();
     call.hang_up().await;

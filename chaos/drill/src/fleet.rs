@@ -180,7 +180,11 @@ impl Caller {
             let resolver = resolver.clone();
             async move { resolver.callees(session).await }
         };
-        let mut call = SteadyCall::new(self.options.clone(), PATIENCE, resolve);
+        let mut call = SteadyCall::new(
+            self.options.clone().named(&format!("caller-{session}")),
+            PATIENCE,
+            resolve,
+        );
         // Callers do not speak in step: they begin spread over two seconds, each with another sentence.
         self.pause(Duration::from_millis(173 * (session as u64) % 2_000)).await;
         let mut said = session * 4;
@@ -342,11 +346,14 @@ impl Knocker {
         let task = tokio::spawn(async move {
             let mut open = JoinSet::new();
             let mut period = tokio::time::interval(KNOCK_PERIOD);
+            let mut count = 0_u64;
             while !*stopped.borrow() {
                 period.tick().await;
                 for edge in &edges {
+                    count += 1;
+                    let options = options.clone().named(&format!("knock-{count}"));
                     // Begun on time whatever became of the earlier ones; their number is bounded by their timeout.
-                    open.spawn(knock(*edge, options.clone(), Arc::clone(&kept)));
+                    open.spawn(knock(*edge, options, Arc::clone(&kept)));
                 }
                 while open.try_join_next().is_some() {}
             }

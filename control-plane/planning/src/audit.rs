@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use topology::{Moment, NodeId, Plan, Policy, Reason, RegionId, Topology};
+use topology::{Moment, NodeId, Plan, Policy, Reason, RegionId, Snapshot, Topology, snapshot::SNAPSHOT_SCHEMA};
 use verdict::Verdict;
 
 use crate::{
@@ -348,19 +348,33 @@ impl Documents {
         Ok(document)
     }
 
+    /// The plan that came of an entry, with the documents it was made for, as it was published.
+    pub fn snapshot(&mut self, entry: Entry) -> Result<Option<Snapshot>, Tampered> {
+        let Some(plan) = entry.plan else { return Ok(None) };
+        let (topology, policy) = self.documents_of(entry.number, &entry.input)?;
+        Ok(Some(Snapshot {
+            schema: SNAPSHOT_SCHEMA,
+            plan,
+            topology,
+            dns_ttl_s: policy.dns.ttl_s(),
+            probe: policy.probe,
+        }))
+    }
+
+    fn documents_of(&mut self, number: u64, input: &Recorded) -> Result<(Topology, Policy), Tampered> {
+        let topology = Self::read(&mut self.topologies, &self.texts, &input.topology, number, |text| {
+            Topology::parse("topology", text)
+        })?;
+        let policy = Self::read(&mut self.policies, &self.texts, &input.policy, number, |text| {
+            Policy::parse("policy", text)
+        })?;
+        Ok((topology, policy))
+    }
+
     /// Decides an entry again. The error says in what it comes out differently.
     pub fn replay(&mut self, entry: &Entry) -> Result<Outcome, Tampered> {
         let number = entry.number;
-        let topology = Self::read(
-            &mut self.topologies,
-            &self.texts,
-            &entry.input.topology,
-            number,
-            |text| Topology::parse("topology", text),
-        )?;
-        let policy = Self::read(&mut self.policies, &self.texts, &entry.input.policy, number, |text| {
-            Policy::parse("policy", text)
-        })?;
+        let (topology, policy) = self.documents_of(number, &entry.input)?;
         let outcome = plan(&entry.input.clone().with(topology, policy), entry.at);
         let differs = |difference: &str| Tampered::Differs {
             number,

@@ -76,6 +76,16 @@ impl Default for CallOptions {
     }
 }
 
+impl CallOptions {
+    /// As a device of this name calls: edges keep its place by it. Devices without a name share that of their network, and
+    /// a rehearsal calls from one machine.
+    #[must_use]
+    pub fn named(mut self, device: &str) -> Self {
+        self.headers.push(("Meridian-Session".to_owned(), device.to_owned()));
+        self
+    }
+}
+
 /// Who says that an utterance has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TurnEnd {

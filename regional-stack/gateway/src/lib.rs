@@ -1,10 +1,11 @@
 //! The regional gateway: what a device reaches when it speaks to a region.
 //!
-//! HTTP and the Realtime WebSocket in the shapes of the OpenAI API, and behind them one pipeline per turn: recognise,
+//! HTTP and the Realtime WebSocket in the shapes of the OpenAI API, gRPC beside them, and behind all one pipeline per turn: recognise,
 //! interpret, act, speak. Engines run on threads of their own; everything else is async and holds bounded queues only.
 
 pub mod config;
 mod error;
+mod grpc;
 mod http;
 mod metrics;
 mod realtime;
@@ -14,6 +15,16 @@ mod spoken;
 mod stack;
 pub mod store;
 mod workers;
+
+/// Generated from proto/meridian/voice/v1/voice.proto.
+#[expect(
+    missing_docs,
+    clippy::allow_attributes_without_reason,
+    reason = "generated; the .proto file is the documentation"
+)]
+pub mod voice {
+    tonic::include_proto!("meridian.voice.v1");
+}
 
 pub use config::{Config, EngineKind, Limits};
 pub use seal::CheckpointKey;

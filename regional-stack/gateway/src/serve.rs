@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use anyhow::Context as _;
 use axum::Router;
 use hyper_util::{
-    rt::{TokioIo, TokioTimer},
+    rt::{TokioExecutor, TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
 use tokio::{
@@ -22,6 +22,11 @@ use crate::{
     stack::{Engines, Stack},
     store::MemoryStore,
 };
+
+/// Calls at the same time on one connection; an edge sends as many over one.
+const HTTP2_STREAMS_MAX: u32 = 100;
+/// A peer that does not answer a ping is gone, and so are its calls.
+const HTTP2_PING_INTERVAL: Duration = Duration::from_secs(20);
 
 /// Where a stack listens.
 #[derive(Debug, Clone, Copy)]
@@ -160,6 +165,15 @@ async fn serve_connection(
     let router = router.layer(axum::Extension(Place {
         _permit: Arc::clone(&place),
     }));
+    let begun = tokio::select! {
+        begun = timeout(header_patience, begins_with_http2(&socket)) => begun,
+        () = draining.cancelled() => return,
+    };
+    match begun {
+        Ok(true) => return serve_http2(socket, router, draining).await,
+        Ok(false) => {}
+        Err(_) => return tracing::debug!("nothing was said on a connection"),
+    }
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(header_patience)
@@ -175,6 +189,32 @@ async fn serve_connection(
     };
     if let Err(error) = result {
         tracing::debug!(%error, "connection ended");
+    }
+}
+
+/// gRPC clients, and edges for them, begin with HTTP/2 at once (RFC 9113 §3.3). Two bytes tell its preface, `PRI`, from any
+/// method of HTTP/1.1; nobody sends them apart.
+async fn begins_with_http2(socket: &TcpStream) -> bool {
+    let mut first = [0; 2];
+    matches!(socket.peek(&mut first).await, Ok(2)) && &first == b"PR"
+}
+
+async fn serve_http2(socket: TcpStream, router: Router, draining: CancellationToken) {
+    let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(HTTP2_STREAMS_MAX)
+        .keep_alive_interval(HTTP2_PING_INTERVAL)
+        .serve_connection(TokioIo::new(socket), TowerToHyperService::new(router));
+    let mut connection = std::pin::pin!(connection);
+    let result = tokio::select! {
+        result = connection.as_mut() => result,
+        () = draining.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(%error, "HTTP/2 connection ended");
     }
 }
 

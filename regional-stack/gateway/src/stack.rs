@@ -7,6 +7,7 @@ use prometheus_client::registry::Registry;
 use speech::{Recognizer, SpeechError, Synthesizer, Transcript};
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use topology::words::Load;
 
 use crate::{
     config::Config,
@@ -126,6 +127,17 @@ impl Stack {
             (EngineName::asr, self.asr.waiting(), self.asr.is_healthy()),
             (EngineName::tts, self.tts.waiting(), self.tts.is_healthy()),
         ]
+    }
+
+    /// How loaded the stack is, for edges to choose by.
+    pub(crate) fn load(&self) -> Load {
+        let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        Load {
+            sessions: count(self.sessions.len()),
+            sessions_max: count(self.config.limits.sessions_max),
+            waiting: count(self.asr.waiting().max(self.tts.waiting())),
+            waiting_max: count(self.config.limits.queue_max),
+        }
     }
 
     /// The memory of a device that has not been here before.

@@ -1,23 +1,30 @@
 //! The administrative pages of an edge, beside those every process has: who is where, and why someone would go where.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+};
 
 use axum::{
     Json, Router,
-    extract::{Query, State},
+    extract::{DefaultBodyLimit, Query, State},
+    http::StatusCode,
     routing::get,
 };
-use routing::Decision;
+use bytes::Bytes;
+use routing::{Decision, Table};
 use serde::{Deserialize, Serialize};
-use topology::{PlanNumber, RegionId};
+use topology::{EdgeId, PlanNumber, RegionId, Snapshot, snapshot::SNAPSHOT_BYTES_MAX};
 
-use crate::Edge;
+use crate::{Edge, edge::session_key, seen::Summary};
 
 /// `/sessions` and `/explain`.
 pub fn router(edge: Arc<Edge>) -> Router {
     Router::new()
         .route("/sessions", get(sessions))
-        .route("/explain", get(explain))
+        .route("/explain", get(explain).post(explain_by))
+        .layer(DefaultBodyLimit::max(SNAPSHOT_BYTES_MAX))
         .with_state(edge)
 }
 
@@ -44,41 +51,96 @@ async fn sessions(State(edge): State<Arc<Edge>>) -> Json<BTreeMap<RegionId, Regi
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Question {
-    #[serde(default)]
-    session: String,
+    session: Option<String>,
+    /// Whose it is, when a version is rolled out.
     #[serde(default)]
     user: String,
+    /// Where the device comes from: its place when the session has no name.
+    client: Option<IpAddr>,
     affinity: Option<String>,
+    generation: Option<u64>,
 }
 
 /// Where a session would go now, and what was known.
 #[derive(Debug, Serialize)]
 struct Explanation {
-    plan: Option<PlanNumber>,
-    /// The first decision, then what would follow if each region before failed.
+    edge: EdgeId,
+    /// What keeps the session's place.
+    session_key: String,
+    /// The plan that was asked about, and the one in force.
+    plan: PlanNumber,
+    plan_in_force: PlanNumber,
+    /// The first decision, then what would follow if each before failed.
     decisions: Vec<Decision>,
-    rtt_ms: BTreeMap<RegionId, f64>,
-    ejected: Vec<RegionId>,
     /// What routing calls near, in milliseconds: measured, but no less than light takes.
     nearness_ms: BTreeMap<RegionId, f64>,
+    #[serde(flatten)]
+    seen: Summary,
 }
 
-async fn explain(State(edge): State<Arc<Edge>>, Query(question): Query<Question>) -> Json<Explanation> {
+type Refused = (StatusCode, String);
+
+/// By the plan in force, or by another one that is held.
+async fn explain(
+    State(edge): State<Arc<Edge>>,
+    Query(question): Query<Question>,
+) -> Result<Json<Explanation>, Refused> {
+    let table = match question.generation {
+        None => in_force(&edge)?,
+        Some(generation) => edge
+            .table_of(generation)
+            .ok_or_else(|| (StatusCode::NOT_FOUND, not_held(&edge, generation)))?,
+    };
+    answer(&edge, &question, &table)
+}
+
+/// By a plan that the asker brings, with what this edge sees now. Nothing of it stays.
+async fn explain_by(
+    State(edge): State<Arc<Edge>>,
+    Query(question): Query<Question>,
+    document: Bytes,
+) -> Result<Json<Explanation>, Refused> {
+    let refuse = |error: &dyn std::fmt::Display| (StatusCode::BAD_REQUEST, format!("that is no plan: {error}"));
+    let snapshot: Snapshot = serde_json::from_slice(&document).map_err(|error| refuse(&error))?;
+    snapshot.validate().map_err(|error| refuse(&error))?;
+    answer(&edge, &question, &Table::compile(&snapshot, &edge.id))
+}
+
+fn in_force(edge: &Edge) -> Result<Arc<Table>, Refused> {
+    let none = || (StatusCode::SERVICE_UNAVAILABLE, "this edge has no plan yet".to_owned());
+    edge.table().ok_or_else(none)
+}
+
+fn answer(edge: &Edge, question: &Question, table: &Table) -> Result<Json<Explanation>, Refused> {
     let now = daemon::clock::now();
+    let key = match (question.session.as_deref(), question.client) {
+        (None, None) => {
+            let text = "name a session or a client, as in /explain?client=192.0.2.7";
+            return Err((StatusCode::BAD_REQUEST, text.to_owned()));
+        }
+        (named, client) => session_key(named, client.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED))),
+    };
     let affinity = question.affinity.as_deref().and_then(|token| edge.affinity(token, now));
-    let table = edge.table();
-    let (rtt_ms, ejected) = edge.seen.summary(now);
-    let nearness_ms = table.iter().flat_map(|table| {
-        let nearness = |region: &RegionId| table.nearness(region, &rtt_ms);
-        table
-            .regions()
-            .map(move |(region, _)| (region.clone(), nearness(region)))
-    });
-    Json(Explanation {
-        plan: table.as_ref().map(|table| table.number()),
-        decisions: edge.explain(&question.session, &question.user, affinity.as_ref(), now),
-        nearness_ms: nearness_ms.collect(),
-        rtt_ms: rtt_ms.clone(),
-        ejected: ejected.into_iter().collect(),
-    })
+    let seen = edge.seen.summary(table, now);
+    let regions = table.regions().map(|(region, _)| region);
+    Ok(Json(Explanation {
+        edge: edge.id.clone(),
+        plan: table.number(),
+        plan_in_force: in_force(edge)?.number(),
+        decisions: edge.explain(table, &key, &question.user, affinity.as_ref(), now),
+        nearness_ms: regions
+            .map(|region| (region.clone(), table.nearness(region, &seen.rtt_ms)))
+            .collect(),
+        session_key: key,
+        seen,
+    }))
+}
+
+fn not_held(edge: &Edge, generation: u64) -> String {
+    let held = edge.tables().map(|table| table.number().generation.to_string());
+    let held = held.collect::<Vec<_>>().join(" and ");
+    format!(
+        "{} holds plan {held}, not {generation}: an edge keeps the plan in force and the one before",
+        edge.id
+    )
 }

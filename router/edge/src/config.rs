@@ -51,6 +51,9 @@ pub struct Config {
     /// Other services behind the same public URL.
     #[serde(default)]
     pub upstream: Vec<Upstream>,
+    /// How regions and stacks are chosen.
+    #[serde(default)]
+    pub picking: Picking,
 }
 
 /// When requests are made again.
@@ -78,6 +81,69 @@ impl Default for Retry {
             budget_percent: 20,
             // Three a second.
             budget_min: 30,
+        }
+    }
+}
+
+/// How regions and stacks are chosen: [`routing::Policy`] as it is written, where each default has its reason.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Picking {
+    /// See [`routing::Policy::failures_in_a_row`].
+    pub failures_in_a_row: u32,
+    /// See [`routing::Policy::window`].
+    pub window: Span,
+    /// See [`routing::Policy::success_percent_min`].
+    pub success_percent_min: u8,
+    /// See [`routing::Policy::volume_min`].
+    pub volume_min: u32,
+    /// See [`routing::Policy::ejected_percent_max`].
+    pub ejected_percent_max: u8,
+    /// See [`routing::Policy::ejection`].
+    pub ejection: Span,
+    /// See [`routing::Policy::ejection_max`].
+    pub ejection_max: Span,
+    /// See [`routing::Policy::panic_percent`].
+    pub panic_percent: u8,
+    /// See [`routing::Policy::slow_start`].
+    pub slow_start: Span,
+    /// See [`routing::Policy::slow_start_percent`].
+    pub slow_start_percent: u8,
+    /// See [`routing::Policy::full_percent`].
+    pub full_percent: u8,
+    /// See [`routing::Policy::load_age_max`].
+    pub load_age_max: Span,
+}
+
+impl Default for Picking {
+    fn default() -> Self {
+        let routing::Policy {
+            failures_in_a_row,
+            window,
+            success_percent_min,
+            volume_min,
+            ejected_percent_max,
+            ejection,
+            ejection_max,
+            panic_percent,
+            slow_start,
+            slow_start_percent,
+            full_percent,
+            load_age_max,
+        } = routing::Policy::DEFAULT;
+        Self {
+            failures_in_a_row,
+            window: Span(window),
+            success_percent_min,
+            volume_min,
+            ejected_percent_max,
+            ejection: Span(ejection),
+            ejection_max: Span(ejection_max),
+            panic_percent,
+            slow_start: Span(slow_start),
+            slow_start_percent,
+            full_percent,
+            load_age_max: Span(load_age_max),
         }
     }
 }
@@ -130,6 +196,54 @@ fn max_fails() -> u32 {
 
 fn fail_timeout() -> Span {
     Span(Duration::from_secs(30))
+}
+
+impl Picking {
+    /// As routing takes it.
+    pub fn policy(&self) -> routing::Policy {
+        routing::Policy {
+            failures_in_a_row: self.failures_in_a_row,
+            window: self.window.0,
+            success_percent_min: self.success_percent_min,
+            volume_min: self.volume_min,
+            ejected_percent_max: self.ejected_percent_max,
+            ejection: self.ejection.0,
+            ejection_max: self.ejection_max.0,
+            panic_percent: self.panic_percent,
+            slow_start: self.slow_start.0,
+            slow_start_percent: self.slow_start_percent,
+            full_percent: self.full_percent,
+            load_age_max: self.load_age_max.0,
+        }
+    }
+
+    fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        if self.failures_in_a_row == 0 {
+            problems.push("picking.failures_in_a_row: 0 would eject whoever fails never".to_owned());
+        }
+        for (name, percent, least) in [
+            ("success_percent_min", self.success_percent_min, 0),
+            ("ejected_percent_max", self.ejected_percent_max, 0),
+            ("panic_percent", self.panic_percent, 0),
+            // Nothing would come back before everything does.
+            ("slow_start_percent", self.slow_start_percent, 1),
+            // An empty stack would be full.
+            ("full_percent", self.full_percent, 1),
+        ] {
+            if !(least..=100).contains(&percent) {
+                problems.push(format!("picking.{name}: {percent} is not within {least} and 100"));
+            }
+        }
+        // Ten buckets, each of a millisecond at least.
+        if self.window.0 < Duration::from_millis(10) {
+            problems.push("picking.window: must be longer than nothing".to_owned());
+        }
+        if self.ejection_max.0 < self.ejection.0 {
+            problems.push("picking.ejection_max: must not be shorter than picking.ejection".to_owned());
+        }
+        problems
+    }
 }
 
 /// How sessions survive the loss of their region.
@@ -442,6 +556,7 @@ impl Config {
                 problems.push(format!("timeouts.{name}: must be longer than nothing"));
             }
         }
+        problems.extend(self.picking.problems());
         if self.drain.limit.0 < self.drain.window.0 + timeouts.close.0 {
             problems.push("drain.limit: must leave room for drain.window and timeouts.close".to_owned());
         }
@@ -475,12 +590,15 @@ mod tests {
             format!("{:?}", config.continuity),
             format!("{:?}", Continuity::default())
         );
+        assert_eq!(format!("{:?}", config.picking), format!("{:?}", Picking::default()));
+        assert_eq!(config.picking.policy(), routing::Policy::DEFAULT);
     }
 
     #[test]
     fn what_contradicts_is_reported_together_and_the_key_stays_secret() {
         let text = EXAMPLE
             .replace("header_bytes_max = 16384", "header_bytes_max = 0")
+            .replace("panic_percent = 50", "panic_percent = 101")
             .replace("limit = \"20s\"", "limit = \"1s\"")
             .replace("budget_percent = 10", "budget_percent = 101")
             .replace(
@@ -493,6 +611,7 @@ mod tests {
         let error = config.check().unwrap_err().to_string();
         for complaint in [
             "header_bytes_max",
+            "picking.panic_percent",
             "drain.limit",
             "tls.certificate",
             "hedge.budget",

@@ -1,10 +1,13 @@
 //! What all connections of an edge share.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+};
 
 use arc_swap::ArcSwapOption;
 use routing::{
-    Decision, Standing, Table, User,
+    Decision, Standing, Table, Tried, User,
     continuity::{Budget, Why},
 };
 use tokio::sync::watch;
@@ -21,6 +24,8 @@ pub struct Edge {
     pub config: Config,
     /// The plan in force, compiled; `None` only until the first one, and nothing is accepted before that.
     table: ArcSwapOption<Table>,
+    /// The one before, for whoever asks what it would have done.
+    previous: ArcSwapOption<Table>,
     /// What it saw of the regions.
     pub seen: Seen,
     /// Who is let in.
@@ -43,9 +48,10 @@ impl Edge {
             budget: Arc::new(Budget::new(config.continuity.replay_bytes_total_max)),
             plans: watch::Sender::new(()),
             admission: Arc::new(Admission::new(&config.limits)),
+            seen: Seen::new(config.picking.policy()),
             config,
             table: ArcSwapOption::empty(),
-            seen: Seen::default(),
+            previous: ArcSwapOption::empty(),
             sessions: Arc::new(Sessions::new(metrics.clone())),
             metrics,
         }
@@ -68,7 +74,7 @@ impl Edge {
         }
         self.seen.retain(&table);
         self.metrics.plan(table.number().generation, table.created_at());
-        self.table.store(Some(Arc::new(table)));
+        self.previous.store(self.table.swap(Some(Arc::new(table))));
         self.plans.send_replace(());
     }
 
@@ -100,6 +106,18 @@ impl Edge {
         self.table.load_full()
     }
 
+    /// The plan in force and the one before.
+    pub fn tables(&self) -> impl Iterator<Item = Arc<Table>> {
+        [self.table.load_full(), self.previous.load_full()]
+            .into_iter()
+            .flatten()
+    }
+
+    /// The plan of a generation, while it is held.
+    pub fn table_of(&self, generation: u64) -> Option<Arc<Table>> {
+        self.tables().find(|table| table.number().generation == generation)
+    }
+
     /// Where an affinity token says the session was; `None` for one that is not ours, forged or out of date.
     pub fn affinity(&self, token: &str, now: Moment) -> Option<RegionId> {
         let verified = self
@@ -116,11 +134,12 @@ impl Edge {
         }
     }
 
-    /// Counts a failure of a region, in the tick's observations and towards its ejection.
-    pub fn region_failed(&self, region: &RegionId, why: &str) {
-        if let Some(ejection) = self.seen.failed(region, why, daemon::clock::now()) {
+    /// Counts a failure of a stack, in the tick's observations of its region and towards its ejection.
+    pub fn stack_failed(&self, region: &RegionId, stack: SocketAddr, why: &str) {
+        if let Some(ejection) = self.seen.failed(region, stack, why, daemon::clock::now()) {
+            let (until, times, cause) = (ejection.until, ejection.times, ejection.cause);
             self.metrics.ejected(region);
-            tracing::warn!(%region, until = %ejection.until, times = ejection.times, why, "region ejected");
+            tracing::warn!(%region, %stack, %until, times, %cause, why, "stack ejected");
         }
     }
 
@@ -132,23 +151,79 @@ impl Edge {
         tracing::info!(%region, missed, version, "the region has no stack of the version; another serves");
     }
 
-    /// The decisions for a session, as if each region before failed.
-    pub fn explain(&self, session_key: &str, user: &str, affinity: Option<&RegionId>, now: Moment) -> Vec<Decision> {
-        let Some(table) = self.table() else {
-            return Vec::new();
-        };
+    /// A session or request begins where it was decided, and is over when what is returned is dropped.
+    pub fn begins(self: &Arc<Self>, decision: &Decision) -> AtStack {
+        if let Some(ignored) = decision.ejection_ignored {
+            self.metrics.ejection_ignored(ignored.as_str());
+        }
+        let (edge, stack) = (self.clone(), decision.stack);
+        edge.seen.began(stack);
+        AtStack { edge, stack }
+    }
+
+    /// The decisions for a session, as if each before failed.
+    pub fn explain(
+        &self,
+        table: &Table,
+        key: &str,
+        user: &str,
+        affinity: Option<&RegionId>,
+        now: Moment,
+    ) -> Vec<Decision> {
         let user = User {
             name: user,
             version: None,
         };
-        let mut tried = Vec::new();
+        let mut tried = Tried::up_to(self.config.limits.regions_tried_max);
         let mut decisions = Vec::new();
-        while decisions.len() < self.config.limits.regions_tried_max
-            && let Some(decision) = self.seen.pick(&table, session_key, user, affinity, &tried, now)
-        {
-            tried.push(decision.region.clone());
+        while let Some(decision) = self.seen.pick(table, key, user, affinity, &tried, now) {
+            tried.stack(&decision.region, decision.stack);
             decisions.push(decision);
         }
         decisions
+    }
+}
+
+/// Counts as running at a stack while it exists.
+#[derive(Debug)]
+pub struct AtStack {
+    edge: Arc<Edge>,
+    stack: SocketAddr,
+}
+
+impl Drop for AtStack {
+    fn drop(&mut self) {
+        self.edge.seen.ended(self.stack);
+    }
+}
+
+/// What keeps a session's place: the name it gives itself, else where it comes from. Without the port, and for IPv6 without
+/// the half that devices change daily (RFC 8981), so that a household keeps its region.
+pub fn session_key(named: Option<&str>, client: IpAddr) -> String {
+    match (named, client.to_canonical()) {
+        (Some(named), _) => named.to_owned(),
+        (None, IpAddr::V4(client)) => client.to_string(),
+        (None, IpAddr::V6(client)) => {
+            let network = client.to_bits() >> 64 << 64;
+            Ipv6Addr::from_bits(network).to_string()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_household_has_one_key_and_a_named_session_its_own() {
+        for (client, key) in [
+            ("192.0.2.7", "192.0.2.7"),
+            ("::ffff:192.0.2.7", "192.0.2.7"),
+            ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"),
+            ("2001:db8:1:2:ffff::1", "2001:db8:1:2::"),
+        ] {
+            assert_eq!(session_key(None, client.parse().unwrap()), key);
+            assert_eq!(session_key(Some("anna"), client.parse().unwrap()), "anna");
+        }
     }
 }

@@ -1,9 +1,8 @@
 //! gRPC through the edge: what it is known by, and how it is refused in its own terms.
 
 use http::{HeaderMap, StatusCode, header};
-use pingora_core::Result;
+use pingora_core::{Result, protocols::http::v2::server::HttpSession};
 use pingora_http::ResponseHeader;
-use pingora_proxy::Session;
 
 use crate::answer::Answer;
 
@@ -29,8 +28,8 @@ fn code(status: StatusCode) -> u8 {
     }
 }
 
-/// Answers with headers alone, which are the trailers too.
-pub async fn refuse(session: &mut Session, answer: &Answer) -> Result<()> {
+/// Answers a call with headers alone, which are the trailers too.
+pub fn refuse(http2: &mut HttpSession, answer: &Answer) -> Result<()> {
     let mut head = ResponseHeader::build(StatusCode::OK, Some(4))?;
     head.insert_header("Content-Type", "application/grpc")?;
     head.insert_header("Grpc-Status", code(answer.status).to_string())?;
@@ -40,7 +39,8 @@ pub async fn refuse(session: &mut Session, answer: &Answer) -> Result<()> {
             head.insert_header(*name, value)?;
         }
     }
-    session.write_response_header(Box::new(head), true).await
+    // By hand, because pingora would end the stream with an empty body, and such headers are not trailers.
+    http2.write_response_header(Box::new(head), true)
 }
 
 /// Percent-encoded, as gRPC wants it.

@@ -124,7 +124,6 @@ impl Gateway {
                 }
             };
             let Landed { flight, result } = landed;
-            let region = &flight.decision.region;
             let was_sent = match result {
                 Ok(answering) if !answering.head.status.is_server_error() => break Some((flight, answering)),
                 Ok(answering) => {
@@ -136,7 +135,7 @@ impl Gateway {
                     false
                 }
                 Err(FlightError::Broken(error)) => {
-                    self.request_failed(region, &error);
+                    self.request_failed(&flight.decision, &error);
                     true
                 }
             };
@@ -166,7 +165,9 @@ impl Gateway {
         } else {
             self.requests.hedging().answered(began.elapsed());
         }
-        self.edge.seen.answered(&flight.decision.region, began.elapsed());
+        let (region, stack) = (&flight.decision.region, flight.decision.stack);
+        let now = daemon::clock::now();
+        self.edge.seen.answered(region, stack, began.elapsed(), now);
         ctx.decision = Some(flight.decision);
         ctx.in_flight = Some(flight.in_flight);
         self.pass_on(session, ctx, answering).await
@@ -194,7 +195,7 @@ impl Gateway {
             is_extra: is_second,
         };
         let (decision, in_flight) = self.choose(ctx, asker, wanted)?;
-        ctx.tried.push(decision.region.clone());
+        ctx.tried.region(&decision.region);
         Some(Flight {
             decision,
             in_flight,

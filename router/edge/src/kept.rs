@@ -3,7 +3,7 @@
 //!
 //! The device gets whole messages only, so that a region may die in the middle of one, and none of the private words.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 use bytes::BytesMut;
 use routing::continuity::{Continuity, Handover, Why};
@@ -24,6 +24,8 @@ const HELD_BYTES_MAX: usize = 4 << 20;
 /// What one session keeps.
 pub struct Kept {
     edge: Arc<Edge>,
+    /// Where the session is.
+    stack: SocketAddr,
     continuity: Continuity,
     /// When the region was last heard, and when it was asked for a sign of life since.
     heard_at: Instant,
@@ -59,11 +61,12 @@ impl std::convert::From<Violation> for Stop {
 }
 
 impl Kept {
-    /// A session begins, in a region whose stack hands out checkpoints.
-    pub fn new(edge: &Arc<Edge>) -> Self {
+    /// A session begins, at a stack that hands out checkpoints.
+    pub fn new(edge: &Arc<Edge>, stack: SocketAddr) -> Self {
         let now = Instant::now();
         Self {
             edge: edge.clone(),
+            stack,
             continuity: Continuity::new(edge.config.continuity.replay_bytes_max, edge.budget.clone()),
             heard_at: now,
             pinged_at: None,
@@ -197,15 +200,26 @@ impl Kept {
                 }
                 Ok(())
             }
+            Ok(Word::Load(load)) => {
+                self.edge.seen.loaded(self.stack, load, daemon::clock::now());
+                Ok(())
+            }
             Ok(Word::Resume(_)) => Err("a region asked to resume".to_owned()),
             Err(error) => Err(error.to_string()),
         }
     }
 
-    /// The session leaves its region at `since`: what the next one is sent first, and what the device is sent in place of
-    /// the old one. `scanner` follows the device.
-    pub fn hand_over(&mut self, why: Why, since: Instant, scanner: &Scanner) -> Option<(Handover, BytesMut)> {
+    /// The session leaves for `stack` at `since`: what that is sent first, and what the device is sent in place of the old
+    /// one. `scanner` follows the device.
+    pub fn hand_over(
+        &mut self,
+        stack: SocketAddr,
+        why: Why,
+        since: Instant,
+        scanner: &Scanner,
+    ) -> Option<(Handover, BytesMut)> {
         let handover = self.continuity.hand_over()?;
+        self.stack = stack;
         self.edge.metrics.handed_over(handover.replay.len(), handover.is_broken);
         self.skips_message = handover.skips_rest;
         self.skips_control = !scanner.at_boundary() && !scanner.is_data();

@@ -168,13 +168,13 @@ pub async fn serve(
         accepting.cancel();
         let sessions = edge.sessions.clone();
         tokio::select! {
-            () = drain(&edge, edge.config.drain.upgrade_window.0) => {}
+            () = left_to_successor(&edge) => {}
             () = successor.tell(move || sessions.count()) => {}
             // Now there is something that waits for it.
-            () = stop.cancelled() => drain(&edge, edge.config.drain.window.0).await,
+            () = stop.cancelled() => drain(&edge).await,
         }
     } else {
-        drain(&edge, edge.config.drain.window.0).await;
+        drain(&edge).await;
     }
     // What is left now waits for a request that will not be served.
     cut.cancel();
@@ -182,12 +182,24 @@ pub async fn serve(
     connections.wait().await;
 }
 
-/// Lets sessions leave within `window`; what did not end a while after is cut.
-async fn drain(edge: &Edge, window: Duration) {
+/// Lets sessions leave; what did not end a while after their time is cut.
+async fn drain(edge: &Edge) {
+    let window = edge.config.drain.window.0;
+    edge.sessions.begin_drain(window);
+    left_within(edge, window).await;
+}
+
+/// The same at the pace of an upgrade.
+async fn left_to_successor(edge: &Edge) {
+    let window = edge.config.drain.upgrade_window.0;
+    edge.sessions.begin_drain_to_successor(window);
+    left_within(edge, window).await;
+}
+
+async fn left_within(edge: &Edge, window: Duration) {
     let drain = &edge.config.drain;
     let limit = window + drain.limit.0.saturating_sub(drain.window.0);
     tracing::info!(sessions = edge.sessions.count(), ?window, "draining");
-    edge.sessions.begin_drain(window);
     if tokio::time::timeout(limit, edge.sessions.idle()).await.is_err() {
         tracing::warn!(sessions = edge.sessions.count(), ?limit, "cut after the drain limit");
     }

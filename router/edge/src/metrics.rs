@@ -17,8 +17,11 @@ pub const SESSIONS_ENDED: &str = "meridian_edge_sessions_ended";
 pub const CONNECTS: &str = "meridian_edge_connects";
 /// Time until a region accepted a TCP connection.
 pub const CONNECT_SECONDS: &str = "meridian_edge_connect_seconds";
-/// Times this edge ejected a region. `_total` is appended.
+/// Times this edge ejected a stack, by its region. `_total` is appended.
 pub const EJECTIONS: &str = "meridian_edge_ejections";
+/// Sessions and requests sent where this edge would not, because most or all of what there is was ejected; by which of the
+/// two. `_total` is appended. More than a few mean that this edge cannot reach the regions.
+pub const EJECTION_IGNORED: &str = "meridian_edge_ejection_ignored";
 /// Generation of the plan in force.
 pub const PLAN_GENERATION: &str = "meridian_edge_plan_generation";
 /// When the plan in force was decided, seconds since the epoch: its age is `time()` minus this.
@@ -78,6 +81,7 @@ pub struct Metrics {
     connects: Family<ByOutcome, Counter>,
     connect_seconds: Family<ByRegion, Histogram, fn() -> Histogram>,
     ejections: Family<ByRegion, Counter>,
+    ejection_ignored: Family<ByReason, Counter>,
     plan_generation: Gauge,
     plan_created: Gauge<f64, AtomicU64>,
     relayed_bytes: Family<ByDirection, Counter>,
@@ -164,6 +168,7 @@ impl Metrics {
             connects: Family::default(),
             connect_seconds: Family::new_with_constructor(connect_seconds),
             ejections: Family::default(),
+            ejection_ignored: Family::default(),
             plan_generation: Gauge::default(),
             plan_created: Gauge::default(),
             relayed_bytes: Family::default(),
@@ -199,7 +204,12 @@ impl Metrics {
             "Time until a region accepted a connection",
             metrics.connect_seconds.clone(),
         );
-        registry.register(EJECTIONS, "Times a region was ejected", metrics.ejections.clone());
+        registry.register(EJECTIONS, "Times a stack was ejected", metrics.ejections.clone());
+        registry.register(
+            EJECTION_IGNORED,
+            "Sessions and requests sent to what is ejected",
+            metrics.ejection_ignored.clone(),
+        );
         registry.register(
             PLAN_GENERATION,
             "Generation of the plan in force",
@@ -316,6 +326,10 @@ impl Metrics {
 
     pub(crate) fn ejected(&self, region: &RegionId) {
         self.ejections.get_or_create(&by_region(region)).inc();
+    }
+
+    pub(crate) fn ejection_ignored(&self, reason: &'static str) {
+        self.ejection_ignored.get_or_create(&ByReason { reason }).inc();
     }
 
     pub(crate) fn session_began(&self, region: &RegionId) {

@@ -5,7 +5,7 @@
 //! where doing twice is like doing once, and never once the device has a part of the answer.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -17,22 +17,26 @@ use pingora_core::{
     Error, ErrorSource, ErrorType, Result,
     connectors::http::Connector,
     modules::http::HttpModules,
-    protocols::{ALPN, Digest},
+    protocols::{ALPN, Digest, http::ServerSession},
     upstreams::peer::{H1UpgradePolicy, HttpPeer, HttpUpstreamRequestPolicy},
 };
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 use routing::{
-    Decision, Table, User,
+    Decision, Table, Tried, User,
     breaker::{Limit, Use},
     retry::Progress,
     user,
 };
-use topology::RegionId;
+use topology::{
+    RegionId,
+    words::{LOAD_HEADER, VERSION},
+};
 
 use crate::{
     Edge,
     answer::Answer,
+    edge::session_key,
     grpc,
     head::{REALTIME, USER, bearer, query},
     hedge,
@@ -61,8 +65,8 @@ pub struct Ctx {
     route: Route,
     is_grpc: bool,
     pub(crate) decision: Option<Decision>,
-    /// Regions asked in this round.
-    pub(crate) tried: Vec<RegionId>,
+    /// What was asked in this round.
+    pub(crate) tried: Tried,
     /// Its place in the region it is at.
     pub(crate) in_flight: Option<InFlight>,
     /// The limit that kept it from a region that might have served it.
@@ -157,10 +161,10 @@ pub fn is_ours(path: &str) -> bool {
 
 impl Gateway {
     /// A request broke in a region.
-    pub(crate) fn request_failed(&self, region: &RegionId, e: &Error) {
-        self.edge.metrics.connect(region, "broken");
-        self.edge
-            .region_failed(region, &format!("request: {}", e.etype().as_str()));
+    pub(crate) fn request_failed(&self, at: &Decision, e: &Error) {
+        self.edge.metrics.connect(&at.region, "broken");
+        let why = format!("request: {}", e.etype().as_str());
+        self.edge.stack_failed(&at.region, at.stack, &why);
     }
 
     /// A gateway of this edge.
@@ -181,13 +185,13 @@ impl Gateway {
         };
         let now = daemon::clock::now();
         let affinity = of("meridian-affinity", "affinity").and_then(|token| self.edge.affinity(&token, now));
-        let client = || session.client_addr().map(ToString::to_string).unwrap_or_default();
-        let session_key = of("meridian-session", "session").unwrap_or_else(client);
+        let address = session.client_addr().and_then(|client| client.as_inet());
+        let client = address.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |client| client.ip());
+        let session_key = session_key(of("meridian-session", "session").as_deref(), client);
         let token = || {
             let value = request.headers.get("authorization")?.to_str().ok()?;
             bearer(value).map(str::to_owned)
         };
-        let address = session.client_addr().and_then(|client| client.as_inet());
         let user = match (table, address) {
             (Some(table), Some(client)) if table.splits_users() => {
                 user::name(of(USER, "user").as_deref(), token().as_deref(), client.ip())
@@ -204,7 +208,7 @@ impl Gateway {
     /// The next region of this round that has a place for the request.
     pub(crate) fn choose(&self, ctx: &mut Ctx, asker: &Asker, wanted: Use) -> Option<(Decision, InFlight)> {
         let table = ctx.table.clone()?;
-        while ctx.tried.len() < self.edge.config.limits.regions_tried_max {
+        loop {
             let now = daemon::clock::now();
             let affinity = asker.affinity.as_ref();
             let user = User {
@@ -216,17 +220,17 @@ impl Gateway {
                 .seen
                 .pick(&table, &asker.session_key, user, affinity, &ctx.tried, now)?;
             match self.requests.begin(&decision.region, wanted) {
-                Ok(in_flight) => {
+                Ok(mut in_flight) => {
                     self.edge.note_version(&decision);
+                    in_flight.at_stack = Some(self.edge.begins(&decision));
                     return Some((decision, in_flight));
                 }
                 Err(limit) => {
                     ctx.overloaded = Some(limit);
-                    ctx.tried.push(decision.region);
+                    ctx.tried.region(&decision.region);
                 }
             }
         }
-        None
     }
 
     /// What a device is told when no region is left.
@@ -267,15 +271,16 @@ impl Gateway {
     pub(crate) fn connected(&self, decision: &Decision, took: Duration) {
         self.edge.metrics.connect(&decision.region, "ok");
         self.edge.metrics.connect_took(&decision.region, took);
-        self.edge.seen.reached(&decision.region, took);
+        let now = daemon::clock::now();
+        self.edge.seen.reached(&decision.region, decision.stack, took, now);
     }
 
     pub(crate) fn connect_failed(&self, decision: &Decision, e: &Error) {
         let timed_out = matches!(e.etype(), ErrorType::ConnectTimedout);
         let outcome = if timed_out { "connect-timeout" } else { "connect-failed" };
         self.edge.metrics.connect(&decision.region, outcome);
-        self.edge
-            .region_failed(&decision.region, &format!("connect: {}", e.etype().as_str()));
+        let why = format!("connect: {}", e.etype().as_str());
+        self.edge.stack_failed(&decision.region, decision.stack, &why);
         tracing::info!(region = %decision.region, stack = %decision.stack, error = %e, "region did not take a request");
     }
 
@@ -285,11 +290,17 @@ impl Gateway {
         if let Some(client) = session.client_addr().and_then(|client| client.as_inet()) {
             request.insert_header("X-Forwarded-For", client.ip().to_string())?;
         }
+        request.insert_header(LOAD_HEADER, VERSION)?;
         request.insert_header("Meridian-Edge", self.edge.id.as_str())
     }
 
     pub(crate) fn sign_response(&self, response: &mut ResponseHeader, ctx: &Ctx) -> Result<()> {
         if let Some(decision) = &ctx.decision {
+            // It is for us and not for the device.
+            let load = response.remove_header(LOAD_HEADER);
+            if let Some(load) = load.and_then(|load| load.to_str().ok()?.parse().ok()) {
+                self.edge.seen.loaded(decision.stack, load, daemon::clock::now());
+            }
             response.insert_header("Meridian-Region", decision.region.as_str())?;
             let token = self
                 .edge
@@ -316,7 +327,7 @@ impl Gateway {
                 return Ok(peer);
             }
             // Nobody serves, or those that do are at their limits: asking again soon would make that worse.
-            let failed = !ctx.tried.is_empty() && ctx.overloaded.is_none();
+            let failed = !ctx.tried.regions().is_empty() && ctx.overloaded.is_none();
             match self.again(ctx) {
                 Some(pause) if failed => tokio::time::sleep(pause).await,
                 _ => return Err(Error::explain(ErrorType::HTTPStatus(503), "no region took the request")),
@@ -355,7 +366,7 @@ impl ProxyHttp for Gateway {
             route: Route::Nothing,
             is_grpc: false,
             decision: None,
-            tried: Vec::new(),
+            tried: Tried::up_to(self.edge.config.limits.regions_tried_max),
             in_flight: None,
             overloaded: None,
             group: None,
@@ -451,7 +462,8 @@ impl ProxyHttp for Gateway {
         {
             let took = ctx.connecting_since.elapsed();
             self.connected(decision, took);
-            self.edge.seen.answered(&decision.region, took);
+            let (region, stack) = (&decision.region, decision.stack);
+            self.edge.seen.answered(region, stack, took, daemon::clock::now());
         }
         Ok(())
     }
@@ -467,7 +479,7 @@ impl ProxyHttp for Gateway {
         ctx.in_flight = None;
         if let Some(decision) = ctx.decision.take() {
             self.connect_failed(&decision, &e);
-            ctx.tried.push(decision.region);
+            ctx.tried.stack(&decision.region, decision.stack);
         }
         if let Some(mut serving) = ctx.serving.take() {
             serving.failed = true;
@@ -503,8 +515,8 @@ impl ProxyHttp for Gateway {
         if ctx.pause.is_some() {
             (ctx.in_flight, ctx.serving) = (None, None);
             if let Some(decision) = ctx.decision.take() {
-                self.request_failed(&decision.region, &e);
-                ctx.tried.push(decision.region);
+                self.request_failed(&decision, &e);
+                ctx.tried.stack(&decision.region, decision.stack);
             }
         }
         e
@@ -565,10 +577,10 @@ impl ProxyHttp for Gateway {
                 "the request could not be passed on",
             )),
         };
-        if let Some(region) = &region
+        if let Some(decision) = &ctx.decision
             && *e.esource() == ErrorSource::Upstream
         {
-            self.request_failed(region, e);
+            self.request_failed(decision, e);
         }
         let error_code = answer.as_ref().map_or(0, |answer| answer.status.as_u16());
         if let Some(answer) = answer
@@ -595,7 +607,7 @@ impl ProxyHttp for Gateway {
         self.edge.metrics.http(ctx.route.as_str(), status);
         let region = ctx.decision.as_ref().map(|decision| decision.region.as_str());
         let why = ctx.decision.as_ref().map(|decision| decision.why.as_str());
-        let (route, tried) = (ctx.route.as_str(), &ctx.tried);
+        let (route, tried) = (ctx.route.as_str(), ctx.tried.regions());
         if let Some(error) = e {
             tracing::info!(route, status, region, why, ?tried, %error, "request failed");
         } else {
@@ -606,8 +618,11 @@ impl ProxyHttp for Gateway {
 
 /// Answers with an error, in the terms of who asks.
 pub(crate) async fn write(session: &mut Session, answer: &Answer) -> Result<()> {
-    if session.as_ref().is_http2() && grpc::is_grpc(&session.req_header().headers) {
-        return grpc::refuse(session, answer).await;
+    let is_grpc = grpc::is_grpc(&session.req_header().headers);
+    if let ServerSession::H2(http2) = session.as_mut()
+        && is_grpc
+    {
+        return grpc::refuse(http2, answer);
     }
     let body = answer.body();
     let mut head = ResponseHeader::build(answer.status, Some(4))?;

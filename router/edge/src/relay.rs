@@ -8,6 +8,7 @@ use std::{
     cell::RefCell,
     future::{Future, poll_fn},
     io,
+    net::SocketAddr,
     pin::{Pin, pin},
     task::{Context, Poll, ready},
     time::Duration,
@@ -230,17 +231,18 @@ impl<'a> Relay<'a> {
         self.kept.as_deref().filter(|kept| kept.can_move())
     }
 
-    /// Goes on with the session in another region, which has agreed to it. `notice` is what the device is told, given
+    /// Goes on with the session at another stack, which has agreed to it. `notice` is what the device is told, given
     /// whether it has to repeat what it said.
     pub fn go_on(
         &mut self,
         region: TcpStream,
+        stack: SocketAddr,
         why: Why,
         since: Instant,
         notice: impl FnOnce(bool) -> Option<BytesMut>,
     ) {
         let Some(kept) = &mut self.kept else { return };
-        let Some((handover, pong)) = kept.hand_over(why, since, &self.to_region.scanner) else {
+        let Some((handover, pong)) = kept.hand_over(stack, why, since, &self.to_region.scanner) else {
             return;
         };
         if why.is_optional() {

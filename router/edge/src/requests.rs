@@ -21,7 +21,7 @@ use routing::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use topology::{Moment, RegionId};
 
-use crate::{config::Config, metrics::Metrics};
+use crate::{config::Config, edge::AtStack, metrics::Metrics};
 
 /// Shared by all requests.
 pub struct Requests {
@@ -95,6 +95,7 @@ impl Requests {
             region: region.clone(),
             had: wanted,
             waiting: true,
+            at_stack: None,
         })
     }
 
@@ -126,6 +127,8 @@ pub struct InFlight {
     region: RegionId,
     had: Use,
     waiting: bool,
+    /// And its place at a stack there.
+    pub at_stack: Option<AtStack>,
 }
 
 impl InFlight {

@@ -274,7 +274,7 @@ async fn apply_plans(edge: &Edge, mut snapshots: watch::Receiver<Option<Arc<Snap
 
 async fn take_round_trips(edge: &Edge, mut probed: watch::Receiver<BTreeMap<RegionId, f64>>) {
     while probed.changed().await.is_ok() {
-        edge.seen.probed(&probed.borrow_and_update());
+        edge.seen.probed(&probed.borrow_and_update(), daemon::clock::now());
     }
     // The probes stop with this task or just before it.
     std::future::pending::<()>().await;

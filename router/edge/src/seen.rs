@@ -1,33 +1,69 @@
-//! What this edge has seen of the regions: round trips, failures in a row, and the counts of the current tick.
+//! What this edge has seen of the regions: round trips, failures, loads, and the counts of the current tick.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use routing::{Decision, Ejection, Ejections, Request, Table, User};
-use topology::{Component, Moment, RegionId};
+use routing::{Decision, Ejection, Policy, Request, Stacks, Table, Tried, User, latency::Distance, pick};
+use serde::Serialize;
+use topology::{Component, Moment, RegionId, words::Load};
 use verdict::{Observation, Source};
 
-/// Weight of a new round trip in the moving average: after ten connections nine tenths of the old value are forgotten,
-/// while one slow handshake moves it by a fifth only.
-const RTT_WEIGHT: f64 = 0.2;
-
 /// Shared by all connections. The lock is held for microseconds and never across an await.
-#[derive(Debug, Default)]
-pub struct Seen(Mutex<Inner>);
+#[derive(Debug)]
+pub struct Seen {
+    policy: Policy,
+    inner: Mutex<Inner>,
+}
 
 #[derive(Debug, Default)]
 struct Inner {
-    ejections: Ejections,
+    stacks: Stacks,
+    distances: BTreeMap<RegionId, Distance>,
+    /// The same in milliseconds, as picks take them.
     rtt_ms: BTreeMap<RegionId, f64>,
     traffic: BTreeMap<RegionId, Observation>,
 }
 
+/// What is known of one stack, for people.
+#[derive(Debug, Serialize)]
+pub struct StackSummary {
+    region: RegionId,
+    stack: SocketAddr,
+    /// Smoothed and fading; a failure counts as a second.
+    rtt_ms: Option<f64>,
+    /// Sessions and requests of this edge.
+    in_flight: u32,
+    load: Option<Load>,
+    is_full: bool,
+    ejected_until: Option<Moment>,
+    /// Of its sessions it gets back this percentage so far.
+    returned_percent: u8,
+}
+
+/// What was known when a question was answered.
+#[derive(Debug, Serialize)]
+pub struct Summary {
+    /// Smoothed round trips, in milliseconds.
+    pub rtt_ms: BTreeMap<RegionId, f64>,
+    /// Every stack of the plan.
+    pub stacks: Vec<StackSummary>,
+    /// Regions all of whose stacks are ejected.
+    pub ejected: Vec<RegionId>,
+}
+
 impl Seen {
+    /// Nothing yet.
+    pub fn new(policy: Policy) -> Self {
+        let inner = Mutex::default();
+        Self { policy, inner }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Where a session goes, given all that was seen.
@@ -37,7 +73,7 @@ impl Seen {
         session_key: &str,
         user: User<'_>,
         affinity: Option<&RegionId>,
-        tried: &[RegionId],
+        tried: &Tried,
         now: Moment,
     ) -> Option<Decision> {
         let inner = self.lock();
@@ -47,40 +83,58 @@ impl Seen {
             affinity,
             tried,
             measured_rtt_ms: &inner.rtt_ms,
-            ejected: &inner.ejections.ejected(now),
+            stacks: &inner.stacks,
+            policy: &self.policy,
+            now,
         };
-        routing::pick(table, &request)
+        pick(table, &request)
     }
 
-    /// A region accepted a TCP connection: one round trip.
-    pub fn reached(&self, region: &RegionId, took: Duration) {
+    /// A stack accepted a TCP connection: one round trip.
+    pub fn reached(&self, region: &RegionId, stack: SocketAddr, took: Duration, now: Moment) {
         let took_ms = took.as_secs_f64() * 1000.0;
         let mut inner = self.lock();
-        let average = inner.rtt_ms.entry(region.clone()).or_insert(took_ms);
-        *average += RTT_WEIGHT * (took_ms - *average);
+        inner.measured(region, took_ms, now);
+        inner.stacks.reached(stack, took_ms, now);
     }
 
-    /// Takes the round trips the probes smoothed over the last ticks. They come from every region and evenly, so they
-    /// replace what connections of devices made of it in the meantime.
-    pub fn probed(&self, rtt_ms: &BTreeMap<RegionId, f64>) {
+    /// Takes the round trips of the probes: those of regions that no session has reached for a while are known from them
+    /// alone.
+    pub fn probed(&self, rtt_ms: &BTreeMap<RegionId, f64>, now: Moment) {
         let mut inner = self.lock();
         for (region, ms) in rtt_ms {
-            inner.rtt_ms.insert(region.clone(), *ms);
+            inner.measured(region, *ms, now);
         }
     }
 
-    /// A region answered; everything held against it is forgiven.
-    pub fn answered(&self, region: &RegionId, took: Duration) {
+    /// A stack took a session or a request.
+    pub fn answered(&self, region: &RegionId, stack: SocketAddr, took: Duration, now: Moment) {
         let mut inner = self.lock();
-        inner.ejections.succeed(region);
+        inner.stacks.succeeded(stack, now, &self.policy);
         inner.observation(region).succeed(took.as_secs_f64() * 1000.0);
     }
 
     /// A connection could not be made, or a session died in the middle.
-    pub fn failed(&self, region: &RegionId, why: &str, now: Moment) -> Option<Ejection> {
+    pub fn failed(&self, region: &RegionId, stack: SocketAddr, why: &str, now: Moment) -> Option<Ejection> {
         let mut inner = self.lock();
         inner.observation(region).fail(why);
-        inner.ejections.fail(region, now)
+        inner.stacks.failed(stack, now, &self.policy)
+    }
+
+    /// A stack said how loaded it is; whether it is full.
+    pub fn loaded(&self, stack: SocketAddr, load: Load, now: Moment) -> bool {
+        self.lock().stacks.loaded(stack, load, now);
+        load.is_full(self.policy.full_percent)
+    }
+
+    /// A session or a request begins at a stack.
+    pub fn began(&self, stack: SocketAddr) {
+        self.lock().stacks.began(stack);
+    }
+
+    /// It is over.
+    pub fn ended(&self, stack: SocketAddr) {
+        self.lock().stacks.ended(stack);
     }
 
     /// What real traffic saw since the last call.
@@ -88,22 +142,63 @@ impl Seen {
         std::mem::take(&mut self.lock().traffic).into_values().collect()
     }
 
-    /// Smoothed round trips in milliseconds, and the regions ejected now.
-    pub fn summary(&self, now: Moment) -> (BTreeMap<RegionId, f64>, BTreeSet<RegionId>) {
+    /// What is known of the regions and stacks of a plan.
+    pub fn summary(&self, table: &Table, now: Moment) -> Summary {
         let inner = self.lock();
-        (inner.rtt_ms.clone(), inner.ejections.ejected(now))
+        let known = |region: &RegionId, stack: SocketAddr| {
+            let known = inner.stacks.get(stack).cloned().unwrap_or_default();
+            StackSummary {
+                region: region.clone(),
+                stack,
+                rtt_ms: known.rtt_ms(now),
+                in_flight: known.in_flight(),
+                load: known.load(now, &self.policy),
+                is_full: known.is_full(now, &self.policy),
+                ejected_until: known.record().ejected_until(now),
+                returned_percent: (known.record().returned(now, &self.policy) * 100.0) as u8,
+            }
+        };
+        let of_region = |(region, stacks): (&RegionId, &[topology::Stack])| {
+            stacks
+                .iter()
+                .map(|stack| known(region, stack.address))
+                .collect::<Vec<_>>()
+        };
+        let is_out = |(_, stacks): &(&RegionId, &[topology::Stack])| {
+            stacks.iter().all(|stack| inner.stacks.is_ejected(stack.address, now))
+        };
+        Summary {
+            rtt_ms: inner.rtt_ms.clone(),
+            stacks: table.regions().flat_map(of_region).collect(),
+            ejected: table
+                .regions()
+                .filter(is_out)
+                .map(|(region, _)| region.clone())
+                .collect(),
+        }
     }
 
     /// Forgets regions that are no more, so that what is kept is bounded by the plan.
     pub fn retain(&self, table: &Table) {
         let regions: BTreeSet<&RegionId> = table.regions().map(|(region, _)| region).collect();
+        let stacks = table
+            .regions()
+            .flat_map(|(_, stacks)| stacks.iter().map(|stack| stack.address))
+            .collect();
         let mut inner = self.lock();
-        inner.ejections.retain(|region| regions.contains(region));
+        inner.stacks.retain(&stacks);
+        inner.distances.retain(|region, _| regions.contains(region));
         inner.rtt_ms.retain(|region, _| regions.contains(region));
     }
 }
 
 impl Inner {
+    fn measured(&mut self, region: &RegionId, ms: f64, now: Moment) {
+        let distance = self.distances.entry(region.clone()).or_insert(Distance::new(ms, now));
+        distance.observe(ms, now);
+        self.rtt_ms.insert(region.clone(), distance.ms());
+    }
+
     fn observation(&mut self, region: &RegionId) -> &mut Observation {
         self.traffic
             .entry(region.clone())
@@ -117,10 +212,11 @@ mod tests {
 
     #[test]
     fn a_tick_reports_what_traffic_saw_once() {
-        let seen = Seen::default();
+        let seen = Seen::new(Policy::DEFAULT);
         let us_east = RegionId::new("us-east").unwrap();
-        seen.answered(&us_east, Duration::from_millis(20));
-        seen.failed(&us_east, "session lost", Moment(0));
+        let stack = "127.0.0.1:80".parse().unwrap();
+        seen.answered(&us_east, stack, Duration::from_millis(20), Moment(0));
+        seen.failed(&us_east, stack, "session lost", Moment(0));
         let observations = seen.observations();
         assert_eq!(observations.len(), 1);
         let seen_once = &observations[0];
@@ -130,16 +226,5 @@ mod tests {
             (Source::Traffic, "session lost")
         );
         assert_eq!(seen.observations(), []);
-    }
-
-    #[test]
-    fn one_slow_handshake_does_not_make_a_region_far() {
-        let seen = Seen::default();
-        let us_east = RegionId::new("us-east").unwrap();
-        for ms in [10, 10, 100] {
-            seen.reached(&us_east, Duration::from_millis(ms));
-        }
-        let (rtt_ms, _) = seen.summary(Moment(0));
-        assert!((rtt_ms[&us_east] - 28.0).abs() < 1e-6, "{rtt_ms:?}");
     }
 }

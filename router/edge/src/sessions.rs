@@ -41,8 +41,10 @@ enum Order {
     Shed {
         round: u64,
     },
-    /// All of them shall leave within this time. The last order there is.
+    /// All of them shall leave within this time, and nobody new is taken. The last order there is.
     Leave(Duration),
+    /// The same, but who comes is taken: nobody does who was not on the way already.
+    LeaveToSuccessor(Duration),
 }
 
 /// Why a session is asked to leave its edge. It does when no turn is in progress.
@@ -125,16 +127,25 @@ impl Sessions {
 
     /// Tells all sessions to leave within `window`, and new ones that there is no place.
     pub fn begin_drain(&self, window: Duration) {
+        self.orders.send_replace(Order::Leave(self.paced(window)));
+    }
+
+    /// Tells all sessions to leave within `window`. Connections that were accepted before the successor took over may still
+    /// begin one.
+    pub fn begin_drain_to_successor(&self, window: Duration) {
+        self.orders.send_replace(Order::LeaveToSuccessor(self.paced(window)));
+    }
+
+    fn paced(&self, window: Duration) -> Duration {
         let live = u32::try_from(self.count()).unwrap_or(u32::MAX);
-        self.orders
-            .send_replace(Order::Leave(window.min(RECONNECT_PACE.saturating_mul(live))));
+        window.min(RECONNECT_PACE.saturating_mul(live))
     }
 
     /// Tells some of the sessions to leave: with every call others, until all were told.
     pub fn shed(&self) {
         self.orders.send_if_modified(|order| {
             let round = match order {
-                Order::Leave(_) => return false,
+                Order::Leave(_) | Order::LeaveToSuccessor(_) => return false,
                 Order::Shed { round } => *round + 1,
                 Order::Stay => 0,
             };
@@ -143,8 +154,13 @@ impl Sessions {
         });
     }
 
-    /// Whether the edge is stopping.
+    /// Whether sessions are told to leave.
     pub fn is_draining(&self) -> bool {
+        matches!(*self.orders.borrow(), Order::Leave(_) | Order::LeaveToSuccessor(_))
+    }
+
+    /// Whether new sessions are refused.
+    pub fn refuses(&self) -> bool {
         matches!(*self.orders.borrow(), Order::Leave(_))
     }
 
@@ -152,7 +168,7 @@ impl Sessions {
     pub async fn draining(&self) -> Duration {
         let mut orders = self.orders.subscribe();
         loop {
-            if let Order::Leave(window) = *orders.borrow_and_update() {
+            if let Order::Leave(window) | Order::LeaveToSuccessor(window) = *orders.borrow_and_update() {
                 return window;
             }
             // The sender lives in `self`, so the wait cannot fail.
@@ -167,7 +183,7 @@ impl Sessions {
         loop {
             let order = *orders.borrow_and_update();
             match order {
-                Order::Leave(window) => {
+                Order::Leave(window) | Order::LeaveToSuccessor(window) => {
                     // In a box: most sessions never come here, and all of them would carry it.
                     let waited = Box::pin(tokio::time::timeout(place(id, window), orders.changed())).await;
                     match waited {
@@ -186,8 +202,7 @@ impl Sessions {
 
     /// Resolves when it is session `id`'s turn to move, of all that a plan sends away at once.
     pub async fn turn_to_move(&self, id: u64, window: Duration) {
-        let live = u32::try_from(self.count()).unwrap_or(u32::MAX);
-        tokio::time::sleep(place(id, window.min(RECONNECT_PACE.saturating_mul(live)))).await;
+        tokio::time::sleep(place(id, self.paced(window))).await;
     }
 
     /// Resolves when nothing is left that a stopping edge waits for.

@@ -9,17 +9,21 @@ use std::{
 };
 
 use bytes::BytesMut;
-use routing::{Decision, User, admit::Arrival, continuity::Why};
+use routing::{Decision, Standing, Tried, User, admit::Arrival, continuity::Why, pick::Ignored};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
     time::{Instant, timeout},
 };
-use topology::{RegionId, words};
+use topology::{
+    RegionId,
+    words::{self, Load},
+};
 
 use crate::{
     Edge,
     answer::Answer,
+    edge::{AtStack, session_key},
     frames::{frame_for_device, opcode},
     head::{self, Bounds, Head, Kind, Upgrade},
     kept::Kept,
@@ -37,7 +41,7 @@ const AVOIDED_FOR: Duration = Duration::from_secs(30);
 /// Serves one upgrade from the first byte behind its head (`early`) to the end of its session.
 pub async fn serve(edge: &Arc<Edge>, device: &mut dyn Io, upgrade: Upgrade, early: BytesMut, client: SocketAddr) {
     let _busy = edge.sessions.busy();
-    if edge.sessions.is_draining() {
+    if edge.sessions.refuses() {
         edge.metrics.refused("draining");
         return decline(edge, device, &draining()).await;
     }
@@ -69,10 +73,11 @@ pub async fn serve(edge: &Arc<Edge>, device: &mut dyn Io, upgrade: Upgrade, earl
         }
         Opened::Nowhere(tried) => {
             edge.metrics.refused("no-region");
+            let tried = tried.regions();
             let tried = if tried.is_empty() {
                 "none".to_owned()
             } else {
-                join(&tried)
+                join(tried)
             };
             tracing::warn!(%client, tried, "no region took the session");
             let message = format!("no region could take the session (tried {tried}); try again");
@@ -112,11 +117,12 @@ enum Opened {
     /// A region answered, and the answer is no: the device gets it as it is.
     Declined(Vec<u8>),
     /// No region answered.
-    Nowhere(Vec<RegionId>),
+    Nowhere(Tried),
 }
 
 struct Session {
-    decision: Decision,
+    decision: Box<Decision>,
+    at_stack: AtStack,
     stream: TcpStream,
     answer: Head,
     caller: Box<Caller>,
@@ -133,31 +139,32 @@ struct Caller {
 /// Opens the session in the first region that takes it.
 async fn open(edge: &Arc<Edge>, upgrade: &Upgrade, client: SocketAddr) -> Opened {
     let Some(table) = edge.table() else {
-        return Opened::Nowhere(Vec::new());
+        return Opened::Nowhere(Tried::default());
     };
     let affinity = affinity(edge, upgrade);
-    let session_key = upgrade.header("meridian-session").or_else(|| upgrade.query("session"));
-    // Without a name of its own a session is as stable as its connection.
-    let session_key = session_key.map_or_else(|| client.to_string(), str::to_owned);
+    let named = upgrade.header("meridian-session").or_else(|| upgrade.query("session"));
+    let session_key = session_key(named, client.ip());
     let user = upgrade.user(client);
-    let named = User {
+    let whose = User {
         name: &user,
         version: None,
     };
     let offers = edge.config.continuity.replay_bytes_max > 0;
-    let offer = format!("{}: {}\r\n", words::HEADER, words::VERSION);
-    let request = upgrade.forwarded(client, &edge.id, if offers { &offer } else { "" });
-    let mut tried = Vec::new();
-    while tried.len() < edge.config.limits.regions_tried_max
-        && let Some(decision) = edge.seen.pick(
-            &table,
-            &session_key,
-            named,
-            affinity.as_ref(),
-            &tried,
-            daemon::clock::now(),
-        )
-    {
+    let asks_load = format!("{}: {}\r\n", words::LOAD_HEADER, words::VERSION);
+    let offer = format!("{}: {}\r\n{asks_load}", words::HEADER, words::VERSION);
+    let request = upgrade.forwarded(client, &edge.id, if offers { &offer } else { &asks_load });
+    let mut tried = Tried::up_to(edge.config.limits.regions_tried_max);
+    while let Some(decision) = edge.seen.pick(
+        &table,
+        &session_key,
+        whose,
+        affinity.as_ref(),
+        &tried,
+        daemon::clock::now(),
+    ) {
+        let decision = Box::new(decision);
+        // From before it is asked: of a hundred sessions that come at once each shall know of the others.
+        let at_stack = edge.begins(&decision);
         match ask(edge, &decision, &request).await {
             Ok((stream, Asked::Accepted(answer))) => {
                 edge.note_version(&decision);
@@ -167,6 +174,7 @@ async fn open(edge: &Arc<Edge>, upgrade: &Upgrade, client: SocketAddr) -> Opened
                 });
                 let session = Session {
                     decision,
+                    at_stack,
                     stream,
                     answer,
                     caller: Box::new(Caller { session_key, user }),
@@ -176,15 +184,23 @@ async fn open(edge: &Arc<Edge>, upgrade: &Upgrade, client: SocketAddr) -> Opened
             }
             Ok((_, Asked::Declined(answer))) => return Opened::Declined(answer),
             Err(failure) => {
-                let why = failure.to_string();
-                tracing::info!(region = %decision.region, stack = %decision.stack, why, "region did not take a session");
-                edge.metrics.connect(&decision.region, failure.outcome());
-                edge.region_failed(&decision.region, &why);
-                tried.push(decision.region);
+                not_taken(edge, &decision, &failure);
+                tried.stack(&decision.region, decision.stack);
             }
         }
     }
     Opened::Nowhere(tried)
+}
+
+/// Counts what a stack did instead of taking a session.
+fn not_taken(edge: &Edge, decision: &Decision, failure: &AskError) {
+    let (region, stack, why) = (&decision.region, decision.stack, failure.to_string());
+    tracing::info!(%region, %stack, why, "a stack did not take a session");
+    edge.metrics.connect(region, failure.outcome());
+    // One that is full works: what it says about its load keeps sessions away, and that is enough.
+    if !matches!(failure, AskError::Full(_)) {
+        edge.stack_failed(region, stack, &why);
+    }
 }
 
 enum Asked {
@@ -203,6 +219,8 @@ enum AskError {
     Upgrade(String),
     #[error("upgrade: answered {0}")]
     Status(u16),
+    #[error("upgrade: answered that it is full, {0}")]
+    Full(Load),
 }
 
 impl AskError {
@@ -212,21 +230,22 @@ impl AskError {
             Self::ConnectTimeout(_) => "connect-timeout",
             Self::Upgrade(_) => "upgrade-failed",
             Self::Status(_) => "upgrade-refused",
+            Self::Full(_) => "full",
         }
     }
 }
 
-/// Asks one region.
+/// Asks one stack.
 async fn ask(edge: &Edge, decision: &Decision, request: &[u8]) -> Result<(TcpStream, Asked), AskError> {
     let timeouts = &edge.config.timeouts;
-    let region = &decision.region;
+    let (region, stack) = (&decision.region, decision.stack);
     let began = Instant::now();
-    let mut stream = timeout(timeouts.connect.0, TcpStream::connect(decision.stack))
+    let mut stream = timeout(timeouts.connect.0, TcpStream::connect(stack))
         .await
         .map_err(|_| AskError::ConnectTimeout(timeouts.connect.0))?
         .map_err(AskError::Connect)?;
     edge.metrics.connect_took(region, began.elapsed());
-    edge.seen.reached(region, began.elapsed());
+    edge.seen.reached(region, stack, began.elapsed(), daemon::clock::now());
     // Voice frames are small and must not wait for more; a socket that refuses this still works.
     let _ = stream.set_nodelay(true);
 
@@ -242,13 +261,16 @@ async fn ask(edge: &Edge, decision: &Decision, request: &[u8]) -> Result<(TcpStr
     let mut answer = head::read(&mut stream, Kind::Response, bounds)
         .await
         .map_err(|error| broken(&error))?;
-    match status(&answer)? {
-        101 => {}
-        status @ 500.. => return Err(AskError::Status(status)),
+    let load = load(&answer);
+    let is_full = load.is_some_and(|load| edge.seen.loaded(stack, load, daemon::clock::now()));
+    match (status(&answer)?, load) {
+        (101, _) => {}
+        (503, Some(load)) if is_full => return Err(AskError::Full(load)),
+        (status @ 500.., _) => return Err(AskError::Status(status)),
         _ => {
             // It works and says no, to a wrong key perhaps. Another region would say the same.
             edge.metrics.connect(region, "declined");
-            edge.seen.answered(region, began.elapsed());
+            edge.seen.answered(region, stack, began.elapsed(), daemon::clock::now());
             // Only a body of known length is passed on; without one the head has to say it all.
             let whole = answer.len + body_bytes(&answer);
             let _ = timeout(timeouts.upgrade.0, async {
@@ -266,7 +288,7 @@ async fn ask(edge: &Edge, decision: &Decision, request: &[u8]) -> Result<(TcpStr
         return Err(broken(&"it insists on an extension that was not offered"));
     }
     edge.metrics.connect(region, "ok");
-    edge.seen.answered(region, began.elapsed());
+    edge.seen.answered(region, stack, began.elapsed(), daemon::clock::now());
     Ok((stream, Asked::Accepted(answer)))
 }
 
@@ -302,6 +324,16 @@ fn speaks_of_continuity(answer: &Head) -> bool {
     .unwrap_or(false)
 }
 
+/// What the stack says of its load.
+fn load(answer: &Head) -> Option<Load> {
+    with_answer(answer, |response| {
+        let mut lines = response.headers.iter();
+        let line = lines.find(|line| line.name.eq_ignore_ascii_case(words::LOAD_HEADER))?;
+        std::str::from_utf8(line.value).ok()?.parse().ok()
+    })
+    .flatten()
+}
+
 fn body_bytes(answer: &Head) -> usize {
     let length = with_answer(answer, |response| {
         let line = response
@@ -318,14 +350,22 @@ fn with_headers(answer: &Head, edge: &Edge, region: &RegionId, extra: &str) -> V
     let (head, rest) = answer.bytes.split_at(answer.len);
     // A head ends with an empty line, of which the line end of the last header stays.
     let head = head.strip_suffix(b"\r\n").or(head.strip_suffix(b"\n")).unwrap_or(head);
+    // What a stack says of its load is for us.
+    let is_load = |line: &&[u8]| {
+        let name = line.get(..words::LOAD_HEADER.len());
+        name.is_some_and(|name| name.eq_ignore_ascii_case(words::LOAD_HEADER.as_bytes()))
+    };
+    let lines = head.split_inclusive(|byte| *byte == b'\n');
+    let head: Vec<u8> = lines.filter(|line| !is_load(line)).flatten().copied().collect();
     let ours = format!("Meridian-Region: {region}\r\nMeridian-Edge: {}\r\n{extra}\r\n", edge.id);
-    [head, ours.as_bytes(), rest].concat()
+    [&head, ours.as_bytes(), rest].concat()
 }
 
 /// Passes the region's 101 on and relays until the end, in one region after the other if need be.
 async fn converse(edge: &Arc<Edge>, device: &mut dyn Io, session: Session, early: BytesMut, client: SocketAddr) {
     let Session {
         mut decision,
+        mut at_stack,
         stream,
         mut answer,
         caller,
@@ -352,12 +392,12 @@ async fn converse(edge: &Arc<Edge>, device: &mut dyn Io, session: Session, early
     }
     let mut relay = Relay::new(device, stream, &edge.config);
     if resume_request.is_some() {
-        relay.keep(Kept::new(edge));
+        relay.keep(Kept::new(edge, decision.stack));
     }
     let mut turn_to_leave = pin!(edge.sessions.turn_to_leave(registered.id));
     let mut leaving = asks_to_leave(edge, &relay, &decision, registered.id, false);
     let mut early = early;
-    let (mut tried, mut last_left) = (Vec::new(), None);
+    let (mut tried, mut last_left) = (Tried::default(), None);
     let mut moves = 0_u32;
     let end = loop {
         let early_of_region = std::mem::take(&mut early_from_region);
@@ -370,7 +410,7 @@ async fn converse(edge: &Arc<Edge>, device: &mut dyn Io, session: Session, early
         let end = run.await;
         let lost_at = Instant::now();
         if let Some(fault) = end.fault_of_region() {
-            edge.region_failed(&decision.region, fault);
+            edge.stack_failed(&decision.region, decision.stack, fault);
         }
         let (Some(why), Some(_), Some(request)) = (end.why_to_move(), relay.kept(), &resume_request) else {
             break end;
@@ -379,11 +419,29 @@ async fn converse(edge: &Arc<Edge>, device: &mut dyn Io, session: Session, early
             tried.clear();
         }
         last_left = Some(lost_at);
-        tried.push(decision.region.clone());
-        match Box::pin(find_next(edge, &caller, &decision.version, request, why, &mut tried)).await {
-            Some((next, stream, rest)) => {
+        let stays_in = match why {
+            // The others of its region may be as well as they were.
+            Why::Lost | Why::Closing => Some(decision.region.clone()),
+            // One stack of it may be meant.
+            Why::Drained => still_planned(edge, &decision.region),
+            // A silence took time to notice, so it is not waited for twice; and a plan means the region.
+            Why::Silent | Why::Evacuated => None,
+        };
+        match &stays_in {
+            Some(region) => tried.stack(region, decision.stack),
+            None => tried.region(&decision.region),
+        }
+        let wanted = Wanted {
+            caller: &caller,
+            version: &decision.version,
+            region: stays_in.as_ref(),
+            why,
+        };
+        match Box::pin(find_next(edge, &wanted, request, &mut tried)).await {
+            Some((next, there, stream, rest)) => {
                 edge.note_version(&next);
-                let from = std::mem::replace(&mut decision, next).region;
+                let from = std::mem::replace(&mut decision, next);
+                at_stack = there;
                 early_from_region = rest;
                 go_on(
                     edge,
@@ -391,7 +449,7 @@ async fn converse(edge: &Arc<Edge>, device: &mut dyn Io, session: Session, early
                     stream,
                     &Move {
                         from: &from,
-                        to: &decision.region,
+                        to: &decision,
                         why,
                         lost_at,
                     },
@@ -400,12 +458,20 @@ async fn converse(edge: &Arc<Edge>, device: &mut dyn Io, session: Session, early
                 moves += 1;
                 tracing::info!(
                     session = registered_name(&caller.session_key),
-                    %from,
+                    from = %from.region,
+                    from_stack = %from.stack,
                     to = %decision.region,
+                    stack = %decision.stack,
+                    picked = decision.why.as_str(),
+                    stack_why = %decision.stack_why,
+                    load = decision.load.map(tracing::field::display),
+                    skipped = join(&decision.skipped),
+                    stacks_skipped = join(&decision.stacks_skipped),
+                    ejection_ignored = decision.ejection_ignored.map(Ignored::as_str),
                     why = why.as_str(),
                     fault = end.fault_of_region(),
                     found_after_ms = u64::try_from(lost_at.elapsed().as_millis()).unwrap_or(u64::MAX),
-                    "session goes on in another region"
+                    "session goes on elsewhere"
                 );
                 leaving = asks_to_leave(edge, &relay, &decision, registered.id, false);
             }
@@ -418,8 +484,7 @@ async fn converse(edge: &Arc<Edge>, device: &mut dyn Io, session: Session, early
             None => break end,
         }
     };
-    drop(leaving);
-    drop(registered);
+    drop((leaving, at_stack, registered));
     let region = &decision.region;
     let Outcome {
         end,
@@ -437,7 +502,11 @@ async fn converse(edge: &Arc<Edge>, device: &mut dyn Io, session: Session, early
         version = decision.version,
         home = %decision.home,
         why = decision.why.as_str(),
+        stack_why = %decision.stack_why,
+        load = decision.load.map(tracing::field::display),
         skipped = join(&decision.skipped),
+        stacks_skipped = join(&decision.stacks_skipped),
+        ejection_ignored = decision.ejection_ignored.map(Ignored::as_str),
         plan = %decision.plan,
         duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
         from_device,
@@ -468,15 +537,35 @@ fn asks_to_leave(edge: &Arc<Edge>, relay: &Relay<'_>, decision: &Decision, id: u
     })
 }
 
+/// The region, if the plan sends sessions there.
+fn still_planned(edge: &Edge, region: &RegionId) -> Option<RegionId> {
+    let standing = edge.table()?.standing(region);
+    (standing == Standing::Planned).then(|| region.clone())
+}
+
+/// What is looked for when a session leaves its stack.
+struct Wanted<'a> {
+    caller: &'a Caller,
+    /// The version of the stack it was at.
+    version: &'a str,
+    /// The region it was in, if it may stay there.
+    region: Option<&'a RegionId>,
+    why: Why,
+}
+
 /// Finds a region that goes on with a session, and asks it to. A session that has a region still is not worth waiting for.
 async fn find_next(
-    edge: &Edge,
-    caller: &Caller,
-    version: &str,
+    edge: &Arc<Edge>,
+    wanted: &Wanted<'_>,
     request: &[u8],
-    why: Why,
-    tried: &mut Vec<RegionId>,
-) -> Option<(Decision, TcpStream, BytesMut)> {
+    tried: &mut Tried,
+) -> Option<(Box<Decision>, AtStack, TcpStream, BytesMut)> {
+    let Wanted {
+        caller,
+        version,
+        region,
+        why,
+    } = *wanted;
     let user = User {
         name: &caller.user,
         version: Some(version),
@@ -486,7 +575,7 @@ async fn find_next(
         let table = edge.table()?;
         let picked = edge
             .seen
-            .pick(&table, &caller.session_key, user, None, tried, daemon::clock::now());
+            .pick(&table, &caller.session_key, user, region, tried, daemon::clock::now());
         let Some(decision) = picked else {
             if why.is_optional() || Instant::now() + ROUND_PAUSE > give_up_at {
                 return None;
@@ -495,25 +584,24 @@ async fn find_next(
             tried.clear();
             continue;
         };
+        let decision = Box::new(decision);
+        let at_stack = edge.begins(&decision);
         match ask(edge, &decision, request).await {
             Ok((stream, Asked::Accepted(mut answer))) if speaks_of_continuity(&answer) => {
                 let rest = answer.bytes.split_off(answer.len);
-                return Some((decision, stream, rest));
+                return Some((decision, at_stack, stream, rest));
             }
             Ok(_) => tracing::info!(region = %decision.region, "region does not go on with sessions of others"),
-            Err(failure) => {
-                edge.metrics.connect(&decision.region, failure.outcome());
-                edge.region_failed(&decision.region, &failure.to_string());
-            }
+            Err(failure) => not_taken(edge, &decision, &failure),
         }
-        tried.push(decision.region);
+        tried.stack(&decision.region, decision.stack);
     }
 }
 
 /// From where to where a session goes.
 struct Move<'a> {
-    from: &'a RegionId,
-    to: &'a RegionId,
+    from: &'a Decision,
+    to: &'a Decision,
     why: Why,
     lost_at: Instant,
 }
@@ -523,7 +611,7 @@ fn go_on(edge: &Edge, relay: &mut Relay<'_>, stream: TcpStream, moved: &Move<'_>
     let Move { from, to, why, lost_at } = *moved;
     let is_busy = relay.kept().is_none_or(Kept::is_busy);
     let is_visible = is_busy || matches!(why, Why::Lost | Why::Silent);
-    relay.go_on(stream, why, lost_at, |must_repeat| {
+    relay.go_on(stream, to.stack, why, lost_at, |must_repeat| {
         let (code, message) = match (must_repeat, is_visible) {
             (true, _) => ("repeat_utterance", "Connecting to backup; please say that again"),
             (false, true) => ("region_changed", "Connecting to backup"),
@@ -534,10 +622,10 @@ fn go_on(edge: &Edge, relay: &mut Relay<'_>, stream: TcpStream, moved: &Move<'_>
             "event_id": format!("event_edge_{}", daemon::clock::now().0),
             "code": code,
             "message": message,
-            "from": from,
-            "to": to,
+            "from": from.region,
+            "to": to.region,
             // The headers of the handshake said the old one.
-            "affinity": edge.config.affinity_key.0.issue(to, daemon::clock::now()),
+            "affinity": edge.config.affinity_key.0.issue(&to.region, daemon::clock::now()),
         });
         Some(frame_for_device(opcode::TEXT, notice.to_string().as_bytes()))
     });
@@ -548,6 +636,10 @@ fn registered_name(session_key: &str) -> &str {
     session_key.get(..session_key.len().min(64)).unwrap_or("(not ASCII)")
 }
 
-fn join(items: &[impl std::fmt::Display]) -> String {
-    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+fn join(items: impl IntoIterator<Item = impl std::fmt::Display>) -> String {
+    items
+        .into_iter()
+        .map(|item| item.to_string())
+        .collect::<Vec<_>>()
+        .join(", ")
 }

@@ -164,11 +164,11 @@ async fn the_first_good_answer_wins_and_the_slow_region_is_hung_up_on() {
         assert_eq!((slow.asked(), quick.asked()), (1, 1));
         let mut left = slow.left.clone();
         hang_means_failure(left.wait_for(|left| *left == 1)).await.unwrap();
+        assert_eq!((hedges(&world, "sent"), hedges(&world, "won")), (1.0, 1.0));
         // What it says now is nobody's answer: the next request is answered by whoever it is sent to.
         slow.open();
         let answer = world.ask(&post(path, "another")).await;
         assert!(answer.ends_with("heard 7 bytes"), "{answer}");
-        assert_eq!((hedges(&world, "sent"), hedges(&world, "won")), (1.0, 1.0));
         assert_eq!(world.observed()["eu-west"].1, 0, "slow is not broken");
     }
 }
@@ -382,7 +382,7 @@ async fn a_region_at_its_limit_is_passed_over_and_sessions_do_not_count() {
         answer.starts_with("HTTP/1.1 503 ") && answer.contains("overloaded"),
         "{answer}"
     );
-    assert!(answer.to_lowercase().contains("retry-after: 1"), "{answer}");
+    assert!(answer.to_lowercase().contains("retry-after: "), "{answer}");
     full.open();
     next.open();
     for asking in first {

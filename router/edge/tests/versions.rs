@@ -42,7 +42,9 @@ async fn users_of_a_rollout_get_the_new_version_and_all_others_the_old_one() {
             let headers = [("meridian-user", user.as_str()), ("meridian-session", session)];
             check(world.open(&headers).await, taken).await;
         }
-        let first = &world.edge.explain("", &user, None, daemon::clock::now())[0];
+        let first = &world
+            .edge
+            .explain(&world.edge.table().unwrap(), "", &user, None, daemon::clock::now())[0];
         assert_eq!(&*first.version, if taken { NEW } else { "current" });
     }
     // Rolled back: its stack is there, and nobody is sent to it.
@@ -75,7 +77,9 @@ async fn a_region_without_the_version_serves_all_the_same() {
     roll_out(&mut snapshot, NEW, 100);
     let world = World::of("", &snapshot);
     check(world.open(&[]).await, false).await;
-    let first = &world.edge.explain("", "anna", None, daemon::clock::now())[0];
+    let first = &world
+        .edge
+        .explain(&world.edge.table().unwrap(), "", "anna", None, daemon::clock::now())[0];
     assert_eq!(
         (&*first.version, first.version_missed.as_deref()),
         ("current", Some(NEW))

@@ -1,17 +1,19 @@
-//! Choosing a region: affinity, then the plan for the home, then its backups, then whatever serves.
+//! Choosing a region: affinity, then the plan for the home, then its backups, then whatever serves. And of its stacks the
+//! better of two.
 //!
-//! It never fails closed: while any region that the plan lets serve is untried, one is picked, ejected or not.
+//! A region is what its stacks are to the session: it is passed over when each of them is full, ejected or just returning.
+//! It never fails closed: while any region that the plan lets serve is untried, one is picked, whatever it is.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
-};
+use std::{cmp::Reverse, collections::BTreeMap, net::SocketAddr};
 
 use serde::Serialize;
 use sha2::{Digest, Sha256};
-use topology::{PlanNumber, RegionId, RegionState, Share};
+use topology::{Moment, PlanNumber, RegionId, RegionState, Share, words::Load};
 
-use crate::{Table, User, table::Entry};
+use crate::{Policy, Stack, Stacks, Table, User, table::Entry};
+
+/// Stacks of one region tried for one session: the second tells a dead stack from a dead region.
+const STACKS_TRIED_MAX: usize = 2;
 
 /// One question: where does this session go, given what was tried for it and what the edge has seen.
 #[derive(Debug, Clone, Copy)]
@@ -22,12 +24,69 @@ pub struct Request<'a> {
     pub user: User<'a>,
     /// Where a valid affinity token says the session was.
     pub affinity: Option<&'a RegionId>,
-    /// Regions already tried for it, in order.
-    pub tried: &'a [RegionId],
+    /// What was tried for it already.
+    pub tried: &'a Tried,
     /// Smoothed round trips from this edge, in milliseconds.
     pub measured_rtt_ms: &'a BTreeMap<RegionId, f64>,
-    /// Regions this edge stays away from for now.
-    pub ejected: &'a BTreeSet<RegionId>,
+    /// What this edge knows of the stacks.
+    pub stacks: &'a Stacks,
+    /// The numbers to choose by.
+    pub policy: &'a Policy,
+    /// When.
+    pub now: Moment,
+}
+
+/// What was tried for one session.
+#[derive(Debug, Clone)]
+pub struct Tried {
+    /// In order. Without a stack the region is not worth another one.
+    attempts: Vec<(RegionId, Option<SocketAddr>)>,
+    regions_max: usize,
+}
+
+impl Tried {
+    /// Nothing yet, and no more than so many regions.
+    pub fn up_to(regions_max: usize) -> Self {
+        let attempts = Vec::new();
+        Self { attempts, regions_max }
+    }
+
+    /// A stack did not take the session, or lost it.
+    pub fn stack(&mut self, region: &RegionId, stack: SocketAddr) {
+        self.attempts.push((region.clone(), Some(stack)));
+    }
+
+    /// No stack of a region is asked any more.
+    pub fn region(&mut self, region: &RegionId) {
+        self.attempts.push((region.clone(), None));
+    }
+
+    /// Everything may be tried again.
+    pub fn clear(&mut self) {
+        self.attempts.clear();
+    }
+
+    /// The regions in which something was tried, in order.
+    pub fn regions(&self) -> Vec<&RegionId> {
+        let mut regions = Vec::new();
+        for (region, _) in &self.attempts {
+            if !regions.contains(&region) {
+                regions.push(region);
+            }
+        }
+        regions
+    }
+
+    fn is_tried(&self, region: &RegionId, stack: SocketAddr) -> bool {
+        let here = || self.attempts.iter().filter(|(known, _)| known == region);
+        here().count() >= STACKS_TRIED_MAX || here().any(|(_, tried)| tried.is_none_or(|tried| tried == stack))
+    }
+}
+
+impl Default for Tried {
+    fn default() -> Self {
+        Self::up_to(usize::MAX)
+    }
 }
 
 /// An answer, and everything that led to it.
@@ -46,12 +105,69 @@ pub struct Decision {
     pub home: RegionId,
     /// Which rule chose the region.
     pub why: Why,
+    /// Why this one of its stacks.
+    pub stack_why: StackWhy,
+    /// What the stack last said of its load, unless that is too old.
+    pub load: Option<Load>,
     /// Regions that came first and were passed over.
     pub skipped: Vec<Skipped>,
-    /// Set when everything left was ejected, so ejection was not honoured.
-    pub ejection_ignored: bool,
+    /// Stacks of the region that were passed over.
+    pub stacks_skipped: Vec<SkippedStack>,
+    /// Set when ejection was not honoured.
+    pub ejection_ignored: Option<Ignored>,
     /// The plan it was decided by.
     pub plan: PlanNumber,
+}
+
+/// Why ejection is not honoured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ignored {
+    /// So much is ejected that it is more likely this edge that is ill.
+    Panic,
+    /// Everything left was ejected.
+    NothingElse,
+}
+
+impl Ignored {
+    /// The reason's name, as in logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Panic => "panic",
+            Self::NothingElse => "nothing-else",
+        }
+    }
+}
+
+/// Why one of a region's stacks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StackWhy {
+    /// No other of the region could take the session.
+    Only,
+    /// Of the two that the session draws it cost less: round trip, times what this edge has there, times what waits there,
+    /// in microseconds.
+    BetterOfTwo {
+        /// What it cost.
+        cost: u64,
+        /// The other one.
+        other: SocketAddr,
+        /// What that cost.
+        other_cost: u64,
+    },
+}
+
+impl std::fmt::Display for StackWhy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Only => f.write_str("only"),
+            Self::BetterOfTwo {
+                cost,
+                other,
+                other_cost,
+            } => write!(f, "cost {cost}, {other} {other_cost}"),
+        }
+    }
 }
 
 /// The rules, in the order they are asked.
@@ -100,6 +216,10 @@ pub enum Because {
     Tried,
     /// This edge saw it fail and stays away for now.
     Ejected,
+    /// It said that it is full.
+    Full,
+    /// It was ejected and gets its sessions back little by little; this one is not among them yet.
+    Returning,
     /// The plan evacuated it.
     Evacuated,
     /// The plan sends no sessions there.
@@ -114,10 +234,27 @@ impl Because {
         match self {
             Self::Tried => "tried",
             Self::Ejected => "ejected",
+            Self::Full => "full",
+            Self::Returning => "returning",
             Self::Evacuated => "evacuated",
             Self::NoShare => "no-share",
             Self::Unknown => "unknown",
         }
+    }
+}
+
+/// A stack that was passed over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SkippedStack {
+    /// Which.
+    pub stack: SocketAddr,
+    /// Why it did not get the session.
+    pub because: Because,
+}
+
+impl std::fmt::Display for SkippedStack {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.stack, self.because.as_str())
     }
 }
 
@@ -130,28 +267,146 @@ impl std::fmt::Display for Skipped {
 /// Picks a region and a stack in it; `None` when every region that may serve was tried.
 pub fn pick(table: &Table, request: &Request<'_>) -> Option<Decision> {
     let (home, candidates, mut skipped) = candidates(table, request)?;
-    let mut ejected = Vec::new();
-    for candidate in &candidates {
-        if request.tried.contains(candidate.region) {
-            skipped.push(skip(candidate.region, Because::Tried));
-        } else if request.ejected.contains(candidate.region) {
-            skipped.push(skip(candidate.region, Because::Ejected));
-            ejected.push(candidate);
-        } else {
-            return decide(table, request, home, candidate, skipped, false);
+    let panics = panics(table, request);
+    let may_begin = request.tried.regions().len() < request.tried.regions_max;
+    let begun = candidates
+        .into_iter()
+        .filter(|candidate| may_begin || request.tried.regions().contains(&candidate.region));
+    let mut offers: Vec<Offer<'_>> = Vec::new();
+    for candidate in begun {
+        offers.push(offer(table, candidate, request, panics));
+        if offers.last().is_some_and(|offer| offer.standing == Standing::Ready) {
+            break;
         }
     }
-    // Everything left is ejected. That is more likely a fault on this side than the end of the world, and a session
-    // refused for certain is worse than one that probably fails: the first choice is tried as if nothing had happened.
-    let candidate = ejected.first()?;
-    skipped.retain(|skipped| &skipped.region != candidate.region);
-    decide(table, request, home, candidate, skipped, true)
+    // The first that is ready. Else the first that works, if slowly or full; else the first that is ejected: it is more
+    // likely a fault on this side than the end of the world, and a session refused for certain is worse than one that
+    // probably fails.
+    let (index, chosen) = offers
+        .iter()
+        .enumerate()
+        .filter(|(_, offer)| offer.standing != Standing::Tried)
+        .min_by_key(|(_, offer)| offer.standing)?;
+    let passed_over = offers[..index].iter();
+    skipped.extend(passed_over.filter_map(|offer| Some(skip(offer.candidate.region, offer.standing.because()?))));
+    decide(table, request, home, chosen, skipped)
+}
+
+/// Whether so many of the regions in use are ejected that it is more likely this edge that is ill. One alone is no panic,
+/// be it all there is: its backups are what they are for.
+pub fn panics(table: &Table, request: &Request<'_>) -> bool {
+    let used = table.used();
+    let is_out = |entry: &&Entry| {
+        let mut stacks = entry.stacks.iter();
+        stacks.all(|stack| request.stacks.is_ejected(stack.address, request.now))
+    };
+    let (count, out) = (used.clone().count(), used.filter(is_out).count());
+    out > 1 && is_too_many(out, count, request.policy)
+}
+
+fn is_too_many(ejected: usize, of: usize, policy: &Policy) -> bool {
+    ejected * 100 > of * usize::from(policy.panic_percent)
 }
 
 struct Candidate<'t> {
     region: &'t RegionId,
     entry: &'t Entry,
     why: Why,
+}
+
+/// How a stack, and with it a region, stands to a session: the better first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Standing {
+    Ready,
+    Returning,
+    Full,
+    Ejected,
+    Tried,
+}
+
+impl Standing {
+    fn because(self) -> Option<Because> {
+        match self {
+            Self::Ready => None,
+            Self::Returning => Some(Because::Returning),
+            Self::Full => Some(Because::Full),
+            Self::Ejected => Some(Because::Ejected),
+            Self::Tried => Some(Because::Tried),
+        }
+    }
+}
+
+/// What a region has for a session: as good as the best of its stacks.
+struct Offer<'t> {
+    candidate: Candidate<'t>,
+    standing: Standing,
+    stacks: Vec<(SocketAddr, Standing)>,
+    /// The version that the session's user belongs on.
+    version: &'t str,
+    panics: bool,
+}
+
+fn offer<'t>(table: &'t Table, candidate: Candidate<'t>, request: &Request<'_>, panics: bool) -> Offer<'t> {
+    let (region, entry) = (candidate.region, candidate.entry);
+    let stacks = &entry.stacks;
+    let ejected = stacks
+        .iter()
+        .filter(|stack| request.stacks.is_ejected(stack.address, request.now))
+        .count();
+    // When all are, the region is out, and that is no matter of its stacks.
+    let panics = panics || (ejected < stacks.len() && is_too_many(ejected, stacks.len(), request.policy));
+    // The plan steps a restore itself.
+    let is_stepped = matches!(entry.state, RegionState::Restoring(_));
+    let standing = |stack: SocketAddr| {
+        if request.tried.is_tried(region, stack) {
+            return Standing::Tried;
+        }
+        let Some(known) = request.stacks.get(stack) else {
+            return Standing::Ready;
+        };
+        if known.record().is_ejected(request.now) && !panics {
+            Standing::Ejected
+        } else if known.is_full(request.now, request.policy) {
+            Standing::Full
+        } else if known.record().is_ejected(request.now) || is_stepped {
+            Standing::Ready
+        } else {
+            let returned = known.record().returned(request.now, request.policy);
+            if returned >= 1.0 || place_in_return(request.session_key, region) < returned {
+                Standing::Ready
+            } else {
+                Standing::Returning
+            }
+        }
+    };
+    let standings = |stacks: &[&topology::Stack]| -> Vec<_> {
+        let addresses = stacks.iter().map(|stack| stack.address);
+        addresses.map(|stack| (stack, standing(stack))).collect()
+    };
+    let split = table.stacks_for(entry, &request.user);
+    let mut stacks = standings(&split.of_version);
+    let works = |(_, standing): &(SocketAddr, Standing)| *standing < Standing::Ejected;
+    if !stacks.iter().any(works) {
+        // Another version in the region at hand is better than none, or the same far away.
+        stacks.extend(standings(&split.others));
+    }
+    Offer {
+        standing: stacks
+            .iter()
+            .map(|(_, standing)| *standing)
+            .min()
+            .unwrap_or(Standing::Tried),
+        candidate,
+        stacks,
+        version: split.version,
+        panics,
+    }
+}
+
+/// A session's place among those that return to a region, 0 to 1: the same for all its stacks, or a region of many would
+/// get back most of its sessions at once.
+fn place_in_return(session_key: &str, region: &RegionId) -> f64 {
+    uniform(hash(session_key, &format!("{region} returns")))
 }
 
 /// Every region that may serve the session, best first, each once; and what the rules ruled out by name.
@@ -205,10 +460,13 @@ fn share_of<'t>(shares: &'t [Share], session_key: &str) -> Option<&'t Share> {
 }
 
 fn wait(share: &Share, session_key: &str) -> f64 {
-    let draw = hash(session_key, share.region.as_str());
-    // 53 bits fill a double; the half keeps the draw strictly between 0 and 1, where the logarithm is finite.
-    let uniform = ((draw >> 11) as f64 + 0.5) / (1_u64 << 53) as f64;
-    -uniform.ln() / f64::from(share.percent)
+    -uniform(hash(session_key, share.region.as_str())).ln() / f64::from(share.percent)
+}
+
+/// A draw as a number strictly between 0 and 1, where the logarithm is finite: 53 bits fill a double, and the half keeps it
+/// off the ends.
+fn uniform(draw: u64) -> f64 {
+    ((draw >> 11) as f64 + 0.5) / (1_u64 << 53) as f64
 }
 
 /// Stable across builds, machines and versions, because all edges must agree where a session belongs. The zero byte keeps
@@ -228,35 +486,77 @@ fn decide(
     table: &Table,
     request: &Request<'_>,
     home: &RegionId,
-    candidate: &Candidate<'_>,
+    offer: &Offer<'_>,
     skipped: Vec<Skipped>,
-    ejection_ignored: bool,
 ) -> Option<Decision> {
-    let split = table.stacks_for(candidate.entry, &request.user);
-    let stacks = if split.of_version.is_empty() {
-        split.others
-    } else {
-        split.of_version
-    };
-    // Plain rendezvous: a stack that goes away moves only its own sessions.
-    let stack = stacks
-        .into_iter()
-        .max_by_key(|stack| hash(request.session_key, &stack.address.to_string()))?;
+    let Candidate { region, entry, why } = offer.candidate;
+    let as_good = offer.stacks.iter().filter(|(_, standing)| *standing == offer.standing);
+    let (stack, stack_why) = better_of_two(as_good.map(|(stack, _)| *stack).collect(), entry, request)?;
+    let passed_over = offer.stacks.iter().filter(|(_, standing)| *standing != offer.standing);
     debug_assert!(
-        !request.tried.contains(candidate.region),
-        "a tried region is never picked again"
+        !request.tried.is_tried(region, stack),
+        "a tried stack is never picked again"
     );
+    let is_ejected = |(stack, _): &(SocketAddr, Standing)| request.stacks.is_ejected(*stack, request.now);
+    let served = entry.stacks.iter().find(|it| it.address == stack)?.version();
     Some(Decision {
-        region: candidate.region.clone(),
-        stack: stack.address,
-        version: stack.version().into(),
-        version_missed: (stack.version() != split.version).then(|| split.version.into()),
+        region: region.clone(),
+        stack,
+        version: served.into(),
+        version_missed: (served != offer.version).then(|| offer.version.into()),
         home: home.clone(),
-        why: candidate.why,
+        why,
+        stack_why,
+        load: request
+            .stacks
+            .get(stack)
+            .and_then(|stack| stack.load(request.now, request.policy)),
         skipped,
-        ejection_ignored,
+        stacks_skipped: passed_over
+            .filter_map(|(stack, standing)| {
+                let (stack, because) = (*stack, standing.because()?);
+                Some(SkippedStack { stack, because })
+            })
+            .collect(),
+        ejection_ignored: match offer.standing {
+            Standing::Ejected => Some(Ignored::NothingElse),
+            _ if offer.panics && offer.stacks.iter().any(is_ejected) => Some(Ignored::Panic),
+            _ => None,
+        },
         plan: table.number(),
     })
+}
+
+/// The power of two choices: a session draws two stacks and takes the one that costs less. Asking all for the least would
+/// send every session of every edge to the same one until the next report.
+fn better_of_two(mut stacks: Vec<SocketAddr>, entry: &Entry, request: &Request<'_>) -> Option<(SocketAddr, StackWhy)> {
+    if stacks.len() > 1 {
+        // By rendezvous: a stack that comes or goes changes only the draws that it is part of.
+        stacks.sort_by_cached_key(|stack| Reverse(hash(request.session_key, &stack.to_string())));
+    }
+    let cost = |stack: SocketAddr| {
+        let nothing = Stack::default();
+        let known = request.stacks.get(stack).unwrap_or(&nothing);
+        known.cost(entry.floor_rtt_ms, request.now, request.policy)
+    };
+    match stacks[..] {
+        [first, second, ..] => {
+            let (first_cost, second_cost) = (cost(first), cost(second));
+            let ((stack, cost), (other, other_cost)) = if second_cost < first_cost {
+                ((second, second_cost), (first, first_cost))
+            } else {
+                ((first, first_cost), (second, second_cost))
+            };
+            let why = StackWhy::BetterOfTwo {
+                cost,
+                other,
+                other_cost,
+            };
+            Some((stack, why))
+        }
+        [only] => Some((only, StackWhy::Only)),
+        [] => None,
+    }
 }
 
 fn skip(region: &RegionId, because: Because) -> Skipped {

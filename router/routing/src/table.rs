@@ -41,7 +41,7 @@ pub(crate) struct Entry {
     /// Whether any primary's sessions are planned into it.
     pub(crate) planned: bool,
     /// No round trip from this edge can be shorter, in milliseconds.
-    floor_rtt_ms: f64,
+    pub(crate) floor_rtt_ms: f64,
 }
 
 /// The stacks of a region, as one user sees them.
@@ -164,6 +164,12 @@ impl Table {
     pub fn serves(&self, region: &RegionId, stack: SocketAddr) -> bool {
         let entry = self.regions.get(region);
         entry.is_some_and(|entry| entry.stacks.iter().any(|it| it.address == stack))
+    }
+
+    /// The regions that the plan uses.
+    pub(crate) fn used(&self) -> impl Iterator<Item = &Entry> + Clone {
+        let is_used = |entry: &&Entry| entry.planned && entry.state != RegionState::Evacuated;
+        self.regions.values().filter(is_used)
     }
 
     pub(crate) fn entry(&self, region: &RegionId) -> Option<&Entry> {

@@ -2,11 +2,20 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    time::Duration,
+};
 
 use proptest::prelude::*;
-use routing::{Because, Decision, Request, Table, User, Why, pick};
-use topology::{EdgeId, Moment, RegionId, RegionState, Rollout, Share, Snapshot, Stack, fixtures::three_primaries};
+use routing::{
+    Because, Decision, Policy, Request, Stacks, Table, Tried, User, Why, pick,
+    pick::{Ignored, StackWhy},
+};
+use topology::{
+    EdgeId, Moment, RegionId, RegionState, Rollout, Share, Snapshot, Stack, fixtures::three_primaries, words::Load,
+};
 
 fn region(name: &str) -> RegionId {
     RegionId::new(name).unwrap()
@@ -35,13 +44,71 @@ fn compile(snapshot: &Snapshot) -> Table {
     Table::compile(snapshot, &EdgeId::new("edge-iad").unwrap())
 }
 
+const NOW: Moment = Moment(1_000_000);
+
+/// What the edge knows of a world, told region by region.
+struct Seen<'a> {
+    table: &'a Table,
+    stacks: Stacks,
+}
+
+fn seen(table: &Table) -> Seen<'_> {
+    let mut stacks = Stacks::default();
+    let known = table
+        .regions()
+        .flat_map(|(_, stacks)| stacks.iter().map(|stack| stack.address));
+    stacks.retain(&known.collect());
+    Seen { table, stacks }
+}
+
+impl Seen<'_> {
+    fn stacks_of(&self, name: &str) -> Vec<SocketAddr> {
+        let (_, stacks) = self.table.regions().find(|(id, _)| id.as_str() == name).unwrap();
+        stacks.iter().map(|stack| stack.address).collect()
+    }
+
+    fn stack_is_ejected(&mut self, stack: SocketAddr, at: Moment) {
+        while !self.stacks.is_ejected(stack, at) {
+            self.stacks.failed(stack, at, &Policy::DEFAULT);
+        }
+    }
+
+    fn ejected(mut self, names: &[&str]) -> Self {
+        for name in names {
+            for stack in self.stacks_of(name) {
+                self.stack_is_ejected(stack, NOW);
+            }
+        }
+        self
+    }
+
+    /// All its stacks say that so much is waiting, of 32.
+    fn waiting(mut self, name: &str, waiting: u32) -> Self {
+        for stack in self.stacks_of(name) {
+            self.stack_says(stack, waiting);
+        }
+        self
+    }
+
+    fn stack_says(&mut self, stack: SocketAddr, waiting: u32) {
+        let load = Load {
+            sessions: 1,
+            sessions_max: 100,
+            waiting,
+            waiting_max: 32,
+        };
+        self.stacks.loaded(stack, load, NOW);
+    }
+}
+
 /// A question with nothing special about it.
 struct Ask<'a> {
     table: &'a Table,
     key: &'a str,
     affinity: Option<&'a str>,
     tried: &'a [&'a str],
-    ejected: &'a [&'a str],
+    seen: Seen<'a>,
+    now: Moment,
 }
 
 fn ask<'a>(table: &'a Table, key: &'a str) -> Ask<'a> {
@@ -50,22 +117,31 @@ fn ask<'a>(table: &'a Table, key: &'a str) -> Ask<'a> {
         key,
         affinity: None,
         tried: &[],
-        ejected: &[],
+        seen: seen(table),
+        now: NOW,
     }
 }
 
 impl Ask<'_> {
     fn pick(&self) -> Option<Decision> {
+        let mut tried = Tried::default();
+        for name in self.tried {
+            tried.region(&region(name));
+        }
+        self.pick_after(&tried)
+    }
+
+    fn pick_after(&self, tried: &Tried) -> Option<Decision> {
         let affinity = self.affinity.map(region);
-        let tried: Vec<RegionId> = self.tried.iter().map(|name| region(name)).collect();
-        let ejected: BTreeSet<RegionId> = self.ejected.iter().map(|name| region(name)).collect();
         let request = Request {
             session_key: self.key,
             user: User::default(),
             affinity: affinity.as_ref(),
-            tried: &tried,
+            tried,
             measured_rtt_ms: &BTreeMap::new(),
-            ejected: &ejected,
+            stacks: &self.seen.stacks,
+            policy: &Policy::DEFAULT,
+            now: self.now,
         };
         pick(self.table, &request)
     }
@@ -122,7 +198,7 @@ fn what_cannot_take_a_session_passes_it_on_in_order() {
     let after = |tried: &[&str], ejected: &[&str]| {
         let ask = Ask {
             tried,
-            ejected,
+            seen: seen(&table).ejected(ejected),
             ..ask(&table, "anna")
         };
         ask.pick().map(|decision| (decision.region.to_string(), decision.why))
@@ -144,33 +220,212 @@ fn what_cannot_take_a_session_passes_it_on_in_order() {
     assert_eq!(after(&all, &[]), None, "nothing is tried twice");
 }
 
+const ALL: [&str; 6] = [
+    "us-east",
+    "eu-central",
+    "us-west",
+    "eu-west",
+    "ap-south",
+    "ap-northeast",
+];
+
 #[test]
-fn when_everything_is_ejected_ejection_is_ignored() {
+fn when_everything_left_is_ejected_ejection_is_ignored() {
+    // One region in use, and its backups: no panic.
+    let mut snapshot = planned(&[("us-east", 100)]);
+    for primary in ["eu-west", "ap-south"] {
+        let shares = snapshot.plan.routes.get_mut(&region(primary)).unwrap();
+        shares[0].region = region("us-east");
+    }
+    let table = compile(&snapshot);
+    let all = |tried: &[&str]| {
+        let ask = Ask {
+            seen: seen(&table).ejected(&ALL),
+            tried,
+            ..ask(&table, "anna")
+        };
+        let decision = ask.pick().unwrap();
+        assert_eq!(decision.ejection_ignored, Some(Ignored::NothingElse));
+        decision.region.to_string()
+    };
+    assert_eq!(all(&[]), "us-east");
+    assert_eq!(all(&["us-east"]), "us-west");
+}
+
+#[test]
+fn when_most_regions_in_use_are_ejected_it_is_the_edge_that_is_ill() {
     let table = world(&[("us-east", 100)]);
-    let all = [
-        "us-east",
-        "eu-central",
-        "us-west",
-        "eu-west",
-        "ap-south",
-        "ap-northeast",
-    ];
-    let decision = Ask {
-        ejected: &all,
-        ..ask(&table, "anna")
+    let with_ejected = |names: &[&str]| {
+        let ask = Ask {
+            seen: seen(&table).ejected(names),
+            ..ask(&table, "anna")
+        };
+        let decision = ask.pick().unwrap();
+        (decision.region.to_string(), decision.ejection_ignored)
+    };
+    // Three are in use: us-east, eu-west and ap-south.
+    let (away, home) = ("us-west".to_owned(), "us-east".to_owned());
+    assert_eq!(with_ejected(&["us-east"]), (away, None));
+    assert_eq!(
+        with_ejected(&["us-east", "us-west"]),
+        ("eu-central".to_owned(), None),
+        "a backup is not in use"
+    );
+    assert_eq!(with_ejected(&["us-east", "eu-west"]), (home, Some(Ignored::Panic)));
+}
+
+#[test]
+fn a_full_region_overflows_and_takes_what_nobody_else_can() {
+    let table = world(&[("us-east", 60), ("eu-central", 40)]);
+    for n in 0..20 {
+        let key = n.to_string();
+        let full = |names: &[&str]| Ask {
+            seen: names.iter().fold(seen(&table), |seen, name| seen.waiting(name, 32)),
+            ..ask(&table, &key)
+        };
+        let first = ask(&table, &key).pick().unwrap().region.to_string();
+        let other = if first == "us-east" { "eu-central" } else { "us-east" };
+        full(&[&first]).check(other, Why::Overflow);
+        full(&["us-east", "eu-central"]).check("us-west", Why::Backup);
+        let decision = full(&["us-east", "eu-central"]).pick().unwrap();
+        assert!(
+            decision.skipped.iter().all(|skipped| skipped.because == Because::Full),
+            "{decision:?}"
+        );
+        assert_eq!(
+            full(&ALL).pick().unwrap().region.to_string(),
+            first,
+            "it is asked all the same"
+        );
+        // A full region may still take it; an ejected one probably not.
+        let mut asked = full(&["us-east", "ap-south"]);
+        asked.seen = asked
+            .seen
+            .ejected(&["eu-central", "us-west", "eu-west", "ap-northeast"]);
+        assert_eq!(asked.pick().unwrap().region.as_str(), "us-east");
     }
-    .pick()
-    .unwrap();
-    assert!(decision.ejection_ignored);
-    assert_eq!(decision.region, region("us-east"));
-    let decision = Ask {
-        ejected: &all,
-        tried: &["us-east"],
+    let old = Ask {
+        seen: seen(&table).waiting("us-east", 32),
+        now: NOW + Policy::DEFAULT.load_age_max + Duration::from_millis(1),
         ..ask(&table, "anna")
+    };
+    assert_eq!(
+        old.pick().unwrap().region,
+        ask(&table, "anna").pick().unwrap().region,
+        "old news"
+    );
+}
+
+/// Of a thousand sessions at home in us-east, those that go there `later` after its ejection ended.
+fn back_after(table: &Table, later: Duration) -> BTreeSet<u32> {
+    (0..1_000)
+        .filter(|n| {
+            let key = n.to_string();
+            let returns = Ask {
+                seen: seen(table).ejected(&["us-east"]),
+                now: NOW + Policy::DEFAULT.ejection + later,
+                ..ask(table, &key)
+            };
+            let decision = returns.pick().unwrap();
+            let is_back = decision.region.as_str() == "us-east";
+            let because = decision.skipped.first().map(|skipped| skipped.because);
+            assert_eq!(because, (!is_back).then_some(Because::Returning));
+            is_back
+        })
+        .collect()
+}
+
+#[test]
+fn an_ejected_region_gets_its_sessions_back_little_by_little() {
+    let table = world(&[("us-east", 100)]);
+    let mut before = BTreeSet::new();
+    for (second, share) in [(0, 0.1), (10, 0.4), (20, 0.7), (29, 0.97), (30, 1.0)] {
+        let back = back_after(&table, Duration::from_secs(second));
+        let is = back.len() as f64 / 1_000.0;
+        assert!((is - share).abs() < 0.05, "{is} after {second} s");
+        assert!(back.is_superset(&before), "who is back stays");
+        before = back;
     }
-    .pick()
-    .unwrap();
-    assert_eq!(decision.region, region("us-west"));
+}
+
+#[test]
+fn a_restore_is_stepped_by_the_plan_alone() {
+    let mut snapshot = planned(&[("us-east", 5), ("us-west", 95)]);
+    let home = snapshot.plan.regions.get_mut(&region("us-east")).unwrap();
+    home.state = RegionState::Restoring(5);
+    let table = compile(&snapshot);
+    let share = |seen: fn(Seen<'_>) -> Seen<'_>, now| {
+        (0..1_000)
+            .filter(|n| {
+                let key = n.to_string();
+                let mut asked = ask(&table, &key);
+                (asked.seen, asked.now) = (seen(asked.seen), now);
+                asked.pick().unwrap().region.as_str() == "us-east"
+            })
+            .count()
+    };
+    let healthy = share(|seen| seen, NOW);
+    let returning = share(|seen| seen.ejected(&["us-east"]), NOW + Policy::DEFAULT.ejection);
+    assert_eq!(returning, healthy);
+    assert!((20..100).contains(&healthy), "{healthy}");
+}
+
+/// A world whose us-east has so many stacks.
+fn with_stacks(count: u16) -> Table {
+    let mut snapshot = planned(&[("us-east", 100)]);
+    let stacks = &mut snapshot.topology.regions.get_mut(&region("us-east")).unwrap().stacks;
+    let first = stacks[0].address;
+    *stacks = (0..count)
+        .map(|n| SocketAddr::new(first.ip(), first.port() + n).into())
+        .collect();
+    compile(&snapshot)
+}
+
+#[test]
+fn a_stack_that_failed_is_followed_by_another_of_its_region_and_then_by_the_next_region() {
+    let table = with_stacks(3);
+    let asked = ask(&table, "anna");
+    let mut tried = Tried::default();
+    let mut regions = Vec::new();
+    while let Some(decision) = asked.pick_after(&tried) {
+        tried.stack(&decision.region, decision.stack);
+        regions.push(decision.region.to_string());
+    }
+    let after = ["us-east", "us-east", "us-west"];
+    assert_eq!(regions[..3], after);
+    assert_eq!(regions.len(), 7, "every region, and of us-east the second chance");
+
+    let mut tried = Tried::up_to(1);
+    for _ in 0..2 {
+        let decision = asked.pick_after(&tried).unwrap();
+        tried.stack(&decision.region, decision.stack);
+    }
+    assert_eq!(asked.pick_after(&tried), None, "no second region");
+}
+
+#[test]
+fn a_dead_stack_is_avoided_and_its_region_is_not() {
+    let table = with_stacks(2);
+    for n in 0..50 {
+        let key = n.to_string();
+        let mut asked = ask(&table, &key);
+        let dead = asked.seen.stacks_of("us-east")[0];
+        asked.seen.stack_is_ejected(dead, NOW);
+        let decision = asked.pick().unwrap();
+        assert_eq!(
+            (decision.region.as_str(), decision.stack_why),
+            ("us-east", StackWhy::Only)
+        );
+        assert_ne!(decision.stack, dead);
+        assert_eq!(decision.stacks_skipped[0].because, Because::Ejected);
+    }
+    // Two of three is too many to be believed.
+    let table = with_stacks(3);
+    let mut asked = ask(&table, "anna");
+    for dead in &asked.seen.stacks_of("us-east")[..2] {
+        asked.seen.stack_is_ejected(*dead, NOW);
+    }
+    assert_eq!(asked.pick().unwrap().ejection_ignored, Some(Ignored::Panic));
 }
 
 #[test]
@@ -222,9 +477,11 @@ fn stack_of(table: &Table, name: &str, version: Option<&str>) -> (u16, Option<St
         session_key: name,
         user: User { name, version },
         affinity: None,
-        tried: &[],
+        tried: &Tried::default(),
         measured_rtt_ms: &BTreeMap::new(),
-        ejected: &BTreeSet::new(),
+        stacks: &Stacks::default(),
+        policy: &Policy::DEFAULT,
+        now: Moment(0),
     };
     let decision = pick(table, &request).unwrap();
     (decision.stack.port(), decision.version_missed.map(String::from))
@@ -337,7 +594,10 @@ proptest! {
         key in "[a-z]{1,12}",
     ) {
         let table = world(&shares(percentages));
-        let decision = Ask { tried: &tried, ejected: &ejected, ..ask(&table, &key) }.pick().unwrap();
+        // One region more in use than can be ejected here, so that there is no panic.
+        let seen = seen(&table).ejected(&ejected[..ejected.len().min(1)]);
+        let decision = Ask { tried: &tried, seen, ..ask(&table, &key) }.pick().unwrap();
+        let ejected = &ejected[..ejected.len().min(1)];
         let has_share = |name: &str| shares(percentages).iter().any(|(known, percent)| *known == name && *percent > 0);
         if !has_share(decision.region.as_str()) {
             for name in REGIONS.into_iter().filter(|name| has_share(name)) {
@@ -345,5 +605,54 @@ proptest! {
             }
         }
         prop_assert!(!tried.contains(&decision.region.as_str()));
+    }
+
+    #[test]
+    fn whatever_was_seen_and_tried_a_session_has_a_place_until_all_regions_were_tried(
+        tried in proptest::sample::subsequence(ALL.to_vec(), 0..=6),
+        ejected in proptest::sample::subsequence(ALL.to_vec(), 0..=6),
+        full in proptest::sample::subsequence(ALL.to_vec(), 0..=6),
+        later_s in 0..60_u64,
+        key in "[a-z]{1,12}",
+    ) {
+        let table = world(&[("us-east", 60), ("eu-central", 40)]);
+        let known = || full.iter().fold(seen(&table).ejected(&ejected), |seen, name| seen.waiting(name, 31));
+        let asked = || Ask { tried: &tried, seen: known(), now: NOW + Duration::from_secs(later_s), ..ask(&table, &key) };
+        let decision = asked().pick();
+        prop_assert_eq!(decision.is_none(), tried.len() == ALL.len());
+        prop_assert_eq!(&asked().pick(), &decision, "the same question, the same answer");
+        if let Some(decision) = decision {
+            prop_assert!(!tried.contains(&decision.region.as_str()));
+            let is_ready = |name: &&str| !ejected.contains(name) && !full.contains(name) && !tried.contains(name);
+            if let Some(ready) = ALL.iter().find(|name| is_ready(name)) {
+                let region = decision.region.as_str();
+                let avoidable = full.contains(&region) && later_s <= 30;
+                prop_assert!(!avoidable, "{region} is full and {ready} is ready: {decision:?}");
+                let ignored = matches!(decision.ejection_ignored, Some(Ignored::NothingElse));
+                prop_assert!(!ignored, "{ready} was left: {decision:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn of_the_two_stacks_a_session_draws_the_less_loaded_is_taken(
+        waiting in proptest::collection::vec(0..20_u32, 2..6),
+        salt: u32,
+    ) {
+        let table = with_stacks(u16::try_from(waiting.len()).unwrap());
+        let most = waiting.iter().max().copied().unwrap();
+        for n in 0..50 {
+            let key = format!("{salt}-{n}");
+            let mut asked = ask(&table, &key);
+            let stacks = asked.seen.stacks_of("us-east");
+            for (stack, waiting) in stacks.iter().zip(&waiting) {
+                asked.seen.stack_says(*stack, *waiting);
+            }
+            let of = |stack| waiting[stacks.iter().position(|known| *known == stack).unwrap()];
+            let decision = asked.pick().unwrap();
+            let StackWhy::BetterOfTwo { other, .. } = decision.stack_why else { panic!("{decision:?}") };
+            prop_assert!(of(decision.stack) <= of(other), "{decision:?}");
+            prop_assert!(of(decision.stack) < most || of(other) == most, "the busiest only against its equal");
+        }
     }
 }

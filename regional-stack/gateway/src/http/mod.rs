@@ -3,8 +3,8 @@
 mod body;
 mod health;
 mod models;
-mod speech;
-mod transcriptions;
+pub(crate) mod speech;
+pub(crate) mod transcriptions;
 
 use std::sync::Arc;
 
@@ -12,13 +12,15 @@ use axum::{
     Router,
     body::Body,
     extract::{DefaultBodyLimit, MatchedPath, Request, State},
-    http::{Method, StatusCode, Uri},
+    http::{HeaderValue, Method, StatusCode, Uri},
     middleware::{self, Next},
     response::Response,
     routing::{get, post},
 };
 
-use crate::{error::ApiError, metrics::HttpLabels, realtime, stack::Stack};
+use topology::words;
+
+use crate::{error::ApiError, grpc, metrics::HttpLabels, realtime, stack::Stack};
 
 /// Everything devices and edges can ask of a stack.
 pub(crate) fn router(stack: Arc<Stack>) -> Router {
@@ -36,10 +38,12 @@ pub(crate) fn router(stack: Arc<Stack>) -> Router {
         // `/health` of the administrative pages knows nothing of components, so only the other two are taken over.
         .route_service("/metrics", pages.clone())
         .route_service("/ready", pages)
+        .merge(grpc::router(Arc::clone(&stack)))
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         // Bodies are read by `body`, which knows our own limit and answers in our own words.
         .layer(DefaultBodyLimit::disable())
+        .layer(middleware::from_fn_with_state(Arc::clone(&stack), tell_load))
         .layer(middleware::from_fn_with_state(stack, count))
 }
 
@@ -63,6 +67,16 @@ async fn unknown_path(method: Method, uri: Uri) -> ApiError {
 async fn wrong_method(method: Method) -> ApiError {
     let message = format!("{method} is not supported here; use the method in the Allow header");
     ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
+}
+
+/// Whoever asks, an edge that is, learns with each answer how loaded the stack is.
+async fn tell_load(State(stack): State<Arc<Stack>>, request: Request, next: Next) -> Response {
+    let asks = words::asks_load(request.headers().get(words::LOAD_HEADER).map(HeaderValue::as_bytes));
+    let mut response = next.run(request).await;
+    if asks && let Ok(load) = HeaderValue::try_from(stack.load().to_string()) {
+        response.headers_mut().insert(words::LOAD_HEADER, load);
+    }
+    response
 }
 
 async fn count(State(stack): State<Arc<Stack>>, request: Request, next: Next) -> Response {

@@ -103,14 +103,14 @@ fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, ApiError> {
 }
 
 /// What is left to be spoken of a text, sentence by sentence: a long text takes one place in the queue, not all of them.
-struct Script {
+pub(crate) struct Script {
     sentences: VecDeque<String>,
     speed: f32,
 }
 
 impl Script {
     /// Checks a text; `param` is the client's name for it.
-    fn read(stack: &Stack, param: &'static str, text: &str, speed: Option<f32>) -> Result<Self, ApiError> {
+    pub(crate) fn read(stack: &Stack, param: &'static str, text: &str, speed: Option<f32>) -> Result<Self, ApiError> {
         let chars_max = stack.config.limits.speech_chars_max;
         let chars = text.chars().count();
         if chars > chars_max {
@@ -131,7 +131,7 @@ impl Script {
     }
 
     /// The next sentence as samples at `rate`; `None` after the last.
-    async fn speak_next(&mut self, stack: &Stack, rate: u32) -> Result<Option<Vec<f32>>, ApiError> {
+    pub(crate) async fn speak_next(&mut self, stack: &Stack, rate: u32) -> Result<Option<Vec<f32>>, ApiError> {
         let Some(sentence) = self.sentences.pop_front() else {
             return Ok(None);
         };

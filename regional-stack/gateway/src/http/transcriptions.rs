@@ -158,20 +158,20 @@ impl Form {
     }
 }
 
-struct Transcription {
-    seconds: f32,
-    segments: Vec<Segment>,
+pub(crate) struct Transcription {
+    pub(crate) seconds: f32,
+    pub(crate) segments: Vec<Segment>,
 }
 
-struct Segment {
-    start_s: f32,
-    end_s: f32,
-    text: String,
-    confidence: f32,
+pub(crate) struct Segment {
+    pub(crate) start_s: f32,
+    pub(crate) end_s: f32,
+    pub(crate) text: String,
+    pub(crate) confidence: f32,
 }
 
 impl Transcription {
-    fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         let texts: Vec<&str> = self
             .segments
             .iter()
@@ -182,7 +182,7 @@ impl Transcription {
     }
 
     /// The least sure part decides.
-    fn confidence(&self) -> f32 {
+    pub(crate) fn confidence(&self) -> f32 {
         self.segments
             .iter()
             .map(|segment| segment.confidence)
@@ -190,7 +190,7 @@ impl Transcription {
     }
 }
 
-async fn transcribe(stack: &Stack, file: Bytes) -> Result<Transcription, ApiError> {
+pub(crate) async fn transcribe(stack: &Stack, file: Bytes) -> Result<Transcription, ApiError> {
     let limit_s = stack.config.limits.transcription_seconds_max as f32;
     // Minutes of audio take long enough to decode that other sessions would hear it.
     let decoded = tokio::task::spawn_blocking(move || {

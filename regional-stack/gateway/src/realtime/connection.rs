@@ -39,6 +39,8 @@ const SESSION_ID_MAX: usize = 64;
 
 /// How often an edge is told how far a session has come while nothing happens but that the client sends.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
+/// How often an edge is told how loaded the stack is, by one session, at most.
+const LOAD_EVERY: Duration = Duration::from_secs(1);
 /// Time for an edge to send what belongs to a session that it carried here: it has all of it at hand.
 const REPLAY_PATIENCE: Duration = Duration::from_secs(5);
 /// More than any edge keeps of one session.
@@ -84,8 +86,8 @@ struct Closing {
     reason: ClosedReason,
 }
 
-/// Serves one session until it ends.
-pub(super) async fn run(stack: &Arc<Stack>, socket: WebSocket, begin: Begin) {
+/// Serves one session until it ends. With `tells_load` an edge listens that wants to know how loaded the stack is.
+pub(super) async fn run(stack: &Arc<Stack>, socket: WebSocket, begin: Begin, tells_load: bool) {
     stack.metrics.sessions.inc();
     let (sink, mut stream) = socket.split();
     let (out, outgoing) = mpsc::channel(IN_FLIGHT_MAX);
@@ -94,7 +96,7 @@ pub(super) async fn run(stack: &Arc<Stack>, socket: WebSocket, begin: Begin) {
         Ok(session) => {
             let id = session.id.clone();
             tracing::info!(session = id, "session opened");
-            let ended = Box::pin(converse(stack, &id, session, &mut stream, &out)).await;
+            let ended = Box::pin(converse(stack, &id, session, tells_load, &mut stream, &out)).await;
             (id, ended)
         }
         Err(error) => {
@@ -231,6 +233,7 @@ async fn converse(
     stack: &Stack,
     id: &str,
     mut session: Session,
+    tells_load: bool,
     stream: &mut SplitStream<WebSocket>,
     out: &mpsc::Sender<Message>,
 ) -> Result<ClosedReason, Closing> {
@@ -242,6 +245,8 @@ async fn converse(
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut seen, mut pinged, mut sent) = (Instant::now(), Instant::now(), Instant::now());
     let mut reported = Instant::now();
+    // The answer to the upgrade told it once.
+    let (mut load_told, mut turns_told) = (Instant::now(), session.turns);
     loop {
         if session.outbox.is_overfull() {
             return Err(Closing {
@@ -261,6 +266,12 @@ async fn converse(
         if stack.draining.is_cancelled() && session.is_between_turns() && !session.owes_checkpoint() {
             return Err(over());
         }
+        // A turn is what makes work; between turns, because nothing shall come before a reply.
+        let owes_load = tells_load
+            && session.turns != turns_told
+            && session.is_between_turns()
+            && !session.outbox.is_ready()
+            && load_told.elapsed() >= LOAD_EVERY;
         tokio::select! {
             message = stream.next() => {
                 seen = Instant::now();
@@ -276,7 +287,7 @@ async fn converse(
                 }
             }
             result = session.engine_result() => session.on_engine_result(result, daemon::clock::now()),
-            place = out.reserve(), if session.owes_checkpoint() || session.outbox.is_ready() => {
+            place = out.reserve(), if session.owes_checkpoint() || session.outbox.is_ready() || owes_load => {
                 let Ok(place) = place else { return Ok(ClosedReason::lost) };
                 if session.owes_checkpoint() && let Some(key) = &stack.config.checkpoint_key {
                     reported = Instant::now();
@@ -285,6 +296,9 @@ async fn converse(
                     sent = Instant::now();
                     place.send(Message::Text(std::mem::take(&mut frame.text).into()));
                     session.on_sent(&frame, daemon::clock::now());
+                } else if owes_load {
+                    (load_told, turns_told) = (Instant::now(), session.turns);
+                    place.send(Message::Binary(Word::Load(stack.load()).to_bytes().into()));
                 }
             }
             _ = look.tick() => {

@@ -86,6 +86,7 @@ pub(crate) async fn upgrade(
         && headers
             .get(words::HEADER)
             .is_some_and(|version| version == words::VERSION);
+    let tells_load = continuity && words::asks_load(headers.get(words::LOAD_HEADER).map(HeaderValue::as_bytes));
     let begin = if continuity && headers.contains_key(words::RESUME_HEADER) {
         Begin::Carried
     } else {
@@ -100,7 +101,7 @@ pub(crate) async fn upgrade(
         .max_frame_size(read_max)
         .max_message_size(read_max)
         .on_upgrade(async move |socket| {
-            connection::run(&stack, socket, begin).await;
+            connection::run(&stack, socket, begin, tells_load).await;
             drop((counted, place));
         });
     if continuity {

@@ -9,7 +9,7 @@ use tokio_tungstenite::{
     MaybeTlsStream, WebSocketStream, connect_async,
     tungstenite::{Message, client::IntoClientRequest as _},
 };
-use topology::words::{Checkpoint, HEADER, RESUME_HEADER, Resume, VERSION, Word};
+use topology::words::{Checkpoint, HEADER, LOAD_HEADER, Load, RESUME_HEADER, Resume, VERSION, Word};
 
 use crate::{
     realtime::{appended, spoken_in, types},
@@ -411,4 +411,40 @@ async fn a_stack_without_a_key_does_not_speak_of_it() {
     assert!(!answer.headers().contains_key(HEADER));
     let first = timeout(PATIENCE, socket.next()).await.unwrap().unwrap().unwrap();
     assert!(first.is_text());
+}
+
+#[tokio::test]
+async fn an_edge_that_asks_is_told_how_loaded_the_stack_is() {
+    let region = region().await;
+    let url = format!("ws://{}/v1/realtime", region.http);
+    let mut request = url.into_client_request().unwrap();
+    for name in [HEADER, LOAD_HEADER] {
+        request.headers_mut().insert(name, VERSION.parse().unwrap());
+    }
+    let (mut socket, answer) = connect_async(request).await.unwrap();
+    let load: Load = answer.headers()[LOAD_HEADER].to_str().unwrap().parse().unwrap();
+    let one_session = Load {
+        sessions: 1,
+        sessions_max: 1024,
+        waiting: 0,
+        waiting_max: 32,
+    };
+    assert_eq!(load, one_session, "with itself");
+
+    for event in utterance("turn on the office lights") {
+        socket.send(Message::text(event.to_string())).await.unwrap();
+    }
+    // After the turn, and not in it.
+    let mut is_over = false;
+    loop {
+        match timeout(PATIENCE, socket.next()).await.unwrap().unwrap().unwrap() {
+            Message::Text(text) => is_over |= text.contains("meridian.turn"),
+            Message::Binary(word) => match Word::parse(&word).unwrap() {
+                Word::Load(load) => break assert_eq!((load, is_over), (one_session, true)),
+                Word::Checkpoint(_) => {}
+                Word::Resume(_) => panic!("only edges say it"),
+            },
+            _ => {}
+        }
+    }
 }

@@ -13,6 +13,7 @@ use speech::{
     scripted::{ScriptedRecognizer, ScriptedSynthesizer, sound_of, text_in},
     wav,
 };
+use topology::words::{LOAD_HEADER, VERSION};
 
 use crate::region::{Region, engines, held_recognizer};
 
@@ -303,4 +304,26 @@ async fn metrics_are_on_both_listeners_and_models_are_listed() {
         .unwrap();
     assert_eq!(models["data"].as_array().unwrap().len(), 3);
     assert!(reqwest::get(region.url("/ready")).await.unwrap().status().is_success());
+}
+
+#[tokio::test]
+async fn whoever_asks_learns_how_loaded_the_stack_is_from_a_refusal_too() {
+    let region = Region::start_with(engines(), |limits| limits.sessions_max = 1).await;
+    let url = format!("ws://{}/v1/realtime", region.http);
+    let (_session, answer) = tokio_tungstenite::connect_async(url).await.unwrap();
+    assert!(!answer.headers().contains_key(LOAD_HEADER), "nobody asked");
+    let upgrade = Client::new()
+        .get(region.url("/v1/realtime"))
+        .header(LOAD_HEADER, VERSION);
+    let upgrade = upgrade
+        .header("connection", "upgrade")
+        .header("upgrade", "websocket")
+        .header("sec-websocket-version", "13")
+        .header("sec-websocket-key", "AAAAAAAAAAAAAAAAAAAAAA==");
+    let answer = upgrade.send().await.unwrap();
+    assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+    let load = "sessions=1, sessions_max=1, waiting=0, waiting_max=32";
+    assert_eq!(answer.headers()[LOAD_HEADER], load);
+    let models = Client::new().get(region.url("/v1/models")).header(LOAD_HEADER, VERSION);
+    assert_eq!(models.send().await.unwrap().headers()[LOAD_HEADER], load);
 }

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a helper that fails fails its test")]
 
 mod continuity;
+mod grpc;
 mod http;
 mod realtime;
 mod region;

@@ -66,6 +66,12 @@ pub enum Stack {
     Compresses,
     /// Serves HTTP, with keep-alive, and tells what it was asked.
     Http,
+    /// The same, and every answer says how loaded it is: sessions, of 100.
+    LoadedHttp(u32),
+    /// Echoes, and answers every upgrade with how loaded it says to be: sessions, of 100.
+    Loaded(u32),
+    /// Says that it has no room for another session, as a stack does.
+    Full,
     /// Speaks of session continuity. It repeats a turn word by word: "a", "b", "." are answered "listening" (at
     /// once), "said a", "said b", "done".
     Talks(Fate),
@@ -88,6 +94,8 @@ pub enum Fate {
     LeavesAfterTurn,
     /// It does not take sessions of others.
     RefusesOthers,
+    /// Nothing, and after a turn it says that it is full.
+    FillsUp,
 }
 
 /// Starts a stack; where it is.
@@ -129,6 +137,26 @@ async fn behave(behaviour: Stack, mut tcp: TcpStream) -> Option<()> {
                     session.send(message).await.ok()?;
                 }
             }
+        }
+        Stack::Loaded(sessions) => {
+            let load = load(sessions);
+            let tell = |_: &Request, mut response: ServerResponse| {
+                let load = HeaderValue::try_from(load).unwrap();
+                response.headers_mut().insert(words::LOAD_HEADER, load);
+                Ok(response)
+            };
+            let mut session = tokio_tungstenite::accept_hdr_async(tcp, tell).await.ok()?;
+            while let Some(Ok(message)) = session.next().await {
+                if message.is_text() || message.is_binary() {
+                    session.send(message).await.ok()?;
+                }
+            }
+        }
+        Stack::Full => {
+            read_head(&mut tcp).await?;
+            let head = "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n";
+            let answer = format!("{head}Meridian-Load: {}\r\n\r\n", load(100));
+            tcp.write_all(answer.as_bytes()).await.ok()?;
         }
         Stack::Answers(status) => {
             read_head(&mut tcp).await?;
@@ -177,7 +205,7 @@ async fn behave(behaviour: Stack, mut tcp: TcpStream) -> Option<()> {
             let _ = tcp.read(&mut [0; 16]).await;
         }
         Stack::Talks(fate) => Box::pin(talk(tcp, fate)).await?,
-        Stack::Http => loop {
+        Stack::Http | Stack::LoadedHttp(_) => loop {
             let head = read_head(&mut tcp).await?;
             let length: usize = head
                 .lines()
@@ -186,11 +214,25 @@ async fn behave(behaviour: Stack, mut tcp: TcpStream) -> Option<()> {
             let mut body = vec![0; length];
             tcp.read_exact(&mut body).await.ok()?;
             let told = format!("{head}{}", String::from_utf8_lossy(&body));
-            let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{told}", told.len());
+            let said = match behaviour {
+                Stack::LoadedHttp(sessions) => format!("Meridian-Load: {}\r\n", load(sessions)),
+                _ => String::new(),
+            };
+            let answer = format!("HTTP/1.1 200 OK\r\n{said}Content-Length: {}\r\n\r\n{told}", told.len());
             tcp.write_all(answer.as_bytes()).await.ok()?;
         },
     }
     Some(())
+}
+
+fn load(sessions: u32) -> String {
+    let load = words::Load {
+        sessions,
+        sessions_max: 100,
+        waiting: 0,
+        waiting_max: 32,
+    };
+    load.to_string()
 }
 
 /// A session of a stack that talks.
@@ -311,6 +353,13 @@ impl Talk {
             self.events += 1;
         }
         self.report().await?;
+        if is_over && self.fate == Fate::FillsUp {
+            let load = load(100).parse().unwrap();
+            self.socket
+                .send(Message::binary(Word::Load(load).to_bytes()))
+                .await
+                .ok()?;
+        }
         if is_over && self.fate == Fate::LeavesAfterTurn {
             let (code, reason) = (CloseCode::Restart, "region draining".into());
             self.socket.close(Some(CloseFrame { code, reason })).await.ok()?;
@@ -364,9 +413,14 @@ pub async fn planned(stacks: &[(&str, Stack)]) -> Snapshot {
     for known in snapshot.topology.regions.values_mut() {
         known.stacks = vec![stack(Stack::Refuses).await.into()];
     }
+    let named: std::collections::BTreeSet<_> = stacks.iter().map(|(name, _)| region(name)).collect();
+    for name in named {
+        snapshot.topology.regions.get_mut(&name).unwrap().stacks.clear();
+    }
+    // A region that is named twice has two.
     for (name, behaviour) in stacks {
         let known = snapshot.topology.regions.get_mut(&region(name)).unwrap();
-        known.stacks = vec![stack(*behaviour).await.into()];
+        known.stacks.push(stack(*behaviour).await.into());
     }
     snapshot.plan.documents = digest(&snapshot.topology, snapshot.dns_ttl_s, &snapshot.probe);
     snapshot
@@ -490,6 +544,34 @@ impl World {
         prometheus_client::encoding::text::encode(&mut text, &self.registry).unwrap();
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         line.map(|value| value.parse().unwrap())
+    }
+
+    /// What the edge's administrative page says of where this question's session goes.
+    pub async fn explain(&self, question: &str) -> serde_json::Value {
+        self.explain_by(question, None).await
+    }
+
+    /// The same by a plan that the asker brings.
+    pub async fn explain_by(&self, question: &str, plan: Option<&Snapshot>) -> serde_json::Value {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let admin = listener.local_addr().unwrap();
+        let pages = edge::admin::router(self.edge.clone());
+        let served = tokio::spawn(axum::serve(listener, pages).into_future());
+        let (method, document) = plan.map_or(("GET", Vec::new()), |plan| ("POST", plan.encode().0));
+        let length = document.len();
+        let head = format!("{method} /explain?{question} HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n");
+        let body = String::from_utf8(document).unwrap();
+        let answer = ask(admin, &format!("{head}Connection: close\r\n\r\n{body}")).await;
+        served.abort();
+        let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+        serde_json::from_str(body).unwrap_or_else(|_| serde_json::json!({ "refused": answer }))
+    }
+
+    /// Where a region's first stack is.
+    pub fn stack_of(&self, name: &str) -> SocketAddr {
+        let table = self.edge.table().unwrap();
+        let found = table.regions().find(|(known, _)| known.as_str() == name);
+        found.unwrap().1[0]
     }
 
     /// Sessions that are live, by region.

@@ -1,0 +1,418 @@
+//! `meridian explain route`: where an edge sends a session, and why, as a dry run at the edge itself.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    net::{IpAddr, SocketAddr},
+    path::Path,
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::{Context as _, anyhow};
+use api::Operator;
+use clap::{Args, Subcommand};
+use reqwest::{Client, StatusCode, Url};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use topology::Snapshot;
+
+use crate::{
+    Output, audit,
+    exit::Failure,
+    present::{document, plain, table},
+    print,
+};
+
+/// An edge answers from memory.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ExplainVerb {
+    /// Where edges would send a session now: regions and stacks in order, what was passed over and why, what each edge sees.
+    /// Nothing is opened.
+    Route(Route),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Route {
+    /// Where the device comes from. Its address keeps its place among percentages when the session has no name.
+    #[arg(long, value_name = "IP")]
+    client: IpAddr,
+    /// The name that the session gives itself (`Meridian-Session`).
+    #[arg(long, value_name = "KEY")]
+    session: Option<String>,
+    /// The affinity token that it brings (`Meridian-Affinity`).
+    #[arg(long, value_name = "TOKEN")]
+    affinity: Option<String>,
+    /// Only this edge of the running world; all of them when not given.
+    #[arg(long, value_name = "EDGE")]
+    edge: Option<String>,
+    /// The administrative address of the edge to ask, instead of those of the running world.
+    #[arg(long, value_name = "URL", conflicts_with = "edge")]
+    edge_admin: Option<Url>,
+    /// By this plan instead of the one in force, with what the edge sees now. Edges keep two, the audit log keeps the others.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    generation: Option<u64>,
+}
+
+pub(crate) async fn route(
+    route: Route,
+    control_planes: Vec<String>,
+    state_dir: &Path,
+    output: Output,
+) -> Result<ExitCode, Failure> {
+    let edges = edges(&route, state_dir)?;
+    let client = Client::builder()
+        .timeout(TIMEOUT)
+        .build()
+        .context("cannot make a client")?;
+    // Fetched at most once, and only when an edge does not have the plan any more.
+    let mut older = None;
+    let mut answers = Vec::new();
+    for edge in &edges {
+        let asked = question(edge, &route, route.generation);
+        let answer = match ask(client.get(asked), edge).await? {
+            Answer::Is(answer) => answer,
+            Answer::NoSuchPlan(said) => {
+                let Some(generation) = route.generation else {
+                    return Err(Failure::failed(anyhow!(said)));
+                };
+                let snapshot = match older.take() {
+                    Some(snapshot) => snapshot,
+                    None => kept(generation, &control_planes, state_dir, &said).await?,
+                };
+                let asked = client.post(question(edge, &route, None)).body(snapshot.encode().0);
+                older = Some(snapshot);
+                match ask(asked, edge).await? {
+                    Answer::Is(answer) => answer,
+                    Answer::NoSuchPlan(said) => return Err(Failure::failed(anyhow!(said))),
+                }
+            }
+        };
+        answers.push(answer);
+    }
+    print(&match output {
+        Output::Json => document(json!({ "client": route.client, "edges": answers })),
+        Output::Table => {
+            let told = answers.into_iter().map(told).collect::<Result<Vec<_>, _>>()?;
+            told.join("\n\n")
+        }
+    });
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The administrative addresses of the edges to ask.
+fn edges(route: &Route, state_dir: &Path) -> Result<Vec<Url>, Failure> {
+    if let Some(url) = &route.edge_admin {
+        return Ok(vec![url.clone()]);
+    }
+    let record = world::find(state_dir)?;
+    if let Some(edge) = &route.edge
+        && !record.edges.contains_key(edge)
+    {
+        let known = record.edges.keys().cloned().collect::<Vec<_>>().join(", ");
+        return Err(Failure::usage(anyhow!("there is no edge {edge}; there are {known}")));
+    }
+    let wanted = record
+        .edges
+        .keys()
+        .filter(|name| route.edge.as_ref().is_none_or(|edge| edge == *name));
+    let admin = |name: &String| {
+        let url = record
+            .metrics
+            .get(name)
+            .with_context(|| format!("the world does not say where {name} is"))?;
+        url.parse()
+            .with_context(|| format!("the world says that {name} is at {url}"))
+    };
+    Ok(wanted.map(admin).collect::<anyhow::Result<_>>()?)
+}
+
+fn question(edge: &Url, route: &Route, generation: Option<u64>) -> Url {
+    let mut url = edge.clone();
+    url.set_path("/explain");
+    let mut query = url.query_pairs_mut();
+    query.clear().append_pair("client", &route.client.to_string());
+    let generation = generation.map(|generation| generation.to_string());
+    let optional = [
+        ("session", &route.session),
+        ("affinity", &route.affinity),
+        ("generation", &generation),
+    ];
+    for (name, value) in optional {
+        if let Some(value) = value {
+            query.append_pair(name, value);
+        }
+    }
+    drop(query);
+    url
+}
+
+enum Answer {
+    Is(Value),
+    NoSuchPlan(String),
+}
+
+async fn ask(request: reqwest::RequestBuilder, edge: &Url) -> Result<Answer, Failure> {
+    let unreachable = |error: reqwest::Error| {
+        let error = anyhow!(error.without_url()).context(format!(
+            "the edge at {edge} does not answer; is this its administrative address (admin_listen in edge.toml)?"
+        ));
+        Failure::unreachable(error)
+    };
+    let answer = request.send().await.map_err(unreachable)?;
+    match answer.status() {
+        StatusCode::OK => Ok(Answer::Is(answer.json().await.map_err(unreachable)?)),
+        status => {
+            let said = answer.text().await.map_err(unreachable)?;
+            // Another page's 404 does not speak of plans.
+            match status {
+                StatusCode::NOT_FOUND if said.contains("plan") => Ok(Answer::NoSuchPlan(said)),
+                _ => Err(Failure::failed(anyhow!("the edge at {edge} answers {status}: {said}"))),
+            }
+        }
+    }
+}
+
+/// A plan that edges do not have any more, from the audit log.
+async fn kept(generation: u64, named: &[String], state_dir: &Path, said: &str) -> Result<Snapshot, Failure> {
+    let control_planes = if named.is_empty() {
+        let found = world::find(state_dir).map_err(|_| {
+            Failure::failed(anyhow!(
+                "{said}; name a control plane with --control-plane, its audit log keeps older ones"
+            ))
+        });
+        found?.control_planes
+    } else {
+        named.to_vec()
+    };
+    audit::snapshot(&Operator::at(control_planes), generation).await
+}
+
+/// An edge's answer, as far as it is shown.
+#[derive(Debug, Deserialize)]
+struct Explained {
+    edge: String,
+    session_key: String,
+    plan: Number,
+    plan_in_force: Number,
+    decisions: Vec<Decided>,
+    nearness_ms: BTreeMap<String, f64>,
+    stacks: Vec<Stack>,
+}
+
+#[derive(Debug, Deserialize, PartialEq, Eq)]
+struct Number {
+    generation: u64,
+    epoch: u64,
+}
+
+#[derive(Debug, Deserialize)]
+struct Decided {
+    region: String,
+    stack: SocketAddr,
+    home: String,
+    why: Value,
+    stack_why: Value,
+    skipped: Vec<Skipped>,
+    stacks_skipped: Vec<SkippedStack>,
+    ejection_ignored: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Skipped {
+    region: String,
+    because: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct SkippedStack {
+    stack: SocketAddr,
+    because: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct Stack {
+    region: String,
+    stack: SocketAddr,
+    rtt_ms: Option<f64>,
+    in_flight: u32,
+    load: Option<Load>,
+    is_full: bool,
+    ejected_until: Option<topology::Moment>,
+    returned_percent: u8,
+}
+
+#[derive(Debug, Deserialize)]
+struct Load {
+    sessions: u32,
+    sessions_max: u32,
+    waiting: u32,
+}
+
+fn told(answer: Value) -> Result<String, Failure> {
+    let explained: Explained = serde_json::from_value(answer).context("the edge answers in another version's words")?;
+    let mut text = format!(
+        "{}: {} by plan {} (epoch {})",
+        explained.edge, explained.session_key, explained.plan.generation, explained.plan.epoch
+    );
+    if explained.plan != explained.plan_in_force {
+        let _ = write!(text, "; in force is plan {}", explained.plan_in_force.generation);
+    }
+    let Some(first) = explained.decisions.first() else {
+        let _ = write!(text, "\nno region may serve it");
+        return Ok(text);
+    };
+    let _ = writeln!(text, "; home is {}", first.home);
+    if first.ejection_ignored.as_deref() == Some("panic") {
+        let _ = writeln!(
+            text,
+            "EJECTION IS IGNORED: most of what is in use looks dead, so it is this edge that is ill"
+        );
+    }
+    let mut shown = table(["", "REGION", "STACK", "WHY", "WHY THIS STACK", "PASSED OVER"]);
+    for (index, decided) in explained.decisions.iter().enumerate() {
+        // What was tried before is above.
+        let regions = decided.skipped.iter().filter(|skipped| skipped.because != "tried");
+        let regions = regions.map(|skipped| format!("{} {}", skipped.region, skipped.because));
+        let stacks = decided
+            .stacks_skipped
+            .iter()
+            .filter(|skipped| skipped.because != "tried");
+        let stacks = stacks.map(|skipped| format!("{} {}", skipped.stack, skipped.because));
+        shown.add_row([
+            if index == 0 {
+                "goes to".to_owned()
+            } else {
+                "else".to_owned()
+            },
+            decided.region.clone(),
+            decided.stack.to_string(),
+            why(&decided.why),
+            stack_why(&decided.stack_why),
+            regions.chain(stacks).collect::<Vec<_>>().join(", "),
+        ]);
+    }
+    let _ = write!(text, "{}\n\n{}", plain(&shown), seen(&explained));
+    Ok(text)
+}
+
+fn seen(explained: &Explained) -> String {
+    let mut shown = table(["REGION", "NEAR", "STACK", "ROUND TRIP", "RUNNING", "LOAD", "STATE"]);
+    for stack in &explained.stacks {
+        let near = explained.nearness_ms.get(&stack.region);
+        shown.add_row([
+            stack.region.clone(),
+            near.map_or_else(String::new, |ms| format!("{ms:.1} ms")),
+            stack.stack.to_string(),
+            stack.rtt_ms.map_or_else(String::new, |ms| format!("{ms:.1} ms")),
+            stack.in_flight.to_string(),
+            stack.load.as_ref().map_or_else(String::new, |load| {
+                format!(
+                    "{} of {} sessions, {} waiting",
+                    load.sessions, load.sessions_max, load.waiting
+                )
+            }),
+            match stack {
+                Stack {
+                    ejected_until: Some(until),
+                    ..
+                } => format!("ejected until {until}"),
+                Stack { is_full: true, .. } => "full".to_owned(),
+                Stack {
+                    returned_percent: percent @ ..100,
+                    ..
+                } => format!("returning, {percent} %"),
+                _ => "ready".to_owned(),
+            },
+        ]);
+    }
+    plain(&shown)
+}
+
+/// `"overflow"`, or `{"share": 40}`.
+fn why(why: &Value) -> String {
+    match why.get("share") {
+        Some(percent) => format!("share of {percent} %"),
+        None => why.as_str().unwrap_or_default().to_owned(),
+    }
+}
+
+/// `"only"`, or `{"better-of-two": {…}}`.
+fn stack_why(why: &Value) -> String {
+    match why.get("better-of-two") {
+        Some(two) => format!(
+            "cost {}, {} {}",
+            two["cost"],
+            two["other"].as_str().unwrap_or_default(),
+            two["other_cost"]
+        ),
+        None => why.as_str().unwrap_or_default().to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_told_in_order_with_what_was_passed_over() {
+        let answer = json!({
+            "edge": "edge-dub", "session_key": "192.0.2.7",
+            "plan": { "generation": 7, "epoch": 2 }, "plan_in_force": { "generation": 9, "epoch": 2 },
+            "decisions": [
+                {
+                    "region": "eu-central", "stack": "127.0.0.2:80", "home": "eu-west", "why": "overflow",
+                    "stack_why": { "better-of-two": { "cost": 5, "other": "127.0.0.3:80", "other_cost": 9 } },
+                    "skipped": [{ "region": "eu-west", "because": "full" }], "stacks_skipped": [],
+                    "load": null, "ejection_ignored": null, "plan": { "generation": 7, "epoch": 2 }
+                },
+                {
+                    "region": "us-west", "stack": "127.0.0.4:80", "home": "eu-west", "why": { "share": 40 },
+                    "stack_why": "only",
+                    "skipped": [{ "region": "eu-central", "because": "tried" }],
+                    "stacks_skipped": [{ "stack": "127.0.0.5:80", "because": "ejected" }],
+                    "load": null, "ejection_ignored": null, "plan": { "generation": 7, "epoch": 2 }
+                },
+            ],
+            "nearness_ms": { "eu-west": 12.34 },
+            "rtt_ms": {}, "ejected": [],
+            "stacks": [{
+                "region": "eu-west", "stack": "127.0.0.1:80", "rtt_ms": 0.5, "in_flight": 3,
+                "load": { "sessions": 96, "sessions_max": 100, "waiting": 1, "waiting_max": 32 },
+                "is_full": true, "ejected_until": null, "returned_percent": 100
+            }],
+        });
+        let text = told(answer).unwrap();
+        for said in [
+            "edge-dub: 192.0.2.7 by plan 7 (epoch 2); in force is plan 9; home is eu-west",
+            "cost 5, 127.0.0.3:80 9",
+            "eu-west full",
+            "share of 40 %",
+            "127.0.0.5:80 ejected",
+            "12.3 ms",
+            "96 of 100 sessions, 1 waiting",
+        ] {
+            assert!(text.contains(said), "{said}: {text}");
+        }
+        assert!(!text.contains("tried"), "{text}");
+    }
+
+    #[test]
+    fn what_is_asked_is_escaped() {
+        let route = Route {
+            client: "192.0.2.7".parse().unwrap(),
+            session: Some("a&b c".to_owned()),
+            affinity: None,
+            edge: None,
+            edge_admin: None,
+            generation: None,
+        };
+        let url = question(&"http://127.0.0.1:9/metrics?x".parse().unwrap(), &route, Some(3));
+        assert_eq!(
+            url.as_str(),
+            "http://127.0.0.1:9/explain?client=192.0.2.7&session=a%26b+c&generation=3"
+        );
+    }
+}

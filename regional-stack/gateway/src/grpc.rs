@@ -1,0 +1,116 @@
+//! gRPC: `meridian.voice.v1.Voice`, on the same port as everything else.
+
+use std::{pin::Pin, sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{Request, State},
+    http::StatusCode,
+    middleware::{self, Next},
+    response::{IntoResponse as _, Response},
+};
+use futures_util::{
+    Stream, StreamExt as _,
+    stream::{self},
+};
+use speech::{SAMPLE_RATE, pcm};
+use tonic::Status;
+
+use crate::{
+    error::ApiError,
+    http::{speech::Script, transcriptions::transcribe},
+    stack::Stack,
+    voice::{
+        Audio, Segment, SynthesizeRequest, TranscribeRequest, TranscribeResponse,
+        voice_server::{Voice, VoiceServer},
+    },
+};
+
+/// Room in a message for what is around the recording.
+const ENVELOPE_BYTES: usize = 1024;
+
+/// The routes of the service.
+pub(crate) fn router(stack: Arc<Stack>) -> Router {
+    let service = VoiceServer::new(Service(Arc::clone(&stack)))
+        .max_decoding_message_size(stack.config.limits.body_bytes_max.saturating_add(ENVELOPE_BYTES));
+    Router::new()
+        .route_service("/meridian.voice.v1.Voice/{method}", service)
+        .layer(middleware::from_fn_with_state(stack, bound))
+}
+
+struct Service(Arc<Stack>);
+
+#[tonic::async_trait]
+impl Voice for Service {
+    async fn transcribe(
+        &self,
+        request: tonic::Request<TranscribeRequest>,
+    ) -> Result<tonic::Response<TranscribeResponse>, Status> {
+        let heard = transcribe(&self.0, request.into_inner().wav).await?;
+        let segments = heard.segments.iter().map(|segment| Segment {
+            start_s: segment.start_s,
+            end_s: segment.end_s,
+            text: segment.text.clone(),
+            confidence: segment.confidence,
+        });
+        Ok(tonic::Response::new(TranscribeResponse {
+            text: heard.text(),
+            confidence: heard.confidence(),
+            duration_s: heard.seconds,
+            region: self.0.config.region.to_string(),
+            segments: segments.collect(),
+        }))
+    }
+
+    type SynthesizeStream = Pin<Box<dyn Stream<Item = Result<Audio, Status>> + Send>>;
+
+    async fn synthesize(
+        &self,
+        request: tonic::Request<SynthesizeRequest>,
+    ) -> Result<tonic::Response<Self::SynthesizeStream>, Status> {
+        let SynthesizeRequest { text, speed } = request.into_inner();
+        let mut script = Script::read(&self.0, "text", &text, speed)?;
+        // Waited for: what goes wrong by then is the call's status and not the end of a stream.
+        let first = script.speak_next(&self.0, SAMPLE_RATE).await?.unwrap_or_default();
+        let stack = Arc::clone(&self.0);
+        let rest = stream::try_unfold((script, stack), async |(mut script, stack)| {
+            let spoken = script.speak_next(&stack, SAMPLE_RATE).await?;
+            Ok::<_, Status>(spoken.map(|samples| (audio(&samples), (script, stack))))
+        });
+        let all = stream::once(async move { Ok(audio(&first)) }).chain(rest);
+        Ok(tonic::Response::new(Box::pin(all)))
+    }
+}
+
+fn audio(samples: &[f32]) -> Audio {
+    Audio {
+        sample_rate: SAMPLE_RATE,
+        pcm: pcm::to_s16le(samples).into(),
+    }
+}
+
+/// As for HTTP uploads: so many at once, each in so much time.
+async fn bound(State(stack): State<Arc<Stack>>, request: Request, next: Next) -> Response {
+    let limits = &stack.config.limits;
+    let Ok(_permit) = Arc::clone(&stack.uploads).try_acquire_owned() else {
+        let message = "this region works on as many uploads as it can hold; retry in a moment";
+        return Status::resource_exhausted(message).into_http::<Body>().into_response();
+    };
+    let patience = tokio::time::sleep(Duration::from_secs(limits.body_seconds_max));
+    // A message that is cut off is an error of the call.
+    let request = request.map(|body| Body::from_stream(body.into_data_stream().take_until(patience)));
+    next.run(request).await
+}
+
+impl From<ApiError> for Status {
+    fn from(error: ApiError) -> Self {
+        let ApiError { status, message, .. } = error;
+        match status {
+            StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE => Self::invalid_argument(message),
+            StatusCode::TOO_MANY_REQUESTS => Self::resource_exhausted(message),
+            StatusCode::SERVICE_UNAVAILABLE => Self::unavailable(message),
+            _ => Self::internal(message),
+        }
+    }
+}
