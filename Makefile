@@ -1,5 +1,5 @@
 # What people and CI run. Everything here installs what it needs first and can be run again at any time.
-.PHONY: run test check build bench bench-control clean help
+.PHONY: run test check build bench bench-control bench-edge clean help
 .DEFAULT_GOAL := help
 
 help: ## say what there is
@@ -33,6 +33,11 @@ bench: ## latency, start-up and memory of the world, written to docs/benchmarks.
 bench-control: ## decisions, ingest and publication to 1,000 nodes, written to docs/benchmarks/control-plane.json
 	tools/setup run
 	cargo bench -p server --bench control
+
+bench-edge: ## the edge beside nginx and HAProxy, written to docs/benchmarks.md and docs/benchmarks/edge.json (release build)
+	tools/setup bench
+	cargo build --workspace --bins --release
+	target/release/bench-edge
 
 clean: ## remove build output; libtorch and .venv stay
 	cargo clean

@@ -1,5 +1,6 @@
 //! Rehearsed failovers: callers who talk all the while, faults, what was seen of them, and the report.
 
+pub mod bench;
 pub mod calls;
 pub mod demo;
 pub mod fleet;

@@ -11,7 +11,7 @@ use std::{
 
 use topology::{Location, RegionId, Role, Topology};
 
-use crate::{Settings, StoreKind};
+use crate::{Engine, Settings, StoreKind};
 
 /// Name of a control plane that is alone; several are numbered, see [`control_planes`].
 pub const CONTROL_PLANE: &str = "control-plane";
@@ -222,7 +222,7 @@ impl Layout {
             // The folders of edges and stacks hold a secret.
             std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
             let text = match kind {
-                Kind::Stack => self.stack_document(&name, &settings.models_dir, &checkpoint_key),
+                Kind::Stack => self.stack_document(&name, settings, &checkpoint_key),
                 Kind::ControlPlane => {
                     std::fs::write(folder.join("topology.toml"), topology_document(&self.topology))?;
                     std::fs::write(folder.join("policy.toml"), &settings.policy)?;
@@ -244,16 +244,20 @@ impl Layout {
         Ok(())
     }
 
-    fn stack_document(&self, name: &str, models: &Path, checkpoint_key: &str) -> String {
+    fn stack_document(&self, name: &str, settings: &Settings, checkpoint_key: &str) -> String {
         let region = self.topology.regions.iter().find(|(id, _)| id.as_str() == name);
         let listen = region.and_then(|(_, region)| region.stacks.first());
         let listen = listen.expect("every region of the layout has a stack").address;
+        let engine = match settings.engine {
+            Engine::Torch => "torch",
+            Engine::Scripted => "scripted",
+        };
         format!(
-            "region = {}\nlisten = \"{listen}\"\nadmin_listen = \"{}\"\nmodels_dir = {}\nhome_city = \"{}\"\n\
+            "region = {}\nlisten = \"{listen}\"\nadmin_listen = \"{}\"\nengine = \"{engine}\"\nmodels_dir = {}\nhome_city = \"{}\"\n\
              checkpoint_key = \"{checkpoint_key}\"\n{STACK_DRAIN}",
             quoted(name),
             self.admin[name],
-            quoted(&models.display().to_string()),
+            quoted(&settings.models_dir.display().to_string()),
             home_city(name),
         )
     }

@@ -19,5 +19,5 @@ pub use etcd::{EtcdCluster, EtcdSettings};
 pub use layout::Layout;
 pub use process::{Death, ProcessError};
 pub use record::{Record, find};
-pub use settings::{Progress, Settings, StoreKind};
+pub use settings::{Engine, Progress, Settings, StoreKind};
 pub use start::{StartError, World};

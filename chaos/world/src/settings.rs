@@ -16,6 +16,8 @@ pub struct Settings {
     pub binaries_dir: PathBuf,
     /// Where the speech models are.
     pub models_dir: PathBuf,
+    /// What the stacks hear and speak with.
+    pub engine: Engine,
     /// The policy document.
     pub policy: String,
     /// Where decisions are kept; with it, how many control planes there are.
@@ -24,6 +26,16 @@ pub struct Settings {
     pub ready_timeout: Duration,
     /// Told about each step of starting and stopping.
     pub progress: Arc<dyn Fn(&Progress) + Send + Sync>,
+}
+
+/// What the stacks of a world hear and speak with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Engine {
+    /// The speech models.
+    #[default]
+    Torch,
+    /// Sounds that carry their text, as a modem's do (`speech::scripted`): hundreds of callers at once fit on two cores.
+    Scripted,
 }
 
 /// Where the decisions of a world are kept.
@@ -82,6 +94,7 @@ impl Settings {
             state_dir,
             binaries_dir,
             models_dir,
+            engine: Engine::default(),
             policy: DEFAULT_POLICY.to_owned(),
             store: StoreKind::default(),
             ready_timeout: READY_TIMEOUT,

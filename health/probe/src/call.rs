@@ -109,6 +109,8 @@ pub enum Pacing {
 pub struct Turn {
     /// What was heard.
     pub transcript: String,
+    /// How much speech that was made of, as the server counted it.
+    pub heard: Option<Duration>,
     /// What it was taken to mean; empty when the server did not say.
     pub intent: String,
     /// The reply in words.
@@ -590,9 +592,10 @@ impl Progress {
         self.last_message = self.speech_ended.map(|_| now);
         match event {
             Event::SpeechEnded => self.end_heard = true,
-            Event::Transcribed(text) => {
+            Event::Transcribed { text, heard } => {
                 self.transcribed = true;
                 self.turn.transcript = text;
+                self.turn.heard = heard;
             }
             Event::TranscriptionFailed(message) => return Err(self.failed(message, false)),
             Event::Audio(audio) => {

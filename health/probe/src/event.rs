@@ -1,5 +1,7 @@
 //! The events a server sends, reduced to what a caller cares about. Unknown ones are no error: servers grow.
 
+use std::time::Duration;
+
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use serde_json::Value;
 
@@ -13,7 +15,10 @@ pub(crate) enum Event {
     },
     /// The server noticed the end of the utterance.
     SpeechEnded,
-    Transcribed(String),
+    Transcribed {
+        text: String,
+        heard: Option<Duration>,
+    },
     TranscriptionFailed(String),
     ResponseCreated,
     /// Audio of the reply.
@@ -65,9 +70,10 @@ pub(crate) fn read(text: &str) -> Result<Event, String> {
             session: text_at(&event, "/session/id"),
         },
         "input_audio_buffer.speech_stopped" | "input_audio_buffer.committed" => Event::SpeechEnded,
-        "conversation.item.input_audio_transcription.completed" => {
-            Event::Transcribed(text_at(&event, "/transcript").unwrap_or_default())
-        }
+        "conversation.item.input_audio_transcription.completed" => Event::Transcribed {
+            text: text_at(&event, "/transcript").unwrap_or_default(),
+            heard: number_at(&event, "/usage/seconds").and_then(|s| Duration::try_from_secs_f64(s).ok()),
+        },
         "conversation.item.input_audio_transcription.failed" => {
             Event::TranscriptionFailed(bounded(&text_at(&event, "/error/message").unwrap_or_default()))
         }
@@ -146,8 +152,12 @@ mod tests {
                 }),
             ),
             (
-                r#"{"type":"conversation.item.input_audio_transcription.completed","transcript":"stop"}"#,
-                Ok(Event::Transcribed("stop".into())),
+                r#"{"type":"conversation.item.input_audio_transcription.completed","transcript":"stop",
+                    "usage":{"type":"duration","seconds":1.25}}"#,
+                Ok(Event::Transcribed {
+                    text: "stop".into(),
+                    heard: Some(Duration::from_millis(1_250)),
+                }),
             ),
             (
                 r#"{"type":"response.output_audio.delta","delta":"AQI="}"#,

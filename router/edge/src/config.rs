@@ -13,6 +13,9 @@ pub struct Config {
     pub node: EdgeId,
     /// Where devices connect. Port 0 takes any free one.
     pub listen: Vec<SocketAddr>,
+    /// Whether other edges on this machine may listen there too (`SO_REUSEPORT`): the kernel deals devices out among them.
+    #[serde(default)]
+    pub reuse_port: bool,
     /// Where devices connect with TLS, and with which certificate.
     #[serde(default)]
     pub tls: Tls,
@@ -575,6 +578,7 @@ mod tests {
     fn the_example_is_valid_and_shows_the_defaults() {
         let config: Config = daemon::config::parse("edge.toml", EXAMPLE).unwrap();
         config.check().unwrap();
+        assert!(!config.reuse_port);
         assert_eq!(format!("{:?}", config.limits), format!("{:?}", Limits::default()));
         assert_eq!(format!("{:?}", config.timeouts), format!("{:?}", Timeouts::default()));
         assert_eq!(format!("{:?}", config.retry), format!("{:?}", Retry::default()));

@@ -63,7 +63,8 @@ pub fn claim(
         let claim = match taken {
             Some(listener) => Claim::Listening(listener),
             None => {
-                let bound = bind(name.address).with_context(|| format!("cannot claim {} for devices", name.address));
+                let bound = bind(name.address, config.reuse_port)
+                    .with_context(|| format!("cannot claim {} for devices", name.address));
                 Claim::Bound(bound?)
             }
         };
@@ -79,13 +80,14 @@ pub fn claim(
     Ok(Claimed(claimed.collect::<anyhow::Result<_>>()?))
 }
 
-fn bind(address: SocketAddr) -> std::io::Result<TcpSocket> {
+fn bind(address: SocketAddr, reuse_port: bool) -> std::io::Result<TcpSocket> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4(),
         SocketAddr::V6(_) => TcpSocket::new_v6(),
     }?;
     // Or a restarted edge would wait for the connections of its predecessor to be forgotten.
     socket.set_reuseaddr(true)?;
+    socket.set_reuseport(reuse_port)?;
     socket.bind(address)?;
     Ok(socket)
 }
@@ -236,11 +238,16 @@ async fn accept(
                 continue;
             }
         };
-        let (server, tls) = (server.clone(), listener.tls.clone());
-        connections.spawn(cut.clone().run_until_cancelled_owned(async move {
-            server.serve(tcp, client, tls.as_deref()).await;
+        let (server, tls, cut) = (server.clone(), listener.tls.clone(), cut.clone());
+        connections.spawn(async move {
+            // Written out: a future that is handed to another one is in it twice, as it came and as it runs, and this one
+            // lives as long as a session.
+            tokio::select! {
+                () = server.serve(tcp, client, tls.as_deref()) => {}
+                () = cut.cancelled() => {}
+            }
             drop((place, connected));
-        }));
+        });
     }
 }
 
@@ -270,5 +277,24 @@ mod tests {
         let listeners = claimed.listen().unwrap();
         assert_eq!(listeners[0].address().unwrap(), address);
         TcpStream::connect(address).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn edges_share_a_port_only_when_all_of_them_say_so() {
+        let shares = |address: SocketAddr| Config {
+            listen: vec![address],
+            reuse_port: true,
+            ..config()
+        };
+        let first = claim(&shares("127.0.0.1:0".parse().unwrap()), None, None).unwrap();
+        let first = first.listen().unwrap();
+        let address = first[0].address().unwrap();
+        let alone = Config {
+            reuse_port: false,
+            ..shares(address)
+        };
+        assert!(claim(&alone, None, None).is_err());
+        let second = claim(&shares(address), None, None).unwrap().listen().unwrap();
+        assert_eq!(second[0].address().unwrap(), address);
     }
 }

@@ -16,6 +16,7 @@ use http::Method;
 use pingora_core::{
     Error, ErrorSource, ErrorType, Result,
     connectors::http::Connector,
+    modules::http::HttpModules,
     protocols::{ALPN, Digest, http::ServerSession},
     upstreams::peer::{H1UpgradePolicy, HttpPeer, HttpUpstreamRequestPolicy},
 };
@@ -377,6 +378,9 @@ impl ProxyHttp for Gateway {
             body_bytes: 0,
         }
     }
+
+    /// None of pingora's: it would look at every answer for something to compress, and nothing is compressed here.
+    fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut Ctx) -> Result<bool> {
         let request = session.req_header();

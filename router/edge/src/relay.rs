@@ -664,7 +664,8 @@ pub async fn goodbye(io: &mut dyn Io, patience: Duration) {
     let drained = timeout(patience, async {
         io.shutdown().await?;
         let mut rest = io.take(LAST_WORDS_BYTES_MAX);
-        let mut sink = [0; 1024];
+        // On the heap while it lasts: it would be a part of every session that may end one day.
+        let mut sink = vec![0; 1024];
         while rest.read(&mut sink).await? > 0 {}
         io::Result::Ok(())
     });

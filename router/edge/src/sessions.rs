@@ -10,6 +10,7 @@ use std::{
 };
 
 use tokio::sync::watch;
+use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 use topology::{Moment, RegionId};
 
 use crate::metrics::Metrics;
@@ -27,7 +28,7 @@ pub struct Sessions {
     live: Mutex<BTreeMap<u64, Live>>,
     next: AtomicU64,
     /// Sessions, upgrades under way and HTTP requests in flight: what a stopping edge waits for.
-    busy: watch::Sender<usize>,
+    busy: TaskTracker,
     orders: watch::Sender<Order>,
     metrics: Metrics,
 }
@@ -65,8 +66,7 @@ pub struct Live {
 }
 
 /// Keeps the process busy while it exists.
-#[derive(Debug)]
-pub struct Busy(Arc<Sessions>);
+pub type Busy = TaskTrackerToken;
 
 /// Keeps a session in the registry while it exists.
 #[derive(Debug)]
@@ -82,7 +82,7 @@ impl Sessions {
         Self {
             live: Mutex::default(),
             next: AtomicU64::new(1),
-            busy: watch::Sender::new(0),
+            busy: TaskTracker::new(),
             orders: watch::Sender::new(Order::Stay),
             metrics,
         }
@@ -93,9 +93,8 @@ impl Sessions {
     }
 
     /// Something begins that a stopping edge waits for.
-    pub fn busy(self: &Arc<Self>) -> Busy {
-        self.busy.send_modify(|count| *count += 1);
-        Busy(self.clone())
+    pub fn busy(&self) -> Busy {
+        self.busy.token()
     }
 
     /// A session begins.
@@ -208,9 +207,9 @@ impl Sessions {
 
     /// Resolves when nothing is left that a stopping edge waits for.
     pub async fn idle(&self) {
-        let mut busy = self.busy.subscribe();
-        // As above, the wait cannot fail.
-        let _ = busy.wait_for(|count| *count == 0).await;
+        // Closed or not, it goes on counting; only a closed one says that it is empty.
+        self.busy.close();
+        self.busy.wait().await;
     }
 }
 
@@ -222,12 +221,6 @@ impl Registered {
             self.sessions.metrics.session_began(region);
             live.region = region.clone();
         }
-    }
-}
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        self.0.busy.send_modify(|count| *count -= 1);
     }
 }
 

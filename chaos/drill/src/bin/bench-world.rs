@@ -5,15 +5,18 @@
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
-    path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, bail};
-use comfy_table::{CellAlignment, Table, presets};
-use drill::{Recording, recordings, report::percentile};
+use drill::{
+    Recording,
+    bench::{Machine, build, docs, median, memory_kib, table, write},
+    recordings,
+    report::percentile,
+};
 use probe::{Call, CallOptions, Pacing, TurnEnd};
 use serde::Serialize;
 use tokio::task::JoinSet;
@@ -36,14 +39,6 @@ struct Bench {
     command: String,
     build: &'static str,
     runs: Vec<Run>,
-}
-
-#[derive(Debug, Serialize)]
-struct Machine {
-    processor: String,
-    cores: usize,
-    memory_gib: f64,
-    kernel: String,
 }
 
 /// One world.
@@ -93,23 +88,18 @@ async fn run() -> anyhow::Result<()> {
     let mut bench = Bench {
         schema: 1,
         measured_at_ms: daemon::clock::now(),
-        machine: machine(),
+        machine: Machine::this(),
         command: std::env::args().collect::<Vec<_>>().join(" "),
-        build: if cfg!(debug_assertions) {
-            "development"
-        } else {
-            "release"
-        },
+        build: build(),
         runs: Vec::new(),
     };
     for number in 1..=runs {
         println!("run {number} of {runs}");
         bench.runs.push(one_run(&recordings).await?);
     }
-    let docs = world::settings::find_upwards(&world::settings::default_binaries_dir(), "docs")
-        .context("cannot find docs/ around this program")?;
-    write(&docs, &bench)?;
-    println!("\n{}", section(&bench));
+    let section = section(&bench);
+    write(&docs()?, "bench-world", "world.json", &bench, &section)?;
+    println!("\n{section}");
     Ok(())
 }
 
@@ -153,7 +143,7 @@ async fn one_run(recordings: &Arc<Vec<Recording>>) -> anyhow::Result<Run> {
         .pids()
         .await
         .into_iter()
-        .filter_map(|(name, pid)| Some((name, memory_mib(pid)?)))
+        .filter_map(|(name, pid)| Some((name, memory_kib(pid, "VmRSS:")? / 1024.0)))
         .collect();
     world.shutdown().await;
     // What is left is logs.
@@ -229,61 +219,6 @@ async fn one_turn(
     Ok(first_audio.as_secs_f64() * 1000.0)
 }
 
-fn memory_mib(pid: u32) -> Option<f64> {
-    kib_after(&std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?, "VmRSS:").map(|kib| kib / 1024.0)
-}
-
-fn kib_after(text: &str, key: &str) -> Option<f64> {
-    let line = text.lines().find_map(|line| line.strip_prefix(key))?;
-    line.split_whitespace().next()?.parse().ok()
-}
-
-fn machine() -> Machine {
-    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-    let processor = read("/proc/cpuinfo")
-        .lines()
-        .find_map(|line| Some(line.strip_prefix("model name")?.split_once(':')?.1.trim().to_owned()));
-    Machine {
-        processor: processor.unwrap_or_else(|| "unknown processor".to_owned()),
-        cores: std::thread::available_parallelism().map_or(0, std::num::NonZero::get),
-        memory_gib: kib_after(&read("/proc/meminfo"), "MemTotal:").unwrap_or_default() / f64::from(1 << 20),
-        kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
-    }
-}
-
-const BEGIN: &str = "<!-- bench-world begins -->";
-const END: &str = "<!-- bench-world ends -->";
-
-fn write(docs: &Path, bench: &Bench) -> anyhow::Result<()> {
-    let folder = docs.join("benchmarks");
-    let write = |path: PathBuf, text: &str| {
-        std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
-    };
-    std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    write(
-        folder.join("world.json"),
-        &(serde_json::to_string_pretty(bench)? + "\n"),
-    )?;
-    let page = docs.join("benchmarks.md");
-    let before = std::fs::read_to_string(&page).unwrap_or_else(|_| "# Benchmarks\n".to_owned());
-    write(page, &with_section(&before, &section(bench)))
-}
-
-/// The page with our section replaced, or added at its end.
-fn with_section(page: &str, section: &str) -> String {
-    let ours = format!("{BEGIN}\n{}\n{END}", section.trim());
-    match (page.find(BEGIN), page.find(END)) {
-        (Some(begin), Some(end)) if begin < end => {
-            format!("{}{ours}{}", &page[..begin], &page[end + END.len()..])
-        }
-        _ => format!("{}\n\n{ours}\n", page.trim_end()),
-    }
-}
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    percentile(&mut values.collect::<Vec<_>>(), 0.5)
-}
-
 fn section(bench: &Bench) -> String {
     let Machine {
         processor,
@@ -341,32 +276,4 @@ fn section(bench: &Bench) -> String {
         command = bench.command,
         build = bench.build,
     )
-}
-
-fn table<const N: usize>(header: [&str; N]) -> Table {
-    let mut table = Table::new();
-    table.load_preset(presets::ASCII_MARKDOWN);
-    table.set_header(header);
-    for column in table.column_iter_mut().skip(1) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    table
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn our_section_is_replaced_and_the_rest_of_the_page_stays() {
-        let first = with_section("# Benchmarks\n\nOther.\n", "one");
-        assert_eq!(first, format!("# Benchmarks\n\nOther.\n\n{BEGIN}\none\n{END}\n"));
-        assert_eq!(with_section(&first, "two"), first.replace("one", "two"));
-    }
-
-    #[test]
-    fn memory_is_read_from_the_kernels_words() {
-        assert_eq!(kib_after("VmPeak:\t9 kB\nVmRSS:\t  2048 kB\n", "VmRSS:"), Some(2048.0));
-        assert!(memory_mib(std::process::id()).unwrap() > 1.0);
-    }
 }

@@ -1,0 +1,148 @@
+//! The helpers of the bench as processes: started by it, told what to do by lines of JSON on their standard input, and gone
+//! when it is.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    process::Stdio,
+};
+
+use anyhow::Context as _;
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines},
+    process::{Child, ChildStdin, ChildStdout, Command},
+    sync::mpsc,
+};
+
+use crate::{
+    clients::{Devices, Order, Standing},
+    upstream::{self, Manner},
+};
+
+/// Name of the role of [`Upstream`].
+pub const UPSTREAM: &str = "upstream";
+/// Name of the role of [`Clients`].
+pub const CLIENTS: &str = "clients";
+
+/// A helper.
+struct Helper {
+    child: Child,
+    orders: ChildStdin,
+    answers: Lines<BufReader<ChildStdout>>,
+}
+
+impl Helper {
+    fn start(role: &str) -> anyhow::Result<Self> {
+        let program = std::env::current_exe().context("where is this program?")?;
+        let mut child = Command::new(program)
+            .arg(role)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("cannot start the {role}"))?;
+        let orders = child.stdin.take().context("it has a standard input")?;
+        let answers = child.stdout.take().context("it has a standard output")?;
+        Ok(Self {
+            child,
+            orders,
+            answers: BufReader::new(answers).lines(),
+        })
+    }
+
+    async fn ask<T: DeserializeOwned>(&mut self, order: &impl Serialize) -> anyhow::Result<T> {
+        let line = serde_json::to_string(order)? + "\n";
+        self.orders.write_all(line.as_bytes()).await?;
+        let answer = self.answers.next_line().await?.context("a helper of the bench ended")?;
+        Ok(serde_json::from_str(&answer)?)
+    }
+
+    /// Ends it and waits until it is gone, so that it is no load on what is measured next.
+    async fn end(mut self) {
+        drop(self.orders);
+        // It ends with its input; an error would mean that it has ended already.
+        let _ = self.child.wait().await;
+    }
+}
+
+/// A stack behind the proxies.
+pub struct Upstream {
+    helper: Helper,
+    /// Where it listens.
+    pub address: SocketAddr,
+}
+
+impl Upstream {
+    /// Starts one.
+    pub async fn start(manner: Manner) -> anyhow::Result<Self> {
+        let mut helper = Helper::start(UPSTREAM)?;
+        let address = helper.ask(&manner).await?;
+        Ok(Self { helper, address })
+    }
+
+    /// Ends it.
+    pub async fn end(self) {
+        self.helper.end().await;
+    }
+}
+
+/// Devices in one process.
+pub struct Clients(Helper);
+
+impl Clients {
+    /// Starts the process.
+    pub fn start() -> anyhow::Result<Self> {
+        Helper::start(CLIENTS).map(Self)
+    }
+
+    /// They do as told; how it stands then.
+    pub async fn tell(&mut self, order: &Order) -> anyhow::Result<Standing> {
+        self.0.ask(order).await
+    }
+
+    /// They hang up and end.
+    pub async fn end(self) {
+        self.0.end().await;
+    }
+}
+
+/// Plays a role, in the process of a helper, until its input ends.
+pub fn play(role: &str) -> anyhow::Result<()> {
+    crate::raise_open_files();
+    // One thread: a load generator that spreads over the cores would take them from what is measured.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut orders = orders();
+        if role == UPSTREAM {
+            let manner = orders.recv().await.context("no order")?;
+            let listener = upstream::listen((Ipv4Addr::LOCALHOST, 0).into())?;
+            println!("{}", serde_json::to_string(&listener.local_addr()?)?);
+            let serve = upstream::serve(listener, serde_json::from_str(&manner)?);
+            tokio::select! {
+                () = serve => {}
+                _ = orders.recv() => {}
+            }
+            return Ok(());
+        }
+        let mut devices = Devices::new();
+        while let Some(order) = orders.recv().await {
+            let order: Order = serde_json::from_str(&order)?;
+            let standing = devices.obey(order).await;
+            println!("{}", serde_json::to_string(&standing)?);
+        }
+        Ok(())
+    })
+}
+
+/// The lines of standard input, until it ends. A thread reads them, and is left behind waiting when the process ends.
+fn orders() -> mpsc::Receiver<String> {
+    let (sender, orders) = mpsc::channel(1);
+    std::thread::spawn(move || {
+        for line in std::io::stdin().lines().map_while(Result::ok) {
+            if sender.blocking_send(line).is_err() {
+                return;
+            }
+        }
+    });
+    orders
+}

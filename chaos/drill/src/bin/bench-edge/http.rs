@@ -1,0 +1,70 @@
+//! HTTP requests: processor time of a proxy for each, small answers over connections that are kept.
+
+use anyhow::{Context as _, bail};
+use tokio::process::Command;
+
+use crate::proxies::{Over, Proxy};
+
+/// Long enough that a hundredth of a second, the unit of processor time, is less than a percent.
+const SECONDS: u32 = 3;
+/// Enough to keep a proxy busy on every core, and few enough that none of them queues.
+const CONNECTIONS: usize = 64;
+
+/// What one run came to.
+pub struct Load {
+    /// Processor time of a request, in microseconds.
+    pub cpu_us: f64,
+    /// Requests answered in a second, with load generator and stack on the same cores.
+    pub per_second: f64,
+}
+
+/// Asks a proxy for a small answer as fast as it gives them.
+pub async fn measure(proxy: &Proxy, over: Over) -> anyhow::Result<Load> {
+    // The first second fills pools of connections and caches.
+    wrk(proxy, over, 1).await?;
+    let before = proxy.cpu()?;
+    let requests = wrk(proxy, over, SECONDS).await?;
+    let used = proxy.cpu()? - before;
+    Ok(Load {
+        cpu_us: used.as_secs_f64() * 1e6 / requests,
+        per_second: requests / f64::from(SECONDS),
+    })
+}
+
+/// Number of requests answered well; one that was not is an error.
+async fn wrk(proxy: &Proxy, over: Over, seconds: u32) -> anyhow::Result<f64> {
+    let scheme = match over {
+        Over::Plain => "http",
+        Over::Tls => "https",
+    };
+    let output = Command::new("wrk")
+        .args(["-t", "1", "-c", &CONNECTIONS.to_string(), "-d", &format!("{seconds}s")])
+        .arg(format!("{scheme}://{}/v1/models", proxy.address(over)))
+        .kill_on_drop(true)
+        .output()
+        .await
+        .context("cannot start wrk; tools/setup bench installs it")?;
+    requests(&String::from_utf8_lossy(&output.stdout))
+}
+
+fn requests(said: &str) -> anyhow::Result<f64> {
+    if said.contains("Socket errors") || said.contains("Non-2xx") {
+        bail!("requests failed: {said}");
+    }
+    let line = said.lines().find_map(|line| line.trim().split_once(" requests in "));
+    let (count, _) = line.with_context(|| format!("wrk does not say how many requests it made: {said}"))?;
+    Ok(count.parse()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_clean_load_counts() {
+        let clean = "Running 4s test\n  1 threads\n  48211 requests in 4.00s, 6.2MB read\nRequests/sec:  12052\n";
+        assert_eq!(requests(clean).unwrap(), 48_211.0);
+        assert!(requests(&clean.replace("Requests/sec", "  Non-2xx or 3xx responses: 1\nRequests/sec")).is_err());
+        assert!(requests("").is_err());
+    }
+}

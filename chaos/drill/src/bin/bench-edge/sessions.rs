@@ -1,0 +1,210 @@
+//! Voice sessions: processor time of a relayed frame, memory of a silent session, bursts, and as many as a machine holds.
+
+use std::{collections::BTreeMap, net::Ipv4Addr, time::Duration};
+
+use anyhow::bail;
+use futures_util::future::try_join_all;
+use serde::Serialize;
+
+use crate::{
+    clients::{Order, Standing},
+    crew::{Clients, Upstream},
+    proxies::{CONNECTIONS_MAX, Kind, Over, Place, Proxy, free_address},
+    upstream::Manner,
+};
+
+/// Sessions that talk: few enough that no proxy is saturated, so that all carry the same load.
+const TALKING: usize = 200;
+/// A frame every 20 ms is what a microphone delivers.
+const FRAME_MS: u64 = 20;
+/// Three seconds of speech.
+const FRAMES: u64 = 150;
+/// Sessions that are silent, and sessions of a burst.
+pub const MANY: usize = 4_000;
+/// Memory that is given back is given back at once; this is for what is still on its way.
+const SETTLE: Duration = Duration::from_millis(500);
+
+fn open(proxy: &Proxy, over: Over, sessions: usize, at_once: usize) -> Order {
+    Order::Open {
+        to: proxy.address(over),
+        from: Ipv4Addr::LOCALHOST.into(),
+        sessions,
+        at_once,
+        trusting: proxy.trusted(over),
+    }
+}
+
+fn all_well(standing: &Standing, sessions: usize) -> anyhow::Result<()> {
+    if standing.open != sessions as u64 || standing.sent != standing.received {
+        bail!("{sessions} sessions should be well: {standing:?}");
+    }
+    Ok(())
+}
+
+/// Processor time of a proxy for one frame, in microseconds; as many go to the stack as come from it.
+pub async fn frame_cpu_us(proxy: &Proxy, over: Over) -> anyhow::Result<f64> {
+    let mut clients = Clients::start()?;
+    clients.tell(&open(proxy, over, TALKING, 50)).await?;
+    let talk = |frames| Order::Talk {
+        frames,
+        every_ms: FRAME_MS,
+    };
+    let warm = clients.tell(&talk(25)).await?;
+    let before = proxy.cpu()?;
+    let standing = clients.tell(&talk(FRAMES)).await?;
+    let used = proxy.cpu()? - before;
+    all_well(&standing, TALKING)?;
+    clients.end().await;
+    let relayed = standing.sent + standing.received - warm.sent - warm.received;
+    Ok(used.as_secs_f64() * 1e6 / relayed as f64)
+}
+
+/// Memory of a proxy for one silent session, in KiB.
+pub async fn idle_kib(kind: Kind, over: Over, stack: &Upstream, place: &Place) -> anyhow::Result<f64> {
+    let proxy = Proxy::start(kind, &[stack.address], place).await?;
+    let mut clients = Clients::start()?;
+    let before = proxy.anonymous_kib()?;
+    let standing = clients.tell(&open(&proxy, over, MANY, 100)).await?;
+    all_well(&standing, MANY)?;
+    tokio::time::sleep(SETTLE).await;
+    let after = proxy.anonymous_kib()?;
+    clients.end().await;
+    proxy.stop().await;
+    Ok((after - before) / MANY as f64)
+}
+
+/// Sessions that were closed or not opened though nothing was wrong with them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Burst {
+    /// Sessions asked for at the same moment.
+    pub sessions: u64,
+    /// Those that were closed or not opened.
+    pub wrong: u64,
+    /// Why, and how many.
+    pub why: BTreeMap<String, u64>,
+}
+
+/// Opens many sessions at the same moment, and says one frame in each.
+pub async fn burst(kind: Kind, manner: Manner, place: &Place) -> anyhow::Result<Burst> {
+    let stack = Upstream::start(manner).await?;
+    let proxy = Proxy::start(kind, &[stack.address], place).await?;
+    let mut clients = Clients::start()?;
+    let opened = clients.tell(&open(&proxy, Over::Plain, MANY, MANY)).await?;
+    let talk = Order::Talk {
+        frames: 1,
+        every_ms: 1_000,
+    };
+    let standing = if opened.open > 0 {
+        clients.tell(&talk).await?
+    } else {
+        opened
+    };
+    clients.end().await;
+    proxy.stop().await;
+    stack.end().await;
+    Ok(Burst {
+        sessions: MANY as u64,
+        wrong: standing.failed + standing.closed,
+        why: standing.why,
+    })
+}
+
+/// Sessions that were held.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Held {
+    /// Processes of the edge that shared the port.
+    pub processes: usize,
+    /// Sessions asked for.
+    pub sessions: u64,
+    /// Those that were closed or not opened.
+    pub wrong: u64,
+    /// Why, and how many.
+    pub why: BTreeMap<String, u64>,
+    /// How long they were held, in seconds.
+    pub seconds: u64,
+    /// How long it took to open them, in seconds.
+    pub opened_in_s: f64,
+    /// Sessions of each process of the edge, by its open files.
+    pub memory_kib_per_session: f64,
+    /// Processor time of all processes of the edge while the sessions were silent, in percent of one core.
+    pub cpu_percent: f64,
+}
+
+/// Holds this many sessions for a time, in so many processes of the edge that share a port, and says one frame in each at
+/// the end.
+pub async fn hold(sessions: usize, processes: usize, seconds: u64, place: &Place) -> anyhow::Result<Held> {
+    // Sessions a helper can have: fewer than its 20,000 descriptors, and than the 28,000 ports of an address.
+    const HELPER_MAX: usize = 17_000;
+    if sessions > processes * CONNECTIONS_MAX {
+        bail!("{processes} processes cannot hold {sessions} sessions");
+    }
+    let helpers = sessions.div_ceil(HELPER_MAX);
+    let mut stacks = Vec::new();
+    for _ in 0..helpers {
+        stacks.push(Upstream::start(Manner::Usual).await?);
+    }
+    let address = free_address()?;
+    let mut proxies = Vec::new();
+    for number in 0..processes {
+        let stack = [stacks[number % helpers].address];
+        let place = place.within(&format!("held-{number}"));
+        proxies.push(Proxy::start_at(Kind::Meridian, address, &stack, &place).await?);
+    }
+    let memory = |proxies: &[Proxy]| proxies.iter().map(Proxy::anonymous_kib).sum::<anyhow::Result<f64>>();
+    let cpu = |proxies: &[Proxy]| proxies.iter().map(Proxy::cpu).sum::<anyhow::Result<Duration>>();
+    let memory_before = memory(&proxies)?;
+    let mut clients = (0..helpers)
+        .map(|_| Clients::start())
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    let began = std::time::Instant::now();
+    let opening = clients.iter_mut().enumerate().map(async |(number, clients)| {
+        let order = Order::Open {
+            to: address,
+            // 127.0.0.2 and on: each address has its own ports.
+            from: Ipv4Addr::new(127, 0, 0, 2 + u8::try_from(number).unwrap_or(u8::MAX)).into(),
+            sessions: (sessions + number) / helpers,
+            at_once: 200,
+            trusting: None,
+        };
+        clients.tell(&order).await
+    });
+    try_join_all(opening).await?;
+    let opened_in_s = began.elapsed().as_secs_f64();
+    tokio::time::sleep(SETTLE).await;
+    let used = memory(&proxies)? - memory_before;
+    let cpu_before = cpu(&proxies)?;
+    tokio::time::sleep(Duration::from_secs(seconds)).await;
+    let cpu_percent = (cpu(&proxies)? - cpu_before).as_secs_f64() / seconds as f64 * 100.0;
+    let talk = Order::Talk {
+        frames: 1,
+        every_ms: 5_000,
+    };
+    let standings = try_join_all(clients.iter_mut().map(|clients| clients.tell(&talk))).await?;
+    let mut held = Held {
+        processes,
+        sessions: sessions as u64,
+        wrong: 0,
+        why: BTreeMap::new(),
+        seconds,
+        opened_in_s,
+        memory_kib_per_session: used / sessions as f64,
+        cpu_percent,
+    };
+    for standing in standings {
+        // What was said and not answered is a session lost, too, whoever noticed.
+        held.wrong += standing.failed + standing.closed + standing.sent.abs_diff(standing.received);
+        for (why, count) in standing.why {
+            *held.why.entry(why).or_default() += count;
+        }
+    }
+    for clients in clients {
+        clients.end().await;
+    }
+    for proxy in proxies {
+        proxy.stop().await;
+    }
+    for stack in stacks {
+        stack.end().await;
+    }
+    Ok(held)
+}
