@@ -149,7 +149,7 @@ impl RunningEdge {
         text.insert("state_dir".into(), "edge".into());
         let config: edge::Config = daemon::config::parse("edge.toml", &text.to_string()).unwrap();
         let (announce, announced) = oneshot::channel();
-        let tasks = edge::run::start(config, folder, move |addresses| {
+        let tasks = edge::run::start(config, folder, false, move |addresses| {
             let addresses: BTreeMap<_, _> = addresses.iter().map(|(name, at)| ((*name).to_owned(), *at)).collect();
             let _ = announce.send(addresses["http"]);
             Ok(())

@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use http::Method;
 use pingora_core::{
-    Error, ErrorSource, ErrorType, Result,
+    Error, ErrorSource, ErrorType, Result, RetryType,
     connectors::http::Connector,
     modules::http::HttpModules,
     protocols::{ALPN, Digest, http::ServerSession},
@@ -488,7 +488,7 @@ impl ProxyHttp for Gateway {
         e
     }
 
-    /// It was sent. Once more is fine for what only reads.
+    /// It was sent. Once more is fine for what only reads, and for what the region says it never looked at.
     fn error_while_proxy(
         &self,
         _peer: &HttpPeer,
@@ -498,8 +498,9 @@ impl ProxyHttp for Gateway {
         _client_reused: bool,
     ) -> Box<Error> {
         let progress = match session.response_written() {
-            None => Progress::Sent,
             Some(_) => Progress::Answering,
+            None if was_refused(&e) => Progress::NotSent,
+            None => Progress::Sent,
         };
         let only_reads = matches!(session.req_header().method, Method::GET | Method::HEAD);
         let is_whole = !session.as_ref().retry_buffer_truncated();
@@ -507,15 +508,18 @@ impl ProxyHttp for Gateway {
         if let Some(serving) = &mut ctx.serving {
             serving.failed |= is_upstream;
         }
-        ctx.pause = None;
-        if is_upstream && progress.may_repeat(only_reads && is_whole) {
-            ctx.pause = self.again(ctx);
-        }
+        ctx.pause = match progress {
+            _ if !is_upstream || !is_whole || !progress.may_repeat(only_reads) => None,
+            Progress::NotSent => Some(Duration::ZERO),
+            Progress::Sent | Progress::Answering => self.again(ctx),
+        };
         e.set_retry(ctx.pause.is_some());
         if ctx.pause.is_some() {
             (ctx.in_flight, ctx.serving) = (None, None);
             if let Some(decision) = ctx.decision.take() {
-                self.request_failed(&decision, &e);
+                if progress != Progress::NotSent {
+                    self.request_failed(&decision, &e);
+                }
                 ctx.tried.stack(&decision.region, decision.stack);
             }
         }
@@ -614,6 +618,12 @@ impl ProxyHttp for Gateway {
             tracing::debug!(route, status, region, why, ?tried, "request");
         }
     }
+}
+
+/// Whether a region said of a call that it did nothing for it: it is going away, or has no place for another stream
+/// (RFC 9113 §8.7). pingora marks what may be sent again whatever it is; a region that speaks nonsense is not meant here.
+fn was_refused(e: &Error) -> bool {
+    matches!(e.retry, RetryType::Decided(true)) && !matches!(e.etype(), ErrorType::InvalidH2 | ErrorType::H2Downgrade)
 }
 
 /// Answers with an error, in the terms of who asks.

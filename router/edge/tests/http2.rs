@@ -230,6 +230,50 @@ async fn a_call_goes_to_the_next_region_when_one_is_down_and_is_unavailable_when
 }
 
 #[tokio::test]
+async fn a_call_that_a_region_did_not_look_at_goes_to_the_next() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let stacks = [
+        ("eu-west", listener.local_addr().unwrap()),
+        ("eu-central", grpc_stack("0").await),
+    ];
+    tokio::spawn(async move {
+        while let Ok((tcp, _)) = listener.accept().await {
+            let mut connection = h2::server::handshake(tcp).await.unwrap();
+            while let Some(Ok((_, mut respond))) = connection.accept().await {
+                respond.send_reset(h2::Reason::REFUSED_STREAM);
+            }
+        }
+    });
+    let world = World::of("", &planned_at(&stacks).await);
+    let (mut sender, _connection) = connect(world.address).await;
+    let (head, body, _) = ask(&mut sender, call(TRANSCRIBE), "hello").await.unwrap();
+    assert_eq!(
+        (&head.headers()["meridian-region"], &body[..]),
+        (&"eu-central".parse().unwrap(), &b"hello"[..])
+    );
+    assert_eq!(world.observed()["eu-west"].1, 0, "it works, and says no");
+}
+
+#[tokio::test]
+async fn a_device_that_vanished_does_not_keep_a_stopping_edge() {
+    let world = World::new(&[("eu-west", Stack::Http)]).await;
+    let (mut sender, connection) = connect(world.address).await;
+    ask(&mut sender, get("/health"), "").await.unwrap();
+    // Its socket is open, and nobody reads it any more.
+    connection.abort();
+    let mut mute = TcpStream::connect(world.address).await.unwrap();
+    mute.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")
+        .await
+        .unwrap();
+    let mut settings = [0; 9];
+    hang_means_failure(mute.read_exact(&mut settings)).await.unwrap();
+    let began = std::time::Instant::now();
+    world.stop.cancel();
+    hang_means_failure(world.served).await.unwrap();
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
 async fn a_stopping_edge_finishes_its_streams_and_says_goodbye() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let world = World::of("", &planned_at(&[("eu-west", listener.local_addr().unwrap())]).await);

@@ -443,6 +443,7 @@ async fn an_edge_that_asks_is_told_how_loaded_the_stack_is() {
                 Word::Load(load) => break assert_eq!((load, is_over), (one_session, true)),
                 Word::Checkpoint(_) => {}
                 Word::Resume(_) => panic!("only edges say it"),
+                Word::Turn(_) | Word::Trouble(_) => panic!("nobody asked for it"),
             },
             _ => {}
         }

@@ -83,16 +83,24 @@ async fn edge_before(region: SocketAddr) -> (SocketAddr, CancellationToken, toki
         known.stacks.clear();
     }
     let home = RegionId::new("eu-west").unwrap();
-    snapshot.topology.regions.get_mut(&home).unwrap().stacks = vec![region];
+    snapshot.topology.regions.get_mut(&home).unwrap().stacks = vec![region.into()];
     snapshot.plan.documents = digest(&snapshot.topology, snapshot.dns_ttl_s, &snapshot.probe);
     let example = include_str!("../../../../configs/edge.toml").replace("127.0.0.1:8080", "127.0.0.1:0");
     let config: edge::Config = daemon::config::parse("edge.toml", &example).unwrap();
-    let (listeners, addresses) = listener::claim(&config.listen).unwrap().listen().unwrap();
+    let listeners = listener::claim(&config, None, None).unwrap().listen().unwrap();
+    let address = listeners[0].address().unwrap();
     let edge = Arc::new(Edge::new(config, Metrics::new(&mut Registry::default())));
     edge.apply(&snapshot);
     let stop = CancellationToken::new();
-    let serving = tokio::spawn(listener::serve(edge, listeners, Default::default(), stop.clone()));
-    (addresses[0], stop, serving)
+    let nobody = std::future::pending();
+    let serving = tokio::spawn(listener::serve(
+        edge,
+        listeners,
+        Default::default(),
+        stop.clone(),
+        nobody,
+    ));
+    (address, stop, serving)
 }
 
 #[tokio::test]

@@ -74,6 +74,7 @@ impl Edge {
                 }
                 Word::Trouble(trouble) => self.trouble.push(trouble),
                 Word::Resume(_) => panic!("only edges say that"),
+                Word::Load(_) => panic!("nobody asked for it"),
             },
             Message::Ping(_) | Message::Pong(_) => {}
             other => panic!("{other:?}"),
