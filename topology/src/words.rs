@@ -5,10 +5,14 @@
 
 use std::{fmt, str::FromStr};
 
+use crate::Component;
+
 /// The header by which an edge offers to hear and speak these words, and a stack agrees; its value is [`VERSION`].
 pub const HEADER: &str = "meridian-continuity";
 /// The header by which an edge says that the first message will be a [`Resume`].
 pub const RESUME_HEADER: &str = "meridian-resume";
+/// The header by which an edge asks for [`Turn`]s and [`Trouble`], which older ones would take for nonsense; its value is `1`.
+pub const TURNS_HEADER: &str = "meridian-turns";
 /// The version of the words, as both sides write it in [`HEADER`].
 pub const VERSION: &str = "1";
 /// The header by which an edge asks a stack how loaded it is, with [`VERSION`] as its value, and a stack answers, with a
@@ -22,6 +26,8 @@ const MAGIC: [u8; 5] = [0xff, b'M', b'R', b'D', 1];
 const CHECKPOINT: u8 = 1;
 const RESUME: u8 = 2;
 const LOAD: u8 = 3;
+const TURN: u8 = 4;
+const TROUBLE: u8 = 5;
 
 /// One word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +38,10 @@ pub enum Word<'a> {
     Resume(Resume<'a>),
     /// From the stack.
     Load(Load),
+    /// From the stack.
+    Turn(Turn),
+    /// From the stack.
+    Trouble(Trouble),
 }
 
 /// Where a session stands: sent by a stack before any event that follows from it.
@@ -127,6 +137,26 @@ pub fn asks_load(header: Option<&[u8]>) -> bool {
     header == Some(VERSION.as_bytes())
 }
 
+/// A turn is over, and this is what it came to. Turns that the user broke off are not told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Turn {
+    /// How long its speech took to recognise; none when none was recognised.
+    pub recognised_ms: Option<u32>,
+    /// From the end of the user's speech to the first audio of the reply; none when nothing was spoken.
+    pub first_audio_ms: Option<u32>,
+    /// What failed, if it did.
+    pub failed: Option<Component>,
+}
+
+/// What went wrong since the last time, besides turns that fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Trouble {
+    /// Times the device ran out of audio to play.
+    pub underruns: u32,
+    /// Times an engine ran out of GPU memory.
+    pub gpu_memory_errors: u32,
+}
+
 /// Why bytes are not a word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum WordError {
@@ -203,6 +233,30 @@ impl<'a> Word<'a> {
                     _ => Err(WordError::Contradiction),
                 }
             }
+            TURN => {
+                let (recognised, first_audio) = (number()?, number()?);
+                let (has_failed, component) = tail(rest)?;
+                let failed = std::str::from_utf8(component).ok().and_then(Component::parse);
+                if has_failed != failed.is_some() || (!has_failed && !component.is_empty()) {
+                    return Err(WordError::Contradiction);
+                }
+                let time = |ms: u64| small(ms).map(|ms| (ms > 0).then_some(ms));
+                Ok(Self::Turn(Turn {
+                    recognised_ms: time(recognised)?,
+                    first_audio_ms: time(first_audio)?,
+                    failed,
+                }))
+            }
+            TROUBLE => {
+                let (underruns, errors) = (number()?, number()?);
+                if tail(rest)? != (false, b"") {
+                    return Err(WordError::Contradiction);
+                }
+                Ok(Self::Trouble(Trouble {
+                    underruns: small(underruns)?,
+                    gpu_memory_errors: small(errors)?,
+                }))
+            }
             kind => Err(WordError::Kind(kind)),
         }
     }
@@ -221,6 +275,20 @@ impl<'a> Word<'a> {
                 let numbers = [word.sessions, word.sessions_max, word.waiting, word.waiting_max];
                 (LOAD, numbers.map(u64::from).to_vec(), false, &[][..])
             }
+            Self::Turn(word) => {
+                let times = [word.recognised_ms, word.first_audio_ms].map(Option::unwrap_or_default);
+                let failed = word.failed.map_or("", Component::as_str);
+                (
+                    TURN,
+                    times.map(u64::from).to_vec(),
+                    word.failed.is_some(),
+                    failed.as_bytes(),
+                )
+            }
+            Self::Trouble(word) => {
+                let numbers = [word.underruns, word.gpu_memory_errors].map(u64::from);
+                (TROUBLE, numbers.to_vec(), false, &b""[..])
+            }
         };
         let mut bytes = MAGIC.to_vec();
         bytes.push(kind);
@@ -229,6 +297,11 @@ impl<'a> Word<'a> {
         bytes.extend_from_slice(state);
         bytes
     }
+}
+
+/// A number that has 32 bits.
+fn small(number: u64) -> Result<u32, WordError> {
+    u32::try_from(number).map_err(|_| WordError::Contradiction)
 }
 
 /// What every word ends with: a flag, and a state.
@@ -285,6 +358,27 @@ mod tests {
         }
 
         #[test]
+        fn turns_are_read_as_they_were_written(
+            times in any::<(u32, u32)>(),
+            failed in proptest::option::of(proptest::sample::select(&Component::ALL[..])),
+        ) {
+            // None takes no time at all.
+            let time = |ms: u32| (ms > 0).then_some(ms);
+            let turn = Word::Turn(Turn {
+                recognised_ms: time(times.0),
+                first_audio_ms: time(times.1),
+                failed,
+            });
+            let trouble = Word::Trouble(Trouble { underruns: times.0, gpu_memory_errors: times.1 });
+            for word in [turn, trouble] {
+                let bytes = word.to_bytes();
+                prop_assert!(bytes.len() < 64, "it is small");
+                prop_assert_eq!(Word::parse(&bytes), Ok(word));
+                prop_assert!((0..bytes.len()).all(|len| Word::parse(&bytes[..len]).is_err()), "cut short");
+            }
+        }
+
+        #[test]
         fn what_is_no_load_is_refused_and_never_panics(text in "\\PC{0,80}") {
             let _ = text.parse::<Load>();
         }
@@ -323,6 +417,12 @@ mod tests {
             })
             .to_bytes()
         };
+        let turn = |number: usize, byte: u8, state: &[u8]| {
+            let mut bytes = Word::Turn(Turn::default()).to_bytes();
+            bytes[MAGIC.len() + 1 + number] = byte;
+            bytes.extend_from_slice(state);
+            bytes
+        };
         let too_long = vec![0; STATE_BYTES_MAX + 1];
         let mut flagged = word(0, 0, b"");
         *flagged.last_mut().unwrap() = 2;
@@ -332,6 +432,10 @@ mod tests {
             ([&MAGIC[..], &[9]].concat(), WordError::Kind(9)),
             (word(2, 1, b""), WordError::Contradiction),
             (flagged, WordError::Contradiction),
+            (turn(0, 1, b""), WordError::Contradiction),
+            (turn(16, 1, b""), WordError::Contradiction),
+            (turn(16, 1, b"brain"), WordError::Contradiction),
+            (turn(16, 0, b"asr"), WordError::Contradiction),
             (word(0, 0, &too_long), WordError::TooLong(too_long.len())),
         ] {
             assert_eq!(Word::parse(&bytes), Err(error));

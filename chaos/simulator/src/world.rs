@@ -194,6 +194,7 @@ impl World {
             observations: regions.flat_map(|region| self.see(vantage, region)).collect(),
             replication: Vec::new(),
             versions: Vec::new(),
+            traffic: Vec::new(),
         };
         // A clock that is wrong makes reports too old, or not due yet: they do not count, and the verdict says so.
         let _ = self.windows.take(report, last_closed, &self.input.policy.health);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use topology::{Component, EdgeId, IntentKind, NodeId, PlanNumber, Reason, RegionId, Rule, Snapshot, Tick};
-use verdict::{FAILURE_LENGTH_MAX, Latency, Observation, ReplicationLag, Source, TickReport, VersionSeen};
+use verdict::{FAILURE_LENGTH_MAX, Latency, Observation, ReplicationLag, Source, TickReport, TrafficSeen, VersionSeen};
 
 use crate::v1;
 
@@ -165,6 +165,7 @@ impl From<&TickReport> for v1::TickReport {
             observations: report.observations.iter().map(Into::into).collect(),
             replication: report.replication.iter().map(Into::into).collect(),
             versions: report.versions.iter().map(Into::into).collect(),
+            traffic: report.traffic.iter().map(Into::into).collect(),
         }
     }
 }
@@ -231,6 +232,39 @@ impl TryFrom<v1::VersionSeen> for VersionSeen {
     }
 }
 
+impl From<&TrafficSeen> for v1::TrafficSeen {
+    fn from(seen: &TrafficSeen) -> Self {
+        Self {
+            region: seen.region.to_string(),
+            connects_ok: seen.connects_ok,
+            connects_failed: seen.connects_failed,
+            aborts: seen.aborts,
+            turns_ok: seen.turns_ok,
+            turns_failed: seen.turns_failed,
+            connect: latency_bytes(&seen.connect).into(),
+            first_byte: latency_bytes(&seen.first_byte).into(),
+            turn: latency_bytes(&seen.turn).into(),
+        }
+    }
+}
+
+impl TryFrom<v1::TrafficSeen> for TrafficSeen {
+    type Error = BadMessage;
+    fn try_from(seen: v1::TrafficSeen) -> Result<Self, BadMessage> {
+        Ok(Self {
+            region: RegionId::new(&seen.region).map_err(|error| BadMessage::new("region", error))?,
+            connects_ok: seen.connects_ok,
+            connects_failed: seen.connects_failed,
+            aborts: seen.aborts,
+            turns_ok: seen.turns_ok,
+            turns_failed: seen.turns_failed,
+            connect: read_latency(&seen.connect)?,
+            first_byte: read_latency(&seen.first_byte)?,
+            turn: read_latency(&seen.turn)?,
+        })
+    }
+}
+
 fn latency_bytes(latency: &Latency) -> Vec<u8> {
     match latency.count() {
         0 => Vec::new(),
@@ -277,6 +311,7 @@ impl TryFrom<v1::TickReport> for TickReport {
         for (field, count) in [
             ("replication", report.replication.len()),
             ("versions", report.versions.len()),
+            ("traffic", report.traffic.len()),
         ] {
             if count > OBSERVATIONS_MAX {
                 return Err(BadMessage::new(
@@ -300,6 +335,11 @@ impl TryFrom<v1::TickReport> for TickReport {
                 .collect::<Result<_, _>>()?,
             versions: report
                 .versions
+                .into_iter()
+                .map(TryInto::try_into)
+                .collect::<Result<_, _>>()?,
+            traffic: report
+                .traffic
                 .into_iter()
                 .map(TryInto::try_into)
                 .collect::<Result<_, _>>()?,
@@ -337,6 +377,17 @@ mod tests {
         let mut seen = Observation::new(RegionId::new("us-east").unwrap(), Component::Asr, Source::Probe);
         seen.succeed(12.0);
         seen.fail("refused");
+        let mut traffic = TrafficSeen {
+            connects_ok: 5,
+            connects_failed: 4,
+            aborts: 3,
+            turns_ok: 2,
+            turns_failed: 1,
+            ..TrafficSeen::new(RegionId::new("us-east").unwrap())
+        };
+        traffic.connect.add(1.0);
+        traffic.first_byte.add(20.0);
+        traffic.turn.add(400.0);
         TickReport {
             replication: vec![ReplicationLag {
                 region: RegionId::new("us-east").unwrap(),
@@ -352,6 +403,7 @@ mod tests {
                 underruns: 2,
                 gpu_memory_errors: 0,
             }],
+            traffic: vec![traffic],
             ..TickReport::new(NodeId::new("edge-iad").unwrap(), Tick(7), vec![seen])
         }
     }
@@ -359,6 +411,26 @@ mod tests {
     #[test]
     fn a_report_survives_the_wire() {
         assert_eq!(TickReport::try_from(v1::TickReport::from(&report())), Ok(report()));
+    }
+
+    #[test]
+    fn a_report_of_an_older_edge_has_no_traffic_and_an_older_control_plane_takes_no_notice_of_it() {
+        use prost::Message as _;
+        /// A report as it was before there was traffic.
+        #[derive(Clone, PartialEq, prost::Message)]
+        struct Older {
+            #[prost(string, tag = "1")]
+            vantage: String,
+            #[prost(uint64, tag = "2")]
+            tick: u64,
+            #[prost(message, repeated, tag = "5")]
+            versions: Vec<v1::VersionSeen>,
+        }
+        let newer = v1::TickReport::from(&report());
+        let read = Older::decode(newer.encode_to_vec().as_slice()).unwrap();
+        assert_eq!((read.tick, read.versions.len()), (7, 1));
+        let older = TickReport::try_from(v1::TickReport::decode(read.encode_to_vec().as_slice()).unwrap());
+        assert_eq!(older.unwrap().traffic, []);
     }
 
     #[test]
@@ -381,6 +453,8 @@ mod tests {
             with(|report| report.observations[0].latency = vec![b' '; LATENCY_BYTES_MAX + 1].into()),
             "latency"
         );
+        assert_eq!(with(|report| report.traffic[0].region.clear()), "region");
+        assert_eq!(with(|report| report.traffic[0].turn = "{".into()), "latency");
         let one = good.observations[0].clone();
         let mut many = good.clone();
         many.observations = vec![one; OBSERVATIONS_MAX + 1];

@@ -604,6 +604,7 @@ impl Reconciler {
         match self.windows.take(report, last_closed, &self.input.policy.health) {
             Ok(()) => {
                 let Input { topology, policy, .. } = &self.input;
+                self.sightings.follow(self.input.current.as_ref());
                 self.sightings.take(tick, &replication, &versions, |region, class| {
                     topology.regions.contains_key(region) && policy.data.iter().any(|known| known.class == class)
                 });

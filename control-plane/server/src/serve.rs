@@ -18,7 +18,7 @@ use tokio_stream::{
 use tokio_util::sync::CancellationToken;
 use tonic::{Response, Status, Streaming};
 use topology::{Policy, Topology};
-use verdict::TickReport;
+use verdict::{Passive, TickReport};
 
 use crate::{
     Config,
@@ -98,7 +98,7 @@ pub async fn serve(process: daemon::Process, config: Config) -> anyhow::Result<(
     };
     let (probe_snapshots, probe_stop) = (snapshots.clone(), stop.clone());
     tasks.spawn("probe", async move {
-        probe::run(probes, probe_snapshots, Vec::new, probe_stop).await;
+        probe::run(probes, probe_snapshots, Passive::default, probe_stop).await;
         Ok(())
     });
     let own_reports = inbox.clone();

@@ -57,13 +57,19 @@ impl Sightings {
         self.lags.clone()
     }
 
-    /// What was seen of the version that `plan` rolls out, since its current step began.
-    pub(crate) fn rollout(&mut self, plan: Option<&Plan>) -> Option<RolloutSeen> {
+    /// The plan in force. With a new step of its rollout counting begins anew; whoever takes a report says so first, or
+    /// the first report of a step would be taken for one of nothing.
+    pub(crate) fn follow(&mut self, plan: Option<&Plan>) {
         let rollout = plan.and_then(|plan| plan.rollout.as_ref());
         let step = rollout.map(|rollout| (rollout.version.clone(), rollout.since));
         if self.step != step {
             (self.step, self.versions) = (step, BTreeMap::new());
         }
+    }
+
+    /// What was seen of the version that `plan` rolls out, since its current step began.
+    pub(crate) fn rollout(&mut self, plan: Option<&Plan>) -> Option<RolloutSeen> {
+        self.follow(plan);
         let (version, _) = self.step.as_ref()?;
         let new = self.versions.get(version)?;
         let mut old = Latency::default();

@@ -13,7 +13,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use topology::{Moment, NodeId, RegionId, Snapshot, Tick};
-use verdict::{Observation, TickReport};
+use verdict::{Passive, TickReport};
 
 use crate::stack::{self, Seen, milliseconds};
 
@@ -45,7 +45,7 @@ pub async fn run<T>(
     traffic: T,
     stop: CancellationToken,
 ) where
-    T: Fn() -> Vec<Observation> + Send + 'static,
+    T: Fn() -> Passive + Send + 'static,
 {
     stop.run_until_cancelled(run_by(daemon::clock::now, settings, snapshots, traffic))
         .await;
@@ -55,7 +55,7 @@ async fn run_by(
     now: impl Fn() -> Moment,
     settings: Settings,
     mut snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
-    traffic: impl Fn() -> Vec<Observation>,
+    traffic: impl Fn() -> Passive,
 ) {
     let http = stack::http_client();
     let mut rtts: BTreeMap<RegionId, f64> = BTreeMap::new();
@@ -95,7 +95,11 @@ async fn run_by(
             sender.send_replace(rtts.clone());
         }
         // Asked even when the tick does not count, or its traffic would be taken for that of the next.
-        traffic().iter().for_each(|observation| seen.merge(observation));
+        let passive = traffic();
+        passive
+            .observations
+            .iter()
+            .for_each(|observation| seen.merge(observation));
         match closed {
             Closed::OnTime => {}
             Closed::Jumped { to } => {
@@ -103,7 +107,11 @@ async fn run_by(
                 continue;
             }
         }
-        let report = TickReport::new(settings.vantage.clone(), tick, seen.into_observations());
+        let report = TickReport {
+            versions: passive.versions,
+            traffic: passive.traffic,
+            ..TickReport::new(settings.vantage.clone(), tick, seen.into_observations())
+        };
         if let Err(error) = settings.reports.try_send(report) {
             tracing::warn!(tick = tick.0, %error, "a report is dropped");
         }
@@ -216,7 +224,7 @@ mod tests {
     };
 
     use topology::{Component, fixtures::three_primaries};
-    use verdict::Source;
+    use verdict::{Observation, Source, TrafficSeen, VersionSeen};
 
     use super::*;
 
@@ -249,7 +257,11 @@ mod tests {
             let mut observation = Observation::new(us_east.clone(), Component::Asr, Source::Traffic);
             observation.succeed(100.0);
             // The edge may report a component in pieces; the report has one entry.
-            vec![observation.clone(), observation]
+            Passive {
+                observations: vec![observation.clone(), observation],
+                versions: vec![VersionSeen::new("2.4.0")],
+                traffic: vec![TrafficSeen::new(us_east.clone())],
+            }
         };
         tokio::spawn(run_by(now, settings(reports), receiver, traffic));
 
@@ -263,6 +275,7 @@ mod tests {
             .partition(|observation| observation.source == Source::Probe);
         assert_eq!(traffic.len(), 1);
         assert_eq!(traffic[0].succeeded, 2);
+        assert_eq!((second.versions.len(), second.traffic.len()), (1, 1));
         // Only the gateways failed: nothing is known about what is behind them.
         assert_eq!(probes.len(), 6);
         for probe in probes {
@@ -284,7 +297,7 @@ mod tests {
         };
         let (reports, mut reported) = mpsc::channel(64);
         let (_snapshots, receiver) = watch::channel(Some(Arc::new(world())));
-        tokio::spawn(run_by(now, settings(reports), receiver, Vec::new));
+        tokio::spawn(run_by(now, settings(reports), receiver, Passive::default));
 
         let before = reported.recv().await.unwrap();
         skew.store(0, Ordering::Relaxed);
@@ -306,7 +319,7 @@ mod tests {
         let counter = asked.clone();
         let traffic = move || {
             *counter.lock().unwrap() += 1;
-            Vec::new()
+            Passive::default()
         };
         tokio::spawn(run_by(now, settings(reports), receiver, traffic));
         sleep(Duration::from_secs(45)).await;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use topology::{Component, Level, NodeId, RegionId, Tick, policy::HealthPolicy};
 
 use crate::{
-    Before, Fired, Health, Observation, Trigger, Verdict, Windows,
+    Before, Fired, Health, Latency, Observation, TrafficSeen, Trigger, Verdict, Windows,
     trigger::Limit,
     window::{Believed, Counts, TickSeen},
 };
@@ -211,6 +211,7 @@ fn evidence(
             evidence.push(describe_tick(component, tick, seen));
         }
     }
+    evidence.extend(windows.traffic(region, last_closed).map(describe_traffic));
     for trigger in Trigger::ALL {
         let believed = &believed[trigger as usize];
         if believed.run.bad > 0 && !believed.run.fallen {
@@ -269,6 +270,25 @@ fn describe_tick(component: Component, tick: Tick, seen: TickSeen<'_>) -> String
         words.join(" · "),
         percentile("p95", 0.95),
         failure.unwrap_or_default()
+    )
+}
+
+/// What real traffic came to: `traffic at 12:00:10: 40/41 connections · 1 lost · 118/120 turns, p95 480 ms …`.
+fn describe_traffic((tick, seen, vantages): (Tick, &TrafficSeen, usize)) -> String {
+    let of = |ok: u32, failed: u32| format!("{ok}/{}", ok.saturating_add(failed));
+    let p95 = |name: &str, latency: &Latency| {
+        let ms = latency.quantile(0.95);
+        ms.map(|ms| format!(", {name}p95 {ms:.0} ms")).unwrap_or_default()
+    };
+    format!(
+        "traffic at {}: {} connections ok{}{} · {} lost midway · {} turns ok{}; seen by {vantages}",
+        tick.start(),
+        of(seen.connects_ok, seen.connects_failed),
+        p95("connect ", &seen.connect),
+        p95("first byte ", &seen.first_byte),
+        seen.aborts,
+        of(seen.turns_ok, seen.turns_failed),
+        p95("", &seen.turn),
     )
 }
 

@@ -35,7 +35,9 @@ pub mod window;
 pub use correlation::correlated;
 pub use judge::judge;
 pub use latency::Latency;
-pub use observation::{FAILURE_LENGTH_MAX, Observation, ReplicationLag, Source, TickReport, VersionSeen};
+pub use observation::{
+    FAILURE_LENGTH_MAX, Observation, Passive, ReplicationLag, Source, TickReport, TrafficSeen, VersionSeen,
+};
 pub use trigger::Trigger;
 pub use verdict::{Before, Fired, Health, Service, Verdict};
 pub use window::{Unwanted, Windows};

@@ -52,6 +52,45 @@ pub struct TickReport {
     pub replication: Vec<ReplicationLag>,
     /// What each version of the stack did, while one is rolled out.
     pub versions: Vec<VersionSeen>,
+    /// What real traffic came to, one entry per region that had some.
+    #[serde(default)]
+    pub traffic: Vec<TrafficSeen>,
+}
+
+/// What an edge's real traffic says, of one tick.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Passive {
+    /// What the triggers judge, beside the probes.
+    pub observations: Vec<Observation>,
+    /// See [`TickReport::versions`].
+    pub versions: Vec<VersionSeen>,
+    /// See [`TickReport::traffic`].
+    pub traffic: Vec<TrafficSeen>,
+}
+
+/// What real traffic came to in one region in one tick.
+///
+/// Triggers do not judge it: what they may judge of it is among the observations, by component. It says the rest, for people.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TrafficSeen {
+    /// Where.
+    pub region: RegionId,
+    /// Connections for sessions and requests that the region took.
+    pub connects_ok: u32,
+    /// Those it did not take.
+    pub connects_failed: u32,
+    /// Sessions and requests that it lost in the middle. One that ends in order is none.
+    pub aborts: u32,
+    /// Turns that were answered.
+    pub turns_ok: u32,
+    /// Turns that failed.
+    pub turns_failed: u32,
+    /// How long it took to accept a TCP connection.
+    pub connect: Latency,
+    /// How long it took to answer a session's upgrade, its connection included.
+    pub first_byte: Latency,
+    /// From the end of the user's speech to the first audio of the reply.
+    pub turn: Latency,
 }
 
 /// How far the copies of one class of a region's data lag behind their writer.
@@ -93,6 +132,62 @@ impl TickReport {
             observations,
             replication: Vec::new(),
             versions: Vec::new(),
+            traffic: Vec::new(),
+        }
+    }
+}
+
+impl VersionSeen {
+    /// Nothing seen yet.
+    pub fn new(version: &str) -> Self {
+        Self {
+            version: version.to_owned(),
+            sessions: 0,
+            turns_succeeded: 0,
+            turns_failed: 0,
+            latency: Latency::default(),
+            underruns: 0,
+            gpu_memory_errors: 0,
+        }
+    }
+}
+
+impl TrafficSeen {
+    /// Nothing seen yet.
+    pub fn new(region: RegionId) -> Self {
+        let none = Latency::default;
+        Self {
+            region,
+            connects_ok: 0,
+            connects_failed: 0,
+            aborts: 0,
+            turns_ok: 0,
+            turns_failed: 0,
+            connect: none(),
+            first_byte: none(),
+            turn: none(),
+        }
+    }
+
+    /// Adds what another vantage saw of the same region.
+    pub fn merge(&mut self, other: &TrafficSeen) {
+        for (mine, others) in [
+            (&mut self.connects_ok, other.connects_ok),
+            (&mut self.connects_failed, other.connects_failed),
+            (&mut self.aborts, other.aborts),
+            (&mut self.turns_ok, other.turns_ok),
+            (&mut self.turns_failed, other.turns_failed),
+        ] {
+            *mine = mine.saturating_add(others);
+        }
+        for (mine, others) in [
+            (&mut self.connect, &other.connect),
+            (&mut self.first_byte, &other.first_byte),
+            (&mut self.turn, &other.turn),
+        ] {
+            if !others.is_empty() {
+                mine.merge(others);
+            }
         }
     }
 }

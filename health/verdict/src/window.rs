@@ -5,11 +5,11 @@
 //! note of it, and what the vantages saw in it is forgotten. Memory is thus bounded by the ticks that are still open, not
 //! by the longest window, and a run of ticks may be of any length.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 
 use topology::{Component, NodeId, RegionId, Tick, policy::HealthPolicy};
 
-use crate::{Latency, Observation, TickReport, Trigger, run::Run, trigger::Accusation};
+use crate::{Latency, Observation, TickReport, TrafficSeen, Trigger, run::Run, trigger::Accusation};
 
 /// Most vantages remembered per tick; more than any fleet has, so that made-up names cannot fill the memory.
 pub const VANTAGES_MAX: usize = 4_096;
@@ -33,6 +33,8 @@ struct SeenByAll {
     /// more: the cells say where they are.
     reports: Vec<TickReport>,
     cells: BTreeMap<RegionId, [Cell; Component::ALL.len()]>,
+    /// Real traffic, by everybody's word, and of how many.
+    traffic: BTreeMap<RegionId, (TrafficSeen, usize)>,
 }
 
 /// One component of one region in one tick.
@@ -114,6 +116,7 @@ impl Windows {
         self.settled.retain(|region, _| exists(region));
         for seen in self.ticks.values_mut() {
             seen.cells.retain(|region, _| exists(region));
+            seen.traffic.retain(|region, _| exists(region));
         }
     }
 
@@ -146,6 +149,15 @@ impl Windows {
         })
     }
 
+    /// The newest real traffic of a region in the ticks that are not settled, and of how many vantages.
+    pub(crate) fn traffic(&self, region: &RegionId, last_closed: Tick) -> Option<(Tick, &TrafficSeen, usize)> {
+        let mut ticks = self.ticks.range(..=last_closed).rev();
+        ticks.find_map(|(tick, all)| {
+            let (seen, vantages) = all.traffic.get(region)?;
+            Some((*tick, seen, *vantages))
+        })
+    }
+
     /// The vantages that reported on a tick.
     pub fn vantages(&self, tick: Tick) -> usize {
         self.ticks.get(&tick).map_or(0, |seen| seen.vantages.len())
@@ -175,6 +187,16 @@ impl SeenByAll {
             while let Some(seen) = observations.get(at).filter(|it| it.region == region) {
                 cells[seen.component as usize].add(number, observations, at);
                 at += 1;
+            }
+        }
+        for seen in std::mem::take(&mut report.traffic) {
+            match self.traffic.entry(seen.region.clone()) {
+                Entry::Vacant(place) => drop(place.insert((seen, 1))),
+                Entry::Occupied(mut known) => {
+                    let (all, vantages) = known.get_mut();
+                    all.merge(&seen);
+                    *vantages += 1;
+                }
             }
         }
         self.reports.push(report);

@@ -23,7 +23,18 @@ pub(crate) struct ApiError {
 /// What callers are told to wait, in seconds, when queues are full: several turns pass an engine in that time.
 const RETRY_AFTER_S: &str = "1";
 
+/// An engine found no room on its GPU.
+pub(crate) const GPU_MEMORY: &str = "engine_out_of_memory";
+/// What the user said was lost with another region.
+pub(crate) const REPEAT: &str = "repeat_utterance";
+
 impl ApiError {
+    /// Whether it is this region that failed, and not what the client sent, or another region.
+    pub(crate) fn blames_region(&self) -> bool {
+        let is_ours = self.status.is_server_error() || self.status == StatusCode::TOO_MANY_REQUESTS;
+        is_ours && self.code != REPEAT
+    }
+
     pub(crate) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
         Self {
             status,
@@ -85,6 +96,10 @@ impl From<JobError> for ApiError {
             }
             JobError::Speech(SpeechError::Engine(_)) => {
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, "engine_failed", message)
+            }
+            // Another attempt finds other work on the GPU.
+            JobError::Speech(SpeechError::GpuMemory(_)) => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, GPU_MEMORY, message)
             }
         }
     }

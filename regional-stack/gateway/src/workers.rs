@@ -188,9 +188,9 @@ impl<I, O> Shared<I, O> {
         while let Some(job) = self.next() {
             // A bug or a poisoned model in one job must not take the thread from all the others.
             let result = catch_unwind(AssertUnwindSafe(|| work(job.input)))
-                .unwrap_or_else(|panic| Err(SpeechError::Engine(format!("panicked: {}", panic_text(&*panic)))));
+                .unwrap_or_else(|panic| Err(SpeechError::of_engine(format!("panicked: {}", panic_text(&*panic)))));
             // Refusing bad input is the engine at work, not the engine broken.
-            if let Err(SpeechError::Engine(_)) = result {
+            if let Err(SpeechError::Engine(_) | SpeechError::GpuMemory(_)) = result {
                 self.failures.fetch_add(1, Ordering::Relaxed);
                 self.count(JobOutcome::failed);
             } else {

@@ -140,7 +140,7 @@ impl Recognizer for TorchRecognizer {
         let log_probabilities = self
             .networks
             .with(|network| network.log_probabilities(&mel))
-            .map_err(|error| SpeechError::Engine(error.to_string()))?;
+            .map_err(SpeechError::of_engine)?;
         let (spelled, confidence) = alphabet::collapse(&alphabet::best_of(&log_probabilities));
         if spelled.is_empty() {
             return Ok(nothing);

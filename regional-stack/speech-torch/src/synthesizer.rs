@@ -119,7 +119,7 @@ impl Synthesizer for TorchSynthesizer {
             let mel = self
                 .networks
                 .with(|network| network.acoustic.speak(&breath, speed, network.device))
-                .map_err(|error| SpeechError::Engine(error.to_string()))?;
+                .map_err(SpeechError::of_engine)?;
             if !out.is_empty() {
                 out.resize(out.len() + GAP_SAMPLES, 0.0);
             }

@@ -31,6 +31,27 @@ pub enum SpeechError {
     /// The engine itself failed.
     #[error("speech engine failed: {0}")]
     Engine(String),
+    /// The engine found no room on its GPU.
+    #[error("speech engine ran out of GPU memory: {0}")]
+    GpuMemory(String),
+}
+
+impl SpeechError {
+    /// What the runtime of an engine says, who tells it in words alone: those of libtorch's allocator, of the CUDA runtime
+    /// (cudaErrorMemoryAllocation) and of cuBLAS.
+    pub fn of_engine(error: impl std::fmt::Display) -> Self {
+        let text = error.to_string();
+        let of_memory = [
+            "CUDA out of memory",
+            "CUDA error: out of memory",
+            "CUBLAS_STATUS_ALLOC_FAILED",
+        ];
+        if of_memory.iter().any(|words| text.contains(words)) {
+            Self::GpuMemory(text)
+        } else {
+            Self::Engine(text)
+        }
+    }
 }
 
 /// Speech to text.
@@ -43,4 +64,29 @@ pub trait Recognizer: Send + Sync {
 pub trait Synthesizer: Send + Sync {
     /// Speaks `text` at `speed` (1.0 is natural, 0.25..=4.0): mono samples in [-1, 1] at [`crate::SAMPLE_RATE`].
     fn synthesize(&self, text: &str, speed: f32) -> Result<Vec<f32>, SpeechError>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_gpu_is_told_from_other_failures() {
+        for (text, is_memory) in [
+            (
+                "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79 GiB",
+                true,
+            ),
+            ("CUDA error: out of memory", true),
+            (
+                "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+                true,
+            ),
+            ("CUDA error: an illegal memory access was encountered", false),
+            ("The size of tensor a (3) must match the size of tensor b (4)", false),
+        ] {
+            let error = SpeechError::of_engine(text);
+            assert_eq!(matches!(error, SpeechError::GpuMemory(_)), is_memory, "{error}");
+        }
+    }
 }

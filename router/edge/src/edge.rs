@@ -7,11 +7,12 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 use routing::{
-    Decision, Standing, Table, Tried, User,
+    Decision, Ejection, Standing, Table, Tried, User,
     continuity::{Budget, Why},
 };
 use tokio::sync::watch;
 use topology::{EdgeId, Moment, RegionId, Snapshot};
+use verdict::Passive;
 
 use crate::{Config, admission::Admission, metrics::Metrics, seen::Seen, sessions::Sessions};
 
@@ -134,13 +135,29 @@ impl Edge {
         }
     }
 
-    /// Counts a failure of a stack, in the tick's observations of its region and towards its ejection.
+    /// A stack did not take a session or a request: it counts in the tick's report of its region and towards its ejection.
     pub fn stack_failed(&self, region: &RegionId, stack: SocketAddr, why: &str) {
-        if let Some(ejection) = self.seen.failed(region, stack, why, daemon::clock::now()) {
+        let ejection = self.seen.refused(region, stack, why, daemon::clock::now());
+        self.note_ejection(region, stack, why, ejection);
+    }
+
+    /// The same for one that it lost in the middle; `version` is that of a session's stack.
+    pub fn stack_lost(&self, region: &RegionId, stack: SocketAddr, version: Option<&str>, why: &str) {
+        let ejection = self.seen.lost(region, stack, version, why, daemon::clock::now());
+        self.note_ejection(region, stack, why, ejection);
+    }
+
+    fn note_ejection(&self, region: &RegionId, stack: SocketAddr, why: &str, ejection: Option<Ejection>) {
+        if let Some(ejection) = ejection {
             let (until, times, cause) = (ejection.until, ejection.times, ejection.cause);
             self.metrics.ejected(region);
             tracing::warn!(%region, %stack, %until, times, %cause, why, "stack ejected");
         }
+    }
+
+    /// What real traffic came to since the last call.
+    pub fn passive(&self) -> Passive {
+        self.seen.traffic.take(self.table().as_deref())
     }
 
     /// Takes note of the version of the stack that took a session or request, if it should have been another.

@@ -150,7 +150,7 @@ pub const REALTIME: &str = "/v1/realtime";
 /// Headers the edge writes itself, or that concern one hop only (RFC 9110 §7.6.1), or that it declines: without
 /// `Sec-WebSocket-Extensions` no compression is negotiated, so frames can be relayed verbatim and their bits checked.
 /// What a device says about where it comes from is no evidence, so `X-Forwarded-For` is written anew.
-const NOT_FORWARDED: [&str; 15] = [
+const NOT_FORWARDED: [&str; 16] = [
     "connection",
     "upgrade",
     "keep-alive",
@@ -166,6 +166,7 @@ const NOT_FORWARDED: [&str; 15] = [
     words::HEADER,
     words::RESUME_HEADER,
     words::LOAD_HEADER,
+    words::TURNS_HEADER,
 ];
 
 impl Upgrade {

@@ -165,9 +165,7 @@ impl Gateway {
         } else {
             self.requests.hedging().answered(began.elapsed());
         }
-        let (region, stack) = (&flight.decision.region, flight.decision.stack);
-        let now = daemon::clock::now();
-        self.edge.seen.answered(region, stack, began.elapsed(), now);
+        self.edge.seen.worked(flight.decision.stack, daemon::clock::now());
         ctx.decision = Some(flight.decision);
         ctx.in_flight = Some(flight.in_flight);
         self.pass_on(session, ctx, answering).await

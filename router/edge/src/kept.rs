@@ -6,9 +6,15 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use bytes::BytesMut;
-use routing::continuity::{Continuity, Handover, Why};
+use routing::{
+    Decision,
+    continuity::{Continuity, Handover, Why},
+};
 use tokio::time::{Duration, Instant};
-use topology::words::{self, Word};
+use topology::{
+    RegionId,
+    words::{self, Word},
+};
 
 use crate::{
     Edge,
@@ -24,8 +30,10 @@ const HELD_BYTES_MAX: usize = 4 << 20;
 /// What one session keeps.
 pub struct Kept {
     edge: Arc<Edge>,
-    /// Where the session is.
+    /// Where it is, and on which version: what its turns are counted for.
+    region: RegionId,
     stack: SocketAddr,
+    version: Box<str>,
     continuity: Continuity,
     /// When the region was last heard, and when it was asked for a sign of life since.
     heard_at: Instant,
@@ -62,11 +70,13 @@ impl std::convert::From<Violation> for Stop {
 
 impl Kept {
     /// A session begins, at a stack that hands out checkpoints.
-    pub fn new(edge: &Arc<Edge>, stack: SocketAddr) -> Self {
+    pub fn new(edge: &Arc<Edge>, decision: &Decision) -> Self {
         let now = Instant::now();
         Self {
             edge: edge.clone(),
-            stack,
+            region: decision.region.clone(),
+            stack: decision.stack,
+            version: decision.version.clone(),
             continuity: Continuity::new(edge.config.continuity.replay_bytes_max, edge.budget.clone()),
             heard_at: now,
             pinged_at: None,
@@ -204,22 +214,32 @@ impl Kept {
                 self.edge.seen.loaded(self.stack, load, daemon::clock::now());
                 Ok(())
             }
+            Ok(Word::Turn(turn)) => {
+                self.edge.seen.traffic.turn(&self.region, &self.version, &turn);
+                Ok(())
+            }
+            Ok(Word::Trouble(trouble)) => {
+                self.edge.seen.traffic.trouble(&self.version, trouble);
+                Ok(())
+            }
             Ok(Word::Resume(_)) => Err("a region asked to resume".to_owned()),
             Err(error) => Err(error.to_string()),
         }
     }
 
-    /// The session leaves for `stack` at `since`: what that is sent first, and what the device is sent in place of the old
+    /// The session leaves for another stack at `since`: what that is sent first, and what the device is sent in place of the old
     /// one. `scanner` follows the device.
     pub fn hand_over(
         &mut self,
-        stack: SocketAddr,
+        to: &Decision,
         why: Why,
         since: Instant,
         scanner: &Scanner,
     ) -> Option<(Handover, BytesMut)> {
         let handover = self.continuity.hand_over()?;
-        self.stack = stack;
+        self.region = to.region.clone();
+        self.stack = to.stack;
+        self.version = to.version.clone();
         self.edge.metrics.handed_over(handover.replay.len(), handover.is_broken);
         self.skips_message = handover.skips_rest;
         self.skips_control = !scanner.at_boundary() && !scanner.is_data();

@@ -25,6 +25,7 @@ pub mod run;
 pub mod seen;
 pub mod sessions;
 pub mod tls;
+pub mod traffic;
 pub mod transport;
 pub mod tunnel;
 

@@ -164,7 +164,7 @@ impl Gateway {
     pub(crate) fn request_failed(&self, at: &Decision, e: &Error) {
         self.edge.metrics.connect(&at.region, "broken");
         let why = format!("request: {}", e.etype().as_str());
-        self.edge.stack_failed(&at.region, at.stack, &why);
+        self.edge.stack_lost(&at.region, at.stack, None, &why);
     }
 
     /// A gateway of this edge.
@@ -463,7 +463,7 @@ impl ProxyHttp for Gateway {
             let took = ctx.connecting_since.elapsed();
             self.connected(decision, took);
             let (region, stack) = (&decision.region, decision.stack);
-            self.edge.seen.answered(region, stack, took, daemon::clock::now());
+            self.edge.seen.accepted(region, stack, took, daemon::clock::now());
         }
         Ok(())
     }

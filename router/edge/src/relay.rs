@@ -8,14 +8,13 @@ use std::{
     cell::RefCell,
     future::{Future, poll_fn},
     io,
-    net::SocketAddr,
     pin::{Pin, pin},
     task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::{Buf as _, BytesMut};
-use routing::continuity::Why;
+use routing::{Decision, continuity::Why};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf},
     net::TcpStream,
@@ -236,13 +235,13 @@ impl<'a> Relay<'a> {
     pub fn go_on(
         &mut self,
         region: TcpStream,
-        stack: SocketAddr,
+        to: &Decision,
         why: Why,
         since: Instant,
         notice: impl FnOnce(bool) -> Option<BytesMut>,
     ) {
         let Some(kept) = &mut self.kept else { return };
-        let Some((handover, pong)) = kept.hand_over(stack, why, since, &self.to_region.scanner) else {
+        let Some((handover, pong)) = kept.hand_over(to, why, since, &self.to_region.scanner) else {
             return;
         };
         if why.is_optional() {

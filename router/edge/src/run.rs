@@ -148,7 +148,7 @@ pub async fn start(
     };
     let (seer, probing, leaving, gone) = (edge.clone(), snapshots.clone(), succeeded.clone(), left.clone());
     tasks.spawn("probes", async move {
-        probe::run(settings, probing, move || seer.seen.observations(), leaving).await;
+        probe::run(settings, probing, move || seer.passive(), leaving).await;
         gone.cancelled().await;
         Ok(())
     });

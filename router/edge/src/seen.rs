@@ -1,4 +1,4 @@
-//! What this edge has seen of the regions: round trips, failures, loads, and the counts of the current tick.
+//! What this edge has seen of the regions: round trips, failures, loads, and what its traffic came to.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,14 +9,17 @@ use std::{
 
 use routing::{Decision, Ejection, Policy, Request, Stacks, Table, Tried, User, latency::Distance, pick};
 use serde::Serialize;
-use topology::{Component, Moment, RegionId, words::Load};
-use verdict::{Observation, Source};
+use topology::{Moment, RegionId, words::Load};
+
+use crate::traffic::{Took, Traffic};
 
 /// Shared by all connections. The lock is held for microseconds and never across an await.
 #[derive(Debug)]
 pub struct Seen {
     policy: Policy,
     inner: Mutex<Inner>,
+    /// What is reported of the current tick.
+    pub traffic: Traffic,
 }
 
 #[derive(Debug, Default)]
@@ -25,7 +28,6 @@ struct Inner {
     distances: BTreeMap<RegionId, Distance>,
     /// The same in milliseconds, as picks take them.
     rtt_ms: BTreeMap<RegionId, f64>,
-    traffic: BTreeMap<RegionId, Observation>,
 }
 
 /// What is known of one stack, for people.
@@ -58,8 +60,11 @@ pub struct Summary {
 impl Seen {
     /// Nothing yet.
     pub fn new(policy: Policy) -> Self {
-        let inner = Mutex::default();
-        Self { policy, inner }
+        Self {
+            policy,
+            inner: Mutex::default(),
+            traffic: Traffic::default(),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -96,6 +101,8 @@ impl Seen {
         let mut inner = self.lock();
         inner.measured(region, took_ms, now);
         inner.stacks.reached(stack, took_ms, now);
+        drop(inner);
+        self.traffic.reached(region, took);
     }
 
     /// Takes the round trips of the probes: those of regions that no session has reached for a while are known from them
@@ -107,18 +114,21 @@ impl Seen {
         }
     }
 
-    /// A stack took a session or a request.
+    /// A stack answered an upgrade, this long after it was asked.
     pub fn answered(&self, region: &RegionId, stack: SocketAddr, took: Duration, now: Moment) {
-        let mut inner = self.lock();
-        inner.stacks.succeeded(stack, now, &self.policy);
-        inner.observation(region).succeed(took.as_secs_f64() * 1000.0);
+        self.worked(stack, now);
+        self.traffic.took(region, Took::Upgrade, took);
     }
 
-    /// A connection could not be made, or a session died in the middle.
-    pub fn failed(&self, region: &RegionId, stack: SocketAddr, why: &str, now: Moment) -> Option<Ejection> {
-        let mut inner = self.lock();
-        inner.observation(region).fail(why);
-        inner.stacks.failed(stack, now, &self.policy)
+    /// A stack took a connection that requests will use.
+    pub fn accepted(&self, region: &RegionId, stack: SocketAddr, took: Duration, now: Moment) {
+        self.worked(stack, now);
+        self.traffic.took(region, Took::Connection, took);
+    }
+
+    /// A stack did what it was asked to.
+    pub fn worked(&self, stack: SocketAddr, now: Moment) {
+        self.lock().stacks.succeeded(stack, now, &self.policy);
     }
 
     /// A stack said how loaded it is; whether it is full.
@@ -137,9 +147,23 @@ impl Seen {
         self.lock().stacks.ended(stack);
     }
 
-    /// What real traffic saw since the last call.
-    pub fn observations(&self) -> Vec<Observation> {
-        std::mem::take(&mut self.lock().traffic).into_values().collect()
+    /// A stack did not take a session or a request.
+    pub fn refused(&self, region: &RegionId, stack: SocketAddr, why: &str, now: Moment) -> Option<Ejection> {
+        self.traffic.refused(region, why);
+        self.lock().stacks.failed(stack, now, &self.policy)
+    }
+
+    /// A stack lost a session or a request in the middle; `version` is that of the session's stack.
+    pub fn lost(
+        &self,
+        region: &RegionId,
+        stack: SocketAddr,
+        version: Option<&str>,
+        why: &str,
+        now: Moment,
+    ) -> Option<Ejection> {
+        self.traffic.lost(region, version, why);
+        self.lock().stacks.failed(stack, now, &self.policy)
     }
 
     /// What is known of the regions and stacks of a plan.
@@ -197,34 +221,5 @@ impl Inner {
         let distance = self.distances.entry(region.clone()).or_insert(Distance::new(ms, now));
         distance.observe(ms, now);
         self.rtt_ms.insert(region.clone(), distance.ms());
-    }
-
-    fn observation(&mut self, region: &RegionId) -> &mut Observation {
-        self.traffic
-            .entry(region.clone())
-            .or_insert_with(|| Observation::new(region.clone(), Component::Gateway, Source::Traffic))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_tick_reports_what_traffic_saw_once() {
-        let seen = Seen::new(Policy::DEFAULT);
-        let us_east = RegionId::new("us-east").unwrap();
-        let stack = "127.0.0.1:80".parse().unwrap();
-        seen.answered(&us_east, stack, Duration::from_millis(20), Moment(0));
-        seen.failed(&us_east, stack, "session lost", Moment(0));
-        let observations = seen.observations();
-        assert_eq!(observations.len(), 1);
-        let seen_once = &observations[0];
-        assert_eq!((seen_once.succeeded, seen_once.failed), (1, 1));
-        assert_eq!(
-            (seen_once.source, seen_once.failure.as_str()),
-            (Source::Traffic, "session lost")
-        );
-        assert_eq!(seen.observations(), []);
     }
 }

@@ -151,7 +151,12 @@ async fn open(edge: &Arc<Edge>, upgrade: &Upgrade, client: SocketAddr) -> Opened
     };
     let offers = edge.config.continuity.replay_bytes_max > 0;
     let asks_load = format!("{}: {}\r\n", words::LOAD_HEADER, words::VERSION);
-    let offer = format!("{}: {}\r\n{asks_load}", words::HEADER, words::VERSION);
+    let offer = format!(
+        "{}: {}\r\n{}: 1\r\n{asks_load}",
+        words::HEADER,
+        words::VERSION,
+        words::TURNS_HEADER
+    );
     let request = upgrade.forwarded(client, &edge.id, if offers { &offer } else { &asks_load });
     let mut tried = Tried::up_to(edge.config.limits.regions_tried_max);
     while let Some(decision) = edge.seen.pick(
@@ -382,6 +387,7 @@ async fn converse(edge: &Arc<Edge>, device: &mut dyn Io, session: Session, early
         &format!("Meridian-Affinity: {token}\r\n"),
     );
     drop((answer, token));
+    edge.seen.traffic.session_began(&decision);
     let registered = edge.sessions.register(&decision.region, since);
     let passed_on = timeout(edge.config.timeouts.close.0, device.write_all(&accepted)).await;
     drop(accepted);
@@ -392,7 +398,7 @@ async fn converse(edge: &Arc<Edge>, device: &mut dyn Io, session: Session, early
     }
     let mut relay = Relay::new(device, stream, &edge.config);
     if resume_request.is_some() {
-        relay.keep(Kept::new(edge, decision.stack));
+        relay.keep(Kept::new(edge, &decision));
     }
     let mut turn_to_leave = pin!(edge.sessions.turn_to_leave(registered.id));
     let mut leaving = asks_to_leave(edge, &relay, &decision, registered.id, false);
@@ -410,7 +416,7 @@ async fn converse(edge: &Arc<Edge>, device: &mut dyn Io, session: Session, early
         let end = run.await;
         let lost_at = Instant::now();
         if let Some(fault) = end.fault_of_region() {
-            edge.stack_failed(&decision.region, decision.stack, fault);
+            edge.stack_lost(&decision.region, decision.stack, Some(&decision.version), fault);
         }
         let (Some(why), Some(_), Some(request)) = (end.why_to_move(), relay.kept(), &resume_request) else {
             break end;
@@ -611,7 +617,7 @@ fn go_on(edge: &Edge, relay: &mut Relay<'_>, stream: TcpStream, moved: &Move<'_>
     let Move { from, to, why, lost_at } = *moved;
     let is_busy = relay.kept().is_none_or(Kept::is_busy);
     let is_visible = is_busy || matches!(why, Why::Lost | Why::Silent);
-    relay.go_on(stream, to.stack, why, lost_at, |must_repeat| {
+    relay.go_on(stream, to, why, lost_at, |must_repeat| {
         let (code, message) = match (must_repeat, is_visible) {
             (true, _) => ("repeat_utterance", "Connecting to backup; please say that again"),
             (false, true) => ("region_changed", "Connecting to backup"),

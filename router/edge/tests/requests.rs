@@ -148,7 +148,7 @@ async fn a_request_in_flight_is_finished_before_the_edge_stops() {
         .await
         .unwrap();
     // The stack has not answered, because half of the body is missing.
-    while world.edge.seen.observations().is_empty() {
+    while world.edge.passive().observations.is_empty() {
         tokio::task::yield_now().await;
     }
     world.stop.cancel();

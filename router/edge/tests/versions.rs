@@ -3,7 +3,8 @@
 mod support;
 
 use support::{Fate, Session, Stack, World, add_version, hang_means_failure, planned, roll_out};
-use topology::{Rollout, Snapshot};
+use topology::{Component, Rollout, Snapshot};
+use verdict::Passive;
 
 const NEW: &str = "2.4.0";
 
@@ -102,12 +103,97 @@ async fn a_session_that_loses_its_region_stays_on_its_version() {
             .find(|(_, taken)| *taken == user_is_new)
             .unwrap();
         let mut anna = world.open(&[("meridian-user", &user)]).await;
-        for word in ["a", "."] {
-            anna.say(word).await;
-        }
-        while anna.hear().await.into_text().ok().as_deref() != Some("done") {}
+        take_turn(&mut anna).await;
         assert_eq!(world.live(), [("eu-central".to_owned(), 1)].into());
         anna.leave().await;
         hang_means_failure(world.edge.sessions.idle()).await;
     }
+}
+
+/// Says a turn and hears it out.
+async fn take_turn(anna: &mut Session) {
+    for word in ["a", "."] {
+        anna.say(word).await;
+    }
+    while anna.hear().await.into_text().ok().as_deref() != Some("done") {}
+}
+
+/// Users of both versions take a turn each, and leave; how many of each, and what the edge reports of it.
+async fn turns(old: Fate, new: Fate) -> (u32, u32, Passive) {
+    let mut snapshot = planned(&[
+        ("eu-west", Stack::Talks(old)),
+        ("eu-central", Stack::Talks(Fate::Lives)),
+    ])
+    .await;
+    add_version(&mut snapshot, "eu-west", NEW, Stack::Talks(new)).await;
+    let rollout = roll_out(&mut snapshot, NEW, 50);
+    let world = World::of("", &snapshot);
+    let users = users(&rollout);
+    for (user, _) in &users {
+        let mut anna = world.open(&[("meridian-user", user)]).await;
+        take_turn(&mut anna).await;
+        anna.leave().await;
+    }
+    hang_means_failure(world.edge.sessions.idle()).await;
+    let on_new = users.iter().filter(|(_, taken)| *taken).count();
+    let count = |users: usize| u32::try_from(users).expect("they are twenty");
+    (count(users.len() - on_new), count(on_new), world.edge.passive())
+}
+
+#[tokio::test]
+async fn turns_are_reported_by_version_region_and_component() {
+    let (on_old, on_new, passive) = turns(Fate::Lives, Fate::FailsTurns).await;
+    let [new, old] = &passive.versions[..] else {
+        panic!("{passive:?}");
+    };
+    assert_eq!((new.version.as_str(), old.version.as_str()), (NEW, "current"));
+    assert_eq!(
+        (old.sessions, old.turns_succeeded, old.turns_failed),
+        (on_old, on_old, 0)
+    );
+    assert_eq!(
+        (new.sessions, new.turns_succeeded, new.turns_failed),
+        (on_new, 0, on_new)
+    );
+    assert_eq!((old.underruns, new.underruns), (0, 11 * on_new));
+    assert_eq!((old.latency.count(), new.latency.count()), (u64::from(on_old), 0));
+    let traffic = &passive.traffic[0];
+    assert_eq!(
+        (traffic.connects_ok, traffic.connects_failed, traffic.aborts),
+        (on_old + on_new, 0, 0)
+    );
+    assert_eq!((traffic.turns_ok, traffic.turns_failed), (on_old, on_new));
+    assert_eq!(traffic.first_byte.count(), u64::from(on_old + on_new));
+    let seen_of = |component| {
+        let seen = passive.observations.iter().find(|seen| seen.component == component);
+        seen.map(|seen| (seen.succeeded, seen.failed))
+    };
+    assert_eq!(seen_of(Component::Gateway), Some((on_old + on_new, 0)));
+    assert_eq!(seen_of(Component::Asr), Some((on_old + on_new, 0)));
+    assert_eq!(seen_of(Component::Tts), Some((on_old, on_new)));
+}
+
+#[tokio::test]
+async fn a_version_that_dies_is_blamed_though_it_tells_of_no_turn_and_the_next_region_is_not() {
+    let (on_old, on_new, passive) = turns(Fate::Lives, Fate::DiesAfterMessages(2)).await;
+    let new = passive.versions.iter().find(|seen| seen.version == NEW).unwrap();
+    assert_eq!(
+        (new.sessions, new.turns_succeeded, new.turns_failed),
+        (on_new, 0, on_new)
+    );
+    let old = passive.versions.iter().find(|seen| seen.version == "current").unwrap();
+    // Their turns end in the next region, which has the old version only.
+    assert_eq!(
+        (old.sessions, old.turns_succeeded, old.turns_failed),
+        (on_old, on_old + on_new, 0)
+    );
+    let of = |name: &str| {
+        passive
+            .traffic
+            .iter()
+            .find(|seen| seen.region.as_str() == name)
+            .unwrap()
+    };
+    assert_eq!((of("eu-west").aborts, of("eu-west").turns_ok), (on_new, on_old));
+    assert_eq!((of("eu-central").aborts, of("eu-central").turns_ok), (0, on_new));
 }

@@ -39,9 +39,14 @@ impl ControlPlane {
 
     pub(crate) async fn start_with(folder: &Path, change: impl Fn(String) -> String) -> Self {
         let configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs");
-        let topology = std::fs::read_to_string(configs.join("topology.toml")).unwrap();
-        std::fs::write(folder.join("topology.toml"), change(topology)).unwrap();
-        std::fs::copy(configs.join("policy.toml"), folder.join("policy.toml")).unwrap();
+        let [topology, policy] =
+            ["topology.toml", "policy.toml"].map(|file| std::fs::read_to_string(configs.join(file)).unwrap());
+        Self::start_as(folder, &change(topology), &policy).await
+    }
+
+    pub(crate) async fn start_as(folder: &Path, topology: &str, policy: &str) -> Self {
+        std::fs::write(folder.join("topology.toml"), topology).unwrap();
+        std::fs::write(folder.join("policy.toml"), policy).unwrap();
         let config = "topology = \"topology.toml\"\npolicy = \"policy.toml\"\n[store]\nfile = \"meridian.redb\"\n";
         std::fs::write(folder.join("control-plane.toml"), config).unwrap();
         let announce = folder.join("announce.json");

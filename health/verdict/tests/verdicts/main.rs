@@ -2,4 +2,5 @@
 
 mod properties;
 mod story;
+mod traffic;
 mod triggers;

@@ -20,6 +20,7 @@ use super::{
     outbox::{CarriedOutbox, Outbox},
     session::{self, Hearing, Item, Response, Session, Source},
     settings::Settings,
+    turns::Turns,
 };
 use crate::{
     seal::{CheckpointKey, SEAL_BYTES},
@@ -214,6 +215,7 @@ impl Session {
             } else {
                 resume.consumed
             },
+            told: Turns::default(),
             reports: Some(Reports {
                 trail: VecDeque::from([carried.audio_from]),
                 ..Reports::default()

@@ -45,6 +45,9 @@ pub(super) enum Body {
         #[serde(default)]
         response_id: Option<String>,
     },
+    /// Ours: how playing the reply went. `underruns` are the times the device ran out of audio since it last said so.
+    #[serde(rename = "meridian.playback")]
+    Playback { underruns: u32 },
 }
 
 /// The item of a `conversation.item.create`.
@@ -92,7 +95,7 @@ pub(super) struct EventError {
 }
 
 /// Event types known here, for telling a wrong field from a wrong type.
-const KNOWN: [&str; 10] = [
+const KNOWN: [&str; 11] = [
     "session.update",
     "input_audio_buffer.append",
     "input_audio_buffer.commit",
@@ -103,6 +106,7 @@ const KNOWN: [&str; 10] = [
     "conversation.item.truncate",
     "response.create",
     "response.cancel",
+    "meridian.playback",
 ];
 /// Ids of clients are repeated to them, up to this length.
 const ID_CHARS_MAX: usize = 128;
@@ -157,7 +161,7 @@ mod tests {
     fn every_known_type_parses_with_its_fields() {
         for kind in KNOWN {
             let event = format!(
-                r#"{{"type":"{kind}","event_id":"e1","audio":"","session":{{}},"item":{{}},"item_id":"i","audio_end_ms":1,"new":1}}"#
+                r#"{{"type":"{kind}","event_id":"e1","audio":"","session":{{}},"item":{{}},"item_id":"i","audio_end_ms":1,"underruns":1,"new":1}}"#
             );
             assert_eq!(
                 ClientEvent::parse(&event).unwrap().event_id.as_deref(),

@@ -86,14 +86,18 @@ struct Closing {
     reason: ClosedReason,
 }
 
-/// Serves one session until it ends. With `tells_load` an edge listens that wants to know how loaded the stack is.
-pub(super) async fn run(stack: &Arc<Stack>, socket: WebSocket, begin: Begin, tells_load: bool) {
+/// Serves one session until it ends. `tells_load` and `tells_turns`: whether an edge wants to know how loaded the stack is, and
+/// what the session's turns come to.
+pub(super) async fn run(stack: &Arc<Stack>, socket: WebSocket, begin: Begin, tells_load: bool, tells_turns: bool) {
     stack.metrics.sessions.inc();
     let (sink, mut stream) = socket.split();
     let (out, outgoing) = mpsc::channel(IN_FLIGHT_MAX);
     let mut writer = tokio::spawn(write(sink, outgoing));
     let (id, ended) = match open(stack, begin, &mut stream).await {
-        Ok(session) => {
+        Ok(mut session) => {
+            if tells_turns {
+                session.told.ask();
+            }
             let id = session.id.clone();
             tracing::info!(session = id, "session opened");
             let ended = Box::pin(converse(stack, &id, session, tells_load, &mut stream, &out)).await;
@@ -263,7 +267,8 @@ async fn converse(
             text: "region draining",
             reason: ClosedReason::draining,
         };
-        if stack.draining.is_cancelled() && session.is_between_turns() && !session.owes_checkpoint() {
+        let owes_word = session.owes_checkpoint() || session.told.is_due();
+        if stack.draining.is_cancelled() && session.is_between_turns() && !owes_word {
             return Err(over());
         }
         // A turn is what makes work; between turns, because nothing shall come before a reply.
@@ -287,15 +292,17 @@ async fn converse(
                 }
             }
             result = session.engine_result() => session.on_engine_result(result, daemon::clock::now()),
-            place = out.reserve(), if session.owes_checkpoint() || session.outbox.is_ready() || owes_load => {
+            place = out.reserve(), if owes_word || session.outbox.is_ready() || owes_load => {
                 let Ok(place) = place else { return Ok(ClosedReason::lost) };
                 if session.owes_checkpoint() && let Some(key) = &stack.config.checkpoint_key {
                     reported = Instant::now();
                     place.send(Message::Binary(session.checkpoint(key, daemon::clock::now()).into()));
-                } else if let Some(mut frame) = session.outbox.pop() {
+                } else if session.outbox.is_ready() && let Some(mut frame) = session.outbox.pop() {
                     sent = Instant::now();
                     place.send(Message::Text(std::mem::take(&mut frame.text).into()));
                     session.on_sent(&frame, daemon::clock::now());
+                } else if session.told.is_due() {
+                    place.send(Message::Binary(session.told.next().into()));
                 } else if owes_load {
                     (load_told, turns_told) = (Instant::now(), session.turns);
                     place.send(Message::Binary(Word::Load(stack.load()).to_bytes().into()));

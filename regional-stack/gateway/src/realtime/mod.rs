@@ -11,6 +11,7 @@ mod events;
 mod outbox;
 mod session;
 mod settings;
+mod turns;
 
 use std::sync::Arc;
 
@@ -96,12 +97,13 @@ pub(crate) async fn upgrade(
             continuity,
         }
     };
+    let tells_turns = continuity && headers.contains_key(words::TURNS_HEADER);
     let mut response = upgrade
         .protocols(["realtime"])
         .max_frame_size(read_max)
         .max_message_size(read_max)
         .on_upgrade(async move |socket| {
-            connection::run(&stack, socket, begin, tells_load).await;
+            connection::run(&stack, socket, begin, tells_load, tells_turns).await;
             drop((counted, place));
         });
     if continuity {

@@ -16,7 +16,7 @@ use dialogue::DialogueState;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use speech::{SAMPLE_RATE, Transcript, pcm, resample::resample};
-use topology::Moment;
+use topology::{Component, Moment, words};
 use uuid::Uuid;
 
 use super::{
@@ -26,9 +26,10 @@ use super::{
     events::{self, Place},
     outbox::{Frame, Outbox},
     settings::{Modality, Settings, TurnDetection},
+    turns::Turns,
 };
 use crate::{
-    error::ApiError,
+    error::{ApiError, GPU_MEMORY, REPEAT},
     metrics::{Stage, StageLabels, TurnLabels, TurnOutcome},
     spoken,
     stack::Stack,
@@ -58,6 +59,8 @@ pub(super) struct Session {
     pub(super) outbox: Outbox,
     /// Messages of the client so far.
     pub(super) consumed: u64,
+    /// What the edge is told of turns.
+    pub(super) told: Turns,
     /// What the edge was told, when it can carry the session to another region.
     pub(super) reports: Option<Reports>,
 }
@@ -197,6 +200,7 @@ impl Session {
             responses: 0,
             outbox: Outbox::default(),
             consumed: 0,
+            told: Turns::default(),
             reports: None,
         };
         session.outbox.push(events::session_created(&session.describe()));
@@ -339,6 +343,10 @@ impl Session {
                 self.items[at].text = None;
                 self.outbox
                     .push(events::item_truncated(&item_id, content_index, audio_end_ms));
+                Ok(())
+            }
+            Body::Playback { underruns } => {
+                self.told.underran(underruns);
                 Ok(())
             }
             Body::ResponseCreate { response } => self.create_response(response.unwrap_or_default(), now),
@@ -521,8 +529,10 @@ impl Session {
         self.outbox
             .push(events::transcription_failed(item, error.code, &error.message));
         if self.is_waiting_for(item) {
-            self.fail(error);
+            self.fail(error, Component::Asr);
             self.next_wanted(now);
+        } else if error.code == GPU_MEMORY {
+            self.told.ran_out_of_gpu_memory();
         }
     }
 
@@ -545,7 +555,7 @@ impl Session {
     pub(super) fn ask_to_repeat(&mut self, now: Moment) {
         let error = ApiError::new(
             axum::http::StatusCode::SERVICE_UNAVAILABLE,
-            "repeat_utterance",
+            REPEAT,
             "the region was lost, and what was said last with it; say it again",
         );
         self.next_item = None;
@@ -845,7 +855,7 @@ impl Session {
         let speakable = spoken::sentences(&response.turn.reply).join(" ");
         match self.stack.speak(speakable, self.settings.speed) {
             Ok(ticket) => response.speaking = Some(ticket),
-            Err(error) => self.fail(&error.into()),
+            Err(error) => self.fail(&error.into(), Component::Tts),
         }
     }
 
@@ -871,7 +881,7 @@ impl Session {
                     "speaking failed: {}",
                     error.message
                 );
-                self.fail(&error);
+                self.fail(&error, Component::Tts);
                 return;
             }
         };
@@ -943,7 +953,13 @@ impl Session {
         self.abandon("cancelled", &details, TurnOutcome::cancelled);
     }
 
-    fn fail(&mut self, error: &ApiError) {
+    fn fail(&mut self, error: &ApiError, component: Component) {
+        if error.code == GPU_MEMORY {
+            self.told.ran_out_of_gpu_memory();
+        }
+        if let Some(response) = self.response.as_ref().filter(|_| error.blames_region()) {
+            self.told.end(response.turn.word(Some(component)));
+        }
         let details = json!({ "type": "failed", "error": {
             "type": error.kind(), "code": error.code, "message": error.message,
         }});
@@ -973,11 +989,10 @@ impl Session {
 
     /// Takes note that a frame of the outbox was handed to the socket.
     pub(super) fn on_sent(&mut self, frame: &Frame, now: Moment) {
-        if self
-            .response
-            .as_ref()
-            .is_some_and(|response| frame.ends_response == Some(response.number))
+        if let Some(response) = &self.response
+            && frame.ends_response == Some(response.number)
         {
+            self.told.end(response.turn.word(None));
             self.response = None;
             self.stack
                 .metrics
@@ -1101,6 +1116,18 @@ impl Response {
                 "asr": ms(asr), "nlu": ms(nlu), "skill": ms(skill), "tts": ms(tts), "first_audio": ms(first_audio),
             },
         })
+    }
+}
+
+impl Turn {
+    /// What an edge is told of it. What took less than a millisecond took one: none is no time.
+    fn word(&self, failed: Option<Component>) -> words::Turn {
+        let ms = |took: Duration| u32::try_from(took.as_millis()).unwrap_or(u32::MAX).max(1);
+        words::Turn {
+            recognised_ms: self.asr.map(ms),
+            first_audio_ms: self.first_audio.map(ms),
+            failed,
+        }
     }
 }
 

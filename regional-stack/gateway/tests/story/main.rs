@@ -7,3 +7,4 @@ mod grpc;
 mod http;
 mod realtime;
 mod region;
+mod turns;

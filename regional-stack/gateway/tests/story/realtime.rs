@@ -274,13 +274,10 @@ async fn the_assistant_falls_silent_when_the_user_begins_to_speak() {
     device.send(json!({
         "type": "conversation.item.truncate", "item_id": first["item"]["id"], "content_index": 0, "audio_end_ms": 120,
     })).await;
+    // While the next reply is held, or it might be over before the device is heard.
+    device.until("conversation.item.truncated").await;
     drop(gate);
     let events = device.until("meridian.turn").await;
-    assert!(
-        types(&events).contains(&"conversation.item.truncated"),
-        "{:?}",
-        types(&events)
-    );
     assert_eq!(spoken_in(&events).unwrap(), "the hall lights are on");
 }
 

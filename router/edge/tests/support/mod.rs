@@ -34,10 +34,10 @@ use tokio_tungstenite::{
 };
 use tokio_util::sync::CancellationToken;
 use topology::{
-    Moment, RegionId, Rollout, Snapshot,
+    Component, Moment, RegionId, Rollout, Snapshot,
     fixtures::three_primaries,
     snapshot::digest,
-    words::{self, Checkpoint, Word},
+    words::{self, Checkpoint, Trouble, Turn, Word},
 };
 
 /// Nothing here takes longer unless it hangs.
@@ -96,6 +96,8 @@ pub enum Fate {
     RefusesOthers,
     /// Nothing, and after a turn it says that it is full.
     FillsUp,
+    /// None, but its turns fail, and its devices run out of audio.
+    FailsTurns,
 }
 
 /// Starts a stack; where it is.
@@ -239,6 +241,7 @@ fn load(sessions: u32) -> String {
 struct Talk {
     socket: WebSocketStream<TcpStream>,
     fate: Fate,
+    tells_turns: bool,
     consumed: u64,
     /// First message of the turn in progress, and its words.
     turn_from: u64,
@@ -248,8 +251,9 @@ struct Talk {
 }
 
 async fn talk(tcp: TcpStream, fate: Fate) -> Option<()> {
-    let mut resumes = false;
+    let (mut resumes, mut tells_turns) = (false, false);
     let agree = |request: &Request, mut response: ServerResponse| {
+        tells_turns = request.headers().contains_key(words::TURNS_HEADER);
         resumes = request.headers().contains_key(words::RESUME_HEADER);
         let version = HeaderValue::from_static(words::VERSION);
         response.headers_mut().insert(words::HEADER, version);
@@ -259,6 +263,7 @@ async fn talk(tcp: TcpStream, fate: Fate) -> Option<()> {
     let mut talk = Talk {
         socket,
         fate,
+        tells_turns,
         consumed: 0,
         turn_from: 0,
         turn: Vec::new(),
@@ -360,11 +365,33 @@ impl Talk {
                 .await
                 .ok()?;
         }
+        if is_over && self.tells_turns {
+            self.tell_turn().await?;
+        }
         if is_over && self.fate == Fate::LeavesAfterTurn {
             let (code, reason) = (CloseCode::Restart, "region draining".into());
             self.socket.close(Some(CloseFrame { code, reason })).await.ok()?;
             while let Some(Ok(_)) = self.socket.next().await {}
             return None;
+        }
+        Some(())
+    }
+
+    async fn tell_turn(&mut self) -> Option<()> {
+        let fails = self.fate == Fate::FailsTurns;
+        let turn = Word::Turn(Turn {
+            recognised_ms: Some(80),
+            first_audio_ms: (!fails).then_some(200),
+            failed: fails.then_some(Component::Tts),
+        });
+        self.socket.send(Message::binary(turn.to_bytes())).await.ok()?;
+        if fails {
+            let trouble = Trouble {
+                underruns: 11,
+                gpu_memory_errors: 0,
+            };
+            let trouble = Word::Trouble(trouble).to_bytes();
+            self.socket.send(Message::binary(trouble)).await.ok()?;
         }
         Some(())
     }
@@ -571,7 +598,7 @@ impl World {
     pub fn stack_of(&self, name: &str) -> SocketAddr {
         let table = self.edge.table().unwrap();
         let found = table.regions().find(|(known, _)| known.as_str() == name);
-        found.unwrap().1[0]
+        found.unwrap().1[0].address
     }
 
     /// Sessions that are live, by region.
@@ -585,8 +612,9 @@ impl World {
 
     /// What the tick's observations say of a region: succeeded and failed.
     pub fn observed(&self) -> BTreeMap<String, (u32, u32)> {
-        let observations = self.edge.seen.observations().into_iter();
+        let observations = self.edge.passive().observations.into_iter();
         observations
+            .filter(|seen| seen.component == Component::Gateway)
             .map(|seen| (seen.region.to_string(), (seen.succeeded, seen.failed)))
             .collect()
     }

@@ -1,0 +1,238 @@
+//! What real traffic came to since the last tick: what is reported beside the probes.
+//!
+//! A region is blamed for connections it did not take and sessions it lost, and for turns that its stack says it failed.
+//! A session that ends with a Close frame is never a failure. What a version of the stack is blamed for is told apart, so that
+//! planning can roll it back: there a lost session counts as a failed turn, because a version that crashes tells of none.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use routing::{Decision, Table};
+use topology::{
+    Component, RegionId,
+    words::{Trouble, Turn},
+};
+use verdict::{Observation, Passive, Source, TrafficSeen, VersionSeen};
+
+/// Shared by all connections. The lock is held for microseconds and never across an await.
+#[derive(Debug, Default)]
+pub struct Traffic(Mutex<Inner>);
+
+/// Bounded by the regions and versions of the plan.
+#[derive(Debug, Default)]
+struct Inner {
+    components: BTreeMap<(RegionId, Component), Observation>,
+    regions: BTreeMap<RegionId, TrafficSeen>,
+    versions: BTreeMap<String, VersionSeen>,
+}
+
+/// What a region took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Took {
+    /// An upgrade, which it answered.
+    Upgrade,
+    /// A connection for requests.
+    Connection,
+}
+
+impl Traffic {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A region accepted a TCP connection.
+    pub fn reached(&self, region: &RegionId, took: Duration) {
+        self.lock().region(region).connect.add(milliseconds(took));
+    }
+
+    /// A region took what it was asked to, this long after its connection was begun.
+    pub fn took(&self, region: &RegionId, what: Took, after: Duration) {
+        let mut inner = self.lock();
+        let after_ms = milliseconds(after);
+        inner.component(region, Component::Gateway).succeed(after_ms);
+        let seen = inner.region(region);
+        count(&mut seen.connects_ok);
+        if what == Took::Upgrade {
+            seen.first_byte.add(after_ms);
+        }
+    }
+
+    /// A region did not take a session or a request.
+    pub fn refused(&self, region: &RegionId, why: &str) {
+        let mut inner = self.lock();
+        inner.component(region, Component::Gateway).fail(why);
+        count(&mut inner.region(region).connects_failed);
+    }
+
+    /// A region lost a session or a request in the middle. `version` is that of a session's stack.
+    pub fn lost(&self, region: &RegionId, version: Option<&str>, why: &str) {
+        let mut inner = self.lock();
+        inner.component(region, Component::Gateway).fail(why);
+        count(&mut inner.region(region).aborts);
+        if let Some(version) = version {
+            count(&mut inner.version(version).turns_failed);
+        }
+    }
+
+    /// A session began.
+    pub fn session_began(&self, decision: &Decision) {
+        count(&mut self.lock().version(&decision.version).sessions);
+    }
+
+    /// The stack of a session says what a turn came to.
+    pub fn turn(&self, region: &RegionId, version: &str, turn: &Turn) {
+        let mut inner = self.lock();
+        let first_audio_ms = turn.first_audio_ms.map(f64::from);
+        if let Some(ms) = turn.recognised_ms {
+            inner.component(region, Component::Asr).succeed(f64::from(ms));
+        }
+        if first_audio_ms.is_some() {
+            // How long synthesis alone took it does not say.
+            count(&mut inner.component(region, Component::Tts).succeeded);
+        }
+        if let Some(component) = turn.failed {
+            let failure = format!("a turn failed in {component}");
+            inner.component(region, component).fail(&failure);
+        }
+
+        let seen = inner.region(region);
+        match turn.failed {
+            None => count(&mut seen.turns_ok),
+            Some(_) => count(&mut seen.turns_failed),
+        }
+        first_audio_ms.into_iter().for_each(|ms| seen.turn.add(ms));
+
+        let seen = inner.version(version);
+        match turn.failed {
+            None => count(&mut seen.turns_succeeded),
+            Some(_) => count(&mut seen.turns_failed),
+        }
+        first_audio_ms.into_iter().for_each(|ms| seen.latency.add(ms));
+    }
+
+    /// What else went wrong in a session on this version.
+    pub fn trouble(&self, version: &str, trouble: Trouble) {
+        let mut inner = self.lock();
+        let seen = inner.version(version);
+        seen.underruns = seen.underruns.saturating_add(trouble.underruns);
+        seen.gpu_memory_errors = seen.gpu_memory_errors.saturating_add(trouble.gpu_memory_errors);
+    }
+
+    /// What was seen since the last call. Versions are only told while one is rolled out.
+    pub fn take(&self, table: Option<&Table>) -> Passive {
+        let Inner {
+            components,
+            regions,
+            versions,
+        } = std::mem::take(&mut *self.lock());
+        let is_rolling_out = table.is_some_and(Table::splits_users);
+        Passive {
+            observations: components.into_values().collect(),
+            versions: versions.into_values().filter(|_| is_rolling_out).collect(),
+            traffic: regions.into_values().collect(),
+        }
+    }
+}
+
+impl Inner {
+    fn component(&mut self, region: &RegionId, component: Component) -> &mut Observation {
+        let place = self.components.entry((region.clone(), component));
+        place.or_insert_with(|| Observation::new(region.clone(), component, Source::Traffic))
+    }
+
+    fn region(&mut self, region: &RegionId) -> &mut TrafficSeen {
+        let place = self.regions.entry(region.clone());
+        place.or_insert_with(|| TrafficSeen::new(region.clone()))
+    }
+
+    fn version(&mut self, version: &str) -> &mut VersionSeen {
+        let place = self.versions.entry(version.to_owned());
+        place.or_insert_with(|| VersionSeen::new(version))
+    }
+}
+
+fn count(counter: &mut u32) {
+    *counter = counter.saturating_add(1);
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn us_east() -> RegionId {
+        RegionId::new("us-east").unwrap()
+    }
+
+    fn seen_of(passive: &Passive, component: Component) -> (u32, u32) {
+        let mut seen = passive.observations.iter();
+        let seen = seen.find(|seen| seen.component == component);
+        seen.map_or((0, 0), |seen| (seen.succeeded, seen.failed))
+    }
+
+    #[test]
+    fn a_tick_reports_what_traffic_saw_once() {
+        let traffic = Traffic::default();
+        traffic.reached(&us_east(), Duration::from_millis(2));
+        traffic.took(&us_east(), Took::Upgrade, Duration::from_millis(20));
+        traffic.took(&us_east(), Took::Connection, Duration::from_millis(2));
+        traffic.refused(&us_east(), "connect: refused");
+        traffic.lost(&us_east(), Some("current"), "session lost");
+        let passive = traffic.take(None);
+        let seen = &passive.traffic[0];
+        assert_eq!((seen.connects_ok, seen.connects_failed, seen.aborts), (2, 1, 1));
+        assert_eq!(
+            (seen.connect.count(), seen.first_byte.count(), seen.turn.count()),
+            (1, 1, 0)
+        );
+        assert_eq!(seen_of(&passive, Component::Gateway), (2, 2));
+        assert_eq!(passive.observations[0].failure, "session lost");
+        assert_eq!(passive.observations[0].source, Source::Traffic);
+        assert_eq!(traffic.take(None), Passive::default());
+    }
+
+    #[test]
+    fn a_turn_is_told_of_its_region_its_version_and_what_failed_in_it() {
+        let traffic = Traffic::default();
+        let good = Turn {
+            recognised_ms: Some(80),
+            first_audio_ms: Some(200),
+            failed: None,
+        };
+        let bad = Turn {
+            first_audio_ms: None,
+            failed: Some(Component::Tts),
+            ..good
+        };
+        for turn in [good, good, bad] {
+            traffic.turn(&us_east(), "2.4.0", &turn);
+            let (underruns, gpu_memory_errors) = (2, u32::from(turn.failed.is_some()));
+            traffic.trouble(
+                "2.4.0",
+                Trouble {
+                    underruns,
+                    gpu_memory_errors,
+                },
+            );
+        }
+        let versions = traffic.lock().versions.clone();
+        let seen = &versions["2.4.0"];
+        assert_eq!(
+            (seen.turns_succeeded, seen.turns_failed, seen.latency.count()),
+            (2, 1, 2)
+        );
+        assert_eq!((seen.underruns, seen.gpu_memory_errors), (6, 1));
+        let passive = traffic.take(None);
+        assert_eq!(passive.versions, [], "nothing is rolled out");
+        assert_eq!(seen_of(&passive, Component::Asr), (3, 0));
+        assert_eq!(seen_of(&passive, Component::Tts), (2, 1));
+        assert_eq!(seen_of(&passive, Component::Gateway), (0, 0));
+        assert_eq!((passive.traffic[0].turns_ok, passive.traffic[0].turns_failed), (2, 1));
+    }
+}
