@@ -33,7 +33,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
 /// What devices are told.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub enum Order {
+pub(crate) enum Order {
     /// Open this many sessions, all at once or this many at a time.
     Open {
         /// The proxy.
@@ -62,19 +62,19 @@ pub enum Order {
 
 /// How it stands.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Standing {
+pub(crate) struct Standing {
     /// Sessions that are open.
-    pub open: u64,
+    pub(crate) open: u64,
     /// Sessions that could not be opened.
-    pub failed: u64,
+    pub(crate) failed: u64,
     /// Sessions that were closed from the other side.
-    pub closed: u64,
+    pub(crate) closed: u64,
     /// Frames said.
-    pub sent: u64,
+    pub(crate) sent: u64,
     /// Frames heard.
-    pub received: u64,
+    pub(crate) received: u64,
     /// Why sessions failed or were closed, and how many.
-    pub why: BTreeMap<String, u64>,
+    pub(crate) why: BTreeMap<String, u64>,
 }
 
 /// A session that does not open in this time has failed. A lost SYN is sent again after 1, 3 and 7 seconds.
@@ -118,7 +118,7 @@ struct Pace {
 }
 
 /// All devices of this process.
-pub struct Devices {
+pub(crate) struct Devices {
     shared: Arc<Shared>,
     pace: watch::Sender<Pace>,
     sessions: JoinSet<()>,
@@ -127,7 +127,7 @@ pub struct Devices {
 
 impl Devices {
     /// None yet.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             shared: Arc::default(),
             pace: watch::Sender::new(Pace::default()),
@@ -137,7 +137,7 @@ impl Devices {
     }
 
     /// Does as told, and says how it stands then.
-    pub async fn obey(&mut self, order: Order) -> Standing {
+    pub(crate) async fn obey(&mut self, order: Order) -> Standing {
         match order {
             Order::Open {
                 to,

@@ -20,9 +20,9 @@ use crate::{
 };
 
 /// Name of the role of [`Upstream`].
-pub const UPSTREAM: &str = "upstream";
+pub(crate) const UPSTREAM: &str = "upstream";
 /// Name of the role of [`Clients`].
-pub const CLIENTS: &str = "clients";
+pub(crate) const CLIENTS: &str = "clients";
 
 /// A helper.
 struct Helper {
@@ -66,48 +66,48 @@ impl Helper {
 }
 
 /// A stack behind the proxies.
-pub struct Upstream {
+pub(crate) struct Upstream {
     helper: Helper,
     /// Where it listens.
-    pub address: SocketAddr,
+    pub(crate) address: SocketAddr,
 }
 
 impl Upstream {
     /// Starts one.
-    pub async fn start(manner: Manner) -> anyhow::Result<Self> {
+    pub(crate) async fn start(manner: Manner) -> anyhow::Result<Self> {
         let mut helper = Helper::start(UPSTREAM)?;
         let address = helper.ask(&manner).await?;
         Ok(Self { helper, address })
     }
 
     /// Ends it.
-    pub async fn end(self) {
+    pub(crate) async fn end(self) {
         self.helper.end().await;
     }
 }
 
 /// Devices in one process.
-pub struct Clients(Helper);
+pub(crate) struct Clients(Helper);
 
 impl Clients {
     /// Starts the process.
-    pub fn start() -> anyhow::Result<Self> {
+    pub(crate) fn start() -> anyhow::Result<Self> {
         Helper::start(CLIENTS).map(Self)
     }
 
     /// They do as told; how it stands then.
-    pub async fn tell(&mut self, order: &Order) -> anyhow::Result<Standing> {
+    pub(crate) async fn tell(&mut self, order: &Order) -> anyhow::Result<Standing> {
         self.0.ask(order).await
     }
 
     /// They hang up and end.
-    pub async fn end(self) {
+    pub(crate) async fn end(self) {
         self.0.end().await;
     }
 }
 
 /// Plays a role, in the process of a helper, until its input ends.
-pub fn play(role: &str) -> anyhow::Result<()> {
+pub(crate) fn play(role: &str) -> anyhow::Result<()> {
     crate::raise_open_files();
     // One thread: a load generator that spreads over the cores would take them from what is measured.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

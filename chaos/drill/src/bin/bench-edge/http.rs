@@ -11,15 +11,15 @@ const SECONDS: u32 = 3;
 const CONNECTIONS: usize = 64;
 
 /// What one run came to.
-pub struct Load {
+pub(crate) struct Load {
     /// Processor time of a request, in microseconds.
-    pub cpu_us: f64,
+    pub(crate) cpu_us: f64,
     /// Requests answered in a second, with load generator and stack on the same cores.
-    pub per_second: f64,
+    pub(crate) per_second: f64,
 }
 
 /// Asks a proxy for a small answer as fast as it gives them.
-pub async fn measure(proxy: &Proxy, over: Over) -> anyhow::Result<Load> {
+pub(crate) async fn measure(proxy: &Proxy, over: Over) -> anyhow::Result<Load> {
     // The first second fills pools of connections and caches.
     wrk(proxy, over, 1).await?;
     let before = proxy.cpu()?;

@@ -30,7 +30,7 @@ use crate::tls::Certificate;
 /// Which proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Kind {
+pub(crate) enum Kind {
     /// Ours.
     Meridian,
     /// nginx.
@@ -41,10 +41,10 @@ pub enum Kind {
 
 impl Kind {
     /// All of them, in the order of the tables.
-    pub const ALL: [Self; 3] = [Self::Meridian, Self::Nginx, Self::Haproxy];
+    pub(crate) const ALL: [Self; 3] = [Self::Meridian, Self::Nginx, Self::Haproxy];
 
     /// Its name in tables and files.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Meridian => "meridian",
             Self::Nginx => "nginx",
@@ -55,7 +55,7 @@ impl Kind {
 
 /// How devices connect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Over {
+pub(crate) enum Over {
     /// Plain TCP.
     Plain,
     /// TLS.
@@ -64,16 +64,16 @@ pub enum Over {
 
 /// Where proxies have their files, and the certificate they show.
 #[derive(Debug, Clone)]
-pub struct Place {
+pub(crate) struct Place {
     /// Exists.
-    pub folder: PathBuf,
+    pub(crate) folder: PathBuf,
     /// Shown by all.
-    pub certificate: Certificate,
+    pub(crate) certificate: Certificate,
 }
 
 impl Place {
     /// A folder of this one, for a second proxy of a kind.
-    pub fn within(&self, name: &str) -> Self {
+    pub(crate) fn within(&self, name: &str) -> Self {
         Self {
             folder: self.folder.join(name),
             certificate: self.certificate.clone(),
@@ -88,7 +88,7 @@ struct Listen<'a> {
 }
 
 /// A proxy that runs.
-pub struct Proxy {
+pub(crate) struct Proxy {
     kind: Kind,
     plain: SocketAddr,
     tls: SocketAddr,
@@ -100,7 +100,7 @@ pub struct Proxy {
 }
 
 /// Connections of devices a proxy takes: two descriptors each, of the 20,000 that a process commonly has.
-pub const CONNECTIONS_MAX: usize = 9_900;
+pub(crate) const CONNECTIONS_MAX: usize = 9_900;
 /// A proxy that does not listen after this time will not.
 const READY_TIMEOUT: Duration = Duration::from_secs(10);
 /// A proxy that was asked to stop has no reason to take longer.
@@ -110,12 +110,12 @@ const TICKS_PER_SECOND: f64 = 100.0;
 
 impl Proxy {
     /// Starts a proxy in front of these stacks: the first takes everything, the others what it cannot.
-    pub async fn start(kind: Kind, stacks: &[SocketAddr], place: &Place) -> anyhow::Result<Self> {
+    pub(crate) async fn start(kind: Kind, stacks: &[SocketAddr], place: &Place) -> anyhow::Result<Self> {
         Self::start_at(kind, free_address()?, stacks, place).await
     }
 
     /// The same, at an address of one's choice.
-    pub async fn start_at(
+    pub(crate) async fn start_at(
         kind: Kind,
         address: SocketAddr,
         stacks: &[SocketAddr],
@@ -171,7 +171,7 @@ impl Proxy {
     }
 
     /// Where devices connect.
-    pub fn address(&self, over: Over) -> SocketAddr {
+    pub(crate) fn address(&self, over: Over) -> SocketAddr {
         match over {
             Over::Plain => self.plain,
             Over::Tls => self.tls,
@@ -179,7 +179,7 @@ impl Proxy {
     }
 
     /// What devices trust, if they have to.
-    pub fn trusted(&self, over: Over) -> Option<PathBuf> {
+    pub(crate) fn trusted(&self, over: Over) -> Option<PathBuf> {
         (over == Over::Tls).then(|| self.trusted.clone())
     }
 
@@ -194,7 +194,7 @@ impl Proxy {
     }
 
     /// Processor time it has used so far, in its own code and in the kernel for it.
-    pub fn cpu(&self) -> anyhow::Result<Duration> {
+    pub(crate) fn cpu(&self) -> anyhow::Result<Duration> {
         let mut ticks = 0;
         for pid in self.pids() {
             let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
@@ -204,13 +204,13 @@ impl Proxy {
     }
 
     /// Memory of its own that it has touched, in KiB: without programs, libraries and the kernel's part.
-    pub fn anonymous_kib(&self) -> anyhow::Result<f64> {
+    pub(crate) fn anonymous_kib(&self) -> anyhow::Result<f64> {
         let memory = self.pids().into_iter().map(|pid| memory_kib(pid, "RssAnon:"));
         memory.sum::<Option<f64>>().context("a process of the proxy is gone")
     }
 
     /// Stops it and waits until it is gone.
-    pub async fn stop(mut self) {
+    pub(crate) async fn stop(mut self) {
         let pid = self.child.id().and_then(|pid| Pid::from_raw(pid.cast_signed()));
         if let Some(pid) = pid {
             // An edge drains first, which takes as long as it is told to; nobody is left to be told anything.
@@ -235,7 +235,7 @@ fn cpu_ticks(stat: &str) -> Option<u64> {
 }
 
 /// An address below the ephemeral ports, so that nobody's outgoing connection takes it before the proxy does.
-pub fn free_address() -> anyhow::Result<SocketAddr> {
+pub(crate) fn free_address() -> anyhow::Result<SocketAddr> {
     use std::sync::atomic::{AtomicU16, Ordering};
     static NEXT: AtomicU16 = AtomicU16::new(0);
     // Benches that run side by side begin elsewhere.

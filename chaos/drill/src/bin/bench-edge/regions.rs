@@ -20,7 +20,7 @@ use world::{Engine, World};
 use crate::proxies::{Kind, Over, Place, Proxy};
 
 /// Callers at once.
-pub const CALLERS: usize = 500;
+pub(crate) const CALLERS: usize = 500;
 /// The region they talk to, the edge near it, and where peers go when it is gone.
 const REGION: &str = "us-east";
 const EDGE: &str = "edge-iad";
@@ -38,7 +38,7 @@ const OPEN_AT_ONCE: usize = 50;
 
 /// What happens to the region.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
+pub(crate) enum Fault {
     /// SIGKILL: its sockets die.
     Kill,
     /// SIGSTOP: its sockets stay, and nothing comes from them.
@@ -47,30 +47,30 @@ pub enum Fault {
 
 /// What became of the callers.
 #[derive(Debug, Default, Serialize)]
-pub struct Callers {
+pub(crate) struct Callers {
     /// How many there were.
-    pub sessions: usize,
+    pub(crate) sessions: usize,
     /// Those whose turn was not answered on the same connection.
-    pub lost: usize,
+    pub(crate) lost: usize,
     /// From the fault to the first word that the session goes on, in milliseconds, of each that went on elsewhere.
-    pub resume_ms: Vec<f64>,
+    pub(crate) resume_ms: Vec<f64>,
     /// Bytes of audio: of utterances that the region which answered did not hear, and of replies that callers did not hear.
-    pub bytes_lost: usize,
+    pub(crate) bytes_lost: usize,
     /// Bytes of audio that the region or the caller heard twice.
-    pub bytes_duplicated: usize,
+    pub(crate) bytes_duplicated: usize,
     /// Why sessions were lost, and how many.
-    pub why: BTreeMap<String, usize>,
+    pub(crate) why: BTreeMap<String, usize>,
 }
 
 impl Callers {
     /// A percentile of the time to go on, in milliseconds.
-    pub fn resume_ms(&self, q: f64) -> f64 {
+    pub(crate) fn resume_ms(&self, q: f64) -> f64 {
         percentile(&mut self.resume_ms.clone(), q)
     }
 }
 
 /// What every caller says, and at last the one who calls for reference. Making the sounds takes seconds, so it is done once.
-pub fn utterances() -> Arc<Vec<Utterance>> {
+pub(crate) fn utterances() -> Arc<Vec<Utterance>> {
     Arc::new(
         (0..=CALLERS)
             .map(|number| Utterance::from_16k(&sound_of(&words(number))))
@@ -79,7 +79,7 @@ pub fn utterances() -> Arc<Vec<Utterance>> {
 }
 
 /// A world in which hundreds can talk, and a call to another region that went well: what all others should come to.
-pub struct Scene {
+pub(crate) struct Scene {
     world: World,
     place: Place,
     options: CallOptions,
@@ -95,7 +95,7 @@ struct Reference {
 
 impl Scene {
     /// Starts a world.
-    pub async fn set(place: &Place, utterances: &Arc<Vec<Utterance>>) -> anyhow::Result<Self> {
+    pub(crate) async fn set(place: &Place, utterances: &Arc<Vec<Utterance>>) -> anyhow::Result<Self> {
         let mut settings = world::Settings::new(place.folder.join("world"));
         settings.engine = Engine::Scripted;
         let world = World::start(settings).await?;
@@ -148,7 +148,7 @@ impl Scene {
     }
 
     /// The region meets its fate while all talk to it through a proxy.
-    pub async fn play(&self, kind: Kind, fault: Fault) -> anyhow::Result<Callers> {
+    pub(crate) async fn play(&self, kind: Kind, fault: Fault) -> anyhow::Result<Callers> {
         if kind == Kind::Meridian {
             let mut edges = self.world.layout().topology.edges.values();
             let edge = edges
@@ -165,13 +165,13 @@ impl Scene {
     }
 
     /// Brings the region back.
-    pub async fn restore(&self) -> anyhow::Result<()> {
+    pub(crate) async fn restore(&self) -> anyhow::Result<()> {
         self.world.restart(REGION).await?;
         Ok(())
     }
 
     /// Ends the world.
-    pub async fn clear(self) {
+    pub(crate) async fn clear(self) {
         // A frozen process does not stop when asked.
         let _ = self.world.kill(REGION).await;
         self.world.shutdown().await;

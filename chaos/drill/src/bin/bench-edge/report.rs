@@ -17,11 +17,11 @@ use crate::{
 
 /// A figure of every proxy, plain and with TLS, one value a run.
 #[derive(Debug, Default)]
-pub struct Paired(BTreeMap<(Over, Kind), Vec<f64>>);
+pub(crate) struct Paired(BTreeMap<(Over, Kind), Vec<f64>>);
 
 impl Paired {
     /// Adds the value of a run.
-    pub fn add(&mut self, over: Over, kind: Kind, value: f64) {
+    pub(crate) fn add(&mut self, over: Over, kind: Kind, value: f64) {
         self.0.entry((over, kind)).or_default().push(value);
     }
 
@@ -51,11 +51,11 @@ impl Paired {
 
 /// Bursts of all proxies and runs, by proxy and by how the stack behaves.
 #[derive(Debug, Default, Serialize)]
-pub struct Bursts(BTreeMap<&'static str, BTreeMap<&'static str, Burst>>);
+pub(crate) struct Bursts(BTreeMap<&'static str, BTreeMap<&'static str, Burst>>);
 
 impl Bursts {
     /// Adds one.
-    pub fn add(&mut self, kind: &'static str, manner: Manner, burst: &Burst) {
+    pub(crate) fn add(&mut self, kind: &'static str, manner: Manner, burst: &Burst) {
         let manner = if manner == Manner::Eager { "eager" } else { "usual" };
         let sum = self.0.entry(kind).or_default().entry(manner).or_default();
         sum.sessions += burst.sessions;
@@ -77,11 +77,11 @@ impl Bursts {
 
 /// What became of callers, by fault and proxy, one entry a run.
 #[derive(Debug, Default, Serialize)]
-pub struct Faults(BTreeMap<&'static str, BTreeMap<Kind, Vec<Callers>>>);
+pub(crate) struct Faults(BTreeMap<&'static str, BTreeMap<Kind, Vec<Callers>>>);
 
 impl Faults {
     /// Adds a run.
-    pub fn add(&mut self, fault: Fault, kind: Kind, callers: Callers) {
+    pub(crate) fn add(&mut self, fault: Fault, kind: Kind, callers: Callers) {
         self.0
             .entry(name(fault))
             .or_default()
@@ -141,27 +141,27 @@ fn name(fault: Fault) -> &'static str {
 
 /// Everything that was measured.
 #[derive(Debug)]
-pub struct Bench {
+pub(crate) struct Bench {
     machine: Machine,
     versions: BTreeMap<&'static str, String>,
     measured_at_ms: topology::Moment,
     command: String,
     runs: usize,
-    pub took_s: u64,
-    pub http_cpu_us: Paired,
-    pub http_requests_per_s: Paired,
-    pub frame_cpu_us: Paired,
-    pub frame_cpu_us_with_continuity: Vec<f64>,
-    pub idle_rss_kb: Paired,
-    pub idle_rss_kb_with_continuity: Vec<f64>,
-    pub bursts: Bursts,
-    pub held: Vec<Held>,
-    pub faults: Faults,
+    pub(crate) took_s: u64,
+    pub(crate) http_cpu_us: Paired,
+    pub(crate) http_requests_per_s: Paired,
+    pub(crate) frame_cpu_us: Paired,
+    pub(crate) frame_cpu_us_with_continuity: Vec<f64>,
+    pub(crate) idle_rss_kb: Paired,
+    pub(crate) idle_rss_kb_with_continuity: Vec<f64>,
+    pub(crate) bursts: Bursts,
+    pub(crate) held: Vec<Held>,
+    pub(crate) faults: Faults,
 }
 
 impl Bench {
     /// Nothing yet.
-    pub async fn new(runs: usize) -> anyhow::Result<Self> {
+    pub(crate) async fn new(runs: usize) -> anyhow::Result<Self> {
         Ok(Self {
             machine: Machine::this(),
             versions: BTreeMap::from([
@@ -186,7 +186,7 @@ impl Bench {
     }
 
     /// The JSON document: medians by name, and below them what they were made of.
-    pub fn document(&self) -> Value {
+    pub(crate) fn document(&self) -> Value {
         json!({
             "schema": 1,
             "measured_at_ms": self.measured_at_ms,
@@ -227,7 +227,7 @@ impl Bench {
     }
 
     /// The section of docs/benchmarks.md.
-    pub fn section(&self) -> String {
+    pub(crate) fn section(&self) -> String {
         let Machine {
             processor,
             cores,

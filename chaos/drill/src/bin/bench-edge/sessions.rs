@@ -20,7 +20,7 @@ const FRAME_MS: u64 = 20;
 /// Three seconds of speech.
 const FRAMES: u64 = 150;
 /// Sessions that are silent, and sessions of a burst.
-pub const MANY: usize = 4_000;
+pub(crate) const MANY: usize = 4_000;
 /// Memory that is given back is given back at once; this is for what is still on its way.
 const SETTLE: Duration = Duration::from_millis(500);
 
@@ -42,7 +42,7 @@ fn all_well(standing: &Standing, sessions: usize) -> anyhow::Result<()> {
 }
 
 /// Processor time of a proxy for one frame, in microseconds; as many go to the stack as come from it.
-pub async fn frame_cpu_us(proxy: &Proxy, over: Over) -> anyhow::Result<f64> {
+pub(crate) async fn frame_cpu_us(proxy: &Proxy, over: Over) -> anyhow::Result<f64> {
     let mut clients = Clients::start()?;
     clients.tell(&open(proxy, over, TALKING, 50)).await?;
     let talk = |frames| Order::Talk {
@@ -60,7 +60,7 @@ pub async fn frame_cpu_us(proxy: &Proxy, over: Over) -> anyhow::Result<f64> {
 }
 
 /// Memory of a proxy for one silent session, in KiB.
-pub async fn idle_kib(kind: Kind, over: Over, stack: &Upstream, place: &Place) -> anyhow::Result<f64> {
+pub(crate) async fn idle_kib(kind: Kind, over: Over, stack: &Upstream, place: &Place) -> anyhow::Result<f64> {
     let proxy = Proxy::start(kind, &[stack.address], place).await?;
     let mut clients = Clients::start()?;
     let before = proxy.anonymous_kib()?;
@@ -75,17 +75,17 @@ pub async fn idle_kib(kind: Kind, over: Over, stack: &Upstream, place: &Place) -
 
 /// Sessions that were closed or not opened though nothing was wrong with them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Burst {
+pub(crate) struct Burst {
     /// Sessions asked for at the same moment.
-    pub sessions: u64,
+    pub(crate) sessions: u64,
     /// Those that were closed or not opened.
-    pub wrong: u64,
+    pub(crate) wrong: u64,
     /// Why, and how many.
-    pub why: BTreeMap<String, u64>,
+    pub(crate) why: BTreeMap<String, u64>,
 }
 
 /// Opens many sessions at the same moment, and says one frame in each.
-pub async fn burst(kind: Kind, manner: Manner, place: &Place) -> anyhow::Result<Burst> {
+pub(crate) async fn burst(kind: Kind, manner: Manner, place: &Place) -> anyhow::Result<Burst> {
     let stack = Upstream::start(manner).await?;
     let proxy = Proxy::start(kind, &[stack.address], place).await?;
     let mut clients = Clients::start()?;
@@ -111,28 +111,28 @@ pub async fn burst(kind: Kind, manner: Manner, place: &Place) -> anyhow::Result<
 
 /// Sessions that were held.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Held {
+pub(crate) struct Held {
     /// Processes of the edge that shared the port.
-    pub processes: usize,
+    pub(crate) processes: usize,
     /// Sessions asked for.
-    pub sessions: u64,
+    pub(crate) sessions: u64,
     /// Those that were closed or not opened.
-    pub wrong: u64,
+    pub(crate) wrong: u64,
     /// Why, and how many.
-    pub why: BTreeMap<String, u64>,
+    pub(crate) why: BTreeMap<String, u64>,
     /// How long they were held, in seconds.
-    pub seconds: u64,
+    pub(crate) seconds: u64,
     /// How long it took to open them, in seconds.
-    pub opened_in_s: f64,
+    pub(crate) opened_in_s: f64,
     /// Sessions of each process of the edge, by its open files.
-    pub memory_kib_per_session: f64,
+    pub(crate) memory_kib_per_session: f64,
     /// Processor time of all processes of the edge while the sessions were silent, in percent of one core.
-    pub cpu_percent: f64,
+    pub(crate) cpu_percent: f64,
 }
 
 /// Holds this many sessions for a time, in so many processes of the edge that share a port, and says one frame in each at
 /// the end.
-pub async fn hold(sessions: usize, processes: usize, seconds: u64, place: &Place) -> anyhow::Result<Held> {
+pub(crate) async fn hold(sessions: usize, processes: usize, seconds: u64, place: &Place) -> anyhow::Result<Held> {
     // Sessions a helper can have: fewer than its 20,000 descriptors, and than the 28,000 ports of an address.
     const HELPER_MAX: usize = 17_000;
     if sessions > processes * CONNECTIONS_MAX {

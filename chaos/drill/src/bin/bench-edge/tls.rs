@@ -21,20 +21,20 @@ const NAME: &str = "voice.example";
 
 /// A certificate in the forms in which it is asked for.
 #[derive(Debug, Clone)]
-pub struct Certificate {
+pub(crate) struct Certificate {
     /// PEM.
-    pub chain: PathBuf,
+    pub(crate) chain: PathBuf,
     /// PEM.
-    pub key: PathBuf,
+    pub(crate) key: PathBuf,
     /// Both in one file, for HAProxy.
-    pub both: PathBuf,
+    pub(crate) both: PathBuf,
     /// What devices trust, in DER.
-    pub trusted: PathBuf,
+    pub(crate) trusted: PathBuf,
 }
 
 impl Certificate {
     /// Makes one and writes it to a folder.
-    pub fn make(folder: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn make(folder: &Path) -> anyhow::Result<Self> {
         let made = rcgen::generate_simple_self_signed([NAME.to_owned()]).context("cannot make a certificate")?;
         let (chain, key) = (made.cert.pem(), made.signing_key.serialize_pem());
         let write = |name: &str, bytes: &[u8]| {
@@ -52,7 +52,7 @@ impl Certificate {
 }
 
 /// What devices connect with. Nothing is resumed: every session pays for its handshake.
-pub fn connector(trusted: &Path) -> anyhow::Result<(TlsConnector, ServerName<'static>)> {
+pub(crate) fn connector(trusted: &Path) -> anyhow::Result<(TlsConnector, ServerName<'static>)> {
     let certificate = std::fs::read(trusted).with_context(|| format!("cannot read {}", trusted.display()))?;
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from(certificate))?;

@@ -15,7 +15,7 @@ use crate::wire::{self, CLOSE, Frames, PAYLOAD_BYTES};
 
 /// How it takes sessions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Manner {
+pub(crate) enum Manner {
     /// It reads the request, agrees, and answers every frame with one.
     Usual,
     /// It agrees before it has read anything.
@@ -41,7 +41,7 @@ thread_local! {
 }
 
 /// Listens; serves until it is dropped.
-pub fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
+pub(crate) fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
     let socket = TcpSocket::new_v4().context("no socket")?;
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
@@ -49,7 +49,7 @@ pub fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
 }
 
 /// Serves connections.
-pub async fn serve(listener: TcpListener, manner: Manner) {
+pub(crate) async fn serve(listener: TcpListener, manner: Manner) {
     loop {
         match listener.accept().await {
             // Whatever becomes of a connection, the measurement looks at the client's end.

@@ -1,17 +1,17 @@
 //! WebSocket as far as the load needs it: frames that are made once and sent many times, and where frames end.
 
 /// A piece of audio: 20 ms of 16 kHz PCM, the size of frame that figures are given for.
-pub const PAYLOAD_BYTES: usize = 640;
+pub(crate) const PAYLOAD_BYTES: usize = 640;
 /// Longest frame header: two bytes, eight of length, four of mask.
 const HEADER_BYTES_MAX: usize = 14;
 /// A client masks its frames; any mask will do.
 const MASK: [u8; 4] = [0x4d, 0x65, 0x72, 0x69];
 
 /// Opcode of a Close frame (RFC 6455 §5.2).
-pub const CLOSE: u8 = 8;
+pub(crate) const CLOSE: u8 = 8;
 
 /// What a client sends to open a session.
-pub fn upgrade(host: &str) -> String {
+pub(crate) fn upgrade(host: &str) -> String {
     format!(
         "GET /v1/realtime HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
@@ -19,7 +19,7 @@ pub fn upgrade(host: &str) -> String {
 }
 
 /// A binary frame as a client sends it.
-pub fn masked(payload: &[u8]) -> Vec<u8> {
+pub(crate) fn masked(payload: &[u8]) -> Vec<u8> {
     let mut frame = header(payload.len(), 0x80);
     frame.extend_from_slice(&MASK);
     frame.extend(payload.iter().zip(MASK.iter().cycle()).map(|(byte, mask)| byte ^ mask));
@@ -27,7 +27,7 @@ pub fn masked(payload: &[u8]) -> Vec<u8> {
 }
 
 /// A binary frame as a server sends it.
-pub fn plain(payload: &[u8]) -> Vec<u8> {
+pub(crate) fn plain(payload: &[u8]) -> Vec<u8> {
     let mut frame = header(payload.len(), 0);
     frame.extend_from_slice(payload);
     frame
@@ -47,7 +47,7 @@ fn header(length: usize, mask_bit: u8) -> Vec<u8> {
 
 /// Follows the frames of one direction; it trusts what it reads.
 #[derive(Debug, Default)]
-pub struct Frames {
+pub(crate) struct Frames {
     header: [u8; HEADER_BYTES_MAX],
     have: usize,
     left: u64,
@@ -56,7 +56,7 @@ pub struct Frames {
 
 impl Frames {
     /// Takes bytes; `ended` is told the opcode of every frame that ends in them.
-    pub fn take(&mut self, mut bytes: &[u8], mut ended: impl FnMut(u8)) {
+    pub(crate) fn take(&mut self, mut bytes: &[u8], mut ended: impl FnMut(u8)) {
         while let Some(first) = bytes.first() {
             if self.left > 0 {
                 let now = bytes.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
@@ -102,7 +102,7 @@ impl Frames {
 }
 
 /// Where the head of an HTTP message ends in these bytes.
-pub fn head_end(bytes: &[u8]) -> Option<usize> {
+pub(crate) fn head_end(bytes: &[u8]) -> Option<usize> {
     let at = bytes.windows(4).position(|window| window == b"\r\n\r\n")?;
     Some(at + 4)
 }
