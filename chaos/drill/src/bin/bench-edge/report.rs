@@ -42,6 +42,16 @@ impl Paired {
         json!(BTreeMap::from(medians))
     }
 
+    /// Peers that need less than we do, and how many times less.
+    fn ahead(&self, over: Over) -> Vec<String> {
+        let ours = self.median(over, Kind::Meridian);
+        let peers = [Kind::Nginx, Kind::Haproxy].map(|kind| (kind.as_str(), self.median(over, kind)));
+        let ahead = peers.into_iter().filter(|(_, theirs)| *theirs > 0.0 && *theirs < ours);
+        ahead
+            .map(|(peer, theirs)| format!("{peer} {:.1} times", ours / theirs))
+            .collect()
+    }
+
     fn raw(&self, over: Over) -> Value {
         json!(BTreeMap::from(
             Kind::ALL.map(|kind| (kind.as_str(), self.of(over, kind)))
@@ -226,6 +236,28 @@ impl Bench {
         })
     }
 
+    /// Where a peer needs less, in one sentence.
+    fn ahead(&self) -> String {
+        let figures = [
+            ("an HTTP request", Over::Plain, &self.http_cpu_us),
+            ("one with TLS", Over::Tls, &self.http_cpu_us),
+            ("a frame", Over::Plain, &self.frame_cpu_us),
+            ("one with TLS", Over::Tls, &self.frame_cpu_us),
+            ("memory of a silent session", Over::Plain, &self.idle_rss_kb),
+            ("of one with TLS", Over::Tls, &self.idle_rss_kb),
+        ];
+        let ahead = figures.into_iter().filter_map(|(name, over, paired)| {
+            let peers = paired.ahead(over);
+            (!peers.is_empty()).then(|| format!("{name} ({})", peers.join(", ")))
+        });
+        let ahead: Vec<String> = ahead.collect();
+        if ahead.is_empty() {
+            "No peer needs less of anything measured here.".to_owned()
+        } else {
+            format!("A peer needs less for: {}.", ahead.join("; "))
+        }
+    }
+
     /// The section of docs/benchmarks.md.
     pub(crate) fn section(&self) -> String {
         let Machine {
@@ -365,12 +397,13 @@ impl Bench {
              frames a second each way. Memory is what {MANY} sessions added to the proxy's own (`RssAnon`), without the kernel's \
              sockets. A burst is {MANY} sessions at the same moment, {runs} times before a stack that agrees when it is asked, and \
              {runs} times before one that agrees before it has read anything; the peers once.\n\n\
-             {figures}{held}{regions}\n\n\
+             {figures}\n\n{ahead}{held}{regions}\n\n\
              Raw values: [benchmarks/edge.json](benchmarks/edge.json).",
             command = self.command,
             runs = self.runs,
             took = self.took_s,
             versions = versions.join(", "),
+            ahead = self.ahead(),
         )
     }
 }
