@@ -1,16 +1,18 @@
 //! Requests: force, stop, undo, agree, and wait for what comes of it.
 
-use std::{process::ExitCode, time::Duration};
+use std::{path::Path, process::ExitCode, time::Duration};
 
 use api::{
     Operator, OperatorError, operator,
     v1::{self, act_request::Kind},
 };
 use clap::{Args, Subcommand};
+use reqwest::Url;
 use tokio::time::Instant;
 
 use crate::{
     Output,
+    edges::{self, Emptied},
     exit::{self, Failure},
     parse_length, present, print,
 };
@@ -61,6 +63,10 @@ pub(crate) enum Request {
         /// For an edge or a stack: for how long.
         #[arg(long = "for", value_name = "TIME", value_parser = parse_length)]
         length: Option<Duration>,
+        /// With --wait: the administrative addresses of the edges to ask for their sessions, separated by commas; those of
+        /// the running world when not given.
+        #[arg(long, value_name = "URL,...", value_delimiter = ',', requires = "wait")]
+        edge_admin: Vec<Url>,
         #[command(flatten)]
         because: Because,
     },
@@ -179,8 +185,18 @@ impl Because {
     }
 }
 
-pub(crate) async fn act(operator: &Operator, request: Request, output: Output) -> Result<ExitCode, Failure> {
+pub(crate) async fn act(
+    operator: &Operator,
+    request: Request,
+    state_dir: &Path,
+    output: Output,
+) -> Result<ExitCode, Failure> {
+    let edge_admin = match &request {
+        Request::Drain { edge_admin, .. } => Some(edge_admin.clone()),
+        _ => None,
+    };
     let (kind, lasts, because) = read(operator, request).await?;
+    let emptied = emptied(&kind);
     let request = operator::request(kind, &because.reason, &because.author, &because.token(), lasts);
     if because.dry_run {
         let tried = operator.plan(Some(request)).await?;
@@ -190,9 +206,22 @@ pub(crate) async fn act(operator: &Operator, request: Request, output: Output) -
     let reply = operator.act(request).await?;
     print(&present::action(&reply, output));
     match (&reply.action, because.wait) {
-        (Some(action), Some(patience)) if reply.outcome() != v1::Outcome::Refused => {
-            wait(operator, &action.id, patience, output).await
-        }
+        (Some(action), Some(patience)) if reply.outcome() != v1::Outcome::Refused => match (emptied, edge_admin) {
+            (Some(emptied), Some(named)) => {
+                let found = match (&emptied, named.is_empty()) {
+                    (_, false) => Ok(named),
+                    (Emptied::Edge(edge), true) => edges::of_world(state_dir, Some(edge)),
+                    (_, true) => edges::of_world(state_dir, None),
+                };
+                let edges = found.map_err(|_| {
+                    let text =
+                        "the drain is under way, but which edges to ask for sessions is unknown; add --edge-admin";
+                    Failure::failed(anyhow::anyhow!(text))
+                })?;
+                wait_until_empty(operator, action, &emptied, &edges, patience, output).await
+            }
+            _ => wait(operator, &action.id, patience, output).await,
+        },
         _ => Ok(exit::of_outcome(reply.outcome(), &reply.reasons)),
     }
 }
@@ -231,6 +260,7 @@ async fn read(operator: &Operator, request: Request) -> Result<(Kind, Option<Dur
             subject,
             length,
             because,
+            ..
         } => (drain(operator, subject, length).await?, length, because),
         Request::Rollout { version, because } => (Kind::Rollout(v1::Rollout { version }), None, because),
         Request::Freeze { length, because } => (Kind::Freeze(v1::Freeze {}), Some(length), because),
@@ -240,6 +270,50 @@ async fn read(operator: &Operator, request: Request) -> Result<(Kind, Option<Dur
         Request::Approve { action, because } => (Kind::Approve(v1::Approve { action }), None, because),
         Request::Abort { action, because } => (Kind::Abort(v1::Abort { action }), None, because),
     })
+}
+
+/// What a drain empties.
+fn emptied(kind: &Kind) -> Option<Emptied> {
+    match kind {
+        Kind::Switchover(it) => Some(Emptied::Region(it.region.clone())),
+        Kind::DrainEdge(it) => Some(Emptied::Edge(it.edge.clone())),
+        Kind::DrainStack(it) => Some(Emptied::Stack(it.stack.clone())),
+        _ => None,
+    }
+}
+
+/// Shows a drain's progress. A region is drained step by step until its action is over, and its last sessions leave after
+/// that; an edge or a stack is drained while its action stands.
+async fn wait_until_empty(
+    operator: &Operator,
+    action: &v1::Action,
+    emptied: &Emptied,
+    edges: &[Url],
+    patience: Duration,
+    output: Output,
+) -> Result<ExitCode, Failure> {
+    let deadline = Instant::now() + patience;
+    let mut code = exit::of_phase("done");
+    if matches!(emptied, Emptied::Region(_)) {
+        let stepped = wait(operator, &action.id, patience, output);
+        let mut stepped = std::pin::pin!(stepped);
+        tokio::select! {
+            result = &mut stepped => code = result?,
+            // Every session may have left before the last step says so.
+            result = edges::watch(edges, emptied, deadline, output) => {
+                result?;
+                return stepped.await;
+            }
+        }
+        if code != ExitCode::SUCCESS {
+            return Ok(code);
+        }
+    }
+    if edges::watch(edges, emptied, deadline, output).await? {
+        Ok(code)
+    } else {
+        Ok(exit::of_phase(&action.phase))
+    }
 }
 
 /// What a drain asks for. Whoever names a thing of the wrong kind is told, rather than that the thing is drained.

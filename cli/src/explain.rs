@@ -6,26 +6,22 @@ use std::{
     net::{IpAddr, SocketAddr},
     path::Path,
     process::ExitCode,
-    time::Duration,
 };
 
 use anyhow::{Context as _, anyhow};
 use api::Operator;
 use clap::{Args, Subcommand};
-use reqwest::{Client, StatusCode, Url};
+use reqwest::{StatusCode, Url};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use topology::Snapshot;
 
 use crate::{
-    Output, audit,
+    Output, audit, edges,
     exit::Failure,
     present::{document, plain, table},
     print,
 };
-
-/// An edge answers from memory.
-const TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ExplainVerb {
@@ -42,6 +38,9 @@ pub(crate) struct Route {
     /// The name that the session gives itself (`Meridian-Session`).
     #[arg(long, value_name = "KEY")]
     session: Option<String>,
+    /// Whose it is (`Meridian-User`): what says which version of the stack it goes to while one is rolled out.
+    #[arg(long, value_name = "USER")]
+    user: Option<String>,
     /// The affinity token that it brings (`Meridian-Affinity`).
     #[arg(long, value_name = "TOKEN")]
     affinity: Option<String>,
@@ -62,11 +61,11 @@ pub(crate) async fn route(
     state_dir: &Path,
     output: Output,
 ) -> Result<ExitCode, Failure> {
-    let edges = edges(&route, state_dir)?;
-    let client = Client::builder()
-        .timeout(TIMEOUT)
-        .build()
-        .context("cannot make a client")?;
+    let edges = match &route.edge_admin {
+        Some(url) => vec![url.clone()],
+        None => edges::of_world(state_dir, route.edge.as_deref())?,
+    };
+    let client = edges::client()?;
     // Fetched at most once, and only when an edge does not have the plan any more.
     let mut older = None;
     let mut answers = Vec::new();
@@ -102,33 +101,6 @@ pub(crate) async fn route(
     Ok(ExitCode::SUCCESS)
 }
 
-/// The administrative addresses of the edges to ask.
-fn edges(route: &Route, state_dir: &Path) -> Result<Vec<Url>, Failure> {
-    if let Some(url) = &route.edge_admin {
-        return Ok(vec![url.clone()]);
-    }
-    let record = world::find(state_dir)?;
-    if let Some(edge) = &route.edge
-        && !record.edges.contains_key(edge)
-    {
-        let known = record.edges.keys().cloned().collect::<Vec<_>>().join(", ");
-        return Err(Failure::usage(anyhow!("there is no edge {edge}; there are {known}")));
-    }
-    let wanted = record
-        .edges
-        .keys()
-        .filter(|name| route.edge.as_ref().is_none_or(|edge| edge == *name));
-    let admin = |name: &String| {
-        let url = record
-            .metrics
-            .get(name)
-            .with_context(|| format!("the world does not say where {name} is"))?;
-        url.parse()
-            .with_context(|| format!("the world says that {name} is at {url}"))
-    };
-    Ok(wanted.map(admin).collect::<anyhow::Result<_>>()?)
-}
-
 fn question(edge: &Url, route: &Route, generation: Option<u64>) -> Url {
     let mut url = edge.clone();
     url.set_path("/explain");
@@ -137,6 +109,7 @@ fn question(edge: &Url, route: &Route, generation: Option<u64>) -> Url {
     let generation = generation.map(|generation| generation.to_string());
     let optional = [
         ("session", &route.session),
+        ("user", &route.user),
         ("affinity", &route.affinity),
         ("generation", &generation),
     ];

@@ -7,6 +7,7 @@ mod act;
 mod audit;
 mod call;
 mod documents;
+mod edges;
 mod exit;
 mod explain;
 mod present;
@@ -208,7 +209,7 @@ async fn ask(verb: Verb, named: Vec<String>, state_dir: &Path, output: Output) -
         Verb::Why { region, .. } => print(&present::why(&operator.why(&region).await?, output)),
         Verb::History { limit } => print(&present::history(&operator.history(limit).await?, output)),
         Verb::Plan => print(&present::plan(&operator.plan(None).await?, output)),
-        Verb::Act(request) => return act::act(&operator, request, output).await,
+        Verb::Act(request) => return act::act(&operator, request, state_dir, output).await,
         Verb::Wait { action, timeout } => return act::wait(&operator, &action, timeout, output).await,
         Verb::Topology { verb } => {
             return documents::document(&operator, v1::DocumentKind::Topology, verb, output).await;

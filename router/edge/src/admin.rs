@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
 };
 
@@ -33,17 +33,26 @@ pub fn router(edge: Arc<Edge>) -> Router {
 struct RegionSessions {
     sessions: usize,
     oldest_s: u64,
+    /// How many of them at each stack.
+    stacks: BTreeMap<SocketAddr, usize>,
 }
 
 async fn sessions(State(edge): State<Arc<Edge>>) -> Json<BTreeMap<RegionId, RegionSessions>> {
     let now = daemon::clock::now();
+    let mut at_stacks = edge.sessions.by_stack();
     let regions = edge
         .sessions
         .by_region()
         .into_iter()
         .map(|(region, (sessions, oldest))| {
             let oldest_s = now.since(oldest).as_secs();
-            (region, RegionSessions { sessions, oldest_s })
+            let stacks = at_stacks.remove(&region).unwrap_or_default();
+            let sessions = RegionSessions {
+                sessions,
+                oldest_s,
+                stacks,
+            };
+            (region, sessions)
         });
     Json(regions.collect())
 }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -61,6 +62,8 @@ pub enum Leave {
 pub struct Live {
     /// Where it is.
     pub region: RegionId,
+    /// At which of its stacks.
+    pub stack: SocketAddr,
     /// Since when.
     pub since: Moment,
 }
@@ -98,11 +101,11 @@ impl Sessions {
     }
 
     /// A session begins.
-    pub fn register(self: &Arc<Self>, region: &RegionId, since: Moment) -> Registered {
+    pub fn register(self: &Arc<Self>, region: &RegionId, stack: SocketAddr, since: Moment) -> Registered {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let region = region.clone();
         self.metrics.session_began(&region);
-        self.lock().insert(id, Live { region, since });
+        self.lock().insert(id, Live { region, stack, since });
         Registered {
             sessions: self.clone(),
             id,
@@ -112,6 +115,16 @@ impl Sessions {
     /// How many are live.
     pub fn count(&self) -> usize {
         self.lock().len()
+    }
+
+    /// How many are live at each stack.
+    pub fn by_stack(&self) -> BTreeMap<RegionId, BTreeMap<SocketAddr, usize>> {
+        let mut regions: BTreeMap<RegionId, BTreeMap<SocketAddr, usize>> = BTreeMap::new();
+        for live in self.lock().values() {
+            let stacks = regions.entry(live.region.clone()).or_default();
+            *stacks.entry(live.stack).or_default() += 1;
+        }
+        regions
     }
 
     /// How many are live in each region, and since when the oldest is.
@@ -214,12 +227,13 @@ impl Sessions {
 }
 
 impl Registered {
-    /// The session goes on in another region.
-    pub fn moved(&self, region: &RegionId) {
+    /// The session goes on at another stack.
+    pub fn moved(&self, region: &RegionId, stack: SocketAddr) {
         if let Some(live) = self.sessions.lock().get_mut(&self.id) {
             self.sessions.metrics.session_gone(&live.region);
             self.sessions.metrics.session_began(region);
             live.region = region.clone();
+            live.stack = stack;
         }
     }
 }
@@ -247,7 +261,9 @@ mod tests {
         for (count, longest) in [(10_u64, 200), (10_000, 10_000)] {
             let sessions = Arc::new(Sessions::new(Metrics::new(&mut Registry::default())));
             let region = RegionId::new("us-east").unwrap();
-            let live: Vec<Registered> = (0..count).map(|_| sessions.register(&region, Moment(0))).collect();
+            let stack = "127.0.0.1:9001".parse().unwrap();
+            let register = |_| sessions.register(&region, stack, Moment(0));
+            let live: Vec<Registered> = (0..count).map(register).collect();
             assert_eq!(sessions.by_region()[&region].0 as u64, count);
             let began = tokio::time::Instant::now();
             sessions.begin_drain(Duration::from_secs(10));
@@ -265,7 +281,9 @@ mod tests {
     async fn sessions_are_shed_a_few_at_a_time() {
         let sessions = Arc::new(Sessions::new(Metrics::new(&mut Registry::default())));
         let region = RegionId::new("us-east").unwrap();
-        let live: Vec<Registered> = (0..100).map(|_| sessions.register(&region, Moment(0))).collect();
+        let stack = "127.0.0.1:9001".parse().unwrap();
+        let register = |_| sessions.register(&region, stack, Moment(0));
+        let live: Vec<Registered> = (0..100).map(register).collect();
         let mut waiting: Vec<_> = live
             .iter()
             .map(|registered| Box::pin(sessions.turn_to_leave(registered.id)))

@@ -388,7 +388,7 @@ async fn converse(edge: &Arc<Edge>, device: &mut dyn Io, session: Session, early
     );
     drop((answer, token));
     edge.seen.traffic.session_began(&decision);
-    let registered = edge.sessions.register(&decision.region, since);
+    let registered = edge.sessions.register(&decision.region, decision.stack, since);
     let passed_on = timeout(edge.config.timeouts.close.0, device.write_all(&accepted)).await;
     drop(accepted);
     if !matches!(passed_on, Ok(Ok(()))) {
@@ -460,7 +460,7 @@ async fn converse(edge: &Arc<Edge>, device: &mut dyn Io, session: Session, early
                         lost_at,
                     },
                 );
-                registered.moved(&decision.region);
+                registered.moved(&decision.region, decision.stack);
                 moves += 1;
                 tracing::info!(
                     session = registered_name(&caller.session_key),

@@ -364,6 +364,13 @@ fn unreadable(error: &axum::Error) -> Result<ClosedReason, Closing> {
         return Ok(ClosedReason::lost);
     }
     tracing::debug!("socket: {text}");
+    if text.contains("UTF-8") {
+        return Err(Closing {
+            code: close_code::INVALID,
+            text: "a text message is not UTF-8",
+            reason: ClosedReason::protocol,
+        });
+    }
     Err(Closing {
         code: close_code::PROTOCOL,
         text: "not the WebSocket protocol",

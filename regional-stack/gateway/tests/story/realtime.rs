@@ -7,7 +7,7 @@ use speech::{
     SAMPLE_RATE, pcm, resample,
     scripted::{sound_of, text_in},
 };
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{io::AsyncWriteExt as _, net::TcpStream, time::timeout};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async, tungstenite::Message};
 
 use crate::region::{PATIENCE, Region, engines, held_recognizer, held_synthesizer};
@@ -468,4 +468,24 @@ async fn a_turn_that_does_not_end_is_cut_when_the_drain_is_over() {
     assert_eq!(device.closed().await, (1012, "region draining".to_owned()));
     drop(gate);
     region.stopped().await;
+}
+
+/// RFC 6455 §8.1: the peer is told, with a code of its own.
+#[tokio::test]
+async fn a_text_that_is_not_utf_8_closes_the_session_with_1007() {
+    let region = Region::start().await;
+    let mut device = Device::call(&region).await;
+    let MaybeTlsStream::Plain(tcp) = device.socket.get_mut() else {
+        panic!("the region speaks plaintext");
+    };
+    tcp.write_all(&[0x81, 0x81, 0, 0, 0, 0, 0xff]).await.unwrap();
+    let closed = loop {
+        match timeout(PATIENCE, device.socket.next()).await.unwrap() {
+            Some(Ok(Message::Close(frame))) => break frame.unwrap(),
+            Some(Ok(_)) => {}
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(u16::from(closed.code), 1007);
+    assert!(closed.reason.contains("UTF-8"), "{closed}");
 }

@@ -1,0 +1,144 @@
+//! What edges say at their administrative addresses.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    time::Duration,
+};
+
+use anyhow::{Context as _, anyhow};
+use indicatif::{ProgressBar, ProgressStyle};
+use reqwest::{Client, Url};
+use serde::Deserialize;
+use tokio::time::{Instant, sleep};
+
+use crate::{Output, exit::Failure, print};
+
+/// An edge answers from memory.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// How often edges are asked how many sessions are left.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+pub(crate) fn client() -> anyhow::Result<Client> {
+    Client::builder()
+        .timeout(TIMEOUT)
+        .build()
+        .context("cannot make a client")
+}
+
+/// The administrative addresses of the edges of the running world, or of this one alone.
+pub(crate) fn of_world(state_dir: &Path, only: Option<&str>) -> Result<Vec<Url>, Failure> {
+    let record = world::find(state_dir)?;
+    if let Some(edge) = only
+        && !record.edges.contains_key(edge)
+    {
+        let known = record.edges.keys().cloned().collect::<Vec<_>>().join(", ");
+        return Err(Failure::usage(anyhow!("there is no edge {edge}; there are {known}")));
+    }
+    let wanted = record.edges.keys().filter(|name| only.is_none_or(|edge| edge == *name));
+    let admin = |name: &String| {
+        let url = record
+            .metrics
+            .get(name)
+            .with_context(|| format!("the world does not say where {name} is"))?;
+        url.parse()
+            .with_context(|| format!("the world says that {name} is at {url}"))
+    };
+    Ok(wanted.map(admin).collect::<anyhow::Result<_>>()?)
+}
+
+/// What is emptied of sessions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Emptied {
+    Region(String),
+    Stack(String),
+    Edge(String),
+}
+
+impl std::fmt::Display for Emptied {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Region(name) | Self::Stack(name) | Self::Edge(name) => f.write_str(name),
+        }
+    }
+}
+
+/// Live sessions of one region at one edge.
+#[derive(Debug, Deserialize)]
+struct RegionSessions {
+    sessions: u64,
+    #[serde(default)]
+    stacks: BTreeMap<String, u64>,
+}
+
+/// Sessions that are left, and the edges that did not say.
+async fn left(client: &Client, edges: &[Url], emptied: &Emptied) -> (u64, BTreeSet<String>) {
+    let (mut left, mut silent) = (0, BTreeSet::new());
+    for edge in edges {
+        let mut url = edge.clone();
+        url.set_path("/sessions");
+        let said = async { client.get(url).send().await?.error_for_status()?.json().await };
+        let regions: BTreeMap<String, RegionSessions> = match said.await {
+            Ok(regions) => regions,
+            Err::<_, reqwest::Error>(_) => {
+                silent.insert(edge.to_string());
+                continue;
+            }
+        };
+        left += match emptied {
+            Emptied::Edge(_) => regions.values().map(|it| it.sessions).sum(),
+            Emptied::Region(region) => regions.get(region).map_or(0, |it| it.sessions),
+            Emptied::Stack(stack) => regions.values().filter_map(|it| it.stacks.get(stack)).sum::<u64>(),
+        };
+    }
+    (left, silent)
+}
+
+/// Shows how many sessions are left until none is, at most until `deadline`; whether none is.
+pub(crate) async fn watch(
+    edges: &[Url],
+    emptied: &Emptied,
+    deadline: Instant,
+    output: Output,
+) -> Result<bool, Failure> {
+    let client = client()?;
+    let mut bar: Option<ProgressBar> = None;
+    let mut told = None;
+    loop {
+        let (left, silent) = left(&client, edges, emptied).await;
+        if !silent.is_empty() && told.is_none() {
+            let silent: Vec<String> = silent.into_iter().collect();
+            eprintln!(
+                "meridian: {} does not say how many sessions it has",
+                silent.join(" and ")
+            );
+        }
+        let bar = bar.get_or_insert_with(|| progress(left, emptied));
+        bar.set_length(bar.length().unwrap_or(0).max(left));
+        bar.set_position(bar.length().unwrap_or(0) - left);
+        // Where there is no terminal to draw on, a line for each change.
+        if bar.is_hidden() && output == Output::Table && told != Some(left) {
+            print(&format!("{emptied}: {left} sessions left"));
+        }
+        told = Some(left);
+        if left == 0 || Instant::now() + LOOK_EVERY > deadline {
+            bar.finish_and_clear();
+            if output == Output::Table {
+                match left {
+                    0 => print(&format!("{emptied} is empty")),
+                    left => eprintln!("meridian: {emptied} still has {left} sessions; those in a turn finish it first"),
+                }
+            }
+            return Ok(left == 0);
+        }
+        sleep(LOOK_EVERY).await;
+    }
+}
+
+fn progress(sessions: u64, emptied: &Emptied) -> ProgressBar {
+    let template = "{msg} [{bar:40}] {pos} of {len} sessions left it";
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(sessions)
+        .with_style(style)
+        .with_message(emptied.to_string())
+}
