@@ -266,7 +266,9 @@ impl Gateway {
             head.append_header(name.clone(), value.clone()).map(drop)
         })?;
         let has_body = !matches!(answered.status.as_u16(), 204 | 304);
-        if has_body && !answered.headers.contains_key(header::CONTENT_LENGTH) && !session.as_ref().is_http2() {
+        // HTTP/2 has frames, and HTTP/1.0 ends a body by closing.
+        let is_http11 = session.req_header().version == http::Version::HTTP_11;
+        if has_body && is_http11 && !answered.headers.contains_key(header::CONTENT_LENGTH) {
             head.insert_header(header::TRANSFER_ENCODING, "chunked")?;
         }
         self.sign_response(&mut head, ctx)?;

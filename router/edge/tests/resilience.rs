@@ -188,6 +188,32 @@ async fn a_region_that_answers_in_time_is_asked_alone() {
 }
 
 #[tokio::test]
+async fn a_connection_is_kept_between_transcriptions_on_both_sides() {
+    let region = named("region", Does::Answers(200)).await;
+    region.open();
+    let world = world("hedge.after = '10s'", &[&region]).await;
+    let mut device = TcpStream::connect(world.address).await.unwrap();
+    for n in 1..4 {
+        let recording = "x".repeat(n);
+        let request =
+            format!("POST /v1/audio/transcriptions HTTP/1.1\r\nHost: v\r\nContent-Length: {n}\r\n\r\n{recording}");
+        device.write_all(request.as_bytes()).await.unwrap();
+        let head = hang_means_failure(read_head(&mut device))
+            .await
+            .expect("the connection is kept");
+        assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+        let expected = format!("region heard {n} bytes");
+        let mut heard = vec![0; expected.len()];
+        hang_means_failure(device.read_exact(&mut heard)).await.unwrap();
+        assert_eq!(String::from_utf8(heard).unwrap(), expected);
+    }
+    let opened = world.metric("meridian_edge_connects_total{region=\"eu-west\",outcome=\"ok\"}");
+    assert_eq!(opened, Some(1.0), "one connection served all three");
+    let old = "POST /v1/audio/transcriptions HTTP/1.0\r\nContent-Length: 1\r\n\r\nx";
+    assert!(world.ask(old).await.ends_with("region heard 1 bytes"));
+}
+
+#[tokio::test]
 async fn a_tenth_of_the_transcriptions_is_copied_and_no_more() {
     let (slow, quick) = (
         named("slow", Does::Answers(200)).await,
