@@ -377,6 +377,7 @@ mod tests {
         let route = Route {
             client: "192.0.2.7".parse().unwrap(),
             session: Some("a&b c".to_owned()),
+            user: None,
             affinity: None,
             edge: None,
             edge_admin: None,

@@ -2,7 +2,11 @@
 //! dead or frozen harms nobody. A task per control plane listens; a single place decides what is applied, so that streams
 //! that bring the same plan, or an older one, can never push each other back.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
 
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -28,6 +32,54 @@ pub struct Follower {
     pub kind: v1::NodeKind,
     /// Where the last good plans are kept.
     pub last_good: LastGood,
+    /// Told which control planes answer.
+    pub contact: Contact,
+}
+
+/// Whether any control plane is followed, and since when none is: then the plan in force may be out of date. Connections are
+/// kept alive by HTTP/2 pings, so one that is cut off counts as lost within seconds.
+#[derive(Debug, Clone)]
+pub struct Contact(Arc<Mutex<(usize, Instant)>>);
+
+impl Default for Contact {
+    fn default() -> Self {
+        Self(Arc::new(Mutex::new((0, Instant::now()))))
+    }
+}
+
+impl Contact {
+    fn lock(&self) -> MutexGuard<'_, (usize, Instant)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many control planes are followed.
+    pub fn count(&self) -> usize {
+        self.lock().0
+    }
+
+    /// For how long none has been: nothing while one is. Before the first contact that is since the start.
+    pub fn stale_for(&self) -> Duration {
+        match *self.lock() {
+            (0, lost_at) => lost_at.elapsed(),
+            _ => Duration::ZERO,
+        }
+    }
+
+    fn begins(&self) -> Following {
+        self.lock().0 += 1;
+        Following(self.clone())
+    }
+}
+
+/// A control plane is followed while this exists.
+struct Following(Contact);
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        let mut contact = self.0.lock();
+        contact.0 -= 1;
+        contact.1 = Instant::now();
+    }
 }
 
 /// Why a snapshot was refused.
@@ -114,6 +166,7 @@ impl Follower {
                 kind: self.kind,
                 current: current.subscribe(),
                 offers: offers.clone(),
+                contact: self.contact.clone(),
             };
             streams.spawn(stream.keep_following());
         }
@@ -184,6 +237,7 @@ struct Stream {
     kind: v1::NodeKind,
     current: watch::Receiver<Current>,
     offers: mpsc::Sender<Offer>,
+    contact: Contact,
 }
 
 impl Stream {
@@ -229,6 +283,7 @@ impl Stream {
         let mut updates = client.watch(ReceiverStream::new(requests)).await?.into_inner();
         tracing::info!(%endpoint, "following plans");
         *connected = true;
+        let _following = self.contact.begins();
         loop {
             tokio::select! {
                 update = updates.message() => {
@@ -285,8 +340,6 @@ async fn send(answers: &mpsc::Sender<v1::WatchRequest>, message: Message) -> Res
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use topology::fixtures::three_primaries;
 
     use super::*;
@@ -322,6 +375,7 @@ mod tests {
                 node: NodeId::new("edge-iad").unwrap(),
                 kind: v1::NodeKind::Edge,
                 last_good: last_good.clone(),
+                contact: Contact::default(),
             };
             let (sender, current) = watch::channel(None);
             let (stop, stopped) = oneshot::channel::<()>();

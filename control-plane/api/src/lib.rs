@@ -25,7 +25,7 @@ pub mod v1 {
     tonic::include_proto!("meridian.v1");
 }
 
-pub use follow::Follower;
+pub use follow::{Contact, Follower};
 pub use last_good::LastGood;
 pub use operator::{Operator, OperatorError};
 pub use report::{Reporter, report_queue};

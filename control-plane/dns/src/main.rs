@@ -39,6 +39,7 @@ async fn run(process: Process, config: Config) -> anyhow::Result<()> {
         node: config.node.clone(),
         kind: NodeKind::Dns,
         last_good: LastGood::at(config.state_dir.join("plan")),
+        contact: api::Contact::default(),
     };
     let stop = tasks.stop_token();
     tasks.spawn("follow plans", async move {

@@ -16,6 +16,9 @@ use verdict::Passive;
 
 use crate::{Config, admission::Admission, metrics::Metrics, seen::Seen, sessions::Sessions};
 
+/// Sessions that are placed by a new plan, in thought, before it is in force: enough that a part of a percent shows.
+const SESSIONS_TRIED: u32 = 256;
+
 /// One edge.
 #[derive(Debug)]
 pub struct Edge {
@@ -73,14 +76,32 @@ impl Edge {
             tracing::warn!(offered = %table.number(), %have, "plan is not newer; ignored");
             return;
         }
+        if !self.serves_by(&table) {
+            tracing::error!(offered = %table.number(), %have, "plan would serve nobody here; ignored");
+            self.metrics.plan_refused();
+            return;
+        }
         self.seen.retain(&table);
         self.metrics.plan(table.number().generation, table.created_at());
         self.previous.store(self.table.swap(Some(Arc::new(table))));
         self.plans.send_replace(());
     }
 
-    /// Resolves when the plan wants the sessions of a region, or of one of its stacks, gone. A region that it never planned sessions into is where
-    /// sessions fled to; it does not chase them from there. With `newer` the plan in force does not count.
+    /// Whether a table gives every one of some sessions a stack that it has: tried before it is in force, because nobody
+    /// is left to tell afterwards.
+    fn serves_by(&self, table: &Table) -> bool {
+        (0..SESSIONS_TRIED).all(|n| {
+            let key = n.to_string();
+            let tried = Tried::default();
+            let picked = self
+                .seen
+                .pick(table, &key, User::default(), None, &tried, daemon::clock::now());
+            picked.is_some_and(|it| table.serves(&it.region, it.stack))
+        })
+    }
+
+    /// Resolves when the plan wants the sessions of a region, or of one of its stacks, gone. A region that it never planned
+    /// sessions into is where sessions fled to; it does not chase them from there. With `newer` the plan in force does not count.
     pub async fn asks_to_leave(&self, region: RegionId, stack: SocketAddr, newer: bool) -> Why {
         let mut plans = self.plans.subscribe();
         let mut was_planned = false;

@@ -26,6 +26,12 @@ pub const EJECTION_IGNORED: &str = "meridian_edge_ejection_ignored";
 pub const PLAN_GENERATION: &str = "meridian_edge_plan_generation";
 /// When the plan in force was decided, seconds since the epoch: its age is `time()` minus this.
 pub const PLAN_CREATED: &str = "meridian_edge_plan_created_timestamp_seconds";
+/// Plans that were refused because they would not serve. `_total` is appended.
+pub const PLANS_REFUSED: &str = "meridian_edge_plans_refused";
+/// Control planes that are followed now.
+pub const CONTROL_PLANES: &str = "meridian_edge_control_planes_followed";
+/// For how long no control plane has been followed: the plan in force may be out of date by that much. 0 while one is.
+pub const PLAN_STALE: &str = "meridian_edge_plan_stale_seconds";
 /// Bytes of sessions, by direction. `_total` is appended.
 pub const RELAYED_BYTES: &str = "meridian_edge_relayed_bytes";
 /// HTTP requests, by route and class of status. `_total` is appended.
@@ -83,6 +89,9 @@ pub struct Metrics {
     ejections: Family<ByRegion, Counter>,
     ejection_ignored: Family<ByReason, Counter>,
     plan_generation: Gauge,
+    plans_refused: Counter,
+    control_planes: Gauge,
+    plan_stale: Gauge<f64, AtomicU64>,
     plan_created: Gauge<f64, AtomicU64>,
     relayed_bytes: Family<ByDirection, Counter>,
     http_requests: Family<ByRoute, Counter>,
@@ -170,6 +179,9 @@ impl Metrics {
             ejections: Family::default(),
             ejection_ignored: Family::default(),
             plan_generation: Gauge::default(),
+            plans_refused: Counter::default(),
+            control_planes: Gauge::default(),
+            plan_stale: Gauge::default(),
             plan_created: Gauge::default(),
             relayed_bytes: Family::default(),
             http_requests: Family::default(),
@@ -214,6 +226,21 @@ impl Metrics {
             PLAN_GENERATION,
             "Generation of the plan in force",
             metrics.plan_generation.clone(),
+        );
+        registry.register(
+            PLANS_REFUSED,
+            "Plans that would not serve",
+            metrics.plans_refused.clone(),
+        );
+        registry.register(
+            CONTROL_PLANES,
+            "Control planes that are followed now",
+            metrics.control_planes.clone(),
+        );
+        registry.register(
+            PLAN_STALE,
+            "Seconds without any control plane, so that the plan may be out of date",
+            metrics.plan_stale.clone(),
         );
         registry.register(
             PLAN_CREATED,
@@ -311,6 +338,16 @@ impl Metrics {
     pub(crate) fn plan(&self, generation: u64, created_at: topology::Moment) {
         self.plan_generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
         self.plan_created.set(created_at.0 as f64 / 1000.0);
+    }
+
+    pub(crate) fn plan_refused(&self) {
+        self.plans_refused.inc();
+    }
+
+    pub(crate) fn contact(&self, control_planes: usize, stale: Duration) {
+        self.control_planes
+            .set(i64::try_from(control_planes).unwrap_or(i64::MAX));
+        self.plan_stale.set(stale.as_secs_f64());
     }
 
     pub(crate) fn connect(&self, region: &RegionId, outcome: &'static str) {

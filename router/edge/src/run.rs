@@ -14,7 +14,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use api::{Follower, LastGood, v1::NodeKind};
+use api::{Contact, Follower, LastGood, v1::NodeKind};
 use daemon::{Process, Tasks, admin::Readiness};
 use prometheus_client::registry::Registry;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -126,7 +126,13 @@ pub async fn start(
         node: node.clone(),
         kind: NodeKind::Edge,
         last_good: LastGood::at(state_dir.join("plan")),
+        contact: Contact::default(),
     };
+    let (contact, metrics, leaving) = (follower.contact.clone(), edge.metrics.clone(), left.clone());
+    tasks.spawn("staleness", async move {
+        leaving.run_until_cancelled(tell_staleness(&contact, &metrics)).await;
+        Ok(())
+    });
     let leaving = left.clone();
     tasks.spawn("plans", async move {
         follower.run(current, leaving.cancelled()).await;
@@ -269,6 +275,15 @@ async fn apply_plans(edge: &Edge, mut snapshots: watch::Receiver<Option<Arc<Snap
             // The follower stops with this task or just before it.
             return std::future::pending::<()>().await;
         }
+    }
+}
+
+/// Keeps saying for how long the plan in force may have been out of date.
+async fn tell_staleness(contact: &Contact, metrics: &Metrics) {
+    let mut tick = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        tick.tick().await;
+        metrics.contact(contact.count(), contact.stale_for());
     }
 }
 

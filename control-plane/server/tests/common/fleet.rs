@@ -673,6 +673,7 @@ impl Node {
                 v1::NodeKind::Dns
             },
             last_good: LastGood::at(&self.last_good),
+            contact: api::Contact::default(),
         };
         let (current, mut plans) = watch::channel(None::<Arc<Snapshot>>);
         let lives = self.lives.clone();

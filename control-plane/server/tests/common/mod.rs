@@ -87,6 +87,7 @@ impl ControlPlane {
             node: NodeId::new("edge-iad").unwrap(),
             kind: v1::NodeKind::Edge,
             last_good: LastGood::at(last_good),
+            contact: api::Contact::default(),
         }
     }
 
