@@ -273,6 +273,7 @@ impl Gateway {
         self.edge.metrics.connect_took(&decision.region, took);
         let now = daemon::clock::now();
         self.edge.seen.reached(&decision.region, decision.stack, took, now);
+        self.edge.seen.accepted(&decision.region, decision.stack, took, now);
     }
 
     pub(crate) fn connect_failed(&self, decision: &Decision, e: &Error) {
@@ -460,10 +461,7 @@ impl ProxyHttp for Gateway {
         if let Some(decision) = &ctx.decision
             && !reused
         {
-            let took = ctx.connecting_since.elapsed();
-            self.connected(decision, took);
-            let (region, stack) = (&decision.region, decision.stack);
-            self.edge.seen.accepted(region, stack, took, daemon::clock::now());
+            self.connected(decision, ctx.connecting_since.elapsed());
         }
         Ok(())
     }

@@ -222,10 +222,8 @@ async fn a_call_goes_to_the_next_region_when_one_is_down_and_is_unavailable_when
     assert_eq!((head.status().as_u16(), status(head.headers())), (200, "14"));
     assert!(head.headers()["grpc-message"].to_str().unwrap().contains("no region"));
     let (head, body, _) = ask(&mut sender, get("/v1/models"), "").await.unwrap();
-    assert_eq!(
-        (head.status().as_u16(), &head.headers()["retry-after"]),
-        (503, &"2".parse().unwrap())
-    );
+    assert_eq!(head.status(), 503);
+    assert!(head.headers().contains_key("retry-after"), "{head:?}");
     assert!(String::from_utf8(body).unwrap().contains("no_region"));
 }
 
