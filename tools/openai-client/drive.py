@@ -1,4 +1,4 @@
-"""Drives an edge with the unmodified openai package: a transcription, a synthesis, and a realtime turn.
+"""Drives an edge with the unmodified openai package (a transcription, a synthesis, a realtime turn) and with websockets.
 
 usage: drive.py BASE_URL WAV
 Prints one JSON object with what came back; exits with a traceback when the client is not content.
@@ -12,6 +12,7 @@ import sys
 import wave
 
 from openai import AsyncOpenAI, BadRequestError
+from websockets.asyncio.client import connect
 
 
 def pcm_24k(path: str) -> bytes:
@@ -56,6 +57,27 @@ async def realtime_turn(client: AsyncOpenAI, path: str) -> dict:
     return result | {"reply_seconds": len(reply) / 48_000, "first_event": seen[0]}
 
 
+async def plain_websocket(base_url: str) -> dict:
+    """What the websockets package makes of the same endpoint: it offers compression, pings, and sends in fragments."""
+    url = base_url.replace("http", "ws", 1) + "/realtime?model=meridian"
+    async with connect(url) as socket:
+        created = json.loads(await socket.recv())
+        await (await socket.ping())
+        update = json.dumps({"type": "session.update", "session": {"type": "realtime"}})
+        await socket.send([update[:20], update[20:]])
+        updated = json.loads(await socket.recv())
+        affinity = socket.response.headers["Meridian-Affinity"]
+        extensions = len(socket.protocol.extensions)
+    # A device that was there before says so.
+    async with connect(url, additional_headers={"Meridian-Affinity": affinity}) as again:
+        again_created = json.loads(await again.recv())
+    return {
+        "events": [created["type"], updated["type"], again_created["type"]],
+        "extensions": extensions,
+        "close_codes": [socket.close_code, again.close_code],
+    }
+
+
 async def main() -> None:
     base_url, path = sys.argv[1:3]
     client = AsyncOpenAI(base_url=base_url, api_key="unused", max_retries=0, timeout=20)
@@ -78,6 +100,7 @@ async def main() -> None:
                 "speech_seconds": speech_seconds,
                 "refusal": refusal,
                 "realtime": await realtime_turn(client, path),
+                "websocket": await plain_websocket(base_url),
             }
         )
     )

@@ -32,7 +32,7 @@ async fn a_world_serves_calls_whatever_happens_to_it() {
 
     stage.scene("every recorded call is understood through the edges");
     every_recorded_call_is_understood(&stage).await;
-    stage.scene("the unmodified openai package transcribes, speaks and takes a realtime turn");
+    stage.scene("the unmodified openai and websockets packages transcribe, speak and take a realtime turn");
     the_openai_package_is_content(&stage).await;
     stage.scene("bad input gets a clear error and harms nobody");
     bad_requests_get_clear_errors(&stage).await;
@@ -116,6 +116,13 @@ async fn the_openai_package_is_content(stage: &Stage) {
         turn["reply"].as_str().unwrap().starts_with("timer set for") && turn["reply_seconds"].as_f64().unwrap() > 0.5,
         "{said:#}"
     );
+    // And the websockets package by itself: compression is declined, pings and fragments pass, both ends close in order.
+    let plain = serde_json::json!({
+        "events": ["session.created", "session.updated", "session.created"],
+        "extensions": 0,
+        "close_codes": [1000, 1000],
+    });
+    assert_eq!(said["websocket"], plain, "{said:#}");
 }
 
 /// The URL of the first edge.

@@ -5,7 +5,10 @@ mod support;
 use futures_util::SinkExt as _;
 use serde_json::Value;
 use support::{
-    Fate::{self, DiesAfterEvents, DiesAfterMessages, DiesInEvent, FreezesAfterMessages, LeavesAfterTurn, Lives},
+    Fate::{
+        self, DiesAfterEvents, DiesAfterMessages, DiesInEvent, FreezesAfterMessages, FreezesAfterTurn, LeavesAfterTurn,
+        Lives,
+    },
     Session, Stack, World, hang_means_failure, planned, region,
 };
 use tokio_tungstenite::tungstenite::Message;
@@ -112,6 +115,24 @@ async fn a_region_that_stops_answering_in_a_turn_is_taken_for_dead() {
         let changes = "continuity.silence_busy = '300ms'";
         check_turn(changes, &[FreezesAfterMessages(messages), Lives], "eu-central", 1).await;
     }
+}
+
+#[tokio::test]
+async fn a_region_that_falls_silent_between_turns_is_noticed_though_nobody_says_anything() {
+    let policy = "continuity.silence_active = '100ms'\ncontinuity.silence_idle = '300ms'";
+    let world = world(policy, &[FreezesAfterTurn, Lives]).await;
+    let mut anna = world.open(&[]).await;
+    let mut heard = Heard::default();
+    say_turn(&mut anna).await;
+    heard.until_done(&mut anna).await;
+    while heard.notices.is_empty() {
+        heard.take(&mut anna).await;
+    }
+    assert_eq!(heard.codes(), ["region_changed"]);
+    assert_eq!(world.live(), [("eu-central".to_owned(), 1)].into());
+    say_turn(&mut anna).await;
+    heard.until_done(&mut anna).await;
+    assert_eq!(heard.events[5..], ONE_TURN[1..], "nothing twice");
 }
 
 #[tokio::test]
@@ -276,6 +297,50 @@ async fn a_drained_region_loses_its_sessions_between_turns_and_nobody_notices() 
         }
     };
     hang_means_failure(moved).await;
+    say_turn(&mut anna).await;
+    heard.until_done(&mut anna).await;
+    assert_eq!(heard.events[5..], ONE_TURN[1..]);
+    assert!(heard.notices.is_empty(), "{:?}", heard.notices);
+}
+
+#[tokio::test]
+async fn a_drained_stack_loses_its_sessions_to_another_of_its_region_and_gets_no_new_ones() {
+    let both = [("eu-west", Stack::Talks(Lives)), ("eu-west", Stack::Talks(Lives))];
+    let mut snapshot = planned(&both).await;
+    let world = World::of("drain.window = '50ms'", &snapshot);
+    let at = || {
+        world
+            .edge
+            .sessions
+            .by_stack()
+            .remove(&region("eu-west"))
+            .unwrap_or_default()
+    };
+    let mut anna = world.open(&[]).await;
+    let mut heard = Heard::default();
+    anna.say("a").await;
+    while heard.events != ["hello", "listening"] {
+        heard.take(&mut anna).await;
+    }
+    let drained = *at().first_key_value().expect("she is somewhere").0;
+    snapshot.plan.generation = 2;
+    snapshot.plan.drained_stacks.insert(drained);
+    world.edge.apply(&snapshot);
+    for word in ["b", "."] {
+        anna.say(word).await;
+    }
+    heard.until_done(&mut anna).await;
+    let moved = async {
+        while at().contains_key(&drained) || at().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    hang_means_failure(moved).await;
+    let mut others = Vec::new();
+    for _ in 0..10 {
+        others.push(world.open(&[]).await);
+    }
+    assert_eq!(at().into_values().collect::<Vec<_>>(), [11], "all at the other stack");
     say_turn(&mut anna).await;
     heard.until_done(&mut anna).await;
     assert_eq!(heard.events[5..], ONE_TURN[1..]);

@@ -90,6 +90,8 @@ pub enum Fate {
     DiesAfterMessages(u64),
     /// It takes in so many messages, and then neither reads nor writes any more.
     FreezesAfterMessages(u64),
+    /// After a turn it neither reads nor writes any more.
+    FreezesAfterTurn,
     /// It closes every session with 1012 after a turn.
     LeavesAfterTurn,
     /// It does not take sessions of others.
@@ -367,6 +369,9 @@ impl Talk {
         }
         if is_over && self.tells_turns {
             self.tell_turn().await?;
+        }
+        if is_over && self.fate == Fate::FreezesAfterTurn {
+            std::future::pending::<()>().await;
         }
         if is_over && self.fate == Fate::LeavesAfterTurn {
             let (code, reason) = (CloseCode::Restart, "region draining".into());
