@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
@@ -200,7 +200,10 @@ type Tls = (TlsConnector, ServerName<'static>);
 
 async fn connect(to: SocketAddr, from: IpAddr, tls: Option<Tls>) -> std::io::Result<(Box<dyn Io>, Frames)> {
     let socket = TcpSocket::new_v4()?;
-    socket.bind(SocketAddr::new(from, 0))?;
+    // Left to the kernel, the port may be one whose last connection is not forgotten yet.
+    if from != IpAddr::from(Ipv4Addr::LOCALHOST) {
+        socket.bind(SocketAddr::new(from, 0))?;
+    }
     let tcp = socket.connect(to).await?;
     tcp.set_nodelay(true)?;
     let mut io: Box<dyn Io> = match tls {

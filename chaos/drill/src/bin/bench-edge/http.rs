@@ -5,8 +5,8 @@ use tokio::process::Command;
 
 use crate::proxies::{Over, Proxy};
 
-/// Long enough that a hundredth of a second, the unit of processor time, is less than a percent.
-const SECONDS: u32 = 3;
+/// Long enough that a hundredth of a second, the unit of processor time, is a percent or less.
+const SECONDS: u32 = 2;
 /// Enough to keep a proxy busy on every core, and few enough that none of them queues.
 const CONNECTIONS: usize = 64;
 

@@ -285,7 +285,7 @@ fn edge(listen: &Listen<'_>, stacks: &[SocketAddr], folder: &Path) -> anyhow::Re
     Ok(command)
 }
 
-/// All devices of the bench are one client, and come at once.
+/// All devices of the bench are one client, come at once, and are silent for longer than a device with a heartbeat.
 const LIMITS: &str = "[limits]
 connections_max = 9900
 sessions_max = 9900
@@ -293,6 +293,9 @@ handshakes_max = 9900
 returning_percent = 0
 client_connections_max = 0
 client_requests_per_s = 0
+
+[timeouts]
+idle = \"1h\"
 ";
 
 fn plan(address: SocketAddr, stacks: &[SocketAddr]) -> anyhow::Result<Snapshot> {
