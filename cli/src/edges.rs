@@ -107,7 +107,7 @@ pub(crate) async fn watch(
     loop {
         let (left, silent) = left(&client, edges, emptied).await;
         if !silent.is_empty() && told.is_none() {
-            let silent: Vec<String> = silent.into_iter().collect();
+            let silent: Vec<&str> = silent.iter().map(String::as_str).collect();
             eprintln!(
                 "meridian: {} does not say how many sessions it has",
                 silent.join(" and ")
@@ -121,8 +121,17 @@ pub(crate) async fn watch(
             print(&format!("{emptied}: {left} sessions left"));
         }
         told = Some(left);
-        if left == 0 || Instant::now() + LOOK_EVERY > deadline {
+        let is_known = silent.is_empty();
+        if (left == 0 && is_known) || Instant::now() + LOOK_EVERY > deadline {
             bar.finish_and_clear();
+            if !is_known {
+                let silent: Vec<String> = silent.into_iter().collect();
+                let text = format!(
+                    "{} does not say how many sessions are left; is this an administrative address (admin_listen)?",
+                    silent.join(" and ")
+                );
+                return Err(Failure::unreachable(anyhow!(text)));
+            }
             if output == Output::Table {
                 match left {
                     0 => print(&format!("{emptied} is empty")),

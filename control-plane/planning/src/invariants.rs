@@ -356,7 +356,14 @@ fn says_the_same(before: &Plan, outcome: &Outcome, next: &Plan) -> Vec<String> {
         let regions = plan.regions.iter().map(|(id, it)| (id.clone(), it.state, it.level));
         let rollout = plan.rollout.as_ref().map(|it| (it.version.clone(), it.percent));
         let rest = (plan.documents.clone(), plan.routes.clone(), plan.edges.clone());
-        (rest, regions.collect::<Vec<_>>(), rollout, plan.writers.clone())
+        let drained = plan.drained_stacks.clone();
+        (
+            rest,
+            regions.collect::<Vec<_>>(),
+            rollout,
+            plan.writers.clone(),
+            drained,
+        )
     };
     if said(before) == said(next) {
         vec!["a plan says what the one before said".to_owned()]

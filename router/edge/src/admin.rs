@@ -62,8 +62,7 @@ async fn sessions(State(edge): State<Arc<Edge>>) -> Json<BTreeMap<RegionId, Regi
 struct Question {
     session: Option<String>,
     /// Whose it is, when a version is rolled out.
-    #[serde(default)]
-    user: String,
+    user: Option<String>,
     /// Where the device comes from: its place when the session has no name.
     client: Option<IpAddr>,
     affinity: Option<String>,
@@ -129,6 +128,8 @@ fn answer(edge: &Edge, question: &Question, table: &Table) -> Result<Json<Explan
         }
         (named, client) => session_key(named, client.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED))),
     };
+    let client = question.client.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+    let user = routing::user::name(question.user.as_deref(), None, client);
     let affinity = question.affinity.as_deref().and_then(|token| edge.affinity(token, now));
     let seen = edge.seen.summary(table, now);
     let regions = table.regions().map(|(region, _)| region);
@@ -136,7 +137,7 @@ fn answer(edge: &Edge, question: &Question, table: &Table) -> Result<Json<Explan
         edge: edge.id.clone(),
         plan: table.number(),
         plan_in_force: in_force(edge)?.number(),
-        decisions: edge.explain(table, &key, &question.user, affinity.as_ref(), now),
+        decisions: edge.explain(table, &key, &user, affinity.as_ref(), now),
         nearness_ms: regions
             .map(|region| (region.clone(), table.nearness(region, &seen.rtt_ms)))
             .collect(),

@@ -101,7 +101,8 @@ impl Admission {
 
     /// A request begins.
     pub fn request(&self, client: IpAddr) -> Result<(), Refusal> {
-        self.calm_enough(Arrival::Newcomer)?;
+        // Who returns cannot be told from who does not, and a request is short.
+        self.calm_enough(Arrival::Returning)?;
         Ok(self.clients().ask(client, daemon::clock::now())?)
     }
 

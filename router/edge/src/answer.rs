@@ -60,6 +60,15 @@ impl Answer {
         )
     }
 
+    /// 408: the body took too long.
+    pub fn body_too_slow() -> Self {
+        Self::client(
+            http::StatusCode::REQUEST_TIMEOUT,
+            "request_timeout",
+            "the request body took too long to arrive",
+        )
+    }
+
     /// 431: the header is too large.
     pub fn header_too_large(bytes_max: usize) -> Self {
         Self::client(

@@ -23,7 +23,8 @@ use pingora_core::{
     server::configuration::ServerConf,
 };
 use pingora_proxy::{HttpProxy, http_proxy};
-use tokio::{net::TcpStream, sync::watch, time::timeout};
+use tokio::{io::AsyncReadExt as _, net::TcpStream, sync::watch, time::timeout};
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::{
     Config, Edge,
@@ -31,6 +32,7 @@ use crate::{
     head::{self, Bounds, Head, HeadError, Kind, Upgrade},
     proxy::Gateway,
     relay::Io,
+    sessions::Busy,
     tls::{self, HandshakeError, Tls},
     transport::Transport,
     tunnel,
@@ -38,6 +40,8 @@ use crate::{
 
 /// Requests at the same time on one connection of HTTP/2; what pingora and nginx allow.
 const HTTP2_STREAMS_MAX: u32 = 100;
+/// Length of the connection preface of HTTP/2 (RFC 9113 §3.4).
+const HTTP2_PREFACE_BYTES: usize = 24;
 
 /// Serves connections.
 pub struct Server {
@@ -69,18 +73,19 @@ impl Server {
 
     /// Serves one connection to its end.
     pub async fn serve(&self, tcp: TcpStream, client: SocketAddr, tls: Option<&Tls>) {
+        let arriving = self.edge.sessions.arrives();
         // As in the tunnel: frames must not wait for more.
         let _ = tcp.set_nodelay(true);
         let fd = tcp.as_raw_fd();
         let Some(tls) = tls else {
-            return self.talk(tcp, fd, client).await;
+            return self.talk(tcp, fd, client, arriving).await;
         };
         // In boxes: a handshake is over long before its session is, and what TLS remembers would be moved around with it.
         match Box::pin(self.handshake(tls, tcp)).await {
             Some(stream) if tls::is_http2(&stream) => {
-                Box::pin(self.http2(Transport::http2(stream, fd, client, BytesMut::new()))).await;
+                Box::pin(self.http2(stream, fd, client, BytesMut::new(), arriving)).await;
             }
-            Some(stream) => Box::pin(self.talk(stream, fd, client)).await,
+            Some(stream) => Box::pin(self.talk(stream, fd, client, arriving)).await,
             None => {}
         }
     }
@@ -104,37 +109,62 @@ impl Server {
     }
 
     /// Serves a connection on which HTTP is spoken.
-    async fn talk(&self, mut io: impl Device, fd: RawFd, client: SocketAddr) {
+    async fn talk(&self, mut io: impl Device, fd: RawFd, client: SocketAddr, arriving: TaskTrackerToken) {
         let header = self.edge.config.timeouts.header.0;
         let Some(head) = self.head(&mut io, header).await else {
             return;
         };
         if head.is_http2() {
-            return Box::pin(self.http2(Transport::http2(io, fd, client, head.bytes))).await;
+            return Box::pin(self.http2(io, fd, client, head.bytes, arriving)).await;
         }
+        // A session and a request keep the edge themselves.
+        let busy = self.edge.sessions.busy();
+        drop(arriving);
         let Some(head) = self.tunnel(&mut io, head, client).await else {
             return;
         };
-        Box::pin(self.requests(Transport::http1(io, fd, client), head, client)).await;
+        Box::pin(self.requests(Transport::http1(io, fd, client), head, client, busy)).await;
     }
 
     /// Serves HTTP/2 until the connection ends. When the edge stops, the device is told to open no more streams, and those
     /// it has are finished.
-    async fn http2(&self, transport: Transport<impl Device>) {
+    ///
+    /// `read` is what was read already. pingora waits for the rest of the preface (RFC 9113 §3.4) as long as the device likes,
+    /// so it is waited for here.
+    async fn http2(
+        &self,
+        mut io: impl Device,
+        fd: RawFd,
+        client: SocketAddr,
+        mut read: BytesMut,
+        arriving: TaskTrackerToken,
+    ) {
+        let preface = async {
+            while read.len() < HTTP2_PREFACE_BYTES && io.read_buf(&mut read).await? > 0 {}
+            std::io::Result::Ok(())
+        };
+        let patience = self.edge.config.timeouts.header.0;
+        if !matches!(timeout(patience, preface).await, Ok(Ok(()))) || read.len() < HTTP2_PREFACE_BYTES {
+            return self.edge.metrics.refused("header-too-slow");
+        }
+        // What is answered last has to reach the device, so a stopping edge waits for the connection too.
+        let _busy = self.edge.sessions.busy();
+        drop(arriving);
         let shutdown = self.shutdown.subscribe();
+        let transport = Transport::http2(io, fd, client, read);
         let mut serving = pin!(self.proxy.process_new(Box::new(transport), &shutdown));
         tokio::select! {
             _ = &mut serving => return,
             _ = self.edge.sessions.draining() => {}
         }
-        // What was answered last has to reach the device, so the edge stays for this connection too.
-        let _busy = self.edge.sessions.busy();
         self.shutdown.send_replace(true);
         serving.await;
     }
 
     /// Serves HTTP requests, beginning with the one whose head was read, until the connection ends or becomes a session.
-    async fn requests(&self, transport: Transport<impl Device>, mut head: Head, client: SocketAddr) {
+    async fn requests(&self, transport: Transport<impl Device>, mut head: Head, client: SocketAddr, busy: Busy) {
+        // Until pingora has the first request, which then keeps the edge itself.
+        let mut busy = Some(busy);
         let mut stream: Stream = Box::new(transport);
         let mut settings = None;
         loop {
@@ -149,6 +179,7 @@ impl Server {
             let Some(reusable) = self.proxy.process_new_http(session, &self.shutdown.subscribe()).await else {
                 return;
             };
+            drop(busy.take());
             (stream, settings) = reusable.consume();
             let next = tokio::select! {
                 next = self.head(&mut stream, keep_alive) => next,

@@ -132,6 +132,9 @@ impl Gateway {
                 }
                 Err(FlightError::Connect(error)) => {
                     self.connect_failed(&flight.decision, &error);
+                    // Another stack of the region may be well.
+                    let Decision { region, stack, .. } = &flight.decision;
+                    ctx.tried.only_stack(region, *stack);
                     false
                 }
                 Err(FlightError::Broken(error)) => {
@@ -150,8 +153,28 @@ impl Gateway {
                 ctx.retries += 1;
                 tokio::time::sleep(pause).await;
             }
-            match self.launch(ctx, &asker, was_sent) {
-                Some(flight) => flights.push(self.fly(flight, &request, &body)),
+            let next = loop {
+                let next = self.launch(ctx, &asker, was_sent);
+                if next.is_some() || was_sent || ctx.overloaded.is_some() {
+                    break next;
+                }
+                // Nobody took it, and nothing was sent: all are asked again a little later, a few times.
+                let Some(pause) = self.requests.retry(ctx.retries, daemon::clock::now()) else {
+                    break None;
+                };
+                ctx.retries += 1;
+                tokio::time::sleep(pause).await;
+                ctx.tried.clear();
+            };
+            match next {
+                Some(flight) => flights.push(self.fly(
+                    Flight {
+                        is_second: false,
+                        ..flight
+                    },
+                    &request,
+                    &body,
+                )),
                 None => break bad,
             }
         };
@@ -165,7 +188,7 @@ impl Gateway {
         } else {
             self.requests.hedging().answered(began.elapsed());
         }
-        self.edge.seen.worked(flight.decision.stack, daemon::clock::now());
+        self.answered(&flight.decision, began.elapsed());
         ctx.decision = Some(flight.decision);
         ctx.in_flight = Some(flight.in_flight);
         self.pass_on(session, ctx, answering).await
@@ -214,6 +237,7 @@ impl Gateway {
         request: &RequestHeader,
         body: &Bytes,
     ) -> std::result::Result<Answering, FlightError> {
+        let mut may_repeat = true;
         loop {
             let began = Instant::now();
             let (mut session, reused) = self
@@ -229,8 +253,9 @@ impl Gateway {
             }
             match exchange(&mut session, request, body).await {
                 Ok(head) => return Ok(Answering { session, peer, head }),
-                // The region closed a connection that waited for the next request; it has others, or gets a new one.
-                Err(_) if reused => {}
+                // The region closed a connection that waited for the next request; it has others, or gets a new one. One
+                // that does not answer in time is another matter.
+                Err(error) if reused && may_repeat && !is_timeout(&error) => may_repeat = false,
                 Err(error) => return Err(FlightError::Broken(error)),
             }
         }
@@ -326,4 +351,8 @@ fn copy_headers(
 /// Keeps connections to regions for copies; pingora's proxy keeps its own.
 pub fn connector() -> Connector {
     Connector::new(None)
+}
+
+fn is_timeout(error: &Error) -> bool {
+    matches!(error.etype(), ErrorType::ReadTimedout | ErrorType::WriteTimedout)
 }

@@ -20,10 +20,13 @@ use crate::{
     Edge,
     frames::{From, Scanner, Violation, code, frame_for_device, frame_for_region, opcode, payload_of},
     relay::Way,
+    seen::Heard,
 };
 
 /// What our own pings carry, so that their answers can be told from those to the device's.
 const PING: &[u8] = b"meridian-edge";
+/// A session that hears nothing of a stack that others hear is given up after so many times its silence.
+const SLOW_FACTOR: u32 = 5;
 /// What is held back of one message of a region. The largest event is a piece of audio of some 20 kB.
 const HELD_BYTES_MAX: usize = 4 << 20;
 
@@ -38,6 +41,8 @@ pub struct Kept {
     /// When the region was last heard, and when it was asked for a sign of life since.
     heard_at: Instant,
     pinged_at: Option<Instant>,
+    /// When any session last heard the stack.
+    stack_heard: Arc<Heard>,
     /// When the device last said something.
     said_at: Instant,
     /// A ping of the device that the region did not answer yet: it must not be lost with the region, or the device, which
@@ -79,6 +84,7 @@ impl Kept {
             version: decision.version.clone(),
             continuity: Continuity::new(edge.config.continuity.replay_bytes_max, edge.budget.clone()),
             heard_at: now,
+            stack_heard: edge.seen.heard(decision.stack),
             pinged_at: None,
             said_at: now,
             ping: BytesMut::new(),
@@ -142,6 +148,7 @@ impl Kept {
     /// Takes bytes of the region: whole messages are passed on, words are taken out.
     pub fn take_from_region(&mut self, mut bytes: &[u8], way: &mut Way) -> Result<(), Stop> {
         self.heard_at = Instant::now();
+        self.stack_heard.now();
         self.pinged_at = None;
         while !bytes.is_empty() {
             let step = way.scanner.step(bytes, &mut way.pending)?;
@@ -240,6 +247,7 @@ impl Kept {
         self.region = to.region.clone();
         self.stack = to.stack;
         self.version = to.version.clone();
+        self.stack_heard = self.edge.seen.heard(to.stack);
         self.edge.metrics.handed_over(handover.replay.len(), handover.is_broken);
         self.skips_message = handover.skips_rest;
         self.skips_control = !scanner.at_boundary() && !scanner.is_data();
@@ -263,7 +271,7 @@ impl Kept {
 
     /// It is time to look: `None` when the region is silent, else what to ask it.
     pub fn look(&mut self) -> Option<BytesMut> {
-        if self.pinged_at.is_some() {
+        if self.pinged_at.is_some() && !self.is_only_slow() {
             return None;
         }
         self.pinged_at = Some(Instant::now());
@@ -274,6 +282,13 @@ impl Kept {
     pub fn look_later(&mut self) {
         self.heard_at = Instant::now();
         self.pinged_at = None;
+    }
+
+    /// Whether the stack lives, as other sessions hear it: then it is slow to answer this one, as it is when hundreds come to
+    /// it at once from a region that died. Moving on would only bring them to the next.
+    fn is_only_slow(&self) -> bool {
+        let silence_max = self.silence_max();
+        self.stack_heard.elapsed() < silence_max && self.heard_at.elapsed() < silence_max * SLOW_FACTOR
     }
 
     fn silence_max(&self) -> Duration {

@@ -193,6 +193,8 @@ async fn drain(edge: &Edge) {
 async fn left_to_successor(edge: &Edge) {
     let window = edge.config.drain.upgrade_window.0;
     edge.sessions.begin_drain_to_successor(window);
+    // Who was accepted here before is served here; how long anybody may take to ask is bounded.
+    edge.sessions.all_arrived().await;
     left_within(edge, window).await;
 }
 
@@ -227,14 +229,14 @@ async fn accept(
         let Ok(place) = places.clone().try_acquire_owned() else {
             edge.metrics.refused("full");
             let full = Answer::unavailable("edge_full", "this edge has no place; connect again to reach another", 1);
-            refuse(&tcp, &full);
+            refuse(&tcp, &listener, &full);
             continue;
         };
         let connected = match edge.admission.connect(client.ip()) {
             Ok(connected) => connected,
             Err(refusal) => {
                 edge.metrics.refused(refusal.as_str());
-                refuse(&tcp, &refusal.answer());
+                refuse(&tcp, &listener, &refusal.answer());
                 continue;
             }
         };
@@ -252,8 +254,12 @@ async fn accept(
 }
 
 /// Says that there is no place, without spending a task on it: the socket's empty buffer takes the few bytes at once.
-fn refuse(tcp: &TcpStream, answer: &Answer) {
-    let _ = tcp.try_write(&answer.bytes());
+///
+/// Behind TLS nothing can be said before a handshake, which is what there is no place for: the connection just ends.
+fn refuse(tcp: &TcpStream, listener: &Listener, answer: &Answer) {
+    if listener.tls.is_none() {
+        let _ = tcp.try_write(&answer.bytes());
+    }
 }
 
 #[cfg(test)]

@@ -70,7 +70,7 @@ pub struct Ctx {
     /// Its place in the region it is at.
     pub(crate) in_flight: Option<InFlight>,
     /// The limit that kept it from a region that might have served it.
-    overloaded: Option<Limit>,
+    pub(crate) overloaded: Option<Limit>,
     /// Instead of regions: the group of servers behind its path, the one it is at, and those that failed it.
     group: Option<Arc<Group>>,
     serving: Option<Serving>,
@@ -273,6 +273,11 @@ impl Gateway {
         self.edge.metrics.connect_took(&decision.region, took);
         let now = daemon::clock::now();
         self.edge.seen.reached(&decision.region, decision.stack, took, now);
+    }
+
+    /// A region began to answer a request.
+    pub(crate) fn answered(&self, decision: &Decision, took: Duration) {
+        let now = daemon::clock::now();
         self.edge.seen.accepted(&decision.region, decision.stack, took, now);
     }
 
@@ -502,7 +507,7 @@ impl ProxyHttp for Gateway {
         };
         let only_reads = matches!(session.req_header().method, Method::GET | Method::HEAD);
         let is_whole = !session.as_ref().retry_buffer_truncated();
-        let is_upstream = *e.esource() == ErrorSource::Upstream;
+        let is_upstream = *e.esource() == ErrorSource::Upstream && !waits_for_body(session, &e);
         if let Some(serving) = &mut ctx.serving {
             serving.failed |= is_upstream;
         }
@@ -543,6 +548,10 @@ impl ProxyHttp for Gateway {
         response: &mut ResponseHeader,
         ctx: &mut Ctx,
     ) -> Result<()> {
+        if let Some(decision) = &ctx.decision {
+            // Only now it is known that somebody is there: the kernel accepts connections for a process that hangs.
+            self.answered(decision, ctx.connecting_since.elapsed());
+        }
         self.sign_response(response, ctx)
     }
 
@@ -555,6 +564,9 @@ impl ProxyHttp for Gateway {
             }
             (ErrorType::HTTPStatus(503), _) | (_, ErrorSource::Upstream) if region.is_none() && ctx.group.is_none() => {
                 Some(self.nowhere(ctx))
+            }
+            (ErrorType::ReadTimedout, ErrorSource::Upstream) if waits_for_body(session, e) => {
+                Some(Answer::body_too_slow())
             }
             (ErrorType::HTTPStatus(413), _) => Some(Answer::body_too_large(self.edge.config.limits.body_bytes_max)),
             (error, ErrorSource::Upstream) => {
@@ -581,6 +593,7 @@ impl ProxyHttp for Gateway {
         };
         if let Some(decision) = &ctx.decision
             && *e.esource() == ErrorSource::Upstream
+            && !waits_for_body(session, e)
         {
             self.request_failed(decision, e);
         }
@@ -624,6 +637,11 @@ fn was_refused(e: &Error) -> bool {
     matches!(e.retry, RetryType::Decided(true)) && !matches!(e.etype(), ErrorType::InvalidH2 | ErrorType::H2Downgrade)
 }
 
+/// Whether a region did not answer in time because the device has not sent all of its body: nobody's fault but the device's.
+fn waits_for_body(session: &mut Session, e: &Error) -> bool {
+    *e.etype() == ErrorType::ReadTimedout && !session.as_mut().is_body_done()
+}
+
 /// Answers with an error, in the terms of who asks.
 pub(crate) async fn write(session: &mut Session, answer: &Answer) -> Result<()> {
     let is_grpc = grpc::is_grpc(&session.req_header().headers);
@@ -641,6 +659,10 @@ pub(crate) async fn write(session: &mut Session, answer: &Answer) -> Result<()> 
         if *name != "Upgrade" || !session.as_ref().is_http2() {
             head.insert_header(*name, value)?;
         }
+    }
+    if !session.as_mut().is_body_done() {
+        // What was refused need not be read to its end, however long that is.
+        session.set_keepalive(None);
     }
     session.write_response_header(Box::new(head), false).await?;
     session.write_response_body(Some(body), true).await

@@ -111,13 +111,18 @@ pub async fn start(
     readiness.set(READINESS, false);
     readiness.set(listener::READINESS, false);
     let admin_socket = admin.as_fd().try_clone_to_owned()?;
+    // A predecessor answers there until this edge accepts devices.
+    let serves = CancellationToken::new();
+    if predecessor.is_none() {
+        serves.cancel();
+    }
     let admin = serve_admin(
         &mut tasks,
         &edge,
         registry,
         readiness.clone(),
         admin,
-        (&succeeded, &left),
+        (&serves, &succeeded, &left),
     )?;
 
     let (current, snapshots) = watch::channel(None);
@@ -213,6 +218,7 @@ pub async fn start(
         announce(&purposes).inspect_err(|error| tracing::error!("cannot announce: {error:#}"))?;
         let ends = stop.clone();
         let metrics = edge.metrics.clone();
+        serves.cancel();
         let handed_over = async move {
             let relieved = async {
                 if let Some(predecessor) = predecessor {
@@ -269,7 +275,7 @@ async fn apply_plans(edge: &Edge, mut snapshots: watch::Receiver<Option<Arc<Snap
         let snapshot = snapshots.borrow_and_update().clone();
         if let Some(snapshot) = snapshot {
             edge.apply(&snapshot);
-            has_plan(true);
+            has_plan(edge.table().is_some());
         }
         if snapshots.changed().await.is_err() {
             // The follower stops with this task or just before it.
@@ -306,23 +312,25 @@ async fn claim_admin(address: SocketAddr, predecessor: Option<&mut Predecessor>)
 }
 
 /// The administrative listener. Unlike those of processes that hold no sessions it outlives the stop signal: a draining
-/// edge is looked at most. It ends with the first of the tokens, its task with the second.
+/// edge is looked at most. It begins with the first of the tokens, ends with the second, and its task with the third.
 fn serve_admin(
     tasks: &mut Tasks,
     edge: &Arc<Edge>,
     registry: Registry,
     readiness: Readiness,
     listener: TcpListener,
-    (succeeded, left): (&CancellationToken, &CancellationToken),
+    (serves, succeeded, left): (&CancellationToken, &CancellationToken, &CancellationToken),
 ) -> anyhow::Result<SocketAddr> {
-    let (succeeded, left) = (succeeded.clone(), left.clone());
+    let (serves, succeeded, left) = (serves.clone(), succeeded.clone(), left.clone());
     let bound = listener.local_addr()?;
     let router = daemon::admin::router(Arc::new(registry), readiness).merge(crate::admin::router(edge.clone()));
     tasks.spawn("admin", async move {
         // Not the graceful way: a scraper that keeps its connection open must not keep the process.
-        let served = succeeded
-            .run_until_cancelled(axum::serve(listener, router).into_future())
-            .await;
+        let serving = async {
+            serves.cancelled().await;
+            axum::serve(listener, router).await
+        };
+        let served = succeeded.run_until_cancelled(serving).await;
         served.transpose().context("administrative listener")?;
         left.cancelled().await;
         Ok(())

@@ -3,15 +3,50 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
 use routing::{Decision, Ejection, Policy, Request, Stacks, Table, Tried, User, latency::Distance, pick};
 use serde::Serialize;
+use tokio::time::Instant;
 use topology::{Moment, RegionId, words::Load};
 
 use crate::traffic::{Took, Traffic};
+
+/// When a stack was last heard by any session.
+#[derive(Debug)]
+pub struct Heard {
+    began: Instant,
+    /// Milliseconds since then.
+    at_ms: AtomicU64,
+}
+
+impl Default for Heard {
+    fn default() -> Self {
+        Self {
+            began: Instant::now(),
+            at_ms: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Heard {
+    /// It was, now.
+    pub fn now(&self) {
+        let ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.at_ms.store(ms, Ordering::Relaxed);
+    }
+
+    /// How long ago.
+    pub fn elapsed(&self) -> Duration {
+        let at = Duration::from_millis(self.at_ms.load(Ordering::Relaxed));
+        self.began.elapsed().saturating_sub(at)
+    }
+}
 
 /// Shared by all connections. The lock is held for microseconds and never across an await.
 #[derive(Debug)]
@@ -25,6 +60,7 @@ pub struct Seen {
 #[derive(Debug, Default)]
 struct Inner {
     stacks: Stacks,
+    heard: BTreeMap<SocketAddr, Arc<Heard>>,
     distances: BTreeMap<RegionId, Distance>,
     /// The same in milliseconds, as picks take them.
     rtt_ms: BTreeMap<RegionId, f64>,
@@ -137,6 +173,11 @@ impl Seen {
         load.is_full(self.policy.full_percent)
     }
 
+    /// When a stack was last heard, shared by its sessions.
+    pub fn heard(&self, stack: SocketAddr) -> Arc<Heard> {
+        self.lock().heard.entry(stack).or_default().clone()
+    }
+
     /// A session or a request begins at a stack.
     pub fn began(&self, stack: SocketAddr) {
         self.lock().stacks.began(stack);
@@ -211,6 +252,7 @@ impl Seen {
             .collect();
         let mut inner = self.lock();
         inner.stacks.retain(&stacks);
+        inner.heard.retain(|stack, _| stacks.contains(stack));
         inner.distances.retain(|region, _| regions.contains(region));
         inner.rtt_ms.retain(|region, _| regions.contains(region));
     }

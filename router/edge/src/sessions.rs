@@ -31,6 +31,9 @@ pub struct Sessions {
     /// Sessions, upgrades under way and HTTP requests in flight: what a stopping edge waits for.
     busy: TaskTracker,
     orders: watch::Sender<Order>,
+    shed_rounds: AtomicU64,
+    /// Connections that were accepted and have not asked for anything yet.
+    arriving: TaskTracker,
     metrics: Metrics,
 }
 
@@ -87,6 +90,8 @@ impl Sessions {
             next: AtomicU64::new(1),
             busy: TaskTracker::new(),
             orders: watch::Sender::new(Order::Stay),
+            shed_rounds: AtomicU64::new(0),
+            arriving: TaskTracker::new(),
             metrics,
         }
     }
@@ -154,16 +159,16 @@ impl Sessions {
         window.min(RECONNECT_PACE.saturating_mul(live))
     }
 
-    /// Tells some of the sessions to leave: with every call others, until all were told.
+    /// Tells some of the sessions to leave: with every call others, until all were told. Sessions that begin later are not
+    /// meant.
     pub fn shed(&self) {
+        let round = self.shed_rounds.fetch_add(1, Ordering::Relaxed);
         self.orders.send_if_modified(|order| {
-            let round = match order {
-                Order::Leave(_) | Order::LeaveToSuccessor(_) => return false,
-                Order::Shed { round } => *round + 1,
-                Order::Stay => 0,
-            };
-            *order = Order::Shed { round };
-            true
+            let may = matches!(order, Order::Stay | Order::Shed { .. });
+            if may {
+                *order = Order::Shed { round };
+            }
+            may
         });
     }
 
@@ -193,8 +198,11 @@ impl Sessions {
     /// does not reconnect as one.
     pub async fn turn_to_leave(&self, id: u64) -> Leave {
         let mut orders = self.orders.subscribe();
+        let mut is_new = true;
         loop {
             let order = *orders.borrow_and_update();
+            // An order to shed that was given before the session began means others.
+            let counts = !std::mem::take(&mut is_new);
             match order {
                 Order::Leave(window) | Order::LeaveToSuccessor(window) => {
                     // In a box: most sessions never come here, and all of them would carry it.
@@ -205,7 +213,9 @@ impl Sessions {
                         Ok(_) => continue,
                     }
                 }
-                Order::Shed { round } if id % SHED_ROUNDS == round % SHED_ROUNDS => return Leave::Overloaded,
+                Order::Shed { round } if counts && id % SHED_ROUNDS == round % SHED_ROUNDS => {
+                    return Leave::Overloaded;
+                }
                 Order::Shed { .. } | Order::Stay => {}
             }
             // As above, the wait cannot fail.
@@ -216,6 +226,17 @@ impl Sessions {
     /// Resolves when it is session `id`'s turn to move, of all that a plan sends away at once.
     pub async fn turn_to_move(&self, id: u64, window: Duration) {
         tokio::time::sleep(place(id, self.paced(window))).await;
+    }
+
+    /// A connection was accepted. What is returned is kept until it has asked for something.
+    pub fn arrives(&self) -> TaskTrackerToken {
+        self.arriving.token()
+    }
+
+    /// Resolves when every connection that was accepted has asked for something, or is gone; nobody new is accepted.
+    pub async fn all_arrived(&self) {
+        self.arriving.close();
+        self.arriving.wait().await;
     }
 
     /// Resolves when nothing is left that a stopping edge waits for.
@@ -289,6 +310,9 @@ mod tests {
             .map(|registered| Box::pin(sessions.turn_to_leave(registered.id)))
             .collect();
         let mut left = Vec::new();
+        for turn in &mut waiting {
+            assert!(futures_util::poll!(turn).is_pending());
+        }
         for _ in 0..SHED_ROUNDS {
             sessions.shed();
             // Or tokio lets the hundreds of polls in here wait for the next turn of this task.
@@ -305,5 +329,10 @@ mod tests {
             left.push(before - waiting.len());
         }
         assert_eq!(left, vec![5; 20]);
+        // It is over, and who comes now stays.
+        for id in 200..200 + SHED_ROUNDS {
+            let mut turn = Box::pin(sessions.turn_to_leave(id));
+            assert!(futures_util::poll!(&mut turn).is_pending());
+        }
     }
 }

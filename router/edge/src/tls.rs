@@ -17,12 +17,12 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 use tokio_rustls::{
-    TlsAcceptor,
+    LazyConfigAcceptor,
     rustls::{
         HandshakeKind, ServerConfig,
         crypto::ring,
         pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
-        server::{ClientHello, NoServerSessionStorage, ResolvesServerCert},
+        server::{Acceptor, ClientHello, NoServerSessionStorage, ResolvesServerCert},
         sign::CertifiedKey,
     },
     server::TlsStream,
@@ -44,7 +44,7 @@ const EXPIRES_SOON: Duration = Duration::from_secs(7 * 86_400);
 
 /// Ends devices' TLS.
 pub struct Tls {
-    acceptor: TlsAcceptor,
+    config: Arc<ServerConfig>,
     served: Arc<Served>,
     /// A reconnect storm is hundreds of signatures a second; those who have a session already are served in between.
     handshakes: Semaphore,
@@ -130,7 +130,7 @@ impl Tls {
         tls.ticketer = ring::Ticketer::new()?;
         tls.session_storage = Arc::new(NoServerSessionStorage {});
         Ok(Some(Self {
-            acceptor: TlsAcceptor::from(Arc::new(tls)),
+            config: Arc::new(tls),
             served,
             handshakes: Semaphore::new(config.handshakes_max),
             files,
@@ -148,8 +148,12 @@ impl Tls {
             Ok(1) => return Err(HandshakeError::NotTls(tcp)),
             Ok(_) | Err(_) => return Err(HandshakeError::Gone),
         }
+        // Nor who only begins to say hello: a place is for what costs, which is the signature.
+        let hello = LazyConfigAcceptor::new(Acceptor::default(), tcp);
+        let hello = hello.await.map_err(HandshakeError::Failed)?;
         let _place = self.handshakes.acquire().await;
-        let stream = self.acceptor.accept(tcp).await.map_err(HandshakeError::Failed)?;
+        let stream = hello.into_stream(self.config.clone()).await;
+        let stream = stream.map_err(HandshakeError::Failed)?;
         let kind = stream.get_ref().1.handshake_kind();
         let is_resumed = kind == Some(HandshakeKind::Resumed);
         self.metrics.handshake(if is_resumed { "resumed" } else { "full" });

@@ -145,7 +145,9 @@ impl Clients {
             None => self.clients.entry(network).or_default(),
         };
         let now_us = microseconds(now);
-        let next_us = client.next_us.max(now_us) + interval_us;
+        // A clock that was set back must not keep anybody waiting for it.
+        let known_us = client.next_us.clamp(now_us, now_us.saturating_add(ahead_max_us));
+        let next_us = known_us + interval_us;
         if next_us - now_us > ahead_max_us {
             return Err(Excess::Rate(Duration::from_micros(next_us - now_us - ahead_max_us)));
         }

@@ -61,6 +61,14 @@ impl Tried {
         self.attempts.push((region.clone(), None));
     }
 
+    /// Of a region that was given up only this stack is meant.
+    pub fn only_stack(&mut self, region: &RegionId, stack: SocketAddr) {
+        let mut given_up = self.attempts.iter_mut().rev();
+        if let Some((_, tried)) = given_up.find(|(known, tried)| known == region && tried.is_none()) {
+            *tried = Some(stack);
+        }
+    }
+
     /// Everything may be tried again.
     pub fn clear(&mut self) {
         self.attempts.clear();

@@ -7,6 +7,9 @@ use topology::words::{Trouble, Turn, Word};
 /// Turns that wait to be told. One takes seconds, and telling it no time: more only come together when many fail at once.
 const TURNS_MAX: usize = 16;
 
+/// Underruns of one session that are told: whoever says more has said enough to be counted as bad, and no more.
+const UNDERRUNS_MAX: u32 = 100;
+
 /// What was not told yet.
 #[derive(Debug, Default)]
 pub(super) struct Turns {
@@ -14,6 +17,8 @@ pub(super) struct Turns {
     is_asked: bool,
     over: VecDeque<Turn>,
     trouble: Trouble,
+    /// Underruns told so far, and to be told.
+    underruns: u32,
 }
 
 impl Turns {
@@ -31,7 +36,10 @@ impl Turns {
 
     /// The device ran out of audio.
     pub(super) fn underran(&mut self, times: u32) {
-        self.trouble.underruns = self.trouble.underruns.saturating_add(times);
+        // The word of one device is not taken for that of a fleet.
+        let times = times.min(UNDERRUNS_MAX - self.underruns);
+        self.underruns += times;
+        self.trouble.underruns += times;
     }
 
     /// An engine ran out of GPU memory.
