@@ -55,6 +55,15 @@ pub(crate) enum Emptied {
     Edge(String),
 }
 
+impl Emptied {
+    fn why_left(&self) -> &'static str {
+        match self {
+            Self::Edge(_) => "DNS names it no more, and they stay until they end",
+            Self::Region(_) | Self::Stack(_) => "those in a turn finish it first",
+        }
+    }
+}
+
 impl std::fmt::Display for Emptied {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -135,7 +144,7 @@ pub(crate) async fn watch(
             if output == Output::Table {
                 match left {
                     0 => print(&format!("{emptied} is empty")),
-                    left => eprintln!("meridian: {emptied} still has {left} sessions; those in a turn finish it first"),
+                    left => eprintln!("meridian: {emptied} still has {left} sessions; {}", emptied.why_left()),
                 }
             }
             return Ok(left == 0);

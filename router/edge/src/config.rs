@@ -154,7 +154,7 @@ impl Default for Picking {
 pub struct Hedge {
     /// After this time, or the median of what was measured if that is longer.
     pub after: Span,
-    /// Of the transcriptions of the last ten seconds, in percent, so many may be copied. 0 copies none.
+    /// Of the transcriptions of the last ten seconds, in percent, so many may be copied, and always one. 0 copies none.
     pub budget_percent: u32,
     /// Longer recordings, in bytes, are streamed and not copied; so are those of unknown length.
     pub body_bytes_max: usize,

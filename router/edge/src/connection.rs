@@ -147,8 +147,8 @@ impl Server {
         if !matches!(timeout(patience, preface).await, Ok(Ok(()))) || read.len() < HTTP2_PREFACE_BYTES {
             return self.edge.metrics.refused("header-too-slow");
         }
-        // What is answered last has to reach the device, so a stopping edge waits for the connection too.
-        let _busy = self.edge.sessions.busy();
+        // What is answered last has to reach the device, so a stopping edge waits a little for the connection too.
+        let _token = self.edge.sessions.speaks_http2();
         drop(arriving);
         let shutdown = self.shutdown.subscribe();
         let transport = Transport::http2(io, fd, client, read);
@@ -183,8 +183,9 @@ impl Server {
             (stream, settings) = reusable.consume();
             let next = tokio::select! {
                 next = self.head(&mut stream, keep_alive) => next,
-                // A stopping edge has nothing to say to a device that asks nothing.
-                _ = self.edge.sessions.draining() => return,
+                // A stopping edge has nothing to say to a device that asks nothing. One that was taken over still has: its next
+                // answer is the last, and says so.
+                () = self.edge.sessions.refusing() => return,
             };
             let Some(next) = next else { return };
             match self.tunnel(&mut stream, next, client).await {

@@ -7,7 +7,7 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 use routing::{
-    Decision, Ejection, Standing, Table, Tried, User,
+    Affinity, Decision, Ejection, Standing, Table, Tried, User,
     continuity::{Budget, Why},
 };
 use tokio::sync::watch;
@@ -140,15 +140,15 @@ impl Edge {
         self.tables().find(|table| table.number().generation == generation)
     }
 
-    /// Where an affinity token says the session was; `None` for one that is not ours, forged or out of date.
-    pub fn affinity(&self, token: &str, now: Moment) -> Option<RegionId> {
+    /// Where an affinity token says the session was, and when; `None` for one that is not ours, forged or out of date.
+    pub fn affinity(&self, token: &str, now: Moment) -> Option<Affinity> {
         let verified = self
             .config
             .affinity_key
             .0
             .verify(token, now, self.config.timeouts.affinity.0);
         match verified {
-            Ok(affinity) => Some(affinity.region),
+            Ok(affinity) => Some(affinity),
             Err(error) => {
                 tracing::debug!(%error, "affinity token ignored");
                 None
@@ -205,7 +205,7 @@ impl Edge {
         table: &Table,
         key: &str,
         user: &str,
-        affinity: Option<&RegionId>,
+        affinity: Option<&Affinity>,
         now: Moment,
     ) -> Vec<Decision> {
         let user = User {

@@ -86,7 +86,7 @@ impl Gateway {
         _memory: OwnedSemaphorePermit,
     ) -> Result<()> {
         let Some(body) = self.read_body(session, length).await? else {
-            return write(session, &Answer::too_slow()).await;
+            return write(session, &Answer::body_too_slow()).await;
         };
         let asker = self.asker(session, ctx.table.as_deref());
         let request = self.copied(session, length)?;

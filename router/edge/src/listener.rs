@@ -168,7 +168,7 @@ pub async fn serve(
         accepting.cancel();
         let sessions = edge.sessions.clone();
         tokio::select! {
-            () = left_to_successor(&edge) => {}
+            () = left_to_successor(&edge, &connections) => {}
             () = successor.tell(move || sessions.count()) => {}
             // Now there is something that waits for it.
             () = stop.cancelled() => drain(&edge).await,
@@ -190,12 +190,16 @@ async fn drain(edge: &Edge) {
 }
 
 /// The same at the pace of an upgrade.
-async fn left_to_successor(edge: &Edge) {
+async fn left_to_successor(edge: &Edge, connections: &TaskTracker) {
     let window = edge.config.drain.upgrade_window.0;
     edge.sessions.begin_drain_to_successor(window);
     // Who was accepted here before is served here; how long anybody may take to ask is bounded.
     edge.sessions.all_arrived().await;
     left_within(edge, window).await;
+    // Closing a connection on which the next request may be on its way loses that request: each is told with its next
+    // answer, or closed after the time that it may wait for one in any case.
+    connections.close();
+    let _ = tokio::time::timeout(edge.config.timeouts.keep_alive.0, connections.wait()).await;
 }
 
 async fn left_within(edge: &Edge, window: Duration) {
@@ -205,6 +209,7 @@ async fn left_within(edge: &Edge, window: Duration) {
     if tokio::time::timeout(limit, edge.sessions.idle()).await.is_err() {
         tracing::warn!(sessions = edge.sessions.count(), ?limit, "cut after the drain limit");
     }
+    edge.sessions.http2_ended(edge.config.timeouts.close.0).await;
 }
 
 async fn accept(

@@ -106,7 +106,7 @@ pub struct Metrics {
     breaker_open: Family<ByLimit, Counter>,
     upstream_down: Family<ByPath, Counter>,
     tls_handshakes: Family<ByResult, Counter>,
-    certificate_expires: Gauge,
+    certificate_expires: Gauge<f64, AtomicU64>,
     certificate_reloads: Family<ByResult, Counter>,
     version_missed: Family<ByVersion, Counter>,
 }
@@ -327,6 +327,8 @@ impl Metrics {
             "Sessions and requests served by another version than theirs",
             metrics.version_missed.clone(),
         );
+        // Without a certificate none expires, and nobody should be alerted.
+        metrics.certificate_expires.set(f64::INFINITY);
         metrics
     }
 
@@ -434,8 +436,7 @@ impl Metrics {
     }
 
     pub(crate) fn certificate_expires(&self, at: topology::Moment) {
-        self.certificate_expires
-            .set(i64::try_from(at.0 / 1000).unwrap_or(i64::MAX));
+        self.certificate_expires.set(at.0 as f64 / 1000.0);
     }
 
     pub(crate) fn certificate_reload(&self, outcome: &'static str) {

@@ -23,15 +23,12 @@ use pingora_core::{
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 use routing::{
-    Decision, Table, Tried, User,
+    Affinity, Decision, Table, Tried, User,
     breaker::{Limit, Use},
     retry::Progress,
     user,
 };
-use topology::{
-    RegionId,
-    words::{LOAD_HEADER, VERSION},
-};
+use topology::words::{LOAD_HEADER, VERSION};
 
 use crate::{
     Edge,
@@ -103,7 +100,7 @@ impl Gateway {
 /// Who asks, as far as the choice of a region goes.
 pub(crate) struct Asker {
     session_key: String,
-    affinity: Option<RegionId>,
+    affinity: Option<Affinity>,
     /// Empty while it does not matter.
     user: String,
 }
@@ -319,6 +316,14 @@ impl Gateway {
         response.insert_header("Meridian-Edge", self.edge.id.as_str())
     }
 
+    /// What only reads is answered at once by a region that lives, and can be asked elsewhere if it is not.
+    fn in_time(&self, session: &Session, mut peer: Box<HttpPeer>) -> Box<HttpPeer> {
+        if matches!(session.req_header().method, Method::GET | Method::HEAD) {
+            peer.options.read_timeout = Some(self.edge.config.timeouts.upgrade.0);
+        }
+        peer
+    }
+
     /// A region for the next attempt. When all have been asked and failed, they are asked again later, a few times.
     async fn region(&self, session: &Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
         let asker = self.asker(session, ctx.table.as_deref());
@@ -328,7 +333,7 @@ impl Gateway {
                 is_extra: ctx.retries > 0,
             };
             if let Some((decision, in_flight)) = self.choose(ctx, &asker, wanted) {
-                let peer = self.peer(decision.stack, ctx.is_grpc);
+                let peer = self.in_time(session, self.peer(decision.stack, ctx.is_grpc));
                 (ctx.decision, ctx.in_flight) = (Some(decision), Some(in_flight));
                 return Ok(peer);
             }
@@ -579,6 +584,7 @@ impl ProxyHttp for Gateway {
                 };
                 Some(Answer::region_failed(status, format!("{whose} {what}")))
             }
+            (ErrorType::ReadTimedout, ErrorSource::Downstream) => Some(Answer::body_too_slow()),
             (ErrorType::WriteError | ErrorType::ReadError | ErrorType::ConnectionClosed, ErrorSource::Downstream) => {
                 None
             }

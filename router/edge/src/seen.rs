@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use routing::{Decision, Ejection, Policy, Request, Stacks, Table, Tried, User, latency::Distance, pick};
+use routing::{Affinity, Decision, Ejection, Policy, Request, Stacks, Table, Tried, User, latency::Distance, pick};
 use serde::Serialize;
 use tokio::time::Instant;
 use topology::{Moment, RegionId, words::Load};
@@ -113,7 +113,7 @@ impl Seen {
         table: &Table,
         session_key: &str,
         user: User<'_>,
-        affinity: Option<&RegionId>,
+        affinity: Option<&Affinity>,
         tried: &Tried,
         now: Moment,
     ) -> Option<Decision> {
@@ -121,7 +121,8 @@ impl Seen {
         let request = Request {
             session_key,
             user,
-            affinity,
+            affinity: affinity.map(|affinity| &affinity.region),
+            affinity_at: affinity.map_or(Moment(0), |affinity| affinity.issued_at),
             tried,
             measured_rtt_ms: &inner.rtt_ms,
             stacks: &inner.stacks,

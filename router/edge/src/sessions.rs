@@ -34,6 +34,7 @@ pub struct Sessions {
     shed_rounds: AtomicU64,
     /// Connections that were accepted and have not asked for anything yet.
     arriving: TaskTracker,
+    http2: TaskTracker,
     metrics: Metrics,
 }
 
@@ -92,6 +93,7 @@ impl Sessions {
             orders: watch::Sender::new(Order::Stay),
             shed_rounds: AtomicU64::new(0),
             arriving: TaskTracker::new(),
+            http2: TaskTracker::new(),
             metrics,
         }
     }
@@ -194,6 +196,15 @@ impl Sessions {
         }
     }
 
+    /// Resolves when new sessions are refused.
+    pub async fn refusing(&self) {
+        let mut orders = self.orders.subscribe();
+        while !matches!(*orders.borrow_and_update(), Order::Leave(_)) {
+            // The sender lives in `self`, so the wait cannot fail.
+            let _ = orders.changed().await;
+        }
+    }
+
     /// Resolves when it is session `id`'s turn to leave: each has its own place in the window, so that a fleet of devices
     /// does not reconnect as one.
     pub async fn turn_to_leave(&self, id: u64) -> Leave {
@@ -237,6 +248,17 @@ impl Sessions {
     pub async fn all_arrived(&self) {
         self.arriving.close();
         self.arriving.wait().await;
+    }
+
+    /// A connection of HTTP/2 begins. What is returned is kept until it ends.
+    pub fn speaks_http2(&self) -> TaskTrackerToken {
+        self.http2.token()
+    }
+
+    /// Resolves when the connections of HTTP/2 have ended, or after `patience`: a device that vanished never answers.
+    pub async fn http2_ended(&self, patience: Duration) {
+        self.http2.close();
+        let _ = tokio::time::timeout(patience, self.http2.wait()).await;
     }
 
     /// Resolves when nothing is left that a stopping edge waits for.

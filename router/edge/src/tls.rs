@@ -117,7 +117,7 @@ impl Tls {
         let now = daemon::clock::now();
         if expires <= now {
             // At start there is nothing better to serve, and it may be our clock that is wrong.
-            tracing::error!(certificate = %files.certificate.display(), %expires, "the certificate has expired");
+            tracing::error!(certificate = %files.certificate.display(), expires = format!("{expires:#}"), "the certificate has expired");
         }
         say_when(&metrics, &files, expires, now);
         let served = Arc::new(Served(ArcSwap::from_pointee(certified)));
@@ -193,7 +193,7 @@ impl Tls {
             Ok((certified, expires)) => {
                 self.served.0.store(Arc::new(certified));
                 self.metrics.certificate_reload("taken");
-                tracing::info!(certificate = %self.files.certificate.display(), %expires, "new certificate in use");
+                tracing::info!(certificate = %self.files.certificate.display(), expires = format!("{expires:#}"), "new certificate in use");
                 say_when(&self.metrics, &self.files, expires, now);
                 Reload::Taken
             }
@@ -263,6 +263,6 @@ fn certified(pem: &Pem) -> anyhow::Result<(CertifiedKey, Moment)> {
 fn say_when(metrics: &Metrics, files: &Files, expires: Moment, now: Moment) {
     metrics.certificate_expires(expires);
     if expires > now && expires.since(now) < EXPIRES_SOON {
-        tracing::warn!(certificate = %files.certificate.display(), %expires, "the certificate expires soon");
+        tracing::warn!(certificate = %files.certificate.display(), expires = format!("{expires:#}"), "the certificate expires soon");
     }
 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::BytesMut;
-use routing::{Decision, Standing, Tried, User, admit::Arrival, continuity::Why, pick::Ignored};
+use routing::{Affinity, Decision, Standing, Tried, User, admit::Arrival, continuity::Why, pick::Ignored};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -88,7 +88,7 @@ pub async fn serve(edge: &Arc<Edge>, device: &mut dyn Io, upgrade: Upgrade, earl
 }
 
 /// Where the device was before, if it can prove it.
-fn affinity(edge: &Edge, upgrade: &Upgrade) -> Option<RegionId> {
+fn affinity(edge: &Edge, upgrade: &Upgrade) -> Option<Affinity> {
     let token = upgrade
         .header("meridian-affinity")
         .or_else(|| upgrade.query("affinity"))?;
@@ -440,7 +440,10 @@ async fn converse(edge: &Arc<Edge>, device: &mut dyn Io, session: Session, early
         let wanted = Wanted {
             caller: &caller,
             version: &decision.version,
-            region: stays_in.as_ref(),
+            stays: stays_in.map(|region| Affinity {
+                region,
+                issued_at: daemon::clock::now(),
+            }),
             why,
         };
         match Box::pin(find_next(edge, &wanted, request, &mut tried)).await {
@@ -555,7 +558,7 @@ struct Wanted<'a> {
     /// The version of the stack it was at.
     version: &'a str,
     /// The region it was in, if it may stay there.
-    region: Option<&'a RegionId>,
+    stays: Option<Affinity>,
     why: Why,
 }
 
@@ -569,9 +572,9 @@ async fn find_next(
     let Wanted {
         caller,
         version,
-        region,
+        stays,
         why,
-    } = *wanted;
+    } = wanted;
     let user = User {
         name: &caller.user,
         version: Some(version),
@@ -579,9 +582,14 @@ async fn find_next(
     let give_up_at = Instant::now() + edge.config.continuity.patience.0;
     loop {
         let table = edge.table()?;
-        let picked = edge
-            .seen
-            .pick(&table, &caller.session_key, user, region, tried, daemon::clock::now());
+        let picked = edge.seen.pick(
+            &table,
+            &caller.session_key,
+            user,
+            stays.as_ref(),
+            tried,
+            daemon::clock::now(),
+        );
         let Some(decision) = picked else {
             if why.is_optional() || Instant::now() + ROUND_PAUSE > give_up_at {
                 return None;

@@ -148,7 +148,8 @@ async fn a_request_in_flight_is_finished_before_the_edge_stops() {
         .await
         .unwrap();
     // The stack has not answered, because half of the body is missing.
-    while world.edge.passive().observations.is_empty() {
+    let connected = "meridian_edge_connects_total{region=\"eu-west\",outcome=\"ok\"}";
+    while world.metric(connected) != Some(1.0) {
         tokio::task::yield_now().await;
     }
     world.stop.cancel();

@@ -27,8 +27,8 @@ impl Hedging {
     pub fn new(floor: Duration, percent: u32) -> Self {
         Self {
             floor,
-            // Without a reserve: the very first requests go without copies, and the share holds from the first on.
-            budget: Budget::new(percent, 0),
+            // Where there are few requests a share of them is none, and one copy in ten seconds harms nobody.
+            budget: Budget::new(percent, u32::from(percent > 0)),
             took_ms: Vec::new(),
             next: 0,
         }

@@ -24,6 +24,9 @@ pub struct Request<'a> {
     pub user: User<'a>,
     /// Where a valid affinity token says the session was.
     pub affinity: Option<&'a RegionId>,
+    /// When that was. A token that was issued under the plan in force says where an edge put the session although the plan
+    /// has no share for it there; an older one says where it was before the plan.
+    pub affinity_at: Moment,
     /// What was tried for it already.
     pub tried: &'a Tried,
     /// Smoothed round trips from this edge, in milliseconds.
@@ -430,7 +433,9 @@ fn candidates<'t>(table: &'t Table, request: &Request<'t>) -> Option<(&'t Region
             None => Because::Unknown,
             Some(entry) if entry.state == RegionState::Evacuated => Because::Evacuated,
             // A region the plan no longer uses loses its old sessions too, or draining it by percentages never ends.
-            Some(entry) if why == Why::Affinity && !entry.planned => Because::NoShare,
+            Some(entry) if why == Why::Affinity && !entry.planned && request.affinity_at < table.created_at() => {
+                Because::NoShare
+            }
             Some(entry) => return candidates.push(Candidate { region, entry, why }),
         };
         // A region far down the list that serves nobody explains nothing.

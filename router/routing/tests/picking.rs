@@ -28,6 +28,7 @@ fn world(shares: &[(&str, u8)]) -> Table {
 
 fn planned(shares: &[(&str, u8)]) -> Snapshot {
     let mut snapshot = three_primaries();
+    snapshot.plan.created_at = Moment(1_000);
     let shares = shares
         .iter()
         .filter(|(_, percent)| *percent > 0)
@@ -106,6 +107,7 @@ struct Ask<'a> {
     table: &'a Table,
     key: &'a str,
     affinity: Option<&'a str>,
+    affinity_at: Moment,
     tried: &'a [&'a str],
     seen: Seen<'a>,
     now: Moment,
@@ -116,6 +118,7 @@ fn ask<'a>(table: &'a Table, key: &'a str) -> Ask<'a> {
         table,
         key,
         affinity: None,
+        affinity_at: Moment(0),
         tried: &[],
         seen: seen(table),
         now: NOW,
@@ -137,6 +140,7 @@ impl Ask<'_> {
             session_key: self.key,
             user: User::default(),
             affinity: affinity.as_ref(),
+            affinity_at: self.affinity_at,
             tried,
             measured_rtt_ms: &BTreeMap::new(),
             stacks: &self.seen.stacks,
@@ -173,6 +177,12 @@ fn a_session_returns_to_where_it_was_while_the_plan_sends_sessions_there() {
     returning("us-west").check("us-east", Why::Share(100));
     let skipped = returning("us-west").pick().unwrap().skipped;
     assert_eq!(skipped[0].because, Because::NoShare);
+    // Unless an edge sent it there after the plan was made: then its home has failed the session, and may again.
+    let fled = Ask {
+        affinity_at: table.created_at(),
+        ..returning("us-west")
+    };
+    fled.check("us-west", Why::Affinity);
     returning("atlantis").check("us-east", Why::Share(100));
 
     let mut snapshot = planned(&[("us-west", 100)]);
@@ -477,6 +487,7 @@ fn stack_of(table: &Table, name: &str, version: Option<&str>) -> (u16, Option<St
         session_key: name,
         user: User { name, version },
         affinity: None,
+        affinity_at: Moment(0),
         tried: &Tried::default(),
         measured_rtt_ms: &BTreeMap::new(),
         stacks: &Stacks::default(),

@@ -112,14 +112,19 @@ impl Session {
 
     /// Whether a checkpoint must go before the next event.
     pub(super) fn owes_checkpoint(&self) -> bool {
-        self.reports.as_ref().is_some_and(|reports| {
-            self.outbox.has_changed() || reports.is_due || (reports.busy && self.is_between_turns())
-        })
+        self.reports
+            .as_ref()
+            .is_some_and(|reports| self.outbox.has_changed() || reports.is_due || (reports.busy && self.is_quiet()))
+    }
+
+    /// Whether nobody would notice if the session left its edge or its region now.
+    fn is_quiet(&self) -> bool {
+        self.is_between_turns() && !self.ear.holds_uncommitted()
     }
 
     /// The checkpoint that goes next.
     pub(super) fn checkpoint(&mut self, key: &CheckpointKey, now: Moment) -> Vec<u8> {
-        let busy = !self.is_between_turns();
+        let busy = !self.is_quiet();
         let needed = self.hearing.iter().filter_map(|hearing| match hearing.source {
             Source::Ear { from, .. } => Some(from),
             Source::Message(_) => None,

@@ -166,6 +166,11 @@ impl Ear {
             .is_some_and(|detector| detector.started.is_some())
     }
 
+    /// Whether it holds audio that the client has not committed yet: without turn detection that is an utterance in progress.
+    pub(super) fn holds_uncommitted(&self) -> bool {
+        self.detector.is_none() && self.end() > self.begin
+    }
+
     /// Takes the next bytes.
     pub(super) fn append(&mut self, bytes: &[u8]) -> Result<Vec<Noticed>, BufferFull> {
         if self.detector.is_none() && self.buffer.len() >= self.utterance_max {
