@@ -1,13 +1,14 @@
 //! What all connections of an edge share.
 
 use std::{
-    net::{IpAddr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
 use arc_swap::ArcSwapOption;
 use routing::{
     Affinity, Decision, Ejection, Standing, Table, Tried, User,
+    admit::network,
     continuity::{Budget, Why},
 };
 use tokio::sync::watch;
@@ -238,14 +239,7 @@ impl Drop for AtStack {
 /// What keeps a session's place: the name it gives itself, else where it comes from. Without the port, and for IPv6 without
 /// the half that devices change daily (RFC 8981), so that a household keeps its region.
 pub fn session_key(named: Option<&str>, client: IpAddr) -> String {
-    match (named, client.to_canonical()) {
-        (Some(named), _) => named.to_owned(),
-        (None, IpAddr::V4(client)) => client.to_string(),
-        (None, IpAddr::V6(client)) => {
-            let network = client.to_bits() >> 64 << 64;
-            Ipv6Addr::from_bits(network).to_string()
-        }
-    }
+    named.map_or_else(|| network(client).to_string(), str::to_owned)
 }
 
 #[cfg(test)]

@@ -4,6 +4,8 @@ use std::net::IpAddr;
 
 use sha2::{Digest as _, Sha256};
 
+use crate::admit::network;
+
 /// Longest name kept as it is given, in bytes; of a longer one its hash is kept, because every live session keeps one.
 pub const NAME_BYTES_MAX: usize = 64;
 
@@ -23,14 +25,7 @@ pub fn name(given: Option<&str>, token: Option<&str>, client: IpAddr) -> String 
         (Some(given), _) => hash(given),
         // A hash, so that no live session holds a secret that it does not need.
         (None, Some(token)) => hash(token),
-        (None, None) => match client.to_canonical() {
-            IpAddr::V4(client) => client.to_string(),
-            // A device changes its address within its network every day (RFC 8981).
-            IpAddr::V6(client) => {
-                let [a, b, c, d, ..] = client.segments();
-                format!("{a:x}:{b:x}:{c:x}:{d:x}::/64")
-            }
-        },
+        (None, None) => network(client).to_string(),
     }
 }
 
@@ -53,7 +48,7 @@ mod tests {
         assert_eq!(name(None, None, "::ffff:198.51.100.7".parse().unwrap()), "198.51.100.7");
         let morning = name(None, None, "2001:db8:1:2:aaaa::1".parse().unwrap());
         let evening = name(None, None, "2001:db8:1:2:bbbb::2".parse().unwrap());
-        assert_eq!((morning.as_str(), &morning), ("2001:db8:1:2::/64", &evening));
+        assert_eq!((morning.as_str(), &morning), ("2001:db8:1:2::", &evening));
         let long = "x".repeat(10_000);
         assert_eq!(name(Some(&long), None, client).len(), 64);
     }
