@@ -16,6 +16,9 @@ pub struct Config {
     /// Whether other edges on this machine may listen there too (`SO_REUSEPORT`): the kernel deals devices out among them.
     #[serde(default)]
     pub reuse_port: bool,
+    /// Threads that serve devices; 0 for one on each processor.
+    #[serde(default)]
+    pub workers: usize,
     /// Where devices connect with TLS, and with which certificate.
     #[serde(default)]
     pub tls: Tls,
@@ -579,6 +582,7 @@ mod tests {
         let config: Config = daemon::config::parse("edge.toml", EXAMPLE).unwrap();
         config.check().unwrap();
         assert!(!config.reuse_port);
+        assert_eq!(config.workers, 0);
         assert_eq!(format!("{:?}", config.limits), format!("{:?}", Limits::default()));
         assert_eq!(format!("{:?}", config.timeouts), format!("{:?}", Timeouts::default()));
         assert_eq!(format!("{:?}", config.retry), format!("{:?}", Retry::default()));

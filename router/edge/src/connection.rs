@@ -29,9 +29,13 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use crate::{
     Config, Edge,
     answer::Answer,
+    forward::{Forwarded, Line},
     head::{self, Bounds, Head, HeadError, Kind, Upgrade},
-    proxy::Gateway,
+    idle::{IDLE_MAX, Idle},
+    patience::Patience,
+    proxy::{self, Ctx, Gateway},
     relay::Io,
+    requests::Requests,
     sessions::Busy,
     tls::{self, HandshakeError, Tls},
     transport::Transport,
@@ -46,7 +50,9 @@ const HTTP2_PREFACE_BYTES: usize = 24;
 /// Serves connections.
 pub struct Server {
     edge: Arc<Edge>,
+    gateway: Gateway,
     proxy: Arc<HttpProxy<Gateway>>,
+    idle: Idle,
     /// Set when the edge begins to stop. Connections of HTTP/2 say so then; those of HTTP/1.1 ask `edge.sessions`.
     shutdown: watch::Sender<bool>,
 }
@@ -57,17 +63,29 @@ impl<T: Io + std::fmt::Debug + 'static> Device for T {}
 
 impl Server {
     /// A server of this edge.
-    pub fn new(edge: Arc<Edge>) -> Self {
+    pub fn new(edge: Arc<Edge>, requests: Arc<Requests>) -> Self {
         let conf = Arc::new(ServerConf::default());
-        let mut proxy = http_proxy(&conf, Gateway::new(edge.clone()));
+        let gateway = Gateway::new(edge.clone(), requests);
+        let mut proxy = http_proxy(&conf, gateway.clone());
         proxy.h2_options = Some(http2_options(&edge.config));
         let mut options = HttpServerOptions::default();
         options.h2_idle_timeout = Some(edge.config.timeouts.keep_alive.0);
         proxy.server_options = Some(options);
         Self {
             edge,
+            gateway,
             proxy: Arc::new(proxy),
+            idle: Idle::default(),
             shutdown: watch::Sender::new(false),
+        }
+    }
+
+    /// Closes connections to regions that nobody needed for a while, until it is dropped.
+    pub async fn sweep(&self) {
+        let mut tick = tokio::time::interval(IDLE_MAX / 3);
+        loop {
+            tick.tick().await;
+            self.idle.sweep();
         }
     }
 
@@ -111,7 +129,7 @@ impl Server {
     /// Serves a connection on which HTTP is spoken.
     async fn talk(&self, mut io: impl Device, fd: RawFd, client: SocketAddr, arriving: TaskTrackerToken) {
         let header = self.edge.config.timeouts.header.0;
-        let Some(head) = self.head(&mut io, header).await else {
+        let Some(head) = self.head(&mut io, header, &mut Patience::new(), BytesMut::new()).await else {
             return;
         };
         if head.is_http2() {
@@ -123,7 +141,7 @@ impl Server {
         let Some(head) = self.tunnel(&mut io, head, client).await else {
             return;
         };
-        Box::pin(self.requests(Transport::http1(io, fd, client), head, client, busy)).await;
+        Box::pin(self.requests(io, fd, client, head, busy)).await;
     }
 
     /// Serves HTTP/2 until the connection ends. When the edge stops, the device is told to open no more streams, and those
@@ -162,12 +180,15 @@ impl Server {
     }
 
     /// Serves HTTP requests, beginning with the one whose head was read, until the connection ends or becomes a session.
-    async fn requests(&self, transport: Transport<impl Device>, mut head: Head, client: SocketAddr, busy: Busy) {
-        // Until pingora has the first request, which then keeps the edge itself.
-        let mut busy = Some(busy);
-        let mut stream: Stream = Box::new(transport);
+    async fn requests(&self, mut io: impl Device, fd: RawFd, client: SocketAddr, head: Head, busy: Busy) {
+        let mut patience = Patience::new();
+        let Some(mut unusual) = self.usual(&mut io, &mut patience, client, head, Some(busy)).await else {
+            return;
+        };
+        let mut stream: Stream = Box::new(Transport::http1(io, fd, client));
         let mut settings = None;
         loop {
+            let (head, begun) = unusual;
             let mut session = ServerSession::new_http1(stream);
             if let Some(settings) = settings.take() {
                 pingora_core::apps::HttpPersistentSettings::apply_to_session(settings, &mut session);
@@ -176,34 +197,86 @@ impl Server {
             let keep_alive_s = (!self.edge.sessions.is_draining()).then_some(keep_alive.as_secs().max(1));
             session.set_keepalive(keep_alive_s);
             session.set_pipelined_prefix(head.bytes);
-            let Some(reusable) = self.proxy.process_new_http(session, &self.shutdown.subscribe()).await else {
+            let shutdown = self.shutdown.subscribe();
+            let serving = self.proxy.process_new_http(session, &shutdown);
+            let Some(reusable) = proxy::going_on(begun, serving).await else {
                 return;
             };
-            drop(busy.take());
             (stream, settings) = reusable.consume();
-            let next = tokio::select! {
-                next = self.head(&mut stream, keep_alive) => next,
-                // A stopping edge has nothing to say to a device that asks nothing. One that was taken over still has: its next
-                // answer is the last, and says so.
-                () = self.edge.sessions.refusing() => return,
+            let refusing = self.edge.sessions.refusing();
+            let Some(head) = self.next(&mut stream, &mut patience, BytesMut::new(), refusing).await else {
+                return;
             };
-            let Some(next) = next else { return };
-            match self.tunnel(&mut stream, next, client).await {
-                Some(next) => head = next,
+            let Some(head) = self.tunnel(&mut stream, head, client).await else {
+                return;
+            };
+            match self.usual(&mut stream, &mut patience, client, head, None).await {
+                Some(next) => unusual = next,
                 None => return,
             }
         }
     }
 
+    /// Serves requests as long as there is nothing special about them; gives back the first that pingora has to see to.
+    async fn usual(
+        &self,
+        io: &mut (impl Io + 'static),
+        patience: &mut Patience,
+        client: SocketAddr,
+        mut head: Head,
+        mut busy: Option<Busy>,
+    ) -> Option<(Head, Option<Box<Ctx>>)> {
+        // In one piece for all of them: to begin to listen for it costs more than to go on.
+        let mut refusing = pin!(self.edge.sessions.refusing());
+        loop {
+            let line = Line {
+                device: io,
+                patience,
+                idle: &self.idle,
+            };
+            let busy = busy.take().unwrap_or_else(|| self.edge.sessions.busy());
+            let rest = match self.gateway.forward(line, head, client, busy).await {
+                Forwarded::Answered(rest) => rest,
+                Forwarded::Over => return None,
+                Forwarded::Unusual(head, begun) => return Some((head, begun)),
+            };
+            let next = self.next(io, patience, rest, refusing.as_mut()).await?;
+            head = self.tunnel(io, next, client).await?;
+        }
+    }
+
+    /// The head of the next request on a connection, of which `read` came already.
+    async fn next(
+        &self,
+        io: &mut (impl Io + 'static),
+        patience: &mut Patience,
+        read: BytesMut,
+        refusing: impl Future<Output = ()>,
+    ) -> Option<Head> {
+        tokio::select! {
+            biased;
+            next = self.head(io, self.edge.config.timeouts.keep_alive.0, patience, read) => next,
+            // A stopping edge has nothing to say to a device that asks nothing. One that was taken over still has: its next
+            // answer is the last, and says so.
+            () = refusing => None,
+        }
+    }
+
     /// Reads the head of a request; answers what cannot be one.
-    async fn head(&self, io: &mut (impl Io + 'static), first: Duration) -> Option<Head> {
+    async fn head(
+        &self,
+        io: &mut (impl Io + 'static),
+        first: Duration,
+        patience: &mut Patience,
+        read: BytesMut,
+    ) -> Option<Head> {
         let bytes_max = self.edge.config.limits.header_bytes_max;
         let bounds = Bounds {
             first,
             rest: self.edge.config.timeouts.header.0,
             bytes_max,
         };
-        let (reason, answer) = match head::read(io, Kind::Request, bounds).await {
+        let (reason, answer) = match head::read_on(io, Kind::Request, bounds, patience, read).await {
             Ok(head) => return Some(head),
             Err(HeadError::Gone | HeadError::Quiet) => return None,
             Err(HeadError::TooSlow) => ("header-too-slow", Answer::too_slow()),
@@ -260,7 +333,8 @@ mod tests {
         let text = include_str!("../../../configs/edge.toml");
         let config: Config = daemon::config::parse("edge.toml", text).unwrap();
         let edge = Arc::new(Edge::new(config, Metrics::new(&mut Registry::default())));
-        let server = Server::new(edge.clone());
+        let requests = Arc::new(Requests::new(&edge.config, &edge.metrics));
+        let server = Server::new(edge.clone(), requests);
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = listener.local_addr().unwrap();
         let mut tcp = TcpStream::connect(client).await.unwrap();

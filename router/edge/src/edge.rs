@@ -1,8 +1,9 @@
 //! What all connections of an edge share.
 
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, SocketAddr},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use arc_swap::ArcSwapOption;
@@ -12,7 +13,7 @@ use routing::{
     continuity::{Budget, Why},
 };
 use tokio::sync::watch;
-use topology::{EdgeId, Moment, RegionId, Snapshot};
+use topology::{EdgeId, Moment, PlanNumber, RegionId, Snapshot};
 use verdict::Passive;
 
 use crate::{Config, admission::Admission, metrics::Metrics, seen::Seen, sessions::Sessions};
@@ -41,6 +42,8 @@ pub struct Edge {
     pub metrics: Metrics,
     /// Memory for what sessions keep to survive the loss of their region.
     pub budget: Arc<Budget>,
+    /// The last token of each region.
+    tokens: Mutex<BTreeMap<RegionId, Token>>,
     /// Told whenever a plan comes in force.
     plans: watch::Sender<()>,
 }
@@ -50,6 +53,7 @@ impl Edge {
     pub fn new(config: Config, metrics: Metrics) -> Self {
         Self {
             id: config.node.clone(),
+            tokens: Mutex::default(),
             budget: Arc::new(Budget::new(config.continuity.replay_bytes_total_max)),
             plans: watch::Sender::new(()),
             admission: Arc::new(Admission::new(&config.limits)),
@@ -157,6 +161,26 @@ impl Edge {
         }
     }
 
+    /// A token for who asked something of a region. Many get the same, within a second and under the same plan: to sign one
+    /// costs as much as half the rest of a small request.
+    pub fn affinity_token(&self, decision: &Decision, now: Moment) -> Arc<str> {
+        let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(token) = tokens.get(&decision.region)
+            && token.plan == decision.plan
+            && token.second == now.0 / 1000
+        {
+            return token.text.clone();
+        }
+        let text: Arc<str> = self.config.affinity_key.0.issue(&decision.region, now).into();
+        let token = Token {
+            plan: decision.plan,
+            second: now.0 / 1000,
+            text: text.clone(),
+        };
+        tokens.insert(decision.region.clone(), token);
+        text
+    }
+
     /// A stack did not take a session or a request: it counts in the tick's report of its region and towards its ejection.
     pub fn stack_failed(&self, region: &RegionId, stack: SocketAddr, why: &str) {
         let ejection = self.seen.refused(region, stack, why, daemon::clock::now());
@@ -221,6 +245,14 @@ impl Edge {
         }
         decisions
     }
+}
+
+/// An affinity token, and when it was issued.
+#[derive(Debug)]
+struct Token {
+    plan: PlanNumber,
+    second: u64,
+    text: Arc<str>,
 }
 
 /// Counts as running at a stack while it exists.

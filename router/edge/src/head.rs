@@ -5,13 +5,12 @@ use std::{net::SocketAddr, time::Duration};
 use bytes::BytesMut;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _},
-    time::{Instant, timeout_at},
+    time::Instant,
 };
 
 use routing::user;
-use topology::words;
 
-use crate::answer::Answer;
+use crate::{answer::Answer, http1, patience::Patience};
 
 /// Header lines accepted. Browsers send about 20.
 pub const LINES_MAX: usize = 64;
@@ -77,22 +76,40 @@ pub struct Bounds {
 }
 
 /// Reads one head. A peer that sends a byte now and then does not extend its time.
-pub async fn read(io: &mut (impl AsyncRead + Unpin), kind: Kind, bounds: Bounds) -> Result<Head, HeadError> {
-    let mut bytes = BytesMut::new();
+pub async fn read<R>(io: &mut R, kind: Kind, bounds: Bounds) -> Result<Head, HeadError>
+where
+    R: AsyncRead + Unpin + ?Sized,
+{
+    read_on(io, kind, bounds, &mut Patience::new(), BytesMut::new()).await
+}
+
+/// The same for one of which `bytes` were read already, with a timer that is used again.
+pub async fn read_on<R>(
+    io: &mut R,
+    kind: Kind,
+    bounds: Bounds,
+    patience: &mut Patience,
+    mut bytes: BytesMut,
+) -> Result<Head, HeadError>
+where
+    R: AsyncRead + Unpin + ?Sized,
+{
     let mut deadline = Instant::now() + bounds.first;
+    let mut is_read = !bytes.is_empty();
     loop {
-        let before = bytes.len();
-        bytes.reserve(READ_BYTES);
-        let read = match timeout_at(deadline, io.read_buf(&mut bytes)).await {
-            Err(_) if before == 0 => return Err(HeadError::Quiet),
-            Err(_) => return Err(HeadError::TooSlow),
-            Ok(Err(_) | Ok(0)) => return Err(HeadError::Gone),
-            Ok(Ok(read)) => read,
-        };
+        let before = if is_read { 0 } else { bytes.len() };
+        if !std::mem::take(&mut is_read) {
+            bytes.reserve(READ_BYTES);
+            match patience.until(deadline, io.read_buf(&mut bytes)).await {
+                None if before == 0 => return Err(HeadError::Quiet),
+                None => return Err(HeadError::TooSlow),
+                Some(Err(_) | Ok(0)) => return Err(HeadError::Gone),
+                Some(Ok(_)) => {}
+            }
+        }
         if before == 0 {
             deadline = Instant::now() + bounds.rest;
         }
-        debug_assert_eq!(bytes.len(), before + read);
         if kind == Kind::Request && bytes.starts_with(&HTTP2_PREFACE[..HTTP2_PREFACE.len().min(bytes.len())]) {
             if bytes.len() < HTTP2_PREFACE.len() {
                 continue;
@@ -147,32 +164,18 @@ pub struct Upgrade {
 
 /// The path of the Realtime API.
 pub const REALTIME: &str = "/v1/realtime";
-/// Headers the edge writes itself, or that concern one hop only (RFC 9110 §7.6.1), or that it declines: without
-/// `Sec-WebSocket-Extensions` no compression is negotiated, so frames can be relayed verbatim and their bits checked.
-/// What a device says about where it comes from is no evidence, so `X-Forwarded-For` is written anew.
-const NOT_FORWARDED: [&str; 16] = [
-    "connection",
-    "upgrade",
-    "keep-alive",
-    "proxy-connection",
-    "proxy-authorization",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "content-length",
-    "sec-websocket-extensions",
-    "x-forwarded-for",
-    "meridian-edge",
-    words::HEADER,
-    words::RESUME_HEADER,
-    words::LOAD_HEADER,
-    words::TURNS_HEADER,
-];
-
 impl Upgrade {
     /// Reads a request as an upgrade to the Realtime WebSocket (RFC 6455 §4.2.1). `Ok(None)` when it is anything else; an
     /// answer when it should have been one and is not well formed.
     pub fn parse(head: &Head) -> Result<Option<Self>, Answer> {
+        // Most requests are told apart by their target alone.
+        let mut words = head.bytes[..head.len].split(|byte| byte.is_ascii_whitespace());
+        if !words
+            .nth(1)
+            .is_some_and(|target| target.starts_with(REALTIME.as_bytes()))
+        {
+            return Ok(None);
+        }
         let mut lines = [httparse::EMPTY_HEADER; LINES_MAX];
         let mut request = httparse::Request::new(&mut lines);
         let parsed = request.parse(&head.bytes[..head.len]);
@@ -246,15 +249,11 @@ impl Upgrade {
     /// further lines.
     pub fn forwarded(&self, client: SocketAddr, edge: &topology::EdgeId, ours: &str) -> Vec<u8> {
         let mut bytes = format!("GET {} HTTP/1.1\r\n", self.target).into_bytes();
-        for (name, value) in &self.headers {
-            if NOT_FORWARDED.iter().any(|not| name.eq_ignore_ascii_case(not)) {
-                continue;
-            }
-            bytes.extend_from_slice(name.as_bytes());
-            bytes.extend_from_slice(b": ");
-            bytes.extend_from_slice(value);
-            bytes.extend_from_slice(b"\r\n");
-        }
+        let headers = self.headers.iter();
+        http1::forward_headers(
+            &mut bytes,
+            headers.map(|(name, value)| (name.as_str(), value.as_slice())),
+        );
         let last = format!(
             "Connection: Upgrade\r\nUpgrade: websocket\r\nX-Forwarded-For: {}\r\nMeridian-Edge: {edge}\r\n{ours}\r\n",
             client.ip()

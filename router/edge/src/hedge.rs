@@ -88,7 +88,7 @@ impl Gateway {
         let Some(body) = self.read_body(session, length).await? else {
             return write(session, &Answer::body_too_slow()).await;
         };
-        let asker = self.asker(session, ctx.table.as_deref());
+        let asker = self.asker_of(session, ctx.table.as_deref());
         let request = self.copied(session, length)?;
         let began = Instant::now();
         let copy_at = began + self.requests.hedging().begin(daemon::clock::now());
@@ -131,14 +131,15 @@ impl Gateway {
                     true
                 }
                 Err(FlightError::Connect(error)) => {
-                    self.connect_failed(&flight.decision, &error);
+                    let timed_out = matches!(error.etype(), ErrorType::ConnectTimedout);
+                    self.connect_failed(&flight.decision, timed_out, error.etype().as_str());
                     // Another stack of the region may be well.
                     let Decision { region, stack, .. } = &flight.decision;
                     ctx.tried.only_stack(region, *stack);
                     false
                 }
                 Err(FlightError::Broken(error)) => {
-                    self.request_failed(&flight.decision, &error);
+                    self.request_failed(&flight.decision, error.etype().as_str());
                     true
                 }
             };

@@ -20,9 +20,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     Config, Edge,
     answer::Answer,
-    connection::Server,
     handover::{Name, Predecessor, Successor},
     tls::Tls,
+    workers::Workers,
 };
 
 /// Connections the kernel completes before we accept them; it caps this to its own limit. A reconnect storm of a whole
@@ -135,24 +135,23 @@ enum Ending {
 /// Accepts devices until `stop`, or until there is a successor, then drains.
 pub async fn serve(
     edge: Arc<Edge>,
+    workers: Workers,
     listeners: Vec<Listener>,
     readiness: Readiness,
     stop: CancellationToken,
     succeeded: impl Future<Output = Successor>,
 ) {
-    let server = Arc::new(Server::new(edge.clone()));
+    let workers = Arc::new(workers);
     let places = Arc::new(Semaphore::new(edge.config.limits.connections_max));
     let connections = TaskTracker::new();
-    let cut = CancellationToken::new();
-    let accepting = cut.child_token();
+    let accepting = CancellationToken::new();
     for listener in listeners {
         let accept = accept(
             listener,
-            server.clone(),
+            workers.clone(),
             edge.clone(),
             places.clone(),
             connections.clone(),
-            cut.clone(),
         );
         connections.spawn(accepting.clone().run_until_cancelled_owned(accept));
     }
@@ -177,7 +176,8 @@ pub async fn serve(
         drain(&edge).await;
     }
     // What is left now waits for a request that will not be served.
-    cut.cancel();
+    accepting.cancel();
+    workers.stop();
     connections.close();
     connections.wait().await;
 }
@@ -214,11 +214,10 @@ async fn left_within(edge: &Edge, window: Duration) {
 
 async fn accept(
     listener: Listener,
-    server: Arc<Server>,
+    workers: Arc<Workers>,
     edge: Arc<Edge>,
     places: Arc<Semaphore>,
     connections: TaskTracker,
-    cut: CancellationToken,
 ) {
     loop {
         let (tcp, client) = match listener.tcp.accept().await {
@@ -245,16 +244,17 @@ async fn accept(
                 continue;
             }
         };
-        let (server, tls, cut) = (server.clone(), listener.tls.clone(), cut.clone());
-        connections.spawn(async move {
-            // Written out: a future that is handed to another one is in it twice, as it came and as it runs, and this one
-            // lives as long as a session.
-            tokio::select! {
-                () = server.serve(tcp, client, tls.as_deref()) => {}
-                () = cut.cancelled() => {}
-            }
-            drop((place, connected));
-        });
+        let tls = listener.tls.clone();
+        let worker = workers.least_loaded();
+        let (server, counted) = (worker.server.clone(), worker.connections.clone());
+        // It moves to another event loop, which is that of the task where it is wrapped again.
+        let Ok(tcp) = tcp.into_std() else { continue };
+        let connection = async move {
+            let Ok(tcp) = TcpStream::from_std(tcp) else { return };
+            server.serve(tcp, client, tls.as_deref()).await;
+            drop((place, connected, counted));
+        };
+        connections.spawn_on(connection, &worker.event_loop);
     }
 }
 

@@ -5,6 +5,7 @@
 //! where doing twice is like doing once, and never once the device has a part of the answer.
 
 use std::{
+    cell::Cell,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
@@ -47,20 +48,33 @@ const GRPC_STREAMS_MAX: usize = 100;
 /// whole `timeouts.answer`.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Chooses regions for pingora's HTTP proxy.
+/// Chooses regions for HTTP requests.
+#[derive(Clone)]
 pub struct Gateway {
     pub(crate) edge: Arc<Edge>,
-    pub(crate) requests: Requests,
+    pub(crate) requests: Arc<Requests>,
     /// For what pingora's proxy cannot do: two copies of one request.
-    pub(crate) connector: Connector,
+    pub(crate) connector: Arc<Connector>,
+}
+
+tokio::task_local! {
+    /// A request that was begun before pingora got it.
+    static BEGUN: Cell<Option<Box<Ctx>>>;
+}
+
+/// Lets pingora go on with a request.
+pub(crate) async fn going_on<F: Future>(begun: Option<Box<Ctx>>, serving: F) -> F::Output {
+    BEGUN.scope(Cell::new(begun), serving).await
 }
 
 /// One request. It holds one plan from beginning to end.
 pub struct Ctx {
     _busy: Busy,
     pub(crate) table: Option<Arc<Table>>,
-    route: Route,
+    pub(crate) route: Route,
     is_grpc: bool,
+    /// It was let in, and counted.
+    pub(crate) is_admitted: bool,
     pub(crate) decision: Option<Decision>,
     /// What was asked in this round.
     pub(crate) tried: Tried,
@@ -74,7 +88,7 @@ pub struct Ctx {
     servers_tried: Vec<usize>,
     pub(crate) retries: u32,
     /// Before the next attempt.
-    pause: Option<Duration>,
+    pub(crate) pause: Option<Duration>,
     connecting_since: Instant,
     body_bytes: u64,
 }
@@ -107,7 +121,7 @@ pub(crate) struct Asker {
 
 /// What is proxied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Route {
+pub(crate) enum Route {
     /// Speech to text, of the OpenAI API or our own.
     Transcription,
     Audio,
@@ -122,7 +136,7 @@ enum Route {
 }
 
 impl Route {
-    fn of(path: &str, is_grpc: bool) -> Self {
+    pub(crate) fn of(path: &str, is_grpc: bool) -> Self {
         match path {
             "/health" => Self::Health,
             "/v1/models" => Self::Models,
@@ -158,40 +172,37 @@ pub fn is_ours(path: &str) -> bool {
 
 impl Gateway {
     /// A request broke in a region.
-    pub(crate) fn request_failed(&self, at: &Decision, e: &Error) {
+    pub(crate) fn request_failed(&self, at: &Decision, why: &str) {
         self.edge.metrics.connect(&at.region, "broken");
-        let why = format!("request: {}", e.etype().as_str());
+        let why = format!("request: {why}");
         self.edge.stack_lost(&at.region, at.stack, None, &why);
     }
 
     /// A gateway of this edge.
-    pub fn new(edge: Arc<Edge>) -> Self {
+    pub fn new(edge: Arc<Edge>, requests: Arc<Requests>) -> Self {
         Self {
-            requests: Requests::new(&edge.config, &edge.metrics),
-            connector: hedge::connector(),
+            requests,
+            connector: Arc::new(hedge::connector()),
             edge,
         }
     }
 
-    pub(crate) fn asker(&self, session: &Session, table: Option<&Table>) -> Asker {
-        let request = session.req_header();
-        let target = request.uri.path_and_query().map_or("", http::uri::PathAndQuery::as_str);
-        let of = |header: &str, parameter: &str| {
-            let value = request.headers.get(header).and_then(|value| value.to_str().ok());
-            value.or_else(|| query(target, parameter)).map(str::to_owned)
-        };
+    /// Who asks, by the headers and the target of a request.
+    pub(crate) fn asker<'h>(
+        &self,
+        header: impl Fn(&str) -> Option<&'h str>,
+        target: &'h str,
+        client: Option<SocketAddr>,
+        table: Option<&Table>,
+    ) -> Asker {
+        let of = |name: &str, parameter: &str| header(name).or_else(|| query(target, parameter));
         let now = daemon::clock::now();
-        let affinity = of("meridian-affinity", "affinity").and_then(|token| self.edge.affinity(&token, now));
-        let address = session.client_addr().and_then(|client| client.as_inet());
-        let client = address.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |client| client.ip());
-        let session_key = session_key(of("meridian-session", "session").as_deref(), client);
-        let token = || {
-            let value = request.headers.get("authorization")?.to_str().ok()?;
-            bearer(value).map(str::to_owned)
-        };
-        let user = match (table, address) {
-            (Some(table), Some(client)) if table.splits_users() => {
-                user::name(of(USER, "user").as_deref(), token().as_deref(), client.ip())
+        let affinity = of("meridian-affinity", "affinity").and_then(|token| self.edge.affinity(token, now));
+        let address = client.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |client| client.ip());
+        let session_key = session_key(of("meridian-session", "session"), address);
+        let user = match table {
+            Some(table) if client.is_some() && table.splits_users() => {
+                user::name(of(USER, "user"), header("authorization").and_then(bearer), address)
             }
             _ => String::new(),
         };
@@ -199,6 +210,48 @@ impl Gateway {
             session_key,
             affinity,
             user,
+        }
+    }
+
+    pub(crate) fn asker_of(&self, session: &Session, table: Option<&Table>) -> Asker {
+        let request = session.req_header();
+        let target = request.uri.path_and_query().map_or("", http::uri::PathAndQuery::as_str);
+        let client = session.client_addr().and_then(|client| client.as_inet()).copied();
+        self.asker(|name| request.headers.get(name)?.to_str().ok(), target, client, table)
+    }
+
+    /// A request begins.
+    pub(crate) fn begin(&self, busy: Busy) -> Ctx {
+        Ctx {
+            _busy: busy,
+            table: self.edge.table(),
+            route: Route::Nothing,
+            is_grpc: false,
+            is_admitted: false,
+            decision: None,
+            tried: Tried::up_to(self.edge.config.limits.regions_tried_max),
+            in_flight: None,
+            overloaded: None,
+            group: None,
+            serving: None,
+            servers_tried: Vec::new(),
+            retries: 0,
+            pause: None,
+            connecting_since: Instant::now(),
+            body_bytes: 0,
+        }
+    }
+
+    /// A request is over.
+    pub(crate) fn done(&self, ctx: &Ctx, status: u16, error: Option<&str>) {
+        self.edge.metrics.http(ctx.route.as_str(), status);
+        let region = ctx.decision.as_ref().map(|decision| decision.region.as_str());
+        let why = ctx.decision.as_ref().map(|decision| decision.why.as_str());
+        let (route, tried) = (ctx.route.as_str(), ctx.tried.regions());
+        if let Some(error) = error {
+            tracing::info!(route, status, region, why, ?tried, error, "request failed");
+        } else {
+            tracing::debug!(route, status, region, why, ?tried, "request");
         }
     }
 
@@ -278,13 +331,12 @@ impl Gateway {
         self.edge.seen.accepted(&decision.region, decision.stack, took, now);
     }
 
-    pub(crate) fn connect_failed(&self, decision: &Decision, e: &Error) {
-        let timed_out = matches!(e.etype(), ErrorType::ConnectTimedout);
+    pub(crate) fn connect_failed(&self, decision: &Decision, timed_out: bool, why: &str) {
         let outcome = if timed_out { "connect-timeout" } else { "connect-failed" };
         self.edge.metrics.connect(&decision.region, outcome);
-        let why = format!("connect: {}", e.etype().as_str());
-        self.edge.stack_failed(&decision.region, decision.stack, &why);
-        tracing::info!(region = %decision.region, stack = %decision.stack, error = %e, "region did not take a request");
+        self.edge
+            .stack_failed(&decision.region, decision.stack, &format!("connect: {why}"));
+        tracing::info!(region = %decision.region, stack = %decision.stack, why, "region did not take a request");
     }
 
     pub(crate) fn sign_request(&self, session: &Session, request: &mut RequestHeader) -> Result<()> {
@@ -305,13 +357,8 @@ impl Gateway {
                 self.edge.seen.loaded(decision.stack, load, daemon::clock::now());
             }
             response.insert_header("Meridian-Region", decision.region.as_str())?;
-            let token = self
-                .edge
-                .config
-                .affinity_key
-                .0
-                .issue(&decision.region, daemon::clock::now());
-            response.insert_header("Meridian-Affinity", token)?;
+            let token = self.edge.affinity_token(decision, daemon::clock::now());
+            response.insert_header("Meridian-Affinity", &*token)?;
         }
         response.insert_header("Meridian-Edge", self.edge.id.as_str())
     }
@@ -325,8 +372,8 @@ impl Gateway {
     }
 
     /// A region for the next attempt. When all have been asked and failed, they are asked again later, a few times.
-    async fn region(&self, session: &Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
-        let asker = self.asker(session, ctx.table.as_deref());
+    async fn region(&self, session: &Session, ctx: &mut Box<Ctx>) -> Result<Box<HttpPeer>> {
+        let asker = self.asker_of(session, ctx.table.as_deref());
         loop {
             let wanted = Use {
                 has_connection: !ctx.is_grpc,
@@ -348,7 +395,7 @@ impl Gateway {
     }
 
     /// The pause before a retry, if there may be one.
-    fn again(&self, ctx: &mut Ctx) -> Option<Duration> {
+    pub(crate) fn again(&self, ctx: &mut Box<Ctx>) -> Option<Duration> {
         let pause = self.requests.retry(ctx.retries, daemon::clock::now())?;
         ctx.retries += 1;
         Some(pause)
@@ -368,32 +415,17 @@ impl Gateway {
 
 #[async_trait]
 impl ProxyHttp for Gateway {
-    type CTX = Ctx;
+    type CTX = Box<Ctx>;
 
-    fn new_ctx(&self) -> Ctx {
-        Ctx {
-            _busy: self.edge.sessions.busy(),
-            table: self.edge.table(),
-            route: Route::Nothing,
-            is_grpc: false,
-            decision: None,
-            tried: Tried::up_to(self.edge.config.limits.regions_tried_max),
-            in_flight: None,
-            overloaded: None,
-            group: None,
-            serving: None,
-            servers_tried: Vec::new(),
-            retries: 0,
-            pause: None,
-            connecting_since: Instant::now(),
-            body_bytes: 0,
-        }
+    fn new_ctx(&self) -> Box<Ctx> {
+        let begun = BEGUN.try_with(Cell::take).ok().flatten();
+        begun.unwrap_or_else(|| Box::new(self.begin(self.edge.sessions.busy())))
     }
 
     /// None of pingora's: it would look at every answer for something to compress, and nothing is compressed here.
     fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
 
-    async fn request_filter(&self, session: &mut Session, ctx: &mut Ctx) -> Result<bool> {
+    async fn request_filter(&self, session: &mut Session, ctx: &mut Box<Ctx>) -> Result<bool> {
         let request = session.req_header();
         let path = request.uri.path();
         let is_grpc = grpc::is_grpc(&request.headers);
@@ -407,12 +439,16 @@ impl ProxyHttp for Gateway {
             Route::Nothing => Answer::not_found(path),
             Route::Realtime => Answer::upgrade_required(),
             _ if is_grpc && !ctx.is_grpc => Answer::bad_request("gRPC needs HTTP/2"),
-            _ if let Err((reason, answer)) = self.admit(session) => {
+            _ if !ctx.is_admitted
+                && let Err((reason, answer)) = self.admit(session) =>
+            {
                 self.edge.metrics.refused(reason);
                 answer
             }
             _ => {
-                self.requests.asked(daemon::clock::now());
+                if !ctx.is_admitted {
+                    self.requests.asked(daemon::clock::now());
+                }
                 if ctx.route == Route::Transcription
                     && let Some(length) = hedge::length(session.req_header(), &self.edge.config.hedge)
                     && let Some(memory) = self.requests.hedged_bytes(length)
@@ -433,7 +469,7 @@ impl ProxyHttp for Gateway {
         _session: &mut Session,
         body: &mut Option<Bytes>,
         _end_of_stream: bool,
-        ctx: &mut Ctx,
+        ctx: &mut Box<Ctx>,
     ) -> Result<()> {
         ctx.body_bytes += body.as_ref().map_or(0, Bytes::len) as u64;
         if ctx.body_bytes > self.edge.config.limits.body_bytes_max {
@@ -444,7 +480,7 @@ impl ProxyHttp for Gateway {
     }
 
     /// Asked again for every attempt.
-    async fn upstream_peer(&self, session: &mut Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
+    async fn upstream_peer(&self, session: &mut Session, ctx: &mut Box<Ctx>) -> Result<Box<HttpPeer>> {
         if let Some(pause) = ctx.pause.take() {
             tokio::time::sleep(pause).await;
         }
@@ -463,7 +499,7 @@ impl ProxyHttp for Gateway {
         _peer: &HttpPeer,
         _fd: std::os::unix::io::RawFd,
         _digest: Option<&Digest>,
-        ctx: &mut Ctx,
+        ctx: &mut Box<Ctx>,
     ) -> Result<()> {
         if let Some(in_flight) = &mut ctx.in_flight {
             in_flight.connected();
@@ -481,12 +517,13 @@ impl ProxyHttp for Gateway {
         &self,
         _session: &mut Session,
         _peer: &HttpPeer,
-        ctx: &mut Ctx,
+        ctx: &mut Box<Ctx>,
         mut e: Box<Error>,
     ) -> Box<Error> {
         ctx.in_flight = None;
         if let Some(decision) = ctx.decision.take() {
-            self.connect_failed(&decision, &e);
+            let timed_out = matches!(e.etype(), ErrorType::ConnectTimedout);
+            self.connect_failed(&decision, timed_out, e.etype().as_str());
             ctx.tried.stack(&decision.region, decision.stack);
         }
         if let Some(mut serving) = ctx.serving.take() {
@@ -502,7 +539,7 @@ impl ProxyHttp for Gateway {
         _peer: &HttpPeer,
         session: &mut Session,
         mut e: Box<Error>,
-        ctx: &mut Ctx,
+        ctx: &mut Box<Ctx>,
         _client_reused: bool,
     ) -> Box<Error> {
         let progress = match session.response_written() {
@@ -526,7 +563,7 @@ impl ProxyHttp for Gateway {
             (ctx.in_flight, ctx.serving) = (None, None);
             if let Some(decision) = ctx.decision.take() {
                 if progress != Progress::NotSent {
-                    self.request_failed(&decision, &e);
+                    self.request_failed(&decision, e.etype().as_str());
                 }
                 ctx.tried.stack(&decision.region, decision.stack);
             }
@@ -538,7 +575,7 @@ impl ProxyHttp for Gateway {
         &self,
         session: &mut Session,
         request: &mut RequestHeader,
-        ctx: &mut Ctx,
+        ctx: &mut Box<Ctx>,
     ) -> Result<()> {
         if ctx.is_grpc {
             // A hop says for itself that it takes trailers; servers of gRPC insist.
@@ -551,7 +588,7 @@ impl ProxyHttp for Gateway {
         &self,
         _session: &mut Session,
         response: &mut ResponseHeader,
-        ctx: &mut Ctx,
+        ctx: &mut Box<Ctx>,
     ) -> Result<()> {
         if let Some(decision) = &ctx.decision {
             // Only now it is known that somebody is there: the kernel accepts connections for a process that hangs.
@@ -560,7 +597,7 @@ impl ProxyHttp for Gateway {
         self.sign_response(response, ctx)
     }
 
-    async fn fail_to_proxy(&self, session: &mut Session, e: &Error, ctx: &mut Ctx) -> FailToProxy {
+    async fn fail_to_proxy(&self, session: &mut Session, e: &Error, ctx: &mut Box<Ctx>) -> FailToProxy {
         let region = ctx.decision.as_ref().map(|decision| decision.region.clone());
         let answer = match (e.etype(), e.esource()) {
             (ErrorType::HTTPStatus(503), _) if ctx.group.is_some() => {
@@ -601,7 +638,7 @@ impl ProxyHttp for Gateway {
             && *e.esource() == ErrorSource::Upstream
             && !waits_for_body(session, e)
         {
-            self.request_failed(decision, e);
+            self.request_failed(decision, e.etype().as_str());
         }
         let error_code = answer.as_ref().map_or(0, |answer| answer.status.as_u16());
         if let Some(answer) = answer
@@ -616,24 +653,19 @@ impl ProxyHttp for Gateway {
         }
     }
 
-    fn suppress_error_log(&self, _session: &Session, _ctx: &Ctx, _error: &Error) -> bool {
+    fn suppress_error_log(&self, _session: &Session, _ctx: &Box<Ctx>, _error: &Error) -> bool {
         // `logging` below says it, with our words.
         true
     }
 
-    async fn logging(&self, session: &mut Session, e: Option<&Error>, ctx: &mut Ctx) {
-        let status = session
-            .response_written()
-            .map_or(0, |response| response.status.as_u16());
-        self.edge.metrics.http(ctx.route.as_str(), status);
-        let region = ctx.decision.as_ref().map(|decision| decision.region.as_str());
-        let why = ctx.decision.as_ref().map(|decision| decision.why.as_str());
-        let (route, tried) = (ctx.route.as_str(), ctx.tried.regions());
-        if let Some(error) = e {
-            tracing::info!(route, status, region, why, ?tried, %error, "request failed");
-        } else {
-            tracing::debug!(route, status, region, why, ?tried, "request");
-        }
+    async fn logging(&self, session: &mut Session, e: Option<&Error>, ctx: &mut Box<Ctx>) {
+        let status = session.response_written();
+        let error = e.map(ToString::to_string);
+        self.done(
+            ctx,
+            status.map_or(0, |response| response.status.as_u16()),
+            error.as_deref(),
+        );
     }
 }
 

@@ -28,6 +28,7 @@ use crate::{
     listener,
     metrics::Metrics,
     tls::{self, Tls},
+    workers::Workers,
 };
 
 /// The part of readiness that says whether there is a plan.
@@ -100,6 +101,7 @@ pub async fn start(
     let claimed = listener::claim(&config, tls.as_ref(), predecessor.as_mut())?;
     let admin = claim_admin(config.admin_listen, predecessor.as_mut()).await?;
     let edge = Arc::new(Edge::new(config, metrics));
+    let workers = Workers::start(&edge).context("cannot start the threads that serve devices")?;
     let node = NodeId::from(&edge.id);
     let mut tasks = Tasks::new();
     let stop = tasks.stop_token();
@@ -235,7 +237,7 @@ pub async fn start(
             succeeded.cancel();
             successor
         };
-        listener::serve(edge, listeners, readiness, stop, handed_over).await;
+        listener::serve(edge, workers, listeners, readiness, stop, handed_over).await;
         // It ends as it should, whoever asked for it.
         ends.cancel();
         Ok(())

@@ -144,14 +144,19 @@ async fn an_edge_that_is_full_says_so() {
 async fn a_request_in_flight_is_finished_before_the_edge_stops() {
     let world = World::new(&[("eu-west", Stack::Http)]).await;
     let mut tcp = TcpStream::connect(world.address).await.unwrap();
-    tcp.write_all(b"POST /v1/audio/speech HTTP/1.1\r\nHost: v\r\nContent-Length: 10\r\n\r\nhello")
-        .await
-        .unwrap();
+    tcp.write_all(
+        b"POST /v1/audio/speech HTTP/1.1\r\nHost: v\r\nContent-Length: 10\r\nExpect: 100-continue\r\n\r\nhello",
+    )
+    .await
+    .unwrap();
     // The stack has not answered, because half of the body is missing.
     let connected = "meridian_edge_connects_total{region=\"eu-west\",outcome=\"ok\"}";
-    while world.metric(connected) != Some(1.0) {
-        tokio::task::yield_now().await;
-    }
+    hang_means_failure(async {
+        while world.metric(connected) != Some(1.0) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
     world.stop.cancel();
     hang_means_failure(world.edge.sessions.draining()).await;
     tcp.write_all(b"world").await.unwrap();

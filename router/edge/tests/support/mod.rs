@@ -10,7 +10,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
-use edge::{Config, Edge, listener, metrics::Metrics, tls::Tls};
+use edge::{Config, Edge, listener, metrics::Metrics, tls::Tls, workers::Workers};
 use futures_util::{SinkExt as _, StreamExt as _};
 use prometheus_client::registry::Registry;
 use tokio::{
@@ -544,6 +544,7 @@ impl World {
         let stop = CancellationToken::new();
         let served = listener::serve(
             edge.clone(),
+            Workers::start(&edge).unwrap(),
             listeners,
             Default::default(),
             stop.clone(),

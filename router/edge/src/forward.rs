@@ -1,0 +1,460 @@
+//! Requests as most of them are, passed on by the edge itself: HTTP/1.1, small or no body, to a region that answers. What is
+//! special about any other, and what remains to be done when a region fails, is pingora's part.
+//!
+//! Through pingora a request costs three times the processor time that nginx takes; this way it is on a par
+//! (docs/benchmarks.md). Which region is asked, and when again, is decided by the same code.
+
+use std::{
+    future::poll_fn,
+    net::SocketAddr,
+    pin::{Pin, pin},
+    task::Poll,
+    time::Duration,
+};
+
+use bytes::{Buf as _, BytesMut};
+use http::StatusCode;
+use routing::{Decision, breaker::Use};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _, ReadBuf},
+    net::TcpStream,
+    time::Instant,
+};
+
+use crate::{
+    answer::Answer,
+    head::{Head, LINES_MAX},
+    http1::{Body, Broken, Request, Response},
+    idle::Idle,
+    patience::Patience,
+    proxy::{Asker, Ctx, Gateway, Route},
+    relay::{self, Io},
+    sessions::Busy,
+    tunnel,
+};
+
+/// Bodies up to this length are read whole before a region is chosen: the text of a long reply fits.
+const BODY_BYTES_MAX: usize = 16 << 10;
+/// One read of an answer.
+const READ_BYTES: usize = 16 << 10;
+/// Most answers to such requests fit into this.
+const FIRST_READ_BYTES: usize = 2 << 10;
+/// Of the next request so much is read while this one waits for its answer.
+const AHEAD_BYTES_MAX: usize = 4 << 10;
+
+/// What became of a request.
+pub(crate) enum Forwarded {
+    /// It was answered, and the device may ask again: what was read of that.
+    Answered(BytesMut),
+    /// Its connection is over.
+    Over,
+    /// Pingora has to see to it. What was done for it already is not done again.
+    Unusual(Head, Option<Box<Ctx>>),
+}
+
+/// What the requests of a connection use, one after the other.
+pub(crate) struct Line<'a> {
+    /// Who asks.
+    pub(crate) device: &'a mut dyn Io,
+    /// For every wait.
+    pub(crate) patience: &'a mut Patience,
+    /// Connections to regions.
+    pub(crate) idle: &'a Idle,
+}
+
+/// What is known of a request before a region is.
+struct Asked {
+    /// As a region gets it.
+    message: Vec<u8>,
+    /// Where it ends in what the device sent.
+    end: usize,
+    asker: Asker,
+    only_reads: bool,
+    is_head: bool,
+    is_last: bool,
+}
+
+/// A region's answer, of which the body is still to come.
+struct Answering {
+    region: TcpStream,
+    response: Response,
+    /// What came after the head.
+    read: BytesMut,
+}
+
+/// Why there is no answer, or not all of it.
+enum Failure {
+    /// No connection: nothing was sent.
+    Connect { timed_out: bool, why: String },
+    /// The region closed its connection, or sent what is no answer.
+    Broken(String),
+    /// The region did not answer in time.
+    TooSlow,
+    /// Nobody waits for the answer any more.
+    DeviceGone,
+}
+
+impl From<Broken> for Failure {
+    fn from(broken: Broken) -> Self {
+        Self::Broken(broken.to_string())
+    }
+}
+
+impl Failure {
+    fn broken(error: &std::io::Error) -> Self {
+        Self::Broken(error.to_string())
+    }
+
+    /// What happened, for logs.
+    fn as_str(&self) -> &str {
+        match self {
+            Self::Connect { why, .. } | Self::Broken(why) => why,
+            Self::TooSlow => "the region did not answer in time",
+            Self::DeviceGone => "the device left",
+        }
+    }
+
+    /// What the region did wrong, if it was the region.
+    fn fault_of_region(&self) -> Option<&str> {
+        match self {
+            Self::Broken(_) | Self::TooSlow => Some(self.as_str()),
+            Self::Connect { .. } | Self::DeviceGone => None,
+        }
+    }
+}
+
+impl Gateway {
+    /// Answers a request, unless there is something special about it.
+    pub(crate) async fn forward(
+        &self,
+        mut line: Line<'_>,
+        mut head: Head,
+        client: SocketAddr,
+        busy: Busy,
+    ) -> Forwarded {
+        let mut ctx = Box::new(self.begin(busy));
+        let Some(mut asked) = self.usual(&head, client, &mut ctx) else {
+            return Forwarded::Unusual(head, None);
+        };
+        if self.edge.admission.request(client.ip()).is_err() {
+            // Who is refused is asked once more, and told why.
+            return Forwarded::Unusual(head, None);
+        }
+        ctx.is_admitted = true;
+        self.requests.asked(daemon::clock::now());
+        let complete_by = Instant::now() + self.edge.config.timeouts.answer.0;
+        while head.bytes.len() < asked.end {
+            let reading = line.device.read_buf(&mut head.bytes);
+            match line.patience.until(complete_by, reading).await {
+                Some(Ok(1..)) => {}
+                Some(_) => return self.failed(line, &ctx, None, "the device left").await,
+                None => {
+                    let answer = Answer::body_too_slow();
+                    return self.failed(line, &ctx, Some(answer), "the body took too long").await;
+                }
+            }
+        }
+        asked.message.extend_from_slice(&head.bytes[head.len..asked.end]);
+        let wanted = Use {
+            has_connection: true,
+            is_extra: false,
+        };
+        let Some((decision, in_flight)) = self.choose(&mut ctx, &asked.asker, wanted) else {
+            return Forwarded::Unusual(head, Some(ctx));
+        };
+        ctx.in_flight = Some(in_flight);
+        match self
+            .ask_region(&mut line, &mut head.bytes, &asked, &mut ctx, &decision)
+            .await
+        {
+            Ok(answering) => {
+                ctx.decision = Some(decision);
+                self.give(line, &ctx, &asked, answering, head.bytes).await
+            }
+            Err(failure) => {
+                if let Failure::Connect { timed_out, why } = &failure {
+                    self.connect_failed(&decision, *timed_out, why);
+                } else if let Some(fault) = failure.fault_of_region() {
+                    self.request_failed(&decision, fault);
+                    if asked.only_reads {
+                        ctx.pause = self.again(&mut ctx);
+                    }
+                }
+                ctx.tried.stack(&decision.region, decision.stack);
+                if matches!(failure, Failure::Connect { .. }) || ctx.pause.is_some() {
+                    ctx.in_flight = None;
+                    return Forwarded::Unusual(head, Some(ctx));
+                }
+                let (status, what) = match failure {
+                    Failure::TooSlow => (StatusCode::GATEWAY_TIMEOUT, "did not answer in time"),
+                    _ => (StatusCode::BAD_GATEWAY, "failed while it answered"),
+                };
+                let answer = Answer::region_failed(status, format!("region {} {what}", decision.region));
+                ctx.decision = Some(decision);
+                let answer = (!matches!(failure, Failure::DeviceGone)).then_some(answer);
+                self.failed(line, &ctx, answer, failure.as_str()).await
+            }
+        }
+    }
+
+    /// Reads a request that has nothing special about it.
+    fn usual(&self, head: &Head, client: SocketAddr, ctx: &mut Ctx) -> Option<Asked> {
+        let mut lines = [httparse::EMPTY_HEADER; LINES_MAX];
+        let request = Request::parse(&head.bytes[..head.len], &mut lines)?;
+        ctx.route = Route::of(request.path(), false);
+        let is_usual = matches!(ctx.route, Route::Audio | Route::Models | Route::Voice | Route::Health);
+        let body_bytes_max = self.edge.config.limits.body_bytes_max.min(BODY_BYTES_MAX as u64);
+        if !is_usual || request.body_bytes() as u64 > body_bytes_max || request.is_grpc() {
+            return None;
+        }
+        Some(Asked {
+            message: request.forwarded(client.ip(), &self.edge.id),
+            end: head.len + request.body_bytes(),
+            asker: self.asker(
+                |name| request.header(name),
+                request.target,
+                Some(client),
+                ctx.table.as_deref(),
+            ),
+            only_reads: request.only_reads(),
+            is_head: request.is_head(),
+            is_last: request.is_last,
+        })
+    }
+
+    /// Sends a request to a region and waits for the head of its answer.
+    async fn ask_region(
+        &self,
+        line: &mut Line<'_>,
+        sent: &mut BytesMut,
+        asked: &Asked,
+        ctx: &mut Ctx,
+        decision: &Decision,
+    ) -> Result<Answering, Failure> {
+        let mut kept = line.idle.take(decision.stack);
+        loop {
+            let was_kept = kept.is_some();
+            let began = Instant::now();
+            let mut region = match kept.take() {
+                Some(region) => region,
+                None => self.connect(line, decision).await?,
+            };
+            if let Some(in_flight) = &mut ctx.in_flight {
+                in_flight.connected();
+            }
+            match self.exchange(line, sent, asked, &mut region).await {
+                // The region closed a connection that waited for the next request. It has no part in what follows.
+                Err(Failure::Broken(_)) if was_kept && asked.only_reads => {}
+                Err(failure) => return Err(failure),
+                Ok((response, read)) => {
+                    // Only now it is known that somebody is there: the kernel accepts connections for a process that hangs.
+                    self.answered(decision, began.elapsed());
+                    return Ok(Answering { region, response, read });
+                }
+            }
+        }
+    }
+
+    async fn connect(&self, line: &mut Line<'_>, decision: &Decision) -> Result<TcpStream, Failure> {
+        let began = Instant::now();
+        let connecting = TcpStream::connect(decision.stack);
+        let by = began + self.edge.config.timeouts.connect.0;
+        let (timed_out, why) = match line.patience.until(by, connecting).await {
+            Some(Ok(tcp)) => {
+                // A request is written at once, and nothing follows that it could wait for.
+                let _ = tcp.set_nodelay(true);
+                self.connected(decision, began.elapsed());
+                return Ok(tcp);
+            }
+            Some(Err(error)) => (false, error.to_string()),
+            None => (true, "not connected in time".to_owned()),
+        };
+        Err(Failure::Connect { timed_out, why })
+    }
+
+    /// How long a region may be silent. What only reads is answered at once by a region that lives, and can be asked
+    /// elsewhere if it is not.
+    fn silence(&self, asked: &Asked) -> Duration {
+        let timeouts = &self.edge.config.timeouts;
+        if asked.only_reads {
+            timeouts.upgrade.0
+        } else {
+            timeouts.answer.0
+        }
+    }
+
+    async fn exchange(
+        &self,
+        line: &mut Line<'_>,
+        sent: &mut BytesMut,
+        asked: &Asked,
+        region: &mut TcpStream,
+    ) -> Result<(Response, BytesMut), Failure> {
+        let by = Instant::now() + self.silence(asked);
+        match line.patience.until(by, region.write_all(&asked.message)).await {
+            Some(written) => written.map_err(|error| Failure::broken(&error))?,
+            None => return Err(Failure::TooSlow),
+        }
+        let mut read = BytesMut::with_capacity(FIRST_READ_BYTES);
+        loop {
+            if poll_read(line, sent, asked.end, region, &mut read, by).await? == 0 {
+                return Err(Failure::Broken("the region closed the connection".to_owned()));
+            }
+            while let Some(response) = Response::parse(&read, asked.is_head)? {
+                read.advance(response.len);
+                match response.status {
+                    101 => return Err(Failure::Broken("the region switched protocols".to_owned())),
+                    // What is said on the way is not the answer (RFC 9110 §15.2).
+                    100..200 => {}
+                    _ => return Ok((response, read)),
+                }
+            }
+            if read.len() > self.edge.config.limits.header_bytes_max {
+                return Err(Failure::Broken("the head of the answer is too large".to_owned()));
+            }
+        }
+    }
+
+    /// Gives the device its answer, to the last byte.
+    async fn give(
+        &self,
+        mut line: Line<'_>,
+        ctx: &Ctx,
+        asked: &Asked,
+        mut answering: Answering,
+        mut sent: BytesMut,
+    ) -> Forwarded {
+        let closes =
+            asked.is_last || self.edge.sessions.is_draining() || matches!(answering.response.body, Body::UntilClose);
+        if let Some(decision) = &ctx.decision {
+            self.sign(&mut answering.response, decision, closes);
+        }
+        let status = answering.response.status;
+        if let Err(failure) = self.relay(&mut line, asked, &mut answering).await {
+            if let (Some(decision), Some(fault)) = (&ctx.decision, failure.fault_of_region()) {
+                self.request_failed(decision, fault);
+            }
+            // The device has a part of it, and nothing but the end of its connection tells that there is no more.
+            self.done(ctx, status, Some(failure.as_str()));
+            return Forwarded::Over;
+        }
+        self.done(ctx, status, None);
+        let Answering { region, response, read } = answering;
+        if response.keeps
+            && read.is_empty()
+            && let Some(decision) = &ctx.decision
+        {
+            line.idle.put(decision.stack, region);
+        }
+        if closes {
+            relay::goodbye(line.device, self.edge.config.timeouts.close.0).await;
+            return Forwarded::Over;
+        }
+        sent.advance(asked.end);
+        Forwarded::Answered(sent)
+    }
+
+    /// Adds what the edge says about an answer, and the end of its head.
+    fn sign(&self, response: &mut Response, decision: &Decision, closes: bool) {
+        if let Some(load) = response.load {
+            self.edge.seen.loaded(decision.stack, load, daemon::clock::now());
+        }
+        let token = self.edge.affinity_token(decision, daemon::clock::now());
+        let (region, edge) = (decision.region.as_str(), self.edge.id.as_str());
+        for part in [
+            "Meridian-Region: ",
+            region,
+            "\r\nMeridian-Affinity: ",
+            &token,
+            "\r\nMeridian-Edge: ",
+            edge,
+        ] {
+            response.returned.extend_from_slice(part.as_bytes());
+        }
+        let end: &[u8] = if closes {
+            b"\r\nConnection: close\r\n\r\n"
+        } else {
+            b"\r\n\r\n"
+        };
+        response.returned.extend_from_slice(end);
+    }
+
+    async fn relay(&self, line: &mut Line<'_>, asked: &Asked, answering: &mut Answering) -> Result<(), Failure> {
+        let Answering { region, response, read } = answering;
+        let silence = self.silence(asked);
+        let taken = response.body.take(read)?;
+        // Mostly that is all of it, and one packet.
+        response.returned.extend_from_slice(&read[..taken]);
+        read.advance(taken);
+        self.write(line, &response.returned).await?;
+        while !response.body.is_done() {
+            read.reserve(READ_BYTES);
+            let by = Instant::now() + silence;
+            match line.patience.until(by, region.read_buf(read)).await {
+                Some(Ok(0)) if matches!(response.body, Body::UntilClose) => break,
+                Some(Ok(0)) => return Err(Failure::Broken("the region closed the connection".to_owned())),
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return Err(Failure::broken(&error)),
+                None => return Err(Failure::TooSlow),
+            }
+            let taken = response.body.take(read)?;
+            self.write(line, &read[..taken]).await?;
+            read.advance(taken);
+        }
+        Ok(())
+    }
+
+    /// A device that does not take its answer is as good as gone.
+    async fn write(&self, line: &mut Line<'_>, bytes: &[u8]) -> Result<(), Failure> {
+        let Line { device, patience, .. } = line;
+        let by = Instant::now() + self.edge.config.timeouts.answer.0;
+        let written = patience.until(by, async {
+            device.write_all(bytes).await?;
+            device.flush().await
+        });
+        match written.await {
+            Some(Ok(())) => Ok(()),
+            Some(Err(_)) | None => Err(Failure::DeviceGone),
+        }
+    }
+
+    /// Ends a connection whose request failed.
+    async fn failed(&self, line: Line<'_>, ctx: &Ctx, answer: Option<Answer>, why: &str) -> Forwarded {
+        let status = answer.as_ref().map_or(0, |answer| answer.status.as_u16());
+        self.done(ctx, status, Some(why));
+        if let Some(answer) = answer {
+            tunnel::decline(&self.edge, line.device, &answer).await;
+        }
+        Forwarded::Over
+    }
+}
+
+/// Reads of a region while its device is watched: one that leaves takes its question back.
+async fn poll_read(
+    line: &mut Line<'_>,
+    sent: &mut BytesMut,
+    end: usize,
+    region: &mut TcpStream,
+    read: &mut BytesMut,
+    by: Instant,
+) -> Result<usize, Failure> {
+    read.reserve(FIRST_READ_BYTES);
+    let mut reading = pin!(region.read_buf(read));
+    let Line { device, patience, .. } = line;
+    poll_fn(|cx| {
+        if let Poll::Ready(count) = reading.as_mut().poll(cx) {
+            return Poll::Ready(count.map_err(|error| Failure::broken(&error)));
+        }
+        while sent.len() - end < AHEAD_BYTES_MAX {
+            let mut ahead = [0; 512];
+            let mut ahead = ReadBuf::new(&mut ahead);
+            match Pin::new(&mut **device).poll_read(cx, &mut ahead) {
+                Poll::Ready(Ok(())) if !ahead.filled().is_empty() => sent.extend_from_slice(ahead.filled()),
+                Poll::Ready(_) => return Poll::Ready(Err(Failure::DeviceGone)),
+                Poll::Pending => break,
+            }
+        }
+        patience.poll(by, cx).map(|()| Err(Failure::TooSlow))
+    })
+    .await
+}

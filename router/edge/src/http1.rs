@@ -1,0 +1,541 @@
+//! HTTP/1.1 messages (RFC 9112) as far as a proxy must understand them to pass them on: which headers belong to this hop,
+//! and where a body ends. Nothing here waits for a socket.
+//!
+//! Only messages without surprises are read here. What could be understood in two ways is left to others, or is an error:
+//! a request that two hops understand differently is two requests (RFC 9112 §11.2).
+
+use std::{io::Write as _, net::IpAddr};
+
+use topology::{
+    EdgeId,
+    words::{self, Load},
+};
+
+use crate::head::{LINES_MAX, path_of};
+
+/// Headers that the edge writes itself, or that concern one hop only (RFC 9110 §7.6.1), or that it declines: without
+/// `Sec-WebSocket-Extensions` no compression is negotiated, so frames can be relayed verbatim and their bits checked.
+/// What a device says about where it comes from is no evidence, so `X-Forwarded-For` is written anew.
+const NOT_FORWARDED: [&str; 16] = [
+    "connection",
+    "upgrade",
+    "keep-alive",
+    "proxy-connection",
+    "proxy-authorization",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "content-length",
+    "sec-websocket-extensions",
+    "x-forwarded-for",
+    "meridian-edge",
+    words::HEADER,
+    words::RESUME_HEADER,
+    words::LOAD_HEADER,
+    words::TURNS_HEADER,
+];
+/// Headers of an answer that the device gets from the edge or not at all.
+const NOT_RETURNED: [&str; 8] = [
+    "connection",
+    "upgrade",
+    "keep-alive",
+    "proxy-connection",
+    "meridian-region",
+    "meridian-affinity",
+    "meridian-edge",
+    words::LOAD_HEADER,
+];
+/// Extensions and trailers of a chunked body that nobody reads may be this long.
+const CHUNK_LINES_BYTES_MAX: usize = 8 << 10;
+
+/// Writes the headers of a request that concern the region, each on a line.
+pub fn forward_headers<'h>(bytes: &mut Vec<u8>, headers: impl Iterator<Item = (&'h str, &'h [u8])>) {
+    for (name, value) in headers {
+        if !NOT_FORWARDED.iter().any(|not| name.eq_ignore_ascii_case(not)) {
+            write_line(bytes, name, value);
+        }
+    }
+}
+
+fn write_line(bytes: &mut Vec<u8>, name: &str, value: &[u8]) {
+    bytes.extend_from_slice(name.as_bytes());
+    bytes.extend_from_slice(b": ");
+    bytes.extend_from_slice(value);
+    bytes.extend_from_slice(b"\r\n");
+}
+
+/// A request without surprises.
+pub struct Request<'h, 'l> {
+    /// As in `GET`.
+    pub method: &'h str,
+    /// Path and query.
+    pub target: &'h str,
+    lines: &'l [httparse::Header<'h>],
+    /// Length of its body, if it says that it has one.
+    content_length: Option<usize>,
+    /// Whether the device asks nothing more on this connection.
+    pub is_last: bool,
+}
+
+impl<'h, 'l> Request<'h, 'l> {
+    /// Reads a whole head; `None` for one that is not as simple as it could be.
+    pub fn parse(head: &'h [u8], lines: &'l mut [httparse::Header<'h>; LINES_MAX]) -> Option<Self> {
+        let mut request = httparse::Request::new(lines);
+        request.parse(head).ok()?.is_complete().then_some(())?;
+        let (method, target) = (request.method?, request.path?);
+        let is_plain = request.version? == 1 && target.starts_with('/');
+        let mut this = Self {
+            method,
+            target,
+            lines: request.headers,
+            content_length: None,
+            is_last: false,
+        };
+        let mut hosts = 0;
+        for line in this.lines {
+            let is = |name: &str| line.name.eq_ignore_ascii_case(name);
+            // The lengths of these names tell nearly all others apart without a look at a letter.
+            if is("host") {
+                hosts += 1;
+            } else if is("content-length") {
+                this.content_length = Some(length(line.value).filter(|_| this.content_length.is_none())?);
+            } else if is("connection") {
+                let value = std::str::from_utf8(line.value).ok()?;
+                for token in value.split(',').map(str::trim) {
+                    match token {
+                        _ if token.eq_ignore_ascii_case("close") => this.is_last = true,
+                        _ if token.eq_ignore_ascii_case("keep-alive") => {}
+                        _ => return None,
+                    }
+                }
+            } else if is("transfer-encoding") || is("expect") || is("upgrade") {
+                return None;
+            }
+        }
+        (is_plain && hosts == 1).then_some(this)
+    }
+
+    /// Where it asks.
+    pub fn path(&self) -> &'h str {
+        path_of(self.target)
+    }
+
+    /// Whether it is gRPC, which is not spoken over HTTP/1.1.
+    pub fn is_grpc(&self) -> bool {
+        self.header("content-type")
+            .is_some_and(|it| it.starts_with("application/grpc"))
+    }
+
+    /// Length of its body.
+    pub fn body_bytes(&self) -> usize {
+        self.content_length.unwrap_or(0)
+    }
+
+    /// Whether it asks for nothing but the head of an answer.
+    pub fn is_head(&self) -> bool {
+        self.method == "HEAD"
+    }
+
+    /// Whether it only reads, so that doing it twice is like doing it once.
+    pub fn only_reads(&self) -> bool {
+        matches!(self.method, "GET" | "HEAD")
+    }
+
+    /// The first header of that name, if it is text.
+    pub fn header(&self, name: &str) -> Option<&'h str> {
+        let line = self.lines.iter().find(|line| line.name.eq_ignore_ascii_case(name))?;
+        std::str::from_utf8(line.value).ok()
+    }
+
+    /// Its head as a region gets it.
+    pub fn forwarded(&self, client: IpAddr, edge: &EdgeId) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(512);
+        for part in [self.method, " ", self.target, " HTTP/1.1\r\n"] {
+            bytes.extend_from_slice(part.as_bytes());
+        }
+        forward_headers(&mut bytes, self.lines.iter().map(|line| (line.name, line.value)));
+        if let Some(length) = self.content_length {
+            let _ = write!(bytes, "Content-Length: {length}\r\n");
+        }
+        let _ = write!(
+            bytes,
+            "X-Forwarded-For: {client}\r\nMeridian-Edge: {edge}\r\n{}: {}\r\n\r\n",
+            words::LOAD_HEADER,
+            words::VERSION
+        );
+        bytes
+    }
+}
+
+fn has_token(line: &httparse::Header<'_>, token: &str) -> bool {
+    let mut tokens = line.value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+    tokens.any(|known| known.eq_ignore_ascii_case(token.as_bytes()))
+}
+
+/// A number of bytes: digits alone (RFC 9110 §8.6).
+fn length(value: &[u8]) -> Option<usize> {
+    let text = std::str::from_utf8(value).ok()?;
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|_| digits)
+}
+
+/// What a region sent is no answer, or none that can be passed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the answer is not HTTP/1.1: {0}")]
+pub struct Broken(&'static str);
+
+/// The head of a region's answer.
+#[derive(Debug)]
+pub struct Response {
+    /// As in 200.
+    pub status: u16,
+    /// Length of the head as the region sent it.
+    pub len: usize,
+    /// The head as the device gets it, without its last, empty line.
+    pub returned: Vec<u8>,
+    /// Where its body ends.
+    pub body: Body,
+    /// Whether the connection takes another request after it.
+    pub keeps: bool,
+    /// What the region says of its load.
+    pub load: Option<Load>,
+}
+
+impl Response {
+    /// Reads the head of an answer to a request; `None` while it is not all there.
+    pub fn parse(bytes: &[u8], to_head: bool) -> Result<Option<Self>, Broken> {
+        let mut lines = [httparse::EMPTY_HEADER; LINES_MAX];
+        let mut response = httparse::Response::new(&mut lines);
+        let len = match response.parse(bytes) {
+            Ok(httparse::Status::Complete(len)) => len,
+            Ok(httparse::Status::Partial) => return Ok(None),
+            Err(httparse::Error::TooManyHeaders) => return Err(Broken("too many headers")),
+            Err(_) => return Err(Broken("its head")),
+        };
+        let (Some(version), Some(status)) = (response.version, response.code) else {
+            return Err(Broken("its first line"));
+        };
+        let mut this = Self {
+            status,
+            len,
+            returned: Vec::with_capacity(bytes.len().min(len) + 256),
+            body: Body::UntilClose,
+            keeps: version == 1,
+            load: None,
+        };
+        let _ = write!(this.returned, "HTTP/1.1 {status} {}\r\n", response.reason.unwrap_or(""));
+        let (mut content_length, mut chunked, mut is_of_hop) = (None, None, false);
+        for line in response.headers.iter() {
+            let is = |name: &str| line.name.eq_ignore_ascii_case(name);
+            let text = || std::str::from_utf8(line.value).map_err(|_| Broken("a header that is not text"));
+            if is("content-length") {
+                let length = length(line.value).ok_or(Broken("Content-Length"))? as u64;
+                if content_length.replace(length).is_some_and(|other| other != length) {
+                    return Err(Broken("two lengths"));
+                }
+            } else if is("transfer-encoding") {
+                let last = text()?.rsplit(',').next().unwrap_or("").trim();
+                chunked = Some(last.eq_ignore_ascii_case("chunked"));
+            } else if is("connection") {
+                is_of_hop = true;
+                this.keeps &= !has_token(line, "close");
+            } else if is(words::LOAD_HEADER) {
+                this.load = text()?.parse().ok();
+            }
+        }
+        let connection = || {
+            response
+                .headers
+                .iter()
+                .filter(|line| line.name.eq_ignore_ascii_case("connection"))
+        };
+        for line in response.headers.iter() {
+            let is_named = is_of_hop && connection().any(|connection| has_token(connection, line.name));
+            if !is_named && !NOT_RETURNED.iter().any(|not| line.name.eq_ignore_ascii_case(not)) {
+                write_line(&mut this.returned, line.name, line.value);
+            }
+        }
+        // RFC 9112 §6.3, in its order.
+        this.body = match (chunked, content_length) {
+            _ if to_head || matches!(status, 100..200 | 204 | 304) => Body::Length(0),
+            (Some(_), Some(_)) => return Err(Broken("a length beside Transfer-Encoding")),
+            (Some(true), None) => Body::Chunked(Chunks::default()),
+            (None, Some(length)) => Body::Length(length),
+            (Some(false) | None, None) => Body::UntilClose,
+        };
+        this.keeps &= !matches!(this.body, Body::UntilClose);
+        Ok(Some(this))
+    }
+}
+
+/// Where a body ends.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Body {
+    /// After so many bytes more.
+    Length(u64),
+    /// Its chunks say.
+    Chunked(Chunks),
+    /// With the connection.
+    UntilClose,
+}
+
+impl Body {
+    /// Takes bytes that came; how many of them are the body's.
+    pub fn take(&mut self, bytes: &[u8]) -> Result<usize, Broken> {
+        match self {
+            Self::Length(left) => {
+                let taken = bytes.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
+                *left -= taken as u64;
+                Ok(taken)
+            }
+            Self::Chunked(chunks) => chunks.take(bytes),
+            Self::UntilClose => Ok(bytes.len()),
+        }
+    }
+
+    /// Whether all of it came. One that ends with the connection never tells.
+    pub fn is_done(&self) -> bool {
+        match self {
+            Self::Length(left) => *left == 0,
+            Self::Chunked(chunks) => chunks.at == At::End,
+            Self::UntilClose => false,
+        }
+    }
+}
+
+/// Finds the end of a chunked body (RFC 9112 §7.1), which is passed on as it is.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Chunks {
+    at: At,
+    /// Of the chunk, still to come; its size while that is read.
+    left: u64,
+    /// Bytes of lines that nobody reads.
+    ignored: usize,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum At {
+    /// Before the first digit of a size.
+    #[default]
+    Size,
+    /// Behind a digit.
+    Digits,
+    /// Behind the size, in what an extension says.
+    Extension,
+    /// Behind the carriage return after a size.
+    SizeEnd,
+    Data,
+    /// Behind a chunk's last byte.
+    DataEnd,
+    /// Behind the carriage return after it.
+    DataLineEnd,
+    /// At the beginning of a line behind the last chunk.
+    Trailer,
+    InTrailer,
+    /// Behind the carriage return of an empty line: what follows ends the body.
+    LastLineEnd,
+    End,
+}
+
+impl Chunks {
+    fn take(&mut self, bytes: &[u8]) -> Result<usize, Broken> {
+        let mut taken = 0;
+        while taken < bytes.len() && self.at != At::End {
+            if self.at == At::Data {
+                let count = (bytes.len() - taken).min(usize::try_from(self.left).unwrap_or(usize::MAX));
+                self.left -= count as u64;
+                taken += count;
+                if self.left == 0 {
+                    self.at = At::DataEnd;
+                }
+                continue;
+            }
+            self.at = self.step(bytes[taken])?;
+            taken += 1;
+        }
+        Ok(taken)
+    }
+
+    fn step(&mut self, byte: u8) -> Result<At, Broken> {
+        if matches!(self.at, At::Extension | At::Trailer | At::InTrailer) {
+            self.ignored += 1;
+            if self.ignored > CHUNK_LINES_BYTES_MAX {
+                return Err(Broken("its chunks say too much"));
+            }
+        }
+        let digit = char::from(byte).to_digit(16);
+        match (self.at, byte) {
+            (At::Size | At::Digits, _) if let Some(digit) = digit => {
+                let shifted = self.left.checked_mul(16).ok_or(Broken("the size of a chunk"))?;
+                self.left = shifted | u64::from(digit);
+                Ok(At::Digits)
+            }
+            (At::Digits, b';' | b' ' | b'\t') => Ok(At::Extension),
+            (At::Digits | At::Extension, b'\r') => Ok(At::SizeEnd),
+            (At::Extension, byte) if byte != b'\n' => Ok(At::Extension),
+            (At::SizeEnd, b'\n') if self.left == 0 => Ok(At::Trailer),
+            (At::SizeEnd, b'\n') => Ok(At::Data),
+            (At::DataEnd, b'\r') => Ok(At::DataLineEnd),
+            (At::DataLineEnd, b'\n') => Ok(At::Size),
+            (At::Trailer, b'\r') => Ok(At::LastLineEnd),
+            (At::InTrailer, b'\n') => Ok(At::Trailer),
+            (At::InTrailer, _) => Ok(At::InTrailer),
+            (At::Trailer, byte) if byte != b'\n' => Ok(At::InTrailer),
+            (At::LastLineEnd, b'\n') => Ok(At::End),
+            _ => Err(Broken("its chunks")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn forwarded(text: &str) -> Option<String> {
+        let mut lines = [httparse::EMPTY_HEADER; LINES_MAX];
+        let request = Request::parse(text.as_bytes(), &mut lines)?;
+        let bytes = request.forwarded("1.2.3.4".parse().unwrap(), &EdgeId::new("edge-dub").unwrap());
+        Some(String::from_utf8(bytes).unwrap())
+    }
+
+    #[test]
+    fn a_request_is_forwarded_with_our_word_on_the_client() {
+        let text = "POST /v1/audio/speech?a=b HTTP/1.1\r\nHost: voice\r\nConnection: keep-alive\r\nTE: trailers\r\n\
+                    X-Forwarded-For: 6.6.6.6\r\nMeridian-Load: 1\r\ncontent-length: 5\r\nAccept: */*\r\n\r\n";
+        assert_eq!(
+            forwarded(text).unwrap(),
+            "POST /v1/audio/speech?a=b HTTP/1.1\r\nHost: voice\r\nAccept: */*\r\nContent-Length: 5\r\n\
+             X-Forwarded-For: 1.2.3.4\r\nMeridian-Edge: edge-dub\r\nmeridian-load: 1\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn what_could_be_understood_in_two_ways_is_not_simple() {
+        let simple = |line: &str| forwarded(&format!("POST / HTTP/1.1\r\nHost: voice\r\n{line}\r\n")).is_some();
+        assert!(simple("") && simple("Content-Length: 0\r\n") && simple("Connection: Keep-Alive, close\r\n"));
+        for line in [
+            "Host: other\r\n",
+            "Content-Length: 1\r\nContent-Length: 1\r\n",
+            "Content-Length: +1\r\n",
+            "Content-Length: 1, 1\r\n",
+            "Content-Length:\r\n",
+            "Content-Length: 99999999999999999999999\r\n",
+            "Transfer-Encoding: chunked\r\n",
+            "Content-Length: 1\r\nTransfer-Encoding: identity\r\n",
+            "Expect: 100-continue\r\n",
+            "Connection: upgrade\r\nUpgrade: h2c\r\n",
+            "Connection: Content-Length\r\nContent-Length: 1\r\n",
+        ] {
+            assert!(!simple(line), "{line:?}");
+        }
+        assert_eq!(forwarded("GET / HTTP/1.0\r\nHost: voice\r\n\r\n"), None);
+        assert_eq!(forwarded("GET / HTTP/1.1\r\n\r\n"), None);
+        assert_eq!(forwarded("GET http://other/ HTTP/1.1\r\nHost: voice\r\n\r\n"), None);
+    }
+
+    fn response(text: &str) -> Result<Option<Response>, Broken> {
+        Response::parse(text.as_bytes(), false)
+    }
+
+    #[test]
+    fn an_answer_is_returned_without_what_was_meant_for_the_edge() {
+        let text = "HTTP/1.1 200 OK\r\nContent-Type: audio/wav\r\nConnection: X-Hop\r\nX-Hop: 1\r\nMeridian-Load: 1/10 0/4\r\n\
+                    Meridian-Edge: forged\r\nContent-Length: 3\r\n\r\nabc";
+        let answer = response(text).unwrap().unwrap();
+        assert_eq!(&text[answer.len..], "abc");
+        assert_eq!(
+            String::from_utf8(answer.returned).unwrap(),
+            "HTTP/1.1 200 OK\r\nContent-Type: audio/wav\r\nContent-Length: 3\r\n"
+        );
+        assert_eq!((answer.body, answer.keeps), (Body::Length(3), true));
+        assert!(response(&text[..40]).unwrap().is_none());
+    }
+
+    #[test]
+    fn where_a_body_ends() {
+        let body = |lines: &str| response(&format!("HTTP/1.1 200 OK\r\n{lines}\r\n")).map(|it| it.unwrap());
+        assert_eq!(body("").unwrap().body, Body::UntilClose);
+        assert!(!body("").unwrap().keeps);
+        assert!(
+            !body("Connection: keep-alive, Close\r\nContent-Length: 1\r\n")
+                .unwrap()
+                .keeps
+        );
+        assert_eq!(
+            body("Content-Length: 7\r\nContent-Length: 7\r\n").unwrap().body,
+            Body::Length(7)
+        );
+        assert!(matches!(
+            body("Transfer-Encoding: gzip, chunked\r\n").unwrap().body,
+            Body::Chunked(_)
+        ));
+        assert_eq!(body("Transfer-Encoding: gzip\r\n").unwrap().body, Body::UntilClose);
+        for lines in [
+            "Content-Length: 7\r\nContent-Length: 8\r\n",
+            "Content-Length: -1\r\n",
+            "Content-Length: 7\r\nTransfer-Encoding: chunked\r\n",
+        ] {
+            assert!(body(lines).is_err(), "{lines:?}");
+        }
+        let nothing = response("HTTP/1.1 304 Not Modified\r\nContent-Length: 7\r\n\r\n");
+        assert_eq!(nothing.unwrap().unwrap().body, Body::Length(0));
+        let head = Response::parse(b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n", true);
+        assert_eq!(head.unwrap().unwrap().body, Body::Length(0));
+        assert!(
+            !response("HTTP/1.0 200 OK\r\nContent-Length: 7\r\n\r\n")
+                .unwrap()
+                .unwrap()
+                .keeps
+        );
+        assert!(response("nonsense\r\n\r\n").is_err());
+    }
+
+    #[test]
+    fn chunks_that_are_none_are_refused() {
+        for text in [
+            "x\r\n",
+            "\r\n",
+            "1\n",
+            "1\r\nab",
+            "11111111111111111\r\n",
+            "0\r\n\n",
+            "1 ;\n",
+        ] {
+            assert!(Chunks::default().take(text.as_bytes()).is_err(), "{text:?}");
+        }
+        let endless = format!("1;{}\r\n", "x".repeat(CHUNK_LINES_BYTES_MAX + 1));
+        assert!(Chunks::default().take(endless.as_bytes()).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn a_chunked_body_ends_where_it_ends_however_it_arrives(
+            chunks in proptest::collection::vec((proptest::collection::vec(any::<u8>(), 1..50), any::<bool>()), 0..6),
+            has_trailers in any::<bool>(),
+            cuts in proptest::collection::vec(1..40_usize, 0..40),
+        ) {
+            let mut bytes = Vec::new();
+            for (data, is_extended) in &chunks {
+                let extension = if *is_extended { ";name=\"va lue\"" } else { "" };
+                write!(bytes, "{:x}{extension}\r\n", data.len()).unwrap();
+                bytes.extend_from_slice(data);
+                bytes.extend_from_slice(b"\r\n");
+            }
+            bytes.extend_from_slice(b"0\r\n");
+            if has_trailers {
+                bytes.extend_from_slice(b"Digest: a\r\nOther: b\r\n");
+            }
+            bytes.extend_from_slice(b"\r\n");
+            let length = bytes.len();
+            bytes.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
+            let (mut body, mut at) = (Body::Chunked(Chunks::default()), 0);
+            for cut in cuts.into_iter().chain([bytes.len()]) {
+                let part = &bytes[at..bytes.len().min(at + cut)];
+                at += body.take(part).unwrap();
+                prop_assert_eq!(body.is_done(), at == length);
+            }
+            prop_assert_eq!(at, length);
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! Connections to stacks that wait for the next request.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    net::SocketAddr,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{net::TcpStream, time::Instant};
+
+/// Shorter than a stack keeps its end open, so that a request rarely meets a connection that is being closed.
+pub const IDLE_MAX: Duration = Duration::from_secs(15);
+/// More to one stack are closed when their answer is complete. As many as pingora keeps.
+const KEPT_MAX: usize = 128;
+
+/// Those of one worker. The lock is its own as well, so nobody waits for it; it is never held across an await.
+#[derive(Debug, Default)]
+pub struct Idle(Mutex<HashMap<SocketAddr, VecDeque<Waiting>>>);
+
+#[derive(Debug)]
+struct Waiting {
+    tcp: TcpStream,
+    since: Instant,
+}
+
+impl Idle {
+    fn lock(&self) -> MutexGuard<'_, HashMap<SocketAddr, VecDeque<Waiting>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The connection to a stack that was used last, if it is still open.
+    pub fn take(&self, stack: SocketAddr) -> Option<TcpStream> {
+        let mut idle = self.lock();
+        let waiting = idle.get_mut(&stack)?;
+        while let Some(Waiting { tcp, since }) = waiting.pop_back() {
+            // What comes unasked is the end, or nothing that anybody could answer to.
+            let mut byte = [0];
+            let is_quiet = tcp
+                .try_read(&mut byte)
+                .is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock);
+            if is_quiet && since.elapsed() < IDLE_MAX {
+                return Some(tcp);
+            }
+        }
+        None
+    }
+
+    /// A connection waits from now on.
+    pub fn put(&self, stack: SocketAddr, tcp: TcpStream) {
+        let mut idle = self.lock();
+        let waiting = idle.entry(stack).or_default();
+        if waiting.len() < KEPT_MAX {
+            let since = Instant::now();
+            waiting.push_back(Waiting { tcp, since });
+        }
+    }
+
+    /// Closes those that waited long enough. Whatever is left when it is never called again closes with this.
+    pub fn sweep(&self) {
+        self.lock().retain(|_, waiting| {
+            waiting.retain(|waiting| waiting.since.elapsed() < IDLE_MAX);
+            !waiting.is_empty()
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::TcpListener;
+
+    #[tokio::test]
+    async fn only_open_connections_are_used_again() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stack = listener.local_addr().unwrap();
+        let idle = Idle::default();
+        assert!(idle.take(stack).is_none());
+        let connect = async || {
+            (
+                TcpStream::connect(stack).await.unwrap(),
+                listener.accept().await.unwrap().0,
+            )
+        };
+        let (first, _stays) = connect().await;
+        let (second, goes) = connect().await;
+        let address = first.local_addr().unwrap();
+        idle.put(stack, first);
+        drop(goes);
+        second.readable().await.unwrap();
+        idle.put(stack, second);
+        assert_eq!(idle.take(stack).unwrap().local_addr().unwrap(), address);
+        assert!(idle.take(stack).is_none(), "the stack closed the other one");
+    }
+
+    #[tokio::test]
+    async fn what_waited_too_long_is_closed() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stack = listener.local_addr().unwrap();
+        let idle = Idle::default();
+        idle.put(stack, TcpStream::connect(stack).await.unwrap());
+        tokio::time::pause();
+        tokio::time::advance(IDLE_MAX).await;
+        idle.sweep();
+        assert!(idle.lock().is_empty());
+    }
+}

@@ -1,0 +1,79 @@
+//! The threads that serve devices. Each has an event loop of its own and connections that never leave it, as in nginx and
+//! HAProxy: what a connection wakes is on its own thread, and no other processor has to be interrupted. On two cores that
+//! halved the processor time of a request and took a third off a frame's (docs/benchmarks.md).
+
+use std::{io, num::NonZero, sync::Arc, thread};
+
+use tokio::runtime::{Builder, Handle};
+use tokio_util::sync::CancellationToken;
+
+use crate::{Edge, connection::Server, requests::Requests};
+
+/// All of them.
+pub struct Workers {
+    first: Worker,
+    others: Vec<Worker>,
+    stop: CancellationToken,
+}
+
+/// One of them.
+pub struct Worker {
+    /// Where its connections run.
+    pub event_loop: Handle,
+    /// What serves them.
+    pub server: Arc<Server>,
+    /// Each of its connections has a copy.
+    pub connections: Arc<()>,
+}
+
+impl Workers {
+    /// Starts them: as many as configured, or one for each processor that this process may use.
+    pub fn start(edge: &Arc<Edge>) -> io::Result<Self> {
+        let stop = CancellationToken::new();
+        let requests = Arc::new(Requests::new(&edge.config, &edge.metrics));
+        let start = |index| Worker::start(index, Server::new(edge.clone(), requests.clone()), stop.clone());
+        let count = match edge.config.workers {
+            0 => thread::available_parallelism().map_or(1, NonZero::get),
+            count => count,
+        };
+        Ok(Self {
+            first: start(0)?,
+            others: (1..count).map(start).collect::<io::Result<_>>()?,
+            stop,
+        })
+    }
+
+    /// Ends them, and what they serve with them.
+    pub fn stop(&self) {
+        self.stop.cancel();
+    }
+
+    /// The worker that has the fewest connections: sessions last for hours, so taking turns would not keep workers even.
+    pub fn least_loaded(&self) -> &Worker {
+        let load = |worker: &&Worker| Arc::strong_count(&worker.connections);
+        let others = self.others.iter().min_by_key(load);
+        others.filter(|it| load(it) < load(&&self.first)).unwrap_or(&self.first)
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Worker {
+    fn start(index: usize, server: Server, stop: CancellationToken) -> io::Result<Self> {
+        let event_loop = Builder::new_current_thread().enable_all().build()?;
+        let worker = Self {
+            event_loop: event_loop.handle().clone(),
+            server: Arc::new(server),
+            connections: Arc::default(),
+        };
+        let keeper = worker.server.clone();
+        thread::Builder::new()
+            .name(format!("worker-{index}"))
+            .spawn(move || event_loop.block_on(stop.run_until_cancelled(keeper.sweep())))?;
+        Ok(worker)
+    }
+}

@@ -1,0 +1,347 @@
+//! Stories of small requests, which the edge passes on itself: connections that are kept on both sides, answers of every
+//! framing, and peers that leave.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod support;
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use support::{World, hang_means_failure, planned_at, read_head};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    sync::Notify,
+};
+
+/// A stack whose every connection is treated in this way; where it is, and how many connections it took.
+async fn stack<F>(treat: impl Fn(TcpStream) -> F + Send + 'static) -> (SocketAddr, Arc<AtomicUsize>)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let taken = Arc::new(AtomicUsize::new(0));
+    let takes = taken.clone();
+    tokio::spawn(async move {
+        while let Ok((tcp, _)) = listener.accept().await {
+            takes.fetch_add(1, Ordering::SeqCst);
+            tokio::spawn(treat(tcp));
+        }
+    });
+    (address, taken)
+}
+
+/// Reads a request; its head, and as much body as it says.
+async fn request(tcp: &mut TcpStream) -> Option<(String, Vec<u8>)> {
+    let head = read_head(tcp).await?;
+    let length = head.lines().find_map(|line| {
+        line.to_lowercase()
+            .strip_prefix("content-length: ")?
+            .trim()
+            .parse()
+            .ok()
+    });
+    let mut body = vec![0; length.unwrap_or(0)];
+    tcp.read_exact(&mut body).await.ok()?;
+    Some((head, body))
+}
+
+async fn say(tcp: &mut TcpStream, text: &str) {
+    // Whether the edge still listens is what a test looks at, at its other end.
+    let _ = tcp.write_all(text.as_bytes()).await;
+}
+
+/// Answers every request with the first line of it, in the usual way.
+async fn repeats(mut tcp: TcpStream) {
+    while let Some((head, body)) = request(&mut tcp).await {
+        let said = format!("{} {}", head.lines().next().unwrap(), String::from_utf8_lossy(&body));
+        let length = said.len();
+        say(
+            &mut tcp,
+            &format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{said}"),
+        )
+        .await;
+    }
+}
+
+async fn world(stack: SocketAddr) -> World {
+    World::of("", &planned_at(&[("eu-west", stack)]).await)
+}
+
+async fn connect(world: &World) -> TcpStream {
+    TcpStream::connect(world.address).await.unwrap()
+}
+
+/// Reads an answer with a length; its head and body.
+async fn answer(tcp: &mut TcpStream) -> (String, String) {
+    let (head, body) = hang_means_failure(request(tcp)).await.expect("an answer");
+    (head, String::from_utf8(body).unwrap())
+}
+
+/// Reads until just these bytes have come.
+async fn expect(tcp: &mut TcpStream, text: &str) {
+    let mut bytes = vec![0; text.len()];
+    hang_means_failure(tcp.read_exact(&mut bytes)).await.unwrap();
+    assert_eq!(String::from_utf8_lossy(&bytes), text);
+}
+
+const GET: &str = "GET /v1/models HTTP/1.1\r\nHost: v\r\n\r\n";
+
+#[tokio::test]
+async fn connections_are_kept_on_both_sides() {
+    let (stack, taken) = stack(repeats).await;
+    let world = world(stack).await;
+    let mut tcp = connect(&world).await;
+    for turn in 0..5 {
+        let body = "x".repeat(turn * 1000);
+        let length = body.len();
+        let (head, rest) = body.split_at(turn * 300);
+        say(
+            &mut tcp,
+            &format!("POST /v1/audio/speech?{turn} HTTP/1.1\r\nHost: v\r\nContent-Length: {length}\r\n\r\n{head}"),
+        )
+        .await;
+        say(&mut tcp, rest).await;
+        let (head, said) = answer(&mut tcp).await;
+        assert!(head.contains("Meridian-Region: eu-west\r\n") && head.contains("Meridian-Affinity: v1.eu-west."));
+        assert_eq!(said, format!("POST /v1/audio/speech?{turn} HTTP/1.1 {body}"));
+    }
+    assert_eq!(taken.load(Ordering::SeqCst), 1);
+    assert_eq!(
+        world.metric("meridian_edge_http_requests_total{route=\"audio\",status=\"2xx\"}"),
+        Some(5.0)
+    );
+}
+
+#[tokio::test]
+async fn what_is_asked_in_one_breath_is_answered_in_order() {
+    let (stack, _) = stack(repeats).await;
+    let world = world(stack).await;
+    let mut tcp = connect(&world).await;
+    let post = "POST /v1/audio/speech HTTP/1.1\r\nHost: v\r\nContent-Length: 2\r\n\r\nhi";
+    // What pingora has to see to may stand between.
+    let chunked = "POST /v1/audio/speech HTTP/1.1\r\nHost: v\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
+    say(&mut tcp, &format!("{GET}{post}")).await;
+    assert_eq!(answer(&mut tcp).await.1, "GET /v1/models HTTP/1.1 ");
+    assert_eq!(answer(&mut tcp).await.1, "POST /v1/audio/speech HTTP/1.1 hi");
+    say(&mut tcp, chunked).await;
+    let (head, _) = answer(&mut tcp).await;
+    assert!(head.starts_with("HTTP/1.1 200 OK"), "{head}");
+    say(&mut tcp, GET).await;
+    assert_eq!(answer(&mut tcp).await.1, "GET /v1/models HTTP/1.1 ");
+}
+
+#[tokio::test]
+async fn a_reply_is_heard_while_it_is_spoken() {
+    let next = Arc::new(Notify::new());
+    let says = next.clone();
+    let (stack, taken) = stack(move |mut tcp| {
+        let says = says.clone();
+        async move {
+            while request(&mut tcp).await.is_some() {
+                say(
+                    &mut tcp,
+                    "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",
+                )
+                .await;
+                says.notified().await;
+                say(&mut tcp, "6;a=b\r\n world\r\n0\r\nDigest: x\r\n\r\n").await;
+            }
+        }
+    })
+    .await;
+    let world = world(stack).await;
+    let mut tcp = connect(&world).await;
+    for _ in 0..2 {
+        say(&mut tcp, GET).await;
+        let head = hang_means_failure(read_head(&mut tcp)).await.unwrap();
+        assert!(head.contains("Transfer-Encoding: chunked\r\n"), "{head}");
+        expect(&mut tcp, "5\r\nhello\r\n").await;
+        next.notify_one();
+        expect(&mut tcp, "6;a=b\r\n world\r\n0\r\nDigest: x\r\n\r\n").await;
+    }
+    assert_eq!(taken.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn a_body_that_ends_with_its_connection_ends_the_device_s_as_well() {
+    let (stack, _) = stack(async |mut tcp: TcpStream| {
+        request(&mut tcp).await;
+        say(
+            &mut tcp,
+            "HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\n\r\nall there is",
+        )
+        .await;
+    })
+    .await;
+    let answer = world(stack).await.ask(GET).await;
+    assert!(answer.contains("\r\nConnection: close\r\n"), "{answer}");
+    assert!(answer.ends_with("\r\n\r\nall there is"), "{answer}");
+}
+
+#[tokio::test]
+async fn an_answer_that_breaks_off_is_not_taken_for_a_whole_one() {
+    let (stack, _) = stack(async |mut tcp: TcpStream| {
+        request(&mut tcp).await;
+        say(
+            &mut tcp,
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhel",
+        )
+        .await;
+    })
+    .await;
+    let world = world(stack).await;
+    let answer = world.ask(GET).await;
+    assert!(answer.ends_with("\r\n\r\n5\r\nhel"), "{answer}");
+    assert_eq!(world.observed()["eu-west"], (1, 1));
+}
+
+#[tokio::test]
+async fn a_head_is_all_that_is_asked_for() {
+    let (stack, taken) = stack(async |mut tcp: TcpStream| {
+        while request(&mut tcp).await.is_some() {
+            say(
+                &mut tcp,
+                "HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n",
+            )
+            .await;
+        }
+    })
+    .await;
+    let world = world(stack).await;
+    let mut tcp = connect(&world).await;
+    for _ in 0..2 {
+        say(&mut tcp, &GET.replace("GET", "HEAD")).await;
+        let head = hang_means_failure(read_head(&mut tcp)).await.unwrap();
+        assert!(head.starts_with("HTTP/1.1 200 OK\r\nContent-Length: 7\r\n"), "{head}");
+    }
+    assert_eq!(taken.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn a_connection_that_the_region_closed_meanwhile_is_nobody_s_failure() {
+    let (stack, taken) = stack(async |mut tcp: TcpStream| {
+        if request(&mut tcp).await.is_some() {
+            say(&mut tcp, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi").await;
+            // The next one is read and not answered: it closed as the question came.
+            request(&mut tcp).await;
+        }
+    })
+    .await;
+    let world = world(stack).await;
+    let mut tcp = connect(&world).await;
+    for turn in 1..=3 {
+        say(&mut tcp, GET).await;
+        assert_eq!(answer(&mut tcp).await.1, "hi");
+        assert_eq!(taken.load(Ordering::SeqCst), turn);
+    }
+    assert_eq!(world.observed()["eu-west"], (3, 0));
+}
+
+#[tokio::test]
+async fn what_may_have_been_done_is_not_done_twice() {
+    let (stack, taken) = stack(async |mut tcp: TcpStream| drop(request(&mut tcp).await)).await;
+    let world = world(stack).await;
+    let post = "POST /v1/audio/speech HTTP/1.1\r\nHost: v\r\nContent-Length: 2\r\n\r\nhi";
+    let answer = world.ask(post).await;
+    assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
+    assert!(answer.contains("region eu-west failed while it answered"), "{answer}");
+    assert_eq!(taken.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn a_region_that_speaks_nonsense_is_passed_over() {
+    for nonsense in [
+        "220 mail.example ESMTP\r\n\r\n",
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: two\r\n\r\n",
+    ] {
+        let (confused, _) = stack(move |mut tcp| async move {
+            request(&mut tcp).await;
+            say(&mut tcp, nonsense).await;
+        })
+        .await;
+        let (other, _) = stack(repeats).await;
+        let world = World::of("", &planned_at(&[("eu-west", confused), ("eu-central", other)]).await);
+        let mut tcp = connect(&world).await;
+        say(&mut tcp, GET).await;
+        let (head, said) = answer(&mut tcp).await;
+        assert!(
+            head.to_lowercase().contains("meridian-region: eu-central"),
+            "{nonsense:?}: {head}"
+        );
+        assert_eq!(said, "GET /v1/models HTTP/1.1 ");
+        assert_eq!(world.observed()["eu-west"], (0, 1), "{nonsense:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_device_that_leaves_takes_its_question_back() {
+    let (asked, left) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (asks, leaves) = (asked.clone(), left.clone());
+    let (stack, _) = stack(move |mut tcp| {
+        let (asks, leaves) = (asks.clone(), leaves.clone());
+        async move {
+            request(&mut tcp).await;
+            asks.notify_one();
+            assert_eq!(tcp.read(&mut [0]).await.unwrap(), 0);
+            leaves.notify_one();
+        }
+    })
+    .await;
+    let world = world(stack).await;
+    let mut tcp = connect(&world).await;
+    say(&mut tcp, GET).await;
+    hang_means_failure(asked.notified()).await;
+    drop(tcp);
+    hang_means_failure(left.notified()).await;
+}
+
+#[tokio::test]
+async fn an_answer_on_its_way_is_given_before_the_edge_stops() {
+    let (asked, may) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (asks, permits) = (asked.clone(), may.clone());
+    let (stack, _) = stack(move |mut tcp| {
+        let (asks, permits) = (asks.clone(), permits.clone());
+        async move {
+            request(&mut tcp).await;
+            asks.notify_one();
+            permits.notified().await;
+            say(&mut tcp, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi").await;
+            // It stays open: the edge ends all the same.
+            request(&mut tcp).await;
+        }
+    })
+    .await;
+    let world = world(stack).await;
+    let mut tcp = connect(&world).await;
+    say(&mut tcp, GET).await;
+    hang_means_failure(asked.notified()).await;
+    world.stop.cancel();
+    hang_means_failure(world.edge.sessions.draining()).await;
+    may.notify_one();
+    let (head, said) = answer(&mut tcp).await;
+    assert!(head.contains("\r\nConnection: close\r\n"), "{head}");
+    assert_eq!(said, "hi");
+    hang_means_failure(world.served).await.unwrap();
+}
+
+#[tokio::test]
+async fn half_a_body_is_waited_for_and_not_forever() {
+    let (stack, taken) = stack(repeats).await;
+    let world = World::of("timeouts.answer = \"100ms\"", &planned_at(&[("eu-west", stack)]).await);
+    let post = "POST /v1/audio/speech HTTP/1.1\r\nHost: v\r\nContent-Length: 3\r\n\r\nhi";
+    let answer = world.ask(post).await;
+    assert!(
+        answer.starts_with("HTTP/1.1 408 ") && answer.contains("body took too long"),
+        "{answer}"
+    );
+    assert_eq!(taken.load(Ordering::SeqCst), 0, "no region waits with it");
+}
