@@ -23,7 +23,15 @@ pub fn parse<C: DeserializeOwned>(name: &str, text: &str) -> anyhow::Result<C> {
         let line = error
             .span()
             .map_or(1, |span| text[..span.start].matches('\n').count() + 1);
-        anyhow::anyhow!("{name}:{line}: {}", error.message())
+        let message = match (error.message(), error.span()) {
+            // The only value that is repeated: others may be secret.
+            ("invalid socket address syntax", Some(span)) => format!(
+                "{} is not an address; write IP:PORT, as in \"127.0.0.1:8080\" or \"[::]:8080\"",
+                &text[span]
+            ),
+            (message, _) => message.to_owned(),
+        };
+        anyhow::anyhow!("{name}:{line}: {message}")
     })
 }
 
@@ -38,6 +46,12 @@ mod tests {
         port: u16,
     }
 
+    #[derive(Debug, serde::Deserialize)]
+    #[expect(dead_code, reason = "only its errors matter here")]
+    struct Listen {
+        listen: Vec<std::net::SocketAddr>,
+    }
+
     #[test]
     fn a_misspelt_key_and_a_wrong_value_name_their_line() {
         let error = parse::<Config>("edge.toml", "port = 1\nprot = 2\n")
@@ -46,6 +60,11 @@ mod tests {
         assert!(error.starts_with("edge.toml:2: unknown field `prot`"), "{error}");
         let error = parse::<Config>("edge.toml", "port = 70000").unwrap_err().to_string();
         assert!(error.starts_with("edge.toml:1: "), "{error}");
+        let error = parse::<Listen>("edge.toml", "listen = [\"localhost:8080\"]").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "edge.toml:1: \"localhost:8080\" is not an address; write IP:PORT, as in \"127.0.0.1:8080\" or \"[::]:8080\""
+        );
         let error = load::<Config>(Path::new("/nowhere/x.toml")).unwrap_err().to_string();
         assert!(error.contains("cannot read configuration /nowhere/x.toml"), "{error}");
     }

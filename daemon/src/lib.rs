@@ -22,10 +22,12 @@ pub mod admin;
 pub mod announce;
 pub mod clock;
 pub mod config;
+pub mod listen;
 pub mod process;
 pub mod tasks;
 pub mod telemetry;
 
 pub use announce::Announcement;
+pub use listen::listen;
 pub use process::{Process, main, main_with};
 pub use tasks::Tasks;

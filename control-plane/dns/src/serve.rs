@@ -48,7 +48,7 @@ impl Sockets {
             let udp = UdpSocket::bind(listen)
                 .await
                 .with_context(|| format!("cannot listen on {listen} (UDP)"))?;
-            match TcpListener::bind(udp.local_addr()?).await {
+            match daemon::listen(udp.local_addr()?) {
                 Ok(tcp) => return Ok(Self { udp, tcp }),
                 // With a fixed port there is nothing else to try.
                 Err(error) if listen.port() == 0 => last = Some(error),

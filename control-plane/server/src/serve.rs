@@ -71,8 +71,7 @@ pub async fn serve(process: daemon::Process, config: Config) -> anyhow::Result<(
     let mut tasks = daemon::Tasks::new();
     let stop = tasks.stop_token();
 
-    let listener = tokio::net::TcpListener::bind(config.listen)
-        .await
+    let listener = daemon::listen(config.listen)
         .with_context(|| format!("cannot listen on {} for edges and operators", config.listen))?;
     let grpc = listener.local_addr()?;
     let settings = Settings {

@@ -41,13 +41,11 @@ pub struct Addresses {
 pub async fn start(config: Config, engines: Engines, tasks: &mut daemon::Tasks) -> anyhow::Result<Addresses> {
     config.check()?;
     let limits = config.limits;
-    let bind = async |listen: SocketAddr, what: &str| {
-        TcpListener::bind(listen)
-            .await
-            .with_context(|| format!("cannot listen on {listen} for {what}"))
+    let bind = |listen: SocketAddr, what: &str| {
+        daemon::listen(listen).with_context(|| format!("cannot listen on {listen} for {what}"))
     };
-    let service_listener = bind(config.listen, "devices and edges").await?;
-    let admin_listener = bind(config.admin_listen, "metrics and health").await?;
+    let service_listener = bind(config.listen, "devices and edges")?;
+    let admin_listener = bind(config.admin_listen, "metrics and health")?;
     let addresses = Addresses {
         http: service_listener.local_addr()?,
         admin: admin_listener.local_addr()?,

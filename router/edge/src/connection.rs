@@ -129,7 +129,10 @@ impl Server {
     /// Serves a connection on which HTTP is spoken.
     async fn talk(&self, mut io: impl Device, fd: RawFd, client: SocketAddr, arriving: TaskTrackerToken) {
         let header = self.edge.config.timeouts.header.0;
-        let Some(head) = self.head(&mut io, header, &mut Patience::new(), BytesMut::new()).await else {
+        let Some(head) = self
+            .head(&mut io, header, &mut Patience::default(), BytesMut::new())
+            .await
+        else {
             return;
         };
         if head.is_http2() {
@@ -181,7 +184,7 @@ impl Server {
 
     /// Serves HTTP requests, beginning with the one whose head was read, until the connection ends or becomes a session.
     async fn requests(&self, mut io: impl Device, fd: RawFd, client: SocketAddr, head: Head, busy: Busy) {
-        let mut patience = Patience::new();
+        let mut patience = Patience::default();
         let Some(mut unusual) = self.usual(&mut io, &mut patience, client, head, Some(busy)).await else {
             return;
         };

@@ -80,7 +80,7 @@ pub async fn read<R>(io: &mut R, kind: Kind, bounds: Bounds) -> Result<Head, Hea
 where
     R: AsyncRead + Unpin + ?Sized,
 {
-    read_on(io, kind, bounds, &mut Patience::new(), BytesMut::new()).await
+    read_on(io, kind, bounds, &mut Patience::default(), BytesMut::new()).await
 }
 
 /// The same for one of which `bytes` were read already, with a timer that is used again.

@@ -83,7 +83,7 @@ impl<'h, 'l> Request<'h, 'l> {
         let mut request = httparse::Request::new(lines);
         request.parse(head).ok()?.is_complete().then_some(())?;
         let (method, target) = (request.method?, request.path?);
-        let is_plain = request.version? == 1 && target.starts_with('/');
+        let is_plain = request.version? == 1 && target.starts_with('/') && method != "CONNECT";
         let mut this = Self {
             method,
             target,
@@ -431,6 +431,7 @@ mod tests {
         }
         assert_eq!(forwarded("GET / HTTP/1.0\r\nHost: voice\r\n\r\n"), None);
         assert_eq!(forwarded("GET / HTTP/1.1\r\n\r\n"), None);
+        assert_eq!(forwarded("CONNECT / HTTP/1.1\r\nHost: voice\r\n\r\n"), None);
         assert_eq!(forwarded("GET http://other/ HTTP/1.1\r\nHost: voice\r\n\r\n"), None);
     }
 

@@ -25,9 +25,6 @@ use crate::{
     workers::Workers,
 };
 
-/// Connections the kernel completes before we accept them; it caps this to its own limit. A reconnect storm of a whole
-/// edge's devices is absorbed by accepting, not by waiting.
-const BACKLOG: u32 = 4096;
 /// Pause after a failed accept. Failures mean that descriptors or memory ran out; trying again at once would only burn
 /// the processor that sessions need.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -63,8 +60,13 @@ pub fn claim(
         let claim = match taken {
             Some(listener) => Claim::Listening(listener),
             None => {
-                let bound = bind(name.address, config.reuse_port)
-                    .with_context(|| format!("cannot claim {} for devices", name.address));
+                let bound = bind(name.address, config.reuse_port);
+                let is_taken = |error: &std::io::Error| error.kind() == std::io::ErrorKind::AddrInUse;
+                let remedy = match &bound {
+                    Err(error) if is_taken(error) => "; --take-over replaces an edge that runs there",
+                    _ => "",
+                };
+                let bound = bound.with_context(|| format!("cannot listen on {} for devices{remedy}", name.address));
                 Claim::Bound(bound?)
             }
         };
@@ -97,7 +99,7 @@ impl Claimed {
     pub fn listen(self) -> anyhow::Result<Vec<Listener>> {
         let listen = |(name, claim, tls)| {
             let tcp = match claim {
-                Claim::Bound(socket) => socket.listen(BACKLOG),
+                Claim::Bound(socket) => socket.listen(daemon::listen::BACKLOG),
                 Claim::Listening(listener) => TcpListener::from_std(listener),
             }?;
             std::io::Result::Ok(Listener { name, tcp, tls })

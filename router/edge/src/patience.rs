@@ -10,14 +10,10 @@ use std::{
 use tokio::time::{Instant, Sleep, sleep_until};
 
 /// The timer.
+#[derive(Default)]
 pub struct Patience(Option<Pin<Box<Sleep>>>);
 
 impl Patience {
-    /// None is set.
-    pub fn new() -> Self {
-        Self(None)
-    }
-
     /// What a future comes to; `None` when it is not done by then.
     pub async fn until<F: Future>(&mut self, deadline: Instant, future: F) -> Option<F::Output> {
         let mut future = pin!(future);
@@ -54,7 +50,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn each_wait_has_its_own_limit() {
-        let mut patience = Patience::new();
+        let mut patience = Patience::default();
         let began = Instant::now();
         let at = |seconds| began + Duration::from_secs(seconds);
         assert_eq!(patience.until(at(60), sleep(Duration::from_secs(1))).await, Some(()));

@@ -283,7 +283,12 @@ async fn converse(
                 match message {
                     Some(Ok(Message::Text(text))) if text.len() > limits.frame_bytes_max => return Err(too_large()),
                     Some(Ok(Message::Binary(bytes))) if bytes.len() > limits.frame_bytes_max => return Err(too_large()),
-                    Some(Ok(Message::Text(text))) => session.on_message(&text, daemon::clock::now()),
+                    Some(Ok(Message::Text(text))) => {
+                        session.on_message(&text, daemon::clock::now());
+                        // A session that comes from a region that died brings all that it said there at once. Those that are
+                        // still waiting to be accepted shall not have to wait until all of that is heard.
+                        tokio::task::yield_now().await;
+                    }
                     Some(Ok(Message::Binary(_))) => session.on_binary(),
                     Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
                     Some(Ok(Message::Close(_))) => return Ok(ClosedReason::client),
