@@ -139,19 +139,23 @@ impl Answer {
 
     /// The whole answer as HTTP/1.1, after which the connection is closed.
     pub fn bytes(&self) -> Vec<u8> {
+        let mut bytes = self.head();
+        bytes.extend_from_slice(&self.body());
+        bytes
+    }
+
+    /// The same to `HEAD`.
+    pub fn head(&self) -> Vec<u8> {
         use std::fmt::Write as _;
-        let body = self.body();
         let mut head = format!("HTTP/1.1 {}\r\n", self.status);
         for (name, value) in &self.headers {
             let _ = write!(head, "{name}: {value}\r\n");
         }
-        let length = body.len();
+        let length = self.body().len();
         let _ = write!(
             head,
             "Content-Type: application/json\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
         );
-        let mut bytes = head.into_bytes();
-        bytes.extend_from_slice(&body);
-        bytes
+        head.into_bytes()
     }
 }

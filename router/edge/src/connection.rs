@@ -63,9 +63,14 @@ impl<T: Io + std::fmt::Debug + 'static> Device for T {}
 
 impl Server {
     /// A server of this edge.
-    pub fn new(edge: Arc<Edge>, requests: Arc<Requests>) -> Self {
-        let conf = Arc::new(ServerConf::default());
-        let gateway = Gateway::new(edge.clone(), requests);
+    ///
+    /// It keeps up to `kept_max` connections to a stack for the next request.
+    pub fn new(edge: Arc<Edge>, requests: Arc<Requests>, kept_max: usize) -> Self {
+        let conf = Arc::new(ServerConf {
+            upstream_keepalive_pool_size: kept_max,
+            ..ServerConf::default()
+        });
+        let gateway = Gateway::new(edge.clone(), requests, &conf);
         let mut proxy = http_proxy(&conf, gateway.clone());
         proxy.h2_options = Some(http2_options(&edge.config));
         let mut options = HttpServerOptions::default();
@@ -75,7 +80,7 @@ impl Server {
             edge,
             gateway,
             proxy: Arc::new(proxy),
-            idle: Idle::default(),
+            idle: Idle::new(kept_max),
             shutdown: watch::Sender::new(false),
         }
     }
@@ -228,7 +233,7 @@ impl Server {
         client: SocketAddr,
         mut head: Head,
         mut busy: Option<Busy>,
-    ) -> Option<(Head, Option<Box<Ctx>>)> {
+    ) -> Option<(Head, Box<Ctx>)> {
         // In one piece for all of them: to begin to listen for it costs more than to go on.
         let mut refusing = pin!(self.edge.sessions.refusing());
         loop {
@@ -337,7 +342,7 @@ mod tests {
         let config: Config = daemon::config::parse("edge.toml", text).unwrap();
         let edge = Arc::new(Edge::new(config, Metrics::new(&mut Registry::default())));
         let requests = Arc::new(Requests::new(&edge.config, &edge.metrics));
-        let server = Server::new(edge.clone(), requests);
+        let server = Server::new(edge.clone(), requests, 1);
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = listener.local_addr().unwrap();
         let mut tcp = TcpStream::connect(client).await.unwrap();

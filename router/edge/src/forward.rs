@@ -23,7 +23,7 @@ use tokio::{
 
 use crate::{
     answer::Answer,
-    head::{Head, LINES_MAX},
+    head::{self, Head, LINES_MAX},
     http1::{Body, Broken, Request, Response},
     idle::Idle,
     patience::Patience,
@@ -49,7 +49,7 @@ pub(crate) enum Forwarded {
     /// Its connection is over.
     Over,
     /// Pingora has to see to it. What was done for it already is not done again.
-    Unusual(Head, Option<Box<Ctx>>),
+    Unusual(Head, Box<Ctx>),
 }
 
 /// What the requests of a connection use, one after the other.
@@ -80,6 +80,8 @@ struct Answering {
     response: Response,
     /// What came after the head.
     read: BytesMut,
+    /// How much of that is its body.
+    begun: usize,
 }
 
 /// Why there is no answer, or not all of it.
@@ -134,11 +136,11 @@ impl Gateway {
     ) -> Forwarded {
         let mut ctx = Box::new(self.begin(busy));
         let Some(mut asked) = self.usual(&head, client, &mut ctx) else {
-            return Forwarded::Unusual(head, None);
+            return Forwarded::Unusual(head, ctx);
         };
         if self.edge.admission.request(client.ip()).is_err() {
             // Who is refused is asked once more, and told why.
-            return Forwarded::Unusual(head, None);
+            return Forwarded::Unusual(head, ctx);
         }
         ctx.is_admitted = true;
         self.requests.asked(daemon::clock::now());
@@ -147,10 +149,12 @@ impl Gateway {
             let reading = line.device.read_buf(&mut head.bytes);
             match line.patience.until(complete_by, reading).await {
                 Some(Ok(1..)) => {}
-                Some(_) => return self.failed(line, &ctx, None, "the device left").await,
+                Some(_) => return self.failed(line, &mut ctx, &asked, None, "the device left").await,
                 None => {
-                    let answer = Answer::body_too_slow();
-                    return self.failed(line, &ctx, Some(answer), "the body took too long").await;
+                    let answer = Some(Answer::body_too_slow());
+                    return self
+                        .failed(line, &mut ctx, &asked, answer, "the body took too long")
+                        .await;
                 }
             }
         }
@@ -160,7 +164,7 @@ impl Gateway {
             is_extra: false,
         };
         let Some((decision, in_flight)) = self.choose(&mut ctx, &asked.asker, wanted) else {
-            return Forwarded::Unusual(head, Some(ctx));
+            return Forwarded::Unusual(head, ctx);
         };
         ctx.in_flight = Some(in_flight);
         match self
@@ -169,7 +173,7 @@ impl Gateway {
         {
             Ok(answering) => {
                 ctx.decision = Some(decision);
-                self.give(line, &ctx, &asked, answering, head.bytes).await
+                self.give(line, &mut ctx, &asked, answering, head.bytes).await
             }
             Err(failure) => {
                 if let Failure::Connect { timed_out, why } = &failure {
@@ -183,7 +187,7 @@ impl Gateway {
                 ctx.tried.stack(&decision.region, decision.stack);
                 if matches!(failure, Failure::Connect { .. }) || ctx.pause.is_some() {
                     ctx.in_flight = None;
-                    return Forwarded::Unusual(head, Some(ctx));
+                    return Forwarded::Unusual(head, ctx);
                 }
                 let (status, what) = match failure {
                     Failure::TooSlow => (StatusCode::GATEWAY_TIMEOUT, "did not answer in time"),
@@ -192,7 +196,7 @@ impl Gateway {
                 let answer = Answer::region_failed(status, format!("region {} {what}", decision.region));
                 ctx.decision = Some(decision);
                 let answer = (!matches!(failure, Failure::DeviceGone)).then_some(answer);
-                self.failed(line, &ctx, answer, failure.as_str()).await
+                self.failed(line, &mut ctx, &asked, answer, failure.as_str()).await
             }
         }
     }
@@ -246,10 +250,17 @@ impl Gateway {
                 // The region closed a connection that waited for the next request. It has no part in what follows.
                 Err(Failure::Broken(_)) if was_kept && asked.only_reads => {}
                 Err(failure) => return Err(failure),
-                Ok((response, read)) => {
+                Ok((mut response, read)) => {
+                    // As long as the device has nothing of it, another region may answer.
+                    let begun = response.body.take(&read)?;
                     // Only now it is known that somebody is there: the kernel accepts connections for a process that hangs.
                     self.answered(decision, began.elapsed());
-                    return Ok(Answering { region, response, read });
+                    return Ok(Answering {
+                        region,
+                        response,
+                        read,
+                        begun,
+                    });
                 }
             }
         }
@@ -297,7 +308,7 @@ impl Gateway {
         }
         let mut read = BytesMut::with_capacity(FIRST_READ_BYTES);
         loop {
-            if poll_read(line, sent, asked.end, region, &mut read, by).await? == 0 {
+            if poll_read(line, sent, asked.end, region, &mut read, by, FIRST_READ_BYTES).await? == 0 {
                 return Err(Failure::Broken("the region closed the connection".to_owned()));
             }
             while let Some(response) = Response::parse(&read, asked.is_head)? {
@@ -319,7 +330,7 @@ impl Gateway {
     async fn give(
         &self,
         mut line: Line<'_>,
-        ctx: &Ctx,
+        ctx: &mut Ctx,
         asked: &Asked,
         mut answering: Answering,
         mut sent: BytesMut,
@@ -330,7 +341,10 @@ impl Gateway {
             self.sign(&mut answering.response, decision, closes);
         }
         let status = answering.response.status;
-        if let Err(failure) = self.relay(&mut line, asked, &mut answering).await {
+        let relayed = self.relay(&mut line, &mut sent, asked, &mut answering).await;
+        // The region has done its part, however long the device takes to go.
+        ctx.in_flight = None;
+        if let Err(failure) = relayed {
             if let (Some(decision), Some(fault)) = (&ctx.decision, failure.fault_of_region()) {
                 self.request_failed(decision, fault);
             }
@@ -339,7 +353,9 @@ impl Gateway {
             return Forwarded::Over;
         }
         self.done(ctx, status, None);
-        let Answering { region, response, read } = answering;
+        let Answering {
+            region, response, read, ..
+        } = answering;
         if response.keeps
             && read.is_empty()
             && let Some(decision) = &ctx.decision
@@ -350,7 +366,12 @@ impl Gateway {
             relay::goodbye(line.device, self.edge.config.timeouts.close.0).await;
             return Forwarded::Over;
         }
+        let has_grown = sent.len() > head::READ_BYTES;
         sent.advance(asked.end);
+        if has_grown {
+            // A connection that waits does not keep what a large request needed.
+            sent = BytesMut::from(&sent[..]);
+        }
         Forwarded::Answered(sent)
     }
 
@@ -379,23 +400,30 @@ impl Gateway {
         response.returned.extend_from_slice(end);
     }
 
-    async fn relay(&self, line: &mut Line<'_>, asked: &Asked, answering: &mut Answering) -> Result<(), Failure> {
-        let Answering { region, response, read } = answering;
-        let silence = self.silence(asked);
-        let taken = response.body.take(read)?;
+    async fn relay(
+        &self,
+        line: &mut Line<'_>,
+        sent: &mut BytesMut,
+        asked: &Asked,
+        answering: &mut Answering,
+    ) -> Result<(), Failure> {
+        let Answering {
+            region,
+            response,
+            read,
+            begun,
+        } = answering;
         // Mostly that is all of it, and one packet.
-        response.returned.extend_from_slice(&read[..taken]);
-        read.advance(taken);
+        response.returned.extend_from_slice(&read[..*begun]);
+        read.advance(*begun);
         self.write(line, &response.returned).await?;
         while !response.body.is_done() {
-            read.reserve(READ_BYTES);
-            let by = Instant::now() + silence;
-            match line.patience.until(by, region.read_buf(read)).await {
-                Some(Ok(0)) if matches!(response.body, Body::UntilClose) => break,
-                Some(Ok(0)) => return Err(Failure::Broken("the region closed the connection".to_owned())),
-                Some(Ok(_)) => {}
-                Some(Err(error)) => return Err(Failure::broken(&error)),
-                None => return Err(Failure::TooSlow),
+            let by = Instant::now() + self.silence(asked);
+            if poll_read(line, sent, asked.end, region, read, by, READ_BYTES).await? == 0 {
+                if matches!(response.body, Body::UntilClose) {
+                    break;
+                }
+                return Err(Failure::Broken("the region closed the connection".to_owned()));
             }
             let taken = response.body.take(read)?;
             self.write(line, &read[..taken]).await?;
@@ -419,11 +447,21 @@ impl Gateway {
     }
 
     /// Ends a connection whose request failed.
-    async fn failed(&self, line: Line<'_>, ctx: &Ctx, answer: Option<Answer>, why: &str) -> Forwarded {
+    async fn failed(
+        &self,
+        line: Line<'_>,
+        ctx: &mut Ctx,
+        asked: &Asked,
+        answer: Option<Answer>,
+        why: &str,
+    ) -> Forwarded {
+        ctx.in_flight = None;
         let status = answer.as_ref().map_or(0, |answer| answer.status.as_u16());
         self.done(ctx, status, Some(why));
         if let Some(answer) = answer {
-            tunnel::decline(&self.edge, line.device, &answer).await;
+            // RFC 9110 §9.3.2.
+            let bytes = if asked.is_head { answer.head() } else { answer.bytes() };
+            tunnel::say_last(&self.edge, line.device, &bytes).await;
         }
         Forwarded::Over
     }
@@ -437,8 +475,9 @@ async fn poll_read(
     region: &mut TcpStream,
     read: &mut BytesMut,
     by: Instant,
+    room: usize,
 ) -> Result<usize, Failure> {
-    read.reserve(FIRST_READ_BYTES);
+    read.reserve(room);
     let mut reading = pin!(region.read_buf(read));
     let Line { device, patience, .. } = line;
     poll_fn(|cx| {

@@ -17,7 +17,7 @@ pub const LINES_MAX: usize = 64;
 /// How a connection of HTTP/2 begins (RFC 9113 §3.4), up to what looks like the end of a head.
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\n";
 /// Room for a read: most heads fit.
-const READ_BYTES: usize = 2048;
+pub const READ_BYTES: usize = 2048;
 
 /// The head of a message, and what came with it.
 #[derive(Debug)]
@@ -169,11 +169,10 @@ impl Upgrade {
     /// answer when it should have been one and is not well formed.
     pub fn parse(head: &Head) -> Result<Option<Self>, Answer> {
         // Most requests are told apart by their target alone.
-        let mut words = head.bytes[..head.len].split(|byte| byte.is_ascii_whitespace());
-        if !words
-            .nth(1)
-            .is_some_and(|target| target.starts_with(REALTIME.as_bytes()))
-        {
+        let words = head.bytes[..head.len].split(|byte| byte.is_ascii_whitespace());
+        // Empty lines may come before it (RFC 9112 §2.2).
+        let target = words.filter(|word| !word.is_empty()).nth(1);
+        if !target.is_some_and(|target| target.starts_with(REALTIME.as_bytes())) {
             return Ok(None);
         }
         let mut lines = [httparse::EMPTY_HEADER; LINES_MAX];
@@ -377,6 +376,13 @@ mod tests {
              Sec-WebSocket-Key: abc\r\nAuthorization: Bearer k\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
              X-Forwarded-For: 1.2.3.4\r\nMeridian-Edge: edge-dub\r\nA: b\r\n\r\n"
         );
+    }
+
+    #[tokio::test]
+    async fn an_empty_line_before_an_upgrade_is_nothing() {
+        let text = format!("\r\nGET {REALTIME} HTTP/1.1\r\nConnection: upgrade\r\nUpgrade: websocket\r\n{WELL}\r\n");
+        let head = read_text(&text).await.unwrap();
+        assert!(Upgrade::parse(&head).unwrap().is_some());
     }
 
     #[tokio::test]

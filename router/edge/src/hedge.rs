@@ -9,8 +9,9 @@ use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use http::{HeaderMap, Method, header};
 use pingora_core::{
     Error, ErrorType, Result,
-    connectors::http::Connector,
+    connectors::{ConnectorOptions, http::Connector},
     protocols::http::client::HttpSession,
+    server::configuration::ServerConf,
     upstreams::peer::{HttpPeer, Peer as _},
 };
 use pingora_http::{RequestHeader, ResponseHeader};
@@ -350,8 +351,8 @@ fn copy_headers(
 }
 
 /// Keeps connections to regions for copies; pingora's proxy keeps its own.
-pub fn connector() -> Connector {
-    Connector::new(None)
+pub fn connector(conf: &ServerConf) -> Connector {
+    Connector::new(Some(ConnectorOptions::from_server_conf(conf)))
 }
 
 fn is_timeout(error: &Error) -> bool {

@@ -35,7 +35,8 @@ const NOT_FORWARDED: [&str; 16] = [
     words::TURNS_HEADER,
 ];
 /// Headers of an answer that the device gets from the edge or not at all.
-const NOT_RETURNED: [&str; 8] = [
+const NOT_RETURNED: [&str; 9] = [
+    "content-length",
     "connection",
     "upgrade",
     "keep-alive",
@@ -249,11 +250,21 @@ impl Response {
                 .iter()
                 .filter(|line| line.name.eq_ignore_ascii_case("connection"))
         };
+        let is_framed_by_hop = |name| connection().any(|connection| has_token(connection, name));
+        if is_of_hop && (is_framed_by_hop("content-length") || is_framed_by_hop("transfer-encoding")) {
+            return Err(Broken("Connection"));
+        }
+        if chunked.is_some() && version == 0 {
+            return Err(Broken("HTTP/1.0 knows no Transfer-Encoding"));
+        }
         for line in response.headers.iter() {
             let is_named = is_of_hop && connection().any(|connection| has_token(connection, line.name));
             if !is_named && !NOT_RETURNED.iter().any(|not| line.name.eq_ignore_ascii_case(not)) {
                 write_line(&mut this.returned, line.name, line.value);
             }
+        }
+        if let Some(length) = content_length {
+            let _ = write!(this.returned, "Content-Length: {length}\r\n");
         }
         // RFC 9112 §6.3, in its order.
         this.body = match (chunked, content_length) {
@@ -476,9 +487,17 @@ mod tests {
             "Content-Length: 7\r\nContent-Length: 8\r\n",
             "Content-Length: -1\r\n",
             "Content-Length: 7\r\nTransfer-Encoding: chunked\r\n",
+            "Connection: Transfer-Encoding\r\nTransfer-Encoding: chunked\r\n",
+            "Connection: content-length\r\nContent-Length: 7\r\n",
         ] {
             assert!(body(lines).is_err(), "{lines:?}");
         }
+        assert!(response("HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").is_err());
+        let twice = body("Content-Length: 7\r\nContent-Length: 7\r\n").unwrap().returned;
+        assert_eq!(
+            String::from_utf8(twice).unwrap().matches("Content-Length: 7").count(),
+            1
+        );
         let nothing = response("HTTP/1.1 304 Not Modified\r\nContent-Length: 7\r\n\r\n");
         assert_eq!(nothing.unwrap().unwrap().body, Body::Length(0));
         let head = Response::parse(b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n", true);

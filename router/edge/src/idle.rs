@@ -11,12 +11,14 @@ use tokio::{net::TcpStream, time::Instant};
 
 /// Shorter than a stack keeps its end open, so that a request rarely meets a connection that is being closed.
 pub const IDLE_MAX: Duration = Duration::from_secs(15);
-/// More to one stack are closed when their answer is complete. As many as pingora keeps.
-const KEPT_MAX: usize = 128;
 
 /// Those of one worker. The lock is its own as well, so nobody waits for it; it is never held across an await.
-#[derive(Debug, Default)]
-pub struct Idle(Mutex<HashMap<SocketAddr, VecDeque<Waiting>>>);
+#[derive(Debug)]
+pub struct Idle {
+    stacks: Mutex<HashMap<SocketAddr, VecDeque<Waiting>>>,
+    /// To one stack; more are closed when their answer is complete.
+    kept_max: usize,
+}
 
 #[derive(Debug)]
 struct Waiting {
@@ -25,8 +27,14 @@ struct Waiting {
 }
 
 impl Idle {
+    /// None yet, and never more than so many to one stack.
+    pub fn new(kept_max: usize) -> Self {
+        let stacks = Mutex::default();
+        Self { stacks, kept_max }
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<SocketAddr, VecDeque<Waiting>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.stacks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The connection to a stack that was used last, if it is still open.
@@ -50,7 +58,7 @@ impl Idle {
     pub fn put(&self, stack: SocketAddr, tcp: TcpStream) {
         let mut idle = self.lock();
         let waiting = idle.entry(stack).or_default();
-        if waiting.len() < KEPT_MAX {
+        if waiting.len() < self.kept_max {
             let since = Instant::now();
             waiting.push_back(Waiting { tcp, since });
         }
@@ -74,7 +82,7 @@ mod tests {
     async fn only_open_connections_are_used_again() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stack = listener.local_addr().unwrap();
-        let idle = Idle::default();
+        let idle = Idle::new(2);
         assert!(idle.take(stack).is_none());
         let connect = async || {
             (
@@ -91,13 +99,17 @@ mod tests {
         idle.put(stack, second);
         assert_eq!(idle.take(stack).unwrap().local_addr().unwrap(), address);
         assert!(idle.take(stack).is_none(), "the stack closed the other one");
+        for _ in 0..3 {
+            idle.put(stack, connect().await.0);
+        }
+        assert_eq!(idle.lock()[&stack].len(), 2);
     }
 
     #[tokio::test]
     async fn what_waited_too_long_is_closed() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stack = listener.local_addr().unwrap();
-        let idle = Idle::default();
+        let idle = Idle::new(2);
         idle.put(stack, TcpStream::connect(stack).await.unwrap());
         tokio::time::pause();
         tokio::time::advance(IDLE_MAX).await;

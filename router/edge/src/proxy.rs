@@ -19,6 +19,7 @@ use pingora_core::{
     connectors::http::Connector,
     modules::http::HttpModules,
     protocols::{ALPN, Digest, http::ServerSession},
+    server::configuration::ServerConf,
     upstreams::peer::{H1UpgradePolicy, HttpPeer, HttpUpstreamRequestPolicy},
 };
 use pingora_http::{RequestHeader, ResponseHeader};
@@ -63,8 +64,8 @@ tokio::task_local! {
 }
 
 /// Lets pingora go on with a request.
-pub(crate) async fn going_on<F: Future>(begun: Option<Box<Ctx>>, serving: F) -> F::Output {
-    BEGUN.scope(Cell::new(begun), serving).await
+pub(crate) async fn going_on<F: Future>(begun: Box<Ctx>, serving: F) -> F::Output {
+    BEGUN.scope(Cell::new(Some(begun)), serving).await
 }
 
 /// One request. It holds one plan from beginning to end.
@@ -179,10 +180,10 @@ impl Gateway {
     }
 
     /// A gateway of this edge.
-    pub fn new(edge: Arc<Edge>, requests: Arc<Requests>) -> Self {
+    pub fn new(edge: Arc<Edge>, requests: Arc<Requests>, conf: &ServerConf) -> Self {
         Self {
             requests,
-            connector: Arc::new(hedge::connector()),
+            connector: Arc::new(hedge::connector(conf)),
             edge,
         }
     }

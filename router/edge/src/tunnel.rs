@@ -106,8 +106,13 @@ pub fn draining() -> Answer {
 
 /// Answers with an error and ends the connection.
 pub async fn decline(edge: &Edge, device: &mut dyn Io, answer: &Answer) {
+    say_last(edge, device, &answer.bytes()).await;
+}
+
+/// Says this, and ends the connection.
+pub async fn say_last(edge: &Edge, device: &mut dyn Io, bytes: &[u8]) {
     let patience = edge.config.timeouts.close.0;
-    if let Ok(Ok(())) = timeout(patience, device.write_all(&answer.bytes())).await {
+    if let Ok(Ok(())) = timeout(patience, device.write_all(bytes)).await {
         goodbye(device, patience).await;
     }
 }

@@ -9,6 +9,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{Edge, connection::Server, requests::Requests};
 
+/// Connections to a stack that all workers together keep for the next request: each takes a place there.
+const KEPT_MAX: usize = 128;
+/// Of these each has some.
+const KEPT_MIN: usize = 4;
+
 /// All of them.
 pub struct Workers {
     first: Worker,
@@ -31,10 +36,14 @@ impl Workers {
     pub fn start(edge: &Arc<Edge>) -> io::Result<Self> {
         let stop = CancellationToken::new();
         let requests = Arc::new(Requests::new(&edge.config, &edge.metrics));
-        let start = |index| Worker::start(index, Server::new(edge.clone(), requests.clone()), stop.clone());
         let count = match edge.config.workers {
             0 => thread::available_parallelism().map_or(1, NonZero::get),
             count => count,
+        };
+        let kept_max = (KEPT_MAX / count).max(KEPT_MIN);
+        let start = |index| {
+            let server = Server::new(edge.clone(), requests.clone(), kept_max);
+            Worker::start(index, server, stop.clone())
         };
         Ok(Self {
             first: start(0)?,

@@ -203,6 +203,82 @@ async fn an_answer_that_breaks_off_is_not_taken_for_a_whole_one() {
 }
 
 #[tokio::test]
+async fn an_answer_that_breaks_before_the_device_has_any_of_it_comes_from_elsewhere() {
+    let (confused, _) = stack(async |mut tcp: TcpStream| {
+        request(&mut tcp).await;
+        say(
+            &mut tcp,
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nnot a size\r\n",
+        )
+        .await;
+    })
+    .await;
+    let (other, _) = stack(repeats).await;
+    let world = World::of("", &planned_at(&[("eu-west", confused), ("eu-central", other)]).await);
+    let mut tcp = connect(&world).await;
+    say(&mut tcp, GET).await;
+    assert_eq!(answer(&mut tcp).await.1, "GET /v1/models HTTP/1.1 ");
+}
+
+#[tokio::test]
+async fn a_device_that_stops_listening_is_not_spoken_to() {
+    let (said, left) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (says, leaves) = (said.clone(), left.clone());
+    let (stack, _) = stack(move |mut tcp| {
+        let (says, leaves) = (says.clone(), leaves.clone());
+        async move {
+            request(&mut tcp).await;
+            say(
+                &mut tcp,
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",
+            )
+            .await;
+            says.notify_one();
+            // It thinks about what comes next.
+            assert_eq!(tcp.read(&mut [0]).await.unwrap(), 0);
+            leaves.notify_one();
+        }
+    })
+    .await;
+    let world = world(stack).await;
+    let mut tcp = connect(&world).await;
+    say(&mut tcp, GET).await;
+    hang_means_failure(read_head(&mut tcp)).await.unwrap();
+    expect(&mut tcp, "5\r\nhello\r\n").await;
+    hang_means_failure(said.notified()).await;
+    drop(tcp);
+    hang_means_failure(left.notified()).await;
+}
+
+#[tokio::test]
+async fn a_region_has_done_its_part_when_its_answer_is_given() {
+    let (stack, _) = stack(repeats).await;
+    let limits = "breaker.max_requests = 1\ntimeouts.close = \"5s\"";
+    let world = World::of(limits, &planned_at(&[("eu-west", stack)]).await);
+    let last = GET.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n");
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        let mut tcp = connect(&world).await;
+        say(&mut tcp, &last).await;
+        let (head, _) = answer(&mut tcp).await;
+        assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+        // It does not close its end.
+        held.push(tcp);
+    }
+}
+
+#[tokio::test]
+async fn a_head_is_answered_by_a_head_also_when_it_fails() {
+    let (stack, _) = stack(async |mut tcp: TcpStream| drop(request(&mut tcp).await)).await;
+    let world = World::of("retry.retries_max = 0", &planned_at(&[("eu-west", stack)]).await);
+    let answer = world.ask(&GET.replace("GET", "HEAD")).await;
+    assert!(
+        answer.starts_with("HTTP/1.1 502 ") && answer.ends_with("\r\n\r\n"),
+        "{answer}"
+    );
+}
+
+#[tokio::test]
 async fn a_head_is_all_that_is_asked_for() {
     let (stack, taken) = stack(async |mut tcp: TcpStream| {
         while request(&mut tcp).await.is_some() {

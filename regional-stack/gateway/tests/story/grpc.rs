@@ -94,7 +94,8 @@ async fn edge_before(region: SocketAddr) -> (SocketAddr, CancellationToken, toki
     let stop = CancellationToken::new();
     let nobody = std::future::pending();
     let serving = tokio::spawn(listener::serve(
-        edge,
+        edge.clone(),
+        edge::workers::Workers::start(&edge).unwrap(),
         listeners,
         Default::default(),
         stop.clone(),

@@ -10,6 +10,9 @@ const SECONDS: u32 = 2;
 /// Enough to keep a proxy busy on every core, and few enough that none of them queues.
 const CONNECTIONS: usize = 64;
 
+/// A second or two of the fastest.
+const HTTP2_REQUESTS: usize = 40_000;
+
 /// What one run came to.
 pub(crate) struct Load {
     /// Processor time of a request, in microseconds.
@@ -29,6 +32,35 @@ pub(crate) async fn measure(proxy: &Proxy, over: Over) -> anyhow::Result<Load> {
         cpu_us: used.as_secs_f64() * 1e6 / requests,
         per_second: requests / f64::from(SECONDS),
     })
+}
+
+/// Asks a proxy for the same over HTTP/2 and TLS; processor time of a request, in microseconds.
+pub(crate) async fn measure_http2(proxy: &Proxy) -> anyhow::Result<f64> {
+    h2load(proxy, HTTP2_REQUESTS / 10).await?;
+    let before = proxy.cpu()?;
+    h2load(proxy, HTTP2_REQUESTS).await?;
+    let used = proxy.cpu()? - before;
+    Ok(used.as_secs_f64() * 1e6 / HTTP2_REQUESTS as f64)
+}
+
+/// Every request has to be answered well.
+async fn h2load(proxy: &Proxy, requests: usize) -> anyhow::Result<()> {
+    let output = Command::new("h2load")
+        .args(["-t", "1", "-c", "16", "-m", "4", "-n", &requests.to_string()])
+        .arg(format!("https://{}/v1/models", proxy.address(Over::Tls)))
+        .kill_on_drop(true)
+        .output()
+        .await
+        .context("cannot start h2load; tools/setup bench installs it")?;
+    all_succeeded(&String::from_utf8_lossy(&output.stdout), requests)
+}
+
+fn all_succeeded(said: &str, requests: usize) -> anyhow::Result<()> {
+    let is_http2 = said.contains("Application protocol: h2\n");
+    if !is_http2 || !said.contains(&format!(" {requests} succeeded, 0 failed, 0 errored, 0 timeout")) {
+        bail!("requests failed: {said}");
+    }
+    Ok(())
 }
 
 /// Number of requests answered well; one that was not is an error.
@@ -66,5 +98,10 @@ mod tests {
         assert_eq!(requests(clean).unwrap(), 48_211.0);
         assert!(requests(&clean.replace("Requests/sec", "  Non-2xx or 3xx responses: 1\nRequests/sec")).is_err());
         assert!(requests("").is_err());
+        let clean = "Application protocol: h2\n\nrequests: 9 total, 9 started, 9 done, 9 succeeded, 0 failed, 0 errored, 0 timeout\n";
+        assert!(all_succeeded(clean, 9).is_ok());
+        assert!(all_succeeded(clean, 10).is_err());
+        assert!(all_succeeded(&clean.replace("0 errored", "1 errored"), 9).is_err());
+        assert!(all_succeeded(&clean.replace("h2", "http/1.1"), 9).is_err());
     }
 }

@@ -177,6 +177,12 @@ impl Stage {
                     bench.http_requests_per_s.add(over, *kind, load.per_second);
                 }
             }
+            for (kind, proxy) in &proxies {
+                let cpu_us = http::measure_http2(proxy).await?;
+                let name = kind.as_str();
+                self.say(&format!("http {run}, HTTP/2: {name} {cpu_us:.1} µs of CPU a request"));
+                bench.http2_cpu_us.add(Over::Tls, *kind, cpu_us);
+            }
         }
         end(proxies, stack).await;
         Ok(())

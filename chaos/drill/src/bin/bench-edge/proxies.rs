@@ -406,7 +406,7 @@ http {{
   map $http_upgrade $connection_upgrade {{ default upgrade; '' ''; }}
   server {{
     listen {plain} backlog=4096;
-    listen {tls} ssl backlog=4096;
+    listen {tls} ssl http2 backlog=4096;
     ssl_certificate {chain};
     ssl_certificate_key {key};
     ssl_protocols TLSv1.2 TLSv1.3;
@@ -457,7 +457,7 @@ defaults
   timeout tunnel 1h
 frontend devices
   bind {plain}
-  bind {tls} ssl crt {both}
+  bind {tls} ssl crt {both} alpn h2,http/1.1
   default_backend stacks
 backend stacks
 {servers}",

@@ -160,6 +160,7 @@ pub(crate) struct Bench {
     pub(crate) took_s: u64,
     pub(crate) http_cpu_us: Paired,
     pub(crate) http_requests_per_s: Paired,
+    pub(crate) http2_cpu_us: Paired,
     pub(crate) frame_cpu_us: Paired,
     pub(crate) frame_cpu_us_with_continuity: Vec<f64>,
     pub(crate) idle_rss_kb: Paired,
@@ -185,6 +186,7 @@ impl Bench {
             took_s: 0,
             http_cpu_us: Paired::default(),
             http_requests_per_s: Paired::default(),
+            http2_cpu_us: Paired::default(),
             frame_cpu_us: Paired::default(),
             frame_cpu_us_with_continuity: Vec::new(),
             idle_rss_kb: Paired::default(),
@@ -209,6 +211,7 @@ impl Bench {
             "http_tls_cpu_us": self.http_cpu_us.medians(Over::Tls),
             "http_requests_per_s": self.http_requests_per_s.medians(Over::Plain),
             "http_tls_requests_per_s": self.http_requests_per_s.medians(Over::Tls),
+            "http2_tls_cpu_us": self.http2_cpu_us.medians(Over::Tls),
             "frame_cpu_us": self.frame_cpu_us.medians(Over::Plain),
             "frame_tls_cpu_us": self.frame_cpu_us.medians(Over::Tls),
             "frame_cpu_us_with_continuity": rounded(median(self.frame_cpu_us_with_continuity.iter().copied())),
@@ -224,6 +227,7 @@ impl Bench {
                 "http_tls_cpu_us": self.http_cpu_us.raw(Over::Tls),
                 "http_requests_per_s": self.http_requests_per_s.raw(Over::Plain),
                 "http_tls_requests_per_s": self.http_requests_per_s.raw(Over::Tls),
+                "http2_tls_cpu_us": self.http2_cpu_us.raw(Over::Tls),
                 "frame_cpu_us": self.frame_cpu_us.raw(Over::Plain),
                 "frame_tls_cpu_us": self.frame_cpu_us.raw(Over::Tls),
                 "frame_cpu_us_with_continuity": self.frame_cpu_us_with_continuity,
@@ -241,6 +245,7 @@ impl Bench {
         let figures = [
             ("an HTTP request", Over::Plain, &self.http_cpu_us),
             ("one with TLS", Over::Tls, &self.http_cpu_us),
+            ("one with HTTP/2", Over::Tls, &self.http2_cpu_us),
             ("a frame", Over::Plain, &self.frame_cpu_us),
             ("one with TLS", Over::Tls, &self.frame_cpu_us),
             ("memory of a silent session", Over::Plain, &self.idle_rss_kb),
@@ -282,6 +287,7 @@ impl Bench {
             "≤ 1.5 × nginx",
         );
         row("the same with TLS", Over::Tls, &self.http_cpu_us, 1, "");
+        row("the same with HTTP/2 and TLS", Over::Tls, &self.http2_cpu_us, 1, "");
         row("HTTP requests a second", Over::Plain, &self.http_requests_per_s, 0, "");
         row("the same with TLS", Over::Tls, &self.http_requests_per_s, 0, "");
         row(
