@@ -27,6 +27,10 @@ use crate::{
     wire::{self, CLOSE, Frames, PAYLOAD_BYTES},
 };
 
+/// Where ports of devices with an address of their own begin. Below those that the kernel deals out: whoever binds one of these,
+/// to whatever address, takes it from the proxies, which leave the choice of theirs to the kernel.
+const FIRST_PORT: u16 = 12_000;
+
 /// A connection, plain or TLS.
 trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
@@ -38,7 +42,7 @@ pub(crate) enum Order {
     Open {
         /// The proxy.
         to: SocketAddr,
-        /// Where they come from: every address has some 28,000 ports.
+        /// Where they come from: an address of their own has 20,000 ports, one for each.
         from: IpAddr,
         /// How many.
         sessions: usize,
@@ -167,8 +171,9 @@ impl Devices {
             let Ok(place) = places.clone().acquire_owned().await else {
                 return;
             };
+            let port = u16::try_from(number).map_or(u16::MAX, |number| number.saturating_add(FIRST_PORT));
             self.sessions.spawn(async move {
-                let opened = timeout(OPEN_TIMEOUT, connect(to, from, tls)).await;
+                let opened = timeout(OPEN_TIMEOUT, connect(to, (from, port).into(), tls)).await;
                 drop(place);
                 match opened {
                     Ok(Ok((io, frames))) => {
@@ -198,11 +203,10 @@ impl Devices {
 
 type Tls = (TlsConnector, ServerName<'static>);
 
-async fn connect(to: SocketAddr, from: IpAddr, tls: Option<Tls>) -> std::io::Result<(Box<dyn Io>, Frames)> {
+async fn connect(to: SocketAddr, from: SocketAddr, tls: Option<Tls>) -> std::io::Result<(Box<dyn Io>, Frames)> {
     let socket = TcpSocket::new_v4()?;
-    // Left to the kernel, the port may be one whose last connection is not forgotten yet.
-    if from != IpAddr::from(Ipv4Addr::LOCALHOST) {
-        socket.bind(SocketAddr::new(from, 0))?;
+    if from.ip() != IpAddr::from(Ipv4Addr::LOCALHOST) {
+        socket.bind(from)?;
     }
     let tcp = socket.connect(to).await?;
     tcp.set_nodelay(true)?;
