@@ -206,6 +206,8 @@ type Tls = (TlsConnector, ServerName<'static>);
 async fn connect(to: SocketAddr, from: SocketAddr, tls: Option<Tls>) -> std::io::Result<(Box<dyn Io>, Frames)> {
     let socket = TcpSocket::new_v4()?;
     if from.ip() != IpAddr::from(Ipv4Addr::LOCALHOST) {
+        // Connections of an earlier run may not be forgotten yet.
+        socket.set_reuseaddr(true)?;
         socket.bind(from)?;
     }
     let tcp = socket.connect(to).await?;

@@ -160,8 +160,8 @@ pub(crate) async fn hold(sessions: usize, processes: usize, seconds: u64, place:
     let opening = clients.iter_mut().enumerate().map(async |(number, clients)| {
         let order = Order::Open {
             to: address,
-            // 127.0.0.2 and on: each address has its own ports.
-            from: Ipv4Addr::new(127, 0, 0, 2 + u8::try_from(number).unwrap_or(u8::MAX)).into(),
+            // Each address has its own ports, and those of the hold before are not used again so soon.
+            from: [127, 0, u8::try_from(processes)?, 2 + u8::try_from(number)?].into(),
             sessions: (sessions + number) / helpers,
             at_once: 200,
             trusting: None,
