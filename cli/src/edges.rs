@@ -28,7 +28,11 @@ pub(crate) fn client() -> anyhow::Result<Client> {
 
 /// The administrative addresses of the edges of the running world, or of this one alone.
 pub(crate) fn of_world(state_dir: &Path, only: Option<&str>) -> Result<Vec<Url>, Failure> {
-    let record = world::find(state_dir)?;
+    let record = world::find(state_dir).map_err(|error| {
+        let Failure { error, code } = Failure::from(error);
+        let error = anyhow!("{error}; edges of no world are named with --edge-admin");
+        Failure { error, code }
+    })?;
     if let Some(edge) = only
         && !record.edges.contains_key(edge)
     {

@@ -90,6 +90,8 @@ enum Failure {
     Connect { timed_out: bool, why: String },
     /// The region closed its connection, or sent what is no answer.
     Broken(String),
+    /// The region closed a connection that it had kept, as the request came: nobody's fault.
+    Closed,
     /// The region did not answer in time.
     TooSlow,
     /// Nobody waits for the answer any more.
@@ -111,6 +113,7 @@ impl Failure {
     fn as_str(&self) -> &str {
         match self {
             Self::Connect { why, .. } | Self::Broken(why) => why,
+            Self::Closed => "the region closed a connection that had been kept",
             Self::TooSlow => "the region did not answer in time",
             Self::DeviceGone => "the device left",
         }
@@ -120,7 +123,7 @@ impl Failure {
     fn fault_of_region(&self) -> Option<&str> {
         match self {
             Self::Broken(_) | Self::TooSlow => Some(self.as_str()),
-            Self::Connect { .. } | Self::DeviceGone => None,
+            Self::Connect { .. } | Self::Closed | Self::DeviceGone => None,
         }
     }
 }
@@ -135,8 +138,15 @@ impl Gateway {
         busy: Busy,
     ) -> Forwarded {
         let mut ctx = Box::new(self.begin(busy));
-        let Some(mut asked) = self.usual(&head, client, &mut ctx) else {
-            return Forwarded::Unusual(head, ctx);
+        let mut asked = match self.usual(&head, client, &mut ctx) {
+            Ok(Some(asked)) => asked,
+            Ok(None) => return Forwarded::Unusual(head, ctx),
+            Err(what) => {
+                self.edge.metrics.refused("malformed");
+                self.done(&ctx, StatusCode::BAD_REQUEST.as_u16(), Some(what));
+                tunnel::decline(&self.edge, line.device, &Answer::bad_request(what)).await;
+                return Forwarded::Over;
+            }
         };
         if self.edge.admission.request(client.ip()).is_err() {
             // Who is refused is asked once more, and told why.
@@ -202,16 +212,18 @@ impl Gateway {
     }
 
     /// Reads a request that has nothing special about it.
-    fn usual(&self, head: &Head, client: SocketAddr, ctx: &mut Ctx) -> Option<Asked> {
+    fn usual(&self, head: &Head, client: SocketAddr, ctx: &mut Ctx) -> Result<Option<Asked>, &'static str> {
         let mut lines = [httparse::EMPTY_HEADER; LINES_MAX];
-        let request = Request::parse(&head.bytes[..head.len], &mut lines)?;
+        let Some(request) = Request::parse(&head.bytes[..head.len], &mut lines)? else {
+            return Ok(None);
+        };
         ctx.route = Route::of(request.path(), false);
         let is_usual = matches!(ctx.route, Route::Audio | Route::Models | Route::Voice | Route::Health);
         let body_bytes_max = self.edge.config.limits.body_bytes_max.min(BODY_BYTES_MAX as u64);
         if !is_usual || request.body_bytes() as u64 > body_bytes_max || request.is_grpc() {
-            return None;
+            return Ok(None);
         }
-        Some(Asked {
+        Ok(Some(Asked {
             message: request.forwarded(client.ip(), &self.edge.id),
             end: head.len + request.body_bytes(),
             asker: self.asker(
@@ -223,7 +235,7 @@ impl Gateway {
             only_reads: request.only_reads(),
             is_head: request.is_head(),
             is_last: request.is_last,
-        })
+        }))
     }
 
     /// Sends a request to a region and waits for the head of its answer.
@@ -247,8 +259,10 @@ impl Gateway {
                 in_flight.connected();
             }
             match self.exchange(line, sent, asked, &mut region).await {
-                // The region closed a connection that waited for the next request. It has no part in what follows.
-                Err(Failure::Broken(_)) if was_kept && asked.only_reads => {}
+                Err(Failure::Closed) if was_kept && asked.only_reads => {}
+                Err(Failure::Closed) if !was_kept => {
+                    return Err(Failure::Broken("the region closed the connection".to_owned()));
+                }
                 Err(failure) => return Err(failure),
                 Ok((mut response, read)) => {
                     // As long as the device has nothing of it, another region may answer.
@@ -283,8 +297,8 @@ impl Gateway {
         Err(Failure::Connect { timed_out, why })
     }
 
-    /// How long a region may be silent. What only reads is answered at once by a region that lives, and can be asked
-    /// elsewhere if it is not.
+    /// How long a region may take to begin its answer. What only reads is answered at once by a region that lives, and can be
+    /// asked elsewhere if it is not.
     fn silence(&self, asked: &Asked) -> Duration {
         let timeouts = &self.edge.config.timeouts;
         if asked.only_reads {
@@ -303,13 +317,16 @@ impl Gateway {
     ) -> Result<(Response, BytesMut), Failure> {
         let by = Instant::now() + self.silence(asked);
         match line.patience.until(by, region.write_all(&asked.message)).await {
-            Some(written) => written.map_err(|error| Failure::broken(&error))?,
+            Some(written) => written.map_err(|_| Failure::Closed)?,
             None => return Err(Failure::TooSlow),
         }
         let mut read = BytesMut::with_capacity(FIRST_READ_BYTES);
         loop {
-            if poll_read(line, sent, asked.end, region, &mut read, by, FIRST_READ_BYTES).await? == 0 {
-                return Err(Failure::Broken("the region closed the connection".to_owned()));
+            match poll_read(line, sent, asked.end, region, &mut read, by, FIRST_READ_BYTES).await {
+                Ok(0) | Err(Failure::Broken(_)) if read.is_empty() => return Err(Failure::Closed),
+                Ok(0) => return Err(Failure::Broken("the region closed the connection".to_owned())),
+                Ok(_) => {}
+                Err(failure) => return Err(failure),
             }
             while let Some(response) = Response::parse(&read, asked.is_head)? {
                 read.advance(response.len);
@@ -418,7 +435,7 @@ impl Gateway {
         read.advance(*begun);
         self.write(line, &response.returned).await?;
         while !response.body.is_done() {
-            let by = Instant::now() + self.silence(asked);
+            let by = Instant::now() + self.edge.config.timeouts.answer.0;
             if poll_read(line, sent, asked.end, region, read, by, READ_BYTES).await? == 0 {
                 if matches!(response.body, Body::UntilClose) {
                     break;

@@ -15,8 +15,7 @@ use crate::head::{LINES_MAX, path_of};
 
 /// Headers that the edge writes itself, or that concern one hop only (RFC 9110 §7.6.1), or that it declines: without
 /// `Sec-WebSocket-Extensions` no compression is negotiated, so frames can be relayed verbatim and their bits checked.
-/// What a device says about where it comes from is no evidence, so `X-Forwarded-For` is written anew.
-const NOT_FORWARDED: [&str; 16] = [
+const NOT_FORWARDED: [&str; 15] = [
     "connection",
     "upgrade",
     "keep-alive",
@@ -27,13 +26,14 @@ const NOT_FORWARDED: [&str; 16] = [
     "transfer-encoding",
     "content-length",
     "sec-websocket-extensions",
-    "x-forwarded-for",
     "meridian-edge",
     words::HEADER,
     words::RESUME_HEADER,
     words::LOAD_HEADER,
     words::TURNS_HEADER,
 ];
+/// What a device says about where it comes from is no evidence; `X-Forwarded-For` is written anew.
+pub const HEARSAY: [&str; 4] = ["x-forwarded-for", "x-forwarded-host", "x-real-ip", "forwarded"];
 /// Headers of an answer that the device gets from the edge or not at all.
 const NOT_RETURNED: [&str; 9] = [
     "content-length",
@@ -52,7 +52,8 @@ const CHUNK_LINES_BYTES_MAX: usize = 8 << 10;
 /// Writes the headers of a request that concern the region, each on a line.
 pub fn forward_headers<'h>(bytes: &mut Vec<u8>, headers: impl Iterator<Item = (&'h str, &'h [u8])>) {
     for (name, value) in headers {
-        if !NOT_FORWARDED.iter().any(|not| name.eq_ignore_ascii_case(not)) {
+        let mut not_forwarded = NOT_FORWARDED.iter().chain(&HEARSAY);
+        if !not_forwarded.any(|not| name.eq_ignore_ascii_case(not)) {
             write_line(bytes, name, value);
         }
     }
@@ -80,11 +81,22 @@ pub struct Request<'h, 'l> {
 
 impl<'h, 'l> Request<'h, 'l> {
     /// Reads a whole head; `None` for one that is not as simple as it could be.
-    pub fn parse(head: &'h [u8], lines: &'l mut [httparse::Header<'h>; LINES_MAX]) -> Option<Self> {
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it, where others could understand it in another way.
+    pub fn parse(
+        head: &'h [u8],
+        lines: &'l mut [httparse::Header<'h>; LINES_MAX],
+    ) -> Result<Option<Self>, &'static str> {
         let mut request = httparse::Request::new(lines);
-        request.parse(head).ok()?.is_complete().then_some(())?;
-        let (method, target) = (request.method?, request.path?);
-        let is_plain = request.version? == 1 && target.starts_with('/') && method != "CONNECT";
+        let parsed = request.parse(head);
+        let (Ok(httparse::Status::Complete(_)), Some(method), Some(target)) = (parsed, request.method, request.path)
+        else {
+            return Ok(None);
+        };
+        let is_http11 = request.version == Some(1);
+        let mut is_plain = is_http11 && target.starts_with('/') && method != "CONNECT";
         let mut this = Self {
             method,
             target,
@@ -92,28 +104,41 @@ impl<'h, 'l> Request<'h, 'l> {
             content_length: None,
             is_last: false,
         };
-        let mut hosts = 0;
+        let (mut hosts, mut is_chunked) = (0, false);
         for line in this.lines {
             let is = |name: &str| line.name.eq_ignore_ascii_case(name);
             // The lengths of these names tell nearly all others apart without a look at a letter.
             if is("host") {
                 hosts += 1;
             } else if is("content-length") {
-                this.content_length = Some(length(line.value).filter(|_| this.content_length.is_none())?);
-            } else if is("connection") {
-                let value = std::str::from_utf8(line.value).ok()?;
-                for token in value.split(',').map(str::trim) {
-                    match token {
-                        _ if token.eq_ignore_ascii_case("close") => this.is_last = true,
-                        _ if token.eq_ignore_ascii_case("keep-alive") => {}
-                        _ => return None,
-                    }
+                let length = length(line.value).ok_or("Content-Length is not a number of bytes")?;
+                if this.content_length.replace(length).is_some() {
+                    return Err("a request has one Content-Length");
                 }
-            } else if is("transfer-encoding") || is("expect") || is("upgrade") {
-                return None;
+            } else if is("connection") {
+                this.is_last |= has_token(line, "close");
+                let known =
+                    |token: &[u8]| token.eq_ignore_ascii_case(b"close") || token.eq_ignore_ascii_case(b"keep-alive");
+                is_plain &= line
+                    .value
+                    .split(|byte| *byte == b',')
+                    .all(|token| known(token.trim_ascii()));
+            } else if is("transfer-encoding") {
+                if is_chunked || !line.value.trim_ascii().eq_ignore_ascii_case(b"chunked") {
+                    return Err("the only Transfer-Encoding of a request is chunked");
+                }
+                is_chunked = true;
+            } else if is("expect") || is("upgrade") {
+                is_plain = false;
             }
         }
-        (is_plain && hosts == 1).then_some(this)
+        if hosts > 1 || (hosts == 0 && is_http11) {
+            return Err("a request has one Host");
+        }
+        if is_chunked && this.content_length.is_some() {
+            return Err("a request has a Content-Length or a Transfer-Encoding");
+        }
+        Ok((is_plain && hosts == 1 && !is_chunked).then_some(this))
     }
 
     /// Where it asks.
@@ -403,28 +428,33 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn forwarded(text: &str) -> Option<String> {
+    fn forwarded(text: &str) -> Result<Option<String>, &'static str> {
         let mut lines = [httparse::EMPTY_HEADER; LINES_MAX];
-        let request = Request::parse(text.as_bytes(), &mut lines)?;
+        let Some(request) = Request::parse(text.as_bytes(), &mut lines)? else {
+            return Ok(None);
+        };
         let bytes = request.forwarded("1.2.3.4".parse().unwrap(), &EdgeId::new("edge-dub").unwrap());
-        Some(String::from_utf8(bytes).unwrap())
+        Ok(Some(String::from_utf8(bytes).unwrap()))
     }
 
     #[test]
     fn a_request_is_forwarded_with_our_word_on_the_client() {
         let text = "POST /v1/audio/speech?a=b HTTP/1.1\r\nHost: voice\r\nConnection: keep-alive\r\nTE: trailers\r\n\
-                    X-Forwarded-For: 6.6.6.6\r\nMeridian-Load: 1\r\ncontent-length: 5\r\nAccept: */*\r\n\r\n";
+                    X-Forwarded-For: 6.6.6.6\r\nForwarded: for=6.6.6.6\r\nMeridian-Load: 1\r\ncontent-length: 5\r\n\
+                    Accept: */*\r\n\r\n";
         assert_eq!(
-            forwarded(text).unwrap(),
+            forwarded(text).unwrap().unwrap(),
             "POST /v1/audio/speech?a=b HTTP/1.1\r\nHost: voice\r\nAccept: */*\r\nContent-Length: 5\r\n\
              X-Forwarded-For: 1.2.3.4\r\nMeridian-Edge: edge-dub\r\nmeridian-load: 1\r\n\r\n"
         );
     }
 
+    fn with(line: &str) -> Result<bool, &'static str> {
+        forwarded(&format!("POST / HTTP/1.1\r\nHost: voice\r\n{line}\r\n")).map(|it| it.is_some())
+    }
+
     #[test]
-    fn what_could_be_understood_in_two_ways_is_not_simple() {
-        let simple = |line: &str| forwarded(&format!("POST / HTTP/1.1\r\nHost: voice\r\n{line}\r\n")).is_some();
-        assert!(simple("") && simple("Content-Length: 0\r\n") && simple("Connection: Keep-Alive, close\r\n"));
+    fn what_others_could_understand_in_another_way_is_refused() {
         for line in [
             "Host: other\r\n",
             "Content-Length: 1\r\nContent-Length: 1\r\n",
@@ -432,18 +462,36 @@ mod tests {
             "Content-Length: 1, 1\r\n",
             "Content-Length:\r\n",
             "Content-Length: 99999999999999999999999\r\n",
+            "Content-Length: 1\r\nTransfer-Encoding: chunked\r\n",
+            "Transfer-Encoding: xchunked\r\n",
+            "Transfer-Encoding: gzip, chunked\r\n",
+            "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+        ] {
+            assert!(with(line).is_err(), "{line:?}");
+        }
+        assert!(forwarded("GET / HTTP/1.1\r\n\r\n").is_err());
+    }
+
+    #[test]
+    fn what_is_not_as_simple_as_it_could_be_is_for_others() {
+        for line in ["", "Content-Length: 0\r\n", "Connection: Keep-Alive, close\r\n"] {
+            assert_eq!(with(line), Ok(true), "{line:?}");
+        }
+        for line in [
             "Transfer-Encoding: chunked\r\n",
-            "Content-Length: 1\r\nTransfer-Encoding: identity\r\n",
             "Expect: 100-continue\r\n",
             "Connection: upgrade\r\nUpgrade: h2c\r\n",
-            "Connection: Content-Length\r\nContent-Length: 1\r\n",
+            "Connection: X-Hop\r\nX-Hop: 1\r\n",
         ] {
-            assert!(!simple(line), "{line:?}");
+            assert_eq!(with(line), Ok(false), "{line:?}");
         }
-        assert_eq!(forwarded("GET / HTTP/1.0\r\nHost: voice\r\n\r\n"), None);
-        assert_eq!(forwarded("GET / HTTP/1.1\r\n\r\n"), None);
-        assert_eq!(forwarded("CONNECT / HTTP/1.1\r\nHost: voice\r\n\r\n"), None);
-        assert_eq!(forwarded("GET http://other/ HTTP/1.1\r\nHost: voice\r\n\r\n"), None);
+        for text in [
+            "GET / HTTP/1.0\r\n\r\n",
+            "CONNECT / HTTP/1.1\r\nHost: voice\r\n\r\n",
+            "GET http://other/ HTTP/1.1\r\nHost: voice\r\n\r\n",
+        ] {
+            assert_eq!(forwarded(text), Ok(None), "{text:?}");
+        }
     }
 
     fn response(text: &str) -> Result<Option<Response>, Broken> {

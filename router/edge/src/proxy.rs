@@ -38,7 +38,7 @@ use crate::{
     edge::session_key,
     grpc,
     head::{REALTIME, USER, bearer, query},
-    hedge,
+    hedge, http1,
     requests::{Group, InFlight, Requests, Serving},
     sessions::Busy,
 };
@@ -341,8 +341,9 @@ impl Gateway {
     }
 
     pub(crate) fn sign_request(&self, session: &Session, request: &mut RequestHeader) -> Result<()> {
-        // What a device says about where it comes from is no evidence.
-        request.remove_header("X-Forwarded-For");
+        for name in http1::HEARSAY {
+            request.remove_header(name);
+        }
         if let Some(client) = session.client_addr().and_then(|client| client.as_inet()) {
             request.insert_header("X-Forwarded-For", client.ip().to_string())?;
         }

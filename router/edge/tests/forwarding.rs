@@ -321,6 +321,80 @@ async fn a_connection_that_the_region_closed_meanwhile_is_nobody_s_failure() {
 }
 
 #[tokio::test]
+async fn nor_is_it_when_the_request_cannot_be_made_again() {
+    let (stack, _) = stack(async |mut tcp: TcpStream| {
+        if request(&mut tcp).await.is_some() {
+            say(&mut tcp, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi").await;
+            request(&mut tcp).await;
+        }
+    })
+    .await;
+    let world = world(stack).await;
+    let mut tcp = connect(&world).await;
+    say(&mut tcp, GET).await;
+    assert_eq!(answer(&mut tcp).await.1, "hi");
+    say(
+        &mut tcp,
+        "POST /v1/audio/speech HTTP/1.1\r\nHost: v\r\nContent-Length: 2\r\n\r\nhi",
+    )
+    .await;
+    let (head, _) = answer(&mut tcp).await;
+    assert!(head.starts_with("HTTP/1.1 502 "), "{head}");
+    assert_eq!(world.observed()["eu-west"], (1, 0));
+}
+
+#[tokio::test]
+async fn an_answer_that_has_begun_may_pause() {
+    let next = Arc::new(Notify::new());
+    let says = next.clone();
+    let (stack, _) = stack(move |mut tcp| {
+        let says = says.clone();
+        async move {
+            request(&mut tcp).await;
+            say(&mut tcp, "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello").await;
+            says.notified().await;
+            say(&mut tcp, "world").await;
+        }
+    })
+    .await;
+    let world = World::of("timeouts.upgrade = \"50ms\"", &planned_at(&[("eu-west", stack)]).await);
+    let mut tcp = connect(&world).await;
+    say(&mut tcp, GET).await;
+    hang_means_failure(read_head(&mut tcp)).await.unwrap();
+    expect(&mut tcp, "hello").await;
+    // Longer than a region may take to begin.
+    tokio::time::sleep(std::time::Duration::from_millis(150)).await;
+    next.notify_one();
+    expect(&mut tcp, "world").await;
+}
+
+#[tokio::test]
+async fn what_others_could_understand_in_another_way_is_refused_in_words() {
+    let (stack, taken) = stack(repeats).await;
+    let world = world(stack).await;
+    for (line, what) in [
+        ("", "one Host"),
+        ("Host: v\r\nHost: w\r\n", "one Host"),
+        ("Host: v\r\nContent-Length: x\r\n", "not a number of bytes"),
+        (
+            "Host: v\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n",
+            "a Content-Length or",
+        ),
+        ("Host: v\r\nTransfer-Encoding: xchunked\r\n", "is chunked"),
+    ] {
+        let answer = world
+            .ask(&format!("POST /v1/audio/speech HTTP/1.1\r\n{line}\r\n"))
+            .await;
+        assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains(what), "{answer}");
+    }
+    assert_eq!(taken.load(Ordering::SeqCst), 0);
+    assert_eq!(
+        world.metric("meridian_edge_refused_total{reason=\"malformed\"}"),
+        Some(5.0)
+    );
+}
+
+#[tokio::test]
 async fn what_may_have_been_done_is_not_done_twice() {
     let (stack, taken) = stack(async |mut tcp: TcpStream| drop(request(&mut tcp).await)).await;
     let world = world(stack).await;
