@@ -181,7 +181,11 @@ impl Bench {
                 ("haproxy", version("haproxy").await?),
             ]),
             measured_at_ms: daemon::clock::now(),
-            command: std::env::args().collect::<Vec<_>>().join(" "),
+            // Where it lies is nobody's business.
+            command: std::iter::once("bench-edge".to_owned())
+                .chain(std::env::args().skip(1))
+                .collect::<Vec<_>>()
+                .join(" "),
             runs,
             took_s: 0,
             http_cpu_us: Paired::default(),
