@@ -12,14 +12,20 @@ pub const BACKLOG: u32 = 4096;
 
 /// Listens there.
 pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    bind(address, false)?.listen(BACKLOG)
+}
+
+/// Claims an address, with `reuse_port` beside other processes that do the same (`SO_REUSEPORT`).
+pub fn bind(address: SocketAddr, reuse_port: bool) -> io::Result<TcpSocket> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4(),
         SocketAddr::V6(_) => TcpSocket::new_v6(),
     }?;
     // Or a restarted process would wait for the connections of its predecessor to be forgotten.
     socket.set_reuseaddr(true)?;
+    socket.set_reuseport(reuse_port)?;
     socket.bind(address)?;
-    socket.listen(BACKLOG)
+    Ok(socket)
 }
 
 #[cfg(test)]

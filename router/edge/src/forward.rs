@@ -322,7 +322,7 @@ impl Gateway {
         }
         let mut read = BytesMut::with_capacity(FIRST_READ_BYTES);
         loop {
-            match poll_read(line, sent, asked.end, region, &mut read, by, FIRST_READ_BYTES).await {
+            match read_watching(line, sent, asked.end, region, &mut read, by, FIRST_READ_BYTES).await {
                 Ok(0) | Err(Failure::Broken(_)) if read.is_empty() => return Err(Failure::Closed),
                 Ok(0) => return Err(Failure::Broken("the region closed the connection".to_owned())),
                 Ok(_) => {}
@@ -436,7 +436,7 @@ impl Gateway {
         self.write(line, &response.returned).await?;
         while !response.body.is_done() {
             let by = Instant::now() + self.edge.config.timeouts.answer.0;
-            if poll_read(line, sent, asked.end, region, read, by, READ_BYTES).await? == 0 {
+            if read_watching(line, sent, asked.end, region, read, by, READ_BYTES).await? == 0 {
                 if matches!(response.body, Body::UntilClose) {
                     break;
                 }
@@ -485,7 +485,7 @@ impl Gateway {
 }
 
 /// Reads of a region while its device is watched: one that leaves takes its question back.
-async fn poll_read(
+async fn read_watching(
     line: &mut Line<'_>,
     sent: &mut BytesMut,
     end: usize,

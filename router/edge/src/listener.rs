@@ -60,7 +60,7 @@ pub fn claim(
         let claim = match taken {
             Some(listener) => Claim::Listening(listener),
             None => {
-                let bound = bind(name.address, config.reuse_port);
+                let bound = daemon::listen::bind(name.address, config.reuse_port);
                 let is_taken = |error: &std::io::Error| error.kind() == std::io::ErrorKind::AddrInUse;
                 let remedy = match &bound {
                     Err(error) if is_taken(error) => "; --take-over replaces an edge that runs there",
@@ -80,18 +80,6 @@ pub fn claim(
         .map(|address| (Name::new("https", *address), tls));
     let claimed = plain.chain(secure).map(|(name, tls)| claim(name, tls));
     Ok(Claimed(claimed.collect::<anyhow::Result<_>>()?))
-}
-
-fn bind(address: SocketAddr, reuse_port: bool) -> std::io::Result<TcpSocket> {
-    let socket = match address {
-        SocketAddr::V4(_) => TcpSocket::new_v4(),
-        SocketAddr::V6(_) => TcpSocket::new_v6(),
-    }?;
-    // Or a restarted edge would wait for the connections of its predecessor to be forgotten.
-    socket.set_reuseaddr(true)?;
-    socket.set_reuseport(reuse_port)?;
-    socket.bind(address)?;
-    Ok(socket)
 }
 
 impl Claimed {

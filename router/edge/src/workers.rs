@@ -1,6 +1,6 @@
 //! The threads that serve devices. Each has an event loop of its own and connections that never leave it, as in nginx and
 //! HAProxy: what a connection wakes is on its own thread, and no other processor has to be interrupted. On two cores that
-//! halved the processor time of a request and took a third off a frame's (docs/benchmarks.md).
+//! took two fifths off the processor time of a request (ARCHITECTURE.md).
 
 use std::{io, num::NonZero, sync::Arc, thread};
 

@@ -70,6 +70,14 @@ async fn repeats(mut tcp: TcpStream) {
     }
 }
 
+/// Answers one request, and closes its connection as the next one comes.
+async fn answers_once(mut tcp: TcpStream) {
+    if request(&mut tcp).await.is_some() {
+        say(&mut tcp, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi").await;
+        request(&mut tcp).await;
+    }
+}
+
 async fn world(stack: SocketAddr) -> World {
     World::of("", &planned_at(&[("eu-west", stack)]).await)
 }
@@ -302,14 +310,7 @@ async fn a_head_is_all_that_is_asked_for() {
 
 #[tokio::test]
 async fn a_connection_that_the_region_closed_meanwhile_is_nobody_s_failure() {
-    let (stack, taken) = stack(async |mut tcp: TcpStream| {
-        if request(&mut tcp).await.is_some() {
-            say(&mut tcp, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi").await;
-            // The next one is read and not answered: it closed as the question came.
-            request(&mut tcp).await;
-        }
-    })
-    .await;
+    let (stack, taken) = stack(answers_once).await;
     let world = world(stack).await;
     let mut tcp = connect(&world).await;
     for turn in 1..=3 {
@@ -322,13 +323,7 @@ async fn a_connection_that_the_region_closed_meanwhile_is_nobody_s_failure() {
 
 #[tokio::test]
 async fn nor_is_it_when_the_request_cannot_be_made_again() {
-    let (stack, _) = stack(async |mut tcp: TcpStream| {
-        if request(&mut tcp).await.is_some() {
-            say(&mut tcp, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi").await;
-            request(&mut tcp).await;
-        }
-    })
-    .await;
+    let (stack, _) = stack(answers_once).await;
     let world = world(stack).await;
     let mut tcp = connect(&world).await;
     say(&mut tcp, GET).await;
