@@ -4,14 +4,18 @@
 //! answers from the newest plan it has, also after its own restart; before its first plan it does not listen at all,
 //! because resolvers remember a failure and go elsewhere when a port is closed.
 //!
-//! Sockets and replies are our own; only the message format comes from hickory. Its server would end its TCP side on one
-//! aborted connection, loses the OPT record of truncated replies, and logs every query.
+//! Sockets, replies and the message format are our own. hickory's server would end its TCP side on one aborted connection,
+//! loses the OPT record of truncated replies, and logs every query; its reader refuses a message for one option that it
+//! does not know. The tests read every reply with it.
 
 pub mod config;
+mod datagram;
 pub mod metrics;
 mod networks;
+mod places;
 pub mod reply;
 pub mod serve;
+mod wire;
 
 pub use config::Config;
 pub use metrics::Metrics;
