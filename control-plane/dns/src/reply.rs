@@ -452,6 +452,25 @@ mod tests {
         }
     }
 
+    #[test]
+    fn an_answer_for_the_service_is_not_worth_reflecting() {
+        // Nobody limits the rate of replies (docs/dns.md), so none may be much longer than its question.
+        let mut snapshot = three_primaries();
+        for edge in snapshot.topology.edges.values_mut() {
+            edge.addresses = (0..16)
+                .map(|number| std::net::Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, number).into())
+                .collect();
+        }
+        let responder = responder_of(&snapshot);
+        for kind in [RecordType::A, RecordType::AAAA, RecordType::SOA, RecordType::ANY] {
+            for name in [ZONE, "nobody.voice.meridian.test."] {
+                let question = with_edns(question(name, kind), 4096).to_vec().unwrap();
+                let reply = responder.reply(&question, CLIENT, Transport::Udp).unwrap();
+                assert!(reply.bytes.len() < 3 * question.len(), "{name} {kind}");
+            }
+        }
+    }
+
     /// A good message with something done to it: header, question, OPT.
     fn message(flags: u16, counts: [u16; 4], sections: &[&[u8]]) -> Vec<u8> {
         let mut message = 4711_u16.to_be_bytes().to_vec();
