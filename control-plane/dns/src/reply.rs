@@ -3,14 +3,16 @@
 use std::{net::IpAddr, sync::Arc};
 
 use arc_swap::ArcSwap;
+use hickory_proto::op::ResponseCode;
 use hmac::{Hmac, Mac as _};
 use sha2::Sha256;
 use steering::{Answers, Lookup, NoSuchZone, Type};
 
 use crate::{
     Networks,
+    draft::{Draft, ReplyEdns},
     metrics::{QueryType, Rcode},
-    wire::{Draft, Edns, Query, Question, ReplyEdns, class, kind},
+    wire::{Edns, Query, Question, class, kind},
 };
 
 /// Largest reply over UDP to a client that takes more than plain DNS does; larger ones may be fragmented and lost
@@ -86,10 +88,7 @@ impl Responder {
         let query = Query::read(message)?;
         // One load per question: the whole reply comes from one plan.
         let answers = self.answers.load();
-        let mut draft = Draft {
-            edns: query.edns.as_ref().map(|edns| self.edns(edns, client)),
-            ..Draft::default()
-        };
+        let mut draft = Draft::new(query.edns.as_ref().map(|edns| self.edns(edns, client)));
         let rcode = self.answer(&query, client, &answers, &mut draft);
         draft.code = code(rcode);
         let bytes_max = match (transport, &query.edns) {
@@ -98,7 +97,7 @@ impl Responder {
             (Transport::Udp, Some(edns)) => edns.payload.clamp(UDP_BYTES_PLAIN, UDP_BYTES_MAX),
         };
         Some(Reply {
-            bytes: write(&mut draft, &query, answers.zone(), bytes_max.into()),
+            bytes: write(&mut draft, &query, bytes_max.into()),
             qtype: query
                 .question
                 .as_ref()
@@ -193,8 +192,12 @@ impl Responder {
 }
 
 /// Writes a reply of at most `bytes_max`.
-fn write(draft: &mut Draft, query: &Query<'_>, zone: &str, bytes_max: usize) -> Vec<u8> {
-    let fits = |draft: &Draft| draft.write(query, zone).filter(|bytes| bytes.len() <= bytes_max);
+fn write(draft: &mut Draft, query: &Query<'_>, bytes_max: usize) -> Vec<u8> {
+    let fits = |draft: &Draft| {
+        let written = draft.write(query);
+        let written = written.inspect_err(|error| tracing::warn!(%error, "a reply cannot be written"));
+        written.ok().filter(|bytes| bytes.len() <= bytes_max)
+    };
     if let Some(bytes) = fits(draft) {
         return bytes;
     }
@@ -214,10 +217,10 @@ fn write(draft: &mut Draft, query: &Query<'_>, zone: &str, bytes_max: usize) -> 
     fits(draft).unwrap_or_else(|| bare(query.id, draft.code))
 }
 
-/// A header alone.
-fn bare(id: u16, code: u16) -> Vec<u8> {
+/// A header alone, written by hand: it is sent when writing failed.
+fn bare(id: u16, code: ResponseCode) -> Vec<u8> {
     let [high, low] = id.to_be_bytes();
-    vec![high, low, 0x80, code as u8 & 0xf, 0, 0, 0, 0, 0, 0, 0, 0]
+    vec![high, low, 0x80, code.low(), 0, 0, 0, 0, 0, 0, 0, 0]
 }
 
 fn asked(kind: u16) -> Type {
@@ -242,16 +245,15 @@ fn label(kind: u16) -> QueryType {
     }
 }
 
-/// The number of a code (RFC 6895 §2.3).
-fn code(code: Rcode) -> u16 {
+fn code(code: Rcode) -> ResponseCode {
     match code {
-        Rcode::noerror => 0,
-        Rcode::formerr => 1,
-        Rcode::nxdomain => 3,
-        Rcode::notimp => 4,
-        Rcode::refused => 5,
-        Rcode::notauth => 9,
-        Rcode::badvers => 16,
+        Rcode::noerror => ResponseCode::NoError,
+        Rcode::formerr => ResponseCode::FormErr,
+        Rcode::nxdomain => ResponseCode::NXDomain,
+        Rcode::notimp => ResponseCode::NotImp,
+        Rcode::refused => ResponseCode::Refused,
+        Rcode::notauth => ResponseCode::NotAuth,
+        Rcode::badvers => ResponseCode::BADVERS,
     }
 }
 

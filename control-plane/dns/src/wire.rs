@@ -1,14 +1,9 @@
-//! The format of DNS messages (RFC 1035 §4): what can be read of a question, and how a reply is written.
+//! Reading a query, as far as it can be read (RFC 1035 §4).
 //!
-//! Our own, because a library that reads all or nothing cannot answer what it cannot read: an error must still carry the
-//! question and the OPT record, or a resolver takes it for "no EDNS here" (RFC 6891 §7). The tests hold hickory against it.
+//! hickory reads all of a message or nothing. An error must still carry the question and the OPT record, or a resolver takes
+//! it for "no EDNS here" (RFC 6891 §7), so this reader keeps what it read before a message went wrong. hickory writes the
+//! replies (`draft.rs`).
 
-use std::sync::Arc;
-
-use steering::{Record, RecordData};
-
-/// Length of a message's header (RFC 1035 §4.1.1).
-pub(crate) const HEADER_BYTES: usize = 12;
 /// Longest name, with the lengths of its labels and its end (RFC 1035 §3.1).
 const NAME_BYTES_MAX: usize = 255;
 const LABEL_BYTES_MAX: usize = 63;
@@ -18,7 +13,6 @@ pub(crate) mod kind {
     pub(crate) const A: u16 = 1;
     pub(crate) const NS: u16 = 2;
     pub(crate) const SOA: u16 = 6;
-    pub(crate) const HINFO: u16 = 13;
     pub(crate) const AAAA: u16 = 28;
     pub(crate) const OPT: u16 = 41;
     pub(crate) const TSIG: u16 = 250;
@@ -34,13 +28,10 @@ pub(crate) mod class {
 }
 
 /// EDNS options that are answered; all others are skipped (RFC 6891 §6.1.2).
-mod option {
-    pub(super) const NSID: u16 = 3;
-    pub(super) const COOKIE: u16 = 10;
+pub(crate) mod option {
+    pub(crate) const NSID: u16 = 3;
+    pub(crate) const COOKIE: u16 = 10;
 }
-
-/// Error of a TSIG record whose key nobody here knows (RFC 8945 §3).
-const BADKEY: u16 = 17;
 
 /// What a message asks, as far as it could be read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -62,8 +53,6 @@ pub(crate) struct Query<'a> {
 /// A question.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Question<'a> {
-    /// As it was written: name, type, class.
-    pub(crate) bytes: &'a [u8],
     /// The labels of its name, from the left.
     pub(crate) name: Vec<&'a [u8]>,
     pub(crate) kind: u16,
@@ -86,10 +75,15 @@ pub(crate) struct Edns<'a> {
 /// A TSIG record (RFC 8945 §4.2): what its answer repeats.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Tsig<'a> {
-    key: &'a [u8],
-    algorithm: &'a [u8],
-    time_and_fudge: &'a [u8],
-    original_id: u16,
+    /// The labels of the key's name, from the left.
+    pub(crate) key: Vec<&'a [u8]>,
+    /// The labels of the algorithm's name, from the left.
+    pub(crate) algorithm: Vec<&'a [u8]>,
+    /// Seconds since 1970; 48 bits.
+    pub(crate) time: u64,
+    /// Seconds.
+    pub(crate) fudge: u16,
+    pub(crate) original_id: u16,
 }
 
 impl<'a> Query<'a> {
@@ -198,16 +192,18 @@ impl<'a> Tsig<'a> {
             at: 0,
         };
         let algorithm = reader.name()?;
-        let time_and_fudge = reader.bytes(8)?;
+        let time = u64::from(reader.u16()?) << 32 | u64::from(reader.u32()?);
+        let fudge = reader.u16()?;
         let mac_bytes = reader.u16()?;
         reader.bytes(mac_bytes.into())?;
         let (original_id, _error, other_bytes) = (reader.u16()?, reader.u16()?, reader.u16()?);
         reader.bytes(other_bytes.into())?;
         let is_whole = reader.at == record.data.len() && is_plain_name(algorithm);
         is_whole.then_some(Self {
-            key: record.owner,
-            algorithm,
-            time_and_fudge,
+            key: labels(record.owner),
+            algorithm: labels(algorithm),
+            time,
+            fudge,
             original_id,
         })
     }
@@ -269,12 +265,10 @@ impl<'a> Reader<'a> {
     }
 
     fn question(&mut self) -> Option<Question<'a>> {
-        let start = self.at;
         let name = self.name()?;
         let (kind, class) = (self.u16()?, self.u16()?);
         // Before the first name there is only the header, so a pointer leads to none.
         is_plain_name(name).then(|| Question {
-            bytes: &self.message[start..self.at],
             name: labels(name),
             kind,
             class,
@@ -323,218 +317,4 @@ fn labels(name: &[u8]) -> Vec<&[u8]> {
         rest = next;
     }
     labels
-}
-
-/// What a reply says. It repeats of the query what a reply repeats.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Draft {
-    pub(crate) code: u16,
-    pub(crate) is_authoritative: bool,
-    pub(crate) is_truncated: bool,
-    /// Of the name that was asked for, whatever their owner.
-    pub(crate) answers: Vec<Record>,
-    pub(crate) authorities: Vec<Record>,
-    pub(crate) additionals: Vec<Record>,
-    pub(crate) edns: Option<ReplyEdns>,
-    /// Whether to say that the key of the query's TSIG record is unknown (RFC 8945 §5.2.1).
-    pub(crate) is_bad_key: bool,
-}
-
-/// The OPT record of a reply.
-#[derive(Debug, Clone)]
-pub(crate) struct ReplyEdns {
-    pub(crate) payload: u16,
-    pub(crate) dnssec_ok: bool,
-    pub(crate) nsid: Option<Arc<[u8]>>,
-    /// Both halves.
-    pub(crate) cookie: Option<Vec<u8>>,
-}
-
-impl Draft {
-    /// The message. `None` when a name cannot be written, which no topology has.
-    pub(crate) fn write(&self, query: &Query<'_>, zone: &str) -> Option<Vec<u8>> {
-        let mut writer = Writer {
-            bytes: Vec::with_capacity(512),
-            zone,
-            zone_at: zone_in(query.question.as_ref(), zone),
-        };
-        let flag = |bit: u16, is_set: bool| if is_set { bit } else { 0 };
-        let flags = 0x8000
-            | u16::from(query.opcode) << 11
-            | flag(0x0400, self.is_authoritative)
-            | flag(0x0200, self.is_truncated)
-            | flag(0x0100, query.recursion_desired)
-            | flag(0x0010, query.checking_disabled)
-            | self.code & 0xf;
-        let tsig = query.tsig.as_ref().filter(|_| self.is_bad_key);
-        let extra = usize::from(self.edns.is_some()) + usize::from(tsig.is_some());
-        for field in [query.id, flags, u16::from(query.question.is_some())] {
-            writer.u16(field);
-        }
-        for count in [
-            self.answers.len(),
-            self.authorities.len(),
-            self.additionals.len() + extra,
-        ] {
-            writer.u16(u16::try_from(count).ok()?);
-        }
-        if let Some(question) = &query.question {
-            writer.bytes.extend(question.bytes);
-        }
-        for record in &self.answers {
-            // The name that was asked for, in the asker's own letters.
-            writer.pointer(HEADER_BYTES);
-            writer.record(record)?;
-        }
-        for record in self.authorities.iter().chain(&self.additionals) {
-            writer.name(&record.name)?;
-            writer.record(record)?;
-        }
-        if let Some(edns) = &self.edns {
-            writer.edns(edns, (self.code >> 4) as u8)?;
-        }
-        if let Some(tsig) = tsig {
-            writer.bad_key(tsig)?;
-        }
-        Some(writer.bytes)
-    }
-}
-
-/// Where the zone's name begins in a message with this question, when the question is about the zone.
-fn zone_in(question: Option<&Question<'_>>, zone: &str) -> Option<usize> {
-    let question = question?;
-    let ours = zone.split('.').count();
-    let below = question.name.len().checked_sub(ours)?;
-    let is_ours = (question.name[below..].iter())
-        .zip(zone.split('.'))
-        .all(|(asked, label)| asked.eq_ignore_ascii_case(label.as_bytes()));
-    let before: usize = question.name[..below].iter().map(|label| label.len() + 1).sum();
-    is_ours.then_some(HEADER_BYTES + before)
-}
-
-struct Writer<'a> {
-    bytes: Vec<u8>,
-    zone: &'a str,
-    zone_at: Option<usize>,
-}
-
-impl Writer<'_> {
-    fn u16(&mut self, value: u16) {
-        self.bytes.extend(value.to_be_bytes());
-    }
-
-    fn u32(&mut self, value: u32) {
-        self.bytes.extend(value.to_be_bytes());
-    }
-
-    /// "Go on reading at `offset`", which lies in the question and so within 14 bits.
-    fn pointer(&mut self, offset: usize) {
-        self.u16(0xc000 | offset as u16);
-    }
-
-    /// A name; the zone in it is a pointer to the question.
-    fn name(&mut self, name: &str) -> Option<()> {
-        let (mut rest, zone_at) = match (name.strip_suffix(self.zone), self.zone_at) {
-            (Some(below), Some(zone_at)) if below.is_empty() || below.ends_with('.') => (below, Some(zone_at)),
-            _ => (name, None),
-        };
-        while !rest.is_empty() {
-            let (label, after) = rest.split_once('.').unwrap_or((rest, ""));
-            if !(1..=LABEL_BYTES_MAX).contains(&label.len()) {
-                return None;
-            }
-            self.bytes.push(label.len() as u8);
-            self.bytes.extend(label.as_bytes());
-            rest = after;
-        }
-        match zone_at {
-            Some(zone_at) => self.pointer(zone_at),
-            None => self.bytes.push(0),
-        }
-        Some(())
-    }
-
-    /// Everything of a record but its owner.
-    fn record(&mut self, record: &Record) -> Option<()> {
-        self.u16(match record.data {
-            RecordData::A(_) => kind::A,
-            RecordData::Aaaa(_) => kind::AAAA,
-            RecordData::Ns(_) => kind::NS,
-            RecordData::Soa(_) => kind::SOA,
-            RecordData::Hinfo => kind::HINFO,
-        });
-        self.u16(class::IN);
-        self.u32(record.ttl_s);
-        self.with_length(|writer| match &record.data {
-            RecordData::A(address) => {
-                writer.bytes.extend(address.octets());
-                Some(())
-            }
-            RecordData::Aaaa(address) => {
-                writer.bytes.extend(address.octets());
-                Some(())
-            }
-            RecordData::Ns(server) => writer.name(server),
-            RecordData::Soa(soa) => {
-                writer.name(&soa.mname)?;
-                writer.name(&soa.rname)?;
-                for number in [soa.serial, soa.refresh_s, soa.retry_s, soa.expire_s, soa.minimum_s] {
-                    writer.u32(number);
-                }
-                Some(())
-            }
-            RecordData::Hinfo => {
-                writer.bytes.extend(b"\x07RFC8482\0");
-                Some(())
-            }
-        })
-    }
-
-    fn edns(&mut self, edns: &ReplyEdns, code_high: u8) -> Option<()> {
-        self.bytes.push(0);
-        self.u16(kind::OPT);
-        self.u16(edns.payload);
-        self.bytes
-            .extend([code_high, 0, if edns.dnssec_ok { 0x80 } else { 0 }, 0]);
-        self.with_length(|writer| {
-            let options = [
-                (option::NSID, edns.nsid.as_deref()),
-                (option::COOKIE, edns.cookie.as_deref()),
-            ];
-            for (code, data) in options {
-                if let Some(data) = data {
-                    writer.u16(code);
-                    writer.u16(u16::try_from(data.len()).ok()?);
-                    writer.bytes.extend(data);
-                }
-            }
-            Some(())
-        })
-    }
-
-    fn bad_key(&mut self, tsig: &Tsig<'_>) -> Option<()> {
-        self.bytes.extend(tsig.key);
-        self.u16(kind::TSIG);
-        self.u16(class::ANY);
-        self.u32(0);
-        self.with_length(|writer| {
-            writer.bytes.extend(tsig.algorithm);
-            writer.bytes.extend(tsig.time_and_fudge);
-            let (mac_bytes, other_bytes) = (0, 0);
-            for field in [mac_bytes, tsig.original_id, BADKEY, other_bytes] {
-                writer.u16(field);
-            }
-            Some(())
-        })
-    }
-
-    /// Writes data with its length before it.
-    fn with_length(&mut self, write: impl FnOnce(&mut Self) -> Option<()>) -> Option<()> {
-        let at = self.bytes.len();
-        self.u16(0);
-        write(self)?;
-        let length = u16::try_from(self.bytes.len() - at - 2).ok()?;
-        self.bytes[at..at + 2].copy_from_slice(&length.to_be_bytes());
-        Some(())
-    }
 }
