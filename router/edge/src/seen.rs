@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -195,16 +195,17 @@ impl Seen {
         self.lock().stacks.failed(stack, now, &self.policy)
     }
 
-    /// A stack lost a session or a request in the middle; `version` is that of the session's stack.
+    /// A stack lost a session or a request of `client` in the middle; `version` is that of the session's stack.
     pub fn lost(
         &self,
         region: &RegionId,
         stack: SocketAddr,
         version: Option<&str>,
+        client: Option<IpAddr>,
         why: &str,
         now: Moment,
     ) -> Option<Ejection> {
-        self.traffic.lost(region, version, why);
+        self.traffic.lost(region, version, client, why);
         self.lock().stacks.failed(stack, now, &self.policy)
     }
 
