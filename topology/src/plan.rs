@@ -276,6 +276,8 @@ pub enum ReasonCode {
     PromotionHeld,
     /// Waits: the current rollout step is held to its end.
     RolloutHold,
+    /// The clocks of a vantage and of the control plane are too far apart. Decisions go on.
+    ClockSkew,
 }
 
 impl ReasonCode {
@@ -341,6 +343,7 @@ impl ReasonCode {
             Self::PartlyMoved => "partly-moved",
             Self::PromotionHeld => "promotion-held",
             Self::RolloutHold => "rollout-hold",
+            Self::ClockSkew => "clock-skew",
         }
     }
 }
