@@ -220,11 +220,11 @@ pub enum ReasonCode {
     NoFitBackup,
     /// Refused: the backups lack headroom for the region's sessions.
     NoHeadroom,
-    /// Refused: everything looks dead, so weights are kept and people are called.
+    /// Refused: everything looks dead, so weights are kept until an operator decides.
     EverythingLooksDead,
-    /// Refused: two or more primaries turned bad together, so weights are kept and people are called.
+    /// Refused: two or more primaries turned bad together, so weights are kept until an operator decides.
     CorrelatedEvidence,
-    /// Refused: an automatic evacuation is already in force.
+    /// Refused: as many regions as automation may leave are bad or moving already.
     EvacuationLimit,
     /// Refused: too few regions would be left serving.
     RegionsServingMin,

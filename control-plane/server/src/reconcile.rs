@@ -593,7 +593,9 @@ impl Reconciler {
         }
         let planned = self.input.current.iter().flat_map(|plan| &plan.regions);
         let believed = |plan: &RegionPlan| Before::planned(plan.state == RegionState::Evacuated, plan.level);
-        planned.map(|(region, plan)| (region.clone(), believed(plan))).collect()
+        let planned = planned.map(|(region, plan)| (region.clone(), believed(plan)));
+        // What the last leader believed is more than its plan says.
+        planned.chain(self.input.memory.before()).collect()
     }
 
     fn watch(&self, now: Moment) -> Watch {
