@@ -43,10 +43,10 @@ pub struct Node {
 }
 
 /// All nodes that ever followed since the control plane started.
-#[derive(Clone, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Nodes(Arc<Mutex<Registry>>, watch::Sender<u64>);
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Registry {
     nodes: BTreeMap<NodeId, Node>,
     acknowledged: BTreeMap<PlanNumber, BTreeMap<NodeId, Moment>>,
