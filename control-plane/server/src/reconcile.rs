@@ -29,7 +29,7 @@ use verdict::{Before, Health, TickReport, Windows, judge};
 
 use crate::{
     metrics::{Label, Metrics, RegionHealth},
-    nodes::Nodes,
+    nodes::{Nodes, Recovery},
     records::{self, AuditHead, Document, DocumentKind, RecordError, State, Stored},
     sightings::Sightings,
     store::{self, Candidate, Lead, LeaderRecord, Listing, Store, StoreError, Transaction},
@@ -50,6 +50,11 @@ const LEADER_LOOK: Duration = Duration::from_secs(1);
 const STORE_LOOK: Duration = Duration::from_secs(5);
 /// How often a replica that cannot read what the store holds tries again.
 const UNREADABLE_RETRY: Duration = Duration::from_secs(2);
+/// How long a new leader lets nodes connect before it believes the majority of them about a plan that its store does not
+/// know: the first of a fleet to come back must not speak for all.
+const NODES_SETTLE: Duration = Duration::from_secs(5);
+/// Audit entries looked through for a plan that nodes hold: it is among the newest of a store that has it.
+const RECOVERY_SCANNED: u64 = 300;
 /// Requests kept while one commit is under way. It takes milliseconds, and some seconds when the store is ill.
 const KEPT_MAX: usize = 256;
 
@@ -79,8 +84,6 @@ pub enum Request {
         /// Where the answer goes.
         reply: oneshot::Sender<Result<Applied, Unanswered>>,
     },
-    /// A node holds a plan that is newer than ours.
-    Recover(Box<Plan>),
 }
 
 /// Why a request got no answer.
@@ -268,6 +271,10 @@ pub struct Reconciler {
     kept: VecDeque<Request>,
     /// A tick was judged and not decided on yet.
     is_undecided: bool,
+    /// From when on what nodes hold may be taken over.
+    settled_at: Instant,
+    /// Nodes say that they hold a newer plan, and that is not proven.
+    unproven: Option<String>,
     snapshots: watch::Sender<Option<Arc<Snapshot>>>,
     views: watch::Sender<Arc<View>>,
 }
@@ -352,6 +359,8 @@ impl Reconciler {
             progress: Progress::default(),
             kept: VecDeque::new(),
             is_undecided: false,
+            settled_at: Instant::now(),
+            unproven: None,
             snapshots: watch::Sender::new(None),
             views: watch::Sender::new(Arc::new(view)),
         })
@@ -573,7 +582,6 @@ impl Reconciler {
             Request::Observe(report) => self.observe(report),
             Request::Ask { reply, .. } | Request::Rehearse(reply) => drop(reply.send(Err(not_leading))),
             Request::Apply { reply, .. } => drop(reply.send(Err(not_leading))),
-            Request::Recover(_) => {}
         }
     }
 
@@ -582,6 +590,7 @@ impl Reconciler {
         self.input.epoch = term.lead.epoch();
         self.read_state(&mut term).await?;
         self.role = Role::Leading;
+        self.settled_at = Instant::now() + NODES_SETTLE;
         self.recent = self.input.current.clone().into_iter().collect();
         self.metrics.leading.set(1);
         let mut refusals = self.nodes.refusals();
@@ -775,7 +784,12 @@ impl Reconciler {
     fn until_due(&self, now: Moment) -> Duration {
         let close = self.next_judgement(now);
         let due = next_wake(&self.input, now).map_or(close, |wake| wake.min(close));
-        due.since(now).max(Duration::from_millis(5))
+        let mut wait = due.since(now);
+        let settles = self.settled_at.saturating_duration_since(Instant::now());
+        if !settles.is_zero() && self.nodes.recovery(self.number()).is_some() {
+            wait = wait.min(settles);
+        }
+        wait.max(Duration::from_millis(5))
     }
 
     /// Judges the newest closed tick once all vantages reported on it, or when they had their time; whether it did.
@@ -902,17 +916,6 @@ impl Reconciler {
                 drop(reply.send(applied.map_err(|error| unanswered(term.lead, error))));
                 return Ok(failed.map_or(Ok(()), Err));
             }
-            Some(Request::Recover(recovered)) => {
-                let ours = self.input.current.as_ref().map(Plan::number).unwrap_or_default();
-                if recovered.number() > ours {
-                    let input = Input {
-                        recovered: Some(*recovered),
-                        ..self.fresh_input()
-                    };
-                    let outcome = self.commit(term, planning::PLANNER, now, input, vec![]).await?;
-                    return Ok(outcome.map(drop));
-                }
-            }
         }
         Ok(Ok(()))
     }
@@ -1016,9 +1019,51 @@ impl Reconciler {
     }
 
     async fn decide(&mut self, term: &mut Term<'_>, now: Moment) -> Result<Result<(), StoreError>, Ended> {
-        let input = self.fresh_input();
+        let recovered = match self.recovered(term).await? {
+            Ok(recovered) => recovered,
+            Err(error) => return Ok(Err(error)),
+        };
+        let input = Input {
+            recovered,
+            ..self.fresh_input()
+        };
         let outcome = self.commit(term, planning::PLANNER, now, input, vec![]).await?;
         Ok(outcome.map(drop))
+    }
+
+    /// A plan that the store forgot and nodes proved. Where the audit log still has a plan of that number it must be the
+    /// same one.
+    async fn recovered(&mut self, term: &mut Term<'_>) -> Result<Result<Option<Plan>, StoreError>, Ended> {
+        let ours = self.number();
+        self.unproven = None;
+        let plan = match self.nodes.recovery(ours) {
+            None => return Ok(Ok(None)),
+            Some(Recovery::Proven(plan)) if Instant::now() >= self.settled_at => plan,
+            Some(Recovery::Proven(_)) => return Ok(Ok(None)),
+            Some(Recovery::Unproven(text)) => {
+                self.unproven = Some(text);
+                return Ok(Ok(None));
+            }
+        };
+        let (store, number) = (self.store.clone(), plan.number());
+        let decided = async move {
+            let is_it = |entry: &audit::Entry| entry.plan.as_ref().map(Plan::number) == Some(number);
+            records::newest_audit(store.as_ref(), 1, RECOVERY_SCANNED, is_it).await
+        };
+        match self.meanwhile(term, Requests::Wait, decided).await? {
+            Err(error) => Ok(Err(error.into())),
+            Ok(entries) if entries.iter().all(|entry| entry.plan.as_ref() == Some(&*plan)) => Ok(Ok(Some(*plan))),
+            Ok(_) => {
+                tracing::error!(%number, "nodes hold a plan that the audit log contradicts; it is not taken over");
+                self.nodes.refute(&plan);
+                Ok(Ok(None))
+            }
+        }
+    }
+
+    /// The plan in force.
+    fn number(&self) -> PlanNumber {
+        self.input.current.as_ref().map(Plan::number).unwrap_or_default()
     }
 
     /// One decision: `plan()`; then the plan, what is to be remembered, and the audit entry are written in one transaction
@@ -1235,6 +1280,7 @@ impl Reconciler {
             newer
         });
         if is_news {
+            self.nodes.published(number);
             self.progress.published = Some((number, daemon::clock::now()));
         }
     }
@@ -1244,9 +1290,19 @@ impl Reconciler {
         self.metrics
             .plan_generation
             .set(i64::try_from(generation).unwrap_or(i64::MAX));
+        let mut report = self.last_report.clone();
+        if let Some(text) = self.unproven.as_ref().filter(|_| self.role == Role::Leading) {
+            report.waiting.push(Reason {
+                code: ReasonCode::PlanUnproven,
+                region: None,
+                text: text.clone(),
+                evidence: vec![],
+                until: None,
+            });
+        }
         self.views.send_replace(Arc::new(View {
             input: self.input.clone(),
-            report: self.last_report.clone(),
+            report,
             topology: self.documents.0.clone(),
             policy: self.documents.1.clone(),
             role: self.role.clone(),

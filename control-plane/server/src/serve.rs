@@ -112,7 +112,6 @@ pub async fn serve(process: daemon::Process, config: Config) -> anyhow::Result<(
         snapshots,
         newest: Newest::default(),
         views: views.clone(),
-        inbox: inbox.clone(),
         nodes: nodes.clone(),
         metrics: metrics.clone(),
         stop: stop.clone(),
