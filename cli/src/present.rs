@@ -23,6 +23,7 @@ pub(crate) fn status(status: &v1::StatusReply, output: Output) -> String {
             "regions": status.regions.iter().map(region_json).collect::<Vec<_>>(),
             "edges": status.edges.iter().map(|edge| json!({
                 "edge": edge.edge, "state": edge.state, "addresses": edge.addresses, "port": edge.port,
+                "heard_at_ms": edge.heard_at_ms, "lost_since_ms": edge.lost_since_ms,
             })).collect::<Vec<_>>(),
             "nodes": status.nodes.iter().map(node_json).collect::<Vec<_>>(),
             "waiting": status.waiting.iter().map(reason_json).collect::<Vec<_>>(),
@@ -80,12 +81,13 @@ pub(crate) fn status(status: &v1::StatusReply, output: Output) -> String {
     }
     let _ = writeln!(text, "{}\n", plain(&regions));
 
-    let mut edges = table(["EDGE", "DNS", "ADDRESSES"]);
+    let mut edges = table(["EDGE", "DNS", "HEARD", "ADDRESSES"]);
     for edge in &status.edges {
         let addresses: Vec<String> = (edge.addresses.iter())
             .map(|address| socket(address, edge.port))
             .collect();
-        edges.add_row([&edge.edge, &edge.state, &addresses.join(" ")]);
+        let heard = ago(edge.heard_at_ms, status.now_ms);
+        edges.add_row([&edge.edge, &edge.state, &heard, &addresses.join(" ")]);
     }
     let _ = writeln!(text, "{}\n", plain(&edges));
     let _ = writeln!(text, "{}", nodes(&status.nodes, status.now_ms, number.generation));
@@ -663,6 +665,7 @@ mod tests {
                 state: "serving".into(),
                 addresses: vec!["127.0.1.1".into(), "::1".into()],
                 port: 8080,
+                ..Default::default()
             }],
             leader: "control-plane".into(),
             ..Default::default()

@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
-use topology::{Intent, IntentKind, Moment, RegionId};
+use topology::{EdgeId, Intent, IntentKind, Moment, RegionId};
 
 use crate::Penalty;
 
@@ -31,6 +31,9 @@ pub struct Memory {
     pub arrivals: BTreeMap<RegionId, Arrivals>,
     /// The last plan that was taken back because nodes refused it, while automation rests.
     pub taken_back: Option<TakenBack>,
+    /// Edges that DNS does not name because nothing is heard of them, and since when.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub lost_edges: BTreeMap<EdgeId, Moment>,
 }
 
 /// Sessions sent to a region that are still coming.

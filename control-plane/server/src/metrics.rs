@@ -59,6 +59,9 @@ pub const FROZEN: &str = "meridian_control_plane_frozen";
 pub const REGIONS_HELD: &str = "meridian_control_plane_regions_held";
 /// Primaries that are down and still have sessions planned for them.
 pub const REGIONS_DOWN_UNMOVED: &str = "meridian_control_plane_regions_down_and_not_moved";
+/// Edges that DNS does not name because nothing is heard of them.
+pub const EDGES_LOST: &str = "meridian_control_plane_edges_lost";
+
 /// What the newest view says, read whenever somebody asks: the same view that `status` and readiness are made from.
 #[derive(Debug)]
 pub struct ViewMetrics(pub watch::Receiver<Arc<View>>, pub Nodes);
@@ -120,6 +123,11 @@ impl Collector for ViewMetrics {
                 REGIONS_HELD,
                 "regions that a safety rule holds where they are",
                 held.len() as f64,
+            ),
+            (
+                EDGES_LOST,
+                "edges that DNS does not name because nothing is heard of them",
+                input.memory.lost_edges.len() as f64,
             ),
             (
                 REGIONS_DOWN_UNMOVED,

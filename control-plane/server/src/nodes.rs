@@ -301,6 +301,14 @@ impl Nodes {
         })
     }
 
+    /// Whether a node follows plans now.
+    pub fn is_connected(&self, id: &str) -> bool {
+        let registry = self.registry();
+        let id = NodeId::new(id).ok();
+        id.and_then(|id| registry.nodes.get(&id).map(|node| node.connections > 0))
+            .unwrap_or_default()
+    }
+
     /// Every node as it is now.
     pub fn all(&self) -> BTreeMap<NodeId, Node> {
         self.registry().nodes.clone()

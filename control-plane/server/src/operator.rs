@@ -741,9 +741,16 @@ fn edges(view: &View) -> Vec<v1::EdgeStatus> {
         .as_ref()
         .map(|plan| plan.edges.clone())
         .unwrap_or_default();
+    let lost = &view.input.memory.lost_edges;
+    let state = |edge: &topology::EdgeId| match states.get(edge) {
+        Some(_) if lost.contains_key(edge) => "lost".to_owned(),
+        state => state.map(ToString::to_string).unwrap_or_default(),
+    };
     let edge = |edge: &topology::Edge| v1::EdgeStatus {
+        heard_at_ms: view.edges.get(&edge.id).map_or(0, |seen| seen.heard_at.0),
+        lost_since_ms: lost.get(&edge.id).map_or(0, |since| since.0),
         edge: edge.id.to_string(),
-        state: states.get(&edge.id).map(ToString::to_string).unwrap_or_default(),
+        state: state(&edge.id),
         addresses: edge.addresses.iter().map(ToString::to_string).collect(),
         port: u32::from(edge.port),
     };

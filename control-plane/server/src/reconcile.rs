@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use planning::{Action, Input, Outcome, Phase, Report, audit, next_wake, plan};
+use planning::{Action, EdgeSeen, Input, Outcome, Phase, Report, audit, next_wake, plan};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinSet,
@@ -22,12 +22,13 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use topology::{
-    Intent, IntentKind, Moment, NodeId, Plan, PlanNumber, Policy, Reason, ReasonCode, RegionId, RegionPlan,
+    EdgeId, Intent, IntentKind, Moment, NodeId, Plan, PlanNumber, Policy, Reason, ReasonCode, RegionId, RegionPlan,
     RegionState, Rule, Snapshot, Tick, Topology, snapshot::SNAPSHOT_SCHEMA,
 };
 use verdict::{Before, Health, TickReport, Windows, judge};
 
 use crate::{
+    heard::{self, Heard},
     metrics::{Label, Metrics, RegionHealth},
     nodes::{Nodes, Recovery},
     records::{self, AuditHead, Document, DocumentKind, RecordError, State, Stored},
@@ -136,6 +137,8 @@ pub struct View {
     pub role: Role,
     /// How far deciding got, and what stops it.
     pub progress: Progress,
+    /// What was heard of every edge as a process.
+    pub edges: BTreeMap<EdgeId, EdgeSeen>,
 }
 
 /// How far each step of deciding got. Status, readiness and metrics read nothing else, so that they cannot contradict each
@@ -254,6 +257,7 @@ pub struct Reconciler {
     metrics: Metrics,
     windows: Windows,
     sightings: Sightings,
+    heard: Heard,
     /// Newest tick that was judged.
     judged: Tick,
     input: Input,
@@ -339,6 +343,7 @@ impl Reconciler {
             policy: documents.1.clone(),
             role: role.clone(),
             progress: Progress::default(),
+            edges: BTreeMap::new(),
         };
         Ok(Self {
             settings,
@@ -347,6 +352,7 @@ impl Reconciler {
             metrics,
             windows: Windows::default(),
             sightings: Sightings::default(),
+            heard: Heard::since(daemon::clock::now()),
             judged: Tick(0),
             input,
             documents,
@@ -871,6 +877,11 @@ impl Reconciler {
             return;
         }
         let vantage = report.vantage.to_string();
+        if let Ok(edge) = EdgeId::new(&vantage) {
+            // Also one whose clock is wrong lives.
+            self.heard
+                .hear(&edge, self.input.policy.edges.lost_after, daemon::clock::now());
+        }
         let last_closed = daemon::clock::now().tick().back(1);
         let (tick, mut report) = (report.tick, report);
         let (replication, versions) = (take(&mut report.replication), take(&mut report.versions));
@@ -1015,7 +1026,25 @@ impl Reconciler {
         self.input.refusal = self.nodes.refusal(number, &self.recent);
         self.input.rollout = self.sightings.rollout(current);
         self.input.replication = self.sightings.lags();
+        let now = daemon::clock::now();
+        let mut edges = self.hear_edges(now);
+        let lost = &self.input.memory.lost_edges;
+        edges.retain(|edge, seen| lost.contains_key(edge) || heard::matters(seen, now));
+        self.input.edges = edges;
         self.input.clone()
+    }
+
+    /// What was heard of edges; those that follow plans are heard of now.
+    fn hear_edges(&mut self, now: Moment) -> BTreeMap<EdgeId, EdgeSeen> {
+        let Input { topology, policy, .. } = &self.input;
+        for edge in topology
+            .edges
+            .keys()
+            .filter(|edge| self.nodes.is_connected(edge.as_str()))
+        {
+            self.heard.hear(edge, policy.edges.lost_after, now);
+        }
+        self.heard.all(topology, now)
     }
 
     async fn decide(&mut self, term: &mut Term<'_>, now: Moment) -> Result<Result<(), StoreError>, Ended> {
@@ -1285,11 +1314,12 @@ impl Reconciler {
         }
     }
 
-    fn publish_view(&self) {
+    fn publish_view(&mut self) {
         let generation = self.input.current.as_ref().map_or(0, |plan| plan.generation);
         self.metrics
             .plan_generation
             .set(i64::try_from(generation).unwrap_or(i64::MAX));
+        let edges = self.hear_edges(daemon::clock::now());
         let mut report = self.last_report.clone();
         if let Some(text) = self.unproven.as_ref().filter(|_| self.role == Role::Leading) {
             report.waiting.push(Reason {
@@ -1307,6 +1337,7 @@ impl Reconciler {
             policy: self.documents.1.clone(),
             role: self.role.clone(),
             progress: self.progress.clone(),
+            edges,
         }));
     }
 }

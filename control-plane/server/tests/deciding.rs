@@ -25,7 +25,7 @@ use server::{
 use tempfile::TempDir;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
-use topology::{EdgeId, Intent, IntentKind, Moment, NodeId, RegionId, Tick};
+use topology::{EdgeId, EdgeState, Intent, IntentKind, Moment, NodeId, ReasonCode, RegionId, Tick};
 use verdict::{ReplicationLag, TickReport};
 
 /// Far longer than anything here takes; only a hang gets this far.
@@ -109,6 +109,11 @@ impl Drop for Leader {
 
 impl Leader {
     async fn start() -> Self {
+        Self::start_by("").await
+    }
+
+    /// By this policy.
+    async fn start_by(policy: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let store = Arc::new(OddStore {
             store: Mutex::new(Embedded::open(&folder.path().join("store")).unwrap()),
@@ -128,7 +133,7 @@ impl Leader {
                 DocumentKind::Topology,
                 include_str!("../../../topology/testdata/three-primaries.toml"),
             ),
-            policy: document(DocumentKind::Policy, ""),
+            policy: document(DocumentKind::Policy, policy),
         };
         let reconciler = Reconciler::new(settings, store.clone(), Nodes::default(), Metrics::default()).unwrap();
         let (inbox, requests) = mpsc::channel(reconcile::INBOX_LENGTH);
@@ -233,6 +238,89 @@ async fn a_store_that_takes_no_writes_is_told_before_anything_must_be_written() 
     leader.store.is_full.store(false, Ordering::Relaxed);
     leader.until(|view| view.progress.unwritten.is_none()).await;
     leader.insist("drain", drain_iad()).await;
+}
+
+/// An edge that reports again and again, whatever its reports say, until it is dropped.
+struct LivingEdge(tokio::task::JoinHandle<()>);
+
+impl Drop for LivingEdge {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl LivingEdge {
+    fn of(leader: &Leader, name: &str) -> Self {
+        let (inbox, name) = (leader.inbox.clone(), NodeId::new(name).unwrap());
+        Self(tokio::spawn(async move {
+            loop {
+                let closed = daemon::clock::now().tick().back(1);
+                let report = TickReport::new(name.clone(), closed, vec![]);
+                if inbox.send(Request::Observe(report)).await.is_err() {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edge_that_is_not_heard_of_leaves_dns_and_returns_and_never_do_all() {
+    let leader = Leader::start_by("[edges]\nlost_after = \"20s\"\nreturned_after = \"5s\"").await;
+    let edges: Vec<EdgeId> = leader.views.borrow().input.topology.edges.keys().cloned().collect();
+    let (lost, others) = edges.split_first().unwrap();
+    let alive: Vec<LivingEdge> = others
+        .iter()
+        .map(|edge| LivingEdge::of(&leader, edge.as_str()))
+        .collect();
+    let state = |view: &View| view.input.current.as_ref().unwrap().edges[lost];
+    leader.until(|view| state(view) == EdgeState::Drained).await;
+    let view = leader.views.borrow().clone();
+    let reasons = &view.input.current.as_ref().unwrap().reasons;
+    assert_eq!(reasons[0].code, ReasonCode::EdgeLost);
+    assert!(
+        reasons[0].text.contains(&format!("nothing was heard of {lost}")),
+        "{}",
+        reasons[0].text
+    );
+    assert!(view.input.memory.lost_edges.contains_key(lost));
+    let named = |view: &View| {
+        let states = view.input.current.as_ref().unwrap().edges.values();
+        states.filter(|state| **state == EdgeState::Serving).count()
+    };
+    assert_eq!(named(&view), edges.len() - 1);
+
+    let back = LivingEdge::of(&leader, lost.as_str());
+    leader.until(|view| state(view) == EdgeState::Serving).await;
+    let view = leader.views.borrow().clone();
+    assert_eq!(
+        view.input.current.as_ref().unwrap().reasons[0].code,
+        ReasonCode::EdgeReturned
+    );
+
+    // Nobody is heard of: it is rather us who are deaf.
+    drop((alive, back));
+    leader
+        .until(|view| {
+            view.report
+                .waiting
+                .iter()
+                .any(|reason| reason.code == ReasonCode::EdgeFloor)
+        })
+        .await;
+    assert_eq!(named(&leader.views.borrow()), edges.len());
+    let entries = leader.audit().await;
+    let mut documents = audit::Documents::default();
+    for (key, entry) in leader.store.list(records::DOCUMENTS).await.unwrap().entries {
+        let version = key[records::DOCUMENTS.len()..].to_owned();
+        documents
+            .insert(version, String::from_utf8(entry.value).unwrap())
+            .unwrap();
+    }
+    for entry in &entries {
+        documents.replay(entry).unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
