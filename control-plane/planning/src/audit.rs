@@ -8,11 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use topology::{Moment, NodeId, Plan, Policy, Reason, RegionId, Snapshot, Topology, snapshot::SNAPSHOT_SCHEMA};
+use topology::{EdgeId, Moment, NodeId, Plan, Policy, Reason, RegionId, Snapshot, Topology, snapshot::SNAPSHOT_SCHEMA};
 use verdict::Verdict;
 
 use crate::{
-    Input, Lag, Memory, Outcome, Refusal, Report, RolloutSeen,
+    EdgeSeen, Input, Lag, Memory, Outcome, Refusal, Report, RolloutSeen,
     input::{REFUSALS_QUOTED, quoted},
     plan,
 };
@@ -78,6 +78,9 @@ pub struct Recorded {
     pub rollout: Option<RolloutSeen>,
     /// As in [`Input`], with as many of the nodes' words as a decision repeats.
     pub refusal: Option<Refusal>,
+    /// As in [`Input`].
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub edges: BTreeMap<EdgeId, EdgeSeen>,
     /// As in [`Input`], without its reasons.
     pub recovered: Option<Plan>,
     /// As in [`Input`].
@@ -97,6 +100,7 @@ impl Recorded {
             replication,
             rollout,
             refusal,
+            edges,
             recovered,
             epoch,
         } = input.clone();
@@ -113,6 +117,7 @@ impl Recorded {
             replication,
             rollout,
             refusal: refusal.map(in_few_words),
+            edges,
             recovered: recovered.map(without_reasons),
             epoch,
         }
@@ -131,6 +136,7 @@ impl Recorded {
             replication: self.replication,
             rollout: self.rollout,
             refusal: self.refusal,
+            edges: self.edges,
             recovered: self.recovered,
             epoch: self.epoch,
         }

@@ -144,6 +144,32 @@ pub enum RecordError {
     },
 }
 
+impl From<RecordError> for StoreError {
+    fn from(error: RecordError) -> Self {
+        match error {
+            RecordError::Store(error) => error,
+            RecordError::Unreadable { key, problem } => Self::Unreadable { key, problem },
+        }
+    }
+}
+
+/// Everything a leader begins with.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Stored {
+    /// What is in force; none before anything is.
+    pub state: Option<State>,
+    /// The newest audit entry, and the revision its number and hash were written by.
+    pub audit: (AuditHead, Option<u64>),
+}
+
+/// Reads everything a leader begins with.
+pub async fn read(store: &dyn Store) -> Result<Stored, RecordError> {
+    let listing = store.list(STATE).await?;
+    let audit = audit_head(store).await?;
+    let state = state(&listing)?;
+    Ok(Stored { state, audit })
+}
+
 impl RecordError {
     fn unreadable(key: &str, problem: &impl ToString) -> Self {
         Self::Unreadable {

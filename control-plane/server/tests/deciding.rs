@@ -25,17 +25,25 @@ use server::{
 use tempfile::TempDir;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
-use topology::{EdgeId, Intent, IntentKind, Moment, NodeId, RegionId, Tick};
+use topology::{EdgeId, EdgeState, Intent, IntentKind, Moment, NodeId, ReasonCode, RegionId, Tick};
 use verdict::{ReplicationLag, TickReport};
 
 /// Far longer than anything here takes; only a hang gets this far.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(40);
 
 /// An embedded store that can be replaced, and whose commits can be kept from it.
 struct OddStore {
     store: Mutex<Embedded>,
     loses: AtomicBool,
     lost: Mutex<Vec<Transaction>>,
+    /// It is read, and takes no writes.
+    is_full: AtomicBool,
+    /// Commits never end.
+    hangs: AtomicBool,
+}
+
+fn full() -> StoreError {
+    StoreError::NoSpace("a member raised the alarm NOSPACE".to_owned())
 }
 
 impl OddStore {
@@ -47,6 +55,12 @@ impl OddStore {
 #[async_trait]
 impl Store for OddStore {
     async fn commit(&self, transaction: Transaction) -> Result<u64, StoreError> {
+        if self.hangs.load(Ordering::Relaxed) {
+            return std::future::pending().await;
+        }
+        if self.is_full.load(Ordering::Relaxed) {
+            return Err(full());
+        }
         if self.loses.load(Ordering::Relaxed) {
             self.lost.lock().unwrap().push(transaction);
             let (reason, outcome) = ("no answer".into(), Outcome::Unknown);
@@ -71,6 +85,9 @@ impl Store for OddStore {
         self.store().leader().await
     }
     async fn health(&self) -> Result<Health, StoreError> {
+        if self.is_full.load(Ordering::Relaxed) {
+            return Err(full());
+        }
         self.store().health().await
     }
 }
@@ -92,11 +109,18 @@ impl Drop for Leader {
 
 impl Leader {
     async fn start() -> Self {
+        Self::start_by("").await
+    }
+
+    /// By this policy.
+    async fn start_by(policy: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let store = Arc::new(OddStore {
             store: Mutex::new(Embedded::open(&folder.path().join("store")).unwrap()),
             loses: AtomicBool::new(false),
             lost: Mutex::default(),
+            is_full: AtomicBool::new(false),
+            hangs: AtomicBool::new(false),
         });
         let document = |kind: DocumentKind, text: &str| Document::new(kind, text.to_owned(), "tester", Moment(0));
         let settings = reconcile::Settings {
@@ -109,7 +133,7 @@ impl Leader {
                 DocumentKind::Topology,
                 include_str!("../../../topology/testdata/three-primaries.toml"),
             ),
-            policy: document(DocumentKind::Policy, ""),
+            policy: document(DocumentKind::Policy, policy),
         };
         let reconciler = Reconciler::new(settings, store.clone(), Nodes::default(), Metrics::default()).unwrap();
         let (inbox, requests) = mpsc::channel(reconcile::INBOX_LENGTH);
@@ -183,6 +207,184 @@ impl Leader {
         let entries = listing.entries.values().map(|entry| entry.value.as_slice());
         audit::verify(entries, Some(&head.hash)).unwrap()
     }
+}
+
+impl Leader {
+    /// Until the newest tick is judged that was not over when this began.
+    async fn judges_another_tick(&self) {
+        let now = daemon::clock::now().tick();
+        self.until(|view| matches!(view.progress.judged, Some((tick, _)) if tick >= now))
+            .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_takes_no_writes_is_told_before_anything_must_be_written() {
+    let leader = Leader::start().await;
+    assert_eq!(leader.views.borrow().why_not_deciding(), None);
+    leader.store.is_full.store(true, Ordering::Relaxed);
+    leader.until(|view| view.progress.unwritten.is_some()).await;
+    let why = leader.views.borrow().why_not_deciding().unwrap();
+    assert!(why.starts_with("decisions cannot be written since "), "{why}");
+    assert!(why.contains("the store is full") && why.contains("make room"), "{why}");
+
+    let since = leader.views.borrow().progress.unwritten.clone().unwrap().since;
+    let refused = leader.ask("alice", "drain", drain_iad()).await;
+    assert_eq!(refused, Err(Unanswered::Store(full())));
+    leader.judges_another_tick().await;
+    let unwritten = leader.views.borrow().progress.unwritten.clone().unwrap();
+    assert_eq!(unwritten.since, since, "one trouble has one beginning");
+
+    leader.store.is_full.store(false, Ordering::Relaxed);
+    leader.until(|view| view.progress.unwritten.is_none()).await;
+    leader.insist("drain", drain_iad()).await;
+}
+
+/// An edge that reports again and again, whatever its reports say, until it is dropped.
+struct LivingEdge(tokio::task::JoinHandle<()>);
+
+impl Drop for LivingEdge {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl LivingEdge {
+    fn of(leader: &Leader, name: &str) -> Self {
+        let (inbox, name) = (leader.inbox.clone(), NodeId::new(name).unwrap());
+        Self(tokio::spawn(async move {
+            loop {
+                let closed = daemon::clock::now().tick().back(1);
+                let report = TickReport::new(name.clone(), closed, vec![]);
+                if inbox.send(Request::Observe(report.into())).await.is_err() {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edge_that_is_not_heard_of_leaves_dns_and_returns_and_never_do_all() {
+    let leader = Leader::start_by("[edges]\nlost_after = \"20s\"\nreturned_after = \"5s\"").await;
+    let edges: Vec<EdgeId> = leader.views.borrow().input.topology.edges.keys().cloned().collect();
+    let (lost, others) = edges.split_first().unwrap();
+    let alive: Vec<LivingEdge> = others
+        .iter()
+        .map(|edge| LivingEdge::of(&leader, edge.as_str()))
+        .collect();
+    let state = |view: &View| view.input.current.as_ref().unwrap().edges[lost];
+    leader.until(|view| state(view) == EdgeState::Drained).await;
+    let view = leader.views.borrow().clone();
+    let reasons = &view.input.current.as_ref().unwrap().reasons;
+    assert_eq!(reasons[0].code, ReasonCode::EdgeLost);
+    assert!(
+        reasons[0].text.contains(&format!("nothing was heard of {lost}")),
+        "{}",
+        reasons[0].text
+    );
+    assert!(view.input.memory.lost_edges.contains_key(lost));
+    let named = |view: &View| {
+        let states = view.input.current.as_ref().unwrap().edges.values();
+        states.filter(|state| **state == EdgeState::Serving).count()
+    };
+    assert_eq!(named(&view), edges.len() - 1);
+
+    let back = LivingEdge::of(&leader, lost.as_str());
+    leader.until(|view| state(view) == EdgeState::Serving).await;
+    let view = leader.views.borrow().clone();
+    assert_eq!(
+        view.input.current.as_ref().unwrap().reasons[0].code,
+        ReasonCode::EdgeReturned
+    );
+
+    // Nobody is heard of: it is rather us who are deaf.
+    drop((alive, back));
+    leader
+        .until(|view| {
+            view.report
+                .waiting
+                .iter()
+                .any(|reason| reason.code == ReasonCode::EdgeFloor)
+        })
+        .await;
+    assert_eq!(named(&leader.views.borrow()), edges.len());
+    let entries = leader.audit().await;
+    let mut documents = audit::Documents::default();
+    for (key, entry) in leader.store.list(records::DOCUMENTS).await.unwrap().entries {
+        let version = key[records::DOCUMENTS.len()..].to_owned();
+        documents
+            .insert(version, String::from_utf8(entry.value).unwrap())
+            .unwrap();
+    }
+    for entry in &entries {
+        documents.replay(entry).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_never_ends_stops_nobody_from_looking() {
+    let leader = Leader::start().await;
+    leader.store.hangs.store(true, Ordering::Relaxed);
+    let (reply, _answer) = oneshot::channel();
+    let now = daemon::clock::now();
+    let intent = Intent {
+        id: "hangs".into(),
+        kind: IntentKind::Freeze,
+        author: "alice".into(),
+        reason: "a test".into(),
+        created_at: now,
+        expires_at: now + Duration::from_secs(600),
+    };
+    let dry_run = false;
+    leader
+        .inbox
+        .send(Request::Ask { intent, dry_run, reply })
+        .await
+        .unwrap();
+    // What only asks is answered meanwhile.
+    let (reply, answer) = oneshot::channel();
+    leader.inbox.send(Request::Rehearse(reply)).await.unwrap();
+    tokio::time::timeout(PATIENCE, answer).await.unwrap().unwrap().unwrap();
+    leader.judges_another_tick().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_cannot_read_what_the_store_holds_resigns_and_says_why() {
+    let leader = Leader::start().await;
+    let store = leader.store.store();
+    let written = store.get(records::PLAN).await.unwrap().unwrap();
+    let put = |value: Vec<u8>| Transaction {
+        put: vec![(records::PLAN.to_owned(), value)],
+        ..Transaction::default()
+    };
+    // A later version wrote it, with a field that this one does not know.
+    let text = String::from_utf8(written.value.clone()).unwrap();
+    let newer = text.replacen('{', "{\"since_version_9\":1,", 1);
+    store.commit(put(newer.into_bytes())).await.unwrap();
+    // The next commit finds that the plan was changed, and reads it.
+    let refused = leader.ask("alice", "drain", drain_iad()).await;
+    assert!(
+        matches!(refused, Err(Unanswered::Store(StoreError::Conflict { .. }))),
+        "{refused:?}"
+    );
+    leader
+        .until(|view| matches!(&view.role, Role::Following(reconcile::Leader::Unfit(_))))
+        .await;
+    let view = leader.views.borrow().clone();
+    let why = view.why_not_deciding().unwrap();
+    assert!(why.contains(records::PLAN) && why.contains("since_version_9"), "{why}");
+    assert!(why.contains("start the version of Meridian that wrote it"), "{why}");
+    leader.judges_another_tick().await;
+    let refused = leader.ask("alice", "drain", drain_iad()).await;
+    assert!(matches!(refused, Err(Unanswered::NotLeading(_))), "{refused:?}");
+
+    store.commit(put(written.value)).await.unwrap();
+    leader
+        .until(|view| view.role == Role::Leading && view.progress.unwritten.is_none())
+        .await;
+    leader.insist("drain", drain_iad()).await;
 }
 
 fn drain_iad() -> IntentKind {
@@ -288,7 +490,7 @@ async fn a_vantage_whose_clock_is_ahead_hides_no_lag() {
             class: "profiles".into(),
             behind: Duration::from_secs(behind),
         }];
-        Request::Observe(report)
+        Request::Observe(report.into())
     };
     const TWO_DAYS_S: u64 = 48 * 3_600;
     for said in [

@@ -133,6 +133,14 @@ pub enum StoreError {
     /// The store is full and takes no writes; it can still be read. Nothing was written.
     #[error("the store is full: {0}")]
     NoSpace(String),
+    /// The store answers, and holds what this version of Meridian cannot read. Nothing was written.
+    #[error("{key} holds no readable document: {problem}")]
+    Unreadable {
+        /// Its key.
+        key: String,
+        /// Why.
+        problem: String,
+    },
     /// The store itself failed, or cannot do what it was asked; whether a commit happened is unknown.
     #[error("the store failed: {0}")]
     Failed(String),
