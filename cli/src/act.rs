@@ -22,7 +22,8 @@ const ASK_FOR: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Request {
-    /// Emergency: move a region's sessions to its backups now, whatever its health.
+    /// Emergency: move a region's sessions to its backups now, whatever its health. It needs no telemetry: where nobody sees
+    /// a backup, what was last known of it counts, and the answer says what speaks against the move.
     Failover {
         /// The region.
         region: String,
@@ -32,6 +33,10 @@ pub(crate) enum Request {
         /// Lose up to this much of the newest data by promoting, such as 30m, or `any`; needs a second person.
         #[arg(long, value_name = "TIME|any", value_parser = parse_loss, requires = "promote")]
         accept_loss: Option<Duration>,
+        /// Pass over the rules no-fit-backup, no-headroom and regions-serving-min: you know better than what is believed of
+        /// the backups. Needs a second person where one of them speaks against it. Data are never forced: name the loss.
+        #[arg(long)]
+        force: bool,
         #[command(flatten)]
         because: Because,
     },
@@ -233,6 +238,7 @@ async fn read(operator: &Operator, request: Request) -> Result<(Kind, Option<Dur
             region,
             promote,
             accept_loss,
+            force,
             because,
         } => {
             let accept_loss_ms = accept_loss.map(ms);
@@ -240,6 +246,7 @@ async fn read(operator: &Operator, request: Request) -> Result<(Kind, Option<Dur
                 region,
                 promote,
                 accept_loss_ms,
+                force,
             };
             (Kind::Failover(failover), None, because)
         }

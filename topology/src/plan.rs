@@ -220,11 +220,11 @@ pub enum ReasonCode {
     NoFitBackup,
     /// Refused: the backups lack headroom for the region's sessions.
     NoHeadroom,
-    /// Refused: everything looks dead, so weights are kept and people are called.
+    /// Refused: everything looks dead, so weights are kept until an operator decides.
     EverythingLooksDead,
-    /// Refused: two or more primaries turned bad together, so weights are kept and people are called.
+    /// Refused: two or more primaries turned bad together, so weights are kept until an operator decides.
     CorrelatedEvidence,
-    /// Refused: an automatic evacuation is already in force.
+    /// Refused: as many regions as automation may leave are bad or moving already.
     EvacuationLimit,
     /// Refused: too few regions would be left serving.
     RegionsServingMin,
@@ -276,6 +276,8 @@ pub enum ReasonCode {
     PromotionHeld,
     /// Waits: the current rollout step is held to its end.
     RolloutHold,
+    /// The clocks of a vantage and of the control plane are too far apart. Decisions go on.
+    ClockSkew,
 }
 
 impl ReasonCode {
@@ -341,6 +343,7 @@ impl ReasonCode {
             Self::PartlyMoved => "partly-moved",
             Self::PromotionHeld => "promotion-held",
             Self::RolloutHold => "rollout-hold",
+            Self::ClockSkew => "clock-skew",
         }
     }
 }

@@ -99,10 +99,13 @@ pub struct HealthPolicy {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FailoverPolicy {
-    /// Evacuations that may be in force by automatic decision.
+    /// Regions that may be bad or moving at once by automatic decision.
     pub automatic_max: u32,
     /// Whether two or more primaries turning bad together holds automation.
     pub correlated_hold: bool,
+    /// Primaries turn bad together when they turned from good to bad at most so many ticks apart. The gateway trigger takes
+    /// two bad ticks, and the last reports of a tick may fall into the next. What lies further apart has causes of its own.
+    pub correlated_ticks: u32,
     /// Devices of a region that is left come back within this time; it turns sessions moved into connections per second.
     pub reconnect_window: Duration,
     /// Whether a backup whose recognition, understanding or skills are too small takes the sessions at a degradation level
@@ -306,6 +309,7 @@ impl Default for FailoverPolicy {
         Self {
             automatic_max: 1,
             correlated_hold: true,
+            correlated_ticks: 3,
             reconnect_window: Duration::from_secs(10),
             degrade_to_admit: true,
         }
@@ -525,6 +529,7 @@ fn read_policy(root: &mut Section<'_>) -> Policy {
         let failover = &mut policy.failover;
         failover.automatic_max = section.in_range("automatic_max", failover.automatic_max, 0..=100);
         failover.correlated_hold = section.optional("correlated_hold", failover.correlated_hold);
+        failover.correlated_ticks = section.in_range("correlated_ticks", failover.correlated_ticks, 1..=TICKS_MAX);
         failover.reconnect_window = section.duration("reconnect_window", failover.reconnect_window);
         if failover.reconnect_window.is_zero() {
             section.report_at("reconnect_window", "devices need some time to come back");

@@ -3,6 +3,7 @@
 
 mod actions;
 pub mod audit;
+mod believed;
 mod capacity;
 mod damping;
 mod data;
@@ -16,6 +17,7 @@ mod rollout;
 mod settle;
 
 pub use actions::{Action, Arrivals, Memory, PLANNER, Phase, TakenBack};
+pub use believed::Believed;
 pub use capacity::{Load, Resource, loads};
 pub use damping::Penalty;
 pub use data::ANY_LOSS;

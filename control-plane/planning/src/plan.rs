@@ -11,11 +11,12 @@ use topology::{
     EdgeState, Intent, IntentKind, Level, Moment, Plan, Reason, ReasonCode, RegionId, RegionPlan, RegionState, Rule,
     Share, Snapshot, policy::TwoPerson, snapshot::SNAPSHOT_SCHEMA,
 };
-use verdict::{Health, correlated};
+use verdict::Health;
 
 use crate::{
     Action, Check, Input, Memory, Outcome, PLANNER, Phase, Report,
     actions::TakenBack,
+    believed::is_unseen,
     capacity::Headroom,
     input::{REFUSALS_QUOTED, quoted},
     rollout::{Judged, judge},
@@ -24,6 +25,14 @@ use crate::{
 /// Longest wait of a request for its approval: after this the world has changed too much to act on it. What then stands
 /// for a time, like an override, does so from its approval on.
 pub const REQUEST_LIFE: Duration = Duration::from_secs(600);
+
+/// What `--force` passes, with a second person's agreement: rules that judge by what is believed, and whoever orders a
+/// failover may know better. Nobody forces what would lose data; a loss is named instead.
+const FORCIBLE: [ReasonCode; 3] = [
+    ReasonCode::NoFitBackup,
+    ReasonCode::NoHeadroom,
+    ReasonCode::RegionsServingMin,
+];
 
 /// Decides. What comes of it can always be applied: a plan that could not be is refused here, and all stays as it was.
 pub fn plan(input: &Input, now: Moment) -> Outcome {
@@ -78,8 +87,10 @@ fn decide(input: &Input, now: Moment) -> Outcome {
     planner.recover();
     planner.follow_topology();
     planner.adopt_and_expire();
+    planner.note_verdicts();
     planner.take_back_refused();
     planner.settle();
+    planner.tie_correlated();
     planner.take_request();
     for region in primaries(input) {
         planner.decide(&region);
@@ -168,8 +179,8 @@ fn rollout_step_end(input: &Input, plan: &Plan) -> Option<Moment> {
 }
 
 /// Whether an operator ordered what goes on.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Ordered {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ordered {
     Yes,
     No,
 }
@@ -189,11 +200,20 @@ pub(crate) struct Planner<'i> {
     pub(crate) now: Moment,
     pub(crate) next: Plan,
     pub(crate) memory: Memory,
-    /// Primaries that take sessions by the plan in force and turned bad together, or begin to, by the word of the same
-    /// vantages.
-    pub(crate) correlated: Vec<BTreeSet<RegionId>>,
+    /// Primaries that turned bad together: each with all of those that did, itself included.
+    pub(crate) correlated: BTreeMap<RegionId, BTreeSet<RegionId>>,
     /// Regions that this decision moved already; each moves once at most.
     pub(crate) moved: BTreeSet<RegionId>,
+    /// Whether what is decided at the moment was ordered by a person, who may know what nobody sees.
+    pub(crate) by: Ordered,
+    /// Whether that person insists: what speaks against the order is passed over, and noted in `passed`.
+    pub(crate) forced: bool,
+    /// What was passed over by force, rule by rule.
+    pub(crate) passed: BTreeMap<ReasonCode, String>,
+    /// Why the request at hand needs a second person, and what such a person was shown of one that waits: by what it is, in
+    /// words.
+    pub(crate) asks: BTreeMap<String, String>,
+    pub(crate) shown: BTreeMap<String, String>,
     pub(crate) report: Report,
 }
 
@@ -214,31 +234,20 @@ impl<'i> Planner<'i> {
             rollout: None,
             reasons: Vec::new(),
         });
-        let mut planner = Self {
+        Self {
             input,
             now,
             next,
             memory: input.memory.clone(),
-            correlated: Vec::new(),
+            correlated: BTreeMap::new(),
             moved: BTreeSet::new(),
+            by: Ordered::No,
+            forced: false,
+            passed: BTreeMap::new(),
+            asks: BTreeMap::new(),
+            shown: BTreeMap::new(),
             report: Report::default(),
-        };
-        let takes = |region: &RegionId| {
-            let planned = planner.next.regions.get(region);
-            planned.is_some_and(|it| it.state != RegionState::Evacuated)
-        };
-        let is_bad = |region: &RegionId| match planner.health(region) {
-            Health::Down => true,
-            Health::Suspect => planner.is_failing(region),
-            _ => false,
-        };
-        let turned_bad: BTreeSet<RegionId> = primaries(input)
-            .into_iter()
-            .filter(|it| takes(it) && is_bad(it))
-            .collect();
-        let verdicts = turned_bad.iter().filter_map(|region| input.verdicts.get(region));
-        planner.correlated = correlated(verdicts, &input.policy.health);
-        planner
+        }
     }
 
     /// A clock that went back leaves moments in the future, from which no step would ever be over: they become now.
@@ -546,7 +555,7 @@ impl<'i> Planner<'i> {
                 continue;
             };
             // A level is believed only while the region is seen; what nobody sees keeps its level.
-            let unseen = matches!(self.health(&region), Health::NoData | Health::Blind);
+            let unseen = is_unseen(self.seen(&region));
             let believed = if unseen { level } else { verdict.level };
             let to = believed.max(crowded);
             if to == level {
@@ -737,6 +746,12 @@ impl<'i> Planner<'i> {
         moving.is_some_and(|action| action.intent.author != PLANNER)
     }
 
+    /// Whether the order that moves `region` now is one by force.
+    pub(crate) fn is_forced(&self, region: &RegionId) -> bool {
+        let moving = self.memory.moving(region).map(|action| &action.intent.kind);
+        matches!(moving, Some(IntentKind::Failover { force: true, .. }))
+    }
+
     fn is_stopped(&mut self, region: &RegionId, ordered: Ordered) -> bool {
         let gate = self.gate(ordered);
         let (code, text) = match &gate {
@@ -759,18 +774,23 @@ impl<'i> Planner<'i> {
     /// Notes what a rule says, and returns it; a rule that is overridden agrees.
     pub(crate) fn check(&mut self, rule: ReasonCode, region: &RegionId, passed: bool, text: String) -> bool {
         let overridden = !passed && self.is_overridden(rule);
-        let text = if overridden {
-            format!("{text} (overridden)")
-        } else {
-            text
+        let forced = !passed && !overridden && self.forced && FORCIBLE.contains(&rule);
+        let text = match (overridden, forced) {
+            (true, _) => format!("{text} (overridden)"),
+            (_, true) => {
+                self.passed.insert(rule, text.clone());
+                format!("{text} (passed by force)")
+            }
+            _ => text,
         };
+        let passed = passed || overridden || forced;
         self.report.checks.push(Check {
             rule,
             region: Some(region.clone()),
-            passed: passed || overridden,
+            passed,
             text,
         });
-        passed || overridden
+        passed
     }
 
     /// Whether the request of this decision is carried out by it.
@@ -786,8 +806,10 @@ impl<'i> Planner<'i> {
 
     /// Assertion: enough regions serve when `region` does not.
     pub(crate) fn leaves_enough(&mut self, region: &RegionId) -> Result<(), Reason> {
+        // A region that nobody sees counts as serving: silence is no failure, and a control plane that is blind must not
+        // keep a person from an order. Automation moves no session to such a region, so it loses nothing by it.
         let left = self.next.regions.iter().filter(|(id, it)| {
-            *id != region && it.state == RegionState::Serving && !matches!(self.health(id), Health::Down)
+            *id != region && it.state == RegionState::Serving && self.health_for_this(id) != Some(Health::Down)
         });
         let (left, min) = (left.count(), self.input.policy.safety.regions_serving_min as usize);
         let text = format!("{left} regions would be left serving, and {min} is the least");
@@ -799,9 +821,30 @@ impl<'i> Planner<'i> {
     }
 
     /// Regions that are not where they belong, other than `region`.
-    pub(crate) fn others_away(&self, region: &RegionId) -> usize {
+    pub(crate) fn others_away(&self, region: &RegionId) -> Vec<&str> {
         let away = |(id, it): &(&RegionId, &RegionPlan)| *id != region && it.state != RegionState::Serving;
-        self.next.regions.iter().filter(away).count()
+        let away = self.next.regions.iter().filter(away);
+        away.map(|(id, _)| id.as_str()).collect()
+    }
+
+    /// Regions other than `region` that automation waits for before it leaves another one, each with why: those that it
+    /// left and that are not well again, and those whose sessions move at the moment, whoever ordered that. A region that is
+    /// well and waits for its way back, or that a person emptied while it was well, keeps nobody from being helped.
+    pub(crate) fn bad_or_moving(&self, region: &RegionId) -> Vec<String> {
+        let window = self.input.policy.failover.reconnect_window;
+        let others = self.next.regions.iter().filter(|(id, _)| *id != region);
+        let counted = others
+            .filter(|(_, it)| it.state != RegionState::Serving)
+            .filter_map(|(id, it)| {
+                let health = self.health(id);
+                let is_well = matches!(health, Health::Healthy | Health::Degraded);
+                if !is_well && !self.memory.on_purpose.contains(id) {
+                    return Some(format!("{id} is {} and {health}", it.state));
+                }
+                let moves = self.now < it.since + window;
+                moves.then(|| format!("{id} is {}, and its sessions moved a moment ago", it.state))
+            });
+        counted.collect()
     }
 
     pub(crate) fn needs_two(&self, what: TwoPerson) -> bool {
@@ -810,8 +853,8 @@ impl<'i> Planner<'i> {
 
     // What is known, and what is said.
 
-    /// What is believed, unless it is too old to be.
-    pub(crate) fn health(&self, region: &RegionId) -> Health {
+    /// What was seen of a region, unless that is too old.
+    pub(crate) fn seen(&self, region: &RegionId) -> Health {
         let Some(verdict) = self.input.verdicts.get(region) else {
             return Health::NoData;
         };
@@ -819,6 +862,24 @@ impl<'i> Planner<'i> {
             Health::Blind
         } else {
             verdict.health
+        }
+    }
+
+    /// What automation goes by: after a tick without data the verdict before it stands.
+    pub(crate) fn health(&self, region: &RegionId) -> Health {
+        match self.seen(region) {
+            Health::NoData if self.input.verdicts.contains_key(region) => {
+                self.last_known(region).unwrap_or(Health::NoData)
+            }
+            seen => seen,
+        }
+    }
+
+    /// What a decision goes by: a person's order by what was last known, whatever is seen now.
+    pub(crate) fn health_for_this(&self, region: &RegionId) -> Option<Health> {
+        match self.by {
+            Ordered::Yes => self.last_known(region),
+            Ordered::No => Some(self.health(region)),
         }
     }
 
@@ -861,11 +922,22 @@ impl<'i> Planner<'i> {
     }
 
     pub(crate) fn change(&mut self, code: ReasonCode, region: &RegionId, text: String) {
+        self.change_because_of(&region.clone(), code, region, text);
+    }
+
+    /// A change about `region` that another one caused: the evidence is that of the cause.
+    pub(crate) fn change_because_of(&mut self, cause: &RegionId, code: ReasonCode, region: &RegionId, text: String) {
         if matches!(code, ReasonCode::RestoreStep | ReasonCode::DrainStep) {
             self.get_on(region, &text);
         }
-        let reason = self.reason(code, region, text, vec![]);
-        self.report.changed.push(reason);
+        let evidence = self.reason(code, cause, String::new(), vec![]).evidence;
+        self.report.changed.push(Reason {
+            code,
+            region: Some(region.clone()),
+            text,
+            evidence,
+            until: None,
+        });
     }
 
     /// What moves a region got on: whoever looks at the action sees how far it is.

@@ -1,5 +1,7 @@
 //! What the control plane measures. Names are constants, in one place.
 
+use std::sync::atomic::AtomicU64;
+
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric},
@@ -19,6 +21,8 @@ pub const PLAN_GENERATION: &str = "meridian_control_plane_plan_generation";
 pub const REPORTS: &str = "meridian_control_plane_reports";
 /// Reports that did not count, by reason.
 pub const REPORTS_UNWANTED: &str = "meridian_control_plane_reports_unwanted";
+/// How far the clock of a vantage is ahead of ours, in seconds; negative when it is behind.
+pub const CLOCK_AHEAD: &str = "meridian_control_plane_vantage_clock_ahead_seconds";
 /// Decisions, by the code of their reason.
 pub const DECISIONS: &str = "meridian_control_plane_decisions";
 /// Health of every region: 1 for the one that holds.
@@ -78,6 +82,13 @@ pub struct Label {
     pub kind: String,
 }
 
+/// A vantage.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Vantage {
+    /// Its name.
+    pub vantage: String,
+}
+
 /// A region and one of the healths it may have.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct RegionHealth {
@@ -96,6 +107,8 @@ pub struct Metrics {
     pub reports: Family<Label, Counter>,
     /// [`REPORTS_UNWANTED`].
     pub reports_unwanted: Counter,
+    /// [`CLOCK_AHEAD`].
+    pub clock_ahead: Family<Vantage, Gauge<f64, AtomicU64>>,
     /// [`DECISIONS`].
     pub decisions: Family<Label, Counter>,
     /// [`REGION_HEALTH`].
@@ -124,6 +137,11 @@ impl Metrics {
             REPORTS_UNWANTED,
             "reports too old, too early or malformed",
             metrics.reports_unwanted.clone(),
+        );
+        registry.register(
+            CLOCK_AHEAD,
+            "seconds that the clock of a vantage is ahead of ours",
+            metrics.clock_ahead.clone(),
         );
         registry.register(
             DECISIONS,

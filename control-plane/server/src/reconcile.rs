@@ -19,20 +19,18 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use topology::{
     Intent, IntentKind, Moment, NodeId, Plan, Policy, Reason, ReasonCode, RegionId, RegionPlan, RegionState, Rule,
-    Snapshot, Tick, Topology, snapshot::SNAPSHOT_SCHEMA,
+    Snapshot, Topology, snapshot::SNAPSHOT_SCHEMA,
 };
-use verdict::{Before, Health, TickReport, Windows, judge};
+use verdict::{Before, Clocks, Health, Rounds, TickReport, Unwanted, Watch};
 
 use crate::{
-    metrics::{Label, Metrics, RegionHealth},
+    metrics::{Label, Metrics, RegionHealth, Vantage},
     nodes::Nodes,
     records::{self, AuditHead, Document, DocumentKind, RecordError, State},
     sightings::Sightings,
     store::{self, Candidate, Lead, LeaderRecord, Listing, Store, StoreError, Transaction},
 };
 
-/// How long after a tick's end its reports are waited for. Nodes report within milliseconds; the rest is their clocks.
-const GRACE: Duration = Duration::from_millis(1_000);
 /// Requests and reports waiting to be taken: a burst of every edge of a large fleet.
 pub const INBOX_LENGTH: usize = 2_048;
 /// Wait before the store is tried again.
@@ -45,7 +43,7 @@ const LEADER_LOOK: Duration = Duration::from_secs(1);
 /// What the task is asked to do.
 pub enum Request {
     /// Take a vantage's report.
-    Observe(TickReport),
+    Observe(Arrival),
     /// Carry out what an operator asks, and say what came of it.
     Ask {
         /// What.
@@ -70,6 +68,27 @@ pub enum Request {
     },
     /// A node holds a plan that is newer than ours.
     Recover(Box<Plan>),
+}
+
+/// A report as it came.
+pub struct Arrival {
+    /// What it says.
+    pub report: TickReport,
+    /// How far the clock of the vantage is ahead of ours, in milliseconds, where it told its time.
+    pub ahead_ms: Option<i64>,
+    /// Where the answer goes: why the report does not count, or none when it does.
+    pub reply: Option<oneshot::Sender<Option<Unwanted>>>,
+}
+
+impl From<TickReport> for Arrival {
+    /// A report of our own.
+    fn from(report: TickReport) -> Self {
+        Self {
+            report,
+            ahead_ms: None,
+            reply: None,
+        }
+    }
 }
 
 /// Why a request got no answer.
@@ -120,6 +139,8 @@ pub struct View {
     pub policy: Document,
     /// Whether we lead, and who does.
     pub role: Role,
+    /// How far the clocks of the vantages are from ours.
+    pub clocks: Clocks,
 }
 
 /// Who leads.
@@ -172,10 +193,11 @@ pub struct Reconciler {
     store: Arc<dyn Store>,
     nodes: Nodes,
     metrics: Metrics,
-    windows: Windows,
+    rounds: Rounds,
+    clocks: Clocks,
+    /// The monotonic clock that rounds are closed by begins here.
+    started: Instant,
     sightings: Sightings,
-    /// Newest tick that was judged.
-    judged: Tick,
     input: Input,
     documents: (Document, Document),
     audit: AuditHead,
@@ -231,15 +253,17 @@ impl Reconciler {
             topology: documents.0.clone(),
             policy: documents.1.clone(),
             role: role.clone(),
+            clocks: Clocks::default(),
         };
         Ok(Self {
             settings,
             store,
             nodes,
             metrics,
-            windows: Windows::default(),
+            rounds: Rounds::default(),
+            clocks: Clocks::default(),
+            started: Instant::now(),
             sightings: Sightings::default(),
-            judged: Tick(0),
             input,
             documents,
             audit: AuditHead::default(),
@@ -504,13 +528,12 @@ impl Reconciler {
         Ok(())
     }
 
+    /// When there is something to look at again, though nothing is reported: a tick ends, or a round has waited for long
+    /// enough.
     fn next_judgement(&self, now: Moment) -> Moment {
-        let pending = self.judged < now.tick().back(1);
-        if pending {
-            now.tick().start() + GRACE
-        } else {
-            now.tick().end() + GRACE
-        }
+        let end = now.tick().end();
+        let wake = self.rounds.wakes_at();
+        wake.map_or(end, |wake| end.min(now + wake.saturating_sub(self.started.elapsed())))
     }
 
     /// How long until a tick is to be judged, or the decision may change by itself.
@@ -520,34 +543,22 @@ impl Reconciler {
         due.since(now).max(Duration::from_millis(5))
     }
 
-    /// Judges the newest closed tick once all vantages reported on it, or when they had their time; whether it did.
+    /// Judges the newest round that is complete or has waited for long enough ([`Rounds`]); whether one was.
     fn judge_if_due(&mut self, now: Moment) -> bool {
-        let last_closed = now.tick().back(1);
-        if last_closed.0 + 1 < self.judged.0 {
-            tracing::warn!(judged = ?self.judged, now = %now, "the clock went back; what was seen is forgotten");
-            self.windows = Windows::default();
-            self.judged = last_closed;
+        let (watch, policy) = (self.watch(now), &self.input.policy.health);
+        if self.rounds.look(watch, policy) {
+            tracing::warn!(%now, "the clock went back; what was seen is forgotten");
         }
-        if self.judged >= last_closed {
+        let Some(tick) = self.rounds.due(watch, policy) else {
             return false;
-        }
-        let expected = self.input.topology.edges.len() + 1;
-        if now < last_closed.end() + GRACE && self.windows.vantages(last_closed) < expected {
-            return false;
-        }
-        self.judged = last_closed;
+        };
         let before = self.before();
         let Input { topology, policy, .. } = &self.input;
-        self.windows.forget(&policy.health, last_closed, |region| {
-            topology.regions.contains_key(region)
-        });
-        self.input.verdicts = judge(
-            topology.regions.keys(),
-            &self.windows,
-            &policy.health,
-            last_closed,
-            &before,
-        );
+        let regions = topology.regions.keys();
+        let verdicts = self.rounds.judge(tick, regions, &policy.health, &before);
+        let exists = |vantage: &NodeId| topology.edges.keys().any(|edge| edge.as_str() == vantage.as_str());
+        self.clocks.retain(exists);
+        self.input.verdicts = verdicts;
         for (region, verdict) in &self.input.verdicts {
             for health in [
                 Health::Healthy,
@@ -582,7 +593,17 @@ impl Reconciler {
         }
         let planned = self.input.current.iter().flat_map(|plan| &plan.regions);
         let believed = |plan: &RegionPlan| Before::planned(plan.state == RegionState::Evacuated, plan.level);
-        planned.map(|(region, plan)| (region.clone(), believed(plan))).collect()
+        let planned = planned.map(|(region, plan)| (region.clone(), believed(plan)));
+        // What the last leader believed is more than its plan says.
+        planned.chain(self.input.memory.before()).collect()
+    }
+
+    fn watch(&self, now: Moment) -> Watch {
+        Watch {
+            closed: now.tick().back(1),
+            at: self.started.elapsed(),
+            vantages: self.input.topology.edges.len() + 1,
+        }
     }
 
     /// Whether a report comes from somebody whose word counts: an edge of the topology, or ourselves.
@@ -591,30 +612,54 @@ impl Reconciler {
         *node == self.settings.candidate.node || edges.any(|edge| edge.as_str() == node.as_str())
     }
 
-    fn observe(&mut self, report: TickReport) {
-        if !self.is_vantage(&report.vantage) {
+    fn observe(&mut self, arrival: Arrival) {
+        let Arrival {
+            report,
+            ahead_ms,
+            reply,
+        } = arrival;
+        let taken = self.take_report(report, ahead_ms);
+        if let Err(unwanted) = &taken {
             self.metrics.reports_unwanted.inc();
-            tracing::warn!(vantage = %report.vantage, "a report does not count: no such edge in the topology");
-            return;
+            tracing::warn!(%unwanted, "a report does not count");
         }
-        let vantage = report.vantage.to_string();
-        let last_closed = daemon::clock::now().tick().back(1);
-        let (tick, mut report) = (report.tick, report);
+        // Whoever reported may have gone.
+        let _ = reply.map(|reply| reply.send(taken.err()));
+    }
+
+    fn take_report(&mut self, mut report: TickReport, ahead_ms: Option<i64>) -> Result<(), Unwanted> {
+        if !self.is_vantage(&report.vantage) {
+            return Err(Unwanted::Stranger(report.vantage));
+        }
+        let (vantage, tick) = (report.vantage.clone(), report.tick);
+        if let Some(ahead_ms) = ahead_ms {
+            self.compare_clocks(&vantage, ahead_ms);
+        }
         let (replication, versions) = (take(&mut report.replication), take(&mut report.versions));
-        match self.windows.take(report, last_closed, &self.input.policy.health) {
-            Ok(()) => {
-                let Input { topology, policy, .. } = &self.input;
-                self.sightings.follow(self.input.current.as_ref());
-                self.sightings.take(tick, &replication, &versions, |region, class| {
-                    topology.regions.contains_key(region) && policy.data.iter().any(|known| known.class == class)
-                });
-                self.metrics.reports.get_or_create(&Label { kind: vantage }).inc();
-            }
-            Err(unwanted) => {
-                self.metrics.reports_unwanted.inc();
-                tracing::warn!(%unwanted, "a report does not count");
-            }
+        let watch = self.watch(daemon::clock::now());
+        self.rounds.take(report, watch, &self.input.policy.health)?;
+        let Input { topology, policy, .. } = &self.input;
+        self.sightings.follow(self.input.current.as_ref());
+        // A vantage whose clock is ahead measured no later than the others.
+        let measured = tick.min(watch.closed);
+        self.sightings.take(measured, &replication, &versions, |region, class| {
+            topology.regions.contains_key(region) && policy.data.iter().any(|known| known.class == class)
+        });
+        let kind = vantage.to_string();
+        self.metrics.reports.get_or_create(&Label { kind }).inc();
+        Ok(())
+    }
+
+    /// Notes how far a vantage's clock is from ours. Decisions bear it; people have to repair it.
+    fn compare_clocks(&mut self, vantage: &NodeId, ahead_ms: i64) {
+        if self.clocks.note(vantage, ahead_ms) {
+            tracing::warn!(%vantage, ahead_ms, "the clocks of this vantage and ours are too far apart; check the time service");
         }
+        let label = Vantage {
+            vantage: vantage.to_string(),
+        };
+        let ahead_s = ahead_ms as f64 / 1000.0;
+        self.metrics.clock_ahead.get_or_create(&label).set(ahead_s);
     }
 
     async fn take(&mut self, lead: &Lead, request: Request) -> Result<(), StoreError> {
@@ -956,12 +1001,15 @@ impl Reconciler {
         self.metrics
             .plan_generation
             .set(i64::try_from(generation).unwrap_or(i64::MAX));
+        let mut report = self.last_report.clone();
+        report.waiting.extend(self.clocks.reasons());
         self.views.send_replace(Arc::new(View {
             input: self.input.clone(),
-            report: self.last_report.clone(),
+            report,
             topology: self.documents.0.clone(),
             policy: self.documents.1.clone(),
             role: self.role.clone(),
+            clocks: self.clocks.clone(),
         }));
     }
 }

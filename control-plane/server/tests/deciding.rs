@@ -288,7 +288,7 @@ async fn a_vantage_whose_clock_is_ahead_hides_no_lag() {
             class: "profiles".into(),
             behind: Duration::from_secs(behind),
         }];
-        Request::Observe(report)
+        Request::Observe(report.into())
     };
     const TWO_DAYS_S: u64 = 48 * 3_600;
     for said in [

@@ -303,7 +303,7 @@ impl Replica {
             let inbox = inbox.clone();
             let see = see_every_tick(NodeId::new(edge).unwrap(), regions.clone(), move |report| {
                 // It may be dead.
-                let _ = inbox.try_send(reconcile::Request::Observe(report));
+                let _ = inbox.try_send(reconcile::Request::Observe(report.into()));
             });
             tasks.push(tokio::spawn(see));
         }
@@ -912,7 +912,7 @@ async fn whatever_nodes_send_nobody_falls_over() {
     for ignored in [
         all_dead("edge-mars", now - 1),
         all_dead("control-plane-9", now - 1),
-        all_dead("edge-dub", now + 1),
+        all_dead("edge-dub", now + 30),
         all_dead("edge-iad", u64::MAX),
         all_dead("edge-dub", now - 30),
         all_dead("edge-iad", 0),

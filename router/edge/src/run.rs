@@ -146,7 +146,7 @@ pub async fn start(
         Ok(())
     });
 
-    let (reports, reporter) = api::report_queue(edge.config.control_planes.clone());
+    let (reports, reporter) = api::report_queue(edge.config.control_planes.clone(), daemon::clock::now);
     let (leaving, gone) = (succeeded.clone(), left.clone());
     tasks.spawn("reports", async move {
         reporter.run(leaving.cancelled()).await;

@@ -3,6 +3,8 @@
 
 mod documents;
 mod histories;
+mod limits;
+mod orders;
 mod records;
 mod stories;
 mod troubles;

@@ -156,6 +156,7 @@ fn a_loss_is_accepted_only_together_with_promoting() {
         region: region("us-east"),
         promote: false,
         accept_loss: Some(HOUR),
+        force: false,
     };
     world.ask("alice", kind);
     assert!(world.refused(ReasonCode::BadRequest));
@@ -785,8 +786,8 @@ fn one_node_of_many_does_not_undo_a_failover() {
 #[test]
 fn an_override_takes_two_people_and_ends() {
     let mut world = World::new();
-    world.ask("alice", fail_over("us-east"));
-    world.sees("eu-west", Health::Down).pass(10 * SECOND);
+    world.sees("us-east", Health::Down).pass(10 * SECOND);
+    world.pass(MINUTE).sees("eu-west", Health::Down).pass(10 * SECOND);
     assert!(world.refused(ReasonCode::EvacuationLimit));
     let rule = Rule::EvacuationLimit;
     let asked = world.ask_for("alice", IntentKind::Override { rule }, 30 * MINUTE);

@@ -52,7 +52,7 @@ fn a_region_that_fails_while_it_returns_and_cannot_be_left_returns_later() {
     world.pass(MINUTE);
     let asked = world.ask("alice", restore("us-east"));
     world.pass(2 * MINUTE);
-    world.sees("us-west", Health::NoData).sees("eu-central", Health::NoData);
+    world.sees("us-west", Health::Blind).sees("eu-central", Health::Blind);
     world.sees("us-east", Health::Down).pass(10 * SECOND);
     assert!(world.refused(ReasonCode::NoFitBackup));
     assert_eq!(world.phase(&asked), Some(Phase::Running), "nothing came of the abort");

@@ -104,7 +104,7 @@ impl Fleet {
             plane.announced().await;
         }
         for edge in EDGES {
-            let (reports, reporter) = api::report_queue(fleet.urls());
+            let (reports, reporter) = api::report_queue(fleet.urls(), daemon::clock::now);
             fleet.reporting.push(tokio::spawn(reporter.run(std::future::pending())));
             let see = see_every_tick(NodeId::new(edge).unwrap(), fleet.regions.clone(), move |report| {
                 reports.try_send(report).unwrap();
