@@ -206,8 +206,8 @@ pub struct RolloutStep {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PublishPolicy {
-    /// Share of the following nodes, 0..=1, that may refuse a plan before it is taken back for all of them. A node that
-    /// refuses serves its last good plan in any case; one broken node of a thousand must not undo a failover.
+    /// Share of the edges that may refuse a plan before it is taken back for all of them: at least half, and more than one
+    /// edge. A node that refuses serves its last good plan in any case, so a minority never decides for the others.
     pub refusals_max: f64,
     /// How long automation rests after a plan was taken back.
     pub hold: Duration,
@@ -429,7 +429,7 @@ impl Default for RolloutPolicy {
 impl Default for PublishPolicy {
     fn default() -> Self {
         Self {
-            refusals_max: 0.1,
+            refusals_max: 0.5,
             hold: Duration::from_secs(600),
         }
     }
@@ -638,7 +638,7 @@ fn read_policy(root: &mut Section<'_>) -> Policy {
     }
     if let Some(mut section) = root.section("publish") {
         let publish = &mut policy.publish;
-        publish.refusals_max = section.in_range("refusals_max", publish.refusals_max, 0.0..=1.0);
+        publish.refusals_max = section.in_range("refusals_max", publish.refusals_max, 0.5..=0.95);
         publish.hold = section.duration("hold", publish.hold);
         section.finish();
     }

@@ -322,8 +322,7 @@ async fn send_audit(
     let gone = |_| Status::cancelled("the reader is gone");
     let item = |item| Ok(v1::AuditItem { item: Some(item) });
     let (head, _) = records::audit_head(store).await.map_err(unreadable)?;
-    let oldest = head.number.saturating_sub(audit::KEPT - 1).max(1);
-    let first = from.max(oldest);
+    let first = from.max(head.oldest());
     let last = match limit {
         0 => head.number,
         limit => head.number.min(first.saturating_add(u64::from(limit) - 1)),

@@ -54,6 +54,9 @@ const UNREADABLE_RETRY: Duration = Duration::from_secs(2);
 const NODES_SETTLE: Duration = Duration::from_secs(5);
 /// Audit entries looked through for a plan that nodes hold: it is among the newest of a store that has it.
 const RECOVERY_SCANNED: u64 = 300;
+/// How long requests wait for a store that is ill before they are declined: most troubles are an election of etcd's, and
+/// whoever asks waits for five seconds.
+const DECLINED_AFTER: Duration = Duration::from_secs(2);
 /// Requests kept while one commit is under way. It takes milliseconds, and some seconds when the store is ill.
 const KEPT_MAX: usize = 256;
 
@@ -285,6 +288,8 @@ pub struct Reconciler {
     input: Input,
     documents: (Document, Document),
     audit: AuditHead,
+    /// Bytes of the newest entry: what the next one is about to take.
+    entry_bytes: usize,
     /// By what the store's newest plan, memory and audit head were written: whatever else wrote them has the word.
     revisions: Revisions,
     /// The plans of this term, newest last: what nodes that refuse one can go back to.
@@ -335,7 +340,7 @@ struct Term<'t> {
 enum Requests {
     /// A commit is under way: they have their turn after it.
     Wait,
-    /// Nothing can be written: whoever asks is told so at once.
+    /// What is in force is read again. Whoever asks waits for a moment, and is then told that nothing can be written.
     AreDeclined,
 }
 
@@ -381,6 +386,7 @@ impl Reconciler {
             input,
             documents,
             audit: AuditHead::default(),
+            entry_bytes: 0,
             revisions: Revisions::default(),
             recent: VecDeque::new(),
             last_refused: Vec::new(),
@@ -604,7 +610,7 @@ impl Reconciler {
     fn decline(&mut self, request: Request) {
         let not_leading = match (&self.role, &self.progress.unwritten) {
             (Role::Following(leader), _) => Unanswered::NotLeading(leader.clone()),
-            (Role::Leading, Some(unwritten)) => Unanswered::Store(unwritten.error.clone()),
+            (Role::Leading, Some(unwritten)) => Unanswered::Store(unwritten.error.clone().with_nothing_written()),
             (Role::Leading, None) => Unanswered::NotLeading(Leader::Nobody),
         };
         // Whoever asked may have gone.
@@ -686,6 +692,17 @@ impl Reconciler {
                 self.publish_view();
             }
             let wait = self.next_judgement(now).since(now).max(Duration::from_millis(5));
+            let ill_since = self.progress.unwritten.as_ref().map(|unwritten| unwritten.since);
+            let is_long = ill_since.is_some_and(|since| now.since(since) >= DECLINED_AFTER);
+            let (declines, wait) = match requests {
+                Requests::Wait => (false, wait),
+                Requests::AreDeclined => (is_long || self.role != Role::Leading, wait.min(DECLINED_AFTER)),
+            };
+            if declines {
+                for request in take(&mut self.kept) {
+                    self.decline(request);
+                }
+            }
             tokio::select! {
                 biased;
                 () = term.lead.lost() => return Err(Ended::Lost),
@@ -694,9 +711,10 @@ impl Reconciler {
                 () = term.stop.cancelled(), if requests == Requests::AreDeclined => return Err(Ended::Stopped),
                 request = term.inbox.recv(), if self.kept.len() < KEPT_MAX => {
                     let Some(request) = self.answer_without_store(request.ok_or(Ended::Stopped)?, now) else { continue };
-                    match requests {
-                        Requests::Wait => self.kept.push_back(request),
-                        Requests::AreDeclined => self.decline(request),
+                    if declines {
+                        self.decline(request);
+                    } else {
+                        self.kept.push_back(request);
                     }
                 }
                 () = sleep(wait) => {}
@@ -1198,7 +1216,13 @@ impl Reconciler {
         }
         let mut head = None;
         if !spoken.is_empty() || !written.is_empty() {
+            // About its size: what it is made from is most of it.
+            let mut kept = self.audit.clone();
+            let gone = kept.make_room(self.entry_bytes);
+            transaction.delete.extend(gone.map(records::audit_key));
             let entry = audit::Entry {
+                version: audit::VERSION.to_owned(),
+                oldest: kept.oldest(),
                 number: self.audit.number + 1,
                 previous: self.audit.hash.clone(),
                 at: now,
@@ -1210,17 +1234,13 @@ impl Reconciler {
                 reasons: spoken.clone(),
             };
             let bytes = entry.encode();
-            let newest = AuditHead {
-                number: entry.number,
-                hash: audit::hash(&bytes),
-            };
+            self.entry_bytes = bytes.len();
+            let newest = kept.with(&bytes);
+            let number = newest.number;
             transaction
                 .put
                 .push((records::AUDIT_HEAD.to_owned(), records::encode(&newest)));
-            transaction.put.push((records::audit_key(entry.number), bytes));
-            if let Some(old) = entry.number.checked_sub(audit::KEPT).filter(|old| *old > 0) {
-                transaction.delete.push(records::audit_key(old));
-            }
+            transaction.put.push((records::audit_key(number), bytes));
             head = Some(newest);
         }
         let remembers = first || *memory != self.input.memory;

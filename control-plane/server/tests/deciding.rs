@@ -192,6 +192,11 @@ impl Leader {
                     Err(Unanswered::Store(StoreError::Conflict { .. })) => {}
                     // A store that lost everything also forgot who leads.
                     Err(Unanswered::NotLeading(_)) => self.until(|view| view.role == Role::Leading).await,
+                    // It was declined because of what the store said before.
+                    Err(Unanswered::Store(StoreError::Unavailable {
+                        outcome: Outcome::NothingWritten,
+                        ..
+                    })) => tokio::task::yield_now().await,
                     Err(other) => panic!("{other}"),
                 }
             }
@@ -413,6 +418,89 @@ async fn a_commit_that_was_given_up_undoes_nothing_when_it_lands_late() {
         .filter_map(|it| Some(it.input.request.clone()?.id))
         .collect();
     assert_eq!(asked, ["second", "third"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_thing_a_commit_was_decided_from_stops_it_when_it_changed() {
+    const EPOCH: &str = "/meridian/v1/epoch";
+    let leader = Leader::start().await;
+    leader.store.loses.store(true, Ordering::Relaxed);
+    leader.ask("alice", "lost", IntentKind::Freeze).await.unwrap_err();
+    let late = leader.store.lost.lock().unwrap().remove(0);
+    let store = leader.store.store();
+    let first = late.expect.first().map(|(key, _)| key.as_str());
+    assert_eq!(
+        first,
+        Some(EPOCH),
+        "a conflict says first of all that somebody else leads"
+    );
+    for key in [records::PLAN, records::MEMORY, records::AUDIT_HEAD, EPOCH] {
+        // The same value, written by somebody else; nothing but this one expectation is left to notice it.
+        let alone = Transaction {
+            expect: late.expect.iter().filter(|(it, _)| it == key).cloned().collect(),
+            ..late.clone()
+        };
+        assert_eq!(alone.expect.len(), 1, "{key} is expected to be as it was read");
+        let value = store.get(key).await.unwrap().unwrap().value;
+        let changed = Transaction {
+            put: vec![(key.to_owned(), value)],
+            ..Transaction::default()
+        };
+        store.commit(changed).await.unwrap();
+        let refused = store.commit(alone).await.unwrap_err();
+        assert!(
+            matches!(&refused, StoreError::Conflict { key: it, .. } if it == key),
+            "{refused}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_leaders_commit_that_lands_late_changes_nothing_for_its_successor() {
+    let leader = Leader::start().await;
+    leader.store.loses.store(true, Ordering::Relaxed);
+    leader.ask("alice", "lost", IntentKind::Freeze).await.unwrap_err();
+    let late = leader.store.lost.lock().unwrap().remove(0);
+    // Somebody else leads, and has written nothing yet.
+    let store = leader.store.store();
+    let successor = Candidate {
+        node: NodeId::new("successor").unwrap(),
+        url: "http://successor:7100".into(),
+        lease_ttl: Duration::MAX,
+    };
+    let _lead = store.campaign(&successor).await.unwrap();
+    let refused = store.commit(late).await.unwrap_err();
+    assert!(matches!(refused, StoreError::Conflict { .. }), "{refused}");
+    let (plan, _) = records::read(&store).await.unwrap().state.unwrap().plan.unwrap();
+    assert_eq!(plan.generation, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_forgets_its_oldest_entries_when_it_is_full_and_says_from_where_it_goes() {
+    let leader = Leader::start().await;
+    leader.insist("before", IntentKind::Freeze).await;
+    // As if the log were full: two segments, and no room.
+    let store = leader.store.store();
+    let (mut head, _) = records::audit_head(&store).await.unwrap();
+    assert_eq!((head.number, head.oldest()), (2, 1));
+    let full = records::AUDIT_BYTES_MAX;
+    head.segments = [
+        records::Segment { first: 1, bytes: full },
+        records::Segment { first: 2, bytes: 10 },
+    ]
+    .into();
+    let changed = Transaction {
+        put: vec![(records::AUDIT_HEAD.to_owned(), records::encode(&head))],
+        ..Transaction::default()
+    };
+    store.commit(changed).await.unwrap();
+    leader.insist("after", IntentKind::Unfreeze).await;
+    let kept = leader.store.list(records::AUDIT).await.unwrap().entries;
+    assert!(!kept.contains_key(&records::audit_key(1)), "the oldest segment is gone");
+    let entries = leader.audit().await;
+    assert_eq!(entries.first().map(|entry| entry.number), Some(2));
+    assert!(entries.iter().all(|entry| entry.version == audit::VERSION));
+    assert_eq!(entries.last().unwrap().oldest, 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use routing::admit::{Arrival, ClientLimits, Clients, Excess, Places, Pressure};
+use routing::admit::{Arrival, ClientLimits, ClientRequest, Clients, Excess, Places, Pressure};
 use tokio::{sync::watch, time::Instant};
 
 use crate::{Edge, answer::Answer, config::Limits};
@@ -54,6 +54,8 @@ pub enum Refusal {
     ClientConnections,
     /// The client asks too often.
     ClientRate(Duration),
+    /// The client has as many requests in flight as it may.
+    ClientInFlight,
     /// Memory is short.
     Memory,
     /// Descriptors, ports or time are.
@@ -90,6 +92,7 @@ impl Admission {
                 connections_max: limits.client_connections_max,
                 requests_per_s: f64::from(limits.client_requests_per_s),
                 burst: limits.client_burst,
+                in_flight_max: limits.client_in_flight_max,
             })),
             pressure: watch::Sender::new(Pressure::None),
             began: Instant::now(),
@@ -110,11 +113,11 @@ impl Admission {
         })
     }
 
-    /// A request begins.
-    pub fn request(&self, client: IpAddr) -> Result<(), Refusal> {
+    /// A request begins, and is in flight until what is returned is dropped.
+    pub fn request(&self, client: IpAddr) -> Result<ClientRequest, Refusal> {
         // Who returns cannot be told from who does not, and a request is short.
         self.calm_enough(Arrival::Returning)?;
-        Ok(self.clients().ask(client, daemon::clock::now())?)
+        Ok(self.clients().begin(client, daemon::clock::now())?)
     }
 
     /// A session begins, as soon as a region takes it: the place it then has, and the one it has until then.
@@ -201,6 +204,7 @@ impl From<Excess> for Refusal {
         match excess {
             Excess::Connections => Self::ClientConnections,
             Excess::Rate(wait) => Self::ClientRate(wait),
+            Excess::InFlight => Self::ClientInFlight,
         }
     }
 }
@@ -213,6 +217,7 @@ impl Refusal {
             Self::Handshakes => "handshakes-full",
             Self::ClientConnections => "client-connections",
             Self::ClientRate(_) => "client-rate",
+            Self::ClientInFlight => "client-in-flight",
             Self::Memory => "memory",
             Self::Exhausted => "exhausted",
         }
@@ -233,6 +238,11 @@ impl Refusal {
                 "too_many_connections",
                 "too many connections from this address; close some",
                 5,
+            ),
+            Self::ClientInFlight => Answer::too_many(
+                "too_many_requests",
+                "too many requests from this address are not yet answered; wait for some of them",
+                1,
             ),
             Self::ClientRate(wait) => Answer::too_many(
                 "rate_limited",

@@ -180,7 +180,11 @@ impl Seen {
 
     /// A stack did what it was asked to.
     pub fn worked(&self, stack: SocketAddr, now: Moment) {
-        self.lock().stacks.succeeded(stack, now, &self.policy);
+        let mut inner = self.lock();
+        inner.stacks.succeeded(stack, now, &self.policy);
+        if let Some(heard) = inner.heard.get(&stack) {
+            heard.now();
+        }
     }
 
     /// A stack said how loaded it is; whether it is full.
@@ -278,6 +282,9 @@ impl Seen {
         inner.stacks.retain(&stacks);
         inner.heard.retain(|stack, _| stacks.contains(stack));
         inner.gates.retain(|stack, _| stacks.contains(stack));
+        for stack in &stacks {
+            inner.heard.entry(*stack).or_default();
+        }
         inner.distances.retain(|region, _| regions.contains(region));
         inner.rtt_ms.retain(|region, _| regions.contains(region));
         inner.silent.retain(|region| regions.contains(region));

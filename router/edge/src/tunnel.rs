@@ -183,7 +183,7 @@ async fn open(edge: &Arc<Edge>, upgrade: &Upgrade, client: SocketAddr) -> Opened
         words::VERSION,
         words::TURNS_HEADER
     );
-    let request = upgrade.forwarded(client, &edge.id, if offers { &offer } else { &asks_load });
+    let request = upgrade.forwarded(&edge.id, if offers { &offer } else { &asks_load });
     let mut tried = Tried::up_to(edge.config.limits.regions_tried_max);
     let mut lacks_room = false;
     while let Some(decision) = edge.seen.pick(
@@ -202,7 +202,7 @@ async fn open(edge: &Arc<Edge>, upgrade: &Upgrade, client: SocketAddr) -> Opened
                 edge.note_version(&decision);
                 let resume_request = (offers && accepted.carries_on).then(|| {
                     let resume = format!("{offer}{}: 1\r\n", words::RESUME_HEADER);
-                    upgrade.forwarded(client, &edge.id, &resume).into()
+                    upgrade.forwarded(&edge.id, &resume).into()
                 });
                 let session = Session {
                     decision,

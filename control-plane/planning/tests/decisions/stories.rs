@@ -794,69 +794,6 @@ fn no_more_edges_are_left_out_than_the_policy_allows_and_never_the_last() {
     assert_eq!(world.plan().edges[&edge("edge-dub")], EdgeState::Serving);
 }
 
-#[test]
-fn a_plan_that_nodes_refuse_is_taken_back_and_automation_rests() {
-    let mut world = World::new();
-    let good = world.plan().clone();
-    world.sees("us-east", Health::Down).pass(10 * SECOND);
-    let bad = world.plan().generation;
-    world.nodes_refuse(&["edge-iad"], &good).decide();
-    assert!(world.changed(ReasonCode::PlanTakenBack));
-    assert_eq!(
-        (world.state("us-east"), world.plan().generation),
-        (RegionState::Serving, bad + 1)
-    );
-
-    world.input.refusal = None;
-    world.pass(9 * MINUTE);
-    assert!(world.refused(ReasonCode::RefusedByNodes));
-    world.ask("alice", IntentKind::Unfreeze);
-    assert_eq!(world.state("us-east"), RegionState::Evacuated);
-    assert!(world.input.memory.taken_back.is_none());
-}
-
-#[test]
-fn the_rest_after_a_refused_plan_ends_by_itself() {
-    let mut world = World::new();
-    let good = world.plan().clone();
-    world.sees("us-east", Health::Down).pass(10 * SECOND);
-    world.nodes_refuse(&["edge-iad"], &good).decide();
-    world.input.refusal = None;
-    world.pass(10 * MINUTE);
-    assert_eq!(world.state("us-east"), RegionState::Evacuated);
-}
-
-#[test]
-fn a_node_that_refuses_what_it_had_before_is_broken_itself() {
-    let mut world = World::new();
-    let good = world.plan().clone();
-    world.ask("alice", fail_over("us-east"));
-    world.nodes_refuse(&["edge-iad"], &good).decide();
-    let until = world.input.memory.taken_back.as_ref().unwrap().until;
-    world.nodes_refuse(&["edge-iad"], &good);
-    for _ in 0..3 {
-        world.pass(10 * SECOND);
-        assert!(world.waits(ReasonCode::RefusedByNodes) && !world.changed(ReasonCode::PlanTakenBack));
-    }
-    assert_eq!(
-        world.input.memory.taken_back.as_ref().unwrap().until,
-        until,
-        "its rest is not prolonged"
-    );
-}
-
-#[test]
-fn one_node_of_many_does_not_undo_a_failover() {
-    let mut world = World::new();
-    let good = world.plan().clone();
-    world.ask("alice", fail_over("us-east"));
-    world.nodes_refuse(&["edge-iad"], &good);
-    world.input.refusal.as_mut().unwrap().following = 10;
-    world.decide();
-    assert_eq!(world.state("us-east"), RegionState::Evacuated);
-    assert!(world.waits(ReasonCode::RefusedByNodes));
-}
-
 // Overrides.
 
 #[test]

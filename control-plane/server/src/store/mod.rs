@@ -147,6 +147,14 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// The same about something else that was not even sent because of it.
+    pub(crate) fn with_nothing_written(self) -> Self {
+        match self {
+            Self::Unavailable { reason, .. } => Self::unreachable(reason),
+            other => other,
+        }
+    }
+
     /// A read, or a write that never left, found nobody.
     fn unreachable(reason: impl Into<String>) -> Self {
         let (reason, outcome) = (reason.into(), Outcome::NothingWritten);
