@@ -227,18 +227,6 @@ impl Edge {
         fault
     }
 
-    /// A stack did not take a session or a request: it counts in the tick's report of its region and towards its ejection.
-    pub fn stack_failed(&self, region: &RegionId, stack: SocketAddr, why: &str) {
-        let ejection = self.seen.refused(region, stack, why, daemon::clock::now());
-        self.note_ejection(region, stack, why, ejection);
-    }
-
-    /// The same for one that it lost in the middle; `version` is that of a session's stack.
-    pub fn stack_lost(&self, region: &RegionId, stack: SocketAddr, version: Option<&str>, why: &str) {
-        let ejection = self.seen.lost(region, stack, version, None, why, daemon::clock::now());
-        self.note_ejection(region, stack, why, ejection);
-    }
-
     fn note_ejection(&self, region: &RegionId, stack: SocketAddr, why: &str, ejection: Option<Ejection>) {
         if let Some(ejection) = ejection {
             let (until, times, cause) = (ejection.until, ejection.times, ejection.cause);

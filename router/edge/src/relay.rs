@@ -580,15 +580,12 @@ impl<'a> Relay<'a> {
             let looks_at = self.kept.as_ref().map(|kept| kept.look_at());
             // Each of them ends the session; the first does.
             let silences = [
-                (self.to_region.silent_at(self.idle), End::DeviceSilent),
-                (self.to_device.silent_at(self.idle), End::RegionSilent),
-                (self.to_device.blocked_until(self.send), End::DeviceSlow),
-                (self.to_region.blocked_until(self.idle), End::RegionSilent),
+                self.to_region.silent_at(self.idle),
+                self.to_device.silent_at(self.idle),
+                self.to_device.blocked_until(self.send),
+                self.to_region.blocked_until(self.idle),
             ];
-            // When both are silent nobody is at fault: the device has nothing to say and no heartbeat.
-            let first = silences.into_iter().filter_map(|(at, end)| Some((at?, end)));
-            let first = first.min_by_key(|(at, _)| *at);
-            let silent_at = first.as_ref().map(|(at, _)| *at);
+            let silent_at = silences.into_iter().flatten().min();
             // A region that closes in order has done its part; what it said last waits for the device like anything else.
             let waits_for_device = self.to_device.scanner.closed() && !self.to_region.scanner.closed();
             let taken_by = self.to_device.blocked_until(self.send).filter(|_| waits_for_device);
@@ -625,11 +622,15 @@ impl<'a> Relay<'a> {
                 }
                 return Poll::Ready(end);
             }
-            if self.closing_since.is_none()
-                && let Some((at, end)) = first
-                && at <= Instant::now()
-            {
-                return Poll::Ready(end);
+            if self.closing_since.is_none() && silent_at.is_some_and(|at| at <= Instant::now()) {
+                // When both are silent nobody is at fault: the device has nothing to say and no heartbeat.
+                let now = Instant::now();
+                let is_over = silences.map(|at| at.is_some_and(|at| at <= now));
+                return Poll::Ready(match is_over {
+                    [true, ..] => End::DeviceSilent,
+                    [_, _, true, _] => End::DeviceSlow,
+                    _ => End::RegionSilent,
+                });
             }
             if let Some(by) = leaves_by
                 && by <= Instant::now()

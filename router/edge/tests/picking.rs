@@ -258,7 +258,7 @@ async fn a_region_that_was_ejected_gets_its_sessions_back_little_by_little() {
     let world = World::with(changes, &[("eu-west", Stack::Echoes), ("eu-central", Stack::Echoes)]).await;
     let (home, stack) = (region("eu-west"), world.stack_of("eu-west"));
     for _ in 0..3 {
-        world.edge.stack_failed(&home, stack, "a test");
+        world.edge.seen.refused(&home, stack, "a test", daemon::clock::now());
     }
     while world.explain("session=anna").await["ejected"] != serde_json::json!([]) {}
     let (_sessions, regions) = open_many(&world, 40).await;
