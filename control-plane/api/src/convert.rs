@@ -100,6 +100,7 @@ impl TryFrom<v1::act_request::Kind> for IntentKind {
                 region: region(&it.region)?,
                 promote: it.promote,
                 accept_loss: loss(it.accept_loss_ms),
+                force: it.force,
             },
             Kind::Switchover(it) => Self::Switchover {
                 region: region(&it.region)?,
@@ -166,6 +167,9 @@ impl From<&TickReport> for v1::TickReport {
             replication: report.replication.iter().map(Into::into).collect(),
             versions: report.versions.iter().map(Into::into).collect(),
             traffic: report.traffic.iter().map(Into::into).collect(),
+            // Whoever sends it says when.
+            sent_ms: 0,
+            ahead_ms: None,
         }
     }
 }
