@@ -36,6 +36,8 @@ pub struct Policy {
     pub data: Vec<DataPolicy>,
     /// What DNS answers carry.
     pub dns: DnsPolicy,
+    /// When an edge counts as lost.
+    pub edges: EdgesPolicy,
 }
 
 /// How health is probed.
@@ -204,8 +206,8 @@ pub struct RolloutStep {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PublishPolicy {
-    /// Share of the following nodes, 0..=1, that may refuse a plan before it is taken back for all of them. A node that
-    /// refuses serves its last good plan in any case; one broken node of a thousand must not undo a failover.
+    /// Share of the edges that may refuse a plan before it is taken back for all of them: at least half, and more than one
+    /// edge. A node that refuses serves its last good plan in any case, so a minority never decides for the others.
     pub refusals_max: f64,
     /// How long automation rests after a plan was taken back.
     pub hold: Duration,
@@ -263,6 +265,29 @@ impl DnsPolicy {
     /// The TTL in the whole seconds that DNS knows.
     pub fn ttl_s(&self) -> u32 {
         u32::try_from(self.ttl.as_secs()).unwrap_or(u32::MAX)
+    }
+}
+
+/// When an edge counts as lost, so that DNS names it no more.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EdgesPolicy {
+    /// An edge is lost when it followed no plans and sent no report for so long.
+    pub lost_after: Duration,
+    /// A lost edge is named again when it was heard of for so long without a gap.
+    pub returned_after: Duration,
+    /// Share of all edges, 0..=1, that may be left out for being lost. When more look lost, none more is left out.
+    pub lost_max: f64,
+}
+
+impl Default for EdgesPolicy {
+    fn default() -> Self {
+        // Three reports that did not come; an edge that is restarted is back before.
+        Self {
+            lost_after: Duration::from_secs(30),
+            returned_after: Duration::from_secs(20),
+            lost_max: 0.5,
+        }
     }
 }
 
@@ -346,6 +371,7 @@ impl Default for Policy {
                 data("sessions", Replication::RegionLocal, Duration::ZERO, Duration::ZERO),
             ],
             dns: DnsPolicy::default(),
+            edges: EdgesPolicy::default(),
         }
     }
 }
@@ -403,7 +429,7 @@ impl Default for RolloutPolicy {
 impl Default for PublishPolicy {
     fn default() -> Self {
         Self {
-            refusals_max: 0.1,
+            refusals_max: 0.5,
             hold: Duration::from_secs(600),
         }
     }
@@ -450,6 +476,11 @@ impl Policy {
                 "safety.regions_serving_min",
                 safety.regions_serving_min,
                 other.safety.regions_serving_min,
+            ),
+            grows(
+                "edges.lost_max in percent",
+                (self.edges.lost_max * 100.0) as u32,
+                (other.edges.lost_max * 100.0) as u32,
             ),
             grows("damping.suppress", self.damping.suppress, other.damping.suppress),
         ];
@@ -607,7 +638,7 @@ fn read_policy(root: &mut Section<'_>) -> Policy {
     }
     if let Some(mut section) = root.section("publish") {
         let publish = &mut policy.publish;
-        publish.refusals_max = section.in_range("refusals_max", publish.refusals_max, 0.0..=1.0);
+        publish.refusals_max = section.in_range("refusals_max", publish.refusals_max, 0.5..=0.95);
         publish.hold = section.duration("hold", publish.hold);
         section.finish();
     }
@@ -639,6 +670,19 @@ fn read_policy(root: &mut Section<'_>) -> Policy {
         policy.dns.ttl = section.duration("ttl", policy.dns.ttl);
         if !(1..=3600).contains(&policy.dns.ttl.as_secs()) {
             section.report_at("ttl", "the ttl lies in 1 s to 1 h");
+        }
+        section.finish();
+    }
+    if let Some(mut section) = root.section("edges") {
+        let edges = &mut policy.edges;
+        edges.lost_after = section.duration("lost_after", edges.lost_after);
+        edges.returned_after = section.duration("returned_after", edges.returned_after);
+        edges.lost_max = section.in_range("lost_max", edges.lost_max, 0.0..=1.0);
+        if !(20..=3600).contains(&edges.lost_after.as_secs()) {
+            section.report_at("lost_after", "it is 20 s (two reports) to 1 h");
+        }
+        if edges.returned_after > Duration::from_secs(3600) {
+            section.report_at("returned_after", "it is at most 1 h");
         }
         section.finish();
     }

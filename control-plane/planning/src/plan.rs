@@ -8,17 +8,18 @@ use std::{
 };
 
 use topology::{
-    EdgeState, Intent, IntentKind, Level, Moment, Plan, Reason, ReasonCode, RegionId, RegionPlan, RegionState, Rule,
-    Share, Snapshot, policy::TwoPerson, snapshot::SNAPSHOT_SCHEMA,
+    EdgeId, EdgeState, Intent, IntentKind, Level, Moment, NodeId, Plan, Reason, ReasonCode, RegionId, RegionPlan,
+    RegionState, Rule, Share, Snapshot, policy::TwoPerson, snapshot::SNAPSHOT_SCHEMA,
 };
 use verdict::Health;
 
 use crate::{
-    Action, Check, Input, Memory, Outcome, PLANNER, Phase, Report,
+    Action, Check, Input, Memory, Outcome, PLANNER, Phase, Refusal, Report,
     actions::TakenBack,
     believed::is_unseen,
     capacity::Headroom,
     input::{REFUSALS_QUOTED, quoted},
+    regions::total_at,
     rollout::{Judged, judge},
 };
 
@@ -97,6 +98,7 @@ fn decide(input: &Input, now: Moment) -> Outcome {
     }
     planner.repair_routes();
     planner.say_where_data_is_written();
+    planner.find_lost_edges();
     planner.set_edges();
     planner.set_stacks();
     planner.set_levels();
@@ -183,6 +185,24 @@ fn rollout_step_end(input: &Input, plan: &Plan) -> Option<Moment> {
 pub(crate) enum Ordered {
     Yes,
     No,
+}
+
+/// Fewest edges whose refusal takes a plan back: one alone may be broken itself.
+const REFUSING_EDGES_MIN: usize = 2;
+
+fn is_edge(edges: &BTreeMap<EdgeId, topology::Edge>, node: &NodeId) -> bool {
+    edges.keys().any(|edge| edge.as_str() == node.as_str())
+}
+
+/// Who refuses a plan, in words.
+fn who_refuses(refusal: &Refusal) -> String {
+    let named: Vec<&str> = refusal.nodes.keys().take(REFUSALS_QUOTED).map(NodeId::as_str).collect();
+    let more = match refusal.nodes.len() - named.len() {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let verb = if refusal.nodes.len() == 1 { "refuses" } else { "refuse" };
+    format!("{}{more} {verb} plan {}", named.join(", "), refusal.number.generation)
 }
 
 /// Whether a region has this stack.
@@ -347,13 +367,13 @@ impl<'i> Planner<'i> {
         self.memory.forget(now);
     }
 
-    /// Nodes that cannot apply the plan in force: the last one they all had comes back, under a new number.
+    /// Nodes that refuse the plan in force. Each keeps its last good plan, so a refusal is first of all that node's own
+    /// trouble, and is shown. Only when a majority of the edges refuses does the last plan that those all had come back, whole
+    /// and under a new number; and never in place of one that a person ordered or that leaves a region that is down.
     fn take_back_refused(&mut self) {
         let (Some(refusal), Some(current)) = (&self.input.refusal, &self.input.current) else {
             return;
         };
-        let share = refusal.nodes.len() as f64 / f64::from(refusal.following.max(1));
-        let policy = &self.input.policy.publish;
         if refusal.number != current.number() || refusal.nodes.is_empty() {
             return;
         }
@@ -363,12 +383,6 @@ impl<'i> Planner<'i> {
             .take(REFUSALS_QUOTED)
             .map(|(node, why)| format!("{node}: {}", quoted(why)))
             .collect();
-        let who = format!(
-            "{} of {} nodes refuse plan {}",
-            refusal.nodes.len(),
-            refusal.following,
-            current.generation
-        );
         let general = |code, text, until| Reason {
             code,
             region: None,
@@ -376,65 +390,107 @@ impl<'i> Planner<'i> {
             evidence,
             until,
         };
-        let acknowledged = refusal.acknowledged.as_ref();
-        let usable =
-            acknowledged.filter(|it| it.documents == self.next.documents && it.generation < current.generation);
+        let who = who_refuses(refusal);
+        let policy = &self.input.policy.publish;
+        // A name server routes nothing, so its word does not count against a plan.
+        let edges = &self.input.topology.edges;
+        let refusing = refusal.nodes.keys().filter(|node| is_edge(edges, node)).count();
+        let share = refusing as f64 / edges.len().max(1) as f64;
+        let is_majority = refusing >= REFUSING_EDGES_MIN && share > policy.refusals_max;
+        let usable = refusal.acknowledged.as_ref();
+        let usable = usable.filter(|it| it.documents == self.next.documents && it.generation < current.generation);
         // Who refuses what it had applied before is broken itself; taking that back again would change nothing.
-        match usable.filter(|good| !routes_alike(good, current)) {
-            Some(good) if share > policy.refusals_max => {
-                self.next.regions.clone_from(&good.regions);
-                self.next.routes.clone_from(&good.routes);
-                self.next.edges.clone_from(&good.edges);
-                self.next.writers.clone_from(&good.writers);
-                // What was rolled back or aborted stays so: nobody goes back to a version that was found bad.
-                let ended = |id: &str| matches!(self.memory.actions.get(id), Some(it) if it.phase == Phase::Aborted);
-                self.next.rollout = good.rollout.clone().filter(|it| !ended(&it.action));
-                let until = self.now + policy.hold;
-                let first = refusal.nodes.values().next().map(|why| quoted(why).to_owned());
-                let first = first.unwrap_or_default();
-                self.memory.taken_back = Some(TakenBack {
-                    generation: current.generation,
-                    until,
-                    why: first,
-                });
-                let text = format!(
-                    "{who}; plan {} is in force again, and automation rests",
-                    good.generation
-                );
-                self.report
-                    .changed
-                    .push(general(ReasonCode::PlanTakenBack, text, Some(until)));
-                self.stop_what_was_taken_back(current.generation, good);
-            }
-            _ => {
-                let what = match usable {
-                    Some(_) if share > policy.refusals_max => {
-                        "they applied one like it before, so look at them; until they are mended or stopped, other plans \
-                         they refuse are taken back"
-                    }
-                    _ => "they serve their last good plan",
-                };
-                let text = format!("{who}; {what}");
-                self.report
-                    .waiting
-                    .push(general(ReasonCode::RefusedByNodes, text, None));
-            }
+        let usable = usable.filter(|good| !routes_alike(good, current));
+        let Some(good) = usable.filter(|_| is_majority) else {
+            let all = edges.len();
+            let text = format!(
+                "{who}. A node that refuses a plan goes on with the last one it applied. {refusing} of {all} edges refuse this \
+                 one, so it stays in force. Look at the nodes that refuse it: `meridian status` names them"
+            );
+            return self
+                .report
+                .waiting
+                .push(general(ReasonCode::RefusedByNodes, text, None));
+        };
+        if let Some(why) = self.must_stand(good, current) {
+            let text = format!(
+                "{who}. It stays in force all the same, because {why}. Look at the nodes that refuse it: `meridian status` names \
+                 them"
+            );
+            return self
+                .report
+                .waiting
+                .push(general(ReasonCode::RefusedByNodes, text, None));
         }
+        // What was rolled back or aborted stays so: nobody goes back to a version that was found bad.
+        let ended = |id: &str| matches!(self.memory.actions.get(id), Some(it) if it.phase == Phase::Aborted);
+        self.next = Plan {
+            generation: self.next.generation,
+            epoch: self.next.epoch,
+            created_at: self.next.created_at,
+            rollout: good.rollout.clone().filter(|it| !ended(&it.action)),
+            ..good.clone()
+        };
+        let until = self.now + policy.hold;
+        let first = refusal.nodes.values().next().map(|why| quoted(why).to_owned());
+        self.memory.taken_back = Some(TakenBack {
+            generation: current.generation,
+            until,
+            why: first.unwrap_or_default(),
+        });
+        let text = format!(
+            "{who}; what plan {} said is in force again, and automation rests until {until}; `meridian unfreeze` ends that",
+            good.generation
+        );
+        self.report
+            .changed
+            .push(general(ReasonCode::PlanTakenBack, text, Some(until)));
     }
 
-    /// What made the refused plan what it was must not make the next one the same.
-    fn stop_what_was_taken_back(&mut self, generation: u64, good: &Plan) {
-        let is_undone = |kind: &IntentKind| match kind {
-            IntentKind::DrainEdge { edge } => good.edges.get(edge) != Some(&EdgeState::Drained),
-            IntentKind::DrainStack { stack } => !good.drained_stacks.contains(stack),
-            _ => false,
+    /// Why a plan is not taken back for an earlier one, whoever refuses it.
+    fn must_stand(&self, good: &Plan, current: &Plan) -> Option<String> {
+        let percent = |plan: &Plan, primary: &RegionId, target: &RegionId| {
+            let shares = plan.routes.get(primary).map(Vec::as_slice).unwrap_or_default();
+            total_at(shares, target)
         };
-        let undone = self.memory.running(is_undone).map(|action| action.intent.id.clone());
-        let undone: Vec<String> = undone.collect();
-        let text = format!("taken back with plan {generation}, which nodes refuse");
-        for id in undone {
-            self.end_action(&id, Phase::Aborted, &text);
+        for (primary, shares) in &good.routes {
+            let back = shares
+                .iter()
+                .map(|share| &share.region)
+                .filter(|it| percent(good, primary, it) > percent(current, primary, it));
+            for target in back {
+                if self.last_known(target) == Some(Health::Down) {
+                    return Some(format!(
+                        "it moves sessions of {primary} away from {target}, which is down"
+                    ));
+                }
+            }
         }
+        let differs = |region: &RegionId| {
+            let state = |plan: &Plan| plan.regions.get(region).map(|it| it.state);
+            state(good) != state(current)
+        };
+        let carries = |action: &Action| match &action.intent.kind {
+            IntentKind::Failover { region, .. }
+            | IntentKind::Switchover { region, .. }
+            | IntentKind::Restore { region, .. } => differs(region),
+            IntentKind::Rollout { .. } => good.rollout != current.rollout,
+            IntentKind::DrainEdge { .. } | IntentKind::DrainStack { .. } | IntentKind::Abort { .. } => true,
+            IntentKind::Freeze
+            | IntentKind::Unfreeze
+            | IntentKind::Override { .. }
+            | IntentKind::Ack { .. }
+            | IntentKind::Approve { .. } => false,
+        };
+        let ordered = self.memory.actions.values().find(|action| {
+            let is_new = action.changed_at >= good.created_at && matches!(action.phase, Phase::Done | Phase::Aborted);
+            let goes_on = action.phase == Phase::Running
+                && (action.changed_at >= good.created_at || !action.intent.kind.stands());
+            action.intent.author != PLANNER && (is_new || goes_on) && carries(action)
+        })?;
+        let intent = &ordered.intent;
+        let (kind, subject, author) = (intent.kind.as_str(), intent.kind.subject(), &intent.author);
+        Some(format!("{author} ordered it: {kind} of {subject}"))
     }
 
     /// Stacks are drained while somebody wants it, but never the last one of a region.
@@ -488,7 +544,7 @@ impl<'i> Planner<'i> {
         }
     }
 
-    /// Edges are drained while somebody wants it, but never the last one.
+    /// Edges are left out of DNS answers while somebody wants it, but never the last one, and while they are lost.
     fn set_edges(&mut self) {
         let drained: BTreeMap<_, _> = self
             .memory
@@ -498,7 +554,9 @@ impl<'i> Planner<'i> {
                 _ => None,
             })
             .collect();
-        let none_left = self.next.edges.keys().all(|edge| drained.contains_key(edge));
+        let lost = &self.memory.lost_edges;
+        let is_left = |edge: &EdgeId| drained.contains_key(edge) || lost.contains_key(edge);
+        let none_left = self.next.edges.keys().all(is_left);
         let mut changed = Vec::new();
         // An edge that came back by itself and was refused with its plan comes back when automation does.
         let rests = self.memory.taken_back.is_some() && !self.is_asked();
@@ -507,7 +565,7 @@ impl<'i> Planner<'i> {
                 continue;
             }
             // The topology may have lost the edges that were not drained.
-            let wanted = if drained.contains_key(edge) && !none_left {
+            let wanted = if lost.contains_key(edge) || (drained.contains_key(edge) && !none_left) {
                 EdgeState::Drained
             } else {
                 EdgeState::Serving
@@ -518,7 +576,17 @@ impl<'i> Planner<'i> {
             }
         }
         for (edge, state) in changed {
+            let was_lost = self.input.memory.lost_edges.contains_key(&edge);
             let (code, text) = match state {
+                EdgeState::Drained if self.memory.lost_edges.contains_key(&edge) => {
+                    let silence = self.silence(&edge);
+                    let text = format!("{silence}; DNS names it no more until it is heard again. Its sessions stay");
+                    (ReasonCode::EdgeLost, text)
+                }
+                EdgeState::Serving if was_lost => {
+                    let text = format!("{edge} is heard again, and DNS names it again");
+                    (ReasonCode::EdgeReturned, text)
+                }
                 EdgeState::Drained => {
                     let by = drained.get(&edge).map(|it| {
                         let (author, reason, until) = (&it.author, &it.reason, it.expires_at);
@@ -688,7 +756,7 @@ impl<'i> Planner<'i> {
     // Safety rules.
 
     /// See [`automation`].
-    fn automation(&self) -> Option<Reason> {
+    pub(crate) fn automation(&self) -> Option<Reason> {
         let (code, text, until) = self.gate(Ordered::No)?;
         Some(Reason {
             code,

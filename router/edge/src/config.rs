@@ -370,6 +370,8 @@ pub struct Timeouts {
     pub device: Span,
     /// For any byte of one direction of a session; heartbeats keep it alive.
     pub idle: Span,
+    /// For a device to take any of what waits for it; then its session is closed with 1008. Meanwhile its region is not judged.
+    pub send: Span,
     /// For a peer to take part in closing.
     pub close: Span,
     /// An affinity token counts this long.
@@ -406,7 +408,8 @@ impl Drain {
     }
 }
 
-/// The secret that signs affinity tokens, written in hex. It never shows in `Debug` output.
+/// The secret that signs affinity tokens, written in hex, or two of them: the first signs, both verify. It never shows in `Debug`
+/// output.
 #[derive(Clone)]
 pub struct AffinityKey(pub routing::Key);
 
@@ -457,6 +460,9 @@ impl Default for Timeouts {
             answer: seconds(60),
             device: seconds(20),
             idle: seconds(120),
+            // A phone in a lift or between two cells takes nothing for some seconds and is back; after half a minute nobody
+            // listens to that reply any more, and its place in the region is worth more to others.
+            send: seconds(30),
             close: seconds(1),
             affinity: seconds(86_400),
         }
@@ -476,10 +482,27 @@ impl Default for Drain {
 impl<'de> Deserialize<'de> for AffinityKey {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         use serde::de::Error as _;
-        let text = String::deserialize(deserializer)?;
-        // The secret is not repeated in the error: errors are logged.
-        let secret = hex::decode(&text).map_err(|_| D::Error::custom("affinity_key is not hexadecimal"))?;
-        routing::Key::new(&secret).map(Self).map_err(D::Error::custom)
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Written {
+            One(String),
+            Some(Vec<String>),
+        }
+        // The secret is not repeated in an error: errors are logged.
+        let written = Written::deserialize(deserializer)
+            .map_err(|_| D::Error::custom("affinity_key is a text, or a list of two: [\"new\", \"old\"]"))?;
+        let keys = match written {
+            Written::One(key) => vec![key],
+            Written::Some(keys) => keys,
+        };
+        let decode = |text: &String| hex::decode(text).map_err(|_| D::Error::custom("affinity_key is not hexadecimal"));
+        let keys = keys.iter().map(decode).collect::<Result<Vec<_>, _>>()?;
+        let key = match &keys[..] {
+            [signs] => routing::Key::new(signs),
+            [signs, verifies] => routing::Key::new(signs).and_then(|key| key.and(verifies)),
+            _ => return Err(D::Error::custom("affinity_key: one key, or the new and the old one")),
+        };
+        key.map(Self).map_err(D::Error::custom)
     }
 }
 
@@ -604,6 +627,7 @@ impl Config {
             ("answer", timeouts.answer),
             ("device", timeouts.device),
             ("idle", timeouts.idle),
+            ("send", timeouts.send),
             ("close", timeouts.close),
         ] {
             if span.0.is_zero() {

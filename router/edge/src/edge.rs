@@ -158,11 +158,13 @@ impl Edge {
 
     /// Where an affinity token says the session was, and when; `None` for one that is not ours, forged or out of date.
     pub fn affinity(&self, token: &str, now: Moment) -> Option<Affinity> {
-        let verified = self
-            .config
-            .affinity_key
-            .0
-            .verify(token, now, self.config.timeouts.affinity.0);
+        self.affinity_of(token, None, now)
+    }
+
+    /// The same, and whether `holder` is who the token was issued to.
+    pub fn affinity_of(&self, token: &str, holder: Option<&str>, now: Moment) -> Option<Affinity> {
+        let age_max = self.config.timeouts.affinity.0;
+        let verified = self.config.affinity_key.0.verify(token, holder, now, age_max);
         match verified {
             Ok(affinity) => Some(affinity),
             Err(error) => {
@@ -172,7 +174,13 @@ impl Edge {
         }
     }
 
-    /// A token for who asked something of a region. Many get the same, within a second and under the same plan: to sign one
+    /// A token for the holder of a session in a region, who is let in before others with it.
+    pub fn session_token(&self, holder: &str, region: &RegionId) -> String {
+        let key = &self.config.affinity_key.0;
+        key.issue_to(holder, region, daemon::clock::now())
+    }
+
+    /// A token for who asked something of a region: it steers, and lets nobody in. Many get the same, within a second and under the same plan: to sign one
     /// costs as much as half the rest of a small request.
     pub fn affinity_token(&self, decision: &Decision, now: Moment) -> Arc<str> {
         let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);

@@ -39,6 +39,8 @@ pub const PLAN_STALE: &str = "meridian_edge_plan_stale_seconds";
 pub const RELAYED_BYTES: &str = "meridian_edge_relayed_bytes";
 /// HTTP requests, by route and class of status. `_total` is appended.
 pub const HTTP_REQUESTS: &str = "meridian_edge_http_requests";
+/// Connections of devices that are accepted at once: `limits.connections_max`, or fewer if the open files are not enough.
+pub const CONNECTIONS_MAX: &str = "meridian_edge_connections_max";
 /// Requests refused before any region was asked, by reason. `_total` is appended.
 pub const REFUSED: &str = "meridian_edge_refused";
 
@@ -90,6 +92,7 @@ pub struct Metrics {
     connects: Family<ByOutcome, Counter>,
     connect_seconds: Family<ByRegion, Histogram, fn() -> Histogram>,
     faults: Family<ByFault, Counter>,
+    connections_max: Gauge,
     ejections: Family<ByRegion, Counter>,
     ejection_ignored: Family<ByReason, Counter>,
     plan_generation: Gauge,
@@ -187,6 +190,7 @@ impl Metrics {
             connects: Family::default(),
             connect_seconds: Family::new_with_constructor(connect_seconds),
             faults: Family::default(),
+            connections_max: Gauge::default(),
             ejections: Family::default(),
             ejection_ignored: Family::default(),
             plan_generation: Gauge::default(),
@@ -231,6 +235,11 @@ impl Metrics {
             FAULTS,
             "What went wrong with a region's stacks, by whose fault it was",
             metrics.faults.clone(),
+        );
+        registry.register(
+            CONNECTIONS_MAX,
+            "Connections of devices that are accepted at once",
+            metrics.connections_max.clone(),
         );
         registry.register(EJECTIONS, "Times a stack was ejected", metrics.ejections.clone());
         registry.register(
@@ -377,6 +386,10 @@ impl Metrics {
         self.connect_seconds
             .get_or_create(&by_region(region))
             .observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn connections_max(&self, connections: usize) {
+        self.connections_max.set(i64::try_from(connections).unwrap_or(i64::MAX));
     }
 
     pub(crate) fn fault(&self, region: &RegionId, fault: &'static str) {

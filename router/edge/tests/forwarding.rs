@@ -50,7 +50,7 @@ async fn connections_are_kept_on_both_sides() {
         .await;
         say(&mut tcp, rest).await;
         let (head, said) = answer(&mut tcp).await;
-        assert!(head.contains("Meridian-Region: eu-west\r\n") && head.contains("Meridian-Affinity: v1.eu-west."));
+        assert!(head.contains("Meridian-Region: eu-west\r\n") && head.contains("Meridian-Affinity: v2.eu-west."));
         assert_eq!(said, format!("POST /v1/audio/speech?{turn} HTTP/1.1 {body}"));
     }
     assert_eq!(taken.load(Ordering::SeqCst), 1);

@@ -6,6 +6,7 @@ mod histories;
 mod limits;
 mod orders;
 mod records;
+mod refusals;
 mod stories;
 mod troubles;
 mod world;
