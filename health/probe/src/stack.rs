@@ -22,17 +22,25 @@ const HEALTH_BYTES_MAX: usize = 64 << 10;
 /// so a slow turn must be measured rather than cut.
 const TURN_PATIENCE: u32 = 2;
 
-/// What was seen, merged to one entry per region and component.
+/// What was seen, merged to one entry per region and component, and of the gateway per stack.
 #[derive(Debug, Default)]
-pub(crate) struct Seen(BTreeMap<(RegionId, Component, Source), Observation>);
+pub(crate) struct Seen(BTreeMap<Key, Observation>);
+
+type Key = (RegionId, Component, Source, Option<SocketAddr>);
 
 impl Seen {
     pub(crate) fn of(&mut self, region: &RegionId, component: Component) -> &mut Observation {
-        self.entry(region, component, Source::Probe)
+        self.entry(region, component, Source::Probe, None)
+    }
+
+    /// The gateway of one stack.
+    pub(crate) fn gateway(&mut self, region: &RegionId, stack: SocketAddr) -> &mut Observation {
+        self.entry(region, Component::Gateway, Source::Probe, Some(stack))
     }
 
     pub(crate) fn merge(&mut self, other: &Observation) {
-        self.entry(&other.region, other.component, other.source).merge(other);
+        self.entry(&other.region, other.component, other.source, other.stack)
+            .merge(other);
     }
 
     pub(crate) fn absorb(&mut self, other: &Seen) {
@@ -43,10 +51,18 @@ impl Seen {
         self.0.into_values().collect()
     }
 
-    fn entry(&mut self, region: &RegionId, component: Component, source: Source) -> &mut Observation {
-        self.0
-            .entry((region.clone(), component, source))
-            .or_insert_with(|| Observation::new(region.clone(), component, source))
+    fn entry(
+        &mut self,
+        region: &RegionId,
+        component: Component,
+        source: Source,
+        stack: Option<SocketAddr>,
+    ) -> &mut Observation {
+        let key = (region.clone(), component, source, stack);
+        self.0.entry(key).or_insert_with(|| Observation {
+            stack,
+            ..Observation::new(region.clone(), component, source)
+        })
     }
 }
 
@@ -80,7 +96,7 @@ pub(crate) async fn gateway(
     let took_ms = milliseconds(started.elapsed());
     match answer.unwrap_or_else(|_| Err(format!("no answer to GET /health within {patience:?}"))) {
         Ok(health) => {
-            seen.of(region, Component::Gateway).succeed(took_ms);
+            seen.gateway(region, stack).succeed(took_ms);
             // The other components are judged by the spoken turn; only the store shows nowhere else.
             match health
                 .pointer("/components/session-store/status")
@@ -93,7 +109,7 @@ pub(crate) async fn gateway(
                 None => {}
             }
         }
-        Err(why) => seen.of(region, Component::Gateway).fail(&why),
+        Err(why) => seen.gateway(region, stack).fail(&why),
     }
     (seen, round_trip)
 }
@@ -153,18 +169,17 @@ pub(crate) async fn spoken_turn(region: &RegionId, stack: SocketAddr, patience: 
     let mut seen = Seen::default();
     match Call::open(stack, &options).await {
         Ok(mut call) => {
-            seen.of(region, Component::Gateway)
-                .succeed(milliseconds(started.elapsed()));
+            seen.gateway(region, stack).succeed(milliseconds(started.elapsed()));
             let result = call.turn(Utterance::probe(), Pacing::Immediate).await;
             call.hang_up().await;
-            judge(&mut seen, region, &result);
+            judge(&mut seen, region, stack, &result);
         }
-        Err(error) => seen.of(region, Component::Gateway).fail(&error.to_string()),
+        Err(error) => seen.gateway(region, stack).fail(&error.to_string()),
     }
     seen
 }
 
-fn judge(seen: &mut Seen, region: &RegionId, result: &Result<Turn, CallError>) {
+fn judge(seen: &mut Seen, region: &RegionId, stack: SocketAddr, result: &Result<Turn, CallError>) {
     match result {
         Ok(turn) => judge_answer(seen, region, turn),
         Err(CallError::TurnTimeout { stage, .. } | CallError::TurnFailed { stage, .. }) => {
@@ -177,7 +192,7 @@ fn judge(seen: &mut Seen, region: &RegionId, result: &Result<Turn, CallError>) {
             seen.of(region, guilty).fail(&why);
         }
         // The connection itself broke under the turn.
-        Err(error) => seen.of(region, Component::Gateway).fail(&error.to_string()),
+        Err(error) => seen.gateway(region, stack).fail(&error.to_string()),
     }
 }
 
@@ -229,7 +244,7 @@ pub async fn probe_once(topology: &Topology, patience: Duration) -> Vec<Observat
             let (id, http) = (region.id.clone(), http.clone());
             probes.spawn(async move {
                 let (mut seen, _) = gateway(&http, &id, stack, patience).await;
-                let gateway_works = seen.of(&id, Component::Gateway).failed == 0;
+                let gateway_works = seen.gateway(&id, stack).failed == 0;
                 if gateway_works {
                     seen.absorb(&spoken_turn(&id, stack, patience).await);
                 }
