@@ -19,10 +19,16 @@ use crate::{
 
 /// How long one question of `wait` lasts.
 const ASK_FOR: Duration = Duration::from_secs(2);
+/// How long an order waits for the edges to have its plan before it is said to be running still. They have it within
+/// milliseconds when all is well.
+const SPREADS_WITHIN: Duration = Duration::from_secs(3);
+/// Wait before the edges are asked about again.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Request {
-    /// Emergency: move a region's sessions to its backups now, whatever its health.
+    /// Emergency: move a region's sessions to its backups now, whatever its health. It needs no telemetry: where nobody sees
+    /// a backup, what was last known of it counts, and the answer says what speaks against the move.
     Failover {
         /// The region.
         region: String,
@@ -32,6 +38,10 @@ pub(crate) enum Request {
         /// Lose up to this much of the newest data by promoting, such as 30m, or `any`; needs a second person.
         #[arg(long, value_name = "TIME|any", value_parser = parse_loss, requires = "promote")]
         accept_loss: Option<Duration>,
+        /// Pass over the rules no-fit-backup, no-headroom and regions-serving-min: you know better than what is believed of
+        /// the backups. Needs a second person where one of them speaks against it. Data are never forced: name the loss.
+        #[arg(long)]
+        force: bool,
         #[command(flatten)]
         because: Because,
     },
@@ -203,7 +213,22 @@ pub(crate) async fn act(
         print(&present::plan(&tried, output));
         return Ok(exit::of_outcome(tried.outcome(), &tried.refused));
     }
-    let reply = operator.act(request).await?;
+    let mut reply = operator.act(request).await?;
+    // A decision that no edge has yet moves nobody.
+    if let (v1::Outcome::Done, Some(number)) = (reply.outcome(), reply.number) {
+        let deadline = Instant::now() + because.wait.unwrap_or(SPREADS_WITHIN);
+        if let Err(behind) = spread(operator, Some(number), deadline).await {
+            reply.set_outcome(v1::Outcome::Running);
+            print(&present::action(&reply, output));
+            eprintln!("meridian: {behind}; `meridian status` names those that have not");
+            let code = if because.wait.is_some() {
+                exit::of_phase("running")
+            } else {
+                ExitCode::SUCCESS
+            };
+            return Ok(code);
+        }
+    }
     print(&present::action(&reply, output));
     match (&reply.action, because.wait) {
         (Some(action), Some(patience)) if reply.outcome() != v1::Outcome::Refused => match (emptied, edge_admin) {
@@ -233,6 +258,7 @@ async fn read(operator: &Operator, request: Request) -> Result<(Kind, Option<Dur
             region,
             promote,
             accept_loss,
+            force,
             because,
         } => {
             let accept_loss_ms = accept_loss.map(ms);
@@ -240,6 +266,7 @@ async fn read(operator: &Operator, request: Request) -> Result<(Kind, Option<Dur
                 region,
                 promote,
                 accept_loss_ms,
+                force,
             };
             (Kind::Failover(failover), None, because)
         }
@@ -362,7 +389,33 @@ async fn drain(operator: &Operator, subject: Drained, length: Option<Duration>) 
     Ok(Kind::Switchover(v1::Switchover { region, promote: false }))
 }
 
-/// Waits until an action is over; says so whenever it gets on.
+/// Waits until more than half of the edges apply a plan: that of `number`, or the one in force. The error says how far it is
+/// at the deadline.
+async fn spread(operator: &Operator, number: Option<v1::PlanNumber>, deadline: Instant) -> Result<(), String> {
+    let mut behind =
+        "which edges have the plan is unknown, because no control plane that leads can be asked".to_owned();
+    loop {
+        if let Ok(status) = operator.status().await {
+            let order = |number: v1::PlanNumber| (number.generation, number.epoch);
+            let wanted = number.or(status.number).map(order);
+            let has = |node: &&v1::NodeStatus| {
+                node.kind() == v1::NodeKind::Edge && node.acknowledged.map(order) >= wanted && wanted.is_some()
+            };
+            let (have, edges) = (status.nodes.iter().filter(has).count(), status.edges.len());
+            if 2 * have > edges {
+                return Ok(());
+            }
+            let generation = wanted.map_or(0, |(generation, _)| generation);
+            behind = format!("plan {generation} is decided, and {have} of {edges} edges apply it so far");
+        }
+        if Instant::now() >= deadline {
+            return Err(behind);
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+/// Waits until an action is over and most edges apply what came of it; says so whenever it gets on.
 pub(crate) async fn wait(
     operator: &Operator,
     id: &str,
@@ -385,6 +438,18 @@ pub(crate) async fn wait(
                 "meridian: it is not over after {} s; `meridian wait {id}` waits again",
                 patience.as_secs()
             );
+        }
+        if over
+            && action.phase == "done"
+            && let Err(behind) = spread(operator, None, deadline).await
+        {
+            let action = v1::Action {
+                phase: "running".to_owned(),
+                text: format!("{}; {behind}", action.text),
+                ..action
+            };
+            print(&present::waited(&action, output));
+            return Ok(exit::of_phase(&action.phase));
         }
         if over || left.is_zero() {
             print(&present::waited(&action, output));

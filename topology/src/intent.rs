@@ -39,6 +39,10 @@ pub enum IntentKind {
         /// How much of the newest data may be lost by promoting; none means no more than each class's RPO.
         #[serde(default)]
         accept_loss: Option<Duration>,
+        /// Pass over what speaks against it: backups believed unfit or full, too few regions left. Needs a second person
+        /// where anything does.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        force: bool,
     },
     /// Planned: move a healthy primary's sessions away in steps, each at a turn boundary of the sessions it moves.
     Switchover {

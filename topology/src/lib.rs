@@ -22,7 +22,7 @@ pub use document::{Problem, Problems};
 pub use id::{EdgeId, IdError, NodeId, RegionId};
 pub use intent::{Intent, IntentKind, Rule};
 pub use moment::{Moment, Tick};
-pub use plan::{EdgeState, Plan, PlanNumber, Reason, ReasonCode, RegionPlan, RegionState, Rollout, Share};
+pub use plan::{EdgeState, Plan, PlanNumber, Reason, ReasonCode, RegionPlan, RegionState, Rollout, Share, UnknownCode};
 pub use policy::Policy;
 pub use snapshot::{Snapshot, SnapshotError};
 pub use stack::Stack;

@@ -163,8 +163,10 @@ impl fmt::Display for EdgeState {
 }
 
 /// Why something changed, was refused, or waits. Machine-readable by its code, and in words.
+///
+/// Of a plan this is the part for people: no node routes by it. So a node reads codes and fields that it does not know, which
+/// a newer control plane may write, and keeps its plan up to date; every other part of a plan has to be understood.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Reason {
     /// Which rule spoke.
     pub code: ReasonCode,
@@ -239,17 +241,25 @@ pub enum ReasonCode {
     LevelChanged,
     /// Nodes held a newer plan than the store.
     PlanRecovered,
+    /// Waits: nodes say that they hold a newer plan than the store, and too few hold the same.
+    PlanUnproven,
+    /// An edge is left out of DNS answers because nothing was heard of it.
+    EdgeLost,
+    /// An edge that was lost is named in DNS answers again.
+    EdgeReturned,
+    /// Waits: an edge is lost and stays in DNS answers, because too many others would be left out.
+    EdgeFloor,
     /// The clock went back.
     ClockWentBack,
     /// Refused: no backup of the region is fit to take its sessions.
     NoFitBackup,
     /// Refused: the backups lack headroom for the region's sessions.
     NoHeadroom,
-    /// Refused: everything looks dead, so weights are kept and people are called.
+    /// Refused: everything looks dead, so weights are kept until an operator decides.
     EverythingLooksDead,
-    /// Refused: two or more primaries turned bad together, so weights are kept and people are called.
+    /// Refused: two or more primaries turned bad together, so weights are kept until an operator decides.
     CorrelatedEvidence,
-    /// Refused: an automatic evacuation is already in force.
+    /// Refused: as many regions as automation may leave are bad or moving already.
     EvacuationLimit,
     /// Refused: too few regions would be left serving.
     RegionsServingMin,
@@ -303,12 +313,62 @@ pub enum ReasonCode {
     RolloutHold,
     /// The clocks of a vantage and of the control plane are too far apart. Decisions go on.
     ClockSkew,
+    /// One that a newer version wrote and this one does not know.
+    #[serde(untagged)]
+    Unknown(UnknownCode),
+}
+
+/// The name of a reason that this version does not know, kept as it was written.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UnknownCode {
+    bytes: [u8; Self::LENGTH_MAX],
+    length: u8,
+}
+
+impl UnknownCode {
+    /// Longer names are cut off: no code of ours comes near it.
+    const LENGTH_MAX: usize = 40;
+
+    /// It is printed on terminals and used as a label, so what no code has in it becomes a question mark.
+    fn new(name: &str) -> Self {
+        let mut bytes = [0; Self::LENGTH_MAX];
+        let mut length = 0;
+        for (byte, letter) in bytes.iter_mut().zip(name.chars()) {
+            let is_plain = letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '-';
+            *byte = if is_plain { letter as u8 } else { b'?' };
+            length += 1;
+        }
+        Self { bytes, length }
+    }
+
+    fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.bytes[..usize::from(self.length)]).unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for UnknownCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.as_str().fmt(f)
+    }
+}
+
+impl Serialize for UnknownCode {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for UnknownCode {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(|name| Self::new(&name))
+    }
 }
 
 impl ReasonCode {
     /// The code as it is written in documents.
-    pub fn as_str(self) -> &'static str {
+    pub fn as_str(&self) -> &str {
         match self {
+            Self::Unknown(code) => code.as_str(),
             Self::Genesis => "genesis",
             Self::TopologyChanged => "topology-changed",
             Self::Failover => "failover",
@@ -337,6 +397,10 @@ impl ReasonCode {
             Self::Expired => "expired",
             Self::LevelChanged => "level-changed",
             Self::PlanRecovered => "plan-recovered",
+            Self::PlanUnproven => "plan-unproven",
+            Self::EdgeLost => "edge-lost",
+            Self::EdgeReturned => "edge-returned",
+            Self::EdgeFloor => "edge-floor",
             Self::ClockWentBack => "clock-went-back",
             Self::NoFitBackup => "no-fit-backup",
             Self::NoHeadroom => "no-headroom",
@@ -445,6 +509,19 @@ mod tests {
         assert_eq!(ports(&[3], Some(("2.4.0", 100))), [1, 2]);
         assert_eq!(ports(&[1, 2], None), [3]);
         assert_eq!(ports(&[], Some(("3.0.0", 50))), [1, 2]);
+    }
+
+    #[test]
+    fn every_code_is_written_as_it_is_called_and_unknown_ones_are_kept() {
+        for name in ["failover", "rollout-hold", "made-up-in-2031"] {
+            let code: ReasonCode = serde_json::from_value(name.into()).unwrap();
+            assert_eq!(code.as_str(), name);
+            assert_eq!(serde_json::to_value(code).unwrap(), name);
+            assert_eq!(matches!(code, ReasonCode::Unknown(_)), name.starts_with("made"));
+        }
+        let hostile = format!("\u{1b}[2J{}", "x".repeat(100));
+        let code: ReasonCode = serde_json::from_value(hostile.into()).unwrap();
+        assert_eq!(code.as_str(), format!("??2?{}", "x".repeat(36)));
     }
 
     #[test]

@@ -36,6 +36,8 @@ pub struct Policy {
     pub data: Vec<DataPolicy>,
     /// What DNS answers carry.
     pub dns: DnsPolicy,
+    /// When an edge counts as lost.
+    pub edges: EdgesPolicy,
 }
 
 /// How health is probed.
@@ -107,10 +109,13 @@ pub struct HealthPolicy {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FailoverPolicy {
-    /// Evacuations that may be in force by automatic decision.
+    /// Regions that may be bad or moving at once by automatic decision.
     pub automatic_max: u32,
     /// Whether two or more primaries turning bad together holds automation.
     pub correlated_hold: bool,
+    /// Primaries turn bad together when they turned from good to bad at most so many ticks apart. The gateway trigger takes
+    /// two bad ticks, and the last reports of a tick may fall into the next. What lies further apart has causes of its own.
+    pub correlated_ticks: u32,
     /// Devices of a region that is left come back within this time; it turns sessions moved into connections per second.
     pub reconnect_window: Duration,
     /// Whether a backup whose recognition, understanding or skills are too small takes the sessions at a degradation level
@@ -209,8 +214,8 @@ pub struct RolloutStep {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PublishPolicy {
-    /// Share of the following nodes, 0..=1, that may refuse a plan before it is taken back for all of them. A node that
-    /// refuses serves its last good plan in any case; one broken node of a thousand must not undo a failover.
+    /// Share of the edges that may refuse a plan before it is taken back for all of them: at least half, and more than one
+    /// edge. A node that refuses serves its last good plan in any case, so a minority never decides for the others.
     pub refusals_max: f64,
     /// How long automation rests after a plan was taken back.
     pub hold: Duration,
@@ -271,6 +276,29 @@ impl DnsPolicy {
     }
 }
 
+/// When an edge counts as lost, so that DNS names it no more.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EdgesPolicy {
+    /// An edge is lost when it followed no plans and sent no report for so long.
+    pub lost_after: Duration,
+    /// A lost edge is named again when it was heard of for so long without a gap.
+    pub returned_after: Duration,
+    /// Share of all edges, 0..=1, that may be left out for being lost. When more look lost, none more is left out.
+    pub lost_max: f64,
+}
+
+impl Default for EdgesPolicy {
+    fn default() -> Self {
+        // Three reports that did not come; an edge that is restarted is back before.
+        Self {
+            lost_after: Duration::from_secs(30),
+            returned_after: Duration::from_secs(20),
+            lost_max: 0.5,
+        }
+    }
+}
+
 impl Default for ProbePolicy {
     fn default() -> Self {
         // Offset + timeout + a second for the report must fit into the tick.
@@ -323,6 +351,7 @@ impl Default for FailoverPolicy {
         Self {
             automatic_max: 1,
             correlated_hold: true,
+            correlated_ticks: 3,
             reconnect_window: Duration::from_secs(10),
             degrade_to_admit: true,
         }
@@ -359,6 +388,7 @@ impl Default for Policy {
                 data("sessions", Replication::RegionLocal, Duration::ZERO, Duration::ZERO),
             ],
             dns: DnsPolicy::default(),
+            edges: EdgesPolicy::default(),
         }
     }
 }
@@ -416,7 +446,7 @@ impl Default for RolloutPolicy {
 impl Default for PublishPolicy {
     fn default() -> Self {
         Self {
-            refusals_max: 0.1,
+            refusals_max: 0.5,
             hold: Duration::from_secs(600),
         }
     }
@@ -463,6 +493,11 @@ impl Policy {
                 "safety.regions_serving_min",
                 safety.regions_serving_min,
                 other.safety.regions_serving_min,
+            ),
+            grows(
+                "edges.lost_max in percent",
+                (self.edges.lost_max * 100.0) as u32,
+                (other.edges.lost_max * 100.0) as u32,
             ),
             grows("damping.suppress", self.damping.suppress, other.damping.suppress),
         ];
@@ -553,6 +588,7 @@ fn read_policy(root: &mut Section<'_>) -> Policy {
         let failover = &mut policy.failover;
         failover.automatic_max = section.in_range("automatic_max", failover.automatic_max, 0..=100);
         failover.correlated_hold = section.optional("correlated_hold", failover.correlated_hold);
+        failover.correlated_ticks = section.in_range("correlated_ticks", failover.correlated_ticks, 1..=TICKS_MAX);
         failover.reconnect_window = section.duration("reconnect_window", failover.reconnect_window);
         if failover.reconnect_window.is_zero() {
             section.report_at("reconnect_window", "devices need some time to come back");
@@ -630,7 +666,7 @@ fn read_policy(root: &mut Section<'_>) -> Policy {
     }
     if let Some(mut section) = root.section("publish") {
         let publish = &mut policy.publish;
-        publish.refusals_max = section.in_range("refusals_max", publish.refusals_max, 0.0..=1.0);
+        publish.refusals_max = section.in_range("refusals_max", publish.refusals_max, 0.5..=0.95);
         publish.hold = section.duration("hold", publish.hold);
         section.finish();
     }
@@ -662,6 +698,19 @@ fn read_policy(root: &mut Section<'_>) -> Policy {
         policy.dns.ttl = section.duration("ttl", policy.dns.ttl);
         if !(1..=3600).contains(&policy.dns.ttl.as_secs()) {
             section.report_at("ttl", "the ttl lies in 1 s to 1 h");
+        }
+        section.finish();
+    }
+    if let Some(mut section) = root.section("edges") {
+        let edges = &mut policy.edges;
+        edges.lost_after = section.duration("lost_after", edges.lost_after);
+        edges.returned_after = section.duration("returned_after", edges.returned_after);
+        edges.lost_max = section.in_range("lost_max", edges.lost_max, 0.0..=1.0);
+        if !(20..=3600).contains(&edges.lost_after.as_secs()) {
+            section.report_at("lost_after", "it is 20 s (two reports) to 1 h");
+        }
+        if edges.returned_after > Duration::from_secs(3600) {
+            section.report_at("returned_after", "it is at most 1 h");
         }
         section.finish();
     }

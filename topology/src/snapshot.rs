@@ -202,6 +202,31 @@ mod tests {
         assert_eq!(Snapshot::decode(&bytes, &sum).unwrap(), snapshot);
     }
 
+    /// During an upgrade an older node has to follow a newer control plane, or it has no failover.
+    #[test]
+    fn a_plan_of_a_newer_version_is_read_but_for_what_a_node_would_have_to_do() {
+        let (bytes, _) = three_primaries().encode();
+        let text = String::from_utf8(bytes).unwrap();
+        let decode = |text: &str| Snapshot::decode(text.as_bytes(), &checksum(text.as_bytes()));
+        let newer = text.replace(
+            r#""code":"genesis""#,
+            r#""code":"edge-lost","severity":7,"links":["https://example.com"]"#,
+        );
+        assert_ne!(newer, text);
+        let read = decode(&newer).unwrap();
+        assert_eq!(read.plan.reasons[0].code.as_str(), "edge-lost");
+        // Whoever asks the node for its plan gets the same code back.
+        let (again, sum) = read.encode();
+        assert_eq!(Snapshot::decode(&again, &sum), Ok(read));
+        for routed in [
+            text.replace(r#""routes":"#, r#""weights":{},"routes":"#),
+            text.replace(r#""state":"serving""#, r#""state":"paused""#),
+        ] {
+            assert_ne!(routed, text);
+            assert!(matches!(decode(&routed), Err(SnapshotError::Unreadable(_))));
+        }
+    }
+
     #[test]
     fn damage_is_noticed() {
         let (mut bytes, sum) = three_primaries().encode();
@@ -230,12 +255,39 @@ mod tests {
         ninety.plan.routes.get_mut(&us_east).unwrap()[0].percent = 90;
         let mut elsewhere = three_primaries();
         elsewhere.topology.regions.get_mut(&us_east).unwrap().sessions_max += 1;
+        let mut no_plan = three_primaries();
+        no_plan.plan.generation = 0;
+        let mut nobody = three_primaries();
+        nobody.plan.routes.get_mut(&us_east).unwrap().push(crate::Share {
+            region: RegionId::new("us-west").unwrap(),
+            percent: 0,
+        });
+        let mut stackless = three_primaries();
+        stackless.plan.drained_stacks = stackless.topology.regions[&us_east]
+            .stacks
+            .iter()
+            .map(|it| it.address)
+            .collect();
+        let mut later = three_primaries();
+        later.schema = SNAPSHOT_SCHEMA + 1;
+        let mut forgotten = three_primaries();
+        forgotten.plan.routes.remove(&us_east);
         for (snapshot, complaint) in [
             (empty, "it routes nothing"),
             (drained, "no edge serves"),
             (to_evacuated, "us-east is routed to us-east, which is evacuated"),
             (ninety, "the shares of us-east sum to 90, not 100"),
             (elsewhere, "it was made for another topology or policy"),
+            // Any plan would be newer than this one.
+            (no_plan, "generation 0 is no plan"),
+            // A region that is named and takes nobody would be counted as a place to go.
+            (nobody, "us-east gives us-west a share of 0"),
+            // Its callers would be sent to a region in which nothing answers.
+            (stackless, "no stack of us-east serves"),
+            // What means something else in another version would be read as if it did not.
+            (later, "schema 2 is not 1"),
+            // Callers at home there would have nowhere to go.
+            (forgotten, "primary us-east has no route"),
         ] {
             let error = snapshot.validate().unwrap_err().to_string();
             assert!(error.contains(complaint), "{error}");

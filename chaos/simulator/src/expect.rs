@@ -286,7 +286,9 @@ fn parse_level(word: &str) -> Result<Level, String> {
 /// A code by the name it has in documents: a misspelt one would never be said, and be expected never to be.
 fn parse_code(word: &str) -> Result<ReasonCode, String> {
     let name: value::StrDeserializer<'_, value::Error> = word.into_deserializer();
-    ReasonCode::deserialize(name).map_err(|_| format!("there is no reason \"{word}\""))
+    let code = ReasonCode::deserialize(name).ok();
+    let known = code.filter(|code| !matches!(code, ReasonCode::Unknown(_)));
+    known.ok_or_else(|| format!("there is no reason \"{word}\""))
 }
 
 fn parse_number(word: &str) -> Result<PlanNumber, String> {

@@ -39,7 +39,7 @@
 //! Operators have names, and may say `because` of what:
 //!
 //! ```text
-//! at 35s  alice fails over us-east [and promotes] [accepting a loss of 1h]
+//! at 35s  alice fails over us-east [and promotes] [accepting a loss of 1h] [by force]
 //! at 35s  alice switches over us-east [and promotes]
 //! at 35s  alice restores us-east [accepting a loss of 1h]
 //! at 35s  alice drains edge-iad for 2h
@@ -510,11 +510,16 @@ fn parse_ask(words: &[&str]) -> Result<Ask, String> {
     let mut life = None;
     let kind = match asked {
         ["fails", "over", name, how @ ..] => {
+            let (how, force) = match how {
+                [how @ .., "by", "force"] => (how, true),
+                how => (how, false),
+            };
             let (promote, accept_loss) = parse_how(how).ok_or_else(unknown)??;
             IntentKind::Failover {
                 region: region(name)?,
                 promote,
                 accept_loss,
+                force,
             }
         }
         ["switches", "over", name, how @ ..] => {

@@ -228,7 +228,9 @@ impl World {
         }
         let planned = self.input.current.iter().flat_map(|plan| &plan.regions);
         let believed = |plan: &RegionPlan| Before::planned(plan.state == RegionState::Evacuated, plan.level);
-        planned.map(|(region, plan)| (region.clone(), believed(plan))).collect()
+        let planned = planned.map(|(region, plan)| (region.clone(), believed(plan)));
+        // What the last leader believed is more than its plan says.
+        planned.chain(self.input.memory.before()).collect()
     }
 
     /// What a vantage sees of a region in a tick: its probes of each stack that gets sessions, and its real traffic.
@@ -340,13 +342,15 @@ impl World {
         match &line.event {
             Event::Dies(region) => condition(region, &|it| it.dead = true),
             Event::StackDies(region, stack) => {
+                let stack = stack_of(&self.input.topology, region, *stack);
                 condition(region, &|it| {
-                    drop(it.dead_stacks.insert(stack_of(&self.input.topology, region, *stack)))
+                    it.dead_stacks.insert(stack);
                 });
             }
             Event::StackRecovers(region, stack) => {
+                let stack = stack_of(&self.input.topology, region, *stack);
                 condition(region, &|it| {
-                    drop(it.dead_stacks.remove(&stack_of(&self.input.topology, region, *stack)))
+                    it.dead_stacks.remove(&stack);
                 });
             }
             Event::Unreachable(region, vantage) => {

@@ -100,6 +100,7 @@ impl TryFrom<v1::act_request::Kind> for IntentKind {
                 region: region(&it.region)?,
                 promote: it.promote,
                 accept_loss: loss(it.accept_loss_ms),
+                force: it.force,
             },
             Kind::Switchover(it) => Self::Switchover {
                 region: region(&it.region)?,

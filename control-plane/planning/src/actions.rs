@@ -1,12 +1,16 @@
 //! What decisions remember: actions with their owner and phase, penalties, arrivals. It is committed together with the
 //! plan, so that whoever leads next goes on where the last leader stopped.
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
-use topology::{Intent, IntentKind, Moment, RegionId};
+use topology::{EdgeId, Intent, IntentKind, Moment, RegionId};
 
-use crate::Penalty;
+use crate::{Believed, Penalty};
 
 /// How long ended actions are remembered: a token used again within it is recognised.
 const ENDED_KEPT: Duration = Duration::from_secs(24 * 3600);
@@ -31,6 +35,15 @@ pub struct Memory {
     pub arrivals: BTreeMap<RegionId, Arrivals>,
     /// The last plan that was taken back because nodes refused it, while automation rests.
     pub taken_back: Option<TakenBack>,
+    /// How each region was when it was last seen.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub believed: BTreeMap<RegionId, Believed>,
+    /// Regions that are away because a person emptied them while they were well.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub on_purpose: BTreeSet<RegionId>,
+    /// Edges that DNS does not name because nothing is heard of them, and since when.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub lost_edges: BTreeMap<EdgeId, Moment>,
 }
 
 /// Sessions sent to a region that are still coming.
@@ -79,6 +92,9 @@ pub struct Action {
     pub approved_by: Option<String>,
     /// What came of it so far, in words.
     pub text: String,
+    /// What whoever approves it is shown, and agrees to: by what it is, in words. What is not in it asks again.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub shown: BTreeMap<String, String>,
 }
 
 /// The author of what nobody asked for.

@@ -222,12 +222,13 @@ impl Planner<'_> {
         self.count_arrivals(primary, &shares);
         self.next.routes.insert(primary.clone(), shares);
         self.moved.insert(primary.clone());
-        self.change(code, primary, text.clone());
+        let cause = lost.first().unwrap_or(primary);
+        self.change_because_of(cause, code, primary, text.clone());
         self.stay(primary, stay, &text);
     }
 
     /// The state of a primary that has this much of its sessions at home since others came back.
-    fn stay(&mut self, primary: &RegionId, percent: u8, text: &str) {
+    pub(crate) fn stay(&mut self, primary: &RegionId, percent: u8, text: &str) {
         let now = self.now;
         let Some(plan) = self.next.regions.get_mut(primary) else {
             return;

@@ -64,6 +64,9 @@ impl Invariants {
         );
         if let Some(in_force) = &after.current {
             broken.extend(about_nothing(input, in_force, memory));
+            if input.refusal.is_none() {
+                broken.extend(abandons(input, in_force, memory, now));
+            }
         }
         // The plan that is in force where sessions are: what nodes have, if the store forgot it.
         let newest = input
@@ -75,11 +78,16 @@ impl Invariants {
             broken.extend(is_next(input, next));
             // What nodes refuse is taken back as a whole, whatever else is known by now.
             let taken_back = input.refusal.is_some();
+            let by_force = |action: &Action| {
+                let is_forced = matches!(action.intent.kind, IntentKind::Failover { force: true, .. });
+                is_forced && (action.phase == Phase::Running || action.changed_at == now)
+            };
+            let forced = memory.actions.values().any(by_force);
             if input.recovered.is_some() {
                 // The store forgot also who was sent where; so must we.
                 self.arrivals.clear();
             }
-            if !taken_back {
+            if !taken_back && !forced {
                 broken.extend(overloads(input, newest, next));
             }
             let before = newest.filter(|_| !taken_back);
@@ -88,9 +96,10 @@ impl Invariants {
             }
             if let Some(before) = before.filter(|before| before.documents == next.documents) {
                 broken.extend(loses_data(input, before, next, memory, now));
-                broken.extend(self.too_many_connections(input, before, next, now));
-                broken.extend(sent_to_the_unwell(input, before, next, now));
+                let too_many = self.too_many_connections(input, before, next, now);
+                broken.extend(too_many.into_iter().filter(|_| !forced));
                 if !is_carried_out(input, memory) {
+                    broken.extend(sent_to_the_unwell(input, before, next, now));
                     broken.extend(too_much_automation(input, before, next, memory, now));
                 }
             }
@@ -213,7 +222,13 @@ fn sent_to_the_unwell(input: &Input, before: &Plan, next: &Plan, now: Moment) ->
     let away = moved(before, next)
         .into_iter()
         .filter(|(primary, target, _)| primary != target);
-    let unwell = away.filter(|(_, target, _)| !takes(health(input, target, now)));
+    // Who orders a move may know what nobody sees, and what was ordered goes on.
+    let away = away.filter(|(primary, ..)| !is_ordered(input, primary));
+    let is_well = |target: &RegionId| match health(input, target, now) {
+        Health::Suspect => !is_suspect_for_long(input, target),
+        health => takes(health),
+    };
+    let unwell = away.filter(|(_, target, _)| !is_well(target));
     unwell
         .map(|(primary, target, _)| {
             let health = health(input, &target, now);
@@ -264,15 +279,16 @@ fn too_much_automation(input: &Input, before: &Plan, next: &Plan, memory: &Memor
         }
     }
     let overridden = |rule: Rule| memory.overrides(rule, now);
-    let away = next
-        .regions
-        .values()
-        .filter(|it| it.state != RegionState::Serving)
-        .count();
+    let window = input.policy.failover.reconnect_window;
+    let counts = |(id, it): &(&RegionId, &topology::RegionPlan)| {
+        let is_bad = !takes(health(input, id, now)) && !memory.on_purpose.contains(*id);
+        it.state != RegionState::Serving && !left.contains(id) && (is_bad || now < it.since + window)
+    };
+    let others = before.regions.iter().filter(counts).count();
     let max = input.policy.failover.automatic_max as usize;
-    if away > max && !overridden(Rule::EvacuationLimit) {
+    if others + left.len() > max && !overridden(Rule::EvacuationLimit) {
         broken.push(format!(
-            "automation leaves {left:?}, and {away} regions are away; it may hold {max}"
+            "automation leaves {left:?}, and {others} more regions are bad or moving; it may leave {max}"
         ));
     }
     let serves = |(id, it): &(&RegionId, &topology::RegionPlan)| {
@@ -453,14 +469,65 @@ fn moved(before: &Plan, next: &Plan) -> Vec<(RegionId, RegionId, u8)> {
     moved
 }
 
-/// What is believed of a region, unless it is too old.
+/// What is believed of a region, unless it is too old. A tick without data leaves the word before it.
 fn health(input: &Input, region: &RegionId, now: Moment) -> Health {
     let freshest = u64::from(input.policy.health.freshness_ticks);
+    let before = || input.memory.believed.get(region).map(|it| it.health);
     match input.verdicts.get(region) {
         None => Health::NoData,
         Some(verdict) if now.tick().0.saturating_sub(verdict.tick.0) > freshest => Health::Blind,
+        Some(verdict) if verdict.health == Health::NoData => before().unwrap_or(Health::NoData),
         Some(verdict) => verdict.health,
     }
+}
+
+/// Whether a region that is suspect was so in the tick before already: one bad tick is no evidence.
+fn is_suspect_for_long(input: &Input, region: &RegionId) -> bool {
+    let newest = input.verdicts.get(region).map(|it| (it.health, it.tick));
+    let before = input.memory.believed.get(region).map(|it| (it.health, it.since));
+    match (newest, before) {
+        (Some((Health::Suspect, tick)), Some((Health::Suspect, since))) => tick > since,
+        (Some((Health::NoData, _)), Some((Health::Suspect, _))) => true,
+        _ => false,
+    }
+}
+
+/// Somebody serves whenever any region is well: no primary's sessions stay at a backup that is down while their own region
+/// could take them.
+fn abandons(input: &Input, next: &Plan, memory: &Memory, now: Moment) -> Vec<String> {
+    let rests = memory.freeze(now).is_some() || memory.taken_back.is_some() || !input.policy.safety.automation;
+    if rests {
+        return Vec::new();
+    }
+    let is_dead = |region: &RegionId| {
+        let failing = input.verdicts.get(region).is_some_and(|verdict| verdict.failing);
+        health(input, region, now) == Health::Down && failing
+    };
+    let mut broken = Vec::new();
+    for (primary, shares) in &next.routes {
+        let limit = input.topology.regions.get(primary).and_then(|it| it.connects_per_s_max);
+        let dead = shares
+            .iter()
+            .find(|share| share.region != *primary && is_dead(&share.region));
+        let insisted = memory.actions.values().any(
+            |action| matches!(&action.intent.kind, IntentKind::Failover { region, force: true, .. } if region == primary),
+        );
+        let Some(dead) = dead.filter(|_| !insisted && limit.is_none() && takes(health(input, primary, now))) else {
+            continue;
+        };
+        let guests = next
+            .routes
+            .iter()
+            .filter(|(of, _)| *of != primary)
+            .flat_map(|(_, shares)| shares);
+        if guests.filter(|share| share.region == *primary).count() == 0 {
+            broken.push(format!(
+                "{} % of the sessions of {primary} are planned at {}, which is down, and {primary} is well",
+                dead.percent, dead.region
+            ));
+        }
+    }
+    broken
 }
 
 fn takes(health: Health) -> bool {

@@ -3,10 +3,12 @@
 
 mod actions;
 pub mod audit;
+mod believed;
 mod capacity;
 mod damping;
 mod data;
 mod documents;
+mod edges;
 mod input;
 pub mod invariants;
 mod plan;
@@ -16,9 +18,10 @@ mod rollout;
 mod settle;
 
 pub use actions::{Action, Arrivals, Memory, PLANNER, Phase, TakenBack};
+pub use believed::Believed;
 pub use capacity::{Load, Resource, loads};
 pub use damping::Penalty;
 pub use data::ANY_LOSS;
 pub use documents::{problems, refuses_topology};
-pub use input::{Check, Input, Lag, Outcome, Refusal, Report, RolloutSeen};
+pub use input::{Check, EdgeSeen, Input, Lag, Outcome, Refusal, Report, RolloutSeen};
 pub use plan::{REQUEST_LIFE, automation, next_wake, plan};

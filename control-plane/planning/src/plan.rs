@@ -8,22 +8,32 @@ use std::{
 };
 
 use topology::{
-    EdgeState, Intent, IntentKind, Level, Moment, Plan, Reason, ReasonCode, RegionId, RegionPlan, RegionState, Rule,
-    Share, Snapshot, policy::TwoPerson, snapshot::SNAPSHOT_SCHEMA,
+    EdgeId, EdgeState, Intent, IntentKind, Level, Moment, NodeId, Plan, Reason, ReasonCode, RegionId, RegionPlan,
+    RegionState, Rule, Share, Snapshot, policy::TwoPerson, snapshot::SNAPSHOT_SCHEMA,
 };
-use verdict::{Health, correlated};
+use verdict::Health;
 
 use crate::{
-    Action, Check, Input, Memory, Outcome, PLANNER, Phase, Report,
+    Action, Check, Input, Memory, Outcome, PLANNER, Phase, Refusal, Report,
     actions::TakenBack,
+    believed::is_unseen,
     capacity::Headroom,
     input::{REFUSALS_QUOTED, quoted},
+    regions::total_at,
     rollout::{Judged, judge},
 };
 
 /// Longest wait of a request for its approval: after this the world has changed too much to act on it. What then stands
 /// for a time, like an override, does so from its approval on.
 pub const REQUEST_LIFE: Duration = Duration::from_secs(600);
+
+/// What `--force` passes, with a second person's agreement: rules that judge by what is believed, and whoever orders a
+/// failover may know better. Nobody forces what would lose data; a loss is named instead.
+const FORCIBLE: [ReasonCode; 3] = [
+    ReasonCode::NoFitBackup,
+    ReasonCode::NoHeadroom,
+    ReasonCode::RegionsServingMin,
+];
 
 /// Decides. What comes of it can always be applied: a plan that could not be is refused here, and all stays as it was.
 pub fn plan(input: &Input, now: Moment) -> Outcome {
@@ -78,14 +88,17 @@ fn decide(input: &Input, now: Moment) -> Outcome {
     planner.recover();
     planner.follow_topology();
     planner.adopt_and_expire();
+    planner.note_verdicts();
     planner.take_back_refused();
     planner.settle();
+    planner.tie_correlated();
     planner.take_request();
     for region in primaries(input) {
         planner.decide(&region);
     }
     planner.repair_routes();
     planner.say_where_data_is_written();
+    planner.find_lost_edges();
     planner.set_edges();
     planner.set_stacks();
     planner.set_levels();
@@ -168,10 +181,28 @@ fn rollout_step_end(input: &Input, plan: &Plan) -> Option<Moment> {
 }
 
 /// Whether an operator ordered what goes on.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Ordered {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ordered {
     Yes,
     No,
+}
+
+/// Fewest edges whose refusal takes a plan back: one alone may be broken itself.
+const REFUSING_EDGES_MIN: usize = 2;
+
+fn is_edge(edges: &BTreeMap<EdgeId, topology::Edge>, node: &NodeId) -> bool {
+    edges.keys().any(|edge| edge.as_str() == node.as_str())
+}
+
+/// Who refuses a plan, in words.
+fn who_refuses(refusal: &Refusal) -> String {
+    let named: Vec<&str> = refusal.nodes.keys().take(REFUSALS_QUOTED).map(NodeId::as_str).collect();
+    let more = match refusal.nodes.len() - named.len() {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let verb = if refusal.nodes.len() == 1 { "refuses" } else { "refuse" };
+    format!("{}{more} {verb} plan {}", named.join(", "), refusal.number.generation)
 }
 
 /// Whether a region has this stack.
@@ -189,11 +220,20 @@ pub(crate) struct Planner<'i> {
     pub(crate) now: Moment,
     pub(crate) next: Plan,
     pub(crate) memory: Memory,
-    /// Primaries that take sessions by the plan in force and turned bad together, or begin to, by the word of the same
-    /// vantages.
-    pub(crate) correlated: Vec<BTreeSet<RegionId>>,
+    /// Primaries that turned bad together: each with all of those that did, itself included.
+    pub(crate) correlated: BTreeMap<RegionId, BTreeSet<RegionId>>,
     /// Regions that this decision moved already; each moves once at most.
     pub(crate) moved: BTreeSet<RegionId>,
+    /// Whether what is decided at the moment was ordered by a person, who may know what nobody sees.
+    pub(crate) by: Ordered,
+    /// Whether that person insists: what speaks against the order is passed over, and noted in `passed`.
+    pub(crate) forced: bool,
+    /// What was passed over by force, rule by rule.
+    pub(crate) passed: BTreeMap<ReasonCode, String>,
+    /// Why the request at hand needs a second person, and what such a person was shown of one that waits: by what it is, in
+    /// words.
+    pub(crate) asks: BTreeMap<String, String>,
+    pub(crate) shown: BTreeMap<String, String>,
     pub(crate) report: Report,
 }
 
@@ -214,31 +254,20 @@ impl<'i> Planner<'i> {
             rollout: None,
             reasons: Vec::new(),
         });
-        let mut planner = Self {
+        Self {
             input,
             now,
             next,
             memory: input.memory.clone(),
-            correlated: Vec::new(),
+            correlated: BTreeMap::new(),
             moved: BTreeSet::new(),
+            by: Ordered::No,
+            forced: false,
+            passed: BTreeMap::new(),
+            asks: BTreeMap::new(),
+            shown: BTreeMap::new(),
             report: Report::default(),
-        };
-        let takes = |region: &RegionId| {
-            let planned = planner.next.regions.get(region);
-            planned.is_some_and(|it| it.state != RegionState::Evacuated)
-        };
-        let is_bad = |region: &RegionId| match planner.health(region) {
-            Health::Down => true,
-            Health::Suspect => planner.is_failing(region),
-            _ => false,
-        };
-        let turned_bad: BTreeSet<RegionId> = primaries(input)
-            .into_iter()
-            .filter(|it| takes(it) && is_bad(it))
-            .collect();
-        let verdicts = turned_bad.iter().filter_map(|region| input.verdicts.get(region));
-        planner.correlated = correlated(verdicts, &input.policy.health);
-        planner
+        }
     }
 
     /// A clock that went back leaves moments in the future, from which no step would ever be over: they become now.
@@ -338,13 +367,13 @@ impl<'i> Planner<'i> {
         self.memory.forget(now);
     }
 
-    /// Nodes that cannot apply the plan in force: the last one they all had comes back, under a new number.
+    /// Nodes that refuse the plan in force. Each keeps its last good plan, so a refusal is first of all that node's own
+    /// trouble, and is shown. Only when a majority of the edges refuses does the last plan that those all had come back, whole
+    /// and under a new number; and never in place of one that a person ordered or that leaves a region that is down.
     fn take_back_refused(&mut self) {
         let (Some(refusal), Some(current)) = (&self.input.refusal, &self.input.current) else {
             return;
         };
-        let share = refusal.nodes.len() as f64 / f64::from(refusal.following.max(1));
-        let policy = &self.input.policy.publish;
         if refusal.number != current.number() || refusal.nodes.is_empty() {
             return;
         }
@@ -354,12 +383,6 @@ impl<'i> Planner<'i> {
             .take(REFUSALS_QUOTED)
             .map(|(node, why)| format!("{node}: {}", quoted(why)))
             .collect();
-        let who = format!(
-            "{} of {} nodes refuse plan {}",
-            refusal.nodes.len(),
-            refusal.following,
-            current.generation
-        );
         let general = |code, text, until| Reason {
             code,
             region: None,
@@ -367,65 +390,107 @@ impl<'i> Planner<'i> {
             evidence,
             until,
         };
-        let acknowledged = refusal.acknowledged.as_ref();
-        let usable =
-            acknowledged.filter(|it| it.documents == self.next.documents && it.generation < current.generation);
+        let who = who_refuses(refusal);
+        let policy = &self.input.policy.publish;
+        // A name server routes nothing, so its word does not count against a plan.
+        let edges = &self.input.topology.edges;
+        let refusing = refusal.nodes.keys().filter(|node| is_edge(edges, node)).count();
+        let share = refusing as f64 / edges.len().max(1) as f64;
+        let is_majority = refusing >= REFUSING_EDGES_MIN && share > policy.refusals_max;
+        let usable = refusal.acknowledged.as_ref();
+        let usable = usable.filter(|it| it.documents == self.next.documents && it.generation < current.generation);
         // Who refuses what it had applied before is broken itself; taking that back again would change nothing.
-        match usable.filter(|good| !routes_alike(good, current)) {
-            Some(good) if share > policy.refusals_max => {
-                self.next.regions.clone_from(&good.regions);
-                self.next.routes.clone_from(&good.routes);
-                self.next.edges.clone_from(&good.edges);
-                self.next.writers.clone_from(&good.writers);
-                // What was rolled back or aborted stays so: nobody goes back to a version that was found bad.
-                let ended = |id: &str| matches!(self.memory.actions.get(id), Some(it) if it.phase == Phase::Aborted);
-                self.next.rollout = good.rollout.clone().filter(|it| !ended(&it.action));
-                let until = self.now + policy.hold;
-                let first = refusal.nodes.values().next().map(|why| quoted(why).to_owned());
-                let first = first.unwrap_or_default();
-                self.memory.taken_back = Some(TakenBack {
-                    generation: current.generation,
-                    until,
-                    why: first,
-                });
-                let text = format!(
-                    "{who}; plan {} is in force again, and automation rests",
-                    good.generation
-                );
-                self.report
-                    .changed
-                    .push(general(ReasonCode::PlanTakenBack, text, Some(until)));
-                self.stop_what_was_taken_back(current.generation, good);
-            }
-            _ => {
-                let what = match usable {
-                    Some(_) if share > policy.refusals_max => {
-                        "they applied one like it before, so look at them; until they are mended or stopped, other plans \
-                         they refuse are taken back"
-                    }
-                    _ => "they serve their last good plan",
-                };
-                let text = format!("{who}; {what}");
-                self.report
-                    .waiting
-                    .push(general(ReasonCode::RefusedByNodes, text, None));
-            }
+        let usable = usable.filter(|good| !routes_alike(good, current));
+        let Some(good) = usable.filter(|_| is_majority) else {
+            let all = edges.len();
+            let text = format!(
+                "{who}. A node that refuses a plan goes on with the last one it applied. {refusing} of {all} edges refuse this \
+                 one, so it stays in force. Look at the nodes that refuse it: `meridian status` names them"
+            );
+            return self
+                .report
+                .waiting
+                .push(general(ReasonCode::RefusedByNodes, text, None));
+        };
+        if let Some(why) = self.must_stand(good, current) {
+            let text = format!(
+                "{who}. It stays in force all the same, because {why}. Look at the nodes that refuse it: `meridian status` names \
+                 them"
+            );
+            return self
+                .report
+                .waiting
+                .push(general(ReasonCode::RefusedByNodes, text, None));
         }
+        // What was rolled back or aborted stays so: nobody goes back to a version that was found bad.
+        let ended = |id: &str| matches!(self.memory.actions.get(id), Some(it) if it.phase == Phase::Aborted);
+        self.next = Plan {
+            generation: self.next.generation,
+            epoch: self.next.epoch,
+            created_at: self.next.created_at,
+            rollout: good.rollout.clone().filter(|it| !ended(&it.action)),
+            ..good.clone()
+        };
+        let until = self.now + policy.hold;
+        let first = refusal.nodes.values().next().map(|why| quoted(why).to_owned());
+        self.memory.taken_back = Some(TakenBack {
+            generation: current.generation,
+            until,
+            why: first.unwrap_or_default(),
+        });
+        let text = format!(
+            "{who}; what plan {} said is in force again, and automation rests until {until}; `meridian unfreeze` ends that",
+            good.generation
+        );
+        self.report
+            .changed
+            .push(general(ReasonCode::PlanTakenBack, text, Some(until)));
     }
 
-    /// What made the refused plan what it was must not make the next one the same.
-    fn stop_what_was_taken_back(&mut self, generation: u64, good: &Plan) {
-        let is_undone = |kind: &IntentKind| match kind {
-            IntentKind::DrainEdge { edge } => good.edges.get(edge) != Some(&EdgeState::Drained),
-            IntentKind::DrainStack { stack } => !good.drained_stacks.contains(stack),
-            _ => false,
+    /// Why a plan is not taken back for an earlier one, whoever refuses it.
+    fn must_stand(&self, good: &Plan, current: &Plan) -> Option<String> {
+        let percent = |plan: &Plan, primary: &RegionId, target: &RegionId| {
+            let shares = plan.routes.get(primary).map(Vec::as_slice).unwrap_or_default();
+            total_at(shares, target)
         };
-        let undone = self.memory.running(is_undone).map(|action| action.intent.id.clone());
-        let undone: Vec<String> = undone.collect();
-        let text = format!("taken back with plan {generation}, which nodes refuse");
-        for id in undone {
-            self.end_action(&id, Phase::Aborted, &text);
+        for (primary, shares) in &good.routes {
+            let back = shares
+                .iter()
+                .map(|share| &share.region)
+                .filter(|it| percent(good, primary, it) > percent(current, primary, it));
+            for target in back {
+                if self.last_known(target) == Some(Health::Down) {
+                    return Some(format!(
+                        "it moves sessions of {primary} away from {target}, which is down"
+                    ));
+                }
+            }
         }
+        let differs = |region: &RegionId| {
+            let state = |plan: &Plan| plan.regions.get(region).map(|it| it.state);
+            state(good) != state(current)
+        };
+        let carries = |action: &Action| match &action.intent.kind {
+            IntentKind::Failover { region, .. }
+            | IntentKind::Switchover { region, .. }
+            | IntentKind::Restore { region, .. } => differs(region),
+            IntentKind::Rollout { .. } => good.rollout != current.rollout,
+            IntentKind::DrainEdge { .. } | IntentKind::DrainStack { .. } | IntentKind::Abort { .. } => true,
+            IntentKind::Freeze
+            | IntentKind::Unfreeze
+            | IntentKind::Override { .. }
+            | IntentKind::Ack { .. }
+            | IntentKind::Approve { .. } => false,
+        };
+        let ordered = self.memory.actions.values().find(|action| {
+            let is_new = action.changed_at >= good.created_at && matches!(action.phase, Phase::Done | Phase::Aborted);
+            let goes_on = action.phase == Phase::Running
+                && (action.changed_at >= good.created_at || !action.intent.kind.stands());
+            action.intent.author != PLANNER && (is_new || goes_on) && carries(action)
+        })?;
+        let intent = &ordered.intent;
+        let (kind, subject, author) = (intent.kind.as_str(), intent.kind.subject(), &intent.author);
+        Some(format!("{author} ordered it: {kind} of {subject}"))
     }
 
     /// Stacks are drained while somebody wants it, but never the last one of a region.
@@ -479,7 +544,7 @@ impl<'i> Planner<'i> {
         }
     }
 
-    /// Edges are drained while somebody wants it, but never the last one.
+    /// Edges are left out of DNS answers while somebody wants it, but never the last one, and while they are lost.
     fn set_edges(&mut self) {
         let drained: BTreeMap<_, _> = self
             .memory
@@ -489,7 +554,9 @@ impl<'i> Planner<'i> {
                 _ => None,
             })
             .collect();
-        let none_left = self.next.edges.keys().all(|edge| drained.contains_key(edge));
+        let lost = &self.memory.lost_edges;
+        let is_left = |edge: &EdgeId| drained.contains_key(edge) || lost.contains_key(edge);
+        let none_left = self.next.edges.keys().all(is_left);
         let mut changed = Vec::new();
         // An edge that came back by itself and was refused with its plan comes back when automation does.
         let rests = self.memory.taken_back.is_some() && !self.is_asked();
@@ -498,7 +565,7 @@ impl<'i> Planner<'i> {
                 continue;
             }
             // The topology may have lost the edges that were not drained.
-            let wanted = if drained.contains_key(edge) && !none_left {
+            let wanted = if lost.contains_key(edge) || (drained.contains_key(edge) && !none_left) {
                 EdgeState::Drained
             } else {
                 EdgeState::Serving
@@ -509,7 +576,17 @@ impl<'i> Planner<'i> {
             }
         }
         for (edge, state) in changed {
+            let was_lost = self.input.memory.lost_edges.contains_key(&edge);
             let (code, text) = match state {
+                EdgeState::Drained if self.memory.lost_edges.contains_key(&edge) => {
+                    let silence = self.silence(&edge);
+                    let text = format!("{silence}; DNS names it no more until it is heard again. Its sessions stay");
+                    (ReasonCode::EdgeLost, text)
+                }
+                EdgeState::Serving if was_lost => {
+                    let text = format!("{edge} is heard again, and DNS names it again");
+                    (ReasonCode::EdgeReturned, text)
+                }
                 EdgeState::Drained => {
                     let by = drained.get(&edge).map(|it| {
                         let (author, reason, until) = (&it.author, &it.reason, it.expires_at);
@@ -546,7 +623,7 @@ impl<'i> Planner<'i> {
                 continue;
             };
             // A level is believed only while the region is seen; what nobody sees keeps its level.
-            let unseen = matches!(self.health(&region), Health::NoData | Health::Blind);
+            let unseen = is_unseen(self.seen(&region));
             let believed = if unseen { level } else { verdict.level };
             let to = believed.max(crowded);
             if to == level {
@@ -679,7 +756,7 @@ impl<'i> Planner<'i> {
     // Safety rules.
 
     /// See [`automation`].
-    fn automation(&self) -> Option<Reason> {
+    pub(crate) fn automation(&self) -> Option<Reason> {
         let (code, text, until) = self.gate(Ordered::No)?;
         Some(Reason {
             code,
@@ -737,6 +814,12 @@ impl<'i> Planner<'i> {
         moving.is_some_and(|action| action.intent.author != PLANNER)
     }
 
+    /// Whether the order that moves `region` now is one by force.
+    pub(crate) fn is_forced(&self, region: &RegionId) -> bool {
+        let moving = self.memory.moving(region).map(|action| &action.intent.kind);
+        matches!(moving, Some(IntentKind::Failover { force: true, .. }))
+    }
+
     fn is_stopped(&mut self, region: &RegionId, ordered: Ordered) -> bool {
         let gate = self.gate(ordered);
         let (code, text) = match &gate {
@@ -759,18 +842,23 @@ impl<'i> Planner<'i> {
     /// Notes what a rule says, and returns it; a rule that is overridden agrees.
     pub(crate) fn check(&mut self, rule: ReasonCode, region: &RegionId, passed: bool, text: String) -> bool {
         let overridden = !passed && self.is_overridden(rule);
-        let text = if overridden {
-            format!("{text} (overridden)")
-        } else {
-            text
+        let forced = !passed && !overridden && self.forced && FORCIBLE.contains(&rule);
+        let text = match (overridden, forced) {
+            (true, _) => format!("{text} (overridden)"),
+            (_, true) => {
+                self.passed.insert(rule, text.clone());
+                format!("{text} (passed by force)")
+            }
+            _ => text,
         };
+        let passed = passed || overridden || forced;
         self.report.checks.push(Check {
             rule,
             region: Some(region.clone()),
-            passed: passed || overridden,
+            passed,
             text,
         });
-        passed || overridden
+        passed
     }
 
     /// Whether the request of this decision is carried out by it.
@@ -786,8 +874,10 @@ impl<'i> Planner<'i> {
 
     /// Assertion: enough regions serve when `region` does not.
     pub(crate) fn leaves_enough(&mut self, region: &RegionId) -> Result<(), Reason> {
+        // A region that nobody sees counts as serving: silence is no failure, and a control plane that is blind must not
+        // keep a person from an order. Automation moves no session to such a region, so it loses nothing by it.
         let left = self.next.regions.iter().filter(|(id, it)| {
-            *id != region && it.state == RegionState::Serving && !matches!(self.health(id), Health::Down)
+            *id != region && it.state == RegionState::Serving && self.health_for_this(id) != Some(Health::Down)
         });
         let (left, min) = (left.count(), self.input.policy.safety.regions_serving_min as usize);
         let text = format!("{left} regions would be left serving, and {min} is the least");
@@ -799,9 +889,30 @@ impl<'i> Planner<'i> {
     }
 
     /// Regions that are not where they belong, other than `region`.
-    pub(crate) fn others_away(&self, region: &RegionId) -> usize {
+    pub(crate) fn others_away(&self, region: &RegionId) -> Vec<&str> {
         let away = |(id, it): &(&RegionId, &RegionPlan)| *id != region && it.state != RegionState::Serving;
-        self.next.regions.iter().filter(away).count()
+        let away = self.next.regions.iter().filter(away);
+        away.map(|(id, _)| id.as_str()).collect()
+    }
+
+    /// Regions other than `region` that automation waits for before it leaves another one, each with why: those that it
+    /// left and that are not well again, and those whose sessions move at the moment, whoever ordered that. A region that is
+    /// well and waits for its way back, or that a person emptied while it was well, keeps nobody from being helped.
+    pub(crate) fn bad_or_moving(&self, region: &RegionId) -> Vec<String> {
+        let window = self.input.policy.failover.reconnect_window;
+        let others = self.next.regions.iter().filter(|(id, _)| *id != region);
+        let counted = others
+            .filter(|(_, it)| it.state != RegionState::Serving)
+            .filter_map(|(id, it)| {
+                let health = self.health(id);
+                let is_well = matches!(health, Health::Healthy | Health::Degraded);
+                if !is_well && !self.memory.on_purpose.contains(id) {
+                    return Some(format!("{id} is {} and {health}", it.state));
+                }
+                let moves = self.now < it.since + window;
+                moves.then(|| format!("{id} is {}, and its sessions moved a moment ago", it.state))
+            });
+        counted.collect()
     }
 
     pub(crate) fn needs_two(&self, what: TwoPerson) -> bool {
@@ -810,8 +921,8 @@ impl<'i> Planner<'i> {
 
     // What is known, and what is said.
 
-    /// What is believed, unless it is too old to be.
-    pub(crate) fn health(&self, region: &RegionId) -> Health {
+    /// What was seen of a region, unless that is too old.
+    pub(crate) fn seen(&self, region: &RegionId) -> Health {
         let Some(verdict) = self.input.verdicts.get(region) else {
             return Health::NoData;
         };
@@ -819,6 +930,24 @@ impl<'i> Planner<'i> {
             Health::Blind
         } else {
             verdict.health
+        }
+    }
+
+    /// What automation goes by: after a tick without data the verdict before it stands.
+    pub(crate) fn health(&self, region: &RegionId) -> Health {
+        match self.seen(region) {
+            Health::NoData if self.input.verdicts.contains_key(region) => {
+                self.last_known(region).unwrap_or(Health::NoData)
+            }
+            seen => seen,
+        }
+    }
+
+    /// What a decision goes by: a person's order by what was last known, whatever is seen now.
+    pub(crate) fn health_for_this(&self, region: &RegionId) -> Option<Health> {
+        match self.by {
+            Ordered::Yes => self.last_known(region),
+            Ordered::No => Some(self.health(region)),
         }
     }
 
@@ -861,11 +990,22 @@ impl<'i> Planner<'i> {
     }
 
     pub(crate) fn change(&mut self, code: ReasonCode, region: &RegionId, text: String) {
+        self.change_because_of(&region.clone(), code, region, text);
+    }
+
+    /// A change about `region` that another one caused: the evidence is that of the cause.
+    pub(crate) fn change_because_of(&mut self, cause: &RegionId, code: ReasonCode, region: &RegionId, text: String) {
         if matches!(code, ReasonCode::RestoreStep | ReasonCode::DrainStep) {
             self.get_on(region, &text);
         }
-        let reason = self.reason(code, region, text, vec![]);
-        self.report.changed.push(reason);
+        let evidence = self.reason(code, cause, String::new(), vec![]).evidence;
+        self.report.changed.push(Reason {
+            code,
+            region: Some(region.clone()),
+            text,
+            evidence,
+            until: None,
+        });
     }
 
     /// What moves a region got on: whoever looks at the action sees how far it is.

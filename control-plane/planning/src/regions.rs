@@ -1,6 +1,9 @@
 //! What becomes of one primary: it fails over, drains, stays away, returns.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use topology::{Intent, IntentKind, Moment, Reason, ReasonCode, RegionId, RegionState, Share};
 use verdict::Health;
@@ -8,8 +11,9 @@ use verdict::Health;
 use crate::{
     Action, Penalty, Phase,
     actions::{Arrivals, PLANNER},
+    believed::is_unseen,
     capacity::{Headroom, Placed, percent_by_rate, shrink},
-    plan::{Planner, describe, drain_step_end, home, restore_step_end},
+    plan::{Ordered, Planner, describe, drain_step_end, home, restore_step_end},
 };
 
 impl Planner<'_> {
@@ -28,11 +32,7 @@ impl Planner<'_> {
                 let text = format!("not moved: {}", self.summary(region));
                 self.wait(ReasonCode::TriggerPending, region, text, None);
             }
-            (RegionState::Serving, Health::Suspect) => {
-                let text = self.summary(region);
-                self.wait(ReasonCode::TriggerPending, region, text, None);
-            }
-            (RegionState::Serving, Health::NoData | Health::Blind) => {
+            (RegionState::Serving, _) if is_unseen(self.seen(region)) => {
                 let code = if self.is_stale(region) {
                     ReasonCode::StaleSamples
                 } else {
@@ -41,8 +41,12 @@ impl Planner<'_> {
                 let text = self.summary(region);
                 self.wait(code, region, text, None);
             }
-            (RegionState::Serving, Health::Healthy | Health::Degraded) => {}
-            (RegionState::Restoring(_), Health::Down) => {
+            (RegionState::Serving, Health::Suspect) => {
+                let text = self.summary(region);
+                self.wait(ReasonCode::TriggerPending, region, text, None);
+            }
+            (RegionState::Serving, _) => {}
+            (RegionState::Restoring(_), Health::Down) if failing => {
                 // Not a new evacuation but the end of an attempt to lift one: of the limits only the gate applies.
                 if !self.is_step_gated(region) {
                     let text = format!("it failed again while returning: {}", self.summary(region));
@@ -72,41 +76,40 @@ impl Planner<'_> {
         let well = regions.filter(|it| matches!(self.health(it), Health::Healthy | Health::Degraded));
         let well = well.count();
         let text = match well {
-            0 => "no region looks healthy, so it may be us who cannot see; weights are kept".to_owned(),
+            0 => "no region looks healthy, so our own view may be broken and nothing moves; check the network of the vantages with `meridian status`, or order a move with `meridian failover`".to_owned(),
             well => format!("{well} regions look healthy"),
         };
         if !self.check(ReasonCode::EverythingLooksDead, region, well > 0, text.clone()) {
             return self.refuse(ReasonCode::EverythingLooksDead, region, text);
         }
-        let group = self.correlated.iter().find(|group| group.contains(region));
-        let group = group.filter(|_| policy.correlated_hold);
+        let group = self.correlated.get(region).filter(|_| policy.correlated_hold);
         let text = match group {
-            None => "no other primary turned bad by the word of the same vantages".to_owned(),
+            None => "no other primary turned bad with it by the word of the same vantages".to_owned(),
             Some(group) => {
                 let names: Vec<&str> = group.iter().map(RegionId::as_str).collect();
                 let names = names.join(" and ");
-                format!("{names} turned bad together, so the evidence may be at fault; weights are kept")
+                format!(
+                    "{names} turned bad together, so the evidence may be at fault and nothing moves; `meridian failover` moves one of them"
+                )
             }
         };
         let alone = group.is_none();
         if !self.check(ReasonCode::CorrelatedEvidence, region, alone, text.clone()) {
             return self.refuse(ReasonCode::CorrelatedEvidence, region, text);
         }
-        let (away, limit) = (self.others_away(region), policy.automatic_max);
-        let states = self
-            .next
-            .regions
-            .iter()
-            .filter(|(id, it)| *id != region && it.state != RegionState::Serving);
-        let states: Vec<String> = states.map(|(id, it)| format!("{id} is {}", it.state)).collect();
-        let text = match away {
-            0 => "every other region is where it belongs".to_owned(),
+        let (others, limit) = (self.bad_or_moving(region), policy.automatic_max as usize);
+        let text = match others.len() {
+            0 if limit == 0 => {
+                format!("the policy lets automation leave no region; `meridian failover {region}` asks for it")
+            }
+            0 => "no other region that automation left is bad, and none is moving".to_owned(),
             _ => format!(
-                "{}, and automation lets no more than {limit} be away; `meridian failover {region}` asks for it all the same",
-                states.join(" and ")
+                "{}; automation leaves a further region only while fewer than {limit} are bad or moving; `meridian failover \
+                 {region}` asks for it all the same",
+                others.join(" and ")
             ),
         };
-        if !self.check(ReasonCode::EvacuationLimit, region, away < limit as usize, text.clone()) {
+        if !self.check(ReasonCode::EvacuationLimit, region, others.len() < limit, text.clone()) {
             return self.refuse(ReasonCode::EvacuationLimit, region, text);
         }
         if let Err(refusal) = self.leaves_enough(region) {
@@ -122,6 +125,7 @@ impl Planner<'_> {
                         region: region.clone(),
                         promote: false,
                         accept_loss: None,
+                        force: false,
                     },
                     author: PLANNER.to_owned(),
                     reason: text.clone(),
@@ -135,6 +139,7 @@ impl Planner<'_> {
                     changed_at: self.now,
                     approved_by: None,
                     text,
+                    shown: BTreeMap::new(),
                 };
                 self.memory.actions.insert(id, action);
             }
@@ -146,7 +151,49 @@ impl Planner<'_> {
     pub(crate) fn evacuate(&mut self, region: &RegionId, code: ReasonCode, why: &str) -> Result<Phase, Reason> {
         let placed = self.place_away(region, 100)?;
         self.penalise(region);
-        Ok(self.leave(region, placed, code, why))
+        self.note_purpose(region);
+        let against = match self.by {
+            Ordered::Yes => self.speaks_against(region, &placed.shares),
+            Ordered::No => Vec::new(),
+        };
+        let why = match against.is_empty() {
+            true => why.to_owned(),
+            false => format!("{why}; against it speaks that {}", against.join(", and that ")),
+        };
+        Ok(self.leave(region, placed, code, &why))
+    }
+
+    /// Remembers whether a region that is left now was emptied on purpose: by a person, while it was well.
+    pub(crate) fn note_purpose(&mut self, region: &RegionId) {
+        let is_well = !matches!(self.last_known(region), Some(Health::Down | Health::Suspect));
+        if self.by == Ordered::Yes && is_well {
+            self.memory.on_purpose.insert(region.clone());
+        } else {
+            self.memory.on_purpose.remove(region);
+        }
+    }
+
+    /// What is known against an order to leave a region for these others: whoever orders it may know better, and is told.
+    fn speaks_against(&self, region: &RegionId, shares: &[Share]) -> Vec<String> {
+        let mut against = Vec::new();
+        if self.seen(region) == Health::Healthy {
+            against.push(format!("{region} is healthy"));
+        }
+        for target in shares.iter().map(|share| &share.region).filter(|it| *it != region) {
+            let seen = self.seen(target);
+            let known = self.memory.believed.get(target);
+            let since = known.and_then(|it| it.unseen_since);
+            match (seen, known) {
+                (Health::Healthy | Health::Degraded, _) => {}
+                (Health::NoData | Health::Blind, Some(known)) => {
+                    let since = since.map_or_else(String::new, |since| format!(" since {since}"));
+                    against.push(format!("nobody sees {target}{since}, when it was {}", known.health));
+                }
+                (Health::NoData | Health::Blind, None) => against.push(format!("nobody has seen {target} yet")),
+                (seen, _) => against.push(format!("{target} is {seen}: {}", self.summary(target))),
+            }
+        }
+        against
     }
 
     /// Carries out what was placed: the region is left, or partly left.
@@ -182,7 +229,13 @@ impl Planner<'_> {
             let text = format!("{percent} % of its sessions wait for their turn");
             return self.wait(ReasonCode::PartlyMoved, region, text, Some(end));
         }
-        match self.place_away(region, 100) {
+        // What a person ordered goes on as it began: by what was last known, if nobody sees anything now.
+        if self.is_ordered(region) {
+            (self.by, self.forced) = (Ordered::Yes, self.is_forced(region));
+        }
+        let placed = self.place_away(region, 100);
+        (self.by, self.forced) = (Ordered::No, false);
+        match placed {
             Ok(placed) if placed.left < percent => {
                 if self.is_step_gated(region) {
                     return;
@@ -270,7 +323,7 @@ impl Planner<'_> {
                 let text = format!("drain stopped, because {target} is down: {what}; it serves all its sessions again");
                 self.end_moves(region, Phase::Aborted, &text);
                 self.set(region, RegionState::Serving, vec![home(region)]);
-                return self.change(ReasonCode::Aborted, region, text);
+                return self.change_because_of(&target, ReasonCode::Aborted, region, text);
             }
             let text = format!("held at {percent} %: {target} is {it_is}, {what}");
             return self.wait(ReasonCode::DrainHold, region, text, None);
@@ -316,6 +369,7 @@ impl Planner<'_> {
     /// A planned step: at most `left` percent of the sessions stay.
     pub(crate) fn drain_to(&mut self, region: &RegionId, left: u8, why: &str) -> Result<(), Reason> {
         let placed = self.place_away(region, 100 - left)?;
+        self.note_purpose(region);
         self.drained(region, left, placed, why);
         Ok(())
     }
@@ -418,7 +472,8 @@ impl Planner<'_> {
         let Some(since) = self.next.regions.get(region).map(|it| it.since) else {
             return;
         };
-        let health = self.health(region);
+        // A step goes on only by what is seen now: that of a tick without data waits for the next one.
+        let health = self.seen(region);
         if health != Health::Healthy {
             let text = format!("held at {percent} %: it is {health}, {}", self.summary(region));
             return self.wait(ReasonCode::RestoreHold, region, text, None);
@@ -514,53 +569,142 @@ impl Planner<'_> {
         for (primary, shares) in routes {
             let planned = Headroom::beside(&self.input.topology, &self.next.routes);
             let away = || shares.iter().map(|share| &share.region).filter(|it| **it != primary);
-            let dead = away().find(|it| self.is_dead(it));
-            let crowded = away().find(|target| planned.is_over(target, degrade));
-            let problem = match (dead, crowded) {
-                (Some(target), _) => format!("backup {target} is down: {}", self.summary(target)),
-                (None, Some(target)) => format!("backup {target} is over its capacity"),
-                (None, None) => continue,
+            // Where a person insisted on a place, what was known of it then is no news.
+            let insisted = self.insisted_at(&primary);
+            let is_news = |it: &RegionId| {
+                let bad_since = self.memory.believed.get(it).and_then(|it| it.bad_since);
+                insisted.is_none_or(|at| bad_since.is_some_and(|since| since.start() > at))
             };
-            let at_home = self.percent_at(&primary, &primary);
-            let placed = match self.place_away(&primary, 100 - at_home) {
-                Ok(placed) if placed.left == 0 || dead.is_some() => placed,
-                Ok(placed) => {
-                    let text = format!("{problem}, and {} % of its sessions find no other place", placed.left);
-                    self.refuse(ReasonCode::NoHeadroom, &primary, text);
-                    continue;
-                }
-                Err(refusal) => {
-                    self.report.refused.push(refusal);
-                    continue;
-                }
+            let dead = away().find(|it| self.is_dead(it) && is_news(it)).cloned();
+            let crowded = away().find(|target| insisted.is_none() && planned.is_over(target, degrade));
+            let crowded = crowded.cloned();
+            if let Some(target) = dead {
+                self.leave_dead_backup(&primary, &shares, &target);
+            } else if let Some(target) = crowded {
+                self.relieve_crowded_backup(&primary, &shares, &target);
+            }
+        }
+    }
+
+    /// When a person insisted, by force, on where the sessions of a region that is still away go.
+    fn insisted_at(&self, primary: &RegionId) -> Option<Moment> {
+        let since = self.next.regions.get(primary).map(|it| it.since);
+        let by_force = |action: &&Action| {
+            let is_forced =
+                matches!(&action.intent.kind, IntentKind::Failover { region, force: true, .. } if region == primary);
+            let is_last = action.phase == Phase::Done && since <= Some(action.changed_at);
+            is_forced && (is_last || action.phase == Phase::Running)
+        };
+        let actions = self.memory.actions.values().filter(by_force);
+        actions.map(|action| action.changed_at).max()
+    }
+
+    /// The sessions at a backup that is down move on. Home comes first if it is well: that is no return, which an operator
+    /// orders, but the nearest region that works. A home that a person emptied on purpose comes last.
+    fn leave_dead_backup(&mut self, primary: &RegionId, shares: &[Share], target: &RegionId) {
+        let at_home = self.percent_at(primary, primary);
+        let problem = format!("backup {target} is down: {}", self.summary(target));
+        let kept = total(&self.kept_away(primary, 100 - at_home));
+        let to_move = 100 - at_home - kept;
+        let takes_home = |to_move: u8| self.takes_back(primary).min(to_move);
+        let home_first = match self.memory.on_purpose.contains(primary) {
+            true => 0,
+            false => takes_home(to_move),
+        };
+        let (mut placed, refusal) = match self.place_away(primary, 100 - at_home - home_first) {
+            Ok(placed) => (placed, None),
+            Err(refusal) => {
+                let shares = self.kept_away(primary, 100 - at_home - home_first);
+                let left = 100 - at_home - home_first - total(&shares);
+                (Placed { shares, left }, Some(refusal))
+            }
+        };
+        let home_last = self.takes_back(primary).saturating_sub(home_first).min(placed.left);
+        placed.left -= home_last;
+        let stays = at_home + home_first + home_last;
+        match refusal {
+            Some(refusal) if home_first + home_last == 0 => {
+                let text = format!("{problem}; {}", refusal.text);
+                let evidence = self.reason(refusal.code, target, String::new(), vec![]).evidence;
+                return self.report.refused.push(Reason {
+                    text,
+                    evidence,
+                    ..refusal
+                });
+            }
+            _ => {}
+        }
+        let mut repaired = Vec::new();
+        if stays > 0 {
+            let share = Share {
+                region: primary.clone(),
+                percent: stays,
             };
-            let mut text = format!("{problem}; its sessions go to {}", describe(&placed.shares));
-            let mut repaired: Vec<Share> = shares.iter().filter(|it| it.region == primary).cloned().collect();
-            repaired.extend(placed.shares);
-            let mut left = placed.left;
-            if left > 0 {
-                // Nowhere is better than where they are for these; edges pass a dead region over.
-                text = format!("{text}; {left} % find no place yet");
-                let mut were: Vec<&Share> = shares.iter().filter(|it| it.region != primary).collect();
-                were.sort_by_key(|it| !self.is_dead(&it.region));
-                for was in were {
-                    let stay = left.min(was.percent.saturating_sub(total_at(&repaired, &was.region)));
-                    left -= stay;
-                    match repaired.iter_mut().find(|it| it.region == was.region) {
-                        Some(share) => share.percent += stay,
-                        None if stay > 0 => repaired.push(Share {
-                            region: was.region.clone(),
-                            percent: stay,
-                        }),
-                        None => {}
-                    }
+            repaired.push(share);
+        }
+        repaired.extend(placed.shares);
+        let mut text = format!("{problem}; its sessions go to {}", describe(&repaired));
+        let mut left = placed.left;
+        if left > 0 {
+            // Nowhere is better than where they are for these; edges pass a dead region over.
+            text = format!("{text}; {left} % find no place yet");
+            let mut were: Vec<&Share> = shares.iter().filter(|it| it.region != *primary).collect();
+            were.sort_by_key(|it| !self.is_dead(&it.region));
+            for was in were {
+                let stay = left.min(was.percent.saturating_sub(total_at(&repaired, &was.region)));
+                left -= stay;
+                match repaired.iter_mut().find(|it| it.region == was.region) {
+                    Some(share) => share.percent += stay,
+                    None if stay > 0 => repaired.push(Share {
+                        region: was.region.clone(),
+                        percent: stay,
+                    }),
+                    None => {}
                 }
             }
-            if repaired != shares && !self.is_gated(&primary) {
-                self.count_arrivals(&primary, &repaired);
-                self.next.routes.insert(primary.clone(), repaired);
-                self.change(ReasonCode::Failover, &primary, text);
+        }
+        if repaired == shares || self.is_gated(primary) {
+            return;
+        }
+        self.count_arrivals(primary, &repaired);
+        self.next.routes.insert(primary.clone(), repaired);
+        self.change_because_of(target, ReasonCode::Failover, primary, text.clone());
+        if stays > at_home {
+            self.stay(primary, stays, &text);
+        }
+    }
+
+    /// Percent of a primary's own sessions that it can take back at once, because it is well and not at its limits.
+    fn takes_back(&self, primary: &RegionId) -> u8 {
+        if !matches!(self.health(primary), Health::Healthy | Health::Degraded) {
+            return 0;
+        }
+        let degrade = self.input.policy.failover.degrade_to_admit;
+        let headroom = Headroom::beside(&self.input.topology, &self.next.routes);
+        headroom
+            .percent(primary, primary, degrade)
+            .min(self.rate(primary, primary))
+    }
+
+    /// A backup that holds more than it has room for gives some of it to others.
+    fn relieve_crowded_backup(&mut self, primary: &RegionId, shares: &[Share], target: &RegionId) {
+        let problem = format!("backup {target} is over its capacity");
+        let at_home = self.percent_at(primary, primary);
+        let placed = match self.place_away(primary, 100 - at_home) {
+            Ok(placed) if placed.left == 0 => placed,
+            Ok(placed) => {
+                let text = format!("{problem}, and {} % of its sessions find no other place", placed.left);
+                return self.refuse(ReasonCode::NoHeadroom, primary, text);
             }
+            Err(refusal) => return self.report.refused.push(refusal),
+        };
+        let text = format!("{problem}; its sessions go to {}", describe(&placed.shares));
+        let mut repaired: Vec<Share> = shares.iter().filter(|it| it.region == *primary).cloned().collect();
+        repaired.extend(placed.shares);
+        if repaired != shares && !self.is_gated(primary) {
+            self.count_arrivals(primary, &repaired);
+            self.next.routes.insert(primary.clone(), repaired);
+            self.change_because_of(target, ReasonCode::Failover, primary, text);
         }
     }
 
@@ -597,11 +741,11 @@ impl Planner<'_> {
             return Ok(Placed { shares: kept, left: 0 });
         }
         let backups = input.topology.backups_of(region);
-        let fit: Vec<&RegionId> = backups.iter().filter(|backup| self.is_fit(backup)).collect();
+        let mut fit: Vec<&RegionId> = backups.iter().filter(|backup| self.is_fit(backup)).collect();
         let unfit: Vec<String> = backups
             .iter()
             .filter(|it| !self.is_fit(it))
-            .map(|it| format!("{it} is {}", self.health(it)))
+            .map(|it| format!("{it} is {}", self.seen(it)))
             .collect();
         let text = match fit.len() {
             0 if backups.is_empty() => "it has no backup".to_owned(),
@@ -611,10 +755,14 @@ impl Planner<'_> {
         if !self.check(ReasonCode::NoFitBackup, region, !fit.is_empty(), text.clone()) {
             return Err(self.reason(ReasonCode::NoFitBackup, region, text, unfit));
         }
+        if fit.is_empty() {
+            // Only by force: whoever gave the order says that what is believed of them is wrong.
+            fit = backups.iter().filter(|it| self.is_serving(it)).collect();
+        }
         let mut routes = self.next.routes.clone();
         routes.insert(region.clone(), kept.clone());
         let kept_at = |target: &RegionId| total_at(&kept, target);
-        let placed = Headroom::beside(&input.topology, &routes).place(region, to_move, &fit, degrade, |target| {
+        let mut placed = Headroom::beside(&input.topology, &routes).place(region, to_move, &fit, degrade, |target| {
             let was_there = self.percent_at(region, target).saturating_sub(kept_at(target));
             was_there.saturating_add(self.rate(region, target))
         });
@@ -633,8 +781,17 @@ impl Planner<'_> {
             }
             found => format!("its backups can take {found} of the {to_move} % of its sessions to move now"),
         };
-        self.check(ReasonCode::NoHeadroom, region, placed.left == 0, text.clone());
-        if found == 0 {
+        let passed = self.check(ReasonCode::NoHeadroom, region, placed.left == 0, text.clone());
+        if let (true, Some(first), 1..) = (passed && self.forced, fit.first(), placed.left) {
+            // By force: beyond what it has room for, and faster than it accepts connections.
+            let rest = Share {
+                region: (*first).clone(),
+                percent: placed.left,
+            };
+            placed.shares.push(rest);
+            placed.left = 0;
+        }
+        if to_move == placed.left {
             return Err(self.reason(ReasonCode::NoHeadroom, region, text, unfit));
         }
         // In the order of the backups, which is the order they overflow in; then what was kept elsewhere.
@@ -679,10 +836,31 @@ impl Planner<'_> {
         percent_by_rate(&self.input.topology, &self.memory, primary, target, window, self.now)
     }
 
-    fn is_fit(&self, backup: &RegionId) -> bool {
+    fn is_serving(&self, backup: &RegionId) -> bool {
         let planned = self.next.regions.get(backup);
         planned.is_some_and(|it| it.state == RegionState::Serving)
-            && matches!(self.health(backup), Health::Healthy | Health::Degraded)
+    }
+
+    /// Whether a backup may be sent sessions. One bad tick does not disqualify it: no trigger has fired, and everybody would
+    /// cross an ocean for a blip; if it does fail, they move on in the next tick. An order goes by what was last known, and
+    /// by the word of whoever gives it where nothing is.
+    fn is_fit(&self, backup: &RegionId) -> bool {
+        let by_order = self.by == Ordered::Yes;
+        self.is_serving(backup)
+            && match self.health_for_this(backup) {
+                Some(Health::Healthy | Health::Degraded) => true,
+                Some(Health::Suspect) => by_order || self.is_blip(backup),
+                Some(Health::Down | Health::NoData | Health::Blind) => false,
+                None => by_order,
+            }
+    }
+
+    /// Whether any of a primary's sessions would find a place in its backups now, connection rates aside.
+    pub(crate) fn has_place(&self, region: &RegionId) -> bool {
+        let degrade = self.input.policy.failover.degrade_to_admit;
+        let headroom = Headroom::beside(&self.input.topology, &self.next.routes);
+        let mut backups = self.input.topology.backups_of(region).iter();
+        backups.any(|backup| self.is_fit(backup) && headroom.percent(region, backup, degrade) > 0)
     }
 
     pub(crate) fn set(&mut self, region: &RegionId, state: RegionState, shares: Vec<Share>) {

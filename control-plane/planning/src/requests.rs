@@ -1,6 +1,6 @@
 //! What operators ask for: carried out at once, kept waiting for a second person, or refused with the rule that said no.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, mem::take};
 
 use topology::{
     EdgeState, Intent, IntentKind, Reason, ReasonCode, RegionId, RegionState, Rollout, Share, policy::TwoPerson,
@@ -11,9 +11,12 @@ use crate::{
     Action, PLANNER, Phase,
     actions::STANDING_MAX,
     data::risk,
-    plan::{Planner, approval_end},
-    regions::total_at,
+    plan::{Ordered, Planner, approval_end},
+    regions::{total, total_at},
 };
+
+/// What whoever approves a request was shown, as in [`Action::shown`].
+type Shown = BTreeMap<String, String>;
 
 impl Planner<'_> {
     /// Carries out the request of this decision, unless its token was used before.
@@ -78,15 +81,56 @@ impl Planner<'_> {
             owner: self.input.epoch,
             changed_at: self.now,
             approved_by,
+            shown: take(&mut self.shown),
         };
         self.memory.actions.insert(action.intent.id.clone(), action);
     }
 
-    /// All or nothing: what is refused half-way leaves no trace but the refusal.
-    fn carry_out(&mut self, intent: &Intent, approved_by: Option<&str>) -> Result<Phase, Reason> {
+    /// All or nothing: what is refused half-way leaves no trace but the refusal. Whether a second person is needed is asked
+    /// last, so that nobody is asked to approve what is refused anyway; and again of whoever approves, if the order would
+    /// do more by now than they were shown.
+    fn carry_out(&mut self, intent: &Intent, approved: Option<&Shown>) -> Result<Phase, Reason> {
         let before = (self.next.clone(), self.memory.clone(), self.moved.clone());
         let said = self.report.changed.len();
-        let outcome = self.try_to(intent, approved_by);
+        let force = matches!(intent.kind, IntentKind::Failover { force: true, .. });
+        let outer = (self.by, self.forced);
+        (self.by, self.forced) = (Ordered::Yes, force);
+        let outcome = self.try_to(intent);
+        (self.by, self.forced) = outer;
+        let (mut asks, passed) = (take(&mut self.asks), take(&mut self.passed));
+        if self.needs_two(TwoPerson::Override) {
+            let by_force = passed.iter().map(|(rule, text)| {
+                let because = format!("it passes the rule {rule} by force: {text}");
+                (format!("{} {rule}", TwoPerson::Override), because)
+            });
+            asks.extend(by_force);
+        }
+        let outcome = outcome.and_then(|phase| {
+            let mut shown = asks.clone();
+            if !asks.is_empty() {
+                shown.extend(self.effects(&before.0.routes));
+            }
+            let is_new = |key: &&String| approved.is_none_or(|it| !it.contains_key(*key));
+            let new: Vec<&str> = shown.keys().filter(is_new).map(|key| shown[key].as_str()).collect();
+            if new.is_empty() {
+                return Ok(phase);
+            }
+            let (kind, author, id) = (intent.kind.as_str(), &intent.author, &intent.id);
+            let text = match approved {
+                None => {
+                    let because: Vec<&str> = asks.values().map(String::as_str).collect();
+                    let because = because.join("; and because ");
+                    format!("{kind} by {author} needs a second person, because {because}: `meridian approve {id}`")
+                }
+                Some(_) => format!(
+                    "{kind} by {author} is not done: since it was shown, this changed: {}; whoever agrees to that as well says \
+                     so with `meridian approve {id}`",
+                    new.join("; ")
+                ),
+            };
+            self.shown = shown;
+            Err(self.about(&intent.kind, ReasonCode::NeedsApproval, text))
+        });
         if outcome.is_err() {
             (self.next, self.memory, self.moved) = before;
             self.report.changed.truncate(said);
@@ -94,8 +138,23 @@ impl Planner<'_> {
         outcome
     }
 
-    /// Whether a second person is needed is asked last, so that nobody is asked to approve what is refused anyway.
-    fn try_to(&mut self, intent: &Intent, approved_by: Option<&str>) -> Result<Phase, Reason> {
+    /// Where sessions go that were elsewhere in these routes.
+    fn effects(&self, before: &BTreeMap<RegionId, Vec<Share>>) -> BTreeMap<String, String> {
+        let mut effects = BTreeMap::new();
+        for (primary, shares) in &self.next.routes {
+            let were = before.get(primary).map(Vec::as_slice).unwrap_or_default();
+            for target in shares.iter().map(|share| &share.region) {
+                if total_at(shares, target) > total_at(were, target) {
+                    let text = format!("sessions of {primary} go to {target}");
+                    effects.insert(text.clone(), text);
+                }
+            }
+            debug_assert!(total(shares) == 100, "routes are whole");
+        }
+        effects
+    }
+
+    fn try_to(&mut self, intent: &Intent) -> Result<Phase, Reason> {
         let what = match &intent.kind {
             IntentKind::Approve { action } => format!("approval of {action}"),
             // Reasons name their region, and automation is one.
@@ -109,6 +168,7 @@ impl Planner<'_> {
                 region,
                 promote,
                 accept_loss,
+                force: _,
             } => {
                 let state = self.state(&intent.kind, region)?;
                 if accept_loss.is_some() && !promote {
@@ -132,10 +192,10 @@ impl Planner<'_> {
                     self.promote(region, *accept_loss)?;
                 }
                 if let Some(loss) = accept_loss {
-                    self.approved(intent, approved_by, TwoPerson::DataLoss, &risk(*loss))?;
+                    self.ask_two(TwoPerson::DataLoss, "", risk(*loss));
                 }
                 if state != RegionState::Evacuated {
-                    self.second_evacuation(intent, region, approved_by)?;
+                    self.second_evacuation(region);
                 }
                 Ok(phase)
             }
@@ -167,7 +227,7 @@ impl Planner<'_> {
                 let first = self.input.policy.drain.steps.first().copied().unwrap_or(0);
                 self.change(ReasonCode::Switchover, region, why);
                 self.drain_to(region, first, "the first part leaves")?;
-                self.second_evacuation(intent, region, approved_by)?;
+                self.second_evacuation(region);
                 if self.next.regions.get(region).map(|it| it.state) == Some(RegionState::Evacuated) {
                     self.follow_with_data(region, *promote);
                     return Ok(Phase::Done);
@@ -181,7 +241,7 @@ impl Planner<'_> {
                         self.must_be_healthy(region, &why)?;
                         self.bring_data_home(region, *accept_loss)?;
                         if let Some(loss) = accept_loss {
-                            self.approved(intent, approved_by, TwoPerson::DataLoss, &risk(*loss))?;
+                            self.ask_two(TwoPerson::DataLoss, "", risk(*loss));
                         }
                         return Ok(Phase::Done);
                     }
@@ -208,7 +268,7 @@ impl Planner<'_> {
                     self.end_action(&mover, Phase::Aborted, "the region returns");
                 }
                 if let Some(loss) = accept_loss {
-                    self.approved(intent, approved_by, TwoPerson::DataLoss, &risk(*loss))?;
+                    self.ask_two(TwoPerson::DataLoss, "", risk(*loss));
                 }
                 let done = self.next.regions.get(region).map(|it| it.state) == Some(RegionState::Serving);
                 Ok(if done { Phase::Done } else { Phase::Running })
@@ -267,9 +327,13 @@ impl Planner<'_> {
                 self.said(&intent.kind, ReasonCode::Unfrozen, text);
                 Ok(Phase::Done)
             }
-            IntentKind::Override { .. } => {
-                self.approved(intent, approved_by, TwoPerson::Override, "it turns a safety rule off")?;
-                let text = format!("{why}; it does not count until {}", intent.expires_at);
+            IntentKind::Override { rule } => {
+                let what = rule.to_string();
+                self.ask_two(TwoPerson::Override, &what, "it turns a safety rule off".to_owned());
+                let text = format!(
+                    "{why}; the rule {rule} is OFF until {}, and ON again from then",
+                    intent.expires_at
+                );
                 self.stands(intent, ReasonCode::RuleOverridden, text);
                 Ok(Phase::Running)
             }
@@ -326,14 +390,25 @@ impl Planner<'_> {
             let text = format!("{} asked for it; somebody else has to agree", intent.author);
             return Err(self.about(&intent.kind, ReasonCode::SamePerson, text));
         }
-        let (approver, mut asked) = (intent.author.clone(), waiting.intent);
+        let (approver, shown, mut asked) = (intent.author.clone(), waiting.shown, waiting.intent);
         if asked.kind.stands() {
             // It lasts as long as was asked for, however long it waited.
             asked.expires_at = self.now + asked.expires_at.since(asked.created_at);
         }
         self.said(&asked.kind, ReasonCode::Approved, why.to_owned());
-        match self.carry_out(&asked, Some(&approver)) {
-            Ok(phase) => self.record(asked, phase, Some(approver)),
+        match self.carry_out(&asked, Some(&shown)) {
+            Ok(phase) => {
+                self.shown = shown;
+                self.record(asked, phase, Some(approver));
+            }
+            Err(reason) if reason.code == ReasonCode::NeedsApproval => {
+                let until = Some(approval_end(&asked));
+                if let Some(action) = self.memory.actions.get_mut(id) {
+                    action.shown = take(&mut self.shown);
+                    action.text.clone_from(&reason.text);
+                }
+                self.report.waiting.push(Reason { until, ..reason });
+            }
             Err(refusal) => {
                 let text = refusal.text.clone();
                 self.record(asked, Phase::Refused, Some(approver));
@@ -409,40 +484,22 @@ impl Planner<'_> {
     }
 
     /// Leaving a second region is for two people to decide.
-    fn second_evacuation(
-        &mut self,
-        intent: &Intent,
-        region: &RegionId,
-        approved_by: Option<&str>,
-    ) -> Result<(), Reason> {
-        let away = self.others_away(region);
-        if away == 0 {
-            return Ok(());
-        }
-        let what = match away {
-            1 => "another region is away already".to_owned(),
-            away => format!("{away} other regions are away already"),
+    fn second_evacuation(&mut self, region: &RegionId) {
+        let others = self.others_away(region);
+        let what = match others.as_slice() {
+            [] => return,
+            [other] => format!("{other} is away already"),
+            others => format!("{} are away already", others.join(" and ")),
         };
-        self.approved(intent, approved_by, TwoPerson::SecondEvacuation, &what)
+        self.ask_two(TwoPerson::SecondEvacuation, &others.join(" "), what);
     }
 
-    fn approved(
-        &mut self,
-        intent: &Intent,
-        approved_by: Option<&str>,
-        what: TwoPerson,
-        because: &str,
-    ) -> Result<(), Reason> {
-        if approved_by.is_some() || !self.needs_two(what) {
-            return Ok(());
+    /// Notes that the request needs a second person, if the policy wants one for that.
+    fn ask_two(&mut self, what: TwoPerson, about: &str, because: String) {
+        if self.needs_two(what) {
+            self.asks
+                .insert(format!("{what} {about}").trim_end().to_owned(), because);
         }
-        let text = format!(
-            "{} by {} needs a second person, because {because}: `meridian approve {}`",
-            intent.kind.as_str(),
-            intent.author,
-            intent.id
-        );
-        Err(self.about(&intent.kind, ReasonCode::NeedsApproval, text))
     }
 
     fn state(&self, kind: &IntentKind, region: &RegionId) -> Result<RegionState, Reason> {

@@ -12,6 +12,9 @@ impl Planner<'_> {
     /// Ends what is about nothing any more, and revives a rollout nobody could end.
     pub(crate) fn settle(&mut self) {
         self.revive_rollout();
+        let regions = &self.next.regions;
+        let is_away = |region: &RegionId| regions.get(region).is_some_and(|it| it.state != RegionState::Serving);
+        self.memory.on_purpose.retain(is_away);
         let running = self.memory.running(|_| true);
         let over = running.filter_map(|action| {
             let (phase, why) = self.is_over(action)?;
@@ -120,7 +123,8 @@ impl Planner<'_> {
             phase: Phase::Running,
             owner: self.input.epoch,
             changed_at: self.now,
-            approved_by: known.and_then(|it| it.approved_by),
+            approved_by: known.as_ref().and_then(|it| it.approved_by.clone()),
+            shown: known.map(|it| it.shown).unwrap_or_default(),
             text,
         };
         self.memory.actions.insert(rollout.action, revived);

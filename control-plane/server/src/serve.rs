@@ -26,7 +26,7 @@ use verdict::{Passive, TickReport};
 use crate::{
     Config,
     config::StoreConfig,
-    metrics::{Metrics, MirrorMetrics},
+    metrics::{Metrics, MirrorMetrics, ViewMetrics},
     nodes::{Newest, Nodes, PlansService},
     operator::OperatorService,
     reconcile::{Arrival, INBOX_LENGTH, Reconciler, Request, Settings},
@@ -117,7 +117,6 @@ pub async fn serve(process: daemon::Process, config: Config) -> anyhow::Result<(
         snapshots,
         newest: Newest::default(),
         views: views.clone(),
-        inbox: inbox.clone(),
         nodes: nodes.clone(),
         metrics: metrics.clone(),
         stop: stop.clone(),
@@ -127,6 +126,7 @@ pub async fn serve(process: daemon::Process, config: Config) -> anyhow::Result<(
         metrics,
         stop: stop.clone(),
     };
+    let nodes_seen = nodes.clone();
     let (mirror, following) = Mirror::new(store.clone(), records::STATE, mirror::Settings::default());
     let operator = OperatorService {
         views,
@@ -150,17 +150,20 @@ pub async fn serve(process: daemon::Process, config: Config) -> anyhow::Result<(
             .await?;
         Ok(())
     });
-    // Ready is who has a plan to give; a store that is away later does not take it from anybody.
-    let (plan_ready, mut first_plan, ready_stop) = (ready.clone(), reconciler.snapshots(), stop.clone());
+    // Ready is who has a plan to give, and, if it is the one that decides, can write what it decides.
+    let (plan_ready, first_plan, mut deciding, ready_stop) =
+        (ready.clone(), reconciler.snapshots(), reconciler.views(), stop.clone());
     tasks.spawn("readiness", async move {
-        let found = first_plan.wait_for(Option::is_some);
-        let found = ready_stop.run_until_cancelled(found).await.is_some_and(|it| it.is_ok());
-        plan_ready.set("plan", found);
-        ready_stop.cancelled().await;
+        while let Some(Ok(())) = ready_stop.run_until_cancelled(deciding.changed()).await {
+            let why_not = deciding.borrow_and_update().why_not_deciding();
+            plan_ready.set("plan", first_plan.borrow().is_some());
+            plan_ready.set_unless("decisions", why_not);
+        }
         Ok(())
     });
     let state = mirror.contents();
     registry.register_collector(Box::new(MirrorMetrics(mirror)));
+    registry.register_collector(Box::new(ViewMetrics(reconciler.views(), nodes_seen)));
     let mirror_stop = stop.clone();
     tasks.spawn("mirror", async move {
         following.run(mirror_stop).await;

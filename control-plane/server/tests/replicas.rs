@@ -57,10 +57,6 @@ fn failover(region: &str, token: &str) -> v1::ActRequest {
     request(operator::failover(region), token, None)
 }
 
-fn unfreeze(token: &str) -> v1::ActRequest {
-    request(Kind::Unfreeze(v1::Unfreeze {}), token, None)
-}
-
 fn is_drained(plan: &Plan, edge: &str) -> bool {
     plan.edges.get(&EdgeId::new(edge).unwrap()) == Some(&EdgeState::Drained)
 }
@@ -601,6 +597,7 @@ async fn a_full_store_refuses_with_the_remedy_and_goes_on_after_it() {
         ..Settings::default()
     });
     let fleet = fleet.await;
+    fleet.judged().await;
     fleet.all_apply("the first plan", |plan| plan.generation == 1).await;
     let mut client = etcd_client::Client::connect(fleet.etcd.endpoints(), None)
         .await
@@ -616,6 +613,31 @@ async fn a_full_store_refuses_with_the_remedy_and_goes_on_after_it() {
         let told = matches!(&error, OperatorError::Rejected(why) if why.contains(remedy));
         assert!(told, "{error}");
     }
+    // A region dies. Everybody who looks sees that, and that nothing can be done about it.
+    let leader = &fleet.planes[fleet.leader().await];
+    assert!(leader.page("/ready").unwrap().contains("503"));
+    fleet.region_dies("us-east").await;
+    let status = eventually("a failover is decided and not written", || async {
+        let status = leader.status().await.ok()?;
+        let pending = &status.unwritten.as_ref()?.pending;
+        pending.iter().any(|reason| reason.code == "failover").then_some(status)
+    })
+    .await;
+    let us_east = status.regions.iter().find(|it| it.region == "us-east").unwrap();
+    assert_eq!((us_east.health.as_str(), us_east.state.as_str()), ("down", "serving"));
+    let progress = status.progress.unwrap();
+    assert!(status.now_ms - progress.judged_tick_end_ms < 12_000, "{progress:?}");
+    assert_eq!(progress.committed.unwrap().generation, 1);
+    assert_eq!((progress.nodes, progress.nodes_acknowledged), (3, 3));
+    let why = fleet.operator().why("us-east").await.unwrap();
+    assert!(why.unwritten.unwrap().error.contains("the store is full"));
+    assert!(
+        leader
+            .page("/ready")
+            .unwrap()
+            .contains("decisions cannot be written since")
+    );
+    assert!(leader.metric(metrics::UNWRITTEN).unwrap() > 0.0);
     // Plans are still served, also to a node that knows nothing yet.
     let fresh = fleet.folder.path().join("fresh");
     let node = Node::start("edge-dub", fleet.urls(), fresh);
@@ -635,15 +657,20 @@ async fn a_full_store_refuses_with_the_remedy_and_goes_on_after_it() {
         let disarm = client.alarm(AlarmAction::Deactivate, AlarmType::Nospace, Some(member));
         disarm.await.unwrap();
     }
+    fleet.all_apply_evacuation_of("us-east").await;
+    eventually("the leader is ready again", || async {
+        leader.page("/ready")?.contains("200 OK").then_some(())
+    })
+    .await;
     // The same token: it was refused, so it is not known.
     let reply = fleet.act(drain_edge("edge-dub", "no room")).await;
-    assert_eq!(
-        (reply.outcome(), reply.number.unwrap().generation),
-        (v1::Outcome::Running, 2)
-    );
-    fleet.all_apply("the second plan", |plan| plan.generation == 2).await;
+    assert_eq!(reply.outcome(), v1::Outcome::Running);
+    fleet
+        .all_apply("the next plan", |plan| is_drained(plan, "edge-dub"))
+        .await;
     fleet.check();
-    assert_eq!(fleet.audit().await.len(), 2);
+    let entries = fleet.audit().await;
+    assert_eq!(evacuations(&entries, "us-east").len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -692,7 +719,7 @@ async fn nodes_teach_an_etcd_that_was_restored_from_an_old_snapshot() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_plan_that_a_node_refuses_is_taken_back_and_automation_rests() {
+async fn a_node_that_refuses_keeps_its_plan_is_shown_and_undoes_nothing() {
     let fleet = Fleet::start_with(Settings {
         following: vec!["edge-iad", "ns1"],
         ..Settings::default()
@@ -707,63 +734,36 @@ async fn a_plan_that_a_node_refuses_is_taken_back_and_automation_rests() {
 
     let reply = fleet.act(failover("us-east", "move")).await;
     assert_eq!(reply.outcome(), v1::Outcome::Done, "{reply:?}");
-    let bad = node.plan().await;
-    assert_eq!(bad.plan.generation, 2);
-    node.refuse(bad.plan.number(), "I cannot take that").await;
-    let back = node.plan().await;
-    node.acknowledge(back.plan.number()).await;
-    assert_eq!(back.plan.generation, 3);
-    assert_eq!(
-        back.plan.reasons[0].code,
-        ReasonCode::PlanTakenBack,
-        "{:?}",
-        back.plan.reasons
-    );
-    assert!(back.plan.reasons[0].evidence[0].contains("I cannot take that"));
-    let content = |plan: &Plan| {
-        (
-            plan.regions.clone(),
-            plan.routes.clone(),
-            plan.edges.clone(),
-            plan.writers.clone(),
-        )
-    };
-    assert_eq!(content(&back.plan), content(&good.plan));
-
-    // Automation rests: a region that dies is left where it is, and `status` says why.
-    fleet.region_dies("eu-west").await;
-    eventually("the failover is refused", || async {
+    let ordered = node.plan().await;
+    let entries = fleet.audit().await.len();
+    for _ in 0..20 {
+        node.refuse(ordered.plan.number(), "I cannot take that").await;
+    }
+    eventually("the refusal is shown", || async {
         let waiting = leader.status().await.ok()?.waiting;
-        let refused = |reason: &v1::Reason| reason.code == "refused-by-nodes" && reason.region == "eu-west";
-        waiting.iter().find(|reason| refused(reason)).map(|reason| {
-            assert!(reason.text.contains("I cannot take that"), "{reason:?}");
-            assert!(reason.text.contains("meridian unfreeze"), "{reason:?}");
-        })
+        let shown = waiting.iter().find(|reason| reason.code == "refused-by-nodes")?;
+        assert!(shown.text.starts_with("edge-dub refuses plan 2"), "{shown:?}");
+        assert!(shown.evidence[0].contains("I cannot take that"), "{shown:?}");
+        Some(())
     })
     .await;
-    fleet.act(unfreeze("go on")).await;
+    // The order stands, and automation goes on: a region that dies is left.
+    fleet.region_dies("eu-west").await;
     fleet.all_apply_evacuation_of("eu-west").await;
     let next = node.plan().await;
-    node.acknowledge(next.plan.number()).await;
-    assert_eq!(next.plan.generation, 4);
-
-    all_acknowledge(leader, 4).await;
-
-    // Nor does what an operator's standing order made come back with the next decision: it ended with its plan.
-    fleet.act(drain_edge("edge-iad", "drain")).await;
-    let bad = node.plan().await;
-    assert!(is_drained(&bad.plan, "edge-iad"));
-    node.refuse(bad.plan.number(), "nor that").await;
-    let back = node.plan().await;
-    assert_eq!(content(&back.plan), content(&next.plan), "{:?}", back.plan.reasons);
-    let drain = fleet.operator().wait("drain", Duration::ZERO).await.unwrap();
+    assert_eq!(next.plan.generation, 3);
     assert_eq!(
-        (drain.phase.as_str(), drain.text.contains("refuse")),
-        ("aborted", true),
-        "{drain:?}"
+        next.plan.regions[&RegionId::new("us-east").unwrap()].state,
+        RegionState::Evacuated
     );
+    node.acknowledge(next.plan.number()).await;
+    all_acknowledge(leader, 3).await;
     fleet.check();
-    fleet.audit().await;
+    assert_eq!(
+        fleet.audit().await.len(),
+        entries + 1,
+        "a refusal is no entry of the log"
+    );
 }
 
 /// Until the leader knows that all three nodes apply a plan: it is what they can go back to.

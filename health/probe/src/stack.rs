@@ -1,7 +1,7 @@
 //! One look at one stack: is the gateway there, and does a spoken question get its answer.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     time::{Duration, Instant},
 };
@@ -45,6 +45,18 @@ impl Seen {
 
     pub(crate) fn absorb(&mut self, other: &Seen) {
         other.0.values().for_each(|observation| self.merge(observation));
+    }
+
+    /// Regions whose gateway was asked and never answered, at none of their stacks.
+    pub(crate) fn unanswered(&self) -> BTreeSet<RegionId> {
+        let mut answers: BTreeMap<&RegionId, bool> = BTreeMap::new();
+        for ((region, component, source, _), seen) in &self.0 {
+            if (*component, *source) == (Component::Gateway, Source::Probe) && seen.samples() > 0 {
+                *answers.entry(region).or_default() |= seen.succeeded > 0;
+            }
+        }
+        let unanswered = answers.into_iter().filter(|(_, answers)| !answers);
+        unanswered.map(|(region, _)| region.clone()).collect()
     }
 
     pub(crate) fn into_observations(self) -> Vec<Observation> {
@@ -270,4 +282,21 @@ fn cause(error: &reqwest::Error) -> String {
         cause = source;
     }
     cause.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_region_is_silent_when_none_of_its_stacks_answers() {
+        let region = RegionId::new("us-east").unwrap();
+        let stack = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
+        let mut seen = Seen::default();
+        assert!(seen.unanswered().is_empty());
+        seen.gateway(&region, stack(1)).fail("refused");
+        assert_eq!(seen.unanswered(), BTreeSet::from([region.clone()]));
+        seen.gateway(&region, stack(2)).succeed(5.0);
+        assert!(seen.unanswered().is_empty());
+    }
 }

@@ -314,6 +314,7 @@ impl Life {
                 region: region(it),
                 promote,
                 accept_loss,
+                force: false,
             },
             Wanted::Switchover(it, promote) => IntentKind::Switchover {
                 region: region(it),

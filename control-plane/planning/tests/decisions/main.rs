@@ -3,7 +3,10 @@
 
 mod documents;
 mod histories;
+mod limits;
+mod orders;
 mod records;
+mod refusals;
 mod stories;
 mod troubles;
 mod world;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use planning::{Phase, RolloutSeen};
 use topology::{
-    Component, EdgeState, IntentKind, Level, ReasonCode, RegionState, Rule, policy::TwoPerson, snapshot::digest,
+    Component, EdgeState, IntentKind, Level, Moment, ReasonCode, RegionState, Rule, policy::TwoPerson, snapshot::digest,
 };
 use verdict::Health;
 
@@ -156,6 +156,7 @@ fn a_loss_is_accepted_only_together_with_promoting() {
         region: region("us-east"),
         promote: false,
         accept_loss: Some(HOUR),
+        force: false,
     };
     world.ask("alice", kind);
     assert!(world.refused(ReasonCode::BadRequest));
@@ -717,67 +718,80 @@ fn one_rollout_at_a_time_and_an_abort_rolls_back() {
 
 // Nodes.
 
-#[test]
-fn a_plan_that_nodes_refuse_is_taken_back_and_automation_rests() {
-    let mut world = World::new();
-    let good = world.plan().clone();
-    world.sees("us-east", Health::Down).pass(10 * SECOND);
-    let bad = world.plan().generation;
-    world.nodes_refuse(&["edge-iad"], &good).decide();
-    assert!(world.changed(ReasonCode::PlanTakenBack));
-    assert_eq!(
-        (world.state("us-east"), world.plan().generation),
-        (RegionState::Serving, bad + 1)
-    );
-
-    world.input.refusal = None;
-    world.pass(9 * MINUTE);
-    assert!(world.refused(ReasonCode::RefusedByNodes));
-    world.ask("alice", IntentKind::Unfreeze);
-    assert_eq!(world.state("us-east"), RegionState::Evacuated);
-    assert!(world.input.memory.taken_back.is_none());
-}
-
-#[test]
-fn the_rest_after_a_refused_plan_ends_by_itself() {
-    let mut world = World::new();
-    let good = world.plan().clone();
-    world.sees("us-east", Health::Down).pass(10 * SECOND);
-    world.nodes_refuse(&["edge-iad"], &good).decide();
-    world.input.refusal = None;
-    world.pass(10 * MINUTE);
-    assert_eq!(world.state("us-east"), RegionState::Evacuated);
-}
-
-#[test]
-fn a_node_that_refuses_what_it_had_before_is_broken_itself() {
-    let mut world = World::new();
-    let good = world.plan().clone();
-    world.ask("alice", fail_over("us-east"));
-    world.nodes_refuse(&["edge-iad"], &good).decide();
-    let until = world.input.memory.taken_back.as_ref().unwrap().until;
-    world.nodes_refuse(&["edge-iad"], &good);
-    for _ in 0..3 {
-        world.pass(10 * SECOND);
-        assert!(world.waits(ReasonCode::RefusedByNodes) && !world.changed(ReasonCode::PlanTakenBack));
+/// Nothing was heard of these edges for so long; of the others just now.
+fn silent(world: &mut World, edges: &[&str], seconds: u64) {
+    let now = world.now;
+    for id in world.input.topology.edges.keys() {
+        let is_silent = edges.contains(&id.as_str());
+        let heard_at = if is_silent {
+            Moment(now.0 - seconds * 1_000)
+        } else {
+            now
+        };
+        let heard_since = Moment(now.0 - 3_600_000);
+        let seen = planning::EdgeSeen { heard_at, heard_since };
+        world.input.edges.insert(id.clone(), seen);
     }
-    assert_eq!(
-        world.input.memory.taken_back.as_ref().unwrap().until,
-        until,
-        "its rest is not prolonged"
-    );
 }
 
 #[test]
-fn one_node_of_many_does_not_undo_a_failover() {
+fn a_lost_edge_leaves_dns_and_comes_back_when_it_was_heard_for_a_while() {
     let mut world = World::new();
-    let good = world.plan().clone();
-    world.ask("alice", fail_over("us-east"));
-    world.nodes_refuse(&["edge-iad"], &good);
-    world.input.refusal.as_mut().unwrap().following = 10;
+    let dub = edge("edge-dub");
+    silent(&mut world, &["edge-dub"], 29);
     world.decide();
-    assert_eq!(world.state("us-east"), RegionState::Evacuated);
-    assert!(world.waits(ReasonCode::RefusedByNodes));
+    assert_eq!(world.plan().edges[&dub], EdgeState::Serving, "not yet");
+    silent(&mut world, &["edge-dub"], 30);
+    world.decide();
+    assert_eq!(world.plan().edges[&dub], EdgeState::Drained);
+    assert!(world.changed(ReasonCode::EdgeLost));
+    // It is heard again, and was silent a moment ago.
+    let (now, back) = (world.now, |since| planning::EdgeSeen {
+        heard_at: since,
+        heard_since: since,
+    });
+    world.input.edges.insert(dub.clone(), back(now));
+    world.decide();
+    assert_eq!(
+        world.plan().edges[&dub],
+        EdgeState::Drained,
+        "it may be gone again in a moment"
+    );
+    world.now = now + Duration::from_secs(20);
+    let steady = planning::EdgeSeen {
+        heard_at: world.now,
+        heard_since: now,
+    };
+    world.input.edges.insert(dub.clone(), steady);
+    world.decide();
+    assert_eq!(world.plan().edges[&dub], EdgeState::Serving);
+    assert!(world.changed(ReasonCode::EdgeReturned));
+}
+
+#[test]
+fn no_more_edges_are_left_out_than_the_policy_allows_and_never_the_last() {
+    let mut world = World::new();
+    silent(&mut world, &["edge-dub", "edge-iad"], 60);
+    world.decide();
+    assert!(world.waits(ReasonCode::EdgeFloor), "{:#?}", world.report);
+    assert!(world.plan().edges.values().all(|state| *state == EdgeState::Serving));
+
+    // An operator drained the other one.
+    let mut world = World::new();
+    world.ask("alice", IntentKind::DrainEdge { edge: edge("edge-iad") });
+    silent(&mut world, &["edge-dub"], 60);
+    world.decide();
+    assert!(world.waits(ReasonCode::EdgeFloor), "{:#?}", world.report);
+    assert_eq!(world.plan().edges[&edge("edge-dub")], EdgeState::Serving);
+    assert_eq!(world.plan().edges[&edge("edge-iad")], EdgeState::Drained);
+
+    // Nothing changes by itself while automation is frozen.
+    let mut world = World::new();
+    world.ask("alice", IntentKind::Freeze);
+    silent(&mut world, &["edge-dub"], 60);
+    world.decide();
+    assert!(world.waits(ReasonCode::EdgeLost), "{:#?}", world.report);
+    assert_eq!(world.plan().edges[&edge("edge-dub")], EdgeState::Serving);
 }
 
 // Overrides.
@@ -785,8 +799,8 @@ fn one_node_of_many_does_not_undo_a_failover() {
 #[test]
 fn an_override_takes_two_people_and_ends() {
     let mut world = World::new();
-    world.ask("alice", fail_over("us-east"));
-    world.sees("eu-west", Health::Down).pass(10 * SECOND);
+    world.sees("us-east", Health::Down).pass(10 * SECOND);
+    world.pass(MINUTE).sees("eu-west", Health::Down).pass(10 * SECOND);
     assert!(world.refused(ReasonCode::EvacuationLimit));
     let rule = Rule::EvacuationLimit;
     let asked = world.ask_for("alice", IntentKind::Override { rule }, 30 * MINUTE);

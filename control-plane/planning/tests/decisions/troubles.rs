@@ -52,7 +52,7 @@ fn a_region_that_fails_while_it_returns_and_cannot_be_left_returns_later() {
     world.pass(MINUTE);
     let asked = world.ask("alice", restore("us-east"));
     world.pass(2 * MINUTE);
-    world.sees("us-west", Health::NoData).sees("eu-central", Health::NoData);
+    world.sees("us-west", Health::Blind).sees("eu-central", Health::Blind);
     world.sees("us-east", Health::Down).pass(10 * SECOND);
     assert!(world.refused(ReasonCode::NoFitBackup));
     assert_eq!(world.phase(&asked), Some(Phase::Running), "nothing came of the abort");
@@ -301,67 +301,6 @@ fn a_rollout_that_only_nodes_remember_is_judged_aborted_and_ends() {
         assert_eq!(world.plan().rollout, None, "{end}");
         assert_eq!(world.phase(&asked), Some(Phase::Aborted));
     }
-}
-
-#[test]
-fn what_was_taken_back_ends_and_ends_nothing_else() {
-    let mut world = World::new();
-    let good = world.plan().clone();
-    let first = world.ask("alice", roll_out("v2"));
-    let drain = world.ask("alice", switch_over("us-east"));
-    world.nodes_refuse(&["edge-iad", "edge-dub", "ns1"], &good).decide();
-    world.input.refusal = None;
-    assert_eq!(world.plan().rollout, None);
-    for (taken_back, why) in [
-        (&first, "v2 is not rolled out any more"),
-        (&drain, "us-east is serving now"),
-    ] {
-        assert_eq!(world.phase(taken_back), Some(Phase::Aborted));
-        let text = &world.input.memory.actions[taken_back].text;
-        assert!(text.ends_with(why), "{text}");
-    }
-    world.pass(20 * MINUTE);
-    let second = world.ask("alice", roll_out("v3"));
-    world.ask("alice", abort(&first));
-    assert!(world.refused(ReasonCode::NoSuchAction));
-    assert_eq!(world.phase(&second), Some(Phase::Running));
-    assert_eq!(world.plan().rollout.as_ref().unwrap().version, "v3");
-}
-
-#[test]
-fn nobody_goes_back_to_a_version_that_was_found_bad() {
-    let mut world = World::new();
-    world.ask("alice", roll_out("v2"));
-    let good = world.plan().clone();
-    world.devices_see("v2", |it| it.gpu_memory_errors = 1).decide();
-    assert_eq!(world.plan().rollout, None);
-    world.ask("alice", fail_over("us-east"));
-    world.nodes_refuse(&["edge-iad", "edge-dub"], &good).decide();
-    assert!(world.changed(ReasonCode::PlanTakenBack));
-    assert_eq!(
-        (world.state("us-east"), &world.plan().rollout),
-        (RegionState::Serving, &None)
-    );
-}
-
-#[test]
-fn an_abort_that_nodes_refuse_leaves_a_drain_that_can_be_ended() {
-    let mut world = World::new();
-    let asked = world.ask("alice", switch_over("us-east"));
-    let good = world.plan().clone();
-    world.ask("alice", abort(&asked));
-    world.nodes_refuse(&["edge-iad", "edge-dub"], &good).decide();
-    world.input.refusal = None;
-    assert_eq!(world.state("us-east"), RegionState::Draining(75));
-    world.pass(HOUR);
-    assert_eq!(
-        world.state("us-east"),
-        RegionState::Draining(75),
-        "nobody wants it any more"
-    );
-    world.ask("alice", restore("us-east"));
-    world.pass(5 * MINUTE);
-    assert_eq!(world.state("us-east"), RegionState::Serving);
 }
 
 #[test]

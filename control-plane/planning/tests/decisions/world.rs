@@ -270,6 +270,7 @@ pub(crate) fn fail_over(name: &str) -> IntentKind {
         region: region(name),
         promote: false,
         accept_loss: None,
+        force: false,
     }
 }
 
@@ -278,6 +279,7 @@ pub(crate) fn promote(name: &str, accept_loss: Option<Duration>) -> IntentKind {
         region: region(name),
         promote: true,
         accept_loss,
+        force: false,
     }
 }
 

@@ -749,6 +749,16 @@ impl PlayedNode {
         Snapshot::decode(&update.document, &update.checksum).unwrap()
     }
 
+    /// Until it is asked for the plan it holds.
+    pub(crate) async fn is_asked(&mut self) {
+        loop {
+            let update = soon("it is asked", self.updates.message()).await.unwrap().unwrap();
+            if update.send_yours {
+                return;
+            }
+        }
+    }
+
     pub(crate) async fn say(&self, message: Message) {
         self.answers.send(says(message)).await.unwrap();
     }

@@ -1,0 +1,311 @@
+//! What holds automation back, and what must not.
+
+use topology::{IntentKind, Level, ReasonCode, RegionState, Rule};
+use verdict::Health;
+
+use crate::world::{HOUR, MINUTE, SECOND, World, fail_over, region, switch_over};
+
+// One automatic evacuation at a time.
+
+#[test]
+fn a_region_that_is_well_and_waits_for_its_way_back_keeps_no_other_from_help() {
+    let mut world = World::new();
+    world.sees("us-east", Health::Down).pass(10 * SECOND);
+    world.sees("us-east", Health::Healthy).pass(2 * HOUR);
+    assert_eq!(
+        world.state("us-east"),
+        RegionState::Evacuated,
+        "nobody was awake to restore it"
+    );
+    world.sees("eu-west", Health::Down).pass(10 * SECOND);
+    assert_eq!(world.state("eu-west"), RegionState::Evacuated);
+}
+
+#[test]
+fn a_region_that_is_away_on_purpose_keeps_no_other_from_help_even_if_it_is_off() {
+    let mut world = World::new();
+    world.ask("alice", switch_over("us-east"));
+    world.pass(3 * MINUTE).sees("us-east", Health::Down).pass(HOUR);
+    world.sees("eu-west", Health::Down).pass(10 * SECOND);
+    assert_eq!(world.state("eu-west"), RegionState::Evacuated);
+}
+
+#[test]
+fn while_one_region_is_bad_automation_leaves_no_second_one_whoever_left_the_first() {
+    for ordered in [false, true] {
+        let mut world = World::new();
+        world.sees("us-east", Health::Down);
+        if ordered {
+            world.ask("alice", fail_over("us-east"));
+        }
+        world.pass(HOUR).sees("eu-west", Health::Down).pass(MINUTE);
+        assert_eq!(world.state("us-east"), RegionState::Evacuated);
+        assert_eq!(world.state("eu-west"), RegionState::Serving, "ordered: {ordered}");
+        let refusal = &world.report.refused[0];
+        assert_eq!(refusal.code, ReasonCode::EvacuationLimit);
+        let says = "us-east is evacuated and down; automation leaves a further region only while fewer than 1 are bad or \
+                    moving; `meridian failover eu-west` asks for it all the same";
+        assert_eq!(refusal.text, says);
+        world.sees("us-east", Health::Healthy).pass(10 * SECOND);
+        assert_eq!(
+            world.state("eu-west"),
+            RegionState::Evacuated,
+            "well again, and its turn is over"
+        );
+    }
+}
+
+#[test]
+fn while_sessions_move_automation_leaves_no_second_region() {
+    let mut world = World::new();
+    world.ask("alice", fail_over("us-east"));
+    world.sees("eu-west", Health::Down);
+    world.now = world.now + 9 * SECOND;
+    world.refresh();
+    world.decide();
+    assert!(world.refused(ReasonCode::EvacuationLimit));
+    world.now = world.now + SECOND;
+    world.refresh();
+    world.decide();
+    assert_eq!(world.state("eu-west"), RegionState::Evacuated);
+}
+
+// Correlated evidence.
+
+#[test]
+fn regions_that_turn_bad_within_a_few_ticks_are_held_and_those_further_apart_are_not() {
+    for (ticks, held) in [(0, true), (3, true), (4, false)] {
+        // Automation is frozen meanwhile, so that both are bad and not moved when it decides.
+        let mut world = World::with(|_, policy| policy.failover.automatic_max = 2);
+        world.ask_for("alice", IntentKind::Freeze, HOUR);
+        world.sees("us-east", Health::Down).decide();
+        world.pass(ticks * 10 * SECOND);
+        world.sees("eu-west", Health::Down).decide();
+        world.pass(10 * SECOND);
+        world.ask("alice", IntentKind::Unfreeze);
+        world.pass(20 * SECOND);
+        assert_eq!(world.refused(ReasonCode::CorrelatedEvidence), held, "{ticks} ticks");
+        let left = world.state("us-east") == RegionState::Evacuated && world.state("eu-west") == RegionState::Evacuated;
+        assert_eq!(left, !held, "{ticks} ticks");
+    }
+}
+
+#[test]
+fn a_region_that_has_no_place_to_go_ties_nobody() {
+    let mut world = World::with(|topology, _| {
+        for backup in ["us-west", "eu-central"] {
+            topology.regions.get_mut(&region(backup)).unwrap().sessions_max = 1;
+        }
+    });
+    world
+        .sees("us-east", Health::Down)
+        .sees("ap-south", Health::Down)
+        .pass(10 * SECOND);
+    assert_eq!(world.state("us-east"), RegionState::Serving);
+    assert_eq!(world.route("ap-south"), "ap-northeast 100");
+}
+
+/// Recognition that fails here and there is no reason to leave a dead region's callers without help.
+#[test]
+fn a_suspicion_of_recognition_elsewhere_does_not_hold_a_failover() {
+    let mut world = World::new();
+    world.sees("us-east", Health::Down).sees("eu-west", Health::Suspect);
+    world.input.verdicts.get_mut(&region("eu-west")).unwrap().failing = false;
+    world.decide();
+    assert_eq!(world.state("us-east"), RegionState::Evacuated);
+
+    let mut world = World::new();
+    world
+        .sees("us-east", Health::Down)
+        .sees("eu-west", Health::Suspect)
+        .decide();
+    assert!(
+        world.refused(ReasonCode::CorrelatedEvidence),
+        "its gateway fails as well"
+    );
+}
+
+// The serving assertion.
+
+#[test]
+fn as_many_regions_as_the_policy_wants_keep_serving_and_not_one_more() {
+    for (min, left) in [(5, true), (6, false)] {
+        let mut world = World::with(|_, policy| policy.safety.regions_serving_min = min);
+        world.sees("us-east", Health::Down).pass(10 * SECOND);
+        assert_eq!(
+            world.state("us-east") == RegionState::Evacuated,
+            left,
+            "five of six are left, {min} is the least"
+        );
+        assert_eq!(world.refused(ReasonCode::RegionsServingMin), !left);
+    }
+}
+
+/// A region that nobody sees counts as serving. Silence is no failure; automation sends nobody there anyway, and a person
+/// who orders a failover while the control plane is blind must not be told that no region serves.
+#[test]
+fn a_region_that_nobody_sees_counts_as_serving() {
+    let mut world = World::with(|_, policy| policy.safety.regions_serving_min = 5);
+    world.sees("eu-west", Health::Blind).sees("ap-northeast", Health::Blind);
+    world.sees("us-east", Health::Down).pass(10 * SECOND);
+    assert_eq!(world.state("us-east"), RegionState::Evacuated);
+    world
+        .sees("us-east", Health::Healthy)
+        .pass(MINUTE)
+        .sees("eu-west", Health::Down)
+        .decide();
+    assert!(
+        world.refused(ReasonCode::RegionsServingMin),
+        "one that is down does not"
+    );
+}
+
+// Freshness.
+
+#[test]
+fn what_was_seen_three_ticks_ago_is_acted_on_and_four_is_too_old() {
+    for (age, left) in [(3, true), (4, false)] {
+        let mut world = World::new();
+        world.sees("us-east", Health::Down);
+        for verdict in world.input.verdicts.values_mut() {
+            verdict.tick = world.now.tick().back(age);
+        }
+        world.decide();
+        assert_eq!(
+            world.state("us-east") == RegionState::Evacuated,
+            left,
+            "{age} ticks old"
+        );
+    }
+}
+
+#[test]
+fn a_tick_without_data_leaves_the_word_before_it() {
+    let mut world = World::new();
+    world.sees("us-west", Health::NoData).sees("eu-central", Health::NoData);
+    world.sees("us-east", Health::Down).pass(10 * SECOND);
+    assert_eq!(world.route("us-east"), "us-west 100", "both were healthy a tick ago");
+    // Nor does it make a region well that was not.
+    world.sees("us-west", Health::Down).pass(10 * SECOND);
+    world
+        .sees("us-west", Health::NoData)
+        .sees("us-east", Health::Healthy)
+        .pass(10 * SECOND);
+    world.ask("alice", crate::world::restore("us-east"));
+    world.pass(10 * SECOND);
+    world.sees("us-east", Health::Down).pass(10 * SECOND);
+    assert_eq!(world.route("us-east"), "eu-central 100");
+}
+
+// Where sessions go.
+
+#[test]
+fn home_takes_its_sessions_back_when_the_region_that_has_them_dies() {
+    let mut world = World::with(|topology, _| {
+        topology.regions.get_mut(&region("eu-central")).unwrap().sessions_max = 1;
+    });
+    world.sees("us-east", Health::Down).pass(10 * SECOND);
+    world.sees("us-east", Health::Healthy).pass(20 * MINUTE);
+    world.sees("us-west", Health::Down).pass(10 * SECOND);
+    assert_eq!(
+        (world.route("us-east"), world.state("us-east")),
+        ("us-east 100".into(), RegionState::Serving)
+    );
+    let reason = world
+        .plan()
+        .reasons
+        .iter()
+        .find(|it| it.code == ReasonCode::Failover)
+        .unwrap();
+    assert_eq!(reason.evidence, ["us-west was seen down"], "of the region that failed");
+    assert!(reason.text.contains("backup us-west is down"), "{}", reason.text);
+}
+
+#[test]
+fn home_comes_before_another_backup_and_after_it_where_a_person_emptied_it() {
+    for (on_purpose, route) in [(false, "us-east 100"), (true, "eu-central 100")] {
+        let mut world = World::new();
+        if on_purpose {
+            world.ask("alice", switch_over("us-east"));
+        } else {
+            world.sees("us-east", Health::Down).pass(10 * SECOND);
+            world.sees("us-east", Health::Healthy);
+        }
+        world.pass(20 * MINUTE).sees("us-west", Health::Down).pass(10 * SECOND);
+        assert_eq!(world.route("us-east"), route);
+        if on_purpose {
+            // Nobody else is left: a region that works is better than one that does not.
+            world.sees("eu-central", Health::Down).pass(10 * SECOND);
+            assert_eq!(world.route("us-east"), "us-east 100");
+        }
+    }
+}
+
+#[test]
+fn home_takes_back_no_more_than_it_accepts_connections_for() {
+    let mut world = World::with(|topology, _| {
+        topology.regions.get_mut(&region("us-east")).unwrap().connects_per_s_max = Some(5);
+        topology.regions.get_mut(&region("eu-central")).unwrap().sessions_max = 60;
+    });
+    world.sees("us-east", Health::Down).pass(10 * SECOND);
+    world.sees("us-east", Health::Healthy).pass(20 * MINUTE);
+    world.sees("us-west", Health::Down).decide();
+    assert_eq!(world.route("us-east"), "us-east 25 + eu-central 30 + us-west 45");
+    assert_eq!(world.state("us-east"), RegionState::Draining(25));
+    world.pass(MINUTE);
+    assert_eq!(world.route("us-east"), "us-east 70 + eu-central 30");
+    assert!(
+        world.waits(ReasonCode::RestoreReady),
+        "the others come back when somebody says so"
+    );
+}
+
+#[test]
+fn one_bad_tick_of_the_near_backup_sends_nobody_to_the_far_one_and_two_do() {
+    let mut world = World::new();
+    world
+        .sees("us-east", Health::Down)
+        .sees("us-west", Health::Suspect)
+        .decide();
+    assert_eq!(world.route("us-east"), "us-west 100");
+
+    let mut world = World::new();
+    world.sees("us-west", Health::Suspect).decide();
+    world.pass(10 * SECOND).sees("us-east", Health::Down).decide();
+    assert_eq!(world.route("us-east"), "eu-central 100", "suspect for a second tick");
+}
+
+// Evidence.
+
+#[test]
+fn guests_that_move_on_are_told_why_by_the_region_that_was_left() {
+    let mut world = World::new();
+    world.sees("us-east", Health::Down).pass(10 * SECOND);
+    world.sees("us-west", Health::Down).pass(10 * SECOND);
+    let reason = &world.plan().reasons[0];
+    assert!(
+        reason.text.starts_with("backup us-west is down: it is down"),
+        "{}",
+        reason.text
+    );
+    assert_eq!(
+        (reason.region.as_ref(), &reason.evidence[..]),
+        (Some(&region("us-east")), &["us-west was seen down".to_owned()][..])
+    );
+}
+
+#[test]
+fn an_override_says_that_the_rule_is_off_and_until_when() {
+    let mut world = World::with(|_, policy| policy.safety.two_person.clear());
+    let rule = Rule::HoldDown;
+    world.ask_for("alice", IntentKind::Override { rule }, HOUR);
+    let said = &world.report.changed[0].text;
+    let until = world.now + HOUR;
+    assert!(
+        said.ends_with(&format!(
+            "the rule hold-down is OFF until {until}, and ON again from then"
+        )),
+        "{said}"
+    );
+    assert_eq!(world.level("us-east"), Level::L0);
+}

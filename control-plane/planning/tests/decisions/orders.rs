@@ -1,0 +1,184 @@
+//! What a person orders needs no telemetry: what was last known counts, and then their word.
+
+use planning::{Memory, Phase};
+use topology::{IntentKind, ReasonCode, RegionState};
+use verdict::Health;
+
+use crate::world::{HOUR, MINUTE, SECOND, World, approve, fail_over, promote, region};
+
+fn by_force(name: &str) -> IntentKind {
+    IntentKind::Failover {
+        region: region(name),
+        promote: false,
+        accept_loss: None,
+        force: true,
+    }
+}
+
+/// Nobody sees any region any more.
+fn blind(world: &mut World) {
+    let regions: Vec<_> = world.input.topology.regions.keys().cloned().collect();
+    for region in regions {
+        world.sees(region.as_str(), Health::Blind);
+    }
+}
+
+#[test]
+fn a_person_moves_a_region_that_nobody_sees_to_a_backup_that_was_well_and_hears_what_is_not_known() {
+    let mut world = World::new();
+    blind(&mut world);
+    let since = world.now;
+    world.pass(MINUTE);
+    assert_eq!(
+        world.state("us-east"),
+        RegionState::Serving,
+        "automation does nothing on silence"
+    );
+    let asked = world.ask("alice", fail_over("us-east"));
+    assert_eq!(
+        (world.phase(&asked), world.route("us-east")),
+        (Some(Phase::Done), "us-west 100".into())
+    );
+    let said = &world.plan().reasons[0].text;
+    let against = format!(
+        "against it speaks that nobody sees us-west since {}, when it was healthy",
+        since + 10 * SECOND
+    );
+    assert!(said.contains(&against), "{said}");
+}
+
+#[test]
+fn a_new_leader_knows_what_the_last_one_believed() {
+    let mut world = World::new();
+    world.sees("us-west", Health::Down).sees("us-east", Health::Down);
+    world.input.policy.safety.automation = false;
+    world.decide();
+    world.input.verdicts.clear();
+    world.input.epoch += 1;
+    world.ask("alice", fail_over("us-east"));
+    assert_eq!(
+        world.route("us-east"),
+        "eu-central 100",
+        "us-west was down when it was last seen"
+    );
+    // It survives the store, too.
+    let stored = serde_json::to_string(&world.input.memory).unwrap();
+    let read: Memory = serde_json::from_str(&stored).unwrap();
+    assert_eq!(read, world.input.memory);
+    assert_eq!(read.before().len(), 6);
+}
+
+#[test]
+fn where_nobody_ever_saw_anything_the_word_of_a_person_counts() {
+    let mut world = World::new();
+    world.input.verdicts.clear();
+    world.input.memory = Memory::default();
+    world.ask("alice", fail_over("us-east"));
+    assert_eq!(world.route("us-east"), "us-west 100");
+    let said = &world.plan().reasons[0].text;
+    assert!(said.contains("nobody has seen us-west yet"), "{said}");
+}
+
+#[test]
+fn two_people_pass_by_force_what_is_believed_of_the_backups() {
+    let mut world = World::new();
+    world.sees("us-west", Health::Down).sees("eu-central", Health::Down);
+    world.ask("alice", fail_over("us-east"));
+    assert!(world.refused(ReasonCode::NoFitBackup));
+    let asked = world.ask("alice", by_force("us-east"));
+    assert_eq!(world.phase(&asked), Some(Phase::AwaitingApproval));
+    let text = &world.waiting(ReasonCode::NeedsApproval).text;
+    let because = "because it passes the rule no-fit-backup by force: none of its backups is fit to take its sessions";
+    assert!(text.contains(because), "{text}");
+    world.ask("bob", approve(&asked));
+    assert_eq!(
+        (world.phase(&asked), world.route("us-east")),
+        (Some(Phase::Done), "us-west 100".into())
+    );
+}
+
+#[test]
+fn by_force_a_backup_takes_more_than_it_has_room_for() {
+    let mut world = World::with(|topology, policy| {
+        policy.safety.two_person.clear();
+        for backup in ["us-west", "eu-central"] {
+            topology.regions.get_mut(&region(backup)).unwrap().sessions_max = 40;
+        }
+    });
+    world.ask("alice", by_force("us-east"));
+    assert_eq!(world.route("us-east"), "us-west 80 + eu-central 20");
+    assert_eq!(world.state("us-east"), RegionState::Evacuated);
+    world.pass(HOUR);
+    assert_eq!(
+        world.route("us-east"),
+        "us-west 80 + eu-central 20",
+        "and that stays so"
+    );
+}
+
+#[test]
+fn force_that_nothing_speaks_against_needs_nobody_else() {
+    let mut world = World::new();
+    let asked = world.ask("alice", by_force("us-east"));
+    assert_eq!(world.phase(&asked), Some(Phase::Done));
+}
+
+// Two people agree to what they were shown.
+
+#[test]
+fn who_approved_one_thing_is_asked_again_when_it_would_do_another() {
+    let mut world = World::new();
+    world.lags("us-east", 5 * SECOND);
+    let asked = world.ask("alice", promote("us-east", Some(HOUR)));
+    assert_eq!(world.phase(&asked), Some(Phase::AwaitingApproval));
+    world.sees("ap-south", Health::Down).pass(MINUTE);
+    assert_eq!(world.state("ap-south"), RegionState::Evacuated);
+    world.ask("bob", approve(&asked));
+    assert_eq!(
+        (world.phase(&asked), world.state("us-east")),
+        (Some(Phase::AwaitingApproval), RegionState::Serving)
+    );
+    let text = &world.waiting(ReasonCode::NeedsApproval).text;
+    assert!(
+        text.contains("since it was shown, this changed: ap-south is away already"),
+        "{text}"
+    );
+    world.ask("bob", approve(&asked));
+    assert_eq!(
+        (world.phase(&asked), world.state("us-east")),
+        (Some(Phase::Done), RegionState::Evacuated)
+    );
+    let action = &world.input.memory.actions[&asked];
+    let agreed: Vec<&str> = action.shown.keys().map(String::as_str).collect();
+    assert_eq!(
+        agreed,
+        [
+            "data-loss",
+            "second-evacuation ap-south",
+            "sessions of us-east go to us-west"
+        ]
+    );
+}
+
+#[test]
+fn who_approved_one_place_is_asked_again_when_sessions_would_go_to_another() {
+    let mut world = World::new();
+    world.sees("us-east", Health::Down).pass(10 * SECOND);
+    let asked = world.ask("alice", fail_over("eu-west"));
+    world.sees("eu-central", Health::Down).decide();
+    world.ask("bob", approve(&asked));
+    // What is left at us-west is taken, so it would find no place at all: refused, not asked again.
+    assert_eq!(world.phase(&asked), Some(Phase::Refused));
+
+    let mut world = World::new();
+    world.sees("ap-south", Health::Down).pass(10 * SECOND);
+    let asked = world.ask("alice", fail_over("eu-west"));
+    world.sees("eu-central", Health::Down).decide();
+    world.ask("bob", approve(&asked));
+    assert_eq!(world.phase(&asked), Some(Phase::AwaitingApproval));
+    let text = &world.waiting(ReasonCode::NeedsApproval).text;
+    assert!(
+        text.contains("this changed: sessions of eu-west go to us-west"),
+        "{text}"
+    );
+}

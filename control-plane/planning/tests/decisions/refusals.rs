@@ -1,0 +1,199 @@
+//! Nodes that refuse a plan: their own trouble, unless most of the edges say so.
+
+use topology::{EdgeState, IntentKind, Level, Plan, ReasonCode, RegionState};
+use verdict::Health;
+
+use crate::world::{HOUR, MINUTE, SECOND, World, abort, edge, fail_over, region, restore, roll_out, switch_over};
+
+const EDGES: [&str; 2] = ["edge-iad", "edge-dub"];
+
+/// A plan that nobody ordered and that leaves no region: one region is served at a lower level. Also the plan before it.
+fn degraded() -> (World, Plan) {
+    let mut world = World::new();
+    let good = world.plan().clone();
+    world.input.verdicts.get_mut(&region("eu-central")).unwrap().level = Level::L1;
+    world.decide();
+    assert_eq!(world.level("eu-central"), Level::L1);
+    (world, good)
+}
+
+fn content(plan: &Plan) -> Plan {
+    Plan {
+        generation: 0,
+        epoch: 0,
+        created_at: topology::Moment(0),
+        reasons: vec![],
+        ..plan.clone()
+    }
+}
+
+#[test]
+fn a_plan_that_most_edges_refuse_is_taken_back_and_automation_rests() {
+    let (mut world, good) = degraded();
+    let bad = world.plan().generation;
+    world.nodes_refuse(&EDGES, &good).decide();
+    assert!(world.changed(ReasonCode::PlanTakenBack));
+    assert_eq!(world.plan().generation, bad + 1);
+    assert_eq!(content(world.plan()), content(&good));
+    world.input.refusal = None;
+    world.pass(9 * MINUTE);
+    assert_eq!(world.level("eu-central"), Level::L0);
+    assert!(world.refused(ReasonCode::RefusedByNodes));
+    world.ask("alice", IntentKind::Unfreeze);
+    assert_eq!(world.level("eu-central"), Level::L1);
+    assert!(world.input.memory.taken_back.is_none());
+
+    let (mut world, good) = degraded();
+    world.nodes_refuse(&EDGES, &good).decide();
+    world.input.refusal = None;
+    world.pass(10 * MINUTE);
+    assert_eq!(world.level("eu-central"), Level::L1, "the rest ends by itself");
+}
+
+#[test]
+fn a_minority_is_shown_and_changes_nothing() {
+    for nodes in [&["edge-iad"][..], &["ns1"], &["edge-dub", "ns1"]] {
+        let (mut world, good) = degraded();
+        let plan = world.plan().clone();
+        world.nodes_refuse(nodes, &good);
+        for _ in 0..3 {
+            world.pass(10 * SECOND);
+            assert_eq!(world.plan(), &plan);
+            let shown = world.waiting(ReasonCode::RefusedByNodes);
+            assert!(shown.text.starts_with(nodes[0]), "{}", shown.text);
+            assert!(shown.evidence[0].contains("it cannot read it"));
+        }
+        assert!(world.input.memory.taken_back.is_none(), "{nodes:?}");
+    }
+    // One edge of one is a majority, and alone.
+    let (mut world, good) = degraded();
+    world.input.topology.edges.remove(&edge("edge-dub"));
+    world.nodes_refuse(&["edge-iad"], &good).decide();
+    assert!(!world.changed(ReasonCode::PlanTakenBack));
+}
+
+#[test]
+fn a_plan_that_leaves_a_dead_region_stands_whoever_refuses_it() {
+    let mut world = World::new();
+    let good = world.plan().clone();
+    world.sees("us-east", Health::Down).pass(10 * SECOND);
+    world.nodes_refuse(&["edge-iad", "edge-dub", "ns1"], &good).pass(MINUTE);
+    assert_eq!(world.route("us-east"), "us-west 100");
+    let text = &world.waiting(ReasonCode::RefusedByNodes).text;
+    assert!(
+        text.contains("because it moves sessions of us-east away from us-east, which is down"),
+        "{text}"
+    );
+    // The next failure is handled, too.
+    world.input.refusal = None;
+    world.sees("us-west", Health::Down).pass(10 * SECOND);
+    assert_eq!(world.route("us-east"), "eu-central 100");
+}
+
+#[test]
+fn what_a_person_ordered_stands_whoever_refuses_it() {
+    let [stack, other] = [9002, 9012].map(|port| std::net::SocketAddr::from(([127, 0, 0, 1], port)));
+    let orders = [
+        fail_over("us-east"),
+        switch_over("us-east"),
+        roll_out("v2"),
+        IntentKind::DrainEdge { edge: edge("edge-iad") },
+        IntentKind::DrainStack { stack },
+    ];
+    for order in orders {
+        let mut world = World::with(|topology, _| {
+            let eu_west = topology.regions.get_mut(&region("eu-west")).unwrap();
+            eu_west.stacks = vec![stack.into(), other.into()];
+        });
+        let good = world.plan().clone();
+        world.now = world.now + SECOND;
+        let asked = world.ask_for("alice", order.clone(), HOUR);
+        let ordered = content(world.plan());
+        assert_ne!(ordered, content(&good));
+        world.nodes_refuse(&EDGES, &good).decide();
+        assert_eq!(content(world.plan()), ordered, "{order:?}");
+        let text = &world.waiting(ReasonCode::RefusedByNodes).text;
+        assert!(text.contains("because alice ordered it"), "{text}");
+        assert_ne!(world.phase(&asked), Some(planning::Phase::Aborted));
+    }
+}
+
+#[test]
+fn an_abort_and_a_return_are_orders_too() {
+    let mut world = World::new();
+    let asked = world.ask("alice", switch_over("us-east"));
+    let good = world.plan().clone();
+    world.now = world.now + SECOND;
+    world.ask("alice", abort(&asked));
+    world.nodes_refuse(&EDGES, &good).decide();
+    assert_eq!(world.state("us-east"), RegionState::Serving);
+
+    let mut world = World::new();
+    world.ask("alice", fail_over("us-east"));
+    let good = world.plan().clone();
+    world.pass(MINUTE);
+    world.ask("alice", restore("us-east"));
+    world.pass(MINUTE);
+    world.nodes_refuse(&EDGES, &good).decide();
+    assert_eq!(
+        world.state("us-east"),
+        RegionState::Restoring(5),
+        "also its later steps"
+    );
+}
+
+/// The end of a drain is nobody's order. What is taken back is the whole plan, drained stacks and edges too, and it stays so
+/// while automation rests: else the next decision would make the plan again that nodes refuse.
+#[test]
+fn what_is_taken_back_is_taken_back_whole_and_once() {
+    let [stack, other] = [9002, 9012].map(|port| std::net::SocketAddr::from(([127, 0, 0, 1], port)));
+    let mut world = World::with(|topology, _| {
+        let eu_west = topology.regions.get_mut(&region("eu-west")).unwrap();
+        eu_west.stacks = vec![stack.into(), other.into()];
+    });
+    world.ask_for("alice", IntentKind::DrainStack { stack }, MINUTE);
+    world.ask_for("alice", IntentKind::DrainEdge { edge: edge("edge-iad") }, MINUTE);
+    let good = world.plan().clone();
+    world.pass(MINUTE);
+    assert!(world.changed(ReasonCode::StackRestored) && world.changed(ReasonCode::EdgeRestored));
+    world.nodes_refuse(&EDGES, &good).decide();
+    assert_eq!(content(world.plan()), content(&good));
+    let (until, plan) = (
+        world.input.memory.taken_back.as_ref().unwrap().until,
+        world.plan().clone(),
+    );
+    // They refuse that one as well, which they had before: so they are broken, and nothing more is decided for them.
+    let acknowledged = good.clone();
+    world.nodes_refuse(&EDGES, &acknowledged);
+    for _ in 0..30 {
+        let outcome = world.decide();
+        assert_eq!((outcome.plan, outcome.report.changed), (None, vec![]));
+    }
+    world.pass(9 * MINUTE);
+    assert_eq!(world.plan(), &plan);
+    assert_eq!(world.plan().drained_stacks, [stack].into());
+    assert_eq!(world.plan().edges[&edge("edge-iad")], EdgeState::Drained);
+    assert_eq!(
+        world.input.memory.taken_back.as_ref().unwrap().until,
+        until,
+        "its rest is not prolonged"
+    );
+    world.input.refusal = None;
+    world.pass(MINUTE);
+    assert_eq!(world.plan().drained_stacks, [].into());
+    assert_eq!(world.plan().edges[&edge("edge-iad")], EdgeState::Serving);
+}
+
+#[test]
+fn nobody_goes_back_to_a_version_that_was_found_bad() {
+    let mut world = World::new();
+    world.ask("alice", roll_out("v2"));
+    let good = world.plan().clone();
+    world.now = world.now + SECOND;
+    world.devices_see("v2", |it| it.gpu_memory_errors = 1).decide();
+    assert_eq!(world.plan().rollout, None);
+    world.input.verdicts.get_mut(&region("eu-central")).unwrap().level = Level::L1;
+    world.decide();
+    world.nodes_refuse(&EDGES, &good).decide();
+    assert_eq!(world.plan().rollout, None);
+}
