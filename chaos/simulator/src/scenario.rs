@@ -5,6 +5,7 @@
 //! ```text
 //! region us-west sessions 100 connects 10/s asr 50      what it has room for
 //! rollout holds 3m 5m 7m                                instead of days
+//! rollout versions v2 v3                                each region has a stack of each
 //! ```
 //!
 //! Then what happens, in the order of time:
@@ -53,10 +54,10 @@
 //! end 5m
 //! ```
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use topology::{
-    Component, EdgeId, IdError, IntentKind, NodeId, Policy, RegionId, Rule, Topology, document::Span,
+    Component, EdgeId, IdError, IntentKind, NodeId, Policy, RegionId, Rule, Stack, Topology, document::Span,
     policy::RolloutStep,
 };
 
@@ -88,6 +89,8 @@ pub struct Head {
     pub sizes: Vec<(usize, RegionId, Vec<Size>)>,
     /// How long the steps of a rollout are held.
     pub rollout_holds: Option<Vec<Duration>>,
+    /// Versions of which each region has a stack, beside those in service.
+    pub versions: Vec<String>,
 }
 
 /// What a region has room for.
@@ -239,6 +242,9 @@ impl Scenario {
                     let times: Result<_, _> = times.iter().map(|text| time(text)).collect();
                     head.rollout_holds = Some(times?);
                 }
+                ["rollout", "versions", names @ ..] if !names.is_empty() => {
+                    head.versions.extend(names.iter().map(|name| (*name).to_owned()));
+                }
                 ["expect", expected @ ..] => {
                     expectations.push(Expectation::parse(number, expected).map_err(bad)?);
                 }
@@ -260,7 +266,7 @@ impl Scenario {
                 }
                 _ => {
                     return Err(bad(
-                        "a line begins with \"at TIME\", \"end TIME\", \"expect\", \"region NAME\" or \"rollout holds\""
+                        "a line begins with \"at TIME\", \"end TIME\", \"expect\", \"region NAME\", \"rollout holds\" or \"rollout versions\""
                             .into(),
                     ));
                 }
@@ -292,6 +298,17 @@ impl Scenario {
                     Size::Connects(per_second) => region.connects_per_s_max = Some(per_second),
                     Size::Of(component, sessions) => drop(region.capacity.insert(component, sessions)),
                 }
+            }
+        }
+        let ports = 20_000_u16..;
+        let mut addresses = ports.map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+        for version in &self.head.versions {
+            for (region, address) in topology.regions.values_mut().zip(&mut addresses) {
+                let stack = Stack::of_version(address, version).map_err(|error| BadScenario {
+                    line: 1,
+                    problem: error.to_string(),
+                })?;
+                region.stacks.push(stack);
             }
         }
         if let Some(holds) = &self.head.rollout_holds {
