@@ -273,6 +273,8 @@ pub enum ReasonCode {
     HoldDown,
     /// A policy would loosen a safety rule.
     LooserPolicy,
+    /// A topology would change where devices find the service.
+    RiskyTopology,
     /// Refused: what is known is too old to act on.
     StaleSamples,
     /// Refused: more data would be lost than allowed.
@@ -413,6 +415,7 @@ impl ReasonCode {
             Self::AutomationOff => "automation-off",
             Self::HoldDown => "hold-down",
             Self::LooserPolicy => "looser-policy",
+            Self::RiskyTopology => "risky-topology",
             Self::StaleSamples => "stale-samples",
             Self::RpoExceeded => "rpo-exceeded",
             Self::RefusedByNodes => "refused-by-nodes",

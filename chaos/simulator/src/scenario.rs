@@ -7,6 +7,7 @@
 //! region us-east stacks 2                               how many stacks it has, all alike
 //! traffic us-east 98 turns at edge-iad                  real traffic in each tick, beside the probes
 //! rollout holds 3m 5m 7m                                instead of days
+//! rollout versions v2 v3                                each region has a stack of each
 //! ```
 //!
 //! Then what happens, in the order of time:
@@ -61,7 +62,7 @@
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use topology::{
-    Component, EdgeId, IdError, IntentKind, NodeId, Policy, RegionId, Rule, Topology, document::Span,
+    Component, EdgeId, IdError, IntentKind, NodeId, Policy, RegionId, Rule, Stack, Topology, document::Span,
     policy::RolloutStep,
 };
 
@@ -99,6 +100,8 @@ pub struct Head {
     pub rollout_holds: Option<Vec<Duration>>,
     /// Turns of real traffic in each tick, by edge and region.
     pub traffic: BTreeMap<(NodeId, RegionId), u32>,
+    /// Versions of which each region has a stack, beside those in service.
+    pub versions: Vec<String>,
 }
 
 /// What a region has room for.
@@ -262,6 +265,9 @@ impl Scenario {
                     let times: Result<_, _> = times.iter().map(|text| time(text)).collect();
                     head.rollout_holds = Some(times?);
                 }
+                ["rollout", "versions", names @ ..] if !names.is_empty() => {
+                    head.versions.extend(names.iter().map(|name| (*name).to_owned()));
+                }
                 ["expect", expected @ ..] => {
                     expectations.push(Expectation::parse(number, expected).map_err(bad)?);
                 }
@@ -283,8 +289,8 @@ impl Scenario {
                 }
                 _ => {
                     return Err(bad(
-                        "a line begins with \"at TIME\", \"end TIME\", \"expect\", \"region NAME\", \"traffic REGION\" or \
-                         \"rollout holds\""
+                        "a line begins with \"at TIME\", \"end TIME\", \"expect\", \"region NAME\", \"traffic REGION\", \
+                         \"rollout holds\" or \"rollout versions\""
                             .into(),
                     ));
                 }
@@ -332,6 +338,17 @@ impl Scenario {
             if !is_edge || !topology.regions.contains_key(region) {
                 let problem = format!("there is no edge {edge} or no region {region}");
                 return Err(BadScenario { line: 1, problem });
+            }
+        }
+        let ports = 20_000_u16..;
+        let mut addresses = ports.map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+        for version in &self.head.versions {
+            for (region, address) in topology.regions.values_mut().zip(&mut addresses) {
+                let stack = Stack::of_version(address, version).map_err(|error| BadScenario {
+                    line: 1,
+                    problem: error.to_string(),
+                })?;
+                region.stacks.push(stack);
             }
         }
         if let Some(holds) = &self.head.rollout_holds {

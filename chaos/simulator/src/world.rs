@@ -606,6 +606,7 @@ impl Version {
             old_p95_ms: Some(OLD_P95_MS),
             underruns: u64::from(self.underruns) * u64::from(self.sessions),
             gpu_memory_errors: u64::from(self.gpu_memory_errors),
+            recent: None,
         }
     }
 }

@@ -1053,6 +1053,27 @@ impl Reconciler {
         let mut problems = planning::problems(topology, policy);
         if *topology != self.input.topology {
             problems.extend(planning::refuses_topology(&self.input, topology, now));
+            // Our own name is no name for a node: its reports would count as ours.
+            let own = self.settings.candidate.node.as_str();
+            let regions = topology.regions.keys().map(RegionId::as_str);
+            let edges = topology.edges.keys().map(EdgeId::as_str);
+            let mut names = regions
+                .chain(edges)
+                .chain(topology.name_servers.keys().map(NodeId::as_str));
+            if names.any(|name| name == own) {
+                problems.push(format!(
+                    "\"{own}\" is a control plane; give the other one a name of its own"
+                ));
+            }
+        }
+        if !self.input.memory.overrides(Rule::RiskyTopology, now) {
+            let risks = planning::risks(&self.input.topology, topology);
+            problems.extend(risks.into_iter().map(|what| {
+                format!(
+                    "{what}; `meridian override {} --for 30m` allows it, with a second person",
+                    Rule::RiskyTopology
+                )
+            }));
         }
         if !self.input.memory.overrides(Rule::LooserPolicy, now) {
             let loosened = self.input.policy.loosened_by(policy);
@@ -1087,7 +1108,10 @@ impl Reconciler {
         let current = self.input.current.as_ref();
         let number = current.map(Plan::number).unwrap_or_default();
         self.input.refusal = self.nodes.refusal(number, &self.recent);
-        self.input.rollout = self.sightings.rollout(current);
+        let window = self.input.policy.rollout.window;
+        self.input.rollout = self
+            .sightings
+            .rollout(current, self.rounds.judged().unwrap_or_default(), window);
         self.input.replication = self.sightings.lags();
         let now = daemon::clock::now();
         let mut edges = self.hear_edges(now);
