@@ -1,19 +1,22 @@
 //! Heads of HTTP/1.1 as the edge passes them on, read by httparse on the other side.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use edge::{
     head::LINES_MAX,
-    http1::{Body, Request, Response},
+    http1::{Body, Peer, Request, Response},
 };
 use topology::EdgeId;
 
-const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7));
+const CLIENT: Peer = Peer {
+    address: SocketAddr::new(IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7)), 4711),
+    has_tls: true,
+};
 
 /// A request that is passed on is one request to the region too, the same one (RFC 9112 §11.2).
 pub(crate) fn pass_on_request(head: &[u8]) {
     let mut lines = [httparse::EMPTY_HEADER; LINES_MAX];
-    let Ok(Some(request)) = Request::parse(head, &mut lines) else {
+    let Ok(request) = Request::parse(head, &mut lines) else {
         return;
     };
     let _ = (
@@ -22,6 +25,10 @@ pub(crate) fn pass_on_request(head: &[u8]) {
         request.only_reads(),
         request.header("host"),
     );
+    // The edge writes another head for a session, and pingora one for chunks.
+    if !request.is_plain || request.is_chunked {
+        return;
+    }
     let edge = EdgeId::new("edge-iad").expect("it is a good name");
     let forwarded = request.forwarded(CLIENT, &edge);
 
