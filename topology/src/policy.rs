@@ -53,7 +53,7 @@ pub struct ProbePolicy {
 
 /// When a region is judged bad, and good again. Ratios are 0..=1, ticks are closed ticks in a row.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, default)]
 pub struct HealthPolicy {
     /// Vantages that must agree before a region is bad.
     pub vantages_min: u32,
@@ -63,6 +63,14 @@ pub struct HealthPolicy {
     pub gateway_success_min: f64,
     /// Gateway: bad ticks until failover.
     pub gateway_ticks: u32,
+    /// Gateway: bad ticks of the window below that count like bad ticks in a row.
+    pub gateway_window_bad: u32,
+    /// Gateway: the window, in ticks.
+    pub gateway_window_ticks: u32,
+    /// Gateway: the share of a region's stacks that it cannot do without. With fewer that work it is bad.
+    pub capacity_min: f64,
+    /// The other triggers: as many bad ticks count also when they are spread over so many times the ticks.
+    pub window_factor: f64,
     /// ASR: a tick is bad when more than this share of requests fail.
     pub asr_error_max: f64,
     /// ASR errors: bad ticks until failover.
@@ -308,6 +316,15 @@ impl Default for HealthPolicy {
             samples_min: 2,
             gateway_success_min: 0.95,
             gateway_ticks: 2,
+            // A third of two minutes. Two bad ticks with a good one between are a deploy that restarts twice; four are not.
+            gateway_window_bad: 4,
+            gateway_window_ticks: 12,
+            // Regions are sized so that a stack can be taken out for maintenance: half of two carries the region for as long.
+            // With less than half of them left, the peak finds no room.
+            capacity_min: 0.5,
+            // Five minutes for two of bad recognition: at night, when a probe of each vantage is all there is, 30 % of errors
+            // need that long to be told from chance.
+            window_factor: 2.5,
             asr_error_max: 0.10,
             asr_error_ticks: 12,
             asr_p99_max: Duration::from_secs(2),
@@ -536,6 +553,11 @@ fn read_policy(root: &mut Section<'_>) -> Policy {
         health.samples_min = section.in_range("samples_min", health.samples_min, 1..=1_000_000);
         health.gateway_success_min = section.in_range("gateway_success_min", health.gateway_success_min, 0.0..=1.0);
         health.gateway_ticks = section.in_range("gateway_ticks", health.gateway_ticks, 1..=TICKS_MAX);
+        health.gateway_window_bad = section.in_range("gateway_window_bad", health.gateway_window_bad, 1..=TICKS_MAX);
+        health.gateway_window_ticks =
+            section.in_range("gateway_window_ticks", health.gateway_window_ticks, 1..=TICKS_MAX);
+        health.capacity_min = section.in_range("capacity_min", health.capacity_min, 0.01..=1.0);
+        health.window_factor = section.in_range("window_factor", health.window_factor, 1.0..=10.0);
         health.asr_error_max = section.in_range("asr_error_max", health.asr_error_max, 0.0..=1.0);
         health.asr_error_ticks = section.in_range("asr_error_ticks", health.asr_error_ticks, 1..=TICKS_MAX);
         health.asr_p99_max = section.duration("asr_p99_max", health.asr_p99_max);
@@ -554,6 +576,12 @@ fn read_policy(root: &mut Section<'_>) -> Policy {
         health.recover_ticks = section.in_range("recover_ticks", health.recover_ticks, 1..=TICKS_MAX);
         health.freshness_ticks = section.in_range("freshness_ticks", health.freshness_ticks, 1..=FRESHNESS_TICKS_MAX);
         health.blind_ticks = section.in_range("blind_ticks", health.blind_ticks, 1..=TICKS_MAX);
+        if health.gateway_window_bad > health.gateway_window_ticks {
+            section.report_at(
+                "gateway_window_bad",
+                "a window of gateway_window_ticks has no more ticks than that",
+            );
+        }
         section.finish();
     }
     if let Some(mut section) = root.section("failover") {

@@ -80,6 +80,7 @@ impl Traffic {
     /// A region lost a session or a request of `client` in the middle. `version` is that of a session's stack.
     pub fn lost(&self, region: &RegionId, version: Option<&str>, client: Option<IpAddr>, why: &str) {
         let mut inner = self.lock();
+        count(&mut inner.region(region).aborts);
         if let Some(client) = client
             && inner.losers.len() < CLIENTS_MAX
             && !inner.losers.insert((region.clone(), network(client)))
@@ -87,7 +88,6 @@ impl Traffic {
             return;
         }
         inner.component(region, Component::Gateway).fail(why);
-        count(&mut inner.region(region).aborts);
         if let Some(version) = version {
             count(&mut inner.version(version).turns_failed);
         }
@@ -241,7 +241,9 @@ mod tests {
                 .unwrap()
                 .aborts
         };
-        assert_eq!((aborts(&us_east()), aborts(&eu_west)), (4, 1));
+        assert_eq!((aborts(&us_east()), aborts(&eu_west)), (7, 1), "people are told all");
+        let failed = passive.observations.iter().map(|seen| seen.failed);
+        assert_eq!(failed.sum::<u32>(), 5, "and verdicts are by client");
         lose("192.0.2.1");
         assert_eq!(seen_of(&traffic.take(None), Component::Gateway), (0, 1), "a new tick");
     }

@@ -96,6 +96,31 @@ async fn a_client_that_asks_too_often_is_slowed_down_and_one_that_returns_is_not
 }
 
 #[tokio::test]
+async fn a_token_that_was_not_issued_to_its_holder_with_a_session_lets_nobody_in() {
+    let stacks = [("eu-west", Stack::Http), ("eu-central", Stack::Echoes)];
+    let world = World::with("limits.client_requests_per_s = 1\nlimits.client_burst = 3", &stacks).await;
+    // Whoever asks for anything gets a token of a request.
+    let answer = world
+        .ask("GET /health HTTP/1.1\r\nHost: v\r\nConnection: close\r\n\r\n")
+        .await;
+    let of_request = answer.lines().find_map(|line| line.strip_prefix("Meridian-Affinity: "));
+    let of_request = of_request.unwrap().to_owned();
+    let region = support::region("eu-central");
+    let of_anna = world.edge.session_token("anna", &region);
+    let key = &world.edge.config.affinity_key.0;
+    let steers = key.issue(&region, daemon::clock::now());
+    let authorized = ("authorization", "Bearer anna");
+    let anna = world.open(&[authorized, ("meridian-affinity", &steers)]).await;
+    let own = anna.header("meridian-affinity").to_owned();
+    let _last = world.open(&[("meridian-affinity", &steers)]).await;
+    for token in [&of_request, &of_anna, &steers, &own] {
+        let (status, code, _) = refused(&world, &[("meridian-affinity", token)]).await;
+        assert_eq!((status, code.as_str()), (429, "rate_limited"), "{token}");
+    }
+    world.open(&[authorized, ("meridian-affinity", &own)]).await;
+}
+
+#[tokio::test]
 async fn one_client_does_not_take_all_connections() {
     let world = World::with("limits.client_connections_max = 1", WORKS).await;
     let slow = TcpStream::connect(world.address).await.unwrap();

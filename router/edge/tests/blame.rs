@@ -290,6 +290,158 @@ async fn a_device_that_leaves_is_nobodys_fault() {
     }
 }
 
+/// A frame that another of its message follows.
+fn unfinished(mut frame: BytesMut) -> BytesMut {
+    frame[0] &= 0x7f;
+    frame
+}
+
+fn continued(mut frame: BytesMut) -> BytesMut {
+    frame[0] &= 0xf0;
+    frame
+}
+
+#[tokio::test]
+async fn a_region_cannot_make_the_edge_hold_a_message_without_end() {
+    let ended = Line::new("", Session::Kept).await.ends(async |device, mut region| {
+        region.write_all(&checkpoint()).await.unwrap();
+        let piece = frame_for_device(opcode::TEXT, &vec![b'x'; 1 << 20]);
+        region.write_all(&unfinished(piece.clone())).await.unwrap();
+        for _ in 0..20 {
+            let piece = continued(unfinished(piece.clone()));
+            if region.write_all(&piece).await.is_err() {
+                break;
+            }
+        }
+        (device, Some(region))
+    });
+    let (end, fault) = hang_means_failure(ended).await;
+    assert!(matches!(end, End::RegionLost(_)), "{end:?}");
+    assert_eq!(fault, Some(Fault::Region));
+}
+
+#[tokio::test]
+async fn a_private_word_in_pieces_never_reaches_the_device() {
+    let (heard_by_device, heard) = tokio::sync::oneshot::channel();
+    let ended = Line::new("", Session::Kept).await.ends(async |mut device, mut region| {
+        region.write_all(&checkpoint()).await.unwrap();
+        region.write_all(&unfinished(checkpoint())).await.unwrap();
+        let last = continued(frame_for_device(opcode::BINARY, b""));
+        region.write_all(&last).await.unwrap();
+        tokio::spawn(async move {
+            let mut heard = Vec::new();
+            let _ = device.read_to_end(&mut heard).await;
+            let _ = heard_by_device.send(heard);
+        });
+        let (device, _) = tokio::io::duplex(1);
+        (device, Some(region))
+    });
+    let (end, fault) = hang_means_failure(ended).await;
+    assert!(matches!(end, End::RegionLost(_)), "{end:?}");
+    assert_eq!(fault, Some(Fault::Region));
+    assert_eq!(hang_means_failure(heard).await.unwrap(), b"");
+}
+
+/// What the next region gets when the first dies after `before` of what the device says, of which `after` follows; up to `until`.
+async fn heard_by_the_next_region(changes: &str, before: &[u8], after: &[u8], until: &[u8]) -> Vec<u8> {
+    let Line {
+        edge,
+        decision,
+        mut device,
+        region,
+        mut device_end,
+        mut region_end,
+        _world,
+        ..
+    } = Line::new(changes, Session::Kept).await;
+    let mut relay = Relay::new(&mut device, region, &edge.config);
+    relay.keep(Kept::new(&edge, &decision));
+    let mut stays = pin!(pending::<Leave>());
+    let mut leaving: Pin<Box<dyn Future<Output = Why> + Send>> = Box::pin(pending());
+    let dies = async {
+        region_end.write_all(&checkpoint()).await.unwrap();
+        device_end.write_all(before).await.unwrap();
+        region_end.read_exact(&mut vec![0; before.len()]).await.unwrap();
+        drop(region_end);
+    };
+    let run = relay.run(BytesMut::new(), BytesMut::new(), stays.as_mut(), leaving.as_mut());
+    let (end, ()) = hang_means_failure(async { tokio::join!(run, dies) }).await;
+    assert!(matches!(end, End::RegionLost(_)), "{end:?}");
+
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let next = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (mut next_end, _) = listener.accept().await.unwrap();
+    relay.go_on(next, &decision, Why::Lost, tokio::time::Instant::now(), |_| None);
+    let goes_on = async {
+        device_end.write_all(after).await.unwrap();
+        let mut heard = Vec::new();
+        while !heard.ends_with(until) {
+            assert_ne!(next_end.read_buf(&mut heard).await.unwrap(), 0, "{heard:?}");
+        }
+        heard
+    };
+    let run = relay.run(BytesMut::new(), BytesMut::new(), stays.as_mut(), leaving.as_mut());
+    hang_means_failure(async {
+        tokio::select! {
+            end = run => panic!("{end:?}"),
+            heard = goes_on => heard,
+        }
+    })
+    .await
+}
+
+fn holds(bytes: &[u8], part: &[u8]) -> bool {
+    bytes.windows(part.len()).any(|window| window == part)
+}
+
+#[tokio::test]
+async fn the_rest_of_a_message_whose_beginning_is_lost_does_not_reach_the_next_region() {
+    let first = unfinished(frame_for_region(opcode::TEXT, &[b'x'; 200]));
+    let rest = continued(frame_for_region(opcode::TEXT, b"the rest"));
+    let again = frame_for_region(opcode::TEXT, b"again");
+    let after = [&rest[..], &again].concat();
+    let heard = heard_by_the_next_region("continuity.replay_bytes_max = 64", &first, &after, &again).await;
+    assert!(!holds(&heard, &rest) && !holds(&heard, b"xxxx"), "{heard:?}");
+    // One that is kept is sent again, beginning and rest.
+    let heard = heard_by_the_next_region("", &first, &after, &again).await;
+    assert!(heard.ends_with(&[&first[..], &rest, &again].concat()), "{heard:?}");
+}
+
+#[tokio::test]
+async fn a_control_frame_that_was_half_sent_when_its_region_died_reaches_the_next_whole() {
+    for code in [opcode::PING, opcode::PONG, opcode::CLOSE] {
+        let frame = frame_for_region(code, b"\x03\xe8are you there");
+        let (before, after) = frame.split_at(9);
+        let heard = heard_by_the_next_region("", before, after, after).await;
+        assert!(heard.ends_with(&frame), "{code}: {heard:?}");
+        // Of its tail alone nothing came before.
+        assert_eq!(heard.windows(after.len()).filter(|window| *window == after).count(), 1);
+    }
+}
+
+/// When hundreds of sessions come to a stack at once from a region that died, it is slow to answer each. Moving on would only bring
+/// them to the next, and on from there.
+#[tokio::test]
+async fn a_stack_that_others_hear_is_slow_and_not_dead_up_to_a_point() {
+    let line = Line::new("continuity.silence_busy = '1s'", Session::Kept).await;
+    let heard = line.edge.seen.heard(line.decision.stack);
+    let others = tokio::spawn(async move {
+        loop {
+            heard.now();
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    let began = tokio::time::Instant::now();
+    let ended = hang_means_failure(line.ends(async |device, region| (device, Some(region)))).await;
+    others.abort();
+    assert_eq!(
+        ended,
+        (End::RegionSilent, Some(Fault::Region)),
+        "it is dead to this session"
+    );
+    assert!(began.elapsed() >= Duration::from_secs(4), "{:?}", began.elapsed());
+}
+
 /// A region that takes sessions and talks until nobody listens.
 async fn talks_without_end(kept: bool) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -433,6 +585,95 @@ async fn a_stack_that_declines_a_session_of_another_is_not_blamed_and_not_asked_
     assert_eq!(failed, Some(0));
     let ejected = world.explain("session=anna").await["ejected"].to_string();
     assert!(!ejected.contains("eu-central"), "{ejected}");
+}
+
+/// Three hundred sessions once asked for 14,756 connections a second together.
+#[tokio::test]
+async fn sessions_that_look_for_a_region_ask_a_few_times_and_not_all_the_time() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let home = listener.local_addr().unwrap();
+    let (dies, mut is_dead) = tokio::sync::watch::channel(false);
+    tokio::spawn(async move {
+        let mut sessions = Vec::new();
+        while let Ok(accepted) = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = is_dead.changed() => return,
+        } {
+            let (mut tcp, _) = accepted;
+            read_head(&mut tcp).await.unwrap();
+            let speaks = format!("{}: {}\r\n", words::HEADER, words::VERSION);
+            let head = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n";
+            tcp.write_all(format!("{head}{speaks}\r\n").as_bytes()).await.unwrap();
+            tcp.write_all(&checkpoint()).await.unwrap();
+            tcp.write_all(&event()).await.unwrap();
+            sessions.push(tcp);
+        }
+    });
+    let world = World::of("continuity.patience = '3s'", &planned_at(&[("eu-west", home)]).await);
+    let mut sessions = Vec::new();
+    for _ in 0..20 {
+        let mut device = opens_and_does_not_read(world.address).await;
+        device.read_exact(&mut vec![0; event().len()]).await.unwrap();
+        sessions.push(device);
+    }
+    dies.send_replace(true);
+    for device in &mut sessions {
+        let mut told = Vec::new();
+        hang_means_failure(device.read_to_end(&mut told)).await.unwrap();
+        assert!(holds(&told, b"lost; reconnect"), "{told:?}");
+    }
+    let connects = |region: &str| {
+        let name = format!("meridian_edge_connects_total{{region=\"{region}\",outcome=\"connect-failed\"}}");
+        world.metric(&name).unwrap_or(0.0)
+    };
+    // Rounds of 50 ms on the average, then of 100, 200, 400 and so on; each asks every region once.
+    let asked = connects("eu-central");
+    assert!(
+        (20.0..20.0 * 20.0).contains(&asked),
+        "{asked} connections of 20 sessions in 3 s"
+    );
+}
+
+#[tokio::test]
+async fn a_region_that_declines_is_passed_on_whole_and_without_the_headers_of_its_hop() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let region = listener.local_addr().unwrap();
+    let (answers, mut answer) = tokio::sync::mpsc::channel::<&[u8]>(1);
+    tokio::spawn(async move {
+        while let (Ok((mut tcp, _)), Some(answer)) = (listener.accept().await, answer.recv().await) {
+            read_head(&mut tcp).await.unwrap();
+            tcp.write_all(answer).await.unwrap();
+            // Kept open: the edge must know by itself where it ends.
+            tokio::spawn(async move { tcp.read_u8().await });
+        }
+    });
+    let world = World::of("timeouts.upgrade = '1s'", &planned_at(&[("eu-west", region)]).await);
+    let request = "GET /v1/realtime HTTP/1.1\r\nHost: v\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                   Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    let chunked = b"HTTP/1.1 401 No\r\nConnection: keep-alive\r\nKeep-Alive: timeout=5\r\nMeridian-Region: moon\r\n\
+                   Transfer-Encoding: chunked\r\nX-Why: key\r\n\r\n4\r\nno k\r\n2\r\ney\r\n0\r\n\r\n";
+    answers.send(chunked).await.unwrap();
+    let told = world.ask(request).await;
+    assert!(
+        told.starts_with("HTTP/1.1 401 No\r\n") && told.contains("X-Why: key\r\n"),
+        "{told}"
+    );
+    assert!(told.ends_with("\r\n\r\n4\r\nno k\r\n2\r\ney\r\n0\r\n\r\n"), "{told}");
+    assert!(
+        told.contains("Meridian-Region: eu-west\r\n") && !told.contains("moon"),
+        "{told}"
+    );
+    assert!(!told.to_lowercase().contains("keep-alive"), "{told}");
+    assert_eq!(told.matches("Connection: ").count(), 1, "{told}");
+    // What is said on the way is no answer (RFC 9110 §15.2).
+    let early = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 101 Switching Protocols\r\n\
+                 Upgrade: websocket\r\nConnection: Upgrade\r\n\r\n\x81\x02hi";
+    answers.send(early).await.unwrap();
+    let mut device = opens_and_does_not_read(world.address).await;
+    let mut heard = [0; 4];
+    hang_means_failure(device.read_exact(&mut heard)).await.unwrap();
+    assert_eq!(&heard, b"\x81\x02hi");
+    assert_eq!(world.observed()["eu-west"], (2, 0));
 }
 
 #[tokio::test]

@@ -215,6 +215,88 @@ async fn when_no_region_is_left_the_device_is_told_to_reconnect() {
 }
 
 #[tokio::test]
+async fn a_device_whose_region_died_in_the_middle_of_an_event_is_told_why_and_gets_no_half_of_it() {
+    let world = world("continuity.patience = '100ms'", &[DiesInEvent(0)]).await;
+    let mut anna = world.open(&[]).await;
+    let closed = loop {
+        match anna.hear().await {
+            Message::Close(frame) => break frame.unwrap(),
+            Message::Text(text) => assert!(!text.starts_with("ha"), "{text}"),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(u16::from(closed.code), 1012);
+}
+
+#[tokio::test]
+async fn a_ping_that_was_answered_is_not_answered_again_by_the_next_region() {
+    let world = world("", &[DiesAfterMessages(1), Lives]).await;
+    let mut anna = world.open(&[]).await;
+    anna.socket.send(Message::Ping("one".into())).await.unwrap();
+    let (mut pongs, mut done) = (0, false);
+    while pongs == 0 {
+        pongs += usize::from(anna.hear().await == Message::Pong("one".into()));
+    }
+    say_turn(&mut anna).await;
+    while !done {
+        let heard = anna.hear().await;
+        pongs += usize::from(matches!(heard, Message::Pong(_)));
+        done = heard == Message::text("done");
+    }
+    assert_eq!(world.live(), [("eu-central".to_owned(), 1)].into());
+    assert_eq!(pongs, 1);
+}
+
+#[tokio::test]
+async fn a_session_does_not_wait_for_the_silence_of_a_second_stack_of_its_region() {
+    let frozen = Stack::Talks(FreezesAfterMessages(1));
+    let stacks = [
+        ("eu-west", frozen),
+        ("eu-west", frozen),
+        ("eu-central", Stack::Talks(Lives)),
+    ];
+    let world = World::with("continuity.silence_busy = '300ms'", &stacks).await;
+    let mut anna = world.open(&[]).await;
+    let mut heard = Heard::default();
+    say_turn(&mut anna).await;
+    heard.until_done(&mut anna).await;
+    assert_eq!(heard.codes(), ["region_changed"], "one move, and not two");
+    assert_eq!(world.live(), [("eu-central".to_owned(), 1)].into());
+}
+
+#[tokio::test]
+async fn drained_sessions_move_one_after_the_other() {
+    let world = world("drain.window = '1m'\ndrain.limit = '2m'", &[Lives, Lives]).await;
+    let mut sessions = Vec::new();
+    for _ in 0..25 {
+        let mut anna = world.open(&[]).await;
+        Heard::default().take(&mut anna).await;
+        sessions.push(anna);
+    }
+    let mut newer = planned(&stacks(&[Lives, Lives])).await;
+    newer.plan.generation = 2;
+    for shares in newer.plan.routes.values_mut() {
+        for share in shares.iter_mut().filter(|share| share.region == region("eu-west")) {
+            share.region = region("eu-central");
+        }
+    }
+    let began = std::time::Instant::now();
+    world.edge.apply(&newer);
+    let moved = async {
+        while world.live() != [("eu-central".to_owned(), 25)].into() {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+    };
+    hang_means_failure(moved).await;
+    // Fifty a second: half a second for all of them.
+    let took = began.elapsed();
+    assert!(
+        took >= std::time::Duration::from_millis(400),
+        "all at once, within {took:?}"
+    );
+}
+
+#[tokio::test]
 async fn a_session_that_kills_every_region_is_given_up() {
     let world = world("", &[DiesAfterEvents(0), DiesAfterEvents(0), DiesAfterEvents(0)]).await;
     let mut anna = world.open(&[]).await;

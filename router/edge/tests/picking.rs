@@ -267,3 +267,73 @@ async fn a_region_that_was_ejected_gets_its_sessions_back_little_by_little() {
     let (_again, the_same) = open_many(&world, 40).await;
     assert_eq!(the_same, regions);
 }
+
+#[tokio::test]
+async fn a_burst_of_devices_does_not_move_the_home_of_an_edge() {
+    let world = World::new(&[("eu-west", Stack::Echoes), ("us-east", Stack::Echoes)]).await;
+    let (home, stack) = (region("eu-west"), world.stack_of("eu-west"));
+    let seen = &world.edge.seen;
+    let probed = |ms| probe::Probed {
+        rtt_ms: [(home.clone(), ms)].into(),
+        ..probe::Probed::default()
+    };
+    seen.probed(&probed(0.1));
+    // Each connection takes long to be made while this edge is busy with all the others, and a probe as well.
+    for _ in 0..500 {
+        let took = std::time::Duration::from_millis(300);
+        seen.reached(&home, stack, took, daemon::clock::now());
+    }
+    seen.probed(&probed(300.0));
+    let (_sessions, regions) = open_many(&world, 20).await;
+    assert_eq!(regions, all_in("eu-west", 20));
+}
+
+#[tokio::test]
+async fn a_region_that_is_silent_to_the_probes_gets_nobody_until_it_answers_somebody() {
+    let world = World::new(&[("eu-west", Stack::Echoes), ("eu-central", Stack::Echoes)]).await;
+    let silent = probe::Probed {
+        silent: [region("eu-west")].into(),
+        ..probe::Probed::default()
+    };
+    world.edge.seen.probed(&silent);
+    let (_sessions, regions) = open_many(&world, 10).await;
+    assert_eq!(regions, all_in("eu-central", 10));
+    let explained = world.explain("session=device-3").await;
+    assert_eq!(explained["decisions"][0]["skipped"][0]["because"], "silent");
+    let (home, stack) = (region("eu-west"), world.stack_of("eu-west"));
+    let took = std::time::Duration::from_millis(1);
+    world.edge.seen.answered(&home, stack, took, daemon::clock::now());
+    let next = world.open(&[]).await;
+    assert_eq!(next.header("meridian-region"), "eu-west");
+}
+
+#[tokio::test]
+async fn a_plan_that_would_serve_nobody_is_not_put_in_force() {
+    let world = World::new(&[("eu-west", Stack::Echoes)]).await;
+    let mut empty = planned(&[]).await;
+    empty.plan.generation = 2;
+    empty.plan.routes.clear();
+    world.edge.apply(&empty);
+    assert_eq!(world.edge.table().unwrap().number().generation, 1);
+    assert_eq!(world.metric("meridian_edge_plans_refused_total"), Some(1.0));
+    world.open(&[]).await.check_echo("hello").await;
+}
+
+#[tokio::test]
+async fn affinity_tokens_are_issued_anew_each_second() {
+    let world = World::new(&[("eu-west", Stack::Echoes)]).await;
+    let edge = &world.edge;
+    let table = edge.table().unwrap();
+    let user = routing::User::default();
+    let now = daemon::clock::now();
+    let decision = edge
+        .seen
+        .pick(&table, "anna", user, None, &routing::Tried::default(), now);
+    let decision = decision.unwrap();
+    let issued = |ms| {
+        let at = topology::Moment(now.0 / 1000 * 1000 + ms);
+        let token = edge.affinity_token(&decision, at);
+        edge.affinity(&token, at).unwrap().issued_at.0 - now.0 / 1000 * 1000
+    };
+    assert_eq!([issued(0), issued(999), issued(1000), issued(5000)], [0, 0, 1000, 5000]);
+}

@@ -16,7 +16,7 @@ async fn a_session_reaches_its_home_and_is_relayed_verbatim() {
     let mut anna = world.open(&[]).await;
     assert_eq!(anna.header("meridian-region"), "eu-west");
     assert_eq!(anna.header("meridian-edge"), "edge-dub");
-    assert!(anna.header("meridian-affinity").starts_with("v1.eu-west."));
+    assert!(anna.header("meridian-affinity").starts_with("v2.eu-west."));
     assert_eq!(world.live(), [("eu-west".to_owned(), 1)].into());
     anna.check_echo("hello").await;
     anna.leave().await;
@@ -156,15 +156,18 @@ async fn a_device_that_vanishes_is_not_the_regions_fault() {
 
 #[tokio::test]
 async fn a_session_returns_to_its_region_with_its_token() {
-    let world = World::new(&[("eu-west", Stack::Echoes), ("us-east", Stack::Echoes)]).await;
+    let world = World::new(&[("eu-west", Stack::Echoes), ("eu-central", Stack::Echoes)]).await;
     let key = &world.edge.config.affinity_key.0;
-    let token = key.issue(&region("us-east"), daemon::clock::now());
+    let token = key.issue(&region("eu-central"), daemon::clock::now());
     let anna = world.open(&[("meridian-affinity", &token)]).await;
-    assert_eq!(anna.header("meridian-region"), "us-east");
-    // A token somebody made up counts for nothing.
-    let forged = token.replace("us-east", "ap-south");
-    let anna = world.open(&[("meridian-affinity", &forged)]).await;
-    assert_eq!(anna.header("meridian-region"), "eu-west");
+    assert_eq!(anna.header("meridian-region"), "eu-central");
+    // A token somebody made up counts for nothing, nor does one for a region that takes nobody from here.
+    let forged = token.replace("eu-central", "us-west");
+    let elsewhere = key.issue(&region("us-east"), daemon::clock::now());
+    for token in [forged, elsewhere] {
+        let anna = world.open(&[("meridian-affinity", &token)]).await;
+        assert_eq!(anna.header("meridian-region"), "eu-west");
+    }
 }
 
 #[tokio::test]

@@ -179,7 +179,8 @@ async fn a_version_that_dies_is_blamed_though_it_tells_of_no_turn_and_the_one_th
     let new = passive.versions.iter().find(|seen| seen.version == NEW).unwrap();
     assert_eq!(
         (new.sessions, new.turns_succeeded, new.turns_failed),
-        (on_new, 0, on_new)
+        (on_new, 0, 1),
+        "what one client lost counts once"
     );
     let old = passive.versions.iter().find(|seen| seen.version == "current").unwrap();
     // Their turns end at the region's other stack, which is of the old version.

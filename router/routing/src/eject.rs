@@ -246,6 +246,17 @@ mod tests {
         assert_eq!(ill(&mut Record::default(), 0, false), None, "enough others are ejected");
     }
 
+    /// Else a stack that is well again after a bad half minute is ejected anew by its first failure.
+    #[test]
+    fn what_led_to_an_ejection_does_not_lead_to_the_next() {
+        let mut record = Record::default();
+        assert!(ill(&mut record, 0, true).is_some());
+        for _ in 0..POLICY.volume_min / 2 - 1 {
+            record.succeed(seconds(11), &POLICY);
+            assert_eq!(record.fail(seconds(11), &POLICY, true), None, "too few to tell");
+        }
+    }
+
     #[test]
     fn what_failed_long_ago_is_forgotten() {
         let mut record = Record::default();

@@ -438,6 +438,17 @@ fn an_ejected_region_gets_its_sessions_back_little_by_little() {
     }
 }
 
+/// With a draw for each of its stacks a region of twenty would get nearly everybody back at once.
+#[test]
+fn a_region_of_several_stacks_gets_its_sessions_back_as_slowly() {
+    let table = with_stacks(4);
+    let back = back_after(&table, Duration::ZERO).len();
+    assert!(
+        (50..150).contains(&back),
+        "{back} of a thousand, where a tenth was meant"
+    );
+}
+
 #[test]
 fn a_restore_is_stepped_by_the_plan_alone() {
     let mut snapshot = planned(&[("us-east", 5), ("us-west", 95)]);
