@@ -293,6 +293,7 @@ handshakes_max = 9900
 returning_percent = 0
 client_connections_max = 0
 client_requests_per_s = 0
+client_in_flight_max = 0
 
 [timeouts]
 idle = \"1h\"
