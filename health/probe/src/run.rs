@@ -351,6 +351,8 @@ mod tests {
             action: "a1".into(),
         });
         snapshots.send_replace(Some(Arc::new(world)));
+        // The tick under way is probed by the plan it began with.
+        assert_eq!(probed(reported.recv().await.unwrap()), [1]);
         assert_eq!(probed(reported.recv().await.unwrap()), [1, 3]);
     }
 

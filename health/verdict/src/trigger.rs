@@ -109,6 +109,11 @@ impl Trigger {
         let counts = |(vantage, it): (_, Counts<'_>)| (vantage, it.failed, it.samples());
         let mut tick = match needed {
             Some(needed) => Remembered::new(tick, is_bad, false, needed.into_iter().map(counts)),
+            // Mostly so, and a fleet has a thousand vantages.
+            None if seen.total().failed == 0 => Remembered {
+                samples: seen.total().samples(),
+                ..Remembered::new(tick, is_bad, false, std::iter::empty())
+            },
             None => {
                 let all = seen.vantages().map(|(vantage, saw)| counts((vantage, saw.into())));
                 Remembered::new(tick, is_bad, false, all)

@@ -114,8 +114,13 @@ fn stacks(story: &mut Story, all: u16, dead: u16) {
                 ..observation(Component::Gateway, saw)
             }
         });
-        let report = TickReport::new(NodeId::new(vantage).unwrap(), Tick(tick), seen.collect());
-        story.windows.take(report, Tick(tick), &story.policy).unwrap();
+        let report = TickReport::new(
+            NodeId::new(vantage).expect("the name is an id"),
+            Tick(tick),
+            seen.collect(),
+        );
+        let taken = story.windows.take(report, Tick(tick), &story.policy);
+        taken.expect("the tick has just closed");
     }
     story.silence(1);
 }
