@@ -88,6 +88,11 @@ impl TryFrom<v1::act_request::Kind> for IntentKind {
         let region = |name: &str| RegionId::new(name).map_err(|error| BadMessage::new("region", error));
         let name = |field: &'static str, name: String| match name.chars().count() {
             0 => Err(BadMessage::new(field, "it is not given")),
+            // It is printed on other people's terminals.
+            _ if name.contains(topology::text::is_hidden) => Err(BadMessage::new(
+                field,
+                "it has line breaks, control characters or others that cannot be seen",
+            )),
             1..=NAME_MAX => Ok(name),
             _ => Err(BadMessage::new(
                 field,
