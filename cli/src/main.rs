@@ -216,7 +216,9 @@ async fn ask(verb: Verb, named: Vec<String>, state_dir: &Path, output: Output) -
         }
         Verb::Policy { verb } => return documents::document(&operator, v1::DocumentKind::Policy, verb, output).await,
         Verb::Audit { verb } => match verb {
-            audit::AuditVerb::Export { file } => return audit::export(&operator, &file, output).await,
+            audit::AuditVerb::Export { file, from, to } => {
+                return audit::export(&operator, &file, (from, to), output).await;
+            }
             audit::AuditVerb::Replay { .. } => return audit::replay_live(&operator, output).await,
         },
         Verb::Up(_) | Verb::Demo(_) | Verb::Call(_) | Verb::Explain { .. } | Verb::Simulate { .. } => {

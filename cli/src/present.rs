@@ -23,6 +23,7 @@ pub(crate) fn status(status: &v1::StatusReply, output: Output) -> String {
             "regions": status.regions.iter().map(region_json).collect::<Vec<_>>(),
             "edges": status.edges.iter().map(|edge| json!({
                 "edge": edge.edge, "state": edge.state, "addresses": edge.addresses, "port": edge.port,
+                "heard_at_ms": edge.heard_at_ms, "lost_since_ms": edge.lost_since_ms,
             })).collect::<Vec<_>>(),
             "nodes": status.nodes.iter().map(node_json).collect::<Vec<_>>(),
             "waiting": status.waiting.iter().map(reason_json).collect::<Vec<_>>(),
@@ -30,14 +31,17 @@ pub(crate) fn status(status: &v1::StatusReply, output: Output) -> String {
             "leader": status.leader,
             "automation": status.automation.as_ref().map(reason_json),
             "not_leading": status.not_leading,
-            "stale_ms": status.stale_ms,
+            "stale_ms": stale_json(status.stale_ms),
             "answered_by": status.answered_by,
+            "progress": status.progress.as_ref().map(progress_json),
+            "unwritten": status.unwritten.as_ref().map(unwritten_json),
             "rollout": if status.rollout.is_empty() { Value::Null } else {
                 json!({ "version": status.rollout, "percent": status.rollout_percent })
             },
         }));
     }
-    let mut text = old_news(&status.not_leading, status.stale_ms, &status.answered_by);
+    let mut text = unwritten(status.unwritten.as_ref(), status.now_ms);
+    text += &old_news(&status.not_leading, status.stale_ms, &status.answered_by);
     let age = ago(status.plan_created_at_ms, status.now_ms);
     let leads = match status.leader.as_str() {
         "" => "nobody leads".to_owned(),
@@ -45,9 +49,13 @@ pub(crate) fn status(status: &v1::StatusReply, output: Output) -> String {
     };
     let _ = writeln!(
         text,
-        "plan {} (epoch {}), made {age}; {leads}\n",
+        "plan {} (epoch {}), made {age}; {leads}",
         number.generation, number.epoch
     );
+    if let Some(progress) = &status.progress {
+        let _ = writeln!(text, "{}", progress_line(progress, status.now_ms));
+    }
+    text.push('\n');
     if let Some(stopped) = &status.automation {
         let _ = writeln!(text, "AUTOMATION IS STOPPED: {}\n", stopped.text);
     }
@@ -73,12 +81,13 @@ pub(crate) fn status(status: &v1::StatusReply, output: Output) -> String {
     }
     let _ = writeln!(text, "{}\n", plain(&regions));
 
-    let mut edges = table(["EDGE", "DNS", "ADDRESSES"]);
+    let mut edges = table(["EDGE", "DNS", "HEARD", "ADDRESSES"]);
     for edge in &status.edges {
         let addresses: Vec<String> = (edge.addresses.iter())
             .map(|address| socket(address, edge.port))
             .collect();
-        edges.add_row([&edge.edge, &edge.state, &addresses.join(" ")]);
+        let heard = ago(edge.heard_at_ms, status.now_ms);
+        edges.add_row([&edge.edge, &edge.state, &heard, &addresses.join(" ")]);
     }
     let _ = writeln!(text, "{}\n", plain(&edges));
     let _ = writeln!(text, "{}", nodes(&status.nodes, status.now_ms, number.generation));
@@ -114,11 +123,15 @@ pub(crate) fn why(why: &v1::WhyReply, output: Output) -> String {
             "waiting": why.waiting.iter().map(reason_json).collect::<Vec<_>>(),
             "decisions": why.decisions.iter().map(decision_json).collect::<Vec<_>>(),
             "not_leading": why.not_leading,
-            "stale_ms": why.stale_ms,
+            "stale_ms": stale_json(why.stale_ms),
             "answered_by": why.answered_by,
+            "progress": why.progress.as_ref().map(progress_json),
+            "unwritten": why.unwritten.as_ref().map(unwritten_json),
         }));
     }
-    let mut text = old_news(&why.not_leading, why.stale_ms, &why.answered_by);
+    let now_ms = daemon::clock::now().0;
+    let mut text = unwritten(why.unwritten.as_ref(), now_ms);
+    text += &old_news(&why.not_leading, why.stale_ms, &why.answered_by);
     let _ = writeln!(
         text,
         "{} ({}): {}, {}, {}",
@@ -157,11 +170,59 @@ fn old_news(not_leading: &str, stale_ms: u64, answered_by: &str) -> String {
     if not_leading.is_empty() {
         return String::new();
     }
-    format!(
-        "NOTHING IS DECIDED NOW: {not_leading}\nnodes go on with the plan they have; this is what {answered_by} knows, from \
-         {} ago\n\n",
-        span(stale_ms)
-    )
+    let known = match stale_ms {
+        u64::MAX => format!("{answered_by} has not heard from the store since it started, so it knows no decisions"),
+        stale_ms => format!("this is what {answered_by} knows, from {} ago", span(stale_ms)),
+    };
+    format!("NOTHING IS DECIDED NOW: {not_leading}\nnodes go on with the plan they have; {known}\n\n")
+}
+
+/// What is put above everything else while decisions cannot be written.
+fn unwritten(unwritten: Option<&v1::Unwritten>, now_ms: u64) -> String {
+    let Some(unwritten) = unwritten else {
+        return String::new();
+    };
+    let (since, error, remedy) = (Moment(unwritten.since_ms), &unwritten.error, &unwritten.remedy);
+    let mut text = format!(
+        "decisions cannot be written since {since:#} UTC ({}): {error}\nnodes keep the plan they have. To do: {remedy}\n",
+        ago(unwritten.since_ms, now_ms)
+    );
+    for reason in &unwritten.pending {
+        let _ = writeln!(text, "  decided, and not in force: {}", reason_line(reason));
+    }
+    text.push('\n');
+    text
+}
+
+/// Each step from what was seen to what nodes do, with its age.
+fn progress_line(progress: &v1::Progress, now_ms: u64) -> String {
+    let ago = |at_ms| ago(at_ms, now_ms);
+    let plan = |number: Option<v1::PlanNumber>| match number {
+        Some(number) => format!("plan {}", number.generation),
+        None => "no plan".to_owned(),
+    };
+    let mut steps = vec![format!(
+        "judged the tick that ended {}",
+        ago(progress.judged_tick_end_ms)
+    )];
+    if progress.decided_at_ms > 0 {
+        steps.push(format!("decided {}", ago(progress.decided_at_ms)));
+    }
+    steps.push(format!(
+        "{} committed {}",
+        plan(progress.committed),
+        ago(progress.committed_at_ms)
+    ));
+    steps.push(format!(
+        "{} published {}",
+        plan(progress.published),
+        ago(progress.published_at_ms)
+    ));
+    steps.push(format!(
+        "acknowledged by {} of {} nodes",
+        progress.nodes_acknowledged, progress.nodes
+    ));
+    steps.join(", ")
 }
 
 /// Decisions about a region that are shown at once.
@@ -473,6 +534,34 @@ pub(crate) fn document(mut value: Value) -> String {
     format!("{value:#}")
 }
 
+/// How old a copy is; nothing when there never was one.
+fn stale_json(stale_ms: u64) -> Value {
+    if stale_ms == u64::MAX {
+        Value::Null
+    } else {
+        stale_ms.into()
+    }
+}
+
+fn progress_json(progress: &v1::Progress) -> Value {
+    json!({
+        "judged_tick_end_ms": progress.judged_tick_end_ms, "judged_at_ms": progress.judged_at_ms,
+        "decided_at_ms": progress.decided_at_ms, "committed": number_json(progress.committed),
+        "committed_at_ms": progress.committed_at_ms, "store_took_at_ms": progress.store_took_at_ms,
+        "published": number_json(progress.published), "published_at_ms": progress.published_at_ms,
+        "nodes": progress.nodes, "nodes_acknowledged": progress.nodes_acknowledged,
+        "edges": progress.edges, "edges_acknowledged": progress.edges_acknowledged,
+        "acknowledged_at_ms": progress.acknowledged_at_ms,
+    })
+}
+
+fn unwritten_json(unwritten: &v1::Unwritten) -> Value {
+    json!({
+        "since_ms": unwritten.since_ms, "error": unwritten.error, "remedy": unwritten.remedy,
+        "pending": unwritten.pending.iter().map(reason_json).collect::<Vec<_>>(),
+    })
+}
+
 fn number_json(number: Option<v1::PlanNumber>) -> Value {
     match number {
         Some(number) => json!({ "generation": number.generation, "epoch": number.epoch }),
@@ -513,6 +602,7 @@ fn action_json(action: &v1::Action) -> Value {
         "reason": action.reason, "phase": action.phase, "owner": action.owner, "created_at_ms": action.created_at_ms,
         "changed_at_ms": action.changed_at_ms, "expires_at_ms": action.expires_at_ms,
         "approved_by": action.approved_by, "text": action.text,
+        "edges": action.edges, "edges_acknowledged": action.edges_acknowledged,
     })
 }
 
@@ -575,6 +665,7 @@ mod tests {
                 state: "serving".into(),
                 addresses: vec!["127.0.1.1".into(), "::1".into()],
                 port: 8080,
+                ..Default::default()
             }],
             leader: "control-plane".into(),
             ..Default::default()
@@ -590,6 +681,44 @@ mod tests {
         );
         assert!(text.contains("us-west 100 %"), "{text}");
         assert!(text.contains("127.0.1.1:8080 [::1]:8080"), "{text}");
+    }
+
+    #[test]
+    fn decisions_that_cannot_be_written_come_first_with_what_to_do() {
+        let reply = v1::StatusReply {
+            unwritten: Some(v1::Unwritten {
+                since_ms: 3_000,
+                error: "the store is full".into(),
+                remedy: "make room".into(),
+                pending: vec![v1::Reason {
+                    code: "failover".into(),
+                    region: "us-east".into(),
+                    text: "its sessions go to us-west".into(),
+                    ..Default::default()
+                }],
+            }),
+            ..example()
+        };
+        let text = status(&reply, Output::Table);
+        assert!(
+            text.starts_with(
+                "decisions cannot be written since 1970-01-01 00:00:03 UTC (10 s ago): the store is full\n\
+                 nodes keep the plan they have. To do: make room\n  \
+                 decided, and not in force: us-east failover: its sessions go to us-west\n"
+            ),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_store_that_was_never_heard_is_no_age() {
+        let text = old_news("no control plane leads", u64::MAX, "control-plane-1");
+        assert!(
+            text.contains("control-plane-1 has not heard from the store since it started"),
+            "{text}"
+        );
+        assert!(!text.contains("days"), "{text}");
+        assert_eq!(stale_json(u64::MAX), Value::Null);
     }
 
     #[test]

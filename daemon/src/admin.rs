@@ -21,24 +21,46 @@ use crate::Tasks;
 /// Which parts of the process take work. A part that was never mentioned does not count; a process with no part that
 /// was mentioned is not ready.
 #[derive(Debug, Clone, Default)]
-pub struct Readiness(Arc<Mutex<BTreeMap<&'static str, bool>>>);
+pub struct Readiness(Arc<Mutex<BTreeMap<&'static str, Part>>>);
+
+/// Whether a part takes work, and why it does not, in words for people, where it says so.
+#[derive(Debug, Clone, Default)]
+struct Part {
+    ready: bool,
+    why: Option<String>,
+}
 
 impl Readiness {
     /// Says whether a part takes work.
     pub fn set(&self, part: &'static str, ready: bool) {
+        self.insert(part, Part { ready, why: None });
+    }
+
+    /// Says whether a part takes work, and if it does not, why.
+    pub fn set_unless(&self, part: &'static str, why_not: Option<String>) {
+        self.insert(
+            part,
+            Part {
+                ready: why_not.is_none(),
+                why: why_not,
+            },
+        );
+    }
+
+    fn insert(&self, part: &'static str, state: Part) {
         self.0
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .insert(part, ready);
+            .insert(part, state);
     }
 
     /// Whether all parts take work.
     pub fn is_ready(&self) -> bool {
         let parts = self.parts();
-        !parts.is_empty() && parts.values().all(|ready| *ready)
+        !parts.is_empty() && parts.values().all(|part| part.ready)
     }
 
-    fn parts(&self) -> BTreeMap<&'static str, bool> {
+    fn parts(&self) -> BTreeMap<&'static str, Part> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
@@ -97,10 +119,17 @@ async fn ready(State(readiness): State<Readiness>) -> impl IntoResponse {
     } else {
         StatusCode::SERVICE_UNAVAILABLE
     };
-    (
-        status,
-        Json(serde_json::json!({ "ready": readiness.is_ready(), "parts": readiness.parts() })),
-    )
+    let parts = readiness.parts();
+    let ready: BTreeMap<_, _> = parts.iter().map(|(name, part)| (*name, part.ready)).collect();
+    let mut page = serde_json::json!({ "ready": readiness.is_ready(), "parts": ready });
+    let why: BTreeMap<_, _> = parts
+        .iter()
+        .filter_map(|(name, part)| Some((*name, part.why.as_ref()?)))
+        .collect();
+    if !why.is_empty() {
+        page["why"] = serde_json::json!(why);
+    }
+    (status, Json(page))
 }
 
 #[cfg(test)]
@@ -114,6 +143,10 @@ mod tests {
         readiness.set("plan", true);
         assert!(readiness.is_ready());
         readiness.set("listener", false);
+        assert!(!readiness.is_ready());
+        readiness.set_unless("listener", None);
+        assert!(readiness.is_ready());
+        readiness.set_unless("listener", Some("the port is taken".to_owned()));
         assert!(!readiness.is_ready());
     }
 }

@@ -216,6 +216,14 @@ pub enum ReasonCode {
     LevelChanged,
     /// Nodes held a newer plan than the store.
     PlanRecovered,
+    /// Waits: nodes say that they hold a newer plan than the store, and too few hold the same.
+    PlanUnproven,
+    /// An edge is left out of DNS answers because nothing was heard of it.
+    EdgeLost,
+    /// An edge that was lost is named in DNS answers again.
+    EdgeReturned,
+    /// Waits: an edge is lost and stays in DNS answers, because too many others would be left out.
+    EdgeFloor,
     /// The clock went back.
     ClockWentBack,
     /// Refused: no backup of the region is fit to take its sessions.
@@ -280,6 +288,8 @@ pub enum ReasonCode {
     PromotionHeld,
     /// Waits: the current rollout step is held to its end.
     RolloutHold,
+    /// The clocks of a vantage and of the control plane are too far apart. Decisions go on.
+    ClockSkew,
     /// One that a newer version wrote and this one does not know.
     #[serde(untagged)]
     Unknown(UnknownCode),
@@ -364,6 +374,10 @@ impl ReasonCode {
             Self::Expired => "expired",
             Self::LevelChanged => "level-changed",
             Self::PlanRecovered => "plan-recovered",
+            Self::PlanUnproven => "plan-unproven",
+            Self::EdgeLost => "edge-lost",
+            Self::EdgeReturned => "edge-returned",
+            Self::EdgeFloor => "edge-floor",
             Self::ClockWentBack => "clock-went-back",
             Self::NoFitBackup => "no-fit-backup",
             Self::NoHeadroom => "no-headroom",
@@ -396,6 +410,7 @@ impl ReasonCode {
             Self::PartlyMoved => "partly-moved",
             Self::PromotionHeld => "promotion-held",
             Self::RolloutHold => "rollout-hold",
+            Self::ClockSkew => "clock-skew",
         }
     }
 }

@@ -36,6 +36,8 @@ pub struct Policy {
     pub data: Vec<DataPolicy>,
     /// What DNS answers carry.
     pub dns: DnsPolicy,
+    /// When an edge counts as lost.
+    pub edges: EdgesPolicy,
 }
 
 /// How health is probed.
@@ -472,6 +474,13 @@ const FIELDS: &[(&str, Looser, fn(&Policy) -> Value)] = &[
     }),
     ("publish.hold", Looser::Less, |it| seconds(it.publish.hold)),
     // A lost edge is named for longer.
+    ("edges.lost_after", Looser::More, |it| seconds(it.edges.lost_after)),
+    ("edges.returned_after", Looser::Less, |it| {
+        seconds(it.edges.returned_after)
+    }),
+    // With too little no lost edge is left out, with too much nearly all of them may be.
+    ("edges.lost_max", Looser::Either, |it| number(it.edges.lost_max)),
+    // And longer still in the caches of resolvers.
     ("dns.ttl", Looser::More, |it| seconds(it.dns.ttl)),
 ];
 
@@ -479,6 +488,29 @@ impl DnsPolicy {
     /// The TTL in the whole seconds that DNS knows.
     pub fn ttl_s(&self) -> u32 {
         u32::try_from(self.ttl.as_secs()).unwrap_or(u32::MAX)
+    }
+}
+
+/// When an edge counts as lost, so that DNS names it no more.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EdgesPolicy {
+    /// An edge is lost when it followed no plans and sent no report for so long.
+    pub lost_after: Duration,
+    /// A lost edge is named again when it was heard of for so long without a gap.
+    pub returned_after: Duration,
+    /// Share of all edges, 0..=1, that may be left out for being lost. When more look lost, none more is left out.
+    pub lost_max: f64,
+}
+
+impl Default for EdgesPolicy {
+    fn default() -> Self {
+        // Three reports that did not come; an edge that is restarted is back before.
+        Self {
+            lost_after: Duration::from_secs(30),
+            returned_after: Duration::from_secs(20),
+            lost_max: 0.5,
+        }
     }
 }
 
@@ -562,6 +594,7 @@ impl Default for Policy {
                 data("sessions", Replication::RegionLocal, Duration::ZERO, Duration::ZERO),
             ],
             dns: DnsPolicy::default(),
+            edges: EdgesPolicy::default(),
         }
     }
 }
@@ -840,6 +873,19 @@ fn read_policy(root: &mut Section<'_>) -> Policy {
         policy.dns.ttl = section.duration("ttl", policy.dns.ttl);
         if !(1..=3600).contains(&policy.dns.ttl.as_secs()) {
             section.report_at("ttl", "the ttl lies in 1 s to 1 h");
+        }
+        section.finish();
+    }
+    if let Some(mut section) = root.section("edges") {
+        let edges = &mut policy.edges;
+        edges.lost_after = section.duration("lost_after", edges.lost_after);
+        edges.returned_after = section.duration("returned_after", edges.returned_after);
+        edges.lost_max = section.in_range("lost_max", edges.lost_max, 0.0..=0.9);
+        if !(20..=3600).contains(&edges.lost_after.as_secs()) {
+            section.report_at("lost_after", "it is 20 s (two reports) to 1 h");
+        }
+        if edges.returned_after > Duration::from_secs(3600) {
+            section.report_at("returned_after", "it is at most 1 h");
         }
         section.finish();
     }

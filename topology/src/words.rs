@@ -79,7 +79,8 @@ pub struct Load {
     pub sessions: u32,
     /// More are refused.
     pub sessions_max: u32,
-    /// Jobs that wait for the speech engines: of the fullest of their queues.
+    /// Jobs that wait for the speech engines, of the fullest of their queues; or uploads in work, where those are nearer to
+    /// their limit.
     pub waiting: u32,
     /// More are refused.
     pub waiting_max: u32,

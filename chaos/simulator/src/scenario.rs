@@ -23,7 +23,8 @@
 //! at 35s  us-east profiles are not measured any more; `us-east data is not measured` for every class
 //! at 35s  v2 fails 2 % of turns             what devices see of a version: `takes +60 %`, `has 12 underruns per session`,
 //!                                           `has 1 gpu memory errors`, `has 50 sessions`
-//! at 35s  clock jumps 1h                    the clock of the control plane; `clock jumps back 1h`
+//! at 35s  clock jumps 1h                    the clock of the control plane; `clock jumps back 1h`; of an edge:
+//!                                           `clock of edge-iad jumps 2s`
 //! at 35s  leader changes                    another control plane leads; what was seen is forgotten
 //! at 35s  store goes back to generation 2   it is restored from a copy of that time
 //! at 35s  edge-iad refuses the next plan    `refuses plans` until it `accepts plans`
@@ -146,8 +147,8 @@ pub enum Event {
     Unmeasured(RegionId, Option<String>),
     /// What devices see of a version of the stack.
     Version(String, Seen),
-    /// The clock of the control plane jumps, in milliseconds.
-    ClockJumps(i64),
+    /// The clock of the control plane or of an edge jumps, in milliseconds.
+    ClockJumps(NodeId, i64),
     /// Another control plane leads.
     LeaderChanges,
     /// The store is restored from a copy that it made at this generation.
@@ -428,8 +429,10 @@ fn parse_event(words: &[&str]) -> Result<Event, String> {
         [version, "has", count, "gpu", "memory", "errors"] => {
             Event::Version(text(version), Seen::GpuMemoryErrors(number(count)?))
         }
-        ["clock", "jumps", "back", time] => Event::ClockJumps(-millis(time)?),
-        ["clock", "jumps", time] => Event::ClockJumps(millis(time)?),
+        ["clock", "jumps", "back", time] => Event::ClockJumps(control_plane(), -millis(time)?),
+        ["clock", "jumps", time] => Event::ClockJumps(control_plane(), millis(time)?),
+        ["clock", "of", node, "jumps", "back", time] => Event::ClockJumps(vantage(node)?, -millis(time)?),
+        ["clock", "of", node, "jumps", time] => Event::ClockJumps(vantage(node)?, millis(time)?),
         ["leader", "changes"] => Event::LeaderChanges,
         ["store", "goes", "back", "to", "generation", generation] => {
             Event::StoreGoesBack(u64::from(number(generation)?))
@@ -575,7 +578,7 @@ impl Event {
                 region(id)
             }
             Self::Unreachable(id, by) | Self::Lies(by, id) => region(id).and(vantage(by)),
-            Self::Silent(by) | Self::Speaks(by) | Self::Honest(by) => vantage(by),
+            Self::Silent(by) | Self::Speaks(by) | Self::Honest(by) | Self::ClockJumps(by, _) => vantage(by),
             Self::Lags(id, class, _) | Self::Unmeasured(id, class) => {
                 let known = |class: &String| policy.data.iter().any(|it| it.class == *class);
                 match class {
@@ -591,7 +594,6 @@ impl Event {
             // Operators may ask for what is not there; they are told so.
             Self::Asks(_)
             | Self::Version(..)
-            | Self::ClockJumps(_)
             | Self::LeaderChanges
             | Self::StoreGoesBack(_)
             | Self::EnactorHolds

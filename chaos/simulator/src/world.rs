@@ -11,7 +11,7 @@ use topology::{
     Component, Intent, IntentKind, Level, Moment, NodeId, Plan, Policy, Reason, ReasonCode, RegionId, RegionPlan,
     RegionState, Tick, Topology,
 };
-use verdict::{Before, Observation, Source, TickReport, Windows, judge};
+use verdict::{Before, Clocks, Observation, Rounds, Source, TickReport, Watch};
 
 use crate::{
     BadScenario, Record, Scenario,
@@ -64,16 +64,15 @@ struct Stored {
 pub(crate) struct World {
     /// Time since the start, by the clock of the world.
     elapsed: Duration,
-    /// How far the clock of the control plane is ahead of that, in milliseconds.
-    ahead_ms: i64,
+    /// How far clocks are ahead of that, in milliseconds: of the control plane and of edges, where they are wrong.
+    ahead_ms: BTreeMap<NodeId, i64>,
     conditions: BTreeMap<RegionId, Condition>,
     silent: BTreeSet<NodeId>,
     lies: BTreeSet<(NodeId, RegionId)>,
     lags: BTreeMap<(RegionId, String), Duration>,
     versions: BTreeMap<String, Version>,
-    windows: Windows,
-    /// Newest tick that was judged.
-    judged: Tick,
+    rounds: Rounds,
+    clocks: Clocks,
     fleet: Fleet,
     asked: u32,
     pub(crate) last_report: Report,
@@ -117,14 +116,14 @@ impl World {
     fn new(topology: Topology, policy: Policy) -> Self {
         Self {
             elapsed: Duration::ZERO,
-            ahead_ms: 0,
+            ahead_ms: BTreeMap::new(),
             conditions: BTreeMap::new(),
             silent: BTreeSet::new(),
             lies: BTreeSet::new(),
             lags: BTreeMap::new(),
             versions: BTreeMap::new(),
-            windows: Windows::default(),
-            judged: START.tick().back(1),
+            rounds: Rounds::default(),
+            clocks: Clocks::default(),
             fleet: Fleet::new(nodes(&topology)),
             asked: 0,
             last_report: Report::default(),
@@ -135,23 +134,31 @@ impl World {
         }
     }
 
-    /// The clock of everybody but the control plane.
+    /// The clock of the world: that of everybody whose clock is right.
     fn world_clock(&self) -> Moment {
         START + self.elapsed
     }
 
-    /// The clock of the control plane.
-    pub(crate) fn now(&self) -> Moment {
-        Moment(self.world_clock().0.saturating_add_signed(self.ahead_ms))
+    /// The clock of a node.
+    fn clock_of(&self, node: &NodeId) -> Moment {
+        let ahead_ms = self.ahead_ms.get(node).copied().unwrap_or_default();
+        Moment(self.world_clock().0.saturating_add_signed(ahead_ms))
     }
 
-    /// When something happens next, whatever it is: a tick ends, by either clock; an event; a wait is over.
+    /// The clock of the control plane.
+    pub(crate) fn now(&self) -> Moment {
+        self.clock_of(&control_plane())
+    }
+
+    /// When something happens next, whatever it is: a tick ends, by whoever's clock; an event; a wait is over.
     fn next_moment(&self, event: Option<Duration>) -> Duration {
         let (now, world) = (self.now(), self.world_clock());
         let until = |at: Moment, clock: Moment| self.elapsed + at.since(clock);
-        let ticks = [until(world.tick().end(), world), until(now.tick().end(), now)];
+        let clocks = self.ahead_ms.keys().map(|node| self.clock_of(node)).chain([world, now]);
+        let ticks = clocks.map(|clock| until(clock.tick().end(), clock));
         let wake = next_wake(&self.input, now).map(|wake| until(wake, now));
-        let events = event.into_iter().chain(wake).chain(ticks);
+        // The world's own time is what nobody sets, as a monotonic clock is.
+        let events = event.into_iter().chain(wake).chain(self.rounds.wakes_at()).chain(ticks);
         events.min().unwrap_or_default().max(self.elapsed)
     }
 
@@ -159,45 +166,49 @@ impl World {
         self.record.say(self.elapsed, line);
     }
 
-    /// Edges report on the tick that ends by their clock; the control plane, which is a vantage too, judges the tick that
-    /// ends by its own. A fault counts from the tick it falls into, as with probes that run late in the tick.
-    fn tick(&mut self) {
-        let (now, world) = (self.now(), self.world_clock());
-        let last_closed = now.tick().back(1);
-        if world == world.tick().start() {
-            let edges = vantages(&self.input.topology).filter(|vantage| *vantage != control_plane());
-            for edge in edges.collect::<Vec<_>>() {
-                self.report(&edge, world.tick().back(1), last_closed);
-            }
-            self.measure();
+    fn watch(&self) -> Watch {
+        Watch {
+            closed: self.now().tick().back(1),
+            at: self.elapsed,
+            vantages: vantages(&self.input.topology).count(),
         }
-        if now != now.tick().start() || self.judged >= last_closed {
-            return;
-        }
-        self.report(&control_plane(), last_closed, last_closed);
-        self.judged = last_closed;
-        let policy = &self.input.policy.health;
-        self.windows.forget(policy, last_closed, |_| true);
-        let before = self.before();
-        let regions = self.input.topology.regions.keys();
-        self.input.verdicts = judge(regions, &self.windows, policy, last_closed, &before);
     }
 
-    fn report(&mut self, vantage: &NodeId, tick: Tick, last_closed: Tick) {
+    /// Every vantage, the control plane too, reports on the tick that ends by its own clock. A fault counts from the tick it
+    /// falls into, as with probes that run late in the tick.
+    fn tick(&mut self) {
+        for vantage in vantages(&self.input.topology).collect::<Vec<_>>() {
+            let clock = self.clock_of(&vantage);
+            if clock == clock.tick().start() {
+                self.report(&vantage, clock.tick().back(1));
+            }
+        }
+        let world = self.world_clock();
+        if world == world.tick().start() {
+            self.measure();
+        }
+        let (watch, policy) = (self.watch(), &self.input.policy.health);
+        self.rounds.look(watch, policy);
+        let Some(tick) = self.rounds.due(watch, policy) else {
+            return;
+        };
+        let before = self.before();
+        let regions = self.input.topology.regions.keys();
+        let policy = &self.input.policy.health;
+        self.input.verdicts = self.rounds.judge(tick, regions, policy, &before);
+    }
+
+    fn report(&mut self, vantage: &NodeId, tick: Tick) {
         if self.silent.contains(vantage) {
             return;
         }
         let regions = self.input.topology.regions.keys();
-        let report = TickReport {
-            vantage: vantage.clone(),
-            tick,
-            observations: regions.flat_map(|region| self.see(vantage, region)).collect(),
-            replication: Vec::new(),
-            versions: Vec::new(),
-            traffic: Vec::new(),
-        };
-        // A clock that is wrong makes reports too old, or not due yet: they do not count, and the verdict says so.
-        let _ = self.windows.take(report, last_closed, &self.input.policy.health);
+        let observations = regions.flat_map(|region| self.see(vantage, region)).collect();
+        let report = TickReport::new(vantage.clone(), tick, observations);
+        let ahead_ms = self.clock_of(vantage).0 as i64 - self.now().0 as i64;
+        self.clocks.note(vantage, ahead_ms);
+        // A clock that is far off makes reports too old, or not due for long: they do not count, and the verdict says so.
+        let _ = self.rounds.take(report, self.watch(), &self.input.policy.health);
     }
 
     /// What was believed before this tick; for a new leader, what the plan says was believed.
@@ -285,7 +296,7 @@ impl World {
                 }
             }
             Event::Version(version, seen) => self.versions.entry(version.clone()).or_default().see(*seen),
-            Event::ClockJumps(by_ms) => self.jump(*by_ms),
+            Event::ClockJumps(node, by_ms) => self.jump(node, *by_ms),
             Event::LeaderChanges => self.take_over(self.input.epoch + 1),
             Event::StoreGoesBack(generation) => self.restore_store(*generation),
             Event::RefusesNext(node) => self.fleet.set_manners(node, Manners::RefusesNext),
@@ -302,14 +313,11 @@ impl World {
         }
     }
 
-    /// What was seen before a clock that went back is in its future, where it cannot be judged.
-    fn jump(&mut self, by_ms: i64) {
-        self.ahead_ms = self.ahead_ms.saturating_add(by_ms);
-        let last_closed = self.now().tick().back(1);
-        if last_closed.0 + 1 < self.judged.0 {
-            self.windows = Windows::default();
-            self.judged = last_closed;
-        }
+    /// A clock is set. What was seen before one that went back far is in its future, where it cannot be judged.
+    fn jump(&mut self, node: &NodeId, by_ms: i64) {
+        let ahead_ms = self.ahead_ms.entry(node.clone()).or_default();
+        *ahead_ms = ahead_ms.saturating_add(by_ms);
+        self.rounds.look(self.watch(), &self.input.policy.health);
     }
 
     /// A leader knows what the store holds, and what it sees from now on.
@@ -317,7 +325,7 @@ impl World {
         self.input.epoch = epoch;
         self.input.verdicts.clear();
         self.input.replication.clear();
-        self.windows = Windows::default();
+        self.rounds = Rounds::default();
         self.last_report = Report::default();
     }
 
@@ -423,6 +431,8 @@ impl World {
 
     /// Says a report. What goes on being refused or waited for is said once.
     fn tell(&mut self, report: &Report) {
+        let mut report = report.clone();
+        report.waiting.extend(self.clocks.reasons());
         let before = std::mem::replace(&mut self.last_report, report.clone());
         let lists = [
             (Kind::Changed, &report.changed, &Vec::new()),

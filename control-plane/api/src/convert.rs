@@ -167,6 +167,9 @@ impl From<&TickReport> for v1::TickReport {
             replication: report.replication.iter().map(Into::into).collect(),
             versions: report.versions.iter().map(Into::into).collect(),
             traffic: report.traffic.iter().map(Into::into).collect(),
+            // Whoever sends it says when.
+            sent_ms: 0,
+            ahead_ms: None,
         }
     }
 }

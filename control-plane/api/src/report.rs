@@ -1,7 +1,13 @@
 //! Reporting what a vantage saw, to every control plane: each judges by itself and is ready to lead. Reports wait in a
 //! short queue while one is away; health is judged on fresh ticks, so old reports are dropped rather than kept.
+//!
+//! Each report says when it was sent, and each receipt when the report came, so that both ends know how far their clocks are
+//! apart. A receipt also says why a report does not count: a vantage with a wrong name or clock says so in its own log.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    sync::Arc,
+};
 
 use tokio::{
     sync::{
@@ -12,27 +18,34 @@ use tokio::{
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
-use verdict::TickReport;
+use topology::Moment;
+use verdict::{TickReport, clocks::ALARM_MS};
 
 use crate::{
     connect::{self, Backoff},
-    v1::observations_client::ObservationsClient,
+    v1::{self, observations_client::ObservationsClient},
 };
 
 /// Reports kept for a control plane that is away: about three ticks, what freshness allows (and a power of two, which
 /// the queue would make of it anyway). One copy serves all.
 const QUEUE_LENGTH: usize = 4;
 
-/// The end that takes reports, and the task that sends them to all `endpoints`.
-pub fn report_queue(endpoints: Vec<String>) -> (mpsc::Sender<TickReport>, Reporter) {
+/// The end that takes reports, and the task that sends them to all `endpoints`. `clock` is the clock of this vantage.
+pub fn report_queue(endpoints: Vec<String>, clock: fn() -> Moment) -> (mpsc::Sender<TickReport>, Reporter) {
     let (sender, reports) = mpsc::channel(QUEUE_LENGTH);
-    (sender, Reporter { endpoints, reports })
+    let reporter = Reporter {
+        endpoints,
+        reports,
+        clock,
+    };
+    (sender, reporter)
 }
 
 /// Sends every report to every control plane; one that is slow or dead delays no other.
 pub struct Reporter {
     endpoints: Vec<String>,
     reports: mpsc::Receiver<TickReport>,
+    clock: fn() -> Moment,
 }
 
 /// Reports for one control plane. What it is too slow for is overwritten, oldest first.
@@ -53,7 +66,7 @@ impl Reporter {
         let mut streams = JoinSet::new();
         let endpoints: BTreeSet<String> = self.endpoints.drain(..).collect();
         for endpoint in endpoints {
-            streams.spawn(keep_sending(endpoint, queues.subscribe()));
+            streams.spawn(keep_sending(endpoint, queues.subscribe(), self.clock));
         }
         loop {
             tokio::select! {
@@ -73,11 +86,12 @@ impl Reporter {
     }
 }
 
-async fn keep_sending(endpoint: String, mut queue: Queue) {
+async fn keep_sending(endpoint: String, mut queue: Queue, clock: fn() -> Moment) {
     let mut backoff = Backoff::of(&endpoint);
+    let mut receipts = Receipts::of(&endpoint);
     loop {
         let mut connected = false;
-        match send_to(&endpoint, &mut queue, &mut connected).await {
+        match send_to(&endpoint, &mut queue, clock, &mut receipts, &mut connected).await {
             // Closed: `send_all` is about to end all of us.
             Ok(()) => return,
             Err(error) => tracing::debug!(%endpoint, %error, "cannot report observations"),
@@ -90,13 +104,20 @@ async fn keep_sending(endpoint: String, mut queue: Queue) {
 }
 
 /// Sends to one control plane; `Ok` when the queue was closed. Sets `connected` once the control plane answered.
-async fn send_to(endpoint: &str, queue: &mut Queue, connected: &mut bool) -> Result<(), Status> {
+async fn send_to(
+    endpoint: &str,
+    queue: &mut Queue,
+    clock: fn() -> Moment,
+    known: &mut Receipts,
+    connected: &mut bool,
+) -> Result<(), Status> {
     let mut client = ObservationsClient::new(connect::connect(endpoint).await?);
     // One under way; whatever comes meanwhile waits in the queue, where it can still be dropped.
     let (outgoing, requests) = mpsc::channel(1);
     let mut receipts = client.report(ReceiverStream::new(requests)).await?.into_inner();
     *connected = true;
     let gone = || Status::unavailable("the control plane stopped listening");
+    let ended = || Status::unavailable("the control plane ended the stream");
     loop {
         tokio::select! {
             // A place first, then a report: one that was taken out could not be dropped any more.
@@ -104,26 +125,88 @@ async fn send_to(endpoint: &str, queue: &mut Queue, connected: &mut bool) -> Res
                 let place = place.map_err(|_| gone())?;
                 tokio::select! {
                     report = queue.recv() => match report {
-                        Ok(report) => place.send(report.as_ref().into()),
+                        Ok(report) => place.send(known.stamp(report.as_ref().into(), clock())),
                         Err(RecvError::Lagged(dropped)) => {
                             tracing::warn!(%endpoint, dropped, "this control plane is too slow for our reports");
                         }
                         Err(RecvError::Closed) => return Ok(()),
                     },
-                    receipt = receipts.message() => take_receipt(receipt)?,
+                    receipt = receipts.message() => known.take(&receipt?.ok_or_else(ended)?, clock()),
                 }
             }
-            receipt = receipts.message() => take_receipt(receipt)?,
+            receipt = receipts.message() => known.take(&receipt?.ok_or_else(ended)?, clock()),
         }
     }
 }
 
-fn take_receipt(receipt: Result<Option<crate::v1::ReportReceipt>, Status>) -> Result<(), Status> {
-    match receipt? {
-        Some(receipt) => tracing::trace!(tick = receipt.tick, "report received"),
-        None => return Err(Status::unavailable("the control plane ended the stream")),
+/// What one control plane says to our reports.
+struct Receipts {
+    endpoint: String,
+    /// Reports without a receipt: their ticks, and when they were sent.
+    sent: VecDeque<(u64, Moment)>,
+    /// How far our clock is ahead of that of the control plane, in milliseconds, by its newest receipt.
+    ahead_ms: Option<i64>,
+    /// What was last complained of: each trouble is logged when it begins, not with every tick.
+    is_unwanted: bool,
+    is_off: bool,
+}
+
+impl Receipts {
+    fn of(endpoint: &str) -> Self {
+        Self {
+            endpoint: endpoint.to_owned(),
+            sent: VecDeque::new(),
+            ahead_ms: None,
+            is_unwanted: false,
+            is_off: false,
+        }
     }
-    Ok(())
+
+    /// Says in a report when it is sent, and how far the clocks are apart.
+    fn stamp(&mut self, mut report: v1::TickReport, now: Moment) -> v1::TickReport {
+        if self.sent.len() == QUEUE_LENGTH {
+            self.sent.pop_front();
+        }
+        self.sent.push_back((report.tick, now));
+        (report.sent_ms, report.ahead_ms) = (now.0, self.ahead_ms);
+        report
+    }
+
+    fn take(&mut self, receipt: &v1::ReportReceipt, now: Moment) {
+        let endpoint = &self.endpoint;
+        tracing::trace!(%endpoint, tick = receipt.tick, "report received");
+        let is_unwanted = !receipt.unwanted.is_empty();
+        if is_unwanted && !self.is_unwanted {
+            tracing::warn!(%endpoint, why = receipt.unwanted, "our reports do not count there");
+        }
+        self.is_unwanted = is_unwanted;
+        let at = self.sent.iter().position(|(tick, _)| *tick == receipt.tick);
+        let Some((_, sent)) = at.and_then(|at| self.sent.drain(..=at).next_back()) else {
+            return;
+        };
+        if receipt.received_ms == 0 {
+            return;
+        }
+        let ahead_ms = ahead_ms(sent, Moment(receipt.received_ms), Moment(receipt.sent_ms), now);
+        self.ahead_ms = Some(ahead_ms);
+        let is_off = ahead_ms.unsigned_abs() >= ALARM_MS;
+        if is_off && !self.is_off {
+            tracing::warn!(
+                %endpoint,
+                ahead_ms,
+                "our clock and that of the control plane are too far apart; check the time service of both"
+            );
+        }
+        self.is_off = is_off;
+    }
+}
+
+/// How far our clock is ahead of theirs, in milliseconds, as NTP computes it (RFC 5905): the time on the way falls out where it
+/// is the same in both directions.
+fn ahead_ms(sent: Moment, received: Moment, replied: Moment, arrived: Moment) -> i64 {
+    let difference = |ours: Moment, theirs: Moment| i128::from(ours.0) - i128::from(theirs.0);
+    let ahead = (difference(sent, received) + difference(arrived, replied)) / 2;
+    i64::try_from(ahead).unwrap_or(if ahead > 0 { i64::MAX } else { i64::MIN })
 }
 
 #[cfg(test)]
@@ -133,13 +216,60 @@ mod tests {
     use super::*;
     use crate::testing::{in_time, nobody, observers, silent};
 
+    fn clock() -> Moment {
+        Moment(1_700_000_000_000)
+    }
+
+    #[test]
+    fn clocks_are_compared_without_the_time_on_the_way() {
+        // Ours is 2 s ahead; 30 ms there, 5 ms there, 30 ms back.
+        let moments = [12_000, 10_030, 10_035, 12_065].map(Moment);
+        let [sent, received, replied, arrived] = moments;
+        assert_eq!(ahead_ms(sent, received, replied, arrived), 2_000);
+        assert_eq!(
+            ahead_ms(Moment(10_000), Moment(12_030), Moment(12_035), Moment(10_065)),
+            -2_000
+        );
+        assert_eq!(
+            ahead_ms(Moment(u64::MAX), Moment(0), Moment(0), Moment(u64::MAX)),
+            i64::MAX
+        );
+        assert_eq!(
+            ahead_ms(Moment(0), Moment(u64::MAX), Moment(u64::MAX), Moment(0)),
+            i64::MIN
+        );
+    }
+
+    #[test]
+    fn a_report_says_when_it_was_sent_and_what_the_last_receipt_told() {
+        let mut receipts = Receipts::of("http://control-plane:7100");
+        let stamped = receipts.stamp((&report(7)).into(), Moment(70_020));
+        assert_eq!((stamped.sent_ms, stamped.ahead_ms), (70_020, None));
+        let receipt = |tick, received_ms| v1::ReportReceipt {
+            tick,
+            unwanted: "no such edge".into(),
+            received_ms,
+            sent_ms: received_ms,
+        };
+        receipts.take(&receipt(7, 70_170), Moment(70_020));
+        assert_eq!((receipts.ahead_ms, receipts.is_unwanted), (Some(-150), true));
+        assert_eq!(receipts.stamp((&report(8)).into(), Moment(80_020)).ahead_ms, Some(-150));
+        // A control plane that is older tells no time, and a receipt for nothing tells nothing.
+        receipts.take(&receipt(8, 0), Moment(80_020));
+        receipts.take(&receipt(99, 1), Moment(80_020));
+        assert_eq!(receipts.ahead_ms, Some(-150));
+        // Receipts that never come fill no memory.
+        (0..1_000).for_each(|tick| drop(receipts.stamp((&report(tick)).into(), Moment(0))));
+        assert_eq!(receipts.sent.len(), QUEUE_LENGTH);
+    }
+
     fn report(tick: u64) -> TickReport {
         TickReport::new(NodeId::new("edge-iad").unwrap(), Tick(tick), Vec::new())
     }
 
     /// A vantage that reports to some control planes.
     fn vantage(endpoints: &[&str]) -> mpsc::Sender<TickReport> {
-        let (reports, reporter) = report_queue(endpoints.iter().map(ToString::to_string).collect());
+        let (reports, reporter) = report_queue(endpoints.iter().map(ToString::to_string).collect(), clock);
         tokio::spawn(reporter.run(std::future::pending()));
         reports
     }
@@ -215,7 +345,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_closed_queue_ends_it_although_nobody_answers() {
-        let (reports, reporter) = report_queue(vec![nobody()]);
+        let (reports, reporter) = report_queue(vec![nobody()], clock);
         reports.send(report(1)).await.unwrap();
         drop(reports);
         in_time(reporter.run(std::future::pending())).await;

@@ -16,7 +16,8 @@ use crate::networks::{Network, Networks};
 pub struct Config {
     /// Its name; also its answer to NSID (RFC 5001).
     pub node: NodeId,
-    /// Where it answers, UDP and TCP alike. Port 0 takes one that is free for both.
+    /// Where it answers, UDP and TCP alike; the unspecified address means every address of the machine. Port 0 takes one that is
+    /// free for both.
     pub listen: Vec<SocketAddr>,
     /// Where metrics and health are served.
     pub admin_listen: SocketAddr,

@@ -76,7 +76,8 @@ async fn answer(
         .clone()
         .context("a plan was there a moment ago")?;
     let networks = Networks::new(&config.network).map_err(|problems| anyhow::anyhow!(problems.join("; ")))?;
-    let responder = Arc::new(Responder::new(Answers::compile(&first), networks, &config.node));
+    let answers = Answers::compile(&first);
+    let responder = Arc::new(Responder::new(answers, networks, &config.node, rand::random()));
 
     let mut sockets = Vec::new();
     for listen in &config.listen {

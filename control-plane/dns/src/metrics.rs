@@ -14,6 +14,8 @@ pub const DROPPED: &str = "meridian_dns_dropped";
 pub const TRUNCATED: &str = "meridian_dns_truncated";
 /// TCP connections open right now.
 pub const TCP_CONNECTIONS: &str = "meridian_dns_tcp_connections";
+/// TCP connections that were closed because another client needed the place.
+pub const TCP_EVICTED: &str = "meridian_dns_tcp_evicted";
 /// Generation of the plan the answers come from.
 pub const PLAN_GENERATION: &str = "meridian_dns_plan_generation";
 /// When the plan the answers come from was decided, in seconds since the epoch: its age is now minus this.
@@ -38,15 +40,15 @@ pub enum QueryType {
 
 /// A response code as a label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
-#[expect(missing_docs, reason = "the names are those of RFC 1035 and RFC 6891")]
+#[expect(missing_docs, reason = "the names are those of RFC 6895")]
 #[expect(non_camel_case_types, reason = "the names are the label values")]
 pub enum Rcode {
     noerror,
     formerr,
-    servfail,
     nxdomain,
     notimp,
     refused,
+    notauth,
     badvers,
 }
 
@@ -81,6 +83,8 @@ pub struct Metrics {
     pub truncated: Counter,
     /// [`TCP_CONNECTIONS`].
     pub tcp_connections: Gauge,
+    /// [`TCP_EVICTED`].
+    pub tcp_evicted: Counter,
     /// [`PLAN_GENERATION`].
     pub plan_generation: Gauge,
     /// [`PLAN_CREATED`].
@@ -96,6 +100,11 @@ impl Metrics {
         registry.register(DROPPED, "Messages that deserve no answer", self.dropped.clone());
         registry.register(TRUNCATED, "UDP answers that did not fit", self.truncated.clone());
         registry.register(TCP_CONNECTIONS, "TCP connections open", self.tcp_connections.clone());
+        registry.register(
+            TCP_EVICTED,
+            "TCP connections closed because another client needed the place",
+            self.tcp_evicted.clone(),
+        );
         registry.register(PLAN_GENERATION, "Generation of the plan", self.plan_generation.clone());
         registry.register(PLAN_CREATED, "When the plan was decided", self.plan_created.clone());
         registry.register(

@@ -64,10 +64,11 @@ impl Networks {
     /// What is known of a client.
     pub fn client(&self, address: IpAddr) -> Client {
         let address = address.to_canonical();
-        self.0
-            .iter()
-            .find(|placed| holds(placed.network, placed.length, address))
-            .map_or(Client::From(address), |placed| Client::At(placed.location))
+        let placed = (self.0.iter()).find(|placed| holds(placed.network, placed.length, address));
+        Client {
+            address,
+            location: placed.map(|placed| placed.location),
+        }
     }
 }
 
@@ -138,10 +139,8 @@ mod tests {
             ("2001:db8:1::1", Some(4.0)),
             ("2001:db9::1", None),
         ] {
-            let latitude = match networks.client(address.parse().unwrap()) {
-                Client::At(location) => Some(location.latitude),
-                Client::From(_) => None,
-            };
+            let client = networks.client(address.parse().unwrap());
+            let latitude = client.location.map(|location| location.latitude);
             assert_eq!(latitude, expected, "{address}");
         }
     }

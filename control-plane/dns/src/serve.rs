@@ -4,9 +4,9 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream, UdpSocket},
-    sync::{Semaphore, watch},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    sync::watch,
     task::JoinSet,
     time::{sleep, timeout},
 };
@@ -15,14 +15,17 @@ use topology::Snapshot;
 
 use crate::{
     Metrics, Reply, Responder, Transport,
+    datagram::Datagrams,
     metrics::{QueryLabels, TransportLabel},
+    places::{Place, Places},
 };
 
 /// Largest question taken over UDP; longer ones are cut, and a cut question is malformed. Real ones have under 300 bytes.
 const UDP_QUESTION_BYTES_MAX: usize = 4096;
 /// Tasks that share a UDP socket, at most: past that the kernel is the limit.
 const UDP_TASKS_MAX: usize = 4;
-/// TCP connections per address; more wait in the kernel's backlog. TCP is the exception here, and connections are brief.
+/// TCP connections per address; one more costs the idlest of them its place. TCP is the exception here, and connections are
+/// brief.
 const TCP_CONNECTIONS_MAX: usize = 256;
 /// How long a TCP client may stay silent between questions (RFC 7766 §6.2.3 asks for seconds).
 const TCP_IDLE: Duration = Duration::from_secs(10);
@@ -36,7 +39,7 @@ const PORT_ATTEMPTS: usize = 16;
 /// A UDP socket and a TCP listener on the same address.
 #[derive(Debug)]
 pub struct Sockets {
-    udp: UdpSocket,
+    udp: Datagrams,
     tcp: TcpListener,
 }
 
@@ -45,10 +48,10 @@ impl Sockets {
     pub async fn bind(listen: SocketAddr) -> anyhow::Result<Self> {
         let mut last = None;
         for _ in 0..PORT_ATTEMPTS {
-            let udp = UdpSocket::bind(listen)
+            let udp = Datagrams::bind(listen)
                 .await
                 .with_context(|| format!("cannot listen on {listen} (UDP)"))?;
-            match daemon::listen(udp.local_addr()?) {
+            match daemon::listen(udp.address()?) {
                 Ok(tcp) => return Ok(Self { udp, tcp }),
                 // With a fixed port there is nothing else to try.
                 Err(error) if listen.port() == 0 => last = Some(error),
@@ -61,7 +64,7 @@ impl Sockets {
 
     /// Where they listen.
     pub fn address(&self) -> io::Result<SocketAddr> {
-        self.udp.local_addr()
+        self.udp.address()
     }
 
     /// Answers until `stop`.
@@ -106,10 +109,10 @@ pub async fn keep_current(
     }
 }
 
-async fn serve_udp(socket: Arc<UdpSocket>, responder: Arc<Responder>, metrics: Metrics) {
-    let mut question = [0; UDP_QUESTION_BYTES_MAX];
+async fn serve_udp(socket: Arc<Datagrams>, responder: Arc<Responder>, metrics: Metrics) {
+    let mut buffer = [0; UDP_QUESTION_BYTES_MAX];
     loop {
-        let (length, client) = match socket.recv_from(&mut question).await {
+        let question = match socket.receive(&mut buffer).await {
             Ok(received) => received,
             Err(error) => {
                 tracing::warn!(%error, "cannot receive over UDP");
@@ -117,17 +120,18 @@ async fn serve_udp(socket: Arc<UdpSocket>, responder: Arc<Responder>, metrics: M
                 continue;
             }
         };
+        let client = question.client;
         // Port 0 cannot be sent to.
         if client.port() == 0 {
             metrics.dropped.inc();
             continue;
         }
-        let Some(reply) = responder.reply(&question[..length], client.ip(), Transport::Udp) else {
+        let Some(reply) = responder.reply(&buffer[..question.length], client.ip(), Transport::Udp) else {
             metrics.dropped.inc();
             continue;
         };
         count(&metrics, &reply, TransportLabel::udp);
-        if let Err(error) = socket.send_to(&reply.bytes, client).await {
+        if let Err(error) = socket.reply(&reply.bytes, &question).await {
             // The client asks again; nothing else can be done about its network.
             tracing::debug!(%client, %error, "cannot send over UDP");
         }
@@ -135,12 +139,9 @@ async fn serve_udp(socket: Arc<UdpSocket>, responder: Arc<Responder>, metrics: M
 }
 
 async fn serve_tcp(listener: TcpListener, responder: Arc<Responder>, metrics: Metrics) {
-    let room = Arc::new(Semaphore::new(TCP_CONNECTIONS_MAX));
+    let places = Places::new(TCP_CONNECTIONS_MAX);
     let mut connections = JoinSet::new();
     loop {
-        let Ok(place) = room.clone().acquire_owned().await else {
-            return;
-        };
         let (stream, client) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
@@ -150,26 +151,46 @@ async fn serve_tcp(listener: TcpListener, responder: Arc<Responder>, metrics: Me
             }
         };
         while connections.try_join_next().is_some() {}
+        let (place, has_evicted) = places.take(client.ip());
+        if has_evicted {
+            metrics.tcp_evicted.inc();
+        }
         let (responder, metrics) = (responder.clone(), metrics.clone());
         connections.spawn(async move {
             metrics.tcp_connections.inc();
-            if let Err(error) = converse(stream, client, &responder, &metrics).await {
-                tracing::debug!(%client, %error, "a TCP connection ended");
+            tokio::select! {
+                biased;
+                () = place.needed() => {}
+                result = serve_connection(stream, client, &place, &responder, &metrics) => {
+                    if let Err(error) = result {
+                        tracing::debug!(%client, %error, "a TCP connection ended");
+                    }
+                }
             }
             metrics.tcp_connections.dec();
-            drop(place);
         });
     }
 }
 
-/// Questions and replies over one connection, in order, each with its length before it (RFC 1035 §4.2.2).
-async fn converse(
-    mut stream: TcpStream,
+async fn serve_connection(
+    stream: TcpStream,
     client: SocketAddr,
+    place: &Place,
     responder: &Responder,
     metrics: &Metrics,
 ) -> io::Result<()> {
     stream.set_nodelay(true)?;
+    converse(stream, client, place, responder, metrics).await
+}
+
+/// Questions and replies over one connection, in order, each with its length before it (RFC 1035 §4.2.2).
+async fn converse(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    client: SocketAddr,
+    place: &Place,
+    responder: &Responder,
+    metrics: &Metrics,
+) -> io::Result<()> {
     loop {
         let mut length = [0; 2];
         match timeout(TCP_IDLE, stream.read_exact(&mut length)).await? {
@@ -191,6 +212,7 @@ async fn converse(
         let mut framed = length.to_be_bytes().to_vec();
         framed.extend(reply.bytes);
         timeout(TCP_MESSAGE, stream.write_all(&framed)).await??;
+        place.replied();
     }
 }
 
@@ -203,5 +225,65 @@ fn count(metrics: &Metrics, reply: &Reply, transport: TransportLabel) {
     metrics.queries.get_or_create(&labels).inc();
     if reply.truncated {
         metrics.truncated.inc();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{io::DuplexStream, time::Instant};
+    use topology::{NodeId, fixtures::three_primaries};
+
+    use super::*;
+
+    /// The client's side of a connection. Time is virtual: it passes only while everybody waits.
+    fn connect() -> DuplexStream {
+        let (ours, theirs) = tokio::io::duplex(1024);
+        tokio::spawn(async move {
+            let node = NodeId::new("dns-1").unwrap();
+            let answers = steering::Answers::compile(&three_primaries());
+            let responder = Responder::new(answers, crate::Networks::default(), &node, [0; 32]);
+            let client: SocketAddr = "198.51.100.7:5353".parse().unwrap();
+            let (place, _) = Places::new(1).take(client.ip());
+            converse(theirs, client, &place, &responder, &Metrics::default()).await
+        });
+        ours
+    }
+
+    /// A question for the root, which is refused: 17 bytes.
+    const QUESTION: &[u8] = b"\0\x11\x12\x67\0\0\0\x01\0\0\0\0\0\0\0\0\x02\0\x01";
+
+    async fn ask(stream: &mut DuplexStream) {
+        stream.write_all(QUESTION).await.unwrap();
+        let mut reply = vec![0; stream.read_u16().await.unwrap().into()];
+        stream.read_exact(&mut reply).await.unwrap();
+        assert_eq!(reply[..2], QUESTION[2..4]);
+    }
+
+    /// How long the server waits before it closes.
+    async fn until_closed(stream: &mut DuplexStream) -> Duration {
+        let began = Instant::now();
+        assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
+        began.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_connection_is_closed_after_ten_seconds_and_an_active_one_is_not() {
+        let mut silent = connect();
+        assert_eq!(until_closed(&mut silent).await, Duration::from_secs(10));
+
+        let mut active = connect();
+        for _ in 0..10 {
+            ask(&mut active).await;
+            sleep(Duration::from_secs(9)).await;
+        }
+        ask(&mut active).await;
+        assert_eq!(until_closed(&mut active).await, Duration::from_secs(10));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn half_a_question_is_waited_for_five_seconds() {
+        let mut slow = connect();
+        slow.write_all(&QUESTION[..10]).await.unwrap();
+        assert_eq!(until_closed(&mut slow).await, Duration::from_secs(5));
     }
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use topology::{Intent, IntentKind, Moment, RegionId};
+use topology::{EdgeId, Intent, IntentKind, Moment, RegionId};
 
 use crate::{Believed, Penalty};
 
@@ -41,6 +41,9 @@ pub struct Memory {
     /// Regions that are away because a person emptied them while they were well.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub on_purpose: BTreeSet<RegionId>,
+    /// Edges that DNS does not name because nothing is heard of them, and since when.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub lost_edges: BTreeMap<EdgeId, Moment>,
 }
 
 /// Sessions sent to a region that are still coming.

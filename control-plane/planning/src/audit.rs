@@ -8,11 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use topology::{Moment, NodeId, Plan, Policy, Reason, RegionId, Snapshot, Topology, snapshot::SNAPSHOT_SCHEMA};
+use topology::{EdgeId, Moment, NodeId, Plan, Policy, Reason, RegionId, Snapshot, Topology, snapshot::SNAPSHOT_SCHEMA};
 use verdict::Verdict;
 
 use crate::{
-    Input, Lag, Memory, Outcome, Refusal, Report, RolloutSeen,
+    EdgeSeen, Input, Lag, Memory, Outcome, Refusal, Report, RolloutSeen,
     input::{REFUSALS_QUOTED, quoted},
     plan,
 };
@@ -20,8 +20,11 @@ use crate::{
 /// What the first entry names as the hash of the entry before it.
 pub const FIRST: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
-/// Entries kept; each commit that adds one beyond removes the oldest.
+/// Entries kept at least, unless they are too large together. The oldest go in segments.
 pub const KEPT: u64 = 20_000;
+
+/// Which rules decide here: the version of Meridian, and a hash of the sources that decide.
+pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "+", env!("MERIDIAN_RULES"));
 
 /// One decision, refusal or change of documents.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -46,6 +49,17 @@ pub struct Entry {
     pub memory: Memory,
     /// Why: what changed, and what was refused for the first time.
     pub reasons: Vec<Reason>,
+    /// Which rules decided it, as in [`VERSION`]; empty in entries of before this was recorded.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub version: String,
+    /// The oldest entry that was kept when this one was written; 0 in entries of before this was recorded.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub oldest: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks by reference")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// An [`Input`] as it is recorded: with its documents by their hashes, and without what no decision asks for or what can be
@@ -78,6 +92,9 @@ pub struct Recorded {
     pub rollout: Option<RolloutSeen>,
     /// As in [`Input`], with as many of the nodes' words as a decision repeats.
     pub refusal: Option<Refusal>,
+    /// As in [`Input`].
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub edges: BTreeMap<EdgeId, EdgeSeen>,
     /// As in [`Input`], without its reasons.
     pub recovered: Option<Plan>,
     /// As in [`Input`].
@@ -97,6 +114,7 @@ impl Recorded {
             replication,
             rollout,
             refusal,
+            edges,
             recovered,
             epoch,
         } = input.clone();
@@ -113,6 +131,7 @@ impl Recorded {
             replication,
             rollout,
             refusal: refusal.map(in_few_words),
+            edges,
             recovered: recovered.map(without_reasons),
             epoch,
         }
@@ -131,6 +150,7 @@ impl Recorded {
             replication: self.replication,
             rollout: self.rollout,
             refusal: self.refusal,
+            edges: self.edges,
             recovered: self.recovered,
             epoch: self.epoch,
         }
@@ -218,15 +238,13 @@ pub enum Tampered {
         /// Why.
         problem: String,
     },
-    /// The oldest entries are missing, and there are too few for them to have been pruned.
-    #[error(
-        "the log begins with entry {first} and has {entries}: the newest {KEPT} are kept, so entries were cut off before it"
-    )]
+    /// The oldest entries are missing, and were kept when the newest was written.
+    #[error("the log begins with entry {first}, and entries from {kept} on were kept: entries were cut off before it")]
     Beheaded {
         /// The oldest entry there is.
         first: u64,
-        /// How many there are.
-        entries: u64,
+        /// The oldest that must be there.
+        kept: u64,
     },
     /// Numbers have a gap.
     #[error("entry {found} follows entry {after}: entries are missing, twice there or out of order")]
@@ -258,6 +276,20 @@ pub enum Tampered {
         number: u64,
         /// The document's version.
         version: String,
+    },
+    /// Other rules decided it, and these decide differently: nothing says that it was changed.
+    #[error(
+        "entry {number} was decided by another version ({}; this is {VERSION}), and comes out differently here: {difference}. \
+         Replay it with that version",
+        if version.is_empty() { "unknown" } else { version }
+    )]
+    OtherVersion {
+        /// Which entry.
+        number: u64,
+        /// What decided it.
+        version: String,
+        /// What differs.
+        difference: String,
     },
     /// The same input gives another decision.
     #[error("entry {number} decides differently when it is decided again: {difference}")]
@@ -293,13 +325,15 @@ pub fn verify<'b>(entries: impl IntoIterator<Item = &'b [u8]>, head: Option<&str
         last_hash = Some(hash(bytes));
         read.push(entry);
     }
-    let entries = read.len() as u64;
-    if let (Some(_), Some(first)) = (head, read.first())
-        && first.number > 1
-        && entries < KEPT
-    {
-        let first = first.number;
-        return Err(Tampered::Beheaded { first, entries });
+    if let (Some(_), Some(first), Some(newest)) = (head, read.first(), read.last()) {
+        let kept = match newest.oldest {
+            0 => newest.number.saturating_sub(KEPT - 1).max(1),
+            oldest => oldest,
+        };
+        if first.number > kept {
+            let first = first.number;
+            return Err(Tampered::Beheaded { first, kept });
+        }
     }
     match (head, last_hash) {
         (Some(head), Some(last)) if head != last => Err(Tampered::Head),
@@ -376,9 +410,16 @@ impl Documents {
         let number = entry.number;
         let (topology, policy) = self.documents_of(number, &entry.input)?;
         let outcome = plan(&entry.input.clone().with(topology, policy), entry.at);
-        let differs = |difference: &str| Tampered::Differs {
-            number,
-            difference: difference.to_owned(),
+        let differs = |difference: &str| {
+            let difference = difference.to_owned();
+            match entry.version.as_str() {
+                VERSION => Tampered::Differs { number, difference },
+                version => Tampered::OtherVersion {
+                    number,
+                    version: version.to_owned(),
+                    difference,
+                },
+            }
         };
         let bytes = |value: &Option<Plan>| serde_json::to_vec(value).unwrap_or_default();
         if bytes(&outcome.plan) != bytes(&entry.plan) {

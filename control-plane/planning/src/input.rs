@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
-use topology::{Intent, Moment, NodeId, Plan, PlanNumber, Policy, Reason, ReasonCode, RegionId, Topology};
+use topology::{EdgeId, Intent, Moment, NodeId, Plan, PlanNumber, Policy, Reason, ReasonCode, RegionId, Topology};
 use verdict::Verdict;
 
 use crate::Memory;
@@ -30,6 +30,10 @@ pub struct Input {
     pub rollout: Option<RolloutSeen>,
     /// Which nodes refuse the plan in force, if any does.
     pub refusal: Option<Refusal>,
+    /// What was heard of edges as processes: of those that are lost, and of those that were not heard of just now. Of the
+    /// others there is nothing to decide.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub edges: BTreeMap<EdgeId, EdgeSeen>,
     /// A plan that nodes hold and that is newer than `current`: the store lost it, or was restored from an old copy.
     pub recovered: Option<Plan>,
     /// Fencing token of the leader that asks.
@@ -49,10 +53,21 @@ impl Input {
             replication: BTreeMap::new(),
             rollout: None,
             refusal: None,
+            edges: BTreeMap::new(),
             recovered: None,
             epoch,
         }
     }
+}
+
+/// What was heard of an edge: that it follows plans, or a report of its.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EdgeSeen {
+    /// The last time; when we began to listen, if never.
+    pub heard_at: Moment,
+    /// Since when without a gap as long as makes it lost.
+    pub heard_since: Moment,
 }
 
 /// How far the newest copy of a class of data is behind.

@@ -98,6 +98,7 @@ fn decide(input: &Input, now: Moment) -> Outcome {
     }
     planner.repair_routes();
     planner.say_where_data_is_written();
+    planner.find_lost_edges();
     planner.set_edges();
     planner.set_stacks();
     planner.set_levels();
@@ -543,7 +544,7 @@ impl<'i> Planner<'i> {
         }
     }
 
-    /// Edges are drained while somebody wants it, but never the last one.
+    /// Edges are left out of DNS answers while somebody wants it, but never the last one, and while they are lost.
     fn set_edges(&mut self) {
         let drained: BTreeMap<_, _> = self
             .memory
@@ -553,7 +554,9 @@ impl<'i> Planner<'i> {
                 _ => None,
             })
             .collect();
-        let none_left = self.next.edges.keys().all(|edge| drained.contains_key(edge));
+        let lost = &self.memory.lost_edges;
+        let is_left = |edge: &EdgeId| drained.contains_key(edge) || lost.contains_key(edge);
+        let none_left = self.next.edges.keys().all(is_left);
         let mut changed = Vec::new();
         // An edge that came back by itself and was refused with its plan comes back when automation does.
         let rests = self.memory.taken_back.is_some() && !self.is_asked();
@@ -562,7 +565,7 @@ impl<'i> Planner<'i> {
                 continue;
             }
             // The topology may have lost the edges that were not drained.
-            let wanted = if drained.contains_key(edge) && !none_left {
+            let wanted = if lost.contains_key(edge) || (drained.contains_key(edge) && !none_left) {
                 EdgeState::Drained
             } else {
                 EdgeState::Serving
@@ -573,7 +576,17 @@ impl<'i> Planner<'i> {
             }
         }
         for (edge, state) in changed {
+            let was_lost = self.input.memory.lost_edges.contains_key(&edge);
             let (code, text) = match state {
+                EdgeState::Drained if self.memory.lost_edges.contains_key(&edge) => {
+                    let silence = self.silence(&edge);
+                    let text = format!("{silence}; DNS names it no more until it is heard again. Its sessions stay");
+                    (ReasonCode::EdgeLost, text)
+                }
+                EdgeState::Serving if was_lost => {
+                    let text = format!("{edge} is heard again, and DNS names it again");
+                    (ReasonCode::EdgeReturned, text)
+                }
                 EdgeState::Drained => {
                     let by = drained.get(&edge).map(|it| {
                         let (author, reason, until) = (&it.author, &it.reason, it.expires_at);
@@ -743,7 +756,7 @@ impl<'i> Planner<'i> {
     // Safety rules.
 
     /// See [`automation`].
-    fn automation(&self) -> Option<Reason> {
+    pub(crate) fn automation(&self) -> Option<Reason> {
         let (code, text, until) = self.gate(Ordered::No)?;
         Some(Reason {
             code,

@@ -4,6 +4,7 @@
 //! One task ([`reconcile`]) owns all state and makes all decisions, one at a time; everything else talks to it.
 
 pub mod config;
+mod heard;
 pub mod metrics;
 pub mod nodes;
 pub mod operator;

@@ -1,5 +1,10 @@
 //! What the control plane measures. Names are constants, in one place.
 
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, atomic::AtomicU64},
+};
+
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric},
@@ -11,7 +16,11 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::store::Mirror;
+use tokio::sync::watch;
+use topology::{Moment, ReasonCode, RegionId, RegionState};
+use verdict::Health;
+
+use crate::{nodes::Nodes, reconcile::View, store::Mirror};
 
 /// Generation of the plan in force.
 pub const PLAN_GENERATION: &str = "meridian_control_plane_plan_generation";
@@ -19,6 +28,8 @@ pub const PLAN_GENERATION: &str = "meridian_control_plane_plan_generation";
 pub const REPORTS: &str = "meridian_control_plane_reports";
 /// Reports that did not count, by reason.
 pub const REPORTS_UNWANTED: &str = "meridian_control_plane_reports_unwanted";
+/// How far the clock of a vantage is ahead of ours, in seconds; negative when it is behind.
+pub const CLOCK_AHEAD: &str = "meridian_control_plane_vantage_clock_ahead_seconds";
 /// Decisions, by the code of their reason.
 pub const DECISIONS: &str = "meridian_control_plane_decisions";
 /// Health of every region: 1 for the one that holds.
@@ -38,6 +49,104 @@ pub const STORE_DIVERGENCES: &str = "meridian_control_plane_store_divergences";
 pub const STORE_STALENESS: &str = "meridian_control_plane_store_staleness_seconds";
 /// Times the store went back to an older snapshot.
 pub const STORE_RESTORES: &str = "meridian_control_plane_store_restores";
+
+/// Seconds since which decisions cannot be written; 0 while they can.
+pub const UNWRITTEN: &str = "meridian_control_plane_decisions_unwritten_seconds";
+/// Seconds since the end of the newest tick that was judged.
+pub const JUDGED_AGE: &str = "meridian_control_plane_judged_age_seconds";
+/// Nodes of the topology that do not apply the plan in force.
+pub const NODES_BEHIND: &str = "meridian_control_plane_nodes_behind";
+/// Whether automation is stopped: by a freeze, the policy, or nodes that refused a plan.
+pub const AUTOMATION_STOPPED: &str = "meridian_control_plane_automation_stopped";
+/// Whether an operator's freeze is in force.
+pub const FROZEN: &str = "meridian_control_plane_frozen";
+/// Regions that a rule holds where they are although something else was wanted.
+pub const REGIONS_HELD: &str = "meridian_control_plane_regions_held";
+/// Primaries that are down and still have sessions planned for them.
+pub const REGIONS_DOWN_UNMOVED: &str = "meridian_control_plane_regions_down_and_not_moved";
+/// Edges that DNS does not name because nothing is heard of them.
+pub const EDGES_LOST: &str = "meridian_control_plane_edges_lost";
+
+/// What the newest view says, read whenever somebody asks: the same view that `status` and readiness are made from.
+#[derive(Debug)]
+pub struct ViewMetrics(pub watch::Receiver<Arc<View>>, pub Nodes);
+
+impl Collector for ViewMetrics {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let Self(views, nodes) = self;
+        let (view, now) = (views.borrow().clone(), daemon::clock::now());
+        let (input, progress) = (&view.input, &view.progress);
+        let plan = input.current.as_ref();
+        let since = |at: Moment| now.since(at).as_secs_f64();
+        let applied = plan.map_or(0, |plan| nodes.acknowledged(plan.number()).len());
+        let known = input.topology.edges.len() + input.topology.name_servers.len();
+        let held: BTreeSet<_> = view
+            .report
+            .refused
+            .iter()
+            .filter_map(|reason| reason.region.as_ref())
+            .collect();
+        let takes = |region: &RegionId| {
+            let planned = plan.and_then(|plan| plan.regions.get(region));
+            planned.is_some_and(|it| it.state != RegionState::Evacuated)
+        };
+        let is_down = |region: &RegionId| matches!(input.verdicts.get(region), Some(it) if it.health == Health::Down);
+        let primaries = input.topology.primaries().map(|region| &region.id);
+        let unmoved = primaries.filter(|region| is_down(region) && takes(region)).count();
+        let stopped = planning::automation(input, now);
+        let gauges = [
+            (
+                UNWRITTEN,
+                "seconds since which decisions cannot be written, 0 while they can",
+                progress
+                    .unwritten
+                    .as_ref()
+                    .map(|it| since(it.since))
+                    .unwrap_or_default(),
+            ),
+            (
+                JUDGED_AGE,
+                "seconds since the end of the newest tick that was judged",
+                progress.judged.map(|(tick, _)| since(tick.end())).unwrap_or_default(),
+            ),
+            (
+                NODES_BEHIND,
+                "nodes of the topology that do not apply the plan in force",
+                known.saturating_sub(applied) as f64,
+            ),
+            (
+                AUTOMATION_STOPPED,
+                "1 while a freeze, the policy or nodes that refused a plan stop automation",
+                f64::from(u8::from(stopped.is_some())),
+            ),
+            (
+                FROZEN,
+                "1 while an operator's freeze is in force",
+                f64::from(u8::from(stopped.is_some_and(|it| it.code == ReasonCode::Frozen))),
+            ),
+            (
+                REGIONS_HELD,
+                "regions that a safety rule holds where they are",
+                held.len() as f64,
+            ),
+            (
+                EDGES_LOST,
+                "edges that DNS does not name because nothing is heard of them",
+                input.memory.lost_edges.len() as f64,
+            ),
+            (
+                REGIONS_DOWN_UNMOVED,
+                "primaries that are down and still have sessions planned for them",
+                unmoved as f64,
+            ),
+        ];
+        for (name, help, value) in gauges {
+            let gauge = ConstGauge::new(value);
+            gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
+        }
+        Ok(())
+    }
+}
 
 /// What the copy of the store says of itself, read whenever somebody asks.
 #[derive(Debug)]
@@ -78,6 +187,13 @@ pub struct Label {
     pub kind: String,
 }
 
+/// A vantage.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Vantage {
+    /// Its name.
+    pub vantage: String,
+}
+
 /// A region and one of the healths it may have.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct RegionHealth {
@@ -96,6 +212,8 @@ pub struct Metrics {
     pub reports: Family<Label, Counter>,
     /// [`REPORTS_UNWANTED`].
     pub reports_unwanted: Counter,
+    /// [`CLOCK_AHEAD`].
+    pub clock_ahead: Family<Vantage, Gauge<f64, AtomicU64>>,
     /// [`DECISIONS`].
     pub decisions: Family<Label, Counter>,
     /// [`REGION_HEALTH`].
@@ -124,6 +242,11 @@ impl Metrics {
             REPORTS_UNWANTED,
             "reports too old, too early or malformed",
             metrics.reports_unwanted.clone(),
+        );
+        registry.register(
+            CLOCK_AHEAD,
+            "seconds that the clock of a vantage is ahead of ours",
+            metrics.clock_ahead.clone(),
         );
         registry.register(
             DECISIONS,

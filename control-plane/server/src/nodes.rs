@@ -1,7 +1,10 @@
 //! The nodes that follow plans: who has which plan, since when, and who refused one. Also the service they follow by.
+//!
+//! Nodes are the memory of a store that forgot, and no more than that: a plan that is newer than the store's is taken over
+//! only when we asked for it and more than half of the connected nodes hold it alike ([`Nodes::recovery`]).
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -16,11 +19,17 @@ use topology::{Moment, NodeId, Plan, PlanNumber, Snapshot};
 
 use crate::{
     metrics::Metrics,
-    reconcile::{Request as Wanted, Role, View},
+    reconcile::{Role, View},
+    records,
 };
 
 /// Generations whose acknowledgements are remembered; enough for the history people look at.
 const GENERATIONS_REMEMBERED: usize = 64;
+/// Nodes named to operators as being ahead; a few say it.
+const AHEAD_NAMED: usize = 5;
+/// Different plans that nodes say they hold and the store does not know. There is one after a restore, and a plan takes up to
+/// a megabyte.
+const CLAIMS_MAX: usize = 4;
 /// Updates waiting for one node. Plans replace each other, so two are enough: one under way and the newest.
 const UPDATES_WAITING: usize = 2;
 /// Greatest generation learnt from a node: a plan every millisecond would take thirty years to get there. Whoever holds a
@@ -40,16 +49,73 @@ pub struct Node {
     pub refused: Option<(PlanNumber, String)>,
     /// Connections it has; more than one only while it reconnects.
     pub connections: u32,
+    /// A plan it says it applies that was not published by us, and since when: from another control plane that was
+    /// faster, or from before the store forgot it.
+    pub ahead: Option<(PlanNumber, Moment)>,
 }
 
 /// All nodes that ever followed since the control plane started.
-#[derive(Clone, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Nodes(Arc<Mutex<Registry>>, watch::Sender<u64>);
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Registry {
     nodes: BTreeMap<NodeId, Node>,
+    /// Who acknowledged which of the plans that we published, and when. Other numbers have no place here: they would push
+    /// the real ones out.
     acknowledged: BTreeMap<PlanNumber, BTreeMap<NodeId, Moment>>,
+    /// The newest plan that was published.
+    published: PlanNumber,
+    /// Plans we asked nodes for, by number and hash.
+    claims: BTreeMap<(PlanNumber, String), Claim>,
+}
+
+/// A plan that the store does not know, and who holds it.
+#[derive(Debug)]
+struct Claim {
+    plan: Plan,
+    by: BTreeSet<NodeId>,
+    /// The audit log has another plan under this number.
+    is_refuted: bool,
+}
+
+/// A plan that nodes hold and the store does not know.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Recovery {
+    /// More than half of the connected nodes hold it alike.
+    Proven(Box<Plan>),
+    /// Somebody says so, and that is not enough. The text is for operators.
+    Unproven(String),
+}
+
+impl Registry {
+    fn acknowledge(&mut self, id: &NodeId, number: PlanNumber, now: Moment) {
+        let is_ours = number <= self.published;
+        let Some(node) = self.nodes.get_mut(id) else { return };
+        if !is_ours {
+            if node.ahead.is_none_or(|(ahead, _)| ahead != number) {
+                node.ahead = Some((number, now));
+            }
+            return;
+        }
+        node.ahead = None;
+        if number != node.acknowledged {
+            (node.acknowledged, node.acknowledged_at) = (number, now);
+        }
+        if node.refused.as_ref().is_some_and(|(refused, _)| *refused <= number) {
+            node.refused = None;
+        }
+        if let Some(by) = self.acknowledged.get_mut(&number) {
+            by.entry(id.clone()).or_insert(now);
+        }
+    }
+
+    fn forget_claims_of(&mut self, id: &NodeId) {
+        for claim in self.claims.values_mut() {
+            claim.by.remove(id);
+        }
+        self.claims.retain(|_, claim| !claim.by.is_empty());
+    }
 }
 
 impl Nodes {
@@ -65,46 +131,142 @@ impl Nodes {
             acknowledged_at: Moment::default(),
             refused: None,
             connections: 0,
+            ahead: None,
         });
         node.kind = kind;
         node.connections += 1;
     }
 
     fn disconnected(&self, id: &NodeId) {
-        if let Some(node) = self.registry().nodes.get_mut(id) {
-            node.connections = node.connections.saturating_sub(1);
+        let mut registry = self.registry();
+        let Some(node) = registry.nodes.get_mut(id) else { return };
+        node.connections = node.connections.saturating_sub(1);
+        if node.connections == 0 {
+            node.ahead = None;
+            registry.forget_claims_of(id);
         }
     }
 
-    fn acknowledge(&self, id: &NodeId, number: PlanNumber, now: Moment) {
+    /// Says that a plan is given to nodes from now on. Whoever has it from another control plane acknowledged it already.
+    pub fn published(&self, number: PlanNumber) {
         let mut registry = self.registry();
-        if let Some(node) = registry.nodes.get_mut(id) {
-            if number != node.acknowledged {
-                (node.acknowledged, node.acknowledged_at) = (number, now);
-            }
-            if node.refused.as_ref().is_some_and(|(refused, _)| *refused <= number) {
-                node.refused = None;
-            }
-        }
-        registry
-            .acknowledged
-            .entry(number)
-            .or_default()
-            .entry(id.clone())
-            .or_insert(now);
+        registry.published = registry.published.max(number);
+        registry.acknowledged.entry(number).or_default();
         while registry.acknowledged.len() > GENERATIONS_REMEMBERED {
             registry.acknowledged.pop_first();
         }
-    }
-
-    fn refuse(&self, id: &NodeId, number: PlanNumber, reason: &str) {
-        if let Some(node) = self.registry().nodes.get_mut(id) {
-            node.refused = Some((number, reason.chars().take(200).collect()));
+        let ahead: Vec<_> = registry
+            .nodes
+            .iter()
+            .filter_map(|(id, node)| Some((id.clone(), node.ahead?)))
+            .filter(|(_, (ahead, _))| *ahead <= number)
+            .collect();
+        for (id, (ahead, at)) in ahead {
+            registry.acknowledge(&id, ahead, at);
         }
-        self.1.send_modify(|refusals| *refusals += 1);
+        registry.claims.retain(|(claimed, _), _| *claimed > number);
     }
 
-    /// Changes whenever a node refuses a plan.
+    fn acknowledge(&self, id: &NodeId, number: PlanNumber, now: Moment) {
+        self.registry().acknowledge(id, number, now);
+    }
+
+    /// Takes the word of a node that refuses a plan; whether it is news. Only a plan that was published can be refused,
+    /// and saying it again changes nothing: each decision and each entry of the audit log is one too many.
+    fn refuse(&self, id: &NodeId, number: PlanNumber, reason: &str) -> bool {
+        let mut registry = self.registry();
+        if !registry.acknowledged.contains_key(&number) {
+            return false;
+        }
+        let Some(node) = registry.nodes.get_mut(id) else {
+            return false;
+        };
+        let is_news = node.refused.as_ref().is_none_or(|(refused, _)| *refused != number);
+        if is_news {
+            node.refused = Some((number, reason.chars().take(200).collect()));
+            drop(registry);
+            self.news();
+        }
+        is_news
+    }
+
+    fn news(&self) {
+        self.1.send_modify(|news| *news += 1);
+    }
+
+    /// Takes a plan that we asked a node for.
+    fn claim(&self, id: &NodeId, plan: Plan) {
+        let key = (plan.number(), hash_of(&plan));
+        let mut registry = self.registry();
+        registry.forget_claims_of(id);
+        if registry.claims.len() >= CLAIMS_MAX && !registry.claims.contains_key(&key) {
+            let weakest = registry.claims.iter().min_by_key(|(_, claim)| claim.by.len());
+            let weakest = weakest
+                .map(|(key, _)| key.clone())
+                .filter(|_| registry.claims.len() >= CLAIMS_MAX);
+            if let Some(weakest) = weakest {
+                registry.claims.remove(&weakest);
+            }
+        }
+        let claim = registry.claims.entry(key).or_insert_with(|| Claim {
+            plan,
+            by: BTreeSet::new(),
+            is_refuted: false,
+        });
+        claim.by.insert(id.clone());
+        drop(registry);
+        self.news();
+    }
+
+    /// The audit log has another plan under the number of this one: nobody's word makes it the fleet's.
+    pub fn refute(&self, plan: &Plan) {
+        if let Some(claim) = self.registry().claims.get_mut(&(plan.number(), hash_of(plan))) {
+            claim.is_refuted = true;
+        }
+    }
+
+    /// What nodes hold that is newer than `ours`; none when nobody says that they hold such a plan. A single node may have
+    /// its state from another deployment or from a backup, and more than half of them do not.
+    pub fn recovery(&self, ours: PlanNumber) -> Option<Recovery> {
+        let registry = self.registry();
+        let following = registry.nodes.iter().filter(|(_, node)| node.connections > 0);
+        let connected = following.clone().count();
+        let claims = registry.claims.iter().filter(|((number, _), _)| *number > ours);
+        let best = claims.max_by_key(|(_, claim)| claim.by.len());
+        if let Some((_, claim)) = best
+            && !claim.is_refuted
+            && claim.by.len() * 2 > connected
+        {
+            return Some(Recovery::Proven(Box::new(claim.plan.clone())));
+        }
+        let ahead: Vec<String> = following
+            .filter_map(|(id, node)| Some((id, node.ahead?.0)))
+            .filter(|(_, number)| *number > ours)
+            .map(|(id, number)| format!("{id} plan {number}"))
+            .take(AHEAD_NAMED)
+            .collect();
+        if ahead.is_empty() {
+            return None;
+        }
+        let why_not = match best {
+            Some((_, claim)) if claim.is_refuted => {
+                "the audit log has another plan under that number, so it is not taken over".to_owned()
+            }
+            Some((_, claim)) => format!(
+                "{} of {connected} connected nodes hold the same one, and more than half must before it is taken over",
+                claim.by.len()
+            ),
+            None => "they have not shown it".to_owned(),
+        };
+        Some(Recovery::Unproven(format!(
+            "nodes say that they apply newer plans than plan {ours} of the store ({}): {why_not}. Plan {ours} goes on. If the \
+             store was restored from an old copy, let the other nodes connect; if it was not, the state folder of these nodes \
+             comes from elsewhere: stop them, remove it, start them again",
+            ahead.join(", ")
+        )))
+    }
+
+    /// Changes whenever a node refuses a plan, or shows one that the store does not know.
     pub fn refusals(&self) -> watch::Receiver<u64> {
         self.1.subscribe()
     }
@@ -139,6 +301,14 @@ impl Nodes {
         })
     }
 
+    /// Whether a node follows plans now.
+    pub fn is_connected(&self, id: &str) -> bool {
+        let registry = self.registry();
+        let id = NodeId::new(id).ok();
+        id.and_then(|id| registry.nodes.get(&id).map(|node| node.connections > 0))
+            .unwrap_or_default()
+    }
+
     /// Every node as it is now.
     pub fn all(&self) -> BTreeMap<NodeId, Node> {
         self.registry().nodes.clone()
@@ -148,6 +318,11 @@ impl Nodes {
     pub fn acknowledged(&self, number: PlanNumber) -> BTreeMap<NodeId, Moment> {
         self.registry().acknowledged.get(&number).cloned().unwrap_or_default()
     }
+}
+
+/// What two nodes that hold the same plan have in common.
+fn hash_of(plan: &Plan) -> String {
+    planning::audit::hash(&records::encode(plan))
 }
 
 /// The newest snapshot in the bytes that nodes get, made once for all of them.
@@ -172,8 +347,6 @@ pub struct PlansService {
     pub newest: Newest,
     /// Whether we lead.
     pub views: watch::Receiver<Arc<View>>,
-    /// Where plans go that nodes have and we do not.
-    pub inbox: mpsc::Sender<Wanted>,
     /// Where acknowledgements are kept.
     pub nodes: Nodes,
     /// Counts.
@@ -229,10 +402,10 @@ impl Plans for PlansService {
             id,
             have,
             asked_for: PlanNumber::default(),
+            is_asked: false,
             snapshots: self.snapshots.clone(),
             newest: self.newest.clone(),
             views: self.views.clone(),
-            inbox: self.inbox.clone(),
             nodes: self.nodes.clone(),
             metrics: self.metrics.clone(),
         };
@@ -249,10 +422,11 @@ struct Follower {
     have: PlanNumber,
     /// The newest plan the node was asked to send us.
     asked_for: PlanNumber,
+    /// It was asked, and has not answered.
+    is_asked: bool,
     snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
     newest: Newest,
     views: watch::Receiver<Arc<View>>,
-    inbox: mpsc::Sender<Wanted>,
     nodes: Nodes,
     metrics: Metrics,
 }
@@ -280,7 +454,10 @@ impl Follower {
                     Err(_) => Err(()),
                 },
                 answer = answers.message() => match answer {
-                    Ok(Some(answer)) => self.take(answer).await,
+                    Ok(Some(answer)) => {
+                        self.take(answer);
+                        Ok(())
+                    }
                     Ok(None) | Err(_) => Err(()),
                 },
             };
@@ -309,12 +486,13 @@ impl Follower {
             let ours = view.input.current.as_ref().map(Plan::number).unwrap_or_default();
             (view.role == Role::Leading, ours)
         };
-        let theirs = self.nodes.registry().nodes.get(&self.id).map(|node| node.acknowledged);
+        let theirs = self.nodes.registry().nodes.get(&self.id).and_then(|node| node.ahead);
+        let theirs = theirs.map(|(number, _)| number);
         let Some(theirs) = theirs.filter(|theirs| leading && *theirs > ours && *theirs > self.asked_for) else {
             return Ok(());
         };
         tracing::error!(node = %self.id, %theirs, %ours, "a node has a newer plan than the store; was it restored?");
-        self.asked_for = theirs;
+        (self.asked_for, self.is_asked) = (theirs, true);
         let question = v1::SnapshotUpdate {
             send_yours: true,
             ..Default::default()
@@ -322,7 +500,7 @@ impl Follower {
         updates.send(Ok(question)).await.map_err(|_| ())
     }
 
-    async fn take(&mut self, answer: v1::WatchRequest) -> Result<(), ()> {
+    fn take(&mut self, answer: v1::WatchRequest) {
         match answer.message {
             Some(Message::Ack(ack)) => {
                 // It may be newer than what we sent: nodes listen to every replica.
@@ -334,21 +512,147 @@ impl Follower {
             Some(Message::Nack(nack)) => {
                 self.metrics.refusals.inc();
                 let number = nack.number.map(PlanNumber::from).unwrap_or_default();
-                tracing::warn!(node = %self.id, %number, reason = %nack.reason, "a node refused a plan");
-                self.nodes.refuse(&self.id, number, &nack.reason);
+                if self.nodes.refuse(&self.id, number, &nack.reason) {
+                    tracing::warn!(node = %self.id, %number, reason = %nack.reason, "a node refused a plan");
+                }
+            }
+            Some(Message::Held(_)) if !std::mem::take(&mut self.is_asked) => {
+                tracing::warn!(node = %self.id, "a node sent a plan that it was not asked for; it is ignored");
             }
             Some(Message::Held(held)) => match Snapshot::decode(&held.document, &held.checksum) {
                 Ok(snapshot) if snapshot.plan.generation > GENERATION_LEARNT_MAX => {
                     tracing::warn!(node = %self.id, plan = %snapshot.plan.number(), "no plan has such a number");
                 }
-                Ok(snapshot) => {
-                    let wanted = Wanted::Recover(Box::new(snapshot.plan));
-                    self.inbox.send(wanted).await.map_err(|_| ())?;
-                }
+                Ok(snapshot) => self.nodes.claim(&self.id, snapshot.plan),
                 Err(error) => tracing::warn!(node = %self.id, %error, "what the node holds cannot be used"),
             },
             Some(Message::Hello(_)) | None => tracing::debug!(node = %self.id, "an answer that means nothing"),
         }
-        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use topology::fixtures::three_primaries;
+
+    use super::*;
+
+    fn node(name: &str) -> NodeId {
+        NodeId::new(name).unwrap()
+    }
+
+    fn number(generation: u64) -> PlanNumber {
+        PlanNumber { generation, epoch: 1 }
+    }
+
+    fn plan(generation: u64) -> Plan {
+        let mut plan = three_primaries().plan;
+        (plan.generation, plan.epoch) = (generation, 1);
+        plan
+    }
+
+    /// Three nodes that follow and apply plan 1.
+    fn three() -> Nodes {
+        let nodes = Nodes::default();
+        nodes.published(number(1));
+        for name in ["edge-dub", "edge-iad", "ns1"] {
+            nodes.connected(&node(name), v1::NodeKind::Edge);
+            nodes.acknowledge(&node(name), number(1), Moment(1));
+        }
+        nodes
+    }
+
+    #[test]
+    fn acknowledgements_of_plans_that_never_were_push_no_real_one_out() {
+        let nodes = three();
+        for index in 0..1_000 {
+            nodes.acknowledge(&node("ns1"), number((1 << 50) + index), Moment(2));
+            nodes.acknowledge(
+                &node("ns1"),
+                PlanNumber {
+                    generation: 0,
+                    epoch: index,
+                },
+                Moment(2),
+            );
+        }
+        assert_eq!(nodes.acknowledged(number(1)).len(), 3);
+        nodes.published(number(2));
+        nodes.acknowledge(&node("edge-iad"), number(2), Moment(3));
+        assert_eq!(nodes.acknowledged(number(2)).len(), 1);
+        assert_eq!(nodes.acknowledged(number(1)).len(), 3);
+    }
+
+    #[test]
+    fn whoever_has_a_plan_from_a_faster_control_plane_acknowledged_it() {
+        let nodes = three();
+        nodes.acknowledge(&node("ns1"), number(2), Moment(2));
+        assert_eq!(
+            nodes.all()[&node("ns1")].acknowledged,
+            number(1),
+            "nobody published it here"
+        );
+        nodes.published(number(2));
+        let known = &nodes.all()[&node("ns1")];
+        assert_eq!((known.acknowledged, known.ahead), (number(2), None));
+        assert_eq!(nodes.acknowledged(number(2))[&node("ns1")], Moment(2));
+    }
+
+    #[test]
+    fn a_refusal_is_news_once_and_only_of_a_plan_that_was_published() {
+        let nodes = three();
+        let news = nodes.refusals();
+        assert!(!nodes.refuse(&node("ns1"), number(7), "no such plan"));
+        assert!(nodes.refuse(&node("ns1"), number(1), "cannot read it"));
+        for _ in 0..100 {
+            assert!(!nodes.refuse(&node("ns1"), number(1), "still cannot"));
+        }
+        assert_eq!(*news.borrow(), 1);
+    }
+
+    #[test]
+    fn only_more_than_half_of_the_connected_nodes_bring_back_a_plan() {
+        let nodes = three();
+        assert_eq!(nodes.recovery(number(1)), None);
+        let unproven = |nodes: &Nodes| match nodes.recovery(number(1)) {
+            Some(Recovery::Unproven(text)) => text,
+            other => panic!("{other:?}"),
+        };
+        nodes.acknowledge(&node("ns1"), number(9), Moment(2));
+        assert!(
+            unproven(&nodes).contains("ns1 plan 9@1): they have not shown it"),
+            "{}",
+            unproven(&nodes)
+        );
+        nodes.claim(&node("ns1"), plan(9));
+        nodes.claim(&node("ns1"), plan(9));
+        assert!(
+            unproven(&nodes).contains("1 of 3 connected nodes"),
+            "{}",
+            unproven(&nodes)
+        );
+        // The same number, and another plan.
+        let mut other = plan(9);
+        other.reasons.clear();
+        nodes.acknowledge(&node("edge-iad"), number(9), Moment(2));
+        nodes.claim(&node("edge-iad"), other);
+        assert!(
+            unproven(&nodes).contains("1 of 3 connected nodes"),
+            "{}",
+            unproven(&nodes)
+        );
+        nodes.claim(&node("edge-iad"), plan(9));
+        assert_eq!(nodes.recovery(number(1)), Some(Recovery::Proven(Box::new(plan(9)))));
+        assert_eq!(nodes.recovery(number(9)), None, "it is known by now");
+        nodes.refute(&plan(9));
+        assert!(
+            unproven(&nodes).contains("the audit log has another plan"),
+            "{}",
+            unproven(&nodes)
+        );
+        // Whoever goes takes its word along.
+        nodes.disconnected(&node("edge-iad"));
+        nodes.disconnected(&node("ns1"));
+        assert_eq!(nodes.recovery(number(1)), None);
     }
 }

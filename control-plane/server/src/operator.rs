@@ -15,7 +15,7 @@ use verdict::Health;
 
 use crate::{
     nodes::{Node, Nodes},
-    reconcile::{self, Answer, Applied, Leader, Role, Unanswered, View, outcome_of},
+    reconcile::{self, Answer, Applied, Leader, Progress, Role, Unanswered, Unwritten, View, outcome_of},
     records::{self, Document, DocumentKind},
     store::{Mirror, Store, StoreError},
 };
@@ -84,7 +84,7 @@ impl Operator for OperatorService {
                 .collect(),
             actions: actions
                 .filter(|action| !action.phase.is_final())
-                .map(action_message)
+                .map(|action| self.action_message(&view, action))
                 .collect(),
             leader: if stale.is_none() {
                 self.node.to_string()
@@ -98,6 +98,8 @@ impl Operator for OperatorService {
             epoch: view.input.epoch,
             rollout: rollout.map(|rollout| rollout.version.clone()).unwrap_or_default(),
             rollout_percent: rollout.map_or(0, |rollout| u32::from(rollout.percent)),
+            progress: Some(progress_message(&view, &self.nodes)),
+            unwritten: view.progress.unwritten.as_ref().map(unwritten_message),
         }))
     }
 
@@ -112,7 +114,12 @@ impl Operator for OperatorService {
         let entries = records::newest_audit(self.store.as_ref(), HISTORY_DEFAULT, scanned, |entry| {
             entry.reasons.iter().any(about)
         });
-        let entries = entries.await.map_err(unreadable)?;
+        let entries = match entries.await {
+            Ok(entries) => entries,
+            // Everything else is known without the store, and it is now that people ask.
+            Err(_) if view.progress.unwritten.is_some() => Vec::new(),
+            Err(error) => return Err(unreadable(error)),
+        };
         let waiting = view.report.refused.iter().chain(&view.report.waiting);
         let evidence = view.input.verdicts.get(&region).map(|verdict| verdict.evidence.clone());
         Ok(Response::new(v1::WhyReply {
@@ -123,6 +130,8 @@ impl Operator for OperatorService {
             not_leading: not_leading_text(&view),
             stale_ms: stale.unwrap_or_default(),
             answered_by: self.node.to_string(),
+            progress: Some(progress_message(&view, &self.nodes)),
+            unwritten: view.progress.unwritten.as_ref().map(unwritten_message),
         }))
     }
 
@@ -190,7 +199,10 @@ impl Operator for OperatorService {
             number: number_of(answer.view.input.current.as_ref()),
             outcome: outcome.into(),
             reasons,
-            action: answer.action.as_ref().map(action_message),
+            action: answer
+                .action
+                .as_ref()
+                .map(|action| self.action_message(&answer.view, action)),
         }))
     }
 
@@ -206,7 +218,7 @@ impl Operator for OperatorService {
                     return Err(Status::not_found(text));
                 };
                 if action.phase.is_final() {
-                    return Ok(action_message(action));
+                    return Ok(self.action_message(&view, action));
                 }
                 views.changed().await.map_err(|_| stopping())?;
             }
@@ -218,7 +230,7 @@ impl Operator for OperatorService {
                 let view = self.leading_view()?;
                 let action = view.input.memory.actions.get(&id);
                 let action = action.ok_or_else(|| Status::not_found("it was forgotten while it was waited for"))?;
-                Ok(Response::new(action_message(action)))
+                Ok(Response::new(self.action_message(&view, action)))
             }
         }
     }
@@ -310,8 +322,7 @@ async fn send_audit(
     let gone = |_| Status::cancelled("the reader is gone");
     let item = |item| Ok(v1::AuditItem { item: Some(item) });
     let (head, _) = records::audit_head(store).await.map_err(unreadable)?;
-    let oldest = head.number.saturating_sub(audit::KEPT - 1).max(1);
-    let first = from.max(oldest);
+    let first = from.max(head.oldest());
     let last = match limit {
         0 => head.number,
         limit => head.number.min(first.saturating_add(u64::from(limit) - 1)),
@@ -390,6 +401,16 @@ impl OperatorService {
             Ok(answer) => Ok(answer),
             Err(Unanswered::NotLeading(leader)) => Err(not_leading(&leader)),
             Err(Unanswered::Store(error)) => Err(store_status(&error)),
+        }
+    }
+
+    /// An action, with how many edges apply what it did.
+    fn action_message(&self, view: &View, action: &Action) -> v1::Action {
+        let progress = progress_message(view, &self.nodes);
+        v1::Action {
+            edges: progress.edges,
+            edges_acknowledged: progress.edges_acknowledged,
+            ..action_message(action)
         }
     }
 
@@ -493,6 +514,7 @@ fn store_status(error: &StoreError) -> Status {
         StoreError::NoSpace(_) => Status::resource_exhausted(text),
         StoreError::TooLarge { .. } | StoreError::TransactionTooLarge { .. } => Status::invalid_argument(text),
         StoreError::Conflict { .. } => Status::aborted(text),
+        StoreError::Unreadable { .. } => Status::data_loss(text),
         StoreError::Unavailable { .. } | StoreError::Failed(_) => Status::unavailable(text),
     }
 }
@@ -621,6 +643,47 @@ fn action_message(action: &Action) -> v1::Action {
         expires_at_ms: if standing { action.intent.expires_at } else { Moment(0) }.0,
         approved_by: action.approved_by.clone().unwrap_or_default(),
         text: action.text.clone(),
+        ..Default::default()
+    }
+}
+
+fn progress_message(view: &View, nodes: &Nodes) -> v1::Progress {
+    let Progress {
+        judged,
+        decided_at,
+        store_took_at,
+        published,
+        unwritten: _,
+    } = &view.progress;
+    let at = |moment: &Option<Moment>| moment.map_or(0, |moment| moment.0);
+    let plan = view.input.current.as_ref();
+    let topology = &view.input.topology;
+    let applied = plan.map(|plan| nodes.acknowledged(plan.number())).unwrap_or_default();
+    let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    let is_edge = |id: &topology::NodeId| topology.edges.keys().any(|edge| edge.as_str() == id.as_str());
+    v1::Progress {
+        judged_tick_end_ms: judged.map_or(0, |(tick, _)| tick.end().0),
+        judged_at_ms: judged.map_or(0, |(_, at)| at.0),
+        decided_at_ms: at(decided_at),
+        committed: number_of(plan),
+        committed_at_ms: plan.map_or(0, |plan| plan.created_at.0),
+        store_took_at_ms: at(store_took_at),
+        published: published.map(|(number, _)| number.into()),
+        published_at_ms: published.map_or(0, |(_, at)| at.0),
+        nodes: count(topology.edges.len() + topology.name_servers.len()),
+        nodes_acknowledged: count(applied.len()),
+        edges: count(topology.edges.len()),
+        edges_acknowledged: count(applied.keys().filter(|id| is_edge(id)).count()),
+        acknowledged_at_ms: applied.values().max().map_or(0, |at| at.0),
+    }
+}
+
+fn unwritten_message(unwritten: &Unwritten) -> v1::Unwritten {
+    v1::Unwritten {
+        since_ms: unwritten.since.0,
+        error: unwritten.error.to_string(),
+        remedy: unwritten.remedy().to_owned(),
+        pending: unwritten.pending.iter().map(Into::into).collect(),
     }
 }
 
@@ -677,9 +740,16 @@ fn edges(view: &View) -> Vec<v1::EdgeStatus> {
         .as_ref()
         .map(|plan| plan.edges.clone())
         .unwrap_or_default();
+    let lost = &view.input.memory.lost_edges;
+    let state = |edge: &topology::EdgeId| match states.get(edge) {
+        Some(_) if lost.contains_key(edge) => "lost".to_owned(),
+        state => state.map(ToString::to_string).unwrap_or_default(),
+    };
     let edge = |edge: &topology::Edge| v1::EdgeStatus {
+        heard_at_ms: view.edges.get(&edge.id).map_or(0, |seen| seen.heard_at.0),
+        lost_since_ms: lost.get(&edge.id).map_or(0, |since| since.0),
         edge: edge.id.to_string(),
-        state: states.get(&edge.id).map(ToString::to_string).unwrap_or_default(),
+        state: state(&edge.id),
         addresses: edge.addresses.iter().map(ToString::to_string).collect(),
         port: u32::from(edge.port),
     };

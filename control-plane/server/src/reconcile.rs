@@ -2,37 +2,40 @@
 //! as much as the leader; one leads, decides and writes; the others publish what it wrote.
 //!
 //! The leader re-reads nothing it wrote itself, and everything when it takes over or when the outcome of a write is unknown.
-//! A store that fails never ends the task: nodes keep the plan they have, and deciding goes on when the store is back.
+//! A store that fails never ends the task, and never stops it from looking: ticks are judged and the view is published while
+//! the store is waited for, and the view says that decisions cannot be written. Nodes keep the plan they have, and deciding
+//! goes on when the store is back.
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    convert::Infallible,
     mem::take,
     sync::Arc,
     time::Duration,
 };
 
-use planning::{Action, Input, Outcome, Phase, Report, audit, next_wake, plan};
+use planning::{Action, EdgeSeen, Input, Outcome, Phase, Report, audit, next_wake, plan};
 use tokio::{
     sync::{mpsc, oneshot, watch},
+    task::JoinSet,
     time::{Instant, sleep},
 };
 use tokio_util::sync::CancellationToken;
 use topology::{
-    EdgeId, Intent, IntentKind, Moment, NodeId, Plan, Policy, Reason, ReasonCode, RegionId, RegionPlan, RegionState,
-    Rule, Snapshot, Tick, Topology, snapshot::SNAPSHOT_SCHEMA,
+    EdgeId, Intent, IntentKind, Moment, NodeId, Plan, PlanNumber, Policy, Reason, ReasonCode, RegionId, RegionPlan,
+    RegionState, Rule, Snapshot, Tick, Topology, snapshot::SNAPSHOT_SCHEMA,
 };
-use verdict::{Before, Health, TickReport, Windows, judge};
+use verdict::{Before, Clocks, Health, Rounds, TickReport, Unwanted, Watch};
 
 use crate::{
-    metrics::{Label, Metrics, RegionHealth},
-    nodes::Nodes,
-    records::{self, AuditHead, Document, DocumentKind, RecordError, State},
+    heard::{self, Heard},
+    metrics::{Label, Metrics, RegionHealth, Vantage},
+    nodes::{Nodes, Recovery},
+    records::{self, AuditHead, Document, DocumentKind, RecordError, State, Stored},
     sightings::Sightings,
     store::{self, Candidate, Lead, LeaderRecord, Listing, Store, StoreError, Transaction},
 };
 
-/// How long after a tick's end its reports are waited for. Nodes report within milliseconds; the rest is their clocks.
-const GRACE: Duration = Duration::from_millis(1_000);
 /// Requests and reports waiting to be taken: a burst of every edge of a large fleet.
 pub const INBOX_LENGTH: usize = 2_048;
 /// Wait before the store is tried again.
@@ -41,11 +44,26 @@ const STORE_RETRY: Duration = Duration::from_millis(500);
 const RECENT_KEPT: usize = 16;
 /// How often followers look who leads.
 const LEADER_LOOK: Duration = Duration::from_secs(1);
+/// How often the leader asks the store whether it takes writes. A quiet world writes nothing for days: without asking, a
+/// full store would be found in the moment a region dies.
+const STORE_LOOK: Duration = Duration::from_secs(5);
+/// How often a replica that cannot read what the store holds tries again.
+const UNREADABLE_RETRY: Duration = Duration::from_secs(2);
+/// How long a new leader lets nodes connect before it believes the majority of them about a plan that its store does not
+/// know: the first of a fleet to come back must not speak for all.
+const NODES_SETTLE: Duration = Duration::from_secs(5);
+/// Audit entries looked through for a plan that nodes hold: it is among the newest of a store that has it.
+const RECOVERY_SCANNED: u64 = 300;
+/// How long requests wait for a store that is ill before they are declined: most troubles are an election of etcd's, and
+/// whoever asks waits for five seconds.
+const DECLINED_AFTER: Duration = Duration::from_secs(2);
+/// Requests kept while one commit is under way. It takes milliseconds, and some seconds when the store is ill.
+const KEPT_MAX: usize = 256;
 
 /// What the task is asked to do.
 pub enum Request {
     /// Take a vantage's report.
-    Observe(TickReport),
+    Observe(Arrival),
     /// Carry out what an operator asks, and say what came of it.
     Ask {
         /// What.
@@ -68,8 +86,27 @@ pub enum Request {
         /// Where the answer goes.
         reply: oneshot::Sender<Result<Applied, Unanswered>>,
     },
-    /// A node holds a plan that is newer than ours.
-    Recover(Box<Plan>),
+}
+
+/// A report as it came.
+pub struct Arrival {
+    /// What it says.
+    pub report: TickReport,
+    /// How far the clock of the vantage is ahead of ours, in milliseconds, where it told its time.
+    pub ahead_ms: Option<i64>,
+    /// Where the answer goes: why the report does not count, or none when it does.
+    pub reply: Option<oneshot::Sender<Option<Unwanted>>>,
+}
+
+impl From<TickReport> for Arrival {
+    /// A report of our own.
+    fn from(report: TickReport) -> Self {
+        Self {
+            report,
+            ahead_ms: None,
+            reply: None,
+        }
+    }
 }
 
 /// Why a request got no answer.
@@ -120,6 +157,73 @@ pub struct View {
     pub policy: Document,
     /// Whether we lead, and who does.
     pub role: Role,
+    /// How far the clocks of the vantages are from ours.
+    pub clocks: Clocks,
+    /// How far deciding got, and what stops it.
+    pub progress: Progress,
+    /// What was heard of every edge as a process.
+    pub edges: BTreeMap<EdgeId, EdgeSeen>,
+}
+
+/// How far each step of deciding got. Status, readiness and metrics read nothing else, so that they cannot contradict each
+/// other; a step that never happened has no time.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Progress {
+    /// The newest tick that was judged, and when.
+    pub judged: Option<(Tick, Moment)>,
+    /// When we last decided, also when the decision was that nothing changes. Only a leader decides.
+    pub decided_at: Option<Moment>,
+    /// When the store last took a write of ours, or said that it takes writes.
+    pub store_took_at: Option<Moment>,
+    /// The plan that nodes are given, and since when.
+    pub published: Option<(PlanNumber, Moment)>,
+    /// What keeps decisions from being written; none while nothing does.
+    pub unwritten: Option<Unwritten>,
+}
+
+/// Decisions cannot be written, or what was written cannot be read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Unwritten {
+    /// Since when.
+    pub since: Moment,
+    /// What the store said.
+    pub error: StoreError,
+    /// What was decided and is not in force because of it.
+    pub pending: Vec<Reason>,
+    /// A decision waits for the store: only a commit shows that it is well again.
+    pub is_retried: bool,
+}
+
+impl Unwritten {
+    /// What an operator can do about it.
+    pub fn remedy(&self) -> &'static str {
+        match self.error {
+            StoreError::NoSpace(_) => "make room in the store as the error says; deciding goes on by itself then",
+            StoreError::Unavailable { .. } | StoreError::Conflict { .. } => {
+                "check the members of the store and the network to them; deciding goes on by itself when a quorum answers"
+            }
+            StoreError::TooLarge { .. } | StoreError::TransactionTooLarge { .. } => {
+                "apply a smaller topology or policy document"
+            }
+            StoreError::Unreadable { .. } => {
+                "start the version of Meridian that wrote it, or a later one, on this control plane"
+            }
+            StoreError::Failed(_) => "look at the log of this control plane and at the disk of the store",
+        }
+    }
+}
+
+impl View {
+    /// Why this control plane must not be relied on for decisions; none when it decides, or when another one may.
+    pub fn why_not_deciding(&self) -> Option<String> {
+        let unwritten = self.progress.unwritten.as_ref()?;
+        let since = unwritten.since;
+        Some(format!(
+            "decisions cannot be written since {since:#} UTC: {}; {}",
+            unwritten.error,
+            unwritten.remedy()
+        ))
+    }
 }
 
 /// Who leads.
@@ -143,6 +247,9 @@ pub enum Leader {
     /// The store could not be asked; without it nobody is elected.
     #[error("no control plane is known to lead: {0}")]
     Unknown(StoreError),
+    /// Nobody, and this control plane does not stand for election: it could not read what is in force.
+    #[error("no control plane leads right now, and this one does not stand for election: {0}")]
+    Unfit(StoreError),
 }
 
 impl From<Result<Option<LeaderRecord>, StoreError>> for Leader {
@@ -172,13 +279,17 @@ pub struct Reconciler {
     store: Arc<dyn Store>,
     nodes: Nodes,
     metrics: Metrics,
-    windows: Windows,
+    rounds: Rounds,
+    clocks: Clocks,
+    /// The monotonic clock that rounds are closed by begins here.
+    started: Instant,
     sightings: Sightings,
-    /// Newest tick that was judged.
-    judged: Tick,
+    heard: Heard,
     input: Input,
     documents: (Document, Document),
     audit: AuditHead,
+    /// Bytes of the newest entry: what the next one is about to take.
+    entry_bytes: usize,
     /// By what the store's newest plan, memory and audit head were written: whatever else wrote them has the word.
     revisions: Revisions,
     /// The plans of this term, newest last: what nodes that refuse one can go back to.
@@ -186,6 +297,15 @@ pub struct Reconciler {
     last_refused: Vec<Reason>,
     last_report: Report,
     role: Role,
+    progress: Progress,
+    /// Requests that came while a commit was under way.
+    kept: VecDeque<Request>,
+    /// A tick was judged and not decided on yet.
+    is_undecided: bool,
+    /// From when on what nodes hold may be taken over.
+    settled_at: Instant,
+    /// Nodes say that they hold a newer plan, and that is not proven.
+    unproven: Option<String>,
     snapshots: watch::Sender<Option<Arc<Snapshot>>>,
     views: watch::Sender<Arc<View>>,
 }
@@ -204,6 +324,24 @@ enum Ended {
     Stopped,
     /// The lead was lost.
     Lost,
+    /// What the store holds cannot be read by this version; another replica may be able to.
+    Unreadable,
+}
+
+/// A term as leader, and what goes on beside it.
+struct Term<'t> {
+    lead: &'t Lead,
+    inbox: &'t mut mpsc::Receiver<Request>,
+    stop: &'t CancellationToken,
+}
+
+/// What becomes of requests while the store is waited for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Requests {
+    /// A commit is under way: they have their turn after it.
+    Wait,
+    /// What is in force is read again. Whoever asks waits for a moment, and is then told that nothing can be written.
+    AreDeclined,
 }
 
 impl Reconciler {
@@ -231,23 +369,34 @@ impl Reconciler {
             topology: documents.0.clone(),
             policy: documents.1.clone(),
             role: role.clone(),
+            clocks: Clocks::default(),
+            progress: Progress::default(),
+            edges: BTreeMap::new(),
         };
         Ok(Self {
             settings,
             store,
             nodes,
             metrics,
-            windows: Windows::default(),
+            rounds: Rounds::default(),
+            clocks: Clocks::default(),
+            started: Instant::now(),
             sightings: Sightings::default(),
-            judged: Tick(0),
+            heard: Heard::since(daemon::clock::now()),
             input,
             documents,
             audit: AuditHead::default(),
+            entry_bytes: 0,
             revisions: Revisions::default(),
             recent: VecDeque::new(),
             last_refused: Vec::new(),
             last_report: Report::default(),
             role,
+            progress: Progress::default(),
+            kept: VecDeque::new(),
+            is_undecided: false,
+            settled_at: Instant::now(),
+            unproven: None,
             snapshots: watch::Sender::new(None),
             views: watch::Sender::new(Arc::new(view)),
         })
@@ -275,10 +424,21 @@ impl Reconciler {
                 return Ok(());
             };
             tracing::info!(epoch = lead.epoch(), "leading");
-            let ended = self.lead(&lead, &mut inbox, &stop).await;
+            let term = Term {
+                lead: &lead,
+                inbox: &mut inbox,
+                stop: &stop,
+            };
+            let Err(ended) = self.lead(term).await;
             // First of all nobody is told any more that we lead: a store that is away takes seconds to resign at.
             self.role = Role::Following(Leader::Nobody);
             self.metrics.leading.set(0);
+            for request in take(&mut self.kept) {
+                self.decline(request);
+            }
+            if !matches!(ended, Ended::Unreadable) {
+                self.progress.unwritten = None;
+            }
             self.publish_view();
             // Successors need not wait for the lease to run out; if the store does not hear of it, they wait.
             if let Err(error) = lead.resign().await {
@@ -287,6 +447,10 @@ impl Reconciler {
             match ended {
                 Ended::Stopped => return Ok(()),
                 Ended::Lost => tracing::warn!(epoch = lead.epoch(), "the lead was lost; following"),
+                Ended::Unreadable => tracing::error!(
+                    epoch = lead.epoch(),
+                    "resigned: what the store holds cannot be read; another control plane may be able to"
+                ),
             }
         }
     }
@@ -299,8 +463,21 @@ impl Reconciler {
         stop: &CancellationToken,
     ) -> Option<Lead> {
         let (store, candidate) = (self.store.clone(), self.settings.candidate.clone());
+        let known = self
+            .progress
+            .unwritten
+            .as_ref()
+            .map(|unwritten| unwritten.error.clone());
+        let (unreadable, mut unfit) = watch::channel(known);
         let mut campaign = std::pin::pin!(async move {
             loop {
+                // Whoever cannot read what is in force cannot decide: it would take the lead from one that can.
+                if let Err(error @ RecordError::Unreadable { .. }) = records::read(store.as_ref()).await {
+                    unreadable.send_replace(Some(error.into()));
+                    sleep(UNREADABLE_RETRY).await;
+                    continue;
+                }
+                unreadable.send_if_modified(|unreadable| unreadable.take().is_some());
                 match store.campaign(&candidate).await {
                     Ok(lead) => return lead,
                     Err(error) => tracing::warn!(%error, "cannot stand for election; trying again"),
@@ -331,10 +508,8 @@ impl Reconciler {
                     self.mirror(&listing);
                 }
                 () = &mut look => {}
-                Ok(()) = leader.changed() => {
-                    let leader = leader.borrow_and_update().clone();
-                    self.follows(leader);
-                }
+                Ok(()) = leader.changed() => self.follows(&leader.borrow_and_update().clone(), &unfit.borrow().clone()),
+                Ok(()) = unfit.changed() => self.follows(&leader.borrow().clone(), &unfit.borrow_and_update().clone()),
                 request = inbox.recv() => self.decline(request?),
                 () = sleep(wait) => {}
             }
@@ -350,6 +525,7 @@ impl Reconciler {
                 self.publish_view();
             }
             Ok(None) => {}
+            // Shown as well: whoever stands for election finds it too.
             Err(error) => tracing::error!(%error, "what the store holds cannot be followed"),
         }
     }
@@ -372,114 +548,254 @@ impl Reconciler {
         (self.documents.1, self.input.policy) = policy;
     }
 
-    fn follows(&mut self, leader: Leader) {
-        let role = Role::Following(leader);
+    /// Who leads, and why we could not.
+    fn follows(&mut self, leader: &Leader, unfit: &Option<StoreError>) {
+        match unfit {
+            Some(error) => self.cannot_write(error.clone(), Vec::new(), true),
+            None => self.can_write(),
+        }
+        let role = Role::Following(match (leader, unfit) {
+            (Leader::Nobody, Some(error)) => Leader::Unfit(error.clone()),
+            (leader, _) => leader.clone(),
+        });
         if self.role != role {
             self.role = role;
             self.publish_view();
         }
     }
 
+    /// Decisions cannot be written. Said in the log once, and shown until it is over.
+    fn cannot_write(&mut self, error: StoreError, pending: Vec<Reason>, is_retried: bool) {
+        let known = self.progress.unwritten.as_ref();
+        let is_news = known.is_none_or(|known| std::mem::discriminant(&known.error) != std::mem::discriminant(&error));
+        if is_news {
+            tracing::error!(%error, "decisions cannot be written; nodes keep the plan they have");
+        } else {
+            tracing::debug!(%error, "decisions still cannot be written");
+        }
+        self.progress.unwritten = Some(Unwritten {
+            since: known.map_or_else(daemon::clock::now, |known| known.since),
+            is_retried: is_retried || known.is_some_and(|known| known.is_retried),
+            error,
+            pending,
+        });
+        self.publish_view();
+    }
+
+    fn can_write(&mut self) {
+        if let Some(unwritten) = self.progress.unwritten.take() {
+            tracing::info!(since = %unwritten.since, "decisions can be written again");
+            self.publish_view();
+        }
+    }
+
+    /// What the store says of itself while we lead.
+    fn take_health(&mut self, health: Result<(), StoreError>) {
+        let waits = |unwritten: &Unwritten| unwritten.is_retried;
+        match health {
+            Ok(()) => {
+                self.progress.store_took_at = Some(daemon::clock::now());
+                if !self.progress.unwritten.as_ref().is_some_and(waits) {
+                    self.can_write();
+                }
+            }
+            Err(error) => {
+                let pending = self.progress.unwritten.as_mut().map(|it| take(&mut it.pending));
+                self.cannot_write(error, pending.unwrap_or_default(), false);
+            }
+        }
+    }
+
     /// What a follower does with requests: reports it takes like a leader, the rest is for the leader.
     fn decline(&mut self, request: Request) {
-        let leader = match &self.role {
-            Role::Following(leader) => leader.clone(),
-            Role::Leading => Leader::Nobody,
+        let not_leading = match (&self.role, &self.progress.unwritten) {
+            (Role::Following(leader), _) => Unanswered::NotLeading(leader.clone()),
+            (Role::Leading, Some(unwritten)) => Unanswered::Store(unwritten.error.clone().with_nothing_written()),
+            (Role::Leading, None) => Unanswered::NotLeading(Leader::Nobody),
         };
-        let not_leading = Unanswered::NotLeading(leader);
         // Whoever asked may have gone.
         match request {
             Request::Observe(report) => self.observe(report),
             Request::Ask { reply, .. } | Request::Rehearse(reply) => drop(reply.send(Err(not_leading))),
             Request::Apply { reply, .. } => drop(reply.send(Err(not_leading))),
-            Request::Recover(_) => {}
         }
     }
 
     /// Leads until the lead is lost or the process stops.
-    async fn lead(&mut self, lead: &Lead, inbox: &mut mpsc::Receiver<Request>, stop: &CancellationToken) -> Ended {
-        let lost = lead.lost();
-        let mut lost = std::pin::pin!(lost);
-        self.input.epoch = lead.epoch();
-        // Deciding needs what is in force; without it the lead is worth nothing, and somebody else may do better.
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return Ended::Stopped,
-                () = &mut lost => return Ended::Lost,
-                read = self.read_state() => match read {
-                    Ok(()) => break,
-                    Err(error) => {
-                        tracing::warn!(%error, "cannot read what is in force; trying again");
-                        sleep(STORE_RETRY).await;
-                    }
-                }
-            }
-        }
+    async fn lead(&mut self, mut term: Term<'_>) -> Result<Infallible, Ended> {
+        self.input.epoch = term.lead.epoch();
+        self.read_state(&mut term).await?;
         self.role = Role::Leading;
+        self.settled_at = Instant::now() + NODES_SETTLE;
         self.recent = self.input.current.clone().into_iter().collect();
         self.metrics.leading.set(1);
         let mut refusals = self.nodes.refusals();
+        // Ends when it is dropped, with this term.
+        let mut asking = JoinSet::new();
+        let (health, mut said) = watch::channel(Ok(()));
+        asking.spawn(ask_for_health(self.store.clone(), health));
         let mut due = Instant::now();
         loop {
             let now = daemon::clock::now();
-            if self.judge_if_due(now) || Instant::now() >= due {
-                let decided = tokio::select! {
-                    biased;
-                    () = &mut lost => return Ended::Lost,
-                    decided = self.decide(lead, now) => decided,
-                };
-                due = match decided {
+            let is_undecided = take(&mut self.is_undecided);
+            if self.judge_if_due(now) || is_undecided || Instant::now() >= due {
+                due = match self.decide(&mut term, now).await? {
                     Ok(()) => Instant::now() + self.until_due(now),
-                    Err(error) if self.recover_from(lead, &error).await => Instant::now() + STORE_RETRY,
-                    Err(_) => return Ended::Lost,
+                    Err(error) => {
+                        self.recover_from(&mut term, &error).await?;
+                        Instant::now() + STORE_RETRY
+                    }
                 };
             }
-            tokio::select! {
-                () = stop.cancelled() => return Ended::Stopped,
-                () = &mut lost => return Ended::Lost,
-                Ok(()) = refusals.changed() => due = Instant::now(),
-                request = inbox.recv() => {
-                    let Some(request) = request else { return Ended::Stopped };
-                    if let Err(error) = self.take(lead, request).await
-                        && !self.recover_from(lead, &error).await
-                    {
-                        return Ended::Lost;
+            let request = match self.kept.pop_front() {
+                Some(request) => request,
+                None => tokio::select! {
+                    () = term.stop.cancelled() => return Err(Ended::Stopped),
+                    () = term.lead.lost() => return Err(Ended::Lost),
+                    Ok(()) = refusals.changed() => {
+                        due = Instant::now();
+                        continue;
                     }
-                    // A request may have begun what has an end of its own.
-                    due = due.min(Instant::now() + self.until_due(daemon::clock::now()));
+                    Ok(()) = said.changed() => {
+                        let health = said.borrow_and_update().clone();
+                        self.take_health(health);
+                        continue;
+                    }
+                    request = term.inbox.recv() => request.ok_or(Ended::Stopped)?,
+                    () = tokio::time::sleep_until(due) => continue,
+                },
+            };
+            if let Err(error) = self.take(&mut term, request).await? {
+                self.recover_from(&mut term, &error).await?;
+            }
+            // A request may have begun what has an end of its own.
+            due = due.min(Instant::now() + self.until_due(daemon::clock::now()));
+        }
+    }
+
+    /// Waits for the store while ticks are judged, reports are taken and the view is published: the store may take its
+    /// time, the world does not. Ends early when the lead does; what is not awaited to its end then may be written or not.
+    async fn meanwhile<T>(
+        &mut self,
+        term: &mut Term<'_>,
+        requests: Requests,
+        work: impl Future<Output = T>,
+    ) -> Result<T, Ended> {
+        let mut work = std::pin::pin!(work);
+        loop {
+            let now = daemon::clock::now();
+            if self.judge_if_due(now) {
+                self.is_undecided = true;
+                if requests == Requests::AreDeclined {
+                    self.say_what_would_be_decided(now);
                 }
-                () = tokio::time::sleep_until(due) => {}
+                self.publish_view();
+            }
+            let wait = self.next_judgement(now).since(now).max(Duration::from_millis(5));
+            let ill_since = self.progress.unwritten.as_ref().map(|unwritten| unwritten.since);
+            let is_long = ill_since.is_some_and(|since| now.since(since) >= DECLINED_AFTER);
+            let (declines, wait) = match requests {
+                Requests::Wait => (false, wait),
+                Requests::AreDeclined => (is_long || self.role != Role::Leading, wait.min(DECLINED_AFTER)),
+            };
+            if declines {
+                for request in take(&mut self.kept) {
+                    self.decline(request);
+                }
+            }
+            tokio::select! {
+                biased;
+                () = term.lead.lost() => return Err(Ended::Lost),
+                done = &mut work => return Ok(done),
+                // A commit under way is awaited: whoever asked wants to know what came of it.
+                () = term.stop.cancelled(), if requests == Requests::AreDeclined => return Err(Ended::Stopped),
+                request = term.inbox.recv(), if self.kept.len() < KEPT_MAX => {
+                    let Some(request) = self.answer_without_store(request.ok_or(Ended::Stopped)?, now) else { continue };
+                    if declines {
+                        self.decline(request);
+                    } else {
+                        self.kept.push_back(request);
+                    }
+                }
+                () = sleep(wait) => {}
             }
         }
     }
 
-    /// After a store error: whether we still lead. What was written is read again, since it may have been written or not.
-    async fn recover_from(&mut self, lead: &Lead, error: &StoreError) -> bool {
-        if is_fenced_off(lead, error) {
+    /// Takes reports, and answers whoever only wants to know what would be decided; gives back what must be written.
+    fn answer_without_store(&mut self, request: Request, now: Moment) -> Option<Request> {
+        match request {
+            Request::Observe(report) => self.observe(report),
+            Request::Rehearse(reply) if self.role == Role::Leading => {
+                let outcome = plan(&self.fresh_input(), now);
+                drop(reply.send(Ok(self.answer(None, outcome, self.input.topology.clone()))));
+            }
+            Request::Ask {
+                intent,
+                dry_run: true,
+                reply,
+            } if self.role == Role::Leading => {
+                let id = intent.id.clone();
+                let outcome = plan(&self.input_with(intent, now), now);
+                drop(reply.send(Ok(self.answer(Some(&id), outcome, self.input.topology.clone()))));
+            }
+            other => return Some(other),
+        }
+        None
+    }
+
+    /// While nothing can be written, people are shown what would be.
+    fn say_what_would_be_decided(&mut self, now: Moment) {
+        if self.role != Role::Leading {
+            return;
+        }
+        let report = plan(&self.fresh_input(), now).report;
+        self.progress.decided_at = Some(now);
+        if let Some(unwritten) = &mut self.progress.unwritten {
+            unwritten.pending.clone_from(&report.changed);
+        }
+        self.last_report = report;
+    }
+
+    /// After a store error: reads again what is in force, since what was written may have been written or not. Ends when
+    /// it was read, or when we lead no more.
+    async fn recover_from(&mut self, term: &mut Term<'_>, error: &StoreError) -> Result<(), Ended> {
+        if is_fenced_off(term.lead, error) {
             tracing::warn!(%error, "somebody else leads");
-            return false;
+            return Err(Ended::Lost);
         }
         self.metrics.store_errors.inc();
-        tracing::error!(%error, "the decision was not written; nodes keep the plan they have");
-        while lead.is_valid() {
-            tokio::select! {
-                () = lead.lost() => return false,
-                read = self.read_state() => match read {
-                    Ok(()) => return true,
-                    Err(error) => tracing::warn!(%error, "cannot read what is in force; trying again"),
+        self.read_state(term).await
+    }
+
+    /// Reads what is in force until it can be read.
+    async fn read_state(&mut self, term: &mut Term<'_>) -> Result<(), Ended> {
+        loop {
+            let store = self.store.clone();
+            let read = async move { records::read(store.as_ref()).await };
+            match self.meanwhile(term, Requests::AreDeclined, read).await? {
+                Ok(stored) => {
+                    self.take_over(stored);
+                    return Ok(());
+                }
+                Err(error @ RecordError::Unreadable { .. }) => {
+                    self.cannot_write(error.into(), Vec::new(), true);
+                    return Err(Ended::Unreadable);
+                }
+                Err(RecordError::Store(error)) => {
+                    let pending = self.progress.unwritten.as_mut().map(|it| take(&mut it.pending));
+                    self.cannot_write(error, pending.unwrap_or_default(), true);
                 }
             }
-            sleep(STORE_RETRY).await;
+            self.meanwhile(term, Requests::AreDeclined, sleep(STORE_RETRY)).await?;
         }
-        false
     }
 
     /// What is in force, read anew. Before anything is, or after it was lost, what we have stays: the documents we were
     /// started with, or what was in force last.
-    async fn read_state(&mut self) -> Result<(), RecordError> {
-        let listing = self.store.list(records::STATE).await?;
-        let audit = records::audit_head(self.store.as_ref()).await?;
-        match records::state(&listing)? {
+    fn take_over(&mut self, stored: Stored) {
+        let Stored { state, audit } = stored;
+        match state {
             Some(state) => {
                 for (stored, own) in [
                     (&state.topology.0, &self.settings.topology),
@@ -501,53 +817,45 @@ impl Reconciler {
         }
         (self.audit, self.revisions.audit) = audit;
         self.publish_snapshot();
-        Ok(())
     }
 
+    /// When there is something to look at again, though nothing is reported: a tick ends, or a round has waited for long
+    /// enough.
     fn next_judgement(&self, now: Moment) -> Moment {
-        let pending = self.judged < now.tick().back(1);
-        if pending {
-            now.tick().start() + GRACE
-        } else {
-            now.tick().end() + GRACE
-        }
+        let end = now.tick().end();
+        let wake = self.rounds.wakes_at();
+        wake.map_or(end, |wake| end.min(now + wake.saturating_sub(self.started.elapsed())))
     }
 
     /// How long until a tick is to be judged, or the decision may change by itself.
     fn until_due(&self, now: Moment) -> Duration {
         let close = self.next_judgement(now);
         let due = next_wake(&self.input, now).map_or(close, |wake| wake.min(close));
-        due.since(now).max(Duration::from_millis(5))
+        let mut wait = due.since(now);
+        let settles = self.settled_at.saturating_duration_since(Instant::now());
+        if !settles.is_zero() && self.nodes.recovery(self.number()).is_some() {
+            wait = wait.min(settles);
+        }
+        wait.max(Duration::from_millis(5))
     }
 
-    /// Judges the newest closed tick once all vantages reported on it, or when they had their time; whether it did.
+    /// Judges the newest round that is complete or has waited for long enough ([`Rounds`]); whether one was.
     fn judge_if_due(&mut self, now: Moment) -> bool {
-        let last_closed = now.tick().back(1);
-        if last_closed.0 + 1 < self.judged.0 {
-            tracing::warn!(judged = ?self.judged, now = %now, "the clock went back; what was seen is forgotten");
-            self.windows = Windows::default();
-            self.judged = last_closed;
+        let (watch, policy) = (self.watch(now), &self.input.policy.health);
+        if self.rounds.look(watch, policy) {
+            tracing::warn!(%now, "the clock went back; what was seen is forgotten");
         }
-        if self.judged >= last_closed {
+        let Some(tick) = self.rounds.due(watch, policy) else {
             return false;
-        }
-        let expected = self.input.topology.edges.len() + 1;
-        if now < last_closed.end() + GRACE && self.windows.vantages(last_closed) < expected {
-            return false;
-        }
-        self.judged = last_closed;
+        };
+        self.progress.judged = Some((tick, now));
         let before = self.before();
         let Input { topology, policy, .. } = &self.input;
-        self.windows.forget(&policy.health, last_closed, |region| {
-            topology.regions.contains_key(region)
-        });
-        self.input.verdicts = judge(
-            topology.regions.keys(),
-            &self.windows,
-            &policy.health,
-            last_closed,
-            &before,
-        );
+        let regions = topology.regions.keys();
+        let verdicts = self.rounds.judge(tick, regions, &policy.health, &before);
+        let exists = |vantage: &NodeId| topology.edges.keys().any(|edge| edge.as_str() == vantage.as_str());
+        self.clocks.retain(exists);
+        self.input.verdicts = verdicts;
         for (region, verdict) in &self.input.verdicts {
             for health in [
                 Health::Healthy,
@@ -587,88 +895,103 @@ impl Reconciler {
         planned.chain(self.input.memory.before()).collect()
     }
 
+    fn watch(&self, now: Moment) -> Watch {
+        Watch {
+            closed: now.tick().back(1),
+            at: self.started.elapsed(),
+            vantages: self.input.topology.edges.len() + 1,
+        }
+    }
+
     /// Whether a report comes from somebody whose word counts: an edge of the topology, or ourselves.
     fn is_vantage(&self, node: &NodeId) -> bool {
         let mut edges = self.input.topology.edges.keys();
         *node == self.settings.candidate.node || edges.any(|edge| edge.as_str() == node.as_str())
     }
 
-    fn observe(&mut self, report: TickReport) {
-        if !self.is_vantage(&report.vantage) {
+    fn observe(&mut self, arrival: Arrival) {
+        let Arrival {
+            report,
+            ahead_ms,
+            reply,
+        } = arrival;
+        let taken = self.take_report(report, ahead_ms);
+        if let Err(unwanted) = &taken {
             self.metrics.reports_unwanted.inc();
-            tracing::warn!(vantage = %report.vantage, "a report does not count: no such edge in the topology");
-            return;
+            tracing::warn!(%unwanted, "a report does not count");
         }
-        let vantage = report.vantage.to_string();
-        let last_closed = daemon::clock::now().tick().back(1);
-        let (tick, mut report) = (report.tick, report);
-        let (replication, versions) = (take(&mut report.replication), take(&mut report.versions));
-        match self.windows.take(report, last_closed, &self.input.policy.health) {
-            Ok(()) => {
-                let Input { topology, policy, .. } = &self.input;
-                self.sightings.follow(self.input.current.as_ref());
-                self.sightings.take(tick, &replication, &versions, |region, class| {
-                    topology.regions.contains_key(region) && policy.data.iter().any(|known| known.class == class)
-                });
-                self.metrics.reports.get_or_create(&Label { kind: vantage }).inc();
-            }
-            Err(unwanted) => {
-                self.metrics.reports_unwanted.inc();
-                tracing::warn!(%unwanted, "a report does not count");
-            }
-        }
+        // Whoever reported may have gone.
+        let _ = reply.map(|reply| reply.send(taken.err()));
     }
 
-    async fn take(&mut self, lead: &Lead, request: Request) -> Result<(), StoreError> {
+    fn take_report(&mut self, mut report: TickReport, ahead_ms: Option<i64>) -> Result<(), Unwanted> {
+        if !self.is_vantage(&report.vantage) {
+            return Err(Unwanted::Stranger(report.vantage));
+        }
+        let (vantage, tick) = (report.vantage.clone(), report.tick);
+        if let Some(ahead_ms) = ahead_ms {
+            self.compare_clocks(&vantage, ahead_ms);
+        }
+        if let Ok(edge) = EdgeId::new(vantage.as_str()) {
+            // Also one whose clock is wrong lives.
+            self.heard
+                .hear(&edge, self.input.policy.edges.lost_after, daemon::clock::now());
+        }
+        let (replication, versions) = (take(&mut report.replication), take(&mut report.versions));
+        let watch = self.watch(daemon::clock::now());
+        self.rounds.take(report, watch, &self.input.policy.health)?;
+        let Input { topology, policy, .. } = &self.input;
+        self.sightings.follow(self.input.current.as_ref());
+        // A vantage whose clock is ahead measured no later than the others.
+        let measured = tick.min(watch.closed);
+        self.sightings.take(measured, &replication, &versions, |region, class| {
+            topology.regions.contains_key(region) && policy.data.iter().any(|known| known.class == class)
+        });
+        let kind = vantage.to_string();
+        self.metrics.reports.get_or_create(&Label { kind }).inc();
+        Ok(())
+    }
+
+    /// Notes how far a vantage's clock is from ours. Decisions bear it; people have to repair it.
+    fn compare_clocks(&mut self, vantage: &NodeId, ahead_ms: i64) {
+        if self.clocks.note(vantage, ahead_ms) {
+            tracing::warn!(%vantage, ahead_ms, "the clocks of this vantage and ours are too far apart; check the time service");
+        }
+        let label = Vantage {
+            vantage: vantage.to_string(),
+        };
+        let ahead_s = ahead_ms as f64 / 1000.0;
+        self.metrics.clock_ahead.get_or_create(&label).set(ahead_s);
+    }
+
+    /// Carries a request out. The error inside is what the store said; whoever asked was told.
+    async fn take(&mut self, term: &mut Term<'_>, request: Request) -> Result<Result<(), StoreError>, Ended> {
         let now = daemon::clock::now();
-        match request {
-            Request::Observe(report) => self.observe(report),
-            Request::Rehearse(reply) => {
-                let outcome = plan(&self.fresh_input(), now);
-                drop(reply.send(Ok(self.answer(None, outcome, self.input.topology.clone()))));
-            }
-            Request::Ask {
-                intent,
-                dry_run: true,
-                reply,
-            } => {
-                let id = intent.id.clone();
-                let outcome = plan(&self.input_with(intent, now), now);
-                drop(reply.send(Ok(self.answer(Some(&id), outcome, self.input.topology.clone()))));
-            }
-            Request::Ask { intent, reply, .. } => {
+        match self.answer_without_store(request, now) {
+            None | Some(Request::Observe(_) | Request::Rehearse(_)) => {}
+            Some(Request::Ask { intent, reply, .. }) => {
                 let id = intent.id.clone();
                 let author = intent.author.clone();
                 let input = self.input_with(intent, now);
-                let outcome = self.commit(lead, &author, now, input, vec![]).await;
+                let outcome = self.commit(term, &author, now, input, vec![]).await?;
                 let failed = outcome.as_ref().err().cloned();
                 let answer = outcome.map(|it| self.answer(Some(&id), it, self.input.topology.clone()));
-                drop(reply.send(answer.map_err(|error| unanswered(lead, error))));
-                return failed.map_or(Ok(()), Err);
+                drop(reply.send(answer.map_err(|error| unanswered(term.lead, error))));
+                return Ok(failed.map_or(Ok(()), Err));
             }
-            Request::Apply {
+            Some(Request::Apply {
                 document,
                 replaces,
                 dry_run,
                 reply,
-            } => {
-                let applied = self.apply(lead, document, &replaces, dry_run, now).await;
+            }) => {
+                let applied = self.apply(term, document, &replaces, dry_run, now).await?;
                 let failed = applied.as_ref().err().cloned();
-                drop(reply.send(applied.map_err(|error| unanswered(lead, error))));
-                return failed.map_or(Ok(()), Err);
-            }
-            Request::Recover(recovered) => {
-                let ours = self.input.current.as_ref().map(Plan::number).unwrap_or_default();
-                if recovered.number() > ours {
-                    let input = Input {
-                        recovered: Some(*recovered),
-                        ..self.fresh_input()
-                    };
-                    self.commit(lead, planning::PLANNER, now, input, vec![]).await?;
-                }
+                drop(reply.send(applied.map_err(|error| unanswered(term.lead, error))));
+                return Ok(failed.map_or(Ok(()), Err));
             }
         }
-        Ok(())
+        Ok(Ok(()))
     }
 
     /// A request made now. Whatever it says of the time it was made, it counts from here.
@@ -683,19 +1006,19 @@ impl Reconciler {
 
     async fn apply(
         &mut self,
-        lead: &Lead,
+        term: &mut Term<'_>,
         document: Document,
         replaces: &str,
         dry_run: bool,
         now: Moment,
-    ) -> Result<Applied, StoreError> {
+    ) -> Result<Result<Applied, StoreError>, Ended> {
         let (kind, file) = (document.kind, document.kind.as_str());
         let in_force = match kind {
             DocumentKind::Topology => &self.documents.0.version,
             DocumentKind::Policy => &self.documents.1.version,
         };
         if *in_force != replaces && *in_force != document.version {
-            return Ok(Applied::Changed(in_force.clone()));
+            return Ok(Ok(Applied::Changed(in_force.clone())));
         }
         let mut input = self.fresh_input();
         let parsed = match kind {
@@ -703,20 +1026,25 @@ impl Reconciler {
             DocumentKind::Policy => Policy::parse(file, &document.text).map(|it| input.policy = it),
         };
         if let Err(problems) = parsed {
-            return Ok(Applied::Problems(problems.0.iter().map(ToString::to_string).collect()));
+            return Ok(Ok(Applied::Problems(
+                problems.0.iter().map(ToString::to_string).collect(),
+            )));
         }
         let problems = self.harm(&input, now);
         if !problems.is_empty() {
-            return Ok(Applied::Problems(problems));
+            return Ok(Ok(Applied::Problems(problems)));
         }
         let topology = input.topology.clone();
         let outcome = if dry_run {
             plan(&input, now)
         } else {
             let author = document.author.clone();
-            self.commit(lead, &author, now, input, vec![document]).await?
+            match self.commit(term, &author, now, input, vec![document]).await? {
+                Ok(outcome) => outcome,
+                Err(error) => return Ok(Err(error)),
+            }
         };
-        Ok(Applied::InForce(Box::new(self.answer(None, outcome, topology))))
+        Ok(Ok(Applied::InForce(Box::new(self.answer(None, outcome, topology)))))
     }
 
     /// What well-formed documents would do that they must not, one a line.
@@ -781,28 +1109,91 @@ impl Reconciler {
         let number = current.map(Plan::number).unwrap_or_default();
         self.input.refusal = self.nodes.refusal(number, &self.recent);
         let window = self.input.policy.rollout.window;
-        self.input.rollout = self.sightings.rollout(current, self.judged, window);
+        self.input.rollout = self
+            .sightings
+            .rollout(current, daemon::clock::now().tick().back(1), window);
         self.input.replication = self.sightings.lags();
+        let now = daemon::clock::now();
+        let mut edges = self.hear_edges(now);
+        let lost = &self.input.memory.lost_edges;
+        edges.retain(|edge, seen| lost.contains_key(edge) || heard::matters(seen, now));
+        self.input.edges = edges;
         self.input.clone()
     }
 
-    async fn decide(&mut self, lead: &Lead, now: Moment) -> Result<(), StoreError> {
-        let input = self.fresh_input();
-        self.commit(lead, planning::PLANNER, now, input, vec![]).await?;
-        Ok(())
+    /// What was heard of edges; those that follow plans are heard of now.
+    fn hear_edges(&mut self, now: Moment) -> BTreeMap<EdgeId, EdgeSeen> {
+        let Input { topology, policy, .. } = &self.input;
+        for edge in topology
+            .edges
+            .keys()
+            .filter(|edge| self.nodes.is_connected(edge.as_str()))
+        {
+            self.heard.hear(edge, policy.edges.lost_after, now);
+        }
+        self.heard.all(topology, now)
+    }
+
+    async fn decide(&mut self, term: &mut Term<'_>, now: Moment) -> Result<Result<(), StoreError>, Ended> {
+        let recovered = match self.recovered(term).await? {
+            Ok(recovered) => recovered,
+            Err(error) => return Ok(Err(error)),
+        };
+        let input = Input {
+            recovered,
+            ..self.fresh_input()
+        };
+        let outcome = self.commit(term, planning::PLANNER, now, input, vec![]).await?;
+        Ok(outcome.map(drop))
+    }
+
+    /// A plan that the store forgot and nodes proved. Where the audit log still has a plan of that number it must be the
+    /// same one.
+    async fn recovered(&mut self, term: &mut Term<'_>) -> Result<Result<Option<Plan>, StoreError>, Ended> {
+        let ours = self.number();
+        self.unproven = None;
+        let plan = match self.nodes.recovery(ours) {
+            None => return Ok(Ok(None)),
+            Some(Recovery::Proven(plan)) if Instant::now() >= self.settled_at => plan,
+            Some(Recovery::Proven(_)) => return Ok(Ok(None)),
+            Some(Recovery::Unproven(text)) => {
+                self.unproven = Some(text);
+                return Ok(Ok(None));
+            }
+        };
+        let (store, number) = (self.store.clone(), plan.number());
+        let decided = async move {
+            let is_it = |entry: &audit::Entry| entry.plan.as_ref().map(Plan::number) == Some(number);
+            records::newest_audit(store.as_ref(), 1, RECOVERY_SCANNED, is_it).await
+        };
+        match self.meanwhile(term, Requests::Wait, decided).await? {
+            Err(error) => Ok(Err(error.into())),
+            Ok(entries) if entries.iter().all(|entry| entry.plan.as_ref() == Some(&*plan)) => Ok(Ok(Some(*plan))),
+            Ok(_) => {
+                tracing::error!(%number, "nodes hold a plan that the audit log contradicts; it is not taken over");
+                self.nodes.refute(&plan);
+                Ok(Ok(None))
+            }
+        }
+    }
+
+    /// The plan in force.
+    fn number(&self) -> PlanNumber {
+        self.input.current.as_ref().map(Plan::number).unwrap_or_default()
     }
 
     /// One decision: `plan()`; then the plan, what is to be remembered, and the audit entry are written in one transaction
     /// that expects us to lead still and the parent to be in force; then the plan is published.
     async fn commit(
         &mut self,
-        lead: &Lead,
+        term: &mut Term<'_>,
         actor: &str,
         now: Moment,
         input: Input,
         documents: Vec<Document>,
-    ) -> Result<Outcome, StoreError> {
+    ) -> Result<Result<Outcome, StoreError>, Ended> {
         let outcome = plan(&input, now);
+        self.progress.decided_at = Some(now);
         let Outcome {
             plan: next,
             memory,
@@ -828,12 +1219,10 @@ impl Reconciler {
                 DocumentKind::Policy => in_force.1 = document.clone(),
             }
         }
-        // First the lead: when somebody else leads, that is what a conflict has to say. Then everything that was decided
-        // from: a commit that was given up and lands late finds it changed.
+        // Everything that was decided from: a commit that was given up and lands late finds it changed.
         let known = self.revisions;
         let mut transaction = Transaction {
             expect: vec![
-                lead.fence(),
                 (records::PLAN.to_owned(), known.plan),
                 (records::MEMORY.to_owned(), known.memory),
                 (records::AUDIT_HEAD.to_owned(), known.audit),
@@ -851,7 +1240,13 @@ impl Reconciler {
         }
         let mut head = None;
         if !spoken.is_empty() || !written.is_empty() {
+            // About its size: what it is made from is most of it.
+            let mut kept = self.audit.clone();
+            let gone = kept.make_room(self.entry_bytes);
+            transaction.delete.extend(gone.map(records::audit_key));
             let entry = audit::Entry {
+                version: audit::VERSION.to_owned(),
+                oldest: kept.oldest(),
                 number: self.audit.number + 1,
                 previous: self.audit.hash.clone(),
                 at: now,
@@ -863,17 +1258,13 @@ impl Reconciler {
                 reasons: spoken.clone(),
             };
             let bytes = entry.encode();
-            let newest = AuditHead {
-                number: entry.number,
-                hash: audit::hash(&bytes),
-            };
+            self.entry_bytes = bytes.len();
+            let newest = kept.with(&bytes);
+            let number = newest.number;
             transaction
                 .put
                 .push((records::AUDIT_HEAD.to_owned(), records::encode(&newest)));
-            transaction.put.push((records::audit_key(entry.number), bytes));
-            if let Some(old) = entry.number.checked_sub(audit::KEPT).filter(|old| *old > 0) {
-                transaction.delete.push(records::audit_key(old));
-            }
+            transaction.put.push((records::audit_key(number), bytes));
             head = Some(newest);
         }
         let remembers = first || *memory != self.input.memory;
@@ -884,21 +1275,30 @@ impl Reconciler {
         }
         // A store that lost everything gets the plan in force again.
         let written_plan = next.as_ref().or(self.input.current.as_ref().filter(|_| first));
+        let writes_plan = written_plan.is_some();
         if let Some(plan) = written_plan {
             transaction.put.push((records::PLAN.to_owned(), records::encode(plan)));
         }
         if !transaction.put.is_empty() {
-            if !lead.is_valid() {
-                let (key, expected) = lead.fence();
-                return Err(StoreError::Conflict {
-                    key,
-                    found: None,
-                    expected,
-                });
-            }
-            let revision = Some(self.store.commit(transaction).await?);
+            let store = self.store.clone();
+            let written = match term.lead.fenced(transaction) {
+                Ok(transaction) => {
+                    let commit = async move { store.commit(transaction).await };
+                    self.meanwhile(term, Requests::Wait, commit).await?
+                }
+                Err(error) => Err(error),
+            };
+            let revision = match written {
+                Ok(revision) => Some(revision),
+                Err(error) => {
+                    self.say_not_written(term.lead, &error, &input, report);
+                    return Ok(Err(error));
+                }
+            };
+            self.progress.store_took_at = Some(daemon::clock::now());
+            self.can_write();
             for (is_written, known) in [
-                (written_plan.is_some(), &mut self.revisions.plan),
+                (writes_plan, &mut self.revisions.plan),
                 (remembers, &mut self.revisions.memory),
                 (head.is_some(), &mut self.revisions.audit),
             ] {
@@ -908,6 +1308,11 @@ impl Reconciler {
             }
         }
 
+        // Nothing waits for the store any more; whether it takes writes it says itself.
+        if let Some(unwritten) = &mut self.progress.unwritten {
+            unwritten.is_retried = false;
+            unwritten.pending.clear();
+        }
         let asked = input.request.is_some();
         self.last_refused.clone_from(&report.refused);
         if let Some(head) = head {
@@ -941,11 +1346,29 @@ impl Reconciler {
             report.clone()
         };
         self.publish_view();
-        Ok(outcome)
+        Ok(Ok(outcome))
+    }
+
+    /// A decision that was not written is shown, unless it says nothing about the store: somebody else may have written
+    /// first, or the request itself may be too large for any store.
+    fn say_not_written(&mut self, lead: &Lead, error: &StoreError, input: &Input, report: &Report) {
+        let is_asked = input.request.is_some();
+        match error {
+            StoreError::Conflict { .. } => {}
+            StoreError::TooLarge { .. } | StoreError::TransactionTooLarge { .. } if is_asked => {}
+            _ if is_fenced_off(lead, error) => {}
+            _ => {
+                let pending = if is_asked { Vec::new() } else { report.changed.clone() };
+                if !is_asked {
+                    self.last_report = report.clone();
+                }
+                self.cannot_write(error.clone(), pending, !is_asked);
+            }
+        }
     }
 
     /// Gives the plan in force to the nodes that follow us; never an older one, and never one that is not valid.
-    fn publish_snapshot(&self) {
+    fn publish_snapshot(&mut self) {
         let Input {
             topology,
             policy,
@@ -964,7 +1387,8 @@ impl Reconciler {
             tracing::error!(%error, "the plan in force is not valid for the documents in force; nodes keep theirs");
             return;
         }
-        self.snapshots.send_if_modified(|published| {
+        let number = snapshot.plan.number();
+        let is_news = self.snapshots.send_if_modified(|published| {
             let newer = published
                 .as_ref()
                 .is_none_or(|published| published.plan.number() < snapshot.plan.number());
@@ -973,20 +1397,47 @@ impl Reconciler {
             }
             newer
         });
+        if is_news {
+            self.nodes.published(number);
+            self.progress.published = Some((number, daemon::clock::now()));
+        }
     }
 
-    fn publish_view(&self) {
+    fn publish_view(&mut self) {
         let generation = self.input.current.as_ref().map_or(0, |plan| plan.generation);
         self.metrics
             .plan_generation
             .set(i64::try_from(generation).unwrap_or(i64::MAX));
+        let edges = self.hear_edges(daemon::clock::now());
+        let mut report = self.last_report.clone();
+        report.waiting.extend(self.clocks.reasons());
+        if let Some(text) = self.unproven.as_ref().filter(|_| self.role == Role::Leading) {
+            report.waiting.push(Reason {
+                code: ReasonCode::PlanUnproven,
+                region: None,
+                text: text.clone(),
+                evidence: vec![],
+                until: None,
+            });
+        }
         self.views.send_replace(Arc::new(View {
             input: self.input.clone(),
-            report: self.last_report.clone(),
+            report,
             topology: self.documents.0.clone(),
             policy: self.documents.1.clone(),
             role: self.role.clone(),
+            clocks: self.clocks.clone(),
+            progress: self.progress.clone(),
+            edges,
         }));
+    }
+}
+
+/// Asks the store again and again whether it takes writes, for as long as we lead.
+async fn ask_for_health(store: Arc<dyn Store>, health: watch::Sender<Result<(), StoreError>>) {
+    while !health.is_closed() {
+        drop(health.send_replace(store.health().await.map(drop)));
+        sleep(STORE_LOOK).await;
     }
 }
 

@@ -1,7 +1,7 @@
 //! The documents in the store, and their keys. Everything that is in force lies under [`STATE`], small enough to be mirrored
 //! whole; what is kept for the record lies beside it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use futures_util::future::join_all;
 use planning::{Memory, audit};
@@ -104,6 +104,73 @@ pub struct AuditHead {
     pub number: u64,
     /// Its hash.
     pub hash: String,
+    /// What is kept, oldest first; empty in a log of before this was recorded.
+    #[serde(default, skip_serializing_if = "VecDeque::is_empty")]
+    pub segments: VecDeque<Segment>,
+}
+
+/// Some entries of the audit log that follow each other. They are pruned together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Segment {
+    /// Number of the first.
+    pub first: u64,
+    /// Bytes of all of them.
+    pub bytes: u64,
+}
+
+/// Entries of a segment. One commit removes one segment at most, and writes at most 128 keys with it.
+pub const SEGMENT: u64 = 100;
+/// Most bytes of all entries: an eighth of what etcd takes by default, which keeps old values until it compacts.
+pub const AUDIT_BYTES_MAX: u64 = 256 << 20;
+/// What an entry is taken for that was written before sizes were recorded.
+const ENTRY_BYTES_ASSUMED: u64 = 8 << 10;
+
+impl AuditHead {
+    /// The oldest entry that is kept; 1 before the first.
+    pub fn oldest(&self) -> u64 {
+        let known = self.segments.front().map(|segment| segment.first);
+        known.unwrap_or_else(|| self.number.saturating_sub(audit::KEPT - 1).max(1))
+    }
+
+    /// Makes room for an entry of about so many bytes; the numbers of the entries that go. Until there is room, each commit
+    /// removes one segment.
+    pub fn make_room(&mut self, bytes: usize) -> std::ops::Range<u64> {
+        if self.segments.is_empty() && self.number > 0 {
+            let firsts = (self.oldest()..=self.number).step_by(SEGMENT as usize);
+            self.segments = firsts
+                .map(|first| Segment {
+                    first,
+                    bytes: SEGMENT.min(self.number - first + 1) * ENTRY_BYTES_ASSUMED,
+                })
+                .collect();
+        }
+        let kept = self.number + 1 - self.oldest();
+        let all: u64 = self.segments.iter().map(|segment| segment.bytes).sum();
+        let is_full = kept >= audit::KEPT + SEGMENT || all + bytes as u64 > AUDIT_BYTES_MAX;
+        // The newest segment stays whatever its size: it is what people look at.
+        let removed = if is_full && self.segments.len() > 1 {
+            self.segments.pop_front()
+        } else {
+            None
+        };
+        removed.map_or(0..0, |removed| removed.first..self.oldest())
+    }
+
+    /// The head with another entry, whose bytes these are.
+    pub fn with(mut self, entry: &[u8]) -> Self {
+        self.number += 1;
+        self.hash = audit::hash(entry);
+        let bytes = entry.len() as u64;
+        match self.segments.back_mut() {
+            Some(newest) if self.number < newest.first + SEGMENT => newest.bytes += bytes,
+            _ => self.segments.push_back(Segment {
+                first: self.number,
+                bytes,
+            }),
+        }
+        self
+    }
 }
 
 impl Default for AuditHead {
@@ -111,6 +178,7 @@ impl Default for AuditHead {
         Self {
             number: 0,
             hash: audit::FIRST.to_owned(),
+            segments: VecDeque::new(),
         }
     }
 }
@@ -142,6 +210,32 @@ pub enum RecordError {
         /// Why.
         problem: String,
     },
+}
+
+impl From<RecordError> for StoreError {
+    fn from(error: RecordError) -> Self {
+        match error {
+            RecordError::Store(error) => error,
+            RecordError::Unreadable { key, problem } => Self::Unreadable { key, problem },
+        }
+    }
+}
+
+/// Everything a leader begins with.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Stored {
+    /// What is in force; none before anything is.
+    pub state: Option<State>,
+    /// The newest audit entry, and the revision its number and hash were written by.
+    pub audit: (AuditHead, Option<u64>),
+}
+
+/// Reads everything a leader begins with.
+pub async fn read(store: &dyn Store) -> Result<Stored, RecordError> {
+    let listing = store.list(STATE).await?;
+    let audit = audit_head(store).await?;
+    let state = state(&listing)?;
+    Ok(Stored { state, audit })
 }
 
 impl RecordError {
@@ -242,4 +336,60 @@ pub async fn newest_audit(
 /// The bytes of one audit entry; none when it was pruned or never written.
 pub async fn audit_entry(store: &dyn Store, number: u64) -> Result<Option<Vec<u8>>, StoreError> {
     Ok(store.get(&audit_key(number)).await?.map(|entry| entry.value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A log with so many entries of a size: the numbers that are left, and the head.
+    fn written(entries: u64, bytes: usize) -> (std::collections::BTreeSet<u64>, AuditHead) {
+        let (mut left, mut head) = (std::collections::BTreeSet::new(), AuditHead::default());
+        for number in 1..=entries {
+            for gone in head.make_room(bytes) {
+                assert!(left.remove(&gone), "{gone} was there");
+            }
+            head = head.with(&vec![b'x'; bytes]);
+            assert_eq!(head.number, number);
+            left.insert(number);
+        }
+        (left, head)
+    }
+
+    #[test]
+    fn the_oldest_entries_go_and_the_newest_stay() {
+        let entries = audit::KEPT + 5 * SEGMENT;
+        let (left, head) = written(entries, 10);
+        let kept = left.len() as u64;
+        assert!((audit::KEPT..=audit::KEPT + SEGMENT).contains(&kept), "{kept}");
+        assert_eq!(left.first().copied(), Some(head.oldest()));
+        assert_eq!(left, (head.oldest()..=entries).collect());
+        assert!(encode(&head).len() < 16 << 10, "it is written with each entry");
+    }
+
+    #[test]
+    fn entries_that_are_large_together_go_earlier() {
+        let bytes = 1 << 20;
+        let entries = AUDIT_BYTES_MAX / bytes + 3 * SEGMENT;
+        let (left, head) = written(entries, bytes as usize);
+        assert!(left.len() as u64 * bytes <= AUDIT_BYTES_MAX, "{}", left.len());
+        assert!(left.len() as u64 > AUDIT_BYTES_MAX / bytes - 2 * SEGMENT);
+        assert_eq!(left.first().copied(), Some(head.oldest()));
+    }
+
+    #[test]
+    fn a_log_of_before_is_pruned_like_any_other() {
+        let mut head = AuditHead {
+            number: 40_000,
+            ..AuditHead::default()
+        };
+        let oldest = head.oldest();
+        assert_eq!(oldest, 40_001 - audit::KEPT);
+        assert_eq!(head.make_room(10), 0..0);
+        for _ in 0..SEGMENT {
+            head.make_room(10);
+            head = head.with(b"entry");
+        }
+        assert_eq!(head.make_room(10), oldest..oldest + SEGMENT);
+    }
 }

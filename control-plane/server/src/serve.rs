@@ -10,23 +10,26 @@ use api::v1::{
     plans_server::PlansServer,
 };
 use prometheus_client::registry::Registry;
-use tokio::sync::mpsc;
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
 use tokio_stream::{
     StreamExt as _,
     wrappers::{ReceiverStream, TcpListenerStream},
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{Response, Status, Streaming};
-use topology::{Policy, Topology};
+use topology::{Moment, Policy, Topology};
 use verdict::{Passive, TickReport};
 
 use crate::{
     Config,
     config::StoreConfig,
-    metrics::{Metrics, MirrorMetrics},
+    metrics::{Metrics, MirrorMetrics, ViewMetrics},
     nodes::{Newest, Nodes, PlansService},
     operator::OperatorService,
-    reconcile::{INBOX_LENGTH, Reconciler, Request, Settings},
+    reconcile::{Arrival, INBOX_LENGTH, Reconciler, Request, Settings},
     records::{self, Document, DocumentKind},
     store::{Candidate, Embedded, Etcd, Mirror, Store, etcd, mirror},
 };
@@ -35,6 +38,8 @@ use crate::{
 const GRACE: Duration = Duration::from_secs(3);
 /// Largest message taken: a report of the largest fleet is about 1 MB.
 const MESSAGE_BYTES_MAX: usize = 4 << 20;
+/// Longest wait for the word on a report: less than a tick, so that the next one is not late for it.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
 /// Silent connections are probed, so that a dead node is noticed.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
@@ -103,7 +108,7 @@ pub async fn serve(process: daemon::Process, config: Config) -> anyhow::Result<(
     let own_reports = inbox.clone();
     tasks.spawn("own reports", async move {
         while let Some(report) = seen.recv().await {
-            own_reports.send(Request::Observe(report)).await?;
+            own_reports.send(Request::Observe(report.into())).await?;
         }
         Ok(())
     });
@@ -112,7 +117,6 @@ pub async fn serve(process: daemon::Process, config: Config) -> anyhow::Result<(
         snapshots,
         newest: Newest::default(),
         views: views.clone(),
-        inbox: inbox.clone(),
         nodes: nodes.clone(),
         metrics: metrics.clone(),
         stop: stop.clone(),
@@ -122,6 +126,7 @@ pub async fn serve(process: daemon::Process, config: Config) -> anyhow::Result<(
         metrics,
         stop: stop.clone(),
     };
+    let nodes_seen = nodes.clone();
     let (mirror, following) = Mirror::new(store.clone(), records::STATE, mirror::Settings::default());
     let operator = OperatorService {
         views,
@@ -145,17 +150,20 @@ pub async fn serve(process: daemon::Process, config: Config) -> anyhow::Result<(
             .await?;
         Ok(())
     });
-    // Ready is who has a plan to give; a store that is away later does not take it from anybody.
-    let (plan_ready, mut first_plan, ready_stop) = (ready.clone(), reconciler.snapshots(), stop.clone());
+    // Ready is who has a plan to give, and, if it is the one that decides, can write what it decides.
+    let (plan_ready, first_plan, mut deciding, ready_stop) =
+        (ready.clone(), reconciler.snapshots(), reconciler.views(), stop.clone());
     tasks.spawn("readiness", async move {
-        let found = first_plan.wait_for(Option::is_some);
-        let found = ready_stop.run_until_cancelled(found).await.is_some_and(|it| it.is_ok());
-        plan_ready.set("plan", found);
-        ready_stop.cancelled().await;
+        while let Some(Ok(())) = ready_stop.run_until_cancelled(deciding.changed()).await {
+            let why_not = deciding.borrow_and_update().why_not_deciding();
+            plan_ready.set("plan", first_plan.borrow().is_some());
+            plan_ready.set_unless("decisions", why_not);
+        }
         Ok(())
     });
     let state = mirror.contents();
     registry.register_collector(Box::new(MirrorMetrics(mirror)));
+    registry.register_collector(Box::new(ViewMetrics(reconciler.views(), nodes_seen)));
     let mirror_stop = stop.clone();
     tasks.spawn("mirror", async move {
         following.run(mirror_stop).await;
@@ -169,6 +177,14 @@ pub async fn serve(process: daemon::Process, config: Config) -> anyhow::Result<(
 
 fn read(path: &Path) -> anyhow::Result<String> {
     std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// How far the clock of a vantage is ahead of ours, as far as its report tells: by its last receipt, where the time on the way
+/// is taken out, else by when it says that it sent this one.
+fn ahead_ms(report: &v1::TickReport, received: Moment) -> Option<i64> {
+    let by_this = i128::from(report.sent_ms) - i128::from(received.0);
+    let by_this = i64::try_from(by_this).unwrap_or(i64::MAX);
+    report.ahead_ms.or((report.sent_ms > 0).then_some(by_this))
 }
 
 struct ObservationsService {
@@ -193,12 +209,28 @@ impl Observations for ObservationsService {
         // Owned by the connection: it ends with the stream of reports.
         tokio::spawn(async move {
             while let Some(Some(read)) = stop.run_until_cancelled(reports.next()).await {
-                let receipt = match read.map(|report| (report.tick, TickReport::try_from(report))) {
-                    Ok((tick, Ok(report))) => {
-                        if inbox.send(Request::Observe(report)).await.is_err() {
+                let received = daemon::clock::now();
+                let receipt = match read.map(|report| (ahead_ms(&report, received), TickReport::try_from(report))) {
+                    Ok((ahead_ms, Ok(report))) => {
+                        let (tick, (reply, answer)) = (report.tick.0, oneshot::channel());
+                        let arrival = Arrival {
+                            ahead_ms,
+                            reply: Some(reply),
+                            ..report.into()
+                        };
+                        if inbox.send(Request::Observe(arrival)).await.is_err() {
                             return;
                         }
-                        Ok(v1::ReportReceipt { tick })
+                        // The deciding task may be busy; a receipt that does not say whether the report counts is better
+                        // than none, by which the vantage would think that nobody listens.
+                        let unwanted = timeout(ANSWER_MAX, answer).await;
+                        let unwanted = unwanted.ok().and_then(Result::ok).flatten();
+                        Ok(v1::ReportReceipt {
+                            tick,
+                            unwanted: unwanted.map(|it| it.to_string()).unwrap_or_default(),
+                            received_ms: received.0,
+                            sent_ms: daemon::clock::now().0,
+                        })
                     }
                     Ok((_, Err(bad))) => {
                         metrics.reports_unwanted.inc();

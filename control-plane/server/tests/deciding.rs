@@ -25,17 +25,25 @@ use server::{
 use tempfile::TempDir;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
-use topology::{EdgeId, Intent, IntentKind, Moment, NodeId, RegionId, Tick};
+use topology::{EdgeId, EdgeState, Intent, IntentKind, Moment, NodeId, ReasonCode, RegionId, Tick};
 use verdict::{ReplicationLag, TickReport};
 
 /// Far longer than anything here takes; only a hang gets this far.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(40);
 
 /// An embedded store that can be replaced, and whose commits can be kept from it.
 struct OddStore {
     store: Mutex<Embedded>,
     loses: AtomicBool,
     lost: Mutex<Vec<Transaction>>,
+    /// It is read, and takes no writes.
+    is_full: AtomicBool,
+    /// Commits never end.
+    hangs: AtomicBool,
+}
+
+fn full() -> StoreError {
+    StoreError::NoSpace("a member raised the alarm NOSPACE".to_owned())
 }
 
 impl OddStore {
@@ -47,6 +55,12 @@ impl OddStore {
 #[async_trait]
 impl Store for OddStore {
     async fn commit(&self, transaction: Transaction) -> Result<u64, StoreError> {
+        if self.hangs.load(Ordering::Relaxed) {
+            return std::future::pending().await;
+        }
+        if self.is_full.load(Ordering::Relaxed) {
+            return Err(full());
+        }
         if self.loses.load(Ordering::Relaxed) {
             self.lost.lock().unwrap().push(transaction);
             let (reason, outcome) = ("no answer".into(), Outcome::Unknown);
@@ -71,6 +85,9 @@ impl Store for OddStore {
         self.store().leader().await
     }
     async fn health(&self) -> Result<Health, StoreError> {
+        if self.is_full.load(Ordering::Relaxed) {
+            return Err(full());
+        }
         self.store().health().await
     }
 }
@@ -92,11 +109,18 @@ impl Drop for Leader {
 
 impl Leader {
     async fn start() -> Self {
+        Self::start_by("").await
+    }
+
+    /// By this policy.
+    async fn start_by(policy: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let store = Arc::new(OddStore {
             store: Mutex::new(Embedded::open(&folder.path().join("store")).unwrap()),
             loses: AtomicBool::new(false),
             lost: Mutex::default(),
+            is_full: AtomicBool::new(false),
+            hangs: AtomicBool::new(false),
         });
         let document = |kind: DocumentKind, text: &str| Document::new(kind, text.to_owned(), "tester", Moment(0));
         let settings = reconcile::Settings {
@@ -109,7 +133,7 @@ impl Leader {
                 DocumentKind::Topology,
                 include_str!("../../../topology/testdata/three-primaries.toml"),
             ),
-            policy: document(DocumentKind::Policy, ""),
+            policy: document(DocumentKind::Policy, policy),
         };
         let reconciler = Reconciler::new(settings, store.clone(), Nodes::default(), Metrics::default()).unwrap();
         let (inbox, requests) = mpsc::channel(reconcile::INBOX_LENGTH);
@@ -168,6 +192,11 @@ impl Leader {
                     Err(Unanswered::Store(StoreError::Conflict { .. })) => {}
                     // A store that lost everything also forgot who leads.
                     Err(Unanswered::NotLeading(_)) => self.until(|view| view.role == Role::Leading).await,
+                    // It was declined because of what the store said before.
+                    Err(Unanswered::Store(StoreError::Unavailable {
+                        outcome: Outcome::NothingWritten,
+                        ..
+                    })) => tokio::task::yield_now().await,
                     Err(other) => panic!("{other}"),
                 }
             }
@@ -183,6 +212,184 @@ impl Leader {
         let entries = listing.entries.values().map(|entry| entry.value.as_slice());
         audit::verify(entries, Some(&head.hash)).unwrap()
     }
+}
+
+impl Leader {
+    /// Until the newest tick is judged that was not over when this began.
+    async fn judges_another_tick(&self) {
+        let now = daemon::clock::now().tick();
+        self.until(|view| matches!(view.progress.judged, Some((tick, _)) if tick >= now))
+            .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_takes_no_writes_is_told_before_anything_must_be_written() {
+    let leader = Leader::start().await;
+    assert_eq!(leader.views.borrow().why_not_deciding(), None);
+    leader.store.is_full.store(true, Ordering::Relaxed);
+    leader.until(|view| view.progress.unwritten.is_some()).await;
+    let why = leader.views.borrow().why_not_deciding().unwrap();
+    assert!(why.starts_with("decisions cannot be written since "), "{why}");
+    assert!(why.contains("the store is full") && why.contains("make room"), "{why}");
+
+    let since = leader.views.borrow().progress.unwritten.clone().unwrap().since;
+    let refused = leader.ask("alice", "drain", drain_iad()).await;
+    assert_eq!(refused, Err(Unanswered::Store(full())));
+    leader.judges_another_tick().await;
+    let unwritten = leader.views.borrow().progress.unwritten.clone().unwrap();
+    assert_eq!(unwritten.since, since, "one trouble has one beginning");
+
+    leader.store.is_full.store(false, Ordering::Relaxed);
+    leader.until(|view| view.progress.unwritten.is_none()).await;
+    leader.insist("drain", drain_iad()).await;
+}
+
+/// An edge that reports again and again, whatever its reports say, until it is dropped.
+struct LivingEdge(tokio::task::JoinHandle<()>);
+
+impl Drop for LivingEdge {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl LivingEdge {
+    fn of(leader: &Leader, name: &str) -> Self {
+        let (inbox, name) = (leader.inbox.clone(), NodeId::new(name).unwrap());
+        Self(tokio::spawn(async move {
+            loop {
+                let closed = daemon::clock::now().tick().back(1);
+                let report = TickReport::new(name.clone(), closed, vec![]);
+                if inbox.send(Request::Observe(report.into())).await.is_err() {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edge_that_is_not_heard_of_leaves_dns_and_returns_and_never_do_all() {
+    let leader = Leader::start_by("[edges]\nlost_after = \"20s\"\nreturned_after = \"5s\"").await;
+    let edges: Vec<EdgeId> = leader.views.borrow().input.topology.edges.keys().cloned().collect();
+    let (lost, others) = edges.split_first().unwrap();
+    let alive: Vec<LivingEdge> = others
+        .iter()
+        .map(|edge| LivingEdge::of(&leader, edge.as_str()))
+        .collect();
+    let state = |view: &View| view.input.current.as_ref().unwrap().edges[lost];
+    leader.until(|view| state(view) == EdgeState::Drained).await;
+    let view = leader.views.borrow().clone();
+    let reasons = &view.input.current.as_ref().unwrap().reasons;
+    assert_eq!(reasons[0].code, ReasonCode::EdgeLost);
+    assert!(
+        reasons[0].text.contains(&format!("nothing was heard of {lost}")),
+        "{}",
+        reasons[0].text
+    );
+    assert!(view.input.memory.lost_edges.contains_key(lost));
+    let named = |view: &View| {
+        let states = view.input.current.as_ref().unwrap().edges.values();
+        states.filter(|state| **state == EdgeState::Serving).count()
+    };
+    assert_eq!(named(&view), edges.len() - 1);
+
+    let back = LivingEdge::of(&leader, lost.as_str());
+    leader.until(|view| state(view) == EdgeState::Serving).await;
+    let view = leader.views.borrow().clone();
+    assert_eq!(
+        view.input.current.as_ref().unwrap().reasons[0].code,
+        ReasonCode::EdgeReturned
+    );
+
+    // Nobody is heard of: it is rather us who are deaf.
+    drop((alive, back));
+    leader
+        .until(|view| {
+            view.report
+                .waiting
+                .iter()
+                .any(|reason| reason.code == ReasonCode::EdgeFloor)
+        })
+        .await;
+    assert_eq!(named(&leader.views.borrow()), edges.len());
+    let entries = leader.audit().await;
+    let mut documents = audit::Documents::default();
+    for (key, entry) in leader.store.list(records::DOCUMENTS).await.unwrap().entries {
+        let version = key[records::DOCUMENTS.len()..].to_owned();
+        documents
+            .insert(version, String::from_utf8(entry.value).unwrap())
+            .unwrap();
+    }
+    for entry in &entries {
+        documents.replay(entry).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_never_ends_stops_nobody_from_looking() {
+    let leader = Leader::start().await;
+    leader.store.hangs.store(true, Ordering::Relaxed);
+    let (reply, _answer) = oneshot::channel();
+    let now = daemon::clock::now();
+    let intent = Intent {
+        id: "hangs".into(),
+        kind: IntentKind::Freeze,
+        author: "alice".into(),
+        reason: "a test".into(),
+        created_at: now,
+        expires_at: now + Duration::from_secs(600),
+    };
+    let dry_run = false;
+    leader
+        .inbox
+        .send(Request::Ask { intent, dry_run, reply })
+        .await
+        .unwrap();
+    // What only asks is answered meanwhile.
+    let (reply, answer) = oneshot::channel();
+    leader.inbox.send(Request::Rehearse(reply)).await.unwrap();
+    tokio::time::timeout(PATIENCE, answer).await.unwrap().unwrap().unwrap();
+    leader.judges_another_tick().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_cannot_read_what_the_store_holds_resigns_and_says_why() {
+    let leader = Leader::start().await;
+    let store = leader.store.store();
+    let written = store.get(records::PLAN).await.unwrap().unwrap();
+    let put = |value: Vec<u8>| Transaction {
+        put: vec![(records::PLAN.to_owned(), value)],
+        ..Transaction::default()
+    };
+    // A later version wrote it, with a field that this one does not know.
+    let text = String::from_utf8(written.value.clone()).unwrap();
+    let newer = text.replacen('{', "{\"since_version_9\":1,", 1);
+    store.commit(put(newer.into_bytes())).await.unwrap();
+    // The next commit finds that the plan was changed, and reads it.
+    let refused = leader.ask("alice", "drain", drain_iad()).await;
+    assert!(
+        matches!(refused, Err(Unanswered::Store(StoreError::Conflict { .. }))),
+        "{refused:?}"
+    );
+    leader
+        .until(|view| matches!(&view.role, Role::Following(reconcile::Leader::Unfit(_))))
+        .await;
+    let view = leader.views.borrow().clone();
+    let why = view.why_not_deciding().unwrap();
+    assert!(why.contains(records::PLAN) && why.contains("since_version_9"), "{why}");
+    assert!(why.contains("start the version of Meridian that wrote it"), "{why}");
+    leader.judges_another_tick().await;
+    let refused = leader.ask("alice", "drain", drain_iad()).await;
+    assert!(matches!(refused, Err(Unanswered::NotLeading(_))), "{refused:?}");
+
+    store.commit(put(written.value)).await.unwrap();
+    leader
+        .until(|view| view.role == Role::Leading && view.progress.unwritten.is_none())
+        .await;
+    leader.insist("drain", drain_iad()).await;
 }
 
 fn drain_iad() -> IntentKind {
@@ -211,6 +418,89 @@ async fn a_commit_that_was_given_up_undoes_nothing_when_it_lands_late() {
         .filter_map(|it| Some(it.input.request.clone()?.id))
         .collect();
     assert_eq!(asked, ["second", "third"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_thing_a_commit_was_decided_from_stops_it_when_it_changed() {
+    const EPOCH: &str = "/meridian/v1/epoch";
+    let leader = Leader::start().await;
+    leader.store.loses.store(true, Ordering::Relaxed);
+    leader.ask("alice", "lost", IntentKind::Freeze).await.unwrap_err();
+    let late = leader.store.lost.lock().unwrap().remove(0);
+    let store = leader.store.store();
+    let first = late.expect.first().map(|(key, _)| key.as_str());
+    assert_eq!(
+        first,
+        Some(EPOCH),
+        "a conflict says first of all that somebody else leads"
+    );
+    for key in [records::PLAN, records::MEMORY, records::AUDIT_HEAD, EPOCH] {
+        // The same value, written by somebody else; nothing but this one expectation is left to notice it.
+        let alone = Transaction {
+            expect: late.expect.iter().filter(|(it, _)| it == key).cloned().collect(),
+            ..late.clone()
+        };
+        assert_eq!(alone.expect.len(), 1, "{key} is expected to be as it was read");
+        let value = store.get(key).await.unwrap().unwrap().value;
+        let changed = Transaction {
+            put: vec![(key.to_owned(), value)],
+            ..Transaction::default()
+        };
+        store.commit(changed).await.unwrap();
+        let refused = store.commit(alone).await.unwrap_err();
+        assert!(
+            matches!(&refused, StoreError::Conflict { key: it, .. } if it == key),
+            "{refused}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_leaders_commit_that_lands_late_changes_nothing_for_its_successor() {
+    let leader = Leader::start().await;
+    leader.store.loses.store(true, Ordering::Relaxed);
+    leader.ask("alice", "lost", IntentKind::Freeze).await.unwrap_err();
+    let late = leader.store.lost.lock().unwrap().remove(0);
+    // Somebody else leads, and has written nothing yet.
+    let store = leader.store.store();
+    let successor = Candidate {
+        node: NodeId::new("successor").unwrap(),
+        url: "http://successor:7100".into(),
+        lease_ttl: Duration::MAX,
+    };
+    let _lead = store.campaign(&successor).await.unwrap();
+    let refused = store.commit(late).await.unwrap_err();
+    assert!(matches!(refused, StoreError::Conflict { .. }), "{refused}");
+    let (plan, _) = records::read(&store).await.unwrap().state.unwrap().plan.unwrap();
+    assert_eq!(plan.generation, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_forgets_its_oldest_entries_when_it_is_full_and_says_from_where_it_goes() {
+    let leader = Leader::start().await;
+    leader.insist("before", IntentKind::Freeze).await;
+    // As if the log were full: two segments, and no room.
+    let store = leader.store.store();
+    let (mut head, _) = records::audit_head(&store).await.unwrap();
+    assert_eq!((head.number, head.oldest()), (2, 1));
+    let full = records::AUDIT_BYTES_MAX;
+    head.segments = [
+        records::Segment { first: 1, bytes: full },
+        records::Segment { first: 2, bytes: 10 },
+    ]
+    .into();
+    let changed = Transaction {
+        put: vec![(records::AUDIT_HEAD.to_owned(), records::encode(&head))],
+        ..Transaction::default()
+    };
+    store.commit(changed).await.unwrap();
+    leader.insist("after", IntentKind::Unfreeze).await;
+    let kept = leader.store.list(records::AUDIT).await.unwrap().entries;
+    assert!(!kept.contains_key(&records::audit_key(1)), "the oldest segment is gone");
+    let entries = leader.audit().await;
+    assert_eq!(entries.first().map(|entry| entry.number), Some(2));
+    assert!(entries.iter().all(|entry| entry.version == audit::VERSION));
+    assert_eq!(entries.last().unwrap().oldest, 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -288,7 +578,7 @@ async fn a_vantage_whose_clock_is_ahead_hides_no_lag() {
             class: "profiles".into(),
             behind: Duration::from_secs(behind),
         }];
-        Request::Observe(report)
+        Request::Observe(report.into())
     };
     const TWO_DAYS_S: u64 = 48 * 3_600;
     for said in [

@@ -456,6 +456,43 @@ async fn a_lead_counts_from_when_it_was_asked_for_not_from_when_the_answer_came(
 }
 
 #[tokio::test]
+async fn of_two_that_found_nobody_leading_one_leads() {
+    let cluster = cluster(Size::One).await;
+    let delay = Duration::from_millis(400);
+    let endpoint = &cluster.etcd.endpoints()[0];
+    // Both hear late that nobody leads, so each takes the lead before it can hear of the other.
+    let (one, other) = (
+        store(vec![answering_late(endpoint, delay).await]).await,
+        store(vec![answering_late(endpoint, delay).await]).await,
+    );
+    let ttl = Duration::from_secs(10);
+    let (one_stands, other_stands) = (candidate("one", ttl), candidate("other", ttl));
+    let mut campaigns = [
+        Box::pin(one.campaign(&one_stands)),
+        Box::pin(other.campaign(&other_stands)),
+    ];
+    let [first, second] = &mut campaigns;
+    let (lead, waiting) = soon("one leads", async {
+        tokio::select! {
+            lead = first => (lead.unwrap(), 1),
+            lead = second => (lead.unwrap(), 0),
+        }
+    })
+    .await;
+    // Longer than the other needs to hear what became of its attempt.
+    let heard = tokio::time::timeout(4 * delay, &mut campaigns[waiting]).await;
+    assert!(
+        heard.is_err(),
+        "two lead at once: {:?}",
+        heard.map(|lead| lead.map(|lead| lead.epoch()))
+    );
+    assert!(lead.is_valid());
+    let direct = cluster.store().await;
+    direct.commit(fenced(lead.fence(), "/mine")).await.unwrap();
+    assert_eq!(direct.leader().await.unwrap().unwrap().epoch, lead.epoch());
+}
+
+#[tokio::test]
 async fn a_frozen_member_costs_no_lead() {
     let mut cluster = cluster(Size::Three).await;
     let follower = (cluster.leader().await + 1) % 3;

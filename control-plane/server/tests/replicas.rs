@@ -299,7 +299,7 @@ impl Replica {
             let inbox = inbox.clone();
             let see = see_every_tick(NodeId::new(edge).unwrap(), regions.clone(), move |report| {
                 // It may be dead.
-                let _ = inbox.try_send(reconcile::Request::Observe(report));
+                let _ = inbox.try_send(reconcile::Request::Observe(report.into()));
             });
             tasks.push(tokio::spawn(see));
         }
@@ -597,6 +597,7 @@ async fn a_full_store_refuses_with_the_remedy_and_goes_on_after_it() {
         ..Settings::default()
     });
     let fleet = fleet.await;
+    fleet.judged().await;
     fleet.all_apply("the first plan", |plan| plan.generation == 1).await;
     let mut client = etcd_client::Client::connect(fleet.etcd.endpoints(), None)
         .await
@@ -612,6 +613,31 @@ async fn a_full_store_refuses_with_the_remedy_and_goes_on_after_it() {
         let told = matches!(&error, OperatorError::Rejected(why) if why.contains(remedy));
         assert!(told, "{error}");
     }
+    // A region dies. Everybody who looks sees that, and that nothing can be done about it.
+    let leader = &fleet.planes[fleet.leader().await];
+    assert!(leader.page("/ready").unwrap().contains("503"));
+    fleet.region_dies("us-east").await;
+    let status = eventually("a failover is decided and not written", || async {
+        let status = leader.status().await.ok()?;
+        let pending = &status.unwritten.as_ref()?.pending;
+        pending.iter().any(|reason| reason.code == "failover").then_some(status)
+    })
+    .await;
+    let us_east = status.regions.iter().find(|it| it.region == "us-east").unwrap();
+    assert_eq!((us_east.health.as_str(), us_east.state.as_str()), ("down", "serving"));
+    let progress = status.progress.unwrap();
+    assert!(status.now_ms - progress.judged_tick_end_ms < 12_000, "{progress:?}");
+    assert_eq!(progress.committed.unwrap().generation, 1);
+    assert_eq!((progress.nodes, progress.nodes_acknowledged), (3, 3));
+    let why = fleet.operator().why("us-east").await.unwrap();
+    assert!(why.unwritten.unwrap().error.contains("the store is full"));
+    assert!(
+        leader
+            .page("/ready")
+            .unwrap()
+            .contains("decisions cannot be written since")
+    );
+    assert!(leader.metric(metrics::UNWRITTEN).unwrap() > 0.0);
     // Plans are still served, also to a node that knows nothing yet.
     let fresh = fleet.folder.path().join("fresh");
     let node = Node::start("edge-dub", fleet.urls(), fresh);
@@ -631,15 +657,20 @@ async fn a_full_store_refuses_with_the_remedy_and_goes_on_after_it() {
         let disarm = client.alarm(AlarmAction::Deactivate, AlarmType::Nospace, Some(member));
         disarm.await.unwrap();
     }
+    fleet.all_apply_evacuation_of("us-east").await;
+    eventually("the leader is ready again", || async {
+        leader.page("/ready")?.contains("200 OK").then_some(())
+    })
+    .await;
     // The same token: it was refused, so it is not known.
     let reply = fleet.act(drain_edge("edge-dub", "no room")).await;
-    assert_eq!(
-        (reply.outcome(), reply.number.unwrap().generation),
-        (v1::Outcome::Running, 2)
-    );
-    fleet.all_apply("the second plan", |plan| plan.generation == 2).await;
+    assert_eq!(reply.outcome(), v1::Outcome::Running);
+    fleet
+        .all_apply("the next plan", |plan| is_drained(plan, "edge-dub"))
+        .await;
     fleet.check();
-    assert_eq!(fleet.audit().await.len(), 2);
+    let entries = fleet.audit().await;
+    assert_eq!(evacuations(&entries, "us-east").len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -881,7 +912,7 @@ async fn whatever_nodes_send_nobody_falls_over() {
     for ignored in [
         all_dead("edge-mars", now - 1),
         all_dead("control-plane-9", now - 1),
-        all_dead("edge-dub", now + 1),
+        all_dead("edge-dub", now + 30),
         all_dead("edge-iad", u64::MAX),
         all_dead("edge-dub", now - 30),
         all_dead("edge-iad", 0),

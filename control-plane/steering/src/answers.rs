@@ -10,11 +10,10 @@ use topology::{EdgeState, Location, PlanNumber, Snapshot};
 
 use crate::{
     Client, Record, RecordData, Soa, Type,
-    order::{Target, order},
+    order::{Target, choose},
 };
 
-/// Most addresses in one answer: sixteen IPv6 addresses still fit into the 512 bytes of plain DNS over UDP, and no client
-/// tries that many.
+/// Most addresses of one name below the zone: sixteen IPv6 addresses still fit into the 512 bytes of plain DNS over UDP.
 const ADDRESSES_MAX: usize = 16;
 /// TTL of the name servers and of their addresses. They change with the topology, not with health.
 const NAME_SERVER_TTL_S: u32 = 300;
@@ -32,7 +31,7 @@ pub struct Answers {
     zone_labels: Vec<Box<[u8]>>,
     soa: Soa,
     ttl_s: u32,
-    service: Addresses,
+    service: Service,
     name_servers: Vec<Arc<str>>,
     /// By the one label below the zone.
     hosts: BTreeMap<Box<[u8]>, Host>,
@@ -46,41 +45,71 @@ struct Host {
     addresses: Addresses,
 }
 
+/// All addresses of a host.
 #[derive(Debug, Clone, PartialEq, Default)]
 struct Addresses {
-    v4: Vec<Target<Ipv4Addr>>,
-    v6: Vec<Target<Ipv6Addr>>,
+    v4: Vec<Ipv4Addr>,
+    v6: Vec<Ipv6Addr>,
 }
 
 impl Addresses {
-    fn add(&mut self, address: IpAddr, location: Location) {
+    fn add(&mut self, address: IpAddr) {
         match address {
-            IpAddr::V4(address) if self.v4.iter().all(|known| known.address != address) => {
-                self.v4.push(Target { address, location });
-            }
-            IpAddr::V6(address) if self.v6.iter().all(|known| known.address != address) => {
-                self.v6.push(Target { address, location });
-            }
+            IpAddr::V4(address) if !self.v4.contains(&address) => self.v4.push(address),
+            IpAddr::V6(address) if !self.v6.contains(&address) => self.v6.push(address),
             // The same address twice would be a duplicate record, which RFC 2181 §5 forbids.
             IpAddr::V4(_) | IpAddr::V6(_) => {}
         }
     }
 
-    fn records(&self, name: &Arc<str>, ttl_s: u32, asked: Type, client: Client) -> Vec<Record> {
-        let data: Vec<RecordData> = match asked {
-            Type::A => order(&self.v4, client).into_iter().map(RecordData::A).collect(),
-            Type::Aaaa => order(&self.v6, client).into_iter().map(RecordData::Aaaa).collect(),
+    fn of_type(&self, asked: Type) -> Vec<RecordData> {
+        let mut data: Vec<RecordData> = match asked {
+            Type::A => self.v4.iter().copied().map(RecordData::A).collect(),
+            Type::Aaaa => self.v6.iter().copied().map(RecordData::Aaaa).collect(),
             _ => Vec::new(),
         };
-        data.into_iter()
-            .take(ADDRESSES_MAX)
-            .map(|data| Record {
-                name: name.clone(),
-                ttl_s,
-                data,
-            })
-            .collect()
+        data.truncate(ADDRESSES_MAX);
+        data
     }
+}
+
+/// The edges that serve.
+#[derive(Debug, Clone, PartialEq, Default)]
+struct Service {
+    v4: Vec<Target<Ipv4Addr>>,
+    v6: Vec<Target<Ipv6Addr>>,
+}
+
+impl Service {
+    fn add(&mut self, addresses: &Addresses, location: Location) {
+        fn target<A: Copy + PartialEq>(known: &mut Vec<Target<A>>, addresses: &[A], location: Location) {
+            // Nor may two edges bring the same address twice.
+            let is_new = |address: &&A| known.iter().all(|target| !target.addresses.contains(address));
+            let addresses: Vec<A> = addresses.iter().filter(is_new).copied().collect();
+            if !addresses.is_empty() {
+                known.push(Target { addresses, location });
+            }
+        }
+        target(&mut self.v4, &addresses.v4, location);
+        target(&mut self.v6, &addresses.v6, location);
+    }
+
+    fn of_type(&self, asked: Type, client: Client) -> Vec<RecordData> {
+        match asked {
+            Type::A => choose(&self.v4, client).into_iter().map(RecordData::A).collect(),
+            Type::Aaaa => choose(&self.v6, client).into_iter().map(RecordData::Aaaa).collect(),
+            _ => Vec::new(),
+        }
+    }
+}
+
+fn records(name: &Arc<str>, ttl_s: u32, data: Vec<RecordData>) -> Vec<Record> {
+    let record = |data| Record {
+        name: name.clone(),
+        ttl_s,
+        data,
+    };
+    data.into_iter().map(record).collect()
 }
 
 /// The answer to a question inside the zone.
@@ -116,7 +145,7 @@ impl Answers {
         let zone: Arc<str> = topology.zone.as_str().into();
         let host_name = |label: &str| -> Arc<str> { format!("{label}.{zone}").into() };
 
-        let (mut service, mut hosts) = (Addresses::default(), BTreeMap::<Box<[u8]>, Host>::new());
+        let (mut service, mut hosts) = (Service::default(), BTreeMap::<Box<[u8]>, Host>::new());
         for edge in topology.edges.values() {
             let host = hosts.entry(edge.id.as_str().as_bytes().into()).or_insert_with(|| Host {
                 name: host_name(edge.id.as_str()),
@@ -124,17 +153,12 @@ impl Answers {
                 addresses: Addresses::default(),
             });
             for address in &edge.addresses {
-                host.addresses.add(*address, edge.location);
-                if plan.edges.get(&edge.id) == Some(&EdgeState::Serving) {
-                    service.add(*address, edge.location);
-                }
+                host.addresses.add(*address);
+            }
+            if plan.edges.get(&edge.id) == Some(&EdgeState::Serving) {
+                service.add(&host.addresses, edge.location);
             }
         }
-        // Name servers have no place; where their addresses are ordered by distance they come as they are.
-        let nowhere = Location {
-            latitude: 0.0,
-            longitude: 0.0,
-        };
         for server in topology.name_servers.values() {
             // A machine may be both: then its name has both addresses, and the shorter TTL of the two.
             let host = hosts
@@ -144,7 +168,7 @@ impl Answers {
                     ttl_s: NAME_SERVER_TTL_S,
                     addresses: Addresses::default(),
                 });
-            host.addresses.add(server.address, nowhere);
+            host.addresses.add(server.address);
         }
         let name_servers: Vec<Arc<str>> = topology.name_servers.keys().map(|id| host_name(id.as_str())).collect();
         let soa = Soa {
@@ -200,7 +224,7 @@ impl Answers {
         };
         let records = match asked {
             Type::Any => vec![any(&host.name)],
-            _ => host.addresses.records(&host.name, host.ttl_s, asked, client),
+            _ => records(&host.name, host.ttl_s, host.addresses.of_type(asked)),
         };
         Ok(self.found(records, Vec::new()))
     }
@@ -213,7 +237,7 @@ impl Answers {
         };
         match asked {
             Type::A | Type::Aaaa => {
-                let records = self.service.records(&self.zone, self.ttl_s, asked, client);
+                let records = records(&self.zone, self.ttl_s, self.service.of_type(asked, client));
                 self.found(records, Vec::new())
             }
             Type::Soa => self.found(vec![record(self.ttl_s, RecordData::Soa(self.soa.clone()))], Vec::new()),
@@ -223,19 +247,19 @@ impl Answers {
                     .iter()
                     .map(|name| record(NAME_SERVER_TTL_S, RecordData::Ns(name.clone())))
                     .collect();
-                self.found(servers, self.glue(client))
+                self.found(servers, self.glue())
             }
             Type::Any => self.found(vec![any(&self.zone)], Vec::new()),
             Type::Other => self.found(Vec::new(), Vec::new()),
         }
     }
 
-    fn glue(&self, client: Client) -> Vec<Record> {
+    fn glue(&self) -> Vec<Record> {
         self.hosts
             .values()
             .filter(|host| self.name_servers.contains(&host.name))
             .flat_map(|host| {
-                [Type::A, Type::Aaaa].map(|kind| host.addresses.records(&host.name, host.ttl_s, kind, client))
+                [Type::A, Type::Aaaa].map(|kind| records(&host.name, host.ttl_s, host.addresses.of_type(kind)))
             })
             .flatten()
             .collect()
@@ -272,9 +296,12 @@ mod tests {
     use topology::{EdgeId, NameServer, NodeId, fixtures::three_primaries, snapshot::digest};
 
     use super::*;
-    use crate::labels;
+    use crate::{labels, order::NAMED_MAX};
 
-    const ANYONE: Client = Client::From(IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7)));
+    const ANYONE: Client = Client {
+        address: IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7)),
+        location: None,
+    };
 
     /// A world with IPv6 at one edge, and a second name server.
     fn world() -> Snapshot {
@@ -404,22 +431,37 @@ mod tests {
     }
 
     #[test]
-    fn a_crowd_of_edges_still_fits_into_an_answer() {
+    fn a_crowd_of_edges_is_answered_with_three_and_a_crowd_of_addresses_with_sixteen() {
         let mut snapshot = world();
         let template = snapshot.topology.edges.values().next().unwrap().clone();
         for number in 0..100_u8 {
             let id = EdgeId::new(&format!("edge-{number}")).unwrap();
             let mut edge = template.clone();
             edge.id = id.clone();
-            edge.addresses = vec![Ipv4Addr::new(192, 0, 2, number).into()];
+            edge.addresses = (0..20).map(|host| Ipv4Addr::new(192, 0, number, host).into()).collect();
             snapshot.plan.edges.insert(id.clone(), EdgeState::Serving);
             snapshot.topology.edges.insert(id, edge);
         }
         let answers = Answers::compile(&snapshot);
-        let Ok(Lookup::Found { records, .. }) = answers.lookup(&labels("voice.meridian.test"), Type::A, ANYONE) else {
-            panic!("the service is gone");
-        };
-        assert_eq!(records.len(), ADDRESSES_MAX);
+        for (name, expected) in [
+            ("voice.meridian.test", NAMED_MAX),
+            ("edge-7.voice.meridian.test", ADDRESSES_MAX),
+        ] {
+            let Ok(Lookup::Found { records, .. }) = answers.lookup(&labels(name), Type::A, ANYONE) else {
+                panic!("{name} is gone");
+            };
+            assert_eq!(records.len(), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn two_edges_at_one_address_are_one_record() {
+        let mut snapshot = world();
+        let [ashburn, dublin] = ["edge-iad", "edge-dub"].map(|id| EdgeId::new(id).unwrap());
+        let shared = snapshot.topology.edges[&ashburn].addresses.clone();
+        snapshot.topology.edges.get_mut(&dublin).unwrap().addresses = shared;
+        let answers = Answers::compile(&snapshot);
+        assert_eq!(told(&answers, "voice.meridian.test", Type::A), "@ 15 127.0.1.1");
     }
 
     #[test]

@@ -1,41 +1,62 @@
-//! In which order a client gets the addresses. Most clients use the first.
+//! Which edges a client gets to know. The order within an answer steers nobody: resolvers rotate it (RFC 2181 §5), so an
+//! answer names only addresses that are all good for this client.
 
 use std::net::IpAddr;
 
 use topology::Location;
 
-/// What is known of who asks.
+/// Most addresses of edges in one answer. A device that cannot reach the first tries the others at once, and does not wait
+/// for the plan to leave the dead edge out; more than three no device tries.
+pub(crate) const NAMED_MAX: usize = 3;
+/// An edge this much farther away than the nearest is as good as the nearest: 500 km of fibre and back take 5 ms, which
+/// nobody hears, and a device with two edges outlives one.
+const AS_NEAR_KM: f64 = 500.0;
+
+/// The resolver that asks.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Client {
-    /// Where it stands: nearest edges first.
-    At(Location),
-    /// Only its address: an order of its own, so that the clients spread over all edges.
-    From(IpAddr),
+pub struct Client {
+    /// Its address: clients spread over all edges that are equally good for them.
+    pub address: IpAddr,
+    /// Where it stands, when that is known.
+    pub location: Option<Location>,
 }
 
-/// An address, and the edge's place.
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// An edge: its addresses and its place.
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Target<A> {
-    pub(crate) address: A,
+    pub(crate) addresses: Vec<A>,
     pub(crate) location: Location,
 }
 
-/// The addresses as this client gets them: the same client always the same, and when an edge goes, the others keep their
-/// order (rendezvous hashing), so that nobody moves who did not have to.
-pub(crate) fn order<A: Copy + Ord + Into<IpAddr>>(targets: &[Target<A>], client: Client) -> Vec<A> {
-    let mut ranked: Vec<(u64, A)> = targets
-        .iter()
-        .map(|target| {
-            let rank = match client {
-                // Whole kilometres: edges in one city are equal, and their addresses decide.
-                Client::At(location) => target.location.distance_km(location) as u64,
-                Client::From(address) => mix(hash(client_key(address)), hash(key(target.address.into()))),
-            };
-            (rank, target.address)
+/// The addresses that this client gets, at most [`NAMED_MAX`]: those of the edges near it, or of any edges when nobody knows
+/// where it stands. The same client always gets the same; when an edge goes, nobody moves who did not have to (rendezvous
+/// hashing). Different edges come before a second address of one edge.
+pub(crate) fn choose<A: Copy + Ord + Into<IpAddr>>(targets: &[Target<A>], client: Client) -> Vec<A> {
+    let distance_km = |target: &Target<A>| {
+        let from = client.location?;
+        Some(target.location.distance_km(from))
+    };
+    let limit_km = (targets.iter().filter_map(distance_km))
+        .min_by(f64::total_cmp)
+        .map(|nearest| nearest + AS_NEAR_KM);
+    let is_near = |target: &&Target<A>| match (distance_km(target), limit_km) {
+        (Some(distance), Some(limit)) => distance <= limit,
+        _ => true,
+    };
+    let client = hash(client_key(client.address));
+    let mut ranked: Vec<(u64, &Target<A>)> = (targets.iter().filter(is_near))
+        .filter_map(|target| {
+            let first = *target.addresses.first()?;
+            Some((mix(client, hash(key(first.into()))), target))
         })
         .collect();
-    ranked.sort_unstable();
-    ranked.into_iter().map(|(_, address)| address).collect()
+    ranked.sort_unstable_by_key(|(rank, target)| (*rank, target.addresses[0]));
+    ranked.truncate(NAMED_MAX);
+    (0..NAMED_MAX)
+        .flat_map(|nth| ranked.iter().filter_map(move |(_, target)| target.addresses.get(nth)))
+        .take(NAMED_MAX)
+        .copied()
+        .collect()
 }
 
 fn key(address: IpAddr) -> u128 {
@@ -82,58 +103,97 @@ mod tests {
         latitude: 53.3,
         longitude: -6.3,
     };
+    const LONDON: Location = Location {
+        latitude: 51.5,
+        longitude: 0.0,
+    };
 
+    /// One address an edge, 192.0.2.1 and up, each in Ashburn or, the even ones, in Dublin.
     fn targets(count: u8) -> Vec<Target<Ipv4Addr>> {
         (1..=count)
             .map(|last| Target {
-                address: Ipv4Addr::new(192, 0, 2, last),
+                addresses: vec![Ipv4Addr::new(192, 0, 2, last)],
                 location: if last % 2 == 0 { DUBLIN } else { ASHBURN },
             })
             .collect()
     }
 
-    fn from(number: u32) -> Client {
-        Client::From(Ipv4Addr::from_bits(0x0a00_0000 + number).into())
-    }
-
-    #[test]
-    fn a_client_whose_place_is_known_gets_the_nearest_first() {
-        let near_london = Client::At(Location {
-            latitude: 51.5,
-            longitude: 0.0,
-        });
-        let ordered = order(&targets(4), near_london);
-        assert_eq!(ordered.map_last_octets(), [2, 4, 1, 3]);
-    }
-
-    #[test]
-    fn other_clients_spread_evenly_and_each_keeps_its_order() {
-        let targets = targets(5);
-        let mut firsts = BTreeMap::new();
-        for client in 0..5000 {
-            *firsts.entry(order(&targets, from(client))[0]).or_insert(0) += 1;
+    fn client(number: u32, location: Option<Location>) -> Client {
+        Client {
+            address: Ipv4Addr::from_bits(0x0a00_0000 + number).into(),
+            location,
         }
-        assert!(firsts.values().all(|count| (850..1150).contains(count)), "{firsts:?}");
-        assert_eq!(order(&targets, from(7)), order(&targets, from(7)));
+    }
+
+    fn last_octets(addresses: &[Ipv4Addr]) -> Vec<u8> {
+        addresses.iter().map(|address| address.octets()[3]).collect()
+    }
+
+    #[test]
+    fn a_client_whose_place_is_known_gets_near_edges_and_no_others() {
+        // A resolver may hand out any order, so the edge across the ocean must not be in the answer at all.
+        assert_eq!(last_octets(&choose(&targets(2), client(1, Some(LONDON)))), [2]);
+        for number in 0..100 {
+            let named = choose(&targets(10), client(number, Some(LONDON)));
+            assert_eq!(named.len(), NAMED_MAX);
+            assert!(named.iter().all(|address| address.octets()[3] % 2 == 0), "{named:?}");
+        }
+    }
+
+    #[test]
+    fn the_nearest_edge_is_named_however_far_it_is() {
+        let tokyo = Location {
+            latitude: 35.7,
+            longitude: 139.7,
+        };
+        let named = choose(&targets(2), client(1, Some(tokyo)));
+        assert_eq!(last_octets(&named), [2], "Dublin is 9,600 km away, Ashburn 10,900");
+    }
+
+    #[test]
+    fn clients_spread_evenly_over_equals_and_each_keeps_its_edges() {
+        // Without a place: over all five. In London: over the five in Dublin.
+        for (count, location, expected) in [(5, None, 5), (10, Some(LONDON), 5)] {
+            let targets = targets(count);
+            let mut named = BTreeMap::new();
+            for number in 0..5000 {
+                for address in choose(&targets, client(number, location)) {
+                    *named.entry(address).or_insert(0) += 1;
+                }
+            }
+            assert_eq!(named.len(), expected);
+            assert!(named.values().all(|count| (2750..3250).contains(count)), "{named:?}");
+            assert_eq!(
+                choose(&targets, client(7, location)),
+                choose(&targets, client(7, location))
+            );
+        }
     }
 
     #[test]
     fn when_an_edge_goes_only_its_clients_move() {
         let (all, fewer) = (targets(5), targets(4));
-        for client in (0..500).map(from) {
-            let mut expected = order(&all, client);
-            expected.retain(|address| address.octets()[3] != 5);
-            assert_eq!(order(&fewer, client), expected);
+        for number in 0..500 {
+            let client = client(number, None);
+            let before = choose(&all, client);
+            let after = choose(&fewer, client);
+            let kept: Vec<_> = before.iter().filter(|address| address.octets()[3] != 5).collect();
+            assert_eq!(after.iter().take(kept.len()).collect::<Vec<_>>(), kept);
         }
     }
 
-    trait LastOctets {
-        fn map_last_octets(&self) -> Vec<u8>;
-    }
-
-    impl LastOctets for Vec<Ipv4Addr> {
-        fn map_last_octets(&self) -> Vec<u8> {
-            self.iter().map(|address| address.octets()[3]).collect()
+    #[test]
+    fn two_edges_come_before_two_addresses_of_one() {
+        let mut targets = targets(2);
+        targets[0]
+            .addresses
+            .extend([3, 5, 7].map(|last| Ipv4Addr::new(192, 0, 2, last)));
+        for number in 0..100 {
+            let named = last_octets(&choose(&targets, client(number, None)));
+            let (mut first, third) = ([named[0], named[1]], named[2]);
+            first.sort_unstable();
+            assert_eq!((first, third), ([1, 2], 3));
         }
+        assert_eq!(last_octets(&choose(&targets[..1], client(1, None))), [1, 3, 5]);
     }
 }

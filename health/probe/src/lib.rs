@@ -14,7 +14,7 @@ pub mod steady;
 pub mod utterance;
 
 pub use call::{Call, CallError, CallOptions, Move, Notice, Pacing, Retry, Stage, Timings, Turn, TurnEnd};
-pub use run::{Settings, run};
+pub use run::{Probed, Settings, run};
 pub use stack::probe_once;
 pub use steady::{CallEvent, CallEventKind, SteadyCall};
 pub use utterance::{RATE, Utterance};

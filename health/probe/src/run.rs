@@ -4,7 +4,11 @@
 //! and feed rules that take minutes: they are spread over the first part of the tick, each vantage in another order, so
 //! that a small machine is not asked everything by everyone at once.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     sync::{mpsc, watch},
@@ -23,8 +27,6 @@ const GATEWAY_SPREAD_MAX: Duration = Duration::from_millis(1_000);
 const MARGIN: Duration = Duration::from_millis(500);
 /// Wait after the tick's end before it is reported: timers are early by a millisecond at times.
 const SETTLE: Duration = Duration::from_millis(20);
-/// Weight of the newest round-trip time in the average: three or four ticks follow a change of the network.
-const RTT_WEIGHT: f64 = 0.3;
 
 /// Where the results of [`run`] go.
 #[derive(Debug)]
@@ -33,8 +35,17 @@ pub struct Settings {
     pub vantage: NodeId,
     /// Takes one report per tick; a report that finds it full is dropped, because health is judged on fresh ticks.
     pub reports: mpsc::Sender<TickReport>,
-    /// Takes the smoothed round-trip time to each region that answers, in milliseconds, after every tick.
-    pub rtts: Option<watch::Sender<BTreeMap<RegionId, f64>>>,
+    /// Takes what the node itself should know of the regions, after every tick.
+    pub rtts: Option<watch::Sender<Probed>>,
+}
+
+/// What the probes of one tick say to the node that sent them.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Probed {
+    /// The shortest time in which a stack of the region took a connection, in milliseconds; only of regions that took one.
+    pub rtt_ms: BTreeMap<RegionId, f64>,
+    /// Regions that were probed and answered nothing.
+    pub silent: BTreeSet<RegionId>,
 }
 
 /// Probes all regions in every tick until `stop`, and reports after each tick what the probes and `traffic` saw in it.
@@ -58,7 +69,6 @@ async fn run_by(
     traffic: impl Fn() -> Passive,
 ) {
     let http = stack::http_client();
-    let mut rtts: BTreeMap<RegionId, f64> = BTreeMap::new();
     loop {
         if snapshots.wait_for(Option::is_some).await.is_err() && snapshots.borrow().is_none() {
             // No plan and nobody left who could send one; the owner is about to stop this task.
@@ -72,27 +82,22 @@ async fn run_by(
         let mut probes = start_probes(&http, &settings.vantage, &snapshot, now());
         let closed = wait_for_end(&now, tick).await;
 
-        let mut seen = Seen::default();
+        let (mut seen, mut probed) = (Seen::default(), Probed::default());
         while let Some(result) = probes.try_join_next() {
             // A probe that panicked saw nothing.
             let Ok((region, probe_seen, round_trip)) = result else {
                 continue;
             };
             seen.absorb(&probe_seen);
-            match round_trip {
-                Some(RoundTrip::Took(time)) => {
-                    let ms = milliseconds(time);
-                    let smoothed = rtts.entry(region).or_insert(ms);
-                    *smoothed += RTT_WEIGHT * (ms - *smoothed);
-                }
-                Some(RoundTrip::Unreachable) => {
-                    rtts.remove(&region);
-                }
-                None => {}
+            if let Some(time) = round_trip {
+                let ms = milliseconds(time);
+                let least = probed.rtt_ms.entry(region).or_insert(ms);
+                *least = least.min(ms);
             }
         }
+        probed.silent = seen.unanswered();
         if let Some(sender) = &settings.rtts {
-            sender.send_replace(rtts.clone());
+            sender.send_replace(probed);
         }
         // Asked even when the tick does not count, or its traffic would be taken for that of the next.
         let passive = traffic();
@@ -143,14 +148,8 @@ async fn wait_for_end(now: &impl Fn() -> Moment, tick: Tick) -> Closed {
     }
 }
 
-/// What a probe learned about the way to a region.
-#[derive(Debug, Clone, Copy)]
-enum RoundTrip {
-    Took(Duration),
-    Unreachable,
-}
-
-type ProbeResult = (RegionId, Seen, Option<RoundTrip>);
+/// What a probe saw of a region, and the round trip if it measured one.
+type ProbeResult = (RegionId, Seen, Option<Duration>);
 
 /// Starts what is still ahead in the tick that holds `now`.
 fn start_probes(http: &reqwest::Client, vantage: &NodeId, snapshot: &Snapshot, now: Moment) -> JoinSet<ProbeResult> {
@@ -166,11 +165,7 @@ fn start_probes(http: &reqwest::Client, vantage: &NodeId, snapshot: &Snapshot, n
                 probes.spawn(async move {
                     sleep_until(started + wait).await;
                     let (seen, round_trip) = stack::gateway(&http, &id, stack, patience).await;
-                    (
-                        id,
-                        seen,
-                        Some(round_trip.map_or(RoundTrip::Unreachable, RoundTrip::Took)),
-                    )
+                    (id, seen, round_trip)
                 });
             }
             if let Some(wait) = at.spoken_turn.checked_sub(into_tick) {

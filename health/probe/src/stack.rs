@@ -1,7 +1,7 @@
 //! One look at one stack: is the gateway there, and does a spoken question get its answer.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     time::{Duration, Instant},
 };
@@ -37,6 +37,16 @@ impl Seen {
 
     pub(crate) fn absorb(&mut self, other: &Seen) {
         other.0.values().for_each(|observation| self.merge(observation));
+    }
+
+    /// Regions whose gateway was asked and never answered.
+    pub(crate) fn unanswered(&self) -> BTreeSet<RegionId> {
+        let gateways = self
+            .0
+            .iter()
+            .filter(|((_, component, source), _)| (*component, *source) == (Component::Gateway, Source::Probe));
+        let unanswered = gateways.filter(|(_, seen)| seen.failed > 0 && seen.succeeded == 0);
+        unanswered.map(|((region, ..), _)| region.clone()).collect()
     }
 
     pub(crate) fn into_observations(self) -> Vec<Observation> {

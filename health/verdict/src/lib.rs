@@ -23,21 +23,25 @@
 //! not "available", and the caller should not wait for the second. Errors of NLU and skills are held to a laxer limit
 //! than those of ASR, because their levels take something from every caller, also from those who were answered well.
 
+pub mod clocks;
 mod correlation;
 mod judge;
 pub mod latency;
 pub mod observation;
+pub mod rounds;
 mod run;
 mod trigger;
 mod verdict;
 pub mod window;
 
+pub use clocks::{Clock, Clocks};
 pub use correlation::correlated;
 pub use judge::judge;
 pub use latency::Latency;
 pub use observation::{
     FAILURE_LENGTH_MAX, Observation, Passive, ReplicationLag, Source, TickReport, TrafficSeen, VersionSeen,
 };
+pub use rounds::{Rounds, TICKS_AHEAD_MAX, Watch};
 pub use trigger::Trigger;
 pub use verdict::{Before, Fired, Health, Service, Verdict};
 pub use window::{Unwanted, Windows};

@@ -73,27 +73,28 @@ pub(crate) struct Believed {
 /// Why a report does not count.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unwanted {
-    /// The tick is not over yet; the vantage's clock is ahead of ours.
-    #[error("tick {0:?} is not closed yet; is the clock of {1} ahead?")]
-    NotClosed(Tick, NodeId),
+    /// The tick is far from over by our clock.
+    #[error("tick {at} of {1} has not come yet: its clock and ours are too far apart", at = .0.start())]
+    TooEarly(Tick, NodeId),
     /// Too old to decide on.
-    #[error("tick {0:?} of {1} is too old to decide on")]
+    #[error("tick {at} of {1} is too old to decide on", at = .0.start())]
     Stale(Tick, NodeId),
     /// The vantage has reported on this tick. Its first word counts: what was decided on is not rewritten.
-    #[error("{1} has already reported on tick {0:?}")]
+    #[error("{1} has already reported on tick {at}", at = .0.start())]
     Repeated(Tick, NodeId),
+    /// Whoever reports is no vantage: a name that is wrong, or a node that is not in the topology any more.
+    #[error("{0} is no edge of the topology")]
+    Stranger(NodeId),
     /// More vantages than can be real.
     #[error("more than {VANTAGES_MAX} vantages report")]
     TooManyVantages,
 }
 
 impl Windows {
-    /// Takes a report. `last_closed` is the newest tick that is over.
+    /// Takes a report. `last_closed` is the newest tick that is over; how far ahead of it a report may be is for
+    /// [`crate::Rounds`] to say.
     pub fn take(&mut self, report: TickReport, last_closed: Tick, policy: &HealthPolicy) -> Result<(), Unwanted> {
         let tick = report.tick;
-        if tick > last_closed {
-            return Err(Unwanted::NotClosed(tick, report.vantage));
-        }
         if tick < oldest_open(policy, last_closed) || self.settled_to.is_some_and(|newest| tick <= newest) {
             return Err(Unwanted::Stale(tick, report.vantage));
         }
@@ -159,8 +160,20 @@ impl Windows {
     }
 
     /// The vantages that reported on a tick.
-    pub fn vantages(&self, tick: Tick) -> usize {
-        self.ticks.get(&tick).map_or(0, |seen| seen.vantages.len())
+    pub fn vantages(&self, tick: Tick) -> impl ExactSizeIterator<Item = &NodeId> {
+        static NOBODY: BTreeSet<NodeId> = BTreeSet::new();
+        self.ticks.get(&tick).map_or(&NOBODY, |seen| &seen.vantages).iter()
+    }
+
+    /// How many vantages reported on any tick that is not settled.
+    pub(crate) fn lively(&self) -> usize {
+        let vantages: BTreeSet<&NodeId> = self.ticks.values().flat_map(|seen| &seen.vantages).collect();
+        vantages.len()
+    }
+
+    /// Whether a tick was settled: enough ticks were watched to know who reports.
+    pub(crate) fn has_settled(&self) -> bool {
+        self.settled_to.is_some()
     }
 }
 

@@ -18,9 +18,13 @@ const AGE_MAX: Duration = Duration::from_secs(86_400);
 /// Clocks of regions differ, but not by more.
 const SKEW_MAX: Duration = Duration::from_secs(300);
 
-/// The secret all regions share, written in hex. It never shows in `Debug` output.
+/// The secret all regions share, written in hex, or two of them while it is exchanged: the first seals, both open. It never shows
+/// in `Debug` output.
 #[derive(Clone)]
-pub struct CheckpointKey(Hmac<Sha256>);
+pub struct CheckpointKey {
+    seals: Hmac<Sha256>,
+    also_opens: Option<Hmac<Sha256>>,
+}
 
 /// Why a sealed state is not accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -35,7 +39,12 @@ impl CheckpointKey {
     /// The state, sealed.
     pub(crate) fn seal(&self, state: &[u8], now: Moment) -> Vec<u8> {
         let sealed_at = now.0.to_be_bytes();
-        let code = self.0.clone().chain_update(sealed_at).chain_update(state).finalize();
+        let code = self
+            .seals
+            .clone()
+            .chain_update(sealed_at)
+            .chain_update(state)
+            .finalize();
         [&code.into_bytes()[..], &sealed_at, state].concat()
     }
 
@@ -44,8 +53,11 @@ impl CheckpointKey {
         let (code, rest) = sealed.split_at_checked(MAC_BYTES).ok_or(SealError::Forged)?;
         let (sealed_at, state) = rest.split_first_chunk().ok_or(SealError::Forged)?;
         // The comparison takes the same time wherever the first difference is.
-        let computed = self.0.clone().chain_update(rest);
-        computed.verify_slice(code).map_err(|_| SealError::Forged)?;
+        let is_sealed = |key: &Hmac<Sha256>| key.clone().chain_update(rest).verify_slice(code).is_ok();
+        let mut keys = std::iter::once(&self.seals).chain(&self.also_opens);
+        if !keys.any(is_sealed) {
+            return Err(SealError::Forged);
+        }
         let sealed_at = Moment(u64::from_be_bytes(*sealed_at));
         if now.since(sealed_at) > AGE_MAX || sealed_at.since(now) > SKEW_MAX {
             return Err(SealError::OutOfDate);
@@ -57,15 +69,38 @@ impl CheckpointKey {
 impl<'de> Deserialize<'de> for CheckpointKey {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         use serde::de::Error as _;
-        let text = String::deserialize(deserializer)?;
-        // The secret is not repeated in the error: errors are logged.
-        let secret = hex::decode(&text).map_err(|_| D::Error::custom("checkpoint_key is not hexadecimal"))?;
-        if secret.len() < KEY_BYTES_MIN {
-            let problem = format!("checkpoint_key needs at least {KEY_BYTES_MIN} bytes");
-            return Err(D::Error::custom(problem));
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Written {
+            One(String),
+            Some(Vec<String>),
         }
-        let key = Hmac::new_from_slice(&secret);
-        key.map(Self).map_err(D::Error::custom)
+        // The secret is not repeated in an error: errors are logged.
+        let written = Written::deserialize(deserializer)
+            .map_err(|_| D::Error::custom("checkpoint_key is a text, or a list of two: [\"new\", \"old\"]"))?;
+        let keys = match written {
+            Written::One(key) => vec![key],
+            Written::Some(keys) => keys,
+        };
+        let hmac = |text: &String| {
+            let secret = hex::decode(text).map_err(|_| D::Error::custom("checkpoint_key is not hexadecimal"))?;
+            if secret.len() < KEY_BYTES_MIN {
+                let problem = format!("checkpoint_key needs at least {KEY_BYTES_MIN} bytes");
+                return Err(D::Error::custom(problem));
+            }
+            Hmac::new_from_slice(&secret).map_err(D::Error::custom)
+        };
+        match &keys[..] {
+            [seals] => Ok(Self {
+                seals: hmac(seals)?,
+                also_opens: None,
+            }),
+            [seals, opens] => Ok(Self {
+                seals: hmac(seals)?,
+                also_opens: Some(hmac(opens)?),
+            }),
+            _ => Err(D::Error::custom("checkpoint_key: one key, or the new and the old one")),
+        }
     }
 }
 
@@ -100,6 +135,31 @@ mod tests {
             changed[at] ^= 1;
             assert_eq!(ours.open(&changed, NOW), Err(SealError::Forged));
             assert_eq!(ours.open(&sealed[..at], NOW), Err(SealError::Forged));
+        }
+    }
+
+    /// Sessions move between regions of which one has the new key already.
+    #[test]
+    fn a_key_is_exchanged_without_losing_a_session() {
+        let two = |first: &str, second: &str| {
+            let keys = vec![first.repeat(32), second.repeat(32)];
+            serde_json::from_value::<CheckpointKey>(serde_json::to_value(keys).unwrap()).unwrap()
+        };
+        let (old, new) = (key(&"ab".repeat(32)).unwrap(), key(&"cd".repeat(32)).unwrap());
+        for (from, to) in [
+            (&old, &two("ab", "cd")),
+            (&two("ab", "cd"), &old),
+            (&two("ab", "cd"), &two("cd", "ab")),
+            (&two("cd", "ab"), &two("ab", "cd")),
+            (&two("cd", "ab"), &new),
+            (&new, &two("cd", "ab")),
+        ] {
+            assert_eq!(to.open(&from.seal(b"state", NOW), NOW), Ok(&b"state"[..]));
+        }
+        for keys in [0, 3] {
+            let keys = vec!["ab".repeat(32); keys];
+            let error = serde_json::from_value::<CheckpointKey>(serde_json::to_value(keys).unwrap()).unwrap_err();
+            assert!(error.to_string().contains("the new and the old one"), "{error}");
         }
     }
 

@@ -4,13 +4,13 @@ use std::{
     net::IpAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
-use routing::admit::{Arrival, ClientLimits, Clients, Excess, Places, Pressure};
-use tokio::sync::watch;
+use routing::admit::{Arrival, ClientLimits, ClientRequest, Clients, Excess, Places, Pressure};
+use tokio::{sync::watch, time::Instant};
 
 use crate::{Edge, answer::Answer, config::Limits};
 
@@ -20,6 +20,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// While memory is short, some of the quiet sessions are told to leave this often.
 const SHED_EVERY: Duration = Duration::from_secs(1);
 
+/// After the edge ran out of descriptors, ports or time, new devices are turned away for so long: enough for some of what is
+/// in use to come back, and short enough to be over before a device has tried another edge.
+const EXHAUSTED_FOR: Duration = Duration::from_secs(1);
+
 /// What decides who is let in.
 #[derive(Debug)]
 pub struct Admission {
@@ -27,6 +31,9 @@ pub struct Admission {
     handshakes: Gate,
     clients: Mutex<Clients>,
     pressure: watch::Sender<Pressure>,
+    began: Instant,
+    /// Until then the edge is short of something other than memory, in milliseconds since it began; 0 for never.
+    exhausted_until_ms: AtomicU64,
 }
 
 /// Places of one kind, and how many are taken.
@@ -47,8 +54,12 @@ pub enum Refusal {
     ClientConnections,
     /// The client asks too often.
     ClientRate(Duration),
+    /// The client has as many requests in flight as it may.
+    ClientInFlight,
     /// Memory is short.
     Memory,
+    /// Descriptors, ports or time are.
+    Exhausted,
 }
 
 /// A connection is let in while this exists.
@@ -81,8 +92,11 @@ impl Admission {
                 connections_max: limits.client_connections_max,
                 requests_per_s: f64::from(limits.client_requests_per_s),
                 burst: limits.client_burst,
+                in_flight_max: limits.client_in_flight_max,
             })),
             pressure: watch::Sender::new(Pressure::None),
+            began: Instant::now(),
+            exhausted_until_ms: AtomicU64::new(0),
         }
     }
 
@@ -99,11 +113,11 @@ impl Admission {
         })
     }
 
-    /// A request begins.
-    pub fn request(&self, client: IpAddr) -> Result<(), Refusal> {
+    /// A request begins, and is in flight until what is returned is dropped.
+    pub fn request(&self, client: IpAddr) -> Result<ClientRequest, Refusal> {
         // Who returns cannot be told from who does not, and a request is short.
         self.calm_enough(Arrival::Returning)?;
-        Ok(self.clients().ask(client, daemon::clock::now())?)
+        Ok(self.clients().begin(client, daemon::clock::now())?)
     }
 
     /// A session begins, as soon as a region takes it: the place it then has, and the one it has until then.
@@ -125,7 +139,27 @@ impl Admission {
         Ok((SessionPlace(self.clone()), handshake))
     }
 
+    /// This edge ran out of something: for a moment nobody new is let in. Whether that was not so already.
+    pub fn exhausted(&self) -> bool {
+        let now_ms = self.now_ms();
+        let until_ms = now_ms + EXHAUSTED_FOR.as_millis() as u64;
+        self.exhausted_until_ms.fetch_max(until_ms, Ordering::Relaxed) <= now_ms
+    }
+
+    /// Whether that is so now.
+    pub fn is_exhausted(&self) -> bool {
+        let until_ms = self.exhausted_until_ms.load(Ordering::Relaxed);
+        until_ms > 0 && self.now_ms() < until_ms
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.began.elapsed().as_millis() as u64
+    }
+
     fn calm_enough(&self, arrival: Arrival) -> Result<(), Refusal> {
+        if self.is_exhausted() {
+            return Err(Refusal::Exhausted);
+        }
         if self.pressure.borrow().admits(arrival) {
             Ok(())
         } else {
@@ -170,6 +204,7 @@ impl From<Excess> for Refusal {
         match excess {
             Excess::Connections => Self::ClientConnections,
             Excess::Rate(wait) => Self::ClientRate(wait),
+            Excess::InFlight => Self::ClientInFlight,
         }
     }
 }
@@ -182,7 +217,9 @@ impl Refusal {
             Self::Handshakes => "handshakes-full",
             Self::ClientConnections => "client-connections",
             Self::ClientRate(_) => "client-rate",
+            Self::ClientInFlight => "client-in-flight",
             Self::Memory => "memory",
+            Self::Exhausted => "exhausted",
         }
     }
 
@@ -195,11 +232,17 @@ impl Refusal {
                 "too many devices are connecting to this edge at this moment; try again",
                 2,
             ),
+            Self::Exhausted => Answer::edge_full(),
             Self::Memory => Answer::unavailable("edge_overloaded", "this edge is overloaded; try again", 5),
             Self::ClientConnections => Answer::too_many(
                 "too_many_connections",
                 "too many connections from this address; close some",
                 5,
+            ),
+            Self::ClientInFlight => Answer::too_many(
+                "too_many_requests",
+                "too many requests from this address are not yet answered; wait for some of them",
+                1,
             ),
             Self::ClientRate(wait) => Answer::too_many(
                 "rate_limited",

@@ -118,6 +118,11 @@ impl Answer {
         }
     }
 
+    /// 503: the edge itself has no room; the regions may be well.
+    pub fn edge_full() -> Self {
+        Self::unavailable("edge_full", "this edge has no room; connect again to reach another", 1)
+    }
+
     /// 502 or 504: a region failed in the middle of a request that cannot be repeated safely.
     pub fn region_failed(status: http::StatusCode, message: impl Into<String>) -> Self {
         Self {

@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use routing::pace::{Pace, Rate};
 use serde::{Deserialize, Deserializer};
 use topology::{EdgeId, document::Span};
 
@@ -159,10 +160,8 @@ pub struct Hedge {
     pub after: Span,
     /// Of the transcriptions of the last ten seconds, in percent, so many may be copied, and always one. 0 copies none.
     pub budget_percent: u32,
-    /// Longer recordings, in bytes, are streamed and not copied; so are those of unknown length.
+    /// Longer recordings, in bytes, are not copied.
     pub body_bytes_max: usize,
-    /// Memory for all recordings that may be copied; what does not fit is streamed.
-    pub body_bytes_total_max: usize,
 }
 
 impl Default for Hedge {
@@ -172,7 +171,6 @@ impl Default for Hedge {
             budget_percent: 10,
             // A minute of 16 kHz, 16 bit.
             body_bytes_max: 2 << 20,
-            body_bytes_total_max: 64 << 20,
         }
     }
 }
@@ -337,8 +335,16 @@ pub struct Limits {
     pub client_requests_per_s: u32,
     /// How many of them may come at once after a pause.
     pub client_burst: u32,
+    /// Requests of one client that are in flight at once; more are answered 429. 0 for any number.
+    pub client_in_flight_max: u32,
     /// Largest body of an HTTP request, in bytes; larger ones are answered 413.
     pub body_bytes_max: u64,
+    /// So much of a body, in bytes, is read before a region is asked. A longer one is passed on from then on as it comes.
+    pub body_buffer_bytes_max: usize,
+    /// Memory for all such bodies together. When it is used up, bodies are passed on from there.
+    pub body_buffer_bytes_total_max: usize,
+    /// A device that sends a body, or takes an answer, slower than this for longer than `timeouts.device` is cut off.
+    pub device_bytes_per_s_min: u32,
     /// Memory of this process, in bytes. From 90 % of it newcomers are answered 503, from 95 % everybody new, and at 100 %
     /// quiet sessions are told to reconnect, those in a turn after it. 0 for no limit.
     pub memory_max: u64,
@@ -360,8 +366,12 @@ pub struct Timeouts {
     pub upgrade: Span,
     /// For a region to begin or continue an HTTP answer.
     pub answer: Span,
+    /// For a device that falls behind `limits.device_bytes_per_s_min` with a body or an answer.
+    pub device: Span,
     /// For any byte of one direction of a session; heartbeats keep it alive.
     pub idle: Span,
+    /// For a device to take any of what waits for it; then its session is closed with 1008. Meanwhile its region is not judged.
+    pub send: Span,
     /// For a peer to take part in closing.
     pub close: Span,
     /// An affinity token counts this long.
@@ -380,6 +390,16 @@ pub struct Drain {
     pub upgrade_window: Span,
 }
 
+impl Config {
+    /// How slow a device may be.
+    pub fn pace(&self) -> Pace {
+        Pace::new(Rate {
+            behind_max: self.timeouts.device.0,
+            bytes_per_s_min: self.limits.device_bytes_per_s_min,
+        })
+    }
+}
+
 impl Drain {
     /// How long a session may finish its turn when its place in the window has come, so that it is told why it ends before
     /// the limit.
@@ -388,7 +408,8 @@ impl Drain {
     }
 }
 
-/// The secret that signs affinity tokens, written in hex. It never shows in `Debug` output.
+/// The secret that signs affinity tokens, written in hex, or two of them: the first signs, both verify. It never shows in `Debug`
+/// output.
 #[derive(Clone)]
 pub struct AffinityKey(pub routing::Key);
 
@@ -412,8 +433,16 @@ impl Default for Limits {
             client_connections_max: 2_000,
             client_requests_per_s: 200,
             client_burst: 2_000,
+            // A quarter of what a region's breaker lets through, so that no client fills it; and more than 200 a second
+            // come to unless each takes longer than a second.
+            client_in_flight_max: 256,
             // The OpenAI API takes 25 MB of audio.
             body_bytes_max: 32 << 20,
+            // A minute of 16 kHz, 16 bit.
+            body_buffer_bytes_max: 2 << 20,
+            body_buffer_bytes_total_max: 64 << 20,
+            // Apache's mod_reqtimeout (body=20,MinRate=500). Speech needs four times as much at the very least.
+            device_bytes_per_s_min: 500,
             memory_max: 0,
         }
     }
@@ -429,7 +458,11 @@ impl Default for Timeouts {
             connect: seconds(1),
             upgrade: seconds(3),
             answer: seconds(60),
+            device: seconds(20),
             idle: seconds(120),
+            // A phone in a lift or between two cells takes nothing for some seconds and is back; after half a minute nobody
+            // listens to that reply any more, and its place in the region is worth more to others.
+            send: seconds(30),
             close: seconds(1),
             affinity: seconds(86_400),
         }
@@ -449,10 +482,27 @@ impl Default for Drain {
 impl<'de> Deserialize<'de> for AffinityKey {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         use serde::de::Error as _;
-        let text = String::deserialize(deserializer)?;
-        // The secret is not repeated in the error: errors are logged.
-        let secret = hex::decode(&text).map_err(|_| D::Error::custom("affinity_key is not hexadecimal"))?;
-        routing::Key::new(&secret).map(Self).map_err(D::Error::custom)
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Written {
+            One(String),
+            Some(Vec<String>),
+        }
+        // The secret is not repeated in an error: errors are logged.
+        let written = Written::deserialize(deserializer)
+            .map_err(|_| D::Error::custom("affinity_key is a text, or a list of two: [\"new\", \"old\"]"))?;
+        let keys = match written {
+            Written::One(key) => vec![key],
+            Written::Some(keys) => keys,
+        };
+        let decode = |text: &String| hex::decode(text).map_err(|_| D::Error::custom("affinity_key is not hexadecimal"));
+        let keys = keys.iter().map(decode).collect::<Result<Vec<_>, _>>()?;
+        let key = match &keys[..] {
+            [signs] => routing::Key::new(signs),
+            [signs, verifies] => routing::Key::new(signs).and_then(|key| key.and(verifies)),
+            _ => return Err(D::Error::custom("affinity_key: one key, or the new and the old one")),
+        };
+        key.map(Self).map_err(D::Error::custom)
     }
 }
 
@@ -495,8 +545,26 @@ impl Config {
                 problems.push(format!("{name}.budget_percent: more than 100 is no budget"));
             }
         }
-        if u32::try_from(self.hedge.body_bytes_max).is_err() || self.hedge.body_bytes_total_max > usize::MAX >> 3 {
-            problems.push("hedge: body_bytes_max and body_bytes_total_max are larger than any memory".to_owned());
+        let limits = &self.limits;
+        if u32::try_from(limits.body_buffer_bytes_max).is_err() || limits.body_buffer_bytes_total_max > usize::MAX >> 3
+        {
+            problems.push(
+                "limits: body_buffer_bytes_max and body_buffer_bytes_total_max are larger than any memory".to_owned(),
+            );
+        }
+        if self.hedge.body_bytes_max > limits.body_buffer_bytes_max {
+            problems.push(format!(
+                "hedge.body_bytes_max: {} is more than limits.body_buffer_bytes_max ({}), and only what is buffered whole \
+                 can be copied",
+                self.hedge.body_bytes_max, limits.body_buffer_bytes_max
+            ));
+        }
+        if limits.client_in_flight_max > self.breaker.max_requests / 2 {
+            problems.push(format!(
+                "limits.client_in_flight_max: {} is more than half of breaker.max_requests ({}), so two clients could fill \
+                 a region; lower it, raise the other, or write 0 for no limit",
+                limits.client_in_flight_max, self.breaker.max_requests
+            ));
         }
         if tls.reload.0.is_zero() {
             problems.push("tls.reload: must be longer than nothing".to_owned());
@@ -525,6 +593,11 @@ impl Config {
             ("limits.handshakes_max", self.limits.handshakes_max as u64),
             ("limits.client_burst", u64::from(self.limits.client_burst)),
             ("limits.body_bytes_max", self.limits.body_bytes_max),
+            ("limits.body_buffer_bytes_max", self.limits.body_buffer_bytes_max as u64),
+            (
+                "limits.device_bytes_per_s_min",
+                u64::from(self.limits.device_bytes_per_s_min),
+            ),
         ] {
             if value == 0 {
                 problems.push(format!("{name}: 0 would refuse everything"));
@@ -552,7 +625,9 @@ impl Config {
             ("connect", timeouts.connect),
             ("upgrade", timeouts.upgrade),
             ("answer", timeouts.answer),
+            ("device", timeouts.device),
             ("idle", timeouts.idle),
+            ("send", timeouts.send),
             ("close", timeouts.close),
         ] {
             if span.0.is_zero() {
@@ -605,6 +680,7 @@ mod tests {
             .replace("panic_percent = 50", "panic_percent = 101")
             .replace("limit = \"20s\"", "limit = \"1s\"")
             .replace("budget_percent = 10", "budget_percent = 101")
+            .replace("client_in_flight_max = 256", "client_in_flight_max = 513")
             .replace(
                 "[breaker]",
                 "[[upstream]]\npath = \"/v1/audio/x\"\nservers = []\n[breaker]",
@@ -619,6 +695,7 @@ mod tests {
             "drain.limit",
             "tls.certificate",
             "hedge.budget",
+            "half of breaker.max_requests (1024)",
             "by the regions",
             "has none",
             "\"seven\"",

@@ -1,5 +1,5 @@
-//! One connection of a device, from its first byte to its last: HTTP requests go to pingora, one after the other, and an
-//! upgrade to the Realtime WebSocket goes to the tunnel.
+//! One connection of a device, from its first byte to its last: HTTP requests are served one after the other, with pingora or
+//! without, and an upgrade to the Realtime WebSocket goes to the tunnel.
 //!
 //! The head of every HTTP/1.1 request is read here and not by pingora, so that limits of size and time are ours, and so
 //! that upgrades never take pingora's own path, which may close a session whose region answers at once
@@ -31,14 +31,15 @@ use crate::{
     answer::Answer,
     forward::{Forwarded, Line},
     head::{self, Bounds, Head, HeadError, Kind, Upgrade},
-    idle::{IDLE_MAX, Idle},
+    http1::Peer,
+    idle::IDLE_MAX,
     patience::Patience,
     proxy::{self, Ctx, Gateway},
     relay::Io,
     requests::Requests,
     sessions::Busy,
     tls::{self, HandshakeError, Tls},
-    transport::Transport,
+    transport::{Framing, Transport},
     tunnel,
 };
 
@@ -52,7 +53,6 @@ pub struct Server {
     edge: Arc<Edge>,
     gateway: Gateway,
     proxy: Arc<HttpProxy<Gateway>>,
-    idle: Idle,
     /// Set when the edge begins to stop. Connections of HTTP/2 say so then; those of HTTP/1.1 ask `edge.sessions`.
     shutdown: watch::Sender<bool>,
 }
@@ -70,7 +70,7 @@ impl Server {
             upstream_keepalive_pool_size: kept_max,
             ..ServerConf::default()
         });
-        let gateway = Gateway::new(edge.clone(), requests, &conf);
+        let gateway = Gateway::new(edge.clone(), requests, kept_max);
         let mut proxy = http_proxy(&conf, gateway.clone());
         proxy.h2_options = Some(http2_options(&edge.config));
         let mut options = HttpServerOptions::default();
@@ -80,7 +80,6 @@ impl Server {
             edge,
             gateway,
             proxy: Arc::new(proxy),
-            idle: Idle::new(kept_max),
             shutdown: watch::Sender::new(false),
         }
     }
@@ -90,25 +89,29 @@ impl Server {
         let mut tick = tokio::time::interval(IDLE_MAX / 3);
         loop {
             tick.tick().await;
-            self.idle.sweep();
+            self.gateway.idle.sweep();
         }
     }
 
     /// Serves one connection to its end.
     pub async fn serve(&self, tcp: TcpStream, client: SocketAddr, tls: Option<&Tls>) {
+        let device = Peer {
+            address: client,
+            has_tls: tls.is_some(),
+        };
         let arriving = self.edge.sessions.arrives();
         // As in the tunnel: frames must not wait for more.
         let _ = tcp.set_nodelay(true);
         let fd = tcp.as_raw_fd();
         let Some(tls) = tls else {
-            return self.talk(tcp, fd, client, arriving).await;
+            return self.talk(tcp, fd, device, arriving).await;
         };
         // In boxes: a handshake is over long before its session is, and what TLS remembers would be moved around with it.
         match Box::pin(self.handshake(tls, tcp)).await {
             Some(stream) if tls::is_http2(&stream) => {
-                Box::pin(self.http2(stream, fd, client, BytesMut::new(), arriving)).await;
+                Box::pin(self.http2(stream, fd, device, BytesMut::new(), arriving)).await;
             }
-            Some(stream) => Box::pin(self.talk(stream, fd, client, arriving)).await,
+            Some(stream) => Box::pin(self.talk(stream, fd, device, arriving)).await,
             None => {}
         }
     }
@@ -132,7 +135,7 @@ impl Server {
     }
 
     /// Serves a connection on which HTTP is spoken.
-    async fn talk(&self, mut io: impl Device, fd: RawFd, client: SocketAddr, arriving: TaskTrackerToken) {
+    async fn talk(&self, mut io: impl Device, fd: RawFd, device: Peer, arriving: TaskTrackerToken) {
         let header = self.edge.config.timeouts.header.0;
         let Some(head) = self
             .head(&mut io, header, &mut Patience::default(), BytesMut::new())
@@ -141,15 +144,15 @@ impl Server {
             return;
         };
         if head.is_http2() {
-            return Box::pin(self.http2(io, fd, client, head.bytes, arriving)).await;
+            return Box::pin(self.http2(io, fd, device, head.bytes, arriving)).await;
         }
         // A session and a request keep the edge themselves.
         let busy = self.edge.sessions.busy();
         drop(arriving);
-        let Some(head) = self.tunnel(&mut io, head, client).await else {
+        let Some(head) = self.tunnel(&mut io, head, device).await else {
             return;
         };
-        Box::pin(self.requests(io, fd, client, head, busy)).await;
+        Box::pin(self.requests(io, fd, device, head, busy)).await;
     }
 
     /// Serves HTTP/2 until the connection ends. When the edge stops, the device is told to open no more streams, and those
@@ -161,7 +164,7 @@ impl Server {
         &self,
         mut io: impl Device,
         fd: RawFd,
-        client: SocketAddr,
+        device: Peer,
         mut read: BytesMut,
         arriving: TaskTrackerToken,
     ) {
@@ -177,7 +180,7 @@ impl Server {
         let _token = self.edge.sessions.speaks_http2();
         drop(arriving);
         let shutdown = self.shutdown.subscribe();
-        let transport = Transport::http2(io, fd, client, read);
+        let transport = Transport::http2(io, fd, device, read);
         let mut serving = pin!(self.proxy.process_new(Box::new(transport), &shutdown));
         tokio::select! {
             _ = &mut serving => return,
@@ -188,21 +191,28 @@ impl Server {
     }
 
     /// Serves HTTP requests, beginning with the one whose head was read, until the connection ends or becomes a session.
-    async fn requests(&self, mut io: impl Device, fd: RawFd, client: SocketAddr, head: Head, busy: Busy) {
+    async fn requests(&self, mut io: impl Device, fd: RawFd, device: Peer, head: Head, busy: Busy) {
         let mut patience = Patience::default();
-        let Some(mut unusual) = self.usual(&mut io, &mut patience, client, head, Some(busy)).await else {
+        let Some(mut unusual) = self.usual(&mut io, &mut patience, device, head, Some(busy)).await else {
             return;
         };
-        let mut stream: Stream = Box::new(Transport::http1(io, fd, client));
+        let framing = Framing::default();
+        let mut stream: Stream = Box::new(Transport::http1(io, fd, device, framing.clone()));
         let mut settings = None;
         loop {
             let (head, begun) = unusual;
+            if begun.is_chunked && framing.begin(&head.bytes[head.len..]).is_err() {
+                self.edge.metrics.refused("malformed");
+                let answer = Answer::bad_request("the chunks of the body are malformed");
+                return decline(&self.edge, &mut stream, &answer).await;
+            }
             let mut session = ServerSession::new_http1(stream);
             if let Some(settings) = settings.take() {
                 pingora_core::apps::HttpPersistentSettings::apply_to_session(settings, &mut session);
             }
             let keep_alive = self.edge.config.timeouts.keep_alive.0;
-            let keep_alive_s = (!self.edge.sessions.is_draining()).then_some(keep_alive.as_secs().max(1));
+            let keep_alive_s =
+                (!begun.is_last && !self.edge.sessions.is_draining()).then_some(keep_alive.as_secs().max(1));
             session.set_keepalive(keep_alive_s);
             session.set_pipelined_prefix(head.bytes);
             let shutdown = self.shutdown.subscribe();
@@ -215,10 +225,10 @@ impl Server {
             let Some(head) = self.next(&mut stream, &mut patience, BytesMut::new(), refusing).await else {
                 return;
             };
-            let Some(head) = self.tunnel(&mut stream, head, client).await else {
+            let Some(head) = self.tunnel(&mut stream, head, device).await else {
                 return;
             };
-            match self.usual(&mut stream, &mut patience, client, head, None).await {
+            match self.usual(&mut stream, &mut patience, device, head, None).await {
                 Some(next) => unusual = next,
                 None => return,
             }
@@ -230,7 +240,7 @@ impl Server {
         &self,
         io: &mut (impl Io + 'static),
         patience: &mut Patience,
-        client: SocketAddr,
+        device: Peer,
         mut head: Head,
         mut busy: Option<Busy>,
     ) -> Option<(Head, Box<Ctx>)> {
@@ -240,16 +250,16 @@ impl Server {
             let line = Line {
                 device: io,
                 patience,
-                idle: &self.idle,
+                idle: &self.gateway.idle,
             };
             let busy = busy.take().unwrap_or_else(|| self.edge.sessions.busy());
-            let rest = match self.gateway.forward(line, head, client, busy).await {
+            let rest = match self.gateway.forward(line, head, device, busy).await {
                 Forwarded::Answered(rest) => rest,
                 Forwarded::Over => return None,
                 Forwarded::Unusual(head, begun) => return Some((head, begun)),
             };
             let next = self.next(io, patience, rest, refusing.as_mut()).await?;
-            head = self.tunnel(io, next, client).await?;
+            head = self.tunnel(io, next, device).await?;
         }
     }
 
@@ -297,18 +307,23 @@ impl Server {
     }
 
     /// Serves an upgrade to its end; gives back the head of anything else.
-    async fn tunnel(&self, io: &mut (impl Io + 'static), head: Head, client: SocketAddr) -> Option<Head> {
-        match Upgrade::parse(&head) {
+    async fn tunnel(&self, io: &mut (impl Io + 'static), head: Head, device: Peer) -> Option<Head> {
+        match Upgrade::parse(&head, device) {
             Ok(None) => return Some(head),
             Ok(Some(upgrade)) => {
                 let mut bytes = head.bytes;
                 let early = bytes.split_off(head.len);
                 drop(bytes);
                 // In a box: a session lives for hours and a connection that never becomes one should not pay for it.
-                Box::pin(tunnel::serve(&self.edge, io, upgrade, early, client)).await;
+                Box::pin(tunnel::serve(&self.edge, io, upgrade, early, device.address)).await;
             }
             Err(answer) => {
-                self.edge.metrics.refused("malformed");
+                // What is refused costs its client as much as what is served.
+                let (reason, answer) = match self.edge.admission.request(device.ip()) {
+                    Ok(_) => ("malformed", answer),
+                    Err(refusal) => (refusal.as_str(), refusal.answer()),
+                };
+                self.edge.metrics.refused(reason);
                 decline(&self.edge, io, &answer).await;
             }
         }
@@ -346,13 +361,17 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = listener.local_addr().unwrap();
         let mut tcp = TcpStream::connect(client).await.unwrap();
-        let bytes = "GET /v1/realtime HTTP/1.1\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\
+        let bytes = "GET /v1/realtime HTTP/1.1\r\nHost: v\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\
                      Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: k\r\n\r\n";
         let head = Head {
             bytes: bytes.into(),
             len: bytes.len(),
         };
-        let upgrade = Upgrade::parse(&head).unwrap().unwrap();
+        let device = Peer {
+            address: client,
+            has_tls: false,
+        };
+        let upgrade = Upgrade::parse(&head, device).unwrap().unwrap();
         let tunnel = size_of_val(&tunnel::serve(&edge, &mut tcp, upgrade, head.bytes, client));
         let connection = size_of_val(&server.serve(tcp, client, None));
         println!("tunnel {tunnel}, connection {connection}");

@@ -16,7 +16,15 @@ use tokio::sync::watch;
 use topology::{EdgeId, Moment, PlanNumber, RegionId, Snapshot};
 use verdict::Passive;
 
-use crate::{Config, admission::Admission, metrics::Metrics, seen::Seen, sessions::Sessions};
+use crate::{
+    Config,
+    admission::Admission,
+    fault::{Facts, Fault},
+    lag::Lag,
+    metrics::Metrics,
+    seen::Seen,
+    sessions::Sessions,
+};
 
 /// Sessions that are placed by a new plan, in thought, before it is in force: enough that a part of a percent shows.
 const SESSIONS_TRIED: u32 = 256;
@@ -36,6 +44,8 @@ pub struct Edge {
     pub seen: Seen,
     /// Who is let in.
     pub admission: Arc<Admission>,
+    /// How late it is itself.
+    pub lag: Lag,
     /// Its live sessions.
     pub sessions: Arc<Sessions>,
     /// What it counts.
@@ -57,6 +67,7 @@ impl Edge {
             budget: Arc::new(Budget::new(config.continuity.replay_bytes_total_max)),
             plans: watch::Sender::new(()),
             admission: Arc::new(Admission::new(&config.limits)),
+            lag: Lag::default(),
             seen: Seen::new(config.picking.policy()),
             config,
             table: ArcSwapOption::empty(),
@@ -147,11 +158,13 @@ impl Edge {
 
     /// Where an affinity token says the session was, and when; `None` for one that is not ours, forged or out of date.
     pub fn affinity(&self, token: &str, now: Moment) -> Option<Affinity> {
-        let verified = self
-            .config
-            .affinity_key
-            .0
-            .verify(token, now, self.config.timeouts.affinity.0);
+        self.affinity_of(token, None, now)
+    }
+
+    /// The same, and whether `holder` is who the token was issued to.
+    pub fn affinity_of(&self, token: &str, holder: Option<&str>, now: Moment) -> Option<Affinity> {
+        let age_max = self.config.timeouts.affinity.0;
+        let verified = self.config.affinity_key.0.verify(token, holder, now, age_max);
         match verified {
             Ok(affinity) => Some(affinity),
             Err(error) => {
@@ -161,7 +174,13 @@ impl Edge {
         }
     }
 
-    /// A token for who asked something of a region. Many get the same, within a second and under the same plan: to sign one
+    /// A token for the holder of a session in a region, who is let in before others with it.
+    pub fn session_token(&self, holder: &str, region: &RegionId) -> String {
+        let key = &self.config.affinity_key.0;
+        key.issue_to(holder, region, daemon::clock::now())
+    }
+
+    /// A token for who asked something of a region: it steers, and lets nobody in. Many get the same, within a second and under the same plan: to sign one
     /// costs as much as half the rest of a small request.
     pub fn affinity_token(&self, decision: &Decision, now: Moment) -> Arc<str> {
         let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
@@ -181,6 +200,33 @@ impl Edge {
         text
     }
 
+    /// Something that a stack was asked for failed. It counts where it belongs, see [`crate::fault`], and nowhere else: in the
+    /// tick's report of the region and towards the ejection of the stack, or as this edge's own lack of room.
+    pub fn blame(&self, at: &Decision, failed: Failed, facts: Facts, why: &str) -> Fault {
+        let (region, stack, now) = (&at.region, at.stack, daemon::clock::now());
+        let fault = facts.fault();
+        self.metrics.fault(region, fault.as_str());
+        let ejection = match (fault, failed) {
+            (Fault::Region, Failed::ToBegin) => self.seen.refused(region, stack, why, now),
+            (Fault::Region, Failed::Session { client }) => {
+                self.seen.lost(region, stack, Some(&at.version), Some(client), why, now)
+            }
+            (Fault::Region, Failed::Request { client }) => self.seen.lost(region, stack, None, client, why, now),
+            (Fault::Edge, _) => {
+                if self.admission.exhausted() {
+                    tracing::warn!(
+                        %region, %stack, why,
+                        "this edge has no room; it turns new devices away for a moment and blames no region"
+                    );
+                }
+                None
+            }
+            (Fault::Device | Fault::Nobody, _) => None,
+        };
+        self.note_ejection(region, stack, why, ejection);
+        fault
+    }
+
     /// A stack did not take a session or a request: it counts in the tick's report of its region and towards its ejection.
     pub fn stack_failed(&self, region: &RegionId, stack: SocketAddr, why: &str) {
         let ejection = self.seen.refused(region, stack, why, daemon::clock::now());
@@ -189,7 +235,7 @@ impl Edge {
 
     /// The same for one that it lost in the middle; `version` is that of a session's stack.
     pub fn stack_lost(&self, region: &RegionId, stack: SocketAddr, version: Option<&str>, why: &str) {
-        let ejection = self.seen.lost(region, stack, version, why, daemon::clock::now());
+        let ejection = self.seen.lost(region, stack, version, None, why, daemon::clock::now());
         self.note_ejection(region, stack, why, ejection);
     }
 
@@ -245,6 +291,23 @@ impl Edge {
         }
         decisions
     }
+}
+
+/// What a stack was asked for when it failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failed {
+    /// To take a connection, a session or a request.
+    ToBegin,
+    /// To go on with the session of a client.
+    Session {
+        /// Whose.
+        client: IpAddr,
+    },
+    /// To answer a request of a client, if that is known.
+    Request {
+        /// Whose.
+        client: Option<IpAddr>,
+    },
 }
 
 /// An affinity token, and when it was issued.

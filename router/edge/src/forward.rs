@@ -1,12 +1,11 @@
 //! Requests as most of them are, passed on by the edge itself: HTTP/1.1, small or no body, to a region that answers. What is
-//! special about any other, and what remains to be done when a region fails, is pingora's part.
+//! special about any other is for `attempts.rs` and pingora.
 //!
 //! Through pingora a request costs three times the processor time that nginx takes; this way it is on a par
 //! (docs/benchmarks.md). Which region is asked, and when again, is decided by the same code.
 
 use std::{
     future::poll_fn,
-    net::SocketAddr,
     pin::{Pin, pin},
     task::Poll,
     time::Duration,
@@ -23,11 +22,12 @@ use tokio::{
 
 use crate::{
     answer::Answer,
+    exchange::{Answering, At, FIRST_READ_BYTES, Failure, READ_BYTES, head_of_answer},
     head::{self, Head, LINES_MAX},
-    http1::{Body, Broken, Request, Response},
+    http1::{Body, Peer, Request, Response},
     idle::Idle,
     patience::Patience,
-    proxy::{Asker, Ctx, Gateway, Route},
+    proxy::{Asker, Ctx, Gateway, Repeat, Route, Waiting},
     relay::{self, Io},
     sessions::Busy,
     tunnel,
@@ -35,10 +35,6 @@ use crate::{
 
 /// Bodies up to this length are read whole before a region is chosen: the text of a long reply fits.
 const BODY_BYTES_MAX: usize = 16 << 10;
-/// One read of an answer.
-const READ_BYTES: usize = 16 << 10;
-/// Most answers to such requests fit into this.
-const FIRST_READ_BYTES: usize = 2 << 10;
 /// Of the next request so much is read while this one waits for its answer.
 const AHEAD_BYTES_MAX: usize = 4 << 10;
 
@@ -48,7 +44,7 @@ pub(crate) enum Forwarded {
     Answered(BytesMut),
     /// Its connection is over.
     Over,
-    /// Pingora has to see to it. What was done for it already is not done again.
+    /// There is something special about it. What was done for it already is not done again.
     Unusual(Head, Box<Ctx>),
 }
 
@@ -69,96 +65,55 @@ struct Asked {
     /// Where it ends in what the device sent.
     end: usize,
     asker: Asker,
-    only_reads: bool,
+    repeat: Repeat,
     is_head: bool,
     is_last: bool,
 }
 
-/// A region's answer, of which the body is still to come.
-struct Answering {
-    region: TcpStream,
-    response: Response,
-    /// What came after the head.
-    read: BytesMut,
-    /// How much of that is its body.
-    begun: usize,
+/// What asking one region after the other came to.
+enum Around {
+    /// An answer, of whose body so much is in what was read.
+    Answer(Answering, usize),
+    /// Nothing yet. The region may just be slow, so it is asked on while another one is.
+    Silent(Box<Waiting>),
+    /// The device is told this.
+    Nobody(Answer),
+    /// There is no device any more.
+    Gone(Failure),
 }
 
-/// Why there is no answer, or not all of it.
-enum Failure {
-    /// No connection: nothing was sent.
-    Connect { timed_out: bool, why: String },
-    /// The region closed its connection, or sent what is no answer.
-    Broken(String),
-    /// The region closed a connection that it had kept, as the request came: nobody's fault.
-    Closed,
-    /// The region did not answer in time.
-    TooSlow,
-    /// Nobody waits for the answer any more.
-    DeviceGone,
-}
-
-impl From<Broken> for Failure {
-    fn from(broken: Broken) -> Self {
-        Self::Broken(broken.to_string())
-    }
-}
-
-impl Failure {
-    fn broken(error: &std::io::Error) -> Self {
-        Self::Broken(error.to_string())
-    }
-
-    /// What happened, for logs.
-    fn as_str(&self) -> &str {
-        match self {
-            Self::Connect { why, .. } | Self::Broken(why) => why,
-            Self::Closed => "the region closed a connection that had been kept",
-            Self::TooSlow => "the region did not answer in time",
-            Self::DeviceGone => "the device left",
-        }
-    }
-
-    /// What the region did wrong, if it was the region.
-    fn fault_of_region(&self) -> Option<&str> {
-        match self {
-            Self::Broken(_) | Self::TooSlow => Some(self.as_str()),
-            Self::Connect { .. } | Self::Closed | Self::DeviceGone => None,
-        }
-    }
+/// What one region did.
+enum Reply {
+    Answer(Answering, usize),
+    Silent(TcpStream, BytesMut),
 }
 
 impl Gateway {
     /// Answers a request, unless there is something special about it.
-    pub(crate) async fn forward(
-        &self,
-        mut line: Line<'_>,
-        mut head: Head,
-        client: SocketAddr,
-        busy: Busy,
-    ) -> Forwarded {
+    pub(crate) async fn forward(&self, mut line: Line<'_>, mut head: Head, device: Peer, busy: Busy) -> Forwarded {
         let mut ctx = Box::new(self.begin(busy));
-        let mut asked = match self.usual(&head, client, &mut ctx) {
+        let mut asked = match self.usual(&head, device, &mut ctx) {
             Ok(Some(asked)) => asked,
             Ok(None) => return Forwarded::Unusual(head, ctx),
             Err(what) => {
                 self.edge.metrics.refused("malformed");
-                self.done(&ctx, StatusCode::BAD_REQUEST.as_u16(), Some(what));
+                self.done(&mut ctx, StatusCode::BAD_REQUEST.as_u16(), Some(what));
                 tunnel::decline(&self.edge, line.device, &Answer::bad_request(what)).await;
                 return Forwarded::Over;
             }
         };
-        if self.edge.admission.request(client.ip()).is_err() {
-            // Who is refused is asked once more, and told why.
+        let Ok(place) = self.edge.admission.request(device.ip()) else {
+            // Over a limit: `attempts.rs` asks again, and formats the 429 in a way that keeps the connection.
             return Forwarded::Unusual(head, ctx);
-        }
-        ctx.is_admitted = true;
+        };
+        ctx.place = Some(place);
         self.requests.asked(daemon::clock::now());
-        let complete_by = Instant::now() + self.edge.config.timeouts.answer.0;
+        let mut pace = self.edge.config.pace();
         while head.bytes.len() < asked.end {
+            let began = Instant::now();
             let reading = line.device.read_buf(&mut head.bytes);
-            match line.patience.until(complete_by, reading).await {
-                Some(Ok(1..)) => {}
+            match line.patience.until(began + pace.patience(), reading).await {
+                Some(Ok(count @ 1..)) => pace.waited(began.elapsed(), count),
                 Some(_) => return self.failed(line, &mut ctx, &asked, None, "the device left").await,
                 None => {
                     let answer = Some(Answer::body_too_slow());
@@ -169,73 +124,126 @@ impl Gateway {
             }
         }
         asked.message.extend_from_slice(&head.bytes[head.len..asked.end]);
-        let wanted = Use {
-            has_connection: true,
-            is_extra: false,
-        };
-        let Some((decision, in_flight)) = self.choose(&mut ctx, &asked.asker, wanted) else {
-            return Forwarded::Unusual(head, ctx);
-        };
-        ctx.in_flight = Some(in_flight);
-        match self
-            .ask_region(&mut line, &mut head.bytes, &asked, &mut ctx, &decision)
-            .await
-        {
-            Ok(answering) => {
-                ctx.decision = Some(decision);
-                self.give(line, &mut ctx, &asked, answering, head.bytes).await
+        match self.ask_around(&mut line, &mut head.bytes, &asked, &mut ctx).await {
+            Around::Answer(answering, begun) => self.give(line, &mut ctx, &asked, answering, begun, head.bytes).await,
+            Around::Silent(waiting) => {
+                ctx.waiting = Some(waiting);
+                // What was read ahead of the next request is lost on the other path.
+                ctx.is_last |= head.bytes.len() > asked.end;
+                Forwarded::Unusual(head, ctx)
             }
-            Err(failure) => {
-                if let Failure::Connect { timed_out, why } = &failure {
-                    self.connect_failed(&decision, *timed_out, why);
-                } else if let Some(fault) = failure.fault_of_region() {
-                    self.request_failed(&decision, fault);
-                    if asked.only_reads {
-                        ctx.pause = self.again(&mut ctx);
-                    }
-                }
-                ctx.tried.stack(&decision.region, decision.stack);
-                if matches!(failure, Failure::Connect { .. }) || ctx.pause.is_some() {
-                    ctx.in_flight = None;
-                    return Forwarded::Unusual(head, ctx);
-                }
-                let (status, what) = match failure {
-                    Failure::TooSlow => (StatusCode::GATEWAY_TIMEOUT, "did not answer in time"),
-                    _ => (StatusCode::BAD_GATEWAY, "failed while it answered"),
-                };
-                let answer = Answer::region_failed(status, format!("region {} {what}", decision.region));
-                ctx.decision = Some(decision);
-                let answer = (!matches!(failure, Failure::DeviceGone)).then_some(answer);
-                self.failed(line, &mut ctx, &asked, answer, failure.as_str()).await
+            Around::Nobody(answer) => {
+                self.failed(line, &mut ctx, &asked, Some(answer), "no region answered")
+                    .await
             }
+            Around::Gone(failure) => self.failed(line, &mut ctx, &asked, None, &failure.why).await,
         }
     }
 
     /// Reads a request that has nothing special about it.
-    fn usual(&self, head: &Head, client: SocketAddr, ctx: &mut Ctx) -> Result<Option<Asked>, &'static str> {
+    fn usual(&self, head: &Head, device: Peer, ctx: &mut Ctx) -> Result<Option<Asked>, &'static str> {
         let mut lines = [httparse::EMPTY_HEADER; LINES_MAX];
-        let Some(request) = Request::parse(&head.bytes[..head.len], &mut lines)? else {
-            return Ok(None);
-        };
+        let request = Request::parse(&head.bytes[..head.len], &mut lines)?;
         ctx.route = Route::of(request.path(), false);
-        let is_usual = matches!(ctx.route, Route::Audio | Route::Models | Route::Voice | Route::Health);
+        ctx.is_chunked = request.is_chunked;
+        let is_usual = match ctx.route {
+            Route::Audio | Route::Speech | Route::Models | Route::Voice | Route::Health => true,
+            Route::Transcription | Route::VoiceGrpc | Route::Realtime | Route::Upstream | Route::Nothing => false,
+        };
         let body_bytes_max = self.edge.config.limits.body_bytes_max.min(BODY_BYTES_MAX as u64);
-        if !is_usual || request.body_bytes() as u64 > body_bytes_max || request.is_grpc() {
+        let is_small = !request.is_chunked && request.body_bytes() as u64 <= body_bytes_max;
+        if !is_usual || !request.is_plain || !is_small || request.is_grpc() {
             return Ok(None);
         }
         Ok(Some(Asked {
-            message: request.forwarded(client.ip(), &self.edge.id),
+            message: request.forwarded(device, &self.edge.id),
             end: head.len + request.body_bytes(),
             asker: self.asker(
                 |name| request.header(name),
                 request.target,
-                Some(client),
+                Some(device.ip()),
                 ctx.table.as_deref(),
             ),
-            only_reads: request.only_reads(),
+            repeat: ctx.route.repeat(request.method),
             is_head: request.is_head(),
             is_last: request.is_last,
         }))
+    }
+
+    /// Asks one region after the other, until one answers or nobody is left.
+    async fn ask_around(&self, line: &mut Line<'_>, sent: &mut BytesMut, asked: &Asked, ctx: &mut Ctx) -> Around {
+        // The next attempt is a retry, and comes out of the budget when it is made.
+        let mut is_retry = false;
+        let mut worse = None;
+        loop {
+            let wanted = Use {
+                has_connection: true,
+                is_extra: is_retry || ctx.retries > 0,
+            };
+            let Some((decision, in_flight)) = self.choose(ctx, &asked.asker, wanted) else {
+                if worse.is_none()
+                    && let Some(pause) = self.another_round(ctx)
+                {
+                    is_retry = false;
+                    match pause_watching(line, sent, asked.end, pause).await {
+                        Ok(()) => continue,
+                        Err(gone) => return Around::Gone(gone),
+                    }
+                }
+                break;
+            };
+            ctx.in_flight = Some(in_flight);
+            if std::mem::take(&mut is_retry) {
+                let Some(pause) = self.again(ctx) else { break };
+                if let Err(gone) = pause_watching(line, sent, asked.end, pause).await {
+                    return Around::Gone(gone);
+                }
+            }
+            let began = Instant::now();
+            match self.ask_region(line, sent, asked, ctx, &decision).await {
+                Ok(Reply::Answer(answering, begun)) => {
+                    let client = asked.asker.client;
+                    let could_be_better =
+                        self.judge(ctx.route, &decision, &answering.response, began.elapsed(), client);
+                    ctx.tried.stack(&decision.region, decision.stack);
+                    if !could_be_better || asked.repeat == Repeat::Never {
+                        ctx.decision = Some(decision);
+                        return Around::Answer(answering, begun);
+                    }
+                    worse = Some((decision, answering, begun));
+                    is_retry = true;
+                }
+                Ok(Reply::Silent(region, read)) => {
+                    ctx.tried.region(&decision.region);
+                    let Some(in_flight) = ctx.in_flight.take() else { break };
+                    return Around::Silent(Box::new(Waiting {
+                        decision,
+                        in_flight,
+                        region,
+                        read,
+                        began,
+                    }));
+                }
+                Err(gone) if gone.is_of_device() => return Around::Gone(gone),
+                Err(failure) => {
+                    self.note_failure(ctx, &decision, &failure, asked.asker.client);
+                    if failure.is_local() || (failure.at == At::Sent && asked.repeat == Repeat::Never) {
+                        break;
+                    }
+                    is_retry = failure.at == At::Sent;
+                    ctx.tried.stack(&decision.region, decision.stack);
+                }
+            }
+            ctx.in_flight = None;
+        }
+        ctx.in_flight = None;
+        match worse {
+            Some((decision, answering, begun)) => {
+                ctx.decision = Some(decision);
+                Around::Answer(answering, begun)
+            }
+            None => Around::Nobody(self.nowhere(ctx)),
+        }
     }
 
     /// Sends a request to a region and waits for the head of its answer.
@@ -246,11 +254,10 @@ impl Gateway {
         asked: &Asked,
         ctx: &mut Ctx,
         decision: &Decision,
-    ) -> Result<Answering, Failure> {
+    ) -> Result<Reply, Failure> {
         let mut kept = line.idle.take(decision.stack);
         loop {
             let was_kept = kept.is_some();
-            let began = Instant::now();
             let mut region = match kept.take() {
                 Some(region) => region,
                 None => self.connect(line, decision).await?,
@@ -258,23 +265,20 @@ impl Gateway {
             if let Some(in_flight) = &mut ctx.in_flight {
                 in_flight.connected();
             }
-            match self.exchange(line, sent, asked, &mut region).await {
-                Err(Failure::Closed) if was_kept && asked.only_reads => {}
-                Err(Failure::Closed) if !was_kept => {
-                    return Err(Failure::Broken("the region closed the connection".to_owned()));
+            let mut read = BytesMut::with_capacity(FIRST_READ_BYTES);
+            match self.exchange(line, sent, asked, &mut region, &mut read).await {
+                Err(failure) if failure.is_kept_closed() && was_kept && asked.repeat != Repeat::Never => {}
+                Err(failure) if failure.is_kept_closed() && !was_kept => return Err(Failure::ended()),
+                // What is slow is not dead, and speaking takes time.
+                Err(failure) if failure.is_timeout() && asked.repeat == Repeat::Slow => {
+                    return Ok(Reply::Silent(region, read));
                 }
                 Err(failure) => return Err(failure),
-                Ok((mut response, read)) => {
+                Ok(mut response) => {
                     // As long as the device has nothing of it, another region may answer.
                     let begun = response.body.take(&read)?;
-                    // Only now it is known that somebody is there: the kernel accepts connections for a process that hangs.
-                    self.answered(decision, began.elapsed());
-                    return Ok(Answering {
-                        region,
-                        response,
-                        read,
-                        begun,
-                    });
+                    let answering = Answering { region, response, read };
+                    return Ok(Reply::Answer(answering, begun));
                 }
             }
         }
@@ -282,29 +286,17 @@ impl Gateway {
 
     async fn connect(&self, line: &mut Line<'_>, decision: &Decision) -> Result<TcpStream, Failure> {
         let began = Instant::now();
+        let limit = self.edge.config.timeouts.connect.0;
         let connecting = TcpStream::connect(decision.stack);
-        let by = began + self.edge.config.timeouts.connect.0;
-        let (timed_out, why) = match line.patience.until(by, connecting).await {
+        match line.patience.until(began + limit, connecting).await {
             Some(Ok(tcp)) => {
                 // A request is written at once, and nothing follows that it could wait for.
                 let _ = tcp.set_nodelay(true);
                 self.connected(decision, began.elapsed());
-                return Ok(tcp);
+                Ok(tcp)
             }
-            Some(Err(error)) => (false, error.to_string()),
-            None => (true, "not connected in time".to_owned()),
-        };
-        Err(Failure::Connect { timed_out, why })
-    }
-
-    /// How long a region may take to begin its answer. What only reads is answered at once by a region that lives, and can be
-    /// asked elsewhere if it is not.
-    fn silence(&self, asked: &Asked) -> Duration {
-        let timeouts = &self.edge.config.timeouts;
-        if asked.only_reads {
-            timeouts.upgrade.0
-        } else {
-            timeouts.answer.0
+            Some(Err(error)) => Err(Failure::io(At::Connect, &error)),
+            None => Err(Failure::timed_out(&self.edge, At::Connect, limit)),
         }
     }
 
@@ -314,31 +306,28 @@ impl Gateway {
         sent: &mut BytesMut,
         asked: &Asked,
         region: &mut TcpStream,
-    ) -> Result<(Response, BytesMut), Failure> {
-        let by = Instant::now() + self.silence(asked);
+        read: &mut BytesMut,
+    ) -> Result<Response, Failure> {
+        let limit = self.silence(asked.repeat);
+        let by = Instant::now() + limit;
+        let timed_out = || Failure::timed_out(&self.edge, At::Sent, limit);
         match line.patience.until(by, region.write_all(&asked.message)).await {
-            Some(written) => written.map_err(|_| Failure::Closed)?,
-            None => return Err(Failure::TooSlow),
+            Some(written) => written.map_err(|_| Failure::kept_closed())?,
+            None => return Err(timed_out()),
         }
-        let mut read = BytesMut::with_capacity(FIRST_READ_BYTES);
         loop {
-            match read_watching(line, sent, asked.end, region, &mut read, by, FIRST_READ_BYTES).await {
-                Ok(0) | Err(Failure::Broken(_)) if read.is_empty() => return Err(Failure::Closed),
-                Ok(0) => return Err(Failure::Broken("the region closed the connection".to_owned())),
-                Ok(_) => {}
+            match read_watching(line, sent, asked.end, region, read, by, FIRST_READ_BYTES).await {
+                Ok(Some(0)) if read.is_empty() => return Err(Failure::kept_closed()),
+                Err(failure) if read.is_empty() && !failure.is_of_device() && !failure.is_local() => {
+                    return Err(Failure::kept_closed());
+                }
+                Ok(Some(0)) => return Err(Failure::ended()),
+                Ok(Some(_)) => {}
+                Ok(None) => return Err(timed_out()),
                 Err(failure) => return Err(failure),
             }
-            while let Some(response) = Response::parse(&read, asked.is_head)? {
-                read.advance(response.len);
-                match response.status {
-                    101 => return Err(Failure::Broken("the region switched protocols".to_owned())),
-                    // What is said on the way is not the answer (RFC 9110 §15.2).
-                    100..200 => {}
-                    _ => return Ok((response, read)),
-                }
-            }
-            if read.len() > self.edge.config.limits.header_bytes_max {
-                return Err(Failure::Broken("the head of the answer is too large".to_owned()));
+            if let Some(response) = head_of_answer(read, asked.is_head, self.edge.config.limits.header_bytes_max)? {
+                return Ok(response);
             }
         }
     }
@@ -349,35 +338,86 @@ impl Gateway {
         mut line: Line<'_>,
         ctx: &mut Ctx,
         asked: &Asked,
-        mut answering: Answering,
+        answering: Answering,
+        begun: usize,
         mut sent: BytesMut,
     ) -> Forwarded {
-        let closes =
-            asked.is_last || self.edge.sessions.is_draining() || matches!(answering.response.body, Body::UntilClose);
-        if let Some(decision) = &ctx.decision {
-            self.sign(&mut answering.response, decision, closes);
-        }
-        let status = answering.response.status;
-        let relayed = self.relay(&mut line, &mut sent, asked, &mut answering).await;
-        // The region has done its part, however long the device takes to go.
-        ctx.in_flight = None;
-        if let Err(failure) = relayed {
-            if let (Some(decision), Some(fault)) = (&ctx.decision, failure.fault_of_region()) {
-                self.request_failed(decision, fault);
-            }
-            // The device has a part of it, and nothing but the end of its connection tells that there is no more.
-            self.done(ctx, status, Some(failure.as_str()));
-            return Forwarded::Over;
-        }
-        self.done(ctx, status, None);
         let Answering {
-            region, response, read, ..
+            region,
+            mut response,
+            mut read,
         } = answering;
-        if response.keeps
-            && read.is_empty()
-            && let Some(decision) = &ctx.decision
-        {
-            line.idle.put(decision.stack, region);
+        let closes = asked.is_last || self.edge.sessions.is_draining() || matches!(response.body, Body::UntilClose);
+        if let Some(decision) = &ctx.decision {
+            self.sign(&mut response, decision, closes);
+        }
+        // Mostly that is all of it, and one packet.
+        response.returned.extend_from_slice(&read[..begun]);
+        read.advance(begun);
+        let mut region = Some(region);
+        let mut is_first = true;
+        let mut taken = 0;
+        let mut pace = self.edge.config.pace();
+        let failure = loop {
+            if response.body.is_done()
+                && let Some(region) = region.take()
+            {
+                // The region has done its part, however long the device takes to take it. What the device asks next finds
+                // the place free and the request counted.
+                ctx.in_flight = None;
+                if response.keeps
+                    && read.len() == taken
+                    && let Some(decision) = &ctx.decision
+                {
+                    line.idle.put(decision.stack, region);
+                }
+                self.done(ctx, response.status, None);
+            }
+            let part = if is_first {
+                &response.returned[..]
+            } else {
+                &read[..taken]
+            };
+            let began = Instant::now();
+            let writing = async {
+                line.device.write_all(part).await?;
+                line.device.flush().await
+            };
+            match line.patience.until(began + pace.patience(), writing).await {
+                Some(Ok(())) => {}
+                Some(Err(_)) => break Some(Failure::device_gone()),
+                None => break Some(Failure::device_slow()),
+            }
+            if !std::mem::take(&mut is_first) {
+                pace.waited(began.elapsed(), taken);
+                read.advance(taken);
+            }
+            let Some(from) = &mut region else { break None };
+            let limit = self.edge.config.timeouts.answer.0;
+            let by = Instant::now() + limit;
+            match read_watching(&mut line, &mut sent, asked.end, from, &mut read, by, READ_BYTES).await {
+                Ok(Some(0)) if matches!(response.body, Body::UntilClose) => {
+                    ctx.in_flight = None;
+                    self.done(ctx, response.status, None);
+                    region = None;
+                    break None;
+                }
+                Ok(Some(0)) => break Some(Failure::ended()),
+                Ok(Some(_)) => {}
+                Ok(None) => break Some(Failure::timed_out(&self.edge, At::Sent, limit)),
+                Err(failure) => break Some(failure),
+            }
+            taken = match response.body.take(&read) {
+                Ok(taken) => taken,
+                Err(broken) => break Some(broken.into()),
+            };
+        };
+        if let Some(failure) = failure {
+            // The device has a part of it, and nothing but the end of its connection tells that there is no more.
+            if region.is_some() {
+                self.broke_off(ctx, response.status, &failure, asked.asker.client);
+            }
+            return Forwarded::Over;
         }
         if closes {
             relay::goodbye(line.device, self.edge.config.timeouts.close.0).await;
@@ -394,9 +434,6 @@ impl Gateway {
 
     /// Adds what the edge says about an answer, and the end of its head.
     fn sign(&self, response: &mut Response, decision: &Decision, closes: bool) {
-        if let Some(load) = response.load {
-            self.edge.seen.loaded(decision.stack, load, daemon::clock::now());
-        }
         let token = self.edge.affinity_token(decision, daemon::clock::now());
         let (region, edge) = (decision.region.as_str(), self.edge.id.as_str());
         for part in [
@@ -417,52 +454,6 @@ impl Gateway {
         response.returned.extend_from_slice(end);
     }
 
-    async fn relay(
-        &self,
-        line: &mut Line<'_>,
-        sent: &mut BytesMut,
-        asked: &Asked,
-        answering: &mut Answering,
-    ) -> Result<(), Failure> {
-        let Answering {
-            region,
-            response,
-            read,
-            begun,
-        } = answering;
-        // Mostly that is all of it, and one packet.
-        response.returned.extend_from_slice(&read[..*begun]);
-        read.advance(*begun);
-        self.write(line, &response.returned).await?;
-        while !response.body.is_done() {
-            let by = Instant::now() + self.edge.config.timeouts.answer.0;
-            if read_watching(line, sent, asked.end, region, read, by, READ_BYTES).await? == 0 {
-                if matches!(response.body, Body::UntilClose) {
-                    break;
-                }
-                return Err(Failure::Broken("the region closed the connection".to_owned()));
-            }
-            let taken = response.body.take(read)?;
-            self.write(line, &read[..taken]).await?;
-            read.advance(taken);
-        }
-        Ok(())
-    }
-
-    /// A device that does not take its answer is as good as gone.
-    async fn write(&self, line: &mut Line<'_>, bytes: &[u8]) -> Result<(), Failure> {
-        let Line { device, patience, .. } = line;
-        let by = Instant::now() + self.edge.config.timeouts.answer.0;
-        let written = patience.until(by, async {
-            device.write_all(bytes).await?;
-            device.flush().await
-        });
-        match written.await {
-            Some(Ok(())) => Ok(()),
-            Some(Err(_)) | None => Err(Failure::DeviceGone),
-        }
-    }
-
     /// Ends a connection whose request failed.
     async fn failed(
         &self,
@@ -472,7 +463,6 @@ impl Gateway {
         answer: Option<Answer>,
         why: &str,
     ) -> Forwarded {
-        ctx.in_flight = None;
         let status = answer.as_ref().map_or(0, |answer| answer.status.as_u16());
         self.done(ctx, status, Some(why));
         if let Some(answer) = answer {
@@ -484,7 +474,18 @@ impl Gateway {
     }
 }
 
-/// Reads of a region while its device is watched: one that leaves takes its question back.
+/// Waits before a region is asked, while the device is watched.
+async fn pause_watching(line: &mut Line<'_>, sent: &mut BytesMut, end: usize, pause: Duration) -> Result<(), Failure> {
+    let by = Instant::now() + pause;
+    let Line { device, patience, .. } = line;
+    poll_fn(|cx| match poll_device(&mut **device, sent, end, cx) {
+        Poll::Ready(gone) => Poll::Ready(Err(gone)),
+        Poll::Pending => patience.poll(by, cx).map(Ok),
+    })
+    .await
+}
+
+/// Reads of a region while its device is watched: one that leaves takes its question back. `None` when nothing came by then.
 async fn read_watching(
     line: &mut Line<'_>,
     sent: &mut BytesMut,
@@ -493,24 +494,32 @@ async fn read_watching(
     read: &mut BytesMut,
     by: Instant,
     room: usize,
-) -> Result<usize, Failure> {
+) -> Result<Option<usize>, Failure> {
     read.reserve(room);
     let mut reading = pin!(region.read_buf(read));
     let Line { device, patience, .. } = line;
     poll_fn(|cx| {
         if let Poll::Ready(count) = reading.as_mut().poll(cx) {
-            return Poll::Ready(count.map_err(|error| Failure::broken(&error)));
+            return Poll::Ready(count.map(Some).map_err(|error| Failure::io(At::Sent, &error)));
         }
-        while sent.len() - end < AHEAD_BYTES_MAX {
-            let mut ahead = [0; 512];
-            let mut ahead = ReadBuf::new(&mut ahead);
-            match Pin::new(&mut **device).poll_read(cx, &mut ahead) {
-                Poll::Ready(Ok(())) if !ahead.filled().is_empty() => sent.extend_from_slice(ahead.filled()),
-                Poll::Ready(_) => return Poll::Ready(Err(Failure::DeviceGone)),
-                Poll::Pending => break,
-            }
+        if let Poll::Ready(gone) = poll_device(&mut **device, sent, end, cx) {
+            return Poll::Ready(Err(gone));
         }
-        patience.poll(by, cx).map(|()| Err(Failure::TooSlow))
+        patience.poll(by, cx).map(|()| Ok(None))
     })
     .await
+}
+
+/// Reads what the device sends ahead, up to a bound; ready when it leaves.
+fn poll_device(device: &mut dyn Io, sent: &mut BytesMut, end: usize, cx: &mut std::task::Context<'_>) -> Poll<Failure> {
+    while sent.len() - end < AHEAD_BYTES_MAX {
+        let mut ahead = [0; 512];
+        let mut ahead = ReadBuf::new(&mut ahead);
+        match Pin::new(&mut *device).poll_read(cx, &mut ahead) {
+            Poll::Ready(Ok(())) if !ahead.filled().is_empty() => sent.extend_from_slice(ahead.filled()),
+            Poll::Ready(_) => return Poll::Ready(Failure::device_gone()),
+            Poll::Pending => break,
+        }
+    }
+    Poll::Pending
 }

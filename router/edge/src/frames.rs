@@ -17,12 +17,20 @@ pub mod code {
     pub const GOING_AWAY: u16 = 1001;
     /// The peer broke the protocol.
     pub const PROTOCOL_ERROR: u16 = 1002;
+    /// A text message is not UTF-8.
+    pub const NOT_TEXT: u16 = 1007;
+    /// The peer breaks a rule of the service: it reads too slowly, or shows no sign of life.
+    pub const POLICY: u16 = 1008;
     /// A frame is larger than accepted.
     pub const TOO_BIG: u16 = 1009;
     /// The service restarts here: reconnect.
     pub const SERVICE_RESTART: u16 = 1012;
     /// The server is overloaded; another may not be.
     pub const TRY_AGAIN_LATER: u16 = 1013;
+    /// There was none in a Close frame (RFC 6455 §7.1.5); it is never sent.
+    pub const NO_STATUS: u16 = 1005;
+    /// A stack cannot go on with a session of another region (docs/continuity.md).
+    pub const CANNOT_RESUME: u16 = 4001;
 }
 
 /// Opcodes (§5.2).
@@ -313,6 +321,14 @@ pub fn close_for_device(code: u16, reason: &str) -> BytesMut {
     frame.put_u16(code);
     frame.extend_from_slice(reason.as_bytes());
     frame
+}
+
+/// The Close frame that answers one with this code (§5.5.1). What may not be sent (§7.4) is not repeated.
+pub fn echo_for_device(code: Option<u16>) -> BytesMut {
+    match code {
+        Some(code @ (1000..=1003 | 1007..=1014 | 3000..=4999)) => close_for_device(code, ""),
+        Some(_) | None => frame_for_device(opcode::CLOSE, &[]),
+    }
 }
 
 /// Masks keep hostile scripts from writing chosen bytes to the wire (§10.3); we are no script and choose a constant one.

@@ -10,7 +10,11 @@ use tokio::{
 
 use routing::user;
 
-use crate::{answer::Answer, http1, patience::Patience};
+use crate::{
+    answer::Answer,
+    http1::{self, Peer, Request},
+    patience::Patience,
+};
 
 /// Header lines accepted. Browsers send about 20.
 pub const LINES_MAX: usize = 64;
@@ -160,6 +164,7 @@ fn parse(bytes: &[u8], kind: Kind) -> Result<Option<usize>, HeadError> {
 pub struct Upgrade {
     target: String,
     headers: Vec<(String, Vec<u8>)>,
+    device: Peer,
 }
 
 /// The path of the Realtime API.
@@ -167,47 +172,40 @@ pub const REALTIME: &str = "/v1/realtime";
 impl Upgrade {
     /// Reads a request as an upgrade to the Realtime WebSocket (RFC 6455 §4.2.1). `Ok(None)` when it is anything else; an
     /// answer when it should have been one and is not well formed.
-    pub fn parse(head: &Head) -> Result<Option<Self>, Answer> {
+    pub fn parse(head: &Head, device: Peer) -> Result<Option<Self>, Answer> {
         // Most requests are told apart by their target alone.
         let words = head.bytes[..head.len].split(|byte| byte.is_ascii_whitespace());
         // Empty lines may come before it (RFC 9112 §2.2).
         let target = words.filter(|word| !word.is_empty()).nth(1);
-        if !target.is_some_and(|target| target.starts_with(REALTIME.as_bytes())) {
+        let may_be = |target: &[u8]| !target.starts_with(b"/") || target.starts_with(REALTIME.as_bytes());
+        if !target.is_some_and(may_be) {
             return Ok(None);
         }
         let mut lines = [httparse::EMPTY_HEADER; LINES_MAX];
-        let mut request = httparse::Request::new(&mut lines);
-        let parsed = request.parse(&head.bytes[..head.len]);
-        let (Ok(httparse::Status::Complete(_)), Some(method), Some(target)) = (parsed, request.method, request.path)
-        else {
-            return Err(Answer::bad_request("not a request"));
-        };
-        if path_of(target) != REALTIME {
+        let request = Request::parse(&head.bytes[..head.len], &mut lines).map_err(Answer::bad_request)?;
+        if path_of(request.target) != REALTIME {
             return Ok(None);
         }
         let upgrade = Self {
-            target: target.to_owned(),
+            target: request.target.to_owned(),
             headers: request
-                .headers
+                .lines
                 .iter()
                 .map(|line| (line.name.to_owned(), line.value.to_vec()))
                 .collect(),
+            device,
         };
         let asks = upgrade.has_token("upgrade", "websocket") && upgrade.has_token("connection", "upgrade");
-        if !asks || method != "GET" || request.version != Some(1) {
+        if !asks || request.method != "GET" || !request.is_http11() {
             return Ok(None);
         }
         if upgrade.header("sec-websocket-version") != Some("13") {
             return Err(Answer::upgrade_required());
         }
-        if upgrade.header("sec-websocket-key").is_none() {
-            return Err(Answer::bad_request("an upgrade needs Sec-WebSocket-Key (RFC 6455)"));
+        if upgrade.all("sec-websocket-key").count() != 1 {
+            return Err(Answer::bad_request("an upgrade has one Sec-WebSocket-Key (RFC 6455)"));
         }
-        let has_body = upgrade.header("transfer-encoding").is_some()
-            || upgrade
-                .header("content-length")
-                .is_some_and(|length| length.trim() != "0");
-        if has_body {
+        if request.has_body() {
             // Where a body ends and frames begin would be a matter of opinion between us and the stack.
             return Err(Answer::bad_request("an upgrade has no body"));
         }
@@ -235,29 +233,34 @@ impl Upgrade {
         user::name(given, token, client.ip())
     }
 
+    /// All headers of that name.
+    fn all(&self, name: &str) -> impl Iterator<Item = &[u8]> {
+        let headers = self.headers.iter();
+        headers
+            .filter(move |(known, _)| known.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_slice())
+    }
+
     fn has_token(&self, name: &str, token: &str) -> bool {
-        self.headers
-            .iter()
-            .filter(|(known, _)| known.eq_ignore_ascii_case(name))
-            .filter_map(|(_, value)| std::str::from_utf8(value).ok())
+        self.all(name)
+            .filter_map(|value| std::str::from_utf8(value).ok())
             .flat_map(|value| value.split(','))
             .any(|part| part.trim().eq_ignore_ascii_case(token))
     }
 
     /// The request as a region gets it. `Sec-WebSocket-Key` stays, so the region's answer satisfies the device. `ours` are
     /// further lines.
-    pub fn forwarded(&self, client: SocketAddr, edge: &topology::EdgeId, ours: &str) -> Vec<u8> {
+    pub fn forwarded(&self, edge: &topology::EdgeId, ours: &str) -> Vec<u8> {
         let mut bytes = format!("GET {} HTTP/1.1\r\n", self.target).into_bytes();
-        let headers = self.headers.iter();
-        http1::forward_headers(
-            &mut bytes,
-            headers.map(|(name, value)| (name.as_str(), value.as_slice())),
-        );
-        let last = format!(
-            "Connection: Upgrade\r\nUpgrade: websocket\r\nX-Forwarded-For: {}\r\nMeridian-Edge: {edge}\r\n{ours}\r\n",
-            client.ip()
-        );
-        bytes.extend_from_slice(last.as_bytes());
+        let headers = self
+            .headers
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_slice()));
+        let named: Vec<&[u8]> = self.all("connection").collect();
+        http1::forward_headers(&mut bytes, headers, &named, self.device, edge);
+        bytes.extend_from_slice(b"Connection: Upgrade\r\nUpgrade: websocket\r\n");
+        bytes.extend_from_slice(ours.as_bytes());
+        bytes.extend_from_slice(b"\r\n");
         bytes
     }
 }
@@ -348,15 +351,20 @@ mod tests {
         let text = format!(
             "GET {target} HTTP/1.1\r\nHost: v\r\nConnection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\n{lines}\r\n"
         );
-        Upgrade::parse(&read_text(&text).await.unwrap())
+        Upgrade::parse(&read_text(&text).await.unwrap(), DEVICE)
     }
+
+    const DEVICE: Peer = Peer {
+        address: SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(1, 2, 3, 4)), 5),
+        has_tls: false,
+    };
 
     const WELL: &str = "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: abc\r\n";
 
     #[tokio::test]
     async fn an_upgrade_is_forwarded_without_compression_and_with_our_word_on_the_client() {
         let lines = format!(
-            "{WELL}Sec-WebSocket-Extensions: permessage-deflate\r\nX-Forwarded-For: 6.6.6.6\r\nMeridian-Resume: 1\r\nAuthorization: Bearer k\r\n"
+            "{WELL}Sec-WebSocket-Extensions: permessage-deflate\r\nX-Forwarded-For: 6.6.6.6\r\nMeridian-Resume: 1\r\nX-Forwarded-Proto: x\r\nX-Hop: 1\r\nConnection: X-Hop\r\nAuthorization: Bearer k\r\n"
         );
         let upgrade = upgrade("/v1/realtime?model=m&affinity=t", &lines)
             .await
@@ -364,25 +372,23 @@ mod tests {
             .unwrap();
         assert_eq!(upgrade.query("affinity"), Some("t"));
         assert_eq!(upgrade.query("nothing"), None);
-        let bytes = upgrade.forwarded(
-            "1.2.3.4:5".parse().unwrap(),
-            &EdgeId::new("edge-dub").unwrap(),
-            "A: b\r\n",
-        );
+        let bytes = upgrade.forwarded(&EdgeId::new("edge-dub").unwrap(), "A: b\r\n");
         let text = String::from_utf8(bytes).unwrap();
         assert_eq!(
             text,
             "GET /v1/realtime?model=m&affinity=t HTTP/1.1\r\nHost: v\r\nSec-WebSocket-Version: 13\r\n\
-             Sec-WebSocket-Key: abc\r\nAuthorization: Bearer k\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-             X-Forwarded-For: 1.2.3.4\r\nMeridian-Edge: edge-dub\r\nA: b\r\n\r\n"
+             Sec-WebSocket-Key: abc\r\nAuthorization: Bearer k\r\nX-Forwarded-For: 1.2.3.4\r\nX-Forwarded-Proto: http\r\n\
+             Meridian-Edge: edge-dub\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nA: b\r\n\r\n"
         );
     }
 
     #[tokio::test]
     async fn an_empty_line_before_an_upgrade_is_nothing() {
-        let text = format!("\r\nGET {REALTIME} HTTP/1.1\r\nConnection: upgrade\r\nUpgrade: websocket\r\n{WELL}\r\n");
+        let text = format!(
+            "\r\nGET {REALTIME} HTTP/1.1\r\nHost: v\r\nConnection: upgrade\r\nUpgrade: websocket\r\n{WELL}\r\n"
+        );
         let head = read_text(&text).await.unwrap();
-        assert!(Upgrade::parse(&head).unwrap().is_some());
+        assert!(Upgrade::parse(&head, DEVICE).unwrap().is_some());
     }
 
     #[tokio::test]
@@ -391,7 +397,21 @@ mod tests {
         let status = |answer: Result<Option<Upgrade>, Answer>| answer.unwrap_err().status.as_u16();
         assert_eq!(status(upgrade(REALTIME, "Sec-WebSocket-Version: 8\r\n").await), 426);
         assert_eq!(status(upgrade(REALTIME, "Sec-WebSocket-Version: 13\r\n").await), 400);
-        let body = format!("{WELL}Content-Length: 5\r\n");
-        assert_eq!(status(upgrade(REALTIME, &body).await), 400);
+        for more in [
+            "Content-Length: 5\r\n",
+            "Transfer-Encoding: chunked\r\n",
+            "Sec-WebSocket-Key: another\r\n",
+            "Host: another\r\n",
+            "Connection: Host\r\n",
+        ] {
+            assert_eq!(
+                status(upgrade(REALTIME, &format!("{WELL}{more}")).await),
+                400,
+                "{more:?}"
+            );
+        }
+        let hostless = format!("GET {REALTIME} HTTP/1.1\r\nConnection: upgrade\r\nUpgrade: websocket\r\n{WELL}\r\n");
+        let head = read_text(&hostless).await.unwrap();
+        assert_eq!(status(Upgrade::parse(&head, DEVICE)), 400);
     }
 }

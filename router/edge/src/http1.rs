@@ -4,8 +4,12 @@
 //! Only messages without surprises are read here. What could be understood in two ways is left to others, or is an error:
 //! a request that two hops understand differently is two requests (RFC 9112 §11.2).
 
-use std::{io::Write as _, net::IpAddr};
+use std::{
+    io::Write as _,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+};
 
+use bytes::{Buf as _, Bytes, BytesMut};
 use topology::{
     EdgeId,
     words::{self, Load},
@@ -15,7 +19,8 @@ use crate::head::{LINES_MAX, path_of};
 
 /// Headers that the edge writes itself, or that concern one hop only (RFC 9110 §7.6.1), or that it declines: without
 /// `Sec-WebSocket-Extensions` no compression is negotiated, so frames can be relayed verbatim and their bits checked.
-const NOT_FORWARDED: [&str; 15] = [
+/// `Expect` is answered by the edge, which reads bodies before it asks a region.
+pub const NOT_FORWARDED: [&str; 16] = [
     "connection",
     "upgrade",
     "keep-alive",
@@ -25,6 +30,7 @@ const NOT_FORWARDED: [&str; 15] = [
     "trailer",
     "transfer-encoding",
     "content-length",
+    "expect",
     "sec-websocket-extensions",
     "meridian-edge",
     words::HEADER,
@@ -32,8 +38,15 @@ const NOT_FORWARDED: [&str; 15] = [
     words::LOAD_HEADER,
     words::TURNS_HEADER,
 ];
-/// What a device says about where it comes from is no evidence; `X-Forwarded-For` is written anew.
-pub const HEARSAY: [&str; 4] = ["x-forwarded-for", "x-forwarded-host", "x-real-ip", "forwarded"];
+/// What a device says about where it comes from is no evidence; the edge writes `X-Forwarded-For` and `X-Forwarded-Proto`
+/// anew.
+pub const HEARSAY: [&str; 5] = [
+    "x-forwarded-for",
+    "x-forwarded-proto",
+    "x-forwarded-host",
+    "x-real-ip",
+    "forwarded",
+];
 /// Headers of an answer that the device gets from the edge or not at all.
 const NOT_RETURNED: [&str; 9] = [
     "content-length",
@@ -49,14 +62,53 @@ const NOT_RETURNED: [&str; 9] = [
 /// Extensions and trailers of a chunked body that nobody reads may be this long.
 const CHUNK_LINES_BYTES_MAX: usize = 8 << 10;
 
-/// Writes the headers of a request that concern the region, each on a line.
-pub fn forward_headers<'h>(bytes: &mut Vec<u8>, headers: impl Iterator<Item = (&'h str, &'h [u8])>) {
+/// The device at the other end of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer {
+    /// Where it is.
+    pub address: SocketAddr,
+    /// Whether it speaks TLS.
+    pub has_tls: bool,
+}
+
+impl Peer {
+    /// Its address as everybody writes it: a socket for both families calls 192.0.2.1 `::ffff:192.0.2.1`.
+    pub fn ip(&self) -> IpAddr {
+        self.address.ip().to_canonical()
+    }
+
+    /// As `X-Forwarded-Proto` has it.
+    pub fn scheme(&self) -> &'static str {
+        if self.has_tls { "https" } else { "http" }
+    }
+}
+
+/// Writes the headers of a request that concern the region, each on a line, and what the edge says about the device. `named`
+/// are the values of its `Connection` headers: what they name concerns this hop only.
+pub fn forward_headers<'h>(
+    bytes: &mut Vec<u8>,
+    headers: impl Iterator<Item = (&'h str, &'h [u8])>,
+    named: &[&[u8]],
+    device: Peer,
+    edge: &EdgeId,
+) {
     for (name, value) in headers {
-        let mut not_forwarded = NOT_FORWARDED.iter().chain(&HEARSAY);
-        if !not_forwarded.any(|not| name.eq_ignore_ascii_case(not)) {
+        if is_forwarded(name, named) {
             write_line(bytes, name, value);
         }
     }
+    let _ = write!(
+        bytes,
+        "X-Forwarded-For: {}\r\nX-Forwarded-Proto: {}\r\nMeridian-Edge: {edge}\r\n",
+        device.ip(),
+        device.scheme(),
+    );
+}
+
+/// Whether a header of a request concerns the region.
+pub fn is_forwarded(name: &str, named: &[&[u8]]) -> bool {
+    let mut not_forwarded = NOT_FORWARDED.iter().chain(&HEARSAY);
+    !not_forwarded.any(|not| name.eq_ignore_ascii_case(not)) && !named.iter().any(|value| names(value, name))
 }
 
 fn write_line(bytes: &mut Vec<u8>, name: &str, value: &[u8]) {
@@ -66,79 +118,107 @@ fn write_line(bytes: &mut Vec<u8>, name: &str, value: &[u8]) {
     bytes.extend_from_slice(b"\r\n");
 }
 
-/// A request without surprises.
+/// The head of a request that nobody can understand in two ways.
 pub struct Request<'h, 'l> {
     /// As in `GET`.
     pub method: &'h str,
     /// Path and query.
     pub target: &'h str,
-    lines: &'l [httparse::Header<'h>],
+    /// Its headers, as they came.
+    pub lines: &'l [httparse::Header<'h>],
     /// Length of its body, if it says that it has one.
     content_length: Option<usize>,
+    /// Whether its body is chunked.
+    pub is_chunked: bool,
+    /// Whether `Connection` names other headers.
+    names_headers: bool,
     /// Whether the device asks nothing more on this connection.
     pub is_last: bool,
+    /// Whether it is of HTTP/1.1 and neither waits to be told to go on nor asks for another protocol.
+    pub is_plain: bool,
+    is_http11: bool,
 }
 
 impl<'h, 'l> Request<'h, 'l> {
-    /// Reads a whole head; `None` for one that is not as simple as it could be.
+    /// Reads a whole head. Every request of HTTP/1 passes here, also those that become sessions or are pingora's.
     ///
     /// # Errors
     ///
     /// What is wrong with it, where others could understand it in another way.
-    pub fn parse(
-        head: &'h [u8],
-        lines: &'l mut [httparse::Header<'h>; LINES_MAX],
-    ) -> Result<Option<Self>, &'static str> {
+    pub fn parse(head: &'h [u8], lines: &'l mut [httparse::Header<'h>; LINES_MAX]) -> Result<Self, &'static str> {
         let mut request = httparse::Request::new(lines);
         let parsed = request.parse(head);
         let (Ok(httparse::Status::Complete(_)), Some(method), Some(target)) = (parsed, request.method, request.path)
         else {
-            return Ok(None);
+            return Err("not a request of HTTP/1.1");
         };
         let is_http11 = request.version == Some(1);
-        let mut is_plain = is_http11 && target.starts_with('/') && method != "CONNECT";
+        let (authority, target) = split_target(target)?;
+        if method == "CONNECT" {
+            return Err("CONNECT is not served");
+        }
         let mut this = Self {
             method,
             target,
             lines: request.headers,
             content_length: None,
+            is_chunked: false,
+            names_headers: false,
             is_last: false,
+            is_plain: is_http11,
+            is_http11,
         };
-        let (mut hosts, mut is_chunked) = (0, false);
+        let mut host = None;
         for line in this.lines {
             let is = |name: &str| line.name.eq_ignore_ascii_case(name);
             // The lengths of these names tell nearly all others apart without a look at a letter.
             if is("host") {
-                hosts += 1;
+                if host.replace(line.value).is_some() {
+                    return Err("a request has one Host");
+                }
+                if !is_host(line.value) {
+                    return Err("Host is not a name with or without a port");
+                }
             } else if is("content-length") {
                 let length = length(line.value).ok_or("Content-Length is not a number of bytes")?;
                 if this.content_length.replace(length).is_some() {
                     return Err("a request has one Content-Length");
                 }
             } else if is("connection") {
-                this.is_last |= has_token(line, "close");
-                let known =
-                    |token: &[u8]| token.eq_ignore_ascii_case(b"close") || token.eq_ignore_ascii_case(b"keep-alive");
-                is_plain &= line
-                    .value
-                    .split(|byte| *byte == b',')
-                    .all(|token| known(token.trim_ascii()));
+                this.is_last |= names(line.value, "close");
+                for token in line.value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
+                    let is = |name: &str| token.eq_ignore_ascii_case(name.as_bytes());
+                    if is("host") || is("content-length") || is("transfer-encoding") {
+                        return Err("Connection names a header that every hop needs");
+                    }
+                    this.names_headers |= !is("close") && !is("keep-alive");
+                }
             } else if is("transfer-encoding") {
-                if is_chunked || !line.value.trim_ascii().eq_ignore_ascii_case(b"chunked") {
+                if this.is_chunked || !line.value.trim_ascii().eq_ignore_ascii_case(b"chunked") {
                     return Err("the only Transfer-Encoding of a request is chunked");
                 }
-                is_chunked = true;
+                this.is_chunked = true;
             } else if is("expect") || is("upgrade") {
-                is_plain = false;
+                this.is_plain = false;
             }
         }
-        if hosts > 1 || (hosts == 0 && is_http11) {
+        if host.is_none() && is_http11 {
             return Err("a request has one Host");
         }
-        if is_chunked && this.content_length.is_some() {
+        if authority.is_some_and(|authority| !host.is_some_and(|host| host.eq_ignore_ascii_case(authority.as_bytes())))
+        {
+            return Err("the request names one host in its first line and another in Host");
+        }
+        if this.is_chunked && this.content_length.is_some() {
             return Err("a request has a Content-Length or a Transfer-Encoding");
         }
-        Ok((is_plain && hosts == 1 && !is_chunked).then_some(this))
+        if this.is_chunked && !is_http11 {
+            return Err("HTTP/1.0 knows no Transfer-Encoding");
+        }
+        if has_dot_segments(this.path()) {
+            return Err(DOT_SEGMENTS);
+        }
+        Ok(this)
     }
 
     /// Where it asks.
@@ -152,9 +232,19 @@ impl<'h, 'l> Request<'h, 'l> {
             .is_some_and(|it| it.starts_with("application/grpc"))
     }
 
-    /// Length of its body.
+    /// Length of its body, if it says it.
     pub fn body_bytes(&self) -> usize {
         self.content_length.unwrap_or(0)
+    }
+
+    /// Whether a body follows its head.
+    pub fn has_body(&self) -> bool {
+        self.is_chunked || self.body_bytes() > 0
+    }
+
+    /// Whether it is of HTTP/1.1.
+    pub fn is_http11(&self) -> bool {
+        self.is_http11
     }
 
     /// Whether it asks for nothing but the head of an answer.
@@ -174,28 +264,90 @@ impl<'h, 'l> Request<'h, 'l> {
     }
 
     /// Its head as a region gets it.
-    pub fn forwarded(&self, client: IpAddr, edge: &EdgeId) -> Vec<u8> {
+    pub fn forwarded(&self, device: Peer, edge: &EdgeId) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(512);
         for part in [self.method, " ", self.target, " HTTP/1.1\r\n"] {
             bytes.extend_from_slice(part.as_bytes());
         }
-        forward_headers(&mut bytes, self.lines.iter().map(|line| (line.name, line.value)));
+        // Nearly always there are none, and then nothing is allocated.
+        let connection = self
+            .lines
+            .iter()
+            .filter(|line| line.name.eq_ignore_ascii_case("connection"));
+        let named: Vec<&[u8]> = connection
+            .filter(|_| self.names_headers)
+            .map(|line| line.value)
+            .collect();
+        let lines = self.lines.iter().map(|line| (line.name, line.value));
+        forward_headers(&mut bytes, lines, &named, device, edge);
         if let Some(length) = self.content_length {
             let _ = write!(bytes, "Content-Length: {length}\r\n");
         }
-        let _ = write!(
-            bytes,
-            "X-Forwarded-For: {client}\r\nMeridian-Edge: {edge}\r\n{}: {}\r\n\r\n",
-            words::LOAD_HEADER,
-            words::VERSION
-        );
+        let _ = write!(bytes, "{}: {}\r\n\r\n", words::LOAD_HEADER, words::VERSION);
         bytes
     }
 }
 
+/// What a path with dot segments is told.
+pub const DOT_SEGMENTS: &str = "the path has segments of dots";
+
+/// Whether a path has a segment `.` or `..`, also in an encoding that a server behind may undo: it would leave the prefix
+/// under which it was let through.
+pub fn has_dot_segments(path: &str) -> bool {
+    // Most paths have neither.
+    if !path.bytes().any(|byte| matches!(byte, b'.' | b'%')) {
+        return false;
+    }
+    let decoded = path.to_ascii_lowercase().replace("%2e", ".");
+    let decoded = decoded.replace("%2f", "/").replace("%5c", "/").replace('\\', "/");
+    decoded.split('/').any(|segment| matches!(segment, "." | ".."))
+}
+
+/// The authority of a request target in absolute form (RFC 9112 §3.2.2), and the target without it.
+fn split_target(target: &str) -> Result<(Option<&str>, &str), &'static str> {
+    if target.starts_with('/') {
+        return Ok((None, target));
+    }
+    let scheme = |scheme: &str| {
+        let known = target.get(..scheme.len())?;
+        known.eq_ignore_ascii_case(scheme).then(|| &target[scheme.len()..])
+    };
+    let rest = scheme("http://").or_else(|| scheme("https://"));
+    let rest = rest.ok_or("a request asks for a path, as in /v1/models")?;
+    let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    match path {
+        "" => Ok((Some(authority), "/")),
+        path if path.starts_with('?') => Err("a request asks for a path, as in /v1/models"),
+        path => Ok((Some(authority), path)),
+    }
+}
+
+/// Whether this is a host with or without a port (RFC 9112 §3.2), in the letters that hosts really have.
+fn is_host(value: &[u8]) -> bool {
+    let (host, port) = match value.iter().rposition(|byte| *byte == b':') {
+        // The colons of an IPv6 address are within brackets.
+        Some(at) if !value[at..].contains(&b']') => (&value[..at], &value[at + 1..]),
+        _ => (value, &b""[..]),
+    };
+    let is_name = |host: &[u8]| {
+        let is_letter = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~%".contains(byte);
+        !host.is_empty() && host.iter().all(is_letter)
+    };
+    let is_literal = || {
+        let inner = host.strip_prefix(b"[").and_then(|host| host.strip_suffix(b"]"));
+        inner.and_then(|inner| std::str::from_utf8(inner).ok()?.parse::<Ipv6Addr>().ok())
+    };
+    port.iter().all(u8::is_ascii_digit) && port.len() <= 5 && (is_name(host) || is_literal().is_some())
+}
+
+/// Whether a list of names has this one.
+fn names(list: &[u8], name: &str) -> bool {
+    let mut tokens = list.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+    tokens.any(|known| known.eq_ignore_ascii_case(name.as_bytes()))
+}
+
 fn has_token(line: &httparse::Header<'_>, token: &str) -> bool {
-    let mut tokens = line.value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
-    tokens.any(|known| known.eq_ignore_ascii_case(token.as_bytes()))
+    names(line.value, token)
 }
 
 /// A number of bytes: digits alone (RFC 9110 §8.6).
@@ -225,6 +377,8 @@ pub struct Response {
     pub keeps: bool,
     /// What the region says of its load.
     pub load: Option<Load>,
+    /// Whether its body is coded for the hop in a way that only HTTP/1.1 can pass on: not just in chunks.
+    pub is_coded: bool,
 }
 
 impl Response {
@@ -248,6 +402,7 @@ impl Response {
             body: Body::UntilClose,
             keeps: version == 1,
             load: None,
+            is_coded: false,
         };
         let _ = write!(this.returned, "HTTP/1.1 {status} {}\r\n", response.reason.unwrap_or(""));
         let (mut content_length, mut chunked, mut is_of_hop) = (None, None, false);
@@ -260,6 +415,7 @@ impl Response {
                     return Err(Broken("two lengths"));
                 }
             } else if is("transfer-encoding") {
+                this.is_coded |= !text()?.trim().eq_ignore_ascii_case("chunked");
                 let last = text()?.rsplit(',').next().unwrap_or("").trim();
                 chunked = Some(last.eq_ignore_ascii_case("chunked"));
             } else if is("connection") {
@@ -329,11 +485,23 @@ impl Body {
         }
     }
 
+    /// Takes what came of it out of `bytes`, without the framing of chunks.
+    pub fn data(&mut self, bytes: &mut BytesMut) -> Result<Bytes, Broken> {
+        if let Self::Chunked(chunks) = self {
+            let mut data = Vec::new();
+            let taken = chunks.walk(bytes, |part| data.extend_from_slice(part))?;
+            bytes.advance(taken);
+            return Ok(data.into());
+        }
+        let taken = self.take(bytes)?;
+        Ok(bytes.split_to(taken).freeze())
+    }
+
     /// Whether all of it came. One that ends with the connection never tells.
     pub fn is_done(&self) -> bool {
         match self {
             Self::Length(left) => *left == 0,
-            Self::Chunked(chunks) => chunks.at == At::End,
+            Self::Chunked(chunks) => chunks.is_done(),
             Self::UntilClose => false,
         }
     }
@@ -374,12 +542,23 @@ enum At {
 }
 
 impl Chunks {
-    fn take(&mut self, bytes: &[u8]) -> Result<usize, Broken> {
+    /// Takes bytes that came; how many of them are the body's.
+    pub fn take(&mut self, bytes: &[u8]) -> Result<usize, Broken> {
+        self.walk(bytes, |_| ())
+    }
+
+    /// Whether all of it came.
+    pub fn is_done(&self) -> bool {
+        self.at == At::End
+    }
+
+    fn walk(&mut self, bytes: &[u8], mut data: impl FnMut(&[u8])) -> Result<usize, Broken> {
         let mut taken = 0;
         while taken < bytes.len() && self.at != At::End {
             if self.at == At::Data {
                 let count = (bytes.len() - taken).min(usize::try_from(self.left).unwrap_or(usize::MAX));
                 self.left -= count as u64;
+                data(&bytes[taken..taken + count]);
                 taken += count;
                 if self.left == 0 {
                     self.at = At::DataEnd;
@@ -430,23 +609,111 @@ mod tests {
 
     fn forwarded(text: &str) -> Result<Option<String>, &'static str> {
         let mut lines = [httparse::EMPTY_HEADER; LINES_MAX];
-        let Some(request) = Request::parse(text.as_bytes(), &mut lines)? else {
-            return Ok(None);
+        let request = Request::parse(text.as_bytes(), &mut lines)?;
+        let device = Peer {
+            address: "[::ffff:1.2.3.4]:5".parse().unwrap(),
+            has_tls: true,
         };
-        let bytes = request.forwarded("1.2.3.4".parse().unwrap(), &EdgeId::new("edge-dub").unwrap());
-        Ok(Some(String::from_utf8(bytes).unwrap()))
+        let bytes = request.forwarded(device, &EdgeId::new("edge-dub").unwrap());
+        Ok((request.is_plain && !request.is_chunked).then(|| String::from_utf8(bytes).unwrap()))
     }
 
     #[test]
     fn a_request_is_forwarded_with_our_word_on_the_client() {
         let text = "POST /v1/audio/speech?a=b HTTP/1.1\r\nHost: voice\r\nConnection: keep-alive\r\nTE: trailers\r\n\
                     X-Forwarded-For: 6.6.6.6\r\nForwarded: for=6.6.6.6\r\nMeridian-Load: 1\r\ncontent-length: 5\r\n\
-                    Accept: */*\r\n\r\n";
+                    X-Forwarded-Proto: gopher\r\nX-Forwarded-Host: h\r\nX-Real-IP: 6.6.6.6\r\nMeridian-Turns: 1\r\n\
+                    Meridian-Continuity: 1\r\nMeridian-Resume: 1\r\nAccept: */*\r\n\r\n";
         assert_eq!(
             forwarded(text).unwrap().unwrap(),
-            "POST /v1/audio/speech?a=b HTTP/1.1\r\nHost: voice\r\nAccept: */*\r\nContent-Length: 5\r\n\
-             X-Forwarded-For: 1.2.3.4\r\nMeridian-Edge: edge-dub\r\nmeridian-load: 1\r\n\r\n"
+            "POST /v1/audio/speech?a=b HTTP/1.1\r\nHost: voice\r\nAccept: */*\r\n\
+             X-Forwarded-For: 1.2.3.4\r\nX-Forwarded-Proto: https\r\nMeridian-Edge: edge-dub\r\nContent-Length: 5\r\n\
+             meridian-load: 1\r\n\r\n"
         );
+    }
+
+    #[test]
+    fn what_connection_names_concerns_this_hop_only() {
+        let text = "GET /health HTTP/1.1\r\nHost: v\r\nX-Hop: 1\r\nConnection: keep-alive, x-hop\r\n\
+                    Connection: Authorization\r\nAuthorization: Bearer secret\r\nX-Stays: 1\r\n\r\n";
+        let forwarded = forwarded(text).unwrap().unwrap();
+        assert!(
+            forwarded.starts_with("GET /health HTTP/1.1\r\nHost: v\r\nX-Stays: 1\r\nX-Forwarded-For"),
+            "{forwarded}"
+        );
+    }
+
+    #[test]
+    fn a_host_is_a_name_with_or_without_a_port() {
+        for host in [
+            "v",
+            "voice.example",
+            "voice.example:8080",
+            "192.0.2.1:1",
+            "[2001:db8::1]",
+            "[::1]:8080",
+            "v:",
+        ] {
+            assert!(is_host(host.as_bytes()), "{host:?}");
+        }
+        for host in [
+            "", ":80", "v w", "a, b", "a,b", "v:port", "v:123456", "user@v", "[::1", "::1", "[v]", "v/w", "[::1]x",
+            "v\u{e9}",
+        ] {
+            assert!(!is_host(host.as_bytes()), "{host:?}");
+        }
+    }
+
+    #[test]
+    fn dots_do_not_lead_out_of_a_path() {
+        for path in [
+            "/skills/../secret",
+            "/skills/%2e%2e/secret",
+            "/skills/.%2E/secret",
+            "/skills/..%2fsecret",
+            "/skills/..%5csecret",
+            "/skills/..\\secret",
+            "/skills/./x",
+            "/skills/..",
+        ] {
+            assert!(has_dot_segments(path), "{path}");
+            assert!(
+                forwarded(&format!("GET {path}?q HTTP/1.1\r\nHost: v\r\n\r\n")).is_err(),
+                "{path}"
+            );
+        }
+        for path in [
+            "/v1/models/whisper-1.5",
+            "/skills/..x",
+            "/skills/...",
+            "/.well-known/x",
+            "/a%20b",
+        ] {
+            assert!(!has_dot_segments(path), "{path}");
+        }
+    }
+
+    #[test]
+    fn the_host_of_an_absolute_target_is_that_of_the_request() {
+        let ask = |target: &str, host: &str| {
+            let text = format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n");
+            forwarded(&text).map(|it| it.unwrap_or_default().lines().next().unwrap_or("").to_owned())
+        };
+        assert_eq!(
+            ask("http://voice/v1/models?a=b", "Voice").unwrap(),
+            "GET /v1/models?a=b HTTP/1.1"
+        );
+        assert_eq!(ask("HTTPS://voice:1", "voice:1").unwrap(), "GET / HTTP/1.1");
+        for (target, host) in [
+            ("http://other/v1/models", "voice"),
+            ("http://voice@other/", "voice"),
+            ("http://voice?x", "voice"),
+            ("ftp://voice/", "voice"),
+            ("voice:80", "voice:80"),
+            ("*", "voice"),
+        ] {
+            assert!(ask(target, host).is_err(), "{target}");
+        }
     }
 
     fn with(line: &str) -> Result<bool, &'static str> {
@@ -466,6 +733,8 @@ mod tests {
             "Transfer-Encoding: xchunked\r\n",
             "Transfer-Encoding: gzip, chunked\r\n",
             "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+            "Connection: close, Host\r\n",
+            "Connection: content-length\r\nContent-Length: 1\r\n",
         ] {
             assert!(with(line).is_err(), "{line:?}");
         }
@@ -474,24 +743,23 @@ mod tests {
 
     #[test]
     fn what_is_not_as_simple_as_it_could_be_is_for_others() {
-        for line in ["", "Content-Length: 0\r\n", "Connection: Keep-Alive, close\r\n"] {
+        for line in [
+            "",
+            "Content-Length: 0\r\n",
+            "Connection: Keep-Alive, close\r\n",
+            "Connection: X-Hop\r\nX-Hop: 1\r\n",
+        ] {
             assert_eq!(with(line), Ok(true), "{line:?}");
         }
         for line in [
             "Transfer-Encoding: chunked\r\n",
             "Expect: 100-continue\r\n",
             "Connection: upgrade\r\nUpgrade: h2c\r\n",
-            "Connection: X-Hop\r\nX-Hop: 1\r\n",
         ] {
             assert_eq!(with(line), Ok(false), "{line:?}");
         }
-        for text in [
-            "GET / HTTP/1.0\r\n\r\n",
-            "CONNECT / HTTP/1.1\r\nHost: voice\r\n\r\n",
-            "GET http://other/ HTTP/1.1\r\nHost: voice\r\n\r\n",
-        ] {
-            assert_eq!(forwarded(text), Ok(None), "{text:?}");
-        }
+        assert_eq!(forwarded("GET / HTTP/1.0\r\n\r\n"), Ok(None));
+        assert!(forwarded("CONNECT / HTTP/1.1\r\nHost: voice\r\n\r\n").is_err());
     }
 
     fn response(text: &str) -> Result<Option<Response>, Broken> {

@@ -105,6 +105,22 @@ mod tests {
         assert_eq!(idle.lock()[&stack].len(), 2);
     }
 
+    /// The stack closes its end at some time, and a request on its way just then fails.
+    #[tokio::test]
+    async fn what_waited_too_long_is_not_used_again() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stack = listener.local_addr().unwrap();
+        let idle = Idle::new(2);
+        let (first, second) = (TcpStream::connect(stack), TcpStream::connect(stack));
+        idle.put(stack, first.await.unwrap());
+        idle.put(stack, second.await.unwrap());
+        tokio::time::pause();
+        tokio::time::advance(IDLE_MAX - std::time::Duration::from_millis(1)).await;
+        assert!(idle.take(stack).is_some());
+        tokio::time::advance(IDLE_MAX).await;
+        assert!(idle.take(stack).is_none());
+    }
+
     #[tokio::test]
     async fn what_waited_too_long_is_closed() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -23,8 +23,6 @@ use crate::{
     seen::Heard,
 };
 
-/// What our own pings carry, so that their answers can be told from those to the device's.
-const PING: &[u8] = b"meridian-edge";
 /// A session that hears nothing of a stack that others hear is given up after so many times its silence.
 const SLOW_FACTOR: u32 = 5;
 /// What is held back of one message of a region. The largest event is a piece of audio of some 20 kB.
@@ -43,14 +41,21 @@ pub struct Kept {
     pinged_at: Option<Instant>,
     /// When any session last heard the stack.
     stack_heard: Arc<Heard>,
+    /// What this edge's own pings carry, so that their answers can be told from those to the device's: a number that no device
+    /// can know.
+    nonce: [u8; 8],
     /// When the device last said something.
     said_at: Instant,
     /// A ping of the device that the region did not answer yet: it must not be lost with the region, or the device, which
     /// waits for the answer, would give the session up.
     ping: BytesMut,
-    is_ping_whole: bool,
-    /// What is under way from the device continues something that the new region never got the beginning of.
+    /// What came so far of a control frame of the device that is under way.
+    control: BytesMut,
+    /// The device said Close: whatever the region answers to that is for the device.
+    device_closed: bool,
+    /// The message under way from the device continues one of which the new region never got the beginning.
     skips_message: bool,
+    /// The same for a control frame. The new region gets it whole once it is.
     skips_control: bool,
     /// The session left its region, and the next has not said yet that it goes on.
     resuming: Option<(Why, Instant)>,
@@ -65,6 +70,8 @@ pub enum Stop {
     Closing,
     /// The region says what makes no sense.
     Confused(String),
+    /// The region does not go on with a session of another: it has another key, or is of another version.
+    Declined(String),
 }
 
 impl std::convert::From<Violation> for Stop {
@@ -86,9 +93,11 @@ impl Kept {
             heard_at: now,
             stack_heard: edge.seen.heard(decision.stack),
             pinged_at: None,
+            nonce: rand::random(),
             said_at: now,
             ping: BytesMut::new(),
-            is_ping_whole: false,
+            control: BytesMut::new(),
+            device_closed: false,
             skips_message: false,
             skips_control: false,
             resuming: None,
@@ -130,16 +139,20 @@ impl Kept {
                 }
                 continue;
             }
-            if scanner.opcode() == opcode::PING {
-                if self.is_ping_whole {
-                    self.ping.clear();
-                }
-                self.ping.extend_from_slice(piece);
-                self.is_ping_whole = step.ended;
-            }
+            self.control.extend_from_slice(piece);
             if self.skips_control {
                 out.truncate(before);
-                self.skips_control = !step.ended;
+            }
+            if step.ended {
+                let control = std::mem::take(&mut self.control);
+                if std::mem::take(&mut self.skips_control) {
+                    out.extend_from_slice(&control);
+                }
+                match scanner.opcode() {
+                    opcode::PING => self.ping = control,
+                    opcode::CLOSE => self.device_closed = true,
+                    _ => {}
+                }
             }
         }
         Ok(())
@@ -166,6 +179,8 @@ impl Kept {
         let frame = way.last_frame();
         match way.scanner.opcode() {
             opcode::CLOSE => match way.scanner.close_code() {
+                // The device has said Close, and this is the answer, whatever it says (RFC 6455 §5.5.1).
+                _ if self.device_closed => way.release(),
                 // It sends its sessions away, so they go; anything else is between it and the device.
                 Some(code::GOING_AWAY | code::SERVICE_RESTART) if self.can_move() => {
                     way.drop_frame();
@@ -173,15 +188,19 @@ impl Kept {
                 }
                 Some(code @ 4000..) => {
                     let reason = payload_of(frame).split_off(2);
-                    let reason = String::from_utf8_lossy(&reason).into_owned();
+                    let answer = format!("it answered {code} \"{}\"", String::from_utf8_lossy(&reason));
                     way.drop_frame();
-                    return Err(Stop::Confused(format!("it answered {code} \"{reason}\"")));
+                    if code == code::CANNOT_RESUME && self.resuming.is_some() {
+                        self.continuity.declined();
+                        return Err(Stop::Declined(answer));
+                    }
+                    return Err(Stop::Confused(answer));
                 }
                 _ => way.release(),
             },
-            opcode::PONG if payload_of(frame) == PING => way.drop_frame(),
+            opcode::PONG if payload_of(frame) == self.nonce => way.drop_frame(),
             opcode::PONG => {
-                self.ping.clear();
+                self.ping = BytesMut::new();
                 way.control_ends();
             }
             opcode::PING => way.control_ends(),
@@ -255,12 +274,12 @@ impl Kept {
         self.pinged_at = None;
         // Of several moves without a word in between the first is what the device waits for.
         self.resuming.get_or_insert((why, since));
-        let pong = if self.is_ping_whole && !self.ping.is_empty() {
-            frame_for_device(opcode::PONG, &payload_of(&self.ping))
-        } else {
+        let ping = std::mem::take(&mut self.ping);
+        let pong = if ping.is_empty() {
             BytesMut::new()
+        } else {
+            frame_for_device(opcode::PONG, &payload_of(&ping))
         };
-        self.ping.clear();
         Some((handover, pong))
     }
 
@@ -275,7 +294,7 @@ impl Kept {
             return None;
         }
         self.pinged_at = Some(Instant::now());
-        Some(frame_for_region(opcode::PING, PING))
+        Some(frame_for_region(opcode::PING, &self.nonce))
     }
 
     /// The region cannot be asked, or not be heard, and that is not its fault.
@@ -285,10 +304,11 @@ impl Kept {
     }
 
     /// Whether the stack lives, as other sessions hear it: then it is slow to answer this one, as it is when hundreds come to
-    /// it at once from a region that died. Moving on would only bring them to the next.
+    /// it at once from a region that died. Moving on would only bring them to the next. An edge that is late itself cannot tell.
     fn is_only_slow(&self) -> bool {
         let silence_max = self.silence_max();
-        self.stack_heard.elapsed() < silence_max && self.heard_at.elapsed() < silence_max * SLOW_FACTOR
+        let is_excused = self.stack_heard.elapsed() < silence_max || self.edge.lag.is_late_for(silence_max);
+        is_excused && self.heard_at.elapsed() < silence_max * SLOW_FACTOR
     }
 
     fn silence_max(&self) -> Duration {

@@ -222,8 +222,7 @@ async fn accept(
         };
         let Ok(place) = places.clone().try_acquire_owned() else {
             edge.metrics.refused("full");
-            let full = Answer::unavailable("edge_full", "this edge has no place; connect again to reach another", 1);
-            refuse(&tcp, &listener, &full);
+            refuse(&tcp, &listener, &Answer::edge_full());
             continue;
         };
         let connected = match edge.admission.connect(client.ip()) {

@@ -17,6 +17,9 @@ pub const SESSIONS_ENDED: &str = "meridian_edge_sessions_ended";
 pub const CONNECTS: &str = "meridian_edge_connects";
 /// Time until a region accepted a TCP connection.
 pub const CONNECT_SECONDS: &str = "meridian_edge_connect_seconds";
+/// What went wrong with the stacks of a region, by whose fault it was: only those of the region count against it. `_total` is
+/// appended.
+pub const FAULTS: &str = "meridian_edge_faults";
 /// Times this edge ejected a stack, by its region. `_total` is appended.
 pub const EJECTIONS: &str = "meridian_edge_ejections";
 /// Sessions and requests sent where this edge would not, because most or all of what there is was ejected; by which of the
@@ -36,6 +39,8 @@ pub const PLAN_STALE: &str = "meridian_edge_plan_stale_seconds";
 pub const RELAYED_BYTES: &str = "meridian_edge_relayed_bytes";
 /// HTTP requests, by route and class of status. `_total` is appended.
 pub const HTTP_REQUESTS: &str = "meridian_edge_http_requests";
+/// Connections of devices that are accepted at once: `limits.connections_max`, or fewer if the open files are not enough.
+pub const CONNECTIONS_MAX: &str = "meridian_edge_connections_max";
 /// Requests refused before any region was asked, by reason. `_total` is appended.
 pub const REFUSED: &str = "meridian_edge_refused";
 
@@ -86,6 +91,8 @@ pub struct Metrics {
     pub(crate) sessions_ended: Family<ByEnd, Counter>,
     connects: Family<ByOutcome, Counter>,
     connect_seconds: Family<ByRegion, Histogram, fn() -> Histogram>,
+    faults: Family<ByFault, Counter>,
+    connections_max: Gauge,
     ejections: Family<ByRegion, Counter>,
     ejection_ignored: Family<ByReason, Counter>,
     plan_generation: Gauge,
@@ -126,6 +133,12 @@ pub(crate) struct ByEnd {
 pub(crate) struct ByOutcome {
     region: String,
     outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct ByFault {
+    region: String,
+    fault: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -176,6 +189,8 @@ impl Metrics {
             sessions_ended: Family::default(),
             connects: Family::default(),
             connect_seconds: Family::new_with_constructor(connect_seconds),
+            faults: Family::default(),
+            connections_max: Gauge::default(),
             ejections: Family::default(),
             ejection_ignored: Family::default(),
             plan_generation: Gauge::default(),
@@ -215,6 +230,16 @@ impl Metrics {
             CONNECT_SECONDS,
             "Time until a region accepted a connection",
             metrics.connect_seconds.clone(),
+        );
+        registry.register(
+            FAULTS,
+            "What went wrong with a region's stacks, by whose fault it was",
+            metrics.faults.clone(),
+        );
+        registry.register(
+            CONNECTIONS_MAX,
+            "Connections of devices that are accepted at once",
+            metrics.connections_max.clone(),
         );
         registry.register(EJECTIONS, "Times a stack was ejected", metrics.ejections.clone());
         registry.register(
@@ -361,6 +386,15 @@ impl Metrics {
         self.connect_seconds
             .get_or_create(&by_region(region))
             .observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn connections_max(&self, connections: usize) {
+        self.connections_max.set(i64::try_from(connections).unwrap_or(i64::MAX));
+    }
+
+    pub(crate) fn fault(&self, region: &RegionId, fault: &'static str) {
+        let region = region.to_string();
+        self.faults.get_or_create(&ByFault { region, fault }).inc();
     }
 
     pub(crate) fn ejected(&self, region: &RegionId) {

@@ -23,10 +23,21 @@ use tokio::{
 
 use crate::{
     config::Config,
-    frames::{From, Scanner, Violation, close_for_device, close_for_region, code, frame_for_region, opcode},
+    fault::{Cause, Device, Event, Facts},
+    frames::{
+        From, Scanner, Violation, close_for_device, close_for_region, code, echo_for_device, frame_for_region, opcode,
+    },
     kept::{Kept, Stop},
     sessions::Leave,
 };
+
+/// Longest after a device was blocked that the end of its region may still come of that: a stack gives up a session that takes
+/// nothing after some ten seconds, and its Close frame may not get through.
+const BLOCKED_LATELY: Duration = Duration::from_secs(15);
+/// Shorter pauses of a device are those of any burst.
+const BLOCKED_MIN: Duration = Duration::from_secs(1);
+/// What is looked through for a Close frame of a region whose device takes nothing: more does not fit into a socket's buffer.
+const LAST_WORDS_BYTES_MAX: usize = 16 << 20;
 
 /// One read. Voice frames are a few kilobytes; larger reads would only hold more back for a slow peer.
 const READ_BYTES: usize = 16 << 10;
@@ -51,14 +62,18 @@ pub enum End {
     DeviceLost,
     /// The device sent nothing, not even a heartbeat.
     DeviceSilent,
+    /// The device takes nothing of what waits for it.
+    DeviceSlow,
     /// The device sent what is not WebSocket, or too much of it.
     DeviceViolation(Violation),
     /// The region's connection broke, or the region sent what is not WebSocket.
-    RegionLost(String),
-    /// The region sent nothing while the device did.
+    RegionLost(Lost),
+    /// The region neither reads nor says anything, though it should.
     RegionSilent,
     /// The region said that it goes away.
     RegionClosing,
+    /// The region does not go on with a session of another.
+    RegionDeclined(String),
     /// The plan wants the session elsewhere.
     Planned(Why),
     /// The edge stops.
@@ -75,10 +90,12 @@ impl End {
             Self::RegionClosed => "region-closed",
             Self::DeviceLost => "device-lost",
             Self::DeviceSilent => "device-silent",
+            Self::DeviceSlow => "device-slow",
             Self::DeviceViolation(_) => "device-violation",
             Self::RegionLost(_) => "region-lost",
             Self::RegionSilent => "region-silent",
             Self::RegionClosing => "region-closing",
+            Self::RegionDeclined(_) => "region-declined",
             Self::Planned(_) => "planned",
             Self::EdgeDraining => "edge-draining",
             Self::EdgeOverloaded => "edge-overloaded",
@@ -91,18 +108,47 @@ impl End {
             Self::RegionLost(_) => Some(Why::Lost),
             Self::RegionSilent => Some(Why::Silent),
             Self::RegionClosing => Some(Why::Closing),
+            Self::RegionDeclined(_) => Some(Why::Declined),
             Self::Planned(why) => Some(*why),
             _ => None,
         }
     }
 
-    /// What the region did wrong, if it was the region.
-    pub fn fault_of_region(&self) -> Option<&str> {
+    /// What went wrong at the region, if something did: whose fault it is depends on the device too, see [`Relay::facts`].
+    pub fn failure(&self) -> Option<(Event, &str)> {
         match self {
-            Self::RegionLost(why) => Some(why),
-            Self::RegionSilent => Some("session silent"),
+            Self::RegionLost(lost) => Some((lost.event, &lost.why)),
+            Self::RegionSilent => Some((Event::TimedOut, "session silent")),
+            Self::RegionDeclined(why) => Some((Event::Closed(code::CANNOT_RESUME), why)),
             _ => None,
         }
+    }
+}
+
+/// How a region lost a session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lost {
+    /// What it did.
+    pub event: Event,
+    /// The same for people.
+    pub why: String,
+}
+
+impl Lost {
+    fn io(error: &io::Error) -> End {
+        let (event, why) = (Event::Io(Cause::of(error)), format!("session lost: {error}"));
+        End::RegionLost(Self { event, why })
+    }
+
+    fn ended() -> End {
+        let why = "session lost: the connection ended without a Close frame".to_owned();
+        let event = Event::Ended;
+        End::RegionLost(Self { event, why })
+    }
+
+    fn broken(what: impl std::fmt::Display) -> End {
+        let (event, why) = (Event::Nonsense, format!("session broken: {what}"));
+        End::RegionLost(Self { event, why })
     }
 }
 
@@ -136,6 +182,8 @@ pub struct Relay<'a> {
     leaves: Option<(Leave, Instant)>,
     frame_bytes_max: u64,
     idle: Duration,
+    /// How long a device may take nothing.
+    send: Duration,
     close: Duration,
     /// How long a session that shall leave may finish its turn.
     turn: Duration,
@@ -153,13 +201,19 @@ pub struct Way {
     /// Written, but still in a buffer of TLS or of what pingora hands back: the socket took no more.
     unflushed: bool,
     bytes: u64,
+    /// When something was read last, or could be read again.
     active_at: Instant,
+    /// Since when the reader has taken nothing of what waits for it. Meanwhile nothing is read from the writer, so whatever the
+    /// writer says or does not say counts for nothing.
+    blocked_since: Option<Instant>,
+    /// When the reader last took something after it had taken nothing for long.
+    freed_at: Option<Instant>,
 }
 
 enum WayEnd {
     Eof,
     Read(io::Error),
-    Write,
+    Write(io::Error),
     Stop(Stop),
     Boundary,
 }
@@ -186,6 +240,7 @@ impl<'a> Relay<'a> {
             leaves: None,
             frame_bytes_max,
             idle: config.timeouts.idle.0,
+            send: config.timeouts.send.0,
             close: config.timeouts.close.0,
             turn: config.drain.turn(config.timeouts.close.0),
         }
@@ -230,6 +285,18 @@ impl<'a> Relay<'a> {
         self.kept.as_deref().filter(|kept| kept.can_move())
     }
 
+    /// The facts of an [`End::failure`]. `is_late`: whether this edge was too late itself to be a witness.
+    pub fn facts(&self, event: Event, is_late: bool) -> Facts {
+        let was_blocked = |freed_at: Instant| freed_at.elapsed() < BLOCKED_LATELY;
+        let is_blocked = self.to_device.is_blocked() || self.to_device.freed_at.is_some_and(was_blocked);
+        let device = if is_blocked { Device::Blocked } else { Device::Reads };
+        Facts {
+            event,
+            device,
+            edge_is_late: is_late,
+        }
+    }
+
     /// Goes on with the session at another stack, which has agreed to it. `notice` is what the device is told, given
     /// whether it has to repeat what it said.
     pub fn go_on(
@@ -254,6 +321,7 @@ impl<'a> Relay<'a> {
         self.to_region.pending = frame_for_region(opcode::BINARY, &handover.word);
         self.to_region.pending.extend_from_slice(&handover.replay);
         self.to_region.ready = self.to_region.pending.len();
+        self.to_region.blocked_since = None;
         self.to_device.begin_anew(self.frame_bytes_max);
         self.to_device.active_at = Instant::now();
         self.to_device.say(&pong);
@@ -281,7 +349,7 @@ impl<'a> Relay<'a> {
             self.to_device.begin_anew(self.frame_bytes_max);
         }
         match &end {
-            End::RegionLost(_) | End::RegionSilent | End::RegionClosing | End::Planned(_) => {
+            End::RegionLost(_) | End::RegionSilent | End::RegionClosing | End::RegionDeclined(_) | End::Planned(_) => {
                 let reason = format!("region {region_name} lost; reconnect");
                 self.close_device(code::SERVICE_RESTART, &reason, end == End::RegionSilent)
                     .await;
@@ -302,7 +370,12 @@ impl<'a> Relay<'a> {
                     .await;
             }
             End::DeviceSilent => self.close_device(code::GOING_AWAY, "session idle", true).await,
-            End::DeviceClosed | End::RegionClosed => goodbye(self.device, self.close).await,
+            End::DeviceSlow => {
+                self.close_device(code::POLICY, "you take nothing of what is sent; read faster", true)
+                    .await;
+            }
+            End::DeviceClosed => self.answer_close().await,
+            End::RegionClosed => goodbye(self.device, self.close).await,
             End::DeviceLost => {}
         }
         Outcome {
@@ -324,41 +397,37 @@ impl<'a> Relay<'a> {
         let kept = self.kept.as_deref_mut();
         match self.to_device.poll(cx, &mut self.region, self.device, Until::End, kept) {
             Poll::Pending => {}
-            Poll::Ready(WayEnd::Write) => return Poll::Ready(self.closing_or(End::DeviceLost)),
-            // Its Close frame may be what stops it here: the device never gets that one.
-            Poll::Ready(WayEnd::Stop(_)) if self.to_region.scanner.closed() => return Poll::Ready(End::DeviceClosed),
+            Poll::Ready(WayEnd::Write(_)) => return Poll::Ready(self.closing_or(End::DeviceLost)),
             Poll::Ready(WayEnd::Stop(stop)) => return Poll::Ready(region_stop(stop)),
-            Poll::Ready(WayEnd::Read(error)) => {
-                return Poll::Ready(self.closing_or(End::RegionLost(format!("session lost: {error}"))));
-            }
-            Poll::Ready(WayEnd::Eof | WayEnd::Boundary) => {
-                let why = "session lost: the connection ended without a Close frame".to_owned();
-                return Poll::Ready(self.closing_or(End::RegionLost(why)));
-            }
+            Poll::Ready(WayEnd::Read(error)) => return Poll::Ready(self.closing_or(Lost::io(&error))),
+            Poll::Ready(WayEnd::Eof | WayEnd::Boundary) => return Poll::Ready(self.closing_or(Lost::ended())),
         }
         if self.region_writable {
             let kept = self.kept.as_deref_mut();
             match self.to_region.poll(cx, self.device, &mut self.region, Until::End, kept) {
                 Poll::Pending => {}
                 Poll::Ready(WayEnd::Stop(stop)) => return Poll::Ready(device_stop(stop)),
-                Poll::Ready(WayEnd::Write) if self.kept().is_some() => {
-                    // What it may still have said it will have said in vain: another one says it again.
-                    let why = "session lost: the region stopped reading".to_owned();
-                    return Poll::Ready(self.closing_or(End::RegionLost(why)));
-                }
-                Poll::Ready(WayEnd::Write) => {
-                    // Reading from the region says more than that writing to it failed, and at once; if it does not,
-                    // the timer below ends the wait.
+                Poll::Ready(WayEnd::Write(error)) => {
+                    // What the region said last, a Close frame perhaps, says more than that writing to it failed, and is
+                    // read next. If it says nothing, the timer below ends the wait.
                     self.region_writable = false;
-                    self.closing_since.get_or_insert_with(|| {
-                        let why = "session lost: the region stopped reading".to_owned();
-                        (Instant::now(), End::RegionLost(why))
-                    });
+                    self.closing_since
+                        .get_or_insert_with(|| (Instant::now(), Lost::io(&error)));
+                    // The read above may not have seen it yet.
+                    cx.waker().wake_by_ref();
                 }
                 Poll::Ready(WayEnd::Eof | WayEnd::Read(_) | WayEnd::Boundary) => {
                     return Poll::Ready(self.closing_or(End::DeviceLost));
                 }
             }
+        }
+        if !self.region_writable
+            && self.kept().is_some()
+            && self.to_device.is_blocked()
+            && !self.to_device.scanner.closed()
+            && let Poll::Ready(end) = self.poll_last_words(cx)
+        {
+            return Poll::Ready(end);
         }
         self.note_closing();
         let both_closed = self.to_device.scanner.closed() && self.to_region.scanner.closed();
@@ -376,6 +445,47 @@ impl<'a> Relay<'a> {
             return Poll::Ready(End::Planned(why));
         }
         self.poll_timer(cx, timer)
+    }
+
+    /// The region is gone and the device takes nothing: why it went is in the socket, behind what the device has yet to take.
+    /// What is passed over on the way there is not lost: another region says again what the device did not get.
+    fn poll_last_words(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        let scanner = &mut self.to_device.scanner;
+        let region = &mut self.region;
+        let mut passed_over = 0;
+        let said_last = READ_BUFFER.with_borrow_mut(|buffer| {
+            let mut sink = BytesMut::new();
+            loop {
+                let mut buffer = ReadBuf::new(&mut buffer[..]);
+                match ready!(Pin::new(&mut *region).poll_read(cx, &mut buffer)) {
+                    Ok(()) if !buffer.filled().is_empty() => {}
+                    Ok(()) => return Poll::Ready(Err(Lost::ended())),
+                    Err(error) => return Poll::Ready(Err(Lost::io(&error))),
+                }
+                sink.clear();
+                passed_over += buffer.filled().len();
+                if let Err(violation) = scanner.push(buffer.filled(), &mut sink, false) {
+                    return Poll::Ready(Err(Lost::broken(violation)));
+                }
+                if scanner.closed() {
+                    return Poll::Ready(Ok(scanner.close_code()));
+                }
+                if passed_over > LAST_WORDS_BYTES_MAX {
+                    return Poll::Ready(Err(Lost::ended()));
+                }
+            }
+        });
+        Poll::Ready(match ready!(said_last) {
+            Ok(Some(code::GOING_AWAY | code::SERVICE_RESTART)) => End::RegionClosing,
+            // It gave the device up, as this edge is about to.
+            Ok(Some(code::POLICY)) => End::DeviceSlow,
+            Ok(code) => {
+                let why = format!("session closed with code {code:?} while the device took nothing");
+                let event = Event::Closed(code.unwrap_or(code::NO_STATUS));
+                End::RegionLost(Lost { event, why })
+            }
+            Err(end) => end,
+        })
     }
 
     /// Whether the session leaves the edge, and now: what is being said may be said to its end, within limits.
@@ -418,14 +528,22 @@ impl<'a> Relay<'a> {
         if Instant::now() < kept.look_at() {
             return true;
         }
-        // While the device takes nothing, nothing is read from the region; and inside a frame nothing can be asked.
-        if self.to_device.ready > 0 || !self.to_region.scanner.at_boundary() {
+        // While the device takes nothing, nothing is read from the region.
+        if self.to_device.is_blocked() {
+            kept.look_later();
+            return true;
+        }
+        // A region that does not read what it was sent is asked by that, and inside a frame nothing else can be asked.
+        let has_unread = self.to_region.is_blocked();
+        if !has_unread && !self.to_region.scanner.at_boundary() {
             kept.look_later();
             return true;
         }
         let Some(ping) = kept.look() else { return false };
-        self.to_region.pending.extend_from_slice(&ping);
-        self.to_region.ready = self.to_region.pending.len();
+        if !has_unread {
+            self.to_region.pending.extend_from_slice(&ping);
+            self.to_region.ready = self.to_region.pending.len();
+        }
         true
     }
 
@@ -460,10 +578,27 @@ impl<'a> Relay<'a> {
                 cx.waker().wake_by_ref();
             }
             let looks_at = self.kept.as_ref().map(|kept| kept.look_at());
-            let idle_at = self.to_region.active_at.min(self.to_device.active_at) + self.idle;
+            // Each of them ends the session; the first does.
+            let silences = [
+                (self.to_region.silent_at(self.idle), End::DeviceSilent),
+                (self.to_device.silent_at(self.idle), End::RegionSilent),
+                (self.to_device.blocked_until(self.send), End::DeviceSlow),
+                (self.to_region.blocked_until(self.idle), End::RegionSilent),
+            ];
+            // When both are silent nobody is at fault: the device has nothing to say and no heartbeat.
+            let first = silences.into_iter().filter_map(|(at, end)| Some((at?, end)));
+            let first = first.min_by_key(|(at, _)| *at);
+            let silent_at = first.as_ref().map(|(at, _)| *at);
+            // A region that closes in order has done its part; what it said last waits for the device like anything else.
+            let waits_for_device = self.to_device.scanner.closed() && !self.to_region.scanner.closed();
+            let taken_by = self.to_device.blocked_until(self.send).filter(|_| waits_for_device);
             let deadline = match &self.closing_since {
-                Some((since, _)) => *since + self.close,
-                None => looks_at.map_or(idle_at, |looks_at| looks_at.min(idle_at)),
+                Some((since, _)) => taken_by.unwrap_or(*since + self.close),
+                None => [looks_at, silent_at]
+                    .into_iter()
+                    .flatten()
+                    .min()
+                    .unwrap_or_else(|| Instant::now() + self.idle),
             };
             let leaves_by = match self.leaves {
                 Some((Leave::Draining, by)) if self.closing_since.is_none() => Some(by),
@@ -477,16 +612,24 @@ impl<'a> Relay<'a> {
             if let Some((_, end)) = &self.closing_since
                 && deadline <= Instant::now()
             {
-                return Poll::Ready(end.clone());
-            }
-            if self.closing_since.is_none() && idle_at <= Instant::now() {
-                // When both are silent nobody is at fault: the device has nothing to say and no heartbeat.
-                let device_silent = self.to_region.active_at + self.idle <= Instant::now();
-                return Poll::Ready(if device_silent {
-                    End::DeviceSilent
+                let end = if taken_by.is_some() {
+                    End::DeviceSlow
                 } else {
-                    End::RegionSilent
-                });
+                    end.clone()
+                };
+                if end.failure().is_some()
+                    && self.to_device.is_blocked()
+                    && let Poll::Ready(said) = self.poll_last_words(cx)
+                {
+                    return Poll::Ready(said);
+                }
+                return Poll::Ready(end);
+            }
+            if self.closing_since.is_none()
+                && let Some((at, end)) = first
+                && at <= Instant::now()
+            {
+                return Poll::Ready(end);
             }
             if let Some(by) = leaves_by
                 && by <= Instant::now()
@@ -512,10 +655,21 @@ impl<'a> Relay<'a> {
         }
     }
 
+    /// A device that said Close gets one back (RFC 6455 §5.5.1), also when its region said none: without it client libraries
+    /// report an abnormal end, and some connect again.
+    async fn answer_close(&mut self) {
+        if self.to_device.scanner.closed() {
+            return goodbye(self.device, self.close).await;
+        }
+        let echo = echo_for_device(self.to_region.scanner.close_code());
+        self.say_last(&echo, false).await;
+    }
+
     /// Tells the region that the session is over, if a frame fits and the socket takes it at once: the region notices the
     /// end of the connection anyway, a Close frame only spares it a log line.
     fn tell_region(&mut self, end: &End) {
-        let worth_it = !matches!(end, End::RegionLost(_) | End::RegionSilent) && !self.to_region.scanner.closed();
+        let is_gone = matches!(end, End::RegionLost(_) | End::RegionSilent | End::RegionDeclined(_));
+        let worth_it = !is_gone && !self.to_region.scanner.closed();
         if worth_it && self.to_region.pending.is_empty() && self.to_region.scanner.at_boundary() {
             let _ = self.region.try_write(&close_for_region(code::GOING_AWAY));
         }
@@ -525,6 +679,10 @@ impl<'a> Relay<'a> {
     /// passing is completed first; when it died in the middle of a frame there is no place where a Close frame could be
     /// read as one, and the connection just ends.
     async fn close_device(&mut self, code: u16, reason: &str, region_is_alive: bool) {
+        self.say_last(&close_for_device(code, reason), region_is_alive).await;
+    }
+
+    async fn say_last(&mut self, close: &[u8], region_is_alive: bool) {
         let (patience, is_kept) = (self.close, self.kept.is_some());
         let to_device = &mut self.to_device;
         let (mut device, region) = (&mut *self.device, &mut self.region);
@@ -535,7 +693,7 @@ impl<'a> Relay<'a> {
                 (&mut device).write_all_buf(&mut to_device.pending).await?;
             }
             if to_device.pending.is_empty() && to_device.scanner.at_boundary() && !to_device.scanner.closed() {
-                device.write_all(&close_for_device(code, reason)).await?;
+                device.write_all(close).await?;
                 device.flush().await?;
             }
             io::Result::Ok(())
@@ -560,7 +718,40 @@ impl Way {
             unflushed: true,
             bytes: 0,
             active_at: Instant::now(),
+            blocked_since: None,
+            freed_at: None,
         }
+    }
+
+    /// Whether something waits that the reader does not take.
+    fn is_blocked(&self) -> bool {
+        self.blocked_since.is_some()
+    }
+
+    /// The reader takes nothing at the moment.
+    fn note_blocked(&mut self) {
+        self.blocked_since.get_or_insert_with(Instant::now);
+    }
+
+    /// The reader took something.
+    fn note_taken(&mut self) {
+        if let Some(since) = self.blocked_since.take() {
+            self.active_at = Instant::now();
+            if self.active_at.duration_since(since) >= BLOCKED_MIN {
+                self.freed_at = Some(self.active_at);
+            }
+        }
+    }
+
+    /// When the writer has said nothing for too long; it has not while it was not heard.
+    fn silent_at(&self, idle: Duration) -> Option<Instant> {
+        let is_heard = self.blocked_since.is_none();
+        is_heard.then(|| self.active_at + idle)
+    }
+
+    /// When the reader has taken nothing for too long.
+    fn blocked_until(&self, patience: Duration) -> Option<Instant> {
+        self.blocked_since.map(|since| since + patience)
     }
 
     fn take(&mut self, bytes: &[u8], until: Until, kept: Option<&mut Kept>) -> Result<(), Stop> {
@@ -592,16 +783,18 @@ impl Way {
     {
         loop {
             while self.ready > 0 {
-                match ready!(Pin::new(&mut *to).poll_write(cx, &self.pending[..self.ready])) {
-                    Ok(0) => return Poll::Ready(WayEnd::Write),
-                    Ok(written) => {
+                match Pin::new(&mut *to).poll_write(cx, &self.pending[..self.ready]) {
+                    Poll::Pending => {
+                        self.note_blocked();
+                        return Poll::Pending;
+                    }
+                    Poll::Ready(Ok(0)) => return Poll::Ready(WayEnd::Write(io::ErrorKind::WriteZero.into())),
+                    Poll::Ready(Ok(written)) => {
                         self.pending.advance(written);
                         self.ready -= written;
+                        self.note_taken();
                     }
-                    Err(_) => return Poll::Ready(WayEnd::Write),
-                }
-                if kept.is_none() {
-                    self.active_at = Instant::now();
+                    Poll::Ready(Err(error)) => return Poll::Ready(WayEnd::Write(error)),
                 }
                 if self.ready == 0 {
                     if self.pending.is_empty() {
@@ -613,9 +806,16 @@ impl Way {
             }
             // Plain TCP has nothing to flush. What does not leave now holds back what would follow it.
             if self.unflushed {
-                match ready!(Pin::new(&mut *to).poll_flush(cx)) {
-                    Ok(()) => self.unflushed = false,
-                    Err(_) => return Poll::Ready(WayEnd::Write),
+                match Pin::new(&mut *to).poll_flush(cx) {
+                    Poll::Pending => {
+                        self.note_blocked();
+                        return Poll::Pending;
+                    }
+                    Poll::Ready(Ok(())) => {
+                        self.unflushed = false;
+                        self.note_taken();
+                    }
+                    Poll::Ready(Err(error)) => return Poll::Ready(WayEnd::Write(error)),
                 }
             }
             if until == Until::Boundary && self.scanner.at_boundary() {
@@ -642,9 +842,10 @@ impl Way {
 
 fn region_stop(stop: Stop) -> End {
     match stop {
-        Stop::Violation(violation) => End::RegionLost(format!("session broken: {violation}")),
-        Stop::Confused(why) => End::RegionLost(format!("session broken: {why}")),
+        Stop::Violation(violation) => Lost::broken(violation),
+        Stop::Confused(why) => Lost::broken(why),
         Stop::Closing => End::RegionClosing,
+        Stop::Declined(why) => End::RegionDeclined(why),
     }
 }
 
@@ -652,7 +853,7 @@ fn device_stop(stop: Stop) -> End {
     match stop {
         Stop::Violation(violation) => End::DeviceViolation(violation),
         // Only regions say words.
-        other @ (Stop::Confused(_) | Stop::Closing) => region_stop(other),
+        other @ (Stop::Confused(_) | Stop::Closing | Stop::Declined(_)) => region_stop(other),
     }
 }
 

@@ -31,7 +31,7 @@ pub struct Requests {
     /// Another one for every pause. They begin at the time of the start, so that edges which started together differ.
     seeds: AtomicU64,
     hedging: Mutex<Hedging>,
-    hedged_bytes: Arc<Semaphore>,
+    buffered_bytes: Arc<Semaphore>,
     breakers: Arc<Breakers>,
     groups: Vec<Arc<Group>>,
     metrics: Metrics,
@@ -57,7 +57,7 @@ impl Requests {
             },
             seeds: AtomicU64::new(daemon::clock::now().0 << 20),
             hedging: Mutex::new(Hedging::new(hedge.after.0, hedge.budget_percent)),
-            hedged_bytes: Arc::new(Semaphore::new(hedge.body_bytes_total_max)),
+            buffered_bytes: Arc::new(Semaphore::new(config.limits.body_buffer_bytes_total_max)),
             breakers: Arc::new(Breakers {
                 limits: config.breaker,
                 regions: Mutex::default(),
@@ -99,9 +99,10 @@ impl Requests {
         })
     }
 
-    /// Memory for the body of a request that may be copied.
-    pub fn hedged_bytes(&self, bytes: u32) -> Option<OwnedSemaphorePermit> {
-        self.hedged_bytes.clone().try_acquire_many_owned(bytes).ok()
+    /// Memory for a part of a body.
+    pub fn buffer(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let bytes = u32::try_from(bytes).ok()?;
+        self.buffered_bytes.clone().try_acquire_many_owned(bytes).ok()
     }
 
     /// When and whether to copy requests.

@@ -5,7 +5,6 @@
 //! has nothing to refuse and nothing to tell any more: it follows plans, for its sessions, and that is all.
 
 use std::{
-    collections::BTreeMap,
     net::SocketAddr,
     os::fd::{AsFd as _, OwnedFd},
     path::Path,
@@ -16,11 +15,12 @@ use std::{
 use anyhow::Context as _;
 use api::{Contact, Follower, LastGood, v1::NodeKind};
 use daemon::{Process, Tasks, admin::Readiness};
+use probe::Probed;
 use prometheus_client::registry::Registry;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
-use topology::{NodeId, RegionId, Snapshot};
+use topology::{NodeId, Snapshot};
 
 use crate::{
     Config, Edge,
@@ -33,6 +33,8 @@ use crate::{
 
 /// The part of readiness that says whether there is a plan.
 const READINESS: &str = "plan";
+/// About how long a probe waits for its answer.
+const PROBE_PATIENCE: Duration = Duration::from_secs(2);
 /// The frame cuts tasks this long after the drain limit: a safety net that a working drain never touches.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -48,7 +50,7 @@ pub struct Options {
 
 /// Runs an edge until it is told to stop.
 pub async fn run(process: Process, options: Options, config: Config) -> anyhow::Result<()> {
-    raise_open_files(config.limits.connections_max);
+    raise_open_files();
     let folder = process.config_path().parent().unwrap_or(Path::new("")).to_owned();
     let grace = config.drain.limit.0 + GRACE;
     let tasks = start(config, &folder, options.take_over, move |addresses| {
@@ -59,7 +61,7 @@ pub async fn run(process: Process, options: Options, config: Config) -> anyhow::
 
 /// Asks for as many open files as the system allows: a session takes two, and the usual soft limit of 1,024 is from a time
 /// of `select`.
-fn raise_open_files(connections_max: usize) {
+fn raise_open_files() {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
         current: limit.maximum,
@@ -68,26 +70,50 @@ fn raise_open_files(connections_max: usize) {
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
         tracing::warn!(%error, "cannot raise the limit on open files");
     }
-    let needed = 2 * connections_max as u64;
-    if let Some(current) = getrlimit(Resource::Nofile).current
-        && current < needed
-    {
+}
+
+/// Descriptors that are for nobody's connection: listening sockets, probes, control planes, the event loops, files, and idle
+/// connections to stacks.
+const FILES_RESERVED: u64 = 256;
+
+/// Connections that the open files of this process are enough for: each may need another one to a region. An edge that accepts
+/// more runs out in the middle of what it has accepted, and can reach no region.
+fn connections_allowed(files: Option<u64>, wanted: usize) -> usize {
+    let Some(files) = files else { return wanted };
+    // Of very few a part is reserved, so that there is an edge at all.
+    let free = files - FILES_RESERVED.min(files / 4);
+    wanted.min(usize::try_from(free / 2).unwrap_or(usize::MAX)).max(1)
+}
+
+/// No more connections are accepted than there are open files for.
+fn clamp_connections(config: &mut Config) {
+    let files = getrlimit(Resource::Nofile).current;
+    let limits = &mut config.limits;
+    let (configured, allowed) = (
+        limits.connections_max,
+        connections_allowed(files, limits.connections_max),
+    );
+    if allowed < configured {
         tracing::warn!(
-            limit = current,
-            needed,
-            "too few open files are allowed for limits.connections_max"
+            configured,
+            allowed,
+            open_files = files,
+            "limits.connections_max is more than the open files allow, so fewer are accepted; raise LimitNOFILE or ulimit -n"
         );
     }
+    limits.connections_max = allowed;
+    limits.sessions_max = limits.sessions_max.min(allowed);
 }
 
 /// Starts all tasks of an edge. `announce` is called once devices are accepted, with the addresses by purpose.
 pub async fn start(
-    config: Config,
+    mut config: Config,
     folder: &Path,
     takes_over: bool,
     announce: impl FnOnce(&[(&str, SocketAddr)]) -> anyhow::Result<()> + Send + 'static,
 ) -> anyhow::Result<Tasks> {
     config.check()?;
+    clamp_connections(&mut config);
     let state_dir = folder.join(&config.state_dir);
     std::fs::create_dir_all(&state_dir).with_context(|| format!("cannot make state_dir {}", state_dir.display()))?;
     let mut predecessor = None;
@@ -97,6 +123,7 @@ pub async fn start(
     }
     let mut registry = Registry::default();
     let metrics = Metrics::new(&mut registry);
+    metrics.connections_max(config.limits.connections_max);
     let tls = Tls::load(&config.tls, folder, metrics.clone())?.map(Arc::new);
     let claimed = listener::claim(&config, tls.as_ref(), predecessor.as_mut())?;
     let admin = claim_admin(config.admin_listen, predecessor.as_mut()).await?;
@@ -146,14 +173,14 @@ pub async fn start(
         Ok(())
     });
 
-    let (reports, reporter) = api::report_queue(edge.config.control_planes.clone());
+    let (reports, reporter) = api::report_queue(edge.config.control_planes.clone(), daemon::clock::now);
     let (leaving, gone) = (succeeded.clone(), left.clone());
     tasks.spawn("reports", async move {
         reporter.run(leaving.cancelled()).await;
         gone.cancelled().await;
         Ok(())
     });
-    let (rtts, probed) = watch::channel(BTreeMap::new());
+    let (rtts, probed) = watch::channel(Probed::default());
     let settings = probe::Settings {
         vantage: node,
         reports,
@@ -166,8 +193,8 @@ pub async fn start(
         Ok(())
     });
     let (seer, leaving) = (edge.clone(), left.clone());
-    tasks.spawn("round-trips", async move {
-        leaving.run_until_cancelled(take_round_trips(&seer, probed)).await;
+    tasks.spawn("probed", async move {
+        leaving.run_until_cancelled(take_probes(&seer, probed)).await;
         Ok(())
     });
 
@@ -295,9 +322,12 @@ async fn tell_staleness(contact: &Contact, metrics: &Metrics) {
     }
 }
 
-async fn take_round_trips(edge: &Edge, mut probed: watch::Receiver<BTreeMap<RegionId, f64>>) {
+/// Takes what the probes of each tick saw. Those of an edge that was late itself are no evidence: they say what it waited for.
+async fn take_probes(edge: &Edge, mut probed: watch::Receiver<Probed>) {
     while probed.changed().await.is_ok() {
-        edge.seen.probed(&probed.borrow_and_update(), daemon::clock::now());
+        if !edge.lag.is_late_for(PROBE_PATIENCE) {
+            edge.seen.probed(&probed.borrow_and_update());
+        }
     }
     // The probes stop with this task or just before it.
     std::future::pending::<()>().await;
@@ -338,4 +368,23 @@ fn serve_admin(
         Ok(())
     });
     Ok(bound)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_is_accepted_than_there_are_open_files_for() {
+        for (files, wanted, allowed) in [
+            (None, 9_000, 9_000),
+            (Some(20_000), 9_000, 9_000),
+            (Some(1_024), 9_000, 384),
+            (Some(100), 9_000, 37),
+            (Some(0), 9_000, 1),
+            (Some(u64::MAX), 9_000, 9_000),
+        ] {
+            assert_eq!(connections_allowed(files, wanted), allowed, "{files:?}");
+        }
+    }
 }

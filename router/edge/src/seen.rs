@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -10,12 +10,19 @@ use std::{
     time::Duration,
 };
 
-use routing::{Affinity, Decision, Ejection, Policy, Request, Stacks, Table, Tried, User, latency::Distance, pick};
+use probe::Probed;
+use routing::{
+    Affinity, Decision, Ejection, Policy, Request, Stacks, Table, Tried, User, affinity::Proof, latency::Distance, pick,
+};
 use serde::Serialize;
-use tokio::time::Instant;
+use tokio::{sync::Semaphore, time::Instant};
 use topology::{Moment, RegionId, words::Load};
 
 use crate::traffic::{Took, Traffic};
+
+/// Sessions that ask one stack at the same moment to take them over. When a region dies, thousands come to the next one; a
+/// handshake takes a round trip, so this is some thousands a second, as many as a stack gets done.
+const MOVES_AT_ONCE: usize = 512;
 
 /// When a stack was last heard by any session.
 #[derive(Debug)]
@@ -61,9 +68,13 @@ pub struct Seen {
 struct Inner {
     stacks: Stacks,
     heard: BTreeMap<SocketAddr, Arc<Heard>>,
+    /// Places for sessions that ask a stack to take them over.
+    gates: BTreeMap<SocketAddr, Arc<Semaphore>>,
     distances: BTreeMap<RegionId, Distance>,
     /// The same in milliseconds, as picks take them.
     rtt_ms: BTreeMap<RegionId, f64>,
+    /// Regions that answered none of this edge's probes in the last tick, and no traffic since.
+    silent: BTreeSet<RegionId>,
 }
 
 /// What is known of one stack, for people.
@@ -85,8 +96,10 @@ pub struct StackSummary {
 /// What was known when a question was answered.
 #[derive(Debug, Serialize)]
 pub struct Summary {
-    /// Smoothed round trips, in milliseconds.
+    /// Round trips by the probes, in milliseconds: the distance by which homes are chosen.
     pub rtt_ms: BTreeMap<RegionId, f64>,
+    /// Regions that answered none of this edge's probes in the last tick.
+    pub silent: BTreeSet<RegionId>,
     /// Every stack of the plan.
     pub stacks: Vec<StackSummary>,
     /// Regions all of whose stacks are ejected.
@@ -122,6 +135,8 @@ impl Seen {
             session_key,
             user,
             affinity: affinity.map(|affinity| &affinity.region),
+            is_there: affinity.is_some_and(|affinity| affinity.proof == Proof::IsThere),
+            silent: &inner.silent,
             affinity_at: affinity.map_or(Moment(0), |affinity| affinity.issued_at),
             tried,
             measured_rtt_ms: &inner.rtt_ms,
@@ -132,40 +147,44 @@ impl Seen {
         pick(table, &request)
     }
 
-    /// A stack accepted a TCP connection: one round trip.
+    /// A stack accepted a TCP connection. How long that took decides among the stacks of a region, and never which region is
+    /// near: under load it tells of this edge's own haste as much as of the way.
     pub fn reached(&self, region: &RegionId, stack: SocketAddr, took: Duration, now: Moment) {
         let took_ms = took.as_secs_f64() * 1000.0;
-        let mut inner = self.lock();
-        inner.measured(region, took_ms, now);
-        inner.stacks.reached(stack, took_ms, now);
-        drop(inner);
+        self.lock().stacks.reached(stack, took_ms, now);
         self.traffic.reached(region, took);
     }
 
-    /// Takes the round trips of the probes: those of regions that no session has reached for a while are known from them
-    /// alone.
-    pub fn probed(&self, rtt_ms: &BTreeMap<RegionId, f64>, now: Moment) {
+    /// Takes what the probes of a tick saw.
+    pub fn probed(&self, probed: &Probed) {
         let mut inner = self.lock();
-        for (region, ms) in rtt_ms {
-            inner.measured(region, *ms, now);
+        for (region, ms) in &probed.rtt_ms {
+            inner.measured(region, *ms);
         }
+        inner.silent = probed.silent.clone();
     }
 
     /// A stack answered an upgrade, this long after it was asked.
     pub fn answered(&self, region: &RegionId, stack: SocketAddr, took: Duration, now: Moment) {
+        self.lock().silent.remove(region);
         self.worked(stack, now);
         self.traffic.took(region, Took::Upgrade, took);
     }
 
     /// A stack took a connection that requests will use.
     pub fn accepted(&self, region: &RegionId, stack: SocketAddr, took: Duration, now: Moment) {
+        self.lock().silent.remove(region);
         self.worked(stack, now);
         self.traffic.took(region, Took::Connection, took);
     }
 
     /// A stack did what it was asked to.
     pub fn worked(&self, stack: SocketAddr, now: Moment) {
-        self.lock().stacks.succeeded(stack, now, &self.policy);
+        let mut inner = self.lock();
+        inner.stacks.succeeded(stack, now, &self.policy);
+        if let Some(heard) = inner.heard.get(&stack) {
+            heard.now();
+        }
     }
 
     /// A stack said how loaded it is; whether it is full.
@@ -177,6 +196,12 @@ impl Seen {
     /// When a stack was last heard, shared by its sessions.
     pub fn heard(&self, stack: SocketAddr) -> Arc<Heard> {
         self.lock().heard.entry(stack).or_default().clone()
+    }
+
+    /// The gate through which sessions of other stacks come to this one.
+    pub fn gate(&self, stack: SocketAddr) -> Arc<Semaphore> {
+        let gate = || Arc::new(Semaphore::new(MOVES_AT_ONCE));
+        self.lock().gates.entry(stack).or_insert_with(gate).clone()
     }
 
     /// A session or a request begins at a stack.
@@ -195,16 +220,17 @@ impl Seen {
         self.lock().stacks.failed(stack, now, &self.policy)
     }
 
-    /// A stack lost a session or a request in the middle; `version` is that of the session's stack.
+    /// A stack lost a session or a request of `client` in the middle; `version` is that of the session's stack.
     pub fn lost(
         &self,
         region: &RegionId,
         stack: SocketAddr,
         version: Option<&str>,
+        client: Option<IpAddr>,
         why: &str,
         now: Moment,
     ) -> Option<Ejection> {
-        self.traffic.lost(region, version, why);
+        self.traffic.lost(region, version, client, why);
         self.lock().stacks.failed(stack, now, &self.policy)
     }
 
@@ -235,6 +261,7 @@ impl Seen {
         };
         Summary {
             rtt_ms: inner.rtt_ms.clone(),
+            silent: inner.silent.clone(),
             stacks: table.regions().flat_map(of_region).collect(),
             ejected: table
                 .regions()
@@ -254,15 +281,22 @@ impl Seen {
         let mut inner = self.lock();
         inner.stacks.retain(&stacks);
         inner.heard.retain(|stack, _| stacks.contains(stack));
+        inner.gates.retain(|stack, _| stacks.contains(stack));
+        for stack in &stacks {
+            inner.heard.entry(*stack).or_default();
+        }
         inner.distances.retain(|region, _| regions.contains(region));
         inner.rtt_ms.retain(|region, _| regions.contains(region));
+        inner.silent.retain(|region| regions.contains(region));
     }
 }
 
 impl Inner {
-    fn measured(&mut self, region: &RegionId, ms: f64, now: Moment) {
-        let distance = self.distances.entry(region.clone()).or_insert(Distance::new(ms, now));
-        distance.observe(ms, now);
+    fn measured(&mut self, region: &RegionId, ms: f64) {
+        let place = self.distances.entry(region.clone());
+        let distance = place
+            .and_modify(|distance| distance.observe(ms))
+            .or_insert_with(|| Distance::new(ms));
         self.rtt_ms.insert(region.clone(), distance.ms());
     }
 }

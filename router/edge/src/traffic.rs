@@ -3,19 +3,27 @@
 //! A region is blamed for connections it did not take and sessions it lost, and for turns that its stack says it failed.
 //! A session that ends with a Close frame is never a failure. What a version of the stack is blamed for is told apart, so that
 //! planning can roll it back: there a lost session counts as a failed turn, because a version that crashes tells of none.
+//!
+//! What one client loses in a region counts once in a tick, however many sessions it had: no single address can make a region
+//! or a version look ill.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
+    net::IpAddr,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use routing::{Decision, Table};
+use routing::{Decision, Table, admit::network};
 use topology::{
     Component, RegionId,
     words::{Trouble, Turn},
 };
 use verdict::{Observation, Passive, Source, TrafficSeen, VersionSeen};
+
+/// Clients remembered for what they lost in one tick. Beyond them each loss counts: then so many clients lost something that
+/// it does not matter whose they are.
+const CLIENTS_MAX: usize = 10_000;
 
 /// Shared by all connections. The lock is held for microseconds and never across an await.
 #[derive(Debug, Default)]
@@ -27,6 +35,8 @@ struct Inner {
     components: BTreeMap<(RegionId, Component), Observation>,
     regions: BTreeMap<RegionId, TrafficSeen>,
     versions: BTreeMap<String, VersionSeen>,
+    /// Who lost something where in this tick.
+    losers: HashSet<(RegionId, IpAddr)>,
 }
 
 /// What a region took.
@@ -67,9 +77,15 @@ impl Traffic {
         count(&mut inner.region(region).connects_failed);
     }
 
-    /// A region lost a session or a request in the middle. `version` is that of a session's stack.
-    pub fn lost(&self, region: &RegionId, version: Option<&str>, why: &str) {
+    /// A region lost a session or a request of `client` in the middle. `version` is that of a session's stack.
+    pub fn lost(&self, region: &RegionId, version: Option<&str>, client: Option<IpAddr>, why: &str) {
         let mut inner = self.lock();
+        if let Some(client) = client
+            && inner.losers.len() < CLIENTS_MAX
+            && !inner.losers.insert((region.clone(), network(client)))
+        {
+            return;
+        }
         inner.component(region, Component::Gateway).fail(why);
         count(&mut inner.region(region).aborts);
         if let Some(version) = version {
@@ -127,6 +143,7 @@ impl Traffic {
             components,
             regions,
             versions,
+            losers: _,
         } = std::mem::take(&mut *self.lock());
         let is_rolling_out = table.is_some_and(Table::splits_users);
         Passive {
@@ -183,7 +200,7 @@ mod tests {
         traffic.took(&us_east(), Took::Upgrade, Duration::from_millis(20));
         traffic.took(&us_east(), Took::Connection, Duration::from_millis(2));
         traffic.refused(&us_east(), "connect: refused");
-        traffic.lost(&us_east(), Some("current"), "session lost");
+        traffic.lost(&us_east(), Some("current"), None, "session lost");
         let passive = traffic.take(None);
         let seen = &passive.traffic[0];
         assert_eq!((seen.connects_ok, seen.connects_failed, seen.aborts), (2, 1, 1));
@@ -195,6 +212,38 @@ mod tests {
         assert_eq!(passive.observations[0].failure, "session lost");
         assert_eq!(passive.observations[0].source, Source::Traffic);
         assert_eq!(traffic.take(None), Passive::default());
+    }
+
+    /// Else a household with ten phones, or one person with bad intentions, could move everybody out of a region.
+    #[test]
+    fn what_one_client_loses_counts_once_in_a_tick() {
+        let traffic = Traffic::default();
+        let lose = |client: &str| {
+            let client = Some(client.parse().unwrap());
+            traffic.lost(&us_east(), Some("2.4.0"), client, "session lost");
+        };
+        for client in ["192.0.2.1", "192.0.2.1", "::ffff:192.0.2.1", "192.0.2.2"] {
+            lose(client);
+        }
+        for client in ["2001:db8:1:2::1", "2001:db8:1:2:ffff::2", "2001:db8:1:3::1"] {
+            lose(client);
+        }
+        let eu_west = RegionId::new("eu-west").unwrap();
+        traffic.lost(&eu_west, None, Some("192.0.2.1".parse().unwrap()), "request lost");
+        let failed = traffic.lock().versions["2.4.0"].turns_failed;
+        assert_eq!(failed, 4, "a version is no worse than its region");
+        let passive = traffic.take(None);
+        let aborts = |region: &RegionId| {
+            passive
+                .traffic
+                .iter()
+                .find(|seen| seen.region == *region)
+                .unwrap()
+                .aborts
+        };
+        assert_eq!((aborts(&us_east()), aborts(&eu_west)), (4, 1));
+        lose("192.0.2.1");
+        assert_eq!(seen_of(&traffic.take(None), Component::Gateway), (0, 1), "a new tick");
     }
 
     #[test]

@@ -9,11 +9,13 @@ use std::{
 };
 
 use bytes::BytesMut;
-use routing::{Affinity, Decision, Standing, Tried, User, admit::Arrival, continuity::Why, pick::Ignored};
+use routing::{
+    Affinity, Decision, Standing, Tried, User, admit::Arrival, affinity::Proof, continuity::Why, pick::Ignored, user,
+};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
-    time::{Instant, timeout},
+    time::{Instant, timeout, timeout_at},
 };
 use topology::{
     RegionId,
@@ -23,17 +25,23 @@ use topology::{
 use crate::{
     Edge,
     answer::Answer,
-    edge::{AtStack, session_key},
+    edge::{AtStack, Failed, session_key},
+    fault::{Event, Facts, Fault},
     frames::{frame_for_device, opcode},
-    head::{self, Bounds, Head, Kind, Upgrade},
+    head::{self, Bounds, Head, HeadError, Kind, USER, Upgrade},
+    http1::{Body, Response},
     kept::Kept,
+    patience::Patience,
     relay::{Io, Outcome, Relay, goodbye},
 };
 
 /// Largest answer of a region that declines an upgrade: an error message.
 const DECLINED_BYTES_MAX: usize = 64 << 10;
-/// When no region takes a session that lost its own, they are asked again after this long: one may just be starting.
+/// When no region takes a session that lost its own, they are asked again after a pause: one may just be starting. Each session
+/// draws its own, up to this long at first ("full jitter"), so that those that lost their region together do not ask together.
 const ROUND_PAUSE: Duration = Duration::from_millis(100);
+/// It doubles with every round, up to this: a region that comes back is found within a second or two.
+const ROUND_PAUSE_MAX: Duration = Duration::from_secs(2);
 /// A region that lost the session is not asked again for this long, as long as there are others. This edge ejects it only
 /// when it loses many.
 const AVOIDED_FOR: Duration = Duration::from_secs(30);
@@ -46,9 +54,9 @@ pub async fn serve(edge: &Arc<Edge>, device: &mut dyn Io, upgrade: Upgrade, earl
         return decline(edge, device, &draining()).await;
     }
     // Whether a device was here before is known before anything is spent on it.
-    let arrival = match affinity(edge, &upgrade) {
-        Some(_) => Arrival::Returning,
-        None => Arrival::Newcomer,
+    let arrival = match affinity(edge, &upgrade, client) {
+        Some(affinity) if affinity.proof == Proof::HadSession => Arrival::Returning,
+        Some(_) | None => Arrival::Newcomer,
     };
     let (place, handshake) = match edge.admission.session(client.ip(), arrival) {
         Ok(places) => places,
@@ -71,6 +79,10 @@ pub async fn serve(edge: &Arc<Edge>, device: &mut dyn Io, upgrade: Upgrade, earl
                 goodbye(device, edge.config.timeouts.close.0).await;
             }
         }
+        Opened::EdgeFull => {
+            edge.metrics.refused("exhausted");
+            decline(edge, device, &Answer::edge_full()).await;
+        }
         Opened::Nowhere(tried) => {
             edge.metrics.refused("no-region");
             let tried = tried.regions();
@@ -88,11 +100,17 @@ pub async fn serve(edge: &Arc<Edge>, device: &mut dyn Io, upgrade: Upgrade, earl
 }
 
 /// Where the device was before, if it can prove it.
-fn affinity(edge: &Edge, upgrade: &Upgrade) -> Option<Affinity> {
+fn affinity(edge: &Edge, upgrade: &Upgrade, client: SocketAddr) -> Option<Affinity> {
     let token = upgrade
         .header("meridian-affinity")
         .or_else(|| upgrade.query("affinity"))?;
-    edge.affinity(token, daemon::clock::now())
+    edge.affinity_of(token, Some(&holder(upgrade, client)), daemon::clock::now())
+}
+
+/// Whom the affinity tokens of a session are issued to.
+fn holder(upgrade: &Upgrade, client: SocketAddr) -> String {
+    let given = upgrade.header(USER).or_else(|| upgrade.query("user"));
+    user::holder(upgrade.header("authorization"), given, client.ip())
 }
 
 /// What a device is told that comes while the edge stops.
@@ -121,6 +139,8 @@ enum Opened {
     Session(Box<Session>),
     /// A region answered, and the answer is no: the device gets it as it is.
     Declined(Vec<u8>),
+    /// This edge has no room to ask any region.
+    EdgeFull,
     /// No region answered.
     Nowhere(Tried),
 }
@@ -128,8 +148,7 @@ enum Opened {
 struct Session {
     decision: Box<Decision>,
     at_stack: AtStack,
-    stream: TcpStream,
-    answer: Head,
+    accepted: Accepted,
     caller: Box<Caller>,
     /// The request to go on with the session elsewhere, if its stack can hand it over.
     resume_request: Option<Box<[u8]>>,
@@ -139,6 +158,8 @@ struct Session {
 struct Caller {
     session_key: String,
     user: String,
+    /// Whom its affinity tokens are issued to.
+    holder: String,
 }
 
 /// Opens the session in the first region that takes it.
@@ -146,7 +167,7 @@ async fn open(edge: &Arc<Edge>, upgrade: &Upgrade, client: SocketAddr) -> Opened
     let Some(table) = edge.table() else {
         return Opened::Nowhere(Tried::default());
     };
-    let affinity = affinity(edge, upgrade);
+    let affinity = affinity(edge, upgrade, client);
     let named = upgrade.header("meridian-session").or_else(|| upgrade.query("session"));
     let session_key = session_key(named, client.ip());
     let user = upgrade.user(client);
@@ -162,8 +183,9 @@ async fn open(edge: &Arc<Edge>, upgrade: &Upgrade, client: SocketAddr) -> Opened
         words::VERSION,
         words::TURNS_HEADER
     );
-    let request = upgrade.forwarded(client, &edge.id, if offers { &offer } else { &asks_load });
+    let request = upgrade.forwarded(&edge.id, if offers { &offer } else { &asks_load });
     let mut tried = Tried::up_to(edge.config.limits.regions_tried_max);
+    let mut lacks_room = false;
     while let Some(decision) = edge.seen.pick(
         &table,
         &session_key,
@@ -176,46 +198,68 @@ async fn open(edge: &Arc<Edge>, upgrade: &Upgrade, client: SocketAddr) -> Opened
         // From before it is asked: of a hundred sessions that come at once each shall know of the others.
         let at_stack = edge.begins(&decision);
         match ask(edge, &decision, &request).await {
-            Ok((stream, Asked::Accepted(answer))) => {
+            Ok(Asked::Accepted(accepted)) => {
                 edge.note_version(&decision);
-                let resume_request = (offers && speaks_of_continuity(&answer)).then(|| {
+                let resume_request = (offers && accepted.carries_on).then(|| {
                     let resume = format!("{offer}{}: 1\r\n", words::RESUME_HEADER);
-                    upgrade.forwarded(client, &edge.id, &resume).into()
+                    upgrade.forwarded(&edge.id, &resume).into()
                 });
                 let session = Session {
                     decision,
                     at_stack,
-                    stream,
-                    answer,
-                    caller: Box::new(Caller { session_key, user }),
+                    accepted,
+                    caller: Box::new(Caller {
+                        session_key,
+                        user,
+                        holder: holder(upgrade, client),
+                    }),
                     resume_request,
                 };
                 return Opened::Session(Box::new(session));
             }
-            Ok((_, Asked::Declined(answer))) => return Opened::Declined(answer),
+            Ok(Asked::Declined(answer)) => return Opened::Declined(answer),
             Err(failure) => {
-                not_taken(edge, &decision, &failure);
-                tried.stack(&decision.region, decision.stack);
+                let (fault, why) = (not_taken(edge, &decision, &failure), failure.to_string());
+                let (region, stack) = (&decision.region, decision.stack);
+                tracing::info!(%region, %stack, why, fault = fault.as_str(), "a stack did not take a session");
+                if fault == Fault::Edge {
+                    lacks_room = true;
+                    // Without descriptors or ports no other region can be asked either.
+                    if matches!(failure, AskError::Connect(_)) {
+                        break;
+                    }
+                }
+                tried.stack(region, stack);
             }
         }
     }
-    Opened::Nowhere(tried)
-}
-
-/// Counts what a stack did instead of taking a session.
-fn not_taken(edge: &Edge, decision: &Decision, failure: &AskError) {
-    let (region, stack, why) = (&decision.region, decision.stack, failure.to_string());
-    tracing::info!(%region, %stack, why, "a stack did not take a session");
-    edge.metrics.connect(region, failure.outcome());
-    // One that is full works: what it says about its load keeps sessions away, and that is enough.
-    if !matches!(failure, AskError::Full(_)) {
-        edge.stack_failed(region, stack, &why);
+    if lacks_room {
+        Opened::EdgeFull
+    } else {
+        Opened::Nowhere(tried)
     }
 }
 
+/// Counts what came of asking a stack that did not take a session.
+fn not_taken(edge: &Edge, decision: &Decision, failure: &AskError) -> Fault {
+    edge.metrics.connect(&decision.region, failure.outcome());
+    edge.blame(decision, Failed::ToBegin, failure.facts(edge), &failure.to_string())
+}
+
 enum Asked {
-    Accepted(Head),
+    Accepted(Accepted),
     Declined(Vec<u8>),
+}
+
+/// A stack took the session.
+struct Accepted {
+    stream: TcpStream,
+    /// The head of its answer as the device gets it, without its end.
+    answer: Vec<u8>,
+    /// What it sent behind that.
+    early: BytesMut,
+    /// Whether it says the words of session continuity.
+    carries_on: bool,
 }
 
 /// Why a region did not take a session.
@@ -225,8 +269,10 @@ enum AskError {
     Connect(#[source] std::io::Error),
     #[error("connect: no answer within {0:?}")]
     ConnectTimeout(Duration),
-    #[error("upgrade: {0}")]
-    Upgrade(String),
+    #[error("upgrade: no answer within {0:?}")]
+    UpgradeTimeout(Duration),
+    #[error("upgrade: {1}")]
+    Upgrade(Event, String),
     #[error("upgrade: answered {0}")]
     Status(u16),
     #[error("upgrade: answered that it is full, {0}")]
@@ -238,15 +284,37 @@ impl AskError {
         match self {
             Self::Connect(_) => "connect-failed",
             Self::ConnectTimeout(_) => "connect-timeout",
-            Self::Upgrade(_) => "upgrade-failed",
+            Self::UpgradeTimeout(_) | Self::Upgrade(..) => "upgrade-failed",
             Self::Status(_) => "upgrade-refused",
             Self::Full(_) => "full",
+        }
+    }
+
+    fn facts(&self, edge: &Edge) -> Facts {
+        match self {
+            Self::Connect(error) => Facts::io(error),
+            Self::ConnectTimeout(limit) | Self::UpgradeTimeout(limit) => Facts::timed_out(edge.lag.is_late_for(*limit)),
+            Self::Upgrade(event, _) => (*event).into(),
+            Self::Status(status) => Facts::answered(*status, false),
+            Self::Full(_) => Facts::answered(503, true),
+        }
+    }
+
+    fn broken(event: Event, what: impl std::fmt::Display) -> Self {
+        Self::Upgrade(event, what.to_string())
+    }
+
+    fn head(error: &HeadError, limit: Duration) -> Self {
+        match error {
+            HeadError::Gone => Self::broken(Event::Ended, error),
+            HeadError::Quiet | HeadError::TooSlow => Self::UpgradeTimeout(limit),
+            HeadError::TooLarge | HeadError::Malformed(_) => Self::broken(Event::Nonsense, error),
         }
     }
 }
 
 /// Asks one stack.
-async fn ask(edge: &Edge, decision: &Decision, request: &[u8]) -> Result<(TcpStream, Asked), AskError> {
+async fn ask(edge: &Edge, decision: &Decision, request: &[u8]) -> Result<Asked, AskError> {
     let timeouts = &edge.config.timeouts;
     let (region, stack) = (&decision.region, decision.stack);
     let began = Instant::now();
@@ -259,116 +327,103 @@ async fn ask(edge: &Edge, decision: &Decision, request: &[u8]) -> Result<(TcpStr
     // Voice frames are small and must not wait for more; a socket that refuses this still works.
     let _ = stream.set_nodelay(true);
 
-    let broken = |error: &dyn std::fmt::Display| AskError::Upgrade(error.to_string());
     let sent = timeout(timeouts.upgrade.0, stream.write_all(request)).await;
-    sent.map_err(|_| broken(&"it does not read"))?
-        .map_err(|error| broken(&error))?;
+    sent.map_err(|_| AskError::UpgradeTimeout(timeouts.upgrade.0))?
+        .map_err(|error| AskError::broken(Facts::io(&error).event, error))?;
     let bounds = Bounds {
         first: timeouts.upgrade.0,
         rest: timeouts.upgrade.0,
         bytes_max: edge.config.limits.header_bytes_max,
     };
-    let mut answer = head::read(&mut stream, Kind::Response, bounds)
+    let mut read = head::read(&mut stream, Kind::Response, bounds)
         .await
-        .map_err(|error| broken(&error))?;
-    let load = load(&answer);
+        .map_err(|error| AskError::head(&error, timeouts.upgrade.0))?;
+    let mut answer = parse(&read)?;
+    // What is said on the way is not the answer (RFC 9110 §15.2).
+    while matches!(answer.status, 100 | 102..200) {
+        let rest = read.bytes.split_off(read.len);
+        read = head::read_on(&mut stream, Kind::Response, bounds, &mut Patience::default(), rest)
+            .await
+            .map_err(|error| AskError::head(&error, timeouts.upgrade.0))?;
+        answer = parse(&read)?;
+    }
+    let load = answer.load;
     let is_full = load.is_some_and(|load| edge.seen.loaded(stack, load, daemon::clock::now()));
-    match (status(&answer)?, load) {
+    match (answer.status, load) {
         (101, _) => {}
         (503, Some(load)) if is_full => return Err(AskError::Full(load)),
         (status @ 500.., _) => return Err(AskError::Status(status)),
         _ => {
             // It works and says no, to a wrong key perhaps. Another region would say the same.
+            let body = read.bytes.split_off(read.len);
+            let reading = timeout(timeouts.upgrade.0, read_body(&mut stream, &mut answer.body, body));
+            let body = reading
+                .await
+                .map_err(|_| AskError::UpgradeTimeout(timeouts.upgrade.0))??;
             edge.metrics.connect(region, "declined");
             edge.seen.answered(region, stack, began.elapsed(), daemon::clock::now());
-            // Only a body of known length is passed on; without one the head has to say it all.
-            let whole = answer.len + body_bytes(&answer);
-            let _ = timeout(timeouts.upgrade.0, async {
-                while answer.bytes.len() < whole && stream.read_buf(&mut answer.bytes).await? > 0 {}
-                std::io::Result::Ok(())
-            })
-            .await;
-            return Ok((
-                stream,
-                Asked::Declined(with_headers(&answer, edge, &decision.region, "Connection: close\r\n")),
-            ));
+            let declined = [
+                &signed(answer.returned, edge, region, "Connection: close\r\n")[..],
+                &body,
+            ]
+            .concat();
+            return Ok(Asked::Declined(declined));
         }
     }
-    if announces_extension(&answer) {
-        return Err(broken(&"it insists on an extension that was not offered"));
+    if has_line(&read, |line| line.name.eq_ignore_ascii_case("sec-websocket-extensions")) {
+        let what = "it insists on an extension that was not offered";
+        return Err(AskError::broken(Event::Nonsense, what));
     }
     edge.metrics.connect(region, "ok");
     edge.seen.answered(region, stack, began.elapsed(), daemon::clock::now());
-    Ok((stream, Asked::Accepted(answer)))
+    // Whether it will say the words of session continuity.
+    let speaks = |line: &httparse::Header<'_>| {
+        line.name.eq_ignore_ascii_case(words::HEADER) && line.value == words::VERSION.as_bytes()
+    };
+    Ok(Asked::Accepted(Accepted {
+        stream,
+        carries_on: has_line(&read, speaks),
+        early: read.bytes.split_off(read.len),
+        answer: answer.returned,
+    }))
 }
 
-fn with_answer<T>(answer: &Head, read: impl FnOnce(&httparse::Response<'_, '_>) -> T) -> Option<T> {
+fn parse(read: &Head) -> Result<Response, AskError> {
+    let answer = Response::parse(&read.bytes[..read.len], false);
+    let answer = answer.map_err(|error| AskError::broken(Event::Nonsense, error))?;
+    answer.ok_or_else(|| AskError::broken(Event::Nonsense, "it does not speak HTTP"))
+}
+
+/// Reads the body of an answer that declines, of which `read` came already.
+async fn read_body(stream: &mut TcpStream, body: &mut Body, mut read: BytesMut) -> Result<BytesMut, AskError> {
+    let broken = |error| AskError::broken(Event::Nonsense, error);
+    let mut taken = body.take(&read).map_err(broken)?;
+    while !body.is_done() {
+        if read.len() > DECLINED_BYTES_MAX {
+            return Err(AskError::broken(Event::Nonsense, "it declines at too great a length"));
+        }
+        match stream.read_buf(&mut read).await {
+            Ok(0) if *body == Body::UntilClose => break,
+            Ok(0) => return Err(AskError::broken(Event::Ended, "its answer broke off")),
+            Ok(_) => taken += body.take(&read[taken..]).map_err(broken)?,
+            Err(error) => return Err(AskError::broken(Facts::io(&error).event, error)),
+        }
+    }
+    read.truncate(taken);
+    Ok(read)
+}
+
+fn has_line(read: &Head, is_it: impl Fn(&httparse::Header<'_>) -> bool) -> bool {
     let mut lines = [httparse::EMPTY_HEADER; head::LINES_MAX];
     let mut response = httparse::Response::new(&mut lines);
-    response.parse(&answer.bytes[..answer.len]).ok()?;
-    Some(read(&response))
+    response.parse(&read.bytes[..read.len]).is_ok() && response.headers.iter().any(is_it)
 }
 
-fn status(answer: &Head) -> Result<u16, AskError> {
-    with_answer(answer, |response| response.code)
-        .flatten()
-        .ok_or_else(|| AskError::Upgrade("it does not speak HTTP".to_owned()))
-}
-
-fn announces_extension(answer: &Head) -> bool {
-    with_answer(answer, |response| {
-        response
-            .headers
-            .iter()
-            .any(|line| line.name.eq_ignore_ascii_case("sec-websocket-extensions"))
-    })
-    .unwrap_or(false)
-}
-
-/// Whether the stack will say the words of session continuity.
-fn speaks_of_continuity(answer: &Head) -> bool {
-    with_answer(answer, |response| {
-        let mut lines = response.headers.iter();
-        lines.any(|line| line.name.eq_ignore_ascii_case(words::HEADER) && line.value == words::VERSION.as_bytes())
-    })
-    .unwrap_or(false)
-}
-
-/// What the stack says of its load.
-fn load(answer: &Head) -> Option<Load> {
-    with_answer(answer, |response| {
-        let mut lines = response.headers.iter();
-        let line = lines.find(|line| line.name.eq_ignore_ascii_case(words::LOAD_HEADER))?;
-        std::str::from_utf8(line.value).ok()?.parse().ok()
-    })
-    .flatten()
-}
-
-fn body_bytes(answer: &Head) -> usize {
-    let length = with_answer(answer, |response| {
-        let line = response
-            .headers
-            .iter()
-            .find(|line| line.name.eq_ignore_ascii_case("content-length"))?;
-        std::str::from_utf8(line.value).ok()?.trim().parse().ok()
-    });
-    length.flatten().unwrap_or(0).min(DECLINED_BYTES_MAX)
-}
-
-/// A region's answer with the edge's own headers at the end of its head.
-fn with_headers(answer: &Head, edge: &Edge, region: &RegionId, extra: &str) -> Vec<u8> {
-    let (head, rest) = answer.bytes.split_at(answer.len);
-    // A head ends with an empty line, of which the line end of the last header stays.
-    let head = head.strip_suffix(b"\r\n").or(head.strip_suffix(b"\n")).unwrap_or(head);
-    // What a stack says of its load is for us.
-    let is_load = |line: &&[u8]| {
-        let name = line.get(..words::LOAD_HEADER.len());
-        name.is_some_and(|name| name.eq_ignore_ascii_case(words::LOAD_HEADER.as_bytes()))
-    };
-    let lines = head.split_inclusive(|byte| *byte == b'\n');
-    let head: Vec<u8> = lines.filter(|line| !is_load(line)).flatten().copied().collect();
+/// The head of a region's answer with what the edge says, and its end.
+fn signed(mut head: Vec<u8>, edge: &Edge, region: &RegionId, extra: &str) -> Vec<u8> {
     let ours = format!("Meridian-Region: {region}\r\nMeridian-Edge: {}\r\n{extra}\r\n", edge.id);
-    [&head, ours.as_bytes(), rest].concat()
+    head.extend_from_slice(ours.as_bytes());
+    head
 }
 
 /// Passes the region's 101 on and relays until the end, in one region after the other if need be.
@@ -376,22 +431,22 @@ async fn converse(edge: &Arc<Edge>, device: &mut dyn Io, session: Session, early
     let Session {
         mut decision,
         mut at_stack,
-        stream,
-        mut answer,
+        accepted,
         caller,
         resume_request,
     } = session;
     let since = daemon::clock::now();
     let began = Instant::now();
-    let mut early_from_region: BytesMut = answer.bytes.split_off(answer.len);
-    let token = edge.config.affinity_key.0.issue(&decision.region, since);
-    let accepted = with_headers(
-        &answer,
-        edge,
-        &decision.region,
-        &format!("Meridian-Affinity: {token}\r\n"),
-    );
-    drop((answer, token));
+    let Accepted {
+        stream,
+        answer,
+        early: mut early_from_region,
+        ..
+    } = accepted;
+    let token = edge.session_token(&caller.holder, &decision.region);
+    let ours = format!("Meridian-Affinity: {token}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n");
+    let accepted = signed(answer, edge, &decision.region, &ours);
+    drop((ours, token));
     edge.seen.traffic.session_began(&decision);
     let registered = edge.sessions.register(&decision.region, decision.stack, since);
     let passed_on = timeout(edge.config.timeouts.close.0, device.write_all(&accepted)).await;
@@ -409,7 +464,7 @@ async fn converse(edge: &Arc<Edge>, device: &mut dyn Io, session: Session, early
     let mut leaving = asks_to_leave(edge, &relay, &decision, registered.id, false);
     let mut early = early;
     let (mut tried, mut last_left) = (Tried::default(), None);
-    let mut moves = 0_u32;
+    let (mut moves, mut last_fault) = (0_u32, None);
     let end = loop {
         let early_of_region = std::mem::take(&mut early_from_region);
         let run = relay.run(
@@ -420,9 +475,12 @@ async fn converse(edge: &Arc<Edge>, device: &mut dyn Io, session: Session, early
         );
         let end = run.await;
         let lost_at = Instant::now();
-        if let Some(fault) = end.fault_of_region() {
-            edge.stack_lost(&decision.region, decision.stack, Some(&decision.version), fault);
-        }
+        let failure = end.failure().map(|(event, what)| {
+            let facts = relay.facts(event, edge.lag.is_late_for(edge.config.continuity.silence_busy.0));
+            let failed = Failed::Session { client: client.ip() };
+            last_fault = Some(edge.blame(&decision, failed, facts, what));
+            what
+        });
         let (Some(why), Some(_), Some(request)) = (end.why_to_move(), relay.kept(), &resume_request) else {
             break end;
         };
@@ -432,12 +490,15 @@ async fn converse(edge: &Arc<Edge>, device: &mut dyn Io, session: Session, early
         last_left = Some(lost_at);
         let stays_in = match why {
             // The others of its region may be as well as they were.
-            Why::Lost | Why::Closing => Some(decision.region.clone()),
+            Why::Lost | Why::Closing | Why::Declined => Some(decision.region.clone()),
             // One stack of it may be meant.
             Why::Drained => still_planned(edge, &decision.region),
             // A silence took time to notice, so it is not waited for twice; and a plan means the region.
             Why::Silent | Why::Evacuated => None,
         };
+        if why == Why::Declined {
+            tried.never(decision.stack);
+        }
         match &stays_in {
             Some(region) => tried.stack(region, decision.stack),
             None => tried.region(&decision.region),
@@ -448,6 +509,7 @@ async fn converse(edge: &Arc<Edge>, device: &mut dyn Io, session: Session, early
             stays: stays_in.map(|region| Affinity {
                 region,
                 issued_at: daemon::clock::now(),
+                proof: Proof::IsThere,
             }),
             why,
         };
@@ -462,6 +524,7 @@ async fn converse(edge: &Arc<Edge>, device: &mut dyn Io, session: Session, early
                     &mut relay,
                     stream,
                     &Move {
+                        holder: &caller.holder,
                         from: &from,
                         to: &decision,
                         why,
@@ -483,7 +546,8 @@ async fn converse(edge: &Arc<Edge>, device: &mut dyn Io, session: Session, early
                     stacks_skipped = join(&decision.stacks_skipped),
                     ejection_ignored = decision.ejection_ignored.map(Ignored::as_str),
                     why = why.as_str(),
-                    fault = end.fault_of_region(),
+                    failure,
+                    fault = last_fault.map(Fault::as_str),
                     found_after_ms = u64::try_from(lost_at.elapsed().as_millis()).unwrap_or(u64::MAX),
                     "session goes on elsewhere"
                 );
@@ -528,7 +592,8 @@ async fn converse(edge: &Arc<Edge>, device: &mut dyn Io, session: Session, early
         moves,
         end = end.as_str(),
         code,
-        fault = end.fault_of_region(),
+        failure = end.failure().map(|(_, what)| what),
+        fault = end.failure().and(last_fault).map(Fault::as_str),
         "session ended"
     );
 }
@@ -585,6 +650,7 @@ async fn find_next(
         version: Some(version),
     };
     let give_up_at = Instant::now() + edge.config.continuity.patience.0;
+    let (mut pause_max, mut failed) = (ROUND_PAUSE, Vec::new());
     loop {
         let table = edge.table()?;
         let picked = edge.seen.pick(
@@ -595,23 +661,42 @@ async fn find_next(
             tried,
             daemon::clock::now(),
         );
-        let Some(decision) = picked else {
-            if why.is_optional() || Instant::now() + ROUND_PAUSE > give_up_at {
+        // A round is over when everything was asked, or nothing can be: not for want of a region, but of room here.
+        let (decision, lacks_room) = match picked {
+            Some(decision) if !edge.admission.is_exhausted() || why.is_optional() => (Some(Box::new(decision)), false),
+            picked => (None, picked.is_some()),
+        };
+        let Some(decision) = decision else {
+            let pause = rand::random_range(Duration::ZERO..=pause_max);
+            let session = registered_name(&caller.session_key);
+            let asked = std::mem::take(&mut failed).join("; ");
+            let gives_up = why.is_optional() || Instant::now() + pause > give_up_at;
+            tracing::info!(session, asked, lacks_room, gives_up, "no region goes on with a session");
+            if gives_up {
                 return None;
             }
-            tokio::time::sleep(ROUND_PAUSE).await;
+            tokio::time::sleep(pause).await;
+            pause_max = (2 * pause_max).min(ROUND_PAUSE_MAX);
             tried.clear();
             continue;
         };
-        let decision = Box::new(decision);
+        let gate = edge.seen.gate(decision.stack);
+        let Ok(Ok(_permit)) = timeout_at(give_up_at, gate.acquire()).await else {
+            return None;
+        };
         let at_stack = edge.begins(&decision);
         match ask(edge, &decision, request).await {
-            Ok((stream, Asked::Accepted(mut answer))) if speaks_of_continuity(&answer) => {
-                let rest = answer.bytes.split_off(answer.len);
-                return Some((decision, at_stack, stream, rest));
+            Ok(Asked::Accepted(accepted)) if accepted.carries_on => {
+                return Some((decision, at_stack, accepted.stream, accepted.early));
             }
-            Ok(_) => tracing::info!(region = %decision.region, "region does not go on with sessions of others"),
-            Err(failure) => not_taken(edge, &decision, &failure),
+            Ok(_) => failed.push(format!("{} does not go on with sessions of others", decision.region)),
+            Err(failure) => {
+                let fault = not_taken(edge, &decision, &failure);
+                failed.push(format!("{} {failure}", decision.region));
+                if fault == Fault::Edge {
+                    continue;
+                }
+            }
         }
         tried.stack(&decision.region, decision.stack);
     }
@@ -619,6 +704,7 @@ async fn find_next(
 
 /// From where to where a session goes.
 struct Move<'a> {
+    holder: &'a str,
     from: &'a Decision,
     to: &'a Decision,
     why: Why,
@@ -627,7 +713,13 @@ struct Move<'a> {
 
 /// Hands the session over. The device is told, unless it has nothing to notice: the region was alive and no turn in progress.
 fn go_on(edge: &Edge, relay: &mut Relay<'_>, stream: TcpStream, moved: &Move<'_>) {
-    let Move { from, to, why, lost_at } = *moved;
+    let Move {
+        holder,
+        from,
+        to,
+        why,
+        lost_at,
+    } = *moved;
     let is_busy = relay.kept().is_none_or(Kept::is_busy);
     let is_visible = is_busy || matches!(why, Why::Lost | Why::Silent);
     relay.go_on(stream, to, why, lost_at, |must_repeat| {
@@ -644,7 +736,7 @@ fn go_on(edge: &Edge, relay: &mut Relay<'_>, stream: TcpStream, moved: &Move<'_>
             "from": from.region,
             "to": to.region,
             // The headers of the handshake said the old one.
-            "affinity": edge.config.affinity_key.0.issue(&to.region, daemon::clock::now()),
+            "affinity": edge.session_token(holder, &to.region),
         });
         Some(frame_for_device(opcode::TEXT, notice.to_string().as_bytes()))
     });

@@ -43,7 +43,7 @@ impl Workers {
         let kept_max = (KEPT_MAX / count).max(KEPT_MIN);
         let start = |index| {
             let server = Server::new(edge.clone(), requests.clone(), kept_max);
-            Worker::start(index, server, stop.clone())
+            Worker::start(index, edge.clone(), server, stop.clone())
         };
         Ok(Self {
             first: start(0)?,
@@ -72,7 +72,7 @@ impl Drop for Workers {
 }
 
 impl Worker {
-    fn start(index: usize, server: Server, stop: CancellationToken) -> io::Result<Self> {
+    fn start(index: usize, edge: Arc<Edge>, server: Server, stop: CancellationToken) -> io::Result<Self> {
         let event_loop = Builder::new_current_thread().enable_all().build()?;
         let worker = Self {
             event_loop: event_loop.handle().clone(),
@@ -80,9 +80,10 @@ impl Worker {
             connections: Arc::default(),
         };
         let keeper = worker.server.clone();
-        thread::Builder::new()
-            .name(format!("worker-{index}"))
-            .spawn(move || event_loop.block_on(stop.run_until_cancelled(keeper.sweep())))?;
+        thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+            let keeping = async { tokio::join!(keeper.sweep(), edge.lag.watch()) };
+            event_loop.block_on(stop.run_until_cancelled(keeping))
+        })?;
         Ok(worker)
     }
 }

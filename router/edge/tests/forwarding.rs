@@ -6,69 +6,15 @@ mod support;
 
 use std::{
     net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
 };
 
-use support::{World, hang_means_failure, planned_at, read_head};
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream},
-    sync::Notify,
+use support::{
+    World, hang_means_failure,
+    http::{answer, expect, repeats, request, say, stack},
+    planned_at, read_head,
 };
-
-/// A stack whose every connection is treated in this way; where it is, and how many connections it took.
-async fn stack<F>(treat: impl Fn(TcpStream) -> F + Send + 'static) -> (SocketAddr, Arc<AtomicUsize>)
-where
-    F: Future<Output = ()> + Send + 'static,
-{
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let taken = Arc::new(AtomicUsize::new(0));
-    let takes = taken.clone();
-    tokio::spawn(async move {
-        while let Ok((tcp, _)) = listener.accept().await {
-            takes.fetch_add(1, Ordering::SeqCst);
-            tokio::spawn(treat(tcp));
-        }
-    });
-    (address, taken)
-}
-
-/// Reads a request; its head, and as much body as it says.
-async fn request(tcp: &mut TcpStream) -> Option<(String, Vec<u8>)> {
-    let head = read_head(tcp).await?;
-    let length = head.lines().find_map(|line| {
-        line.to_lowercase()
-            .strip_prefix("content-length: ")?
-            .trim()
-            .parse()
-            .ok()
-    });
-    let mut body = vec![0; length.unwrap_or(0)];
-    tcp.read_exact(&mut body).await.ok()?;
-    Some((head, body))
-}
-
-async fn say(tcp: &mut TcpStream, text: &str) {
-    // Whether the edge still listens is what a test looks at, at its other end.
-    let _ = tcp.write_all(text.as_bytes()).await;
-}
-
-/// Answers every request with the first line of it, in the usual way.
-async fn repeats(mut tcp: TcpStream) {
-    while let Some((head, body)) = request(&mut tcp).await {
-        let said = format!("{} {}", head.lines().next().unwrap(), String::from_utf8_lossy(&body));
-        let length = said.len();
-        say(
-            &mut tcp,
-            &format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{said}"),
-        )
-        .await;
-    }
-}
+use tokio::{io::AsyncReadExt as _, net::TcpStream, sync::Notify};
 
 /// Answers one request, and closes its connection as the next one comes.
 async fn answers_once(mut tcp: TcpStream) {
@@ -84,19 +30,6 @@ async fn world(stack: SocketAddr) -> World {
 
 async fn connect(world: &World) -> TcpStream {
     TcpStream::connect(world.address).await.unwrap()
-}
-
-/// Reads an answer with a length; its head and body.
-async fn answer(tcp: &mut TcpStream) -> (String, String) {
-    let (head, body) = hang_means_failure(request(tcp)).await.expect("an answer");
-    (head, String::from_utf8(body).unwrap())
-}
-
-/// Reads until just these bytes have come.
-async fn expect(tcp: &mut TcpStream, text: &str) {
-    let mut bytes = vec![0; text.len()];
-    hang_means_failure(tcp.read_exact(&mut bytes)).await.unwrap();
-    assert_eq!(String::from_utf8_lossy(&bytes), text);
 }
 
 const GET: &str = "GET /v1/models HTTP/1.1\r\nHost: v\r\n\r\n";
@@ -117,7 +50,7 @@ async fn connections_are_kept_on_both_sides() {
         .await;
         say(&mut tcp, rest).await;
         let (head, said) = answer(&mut tcp).await;
-        assert!(head.contains("Meridian-Region: eu-west\r\n") && head.contains("Meridian-Affinity: v1.eu-west."));
+        assert!(head.contains("Meridian-Region: eu-west\r\n") && head.contains("Meridian-Affinity: v2.eu-west."));
         assert_eq!(said, format!("POST /v1/audio/speech?{turn} HTTP/1.1 {body}"));
     }
     assert_eq!(taken.load(Ordering::SeqCst), 1);
@@ -261,7 +194,7 @@ async fn a_device_that_stops_listening_is_not_spoken_to() {
 #[tokio::test]
 async fn a_region_has_done_its_part_when_its_answer_is_given() {
     let (stack, _) = stack(repeats).await;
-    let limits = "breaker.max_requests = 1\ntimeouts.close = \"5s\"";
+    let limits = "breaker.max_requests = 1\nlimits.client_in_flight_max = 0\ntimeouts.close = \"5s\"";
     let world = World::of(limits, &planned_at(&[("eu-west", stack)]).await);
     let last = GET.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n");
     let mut held = Vec::new();
@@ -330,7 +263,7 @@ async fn nor_is_it_when_the_request_cannot_be_made_again() {
     assert_eq!(answer(&mut tcp).await.1, "hi");
     say(
         &mut tcp,
-        "POST /v1/audio/speech HTTP/1.1\r\nHost: v\r\nContent-Length: 2\r\n\r\nhi",
+        "POST /api/v1/voice/anything HTTP/1.1\r\nHost: v\r\nContent-Length: 2\r\n\r\nhi",
     )
     .await;
     let (head, _) = answer(&mut tcp).await;
@@ -393,7 +326,7 @@ async fn what_others_could_understand_in_another_way_is_refused_in_words() {
 async fn what_may_have_been_done_is_not_done_twice() {
     let (stack, taken) = stack(async |mut tcp: TcpStream| drop(request(&mut tcp).await)).await;
     let world = world(stack).await;
-    let post = "POST /v1/audio/speech HTTP/1.1\r\nHost: v\r\nContent-Length: 2\r\n\r\nhi";
+    let post = "POST /api/v1/voice/anything HTTP/1.1\r\nHost: v\r\nContent-Length: 2\r\n\r\nhi";
     let answer = world.ask(post).await;
     assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
     assert!(answer.contains("region eu-west failed while it answered"), "{answer}");
@@ -481,7 +414,7 @@ async fn an_answer_on_its_way_is_given_before_the_edge_stops() {
 #[tokio::test]
 async fn half_a_body_is_waited_for_and_not_forever() {
     let (stack, taken) = stack(repeats).await;
-    let world = World::of("timeouts.answer = \"100ms\"", &planned_at(&[("eu-west", stack)]).await);
+    let world = World::of("timeouts.device = \"100ms\"", &planned_at(&[("eu-west", stack)]).await);
     let post = "POST /v1/audio/speech HTTP/1.1\r\nHost: v\r\nContent-Length: 3\r\n\r\nhi";
     let answer = world.ask(post).await;
     assert!(

@@ -336,7 +336,7 @@ async fn what_only_reads_is_asked_again_elsewhere_and_what_does_not_is_not() {
     let answer = world.ask(&get("/v1/models")).await;
     assert!(answer.ends_with("works heard 0 bytes"), "{answer}");
     assert!(began.elapsed() >= Duration::from_millis(10), "it paused first");
-    let answer = world.ask(&post("/v1/audio/speech", "say this")).await;
+    let answer = world.ask(&post("/api/v1/voice/anything", "do this")).await;
     assert!(
         answer.starts_with("HTTP/1.1 502 ") && answer.contains("region_failed"),
         "{answer}"
@@ -389,7 +389,11 @@ async fn a_region_at_its_limit_is_passed_over_and_sessions_do_not_count() {
         named("full", Does::Answers(200)).await,
         named("next", Does::Answers(200)).await,
     );
-    let world = world("breaker.max_requests = 2\nhedge.budget_percent = 0\n", &[&full, &next]).await;
+    let world = world(
+        "breaker.max_requests = 2\nlimits.client_in_flight_max = 0\nhedge.budget_percent = 0\n",
+        &[&full, &next],
+    )
+    .await;
     let ask = || {
         let address = world.address;
         tokio::spawn(async move { support::ask(address, &transcription()).await })
@@ -421,7 +425,7 @@ async fn a_region_at_its_limit_is_passed_over_and_sessions_do_not_count() {
     assert!(world.ask(&transcription()).await.ends_with("full heard 11 bytes"));
 
     let echoes = World::with(
-        "breaker.max_requests = 1\nbreaker.max_connections = 1\n",
+        "breaker.max_requests = 1\nlimits.client_in_flight_max = 0\nbreaker.max_connections = 1\n",
         &[("eu-west", Stack::Echoes)],
     )
     .await;

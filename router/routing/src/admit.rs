@@ -5,7 +5,15 @@
 //! device that reconnects with a valid affinity token gets the places that newcomers leave, because it may be in the middle
 //! of a conversation. What is being said is never refused; see [`Pressure`] for what goes first.
 
-use std::{collections::HashMap, net::IpAddr, time::Duration};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 use topology::Moment;
 
@@ -55,6 +63,8 @@ pub struct ClientLimits {
     pub requests_per_s: f64,
     /// How many of them may come at once after a pause, at least 1.
     pub burst: u32,
+    /// Requests in flight at once; 0 for any number.
+    pub in_flight_max: u32,
 }
 
 /// Why a client has to wait.
@@ -64,6 +74,20 @@ pub enum Excess {
     Connections,
     /// It asks too often; the next request is welcome after this long.
     Rate(Duration),
+    /// It has as many requests in flight as it may.
+    InFlight,
+}
+
+/// A request of a client is in flight while this exists. Giving it back takes no lock.
+#[derive(Debug)]
+pub struct ClientRequest(Option<Arc<AtomicU32>>);
+
+impl Drop for ClientRequest {
+    fn drop(&mut self) {
+        if let Some(in_flight) = &self.0 {
+            in_flight.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
 }
 
 /// Clients remembered for their rate alone. Attackers with more addresses than that meet the limits that all share.
@@ -83,6 +107,8 @@ pub struct Clients {
 #[derive(Debug, Default)]
 struct Client {
     connections: u32,
+    /// Shared with its requests. The count only grows under the lock of all clients, so the limit is exact.
+    in_flight: Arc<AtomicU32>,
     /// Theoretical arrival time of the next request, microseconds since the epoch.
     next_us: u64,
 }
@@ -131,28 +157,41 @@ impl Clients {
 
     /// A client asks for something. What is refused costs it nothing: it may come back as soon as it is told.
     pub fn ask(&mut self, client: IpAddr, now: Moment) -> Result<(), Excess> {
-        if self.limits.requests_per_s <= 0.0 {
+        let limits = self.limits;
+        if limits.requests_per_s <= 0.0 {
             return Ok(());
         }
-        let interval_us = (1e6 / self.limits.requests_per_s).max(1.0) as u64;
-        let ahead_max_us = interval_us.saturating_mul(u64::from(self.limits.burst.max(1)));
         self.sweep(now);
-        let is_full = self.clients.len() >= REMEMBERED_MAX;
-        let network = network(client);
-        let client = match self.clients.get_mut(&network) {
-            Some(client) => client,
-            None if is_full => return Ok(()),
-            None => self.clients.entry(network).or_default(),
-        };
-        let now_us = microseconds(now);
-        // A clock that was set back must not keep anybody waiting for it.
-        let known_us = client.next_us.clamp(now_us, now_us.saturating_add(ahead_max_us));
-        let next_us = known_us + interval_us;
-        if next_us - now_us > ahead_max_us {
-            return Err(Excess::Rate(Duration::from_micros(next_us - now_us - ahead_max_us)));
+        self.remembered(client)
+            .map_or(Ok(()), |client| client.ask(&limits, now))
+    }
+
+    /// The same for a request, which is in flight until what is returned is dropped.
+    pub fn begin(&mut self, client: IpAddr, now: Moment) -> Result<ClientRequest, Excess> {
+        let limits = self.limits;
+        if limits.requests_per_s <= 0.0 && limits.in_flight_max == 0 {
+            return Ok(ClientRequest(None));
         }
-        client.next_us = next_us;
-        Ok(())
+        self.sweep(now);
+        let Some(client) = self.remembered(client) else {
+            return Ok(ClientRequest(None));
+        };
+        if limits.in_flight_max > 0 && client.in_flight.load(Ordering::Relaxed) >= limits.in_flight_max {
+            return Err(Excess::InFlight);
+        }
+        client.ask(&limits, now)?;
+        client.in_flight.fetch_add(1, Ordering::Relaxed);
+        Ok(ClientRequest(Some(client.in_flight.clone())))
+    }
+
+    /// `None` for a stranger that there is no place to remember.
+    fn remembered(&mut self, client: IpAddr) -> Option<&mut Client> {
+        let is_full = self.clients.len() >= REMEMBERED_MAX;
+        match self.clients.entry(network(client)) {
+            Entry::Occupied(known) => Some(known.into_mut()),
+            Entry::Vacant(_) if is_full => None,
+            Entry::Vacant(new) => Some(new.insert(Client::default())),
+        }
     }
 
     /// Forgets those that neither are connected nor asked for more than their rate lately.
@@ -166,7 +205,25 @@ impl Clients {
 
 impl Client {
     fn is_nobody(&self, now: Moment) -> bool {
-        self.connections == 0 && self.next_us <= microseconds(now)
+        let is_idle = self.in_flight.load(Ordering::Relaxed) == 0;
+        self.connections == 0 && is_idle && self.next_us <= microseconds(now)
+    }
+
+    fn ask(&mut self, limits: &ClientLimits, now: Moment) -> Result<(), Excess> {
+        if limits.requests_per_s <= 0.0 {
+            return Ok(());
+        }
+        let interval_us = (1e6 / limits.requests_per_s).max(1.0) as u64;
+        let ahead_max_us = interval_us.saturating_mul(u64::from(limits.burst.max(1)));
+        let now_us = microseconds(now);
+        // A clock that was set back must not keep anybody waiting for it.
+        let known_us = self.next_us.clamp(now_us, now_us.saturating_add(ahead_max_us));
+        let next_us = known_us + interval_us;
+        if next_us - now_us > ahead_max_us {
+            return Err(Excess::Rate(Duration::from_micros(next_us - now_us - ahead_max_us)));
+        }
+        self.next_us = next_us;
+        Ok(())
     }
 }
 
@@ -245,7 +302,27 @@ mod tests {
             connections_max,
             requests_per_s,
             burst,
+            in_flight_max: 0,
         }
+    }
+
+    #[test]
+    fn a_client_has_so_many_requests_in_flight_and_no_more() {
+        let mut clients = Clients::new(ClientLimits {
+            in_flight_max: 2,
+            ..limits(0, 0.0, 1)
+        });
+        let (ann, bob) = (ip("192.0.2.1"), ip("192.0.2.2"));
+        let first = clients.begin(ann, Moment(0)).unwrap();
+        let _second = clients.begin(ann, Moment(0)).unwrap();
+        assert_eq!(clients.begin(ann, Moment(0)).unwrap_err(), Excess::InFlight);
+        let _other = clients.begin(bob, Moment(0)).unwrap();
+        drop(first);
+        let _third = clients.begin(ann, Moment(0)).unwrap();
+        // A client that holds requests is not forgotten with its last connection.
+        clients.connect(ann).unwrap();
+        clients.disconnect(ann, Moment(10_000));
+        assert_eq!(clients.begin(ann, Moment(10_000)).unwrap_err(), Excess::InFlight);
     }
 
     #[test]
@@ -349,7 +426,7 @@ mod tests {
                         prop_assert!(wait > Duration::ZERO);
                         last_refused = Some(now + wait + Duration::from_millis(1));
                     }
-                    Err(Excess::Connections) => prop_assert!(false),
+                    Err(Excess::Connections | Excess::InFlight) => prop_assert!(false),
                 }
                 let most = f64::from(burst) + now.since(began).as_secs_f64() * f64::from(rate) * 1.001 + 1.0;
                 prop_assert!(admitted as f64 <= most, "{admitted} > {most}");

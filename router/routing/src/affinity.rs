@@ -1,7 +1,8 @@
 //! Affinity tokens: "this session was in that region", signed so that a device cannot choose its region.
 //!
-//! `v1.<region>.<issued_ms>.<hex HMAC-SHA256>`. Any edge with the same key verifies a token without a lookup; a token that
-//! does not verify is ignored, never an error for the device.
+//! `v2.<region>.<issued_ms>.<holder>.<hex HMAC-SHA256>`. Any edge with the same key verifies a token without a lookup; a token that
+//! does not verify is ignored, never an error for the device. What a token is worth is its [`Proof`]: everybody may be steered by
+//! any of them, but only the holder of a session's token is let in before others.
 
 use std::time::Duration;
 
@@ -11,14 +12,20 @@ use topology::{Moment, RegionId};
 
 /// Shortest key accepted, in bytes: the output length of the hash (RFC 2104 §3).
 pub const KEY_BYTES_MIN: usize = 32;
-/// Longest token looked at, in bytes: version, region (63), a 20-digit number, 64 hex digits and dots.
-pub const TOKEN_BYTES_MAX: usize = 2 + 1 + 63 + 1 + 20 + 1 + 64;
+/// A holder in a token: enough that nobody finds another one that looks the same.
+const HOLDER_BYTES: usize = 8;
+/// Longest token looked at, in bytes: version, region (63), a 20-digit number, the holder, 64 hex digits and dots.
+pub const TOKEN_BYTES_MAX: usize = 2 + 1 + 63 + 1 + 20 + 1 + 2 * HOLDER_BYTES + 1 + 64;
 /// How far in the future a token may be issued: clocks of edges differ, but not by more.
 const SKEW_MAX: Duration = Duration::from_secs(300);
 
-/// The secret all edges share. It has no `Debug`, so it cannot slip into a log.
+/// The secret all edges share, and the one before it while it is exchanged: the first signs, both verify. It has no `Debug`, so
+/// it cannot slip into a log.
 #[derive(Clone)]
-pub struct Key(Hmac<Sha256>);
+pub struct Key {
+    signs: Hmac<Sha256>,
+    also_verifies: Option<Hmac<Sha256>>,
+}
 
 /// What a valid token says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +34,19 @@ pub struct Affinity {
     pub region: RegionId,
     /// When an edge said so.
     pub issued_at: Moment,
+    /// What that is worth.
+    pub proof: Proof,
+}
+
+/// What an affinity proves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Proof {
+    /// Somebody had an answer of the region, or a session of another holder there: it steers, and no more.
+    Steers,
+    /// Whoever shows it had a session there.
+    HadSession,
+    /// A session is there at this moment; no token says that.
+    IsThere,
 }
 
 /// Why a token, or a key, is not accepted.
@@ -49,48 +69,93 @@ pub enum AffinityError {
 impl Key {
     /// Takes the secret's bytes.
     pub fn new(secret: &[u8]) -> Result<Self, AffinityError> {
-        if secret.len() < KEY_BYTES_MIN {
-            return Err(AffinityError::ShortKey);
-        }
-        Hmac::new_from_slice(secret)
-            .map(Self)
-            .map_err(|_| AffinityError::ShortKey)
+        let signs = hmac(secret)?;
+        let also_verifies = None;
+        Ok(Self { signs, also_verifies })
     }
 
-    /// A token for a session in `region`.
+    /// Tokens of this other secret are accepted too.
+    pub fn and(self, secret: &[u8]) -> Result<Self, AffinityError> {
+        let also_verifies = Some(hmac(secret)?);
+        Ok(Self { also_verifies, ..self })
+    }
+
+    /// A token for somebody who had an answer of `region`.
     pub fn issue(&self, region: &RegionId, now: Moment) -> String {
-        let claim = format!("v1.{region}.{}", now.0);
-        let mac = self.0.clone().chain_update(claim.as_bytes()).finalize().into_bytes();
+        self.sign(&format!("v2.{region}.{}.", now.0))
+    }
+
+    /// A token for the holder of a session in `region`. A holder is whatever the edge knows of who asks; the token holds a hash.
+    pub fn issue_to(&self, holder: &str, region: &RegionId, now: Moment) -> String {
+        let holder = self.holder(&self.signs, holder);
+        self.sign(&format!("v2.{region}.{}.{holder}", now.0))
+    }
+
+    fn sign(&self, claim: &str) -> String {
+        let mac = self
+            .signs
+            .clone()
+            .chain_update(claim.as_bytes())
+            .finalize()
+            .into_bytes();
         format!("{claim}.{}", hex::encode(mac))
     }
 
-    /// What a token says, if it was issued with this key no longer than `age_max` ago.
-    pub fn verify(&self, token: &str, now: Moment, age_max: Duration) -> Result<Affinity, AffinityError> {
+    /// With the key in it, so that nobody else can try which holder it was.
+    fn holder(&self, key: &Hmac<Sha256>, holder: &str) -> String {
+        let keyed = key.clone().chain_update(b"holder\0").chain_update(holder.as_bytes());
+        hex::encode(&keyed.finalize().into_bytes()[..HOLDER_BYTES])
+    }
+
+    /// What a token says to `holder`, if it was issued with this key no longer than `age_max` ago.
+    pub fn verify(
+        &self,
+        token: &str,
+        holder: Option<&str>,
+        now: Moment,
+        age_max: Duration,
+    ) -> Result<Affinity, AffinityError> {
         if token.len() > TOKEN_BYTES_MAX {
             return Err(AffinityError::Malformed);
         }
         let (claim, mac) = token.rsplit_once('.').ok_or(AffinityError::Malformed)?;
         let mac = hex::decode(mac).map_err(|_| AffinityError::Malformed)?;
         // The comparison takes the same time wherever the first difference is.
-        self.0
-            .clone()
-            .chain_update(claim.as_bytes())
-            .verify_slice(&mac)
-            .map_err(|_| AffinityError::Forged)?;
+        let signed = |key: &&Hmac<Sha256>| (*key).clone().chain_update(claim.as_bytes()).verify_slice(&mac).is_ok();
+        let mut keys = std::iter::once(&self.signs).chain(&self.also_verifies);
+        let key = keys.find(signed).ok_or(AffinityError::Forged)?;
         // From here on one of our edges wrote the text, possibly of another version.
         let mut parts = claim.split('.');
-        let (Some("v1"), Some(region), Some(issued_ms), None) =
-            (parts.next(), parts.next(), parts.next(), parts.next())
+        let (Some(version), Some(region), Some(issued_ms), issued_to, None) =
+            (parts.next(), parts.next(), parts.next(), parts.next(), parts.next())
         else {
             return Err(AffinityError::Malformed);
+        };
+        let issued_to = match (version, issued_to) {
+            // Of an edge that knew no holders.
+            ("v1", None) => "",
+            ("v2", Some(issued_to)) => issued_to,
+            _ => return Err(AffinityError::Malformed),
         };
         let region = RegionId::new(region).map_err(|_| AffinityError::Malformed)?;
         let issued_at = Moment(issued_ms.parse().map_err(|_| AffinityError::Malformed)?);
         if now.since(issued_at) > age_max || issued_at.since(now) > SKEW_MAX {
             return Err(AffinityError::OutOfDate);
         }
-        Ok(Affinity { region, issued_at })
+        let is_holder = holder.is_some_and(|holder| self.holder(key, holder) == issued_to);
+        Ok(Affinity {
+            region,
+            issued_at,
+            proof: if is_holder { Proof::HadSession } else { Proof::Steers },
+        })
     }
+}
+
+fn hmac(secret: &[u8]) -> Result<Hmac<Sha256>, AffinityError> {
+    if secret.len() < KEY_BYTES_MIN {
+        return Err(AffinityError::ShortKey);
+    }
+    Hmac::new_from_slice(secret).map_err(|_| AffinityError::ShortKey)
 }
 
 #[cfg(test)]
@@ -109,9 +174,13 @@ mod tests {
         let us_east = RegionId::new("us-east").unwrap();
         let issued_at = Moment(1_000_000_000);
         let token = key(1).issue(&us_east, issued_at);
-        let verify = |now| key(1).verify(&token, now, DAY);
-        let region = us_east;
-        assert_eq!(verify(issued_at + DAY), Ok(Affinity { region, issued_at }));
+        let verify = |now| key(1).verify(&token, Some("anna"), now, DAY);
+        let affinity = Affinity {
+            region: us_east,
+            issued_at,
+            proof: Proof::Steers,
+        };
+        assert_eq!(verify(issued_at + DAY), Ok(affinity), "whoever has it");
         assert_eq!(
             verify(issued_at + DAY + Duration::from_millis(1)),
             Err(AffinityError::OutOfDate)
@@ -122,16 +191,59 @@ mod tests {
     #[test]
     fn only_holders_of_the_key_can_write_one() {
         let token = key(1).issue(&RegionId::new("us-east").unwrap(), Moment(5));
-        assert_eq!(key(2).verify(&token, Moment(5), DAY), Err(AffinityError::Forged));
+        assert_eq!(key(2).verify(&token, None, Moment(5), DAY), Err(AffinityError::Forged));
         let elsewhere = token.replace("us-east", "eu-west");
-        assert_eq!(key(1).verify(&elsewhere, Moment(5), DAY), Err(AffinityError::Forged));
+        assert_eq!(
+            key(1).verify(&elsewhere, None, Moment(5), DAY),
+            Err(AffinityError::Forged)
+        );
         assert_eq!(Key::new(&[0; 31]).err(), Some(AffinityError::ShortKey));
+    }
+
+    /// A token of `GET /health` let anybody in before those who had a session, and so did a token that somebody else had.
+    #[test]
+    fn only_the_holder_of_a_session_is_let_in_before_others() {
+        let us_east = RegionId::new("us-east").unwrap();
+        let token = key(1).issue_to("anna", &us_east, Moment(5));
+        let proof = |token: &str, holder| key(1).verify(token, holder, Moment(5), DAY).map(|it| it.proof);
+        assert_eq!(proof(&token, Some("anna")), Ok(Proof::HadSession));
+        assert_eq!(proof(&token, Some("eve")), Ok(Proof::Steers));
+        assert_eq!(proof(&token, None), Ok(Proof::Steers));
+        assert!(!token.contains("anna"));
+        assert_eq!(proof(&key(1).issue(&us_east, Moment(5)), Some("")), Ok(Proof::Steers));
+        // Of an edge of the version before.
+        let old = key(1).sign("v1.us-east.5");
+        assert_eq!(proof(&old, Some("anna")), Ok(Proof::Steers));
+        assert!(token.len() <= TOKEN_BYTES_MAX && old.len() <= TOKEN_BYTES_MAX);
+    }
+
+    /// While keys are exchanged, edges with the old key, with both and with the new one run side by side.
+    #[test]
+    fn a_key_is_exchanged_without_forgetting_anybody() {
+        let us_east = RegionId::new("us-east").unwrap();
+        let secret = |byte| [byte; 32];
+        let (old, new) = (key(1), key(2));
+        let both = |first, second| key(first).and(&secret(second)).ok().unwrap();
+        for (issuer, verifier) in [
+            // Every edge learns the new key, as the second; then it signs, and the old one is the second; then that goes.
+            (&old, &both(1, 2)),
+            (&both(1, 2), &old),
+            (&both(1, 2), &both(2, 1)),
+            (&both(2, 1), &both(1, 2)),
+            (&both(2, 1), &new),
+            (&new, &both(2, 1)),
+        ] {
+            let token = issuer.issue_to("anna", &us_east, Moment(5));
+            let proof = verifier.verify(&token, Some("anna"), Moment(5), DAY).map(|it| it.proof);
+            assert_eq!(proof, Ok(Proof::HadSession));
+        }
+        assert!(key(1).and(&[0; 31]).is_err());
     }
 
     proptest! {
         #[test]
         fn nonsense_is_refused_and_never_panics(token in "\\PC{0,200}") {
-            prop_assert!(key(1).verify(&token, Moment(5), DAY).is_err());
+            prop_assert!(key(1).verify(&token, None, Moment(5), DAY).is_err());
         }
     }
 }

@@ -12,6 +12,7 @@ pub mod continuity;
 pub mod eject;
 pub mod hedge;
 pub mod latency;
+pub mod pace;
 pub mod pick;
 pub mod policy;
 pub mod retry;

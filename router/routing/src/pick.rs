@@ -2,9 +2,14 @@
 //! better of two.
 //!
 //! A region is what its stacks are to the session: it is passed over when each of them is full, ejected or just returning.
-//! It never fails closed: while any region that the plan lets serve is untried, one is picked, whatever it is.
+//! It never fails closed: while any region that the plan lets serve is untried, one is picked, whatever it is. And it prefers the
+//! living: what is ejected is asked last, also when so much is ejected that it is more likely this edge that is ill.
 
-use std::{cmp::Reverse, collections::BTreeMap, net::SocketAddr};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+};
 
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -24,6 +29,9 @@ pub struct Request<'a> {
     pub user: User<'a>,
     /// Where a valid affinity token says the session was.
     pub affinity: Option<&'a RegionId>,
+    /// Whether that is where the session is now, and not where a device was once: then it may stay, whatever the shares of the
+    /// home are.
+    pub is_there: bool,
     /// When that was. A token that was issued under the plan in force says where an edge put the session although the plan
     /// has no share for it there; an older one says where it was before the plan.
     pub affinity_at: Moment,
@@ -33,6 +41,8 @@ pub struct Request<'a> {
     pub measured_rtt_ms: &'a BTreeMap<RegionId, f64>,
     /// What this edge knows of the stacks.
     pub stacks: &'a Stacks,
+    /// Regions that answered none of this edge's own probes in the last tick.
+    pub silent: &'a BTreeSet<RegionId>,
     /// The numbers to choose by.
     pub policy: &'a Policy,
     /// When.
@@ -44,14 +54,19 @@ pub struct Request<'a> {
 pub struct Tried {
     /// In order. Without a stack the region is not worth another one.
     attempts: Vec<(RegionId, Option<SocketAddr>)>,
+    /// Stacks that do not take this session, today or tomorrow.
+    never: Vec<SocketAddr>,
     regions_max: usize,
 }
 
 impl Tried {
     /// Nothing yet, and no more than so many regions.
     pub fn up_to(regions_max: usize) -> Self {
-        let attempts = Vec::new();
-        Self { attempts, regions_max }
+        Self {
+            attempts: Vec::new(),
+            never: Vec::new(),
+            regions_max,
+        }
     }
 
     /// A stack did not take the session, or lost it.
@@ -72,7 +87,12 @@ impl Tried {
         }
     }
 
-    /// Everything may be tried again.
+    /// A stack declined the session for good: it is not asked again, however often everything else is.
+    pub fn never(&mut self, stack: SocketAddr) {
+        self.never.push(stack);
+    }
+
+    /// Everything may be tried again, but for what declined.
     pub fn clear(&mut self) {
         self.attempts.clear();
     }
@@ -89,6 +109,9 @@ impl Tried {
     }
 
     fn is_tried(&self, region: &RegionId, stack: SocketAddr) -> bool {
+        if self.never.contains(&stack) {
+            return true;
+        }
         let here = || self.attempts.iter().filter(|(known, _)| known == region);
         here().count() >= STACKS_TRIED_MAX || here().any(|(_, tried)| tried.is_none_or(|tried| tried == stack))
     }
@@ -134,7 +157,7 @@ pub struct Decision {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Ignored {
-    /// So much is ejected that it is more likely this edge that is ill.
+    /// Everything left was ejected, and so much is in all that it is more likely this edge that is ill.
     Panic,
     /// Everything left was ejected.
     NothingElse,
@@ -227,6 +250,8 @@ pub enum Because {
     Tried,
     /// This edge saw it fail and stays away for now.
     Ejected,
+    /// It answered none of this edge's probes lately.
+    Silent,
     /// It said that it is full.
     Full,
     /// It was ejected and gets its sessions back little by little; this one is not among them yet.
@@ -245,6 +270,7 @@ impl Because {
         match self {
             Self::Tried => "tried",
             Self::Ejected => "ejected",
+            Self::Silent => "silent",
             Self::Full => "full",
             Self::Returning => "returning",
             Self::Evacuated => "evacuated",
@@ -290,9 +316,8 @@ pub fn pick(table: &Table, request: &Request<'_>) -> Option<Decision> {
             break;
         }
     }
-    // The first that is ready. Else the first that works, if slowly or full; else the first that is ejected: it is more
-    // likely a fault on this side than the end of the world, and a session refused for certain is worse than one that
-    // probably fails.
+    // The first that is ready. Else the first that works, if slowly or full; else the first that is silent or ejected: a
+    // session refused for certain is worse than one that probably fails.
     let (index, chosen) = offers
         .iter()
         .enumerate()
@@ -331,6 +356,7 @@ enum Standing {
     Ready,
     Returning,
     Full,
+    Silent,
     Ejected,
     Tried,
 }
@@ -341,6 +367,7 @@ impl Standing {
             Self::Ready => None,
             Self::Returning => Some(Because::Returning),
             Self::Full => Some(Because::Full),
+            Self::Silent => Some(Because::Silent),
             Self::Ejected => Some(Because::Ejected),
             Self::Tried => Some(Because::Tried),
         }
@@ -372,14 +399,17 @@ fn offer<'t>(table: &'t Table, candidate: Candidate<'t>, request: &Request<'_>, 
         if request.tried.is_tried(region, stack) {
             return Standing::Tried;
         }
+        let is_silent = request.silent.contains(region);
         let Some(known) = request.stacks.get(stack) else {
-            return Standing::Ready;
+            return if is_silent { Standing::Silent } else { Standing::Ready };
         };
-        if known.record().is_ejected(request.now) && !panics {
+        if known.record().is_ejected(request.now) {
             Standing::Ejected
+        } else if is_silent {
+            Standing::Silent
         } else if known.is_full(request.now, request.policy) {
             Standing::Full
-        } else if known.record().is_ejected(request.now) || is_stepped {
+        } else if is_stepped {
             Standing::Ready
         } else {
             let returned = known.record().returned(request.now, request.policy);
@@ -436,6 +466,9 @@ fn candidates<'t>(table: &'t Table, request: &Request<'t>) -> Option<(&'t Region
             Some(entry) if why == Why::Affinity && !entry.planned && request.affinity_at < table.created_at() => {
                 Because::NoShare
             }
+            // Nor does a token outlive the shares that gave it: a region that takes nobody from this home is where a device was
+            // on its travels, or where an edge sent it that took its own haste for a distance.
+            Some(_) if why == Why::Affinity && !request.is_there && !plan.knows(region) => Because::NoShare,
             Some(entry) => return candidates.push(Candidate { region, entry, why }),
         };
         // A region far down the list that serves nobody explains nothing.
@@ -510,7 +543,6 @@ fn decide(
         !request.tried.is_tried(region, stack),
         "a tried stack is never picked again"
     );
-    let is_ejected = |(stack, _): &(SocketAddr, Standing)| request.stacks.is_ejected(*stack, request.now);
     let served = entry.stacks.iter().find(|it| it.address == stack)?.version();
     Some(Decision {
         region: region.clone(),
@@ -532,8 +564,8 @@ fn decide(
             })
             .collect(),
         ejection_ignored: match offer.standing {
+            Standing::Ejected if offer.panics => Some(Ignored::Panic),
             Standing::Ejected => Some(Ignored::NothingElse),
-            _ if offer.panics && offer.stacks.iter().any(is_ejected) => Some(Ignored::Panic),
             _ => None,
         },
         plan: table.number(),

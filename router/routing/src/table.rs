@@ -33,6 +33,14 @@ pub(crate) struct Home {
     pub(crate) backups: Vec<RegionId>,
 }
 
+impl Home {
+    /// Whether sessions of this home may be planned into a region.
+    pub(crate) fn knows(&self, region: &RegionId) -> bool {
+        let has_share = |share: &Share| share.region == *region && share.percent > 0;
+        self.shares.iter().any(has_share) || self.backups.contains(region)
+    }
+}
+
 /// What the table knows of one region.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Entry {

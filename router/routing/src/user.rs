@@ -29,6 +29,17 @@ pub fn name(given: Option<&str>, token: Option<&str>, client: IpAddr) -> String 
     }
 }
 
+/// What an affinity token is issued to: whoever shows the same credentials, else calls itself by the same name, else comes from
+/// the same place. Nobody can have another's by asking for it, but the name and the place are only as good as they are.
+pub fn holder(authorization: Option<&str>, given: Option<&str>, client: IpAddr) -> String {
+    match (authorization, given.filter(|given| !given.is_empty())) {
+        // Half of the hash is enough; a live session keeps it.
+        (Some(authorization), _) => format!("a{}", &hash(authorization)[..32]),
+        (None, Some(given)) => format!("u{}", &hash(given)[..32]),
+        (None, None) => format!("n{}", network(client)),
+    }
+}
+
 fn hash(text: &str) -> String {
     hex::encode(Sha256::digest(text))
 }
@@ -49,6 +60,19 @@ mod tests {
         let morning = name(None, None, "2001:db8:1:2:aaaa::1".parse().unwrap());
         let evening = name(None, None, "2001:db8:1:2:bbbb::2".parse().unwrap());
         assert_eq!((morning.as_str(), &morning), ("2001:db8:1:2::", &evening));
+        let holders = [
+            holder(Some("Bearer secret"), Some("anna"), client),
+            holder(Some("Bearer other"), Some("anna"), client),
+            holder(None, Some("anna"), client),
+            holder(None, Some(""), client),
+        ];
+        assert_eq!(holders.iter().collect::<std::collections::BTreeSet<_>>().len(), 4);
+        assert!(
+            holders
+                .iter()
+                .all(|holder| holder.len() <= 33 && !holder.contains("secret"))
+        );
+        assert_eq!(holders[3], "n198.51.100.7");
         let long = "x".repeat(10_000);
         assert_eq!(name(Some(&long), None, client).len(), 64);
     }

@@ -107,7 +107,9 @@ struct Ask<'a> {
     table: &'a Table,
     key: &'a str,
     affinity: Option<&'a str>,
+    is_there: bool,
     affinity_at: Moment,
+    silent: &'a [&'a str],
     tried: &'a [&'a str],
     seen: Seen<'a>,
     now: Moment,
@@ -118,7 +120,9 @@ fn ask<'a>(table: &'a Table, key: &'a str) -> Ask<'a> {
         table,
         key,
         affinity: None,
+        is_there: false,
         affinity_at: Moment(0),
+        silent: &[],
         tried: &[],
         seen: seen(table),
         now: NOW,
@@ -140,6 +144,8 @@ impl Ask<'_> {
             session_key: self.key,
             user: User::default(),
             affinity: affinity.as_ref(),
+            is_there: self.is_there,
+            silent: &self.silent.iter().map(|name| region(name)).collect(),
             affinity_at: self.affinity_at,
             tried,
             measured_rtt_ms: &BTreeMap::new(),
@@ -172,7 +178,13 @@ fn a_session_returns_to_where_it_was_while_the_plan_sends_sessions_there() {
         affinity: Some(affinity),
         ..ask(&table, "anna")
     };
-    returning("eu-west").check("eu-west", Why::Affinity);
+    // The plan sends sessions there, but none of this home: a token that says so outlived its reason.
+    returning("eu-west").check("us-east", Why::Share(100));
+    let stays = Ask {
+        is_there: true,
+        ..returning("eu-west")
+    };
+    stays.check("eu-west", Why::Affinity);
     // A backup that has no share any more gives its sessions back.
     returning("us-west").check("us-east", Why::Share(100));
     let skipped = returning("us-west").pick().unwrap().skipped;
@@ -281,7 +293,75 @@ fn when_most_regions_in_use_are_ejected_it_is_the_edge_that_is_ill() {
         ("eu-central".to_owned(), None),
         "a backup is not in use"
     );
-    assert_eq!(with_ejected(&["us-east", "eu-west"]), (home, Some(Ignored::Panic)));
+    assert_eq!(
+        with_ejected(&["us-east", "eu-west"]),
+        ("us-west".to_owned(), None),
+        "a region that works comes first"
+    );
+    assert_eq!(with_ejected(&ALL), (home, Some(Ignored::Panic)));
+}
+
+/// One live region of six came back after all of them had failed, and 24 of 30 new sessions were refused: three dead ones were
+/// asked, because in a panic they counted as well.
+#[test]
+fn in_a_panic_what_returns_and_what_is_full_comes_before_what_is_ejected() {
+    let table = world(&[("us-east", 100)]);
+    let ejection = Policy::DEFAULT.ejection;
+    for n in 0..100 {
+        let key = n.to_string();
+        let mut returning = ask(&table, &key);
+        // eu-west was ejected first and returns; all others are out.
+        for stack in returning.seen.stacks_of("eu-west") {
+            returning.seen.stack_is_ejected(stack, NOW);
+        }
+        returning.now = NOW + ejection;
+        for name in ALL.iter().filter(|name| **name != "eu-west") {
+            for stack in returning.seen.stacks_of(name) {
+                returning.seen.stack_is_ejected(stack, returning.now);
+            }
+        }
+        assert_eq!(returning.pick().unwrap().region.as_str(), "eu-west");
+        let others: Vec<&str> = ALL.into_iter().filter(|name| *name != "ap-south").collect();
+        let full = Ask {
+            seen: seen(&table).ejected(&others).waiting("ap-south", 32),
+            ..ask(&table, &key)
+        };
+        assert_eq!(full.pick().unwrap().region.as_str(), "ap-south");
+    }
+}
+
+#[test]
+fn a_region_that_is_silent_to_the_probes_is_passed_over_while_there_is_another() {
+    let table = world(&[("us-east", 100)]);
+    let silent = |silent, ejected: &[&str]| {
+        let ask = Ask {
+            silent,
+            seen: seen(&table).ejected(ejected),
+            ..ask(&table, "anna")
+        };
+        ask.pick().unwrap()
+    };
+    let decision = silent(&["us-east"], &[]);
+    assert_eq!(decision.region.as_str(), "us-west");
+    assert_eq!(decision.skipped[0].because, Because::Silent);
+    assert_eq!(
+        silent(&ALL, &[]).region.as_str(),
+        "us-east",
+        "the probes see nothing at all"
+    );
+    let others: Vec<&str> = ALL.into_iter().filter(|name| *name != "us-east").collect();
+    assert_eq!(silent(&["us-east"], &others).region.as_str(), "us-east");
+}
+
+#[test]
+fn a_stack_that_declined_is_never_asked_again() {
+    let table = world(&[("us-east", 100)]);
+    let asked = ask(&table, "anna");
+    let mut tried = Tried::default();
+    let declined = asked.pick_after(&tried).unwrap();
+    tried.never(declined.stack);
+    tried.clear();
+    assert_ne!(asked.pick_after(&tried).unwrap().stack, declined.stack);
 }
 
 #[test]
@@ -429,13 +509,15 @@ fn a_dead_stack_is_avoided_and_its_region_is_not() {
         assert_ne!(decision.stack, dead);
         assert_eq!(decision.stacks_skipped[0].because, Because::Ejected);
     }
-    // Two of three is too many to be believed.
+    // Two of three are many, and the third works.
     let table = with_stacks(3);
     let mut asked = ask(&table, "anna");
     for dead in &asked.seen.stacks_of("us-east")[..2] {
         asked.seen.stack_is_ejected(*dead, NOW);
     }
-    assert_eq!(asked.pick().unwrap().ejection_ignored, Some(Ignored::Panic));
+    let decision = asked.pick().unwrap();
+    assert_eq!((decision.region.as_str(), decision.ejection_ignored), ("us-east", None));
+    assert_eq!(decision.stack, asked.seen.stacks_of("us-east")[2]);
 }
 
 #[test]
@@ -487,6 +569,8 @@ fn stack_of(table: &Table, name: &str, version: Option<&str>) -> (u16, Option<St
         session_key: name,
         user: User { name, version },
         affinity: None,
+        is_there: false,
+        silent: &BTreeSet::new(),
         affinity_at: Moment(0),
         tried: &Tried::default(),
         measured_rtt_ms: &BTreeMap::new(),
@@ -639,10 +723,38 @@ proptest! {
                 let region = decision.region.as_str();
                 let avoidable = full.contains(&region) && later_s <= 30;
                 prop_assert!(!avoidable, "{region} is full and {ready} is ready: {decision:?}");
-                let ignored = matches!(decision.ejection_ignored, Some(Ignored::NothingElse));
-                prop_assert!(!ignored, "{ready} was left: {decision:?}");
+                prop_assert_eq!(decision.ejection_ignored, None, "{} was left", ready);
             }
         }
+    }
+
+    /// The property behind "prefer the living": whatever is ejected, returning, full or silent, a session that asks no more
+    /// regions than the default gets to a healthy one if there is one.
+    #[test]
+    fn if_any_region_is_healthy_one_is_asked_before_the_attempts_are_over(
+        ejected in proptest::sample::subsequence(ALL.to_vec(), 0..=6),
+        full in proptest::sample::subsequence(ALL.to_vec(), 0..=6),
+        silent in proptest::sample::subsequence(ALL.to_vec(), 0..=6),
+        later_s in 0..40_u64,
+        key in "[a-z]{1,12}",
+    ) {
+        let regions_tried_max = 3;
+        let table = world(&[("us-east", 60), ("eu-central", 40)]);
+        let known = full.iter().fold(seen(&table).ejected(&ejected), |seen, name| seen.waiting(name, 32));
+        let now = NOW + Duration::from_secs(later_s);
+        let asked = Ask { silent: &silent, seen: known, now, ..ask(&table, &key) };
+        // What is neither ejected nor silent works: it may return or be full, and takes the session all the same.
+        let works = |name: &str| {
+            let stacks = asked.seen.stacks_of(name);
+            !silent.contains(&name) && stacks.iter().any(|stack| !asked.seen.stacks.is_ejected(*stack, now))
+        };
+        let mut tried = Tried::up_to(regions_tried_max);
+        let mut is_found = false;
+        while !is_found && let Some(decision) = asked.pick_after(&tried) {
+            is_found = works(decision.region.as_str());
+            tried.stack(&decision.region, decision.stack);
+        }
+        prop_assert_eq!(is_found, ALL.iter().any(|name| works(name)));
     }
 
     #[test]

@@ -17,6 +17,25 @@ fn history<T: std::fmt::Debug>(thing: impl Strategy<Value = T>) -> impl Strategy
     prop::collection::vec((prop_oneof![Just(0), 0..50_u64, 0..15_000_u64], thing), 0..200)
 }
 
+/// Else requests that failed together come back together, and fail together again.
+#[test]
+fn requests_that_failed_together_come_back_apart() {
+    let backoff = Backoff {
+        base: Duration::from_millis(100),
+        cap: Duration::from_secs(5),
+    };
+    // Seeds that follow each other, as an edge draws them.
+    let pauses: Vec<u128> = (0..1_000).map(|seed| backoff.pause(0, seed).as_millis()).collect();
+    for from in (50..150).step_by(10) {
+        let within = pauses.iter().filter(|ms| (from..from + 10).contains(*ms)).count();
+        assert!(
+            (50..=150).contains(&within),
+            "{within} of 1,000 within {from} to {} ms",
+            from + 10
+        );
+    }
+}
+
 proptest! {
     #[test]
     fn extra_requests_stay_within_their_share(percent in 0..=100_u32, reserve in 0..5_u32, history in history(any::<bool>())) {

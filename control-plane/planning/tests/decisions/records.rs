@@ -50,6 +50,8 @@ fn entry(input: &Input, now: topology::Moment, topology: &str, policy: &str) -> 
         plan: outcome.plan.clone(),
         memory: outcome.memory.clone(),
         reasons: said.into_iter().flatten().cloned().collect(),
+        version: planning::audit::VERSION.to_owned(),
+        oldest: 1,
     }
 }
 
@@ -60,6 +62,32 @@ fn decided_again(entry: &Entry, topology: String, policy: String) {
     let read: Entry = serde_json::from_slice(&entry.encode()).unwrap();
     assert_eq!(&read, entry);
     documents.replay(&read).unwrap();
+}
+
+#[test]
+fn what_another_version_decided_otherwise_is_not_called_tampering() {
+    let (topology, policy) = (large(), String::new());
+    let input = Input::new(
+        Topology::parse("large", &topology).unwrap(),
+        topology::Policy::default(),
+        1,
+    );
+    let mut documents = Documents::default();
+    documents.insert(hash(topology.as_bytes()), topology.clone()).unwrap();
+    documents.insert(hash(policy.as_bytes()), policy.clone()).unwrap();
+    let mut entry = entry(&input, topology::Moment(1_000_000), &topology, &policy);
+    documents.replay(&entry).unwrap();
+    entry.reasons[0].text = "said in other words".to_owned();
+    assert!(matches!(
+        documents.replay(&entry),
+        Err(planning::audit::Tampered::Differs { .. })
+    ));
+    for version in ["0.0.1+older", ""] {
+        entry.version = version.to_owned();
+        let told = documents.replay(&entry).unwrap_err();
+        assert!(matches!(told, planning::audit::Tampered::OtherVersion { .. }), "{told}");
+        assert!(told.to_string().contains("was decided by another version"), "{told}");
+    }
 }
 
 #[test]

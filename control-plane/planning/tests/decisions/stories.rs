@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use planning::{Phase, RolloutSeen};
 use topology::{
-    Component, EdgeState, IntentKind, Level, ReasonCode, RegionState, Rule, policy::TwoPerson, snapshot::digest,
+    Component, EdgeState, IntentKind, Level, Moment, ReasonCode, RegionState, Rule, policy::TwoPerson, snapshot::digest,
 };
 use verdict::Health;
 
@@ -714,6 +714,84 @@ fn one_rollout_at_a_time_and_an_abort_rolls_back() {
     world.ask("bob", abort(&asked));
     assert!(world.changed(ReasonCode::RolledBack));
     assert_eq!(world.plan().rollout, None);
+}
+
+// Nodes.
+
+/// Nothing was heard of these edges for so long; of the others just now.
+fn silent(world: &mut World, edges: &[&str], seconds: u64) {
+    let now = world.now;
+    for id in world.input.topology.edges.keys() {
+        let is_silent = edges.contains(&id.as_str());
+        let heard_at = if is_silent {
+            Moment(now.0 - seconds * 1_000)
+        } else {
+            now
+        };
+        let heard_since = Moment(now.0 - 3_600_000);
+        let seen = planning::EdgeSeen { heard_at, heard_since };
+        world.input.edges.insert(id.clone(), seen);
+    }
+}
+
+#[test]
+fn a_lost_edge_leaves_dns_and_comes_back_when_it_was_heard_for_a_while() {
+    let mut world = World::new();
+    let dub = edge("edge-dub");
+    silent(&mut world, &["edge-dub"], 29);
+    world.decide();
+    assert_eq!(world.plan().edges[&dub], EdgeState::Serving, "not yet");
+    silent(&mut world, &["edge-dub"], 30);
+    world.decide();
+    assert_eq!(world.plan().edges[&dub], EdgeState::Drained);
+    assert!(world.changed(ReasonCode::EdgeLost));
+    // It is heard again, and was silent a moment ago.
+    let (now, back) = (world.now, |since| planning::EdgeSeen {
+        heard_at: since,
+        heard_since: since,
+    });
+    world.input.edges.insert(dub.clone(), back(now));
+    world.decide();
+    assert_eq!(
+        world.plan().edges[&dub],
+        EdgeState::Drained,
+        "it may be gone again in a moment"
+    );
+    world.now = now + Duration::from_secs(20);
+    let steady = planning::EdgeSeen {
+        heard_at: world.now,
+        heard_since: now,
+    };
+    world.input.edges.insert(dub.clone(), steady);
+    world.decide();
+    assert_eq!(world.plan().edges[&dub], EdgeState::Serving);
+    assert!(world.changed(ReasonCode::EdgeReturned));
+}
+
+#[test]
+fn no_more_edges_are_left_out_than_the_policy_allows_and_never_the_last() {
+    let mut world = World::new();
+    silent(&mut world, &["edge-dub", "edge-iad"], 60);
+    world.decide();
+    assert!(world.waits(ReasonCode::EdgeFloor), "{:#?}", world.report);
+    assert!(world.plan().edges.values().all(|state| *state == EdgeState::Serving));
+
+    // An operator drained the other one.
+    let mut world = World::new();
+    world.ask("alice", IntentKind::DrainEdge { edge: edge("edge-iad") });
+    silent(&mut world, &["edge-dub"], 60);
+    world.decide();
+    assert!(world.waits(ReasonCode::EdgeFloor), "{:#?}", world.report);
+    assert_eq!(world.plan().edges[&edge("edge-dub")], EdgeState::Serving);
+    assert_eq!(world.plan().edges[&edge("edge-iad")], EdgeState::Drained);
+
+    // Nothing changes by itself while automation is frozen.
+    let mut world = World::new();
+    world.ask("alice", IntentKind::Freeze);
+    silent(&mut world, &["edge-dub"], 60);
+    world.decide();
+    assert!(world.waits(ReasonCode::EdgeLost), "{:#?}", world.report);
+    assert_eq!(world.plan().edges[&edge("edge-dub")], EdgeState::Serving);
 }
 
 // Overrides.

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 use topology::NodeId;
 
-use super::StoreError;
+use super::{StoreError, Transaction};
 
 /// Who wants to lead.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,6 +108,19 @@ impl Lead {
         self.fence.clone()
     }
 
+    /// The transaction as a leader may commit it: first of all it expects that this lead is still the newest, so that a
+    /// conflict says who leads before anything else. Refused once the lead is over by our own clock: the store may not
+    /// know yet.
+    pub fn fenced(&self, mut transaction: Transaction) -> Result<Transaction, StoreError> {
+        let (key, expected) = self.fence();
+        if !self.is_valid() {
+            let found = None;
+            return Err(StoreError::Conflict { key, found, expected });
+        }
+        transaction.expect.insert(0, (key, expected));
+        Ok(transaction)
+    }
+
     /// Whether the lead may be acted upon. Once it may not, it never may again.
     pub fn is_valid(&self) -> bool {
         self.standing.borrow().holds()
@@ -181,10 +194,22 @@ mod tests {
         let standing = Arc::new(watch::Sender::new(Standing::Until(end)));
         let lead = Lead::new(7, ("/leader".to_owned(), Some(7)), standing.clone(), Nothing);
         assert!(lead.is_valid());
+        let mine = Transaction {
+            expect: vec![("/plan".to_owned(), None)],
+            ..Transaction::default()
+        };
+        let fenced = lead.fenced(mine).unwrap().expect;
+        assert_eq!(fenced[0], lead.fence(), "who leads is what a conflict says first");
+        assert_eq!(fenced[1..], [("/plan".to_owned(), None)]);
         let later = end + Duration::from_millis(30);
         assert!(standing.send_if_modified(|standing| standing.prolong(later)));
         lead.lost().await;
         assert!(Instant::now() >= later && !lead.is_valid());
+        let refused = lead.fenced(Transaction::default()).unwrap_err();
+        assert!(
+            matches!(&refused, StoreError::Conflict { key, .. } if key == "/leader"),
+            "what is decided after the lead's end is not even sent: {refused}"
+        );
         let much_later = later + Duration::from_secs(600);
         assert!(!standing.send_if_modified(|standing| standing.prolong(much_later)));
         assert!(!lead.is_valid() && lead.valid_until() <= Some(Instant::now()));

@@ -133,12 +133,28 @@ pub enum StoreError {
     /// The store is full and takes no writes; it can still be read. Nothing was written.
     #[error("the store is full: {0}")]
     NoSpace(String),
+    /// The store answers, and holds what this version of Meridian cannot read. Nothing was written.
+    #[error("{key} holds no readable document: {problem}")]
+    Unreadable {
+        /// Its key.
+        key: String,
+        /// Why.
+        problem: String,
+    },
     /// The store itself failed, or cannot do what it was asked; whether a commit happened is unknown.
     #[error("the store failed: {0}")]
     Failed(String),
 }
 
 impl StoreError {
+    /// The same about something else that was not even sent because of it.
+    pub(crate) fn with_nothing_written(self) -> Self {
+        match self {
+            Self::Unavailable { reason, .. } => Self::unreachable(reason),
+            other => other,
+        }
+    }
+
     /// A read, or a write that never left, found nobody.
     fn unreachable(reason: impl Into<String>) -> Self {
         let (reason, outcome) = (reason.into(), Outcome::NothingWritten);

@@ -104,7 +104,7 @@ impl Fleet {
             plane.announced().await;
         }
         for edge in EDGES {
-            let (reports, reporter) = api::report_queue(fleet.urls());
+            let (reports, reporter) = api::report_queue(fleet.urls(), daemon::clock::now);
             fleet.reporting.push(tokio::spawn(reporter.run(std::future::pending())));
             let see = see_every_tick(NodeId::new(edge).unwrap(), fleet.regions.clone(), move |report| {
                 reports.try_send(report).unwrap();
@@ -747,6 +747,16 @@ impl PlayedNode {
     pub(crate) async fn plan(&mut self) -> Snapshot {
         let update = soon("a plan comes", self.updates.message()).await.unwrap().unwrap();
         Snapshot::decode(&update.document, &update.checksum).unwrap()
+    }
+
+    /// Until it is asked for the plan it holds.
+    pub(crate) async fn is_asked(&mut self) {
+        loop {
+            let update = soon("it is asked", self.updates.message()).await.unwrap().unwrap();
+            if update.send_yours {
+                return;
+            }
+        }
     }
 
     pub(crate) async fn say(&self, message: Message) {

@@ -474,12 +474,11 @@ fn a_report_counts_once_and_only_while_it_is_fresh() {
         };
         let mut windows = Windows::default();
         let mut take = |vantage, tick| windows.take(report(vantage, tick), Tick(10), &policy);
-        assert!(matches!(take("a", 11), Err(Unwanted::NotClosed(..))));
         assert!(matches!(take("a", stale), Err(Unwanted::Stale(..))));
         assert_eq!(take("a", fresh), Ok(()));
         assert!(matches!(take("a", fresh), Err(Unwanted::Repeated(..))));
         assert_eq!(take("b", fresh), Ok(()));
-        assert_eq!(windows.vantages(Tick(fresh)), 2);
+        assert_eq!(windows.vantages(Tick(fresh)).len(), 2);
         // What is settled stays settled, also when the clock goes back.
         windows.forget(&policy, Tick(20), |_| true);
         assert!(matches!(

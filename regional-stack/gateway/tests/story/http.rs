@@ -327,3 +327,54 @@ async fn whoever_asks_learns_how_loaded_the_stack_is_from_a_refusal_too() {
     let models = Client::new().get(region.url("/v1/models")).header(LOAD_HEADER, VERSION);
     assert_eq!(models.send().await.unwrap().headers()[LOAD_HEADER], load);
 }
+
+/// Else edges send recordings to a stack that has no room for them, while the next one is idle.
+#[tokio::test]
+async fn uploads_in_work_are_part_of_the_load() {
+    use tokio::io::AsyncWriteExt as _;
+    let region = Region::start_with(engines(), |limits| limits.uploads_max = 2).await;
+    let mut uploads = Vec::new();
+    for _ in 0..2 {
+        let mut tcp = tokio::net::TcpStream::connect(region.http).await.unwrap();
+        let head = "POST /v1/audio/transcriptions HTTP/1.1\r\nHost: v\r\nContent-Type: multipart/form-data; boundary=x\r\n\
+                    Content-Length: 1000\r\n\r\n";
+        tcp.write_all(head.as_bytes()).await.unwrap();
+        uploads.push(tcp);
+    }
+    let told = async || {
+        let models = Client::new().get(region.url("/v1/models")).header(LOAD_HEADER, VERSION);
+        let answer = models.send().await.unwrap();
+        answer.headers()[LOAD_HEADER].to_str().unwrap().to_owned()
+    };
+    let is_full = async {
+        while !told().await.ends_with("waiting=2, waiting_max=2") {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(20), is_full)
+        .await
+        .unwrap();
+    let refused = Client::new()
+        .post(region.url("/v1/audio/speech"))
+        .header(LOAD_HEADER, VERSION)
+        .body("{}")
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(refused.status(), 429);
+    assert!(
+        refused.headers()[LOAD_HEADER]
+            .to_str()
+            .unwrap()
+            .ends_with("waiting=2, waiting_max=2")
+    );
+    drop(uploads);
+    let is_empty = async {
+        while !told().await.ends_with("waiting=0, waiting_max=32") {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(20), is_empty)
+        .await
+        .unwrap();
+}

@@ -8,6 +8,8 @@
     reason = "shared by several test files"
 )]
 
+pub mod http;
+
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use edge::{Config, Edge, listener, metrics::Metrics, tls::Tls, workers::Workers};

@@ -1,0 +1,142 @@
+//! How far the clocks of vantages are from ours. Decisions bear that ([`crate::Rounds`]); people have to know of it.
+
+use std::{collections::BTreeMap, fmt};
+
+use topology::{NodeId, Reason, ReasonCode};
+
+/// From this difference on people are told, in milliseconds: a time service keeps clocks within a few milliseconds, and a
+/// slow network makes less than this of it.
+pub const ALARM_MS: u64 = 500;
+/// Below this difference the alarm ends: one that is just at the limit should not ring all day.
+const CALM_MS: u64 = 250;
+
+/// The newest difference of every vantage that told its time.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Clocks(BTreeMap<NodeId, Clock>);
+
+/// The clock of one vantage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Clock {
+    /// How far it is ahead of ours, in milliseconds; negative when it is behind.
+    pub ahead_ms: i64,
+    /// Whether that is too much.
+    pub is_off: bool,
+}
+
+impl Clocks {
+    /// Notes a difference. Returns whether this vantage is too far off since now.
+    pub fn note(&mut self, vantage: &NodeId, ahead_ms: i64) -> bool {
+        let known = self.0.get(vantage);
+        let was_off = known.is_some_and(|it| it.is_off);
+        let limit = if was_off { CALM_MS } else { ALARM_MS };
+        let is_off = ahead_ms.unsigned_abs() >= limit;
+        self.0.insert(vantage.clone(), Clock { ahead_ms, is_off });
+        is_off && !was_off
+    }
+
+    /// Forgets vantages that exist no longer.
+    pub fn retain(&mut self, exists: impl Fn(&NodeId) -> bool) {
+        self.0.retain(|vantage, _| exists(vantage));
+    }
+
+    /// Every vantage that told its time.
+    pub fn iter(&self) -> impl Iterator<Item = (&NodeId, Clock)> {
+        self.0.iter().map(|(vantage, clock)| (vantage, *clock))
+    }
+
+    /// What people have to know, if a clock is wrong. When most vantages differ from us in the same direction, ours is wrong.
+    pub fn reasons(&self) -> Vec<Reason> {
+        let off: Vec<(&NodeId, i64)> = self
+            .iter()
+            .filter(|(_, clock)| clock.is_off)
+            .map(|(vantage, clock)| (vantage, clock.ahead_ms))
+            .collect();
+        let ahead = off.iter().filter(|(_, ms)| *ms > 0).count();
+        let most_agree = 2 * ahead.max(off.len() - ahead) > self.0.len();
+        // With a single vantage nobody knows which of the two is right.
+        let ours = (most_agree && self.0.len() > 1).then(|| {
+            let (nearest, ms) = off.iter().min_by_key(|(_, ms)| ms.unsigned_abs())?;
+            let others = match off.len() - 1 {
+                0 => String::new(),
+                1 => " and another vantage".to_owned(),
+                others => format!(" and {others} other vantages"),
+            };
+            let (by, way) = (Apart(*ms), if *ms > 0 { "behind" } else { "ahead of" });
+            Some(format!(
+                "the clock of this control plane is {by} {way} that of {nearest}{others}; check its time service"
+            ))
+        });
+        let texts: Vec<String> = match ours.flatten() {
+            Some(text) => vec![text],
+            None => off
+                .iter()
+                .map(|(vantage, ms)| {
+                    let (by, way) = (Apart(*ms), if *ms > 0 { "ahead of" } else { "behind" });
+                    format!("the clock of {vantage} is {by} {way} ours; check the time service there")
+                })
+                .collect(),
+        };
+        let reason = |text| Reason {
+            code: ReasonCode::ClockSkew,
+            region: None,
+            text,
+            evidence: Vec::new(),
+            until: None,
+        };
+        texts.into_iter().map(reason).collect()
+    }
+}
+
+/// A difference without its sign, to a tenth of a second: what is between is the network's.
+struct Apart(i64);
+
+impl fmt::Display for Apart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.1} s", self.0.unsigned_abs() as f64 / 1000.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn clocks(told: &[(&str, i64)]) -> Vec<String> {
+        let mut clocks = Clocks::default();
+        for (vantage, ahead_ms) in told {
+            clocks.note(&NodeId::new(vantage).unwrap(), *ahead_ms);
+        }
+        clocks.reasons().into_iter().map(|reason| reason.text).collect()
+    }
+
+    #[test]
+    fn the_clock_that_is_wrong_is_named() {
+        assert_eq!(clocks(&[("a", 40), ("b", -499), ("c", 0)]), [""; 0]);
+        assert_eq!(
+            clocks(&[("a", 1_300), ("b", 3), ("c", 0)]),
+            ["the clock of a is 1.3 s ahead of ours; check the time service there"]
+        );
+        assert_eq!(
+            clocks(&[("a", -2_000), ("b", -2_004), ("c", -1_990)]),
+            [
+                "the clock of this control plane is 2.0 s ahead of that of c and 2 other vantages; check its time service"
+            ]
+        );
+        // Both directions at once is nobody's clock but theirs.
+        assert_eq!(clocks(&[("a", 2_000), ("b", -2_000), ("c", 0)]).len(), 2);
+        assert_eq!(
+            clocks(&[("a", -10_000)]),
+            ["the clock of a is 10.0 s behind ours; check the time service there"]
+        );
+        assert_eq!(clocks(&[("a", i64::MIN)]).len(), 1);
+    }
+
+    #[test]
+    fn an_alarm_rings_once_and_ends_well_below_its_limit() {
+        let mut clocks = Clocks::default();
+        let vantage = NodeId::new("a").unwrap();
+        let rings: Vec<bool> = [499, 500, 501, 300, 600, 249, 499, -500]
+            .map(|ms| clocks.note(&vantage, ms))
+            .to_vec();
+        assert_eq!(rings, [false, true, false, false, false, false, false, true]);
+    }
+}

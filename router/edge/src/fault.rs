@@ -1,0 +1,287 @@
+//! Whose fault it is when something with a region goes wrong: decided here, and nowhere else.
+//!
+//! Pure: facts go in, one of four answers comes out. Only [`Fault::Region`] counts against a stack, that is towards its
+//! ejection at this edge and towards the verdict that moves the fleet. A device that does not read, a full edge or a
+//! declined request must never look like an ill region: thirty-two phones that stopped reading once evacuated a healthy one.
+
+use std::{error::Error, io};
+
+use rustix::io::Errno;
+
+use crate::frames::code;
+
+/// Who has to answer for a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The device does not read, left, or asked for too much.
+    Device,
+    /// The region, or the network on the way to it.
+    Region,
+    /// This edge is out of descriptors, ports or memory, or too busy to be on time.
+    Edge,
+    /// Nobody: the region declined in order, or what happened cannot be told apart from that.
+    Nobody,
+}
+
+impl Fault {
+    /// The name in logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Device => "device",
+            Self::Region => "region",
+            Self::Edge => "edge",
+            Self::Nobody => "nobody",
+        }
+    }
+}
+
+/// What a stack, or the connection to it, did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// A system call on the connection failed: connecting, reading or writing.
+    Io(Cause),
+    /// Something did not come in time: the connection, an answer, a sign of life.
+    TimedOut,
+    /// The connection ended before the answer or the session was complete.
+    Ended,
+    /// The stack closed a connection that it had kept for the next request, before it began to answer one.
+    KeptConnectionClosed,
+    /// The stack sent what is not the protocol.
+    Nonsense,
+    /// The stack closed the session with this code.
+    Closed(u16),
+    /// The stack answered with this HTTP status. `says_full`: its `Meridian-Load` says that it has no room.
+    Answered {
+        /// HTTP status.
+        status: u16,
+        /// What it said of its load beside that.
+        says_full: bool,
+    },
+}
+
+/// Which side of a failed system call is at fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// This process or this machine is out of something, or does not let the edge through.
+    Local,
+    /// Everything else: the peer, or the network on the way to it.
+    Remote,
+}
+
+/// How the device of a session or request stood when it happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Device {
+    /// It took what came.
+    #[default]
+    Reads,
+    /// It takes nothing, or took nothing a moment ago: meanwhile the edge did not read from the region either.
+    Blocked,
+    /// It left.
+    Gone,
+}
+
+/// Everything that the decision needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Facts {
+    /// What the stack did.
+    pub event: Event,
+    /// What the device did.
+    pub device: Device,
+    /// Whether this edge was too busy to be on time itself; see [`crate::lag`].
+    pub edge_is_late: bool,
+}
+
+impl From<Event> for Facts {
+    fn from(event: Event) -> Self {
+        Self {
+            event,
+            device: Device::Reads,
+            edge_is_late: false,
+        }
+    }
+}
+
+impl Facts {
+    /// A system call failed.
+    pub fn io(error: &io::Error) -> Self {
+        Event::Io(Cause::of(error)).into()
+    }
+
+    /// Something did not come in time, while this edge was on time itself or not.
+    pub fn timed_out(edge_is_late: bool) -> Self {
+        Self {
+            edge_is_late,
+            ..Event::TimedOut.into()
+        }
+    }
+
+    /// The stack answered with a status.
+    pub fn answered(status: u16, says_full: bool) -> Self {
+        Event::Answered { status, says_full }.into()
+    }
+
+    /// The same with a device that stands like this.
+    pub fn with(self, device: Device) -> Self {
+        Self { device, ..self }
+    }
+
+    /// Whose fault it is.
+    pub fn fault(&self) -> Fault {
+        match (self.event, self.device) {
+            (Event::Io(Cause::Local), _) => Fault::Edge,
+            // The stack says itself why it ended the session. Slow readers, silent devices and bad frames get a Close from
+            // it, and whatever it declines it is free to decline.
+            (Event::Closed(code::POLICY | code::TOO_BIG | code::PROTOCOL_ERROR | code::NOT_TEXT), _) => Fault::Device,
+            (Event::Closed(_) | Event::KeptConnectionClosed, _) => Fault::Nobody,
+            (Event::Answered { status, says_full }, _) => of_status(status, says_full),
+            (Event::Nonsense, _) => Fault::Region,
+            // While the edge holds a region back it sees neither its Close frame nor its signs of life, and when nobody waits
+            // any more nobody can say what would have come.
+            (_, Device::Blocked | Device::Gone) => Fault::Device,
+            (Event::TimedOut, Device::Reads) if self.edge_is_late => Fault::Edge,
+            (Event::Io(Cause::Remote) | Event::TimedOut | Event::Ended, Device::Reads) => Fault::Region,
+        }
+    }
+}
+
+/// A stack that says that it is full works, and 429 says the same with another number. The other errors of a server are
+/// what outlier detection is for (Envoy counts 5xx too); 501 and 505 are about the request.
+fn of_status(status: u16, says_full: bool) -> Fault {
+    match status {
+        503 if says_full => Fault::Nobody,
+        500 | 502 | 503 | 504 => Fault::Region,
+        _ => Fault::Nobody,
+    }
+}
+
+impl Cause {
+    /// By the number of the error.
+    pub fn of(error: &io::Error) -> Self {
+        /// Out of descriptors, ports, buffers or memory; then what only this machine's own set-up can bring about: no
+        /// protocol, no interface, a local packet filter.
+        const LOCAL: [Errno; 12] = [
+            Errno::MFILE,
+            Errno::NFILE,
+            Errno::ADDRNOTAVAIL,
+            Errno::ADDRINUSE,
+            Errno::NOBUFS,
+            Errno::NOMEM,
+            Errno::AGAIN,
+            Errno::AFNOSUPPORT,
+            Errno::PROTONOSUPPORT,
+            Errno::NETDOWN,
+            Errno::PERM,
+            Errno::ACCESS,
+        ];
+        let errno = Errno::from_io_error(error);
+        if errno.is_some_and(|errno| LOCAL.contains(&errno)) || error.kind() == io::ErrorKind::OutOfMemory {
+            Self::Local
+        } else {
+            Self::Remote
+        }
+    }
+
+    /// The same for an error that wraps one of the system, however deep; one that wraps none is the peer's.
+    pub fn within(error: &(dyn Error + 'static)) -> Self {
+        let mut next = Some(error);
+        while let Some(error) = next {
+            next = error.source();
+            if let Some(io) = error.downcast_ref::<io::Error>() {
+                if Self::of(io) == Self::Local {
+                    return Self::Local;
+                }
+                // Its source is that of the error it wraps, and not that error.
+                next = io.get_ref().map(|wrapped| wrapped as &(dyn Error + 'static));
+            }
+        }
+        Self::Remote
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn errno(errno: Errno) -> Facts {
+        Facts::io(&io::Error::from_raw_os_error(errno.raw_os_error()))
+    }
+
+    /// The table of docs/edge.md, "Who is blamed".
+    #[test]
+    fn each_failure_has_one_who_answers_for_it() {
+        use Device::{Blocked, Gone, Reads};
+        use Fault::{Device as OfDevice, Edge, Nobody, Region};
+        let of = |event: Event, device| Facts::from(event).with(device);
+        let late = |facts: Facts| Facts {
+            edge_is_late: true,
+            ..facts
+        };
+        let remote = Event::Io(Cause::Remote);
+        for (facts, fault) in [
+            // What the edge is out of.
+            (errno(Errno::MFILE), Edge),
+            (errno(Errno::NFILE), Edge),
+            (errno(Errno::ADDRNOTAVAIL), Edge),
+            (errno(Errno::NOBUFS), Edge),
+            (errno(Errno::NOMEM), Edge),
+            (errno(Errno::MFILE).with(Blocked), Edge),
+            (errno(Errno::PERM), Edge),
+            (errno(Errno::NETDOWN), Edge),
+            (late(Facts::timed_out(true)), Edge),
+            // What the region, or the network to it, does.
+            (errno(Errno::CONNREFUSED), Region),
+            (errno(Errno::CONNRESET), Region),
+            (errno(Errno::PIPE), Region),
+            (errno(Errno::HOSTUNREACH), Region),
+            (errno(Errno::NETUNREACH), Region),
+            (errno(Errno::TIMEDOUT), Region),
+            (late(errno(Errno::CONNREFUSED)), Region),
+            (Facts::timed_out(false), Region),
+            (of(Event::Ended, Reads), Region),
+            (late(of(Event::Ended, Reads)), Region),
+            (of(Event::Nonsense, Reads), Region),
+            (of(Event::Nonsense, Blocked), Region),
+            (Facts::answered(500, false), Region),
+            (Facts::answered(502, false), Region),
+            (Facts::answered(503, false), Region),
+            (Facts::answered(504, false), Region),
+            // While the device takes nothing the region cannot be seen.
+            (of(remote, Blocked), OfDevice),
+            (of(Event::TimedOut, Blocked), OfDevice),
+            (of(Event::Ended, Blocked), OfDevice),
+            (of(remote, Gone), OfDevice),
+            (of(Event::TimedOut, Gone), OfDevice),
+            (of(Event::Ended, Gone), OfDevice),
+            (of(Event::Closed(code::POLICY), Blocked), OfDevice),
+            (of(Event::Closed(code::POLICY), Reads), OfDevice),
+            (of(Event::Closed(code::TOO_BIG), Reads), OfDevice),
+            // What is declined, or over in order.
+            (of(Event::Closed(1000), Reads), Nobody),
+            (of(Event::Closed(code::GOING_AWAY), Blocked), Nobody),
+            (of(Event::Closed(code::SERVICE_RESTART), Reads), Nobody),
+            (of(Event::Closed(code::CANNOT_RESUME), Reads), Nobody),
+            (of(Event::KeptConnectionClosed, Reads), Nobody),
+            (Facts::answered(503, true), Nobody),
+            (Facts::answered(429, false), Nobody),
+            (Facts::answered(429, true), Nobody),
+            (Facts::answered(401, false), Nobody),
+            (Facts::answered(501, false), Nobody),
+            (Facts::answered(200, true), Nobody),
+        ] {
+            assert_eq!(facts.fault(), fault, "{facts:?}");
+        }
+    }
+
+    #[test]
+    fn an_error_of_the_system_is_found_however_deep_it_lies() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("cannot connect")]
+        struct Wrapped(#[source] io::Error);
+        let of = |errno: Errno| Wrapped(io::Error::from_raw_os_error(errno.raw_os_error()));
+        assert_eq!(Cause::within(&of(Errno::MFILE)), Cause::Local);
+        assert_eq!(Cause::within(&io::Error::other(of(Errno::NOBUFS))), Cause::Local);
+        assert_eq!(Cause::within(&io::Error::other(of(Errno::NOBUFS).0)), Cause::Local);
+        assert_eq!(Cause::within(&of(Errno::CONNREFUSED)), Cause::Remote);
+        assert_eq!(Cause::within(&std::fmt::Error), Cause::Remote);
+    }
+}

@@ -1,0 +1,872 @@
+//! Who is blamed for what goes wrong with an HTTP request, and what the device sees: the rows of the table in docs/edge.md
+//! that are not about sessions.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod support;
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use support::{
+    Stack, World, hang_means_failure,
+    http::{answer, repeats, request, say, stack},
+    planned, planned_at, read_head,
+};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpSocket, TcpStream},
+    sync::Notify,
+};
+
+const GET: &str = "GET /v1/models HTTP/1.1\r\nHost: v\r\nConnection: close\r\n\r\n";
+
+fn post(path: &str, body: &str) -> String {
+    let length = body.len();
+    format!("POST {path} HTTP/1.1\r\nHost: v\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}")
+}
+
+fn chunked(path: &str, body: &str) -> String {
+    let length = body.len();
+    format!(
+        "POST {path} HTTP/1.1\r\nHost: v\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n{length:x}\r\n{body}\r\n0\r\n\r\n"
+    )
+}
+
+/// A stack that answers every request with this status and the words "no thanks".
+async fn answering(status: u16, more: &'static str) -> SocketAddr {
+    let (address, _) = stack(move |mut tcp| async move {
+        while request(&mut tcp).await.is_some() {
+            say(
+                &mut tcp,
+                &format!("HTTP/1.1 {status} Because\r\n{more}Content-Length: 9\r\n\r\nno thanks"),
+            )
+            .await;
+        }
+    })
+    .await;
+    address
+}
+
+const FULL: &str = "Meridian-Load: sessions=0, sessions_max=100, waiting=32, waiting_max=32\r\n";
+
+async fn two(changes: &str, home: SocketAddr, backup: SocketAddr) -> World {
+    World::of(changes, &planned_at(&[("eu-west", home), ("eu-central", backup)]).await)
+}
+
+fn is_from(answer: &str, region: &str) -> bool {
+    answer.to_lowercase().contains(&format!("meridian-region: {region}"))
+}
+
+/// A device that is another client than 127.0.0.1.
+async fn other_client(world: &World) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    socket.connect(world.address).await.unwrap()
+}
+
+async fn ask_as_other_client(world: &World, text: &str) -> String {
+    let mut tcp = other_client(world).await;
+    say(&mut tcp, text).await;
+    let mut said = Vec::new();
+    hang_means_failure(tcp.read_to_end(&mut said)).await.unwrap();
+    String::from_utf8(said).unwrap()
+}
+
+/// Opens a connection of HTTP/2 whose window is zero and asks for something on each of its streams.
+async fn ask_and_take_nothing(address: SocketAddr, streams: usize) -> Vec<h2::client::ResponseFuture> {
+    let tcp = TcpStream::connect(address).await.unwrap();
+    let handshake = h2::client::Builder::new()
+        .initial_window_size(0)
+        .handshake::<_, Bytes>(tcp);
+    let (mut sender, connection) = handshake.await.unwrap();
+    tokio::spawn(connection);
+    let mut answers = Vec::new();
+    for _ in 0..streams {
+        sender = hang_means_failure(sender.ready()).await.unwrap();
+        let get = http::Request::get("http://voice.test/v1/models").body(()).unwrap();
+        answers.push(sender.send_request(get, true).unwrap().0);
+    }
+    answers
+}
+
+#[tokio::test]
+async fn a_client_that_takes_no_answers_leaves_the_regions_to_others() {
+    let (home, _) = stack(repeats).await;
+    let (backup, _) = stack(repeats).await;
+    let world = two("", home, backup).await;
+    let mut held = Vec::new();
+    for _ in 0..26 {
+        held.push(ask_and_take_nothing(world.address, 95).await);
+    }
+    // Headers need no window: each stream that was served has its own.
+    let mut served = 0;
+    for answer in held.iter_mut().flatten() {
+        let head = hang_means_failure(answer).await.unwrap();
+        served += usize::from(head.status() == 200);
+    }
+    assert!((1..=256).contains(&served), "{served} requests of one client in flight");
+    for _ in 0..5 {
+        let answer = ask_as_other_client(&world, GET).await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    }
+    let observed = world.observed();
+    for region in ["eu-west", "eu-central"] {
+        assert_eq!(observed.get(region).map_or(0, |(_, failed)| *failed), 0, "{observed:?}");
+    }
+    let full = "meridian_edge_breaker_open_total{region=\"eu-west\",limit=\"requests\"}";
+    assert_eq!(world.metric(full), None, "no region was full");
+}
+
+#[tokio::test]
+async fn what_nobody_takes_is_given_up_and_its_place_is_free_again() {
+    let (home, _) = stack(repeats).await;
+    let world = two("limits.client_in_flight_max = 4\ntimeouts.device = '200ms'", home, home).await;
+    let mut held = ask_and_take_nothing(world.address, 4).await;
+    for answer in &mut held {
+        hang_means_failure(answer).await.unwrap();
+    }
+    let served = async {
+        loop {
+            let answer = world.ask(GET).await;
+            if answer.starts_with("HTTP/1.1 200 ") {
+                return;
+            }
+            assert!(answer.starts_with("HTTP/1.1 429 "), "{answer}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    hang_means_failure(served).await;
+    drop(held);
+}
+
+/// Speaks until nobody listens any more, and tells when that is.
+async fn talkative(stops: Arc<Notify>) -> SocketAddr {
+    let (address, _) = stack(move |mut tcp| {
+        let stops = stops.clone();
+        async move {
+            if request(&mut tcp).await.is_none() {
+                return;
+            }
+            say(&mut tcp, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+            let part = format!("4000\r\n{}\r\n", "x".repeat(0x4000));
+            while tcp.write_all(part.as_bytes()).await.is_ok() {}
+            stops.notify_one();
+        }
+    })
+    .await;
+    address
+}
+
+#[tokio::test]
+async fn a_device_that_does_not_read_is_let_go_on_every_way() {
+    for asks in [
+        GET.to_owned(),
+        post("/v1/audio/speech", "hello"),
+        chunked("/v1/audio/speech", "hello"),
+        post("/v1/audio/transcriptions", "a recording"),
+        GET.replace("HTTP/1.1", "HTTP/1.0"),
+    ] {
+        let stops = Arc::new(Notify::new());
+        let home = talkative(stops.clone()).await;
+        let world = two("timeouts.device = '200ms'", home, home).await;
+        let mut device = TcpStream::connect(world.address).await.unwrap();
+        say(&mut device, &asks).await;
+        hang_means_failure(stops.notified()).await;
+        assert_eq!(world.observed()["eu-west"].1, 0, "{asks}");
+        assert!(
+            ask_as_other_client(&world, "GET /nothing HTTP/1.1\r\nHost: v\r\nConnection: close\r\n\r\n")
+                .await
+                .contains("404")
+        );
+    }
+    let stops = Arc::new(Notify::new());
+    let home = talkative(stops.clone()).await;
+    let world = two("timeouts.device = '200ms'", home, home).await;
+    let _held = ask_and_take_nothing(world.address, 1).await;
+    hang_means_failure(stops.notified()).await;
+    assert_eq!(world.observed()["eu-west"].1, 0);
+}
+
+#[tokio::test]
+async fn a_trickling_body_opens_no_region_and_ends_with_408() {
+    let (home, taken) = stack(repeats).await;
+    let world = two("timeouts.device = '300ms'", home, home).await;
+    for (path, framing) in [
+        ("/v1/audio/transcriptions", "Content-Length: 100000"),
+        ("/v1/audio/transcriptions", "Transfer-Encoding: chunked"),
+        ("/v1/audio/speech", "Content-Length: 5000"),
+        ("/v1/audio/speech", "Content-Length: 100000"),
+        ("/v1/audio/speech", "Transfer-Encoding: chunked"),
+        ("/api/v1/voice/anything", "Transfer-Encoding: chunked"),
+    ] {
+        let mut tcp = TcpStream::connect(world.address).await.unwrap();
+        say(
+            &mut tcp,
+            &format!("POST {path} HTTP/1.1\r\nHost: v\r\n{framing}\r\n\r\n"),
+        )
+        .await;
+        let (mut reading, mut writing) = tcp.split();
+        let trickle = async {
+            loop {
+                let part: &[u8] = if framing.starts_with('T') { b"1\r\nx\r\n" } else { b"x" };
+                if writing.write_all(part).await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        let mut said = vec![0; 12];
+        let answered = reading.read_exact(&mut said);
+        tokio::select! {
+            () = trickle => unreachable!("it never tires"),
+            answered = hang_means_failure(answered) => drop(answered.unwrap()),
+        }
+        assert_eq!(String::from_utf8(said).unwrap(), "HTTP/1.1 408", "{path} {framing}");
+    }
+    // The same with HTTP/2, where pingora has no timeout for it.
+    let tcp = TcpStream::connect(world.address).await.unwrap();
+    let (mut sender, connection) = h2::client::handshake(tcp).await.unwrap();
+    tokio::spawn(connection);
+    sender = hang_means_failure(sender.ready()).await.unwrap();
+    let asks = http::Request::post("http://v/v1/audio/speech").body(()).unwrap();
+    let (answer, mut body) = sender.send_request(asks, false).unwrap();
+    body.send_data(Bytes::from_static(b"x"), false).unwrap();
+    assert_eq!(hang_means_failure(answer).await.unwrap().status(), 408);
+    assert_eq!(taken.load(Ordering::SeqCst), 0, "no region waits with it");
+}
+
+#[tokio::test]
+async fn a_slow_upload_that_keeps_pace_is_waited_for() {
+    let (home, _) = stack(repeats).await;
+    let world = two("timeouts.device = '300ms'\ntimeouts.answer = '300ms'", home, home).await;
+    let mut tcp = TcpStream::connect(world.address).await.unwrap();
+    let head = "POST /v1/audio/transcriptions HTTP/1.1\r\nHost: v\r\nContent-Length: 8000\r\nConnection: close\r\n\r\n";
+    say(&mut tcp, head).await;
+    for _ in 0..8 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        say(&mut tcp, &"x".repeat(1000)).await;
+    }
+    let (head, said) = answer(&mut tcp).await;
+    assert!(head.starts_with("HTTP/1.1 200 ") && said.ends_with("xxxx"), "{head}");
+}
+
+#[tokio::test]
+async fn a_body_beyond_what_is_held_is_passed_on_from_there() {
+    let (home, taken) = stack(repeats).await;
+    let limits = "limits.body_buffer_bytes_max = 20000\nhedge.body_bytes_max = 20000\n";
+    let world = two(limits, home, home).await;
+    let body: String = (0..100_000).map(|n| char::from(b'a' + (n % 26) as u8)).collect();
+    for (asks, starts) in [
+        (post("/v1/audio/speech", &body), "POST /v1/audio/speech HTTP/1.1 "),
+        (
+            post("/v1/audio/transcriptions", &body),
+            "POST /v1/audio/transcriptions HTTP/1.1 ",
+        ),
+    ] {
+        let answer = world.ask(&asks).await;
+        let (head, said) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+        assert_eq!(said.strip_prefix(starts).unwrap(), body);
+    }
+    // Until then the region hears nothing.
+    let before = taken.load(Ordering::SeqCst);
+    let mut tcp = TcpStream::connect(world.address).await.unwrap();
+    say(
+        &mut tcp,
+        "POST /v1/audio/speech HTTP/1.1\r\nHost: v\r\nContent-Length: 30000\r\n\r\n",
+    )
+    .await;
+    say(&mut tcp, &body[..19_000]).await;
+    assert!(
+        world
+            .ask("GET /nothing HTTP/1.1\r\nHost: v\r\nConnection: close\r\n\r\n")
+            .await
+            .contains(" 404 ")
+    );
+    assert_eq!(taken.load(Ordering::SeqCst), before);
+    say(&mut tcp, &body[19_000..30_000]).await;
+    let (head, said) = answer(&mut tcp).await;
+    assert!(
+        head.starts_with("HTTP/1.1 200 ") && said.ends_with(&body[..30_000]),
+        "{head}"
+    );
+}
+
+#[tokio::test]
+async fn a_stack_without_room_is_not_blamed_and_the_next_one_is_asked() {
+    for (status, load) in [(429, ""), (429, FULL), (503, FULL)] {
+        let home = answering(status, load).await;
+        let (backup, _) = stack(repeats).await;
+        for asks in [
+            GET.to_owned(),
+            post("/v1/audio/transcriptions", "a recording"),
+            post("/v1/audio/speech", "a text"),
+            chunked("/v1/audio/speech", "a text"),
+        ] {
+            let world = two("", home, backup).await;
+            let answer = world.ask(&asks).await;
+            assert!(
+                answer.starts_with("HTTP/1.1 200 ") && is_from(&answer, "eu-central"),
+                "{status} {asks}: {answer}"
+            );
+            assert!(!world.observed().contains_key("eu-west"), "{status} {asks}");
+        }
+        // What cannot be asked twice is told what the stack said.
+        let world = two("", home, backup).await;
+        let answer = world.ask(&post("/api/v1/voice/anything", "x")).await;
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")) && answer.ends_with("no thanks"),
+            "{answer}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_answer_of_5xx_counts_against_its_region_and_the_next_one_is_asked() {
+    for status in [500, 502, 503] {
+        let home = answering(status, "").await;
+        let (backup, _) = stack(repeats).await;
+        for asks in [
+            GET.to_owned(),
+            GET.replace("GET", "HEAD"),
+            post("/v1/audio/transcriptions", "a recording"),
+            post("/api/v1/voice/synthesize", "a text"),
+            chunked("/v1/audio/speech", "a text"),
+        ] {
+            let world = two("", home, backup).await;
+            let answer = world.ask(&asks).await;
+            assert!(
+                answer.starts_with("HTTP/1.1 200 ") && is_from(&answer, "eu-central"),
+                "{status} {asks}: {answer}"
+            );
+            assert_eq!(world.observed()["eu-west"], (0, 1), "{status} {asks}");
+        }
+        // Three of them in a row eject, also of what cannot be asked elsewhere, and then it is spared.
+        let world = two("", home, backup).await;
+        for n in 0..5 {
+            let answer = world.ask(&post("/api/v1/voice/anything", "x")).await;
+            let expected = if n < 3 {
+                format!("HTTP/1.1 {status} ")
+            } else {
+                "HTTP/1.1 200 ".to_owned()
+            };
+            assert!(answer.starts_with(&expected), "{n}: {answer}");
+        }
+    }
+    // Where all of them say so, the device is told what they said.
+    let world = two("retry.base = '1ms'", answering(500, "").await, answering(503, "").await).await;
+    for asks in [GET.to_owned(), post("/v1/audio/transcriptions", "a recording")] {
+        let answer = world.ask(&asks).await;
+        assert!(
+            answer.starts_with("HTTP/1.1 50") && answer.ends_with("no thanks"),
+            "{answer}"
+        );
+    }
+}
+
+/// A monitor that asks an ill region for its health must not make it look dead.
+#[tokio::test]
+async fn a_report_of_ill_health_is_no_failure() {
+    let home = answering(503, "").await;
+    let (backup, _) = stack(repeats).await;
+    let world = two("", home, backup).await;
+    for _ in 0..5 {
+        let answer = world.ask(&GET.replace("/v1/models", "/health")).await;
+        assert!(
+            answer.starts_with("HTTP/1.1 200 ") && is_from(&answer, "eu-central"),
+            "{answer}"
+        );
+    }
+    assert!(!world.observed().contains_key("eu-west"));
+}
+
+#[tokio::test]
+async fn a_region_that_dies_or_says_nothing_costs_speech_little() {
+    let (frozen, _) = stack(
+        async |mut tcp: TcpStream| {
+            while tcp.read(&mut [0; 1024]).await.is_ok_and(|count| count > 0) {}
+        },
+    )
+    .await;
+    let (dying, _) = stack(async |mut tcp: TcpStream| drop(request(&mut tcp).await)).await;
+    let (halfway, _) = stack(async |mut tcp: TcpStream| {
+        request(&mut tcp).await;
+        say(&mut tcp, "HTTP/1.1 200 OK\r\nContent-Le").await;
+    })
+    .await;
+    let (backup, _) = stack(repeats).await;
+    for bad in [frozen, dying, halfway] {
+        for asks in [
+            post("/v1/audio/speech", "a text"),
+            post("/api/v1/voice/synthesize", "a text"),
+            chunked("/v1/audio/speech", "a text"),
+            post("/v1/audio/transcriptions", "a recording"),
+        ] {
+            let world = two("timeouts.upgrade = '200ms'\nhedge.budget_percent = 0", bad, backup).await;
+            let began = std::time::Instant::now();
+            let answer = world.ask(&asks).await;
+            assert!(
+                answer.starts_with("HTTP/1.1 200 ") && is_from(&answer, "eu-central"),
+                "{asks}: {answer}"
+            );
+            assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+            assert_eq!(world.observed()["eu-west"], (0, 1), "{asks}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_region_that_is_slow_to_speak_still_answers_and_is_not_blamed() {
+    let may = Arc::new(Notify::new());
+    let permits = may.clone();
+    let (slow, taken) = stack(move |mut tcp| {
+        let permits = permits.clone();
+        async move {
+            while let Some((head, _)) = request(&mut tcp).await {
+                if head.starts_with("POST") {
+                    permits.notified().await;
+                }
+                say(&mut tcp, "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nslow").await;
+            }
+        }
+    })
+    .await;
+    let (frozen, asked) = stack(
+        async |mut tcp: TcpStream| {
+            while tcp.read(&mut [0; 1024]).await.is_ok_and(|count| count > 0) {}
+        },
+    )
+    .await;
+    let world = two("timeouts.upgrade = '200ms'", slow, frozen).await;
+    let address = world.address;
+    let asking = tokio::spawn(async move { support::ask(address, &post("/v1/audio/speech", "a text")).await });
+    let second_is_asked = async {
+        while asked.load(Ordering::SeqCst) == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    hang_means_failure(second_is_asked).await;
+    may.notify_one();
+    let answer = asking.await.unwrap();
+    assert!(answer.ends_with("slow") && is_from(&answer, "eu-west"), "{answer}");
+    assert_eq!(world.observed()["eu-west"], (1, 0));
+    assert_eq!(taken.load(Ordering::SeqCst), 1, "what it had begun it went on with");
+}
+
+#[tokio::test]
+async fn retries_are_charged_when_they_are_made() {
+    let (home, _) = stack(async |mut tcp: TcpStream| {
+        request(&mut tcp).await;
+        std::future::pending::<()>().await;
+    })
+    .await;
+    let limits = "breaker.max_requests = 1\nlimits.client_in_flight_max = 0\n";
+    let world = World::of(limits, &planned_at(&[("eu-west", home)]).await);
+    let mut holds = TcpStream::connect(world.address).await.unwrap();
+    say(&mut holds, &post("/api/v1/voice/anything", "x")).await;
+    let connected = "meridian_edge_connects_total{region=\"eu-west\",outcome=\"ok\"}";
+    hang_means_failure(async {
+        while world.metric(connected) != Some(1.0) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
+    for asks in [GET.to_owned(), chunked("/v1/audio/speech", "x")] {
+        for _ in 0..40 {
+            let answer = world.ask(&asks).await;
+            assert!(
+                answer.starts_with("HTTP/1.1 503 ") && answer.contains("overloaded"),
+                "{answer}"
+            );
+        }
+    }
+    for outcome in ["granted", "budget-exhausted"] {
+        let name = format!("meridian_edge_retries_total{{outcome=\"{outcome}\"}}");
+        assert_eq!(world.metric(&name), None, "no retry was made, and none was wanted");
+    }
+}
+
+#[tokio::test]
+async fn only_nonsense_from_the_only_region_is_its_failure() {
+    let (confused, _) = stack(async |mut tcp: TcpStream| {
+        request(&mut tcp).await;
+        say(&mut tcp, "220 mail.example ESMTP\r\n\r\n").await;
+    })
+    .await;
+    let world = World::of("retry.retries_max = 0", &planned_at(&[("eu-west", confused)]).await);
+    for asks in [
+        GET.to_owned(),
+        post("/v1/audio/transcriptions", "x"),
+        chunked("/v1/audio/speech", "x"),
+    ] {
+        let answer = world.ask(&asks).await;
+        assert!(
+            answer.starts_with("HTTP/1.1 502 ") && answer.contains("region_failed"),
+            "{asks}: {answer}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn nobody_gets_a_change_of_protocol_that_was_not_asked_for() {
+    let (switching, _) = stack(async |mut tcp: TcpStream| {
+        request(&mut tcp).await;
+        say(
+            &mut tcp,
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\nhello",
+        )
+        .await;
+    })
+    .await;
+    let servers = format!("upstream = [{{ path = '/skills/', servers = ['{switching}'] }}]\nretry.retries_max = 0\n");
+    let world = World::of(&servers, &planned_at(&[("eu-west", switching)]).await);
+    for asks in [
+        GET.to_owned(),
+        chunked("/v1/audio/speech", "x"),
+        GET.replace("/v1/models", "/skills/x"),
+        GET.replace("/v1/models", "/skills/x")
+            .replace("Connection: close", "Connection: upgrade\r\nUpgrade: x"),
+    ] {
+        let answer = world.ask(&asks).await;
+        assert!(answer.starts_with("HTTP/1.1 502 "), "{asks}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_breaks_off_gives_what_came_on_every_way() {
+    let (halfway, _) = stack(async |mut tcp: TcpStream| {
+        request(&mut tcp).await;
+        say(&mut tcp, "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nwhat came").await;
+    })
+    .await;
+    for asks in [
+        GET.to_owned(),
+        chunked("/v1/audio/speech", "x"),
+        post("/v1/audio/transcriptions", "x"),
+    ] {
+        let world = two("", halfway, halfway).await;
+        let answer = world.ask(&asks).await;
+        assert!(
+            answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("\r\n\r\nwhat came"),
+            "{asks}: {answer}"
+        );
+        assert_eq!(world.observed()["eu-west"], (1, 1), "{asks}");
+    }
+}
+
+#[tokio::test]
+async fn a_device_that_leaves_in_the_middle_of_an_answer_takes_its_question_back() {
+    let left = Arc::new(Notify::new());
+    let leaves = left.clone();
+    let (pausing, _) = stack(move |mut tcp| {
+        let leaves = leaves.clone();
+        async move {
+            request(&mut tcp).await;
+            say(&mut tcp, "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nso far").await;
+            if tcp.read(&mut [0]).await.is_ok_and(|count| count == 0) {
+                leaves.notify_one();
+            }
+        }
+    })
+    .await;
+    for asks in [
+        GET.to_owned(),
+        chunked("/v1/audio/speech", "x"),
+        post("/v1/audio/transcriptions", "x"),
+    ] {
+        let world = two("", pausing, pausing).await;
+        let mut device = TcpStream::connect(world.address).await.unwrap();
+        say(&mut device, &asks).await;
+        read_head(&mut device).await.unwrap();
+        drop(device);
+        hang_means_failure(left.notified()).await;
+        // Nothing keeps the edge.
+        world.stop.cancel();
+        let began = std::time::Instant::now();
+        hang_means_failure(world.served).await.unwrap();
+        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+        assert_eq!(
+            world.edge.passive().traffic.iter().map(|seen| seen.aborts).sum::<u32>(),
+            0
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_is_asked_in_one_breath_is_answered_also_when_home_is_dead() {
+    let dead = support::stack(Stack::Refuses).await;
+    let (backup, _) = stack(repeats).await;
+    let world = two("", dead, backup).await;
+    let mut tcp = TcpStream::connect(world.address).await.unwrap();
+    let get = "GET /v1/models HTTP/1.1\r\nHost: v\r\n\r\n";
+    say(&mut tcp, &get.repeat(3)).await;
+    for _ in 0..3 {
+        let (head, _) = answer(&mut tcp).await;
+        assert!(
+            head.starts_with("HTTP/1.1 200 ") && is_from(&head, "eu-central"),
+            "{head}"
+        );
+    }
+}
+
+const UPGRADE: &str = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n";
+
+#[tokio::test]
+async fn a_head_that_can_be_understood_in_two_ways_is_refused_on_every_way() {
+    let (home, taken) = stack(repeats).await;
+    let servers = format!("upstream = [{{ path = '/skills/', servers = ['{home}'] }}]\n");
+    let world = two(&servers, home, home).await;
+    for (method, path, more) in [
+        ("GET", "/v1/models", ""),
+        ("GET", "/v1/realtime", UPGRADE),
+        ("POST", "/v1/audio/speech", "Transfer-Encoding: chunked\r\n"),
+        ("POST", "/v1/audio/transcriptions", "Content-Length: 1\r\n"),
+        ("GET", "/skills/x", ""),
+    ] {
+        for bad in [
+            "",
+            "Host: v\r\nHost: v\r\n",
+            "Host: v w\r\n",
+            "Host: a, b\r\n",
+            "Host:\r\n",
+            "Host: user@v\r\n",
+            "Host: v\r\nConnection: Host\r\n",
+        ] {
+            let answer = world.ask(&format!("{method} {path} HTTP/1.1\r\n{bad}{more}\r\n")).await;
+            let is_told = answer.starts_with("HTTP/1.1 400 ") && answer.contains("{\"error\":");
+            assert!(is_told, "{path} {bad:?}: {answer}");
+        }
+        for target in [
+            format!("http://other{path}"),
+            format!("{path}/../x"),
+            format!("{path}/%2e%2E/x"),
+            "*".to_owned(),
+        ] {
+            let answer = world
+                .ask(&format!("{method} {target} HTTP/1.1\r\nHost: v\r\n{more}\r\n"))
+                .await;
+            let is_told = answer.starts_with("HTTP/1.1 400 ") && answer.contains("{\"error\":");
+            assert!(is_told, "{target}: {answer}");
+        }
+    }
+    let two_keys = format!("GET /v1/realtime HTTP/1.1\r\nHost: v\r\n{UPGRADE}Sec-WebSocket-Key: another\r\n\r\n");
+    assert!(world.ask(&two_keys).await.starts_with("HTTP/1.1 400 "));
+    // A chunk without a size is not the last one.
+    for path in ["/v1/audio/speech", "/v1/audio/transcriptions"] {
+        let head = format!("POST {path} HTTP/1.1\r\nHost: v\r\nTransfer-Encoding: chunked\r\n\r\n");
+        let answer = world.ask(&format!("{head}\r\nhello\r\n0\r\n\r\n")).await;
+        assert!(
+            answer.starts_with("HTTP/1.1 400 ") && answer.contains("chunks"),
+            "{answer}"
+        );
+        let mut tcp = TcpStream::connect(world.address).await.unwrap();
+        say(&mut tcp, &format!("{head}1\r\nx\r\n")).await;
+        assert!(
+            world
+                .ask("GET /nothing HTTP/1.1\r\nHost: v\r\nConnection: close\r\n\r\n")
+                .await
+                .contains(" 404 ")
+        );
+        say(&mut tcp, "\r\nhello\r\n0\r\n\r\n").await;
+        let head = hang_means_failure(read_head(&mut tcp)).await.unwrap();
+        assert!(head.starts_with("HTTP/1.1 400 "), "{head}");
+    }
+    assert_eq!(taken.load(Ordering::SeqCst), 0);
+    // One that names its host twice, and means the same, is served.
+    let absolute = "GET http://v/v1/models HTTP/1.1\r\nHost: v\r\nConnection: close\r\n\r\n";
+    assert!(world.ask(absolute).await.starts_with("HTTP/1.1 200 "));
+}
+
+#[tokio::test]
+async fn a_device_s_word_on_itself_and_what_is_for_one_hop_go_no_further() {
+    let world = World::of("", &planned(&[("eu-west", Stack::Http)]).await);
+    let lies = "X-Forwarded-For: 6.6.6.6\r\nX-Forwarded-Proto: gopher\r\nX-Forwarded-Host: six\r\nX-Real-IP: 6.6.6.6\r\n\
+                Forwarded: for=6.6.6.6\r\nMeridian-Turns: 7\r\nMeridian-Resume: 7\r\nMeridian-Continuity: 7\r\nMeridian-Edge: seven\r\n\
+                Connection: X-Hop, Authorization, close\r\nX-Hop: 8\r\nAuthorization: Bearer 8\r\nTE: trailers\r\n";
+    for asks in [
+        format!("GET /v1/models HTTP/1.1\r\nHost: v\r\n{lies}\r\n"),
+        format!("POST /v1/audio/transcriptions HTTP/1.1\r\nHost: v\r\n{lies}Content-Length: 1\r\n\r\nx"),
+        format!(
+            "POST /v1/audio/speech HTTP/1.1\r\nHost: v\r\n{lies}Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n"
+        ),
+    ] {
+        let answer = world.ask(&asks).await;
+        let (_, told) = answer.split_once("\r\n\r\n").unwrap();
+        let told = told.to_lowercase();
+        for lie in [
+            "6.6.6.6", "gopher", ": six", ": 7", ": seven", ": 8", "bearer", "trailers",
+        ] {
+            assert!(!told.contains(lie), "{lie}: {told}");
+        }
+        for truth in [
+            "x-forwarded-for: 127.0.0.1\r\n",
+            "x-forwarded-proto: http\r\n",
+            "meridian-edge: edge-dub\r\n",
+        ] {
+            assert!(told.contains(truth), "{truth}: {told}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_refused_costs_its_client_too() {
+    let (home, _) = stack(repeats).await;
+    for asks in [
+        "GET /nothing HTTP/1.1\r\nHost: v\r\nConnection: close\r\n\r\n",
+        "GET /v1/realtime HTTP/1.1\r\nHost: v\r\nConnection: close\r\n\r\n",
+        "GET /v1/realtime HTTP/1.1\r\nHost: v\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 8\r\n\r\n",
+    ] {
+        let world = two("limits.client_requests_per_s = 1\nlimits.client_burst = 2", home, home).await;
+        for _ in 0..2 {
+            let answer = world.ask(asks).await;
+            assert!(
+                answer.starts_with("HTTP/1.1 4") && !answer.starts_with("HTTP/1.1 429 "),
+                "{answer}"
+            );
+        }
+        assert!(world.ask(asks).await.starts_with("HTTP/1.1 429 "), "{asks}");
+    }
+}
+
+/// Where a refused body is not read, what is left of it must not be taken for the next request.
+#[tokio::test]
+async fn a_connection_ends_behind_a_body_that_nobody_read() {
+    let (home, _) = stack(repeats).await;
+    let world = two("limits.body_bytes_max = 1000", home, home).await;
+    for (path, length) in [
+        ("/nothing", 30),
+        ("/v1/audio/transcriptions", 2_000),
+        ("/v1/realtime", 30),
+    ] {
+        let hidden = "GET /v1/models HTTP/1.1\r\nHost: v\r\n\r\n";
+        let mut tcp = TcpStream::connect(world.address).await.unwrap();
+        say(
+            &mut tcp,
+            &format!("POST {path} HTTP/1.1\r\nHost: v\r\nContent-Length: {length}\r\n\r\n"),
+        )
+        .await;
+        let head = hang_means_failure(read_head(&mut tcp)).await.unwrap();
+        assert!(head.starts_with("HTTP/1.1 4"), "{head}");
+        say(&mut tcp, hidden).await;
+        let mut rest = Vec::new();
+        let _ = hang_means_failure(tcp.read_to_end(&mut rest)).await;
+        assert!(!String::from_utf8_lossy(&rest).contains("HTTP/1.1 200"), "{path}");
+    }
+}
+
+/// Else the next device on that connection gets the answer to somebody else's question.
+#[tokio::test]
+async fn a_connection_with_something_left_over_is_not_used_again() {
+    let (home, taken) = stack(async |mut tcp: TcpStream| {
+        while request(&mut tcp).await.is_some() {
+            let forged = "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nforged";
+            say(
+                &mut tcp,
+                &format!("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nright{forged}"),
+            )
+            .await;
+        }
+    })
+    .await;
+    let world = two("", home, home).await;
+    let mut tcp = TcpStream::connect(world.address).await.unwrap();
+    for n in 1..=3 {
+        say(&mut tcp, "GET /v1/models HTTP/1.1\r\nHost: v\r\n\r\n").await;
+        assert_eq!(answer(&mut tcp).await.1, "right");
+        assert_eq!(taken.load(Ordering::SeqCst), n);
+    }
+    for n in 4..=6 {
+        let recording = "POST /v1/audio/transcriptions HTTP/1.1\r\nHost: v\r\nContent-Length: 1\r\n\r\nx";
+        say(&mut tcp, recording).await;
+        let head = hang_means_failure(read_head(&mut tcp)).await.unwrap();
+        assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+        support::http::expect(&mut tcp, "right").await;
+        assert_eq!(taken.load(Ordering::SeqCst), n);
+    }
+}
+
+/// Else what follows is taken for a body, and the connection is out of step for good.
+#[tokio::test]
+async fn an_answer_without_content_has_no_body_whatever_it_says() {
+    let (home, _) = stack(async |mut tcp: TcpStream| {
+        while request(&mut tcp).await.is_some() {
+            say(&mut tcp, "HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n").await;
+        }
+    })
+    .await;
+    let world = two("", home, home).await;
+    let mut tcp = TcpStream::connect(world.address).await.unwrap();
+    for _ in 0..3 {
+        for asks in [
+            "GET /v1/models HTTP/1.1\r\nHost: v\r\n\r\n",
+            "POST /v1/audio/transcriptions HTTP/1.1\r\nHost: v\r\nContent-Length: 1\r\n\r\nx",
+        ] {
+            say(&mut tcp, asks).await;
+            let head = hang_means_failure(read_head(&mut tcp)).await.unwrap();
+            assert!(head.starts_with("HTTP/1.1 204 "), "{head}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_region_does_not_say_where_an_answer_is_from() {
+    let forged = "Meridian-Region: forged\r\nMeridian-Affinity: forged\r\nMeridian-Edge: forged\r\n";
+    let home = answering(200, forged).await;
+    let world = two("", home, home).await;
+    for asks in [
+        GET.to_owned(),
+        post("/v1/audio/transcriptions", "x"),
+        chunked("/v1/audio/speech", "x"),
+    ] {
+        let answer = world.ask(&asks).await;
+        assert!(
+            answer.starts_with("HTTP/1.1 200 ") && is_from(&answer, "eu-west"),
+            "{answer}"
+        );
+        assert!(!answer.contains("forged"), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_preface_that_does_not_end_is_not_waited_for() {
+    let (home, _) = stack(repeats).await;
+    let world = two("timeouts.header = '200ms'", home, home).await;
+    for part in ["PRI * HTTP/2.0\r\n\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n"] {
+        let mut tcp = TcpStream::connect(world.address).await.unwrap();
+        say(&mut tcp, part).await;
+        let _ = hang_means_failure(tcp.read_to_end(&mut Vec::new())).await;
+    }
+    assert_eq!(
+        world.metric("meridian_edge_refused_total{reason=\"header-too-slow\"}"),
+        Some(2.0)
+    );
+}
+
+#[tokio::test]
+async fn what_is_sent_ahead_is_read_up_to_a_bound() {
+    let may = Arc::new(Notify::new());
+    let permits = may.clone();
+    let (home, _) = stack(move |mut tcp| {
+        let permits = permits.clone();
+        async move {
+            request(&mut tcp).await;
+            permits.notified().await;
+            say(&mut tcp, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi").await;
+        }
+    })
+    .await;
+    let world = two("", home, home).await;
+    let mut tcp = TcpStream::connect(world.address).await.unwrap();
+    say(&mut tcp, "GET /v1/models HTTP/1.1\r\nHost: v\r\n\r\n").await;
+    // More than both kernels hold: it is not all taken before the answer is there.
+    let flood = vec![b'x'; 64 << 20];
+    let flooding = tokio::time::timeout(Duration::from_millis(500), tcp.write_all(&flood)).await;
+    assert!(flooding.is_err(), "it took 64 MiB ahead of an answer");
+    may.notify_one();
+    let (head, _) = answer(&mut tcp).await;
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+}
