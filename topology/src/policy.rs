@@ -499,6 +499,13 @@ const FIELDS: &[(&str, Looser, fn(&Policy) -> Value)] = &[
     }),
     ("edges.lost_max", Looser::Either, |it| number(it.edges.lost_max)),
     // A lost edge is named for longer.
+    ("edges.lost_after", Looser::More, |it| seconds(it.edges.lost_after)),
+    ("edges.returned_after", Looser::Less, |it| {
+        seconds(it.edges.returned_after)
+    }),
+    // With too little no lost edge is left out, with too much nearly all of them may be.
+    ("edges.lost_max", Looser::Either, |it| number(it.edges.lost_max)),
+    // And longer still in the caches of resolvers.
     ("dns.ttl", Looser::More, |it| seconds(it.dns.ttl)),
 ];
 
@@ -919,7 +926,7 @@ fn read_policy(root: &mut Section<'_>) -> Policy {
         let edges = &mut policy.edges;
         edges.lost_after = section.duration("lost_after", edges.lost_after);
         edges.returned_after = section.duration("returned_after", edges.returned_after);
-        edges.lost_max = section.in_range("lost_max", edges.lost_max, 0.0..=1.0);
+        edges.lost_max = section.in_range("lost_max", edges.lost_max, 0.0..=0.9);
         if !(20..=3600).contains(&edges.lost_after.as_secs()) {
             section.report_at("lost_after", "it is 20 s (two reports) to 1 h");
         }
