@@ -1,5 +1,5 @@
 # What people and CI run. Everything here installs what it needs first and can be run again at any time.
-.PHONY: run test check build bench bench-control bench-edge clean help
+.PHONY: run test check fuzz build bench bench-control bench-edge clean help
 .DEFAULT_GOAL := help
 
 help: ## say what there is
@@ -20,6 +20,10 @@ check: ## formatting, lints, documentation; also builds what the tests start
 	cargo build --workspace --bins
 	cargo clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
+
+fuzz: ## look for bytes that Meridian fails on; FUZZ_SECONDS=60 for each target, as in CI
+	tools/setup test
+	tools/fuzz
 
 build: ## optimised binaries in target/release
 	tools/setup run

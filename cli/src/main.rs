@@ -265,7 +265,9 @@ async fn play(demo: Demo) -> Result<ExitCode, Failure> {
 /// Prints a result; whoever reads it may have gone (`| head`), which is no failure of ours.
 pub(crate) fn print(text: &str) {
     use std::io::Write as _;
-    let _ = writeln!(std::io::stdout(), "{}", text.trim_end());
+    // Other people wrote parts of it.
+    let text = topology::text::for_terminal(text.trim_end());
+    let _ = writeln!(std::io::stdout(), "{text}");
 }
 
 /// A whole number and s, m, h or d.

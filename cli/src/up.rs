@@ -1,15 +1,14 @@
 //! `meridian up`: a whole deployment on this machine until Ctrl-C.
 
-use std::{
-    fmt::Write as _,
-    io::{BufRead as _, IsTerminal as _},
-    path::PathBuf,
-    process::ExitCode,
-    sync::Arc,
-};
+use std::{fmt::Write as _, io::BufRead as _, path::PathBuf, process::ExitCode, sync::Arc};
 
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
+use futures_util::{
+    StreamExt as _,
+    future::{BoxFuture, FutureExt as _},
+    stream::FuturesUnordered,
+};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
@@ -97,7 +96,9 @@ fn topology_policy(path: &std::path::Path, text: &str) -> anyhow::Result<()> {
 
 async fn run_until_stopped(world: &World) -> Result<(), Failure> {
     let mut deaths = world.deaths();
-    let mut typed = typed_lines();
+    let mut commands = commands();
+    // Processes that were restarted and are not ready yet. Nobody waits for them before the next command.
+    let mut starting = FuturesUnordered::new();
     let healthy = async {
         match world.healthy().await {
             Ok(_) => print("  every region is healthy\n"),
@@ -115,11 +116,12 @@ async fn run_until_stopped(world: &World) -> Result<(), Failure> {
             Ok(death) = deaths.recv() => {
                 let (name, log) = (&death.name, death.log.display());
                 print(&format!("{name} died by itself ({}); log {log}:\n{}", death.how, death.last_words));
-                if std::io::stdin().is_terminal() {
-                    print(&format!("type `restart {name}` to bring it back"));
-                }
+                print(&format!("type `restart {name}` to bring it back"));
             }
-            Some(line) = typed.recv() => print(&obey(world, &line).await),
+            Some(line) = commands.recv() => {
+                print(&obey(world, &line, &mut starting).await);
+            }
+            Some(outcome) = starting.next() => print(&outcome),
         }
     }
 }
@@ -127,7 +129,8 @@ async fn run_until_stopped(world: &World) -> Result<(), Failure> {
 /// What can be typed while a world runs.
 const HELP: &str = "type: kill NAME · restart NAME · stop NAME (freeze) · resume NAME";
 
-async fn obey(world: &World, line: &str) -> String {
+/// Carries a command out and says what came of it.
+async fn obey<'w>(world: &'w World, line: &str, starting: &mut FuturesUnordered<BoxFuture<'w, String>>) -> String {
     let words: Vec<&str> = line.split_whitespace().collect();
     let outcome = match words[..] {
         [] => return String::new(),
@@ -135,8 +138,11 @@ async fn obey(world: &World, line: &str) -> String {
         ["stop", name] => world.stop(name).await.map(|()| format!("{name} frozen")),
         ["resume", name] => world.resume(name).await.map(|()| format!("{name} goes on")),
         ["restart", name] => {
-            return match world.restart(name).await {
-                Ok(took) => format!("{name} ready after {:.1} s", took.as_secs_f64()),
+            return match world.start_again(name).await {
+                Ok(()) => {
+                    starting.push(ready(world, name.to_owned()).boxed());
+                    format!("{name} started")
+                }
                 Err(error) => error.to_string(),
             };
         }
@@ -145,19 +151,24 @@ async fn obey(world: &World, line: &str) -> String {
     outcome.unwrap_or_else(|error| error.to_string())
 }
 
-/// Lines typed at a terminal; nothing ever comes when there is none.
-fn typed_lines() -> mpsc::Receiver<String> {
-    let (sender, lines) = mpsc::channel(8);
-    if std::io::stdin().is_terminal() {
-        // A thread of its own: reading a terminal cannot be cancelled, and the end of the program ends it.
-        std::thread::spawn(move || {
-            for line in std::io::stdin().lock().lines().map_while(Result::ok) {
-                if sender.blocking_send(line).is_err() {
-                    return;
-                }
-            }
-        });
+async fn ready(world: &World, name: String) -> String {
+    match world.ready(&name).await {
+        Ok(took) => format!("{name} ready after {:.1} s", took.as_secs_f64()),
+        Err(error) => error.to_string(),
     }
+}
+
+/// Lines of the standard input, be it a terminal or a pipe. Its end is not that of the world.
+fn commands() -> mpsc::Receiver<String> {
+    let (sender, lines) = mpsc::channel(8);
+    // A thread of its own: reading a terminal cannot be cancelled, and the end of the program ends it.
+    std::thread::spawn(move || {
+        for line in std::io::stdin().lock().lines().map_while(Result::ok) {
+            if sender.blocking_send(line).is_err() {
+                return;
+            }
+        }
+    });
     lines
 }
 
@@ -218,12 +229,7 @@ fn addresses(record: &Record) -> String {
     let _ = writeln!(
         text,
         "try, in another terminal\n  meridian call --say \"set a timer for ten minutes\"\n  meridian status\n\
-         {}Ctrl-C stops everything\n",
-        if std::io::stdin().is_terminal() {
-            format!("{HELP}\n")
-        } else {
-            String::new()
-        }
+         {HELP}\nCtrl-C stops everything\n",
     );
     text
 }

@@ -45,7 +45,7 @@ const LINKED_BY: [(&str, &[&str]); 7] = [
     ("etcd-client", &["server"]),
     ("pingora-core", &["edge"]),
     ("pingora-proxy", &["edge"]),
-    ("hickory-proto", &["dns"]),
+    ("hickory-proto", &["dns", "fuzz"]),
 ];
 
 /// Pairs that never see each other: (who, must not reach).

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt::Write as _,
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -10,7 +11,7 @@ use anyhow::Context as _;
 use axum::{
     Json, Router,
     extract::State,
-    http::{StatusCode, header},
+    http::{HeaderMap, StatusCode, header},
     response::IntoResponse,
     routing::get,
 };
@@ -95,15 +96,23 @@ pub fn router(registry: Arc<Registry>, readiness: Readiness) -> Router {
         .route("/ready", get(ready).with_state(readiness))
 }
 
-async fn metrics(State(registry): State<Arc<Registry>>) -> impl IntoResponse {
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const CLASSIC: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+async fn metrics(State(registry): State<Arc<Registry>>, headers: HeaderMap) -> impl IntoResponse {
     let mut text = String::new();
     match encode(&mut text, &registry) {
         Ok(()) => {
-            let kind = [(
-                header::CONTENT_TYPE,
-                "application/openmetrics-text; version=1.0.0; charset=utf-8",
-            )];
-            (kind, text).into_response()
+            let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|it| it.to_str().ok());
+            let (kind, text) = if accepted
+                .into_iter()
+                .any(|it| it.contains("application/openmetrics-text"))
+            {
+                (OPENMETRICS, text)
+            } else {
+                (CLASSIC, classic(&text))
+            };
+            ([(header::CONTENT_TYPE, kind)], text).into_response()
         }
         Err(error) => (
             StatusCode::INTERNAL_SERVER_ERROR,
@@ -111,6 +120,56 @@ async fn metrics(State(registry): State<Arc<Registry>>) -> impl IntoResponse {
         )
             .into_response(),
     }
+}
+
+/// The same in Prometheus' older text format, which whoever does not ask for OpenMetrics reads: there the description of a
+/// counter has the name of its samples, and some types do not exist.
+fn classic(openmetrics: &str) -> String {
+    let described = |line: &str, keyword: &str| {
+        let rest = line.strip_prefix("# ")?.strip_prefix(keyword)?.strip_prefix(' ')?;
+        let (name, rest) = rest.split_once(' ').unwrap_or((rest, ""));
+        Some((name.to_owned(), rest.to_owned()))
+    };
+    let types: BTreeMap<String, String> = openmetrics.lines().filter_map(|line| described(line, "TYPE")).collect();
+    let sample = |name: &str| match types.get(name).map(String::as_str) {
+        Some("counter") => format!("{name}_total"),
+        Some("info") => format!("{name}_info"),
+        _ => name.to_owned(),
+    };
+    let mut text = String::with_capacity(openmetrics.len() + 1024);
+    for line in openmetrics.lines() {
+        if line == "# EOF" || line.starts_with("# UNIT ") {
+            continue;
+        }
+        if let Some((name, help)) = described(line, "HELP") {
+            let _ = writeln!(text, "# HELP {} {help}", sample(&name));
+        } else if let Some((name, kind)) = described(line, "TYPE") {
+            let kind = match kind.as_str() {
+                kind @ ("counter" | "gauge" | "histogram" | "summary") => kind,
+                "info" | "stateset" => "gauge",
+                _ => "untyped",
+            };
+            let _ = writeln!(text, "# TYPE {} {kind}", sample(&name));
+        } else {
+            let _ = writeln!(text, "{}", without_exemplar(line));
+        }
+    }
+    text
+}
+
+/// A sample without its exemplar, which follows its value after " # ". Between quotes that is part of a label.
+fn without_exemplar(line: &str) -> &str {
+    let (mut is_quoted, mut is_escaped) = (false, false);
+    for (at, byte) in line.bytes().enumerate() {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' => is_escaped = true,
+            b'"' => is_quoted = !is_quoted,
+            b'#' if !is_quoted => return line[..at].trim_end(),
+            _ => {}
+        }
+    }
+    line
 }
 
 async fn ready(State(readiness): State<Readiness>) -> impl IntoResponse {
@@ -135,6 +194,27 @@ async fn ready(State(readiness): State<Readiness>) -> impl IntoResponse {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_older_format_describes_counters_by_the_name_of_their_samples() {
+        let counter = prometheus_client::metrics::counter::Counter::<u64>::default();
+        let gauge = prometheus_client::metrics::gauge::Gauge::<i64>::default();
+        let mut registry = Registry::default();
+        registry.register("calls", "calls that came", counter);
+        registry.register("open", "calls that go on", gauge);
+        let mut text = String::new();
+        encode(&mut text, &registry).unwrap();
+        assert_eq!(
+            classic(&text),
+            "# HELP calls_total calls that came.\n# TYPE calls_total counter\ncalls_total 0\n\
+             # HELP open calls that go on.\n# TYPE open gauge\nopen 0\n"
+        );
+        let with = "# TYPE h histogram\nh_bucket{le=\"1.0\",path=\"a # b\"} 3 # {trace=\"x\"} 0.5\n# EOF\n";
+        assert_eq!(
+            classic(with),
+            "# TYPE h histogram\nh_bucket{le=\"1.0\",path=\"a # b\"} 3\n"
+        );
+    }
 
     #[test]
     fn ready_means_every_part_and_at_least_one() {

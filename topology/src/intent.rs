@@ -115,16 +115,19 @@ pub enum Rule {
     HoldDown,
     /// A policy is not made looser.
     LooserPolicy,
+    /// A topology does not change at once where devices find the service.
+    RiskyTopology,
 }
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::RegionsServingMin,
         Self::EvacuationLimit,
         Self::CorrelatedEvidence,
         Self::HoldDown,
         Self::LooserPolicy,
+        Self::RiskyTopology,
     ];
 
     /// The code of its refusals, which is also its name.
@@ -135,6 +138,7 @@ impl Rule {
             Self::CorrelatedEvidence => ReasonCode::CorrelatedEvidence,
             Self::HoldDown => ReasonCode::HoldDown,
             Self::LooserPolicy => ReasonCode::LooserPolicy,
+            Self::RiskyTopology => ReasonCode::RiskyTopology,
         }
     }
 

@@ -14,6 +14,7 @@ pub mod plan;
 pub mod policy;
 pub mod snapshot;
 pub mod stack;
+pub mod text;
 pub mod topology;
 pub mod words;
 

@@ -9,7 +9,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::{EdgeId, Level, Moment, RegionId};
+use crate::{EdgeId, Level, Moment, Region, RegionId, Stack};
 
 /// What makes one plan newer than another. A receiver refuses anything that is not strictly greater.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
@@ -55,6 +55,31 @@ pub struct Plan {
     pub rollout: Option<Rollout>,
     /// Why this plan differs from the one before.
     pub reasons: Vec<Reason>,
+}
+
+impl Plan {
+    /// The stacks of a region that sessions are sent to, as edges do it: those that are not drained, of the version in service,
+    /// which is that of the first of them that is not rolled out, and of the version that is rolled out to some. What happens to
+    /// the others says nothing of the region.
+    pub fn stacks_with_sessions<'r>(&self, region: &'r Region) -> Vec<&'r Stack> {
+        let undrained = region
+            .stacks
+            .iter()
+            .filter(|stack| !self.drained_stacks.contains(&stack.address));
+        let undrained: Vec<&Stack> = undrained.collect();
+        let rolled_out = self.rollout.as_ref().map(|it| it.version.as_str());
+        let in_service = undrained
+            .iter()
+            .map(|stack| stack.version())
+            .find(|it| Some(*it) != rolled_out);
+        let is_everywhere = self.rollout.as_ref().is_some_and(|it| it.percent >= 100)
+            && undrained.iter().any(|stack| Some(stack.version()) == rolled_out);
+        let gets_some = |stack: &&Stack| {
+            let version = Some(stack.version());
+            version == rolled_out || (version == in_service && !is_everywhere)
+        };
+        undrained.into_iter().filter(gets_some).collect()
+    }
 }
 
 /// What the plan says about one region.
@@ -248,6 +273,8 @@ pub enum ReasonCode {
     HoldDown,
     /// A policy would loosen a safety rule.
     LooserPolicy,
+    /// A topology would change where devices find the service.
+    RiskyTopology,
     /// Refused: what is known is too old to act on.
     StaleSamples,
     /// Refused: more data would be lost than allowed.
@@ -388,6 +415,7 @@ impl ReasonCode {
             Self::AutomationOff => "automation-off",
             Self::HoldDown => "hold-down",
             Self::LooserPolicy => "looser-policy",
+            Self::RiskyTopology => "risky-topology",
             Self::StaleSamples => "stale-samples",
             Self::RpoExceeded => "rpo-exceeded",
             Self::RefusedByNodes => "refused-by-nodes",
@@ -450,6 +478,41 @@ impl Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sessions_go_to_stacks_that_are_not_drained_and_of_a_version_with_users() {
+        let snapshot = crate::fixtures::three_primaries();
+        let address = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
+        let (mut region, mut plan) = (
+            snapshot.topology.regions.values().next().unwrap().clone(),
+            snapshot.plan,
+        );
+        region.stacks = vec![
+            address(1).into(),
+            address(2).into(),
+            Stack::of_version(address(3), "2.4.0").unwrap(),
+            Stack::of_version(address(4), "2.5.0").unwrap(),
+        ];
+        let mut ports = |drained: &[u16], rollout: Option<(&str, u8)>| -> Vec<u16> {
+            plan.drained_stacks = drained.iter().map(|port| address(*port)).collect();
+            plan.rollout = rollout.map(|(version, percent)| Rollout {
+                version: version.to_owned(),
+                percent,
+                since: Moment(0),
+                action: "a1".into(),
+            });
+            let stacks = plan.stacks_with_sessions(&region);
+            stacks.iter().map(|stack| stack.address.port()).collect()
+        };
+        assert_eq!(ports(&[], None), [1, 2]);
+        assert_eq!(ports(&[1], None), [2]);
+        assert_eq!(ports(&[], Some(("2.4.0", 10))), [1, 2, 3]);
+        assert_eq!(ports(&[], Some(("2.4.0", 100))), [3]);
+        // Edges send everybody to what is left.
+        assert_eq!(ports(&[3], Some(("2.4.0", 100))), [1, 2]);
+        assert_eq!(ports(&[1, 2], None), [3]);
+        assert_eq!(ports(&[], Some(("3.0.0", 50))), [1, 2]);
+    }
 
     #[test]
     fn every_code_is_written_as_it_is_called_and_unknown_ones_are_kept() {

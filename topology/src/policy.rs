@@ -53,7 +53,7 @@ pub struct ProbePolicy {
 
 /// When a region is judged bad, and good again. Ratios are 0..=1, ticks are closed ticks in a row.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, default)]
 pub struct HealthPolicy {
     /// Vantages that must agree before a region is bad.
     pub vantages_min: u32,
@@ -63,6 +63,14 @@ pub struct HealthPolicy {
     pub gateway_success_min: f64,
     /// Gateway: bad ticks until failover.
     pub gateway_ticks: u32,
+    /// Gateway: bad ticks of the window below that count like bad ticks in a row.
+    pub gateway_window_bad: u32,
+    /// Gateway: the window, in ticks.
+    pub gateway_window_ticks: u32,
+    /// Gateway: the share of a region's stacks that it cannot do without. With fewer that work it is bad.
+    pub capacity_min: f64,
+    /// The other triggers: as many bad ticks count also when they are spread over so many times the ticks.
+    pub window_factor: f64,
     /// ASR: a tick is bad when more than this share of requests fail.
     pub asr_error_max: f64,
     /// ASR errors: bad ticks until failover.
@@ -182,6 +190,8 @@ pub struct RolloutPolicy {
     pub steps: Vec<RolloutStep>,
     /// Fewest sessions on the new version before it is judged.
     pub sessions_min: u32,
+    /// It is judged by everything since its step began, and by the last so much time: a good day must not outweigh a bad hour.
+    pub window: Duration,
     /// Share of failed turns, 0..=1, above which it is rolled back.
     pub error_rate_max: f64,
     /// Growth of the P95 latency against the old version, 0.5 for half as much again, above which it is rolled back.
@@ -261,6 +271,244 @@ pub struct DnsPolicy {
     pub ttl: Duration,
 }
 
+impl DataPolicy {
+    /// The same for one class of data: by its replication it is decided whether a loss is looked at at all.
+    fn loosened_by(&self, other: &Self) -> Vec<String> {
+        let Self {
+            class,
+            replication,
+            rpo,
+            rto,
+        } = self;
+        let mut loosened = Vec::new();
+        if other.replication != *replication {
+            loosened.push(format!(
+                "the replication of {class} would go from {replication:?} to {:?}",
+                other.replication
+            ));
+        }
+        for (name, from, to) in [("RPO", rpo, other.rpo), ("RTO", rto, other.rto)] {
+            if to > *from {
+                loosened.push(format!(
+                    "the {name} of {class} would go from {} to {} s",
+                    from.as_secs(),
+                    to.as_secs()
+                ));
+            }
+        }
+        loosened
+    }
+}
+
+/// Which change of a number makes the policy looser: takes protection away, or makes the control plane see or do less.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Looser {
+    /// A greater one.
+    More,
+    /// A smaller one.
+    Less,
+    /// Any other one: too small it believes anybody, too large it never believes anything.
+    Either,
+    /// Neither.
+    Never,
+}
+
+/// A number of the policy, as it is compared and told.
+#[derive(Debug, Clone, Copy, PartialEq, PartialOrd)]
+enum Value {
+    Number(f64),
+    Seconds(f64),
+    Switch(bool),
+}
+
+impl std::fmt::Display for Value {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Number(number) => number.fmt(f),
+            Self::Seconds(seconds) => write!(f, "{seconds} s"),
+            Self::Switch(is_on) => f.pad(if *is_on { "on" } else { "off" }),
+        }
+    }
+}
+
+fn number(number: impl Into<f64>) -> Value {
+    Value::Number(number.into())
+}
+
+fn seconds(time: Duration) -> Value {
+    Value::Seconds(time.as_secs_f64())
+}
+
+/// The most that one step moves.
+fn largest_step(percents: impl IntoIterator<Item = u8>, from: u8) -> Value {
+    let mut before = from;
+    let steps = percents.into_iter().map(|percent| {
+        let step = percent.abs_diff(before);
+        before = percent;
+        step
+    });
+    number(steps.max().unwrap_or_default())
+}
+
+/// Every number of the policy and which change of it needs two people; `safety.two_person` and the classes of data are
+/// compared one by one ([`Policy::loosened_by`]). A test knows when one is missing.
+const FIELDS: &[(&str, Looser, fn(&Policy) -> Value)] = &[
+    // What answers late counts as well, and the edges probe by it.
+    ("probe.timeout", Looser::More, |it| seconds(it.probe.timeout)),
+    // When in the tick: it fits into it either way.
+    ("probe.offset", Looser::Never, |it| seconds(it.probe.offset)),
+    ("health.vantages_min", Looser::Either, |it| {
+        number(it.health.vantages_min)
+    }),
+    ("health.samples_min", Looser::Either, |it| number(it.health.samples_min)),
+    ("health.gateway_success_min", Looser::Less, |it| {
+        number(it.health.gateway_success_min)
+    }),
+    ("health.gateway_ticks", Looser::More, |it| {
+        number(it.health.gateway_ticks)
+    }),
+    ("health.gateway_window_bad", Looser::More, |it| {
+        number(it.health.gateway_window_bad)
+    }),
+    // Bad ticks are forgotten sooner in a shorter window.
+    ("health.gateway_window_ticks", Looser::Less, |it| {
+        number(it.health.gateway_window_ticks)
+    }),
+    ("health.capacity_min", Looser::Less, |it| number(it.health.capacity_min)),
+    ("health.window_factor", Looser::Less, |it| {
+        number(it.health.window_factor)
+    }),
+    ("health.asr_error_max", Looser::More, |it| {
+        number(it.health.asr_error_max)
+    }),
+    ("health.asr_error_ticks", Looser::More, |it| {
+        number(it.health.asr_error_ticks)
+    }),
+    ("health.asr_p99_max", Looser::More, |it| seconds(it.health.asr_p99_max)),
+    ("health.asr_p99_ticks", Looser::More, |it| {
+        number(it.health.asr_p99_ticks)
+    }),
+    ("health.edge_asr_p95_max", Looser::More, |it| {
+        seconds(it.health.edge_asr_p95_max)
+    }),
+    ("health.edge_asr_ticks", Looser::More, |it| {
+        number(it.health.edge_asr_ticks)
+    }),
+    ("health.edge_asr_recover_ticks", Looser::Less, |it| {
+        number(it.health.edge_asr_recover_ticks)
+    }),
+    ("health.nlu_error_max", Looser::More, |it| {
+        number(it.health.nlu_error_max)
+    }),
+    ("health.nlu_error_ticks", Looser::More, |it| {
+        number(it.health.nlu_error_ticks)
+    }),
+    ("health.nlu_recover_ticks", Looser::Less, |it| {
+        number(it.health.nlu_recover_ticks)
+    }),
+    ("health.skills_error_max", Looser::More, |it| {
+        number(it.health.skills_error_max)
+    }),
+    ("health.skills_error_ticks", Looser::More, |it| {
+        number(it.health.skills_error_ticks)
+    }),
+    ("health.skills_recover_ticks", Looser::Less, |it| {
+        number(it.health.skills_recover_ticks)
+    }),
+    ("health.recover_ticks", Looser::Less, |it| {
+        number(it.health.recover_ticks)
+    }),
+    ("health.freshness_ticks", Looser::More, |it| {
+        number(it.health.freshness_ticks)
+    }),
+    ("health.blind_ticks", Looser::More, |it| number(it.health.blind_ticks)),
+    ("failover.automatic_max", Looser::More, |it| {
+        number(it.failover.automatic_max)
+    }),
+    ("failover.correlated_hold", Looser::Less, |it| {
+        Value::Switch(it.failover.correlated_hold)
+    }),
+    ("failover.correlated_ticks", Looser::Less, |it| {
+        number(it.failover.correlated_ticks)
+    }),
+    // The longer the window, the more devices come at once.
+    ("failover.reconnect_window", Looser::More, |it| {
+        seconds(it.failover.reconnect_window)
+    }),
+    // Either way nobody is sent where there is no room: it chooses between less service for some and none for others.
+    ("failover.degrade_to_admit", Looser::Never, |it| {
+        Value::Switch(it.failover.degrade_to_admit)
+    }),
+    ("drain.steps", Looser::More, |it| {
+        largest_step(it.drain.steps.iter().copied(), 100)
+    }),
+    ("drain.step_hold", Looser::Less, |it| seconds(it.drain.step_hold)),
+    ("restore.steps", Looser::More, |it| {
+        largest_step(it.restore.steps.iter().copied(), 0)
+    }),
+    ("restore.step_hold", Looser::Less, |it| seconds(it.restore.step_hold)),
+    ("safety.regions_serving_min", Looser::Less, |it| {
+        number(it.safety.regions_serving_min)
+    }),
+    // Without it a dead region keeps its callers. A freeze does that for a time.
+    ("safety.automation", Looser::Less, |it| {
+        Value::Switch(it.safety.automation)
+    }),
+    ("damping.per_move", Looser::Less, |it| number(it.damping.per_move)),
+    ("damping.suppress", Looser::More, |it| number(it.damping.suppress)),
+    ("damping.reuse", Looser::More, |it| number(it.damping.reuse)),
+    ("damping.half_life", Looser::Less, |it| seconds(it.damping.half_life)),
+    ("rollout.steps", Looser::More, |it| {
+        largest_step(it.rollout.steps.iter().map(|step| step.percent), 0)
+    }),
+    ("rollout.steps.hold", Looser::Less, |it| {
+        let held = it
+            .rollout
+            .steps
+            .iter()
+            .filter(|step| step.percent < 100)
+            .map(|step| step.hold);
+        seconds(held.min().unwrap_or_default())
+    }),
+    // A version that is seen by fewer is not judged at all.
+    ("rollout.sessions_min", Looser::Either, |it| {
+        number(it.rollout.sessions_min)
+    }),
+    ("rollout.window", Looser::More, |it| seconds(it.rollout.window)),
+    ("rollout.error_rate_max", Looser::More, |it| {
+        number(it.rollout.error_rate_max)
+    }),
+    ("rollout.latency_increase_max", Looser::More, |it| {
+        number(it.rollout.latency_increase_max)
+    }),
+    ("rollout.underruns_per_session_max", Looser::More, |it| {
+        number(it.rollout.underruns_per_session_max)
+    }),
+    ("rollout.gpu_memory_errors_max", Looser::More, |it| {
+        number(it.rollout.gpu_memory_errors_max)
+    }),
+    // The more have to refuse, the longer a plan that nobody can apply stays in force.
+    ("publish.refusals_max", Looser::Either, |it| {
+        number(it.publish.refusals_max)
+    }),
+    ("publish.hold", Looser::Less, |it| seconds(it.publish.hold)),
+    // DNS names a lost edge for longer, or leaves more edges out.
+    ("edges.lost_after", Looser::More, |it| seconds(it.edges.lost_after)),
+    ("edges.returned_after", Looser::Less, |it| {
+        seconds(it.edges.returned_after)
+    }),
+    ("edges.lost_max", Looser::Either, |it| number(it.edges.lost_max)),
+    // A lost edge is named for longer.
+    ("edges.lost_after", Looser::More, |it| seconds(it.edges.lost_after)),
+    ("edges.returned_after", Looser::Less, |it| {
+        seconds(it.edges.returned_after)
+    }),
+    // With too little no lost edge is left out, with too much nearly all of them may be.
+    ("edges.lost_max", Looser::Either, |it| number(it.edges.lost_max)),
+    // And longer still in the caches of resolvers.
+    ("dns.ttl", Looser::More, |it| seconds(it.dns.ttl)),
+];
+
 impl DnsPolicy {
     /// The TTL in the whole seconds that DNS knows.
     pub fn ttl_s(&self) -> u32 {
@@ -308,6 +556,15 @@ impl Default for HealthPolicy {
             samples_min: 2,
             gateway_success_min: 0.95,
             gateway_ticks: 2,
+            // A third of two minutes. Two bad ticks with a good one between are a deploy that restarts twice; four are not.
+            gateway_window_bad: 4,
+            gateway_window_ticks: 12,
+            // Regions are sized so that a stack can be taken out for maintenance: half of two carries the region for as long.
+            // With less than half of them left, the peak finds no room.
+            capacity_min: 0.5,
+            // Five minutes for two of bad recognition: at night, when a probe of each vantage is all there is, 30 % of errors
+            // need that long to be told from chance.
+            window_factor: 2.5,
             asr_error_max: 0.10,
             asr_error_ticks: 12,
             asr_p99_max: Duration::from_secs(2),
@@ -418,6 +675,7 @@ impl Default for RolloutPolicy {
                 step(100, Duration::ZERO),
             ],
             sessions_min: 100,
+            window: Duration::from_secs(600),
             error_rate_max: 0.01,
             latency_increase_max: 0.5,
             underruns_per_session_max: 10.0,
@@ -453,62 +711,35 @@ impl Default for DnsPolicy {
 }
 
 impl Policy {
-    /// What another policy would allow that this one does not, one safety rule a line; none when it is as strict.
+    /// What another policy would loosen, one line each; none when it is as strict.
     pub fn loosened_by(&self, other: &Self) -> Vec<String> {
-        let grows =
-            |name: &str, from: u32, to: u32| (to > from).then(|| format!("{name} would go from {from} to {to}"));
-        let shrinks =
-            |name: &str, from: u32, to: u32| (to < from).then(|| format!("{name} would go from {from} to {to}"));
-        let (failover, health, safety) = (&self.failover, &self.health, &self.safety);
-        let numbers = [
-            shrinks("health.vantages_min", health.vantages_min, other.health.vantages_min),
-            grows(
-                "health.freshness_ticks",
-                health.freshness_ticks,
-                other.health.freshness_ticks,
-            ),
-            grows(
-                "failover.automatic_max",
-                failover.automatic_max,
-                other.failover.automatic_max,
-            ),
-            shrinks(
-                "safety.regions_serving_min",
-                safety.regions_serving_min,
-                other.safety.regions_serving_min,
-            ),
-            grows(
-                "edges.lost_max in percent",
-                (self.edges.lost_max * 100.0) as u32,
-                (other.edges.lost_max * 100.0) as u32,
-            ),
-            grows("damping.suppress", self.damping.suppress, other.damping.suppress),
-        ];
-        let mut loosened: Vec<String> = numbers.into_iter().flatten().collect();
-        if failover.correlated_hold && !other.failover.correlated_hold {
-            loosened.push("failover.correlated_hold would be turned off".to_owned());
+        let mut loosened = Vec::new();
+        for (name, looser, value) in FIELDS {
+            let (from, to) = (value(self), value(other));
+            let is_looser = match looser {
+                Looser::More => to > from,
+                Looser::Less => to < from,
+                Looser::Either => to != from,
+                Looser::Never => false,
+            };
+            if is_looser {
+                loosened.push(format!("{name} would go from {from} to {to}"));
+            }
         }
-        for what in safety
-            .two_person
-            .iter()
-            .filter(|it| !other.safety.two_person.contains(it))
-        {
-            loosened.push(format!("safety.two_person would lose {what}"));
+        for what in &self.safety.two_person {
+            if !other.safety.two_person.contains(what) {
+                loosened.push(format!("safety.two_person would lose {what}"));
+            }
         }
         for class in &self.data {
-            let (name, rpo) = (&class.class, class.rpo.as_secs());
-            match other.data.iter().find(|it| it.class == *name) {
-                None => loosened.push(format!(
+            let Some(after) = other.data.iter().find(|it| it.class == class.class) else {
+                let (name, rpo) = (&class.class, class.rpo.as_secs());
+                loosened.push(format!(
                     "data class {name} would be gone, and its RPO of {rpo} s with it"
-                )),
-                Some(after) if after.rpo > class.rpo => {
-                    loosened.push(format!(
-                        "the RPO of {name} would go from {rpo} to {} s",
-                        after.rpo.as_secs()
-                    ));
-                }
-                Some(_) => {}
-            }
+                ));
+                continue;
+            };
+            loosened.extend(class.loosened_by(after));
         }
         loosened
     }
@@ -533,27 +764,46 @@ fn read_policy(root: &mut Section<'_>) -> Policy {
     if let Some(mut section) = root.section("health") {
         let health = &mut policy.health;
         health.vantages_min = section.in_range("vantages_min", health.vantages_min, 2..=100);
-        health.samples_min = section.in_range("samples_min", health.samples_min, 1..=1_000_000);
-        health.gateway_success_min = section.in_range("gateway_success_min", health.gateway_success_min, 0.0..=1.0);
-        health.gateway_ticks = section.in_range("gateway_ticks", health.gateway_ticks, 1..=TICKS_MAX);
-        health.asr_error_max = section.in_range("asr_error_max", health.asr_error_max, 0.0..=1.0);
-        health.asr_error_ticks = section.in_range("asr_error_ticks", health.asr_error_ticks, 1..=TICKS_MAX);
-        health.asr_p99_max = section.duration("asr_p99_max", health.asr_p99_max);
-        health.asr_p99_ticks = section.in_range("asr_p99_ticks", health.asr_p99_ticks, 1..=TICKS_MAX);
-        health.edge_asr_p95_max = section.duration("edge_asr_p95_max", health.edge_asr_p95_max);
-        health.edge_asr_ticks = section.in_range("edge_asr_ticks", health.edge_asr_ticks, 1..=TICKS_MAX);
+        health.samples_min = section.in_range("samples_min", health.samples_min, 1..=1_000);
+        health.gateway_success_min = section.in_range("gateway_success_min", health.gateway_success_min, 0.5..=1.0);
+        health.gateway_ticks = section.in_range("gateway_ticks", health.gateway_ticks, 1..=FALL_TICKS_MAX);
+        health.gateway_window_bad =
+            section.in_range("gateway_window_bad", health.gateway_window_bad, 1..=FALL_TICKS_MAX);
+        health.gateway_window_ticks =
+            section.in_range("gateway_window_ticks", health.gateway_window_ticks, 1..=TICKS_MAX);
+        health.capacity_min = section.in_range("capacity_min", health.capacity_min, 0.01..=1.0);
+        health.window_factor = section.in_range("window_factor", health.window_factor, 1.0..=10.0);
+        health.asr_error_max = section.in_range("asr_error_max", health.asr_error_max, 0.0..=0.5);
+        health.asr_error_ticks = section.in_range("asr_error_ticks", health.asr_error_ticks, 1..=FALL_TICKS_MAX);
+        health.asr_p99_max = length(&mut section, "asr_p99_max", health.asr_p99_max, MS, LATENCY_MAX);
+        health.asr_p99_ticks = section.in_range("asr_p99_ticks", health.asr_p99_ticks, 1..=FALL_TICKS_MAX);
+        health.edge_asr_p95_max = length(
+            &mut section,
+            "edge_asr_p95_max",
+            health.edge_asr_p95_max,
+            MS,
+            LATENCY_MAX,
+        );
+        health.edge_asr_ticks = section.in_range("edge_asr_ticks", health.edge_asr_ticks, 1..=FALL_TICKS_MAX);
         health.edge_asr_recover_ticks =
             section.in_range("edge_asr_recover_ticks", health.edge_asr_recover_ticks, 1..=TICKS_MAX);
-        health.nlu_error_max = section.in_range("nlu_error_max", health.nlu_error_max, 0.0..=1.0);
-        health.nlu_error_ticks = section.in_range("nlu_error_ticks", health.nlu_error_ticks, 1..=TICKS_MAX);
+        health.nlu_error_max = section.in_range("nlu_error_max", health.nlu_error_max, 0.0..=0.95);
+        health.nlu_error_ticks = section.in_range("nlu_error_ticks", health.nlu_error_ticks, 1..=FALL_TICKS_MAX);
         health.nlu_recover_ticks = section.in_range("nlu_recover_ticks", health.nlu_recover_ticks, 1..=TICKS_MAX);
-        health.skills_error_max = section.in_range("skills_error_max", health.skills_error_max, 0.0..=1.0);
-        health.skills_error_ticks = section.in_range("skills_error_ticks", health.skills_error_ticks, 1..=TICKS_MAX);
+        health.skills_error_max = section.in_range("skills_error_max", health.skills_error_max, 0.0..=0.95);
+        health.skills_error_ticks =
+            section.in_range("skills_error_ticks", health.skills_error_ticks, 1..=FALL_TICKS_MAX);
         health.skills_recover_ticks =
             section.in_range("skills_recover_ticks", health.skills_recover_ticks, 1..=TICKS_MAX);
         health.recover_ticks = section.in_range("recover_ticks", health.recover_ticks, 1..=TICKS_MAX);
         health.freshness_ticks = section.in_range("freshness_ticks", health.freshness_ticks, 1..=FRESHNESS_TICKS_MAX);
-        health.blind_ticks = section.in_range("blind_ticks", health.blind_ticks, 1..=TICKS_MAX);
+        health.blind_ticks = section.in_range("blind_ticks", health.blind_ticks, 1..=FRESHNESS_TICKS_MAX);
+        if health.gateway_window_bad > health.gateway_window_ticks {
+            section.report_at(
+                "gateway_window_bad",
+                "a window of gateway_window_ticks has no more ticks than that",
+            );
+        }
         section.finish();
     }
     if let Some(mut section) = root.section("failover") {
@@ -561,10 +811,8 @@ fn read_policy(root: &mut Section<'_>) -> Policy {
         failover.automatic_max = section.in_range("automatic_max", failover.automatic_max, 0..=100);
         failover.correlated_hold = section.optional("correlated_hold", failover.correlated_hold);
         failover.correlated_ticks = section.in_range("correlated_ticks", failover.correlated_ticks, 1..=TICKS_MAX);
-        failover.reconnect_window = section.duration("reconnect_window", failover.reconnect_window);
-        if failover.reconnect_window.is_zero() {
-            section.report_at("reconnect_window", "devices need some time to come back");
-        }
+        let window = failover.reconnect_window;
+        failover.reconnect_window = length(&mut section, "reconnect_window", window, MS, 10 * MINUTE);
         failover.degrade_to_admit = section.optional("degrade_to_admit", failover.degrade_to_admit);
         section.finish();
     }
@@ -597,7 +845,7 @@ fn read_policy(root: &mut Section<'_>) -> Policy {
     }
     if let Some(mut section) = root.section("damping") {
         let damping = &mut policy.damping;
-        damping.per_move = section.in_range("per_move", damping.per_move, 0..=1_000_000);
+        damping.per_move = section.in_range("per_move", damping.per_move, 1..=1_000_000);
         damping.suppress = section.in_range("suppress", damping.suppress, 1..=1_000_000);
         damping.reuse = section.in_range("reuse", damping.reuse, 1..=1_000_000);
         damping.half_life = section.duration("half_life", damping.half_life);
@@ -609,16 +857,17 @@ fn read_policy(root: &mut Section<'_>) -> Policy {
     if let Some(mut section) = root.section("rollout") {
         let rollout = &mut policy.rollout;
         rollout.sessions_min = section.in_range("sessions_min", rollout.sessions_min, 1..=1_000_000);
-        rollout.error_rate_max = section.in_range("error_rate_max", rollout.error_rate_max, 0.0..=1.0);
+        rollout.window = length(&mut section, "window", rollout.window, MINUTE, 60 * MINUTE);
+        rollout.error_rate_max = section.in_range("error_rate_max", rollout.error_rate_max, 0.0..=0.5);
         rollout.latency_increase_max =
-            section.in_range("latency_increase_max", rollout.latency_increase_max, 0.0..=100.0);
+            section.in_range("latency_increase_max", rollout.latency_increase_max, 0.0..=10.0);
         rollout.underruns_per_session_max = section.in_range(
             "underruns_per_session_max",
             rollout.underruns_per_session_max,
-            0.0..=1e6,
+            0.0..=1_000.0,
         );
         rollout.gpu_memory_errors_max =
-            section.in_range("gpu_memory_errors_max", rollout.gpu_memory_errors_max, 0..=1_000_000);
+            section.in_range("gpu_memory_errors_max", rollout.gpu_memory_errors_max, 0..=100);
         let mut steps = Vec::new();
         for mut step in section.sections("step") {
             steps.push(RolloutStep {
@@ -677,7 +926,7 @@ fn read_policy(root: &mut Section<'_>) -> Policy {
         let edges = &mut policy.edges;
         edges.lost_after = section.duration("lost_after", edges.lost_after);
         edges.returned_after = section.duration("returned_after", edges.returned_after);
-        edges.lost_max = section.in_range("lost_max", edges.lost_max, 0.0..=1.0);
+        edges.lost_max = section.in_range("lost_max", edges.lost_max, 0.0..=0.9);
         if !(20..=3600).contains(&edges.lost_after.as_secs()) {
             section.report_at("lost_after", "it is 20 s (two reports) to 1 h");
         }
@@ -689,6 +938,27 @@ fn read_policy(root: &mut Section<'_>) -> Policy {
     policy
 }
 
+/// A length of time between two others, both included.
+fn length(section: &mut Section<'_>, key: &str, default: Duration, least: Duration, most: Duration) -> Duration {
+    let time = section.duration(key, default);
+    if !(least..=most).contains(&time) {
+        let text = format!(
+            "\"{key}\" is {} ms, allowed is {} ms to {} s",
+            time.as_millis(),
+            least.as_millis(),
+            most.as_secs()
+        );
+        section.report_at(key, &text);
+    }
+    time
+}
+
+const MS: Duration = Duration::from_millis(1);
+const MINUTE: Duration = Duration::from_secs(60);
+/// No caller waits longer for an answer, so a limit above it would never be passed.
+const LATENCY_MAX: Duration = Duration::from_secs(60);
+/// Longest run of bad ticks before a trigger fires, a quarter of an hour: with a longer one it is as good as off.
+const FALL_TICKS_MAX: u32 = 90;
 /// Longest run of ticks: an hour.
 pub const TICKS_MAX: u32 = 360;
 /// Most ticks on which reports may come late: they are held in memory per region, component and vantage.
@@ -723,13 +993,122 @@ mod tests {
         }
     }
 
+    /// Whoever adds a number says which change of it needs two people.
+    #[test]
+    fn every_number_has_a_direction() {
+        let policy = serde_json::to_value(Policy::default()).unwrap();
+        let mut missing = Vec::new();
+        let by_themselves = ["safety.two_person"];
+        for (section, fields) in policy.as_object().unwrap() {
+            let Some(fields) = fields.as_object() else {
+                assert_eq!(section, "data", "DataPolicy::loosened_by takes its fields apart");
+                continue;
+            };
+            for field in fields.keys() {
+                let name = format!("{section}.{field}");
+                let is_known =
+                    FIELDS.iter().any(|(known, ..)| *known == name) || by_themselves.contains(&name.as_str());
+                if !is_known {
+                    missing.push(name);
+                }
+            }
+        }
+        assert_eq!(missing, [""; 0]);
+    }
+
+    #[test]
+    fn nobody_loosens_anything_alone() {
+        let default = Policy::default();
+        let loosened = |text: &str| {
+            let problems = |it| panic!("{text}: {it}");
+            default.loosened_by(&Policy::parse("p", text).unwrap_or_else(problems))
+        };
+        let sets = |section: &str, line: &str| loosened(&format!("[{section}]\n{line}"));
+        for (section, line) in [
+            ("probe", "timeout = \"2500ms\""),
+            ("health", "vantages_min = 3"),
+            ("health", "samples_min = 1"),
+            ("health", "samples_min = 500"),
+            ("health", "gateway_success_min = 0.9"),
+            ("health", "gateway_ticks = 3"),
+            ("health", "asr_p99_max = \"3s\""),
+            ("health", "recover_ticks = 2"),
+            ("health", "blind_ticks = 4"),
+            ("failover", "automatic_max = 2"),
+            ("failover", "correlated_hold = false"),
+            ("failover", "correlated_ticks = 1"),
+            ("failover", "reconnect_window = \"11s\""),
+            ("drain", "steps = [50, 0]"),
+            ("drain", "step_hold = \"1s\""),
+            ("restore", "steps = [100]"),
+            ("restore", "step_hold = \"1s\""),
+            ("safety", "regions_serving_min = 1"),
+            ("safety", "automation = false"),
+            ("safety", "two_person = [\"override\"]"),
+            ("damping", "per_move = 1"),
+            ("damping", "suppress = 2001"),
+            ("damping", "reuse = 751"),
+            ("damping", "half_life = \"1m\""),
+            ("rollout", "window = \"20m\""),
+            ("rollout", "error_rate_max = 0.02"),
+            ("rollout", "sessions_min = 1000"),
+            ("rollout", "step = [{ percent = 100 }]"),
+            ("publish", "refusals_max = 0.9"),
+            ("publish", "hold = \"1s\""),
+            ("dns", "ttl = \"1h\""),
+        ] {
+            assert!(!sets(section, line).is_empty(), "{section}: {line}");
+        }
+        for (section, line) in [
+            ("health", "gateway_success_min = 0.99"),
+            ("failover", "correlated_ticks = 6"),
+            ("failover", "degrade_to_admit = false"),
+            ("restore", "steps = [1, 5, 25, 50, 75, 100]"),
+            ("damping", "suppress = 1999"),
+        ] {
+            assert_eq!(sets(section, line), [""; 0], "{section}: {line}");
+        }
+        let mut other = default.clone();
+        for class in &mut other.data {
+            class.replication = Replication::ActiveActive;
+        }
+        let said = default.loosened_by(&other);
+        let line = "the replication of profiles would go from Async to ActiveActive".to_owned();
+        assert!(said.contains(&line), "{said:?}");
+        let line = "damping.suppress would go from 2000 to 3000".to_owned();
+        assert_eq!(sets("damping", "suppress = 3000"), [line]);
+    }
+
+    /// A limit that nothing can pass is no limit, whoever agrees to it.
+    #[test]
+    fn no_number_turns_detection_off() {
+        for text in [
+            "[health]\ngateway_success_min = 0.0",
+            "[health]\nasr_error_max = 1.0",
+            "[health]\nnlu_error_max = 1.0",
+            "[health]\nskills_error_max = 1.0",
+            "[health]\nasr_p99_max = \"1h\"",
+            "[health]\nblind_ticks = 360",
+            "[health]\nsamples_min = 1000000",
+            "[failover]\nreconnect_window = \"3650d\"",
+            "[failover]\nreconnect_window = \"0s\"",
+            "[damping]\nper_move = 0",
+            "[rollout]\nerror_rate_max = 1.0",
+            "[rollout]\nwindow = \"3d\"",
+            "[publish]\nrefusals_max = 1.0",
+            "[publish]\nrefusals_max = 0.1",
+        ] {
+            assert!(Policy::parse("p", text).is_err(), "{text}");
+        }
+    }
+
     #[test]
     fn numbers_out_of_range_are_all_reported() {
         let text = "[health]\ngateway_success_min = 1.5\ngateway_ticks = 0\n[restore]\nsteps = [5, 1]\n[dns]\nttl = \"0s\"\n[probe]\ntimeout = \"9s\"\n[failover]\nmax = 1";
         let problems = Policy::parse("p.toml", text).unwrap_err().to_string();
         for complaint in [
-            "p.toml:2: health: \"gateway_success_min\" is 1.5, allowed is 0 to 1",
-            "p.toml:3: health: \"gateway_ticks\" is 0, allowed is 1 to 360",
+            "p.toml:2: health: \"gateway_success_min\" is 1.5, allowed is 0.5 to 1",
+            "p.toml:3: health: \"gateway_ticks\" is 0, allowed is 1 to 90",
             "p.toml:5: restore: steps must rise",
             "p.toml:7: dns: the ttl lies in 1 s to 1 h",
             "p.toml:8: probe: offset + timeout",

@@ -294,7 +294,47 @@ fn cross_checks(topology: &Topology) -> Vec<String> {
     if topology.edges.is_empty() {
         problems.push("there is no edge; add [[edge]]".to_owned());
     }
+    problems.extend(shared_names(topology));
+    problems.extend(shared_stacks(topology));
     problems
+}
+
+/// Reports, acknowledgements and commands name nodes and regions alike, so one name is one thing.
+fn shared_names(topology: &Topology) -> Vec<String> {
+    let regions = topology.regions.keys().map(|id| (id.as_str(), "a region"));
+    let edges = topology.edges.keys().map(|id| (id.as_str(), "an edge"));
+    let name_servers = topology.name_servers.keys().map(|id| (id.as_str(), "a name server"));
+    let mut known: BTreeMap<&str, &str> = BTreeMap::new();
+    let names = regions.chain(edges).chain(name_servers);
+    let shared = names.filter_map(|(name, kind)| {
+        let before = known.insert(name, kind)?;
+        Some(format!(
+            "\"{name}\" is {before} and {kind}; give each a name of its own"
+        ))
+    });
+    shared.collect()
+}
+
+/// Sessions that leave a region for another one with the same stack go nowhere.
+fn shared_stacks(topology: &Topology) -> Vec<String> {
+    let mut known: BTreeMap<SocketAddr, &RegionId> = BTreeMap::new();
+    let mut shared = Vec::new();
+    for region in topology.regions.values() {
+        for stack in &region.stacks {
+            match known.insert(stack.address, &region.id) {
+                Some(before) if *before == region.id => shared.push(format!(
+                    "stack {} is named twice in {before}; name it once",
+                    stack.address
+                )),
+                Some(before) => shared.push(format!(
+                    "stack {} is in {before} and in {}; each stack is in one region",
+                    stack.address, region.id
+                )),
+                None => {}
+            }
+        }
+    }
+    shared
 }
 
 fn backup_problems(regions: &BTreeMap<RegionId, Region>, id: &RegionId) -> Vec<String> {
@@ -384,6 +424,25 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(text.contains("no primary region") && text.contains("no edge"), "{text}");
+    }
+
+    #[test]
+    fn one_name_is_one_thing_and_one_stack_is_in_one_region() {
+        let stack = SMALL.replace("127.0.0.1:9002", "127.0.0.1:9001");
+        let text = Topology::parse("t", &stack).unwrap_err().to_string();
+        assert!(
+            text.contains("stack 127.0.0.1:9001 is in us-east and in us-west"),
+            "{text}"
+        );
+        let twice = SMALL.replace("[\"127.0.0.1:9001\"]", "[\"127.0.0.1:9001\", \"127.0.0.1:9001\"]");
+        let text = Topology::parse("t", &twice).unwrap_err().to_string();
+        assert!(
+            text.contains("stack 127.0.0.1:9001 is named twice in us-east"),
+            "{text}"
+        );
+        let server = format!("{SMALL}\n[[name-server]]\nid = \"us-west\"\naddress = \"127.0.0.1\"\n");
+        let text = Topology::parse("t", &server).unwrap_err().to_string();
+        assert!(text.contains("\"us-west\" is a region and a name server"), "{text}");
     }
 
     #[test]

@@ -4,7 +4,10 @@
 //!
 //! ```text
 //! region us-west sessions 100 connects 10/s asr 50      what it has room for
+//! region us-east stacks 2                               how many stacks it has, all alike
+//! traffic us-east 98 turns at edge-iad                  real traffic in each tick, beside the probes
 //! rollout holds 3m 5m 7m                                instead of days
+//! rollout versions v2 v3                                each region has a stack of each
 //! ```
 //!
 //! Then what happens, in the order of time:
@@ -12,7 +15,9 @@
 //! ```text
 //! at 35s  us-east dies                      nobody can connect to it
 //! at 35s  us-east is unreachable from edge-iad
-//! at 35s  us-east asr fails 20 %            or gateway, nlu, tts, skills, session-store; in steps of 5 %
+//! at 35s  stack 2 of us-east dies           of several; `recovers` ends it
+//! at 35s  us-east asr fails 20 %            or gateway, nlu, tts, skills, session-store; exactly where there is traffic, else by
+//!                                           the luck of two probes of the gateway and one of the others in each tick
 //! at 35s  us-east asr takes 700 ms
 //! at 35s  us-east recovers                  from everything above
 //! at 35s  us-east flaps every 30s for 10m   dies for 30 s, is well for 30 s, and so on; well at the end
@@ -54,10 +59,10 @@
 //! end 5m
 //! ```
 
-use std::time::Duration;
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use topology::{
-    Component, EdgeId, IdError, IntentKind, NodeId, Policy, RegionId, Rule, Topology, document::Span,
+    Component, EdgeId, IdError, IntentKind, NodeId, Policy, RegionId, Rule, Stack, Topology, document::Span,
     policy::RolloutStep,
 };
 
@@ -66,6 +71,10 @@ use crate::expect::Expectation;
 /// Longest scenario: every tick of it is played.
 const END_MAX: Duration = Duration::from_secs(30 * 86_400);
 
+/// Most stacks of a region: each is probed by each vantage in each tick.
+const STACKS_MAX: u32 = 50;
+/// Most turns of real traffic of an edge and a region in a tick.
+const TURNS_MAX: u32 = 10_000;
 /// Most times one line of flapping may die.
 const FLAPS_MAX: u32 = 1000;
 
@@ -89,6 +98,10 @@ pub struct Head {
     pub sizes: Vec<(usize, RegionId, Vec<Size>)>,
     /// How long the steps of a rollout are held.
     pub rollout_holds: Option<Vec<Duration>>,
+    /// Turns of real traffic in each tick, by edge and region.
+    pub traffic: BTreeMap<(NodeId, RegionId), u32>,
+    /// Versions of which each region has a stack, beside those in service.
+    pub versions: Vec<String>,
 }
 
 /// What a region has room for.
@@ -100,6 +113,8 @@ pub enum Size {
     Connects(u32),
     /// Sessions that one component can serve.
     Of(Component, u32),
+    /// Stacks.
+    Stacks(u32),
 }
 
 /// One line of the script.
@@ -120,6 +135,10 @@ pub struct Line {
 pub enum Event {
     /// Nobody can connect to the region.
     Dies(RegionId),
+    /// Nobody can connect to one of its stacks, by number from 1.
+    StackDies(RegionId, usize),
+    /// That stack is well again.
+    StackRecovers(RegionId, usize),
     /// One vantage cannot connect to the region.
     Unreachable(RegionId, NodeId),
     /// This percentage of what a component is asked fails.
@@ -236,9 +255,18 @@ impl Scenario {
                     let name = name.parse().map_err(|error: IdError| bad(error.to_string()))?;
                     head.sizes.push((number, name, parse_sizes(sizes).map_err(bad)?));
                 }
+                ["traffic", name, turns, "turns", "at", edge] => {
+                    let region = name.parse().map_err(|error: IdError| bad(error.to_string()))?;
+                    let edge = NodeId::new(edge).map_err(|error| bad(error.to_string()))?;
+                    let turns = number_up_to(turns, TURNS_MAX).map_err(bad)?;
+                    head.traffic.insert((edge, region), turns);
+                }
                 ["rollout", "holds", times @ ..] if !times.is_empty() => {
                     let times: Result<_, _> = times.iter().map(|text| time(text)).collect();
                     head.rollout_holds = Some(times?);
+                }
+                ["rollout", "versions", names @ ..] if !names.is_empty() => {
+                    head.versions.extend(names.iter().map(|name| (*name).to_owned()));
                 }
                 ["expect", expected @ ..] => {
                     expectations.push(Expectation::parse(number, expected).map_err(bad)?);
@@ -261,7 +289,8 @@ impl Scenario {
                 }
                 _ => {
                     return Err(bad(
-                        "a line begins with \"at TIME\", \"end TIME\", \"expect\", \"region NAME\" or \"rollout holds\""
+                        "a line begins with \"at TIME\", \"end TIME\", \"expect\", \"region NAME\", \"traffic REGION\", \
+                         \"rollout holds\" or \"rollout versions\""
                             .into(),
                     ));
                 }
@@ -292,7 +321,34 @@ impl Scenario {
                     Size::Sessions(sessions) => region.sessions_max = sessions,
                     Size::Connects(per_second) => region.connects_per_s_max = Some(per_second),
                     Size::Of(component, sessions) => drop(region.capacity.insert(component, sessions)),
+                    Size::Stacks(stacks) => {
+                        let Some(first) = region.stacks.first().cloned() else {
+                            continue;
+                        };
+                        // Ports far apart, so that no two regions share one.
+                        let port = |number: u32| first.address.port().wrapping_add(number as u16 * 100);
+                        let stack = |number| SocketAddr::new(first.address.ip(), port(number)).into();
+                        region.stacks = (0..stacks).map(stack).collect();
+                    }
                 }
+            }
+        }
+        for (edge, region) in self.head.traffic.keys() {
+            let is_edge = topology.edges.keys().any(|it| it.as_str() == edge.as_str());
+            if !is_edge || !topology.regions.contains_key(region) {
+                let problem = format!("there is no edge {edge} or no region {region}");
+                return Err(BadScenario { line: 1, problem });
+            }
+        }
+        let ports = 20_000_u16..;
+        let mut addresses = ports.map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+        for version in &self.head.versions {
+            for (region, address) in topology.regions.values_mut().zip(&mut addresses) {
+                let stack = Stack::of_version(address, version).map_err(|error| BadScenario {
+                    line: 1,
+                    problem: error.to_string(),
+                })?;
+                region.stacks.push(stack);
             }
         }
         if let Some(holds) = &self.head.rollout_holds {
@@ -366,12 +422,21 @@ fn parse_sizes(words: &[&str]) -> Result<Vec<Size>, String> {
         let (what, text) = (pair[0], pair[1]);
         Ok(match (what, Component::parse(what)) {
             ("sessions", _) => Size::Sessions(number(text)?),
+            ("stacks", _) => Size::Stacks(number_up_to(text, STACKS_MAX)?),
             ("connects", _) => Size::Connects(number(text.trim_end_matches("/s"))?),
             (_, Some(component)) => Size::Of(component, number(text)?),
             _ => return Err(format!("\"{what}\" is nothing a region has room for")),
         })
     };
     words.chunks(2).map(size).collect()
+}
+
+/// A whole number from 1 to so many.
+fn number_up_to(text: &str, max: u32) -> Result<u32, String> {
+    let number = number(text)?;
+    let fits = (1..=max).contains(&number);
+    fits.then_some(number)
+        .ok_or_else(|| format!("{text} is not 1 to {max}"))
 }
 
 fn number(text: &str) -> Result<u32, String> {
@@ -383,6 +448,8 @@ fn parse_event(words: &[&str]) -> Result<Event, String> {
     let vantage = |name: &str| NodeId::new(name).map_err(|error: IdError| error.to_string());
     Ok(match words {
         [name, "dies"] => Event::Dies(region(name)?),
+        ["stack", stack, "of", name, "dies"] => Event::StackDies(region(name)?, number(stack)? as usize),
+        ["stack", stack, "of", name, "recovers"] => Event::StackRecovers(region(name)?, number(stack)? as usize),
         [name, "is", "unreachable", "from", node] => Event::Unreachable(region(name)?, vantage(node)?),
         [name, component, "fails", percent, "%"] => {
             let component = Component::parse(component).ok_or_else(|| format!("\"{component}\" is no component"))?;
@@ -559,6 +626,14 @@ impl Event {
         match self {
             Self::Dies(id) | Self::Fails(id, ..) | Self::AsrTakes(id, _) | Self::Recovers(id) | Self::Flaps(id, ..) => {
                 region(id)
+            }
+            Self::StackDies(id, stack) | Self::StackRecovers(id, stack) => {
+                region(id)?;
+                let stacks = topology.regions.get(id).map_or(0, |it| it.stacks.len());
+                let known = (1..=stacks).contains(stack);
+                known
+                    .then_some(())
+                    .ok_or_else(|| format!("{id} has {stacks} stacks, and no stack {stack}"))
             }
             Self::Unreachable(id, by) | Self::Lies(by, id) => region(id).and(vantage(by)),
             Self::Silent(by) | Self::Speaks(by) | Self::Honest(by) | Self::ClockJumps(by, _) => vantage(by),

@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
     time::Duration,
 };
 
@@ -20,8 +21,9 @@ use crate::{
     scenario::{Ask, Event, Line, Seen, Wanted, classes, control_plane, nodes, vantages},
 };
 
-/// Attempts each vantage makes per component and tick; twenty make percentages of failures exact to 5 %.
-const ATTEMPTS: u32 = 20;
+/// Attempts at the gateway that a vantage makes of each stack in a tick, as the product does: its health page is asked for, and
+/// a spoken probe opens a session. Every other component is asked once, by that spoken probe.
+const GATEWAY_ATTEMPTS: u32 = 2;
 /// How long a component takes when all is well: less than any limit of the policy.
 const WELL_MS: f64 = 40.0;
 /// The simulated wall clock starts here: a midnight, so that its time of day is the time since the start.
@@ -38,6 +40,7 @@ const DECISIONS_MAX: usize = 6;
 #[derive(Debug, Clone, Default)]
 struct Condition {
     dead: bool,
+    dead_stacks: BTreeSet<SocketAddr>,
     unreachable_from: BTreeSet<NodeId>,
     fails_percent: BTreeMap<Component, u32>,
     asr_takes: Option<Duration>,
@@ -67,6 +70,8 @@ pub(crate) struct World {
     /// How far clocks are ahead of that, in milliseconds: of the control plane and of edges, where they are wrong.
     ahead_ms: BTreeMap<NodeId, i64>,
     conditions: BTreeMap<RegionId, Condition>,
+    /// Turns of real traffic in a tick, by edge and region.
+    traffic: BTreeMap<(NodeId, RegionId), u32>,
     silent: BTreeSet<NodeId>,
     lies: BTreeSet<(NodeId, RegionId)>,
     lags: BTreeMap<(RegionId, String), Duration>,
@@ -97,6 +102,7 @@ pub(crate) fn play_until(
 ) -> Result<World, BadScenario> {
     let (topology, policy) = scenario.world(topology, policy)?;
     let mut world = World::new(topology, policy);
+    world.traffic.clone_from(&scenario.head.traffic);
     world.decide();
     let mut events = scenario.events.iter().peekable();
     while world.elapsed < end {
@@ -118,6 +124,7 @@ impl World {
             elapsed: Duration::ZERO,
             ahead_ms: BTreeMap::new(),
             conditions: BTreeMap::new(),
+            traffic: BTreeMap::new(),
             silent: BTreeSet::new(),
             lies: BTreeSet::new(),
             lags: BTreeMap::new(),
@@ -203,7 +210,7 @@ impl World {
             return;
         }
         let regions = self.input.topology.regions.keys();
-        let observations = regions.flat_map(|region| self.see(vantage, region)).collect();
+        let observations = regions.flat_map(|region| self.see(vantage, region, tick)).collect();
         let report = TickReport::new(vantage.clone(), tick, observations);
         let ahead_ms = self.clock_of(vantage).0 as i64 - self.now().0 as i64;
         self.clocks.note(vantage, ahead_ms);
@@ -226,26 +233,92 @@ impl World {
         planned.chain(self.input.memory.before()).collect()
     }
 
-    fn see(&self, vantage: &NodeId, region: &RegionId) -> Vec<Observation> {
+    /// What a vantage sees of a region in a tick: its probes of each stack that gets sessions, and its real traffic.
+    fn see(&self, vantage: &NodeId, region: &RegionId, tick: Tick) -> Vec<Observation> {
         let healthy = Condition::default();
         let condition = self.conditions.get(region).unwrap_or(&healthy);
         let lies = self.lies.contains(&(vantage.clone(), region.clone()));
-        if (condition.dead || condition.unreachable_from.contains(vantage)) != lies {
-            let mut gateway = Observation::new(region.clone(), Component::Gateway, Source::Probe);
-            (0..ATTEMPTS).for_each(|_| gateway.fail("connection refused"));
-            return vec![gateway];
-        }
-        let see = |component: Component| {
-            let mut seen = Observation::new(region.clone(), component, Source::Probe);
-            let percent = condition.fails_percent.get(&component).copied().unwrap_or_default();
-            let failed = ATTEMPTS * percent.min(100) / 100;
+        let is_dead = (condition.dead || condition.unreachable_from.contains(vantage)) != lies;
+        let turns = self.traffic.get(&(vantage.clone(), region.clone())).copied();
+        let stacks = self.stacks_of(region);
+        let is_up = |stack: &&SocketAddr| !is_dead && !condition.dead_stacks.contains(*stack);
+        let up = stacks.iter().filter(is_up).count() as u32;
+
+        let mut seen = Vec::new();
+        for component in Component::ALL {
+            let percent = condition
+                .fails_percent
+                .get(&component)
+                .copied()
+                .unwrap_or_default()
+                .min(100);
             let takes = condition.asr_takes.filter(|_| component == Component::Asr);
             let latency_ms = takes.map_or(WELL_MS, |time| time.as_secs_f64() * 1000.0);
-            (0..failed).for_each(|_| seen.fail("it said no"));
-            (failed..ATTEMPTS).for_each(|_| seen.succeed(latency_ms));
-            seen
+            let new = |source, stack| Observation {
+                stack,
+                ..Observation::new(region.clone(), component, source)
+            };
+            let attempts = |stacks: u32| match component {
+                Component::Gateway => stacks * GATEWAY_ATTEMPTS,
+                _ => stacks,
+            };
+            // With real traffic percentages are exact, over all that the vantage tries; a few probes alone have their luck.
+            let all = attempts(up) + turns.unwrap_or_default();
+            let mut failures = all * percent / 100;
+            if let Some(turns) = turns.filter(|_| component == Component::Gateway || up > 0) {
+                let mut traffic = new(Source::Traffic, None);
+                let failed = if up == 0 { turns } else { failures.min(turns) };
+                (0..failed).for_each(|_| traffic.fail("it said no"));
+                (failed..turns).for_each(|_| traffic.succeed(latency_ms));
+                failures -= failed.min(failures);
+                seen.push(traffic);
+            }
+            let mut probe = |observation: &mut Observation, attempt: u32| {
+                let fails = match turns {
+                    Some(_) if failures > 0 => {
+                        failures -= 1;
+                        true
+                    }
+                    Some(_) => false,
+                    None => luck(vantage, region, component, tick, attempt) < percent,
+                };
+                if fails {
+                    observation.fail("it said no");
+                } else {
+                    observation.succeed(latency_ms);
+                }
+            };
+            if component != Component::Gateway {
+                let mut probes = new(Source::Probe, None);
+                (0..attempts(up)).for_each(|attempt| probe(&mut probes, attempt));
+                seen.push(probes);
+                continue;
+            }
+            for (number, stack) in stacks.iter().enumerate() {
+                let mut probes = new(Source::Probe, Some(*stack));
+                for attempt in 0..GATEWAY_ATTEMPTS {
+                    if is_up(&stack) {
+                        probe(&mut probes, number as u32 * GATEWAY_ATTEMPTS + attempt);
+                    } else {
+                        probes.fail("connection refused");
+                    }
+                }
+                seen.push(probes);
+            }
+        }
+        seen
+    }
+
+    /// The stacks of a region that sessions are sent to by the plan in force.
+    fn stacks_of(&self, region: &RegionId) -> Vec<SocketAddr> {
+        let Some(region) = self.input.topology.regions.get(region) else {
+            return Vec::new();
         };
-        Component::ALL.into_iter().map(see).collect()
+        let stacks = match &self.input.current {
+            Some(plan) => plan.stacks_with_sessions(region),
+            None => region.stacks.iter().collect(),
+        };
+        stacks.into_iter().map(|stack| stack.address).collect()
     }
 
     /// What is measured besides health, each tick. Lags are measured where the data is written: a dead region measures none.
@@ -268,6 +341,18 @@ impl World {
         };
         match &line.event {
             Event::Dies(region) => condition(region, &|it| it.dead = true),
+            Event::StackDies(region, stack) => {
+                let stack = stack_of(&self.input.topology, region, *stack);
+                condition(region, &|it| {
+                    it.dead_stacks.insert(stack);
+                });
+            }
+            Event::StackRecovers(region, stack) => {
+                let stack = stack_of(&self.input.topology, region, *stack);
+                condition(region, &|it| {
+                    it.dead_stacks.remove(&stack);
+                });
+            }
             Event::Unreachable(region, vantage) => {
                 condition(region, &|it| {
                     it.unreachable_from.insert(vantage.clone());
@@ -521,8 +606,33 @@ impl Version {
             old_p95_ms: Some(OLD_P95_MS),
             underruns: u64::from(self.underruns) * u64::from(self.sessions),
             gpu_memory_errors: u64::from(self.gpu_memory_errors),
+            recent: None,
         }
     }
+}
+
+/// The address of a stack of a region by its number, from 1.
+fn stack_of(topology: &Topology, region: &RegionId, number: usize) -> SocketAddr {
+    let stacks = topology.regions.get(region).map(|it| &it.stacks);
+    let stack = stacks.and_then(|stacks| stacks.get(number.checked_sub(1)?));
+    stack
+        .expect("the scenario was checked to speak of stacks that exist")
+        .address
+}
+
+/// What one attempt draws, 0..100: the same on every run, and of each attempt its own (FNV-1a, then splitmix64).
+fn luck(vantage: &NodeId, region: &RegionId, component: Component, tick: Tick, attempt: u32) -> u32 {
+    let names = [vantage.as_str(), region.as_str(), component.as_str()];
+    let mut z = names
+        .iter()
+        .flat_map(|name| name.bytes())
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+    z ^= tick.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (u64::from(attempt) << 32);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    ((z ^ (z >> 31)) % 100) as u32
 }
 
 /// The same fact again. The text of a hold-down counts its penalty down.

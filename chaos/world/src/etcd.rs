@@ -6,7 +6,7 @@
 use std::{
     fs::File,
     io::{Read as _, Seek as _, SeekFrom},
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
     os::{
         fd::{AsFd as _, OwnedFd},
         unix::process::CommandExt as _,
@@ -25,6 +25,8 @@ use tokio::{
     net::TcpStream,
 };
 
+use crate::network::Network;
+
 // etcd's own; like those of a world they are below the ephemeral ports, which somebody's connection may take.
 const CLIENT_PORT: u16 = 2379;
 const PEER_PORT: u16 = 2380;
@@ -33,7 +35,7 @@ const ATTEMPTS_MAX: u16 = 16;
 /// Where the addresses of a cluster are kept.
 const ADDRESSES_FILE: &str = "etcd.json";
 /// How often a member is asked whether it is ready.
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
+pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// A member that needs longer to say whether it is healthy is not.
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 /// Longest wait for a process to take SIGSTOP: many turns of a busy scheduler.
@@ -140,6 +142,19 @@ pub enum EtcdError {
     /// The member was started already.
     #[error("{0} was started already; kill it first")]
     Running(String),
+    /// The member runs, and etcd takes no writes before more members do.
+    #[error(
+        "{name} runs and takes no writes yet: {} of the {members} members must run (now {running}); restart another one",
+        majority(*members)
+    )]
+    NoQuorum {
+        /// Which.
+        name: String,
+        /// Members that run, this one included.
+        running: usize,
+        /// All members.
+        members: usize,
+    },
 }
 
 fn failed(action: impl Into<String>, source: impl Into<std::io::Error>) -> EtcdError {
@@ -158,19 +173,15 @@ struct Addresses {
 
 impl Addresses {
     /// Those of a random network in which all are free.
-    fn choose(size: Size) -> Result<Vec<Self>, EtcdError> {
+    fn choose(size: Size) -> Result<(Vec<Self>, Network), EtcdError> {
         let mut attempt = 0;
         loop {
-            let mut random = [0; 2];
-            File::open("/dev/urandom")
-                .and_then(|mut source| source.read_exact(&mut random))
-                .map_err(|error| failed("read /dev/urandom", error))?;
-            let [x, y] = random;
-            // 127.0 and 127.1 belong to people.
+            let network = Network::claim_any().map_err(|error| failed("claim a loopback network", error))?;
+            let [a, b, c] = network.prefix();
             let members = 1..=if size == Size::One { 1 } else { 3 };
             let all: Vec<Self> = members
                 .map(|host| {
-                    let ip = Ipv4Addr::new(127, 2 + x % 253, y, host);
+                    let ip = Ipv4Addr::new(a, b, c, host);
                     let (client, peer) = (CLIENT_PORT + 2 * attempt, PEER_PORT + 2 * attempt);
                     Self {
                         client: (ip, client).into(),
@@ -181,7 +192,7 @@ impl Addresses {
             let mut sockets = all.iter().flat_map(|member| [member.client, member.peer]);
             attempt += 1;
             match sockets.try_for_each(|address| TcpListener::bind(address).map(drop)) {
-                Ok(()) => return Ok(all),
+                Ok(()) => return Ok((all, network)),
                 Err(_) if attempt < ATTEMPTS_MAX => {}
                 Err(error) => return Err(failed("find free loopback addresses", error)),
             }
@@ -215,6 +226,8 @@ pub struct EtcdCluster {
     addresses: Vec<Addresses>,
     running: Vec<Option<Running>>,
     spawner: Spawner,
+    /// Where the addresses are.
+    _network: Network,
 }
 
 #[derive(Debug)]
@@ -232,7 +245,7 @@ impl EtcdCluster {
         std::fs::create_dir_all(&settings.state_dir)
             .map_err(|error| failed(format!("make {}", settings.state_dir.display()), error))?;
         let file = settings.state_dir.join(ADDRESSES_FILE);
-        let known = match std::fs::read(&file) {
+        let known: Option<Vec<Addresses>> = match std::fs::read(&file) {
             Ok(bytes) => Some(
                 serde_json::from_slice(&bytes).map_err(|error| failed(format!("read {}", file.display()), error))?,
             ),
@@ -242,7 +255,10 @@ impl EtcdCluster {
         let mut attempt = 1;
         loop {
             let is_new = known.is_none();
-            let addresses = known.clone().map_or_else(|| Addresses::choose(settings.size), Ok)?;
+            let (addresses, network) = match &known {
+                Some(addresses) => (addresses.clone(), claim_again(addresses)?),
+                None => Addresses::choose(settings.size)?,
+            };
             let mut cluster = Self {
                 running: addresses.iter().map(|_| None).collect(),
                 settings: settings.clone(),
@@ -250,6 +266,7 @@ impl EtcdCluster {
                 guard: guard.clone(),
                 addresses,
                 spawner: Spawner::start()?,
+                _network: network,
             };
             match cluster.start_all().await {
                 // Somebody took an address between our look and etcd's.
@@ -339,34 +356,52 @@ impl EtcdCluster {
     }
 
     async fn member_healthy(&mut self, index: usize, began: Instant) -> Result<(), EtcdError> {
-        let member = self.members().swap_remove(index);
-        loop {
-            let Some(running) = &mut self.running[index] else {
-                return Ok(());
-            };
-            if let Ok(Some(status)) = running.child.try_wait() {
-                self.running[index] = None;
-                return Err(EtcdError::Died {
-                    name: member.name,
-                    status,
-                    last_words: last_words(&member.log),
-                    log: member.log,
-                });
-            }
-            let reply = ask(self.addresses[index].client, "GET /health", "").await;
-            if reply.is_ok_and(|reply| reply.contains(r#""health":"true""#)) {
-                return Ok(());
-            }
-            if began.elapsed() > self.settings.patience {
-                return Err(EtcdError::NotHealthy {
-                    name: member.name,
-                    waited: began.elapsed(),
-                    last_words: last_words(&member.log),
-                    log: member.log,
-                });
-            }
+        while self.running[index].is_some() && !self.is_healthy(index, began).await? {
             tokio::time::sleep(LOOK_AGAIN).await;
         }
+        Ok(())
+    }
+
+    /// Whether a member that runs says that the cluster takes its writes. Fails when the member ended, and when it was waited
+    /// for too long since `began`.
+    pub(crate) async fn is_healthy(&mut self, index: usize, began: Instant) -> Result<bool, EtcdError> {
+        let member = self.members().swap_remove(index);
+        if let Ok(Some(status)) = self.running_mut(index)?.child.try_wait() {
+            self.running[index] = None;
+            return Err(EtcdError::Died {
+                name: member.name,
+                status,
+                last_words: last_words(&member.log),
+                log: member.log,
+            });
+        }
+        let reply = ask(self.addresses[index].client, "GET /health", "").await;
+        if reply.is_ok_and(|reply| reply.contains(r#""health":"true""#)) {
+            return Ok(true);
+        }
+        if began.elapsed() > self.settings.patience {
+            return Err(EtcdError::NotHealthy {
+                name: member.name,
+                waited: began.elapsed(),
+                last_words: last_words(&member.log),
+                log: member.log,
+            });
+        }
+        Ok(false)
+    }
+
+    /// Fails when too few members run for any of them to take writes. A frozen one does not count.
+    pub(crate) fn has_quorum(&self, index: usize) -> Result<(), EtcdError> {
+        let (members, running) = (self.running.len(), self.running.iter().flatten());
+        let running = running.filter(|running| !running.frozen).count();
+        if running >= majority(members) {
+            return Ok(());
+        }
+        Err(EtcdError::NoQuorum {
+            name: name(index),
+            running,
+            members,
+        })
     }
 
     /// SIGKILL, and waits until it is gone.
@@ -555,6 +590,21 @@ impl Drop for Spawner {
             let _ = thread.join();
         }
     }
+}
+
+/// The network of addresses from before a restart.
+fn claim_again(addresses: &[Addresses]) -> Result<Network, EtcdError> {
+    let prefix = match addresses.first().map(|member| member.client.ip()) {
+        Some(IpAddr::V4(ip)) => ip.octets(),
+        Some(IpAddr::V6(_)) | None => Ipv4Addr::LOCALHOST.octets(),
+    };
+    let [a, b, c, _] = prefix;
+    Network::claim([a, b, c]).map_err(|error| failed(format!("claim the network {a}.{b}.{c}.0/24 again"), error))
+}
+
+/// How many of so many members must run.
+fn majority(members: usize) -> usize {
+    members / 2 + 1
 }
 
 fn name(index: usize) -> String {

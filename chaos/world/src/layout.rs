@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeMap,
     fmt::Write as _,
-    io::Read as _,
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
     os::unix::fs::DirBuilderExt as _,
     path::Path,
@@ -11,7 +10,10 @@ use std::{
 
 use topology::{Location, RegionId, Role, Topology};
 
-use crate::{Engine, Settings, StoreKind};
+use crate::{
+    Engine, Settings, StoreKind,
+    network::{Network, random_bytes},
+};
 
 /// Name of a control plane that is alone; several are numbered, see [`control_planes`].
 pub const CONTROL_PLANE: &str = "control-plane";
@@ -102,16 +104,20 @@ fn numbered(name: &str) -> Vec<String> {
 }
 
 impl Layout {
-    /// Takes a random network below 127.0.0.0/8 in which every address is free.
-    pub fn choose(store: StoreKind) -> Result<Self, NoAddresses> {
+    /// Takes a random network below 127.0.0.0/8 in which every address is free. They are the layout's as long as the network is
+    /// held.
+    pub(crate) fn choose(store: StoreKind) -> Result<(Self, Network), NoAddresses> {
         let mut attempt = 0;
         loop {
-            let [x, y] = random_bytes();
-            // 127.0 and 127.1 belong to people; ports move on with the attempts in case one is taken on all addresses.
-            let layout = Self::at([127, 2 + x % 253, y], attempt, store);
+            let network = Network::claim_any().map_err(|source| NoAddresses {
+                address: "the whole loopback network".to_owned(),
+                source,
+            })?;
+            // Ports move on with the attempts in case one is taken on all addresses.
+            let layout = Self::at(network.prefix(), attempt, store);
             attempt += 1;
             match layout.first_taken() {
-                None => return Ok(layout),
+                None => return Ok((layout, network)),
                 Some(_) if attempt < ATTEMPTS_MAX => {}
                 Some((address, source)) => return Err(NoAddresses { address, source }),
             }
@@ -385,14 +391,6 @@ fn quoted(text: &str) -> String {
     quoted
 }
 
-fn random_bytes<const N: usize>() -> [u8; N] {
-    let mut bytes = [0; N];
-    std::fs::File::open("/dev/urandom")
-        .and_then(|mut source| source.read_exact(&mut bytes))
-        .expect("Linux, the one system a world runs on, has /dev/urandom");
-    bytes
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -426,7 +424,7 @@ mod tests {
 
     #[test]
     fn a_taken_address_is_noticed() {
-        let layout = Layout::choose(StoreKind::Embedded).unwrap();
+        let (layout, _network) = Layout::choose(StoreKind::Embedded).unwrap();
         let control_plane = layout.control_planes[CONTROL_PLANE];
         let _taken = TcpListener::bind(control_plane).unwrap();
         assert_eq!(layout.first_taken().unwrap().0, format!("{control_plane}/tcp"));

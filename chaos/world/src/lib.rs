@@ -12,6 +12,7 @@ pub mod record;
 pub mod settings;
 
 mod members;
+mod network;
 mod ready;
 mod start;
 

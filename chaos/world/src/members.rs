@@ -17,7 +17,7 @@ use tokio::sync::{Mutex, broadcast};
 
 use crate::{
     Death, EtcdCluster, EtcdSettings, Settings,
-    etcd::{Durability, EtcdError, Member, Size},
+    etcd::{Durability, EtcdError, LOOK_AGAIN, Member, Size},
     process::last_words,
 };
 
@@ -129,34 +129,41 @@ impl Members {
         self.cluster.lock().await.resume(index)
     }
 
-    /// Starts a member again, killing it first when it runs, and waits until it takes writes, for which a majority must
-    /// run. Returns how long that took.
-    pub(crate) async fn restart(&self, index: usize) -> Result<Duration, EtcdError> {
-        let began = Instant::now();
+    /// Starts a member again, killing it first when it runs. See [`Members::ready`].
+    pub(crate) async fn start_again(&self, index: usize) -> Result<(), EtcdError> {
         let mut cluster = self.cluster.lock().await;
         if cluster.members()[index].pid.is_some() {
             self.kill_in(&mut cluster, index)?;
         }
-        let restarted = cluster.restart(index).await;
-        // Also when it did not get healthy: it may run all the same.
+        cluster.launch(index)?;
         self.watch(&cluster, index);
-        restarted.map(|()| began.elapsed())
+        Ok(())
     }
 
-    /// Starts a member without waiting until it is healthy: the first two of three that were killed cannot be.
+    /// Waits until a member takes writes, and returns how long that took. Fails at once when too few members run: it would
+    /// wait for the others, which whoever waits for it may be about to start. Others may be started and killed meanwhile.
+    pub(crate) async fn ready(&self, index: usize) -> Result<Duration, EtcdError> {
+        let began = Instant::now();
+        loop {
+            let mut cluster = self.cluster.lock().await;
+            if cluster.is_healthy(index, began).await? {
+                return Ok(began.elapsed());
+            }
+            cluster.has_quorum(index)?;
+            drop(cluster);
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    /// Starts a member without waiting until it is healthy: the first of three that were killed cannot be.
     pub(crate) async fn start_only(&self, index: usize) -> Result<(), EtcdError> {
         let mut cluster = self.cluster.lock().await;
         if cluster.members()[index].pid.is_some() {
             return Ok(());
         }
-        let started = tokio::select! {
-            // The process is started before the first wait, and runs on when nobody waits for it.
-            biased;
-            restarted = cluster.restart(index) => restarted,
-            () = std::future::ready(()) => Ok(()),
-        };
+        cluster.launch(index)?;
         self.watch(&cluster, index);
-        started
+        Ok(())
     }
 
     fn watched(&self, index: usize) -> Option<Arc<Watched>> {
@@ -243,8 +250,10 @@ mod tests {
         // Asked for: no news.
         members.kill(second).await.unwrap();
         assert!(!members.pids().await.contains_key("etcd-2"));
-        members.restart(second).await.unwrap();
-        members.restart(second).await.unwrap();
+        for _ in 0..2 {
+            members.start_again(second).await.unwrap();
+            members.ready(second).await.unwrap();
+        }
         members.stop(second).await.unwrap();
         members.resume(second).await.unwrap();
         assert!(died.try_recv().is_err());
@@ -263,8 +272,14 @@ mod tests {
         }
         members.start_only(0).await.unwrap();
         members.start_only(0).await.unwrap();
-        members.restart(1).await.unwrap();
-        members.restart(2).await.unwrap();
+        let error = members.ready(0).await.unwrap_err().to_string();
+        let expected = "etcd-1 runs and takes no writes yet: 2 of the 3 members must run (now 1); restart another one";
+        assert_eq!(error, expected);
+        for index in 1..3 {
+            members.start_again(index).await.unwrap();
+            members.ready(index).await.unwrap();
+        }
+        members.ready(0).await.unwrap();
         assert_eq!(members.pids().await.len(), 3);
         assert!(died.try_recv().is_err());
     }

@@ -232,36 +232,20 @@ impl Supervised {
 
     /// Waits until the process has announced itself and says that it takes work; returns how long that took.
     pub async fn ready(&mut self, timeout: Duration) -> Result<Duration, ProcessError> {
+        self.starting()?.ready(timeout).await
+    }
+
+    /// What is needed to wait for it, so that others may signal it meanwhile.
+    pub(crate) fn starting(&mut self) -> Result<Starting, ProcessError> {
         let running = self.running_mut()?;
-        let (pid, started, mut ended) = (running.pid, running.started, running.ended.clone());
-        let mut missing = "it has not announced where it listens".to_owned();
-        while started.elapsed() < timeout {
-            if let Ok(Some(announcement)) = Announcement::read(&self.announcement)
-                && announcement.pid == pid
-            {
-                match announcement.addresses.get("admin") {
-                    None => return Ok(started.elapsed()),
-                    Some(admin) => match ready::is_ready(*admin).await {
-                        Ok(()) => return Ok(started.elapsed()),
-                        Err(reason) => missing = reason,
-                    },
-                }
-            }
-            if let Ok(Ok(status)) = tokio::time::timeout(LOOK_AGAIN, ended.wait_for(Option::is_some)).await {
-                return Err(ProcessError::Died {
-                    name: self.name.clone(),
-                    how: status.as_ref().map(describe).unwrap_or_default(),
-                    log: self.log.clone(),
-                    last_words: last_words(&self.log),
-                });
-            }
-        }
-        Err(ProcessError::NotReady {
+        let (pid, started, ended) = (running.pid, running.started, running.ended.clone());
+        Ok(Starting {
+            pid,
+            started,
+            ended,
             name: self.name.clone(),
-            waited: started.elapsed(),
-            missing,
+            announcement: self.announcement.clone(),
             log: self.log.clone(),
-            last_words: last_words(&self.log),
         })
     }
 
@@ -354,6 +338,52 @@ impl Supervised {
             name: self.name.clone(),
             source,
         }
+    }
+}
+
+/// A process that was started and may not be ready yet.
+#[derive(Debug)]
+pub(crate) struct Starting {
+    name: String,
+    pid: u32,
+    started: Instant,
+    ended: watch::Receiver<Option<ExitStatus>>,
+    announcement: PathBuf,
+    log: PathBuf,
+}
+
+impl Starting {
+    /// See [`Supervised::ready`].
+    pub(crate) async fn ready(mut self, timeout: Duration) -> Result<Duration, ProcessError> {
+        let mut missing = "it has not announced where it listens".to_owned();
+        while self.started.elapsed() < timeout {
+            if let Ok(Some(announcement)) = Announcement::read(&self.announcement)
+                && announcement.pid == self.pid
+            {
+                match announcement.addresses.get("admin") {
+                    None => return Ok(self.started.elapsed()),
+                    Some(admin) => match ready::is_ready(*admin).await {
+                        Ok(()) => return Ok(self.started.elapsed()),
+                        Err(reason) => missing = reason,
+                    },
+                }
+            }
+            if let Ok(Ok(status)) = tokio::time::timeout(LOOK_AGAIN, self.ended.wait_for(Option::is_some)).await {
+                return Err(ProcessError::Died {
+                    name: self.name,
+                    how: status.as_ref().map(describe).unwrap_or_default(),
+                    last_words: last_words(&self.log),
+                    log: self.log,
+                });
+            }
+        }
+        Err(ProcessError::NotReady {
+            name: self.name,
+            waited: self.started.elapsed(),
+            missing,
+            last_words: last_words(&self.log),
+            log: self.log,
+        })
     }
 }
 

@@ -15,6 +15,7 @@ use crate::{
     etcd::EtcdError,
     layout::{Kind, NoAddresses, configuration_file, control_planes, etcd_members},
     members::{self, Members},
+    network::Network,
     process::Supervised,
     record::{Lock, RECORD_SCHEMA, RecordError, sweep},
 };
@@ -30,6 +31,8 @@ pub struct World {
     deaths: broadcast::Sender<Death>,
     lock: Lock,
     started_at: Moment,
+    /// Where everything listens but etcd, which has a network of its own.
+    _network: Network,
 }
 
 /// Why a world did not start.
@@ -133,7 +136,7 @@ impl World {
         let lock = Lock::take(&settings.state_dir, started_at)?;
         sweep(&lock.left_behind(), &settings.state_dir);
         lock.withdraw();
-        let layout = Layout::choose(settings.store)?;
+        let (layout, network) = Layout::choose(settings.store)?;
         clear(&settings.state_dir, &layout).map_err(prepare(&settings.state_dir))?;
         let (deaths, _) = broadcast::channel(DEATHS_KEPT);
         let mut processes = BTreeMap::new();
@@ -151,6 +154,7 @@ impl World {
             deaths,
             lock,
             started_at,
+            _network: network,
         };
         world.configure(&[Kind::Stack])?;
         world.start_all(&[Kind::Stack]).await?;
@@ -301,20 +305,32 @@ impl World {
     /// Starts a process again with the same addresses and state, killing it first when it runs. Returns how long it took
     /// to become ready.
     pub async fn restart(&self, name: &str) -> Result<Duration, StartError> {
+        self.start_again(name).await?;
+        Ok(self.ready(name).await?)
+    }
+
+    /// The first half of [`World::restart`].
+    pub async fn start_again(&self, name: &str) -> Result<(), StartError> {
         if let Some((etcd, index)) = self.member(name) {
-            let took = etcd.restart(index).await?;
-            self.publish().await?;
-            return Ok(took);
+            etcd.start_again(index).await?;
+        } else {
+            let mut process = self.process(name)?.lock().await;
+            if process.pid().is_some() {
+                process.kill().await?;
+            }
+            process.start()?;
         }
-        let mut process = self.process(name)?.lock().await;
-        if process.pid().is_some() {
-            process.kill().await?;
+        Ok(self.publish().await?)
+    }
+
+    /// The second half: waits until a process that was started is ready, and returns how long that took. Other
+    /// processes, and this one, may be killed and started meanwhile. A member of etcd without a quorum is not waited for.
+    pub async fn ready(&self, name: &str) -> Result<Duration, ProcessError> {
+        if let Some((etcd, index)) = self.member(name) {
+            return Ok(etcd.ready(index).await?);
         }
-        process.start()?;
-        let took = process.ready(self.settings.ready_timeout).await?;
-        drop(process);
-        self.publish().await?;
-        Ok(took)
+        let starting = self.process(name)?.lock().await.starting()?;
+        starting.ready(self.settings.ready_timeout).await
     }
 
     /// Starts a process without waiting until it is ready.
@@ -520,7 +536,7 @@ mod tests {
 
     #[test]
     fn a_world_is_healthy_once_every_region_is_and_every_node_has_the_plan() {
-        let layout = Layout::choose(StoreKind::Embedded).unwrap();
+        let (layout, _network) = Layout::choose(StoreKind::Embedded).unwrap();
         let missing = |status: &v1::StatusReply| missing_for_health(status, &layout);
         assert_eq!(missing(&status(&layout, "healthy", 2)), None);
         let late = missing(&status(&layout, "healthy", 1)).unwrap();
@@ -546,7 +562,7 @@ mod tests {
             std::fs::write(at(&format!("{left}.log")), "").unwrap();
         }
         std::fs::write(at("etcd.json"), "addresses").unwrap();
-        let layout = Layout::choose(StoreKind::Embedded).unwrap();
+        let (layout, _network) = Layout::choose(StoreKind::Embedded).unwrap();
         clear(folder.path(), &layout).unwrap();
         clear(folder.path(), &layout).unwrap();
         let mut names: Vec<_> = (std::fs::read_dir(folder.path()).unwrap())
@@ -610,6 +626,18 @@ mod tests {
         let error = world.kill("etcd-4").await.unwrap_err().to_string();
         assert!(error.contains("control-plane-1") && error.contains("etcd-1"), "{error}");
         assert!(world.etcd_leader().await.is_some());
+
+        // All members at once, and back one by one: the first has nobody to agree with, and is not waited for.
+        for member in ["etcd-1", "etcd-2", "etcd-3"] {
+            world.kill(member).await.unwrap();
+        }
+        let error = world.restart("etcd-1").await.unwrap_err().to_string();
+        assert!(error.contains("2 of the 3 members must run (now 1)"), "{error}");
+        world.restart("etcd-2").await.unwrap();
+        world.ready("etcd-1").await.unwrap();
+        world.restart("etcd-3").await.unwrap();
+        let pids = world.pids().await;
+        assert_eq!(crate::find(world.state_dir()).unwrap().processes, pids);
 
         world.shutdown().await;
         for (name, pid) in pids {

@@ -7,7 +7,7 @@ use verdict::{FAILURE_LENGTH_MAX, Latency, Observation, ReplicationLag, Source, 
 
 use crate::v1;
 
-/// Most observations in one report: 100 regions × 6 components × 2 sources, with room.
+/// Most observations in one report: 100 regions × 6 components × 2 sources, the gateway once for each of some stacks, with room.
 pub const OBSERVATIONS_MAX: usize = 4_096;
 /// Largest latency sketch accepted, in bytes.
 pub const LATENCY_BYTES_MAX: usize = 64 << 10;
@@ -88,6 +88,11 @@ impl TryFrom<v1::act_request::Kind> for IntentKind {
         let region = |name: &str| RegionId::new(name).map_err(|error| BadMessage::new("region", error));
         let name = |field: &'static str, name: String| match name.chars().count() {
             0 => Err(BadMessage::new(field, "it is not given")),
+            // It is printed on other people's terminals.
+            _ if name.contains(topology::text::is_hidden) => Err(BadMessage::new(
+                field,
+                "it has line breaks, control characters or others that cannot be seen",
+            )),
             1..=NAME_MAX => Ok(name),
             _ => Err(BadMessage::new(
                 field,
@@ -298,6 +303,7 @@ impl From<&Observation> for v1::Observation {
             failed: observation.failed,
             latency: latency_bytes(&observation.latency).into(),
             failure: observation.failure.clone(),
+            stack: observation.stack.map(|stack| stack.to_string()).unwrap_or_default(),
         }
     }
 }
@@ -361,10 +367,18 @@ impl TryFrom<v1::Observation> for Observation {
         };
         let component = Component::parse(&observation.component)
             .ok_or_else(|| BadMessage::new("component", format!("there is no \"{:.40}\"", observation.component)))?;
+        let stack = match observation.stack.as_str() {
+            "" => None,
+            stack => Some(stack.parse().map_err(|_| {
+                let text = format!("\"{stack:.60}\" is not of the form address:port");
+                BadMessage::new("stack", text)
+            })?),
+        };
         Ok(Self {
             region: RegionId::new(&observation.region).map_err(|error| BadMessage::new("region", error))?,
             component,
             source,
+            stack,
             succeeded: observation.succeeded,
             failed: observation.failed,
             latency: read_latency(&observation.latency)?,
@@ -392,6 +406,10 @@ mod tests {
         traffic.connect.add(1.0);
         traffic.first_byte.add(20.0);
         traffic.turn.add(400.0);
+        let stack = Observation {
+            stack: Some("[::1]:9001".parse().unwrap()),
+            ..Observation::new(RegionId::new("us-east").unwrap(), Component::Gateway, Source::Probe)
+        };
         TickReport {
             replication: vec![ReplicationLag {
                 region: RegionId::new("us-east").unwrap(),
@@ -408,7 +426,7 @@ mod tests {
                 gpu_memory_errors: 0,
             }],
             traffic: vec![traffic],
-            ..TickReport::new(NodeId::new("edge-iad").unwrap(), Tick(7), vec![seen])
+            ..TickReport::new(NodeId::new("edge-iad").unwrap(), Tick(7), vec![seen, stack])
         }
     }
 
@@ -452,6 +470,7 @@ mod tests {
             "component"
         );
         assert_eq!(with(|report| report.observations[0].source = 0), "source");
+        assert_eq!(with(|report| report.observations[1].stack = "nowhere".into()), "stack");
         assert_eq!(with(|report| report.observations[0].latency = "{".into()), "latency");
         assert_eq!(
             with(|report| report.observations[0].latency = vec![b' '; LATENCY_BYTES_MAX + 1].into()),

@@ -324,6 +324,7 @@ mod tests {
             region: RegionId::new("us-east").unwrap(),
             component: Component::Asr,
             source: Source::Probe,
+            stack: None,
             succeeded: 1,
             failed: 1,
             latency: Latency::default(),

@@ -99,6 +99,17 @@ mod tests {
         assert!(!penalty.is_suppressed(&policy, until));
     }
 
+    /// A failover and a return within a moment add up to the limit exactly; the region must not be let go back and forth again.
+    #[test]
+    fn a_penalty_of_the_limit_exactly_holds_a_region_down() {
+        let (policy, start) = (DampingPolicy::default(), Moment(1_000_000));
+        let mut penalty = Penalty::none(start);
+        penalty.add(&policy, start);
+        penalty.add(&policy, start);
+        assert_eq!(penalty.value(&policy, start), policy.suppress);
+        assert!(penalty.is_suppressed(&policy, start));
+    }
+
     #[test]
     fn a_half_life_of_ages_is_no_overflow() {
         let policy = DampingPolicy {

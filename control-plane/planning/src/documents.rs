@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use topology::{
-    EdgeState, Level, Moment, Plan, Policy, Reason, ReasonCode, RegionId, RegionPlan, RegionState, Role, Share,
+    Edge, EdgeState, Level, Moment, Plan, Policy, Reason, ReasonCode, RegionId, RegionPlan, RegionState, Role, Share,
     Topology, snapshot::digest,
 };
 
@@ -41,17 +41,55 @@ pub fn refuses_topology(input: &Input, topology: &Topology, now: Moment) -> Vec<
 
 /// What is wrong with two documents together: each is well formed, and nothing could ever be done by them.
 pub fn problems(topology: &Topology, policy: &Policy) -> Vec<String> {
+    let mut problems = Vec::new();
     let (regions, min) = (topology.regions.len(), policy.safety.regions_serving_min as usize);
-    if min < regions {
-        return Vec::new();
+    if min >= regions {
+        let most = match regions.saturating_sub(1) {
+            0 => String::new(),
+            most => format!("; with {regions} regions it is {most} at most"),
+        };
+        problems.push(format!(
+            "safety.regions_serving_min is {min} and the topology has {regions} regions, so no region could ever be left{most}"
+        ));
     }
-    let most = match regions.saturating_sub(1) {
-        0 => String::new(),
-        most => format!("; with {regions} regions it is {most} at most"),
+    // The control plane that leads is a vantage, too.
+    let (vantages, needed) = (topology.edges.len() + 1, policy.health.vantages_min as usize);
+    if needed > vantages {
+        problems.push(format!(
+            "health.vantages_min is {needed} and {vantages} vantages see the regions, the edges and the control plane, so no \
+             region could ever be found bad; it is {vantages} at most"
+        ));
+    }
+    problems
+}
+
+/// What a topology would change in where devices find the service, one line each. Nothing here can see whether they would find
+/// it there, so two people look: one changes an edge, sees that devices reach it, and changes the next.
+pub fn risks(current: &Topology, topology: &Topology) -> Vec<String> {
+    let mut risks = Vec::new();
+    if current.zone != topology.zone {
+        let (from, to) = (&current.zone, &topology.zone);
+        risks.push(format!(
+            "the zone would go from {from} to {to}: devices that ask for {from} would find nothing at once"
+        ));
+    }
+    let is_elsewhere = |edge: &&Edge| {
+        let after = topology.edges.get(&edge.id);
+        after.is_none_or(|after| (&after.addresses, after.port) != (&edge.addresses, edge.port))
     };
-    vec![format!(
-        "safety.regions_serving_min is {min} and the topology has {regions} regions, so no region could ever be left{most}"
-    )]
+    let elsewhere: Vec<&str> = current
+        .edges
+        .values()
+        .filter(is_elsewhere)
+        .map(|it| it.id.as_str())
+        .collect();
+    if elsewhere.len() > 1 || (!elsewhere.is_empty() && elsewhere.len() == current.edges.len()) {
+        risks.push(format!(
+            "the addresses of {} would change or go at once; change one edge, see that devices reach it, then the next",
+            elsewhere.join(" and ")
+        ));
+    }
+    risks
 }
 
 fn lost_writers(current: &Plan, topology: &Topology) -> Vec<String> {

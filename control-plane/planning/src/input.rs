@@ -80,7 +80,7 @@ pub struct Lag {
     pub at: Moment,
 }
 
-/// What was seen of a new version of the stack since its current rollout step began, beside the old one.
+/// What was seen of a new version of the stack, beside the old one: since its current rollout step began, and lately.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RolloutSeen {
@@ -100,6 +100,9 @@ pub struct RolloutSeen {
     pub underruns: u64,
     /// GPU memory errors of its stacks.
     pub gpu_memory_errors: u64,
+    /// The same of the last minutes only, as many as the policy says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recent: Option<Box<RolloutSeen>>,
 }
 
 /// Nodes that refuse the plan in force.

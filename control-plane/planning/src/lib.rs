@@ -22,6 +22,6 @@ pub use believed::Believed;
 pub use capacity::{Load, Resource, loads};
 pub use damping::Penalty;
 pub use data::ANY_LOSS;
-pub use documents::{problems, refuses_topology};
+pub use documents::{problems, refuses_topology, risks};
 pub use input::{Check, EdgeSeen, Input, Lag, Outcome, Refusal, Report, RolloutSeen};
 pub use plan::{REQUEST_LIFE, automation, next_wake, plan};

@@ -1,9 +1,12 @@
 //! What operators ask for: carried out at once, kept waiting for a second person, or refused with the rule that said no.
 
-use std::{collections::BTreeMap, mem::take};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    mem::take,
+};
 
 use topology::{
-    EdgeState, Intent, IntentKind, Reason, ReasonCode, RegionId, RegionState, Rollout, Share, policy::TwoPerson,
+    EdgeState, Intent, IntentKind, Reason, ReasonCode, RegionId, RegionState, Rollout, Share, Stack, policy::TwoPerson,
 };
 use verdict::Health;
 
@@ -364,6 +367,16 @@ impl Planner<'_> {
         }
         if self.next.rollout.as_ref().is_some_and(|it| it.version == version) {
             return Ok(self.already(&intent.kind, format!("all users are on {version} already")));
+        }
+        let stacks = self.input.topology.regions.values().flat_map(|region| &region.stacks);
+        let versions: BTreeSet<&str> = stacks.map(Stack::version).collect();
+        if !versions.contains(version) {
+            let known: Vec<&str> = versions.into_iter().collect();
+            let text = format!(
+                "no stack has version {version}, so nobody could be sent to it; stacks have {}",
+                known.join(", ")
+            );
+            return Err(self.about(&intent.kind, ReasonCode::BadRequest, text));
         }
         let percent = self.input.policy.rollout.steps.first().map_or(100, |step| step.percent);
         self.next.rollout = Some(Rollout {

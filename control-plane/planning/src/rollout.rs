@@ -15,8 +15,23 @@ pub(crate) enum Judged {
     Bad(String),
 }
 
-/// Judges a new version by the four triggers of the source document.
+/// Judges a new version by the four triggers of the source document: over the whole step, and over the last minutes. After a
+/// good day of a million turns one that fails every tenth turn would take hours to spoil the sum.
 pub(crate) fn judge(seen: &RolloutSeen, policy: &RolloutPolicy) -> Judged {
+    let whole = judge_these(seen, policy);
+    if matches!(whole, Judged::Bad(_)) {
+        return whole;
+    }
+    match seen.recent.as_ref().map(|recent| judge_these(recent, policy)) {
+        Some(Judged::Bad(why)) => {
+            let minutes = policy.window.as_secs() / 60;
+            Judged::Bad(format!("in the last {minutes} min {why}"))
+        }
+        _ => whole,
+    }
+}
+
+fn judge_these(seen: &RolloutSeen, policy: &RolloutPolicy) -> Judged {
     // One such error is no matter of statistics.
     if seen.gpu_memory_errors > u64::from(policy.gpu_memory_errors_max) {
         return Judged::Bad(format!("{} GPU memory errors", seen.gpu_memory_errors));
@@ -57,7 +72,51 @@ mod tests {
             old_p95_ms: Some(100.0),
             underruns: 1000,
             gpu_memory_errors: 0,
+            recent: None,
         }
+    }
+
+    #[test]
+    fn a_bad_hour_after_a_good_day_sends_users_back() {
+        let policy = RolloutPolicy::default();
+        let good = RolloutSeen {
+            sessions: 100_000,
+            turns_succeeded: 1_000_000,
+            turns_failed: 0,
+            p95_ms: Some(100.0),
+            underruns: 0,
+            ..seen()
+        };
+        let judged = |recent: RolloutSeen| {
+            judge(
+                &RolloutSeen {
+                    recent: Some(Box::new(recent)),
+                    ..good.clone()
+                },
+                &policy,
+            )
+        };
+        assert_eq!(judged(good.clone()), Judged::Good);
+        let fails = RolloutSeen {
+            turns_succeeded: 900,
+            turns_failed: 100,
+            ..seen()
+        };
+        let why = "in the last 10 min 10.00 % of turns failed, 1.00 % is the most";
+        assert_eq!(judged(fails.clone()), Judged::Bad(why.into()));
+        // A few sessions say nothing, and what is bad over the whole step is bad whatever was seen lately.
+        assert_eq!(
+            judged(RolloutSeen {
+                sessions: 99,
+                ..fails.clone()
+            }),
+            Judged::Good
+        );
+        let whole = RolloutSeen {
+            recent: Some(Box::new(good.clone())),
+            ..fails
+        };
+        assert!(matches!(judge(&whole, &policy), Judged::Bad(_)));
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub mod nodes;
 pub mod operator;
 pub mod reconcile;
 pub mod records;
+mod refusals;
 pub mod serve;
 mod sightings;
 pub mod store;

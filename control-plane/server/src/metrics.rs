@@ -43,6 +43,8 @@ pub const REFUSALS: &str = "meridian_control_plane_plan_refusals";
 pub const LEADING: &str = "meridian_control_plane_leading";
 /// Decisions that the store did not take.
 pub const STORE_ERRORS: &str = "meridian_control_plane_store_errors";
+/// Requests that were refused and are not in the audit log, because too many were refused together.
+pub const REFUSALS_UNRECORDED: &str = "meridian_control_plane_refusals_unrecorded";
 /// Times a listing of the store showed what its watch had not told.
 pub const STORE_DIVERGENCES: &str = "meridian_control_plane_store_divergences";
 /// Seconds since the store said that our copy is up to date.
@@ -180,11 +182,11 @@ impl Collector for MirrorMetrics {
     }
 }
 
-/// One label.
+/// Why something was decided.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct Label {
-    /// Value of the label "kind".
-    pub kind: String,
+pub struct ReasonLabel {
+    /// Its code.
+    pub reason: String,
 }
 
 /// A vantage.
@@ -209,13 +211,13 @@ pub struct Metrics {
     /// [`PLAN_GENERATION`].
     pub plan_generation: Gauge,
     /// [`REPORTS`].
-    pub reports: Family<Label, Counter>,
+    pub reports: Family<Vantage, Counter>,
     /// [`REPORTS_UNWANTED`].
     pub reports_unwanted: Counter,
     /// [`CLOCK_AHEAD`].
     pub clock_ahead: Family<Vantage, Gauge<f64, AtomicU64>>,
     /// [`DECISIONS`].
-    pub decisions: Family<Label, Counter>,
+    pub decisions: Family<ReasonLabel, Counter>,
     /// [`REGION_HEALTH`].
     pub region_health: Family<RegionHealth, Gauge>,
     /// [`FOLLOWERS`].
@@ -226,6 +228,8 @@ pub struct Metrics {
     pub leading: Gauge,
     /// [`STORE_ERRORS`].
     pub store_errors: Counter,
+    /// [`REFUSALS_UNRECORDED`].
+    pub refusals_unrecorded: Counter,
 }
 
 impl Metrics {
@@ -265,6 +269,11 @@ impl Metrics {
             STORE_ERRORS,
             "decisions that the store did not take",
             metrics.store_errors.clone(),
+        );
+        registry.register(
+            REFUSALS_UNRECORDED,
+            "refused requests that are not in the audit log, because too many were refused together",
+            metrics.refusals_unrecorded.clone(),
         );
         metrics
     }

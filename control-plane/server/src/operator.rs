@@ -24,6 +24,9 @@ use crate::{
 const NAME_BYTES_MAX: usize = 64;
 /// Longest reason taken, in bytes. A day's requests are remembered, and each decision is recorded with all of them.
 const REASON_BYTES_MAX: usize = 300;
+/// Longest document, in bytes. It is written twice beside the audit entry, and all of that must fit into one transaction;
+/// the document of a thousand edges takes half of it.
+const DOCUMENT_BYTES_MAX: usize = 256 << 10;
 /// Longest standing order: what must last longer is no freeze but a change of policy.
 const STANDING_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Decisions returned when the caller names no number, and at most.
@@ -266,6 +269,14 @@ impl Operator for OperatorService {
         let author = given("author", &request.author, NAME_BYTES_MAX)?;
         let reason = given("reason", &request.reason, REASON_BYTES_MAX)?;
         let replaces = given("replaces", &request.replaces, NAME_BYTES_MAX)?;
+        let bytes = request.text.len();
+        if bytes > DOCUMENT_BYTES_MAX {
+            let text = format!(
+                "text: the {} document has {bytes} bytes, and {DOCUMENT_BYTES_MAX} is the most; nothing was changed",
+                kind.as_str()
+            );
+            return Err(Status::invalid_argument(text));
+        }
         let document = Document::new(kind, request.text, &author, daemon::clock::now()).because(reason);
         let version = document.version.clone();
         let (reply, answer) = oneshot::channel();
@@ -401,6 +412,7 @@ impl OperatorService {
             Ok(answer) => Ok(answer),
             Err(Unanswered::NotLeading(leader)) => Err(not_leading(&leader)),
             Err(Unanswered::Store(error)) => Err(store_status(&error)),
+            Err(error @ Unanswered::TooMany { .. }) => Err(Status::resource_exhausted(error.to_string())),
         }
     }
 
@@ -470,8 +482,8 @@ fn given(field: &str, text: &str, bytes_max: usize) -> Result<String, Status> {
     let problem = match text.len() {
         0 => "it must be given".to_owned(),
         // It is printed on other people's terminals.
-        _ if text.contains(|letter: char| letter.is_control()) => {
-            "it has line breaks or other control characters".to_owned()
+        _ if text.contains(topology::text::is_hidden) => {
+            "it has line breaks, control characters or others that cannot be seen".to_owned()
         }
         bytes if bytes > bytes_max => format!("it has {bytes} bytes, and {bytes_max} is the most"),
         _ => return Ok(text.to_owned()),

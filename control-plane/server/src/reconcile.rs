@@ -29,9 +29,10 @@ use verdict::{Before, Clocks, Health, Rounds, TickReport, Unwanted, Watch};
 
 use crate::{
     heard::{self, Heard},
-    metrics::{Label, Metrics, RegionHealth, Vantage},
+    metrics::{Metrics, ReasonLabel, RegionHealth, Vantage},
     nodes::{Nodes, Recovery},
     records::{self, AuditHead, Document, DocumentKind, RecordError, State, Stored},
+    refusals::Refusals,
     sightings::Sightings,
     store::{self, Candidate, Lead, LeaderRecord, Listing, Store, StoreError, Transaction},
 };
@@ -118,6 +119,18 @@ pub enum Unanswered {
     /// The store did not take it.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Too many requests of the same author were refused of late.
+    #[error(
+        "author: too many requests of {author} were refused within a minute; ask again in {} s. `meridian plan` says what \
+         would be refused, as often as you like",
+        wait.as_secs() + 1
+    )]
+    TooMany {
+        /// Who.
+        author: String,
+        /// How long to wait.
+        wait: Duration,
+    },
 }
 
 /// What came of an operator's request.
@@ -285,6 +298,7 @@ pub struct Reconciler {
     started: Instant,
     sightings: Sightings,
     heard: Heard,
+    refusals: Refusals,
     input: Input,
     documents: (Document, Document),
     audit: AuditHead,
@@ -383,6 +397,7 @@ impl Reconciler {
             started: Instant::now(),
             sightings: Sightings::default(),
             heard: Heard::since(daemon::clock::now()),
+            refusals: Refusals::default(),
             input,
             documents,
             audit: AuditHead::default(),
@@ -764,6 +779,13 @@ impl Reconciler {
             tracing::warn!(%error, "somebody else leads");
             return Err(Ended::Lost);
         }
+        if matches!(
+            error,
+            StoreError::TooLarge { .. } | StoreError::TransactionTooLarge { .. }
+        ) {
+            // It never left: what is in force is known, and nothing is wrong with the store.
+            return Ok(());
+        }
         self.metrics.store_errors.inc();
         self.read_state(term).await
     }
@@ -947,8 +969,8 @@ impl Reconciler {
         self.sightings.take(measured, &replication, &versions, |region, class| {
             topology.regions.contains_key(region) && policy.data.iter().any(|known| known.class == class)
         });
-        let kind = vantage.to_string();
-        self.metrics.reports.get_or_create(&Label { kind }).inc();
+        let vantage = vantage.to_string();
+        self.metrics.reports.get_or_create(&Vantage { vantage }).inc();
         Ok(())
     }
 
@@ -972,6 +994,10 @@ impl Reconciler {
             Some(Request::Ask { intent, reply, .. }) => {
                 let id = intent.id.clone();
                 let author = intent.author.clone();
+                if let Some(wait) = self.refusals.wait_of(&author, Instant::now()) {
+                    drop(reply.send(Err(Unanswered::TooMany { author, wait })));
+                    return Ok(Ok(()));
+                }
                 let input = self.input_with(intent, now);
                 let outcome = self.commit(term, &author, now, input, vec![]).await?;
                 let failed = outcome.as_ref().err().cloned();
@@ -1053,6 +1079,27 @@ impl Reconciler {
         let mut problems = planning::problems(topology, policy);
         if *topology != self.input.topology {
             problems.extend(planning::refuses_topology(&self.input, topology, now));
+            // Our own name is no name for a node: its reports would count as ours.
+            let own = self.settings.candidate.node.as_str();
+            let regions = topology.regions.keys().map(RegionId::as_str);
+            let edges = topology.edges.keys().map(EdgeId::as_str);
+            let mut names = regions
+                .chain(edges)
+                .chain(topology.name_servers.keys().map(NodeId::as_str));
+            if names.any(|name| name == own) {
+                problems.push(format!(
+                    "\"{own}\" is a control plane; give the other one a name of its own"
+                ));
+            }
+        }
+        if !self.input.memory.overrides(Rule::RiskyTopology, now) {
+            let risks = planning::risks(&self.input.topology, topology);
+            problems.extend(risks.into_iter().map(|what| {
+                format!(
+                    "{what}; `meridian override {} --for 30m` allows it, with a second person",
+                    Rule::RiskyTopology
+                )
+            }));
         }
         if !self.input.memory.overrides(Rule::LooserPolicy, now) {
             let loosened = self.input.policy.loosened_by(policy);
@@ -1087,7 +1134,10 @@ impl Reconciler {
         let current = self.input.current.as_ref();
         let number = current.map(Plan::number).unwrap_or_default();
         self.input.refusal = self.nodes.refusal(number, &self.recent);
-        self.input.rollout = self.sightings.rollout(current);
+        let window = self.input.policy.rollout.window;
+        self.input.rollout = self
+            .sightings
+            .rollout(current, self.rounds.judged().unwrap_or_default(), window);
         self.input.replication = self.sightings.lags();
         let now = daemon::clock::now();
         let mut edges = self.hear_edges(now);
@@ -1182,6 +1232,15 @@ impl Reconciler {
         let asked: Vec<Reason> = report.waiting.iter().filter(asked).cloned().collect();
         let spoken = [report.changed.clone(), refused, asked].concat();
 
+        // Refused requests are recorded, but they must not push the decisions out of the log.
+        let is_refused = |request: &Intent| !memory.actions.contains_key(&request.id) && report.changed.is_empty();
+        let is_recorded = match &input.request {
+            Some(request) if is_refused(request) => self.refusals.refused(&request.author, Instant::now()),
+            _ => true,
+        };
+        if !is_recorded {
+            self.metrics.refusals_unrecorded.inc();
+        }
         let because = documents.first().map(|document| document.reason.clone());
         let first = self.revisions.plan.is_none();
         let mut written = documents;
@@ -1215,7 +1274,7 @@ impl Reconciler {
             ));
         }
         let mut head = None;
-        if !spoken.is_empty() || !written.is_empty() {
+        if (is_recorded && !spoken.is_empty()) || !written.is_empty() {
             // About its size: what it is made from is most of it.
             let mut kept = self.audit.clone();
             let gone = kept.make_room(self.entry_bytes);
@@ -1302,8 +1361,8 @@ impl Reconciler {
             let generation = next.as_ref().map(|plan| plan.generation);
             let region = reason.region.as_ref().map(RegionId::as_str);
             tracing::info!(code = %reason.code, region, generation, "{}", reason.text);
-            let label = Label {
-                kind: reason.code.as_str().to_owned(),
+            let label = ReasonLabel {
+                reason: reason.code.as_str().to_owned(),
             };
             self.metrics.decisions.get_or_create(&label).inc();
         }

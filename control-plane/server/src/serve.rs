@@ -14,12 +14,9 @@ use tokio::{
     sync::{mpsc, oneshot},
     time::timeout,
 };
-use tokio_stream::{
-    StreamExt as _,
-    wrappers::{ReceiverStream, TcpListenerStream},
-};
+use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 use tokio_util::sync::CancellationToken;
-use tonic::{Response, Status, Streaming};
+use tonic::{Response, Status, Streaming, transport::server::TcpIncoming};
 use topology::{Moment, Policy, Topology};
 use verdict::{Passive, TickReport};
 
@@ -144,9 +141,8 @@ pub async fn serve(process: daemon::Process, config: Config) -> anyhow::Result<(
         .add_service(OperatorServer::new(operator).max_decoding_message_size(MESSAGE_BYTES_MAX));
     let grpc_stop = stop.clone();
     tasks.spawn("grpc", async move {
-        let incoming = TcpListenerStream::new(listener);
         server
-            .serve_with_incoming_shutdown(incoming, grpc_stop.cancelled_owned())
+            .serve_with_incoming_shutdown(incoming(listener), grpc_stop.cancelled_owned())
             .await?;
         Ok(())
     });
@@ -173,6 +169,11 @@ pub async fn serve(process: daemon::Process, config: Config) -> anyhow::Result<(
     let admin = daemon::admin::serve(&mut tasks, config.admin_listen, registry, ready).await?;
     process.announce(&[("grpc", grpc), ("admin", admin)])?;
     tasks.run(GRACE).await
+}
+
+/// Connections without Nagle's algorithm: a small answer would wait for the acknowledgement of the one before.
+fn incoming(listener: tokio::net::TcpListener) -> TcpIncoming {
+    TcpIncoming::from(listener).with_nodelay(Some(true))
 }
 
 fn read(path: &Path) -> anyhow::Result<String> {
@@ -246,5 +247,20 @@ impl Observations for ObservationsService {
             }
         });
         Ok(Response::new(ReceiverStream::new(stream)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn small_answers_do_not_wait_for_others() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (_client, taken) = tokio::join!(tokio::net::TcpStream::connect(address), async move {
+            incoming(listener).next().await
+        });
+        assert!(taken.unwrap().unwrap().nodelay().unwrap());
     }
 }

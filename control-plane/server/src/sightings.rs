@@ -1,18 +1,26 @@
 //! What reports say besides health: replication lags, and how a new version of the stack does.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use planning::{Lag, RolloutSeen};
 use topology::{Moment, Plan, RegionId, Tick};
 use verdict::{Latency, ReplicationLag, VersionSeen};
 
-/// The newest lags, and sums since the current rollout step began.
+/// The newest lags, and sums since the current rollout step began: all of them, and tick by tick as long as any policy
+/// judges by (`rollout.window`).
 #[derive(Debug, Default)]
 pub(crate) struct Sightings {
     lags: BTreeMap<RegionId, BTreeMap<String, Lag>>,
     step: Option<(String, Moment)>,
-    versions: BTreeMap<String, Tally>,
+    versions: Tallies,
+    ticks: BTreeMap<Tick, Tallies>,
 }
+
+/// By version.
+type Tallies = BTreeMap<String, Tally>;
+
+/// The longest window a policy may have.
+const WINDOW_MAX: Duration = Duration::from_secs(3600);
 
 #[derive(Debug, Default)]
 struct Tally {
@@ -47,8 +55,15 @@ impl Sightings {
         }
         for seen in versions {
             if self.step.is_some() {
-                self.versions.entry(seen.version.clone()).or_default().add(seen);
+                let of_tick = self.ticks.entry(tick).or_default();
+                for tallies in [&mut self.versions, of_tick] {
+                    tallies.entry(seen.version.clone()).or_default().add(seen);
+                }
             }
+        }
+        if let Some((newest, _)) = self.ticks.last_key_value() {
+            let first = first_within(*newest, WINDOW_MAX);
+            self.ticks.retain(|tick, _| *tick >= first);
         }
     }
 
@@ -63,30 +78,53 @@ impl Sightings {
         let rollout = plan.and_then(|plan| plan.rollout.as_ref());
         let step = rollout.map(|rollout| (rollout.version.clone(), rollout.since));
         if self.step != step {
-            (self.step, self.versions) = (step, BTreeMap::new());
+            (self.step, self.versions, self.ticks) = (step, BTreeMap::new(), BTreeMap::new());
         }
     }
 
-    /// What was seen of the version that `plan` rolls out, since its current step began.
-    pub(crate) fn rollout(&mut self, plan: Option<&Plan>) -> Option<RolloutSeen> {
+    /// What was seen of the version that `plan` rolls out, since its current step began; and of that, in the last ticks up
+    /// to `newest` that lie within `window`.
+    pub(crate) fn rollout(&mut self, plan: Option<&Plan>, newest: Tick, window: Duration) -> Option<RolloutSeen> {
         self.follow(plan);
         let (version, _) = self.step.as_ref()?;
-        let new = self.versions.get(version)?;
-        let mut old = Latency::default();
-        for (_, tally) in self.versions.iter().filter(|(name, _)| *name != version) {
+        let mut seen = seen_of(version, &[&self.versions])?;
+        let recent: Vec<&Tallies> = self
+            .ticks
+            .range(first_within(newest, window)..)
+            .map(|(_, tallies)| tallies)
+            .collect();
+        seen.recent = seen_of(version, &recent).map(Box::new);
+        Some(seen)
+    }
+}
+
+/// The first of the ticks up to `newest` that lie within `window`.
+fn first_within(newest: Tick, window: Duration) -> Tick {
+    let ticks = u64::try_from(window.as_millis()).unwrap_or(u64::MAX) / Tick::LENGTH_MS;
+    newest.back(ticks.saturating_sub(1))
+}
+
+fn seen_of(version: &str, tallies: &[&Tallies]) -> Option<RolloutSeen> {
+    let (mut new, mut old) = (None::<Tally>, Latency::default());
+    for (name, tally) in tallies.iter().copied().flatten() {
+        if name == version {
+            new.get_or_insert_default().merge(tally);
+        } else {
             old.merge(&tally.latency);
         }
-        Some(RolloutSeen {
-            version: version.clone(),
-            sessions: new.sessions,
-            turns_succeeded: new.turns_succeeded,
-            turns_failed: new.turns_failed,
-            p95_ms: new.latency.quantile(0.95),
-            old_p95_ms: old.quantile(0.95),
-            underruns: new.underruns,
-            gpu_memory_errors: new.gpu_memory_errors,
-        })
     }
+    let new = new?;
+    Some(RolloutSeen {
+        version: version.to_owned(),
+        sessions: new.sessions,
+        turns_succeeded: new.turns_succeeded,
+        turns_failed: new.turns_failed,
+        p95_ms: new.latency.quantile(0.95),
+        old_p95_ms: old.quantile(0.95),
+        underruns: new.underruns,
+        gpu_memory_errors: new.gpu_memory_errors,
+        recent: None,
+    })
 }
 
 impl Tally {
@@ -97,5 +135,65 @@ impl Tally {
         self.latency.merge(&seen.latency);
         self.underruns += u64::from(seen.underruns);
         self.gpu_memory_errors += u64::from(seen.gpu_memory_errors);
+    }
+
+    fn merge(&mut self, other: &Self) {
+        self.sessions = self.sessions.saturating_add(other.sessions);
+        self.turns_succeeded += other.turns_succeeded;
+        self.turns_failed += other.turns_failed;
+        self.latency.merge(&other.latency);
+        self.underruns += other.underruns;
+        self.gpu_memory_errors += other.gpu_memory_errors;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use topology::{Rollout, fixtures::three_primaries};
+
+    fn seen(turns_succeeded: u32, turns_failed: u32) -> VersionSeen {
+        VersionSeen {
+            version: "v2".to_owned(),
+            sessions: 10,
+            turns_succeeded,
+            turns_failed,
+            latency: Latency::default(),
+            underruns: 0,
+            gpu_memory_errors: 0,
+        }
+    }
+
+    #[test]
+    fn the_last_minutes_are_counted_beside_the_whole_step() {
+        let mut plan = three_primaries().plan;
+        plan.rollout = Some(Rollout {
+            version: "v2".to_owned(),
+            percent: 10,
+            since: Moment(0),
+            action: "a1".to_owned(),
+        });
+        let mut sightings = Sightings::default();
+        sightings.follow(Some(&plan));
+        let knows = |_: &RegionId, _: &str| true;
+        // A good day, then one bad minute.
+        for tick in 0..8_640 {
+            sightings.take(Tick(tick), &[], &[seen(100, 0)], knows);
+        }
+        for tick in 8_640..8_646 {
+            sightings.take(Tick(tick), &[], &[seen(90, 10)], knows);
+        }
+        assert!(sightings.ticks.len() <= 360, "{} ticks are kept", sightings.ticks.len());
+        let minute = Duration::from_secs(60);
+        let whole = sightings.rollout(Some(&plan), Tick(8_645), minute).unwrap();
+        let recent = whole.recent.clone().unwrap();
+        assert_eq!((whole.turns_failed, whole.turns_succeeded), (60, 864_540));
+        assert_eq!(
+            (recent.turns_failed, recent.turns_succeeded, recent.sessions),
+            (60, 540, 60)
+        );
+        // Nothing was seen lately.
+        let later = sightings.rollout(Some(&plan), Tick(8_652), minute).unwrap();
+        assert_eq!(later.recent, None);
     }
 }

@@ -24,12 +24,8 @@ async fn the_first_plan_is_published_and_unsafe_requests_are_refused_with_reason
     let snapshot = control_plane.follow(&folder.path().join("plan")).await;
     assert_eq!((snapshot.plan.generation, snapshot.plan.epoch), (1, 1));
 
-    // Nothing has been seen of any region yet, so no backup is known to be fit.
     let people = control_plane.operator();
     let failover = |region: &str, token: &str| request(operator::failover(region), token, None);
-    let reply = people.act(failover("us-east", "t1")).await.unwrap();
-    assert_eq!(reply.outcome(), v1::Outcome::Refused);
-    assert_eq!(reply.reasons[0].code, "no-fit-backup");
     let status = people.status().await.unwrap();
     assert!(status.actions.is_empty(), "what was refused is not kept");
     assert_eq!(status.regions.len(), 6);
@@ -49,6 +45,17 @@ async fn the_first_plan_is_published_and_unsafe_requests_are_refused_with_reason
         (failover("us-east", ""), "token: it must be given"),
         (failover("us-east", &"x".repeat(501)), "token: it has 501 bytes"),
         (failover("Not A Region", "t"), "region: "),
+        (
+            request(rollout("1.2\u{1b}[2J"), "t", None),
+            "version: it has line breaks, control characters",
+        ),
+        (
+            v1::ActRequest {
+                reason: "all is well\u{202e}".into(),
+                ..freeze("t")
+            },
+            "reason: it has line breaks, control characters",
+        ),
         (
             v1::ActRequest {
                 kind: None,
@@ -86,13 +93,65 @@ async fn the_first_plan_is_published_and_unsafe_requests_are_refused_with_reason
     assert!(error.contains("was used for another request"), "{error}");
     // The refusals and the freeze are in the history, newest first.
     let history = people.history(0).await.unwrap();
-    assert_eq!(
-        codes(&history),
-        ["frozen", "bad-request", "bad-request", "no-fit-backup", "genesis"]
+    assert_eq!(codes(&history), ["frozen", "bad-request", "bad-request", "genesis"]);
+    assert_eq!(history[2].actor, "tester");
+    let why = people.why("us-west").await.unwrap();
+    assert_eq!(why.decisions[0].reasons[0].code, "bad-request");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_loop_of_refused_requests_is_slowed_down_and_fills_no_log() {
+    let folder = tempfile::tempdir().unwrap();
+    let control_plane = ControlPlane::start(folder.path()).await;
+    control_plane.follow(&folder.path().join("plan")).await;
+    let people = control_plane.operator();
+    let mut told = None;
+    for number in 0..40 {
+        let asked = request(operator::failover("atlantis"), &format!("t{number}"), None);
+        if let Err(error) = people.act(asked).await {
+            told = Some(error);
+            break;
+        }
+    }
+    let told = told.expect("it is slowed down").to_string();
+    assert!(
+        told.contains("too many requests of tester were refused") && told.contains("ask again in"),
+        "{told}"
     );
-    assert_eq!(history[3].actor, "tester");
-    let why = people.why("us-east").await.unwrap();
-    assert_eq!(why.decisions[0].reasons[0].code, "no-fit-backup");
+    assert!(people.history(0).await.unwrap().len() <= 41);
+    // Somebody else is not held up by it.
+    let other = operator::request(
+        v1::act_request::Kind::Freeze(v1::Freeze {}),
+        "maintenance",
+        "somebody else",
+        "f",
+        Some(std::time::Duration::from_secs(60)),
+    );
+    assert_eq!(people.act(other).await.unwrap().outcome(), v1::Outcome::Running);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_document_that_is_too_large_is_refused_before_the_store_is_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    let control_plane = ControlPlane::start(folder.path()).await;
+    control_plane.follow(&folder.path().join("plan")).await;
+    let people = control_plane.operator();
+    let document = people.document(v1::DocumentKind::Topology).await.unwrap();
+    let huge = v1::ApplyDocumentRequest {
+        kind: v1::DocumentKind::Topology.into(),
+        text: document.text + &"# a comment\n".repeat(100_000),
+        replaces: document.version,
+        author: "tester".into(),
+        reason: "large".into(),
+        token: "t".into(),
+        dry_run: false,
+    };
+    let refused = people.apply(huge).await.unwrap_err().to_string();
+    assert!(
+        refused.contains("text: the topology document has 1") && refused.contains("is the most"),
+        "{refused}"
+    );
+    assert!(people.status().await.unwrap().unwritten.is_none());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -107,7 +166,8 @@ async fn a_dry_run_says_what_would_happen_and_changes_nothing() {
         .plan(Some(request(operator::failover("us-east"), "try", None)))
         .await
         .unwrap();
-    assert_eq!(tried.outcome(), v1::Outcome::Refused);
+    // An order needs no telemetry: nothing has been seen of any region yet.
+    assert_eq!((tried.outcome(), tried.changes), (v1::Outcome::Done, true));
     let check = |rule: &str| {
         tried
             .checks
@@ -115,10 +175,7 @@ async fn a_dry_run_says_what_would_happen_and_changes_nothing() {
             .find(|check| check.rule == rule)
             .map(|check| check.passed)
     };
-    assert_eq!(
-        (check("regions-serving-min"), check("no-fit-backup")),
-        (Some(true), Some(false))
-    );
+    assert_eq!(check("regions-serving-min"), Some(true));
     let load = tried.loads.iter().find(|load| load.region == "us-east").unwrap();
     assert_eq!(
         (load.resource.as_str(), load.now == f64::from(load.max)),
@@ -280,6 +337,11 @@ async fn what_nodes_serve_goes_on_when_the_store_was_lost() {
     assert_eq!(recovered.plan.reasons[0].code, topology::ReasonCode::PlanRecovered);
     let history = control_plane.operator().history(0).await.unwrap();
     assert_eq!(codes(&history), ["plan-recovered", "genesis"]);
+}
+
+fn rollout(version: &str) -> v1::act_request::Kind {
+    let version = version.to_owned();
+    v1::act_request::Kind::Rollout(v1::Rollout { version })
 }
 
 /// A plan that no leader made: the region is left in it.

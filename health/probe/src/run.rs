@@ -159,7 +159,9 @@ fn start_probes(http: &reqwest::Client, vantage: &NodeId, snapshot: &Snapshot, n
     let mut probes = JoinSet::new();
     for (index, region) in snapshot.topology.regions.values().enumerate() {
         let at = schedule(snapshot, vantage, index);
-        for stack in region.stacks.iter().map(|stack| stack.address) {
+        // A stack that was taken out of service may be stopped, and one of a version that nobody is sent to may be broken.
+        for stack in snapshot.plan.stacks_with_sessions(region) {
+            let stack = stack.address;
             if let Some(wait) = at.gateway.checked_sub(into_tick) {
                 let (http, id) = (http.clone(), region.id.clone());
                 probes.spawn(async move {
@@ -320,6 +322,38 @@ mod tests {
         sleep(Duration::from_secs(45)).await;
         assert!(*asked.lock().unwrap() >= 4);
         assert!(reported.try_recv().is_ok() && reported.try_recv().is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn stacks_that_get_no_sessions_are_not_probed() {
+        let started = Instant::now();
+        let now = move || Moment(1_700_000_000_000) + started.elapsed();
+        let mut world = world();
+        let stack = |port: u16| std::net::SocketAddr::from(([127, 0, 0, 1], port));
+        let us_east = RegionId::new("us-east").unwrap();
+        let canary = topology::Stack::of_version(stack(3), "2.4.0").unwrap();
+        let region = world.topology.regions.get_mut(&us_east).unwrap();
+        region.stacks = vec![stack(1).into(), stack(2).into(), canary];
+        world.plan.drained_stacks.insert(stack(2));
+        let (reports, mut reported) = mpsc::channel(8);
+        let (snapshots, receiver) = watch::channel(Some(Arc::new(world.clone())));
+        tokio::spawn(run_by(now, settings(reports), receiver, Passive::default));
+        let probed = |report: TickReport| -> Vec<u16> {
+            let seen = report.observations.iter().filter(|it| it.region == us_east);
+            seen.filter_map(|it| Some(it.stack?.port())).collect()
+        };
+        assert_eq!(probed(reported.recv().await.unwrap()), [1]);
+        // Some users are sent to the canary: now it counts.
+        world.plan.rollout = Some(topology::Rollout {
+            version: "2.4.0".into(),
+            percent: 10,
+            since: Moment(0),
+            action: "a1".into(),
+        });
+        snapshots.send_replace(Some(Arc::new(world)));
+        // The tick under way is probed by the plan it began with.
+        assert_eq!(probed(reported.recv().await.unwrap()), [1]);
+        assert_eq!(probed(reported.recv().await.unwrap()), [1, 3]);
     }
 
     #[test]

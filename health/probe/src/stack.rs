@@ -22,41 +22,59 @@ const HEALTH_BYTES_MAX: usize = 64 << 10;
 /// so a slow turn must be measured rather than cut.
 const TURN_PATIENCE: u32 = 2;
 
-/// What was seen, merged to one entry per region and component.
+/// What was seen, merged to one entry per region and component, and of the gateway per stack.
 #[derive(Debug, Default)]
-pub(crate) struct Seen(BTreeMap<(RegionId, Component, Source), Observation>);
+pub(crate) struct Seen(BTreeMap<Key, Observation>);
+
+type Key = (RegionId, Component, Source, Option<SocketAddr>);
 
 impl Seen {
     pub(crate) fn of(&mut self, region: &RegionId, component: Component) -> &mut Observation {
-        self.entry(region, component, Source::Probe)
+        self.entry(region, component, Source::Probe, None)
+    }
+
+    /// The gateway of one stack.
+    pub(crate) fn gateway(&mut self, region: &RegionId, stack: SocketAddr) -> &mut Observation {
+        self.entry(region, Component::Gateway, Source::Probe, Some(stack))
     }
 
     pub(crate) fn merge(&mut self, other: &Observation) {
-        self.entry(&other.region, other.component, other.source).merge(other);
+        self.entry(&other.region, other.component, other.source, other.stack)
+            .merge(other);
     }
 
     pub(crate) fn absorb(&mut self, other: &Seen) {
         other.0.values().for_each(|observation| self.merge(observation));
     }
 
-    /// Regions whose gateway was asked and never answered.
+    /// Regions whose gateway was asked and never answered, at none of their stacks.
     pub(crate) fn unanswered(&self) -> BTreeSet<RegionId> {
-        let gateways = self
-            .0
-            .iter()
-            .filter(|((_, component, source), _)| (*component, *source) == (Component::Gateway, Source::Probe));
-        let unanswered = gateways.filter(|(_, seen)| seen.failed > 0 && seen.succeeded == 0);
-        unanswered.map(|((region, ..), _)| region.clone()).collect()
+        let mut answers: BTreeMap<&RegionId, bool> = BTreeMap::new();
+        for ((region, component, source, _), seen) in &self.0 {
+            if (*component, *source) == (Component::Gateway, Source::Probe) && seen.samples() > 0 {
+                *answers.entry(region).or_default() |= seen.succeeded > 0;
+            }
+        }
+        let unanswered = answers.into_iter().filter(|(_, answers)| !answers);
+        unanswered.map(|(region, _)| region.clone()).collect()
     }
 
     pub(crate) fn into_observations(self) -> Vec<Observation> {
         self.0.into_values().collect()
     }
 
-    fn entry(&mut self, region: &RegionId, component: Component, source: Source) -> &mut Observation {
-        self.0
-            .entry((region.clone(), component, source))
-            .or_insert_with(|| Observation::new(region.clone(), component, source))
+    fn entry(
+        &mut self,
+        region: &RegionId,
+        component: Component,
+        source: Source,
+        stack: Option<SocketAddr>,
+    ) -> &mut Observation {
+        let key = (region.clone(), component, source, stack);
+        self.0.entry(key).or_insert_with(|| Observation {
+            stack,
+            ..Observation::new(region.clone(), component, source)
+        })
     }
 }
 
@@ -90,7 +108,7 @@ pub(crate) async fn gateway(
     let took_ms = milliseconds(started.elapsed());
     match answer.unwrap_or_else(|_| Err(format!("no answer to GET /health within {patience:?}"))) {
         Ok(health) => {
-            seen.of(region, Component::Gateway).succeed(took_ms);
+            seen.gateway(region, stack).succeed(took_ms);
             // The other components are judged by the spoken turn; only the store shows nowhere else.
             match health
                 .pointer("/components/session-store/status")
@@ -103,7 +121,7 @@ pub(crate) async fn gateway(
                 None => {}
             }
         }
-        Err(why) => seen.of(region, Component::Gateway).fail(&why),
+        Err(why) => seen.gateway(region, stack).fail(&why),
     }
     (seen, round_trip)
 }
@@ -163,18 +181,17 @@ pub(crate) async fn spoken_turn(region: &RegionId, stack: SocketAddr, patience: 
     let mut seen = Seen::default();
     match Call::open(stack, &options).await {
         Ok(mut call) => {
-            seen.of(region, Component::Gateway)
-                .succeed(milliseconds(started.elapsed()));
+            seen.gateway(region, stack).succeed(milliseconds(started.elapsed()));
             let result = call.turn(Utterance::probe(), Pacing::Immediate).await;
             call.hang_up().await;
-            judge(&mut seen, region, &result);
+            judge(&mut seen, region, stack, &result);
         }
-        Err(error) => seen.of(region, Component::Gateway).fail(&error.to_string()),
+        Err(error) => seen.gateway(region, stack).fail(&error.to_string()),
     }
     seen
 }
 
-fn judge(seen: &mut Seen, region: &RegionId, result: &Result<Turn, CallError>) {
+fn judge(seen: &mut Seen, region: &RegionId, stack: SocketAddr, result: &Result<Turn, CallError>) {
     match result {
         Ok(turn) => judge_answer(seen, region, turn),
         Err(CallError::TurnTimeout { stage, .. } | CallError::TurnFailed { stage, .. }) => {
@@ -187,7 +204,7 @@ fn judge(seen: &mut Seen, region: &RegionId, result: &Result<Turn, CallError>) {
             seen.of(region, guilty).fail(&why);
         }
         // The connection itself broke under the turn.
-        Err(error) => seen.of(region, Component::Gateway).fail(&error.to_string()),
+        Err(error) => seen.gateway(region, stack).fail(&error.to_string()),
     }
 }
 
@@ -239,7 +256,7 @@ pub async fn probe_once(topology: &Topology, patience: Duration) -> Vec<Observat
             let (id, http) = (region.id.clone(), http.clone());
             probes.spawn(async move {
                 let (mut seen, _) = gateway(&http, &id, stack, patience).await;
-                let gateway_works = seen.of(&id, Component::Gateway).failed == 0;
+                let gateway_works = seen.gateway(&id, stack).failed == 0;
                 if gateway_works {
                     seen.absorb(&spoken_turn(&id, stack, patience).await);
                 }
@@ -265,4 +282,21 @@ fn cause(error: &reqwest::Error) -> String {
         cause = source;
     }
     cause.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_region_is_silent_when_none_of_its_stacks_answers() {
+        let region = RegionId::new("us-east").unwrap();
+        let stack = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
+        let mut seen = Seen::default();
+        assert!(seen.unanswered().is_empty());
+        seen.gateway(&region, stack(1)).fail("refused");
+        assert_eq!(seen.unanswered(), BTreeSet::from([region.clone()]));
+        seen.gateway(&region, stack(2)).succeed(5.0);
+        assert!(seen.unanswered().is_empty());
+    }
 }

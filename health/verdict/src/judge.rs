@@ -1,11 +1,12 @@
 //! From windows to verdicts.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::SocketAddr};
 
 use topology::{Component, Level, NodeId, RegionId, Tick, policy::HealthPolicy};
 
 use crate::{
     Before, Fired, Health, Latency, Observation, TrafficSeen, Trigger, Verdict, Windows,
+    spread::Spread,
     trigger::Limit,
     window::{Believed, Counts, TickSeen},
 };
@@ -59,11 +60,14 @@ fn judge_region(
     };
     let level = levels().map(|(level, _)| level).max().unwrap_or_default();
     let mut failovers = fired.iter().filter(|it| it.trigger.level().is_none());
-    let down = failovers.clone().find(|it| is_fresh(it.trigger));
+    // One that still fails says more than one that is on its way back.
+    let seen = || failovers.clone().filter(|it| is_fresh(it.trigger));
+    let down = seen().find(|it| it.failing).or_else(|| seen().next());
     let suspected = [Trigger::GatewayConnections, Trigger::AsrErrors]
         .into_iter()
         .find(|trigger| of(*trigger).run.bad > 0 && is_fresh(*trigger));
     let broken = broken_component(region, windows, policy, last_closed);
+    let stacks = Stacks::of(region, windows, policy, last_closed);
 
     let (health, summary) = if !is_fresh(Trigger::GatewayConnections) {
         let ticks = policy.blind_ticks;
@@ -90,6 +94,8 @@ fn judge_region(
     } else if level > Level::L0 {
         let words: Vec<String> = levels().map(|(level, it)| format!("{level}: {}", it.why)).collect();
         (Health::Degraded, words.join("; "))
+    } else if !stacks.dead.is_empty() {
+        (Health::Degraded, stacks.describe())
     } else if let Some(component) = broken {
         (
             Health::Degraded,
@@ -128,8 +134,69 @@ fn judge_region(
         healthy_since,
         tick: last_closed,
         summary,
-        evidence: evidence(region, windows, policy, last_closed, &believed, broken),
+        evidence: [
+            stacks.evidence(region),
+            evidence(region, windows, policy, last_closed, &believed, broken),
+        ]
+        .concat(),
         fired,
+    }
+}
+
+/// The stacks of a region in the newest tick.
+struct Stacks {
+    /// Those that fail for themselves, with what succeeded of how much.
+    dead: Vec<(SocketAddr, u64, u64)>,
+    all: usize,
+}
+
+impl Stacks {
+    fn of(region: &RegionId, windows: &Windows, policy: &HealthPolicy, last_closed: Tick) -> Self {
+        let newest = windows.ticks(region, Component::Gateway, last_closed).next_back();
+        let seen = newest.filter(|(tick, _)| *tick == last_closed);
+        let stacks = || seen.into_iter().flat_map(|(_, seen)| seen.stacks());
+        let limit = Limit::SuccessBelow(policy.gateway_success_min);
+        let all = stacks().count();
+        // A region with one stack is judged as a whole.
+        let dead = stacks().filter(|(_, seen)| all > 1 && limit.call_of_all(*seen, policy).is_bad());
+        Self {
+            dead: dead
+                .map(|(stack, seen)| (stack, seen.total().succeeded, seen.total().samples()))
+                .collect(),
+            all,
+        }
+    }
+
+    fn describe(&self) -> String {
+        let Some((stack, ..)) = self.dead.first() else {
+            return String::new();
+        };
+        let more = match self.dead.len() - 1 {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        format!(
+            "stack {stack}{more} fails, and edges pass it over; {} of {} stacks serve",
+            self.all - self.dead.len(),
+            self.all
+        )
+    }
+
+    /// One line for each stack that fails, up to a few.
+    fn evidence(&self, region: &RegionId) -> Vec<String> {
+        let serving = self.all - self.dead.len();
+        let line = |(stack, succeeded, samples): &(SocketAddr, u64, u64)| {
+            let what = match succeeded {
+                0 => "answers nobody".to_owned(),
+                some => format!("answers {some} of {samples}"),
+            };
+            let serve = if serving == 1 { "serves" } else { "serve" };
+            format!(
+                "stack {stack} of {region} {what}; {serving} of {} stacks {serve}",
+                self.all
+            )
+        };
+        self.dead.iter().take(VANTAGES_NAMED).map(line).collect()
     }
 }
 
@@ -160,8 +227,12 @@ fn describe_fired(trigger: Trigger, believed: &Believed, policy: &HealthPolicy) 
         None => trigger.condition(policy),
     };
     let held = if trigger.level().is_none() { "down" } else { "held" };
-    let failing = believed.run.bad > 0;
-    let why = if failing {
+    let is_in_a_row = believed.run.bad >= patience.fall;
+    let failing = believed.run.bad > 0 || believed.spread == Spread::Bad;
+    let why = if believed.spread != Spread::Clear && !is_in_a_row {
+        let spread = believed.describe_spread();
+        format!("{what} {spread}; {held} until fewer of them are bad")
+    } else if failing {
         format!("{what} for {} ticks", patience.fall)
     } else if believed.run.newest_known.is_none() {
         format!(
@@ -247,7 +318,7 @@ fn describe_tick(component: Component, tick: Tick, seen: TickSeen<'_>) -> String
         words.push(format!("{rest} {more}vantages {succeeded}/{samples}"));
     }
     let percentile = |name: &str, q: f64| {
-        let ms = total.latency.quantile(q);
+        let ms = total.latency.and_then(|latency| latency.quantile(q));
         ms.map(|ms| format!(", {name} {ms:.0} ms")).unwrap_or_default()
     };
     let p99 = match component {

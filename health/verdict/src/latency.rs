@@ -105,9 +105,19 @@ impl Latency {
         self.0.count() == 0
     }
 
-    /// The latency that a share `q` (0..=1) of all stay below, in milliseconds; `None` when nothing was recorded.
+    /// The latency that a share `q` (0..=1) of all do not exceed, in milliseconds; `None` when nothing was recorded. It is the
+    /// nearest rank: the P99 of fewer than a hundred is the slowest of them, or a region that is slow each time a vantage
+    /// looks, twice a tick, would never be.
     pub fn quantile(&self, q: f64) -> Option<f64> {
-        self.0.quantile(q).ok().flatten()
+        let last = self.0.count().checked_sub(1)?;
+        let rank = ((q * (last + 1) as f64).ceil() as usize).saturating_sub(1).min(last);
+        // The library counts ranks as a share of the last one, rounded down: half a rank more is surely this one.
+        let share = match rank {
+            0 => 0.0,
+            rank if rank == last => 1.0,
+            rank => (rank as f64 + 0.5) / last as f64,
+        };
+        self.0.quantile(share).ok().flatten()
     }
 }
 
@@ -136,9 +146,20 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// The true percentile, with the library's choice among neighbours.
+    /// The true percentile, by the nearest rank.
     fn exact(sorted: &[f64], q: f64) -> f64 {
-        sorted[(q * (sorted.len() - 1) as f64) as usize]
+        sorted[((q * sorted.len() as f64).ceil() as usize).saturating_sub(1)]
+    }
+
+    #[test]
+    fn the_p99_of_few_is_the_slowest_of_them() {
+        for (fast, slow_is_p99) in [(1, true), (98, true), (99, false)] {
+            let mut latency = sketch_of(&vec![100.0; fast]);
+            latency.add(5_000.0);
+            let p99 = latency.quantile(0.99).unwrap();
+            assert_eq!(p99 > 4_900.0, slow_is_p99, "{fast} fast ones: {p99}");
+        }
+        assert_eq!(sketch_of(&[7.0]).quantile(0.0), sketch_of(&[7.0]).quantile(1.0));
     }
 
     fn sketch_of(latencies: &[f64]) -> Latency {

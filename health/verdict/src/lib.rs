@@ -15,6 +15,13 @@
 //! | NLU errors | more than half fail | 6 ticks | 12 ticks | L2, pattern NLU |
 //! | skills errors | more than half fail | 6 ticks | 12 ticks | L3, cached skills |
 //!
+//! As many bad ticks count as well when they are spread over a window (four of twelve of the gateway, of the others as many in
+//! two and a half times the ticks), and so do errors that only the window shows: what failed in all its ticks together, past the
+//! limit beyond doubt, also without the word of the vantage that accuses most.
+//!
+//! A gateway is judged stack by stack. Edges pass a dead stack over, so a region is bad when fewer of its stacks work than it
+//! needs (`capacity_min`); until then it is degraded, and the evidence names the stack.
+//!
 //! Each number is one of the policy. In every case a tick is known only with enough samples from enough vantages, and bad
 //! only if enough vantages see it bad for themselves. Unknown ticks freeze a trigger; too many of them are `blind`.
 //!
@@ -30,6 +37,7 @@ pub mod latency;
 pub mod observation;
 pub mod rounds;
 mod run;
+mod spread;
 mod trigger;
 mod verdict;
 pub mod window;

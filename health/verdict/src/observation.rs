@@ -1,6 +1,6 @@
 //! What a vantage saw of one component of one region in one tick.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use topology::{Component, NodeId, RegionId, Tick};
@@ -9,6 +9,12 @@ use crate::Latency;
 
 /// Longest failure text carried, in characters: enough for a reason, too little to fill a log.
 pub const FAILURE_LENGTH_MAX: usize = 200;
+
+/// Most probes that count of one vantage, component and tick. It makes two of each stack; a region has few enough for this.
+pub const PROBES_MAX: u32 = 64;
+/// Most attempts of real traffic that count of one vantage, component and tick: 10,000 in 10 s are the turns of some 50,000
+/// sessions, which is more than an edge holds. Whoever claims more counts like one that saw this many.
+pub const TRAFFIC_MAX: u32 = 10_000;
 
 /// Whether something was seen by probing or in real traffic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -29,6 +35,9 @@ pub struct Observation {
     pub component: Component,
     /// How it was seen.
     pub source: Source,
+    /// Of which stack it speaks, where the vantage tells: of the gateway, in its probes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stack: Option<SocketAddr>,
     /// Attempts that succeeded.
     pub succeeded: u32,
     /// Attempts that failed.
@@ -200,6 +209,7 @@ impl Observation {
             region,
             component,
             source,
+            stack: None,
             succeeded: 0,
             failed: 0,
             latency,
@@ -226,6 +236,26 @@ impl Observation {
         self.latency.merge(&other.latency);
         if !other.failure.is_empty() {
             self.failure.clone_from(&other.failure);
+        }
+    }
+
+    /// Holds the counts to what one vantage can have seen in a tick; the share that failed stays as it is.
+    pub(crate) fn cap(&mut self) {
+        let max = match self.source {
+            Source::Probe => PROBES_MAX,
+            Source::Traffic => TRAFFIC_MAX,
+        };
+        let (failed, samples) = (
+            u64::from(self.failed),
+            u64::from(self.succeeded) + u64::from(self.failed),
+        );
+        // A sketch cannot be made smaller: one of more successes than there can have been tells nothing.
+        if self.latency.count() > u64::from(self.succeeded.min(max)) {
+            self.latency = Latency::default();
+        }
+        if samples > u64::from(max) {
+            self.failed = (u64::from(max) * failed / samples) as u32;
+            self.succeeded = max - self.failed;
         }
     }
 

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use topology::{NodeId, RegionId, Tick, policy::HealthPolicy};
+use topology::{RegionId, Tick, policy::HealthPolicy};
 
 use crate::{Before, TickReport, Unwanted, Verdict, Windows, judge};
 
@@ -115,11 +115,6 @@ impl Rounds {
     /// The newest round that was judged.
     pub fn judged(&self) -> Option<Tick> {
         self.judged
-    }
-
-    /// The vantages that reported on a tick.
-    pub fn reported(&self, tick: Tick) -> impl Iterator<Item = &NodeId> {
-        self.windows.vantages(tick)
     }
 
     fn wait_for(&mut self, tick: Tick, watch: Watch, policy: &HealthPolicy) {

@@ -2,6 +2,8 @@
 
 use topology::Tick;
 
+use crate::spread::Spread;
+
 /// What a trigger makes of one tick.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Called {
@@ -28,7 +30,8 @@ pub(crate) struct Patience {
     pub(crate) blind: u32,
 }
 
-/// Falls after so many bad ticks in a row, and rises after so many good ones.
+/// Falls after so many bad ticks in a row, or when the ticks of its window are bad together, and rises after so many good ones,
+/// once the window is clear.
 ///
 /// Unknown ticks freeze it: they neither count nor clear. After too many of them the count begins anew, or a bad tick of
 /// an hour ago would decide with one of now; what has fallen still has to rise.
@@ -47,7 +50,7 @@ pub(crate) struct Run {
 
 impl Run {
     /// Takes note of a tick; ticks come in their order.
-    pub(crate) fn go_on(&mut self, tick: Tick, called: Called, patience: Patience) {
+    pub(crate) fn go_on(&mut self, tick: Tick, called: Called, patience: Patience, spread: Spread) {
         let is_blind = |newest: Tick| tick.0.saturating_sub(newest.0) > u64::from(patience.blind);
         if called == Called::Unknown {
             return;
@@ -65,7 +68,8 @@ impl Run {
             self.good_from = self.good_from.filter(|_| follows).or(Some(tick));
         }
         self.newest_known = Some(tick);
-        self.fallen = (self.fallen && self.good < patience.rise) || self.bad >= patience.fall;
+        let is_held = self.good < patience.rise || spread != Spread::Clear;
+        self.fallen = (self.fallen && is_held) || self.bad >= patience.fall || spread == Spread::Bad;
     }
 
     /// Whether anything was known of the last `ticks` ticks.
@@ -94,7 +98,7 @@ mod tests {
                 'g' => Called::Good,
                 _ => Called::Unknown,
             };
-            run.go_on(Tick(tick as u64), called, patience);
+            run.go_on(Tick(tick as u64), called, patience, Spread::Clear);
         }
         run
     }

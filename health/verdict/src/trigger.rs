@@ -3,11 +3,12 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-use topology::{Component, Level, NodeId, policy::HealthPolicy};
+use topology::{Component, Level, NodeId, Tick, policy::HealthPolicy};
 
 use crate::{
-    Observation,
+    Latency,
     run::{Called, Patience},
+    spread::{Remembered, Window},
     window::{Counts, TickSeen},
 };
 
@@ -73,6 +74,55 @@ impl Trigger {
         Patience { fall, rise, blind }
     }
 
+    /// The window in which bad ticks count though they are not in a row.
+    pub(crate) fn window(self, policy: &HealthPolicy) -> Window {
+        let fall = self.patience(policy).fall;
+        let (ticks, bad) = match self {
+            Self::GatewayConnections => (policy.gateway_window_ticks, policy.gateway_window_bad.max(fall)),
+            _ => ((f64::from(fall) * policy.window_factor) as u32, fall),
+        };
+        let errors_max = match self {
+            Self::GatewayConnections => Some(1.0 - policy.gateway_success_min),
+            Self::AsrErrors | Self::AsrDegraded => Some(policy.asr_error_max),
+            Self::AsrLatency => None,
+            Self::NluErrors => Some(policy.nlu_error_max),
+            Self::SkillsErrors => Some(policy.skills_error_max),
+        };
+        Window {
+            ticks,
+            bad,
+            errors_max,
+            vantages_min: policy.vantages_min as usize,
+        }
+    }
+
+    /// What a window keeps of a tick.
+    pub(crate) fn remember(self, tick: Tick, called: Called, seen: TickSeen<'_>, policy: &HealthPolicy) -> Remembered {
+        let is_bad = called.is_bad();
+        let Some(max) = self.window(policy).errors_max else {
+            return Remembered::new(tick, is_bad, false, std::iter::empty());
+        };
+        let needed = match self {
+            Self::GatewayConnections => seen.needed(policy.capacity_min),
+            _ => None,
+        };
+        let counts = |(vantage, it): (_, Counts<'_>)| (vantage, it.failed, it.samples());
+        let mut tick = match needed {
+            Some(needed) => Remembered::new(tick, is_bad, false, needed.into_iter().map(counts)),
+            // Mostly so, and a fleet has a thousand vantages.
+            None if seen.total().failed == 0 => Remembered {
+                samples: seen.total().samples(),
+                ..Remembered::new(tick, is_bad, false, std::iter::empty())
+            },
+            None => {
+                let all = seen.vantages().map(|(vantage, saw)| counts((vantage, saw.into())));
+                Remembered::new(tick, is_bad, false, all)
+            }
+        };
+        tick.is_past = tick.failed as f64 > tick.samples as f64 * max;
+        tick
+    }
+
     /// Any of these makes a tick bad.
     fn limits(self, policy: &HealthPolicy) -> Vec<Limit> {
         let p95 = Limit::LatencyAbove(0.95, policy.edge_asr_p95_max.as_secs_f64() * 1000.0);
@@ -107,10 +157,16 @@ impl Trigger {
             .into_iter()
             .filter(|limit| limit.call(seen, policy).is_bad())
             .collect();
-        let accuses = |saw: &Observation| passed.iter().any(|limit| limit.is_passed(saw.into()));
-        let mut vantages: Vec<NodeId> = seen
-            .vantages()
-            .filter(|(_, saw)| accuses(saw))
+        let accuses = |saw: Counts<'_>| passed.iter().any(|limit| limit.is_seen_past(saw));
+        let needed = match self {
+            Self::GatewayConnections => seen.needed(policy.capacity_min),
+            _ => None,
+        };
+        let all = || seen.vantages().map(|(vantage, saw)| (vantage, Counts::from(saw)));
+        let mut vantages: Vec<NodeId> = needed
+            .unwrap_or_else(|| all().collect())
+            .into_iter()
+            .filter(|(_, saw)| accuses(*saw))
             .map(|(vantage, _)| vantage.clone())
             .collect();
         vantages.sort_unstable();
@@ -125,6 +181,14 @@ impl Trigger {
     pub(crate) fn condition(self, policy: &HealthPolicy) -> String {
         let limits: Vec<String> = self.limits(policy).iter().map(ToString::to_string).collect();
         self.describe(&limits.join(" or "))
+    }
+
+    /// What makes a window bad, in words: its errors, and no latency.
+    pub(crate) fn errors(self, policy: &HealthPolicy) -> String {
+        let limits = self.limits(policy).into_iter();
+        let errors = limits.filter(|limit| !matches!(limit, Limit::LatencyAbove(..)));
+        let errors: Vec<String> = errors.map(|limit| limit.to_string()).collect();
+        self.describe(&errors.join(" or "))
     }
 
     fn describe(self, limits: &str) -> String {
@@ -154,16 +218,46 @@ pub(crate) enum Limit {
 
 impl Limit {
     /// A tick is bad when it is so over all vantages together and for enough of them alone: one vantage alone may be the
-    /// one that is cut off. Too few samples, or too few vantages that have any, and nothing is known.
+    /// one that is cut off. Too few samples, or too few vantages that have any, and nothing is known. Of a gateway only as many
+    /// stacks count as the region cannot do without.
     pub(crate) fn call(self, seen: TickSeen<'_>, policy: &HealthPolicy) -> Called {
+        let needed = match self {
+            Self::SuccessBelow(_) => seen.needed(policy.capacity_min),
+            Self::ErrorsAbove(_) | Self::LatencyAbove(..) => None,
+        };
+        let Some(needed) = needed else {
+            return self.call_of_all(seen, policy);
+        };
+        let mut total = Counts {
+            succeeded: 0,
+            failed: 0,
+            latency: None,
+        };
+        for (_, saw) in &needed {
+            (total.succeeded, total.failed) = (total.succeeded + saw.succeeded, total.failed + saw.failed);
+        }
+        self.call_of(total, || needed.iter().map(|(_, saw)| *saw), policy)
+    }
+
+    /// The same, by everything that was seen: of a gateway of one stack, or of one stack of a gateway.
+    pub(crate) fn call_of_all(self, seen: TickSeen<'_>, policy: &HealthPolicy) -> Called {
+        self.call_of(seen.total(), || seen.vantages().map(|(_, saw)| saw.into()), policy)
+    }
+
+    fn call_of<'w, V: Iterator<Item = Counts<'w>>>(
+        self,
+        total: Counts<'w>,
+        vantages: impl Fn() -> V,
+        policy: &HealthPolicy,
+    ) -> Called {
         let enough = |holds: &dyn Fn(Counts<'_>) -> bool| {
-            let those = seen.vantages().filter(|(_, saw)| holds((*saw).into()));
+            let those = vantages().filter(|saw| holds(*saw));
             // No need to ask a thousand when two will do.
             those.take(policy.vantages_min as usize).count() >= policy.vantages_min as usize
         };
-        if self.volume(seen.total()) < u64::from(policy.samples_min) || !enough(&|it| self.volume(it) > 0) {
+        if self.volume(total) < u64::from(policy.samples_min) || !enough(&|it| self.volume(it) > 0) {
             Called::Unknown
-        } else if self.is_passed(seen.total()) && enough(&|it| self.is_passed(it)) {
+        } else if self.is_passed(total) && enough(&|it| self.is_seen_past(it)) {
             Called::Bad
         } else {
             Called::Good
@@ -173,7 +267,17 @@ impl Limit {
     fn volume(self, counts: Counts<'_>) -> u64 {
         match self {
             Self::SuccessBelow(_) | Self::ErrorsAbove(_) => counts.samples(),
-            Self::LatencyAbove(..) => counts.latency.count(),
+            Self::LatencyAbove(..) => counts.latency.map_or(0, Latency::count),
+        }
+    }
+
+    /// Whether one vantage accuses: past the limit, and not by a single loss among several attempts. A vantage makes two or three
+    /// attempts in a tick; one that is lost says nothing, and two vantages lose one each in the same tick every other hour.
+    fn is_seen_past(self, counts: Counts<'_>) -> bool {
+        let is_more_than_a_loss = counts.failed > 1 || counts.succeeded == 0;
+        match self {
+            Self::SuccessBelow(_) | Self::ErrorsAbove(_) => self.is_passed(counts) && is_more_than_a_loss,
+            Self::LatencyAbove(..) => self.is_passed(counts),
         }
     }
 
@@ -183,7 +287,10 @@ impl Limit {
             Self::SuccessBelow(_) | Self::ErrorsAbove(_) if counts.samples() == 0 => false,
             Self::SuccessBelow(min) => share(counts.succeeded) < min,
             Self::ErrorsAbove(max) => share(counts.failed) > max,
-            Self::LatencyAbove(q, max_ms) => counts.latency.quantile(q).is_some_and(|ms| ms > max_ms),
+            Self::LatencyAbove(q, max_ms) => {
+                let ms = counts.latency.and_then(|latency| latency.quantile(q));
+                ms.is_some_and(|ms| ms > max_ms)
+            }
         }
     }
 }

@@ -5,14 +5,24 @@
 //! note of it, and what the vantages saw in it is forgotten. Memory is thus bounded by the ticks that are still open, not
 //! by the longest window, and a run of ticks may be of any length.
 
-use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
+use std::{
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    net::SocketAddr,
+};
 
 use topology::{Component, NodeId, RegionId, Tick, policy::HealthPolicy};
 
-use crate::{Latency, Observation, TickReport, TrafficSeen, Trigger, run::Run, trigger::Accusation};
+use crate::{
+    Latency, Observation, TickReport, TrafficSeen, Trigger,
+    run::{Called, Run},
+    spread::{Recent, Spread},
+    trigger::Accusation,
+};
 
 /// Most vantages remembered per tick; more than any fleet has, so that made-up names cannot fill the memory.
 pub const VANTAGES_MAX: usize = 4_096;
+/// Most stacks of a region that are told apart; more than a region has, so that made-up addresses cannot fill the memory.
+const STACKS_MAX: usize = 256;
 
 /// Everything that was seen, as far as it still matters.
 #[derive(Debug, Clone, Default)]
@@ -32,9 +42,20 @@ struct SeenByAll {
     /// As they came. Hundreds of thousands of observations come in each tick of a large fleet, so they are not moved any
     /// more: the cells say where they are.
     reports: Vec<TickReport>,
-    cells: BTreeMap<RegionId, [Cell; Component::ALL.len()]>,
+    regions: BTreeMap<RegionId, RegionSeen>,
     /// Real traffic, by everybody's word, and of how many.
     traffic: BTreeMap<RegionId, (TrafficSeen, usize)>,
+}
+
+/// One region in one tick.
+#[derive(Debug, Clone, Default)]
+struct RegionSeen {
+    /// By component: of the gateway, all stacks and traffic together.
+    components: [Cell; Component::ALL.len()],
+    /// The gateway, stack by stack, where the vantage tells of which it speaks.
+    stacks: BTreeMap<SocketAddr, Cell>,
+    /// The gateway where it does not: real traffic above all.
+    elsewhere: Cell,
 }
 
 /// One component of one region in one tick.
@@ -51,6 +72,7 @@ struct Cell {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct TickSeen<'w> {
     cell: &'w Cell,
+    region: &'w RegionSeen,
     reports: &'w [TickReport],
 }
 
@@ -59,14 +81,18 @@ pub(crate) struct TickSeen<'w> {
 pub(crate) struct Counts<'w> {
     pub(crate) succeeded: u64,
     pub(crate) failed: u64,
-    pub(crate) latency: &'w Latency,
+    /// None where nobody asks for it.
+    pub(crate) latency: Option<&'w Latency>,
 }
 
 /// What a trigger makes of all ticks up to one.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Believed {
     pub(crate) run: Run,
-    /// Of the newest bad tick.
+    recent: Recent,
+    /// What the ticks of the window make together, though they are not bad in a row.
+    pub(crate) spread: Spread,
+    /// Of the newest bad tick, or of the window.
     pub(crate) accusation: Option<Accusation>,
 }
 
@@ -106,17 +132,17 @@ impl Windows {
         let open = self.ticks.split_off(&oldest_open(policy, last_closed));
         for (tick, seen) in std::mem::replace(&mut self.ticks, open) {
             self.settled_to = self.settled_to.max(Some(tick));
-            for (region, cells) in &seen.cells {
+            for region in seen.regions.keys() {
                 let settled = self.settled.entry(region.clone()).or_default();
                 for (believed, trigger) in settled.iter_mut().zip(Trigger::ALL) {
-                    let seen = seen.of(&cells[trigger.component() as usize]);
+                    let seen = seen.of(region, trigger.component());
                     believed.go_on(trigger, policy, seen.map(|seen| (tick, seen)));
                 }
             }
         }
         self.settled.retain(|region, _| exists(region));
         for seen in self.ticks.values_mut() {
-            seen.cells.retain(|region, _| exists(region));
+            seen.regions.retain(|region, _| exists(region));
             seen.traffic.retain(|region, _| exists(region));
         }
     }
@@ -144,10 +170,9 @@ impl Windows {
         component: Component,
         last_closed: Tick,
     ) -> impl DoubleEndedIterator<Item = (Tick, TickSeen<'_>)> {
-        self.ticks.range(..=last_closed).filter_map(move |(tick, all)| {
-            let cells = all.cells.get(region)?;
-            Some((*tick, all.of(&cells[component as usize])?))
-        })
+        self.ticks
+            .range(..=last_closed)
+            .filter_map(move |(tick, all)| Some((*tick, all.of(region, component)?)))
     }
 
     /// The newest real traffic of a region in the ticks that are not settled, and of how many vantages.
@@ -193,13 +218,36 @@ impl SeenByAll {
         self.vantages.insert(report.vantage.clone());
         let number = self.reports.len();
         let observations = &mut report.observations;
-        let mut at = 0;
+        observations.iter_mut().for_each(Observation::cap);
+        let (mut at, told) = (0, observations.len());
         // Reports mostly come in the order of regions: each is looked up once then.
-        while let Some(region) = observations.get(at).map(|it| it.region.clone()) {
-            let cells = self.cells.entry(region.clone()).or_default();
-            while let Some(seen) = observations.get(at).filter(|it| it.region == region) {
-                cells[seen.component as usize].add(number, observations, at);
+        while let Some(region) = observations[..told].get(at).map(|it| it.region.clone()) {
+            let seen_there = self.regions.entry(region.clone()).or_default();
+            let mut gateway: Option<Observation> = None;
+            while let Some(seen) = observations[..told].get(at).filter(|it| it.region == region) {
+                let stack = seen.stack;
+                if seen.component != Component::Gateway {
+                    seen_there.components[seen.component as usize].add(number, observations, at);
+                } else {
+                    match &mut gateway {
+                        Some(all) => all.merge(seen),
+                        None => gateway = Some(seen.clone()),
+                    }
+                    let has_room = seen_there.stacks.len() < STACKS_MAX;
+                    let known = stack.filter(|stack| has_room || seen_there.stacks.contains_key(stack));
+                    let cell = match known {
+                        Some(stack) => seen_there.stacks.entry(stack).or_default(),
+                        None => &mut seen_there.elsewhere,
+                    };
+                    cell.add(number, observations, at);
+                }
                 at += 1;
+            }
+            // All stacks together are an observation of their own.
+            if let Some(all) = gateway {
+                observations.push(all);
+                let at = observations.len() - 1;
+                seen_there.components[Component::Gateway as usize].add(number, observations, at);
             }
         }
         for seen in std::mem::take(&mut report.traffic) {
@@ -216,9 +264,11 @@ impl SeenByAll {
         Ok(())
     }
 
-    fn of<'w>(&'w self, cell: &'w Cell) -> Option<TickSeen<'w>> {
+    fn of(&self, region: &RegionId, component: Component) -> Option<TickSeen<'_>> {
+        let region = self.regions.get(region)?;
+        let cell = &region.components[component as usize];
         let reports = &self.reports;
-        (!cell.seen_in.is_empty()).then_some(TickSeen { cell, reports })
+        (!cell.seen_in.is_empty()).then_some(TickSeen { cell, region, reports })
     }
 }
 
@@ -252,8 +302,50 @@ impl<'w> TickSeen<'w> {
         Counts {
             succeeded: *succeeded,
             failed: *failed,
-            latency,
+            latency: Some(latency),
         }
+    }
+
+    /// Each stack of the gateway that somebody told of.
+    pub(crate) fn stacks(self) -> impl ExactSizeIterator<Item = (SocketAddr, TickSeen<'w>)> {
+        let stacks = self.region.stacks.iter();
+        stacks.map(move |(stack, cell)| (*stack, TickSeen { cell, ..self }))
+    }
+
+    /// Of a gateway with several stacks, what those make that a region cannot do without, the best of them, and its traffic:
+    /// by vantage. None where there are no several, and all counts. So one dead stack of two is passed over, as edges do, and
+    /// two are not.
+    pub(crate) fn needed(self, capacity_min: f64) -> Option<Vec<(&'w NodeId, Counts<'w>)>> {
+        let mut stacks: Vec<TickSeen<'w>> = self.stacks().map(|(_, seen)| seen).collect();
+        if stacks.len() < 2 {
+            return None;
+        }
+        let share = |seen: &TickSeen<'_>| seen.total().succeeded as f64 / seen.total().samples().max(1) as f64;
+        stacks.sort_by(|a, b| share(b).total_cmp(&share(a)));
+        // A hair less, so that half of two is one whatever the arithmetic makes of it.
+        let needed = (stacks.len() as f64 * capacity_min - 1e-9).ceil().max(1.0) as usize;
+        stacks.truncate(needed);
+        let elsewhere = TickSeen {
+            cell: &self.region.elsewhere,
+            ..self
+        };
+        let mut by_vantage: BTreeMap<&NodeId, (u64, u64)> = BTreeMap::new();
+        for (vantage, saw) in stacks.into_iter().chain([elsewhere]).flat_map(TickSeen::vantages) {
+            let (succeeded, failed) = by_vantage.entry(vantage).or_default();
+            *succeeded += u64::from(saw.succeeded);
+            *failed += u64::from(saw.failed);
+        }
+        let counts = |(succeeded, failed)| Counts {
+            succeeded,
+            failed,
+            latency: None,
+        };
+        Some(
+            by_vantage
+                .into_iter()
+                .map(|(vantage, it)| (vantage, counts(it)))
+                .collect(),
+        )
     }
 
     /// By each of them, in the order in which they reported.
@@ -276,7 +368,7 @@ impl<'w> From<&'w Observation> for Counts<'w> {
         Self {
             succeeded: u64::from(seen.succeeded),
             failed: u64::from(seen.failed),
-            latency: &seen.latency,
+            latency: Some(&seen.latency),
         }
     }
 }
@@ -289,14 +381,40 @@ impl Believed {
         policy: &HealthPolicy,
         ticks: impl IntoIterator<Item = (Tick, TickSeen<'s>)>,
     ) {
-        let mut accused = None;
+        let (mut accused, patience, window) = (None, trigger.patience(policy), trigger.window(policy));
         for (tick, seen) in ticks {
             let called = trigger.call(seen, policy);
-            self.run.go_on(tick, called, trigger.patience(policy));
+            if called == Called::Unknown {
+                continue;
+            }
+            if let Some(newest) = self.run.newest_known
+                && tick.0.saturating_sub(newest.0) > u64::from(patience.blind)
+            {
+                self.recent.clear();
+            }
+            self.recent
+                .add(trigger.remember(tick, called, seen, policy), window.ticks);
+            self.spread = self.recent.judge(window);
+            self.run.go_on(tick, called, patience, self.spread);
+            if self.run.bad >= patience.fall {
+                // It fell by ticks in a row; what comes of those is judged by what follows them.
+                self.recent.clear();
+                self.spread = Spread::Clear;
+            }
             accused = called.is_bad().then_some(seen).or(accused);
         }
         if let Some(seen) = accused {
             self.accusation = Some(trigger.accuse(seen, policy));
         }
+        // Where no tick is bad by itself, all of them accuse together.
+        if self.spread == Spread::Bad && !self.recent.is_agreed(window) {
+            let (what, vantages) = (trigger.errors(policy), self.recent.accusers(window));
+            self.accusation = Some(Accusation { what, vantages });
+        }
+    }
+
+    /// How many ticks of the window were bad, of how many, and how much of what was tried in them failed; in words.
+    pub(crate) fn describe_spread(&self) -> String {
+        self.recent.describe()
     }
 }

@@ -463,10 +463,10 @@ impl Gateway {
                         .await;
                 }
             };
-            if response.body.is_done() {
-                if let Some(region) = region.take() {
-                    self.region_is_done(ctx, region, &response, &read);
-                }
+            if response.body.is_done()
+                && let Some(region) = region.take()
+            {
+                self.region_is_done(ctx, region, &response, &read);
             }
             let began = Instant::now();
             let length = data.len();

@@ -395,6 +395,10 @@ impl Response {
         let (Some(version), Some(status)) = (response.version, response.code) else {
             return Err(Broken("its first line"));
         };
+        // Three digits, of which the first is no zero (RFC 9110 §15).
+        if status < 100 {
+            return Err(Broken("its status"));
+        }
         let mut this = Self {
             status,
             len,

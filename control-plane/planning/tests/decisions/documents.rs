@@ -242,3 +242,54 @@ fn a_frozen_planner_follows_documents_all_the_same() {
     world.without("us-west").pass(MINUTE);
     assert_eq!(world.route("us-east"), "eu-central 100");
 }
+
+#[test]
+fn where_devices_find_the_service_changes_one_edge_at_a_time() {
+    let current = three_primaries().topology;
+    let moved = |names: &[&str]| {
+        let mut topology = current.clone();
+        for name in names {
+            let edge = topology.edges.get_mut(&crate::world::edge(name)).unwrap();
+            edge.addresses = vec!["192.0.2.1".parse().unwrap()];
+        }
+        planning::risks(&current, &topology)
+    };
+    assert_eq!(moved(&[]), [""; 0]);
+    assert_eq!(moved(&["edge-iad"]), [""; 0]);
+    let both = moved(&["edge-iad", "edge-dub"]);
+    assert!(
+        both[0].starts_with("the addresses of edge-dub and edge-iad would change or go at once"),
+        "{both:?}"
+    );
+    let mut elsewhere = current.clone();
+    elsewhere.zone = "other.meridian.test".to_owned();
+    let zone = planning::risks(&current, &elsewhere);
+    assert!(
+        zone[0].contains("devices that ask for voice.meridian.test would find nothing at once"),
+        "{zone:?}"
+    );
+    let mut fewer = current.clone();
+    fewer.edges.clear();
+    assert_eq!(planning::risks(&current, &fewer).len(), 1);
+}
+
+#[test]
+fn more_vantages_than_there_are_would_find_nothing_bad() {
+    let topology = three_primaries().topology;
+    let mut policy = Policy::default();
+    policy.health.vantages_min = 3;
+    assert_eq!(problems(&topology, &policy), [""; 0], "two edges and the control plane");
+    policy.health.vantages_min = 4;
+    assert!(problems(&topology, &policy)[0].contains("no region could ever be found bad; it is 3 at most"));
+}
+
+#[test]
+fn a_version_that_no_stack_has_is_not_rolled_out() {
+    let mut world = World::new();
+    world.ask("alice", crate::world::roll_out("v22"));
+    assert!(world.refused(ReasonCode::BadRequest));
+    let text = &world.report.refused[0].text;
+    assert!(text.ends_with("stacks have current, v2, v3"), "{text}");
+    world.ask("alice", crate::world::roll_out("v2"));
+    assert!(world.plan().rollout.is_some(), "the mistake is in nobody's way");
+}

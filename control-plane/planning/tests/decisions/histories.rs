@@ -10,7 +10,7 @@ use topology::{
 };
 use verdict::Health;
 
-use crate::world::{DAY, HOUR, verdict};
+use crate::world::{DAY, HOUR, verdict, with_versions};
 
 /// Operators: two, and one who writes the first one's name differently.
 const PEOPLE: [&str; 3] = ["alice", "bob", "Alice"];
@@ -49,10 +49,11 @@ enum Step {
 
 #[derive(Debug, Clone)]
 enum Wanted {
-    Failover(usize, bool, Option<Duration>),
+    Failover(usize, bool, Option<Duration>, bool),
     Switchover(usize, bool),
     Restore(usize, Option<Duration>),
     Drain(usize),
+    DrainStack(usize),
     Rollout(u8),
     Freeze,
     Unfreeze,
@@ -76,14 +77,16 @@ fn any_loss() -> impl Strategy<Value = Option<Duration>> {
 fn any_wanted() -> impl Strategy<Value = Wanted> {
     let which = 0usize..6;
     prop_oneof![
-        6 => (which.clone(), any::<bool>(), any_loss()).prop_map(|(it, promote, loss)| Wanted::Failover(it, promote, loss)),
+        6 => (which.clone(), any::<bool>(), any_loss(), prop::bool::weighted(0.1))
+            .prop_map(|(it, promote, loss, force)| Wanted::Failover(it, promote, loss, force)),
         5 => (which.clone(), any::<bool>()).prop_map(|(it, promote)| Wanted::Switchover(it, promote)),
         5 => (which.clone(), any_loss()).prop_map(|(it, loss)| Wanted::Restore(it, loss)),
         1 => (0usize..3).prop_map(Wanted::Drain),
+        1 => (0usize..4).prop_map(Wanted::DrainStack),
         2 => (0u8..3).prop_map(Wanted::Rollout),
         1 => Just(Wanted::Freeze),
         1 => Just(Wanted::Unfreeze),
-        2 => (0usize..4).prop_map(Wanted::Override),
+        2 => (0usize..6).prop_map(Wanted::Override),
         1 => which.prop_map(Wanted::Ack),
         5 => (0usize..12).prop_map(Wanted::Approve),
         3 => (0usize..12).prop_map(Wanted::Abort),
@@ -129,6 +132,7 @@ fn any_world() -> impl Strategy<Value = (Topology, Policy)> {
     let policy = (0u32..3, 1u32..4, any::<bool>(), any::<bool>(), any::<bool>());
     (rooms, policy).prop_map(|(rooms, policy)| {
         let (mut topology, mut rules) = (three_primaries().topology, Policy::default());
+        with_versions(&mut topology, &["v0", "v1", "v2"]);
         for (region, ((sessions, connects, of), component)) in topology.regions.values_mut().zip(rooms) {
             (region.sessions_max, region.connects_per_s_max) = (sessions, connects);
             if let Some(of) = of {
@@ -260,6 +264,7 @@ impl Life {
                     old_p95_ms: Some(200.0),
                     underruns: 0,
                     gpu_memory_errors: u64::from(failed == 29),
+                    recent: None,
                 });
             }
             Step::NewLeader => self.input.epoch += 1,
@@ -310,11 +315,11 @@ impl Life {
             known.cloned().unwrap_or_else(|| "a0".to_owned())
         };
         let kind = match *wanted {
-            Wanted::Failover(it, promote, accept_loss) => IntentKind::Failover {
+            Wanted::Failover(it, promote, accept_loss, force) => IntentKind::Failover {
                 region: region(it),
                 promote,
                 accept_loss,
-                force: false,
+                force,
             },
             Wanted::Switchover(it, promote) => IntentKind::Switchover {
                 region: region(it),
@@ -326,6 +331,9 @@ impl Life {
             },
             Wanted::Drain(it) => IntentKind::DrainEdge {
                 edge: EdgeId::new(["edge-iad", "edge-dub", "edge-xyz"][it]).unwrap(),
+            },
+            Wanted::DrainStack(it) => IntentKind::DrainStack {
+                stack: std::net::SocketAddr::from(([127, 0, 0, 1], [9_003, 9_100, 9_101, 9_102][it])),
             },
             Wanted::Rollout(it) => IntentKind::Rollout {
                 version: format!("v{it}"),

@@ -309,3 +309,54 @@ fn an_override_says_that_the_rule_is_off_and_until_when() {
     );
     assert_eq!(world.level("us-east"), Level::L0);
 }
+
+// Counting.
+
+/// Two waves of sessions that meet at a region come within one window there. Counted from the first wave, as many again would
+/// be let in as it accepts.
+#[test]
+fn sessions_are_still_coming_for_a_window_after_the_last_of_them_were_sent() {
+    let mut world = World::with(|topology, policy| {
+        policy.safety.two_person.clear();
+        topology
+            .regions
+            .get_mut(&region("eu-central"))
+            .unwrap()
+            .connects_per_s_max = Some(5);
+        for (name, sessions) in [("ap-northeast", 160), ("us-west", 190)] {
+            topology.regions.get_mut(&region(name)).unwrap().sessions_max = sessions;
+        }
+    });
+    world.ask("alice", fail_over("ap-south"));
+    assert_eq!(
+        world.route("ap-south"),
+        "ap-northeast 80 + eu-central 20",
+        "40 sessions"
+    );
+    world.now = world.now + 9 * SECOND;
+    world.refresh();
+    world.ask("alice", fail_over("us-east"));
+    assert_eq!(world.route("us-east"), "us-west 95 + eu-central 5", "10 sessions");
+    world.now = world.now + 2 * SECOND;
+    world.refresh();
+    world.ask("alice", fail_over("eu-west"));
+    assert!(
+        world.refused(ReasonCode::NoHeadroom),
+        "50 sessions are coming, which is all it accepts"
+    );
+    world.now = world.now + 8 * SECOND;
+    world.refresh();
+    world.ask("alice", fail_over("eu-west"));
+    assert_eq!(world.route("eu-west"), "eu-west 75 + eu-central 25");
+}
+
+/// A token is remembered for a day, so that a retry does nothing twice, and no longer: what ended would push out what goes on.
+#[test]
+fn a_token_is_forgotten_after_a_day() {
+    let mut world = World::new();
+    world.ask_as("token", "alice", fail_over("us-east"), MINUTE);
+    world.jump(24 * HOUR);
+    assert_eq!(world.phase("token"), None);
+    world.ask_as("token", "alice", crate::world::restore("us-east"), MINUTE);
+    assert_eq!(world.state("us-east"), RegionState::Restoring(1));
+}

@@ -94,6 +94,7 @@ fn what_another_version_decided_otherwise_is_not_called_tampering() {
 fn the_largest_world_all_down_fits_into_the_store_and_is_decided_again() {
     let (document, rules) = (large(), "[failover]\ncorrelated_hold = true\n".to_owned());
     let topology = Topology::parse("large", &document).unwrap();
+    let version = topology::stack::CURRENT;
     let edges: Vec<NodeId> = topology.edges.keys().map(NodeId::from).collect();
     // A day full of people who write a lot.
     let mut talk = World::new();
@@ -112,7 +113,7 @@ fn the_largest_world_all_down_fits_into_the_store_and_is_decided_again() {
         (*of_world, *policy) = (topology, Policy::parse("p", &rules).unwrap());
     });
     world.input.memory = talk.input.memory;
-    world.ask("alice", roll_out("v2"));
+    world.ask("alice", roll_out(version));
     let seen_by = |region: &RegionId| {
         // Not quite the same vantages for all of them.
         let skipped = usize::from(region.as_str().as_bytes()[9] - b'0');
@@ -157,7 +158,7 @@ fn who_saw_it_is_recorded_and_decides_again() {
         [("us-east", "a b"), ("eu-west", "")].into(),
     ];
     for (case, hold) in cases.into_iter().zip([false, true, true]) {
-        let mut world = World::new();
+        let mut world = World::with(|topology, _| *topology = Topology::parse("t", &document).unwrap());
         for (name, vantages) in case {
             world.sees(name, Health::Down);
             world.input.verdicts.get_mut(&region(name)).unwrap().bad_from = seen_by(vantages);

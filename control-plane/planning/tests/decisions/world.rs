@@ -53,6 +53,17 @@ pub(crate) fn verdict(region: &RegionId, health: Health, tick: Tick, healthy_sin
     }
 }
 
+/// A region has a stack of each version, beside the one in service.
+pub(crate) fn with_versions(topology: &mut Topology, versions: &[&str]) {
+    let region = topology.regions.get_mut(&region("ap-south")).unwrap();
+    for (port, version) in (9_100..).zip(versions) {
+        let address = std::net::SocketAddr::from(([127, 0, 0, 1], port));
+        region
+            .stacks
+            .push(topology::Stack::of_version(address, version).unwrap());
+    }
+}
+
 impl World {
     /// Six healthy regions.
     pub(crate) fn new() -> Self {
@@ -62,6 +73,7 @@ impl World {
     /// The same, changed before it begins.
     pub(crate) fn with(change: impl FnOnce(&mut Topology, &mut Policy)) -> Self {
         let (mut topology, mut policy) = (three_primaries().topology, Policy::default());
+        with_versions(&mut topology, &["v2", "v3"]);
         change(&mut topology, &mut policy);
         let mut world = Self {
             input: Input::new(topology, policy, 1),
@@ -242,6 +254,7 @@ impl World {
             old_p95_ms: Some(200.0),
             underruns: 0,
             gpu_memory_errors: 0,
+            recent: None,
         };
         change(&mut seen);
         self.input.rollout = Some(seen);

@@ -39,7 +39,7 @@ pub(crate) fn region() -> RegionId {
 }
 
 pub(crate) fn observation(component: Component, saw: Saw) -> Observation {
-    let mut seen = Observation::new(region(), component, Source::Probe);
+    let mut seen = Observation::new(region(), component, Source::Traffic);
     (0..saw.fast).for_each(|_| seen.succeed(20.0));
     (0..saw.slow).for_each(|_| seen.succeed(saw.slow_ms));
     (0..saw.failed).for_each(|_| seen.fail("connection refused"));

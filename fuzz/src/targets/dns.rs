@@ -1,0 +1,124 @@
+//! A message to the name server. hickory reads the reply.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::LazyLock,
+};
+
+use dns::{Networks, Reply, Responder, Transport};
+use hickory_proto::{
+    op::{Message, MessageType, ResponseCode},
+    rr::{Name, RecordType},
+};
+use steering::Answers;
+use topology::{NameServer, NodeId, fixtures::three_primaries};
+
+const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7));
+const HEADER_BYTES: usize = 12;
+
+/// A zone with more name servers and addresses than fit into a datagram.
+static RESPONDER: LazyLock<Responder> = LazyLock::new(|| {
+    let mut snapshot = three_primaries();
+    for number in 0..40_u8 {
+        let id = NodeId::new(&format!("name-server-with-a-long-name-{number}")).expect("it is a good name");
+        let address = Ipv4Addr::new(192, 0, 2, number).into();
+        snapshot
+            .topology
+            .name_servers
+            .insert(id.clone(), NameServer { id, address });
+    }
+    for edge in snapshot.topology.edges.values_mut() {
+        let addresses = (0..20).map(|host| IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, host)));
+        edge.addresses.extend(addresses);
+    }
+    let node = NodeId::new("dns-1").expect("it is a good name");
+    Responder::new(Answers::compile(&snapshot), Networks::default(), &node, [7; 32])
+});
+
+pub(crate) fn answer(message: &[u8]) {
+    for transport in [Transport::Udp, Transport::Tcp] {
+        let reply = RESPONDER.reply(message, CLIENT, transport);
+        let is_question = message.len() >= HEADER_BYTES && message[2] & 0x80 == 0;
+        assert_eq!(
+            reply.is_some(),
+            is_question,
+            "every question is answered, and nothing else is"
+        );
+        if let Some(reply) = reply {
+            check(message, &reply, transport);
+        }
+    }
+}
+
+fn check(message: &[u8], reply: &Reply, transport: Transport) {
+    let read = Message::from_vec(&reply.bytes).expect("hickory reads the reply");
+    assert_eq!(reply.bytes[..2], message[..2], "the id comes back");
+    assert_eq!(read.metadata.message_type, MessageType::Response);
+    // Operation and the wish for recursion come back; nothing is recursive here.
+    assert_eq!(reply.bytes[2] & 0x79, message[2] & 0x79);
+    assert_eq!(reply.bytes[3] & 0x80, 0);
+    assert_eq!(read.metadata.truncation, reply.truncated);
+    let bytes_max = match (transport, &read.edns) {
+        (Transport::Udp, None) => 512,
+        (Transport::Udp, Some(_)) => 1232,
+        (Transport::Tcp, _) => usize::from(u16::MAX),
+    };
+    assert!(reply.bytes.len() <= bytes_max);
+    if let Some(question) = read.queries.first() {
+        let question_bytes = question.name().len() + 4;
+        let echoed = &reply.bytes[HEADER_BYTES..][..question_bytes];
+        assert_eq!(
+            echoed,
+            &message[HEADER_BYTES..][..question_bytes],
+            "the question comes back as it was written"
+        );
+    }
+    if reply.truncated {
+        assert!(read.answers.is_empty() && read.authorities.is_empty());
+        return;
+    }
+    check_answer(message, &read);
+}
+
+/// Where hickory reads the question as well, it agrees on what the reply is about.
+fn check_answer(message: &[u8], reply: &Message) {
+    let zone = Name::from_ascii("voice.meridian.test.").expect("it is a good name");
+    let (question, [query]) = (Message::from_vec(message), &reply.queries[..]) else {
+        return;
+    };
+    let is_ours = zone.zone_of(query.name());
+    for record in &reply.answers {
+        assert!(is_ours && record.name.eq_ignore_root(query.name()));
+        let is_asked = query.query_type() == record.record_type() || query.query_type() == RecordType::ANY;
+        assert!(is_asked, "{} for {}", record.record_type(), query.query_type());
+    }
+    for record in reply.authorities.iter().chain(&reply.additionals) {
+        // The OPT record is no record to hickory, and the signature of an unknown key is the client's.
+        assert!(zone.zone_of(&record.name) || record.record_type() == RecordType::TSIG);
+    }
+    let code = reply.metadata.response_code;
+    if matches!(code, ResponseCode::NoError | ResponseCode::NXDomain) {
+        assert!(is_ours && reply.metadata.authoritative);
+        assert_eq!(
+            reply.answers.is_empty(),
+            !reply.authorities.is_empty(),
+            "an answer, or who says that there is none"
+        );
+    } else {
+        assert!(
+            reply.answers.is_empty() && reply.authorities.is_empty() && reply.additionals.is_empty()
+                || code == ResponseCode::NotAuth
+        );
+    }
+    if let Ok(question) = question
+        && code == ResponseCode::NoError
+        && let [asked] = &question.queries[..]
+    {
+        assert_eq!(asked, query);
+        assert_eq!(
+            question.edns.is_some(),
+            reply.edns.is_some(),
+            "EDNS is answered with EDNS"
+        );
+    }
+}

@@ -1,0 +1,61 @@
+//! A session that a region's private words and a device's messages drive, as the edge keeps it.
+
+use std::sync::Arc;
+
+use routing::continuity::{Budget, Continuity};
+use topology::words::{Load, Word};
+
+/// What is kept of a session's messages here: little, so that the bound is met.
+const LOG_BYTES_MAX: usize = 256;
+const BUDGET_BYTES: usize = 300;
+
+/// A sequence of steps: a byte that says what happens, a length, and so many bytes of it.
+pub(crate) fn continue_session(bytes: &[u8]) {
+    let budget = Arc::new(Budget::new(BUDGET_BYTES));
+    let mut session = Continuity::new(LOG_BYTES_MAX, budget.clone());
+    let mut rest = bytes;
+    while let [step, length, after @ ..] = rest {
+        let (said, after) = after.split_at(usize::from(*length).min(after.len()));
+        rest = after;
+        match step % 5 {
+            0 => take_word(&mut session, said),
+            1 => session.said(said, step & 0x80 != 0),
+            2 => drop(session.delivered()),
+            3 => hand_over(&mut session),
+            _ => read_load(said),
+        }
+        let _ = (session.is_busy(), session.is_owed(), session.can_move());
+    }
+    drop(session);
+    assert_eq!(
+        budget.left(),
+        BUDGET_BYTES,
+        "a session that ends gives back what it kept"
+    );
+}
+
+fn take_word(session: &mut Continuity, bytes: &[u8]) {
+    let Ok(word) = Word::parse(bytes) else { return };
+    assert_eq!(word.to_bytes(), bytes, "a word is written as it was read");
+    if let Word::Checkpoint(checkpoint) = &word {
+        let _ = session.checkpoint(checkpoint);
+    }
+}
+
+/// What the next region is told is a word that it understands.
+fn hand_over(session: &mut Continuity) {
+    if let Some(handover) = session.hand_over() {
+        match Word::parse(&handover.word) {
+            Ok(Word::Resume(resume)) => assert!(handover.is_broken == resume.is_broken),
+            other => panic!("the next region is told {other:?}"),
+        }
+        assert!(handover.replay.len() <= LOG_BYTES_MAX, "what is kept is bounded");
+    }
+}
+
+fn read_load(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    if let Ok(load) = text.parse::<Load>() {
+        assert_eq!(load.to_string().parse(), Ok(load), "a load is read as it was written");
+    }
+}

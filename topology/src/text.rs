@@ -1,0 +1,56 @@
+//! Texts that people write and other people read on their terminals. Control characters move cursors and clear screens, and
+//! characters that change the direction of writing or cannot be seen make a text say something else than it seems to.
+
+use std::{borrow::Cow, fmt::Write as _};
+
+/// Whether a character does something else than being seen. Line breaks do.
+pub fn is_hidden(letter: char) -> bool {
+    letter.is_control()
+        || matches!(
+            letter,
+            // Soft hyphen, directions, joiners and spaces without width, separators of lines, and the byte order mark.
+            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
+                | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}'
+        )
+}
+
+/// A text of many lines as a terminal may have it: what is hidden is written as `\u{…}`.
+pub fn for_terminal(text: &str) -> Cow<'_, str> {
+    let escapes = |letter: char| letter != '\n' && is_hidden(letter);
+    if !text.contains(escapes) {
+        return Cow::Borrowed(text);
+    }
+    let mut safe = String::with_capacity(text.len() + 16);
+    for letter in text.chars() {
+        if escapes(letter) {
+            let _ = write!(safe, "\\u{{{:x}}}", u32::from(letter));
+        } else {
+            safe.push(letter);
+        }
+    }
+    Cow::Owned(safe)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_hidden_is_shown_and_what_people_write_stays() {
+        for plain in [
+            "a maintenance window",
+            "Wartung für München",
+            "メンテナンス",
+            "line\nline",
+        ] {
+            assert_eq!(for_terminal(plain), plain);
+        }
+        for (text, shown) in [
+            ("\u{1b}[2Jgone", "\\u{1b}[2Jgone"),
+            ("safe\u{202e}efasnu", "safe\\u{202e}efasnu"),
+            ("a\rb\u{200b}c", "a\\u{d}b\\u{200b}c"),
+        ] {
+            assert_eq!(for_terminal(text), shown);
+        }
+    }
+}
