@@ -960,6 +960,9 @@ impl Reconciler {
                 .hear(&edge, self.input.policy.edges.lost_after, daemon::clock::now());
         }
         let (replication, versions) = (take(&mut report.replication), take(&mut report.versions));
+        if let Some(plan) = &self.input.current {
+            report.keep_stacks_with_sessions(plan, &self.input.topology);
+        }
         let watch = self.watch(daemon::clock::now());
         self.rounds.take(report, watch, &self.input.policy.health)?;
         let Input { topology, policy, .. } = &self.input;

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use serde::{Deserialize, Serialize};
-use topology::{Component, NodeId, RegionId, Tick};
+use topology::{Component, NodeId, Plan, RegionId, Tick, Topology};
 
 use crate::Latency;
 
@@ -143,6 +143,23 @@ impl TickReport {
             versions: Vec::new(),
             traffic: Vec::new(),
         }
+    }
+
+    /// Removes what it says of stacks that get no sessions by this plan, or that do not exist. A region is judged by the best of
+    /// its stacks, so one vantage that names a made-up stack, or probes a drained one by an older plan, would hide that all
+    /// the others are dead.
+    pub fn keep_stacks_with_sessions(&mut self, plan: &Plan, topology: &Topology) {
+        // Reports mostly come in the order of regions: each is looked up once then.
+        let mut looked_up: Option<(RegionId, Vec<SocketAddr>)> = None;
+        self.observations.retain(|seen| {
+            let Some(stack) = seen.stack else { return true };
+            if looked_up.as_ref().is_none_or(|(region, _)| *region != seen.region) {
+                let region = topology.regions.get(&seen.region);
+                let stacks = region.into_iter().flat_map(|region| plan.stacks_with_sessions(region));
+                looked_up = Some((seen.region.clone(), stacks.map(|stack| stack.address).collect()));
+            }
+            looked_up.as_ref().is_some_and(|(_, stacks)| stacks.contains(&stack))
+        });
     }
 }
 

@@ -1,6 +1,8 @@
 //! Every trigger at its exact boundary, and what becomes of a region's verdict.
 
-use topology::{Component, Level, NodeId, Tick, policy::HealthPolicy};
+use std::net::SocketAddr;
+
+use topology::{Component, Level, NodeId, Stack, Tick, fixtures::three_primaries, policy::HealthPolicy};
 use verdict::{Before, Health, Observation, Service, Source, TickReport, Trigger, Unwanted, Windows};
 
 use crate::story::{Saw, Story, WELL, observation, region, saw, saw_slow};
@@ -167,6 +169,40 @@ fn a_region_is_left_when_fewer_stacks_work_than_it_needs() {
     story.check(Health::Healthy);
     stacks(&mut story, 1, 0);
     story.check(Health::Healthy);
+}
+
+#[test]
+fn a_vantage_that_names_a_made_up_or_a_drained_stack_hides_no_dead_region() {
+    let (us_east, stack) = (region(), |port: u16| SocketAddr::from(([127, 0, 0, 1], port)));
+    let mut world = three_primaries();
+    let stacks = [stack(9_000), stack(9_001)].map(Stack::from);
+    world.topology.regions.get_mut(&us_east).expect("it exists").stacks = stacks.to_vec();
+    world.plan.drained_stacks.insert(stack(9_001));
+
+    let mut story = Story::new();
+    for tick in 1..=4 {
+        for (vantage, told) in [
+            ("edge-a", vec![(9_000, saw(0, 2))]),
+            ("edge-b", vec![(9_000, saw(0, 2))]),
+            (
+                "edge-c",
+                vec![(9_000, saw(0, 2)), (9_001, saw(2, 0)), (9_999, saw(2, 0))],
+            ),
+        ] {
+            let seen = told.into_iter().map(|(port, saw)| Observation {
+                source: Source::Probe,
+                stack: Some(stack(port)),
+                ..observation(Component::Gateway, saw)
+            });
+            let vantage = NodeId::new(vantage).expect("the name is an id");
+            let mut report = TickReport::new(vantage, Tick(tick), seen.collect());
+            report.keep_stacks_with_sessions(&world.plan, &world.topology);
+            let taken = story.windows.take(report, Tick(tick), &story.policy);
+            taken.expect("the tick has just closed");
+        }
+        story.silence(1);
+    }
+    assert_eq!(story.verdict().health, Health::Down, "{:#?}", story.verdict());
 }
 
 #[test]
