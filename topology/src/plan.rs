@@ -329,7 +329,7 @@ pub struct UnknownCode {
 
 impl UnknownCode {
     /// Longer names are cut off: no code of ours comes near it.
-    const LENGTH_MAX: usize = 40;
+    const LENGTH_MAX: usize = 32;
 
     /// It is printed on terminals and used as a label, so what no code has in it becomes a question mark.
     fn new(name: &str) -> Self {
@@ -524,7 +524,7 @@ mod tests {
         }
         let hostile = format!("\u{1b}[2J{}", "x".repeat(100));
         let code: ReasonCode = serde_json::from_value(hostile.into()).unwrap();
-        assert_eq!(code.as_str(), format!("??2?{}", "x".repeat(36)));
+        assert_eq!(code.as_str(), format!("??2?{}", "x".repeat(28)));
     }
 
     #[test]

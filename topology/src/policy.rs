@@ -350,9 +350,12 @@ fn largest_step(percents: impl IntoIterator<Item = u8>, from: u8) -> Value {
     number(steps.max().unwrap_or_default())
 }
 
+/// A number's name in documents, which change of it needs two people, and where it is found.
+type Field = (&'static str, Looser, fn(&Policy) -> Value);
+
 /// Every number of the policy and which change of it needs two people; `safety.two_person` and the classes of data are
 /// compared one by one ([`Policy::loosened_by`]). A test knows when one is missing.
-const FIELDS: &[(&str, Looser, fn(&Policy) -> Value)] = &[
+const FIELDS: &[Field] = &[
     // What answers late counts as well, and the edges probe by it.
     ("probe.timeout", Looser::More, |it| seconds(it.probe.timeout)),
     // When in the tick: it fits into it either way.
