@@ -216,8 +216,8 @@ pub struct RolloutStep {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PublishPolicy {
-    /// Share of the edges that may refuse a plan before it is taken back for all of them: at least half, and more than one
-    /// edge. A node that refuses serves its last good plan in any case, so a minority never decides for the others.
+    /// Share of the edges that may refuse a plan before it is taken back for all of them. Whatever it says, half of them and one
+    /// edge may: a node that refuses serves its last good plan in any case, so a minority never decides for the others.
     pub refusals_max: f64,
     /// How long automation rests after a plan was taken back.
     pub hold: Duration,
@@ -890,7 +890,7 @@ fn read_policy(root: &mut Section<'_>) -> Policy {
     }
     if let Some(mut section) = root.section("publish") {
         let publish = &mut policy.publish;
-        publish.refusals_max = section.in_range("refusals_max", publish.refusals_max, 0.5..=0.95);
+        publish.refusals_max = section.in_range("refusals_max", publish.refusals_max, 0.0..=0.95);
         publish.hold = section.duration("hold", publish.hold);
         section.finish();
     }
@@ -1099,7 +1099,6 @@ mod tests {
             "[rollout]\nerror_rate_max = 1.0",
             "[rollout]\nwindow = \"3d\"",
             "[publish]\nrefusals_max = 1.0",
-            "[publish]\nrefusals_max = 0.1",
         ] {
             assert!(Policy::parse("p", text).is_err(), "{text}");
         }

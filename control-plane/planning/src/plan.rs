@@ -396,7 +396,7 @@ impl<'i> Planner<'i> {
         let edges = &self.input.topology.edges;
         let refusing = refusal.nodes.keys().filter(|node| is_edge(edges, node)).count();
         let share = refusing as f64 / edges.len().max(1) as f64;
-        let is_majority = refusing >= REFUSING_EDGES_MIN && share > policy.refusals_max;
+        let is_majority = refusing >= REFUSING_EDGES_MIN && share > policy.refusals_max.max(0.5);
         let usable = refusal.acknowledged.as_ref();
         let usable = usable.filter(|it| it.documents == self.next.documents && it.generation < current.generation);
         // Who refuses what it had applied before is broken itself; taking that back again would change nothing.

@@ -109,6 +109,15 @@ impl Traffic {
             // How long synthesis alone took it does not say.
             count(&mut inner.component(region, Component::Tts).succeeded);
         }
+        // Whatever a turn got past worked. Failures alone would make a share of 100 % out of one bad turn of a thousand.
+        for (component, later) in [
+            (Component::Nlu, [Some(Component::Skills), Some(Component::Tts), None]),
+            (Component::Skills, [Some(Component::Tts), None, None]),
+        ] {
+            if later.contains(&turn.failed) {
+                count(&mut inner.component(region, component).succeeded);
+            }
+        }
         if let Some(component) = turn.failed {
             let failure = format!("a turn failed in {component}");
             inner.component(region, component).fail(&failure);
@@ -282,6 +291,9 @@ mod tests {
         let passive = traffic.take(None);
         assert_eq!(passive.versions, [], "nothing is rolled out");
         assert_eq!(seen_of(&passive, Component::Asr), (3, 0));
+        for component in [Component::Nlu, Component::Skills] {
+            assert_eq!(seen_of(&passive, component), (3, 0), "each turn got past {component}");
+        }
         assert_eq!(seen_of(&passive, Component::Tts), (2, 1));
         assert_eq!(seen_of(&passive, Component::Gateway), (0, 0));
         assert_eq!((passive.traffic[0].turns_ok, passive.traffic[0].turns_failed), (2, 1));
