@@ -96,6 +96,7 @@ pub async fn serve(process: daemon::Process, config: Config) -> anyhow::Result<(
         vantage: config.node.clone(),
         reports,
         rtts: None,
+        lateness: probe::Lateness::default(),
     };
     let (probe_snapshots, probe_stop) = (snapshots.clone(), stop.clone());
     tasks.spawn("probe", async move {

@@ -6,6 +6,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     sync::Arc,
     time::Duration,
 };
@@ -37,6 +38,36 @@ pub struct Settings {
     pub reports: mpsc::Sender<TickReport>,
     /// Takes what the node itself should know of the regions, after every tick.
     pub rtts: Option<watch::Sender<Probed>>,
+    /// Says when a probe that got no answer in time proves nothing, because the prober itself was late.
+    pub lateness: Lateness,
+}
+
+/// Whether the prober was so late lately that a wait of some length which came to nothing is no evidence. By default it never
+/// was.
+#[derive(Clone)]
+pub struct Lateness(Arc<dyn Fn(Duration) -> bool + Send + Sync>);
+
+impl Lateness {
+    /// Asks whoever measures it.
+    pub fn new(is_late_for: impl Fn(Duration) -> bool + Send + Sync + 'static) -> Self {
+        Self(Arc::new(is_late_for))
+    }
+
+    pub(crate) fn is_late_for(&self, wait: Duration) -> bool {
+        (self.0)(wait)
+    }
+}
+
+impl Default for Lateness {
+    fn default() -> Self {
+        Self::new(|_| false)
+    }
+}
+
+impl fmt::Debug for Lateness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lateness").finish_non_exhaustive()
+    }
 }
 
 /// What the probes of one tick say to the node that sent them.
@@ -79,7 +110,7 @@ async fn run_by(
         };
         let tick = now().tick();
         // Dropped with the tick: a probe never outlives the tick it counts for.
-        let mut probes = start_probes(&http, &settings.vantage, &snapshot, now());
+        let mut probes = start_probes(&http, &settings, &snapshot, now());
         let closed = wait_for_end(&now, tick).await;
 
         let (mut seen, mut probed) = (Seen::default(), Probed::default());
@@ -152,7 +183,8 @@ async fn wait_for_end(now: &impl Fn() -> Moment, tick: Tick) -> Closed {
 type ProbeResult = (RegionId, Seen, Option<Duration>);
 
 /// Starts what is still ahead in the tick that holds `now`.
-fn start_probes(http: &reqwest::Client, vantage: &NodeId, snapshot: &Snapshot, now: Moment) -> JoinSet<ProbeResult> {
+fn start_probes(http: &reqwest::Client, settings: &Settings, snapshot: &Snapshot, now: Moment) -> JoinSet<ProbeResult> {
+    let Settings { vantage, lateness, .. } = settings;
     let patience = snapshot.probe.timeout;
     let into_tick = now.since(now.tick().start());
     let started = Instant::now();
@@ -163,18 +195,18 @@ fn start_probes(http: &reqwest::Client, vantage: &NodeId, snapshot: &Snapshot, n
         for stack in snapshot.plan.stacks_with_sessions(region) {
             let stack = stack.address;
             if let Some(wait) = at.gateway.checked_sub(into_tick) {
-                let (http, id) = (http.clone(), region.id.clone());
+                let (http, id, lateness) = (http.clone(), region.id.clone(), lateness.clone());
                 probes.spawn(async move {
                     sleep_until(started + wait).await;
-                    let (seen, round_trip) = stack::gateway(&http, &id, stack, patience).await;
+                    let (seen, round_trip) = stack::gateway(&http, &id, stack, patience, &lateness).await;
                     (id, seen, round_trip)
                 });
             }
             if let Some(wait) = at.spoken_turn.checked_sub(into_tick) {
-                let id = region.id.clone();
+                let (id, lateness) = (region.id.clone(), lateness.clone());
                 probes.spawn(async move {
                     sleep_until(started + wait).await;
-                    let seen = stack::spoken_turn(&id, stack, patience).await;
+                    let seen = stack::spoken_turn(&id, stack, patience, &lateness).await;
                     (id, seen, None)
                 });
             }
@@ -240,6 +272,7 @@ mod tests {
             vantage: NodeId::new("edge-iad").unwrap(),
             reports,
             rtts: None,
+            lateness: Lateness::default(),
         }
     }
 
@@ -278,6 +311,36 @@ mod tests {
         for probe in probes {
             assert_eq!(probe.component, Component::Gateway);
             assert_eq!((probe.succeeded, probe.failed), (0, 2), "{}", probe.failure);
+        }
+    }
+
+    /// A prober whose own event loop stood still waited for nothing: its stack may have answered long before it looked.
+    #[tokio::test(start_paused = true)]
+    async fn probes_that_were_not_answered_in_time_count_only_when_the_prober_was_on_time() {
+        for (is_late, failures) in [(true, 0), (false, 1)] {
+            let started = Instant::now();
+            let now = move || Moment(1_700_000_000_000) + started.elapsed();
+            let (reports, mut reported) = mpsc::channel(8);
+            // The kernel takes connections for it, and nobody answers.
+            let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let mut world = world();
+            let us_east = RegionId::new("us-east").unwrap();
+            let stacks = &mut world.topology.regions.get_mut(&us_east).unwrap().stacks;
+            *stacks = vec![silent.local_addr().unwrap().into()];
+            let (_snapshots, receiver) = watch::channel(Some(Arc::new(world)));
+            let settings = Settings {
+                lateness: Lateness::new(move |_| is_late),
+                ..settings(reports)
+            };
+            tokio::spawn(run_by(now, settings, receiver, Passive::default));
+            let report = reported.recv().await.unwrap();
+            let of_region = |id: &RegionId| -> u32 {
+                let seen = report.observations.iter().filter(|it| &it.region == id);
+                seen.map(|it| it.failed).sum()
+            };
+            assert_eq!(of_region(&us_east) > 0, failures > 0, "late: {is_late}");
+            // Being late excuses no refusal.
+            assert!(of_region(&RegionId::new("eu-west").unwrap()) > 0, "late: {is_late}");
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    io,
     net::SocketAddr,
     time::{Duration, Instant},
 };
@@ -12,7 +13,7 @@ use topology::{Component, RegionId, Topology};
 use verdict::{Observation, Source};
 
 use crate::{
-    Call, CallError, CallOptions, Pacing, Stage, Turn, TurnEnd, Utterance,
+    Call, CallError, CallOptions, Cause, Lateness, Pacing, Stage, Turn, TurnEnd, Utterance,
     utterance::{PROBE_INTENT, PROBE_TRANSCRIPT},
 };
 
@@ -100,13 +101,14 @@ pub(crate) async fn gateway(
     region: &RegionId,
     stack: SocketAddr,
     patience: Duration,
+    lateness: &Lateness,
 ) -> (Seen, Option<Duration>) {
     let mut seen = Seen::default();
     let started = Instant::now();
     let mut round_trip = None;
     let answer = timeout(patience, ask_health(http, stack, &mut round_trip)).await;
     let took_ms = milliseconds(started.elapsed());
-    match answer.unwrap_or_else(|_| Err(format!("no answer to GET /health within {patience:?}"))) {
+    match answer.unwrap_or(Err(HealthError::TimedOut(patience))) {
         Ok(health) => {
             seen.gateway(region, stack).succeed(took_ms);
             // The other components are judged by the spoken turn; only the store shows nowhere else.
@@ -121,9 +123,39 @@ pub(crate) async fn gateway(
                 None => {}
             }
         }
-        Err(why) => seen.gateway(region, stack).fail(&why),
+        Err(error) if error.is_own(lateness) => not_seen(region, stack, &error),
+        Err(error) => seen.gateway(region, stack).fail(&error.to_string()),
     }
     (seen, round_trip)
+}
+
+/// The prober itself could not look, so nothing is held against anybody.
+fn not_seen(region: &RegionId, stack: SocketAddr, why: &dyn std::fmt::Display) {
+    tracing::warn!(%region, %stack, %why, "this node lacks descriptors, ports or time to probe; the probe does not count");
+}
+
+/// Why there is no `/health` page.
+#[derive(Debug, thiserror::Error)]
+enum HealthError {
+    #[error("cannot connect: {0}")]
+    Connect(#[source] io::Error),
+    #[error("GET /health: {}", innermost(.0))]
+    Get(#[source] reqwest::Error),
+    #[error("no answer to GET /health within {0:?}")]
+    TimedOut(Duration),
+    #[error("GET /health: {0}")]
+    Answer(String),
+}
+
+impl HealthError {
+    /// Whether it says something of the prober, and nothing of the stack.
+    fn is_own(&self, lateness: &Lateness) -> bool {
+        match self {
+            Self::TimedOut(waited) => lateness.is_late_for(*waited),
+            Self::Connect(_) | Self::Get(_) => Cause::within(self) == Cause::Local,
+            Self::Answer(_) => false,
+        }
+    }
 }
 
 /// The `/health` page of a gateway that works; the error says why it does not.
@@ -131,28 +163,23 @@ async fn ask_health(
     http: &reqwest::Client,
     stack: SocketAddr,
     round_trip: &mut Option<Duration>,
-) -> Result<Value, String> {
+) -> Result<Value, HealthError> {
     let started = Instant::now();
-    TcpStream::connect(stack)
-        .await
-        .map_err(|error| format!("cannot connect: {error}"))?;
+    TcpStream::connect(stack).await.map_err(HealthError::Connect)?;
     *round_trip = Some(started.elapsed());
 
     let mut response = http
         .get(format!("http://{stack}/health"))
         .send()
         .await
-        .map_err(|error| format!("GET /health: {}", cause(&error)))?;
+        .map_err(HealthError::Get)?;
     let status = response.status();
     let mut body = Vec::new();
-    while let Some(piece) = response
-        .chunk()
-        .await
-        .map_err(|error| format!("GET /health: {}", cause(&error)))?
-    {
+    while let Some(piece) = response.chunk().await.map_err(HealthError::Get)? {
         body.extend_from_slice(&piece);
         if body.len() > HEALTH_BYTES_MAX {
-            return Err(format!("GET /health: the page is over {HEALTH_BYTES_MAX} bytes"));
+            let what = format!("the page is over {HEALTH_BYTES_MAX} bytes");
+            return Err(HealthError::Answer(what));
         }
     }
     let health = serde_json::from_slice::<Value>(&body).unwrap_or_default();
@@ -163,13 +190,13 @@ async fn ask_health(
         // A gateway that works and says that something behind it does not: that is for the other components to show, or
         // a slow trigger would turn into the gateway's fast one.
         (503, Some("failing"), Some("ok")) => Ok(health),
-        (code, Some(says), _) => Err(format!("GET /health: {code}, {says}")),
-        (code, None, _) => Err(format!("GET /health: {code}")),
+        (code, Some(says), _) => Err(HealthError::Answer(format!("{code}, {says}"))),
+        (code, None, _) => Err(HealthError::Answer(code.to_string())),
     }
 }
 
 /// Asks what time it is, and judges every component that the answer passed through.
-pub(crate) async fn spoken_turn(region: &RegionId, stack: SocketAddr, patience: Duration) -> Seen {
+pub(crate) async fn spoken_turn(region: &RegionId, stack: SocketAddr, patience: Duration, lateness: &Lateness) -> Seen {
     let options = CallOptions {
         headers: vec![("user-agent".to_owned(), "meridian-probe".to_owned())],
         connect_timeout: patience,
@@ -184,11 +211,25 @@ pub(crate) async fn spoken_turn(region: &RegionId, stack: SocketAddr, patience: 
             seen.gateway(region, stack).succeed(milliseconds(started.elapsed()));
             let result = call.turn(Utterance::probe(), Pacing::Immediate).await;
             call.hang_up().await;
-            judge(&mut seen, region, stack, &result);
+            match &result {
+                Err(error) if is_own(error, lateness) => not_seen(region, stack, error),
+                result => judge(&mut seen, region, stack, result),
+            }
         }
+        Err(error) if is_own(&error, lateness) => not_seen(region, stack, &error),
         Err(error) => seen.gateway(region, stack).fail(&error.to_string()),
     }
     seen
+}
+
+/// Whether a call failed for want of something of the caller's own.
+fn is_own(error: &CallError, lateness: &Lateness) -> bool {
+    match error {
+        CallError::ConnectTimeout { waited, .. } | CallError::TurnTimeout { waited, .. } => {
+            lateness.is_late_for(*waited)
+        }
+        error => Cause::within(error) == Cause::Local,
+    }
 }
 
 fn judge(seen: &mut Seen, region: &RegionId, stack: SocketAddr, result: &Result<Turn, CallError>) {
@@ -254,11 +295,12 @@ pub async fn probe_once(topology: &Topology, patience: Duration) -> Vec<Observat
     for region in topology.regions.values() {
         for stack in region.stacks.iter().map(|stack| stack.address) {
             let (id, http) = (region.id.clone(), http.clone());
+            let lateness = Lateness::default();
             probes.spawn(async move {
-                let (mut seen, _) = gateway(&http, &id, stack, patience).await;
+                let (mut seen, _) = gateway(&http, &id, stack, patience, &lateness).await;
                 let gateway_works = seen.gateway(&id, stack).failed == 0;
                 if gateway_works {
-                    seen.absorb(&spoken_turn(&id, stack, patience).await);
+                    seen.absorb(&spoken_turn(&id, stack, patience, &lateness).await);
                 }
                 seen
             });
@@ -276,7 +318,7 @@ pub(crate) fn milliseconds(time: Duration) -> f64 {
 }
 
 /// The innermost cause: "connection refused" says more than "error sending request".
-fn cause(error: &reqwest::Error) -> String {
+fn innermost(error: &reqwest::Error) -> String {
     let mut cause: &dyn std::error::Error = error;
     while let Some(source) = cause.source() {
         cause = source;
@@ -287,6 +329,27 @@ fn cause(error: &reqwest::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_prober_that_lacks_descriptors_or_time_has_seen_nothing() {
+        let errno = |number| io::Error::from_raw_os_error(number);
+        let connect = |number| HealthError::Connect(errno(number));
+        let call = |number| CallError::Connect {
+            address: SocketAddr::from(([127, 0, 0, 1], 1)),
+            source: errno(number),
+        };
+        let (on_time, late) = (Lateness::default(), Lateness::new(|_| true));
+        // EMFILE, EADDRNOTAVAIL; ECONNREFUSED is the stack's.
+        for (number, own) in [(24, true), (99, true), (111, false)] {
+            assert_eq!(connect(number).is_own(&on_time), own, "{number}");
+            assert_eq!(is_own(&call(number), &on_time), own, "{number}");
+            assert_eq!(connect(number).is_own(&late), own, "{number}: it was not waited for");
+        }
+        let silent = HealthError::TimedOut(Duration::from_secs(2));
+        assert!(!silent.is_own(&on_time) && silent.is_own(&late));
+        let answered = HealthError::Answer("500".to_owned());
+        assert!(!answered.is_own(&late));
+    }
 
     #[test]
     fn a_region_is_silent_when_none_of_its_stacks_answers() {

@@ -15,7 +15,7 @@ use std::{
 use anyhow::Context as _;
 use api::{Contact, Follower, LastGood, v1::NodeKind};
 use daemon::{Process, Tasks, admin::Readiness};
-use probe::Probed;
+use probe::{Lateness, Probed};
 use prometheus_client::registry::Registry;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{net::TcpListener, sync::watch};
@@ -181,10 +181,12 @@ pub async fn start(
         Ok(())
     });
     let (rtts, probed) = watch::channel(Probed::default());
+    let looker = edge.clone();
     let settings = probe::Settings {
         vantage: node,
         reports,
         rtts: Some(rtts),
+        lateness: Lateness::new(move |wait| looker.lag.is_late_for(wait)),
     };
     let (seer, probing, leaving, gone) = (edge.clone(), snapshots.clone(), succeeded.clone(), left.clone());
     tasks.spawn("probes", async move {
