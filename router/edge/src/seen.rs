@@ -198,6 +198,12 @@ impl Seen {
         self.lock().heard.entry(stack).or_default().clone()
     }
 
+    /// Whether this edge expects nothing of a stack: it ejected the stack, or its probes hear nothing of the region.
+    pub fn is_out(&self, region: &RegionId, stack: SocketAddr, now: Moment) -> bool {
+        let inner = self.lock();
+        inner.silent.contains(region) || inner.stacks.is_ejected(stack, now)
+    }
+
     /// The gate through which sessions of other stacks come to this one.
     pub fn gate(&self, stack: SocketAddr) -> Arc<Semaphore> {
         let gate = || Arc::new(Semaphore::new(MOVES_AT_ONCE));
@@ -293,10 +299,10 @@ impl Seen {
 
 impl Inner {
     fn measured(&mut self, region: &RegionId, ms: f64) {
-        let place = self.distances.entry(region.clone());
-        let distance = place
-            .and_modify(|distance| distance.observe(ms))
-            .or_insert_with(|| Distance::new(ms));
-        self.rtt_ms.insert(region.clone(), distance.ms());
+        let distance = self.distances.entry(region.clone()).or_default();
+        distance.observe(ms);
+        if let Some(ms) = distance.ms() {
+            self.rtt_ms.insert(region.clone(), ms);
+        }
     }
 }

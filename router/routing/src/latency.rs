@@ -51,6 +51,9 @@ impl PeakEwma {
 
 /// Probe ticks looked back on. A region is farther only when each of them says so.
 const TICKS: usize = 6;
+/// Nothing is believed before so many ticks: an edge that starts again into a storm of devices measures its own haste first.
+/// Until then geography says how far a region is, see [`crate::Table::nearness`].
+const TICKS_MIN: usize = 3;
 /// A change that is smaller than this part of the distance, or than [`MARGIN_MS`], changes nothing.
 const MARGIN: f64 = 0.1;
 /// See [`MARGIN`].
@@ -63,35 +66,38 @@ const MARGIN_MS: f64 = 2.0;
 /// distance and sent them to another continent. Nothing makes a round trip look shorter than the way is.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Distance {
-    believed_ms: f64,
+    believed_ms: Option<f64>,
     ticks: [f64; TICKS],
     next: usize,
 }
 
-impl Distance {
-    /// Begins with one measurement.
-    pub fn new(ms: f64) -> Self {
-        let mut ticks = [f64::INFINITY; TICKS];
-        ticks[0] = ms;
+impl Default for Distance {
+    fn default() -> Self {
         Self {
-            believed_ms: ms,
-            ticks,
-            next: 1,
+            believed_ms: None,
+            ticks: [f64::INFINITY; TICKS],
+            next: 0,
         }
     }
+}
 
+impl Distance {
     /// Takes the measurement of a tick.
     pub fn observe(&mut self, ms: f64) {
         self.ticks[self.next] = ms;
         self.next = (self.next + 1) % TICKS;
+        if self.ticks.iter().filter(|ms| ms.is_finite()).count() < TICKS_MIN {
+            return;
+        }
         let least = self.ticks.iter().copied().fold(f64::INFINITY, f64::min);
-        if (least - self.believed_ms).abs() > (self.believed_ms * MARGIN).max(MARGIN_MS) {
-            self.believed_ms = least;
+        let is_news = |believed: f64| (least - believed).abs() > (believed * MARGIN).max(MARGIN_MS);
+        if self.believed_ms.is_none_or(is_news) {
+            self.believed_ms = Some(least);
         }
     }
 
-    /// Round trip in milliseconds.
-    pub fn ms(&self) -> f64 {
+    /// Round trip in milliseconds, once enough ticks have said it.
+    pub fn ms(&self) -> Option<f64> {
         self.believed_ms
     }
 }
@@ -120,18 +126,24 @@ mod tests {
 
     #[test]
     fn a_region_is_far_when_a_minute_of_probes_says_so_and_near_when_one_does() {
-        let mut distance = Distance::new(10.0);
+        let mut distance = Distance::default();
+        for ms in [300.0, 250.0] {
+            distance.observe(ms);
+            assert_eq!(distance.ms(), None, "the edge starts into a storm, perhaps");
+        }
+        distance.observe(10.0);
+        assert_eq!(distance.ms(), Some(10.0));
         for _ in 1..TICKS {
             distance.observe(200.0);
-            assert_eq!(distance.ms(), 10.0, "the edge may just be busy");
+            assert_eq!(distance.ms(), Some(10.0), "the edge may just be busy");
         }
         distance.observe(205.0);
-        assert_eq!(distance.ms(), 200.0, "a cable is cut");
+        assert_eq!(distance.ms(), Some(200.0), "a cable is cut");
         distance.observe(10.0);
-        assert_eq!(distance.ms(), 10.0);
+        assert_eq!(distance.ms(), Some(10.0));
         for ms in [9.0, 11.0, 11.5, 10.5, 11.8, 11.9, 11.7] {
             distance.observe(ms);
-            assert_eq!(distance.ms(), 10.0, "noise moves nobody");
+            assert_eq!(distance.ms(), Some(10.0), "noise moves nobody");
         }
     }
 
@@ -142,7 +154,7 @@ mod tests {
         ) {
             let mut now = Moment(0);
             let mut ewma = PeakEwma::new(measured[0].0, now);
-            let mut distance = Distance::new(measured[0].0);
+            let mut distance = Distance::default();
             for (ms, pause_ms) in &measured {
                 now = now + Duration::from_millis(*pause_ms);
                 ewma.observe(*ms, now);
@@ -150,7 +162,7 @@ mod tests {
                 prop_assert!(ewma.ms() >= *ms - 1e-9, "a rise is never late");
             }
             let (least, most) = measured.iter().fold((f64::MAX, 0.0_f64), |(least, most), (ms, _)| (least.min(*ms), most.max(*ms)));
-            for ms in [ewma.ms(), distance.ms()] {
+            for ms in [Some(ewma.ms()), distance.ms()].into_iter().flatten() {
                 prop_assert!((least - 1e-9..=most + 1e-9).contains(&ms), "{ms} of {least}..{most}");
             }
         }
