@@ -9,6 +9,7 @@ use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
+    time::Duration,
 };
 
 use serde::Serialize;
@@ -19,6 +20,9 @@ use crate::{Policy, Stack, Stacks, Table, User, table::Entry};
 
 /// Stacks of one region tried for one session: the second tells a dead stack from a dead region.
 const STACKS_TRIED_MAX: usize = 2;
+/// A session that fled to a backup returns to it for so long, although the plan has no share for its home there. What it fled
+/// from is over by then, or the control plane has changed the plan; longer, and a backup keeps the sessions of a healthy home.
+const FLED_FOR: Duration = Duration::from_secs(300);
 
 /// One question: where does this session go, given what was tried for it and what the edge has seen.
 #[derive(Debug, Clone, Copy)]
@@ -32,8 +36,8 @@ pub struct Request<'a> {
     /// Whether that is where the session is now, and not where a device was once: then it may stay, whatever the shares of the
     /// home are.
     pub is_there: bool,
-    /// When that was. A token that was issued under the plan in force says where an edge put the session although the plan
-    /// has no share for it there; an older one says where it was before the plan.
+    /// When that was. A token that was issued a moment ago under the plan in force says where an edge put the session although
+    /// the plan has no share for it there; an older one says where it was once.
     pub affinity_at: Moment,
     /// What was tried for it already.
     pub tried: &'a Tried,
@@ -455,6 +459,11 @@ fn candidates<'t>(table: &'t Table, request: &Request<'t>) -> Option<(&'t Region
     let (home, plan) = table.nearest_home(request.measured_rtt_ms)?;
     let mut candidates: Vec<Candidate<'t>> = Vec::new();
     let mut skipped = Vec::new();
+    // An edge sent the session there under this plan, a moment ago, because the home had failed it and may again.
+    let fled_to = |region: &RegionId| {
+        let is_recent = request.now.since(request.affinity_at) <= FLED_FOR;
+        plan.backups.contains(region) && request.affinity_at >= table.created_at() && is_recent
+    };
     let mut consider = |region: &'t RegionId, why: Why| {
         if candidates.iter().any(|candidate| candidate.region == region) {
             return;
@@ -468,7 +477,9 @@ fn candidates<'t>(table: &'t Table, request: &Request<'t>) -> Option<(&'t Region
             }
             // Nor does a token outlive the shares that gave it: a region that takes nobody from this home is where a device was
             // on its travels, or where an edge sent it that took its own haste for a distance.
-            Some(_) if why == Why::Affinity && !request.is_there && !plan.knows(region) => Because::NoShare,
+            Some(_) if why == Why::Affinity && !request.is_there && !plan.has_share(region) && !fled_to(region) => {
+                Because::NoShare
+            }
             Some(entry) => return candidates.push(Candidate { region, entry, why }),
         };
         // A region far down the list that serves nobody explains nothing.

@@ -34,10 +34,10 @@ pub(crate) struct Home {
 }
 
 impl Home {
-    /// Whether sessions of this home may be planned into a region.
-    pub(crate) fn knows(&self, region: &RegionId) -> bool {
-        let has_share = |share: &Share| share.region == *region && share.percent > 0;
-        self.shares.iter().any(has_share) || self.backups.contains(region)
+    /// Whether sessions of this home are planned into a region.
+    pub(crate) fn has_share(&self, region: &RegionId) -> bool {
+        let takes = |share: &Share| share.region == *region && share.percent > 0;
+        self.shares.iter().any(takes)
     }
 }
 

@@ -191,10 +191,20 @@ fn a_session_returns_to_where_it_was_while_the_plan_sends_sessions_there() {
     assert_eq!(skipped[0].because, Because::NoShare);
     // Unless an edge sent it there after the plan was made: then its home has failed the session, and may again.
     let fled = Ask {
-        affinity_at: table.created_at(),
+        affinity_at: NOW,
         ..returning("us-west")
     };
     fled.check("us-west", Why::Affinity);
+    let longer_ago = |table| Ask {
+        affinity: Some("us-west"),
+        affinity_at: Moment(NOW.0 - 600_000),
+        ..ask(table, "anna")
+    };
+    longer_ago(&table).check("us-east", Why::Share(100));
+    // That others are sent to the backup is no reason either: they are not of this home.
+    let mut snapshot = planned(&[("us-east", 100)]);
+    snapshot.plan.routes.get_mut(&region("eu-west")).unwrap()[0].region = region("us-west");
+    longer_ago(&compile(&snapshot)).check("us-east", Why::Share(100));
     returning("atlantis").check("us-east", Why::Share(100));
 
     let mut snapshot = planned(&[("us-west", 100)]);
