@@ -187,8 +187,9 @@ impl Kept {
                     return Err(Stop::Closing);
                 }
                 Some(code @ 4000..) => {
-                    let reason = payload_of(frame).split_off(2);
-                    let answer = format!("it answered {code} \"{}\"", String::from_utf8_lossy(&reason));
+                    let payload = payload_of(frame);
+                    let reason = String::from_utf8_lossy(payload.get(2..).unwrap_or_default());
+                    let answer = format!("it answered {code} \"{reason}\"");
                     way.drop_frame();
                     if code == code::CANNOT_RESUME && self.resuming.is_some() {
                         self.continuity.declined();
@@ -326,11 +327,11 @@ impl Kept {
 impl Way {
     /// Bytes of a message that is not whole yet.
     fn held(&self) -> usize {
-        self.pending.len() - self.ready
+        self.pending.len().saturating_sub(self.ready)
     }
 
     fn last_frame(&self) -> &[u8] {
-        &self.pending[self.ready + self.frame..]
+        self.pending.get(self.ready + self.frame..).unwrap_or_default()
     }
 
     fn drop_frame(&mut self) {

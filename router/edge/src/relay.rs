@@ -172,6 +172,10 @@ pub struct Relay<'a> {
     to_region: Way,
     to_device: Way,
     region_writable: bool,
+    /// The region is lost, and only its Close frame is looked for: nothing else is read or passed on any more.
+    reads_last_words: bool,
+    /// What was looked through for it.
+    passed_over: usize,
     /// When the first Close frame passed; the other side has until `close` later.
     closing_since: Option<(Instant, End)>,
     /// What lets the session go on when its region is lost.
@@ -234,6 +238,8 @@ impl<'a> Relay<'a> {
             to_region: Way::new(From::Device, frame_bytes_max),
             to_device: Way::new(From::Region, frame_bytes_max),
             region_writable: true,
+            reads_last_words: false,
+            passed_over: 0,
             closing_since: None,
             kept: None,
             asked: None,
@@ -316,6 +322,8 @@ impl<'a> Relay<'a> {
         }
         self.region = region;
         self.region_writable = true;
+        self.reads_last_words = false;
+        self.passed_over = 0;
         self.closing_since = None;
         self.asked = None;
         self.to_region.pending = frame_for_region(opcode::BINARY, &handover.word);
@@ -395,7 +403,12 @@ impl<'a> Relay<'a> {
     ) -> Poll<End> {
         // The region first: what it said last, a Close frame perhaps, explains why writing to it fails.
         let kept = self.kept.as_deref_mut();
-        match self.to_device.poll(cx, &mut self.region, self.device, Until::End, kept) {
+        let heard = if self.reads_last_words {
+            Poll::Pending
+        } else {
+            self.to_device.poll(cx, &mut self.region, self.device, Until::End, kept)
+        };
+        match heard {
             Poll::Pending => {}
             Poll::Ready(WayEnd::Write(_)) => return Poll::Ready(self.closing_or(End::DeviceLost)),
             Poll::Ready(WayEnd::Stop(stop)) => return Poll::Ready(region_stop(stop)),
@@ -421,10 +434,11 @@ impl<'a> Relay<'a> {
                 }
             }
         }
-        if !self.region_writable
+        let is_cut_off = !self.region_writable
             && self.kept().is_some()
             && self.to_device.is_blocked()
-            && !self.to_device.scanner.closed()
+            && !self.to_device.scanner.closed();
+        if (is_cut_off || self.reads_last_words)
             && let Poll::Ready(end) = self.poll_last_words(cx)
         {
             return Poll::Ready(end);
@@ -449,10 +463,14 @@ impl<'a> Relay<'a> {
 
     /// The region is gone and the device takes nothing: why it went is in the socket, behind what the device has yet to take.
     /// What is passed over on the way there is not lost: another region says again what the device did not get.
+    ///
+    /// Once begun it is the only reader: the scanner is ahead of what waits for the device, so anything read in the ordinary way
+    /// after it would be taken for the rest of another frame.
     fn poll_last_words(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        self.reads_last_words = true;
         let scanner = &mut self.to_device.scanner;
         let region = &mut self.region;
-        let mut passed_over = 0;
+        let passed_over = &mut self.passed_over;
         let said_last = READ_BUFFER.with_borrow_mut(|buffer| {
             let mut sink = BytesMut::new();
             loop {
@@ -463,14 +481,14 @@ impl<'a> Relay<'a> {
                     Err(error) => return Poll::Ready(Err(Lost::io(&error))),
                 }
                 sink.clear();
-                passed_over += buffer.filled().len();
+                *passed_over += buffer.filled().len();
                 if let Err(violation) = scanner.push(buffer.filled(), &mut sink, false) {
                     return Poll::Ready(Err(Lost::broken(violation)));
                 }
                 if scanner.closed() {
                     return Poll::Ready(Ok(scanner.close_code()));
                 }
-                if passed_over > LAST_WORDS_BYTES_MAX {
+                if *passed_over > LAST_WORDS_BYTES_MAX {
                     return Poll::Ready(Err(Lost::ended()));
                 }
             }
@@ -685,15 +703,21 @@ impl<'a> Relay<'a> {
 
     async fn say_last(&mut self, close: &[u8], region_is_alive: bool) {
         let (patience, is_kept) = (self.close, self.kept.is_some());
+        // What waits for the device may end in the middle of a frame of which the rest was passed over.
+        let has_place = is_kept || !self.reads_last_words;
         let to_device = &mut self.to_device;
         let (mut device, region) = (&mut *self.device, &mut self.region);
         let told = timeout(patience, async {
-            if region_is_alive && !is_kept {
+            if region_is_alive && !is_kept && has_place {
                 poll_fn(|cx| to_device.poll(cx, region, &mut device, Until::Boundary, None)).await;
             } else {
                 (&mut device).write_all_buf(&mut to_device.pending).await?;
             }
-            if to_device.pending.is_empty() && to_device.scanner.at_boundary() && !to_device.scanner.closed() {
+            if has_place
+                && to_device.pending.is_empty()
+                && to_device.scanner.at_boundary()
+                && !to_device.scanner.closed()
+            {
                 device.write_all(close).await?;
                 device.flush().await?;
             }
