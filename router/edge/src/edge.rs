@@ -19,7 +19,7 @@ use verdict::Passive;
 use crate::{
     Config,
     admission::Admission,
-    fault::{Facts, Fault},
+    fault::{Cause, Event, Facts, Fault},
     lag::Lag,
     metrics::Metrics,
     seen::Seen,
@@ -213,7 +213,8 @@ impl Edge {
             }
             (Fault::Region, Failed::Request { client }) => self.seen.lost(region, stack, None, client, why, now),
             (Fault::Edge, _) => {
-                if self.admission.exhausted() {
+                // An edge that is late still has room for who comes; only what it ran out of closes it.
+                if facts.event == Event::Io(Cause::Local) && self.admission.exhausted() {
                     tracing::warn!(
                         %region, %stack, why,
                         "this edge has no room; it turns new devices away for a moment and blames no region"

@@ -15,6 +15,7 @@ use routing::{
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
+    sync::{Semaphore, SemaphorePermit},
     time::{Instant, timeout, timeout_at},
 };
 use topology::{
@@ -26,8 +27,8 @@ use crate::{
     Edge,
     answer::Answer,
     edge::{AtStack, Failed, session_key},
-    fault::{Event, Facts, Fault},
-    frames::{frame_for_device, opcode},
+    fault::{Cause, Event, Facts, Fault},
+    frames::{code, frame_for_device, opcode},
     head::{self, Bounds, Head, HeadError, Kind, USER, Upgrade},
     http1::{Body, Response},
     kept::Kept,
@@ -37,6 +38,8 @@ use crate::{
 
 /// Largest answer of a region that declines an upgrade: an error message.
 const DECLINED_BYTES_MAX: usize = 64 << 10;
+/// The reason of a 503 comes with its head. Who has none in this time is not waited for: the next region is asked.
+const REASON_WAIT: Duration = Duration::from_millis(500);
 /// When no region takes a session that lost its own, they are asked again after a pause: one may just be starting. Each session
 /// draws its own, up to this long at first ("full jitter"), so that those that lost their region together do not ask together.
 const ROUND_PAUSE: Duration = Duration::from_millis(100);
@@ -45,6 +48,9 @@ const ROUND_PAUSE_MAX: Duration = Duration::from_secs(2);
 /// A region that lost the session is not asked again for this long, as long as there are others. This edge ejects it only
 /// when it loses many.
 const AVOIDED_FOR: Duration = Duration::from_secs(30);
+/// How often a session that waits for a place at a stack looks whether the stack is still the one to wait for. Short against
+/// the wait for an answer (`timeouts.upgrade`), or the sessions behind a frozen stack run out of patience in its queue.
+const GATE_LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// Serves one upgrade from the first byte behind its head (`early`) to the end of its session.
 pub async fn serve(edge: &Arc<Edge>, device: &mut dyn Io, upgrade: Upgrade, early: BytesMut, client: SocketAddr) {
@@ -277,6 +283,10 @@ enum AskError {
     Status(u16),
     #[error("upgrade: answered that it is full, {0}")]
     Full(Load),
+    #[error("upgrade: answered 429")]
+    TooMany,
+    #[error("upgrade: answered that it drains")]
+    Draining,
 }
 
 impl AskError {
@@ -285,8 +295,8 @@ impl AskError {
             Self::Connect(_) => "connect-failed",
             Self::ConnectTimeout(_) => "connect-timeout",
             Self::UpgradeTimeout(_) | Self::Upgrade(..) => "upgrade-failed",
-            Self::Status(_) => "upgrade-refused",
-            Self::Full(_) => "full",
+            Self::Status(_) | Self::Draining => "upgrade-refused",
+            Self::Full(_) | Self::TooMany => "full",
         }
     }
 
@@ -297,6 +307,17 @@ impl AskError {
             Self::Upgrade(event, _) => (*event).into(),
             Self::Status(status) => Facts::answered(*status, false),
             Self::Full(_) => Facts::answered(503, true),
+            Self::TooMany => Facts::answered(429, true),
+            Self::Draining => Event::Closed(code::GOING_AWAY).into(),
+        }
+    }
+
+    /// Whether this machine lacked something to ask with: descriptors, ports, buffers.
+    fn is_local(&self) -> bool {
+        match self {
+            Self::Connect(error) => Cause::of(error) == Cause::Local,
+            Self::Upgrade(event, _) => *event == Event::Io(Cause::Local),
+            _ => false,
         }
     }
 
@@ -352,6 +373,18 @@ async fn ask(edge: &Edge, decision: &Decision, request: &[u8]) -> Result<Asked, 
     match (answer.status, load) {
         (101, _) => {}
         (503, Some(load)) if is_full => return Err(AskError::Full(load)),
+        // Its own limit, not the device's: another stack may have room.
+        (429, _) => return Err(AskError::TooMany),
+        (503, _) => {
+            let body = read.bytes.split_off(read.len);
+            let reading = timeout(REASON_WAIT, read_body(&mut stream, &mut answer.body, body));
+            let drains = matches!(reading.await, Ok(Ok(body)) if says_draining(&body));
+            return Err(if drains {
+                AskError::Draining
+            } else {
+                AskError::Status(503)
+            });
+        }
         (status @ 500.., _) => return Err(AskError::Status(status)),
         _ => {
             // It works and says no, to a wrong key perhaps. Another region would say the same.
@@ -386,6 +419,12 @@ async fn ask(edge: &Edge, decision: &Decision, request: &[u8]) -> Result<Asked, 
         early: read.bytes.split_off(read.len),
         answer: answer.returned,
     }))
+}
+
+/// Whether an answer is the one of a stack that stops in order. Its load cannot say so: it may have room for hundreds.
+fn says_draining(body: &[u8]) -> bool {
+    let answer = serde_json::from_slice::<serde_json::Value>(body).unwrap_or_default();
+    answer.pointer("/error/code").and_then(serde_json::Value::as_str) == Some("region_draining")
 }
 
 fn parse(read: &Head) -> Result<Response, AskError> {
@@ -663,7 +702,7 @@ async fn find_next(
         );
         // A round is over when everything was asked, or nothing can be: not for want of a region, but of room here.
         let (decision, lacks_room) = match picked {
-            Some(decision) if !edge.admission.is_exhausted() || why.is_optional() => (Some(Box::new(decision)), false),
+            Some(decision) if !edge.admission.is_exhausted() => (Some(Box::new(decision)), false),
             picked => (None, picked.is_some()),
         };
         let Some(decision) = decision else {
@@ -677,12 +716,18 @@ async fn find_next(
             }
             tokio::time::sleep(pause).await;
             pause_max = (2 * pause_max).min(ROUND_PAUSE_MAX);
-            tried.clear();
+            // A wait for room asked nobody, so what was tried stays tried: the stack that was just lost, for one.
+            if !lacks_room {
+                tried.clear();
+            }
             continue;
         };
         let gate = edge.seen.gate(decision.stack);
-        let Ok(Ok(_permit)) = timeout_at(give_up_at, gate.acquire()).await else {
-            return None;
+        let Some(_permit) = wait_for_place(edge, &decision, &gate, give_up_at).await else {
+            if Instant::now() >= give_up_at {
+                return None;
+            }
+            continue;
         };
         let at_stack = edge.begins(&decision);
         match ask(edge, &decision, request).await {
@@ -693,12 +738,46 @@ async fn find_next(
             Err(failure) => {
                 let fault = not_taken(edge, &decision, &failure);
                 failed.push(format!("{} {failure}", decision.region));
-                if fault == Fault::Edge {
+                if fault == Fault::Edge && why.is_optional() {
+                    return None;
+                }
+                // The stack was not asked: this edge had no descriptor or port for it. The loop pauses until it may have.
+                if failure.is_local() {
                     continue;
                 }
             }
         }
         tried.stack(&decision.region, decision.stack);
+    }
+}
+
+/// Waits for a place among those that ask a stack at once. `None` when the time is up, or when the decision no longer holds:
+/// there is a newer plan, or this edge ejected the stack or lost sight of its region meanwhile.
+async fn wait_for_place<'g>(
+    edge: &Edge,
+    decision: &Decision,
+    gate: &'g Semaphore,
+    give_up_at: Instant,
+) -> Option<SemaphorePermit<'g>> {
+    let is_out = || {
+        let now = daemon::clock::now();
+        edge.seen.is_out(&decision.region, decision.stack, now)
+    };
+    // A stack that was picked although it is out is all there is.
+    let was_out = is_out();
+    let mut place = pin!(gate.acquire());
+    loop {
+        let look_at = (Instant::now() + GATE_LOOK_EVERY).min(give_up_at);
+        let taken = timeout_at(look_at, place.as_mut()).await;
+        let is_planned = edge.table().is_some_and(|table| table.number() == decision.plan);
+        if !is_planned || (!was_out && is_out()) {
+            return None;
+        }
+        match taken {
+            Ok(permit) => return permit.ok(),
+            Err(_) if Instant::now() >= give_up_at => return None,
+            Err(_) => {}
+        }
     }
 }
 

@@ -9,14 +9,18 @@ use std::{
     future::pending,
     net::SocketAddr,
     pin::{Pin, pin},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
 use edge::{
     Edge,
-    fault::Fault,
+    edge::Failed,
+    fault::{Cause, Event, Facts, Fault},
     frames::{close_for_device, code, frame_for_device, frame_for_region, opcode},
     kept::Kept,
     relay::{End, Relay},
@@ -24,7 +28,7 @@ use edge::{
 };
 use futures_util::{SinkExt as _, StreamExt as _};
 use routing::{Decision, Tried, User, continuity::Why};
-use support::{Fate, Stack, World, hang_means_failure, planned_at, read_head};
+use support::{Fate, Stack, World, hang_means_failure, planned, planned_at, read_head, region};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream},
     net::{TcpListener, TcpSocket, TcpStream},
@@ -33,7 +37,10 @@ use tokio_tungstenite::tungstenite::{
     Message,
     protocol::{CloseFrame, frame::coding::CloseCode},
 };
-use topology::words::{self, Checkpoint, Word};
+use topology::{
+    RegionState,
+    words::{self, Checkpoint, Word},
+};
 
 /// What a device takes before it takes nothing more, where it is none of the kernel's buffers.
 const DEVICE_BYTES: usize = 64;
@@ -684,4 +691,168 @@ async fn pings_of_a_device_are_answered_whatever_they_carry() {
         anna.socket.send(Message::Ping(Bytes::from(payload))).await.unwrap();
         while anna.hear().await != Message::Pong(Bytes::from(payload)) {}
     }
+}
+
+/// A stack that has no room, or stops in order, works: the session goes to the next one and nobody is blamed.
+#[tokio::test]
+async fn a_stack_that_has_no_room_or_stops_is_passed_over_and_not_blamed() {
+    for stack in [Stack::Answers(429), Stack::Drains, Stack::Full] {
+        let world = World::new(&[("eu-west", stack), ("eu-central", Stack::Echoes)]).await;
+        for _ in 0..5 {
+            let mut anna = world.open(&[]).await;
+            assert_eq!(anna.header("meridian-region"), "eu-central", "{stack:?}");
+            anna.check_echo("hello").await;
+        }
+        let failed = world.observed().get("eu-west").map_or(0, |seen| seen.1);
+        assert_eq!(failed, 0, "{stack:?}");
+        assert_eq!(world.explain("session=b").await["ejected"], serde_json::json!([]));
+    }
+}
+
+/// An edge that is late has room all the same; one without descriptors has none.
+#[tokio::test]
+async fn only_what_the_edge_ran_out_of_closes_it_to_newcomers() {
+    let line = Line::new("", Session::Plain).await;
+    let (edge, decision) = (&line.edge, &line.decision);
+    let late = Facts::timed_out(true);
+    assert_eq!(edge.blame(decision, Failed::ToBegin, late, "no answer"), Fault::Edge);
+    assert!(!edge.admission.is_exhausted());
+    let out = Event::Io(Cause::Local).into();
+    assert_eq!(edge.blame(decision, Failed::ToBegin, out, "no file"), Fault::Edge);
+    assert!(edge.admission.is_exhausted());
+}
+
+/// A stack that accepts and never says a word, and how often it was asked.
+async fn frozen() -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    tokio::spawn(async move {
+        let mut held = Vec::new();
+        while let Ok((tcp, _)) = listener.accept().await {
+            count.fetch_add(1, Ordering::Relaxed);
+            held.push(tcp);
+        }
+    });
+    (address, asked)
+}
+
+/// Until the device hears that its session goes on elsewhere; what it was told.
+async fn hears_of_its_move(anna: &mut support::Session) -> String {
+    loop {
+        match anna.hear().await {
+            Message::Text(text) if text.contains("meridian.notice") => return text.to_string(),
+            Message::Close(close) => panic!("{close:?}"),
+            _ => {}
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_late_edge_does_not_ask_a_frozen_stack_again_while_others_are_well() {
+    let (frozen, asked) = frozen().await;
+    let mut snapshot = planned(&[
+        ("eu-west", Stack::Talks(Fate::DiesAfterMessages(1))),
+        ("us-west", Stack::Talks(Fate::Lives)),
+    ])
+    .await;
+    let backup = snapshot.topology.regions.get_mut(&region("eu-central")).unwrap();
+    backup.stacks = vec![frozen.into()];
+    let changes = "timeouts.upgrade = '100ms'\ncontinuity.patience = '5s'";
+    let world = World::of(changes, &snapshot);
+    let mut anna = world.open(&[]).await;
+    let edge = world.edge.clone();
+    let stays_late = async {
+        loop {
+            edge.lag.note(Duration::from_secs(10));
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    anna.say("a").await;
+    let told = tokio::select! {
+        told = hears_of_its_move(&mut anna) => told,
+        () = stays_late => unreachable!("it never ends"),
+    };
+    assert!(told.contains("us-west"), "{told}");
+    assert_eq!(asked.load(Ordering::Relaxed), 1);
+    assert!(!world.edge.admission.is_exhausted(), "it has room");
+}
+
+#[tokio::test]
+async fn a_session_does_not_wait_for_a_place_at_a_stack_that_is_out_meanwhile() {
+    let (frozen, asked) = frozen().await;
+    let mut snapshot = planned(&[
+        ("eu-west", Stack::Talks(Fate::DiesAfterMessages(1))),
+        ("us-west", Stack::Talks(Fate::Lives)),
+    ])
+    .await;
+    let backup = snapshot.topology.regions.get_mut(&region("eu-central")).unwrap();
+    backup.stacks = vec![frozen.into()];
+    let world = World::of("continuity.patience = '15s'", &snapshot);
+    let mut anna = world.open(&[]).await;
+    // Other sessions have all the places, and what they wait for does not come.
+    let gate = world.edge.seen.gate(frozen);
+    let _places = gate
+        .try_acquire_many(u32::try_from(gate.available_permits()).unwrap())
+        .unwrap();
+    anna.say("a").await;
+    let picked = world.explain("session=another").await;
+    assert_eq!(
+        picked["decisions"][0]["region"], "eu-west",
+        "the story begins where it should"
+    );
+    let lost = async {
+        while !world.live().is_empty()
+            && world
+                .metric("meridian_edge_faults_total{region=\"eu-west\",fault=\"region\"}")
+                .is_none()
+        {
+            tokio::task::yield_now().await;
+        }
+    };
+    hang_means_failure(lost).await;
+    let eu_central = region("eu-central");
+    let ejected = (0..100).any(|_| {
+        let now = daemon::clock::now();
+        world.edge.seen.refused(&eu_central, frozen, "no answer", now).is_some()
+    });
+    assert!(ejected);
+    let told = hears_of_its_move(&mut anna).await;
+    assert!(told.contains("us-west"), "{told}");
+    assert_eq!(asked.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn an_edge_without_room_leaves_a_session_where_it_is_when_the_plan_can_wait() {
+    let stacks = [
+        ("eu-west", Stack::Talks(Fate::Lives)),
+        ("eu-central", Stack::Talks(Fate::Lives)),
+    ];
+    let mut snapshot = planned(&stacks).await;
+    let world = World::of("drain.window = '50ms'", &snapshot);
+    let mut anna = world.open(&[]).await;
+    anna.hear().await;
+    world.edge.admission.exhausted();
+    let evacuated = snapshot.plan.regions.get_mut(&region("eu-west")).unwrap();
+    evacuated.state = RegionState::Evacuated;
+    snapshot.plan.routes.get_mut(&region("eu-west")).unwrap()[0].region = region("eu-central");
+    snapshot.plan.generation = 2;
+    world.edge.apply(&snapshot);
+    while world.edge.admission.is_exhausted() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert_eq!(
+            world.live(),
+            [("eu-west".to_owned(), 1)].into(),
+            "it has a region still"
+        );
+    }
+    snapshot.plan.generation = 3;
+    world.edge.apply(&snapshot);
+    let told = async {
+        while world.live() != [("eu-central".to_owned(), 1)].into() {
+            tokio::task::yield_now().await;
+        }
+    };
+    hang_means_failure(told).await;
 }

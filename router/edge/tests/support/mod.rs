@@ -74,6 +74,8 @@ pub enum Stack {
     Loaded(u32),
     /// Says that it has no room for another session, as a stack does.
     Full,
+    /// Stops in order and takes no new sessions, as a stack says it: it has room for hundreds.
+    Drains,
     /// Speaks of session continuity. It repeats a turn word by word: "a", "b", "." are answered "listening" (at
     /// once), "said a", "said b", "done".
     Talks(Fate),
@@ -162,6 +164,13 @@ async fn behave(behaviour: Stack, mut tcp: TcpStream) -> Option<()> {
             read_head(&mut tcp).await?;
             let head = "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n";
             let answer = format!("{head}Meridian-Load: {}\r\n\r\n", load(100));
+            tcp.write_all(answer.as_bytes()).await.ok()?;
+        }
+        Stack::Drains => {
+            read_head(&mut tcp).await?;
+            let body = r#"{"error":{"code":"region_draining","message":"connect again to reach another"}}"#;
+            let head = format!("HTTP/1.1 503 Service Unavailable\r\nContent-Length: {}\r\n", body.len());
+            let answer = format!("{head}Meridian-Load: {}\r\n\r\n{body}", load(1));
             tcp.write_all(answer.as_bytes()).await.ok()?;
         }
         Stack::Answers(status) => {
