@@ -14,10 +14,14 @@ use support::{
 };
 use tokio::net::TcpStream;
 
-/// Opens files until there is no room for another.
-fn fill(files: &mut Vec<File>) {
-    while let Ok(file) = File::open("/dev/null") {
-        files.push(file);
+/// Opens files until there is no room for another, also after connections that were about to end have ended.
+async fn fill(files: &mut Vec<File>) {
+    let mut quiet = 0;
+    while quiet < 5 {
+        let before = files.len();
+        files.extend(std::iter::from_fn(|| File::open("/dev/null").ok()));
+        quiet = if files.len() == before { quiet + 1 } else { 0 };
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
@@ -62,12 +66,12 @@ async fn an_edge_without_descriptors_says_so_and_blames_no_region() {
     for (device, asks) in devices.iter_mut().zip(asks) {
         // What the edge runs out of, it sees for itself each time.
         hang_means_failure(is_calm()).await;
-        fill(&mut files);
+        fill(&mut files).await;
         say(device, asks).await;
         answers.push(answer(device).await);
     }
     hang_means_failure(is_calm()).await;
-    fill(&mut files);
+    fill(&mut files).await;
     let call =
         http::Request::post("http://v/meridian.voice.v1.Voice/Transcribe").header("content-type", "application/grpc");
     let mut sender = hang_means_failure(sender.ready()).await.unwrap();

@@ -4,24 +4,10 @@
 
 mod support;
 
-use std::{fs::File, time::Duration};
+use std::time::Duration;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use support::{Stack, World, open};
-
-/// Leaves this process so many open files more, until what is returned is dropped.
-fn leave(free: usize) -> Vec<File> {
-    let numbers = std::fs::read_dir("/proc/self/fd").unwrap();
-    let numbers = numbers.filter_map(|entry| entry.unwrap().file_name().to_str()?.parse::<u64>().ok());
-    let lowered = Rlimit {
-        current: Some(numbers.max().unwrap() + 10),
-        ..getrlimit(Resource::Nofile)
-    };
-    setrlimit(Resource::Nofile, lowered).unwrap();
-    let mut taken: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
-    taken.truncate(taken.len() - free);
-    taken
-}
+use rustix::process::{Resource, getrlimit, setrlimit};
+use support::{Stack, World, leave_open_files, open};
 
 #[tokio::test]
 async fn an_edge_without_open_files_says_that_it_is_full_and_blames_no_region() {
@@ -31,7 +17,7 @@ async fn an_edge_without_open_files_says_that_it_is_full_and_blames_no_region() 
     world.observed();
     let limit = getrlimit(Resource::Nofile);
     // For the device and for the connection that the edge accepts; there is none for the region.
-    let taken = leave(2);
+    let taken = leave_open_files(2);
     let mut refused = Vec::new();
     for _ in 0..5 {
         let answer = match open(world.address, &[]).await {

@@ -15,6 +15,7 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 use edge::{Config, Edge, listener, metrics::Metrics, tls::Tls, workers::Workers};
 use futures_util::{SinkExt as _, StreamExt as _};
 use prometheus_client::registry::Registry;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpSocket, TcpStream},
@@ -79,6 +80,8 @@ pub enum Stack {
     /// Speaks of session continuity. It repeats a turn word by word: "a", "b", "." are answered "listening" (at
     /// once), "said a", "said b", "done".
     Talks(Fate),
+    /// Speaks of session continuity, and HTTP to whoever asks for no session.
+    Serves(Fate),
 }
 
 /// What becomes of a stack that talks, in each of its sessions.
@@ -220,6 +223,21 @@ async fn behave(behaviour: Stack, mut tcp: TcpStream) -> Option<()> {
             let _ = tcp.read(&mut [0; 16]).await;
         }
         Stack::Talks(fate) => Box::pin(talk(tcp, fate)).await?,
+        Stack::Serves(fate) => {
+            let asks_for_a_session = {
+                let mut head = [0; 4096];
+                let length = tcp.peek(&mut head).await.ok()?;
+                String::from_utf8_lossy(&head[..length])
+                    .to_lowercase()
+                    .contains("upgrade: websocket")
+            };
+            let behaviour = if asks_for_a_session {
+                Stack::Talks(fate)
+            } else {
+                Stack::Http
+            };
+            Box::pin(behave(behaviour, tcp)).await?;
+        }
         Stack::Http | Stack::LoadedHttp(_) => loop {
             let head = read_head(&mut tcp).await?;
             let length: usize = head
@@ -705,6 +723,20 @@ pub async fn ask(address: SocketAddr, request: &str) -> String {
     let mut answer = Vec::new();
     hang_means_failure(tcp.read_to_end(&mut answer)).await.unwrap();
     String::from_utf8(answer).unwrap()
+}
+
+/// Leaves this process so many open files more, until what is returned is dropped. For tests that are alone in their process.
+pub fn leave_open_files(free: usize) -> Vec<std::fs::File> {
+    let numbers = std::fs::read_dir("/proc/self/fd").unwrap();
+    let numbers = numbers.filter_map(|entry| entry.unwrap().file_name().to_str()?.parse::<u64>().ok());
+    let lowered = Rlimit {
+        current: Some(numbers.max().unwrap() + 10),
+        ..getrlimit(Resource::Nofile)
+    };
+    setrlimit(Resource::Nofile, lowered).unwrap();
+    let mut taken: Vec<_> = std::iter::from_fn(|| std::fs::File::open("/dev/null").ok()).collect();
+    taken.truncate(taken.len() - free);
+    taken
 }
 
 pub async fn hang_means_failure<T>(future: impl Future<Output = T>) -> T {
