@@ -282,7 +282,7 @@ pub fn state(listing: &Listing) -> Result<Option<State>, RecordError> {
     fn parsed<T>(
         document: Document,
         outdated: &mut Vec<(DocumentKind, Problem)>,
-        parse: fn(&str, &str) -> Result<(T, Vec<Problem>), Problems>,
+        parse: impl Fn(&str, &str) -> Result<(T, Vec<Problem>), Problems>,
     ) -> Result<(Document, T), RecordError> {
         let kind = document.kind;
         let (value, told) =
