@@ -410,16 +410,16 @@ async fn spread(operator: &Operator, number: Option<v1::PlanNumber>, deadline: I
     let mut behind =
         "which edges have the plan is unknown, because no control plane that leads can be asked".to_owned();
     loop {
-        if let Ok(status) = operator.status().await {
-            if let Some(wanted) = number.or(status.number).map(order) {
-                let (have, named) = applied(&status, wanted);
-                if 2 * have > named {
-                    return Ok(());
-                }
-                let generation = wanted.0;
-                behind =
-                    format!("plan {generation} is decided, and {have} of {named} edges that DNS names apply it so far");
+        if let Ok(status) = operator.status().await
+            && let Some(wanted) = number.or(status.number).map(order)
+        {
+            let (have, named) = applied(&status, wanted);
+            if 2 * have > named {
+                return Ok(());
             }
+            let generation = wanted.0;
+            behind =
+                format!("plan {generation} is decided, and {have} of {named} edges that DNS names apply it so far");
         }
         if Instant::now() >= deadline {
             return Err(behind);
