@@ -107,11 +107,6 @@ impl Collector for ViewMetrics {
                     .unwrap_or_default(),
             ),
             (
-                JUDGED_AGE,
-                "seconds since the end of the newest tick that was judged",
-                progress.judged.map(|(tick, _)| since(tick.end())).unwrap_or_default(),
-            ),
-            (
                 NODES_BEHIND,
                 "nodes of the topology that do not apply the plan in force",
                 known.saturating_sub(applied) as f64,
@@ -142,7 +137,12 @@ impl Collector for ViewMetrics {
                 unmoved as f64,
             ),
         ];
-        for (name, help, value) in gauges {
+        // Before the first judgement there is no age: 0 would say that one was made just now.
+        let judged = progress.judged.map(|(tick, _)| {
+            let help = "seconds since the end of the newest tick that was judged";
+            (JUDGED_AGE, help, since(tick.end()))
+        });
+        for (name, help, value) in gauges.into_iter().chain(judged) {
             let gauge = ConstGauge::new(value);
             gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
         }

@@ -1007,7 +1007,11 @@ impl Reconciler {
             Some(Request::Ask { intent, reply, .. }) => {
                 let id = intent.id.clone();
                 let author = intent.author.clone();
-                if let Some(wait) = self.refusals.wait_of(&author, Instant::now()) {
+                let input = self.input_with(intent, now);
+                // Only what would be refused again waits: a loop in somebody's name must not keep them from a failover.
+                if let Some(wait) = self.refusals.wait_of(&author, Instant::now())
+                    && is_refused(&id, &plan(&input, now))
+                {
                     drop(reply.send(Err(Unanswered::TooMany { author, wait })));
                     return Ok(Ok(()));
                 }
@@ -1254,9 +1258,10 @@ impl Reconciler {
         let spoken = [report.changed.clone(), refused, asked].concat();
 
         // Refused requests are recorded, but they must not push the decisions out of the log.
-        let is_refused = |request: &Intent| !memory.actions.contains_key(&request.id) && report.changed.is_empty();
         let is_recorded = match &input.request {
-            Some(request) if is_refused(request) => self.refusals.refused(&request.author, Instant::now()),
+            Some(request) if is_refused(&request.id, &outcome) => {
+                self.refusals.refused(&request.author, Instant::now())
+            }
             _ => true,
         };
         if !is_recorded {
@@ -1519,6 +1524,11 @@ fn outdated(kind: DocumentKind, problem: &Problem) -> Reason {
         evidence: vec![],
         until: None,
     }
+}
+
+/// Whether a request was refused: nothing is remembered of it, and nothing changes.
+fn is_refused(id: &str, outcome: &Outcome) -> bool {
+    !outcome.memory.actions.contains_key(id) && outcome.report.changed.is_empty()
 }
 
 /// Whether somebody else leads by now.
