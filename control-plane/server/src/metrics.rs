@@ -107,11 +107,6 @@ impl Collector for ViewMetrics {
                     .unwrap_or_default(),
             ),
             (
-                JUDGED_AGE,
-                "seconds since the end of the newest tick that was judged",
-                progress.judged.map(|(tick, _)| since(tick.end())).unwrap_or_default(),
-            ),
-            (
                 NODES_BEHIND,
                 "nodes of the topology that do not apply the plan in force",
                 known.saturating_sub(applied) as f64,
@@ -142,7 +137,12 @@ impl Collector for ViewMetrics {
                 unmoved as f64,
             ),
         ];
-        for (name, help, value) in gauges {
+        // Before the first judgement there is no age: 0 would say that one was made just now.
+        let judged = progress.judged.map(|(tick, _)| {
+            let help = "seconds since the end of the newest tick that was judged";
+            (JUDGED_AGE, help, since(tick.end()))
+        });
+        for (name, help, value) in gauges.into_iter().chain(judged) {
             let gauge = ConstGauge::new(value);
             gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
         }
@@ -276,5 +276,48 @@ impl Metrics {
             metrics.refusals_unrecorded.clone(),
         );
         metrics
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use topology::{Moment, NodeId};
+
+    use super::*;
+    use crate::{
+        reconcile::{Reconciler, Settings},
+        records::{Document, DocumentKind},
+        store::{Candidate, Embedded},
+    };
+
+    #[test]
+    fn the_age_of_a_judgement_has_no_sample_before_the_first() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Arc::new(Embedded::open(&folder.path().join("store")).unwrap());
+        let document = |kind, text: &str| Document::new(kind, text.to_owned(), "tester", Moment(0));
+        let settings = Settings {
+            candidate: Candidate {
+                node: NodeId::new("control-plane").unwrap(),
+                url: String::new(),
+                lease_ttl: std::time::Duration::MAX,
+            },
+            topology: document(DocumentKind::Topology, include_str!("../../../configs/topology.toml")),
+            policy: document(DocumentKind::Policy, ""),
+        };
+        let reconciler = Reconciler::new(settings, store, Nodes::default(), Metrics::default()).unwrap();
+        let mut view = View::clone(&reconciler.views().borrow());
+        let page = |view: &View| {
+            let mut registry = Registry::default();
+            let (_, views) = watch::channel(Arc::new(view.clone()));
+            registry.register_collector(Box::new(ViewMetrics(views, Nodes::default())));
+            let mut page = String::new();
+            prometheus_client::encoding::text::encode(&mut page, &registry).unwrap();
+            page
+        };
+        let samples = |page: &str| page.lines().filter(|line| line.starts_with(JUDGED_AGE)).count();
+        assert_eq!(samples(&page(&view)), 0);
+        let now = daemon::clock::now();
+        view.progress.judged = Some((now.tick(), now));
+        assert_eq!(samples(&page(&view)), 1);
     }
 }

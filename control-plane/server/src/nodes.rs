@@ -1,7 +1,7 @@
 //! The nodes that follow plans: who has which plan, since when, and who refused one. Also the service they follow by.
 //!
 //! Nodes are the memory of a store that forgot, and no more than that: a plan that is newer than the store's is taken over
-//! only when we asked for it and more than half of the connected nodes hold it alike ([`Nodes::recovery`]).
+//! only when we asked for it and more than half of the topology's nodes hold it alike ([`Nodes::recovery`]).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
-use topology::{Moment, NodeId, Plan, PlanNumber, Snapshot};
+use topology::{EdgeId, Moment, NodeId, Plan, PlanNumber, Snapshot, Topology};
 
 use crate::{
     metrics::Metrics,
@@ -82,7 +82,7 @@ struct Claim {
 /// A plan that nodes hold and the store does not know.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Recovery {
-    /// More than half of the connected nodes hold it alike.
+    /// More than half of the topology's nodes hold it alike.
     Proven(Box<Plan>),
     /// Somebody says so, and that is not enough. The text is for operators.
     Unproven(String),
@@ -226,16 +226,19 @@ impl Nodes {
     }
 
     /// What nodes hold that is newer than `ours`; none when nobody says that they hold such a plan. A single node may have
-    /// its state from another deployment or from a backup, and more than half of them do not.
-    pub fn recovery(&self, ours: PlanNumber) -> Option<Recovery> {
+    /// its state from another deployment or from a backup, and more than half of them do not. The topology says how many
+    /// there are: after an outage the first that connects is all that are connected.
+    pub fn recovery(&self, ours: PlanNumber, topology: &Topology) -> Option<Recovery> {
         let registry = self.registry();
         let following = registry.nodes.iter().filter(|(_, node)| node.connections > 0);
-        let connected = following.clone().count();
+        let edges = topology.edges.keys().map(EdgeId::as_str);
+        let all: BTreeSet<&str> = edges.chain(topology.name_servers.keys().map(NodeId::as_str)).collect();
+        let held_by = |claim: &Claim| claim.by.iter().filter(|node| all.contains(node.as_str())).count();
         let claims = registry.claims.iter().filter(|((number, _), _)| *number > ours);
-        let best = claims.max_by_key(|(_, claim)| claim.by.len());
+        let best = claims.max_by_key(|(_, claim)| held_by(claim));
         if let Some((_, claim)) = best
             && !claim.is_refuted
-            && claim.by.len() * 2 > connected
+            && held_by(claim) * 2 > all.len()
         {
             return Some(Recovery::Proven(Box::new(claim.plan.clone())));
         }
@@ -253,8 +256,9 @@ impl Nodes {
                 "the audit log has another plan under that number, so it is not taken over".to_owned()
             }
             Some((_, claim)) => format!(
-                "{} of {connected} connected nodes hold the same one, and more than half must before it is taken over",
-                claim.by.len()
+                "{} of the {} nodes of the topology hold the same one, and more than half must before it is taken over",
+                held_by(claim),
+                all.len()
             ),
             None => "they have not shown it".to_owned(),
         };
@@ -552,6 +556,11 @@ mod tests {
     }
 
     /// Three nodes that follow and apply plan 1.
+    fn fleet_of_three() -> Topology {
+        let text = include_str!("../../../configs/topology.toml");
+        Topology::parse("topology.toml", text).unwrap()
+    }
+
     fn three() -> Nodes {
         let nodes = Nodes::default();
         nodes.published(number(1));
@@ -611,10 +620,11 @@ mod tests {
     }
 
     #[test]
-    fn only_more_than_half_of_the_connected_nodes_bring_back_a_plan() {
+    fn only_more_than_half_of_the_topologys_nodes_bring_back_a_plan() {
         let nodes = three();
-        assert_eq!(nodes.recovery(number(1)), None);
-        let unproven = |nodes: &Nodes| match nodes.recovery(number(1)) {
+        let topology = fleet_of_three();
+        assert_eq!(nodes.recovery(number(1), &topology), None);
+        let unproven = |nodes: &Nodes| match nodes.recovery(number(1), &topology) {
             Some(Recovery::Unproven(text)) => text,
             other => panic!("{other:?}"),
         };
@@ -627,7 +637,7 @@ mod tests {
         nodes.claim(&node("ns1"), plan(9));
         nodes.claim(&node("ns1"), plan(9));
         assert!(
-            unproven(&nodes).contains("1 of 3 connected nodes"),
+            unproven(&nodes).contains("1 of the 3 nodes of the topology"),
             "{}",
             unproven(&nodes)
         );
@@ -637,13 +647,16 @@ mod tests {
         nodes.acknowledge(&node("edge-iad"), number(9), Moment(2));
         nodes.claim(&node("edge-iad"), other);
         assert!(
-            unproven(&nodes).contains("1 of 3 connected nodes"),
+            unproven(&nodes).contains("1 of the 3 nodes of the topology"),
             "{}",
             unproven(&nodes)
         );
         nodes.claim(&node("edge-iad"), plan(9));
-        assert_eq!(nodes.recovery(number(1)), Some(Recovery::Proven(Box::new(plan(9)))));
-        assert_eq!(nodes.recovery(number(9)), None, "it is known by now");
+        assert_eq!(
+            nodes.recovery(number(1), &topology),
+            Some(Recovery::Proven(Box::new(plan(9))))
+        );
+        assert_eq!(nodes.recovery(number(9), &topology), None, "it is known by now");
         nodes.refute(&plan(9));
         assert!(
             unproven(&nodes).contains("the audit log has another plan"),
@@ -653,6 +666,25 @@ mod tests {
         // Whoever goes takes its word along.
         nodes.disconnected(&node("edge-iad"));
         nodes.disconnected(&node("ns1"));
-        assert_eq!(nodes.recovery(number(1)), None);
+        assert_eq!(nodes.recovery(number(1), &topology), None);
+    }
+
+    /// After an outage the first node that connects may have its state from anywhere.
+    #[test]
+    fn the_first_node_to_connect_does_not_speak_for_the_fleet() {
+        let (nodes, topology) = (Nodes::default(), fleet_of_three());
+        nodes.published(number(1));
+        nodes.connected(&node("edge-iad"), v1::NodeKind::Edge);
+        nodes.acknowledge(&node("edge-iad"), number(1_001), Moment(1));
+        nodes.claim(&node("edge-iad"), plan(1_001));
+        let said = nodes.recovery(number(1), &topology);
+        assert!(
+            matches!(&said, Some(Recovery::Unproven(text)) if text.contains("1 of the 3 nodes of the topology")),
+            "{said:?}"
+        );
+        nodes.connected(&node("ns1"), v1::NodeKind::Dns);
+        nodes.claim(&node("ns1"), plan(1_001));
+        let said = nodes.recovery(number(1), &topology);
+        assert!(matches!(said, Some(Recovery::Proven(_))), "{said:?}");
     }
 }

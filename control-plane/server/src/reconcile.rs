@@ -31,7 +31,7 @@ use crate::{
     heard::{self, Heard},
     metrics::{Metrics, ReasonLabel, RegionHealth, Vantage},
     nodes::{Nodes, Recovery},
-    records::{self, AuditHead, Document, DocumentKind, RecordError, State, Stored},
+    records::{self, AuditHead, Audited, Document, DocumentKind, RecordError, State, Stored},
     refusals::Refusals,
     sightings::Sightings,
     store::{self, Candidate, Lead, LeaderRecord, Listing, Store, StoreError, Transaction},
@@ -865,7 +865,7 @@ impl Reconciler {
         let due = next_wake(&self.input, now).map_or(close, |wake| wake.min(close));
         let mut wait = due.since(now);
         let settles = self.settled_at.saturating_duration_since(Instant::now());
-        if !settles.is_zero() && self.nodes.recovery(self.number()).is_some() {
+        if !settles.is_zero() && self.nodes.recovery(self.number(), &self.input.topology).is_some() {
             wait = wait.min(settles);
         }
         wait.max(Duration::from_millis(5))
@@ -1007,11 +1007,14 @@ impl Reconciler {
             Some(Request::Ask { intent, reply, .. }) => {
                 let id = intent.id.clone();
                 let author = intent.author.clone();
-                if let Some(wait) = self.refusals.wait_of(&author, Instant::now()) {
+                let input = self.input_with(intent, now);
+                // Only what would be refused again waits: a loop in somebody's name must not keep them from a failover.
+                if let Some(wait) = self.refusals.wait_of(&author, Instant::now())
+                    && is_refused(&id, &plan(&input, now))
+                {
                     drop(reply.send(Err(Unanswered::TooMany { author, wait })));
                     return Ok(Ok(()));
                 }
-                let input = self.input_with(intent, now);
                 let outcome = self.commit(term, &author, now, input, vec![]).await?;
                 let failed = outcome.as_ref().err().cloned();
                 let answer = outcome.map(|it| self.answer(Some(&id), it, self.input.topology.clone()));
@@ -1190,8 +1193,8 @@ impl Reconciler {
     /// same one.
     async fn recovered(&mut self, term: &mut Term<'_>) -> Result<Result<Option<Plan>, StoreError>, Ended> {
         let ours = self.number();
-        self.unproven = None;
-        let plan = match self.nodes.recovery(ours) {
+        let was_unproven = self.unproven.take();
+        let plan = match self.nodes.recovery(ours, &self.input.topology) {
             None => return Ok(Ok(None)),
             Some(Recovery::Proven(plan)) if Instant::now() >= self.settled_at => plan,
             Some(Recovery::Proven(_)) => return Ok(Ok(None)),
@@ -1200,15 +1203,24 @@ impl Reconciler {
                 return Ok(Ok(None));
             }
         };
-        let (store, number) = (self.store.clone(), plan.number());
-        let decided = async move {
-            let is_it = |entry: &audit::Entry| entry.plan.as_ref().map(Plan::number) == Some(number);
-            records::newest_audit(store.as_ref(), 1, RECOVERY_SCANNED, is_it).await
-        };
-        match self.meanwhile(term, Requests::Wait, decided).await? {
-            Err(error) => Ok(Err(error.into())),
-            Ok(entries) if entries.iter().all(|entry| entry.plan.as_ref() == Some(&*plan)) => Ok(Ok(Some(*plan))),
-            Ok(_) => {
+        let (store, number, held) = (self.store.clone(), plan.number(), plan.clone());
+        let asked = async move { records::audited(store.as_ref(), &held, RECOVERY_SCANNED).await };
+        match self.meanwhile(term, Requests::Wait, asked).await? {
+            Err(error) => Ok(Err(error)),
+            Ok(Audited::Possible) => Ok(Ok(Some(*plan))),
+            Ok(Audited::Unreadable(why)) => {
+                // Said once: it is looked at again in each decision.
+                if was_unproven.is_none() {
+                    tracing::error!(%number, %why, "nodes hold a newer plan, and the audit log cannot be read to confirm it");
+                }
+                self.unproven = Some(format!(
+                    "most nodes hold plan {number}, which is newer than plan {ours} of the store, and the audit log that would \
+                     confirm it cannot be read: {why}. Plan {ours} goes on. Start the version of Meridian that wrote the entry, \
+                     or a later one, on the control planes"
+                ));
+                Ok(Ok(None))
+            }
+            Ok(Audited::Contradicted) => {
                 tracing::error!(%number, "nodes hold a plan that the audit log contradicts; it is not taken over");
                 self.nodes.refute(&plan);
                 Ok(Ok(None))
@@ -1246,9 +1258,10 @@ impl Reconciler {
         let spoken = [report.changed.clone(), refused, asked].concat();
 
         // Refused requests are recorded, but they must not push the decisions out of the log.
-        let is_refused = |request: &Intent| !memory.actions.contains_key(&request.id) && report.changed.is_empty();
         let is_recorded = match &input.request {
-            Some(request) if is_refused(request) => self.refusals.refused(&request.author, Instant::now()),
+            Some(request) if is_refused(&request.id, &outcome) => {
+                self.refusals.refused(&request.author, Instant::now())
+            }
             _ => true,
         };
         if !is_recorded {
@@ -1511,6 +1524,11 @@ fn outdated(kind: DocumentKind, problem: &Problem) -> Reason {
         evidence: vec![],
         until: None,
     }
+}
+
+/// Whether a request was refused: nothing is remembered of it, and nothing changes.
+fn is_refused(id: &str, outcome: &Outcome) -> bool {
+    !outcome.memory.actions.contains_key(id) && outcome.report.changed.is_empty()
 }
 
 /// Whether somebody else leads by now.

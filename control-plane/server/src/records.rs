@@ -282,7 +282,7 @@ pub fn state(listing: &Listing) -> Result<Option<State>, RecordError> {
     fn parsed<T>(
         document: Document,
         outdated: &mut Vec<(DocumentKind, Problem)>,
-        parse: impl Fn(&str, &str) -> Result<(T, Vec<Problem>), Problems>,
+        parse: impl FnOnce(&str, &str) -> Result<(T, Vec<Problem>), Problems>,
     ) -> Result<(Document, T), RecordError> {
         let kind = document.kind;
         let (value, told) =
@@ -340,6 +340,29 @@ pub async fn newest_audit(
     Ok(found)
 }
 
+/// What the audit log says of a plan.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Audited {
+    /// Nothing, or that it is the plan of that number.
+    Possible,
+    /// It has another plan under that number.
+    Contradicted,
+    /// An entry in it cannot be read, so nobody knows. The text says which and why.
+    Unreadable(String),
+}
+
+/// What the newest audit entries, at most `scanned` of them, say of a plan.
+pub async fn audited(store: &dyn Store, plan: &Plan, scanned: u64) -> Result<Audited, StoreError> {
+    let number = plan.number();
+    let has_number = |entry: &audit::Entry| entry.plan.as_ref().map(Plan::number) == Some(number);
+    match newest_audit(store, 1, scanned, has_number).await {
+        Ok(entries) if entries.iter().all(|entry| entry.plan.as_ref() == Some(plan)) => Ok(Audited::Possible),
+        Ok(_) => Ok(Audited::Contradicted),
+        Err(error @ RecordError::Unreadable { .. }) => Ok(Audited::Unreadable(error.to_string())),
+        Err(RecordError::Store(error)) => Err(error),
+    }
+}
+
 /// The bytes of one audit entry; none when it was pruned or never written.
 pub async fn audit_entry(store: &dyn Store, number: u64) -> Result<Option<Vec<u8>>, StoreError> {
     Ok(store.get(&audit_key(number)).await?.map(|entry| entry.value))
@@ -361,6 +384,28 @@ mod tests {
             left.insert(number);
         }
         (left, head)
+    }
+
+    /// A log that cannot be read is no reason to stop deciding.
+    #[tokio::test]
+    async fn a_log_that_cannot_be_read_neither_proves_a_plan_nor_fails() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = crate::store::Embedded::open(&folder.path().join("store")).unwrap();
+        let plan = topology::fixtures::three_primaries().plan;
+        assert_eq!(audited(&store, &plan, 10).await, Ok(Audited::Possible));
+        let garbage = crate::store::Transaction {
+            put: vec![
+                (AUDIT_HEAD.to_owned(), encode(&AuditHead::default().with(b"garbage"))),
+                (audit_key(1), b"garbage".to_vec()),
+            ],
+            ..Default::default()
+        };
+        store.commit(garbage).await.unwrap();
+        let said = audited(&store, &plan, 10).await.unwrap();
+        assert!(
+            matches!(&said, Audited::Unreadable(why) if why.contains(&audit_key(1))),
+            "{said:?}"
+        );
     }
 
     #[test]

@@ -38,7 +38,8 @@ pub(crate) struct Refusals {
 }
 
 impl Refusals {
-    /// How long an author has to wait before anything of theirs is looked at; none when they need not.
+    /// How long an author has to wait before another request of theirs may be refused; none when they need not. What is
+    /// not refused never waits.
     pub(crate) fn wait_of(&self, author: &str, now: Instant) -> Option<Duration> {
         self.authors.get(author)?.wait(AT_ONCE, EVERY, now)
     }

@@ -25,8 +25,10 @@ use server::{
 use tempfile::TempDir;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
-use topology::{EdgeId, EdgeState, Intent, IntentKind, Moment, NodeId, ReasonCode, RegionId, Tick};
-use verdict::{ReplicationLag, TickReport};
+use topology::{
+    Component, EdgeId, EdgeState, Intent, IntentKind, Moment, NodeId, ReasonCode, RegionId, RegionState, Tick,
+};
+use verdict::{Observation, ReplicationLag, Source, TickReport};
 
 /// Far longer than anything here takes; only a hang gets this far.
 const PATIENCE: Duration = Duration::from_secs(40);
@@ -540,6 +542,84 @@ async fn a_leader_that_cannot_read_what_the_store_holds_resigns_and_says_why() {
         .until(|view| view.role == Role::Leading && view.progress.unwritten.is_none())
         .await;
     leader.insist("drain", drain_iad()).await;
+}
+
+/// Reports every second, in this name, that us-east is dead in the two newest closed ticks.
+fn accuses_us_east(leader: &Leader, name: &str) -> LivingEdge {
+    let (inbox, name) = (leader.inbox.clone(), NodeId::new(name).unwrap());
+    let regions: Vec<RegionId> = leader.views.borrow().input.topology.regions.keys().cloned().collect();
+    LivingEdge(tokio::spawn(async move {
+        loop {
+            let closed = daemon::clock::now().tick().back(1);
+            for tick in [closed.back(1), closed] {
+                let observations = regions.iter().map(|region| {
+                    let mut seen = Observation::new(region.clone(), Component::Gateway, Source::Probe);
+                    for _ in 0..20 {
+                        if region.as_str() == "us-east" {
+                            seen.fail("connection refused");
+                        } else {
+                            seen.succeed(20.0);
+                        }
+                    }
+                    seen
+                });
+                let report = TickReport::new(name.clone(), tick, observations.collect());
+                if inbox.send(Request::Observe(report.into())).await.is_err() {
+                    return;
+                }
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_reports_move_nothing_and_those_of_edges_do() {
+    let leader = Leader::start().await;
+    let us_east = RegionId::new("us-east").unwrap();
+    let state = |view: &View| view.input.current.as_ref().unwrap().regions[&us_east].state;
+    let strangers = ["edge-mars", "edge-pluto"].map(|name| accuses_us_east(&leader, name));
+    leader.judges_another_tick().await;
+    leader.judges_another_tick().await;
+    let view = leader.views.borrow().clone();
+    assert_eq!(state(&view), RegionState::Serving);
+    let believed = view.input.verdicts.get(&us_east).map(|verdict| verdict.health);
+    assert!(
+        !matches!(believed, Some(verdict::Health::Down | verdict::Health::Suspect)),
+        "{believed:?}"
+    );
+    drop(strangers);
+    let _edges = ["edge-iad", "edge-dub"].map(|name| accuses_us_east(&leader, name));
+    leader.until(|view| state(view) == RegionState::Evacuated).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_loop_of_refused_requests_delays_nothing_that_is_not_refused() {
+    let leader = Leader::start().await;
+    let nothing = || IntentKind::Abort {
+        action: "nothing".into(),
+    };
+    let mut refused = 0;
+    loop {
+        match leader.ask("alice", &format!("loop-{refused}"), nothing()).await {
+            Err(Unanswered::TooMany { .. }) => break,
+            answer => assert_eq!(answer.unwrap().action, None),
+        }
+        refused += 1;
+        assert!(refused < 1_000, "it never has to wait");
+    }
+    let region = RegionId::new("us-east").unwrap();
+    let failover = IntentKind::Failover {
+        region,
+        promote: false,
+        accept_loss: None,
+        force: false,
+    };
+    let answer = leader.ask("alice", "failover", failover).await.unwrap();
+    assert!(answer.action.is_some(), "{:?}", answer.outcome.report.refused);
+    leader.insist("freeze", IntentKind::Freeze).await;
+    let again = leader.ask("alice", "again", nothing()).await;
+    assert!(matches!(again, Err(Unanswered::TooMany { .. })), "{again:?}");
 }
 
 fn drain_iad() -> IntentKind {
