@@ -62,10 +62,16 @@ impl Plan {
     /// which is that of the first of them that is not rolled out, and of the version that is rolled out to some. What happens to
     /// the others says nothing of the region.
     pub fn stacks_with_sessions<'r>(&self, region: &'r Region) -> Vec<&'r Stack> {
-        let undrained = region
-            .stacks
-            .iter()
-            .filter(|stack| !self.drained_stacks.contains(&stack.address));
+        self.stacks_in_use(region, &self.drained_stacks)
+    }
+
+    /// The stacks of a region that would get sessions if none were drained: what the region's capacity is said of.
+    pub fn stacks_at_full_strength<'r>(&self, region: &'r Region) -> Vec<&'r Stack> {
+        self.stacks_in_use(region, &BTreeSet::new())
+    }
+
+    fn stacks_in_use<'r>(&self, region: &'r Region, drained: &BTreeSet<SocketAddr>) -> Vec<&'r Stack> {
+        let undrained = region.stacks.iter().filter(|stack| !drained.contains(&stack.address));
         let undrained: Vec<&Stack> = undrained.collect();
         let rolled_out = self.rollout.as_ref().map(|it| it.version.as_str());
         let in_service = undrained

@@ -118,7 +118,9 @@ impl Why {
 
     /// What is planned for the region, and what it holds.
     pub fn loads(&self) -> Vec<Load> {
-        let all = self.plan().map(|plan| loads(&self.input.topology, plan));
+        let all = self
+            .plan()
+            .map(|plan| loads(&self.input.topology, plan, &self.input.verdicts));
         let all = all.unwrap_or_default().into_iter();
         all.filter(|load| load.region == self.region).collect()
     }

@@ -100,6 +100,9 @@ pub struct Action {
 /// The author of what nobody asked for.
 pub const PLANNER: &str = "planner";
 
+/// The author of orders that only a recovered plan still shows: the store forgot who gave them.
+pub const RECOVERED: &str = "recovered";
+
 /// How far an action is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use topology::{Component, Level, Moment, Plan, RegionId, Share, Topology};
+use verdict::Verdict;
 
 use crate::Memory;
 
@@ -40,11 +41,11 @@ pub struct Load {
 }
 
 /// What a plan asks of every region: the capacity table.
-pub fn loads(topology: &Topology, plan: &Plan) -> Vec<Load> {
-    let headroom = Headroom::beside(topology, &plan.routes);
+pub fn loads(topology: &Topology, plan: &Plan, verdicts: &BTreeMap<RegionId, Verdict>) -> Vec<Load> {
+    let headroom = Headroom::beside(topology, strengths(topology, plan, verdicts), &plan.routes);
     let rows = headroom.left.iter().flat_map(|(region, left)| {
         left.iter().map(|(resource, left)| {
-            let max = limit(topology, region, *resource);
+            let max = headroom.room(region, *resource);
             Load {
                 region: (*region).clone(),
                 resource: *resource,
@@ -79,9 +80,44 @@ fn limit(topology: &Topology, region: &RegionId, resource: Resource) -> u32 {
     }
 }
 
+/// How many of a region's stacks take sessions and work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Strength {
+    working: usize,
+    all: usize,
+}
+
+impl Strength {
+    /// What is left of a limit that is said of the whole region. Stacks are taken to be alike.
+    fn of(self, limit: u32) -> u32 {
+        let (working, all) = (self.working as u64, self.all.max(1) as u64);
+        // Rounded up: a region that works has room for one session, its own, or it could never be restored.
+        let left = (u64::from(limit) * working).div_ceil(all);
+        u32::try_from(left).unwrap_or(limit)
+    }
+}
+
+/// The strength of every region that is not whole: some of its stacks are drained by `plan`, or dead.
+pub(crate) fn strengths<'t>(
+    topology: &'t Topology,
+    plan: &Plan,
+    verdicts: &BTreeMap<RegionId, Verdict>,
+) -> BTreeMap<&'t RegionId, Strength> {
+    let strength = |region: &topology::Region| {
+        let dead = verdicts.get(&region.id).map(|it| &it.dead_stacks);
+        let works = |stack: &&&topology::Stack| dead.is_none_or(|dead| !dead.contains(&stack.address));
+        let working = plan.stacks_with_sessions(region).iter().filter(works).count();
+        let all = plan.stacks_at_full_strength(region).len();
+        Strength { working, all }
+    };
+    let strengths = topology.regions.values().map(|region| (&region.id, strength(region)));
+    strengths.filter(|(_, it)| it.working < it.all).collect()
+}
+
 /// What regions have left of everything, while shares are handed out.
 pub(crate) struct Headroom<'t> {
     topology: &'t Topology,
+    strengths: BTreeMap<&'t RegionId, Strength>,
     left: BTreeMap<&'t RegionId, Vec<(Resource, f64)>>,
 }
 
@@ -93,22 +129,25 @@ pub(crate) struct Placed {
 }
 
 impl<'t> Headroom<'t> {
-    /// What is left beside the routes already planned. A primary's demand is its own capacity: it is sized for its peak,
-    /// and a failover must hold at the peak.
+    /// What is left beside the routes already planned. A primary's demand elsewhere is its own capacity: it is sized for its
+    /// peak, and a failover must hold at the peak. At home it takes its own share of whatever works there.
     pub(crate) fn beside<'r>(
         topology: &'t Topology,
+        strengths: BTreeMap<&'t RegionId, Strength>,
         routes: impl IntoIterator<Item = (&'r RegionId, &'r Vec<Share>)>,
     ) -> Self {
-        let resources = topology.regions.values().map(|region| {
-            let components = region.capacity.keys().map(|component| Resource::Component(*component));
-            let left = [Resource::Sessions].into_iter().chain(components);
-            let left = left.map(|resource| (resource, f64::from(limit(topology, &region.id, resource))));
-            (&region.id, left.collect())
-        });
         let mut headroom = Self {
             topology,
-            left: resources.collect(),
+            strengths,
+            left: BTreeMap::new(),
         };
+        for region in topology.regions.values() {
+            let components = region.capacity.keys().map(|component| Resource::Component(*component));
+            let resources = [Resource::Sessions].into_iter().chain(components);
+            let left = resources.map(|resource| (resource, f64::from(headroom.room(&region.id, resource))));
+            let left = left.collect();
+            headroom.left.insert(&region.id, left);
+        }
         for (primary, shares) in routes {
             for share in shares {
                 headroom.take(primary, &share.region, share.percent);
@@ -117,11 +156,29 @@ impl<'t> Headroom<'t> {
         headroom
     }
 
+    /// How much of a resource the stacks of a region that work and take sessions have.
+    fn room(&self, region: &RegionId, resource: Resource) -> u32 {
+        let limit = limit(self.topology, region, resource);
+        self.strengths.get(region).map_or(limit, |it| it.of(limit))
+    }
+
+    /// What all sessions of `primary` ask of `target`.
+    fn demand(&self, primary: &RegionId, target: &RegionId, resource: Resource) -> f64 {
+        f64::from(if primary == target {
+            self.room(primary, resource)
+        } else {
+            limit(self.topology, primary, resource)
+        })
+    }
+
     fn take(&mut self, primary: &RegionId, target: &RegionId, percent: u8) {
-        let topology = self.topology;
-        for (resource, left) in self.left.get_mut(target).into_iter().flatten() {
-            *left -= f64::from(limit(topology, primary, *resource)) * f64::from(percent) / 100.0;
+        let Some(mut resources) = self.left.remove_entry(target) else {
+            return;
+        };
+        for (resource, left) in &mut resources.1 {
+            *left -= self.demand(primary, target, *resource) * f64::from(percent) / 100.0;
         }
+        self.left.insert(resources.0, resources.1);
     }
 
     /// Whether more is planned for `target` than it can hold, at whatever level.
@@ -150,7 +207,7 @@ impl<'t> Headroom<'t> {
         let resources = self.left.get(target).into_iter().flatten();
         let counted = resources.filter(|(resource, _)| !(degrade && is_relieved(*resource)));
         let percent = counted.map(|(resource, left)| {
-            let demand = f64::from(limit(self.topology, primary, *resource)).max(1.0);
+            let demand = self.demand(primary, target, *resource).max(1.0);
             // The small addition forgives the rounding of fractions, not real sessions.
             (left.max(0.0) * 100.0 / demand + 1e-6).min(100.0) as u8
         });
@@ -262,7 +319,7 @@ mod tests {
     fn the_first_backup_is_filled_before_the_second() {
         let mut world = three_primaries();
         world.topology.regions.get_mut(&id("us-west")).unwrap().sessions_max = 120;
-        let mut headroom = Headroom::beside(&world.topology, []);
+        let mut headroom = Headroom::beside(&world.topology, BTreeMap::new(), []);
         let (west, central) = (id("us-west"), id("eu-central"));
         let placed = headroom.place(&id("us-east"), 100, &[&west, &central], false, any_number);
         assert_eq!(placed.shares, [share("us-west", 60), share("eu-central", 40)]);
@@ -283,7 +340,7 @@ mod tests {
             .capacity
             .insert(Component::Asr, 50);
         let place = |targets: &[&RegionId], degrade| {
-            let mut headroom = Headroom::beside(&world.topology, []);
+            let mut headroom = Headroom::beside(&world.topology, BTreeMap::new(), []);
             let placed = headroom.place(&id("us-east"), 100, targets, degrade, any_number);
             (placed, headroom.level(&west))
         };
@@ -349,7 +406,7 @@ mod tests {
     fn what_is_planned_already_counts() {
         let world = three_primaries();
         let planned = BTreeMap::from([(id("ap-south"), vec![share("us-west", 50)])]);
-        let mut headroom = Headroom::beside(&world.topology, &planned);
+        let mut headroom = Headroom::beside(&world.topology, BTreeMap::new(), &planned);
         let west = id("us-west");
         let placed = headroom.place(&id("us-east"), 100, &[&west], false, any_number);
         assert_eq!((placed.shares, placed.left), (vec![share("us-west", 50)], 50));

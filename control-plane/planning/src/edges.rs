@@ -10,7 +10,7 @@ use topology::{EdgeId, IntentKind, Moment, Reason, ReasonCode};
 use crate::{Input, plan::Planner};
 
 /// Whether nothing was heard of an edge for so long that it counts as lost. An edge of which nothing is known is not lost.
-fn is_silent(input: &Input, edge: &EdgeId, now: Moment) -> bool {
+pub(crate) fn is_silent(input: &Input, edge: &EdgeId, now: Moment) -> bool {
     let seen = input.edges.get(edge);
     seen.is_some_and(|seen| now.since(seen.heard_at) >= input.policy.edges.lost_after)
 }

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use topology::{
-    IntentKind, Moment, Plan, PlanNumber, ReasonCode, RegionId, RegionState, Rule, Share, Snapshot,
+    IntentKind, Moment, Plan, PlanNumber, ReasonCode, Region, RegionId, RegionState, Rule, Share, Snapshot,
     snapshot::SNAPSHOT_SCHEMA,
 };
 use verdict::Health;
@@ -170,7 +170,14 @@ fn overloads(input: &Input, before: Option<&Plan>, next: &Plan) -> Vec<String> {
     for region in input.topology.regions.values() {
         let components = region.capacity.keys().map(|component| Resource::Component(*component));
         for resource in [Resource::Sessions].into_iter().chain(components) {
-            let max = room(input, &region.id, resource);
+            let whole = room(input, &region.id, resource);
+            // A drain or a rollout that changes in the same decision counts from the next one on.
+            let parts = before
+                .into_iter()
+                .chain([next])
+                .map(|plan| working(input, plan, region));
+            let part = parts.fold(0.0, f64::max);
+            let max = (whole * part - ROUNDING).ceil();
             let is_over = |plan: &Plan| {
                 let level = plan.regions.get(&region.id).map(|it| it.level);
                 let relieved = match resource {
@@ -534,7 +541,25 @@ fn takes(health: Health) -> bool {
     matches!(health, Health::Healthy | Health::Degraded)
 }
 
-/// Sessions a region has room for, by one resource.
+/// The part of a region's stacks that take sessions and are not known to be dead.
+fn working(input: &Input, plan: &Plan, region: &Region) -> f64 {
+    let whole = Plan {
+        drained_stacks: BTreeSet::new(),
+        ..plan.clone()
+    };
+    let all = whole.stacks_with_sessions(region).len();
+    let mut taking = plan.stacks_with_sessions(region);
+    if let Some(verdict) = input.verdicts.get(&region.id) {
+        taking.retain(|stack| !verdict.dead_stacks.contains(&stack.address));
+    }
+    if all == 0 {
+        1.0
+    } else {
+        taking.len() as f64 / all as f64
+    }
+}
+
+/// Sessions a region has room for when all of it works, by one resource.
 fn room(input: &Input, region: &RegionId, resource: Resource) -> f64 {
     let Some(region) = input.topology.regions.get(region) else {
         return 0.0;

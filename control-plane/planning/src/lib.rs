@@ -17,7 +17,7 @@ mod requests;
 mod rollout;
 mod settle;
 
-pub use actions::{Action, Arrivals, Memory, PLANNER, Phase, TakenBack};
+pub use actions::{Action, Arrivals, Memory, PLANNER, Phase, RECOVERED, TakenBack};
 pub use believed::Believed;
 pub use capacity::{Load, Resource, loads};
 pub use damping::Penalty;

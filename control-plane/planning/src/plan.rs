@@ -15,9 +15,9 @@ use verdict::Health;
 
 use crate::{
     Action, Check, Input, Memory, Outcome, PLANNER, Phase, Refusal, Report,
-    actions::TakenBack,
+    actions::{RECOVERED, STANDING_MAX, TakenBack},
     believed::is_unseen,
-    capacity::Headroom,
+    edges::is_silent,
     input::{REFUSALS_QUOTED, quoted},
     regions::total_at,
     rollout::{Judged, judge},
@@ -26,6 +26,10 @@ use crate::{
 /// Longest wait of a request for its approval: after this the world has changed too much to act on it. What then stands
 /// for a time, like an override, does so from its approval on.
 pub const REQUEST_LIFE: Duration = Duration::from_secs(600);
+
+/// How long a drain stands that only a recovered plan shows. Nobody knows when it was to end, so a person ends it; a time that
+/// no one waits for says so.
+const RECOVERED_LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 /// What `--force` passes, with a second person's agreement: rules that judge by what is believed, and whoever orders a
 /// failover may know better. Nobody forces what would lose data; a loss is named instead.
@@ -328,6 +332,68 @@ impl<'i> Planner<'i> {
             evidence: vec![],
             until: None,
         });
+        self.recover_drains(recovered);
+    }
+
+    /// The orders that keep stacks and edges drained are in the store's memory, and it forgot them. Sessions must not go back
+    /// to a stack that somebody works on, so what the recovered plan has drained stays so until a person ends it. An edge that
+    /// is silent was rather lost, and comes back by itself.
+    fn recover_drains(&mut self, recovered: &Plan) {
+        let now = self.now;
+        let stacks = recovered
+            .drained_stacks
+            .iter()
+            .filter(|stack| has_stack(self.input, stack));
+        let stacks = stacks.map(|stack| IntentKind::DrainStack { stack: *stack });
+        let drained = recovered.edges.iter().filter(|(_, it)| **it == EdgeState::Drained);
+        let edges: Vec<EdgeId> = drained
+            .map(|(edge, _)| edge.clone())
+            .filter(|edge| self.input.topology.edges.contains_key(edge) && !self.memory.lost_edges.contains_key(edge))
+            .collect();
+        let (lost, edges): (Vec<EdgeId>, Vec<EdgeId>) =
+            edges.into_iter().partition(|edge| is_silent(self.input, edge, now));
+        let edges = edges.into_iter().map(|edge| IntentKind::DrainEdge { edge });
+        let kinds: Vec<IntentKind> = stacks.chain(edges).collect();
+        self.memory.lost_edges.extend(lost.into_iter().map(|edge| (edge, now)));
+        let known: Vec<IntentKind> = self.memory.running(|_| true).map(|it| it.intent.kind.clone()).collect();
+        let forgotten = kinds.into_iter().filter(|kind| !known.contains(kind));
+        for kind in forgotten.take(STANDING_MAX) {
+            let (generation, subject) = (recovered.generation, kind.subject());
+            let id = format!("recovered-{generation}-{subject}");
+            let text = format!(
+                "{subject} stays drained: plan {generation} has it drained, and the store forgot who ordered that. \
+                 `meridian abort {id}` ends it"
+            );
+            let code = match kind {
+                IntentKind::DrainEdge { .. } => ReasonCode::EdgeDrained,
+                _ => ReasonCode::StackDrained,
+            };
+            let intent = Intent {
+                id: id.clone(),
+                kind,
+                author: RECOVERED.to_owned(),
+                reason: format!("plan {generation} has it drained"),
+                created_at: now,
+                expires_at: now + RECOVERED_LIFE,
+            };
+            let action = Action {
+                intent,
+                phase: Phase::Running,
+                owner: self.input.epoch,
+                changed_at: now,
+                approved_by: None,
+                text: text.clone(),
+                shown: BTreeMap::new(),
+            };
+            self.memory.actions.insert(id, action);
+            self.report.changed.push(Reason {
+                code,
+                region: None,
+                text,
+                evidence: vec![],
+                until: None,
+            });
+        }
     }
 
     /// What an earlier leader left unfinished is ours now; what had its time is over.
@@ -619,7 +685,7 @@ impl<'i> Planner<'i> {
 
     /// A region serves at the level its health asks for, or the one at which it can hold what is planned for it.
     fn set_levels(&mut self) {
-        let headroom = Headroom::beside(&self.input.topology, &self.next.routes);
+        let headroom = self.headroom(&self.next.routes);
         let levels: Vec<(RegionId, Level, Level)> = self
             .next
             .regions

@@ -12,7 +12,7 @@ use crate::{
     Action, Penalty, Phase,
     actions::{Arrivals, PLANNER},
     believed::is_unseen,
-    capacity::{Headroom, Placed, percent_by_rate, shrink},
+    capacity::{Headroom, Placed, percent_by_rate, shrink, strengths},
     plan::{Ordered, Planner, describe, drain_step_end, home, restore_step_end},
 };
 
@@ -567,7 +567,7 @@ impl Planner<'_> {
         let degrade = self.input.policy.failover.degrade_to_admit;
         let routes = self.next.routes.clone();
         for (primary, shares) in routes {
-            let planned = Headroom::beside(&self.input.topology, &self.next.routes);
+            let planned = self.headroom(&self.next.routes);
             let away = || shares.iter().map(|share| &share.region).filter(|it| **it != primary);
             // Where a person insisted on a place, what was known of it then is no news.
             let insisted = self.insisted_at(&primary);
@@ -670,7 +670,7 @@ impl Planner<'_> {
             return 0;
         }
         let degrade = self.input.policy.failover.degrade_to_admit;
-        let headroom = Headroom::beside(&self.input.topology, &self.next.routes);
+        let headroom = self.headroom(&self.next.routes);
         headroom
             .percent(primary, primary, degrade)
             .min(self.rate(primary, primary))
@@ -752,14 +752,14 @@ impl Planner<'_> {
         let mut routes = self.next.routes.clone();
         routes.insert(region.clone(), kept.clone());
         let kept_at = |target: &RegionId| total_at(&kept, target);
-        let mut placed = Headroom::beside(&input.topology, &routes).place(region, to_move, &fit, degrade, |target| {
+        let mut placed = self.headroom(&routes).place(region, to_move, &fit, degrade, |target| {
             let was_there = self.percent_at(region, target).saturating_sub(kept_at(target));
             was_there.saturating_add(self.rate(region, target))
         });
         let found = to_move - placed.left;
         let text = match found {
             0 => {
-                let headroom = Headroom::beside(&input.topology, &routes);
+                let headroom = self.headroom(&routes);
                 let full = fit
                     .iter()
                     .map(|target| match headroom.percent(region, target, degrade) {
@@ -811,7 +811,7 @@ impl Planner<'_> {
         let kept = shrink(&away.cloned().collect::<Vec<_>>(), percent);
         let mut routes = self.next.routes.clone();
         routes.insert(region.clone(), kept.clone());
-        let planned = Headroom::beside(&self.input.topology, &routes);
+        let planned = self.headroom(&routes);
         let fits = |share: &Share| !planned.is_over(&share.region, degrade);
         kept.into_iter().filter(fits).collect()
     }
@@ -819,6 +819,12 @@ impl Planner<'_> {
     pub(crate) fn percent_at(&self, primary: &RegionId, target: &RegionId) -> u8 {
         let shares = self.next.routes.get(primary);
         shares.map_or(0, |shares| total_at(shares, target))
+    }
+
+    /// What is left beside `routes` in what works of the regions.
+    pub(crate) fn headroom(&self, routes: &BTreeMap<RegionId, Vec<Share>>) -> Headroom<'_> {
+        let topology = &self.input.topology;
+        Headroom::beside(topology, strengths(topology, &self.next, &self.input.verdicts), routes)
     }
 
     fn rate(&self, primary: &RegionId, target: &RegionId) -> u8 {
@@ -848,7 +854,7 @@ impl Planner<'_> {
     /// Whether any of a primary's sessions would find a place in its backups now, connection rates aside.
     pub(crate) fn has_place(&self, region: &RegionId) -> bool {
         let degrade = self.input.policy.failover.degrade_to_admit;
-        let headroom = Headroom::beside(&self.input.topology, &self.next.routes);
+        let headroom = self.headroom(&self.next.routes);
         let mut backups = self.input.topology.backups_of(region).iter();
         backups.any(|backup| self.is_fit(backup) && headroom.percent(region, backup, degrade) > 0)
     }

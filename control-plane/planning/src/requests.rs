@@ -12,7 +12,7 @@ use verdict::Health;
 
 use crate::{
     Action, PLANNER, Phase,
-    actions::STANDING_MAX,
+    actions::{RECOVERED, STANDING_MAX},
     data::risk,
     plan::{Ordered, Planner, approval_end},
     regions::{total, total_at},
@@ -76,6 +76,9 @@ impl Planner<'_> {
     }
 
     fn record(&mut self, intent: Intent, phase: Phase, approved_by: Option<String>) {
+        if phase == Phase::Running {
+            self.replace_recovered(&intent);
+        }
         let said = self.report.changed.iter().chain(&self.report.waiting).last();
         let action = Action {
             text: said.map(|reason| reason.text.clone()).unwrap_or_default(),
@@ -87,6 +90,16 @@ impl Planner<'_> {
             shown: take(&mut self.shown),
         };
         self.memory.actions.insert(action.intent.id.clone(), action);
+    }
+
+    /// Whoever orders again what only a recovered plan showed says until when: then that is what counts.
+    fn replace_recovered(&mut self, intent: &Intent) {
+        let same = self.memory.running(|kind| *kind == intent.kind);
+        let recovered = same.filter(|action| action.intent.author == RECOVERED && action.intent.id != intent.id);
+        let ids: Vec<String> = recovered.map(|action| action.intent.id.clone()).collect();
+        for id in ids {
+            self.end_action(&id, Phase::Done, &format!("{} ordered it anew", intent.author));
+        }
     }
 
     /// All or nothing: what is refused half-way leaves no trace but the refusal. Whether a second person is needed is asked

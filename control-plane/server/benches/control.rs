@@ -177,6 +177,7 @@ fn failing(regions: usize, edges: usize) -> (Input, Moment) {
                 vec![]
             },
             healthy_since: None,
+            dead_stacks: [].into(),
             tick: Tick(1_000),
             summary: "a summary of usual length for a region".into(),
             evidence: evidence.clone(),

@@ -604,8 +604,13 @@ fn plan_reply(answer: &Answer) -> v1::PlanReply {
     let view = &answer.view;
     let (now, next) = (view.input.current.as_ref(), answer.outcome.plan.as_ref());
     let shown = next.or(now);
-    let before = now.map(|plan| loads(&view.input.topology, plan)).unwrap_or_default();
-    let after = shown.map(|plan| loads(&answer.topology, plan)).unwrap_or_default();
+    let verdicts = &view.input.verdicts;
+    let before = now
+        .map(|plan| loads(&view.input.topology, plan, verdicts))
+        .unwrap_or_default();
+    let after = shown
+        .map(|plan| loads(&answer.topology, plan, verdicts))
+        .unwrap_or_default();
     let load = |load: planning::Load| {
         let same = |it: &&planning::Load| (&it.region, it.resource) == (&load.region, load.resource);
         v1::Load {

@@ -53,6 +53,7 @@ mod tests {
             fired: vec![],
             bad_from: vantages.split_whitespace().map(|it| NodeId::new(it).unwrap()).collect(),
             healthy_since: None,
+            dead_stacks: [].into(),
             tick: Tick(1),
             summary: String::new(),
             evidence: vec![],

@@ -1,6 +1,9 @@
 //! From windows to verdicts.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+};
 
 use topology::{Component, Level, NodeId, RegionId, Tick, policy::HealthPolicy};
 
@@ -132,6 +135,7 @@ fn judge_region(
         failing: down.map_or(connections.bad > 0, |it| it.failing),
         bad_from: bad_from.map(|it| it.vantages.clone()).unwrap_or_default(),
         healthy_since,
+        dead_stacks: Stacks::lastingly_dead(region, windows, policy, last_closed),
         tick: last_closed,
         summary,
         evidence: [
@@ -143,7 +147,8 @@ fn judge_region(
     }
 }
 
-/// The stacks of a region in the newest tick.
+/// The stacks of a region in one tick.
+#[derive(Default)]
 struct Stacks {
     /// Those that fail for themselves, with what succeeded of how much.
     dead: Vec<(SocketAddr, u64, u64)>,
@@ -154,17 +159,47 @@ impl Stacks {
     fn of(region: &RegionId, windows: &Windows, policy: &HealthPolicy, last_closed: Tick) -> Self {
         let newest = windows.ticks(region, Component::Gateway, last_closed).next_back();
         let seen = newest.filter(|(tick, _)| *tick == last_closed);
-        let stacks = || seen.into_iter().flat_map(|(_, seen)| seen.stacks());
+        seen.map(|(_, seen)| Self::in_tick(seen, policy)).unwrap_or_default()
+    }
+
+    fn in_tick(seen: TickSeen<'_>, policy: &HealthPolicy) -> Self {
         let limit = Limit::SuccessBelow(policy.gateway_success_min);
-        let all = stacks().count();
+        let all = seen.stacks().count();
         // A region with one stack is judged as a whole.
-        let dead = stacks().filter(|(_, seen)| all > 1 && limit.call_of_all(*seen, policy).is_bad());
+        let dead = seen
+            .stacks()
+            .filter(|(_, seen)| all > 1 && limit.call_of_all(*seen, policy).is_bad());
         Self {
             dead: dead
                 .map(|(stack, seen)| (stack, seen.total().succeeded, seen.total().samples()))
                 .collect(),
             all,
         }
+    }
+
+    /// See [`Verdict::dead_stacks`]. It goes by the newest ticks that are known, so a tick without reports revives no stack.
+    fn lastingly_dead(
+        region: &RegionId,
+        windows: &Windows,
+        policy: &HealthPolicy,
+        last_closed: Tick,
+    ) -> BTreeSet<SocketAddr> {
+        let patience = policy.gateway_ticks.max(1) as usize;
+        let ticks = windows.ticks(region, Component::Gateway, last_closed).rev();
+        let dead: Vec<BTreeSet<SocketAddr>> = ticks
+            .take(patience)
+            .map(|(_, seen)| {
+                Self::in_tick(seen, policy)
+                    .dead
+                    .iter()
+                    .map(|(stack, ..)| *stack)
+                    .collect()
+            })
+            .collect();
+        if dead.len() < patience {
+            return BTreeSet::new();
+        }
+        dead.into_iter().reduce(|one, other| &one & &other).unwrap_or_default()
     }
 
     fn describe(&self) -> String {

@@ -1,6 +1,6 @@
 //! What we believe about a region, and why.
 
-use std::{collections::BTreeSet, fmt};
+use std::{collections::BTreeSet, fmt, net::SocketAddr};
 
 use serde::{Deserialize, Serialize};
 use topology::{Level, Moment, NodeId, RegionId, Tick};
@@ -27,6 +27,10 @@ pub struct Verdict {
     pub bad_from: Vec<NodeId>,
     /// Since when every tick was known and good; none while the newest was not.
     pub healthy_since: Option<Moment>,
+    /// Stacks that failed in so many ticks in a row as make a region bad, while others of the region served. A planner counts
+    /// them out of the region's capacity; one bad tick of a stack that restarts moves nobody.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub dead_stacks: BTreeSet<SocketAddr>,
     /// The tick that decided it.
     pub tick: Tick,
     /// One sentence for people.

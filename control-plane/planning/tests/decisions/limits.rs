@@ -362,3 +362,91 @@ fn a_token_is_forgotten_after_a_day() {
     world.ask_as("token", "alice", crate::world::restore("us-east"), MINUTE);
     assert_eq!(world.state("us-east"), RegionState::Restoring(1));
 }
+
+// Regions that are not whole.
+
+/// us-west and eu-central have two stacks each; those of us-west, by address.
+fn with_two_stacks() -> (World, [std::net::SocketAddr; 2]) {
+    let stacks = [9_002, 9_012].map(|port| std::net::SocketAddr::from(([127, 0, 0, 1], port)));
+    let world = World::with(|topology, _| {
+        let us_west = topology.regions.get_mut(&region("us-west")).unwrap();
+        us_west.stacks = stacks.map(Into::into).to_vec();
+    });
+    (world, stacks)
+}
+
+fn dies(world: &mut World, stack: std::net::SocketAddr) {
+    world.sees("us-west", Health::Degraded);
+    let verdict = world.input.verdicts.get_mut(&region("us-west")).unwrap();
+    verdict.dead_stacks.insert(stack);
+}
+
+#[test]
+fn a_backup_takes_as_many_sessions_as_its_working_stacks_hold() {
+    let lose: [fn(&mut World, std::net::SocketAddr); 2] = [dies, |world, stack| {
+        world.ask_for("alice", IntentKind::DrainStack { stack }, HOUR);
+    }];
+    for lose in lose {
+        let (mut world, [_, stack]) = with_two_stacks();
+        lose(&mut world, stack);
+        world.sees("us-east", Health::Down).pass(10 * SECOND);
+        assert_eq!(world.route("us-east"), "us-west 50 + eu-central 50");
+        let loads = planning::loads(&world.input.topology, world.plan(), &world.input.verdicts);
+        let of = |load: &&planning::Load| load.region == region("us-west");
+        let load = loads.iter().find(of).unwrap();
+        assert_eq!((load.planned, load.max), (100.0, 100));
+    }
+    // A stack that is dead and drained is missing once.
+    let (mut world, [_, stack]) = with_two_stacks();
+    world.ask_for("alice", IntentKind::DrainStack { stack }, HOUR);
+    dies(&mut world, stack);
+    world.sees("us-east", Health::Down).pass(10 * SECOND);
+    assert_eq!(world.route("us-east"), "us-west 50 + eu-central 50");
+}
+
+#[test]
+fn what_half_a_backup_cannot_hold_stays_and_is_said() {
+    let (mut world, [_, stack]) = with_two_stacks();
+    world.sees("eu-central", Health::Down);
+    dies(&mut world, stack);
+    world.sees("us-east", Health::Down).pass(10 * SECOND);
+    assert_eq!(world.route("us-east"), "us-east 50 + us-west 50");
+    world.pass(10 * SECOND);
+    let text = &world.waiting(ReasonCode::PartlyMoved).text;
+    assert!(
+        text.contains("50 % of them stay") && text.contains("us-west has no room left"),
+        "{text}"
+    );
+    // The stack is well again.
+    world.sees("us-west", Health::Healthy).pass(10 * SECOND);
+    assert_eq!(world.route("us-east"), "us-west 100");
+}
+
+#[test]
+fn sessions_move_on_when_half_of_their_backup_dies_and_a_region_keeps_its_own() {
+    let (mut world, [stack, _]) = with_two_stacks();
+    world.sees("us-east", Health::Down).pass(MINUTE);
+    assert_eq!(world.route("us-east"), "us-west 100");
+    dies(&mut world, stack);
+    world.pass(10 * SECOND);
+    assert_eq!(world.route("us-east"), "us-west 50 + eu-central 50");
+    // No one moves back for the stack's return.
+    world.sees("us-west", Health::Healthy).pass(MINUTE);
+    assert_eq!(world.route("us-east"), "us-west 50 + eu-central 50");
+
+    let mut world = World::with(|topology, _| {
+        let us_east = topology.regions.get_mut(&region("us-east")).unwrap();
+        let stacks = [9_001, 9_011].map(|port| std::net::SocketAddr::from(([127, 0, 0, 1], port)));
+        us_east.stacks = stacks.map(Into::into).to_vec();
+        us_east.capacity.insert(topology::Component::Asr, 100);
+    });
+    world.sees("us-east", Health::Degraded);
+    let stack = world.input.topology.regions[&region("us-east")].stacks[0].address;
+    let verdict = world.input.verdicts.get_mut(&region("us-east")).unwrap();
+    verdict.dead_stacks.insert(stack);
+    world.pass(MINUTE);
+    assert_eq!(
+        (world.route("us-east").as_str(), world.level("us-east")),
+        ("us-east 100", Level::L0)
+    );
+}

@@ -942,6 +942,55 @@ fn a_plan_that_only_nodes_remember_goes_on() {
     assert_eq!(world.state("us-east"), RegionState::Evacuated);
 }
 
+/// The store forgot who drained what. Callers must not be sent to a stack that is being worked on, so it stays out until a
+/// person says so.
+#[test]
+fn what_a_recovered_plan_has_drained_stays_drained_until_a_person_acts() {
+    let [stack, other] = [9002, 9012].map(|port| std::net::SocketAddr::from(([127, 0, 0, 1], port)));
+    let drain = IntentKind::DrainStack { stack };
+    let recovered = || {
+        let mut world = World::with(|topology, _| {
+            let eu_west = topology.regions.get_mut(&region("eu-west")).unwrap();
+            eu_west.stacks = vec![stack.into(), other.into()];
+        });
+        let old = (world.plan().clone(), world.input.memory.clone());
+        world.ask_for("alice", drain.clone(), HOUR);
+        world.ask_for("alice", IntentKind::DrainEdge { edge: edge("edge-iad") }, HOUR);
+        let generation = world.plan().generation;
+        world.restored_to(old);
+        (world, generation)
+    };
+    let (mut world, generation) = recovered();
+    let is_drained = |world: &World| {
+        let edge = world.plan().edges[&edge("edge-iad")] == EdgeState::Drained;
+        (world.plan().drained_stacks.contains(&stack), edge)
+    };
+    assert!(world.changed(ReasonCode::StackDrained) && world.changed(ReasonCode::EdgeDrained));
+    assert_eq!(is_drained(&world), (true, true));
+    world.jump(2 * HOUR).pass(MINUTE);
+    assert_eq!(is_drained(&world), (true, true), "nobody knows when it was to end");
+    world.ask("bob", abort(&format!("recovered-{generation}-{stack}")));
+    assert_eq!(is_drained(&world), (false, true));
+    world.ask("bob", abort(&format!("recovered-{generation}-edge-iad")));
+    assert_eq!(is_drained(&world), (false, false));
+
+    // An order for the same says until when.
+    let (mut world, _) = recovered();
+    world.ask_for("bob", drain.clone(), HOUR);
+    world.jump(HOUR);
+    assert_eq!(is_drained(&world), (false, true));
+
+    // An edge that is silent was lost, and comes back when it is heard.
+    let mut world = World::new();
+    let old = (world.plan().clone(), world.input.memory.clone());
+    world.edges_are_silent(&["edge-dub"], MINUTE).decide();
+    world.restored_to(old);
+    assert_eq!(world.plan().edges[&edge("edge-dub")], EdgeState::Drained);
+    world.edges_are_silent(&[], SECOND).decide();
+    assert_eq!(world.plan().edges[&edge("edge-dub")], EdgeState::Serving);
+    assert!(world.changed(ReasonCode::EdgeReturned));
+}
+
 #[test]
 fn a_clock_that_goes_back_prolongs_nothing() {
     let mut world = World::new();

@@ -47,6 +47,7 @@ pub(crate) fn verdict(region: &RegionId, health: Health, tick: Tick, healthy_sin
         fired: Vec::new(),
         bad_from: Vec::new(),
         healthy_since: (health == Health::Healthy).then_some(healthy_since),
+        dead_stacks: [].into(),
         tick,
         summary: format!("it is {health}"),
         evidence: vec![format!("{region} was seen {health}")],

@@ -164,11 +164,17 @@ fn a_region_is_left_when_fewer_stacks_work_than_it_needs() {
         verdict.evidence[0],
         "stack 127.0.0.1:9000 of us-east answers nobody; 1 of 2 stacks serves"
     );
+    assert_eq!(verdict.dead_stacks, [([127, 0, 0, 1], 9_000).into()].into());
     // Half of a region is no region to send more to; the stack is repaired, or drained, which takes it out of the count.
     stacks(&mut story, 2, 0);
     story.check(Health::Healthy);
+    assert!(story.verdict().dead_stacks.is_empty());
     stacks(&mut story, 1, 0);
     story.check(Health::Healthy);
+    // One bad tick shows in the verdict and takes no capacity away.
+    stacks(&mut story, 2, 1);
+    story.check(Health::Degraded);
+    assert!(story.verdict().dead_stacks.is_empty());
 }
 
 #[test]
