@@ -1,6 +1,6 @@
 //! Requests: force, stop, undo, agree, and wait for what comes of it.
 
-use std::{path::Path, process::ExitCode, time::Duration};
+use std::{collections::BTreeSet, path::Path, process::ExitCode, time::Duration};
 
 use api::{
     Operator, OperatorError, operator,
@@ -221,12 +221,7 @@ pub(crate) async fn act(
             reply.set_outcome(v1::Outcome::Running);
             print(&present::action(&reply, output));
             eprintln!("meridian: {behind}; `meridian status` names those that have not");
-            let code = if because.wait.is_some() {
-                exit::of_phase("running")
-            } else {
-                ExitCode::SUCCESS
-            };
-            return Ok(code);
+            return Ok(exit::of_phase("running"));
         }
     }
     print(&present::action(&reply, output));
@@ -389,24 +384,42 @@ async fn drain(operator: &Operator, subject: Drained, length: Option<Duration>) 
     Ok(Kind::Switchover(v1::Switchover { region, promote: false }))
 }
 
-/// Waits until more than half of the edges apply a plan: that of `number`, or the one in force. The error says how far it is
-/// at the deadline.
+/// Of the edges that DNS names, how many apply plan `wanted` or a newer one, and how many there are. A lost edge applies
+/// nothing until it is back, and then it gets the newest plan first; nobody needs a drained one. Counting them would keep an
+/// order waiting for a dead edge for ever.
+fn applied(status: &v1::StatusReply, wanted: (u64, u64)) -> (usize, usize) {
+    let named = status
+        .edges
+        .iter()
+        .filter(|it| !matches!(it.state.as_str(), "lost" | "drained"));
+    let named: BTreeSet<&str> = named.map(|it| it.edge.as_str()).collect();
+    let has = |node: &&v1::NodeStatus| {
+        let is_named = node.kind() == v1::NodeKind::Edge && named.contains(node.node.as_str());
+        is_named && node.acknowledged.is_some_and(|it| order(it) >= wanted)
+    };
+    (status.nodes.iter().filter(has).count(), named.len())
+}
+
+fn order(number: v1::PlanNumber) -> (u64, u64) {
+    (number.generation, number.epoch)
+}
+
+/// Waits until more than half of the edges that DNS names apply a plan: that of `number`, or the one in force. The error says
+/// how far it is at the deadline.
 async fn spread(operator: &Operator, number: Option<v1::PlanNumber>, deadline: Instant) -> Result<(), String> {
     let mut behind =
         "which edges have the plan is unknown, because no control plane that leads can be asked".to_owned();
     loop {
         if let Ok(status) = operator.status().await {
-            let order = |number: v1::PlanNumber| (number.generation, number.epoch);
-            let wanted = number.or(status.number).map(order);
-            let has = |node: &&v1::NodeStatus| {
-                node.kind() == v1::NodeKind::Edge && node.acknowledged.map(order) >= wanted && wanted.is_some()
-            };
-            let (have, edges) = (status.nodes.iter().filter(has).count(), status.edges.len());
-            if 2 * have > edges {
-                return Ok(());
+            if let Some(wanted) = number.or(status.number).map(order) {
+                let (have, named) = applied(&status, wanted);
+                if 2 * have > named {
+                    return Ok(());
+                }
+                let generation = wanted.0;
+                behind =
+                    format!("plan {generation} is decided, and {have} of {named} edges that DNS names apply it so far");
             }
-            let generation = wanted.map_or(0, |(generation, _)| generation);
-            behind = format!("plan {generation} is decided, and {have} of {edges} edges apply it so far");
         }
         if Instant::now() >= deadline {
             return Err(behind);
@@ -459,5 +472,47 @@ pub(crate) async fn wait(
             print(&format!("{}: {}", action.phase, action.text));
             told.clone_from(&action.text);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A status with these edges, each with its state and the plan that it applies.
+    fn status(edges: &[(&str, &str, u64)]) -> v1::StatusReply {
+        let edge = |(edge, state, _): &(&str, &str, u64)| v1::EdgeStatus {
+            edge: (*edge).to_owned(),
+            state: (*state).to_owned(),
+            ..Default::default()
+        };
+        let node = |(node, _, generation): &(&str, &str, u64)| v1::NodeStatus {
+            node: (*node).to_owned(),
+            kind: v1::NodeKind::Edge.into(),
+            acknowledged: Some(v1::PlanNumber {
+                generation: *generation,
+                epoch: 1,
+            }),
+            ..Default::default()
+        };
+        v1::StatusReply {
+            edges: edges.iter().map(edge).collect(),
+            nodes: edges.iter().map(node).collect(),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn an_order_waits_for_the_edges_that_dns_names() {
+        let check =
+            |edges: &[(&str, &str, u64)], expected| assert_eq!(applied(&status(edges), (7, 1)), expected, "{edges:?}");
+        check(&[("iad", "serving", 7), ("dub", "serving", 6)], (1, 2));
+        check(&[("iad", "serving", 7), ("dub", "lost", 6)], (1, 1));
+        check(&[("iad", "serving", 6), ("dub", "lost", 7)], (0, 1));
+        check(&[("iad", "serving", 8), ("dub", "drained", 6)], (1, 1));
+        // A node that the topology does not name counts for nothing.
+        let mut elsewhere = status(&[("iad", "serving", 6), ("old", "serving", 7)]);
+        elsewhere.edges.pop();
+        assert_eq!(applied(&elsewhere, (7, 1)), (0, 1));
     }
 }

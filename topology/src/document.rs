@@ -43,20 +43,36 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Reads a document with `read`, which takes what it needs from the root section. Fails with all problems found.
+/// Reads a document that somebody applies with `read`, which takes what it needs from the root section. Fails with all
+/// problems found.
 pub fn read<T>(file: &str, text: &str, read: impl FnOnce(&mut Section<'_>) -> Option<T>) -> Result<T, Problems> {
-    let source = Source {
-        file,
-        text,
-        problems: RefCell::default(),
-    };
+    read_from(&Source::new(file, text, None), read)
+}
+
+/// Reads a document that is in force already. The version that took it may have had wider limits, and a document that
+/// cannot be read would stop all deciding. So a value out of range becomes the nearest one in range, and a rule between
+/// values that is broken is passed over. The problems beside the result name each of them.
+pub fn read_stored<T>(
+    file: &str,
+    text: &str,
+    read: impl FnOnce(&mut Section<'_>) -> Option<T>,
+) -> Result<(T, Vec<Problem>), Problems> {
+    let source = Source::new(file, text, Some(RefCell::default()));
+    let value = read_from(&source, read)?;
+    let mut tolerated = source.tolerated.map(RefCell::into_inner).unwrap_or_default();
+    tolerated.sort();
+    Ok((value, tolerated))
+}
+
+fn read_from<T>(source: &Source<'_>, read: impl FnOnce(&mut Section<'_>) -> Option<T>) -> Result<T, Problems> {
+    let text = source.text;
     if text.len() > DOCUMENT_BYTES_MAX {
         let size = text.len();
         source.report(
             0..0,
             format!("the document has {size} bytes, the limit is {DOCUMENT_BYTES_MAX}"),
         );
-        return Err(Problems(source.problems.into_inner()));
+        return Err(Problems(source.problems.take()));
     }
     let (table, errors) = DeTable::parse_recoverable(text);
     for error in &errors {
@@ -65,7 +81,7 @@ pub fn read<T>(file: &str, text: &str, read: impl FnOnce(&mut Section<'_>) -> Op
     // After a syntax error the tree has holes; complaints about missing keys would only mislead.
     let value = if errors.is_empty() {
         let mut root = Section {
-            source: &source,
+            source,
             name: String::new(),
             table: table.get_ref(),
             span: 0..0,
@@ -77,7 +93,7 @@ pub fn read<T>(file: &str, text: &str, read: impl FnOnce(&mut Section<'_>) -> Op
     } else {
         None
     };
-    let mut problems = source.problems.into_inner();
+    let mut problems = source.problems.take();
     problems.sort();
     match value {
         Some(value) if problems.is_empty() => Ok(value),
@@ -89,13 +105,28 @@ struct Source<'d> {
     file: &'d str,
     text: &'d str,
     problems: RefCell<Vec<Problem>>,
+    /// Problems that are passed over; none where every problem counts.
+    tolerated: Option<RefCell<Vec<Problem>>>,
 }
 
-impl Source<'_> {
+impl<'d> Source<'d> {
+    fn new(file: &'d str, text: &'d str, tolerated: Option<RefCell<Vec<Problem>>>) -> Self {
+        Self {
+            file,
+            text,
+            problems: RefCell::default(),
+            tolerated,
+        }
+    }
+
     fn report(&self, span: Range<usize>, text: String) {
+        self.report_to(&self.problems, span, text);
+    }
+
+    fn report_to(&self, problems: &RefCell<Vec<Problem>>, span: Range<usize>, text: String) {
         let before = self.text.get(..span.start).unwrap_or(self.text);
         let line = before.bytes().filter(|byte| *byte == b'\n').count() + 1;
-        self.problems.borrow_mut().push(Problem {
+        problems.borrow_mut().push(Problem {
             file: self.file.to_owned(),
             line,
             text,
@@ -138,13 +169,49 @@ impl<'d> Section<'d> {
         T: DeserializeOwned + PartialOrd + fmt::Display,
     {
         let value = self.optional(key, default);
-        if !range.contains(&value) {
-            self.report_at(
-                key,
-                &format!("\"{key}\" is {value}, allowed is {} to {}", range.start(), range.end()),
-            );
+        self.within(key, value, range, T::to_string)
+    }
+
+    /// A length of time that may be left out and must lie in `range`.
+    pub fn duration_in_range(
+        &mut self,
+        key: &str,
+        default: Duration,
+        range: std::ops::RangeInclusive<Duration>,
+    ) -> Duration {
+        let time = self.duration(key, default);
+        self.within(key, time, range, |time| match time.subsec_millis() {
+            0 => format!("{} s", time.as_secs()),
+            _ => format!("{} ms", time.as_millis()),
+        })
+    }
+
+    fn within<T: PartialOrd>(
+        &self,
+        key: &str,
+        value: T,
+        range: std::ops::RangeInclusive<T>,
+        shown: impl Fn(&T) -> String,
+    ) -> T {
+        if range.contains(&value) {
+            return value;
         }
-        value
+        let (start, end) = range.into_inner();
+        let (from, to, is) = (shown(&start), shown(&end), shown(&value));
+        let nearest = if value < start { start } else { end };
+        let mut text = format!("\"{key}\" is {is}, allowed is {from} to {to}");
+        if self.source.tolerated.is_some() {
+            text.push_str(&format!("; {} is used", shown(&nearest)));
+        }
+        self.report_rule(key, &text);
+        nearest
+    }
+
+    /// Reports a value that a rule forbids. A stored document is read all the same, as the caller left it.
+    pub fn report_rule(&self, key: &str, text: &str) {
+        let span = self.table.get(key).map_or(self.span.clone(), toml::Spanned::span);
+        let problems = self.source.tolerated.as_ref().unwrap_or(&self.source.problems);
+        self.source.report_to(problems, span, self.named(text));
     }
 
     /// A length of time that may be left out.
@@ -231,23 +298,21 @@ impl<'d> Section<'d> {
 
     /// Reports a problem of the whole section.
     pub fn report(&self, text: &str) {
-        let prefix = if self.name.is_empty() {
-            String::new()
-        } else {
-            format!("{}: ", self.name)
-        };
-        self.source.report(self.span.clone(), format!("{prefix}{text}"));
+        self.source.report(self.span.clone(), self.named(text));
     }
 
     /// Reports a problem of one key.
     pub fn report_at(&self, key: &str, text: &str) {
         let span = self.table.get(key).map_or(self.span.clone(), toml::Spanned::span);
-        let prefix = if self.name.is_empty() {
-            String::new()
+        self.source.report(span, self.named(text));
+    }
+
+    fn named(&self, text: &str) -> String {
+        if self.name.is_empty() {
+            text.to_owned()
         } else {
-            format!("{}: ", self.name)
-        };
-        self.source.report(span, format!("{prefix}{text}"));
+            format!("{}: {text}", self.name)
+        }
     }
 
     /// Ends the section: keys nobody asked for are problems.

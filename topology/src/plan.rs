@@ -243,6 +243,8 @@ pub enum ReasonCode {
     PlanRecovered,
     /// Waits: nodes say that they hold a newer plan than the store, and too few hold the same.
     PlanUnproven,
+    /// Waits: the document in force was taken by an older version, and is read within the limits of this one.
+    OutdatedDocument,
     /// An edge is left out of DNS answers because nothing was heard of it.
     EdgeLost,
     /// An edge that was lost is named in DNS answers again.
@@ -400,6 +402,7 @@ impl ReasonCode {
             Self::LevelChanged => "level-changed",
             Self::PlanRecovered => "plan-recovered",
             Self::PlanUnproven => "plan-unproven",
+            Self::OutdatedDocument => "outdated-document",
             Self::EdgeLost => "edge-lost",
             Self::EdgeReturned => "edge-returned",
             Self::EdgeFloor => "edge-floor",

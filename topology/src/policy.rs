@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Problems, Tick,
+    Problem, Problems, Tick,
     document::{self, Section},
 };
 
@@ -495,12 +495,6 @@ const FIELDS: &[Field] = &[
         number(it.publish.refusals_max)
     }),
     ("publish.hold", Looser::Less, |it| seconds(it.publish.hold)),
-    // DNS names a lost edge for longer, or leaves more edges out.
-    ("edges.lost_after", Looser::More, |it| seconds(it.edges.lost_after)),
-    ("edges.returned_after", Looser::Less, |it| {
-        seconds(it.edges.returned_after)
-    }),
-    ("edges.lost_max", Looser::Either, |it| number(it.edges.lost_max)),
     // A lost edge is named for longer.
     ("edges.lost_after", Looser::More, |it| seconds(it.edges.lost_after)),
     ("edges.returned_after", Looser::Less, |it| {
@@ -751,6 +745,12 @@ impl Policy {
     pub fn parse(file: &str, text: &str) -> Result<Self, Problems> {
         document::read(file, text, |root| Some(read_policy(root)))
     }
+
+    /// Reads a policy document that is in force, also where an older version took what this one refuses. The problems name
+    /// each value that is out of range here, and the nearest one that is used for it.
+    pub fn parse_stored(file: &str, text: &str) -> Result<(Self, Vec<Problem>), Problems> {
+        document::read_stored(file, text, |root| Some(read_policy(root)))
+    }
 }
 
 fn read_policy(root: &mut Section<'_>) -> Policy {
@@ -778,15 +778,10 @@ fn read_policy(root: &mut Section<'_>) -> Policy {
         health.window_factor = section.in_range("window_factor", health.window_factor, 1.0..=10.0);
         health.asr_error_max = section.in_range("asr_error_max", health.asr_error_max, 0.0..=0.5);
         health.asr_error_ticks = section.in_range("asr_error_ticks", health.asr_error_ticks, 1..=FALL_TICKS_MAX);
-        health.asr_p99_max = length(&mut section, "asr_p99_max", health.asr_p99_max, MS, LATENCY_MAX);
+        health.asr_p99_max = section.duration_in_range("asr_p99_max", health.asr_p99_max, MS..=LATENCY_MAX);
         health.asr_p99_ticks = section.in_range("asr_p99_ticks", health.asr_p99_ticks, 1..=FALL_TICKS_MAX);
-        health.edge_asr_p95_max = length(
-            &mut section,
-            "edge_asr_p95_max",
-            health.edge_asr_p95_max,
-            MS,
-            LATENCY_MAX,
-        );
+        health.edge_asr_p95_max =
+            section.duration_in_range("edge_asr_p95_max", health.edge_asr_p95_max, MS..=LATENCY_MAX);
         health.edge_asr_ticks = section.in_range("edge_asr_ticks", health.edge_asr_ticks, 1..=FALL_TICKS_MAX);
         health.edge_asr_recover_ticks =
             section.in_range("edge_asr_recover_ticks", health.edge_asr_recover_ticks, 1..=TICKS_MAX);
@@ -815,7 +810,7 @@ fn read_policy(root: &mut Section<'_>) -> Policy {
         failover.correlated_hold = section.optional("correlated_hold", failover.correlated_hold);
         failover.correlated_ticks = section.in_range("correlated_ticks", failover.correlated_ticks, 1..=TICKS_MAX);
         let window = failover.reconnect_window;
-        failover.reconnect_window = length(&mut section, "reconnect_window", window, MS, 10 * MINUTE);
+        failover.reconnect_window = section.duration_in_range("reconnect_window", window, MS..=10 * MINUTE);
         failover.degrade_to_admit = section.optional("degrade_to_admit", failover.degrade_to_admit);
         section.finish();
     }
@@ -860,7 +855,7 @@ fn read_policy(root: &mut Section<'_>) -> Policy {
     if let Some(mut section) = root.section("rollout") {
         let rollout = &mut policy.rollout;
         rollout.sessions_min = section.in_range("sessions_min", rollout.sessions_min, 1..=1_000_000);
-        rollout.window = length(&mut section, "window", rollout.window, MINUTE, 60 * MINUTE);
+        rollout.window = section.duration_in_range("window", rollout.window, MINUTE..=60 * MINUTE);
         rollout.error_rate_max = section.in_range("error_rate_max", rollout.error_rate_max, 0.0..=0.5);
         rollout.latency_increase_max =
             section.in_range("latency_increase_max", rollout.latency_increase_max, 0.0..=10.0);
@@ -919,44 +914,23 @@ fn read_policy(root: &mut Section<'_>) -> Policy {
         policy.data = data;
     }
     if let Some(mut section) = root.section("dns") {
-        policy.dns.ttl = section.duration("ttl", policy.dns.ttl);
-        if !(1..=3600).contains(&policy.dns.ttl.as_secs()) {
-            section.report_at("ttl", "the ttl lies in 1 s to 1 h");
-        }
+        policy.dns.ttl = section.duration_in_range("ttl", policy.dns.ttl, SECOND..=60 * MINUTE);
         section.finish();
     }
     if let Some(mut section) = root.section("edges") {
         let edges = &mut policy.edges;
-        edges.lost_after = section.duration("lost_after", edges.lost_after);
-        edges.returned_after = section.duration("returned_after", edges.returned_after);
+        // At least two reports.
+        edges.lost_after = section.duration_in_range("lost_after", edges.lost_after, 20 * SECOND..=60 * MINUTE);
+        edges.returned_after =
+            section.duration_in_range("returned_after", edges.returned_after, Duration::ZERO..=60 * MINUTE);
         edges.lost_max = section.in_range("lost_max", edges.lost_max, 0.0..=0.9);
-        if !(20..=3600).contains(&edges.lost_after.as_secs()) {
-            section.report_at("lost_after", "it is 20 s (two reports) to 1 h");
-        }
-        if edges.returned_after > Duration::from_secs(3600) {
-            section.report_at("returned_after", "it is at most 1 h");
-        }
         section.finish();
     }
     policy
 }
 
-/// A length of time between two others, both included.
-fn length(section: &mut Section<'_>, key: &str, default: Duration, least: Duration, most: Duration) -> Duration {
-    let time = section.duration(key, default);
-    if !(least..=most).contains(&time) {
-        let text = format!(
-            "\"{key}\" is {} ms, allowed is {} ms to {} s",
-            time.as_millis(),
-            least.as_millis(),
-            most.as_secs()
-        );
-        section.report_at(key, &text);
-    }
-    time
-}
-
 const MS: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 /// No caller waits longer for an answer, so a limit above it would never be passed.
 const LATENCY_MAX: Duration = Duration::from_secs(60);
@@ -1017,6 +991,10 @@ mod tests {
             }
         }
         assert_eq!(missing, [""; 0]);
+        let mut names: Vec<&str> = FIELDS.iter().map(|(name, ..)| *name).collect();
+        names.sort_unstable();
+        let twice: Vec<&str> = names.windows(2).filter(|it| it[0] == it[1]).map(|it| it[0]).collect();
+        assert_eq!(twice, [""; 0], "a change of it would be named twice");
     }
 
     #[test]
@@ -1104,6 +1082,32 @@ mod tests {
         }
     }
 
+    /// Earlier versions had wider limits. A policy that one of them took must not stop this version from deciding.
+    #[test]
+    fn a_stored_policy_that_an_older_version_took_is_read_within_todays_limits() {
+        let text = "[health]\nsamples_min = 1_000_000\ngateway_success_min = 0.0\ngateway_ticks = 360\nasr_error_max = 1.0\n\
+                    asr_p99_max = \"1h\"\nnlu_error_max = 1.0\nblind_ticks = 360\n[failover]\nreconnect_window = \"1d\"\n\
+                    [damping]\nper_move = 0\n[rollout]\nerror_rate_max = 1.0\nlatency_increase_max = 100.0\n\
+                    underruns_per_session_max = 1e6\ngpu_memory_errors_max = 1_000_000\n[publish]\nrefusals_max = 1.0\n";
+        Policy::parse("policy", text).unwrap_err();
+        let (policy, told) = Policy::parse_stored("policy", text).unwrap();
+        let health = &policy.health;
+        assert_eq!((health.samples_min, health.gateway_success_min), (1_000, 0.5));
+        assert_eq!((health.gateway_ticks, health.blind_ticks), (90, 12));
+        assert_eq!((health.asr_p99_max, health.nlu_error_max), (LATENCY_MAX, 0.95));
+        assert_eq!(policy.failover.reconnect_window, 10 * MINUTE);
+        assert_eq!((policy.damping.per_move, policy.publish.refusals_max), (1, 0.95));
+        assert_eq!(told.len(), 14, "{told:?}");
+        let line = "policy:8: health: \"blind_ticks\" is 360, allowed is 1 to 12; 12 is used";
+        assert!(told.iter().any(|it| it.to_string() == line), "{told:?}");
+        // What nobody can read stays a problem.
+        Policy::parse_stored("policy", "[health]\nblind_ticks = \"many\"").unwrap_err();
+        Policy::parse_stored("policy", "[health]\ncolour = 1").unwrap_err();
+        // A document within the limits is read alike by both.
+        let shipped = include_str!("../../configs/policy.toml");
+        assert_eq!(Policy::parse_stored("policy", shipped), Ok((Policy::default(), vec![])));
+    }
+
     #[test]
     fn numbers_out_of_range_are_all_reported() {
         let text = "[health]\ngateway_success_min = 1.5\ngateway_ticks = 0\n[restore]\nsteps = [5, 1]\n[dns]\nttl = \"0s\"\n[probe]\ntimeout = \"9s\"\n[failover]\nmax = 1";
@@ -1112,7 +1116,7 @@ mod tests {
             "p.toml:2: health: \"gateway_success_min\" is 1.5, allowed is 0.5 to 1",
             "p.toml:3: health: \"gateway_ticks\" is 0, allowed is 1 to 90",
             "p.toml:5: restore: steps must rise",
-            "p.toml:7: dns: the ttl lies in 1 s to 1 h",
+            "p.toml:7: dns: \"ttl\" is 0 s, allowed is 1 s to 3600 s",
             "p.toml:8: probe: offset + timeout",
             "p.toml:11: failover.max: unknown key",
         ] {

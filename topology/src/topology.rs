@@ -8,7 +8,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Component, EdgeId, NodeId, Problems, RegionId, Stack,
+    Component, EdgeId, NodeId, Problem, Problems, RegionId, Stack,
     document::{self, Section},
 };
 
@@ -113,6 +113,12 @@ impl Topology {
         document::read(file, text, read_topology)
     }
 
+    /// Reads a topology document that is in force, also where an older version took what this one refuses. The problems
+    /// name what it would refuse.
+    pub fn parse_stored(file: &str, text: &str) -> Result<(Self, Vec<Problem>), Problems> {
+        document::read_stored(file, text, read_topology)
+    }
+
     /// The primaries, by name.
     pub fn primaries(&self) -> impl Iterator<Item = &Region> {
         self.regions
@@ -186,6 +192,9 @@ fn read_topology(root: &mut Section<'_>) -> Option<Topology> {
     };
     for problem in cross_checks(&topology) {
         root.report(&problem);
+    }
+    for problem in shared_names(&topology).into_iter().chain(shared_stacks(&topology)) {
+        root.report_rule("", &problem);
     }
     Some(topology)
 }
@@ -294,8 +303,6 @@ fn cross_checks(topology: &Topology) -> Vec<String> {
     if topology.edges.is_empty() {
         problems.push("there is no edge; add [[edge]]".to_owned());
     }
-    problems.extend(shared_names(topology));
-    problems.extend(shared_stacks(topology));
     problems
 }
 
@@ -443,6 +450,12 @@ mod tests {
         let server = format!("{SMALL}\n[[name-server]]\nid = \"us-west\"\naddress = \"127.0.0.1\"\n");
         let text = Topology::parse("t", &server).unwrap_err().to_string();
         assert!(text.contains("\"us-west\" is a region and a name server"), "{text}");
+        // Earlier versions took them, and what they stored must not stop this one from deciding.
+        for stored in [stack, twice, server] {
+            let (_, told) = Topology::parse_stored("t", &stored).unwrap();
+            assert_eq!(told.len(), 1, "{told:?}");
+        }
+        Topology::parse_stored("t", "zone = \"voice.example\"").unwrap_err();
     }
 
     #[test]

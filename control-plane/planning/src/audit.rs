@@ -360,12 +360,13 @@ impl Documents {
         Ok(())
     }
 
+    /// Reads a document as a control plane does that finds it in force.
     fn read<T: Clone>(
         kept: &mut BTreeMap<String, T>,
         texts: &BTreeMap<String, String>,
         version: &str,
-        number: u64,
-        parse: impl Fn(&str) -> Result<T, topology::Problems>,
+        (number, rules): (u64, &str),
+        parse: impl Fn(&str) -> Result<(T, Vec<topology::Problem>), topology::Problems>,
     ) -> Result<T, Tampered> {
         if let Some(known) = kept.get(version) {
             return Ok(known.clone());
@@ -374,9 +375,16 @@ impl Documents {
         let Some(text) = texts.get(&version) else {
             return Err(Tampered::NoDocument { number, version });
         };
-        let document = parse(text).map_err(|problems| Tampered::Unreadable {
-            position: number as usize,
-            problem: problems.to_string(),
+        let (document, _) = parse(text).map_err(|problems| match rules {
+            VERSION => Tampered::Unreadable {
+                position: number as usize,
+                problem: problems.to_string(),
+            },
+            rules => Tampered::OtherVersion {
+                number,
+                version: rules.to_owned(),
+                difference: format!("document {version} cannot be read: {problems}"),
+            },
         })?;
         kept.insert(version, document.clone());
         Ok(document)
@@ -385,7 +393,7 @@ impl Documents {
     /// The plan that came of an entry, with the documents it was made for, as it was published.
     pub fn snapshot(&mut self, entry: Entry) -> Result<Option<Snapshot>, Tampered> {
         let Some(plan) = entry.plan else { return Ok(None) };
-        let (topology, policy) = self.documents_of(entry.number, &entry.input)?;
+        let (topology, policy) = self.documents_of(entry.number, &entry.version, &entry.input)?;
         Ok(Some(Snapshot {
             schema: SNAPSHOT_SCHEMA,
             plan,
@@ -395,12 +403,13 @@ impl Documents {
         }))
     }
 
-    fn documents_of(&mut self, number: u64, input: &Recorded) -> Result<(Topology, Policy), Tampered> {
-        let topology = Self::read(&mut self.topologies, &self.texts, &input.topology, number, |text| {
-            Topology::parse("topology", text)
+    fn documents_of(&mut self, number: u64, rules: &str, input: &Recorded) -> Result<(Topology, Policy), Tampered> {
+        let entry = (number, rules);
+        let topology = Self::read(&mut self.topologies, &self.texts, &input.topology, entry, |text| {
+            Topology::parse_stored("topology", text)
         })?;
-        let policy = Self::read(&mut self.policies, &self.texts, &input.policy, number, |text| {
-            Policy::parse("policy", text)
+        let policy = Self::read(&mut self.policies, &self.texts, &input.policy, entry, |text| {
+            Policy::parse_stored("policy", text)
         })?;
         Ok((topology, policy))
     }
@@ -408,7 +417,7 @@ impl Documents {
     /// Decides an entry again. The error says in what it comes out differently.
     pub fn replay(&mut self, entry: &Entry) -> Result<Outcome, Tampered> {
         let number = entry.number;
-        let (topology, policy) = self.documents_of(number, &entry.input)?;
+        let (topology, policy) = self.documents_of(number, &entry.version, &entry.input)?;
         let outcome = plan(&entry.input.clone().with(topology, policy), entry.at);
         let differs = |difference: &str| {
             let difference = difference.to_owned();

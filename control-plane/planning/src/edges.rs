@@ -31,7 +31,12 @@ impl Planner<'_> {
         let back: Vec<EdgeId> = lost.keys().filter(|edge| is_back(input, edge, now)).cloned().collect();
         let is_news = |edge: &&EdgeId| !lost.contains_key(*edge) && is_silent(input, edge, now);
         let silent: Vec<EdgeId> = edges.keys().filter(is_news).cloned().collect();
-        if back.is_empty() && silent.is_empty() {
+        // A freeze or an automation that is off does not keep an edge out of DNS: an edge that works again takes nothing from
+        // anybody, and callers have one more way in.
+        for edge in &back {
+            self.memory.lost_edges.remove(edge);
+        }
+        if silent.is_empty() {
             return;
         }
         if let Some(stopped) = self.automation() {
@@ -40,9 +45,6 @@ impl Planner<'_> {
                 self.say_of_edges(ReasonCode::EdgeLost, text);
             }
             return;
-        }
-        for edge in &back {
-            self.memory.lost_edges.remove(edge);
         }
         let drained = self.memory.running(|kind| matches!(kind, IntentKind::DrainEdge { .. }));
         let drained = drained.filter_map(|action| match &action.intent.kind {

@@ -401,6 +401,9 @@ impl<'i> Planner<'i> {
         let usable = usable.filter(|it| it.documents == self.next.documents && it.generation < current.generation);
         // Who refuses what it had applied before is broken itself; taking that back again would change nothing.
         let usable = usable.filter(|good| !routes_alike(good, current));
+        // One refusal is answered once, also when the answer came out as the plan that is in force.
+        let answered = self.memory.taken_back.as_ref().map(|it| it.generation);
+        let usable = usable.filter(|_| answered != Some(current.generation));
         let Some(good) = usable.filter(|_| is_majority) else {
             let all = edges.len();
             let text = format!(
@@ -431,6 +434,10 @@ impl<'i> Planner<'i> {
             rollout: good.rollout.clone().filter(|it| !ended(&it.action)),
             ..good.clone()
         };
+        // An edge that the good plan names is not lost for the plan: else this decision would leave it out again, and the next
+        // one would take that back again.
+        let is_out = |edge: &EdgeId| good.edges.get(edge) == Some(&EdgeState::Drained);
+        self.memory.lost_edges.retain(|edge, _| is_out(edge));
         let until = self.now + policy.hold;
         let first = refusal.nodes.values().next().map(|why| quoted(why).to_owned());
         self.memory.taken_back = Some(TakenBack {
@@ -561,7 +568,8 @@ impl<'i> Planner<'i> {
         // An edge that came back by itself and was refused with its plan comes back when automation does.
         let rests = self.memory.taken_back.is_some() && !self.is_asked();
         for (edge, state) in &mut self.next.edges {
-            if rests && *state == EdgeState::Drained {
+            let is_back = self.input.memory.lost_edges.contains_key(edge) && !lost.contains_key(edge);
+            if rests && *state == EdgeState::Drained && !is_back {
                 continue;
             }
             // The topology may have lost the edges that were not drained.

@@ -599,40 +599,30 @@ impl Planner<'_> {
         actions.map(|action| action.changed_at).max()
     }
 
-    /// The sessions at a backup that is down move on. Home comes first if it is well: that is no return, which an operator
-    /// orders, but the nearest region that works. A home that a person emptied on purpose comes last.
+    /// The sessions at a backup that is down move on to the next. Home comes last, though it may be well again: a return is for an
+    /// operator to order, and only where no other region has room is it better than a dead one.
     fn leave_dead_backup(&mut self, primary: &RegionId, shares: &[Share], target: &RegionId) {
         let at_home = self.percent_at(primary, primary);
         let problem = format!("backup {target} is down: {}", self.summary(target));
-        let kept = total(&self.kept_away(primary, 100 - at_home));
-        let to_move = 100 - at_home - kept;
-        let takes_home = |to_move: u8| self.takes_back(primary).min(to_move);
-        let home_first = match self.memory.on_purpose.contains(primary) {
-            true => 0,
-            false => takes_home(to_move),
-        };
-        let (mut placed, refusal) = match self.place_away(primary, 100 - at_home - home_first) {
+        let (mut placed, refusal) = match self.place_away(primary, 100 - at_home) {
             Ok(placed) => (placed, None),
             Err(refusal) => {
-                let shares = self.kept_away(primary, 100 - at_home - home_first);
-                let left = 100 - at_home - home_first - total(&shares);
+                let shares = self.kept_away(primary, 100 - at_home);
+                let left = 100 - at_home - total(&shares);
                 (Placed { shares, left }, Some(refusal))
             }
         };
-        let home_last = self.takes_back(primary).saturating_sub(home_first).min(placed.left);
-        placed.left -= home_last;
-        let stays = at_home + home_first + home_last;
-        match refusal {
-            Some(refusal) if home_first + home_last == 0 => {
-                let text = format!("{problem}; {}", refusal.text);
-                let evidence = self.reason(refusal.code, target, String::new(), vec![]).evidence;
-                return self.report.refused.push(Reason {
-                    text,
-                    evidence,
-                    ..refusal
-                });
-            }
-            _ => {}
+        let returning = self.takes_back(primary).min(placed.left);
+        placed.left -= returning;
+        let stays = at_home + returning;
+        if let Some(refusal) = refusal.filter(|_| returning == 0) {
+            let text = format!("{problem}; {}", refusal.text);
+            let evidence = self.reason(refusal.code, target, String::new(), vec![]).evidence;
+            return self.report.refused.push(Reason {
+                text,
+                evidence,
+                ..refusal
+            });
         }
         let mut repaired = Vec::new();
         if stays > 0 {

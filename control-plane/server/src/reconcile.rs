@@ -22,8 +22,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use topology::{
-    EdgeId, Intent, IntentKind, Moment, NodeId, Plan, PlanNumber, Policy, Reason, ReasonCode, RegionId, RegionPlan,
-    RegionState, Rule, Snapshot, Tick, Topology, snapshot::SNAPSHOT_SCHEMA,
+    EdgeId, Intent, IntentKind, Moment, NodeId, Plan, PlanNumber, Policy, Problem, Reason, ReasonCode, RegionId,
+    RegionPlan, RegionState, Rule, Snapshot, Tick, Topology, snapshot::SNAPSHOT_SCHEMA,
 };
 use verdict::{Before, Clocks, Health, Rounds, TickReport, Unwanted, Watch};
 
@@ -301,6 +301,8 @@ pub struct Reconciler {
     refusals: Refusals,
     input: Input,
     documents: (Document, Document),
+    /// What this version would not take of them.
+    outdated: Vec<(DocumentKind, Problem)>,
     audit: AuditHead,
     /// Bytes of the newest entry: what the next one is about to take.
     entry_bytes: usize,
@@ -400,6 +402,7 @@ impl Reconciler {
             refusals: Refusals::default(),
             input,
             documents,
+            outdated: state.outdated,
             audit: AuditHead::default(),
             entry_bytes: 0,
             revisions: Revisions::default(),
@@ -551,7 +554,14 @@ impl Reconciler {
             memory,
             topology,
             policy,
+            outdated,
         } = state;
+        if self.outdated != outdated {
+            for (kind, problem) in &outdated {
+                tracing::warn!(kind = kind.as_str(), %problem, "the document in force was taken by an older version");
+            }
+            self.outdated = outdated;
+        }
         if self.input.current.is_none() && plan.is_some() {
             // What was judged so far was judged without what the plan says was believed.
             self.input.verdicts.clear();
@@ -1358,6 +1368,12 @@ impl Reconciler {
         }
         let Input { topology, policy, .. } = input;
         (self.input.topology, self.input.policy) = (topology, policy);
+        // A document that was applied lies within our limits; one that was only written again may not.
+        let is_same = |kind: DocumentKind| match kind {
+            DocumentKind::Topology => in_force.0.version == self.documents.0.version,
+            DocumentKind::Policy => in_force.1.version == self.documents.1.version,
+        };
+        self.outdated.retain(|(kind, _)| is_same(*kind));
         self.documents = in_force;
         self.input.memory.clone_from(memory);
         for reason in &spoken {
@@ -1449,6 +1465,9 @@ impl Reconciler {
         let edges = self.hear_edges(daemon::clock::now());
         let mut report = self.last_report.clone();
         report.waiting.extend(self.clocks.reasons());
+        report
+            .waiting
+            .extend(self.outdated.iter().map(|(kind, problem)| outdated(*kind, problem)));
         if let Some(text) = self.unproven.as_ref().filter(|_| self.role == Role::Leading) {
             report.waiting.push(Reason {
                 code: ReasonCode::PlanUnproven,
@@ -1476,6 +1495,21 @@ async fn ask_for_health(store: Arc<dyn Store>, health: watch::Sender<Result<(), 
     while !health.is_closed() {
         drop(health.send_replace(store.health().await.map(drop)));
         sleep(STORE_LOOK).await;
+    }
+}
+
+/// Tells operators what an older version took and this one reads within its own limits.
+fn outdated(kind: DocumentKind, problem: &Problem) -> Reason {
+    let kind = kind.as_str();
+    Reason {
+        code: ReasonCode::OutdatedDocument,
+        region: None,
+        text: format!(
+            "the {kind} in force was taken by an older version of Meridian, and this one would refuse it ({problem}). Decisions \
+             go on by what is read of it. Apply a corrected one: `meridian {kind} apply`"
+        ),
+        evidence: vec![],
+        until: None,
     }
 }
 

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use futures_util::future::join_all;
 use planning::{Memory, audit};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use topology::{Moment, Plan, Policy, Problems, Topology};
+use topology::{Moment, Plan, Policy, Problem, Problems, Topology};
 
 use crate::store::{Entry, Listing, Store, StoreError};
 
@@ -194,6 +194,8 @@ pub struct State {
     pub topology: (Document, Topology),
     /// The policy document and what it says.
     pub policy: (Document, Policy),
+    /// What this version would not take of the two documents, and reads within its own limits.
+    pub outdated: Vec<(DocumentKind, Problem)>,
 }
 
 /// A document that cannot be read.
@@ -279,21 +281,26 @@ pub fn state(listing: &Listing) -> Result<Option<State>, RecordError> {
     }
     fn parsed<T>(
         document: Document,
-        parse: fn(&str, &str) -> Result<T, Problems>,
+        outdated: &mut Vec<(DocumentKind, Problem)>,
+        parse: impl Fn(&str, &str) -> Result<(T, Vec<Problem>), Problems>,
     ) -> Result<(Document, T), RecordError> {
-        let key = document.kind.key();
-        let value = parse(document.kind.as_str(), &document.text).map_err(|it| RecordError::unreadable(key, &it))?;
+        let kind = document.kind;
+        let (value, told) =
+            parse(kind.as_str(), &document.text).map_err(|it| RecordError::unreadable(kind.key(), &it))?;
+        outdated.extend(told.into_iter().map(|problem| (kind, problem)));
         Ok((document, value))
     }
     let entries = &listing.entries;
     let (Some((topology, _)), Some((policy, _))) = (read(entries, TOPOLOGY)?, read(entries, POLICY)?) else {
         return Ok(None);
     };
+    let mut outdated = Vec::new();
     Ok(Some(State {
         plan: read(entries, PLAN)?,
         memory: read(entries, MEMORY)?.map_or_else(Default::default, |(memory, revision)| (memory, Some(revision))),
-        topology: parsed(topology, Topology::parse)?,
-        policy: parsed(policy, Policy::parse)?,
+        topology: parsed(topology, &mut outdated, Topology::parse_stored)?,
+        policy: parsed(policy, &mut outdated, Policy::parse_stored)?,
+        outdated,
     }))
 }
 

@@ -114,9 +114,18 @@ impl Leader {
 
     /// By this policy.
     async fn start_by(policy: &str) -> Self {
+        Self::start_on(policy, Transaction::default()).await
+    }
+
+    /// By this policy, unless the store has one: it holds what `stored` put there.
+    async fn start_on(policy: &str, stored: Transaction) -> Self {
         let folder = tempfile::tempdir().unwrap();
+        let embedded = Embedded::open(&folder.path().join("store")).unwrap();
+        if !stored.put.is_empty() {
+            embedded.commit(stored).await.unwrap();
+        }
         let store = Arc::new(OddStore {
-            store: Mutex::new(Embedded::open(&folder.path().join("store")).unwrap()),
+            store: Mutex::new(embedded),
             loses: AtomicBool::new(false),
             lost: Mutex::default(),
             is_full: AtomicBool::new(false),
@@ -243,6 +252,147 @@ async fn a_store_that_takes_no_writes_is_told_before_anything_must_be_written() 
     leader.store.is_full.store(false, Ordering::Relaxed);
     leader.until(|view| view.progress.unwritten.is_none()).await;
     leader.insist("drain", drain_iad()).await;
+}
+
+/// What a store holds that an older version wrote, before these limits and the newest fields of its records: these documents,
+/// the plan made from them, one action that is remembered, and the audit entry.
+fn stored_before(policy: &str, topology: &str) -> Transaction {
+    let document = |kind: DocumentKind, text: &str| Document::new(kind, text.to_owned(), "tester", Moment(0));
+    let (topology, policy) = (
+        document(DocumentKind::Topology, topology),
+        document(DocumentKind::Policy, policy),
+    );
+    let input = planning::Input::new(
+        topology::Topology::parse_stored("topology", &topology.text).unwrap().0,
+        topology::Policy::default(),
+        1,
+    );
+    let at = daemon::clock::now();
+    let plan = planning::plan(&input, at).plan.unwrap();
+    let memory = serde_json::json!({
+        "actions": { "move": {
+            "intent": {
+                "id": "move",
+                "kind": { "kind": "failover", "region": "us-east", "promote": false, "accept_loss": null },
+                "author": "alice", "reason": "a test", "created_at": at, "expires_at": at,
+            },
+            "phase": "done", "owner": 1, "changed_at": at, "approved_by": null, "text": "it was moved",
+        }},
+        "penalties": {}, "arrivals": {}, "taken_back": null,
+    });
+    let entry = serde_json::json!({
+        "number": 1, "previous": audit::FIRST, "at": at, "actor": planning::PLANNER,
+        "input": {
+            "topology": topology.version, "policy": policy.version, "current": null, "verdicts": {}, "memory": memory,
+            "request": null, "replication": {}, "rollout": null, "refusal": null, "recovered": null, "epoch": 1,
+        },
+        "plan": plan, "memory": memory, "reasons": plan.reasons,
+    });
+    let entry = records::encode(&entry);
+    let head = serde_json::json!({ "number": 1, "hash": audit::hash(&entry) });
+    let text = |document: &Document| {
+        let text = document.text.clone().into_bytes();
+        (records::document_key(&document.version), text)
+    };
+    Transaction {
+        put: vec![
+            text(&topology),
+            text(&policy),
+            (records::TOPOLOGY.to_owned(), records::encode(&topology)),
+            (records::POLICY.to_owned(), records::encode(&policy)),
+            (records::PLAN.to_owned(), records::encode(&plan)),
+            (records::MEMORY.to_owned(), records::encode(&memory)),
+            (records::audit_key(1), entry),
+            (records::AUDIT_HEAD.to_owned(), records::encode(&head)),
+        ],
+        ..Transaction::default()
+    }
+}
+
+const POLICY_BEFORE: &str = include_str!("testdata/before-limits/policy.toml");
+const TOPOLOGY_BEFORE: &str = include_str!("testdata/before-limits/topology.toml");
+
+fn told_outdated(view: &View) -> Vec<String> {
+    let waiting = view.report.waiting.iter();
+    let outdated = waiting.filter(|reason| reason.code == ReasonCode::OutdatedDocument);
+    outdated.map(|reason| reason.text.clone()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_older_version_shipped_and_stored_is_decided_from() {
+    let leader = Leader::start_on("", stored_before(POLICY_BEFORE, TOPOLOGY_BEFORE)).await;
+    let view = leader.views.borrow().clone();
+    assert_eq!(told_outdated(&view), [""; 0]);
+    assert_eq!(
+        view.input.policy.publish.refusals_max, 0.1,
+        "the store's policy is in force"
+    );
+    assert!(view.input.memory.actions.contains_key("move"));
+    leader.insist("drain", drain_iad()).await;
+    leader.audit().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn documents_that_an_older_version_took_stop_nobody_from_deciding() {
+    let wide = POLICY_BEFORE
+        .replace("blind_ticks = 3 ", "blind_ticks = 360 ")
+        .replace("nlu_error_max = 0.5", "nlu_error_max = 1.0")
+        .replace("per_move = 1000", "per_move = 0");
+    let shared = TOPOLOGY_BEFORE
+        .replace("[\"127.0.0.1:9001\"]", "[\"127.0.0.1:9001\", \"127.0.0.1:9001\"]")
+        .replace("id = \"ns1\"", "id = \"edge-iad\"");
+    let leader = Leader::start_on("", stored_before(&wide, &shared)).await;
+    let view = leader.views.borrow().clone();
+    assert_eq!(view.input.policy.health.blind_ticks, 12);
+    let told = told_outdated(&view);
+    assert_eq!(told.len(), 5, "{told:?}");
+    for wanted in [
+        "\"blind_ticks\" is 360, allowed is 1 to 12; 12 is used",
+        "\"nlu_error_max\" is 1, allowed is 0 to 0.95; 0.95 is used",
+        "\"per_move\" is 0, allowed is 1 to 1000000; 1 is used",
+        "stack 127.0.0.1:9001 is named twice in us-east",
+        "\"edge-iad\" is an edge and a name server",
+    ] {
+        assert!(told.iter().any(|text| text.contains(wanted)), "{wanted}: {told:?}");
+    }
+    leader.insist("drain", drain_iad()).await;
+
+    // What is applied has to lie within the limits, and nothing waits for it any more then.
+    for (text, is_taken) in [
+        (&wide.replace("per_move = 0", "per_move = 2"), false),
+        (&POLICY_BEFORE.to_owned(), true),
+    ] {
+        let (reply, answer) = oneshot::channel();
+        let request = Request::Apply {
+            document: Document::new(DocumentKind::Policy, text.clone(), "alice", daemon::clock::now()),
+            replaces: view.policy.version.clone(),
+            dry_run: false,
+            reply,
+        };
+        leader.inbox.send(request).await.unwrap();
+        let applied = tokio::time::timeout(PATIENCE, answer).await.unwrap().unwrap().unwrap();
+        let in_force = matches!(&applied, reconcile::Applied::InForce(_));
+        assert_eq!(in_force, is_taken, "{applied:?}");
+    }
+    leader.until(|view| told_outdated(view).len() == 2).await;
+
+    // The old entry is read, and its documents do not make the log unreadable.
+    let mut documents = audit::Documents::default();
+    for (key, entry) in leader.store.list(records::DOCUMENTS).await.unwrap().entries {
+        let text = String::from_utf8(entry.value).unwrap();
+        documents
+            .insert(key[records::DOCUMENTS.len()..].to_owned(), text)
+            .unwrap();
+    }
+    let entries = leader.audit().await;
+    let old = documents.replay(&entries[0]);
+    assert!(
+        matches!(old, Ok(_) | Err(audit::Tampered::OtherVersion { .. })),
+        "{old:?}"
+    );
+    for entry in &entries[1..] {
+        documents.replay(entry).unwrap();
+    }
 }
 
 /// An edge that reports again and again, whatever its reports say, until it is dropped.

@@ -12,7 +12,7 @@ use std::{
 use routing::admit::{Arrival, ClientLimits, ClientRequest, Clients, Excess, Places, Pressure};
 use tokio::{sync::watch, time::Instant};
 
-use crate::{Edge, answer::Answer, config::Limits};
+use crate::{Edge, answer::Answer, config::Config};
 
 /// How often memory is looked at. It can not run out in between: a connection costs kilobytes, and what sessions keep has a
 /// limit of its own.
@@ -79,7 +79,8 @@ pub struct Handshake(Arc<Admission>);
 
 impl Admission {
     /// Nobody was let in yet.
-    pub fn new(limits: &Limits) -> Self {
+    pub fn new(config: &Config) -> Self {
+        let limits = &config.limits;
         let reserve = f64::from(limits.returning_percent) / 100.0;
         let gate = |max| Gate {
             places: Places::new(max, reserve),
@@ -92,7 +93,7 @@ impl Admission {
                 connections_max: limits.client_connections_max,
                 requests_per_s: f64::from(limits.client_requests_per_s),
                 burst: limits.client_burst,
-                in_flight_max: limits.client_in_flight_max,
+                in_flight_max: config.client_in_flight_max(),
             })),
             pressure: watch::Sender::new(Pressure::None),
             began: Instant::now(),
@@ -118,6 +119,15 @@ impl Admission {
         // Who returns cannot be told from who does not, and a request is short.
         self.calm_enough(Arrival::Returning)?;
         Ok(self.clients().begin(client, daemon::clock::now())?)
+    }
+
+    /// What a client is told whose request is refused anyway, and the reason in metrics: a refusal costs as much of its rate as
+    /// a request that is served, and who asks too often learns that instead.
+    pub fn refuse(&self, client: IpAddr, refused: (&'static str, Answer)) -> (&'static str, Answer) {
+        match self.request(client) {
+            Ok(_) => refused,
+            Err(refusal) => (refusal.as_str(), refusal.answer()),
+        }
     }
 
     /// A session begins, as soon as a region takes it: the place it then has, and the one it has until then.

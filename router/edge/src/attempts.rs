@@ -27,7 +27,7 @@ use crate::{
     answer::Answer,
     edge::Failed,
     exchange::{self, Answering, At, Failure, READ_BYTES, head_of_answer},
-    fault::Facts,
+    fault::{Cause, Facts},
     head::LINES_MAX,
     http1::{self, Body, Response},
     proxy::{Asker, Ctx, Gateway, Repeat, Route, Waiting, write},
@@ -678,6 +678,9 @@ impl Gateway {
                 // A region that does not take any more may have said why, or will.
                 count = to.write(&pending), if !pending.is_empty() => match count {
                     Ok(count) => pending.advance(count),
+                    Err(error) if Cause::of(&error) == Cause::Local => {
+                        failed = Some(Failure::io(At::Sent, &error));
+                    }
                     Err(_) => {
                         pending = Bytes::new();
                         is_sent = true;

@@ -335,8 +335,9 @@ pub struct Limits {
     pub client_requests_per_s: u32,
     /// How many of them may come at once after a pause.
     pub client_burst: u32,
-    /// Requests of one client that are in flight at once; more are answered 429. 0 for any number.
-    pub client_in_flight_max: u32,
+    /// Requests of one client that are in flight at once; more are answered 429. 0 for any number. See
+    /// [`Config::client_in_flight_max`] for the default.
+    pub client_in_flight_max: Option<u32>,
     /// Largest body of an HTTP request, in bytes; larger ones are answered 413.
     pub body_bytes_max: u64,
     /// So much of a body, in bytes, is read before a region is asked. A longer one is passed on from then on as it comes.
@@ -391,6 +392,15 @@ pub struct Drain {
 }
 
 impl Config {
+    /// How many requests of one client are in flight at once; 0 for any number. Unless it is written, it is a quarter of what
+    /// a region's breaker lets through by default, so that no client fills a region, and never more than half of a breaker
+    /// that was made smaller. 256 are more than 200 a second come to unless each takes longer than a second.
+    pub fn client_in_flight_max(&self) -> u32 {
+        // A breaker for one request leaves no half; 0 would be no limit.
+        let default = (self.breaker.max_requests / 2).clamp(1, 256);
+        self.limits.client_in_flight_max.unwrap_or(default)
+    }
+
     /// How slow a device may be.
     pub fn pace(&self) -> Pace {
         Pace::new(Rate {
@@ -433,9 +443,7 @@ impl Default for Limits {
             client_connections_max: 2_000,
             client_requests_per_s: 200,
             client_burst: 2_000,
-            // A quarter of what a region's breaker lets through, so that no client fills it; and more than 200 a second
-            // come to unless each takes longer than a second.
-            client_in_flight_max: 256,
+            client_in_flight_max: None,
             // The OpenAI API takes 25 MB of audio.
             body_bytes_max: 32 << 20,
             // A minute of 16 kHz, 16 bit.
@@ -559,11 +567,13 @@ impl Config {
                 self.hedge.body_bytes_max, limits.body_buffer_bytes_max
             ));
         }
-        if limits.client_in_flight_max > self.breaker.max_requests / 2 {
+        if let Some(written) = limits.client_in_flight_max
+            && written > self.breaker.max_requests / 2
+        {
             problems.push(format!(
                 "limits.client_in_flight_max: {} is more than half of breaker.max_requests ({}), so two clients could fill \
                  a region; lower it, raise the other, or write 0 for no limit",
-                limits.client_in_flight_max, self.breaker.max_requests
+                written, self.breaker.max_requests
             ));
         }
         if tls.reload.0.is_zero() {
@@ -673,6 +683,23 @@ mod tests {
         assert_eq!(config.picking.policy(), routing::Policy::DEFAULT);
     }
 
+    /// Else an edge that served yesterday refuses to start over a limit that nobody wrote.
+    #[test]
+    fn a_small_breaker_lowers_the_default_of_a_client_and_contradicts_only_what_is_written() {
+        for (breaker, expected) in [(1024, 256), (511, 255), (100, 50), (1, 1)] {
+            let text = EXAMPLE.replace("\nmax_requests = 1024", &format!("\nmax_requests = {breaker}"));
+            let config: Config = daemon::config::parse("edge.toml", &text).unwrap();
+            config.check().unwrap();
+            assert_eq!(config.client_in_flight_max(), expected, "{breaker}");
+        }
+        let text = EXAMPLE
+            .replace("# client_in_flight_max", "client_in_flight_max")
+            .replace("\nmax_requests = 1024", "\nmax_requests = 511");
+        let config: Config = daemon::config::parse("edge.toml", &text).unwrap();
+        let error = config.check().unwrap_err().to_string();
+        assert!(error.contains("half of breaker.max_requests (511)"), "{error}");
+    }
+
     #[test]
     fn what_contradicts_is_reported_together_and_the_key_stays_secret() {
         let text = EXAMPLE
@@ -680,7 +707,7 @@ mod tests {
             .replace("panic_percent = 50", "panic_percent = 101")
             .replace("limit = \"20s\"", "limit = \"1s\"")
             .replace("budget_percent = 10", "budget_percent = 101")
-            .replace("client_in_flight_max = 256", "client_in_flight_max = 513")
+            .replace("# client_in_flight_max = 256", "client_in_flight_max = 513")
             .replace(
                 "[breaker]",
                 "[[upstream]]\npath = \"/v1/audio/x\"\nservers = []\n[breaker]",

@@ -138,7 +138,7 @@ impl Server {
     async fn talk(&self, mut io: impl Device, fd: RawFd, device: Peer, arriving: TaskTrackerToken) {
         let header = self.edge.config.timeouts.header.0;
         let Some(head) = self
-            .head(&mut io, header, &mut Patience::default(), BytesMut::new())
+            .head(&mut io, device, header, &mut Patience::default(), BytesMut::new())
             .await
         else {
             return;
@@ -202,8 +202,9 @@ impl Server {
         loop {
             let (head, begun) = unusual;
             if begun.is_chunked && framing.begin(&head.bytes[head.len..]).is_err() {
-                self.edge.metrics.refused("malformed");
-                let answer = Answer::bad_request("the chunks of the body are malformed");
+                let refused = ("malformed", Answer::bad_request("the chunks of the body are malformed"));
+                let (reason, answer) = self.edge.admission.refuse(device.ip(), refused);
+                self.edge.metrics.refused(reason);
                 return decline(&self.edge, &mut stream, &answer).await;
             }
             let mut session = ServerSession::new_http1(stream);
@@ -222,7 +223,10 @@ impl Server {
             };
             (stream, settings) = reusable.consume();
             let refusing = self.edge.sessions.refusing();
-            let Some(head) = self.next(&mut stream, &mut patience, BytesMut::new(), refusing).await else {
+            let Some(head) = self
+                .next(&mut stream, device, &mut patience, BytesMut::new(), refusing)
+                .await
+            else {
                 return;
             };
             let Some(head) = self.tunnel(&mut stream, head, device).await else {
@@ -258,7 +262,7 @@ impl Server {
                 Forwarded::Over => return None,
                 Forwarded::Unusual(head, begun) => return Some((head, begun)),
             };
-            let next = self.next(io, patience, rest, refusing.as_mut()).await?;
+            let next = self.next(io, device, patience, rest, refusing.as_mut()).await?;
             head = self.tunnel(io, next, device).await?;
         }
     }
@@ -267,13 +271,14 @@ impl Server {
     async fn next(
         &self,
         io: &mut (impl Io + 'static),
+        device: Peer,
         patience: &mut Patience,
         read: BytesMut,
         refusing: impl Future<Output = ()>,
     ) -> Option<Head> {
         tokio::select! {
             biased;
-            next = self.head(io, self.edge.config.timeouts.keep_alive.0, patience, read) => next,
+            next = self.head(io, device, self.edge.config.timeouts.keep_alive.0, patience, read) => next,
             // A stopping edge has nothing to say to a device that asks nothing. One that was taken over still has: its next
             // answer is the last, and says so.
             () = refusing => None,
@@ -284,6 +289,7 @@ impl Server {
     async fn head(
         &self,
         io: &mut (impl Io + 'static),
+        device: Peer,
         first: Duration,
         patience: &mut Patience,
         read: BytesMut,
@@ -294,13 +300,14 @@ impl Server {
             rest: self.edge.config.timeouts.header.0,
             bytes_max,
         };
-        let (reason, answer) = match head::read_on(io, Kind::Request, bounds, patience, read).await {
+        let refused = match head::read_on(io, Kind::Request, bounds, patience, read).await {
             Ok(head) => return Some(head),
             Err(HeadError::Gone | HeadError::Quiet) => return None,
             Err(HeadError::TooSlow) => ("header-too-slow", Answer::too_slow()),
             Err(HeadError::TooLarge) => ("header-too-large", Answer::header_too_large(bytes_max)),
             Err(error @ HeadError::Malformed(_)) => ("malformed", Answer::bad_request(error.to_string())),
         };
+        let (reason, answer) = self.edge.admission.refuse(device.ip(), refused);
         self.edge.metrics.refused(reason);
         decline(&self.edge, io, &answer).await;
         None
@@ -318,11 +325,7 @@ impl Server {
                 Box::pin(tunnel::serve(&self.edge, io, upgrade, early, device.address)).await;
             }
             Err(answer) => {
-                // What is refused costs its client as much as what is served.
-                let (reason, answer) = match self.edge.admission.request(device.ip()) {
-                    Ok(_) => ("malformed", answer),
-                    Err(refusal) => (refusal.as_str(), refusal.answer()),
-                };
+                let (reason, answer) = self.edge.admission.refuse(device.ip(), ("malformed", answer));
                 self.edge.metrics.refused(reason);
                 decline(&self.edge, io, &answer).await;
             }

@@ -66,7 +66,7 @@ impl Edge {
             tokens: Mutex::default(),
             budget: Arc::new(Budget::new(config.continuity.replay_bytes_total_max)),
             plans: watch::Sender::new(()),
-            admission: Arc::new(Admission::new(&config.limits)),
+            admission: Arc::new(Admission::new(&config)),
             lag: Lag::default(),
             seen: Seen::new(config.picking.policy()),
             config,

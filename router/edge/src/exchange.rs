@@ -70,6 +70,15 @@ impl Failure {
         Self::new(At::Sent, Event::KeptConnectionClosed.into(), why)
     }
 
+    /// A system call failed before anything came of an answer: this machine may be out of something, and else the region may
+    /// have closed a connection that it had kept.
+    pub(crate) fn before_answer(error: &io::Error) -> Self {
+        match Cause::of(error) {
+            Cause::Local => Self::io(At::Sent, error),
+            Cause::Remote => Self::kept_closed(),
+        }
+    }
+
     /// A system call on the region's connection failed.
     pub(crate) fn io(at: At, error: &io::Error) -> Self {
         Self::new(at, Facts::io(error), error.to_string())
@@ -178,7 +187,10 @@ pub(crate) async fn exchange(
             biased;
             count = from.read_buf(&mut read) => count,
             // A region that closes may have said why before; that is read, and then its end.
-            _ = &mut writing, if !is_written => {
+            written = &mut writing, if !is_written => {
+                if let Err(error) = written && Cause::of(&error) == Cause::Local {
+                    return Err(Failure::io(At::Sent, &error));
+                }
                 is_written = true;
                 continue;
             }
@@ -222,10 +234,8 @@ pub(crate) async fn await_answer(
 /// How much came of an answer. Nothing at all, on whichever way, may be the end of a connection that had been kept.
 fn came(count: io::Result<usize>, read: &BytesMut) -> Result<usize, Failure> {
     match count {
-        Ok(0) | Err(_) if read.is_empty() => Err(match count {
-            Err(error) if Cause::of(&error) == Cause::Local => Failure::io(At::Sent, &error),
-            _ => Failure::kept_closed(),
-        }),
+        Ok(0) if read.is_empty() => Err(Failure::kept_closed()),
+        Err(error) if read.is_empty() => Err(Failure::before_answer(&error)),
         Ok(count) => Ok(count),
         Err(error) => Err(Failure::io(At::Sent, &error)),
     }

@@ -12,7 +12,6 @@ use std::{
 };
 
 use bytes::{Buf as _, BytesMut};
-use http::StatusCode;
 use routing::{Decision, breaker::Use};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, ReadBuf},
@@ -96,9 +95,11 @@ impl Gateway {
             Ok(Some(asked)) => asked,
             Ok(None) => return Forwarded::Unusual(head, ctx),
             Err(what) => {
-                self.edge.metrics.refused("malformed");
-                self.done(&mut ctx, StatusCode::BAD_REQUEST.as_u16(), Some(what));
-                tunnel::decline(&self.edge, line.device, &Answer::bad_request(what)).await;
+                let refused = ("malformed", Answer::bad_request(what));
+                let (reason, answer) = self.edge.admission.refuse(device.ip(), refused);
+                self.edge.metrics.refused(reason);
+                self.done(&mut ctx, answer.status.as_u16(), Some(what));
+                tunnel::decline(&self.edge, line.device, &answer).await;
                 return Forwarded::Over;
             }
         };
@@ -312,7 +313,7 @@ impl Gateway {
         let by = Instant::now() + limit;
         let timed_out = || Failure::timed_out(&self.edge, At::Sent, limit);
         match line.patience.until(by, region.write_all(&asked.message)).await {
-            Some(written) => written.map_err(|_| Failure::kept_closed())?,
+            Some(written) => written.map_err(|error| Failure::before_answer(&error))?,
             None => return Err(timed_out()),
         }
         loop {

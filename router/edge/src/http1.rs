@@ -168,17 +168,13 @@ impl<'h, 'l> Request<'h, 'l> {
             is_plain: is_http11,
             is_http11,
         };
-        let mut host = None;
+        let (mut host, mut hosts) = (None, 0);
         for line in this.lines {
             let is = |name: &str| line.name.eq_ignore_ascii_case(name);
             // The lengths of these names tell nearly all others apart without a look at a letter.
             if is("host") {
-                if host.replace(line.value).is_some() {
-                    return Err("a request has one Host");
-                }
-                if !is_host(line.value) {
-                    return Err("Host is not a name with or without a port");
-                }
+                host = Some(line.value);
+                hosts += 1;
             } else if is("content-length") {
                 let length = length(line.value).ok_or("Content-Length is not a number of bytes")?;
                 if this.content_length.replace(length).is_some() {
@@ -202,12 +198,12 @@ impl<'h, 'l> Request<'h, 'l> {
                 this.is_plain = false;
             }
         }
-        if host.is_none() && is_http11 {
-            return Err("a request has one Host");
-        }
-        if authority.is_some_and(|authority| !host.is_some_and(|host| host.eq_ignore_ascii_case(authority.as_bytes())))
-        {
-            return Err("the request names one host in its first line and another in Host");
+        // HTTP/1.0 knows no Host.
+        if hosts > 0 || is_http11 || authority.is_some() {
+            check_host(authority.map(str::as_bytes), host, hosts)?;
+            if host.is_none() {
+                return Err(ONE_HOST);
+            }
         }
         if this.is_chunked && this.content_length.is_some() {
             return Err("a request has a Content-Length or a Transfer-Encoding");
@@ -319,6 +315,29 @@ fn split_target(target: &str) -> Result<(Option<&str>, &str), &'static str> {
         "" => Ok((Some(authority), "/")),
         path if path.starts_with('?') => Err("a request asks for a path, as in /v1/models"),
         path => Ok((Some(authority), path)),
+    }
+}
+
+const ONE_HOST: &str = "a request has one Host";
+
+/// Whether a request says in one way which host it is for: by the authority of its target (`:authority` in HTTP/2), by its
+/// `hosts` lines of `Host`, of which `host` is the last, or by both alike.
+///
+/// # Errors
+///
+/// What is wrong with it.
+pub fn check_host(authority: Option<&[u8]>, host: Option<&[u8]>, hosts: usize) -> Result<(), &'static str> {
+    if hosts > 1 || host.or(authority).is_none() {
+        return Err(ONE_HOST);
+    }
+    if !host.into_iter().chain(authority).all(is_host) {
+        return Err("Host is not a name with or without a port");
+    }
+    match (authority, host) {
+        (Some(authority), Some(host)) if !host.eq_ignore_ascii_case(authority) => {
+            Err("the request names one host in its first line and another in Host")
+        }
+        _ => Ok(()),
     }
 }
 

@@ -666,6 +666,8 @@ impl ProxyHttp for Gateway {
     fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut Box<Ctx>) -> Result<bool> {
+        // First of all: a refusal has to be taken in time like any other answer.
+        self.expect_pace(session);
         let request = session.req_header();
         let path = request.uri.path();
         let is_grpc = grpc::is_grpc(&request.headers);
@@ -683,12 +685,15 @@ impl ProxyHttp for Gateway {
                 self.edge.metrics.refused(reason);
                 answer
             }
+            _ if let Err(what) = names_one_host(session) => {
+                self.edge.metrics.refused("malformed");
+                Answer::bad_request(what)
+            }
             _ if http1::has_dot_segments(&path) => Answer::bad_request(http1::DOT_SEGMENTS),
             Route::Nothing => Answer::not_found(&path),
             Route::Realtime => Answer::upgrade_required(),
             _ if is_grpc && !ctx.is_grpc => Answer::bad_request("gRPC needs HTTP/2"),
             Route::VoiceGrpc | Route::Upstream => {
-                self.expect_pace(session);
                 if ctx.is_grpc
                     && let Some(answer) = self.hold_call(session, ctx).await?
                 {
@@ -699,7 +704,6 @@ impl ProxyHttp for Gateway {
                 }
             }
             _ => {
-                self.expect_pace(session);
                 Box::pin(self.attempt(session, ctx)).await?;
                 return Ok(true);
             }
@@ -982,6 +986,18 @@ fn was_refused(e: &Error) -> bool {
 /// Whether a region did not answer in time because the device has not sent all of its body: nobody's fault but the device's.
 fn waits_for_body(session: &mut Session, e: &Error) -> bool {
     *e.etype() == ErrorType::ReadTimedout && !session.as_mut().is_body_done()
+}
+
+/// Whether a request says in one way which host it is for. Those of HTTP/1 were looked at when their head was read.
+fn names_one_host(session: &Session) -> std::result::Result<(), &'static str> {
+    if !session.as_ref().is_http2() {
+        return Ok(());
+    }
+    let request = session.req_header();
+    let authority = request.uri.authority().map(|authority| authority.as_str().as_bytes());
+    let hosts = request.headers.get_all(http::header::HOST);
+    let host = hosts.iter().next_back().map(http::HeaderValue::as_bytes);
+    http1::check_host(authority, host, hosts.iter().count())
 }
 
 /// Answers with an error, in the terms of who asks.

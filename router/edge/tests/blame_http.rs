@@ -77,7 +77,7 @@ async fn ask_as_other_client(world: &World, text: &str) -> String {
 }
 
 /// Opens a connection of HTTP/2 whose window is zero and asks for something on each of its streams.
-async fn ask_and_take_nothing(address: SocketAddr, streams: usize) -> Vec<h2::client::ResponseFuture> {
+async fn ask_and_take_nothing(address: SocketAddr, path: &str, streams: usize) -> Vec<h2::client::ResponseFuture> {
     let tcp = TcpStream::connect(address).await.unwrap();
     let handshake = h2::client::Builder::new()
         .initial_window_size(0)
@@ -87,7 +87,7 @@ async fn ask_and_take_nothing(address: SocketAddr, streams: usize) -> Vec<h2::cl
     let mut answers = Vec::new();
     for _ in 0..streams {
         sender = hang_means_failure(sender.ready()).await.unwrap();
-        let get = http::Request::get("http://voice.test/v1/models").body(()).unwrap();
+        let get = http::Request::get(format!("http://voice.test{path}")).body(()).unwrap();
         answers.push(sender.send_request(get, true).unwrap().0);
     }
     answers
@@ -100,7 +100,7 @@ async fn a_client_that_takes_no_answers_leaves_the_regions_to_others() {
     let world = two("", home, backup).await;
     let mut held = Vec::new();
     for _ in 0..26 {
-        held.push(ask_and_take_nothing(world.address, 95).await);
+        held.push(ask_and_take_nothing(world.address, "/v1/models", 95).await);
     }
     // Headers need no window: each stream that was served has its own.
     let mut served = 0;
@@ -125,7 +125,7 @@ async fn a_client_that_takes_no_answers_leaves_the_regions_to_others() {
 async fn what_nobody_takes_is_given_up_and_its_place_is_free_again() {
     let (home, _) = stack(repeats).await;
     let world = two("limits.client_in_flight_max = 4\ntimeouts.device = '200ms'", home, home).await;
-    let mut held = ask_and_take_nothing(world.address, 4).await;
+    let mut held = ask_and_take_nothing(world.address, "/v1/models", 4).await;
     for answer in &mut held {
         hang_means_failure(answer).await.unwrap();
     }
@@ -141,6 +141,37 @@ async fn what_nobody_takes_is_given_up_and_its_place_is_free_again() {
     };
     hang_means_failure(served).await;
     drop(held);
+}
+
+/// A refusal has to be taken like any other answer, that of too many requests too.
+#[tokio::test]
+async fn a_refusal_that_nobody_takes_is_given_up_and_its_place_is_free_again() {
+    let (home, _) = stack(repeats).await;
+    for path in ["/nothing", "/v1/realtime", "/v1/models/%2e%2e/x"] {
+        let world = two("limits.client_in_flight_max = 4\ntimeouts.device = '200ms'", home, home).await;
+        // The last four are beyond what the client may have in flight.
+        let mut held = ask_and_take_nothing(world.address, path, 8).await;
+        for answer in &mut held {
+            let status = hang_means_failure(answer).await.unwrap().status();
+            assert!(status.is_client_error(), "{path}: {status}");
+        }
+        let served = async {
+            while !world.ask(GET).await.starts_with("HTTP/1.1 200 ") {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        hang_means_failure(served).await;
+        // Nothing of it keeps a stopping edge.
+        let began = std::time::Instant::now();
+        world.stop.cancel();
+        hang_means_failure(world.served).await.unwrap();
+        assert!(
+            began.elapsed() < Duration::from_secs(8),
+            "{path}: {:?}",
+            began.elapsed()
+        );
+        drop(held);
+    }
 }
 
 /// Speaks until nobody listens any more, and tells when that is.
@@ -186,7 +217,7 @@ async fn a_device_that_does_not_read_is_let_go_on_every_way() {
     let stops = Arc::new(Notify::new());
     let home = talkative(stops.clone()).await;
     let world = two("timeouts.device = '200ms'", home, home).await;
-    let _held = ask_and_take_nothing(world.address, 1).await;
+    let _held = ask_and_take_nothing(world.address, "/v1/models", 1).await;
     hang_means_failure(stops.notified()).await;
     assert_eq!(world.observed()["eu-west"].1, 0);
 }
@@ -718,6 +749,9 @@ async fn what_is_refused_costs_its_client_too() {
     for asks in [
         "GET /nothing HTTP/1.1\r\nHost: v\r\nConnection: close\r\n\r\n",
         "GET /v1/realtime HTTP/1.1\r\nHost: v\r\nConnection: close\r\n\r\n",
+        "GET /v1/models HTTP/1.1\r\nHost: v\r\nHost: w\r\n\r\n",
+        "GET /v1/models HTTP/9.9\r\nHost: v\r\n\r\n",
+        "POST /v1/audio/speech HTTP/1.1\r\nHost: v\r\nTransfer-Encoding: chunked\r\n\r\n\r\nx",
         "GET /v1/realtime HTTP/1.1\r\nHost: v\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 8\r\n\r\n",
     ] {
         let world = two("limits.client_requests_per_s = 1\nlimits.client_burst = 2", home, home).await;

@@ -1,7 +1,5 @@
 //! An edge that runs out of open files says so and blames no region. Alone in its process, whose limit it lowers.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 mod support;
 
 use std::time::Duration;

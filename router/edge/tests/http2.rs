@@ -107,6 +107,38 @@ async fn every_path_is_served_over_http2_too() {
     );
 }
 
+/// As on HTTP/1.1: what two hops understand differently is two requests.
+#[tokio::test]
+async fn a_request_names_one_host_and_a_real_one() {
+    let world = World::new(&[("eu-west", Stack::Http)]).await;
+    let (mut sender, _connection) = connect(world.address).await;
+    for (authority, hosts, status) in [
+        ("voice.test", &["voice.test", "voice.test"][..], 400),
+        ("voice.test", &["other.test"], 400),
+        ("voice.test", &["a, b"], 400),
+        ("user@voice.test", &[], 400),
+        ("voice.test", &["voice.test"], 200),
+        ("[::1]:80", &[], 200),
+    ] {
+        for path in ["/v1/models", "/v1/audio/transcriptions", "/nothing"] {
+            let mut request = Request::get(format!("http://{authority}{path}"));
+            for host in hosts {
+                request = request.header("host", *host);
+            }
+            let (head, body, _) = ask(&mut sender, request.body(()).unwrap(), "").await.unwrap();
+            let expected = if status == 200 && path == "/nothing" {
+                404
+            } else {
+                status
+            };
+            let body = String::from_utf8(body).unwrap();
+            assert_eq!(head.status().as_u16(), expected, "{authority} {hosts:?} {path}: {body}");
+            let hosts = body.to_lowercase().matches("\r\nhost: ").count();
+            assert_eq!(hosts, usize::from(expected == 200), "{body}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_connection_has_its_bounds() {
     let world = World::with("timeouts.keep_alive = '300ms'", &[("eu-west", Stack::Http)]).await;

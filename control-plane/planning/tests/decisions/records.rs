@@ -90,6 +90,31 @@ fn what_another_version_decided_otherwise_is_not_called_tampering() {
     }
 }
 
+/// A document that this version cannot read at all says nothing of whether the log was changed.
+#[test]
+fn an_entry_decided_with_a_document_of_another_version_is_not_called_unreadable() {
+    let (topology, policy) = (large(), "[health]\nblind_ticks = 360\n".to_owned());
+    let input = Input::new(Topology::parse("large", &topology).unwrap(), Policy::default(), 1);
+    let later = "[health]\ncolour = \"red\"\n".to_owned();
+    let mut documents = Documents::default();
+    for text in [&topology, &policy, &later] {
+        documents.insert(hash(text.as_bytes()), text.clone()).unwrap();
+    }
+    let mut old = entry(&input, topology::Moment(1_000_000), &topology, &policy);
+    old.version = String::new();
+    let told = documents.replay(&old);
+    let is_other = |it: &Result<_, _>| matches!(it, Err(planning::audit::Tampered::OtherVersion { .. }));
+    assert!(told.is_ok() || is_other(&told), "{told:?}");
+    old.input.policy = hash(later.as_bytes());
+    let told = documents.replay(&old);
+    assert!(is_other(&told), "{told:?}");
+    let text = told.unwrap_err().to_string();
+    assert!(
+        text.contains("was decided by another version") && text.contains("colour"),
+        "{text}"
+    );
+}
+
 #[test]
 fn the_largest_world_all_down_fits_into_the_store_and_is_decided_again() {
     let (document, rules) = (large(), "[failover]\ncorrelated_hold = true\n".to_owned());

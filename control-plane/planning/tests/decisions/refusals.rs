@@ -184,6 +184,54 @@ fn what_is_taken_back_is_taken_back_whole_and_once() {
     assert_eq!(world.plan().edges[&edge("edge-iad")], EdgeState::Serving);
 }
 
+/// An edge that is lost is no part of the good plan: it is named again while automation rests, and the refusal is answered
+/// once.
+#[test]
+fn a_plan_that_leaves_out_a_lost_edge_is_taken_back_once() {
+    let lost = edge("edge-fra");
+    let mut world = World::with(|topology, _| {
+        let mut edge = topology.edges.values().next().unwrap().clone();
+        edge.id = lost.clone();
+        edge.addresses = vec!["127.0.0.77".parse().unwrap()];
+        topology.edges.insert(lost.clone(), edge);
+    });
+    let good = world.plan().clone();
+    world.edges_are_silent(&[lost.as_str()], MINUTE).decide();
+    assert_eq!(world.plan().edges[&lost], EdgeState::Drained);
+    let bad = world.plan().generation;
+    world.nodes_refuse(&EDGES, &good).decide();
+    assert!(world.changed(ReasonCode::PlanTakenBack));
+    assert_eq!(content(world.plan()), content(&good));
+    assert_eq!(world.plan().generation, bad + 1);
+    let until = world.input.memory.taken_back.as_ref().unwrap().until;
+    world.input.refusal = None;
+    for _ in 0..6 {
+        world.now = world.now + 10 * SECOND;
+        world.refresh();
+        let outcome = world.edges_are_silent(&[lost.as_str()], MINUTE).decide();
+        assert_eq!((outcome.plan, outcome.report.changed), (None, vec![]));
+        let text = &world.waiting(ReasonCode::EdgeLost).text;
+        assert!(text.contains("DNS still names it: automation rests until"), "{text}");
+    }
+    assert_eq!(world.input.memory.taken_back.as_ref().unwrap().until, until);
+}
+
+/// The answer to a refusal may come out as the plan that is refused. Then it is not given again.
+#[test]
+fn a_refusal_that_was_answered_is_not_answered_again() {
+    let (mut world, good) = degraded();
+    let plan = world.plan().clone();
+    world.input.memory.taken_back = Some(planning::TakenBack {
+        generation: plan.generation,
+        until: world.now + 5 * MINUTE,
+        why: "it cannot read it".to_owned(),
+    });
+    world.nodes_refuse(&EDGES, &good);
+    let outcome = world.decide();
+    assert_eq!((outcome.plan, outcome.report.changed), (None, vec![]));
+    assert!(world.waits(ReasonCode::RefusedByNodes), "it is shown all the same");
+}
+
 #[test]
 fn nobody_goes_back_to_a_version_that_was_found_bad() {
     let mut world = World::new();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use planning::{Phase, RolloutSeen};
 use topology::{
-    Component, EdgeState, IntentKind, Level, Moment, ReasonCode, RegionState, Rule, policy::TwoPerson, snapshot::digest,
+    Component, EdgeState, IntentKind, Level, ReasonCode, RegionState, Rule, policy::TwoPerson, snapshot::digest,
 };
 use verdict::Health;
 
@@ -718,30 +718,14 @@ fn one_rollout_at_a_time_and_an_abort_rolls_back() {
 
 // Nodes.
 
-/// Nothing was heard of these edges for so long; of the others just now.
-fn silent(world: &mut World, edges: &[&str], seconds: u64) {
-    let now = world.now;
-    for id in world.input.topology.edges.keys() {
-        let is_silent = edges.contains(&id.as_str());
-        let heard_at = if is_silent {
-            Moment(now.0 - seconds * 1_000)
-        } else {
-            now
-        };
-        let heard_since = Moment(now.0 - 3_600_000);
-        let seen = planning::EdgeSeen { heard_at, heard_since };
-        world.input.edges.insert(id.clone(), seen);
-    }
-}
-
 #[test]
 fn a_lost_edge_leaves_dns_and_comes_back_when_it_was_heard_for_a_while() {
     let mut world = World::new();
     let dub = edge("edge-dub");
-    silent(&mut world, &["edge-dub"], 29);
+    world.edges_are_silent(&["edge-dub"], 29 * SECOND);
     world.decide();
     assert_eq!(world.plan().edges[&dub], EdgeState::Serving, "not yet");
-    silent(&mut world, &["edge-dub"], 30);
+    world.edges_are_silent(&["edge-dub"], 30 * SECOND);
     world.decide();
     assert_eq!(world.plan().edges[&dub], EdgeState::Drained);
     assert!(world.changed(ReasonCode::EdgeLost));
@@ -768,10 +752,39 @@ fn a_lost_edge_leaves_dns_and_comes_back_when_it_was_heard_for_a_while() {
     assert!(world.changed(ReasonCode::EdgeReturned));
 }
 
+/// To name an edge again is safe, so nothing that stops automation keeps a working edge out of DNS.
+#[test]
+fn an_edge_that_works_again_is_named_again_whatever_stops_automation() {
+    let stops: [fn(&mut World); 3] = [
+        |world| drop(world.ask_for("alice", IntentKind::Freeze, HOUR)),
+        |world| world.input.policy.safety.automation = false,
+        |world| {
+            world.input.memory.taken_back = Some(planning::TakenBack {
+                generation: 0,
+                until: world.now + 10 * MINUTE,
+                why: "it cannot read it".to_owned(),
+            });
+        },
+    ];
+    for stop in stops {
+        let mut world = World::new();
+        world.edges_are_silent(&["edge-dub"], MINUTE).decide();
+        assert_eq!(world.plan().edges[&edge("edge-dub")], EdgeState::Drained);
+        stop(&mut world);
+        world.edges_are_silent(&[], SECOND).decide();
+        assert_eq!(world.plan().edges[&edge("edge-dub")], EdgeState::Serving);
+        assert!(world.changed(ReasonCode::EdgeReturned));
+        assert!(world.input.memory.lost_edges.is_empty());
+        // It does not leave again before automation is on.
+        world.edges_are_silent(&["edge-dub"], MINUTE).decide();
+        assert!(world.waits(ReasonCode::EdgeLost), "{:#?}", world.report);
+    }
+}
+
 #[test]
 fn no_more_edges_are_left_out_than_the_policy_allows_and_never_the_last() {
     let mut world = World::new();
-    silent(&mut world, &["edge-dub", "edge-iad"], 60);
+    world.edges_are_silent(&["edge-dub", "edge-iad"], 60 * SECOND);
     world.decide();
     assert!(world.waits(ReasonCode::EdgeFloor), "{:#?}", world.report);
     assert!(world.plan().edges.values().all(|state| *state == EdgeState::Serving));
@@ -779,7 +792,7 @@ fn no_more_edges_are_left_out_than_the_policy_allows_and_never_the_last() {
     // An operator drained the other one.
     let mut world = World::new();
     world.ask("alice", IntentKind::DrainEdge { edge: edge("edge-iad") });
-    silent(&mut world, &["edge-dub"], 60);
+    world.edges_are_silent(&["edge-dub"], 60 * SECOND);
     world.decide();
     assert!(world.waits(ReasonCode::EdgeFloor), "{:#?}", world.report);
     assert_eq!(world.plan().edges[&edge("edge-dub")], EdgeState::Serving);
@@ -788,7 +801,7 @@ fn no_more_edges_are_left_out_than_the_policy_allows_and_never_the_last() {
     // Nothing changes by itself while automation is frozen.
     let mut world = World::new();
     world.ask("alice", IntentKind::Freeze);
-    silent(&mut world, &["edge-dub"], 60);
+    world.edges_are_silent(&["edge-dub"], 60 * SECOND);
     world.decide();
     assert!(world.waits(ReasonCode::EdgeLost), "{:#?}", world.report);
     assert_eq!(world.plan().edges[&edge("edge-dub")], EdgeState::Serving);

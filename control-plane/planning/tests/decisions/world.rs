@@ -261,6 +261,21 @@ impl World {
         self
     }
 
+    /// Nothing was heard of these edges for so long; of the others just now.
+    pub(crate) fn edges_are_silent(&mut self, edges: &[&str], silence: Duration) -> &mut Self {
+        let now = self.now;
+        for id in self.input.topology.edges.keys() {
+            let is_silent = edges.contains(&id.as_str());
+            let silence = if is_silent { silence } else { Duration::ZERO };
+            let seen = planning::EdgeSeen {
+                heard_at: Moment(now.0 - silence.as_millis() as u64),
+                heard_since: Moment(now.0 - HOUR.as_millis() as u64),
+            };
+            self.input.edges.insert(id.clone(), seen);
+        }
+        self
+    }
+
     /// Of three nodes, these refuse the plan in force; all three had `acknowledged`.
     pub(crate) fn nodes_refuse(&mut self, nodes: &[&str], acknowledged: &Plan) -> &mut Self {
         let why = |node: &&str| (NodeId::new(node).unwrap(), "it cannot read it".to_owned());
