@@ -7,12 +7,14 @@ mod support;
 
 use std::{
     future::pending,
+    io,
     net::SocketAddr,
     pin::{Pin, pin},
     sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -30,8 +32,9 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use routing::{Decision, Tried, User, continuity::Why};
 use support::{Fate, Stack, World, hang_means_failure, planned, planned_at, read_head, region};
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream, ReadBuf},
     net::{TcpListener, TcpSocket, TcpStream},
+    task::coop,
 };
 use tokio_tungstenite::tungstenite::{
     Message,
@@ -206,6 +209,101 @@ async fn the_close_of_a_region_that_gave_up_a_slow_device_is_found_behind_what_t
                 "{session:?} {said}: {end:?} {fault:?}"
             );
         }
+    }
+}
+
+/// A device that takes nothing for so many polls after its region died, and then everything. While it takes nothing it leaves
+/// the edge's task only a few reads a poll, so that what the edge looks through is cut into pieces.
+struct TakesLate {
+    says: DuplexStream,
+    is_dead: Arc<AtomicBool>,
+    polls_left: usize,
+    taken: Arc<Mutex<Vec<u8>>>,
+}
+
+impl AsyncRead for TakesLate {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.says).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for TakesLate {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if self.is_dead.load(Ordering::SeqCst) && self.polls_left == 0 {
+            self.taken.lock().unwrap().extend_from_slice(bytes);
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        if self.is_dead.load(Ordering::SeqCst) {
+            self.polls_left -= 1;
+        }
+        // Of the 128 steps that a task has in one poll.
+        for _ in 0..125 {
+            if let Poll::Ready(step) = coop::poll_proceed(cx) {
+                step.made_progress();
+            }
+        }
+        Poll::Pending
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Whether these bytes are events, each of them whole.
+fn are_whole_events(mut bytes: &[u8]) -> bool {
+    while let Some(rest) = bytes.strip_prefix(&event()[..]) {
+        bytes = rest;
+    }
+    bytes.is_empty()
+}
+
+#[tokio::test]
+async fn once_the_close_of_a_lost_region_is_looked_for_nothing_is_read_in_the_middle_of_a_frame() {
+    for polls_left in 0..12 {
+        let line = Line::new("timeouts.close = '300ms'", Session::Kept).await;
+        let (edge, mut region_end) = (line.edge, line.region_end);
+        let (says, mut device_end) = tokio::io::duplex(1 << 16);
+        let (is_dead, taken) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
+        let mut device = TakesLate {
+            says,
+            is_dead: is_dead.clone(),
+            polls_left,
+            taken: taken.clone(),
+        };
+        let mut relay = Relay::new(&mut device, line.region, &edge.config);
+        relay.keep(Kept::new(&edge, &line.decision));
+        let mut stays = pin!(pending::<Leave>());
+        let mut leaving: Pin<Box<dyn Future<Output = Why> + Send>> = Box::pin(pending());
+        let dies = async {
+            let last = close_for_device(code::SERVICE_RESTART, "bye");
+            let all = [checkpoint(), vec![event(); 60].concat().as_slice().into(), last].concat();
+            region_end.write_all(&all).await.unwrap();
+            drop(region_end);
+            is_dead.store(true, Ordering::SeqCst);
+            loop {
+                let _ = device_end
+                    .write_all(&frame_for_region(opcode::TEXT, b"are you there?"))
+                    .await;
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let run = relay.run(BytesMut::new(), BytesMut::new(), stays.as_mut(), leaving.as_mut());
+        let end = hang_means_failure(async {
+            tokio::select! {
+                end = run => end,
+                () = dies => unreachable!("it only ends with the session"),
+            }
+        });
+        // The reset may be quicker than the Close.
+        let end = end.await;
+        let is_nonsense = matches!(&end, End::RegionLost(lost) if lost.event == Event::Nonsense);
+        assert!(!is_nonsense, "{polls_left}: {end:?}");
+        assert!(are_whole_events(&taken.lock().unwrap()), "{polls_left}");
     }
 }
 
