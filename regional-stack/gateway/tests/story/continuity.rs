@@ -428,6 +428,7 @@ async fn an_edge_that_asks_is_told_how_loaded_the_stack_is() {
         sessions_max: 1024,
         waiting: 0,
         waiting_max: 32,
+        ..Load::default()
     };
     assert_eq!(load, one_session, "with itself");
 
