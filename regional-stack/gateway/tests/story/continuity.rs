@@ -430,7 +430,12 @@ async fn an_edge_that_asks_is_told_how_loaded_the_stack_is() {
         waiting_max: 32,
         ..Load::default()
     };
-    assert_eq!(load, one_session, "with itself");
+    // Of uploads sessions are not told.
+    let with_uploads = Load {
+        uploads_max: 32,
+        ..one_session
+    };
+    assert_eq!(load, with_uploads, "with itself");
 
     for event in utterance("turn on the office lights") {
         socket.send(Message::text(event.to_string())).await.unwrap();
