@@ -79,11 +79,15 @@ pub struct Load {
     pub sessions: u32,
     /// More are refused.
     pub sessions_max: u32,
-    /// Jobs that wait for the speech engines, of the fullest of their queues; or uploads in work, where those are nearer to
-    /// their limit.
+    /// Jobs that wait for the speech engines, of the fullest of their queues.
     pub waiting: u32,
     /// More are refused.
     pub waiting_max: u32,
+    /// Uploads in work, for people to see: sessions need none of their places, so they are no part of whether it is full. A
+    /// [`Word::Load`] leaves them out.
+    pub uploads: u32,
+    /// More are refused. 0: not said, as by older stacks.
+    pub uploads_max: u32,
 }
 
 /// Why a text does not say how loaded a stack is.
@@ -106,11 +110,17 @@ impl fmt::Display for Load {
             sessions_max,
             waiting,
             waiting_max,
+            uploads,
+            uploads_max,
         } = self;
         write!(
             f,
             "sessions={sessions}, sessions_max={sessions_max}, waiting={waiting}, waiting_max={waiting_max}"
-        )
+        )?;
+        match uploads_max {
+            0 => Ok(()),
+            _ => write!(f, ", uploads={uploads}, uploads_max={uploads_max}"),
+        }
     }
 }
 
@@ -129,6 +139,8 @@ impl FromStr for Load {
             sessions_max: number("sessions_max")?,
             waiting: number("waiting")?,
             waiting_max: number("waiting_max")?,
+            uploads: number("uploads").unwrap_or(0),
+            uploads_max: number("uploads_max").unwrap_or(0),
         })
     }
 }
@@ -228,6 +240,7 @@ impl<'a> Word<'a> {
                     sessions_max: count()?,
                     waiting: count()?,
                     waiting_max: count()?,
+                    ..Load::default()
                 };
                 match tail(rest)? {
                     (false, []) => Ok(Self::Load(load)),
@@ -347,7 +360,7 @@ mod tests {
             (sessions, sessions_max, waiting, waiting_max) in any::<(u32, u32, u32, u32)>(),
             percent in 1..=100_u8,
         ) {
-            let load = Load { sessions, sessions_max, waiting, waiting_max };
+            let load = Load { sessions, sessions_max, waiting, waiting_max, ..Load::default() };
             let bytes = Word::Load(load).to_bytes();
             prop_assert_eq!(Word::parse(&bytes), Ok(Word::Load(load)));
             prop_assert!((0..bytes.len()).all(|len| Word::parse(&bytes[..len]).is_err()), "cut short");
@@ -397,6 +410,14 @@ mod tests {
         let load = later.parse::<Load>().unwrap();
         assert_eq!((load.sessions, load.sessions_max), (1, 2));
         assert!(!load.is_full(95) && load.is_full(75) && load.is_full(50));
+        let uploading = Load {
+            uploads: 32,
+            uploads_max: 32,
+            ..load
+        };
+        assert_eq!(uploading.to_string().parse(), Ok(uploading));
+        assert!(!uploading.is_full(95), "sessions need no uploads");
+        assert_eq!(load.uploads_max, 0, "an older stack does not say");
         for wrong in [
             "",
             "sessions=1",

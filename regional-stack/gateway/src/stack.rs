@@ -133,23 +133,13 @@ impl Stack {
     pub(crate) fn load(&self) -> Load {
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         let limits = &self.config.limits;
-        let jobs = (self.asr.waiting().max(self.tts.waiting()), limits.queue_max);
-        let uploads_max = limits.uploads_max;
-        let uploads = (
-            uploads_max.saturating_sub(self.uploads.available_permits()),
-            uploads_max,
-        );
-        // Whichever is nearer to its limit: that one refuses next.
-        let (waiting, waiting_max) = if uploads.0 * jobs.1 > jobs.0 * uploads.1 {
-            uploads
-        } else {
-            jobs
-        };
         Load {
             sessions: count(self.sessions.len()),
             sessions_max: count(limits.sessions_max),
-            waiting: count(waiting),
-            waiting_max: count(waiting_max),
+            waiting: count(self.asr.waiting().max(self.tts.waiting())),
+            waiting_max: count(limits.queue_max),
+            uploads: count(limits.uploads_max.saturating_sub(self.uploads.available_permits())),
+            uploads_max: count(limits.uploads_max),
         }
     }
 

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use routing::admit::{Arrival, ClientLimits, ClientRequest, Clients, Excess, Places, Pressure};
+use routing::admit::{Arrival, ClientLimits, ClientPlace, Clients, Excess, Places, Pressure};
 use tokio::{sync::watch, time::Instant};
 
 use crate::{Edge, answer::Answer, config::Config};
@@ -56,6 +56,8 @@ pub enum Refusal {
     ClientRate(Duration),
     /// The client has as many requests in flight as it may.
     ClientInFlight,
+    /// As many long bodies of the client as may be are being passed on.
+    ClientUploads,
     /// Memory is short.
     Memory,
     /// Descriptors, ports or time are.
@@ -94,6 +96,7 @@ impl Admission {
                 requests_per_s: f64::from(limits.client_requests_per_s),
                 burst: limits.client_burst,
                 in_flight_max: config.client_in_flight_max(),
+                uploads_max: limits.client_uploads_max,
             })),
             pressure: watch::Sender::new(Pressure::None),
             began: Instant::now(),
@@ -115,10 +118,15 @@ impl Admission {
     }
 
     /// A request begins, and is in flight until what is returned is dropped.
-    pub fn request(&self, client: IpAddr) -> Result<ClientRequest, Refusal> {
+    pub fn request(&self, client: IpAddr) -> Result<ClientPlace, Refusal> {
         // Who returns cannot be told from who does not, and a request is short.
         self.calm_enough(Arrival::Returning)?;
         Ok(self.clients().begin(client, daemon::clock::now())?)
+    }
+
+    /// A body that is too long to be held is passed on as it comes, until what is returned is dropped.
+    pub fn upload(&self, client: IpAddr) -> Result<ClientPlace, Refusal> {
+        Ok(self.clients().upload(client)?)
     }
 
     /// What a client is told whose request is refused anyway, and the reason in metrics: a refusal costs as much of its rate as
@@ -215,6 +223,7 @@ impl From<Excess> for Refusal {
             Excess::Connections => Self::ClientConnections,
             Excess::Rate(wait) => Self::ClientRate(wait),
             Excess::InFlight => Self::ClientInFlight,
+            Excess::Uploads => Self::ClientUploads,
         }
     }
 }
@@ -228,6 +237,7 @@ impl Refusal {
             Self::ClientConnections => "client-connections",
             Self::ClientRate(_) => "client-rate",
             Self::ClientInFlight => "client-in-flight",
+            Self::ClientUploads => "client-uploads",
             Self::Memory => "memory",
             Self::Exhausted => "exhausted",
         }
@@ -252,6 +262,11 @@ impl Refusal {
             Self::ClientInFlight => Answer::too_many(
                 "too_many_requests",
                 "too many requests from this address are not yet answered; wait for some of them",
+                1,
+            ),
+            Self::ClientUploads => Answer::too_many(
+                "too_many_uploads",
+                "too many long request bodies from this address are on their way; wait for one of them, or send shorter ones",
                 1,
             ),
             Self::ClientRate(wait) => Answer::too_many(

@@ -6,7 +6,13 @@
 //! A region that says nothing for `timeouts.upgrade` may be dead, so what can be asked twice is asked elsewhere while it is
 //! still waited for. What can not be held whole is passed on as it comes, to one region.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{
+    future::pending,
+    net::{IpAddr, Ipv4Addr},
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
@@ -18,7 +24,6 @@ use routing::{Decision, breaker::Use};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
-    sync::OwnedSemaphorePermit,
     time::{Instant, sleep, sleep_until, timeout},
 };
 use topology::words;
@@ -27,11 +32,11 @@ use crate::{
     answer::Answer,
     edge::Failed,
     exchange::{self, Answering, At, Failure, READ_BYTES, head_of_answer},
-    fault::{Cause, Facts},
+    fault::{Cause, Event, Facts},
     head::LINES_MAX,
     http1::{self, Body, Response},
     proxy::{Asker, Ctx, Gateway, Repeat, Route, Waiting, write},
-    requests::InFlight,
+    requests::{BodyMemory, InFlight},
     seen::Heard,
 };
 
@@ -40,7 +45,7 @@ struct Gathered {
     bytes: Bytes,
     is_whole: bool,
     /// Its share of `limits.body_buffer_bytes_total_max`.
-    _memory: Option<OwnedSemaphorePermit>,
+    memory: BodyMemory,
 }
 
 /// One copy of a request, at one region.
@@ -97,9 +102,12 @@ impl Gateway {
             head: self.message(session, Some(gathered.bytes.len())),
             repeat: ctx.route.repeat(request.method.as_str()),
             to_head: request.method == Method::HEAD,
-            body: gathered.bytes.clone(),
+            body: gathered.bytes,
         };
-        match self.race(session, ctx, &asker, &message).await? {
+        let answering = self.race(session, ctx, &asker, &message).await?;
+        // Nobody is asked any more, however long the device takes its answer.
+        drop((message, gathered.memory));
+        match answering {
             Some(answering) => self.pass_on(session, ctx, answering, asker.client).await,
             None => {
                 ctx.in_flight = None;
@@ -117,7 +125,10 @@ impl Gateway {
         let limits = &self.edge.config.limits;
         let mut pace = self.edge.config.pace();
         let mut bytes = BytesMut::new();
-        let mut memory: Option<OwnedSemaphorePermit> = None;
+        let client = crate::proxy::peer_of(session).map(|device| device.ip());
+        let mut memory = self
+            .requests
+            .memory(client.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)));
         let mut is_whole = session.as_mut().is_body_done();
         if !is_whole && session.req_header().headers.contains_key(header::EXPECT) {
             session.as_mut().write_continue_response().await?;
@@ -142,10 +153,8 @@ impl Gateway {
                     if ctx.body_bytes > limits.body_bytes_max {
                         return Ok(Err(("body-too-large", Answer::body_too_large(limits.body_bytes_max))));
                     }
-                    match (self.requests.buffer(part.len()), &mut memory) {
-                        (Some(more), Some(memory)) => memory.merge(more),
-                        (Some(more), none) => *none = Some(more),
-                        (None, _) => break,
+                    if !memory.grow(part.len()) {
+                        break;
                     }
                 }
             }
@@ -155,7 +164,7 @@ impl Gateway {
         Ok(Ok(Gathered {
             bytes: bytes.freeze(),
             is_whole,
-            _memory: memory,
+            memory,
         }))
     }
 
@@ -233,7 +242,7 @@ impl Gateway {
                         && let Some(pause) = self.another_round(ctx)
                     {
                         is_retry = false;
-                        sleep_watching(session, pause).await?;
+                        sleep_watching(session, ctx, pause).await?;
                         continue;
                     }
                     return Ok(self.settle(ctx, worse));
@@ -242,7 +251,7 @@ impl Gateway {
                     let Some(pause) = self.again(ctx) else {
                         return Ok(self.settle(ctx, worse));
                     };
-                    sleep_watching(session, pause).await?;
+                    sleep_watching(session, ctx, pause).await?;
                 }
                 rescue_at = rescue_at.max(Instant::now() + silence);
                 flights.push(self.fly(flight, message, &mut launched));
@@ -277,7 +286,7 @@ impl Gateway {
                     continue;
                 }
                 // Nobody waits for the answer any more; dropping the copies cancels them.
-                gone = session.as_mut().read_body_or_idle(true) => return Err(gone_away(gone)),
+                gone = leaves(session, ctx) => return Err(gone),
             };
             launched.retain(|other| other.decision.stack != flight.decision.stack);
             match result {
@@ -409,12 +418,17 @@ impl Gateway {
         Ok(region)
     }
 
-    /// Regions that said nothing while another one answered. One that others hear is slow, and slow is not dead.
+    /// Regions that said nothing while another one answered. One that others hear, or that answers probes, is slow, and slow is
+    /// not dead.
     fn note_silent(&self, launched: &[Launched], asker: &Asker) {
         let silence = self.edge.config.timeouts.upgrade.0;
         for Launched { decision, began, heard } in launched {
             if began.elapsed() >= silence && heard.elapsed() >= silence {
-                let facts = Facts::timed_out(self.edge.lag.is_late_for(silence));
+                let is_silent = self.edge.seen.is_silent(&decision.region);
+                let facts = Facts {
+                    edge_is_late: self.edge.lag.is_late_for(silence),
+                    ..Event::Outrun { is_silent }.into()
+                };
                 let failed = Failed::Request { client: asker.client };
                 self.edge
                     .blame(decision, failed, facts, "request: silent while another region answered");
@@ -497,9 +511,9 @@ impl Gateway {
                 biased;
                 count = timeout(answer_limit, from.read_buf(&mut read)) => count,
                 // Nobody listens any more; dropping the region's connection tells it.
-                gone = session.as_mut().read_body_or_idle(true), if watches => {
+                gone = leaves(session, ctx), if watches => {
                     self.broke_off(ctx, response.status, &Failure::device_gone(), client);
-                    return Err(gone_away(gone));
+                    return Err(gone);
                 }
             };
             let failure = match count {
@@ -590,8 +604,17 @@ impl Gateway {
         let is_chunked = !session.req_header().headers.contains_key(header::CONTENT_LENGTH);
         let mut first = BytesMut::from(&head[..]);
         frame(&mut first, &gathered.bytes, is_chunked);
-        drop(gathered);
-        let first = first.freeze();
+        drop(gathered.bytes);
+        let first = (first.freeze(), gathered.memory);
+        if let Some(client) = asker.client {
+            match self.edge.admission.upload(client) {
+                Ok(place) => ctx.upload = Some(place),
+                Err(refusal) => {
+                    self.edge.metrics.refused(refusal.as_str());
+                    return write(session, &refusal.answer()).await;
+                }
+            }
+        }
         loop {
             let wanted = Use {
                 has_connection: true,
@@ -618,7 +641,9 @@ impl Gateway {
             };
             in_flight.connected();
             ctx.in_flight = Some(in_flight);
-            return match self.send(session, ctx, &mut region, first, is_chunked).await? {
+            let sent = self.send(session, ctx, &mut region, first, is_chunked).await?;
+            ctx.upload = None;
+            return match sent {
                 Sent::Answered(response, read) => {
                     self.judge(ctx.route, &decision, &response, began.elapsed(), asker.client);
                     ctx.decision = Some(decision);
@@ -645,9 +670,10 @@ impl Gateway {
         session: &mut Session,
         ctx: &mut Ctx,
         region: &mut TcpStream,
-        mut pending: Bytes,
+        (mut pending, memory): (Bytes, BodyMemory),
         is_chunked: bool,
     ) -> Result<Sent> {
+        let mut memory = Some(memory);
         let limits = &self.edge.config.limits;
         let answer_limit = self.edge.config.timeouts.answer.0;
         let (mut from, mut to) = region.split();
@@ -656,6 +682,13 @@ impl Gateway {
         let mut is_sent = false;
         loop {
             read.reserve(exchange::FIRST_READ_BYTES);
+            if pending.is_empty()
+                && let Some(memory) = memory.take()
+            {
+                // What was held is on its way; what is empty would keep it still.
+                pending = Bytes::new();
+                drop(memory);
+            }
             if pending.is_empty() && !is_sent && session.as_mut().is_body_done() {
                 is_sent = true;
                 pending = end_of_body(is_chunked);
@@ -687,8 +720,13 @@ impl Gateway {
                     }
                 },
                 // Behind the body it waits for nothing but the end of the device.
-                part = session.as_mut().read_body_or_idle(is_sent), if pending.is_empty() => match part {
-                    gone if is_sent => return Err(gone_away(gone)),
+                part = async {
+                    match is_sent {
+                        true => Err(leaves(session, ctx).await),
+                        false => session.as_mut().read_body_or_idle(false).await,
+                    }
+                }, if pending.is_empty() => match part {
+                    Err(gone) if is_sent => return Err(gone),
                     Ok(Some(part)) => {
                         pace.waited(began.elapsed(), part.len());
                         ctx.body_bytes += part.len() as u64;
@@ -759,17 +797,30 @@ fn frame(bytes: &mut BytesMut, part: &[u8], is_chunked: bool) {
 }
 
 /// Waits before a region is asked; a device that leaves meanwhile takes its question back.
-async fn sleep_watching(session: &mut Session, pause: Duration) -> Result<()> {
+async fn sleep_watching(session: &mut Session, ctx: &mut Ctx, pause: Duration) -> Result<()> {
     tokio::select! {
         () = sleep(pause) => Ok(()),
-        gone = session.as_mut().read_body_or_idle(true) => Err(gone_away(gone)),
+        gone = leaves(session, ctx) => Err(gone),
     }
 }
 
-fn gone_away(gone: Result<Option<Bytes>>) -> Box<Error> {
-    gone.err()
-        .unwrap_or_else(|| Error::new(ErrorType::ConnectionClosed))
-        .into_down()
+/// Resolves when a device whose request is all here leaves.
+///
+/// One that sends its next request ahead is there, and waits for this answer. pingora cannot give back the byte that it
+/// looked at, so nothing more is watched, and the connection ends behind this answer.
+async fn leaves(session: &mut Session, ctx: &mut Ctx) -> Box<Error> {
+    if ctx.has_sent_ahead {
+        return pending().await;
+    }
+    match session.as_mut().read_body_or_idle(true).await {
+        Err(error) if *error.etype() == ErrorType::ConnectError => {
+            ctx.has_sent_ahead = true;
+            session.set_keepalive(None);
+            pending().await
+        }
+        Err(gone) => gone.into_down(),
+        Ok(_) => Error::new(ErrorType::ConnectionClosed).into_down(),
+    }
 }
 
 /// Whether a body could not be read because it is none: see [`crate::transport`].

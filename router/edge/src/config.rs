@@ -338,6 +338,9 @@ pub struct Limits {
     /// Requests of one client that are in flight at once; more are answered 429. 0 for any number. See
     /// [`Config::client_in_flight_max`] for the default.
     pub client_in_flight_max: Option<u32>,
+    /// Bodies of one client, longer than `body_buffer_bytes_max`, that are passed on at once; more are answered 429. 0 for any
+    /// number.
+    pub client_uploads_max: u32,
     /// Largest body of an HTTP request, in bytes; larger ones are answered 413.
     pub body_bytes_max: u64,
     /// So much of a body, in bytes, is read before a region is asked. A longer one is passed on from then on as it comes.
@@ -444,6 +447,9 @@ impl Default for Limits {
             client_requests_per_s: 200,
             client_burst: 2_000,
             client_in_flight_max: None,
+            // Each holds one of the 32 places for uploads of a stack for as long as the device likes, a minute at most: one
+            // client gets an eighth of them.
+            client_uploads_max: 4,
             // The OpenAI API takes 25 MB of audio.
             body_bytes_max: 32 << 20,
             // A minute of 16 kHz, 16 bit.

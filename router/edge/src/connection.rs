@@ -197,7 +197,8 @@ impl Server {
             return;
         };
         let framing = Framing::default();
-        let mut stream: Stream = Box::new(Transport::http1(io, fd, device, framing.clone()));
+        let closing = self.edge.config.timeouts.close.0;
+        let mut stream: Stream = Box::new(Transport::http1(io, fd, device, framing.clone(), closing));
         let mut settings = None;
         loop {
             let (head, begun) = unusual;

@@ -42,6 +42,12 @@ pub enum Event {
     Io(Cause),
     /// Something did not come in time: the connection, an answer, a sign of life.
     TimedOut,
+    /// The stack said nothing for long, and another region answered the same request meanwhile. `is_silent`: its region
+    /// answers none of this edge's own probes either.
+    Outrun {
+        /// What the probes say of its region.
+        is_silent: bool,
+    },
     /// The connection ended before the answer or the session was complete.
     Ended,
     /// The stack closed a connection that it had kept for the next request, before it began to answer one.
@@ -123,14 +129,17 @@ impl Facts {
             // The stack says itself why it ended the session. Slow readers, silent devices and bad frames get a Close from
             // it, and whatever it declines it is free to decline.
             (Event::Closed(code::POLICY | code::TOO_BIG | code::PROTOCOL_ERROR | code::NOT_TEXT), _) => Fault::Device,
-            (Event::Closed(_) | Event::KeptConnectionClosed, _) => Fault::Nobody,
+            // Slow is not dead, and at night nobody else is there to tell one from the other: the probes have to agree.
+            (Event::Closed(_) | Event::KeptConnectionClosed | Event::Outrun { is_silent: false }, _) => Fault::Nobody,
             (Event::Answered { status, says_full }, _) => of_status(status, says_full),
             (Event::Nonsense, _) => Fault::Region,
             // While the edge holds a region back it sees neither its Close frame nor its signs of life, and when nobody waits
             // any more nobody can say what would have come.
             (_, Device::Blocked | Device::Gone) => Fault::Device,
-            (Event::TimedOut, Device::Reads) if self.edge_is_late => Fault::Edge,
-            (Event::Io(Cause::Remote) | Event::TimedOut | Event::Ended, Device::Reads) => Fault::Region,
+            (Event::TimedOut | Event::Outrun { .. }, Device::Reads) if self.edge_is_late => Fault::Edge,
+            (Event::Io(Cause::Remote) | Event::TimedOut | Event::Ended | Event::Outrun { .. }, Device::Reads) => {
+                Fault::Region
+            }
         }
     }
 }
@@ -177,6 +186,9 @@ mod tests {
             (errno(Errno::PERM), Edge),
             (errno(Errno::NETDOWN), Edge),
             (late(Facts::timed_out(true)), Edge),
+            (of(Event::Outrun { is_silent: false }, Reads), Nobody),
+            (of(Event::Outrun { is_silent: true }, Reads), Region),
+            (late(of(Event::Outrun { is_silent: true }, Reads)), Edge),
             // What the region, or the network to it, does.
             (errno(Errno::CONNREFUSED), Region),
             (errno(Errno::CONNRESET), Region),

@@ -25,7 +25,7 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 use routing::{
     Affinity, Decision, Table, Tried, User,
-    admit::ClientRequest,
+    admit::ClientPlace,
     breaker::{Limit, Use},
     pace::Pace,
     retry::Progress,
@@ -85,11 +85,15 @@ pub struct Ctx {
     is_grpc: bool,
     /// Its body is chunked.
     pub(crate) is_chunked: bool,
+    /// Its device sent something behind it, which is lost: its connection ends with it.
+    pub(crate) has_sent_ahead: bool,
     /// Its connection ends with it.
     pub(crate) is_last: bool,
     is_counted: bool,
     /// Its place among those of its client, once it was let in.
-    pub(crate) place: Option<ClientRequest>,
+    pub(crate) place: Option<ClientPlace>,
+    /// Its place among the long bodies of its client, while it is passed on as it comes.
+    pub(crate) upload: Option<ClientPlace>,
     pub(crate) decision: Option<Decision>,
     /// What was asked in this round.
     pub(crate) tried: Tried,
@@ -273,6 +277,17 @@ impl Gateway {
                 }
             }
         }
+        if !session.as_mut().is_body_done()
+            && let Some(device) = peer_of(session)
+        {
+            match self.edge.admission.upload(device.ip()) {
+                Ok(place) => ctx.upload = Some(place),
+                Err(refusal) => {
+                    self.edge.metrics.refused(refusal.as_str());
+                    return Ok(Some(refusal.answer()));
+                }
+            }
+        }
         Ok(None)
     }
 
@@ -379,7 +394,14 @@ impl Gateway {
         if facts.fault() == Fault::Region && !is_report {
             self.edge.metrics.connect(&at.region, "failed");
             let why = format!("request: answered {status}");
-            self.edge.blame(at, Failed::Request { client }, facts, &why);
+            // What one client asks for may be what fails, and must not cost all others the stack.
+            let is_counted = client.is_some_and(|client| self.edge.seen.traffic.has_lost(&at.region, client));
+            if is_counted {
+                self.edge.metrics.fault(&at.region, Fault::Region.as_str());
+                self.edge.seen.traffic.lost(&at.region, None, client, &why);
+            } else {
+                self.edge.blame(at, Failed::Request { client }, facts, &why);
+            }
             return true;
         }
         if matches!(status, 429 | 503) {
@@ -452,9 +474,11 @@ impl Gateway {
             route: Route::Nothing,
             is_grpc: false,
             is_chunked: false,
+            has_sent_ahead: false,
             is_last: false,
             is_counted: false,
             place: None,
+            upload: None,
             decision: None,
             tried: Tried::up_to(self.edge.config.limits.regions_tried_max),
             in_flight: None,
@@ -722,6 +746,9 @@ impl ProxyHttp for Gateway {
     ) -> Result<()> {
         let length = body.as_ref().map_or(0, Bytes::len);
         ctx.body_bytes += length as u64;
+        if end_of_stream {
+            ctx.upload = None;
+        }
         let waited = ctx.body_awaited_since.elapsed();
         if !end_of_stream && waited > ctx.pace.patience() {
             self.edge.metrics.refused("body-too-slow");

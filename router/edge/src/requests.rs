@@ -2,8 +2,8 @@
 //! `routing`'s; this is where they are locked and counted. No lock is held across an await.
 
 use std::{
-    collections::BTreeMap,
-    net::SocketAddr,
+    collections::{BTreeMap, HashMap, hash_map::Entry},
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -12,16 +12,20 @@ use std::{
 };
 
 use routing::{
+    admit::network,
     breaker::{Breaker, Limit, Use},
     budget::Budget,
     hedge::Hedging,
     retry::Backoff,
     upstream,
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use topology::{Moment, RegionId};
 
-use crate::{config::Config, edge::AtStack, metrics::Metrics};
+use crate::{
+    config::{Config, Limits},
+    edge::AtStack,
+    metrics::Metrics,
+};
 
 /// Shared by all requests.
 pub struct Requests {
@@ -31,7 +35,7 @@ pub struct Requests {
     /// Another one for every pause. They begin at the time of the start, so that edges which started together differ.
     seeds: AtomicU64,
     hedging: Mutex<Hedging>,
-    buffered_bytes: Arc<Semaphore>,
+    bodies: Arc<Bodies>,
     breakers: Arc<Breakers>,
     groups: Vec<Arc<Group>>,
     metrics: Metrics,
@@ -57,7 +61,7 @@ impl Requests {
             },
             seeds: AtomicU64::new(daemon::clock::now().0 << 20),
             hedging: Mutex::new(Hedging::new(hedge.after.0, hedge.budget_percent)),
-            buffered_bytes: Arc::new(Semaphore::new(config.limits.body_buffer_bytes_total_max)),
+            bodies: Arc::new(Bodies::new(&config.limits)),
             breakers: Arc::new(Breakers {
                 limits: config.breaker,
                 regions: Mutex::default(),
@@ -99,10 +103,13 @@ impl Requests {
         })
     }
 
-    /// Memory for a part of a body.
-    pub fn buffer(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
-        let bytes = u32::try_from(bytes).ok()?;
-        self.buffered_bytes.clone().try_acquire_many_owned(bytes).ok()
+    /// Memory for a body of a client; none of it yet.
+    pub fn memory(&self, client: IpAddr) -> BodyMemory {
+        BodyMemory {
+            bodies: self.bodies.clone(),
+            client: network(client),
+            bytes: 0,
+        }
     }
 
     /// When and whether to copy requests.
@@ -113,6 +120,77 @@ impl Requests {
     /// The group of servers behind a path.
     pub fn group(&self, path: &str) -> Option<Arc<Group>> {
         self.groups.iter().find(|group| path.starts_with(&group.path)).cloned()
+    }
+}
+
+/// The memory for bodies that are held.
+struct Bodies {
+    /// So much of it one client gets.
+    client_max: usize,
+    pool: Mutex<Pool>,
+}
+
+struct Pool {
+    free: usize,
+    /// Who has how much. Each has something, so that what is free bounds how many they are.
+    clients: HashMap<IpAddr, usize>,
+}
+
+impl Bodies {
+    /// One client must not send everybody else's recordings the way of those that cannot be held; and one body must fit.
+    const CLIENT_SHARE: usize = 8;
+
+    fn new(limits: &Limits) -> Self {
+        let total = limits.body_buffer_bytes_total_max;
+        Self {
+            client_max: (total / Self::CLIENT_SHARE).max(limits.body_buffer_bytes_max),
+            pool: Mutex::new(Pool {
+                free: total,
+                clients: HashMap::new(),
+            }),
+        }
+    }
+}
+
+/// Memory of one body; given back when it is dropped.
+pub struct BodyMemory {
+    bodies: Arc<Bodies>,
+    client: IpAddr,
+    bytes: usize,
+}
+
+impl BodyMemory {
+    /// Takes more, if there is as much.
+    #[must_use]
+    pub fn grow(&mut self, bytes: usize) -> bool {
+        if bytes == 0 {
+            return true;
+        }
+        let mut pool = lock(&self.bodies.pool);
+        let held = pool.clients.get(&self.client).copied().unwrap_or(0);
+        if bytes > pool.free || bytes > self.bodies.client_max.saturating_sub(held) {
+            return false;
+        }
+        pool.free -= bytes;
+        pool.clients.insert(self.client, held + bytes);
+        self.bytes += bytes;
+        true
+    }
+}
+
+impl Drop for BodyMemory {
+    fn drop(&mut self) {
+        if self.bytes == 0 {
+            return;
+        }
+        let mut pool = lock(&self.bodies.pool);
+        pool.free += self.bytes;
+        if let Entry::Occupied(mut held) = pool.clients.entry(self.client) {
+            *held.get_mut() -= self.bytes.min(*held.get());
+            if *held.get() == 0 {
+                held.remove();
+            }
+        }
     }
 }
 
@@ -207,4 +285,35 @@ impl Drop for Serving {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_client_gets_a_part_of_the_memory_for_bodies_and_gives_it_back() {
+        let limits = Limits {
+            body_buffer_bytes_max: 100,
+            body_buffer_bytes_total_max: 1_600,
+            ..Limits::default()
+        };
+        let bodies = Arc::new(Bodies::new(&limits));
+        let of = |client: &str| BodyMemory {
+            bodies: bodies.clone(),
+            client: network(client.parse().unwrap()),
+            bytes: 0,
+        };
+        let (mut first, mut second) = (of("192.0.2.1"), of("::ffff:192.0.2.1"));
+        assert!(first.grow(150) && second.grow(50));
+        assert!(!first.grow(1), "an eighth is 200");
+        let mut others: Vec<BodyMemory> = (2..=8).map(|n| of(&format!("192.0.2.{n}"))).collect();
+        assert!(others.iter_mut().all(|other| other.grow(200)), "and all of it is used");
+        assert!(!of("192.0.2.9").grow(1));
+        drop(first);
+        assert!(second.grow(150) && !second.grow(1));
+        drop((second, others));
+        let pool = lock(&bodies.pool);
+        assert_eq!((pool.free, pool.clients.len()), (1_600, 0));
+    }
 }

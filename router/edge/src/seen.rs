@@ -164,6 +164,11 @@ impl Seen {
         inner.silent = probed.silent.clone();
     }
 
+    /// Whether a region answered none of this edge's probes in the last tick, and no traffic since.
+    pub fn is_silent(&self, region: &RegionId) -> bool {
+        self.lock().silent.contains(region)
+    }
+
     /// A stack answered an upgrade, this long after it was asked.
     pub fn answered(&self, region: &RegionId, stack: SocketAddr, took: Duration, now: Moment) {
         self.lock().silent.remove(region);

@@ -93,6 +93,11 @@ impl Traffic {
         }
     }
 
+    /// Whether something that `client` lost in a region was counted in this tick.
+    pub fn has_lost(&self, region: &RegionId, client: IpAddr) -> bool {
+        self.lock().losers.contains(&(region.clone(), network(client)))
+    }
+
     /// A session began.
     pub fn session_began(&self, decision: &Decision) {
         count(&mut self.lock().version(&decision.version).sessions);

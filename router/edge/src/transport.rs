@@ -7,6 +7,7 @@ use std::{
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -15,11 +16,11 @@ use pingora_core::protocols::{
     ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest, UniqueID,
     UniqueIDType, l4, raw_connect::ProxyDigest, tls::SslDigest,
 };
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, BufWriter, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, BufWriter, ReadBuf};
 
 use crate::{
     http1::{Broken, Chunks, Peer},
-    relay::Io,
+    relay::{self, Io},
 };
 
 /// A head and a small answer leave in one packet, or one TLS record.
@@ -36,6 +37,8 @@ pub struct Transport<T: Io> {
     socket: Arc<SocketDigest>,
     has_tls: bool,
     framing: Framing,
+    /// So long the device may take part in closing.
+    closing: Duration,
 }
 
 /// Checks the framing of a chunked body that pingora reads: it takes a chunk without a size for the last one, and what two
@@ -72,7 +75,7 @@ impl Framing {
 
 impl<T: Io> Transport<T> {
     /// HTTP/1.1.
-    pub fn http1(io: T, fd: RawFd, device: Peer, framing: Framing) -> Self {
+    pub fn http1(io: T, fd: RawFd, device: Peer, framing: Framing, closing: Duration) -> Self {
         let socket = SocketDigest::from_raw_fd(fd);
         // Known already; pingora would ask the kernel.
         let _ = socket.peer_addr.set(Some(l4::socket::SocketAddr::Inet(device.address)));
@@ -84,6 +87,7 @@ impl<T: Io> Transport<T> {
             socket: Arc::new(socket),
             has_tls: device.has_tls,
             framing,
+            closing,
         }
     }
 
@@ -92,7 +96,7 @@ impl<T: Io> Transport<T> {
         Self {
             replay,
             http2: true,
-            ..Self::http1(io, fd, device, Framing::default())
+            ..Self::http1(io, fd, device, Framing::default(), Duration::ZERO)
         }
     }
 }
@@ -147,9 +151,9 @@ impl<T: Io> AsyncWrite for Transport<T> {
 #[async_trait]
 impl<T: Io> Shutdown for Transport<T> {
     async fn shutdown(&mut self) {
-        if let Err(error) = self.io.shutdown().await {
-            tracing::debug!(%error, "the device left first");
-        }
+        // A socket that is closed with something unread takes back what it has not delivered yet: what a device sends behind
+        // its request must not cost it the answer.
+        relay::goodbye(&mut self.io, self.closing).await;
     }
 }
 

@@ -61,15 +61,19 @@ fn is_from(answer: &str, region: &str) -> bool {
     answer.to_lowercase().contains(&format!("meridian-region: {region}"))
 }
 
-/// A device that is another client than 127.0.0.1.
-async fn other_client(world: &World) -> TcpStream {
+/// A device of the client 127.0.0.`n`; the others are of 127.0.0.1.
+async fn client(world: &World, n: u8) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
-    socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    socket.bind(SocketAddr::from(([127, 0, 0, n], 0))).unwrap();
     socket.connect(world.address).await.unwrap()
 }
 
 async fn ask_as_other_client(world: &World, text: &str) -> String {
-    let mut tcp = other_client(world).await;
+    ask_as_client(world, 2, text).await
+}
+
+async fn ask_as_client(world: &World, n: u8, text: &str) -> String {
+    let mut tcp = client(world, n).await;
     say(&mut tcp, text).await;
     let mut said = Vec::new();
     hang_means_failure(tcp.read_to_end(&mut said)).await.unwrap();
@@ -376,10 +380,18 @@ async fn an_answer_of_5xx_counts_against_its_region_and_the_next_one_is_asked() 
             );
             assert_eq!(world.observed()["eu-west"], (0, 1), "{status} {asks}");
         }
-        // Three of them in a row eject, also of what cannot be asked elsewhere, and then it is spared.
+        // What one client asks for may be what fails: it ejects nobody.
+        let world = two("", home, backup).await;
+        let asks = post("/api/v1/voice/anything", "x");
+        for _ in 0..5 {
+            let answer = world.ask(&asks).await;
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+        }
+        assert_eq!(world.observed()["eu-west"], (0, 1));
+        // Three clients in a row eject, also with what cannot be asked elsewhere, and then it is spared.
         let world = two("", home, backup).await;
         for n in 0..5 {
-            let answer = world.ask(&post("/api/v1/voice/anything", "x")).await;
+            let answer = ask_as_client(&world, n + 2, &asks).await;
             let expected = if n < 3 {
                 format!("HTTP/1.1 {status} ")
             } else {
@@ -430,7 +442,13 @@ async fn a_region_that_dies_or_says_nothing_costs_speech_little() {
     })
     .await;
     let (backup, _) = stack(repeats).await;
-    for bad in [frozen, dying, halfway] {
+    for (bad, is_silent, failures) in [
+        (frozen, true, 1),
+        // Nobody but the device that asks could tell it from one that is slow, and the probes say that it is there.
+        (frozen, false, 0),
+        (dying, false, 1),
+        (halfway, false, 1),
+    ] {
         for asks in [
             post("/v1/audio/speech", "a text"),
             post("/api/v1/voice/synthesize", "a text"),
@@ -439,13 +457,26 @@ async fn a_region_that_dies_or_says_nothing_costs_speech_little() {
         ] {
             let world = two("timeouts.upgrade = '200ms'\nhedge.budget_percent = 0", bad, backup).await;
             let began = std::time::Instant::now();
-            let answer = world.ask(&asks).await;
+            let (address, text) = (world.address, asks.clone());
+            let asking = tokio::spawn(async move { support::ask(address, &text).await });
+            if is_silent {
+                let connected = "meridian_edge_connects_total{region=\"eu-west\",outcome=\"ok\"}";
+                while world.metric(connected).is_none() {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                world.edge.seen.probed(&probe::Probed {
+                    silent: [topology::RegionId::new("eu-west").unwrap()].into(),
+                    ..probe::Probed::default()
+                });
+            }
+            let answer = asking.await.unwrap();
             assert!(
                 answer.starts_with("HTTP/1.1 200 ") && is_from(&answer, "eu-central"),
                 "{asks}: {answer}"
             );
             assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
-            assert_eq!(world.observed()["eu-west"], (0, 1), "{asks}");
+            let failed = world.observed().get("eu-west").map_or(0, |(_, failed)| *failed);
+            assert_eq!(failed, failures, "{asks}");
         }
     }
 }
@@ -642,6 +673,103 @@ async fn what_is_asked_in_one_breath_is_answered_also_when_home_is_dead() {
             "{head}"
         );
     }
+}
+
+/// A byte of the next request is not the end of a device.
+#[tokio::test]
+async fn who_asks_ahead_gets_the_answer() {
+    for (path, length, more) in [
+        ("/v1/audio/transcriptions", 1, ""),
+        ("/v1/audio/transcriptions", 30_000, ""),
+        ("/v1/audio/transcriptions", 1, "X: pauses\r\n"),
+        ("/api/v1/voice/anything", 20_000, ""),
+    ] {
+        let may = Arc::new(Notify::new());
+        let permits = may.clone();
+        let (home, taken) = stack(move |mut tcp| {
+            let permits = permits.clone();
+            async move {
+                let Some((head, _)) = request(&mut tcp).await else {
+                    return;
+                };
+                let begun = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nri";
+                if head.contains("pauses") {
+                    say(&mut tcp, begun).await;
+                }
+                permits.notified().await;
+                if !head.contains("pauses") {
+                    say(&mut tcp, begun).await;
+                }
+                say(&mut tcp, "ght").await;
+            }
+        })
+        .await;
+        let limits = "limits.body_buffer_bytes_max = 20000\nhedge.body_bytes_max = 20000\nhedge.budget_percent = 0\n";
+        let world = two(limits, home, home).await;
+        let mut tcp = TcpStream::connect(world.address).await.unwrap();
+        let head = format!("POST {path} HTTP/1.1\r\nHost: v\r\n{more}Content-Length: {length}\r\n\r\n");
+        say(&mut tcp, &head).await;
+        say(&mut tcp, &"x".repeat(length)).await;
+        hang_means_failure(async {
+            while taken.load(Ordering::SeqCst) == 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        })
+        .await;
+        say(&mut tcp, &"GET /v1/models HTTP/1.1\r\nHost: v\r\n\r\n".repeat(9)).await;
+        // Meanwhile the edge has most likely seen some of it.
+        let nothing = GET.replace("/v1/models", "/nothing");
+        assert!(ask_as_other_client(&world, &nothing).await.contains(" 404 "));
+        may.notify_one();
+        let head = hang_means_failure(read_head(&mut tcp)).await;
+        let head = head.unwrap_or_else(|| panic!("{path} {length} {more}: no answer"));
+        assert!(head.starts_with("HTTP/1.1 200 "), "{path} {length} {more}: {head}");
+        support::http::expect(&mut tcp, "right").await;
+    }
+}
+
+/// Each of them holds a place for uploads at a stack, for as long as its device likes.
+#[tokio::test]
+async fn one_client_has_few_long_bodies_on_their_way_and_keeps_nobody_out() {
+    let (home, taken) = stack(repeats).await;
+    let limits = "limits.body_buffer_bytes_max = 20000\nhedge.body_bytes_max = 20000\nlimits.client_uploads_max = 2\n";
+    let world = two(limits, home, home).await;
+    let head =
+        "POST /v1/audio/transcriptions HTTP/1.1\r\nHost: v\r\nContent-Length: 30000\r\nConnection: close\r\n\r\n";
+    let begin = async |n| {
+        let mut tcp = client(&world, n).await;
+        say(&mut tcp, head).await;
+        say(&mut tcp, &"x".repeat(25_000)).await;
+        tcp
+    };
+    let mut held = vec![begin(1).await, begin(1).await];
+    hang_means_failure(async {
+        while taken.load(Ordering::SeqCst) < 2 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
+    let mut third = begin(1).await;
+    let (head, said) = answer(&mut third).await;
+    assert!(
+        head.starts_with("HTTP/1.1 429 ") && said.contains("too_many_uploads"),
+        "{head}{said}"
+    );
+    assert!(
+        world
+            .ask(&post("/v1/audio/transcriptions", "short"))
+            .await
+            .starts_with("HTTP/1.1 200 ")
+    );
+    held.push(begin(2).await);
+    for mut tcp in held {
+        say(&mut tcp, &"x".repeat(5_000)).await;
+        let (head, _) = answer(&mut tcp).await;
+        assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    }
+    let mut again = begin(1).await;
+    say(&mut again, &"x".repeat(5_000)).await;
+    assert!(answer(&mut again).await.0.starts_with("HTTP/1.1 200 "));
 }
 
 const UPGRADE: &str = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n";

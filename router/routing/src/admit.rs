@@ -65,6 +65,8 @@ pub struct ClientLimits {
     pub burst: u32,
     /// Requests in flight at once; 0 for any number.
     pub in_flight_max: u32,
+    /// Bodies that are passed on as they come at once; 0 for any number.
+    pub uploads_max: u32,
 }
 
 /// Why a client has to wait.
@@ -76,16 +78,18 @@ pub enum Excess {
     Rate(Duration),
     /// It has as many requests in flight as it may.
     InFlight,
+    /// As many of its bodies as may be are being passed on.
+    Uploads,
 }
 
-/// A request of a client is in flight while this exists. Giving it back takes no lock.
+/// A client has one of its places for requests, or for uploads, while this exists. Giving it back takes no lock.
 #[derive(Debug)]
-pub struct ClientRequest(Option<Arc<AtomicU32>>);
+pub struct ClientPlace(Option<Arc<AtomicU32>>);
 
-impl Drop for ClientRequest {
+impl Drop for ClientPlace {
     fn drop(&mut self) {
-        if let Some(in_flight) = &self.0 {
-            in_flight.fetch_sub(1, Ordering::Relaxed);
+        if let Some(taken) = &self.0 {
+            taken.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }
@@ -109,6 +113,8 @@ struct Client {
     connections: u32,
     /// Shared with its requests. The count only grows under the lock of all clients, so the limit is exact.
     in_flight: Arc<AtomicU32>,
+    /// The same of bodies that are passed on as they come.
+    uploads: Arc<AtomicU32>,
     /// Theoretical arrival time of the next request, microseconds since the epoch.
     next_us: u64,
 }
@@ -167,21 +173,35 @@ impl Clients {
     }
 
     /// The same for a request, which is in flight until what is returned is dropped.
-    pub fn begin(&mut self, client: IpAddr, now: Moment) -> Result<ClientRequest, Excess> {
+    pub fn begin(&mut self, client: IpAddr, now: Moment) -> Result<ClientPlace, Excess> {
         let limits = self.limits;
         if limits.requests_per_s <= 0.0 && limits.in_flight_max == 0 {
-            return Ok(ClientRequest(None));
+            return Ok(ClientPlace(None));
         }
         self.sweep(now);
         let Some(client) = self.remembered(client) else {
-            return Ok(ClientRequest(None));
+            return Ok(ClientPlace(None));
         };
         if limits.in_flight_max > 0 && client.in_flight.load(Ordering::Relaxed) >= limits.in_flight_max {
             return Err(Excess::InFlight);
         }
         client.ask(&limits, now)?;
         client.in_flight.fetch_add(1, Ordering::Relaxed);
-        Ok(ClientRequest(Some(client.in_flight.clone())))
+        Ok(ClientPlace(Some(client.in_flight.clone())))
+    }
+
+    /// A body of a client is passed on as it comes until what is returned is dropped.
+    pub fn upload(&mut self, client: IpAddr) -> Result<ClientPlace, Excess> {
+        let uploads_max = self.limits.uploads_max;
+        let client = (uploads_max > 0).then(|| self.remembered(client)).flatten();
+        let Some(client) = client else {
+            return Ok(ClientPlace(None));
+        };
+        if client.uploads.load(Ordering::Relaxed) >= uploads_max {
+            return Err(Excess::Uploads);
+        }
+        client.uploads.fetch_add(1, Ordering::Relaxed);
+        Ok(ClientPlace(Some(client.uploads.clone())))
     }
 
     /// `None` for a stranger that there is no place to remember.
@@ -205,7 +225,9 @@ impl Clients {
 
 impl Client {
     fn is_nobody(&self, now: Moment) -> bool {
-        let is_idle = self.in_flight.load(Ordering::Relaxed) == 0;
+        let is_idle = [&self.in_flight, &self.uploads]
+            .iter()
+            .all(|taken| taken.load(Ordering::Relaxed) == 0);
         self.connections == 0 && is_idle && self.next_us <= microseconds(now)
     }
 
@@ -303,6 +325,7 @@ mod tests {
             requests_per_s,
             burst,
             in_flight_max: 0,
+            uploads_max: 0,
         }
     }
 
@@ -323,6 +346,25 @@ mod tests {
         clients.connect(ann).unwrap();
         clients.disconnect(ann, Moment(10_000));
         assert_eq!(clients.begin(ann, Moment(10_000)).unwrap_err(), Excess::InFlight);
+    }
+
+    #[test]
+    fn a_client_has_so_many_long_bodies_on_their_way_and_no_more() {
+        let mut clients = Clients::new(ClientLimits {
+            uploads_max: 1,
+            ..limits(0, 0.0, 1)
+        });
+        let (ann, bob) = (ip("2001:db8:1:2::1"), ip("192.0.2.2"));
+        let first = clients.upload(ann).unwrap();
+        clients.connect(ann).unwrap();
+        clients.disconnect(ann, Moment(10_000));
+        assert_eq!(clients.upload(ip("2001:db8:1:2::3")).unwrap_err(), Excess::Uploads);
+        let _other = clients.upload(bob).unwrap();
+        drop(first);
+        let _second = clients.upload(ann).unwrap();
+        let mut any = Clients::new(limits(0, 0.0, 1));
+        let held: Vec<_> = (0..100).map(|_| any.upload(ann).unwrap()).collect();
+        assert_eq!((held.len(), any.len()), (100, 0));
     }
 
     #[test]
@@ -426,7 +468,7 @@ mod tests {
                         prop_assert!(wait > Duration::ZERO);
                         last_refused = Some(now + wait + Duration::from_millis(1));
                     }
-                    Err(Excess::Connections | Excess::InFlight) => prop_assert!(false),
+                    Err(Excess::Connections | Excess::InFlight | Excess::Uploads) => prop_assert!(false),
                 }
                 let most = f64::from(burst) + now.since(began).as_secs_f64() * f64::from(rate) * 1.001 + 1.0;
                 prop_assert!(admitted as f64 <= most, "{admitted} > {most}");

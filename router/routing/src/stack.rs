@@ -187,6 +187,7 @@ mod tests {
             sessions_max: 100,
             waiting: 2,
             waiting_max: 32,
+            ..Load::default()
         };
         stacks.loaded(stack(0), load, now);
         assert_eq!(cost(&stacks), 30_000);
@@ -207,6 +208,7 @@ mod tests {
             sessions_max: 100,
             waiting: 0,
             waiting_max: 32,
+            ..Load::default()
         };
         stacks.loaded(stack(0), full, Moment(0));
         let is_full = |ms| stacks.get(stack(0)).unwrap().is_full(Moment(ms), &POLICY);

@@ -97,6 +97,7 @@ impl Seen<'_> {
             sessions_max: 100,
             waiting,
             waiting_max: 32,
+            ..Load::default()
         };
         self.stacks.loaded(stack, load, NOW);
     }

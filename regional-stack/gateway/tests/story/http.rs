@@ -322,13 +322,13 @@ async fn whoever_asks_learns_how_loaded_the_stack_is_from_a_refusal_too() {
         .header("sec-websocket-key", "AAAAAAAAAAAAAAAAAAAAAA==");
     let answer = upgrade.send().await.unwrap();
     assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
-    let load = "sessions=1, sessions_max=1, waiting=0, waiting_max=32";
+    let load = "sessions=1, sessions_max=1, waiting=0, waiting_max=32, uploads=0, uploads_max=32";
     assert_eq!(answer.headers()[LOAD_HEADER], load);
     let models = Client::new().get(region.url("/v1/models")).header(LOAD_HEADER, VERSION);
     assert_eq!(models.send().await.unwrap().headers()[LOAD_HEADER], load);
 }
 
-/// Else edges send recordings to a stack that has no room for them, while the next one is idle.
+/// Edges and people see them, and what waits for the engines is told apart: uploads must not keep sessions away.
 #[tokio::test]
 async fn uploads_in_work_are_part_of_the_load() {
     use tokio::io::AsyncWriteExt as _;
@@ -347,7 +347,10 @@ async fn uploads_in_work_are_part_of_the_load() {
         answer.headers()[LOAD_HEADER].to_str().unwrap().to_owned()
     };
     let is_full = async {
-        while !told().await.ends_with("waiting=2, waiting_max=2") {
+        while !told()
+            .await
+            .ends_with("waiting=0, waiting_max=32, uploads=2, uploads_max=2")
+        {
             tokio::task::yield_now().await;
         }
     };
@@ -366,11 +369,11 @@ async fn uploads_in_work_are_part_of_the_load() {
         refused.headers()[LOAD_HEADER]
             .to_str()
             .unwrap()
-            .ends_with("waiting=2, waiting_max=2")
+            .ends_with("waiting=0, waiting_max=32, uploads=2, uploads_max=2")
     );
     drop(uploads);
     let is_empty = async {
-        while !told().await.ends_with("waiting=0, waiting_max=32") {
+        while !told().await.ends_with("uploads=0, uploads_max=2") {
             tokio::task::yield_now().await;
         }
     };

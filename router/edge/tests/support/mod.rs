@@ -264,6 +264,7 @@ fn load(sessions: u32) -> String {
         sessions_max: 100,
         waiting: 0,
         waiting_max: 32,
+        ..words::Load::default()
     };
     load.to_string()
 }
