@@ -289,7 +289,10 @@ fn too_much_automation(input: &Input, before: &Plan, next: &Plan, memory: &Memor
     let window = input.policy.failover.reconnect_window;
     let counts = |(id, it): &(&RegionId, &topology::RegionPlan)| {
         let is_bad = !takes(health(input, id, now)) && !memory.on_purpose.contains(*id);
-        it.state != RegionState::Serving && !left.contains(id) && (is_bad || now < it.since + window)
+        // One that serves again by this very decision holds nobody back.
+        let is_away = |it: &topology::RegionPlan| it.state != RegionState::Serving;
+        let is_away = is_away(it) && next.regions.get(*id).is_some_and(is_away);
+        is_away && !left.contains(id) && (is_bad || now < it.since + window)
     };
     let others = before.regions.iter().filter(counts).count();
     let max = input.policy.failover.automatic_max as usize;

@@ -271,11 +271,12 @@ async fn nobody_is_blamed(world: &World, what: &str) {
 }
 
 /// What stacks do wrong, and whether that is held against their region.
-const STACKS: [(Stack, Blamed); 11] = [
+const STACKS: [(Stack, Blamed); 12] = [
     (Stack::Refuses, Blamed::Region),
     (Stack::Hangs, Blamed::Region),
     (Stack::Answers(500), Blamed::Region),
     (Stack::Answers(503), Blamed::Region),
+    (Stack::Answers(429), Blamed::Nobody),
     (Stack::Full, Blamed::Nobody),
     (Stack::Serves(Fate::DiesAfterEvents(3)), Blamed::Region),
     (Stack::Serves(Fate::DiesInEvent(3)), Blamed::Region),
