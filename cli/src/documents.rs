@@ -77,7 +77,11 @@ pub(crate) async fn document(
             let try_it = request(kind, text, &in_force.version, ("a dry run", "nobody", "dry-run"), true);
             let tried = operator.apply(try_it).await?;
             print(&present::difference(&difference, &tried, output));
-            Ok(ExitCode::SUCCESS)
+            Ok(if tried.accepted {
+                ExitCode::SUCCESS
+            } else {
+                exit::REFUSED.into()
+            })
         }
         DocumentVerb::Apply { file, because } => {
             let text = checked(kind, &file)?;

@@ -351,8 +351,10 @@ pub(crate) fn document_in_force(it: &v1::Document, output: Output) -> String {
 pub(crate) fn difference(difference: &str, tried: &v1::ApplyDocumentReply, output: Output) -> String {
     let planned = tried.plan.clone().unwrap_or_default();
     match output {
-        Output::Json => document(json!({ "difference": difference, "plan": plan_json(&planned) })),
-        Output::Table => format!("{difference}\n{}", plan(&planned, output)),
+        Output::Json => document(json!({
+            "difference": difference, "accepted": tried.accepted, "problems": tried.problems, "plan": plan_json(&planned),
+        })),
+        Output::Table => format!("{difference}\n{}", applied(tried, true, output)),
     }
 }
 

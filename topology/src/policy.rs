@@ -356,8 +356,8 @@ type Field = (&'static str, Looser, fn(&Policy) -> Value);
 /// Every number of the policy and which change of it needs two people; `safety.two_person` and the classes of data are
 /// compared one by one ([`Policy::loosened_by`]). A test knows when one is missing.
 const FIELDS: &[Field] = &[
-    // What answers late counts as well, and the edges probe by it.
-    ("probe.timeout", Looser::More, |it| seconds(it.probe.timeout)),
+    // Longer, what answers late counts as well; shorter, what is well counts as dead.
+    ("probe.timeout", Looser::Either, |it| seconds(it.probe.timeout)),
     // When in the tick: it fits into it either way.
     ("probe.offset", Looser::Never, |it| seconds(it.probe.offset)),
     ("health.vantages_min", Looser::Either, |it| {
@@ -757,10 +757,10 @@ fn read_policy(root: &mut Section<'_>) -> Policy {
     let mut policy = Policy::default();
     if let Some(mut section) = root.section("probe") {
         let probe = &mut policy.probe;
-        probe.timeout = section.duration("timeout", probe.timeout);
+        probe.timeout = section.duration_in_range("timeout", probe.timeout, PROBE_TIMEOUT_MIN..=Tick::LENGTH);
         probe.offset = section.duration("offset", probe.offset);
-        if probe.timeout.is_zero() || probe.offset + probe.timeout + Duration::from_secs(1) > Tick::LENGTH {
-            section.report("offset + timeout + 1 s must fit into a tick of 10 s, and the timeout must not be zero");
+        if probe.offset + probe.timeout + Duration::from_secs(1) > Tick::LENGTH {
+            section.report("offset + timeout + 1 s must fit into a tick of 10 s");
         }
         section.finish();
     }
@@ -776,12 +776,12 @@ fn read_policy(root: &mut Section<'_>) -> Policy {
             section.in_range("gateway_window_ticks", health.gateway_window_ticks, 1..=TICKS_MAX);
         health.capacity_min = section.in_range("capacity_min", health.capacity_min, 0.01..=1.0);
         health.window_factor = section.in_range("window_factor", health.window_factor, 1.0..=10.0);
-        health.asr_error_max = section.in_range("asr_error_max", health.asr_error_max, 0.0..=0.5);
+        health.asr_error_max = section.in_range("asr_error_max", health.asr_error_max, 0.01..=0.5);
         health.asr_error_ticks = section.in_range("asr_error_ticks", health.asr_error_ticks, 1..=FALL_TICKS_MAX);
-        health.asr_p99_max = section.duration_in_range("asr_p99_max", health.asr_p99_max, MS..=LATENCY_MAX);
+        health.asr_p99_max = section.duration_in_range("asr_p99_max", health.asr_p99_max, LATENCY_MIN..=LATENCY_MAX);
         health.asr_p99_ticks = section.in_range("asr_p99_ticks", health.asr_p99_ticks, 1..=FALL_TICKS_MAX);
         health.edge_asr_p95_max =
-            section.duration_in_range("edge_asr_p95_max", health.edge_asr_p95_max, MS..=LATENCY_MAX);
+            section.duration_in_range("edge_asr_p95_max", health.edge_asr_p95_max, LATENCY_MIN..=LATENCY_MAX);
         health.edge_asr_ticks = section.in_range("edge_asr_ticks", health.edge_asr_ticks, 1..=FALL_TICKS_MAX);
         health.edge_asr_recover_ticks =
             section.in_range("edge_asr_recover_ticks", health.edge_asr_recover_ticks, 1..=TICKS_MAX);
@@ -806,7 +806,7 @@ fn read_policy(root: &mut Section<'_>) -> Policy {
     }
     if let Some(mut section) = root.section("failover") {
         let failover = &mut policy.failover;
-        failover.automatic_max = section.in_range("automatic_max", failover.automatic_max, 0..=100);
+        failover.automatic_max = section.in_range("automatic_max", failover.automatic_max, 1..=100);
         failover.correlated_hold = section.optional("correlated_hold", failover.correlated_hold);
         failover.correlated_ticks = section.in_range("correlated_ticks", failover.correlated_ticks, 1..=TICKS_MAX);
         let window = failover.reconnect_window;
@@ -930,6 +930,10 @@ fn read_policy(root: &mut Section<'_>) -> Policy {
 }
 
 const MS: Duration = Duration::from_millis(1);
+/// A region across an ocean needs some 200 ms to answer; with less than this, regions that are well look dead.
+const PROBE_TIMEOUT_MIN: Duration = Duration::from_millis(500);
+/// Recognition that is well takes longer than this, so a limit below it would always be passed.
+const LATENCY_MIN: Duration = Duration::from_millis(50);
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 /// No caller waits longer for an answer, so a limit above it would never be passed.
@@ -1065,6 +1069,11 @@ mod tests {
     fn no_number_turns_detection_off() {
         for text in [
             "[health]\ngateway_success_min = 0.0",
+            "[probe]\ntimeout = \"10ms\"",
+            "[failover]\nautomatic_max = 0",
+            "[health]\nasr_error_max = 0.0",
+            "[health]\nasr_p99_max = \"1ms\"",
+            "[health]\nedge_asr_p95_max = \"1ms\"",
             "[health]\nasr_error_max = 1.0",
             "[health]\nnlu_error_max = 1.0",
             "[health]\nskills_error_max = 1.0",

@@ -113,6 +113,15 @@ fn lost_writers(current: &Plan, topology: &Topology) -> Vec<String> {
 /// Sessions whose place the topology takes away, or needs for others, and that find no other.
 fn stranded(current: &Plan, next: &Plan, topology: &Topology) -> Vec<String> {
     let mut problems = Vec::new();
+    // A primary that goes takes its callers' home with it, and nobody asks whether the others have room for them.
+    for (primary, shares) in &current.routes {
+        let at_home = total_at(shares, primary);
+        if at_home > 0 && !topology.regions.contains_key(primary) {
+            problems.push(format!(
+                "{primary} serves {at_home} % of its sessions; `meridian drain --region {primary}` empties it before it goes"
+            ));
+        }
+    }
     for (primary, shares) in &next.routes {
         let before = current.routes.get(primary).map(Vec::as_slice).unwrap_or_default();
         let gone = before.iter().filter(|it| !topology.regions.contains_key(&it.region));

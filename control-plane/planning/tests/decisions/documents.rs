@@ -219,6 +219,18 @@ fn a_region_whose_sessions_find_no_other_place_cannot_be_taken_away() {
 }
 
 #[test]
+fn a_primary_goes_only_when_it_is_empty() {
+    let mut world = World::new();
+    let smaller = World::new().without("us-east").input.topology.clone();
+    let refused = refuses_topology(&world.input, &smaller, world.now);
+    let text = "us-east serves 100 % of its sessions; `meridian drain --region us-east` empties it before it goes";
+    assert_eq!(refused, [text]);
+    world.ask("alice", fail_over("us-east"));
+    assert_eq!(world.state("us-east"), RegionState::Evacuated);
+    assert_eq!(refuses_topology(&world.input, &smaller, world.now), [] as [&str; 0]);
+}
+
+#[test]
 fn documents_by_which_no_region_could_ever_be_left_are_a_problem() {
     let (topology, mut policy) = (three_primaries().topology, Policy::default());
     for (min, is_problem) in [(5, false), (6, true), (7, true)] {
