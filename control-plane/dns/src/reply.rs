@@ -83,7 +83,8 @@ impl Responder {
         self.answers.load_full()
     }
 
-    /// The reply to a message from `client`. `None` when it deserves none, see [`Query::read`].
+    /// The reply to a message from `client`. `None` when it deserves none: it is too short to have a header, or an
+    /// answer itself.
     pub fn reply(&self, message: &[u8], client: IpAddr, transport: Transport) -> Option<Reply> {
         let query = Query::read(message)?;
         // One load per question: the whole reply comes from one plan.
