@@ -172,7 +172,7 @@ impl From<&TickReport> for v1::TickReport {
             replication: report.replication.iter().map(Into::into).collect(),
             versions: report.versions.iter().map(Into::into).collect(),
             traffic: report.traffic.iter().map(Into::into).collect(),
-            // Whoever sends it says when.
+            // The sender adds its time when it sends.
             sent_ms: 0,
             ahead_ms: None,
         }

@@ -286,7 +286,7 @@ pub enum Tampered {
     OtherVersion {
         /// Which entry.
         number: u64,
-        /// What decided it.
+        /// The version that decided it.
         version: String,
         /// What differs.
         difference: String,

@@ -663,7 +663,7 @@ mod tests {
             "{}",
             unproven(&nodes)
         );
-        // Whoever goes takes its word along.
+        // A node that disconnects no longer claims a plan.
         nodes.disconnected(&node("edge-iad"));
         nodes.disconnected(&node("ns1"));
         assert_eq!(nodes.recovery(number(1), &topology), None);

@@ -91,7 +91,7 @@ pub enum Request {
 
 /// A report as it came.
 pub struct Arrival {
-    /// What it says.
+    /// The report.
     pub report: TickReport,
     /// How far the clock of the vantage is ahead of ours, in milliseconds, where it told its time.
     pub ahead_ms: Option<i64>,
@@ -199,7 +199,7 @@ pub struct Progress {
 pub struct Unwritten {
     /// Since when.
     pub since: Moment,
-    /// What the store said.
+    /// The store's error.
     pub error: StoreError,
     /// What was decided and is not in force because of it.
     pub pending: Vec<Reason>,
@@ -952,7 +952,7 @@ impl Reconciler {
             self.metrics.reports_unwanted.inc();
             tracing::warn!(%unwanted, "a report does not count");
         }
-        // Whoever reported may have gone.
+        // The vantage may have disconnected.
         let _ = reply.map(|reply| reply.send(taken.err()));
     }
 

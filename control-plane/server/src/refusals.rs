@@ -30,7 +30,7 @@ impl Paid {
     }
 }
 
-/// What was refused of late.
+/// Requests that were refused of late.
 #[derive(Debug, Default)]
 pub(crate) struct Refusals {
     authors: BTreeMap<String, Paid>,

@@ -31,7 +31,7 @@ pub(crate) struct Window {
     pub(crate) vantages_min: usize,
 }
 
-/// What a window says.
+/// The verdict of a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Spread {
     /// Nothing.
@@ -61,7 +61,7 @@ pub(crate) struct Remembered {
     pub(crate) accusers: Arc<[Accuser]>,
 }
 
-/// What one vantage saw.
+/// Failures and samples of one vantage.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Accuser {
     pub(crate) vantage: NodeId,
@@ -84,7 +84,7 @@ impl Remembered {
             samples += its_samples;
             accusers.push((vantage, its_failed, its_samples));
         }
-        // Where nothing failed nobody accuses.
+        // No vantage accuses a region in which nothing failed.
         if failed == 0 {
             accusers.clear();
         }
@@ -246,7 +246,7 @@ mod tests {
                 let is_past = failed as f64 > samples as f64 * window.errors_max.unwrap();
                 let remembered = Remembered::new(Tick(tick), accuse >= 2, is_past, seen.into_iter());
                 recent.add(remembered, window.ticks);
-                // What did not fail makes no window bad.
+                // A tick without failures makes no window bad.
                 failed > 0 && recent.judge(window) == Spread::Bad
             })
         };

@@ -26,7 +26,7 @@ pub(crate) const READ_BYTES: usize = 16 << 10;
 pub(crate) struct Answering {
     pub(crate) region: TcpStream,
     pub(crate) response: Response,
-    /// What came after the head.
+    /// Bytes that came after the head.
     pub(crate) read: BytesMut,
 }
 
@@ -35,7 +35,7 @@ pub(crate) struct Answering {
 pub(crate) struct Failure {
     pub(crate) at: At,
     pub(crate) facts: Facts,
-    /// What happened, for logs.
+    /// The failure in words, for logs.
     pub(crate) why: String,
 }
 
