@@ -1,33 +1,44 @@
-# What people and CI run. Everything here installs what it needs first and can be run again at any time.
-.PHONY: run test check fuzz build bench bench-control bench-edge clean help
+# The commands of developers and CI. Each target installs the packages it needs first, and is safe to run again.
+.PHONY: run check test soak fuzz build man bench bench-control bench-edge bench-stack clean help
 .DEFAULT_GOAL := help
 
-help: ## say what there is
+help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
 
-run: ## build everything and play the story: a region dies in mid-call
+run: ## build everything and play the story: a region dies during calls
 	tools/setup run
-	cargo build --workspace --bins
+	cargo build --locked --bins
 	target/debug/meridian demo
 
-test: check ## every check that CI runs
-	cargo test --workspace --no-fail-fast
-	@echo "all checks passed"
-
-check: ## formatting, lints, documentation; also builds what the tests start
+check: ## formatting, lints, dependencies, documentation
 	tools/setup test
 	cargo fmt --all --check
-	cargo build --workspace --bins
-	cargo clippy --workspace --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	tools/deny
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --quiet
+	@echo "make check: passed"
 
-fuzz: ## look for bytes that Meridian fails on; FUZZ_SECONDS=60 for each target, as in CI
+# Cargo builds the programs with the tests, before the first test starts.
+test: ## every test but those of `make soak`
 	tools/setup test
+	tools/timed "make test" cargo test --locked --workspace --no-fail-fast
+
+soak: ## the slow tests: ten minutes without a quorum, two of deaths, hundreds of small worlds, a minute per fuzz target
+	tools/setup test
+	tools/timed "make soak" tools/soak
+
+fuzz: ## fuzz every parser of outside input; FUZZ_SECONDS=60 for each target
+	tools/setup run
 	tools/fuzz
 
 build: ## optimised binaries in target/release
 	tools/setup run
 	cargo build --workspace --bins --release
+
+man: ## the man pages of the meridian command, written to target/man
+	tools/setup run
+	cargo build --locked --bins
+	target/debug/meridian man target/man
 
 bench: ## latency, start-up and memory of the world, written to docs/benchmarks.md (release build)
 	tools/setup run
@@ -42,6 +53,11 @@ bench-edge: ## the edge beside nginx and HAProxy, written to docs/benchmarks.md 
 	tools/setup bench
 	cargo build --workspace --bins --release
 	target/release/bench-edge
+
+bench-stack: ## a live caller beside thirty uploads, memory of a silent session, written to docs/benchmarks.md (release build)
+	tools/setup run
+	cargo build --workspace --bins --release
+	target/release/bench-stack
 
 clean: ## remove build output; libtorch and .venv stay
 	cargo clean

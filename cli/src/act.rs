@@ -1,6 +1,6 @@
-//! Requests: force, stop, undo, agree, and wait for what comes of it.
+//! Requests of operators: move regions, freeze automation, approve, abort, and wait for the outcome.
 
-use std::{collections::BTreeSet, path::Path, process::ExitCode, time::Duration};
+use std::{path::Path, process::ExitCode, time::Duration};
 
 use api::{
     Operator, OperatorError, operator,
@@ -17,37 +17,34 @@ use crate::{
     parse_length, present, print,
 };
 
-/// How long one question of `wait` lasts.
+/// The longest single `Wait` call. `wait` calls again until its deadline, and prints progress in between.
 const ASK_FOR: Duration = Duration::from_secs(2);
-/// How long an order waits for the edges to have its plan before it is said to be running still. They have it within
-/// milliseconds when all is well.
-const SPREADS_WITHIN: Duration = Duration::from_secs(3);
-/// Wait before the edges are asked about again.
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Request {
-    /// Emergency: move a region's sessions to its backups now, whatever its health. It needs no telemetry: where nobody sees
-    /// a backup, what was last known of it counts, and the answer says what speaks against the move.
+    /// Emergency: move a region's sessions to its backups now, whatever its health. Needs no telemetry: for a backup
+    /// that no vantage sees, the last known health counts, and the answer lists every fact against the move.
     Failover {
-        /// The region.
+        /// The region to leave, by its name in `meridian status`.
         region: String,
         /// Also make a backup the writer of the region's replicated data.
         #[arg(long)]
         promote: bool,
-        /// Lose up to this much of the newest data by promoting, such as 30m, or `any`; needs a second person.
+        /// Accept the loss of up to this much of the newest data by promoting, such as 30m, or `any`; needs a second
+        /// person.
         #[arg(long, value_name = "TIME|any", value_parser = parse_loss, requires = "promote")]
         accept_loss: Option<Duration>,
-        /// Pass over the rules no-fit-backup, no-headroom and regions-serving-min: you know better than what is believed of
-        /// the backups. Needs a second person where one of them speaks against it. Data are never forced: name the loss.
+        /// Pass over the rules no-fit-backup, no-headroom and regions-serving-min, because you know more about the
+        /// backups than the control plane does. Needs a second person if one of these rules blocks the move. --force
+        /// accepts no loss of data: --accept-loss does.
         #[arg(long)]
         force: bool,
         #[command(flatten)]
         because: Because,
     },
-    /// Planned: move a healthy region's sessions away in steps, and its data with --promote.
+    /// Planned: move a healthy region's sessions away in steps; with --promote its data too.
     Switchover {
-        /// The region.
+        /// The region to leave, by its name in `meridian status`.
         region: String,
         /// Also make a backup the writer of the region's replicated data, which must have caught up.
         #[arg(long)]
@@ -57,39 +54,41 @@ pub(crate) enum Request {
     },
     /// Give an evacuated region its sessions back, step by step.
     Restore {
-        /// The region.
+        /// The evacuated region, by its name in `meridian status`.
         region: String,
-        /// Lose up to this much of the data written elsewhere by returning, or `any`; needs a second person.
+        /// Accept the loss of up to this much of the data that other regions wrote meanwhile, or `any`; needs a second
+        /// person.
         #[arg(long, value_name = "TIME|any", value_parser = parse_loss)]
         accept_loss: Option<Duration>,
         #[command(flatten)]
         because: Because,
     },
-    /// Empty a region in steps, at the turn boundaries of its sessions; keep sessions off one stack for a while; or leave an
-    /// edge out of DNS for a while.
+    /// Empty a region in steps, at the turn boundaries of its sessions. For a stack: keep sessions off it for a time.
+    /// For an edge: leave it out of DNS for a time.
     Drain {
         #[command(flatten)]
         subject: Drained,
-        /// For an edge or a stack: for how long.
+        /// Time for which an edge or a stack stays drained (required for these), such as 2h.
         #[arg(long = "for", value_name = "TIME", value_parser = parse_length)]
         length: Option<Duration>,
-        /// With --wait: the administrative addresses of the edges to ask for their sessions, separated by commas; those of
-        /// the running world when not given.
+        /// With --wait: the administrative addresses of the edges to ask for their sessions, separated by commas. The
+        /// default is the running world's edges.
         #[arg(long, value_name = "URL,...", value_delimiter = ',', requires = "wait")]
         edge_admin: Vec<Url>,
         #[command(flatten)]
         because: Because,
     },
-    /// Move a growing share of users to another version of the stack.
+    /// Move users to another version of the stack, a growing share at a time.
     Rollout {
-        /// The version.
+        /// The version to move to, as in the topology document: each region needs a stack of it.
         version: String,
         #[command(flatten)]
         because: Because,
     },
-    /// Stop automatic decisions for a while.
+    /// Stop automatic decisions for a time.
     Freeze {
-        /// For how long, such as 30m or 2h: a freeze never outlives the people who forgot it.
+        /// Duration of the freeze, such as 30m or 2h. It always ends by itself, so that a forgotten freeze does no
+        /// harm.
         #[arg(long = "for", value_name = "TIME", value_parser = parse_length)]
         length: Duration,
         #[command(flatten)]
@@ -100,11 +99,11 @@ pub(crate) enum Request {
         #[command(flatten)]
         because: Because,
     },
-    /// Turn one safety rule off for a while; needs a second person.
+    /// Turn one safety rule off for a time; needs a second person.
     Override {
-        /// The rule, by the code it refuses with, such as evacuation-limit.
+        /// The rule, by the code of its refusals, such as evacuation-limit.
         rule: String,
-        /// For how long.
+        /// Time for which the rule is off, such as 30m.
         #[arg(long = "for", value_name = "TIME", value_parser = parse_length)]
         length: Duration,
         #[command(flatten)]
@@ -112,19 +111,19 @@ pub(crate) enum Request {
     },
     /// Lift the hold-down of a region that moved too often.
     Ack {
-        /// The region.
+        /// The region that is held down, by its name in `meridian status`.
         region: String,
         #[command(flatten)]
         because: Because,
     },
-    /// Agree to somebody else's request.
+    /// Approve another person's request.
     Approve {
         /// The action, as `meridian status` shows it.
         action: String,
         #[command(flatten)]
         because: Because,
     },
-    /// Stop an action: what it changed so far is taken back where that is safe.
+    /// Stop an action. The control plane takes back the steps done so far, where that is safe.
     Abort {
         /// The action, as `meridian status` shows it.
         action: String,
@@ -133,16 +132,16 @@ pub(crate) enum Request {
     },
 }
 
-/// What is drained.
+/// The region, edge or stack to drain.
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 pub(crate) struct Drained {
-    /// The region, edge, or stack (address:port).
+    /// A region, an edge, or a stack (address:port).
     subject: Option<String>,
-    /// The region.
+    /// A region by its name, when SUBJECT could also mean an edge.
     #[arg(long)]
     region: Option<String>,
-    /// The edge.
+    /// An edge by its name, when SUBJECT could also mean a region.
     #[arg(long)]
     edge: Option<String>,
     /// The stack, as address:port.
@@ -159,19 +158,20 @@ fn parse_loss(text: &str) -> Result<Duration, String> {
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Because {
-    /// Why; kept in the audit log.
+    /// The reason, for the audit log.
     #[arg(long)]
     reason: String,
-    /// Who; your login name when not given.
+    /// The author, for the audit log; your login name by default.
     #[arg(long, env = "USER", default_value = "operator")]
     author: String,
-    /// Names the action: the same name twice is one action. Given when an earlier attempt has an unknown outcome.
+    /// A name for this action. Two requests with one name are one action: repeat the name of an attempt whose outcome
+    /// is unknown.
     #[arg(long)]
     token: Option<String>,
-    /// Only show what would come of it: plan, capacity, safety rules.
+    /// Change nothing; show the plan, the capacity and the safety rules that would follow.
     #[arg(long)]
     dry_run: bool,
-    /// Wait until it is over, at most this long.
+    /// Wait until the action is over, at most this long.
     #[arg(long, value_name = "TIME", value_parser = parse_length, conflicts_with = "dry_run")]
     wait: Option<Duration>,
 }
@@ -211,38 +211,48 @@ pub(crate) async fn act(
     if because.dry_run {
         let tried = operator.plan(Some(request)).await?;
         print(&present::plan(&tried, output));
-        return Ok(exit::of_outcome(tried.outcome(), &tried.refused));
+        return Ok(exit::of_outcome(tried.outcome()));
     }
-    let mut reply = operator.act(request).await?;
-    // A decision that no edge has yet moves nobody.
-    if let (v1::Outcome::Done, Some(number)) = (reply.outcome(), reply.number) {
-        let deadline = Instant::now() + because.wait.unwrap_or(SPREADS_WITHIN);
-        if let Err(behind) = spread(operator, Some(number), deadline).await {
-            reply.set_outcome(v1::Outcome::Running);
-            print(&present::action(&reply, output));
-            eprintln!("meridian: {behind}; `meridian status` names those that have not");
-            return Ok(exit::of_phase("running"));
-        }
-    }
+    let reply = operator.act(request).await?;
     print(&present::action(&reply, output));
+    // Sessions move only when edges apply the plan. Say so when no wait was asked for.
+    if let Some(action) = reply
+        .action
+        .as_ref()
+        .filter(|it| it.spreads > 0 && because.wait.is_none())
+    {
+        let v1::Action {
+            spreads,
+            edges,
+            edges_acknowledged,
+            id,
+            ..
+        } = action;
+        eprintln!(
+            "meridian: plan {spreads} is decided, and {edges_acknowledged} of {edges} edges that DNS names apply it so far; \
+             `meridian status` names those that have not, `meridian wait {id}` waits for them"
+        );
+        return Ok(exit::of_phase(&action.phase));
+    }
     match (&reply.action, because.wait) {
-        (Some(action), Some(patience)) if reply.outcome() != v1::Outcome::Refused => match (emptied, edge_admin) {
+        (Some(action), Some(wait_max)) if reply.outcome() != v1::Outcome::Refused => match (emptied, edge_admin) {
             (Some(emptied), Some(named)) => {
                 let found = match (&emptied, named.is_empty()) {
-                    (_, false) => Ok(named),
+                    (_, false) => Ok(named.into_iter().map(|url| (url.to_string(), url)).collect()),
                     (Emptied::Edge(edge), true) => edges::of_world(state_dir, Some(edge)),
                     (_, true) => edges::of_world(state_dir, None),
                 };
-                let edges = found.map_err(|_| {
+                let urls = |edges: Vec<(String, Url)>| edges.into_iter().map(|(_, url)| url).collect::<Vec<_>>();
+                let edges = found.map(urls).map_err(|_| {
                     let text =
-                        "the drain is under way, but which edges to ask for sessions is unknown; add --edge-admin";
+                        "the drain is under way, but the edges that hold its sessions are unknown; add --edge-admin URL";
                     Failure::failed(anyhow::anyhow!(text))
                 })?;
-                wait_until_empty(operator, action, &emptied, &edges, patience, output).await
+                wait_until_empty(operator, action, &emptied, &edges, wait_max, output).await
             }
-            _ => wait(operator, &action.id, patience, output).await,
+            _ => wait(operator, &action.id, wait_max, output).await,
         },
-        _ => Ok(exit::of_outcome(reply.outcome(), &reply.reasons)),
+        _ => Ok(exit::of_outcome(reply.outcome())),
     }
 }
 
@@ -294,7 +304,7 @@ async fn read(operator: &Operator, request: Request) -> Result<(Kind, Option<Dur
     })
 }
 
-/// What a drain empties.
+/// The target whose sessions a drain moves away; `None` for every other action.
 fn emptied(kind: &Kind) -> Option<Emptied> {
     match kind {
         Kind::Switchover(it) => Some(Emptied::Region(it.region.clone())),
@@ -304,24 +314,24 @@ fn emptied(kind: &Kind) -> Option<Emptied> {
     }
 }
 
-/// Shows a drain's progress. A region is drained step by step until its action is over, and its last sessions leave after
-/// that; an edge or a stack is drained while its action stands.
+/// Shows the progress of a drain. A region's action ends with its last step, and its last sessions leave after that.
+/// The action of an edge or a stack stands for as long as the drain lasts, so only the count of sessions tells the end.
 async fn wait_until_empty(
     operator: &Operator,
     action: &v1::Action,
     emptied: &Emptied,
     edges: &[Url],
-    patience: Duration,
+    wait_max: Duration,
     output: Output,
 ) -> Result<ExitCode, Failure> {
-    let deadline = Instant::now() + patience;
+    let deadline = Instant::now() + wait_max;
     let mut code = exit::of_phase("done");
     if matches!(emptied, Emptied::Region(_)) {
-        let stepped = wait(operator, &action.id, patience, output);
+        let stepped = wait(operator, &action.id, wait_max, output);
         let mut stepped = std::pin::pin!(stepped);
         tokio::select! {
             result = &mut stepped => code = result?,
-            // Every session may have left before the last step says so.
+            // All sessions may have left before the control plane reports the last step.
             result = edges::watch(edges, emptied, deadline, output) => {
                 result?;
                 return stepped.await;
@@ -338,7 +348,8 @@ async fn wait_until_empty(
     }
 }
 
-/// What a drain asks for. Whoever names a thing of the wrong kind is told, rather than that the thing is drained.
+/// Turns the arguments of `drain` into a request. A name of the wrong kind (`--edge us-east`) is an error here, because
+/// the control plane would otherwise report a drain of something that does not exist.
 async fn drain(operator: &Operator, subject: Drained, length: Option<Duration>) -> Result<Kind, Failure> {
     let status = operator.status().await?;
     let is_region = |name: &str| status.regions.iter().any(|it| it.region == name);
@@ -378,141 +389,44 @@ async fn drain(operator: &Operator, subject: Drained, length: Option<Duration>) 
         return Err(unknown(what, &region));
     }
     if length.is_some() {
-        let text = "--for is for edges and stacks; a drained region stays away until `meridian restore`";
+        let text = "--for applies to edges and stacks; a drained region stays drained until `meridian restore REGION --reason \
+                    WHY`, so remove --for";
         return Err(Failure::usage(anyhow::anyhow!(text)));
     }
     Ok(Kind::Switchover(v1::Switchover { region, promote: false }))
 }
 
-/// Of the edges that DNS names, how many apply plan `wanted` or a newer one, and how many there are. A lost edge applies
-/// nothing until it is back, and then it gets the newest plan first; nobody needs a drained one. Counting them would keep an
-/// order waiting for a dead edge for ever.
-fn applied(status: &v1::StatusReply, wanted: (u64, u64)) -> (usize, usize) {
-    let named = status
-        .edges
-        .iter()
-        .filter(|it| !matches!(it.state.as_str(), "lost" | "drained"));
-    let named: BTreeSet<&str> = named.map(|it| it.edge.as_str()).collect();
-    let has = |node: &&v1::NodeStatus| {
-        let is_named = node.kind() == v1::NodeKind::Edge && named.contains(node.node.as_str());
-        is_named && node.acknowledged.is_some_and(|it| order(it) >= wanted)
-    };
-    (status.nodes.iter().filter(has).count(), named.len())
-}
-
-fn order(number: v1::PlanNumber) -> (u64, u64) {
-    (number.generation, number.epoch)
-}
-
-/// Waits until more than half of the edges that DNS names apply a plan: that of `number`, or the one in force. The error says
-/// how far it is at the deadline.
-async fn spread(operator: &Operator, number: Option<v1::PlanNumber>, deadline: Instant) -> Result<(), String> {
-    let mut behind =
-        "which edges have the plan is unknown, because no control plane that leads can be asked".to_owned();
-    loop {
-        if let Ok(status) = operator.status().await
-            && let Some(wanted) = number.or(status.number).map(order)
-        {
-            let (have, named) = applied(&status, wanted);
-            if 2 * have > named {
-                return Ok(());
-            }
-            let generation = wanted.0;
-            behind =
-                format!("plan {generation} is decided, and {have} of {named} edges that DNS names apply it so far");
-        }
-        if Instant::now() >= deadline {
-            return Err(behind);
-        }
-        tokio::time::sleep(LOOK_AGAIN).await;
-    }
-}
-
-/// Waits until an action is over and most edges apply what came of it; says so whenever it gets on.
+/// Waits until an action is over and most edges apply its plan, and prints each change of its text.
 pub(crate) async fn wait(
     operator: &Operator,
     id: &str,
-    patience: Duration,
+    wait_max: Duration,
     output: Output,
 ) -> Result<ExitCode, Failure> {
-    let deadline = Instant::now() + patience;
-    let mut told = String::new();
+    let deadline = Instant::now() + wait_max;
+    let mut last_text = String::new();
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         let action = match operator.wait(id, left.min(ASK_FOR)).await {
             Ok(action) => action,
-            // An election, or a control plane that starts again: the action is remembered.
+            // Keep waiting through an election or a restart of the control plane: the store remembers the action.
             Err(OperatorError::NoLeader { .. } | OperatorError::Unreachable { .. }) if !left.is_zero() => continue,
             Err(error) => return Err(error.into()),
         };
         let over = !matches!(action.phase.as_str(), "running" | "awaiting-approval");
         if !over && left.is_zero() && output == Output::Table {
             eprintln!(
-                "meridian: it is not over after {} s; `meridian wait {id}` waits again",
-                patience.as_secs()
+                "meridian: action {id} is not over after {} s; wait on with `meridian wait {id}`",
+                wait_max.as_secs()
             );
-        }
-        if over
-            && action.phase == "done"
-            && let Err(behind) = spread(operator, None, deadline).await
-        {
-            let action = v1::Action {
-                phase: "running".to_owned(),
-                text: format!("{}; {behind}", action.text),
-                ..action
-            };
-            print(&present::waited(&action, output));
-            return Ok(exit::of_phase(&action.phase));
         }
         if over || left.is_zero() {
             print(&present::waited(&action, output));
             return Ok(exit::of_phase(&action.phase));
         }
-        if output == Output::Table && told != action.text {
+        if output == Output::Table && last_text != action.text {
             print(&format!("{}: {}", action.phase, action.text));
-            told.clone_from(&action.text);
+            last_text.clone_from(&action.text);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A status with these edges, each with its state and the plan that it applies.
-    fn status(edges: &[(&str, &str, u64)]) -> v1::StatusReply {
-        let edge = |(edge, state, _): &(&str, &str, u64)| v1::EdgeStatus {
-            edge: (*edge).to_owned(),
-            state: (*state).to_owned(),
-            ..Default::default()
-        };
-        let node = |(node, _, generation): &(&str, &str, u64)| v1::NodeStatus {
-            node: (*node).to_owned(),
-            kind: v1::NodeKind::Edge.into(),
-            acknowledged: Some(v1::PlanNumber {
-                generation: *generation,
-                epoch: 1,
-            }),
-            ..Default::default()
-        };
-        v1::StatusReply {
-            edges: edges.iter().map(edge).collect(),
-            nodes: edges.iter().map(node).collect(),
-            ..Default::default()
-        }
-    }
-
-    #[test]
-    fn an_order_waits_for_the_edges_that_dns_names() {
-        let check =
-            |edges: &[(&str, &str, u64)], expected| assert_eq!(applied(&status(edges), (7, 1)), expected, "{edges:?}");
-        check(&[("iad", "serving", 7), ("dub", "serving", 6)], (1, 2));
-        check(&[("iad", "serving", 7), ("dub", "lost", 6)], (1, 1));
-        check(&[("iad", "serving", 6), ("dub", "lost", 7)], (0, 1));
-        check(&[("iad", "serving", 8), ("dub", "drained", 6)], (1, 1));
-        // A node that the topology does not name counts for nothing.
-        let mut elsewhere = status(&[("iad", "serving", 6), ("old", "serving", 7)]);
-        elsewhere.edges.pop();
-        assert_eq!(applied(&elsewhere, (7, 1)), (0, 1));
     }
 }

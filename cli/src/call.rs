@@ -8,8 +8,9 @@ use std::{
 
 use anyhow::Context as _;
 use clap::{ArgGroup, Args};
+use client::{CallError, CallOptions, Utterance};
 use drill::{Resolver, calls};
-use probe::{CallError, CallOptions, Utterance};
+use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
@@ -24,19 +25,22 @@ use crate::{
 #[derive(Debug, Args)]
 #[command(group(ArgGroup::new("speech").required(true).args(["file", "say"])))]
 pub(crate) struct CallArgs {
-    /// What to say, as a recording: WAV, mono or stereo, 8 to 48 kHz, 25 s at most.
+    /// A recording to send: WAV, mono or stereo, 8 to 48 kHz, 25 s at most.
     #[arg(value_name = "FILE.wav")]
     file: Option<PathBuf>,
-    /// What to say, in words; espeak-ng speaks them.
+    /// A text to send; espeak-ng speaks it.
     #[arg(long, value_name = "TEXT")]
     say: Option<String>,
-    /// Callers who say it at the same time.
+    /// Number of callers who speak at the same time.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=200))]
     sessions: u16,
-    /// Write the (first) reply to this file (WAV).
+    /// Write the first reply to this file (WAV).
     #[arg(long, value_name = "FILE.wav")]
     out: Option<PathBuf>,
-    /// How long to keep trying when the call is cut off or not answered, in seconds.
+    /// The caller's time zone, such as Europe/Dublin; this machine's by default.
+    #[arg(long, value_name = "ZONE", value_parser = known_zone)]
+    zone: Option<String>,
+    /// Seconds to keep trying when the call is cut off or not answered.
     #[arg(long, default_value_t = 35, value_parser = clap::value_parser!(u64).range(1..=600))]
     patience: u64,
 }
@@ -51,14 +55,19 @@ pub(crate) async fn call(args: CallArgs, state_dir: &Path, output: Output) -> Re
         (None, None) => unreachable!("clap requires one of them"),
     };
     let record = world::find(state_dir)?;
-    let resolver = Resolver::new(record.dns, &record.zone, record.edge_port).context("cannot make a resolver")?;
+    let resolver = Resolver::new(record.dns, &record.zone, record.edge_port).context("cannot create a resolver")?;
+    let zone = args.zone.clone().or_else(machine_zone);
     let options = CallOptions {
         host: Some(record.zone.clone()),
+        headers: zone
+            .map(|zone| ("Meridian-Zone".to_owned(), zone))
+            .into_iter()
+            .collect(),
         ..CallOptions::default()
     };
     let patience = Duration::from_secs(args.patience);
 
-    // Calls of one command use the edges in turn, and commands begin with different ones.
+    // Callers of one command take the edges in turn. The process id picks the first edge, so that commands spread too.
     let first_edge = std::process::id() as usize;
     let mut callers = JoinSet::new();
     for caller in 0..usize::from(args.sessions) {
@@ -84,11 +93,27 @@ pub(crate) async fn call(args: CallArgs, state_dir: &Path, output: Output) -> Re
         Output::Table if placed.len() == 1 => print_one(&placed),
         Output::Table => print(&as_table(&placed)),
     }
-    // One failure decides the exit code; all are shown above.
+    // Every call is shown above; the first failure decides the exit code.
     match placed.into_iter().find_map(|(_, placed)| placed.err()) {
         Some(error) => Err(error.into()),
         None => Ok(ExitCode::SUCCESS),
     }
+}
+
+/// The IANA name of this machine's time zone, or `None` where TZ and /etc/localtime name none.
+fn machine_zone() -> Option<String> {
+    let zone = TimeZone::try_system().ok().filter(|zone| !zone.is_unknown())?;
+    zone.iana_name().map(str::to_owned)
+}
+
+/// The zone's name in the spelling of the database; an error for an unknown zone.
+fn known_zone(name: &str) -> Result<String, String> {
+    let zone = TimeZone::get(name).ok();
+    let known = zone.as_ref().and_then(TimeZone::iana_name);
+    known.map_or_else(
+        || Err("not a time zone; write a name of the IANA database, such as Europe/Dublin".to_owned()),
+        |known| Ok(known.to_owned()),
+    )
 }
 
 type Results = [(usize, Result<calls::Placed, CallError>)];
@@ -178,4 +203,24 @@ fn as_json(placed: &Results) -> Vec<Value> {
         Err(error) => json!({ "call": caller, "error": error.to_string() }),
     };
     placed.iter().map(one).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_caller_is_in_a_zone_that_the_assistant_knows() {
+        assert_eq!(known_zone("europe/dublin").as_deref(), Ok("Europe/Dublin"));
+        for wrong in ["", "Mars/Olympus", "../../etc/passwd"] {
+            assert!(
+                known_zone(wrong).is_err_and(|error| error.contains("Europe/Dublin")),
+                "{wrong}"
+            );
+        }
+        // The test machine may have any zone: its name must be one that `--zone` accepts.
+        if let Some(zone) = machine_zone() {
+            assert_eq!(known_zone(&zone), Ok(zone));
+        }
+    }
 }

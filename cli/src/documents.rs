@@ -1,4 +1,4 @@
-//! The documents in force: look at them, check a file, compare, apply.
+//! The documents in force: print, validate, compare and apply them.
 
 use std::{
     path::{Path, PathBuf},
@@ -22,19 +22,19 @@ use crate::{
 pub(crate) enum DocumentVerb {
     /// Print the document in force.
     Get,
-    /// Check a file; reports every problem with its line. Asks nobody.
+    /// Check a file and report every problem with its line. Contacts no control plane.
     Validate {
-        /// The file.
+        /// The document to check (TOML).
         file: PathBuf,
     },
-    /// Show in what a file differs from the document in force, and what the plan would become.
+    /// Show how a file differs from the document in force, and the plan that would follow.
     Diff {
-        /// The file.
+        /// The document to compare (TOML).
         file: PathBuf,
     },
     /// Put a file in force.
     Apply {
-        /// The file.
+        /// The document to put in force (TOML).
         file: PathBuf,
         #[command(flatten)]
         because: Because,
@@ -119,7 +119,7 @@ fn request(
     }
 }
 
-/// A file that is well formed; problems name the file rather than the control plane's word for it.
+/// The text of a well-formed file. Problems name the file, where the control plane would name the document.
 fn checked(kind: v1::DocumentKind, file: &Path) -> Result<String, Failure> {
     let text = read(file)?;
     parse(kind, file, &text).map_err(|problems| Failure::failed(anyhow::anyhow!("{problems}")))?;

@@ -1,4 +1,4 @@
-//! What edges say at their administrative addresses.
+//! Questions to edges at their administrative addresses: where they are, and how many sessions they carry.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,23 +14,23 @@ use tokio::time::{Instant, sleep};
 
 use crate::{Output, exit::Failure, print};
 
-/// An edge answers from memory.
+/// Per request. An edge answers `/sessions` from memory, so five seconds of silence mean that it is not there.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// How often edges are asked how many sessions are left.
+/// Pause between two rounds of counting sessions.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 pub(crate) fn client() -> anyhow::Result<Client> {
     Client::builder()
         .timeout(TIMEOUT)
         .build()
-        .context("cannot make a client")
+        .context("cannot create a client")
 }
 
-/// The administrative addresses of the edges of the running world, or of this one alone.
-pub(crate) fn of_world(state_dir: &Path, only: Option<&str>) -> Result<Vec<Url>, Failure> {
+/// The running world's edges, or the edge `only`: names and administrative addresses.
+pub(crate) fn of_world(state_dir: &Path, only: Option<&str>) -> Result<Vec<(String, Url)>, Failure> {
     let record = world::find(state_dir).map_err(|error| {
         let Failure { error, code } = Failure::from(error);
-        let error = anyhow!("{error}; edges of no world are named with --edge-admin");
+        let error = anyhow!("{error}; name edges outside a world with --edge-admin URL");
         Failure { error, code }
     })?;
     if let Some(edge) = only
@@ -44,14 +44,16 @@ pub(crate) fn of_world(state_dir: &Path, only: Option<&str>) -> Result<Vec<Url>,
         let url = record
             .metrics
             .get(name)
-            .with_context(|| format!("the world does not say where {name} is"))?;
-        url.parse()
-            .with_context(|| format!("the world says that {name} is at {url}"))
+            .with_context(|| format!("the record of the world has no address of {name}"))?;
+        let url = url
+            .parse()
+            .with_context(|| format!("the record of the world has the wrong address {url} for {name}"))?;
+        Ok((name.clone(), url))
     };
     Ok(wanted.map(admin).collect::<anyhow::Result<_>>()?)
 }
 
-/// What is emptied of sessions.
+/// The target of a drain: sessions leave it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Emptied {
     Region(String),
@@ -62,8 +64,8 @@ pub(crate) enum Emptied {
 impl Emptied {
     fn why_left(&self) -> &'static str {
         match self {
-            Self::Edge(_) => "DNS names it no more, and they stay until they end",
-            Self::Region(_) | Self::Stack(_) => "those in a turn finish it first",
+            Self::Edge(_) => "DNS no longer names it, and its sessions stay until they end",
+            Self::Region(_) | Self::Stack(_) => "sessions in a turn finish it first",
         }
     }
 }
@@ -76,7 +78,7 @@ impl std::fmt::Display for Emptied {
     }
 }
 
-/// Live sessions of one region at one edge.
+/// Live sessions of one region at one edge, in all and by stack.
 #[derive(Debug, Deserialize)]
 struct RegionSessions {
     sessions: u64,
@@ -84,7 +86,7 @@ struct RegionSessions {
     stacks: BTreeMap<String, u64>,
 }
 
-/// Sessions that are left, and the edges that did not say.
+/// Counts the sessions that remain. Also returns the addresses of edges that did not answer.
 async fn left(client: &Client, edges: &[Url], emptied: &Emptied) -> (u64, BTreeSet<String>) {
     let (mut left, mut silent) = (0, BTreeSet::new());
     for edge in edges {
@@ -107,7 +109,7 @@ async fn left(client: &Client, edges: &[Url], emptied: &Emptied) -> (u64, BTreeS
     (left, silent)
 }
 
-/// Shows how many sessions are left until none is, at most until `deadline`; whether none is.
+/// Shows the number of remaining sessions until it is zero or `deadline` passes. Returns whether it is zero.
 pub(crate) async fn watch(
     edges: &[Url],
     emptied: &Emptied,
@@ -116,31 +118,28 @@ pub(crate) async fn watch(
 ) -> Result<bool, Failure> {
     let client = client()?;
     let mut bar: Option<ProgressBar> = None;
-    let mut told = None;
+    let mut reported = None;
     loop {
         let (left, silent) = left(&client, edges, emptied).await;
-        if !silent.is_empty() && told.is_none() {
+        if !silent.is_empty() && reported.is_none() {
             let silent: Vec<&str> = silent.iter().map(String::as_str).collect();
-            eprintln!(
-                "meridian: {} does not say how many sessions it has",
-                silent.join(" and ")
-            );
+            eprintln!("meridian: {} does not report its sessions", silent.join(" and "));
         }
         let bar = bar.get_or_insert_with(|| progress(left, emptied));
         bar.set_length(bar.length().unwrap_or(0).max(left));
         bar.set_position(bar.length().unwrap_or(0) - left);
-        // Where there is no terminal to draw on, a line for each change.
-        if bar.is_hidden() && output == Output::Table && told != Some(left) {
+        // Without a terminal the progress bar is hidden: print a line for each change instead.
+        if bar.is_hidden() && output == Output::Table && reported != Some(left) {
             print(&format!("{emptied}: {left} sessions left"));
         }
-        told = Some(left);
+        reported = Some(left);
         let is_known = silent.is_empty();
         if (left == 0 && is_known) || Instant::now() + LOOK_EVERY > deadline {
             bar.finish_and_clear();
             if !is_known {
                 let silent: Vec<String> = silent.into_iter().collect();
                 let text = format!(
-                    "{} does not say how many sessions are left; is this an administrative address (admin_listen)?",
+                    "{} does not report its sessions; check that this is an administrative address (admin_listen)",
                     silent.join(" and ")
                 );
                 return Err(Failure::unreachable(anyhow!(text)));

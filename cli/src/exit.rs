@@ -1,27 +1,27 @@
-//! How commands fail: one line with the remedy, and an exit code that programs can tell apart.
+//! Errors of commands: one line with the remedy, and an exit code that tells programs the kind of failure.
 
 use std::process::ExitCode;
 
 use api::{OperatorError, v1};
-use probe::CallError;
+use client::CallError;
 use world::{StartError, record::RecordError};
 
-/// A safety rule said no.
+/// A safety rule of the control plane refused the request.
 pub(crate) const REFUSED: u8 = 3;
-/// A second person has to agree.
+/// The request needs a second person's approval.
 const NEEDS_APPROVAL: u8 = 4;
-/// Stopped by a guard, or by somebody.
+/// The action was stopped by a guard or a person, or it expired.
 const ABORTED: u8 = 8;
-/// Wrong use.
+/// The command line is wrong.
 const USAGE: u8 = 2;
-/// Nobody answers.
+/// No answer from the control plane, the edge or the world.
 const UNREACHABLE: u8 = 5;
-/// It may or may not have happened.
+/// The request may or may not have been carried out.
 const UNKNOWN: u8 = 6;
-/// Ctrl-C, as shells count it.
+/// Ctrl-C: 128 + SIGINT, as shells report it.
 pub(crate) const INTERRUPTED: u8 = 130;
 
-/// An error and the exit code it deserves.
+/// An error with its exit code.
 #[derive(Debug)]
 pub(crate) struct Failure {
     pub(crate) error: anyhow::Error,
@@ -38,12 +38,12 @@ impl From<Code> for ExitCode {
 }
 
 impl Failure {
-    /// Failed, without a class of its own.
+    /// A failure with no exit code of its own: 1.
     pub(crate) fn failed(error: anyhow::Error) -> Self {
         Self { error, code: Code(1) }
     }
 
-    /// Wrong use that only the control plane's answer showed.
+    /// A usage error that clap cannot see, such as a name that the control plane does not know.
     pub(crate) fn usage(error: anyhow::Error) -> Self {
         Self {
             error,
@@ -51,9 +51,14 @@ impl Failure {
         }
     }
 
-    /// Nobody answers where somebody should.
+    /// No answer where one was expected.
     pub(crate) fn unreachable(error: anyhow::Error) -> Self {
         Self::with(error, UNREACHABLE)
+    }
+
+    /// Whether somebody who should answer did not.
+    pub(crate) fn is_unreachable(&self) -> bool {
+        self.code == Code(UNREACHABLE)
     }
 
     fn with(error: impl Into<anyhow::Error>, code: u8) -> Self {
@@ -64,18 +69,16 @@ impl Failure {
     }
 }
 
-/// The exit code of a request. What makes no sense has failed; what a safety rule forbids is refused.
-pub(crate) fn of_outcome(outcome: v1::Outcome, reasons: &[v1::Reason]) -> ExitCode {
-    let senseless = |reason: &v1::Reason| matches!(reason.code.as_str(), "bad-request" | "no-such-action");
+/// The exit code for the outcome of a request.
+pub(crate) fn of_outcome(outcome: v1::Outcome) -> ExitCode {
     match outcome {
         v1::Outcome::AwaitingApproval => NEEDS_APPROVAL.into(),
-        v1::Outcome::Refused if reasons.iter().any(senseless) => ExitCode::FAILURE,
         v1::Outcome::Refused => REFUSED.into(),
         v1::Outcome::Done | v1::Outcome::Running | v1::Outcome::Unspecified => ExitCode::SUCCESS,
     }
 }
 
-/// The exit code of an action that was waited for.
+/// The exit code for the phase in which `wait` left an action.
 pub(crate) fn of_phase(phase: &str) -> ExitCode {
     match phase {
         "done" => ExitCode::SUCCESS,
@@ -97,7 +100,7 @@ impl From<OperatorError> for Failure {
         match error {
             OperatorError::Unreachable { .. } => Self::with(
                 anyhow::anyhow!(
-                    "{error}; is it running? `meridian up` starts a world here, --control-plane names another one"
+                    "{error}; start a world here with `meridian up`, or name another one with --control-plane URL"
                 ),
                 UNREACHABLE,
             ),

@@ -1,4 +1,5 @@
-//! `meridian explain route`: where an edge sends a session, and why, as a dry run at the edge itself.
+//! `meridian explain`: asks edges, as a dry run, where they would send a session and why; and prints the page of a reason
+//! code.
 
 use std::{
     collections::BTreeMap,
@@ -14,7 +15,10 @@ use clap::{Args, Subcommand};
 use reqwest::{StatusCode, Url};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use topology::Snapshot;
+use topology::{
+    Snapshot,
+    reasons::{Group, PAGES, Page},
+};
 
 use crate::{
     Output, audit, edges,
@@ -25,32 +29,90 @@ use crate::{
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ExplainVerb {
-    /// Where edges would send a session now: regions and stacks in order, what was passed over and why, what each edge sees.
-    /// Nothing is opened.
+    /// Show where edges would send a session now: regions and stacks in order, those passed over with the reason, and
+    /// each edge's measurements. Opens no session.
     Route(Route),
+    /// Explain a reason code, as `status`, `why` and `history` print it: its meaning, Meridian's response, and the command to
+    /// type.
+    Reason {
+        /// The code, such as no-headroom; by default a list of all codes.
+        code: Option<String>,
+    },
+}
+
+/// Prints the page of one code, or the list of all of them.
+pub(crate) fn reason(code: Option<&str>, output: Output) -> Result<ExitCode, Failure> {
+    let pages: Vec<&Page> = match code {
+        None => PAGES.iter().collect(),
+        Some(name) => match PAGES.iter().find(|page| page.code.as_str() == name) {
+            Some(page) => vec![page],
+            None => {
+                return Err(Failure::usage(anyhow!(
+                    "there is no reason code {name:?} in this version; `meridian explain reason` lists all"
+                )));
+            }
+        },
+    };
+    if output == Output::Json {
+        let rows = pages.iter().map(|page| {
+            json!({
+                "code": page.code.as_str(),
+                "group": page.group.title(),
+                "means": page.means,
+                "does": page.does,
+                "type": page.next,
+            })
+        });
+        print(&document(json!({ "reasons": rows.collect::<Vec<_>>() })));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut text = String::new();
+    if let (Some(_), [page]) = (code, &pages[..]) {
+        let _ = write!(
+            text,
+            "{}: {}\n\n  means     {}\n  Meridian  {}\n  you       {}",
+            page.code,
+            page.group.title().to_lowercase(),
+            page.means,
+            page.does,
+            page.next
+        );
+    } else {
+        for group in Group::ALL {
+            let _ = writeln!(text, "{}", group.title());
+            for page in pages.iter().filter(|page| page.group == group) {
+                let _ = writeln!(text, "  {:<22}{}", page.code, page.means);
+            }
+            text.push('\n');
+        }
+        text += "`meridian explain reason CODE` says what Meridian does about one, and what to type.";
+    }
+    print(&text);
+    Ok(ExitCode::SUCCESS)
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Route {
-    /// Where the device comes from. Its address keeps its place among percentages when the session has no name.
+    /// The address of the device. A session without a name keeps its place among the percentages by this address.
     #[arg(long, value_name = "IP")]
     client: IpAddr,
-    /// The name that the session gives itself (`Meridian-Session`).
+    /// The session's own name (`Meridian-Session`).
     #[arg(long, value_name = "KEY")]
     session: Option<String>,
-    /// Whose it is (`Meridian-User`): what says which version of the stack it goes to while one is rolled out.
+    /// The session's user (`Meridian-User`), which picks the version of the stack during a rollout.
     #[arg(long, value_name = "USER")]
     user: Option<String>,
-    /// The affinity token that it brings (`Meridian-Affinity`).
+    /// The affinity token of the session (`Meridian-Affinity`).
     #[arg(long, value_name = "TOKEN")]
     affinity: Option<String>,
-    /// Only this edge of the running world; all of them when not given.
+    /// Ask this edge of the running world alone; by default all of them.
     #[arg(long, value_name = "EDGE")]
     edge: Option<String>,
     /// The administrative address of the edge to ask, instead of those of the running world.
     #[arg(long, value_name = "URL", conflicts_with = "edge")]
     edge_admin: Option<Url>,
-    /// By this plan instead of the one in force, with what the edge sees now. Edges keep two, the audit log keeps the others.
+    /// Use this plan instead of the one in force, with the edge's measurements of now. Edges keep two plans; the audit
+    /// log has older ones.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     generation: Option<u64>,
 }
@@ -62,43 +124,75 @@ pub(crate) async fn route(
     output: Output,
 ) -> Result<ExitCode, Failure> {
     let edges = match &route.edge_admin {
-        Some(url) => vec![url.clone()],
+        Some(url) => vec![(url.to_string(), url.clone())],
         None => edges::of_world(state_dir, route.edge.as_deref())?,
     };
-    let client = edges::client()?;
-    // Fetched at most once, and only when an edge does not have the plan any more.
-    let mut older = None;
-    let mut answers = Vec::new();
-    for edge in &edges {
-        let asked = question(edge, &route, route.generation);
-        let answer = match ask(client.get(asked), edge).await? {
-            Answer::Is(answer) => answer,
-            Answer::NoSuchPlan(said) => {
-                let Some(generation) = route.generation else {
-                    return Err(Failure::failed(anyhow!(said)));
-                };
-                let snapshot = match older.take() {
-                    Some(snapshot) => snapshot,
-                    None => kept(generation, &control_planes, state_dir, &said).await?,
-                };
-                let asked = client.post(question(edge, &route, None)).body(snapshot.encode().0);
-                older = Some(snapshot);
-                match ask(asked, edge).await? {
-                    Answer::Is(answer) => answer,
-                    Answer::NoSuchPlan(said) => return Err(Failure::failed(anyhow!(said))),
-                }
-            }
-        };
-        answers.push(answer);
+    let (answers, mut silent) = ask_all(&edges, &route, &control_planes, state_dir).await?;
+    if answers.is_empty()
+        && let Some((_, failure)) = silent.pop()
+    {
+        return Err(failure);
     }
     print(&match output {
-        Output::Json => document(json!({ "client": route.client, "edges": answers })),
+        Output::Json => {
+            let silent = silent
+                .iter()
+                .map(|(name, failure)| json!({ "edge": name, "why": format!("{:#}", failure.error) }));
+            let silent: Vec<_> = silent.collect();
+            document(json!({ "client": route.client, "edges": answers, "silent": silent }))
+        }
         Output::Table => {
             let told = answers.into_iter().map(told).collect::<Result<Vec<_>, _>>()?;
-            told.join("\n\n")
+            let silent = silent
+                .iter()
+                .map(|(name, failure)| format!("{name}: {:#}", failure.error));
+            told.into_iter().chain(silent).collect::<Vec<_>>().join("\n\n")
         }
     });
     Ok(ExitCode::SUCCESS)
+}
+
+/// Edges that do not answer, by name, and why.
+type Silent = Vec<(String, Failure)>;
+
+/// The answers of all edges. One that does not answer keeps nobody from asking the others: an edge is dead when people ask.
+async fn ask_all(
+    edges: &[(String, Url)],
+    route: &Route,
+    control_planes: &[String],
+    state_dir: &Path,
+) -> Result<(Vec<Value>, Silent), Failure> {
+    let client = edges::client()?;
+    // The plan from the audit log, fetched once when the first edge does not have it any more.
+    let mut older = None;
+    let (mut answers, mut silent) = (Vec::new(), Vec::new());
+    for (name, edge) in edges {
+        let answer = async {
+            let said = match ask(client.get(question(edge, route, route.generation)), edge).await? {
+                Answer::Is(answer) => return Ok(answer),
+                Answer::NoSuchPlan(said) => said,
+            };
+            let Some(generation) = route.generation else {
+                return Err(Failure::failed(anyhow!(said)));
+            };
+            let snapshot = match older.take() {
+                Some(snapshot) => snapshot,
+                None => kept(generation, control_planes, state_dir, &said).await?,
+            };
+            let asked = client.post(question(edge, route, None)).body(snapshot.encode().0);
+            older = Some(snapshot);
+            match ask(asked, edge).await? {
+                Answer::Is(answer) => Ok(answer),
+                Answer::NoSuchPlan(said) => Err(Failure::failed(anyhow!(said))),
+            }
+        };
+        match answer.await {
+            Ok(answer) => answers.push(answer),
+            Err(failure) if failure.is_unreachable() => silent.push((name.clone(), failure)),
+            Err(failure) => return Err(failure),
+        }
+    }
+    Ok((answers, silent))
 }
 
 fn question(edge: &Url, route: &Route, generation: Option<u64>) -> Url {
@@ -130,7 +224,7 @@ enum Answer {
 async fn ask(request: reqwest::RequestBuilder, edge: &Url) -> Result<Answer, Failure> {
     let unreachable = |error: reqwest::Error| {
         let error = anyhow!(error.without_url()).context(format!(
-            "the edge at {edge} does not answer; is this its administrative address (admin_listen in edge.toml)?"
+            "the edge at {edge} does not answer; check that this is its administrative address (admin_listen in edge.toml)"
         ));
         Failure::unreachable(error)
     };
@@ -139,7 +233,7 @@ async fn ask(request: reqwest::RequestBuilder, edge: &Url) -> Result<Answer, Fai
         StatusCode::OK => Ok(Answer::Is(answer.json().await.map_err(unreachable)?)),
         status => {
             let said = answer.text().await.map_err(unreachable)?;
-            // Another page's 404 does not speak of plans.
+            // A 404 without the word "plan" comes from another server at this address.
             match status {
                 StatusCode::NOT_FOUND if said.contains("plan") => Ok(Answer::NoSuchPlan(said)),
                 _ => Err(Failure::failed(anyhow!("the edge at {edge} answers {status}: {said}"))),
@@ -148,12 +242,12 @@ async fn ask(request: reqwest::RequestBuilder, edge: &Url) -> Result<Answer, Fai
     }
 }
 
-/// A plan that edges do not have any more, from the audit log.
+/// Fetches a plan that edges have dropped from the audit log.
 async fn kept(generation: u64, named: &[String], state_dir: &Path, said: &str) -> Result<Snapshot, Failure> {
     let control_planes = if named.is_empty() {
         let found = world::find(state_dir).map_err(|_| {
             Failure::failed(anyhow!(
-                "{said}; name a control plane with --control-plane, its audit log keeps older ones"
+                "{said}; name a control plane with --control-plane URL: its audit log has older plans"
             ))
         });
         found?.control_planes
@@ -163,7 +257,7 @@ async fn kept(generation: u64, named: &[String], state_dir: &Path, said: &str) -
     audit::snapshot(&Operator::at(control_planes), generation).await
 }
 
-/// An edge's answer, as far as it is shown.
+/// The parts of an edge's answer that the table shows.
 #[derive(Debug, Deserialize)]
 struct Explained {
     edge: String,
@@ -225,7 +319,8 @@ struct Load {
 }
 
 fn told(answer: Value) -> Result<String, Failure> {
-    let explained: Explained = serde_json::from_value(answer).context("the edge answers in another version's words")?;
+    let explained: Explained =
+        serde_json::from_value(answer).context("cannot read the answer of the edge, which may have another version")?;
     let mut text = format!(
         "{}: {} by plan {} (epoch {})",
         explained.edge, explained.session_key, explained.plan.generation, explained.plan.epoch
@@ -234,19 +329,19 @@ fn told(answer: Value) -> Result<String, Failure> {
         let _ = write!(text, "; in force is plan {}", explained.plan_in_force.generation);
     }
     let Some(first) = explained.decisions.first() else {
-        let _ = write!(text, "\nno region may serve it");
+        let _ = write!(text, "\nno region may serve this session");
         return Ok(text);
     };
     let _ = writeln!(text, "; home is {}", first.home);
     if first.ejection_ignored.as_deref() == Some("panic") {
         let _ = writeln!(
             text,
-            "EJECTION IS IGNORED: most of what is in use looks dead, so it is this edge that is ill"
+            "EJECTIONS ARE IGNORED: most stacks in use look dead, so the fault is probably this edge's"
         );
     }
     let mut shown = table(["", "REGION", "STACK", "WHY", "WHY THIS STACK", "PASSED OVER"]);
     for (index, decided) in explained.decisions.iter().enumerate() {
-        // What was tried before is above.
+        // Choices "tried" before stand in the rows above.
         let regions = decided.skipped.iter().filter(|skipped| skipped.because != "tried");
         let regions = regions.map(|skipped| format!("{} {}", skipped.region, skipped.because));
         let stacks = decided
@@ -304,7 +399,7 @@ fn seen(explained: &Explained) -> String {
     plain(&shown)
 }
 
-/// `"overflow"`, or `{"share": 40}`.
+/// Renders the reason for a region: `"overflow"`, or `{"share": 40}`.
 fn why(why: &Value) -> String {
     match why.get("share") {
         Some(percent) => format!("share of {percent} %"),
@@ -312,7 +407,7 @@ fn why(why: &Value) -> String {
     }
 }
 
-/// `"only"`, or `{"better-of-two": {…}}`.
+/// Renders the reason for a stack: `"only"`, or `{"better-of-two": {…}}`.
 fn stack_why(why: &Value) -> String {
     match why.get("better-of-two") {
         Some(two) => format!(
@@ -327,6 +422,8 @@ fn stack_why(why: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
     use super::*;
 
     #[test]
@@ -370,6 +467,43 @@ mod tests {
             assert!(text.contains(said), "{said}: {text}");
         }
         assert!(!text.contains("tried"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn an_edge_that_does_not_answer_is_named_and_the_others_answer() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let serving = tokio::spawn(async move {
+            let (mut tcp, _) = listener.accept().await.unwrap();
+            let mut asked = [0; 1024];
+            let length = tcp.read(&mut asked).await.unwrap();
+            assert!(asked[..length].starts_with(b"GET /explain?client=192.0.2.7 "));
+            let answer = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 12\r\n\r\n{\"edge\":\"b\"}";
+            tcp.write_all(answer.as_bytes()).await.unwrap();
+        });
+        let dead = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let nobody = dead.local_addr().unwrap();
+        drop(dead);
+        let edge = |name: &str, at: SocketAddr| (name.to_owned(), format!("http://{at}").parse().unwrap());
+        let edges = [edge("a", nobody), edge("b", address), edge("c", nobody)];
+        let (answers, silent) = ask_all(&edges, &from_home(), &[], Path::new("/nowhere")).await.unwrap();
+        serving.await.unwrap();
+        assert_eq!(answers, [json!({ "edge": "b" })]);
+        let names: Vec<&str> = silent.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["a", "c"]);
+        assert!(silent[0].1.is_unreachable() && silent[0].1.error.to_string().contains("does not answer"));
+    }
+
+    fn from_home() -> Route {
+        Route {
+            client: "192.0.2.7".parse().unwrap(),
+            session: None,
+            user: None,
+            affinity: None,
+            edge: None,
+            edge_admin: None,
+            generation: None,
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The `meridian` command: everything people do with a deployment.
+//! The `meridian` command: every tool for operators and developers of a deployment.
 //!
 //! Exit codes: 0 ok · 1 failed · 2 usage · 3 refused by a safety rule · 4 needs approval · 5 unreachable · 6 outcome
 //! unknown · 8 aborted or expired · 130 interrupted.
@@ -10,7 +10,10 @@ mod documents;
 mod edges;
 mod exit;
 mod explain;
+mod manual;
 mod present;
+#[cfg(test)]
+mod printed;
 mod say;
 mod simulate;
 mod up;
@@ -36,10 +39,10 @@ use crate::exit::Failure;
                   6 outcome unknown, 8 aborted or expired"
 )]
 struct Options {
-    /// How results are printed.
+    /// Format of results.
     #[arg(short, long, value_enum, default_value_t = Output::Table, global = true)]
     output: Output,
-    /// Control planes, separated by commas; those of the running world when not given.
+    /// Control planes to ask, separated by commas; by default the running world's.
     #[arg(
         long,
         value_name = "URL,...",
@@ -48,19 +51,19 @@ struct Options {
         value_delimiter = ','
     )]
     control_plane: Vec<String>,
-    /// Where `up` keeps its world and the other commands look for it.
+    /// Folder of the running world: `up` writes it, the other commands read it.
     #[arg(long, value_name = "DIR", global = true, env = "MERIDIAN_STATE_DIR")]
     state_dir: Option<PathBuf>,
     #[command(subcommand)]
     verb: Verb,
 }
 
-/// How results are printed.
+/// Format of results.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Output {
-    /// For people.
+    /// Tables for people.
     Table,
-    /// For programs, with a schema number.
+    /// JSON for programs, with a schema number.
     Json,
 }
 
@@ -68,52 +71,52 @@ pub(crate) enum Output {
 enum Verb {
     /// Start a whole deployment on this machine and keep it running until Ctrl-C.
     Up(up::Up),
-    /// Play the story: real calls, a region dies under them, its sessions move, and it comes back.
+    /// Play the story: real calls run, their region dies, the sessions move, and the region comes back.
     Demo(Demo),
     /// Call the running world as a device would: say something and hear the reply.
     Call(call::CallArgs),
     /// Show regions, edges, nodes and the plan in force.
     Status,
-    /// Explain everything about one region: what was seen, what was decided, what is waited for.
+    /// Explain one region: its evidence, its decisions, and the conditions it waits for.
     Why {
-        /// The region.
+        /// The region's name.
         region: String,
-        /// Explain it in a scenario instead, such as chaos/scenarios/incident-github-2018.scenario.
+        /// Explain the region in a scenario instead, such as chaos/scenarios/incident-github-2018.scenario.
         #[arg(long, value_name = "FILE")]
         scenario: Option<PathBuf>,
-        /// In a scenario: how long after its beginning; its end when not given.
+        /// With --scenario: the time since its beginning; by default its end.
         #[arg(long, value_name = "TIME", value_parser = parse_length, requires = "scenario")]
         at: Option<Duration>,
         #[command(flatten)]
         documents: simulate::DocumentFiles,
     },
-    /// Ask edges what they would do.
+    /// Explain a route, by asking the edges, or a reason code.
     Explain {
         #[command(subcommand)]
         verb: explain::ExplainVerb,
     },
-    /// Play a scenario in virtual time against the real decisions, and print what happens.
+    /// Play a scenario in virtual time with the product's own decisions, and print every event.
     Simulate {
-        /// The scenario.
+        /// The scenario's file.
         file: PathBuf,
         #[command(flatten)]
         documents: simulate::DocumentFiles,
     },
     /// List the newest decisions with their reasons.
     History {
-        /// How many.
+        /// Number of decisions.
         #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=500))]
         limit: u32,
     },
-    /// Show what would be decided now, with the capacity table and every safety rule; changes nothing.
+    /// Show the decision that would be made now, with the capacity table and every safety rule; changes nothing.
     Plan,
     #[command(flatten)]
     Act(act::Request),
     /// Wait until an action is over.
     Wait {
-        /// The action, as it was printed when it was asked for.
+        /// The action's id, as the request printed it and `meridian status` shows it.
         action: String,
-        /// How long at most.
+        /// The longest wait, such as 30s or 10m.
         #[arg(long, value_name = "TIME", default_value = "10m", value_parser = parse_length)]
         timeout: Duration,
     },
@@ -122,30 +125,41 @@ enum Verb {
         #[command(subcommand)]
         verb: documents::DocumentVerb,
     },
-    /// The policy in force: every number a decision uses.
+    /// The policy in force: every number that decisions use.
     Policy {
         #[command(subcommand)]
         verb: documents::DocumentVerb,
     },
-    /// The audit log: export it, or decide everything in it again.
+    /// The audit log: export it, or replay its decisions.
     Audit {
         #[command(subcommand)]
         verb: audit::AuditVerb,
+    },
+    /// Print the completions of a shell, such as `meridian completion bash >/etc/bash_completion.d/meridian`.
+    Completion {
+        /// The shell to complete for.
+        shell: clap_complete::Shell,
+    },
+    /// Write the man pages, one for each command, such as meridian-failover.1.
+    Man {
+        /// Folder for the pages, created if missing.
+        #[arg(value_name = "DIR")]
+        dir: PathBuf,
     },
 }
 
 #[derive(Debug, Args)]
 struct Demo {
-    /// Where the report, the replies and the logs go.
+    /// Folder for the report, the replies and the logs.
     #[arg(long, value_name = "DIR", default_value = "target/demo")]
     report: PathBuf,
-    /// Callers who talk all the while.
+    /// Number of callers who talk throughout the story.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(2..=100))]
     sessions: u16,
-    /// The recorded calls (calls.tsv and its WAV files).
+    /// Folder of the recorded calls (calls.tsv and its WAV files).
     #[arg(long, value_name = "DIR")]
     calls: Option<PathBuf>,
-    /// The speech models; also MERIDIAN_MODELS_DIR.
+    /// Folder of the speech models; also MERIDIAN_MODELS_DIR.
     #[arg(long, value_name = "DIR")]
     models_dir: Option<PathBuf>,
 }
@@ -153,7 +167,7 @@ struct Demo {
 #[tokio::main]
 async fn main() -> ExitCode {
     let options = Options::parse();
-    // Commands speak for themselves; their logs are for whoever asks for them.
+    // Commands print their own results. Logs would mix with them, so only RUST_LOG turns logs on.
     if std::env::var_os("RUST_LOG").is_some() {
         daemon::telemetry::init(daemon::telemetry::Format::Pretty);
     }
@@ -173,7 +187,7 @@ async fn run(options: Options) -> Result<ExitCode, Failure> {
         Verb::Up(up) => up::up(up, state_dir).await,
         Verb::Demo(demo) => play(demo).await,
         Verb::Call(call) => call::call(call, &state_dir, output).await,
-        // These need nobody to answer.
+        // The verbs here do without a control plane; the last arm asks one.
         Verb::Why {
             region,
             scenario: Some(file),
@@ -183,6 +197,9 @@ async fn run(options: Options) -> Result<ExitCode, Failure> {
         Verb::Explain {
             verb: explain::ExplainVerb::Route(route),
         } => explain::route(route, options.control_plane, &state_dir, output).await,
+        Verb::Explain {
+            verb: explain::ExplainVerb::Reason { code },
+        } => explain::reason(code.as_deref(), output),
         Verb::Simulate { file, documents } => simulate::play(&file, &documents, output),
         Verb::Topology {
             verb: documents::DocumentVerb::Validate { file },
@@ -193,11 +210,13 @@ async fn run(options: Options) -> Result<ExitCode, Failure> {
         Verb::Audit {
             verb: audit::AuditVerb::Replay { file: Some(file) },
         } => audit::replay_file(&file, output),
+        Verb::Completion { shell } => manual::print_completions(shell),
+        Verb::Man { dir } => manual::write_pages(&dir),
         verb => ask(verb, options.control_plane, &state_dir, output).await,
     }
 }
 
-/// The commands that need a control plane.
+/// Carries out the commands that need a control plane.
 async fn ask(verb: Verb, named: Vec<String>, state_dir: &Path, output: Output) -> Result<ExitCode, Failure> {
     let operator = Operator::at(if named.is_empty() {
         world::find(state_dir)?.control_planes
@@ -221,15 +240,19 @@ async fn ask(verb: Verb, named: Vec<String>, state_dir: &Path, output: Output) -
             }
             audit::AuditVerb::Replay { .. } => return audit::replay_live(&operator, output).await,
         },
-        Verb::Up(_) | Verb::Demo(_) | Verb::Call(_) | Verb::Explain { .. } | Verb::Simulate { .. } => {
-            unreachable!("these were carried out without asking")
-        }
+        Verb::Up(_)
+        | Verb::Demo(_)
+        | Verb::Call(_)
+        | Verb::Explain { .. }
+        | Verb::Simulate { .. }
+        | Verb::Completion { .. }
+        | Verb::Man { .. } => unreachable!("these were carried out without asking"),
     }
     Ok(ExitCode::SUCCESS)
 }
 
 async fn play(demo: Demo) -> Result<ExitCode, Failure> {
-    // The world lies beside the report, so that the logs of a demo that failed are at hand.
+    // The world's folder lies beside the report: the logs of a failed demo stay at hand.
     let mut world = world::Settings::new(demo.report.join("world"));
     if let Some(models_dir) = demo.models_dir {
         world.models_dir = models_dir;
@@ -242,7 +265,7 @@ async fn play(demo: Demo) -> Result<ExitCode, Failure> {
         world,
     };
     let narrator = Arc::new(drill::Narrator::on_stdout());
-    // Dropping the story drops its world, and with it every process.
+    // On Ctrl-C the story is dropped; that drops its world and ends every process.
     let report = tokio::select! {
         report = drill::demo(settings, narrator) => report,
         () = up::asked_to_stop() => return Ok(exit::INTERRUPTED.into()),
@@ -253,26 +276,26 @@ async fn play(demo: Demo) -> Result<ExitCode, Failure> {
         } else {
             String::new()
         };
-        Failure::failed(error.context(format!("the story could not be told{logs}")))
+        Failure::failed(error.context(format!("the story failed{logs}")))
     })?;
-    Ok(if report.held {
+    Ok(if report.passed {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     })
 }
 
-/// Prints a result; whoever reads it may have gone (`| head`), which is no failure of ours.
+/// Prints a result. The reader may have closed the pipe (`| head`); that is no failure of the command.
 pub(crate) fn print(text: &str) {
     use std::io::Write as _;
-    // Other people wrote parts of it.
+    // Reasons and authors are other people's text: escape control characters.
     let text = topology::text::for_terminal(text.trim_end());
     let _ = writeln!(std::io::stdout(), "{text}");
 }
 
-/// A whole number and s, m, h or d.
+/// Parses a duration: a whole number above zero and s, m, h or d.
 pub(crate) fn parse_length(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("\"{text}\" is not a length of time; write a whole number and s, m, h or d, such as 30m");
+    let wrong = || format!("\"{text}\" is not a duration; write a whole number and s, m, h or d, such as 30m");
     let unit = text.chars().last().ok_or_else(wrong)?;
     let seconds_per_unit = match unit {
         's' => 1,
@@ -283,7 +306,7 @@ pub(crate) fn parse_length(text: &str) -> Result<Duration, String> {
     };
     let number: u64 = text[..text.len() - 1].parse().map_err(|_| wrong())?;
     match number.checked_mul(seconds_per_unit) {
-        Some(0) => Err("a length of time is longer than nothing, such as 30m".to_owned()),
+        Some(0) => Err("0 is out of range; write a duration greater than zero, such as 30m".to_owned()),
         None => Err(wrong()),
         Some(seconds) => Ok(Duration::from_secs(seconds)),
     }

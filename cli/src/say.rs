@@ -1,21 +1,21 @@
-//! Turns text into speech with espeak-ng, a voice that has nothing to do with ours.
+//! Turns text into speech with espeak-ng, a program apart from the product's own synthesizer.
 
 use std::{io::Write as _, process::Stdio};
 
 use anyhow::{Context as _, bail};
-use probe::Utterance;
+use client::Utterance;
 
-/// Longest text: a minute of speech, the longest a region takes as one turn.
+/// Longest text: about a minute of speech, the longest turn that a region takes.
 const TEXT_CHARS_MAX: usize = 600;
 
-/// Speaks a text.
+/// Speaks a text with espeak-ng.
 pub(crate) fn say(text: &str) -> anyhow::Result<Utterance> {
     if text.trim().is_empty() {
-        bail!("there is nothing to say; give some words, such as --say \"what time is it\"");
+        bail!("the text has no words; write some, such as --say \"what time is it\"");
     }
     let length = text.chars().count();
     if length > TEXT_CHARS_MAX {
-        bail!("{length} characters are too many to say at once; give {TEXT_CHARS_MAX} at most");
+        bail!("the text has {length} characters; write at most {TEXT_CHARS_MAX}");
     }
     // The text goes through standard input: an argument that begins with '-' would be an option.
     let spawned = std::process::Command::new("espeak-ng")
@@ -33,13 +33,15 @@ pub(crate) fn say(text: &str) -> anyhow::Result<Utterance> {
     };
     {
         let mut words = espeak.stdin.take().context("espeak-ng has no standard input")?;
-        words.write_all(text.as_bytes()).context("espeak-ng does not listen")?;
+        words.write_all(text.as_bytes()).context("cannot write to espeak-ng")?;
     }
-    let spoken = espeak.wait_with_output().context("cannot hear espeak-ng")?;
+    let spoken = espeak
+        .wait_with_output()
+        .context("cannot read the output of espeak-ng")?;
     if !spoken.status.success() {
         bail!("espeak-ng failed: {}", String::from_utf8_lossy(&spoken.stderr).trim());
     }
-    Utterance::from_wav(&spoken.stdout).context("cannot use what espeak-ng said")
+    Utterance::from_wav(&spoken.stdout).context("cannot use the sound of espeak-ng")
 }
 
 #[cfg(test)]
@@ -48,7 +50,12 @@ mod tests {
 
     #[test]
     fn nothing_and_too_much_cannot_be_said() {
-        assert!(say("  ").unwrap_err().to_string().contains("nothing to say"));
-        assert!(say(&"a".repeat(601)).unwrap_err().to_string().contains("too many"));
+        assert!(say("  ").unwrap_err().to_string().contains("the text has no words"));
+        assert!(
+            say(&"a".repeat(601))
+                .unwrap_err()
+                .to_string()
+                .contains("has 601 characters; write at most 600")
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! Scenarios: what would happen, and why, decided by the real code in virtual time.
+//! `simulate` and `why --scenario`: the product's own decisions in virtual time.
 
 use std::{
     path::{Path, PathBuf},
@@ -14,13 +14,13 @@ use topology::{Policy, RegionId, Topology, fixtures::three_primaries};
 
 use crate::{Output, exit::Failure, present, print};
 
-/// What a scenario is played on.
+/// The documents that a scenario is played with.
 #[derive(Debug, Args)]
 pub(crate) struct DocumentFiles {
-    /// For a scenario: another topology than the shipped scenarios' six regions.
+    /// For a scenario: a topology to use instead of the six regions of the shipped scenarios.
     #[arg(long, value_name = "FILE")]
     topology: Option<PathBuf>,
-    /// For a scenario: another policy than the product's.
+    /// For a scenario: a policy to use instead of the default one.
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
 }
@@ -43,7 +43,7 @@ pub(crate) fn play(file: &Path, documents: &DocumentFiles, output: Output) -> Re
     let (topology, policy) = documents.read()?;
     let scenario = scenario(file)?;
     let record = simulator::play(&scenario, &topology, &policy).map_err(|error| at(file, error))?;
-    print(&told(&record.transcript, output));
+    print(&rendered(&record.transcript, output));
     let broken = record.broken.iter().map(|broken| format!("invariant broken: {broken}"));
     let unmet = scenario.expectations.iter().filter_map(|expectation| {
         let instead = expectation.judge(&record).err()?;
@@ -52,12 +52,12 @@ pub(crate) fn play(file: &Path, documents: &DocumentFiles, output: Output) -> Re
             expectation.line, expectation.text
         ))
     });
-    let mut held = true;
+    let mut passed = true;
     for complaint in broken.chain(unmet) {
-        held = false;
+        passed = false;
         eprintln!("meridian: {}:{complaint}", file.display());
     }
-    Ok(if held { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 pub(crate) fn why(
@@ -72,16 +72,19 @@ pub(crate) fn why(
     let scenario = scenario(file)?;
     if let Some(until) = until.filter(|until| *until > scenario.end) {
         let (end, until) = (scenario.end.as_secs(), until.as_secs());
-        let text = format!("{} ends after {end} s, and --at names {until} s", file.display());
+        let text = format!(
+            "{} ends after {end} s, and --at is {until} s; write --at {end}s or less",
+            file.display()
+        );
         return Err(Failure::usage(anyhow::anyhow!(text)));
     }
     let why = simulator::why(&scenario, &topology, &policy, &region, until).map_err(|error| at(file, error))?;
-    print(&told(&why.to_string(), output));
+    print(&rendered(&why.to_string(), output));
     Ok(ExitCode::SUCCESS)
 }
 
-/// For programs, the lines that people read.
-fn told(text: &str, output: Output) -> String {
+/// JSON holds the same lines as the text for people.
+fn rendered(text: &str, output: Output) -> String {
     match output {
         Output::Table => text.to_owned(),
         Output::Json => present::document(json!({ "lines": text.lines().collect::<Vec<_>>() })),

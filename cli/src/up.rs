@@ -22,22 +22,26 @@ use crate::{
 
 #[derive(Debug, Args)]
 pub(crate) struct Up {
-    /// Another policy than the product's (configs/policy.toml).
+    /// A policy to use instead of the default one (configs/policy.toml).
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
-    /// The speech models.
+    /// Folder of the speech models.
     #[arg(long, value_name = "DIR")]
     models_dir: Option<PathBuf>,
-    /// Where decisions are kept.
+    /// The store of decisions.
     #[arg(long, value_enum, default_value_t = Store::Embedded)]
     store: Store,
+    /// Let web pages of this origin call the edges from a browser. May be given several times; * stands for every
+    /// origin.
+    #[arg(long = "origin", value_name = "https://APP")]
+    origins: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Store {
-    /// In a file of one control plane.
+    /// A file of one control plane.
     Embedded,
-    /// In three members of etcd, shared by three control planes; needs etcd.
+    /// Three members of etcd, shared by three control planes; needs etcd.
     Etcd,
 }
 
@@ -46,12 +50,14 @@ pub(crate) async fn up(args: Up, state_dir: PathBuf) -> Result<ExitCode, Failure
     if let Some(policy) = args.policy {
         settings.policy =
             std::fs::read_to_string(&policy).with_context(|| format!("cannot read {}", policy.display()))?;
-        // Refused here, with all problems, rather than in the log of a process that does not start.
+        // Check the policy here, where all its problems reach the terminal; a control plane would write them to its
+        // log.
         topology_policy(&policy, &settings.policy)?;
     }
     if let Some(models_dir) = args.models_dir {
         settings.models_dir = models_dir;
     }
+    settings.origins = args.origins;
     settings.store = match args.store {
         Store::Embedded => StoreKind::Embedded,
         Store::Etcd => StoreKind::Etcd,
@@ -70,20 +76,20 @@ pub(crate) async fn up(args: Up, state_dir: PathBuf) -> Result<ExitCode, Failure
     ));
     let started = tokio::select! {
         world = World::start(settings) => world?,
-        // Dropping a world that is being started ends what was started of it.
+        // Dropping a half-started world ends the processes started so far.
         () = asked_to_stop() => return Ok(INTERRUPTED.into()),
     };
     let world = Arc::new(started);
     print(&addresses(&world.record().await));
     let stopped = run_until_stopped(&world).await;
     print("stopping");
-    let world = Arc::into_inner(world).context("somebody still uses the world")?;
+    let world = Arc::into_inner(world).context("a task still uses the world")?;
     tokio::select! {
         () = world.shutdown() => {
             print("stopped; no process is left");
             stopped.map(|()| ExitCode::SUCCESS)
         }
-        // The second Ctrl-C: dropping the world kills what is left of it.
+        // The second Ctrl-C: dropping the world kills the processes that remain.
         () = asked_to_stop() => Ok(INTERRUPTED.into()),
     }
 }
@@ -97,7 +103,7 @@ fn topology_policy(path: &std::path::Path, text: &str) -> anyhow::Result<()> {
 async fn run_until_stopped(world: &World) -> Result<(), Failure> {
     let mut deaths = world.deaths();
     let mut commands = commands();
-    // Processes that were restarted and are not ready yet. Nobody waits for them before the next command.
+    // Restarted processes that are not ready yet. The next command does not wait for them.
     let mut starting = FuturesUnordered::new();
     let healthy = async {
         match world.healthy().await {
@@ -106,16 +112,16 @@ async fn run_until_stopped(world: &World) -> Result<(), Failure> {
         }
     };
     let mut healthy = std::pin::pin!(healthy);
-    let mut told = false;
+    let mut is_reported = false;
     let stop = asked_to_stop();
     let mut stop = std::pin::pin!(stop);
     loop {
         tokio::select! {
             () = &mut stop => return Ok(()),
-            () = &mut healthy, if !told => told = true,
+            () = &mut healthy, if !is_reported => is_reported = true,
             Ok(death) = deaths.recv() => {
                 let (name, log) = (&death.name, death.log.display());
-                print(&format!("{name} died by itself ({}); log {log}:\n{}", death.how, death.last_words));
+                print(&format!("{name} ended unexpectedly ({}); log {log}:\n{}", death.how, death.last_words));
                 print(&format!("type `restart {name}` to bring it back"));
             }
             Some(line) = commands.recv() => {
@@ -126,17 +132,17 @@ async fn run_until_stopped(world: &World) -> Result<(), Failure> {
     }
 }
 
-/// What can be typed while a world runs.
+/// The commands that `meridian up` takes on standard input.
 const HELP: &str = "type: kill NAME · restart NAME · stop NAME (freeze) · resume NAME";
 
-/// Carries a command out and says what came of it.
+/// Carries a command out and returns its outcome as text.
 async fn obey<'w>(world: &'w World, line: &str, starting: &mut FuturesUnordered<BoxFuture<'w, String>>) -> String {
     let words: Vec<&str> = line.split_whitespace().collect();
     let outcome = match words[..] {
         [] => return String::new(),
         ["kill", name] => world.kill(name).await.map(|_| format!("{name} killed")),
         ["stop", name] => world.stop(name).await.map(|()| format!("{name} frozen")),
-        ["resume", name] => world.resume(name).await.map(|()| format!("{name} goes on")),
+        ["resume", name] => world.resume(name).await.map(|()| format!("{name} resumed")),
         ["restart", name] => {
             return match world.start_again(name).await {
                 Ok(()) => {
@@ -146,9 +152,41 @@ async fn obey<'w>(world: &'w World, line: &str, starting: &mut FuturesUnordered<
                 Err(error) => error.to_string(),
             };
         }
-        _ => Ok(HELP.to_owned()),
+        [word, ..] => Ok(misheard(word)),
     };
     outcome.unwrap_or_else(|error| error.to_string())
+}
+
+/// The verbs of the commands on standard input.
+const VERBS: [&str; 4] = ["kill", "restart", "stop", "resume"];
+
+/// The answer to an unknown command: it quotes the word and offers the nearest verb.
+fn misheard(word: &str) -> String {
+    if VERBS.contains(&word) {
+        return format!("\"{word}\" takes the name of one process; {HELP}");
+    }
+    let nearest = VERBS.into_iter().min_by_key(|verb| letters_apart(word, verb));
+    // Half of a verb's letters may be wrong; beyond that the word means something else.
+    match nearest.filter(|verb| letters_apart(word, verb) * 2 <= verb.len()) {
+        Some(verb) => format!("there is no command \"{word:.20}\"; did you mean `{verb}`? {HELP}"),
+        None => format!("there is no command \"{word:.20}\"; {HELP}"),
+    }
+}
+
+/// The Levenshtein distance: letters to insert, remove or change until the words are equal.
+fn letters_apart(one: &str, other: &str) -> usize {
+    // Twenty letters are enough: the longest verb has seven.
+    let (one, other): (Vec<char>, Vec<char>) = (one.chars().take(20).collect(), other.chars().collect());
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    for (at, letter) in one.iter().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], at + 1);
+        for (to, wanted) in other.iter().enumerate() {
+            let changed = diagonal + usize::from(letter != wanted);
+            diagonal = row[to + 1];
+            row[to + 1] = changed.min(row[to] + 1).min(diagonal + 1);
+        }
+    }
+    row[other.len()]
 }
 
 async fn ready(world: &World, name: String) -> String {
@@ -158,10 +196,10 @@ async fn ready(world: &World, name: String) -> String {
     }
 }
 
-/// Lines of the standard input, be it a terminal or a pipe. Its end is not that of the world.
+/// Reads lines from standard input, a terminal or a pipe. The end of the input does not end the world.
 fn commands() -> mpsc::Receiver<String> {
     let (sender, lines) = mpsc::channel(8);
-    // A thread of its own: reading a terminal cannot be cancelled, and the end of the program ends it.
+    // Reading a terminal cannot be cancelled, so it gets a thread, which ends with the program.
     std::thread::spawn(move || {
         for line in std::io::stdin().lock().lines().map_while(Result::ok) {
             if sender.blocking_send(line).is_err() {
@@ -172,7 +210,7 @@ fn commands() -> mpsc::Receiver<String> {
     lines
 }
 
-/// Ctrl-C, `kill`, or the end of the terminal.
+/// Waits for Ctrl-C, `kill`, or the end of the terminal.
 pub(crate) async fn asked_to_stop() {
     let listen = |kind| signal(kind).expect("the runtime has signals enabled");
     let mut interrupt = listen(SignalKind::interrupt());
@@ -232,4 +270,23 @@ fn addresses(record: &Record) -> String {
          {HELP}\nCtrl-C stops everything\n",
     );
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_that_is_no_command_is_named_with_the_nearest_one() {
+        for (word, said) in [
+            ("kil", "there is no command \"kil\"; did you mean `kill`?"),
+            ("restrat", "there is no command \"restrat\"; did you mean `restart`?"),
+            ("Stop", "there is no command \"Stop\"; did you mean `stop`?"),
+            ("dance", "there is no command \"dance\"; type: kill NAME"),
+            ("kill", "\"kill\" takes the name of one process; type: kill NAME"),
+        ] {
+            let answer = misheard(word);
+            assert!(answer.starts_with(said), "{answer}");
+        }
+    }
 }

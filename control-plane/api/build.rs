@@ -1,4 +1,4 @@
-//! Generates the Rust half of proto/meridian/v1/meridian.proto. Needs protoc (Debian: protobuf-compiler).
+//! Generates the Rust code for proto/meridian/v1/meridian.proto. Needs protoc (Debian: protobuf-compiler).
 
 fn main() {
     tonic_prost_build::configure()

@@ -1,5 +1,5 @@
-//! Names the rules that are compiled in: a hash of the sources that decide. The version of the workspace alone does not change
-//! when a rule does, and an audit entry has to say which rules decided it.
+//! Names the rules that are compiled in: a hash of the sources that decide. The version of the workspace alone does not
+//! change when a rule does, and an audit entry has to say which rules decided it.
 
 use std::{
     collections::BTreeMap,
@@ -25,7 +25,7 @@ fn main() -> std::io::Result<()> {
         println!("cargo:rerun-if-changed={folder}");
         sources(Path::new(folder), &mut found)?;
     }
-    // FNV-1a: it tells versions apart, and does not have to resist anybody.
+    // FNV-1a: it tells versions apart, and need not resist an attacker.
     let bytes = found.values().flatten();
     let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)

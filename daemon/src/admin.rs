@@ -1,4 +1,5 @@
-//! The administrative listener of a process: `/metrics` (Prometheus), `/health` (alive) and `/ready` (takes work).
+//! The administrative listener of a process: `/metrics` (Prometheus), `/health` (the process is alive) and `/ready` (it
+//! takes work).
 
 use std::{
     collections::BTreeMap,
@@ -19,31 +20,51 @@ use prometheus_client::{encoding::text::encode, registry::Registry};
 
 use crate::Tasks;
 
-/// Which parts of the process take work. A part that was never mentioned does not count; a process with no part that
-/// was mentioned is not ready.
+/// The readiness of the process, by part. A process is ready when every part that reported is, or can be spared. Parts that
+/// have not reported do not count; a process without any report is not ready.
 #[derive(Debug, Clone, Default)]
 pub struct Readiness(Arc<Mutex<BTreeMap<&'static str, Part>>>);
 
-/// Whether a part takes work, and why it does not, in words for people, where it says so.
+/// Whether a part takes work, and optionally the reason why it does not, for people.
 #[derive(Debug, Clone, Default)]
 struct Part {
     ready: bool,
+    /// The process takes work without this part.
+    is_spared: bool,
     why: Option<String>,
 }
 
 impl Readiness {
-    /// Says whether a part takes work.
+    /// Records whether a part takes work.
     pub fn set(&self, part: &'static str, ready: bool) {
-        self.insert(part, Part { ready, why: None });
+        let state = Part {
+            ready,
+            ..Part::default()
+        };
+        self.insert(part, state);
     }
 
-    /// Says whether a part takes work, and if it does not, why.
+    /// Records that a part takes work, or the reason why it does not.
     pub fn set_unless(&self, part: &'static str, why_not: Option<String>) {
         self.insert(
             part,
             Part {
                 ready: why_not.is_none(),
+                is_spared: false,
                 why: why_not,
+            },
+        );
+    }
+
+    /// Records the reason why a part takes no work, in a process that takes other work all the same: `/ready` shows it and
+    /// still answers 200.
+    pub fn spare(&self, part: &'static str, why_not: String) {
+        self.insert(
+            part,
+            Part {
+                ready: false,
+                is_spared: true,
+                why: Some(why_not),
             },
         );
     }
@@ -55,10 +76,10 @@ impl Readiness {
             .insert(part, state);
     }
 
-    /// Whether all parts take work.
+    /// Whether at least one part has reported, and every reported part takes work or can be spared.
     pub fn is_ready(&self) -> bool {
         let parts = self.parts();
-        !parts.is_empty() && parts.values().all(|part| part.ready)
+        !parts.is_empty() && parts.values().all(|part| part.ready || part.is_spared)
     }
 
     fn parts(&self) -> BTreeMap<&'static str, Part> {
@@ -66,7 +87,7 @@ impl Readiness {
     }
 }
 
-/// Starts the listener as a task and returns the address it bound.
+/// Starts the listener as a task. Returns the bound address.
 pub async fn serve(
     tasks: &mut Tasks,
     listen: SocketAddr,
@@ -88,7 +109,7 @@ pub async fn serve(
     Ok(bound)
 }
 
-/// The same pages as a router, for a process that also serves them beside its own.
+/// The same pages as a router, for a process that also serves them on another listener.
 pub fn router(registry: Arc<Registry>, readiness: Readiness) -> Router {
     Router::new()
         .route("/metrics", get(metrics).with_state(registry))
@@ -122,8 +143,8 @@ async fn metrics(State(registry): State<Arc<Registry>>, headers: HeaderMap) -> i
     }
 }
 
-/// The same in Prometheus' older text format, which whoever does not ask for OpenMetrics reads: there the description of a
-/// counter has the name of its samples, and some types do not exist.
+/// The metrics in Prometheus' older text format, for clients that do not ask for OpenMetrics. In that format the
+/// description of a counter carries the name of its samples, and some types do not exist.
 fn classic(openmetrics: &str) -> String {
     let described = |line: &str, keyword: &str| {
         let rest = line.strip_prefix("# ")?.strip_prefix(keyword)?.strip_prefix(' ')?;
@@ -157,7 +178,7 @@ fn classic(openmetrics: &str) -> String {
     text
 }
 
-/// A sample without its exemplar, which follows its value after " # ". Between quotes that is part of a label.
+/// A sample without its exemplar, which follows the value after " # ". Inside quotes, " # " is part of a label.
 fn without_exemplar(line: &str) -> &str {
     let (mut is_quoted, mut is_escaped) = (false, false);
     for (at, byte) in line.bytes().enumerate() {
@@ -227,6 +248,23 @@ mod tests {
         readiness.set_unless("listener", None);
         assert!(readiness.is_ready());
         readiness.set_unless("listener", Some("the port is taken".to_owned()));
+        assert!(!readiness.is_ready());
+    }
+
+    #[tokio::test]
+    async fn a_part_that_can_be_spared_is_shown_and_the_process_is_ready() {
+        let readiness = Readiness::default();
+        readiness.set("plan", true);
+        readiness.spare("decisions", "nobody leads".to_owned());
+        let answer = ready(State(readiness.clone())).await.into_response();
+        assert_eq!(answer.status(), StatusCode::OK);
+        let page = axum::body::to_bytes(answer.into_body(), 1 << 10).await.unwrap();
+        let page: serde_json::Value = serde_json::from_slice(&page).unwrap();
+        let shown = serde_json::json!({
+            "ready": true, "parts": { "plan": true, "decisions": false }, "why": { "decisions": "nobody leads" },
+        });
+        assert_eq!(page, shown);
+        readiness.set("plan", false);
         assert!(!readiness.is_ready());
     }
 }

@@ -1,18 +1,18 @@
-//! How a process tells its supervisor where it listens. Listening on port 0 and announcing what came of it lets any
-//! number of deployments share a machine without a list of ports.
+//! A process tells its supervisor the addresses on which it listens. Because processes listen on port 0 and announce
+//! the port they got, any number of deployments share a machine without a list of ports.
 
 use std::{collections::BTreeMap, net::SocketAddr, path::Path};
 
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
-/// What a ready process announces.
+/// The file that a process writes once it is ready.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Announcement {
     /// Name of the program.
     pub program: String,
-    /// Its process id.
+    /// Process id.
     pub pid: u32,
     /// Bound addresses by purpose: "http", "admin", "grpc", "dns".
     pub addresses: BTreeMap<String, SocketAddr>,
@@ -31,15 +31,15 @@ impl Announcement {
         }
     }
 
-    /// Writes the file in one step, so that a reader never sees half of it.
+    /// Writes the file in one step (write, then rename), so that a reader never sees half of it.
     pub fn write(&self, path: &Path) -> anyhow::Result<()> {
         let unfinished = path.with_extension("unfinished");
         std::fs::write(&unfinished, serde_json::to_vec_pretty(self)?)
             .and_then(|()| std::fs::rename(&unfinished, path))
-            .with_context(|| format!("cannot announce in {}", path.display()))
+            .with_context(|| format!("cannot write the announcement {}", path.display()))
     }
 
-    /// Reads the file; `None` while the process has not announced itself.
+    /// Reads the file. `None` while the process has not announced itself.
     pub fn read(path: &Path) -> anyhow::Result<Option<Self>> {
         match std::fs::read(path) {
             Ok(bytes) => Ok(Some(

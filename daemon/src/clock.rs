@@ -1,10 +1,10 @@
-//! The one clock: the only place that looks at the wall.
+//! The one clock of Meridian. No other code reads the wall clock.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use topology::Moment;
 
-/// What time it is.
+/// The current time. Before 1970 it is the epoch.
 #[expect(clippy::disallowed_methods, reason = "this is the one place")]
 pub fn now() -> Moment {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

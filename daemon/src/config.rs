@@ -1,71 +1,268 @@
-//! Process configuration: one TOML file. Give every configuration struct `#[serde(deny_unknown_fields)]`, so that a
-//! misspelt key is an error and not a silent default.
+//! Configuration of a process: one TOML file. [`topology::document`] reads it, with all problems at once; here are the
+//! rules of a process, its paths and its secrets. Give every configuration struct `#[serde(deny_unknown_fields)]`, so
+//! that a misspelt key is an error and not a silent default.
 
-use std::path::Path;
+use std::{
+    fmt,
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::Context as _;
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, de::DeserializeOwned};
+use topology::document::{self, Guide};
 
-/// Reads a configuration file; errors name the file, the line and the key.
-pub fn load<C: DeserializeOwned>(path: &Path) -> anyhow::Result<C> {
+/// Knowledge of a process about its configuration beside the types of its values.
+pub trait Rules {
+    /// The shipped example, which shows every required key. Problems advise its values.
+    const EXAMPLE: &'static str = "";
+    /// See [`Guide::once_seconds`].
+    const ONCE_SECONDS: &'static [(&'static str, &'static str)] = &[];
+
+    /// Every value that breaks a rule.
+    fn problems(&self) -> Problems;
+
+    /// The paths that are relative to the folder of the file.
+    fn paths(&mut self) -> Vec<&mut PathBuf> {
+        Vec::new()
+    }
+}
+
+/// Values of a configuration that break a rule, each with its key.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Problems(Vec<(String, String)>);
+
+impl Problems {
+    /// Adds a problem. `key` is the path of the value, such as `limits.sessions_max` or `upstream[1].path`. `text` names
+    /// the value, its range, and what to write instead: "0 is out of range; write 1 or more".
+    pub fn add(&mut self, key: impl Into<String>, text: impl Into<String>) {
+        self.0.push((key.into(), text.into()));
+    }
+
+    /// Adds the problem that a number is 0, if it is.
+    pub fn add_if_zero(&mut self, key: &str, value: u64) {
+        if value == 0 {
+            self.add(key, "0 is out of range; write 1 or more");
+        }
+    }
+
+    /// Adds the problem that a number does not lie in a range, if it does not.
+    pub fn add_unless_within<N: PartialOrd + fmt::Display>(&mut self, key: &str, value: &N, range: RangeInclusive<N>) {
+        if !range.contains(value) {
+            let [value, from, to] = [value, range.start(), range.end()].map(N::to_string);
+            self.add(key, document::out_of_range(&value, &from, &to));
+        }
+    }
+
+    /// Adds the problem that a duration is zero, if it is.
+    pub fn add_if_instant(&mut self, key: &str, value: Duration) {
+        if value.is_zero() {
+            self.add(key, "must be greater than zero; write a duration, such as \"10s\"");
+        }
+    }
+
+    /// Whether no rule is broken.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Adds the problems of a part of the configuration.
+    pub fn extend(&mut self, others: Self) {
+        self.0.extend(others.0);
+    }
+
+    /// Fails with the problems, if there are any.
+    pub fn into_result(self) -> Result<(), Self> {
+        if self.is_empty() { Ok(()) } else { Err(self) }
+    }
+}
+
+/// The problems without lines, for configurations that no file contains.
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, (key, problem)) in self.0.iter().enumerate() {
+            let newline = if index == 0 { "" } else { "\n" };
+            write!(f, "{newline}{key}: {problem}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Problems {}
+
+/// Reads a configuration file. Errors name the file, the line and the key, all together. Paths in the configuration
+/// become relative to the folder of the file.
+pub fn load<C: DeserializeOwned + Rules>(path: &Path) -> anyhow::Result<C> {
     let text = std::fs::read_to_string(path).with_context(|| {
         format!(
             "cannot read configuration {}; give another with --config",
             path.display()
         )
     })?;
-    parse(&path.display().to_string(), &text)
+    let mut config: C = read(&path.display().to_string(), &text)?;
+    let folder = path.parent().unwrap_or(Path::new(""));
+    for inside in config.paths() {
+        *inside = folder.join(&inside);
+    }
+    Ok(config)
 }
 
-/// Reads configuration text; `name` is used in errors.
-pub fn parse<C: DeserializeOwned>(name: &str, text: &str) -> anyhow::Result<C> {
-    toml::from_str(text).map_err(|error| {
-        let line = error
-            .span()
-            .map_or(1, |span| text[..span.start].matches('\n').count() + 1);
-        let message = match (error.message(), error.span()) {
-            // The only value that is repeated: others may be secret.
-            ("invalid socket address syntax", Some(span)) => format!(
-                "{} is not an address; write IP:PORT, as in \"127.0.0.1:8080\" or \"[::]:8080\"",
-                &text[span]
-            ),
-            (message, _) => message.to_owned(),
+/// Reads the text of a configuration. Problems mention `name` as the file.
+pub fn read<C: DeserializeOwned + Rules>(name: &str, text: &str) -> Result<C, topology::Problems> {
+    let guide = Guide {
+        example: C::EXAMPLE,
+        once_seconds: C::ONCE_SECONDS,
+    };
+    document::parse(name, text, guide, |config: &C| config.problems().0)
+}
+
+/// Reads the text of a configuration without its [`Rules`]. Problems mention `name` as the file.
+pub fn parse<C: DeserializeOwned>(name: &str, text: &str) -> Result<C, topology::Problems> {
+    document::parse(name, text, Guide::default(), |_| Vec::new())
+}
+
+/// A secret in hex, or two secrets during a change of keys: `"KEY"` or `["NEW", "OLD"]`. `Debug` output hides it, and
+/// errors never repeat it, because errors are logged.
+///
+/// Written by hand, without the crate secrecy: these bytes become a key of HMAC at once, and what would have to be
+/// wiped lies inside of that.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secrets {
+    /// The key that signs.
+    pub signs: Vec<u8>,
+    /// A second key whose signatures are accepted: the old key, or one that other processes sign with already.
+    pub also_accepted: Option<Vec<u8>>,
+}
+
+impl<'de> Deserialize<'de> for Secrets {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        use serde::de::Error as _;
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Written {
+            One(String),
+            Some(Vec<String>),
+        }
+        let shape = "not a key; write \"HEX\", or the new and the old key as [\"NEW\", \"OLD\"]";
+        let written = Written::deserialize(deserializer).map_err(|_| D::Error::custom(shape))?;
+        let keys = match written {
+            Written::One(key) => vec![key],
+            Written::Some(keys) => keys,
         };
-        anyhow::anyhow!("{name}:{line}: {message}")
-    })
+        let decode = |text: &String| {
+            hex::decode(text)
+                .map_err(|_| D::Error::custom("the key is not hexadecimal; make one with `openssl rand -hex 32`"))
+        };
+        let mut keys = keys.iter().map(decode).collect::<Result<Vec<_>, _>>()?.into_iter();
+        match (keys.next(), keys.next(), keys.next()) {
+            (Some(signs), also_accepted, None) => Ok(Self { signs, also_accepted }),
+            _ => Err(D::Error::custom(shape)),
+        }
+    }
+}
+
+impl fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secrets(hidden)")
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use topology::document::Span;
+
     use super::*;
 
     #[derive(Debug, serde::Deserialize)]
-    #[serde(deny_unknown_fields)]
-    #[expect(dead_code, reason = "only its errors matter here")]
-    struct Config {
-        port: u16,
-    }
-
-    #[derive(Debug, serde::Deserialize)]
-    #[expect(dead_code, reason = "only its errors matter here")]
-    struct Listen {
-        listen: Vec<std::net::SocketAddr>,
+    struct Keys {
+        key: Secrets,
     }
 
     #[test]
-    fn a_misspelt_key_and_a_wrong_value_name_their_line() {
-        let error = parse::<Config>("edge.toml", "port = 1\nprot = 2\n")
+    fn a_key_is_one_secret_or_the_new_and_the_old_one_and_never_shows() {
+        let key = |text: &str| parse::<Keys>("edge.toml", &format!("key = {text}")).map(|it| it.key);
+        let one = key("\"00ff\"").unwrap();
+        assert_eq!((&one.signs[..], &one.also_accepted), (&[0, 255][..], &None));
+        let two = key("[\"01\", \"02\"]").unwrap();
+        assert_eq!((&two.signs[..], &two.also_accepted), (&[1][..], &Some(vec![2])));
+        assert_eq!(key("[\"01\"]").unwrap().also_accepted, None);
+        assert_eq!(format!("{two:?}"), "Secrets(hidden)");
+        for bad in [
+            "7",
+            "[]",
+            "[\"01\", \"02\", \"03\"]",
+            "\"secret\"",
+            "[\"01\", \"secret\"]",
+        ] {
+            let error = key(bad).unwrap_err().to_string();
+            assert!(
+                error.starts_with("edge.toml:1: ") && !error.contains("secret"),
+                "{error}"
+            );
+        }
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Config {
+        port: u16,
+        #[serde(default)]
+        state_dir: PathBuf,
+        #[serde(default)]
+        timeout: Option<Span>,
+    }
+
+    impl Rules for Config {
+        const EXAMPLE: &'static str = "port = 7100\ntimeout = \"20s\"\n";
+        const ONCE_SECONDS: &'static [(&'static str, &'static str)] = &[("timeout_seconds", "timeout")];
+
+        fn problems(&self) -> Problems {
+            let mut problems = Problems::default();
+            problems.add_unless_within("port", &self.port, 1024..=65_535);
+            problems.add_if_instant("timeout", self.timeout.map_or(Duration::MAX, |it| it.0));
+            problems
+        }
+
+        fn paths(&mut self) -> Vec<&mut PathBuf> {
+            vec![&mut self.state_dir]
+        }
+    }
+
+    #[test]
+    fn a_file_is_read_with_all_problems_and_paths_beside_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("x.toml");
+        let load = |text: &str| {
+            std::fs::write(&file, text).unwrap();
+            super::load::<Config>(&file).map_err(|error| error.to_string())
+        };
+        let config = load("port = 7100\nstate_dir = \"state\"\n").unwrap();
+        assert_eq!(config.state_dir, folder.path().join("state"));
+        let name = file.display();
+        assert_eq!(
+            load("port = 1\ntimeout = \"0s\"\ntimeout_seconds = 7\nstate_dir = 7\n").unwrap_err(),
+            format!(
+                "{name}:1: port: 1 is out of range; write 1024 to 65535\n\
+                 {name}:2: timeout: must be greater than zero; write a duration, such as \"10s\"\n\
+                 {name}:3: timeout_seconds: whole seconds are now written as a duration; write timeout = \"7s\"\n\
+                 {name}:4: state_dir: invalid type: integer `7`, expected path string"
+            )
+        );
+        assert_eq!(load("prot = 1").unwrap_err().lines().count(), 2);
+        let error = super::load::<Config>(Path::new("/nowhere/x.toml"))
             .unwrap_err()
             .to_string();
-        assert!(error.starts_with("edge.toml:2: unknown field `prot`"), "{error}");
-        let error = parse::<Config>("edge.toml", "port = 70000").unwrap_err().to_string();
-        assert!(error.starts_with("edge.toml:1: "), "{error}");
-        let error = parse::<Listen>("edge.toml", "listen = [\"localhost:8080\"]").unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "edge.toml:1: \"localhost:8080\" is not an address; write IP:PORT, as in \"127.0.0.1:8080\" or \"[::]:8080\""
-        );
-        let error = load::<Config>(Path::new("/nowhere/x.toml")).unwrap_err().to_string();
         assert!(error.contains("cannot read configuration /nowhere/x.toml"), "{error}");
+    }
+
+    #[test]
+    fn problems_without_a_file_name_the_key() {
+        let mut problems = Problems::default();
+        problems.add_if_zero("limits.sessions_max", 0);
+        problems.add_if_zero("limits.connections_max", 1);
+        let error = problems.into_result().unwrap_err().to_string();
+        assert_eq!(error, "limits.sessions_max: 0 is out of range; write 1 or more");
+        Problems::default().into_result().unwrap();
     }
 }

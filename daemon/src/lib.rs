@@ -1,10 +1,12 @@
-//! What every Meridian process shares: its command line, configuration, logs, metrics, named tasks, shutdown and the one
-//! clock. Nothing in here knows a word of the domain.
+//! The parts that every Meridian process shares: command line, configuration, logs, metrics, named tasks, shutdown, the
+//! one clock, and the measure of its own lateness. This crate knows no word of the domain.
 //!
 //! A process reads as a story:
 //!
 //! ```no_run
 //! # #[derive(serde::Deserialize)] struct Config { admin_listen: std::net::SocketAddr }
+//! # use daemon::config::{Problems, Rules};
+//! # impl Rules for Config { fn problems(&self) -> Problems { Problems::default() } }
 //! # fn main() -> std::process::ExitCode {
 //! daemon::main("meridian-example", |process, config: Config| async move {
 //!     let mut tasks = daemon::Tasks::new();
@@ -22,6 +24,7 @@ pub mod admin;
 pub mod announce;
 pub mod clock;
 pub mod config;
+pub mod lag;
 pub mod listen;
 pub mod process;
 pub mod tasks;

@@ -1,27 +1,29 @@
-//! Listening where many may come at the same moment.
+//! Listening sockets for servers to which many clients connect at the same moment.
 
 use std::{io, net::SocketAddr};
 
 use tokio::net::{TcpListener, TcpSocket};
 
-/// Connections that the kernel completes before they are accepted; it caps this to its own limit (`net.core.somaxconn`).
+/// Most connections that the kernel completes before the process accepts them. The kernel caps this at its own limit
+/// (`net.core.somaxconn`).
 ///
-/// The standard library asks for 128. When a region dies, all of its sessions come to the next one within milliseconds; of
-/// those that find this queue full the kernel drops the first packet, and they try again a second later.
+/// The standard library asks for 128. When a region dies, all of its sessions connect to the next region within
+/// milliseconds. If this queue is full, the kernel drops the first packet of a connection, and the client tries again a
+/// second later.
 pub const BACKLOG: u32 = 4096;
 
-/// Listens there.
+/// Listens on this address.
 pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     bind(address, false)?.listen(BACKLOG)
 }
 
-/// Claims an address, with `reuse_port` beside other processes that do the same (`SO_REUSEPORT`).
+/// Binds a socket to an address. With `reuse_port`, other processes may bind the same address (`SO_REUSEPORT`).
 pub fn bind(address: SocketAddr, reuse_port: bool) -> io::Result<TcpSocket> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4(),
         SocketAddr::V6(_) => TcpSocket::new_v6(),
     }?;
-    // Or a restarted process would wait for the connections of its predecessor to be forgotten.
+    // Otherwise a restarted process could not bind until the kernel forgets the connections of its predecessor.
     socket.set_reuseaddr(true)?;
     socket.set_reuseport(reuse_port)?;
     socket.bind(address)?;
@@ -39,7 +41,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let mut waiting = Vec::new();
         for _ in 0..300 {
-            // In a queue that is full this takes a second at least.
+            // With a full queue, this takes at least a second.
             let connecting = tokio::time::timeout(std::time::Duration::from_millis(900), TcpStream::connect(address));
             waiting.push(connecting.await.expect("there is a place").unwrap());
         }

@@ -1,4 +1,4 @@
-//! The frame of a process: command line, configuration, logs, runtime, exit code.
+//! The frame of every server process: command line, configuration, logs, runtime and exit code.
 
 use std::{
     future::Future,
@@ -10,7 +10,11 @@ use std::{
 use clap::{Args, Parser};
 use serde::de::DeserializeOwned;
 
-use crate::{Announcement, config, telemetry};
+use crate::{
+    Announcement,
+    config::{self, Rules},
+    telemetry,
+};
 
 /// The command line of every server process.
 #[derive(Debug, Clone, Parser)]
@@ -18,25 +22,25 @@ pub struct Options<A: Args> {
     /// Configuration file (TOML).
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
-    /// How logs are written to standard error.
+    /// Format of the logs on standard error.
     #[arg(long, value_enum, default_value_t = telemetry::Format::Pretty)]
     log_format: telemetry::Format,
     /// Once ready, write the bound addresses and the process id to this file (JSON).
     #[arg(long, value_name = "FILE")]
     announce: Option<PathBuf>,
-    /// Stop when standard input ends: the supervisor holds its other end, so no process outlives it.
+    /// Stop when standard input ends. The supervisor holds its other end, so that no process outlives the supervisor.
     #[arg(long)]
     supervised: bool,
     #[command(flatten)]
     own: A,
 }
 
-/// The options of a process that has none of its own.
+/// The type of options for a process without options of its own.
 #[derive(Debug, Clone, Args)]
 #[group(skip)]
 pub struct NoOptions {}
 
-/// What a process knows about how it was started.
+/// The name and the command line of this process.
 #[derive(Debug, Clone)]
 pub struct Process {
     name: &'static str,
@@ -45,7 +49,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// Tells whoever started the process that it is ready, and where it listens.
+    /// Reports that the process is ready: logs the bound addresses and, with `--announce`, writes the file.
     pub fn announce(&self, addresses: &[(&str, SocketAddr)]) -> anyhow::Result<()> {
         let announcement = Announcement::new(self.name, addresses);
         tracing::info!(addresses = ?announcement.addresses, "ready");
@@ -55,17 +59,17 @@ impl Process {
         }
     }
 
-    /// The configuration file; paths inside it are relative to its folder.
+    /// Path of the configuration file. Paths inside the file are relative to its folder.
     pub fn config_path(&self) -> &Path {
         &self.config_path
     }
 }
 
-/// Runs a server process: reads the command line and configuration `C`, starts logs and the runtime, runs `body`, and
-/// turns its result into an exit code (0 fine, 1 failed, 2 bad command line).
+/// Runs a server process: reads the command line and the configuration `C`, starts logs and the runtime, runs `body`,
+/// and turns its result into an exit code (0 success, 1 failure, 2 bad command line).
 pub fn main<C, F>(name: &'static str, body: impl FnOnce(Process, C) -> F) -> ExitCode
 where
-    C: DeserializeOwned,
+    C: DeserializeOwned + Rules,
     F: Future<Output = anyhow::Result<()>>,
 {
     main_with(name, |process, _: NoOptions, config| body(process, config))
@@ -75,7 +79,7 @@ where
 pub fn main_with<A, C, F>(name: &'static str, body: impl FnOnce(Process, A, C) -> F) -> ExitCode
 where
     A: Args,
-    C: DeserializeOwned,
+    C: DeserializeOwned + Rules,
     F: Future<Output = anyhow::Result<()>>,
 {
     let options = Options::<A>::parse();
@@ -94,7 +98,7 @@ where
             .thread_name(name)
             .build()?;
         let result = runtime.block_on(body(process, options.own, config));
-        // Whatever still blocks a worker thread after the tasks were joined must not keep a dead process alive.
+        // A thread that still blocks after the tasks were joined must not keep a stopped process alive.
         runtime.shutdown_timeout(std::time::Duration::from_secs(1));
         result
     });

@@ -1,5 +1,5 @@
-//! Named tasks with one owner. A process runs until it is told to stop or one of its tasks ends; then all are asked to
-//! stop, given a grace period, and cut.
+//! Named tasks with one owner. A process runs until it receives a signal to stop or one of its tasks ends. Then it asks
+//! all tasks to stop, waits for a grace period, and aborts the rest.
 
 use std::{collections::HashMap, future::Future, sync::OnceLock, time::Duration};
 
@@ -10,7 +10,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// The tasks of a process.
+/// The tasks of a process, by name.
 #[derive(Debug, Default)]
 pub struct Tasks {
     stop: CancellationToken,
@@ -19,33 +19,35 @@ pub struct Tasks {
 }
 
 impl Tasks {
-    /// No tasks yet.
+    /// An empty set of tasks.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Cancelled when the process is to stop. Tasks watch it and return.
+    /// A token that is cancelled when the process must stop. Tasks watch it and return.
     pub fn stop_token(&self) -> CancellationToken {
         self.stop.clone()
     }
 
-    /// Starts a task. One that ends before the stop token is cancelled ends the process.
+    /// Starts a task. If the task ends before the stop token is cancelled, the whole process stops.
     pub fn spawn(&mut self, name: &str, task: impl Future<Output = anyhow::Result<()>> + Send + 'static) {
         let handle = self.running.spawn(task);
         self.names.insert(handle.id(), name.to_owned());
     }
 
-    /// Runs until SIGTERM, SIGINT, the supervisor's end, or the first task's end; then stops them all within `grace`.
+    /// Runs until SIGTERM, SIGINT, the end of the supervisor, or the end of the first task. Then stops all tasks within
+    /// `grace`.
     pub async fn run(mut self, grace: Duration) -> anyhow::Result<()> {
         let mut terminate = signal(SignalKind::terminate()).context("cannot watch SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot watch SIGINT")?;
         let first = tokio::select! {
             _ = terminate.recv() => { tracing::info!("SIGTERM: stopping"); Ok(()) }
             _ = interrupt.recv() => { tracing::info!("SIGINT: stopping"); Ok(()) }
-            () = supervisor_ended() => { tracing::info!("the supervisor is gone: stopping"); Ok(()) }
+            () = supervisor_ended() => { tracing::info!("standard input ended (the supervisor is gone): stopping"); Ok(()) }
             () = self.stop.cancelled() => Ok(()),
             Some(ended) = self.running.join_next_with_id() => {
-                // A task that obeyed a stop from outside was not too early, whoever is looked at first.
+                // A task that ended because of the stop token did not end too early, whichever branch `select!` polls
+                // first.
                 let too_early = !self.stop.is_cancelled();
                 self.ended(ended, too_early)
             }
@@ -53,7 +55,7 @@ impl Tasks {
         self.stop.cancel();
         let rest = tokio::time::timeout(grace, self.join_all()).await.unwrap_or_else(|_| {
             let late: Vec<&str> = self.names.values().map(String::as_str).collect();
-            tracing::warn!(?late, ?grace, "cut after the grace period");
+            tracing::warn!(tasks = ?late, ?grace, "tasks did not stop within the grace period: aborted");
             Ok(())
         });
         self.running.abort_all();
@@ -75,7 +77,7 @@ impl Tasks {
         };
         let name = self.names.remove(&id).unwrap_or_default();
         match result {
-            Ok(()) if too_early => anyhow::bail!("task {name} ended on its own"),
+            Ok(()) if too_early => anyhow::bail!("task {name} ended unexpectedly"),
             Ok(()) => Ok(()),
             Err(error) => Err(error.context(format!("task {name}"))),
         }
@@ -85,11 +87,11 @@ impl Tasks {
 /// Cancelled when standard input has ended, in a process started with `--supervised`.
 static SUPERVISOR: OnceLock<CancellationToken> = OnceLock::new();
 
-/// Watches standard input from a thread of its own: a blocking read on the runtime would delay its shutdown.
+/// Watches standard input from its own thread: a blocking read on the runtime would delay the shutdown.
 pub(crate) fn stop_when_stdin_ends() {
     let token = SUPERVISOR.get_or_init(CancellationToken::new).clone();
     std::thread::spawn(move || {
-        // Only the end matters; nothing is ever sent.
+        // Only the end of the input matters; the supervisor never sends data.
         let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
         token.cancel();
     });
@@ -124,7 +126,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_task_that_obeys_a_stop_from_outside_did_not_end_too_early() {
-        // Both are ready when they are looked at, in an order that differs from run to run.
+        // Both branches are ready at the first poll, and `select!` polls them in random order.
         for _ in 0..50 {
             let mut tasks = Tasks::new();
             let stop = tasks.stop_token();

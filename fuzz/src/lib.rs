@@ -1,7 +1,7 @@
-//! What strangers may send, tried by the million (`make fuzz`).
+//! Fuzz targets for everything that strangers may send (`make fuzz`).
 //!
-//! A target is a function of bytes that panics when something is wrong. The fuzzer (`src/main.rs`) looks for such bytes, led by
-//! which ways the code goes; the tests play the seeds of `corpus/`, among them everything that once went wrong.
+//! A target is a function of bytes that panics on a fault. The fuzzer (`src/main.rs`) searches for such bytes, led by
+//! coverage. The tests play the seeds of `corpus/`, which include every input that once failed.
 
 mod targets {
     pub(crate) mod dns;
@@ -10,25 +10,30 @@ mod targets {
     pub(crate) mod reports;
     pub(crate) mod snapshots;
     pub(crate) mod topologies;
+    pub(crate) mod wav;
     pub(crate) mod words;
 }
 
-/// A target: its name, which is that of its folder of seeds, and what it does with bytes.
+/// A target: its name, which is also that of its folder of seeds, and its function.
 pub type Target = (&'static str, fn(&[u8]));
 
-/// All targets.
-pub const TARGETS: [Target; 8] = [
+/// Every target, by name.
+pub const TARGETS: [Target; 12] = [
+    ("checkpoints", gateway::fuzzing::checkpoint),
+    ("clients", gateway::fuzzing::conversation),
     ("dns", targets::dns::answer),
     ("frames", targets::frames::scan),
     ("http-requests", targets::http::pass_on_request),
     ("http-responses", targets::http::pass_on_response),
     ("reports", targets::reports::judge),
+    ("session-files", gateway::fuzzing::session_file),
     ("snapshots", targets::snapshots::take_into_force),
     ("topologies", targets::topologies::read),
+    ("wav", targets::wav::decode),
     ("words", targets::words::continue_session),
 ];
 
-/// The target of this name.
+/// Finds a target by name.
 pub fn target(name: &str) -> Option<Target> {
     TARGETS.into_iter().find(|(known, _)| *known == name)
 }

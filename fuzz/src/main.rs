@@ -1,4 +1,4 @@
-//! The fuzzer, of the target that `MERIDIAN_FUZZ_TARGET` names; its arguments are those of libFuzzer. Run by tools/fuzz.
+//! The fuzzer for the target that `MERIDIAN_FUZZ_TARGET` names, with libFuzzer's arguments. tools/fuzz runs it.
 #![no_main]
 
 use std::sync::OnceLock;

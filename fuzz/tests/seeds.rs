@@ -1,4 +1,4 @@
-//! Every seed is played to its target; what once went wrong stays among them.
+//! Plays every seed to its target. Inputs that once failed stay among the seeds.
 
 use std::{collections::BTreeSet, path::Path};
 

@@ -1,6 +1,6 @@
-//! Lets this crate's own programs and tests find libtorch without LD_LIBRARY_PATH.
+//! Lets the programs and tests of this crate find libtorch without LD_LIBRARY_PATH.
 //!
-//! The path reaches no program of another crate; those that link this one do the same in their own build scripts.
+//! The path does not reach programs of other crates; those that link this crate set it in their own build scripts.
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");

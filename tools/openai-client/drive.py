@@ -1,7 +1,7 @@
 """Drives an edge with the unmodified openai package (a transcription, a synthesis, a realtime turn) and with websockets.
 
 usage: drive.py BASE_URL WAV
-Prints one JSON object with what came back; exits with a traceback when the client is not content.
+Prints one JSON object with the results; exits with a traceback at the first error of the client.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from websockets.asyncio.client import connect
 
 
 def pcm_24k(path: str) -> bytes:
-    """The recording at the 24 kHz that `audio/pcm` means in the Realtime protocol, by linear interpolation."""
+    """Resamples the recording to 24 kHz, the rate of `audio/pcm` in the Realtime protocol, by linear interpolation."""
     with wave.open(path) as recording:
         rate, samples = recording.getframerate(), recording.readframes(recording.getnframes())
     source = memoryview(samples).cast("h")
@@ -33,7 +33,7 @@ async def realtime_turn(client: AsyncOpenAI, path: str) -> dict:
     audio, seen, reply = pcm_24k(path), [], b""
     result: dict = {}
     async with client.realtime.connect(model="meridian") as connection:
-        # Manual turns: the client says where the utterance ends.
+        # Manual turns: the client marks the end of the utterance.
         session = {"type": "realtime", "audio": {"input": {"turn_detection": None}}}
         await connection.session.update(session=session)
         for start in range(0, len(audio), 4800):
@@ -58,7 +58,7 @@ async def realtime_turn(client: AsyncOpenAI, path: str) -> dict:
 
 
 async def plain_websocket(base_url: str) -> dict:
-    """What the websockets package makes of the same endpoint: it offers compression, pings, and sends in fragments."""
+    """Uses the same endpoint with the websockets package, which offers compression, pings, and sends fragments."""
     url = base_url.replace("http", "ws", 1) + "/realtime?model=meridian"
     async with connect(url) as socket:
         created = json.loads(await socket.recv())
@@ -68,7 +68,7 @@ async def plain_websocket(base_url: str) -> dict:
         updated = json.loads(await socket.recv())
         affinity = socket.response.headers["Meridian-Affinity"]
         extensions = len(socket.protocol.extensions)
-    # A device that was there before says so.
+    # A device that comes back sends its affinity token.
     async with connect(url, additional_headers={"Meridian-Affinity": affinity}) as again:
         again_created = json.loads(await again.recv())
     return {

@@ -1,29 +1,29 @@
-//! What health is tracked on, and how far service is degraded.
+//! The parts of a regional stack whose health is tracked, and the levels of degraded service.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// A part of a regional stack whose health is tracked on its own.
+/// A part of a regional stack whose health is tracked separately.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Component {
-    /// Accepts connections, speaks the device protocols.
+    /// Accepts connections and speaks the device protocols.
     Gateway,
-    /// Speech to text.
+    /// Automatic speech recognition: speech to text.
     Asr,
-    /// Text to intent.
+    /// Natural-language understanding: text to intent.
     Nlu,
-    /// Text to speech.
+    /// Speech synthesis: text to speech.
     Tts,
-    /// What acts on an intent.
+    /// The services that act on an intent.
     Skills,
-    /// Keeps the state of sessions.
+    /// Stores the state of sessions.
     SessionStore,
 }
 
 impl Component {
-    /// Every component, in the order of a turn.
+    /// Every component, in the order in which a turn passes through them.
     pub const ALL: [Component; 6] = [
         Self::Gateway,
         Self::Asr,
@@ -33,7 +33,7 @@ impl Component {
         Self::SessionStore,
     ];
 
-    /// The name used in documents, metrics and tables.
+    /// The name in documents, metrics and tables.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Gateway => "gateway",
@@ -45,7 +45,7 @@ impl Component {
         }
     }
 
-    /// The component of that name.
+    /// The component with this name, as [`Component::as_str`] writes it.
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|component| component.as_str() == name)
     }
@@ -57,19 +57,19 @@ impl fmt::Display for Component {
     }
 }
 
-/// Degradation level of a region; ordered, a higher one gives the caller less.
+/// Degradation level of a region. Levels are ordered: a higher level offers the user less.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub enum Level {
-    /// Normal.
+    /// Full service.
     #[default]
     L0,
     /// Speech is recognised at the edge.
     L1,
-    /// Intents come from patterns only.
+    /// The stack finds intents by patterns only.
     L2,
-    /// Skills answer from caches.
+    /// Skills answer from their caches.
     L3,
-    /// Offline commands only.
+    /// The device obeys offline commands only.
     L4,
     /// Safe mode.
     L5,

@@ -1,29 +1,39 @@
-//! Reading documents people write. Every problem of a file is reported at once, with its line; unknown keys are refused.
+//! Reads documents that people write. Reports every problem of a file at once, each with its line, its key, and what to
+//! write instead. Unknown keys are problems.
 //!
-//! Values are read by serde, one at a time; tables are walked by hand, because serde gives up at the first error.
+//! There are two ways in, with the same texts. [`parse`] reads a type of serde: the configurations of the processes.
+//! [`read`] and [`read_stored`] walk the sections of a document that a control plane stores, because such a document is
+//! read with values that a newer version refuses.
+
+mod span;
+mod typed;
 
 use std::{cell::RefCell, collections::BTreeSet, fmt, ops::Range, time::Duration};
 
-use serde::{Deserialize, Deserializer, de::DeserializeOwned};
+use serde::de::DeserializeOwned;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 
-/// Largest document read, in bytes. A thousand edges take about 200 kB.
+/// Largest document, in bytes. A thousand edges take about 200 kB.
 pub const DOCUMENT_BYTES_MAX: usize = 4 << 20;
-/// Longest length of time in a document: ten years. Nobody means more, and sums of a few of them never overflow.
-pub const DURATION_MAX: Duration = Duration::from_secs(3650 * 24 * 3600);
 
-/// One thing that is wrong with a document.
+/// Longest text that a problem repeats, in bytes.
+const WRITTEN_BYTES_MAX: usize = 60;
+
+pub use span::Span;
+pub use typed::{Guide, parse};
+
+/// One problem of a document.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Problem {
-    /// The file's name as it was given.
+    /// The name of the file, as the caller gave it.
     pub file: String,
-    /// Line, from 1.
+    /// Line number, from 1.
     pub line: usize,
-    /// What is wrong and what would be right.
+    /// The mistake, and what to write instead.
     pub text: String,
 }
 
-/// Everything that is wrong with a document, in the order of its lines. Never empty as an error.
+/// All problems of a document, ordered by line. As an error it is never empty.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct Problems(pub Vec<Problem>);
 
@@ -43,15 +53,15 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Reads a document that somebody applies with `read`, which takes what it needs from the root section. Fails with all
-/// problems found.
+/// Reads a document that an operator applies. `read` takes the values it needs from the root section. Fails with all
+/// problems of the document.
 pub fn read<T>(file: &str, text: &str, read: impl FnOnce(&mut Section<'_>) -> Option<T>) -> Result<T, Problems> {
     read_from(&Source::new(file, text, None), read)
 }
 
-/// Reads a document that is in force already. The version that took it may have had wider limits, and a document that
-/// cannot be read would stop all deciding. So a value out of range becomes the nearest one in range, and a rule between
-/// values that is broken is passed over. The problems beside the result name each of them.
+/// Reads a document that is already in force. An older version that accepted it may have had wider limits, and a
+/// document that cannot be read would stop every decision. So a value out of range becomes the nearest value in range,
+/// and a broken rule between values is ignored. The problems beside the result name each such case.
 pub fn read_stored<T>(
     file: &str,
     text: &str,
@@ -65,47 +75,26 @@ pub fn read_stored<T>(
 }
 
 fn read_from<T>(source: &Source<'_>, read: impl FnOnce(&mut Section<'_>) -> Option<T>) -> Result<T, Problems> {
-    let text = source.text;
-    if text.len() > DOCUMENT_BYTES_MAX {
-        let size = text.len();
-        source.report(
-            0..0,
-            format!("the document has {size} bytes, the limit is {DOCUMENT_BYTES_MAX}"),
-        );
-        return Err(Problems(source.problems.take()));
-    }
-    let (table, errors) = DeTable::parse_recoverable(text);
-    for error in &errors {
-        source.report(error.span().unwrap_or(0..0), error.message().to_owned());
-    }
-    // After a syntax error the tree has holes; complaints about missing keys would only mislead.
-    let value = if errors.is_empty() {
+    let value = source.table().and_then(|table| {
         let mut root = Section {
             source,
             name: String::new(),
-            table: table.get_ref(),
+            table: &table,
             span: 0..0,
             seen: BTreeSet::new(),
         };
         let value = read(&mut root);
         root.finish();
         value
-    } else {
-        None
-    };
-    let mut problems = source.problems.take();
-    problems.sort();
-    match value {
-        Some(value) if problems.is_empty() => Ok(value),
-        _ => Err(Problems(problems)),
-    }
+    });
+    source.result(value)
 }
 
 struct Source<'d> {
     file: &'d str,
     text: &'d str,
     problems: RefCell<Vec<Problem>>,
-    /// Problems that are passed over; none where every problem counts.
+    /// Problems that do not make the document unreadable. `None` when every problem does.
     tolerated: Option<RefCell<Vec<Problem>>>,
 }
 
@@ -116,6 +105,32 @@ impl<'d> Source<'d> {
             text,
             problems: RefCell::default(),
             tolerated,
+        }
+    }
+
+    /// The tables of the text. `None` when it is too long or no TOML; after a syntax error the tree has holes, and
+    /// reports of missing keys would only mislead.
+    fn table(&self) -> Option<DeTable<'d>> {
+        let size = self.text.len();
+        if size > DOCUMENT_BYTES_MAX {
+            let text = format!("the document has {size} bytes; write at most {DOCUMENT_BYTES_MAX}");
+            self.report(0..0, text);
+            return None;
+        }
+        let (table, errors) = DeTable::parse_recoverable(self.text);
+        for error in &errors {
+            self.report(error.span().unwrap_or(0..0), error.message().to_owned());
+        }
+        errors.is_empty().then(|| table.into_inner())
+    }
+
+    /// The value, unless a problem was reported.
+    fn result<T>(&self, value: Option<T>) -> Result<T, Problems> {
+        let mut problems = self.problems.take();
+        problems.sort();
+        match value {
+            Some(value) if problems.is_empty() => Ok(value),
+            _ => Err(Problems(problems)),
         }
     }
 
@@ -134,7 +149,7 @@ impl<'d> Source<'d> {
     }
 }
 
-/// A table of the document, and which of its keys were asked for.
+/// A table of the document, and the keys that the reader has asked for.
 pub struct Section<'d> {
     source: &'d Source<'d>,
     name: String,
@@ -144,35 +159,32 @@ pub struct Section<'d> {
 }
 
 impl<'d> Section<'d> {
-    /// A value that must be there.
-    pub fn required<T: DeserializeOwned>(&mut self, key: &str) -> Option<T> {
+    /// A value that the document must contain. `example` is a value as the document writes it.
+    pub fn required<T: DeserializeOwned>(&mut self, key: &str, example: &str) -> Option<T> {
         if self.table.get(key).is_none() {
             self.seen.insert(key.to_owned());
-            self.report(&format!("\"{key}\" is missing"));
+            self.report_at(key, &format!("missing; write {key} = {example}"));
             return None;
         }
-        self.read(key)
+        self.read(key, &format!("{key} = {example}"))
     }
 
-    /// A value that may be left out.
-    pub fn optional<T: DeserializeOwned>(&mut self, key: &str, default: T) -> T {
-        if self.table.get(key).is_none() {
-            self.seen.insert(key.to_owned());
-            return default;
-        }
-        self.read(key).unwrap_or(default)
+    /// A value that the document may leave out. `example` is a value as the document writes it.
+    pub fn optional<T: DeserializeOwned>(&mut self, key: &str, default: T, example: &str) -> T {
+        self.read(key, &format!("{key} = {example}")).unwrap_or(default)
     }
 
-    /// A number that may be left out and must lie in `range`.
+    /// A number that the document may leave out. A present value must lie in `range`.
     pub fn in_range<T>(&mut self, key: &str, default: T, range: std::ops::RangeInclusive<T>) -> T
     where
         T: DeserializeOwned + PartialOrd + fmt::Display,
     {
-        let value = self.optional(key, default);
+        let allowed = format!("{} to {}", range.start(), range.end());
+        let value = self.read(key, &allowed).unwrap_or(default);
         self.within(key, value, range, T::to_string)
     }
 
-    /// A length of time that may be left out and must lie in `range`.
+    /// A duration that the document may leave out. A present value must lie in `range`.
     pub fn duration_in_range(
         &mut self,
         key: &str,
@@ -180,10 +192,7 @@ impl<'d> Section<'d> {
         range: std::ops::RangeInclusive<Duration>,
     ) -> Duration {
         let time = self.duration(key, default);
-        self.within(key, time, range, |time| match time.subsec_millis() {
-            0 => format!("{} s", time.as_secs()),
-            _ => format!("{} ms", time.as_millis()),
-        })
+        self.within(key, time, range, |time| format!("\"{}\"", Span(*time)))
     }
 
     fn within<T: PartialOrd>(
@@ -197,67 +206,76 @@ impl<'d> Section<'d> {
             return value;
         }
         let (start, end) = range.into_inner();
-        let (from, to, is) = (shown(&start), shown(&end), shown(&value));
+        let mut text = out_of_range(&shown(&value), &shown(&start), &shown(&end));
         let nearest = if value < start { start } else { end };
-        let mut text = format!("\"{key}\" is {is}, allowed is {from} to {to}");
         if self.source.tolerated.is_some() {
-            text.push_str(&format!("; {} is used", shown(&nearest)));
+            text.push_str(&format!("; until then {} is used", shown(&nearest)));
         }
         self.report_rule(key, &text);
         nearest
     }
 
-    /// Reports a value that a rule forbids. A stored document is read all the same, as the caller left it.
+    /// Reports a value that a rule forbids. When the document is already in force, reading goes on with the caller's
+    /// value.
     pub fn report_rule(&self, key: &str, text: &str) {
-        let span = self.table.get(key).map_or(self.span.clone(), toml::Spanned::span);
         let problems = self.source.tolerated.as_ref().unwrap_or(&self.source.problems);
-        self.source.report_to(problems, span, self.named(text));
+        self.source.report_to(problems, self.span_of(key), self.at(key, text));
     }
 
-    /// A length of time that may be left out.
+    /// A duration that the document may leave out.
     pub fn duration(&mut self, key: &str, default: Duration) -> Duration {
-        let duration = self.optional(key, Span(default)).0;
-        if duration <= DURATION_MAX {
-            return duration;
-        }
-        self.report_at(key, &format!("\"{key}\" is longer than ten years (3650d)"));
-        default
+        self.optional(key, Span(default), "\"30s\"").0
     }
 
-    /// An array that must be there; each item that is wrong is a problem of its own.
-    pub fn required_each<T: DeserializeOwned>(&mut self, key: &str) -> Option<Vec<T>> {
+    /// An array that the document must contain. Each wrong item is reported as a problem of its own.
+    pub fn required_each<T: DeserializeOwned>(&mut self, key: &str, example: &str) -> Option<Vec<T>> {
         let Some(DeValue::Array(items)) = self.table.get(key).map(toml::Spanned::get_ref) else {
-            return self.required(key);
+            return self.required(key, example);
         };
         self.seen.insert(key.to_owned());
-        let read: Vec<Option<T>> = items.iter().map(|item| self.read_value(key, item)).collect();
+        let wanted = format!("{key} = {example}");
+        let read: Vec<Option<T>> = items.iter().map(|item| self.read_value(key, item, &wanted)).collect();
         read.into_iter().collect()
     }
 
-    fn read<T: DeserializeOwned>(&mut self, key: &str) -> Option<T> {
+    /// The value, if it is present and of the right type. `wanted` is the advice for a value of another type.
+    fn read<T: DeserializeOwned>(&mut self, key: &str, wanted: &str) -> Option<T> {
         self.seen.insert(key.to_owned());
-        self.read_value(key, self.table.get(key)?)
+        self.read_value(key, self.table.get(key)?, wanted)
     }
 
-    fn read_value<T: DeserializeOwned>(&self, key: &str, value: &toml::Spanned<DeValue<'_>>) -> Option<T> {
-        match T::deserialize(ValueDeserializer::from(value.clone())) {
-            Ok(value) => Some(value),
-            Err(error) => {
-                self.source
-                    .report(value.span(), format!("{}: {}", self.path(key), error.message()));
-                None
-            }
-        }
+    fn read_value<T: DeserializeOwned>(
+        &self,
+        key: &str,
+        value: &toml::Spanned<DeValue<'_>>,
+        wanted: &str,
+    ) -> Option<T> {
+        let error = match T::deserialize(ValueDeserializer::from(value.clone())) {
+            Ok(value) => return Some(value),
+            Err(error) => error,
+        };
+        let message = error.message();
+        let written = self.source.text.get(value.span()).unwrap_or_default();
+        // Messages of the standard library do not repeat the value.
+        let is_repeated = message.contains(written.trim_matches('"'));
+        let named = if written.starts_with('"') && !is_repeated && written.len() <= WRITTEN_BYTES_MAX {
+            format!("{written}: {message}")
+        } else {
+            message.to_owned()
+        };
+        let text = format!("{}: {}", self.path(key), with_advice(&named, Some(wanted)));
+        self.source.report(value.span(), text);
+        None
     }
 
-    /// A table; an empty one when it is left out.
+    /// The table with this key, or `None` when the document leaves it out or has another value there.
     pub fn section(&mut self, key: &str) -> Option<Section<'d>> {
         self.seen.insert(key.to_owned());
         let value = self.table.get(key)?;
         self.as_section(key, value)
     }
 
-    /// An array of tables, `[[key]]`; empty when left out.
+    /// The array of tables `[[key]]`, or an empty list when the document leaves it out.
     pub fn sections(&mut self, key: &str) -> Vec<Section<'d>> {
         self.seen.insert(key.to_owned());
         let Some(value) = self.table.get(key) else {
@@ -266,10 +284,10 @@ impl<'d> Section<'d> {
         match value.get_ref() {
             DeValue::Array(items) => items.iter().filter_map(|item| self.as_section(key, item)).collect(),
             other => {
-                let found = other.type_str();
+                let (path, found) = (self.path(key), other.type_str());
                 self.source.report(
                     value.span(),
-                    format!("{}: write [[{key}]] tables, not a {found}", self.path(key)),
+                    format!("{path}: found {found} instead of sections; write [[{path}]]"),
                 );
                 Vec::new()
             }
@@ -286,10 +304,10 @@ impl<'d> Section<'d> {
                 seen: BTreeSet::new(),
             }),
             other => {
-                let found = other.type_str();
+                let (path, found) = (self.path(key), other.type_str());
                 self.source.report(
                     value.span(),
-                    format!("{}: expected a table, found a {found}", self.path(key)),
+                    format!("{path}: found {found} instead of a section; write [{path}]"),
                 );
                 None
             }
@@ -301,10 +319,21 @@ impl<'d> Section<'d> {
         self.source.report(self.span.clone(), self.named(text));
     }
 
-    /// Reports a problem of one key.
+    /// Reports a problem of one key, or of the section's first line if the key is missing.
     pub fn report_at(&self, key: &str, text: &str) {
-        let span = self.table.get(key).map_or(self.span.clone(), toml::Spanned::span);
-        self.source.report(span, self.named(text));
+        self.source.report(self.span_of(key), self.at(key, text));
+    }
+
+    fn span_of(&self, key: &str) -> Range<usize> {
+        self.table.get(key).map_or(self.span.clone(), toml::Spanned::span)
+    }
+
+    fn at(&self, key: &str, text: &str) -> String {
+        if key.is_empty() {
+            self.named(text)
+        } else {
+            format!("{}: {text}", self.path(key))
+        }
     }
 
     fn named(&self, text: &str) -> String {
@@ -315,15 +344,13 @@ impl<'d> Section<'d> {
         }
     }
 
-    /// Ends the section: keys nobody asked for are problems.
+    /// Ends the section. Reports every key that the reader never asked for as unknown.
     pub fn finish(self) {
         for key in self.table.keys() {
             if !self.seen.contains(key.get_ref().as_ref()) {
-                let known = self.seen.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
-                self.source.report(
-                    key.span(),
-                    format!("{}: unknown key; known here: {known}", self.path(key.get_ref())),
-                );
+                let known: Vec<&str> = self.seen.iter().map(String::as_str).collect();
+                let text = format!("{}: {}", self.path(key.get_ref()), unknown_key(key.get_ref(), &known));
+                self.source.report(key.span(), text);
             }
         }
     }
@@ -337,42 +364,30 @@ impl<'d> Section<'d> {
     }
 }
 
-/// A length of time as people write it: `250ms`, `10s`, `5m`, `1h`, `3d`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Span(pub Duration);
+/// The problem of a value outside of `from..=to`, all three as a document writes them.
+pub fn out_of_range(value: &str, from: &str, to: &str) -> String {
+    format!("{value} is out of range; write {from} to {to}")
+}
 
-impl std::str::FromStr for Span {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-        let (number, unit) = text.split_at(digits);
-        let unit_ms = match unit {
-            "ms" => 1,
-            "s" => 1_000,
-            "m" => 60_000,
-            "h" => 3_600_000,
-            "d" => 86_400_000,
-            _ => {
-                return Err(format!(
-                    "\"{text}\" is not a length of time; write a whole number and ms, s, m, h or d"
-                ));
-            }
-        };
-        let number: u64 = number
-            .parse()
-            .map_err(|_| format!("\"{text}\" does not begin with a whole number"))?;
-        let ms = number
-            .checked_mul(unit_ms)
-            .ok_or_else(|| format!("\"{text}\" is too long"))?;
-        Ok(Self(Duration::from_millis(ms)))
+/// The least likeness of two keys, 0..=1, at which one is taken for a misspelling of the other: one wrong letter in
+/// three is less.
+const LIKENESS_MIN: f64 = 0.7;
+
+fn unknown_key(key: &str, known: &[&str]) -> String {
+    let likeness = |other: &str| strsim::normalized_damerau_levenshtein(key, other);
+    let nearest = known.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
+    match nearest {
+        Some(nearest) if likeness(nearest) >= LIKENESS_MIN => format!("unknown key; write {nearest}, or remove it"),
+        _ if known.is_empty() => "unknown key; remove it".to_owned(),
+        _ => format!("unknown key; remove it, or write one of {}", known.join(", ")),
     }
 }
 
-impl<'de> Deserialize<'de> for Span {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(serde::de::Error::custom)
+/// The message with what to write, unless it says that itself, as those of our own types do.
+fn with_advice(message: &str, wanted: Option<&str>) -> String {
+    match wanted {
+        Some(wanted) if !message.contains("; ") => format!("{message}; write {wanted}"),
+        _ => message.to_owned(),
     }
 }
 
@@ -381,27 +396,96 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lengths_of_time() {
-        for (text, ms) in [("250ms", 250), ("10s", 10_000), ("5m", 300_000), ("3d", 259_200_000)] {
-            assert_eq!(text.parse(), Ok(Span(Duration::from_millis(ms))), "{text}");
-        }
-        for text in [
-            "",
-            "s",
-            "10",
-            "10 s",
-            "-1s",
-            "1.5s",
-            "99999999999999999999s",
-            "999999999999999999d",
-        ] {
-            assert!(text.parse::<Span>().is_err(), "{text}");
-        }
+    fn a_syntax_error_names_its_line() {
+        let problems = read("x.toml", "a = 1\nb = = 2\n", |root| root.required::<u32>("a", "1")).unwrap_err();
+        assert!(problems.to_string().starts_with("x.toml:2: "), "{problems}");
     }
 
+    /// A person who reads a problem has only its line: the place, the key, the mistake, and the repair.
     #[test]
-    fn a_syntax_error_names_its_line() {
-        let problems = read("x.toml", "a = 1\nb = = 2\n", |root| root.required::<u32>("a")).unwrap_err();
-        assert!(problems.to_string().starts_with("x.toml:2: "), "{problems}");
+    fn every_problem_names_the_key_and_what_to_write() {
+        let small = include_str!("../testdata/small.toml");
+        let broken_topologies = [
+            ("zone = \"voice.meridian.test\"", "zone = \"Voice\""),
+            ("zone = \"voice.meridian.test\"", "zone = 7"),
+            ("id = \"us-west\"", "id = \"us-east\""),
+            ("id = \"us-west\"", "id = \"US West\""),
+            ("id = \"us-west\"", ""),
+            ("id = \"us-west\"", "id = \"ns1\""),
+            ("role = \"backup\"", "role = \"boss\""),
+            ("role = \"backup\"", "role = \"primary\""),
+            ("role = \"backup\"", "role = \"backup\"\nbackups = [\"us-east\"]"),
+            (
+                "backups = [\"us-west\"]",
+                "backups = [\"us-west\", \"us-west\", \"mars\", \"us-east\"]",
+            ),
+            ("latitude = 45.6", "latitude = 145.6"),
+            ("sessions_max = 200", "sessions_max = 0\nconnects_per_s_max = 0"),
+            ("sessions_max = 200", "sessions_max = \"many\""),
+            ("sessions_max = 200", "sessions_max = 200\ncapacity = 7"),
+            ("sessions_max = 200", "sessions_max = 200\n[region.capacity]\nears = 7"),
+            ("stacks = [\"127.0.0.1:9002\"]", "stacks = []"),
+            ("stacks = [\"127.0.0.1:9002\"]", "stacks = [\"nowhere\", 7]"),
+            (
+                "stacks = [\"127.0.0.1:9002\"]",
+                "stacks = [{ address = \"nowhere\", version = \"2.4.0\" }]",
+            ),
+            (
+                "stacks = [\"127.0.0.1:9002\"]",
+                "stacks = [{ address = \"127.0.0.1:9002\", version = \"2 4\" }]",
+            ),
+            ("\"127.0.0.1:9002\"", "\"127.0.0.1:9002\", \"127.0.0.1:9002\""),
+            ("127.0.0.1:9002", "127.0.0.1:9001"),
+            ("addresses = [\"127.0.1.1\"]", "addresses = []"),
+            ("addresses = [\"127.0.1.1\"]", "addresses = [\"localhost\"]"),
+            ("[[edge]]", "[edge]"),
+            ("[[edge]]", "[[edges]]"),
+            ("[[region]]", "[[regions]]"),
+            ("port = 8080", "port = 99999"),
+            ("address = \"127.0.0.1\"", "address = \"localhost\""),
+        ];
+        let topologies = broken_topologies.into_iter().map(|(good, bad)| {
+            let text = small.replace(good, bad);
+            let problems = crate::Topology::parse("t.toml", &text).expect_err(bad);
+            (text, problems)
+        });
+        let broken_policies = [
+            "colour = 1",
+            "health = 7",
+            "[probe]\ntimeout = 7\noffset = \"9s\"",
+            "[probe]\ntimeout = \"7 s\"\noffset = \"99999999999999999999s\"",
+            "[probe]\ntimeout = \"s\"\noffset = \"999999999999999999d\"",
+            "[probe]\noffset = \"3651d\"",
+            "[health]\nblind_ticks = 360\ngateway_window_bad = 13\nsamples_min = \"many\"",
+            "[failover]\ncorrelated_hold = \"often\"\nreconnect_window = \"1ms\"",
+            "[drain]\nsteps = [0, 50]",
+            "[drain]\nsteps = 7",
+            "[restore]\nsteps = [100, 1]",
+            "[safety]\ntwo_person = [\"everything\"]",
+            "[damping]\nper_move = 2001\nreuse = 2001",
+            "[[rollout.step]]\npercent = 50",
+            "[[rollout.step]]\npercent = 0\n[[rollout.step]]\npercent = 100",
+            "[[data]]\nclass = \"a\"\nreplication = \"often\"\n[[data]]",
+            "[[data]]\nclass = \"a\"\nreplication = \"async\"\n[[data]]\nclass = \"a\"\nreplication = \"async\"",
+        ];
+        let policies = broken_policies.into_iter().map(|text| {
+            let problems = crate::Policy::parse("p.toml", text).expect_err(text);
+            (text.to_owned(), problems)
+        });
+        let repairs = ["write", "add", "remove", "give"];
+        for (text, problems) in topologies.chain(policies) {
+            for Problem { text: problem, .. } in problems.0 {
+                let (mistake, repair) = problem.rsplit_once("; ").unwrap_or((&problem, ""));
+                let names_a_key = mistake.split_once(": ").is_some_and(|(key, _)| {
+                    !key.is_empty() && key.bytes().all(|b| b.is_ascii_lowercase() || b"-_.".contains(&b))
+                });
+                // These are about the document as a whole.
+                let is_whole = ["the topology has no ", "stack ", "\""]
+                    .iter()
+                    .any(|start| mistake.starts_with(start));
+                let is_repair = repairs.contains(&repair.split(' ').next().unwrap_or_default());
+                assert!((names_a_key || is_whole) && is_repair, "{problem}\nof\n{text}");
+            }
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! A small world for tests.
+//! A small topology with a plan, for tests.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use crate::{
     snapshot::{SNAPSHOT_SCHEMA, digest},
 };
 
-/// Three primaries, each with a backup, two edges and a name server, and a plan in which all is well.
+/// Three primaries with one backup each, two edges and a name server, and a plan in which every region serves.
 pub fn three_primaries() -> Snapshot {
     let topology = Topology::parse("three-primaries.toml", include_str!("../testdata/three-primaries.toml"))
         .expect("the fixture is a valid topology");

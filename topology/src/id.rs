@@ -1,16 +1,16 @@
-//! Names of things. One grammar for all: a DNS label (RFC 1035 §2.3.1), because ids appear in DNS names, metric labels,
-//! store keys and file names.
+//! Ids of regions, edges and nodes. All follow one grammar, that of a DNS label (RFC 1035 §2.3.1), because ids appear
+//! in DNS names, metric labels, store keys and file names.
 
 use std::{fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-/// Longest id, in bytes: the limit of a DNS label.
+/// Longest id, in bytes: the limit of a DNS label (RFC 1035 §2.3.4).
 pub const ID_LENGTH_MAX: usize = 63;
 
-/// Why a text is not an id.
+/// A text that is not an id. The text is cut to one character more than the longest id.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("\"{0}\" is not an id: use 1 to 63 of a-z, 0-9 and '-', beginning with a letter and not ending with '-'")]
+#[error("\"{0}\" is not an id; write 1 to 63 of a-z, 0-9 and '-', with a letter first and no '-' at the end")]
 pub struct IdError(pub String);
 
 fn check(text: &str) -> Result<(), IdError> {
@@ -21,7 +21,7 @@ fn check(text: &str) -> Result<(), IdError> {
         && bytes
             .iter()
             .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-');
-    // What is echoed back in an error is bounded: it may come from a peer.
+    // The text may come from a peer, so the error repeats only a bounded part of it.
     if well_formed {
         Ok(())
     } else {
@@ -37,13 +37,13 @@ macro_rules! id {
         pub struct $name(Arc<str>);
 
         impl $name {
-            /// Checks and takes a name.
+            /// Reads an id; fails unless the text is a DNS label that begins with a letter.
             pub fn new(text: &str) -> Result<Self, IdError> {
                 check(text)?;
                 Ok(Self(text.into()))
             }
 
-            /// The name as text.
+            /// The id as text.
             pub fn as_str(&self) -> &str {
                 &self.0
             }
@@ -84,16 +84,16 @@ macro_rules! id {
 }
 
 id!(
-    /// A place with a full regional stack.
+    /// Id of a region: a location with a full regional stack.
     RegionId
 );
 id!(
-    /// A point of presence.
+    /// Id of an edge: a point of presence that devices connect to.
     EdgeId
 );
 id!(
-    /// A process that observes or applies plans: an edge, a DNS responder or a control plane. As the origin of
-    /// observations it is a *vantage*.
+    /// Id of a process that observes the regions or applies plans: an edge, a DNS responder or a control plane. As the
+    /// origin of observations a node is called a *vantage*.
     NodeId
 );
 

@@ -1,4 +1,4 @@
-//! What operators asked for.
+//! Requests of operators.
 
 use std::{fmt, net::SocketAddr, time::Duration};
 
@@ -6,121 +6,123 @@ use serde::{Deserialize, Serialize};
 
 use crate::{EdgeId, Moment, ReasonCode, RegionId};
 
-/// One request of an operator. A standing one (freeze, override, drained edge or stack) counts until `expires_at`, or for as long
-/// from its approval; any other is carried out at once, waits a while for approval, or is refused.
+/// One request of an operator. A standing order (freeze, override, drained edge or stack) is in force until
+/// `expires_at`; where it needs an approval, its whole lifetime begins with the approval. Every other request is
+/// carried out at once, waits a limited time for an approval, or is refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Intent {
-    /// Unique name; also the idempotency token of the request that made it.
+    /// Unique. Also the idempotency token of the call that created the request.
     pub id: String,
-    /// What is asked for.
+    /// The requested change.
     pub kind: IntentKind,
-    /// Who asks.
+    /// The operator who made the request.
     pub author: String,
-    /// Why.
+    /// The operator's reason, as free text.
     pub reason: String,
-    /// When it was accepted.
+    /// Time at which the control plane accepted the request.
     pub created_at: Moment,
-    /// When it stops counting.
+    /// End of the order, or of the wait for an approval.
     pub expires_at: Moment,
 }
 
-/// What an operator can ask for.
+/// Every request that an operator can make.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum IntentKind {
-    /// Emergency: move a primary's sessions to its backups now, whatever its health.
+    /// Emergency: move the sessions of a primary to its backups now, whatever its health.
     Failover {
-        /// The primary to leave.
+        /// The primary that sessions leave.
         region: RegionId,
         /// Also make a backup the writer of the region's replicated data.
         #[serde(default)]
         promote: bool,
-        /// How much of the newest data may be lost by promoting; none means no more than each class's RPO.
+        /// The newest data that the promotion may lose, as a time. `None`: no more than the RPO of each data class.
         #[serde(default)]
         accept_loss: Option<Duration>,
-        /// Pass over what speaks against it: backups believed unfit or full, too few regions left. Needs a second person
-        /// where anything does.
+        /// Proceed although backups look unhealthy or full, or too few regions would keep serving. Needs a second
+        /// person if any of these is the case.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         force: bool,
     },
-    /// Planned: move a healthy primary's sessions away in steps, each at a turn boundary of the sessions it moves.
+    /// Planned: move the sessions of a healthy primary away in steps. Each session moves between two of its turns.
     Switchover {
-        /// The primary to leave.
+        /// The primary that sessions leave.
         region: RegionId,
-        /// Also make a backup the writer of the region's replicated data, which must have caught up.
+        /// Also make a backup the writer of the region's replicated data. The backup must have caught up.
         #[serde(default)]
         promote: bool,
     },
     /// Bring an evacuated primary back, in the steps of the policy.
     Restore {
-        /// The primary to return to.
+        /// The primary that sessions return to.
         region: RegionId,
-        /// How much of the data written elsewhere may be lost by returning; none means no more than each class's RPO.
+        /// The newest data, written elsewhere, that the return may lose, as a time. `None`: no more than the RPO of
+        /// each data class.
         #[serde(default)]
         accept_loss: Option<Duration>,
     },
-    /// Leave an edge out of DNS answers while it lasts.
+    /// Leave an edge out of DNS answers while the order is in force.
     DrainEdge {
-        /// Which edge.
+        /// The edge to leave out.
         edge: EdgeId,
     },
-    /// Keep sessions off one stack of a region while it lasts; those it has leave it between turns.
+    /// Keep sessions off one stack of a region while the order is in force. Its sessions leave it between turns.
     DrainStack {
-        /// Its address.
+        /// Address of the stack.
         stack: SocketAddr,
     },
-    /// Move a growing share of users to another version of the stack.
+    /// Send a growing share of users to another version of the stack.
     Rollout {
-        /// Which version.
+        /// The version to send users to.
         version: String,
     },
-    /// No automatic change of plan while it lasts.
+    /// Stop all automatic changes of the plan while the order is in force.
     Freeze,
     /// End every freeze.
     Unfreeze,
-    /// One safety rule does not count while it lasts.
+    /// Switch one safety rule off while the order is in force.
     Override {
-        /// Which rule.
+        /// The rule to switch off.
         rule: Rule,
     },
     /// Lift the hold-down of a region that moved too often.
     Ack {
-        /// Which region.
+        /// The region that may return.
         region: RegionId,
     },
-    /// Agree to somebody else's request.
+    /// Approve another person's request.
     Approve {
-        /// Id of the action.
+        /// Id of the action to approve.
         action: String,
     },
-    /// Stop an action: what it changed so far is taken back where that is safe.
+    /// Stop an action, and take its changes back where that is safe.
     Abort {
-        /// Id of the action.
+        /// Id of the action to stop.
         action: String,
     },
 }
 
-/// The safety rules an operator can override, with a second person's approval.
+/// The safety rules that an operator can override, with a second person's approval.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Rule {
-    /// Assertion: enough regions stay serving.
+    /// Every decision leaves at least `safety.regions_serving_min` regions serving.
     RegionsServingMin,
-    /// At most so many automatic evacuations.
+    /// Automation evacuates at most `failover.automatic_max` regions at once.
     EvacuationLimit,
-    /// Primaries that turn bad together on the same evidence hold automation.
+    /// Automation stops when several primaries turn bad together on the same evidence.
     CorrelatedEvidence,
-    /// A region that moved too often stays away.
+    /// A region that moved too often stays evacuated until its penalty has decayed.
     HoldDown,
-    /// A policy is not made looser.
+    /// A new policy loosens no safety rule.
     LooserPolicy,
-    /// A topology does not change at once where devices find the service.
+    /// A new topology does not suddenly change the addresses at which devices find the service.
     RiskyTopology,
 }
 
 impl Rule {
-    /// All of them.
+    /// Every rule.
     pub const ALL: [Self; 6] = [
         Self::RegionsServingMin,
         Self::EvacuationLimit,
@@ -130,7 +132,7 @@ impl Rule {
         Self::RiskyTopology,
     ];
 
-    /// The code of its refusals, which is also its name.
+    /// The code of the refusals that this rule gives. It is also the name of the rule.
     pub fn code(self) -> ReasonCode {
         match self {
             Self::RegionsServingMin => ReasonCode::RegionsServingMin,
@@ -142,7 +144,7 @@ impl Rule {
         }
     }
 
-    /// The rule of that name.
+    /// The rule with this name, as [`Rule::code`] writes it.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|rule| rule.code().as_str() == name)
     }
@@ -155,7 +157,7 @@ impl fmt::Display for Rule {
 }
 
 impl IntentKind {
-    /// Its name, as commands have it.
+    /// The name of the command.
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::Failover { .. } => "failover",
@@ -172,7 +174,7 @@ impl IntentKind {
         }
     }
 
-    /// The region it is about, if one.
+    /// The region that the request names, if any.
     pub fn region(&self) -> Option<&RegionId> {
         match self {
             Self::Failover { region, .. }
@@ -183,7 +185,7 @@ impl IntentKind {
         }
     }
 
-    /// What it is about, in a word.
+    /// The region, edge, stack, version, rule or action that the request names, as text.
     pub fn subject(&self) -> String {
         match self {
             Self::Failover { region, .. }
@@ -199,7 +201,7 @@ impl IntentKind {
         }
     }
 
-    /// Whether it counts for a time rather than being carried out once.
+    /// Whether the request is a standing order, in force for a time, instead of being carried out once.
     pub fn stands(&self) -> bool {
         matches!(
             self,
@@ -209,7 +211,7 @@ impl IntentKind {
 }
 
 impl Intent {
-    /// Whether it still counts.
+    /// Whether the request has not expired.
     pub fn is_live(&self, now: Moment) -> bool {
         now < self.expires_at
     }

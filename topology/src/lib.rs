@@ -1,8 +1,9 @@
-//! The words every part of Meridian agrees on: regions, edges, components, levels, intents and plans, and the documents
-//! they are written in.
+//! The nouns that every part of Meridian shares (regions, edges, components, levels, intents, plans) and the documents
+//! that hold them.
 //!
-//! Pure: no sockets, no files, no clock. Documents are parsed in one place ([`document`]), with every problem reported at
-//! once; after that a value of one of these types is known to be well formed.
+//! This crate is pure: it opens no socket and no file and reads no clock. Documents are parsed in one place
+//! ([`document`]), which reports every problem at once. After that, a value of one of these types is known to be well
+//! formed.
 
 pub mod component;
 pub mod document;
@@ -12,19 +13,21 @@ pub mod intent;
 pub mod moment;
 pub mod plan;
 pub mod policy;
+pub mod reason;
+pub mod reasons;
 pub mod snapshot;
 pub mod stack;
 pub mod text;
 pub mod topology;
-pub mod words;
 
 pub use component::{Component, Level};
 pub use document::{Problem, Problems};
 pub use id::{EdgeId, IdError, NodeId, RegionId};
 pub use intent::{Intent, IntentKind, Rule};
 pub use moment::{Moment, Tick};
-pub use plan::{EdgeState, Plan, PlanNumber, Reason, ReasonCode, RegionPlan, RegionState, Rollout, Share, UnknownCode};
+pub use plan::{EdgeState, Plan, PlanNumber, RegionPlan, RegionState, Rollout, Share};
 pub use policy::Policy;
+pub use reason::{Reason, ReasonCode, UnknownCode};
 pub use snapshot::{Snapshot, SnapshotError};
 pub use stack::Stack;
 pub use topology::{Edge, Location, NameServer, Region, Role, Topology};

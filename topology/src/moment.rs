@@ -1,4 +1,5 @@
-//! Time as an argument. A [`Moment`] is read from the clock once, at the rim; a [`Tick`] is what health is judged on.
+//! Time as an argument. Each process reads the clock once at its outermost layer and passes a [`Moment`] inwards.
+//! Health is judged per [`Tick`].
 
 use std::{fmt, ops, time::Duration};
 
@@ -11,12 +12,12 @@ use serde::{Deserialize, Serialize};
 pub struct Moment(pub u64);
 
 impl Moment {
-    /// Time from `earlier` to `self`; zero when the clock went back.
+    /// The time from `earlier` to `self`, or zero when the clock was set back in between.
     pub fn since(self, earlier: Moment) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
 
-    /// The tick this moment lies in.
+    /// The tick that contains this moment.
     pub fn tick(self) -> Tick {
         Tick(self.0 / Tick::LENGTH_MS)
     }
@@ -30,8 +31,8 @@ impl ops::Add<Duration> for Moment {
 }
 
 impl fmt::Display for Moment {
-    /// Time of day in UTC, `hh:mm:ss.mmm`: what an engineer compares with other clocks during an incident. With the day
-    /// before it in the alternate form, for what may be another day: `2026-11-21 hh:mm:ss`.
+    /// Time of day in UTC, `hh:mm:ss.mmm`, because an engineer compares it with other clocks during an incident. The
+    /// alternate form (`{:#}`) adds the date, for moments that may lie on another day: `2026-11-21 hh:mm:ss`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if f.alternate() {
             let time = i64::try_from(self.0)
@@ -53,15 +54,15 @@ impl fmt::Display for Moment {
     }
 }
 
-/// A ten-second slot of time, numbered from the Unix epoch, so that all vantages agree on it without talking.
+/// A ten-second slot of time, numbered from the Unix epoch, so that all vantages agree on it without communicating.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Tick(pub u64);
 
 impl Tick {
-    /// Length of a tick: the probe interval of the source documents.
+    /// Length of a tick, in milliseconds: the probe interval in the requirements of the product.
     pub const LENGTH_MS: u64 = 10_000;
-    /// Length of a tick.
+    /// Length of a tick, as a `Duration`.
     pub const LENGTH: Duration = Duration::from_millis(Self::LENGTH_MS);
 
     /// First moment of the tick.
@@ -69,12 +70,12 @@ impl Tick {
         Moment(self.0.saturating_mul(Self::LENGTH_MS))
     }
 
-    /// First moment after the tick: from here on it is closed.
+    /// First moment after the tick. From here on the tick is closed.
     pub fn end(self) -> Moment {
         Moment(self.0.saturating_add(1).saturating_mul(Self::LENGTH_MS))
     }
 
-    /// The tick `by` ticks earlier.
+    /// The tick that lies `by` ticks before this one.
     pub fn back(self, by: u64) -> Tick {
         Tick(self.0.saturating_sub(by))
     }

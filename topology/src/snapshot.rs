@@ -1,64 +1,65 @@
-//! What edges and DNS responders hold: one plan together with the topology it was made for. Whole and immutable; a
-//! reader keeps one for an entire request.
+//! The document that edges and DNS responders work from: one plan together with the topology it was made for. A
+//! snapshot is whole and immutable; a reader uses one snapshot for an entire request.
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::{Plan, RegionState, Topology, policy::ProbePolicy};
 
-/// Version of the snapshot document; a reader refuses others.
+/// Version of the snapshot document. A reader refuses every other version.
 pub const SNAPSHOT_SCHEMA: u32 = 1;
 
-/// Largest snapshot document accepted, in bytes: 100 regions and 1,000 edges take about 0.5 MB.
+/// Largest snapshot document, in bytes. 100 regions and 1,000 edges take about 0.5 MB.
 pub const SNAPSHOT_BYTES_MAX: usize = 4 << 20;
 
-/// One plan and the topology it routes.
+/// One plan, and the topology that it routes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Snapshot {
-    /// [`SNAPSHOT_SCHEMA`].
+    /// Always [`SNAPSHOT_SCHEMA`] in a valid snapshot.
     pub schema: u32,
-    /// The routing truth.
+    /// The regions for the sessions of each primary.
     pub plan: Plan,
-    /// Where things are.
+    /// The regions, edges and name servers that the plan was made for.
     pub topology: Topology,
-    /// TTL of the DNS answers made from it, in seconds.
+    /// TTL of the DNS answers made from this snapshot, in seconds, 1..=3600.
     pub dns_ttl_s: u32,
-    /// How the nodes that hold it probe the regions.
+    /// The rules by which nodes with this snapshot probe the regions.
     pub probe: ProbePolicy,
 }
 
-/// Why a snapshot is refused.
+/// The reason for which a node refuses a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SnapshotError {
-    /// Larger than [`SNAPSHOT_BYTES_MAX`].
-    #[error("snapshot of {0} bytes is over the limit of {SNAPSHOT_BYTES_MAX}")]
+    /// The document is larger than [`SNAPSHOT_BYTES_MAX`].
+    #[error("the snapshot has {0} bytes; the limit is {SNAPSHOT_BYTES_MAX}")]
     TooLarge(usize),
-    /// Not a snapshot document.
-    #[error("snapshot is not readable: {0}")]
+    /// The bytes are not a snapshot document.
+    #[error("this version cannot read the snapshot: {0}")]
     Unreadable(String),
-    /// Bytes and checksum disagree.
-    #[error("snapshot does not match its checksum")]
+    /// The checksum does not match the bytes.
+    #[error("the snapshot is damaged: it does not match its checksum")]
     Corrupt,
-    /// Readable, and wrong.
-    #[error("plan {generation} is not valid: {}", problems.join("; "))]
+    /// The document is readable, but the plan cannot be applied.
+    #[error("plan {generation} cannot be applied: {}", problems.join("; "))]
     Invalid {
-        /// The plan's generation.
+        /// Generation of the plan.
         generation: u64,
-        /// Everything that is wrong with it.
+        /// Every problem found, one text each.
         problems: Vec<String>,
     },
 }
 
 impl Snapshot {
-    /// The document, and its SHA-256 in hex.
+    /// The document as JSON, and its SHA-256 in hex.
     pub fn encode(&self) -> (Vec<u8>, String) {
         let bytes = serde_json::to_vec(self).expect("a snapshot holds only maps with text keys, which JSON can write");
         let checksum = checksum(&bytes);
         (bytes, checksum)
     }
 
-    /// Reads a document made by [`Snapshot::encode`], and checks it all.
+    /// Reads a document made by [`Snapshot::encode`]. Checks the size, the checksum, and the plan
+    /// ([`Snapshot::validate`]).
     pub fn decode(bytes: &[u8], expected_checksum: &str) -> Result<Self, SnapshotError> {
         if bytes.len() > SNAPSHOT_BYTES_MAX {
             return Err(SnapshotError::TooLarge(bytes.len()));
@@ -72,7 +73,7 @@ impl Snapshot {
         Ok(snapshot)
     }
 
-    /// Checks that the plan can be applied to its topology. An empty world is never valid (invariant 2).
+    /// Checks that the plan can be applied to its topology. A plan without a route is never valid (invariant 2).
     pub fn validate(&self) -> Result<(), SnapshotError> {
         let Self {
             schema,
@@ -83,23 +84,25 @@ impl Snapshot {
         } = self;
         let mut problems = Vec::new();
         if *schema != SNAPSHOT_SCHEMA {
-            problems.push(format!("schema {schema} is not {SNAPSHOT_SCHEMA}"));
+            problems.push(format!(
+                "its schema is {schema}, and this version reads only schema {SNAPSHOT_SCHEMA}"
+            ));
         }
         if plan.generation == 0 {
-            problems.push("generation 0 is no plan".into());
+            problems.push("its generation is 0, and the first plan has generation 1".into());
         }
         if *dns_ttl_s == 0 || *dns_ttl_s > 3600 {
-            problems.push(format!("dns ttl of {dns_ttl_s} s is not in 1..=3600"));
+            problems.push(format!("the DNS TTL is {dns_ttl_s} s, and allowed is 1 to 3600 s"));
         }
         if plan.documents != digest(topology, *dns_ttl_s, probe) {
-            problems.push("it was made for another topology or policy".into());
+            problems.push("the plan was made for another topology or policy".into());
         }
         if plan.routes.is_empty() {
-            problems.push("it routes nothing".into());
+            problems.push("the plan has no routes".into());
         }
         for region in topology.regions.keys() {
             if !plan.regions.contains_key(region) {
-                problems.push(format!("region {region} is missing"));
+                problems.push(format!("the plan does not contain region {region}"));
             }
         }
         for region in plan.regions.keys() {
@@ -109,16 +112,16 @@ impl Snapshot {
         }
         for edge in topology.edges.keys() {
             if !plan.edges.contains_key(edge) {
-                problems.push(format!("edge {edge} is missing"));
+                problems.push(format!("the plan does not contain edge {edge}"));
             }
         }
         if plan.edges.values().all(|state| *state == crate::EdgeState::Drained) {
-            problems.push("no edge serves".into());
+            problems.push("the plan has no serving edge".into());
         }
         for region in topology.regions.values() {
             let drained = |stack: &crate::Stack| plan.drained_stacks.contains(&stack.address);
             if region.stacks.iter().all(drained) {
-                problems.push(format!("no stack of {} serves", region.id));
+                problems.push(format!("every stack of {} is drained", region.id));
             }
         }
         for primary in topology.primaries() {
@@ -155,7 +158,7 @@ impl Snapshot {
     }
 }
 
-/// Digest (SHA-256, hex) of everything in a snapshot besides the plan.
+/// Digest (SHA-256, hex) of everything in a snapshot except the plan.
 pub fn digest(topology: &Topology, dns_ttl_s: u32, probe: &ProbePolicy) -> String {
     let documents = serde_json::to_vec(&(topology, dns_ttl_s, probe));
     checksum(&documents.expect("documents hold only maps with text keys, which JSON can write"))
@@ -202,7 +205,7 @@ mod tests {
         assert_eq!(Snapshot::decode(&bytes, &sum).unwrap(), snapshot);
     }
 
-    /// During an upgrade an older node has to follow a newer control plane, or it has no failover.
+    /// During an upgrade an older node must follow a newer control plane; a node that could not would have no failover.
     #[test]
     fn a_plan_of_a_newer_version_is_read_but_for_what_a_node_would_have_to_do() {
         let (bytes, _) = three_primaries().encode();
@@ -215,7 +218,7 @@ mod tests {
         assert_ne!(newer, text);
         let read = decode(&newer).unwrap();
         assert_eq!(read.plan.reasons[0].code.as_str(), "edge-lost");
-        // Whoever asks the node for its plan gets the same code back.
+        // The node reports its plan with the same code, although it does not know the code.
         let (again, sum) = read.encode();
         assert_eq!(Snapshot::decode(&again, &sum), Ok(read));
         for routed in [
@@ -273,20 +276,20 @@ mod tests {
         let mut forgotten = three_primaries();
         forgotten.plan.routes.remove(&us_east);
         for (snapshot, complaint) in [
-            (empty, "it routes nothing"),
-            (drained, "no edge serves"),
+            (empty, "the plan has no routes"),
+            (drained, "the plan has no serving edge"),
             (to_evacuated, "us-east is routed to us-east, which is evacuated"),
             (ninety, "the shares of us-east sum to 90, not 100"),
-            (elsewhere, "it was made for another topology or policy"),
-            // Any plan would be newer than this one.
-            (no_plan, "generation 0 is no plan"),
-            // A region that is named and takes nobody would be counted as a place to go.
+            (elsewhere, "the plan was made for another topology or policy"),
+            // Every plan would count as newer than generation 0.
+            (no_plan, "its generation is 0, and the first plan has generation 1"),
+            // The count of regions with a share would include a region that gets no session.
             (nobody, "us-east gives us-west a share of 0"),
-            // Its callers would be sent to a region in which nothing answers.
-            (stackless, "no stack of us-east serves"),
-            // What means something else in another version would be read as if it did not.
-            (later, "schema 2 is not 1"),
-            // Callers at home there would have nowhere to go.
+            // Edges would send its users to a region in which no stack serves.
+            (stackless, "every stack of us-east is drained"),
+            // An older reader would give a changed field its old meaning.
+            (later, "its schema is 2, and this version reads only schema 1"),
+            // Users whose primary this is would have no region.
             (forgotten, "primary us-east has no route"),
         ] {
             let error = snapshot.validate().unwrap_err().to_string();

@@ -1,4 +1,4 @@
-//! A stack of a region: where it answers, and which version of the software it runs.
+//! One stack of a region: its address and the version of its software.
 
 use std::{fmt, net::SocketAddr};
 
@@ -7,29 +7,29 @@ use serde::{
     de::{Error, MapAccess, Visitor, value::MapAccessDeserializer},
 };
 
-/// What the version of stacks that name none is called.
+/// The version of every stack whose document names no version.
 pub const CURRENT: &str = "current";
-/// Longest version, in characters: a name and a commit's hash fit.
+/// Longest version, in characters. A name and the hash of a commit fit.
 pub const VERSION_CHARS_MAX: usize = 64;
 
 /// One stack (gateway) of a region.
 ///
-/// In documents it is its address alone, or `{ address, version }`. One without a version is written as its address, so
-/// that documents which name none stay what they were, byte for byte, whoever reads them.
+/// A document writes a stack either as its address or as `{ address, version }`. A stack without a version is always
+/// written as its address, so that documents from before there were versions keep the same bytes (and the same digest).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stack {
-    /// Where it answers.
+    /// The address at which the stack accepts sessions from edges.
     pub address: SocketAddr,
     version: Option<String>,
 }
 
-/// Why a text is no version.
+/// A text that is not a version. The text is cut to [`VERSION_CHARS_MAX`] characters.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no version; write 1 to {VERSION_CHARS_MAX} visible ASCII characters")]
+#[error("{0:?} is not a version; write 1 to {VERSION_CHARS_MAX} visible ASCII characters")]
 pub struct VersionError(String);
 
 impl Stack {
-    /// A stack of a version.
+    /// A stack with a version: 1 to [`VERSION_CHARS_MAX`] visible ASCII characters. [`CURRENT`] counts as no version.
     pub fn of_version(address: SocketAddr, version: &str) -> Result<Self, VersionError> {
         let is_version =
             (1..=VERSION_CHARS_MAX).contains(&version.len()) && version.bytes().all(|b| b.is_ascii_graphic());
@@ -42,7 +42,7 @@ impl Stack {
         })
     }
 
-    /// Its version; [`CURRENT`] when it names none.
+    /// The version of the software, or [`CURRENT`] when the document names none.
     pub fn version(&self) -> &str {
         self.version.as_deref().unwrap_or(CURRENT)
     }
@@ -54,7 +54,7 @@ impl From<SocketAddr> for Stack {
     }
 }
 
-/// As it is written in a topology document.
+/// The TOML of a topology document.
 impl fmt::Display for Stack {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.version {
@@ -67,8 +67,18 @@ impl fmt::Display for Stack {
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Table {
+    #[serde(deserialize_with = "read_address")]
     address: SocketAddr,
     version: String,
+}
+
+fn read_address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
+    parse_address(&String::deserialize(deserializer)?).map_err(D::Error::custom)
+}
+
+fn parse_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse()
+        .map_err(|_| format!("{text:?} is not an address; write \"IP:PORT\", such as \"10.0.0.1:9000\""))
 }
 
 impl Serialize for Stack {
@@ -88,11 +98,11 @@ impl<'de> Deserialize<'de> for Stack {
             type Value = Stack;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("\"address:port\" or { address, version }")
+                f.write_str("\"IP:PORT\" or { address, version }")
             }
 
             fn visit_str<E: Error>(self, text: &str) -> Result<Stack, E> {
-                let address: SocketAddr = text.parse().map_err(E::custom)?;
+                let address = parse_address(text).map_err(E::custom)?;
                 Ok(address.into())
             }
 

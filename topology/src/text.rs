@@ -1,20 +1,21 @@
-//! Texts that people write and other people read on their terminals. Control characters move cursors and clear screens, and
-//! characters that change the direction of writing or cannot be seen make a text say something else than it seems to.
+//! Makes text that one person wrote safe on another person's terminal. Control characters move the cursor and clear the
+//! screen. Invisible characters, and those that change the direction of writing, make a text read differently from its
+//! bytes.
 
 use std::{borrow::Cow, fmt::Write as _};
 
-/// Whether a character does something else than being seen. Line breaks do.
+/// Whether a terminal acts on a character instead of showing it. True for line breaks too.
 pub fn is_hidden(letter: char) -> bool {
     letter.is_control()
         || matches!(
             letter,
-            // Soft hyphen, directions, joiners and spaces without width, separators of lines, and the byte order mark.
+            // Soft hyphen, direction marks, zero-width joiners and spaces, line separators, and the byte order mark.
             '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
                 | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}'
         )
 }
 
-/// A text of many lines as a terminal may have it: what is hidden is written as `\u{…}`.
+/// The text with every hidden character written as `\u{…}`, except line breaks.
 pub fn for_terminal(text: &str) -> Cow<'_, str> {
     let escapes = |letter: char| letter != '\n' && is_hidden(letter);
     if !text.contains(escapes) {

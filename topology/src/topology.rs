@@ -1,4 +1,4 @@
-//! What exists: regions, edges and name servers, and the document they are written in (configs/topology.toml).
+//! The regions, edges and name servers of a deployment, and the document that lists them (configs/topology.toml).
 
 use std::{
     collections::BTreeMap,
@@ -12,67 +12,70 @@ use crate::{
     document::{self, Section},
 };
 
-/// Everything that exists.
+/// The stacks of a region as a document writes them, in problems.
+const STACKS_EXAMPLE: &str = "[\"10.0.0.1:9000\"]";
+
+/// All regions, edges and name servers of a deployment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Topology {
-    /// The DNS zone devices ask for, lower case, without the final dot. Its apex names the healthy edges.
+    /// The DNS zone that devices look up, in lower case and without the final dot. Its apex names the healthy edges.
     pub zone: String,
-    /// All regions.
+    /// Every region, by id.
     pub regions: BTreeMap<RegionId, Region>,
-    /// All edges.
+    /// Every edge, by id.
     pub edges: BTreeMap<EdgeId, Edge>,
-    /// The zone's name servers.
+    /// The name servers of the zone, by id.
     pub name_servers: BTreeMap<NodeId, NameServer>,
 }
 
-/// A place with a full regional stack.
+/// A location with a full regional stack.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Region {
-    /// Its name.
+    /// Unique among regions, edges and name servers.
     pub id: RegionId,
-    /// Primary with its backups in order, or backup.
+    /// A primary with its ordered backups, or a backup.
     pub role: Role,
-    /// Where it stands.
+    /// Position on the globe, from which edges estimate distance.
     pub location: Location,
-    /// Sessions it can hold at once.
+    /// Most sessions that the region can hold at once, at least 1.
     pub sessions_max: u32,
-    /// New connections it can take per second; none when it is not limited.
+    /// Most new connections per second. `None`: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connects_per_s_max: Option<u32>,
-    /// Sessions that single components can serve at once, where that is fewer than `sessions_max`.
+    /// Most sessions that a single component can serve at once, where that is fewer than `sessions_max`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub capacity: BTreeMap<Component, u32>,
-    /// Its stacks (gateways), at least one. The version of the first is the one in service: stacks of another wait for a
-    /// rollout.
+    /// The stacks of the region (gateways), at least one. The version of the first stack is in service; stacks of any
+    /// other version get no sessions until a rollout sends users to them.
     pub stacks: Vec<Stack>,
 }
 
-/// What a region is for.
+/// The part that a region plays in a failover.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Role {
-    /// Has sessions of its own.
+    /// Serves users of its own.
     Primary {
-        /// Where they go when it fails, first choice first.
+        /// The regions that take its sessions when it fails, first choice first.
         backups: Vec<RegionId>,
     },
-    /// Takes sessions of failed primaries.
+    /// Takes the sessions of primaries that fail.
     Backup,
 }
 
-/// A point of presence.
+/// A point of presence that devices connect to.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Edge {
-    /// Its name.
+    /// Unique among regions, edges and name servers.
     pub id: EdgeId,
-    /// Where devices reach it; IPv4 and IPv6 alike, at least one.
+    /// The addresses that devices connect to, IPv4 or IPv6, at least one.
     pub addresses: Vec<IpAddr>,
-    /// TCP port of its device side.
+    /// The TCP port that devices connect to.
     pub port: u16,
-    /// Where it stands.
+    /// Position on the globe, from which DNS finds the edge nearest to a device.
     pub location: Location,
 }
 
@@ -80,19 +83,19 @@ pub struct Edge {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NameServer {
-    /// Its name: the label below the zone.
+    /// The host name below the zone; unique among regions, edges and name servers.
     pub id: NodeId,
-    /// Where it answers.
+    /// The address at which it answers DNS queries.
     pub address: IpAddr,
 }
 
-/// A place on Earth, in degrees.
+/// A position on Earth, in degrees.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Location {
-    /// North is positive, -90..=90.
+    /// Degrees north, -90..=90.
     pub latitude: f64,
-    /// East is positive, -180..=180.
+    /// Degrees east, -180..=180.
     pub longitude: f64,
 }
 
@@ -108,25 +111,25 @@ impl Location {
 }
 
 impl Topology {
-    /// Reads a topology document; `file` only names it in problems.
+    /// Reads a topology document. `file` is only the name that problems mention.
     pub fn parse(file: &str, text: &str) -> Result<Self, Problems> {
         document::read(file, text, read_topology)
     }
 
-    /// Reads a topology document that is in force, also where an older version took what this one refuses. The problems
-    /// name what it would refuse.
+    /// Reads a topology document that is in force, even when an older version accepted a value that this version
+    /// rejects. The problems name each such value.
     pub fn parse_stored(file: &str, text: &str) -> Result<(Self, Vec<Problem>), Problems> {
         document::read_stored(file, text, read_topology)
     }
 
-    /// The primaries, by name.
+    /// The primaries, ordered by id.
     pub fn primaries(&self) -> impl Iterator<Item = &Region> {
         self.regions
             .values()
             .filter(|region| matches!(region.role, Role::Primary { .. }))
     }
 
-    /// The backups of `region` in order; none when it is no primary.
+    /// The backups of `region`, first choice first. Empty unless `region` is a primary.
     pub fn backups_of(&self, region: &RegionId) -> &[RegionId] {
         match self.regions.get(region).map(|region| &region.role) {
             Some(Role::Primary { backups }) => backups,
@@ -136,13 +139,16 @@ impl Topology {
 }
 
 fn read_topology(root: &mut Section<'_>) -> Option<Topology> {
-    let zone: Option<String> = root.required("zone");
+    let zone: Option<String> = root.required("zone", "\"voice.example.com\"");
     if let Some(zone) = &zone
         && !is_domain_name(zone)
     {
         root.report_at(
             "zone",
-            &format!("zone: \"{zone}\" is not a lower-case domain name without a final dot"),
+            &format!(
+                "\"{zone}\" is not a domain name; write at least two labels in lower case and no final dot, such as \
+                 \"voice.example.com\""
+            ),
         );
     }
 
@@ -155,7 +161,7 @@ fn read_topology(root: &mut Section<'_>) -> Option<Topology> {
             && let Some(twice) = regions.insert(region.id.clone(), region)
             && let Some((_, section)) = sections.last()
         {
-            section.report_at("id", &format!("region {} is defined twice", twice.id));
+            section.report_at("id", &twice_defined(twice.id.as_str()));
         }
     }
     for (id, section) in sections {
@@ -169,17 +175,20 @@ fn read_topology(root: &mut Section<'_>) -> Option<Topology> {
         if let Some(edge) = read_edge(&mut section)
             && let Some(twice) = edges.insert(edge.id.clone(), edge)
         {
-            section.report_at("id", &format!("edge {} is defined twice", twice.id));
+            section.report_at("id", &twice_defined(twice.id.as_str()));
         }
         section.finish();
     }
     let mut name_servers = BTreeMap::new();
     for mut section in root.sections("name-server") {
-        let (id, address) = (section.required::<NodeId>("id"), section.required::<IpAddr>("address"));
+        let (id, address) = (
+            section.required::<NodeId>("id", "\"ns1\""),
+            section.required::<IpAddr>("address", "\"192.0.2.53\""),
+        );
         if let (Some(id), Some(address)) = (id, address)
             && let Some(twice) = name_servers.insert(id.clone(), NameServer { id, address })
         {
-            section.report_at("id", &format!("name server {} is defined twice", twice.id));
+            section.report_at("id", &twice_defined(twice.id.as_str()));
         }
         section.finish();
     }
@@ -199,15 +208,22 @@ fn read_topology(root: &mut Section<'_>) -> Option<Topology> {
     Some(topology)
 }
 
+fn twice_defined(id: &str) -> String {
+    format!("\"{id}\" is defined twice; write each id once")
+}
+
 fn read_region(section: &mut Section<'_>) -> Option<Region> {
-    let id = section.required("id");
-    let role: Option<String> = section.required("role");
-    let backups: Vec<RegionId> = section.optional("backups", Vec::new());
+    let id = section.required("id", "\"us-east\"");
+    let role: Option<String> = section.required("role", "\"primary\"");
+    let backups: Vec<RegionId> = section.optional("backups", Vec::new(), "[\"us-west\"]");
     let role = match role.as_deref() {
         Some("primary") => Some(Role::Primary { backups }),
         Some("backup") if backups.is_empty() => Some(Role::Backup),
         Some("backup") => {
-            section.report_at("backups", "a backup has no backups of its own");
+            section.report_at(
+                "backups",
+                "a backup cannot have backups; remove them, or write role = \"primary\"",
+            );
             None
         }
         Some(other) => {
@@ -220,24 +236,26 @@ fn read_region(section: &mut Section<'_>) -> Option<Region> {
         None => None,
     };
     let location = read_location(section);
-    let sessions_max = section.required("sessions_max");
-    if sessions_max == Some(0) {
-        section.report_at("sessions_max", "a region that can hold no session is of no use");
-    }
-    let connects_per_s_max: Option<u32> = section.optional("connects_per_s_max", None);
-    if connects_per_s_max == Some(0) {
-        section.report_at("connects_per_s_max", "a region that takes no connection is of no use");
+    let sessions_max = section.required("sessions_max", "1000");
+    let connects_per_s_max: Option<u32> = section.optional("connects_per_s_max", None, "100");
+    for (key, value) in [
+        ("sessions_max", sessions_max),
+        ("connects_per_s_max", connects_per_s_max),
+    ] {
+        if value == Some(0) {
+            section.report_at(key, "0 is out of range; write 1 or more");
+        }
     }
     let mut capacity = BTreeMap::new();
     if let Some(mut limits) = section.section("capacity") {
         for component in Component::ALL {
-            if let Some(limit) = limits.optional::<Option<u32>>(component.as_str(), None) {
+            if let Some(limit) = limits.optional::<Option<u32>>(component.as_str(), None, "500") {
                 capacity.insert(component, limit);
             }
         }
         limits.finish();
     }
-    let stacks: Option<Vec<Stack>> = section.required_each("stacks");
+    let stacks: Option<Vec<Stack>> = section.required_each("stacks", STACKS_EXAMPLE);
     for problem in stacks.iter().flat_map(|stacks| stack_problems(stacks)) {
         section.report_at("stacks", &problem);
     }
@@ -254,24 +272,26 @@ fn read_region(section: &mut Section<'_>) -> Option<Region> {
 
 fn stack_problems(stacks: &[Stack]) -> Vec<String> {
     if stacks.is_empty() {
-        return vec!["name at least one stack as \"address:port\"".to_owned()];
+        return vec![format!("the list is empty; write stacks = {STACKS_EXAMPLE}")];
     }
     let mut versions: BTreeMap<SocketAddr, &str> = BTreeMap::new();
     let clashes = stacks.iter().filter_map(|stack| {
         let known = *versions.entry(stack.address).or_insert(stack.version());
         let (address, version) = (stack.address, stack.version());
-        (known != version).then(|| format!("stack {address} is of version {known} and of version {version}"))
+        (known != version).then(|| format!(
+            "stack {address} has the versions \"{known}\" and \"{version}\"; write each stack once, with its version"
+        ))
     });
     clashes.collect()
 }
 
 fn read_edge(section: &mut Section<'_>) -> Option<Edge> {
-    let id = section.required("id");
-    let addresses: Option<Vec<IpAddr>> = section.required("addresses");
+    let id = section.required("id", "\"edge-iad\"");
+    let addresses: Option<Vec<IpAddr>> = section.required("addresses", "[\"192.0.2.1\"]");
     if addresses.as_ref().is_some_and(Vec::is_empty) {
-        section.report_at("addresses", "name at least one address");
+        section.report_at("addresses", "the list is empty; write addresses = [\"192.0.2.1\"]");
     }
-    let port = section.required("port");
+    let port = section.required("port", "443");
     let location = read_location(section);
     Some(Edge {
         id: id?,
@@ -282,11 +302,14 @@ fn read_edge(section: &mut Section<'_>) -> Option<Edge> {
 }
 
 fn read_location(section: &mut Section<'_>) -> Option<Location> {
-    let latitude = section.required("latitude");
-    let longitude = section.required("longitude");
+    let latitude = section.required("latitude", "38.9");
+    let longitude = section.required("longitude", "-77.4");
     for (key, value, limit) in [("latitude", latitude, 90.0), ("longitude", longitude, 180.0)] {
-        if value.is_some_and(|degrees: f64| !(-limit..=limit).contains(&degrees)) {
-            section.report_at(key, &format!("{key} lies in -{limit} to {limit} degrees"));
+        if let Some(degrees) = value.filter(|degrees: &f64| !(-limit..=limit).contains(degrees)) {
+            section.report_at(
+                key,
+                &format!("{degrees} is out of range; write degrees from -{limit} to {limit}"),
+            );
         }
     }
     Some(Location {
@@ -298,15 +321,15 @@ fn read_location(section: &mut Section<'_>) -> Option<Location> {
 fn cross_checks(topology: &Topology) -> Vec<String> {
     let mut problems = Vec::new();
     if topology.primaries().next().is_none() {
-        problems.push("there is no primary region; add [[region]] with role = \"primary\"".to_owned());
+        problems.push("the topology has no primary region; add [[region]] with role = \"primary\"".to_owned());
     }
     if topology.edges.is_empty() {
-        problems.push("there is no edge; add [[edge]]".to_owned());
+        problems.push("the topology has no edge; add [[edge]]".to_owned());
     }
     problems
 }
 
-/// Reports, acknowledgements and commands name nodes and regions alike, so one name is one thing.
+/// Reports, acknowledgements and commands name nodes and regions alike, so a name must mean one thing only.
 fn shared_names(topology: &Topology) -> Vec<String> {
     let regions = topology.regions.keys().map(|id| (id.as_str(), "a region"));
     let edges = topology.edges.keys().map(|id| (id.as_str(), "an edge"));
@@ -315,14 +338,13 @@ fn shared_names(topology: &Topology) -> Vec<String> {
     let names = regions.chain(edges).chain(name_servers);
     let shared = names.filter_map(|(name, kind)| {
         let before = known.insert(name, kind)?;
-        Some(format!(
-            "\"{name}\" is {before} and {kind}; give each a name of its own"
-        ))
+        Some(format!("\"{name}\" is {before} and {kind}; give each its own id"))
     });
     shared.collect()
 }
 
-/// Sessions that leave a region for another one with the same stack go nowhere.
+/// Each stack belongs to one region: sessions that leave a region for another one with the same stack would stay where
+/// they are.
 fn shared_stacks(topology: &Topology) -> Vec<String> {
     let mut known: BTreeMap<SocketAddr, &RegionId> = BTreeMap::new();
     let mut shared = Vec::new();
@@ -330,11 +352,11 @@ fn shared_stacks(topology: &Topology) -> Vec<String> {
         for stack in &region.stacks {
             match known.insert(stack.address, &region.id) {
                 Some(before) if *before == region.id => shared.push(format!(
-                    "stack {} is named twice in {before}; name it once",
+                    "stack {} is named twice in {before}; write it once",
                     stack.address
                 )),
                 Some(before) => shared.push(format!(
-                    "stack {} is in {before} and in {}; each stack is in one region",
+                    "stack {} is in {before} and in {}; remove it from one of them",
                     stack.address, region.id
                 )),
                 None => {}
@@ -351,16 +373,16 @@ fn backup_problems(regions: &BTreeMap<RegionId, Region>, id: &RegionId) -> Vec<S
     let mut problems = Vec::new();
     for (index, backup) in backups.iter().enumerate() {
         let problem = match regions.get(backup) {
-            None => "does not exist",
-            Some(_) if backup == id => "is the region itself",
-            Some(_) if backups[..index].contains(backup) => "is named twice",
-            // It is sized for its own peak, so it has no room for anybody else's.
+            None => "does not exist; add the region, or remove it here",
+            Some(_) if backup == id => "is the region itself; remove it",
+            Some(_) if backups[..index].contains(backup) => "is named twice; write it once",
+            // A primary is sized for the peak of its own users, so it has no room for the sessions of another region.
             Some(it) if it.role != Role::Backup => {
-                "is a primary, whose capacity is for its own sessions; name regions with role = \"backup\""
+                "is a primary, and its capacity is for its own sessions; write regions with role = \"backup\""
             }
             Some(_) => continue,
         };
-        problems.push(format!("backup {backup} of region {id} {problem}"));
+        problems.push(format!("backup \"{backup}\" of {id} {problem}"));
     }
     problems
 }
@@ -399,10 +421,10 @@ mod tests {
         let problems = Topology::parse("small.toml", &broken).unwrap_err();
         let text = problems.to_string();
         for complaint in [
-            "small.toml:5: region: \"boss\" is not a role; write \"primary\" or \"backup\"",
-            "small.toml:7: region: latitude lies in -90 to 90 degrees",
-            "small.toml:8: region.colour: unknown key; known here: backups, capacity,",
-            "edge.port",
+            "small.toml:5: region.role: \"boss\" is not a role; write \"primary\" or \"backup\"",
+            "small.toml:7: region.latitude: 138.9 is out of range; write degrees from -90 to 90",
+            "small.toml:8: region.colour: unknown key; remove it, or write one of backups, capacity,",
+            "small.toml:24: edge.port: invalid value: integer `99999`, expected u16; write port = 443",
         ] {
             assert!(text.contains(complaint), "{complaint}\nnot in\n{text}");
         }
@@ -417,15 +439,15 @@ mod tests {
         );
         let text = Topology::parse("t", &lost).unwrap_err().to_string();
         for complaint in [
-            "us-west of region us-east is named twice",
-            "mars of region us-east does not exist",
-            "is the region itself",
+            "t:6: region.backups: backup \"us-west\" of us-east is named twice; write it once",
+            "backup \"mars\" of us-east does not exist",
+            "is the region itself; remove it",
         ] {
             assert!(text.contains(complaint), "{text}");
         }
         let guests = SMALL.replace("role = \"backup\"", "role = \"primary\"");
         let text = Topology::parse("t", &guests).unwrap_err().to_string();
-        let complaint = "t:6: region: backup us-west of region us-east is a primary, whose capacity";
+        let complaint = "t:6: region.backups: backup \"us-west\" of us-east is a primary, and its capacity";
         assert!(text.contains(complaint), "{text}");
         let text = Topology::parse("t", "zone = \"voice.example\"")
             .unwrap_err()
@@ -450,7 +472,7 @@ mod tests {
         let server = format!("{SMALL}\n[[name-server]]\nid = \"us-west\"\naddress = \"127.0.0.1\"\n");
         let text = Topology::parse("t", &server).unwrap_err().to_string();
         assert!(text.contains("\"us-west\" is a region and a name server"), "{text}");
-        // Earlier versions took them, and what they stored must not stop this one from deciding.
+        // Earlier versions accepted these documents. A stored one must not stop this version from deciding.
         for stored in [stack, twice, server] {
             let (_, told) = Topology::parse_stored("t", &stored).unwrap();
             assert_eq!(told.len(), 1, "{told:?}");
@@ -476,23 +498,23 @@ mod tests {
             { version = "2.4.0" }, 7]"#;
         let text = stacks(wrong).unwrap_err().to_string();
         for complaint in [
-            "t:10: region.stacks: invalid socket address",
-            "t:11: region.stacks: \"2 4\" is no version",
+            "t:10: region.stacks: \"nowhere\" is not an address; write \"IP:PORT\", such as \"10.0.0.1:9000\"",
+            "t:11: region.stacks: \"2 4\" is not a version; write 1 to 64 visible ASCII characters",
             "t:12: region.stacks: unknown field `colour`",
             "t:13: region.stacks: missing field `address`",
-            "t:13: region.stacks: invalid type: integer `7`, expected \"address:port\" or { address, version }",
+            "t:13: region.stacks: invalid type: integer `7`, expected \"IP:PORT\" or { address, version }",
         ] {
             assert!(text.contains(complaint), "{complaint}\nnot in\n{text}");
         }
         let twice = r#"["127.0.0.1:9001", { address = "127.0.0.1:9001", version = "2.4.0" }]"#;
         let text = stacks(twice).unwrap_err().to_string();
-        let complaint = "t:10: region: stack 127.0.0.1:9001 is of version current and of version 2.4.0";
+        let complaint = "t:10: region.stacks: stack 127.0.0.1:9001 has the versions \"current\" and \"2.4.0\"";
         assert!(text.contains(complaint), "{text}");
         assert!(
             stacks("[]")
                 .unwrap_err()
                 .to_string()
-                .contains("name at least one stack")
+                .contains("t:10: region.stacks: the list is empty; write stacks = [")
         );
     }
 

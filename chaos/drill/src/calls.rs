@@ -2,32 +2,33 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use probe::{CallError, CallEventKind, CallOptions, Pacing, SteadyCall, Turn, Utterance};
+use client::{CallError, CallEventKind, CallOptions, Pacing, ReconnectingCall, Turn, Utterance};
 
 use crate::{
     Resolver,
     fleet::{Interruption, interruptions},
 };
 
-/// What became of a call.
+/// The outcome of an answered call.
 #[derive(Debug, Clone)]
 pub struct Placed {
-    /// The edge that took it.
+    /// The edge that answered.
     pub edge: Option<SocketAddr>,
-    /// How long it took until there was a session.
+    /// Time from the start of connecting to an open session.
     pub connected_in: Option<Duration>,
-    /// What was heard, meant and replied.
+    /// The transcript, the intent, the reply, and the timings.
     pub turn: Turn,
-    /// Times it was cut off and called again.
+    /// Losses of the session, each with the connection that followed.
     pub interruptions: Vec<Interruption>,
 }
 
-/// Calls, says one thing in real time, and hangs up. Callers with different `spread` use different edges first.
+/// Calls, says one thing in real time, and hangs up. Keeps trying for `deadline`. Callers with different `spread` begin
+/// with different edges.
 pub async fn place(
     resolver: &Resolver,
     spread: usize,
     options: &CallOptions,
-    patience: Duration,
+    deadline: Duration,
     utterance: &Utterance,
 ) -> Result<Placed, CallError> {
     let resolver = resolver.clone();
@@ -35,7 +36,11 @@ pub async fn place(
         let resolver = resolver.clone();
         async move { resolver.callees(spread).await }
     };
-    let mut call = SteadyCall::new(options.clone().named(&format!("call-{spread}")), patience, resolve);
+    let mut call = ReconnectingCall::new(
+        options.clone().with_device_name(&format!("call-{spread}")),
+        deadline,
+        resolve,
+    );
     let turn = call.turn(utterance, Pacing::RealTime).await?;
     let events = call.take_events();
     call.hang_up().await;
@@ -51,7 +56,7 @@ pub async fn place(
     })
 }
 
-/// The stages of a turn in one line.
+/// The duration of each stage of a turn, in one line.
 pub fn stages(turn: &Turn) -> String {
     let ms = |name: &str, value: Option<f64>| value.map(|value| format!("{name} {value:.0}"));
     let timings = &turn.timings;

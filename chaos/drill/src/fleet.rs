@@ -1,94 +1,94 @@
-//! Callers: some who talk all the while and call again when they are cut off, and a stream of new ones who only knock.
+//! Callers who talk throughout, and call again after a loss.
 
 use std::{
-    net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use probe::{Call, CallEvent, CallEventKind, CallOptions, Pacing, SteadyCall, Turn};
+use client::{CallEvent, CallEventKind, CallOptions, Pacing, ReconnectingCall, Turn};
 use serde::Serialize;
 use tokio::{sync::watch, task::JoinSet};
 use topology::Moment;
 
 use crate::{Recording, Resolver};
 
-/// Longest time a caller keeps trying to get one sentence answered. Longer than a failover by plan may take, so that
-/// every turn that fails has failed for good.
-pub const PATIENCE: Duration = Duration::from_secs(35);
+/// Longest time a caller tries to get one sentence answered. Longer than a failover by plan may take, so a failed turn
+/// has failed for good.
+pub const TURN_DEADLINE: Duration = Duration::from_secs(35);
 
-/// One sentence of a caller and what became of it.
+/// One sentence of a caller, and its outcome.
 #[derive(Debug, Clone, Serialize)]
 pub struct TurnRecord {
-    /// Which caller, from 0.
+    /// Number of the caller, from 0.
     pub session: usize,
-    /// What was said.
+    /// The words of the recording.
     pub words: String,
-    /// When the caller began to say it for the first time.
+    /// Time at which the caller first began to speak.
     pub started_at_ms: Moment,
-    /// When the reply ended, or the caller gave up.
+    /// Time at which the reply ended or the caller gave up.
     pub ended_at_ms: Moment,
     /// The region that answered.
     pub region: Option<String>,
-    /// What was heard.
+    /// The transcript of the stack.
     pub transcript: String,
-    /// Whether it was taken to mean what it means.
+    /// Whether the stack found the right intent.
     pub understood: bool,
-    /// The reply in words.
+    /// Text of the reply.
     pub reply: String,
     /// From the end of the speech to the first audio of the reply, in the attempt that was answered.
     pub first_audio_ms: Option<f64>,
-    /// Times the caller was cut off while saying it, waiting, or listening.
+    /// Losses of the session while the caller spoke, waited or listened.
     pub interruptions: Vec<Interruption>,
-    /// Times its session went on in another region meanwhile, without being cut off.
+    /// Moves of the session to another region meanwhile; the caller stayed connected.
     pub moves: Vec<Moved>,
-    /// Why it failed for good; empty when it was answered.
+    /// The error of the last attempt; empty if the turn was answered.
     pub failure: String,
 }
 
-/// A session went on in another region, and its caller stayed connected.
+/// A move of a session to another region; the caller stayed connected.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Moved {
-    /// When the caller was told.
+    /// Time at which the caller was told.
     pub at_ms: Moment,
-    /// The region it left, if it was known.
+    /// The region that the session left, if known.
     pub from: Option<String>,
-    /// The region it is in.
+    /// The region that it is in now.
     pub to: String,
 }
 
-/// A caller was cut off.
+/// A loss of a caller's session.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Interruption {
-    /// When.
+    /// Time of the loss.
     pub at_ms: Moment,
-    /// The region that was lost, if it was known.
+    /// The region that was lost, if known.
     pub lost: Option<String>,
     /// The Close frame's code, if there was one.
     pub code: Option<u16>,
-    /// The Close frame's reason, or what the network said.
+    /// The Close frame's reason, or else the network error.
     pub reason: String,
-    /// When the caller was connected again.
+    /// Time at which the caller was connected again.
     pub reconnected_at_ms: Option<Moment>,
-    /// Where.
+    /// The region of the new session.
     pub region: Option<String>,
 }
 
 impl Interruption {
-    /// How long the caller waited for another session. One who was cut off between two turns notices at the next one.
+    /// Time until the caller had another session. After a loss between two turns it counts from the next turn, when the
+    /// caller notices.
     pub fn reconnected_after(&self, turn_started_at: Moment) -> Option<Duration> {
         Some(self.reconnected_at_ms?.since(self.at_ms.max(turn_started_at)))
     }
 }
 
 impl TurnRecord {
-    /// Whether it was answered in the end.
+    /// Whether the turn was answered.
     pub fn completed(&self) -> bool {
         self.failure.is_empty()
     }
 }
 
-/// Callers who talk all the while.
+/// A fleet of callers who talk throughout.
 #[derive(Debug)]
 pub struct Fleet {
     stop: watch::Sender<bool>,
@@ -102,25 +102,25 @@ struct Shared {
     now: Vec<Now>,
 }
 
-/// What a caller does now.
+/// The present state of a caller.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Now {
     /// The region that answered last.
     pub region: Option<String>,
-    /// Whether a sentence is being said or answered.
+    /// Whether the caller is within a turn: speaking, waiting or listening.
     pub talking: bool,
-    /// Sentences answered so far.
+    /// Number of sentences answered so far.
     pub answered: usize,
 }
 
 impl Fleet {
-    /// `sessions` callers begin to talk, spread over the edges.
+    /// Starts `sessions` callers, spread over the edges.
     pub fn start(
         sessions: usize,
         recordings: &Arc<Vec<Recording>>,
         resolver: &Resolver,
         options: &CallOptions,
-        told: &Arc<dyn Fn(&TurnRecord) + Send + Sync>,
+        on_turn: &Arc<dyn Fn(&TurnRecord) + Send + Sync>,
     ) -> Self {
         let (stop, stopped) = watch::channel(false);
         let shared = Arc::new(Mutex::new(Shared {
@@ -136,24 +136,24 @@ impl Fleet {
                 options: options.clone(),
                 stopped: stopped.clone(),
                 shared: Arc::clone(&shared),
-                told: Arc::clone(told),
+                on_turn: Arc::clone(on_turn),
             };
             callers.spawn(caller.talk());
         }
         Self { stop, callers, shared }
     }
 
-    /// What each caller does now.
+    /// The present state of each caller.
     pub fn now(&self) -> Vec<Now> {
         lock(&self.shared).now.clone()
     }
 
-    /// All turns that have ended so far.
+    /// All turns that have ended.
     pub fn turns(&self) -> Vec<TurnRecord> {
         lock(&self.shared).turns.clone()
     }
 
-    /// Lets every caller finish the sentence and hang up.
+    /// Lets every caller finish its sentence and hang up. Returns all turns.
     pub async fn finish(mut self) -> Vec<TurnRecord> {
         self.stop.send_replace(true);
         while self.callers.join_next().await.is_some() {}
@@ -170,7 +170,7 @@ struct Caller {
     options: CallOptions,
     stopped: watch::Receiver<bool>,
     shared: Arc<Mutex<Shared>>,
-    told: Arc<dyn Fn(&TurnRecord) + Send + Sync>,
+    on_turn: Arc<dyn Fn(&TurnRecord) + Send + Sync>,
 }
 
 impl Caller {
@@ -180,12 +180,12 @@ impl Caller {
             let resolver = resolver.clone();
             async move { resolver.callees(session).await }
         };
-        let mut call = SteadyCall::new(
-            self.options.clone().named(&format!("caller-{session}")),
-            PATIENCE,
+        let mut call = ReconnectingCall::new(
+            self.options.clone().with_device_name(&format!("caller-{session}")),
+            TURN_DEADLINE,
             resolve,
         );
-        // Callers do not speak in step: they begin spread over two seconds, each with another sentence.
+        // Callers start over two seconds, each with another sentence, so that they do not speak in step.
         self.pause(Duration::from_millis(173 * (session as u64) % 2_000)).await;
         let mut said = session * 4;
         let mut cut_while_idle = Vec::new();
@@ -211,8 +211,8 @@ impl Caller {
                 }
                 shared.turns.push(record.clone());
             }
-            (self.told)(&record);
-            // People think for half a second to a second and a half.
+            (self.on_turn)(&record);
+            // A pause of half a second to a second and a half between sentences, as people make.
             let thought = Duration::from_millis(500 + 137 * (said as u64) % 1_000);
             let mut stopped = self.stopped.clone();
             tokio::select! {
@@ -233,7 +233,7 @@ fn turn_record(
     session: usize,
     recording: &Recording,
     started_at_ms: Moment,
-    result: Result<Turn, probe::CallError>,
+    result: Result<Turn, client::CallError>,
 ) -> TurnRecord {
     let mut record = TurnRecord {
         session,
@@ -262,7 +262,7 @@ fn turn_record(
     record
 }
 
-/// Each loss of an open session, with the connection that followed it. `region` was connected before the first event.
+/// Each loss of an open session, with the connection that followed. `region` was connected before the first event.
 pub fn interruptions(events: &[CallEvent], region: Option<&str>) -> Vec<Interruption> {
     let mut all: Vec<Interruption> = Vec::new();
     let mut connected = region.map(str::to_owned);
@@ -292,7 +292,7 @@ pub fn interruptions(events: &[CallEvent], region: Option<&str>) -> Vec<Interrup
     all
 }
 
-/// Each time a session went on in another region.
+/// Each move of a session to another region.
 pub fn moves(events: &[CallEvent]) -> Vec<Moved> {
     let moved = |event: &CallEvent| match &event.kind {
         CallEventKind::Moved { from, to } => Some(Moved {
@@ -305,117 +305,6 @@ pub fn moves(events: &[CallEvent]) -> Vec<Moved> {
     events.iter().filter_map(moved).collect()
 }
 
-/// A new session, opened and closed again without a word.
-#[derive(Debug, Clone, Serialize)]
-pub struct Knock {
-    /// When it was begun.
-    pub at_ms: Moment,
-    /// At which edge.
-    pub edge: SocketAddr,
-    /// How long it took until there was a session, or none.
-    pub took_ms: f64,
-    /// The region that opened it.
-    pub region: Option<String>,
-    /// Why there was none; empty when there was.
-    pub failure: String,
-}
-
-/// A stream of new sessions at some edges: what a device sees that calls for the first time.
-#[derive(Debug)]
-pub struct Knocker {
-    stop: watch::Sender<bool>,
-    task: tokio::task::JoinHandle<()>,
-    knocks: Arc<Mutex<Vec<Knock>>>,
-}
-
-/// Per edge. Enough to see a tenth of a second's difference, little against the callers who talk.
-const KNOCK_PERIOD: Duration = Duration::from_millis(200);
-/// Longest wait of a new caller for a session.
-const KNOCK_TIMEOUT: Duration = Duration::from_secs(3);
-
-impl Knocker {
-    /// Begins to knock at all edges.
-    pub fn start(edges: Vec<SocketAddr>, options: &CallOptions) -> Self {
-        let (stop, stopped) = watch::channel(false);
-        let knocks = Arc::<Mutex<Vec<Knock>>>::default();
-        let kept = Arc::clone(&knocks);
-        let options = CallOptions {
-            connect_timeout: KNOCK_TIMEOUT,
-            ..options.clone()
-        };
-        let task = tokio::spawn(async move {
-            let mut open = JoinSet::new();
-            let mut period = tokio::time::interval(KNOCK_PERIOD);
-            let mut count = 0_u64;
-            while !*stopped.borrow() {
-                period.tick().await;
-                for edge in &edges {
-                    count += 1;
-                    let options = options.clone().named(&format!("knock-{count}"));
-                    // Begun on time whatever became of the earlier ones; their number is bounded by their timeout.
-                    open.spawn(knock(*edge, options, Arc::clone(&kept)));
-                }
-                while open.try_join_next().is_some() {}
-            }
-            while open.join_next().await.is_some() {}
-        });
-        Self { stop, task, knocks }
-    }
-
-    /// All knocks that have ended so far, in the order in which they began.
-    pub fn knocks(&self) -> Vec<Knock> {
-        let mut knocks = lock(&self.knocks).clone();
-        knocks.sort_by_key(|knock| (knock.at_ms, knock.edge));
-        knocks
-    }
-
-    /// Stops knocking and waits for the last answer.
-    pub async fn finish(self) -> Vec<Knock> {
-        self.stop.send_replace(true);
-        // It ends by itself; an error would mean that it panicked, and what it kept is still there.
-        let _ = self.task.await;
-        let mut knocks = std::mem::take(&mut *lock(&self.knocks));
-        knocks.sort_by_key(|knock| (knock.at_ms, knock.edge));
-        knocks
-    }
-}
-
-async fn knock(edge: SocketAddr, options: CallOptions, kept: Arc<Mutex<Vec<Knock>>>) {
-    let at_ms = daemon::clock::now();
-    let began = std::time::Instant::now();
-    let result = Call::open(edge, &options).await;
-    let took_ms = began.elapsed().as_secs_f64() * 1000.0;
-    let (region, failure) = match &result {
-        Ok(call) => (call.region().map(str::to_owned), String::new()),
-        Err(error) => (None, error.to_string()),
-    };
-    lock(&kept).push(Knock {
-        at_ms,
-        edge,
-        took_ms,
-        region,
-        failure,
-    });
-    if let Ok(call) = result {
-        call.hang_up().await;
-    }
-}
-
-/// Share of new sessions, from `since` to `until`, that were opened outside `region`; `None` when there were none.
-pub fn share_elsewhere(knocks: &[Knock], region: &str, since: Moment, until: Moment) -> Option<f64> {
-    let chosen: Vec<&Knock> = knocks
-        .iter()
-        .filter(|knock| (since..until).contains(&knock.at_ms))
-        .collect();
-    let elsewhere = chosen.iter().filter(|knock| is_elsewhere(knock, region)).count();
-    (!chosen.is_empty()).then(|| elsewhere as f64 / chosen.len() as f64)
-}
-
-/// Whether a new session was opened, and in another region.
-pub fn is_elsewhere(knock: &Knock, region: &str) -> bool {
-    knock.failure.is_empty() && knock.region.as_deref() != Some(region)
-}
-
 fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -423,30 +312,6 @@ fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn knock(at: u64, region: &str, failure: &str) -> Knock {
-        Knock {
-            at_ms: Moment(at),
-            edge: "127.0.1.1:8080".parse().unwrap(),
-            took_ms: 1.0,
-            region: (!region.is_empty()).then(|| region.to_owned()),
-            failure: failure.to_owned(),
-        }
-    }
-
-    #[test]
-    fn a_failed_session_is_nowhere() {
-        let knocks = [
-            knock(10, "us-east", ""),
-            knock(20, "", "refused"),
-            knock(30, "us-west", ""),
-            knock(40, "eu-west", ""),
-        ];
-        let share = |since, until| share_elsewhere(&knocks, "us-east", Moment(since), Moment(until));
-        assert_eq!(share(0, 50), Some(0.5));
-        assert_eq!(share(25, 50), Some(1.0));
-        assert_eq!(share(50, 60), None);
-    }
 
     #[test]
     fn an_interruption_is_told_with_the_connection_after_it() {

@@ -1,10 +1,11 @@
-//! Rehearsed failovers: callers who talk all the while, faults, what was seen of them, and the report.
+//! Rehearsed failovers: callers who talk throughout, faults, observations, and the report.
 
-pub mod bench;
 pub mod calls;
 pub mod demo;
 pub mod fleet;
+pub mod mark;
 pub mod narrate;
+pub mod new_sessions;
 pub mod observe;
 pub mod recordings;
 pub mod report;

@@ -1,4 +1,4 @@
-//! Tells a drill's story while it happens, and keeps it for the report.
+//! Prints a drill's story as it happens, and records it for the report.
 
 use std::{
     io::{IsTerminal as _, Write as _},
@@ -7,33 +7,33 @@ use std::{
 
 use topology::Moment;
 
-/// Tells the story. Lines may come from any task.
+/// Prints and records the story. Any task may add lines.
 #[derive(Debug)]
 pub struct Narrator {
     began: Moment,
     voice: Voice,
-    told: Mutex<Told>,
+    narration: Mutex<Narration>,
 }
 
 #[derive(Debug, Default)]
-struct Told {
+struct Narration {
     story: String,
     killed: Option<Moment>,
 }
 
-/// How the story is told while it happens.
+/// The output of a narrator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Voice {
-    /// Only kept.
+    /// Records only.
     Silent,
-    /// Plain lines on standard output.
+    /// Also prints plain lines to standard output.
     Plain,
-    /// With bold headings, for a terminal.
+    /// Also prints to a terminal, with bold headings.
     Terminal,
 }
 
 impl Narrator {
-    /// Tells it on standard output; control codes only for a terminal.
+    /// Prints to standard output; control codes only for a terminal, and not with NO_COLOR.
     pub fn on_stdout() -> Self {
         let wants_colour = std::env::var_os("NO_COLOR").is_none();
         let voice = if std::io::stdout().is_terminal() && wants_colour {
@@ -44,7 +44,7 @@ impl Narrator {
         Self::with(voice)
     }
 
-    /// Only keeps it.
+    /// Records the story without printing it.
     pub fn silent() -> Self {
         Self::with(Voice::Silent)
     }
@@ -53,28 +53,28 @@ impl Narrator {
         Self {
             began: daemon::clock::now(),
             voice,
-            told: Mutex::default(),
+            narration: Mutex::default(),
         }
     }
 
-    /// From now on times are told since this moment.
+    /// From now on, times of lines count from this moment.
     pub fn killed_at(&self, at: Moment) {
-        self.told().killed = Some(at);
+        self.narration().killed = Some(at);
     }
 
-    /// A new chapter.
+    /// Adds the heading of a chapter.
     pub fn step(&self, number: u32, title: &str) {
         self.write(&format!("\n{number}. {title}\n"), true);
     }
 
-    /// One line, at this moment.
+    /// Adds a line with the present time.
     pub fn say(&self, line: impl AsRef<str>) {
         self.say_at(daemon::clock::now(), line);
     }
 
-    /// One line about something that happened at `at`.
+    /// Adds a line about an event at `at`.
     pub fn say_at(&self, at: Moment, line: impl AsRef<str>) {
-        let killed = self.told().killed;
+        let killed = self.narration().killed;
         let time = match killed {
             Some(killed) if at >= killed => format!("+{:.1}", at.since(killed).as_secs_f64()),
             _ => format!("{:.1}", at.since(self.began).as_secs_f64()),
@@ -88,26 +88,26 @@ impl Narrator {
         self.write(&text, false);
     }
 
-    /// A block of text as it is, such as a table.
+    /// Adds a block of text as it is, such as a table.
     pub fn show(&self, block: &str) {
         self.write(&format!("\n{}\n", block.trim_end()), false);
     }
 
-    /// When the story began.
+    /// Time of the story's beginning.
     pub fn began(&self) -> Moment {
         self.began
     }
 
-    /// All that was told so far.
+    /// The story so far.
     pub fn story(&self) -> String {
-        self.told().story.trim().to_owned()
+        self.narration().story.trim().to_owned()
     }
 
     fn write(&self, text: &str, bold: bool) {
-        let mut told = self.told();
-        told.story.push_str(text);
+        let mut narration = self.narration();
+        narration.story.push_str(text);
         let mut out = std::io::stdout().lock();
-        // Whoever reads us may have gone (`| head`); the drill goes on and writes its report.
+        // The reader may have closed the pipe (`| head`); the drill continues and writes its report.
         let _ = match self.voice {
             Voice::Silent => Ok(()),
             Voice::Terminal if bold => write!(out, "\x1b[1m{text}\x1b[0m"),
@@ -116,8 +116,8 @@ impl Narrator {
         .and_then(|()| out.flush());
     }
 
-    fn told(&self) -> MutexGuard<'_, Told> {
-        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    fn narration(&self) -> MutexGuard<'_, Narration> {
+        self.narration.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,4 +1,4 @@
-//! Watches a control plane while a drill runs: what it believed, and when that changed.
+//! Watches a control plane during a drill, and records the time of every change.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -10,10 +10,11 @@ use api::{Operator, v1::StatusReply};
 use tokio::{sync::watch, task::JoinHandle};
 use topology::Moment;
 
-/// Short against everything that is measured with it, and a hundredth of a core for the control plane.
+/// Pause between two questions. Short against everything that is measured with it; answers cost the control plane a
+/// hundredth of a core.
 const PERIOD: Duration = Duration::from_millis(50);
 
-/// Asks a control plane all the time.
+/// Asks a control plane for its status, again and again.
 #[derive(Debug)]
 pub struct Observer {
     latest: watch::Receiver<Option<StatusReply>>,
@@ -21,12 +22,12 @@ pub struct Observer {
     task: JoinHandle<()>,
 }
 
-/// Something the control plane says changed.
+/// A change of a region's health or state.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Change {
-    /// When it was noticed, at most one period late.
+    /// Time of noticing it, at most one period late.
     pub at_ms: Moment,
-    /// What it is about.
+    /// The region whose health or state changed.
     pub region: String,
     /// Health and state before.
     pub from: (String, String),
@@ -35,20 +36,20 @@ pub struct Change {
 }
 
 impl Observer {
-    /// Begins to ask.
+    /// Starts to ask.
     pub fn start(operator: Operator) -> Self {
         let (sender, latest) = watch::channel(None);
         let changes = Arc::<Mutex<Vec<Change>>>::default();
-        let kept = Arc::clone(&changes);
+        let into = Arc::clone(&changes);
         let task = tokio::spawn(async move {
             let mut before: Option<StatusReply> = None;
             while !sender.is_closed() {
-                // Unreachable for a moment is not news here; the drill waits with a limit.
+                // A moment without an answer is fine here: the drill's own waits have deadlines.
                 if let Ok(status) = operator.status().await {
                     let now = daemon::clock::now();
                     if let Some(before) = &before {
-                        let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
-                        kept.extend(changes_between(before, &status, now));
+                        let mut changes = into.lock().unwrap_or_else(PoisonError::into_inner);
+                        changes.extend(changes_between(before, &status, now));
                     }
                     before = Some(status.clone());
                     sender.send_replace(Some(status));
@@ -59,7 +60,7 @@ impl Observer {
         Self { latest, changes, task }
     }
 
-    /// Waits until the status satisfies `condition`. `what` names it when it takes longer than `limit`.
+    /// Waits until the status meets `condition`. After `limit`, the error names the condition by `what`.
     pub async fn until(
         &self,
         what: &str,
@@ -84,7 +85,7 @@ impl Observer {
         self.latest.borrow().clone()
     }
 
-    /// Every status from now on, the newest at least.
+    /// Receives every status from now on, or at least the newest.
     pub fn follow(&self) -> watch::Receiver<Option<StatusReply>> {
         self.latest.clone()
     }
@@ -94,7 +95,7 @@ impl Observer {
         self.changes.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// When a region was first seen with this health, not before `since`.
+    /// Time at which a region was first seen with this health, not before `since`.
     pub fn first_health(&self, region: &str, health: &str, since: Moment) -> Option<Moment> {
         let changes = self.changes();
         let mut matching = changes
@@ -145,7 +146,7 @@ fn changes_between(before: &StatusReply, after: &StatusReply, now: Moment) -> Ve
     changes
 }
 
-/// The last acknowledgement of a plan when all of `nodes` have it (or a newer one), else `None`.
+/// Time of the last acknowledgement, if every node has this plan or a newer one; else `None`.
 pub fn published(status: &StatusReply, generation: u64) -> Option<Moment> {
     let have = |node: &api::v1::NodeStatus| node.acknowledged.unwrap_or_default().generation >= generation;
     let all = !status.nodes.is_empty() && status.nodes.iter().all(have);

@@ -1,33 +1,33 @@
-//! The recorded calls: what is said, and what should come of it.
+//! The recorded calls: sound, words and the expected intent.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
-use probe::Utterance;
+use client::Utterance;
 
-/// Where the recordings are in the source tree.
+/// Folder of the recordings in the source tree.
 const FOLDER: &str = "regional-stack/speech/testdata/calls";
 
 /// One recorded sentence.
 #[derive(Debug, Clone)]
 pub struct Recording {
-    /// Its file.
+    /// Name of its file.
     pub file: String,
-    /// What is said in it.
+    /// The words spoken in it.
     pub words: String,
-    /// What it should be taken to mean.
+    /// The intent that a stack should find.
     pub intent: String,
-    /// The sound.
+    /// The recorded speech, ready to be sent.
     pub utterance: Utterance,
 }
 
-/// The folder of the recordings, looked for around the running program.
+/// The folder of the recordings, beside or above the running program.
 pub fn default_folder() -> PathBuf {
     world::settings::find_upwards(&world::settings::default_binaries_dir(), FOLDER)
         .unwrap_or_else(|| PathBuf::from(FOLDER))
 }
 
-/// Reads calls.tsv (file, words, intent) in a folder, and the files it names.
+/// Reads calls.tsv (file, words, intent) in a folder, and the WAV files that it names.
 pub fn load(folder: &Path) -> anyhow::Result<Vec<Recording>> {
     let list = folder.join("calls.tsv");
     let text = std::fs::read_to_string(&list).with_context(|| {
@@ -57,10 +57,10 @@ pub fn load(folder: &Path) -> anyhow::Result<Vec<Recording>> {
     Ok(recordings)
 }
 
-/// Writes a reply as a WAV file.
+/// Writes a reply to a WAV file.
 pub fn write_reply(path: &Path, samples: &[i16]) -> anyhow::Result<()> {
     let samples: Vec<f32> = samples.iter().map(|sample| f32::from(*sample) / 32_768.0).collect();
-    std::fs::write(path, speech::wav::encode(&samples, probe::RATE))
+    std::fs::write(path, speech::wav::encode(&samples, client::RATE))
         .with_context(|| format!("cannot write {}", path.display()))
 }
 

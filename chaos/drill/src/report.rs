@@ -1,4 +1,4 @@
-//! What a drill found: one table for people, Markdown with a picture, JSON for programs.
+//! The report of a drill: a table for people, Markdown with a picture, JSON for programs.
 
 use std::{fmt::Write as _, path::Path};
 
@@ -8,165 +8,156 @@ use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 use topology::Moment;
 
-use crate::{fleet::TurnRecord, timeline};
+use crate::{fleet::TurnRecord, mark::Mark, timeline};
 
-/// Version of report.json.
-pub const REPORT_SCHEMA: u32 = 1;
+/// Schema number of report.json.
+pub const REPORT_SCHEMA: u32 = 2;
 
-/// What a drill found. Times ending in `_s` are seconds since the kill.
+/// The results of a drill. Fields that end in `_s` are seconds since the kill unless they say otherwise.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
     /// [`REPORT_SCHEMA`].
     pub schema: u32,
-    /// Whether every expectation held.
-    pub held: bool,
-    /// When the drill began.
+    /// Whether every check passed.
+    pub passed: bool,
+    /// Time of the beginning.
     pub began_at_ms: Moment,
-    /// How long it took, in seconds.
+    /// Duration of the drill in seconds.
     pub took_s: f64,
-    /// Time until every process took work, and until every region was known to be healthy, in seconds.
+    /// Seconds from the beginning until every process took work.
     pub started_s: f64,
-    /// See `started_s`.
+    /// Seconds from the beginning until the control plane reported every region healthy.
     pub healthy_s: f64,
     /// The region that was killed.
     pub region: String,
-    /// Callers who talked all the while.
+    /// Callers who talked throughout.
     pub sessions: usize,
-    /// Of these, how many lost their region.
+    /// Number of these callers whose region was lost.
     pub sessions_interrupted: usize,
-    /// Of these, how many in the middle of a turn.
+    /// Number of those lost within a turn.
     pub sessions_interrupted_in_turn: usize,
-    /// How many of the interrupted went on in another region and stayed connected.
+    /// Number of the interrupted whose session moved to another region and stayed connected.
     pub sessions_moved: usize,
-    /// How many of the interrupted lost their connection, and called again.
+    /// Number of the interrupted whose connection was lost and who called again.
     pub sessions_reconnected: usize,
     /// Turns that were answered.
     pub turns_completed: usize,
-    /// Turns that were given up.
+    /// Turns without an answer at the caller's deadline.
     pub turns_failed: usize,
-    /// Answered turns that were taken to mean what was said.
+    /// Answered turns with the right intent.
     pub turns_understood: usize,
-    /// From the end of the speech to the first audio of the reply, in milliseconds: the middle of all answered turns.
+    /// Median over the answered turns, from the end of the speech to the first audio of the reply, in milliseconds.
     pub turn_p50_ms: f64,
-    /// The same, which 99 % of the turns do not exceed.
+    /// The 99th percentile of the same.
     pub turn_p99_ms: f64,
-    /// The longest an interrupted caller waited for another session, in seconds: from being cut off or, when that was
-    /// between two turns, from wanting to speak.
+    /// The longest time in seconds that an interrupted caller was without a session: from the loss, or from the
+    /// beginning of the next turn if it was lost between two.
     pub reconnect_max_s: f64,
-    /// Until the last new session that failed or still went to the dead region; from then on all went elsewhere.
+    /// Until the last new session that failed or opened in the dead region; every later one opened elsewhere.
     pub new_sessions_elsewhere_s: f64,
-    /// Until the control plane called the region down.
+    /// Until the control plane judged the region down.
     pub detect_s: f64,
-    /// Until it decided to move the region's sessions.
+    /// Until the control plane decided to move the region's sessions.
     pub decide_s: f64,
     /// Until every edge and name server had acknowledged the new plan.
     pub publish_s: f64,
     /// Until all new sessions went elsewhere by plan on every edge.
     pub failover_s: f64,
-    /// Share of new sessions that were opened elsewhere after the plan was published.
+    /// Share of the new sessions after the plan was published that opened elsewhere.
     pub new_sessions_elsewhere_share: f64,
-    /// New sessions tried from the kill to the begin of the restore, and how many of them failed.
+    /// Number of new sessions tried from the kill to the begin of the restore.
     pub new_sessions: usize,
-    /// See `new_sessions`.
+    /// Number of these that failed.
     pub new_sessions_failed: usize,
-    /// From the operator's command until the region had all its sessions back, in seconds.
+    /// Seconds from the operator's command until the region had all its sessions back.
     pub restore_s: f64,
     /// Every plan of the drill, oldest first.
     pub generations: Vec<Generation>,
-    /// The recorded calls that were placed before the kill.
+    /// The recorded calls placed before the kill.
     pub calls: Vec<CallLine>,
-    /// What was expected, and whether it held.
+    /// The expectations, with findings.
     pub checks: Vec<Check>,
-    /// What happened when.
+    /// The events of the drill.
     pub marks: Vec<Mark>,
     /// Every turn of the callers.
     pub turns: Vec<TurnRecord>,
-    /// The story as it was told.
+    /// The narrator's text.
     #[serde(skip)]
     pub story: String,
 }
 
-/// One plan and why it was made.
+/// A plan and its reasons.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Generation {
-    /// Its number.
+    /// Generation of the plan that it made.
     pub generation: u64,
-    /// When it was decided.
+    /// Time of the decision.
     pub at_ms: Moment,
     /// Seconds since the kill; negative before it.
     pub since_kill_s: f64,
-    /// What decided: the planner, or a person.
+    /// The author: the planner or a person.
     pub actor: String,
-    /// Why.
+    /// The reasons of the decision.
     pub reasons: Vec<WhyLine>,
 }
 
-/// One reason.
+/// A reason of a decision.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct WhyLine {
-    /// Which rule.
+    /// Code of the reason, such as `failover`.
     pub code: String,
-    /// About which region.
+    /// The region that it is about.
     pub region: String,
-    /// In words.
+    /// The text for people.
     pub text: String,
-    /// What the rule saw.
+    /// The facts behind it.
     pub evidence: Vec<String>,
 }
 
 /// One recorded call.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct CallLine {
-    /// The recording.
+    /// Name of the WAV file, without its folder.
     pub file: String,
-    /// What was said.
+    /// The words of the recording.
     pub words: String,
-    /// What was heard.
+    /// The transcript of the stack.
     pub transcript: String,
-    /// What it was taken to mean.
+    /// The intent that the stack found.
     pub intent: String,
-    /// Whether that is right.
+    /// Whether it is the right intent.
     pub understood: bool,
-    /// The reply in words.
+    /// Text of the reply.
     pub reply: String,
     /// The region that answered.
     pub region: String,
     /// From the end of the speech to the first audio of the reply.
     pub first_audio_ms: Option<f64>,
-    /// Stages as the stack measured them.
+    /// Duration of speech recognition, as the stack measured it.
     pub asr_ms: Option<f64>,
-    /// See `asr_ms`.
+    /// Duration of understanding.
     pub nlu_ms: Option<f64>,
-    /// See `asr_ms`.
+    /// Duration of the skill.
     pub skill_ms: Option<f64>,
-    /// See `asr_ms`.
+    /// Duration of speech synthesis.
     pub tts_ms: Option<f64>,
-    /// Why it failed; empty when it was answered.
+    /// The error; empty if the call was answered.
     pub failure: String,
 }
 
-/// Something that had to be true.
+/// An expectation and the finding.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Check {
-    /// What.
+    /// The expectation in words.
     pub expected: String,
-    /// What was found.
+    /// The finding in words.
     pub found: String,
-    /// Whether it held.
-    pub held: bool,
-}
-
-/// Something that happened.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Mark {
-    /// When.
-    pub at_ms: Moment,
-    /// What.
-    pub text: String,
+    /// Whether the expectation was met.
+    pub passed: bool,
 }
 
 impl Generation {
-    /// From the control plane's history.
+    /// Reads a decision of the control plane's history.
     pub fn new(decision: &v1::Decision, killed_at: Moment) -> Self {
         let at_ms = Moment(decision.at_ms);
         Self {
@@ -186,7 +177,7 @@ impl Generation {
     }
 }
 
-/// The value that a share `q` of `values` does not exceed (nearest rank); 0 when there are none.
+/// The value that a share `q` of `values` does not exceed (nearest rank); 0 if there are none.
 pub fn percentile(values: &mut [f64], q: f64) -> f64 {
     values.sort_by(f64::total_cmp);
     let rank = (q * values.len() as f64).ceil() as usize;
@@ -194,27 +185,27 @@ pub fn percentile(values: &mut [f64], q: f64) -> f64 {
 }
 
 impl Report {
-    /// The numbers, for a terminal.
+    /// The numbers as a table for a terminal.
     pub fn table(&self) -> String {
         let mut table = self.numbers();
         table.load_preset(presets::UTF8_FULL_CONDENSED);
         format!("{table}\n\n{}", self.verdict())
     }
 
-    /// One line a check, and the conclusion.
+    /// One line per check, and the conclusion.
     fn verdict(&self) -> String {
         let mut text = String::new();
         for check in &self.checks {
-            let mark = if check.held { "held  " } else { "FAILED" };
+            let mark = if check.passed { "passed" } else { "FAILED" };
             let _ = writeln!(text, "{mark}  {}: {}", check.expected, check.found);
         }
-        let failed = self.checks.iter().filter(|check| !check.held).count();
+        let failed = self.checks.iter().filter(|check| !check.passed).count();
         match failed {
-            0 => text.push_str("The story held."),
+            0 => text.push_str("The story passed."),
             failed => {
                 let _ = write!(
                     text,
-                    "The story did not hold: {failed} of {} expectations failed.",
+                    "The story did not pass: {failed} of {} expectations are not met.",
                     self.checks.len()
                 );
             }
@@ -292,7 +283,7 @@ impl Report {
         table
     }
 
-    /// The report as Markdown; `timeline.svg` lies beside it.
+    /// The report as Markdown. It refers to `timeline.svg` in the same folder.
     pub fn markdown(&self) -> String {
         let mut numbers = self.numbers();
         numbers.load_preset(presets::ASCII_MARKDOWN);
@@ -321,7 +312,7 @@ impl Report {
         let _ = writeln!(text, "{plans}\n");
         for generation in &self.generations {
             for reason in &generation.reasons {
-                // That a step of a restore found the region healthy needs no proof here.
+                // Evidence of a restore step only says that the region is healthy, so it is left out.
                 if !reason.evidence.is_empty() && !reason.code.starts_with("restore") {
                     let _ = writeln!(
                         text,
@@ -370,7 +361,7 @@ impl Report {
         text
     }
 
-    /// The marks as a bar of characters.
+    /// The marks on a line of characters.
     fn bar(&self) -> String {
         const WIDTH: usize = 60;
         let (Some(first), Some(last)) = (self.marks.first(), self.marks.last()) else {

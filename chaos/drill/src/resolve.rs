@@ -1,4 +1,4 @@
-//! Asks the deployment's own name server, as a device behind a resolver without a cache would.
+//! Asks the deployment's own name server, as a device with an uncached resolver does.
 
 use std::{
     io,
@@ -13,11 +13,11 @@ use hickory_resolver::{
     proto::rr::{RData, RecordType},
 };
 
-/// The name server is on the same machine; one lost packet may be repeated.
+/// The name server is on this machine, so one second is long. A second attempt covers a lost packet.
 const TIMEOUT: Duration = Duration::from_secs(1);
 const ATTEMPTS: usize = 2;
 
-/// Asks one name server, and caches nothing.
+/// A resolver that asks one name server and caches nothing.
 #[derive(Clone)]
 pub struct Resolver {
     inner: TokioResolver,
@@ -25,19 +25,19 @@ pub struct Resolver {
     port: u16,
 }
 
-/// The addresses of the service.
+/// The name server's answer for the service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
-    /// In the order of the answer.
+    /// The edges' addresses, in the order of the answer.
     pub addresses: Vec<IpAddr>,
-    /// For how long it may be cached, in seconds.
+    /// Time for which the answer may be cached, in seconds.
     pub ttl_s: u32,
-    /// How long it took.
+    /// Time from question to answer.
     pub took: Duration,
 }
 
 impl Resolver {
-    /// Asks `dns` for `zone`; the service listens on `port`, which address records do not carry.
+    /// A resolver that asks `dns` for `zone`. Address records carry no port, so the service's `port` is given here.
     pub fn new(dns: SocketAddr, zone: &str, port: u16) -> io::Result<Self> {
         let on_port = |mut connection: ConnectionConfig| {
             connection.port = dns.port();
@@ -56,13 +56,13 @@ impl Resolver {
         let inner = builder.build().map_err(io::Error::other)?;
         Ok(Self {
             inner,
-            // With the final dot: no search list is ever tried.
+            // The final dot makes the name absolute: the resolver tries no search list.
             zone: format!("{zone}."),
             port,
         })
     }
 
-    /// The edges that the name server names now.
+    /// The addresses of the edges that DNS names now.
     pub async fn answer(&self) -> io::Result<Answer> {
         let asked = Instant::now();
         let lookup = self
@@ -90,7 +90,7 @@ impl Resolver {
         })
     }
 
-    /// The serial number of the zone: it follows the plan.
+    /// The serial number of the zone, which follows the plan's generation.
     pub async fn serial(&self) -> io::Result<u32> {
         let lookup = self.inner.lookup(self.zone.as_str(), RecordType::SOA).await;
         let lookup = lookup.map_err(|error| io::Error::other(format!("{}: {error}", self.zone)))?;
@@ -101,10 +101,10 @@ impl Resolver {
         serial.ok_or_else(|| io::Error::other(format!("{} has no SOA record", self.zone)))
     }
 
-    /// Where to call, with the answer turned by `turn` places, so that callers spread over the edges.
+    /// Addresses to call, rotated by `turn` places so that callers spread over the edges.
     pub async fn callees(&self, turn: usize) -> io::Result<Vec<SocketAddr>> {
         let mut addresses = self.answer().await?.addresses;
-        // The order of an answer is nobody's promise; ours is.
+        // A name server may answer in any order; sort, so that `turn` decides.
         addresses.sort_unstable();
         let places = turn % addresses.len();
         addresses.rotate_left(places);

@@ -1,15 +1,15 @@
-//! The drill as a picture (SVG): a lane per caller, a bar per turn in the colour of its region, and what happened when.
+//! The drill as a picture (SVG): a lane per caller, a bar per turn in the colour of its region, and the marks.
 
 use std::fmt::Write as _;
 
 use topology::Moment;
 
-use crate::{fleet::TurnRecord, report::Mark};
+use crate::{fleet::TurnRecord, mark::Mark};
 
 const LABELS: f64 = 90.0;
 const WIDTH: f64 = 1100.0;
 const LANE: f64 = 14.0;
-/// Room above the lanes for marks, one line each.
+/// Height of a mark's line above the lanes.
 const MARK_LINE: f64 = 13.0;
 
 /// Distinguishable in grey and by people who see fewer colours (Okabe and Ito).
@@ -108,7 +108,7 @@ pub(crate) fn svg(turns: &[TurnRecord], marks: &[Mark], from: Moment, to: Moment
     for (index, mark) in marks.iter().enumerate() {
         let at = x(mark.at_ms.max(from));
         let y = 24.0 + MARK_LINE * index as f64;
-        // Words stay inside the picture.
+        // Text near the right edge runs to the left, to stay inside the picture.
         let anchor = if at > WIDTH * 0.6 { "end" } else { "start" };
         let gap = if anchor == "end" { -4.0 } else { 4.0 };
         let _ = writeln!(

@@ -1,5 +1,5 @@
-//! What a scenario expects: told in the file, so that a reader sees what the scenario is about and a test fails when it is
-//! untrue.
+//! The expectations of a scenario. They stand in its file, so that a reader sees its purpose and a test fails when one
+//! is not met.
 //!
 //! ```text
 //! expect us-east evacuated by 60s          serving, evacuated, draining, restoring; `at 60s`; at the end without a time
@@ -7,7 +7,7 @@
 //! expect us-west takes 50 % of us-east     `at 60s`; at the end without a time
 //! expect us-west at L1 by 60s              `at 60s` likewise
 //! expect refused correlated-evidence       changed, refused, waiting; about one region `us-east refused ...`; `by 60s`
-//! expect never promoted                    nobody says so; `us-east never promoted`
+//! expect never promoted                    no decision says so; `us-east never promoted`
 //! expect plan count 1
 //! expect edge-dub has plan 4@1             at the end
 //! expect edge-dub refuses plan 2@1
@@ -23,15 +23,15 @@ use topology::{IdError, Level, NodeId, Plan, PlanNumber, ReasonCode, RegionId, R
 
 use crate::{
     record::{Kind, Record, Said},
-    scenario::nodes,
+    subjects::nodes,
 };
 
-/// One expectation.
+/// A condition that the record of a scenario must meet.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Expectation {
-    /// Where it stands, from 1.
+    /// Line in the file, from 1.
     pub line: usize,
-    /// In the words of the script.
+    /// The text in the file.
     pub text: String,
     expected: Expected,
 }
@@ -74,7 +74,7 @@ impl Expectation {
         })
     }
 
-    /// Says what it speaks of and the world does not have.
+    /// The error names a subject that the world does not have.
     pub(crate) fn check(&self, topology: &Topology) -> Result<(), String> {
         let regions: Vec<&RegionId> = match &self.expected {
             Expected::State(region, ..) | Expected::NeverState(region, _) | Expected::Level(region, ..) => vec![region],
@@ -95,7 +95,7 @@ impl Expectation {
         }
     }
 
-    /// Whether it was met; the error says what happened instead.
+    /// The error tells the result instead of the expected one.
     pub fn judge(&self, record: &Record) -> Result<(), String> {
         match &self.expected {
             Expected::State(region, state, when) => {
@@ -176,7 +176,7 @@ fn is_about(said: &Said, region: Option<&RegionId>, code: ReasonCode) -> bool {
     said.reason.code == code && region.is_none_or(|region| said.reason.region.as_ref() == Some(region))
 }
 
-/// Judges the plan in force at a time, or any until then.
+/// Judges the plan in force at a time, or all plans until then.
 fn at(
     record: &Record,
     when: When,
@@ -283,7 +283,7 @@ fn parse_level(word: &str) -> Result<Level, String> {
     level.ok_or_else(|| format!("there is no level {word}"))
 }
 
-/// A code by the name it has in documents: a misspelt one would never be said, and be expected never to be.
+/// A code by its name in documents: a misspelt one would never appear, and `never` would always be met.
 fn parse_code(word: &str) -> Result<ReasonCode, String> {
     let name: value::StrDeserializer<'_, value::Error> = word.into_deserializer();
     let code = ReasonCode::deserialize(name).ok();

@@ -1,17 +1,17 @@
-//! The nodes that follow plans, and whoever brings plans to them.
+//! The nodes that follow plans, and a slow enactor that brings them late.
 
 use std::collections::BTreeMap;
 
 use planning::Refusal;
-use topology::{NodeId, Plan, PlanNumber};
+use topology::{EdgeId, NodeId, Plan, PlanNumber};
 
 /// Every edge and name server.
 #[derive(Debug, Default)]
 pub(crate) struct Fleet {
     nodes: BTreeMap<NodeId, Node>,
-    /// Every plan that was published: what nodes have is one of these.
+    /// Every published plan: each node has one of these.
     published: BTreeMap<PlanNumber, Plan>,
-    /// What a slow enactor took and has not brought yet.
+    /// Plans that a slow enactor took and has not brought yet.
     held: Vec<Plan>,
 }
 
@@ -23,19 +23,19 @@ struct Node {
     refused: Option<(PlanNumber, String)>,
 }
 
-/// How a node takes plans that are newer.
+/// The answer of a node to newer plans.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Manners {
-    /// It applies them.
+    /// The node applies them.
     #[default]
     Accepts,
-    /// It refuses one, then applies the others.
+    /// The node refuses one, then applies the others.
     RefusesNext,
-    /// It refuses them all.
+    /// The node refuses them all.
     RefusesAll,
 }
 
-/// A plan that a node refused, and why.
+/// A plan that a node refused, with its error.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Refused {
     pub(crate) node: NodeId,
@@ -68,7 +68,7 @@ impl Fleet {
         self.held.extend(current.cloned());
     }
 
-    /// The slow enactor brings what it took to every node.
+    /// The slow enactor brings its copies to every node.
     pub(crate) fn apply_held(&mut self) -> Vec<Refused> {
         let held = std::mem::take(&mut self.held);
         let brought = held.iter().flat_map(|plan| {
@@ -78,7 +78,7 @@ impl Fleet {
         brought.collect()
     }
 
-    /// Brings the plan in force to every node that follows and does not know it yet.
+    /// Brings the plan in force to every connected node that does not know it yet.
     pub(crate) fn publish(&mut self, plan: &Plan) -> Vec<Refused> {
         let number = plan.number();
         self.published.insert(number, plan.clone());
@@ -90,7 +90,7 @@ impl Fleet {
         follow.filter_map(|(id, node)| node.take(id, plan)).collect()
     }
 
-    /// Who refuses the plan in force, if anybody does.
+    /// The nodes that refuse the plan in force, if any does.
     pub(crate) fn refusal(&self, current: &Plan) -> Option<Refusal> {
         let number = current.number();
         let following = || self.nodes.iter().filter(|(_, node)| !node.cut_off);
@@ -108,8 +108,8 @@ impl Fleet {
         })
     }
 
-    /// The newest plan that following nodes have, when it is newer than the one in force: nodes show theirs to a control
-    /// plane that offers them an older one.
+    /// The newest plan of connected nodes, when it is newer than the one in force: nodes show theirs to a control plane
+    /// that offers them an older one.
     pub(crate) fn recovered(&self, current: Option<PlanNumber>) -> Option<Plan> {
         let following = self.nodes.values().filter(|node| !node.cut_off);
         let newest = following
@@ -118,7 +118,16 @@ impl Fleet {
         (Some(newest.number()) > current).then(|| newest.clone())
     }
 
-    /// What every node applies.
+    /// The newest generation that more than half of these edges apply.
+    pub(crate) fn applied_by_most<'e>(&self, edges: impl Iterator<Item = &'e EdgeId>) -> u64 {
+        let number = |edge: &EdgeId| self.nodes.get(&NodeId::from(edge)).and_then(Node::number);
+        let mut applied: Vec<u64> = edges.map(|edge| number(edge).unwrap_or_default().generation).collect();
+        applied.sort_unstable();
+        let majority = applied.len().checked_sub(1).map(|last| last / 2);
+        majority.map_or(0, |at| applied[at])
+    }
+
+    /// The plan of every node.
     pub(crate) fn applied(&self) -> Vec<(NodeId, Option<PlanNumber>)> {
         self.nodes
             .iter()
@@ -132,8 +141,8 @@ impl Node {
         self.has.as_ref().map(Plan::number)
     }
 
-    /// The receiver's rule, the same that edges and DNS responders have: only what is strictly newer, by generation and
-    /// then epoch, is applied, whoever brings it and however late.
+    /// The rule of a receiver, the same in edges and DNS servers: a node applies only a strictly newer plan, by
+    /// generation and then epoch, whatever its sender and delay.
     fn take(&mut self, id: &NodeId, plan: &Plan) -> Option<Refused> {
         let offered = plan.number();
         let why = match (self.number(), self.manners) {

@@ -5,6 +5,10 @@ pub mod expect;
 mod fleet;
 pub mod record;
 pub mod scenario;
+mod subjects;
+mod transcript;
+mod truth;
+mod version;
 pub mod why;
 mod world;
 

@@ -1,50 +1,50 @@
-//! What happened in a scenario: as lines to read, and as facts to ask about.
+//! The record of a scenario: lines to read, and facts to check.
 
 use std::{fmt, time::Duration};
 
 use topology::{NodeId, Plan, PlanNumber, Reason, RegionId};
 
-/// Everything that happened, in the order of time.
+/// All events, in the order of time.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Record {
-    /// One line a fact.
+    /// One line for each fact.
     pub transcript: String,
-    /// Plans as they came into force.
+    /// Plans with the times at which they came into force.
     pub plans: Vec<(Duration, Plan)>,
-    /// What decisions said, each once for as long as they go on saying it.
+    /// Reasons of decisions, each once for as long as it is repeated.
     pub said: Vec<Said>,
     /// Plans that nodes refused.
     pub refused: Vec<(Duration, NodeId, PlanNumber)>,
-    /// What nodes apply at the end.
+    /// The plans of nodes at the end.
     pub applied: Vec<(NodeId, Option<PlanNumber>)>,
-    /// What must never happen and did.
+    /// The invariants that broke.
     pub broken: Vec<String>,
 }
 
-/// One reason, and when it was first said.
+/// One reason, with the time of its first appearance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Said {
-    /// When, from the start.
+    /// Time from the start.
     pub at: Duration,
-    /// As what.
+    /// The part of the report that has it.
     pub kind: Kind,
-    /// The reason.
+    /// The reason that a decision gave.
     pub reason: Reason,
 }
 
-/// What a reason explains.
+/// The part of a report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// A change.
+    /// The plan changed for this reason.
     Changed,
-    /// A refusal.
+    /// A rule refused a change for this reason.
     Refused,
-    /// A wait.
+    /// A decision waits for this reason.
     Waiting,
 }
 
 impl Kind {
-    /// Its name in scenarios and transcripts.
+    /// The name in scenarios and transcripts.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Changed => "changed",
@@ -70,7 +70,7 @@ impl Record {
             .map(|(_, plan)| plan)
     }
 
-    /// What was said about a region.
+    /// The reasons about a region.
     pub fn about(&self, region: &RegionId) -> impl Iterator<Item = &Said> {
         self.said
             .iter()

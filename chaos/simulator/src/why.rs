@@ -1,4 +1,4 @@
-//! Why a region is where it is: what an operator asks at 3 a.m., asked of a rehearsal.
+//! The state of a region and its reasons, for an operator at 3 a.m. or a rehearsal.
 
 use std::{collections::BTreeSet, fmt, time::Duration};
 
@@ -14,36 +14,36 @@ use crate::{
     world::play_until,
 };
 
-/// Most lines, and most characters of each: one screen.
+/// Limit of lines, and of characters in each: one screen.
 pub const LINES_MAX: usize = 40;
 /// See [`LINES_MAX`].
 pub const COLUMNS_MAX: usize = 120;
-/// Lines of evidence shown; the rest is in the verdict.
+/// Lines of evidence on the screen; the verdict has the others.
 const EVIDENCE_MAX: usize = 3;
-/// Where texts begin, and where those of decisions do.
+/// Column of texts, and of decisions.
 const INDENT: usize = 11;
 const INDENT_DECISION: usize = 40;
 
-/// Everything there is to say about one region at one time of a scenario. It is written as one screen of text.
+/// The state of one region at one time of a scenario. It is written as one screen of text.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Why {
-    /// Which region.
+    /// The region that was asked about.
     pub region: RegionId,
-    /// When, from the start of the scenario.
+    /// Time from the start of the scenario.
     pub at: Duration,
-    /// When, by the clock of the control plane.
+    /// The same by the clock of the control plane.
     pub now: Moment,
-    /// What the last decision was made from. Its `current` is the plan in force.
+    /// The input of the last decision. Its `current` is the plan in force.
     pub input: Input,
-    /// Why that decision was what it was.
+    /// The reasons of that decision.
     pub report: Report,
-    /// What was decided, refused and waited for until then about this region, each once.
+    /// Reasons of decisions about this region until then, each once.
     pub decisions: Vec<Said>,
     /// Plans that nodes refused until then.
     pub refused: Vec<(Duration, NodeId, PlanNumber)>,
 }
 
-/// Why there is no answer.
+/// The reason why there is no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NoAnswer {
     /// The scenario cannot be played.
@@ -54,7 +54,7 @@ pub enum NoAnswer {
     NoRegion(RegionId),
 }
 
-/// Plays a scenario to its end, or `until` a time of it, and says why a region is where it is then.
+/// Plays a scenario to its end, or `until` a time of it, and gives the state of a region then.
 pub fn why(
     scenario: &Scenario,
     topology: &Topology,
@@ -84,17 +84,17 @@ impl Why {
         self.input.current.as_ref()
     }
 
-    /// What it says about the region.
+    /// The plan for the region.
     pub fn planned(&self) -> Option<&RegionPlan> {
         self.plan()?.regions.get(&self.region)
     }
 
-    /// What is believed about the region.
+    /// The verdict on the region.
     pub fn verdict(&self) -> Option<&Verdict> {
         self.input.verdicts.get(&self.region)
     }
 
-    /// Where the sessions at home in the region go; none for a backup.
+    /// The regions that get the sessions at home in the region; none for a backup.
     pub fn route(&self) -> &[Share] {
         let routes = self.plan().map(|plan| &plan.routes);
         routes
@@ -102,7 +102,7 @@ impl Why {
             .map_or(&[], Vec::as_slice)
     }
 
-    /// Whose sessions the region takes besides its own.
+    /// The shares of other primaries' sessions that the region takes.
     pub fn guests(&self) -> Vec<Share> {
         let routes = self.plan().into_iter().flat_map(|plan| &plan.routes);
         let guests = routes.filter(|(primary, _)| **primary != self.region);
@@ -116,7 +116,7 @@ impl Why {
         shares.collect()
     }
 
-    /// What is planned for the region, and what it holds.
+    /// The loads that are planned for the region, with its limits.
     pub fn loads(&self) -> Vec<Load> {
         let all = self
             .plan()
@@ -131,7 +131,7 @@ impl Why {
         actions.filter(|it| !it.phase.is_final() && it.intent.kind.region() == Some(&self.region))
     }
 
-    /// What is refused and waited for now, about the region or about no region.
+    /// Current refusals and waits, about the region or about none.
     pub fn now(&self) -> impl Iterator<Item = (Kind, &Reason)> {
         let refused = self.report.refused.iter().map(|reason| (Kind::Refused, reason));
         let waiting = self.report.waiting.iter().map(|reason| (Kind::Waiting, reason));
@@ -139,7 +139,7 @@ impl Why {
         refused.chain(waiting).filter(move |(_, reason)| concerns(reason))
     }
 
-    /// What safety rules said about the region in the last decision.
+    /// The checks of safety rules for the region in the last decision.
     pub fn checks(&self) -> impl Iterator<Item = &Check> {
         self.report
             .checks
@@ -225,7 +225,7 @@ fn until(reason: &Reason) -> String {
 }
 
 impl fmt::Display for Why {
-    /// One screen. Of the decisions, the newest that fit.
+    /// One screen, with as many of the newest decisions as fit.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let role = match self.input.topology.regions.get(&self.region).map(|it| &it.role) {
             Some(Role::Primary { backups }) => {
@@ -245,7 +245,7 @@ impl fmt::Display for Why {
             lines.extend(wrap(&format!("{shown:<INDENT$}"), &text));
             last = name;
         }
-        // A screen has room for both: neither facts nor decisions take it all.
+        // The screen has room for both: neither facts nor decisions fill it.
         lines.truncate(LINES_MAX - 10);
         lines.push(String::new());
         let decisions: Vec<Vec<String>> = self.told().into_iter().map(tell).collect();
@@ -271,7 +271,7 @@ impl fmt::Display for Why {
 }
 
 impl Why {
-    /// The decisions, of waits that count up only the last.
+    /// The decisions; of waits that count up only the last.
     fn told(&self) -> Vec<&Said> {
         let mut told: Vec<&Said> = Vec::new();
         for said in &self.decisions {
@@ -295,7 +295,7 @@ fn tell(said: &Said) -> Vec<String> {
         &format!("{head:<INDENT_DECISION$} "),
         &format!("{}{}", reason.text, until(reason)),
     );
-    // Who saw what when sessions left; later evidence tells of another time.
+    // The evidence of the move; later evidence belongs to another time.
     if let (Kind::Changed, ReasonCode::Failover, Some(seen)) = (kind, reason.code, reason.evidence.first()) {
         lines.extend(wrap(&" ".repeat(INDENT_DECISION + 1), seen));
     }
@@ -306,7 +306,7 @@ fn tell(said: &Said) -> Vec<String> {
 fn wrap(head: &str, text: &str) -> Vec<String> {
     let indent = head.chars().count();
     let mut lines = vec![head.to_owned()];
-    // A number stays with its sign.
+    // A percent sign stays with its number.
     let text = text.replace(" %", "\u{a0}%");
     for word in text.split([' ', '\n']).filter(|word| !word.is_empty()) {
         let line = lines.last().map_or(0, |line| line.chars().count());
@@ -317,7 +317,7 @@ fn wrap(head: &str, text: &str) -> Vec<String> {
             if line.chars().count() > indent {
                 line.push(' ');
             }
-            // A word is never longer than a line, but a name might be.
+            // A word fits in a line, but a name might not.
             let room = COLUMNS_MAX - line.chars().count();
             line.extend(word.chars().take(room).map(|it| if it == '\u{a0}' { ' ' } else { it }));
         }

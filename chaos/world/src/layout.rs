@@ -1,4 +1,4 @@
-//! Who listens where, and the configuration file of every process.
+//! The addresses of all processes of a world, and their configuration files.
 
 use std::{
     collections::BTreeMap,
@@ -15,42 +15,42 @@ use crate::{
     network::{Network, random_bytes},
 };
 
-/// Name of a control plane that is alone; several are numbered, see [`control_planes`].
+/// Name of the only control plane of an embedded store. With etcd there are several, numbered; see [`control_planes`].
 pub const CONTROL_PLANE: &str = "control-plane";
-/// Control planes that share etcd, and members of etcd: one of either may be lost.
+/// Number of control planes that share etcd, and of etcd's members. One of each may fail.
 pub const REPLICAS: usize = 3;
 
-/// What exists by default: six regions, two edges, one name server.
+/// The default topology: six regions, two edges, one name server.
 const TOPOLOGY: &str = include_str!("../../../configs/topology.toml");
 
-/// Where every process of a world listens.
+/// The addresses of every process of a world.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Layout {
-    /// What exists, at the addresses of this world.
+    /// The topology with the addresses of this world.
     pub topology: Topology,
-    /// gRPC of each control plane, by process.
+    /// gRPC addresses of the control planes, by process name.
     pub control_planes: BTreeMap<String, SocketAddr>,
-    /// The name server.
+    /// Address of the name server.
     pub dns: SocketAddr,
-    /// Metrics and health, by process.
+    /// Addresses of metrics and health, by process name.
     pub admin: BTreeMap<String, SocketAddr>,
 }
 
-/// What a process is.
+/// The kinds of process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
-    /// A regional stack.
+    /// A region's voice stack.
     Stack,
-    /// The control plane.
+    /// A control plane.
     ControlPlane,
     /// A name server.
     Dns,
-    /// An edge.
+    /// An edge router: sessions and requests of devices.
     Edge,
 }
 
 impl Kind {
-    /// Name of the program.
+    /// The name of its program.
     pub fn program(self) -> &'static str {
         match self {
             Self::Stack => "meridian-stack",
@@ -61,20 +61,21 @@ impl Kind {
     }
 }
 
-// Well below the ephemeral ports (32768 and up): the address of a process that is down cannot be taken by somebody's
-// outgoing connection, and a client that keeps trying it cannot connect to itself.
+// Well below the ephemeral ports (32768 and up): no outgoing connection can take the address of a process that is down,
+// and a client that retries such an address cannot connect to itself.
 const DEVICE_PORT: u16 = 8080;
 const ADMIN_PORT: u16 = 9080;
 const GRPC_PORT: u16 = 7070;
 const DNS_PORT: u16 = 5300;
-/// Networks tried before giving up. One suffices unless somebody listens on all addresses at one of the ports.
+/// Networks to try before giving up. One is enough unless another process listens on one of the ports at all addresses.
 const ATTEMPTS_MAX: u16 = 64;
 
-// People who press Ctrl-C wait for this; a fleet, which has somewhere to send its sessions, takes more time.
+// Short, because a person who pressed Ctrl-C waits for it. A fleet drains for longer, since its sessions have somewhere
+// to go.
 const EDGE_DRAIN: &str = "\n[drain]\nwindow = \"1s\"\nlimit = \"3s\"\n";
-const STACK_DRAIN: &str = "\n[limits]\ndrain_seconds_max = 2\n";
+const STACK_DRAIN: &str = "\n[limits]\ndrain_max = \"2s\"\n";
 
-/// Why no addresses were found.
+/// No network with free addresses was found.
 #[derive(Debug, thiserror::Error)]
 #[error("no free loopback addresses after {ATTEMPTS_MAX} attempts; the last one failed at {address}")]
 pub struct NoAddresses {
@@ -91,7 +92,7 @@ pub fn control_planes(store: StoreKind) -> Vec<String> {
     }
 }
 
-/// Names of the members of etcd.
+/// Names of etcd's members; none for the embedded store.
 pub fn etcd_members(store: StoreKind) -> Vec<String> {
     match store {
         StoreKind::Embedded => Vec::new(),
@@ -104,8 +105,8 @@ fn numbered(name: &str) -> Vec<String> {
 }
 
 impl Layout {
-    /// Takes a random network below 127.0.0.0/8 in which every address is free. They are the layout's as long as the network is
-    /// held.
+    /// Takes a random network below 127.0.0.0/8 in which every address is free. The addresses belong to the layout
+    /// while the network is claimed.
     pub(crate) fn choose(store: StoreKind) -> Result<(Self, Network), NoAddresses> {
         let mut attempt = 0;
         loop {
@@ -113,7 +114,7 @@ impl Layout {
                 address: "the whole loopback network".to_owned(),
                 source,
             })?;
-            // Ports move on with the attempts in case one is taken on all addresses.
+            // Each attempt also shifts the ports, in case another process listens on one of them at all addresses.
             let layout = Self::at(network.prefix(), attempt, store);
             attempt += 1;
             match layout.first_taken() {
@@ -124,7 +125,7 @@ impl Layout {
         }
     }
 
-    /// The layout in one network.
+    /// The layout at the addresses of one network.
     fn at(network: [u8; 3], port_shift: u16, store: StoreKind) -> Self {
         let at = |host: usize, port: u16| {
             let [a, b, c] = network;
@@ -187,7 +188,7 @@ impl Layout {
             .collect()
     }
 
-    /// All processes in the order in which they start: each finds what it needs.
+    /// All processes in the order of their start: each finds those it depends on.
     pub fn processes(&self) -> Vec<(String, Kind)> {
         let named = |name: &dyn ToString, kind| (name.to_string(), kind);
         let mut all: Vec<_> = (self.topology.regions.keys().map(|id| named(id, Kind::Stack))).collect();
@@ -204,28 +205,28 @@ impl Layout {
             .map_or_else(String::new, |address| format!("http://{address}"))
     }
 
-    /// Base URL of a region's stack, past the edges.
+    /// Base URL of a region's stack, for calls that bypass the edges.
     pub fn stack_url(&self, region: &RegionId) -> Option<String> {
         let stack = self.topology.regions.get(region)?.stacks.first()?;
         Some(format!("http://{}", stack.address))
     }
 
-    /// gRPC URL of every control plane.
+    /// gRPC URLs of all control planes.
     pub fn control_plane_urls(&self) -> Vec<String> {
         (self.control_planes.values())
             .map(|address| format!("http://{address}"))
             .collect()
     }
 
-    /// Writes the configuration of all processes of some kinds below the state folder; all edges at once, and all stacks,
-    /// because they share a key. `etcd` are the members that the control planes share; with none, the one control plane keeps its
-    /// decisions in a file.
+    /// Writes the configuration of all processes of these kinds into the state folder. Edges share a key, and so do
+    /// stacks, so all processes of a kind are written in one call. `etcd` holds the members' client URLs; if it is
+    /// empty, the one control plane keeps its decisions in a file.
     pub fn write_configuration(&self, settings: &Settings, kinds: &[Kind], etcd: &[String]) -> std::io::Result<()> {
         let affinity_key = hex::encode(random_bytes::<32>());
         let checkpoint_key = hex::encode(random_bytes::<32>());
         for (name, kind) in self.processes().into_iter().filter(|(_, kind)| kinds.contains(kind)) {
             let folder = settings.state_dir.join(&name);
-            // The folders of edges and stacks hold a secret.
+            // The files of edges and stacks contain a secret key.
             std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
             let text = match kind {
                 Kind::Stack => self.stack_document(&name, settings, &checkpoint_key),
@@ -242,6 +243,9 @@ impl Layout {
                     let mut text = self.node_document(&name, listen, &folder);
                     let _ = writeln!(text, "affinity_key = \"{affinity_key}\"");
                     text.push_str(EDGE_DRAIN);
+                    if !settings.origins.is_empty() {
+                        let _ = writeln!(text, "\n[cors]\norigins = {}", list(&settings.origins));
+                    }
                     text
                 }
             };
@@ -260,7 +264,7 @@ impl Layout {
         };
         format!(
             "region = {}\nlisten = \"{listen}\"\nadmin_listen = \"{}\"\nengine = \"{engine}\"\nmodels_dir = {}\nhome_city = \"{}\"\n\
-             checkpoint_key = \"{checkpoint_key}\"\n{STACK_DRAIN}",
+             checkpoint_key = \"{checkpoint_key}\"\nstate_dir = \"state\"\n{STACK_DRAIN}",
             quoted(name),
             self.admin[name],
             quoted(&settings.models_dir.display().to_string()),
@@ -294,7 +298,7 @@ impl Layout {
     }
 }
 
-/// Where a process finds its configuration.
+/// Path of a process's configuration file.
 pub fn configuration_file(state_dir: &Path, name: &str, kind: Kind) -> std::path::PathBuf {
     let file = match kind {
         Kind::Stack => "stack.toml",
@@ -310,7 +314,7 @@ fn edge_addresses(edge: &topology::Edge) -> Vec<SocketAddr> {
     edge.addresses.iter().map(with_port).collect()
 }
 
-/// The clock and the weather of people who live near the region.
+/// The city whose clock and weather the region's stack uses, for users near the region.
 fn home_city(region: &str) -> &'static str {
     match region {
         "us-east" => "new_york",
@@ -322,7 +326,7 @@ fn home_city(region: &str) -> &'static str {
     }
 }
 
-/// A topology as the document it is read from.
+/// Writes a topology as the TOML document that it is parsed from.
 fn topology_document(topology: &Topology) -> String {
     let mut text = format!("zone = {}\n", quoted(&topology.zone));
     let place = |location: Location| {

@@ -1,9 +1,11 @@
 //! Starts and supervises a whole deployment on one machine: six regional stacks, two edges, a name server and a control
-//! plane (or three that share a three-member etcd), each a process of its own that can be killed, frozen and brought back.
+//! plane (or three that share a three-member etcd). Each is a process of its own that can be killed, frozen and
+//! restarted.
 //!
-//! Nothing outlives a world. Every process holds the reading end of a pipe from its supervisor and stops when the pipe
-//! ends, so even `kill -9` of the supervisor leaves nothing behind. Every world takes a random /24 of the loopback
-//! network, so any number of them share a machine, and processes keep their addresses when they restart.
+//! No process outlives its world. Every process holds the reading end of a pipe from its supervisor and stops when the
+//! pipe closes, so even `kill -9` of the supervisor leaves no process behind. Every world takes a random /24 of the
+//! loopback network, so that any number of worlds share a machine, and processes keep their addresses when they
+//! restart.
 
 pub mod etcd;
 pub mod layout;

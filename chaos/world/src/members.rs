@@ -1,5 +1,5 @@
-//! The members of etcd in a world: killed, frozen and brought back by name like its other processes, and missed when they
-//! end by themselves.
+//! etcd's members in a world: killed, frozen and restarted by name like the other processes. An end that the world did
+//! not ask for is reported.
 
 use std::{
     collections::BTreeMap,
@@ -21,25 +21,25 @@ use crate::{
     process::last_words,
 };
 
-/// The members of etcd.
+/// The members of a world's etcd.
 #[derive(Debug)]
 pub(crate) struct Members {
     cluster: Mutex<EtcdCluster>,
-    /// Name and client URL by index; they never change.
+    /// Name and client URL, by index. They never change.
     urls: Vec<(String, String)>,
-    /// What is known of the newest process of each.
+    /// The newest process of each member, by index.
     watched: std::sync::Mutex<BTreeMap<usize, Arc<Watched>>>,
     deaths: broadcast::Sender<Death>,
 }
 
 #[derive(Debug, Default)]
 struct Watched {
-    /// Whether we asked for its end.
+    /// Set before the world itself ends the process.
     expected: AtomicBool,
     ended: AtomicBool,
 }
 
-/// Whether what etcd needs is installed: said before anything is started that takes time.
+/// Whether etcd's programs are installed. Checked before any slow step of starting a world.
 pub(crate) fn check_installed() -> Result<(), EtcdError> {
     let folders = std::env::var_os("PATH").unwrap_or_default();
     let there = |program: &str| std::env::split_paths(&folders).any(|folder| folder.join(program).is_file());
@@ -57,11 +57,11 @@ impl Members {
         let cluster = EtcdCluster::start(EtcdSettings {
             size: Size::Three,
             state_dir: settings.state_dir.clone(),
-            // A world starts from nothing, so nothing need outlive the machine; but how long a decision takes is measured
-            // in worlds, and waiting for the disk is part of that.
+            // A world starts from nothing, so no data need survive the machine. But worlds measure how long a decision
+            // takes, and the wait for the disk is part of it.
             durability: Durability::Synced,
             quota_bytes: None,
-            patience: settings.ready_timeout,
+            healthy_deadline: settings.ready_timeout,
         })
         .await?;
         let members = cluster.members().into_iter();
@@ -79,7 +79,7 @@ impl Members {
         Ok(members)
     }
 
-    /// Which member has this name.
+    /// Index of the member of this name.
     pub(crate) fn find(&self, name: &str) -> Option<usize> {
         self.urls.iter().position(|(known, _)| known == name)
     }
@@ -89,7 +89,7 @@ impl Members {
         self.urls.iter().cloned().collect()
     }
 
-    /// Process ids of those that run.
+    /// Process ids of the running members, by name.
     pub(crate) async fn pids(&self) -> BTreeMap<String, u32> {
         let members = self.cluster.lock().await.members().into_iter().enumerate();
         let running = members.filter(|(index, _)| {
@@ -101,13 +101,13 @@ impl Members {
             .collect()
     }
 
-    /// Name of the member that the others follow, when they agree on one.
+    /// Name of the leader, if the members agree on one.
     pub(crate) async fn leader(&self) -> Option<String> {
         let leader = self.cluster.lock().await.leader().await?;
         self.urls.get(leader).map(|(name, _)| name.clone())
     }
 
-    /// SIGKILL, and waits until it is gone.
+    /// Kills a member (SIGKILL) and waits for its end.
     pub(crate) async fn kill(&self, index: usize) -> Result<(), EtcdError> {
         self.kill_in(&mut *self.cluster.lock().await, index)
     }
@@ -119,17 +119,17 @@ impl Members {
         cluster.kill(index)
     }
 
-    /// SIGSTOP, and waits until it does nothing more.
+    /// Freezes a member (SIGSTOP) and waits until its threads have stopped.
     pub(crate) async fn stop(&self, index: usize) -> Result<(), EtcdError> {
         self.cluster.lock().await.stop(index).await
     }
 
-    /// SIGCONT.
+    /// Lets a frozen member continue (SIGCONT).
     pub(crate) async fn resume(&self, index: usize) -> Result<(), EtcdError> {
         self.cluster.lock().await.resume(index)
     }
 
-    /// Starts a member again, killing it first when it runs. See [`Members::ready`].
+    /// Starts a member again, after killing it if it runs. See [`Members::ready`].
     pub(crate) async fn start_again(&self, index: usize) -> Result<(), EtcdError> {
         let mut cluster = self.cluster.lock().await;
         if cluster.members()[index].pid.is_some() {
@@ -140,8 +140,9 @@ impl Members {
         Ok(())
     }
 
-    /// Waits until a member takes writes, and returns how long that took. Fails at once when too few members run: it would
-    /// wait for the others, which whoever waits for it may be about to start. Others may be started and killed meanwhile.
+    /// Waits until a member takes writes, and returns the time that took. Fails at once if too few members run, because
+    /// it would wait for members that its caller may be about to start. The lock is free between two checks, so others
+    /// can start and kill members meanwhile.
     pub(crate) async fn ready(&self, index: usize) -> Result<Duration, EtcdError> {
         let began = Instant::now();
         loop {
@@ -155,7 +156,7 @@ impl Members {
         }
     }
 
-    /// Starts a member without waiting until it is healthy: the first of three that were killed cannot be.
+    /// Starts a member without waiting for its health: the first of three killed members cannot become healthy alone.
     pub(crate) async fn start_only(&self, index: usize) -> Result<(), EtcdError> {
         let mut cluster = self.cluster.lock().await;
         if cluster.members()[index].pid.is_some() {
@@ -170,10 +171,10 @@ impl Members {
         self.all_watched().get(&index).cloned()
     }
 
-    /// Reports the end of a member's process unless we asked for it.
+    /// Reports the end of a member's process, unless the world asked for it.
     fn watch(&self, cluster: &EtcdCluster, index: usize) {
         let member = cluster.members().swap_remove(index);
-        // Nobody waits for the child before the cluster kills it, so its number is still its own.
+        // The cluster waits for the child only after killing it, so its process id is still its own.
         let pidfd = member.pid.and_then(|pid| Pid::from_raw(pid.cast_signed()));
         let Some(pidfd) = pidfd.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()) else {
             return;
@@ -181,17 +182,17 @@ impl Members {
         let watched = Arc::<Watched>::default();
         self.all_watched().insert(index, watched.clone());
         let deaths = self.deaths.clone();
-        // A thread, because a runtime waits for a descriptor only by unsafe code. It ends with the process, which the
-        // cluster ends at the latest when it is dropped.
+        // A thread, because a runtime can wait for a foreign descriptor only through unsafe code. The thread ends with
+        // the process, which the cluster kills at the latest when it is dropped.
         let waiting = thread::Builder::new().name(format!("waits for {}", member.name));
         let spawned = waiting.spawn(move || {
-            // Looks only: the cluster still has to take the exit status.
+            // NOWAIT only looks: the cluster still has to collect the exit status.
             let status = waitid(
                 WaitId::PidFd(pidfd.as_fd()),
                 WaitIdOptions::EXITED | WaitIdOptions::NOWAIT,
             );
             watched.ended.store(true, Ordering::SeqCst);
-            // An error means that the cluster took it already, which it does only after it killed it.
+            // An error means that the cluster has collected the status, which it does only after killing the process.
             if let (Ok(Some(status)), false) = (status, watched.expected.load(Ordering::SeqCst)) {
                 report(member, &status, &deaths);
             }
@@ -208,7 +209,7 @@ impl Members {
 
 impl Drop for Members {
     fn drop(&mut self) {
-        // The cluster is dropped next and kills them.
+        // The cluster is dropped next and kills the members.
         for watched in self.all_watched().values() {
             watched.expected.store(true, Ordering::SeqCst);
         }
@@ -224,7 +225,7 @@ fn report(member: Member, status: &WaitIdStatus, deaths: &broadcast::Sender<Deat
     let Member { name, log, .. } = member;
     tracing::warn!(process = name, how, "a member of etcd died");
     let last_words = last_words(&log);
-    // Nobody may be listening.
+    // Sending fails if nobody subscribed, which is fine.
     let _ = deaths.send(Death {
         name,
         how,
@@ -247,7 +248,7 @@ mod tests {
         assert_eq!(members.find("etcd-4"), None);
         assert_eq!(members.pids().await.len(), 3);
 
-        // Asked for: no news.
+        // Expected ends are not reported.
         members.kill(second).await.unwrap();
         assert!(!members.pids().await.contains_key("etcd-2"));
         for _ in 0..2 {
@@ -258,7 +259,7 @@ mod tests {
         members.resume(second).await.unwrap();
         assert!(died.try_recv().is_err());
 
-        // Not asked for.
+        // An unexpected end is reported.
         let pid = Pid::from_raw(members.pids().await["etcd-2"].cast_signed()).unwrap();
         rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
         let death = tokio::time::timeout(settings.ready_timeout, died.recv()).await;
@@ -266,7 +267,7 @@ mod tests {
         assert_eq!((death.name.as_str(), death.how.as_str()), ("etcd-2", "signal: 9"));
         assert!(!members.pids().await.contains_key("etcd-2"));
 
-        // All at once: the first can only be healthy when the second runs.
+        // All members are down: the first becomes healthy only when the second runs.
         for index in 0..3 {
             members.kill(index).await.unwrap();
         }

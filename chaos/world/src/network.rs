@@ -1,33 +1,33 @@
-//! A part of the loopback network for one world alone.
+//! Claims a part of the loopback network for one world alone.
 
 use std::{
     io::{self, Read as _},
     net::{Ipv4Addr, UdpSocket},
 };
 
-/// Where a network is claimed: no process of a world has this host or this port.
+/// The claim is a UDP socket at this host and port, which no process of a world uses.
 const CLAIM_HOST: u8 = 254;
 const CLAIM_PORT: u16 = 1909;
-/// There are 64,768 networks, so a second attempt is rare.
+/// Random networks to try. There are 64,768 of them, so even a second attempt is rare.
 const ATTEMPTS_MAX: usize = 64;
 
-/// A /24 below 127.0.0.0/8, from the look at its addresses to the end of the last process that listens there. Without it, a
-/// second world could find the addresses free that the first one has not reached yet, or whose processes are down just now.
+/// A /24 below 127.0.0.0/8, claimed from the check of its addresses until the world's last process has ended. Without
+/// the claim a second world could take addresses that the first has not bound yet, or whose processes are down.
 #[derive(Debug)]
 pub(crate) struct Network {
     prefix: [u8; 3],
-    /// The kernel gives an address to one socket only, and takes it back however its process ends.
+    /// The kernel gives an address to one socket only, and frees it however the process ends.
     _claim: UdpSocket,
 }
 
 impl Network {
-    /// A random one that nobody has claimed.
+    /// Claims a random network that is free.
     pub(crate) fn claim_any() -> io::Result<Self> {
         let mut attempts = 0;
         loop {
             let [x, y] = random_bytes();
             attempts += 1;
-            // 127.0 and 127.1 belong to people.
+            // People use 127.0 and 127.1 by hand.
             match Self::claim([127, 2 + x % 253, y]) {
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse && attempts < ATTEMPTS_MAX => {}
                 claimed => return claimed,
@@ -35,7 +35,7 @@ impl Network {
         }
     }
 
-    /// This one, unless somebody has it.
+    /// Claims this network; fails if another world has it.
     pub(crate) fn claim(prefix: [u8; 3]) -> io::Result<Self> {
         let [a, b, c] = prefix;
         let claim = UdpSocket::bind((Ipv4Addr::new(a, b, c, CLAIM_HOST), CLAIM_PORT))?;

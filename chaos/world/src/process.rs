@@ -1,6 +1,6 @@
 //! One supervised process: start it, wait until it is ready, signal it, notice its end.
 //!
-//! Signals go through a pidfd, so they can never reach another process that was given the same number.
+//! Signals go through a pidfd, so they cannot reach another process that got the same process id.
 
 use std::{
     fs::File,
@@ -24,7 +24,7 @@ use tokio::{
 
 use crate::{etcd::EtcdError, ready};
 
-/// A process that may be running.
+/// A supervised process, running or not.
 #[derive(Debug)]
 pub struct Supervised {
     name: String,
@@ -41,99 +41,99 @@ struct Running {
     pid: u32,
     pidfd: OwnedFd,
     started: Instant,
-    /// The process stops when this is dropped.
+    /// Dropping this end of the pipe tells the process to stop.
     _stdin: Option<ChildStdin>,
     ended: watch::Receiver<Option<ExitStatus>>,
-    /// Whether we asked for its end.
+    /// Set before the supervisor itself ends the process.
     expected: Arc<AtomicBool>,
 }
 
-/// A process ended though nobody asked it to.
+/// The end of a process that the world did not ask for.
 #[derive(Debug, Clone)]
 pub struct Death {
-    /// Which process.
+    /// The process's name.
     pub name: String,
-    /// How it ended: an exit code or a signal.
+    /// Its exit code or signal.
     pub how: String,
-    /// Its log.
+    /// Its log file.
     pub log: PathBuf,
     /// The end of the log.
     pub last_words: String,
 }
 
-/// Why a process cannot be started or reached.
+/// Errors of starting a process or talking to it.
 #[derive(Debug, thiserror::Error)]
 pub enum ProcessError {
-    /// There is none of this name.
+    /// No process has this name.
     #[error("there is no process \"{name}\"; there are {known}")]
     Unknown {
-        /// What was asked for.
+        /// The name that was given.
         name: String,
-        /// What exists.
+        /// The names of all processes.
         known: String,
     },
-    /// The program is not where it should be.
+    /// The program's file is missing.
     #[error("cannot find {}; build all programs first: cargo build --workspace --bins", program.display())]
     NoProgram {
-        /// Where it was expected.
+        /// The path that was looked at.
         program: PathBuf,
     },
-    /// The system refused.
+    /// A system call failed.
     #[error("cannot {action} {name}")]
     System {
-        /// What was tried.
+        /// The action that failed, as in "start".
         action: &'static str,
-        /// With which process.
+        /// The process's name.
         name: String,
-        /// Why it failed.
+        /// The error of the system.
         #[source]
         source: std::io::Error,
     },
-    /// It ended before it was ready.
+    /// The process ended before it was ready.
     #[error("{name} ended before it was ready ({how}); log {}:\n{last_words}", log.display())]
     Died {
-        /// Which process.
+        /// The process's name.
         name: String,
-        /// How it ended.
+        /// Its exit code or signal.
         how: String,
-        /// Its log.
+        /// Its log file.
         log: PathBuf,
         /// The end of the log.
         last_words: String,
     },
-    /// It was not ready in time.
+    /// The process missed its deadline for becoming ready.
     #[error("{name} was not ready after {:.0} s ({missing}); log {}:\n{last_words}", waited.as_secs_f64(), log.display())]
     NotReady {
-        /// Which process.
+        /// The process's name.
         name: String,
-        /// How long it was waited for.
+        /// Time since the process was started.
         waited: Duration,
-        /// What was missing.
+        /// The condition that it did not meet.
         missing: String,
-        /// Its log.
+        /// Its log file.
         log: PathBuf,
         /// The end of the log.
         last_words: String,
     },
-    /// It does not run.
+    /// The process does not run.
     #[error("{name} is not running; restart it first")]
     NotRunning {
-        /// Which process.
+        /// The process's name.
         name: String,
     },
-    /// A member of etcd does not do what it should.
+    /// An error of etcd's members.
     #[error(transparent)]
     Etcd(#[from] EtcdError),
 }
 
 /// Longest wait for a process to take SIGSTOP: many turns of a busy scheduler.
 const FREEZE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often files and ready pages are looked at.
+/// Pause between two looks at the announcement or the ready page.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 impl Supervised {
-    /// A process that has not been started yet. Its log is `<name>.log` and its announcement `<name>.json` in the state
-    /// folder.
+    /// A process that is not started yet. In the state folder, its log is `<name>.log` and its announcement
+    /// `<name>.json`.
     pub fn new(
         name: &str,
         program: PathBuf,
@@ -152,7 +152,7 @@ impl Supervised {
         }
     }
 
-    /// Its process id, while it runs.
+    /// Its process id; `None` while it does not run.
     pub fn pid(&self) -> Option<u32> {
         self.running
             .as_ref()
@@ -160,7 +160,7 @@ impl Supervised {
             .map(|running| running.pid)
     }
 
-    /// Starts the process; its log goes on where it was.
+    /// Starts the process. A log from before is appended to.
     pub fn start(&mut self) -> Result<(), ProcessError> {
         if !self.program.is_file() {
             return Err(ProcessError::NoProgram {
@@ -181,19 +181,20 @@ impl Supervised {
             .arg("--announce")
             .arg(&self.announcement)
             .args(["--supervised", "--log-format", "json"])
-            // Six stacks share the machine; each would otherwise start a thread per core for every utterance.
+            // Six stacks share the machine; with the defaults each would run a thread per core for every utterance.
             .envs([("OMP_NUM_THREADS", "1"), ("MKL_NUM_THREADS", "1")])
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(log)
-            // Ctrl-C in a terminal reaches a whole process group; only the supervisor shall act on it.
+            // Ctrl-C in a terminal goes to a whole process group. Only the supervisor may act on it, so processes get a
+            // group of their own.
             .process_group(0)
             .kill_on_drop(true)
             .spawn()
             .map_err(|source| self.failed("start", source))?;
         let started = Instant::now();
         let pid = child.id().expect("a child that was not waited for has an id");
-        // Nobody waits for the child before the task below does, so the number is still its own.
+        // Nothing waits for the child before the task below does, so its process id cannot belong to another process.
         let pidfd = Pid::from_raw(pid.cast_signed())
             .ok_or(rustix::io::Errno::SRCH)
             .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()))
@@ -204,20 +205,21 @@ impl Supervised {
             pid,
             pidfd,
             started,
-            // Taken out first: waiting for a child closes the standard input it still owns.
+            // Taken out before `wait`, which closes the child's standard input.
             _stdin: child.stdin.take(),
             ended,
             expected: expected.clone(),
         });
         let (name, log, deaths) = (self.name.clone(), self.log.clone(), self.deaths.clone());
-        // Ends with the process, which ends at the latest when this task is dropped.
+        // The task ends with the process, and the process ends at the latest when this task is dropped
+        // (`kill_on_drop`).
         tokio::spawn(async move {
             let status = child.wait().await;
             if !expected.load(Ordering::SeqCst) {
                 let how = status.as_ref().map_or_else(ToString::to_string, describe);
                 tracing::warn!(process = name, how, "a supervised process died");
                 let last_words = last_words(&log);
-                // Nobody may be listening.
+                // Sending fails if nobody subscribed, which is fine.
                 let _ = deaths.send(Death {
                     name,
                     how,
@@ -230,12 +232,13 @@ impl Supervised {
         Ok(())
     }
 
-    /// Waits until the process has announced itself and says that it takes work; returns how long that took.
+    /// Waits until the process has announced its addresses and its ready page says that it takes work. Returns the time
+    /// that took.
     pub async fn ready(&mut self, timeout: Duration) -> Result<Duration, ProcessError> {
         self.starting()?.ready(timeout).await
     }
 
-    /// What is needed to wait for it, so that others may signal it meanwhile.
+    /// The parts needed to wait for the process, without a borrow: others may signal it meanwhile.
     pub(crate) fn starting(&mut self) -> Result<Starting, ProcessError> {
         let running = self.running_mut()?;
         let (pid, started, ended) = (running.pid, running.started, running.ended.clone());
@@ -249,7 +252,7 @@ impl Supervised {
         })
     }
 
-    /// SIGKILL, and waits until it is gone.
+    /// Kills the process (SIGKILL) and waits for its end.
     pub async fn kill(&mut self) -> Result<(), ProcessError> {
         self.expect_end()?;
         self.signal("kill", Signal::KILL)?;
@@ -257,30 +260,30 @@ impl Supervised {
         Ok(())
     }
 
-    /// SIGTERM, and SIGKILL after `patience`; whether it stopped when asked.
-    pub async fn terminate(&mut self, patience: Duration) -> Result<bool, ProcessError> {
+    /// Asks the process to stop (SIGTERM) and kills it after `grace`. Returns whether it stopped by itself.
+    pub async fn terminate(&mut self, grace: Duration) -> Result<bool, ProcessError> {
         self.ask_to_stop()?;
-        let stopped = tokio::time::timeout(patience, self.wait_for_end()).await.is_ok();
+        let stopped = tokio::time::timeout(grace, self.wait_for_end()).await.is_ok();
         if !stopped {
             self.kill().await?;
         }
         Ok(stopped)
     }
 
-    /// SIGTERM, without waiting.
+    /// Asks the process to stop (SIGTERM) without waiting.
     pub fn ask_to_stop(&mut self) -> Result<(), ProcessError> {
         self.expect_end()?;
         self.signal("terminate", Signal::TERM)?;
-        // A frozen process takes the signal only once it runs again.
+        // A frozen process handles SIGTERM only once it runs again.
         self.signal("resume", Signal::CONT)
     }
 
-    /// SIGSTOP, and waits until every thread has stopped: it keeps its sockets and does nothing.
+    /// Freezes the process (SIGSTOP) and waits until every thread has stopped. It keeps its sockets.
     pub async fn freeze(&mut self) -> Result<(), ProcessError> {
         self.signal("freeze", Signal::STOP)?;
         let pid = self.running_mut()?.pid;
         let began = Instant::now();
-        // The signal is taken by one thread, which stops the others; on a busy machine they serve on until it is its turn.
+        // One thread takes the signal and stops the others; on a busy machine they keep serving until it gets its turn.
         while !all_threads_stopped(pid) {
             if began.elapsed() > FREEZE_TIMEOUT {
                 let source = std::io::Error::new(std::io::ErrorKind::TimedOut, "its threads do not stop");
@@ -291,12 +294,12 @@ impl Supervised {
         Ok(())
     }
 
-    /// SIGCONT.
+    /// Lets a frozen process continue (SIGCONT).
     pub fn resume(&mut self) -> Result<(), ProcessError> {
         self.signal("resume", Signal::CONT)
     }
 
-    /// SIGKILL without waiting, for when the world is dropped.
+    /// Kills the process (SIGKILL) without waiting, for when the world is dropped.
     pub fn kill_now(&mut self) {
         if self.expect_end().is_ok() {
             let _ = self.signal("kill", Signal::KILL);
@@ -311,7 +314,7 @@ impl Supervised {
     fn signal(&mut self, action: &'static str, signal: Signal) -> Result<(), ProcessError> {
         let result = pidfd_send_signal(&self.running_mut()?.pidfd, signal);
         match result {
-            // It ended just now, which is what most signals want.
+            // ESRCH: the process ended just now, which is the aim of most signals.
             Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
             Err(error) => Err(self.failed(action, error.into())),
         }
@@ -341,7 +344,7 @@ impl Supervised {
     }
 }
 
-/// A process that was started and may not be ready yet.
+/// A started process that may not be ready yet.
 #[derive(Debug)]
 pub(crate) struct Starting {
     name: String,
@@ -387,14 +390,14 @@ impl Starting {
     }
 }
 
-/// Whether no thread of a process runs any more. Its number is its own as long as it was not waited for.
+/// Whether no thread of a process runs any more. Nothing has waited for the process yet, so the id is still its own.
 fn all_threads_stopped(pid: u32) -> bool {
     let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else {
-        // It is gone: as still as can be.
+        // The process is gone, so no thread of it runs.
         return true;
     };
     threads.flatten().all(|thread| {
-        // A thread that ended meanwhile does not run either.
+        // A thread that ended since the listing does not run either.
         std::fs::read_to_string(thread.path().join("status")).map_or(true, |status| {
             let state = status.lines().find_map(|line| line.strip_prefix("State:"));
             state.is_none_or(|state| matches!(state.trim_start().chars().next(), Some('T' | 't' | 'Z' | 'X')))
@@ -407,12 +410,12 @@ fn describe(status: &ExitStatus) -> String {
     status.to_string()
 }
 
-/// Enough to see an error and what led to it.
+/// Lines of a log in an error message: enough for the error and its cause.
 const LAST_LINES: usize = 8;
-/// Read from the end of a log.
+/// Bytes read from the end of a log.
 const LAST_BYTES: u64 = 16 << 10;
 
-/// The end of a log, with its JSON lines made readable.
+/// The last lines of a log, with JSON lines made readable.
 pub(crate) fn last_words(log: &Path) -> String {
     let read = || -> std::io::Result<String> {
         let mut file = File::open(log)?;
@@ -457,7 +460,7 @@ mod tests {
 
     use super::*;
 
-    /// A program that does what every Meridian process promises its supervisor; `body` comes after its announcement.
+    /// A script that behaves as every Meridian process does towards its supervisor. `body` runs after its announcement.
     fn program(folder: &Path, body: &str) -> PathBuf {
         let path = folder.join("program");
         let announce = r#"printf '{"program":"p","pid":%d,"addresses":{}}' $$ > "$4.new"; mv "$4.new" "$4""#;
@@ -473,7 +476,7 @@ mod tests {
         (process, died)
     }
 
-    const PATIENCE: Duration = Duration::from_secs(10);
+    const DEADLINE: Duration = Duration::from_secs(10);
 
     #[tokio::test]
     async fn a_process_is_ready_is_killed_and_comes_back() {
@@ -481,7 +484,7 @@ mod tests {
         let (mut process, mut died) = supervised(folder.path(), "cat >/dev/null");
         for _ in 0..2 {
             process.start().unwrap();
-            process.ready(PATIENCE).await.unwrap();
+            process.ready(DEADLINE).await.unwrap();
             assert!(process.pid().is_some());
             process.kill().await.unwrap();
             assert_eq!(process.pid(), None);
@@ -496,7 +499,7 @@ mod tests {
         let line = r#"{"timestamp":"t","level":"ERROR","message":"out of luck","region":"us-east","target":"x"}"#;
         let (mut process, mut died) = supervised(folder.path(), &format!("echo '{line}' >&2; read _; exit 3"));
         process.start().unwrap();
-        process.ready(PATIENCE).await.unwrap();
+        process.ready(DEADLINE).await.unwrap();
         process.running.as_mut().unwrap()._stdin = None;
         let death = died.recv().await.unwrap();
         assert_eq!(death.how, "exit status: 3");
@@ -509,8 +512,8 @@ mod tests {
         let (mut process, _died) = supervised(folder.path(), "rm \"$4\"; echo 'no such model' >&2; exit 1");
         process.start().unwrap();
         let error = loop {
-            // The announcement may be seen in the moment before the program takes it back.
-            if let Err(error) = process.ready(PATIENCE).await {
+            // The supervisor may see the announcement just before the program removes it.
+            if let Err(error) = process.ready(DEADLINE).await {
                 break error.to_string();
             }
         };
@@ -521,11 +524,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_deaf_or_frozen_process_is_killed_after_patience() {
+    async fn a_deaf_or_frozen_process_is_killed_after_its_grace_period() {
         let folder = tempfile::tempdir().unwrap();
         let (mut process, _died) = supervised(folder.path(), "trap '' TERM; read _");
         process.start().unwrap();
-        process.ready(PATIENCE).await.unwrap();
+        process.ready(DEADLINE).await.unwrap();
         process.freeze().await.unwrap();
         assert!(all_threads_stopped(process.pid().unwrap()));
         assert!(!process.terminate(Duration::from_millis(50)).await.unwrap());

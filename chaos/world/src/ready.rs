@@ -1,4 +1,4 @@
-//! Asks a process's ready page. Half a page of HTTP, so that this crate needs no HTTP client.
+//! Asks a process's ready page. A few lines of HTTP by hand save this crate an HTTP client.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -7,12 +7,12 @@ use tokio::{
     net::TcpStream,
 };
 
-/// The page is local and tiny; a process that takes longer is not ready.
+/// The page is local and tiny; a process that needs longer is not ready.
 const TIMEOUT: Duration = Duration::from_secs(2);
-/// Enough for the status line and the reasons.
+/// Longest reply that is read: the status line and the reasons.
 const REPLY_BYTES_MAX: u64 = 4 << 10;
 
-/// `Ok` when the process takes work; otherwise what it says.
+/// `Ok` if the process takes work, or else the reasons on its page.
 pub(crate) async fn is_ready(admin: SocketAddr) -> Result<(), String> {
     let ask = async {
         let mut stream = TcpStream::connect(admin).await?;

@@ -1,4 +1,4 @@
-//! The record a running world leaves in its state folder, and the lock that says that it runs.
+//! The record that a running world leaves in its state folder, and the lock that shows that it runs.
 
 use std::{
     collections::BTreeMap,
@@ -16,74 +16,74 @@ use topology::Moment;
 /// Version of [`Record`].
 pub const RECORD_SCHEMA: u32 = 2;
 
-/// Where a running world is reached (`world.json`).
+/// The addresses and processes of a running world (`world.json`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
-    /// [`RECORD_SCHEMA`].
+    /// [`RECORD_SCHEMA`] of the version that wrote it.
     pub schema: u32,
     /// Process id of the supervisor.
     pub pid: u32,
-    /// Since when it runs.
+    /// Time of the start.
     pub started_at_ms: Moment,
-    /// The service zone.
+    /// The DNS zone of the service.
     pub zone: String,
-    /// gRPC URL of every control plane.
+    /// gRPC URLs of all control planes.
     pub control_planes: Vec<String>,
-    /// Client URL of every member of etcd; empty when the one control plane keeps its decisions in a file.
+    /// Client URLs of etcd's members, by name; empty if the one control plane keeps its decisions in a file.
     pub etcd: BTreeMap<String, String>,
-    /// The name server, UDP and TCP.
+    /// Address of the name server, UDP and TCP.
     pub dns: SocketAddr,
-    /// TCP port of all edges: address records carry none.
+    /// The TCP port of all edges. DNS address records carry no port.
     pub edge_port: u16,
-    /// URL of each edge.
+    /// URL of each edge, by name.
     pub edges: BTreeMap<String, String>,
-    /// URL of each region's stack, past the edges.
+    /// URL of each region's stack, for calls that bypass the edges.
     pub stacks: BTreeMap<String, String>,
-    /// URL of each process's metrics.
+    /// URL of each process's metrics, by name.
     pub metrics: BTreeMap<String, String>,
-    /// Process ids.
+    /// Process ids, by name.
     pub processes: BTreeMap<String, u32>,
 }
 
-/// Why a state folder cannot be used.
+/// Errors of using a state folder.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
-    /// Somebody runs a world there.
+    /// A world already runs there.
     #[error("a world is already running in {}: process {pid}, since {since} UTC; stop it with Ctrl-C in its terminal or `kill {pid}`, or start another with --state-dir", state_dir.display())]
     AlreadyRunning {
-        /// The folder.
+        /// State folder of the world.
         state_dir: PathBuf,
-        /// Its supervisor.
+        /// Process id of its supervisor.
         pid: String,
-        /// Since when.
+        /// Time of its start.
         since: String,
     },
-    /// Nobody does.
+    /// No world runs there.
     #[error("no world is running in {}; start one with `meridian up`, or name a control plane with --control-plane", state_dir.display())]
     NotRunning {
-        /// The folder.
+        /// State folder without a world.
         state_dir: PathBuf,
     },
-    /// A world is just being started.
+    /// A world is being started there.
     #[error("the world in {} is still starting; try again in a moment", state_dir.display())]
     Starting {
-        /// The folder.
+        /// State folder of the world.
         state_dir: PathBuf,
     },
-    /// Another version of the command runs it.
+    /// Another version of the command runs the world.
     #[error("the world in {} was started by another version of meridian (record {found}, not {RECORD_SCHEMA}); use that version, or stop it and start again", state_dir.display())]
     OtherVersion {
-        /// The folder.
+        /// State folder of the world.
         state_dir: PathBuf,
-        /// Version of its record.
+        /// Schema number of its record.
         found: u32,
     },
-    /// The file system refused.
+    /// A file cannot be read or written.
     #[error("cannot use {}", path.display())]
     Io {
-        /// Which file.
+        /// The file's path.
         path: PathBuf,
-        /// Why.
+        /// The error of the system.
         #[source]
         source: std::io::Error,
     },
@@ -91,18 +91,19 @@ pub enum RecordError {
 
 const RECORD: &str = "world.json";
 const LOCK: &str = "lock";
-/// `find` holds the lock for a moment to see whether anybody else does; that shall not stop an `up`.
+/// `find` takes the lock for a moment to see whether a world holds it. That must not stop an `up`, which therefore
+/// retries.
 const LOCK_ATTEMPTS: u32 = 10;
 const LOCK_AGAIN: Duration = Duration::from_millis(20);
 
-/// Who holds the lock, written into it.
+/// The lock file's text: the process that holds the lock.
 #[derive(Debug, Serialize, Deserialize)]
 struct Holder {
     pid: u32,
     since: Moment,
 }
 
-/// The state folder, for as long as this value lives.
+/// Holds the state folder for as long as this value lives.
 #[derive(Debug)]
 pub(crate) struct Lock {
     _file: File,
@@ -110,7 +111,7 @@ pub(crate) struct Lock {
 }
 
 impl Lock {
-    /// Takes the folder, or says who has it.
+    /// Locks the folder, or returns the holder in the error.
     pub(crate) fn take(state_dir: &Path, now: Moment) -> Result<Self, RecordError> {
         let path = state_dir.join(LOCK);
         let io = |source| RecordError::Io {
@@ -150,7 +151,7 @@ impl Lock {
         Ok(Self { _file: file, record })
     }
 
-    /// Writes the record in one step.
+    /// Writes the record atomically: readers see all of it or the old one.
     pub(crate) fn publish(&self, record: &Record) -> Result<(), RecordError> {
         let unfinished = self.record.with_extension("unfinished");
         let text = serde_json::to_vec_pretty(record).expect("a record has only text keys, which JSON can write");
@@ -162,9 +163,9 @@ impl Lock {
             })
     }
 
-    /// The processes of the world that ran here before and did not end well, whichever version wrote them down.
+    /// Processes of an earlier world that ran here and did not shut down. Any version of the record will do.
     pub(crate) fn left_behind(&self) -> BTreeMap<String, u32> {
-        /// The part of a record that never changes.
+        /// The part of a record that stays the same in every version.
         #[derive(Deserialize)]
         struct Processes {
             processes: BTreeMap<String, u32>,
@@ -174,9 +175,9 @@ impl Lock {
         read.map_or_else(|_| BTreeMap::new(), |Processes { processes }| processes)
     }
 
-    /// Removes the record: there is nothing to find any more.
+    /// Removes the record at the end of the world.
     pub(crate) fn withdraw(&self) {
-        // Absent when the world never became ready.
+        // Fails if the world never became ready and wrote no record.
         let _ = std::fs::remove_file(&self.record);
     }
 }
@@ -196,13 +197,13 @@ fn open_lock(path: &Path) -> std::io::Result<File> {
         .open(path)
 }
 
-/// What every version of a record begins with.
+/// The part that tells the version of a record.
 #[derive(Debug, Deserialize)]
 struct Version {
     schema: u32,
 }
 
-/// The world that runs in a state folder.
+/// Finds the world that runs in a state folder.
 pub fn find(state_dir: &Path) -> Result<Record, RecordError> {
     let not_running = || RecordError::NotRunning {
         state_dir: state_dir.to_owned(),
@@ -214,7 +215,7 @@ pub fn find(state_dir: &Path) -> Result<Record, RecordError> {
         Err(source) => return Err(RecordError::Io { path, source }),
     };
     match file.try_lock_shared() {
-        // Nobody holds it; a record beside it was left by a world that was killed.
+        // The lock is free: a record beside it is from a world that was killed.
         Ok(()) => return Err(not_running()),
         Err(TryLockError::WouldBlock) => {}
         Err(TryLockError::Error(source)) => return Err(RecordError::Io { path, source }),
@@ -240,19 +241,19 @@ pub fn find(state_dir: &Path) -> Result<Record, RecordError> {
     }
 }
 
-/// Ends what is left of a world whose supervisor was killed. Its processes stop by themselves when their pipe ends; one
-/// that was frozen cannot, and would run on whenever somebody woke it.
+/// Kills the processes that remain of a killed world. They stop by themselves when their pipe closes, except a frozen
+/// one: it would stay, and run on once somebody sends SIGCONT.
 pub(crate) fn sweep(processes: &BTreeMap<String, u32>, state_dir: &Path) {
     for (name, pid) in processes {
         let Some(number) = Pid::from_raw(pid.cast_signed()) else {
             continue;
         };
-        // Opened before the command line is read: from here on the number cannot come to mean another process.
+        // The pidfd is opened before the command line is read, so both are about the same process.
         let Ok(pidfd) = pidfd_open(number, PidfdFlags::empty()) else {
             continue;
         };
         let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        // "--config", "/folder/edge.toml" as well as "--data-dir=/folder/etcd-1".
+        // Matches "--config", "/folder/edge.toml" as well as "--data-dir=/folder/etcd-1".
         let ours = String::from_utf8_lossy(&command)
             .split(['\0', '='])
             .any(|argument| Path::new(argument).starts_with(state_dir));

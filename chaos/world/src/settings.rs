@@ -1,4 +1,4 @@
-//! What a world is told before it starts.
+//! The settings of a world, and the steps that it reports.
 
 use std::{
     fmt,
@@ -7,44 +7,47 @@ use std::{
     time::Duration,
 };
 
-/// Everything a world needs to know.
+/// The settings of a world.
 #[derive(Clone)]
 pub struct Settings {
-    /// Where configuration, state and logs of all processes go. Made when absent.
+    /// Folder of configuration, state and logs of all processes; created if missing.
     pub state_dir: PathBuf,
-    /// Where the programs are.
+    /// Folder of the programs.
     pub binaries_dir: PathBuf,
-    /// Where the speech models are.
+    /// Folder of the speech models.
     pub models_dir: PathBuf,
-    /// What the stacks hear and speak with.
+    /// The speech engine of the stacks.
     pub engine: Engine,
     /// The policy document.
     pub policy: String,
-    /// Where decisions are kept; with it, how many control planes there are.
+    /// The store of decisions, which also sets the number of control planes.
     pub store: StoreKind,
-    /// Longest wait for one process to become ready.
+    /// Origins of web pages that may call the edges from a browser, as in `https://app.example`; `*` means every
+    /// origin.
+    pub origins: Vec<String>,
+    /// Deadline for one process to become ready.
     pub ready_timeout: Duration,
-    /// Told about each step of starting and stopping.
+    /// Called at each step of starting and stopping.
     pub progress: Arc<dyn Fn(&Progress) + Send + Sync>,
 }
 
-/// What the stacks of a world hear and speak with.
+/// The speech engine of a world's stacks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Engine {
     /// The speech models.
     #[default]
     Torch,
-    /// Sounds that carry their text, as a modem's do (`speech::scripted`): hundreds of callers at once fit on two cores.
+    /// Sounds that carry their text, as a modem's do (`speech::scripted`). Hundreds of callers fit on two cores.
     Scripted,
 }
 
-/// Where the decisions of a world are kept.
+/// The store of a world's decisions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum StoreKind {
-    /// In a file of the one control plane.
+    /// A file of the one control plane.
     #[default]
     Embedded,
-    /// In three members of etcd, shared by three control planes.
+    /// Three members of etcd, shared by three control planes.
     Etcd,
 }
 
@@ -53,13 +56,13 @@ pub enum StoreKind {
 pub enum Progress {
     /// A process was started.
     Started(String),
-    /// It takes work, after this long.
+    /// A process takes work, after this long.
     Ready(String, Duration),
-    /// What is waited for now; told once each time it changes.
+    /// The condition that starting waits for; sent once each time it changes.
     Waiting(String),
-    /// Processes are being stopped.
+    /// All processes of one kind were asked to stop.
     Stopping(String),
-    /// A process did not stop when asked and was killed.
+    /// A process missed its deadline for stopping and was killed.
     Killed(String),
 }
 
@@ -75,15 +78,15 @@ impl fmt::Display for Progress {
     }
 }
 
-/// The policy every deployment starts with.
+/// The policy that every deployment starts with.
 pub const DEFAULT_POLICY: &str = include_str!("../../../configs/policy.toml");
 
-/// Loading the models takes a second of a free core; six stacks on two busy cores take a minute at worst.
+/// Loading the models takes a second of a free core. Six stacks on two busy cores take a minute at worst.
 const READY_TIMEOUT: Duration = Duration::from_secs(90);
 
 impl Settings {
-    /// The usual settings: programs from the folder this program is in, models from `MERIDIAN_MODELS_DIR` or else the
-    /// source tree around it.
+    /// Default settings: programs from the folder of the running program; models from `MERIDIAN_MODELS_DIR`, or else
+    /// from the source tree around it.
     pub fn new(state_dir: PathBuf) -> Self {
         let binaries_dir = default_binaries_dir();
         let models_dir = std::env::var_os("MERIDIAN_MODELS_DIR")
@@ -97,6 +100,7 @@ impl Settings {
             engine: Engine::default(),
             policy: DEFAULT_POLICY.to_owned(),
             store: StoreKind::default(),
+            origins: Vec::new(),
             ready_timeout: READY_TIMEOUT,
             progress: Arc::new(|_| {}),
         }
@@ -116,7 +120,7 @@ impl fmt::Debug for Settings {
 
 const MODELS: &str = "regional-stack/models";
 
-/// The folder of the running program; tests and examples lie one folder below the programs.
+/// The folder of the running program. Tests and examples lie one folder below the programs.
 pub fn default_binaries_dir() -> PathBuf {
     let program = std::env::current_exe().unwrap_or_default();
     let folder = program.parent().unwrap_or(Path::new("."));
@@ -126,7 +130,7 @@ pub fn default_binaries_dir() -> PathBuf {
     }
 }
 
-/// Looks for `what` in `folder`, in the folders around it, and around the current folder.
+/// Looks for `what` in `folder` and its parents, then in the current folder and its parents.
 pub fn find_upwards(folder: &Path, what: &str) -> Option<PathBuf> {
     let current = std::env::current_dir().unwrap_or_default();
     folder
@@ -136,7 +140,7 @@ pub fn find_upwards(folder: &Path, what: &str) -> Option<PathBuf> {
         .find(|candidate| candidate.exists())
 }
 
-/// Where `meridian up` keeps its world: `$XDG_STATE_HOME/meridian/up`, else `~/.local/state/meridian/up`.
+/// Default folder of `meridian up`: `$XDG_STATE_HOME/meridian/up`, else `~/.local/state/meridian/up`.
 pub fn default_state_dir() -> PathBuf {
     let base = match (std::env::var_os("XDG_STATE_HOME"), std::env::var_os("HOME")) {
         (Some(state), _) if !state.is_empty() => PathBuf::from(state),

@@ -1,4 +1,4 @@
-//! Starting, changing and stopping a world.
+//! Starts, changes and stops a world.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,63 +26,63 @@ pub struct World {
     settings: Settings,
     layout: Layout,
     processes: BTreeMap<String, (Kind, Mutex<Supervised>)>,
-    /// What the control planes share, when there are several.
+    /// The members of etcd, if several control planes share it.
     etcd: Option<Members>,
     deaths: broadcast::Sender<Death>,
     lock: Lock,
     started_at: Moment,
-    /// Where everything listens but etcd, which has a network of its own.
+    /// Claims the network of every address but etcd's, which has a network of its own.
     _network: Network,
 }
 
-/// Why a world did not start.
+/// Errors of starting a world.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The state folder is taken or unusable.
+    /// Another world uses the state folder, or the folder is unusable.
     #[error(transparent)]
     Record(#[from] RecordError),
-    /// The state folder cannot be written.
+    /// The state folder cannot be prepared.
     #[error("cannot prepare {}", path.display())]
     Io {
-        /// Which folder.
+        /// The folder's path.
         path: PathBuf,
-        /// Why.
+        /// The error of the system.
         #[source]
         source: std::io::Error,
     },
-    /// The models are not where they should be.
+    /// The speech models are missing.
     #[error("there are no speech models in {}; give their folder with --models-dir", models_dir.display())]
     NoModels {
-        /// Where they were expected.
+        /// The folder that was looked at.
         models_dir: PathBuf,
     },
-    /// Several control planes need etcd.
+    /// etcd's programs are not installed.
     #[error(
         "--store etcd needs {program}, which is not installed: sudo apt-get install {package}, or leave out --store etcd"
     )]
     NotInstalled {
-        /// What is missing.
+        /// The program that is missing.
         program: &'static str,
-        /// The package that has it.
+        /// The Debian package that contains it.
         package: &'static str,
     },
     /// etcd did not start.
     #[error(transparent)]
     Etcd(EtcdError),
-    /// No addresses are free.
+    /// No loopback addresses are free.
     #[error(transparent)]
     Addresses(#[from] NoAddresses),
     /// A process did not start.
     #[error(transparent)]
     Process(#[from] ProcessError),
-    /// All processes run, and the control plane does not see it.
+    /// All processes run, but the control plane does not report every region healthy and every node up to date.
     #[error("the world was not healthy after {:.0} s: {missing}; the logs are in {}", waited.as_secs_f64(), state_dir.display())]
     NotHealthy {
-        /// How long it was waited for.
+        /// Time since the wait began.
         waited: Duration,
-        /// What was missing.
+        /// The condition that was not met.
         missing: String,
-        /// Where the logs are.
+        /// Folder of the logs.
         state_dir: PathBuf,
     },
 }
@@ -96,24 +96,24 @@ impl From<EtcdError> for StartError {
     }
 }
 
-/// Deaths remembered for a slow listener: more than there are processes.
+/// Deaths kept for a slow subscriber: more than there are processes.
 const DEATHS_KEPT: usize = 64;
-/// How often the control plane is asked while waiting for health.
+/// Pause between two questions to the control plane about health.
 const ASK_AGAIN: Duration = Duration::from_millis(200);
-/// Two ticks until every region was judged, and room for a busy machine.
+/// Two ticks until every region is judged, and room for a busy machine.
 const HEALTHY_TIMEOUT: Duration = Duration::from_secs(60);
-/// Patience with processes that stop, per kind: longer than any of them drains.
+/// Deadline for all processes of a kind to stop: longer than any of them drains.
 const STOP_TIMEOUT: Duration = Duration::from_secs(8);
 
 impl World {
-    /// Starts everything and waits until every process takes work. Health takes longer, see [`World::healthy`].
+    /// Starts every process and waits until each takes work. Health takes longer, see [`World::healthy`].
     pub async fn start(mut settings: Settings) -> Result<Self, StartError> {
         let prepare = |path: &PathBuf| {
             let path = path.clone();
             |source| StartError::Io { path, source }
         };
         std::fs::create_dir_all(&settings.state_dir).map_err(prepare(&settings.state_dir))?;
-        // Configuration files refer to it, and the programs may be started from elsewhere.
+        // Configuration files contain this path, and a program's current folder may differ.
         settings.state_dir = settings
             .state_dir
             .canonicalize()
@@ -159,7 +159,7 @@ impl World {
         world.configure(&[Kind::Stack])?;
         world.start_all(&[Kind::Stack]).await?;
         world.start_etcd().await?;
-        // Only now is it known where etcd listens.
+        // etcd's addresses are known only now.
         world.configure(&[Kind::ControlPlane, Kind::Dns, Kind::Edge])?;
         world.start_all(&[Kind::ControlPlane]).await?;
         world.start_all(&[Kind::Dns, Kind::Edge]).await?;
@@ -193,7 +193,7 @@ impl World {
         Ok(())
     }
 
-    /// Starts all processes of some kinds, then waits for all of them.
+    /// Starts all processes of these kinds, then waits until all are ready.
     async fn start_all(&self, kinds: &[Kind]) -> Result<(), StartError> {
         let chosen: Vec<_> = self
             .processes
@@ -211,11 +211,11 @@ impl World {
         Ok(())
     }
 
-    /// Waits until the control plane has seen every region healthy and every node has acknowledged the newest plan.
+    /// Waits until the control plane reports every region healthy, and every node has acknowledged the newest plan.
     pub async fn healthy(&self) -> Result<v1::StatusReply, StartError> {
         let operator = self.operator();
         let began = Instant::now();
-        let mut told = None;
+        let mut reported = None;
         loop {
             let missing = match operator.status().await {
                 Ok(status) => match missing_for_health(&status, &self.layout) {
@@ -231,40 +231,40 @@ impl World {
                     state_dir: self.settings.state_dir.clone(),
                 });
             }
-            if told.as_ref() != Some(&missing) {
+            if reported.as_ref() != Some(&missing) {
                 self.tell(&Progress::Waiting(missing.clone()));
-                told = Some(missing);
+                reported = Some(missing);
             }
             tokio::time::sleep(ASK_AGAIN).await;
         }
     }
 
-    /// Where everything is.
+    /// The addresses of all processes but etcd's members.
     pub fn layout(&self) -> &Layout {
         &self.layout
     }
 
-    /// Its control planes.
+    /// A client of its control planes.
     pub fn operator(&self) -> Operator {
         Operator::at(self.layout.control_plane_urls())
     }
 
-    /// Where configuration, state and logs are.
+    /// Folder of configuration, state and logs.
     pub fn state_dir(&self) -> &Path {
         &self.settings.state_dir
     }
 
-    /// The member of etcd that the others follow, when there is etcd and they agree on one.
+    /// Name of etcd's leader, if there is etcd and its members agree on one.
     pub async fn etcd_leader(&self) -> Option<String> {
         self.etcd.as_ref()?.leader().await
     }
 
-    /// Told of every process that ends without being asked to.
+    /// Subscribes to ends of processes that the world did not ask for.
     pub fn deaths(&self) -> broadcast::Receiver<Death> {
         self.deaths.subscribe()
     }
 
-    /// Kills a process (SIGKILL) and waits until it is gone. Returns the moment just before.
+    /// Kills a process (SIGKILL) and waits for its end. Returns the time just before the signal.
     pub async fn kill(&self, name: &str) -> Result<Moment, ProcessError> {
         if let Some((etcd, index)) = self.member(name) {
             let at = daemon::clock::now();
@@ -285,7 +285,7 @@ impl World {
         }
     }
 
-    /// Lets a frozen process go on.
+    /// Lets a frozen process continue (SIGCONT).
     pub async fn resume(&self, name: &str) -> Result<(), ProcessError> {
         match self.member(name) {
             Some((etcd, index)) => Ok(etcd.resume(index).await?),
@@ -293,8 +293,8 @@ impl World {
         }
     }
 
-    /// Asks a process to stop (SIGTERM) and kills it when it does not; whether it did. A member of etcd is killed at once:
-    /// it has nobody to say goodbye to.
+    /// Asks a process to stop (SIGTERM) and kills it after a deadline. Returns whether it stopped by itself. A member
+    /// of etcd is killed at once, since it has no sessions to end.
     pub async fn terminate(&self, name: &str) -> Result<bool, ProcessError> {
         match self.member(name) {
             Some((etcd, index)) => Ok(etcd.kill(index).await.map(|()| false)?),
@@ -302,14 +302,14 @@ impl World {
         }
     }
 
-    /// Starts a process again with the same addresses and state, killing it first when it runs. Returns how long it took
-    /// to become ready.
+    /// Starts a process again with the same addresses and state, after killing it if it runs. Returns the time until it
+    /// was ready.
     pub async fn restart(&self, name: &str) -> Result<Duration, StartError> {
         self.start_again(name).await?;
         Ok(self.ready(name).await?)
     }
 
-    /// The first half of [`World::restart`].
+    /// The first half of [`World::restart`]: kill and start.
     pub async fn start_again(&self, name: &str) -> Result<(), StartError> {
         if let Some((etcd, index)) = self.member(name) {
             etcd.start_again(index).await?;
@@ -323,8 +323,8 @@ impl World {
         Ok(self.publish().await?)
     }
 
-    /// The second half: waits until a process that was started is ready, and returns how long that took. Other
-    /// processes, and this one, may be killed and started meanwhile. A member of etcd without a quorum is not waited for.
+    /// The second half: waits until a started process is ready, and returns the time that took. Meanwhile callers may
+    /// kill and start any process. Fails at once for a member of etcd without a quorum.
     pub async fn ready(&self, name: &str) -> Result<Duration, ProcessError> {
         if let Some((etcd, index)) = self.member(name) {
             return Ok(etcd.ready(index).await?);
@@ -341,7 +341,7 @@ impl World {
         }
     }
 
-    /// Names and ids of the processes that run.
+    /// Process ids of the running processes, by name.
     pub async fn pids(&self) -> BTreeMap<String, u32> {
         let mut pids = BTreeMap::new();
         for (name, (_, process)) in &self.processes {
@@ -355,7 +355,7 @@ impl World {
         pids
     }
 
-    /// Where everything is reached, as it is written for other programs.
+    /// The record of this world's addresses and processes, for other programs.
     pub async fn record(&self) -> Record {
         let layout = &self.layout;
         let edges = layout.topology.edges.values();
@@ -386,8 +386,8 @@ impl World {
         }
     }
 
-    /// Stops everything: edges first, so that sessions end with a reason, then name server, control planes, etcd and stacks.
-    /// What does not stop is killed.
+    /// Stops all processes: edges first, so that sessions end with a reason, then the name server, control planes, etcd
+    /// and stacks. Kills those that miss the deadline.
     pub async fn shutdown(mut self) {
         for kind in [Kind::Edge, Kind::Dns, Kind::ControlPlane, Kind::Stack] {
             if kind == Kind::Stack
@@ -395,7 +395,7 @@ impl World {
             {
                 let names: Vec<String> = etcd.urls().into_keys().collect();
                 self.tell(&Progress::Stopping(names.join(", ")));
-                // Kills them, which takes a moment; what they wrote is on disk.
+                // Dropping kills the members, which takes a moment. Their writes are on disk.
                 drop(etcd);
             }
             let chosen: Vec<_> = self.processes.iter().filter(|(_, (each, _))| *each == kind).collect();
@@ -403,7 +403,7 @@ impl World {
             self.tell(&Progress::Stopping(names.join(", ")));
             let began = Instant::now();
             for (_, (_, process)) in &chosen {
-                // Fails when it does not run, which is where this leads anyway.
+                // Fails for a process that does not run, which is fine here.
                 let _ = process.lock().await.ask_to_stop();
             }
             for (name, (_, process)) in &chosen {
@@ -419,7 +419,7 @@ impl World {
         self.lock.publish(&self.record().await)
     }
 
-    /// The member of etcd of this name.
+    /// etcd's members, and the index of the one of this name.
     fn member(&self, name: &str) -> Option<(&Members, usize)> {
         let etcd = self.etcd.as_ref()?;
         Some((etcd, etcd.find(name)?))
@@ -450,8 +450,8 @@ impl Drop for World {
     }
 }
 
-/// Removes what an earlier world left: a world is a rehearsal and starts from nothing. Only names this crate writes, also
-/// those of a world with the other store.
+/// Removes the files of an earlier world, because a world starts from nothing. Touches only names that this crate
+/// writes, for either store.
 fn clear(state_dir: &Path, layout: &Layout) -> std::io::Result<()> {
     let mut names: BTreeSet<String> = layout.processes().into_iter().map(|(name, _)| name).collect();
     for store in [StoreKind::Embedded, StoreKind::Etcd] {
@@ -475,7 +475,7 @@ fn clear(state_dir: &Path, layout: &Layout) -> std::io::Result<()> {
     Ok(())
 }
 
-/// What is not yet as it should be; `None` when the world is healthy.
+/// The first condition for health that is not met; `None` if the world is healthy.
 fn missing_for_health(status: &v1::StatusReply, layout: &Layout) -> Option<String> {
     let known: BTreeSet<&str> = status.regions.iter().map(|region| region.region.as_str()).collect();
     let absent: Vec<&str> = (layout.topology.regions.keys())
@@ -505,179 +505,4 @@ fn missing_for_health(status: &v1::StatusReply, layout: &Layout) -> Option<Strin
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{os::unix::fs::PermissionsExt as _, sync::Arc};
-
-    use super::*;
-
-    fn status(layout: &Layout, health: &str, acknowledged: u64) -> v1::StatusReply {
-        let number = |generation| Some(v1::PlanNumber { generation, epoch: 1 });
-        let nodes = ["edge-iad", "edge-dub", "ns1"];
-        v1::StatusReply {
-            number: number(2),
-            regions: (layout.topology.regions.keys())
-                .map(|id| v1::RegionStatus {
-                    region: id.to_string(),
-                    health: health.to_owned(),
-                    ..Default::default()
-                })
-                .collect(),
-            nodes: nodes
-                .map(|node| v1::NodeStatus {
-                    node: node.to_owned(),
-                    acknowledged: number(acknowledged),
-                    connected: true,
-                    ..Default::default()
-                })
-                .to_vec(),
-            ..Default::default()
-        }
-    }
-
-    #[test]
-    fn a_world_is_healthy_once_every_region_is_and_every_node_has_the_plan() {
-        let (layout, _network) = Layout::choose(StoreKind::Embedded).unwrap();
-        let missing = |status: &v1::StatusReply| missing_for_health(status, &layout);
-        assert_eq!(missing(&status(&layout, "healthy", 2)), None);
-        let late = missing(&status(&layout, "healthy", 1)).unwrap();
-        assert_eq!(late, "edge-dub, edge-iad, ns1 to acknowledge plan 2");
-        let unknown = missing(&status(&layout, "no-data", 2)).unwrap();
-        assert!(unknown.contains("us-east (no-data)"), "{unknown}");
-        assert!(missing(&v1::StatusReply::default()).unwrap().contains("a plan with"));
-    }
-
-    #[test]
-    fn what_is_not_installed_is_said_with_the_remedy() {
-        let (program, package) = ("etcd", "etcd-server");
-        let error = StartError::from(EtcdError::NoProgram { program, package }).to_string();
-        assert!(error.contains("sudo apt-get install etcd-server"), "{error}");
-    }
-
-    #[test]
-    fn nothing_is_left_of_a_world_with_the_other_store_and_strangers_are_spared() {
-        let folder = tempfile::tempdir().unwrap();
-        let at = |name: &str| folder.path().join(name);
-        for left in ["control-plane", "control-plane-3", "etcd-2", "edge-iad", "photos"] {
-            std::fs::create_dir(at(left)).unwrap();
-            std::fs::write(at(&format!("{left}.log")), "").unwrap();
-        }
-        std::fs::write(at("etcd.json"), "addresses").unwrap();
-        let (layout, _network) = Layout::choose(StoreKind::Embedded).unwrap();
-        clear(folder.path(), &layout).unwrap();
-        clear(folder.path(), &layout).unwrap();
-        let mut names: Vec<_> = (std::fs::read_dir(folder.path()).unwrap())
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect();
-        names.sort();
-        assert_eq!(names, ["photos", "photos.log"]);
-    }
-
-    /// Programs that announce themselves and wait for their end, which is all a world asks of them.
-    fn stand_ins(folder: &Path) {
-        let announce = r#"printf '{"program":"p","pid":%d,"addresses":{}}' $$ > "$4.new"; mv "$4.new" "$4""#;
-        for kind in [Kind::Stack, Kind::ControlPlane, Kind::Dns, Kind::Edge] {
-            let path = folder.join(kind.program());
-            std::fs::write(&path, format!("#!/bin/sh\n{announce}\ncat >/dev/null\n")).unwrap();
-            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
-        }
-    }
-
-    #[tokio::test]
-    async fn three_control_planes_share_etcd_and_everything_starts_and_stops_in_order() {
-        let folder = tempfile::tempdir().unwrap();
-        stand_ins(folder.path());
-        let told = Arc::<std::sync::Mutex<Vec<String>>>::default();
-        let tell = told.clone();
-        let settings = Settings {
-            binaries_dir: folder.path().to_owned(),
-            models_dir: folder.path().to_owned(),
-            store: StoreKind::Etcd,
-            progress: Arc::new(move |progress| {
-                if matches!(progress, Progress::Started(_) | Progress::Stopping(_)) {
-                    tell.lock().unwrap().push(progress.to_string());
-                }
-            }),
-            ..Settings::new(folder.path().join("state"))
-        };
-        let world = World::start(settings).await.unwrap();
-        let mut deaths = world.deaths();
-        let record = crate::find(world.state_dir()).unwrap();
-        let etcd: Vec<&str> = record.etcd.keys().map(String::as_str).collect();
-        assert_eq!(etcd, ["etcd-1", "etcd-2", "etcd-3"]);
-        assert_eq!((record.control_planes.len(), record.processes.len()), (3, 15));
-        assert_eq!(record.metrics["etcd-2"], format!("{}/metrics", record.etcd["etcd-2"]));
-        let config = world.state_dir().join("control-plane-2/control-plane.toml");
-        let config = std::fs::read_to_string(config).unwrap();
-        for url in record.etcd.values() {
-            assert!(config.contains(url), "{config}");
-        }
-
-        for name in ["etcd-2", "control-plane-3"] {
-            world.stop(name).await.unwrap();
-            world.resume(name).await.unwrap();
-            world.kill(name).await.unwrap();
-            assert!(!world.pids().await.contains_key(name));
-            world.restart(name).await.unwrap();
-        }
-        let pids = world.pids().await;
-        assert_eq!(pids.len(), 15);
-        assert_ne!(pids["etcd-2"], record.processes["etcd-2"]);
-        assert_eq!(crate::find(world.state_dir()).unwrap().processes, pids);
-        let error = world.kill("etcd-4").await.unwrap_err().to_string();
-        assert!(error.contains("control-plane-1") && error.contains("etcd-1"), "{error}");
-        assert!(world.etcd_leader().await.is_some());
-
-        // All members at once, and back one by one: the first has nobody to agree with, and is not waited for.
-        for member in ["etcd-1", "etcd-2", "etcd-3"] {
-            world.kill(member).await.unwrap();
-        }
-        let error = world.restart("etcd-1").await.unwrap_err().to_string();
-        assert!(error.contains("2 of the 3 members must run (now 1)"), "{error}");
-        world.restart("etcd-2").await.unwrap();
-        world.ready("etcd-1").await.unwrap();
-        world.restart("etcd-3").await.unwrap();
-        let pids = world.pids().await;
-        assert_eq!(crate::find(world.state_dir()).unwrap().processes, pids);
-
-        world.shutdown().await;
-        for (name, pid) in pids {
-            assert!(!Path::new(&format!("/proc/{pid}")).exists(), "{name} ({pid}) is left");
-        }
-        assert!(deaths.try_recv().is_err(), "nothing died that was not asked to");
-        assert_eq!(
-            *told.lock().unwrap(),
-            [
-                "ap-northeast started",
-                "ap-south started",
-                "eu-central started",
-                "eu-west started",
-                "us-east started",
-                "us-west started",
-                "etcd-1 started",
-                "etcd-2 started",
-                "etcd-3 started",
-                "control-plane-1 started",
-                "control-plane-2 started",
-                "control-plane-3 started",
-                "edge-dub started",
-                "edge-iad started",
-                "ns1 started",
-                "stopping edge-dub, edge-iad",
-                "stopping ns1",
-                "stopping control-plane-1, control-plane-2, control-plane-3",
-                "stopping etcd-1, etcd-2, etcd-3",
-                "stopping ap-northeast, ap-south, eu-central, eu-west, us-east, us-west",
-            ]
-        );
-    }
-
-    #[tokio::test]
-    async fn programs_that_were_not_built_are_named() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut settings = Settings::new(folder.path().join("state"));
-        settings.binaries_dir = folder.path().to_owned();
-        settings.models_dir = folder.path().to_owned();
-        let error = World::start(settings).await.unwrap_err().to_string();
-        assert!(error.contains("meridian-stack; build all programs first"), "{error}");
-    }
-}
+mod tests;

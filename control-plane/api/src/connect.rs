@@ -1,4 +1,4 @@
-//! Connections from nodes to control planes: their settings, and how long to wait before the next attempt.
+//! Connections from nodes to control planes: their settings, and the waits between attempts.
 
 use std::time::Duration;
 
@@ -9,17 +9,17 @@ use tonic::{
 
 use crate::convert::BadMessage;
 
-/// How long a connection may take.
+/// Deadline for opening a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// A silent connection is probed this often, so that a dead control plane is noticed while nothing is sent.
+/// Interval of pings on a connection, so that a dead control plane is noticed although nothing is sent.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
-/// Waits between attempts: doubling between these. The last one is half a tick, so that the first report of a returned
-/// control plane is not late.
+/// Waits between attempts double from the first to the last value. The last is half a tick, so that the first report to
+/// a control plane that returned is not late.
 const BACKOFF_FIRST: Duration = Duration::from_millis(200);
 const BACKOFF_LAST: Duration = Duration::from_secs(5);
 
-/// A connection to a control plane.
-pub(crate) async fn connect(endpoint: &str) -> Result<Channel, Status> {
+/// Opens a connection to a control plane.
+pub async fn connect(endpoint: &str) -> Result<Channel, Status> {
     let settings = Endpoint::from_shared(endpoint.to_owned())
         .map_err(|error| Status::from(BadMessage::new("endpoint", format!("{endpoint:.100}: {error}"))))?
         .connect_timeout(CONNECT_TIMEOUT)
@@ -30,22 +30,23 @@ pub(crate) async fn connect(endpoint: &str) -> Result<Channel, Status> {
     connected.map_err(|error| Status::unavailable(format!("{endpoint}: {}", root_cause(&error))))
 }
 
-/// The innermost reason: "connection refused" rather than "transport error".
-pub(crate) fn root_cause(error: &dyn std::error::Error) -> String {
+/// The innermost cause: "connection refused" instead of "transport error".
+pub fn root_cause(error: &dyn std::error::Error) -> String {
     let innermost = std::iter::successors(Some(error), |error| error.source()).last();
     innermost.unwrap_or(error).to_string()
 }
 
-/// Waits between attempts, spread by a name so that a fleet does not return as one.
+/// Waits between attempts, spread by the name of the waiting party so that a fleet does not reconnect at once. Written by
+/// hand: backon spreads by chance, and a node that is restarted must keep its place in the fleet.
 #[derive(Debug)]
-pub(crate) struct Backoff {
+pub struct Backoff {
     next: Duration,
     spread: f64,
 }
 
 impl Backoff {
-    /// Waits of whoever has this name.
-    pub(crate) fn of(name: &str) -> Self {
+    /// The waits for a node or endpoint with this name.
+    pub fn of(name: &str) -> Self {
         // FNV-1a: names that differ in one digit must not wait nearly the same time.
         let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
@@ -56,13 +57,13 @@ impl Backoff {
         }
     }
 
-    /// Begins again: somebody answered.
-    pub(crate) fn reset(&mut self) {
+    /// Starts over with the first wait, after an answer.
+    pub fn reset(&mut self) {
         self.next = BACKOFF_FIRST;
     }
 
-    /// How long to wait now.
-    pub(crate) fn wait(&mut self) -> Duration {
+    /// The next wait.
+    pub fn wait(&mut self) -> Duration {
         let wait = self.next.mul_f64(self.spread);
         self.next = (self.next * 2).min(BACKOFF_LAST);
         wait

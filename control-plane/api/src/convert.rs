@@ -1,29 +1,32 @@
-//! Conversions between wire messages and our types. Everything that comes in is checked here, once.
+//! Conversions between wire messages and the types of Meridian. Every incoming message is checked here, once.
 
 use std::time::Duration;
 
 use topology::{Component, EdgeId, IntentKind, NodeId, PlanNumber, Reason, RegionId, Rule, Snapshot, Tick};
-use verdict::{FAILURE_LENGTH_MAX, Latency, Observation, ReplicationLag, Source, TickReport, TrafficSeen, VersionSeen};
+use verdict::{
+    EdgeProbe, FAILURE_LENGTH_MAX, Latency, Observation, ReplicationLag, Source, TickReport, TrafficSeen, VersionSeen,
+};
 
 use crate::v1;
 
-/// Most observations in one report: 100 regions × 6 components × 2 sources, the gateway once for each of some stacks, with room.
-pub const OBSERVATIONS_MAX: usize = 4_096;
-/// Largest latency sketch accepted, in bytes.
+/// Most observations in one report. 100 regions × 6 components × 2 sources, each for about ten stacks, fit with room to
+/// spare.
+pub const OBSERVATIONS_MAX: usize = 16_384;
+/// Largest latency sketch, in bytes.
 pub const LATENCY_BYTES_MAX: usize = 64 << 10;
 
-/// Why a message is refused.
+/// The reason for which a message is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {problem}")]
 pub struct BadMessage {
-    /// Which field.
+    /// The wrong field.
     pub field: &'static str,
-    /// What is wrong with it.
+    /// The mistake in it.
     pub problem: String,
 }
 
 impl BadMessage {
-    /// A complaint about one field.
+    /// A mistake in one field.
     pub fn new(field: &'static str, problem: impl std::fmt::Display) -> Self {
         Self {
             field,
@@ -87,17 +90,14 @@ impl TryFrom<v1::act_request::Kind> for IntentKind {
         use v1::act_request::Kind;
         let region = |name: &str| RegionId::new(name).map_err(|error| BadMessage::new("region", error));
         let name = |field: &'static str, name: String| match name.chars().count() {
-            0 => Err(BadMessage::new(field, "it is not given")),
-            // It is printed on other people's terminals.
+            0 => Err(BadMessage::new(field, "missing")),
+            // The name is printed on other people's terminals.
             _ if name.contains(topology::text::is_hidden) => Err(BadMessage::new(
                 field,
-                "it has line breaks, control characters or others that cannot be seen",
+                "contains line breaks, control characters or invisible characters; remove them",
             )),
             1..=NAME_MAX => Ok(name),
-            _ => Err(BadMessage::new(
-                field,
-                format!("it is longer than {NAME_MAX} characters"),
-            )),
+            _ => Err(BadMessage::new(field, format!("longer than {NAME_MAX} characters"))),
         };
         let loss = |ms: Option<u64>| ms.map(Duration::from_millis);
         Ok(match kind {
@@ -120,7 +120,10 @@ impl TryFrom<v1::act_request::Kind> for IntentKind {
             },
             Kind::DrainStack(it) => Self::DrainStack {
                 stack: it.stack.parse().map_err(|_| {
-                    let text = format!("\"{:.60}\" is not of the form address:port", it.stack);
+                    let text = format!(
+                        "\"{:.60}\" is not an address; write IP:PORT, such as 10.0.0.1:9000",
+                        it.stack
+                    );
                     BadMessage::new("stack", text)
                 })?,
             },
@@ -134,7 +137,7 @@ impl TryFrom<v1::act_request::Kind> for IntentKind {
                     let known = Rule::ALL.map(|rule| rule.to_string()).join(", ");
                     BadMessage::new(
                         "rule",
-                        format!("\"{:.40}\" cannot be overridden; these can: {known}", it.rule),
+                        format!("\"{:.40}\" cannot be overridden; write one of {known}", it.rule),
                     )
                 })?,
             },
@@ -172,10 +175,32 @@ impl From<&TickReport> for v1::TickReport {
             replication: report.replication.iter().map(Into::into).collect(),
             versions: report.versions.iter().map(Into::into).collect(),
             traffic: report.traffic.iter().map(Into::into).collect(),
-            // The sender adds its time when it sends.
+            edges: report.edges.iter().map(Into::into).collect(),
+            // The sender adds these when it sends.
             sent_ms: 0,
             ahead_ms: None,
         }
+    }
+}
+
+impl From<&EdgeProbe> for v1::EdgeProbe {
+    fn from(probe: &EdgeProbe) -> Self {
+        Self {
+            edge: probe.edge.to_string(),
+            reached: probe.reached,
+            failure: probe.failure.clone(),
+        }
+    }
+}
+
+impl TryFrom<v1::EdgeProbe> for EdgeProbe {
+    type Error = BadMessage;
+    fn try_from(probe: v1::EdgeProbe) -> Result<Self, BadMessage> {
+        Ok(Self {
+            edge: EdgeId::new(&probe.edge).map_err(|error| BadMessage::new("edge", error))?,
+            reached: probe.reached,
+            failure: probe.failure.chars().take(FAILURE_LENGTH_MAX).collect(),
+        })
     }
 }
 
@@ -193,10 +218,7 @@ impl TryFrom<v1::ReplicationLag> for ReplicationLag {
     type Error = BadMessage;
     fn try_from(lag: v1::ReplicationLag) -> Result<Self, BadMessage> {
         if lag.class.len() > NAME_MAX {
-            return Err(BadMessage::new(
-                "class",
-                format!("it is longer than {NAME_MAX} characters"),
-            ));
+            return Err(BadMessage::new("class", format!("longer than {NAME_MAX} characters")));
         }
         Ok(Self {
             region: RegionId::new(&lag.region).map_err(|error| BadMessage::new("region", error))?,
@@ -224,10 +246,7 @@ impl TryFrom<v1::VersionSeen> for VersionSeen {
     type Error = BadMessage;
     fn try_from(seen: v1::VersionSeen) -> Result<Self, BadMessage> {
         if seen.version.len() > NAME_MAX {
-            return Err(BadMessage::new(
-                "version",
-                format!("it is longer than {NAME_MAX} characters"),
-            ));
+            return Err(BadMessage::new("version", format!("longer than {NAME_MAX} characters")));
         }
         Ok(Self {
             version: seen.version,
@@ -250,6 +269,7 @@ impl From<&TrafficSeen> for v1::TrafficSeen {
             aborts: seen.aborts,
             turns_ok: seen.turns_ok,
             turns_failed: seen.turns_failed,
+            sessions: seen.sessions,
             connect: latency_bytes(&seen.connect).into(),
             first_byte: latency_bytes(&seen.first_byte).into(),
             turn: latency_bytes(&seen.turn).into(),
@@ -267,6 +287,7 @@ impl TryFrom<v1::TrafficSeen> for TrafficSeen {
             aborts: seen.aborts,
             turns_ok: seen.turns_ok,
             turns_failed: seen.turns_failed,
+            sessions: seen.sessions,
             connect: read_latency(&seen.connect)?,
             first_byte: read_latency(&seen.first_byte)?,
             turn: read_latency(&seen.turn)?,
@@ -285,7 +306,10 @@ fn read_latency(bytes: &[u8]) -> Result<Latency, BadMessage> {
     match bytes.len() {
         0 => Ok(Latency::default()),
         1..=LATENCY_BYTES_MAX => serde_json::from_slice(bytes).map_err(|error| BadMessage::new("latency", error)),
-        many => Err(BadMessage::new("latency", format!("{many} bytes are too many"))),
+        many => Err(BadMessage::new(
+            "latency",
+            format!("{many} bytes are more than {LATENCY_BYTES_MAX}"),
+        )),
     }
 }
 
@@ -315,18 +339,19 @@ impl TryFrom<v1::TickReport> for TickReport {
             let count = report.observations.len();
             return Err(BadMessage::new(
                 "observations",
-                format!("{count} are more than {OBSERVATIONS_MAX}"),
+                format!("{count} items are more than {OBSERVATIONS_MAX}"),
             ));
         }
         for (field, count) in [
             ("replication", report.replication.len()),
             ("versions", report.versions.len()),
             ("traffic", report.traffic.len()),
+            ("edges", report.edges.len()),
         ] {
             if count > OBSERVATIONS_MAX {
                 return Err(BadMessage::new(
                     field,
-                    format!("{count} are more than {OBSERVATIONS_MAX}"),
+                    format!("{count} items are more than {OBSERVATIONS_MAX}"),
                 ));
             }
         }
@@ -353,6 +378,11 @@ impl TryFrom<v1::TickReport> for TickReport {
                 .into_iter()
                 .map(TryInto::try_into)
                 .collect::<Result<_, _>>()?,
+            edges: report
+                .edges
+                .into_iter()
+                .map(TryInto::try_into)
+                .collect::<Result<_, _>>()?,
         })
     }
 }
@@ -363,14 +393,18 @@ impl TryFrom<v1::Observation> for Observation {
         let source = match observation.source() {
             v1::Source::Probe => Source::Probe,
             v1::Source::Traffic => Source::Traffic,
-            v1::Source::Unspecified => return Err(BadMessage::new("source", "it is not given")),
+            v1::Source::Unspecified => return Err(BadMessage::new("source", "missing")),
         };
-        let component = Component::parse(&observation.component)
-            .ok_or_else(|| BadMessage::new("component", format!("there is no \"{:.40}\"", observation.component)))?;
+        let component = Component::parse(&observation.component).ok_or_else(|| {
+            BadMessage::new(
+                "component",
+                format!("\"{:.40}\" is not a component", observation.component),
+            )
+        })?;
         let stack = match observation.stack.as_str() {
             "" => None,
             stack => Some(stack.parse().map_err(|_| {
-                let text = format!("\"{stack:.60}\" is not of the form address:port");
+                let text = format!("\"{stack:.60}\" is not an address; write IP:PORT, such as 10.0.0.1:9000");
                 BadMessage::new("stack", text)
             })?),
         };
@@ -426,6 +460,11 @@ mod tests {
                 gpu_memory_errors: 0,
             }],
             traffic: vec![traffic],
+            edges: vec![EdgeProbe {
+                edge: EdgeId::new("edge-dub").unwrap(),
+                reached: false,
+                failure: "refused".into(),
+            }],
             ..TickReport::new(NodeId::new("edge-iad").unwrap(), Tick(7), vec![seen, stack])
         }
     }
@@ -438,7 +477,7 @@ mod tests {
     #[test]
     fn a_report_of_an_older_edge_has_no_traffic_and_an_older_control_plane_takes_no_notice_of_it() {
         use prost::Message as _;
-        /// A report as it was before there was traffic.
+        /// A report from before the field `traffic` existed.
         #[derive(Clone, PartialEq, prost::Message)]
         struct Older {
             #[prost(string, tag = "1")]
@@ -476,6 +515,7 @@ mod tests {
             with(|report| report.observations[0].latency = vec![b' '; LATENCY_BYTES_MAX + 1].into()),
             "latency"
         );
+        assert_eq!(with(|report| report.edges[0].edge.clear()), "edge");
         assert_eq!(with(|report| report.traffic[0].region.clear()), "region");
         assert_eq!(with(|report| report.traffic[0].turn = "{".into()), "latency");
         let one = good.observations[0].clone();

@@ -1,17 +1,13 @@
-//! The `meridian.v1` gRPC interface: generated code ([`v1`]), conversions from and to our types ([`convert`]), and what
-//! a node needs to live by it: [`Follower`] follows plans, [`Reporter`] reports observations. [`Operator`] is the other
-//! side: what people and their tools ask of whichever control plane leads.
+//! The `meridian.v1` gRPC interface: generated code ([`v1`]) and conversions from and to the types of Meridian
+//! ([`convert`]). [`Operator`] is for people and their tools: it sends requests to the leading control plane. [`connect`] is
+//! the way to a control plane for every client; the crate `node` has those of nodes.
 //!
-//! Nodes authenticate by the network they are on for now; the interface leaves room for mutual TLS, which belongs to the
-//! channel and not to the messages.
+//! The interface leaves room for mutual TLS, which belongs to the channel and not to the messages.
 
+pub mod connect;
 pub mod convert;
-pub mod follow;
-pub mod last_good;
 pub mod operator;
-pub mod report;
 
-mod connect;
 #[cfg(test)]
 mod testing;
 
@@ -25,7 +21,4 @@ pub mod v1 {
     tonic::include_proto!("meridian.v1");
 }
 
-pub use follow::{Contact, Follower};
-pub use last_good::LastGood;
 pub use operator::{Operator, OperatorError};
-pub use report::{Reporter, report_queue};

@@ -1,5 +1,6 @@
-//! What people and their tools ask of the control planes, of which one leads. Whom to ask is found out anew for each
-//! request: one that does not lead says who does, and one that says nothing for a moment is not waited for.
+//! The client of operators and their tools. One of the control planes leads, and the client finds the leader anew for
+//! each request: a control plane that does not lead names the leader, and one that does not answer for a moment is
+//! passed over.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -21,78 +22,79 @@ use crate::{
     v1::{self, operator_client::OperatorClient},
 };
 
-/// With the code FAILED_PRECONDITION, which says that a control plane does not lead: URL of the one that does. Absent
-/// while none does.
+/// Metadata key that comes with the code FAILED_PRECONDITION from a control plane that does not lead: the URL of the
+/// leader. Absent while none leads.
 pub const LEADER_KEY: &str = "meridian-leader";
 
-/// How long a connection may take.
+/// Deadline for opening a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long one request may take. A decision is committed in milliseconds.
+/// Deadline for one request. A decision is committed in milliseconds.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long one request may wait for an action to be over.
+/// Longest time that one request waits for an action to end.
 const WAIT_MAX: Duration = Duration::from_secs(3);
-/// How long a read may take with all it needs: an election takes a few seconds, and people wait no longer.
+/// Deadline for a read with all its attempts: an election takes a few seconds, and people do not wait longer.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long one search for the leader may take before an action.
+/// Deadline for one search for the leader before an action.
 const FIND_TIMEOUT: Duration = Duration::from_secs(3);
-/// Searches for the leader before an action: with their pauses longer than an election.
+/// Searches for the leader before an action. With their pauses they take longer than an election.
 const FINDS_MAX: u32 = 3;
-/// One that did not answer by now may be stopped, so the next is asked as well.
+/// If a control plane has not answered by now it may be stopped, so the next one is tried as well.
 const NEXT_AFTER: Duration = Duration::from_millis(300);
-/// Pause before all are asked again, when none led.
+/// Pause before all are tried again, when none of them leads.
 const AGAIN_AFTER: Duration = Duration::from_millis(200);
 
 type Client = OperatorClient<Channel>;
 
-/// The control planes, seen by an operator. Connects anew for each request, so it survives their restarts; remembers who
-/// led last.
+/// The control planes, as operators see them. Connects anew for each request, so it survives their restarts. Remembers
+/// the last leader.
 #[derive(Debug, Clone)]
 pub struct Operator {
     urls: Vec<String>,
     leader: Arc<Mutex<Option<String>>>,
 }
 
-/// Why a request was not answered.
+/// The reason for which a request was not answered.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OperatorError {
-    /// Nobody answers; nothing was done.
+    /// No control plane answers. Nothing was done.
     #[error("no control plane answers at {urls}: {why}")]
     Unreachable {
-        /// Where.
+        /// The URLs that were tried.
         urls: String,
-        /// What happened instead.
+        /// The errors.
         why: String,
     },
-    /// They answer, and none leads; nothing was done.
-    #[error("no control plane of {urls} leads ({why}); an election takes seconds, so try again")]
+    /// Control planes answer, but none leads. Nothing was done.
+    #[error("no control plane of {urls} leads ({why}); an election takes seconds: try again")]
     NoLeader {
-        /// Who was asked.
+        /// The URLs that were tried.
         urls: String,
-        /// What they said.
+        /// Their answers.
         why: String,
     },
-    /// It may or may not have been carried out.
+    /// The request may or may not have been carried out.
     #[error(
-        "{url} did not confirm ({why}); it may have happened: look with `meridian history`, or repeat it with \
-         --token {token}, which cannot make it happen twice"
+        "{url} did not confirm the request ({why}), and may have carried it out; check with `meridian history`, or repeat \
+         it with --token {token}, which never carries it out twice"
     )]
     OutcomeUnknown {
-        /// Where.
+        /// The URL of the control plane.
         url: String,
-        /// What happened instead.
+        /// The error.
         why: String,
-        /// Names the action: the same token twice is one action.
+        /// Token of the action. Sending the same token again cannot repeat the action.
         token: String,
     },
-    /// What was named is no address of a control plane.
-    #[error("\"{0}\" is not of the form http://address:port")]
+    /// The text is not the URL of a control plane.
+    #[error("\"{0}\" is not a URL of a control plane; write http://address:port")]
     NotAUrl(String),
-    /// The control plane refuses the request itself: no such region, no reason given.
+    /// The control plane refuses the request itself, for example because of an unknown region or a missing reason.
     #[error("{0}")]
     Rejected(String),
 }
 
-/// A request of an operator. `token` names it: the same token twice is one action. `lasts` is for what stands for a time.
+/// A request of an operator. `token` identifies the action: the same token twice is one action. `lasts` is the lifetime
+/// of a standing order.
 pub fn request(
     kind: v1::act_request::Kind,
     reason: &str,
@@ -109,7 +111,7 @@ pub fn request(
     }
 }
 
-/// What a failover without further wishes is.
+/// A failover without further options.
 pub fn failover(region: &str) -> v1::act_request::Kind {
     v1::act_request::Kind::Failover(v1::Failover {
         region: region.to_owned(),
@@ -117,7 +119,7 @@ pub fn failover(region: &str) -> v1::act_request::Kind {
     })
 }
 
-/// What a restore without further wishes is.
+/// A restore without further options.
 pub fn restore(region: &str) -> v1::act_request::Kind {
     v1::act_request::Kind::Restore(v1::Restore {
         region: region.to_owned(),
@@ -126,7 +128,7 @@ pub fn restore(region: &str) -> v1::act_request::Kind {
 }
 
 impl Operator {
-    /// The control planes at `http://address:port`; any of them suffices to find the others' leader.
+    /// The control planes at `http://address:port`. Any of them suffices to find the leader.
     pub fn at<U: Into<String>>(urls: impl IntoIterator<Item = U>) -> Self {
         Self {
             urls: urls.into_iter().map(Into::into).collect(),
@@ -134,13 +136,13 @@ impl Operator {
         }
     }
 
-    /// Where they are.
+    /// The URLs of the control planes.
     pub fn urls(&self) -> &[String] {
         &self.urls
     }
 
-    /// The state of everything. While nobody leads, what the control plane knows whose copy of the store is newest; its
-    /// `not_leading` says so.
+    /// The state of all regions, edges and nodes. While none leads, the answer comes from the control plane with the
+    /// newest copy of the store, and its `not_leading` gives the reason.
     pub async fn status(&self) -> Result<v1::StatusReply, OperatorError> {
         match self.ask(FIND_TIMEOUT, status).await {
             Ok((_, _, reply)) => Ok(reply),
@@ -154,7 +156,7 @@ impl Operator {
         }
     }
 
-    /// All about one region; while nobody leads, as [`Operator::status`].
+    /// Everything about one region. While none leads, as in [`Operator::status`].
     pub async fn why(&self, region: &str) -> Result<v1::WhyReply, OperatorError> {
         let why = |from_anyone| {
             let region = region.to_owned();
@@ -177,13 +179,13 @@ impl Operator {
         }
     }
 
-    /// The newest decisions, newest first; 0 means the server's default.
+    /// The newest decisions, newest first. A limit of 0 means the default of the server.
     pub async fn history(&self, limit: u32) -> Result<Vec<v1::Decision>, OperatorError> {
         let asked = self.read(move |mut client| async move { client.history(v1::HistoryRequest { limit }).await });
         Ok(asked.await?.decisions)
     }
 
-    /// What would be decided now, with or without a request. Nothing is changed.
+    /// The plan that would be decided now, with or without a request. Changes nothing.
     pub async fn plan(&self, request: Option<v1::ActRequest>) -> Result<v1::PlanReply, OperatorError> {
         self.read(move |mut client| {
             let request = v1::PlanRequest {
@@ -194,11 +196,11 @@ impl Operator {
         .await
     }
 
-    /// The action as it is when it is over, or after `patience`; ask again when it is not over.
+    /// Waits until the action is over or `patience` has passed, and returns it. Call again while it is not over.
     pub async fn wait(&self, action: &str, patience: Duration) -> Result<v1::Action, OperatorError> {
         let request = v1::WaitRequest {
             action: action.to_owned(),
-            // Below the limit of a request, so that the answer is an answer.
+            // Below the deadline of a request, so that the answer arrives before it.
             timeout_ms: u64::try_from(patience.min(WAIT_MAX).as_millis()).unwrap_or(u64::MAX),
         };
         self.read(move |mut client| {
@@ -215,9 +217,14 @@ impl Operator {
             .await
     }
 
-    /// The audit log from an entry on, to the end.
+    /// The audit log, from an entry to the end.
     pub async fn audit(&self, from: u64) -> Result<Vec<v1::AuditItem>, OperatorError> {
-        let request = v1::AuditRequest { from, limit: 0 };
+        self.audit_part(from, 0).await
+    }
+
+    /// As [`Operator::audit`], but at most `limit` entries; 0 for all.
+    pub async fn audit_part(&self, from: u64, limit: u32) -> Result<Vec<v1::AuditItem>, OperatorError> {
+        let request = v1::AuditRequest { from, limit };
         let (_, mut client, _) = self.ask(FIND_TIMEOUT, status).await?;
         let broken = |status: Status| OperatorError::Rejected(words(&status));
         let mut stream = client.audit(request).await.map_err(broken)?.into_inner();
@@ -238,7 +245,7 @@ impl Operator {
         .await
     }
 
-    /// Puts a document in force, or says what would come of it.
+    /// Puts a document in force, or returns the consequences without doing so.
     pub async fn apply(&self, request: v1::ApplyDocumentRequest) -> Result<v1::ApplyDocumentReply, OperatorError> {
         let token = request.token.clone();
         self.change(&token, move |mut client| {
@@ -248,8 +255,8 @@ impl Operator {
         .await
     }
 
-    /// Asks for a change, at most once. It goes only to a control plane that has just answered, and to another only when
-    /// the first one said that it does not lead.
+    /// Sends a change, at most once. It goes only to a control plane that has just answered, and to another one only if
+    /// the first says that it does not lead.
     async fn change<T, F>(&self, token: &str, call: impl Fn(Client) -> F) -> Result<T, OperatorError>
     where
         F: Future<Output = Result<Response<T>, Status>>,
@@ -269,7 +276,7 @@ impl Operator {
                 Err(status) => status,
             };
             if status.code() == Code::FailedPrecondition {
-                // It led a moment ago, or answers reads without leading.
+                // This control plane led a moment ago, or answers reads without leading.
                 self.remember(leader_named_by(&status));
                 unled = Some(self.no_leader(words(&status)));
             } else if is_about_the_request(status.code()) {
@@ -290,7 +297,7 @@ impl Operator {
         self.ask(READ_TIMEOUT, call).await.map(|(_, _, reply)| reply)
     }
 
-    /// Puts a harmless question to the control planes until one that leads answers; returns also which one.
+    /// Sends a read to the control planes until one that leads answers. Returns also its URL and client.
     async fn ask<T, F>(
         &self,
         patience: Duration,
@@ -303,7 +310,7 @@ impl Operator {
         self.check_urls()?;
         let deadline = Instant::now() + patience;
         let mut asked = JoinSet::new();
-        // Who was asked in this round, who has yet to answer, and what the others said.
+        // URLs tried in this round, URLs without an answer yet, and the answers of the others.
         let mut this_round = BTreeSet::new();
         let mut unanswered = BTreeSet::new();
         let mut said = BTreeMap::new();
@@ -344,12 +351,13 @@ impl Operator {
                 }
                 () = sleep_until(deadline) => {
                     for url in unanswered {
-                        said.insert(url, "it does not answer".to_owned());
+                        said.insert(url, "no answer in time".to_owned());
                     }
                     return Err(if somebody_follows { self.no_leader(listed(&said)) } else { self.unreachable(&said) });
                 }
                 () = sleep(pause) => {
-                    // Those who answered know more in a moment; the others are still being asked.
+                    // Those that answered will soon know the leader, so they are asked again. Requests to the others
+                    // are still in flight.
                     if waiting.is_empty() && somebody_follows {
                         this_round.clone_from(&unanswered);
                         waiting = self.in_order();
@@ -360,7 +368,7 @@ impl Operator {
         }
     }
 
-    /// Puts a harmless question to all control planes: the answers of those that answer.
+    /// Sends a read to all control planes, and returns the answers that arrive in time.
     async fn ask_all<T, F>(&self, call: impl Fn(Client) -> F + Clone + Send + 'static) -> Vec<T>
     where
         T: Send + 'static,
@@ -376,12 +384,12 @@ impl Operator {
                 }
             }
         };
-        // Those that do not answer are not waited for.
+        // Control planes that do not answer are not waited for.
         let _ = timeout(FIND_TIMEOUT, answers).await;
         replies
     }
 
-    /// Whom to ask first: who led last, then all in the given order.
+    /// The order of the attempts: the last leader, then all in the given order.
     fn in_order(&self) -> VecDeque<String> {
         let leader = self.leader.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut urls = VecDeque::from_iter(leader);
@@ -399,7 +407,9 @@ impl Operator {
 
     fn check_urls(&self) -> Result<(), OperatorError> {
         if self.urls.is_empty() {
-            return Err(OperatorError::Rejected("no control plane is named".to_owned()));
+            return Err(OperatorError::Rejected(
+                "no control plane is given; add --control-plane http://address:port".to_owned(),
+            ));
         }
         match self.urls.iter().find(|url| !is_url(url)) {
             Some(url) => Err(OperatorError::NotAUrl(url.clone())),
@@ -422,10 +432,10 @@ impl Operator {
     }
 }
 
-/// What one control plane made of a question.
+/// The answer of one control plane to a read.
 enum Answer<T> {
     Leads(Box<Client>, T),
-    /// It does not lead; it may know who does.
+    /// It does not lead. It may name the leader.
     Follows(Option<String>, String),
     Rejected(String),
     /// It does not answer, or cannot.
@@ -451,7 +461,7 @@ where
         }
         Err(status) if is_about_the_request(status.code()) => Answer::Rejected(words(&status)),
         Err(status) if status.code() == Code::Unimplemented => {
-            Answer::Failed("what answers there is no control plane, or one of another version".to_owned())
+            Answer::Failed("the server at this address is not a control plane, or has another version".to_owned())
         }
         Err(status) => Answer::Failed(words(&status)),
     };
@@ -480,7 +490,7 @@ fn is_about_the_request(code: Code) -> bool {
             | Code::OutOfRange
             | Code::PermissionDenied
             | Code::Unauthenticated
-            // Somebody else was faster, or the store is full: nothing was written.
+            // Another change came first, or the store is full: nothing was written.
             | Code::Aborted
             | Code::ResourceExhausted
     )
@@ -493,7 +503,7 @@ fn words(status: &Status) -> String {
     }
 }
 
-/// What was said, by whom when there were several.
+/// The answers, each with its URL if there are several.
 fn listed(said: &BTreeMap<String, String>) -> String {
     match said.values().next() {
         Some(why) if said.len() == 1 => why.clone(),
@@ -505,144 +515,4 @@ fn listed(said: &BTreeMap<String, String>) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicU32, Ordering};
-
-    use super::*;
-    use crate::testing::{in_time, nobody, operators, silent};
-
-    fn failover(token: &str) -> v1::ActRequest {
-        request(super::failover("us-east"), "r", "a", token, None)
-    }
-
-    /// What a control plane says that does not lead.
-    fn not_leading(leader: Option<&str>) -> Status {
-        let mut status = Status::failed_precondition("this control plane does not lead");
-        if let Some(leader) = leader {
-            status.metadata_mut().insert(LEADER_KEY, leader.parse().unwrap());
-        }
-        status
-    }
-
-    async fn leader() -> String {
-        operators(|_, _| Ok(())).await
-    }
-
-    async fn follower_of(leader: &str) -> String {
-        let leader = leader.to_owned();
-        operators(move |_, _| Err(not_leading(Some(&leader)))).await
-    }
-
-    #[tokio::test]
-    async fn nobody_there_is_unreachable_and_nonsense_is_rejected() {
-        let error = Operator::at([nobody()]).status().await.unwrap_err();
-        assert!(matches!(error, OperatorError::Unreachable { .. }), "{error}");
-        assert!(error.to_string().contains("refused"), "{error}");
-        for nonsense in ["not a url", "127.0.0.1:7070", "http://", ""] {
-            let error = Operator::at([nonsense]).status().await.unwrap_err();
-            assert!(matches!(error, OperatorError::NotAUrl(_)), "{nonsense}: {error}");
-        }
-        let error = Operator::at(Vec::<String>::new()).status().await.unwrap_err();
-        assert!(matches!(error, OperatorError::Rejected(_)), "{error}");
-    }
-
-    #[tokio::test]
-    async fn the_leader_is_found_behind_dead_frozen_and_following_control_planes() {
-        let (frozen, _frozen) = silent();
-        let leader = leader().await;
-        let follower = follower_of(&leader).await;
-        let clueless = operators(|_, _| Err(not_leading(None))).await;
-        for urls in [
-            vec![&leader],
-            vec![&follower],
-            vec![&frozen, &clueless, &follower],
-            vec![&frozen, &leader],
-        ] {
-            let operator = Operator::at(urls.into_iter().cloned().chain([nobody()]));
-            in_time(operator.status()).await.unwrap();
-            in_time(operator.act(failover("t"))).await.unwrap();
-            assert_eq!(operator.in_order()[0], leader, "it is asked first from now on");
-        }
-    }
-
-    #[tokio::test]
-    async fn an_election_is_waited_for() {
-        let asked = AtomicU32::new(0);
-        let elected = operators(move |_, _| {
-            // Two rounds without a leader.
-            match asked.fetch_add(1, Ordering::SeqCst) {
-                0 | 1 => Err(not_leading(None)),
-                _ => Ok(()),
-            }
-        })
-        .await;
-        in_time(Operator::at([elected]).history(5)).await.unwrap();
-    }
-
-    #[tokio::test]
-    async fn two_that_name_each_other_are_not_asked_without_end() {
-        let (other, first) = (Arc::new(Mutex::new(String::new())), Arc::new(AtomicU32::new(0)));
-        let (named, asked) = (other.clone(), first.clone());
-        let a = operators(move |_, _| {
-            asked.fetch_add(1, Ordering::SeqCst);
-            Err(not_leading(Some(&named.lock().unwrap())))
-        })
-        .await;
-        *other.lock().unwrap() = follower_of(&a).await;
-        let patience = 3 * AGAIN_AFTER;
-        let error = in_time(Operator::at([a]).ask(patience, status)).await.unwrap_err();
-        assert!(matches!(error, OperatorError::NoLeader { .. }), "{error}");
-        let asked = first.load(Ordering::SeqCst);
-        assert!((1..=4).contains(&asked), "once per round, not {asked} times");
-    }
-
-    #[tokio::test]
-    async fn an_action_is_sent_on_only_when_it_was_certainly_not_carried_out() {
-        let leader = leader().await;
-        // It answers reads as if it led, and refuses actions.
-        let url = leader.clone();
-        let former = operators(move |verb, _| match verb {
-            "act" => Err(not_leading(Some(&url))),
-            _ => Ok(()),
-        })
-        .await;
-        let operator = Operator::at([former]);
-        in_time(operator.act(failover("t"))).await.unwrap();
-        assert_eq!(operator.in_order()[0], leader);
-
-        // One that breaks off may have done it: nobody else is asked, and the token allows a second attempt.
-        let tokens = Arc::new(Mutex::new(Vec::new()));
-        let seen = tokens.clone();
-        let broken = operators(move |verb, token| match verb {
-            "act" => {
-                let mut seen = seen.lock().unwrap();
-                seen.push(token.to_owned());
-                if seen.len() < 2 {
-                    Err(Status::unavailable("broken off"))
-                } else {
-                    Ok(())
-                }
-            }
-            _ => Ok(()),
-        })
-        .await;
-        let operator = Operator::at([broken, leader]);
-        let error = in_time(operator.act(failover("t1"))).await.unwrap_err();
-        let OperatorError::OutcomeUnknown { token, .. } = &error else {
-            panic!("{error}");
-        };
-        assert!(error.to_string().contains("--token t1"), "{error}");
-        in_time(operator.act(failover(token))).await.unwrap();
-        assert_eq!(*tokens.lock().unwrap(), ["t1", "t1"]);
-    }
-
-    #[tokio::test]
-    async fn what_is_wrong_with_a_request_is_said_at_once() {
-        let strict = operators(|_, _| Err(Status::not_found("there is no region \"atlantis\""))).await;
-        let error = in_time(Operator::at([strict]).why("atlantis")).await.unwrap_err();
-        assert_eq!(
-            error,
-            OperatorError::Rejected("there is no region \"atlantis\"".to_owned())
-        );
-    }
-}
+mod tests;

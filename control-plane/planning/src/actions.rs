@@ -1,5 +1,5 @@
-//! What decisions remember: actions with their owner and phase, penalties, arrivals. It is committed together with the
-//! plan, so that whoever leads next goes on where the last leader stopped.
+//! The memory of decisions: actions with their owner and phase, penalties, arrivals. It is committed together with the
+//! plan, so that the next leader goes on where the last one stopped.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,52 +12,58 @@ use topology::{EdgeId, Intent, IntentKind, Moment, RegionId};
 
 use crate::{Believed, Penalty};
 
-/// How long ended actions are remembered: a token used again within it is recognised.
+/// Time for which ended actions are remembered: a request token that is used again within it is recognised.
 const ENDED_KEPT: Duration = Duration::from_secs(24 * 3600);
-/// Most actions remembered; the oldest ended ones go first.
+/// Limit of actions in the memory; the oldest ended ones go first.
 pub(crate) const ACTIONS_MAX: usize = 256;
-/// Most that ended actions may take in a document. It is written three times with each plan, so it takes a fifth of what the
-/// store holds at most.
+/// Limit of the bytes of ended actions in a document. The document is written three times with each plan, so they take
+/// a fifth of the store at most.
 const ENDED_BYTES_MAX: usize = 96 << 10;
-/// Most orders that stand or wait for approval: far more than people can keep in mind, and far below `ACTIONS_MAX`, so that
-/// they crowd out neither those that move regions nor the memory of those that ended.
+/// Limit of orders that stand or wait for approval: far more than people can keep in mind, and far below `ACTIONS_MAX`,
+/// so that they crowd out neither those that move regions nor the memory of those that ended.
 pub(crate) const STANDING_MAX: usize = 64;
 
-/// What earlier decisions left to remember.
+/// The memory of earlier decisions.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Memory {
-    /// Everything asked for and every automatic move, by id.
+    /// Every request and every automatic move, by id.
     pub actions: BTreeMap<String, Action>,
-    /// How often regions moved of late.
+    /// The penalties of regions that moved of late.
     pub penalties: BTreeMap<RegionId, Penalty>,
     /// Sessions sent to regions that limit their connections, while they are still coming.
     pub arrivals: BTreeMap<RegionId, Arrivals>,
     /// The last plan that was taken back because nodes refused it, while automation rests.
     pub taken_back: Option<TakenBack>,
-    /// How each region was when it was last seen.
+    /// Every region as it was when a vantage last saw it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub believed: BTreeMap<RegionId, Believed>,
-    /// Regions that are away because a person emptied them while they were well.
+    /// Regions that are away because a person emptied them while they were healthy.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub on_purpose: BTreeSet<RegionId>,
-    /// Edges that DNS does not name because nothing is heard of them, and since when.
+    /// Edges that DNS does not name because they are silent or out of reach of most vantages, each with the time of its
+    /// loss.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub lost_edges: BTreeMap<EdgeId, Moment>,
+    /// Edges that came with a later topology and were not yet seen to work. DNS does not name them, and they count
+    /// neither as lost nor among those that may be.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub new_edges: BTreeSet<EdgeId>,
 }
 
 /// Sessions sent to a region that are still coming.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Arrivals {
-    /// When the last of them were sent.
+    /// Time at which the last of them were sent.
     pub since: Moment,
-    /// How many were sent, each less than a window after the ones before.
+    /// Number of sessions sent, each less than a reconnect window after the ones before.
     pub sessions: u32,
 }
 
 impl Arrivals {
-    /// When all of them are there: after a reconnect window, or after as long as the region takes to accept them.
+    /// Time at which all of them are there: after a reconnect window, or after as long as the region takes to accept
+    /// them.
     pub(crate) fn end(&self, per_second: u32, window: Duration) -> Moment {
         let takes = Duration::from_millis((u64::from(self.sessions) * 1000).div_ceil(u64::from(per_second.max(1))));
         self.since + window.max(takes)
@@ -68,61 +74,67 @@ impl Arrivals {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TakenBack {
-    /// Its generation.
+    /// Generation of the plan.
     pub generation: u64,
-    /// Until when automation rests.
+    /// End of the rest of automation.
     pub until: Moment,
-    /// What the nodes said.
+    /// The error of the first node that refused it.
     pub why: String,
 }
 
-/// Something asked for, or done by automation, and how far it is.
+/// A request, or an automatic move, and its phase.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Action {
-    /// What, by whom and why. Automatic moves have the author [`PLANNER`].
+    /// The order with its author and reason. Automatic moves have the author [`PLANNER`].
     pub intent: Intent,
-    /// How far it is.
+    /// Its phase.
     pub phase: Phase,
-    /// Fencing token of the leader that carries it.
+    /// Fencing token of the leader that carries it out.
     pub owner: u64,
-    /// When its phase last changed.
+    /// Time of the last change of its phase.
     pub changed_at: Moment,
-    /// Who agreed to it, besides its author.
+    /// The second person who agreed to it.
     pub approved_by: Option<String>,
-    /// What came of it so far, in words.
+    /// The newest result, in words.
     pub text: String,
-    /// What whoever approves it is shown, and agrees to: by what it is, in words. What is not in it asks again.
+    /// Generation of the plan that carries it out, until most edges apply that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spreads: Option<u64>,
+    /// The effects that its approver is shown and agrees to, in words. A further effect asks for approval again.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub shown: BTreeMap<String, String>,
+    /// How much of each effect they are shown, in percent of a primary's sessions: a share may grow by ten points until they agree.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub shares: BTreeMap<String, u8>,
 }
 
-/// The author of what nobody asked for.
+/// The author of automatic moves.
 pub const PLANNER: &str = "planner";
 
-/// The author of orders that only a recovered plan still shows: the store forgot who gave them.
+/// The author of orders that only a recovered plan still shows: the store forgot the person who gave them.
 pub const RECOVERED: &str = "recovered";
 
-/// How far an action is.
+/// The phase of an action.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Phase {
-    /// A second person has to agree.
+    /// It waits for a second person.
     AwaitingApproval,
-    /// It goes on, or stands.
+    /// It moves sessions in steps, or stands until its time is over.
     Running,
-    /// It came to its end.
+    /// It was carried out.
     Done,
     /// A rule refused it after it had been approved.
     Refused,
-    /// It was stopped, by an operator or by events.
+    /// An operator or an event ended it early.
     Aborted,
-    /// Its time was over.
+    /// Its time is over.
     Expired,
 }
 
 impl Phase {
-    /// Its name in documents.
+    /// The name in documents.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::AwaitingApproval => "awaiting-approval",
@@ -134,7 +146,7 @@ impl Phase {
         }
     }
 
-    /// Whether nothing more will come of it.
+    /// Whether the action has ended.
     pub fn is_final(self) -> bool {
         !matches!(self, Self::AwaitingApproval | Self::Running)
     }
@@ -162,10 +174,15 @@ impl Memory {
             .max_by_key(|intent| intent.expires_at)
     }
 
-    /// Whether a safety rule does not count now.
+    /// Whether an override turns a safety rule off now.
     pub fn overrides(&self, rule: topology::Rule, now: Moment) -> bool {
         let of = |kind: &IntentKind| matches!(kind, IntentKind::Override { rule: it } if *it == rule);
         self.running(of).any(|action| action.intent.is_live(now))
+    }
+
+    /// Whether DNS leaves an edge out by itself: because it is lost, or new.
+    pub(crate) fn leaves_out(&self, edge: &EdgeId) -> bool {
+        self.lost_edges.contains_key(edge) || self.new_edges.contains(edge)
     }
 
     /// The action that moves a region now, if one does.
@@ -173,14 +190,14 @@ impl Memory {
         self.running(|kind| kind.region() == Some(region)).next()
     }
 
-    /// Forgets what ended long ago, and the oldest of what is more than can be kept.
+    /// Forgets actions that ended long ago, and the oldest ended ones above the limits.
     pub(crate) fn forget(&mut self, now: Moment) {
         let ended = self.actions.values().filter(|action| action.phase.is_final());
         let mut ended: Vec<(Moment, String)> = ended.map(|it| (it.changed_at, it.intent.id.clone())).collect();
         ended.sort();
         let (mut kept, mut bytes) = (self.actions.len() - ended.len(), 0);
         for (changed_at, id) in ended.into_iter().rev() {
-            // One place is kept free: whoever asks in an emergency is not told that others asked before.
+            // One place stays free: a request in an emergency must not fail because of earlier ones.
             let fits = kept + 1 < ACTIONS_MAX && bytes < ENDED_BYTES_MAX;
             if !fits || now.since(changed_at) >= ENDED_KEPT {
                 self.actions.remove(&id);
@@ -193,7 +210,7 @@ impl Memory {
 }
 
 impl Action {
-    /// About what it takes in a document.
+    /// Approximate size in a document, in bytes.
     fn bytes(&self) -> usize {
         serde_json::to_vec(self).map_or(0, |bytes| bytes.len())
     }

@@ -1,8 +1,10 @@
-//! The audit log: every decision with everything it was made from, chained by hashes.
+//! The audit log: every decision with its whole input, chained by hashes.
 //!
-//! An entry is stored as JSON. It names the SHA-256 of the bytes of the entry before, so that nothing can be changed, left
-//! out or put in without breaking the chain; and feeding its input through [`plan`] again must give the
-//! same plan, byte for byte. The two documents are stored once, under their hashes.
+//! An entry is stored as JSON. It names the SHA-256 of the bytes of the entry before, so that nothing can be changed,
+//! left out or put in without breaking the chain; and feeding its input through [`plan`] again must give the same plan,
+//! byte for byte. The two documents are stored once, under their hashes.
+//!
+//! Why it is so: docs/decisions/23-the-audit-log-holds-inputs.md.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,13 +19,13 @@ use crate::{
     plan,
 };
 
-/// What the first entry names as the hash of the entry before it.
+/// The hash of the entry before, in the first entry.
 pub const FIRST: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
-/// Entries kept at least, unless they are too large together. The oldest go in segments.
+/// Fewest entries that are kept, unless they are too large together. The oldest go in segments.
 pub const KEPT: u64 = 20_000;
 
-/// Which rules decide here: the version of Meridian, and a hash of the sources that decide.
+/// The rules that decide here: the version of Meridian, and a hash of the sources that decide.
 pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "+", env!("MERIDIAN_RULES"));
 
 /// One decision, refusal or change of documents.
@@ -34,25 +36,25 @@ pub struct Entry {
     pub number: u64,
     /// Hash of the entry before, or [`FIRST`].
     pub previous: String,
-    /// When it was decided.
+    /// Time of the decision.
     pub at: Moment,
-    /// Who made it so: the planner, or an operator by name.
+    /// The actor: the planner, or an operator by name.
     pub actor: String,
-    /// Why, in the words of who applied a document; a request carries its own reason.
+    /// The reason of the operator who applied a document; a request carries its own reason.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub because: Option<String>,
-    /// What it was decided from.
+    /// The input of the decision.
     pub input: Recorded,
-    /// The plan that came of it; none when the plan in force stayed.
+    /// The new plan; none when the plan in force stayed.
     pub plan: Option<Plan>,
-    /// What is remembered from it.
+    /// The memory after the decision.
     pub memory: Memory,
-    /// Why: what changed, and what was refused for the first time.
+    /// The reasons of changes, and of refusals that are new.
     pub reasons: Vec<Reason>,
-    /// Which rules decided it, as in [`VERSION`]; empty in entries of before this was recorded.
+    /// The rules that decided it, as in [`VERSION`]; empty in entries from before this was recorded.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub version: String,
-    /// The oldest entry that was kept when this one was written; 0 in entries of before this was recorded.
+    /// The oldest entry that was kept when this one was written; 0 in entries from before this was recorded.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub oldest: u64,
 }
@@ -62,8 +64,9 @@ fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
-/// An [`Input`] as it is recorded: with its documents by their hashes, and without what no decision asks for or what can be
-/// told in less. An entry has to fit into the store also when a thousand edges see a hundred regions down, or refuse a plan.
+/// An [`Input`] as it is recorded: with the hashes of its documents, without parts that no decision reads, and with
+/// shorter forms of long lists. An entry has to fit into the store also when a thousand edges see a hundred regions
+/// down, or refuse a plan.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Recorded {
@@ -90,11 +93,17 @@ pub struct Recorded {
     pub replication: BTreeMap<RegionId, BTreeMap<String, Lag>>,
     /// As in [`Input`].
     pub rollout: Option<RolloutSeen>,
-    /// As in [`Input`], with as many of the nodes' words as a decision repeats.
+    /// As in [`Input`], with as much of the nodes' errors as a decision repeats.
     pub refusal: Option<Refusal>,
     /// As in [`Input`].
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub edges: BTreeMap<EdgeId, EdgeSeen>,
+    /// As in [`Input`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub applied: Option<u64>,
+    /// As in [`Input`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub differences: Vec<String>,
     /// As in [`Input`], without its reasons.
     pub recovered: Option<Plan>,
     /// As in [`Input`].
@@ -115,6 +124,8 @@ impl Recorded {
             rollout,
             refusal,
             edges,
+            applied,
+            differences,
             recovered,
             epoch,
         } = input.clone();
@@ -132,6 +143,8 @@ impl Recorded {
             rollout,
             refusal: refusal.map(in_few_words),
             edges,
+            applied,
+            differences,
             recovered: recovered.map(without_reasons),
             epoch,
         }
@@ -151,6 +164,8 @@ impl Recorded {
             rollout: self.rollout,
             refusal: self.refusal,
             edges: self.edges,
+            applied: self.applied,
+            differences: self.differences,
             recovered: self.recovered,
             epoch: self.epoch,
         }
@@ -183,7 +198,7 @@ fn in_few_words(refusal: Refusal) -> Refusal {
     }
 }
 
-/// Takes `bad_from` out of the verdicts. Each of a thousand names told once is short, and a hundred times is not.
+/// Takes `bad_from` out of the verdicts: a thousand names told once are short, and told a hundred times are not.
 fn take_vantages(verdicts: &mut BTreeMap<RegionId, Verdict>) -> (Vec<NodeId>, BTreeMap<RegionId, String>) {
     let named: BTreeSet<NodeId> = verdicts.values().flat_map(|it| it.bad_from.iter().cloned()).collect();
     let vantages: Vec<NodeId> = named.into_iter().collect();
@@ -216,48 +231,48 @@ fn give_vantages(
 }
 
 impl Entry {
-    /// Its bytes, as they are stored and hashed.
+    /// The bytes that are stored and hashed.
     pub fn encode(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("an entry holds only maps with text keys, which JSON can write")
     }
 }
 
-/// The version of a document, and what chains entries: SHA-256 in hex.
+/// SHA-256 in hex: the version of a document, and the link between entries.
 pub fn hash(bytes: &[u8]) -> String {
     hex::encode(Sha256::digest(bytes))
 }
 
-/// What is wrong with an audit log.
+/// A fault of an audit log.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Tampered {
     /// An entry's bytes are no entry.
     #[error("entry {position} (counted from 1) is not readable: {problem}")]
     Unreadable {
-        /// Which, from 1.
+        /// Position of the entry, from 1.
         position: usize,
-        /// Why.
+        /// The error of the parser.
         problem: String,
     },
     /// The oldest entries are missing, and were kept when the newest was written.
     #[error("the log begins with entry {first}, and entries from {kept} on were kept: entries were cut off before it")]
     Beheaded {
-        /// The oldest entry there is.
+        /// Number of the oldest entry in the log.
         first: u64,
-        /// The oldest that must be there.
+        /// Number of the oldest entry that must be there.
         kept: u64,
     },
     /// Numbers have a gap.
     #[error("entry {found} follows entry {after}: entries are missing, twice there or out of order")]
     Missing {
-        /// The last entry before the gap.
+        /// Number of the last entry before the gap.
         after: u64,
-        /// The first after it.
+        /// Number of the first entry after it.
         found: u64,
     },
     /// An entry does not name the bytes before it.
     #[error("entry {number} does not follow from the one before it: that one was changed, or this one was put in")]
     Broken {
-        /// Which.
+        /// Number of the entry.
         number: u64,
     },
     /// The newest entry is not the one the head names.
@@ -266,43 +281,43 @@ pub enum Tampered {
     /// A document's text does not hash to its version.
     #[error("the document {version} was changed")]
     Document {
-        /// Its version.
+        /// Version of the document.
         version: String,
     },
     /// A document an entry was decided with is missing.
     #[error("entry {number} was decided with document {version}, which is missing")]
     NoDocument {
-        /// Which entry.
+        /// Number of the entry.
         number: u64,
-        /// The document's version.
+        /// Version of the document.
         version: String,
     },
-    /// Other rules decided it, and these decide differently: nothing says that it was changed.
+    /// Other rules decided it, and these decide differently: that is no proof of a change.
     #[error(
         "entry {number} was decided by another version ({}; this is {VERSION}), and comes out differently here: {difference}. \
          Replay it with that version",
         if version.is_empty() { "unknown" } else { version }
     )]
     OtherVersion {
-        /// Which entry.
+        /// Number of the entry.
         number: u64,
-        /// The version that decided it.
+        /// The rules that decided it.
         version: String,
-        /// What differs.
+        /// The part that differs.
         difference: String,
     },
     /// The same input gives another decision.
     #[error("entry {number} decides differently when it is decided again: {difference}")]
     Differs {
-        /// Which entry.
+        /// Number of the entry.
         number: u64,
-        /// What differs.
+        /// The part that differs.
         difference: String,
     },
 }
 
-/// Reads a chain of entries, oldest first, and checks that none was changed, left out or put in. A log that was pruned
-/// begins with whatever entry is oldest.
+/// Reads a chain of entries, oldest first, and checks that none was changed, left out or put in. A pruned log begins
+/// with its oldest entry.
 pub fn verify<'b>(entries: impl IntoIterator<Item = &'b [u8]>, head: Option<&str>) -> Result<Vec<Entry>, Tampered> {
     let mut read: Vec<Entry> = Vec::new();
     let mut last_hash: Option<String> = None;
@@ -351,7 +366,7 @@ pub struct Documents {
 }
 
 impl Documents {
-    /// Takes a document whose text must hash to its version.
+    /// Adds a document; its text must hash to its version.
     pub fn insert(&mut self, version: String, text: String) -> Result<(), Tampered> {
         if hash(text.as_bytes()) != version {
             return Err(Tampered::Document { version });
@@ -360,7 +375,7 @@ impl Documents {
         Ok(())
     }
 
-    /// Reads a document as a control plane does that finds it in force.
+    /// Reads a document like a control plane that finds it in force.
     fn read<T: Clone>(
         kept: &mut BTreeMap<String, T>,
         texts: &BTreeMap<String, String>,
@@ -390,7 +405,7 @@ impl Documents {
         Ok(document)
     }
 
-    /// The plan that came of an entry, with the documents it was made for, as it was published.
+    /// The plan of an entry with its documents, as it was published.
     pub fn snapshot(&mut self, entry: Entry) -> Result<Option<Snapshot>, Tampered> {
         let Some(plan) = entry.plan else { return Ok(None) };
         let (topology, policy) = self.documents_of(entry.number, &entry.version, &entry.input)?;
@@ -414,7 +429,7 @@ impl Documents {
         Ok((topology, policy))
     }
 
-    /// Decides an entry again. The error says in what it comes out differently.
+    /// Decides an entry again. The error names the part that differs.
     pub fn replay(&mut self, entry: &Entry) -> Result<Outcome, Tampered> {
         let number = entry.number;
         let (topology, policy) = self.documents_of(number, &entry.version, &entry.input)?;

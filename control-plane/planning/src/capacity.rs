@@ -1,4 +1,6 @@
-//! Where a primary's sessions go when it does not take all of them itself, and what fits where.
+//! The room of regions, and the shares of a primary's sessions that fit there.
+//!
+//! Why it is so: docs/decisions/15-routes-and-capacity.md.
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
@@ -8,13 +10,13 @@ use verdict::Verdict;
 
 use crate::Memory;
 
-/// What a region has a limited amount of.
+/// A resource that a region has a limit of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Resource {
-    /// Sessions as such.
+    /// All sessions.
     Sessions,
-    /// Sessions one component can serve.
+    /// Sessions that one component can serve.
     Component(Component),
 }
 
@@ -27,20 +29,20 @@ impl fmt::Display for Resource {
     }
 }
 
-/// What a plan asks of one resource of one region.
+/// The load that a plan puts on one resource of one region.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Load {
-    /// Where.
+    /// The region.
     pub region: RegionId,
-    /// Of what.
+    /// The resource.
     pub resource: Resource,
-    /// Sessions planned at the primaries' peaks.
+    /// Number of sessions at the primaries' peaks.
     pub planned: f64,
-    /// Sessions there is room for.
+    /// Limit of sessions.
     pub max: u32,
 }
 
-/// What a plan asks of every region: the capacity table.
+/// The capacity table: the load that a plan puts on every region.
 pub fn loads(topology: &Topology, plan: &Plan, verdicts: &BTreeMap<RegionId, Verdict>) -> Vec<Load> {
     let headroom = Headroom::beside(topology, strengths(topology, plan, verdicts), &plan.routes);
     let rows = headroom.left.iter().flat_map(|(region, left)| {
@@ -80,7 +82,7 @@ fn limit(topology: &Topology, region: &RegionId, resource: Resource) -> u32 {
     }
 }
 
-/// How many of a region's stacks take sessions and work.
+/// The stacks of a region that take sessions and work, and all of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Strength {
     working: usize,
@@ -88,7 +90,7 @@ pub(crate) struct Strength {
 }
 
 impl Strength {
-    /// What is left of a limit that is said of the whole region. Stacks are taken to be alike.
+    /// The part of a region's limit that its working stacks have. Stacks count alike.
     fn of(self, limit: u32) -> u32 {
         let (working, all) = (self.working as u64, self.all.max(1) as u64);
         // Rounded up: a region that works has room for one session, its own, or it could never be restored.
@@ -114,14 +116,14 @@ pub(crate) fn strengths<'t>(
     strengths.filter(|(_, it)| it.working < it.all).collect()
 }
 
-/// What regions have left of everything, while shares are handed out.
+/// The room left in every region while shares are handed out.
 pub(crate) struct Headroom<'t> {
     topology: &'t Topology,
     strengths: BTreeMap<&'t RegionId, Strength>,
     left: BTreeMap<&'t RegionId, Vec<(Resource, f64)>>,
 }
 
-/// Shares that found a place, and the percentage that did not.
+/// Shares that found a place, and the percentage without one.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Placed {
     pub(crate) shares: Vec<Share>,
@@ -129,8 +131,9 @@ pub(crate) struct Placed {
 }
 
 impl<'t> Headroom<'t> {
-    /// What is left beside the routes already planned. A primary's demand elsewhere is its own capacity: it is sized for its
-    /// peak, and a failover must hold at the peak. At home it takes its own share of whatever works there.
+    /// The room left beside the routes already planned. A primary's demand elsewhere is its own capacity: it is sized
+    /// for its peak, and a failover must hold at the peak. At home it takes its own share of the stacks that work
+    /// there.
     pub(crate) fn beside<'r>(
         topology: &'t Topology,
         strengths: BTreeMap<&'t RegionId, Strength>,
@@ -156,13 +159,13 @@ impl<'t> Headroom<'t> {
         headroom
     }
 
-    /// How much of a resource the stacks of a region that work and take sessions have.
+    /// The amount of a resource in the stacks of a region that work and take sessions.
     fn room(&self, region: &RegionId, resource: Resource) -> u32 {
         let limit = limit(self.topology, region, resource);
         self.strengths.get(region).map_or(limit, |it| it.of(limit))
     }
 
-    /// What all sessions of `primary` ask of `target`.
+    /// The demand of all sessions of `primary` at `target`.
     fn demand(&self, primary: &RegionId, target: &RegionId, resource: Resource) -> f64 {
         f64::from(if primary == target {
             self.room(primary, resource)
@@ -181,7 +184,7 @@ impl<'t> Headroom<'t> {
         self.left.insert(resources.0, resources.1);
     }
 
-    /// Whether more is planned for `target` than it can hold, at whatever level.
+    /// Whether more is planned for `target` than it can hold at any level.
     pub(crate) fn is_over(&self, target: &RegionId, degrade: bool) -> bool {
         let mut resources = self.left.get(target).into_iter().flatten();
         resources.any(|(resource, left)| *left < -1e-6 && !(degrade && is_relieved(*resource)))
@@ -214,9 +217,9 @@ impl<'t> Headroom<'t> {
         percent.min().unwrap_or(0)
     }
 
-    /// Hands `percent` of `primary`'s sessions to `targets`, filling the first before the second, each up to what it has
-    /// left and what `at_most` allows. Places at full service are taken first; only what finds none takes one that
-    /// degrades its region, if `degrade`.
+    /// Hands `percent` of `primary`'s sessions to `targets`, filling the first before the second, each up to what it
+    /// has left and what `at_most` allows. Places at full service are taken first; only sessions without one take a
+    /// place that degrades its region, if `degrade`.
     pub(crate) fn place(
         &mut self,
         primary: &RegionId,
@@ -254,8 +257,8 @@ fn is_relieved(resource: Resource) -> bool {
 }
 
 /// Percent of `primary`'s sessions that may arrive at `target` now without more connections per second than it takes,
-/// when those of a move come back within `window`. One percent at least, once nobody is on the way there any more: less
-/// cannot be planned, and a region that takes longer than a window for it is given that time before the next.
+/// when those of a move come back within `window`. One percent at least, once no session is on its way there any more:
+/// less cannot be planned, and a region that takes longer than a window for it is given that time before the next.
 pub(crate) fn percent_by_rate(
     topology: &Topology,
     memory: &Memory,
@@ -277,8 +280,7 @@ pub(crate) fn percent_by_rate(
     percent.max(u8::from(coming == 0))
 }
 
-/// The same shares with only `percent` of the sessions left in them, taken from the last ones: no session goes anywhere
-/// new.
+/// The same shares cut to `percent` of the sessions, the last ones first: no session goes to a new region.
 pub(crate) fn shrink(shares: &[Share], percent: u8) -> Vec<Share> {
     let mut left = percent;
     let mut shrunk = Vec::new();

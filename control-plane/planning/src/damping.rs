@@ -1,26 +1,28 @@
-//! Penalties for regions that move often, after BGP route flap damping (RFC 2439): a region above the limit stays where it
-//! is safe, away, until the penalty decayed or an operator acknowledges it. Whole numbers only, so that every machine
-//! computes the same.
+//! Penalties for regions that move often, after BGP route flap damping (RFC 2439): a region above the limit stays where
+//! it is safe, away, until the penalty decayed or an operator acknowledges it. Whole numbers only, so that every
+//! machine computes the same.
+//!
+//! Why it is so: docs/decisions/16-what-holds-automation-back.md.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use topology::{Moment, policy::DampingPolicy};
 
-/// How often a region moved of late.
+/// The penalty of one region: its recent moves as a number that decays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Penalty {
     /// Its value at `at`.
     pub value: u32,
-    /// When it was last added to.
+    /// Time of the last move.
     pub at: Moment,
-    /// Whether it went above the limit and has not yet come below the lower one.
+    /// Whether it reached `damping.suppress` and has not yet fallen below `damping.reuse`.
     pub suppressed: bool,
 }
 
 impl Penalty {
-    /// None yet.
+    /// The penalty of a region that has not moved.
     pub(crate) fn none(now: Moment) -> Self {
         Self {
             value: 0,
@@ -29,7 +31,7 @@ impl Penalty {
         }
     }
 
-    /// What is left of it. Between two half-lives it falls in a straight line.
+    /// The value now. Between two half-lives it falls in a straight line.
     pub fn value(&self, policy: &DampingPolicy, now: Moment) -> u32 {
         let half_life = policy.half_life.as_millis().max(1);
         let age = now.since(self.at).as_millis();
@@ -39,7 +41,7 @@ impl Penalty {
         (above - (above - below) * rest / half_life) as u32
     }
 
-    /// Adds a move.
+    /// Adds one move.
     pub(crate) fn add(&mut self, policy: &DampingPolicy, now: Moment) {
         let suppressed = self.is_suppressed(policy, now);
         self.value = self.value(policy, now).saturating_add(policy.per_move);
@@ -47,12 +49,12 @@ impl Penalty {
         self.suppressed = suppressed || self.value >= policy.suppress;
     }
 
-    /// Whether the region stays away.
+    /// Whether the region may not return yet.
     pub fn is_suppressed(&self, policy: &DampingPolicy, now: Moment) -> bool {
         self.suppressed && self.value(policy, now) >= policy.reuse
     }
 
-    /// When it may return, if it may not now.
+    /// The end of the hold-down; none when the region may return now.
     pub fn until(&self, policy: &DampingPolicy, now: Moment) -> Option<Moment> {
         if !self.is_suppressed(policy, now) {
             return None;
@@ -99,7 +101,8 @@ mod tests {
         assert!(!penalty.is_suppressed(&policy, until));
     }
 
-    /// A failover and a return within a moment add up to the limit exactly; the region must not be let go back and forth again.
+    /// A failover and a return within a moment add up to the limit exactly; the region must not be let go back and
+    /// forth again.
     #[test]
     fn a_penalty_of_the_limit_exactly_holds_a_region_down() {
         let (policy, start) = (DampingPolicy::default(), Moment(1_000_000));

@@ -1,21 +1,23 @@
-//! Documents that change: what comes of a plan when its regions and edges come and go, and which documents would do harm.
+//! Documents that change: which of them would do harm, and their differences in words.
+//!
+//! Why it is so: docs/decisions/21-documents-in-force.md.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+};
 
 use topology::{
-    Edge, EdgeState, Level, Moment, Plan, Policy, Reason, ReasonCode, RegionId, RegionPlan, RegionState, Role, Share,
-    Topology, snapshot::digest,
+    Component, Edge, Location, Moment, NameServer, Plan, Policy, ReasonCode, Region, RegionId, Role, Share, Topology,
 };
 
 use crate::{
-    Input, Phase,
-    capacity::Placed,
-    plan::{Planner, describe, home, plan},
-    regions::{total, total_at},
+    Input, plan,
+    shares::{describe, total_at},
 };
 
-/// Why a topology must not be applied now, one reason a line; none when it may be. What is fine on paper can still strand
-/// sessions, or data, that are where the new topology has nothing.
+/// Why a topology must not be applied now, one reason a line; none when it may be. A valid topology can still strand
+/// sessions or data that are at a region which it does not have.
 pub fn refuses_topology(input: &Input, topology: &Topology, now: Moment) -> Vec<String> {
     let Some(current) = &input.current else {
         return Vec::new();
@@ -39,7 +41,7 @@ pub fn refuses_topology(input: &Input, topology: &Topology, now: Moment) -> Vec<
     problems
 }
 
-/// What is wrong with two documents together: each is well formed, and nothing could ever be done by them.
+/// The contradictions of two documents that are valid alone: no decision could ever follow both.
 pub fn problems(topology: &Topology, policy: &Policy) -> Vec<String> {
     let mut problems = Vec::new();
     let (regions, min) = (topology.regions.len(), policy.safety.regions_serving_min as usize);
@@ -63,33 +65,277 @@ pub fn problems(topology: &Topology, policy: &Policy) -> Vec<String> {
     problems
 }
 
-/// What a topology would change in where devices find the service, one line each. Nothing here can see whether they would find
-/// it there, so two people look: one changes an edge, sees that devices reach it, and changes the next.
-pub fn risks(current: &Topology, topology: &Topology) -> Vec<String> {
+/// The changes of a topology whose effect the control plane cannot see: the place where devices find the service, the
+/// room of regions, the stacks that serve, the backups. One line each, for two people. One person may take a small
+/// step: add edges or take one out, change a name server or some of a region's stacks, see that it works, and change
+/// the next.
+pub fn risks(input: &Input, topology: &Topology) -> Vec<String> {
+    let current = &input.topology;
     let mut risks = Vec::new();
     if current.zone != topology.zone {
         let (from, to) = (&current.zone, &topology.zone);
         risks.push(format!(
-            "the zone would go from {from} to {to}: devices that ask for {from} would find nothing at once"
+            "the zone would change from {from} to {to}: devices that ask for {from} would find nothing at once"
         ));
     }
-    let is_elsewhere = |edge: &&Edge| {
+    let edge_moves = |edge: &&Edge| {
         let after = topology.edges.get(&edge.id);
         after.is_none_or(|after| (&after.addresses, after.port) != (&edge.addresses, edge.port))
     };
-    let elsewhere: Vec<&str> = current
-        .edges
-        .values()
-        .filter(is_elsewhere)
-        .map(|it| it.id.as_str())
-        .collect();
-    if elsewhere.len() > 1 || (!elsewhere.is_empty() && elsewhere.len() == current.edges.len()) {
+    // Devices use no edge that was not yet seen to work.
+    let is_used = |edge: &&Edge| !input.memory.new_edges.contains(&edge.id);
+    let used: Vec<&Edge> = current.edges.values().filter(is_used).collect();
+    let edges = used.iter().copied().filter(edge_moves);
+    let edges: Vec<&str> = edges.map(|it| it.id.as_str()).collect();
+    risks.extend(at_once("edge", "devices reach", &edges, used.len()));
+    risks.extend(what_is_new(current, topology));
+    let server_moves = |server: &&NameServer| {
+        let after = topology.name_servers.get(&server.id);
+        after.is_none_or(|after| after.address != server.address)
+    };
+    let servers = current.name_servers.values().filter(server_moves);
+    let servers: Vec<&str> = servers.map(|it| it.id.as_str()).collect();
+    let all = current.name_servers.len();
+    risks.extend(at_once("name server", "resolvers reach", &servers, all));
+    for (id, before) in &current.edges {
+        let after = topology.edges.get(id);
+        risks.extend(after.and_then(|after| elsewhere(id.as_str(), before.location, after.location)));
+    }
+    for (id, before) in &current.regions {
+        let Some(after) = topology.regions.get(id) else {
+            continue;
+        };
+        risks.extend(elsewhere(id.as_str(), before.location, after.location));
+        risks.extend(other_role(before, after));
+        risks.extend(other_room(before, after));
+        risks.extend(other_stacks(input, before, after));
+    }
+    risks
+}
+
+/// New parts that would be used before anybody saw them work. New edges are not among them: DNS names them when they
+/// work.
+fn what_is_new(current: &Topology, topology: &Topology) -> Vec<String> {
+    let mut risks = Vec::new();
+    for (id, before) in &current.edges {
+        let after = topology.edges.get(id);
+        if after.is_some_and(|after| (&after.addresses, after.port) != (&before.addresses, before.port)) {
+            risks.push(format!(
+                "{id} would have another address, and DNS would name that at once, whether or not devices reach it; a second edge \
+                 beside it can be seen to work before {id} goes"
+            ));
+        }
+    }
+    let primaries = topology.primaries().map(|region| &region.id);
+    for id in primaries.filter(|id| !current.regions.contains_key(*id)) {
         risks.push(format!(
-            "the addresses of {} would change or go at once; change one edge, see that devices reach it, then the next",
-            elsewhere.join(" and ")
+            "{id} would be a new primary: callers near it would have their home there at once"
         ));
     }
     risks
+}
+
+/// Addresses of several of a kind that would change or go together, or of the only one.
+fn at_once(kind: &str, who_reach: &str, names: &[&str], all: usize) -> Option<String> {
+    let is_much = names.len() > 1 || (!names.is_empty() && names.len() == all);
+    is_much.then(|| {
+        format!(
+            "the addresses of {} would change or go at once; change one {kind}, see that {who_reach} it, then the next",
+            names.join(" and ")
+        )
+    })
+}
+
+/// Longest distance that counts as the correction of a location, not as a move.
+const CORRECTION_KM: f64 = 100.0;
+
+fn elsewhere(name: &str, before: Location, after: Location) -> Option<String> {
+    let km = before.distance_km(after);
+    (km > CORRECTION_KM).then(|| {
+        format!(
+            "{name} would be {km:.0} km from where it is: who is sent there goes by distance, and would change at once"
+        )
+    })
+}
+
+fn other_role(before: &Region, after: &Region) -> Option<String> {
+    let id = &before.id;
+    match (&before.role, &after.role) {
+        (Role::Primary { backups }, Role::Primary { backups: after }) => {
+            let lost: Vec<&str> = backups
+                .iter()
+                .filter(|it| !after.contains(it))
+                .map(RegionId::as_str)
+                .collect();
+            (!lost.is_empty()).then(|| {
+                format!(
+                    "{id} would lose its backup {}: its sessions could not flee there any more",
+                    lost.join(" and ")
+                )
+            })
+        }
+        (Role::Backup, Role::Backup) => None,
+        (Role::Primary { .. }, Role::Backup) => Some(format!(
+            "{id} would be a backup: callers who are at home there would have no home"
+        )),
+        (Role::Backup, Role::Primary { .. }) => {
+            Some(format!("{id} would be a primary: no region could flee there any more"))
+        }
+    }
+}
+
+/// Other limits of a region. Too large: it is sent more than it can serve. Too small: others find no place there.
+fn other_room(before: &Region, after: &Region) -> Vec<String> {
+    let limit = |limit: Option<u32>| limit.map_or("no limit".to_owned(), |it| it.to_string());
+    let room = |region: &Region| {
+        let sessions = ("sessions_max".to_owned(), Some(region.sessions_max));
+        let connects = ("connects_per_s_max".to_owned(), region.connects_per_s_max);
+        let components = Component::ALL.into_iter().map(|component| {
+            let limit = region.capacity.get(&component).copied();
+            (format!("capacity.{component}"), limit)
+        });
+        [sessions, connects].into_iter().chain(components).collect::<Vec<_>>()
+    };
+    let changed = room(before)
+        .into_iter()
+        .zip(room(after))
+        .filter(|(from, to)| from != to);
+    let line = |((name, from), (_, to))| {
+        format!(
+            "{name} of {} would change from {} to {}: too much overloads the region when others flee there, too little leaves them \
+             without a place",
+            before.id,
+            limit(from),
+            limit(to)
+        )
+    };
+    changed.map(line).collect()
+}
+
+/// Stacks that would go, or come, so many at once that a region is served by too few which are known to work.
+fn other_stacks(input: &Input, before: &Region, after: &Region) -> Vec<String> {
+    let id = &before.id;
+    let version = |region: &Region| {
+        region
+            .stacks
+            .first()
+            .map(|it| it.version().to_owned())
+            .unwrap_or_default()
+    };
+    let (from, to) = (version(before), version(after));
+    let is_rolled_out = |version: &str| {
+        let rollout = input.current.as_ref().and_then(|plan| plan.rollout.as_ref());
+        rollout.is_some_and(|it| it.version == version && it.percent == 100)
+    };
+    let mut risks = Vec::new();
+    if from != to && !is_rolled_out(&to) {
+        risks.push(format!(
+            "version {to} would be in service in {id} at once; `meridian rollout {to} --reason WHY` brings it to users in steps"
+        ));
+    }
+    let serving = |region: &Region, version: &str| -> BTreeSet<SocketAddr> {
+        let stacks = region.stacks.iter().filter(|it| it.version() == version);
+        stacks.map(|it| it.address).collect()
+    };
+    // The stacks of a fully rolled out version that were there already.
+    let (were, are) = (serving(before, &to), serving(after, &to));
+    let kept = were.intersection(&are).count();
+    let needed = (were.len().max(are.len()) as f64 * input.policy.health.capacity_min - 1e-9).ceil() as usize;
+    if from == to && kept < needed {
+        risks.push(format!(
+            "{kept} of {} stacks of {id} would be those that serve now, and it needs {needed}; change some, see that they \
+             serve, then the others",
+            are.len()
+        ));
+    }
+    risks
+}
+
+/// Limit of differences told one by one; of the others only the number is told.
+const DIFFERENCES_TOLD: usize = 5;
+
+/// The differences between two pairs of documents as nodes get them, in words for history and status.
+pub fn differences(before: (&Topology, &Policy), after: (&Topology, &Policy)) -> Vec<String> {
+    let mut told = Vec::new();
+    if before.0.zone != after.0.zone {
+        told.push(format!("the zone is {} in place of {}", after.0.zone, before.0.zone));
+    }
+    compare("edge", &before.0.edges, &after.0.edges, edge_parts, &mut told);
+    compare("region", &before.0.regions, &after.0.regions, region_parts, &mut told);
+    compare(
+        "name server",
+        &before.0.name_servers,
+        &after.0.name_servers,
+        server_parts,
+        &mut told,
+    );
+    if before.1.dns.ttl != after.1.dns.ttl {
+        told.push(format!(
+            "the DNS TTL is {} s in place of {} s",
+            after.1.dns.ttl_s(),
+            before.1.dns.ttl_s()
+        ));
+    }
+    if before.1.probe != after.1.probe {
+        told.push("the probe policy changed".to_owned());
+    }
+    let more = told.len().saturating_sub(DIFFERENCES_TOLD);
+    told.truncate(DIFFERENCES_TOLD);
+    if more > 0 {
+        told.push(format!("and {more} more changes"));
+    }
+    told
+}
+
+/// Tells the things of a kind that came, went, or have another part.
+fn compare<K: Ord + std::fmt::Display, T: PartialEq>(
+    kind: &str,
+    before: &BTreeMap<K, T>,
+    after: &BTreeMap<K, T>,
+    parts: fn(&T, &T) -> Vec<&'static str>,
+    told: &mut Vec<String>,
+) {
+    for id in before.keys().filter(|id| !after.contains_key(id)) {
+        told.push(format!("{kind} {id} is gone"));
+    }
+    for (id, now) in after {
+        match before.get(id) {
+            None => told.push(format!("{kind} {id} is new")),
+            Some(was) if was != now => told.push(format!("{kind} {id} has another {}", parts(was, now).join(" and "))),
+            Some(_) => {}
+        }
+    }
+}
+
+fn named(parts: impl IntoIterator<Item = (&'static str, bool)>) -> Vec<&'static str> {
+    parts
+        .into_iter()
+        .filter(|(_, differs)| *differs)
+        .map(|(name, _)| name)
+        .collect()
+}
+
+fn edge_parts(was: &Edge, now: &Edge) -> Vec<&'static str> {
+    named([
+        ("address", was.addresses != now.addresses),
+        ("port", was.port != now.port),
+        ("place", was.location != now.location),
+    ])
+}
+
+fn region_parts(was: &Region, now: &Region) -> Vec<&'static str> {
+    named([
+        ("role or list of backups", was.role != now.role),
+        ("place", was.location != now.location),
+        ("sessions_max", was.sessions_max != now.sessions_max),
+        ("connects_per_s_max", was.connects_per_s_max != now.connects_per_s_max),
+        ("capacity", was.capacity != now.capacity),
+        ("list of stacks", was.stacks != now.stacks),
+    ])
+}
+
+fn server_parts(was: &NameServer, now: &NameServer) -> Vec<&'static str> {
+    named([("address", was.address != now.address)])
 }
 
 fn lost_writers(current: &Plan, topology: &Topology) -> Vec<String> {
@@ -99,10 +345,10 @@ fn lost_writers(current: &Plan, topology: &Topology) -> Vec<String> {
         let gone = writers.values().find(|writer| !topology.regions.contains_key(writer));
         match (gone, writers.values().next()) {
             (Some(writer), _) => problems.push(format!(
-                "{writer} writes data of {region}; `meridian restore {region}` brings them home before {writer} goes"
+                "{writer} writes data of {region}; `meridian restore {region} --reason WHY` brings them home before {writer} goes"
             )),
             (None, Some(writer)) if !is_primary => problems.push(format!(
-                "data of {region} are written by {writer}; `meridian restore {region}` brings them home before {region} goes"
+                "data of {region} are written by {writer}; `meridian restore {region} --reason WHY` brings them home before {region} goes"
             )),
             _ => {}
         }
@@ -110,15 +356,15 @@ fn lost_writers(current: &Plan, topology: &Topology) -> Vec<String> {
     problems
 }
 
-/// Sessions whose place the topology takes away, or needs for others, and that find no other.
+/// Sessions whose region the topology removes, or makes a primary, and that find no other place.
 fn stranded(current: &Plan, next: &Plan, topology: &Topology) -> Vec<String> {
     let mut problems = Vec::new();
-    // A primary that goes takes its callers' home with it, and nobody asks whether the others have room for them.
+    // The callers of a removed primary lose their home, and no rule checks that other regions have room for them.
     for (primary, shares) in &current.routes {
         let at_home = total_at(shares, primary);
         if at_home > 0 && !topology.regions.contains_key(primary) {
             problems.push(format!(
-                "{primary} serves {at_home} % of its sessions; `meridian drain --region {primary}` empties it before it goes"
+                "{primary} serves {at_home} % of its sessions; `meridian drain --region {primary} --reason WHY` empties it before it goes"
             ));
         }
     }
@@ -141,162 +387,4 @@ fn stranded(current: &Plan, next: &Plan, topology: &Topology) -> Vec<String> {
         }
     }
     problems
-}
-
-impl Planner<'_> {
-    /// Regions and edges that came or went.
-    pub(crate) fn follow_topology(&mut self) {
-        let Input { topology, policy, .. } = self.input;
-        let documents = digest(topology, policy.dns.ttl_s(), &policy.probe);
-        let changed = self.next.documents != documents;
-        self.next.documents = documents;
-        self.next.regions.retain(|id, _| topology.regions.contains_key(id));
-        self.next.edges.retain(|id, _| topology.edges.contains_key(id));
-        for region in topology.regions.values() {
-            let serving = RegionPlan {
-                state: RegionState::Serving,
-                level: Level::L0,
-                since: self.now,
-            };
-            let plan = self.next.regions.entry(region.id.clone()).or_insert(serving);
-            if region.role == Role::Backup {
-                // Only a primary leaves its sessions to others; one that was made a backup has none to leave.
-                plan.state = RegionState::Serving;
-            }
-        }
-        for edge in topology.edges.keys() {
-            self.next.edges.entry(edge.clone()).or_insert(EdgeState::Serving);
-        }
-        if changed {
-            self.say_that_documents_changed();
-        }
-        self.follow_writers();
-        self.follow_routes();
-    }
-
-    fn say_that_documents_changed(&mut self) {
-        let genesis = self.next.generation == 0;
-        let (code, text) = if genesis {
-            (ReasonCode::Genesis, "first plan: every primary serves its own sessions")
-        } else {
-            (
-                ReasonCode::TopologyChanged,
-                "the topology, the DNS TTL or the probe policy changed",
-            )
-        };
-        self.report.changed.push(Reason {
-            code,
-            region: None,
-            text: text.to_owned(),
-            evidence: vec![],
-            until: None,
-        });
-    }
-
-    /// A writer that is gone writes nothing any more. Who applies such a topology all the same ([`refuses_topology`]) is told
-    /// what it did.
-    fn follow_writers(&mut self) {
-        let regions = &self.input.topology.regions;
-        self.next.writers.retain(|id, _| regions.contains_key(id));
-        let mut lost = Vec::new();
-        for (region, writers) in &mut self.next.writers {
-            let gone = writers.iter().filter(|(_, writer)| !regions.contains_key(writer));
-            let (classes, gone): (Vec<String>, BTreeSet<RegionId>) =
-                gone.map(|(class, writer)| (class.clone(), writer.clone())).unzip();
-            if !gone.is_empty() {
-                writers.retain(|_, writer| !gone.contains(writer));
-                lost.push((region.clone(), classes.join(", "), names(&gone)));
-            }
-        }
-        self.next.writers.retain(|_, writers| !writers.is_empty());
-        for (region, classes, gone) in lost {
-            let text = format!(
-                "{gone}, which wrote {classes}, is gone from the topology: it writes them itself again, without what only \
-                 {gone} had"
-            );
-            self.change(ReasonCode::Demoted, &region, text);
-        }
-    }
-
-    fn follow_routes(&mut self) {
-        let topology = &self.input.topology;
-        let is_primary = |id: &RegionId| matches!(topology.regions.get(id), Some(it) if it.role != Role::Backup);
-        self.next.routes.retain(|id, _| is_primary(id));
-        for region in topology.primaries() {
-            let Some(shares) = self.next.routes.get(&region.id) else {
-                self.next.routes.insert(region.id.clone(), vec![home(&region.id)]);
-                if let Some(plan) = self.next.regions.get_mut(&region.id) {
-                    plan.state = RegionState::Serving;
-                }
-                continue;
-            };
-            let targets = shares.iter().map(|share| share.region.clone());
-            let gone: BTreeSet<RegionId> = targets.filter(|it| !topology.regions.contains_key(it)).collect();
-            if !gone.is_empty() {
-                let why = format!("{} is gone from the topology", names(&gone));
-                self.place_again(&region.id, &gone, ReasonCode::TopologyChanged, &why);
-            }
-        }
-    }
-
-    /// Finds another place for the part of a primary's sessions that is at regions which take none any more. What is
-    /// elsewhere stays there, and what finds no place comes home: its verdict moves it on if that is bad.
-    pub(crate) fn place_again(&mut self, primary: &RegionId, lost: &BTreeSet<RegionId>, code: ReasonCode, why: &str) {
-        let shares = self.next.routes.get(primary).cloned().unwrap_or_default();
-        let (gone, kept): (Vec<Share>, Vec<Share>) = shares.into_iter().partition(|it| lost.contains(&it.region));
-        self.next.routes.insert(primary.clone(), kept.clone());
-        let at_home = total_at(&kept, primary);
-        let away: Vec<Share> = kept.into_iter().filter(|it| it.region != *primary).collect();
-        let Placed { mut shares, left } = self.place_away(primary, 100 - at_home).unwrap_or(Placed {
-            left: total(&gone),
-            shares: away,
-        });
-        let mut text = format!("{why}: what was there ({} %) moves on", total(&gone));
-        if !shares.is_empty() {
-            text = format!("{text}, and its sessions away from home go to {}", describe(&shares));
-        }
-        if left > 0 {
-            text = format!("{text}; {left} % find no place and come home");
-        }
-        let stay = at_home + left;
-        if stay > 0 {
-            let share = Share {
-                region: primary.clone(),
-                percent: stay,
-            };
-            shares.insert(0, share);
-        }
-        self.count_arrivals(primary, &shares);
-        self.next.routes.insert(primary.clone(), shares);
-        self.moved.insert(primary.clone());
-        let cause = lost.first().unwrap_or(primary);
-        self.change_because_of(cause, code, primary, text.clone());
-        self.stay(primary, stay, &text);
-    }
-
-    /// The state of a primary that has this much of its sessions at home since others came back.
-    pub(crate) fn stay(&mut self, primary: &RegionId, percent: u8, text: &str) {
-        let now = self.now;
-        let Some(plan) = self.next.regions.get_mut(primary) else {
-            return;
-        };
-        let state = match (plan.state, percent) {
-            (_, 0) => RegionState::Evacuated,
-            (_, 100) => RegionState::Serving,
-            (RegionState::Restoring(_), percent) => RegionState::Restoring(percent),
-            (_, percent) => RegionState::Draining(percent),
-        };
-        if state == plan.state {
-            return;
-        }
-        (plan.state, plan.since) = (state, now);
-        if state == RegionState::Serving {
-            self.end_moves(primary, Phase::Aborted, text);
-        }
-    }
-}
-
-fn names(regions: &BTreeSet<RegionId>) -> String {
-    let names: Vec<&str> = regions.iter().map(RegionId::as_str).collect();
-    names.join(" and ")
 }

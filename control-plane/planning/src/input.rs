@@ -1,42 +1,48 @@
-//! What a decision is made from, and what comes of it.
+//! The input of a decision.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use serde::{Deserialize, Serialize};
-use topology::{EdgeId, Intent, Moment, NodeId, Plan, PlanNumber, Policy, Reason, ReasonCode, RegionId, Topology};
-use verdict::Verdict;
+use topology::{EdgeId, Intent, Moment, NodeId, Plan, PlanNumber, Policy, RegionId, Topology};
+use verdict::{Unreached, Verdict};
 
 use crate::Memory;
 
-/// Everything a decision is made from, besides `now`.
+/// All facts of a decision besides `now`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Input {
-    /// What exists.
+    /// The regions, edges and name servers that exist.
     pub topology: Topology,
-    /// The rules.
+    /// The rules and limits of decisions.
     pub policy: Policy,
     /// The plan in force; none before the first.
     pub current: Option<Plan>,
-    /// What is believed about every region. A region without a verdict has not been seen yet.
+    /// The newest verdict on every region. No vantage has seen a region without one yet.
     pub verdicts: BTreeMap<RegionId, Verdict>,
-    /// What earlier decisions left to remember.
+    /// The memory of earlier decisions.
     pub memory: Memory,
-    /// What an operator asks for now, if somebody does. It is carried out, refused or kept waiting by this decision.
+    /// The request of an operator, if there is one. This decision carries it out, refuses it, or keeps it waiting.
     pub request: Option<Intent>,
-    /// For each primary and data class: how far the copies lag behind its writer. Absent when nobody measured it.
+    /// For each primary and data class: the lag of the copies behind its writer. Absent when it was not measured.
     pub replication: BTreeMap<RegionId, BTreeMap<String, Lag>>,
-    /// What was seen of the version that is being rolled out.
+    /// The observations of the version that is rolled out.
     pub rollout: Option<RolloutSeen>,
-    /// Which nodes refuse the plan in force, if any does.
+    /// The nodes that refuse the plan in force, if any does.
     pub refusal: Option<Refusal>,
-    /// What was heard of edges as processes: of those that are lost, and of those that were not heard of just now. Of the
-    /// others there is nothing to decide.
+    /// The signs of life of edges that are lost, and of those that were silent or out of reach just now. The others
+    /// need no decision.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub edges: BTreeMap<EdgeId, EdgeSeen>,
+    /// The newest generation that most of the edges which DNS names apply. Set while an order waits for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub applied: Option<u64>,
+    /// The differences between the new documents and those in force, in words; empty when none are applied.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub differences: Vec<String>,
     /// A plan that nodes hold and that is newer than `current`: the store lost it, or was restored from an old copy.
     pub recovered: Option<Plan>,
-    /// Fencing token of the leader that asks.
+    /// Fencing token of the leader that decides.
     pub epoch: u64,
 }
 
@@ -54,43 +60,72 @@ impl Input {
             rollout: None,
             refusal: None,
             edges: BTreeMap::new(),
+            applied: None,
+            differences: Vec::new(),
             recovered: None,
             epoch,
         }
     }
+
+    pub(crate) fn primaries(&self) -> Vec<RegionId> {
+        self.topology.primaries().map(|region| region.id.clone()).collect()
+    }
+
+    pub(crate) fn has_stack(&self, stack: &SocketAddr) -> bool {
+        let mut stacks = self.topology.regions.values().flat_map(|region| &region.stacks);
+        stacks.any(|it| it.address == *stack)
+    }
 }
 
-/// What was heard of an edge: that it follows plans, or a report of its.
+/// The signs of life of an edge: it follows plans or sends a report, and vantages reach it as devices do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EdgeSeen {
-    /// The last time; when we began to listen, if never.
+    /// Time of the last sign of life; the begin of listening, if there was none.
     pub heard_at: Moment,
-    /// Since when without a gap as long as makes it lost.
+    /// Begin of the time without a gap that is long enough to make the edge lost.
     pub heard_since: Moment,
+    /// The vantages that do not reach it at its public addresses, while they are most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unreached: Option<Unreached>,
+    /// Begin of the time in which most vantages reach it; none while that is unknown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reached_since: Option<Moment>,
 }
 
-/// How far the newest copy of a class of data is behind.
+impl EdgeSeen {
+    /// An edge that gave signs of life; whether devices reach it is unknown.
+    pub fn heard(heard_at: Moment, heard_since: Moment) -> Self {
+        Self {
+            heard_at,
+            heard_since,
+            unreached: None,
+            reached_since: None,
+        }
+    }
+}
+
+/// The lag of the newest copy of a data class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Lag {
     /// Age of the newest write that the copy does not have.
     pub behind: Duration,
-    /// When it was measured.
+    /// Time of the measurement.
     pub at: Moment,
 }
 
-/// What was seen of a new version of the stack, beside the old one: since its current rollout step began, and lately.
+/// The observations of a new version of the stack beside the old one: since its current rollout step began, and lately.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RolloutSeen {
     /// The new version.
     pub version: String,
-    /// Sessions on it.
+    /// Number of sessions on it.
     pub sessions: u32,
-    /// Turns that were answered.
+    /// Number of answered turns.
     pub turns_succeeded: u64,
-    /// Turns that failed.
+    /// Number of failed turns.
     pub turns_failed: u64,
     /// P95 latency of its turns, in milliseconds; none when nothing was timed.
     pub p95_ms: Option<f64>,
@@ -100,7 +135,7 @@ pub struct RolloutSeen {
     pub underruns: u64,
     /// GPU memory errors of its stacks.
     pub gpu_memory_errors: u64,
-    /// The same of the last minutes only, as many as the policy says.
+    /// The same over the last minutes only, the policy's `rollout.window`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recent: Option<Box<RolloutSeen>>,
 }
@@ -111,60 +146,20 @@ pub struct RolloutSeen {
 pub struct Refusal {
     /// The plan they refuse.
     pub number: PlanNumber,
-    /// Who, and why.
+    /// Each node with its error.
     pub nodes: BTreeMap<NodeId, String>,
-    /// Nodes that follow plans now, these included.
+    /// Number of nodes that follow plans now, these included.
     pub following: u32,
     /// The newest plan that every following node acknowledged.
     pub acknowledged: Option<Plan>,
 }
 
-/// Most nodes whose words about a plan they refuse are repeated, and of each so many characters: the first few say it.
+/// Limits of a quotation: nodes whose errors a reason repeats, and characters of each. The first few tell enough.
 pub(crate) const REFUSALS_QUOTED: usize = 5;
 const QUOTED_LENGTH_MAX: usize = 300;
 
-/// What is repeated of a node's words.
+/// The part of a node's error that a reason repeats.
 pub(crate) fn quoted(words: &str) -> &str {
     let end = words.char_indices().nth(QUOTED_LENGTH_MAX).map(|(at, _)| at);
     &words[..end.unwrap_or(words.len())]
-}
-
-/// What came of it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Outcome {
-    /// The next plan; none when nothing changes.
-    pub plan: Option<Plan>,
-    /// What to remember for the next decision.
-    pub memory: Memory,
-    /// Why.
-    pub report: Report,
-}
-
-/// Why a decision is what it is.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Report {
-    /// What changed.
-    pub changed: Vec<Reason>,
-    /// What a rule refused.
-    pub refused: Vec<Reason>,
-    /// What it waits for.
-    pub waiting: Vec<Reason>,
-    /// Every safety rule that was asked, and what it said.
-    pub checks: Vec<Check>,
-}
-
-/// What one safety rule said about one region.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Check {
-    /// Which rule, by the code it refuses with.
-    pub rule: ReasonCode,
-    /// About which region.
-    pub region: Option<RegionId>,
-    /// Whether it agrees.
-    pub passed: bool,
-    /// What it compared, in words.
-    pub text: String,
 }

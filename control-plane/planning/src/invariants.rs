@@ -1,5 +1,5 @@
-//! What must hold after any decision, told without the code that decides. The simulator and the property tests ask after
-//! every step.
+//! The invariants of every decision, written without the code that decides. The simulator and the property tests check
+//! them after every step.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,21 +11,20 @@ use verdict::Health;
 
 use crate::{
     Action, Input, Memory, Outcome, PLANNER, Phase, Resource, actions::ACTIONS_MAX, capacity::relief, next_wake, plan,
-    plan::has_stack,
 };
 
 /// Sessions that rounding to whole percents may add.
 const ROUNDING: f64 = 1e-6;
 
-/// Watches a run of decisions.
+/// Checks a run of decisions.
 #[derive(Debug, Clone, Default)]
 pub struct Invariants {
-    /// Sessions sent to regions, and when: a limit per second needs more than one decision to be broken.
+    /// Sessions sent to regions, with their times: only several decisions together can break a limit per second.
     arrivals: Vec<(Moment, RegionId, f64)>,
 }
 
 impl Invariants {
-    /// What is broken by a decision, one line each.
+    /// The invariants that a decision breaks, one line each.
     pub fn check(&mut self, input: &Input, outcome: &Outcome, now: Moment) -> Vec<String> {
         let mut broken = Vec::new();
         let mut must = |holds: bool, text: String| {
@@ -33,7 +32,7 @@ impl Invariants {
                 broken.push(text);
             }
         };
-        // By a clock that went back, what came later than now comes now.
+        // After a clock went back, later arrivals count from now.
         for (at, ..) in &mut self.arrivals {
             *at = now.min(*at);
         }
@@ -68,7 +67,7 @@ impl Invariants {
                 broken.extend(abandons(input, in_force, memory, now));
             }
         }
-        // The plan that is in force where sessions are: what nodes have, if the store forgot it.
+        // The plan in force at the nodes, even if the store forgot it.
         let newest = input
             .recovered
             .iter()
@@ -76,7 +75,7 @@ impl Invariants {
             .max_by_key(|plan| plan.number());
         if let Some(next) = plan {
             broken.extend(is_next(input, next));
-            // What nodes refuse is taken back as a whole, whatever else is known by now.
+            // A refused plan is taken back as a whole, regardless of newer facts.
             let taken_back = input.refusal.is_some();
             let by_force = |action: &Action| {
                 let is_forced = matches!(action.intent.kind, IntentKind::Failover { force: true, .. });
@@ -84,7 +83,7 @@ impl Invariants {
             };
             let forced = memory.actions.values().any(by_force);
             if input.recovered.is_some() {
-                // The store forgot also who was sent where; so must we.
+                // The store forgot the arrivals too.
                 self.arrivals.clear();
             }
             if !taken_back && !forced {
@@ -108,9 +107,9 @@ impl Invariants {
         broken
     }
 
-    /// No region is sent more sessions within a reconnect window than it accepts connections in it, but for one percent of a
-    /// primary's when nobody else is coming. A region that takes its own sessions back because their backup is gone, or was
-    /// left, is not asked.
+    /// No region is sent more sessions within a reconnect window than it accepts connections in it, but for one percent
+    /// of a primary's when no other session is coming. The limit does not count for a region that takes its own
+    /// sessions back because their backup is gone, or was left.
     fn too_many_connections(&mut self, input: &Input, before: &Plan, next: &Plan, now: Moment) -> Vec<String> {
         let window = input.policy.failover.reconnect_window;
         let accepts = |region: &RegionId| input.topology.regions.get(region)?.connects_per_s_max.map(f64::from);
@@ -128,7 +127,7 @@ impl Invariants {
                 continue;
             }
             let sessions = room(input, &primary, Resource::Sessions) * f64::from(more) / 100.0;
-            // Who orders a return gets a first part of it, also while others are still coming.
+            // An ordered return gets its first part also while other sessions are still coming.
             let begins = target == primary && input.request.is_some();
             sent.entry(target.clone()).or_default().push((more, sessions, begins));
             self.arrivals.push((now, target, sessions));
@@ -154,10 +153,10 @@ impl Invariants {
     }
 }
 
-/// No target is planned above what it has room for, unless its level does without what it lacks. What was over before
-/// may stay over, when there is nowhere else; it may not grow.
+/// No target is planned above its room, unless its level does without the component that it lacks. A target that was
+/// over before may stay over, when there is no other place; it may not grow.
 fn overloads(input: &Input, before: Option<&Plan>, next: &Plan) -> Vec<String> {
-    // A region can hold its own sessions; what counts is who else is sent there.
+    // A region can hold its own sessions; only the sessions of others count.
     let guests = |plan: &Plan, region: &RegionId, resource: Resource| -> f64 {
         let guests = plan.routes.iter().filter(|(primary, _)| *primary != region);
         let shares = guests.flat_map(|(primary, shares)| {
@@ -202,7 +201,7 @@ fn overloads(input: &Input, before: Option<&Plan>, next: &Plan) -> Vec<String> {
     over
 }
 
-/// One step after the newest plan there is, by the leader that asks, and whole.
+/// The plan is valid, one generation after the newest, and has the epoch of the leader.
 fn is_next(input: &Input, next: &Plan) -> Vec<String> {
     let newest = input.current.iter().chain(&input.recovered).map(Plan::number).max();
     let expected = PlanNumber {
@@ -224,12 +223,12 @@ fn is_next(input: &Input, next: &Plan) -> Vec<String> {
     broken
 }
 
-/// Sessions leave only for regions that were seen well, and not long ago.
+/// Sessions leave only for regions that work by a fresh verdict.
 fn sent_to_the_unwell(input: &Input, before: &Plan, next: &Plan, now: Moment) -> Vec<String> {
     let away = moved(before, next)
         .into_iter()
         .filter(|(primary, target, _)| primary != target);
-    // Who orders a move may know what nobody sees, and what was ordered goes on.
+    // The author of an order may know what no vantage sees, and an ordered move goes on.
     let away = away.filter(|(primary, ..)| !is_ordered(input, primary));
     let is_well = |target: &RegionId| match health(input, target, now) {
         Health::Suspect => !is_suspect_for_long(input, target),
@@ -244,7 +243,7 @@ fn sent_to_the_unwell(input: &Input, before: &Plan, next: &Plan, now: Moment) ->
         .collect()
 }
 
-/// What nobody asked for keeps within its limits, and rests while it is told to.
+/// Automation keeps within its limits, and rests while it is off or frozen.
 fn too_much_automation(input: &Input, before: &Plan, next: &Plan, memory: &Memory, now: Moment) -> Vec<String> {
     let mut broken = Vec::new();
     let (frozen, off) = (memory.freeze(now).is_some(), !input.policy.safety.automation);
@@ -289,7 +288,7 @@ fn too_much_automation(input: &Input, before: &Plan, next: &Plan, memory: &Memor
     let window = input.policy.failover.reconnect_window;
     let counts = |(id, it): &(&RegionId, &topology::RegionPlan)| {
         let is_bad = !takes(health(input, id, now)) && !memory.on_purpose.contains(*id);
-        // One that serves again by this very decision holds nobody back.
+        // A region that serves again by this very decision holds no other back.
         let is_away = |it: &topology::RegionPlan| it.state != RegionState::Serving;
         let is_away = is_away(it) && next.regions.get(*id).is_some_and(is_away);
         is_away && !left.contains(id) && (is_bad || now < it.since + window)
@@ -322,7 +321,7 @@ fn is_ordered(input: &Input, primary: &RegionId) -> bool {
     moving.any(|action| action.intent.author != PLANNER)
 }
 
-/// Whether a primary's sessions lose the region that took them, because it was left itself.
+/// Whether this plan leaves a region that took sessions of the primary.
 fn had_its_host_left(before: &Plan, next: &Plan, primary: &RegionId) -> bool {
     let mut hosts = before.routes.get(primary).into_iter().flatten();
     hosts.any(|share| {
@@ -336,7 +335,7 @@ fn at_home(plan: &Plan, primary: &RegionId) -> u8 {
     shares.filter(|it| it.region == *primary).map(|it| it.percent).sum()
 }
 
-/// What goes on is about something: running actions and the plan in force speak of each other.
+/// Every running action has its subject in the plan in force, and every rollout its action.
 fn about_nothing(input: &Input, plan: &Plan, memory: &Memory) -> Vec<String> {
     let state = |region: &RegionId| {
         let is_primary = input.topology.primaries().any(|it| it.id == *region);
@@ -349,7 +348,7 @@ fn about_nothing(input: &Input, plan: &Plan, memory: &Memory) -> Vec<String> {
         IntentKind::Restore { region, .. } => matches!(state(region), Some(RegionState::Restoring(_))),
         IntentKind::Rollout { .. } => plan.rollout.as_ref().is_some_and(|it| it.action == action.intent.id),
         IntentKind::DrainEdge { edge } => plan.edges.contains_key(edge),
-        IntentKind::DrainStack { stack } => has_stack(input, stack),
+        IntentKind::DrainStack { stack } => input.has_stack(stack),
         IntentKind::Freeze | IntentKind::Override { .. } => true,
         IntentKind::Unfreeze | IntentKind::Ack { .. } | IntentKind::Approve { .. } | IntentKind::Abort { .. } => false,
     };
@@ -370,9 +369,9 @@ fn about_nothing(input: &Input, plan: &Plan, memory: &Memory) -> Vec<String> {
     broken
 }
 
-/// A plan that says what the one before said costs every node work, and the log a place.
+/// A plan differs from the one before: an equal one costs every node work, and the log an entry.
 fn says_the_same(before: &Plan, outcome: &Outcome, next: &Plan) -> Vec<String> {
-    // Moments that lay ahead of the clock are worth a plan.
+    // A correction of moments ahead of the clock is worth a plan.
     let mut codes = outcome.report.changed.iter().map(|reason| reason.code);
     let for_its_own_sake = [ReasonCode::ClockWentBack, ReasonCode::PlanRecovered];
     if codes.any(|code| for_its_own_sake.contains(&code)) {
@@ -398,7 +397,7 @@ fn says_the_same(before: &Plan, outcome: &Outcome, next: &Plan) -> Vec<String> {
     }
 }
 
-/// Another writer takes over only with as much lost as its class allows, or as somebody accepted.
+/// Another writer takes over only within the loss that its class allows, or that an order accepted.
 fn loses_data(input: &Input, before: &Plan, next: &Plan, memory: &Memory, now: Moment) -> Vec<String> {
     let mut broken = Vec::new();
     for primary in next.routes.keys() {
@@ -437,7 +436,7 @@ fn loses_data(input: &Input, before: &Plan, next: &Plan, memory: &Memory, now: M
     broken
 }
 
-/// A request that is refused, or known already, leaves no trace.
+/// A refused or repeated request changes nothing.
 fn refused_and_yet(input: &Input, outcome: &Outcome, now: Moment) -> Vec<String> {
     if input.request.is_none() || is_carried_out(input, &outcome.memory) {
         return Vec::new();
@@ -460,7 +459,7 @@ fn is_carried_out(input: &Input, memory: &Memory) -> bool {
     input.request.as_ref().is_some_and(|intent| is_new(&intent.id))
 }
 
-/// Who is sent where: primary, target, how many percent more than before.
+/// The moves of sessions: primary, target, percent more than before.
 fn moved(before: &Plan, next: &Plan) -> Vec<(RegionId, RegionId, u8)> {
     let percent = |plan: &Plan, primary: &RegionId, target: &RegionId| -> u8 {
         let shares = plan.routes.get(primary).into_iter().flatten();
@@ -479,7 +478,7 @@ fn moved(before: &Plan, next: &Plan) -> Vec<(RegionId, RegionId, u8)> {
     moved
 }
 
-/// What is believed of a region, unless it is too old. A tick without data leaves the word before it.
+/// The health of a region; blind when its verdict is too old. After a tick without data the verdict before it stands.
 fn health(input: &Input, region: &RegionId, now: Moment) -> Health {
     let freshest = u64::from(input.policy.health.freshness_ticks);
     let before = || input.memory.believed.get(region).map(|it| it.health);
@@ -491,7 +490,7 @@ fn health(input: &Input, region: &RegionId, now: Moment) -> Health {
     }
 }
 
-/// Whether a region that is suspect was so in the tick before already: one bad tick is no evidence.
+/// Whether a region is suspect for more than one tick: one bad tick is no evidence.
 fn is_suspect_for_long(input: &Input, region: &RegionId) -> bool {
     let newest = input.verdicts.get(region).map(|it| (it.health, it.tick));
     let before = input.memory.believed.get(region).map(|it| (it.health, it.since));
@@ -502,8 +501,7 @@ fn is_suspect_for_long(input: &Input, region: &RegionId) -> bool {
     }
 }
 
-/// Somebody serves whenever any region is well: no primary's sessions stay at a backup that is down while their own region
-/// could take them.
+/// No primary's sessions stay at a backup that is down while their own region works and could take them.
 fn abandons(input: &Input, next: &Plan, memory: &Memory, now: Moment) -> Vec<String> {
     let rests = memory.freeze(now).is_some() || memory.taken_back.is_some() || !input.policy.safety.automation;
     if rests {
@@ -562,7 +560,7 @@ fn working(input: &Input, plan: &Plan, region: &Region) -> f64 {
     }
 }
 
-/// Sessions a region has room for when all of it works, by one resource.
+/// Sessions that a region has room for when all its stacks work, by one resource.
 fn room(input: &Input, region: &RegionId, resource: Resource) -> f64 {
     let Some(region) = input.topology.regions.get(region) else {
         return 0.0;

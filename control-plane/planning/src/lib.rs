@@ -1,27 +1,33 @@
-//! Decisions: what the plan should be, given what is believed and asked for. A pure function of its input and `now`, so
-//! that every decision can be made again from the audit log, and simulated.
+//! Decisions: the next plan, from the beliefs about regions and the requests of operators. A decision is a pure
+//! function of its input and `now`, so that every decision can be made again from the audit log, and simulated.
 
 mod actions;
 pub mod audit;
 mod believed;
 mod capacity;
 mod damping;
-mod data;
 mod documents;
-mod edges;
+mod draft;
+mod facts;
+mod gate;
+pub mod heard;
 mod input;
 pub mod invariants;
+mod placing;
 mod plan;
-mod regions;
-mod requests;
-mod rollout;
-mod settle;
+mod report;
+mod rules;
+mod shares;
+mod steps;
+mod wake;
 
 pub use actions::{Action, Arrivals, Memory, PLANNER, Phase, RECOVERED, TakenBack};
 pub use believed::Believed;
 pub use capacity::{Load, Resource, loads};
 pub use damping::Penalty;
-pub use data::ANY_LOSS;
-pub use documents::{problems, refuses_topology, risks};
-pub use input::{Check, EdgeSeen, Input, Lag, Outcome, Refusal, Report, RolloutSeen};
-pub use plan::{REQUEST_LIFE, automation, next_wake, plan};
+pub use documents::{differences, problems, refuses_topology, risks};
+pub use input::{EdgeSeen, Input, Lag, Refusal, RolloutSeen};
+pub use plan::{automation, plan};
+pub use report::{Check, Outcome, Report};
+pub use steps::{data::ANY_LOSS, spread::waited_for};
+pub use wake::{REQUEST_LIFE, next_wake};

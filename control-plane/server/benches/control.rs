@@ -178,6 +178,8 @@ fn failing(regions: usize, edges: usize) -> (Input, Moment) {
             },
             healthy_since: None,
             dead_stacks: [].into(),
+            ailing_stacks: [].into(),
+            broken: None,
             tick: Tick(1_000),
             summary: "a summary of usual length for a region".into(),
             evidence: evidence.clone(),

@@ -1,11 +1,12 @@
-//! configs/control-plane.toml.
+//! The configuration of a control plane (configs/control-plane.toml).
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::Duration,
 };
 
+use daemon::config::{Problems, Rules};
 use serde::Deserialize;
 use topology::{NodeId, document::Span};
 
@@ -13,107 +14,109 @@ use topology::{NodeId, document::Span};
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// Its name, also as a vantage; several control planes have different ones.
+    /// Its name, also as a vantage. Each control plane of a deployment has its own.
     #[serde(default = "default_node")]
     pub node: NodeId,
-    /// Where edges, DNS responders and operators reach it (gRPC).
+    /// Address for edges, name servers and operators (gRPC).
     #[serde(default = "loopback")]
     pub listen: SocketAddr,
-    /// Where operators are sent when it leads, `http://address:port`; where it listens when left out.
+    /// The URL at which the others send operators while this one leads, `http://address:port`; by default the address
+    /// it listens at.
     #[serde(default)]
     pub advertise: Option<Advertise>,
-    /// Where metrics and health are served.
+    /// Address of metrics and health.
     #[serde(default = "loopback")]
     pub admin_listen: SocketAddr,
-    /// The topology document.
+    /// File of the topology document.
     pub topology: PathBuf,
-    /// The policy document.
+    /// File of the policy document.
     pub policy: PathBuf,
-    /// Where decisions are kept.
-    pub store: StoreConfig,
+    /// The store of decisions; see [`Config::store`].
+    store: StoreSection,
 }
 
-/// Where decisions are kept.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "StoreSection")]
+/// The store of decisions.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StoreConfig {
-    /// In one file, made when missing; for a control plane that is alone.
+    /// One file, created if missing, for a single control plane.
     Embedded {
-        /// Which file.
+        /// The file's path.
         file: PathBuf,
     },
-    /// In etcd, shared by all control planes.
+    /// An etcd cluster, shared by all control planes.
     Etcd {
-        /// Its members, `http://address:port`.
+        /// URLs of its members, `http://address:port`.
         endpoints: Vec<String>,
-        /// Another control plane takes over when the one that leads has not been heard of for so long.
+        /// Another control plane takes over after the leader was silent for this long.
         lease_ttl: Duration,
     },
 }
 
-/// An election takes a few seconds; a process that is merely busy keeps its lease.
+/// An election takes a few seconds; a leader that is merely busy keeps its lease for this long.
 const LEASE_TTL_DEFAULT: Duration = Duration::from_secs(5);
-/// Below, one slow write of etcd's disk costs the lead; above, nobody decides for longer than a failover may take.
+/// Below the minimum, one slow write of etcd's disk costs the leadership. Above the maximum, no control plane decides for longer
+/// than a failover may take.
 const LEASE_TTL_MIN: Duration = Duration::from_secs(2);
 const LEASE_TTL_MAX: Duration = Duration::from_secs(60);
 
-/// `[store]` as it is written.
-#[derive(Debug, Deserialize)]
+/// `[store]` as it stands in the file: either `file`, or `etcd`.
+#[derive(Debug, Clone, Deserialize)]
 #[serde(
     deny_unknown_fields,
     expecting = "a section: [store] with file = \"meridian.redb\", or with etcd = [\"http://address:port\"]"
 )]
-struct StoreSection {
+pub struct StoreSection {
     file: Option<PathBuf>,
     etcd: Option<Vec<String>>,
     lease_ttl: Option<Span>,
 }
 
-impl TryFrom<StoreSection> for StoreConfig {
-    type Error = String;
-
-    fn try_from(section: StoreSection) -> Result<Self, String> {
-        let StoreSection { file, etcd, lease_ttl } = section;
-        let mut problems = Vec::new();
-        let store = match (file, etcd) {
+impl StoreSection {
+    fn problems(&self) -> Problems {
+        let mut problems = Problems::default();
+        match (&self.file, &self.etcd) {
             (Some(file), None) => {
                 if file.as_os_str().is_empty() {
-                    problems.push("store.file: it is empty".to_owned());
+                    problems.add("store.file", "the path is empty; write file = \"meridian.redb\"");
                 }
-                if lease_ttl.is_some() {
-                    problems.push("store.lease_ttl: only control planes that share etcd take turns".to_owned());
+                if self.lease_ttl.is_some() {
+                    let text = "a control plane with a file has no lease; remove it, or write etcd instead of file";
+                    problems.add("store.lease_ttl", text);
                 }
-                Some(Self::Embedded { file })
             }
             (None, Some(endpoints)) => {
                 if endpoints.is_empty() {
-                    problems.push("store.etcd: name at least one member".to_owned());
+                    let text = "the list is empty; write at least one member, such as [\"http://10.0.0.1:2379\"]";
+                    problems.add("store.etcd", text);
                 }
-                for endpoint in endpoints.iter().filter(|endpoint| !is_url(endpoint)) {
-                    problems.push(format!(
-                        "store.etcd: \"{endpoint}\" is not of the form http://address:port"
-                    ));
+                for (index, endpoint) in endpoints.iter().enumerate().filter(|(_, endpoint)| !is_url(endpoint)) {
+                    let text = format!("\"{endpoint}\" is not the URL of a member; write \"http://address:port\"");
+                    problems.add(format!("store.etcd[{index}]"), text);
                 }
-                let lease_ttl = lease_ttl.map_or(LEASE_TTL_DEFAULT, |span| span.0);
+                let lease_ttl = self.lease_ttl();
                 if !(LEASE_TTL_MIN..=LEASE_TTL_MAX).contains(&lease_ttl) || lease_ttl.subsec_nanos() != 0 {
-                    problems.push("store.lease_ttl: it must be 2s to 60s, in whole seconds".to_owned());
+                    let text = format!(
+                        "\"{}\" is out of range; write whole seconds from \"2s\" to \"60s\"",
+                        Span(lease_ttl)
+                    );
+                    problems.add("store.lease_ttl", text);
                 }
-                Some(Self::Etcd { endpoints, lease_ttl })
             }
-            (Some(_), Some(_)) => {
-                problems.push("store: give either file or etcd, not both".to_owned());
-                None
-            }
+            (Some(_), Some(_)) => problems.add("store", "file and etcd exclude each other; remove one of them"),
             (None, None) => {
-                problems.push("store: give file (one control plane) or etcd (several)".to_owned());
-                None
+                let text = "file and etcd are missing; write file for one control plane, or etcd for several";
+                problems.add("store", text);
             }
-        };
-        store.filter(|_| problems.is_empty()).ok_or_else(|| problems.join("; "))
+        }
+        problems
+    }
+
+    fn lease_ttl(&self) -> Duration {
+        self.lease_ttl.map_or(LEASE_TTL_DEFAULT, |span| span.0)
     }
 }
 
-/// A URL that others reach us by.
+/// A URL at which others reach this control plane.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Advertise(String);
@@ -125,7 +128,7 @@ impl TryFrom<String> for Advertise {
         if is_url(&url) {
             Ok(Self(url))
         } else {
-            Err(format!("advertise: \"{url}\" is not of the form http://address:port"))
+            Err(format!("\"{url}\" is not a URL; write \"http://address:port\""))
         }
     }
 }
@@ -133,7 +136,7 @@ impl TryFrom<String> for Advertise {
 fn is_url(text: &str) -> bool {
     let parts = text.strip_prefix("http://").and_then(|rest| rest.rsplit_once(':'));
     parts.is_some_and(|(host, port)| {
-        // Whatever is no host is found when it is connected to; this finds what was pasted into the wrong place.
+        // This check finds text pasted into the wrong place. A host that does not exist shows when a client connects.
         let odd = |c: char| c.is_whitespace() || c.is_control() || "/?#@\"".contains(c);
         !host.is_empty() && !host.contains(odd) && port.parse::<u16>().is_ok_and(|port| port > 0)
     })
@@ -147,20 +150,30 @@ fn loopback() -> SocketAddr {
     (Ipv4Addr::LOCALHOST, 0).into()
 }
 
-impl Config {
-    /// What the format alone cannot say.
-    pub fn check(&self) -> anyhow::Result<()> {
-        let shared = matches!(self.store, StoreConfig::Etcd { .. });
-        anyhow::ensure!(
-            !shared || self.advertise.is_some() || !self.listen.ip().is_unspecified(),
-            "advertise: {} is no address that other control planes could send operators to; give the URL they reach \
-             this one by",
-            self.listen
-        );
-        Ok(())
+impl Rules for Config {
+    const EXAMPLE: &'static str = include_str!("../../../configs/control-plane.toml");
+
+    fn problems(&self) -> Problems {
+        let mut problems = self.store.problems();
+        if self.store.etcd.is_some() && self.advertise.is_none() && self.listen.ip().is_unspecified() {
+            let text = format!(
+                "missing, and operators cannot be sent to {}; write the URL of this control plane, such as \
+                 advertise = \"http://10.0.0.1:7100\"",
+                self.listen
+            );
+            problems.add("advertise", text);
+        }
+        problems
     }
 
-    /// The URL operators are sent to when it leads; `bound` is where it listens.
+    fn paths(&mut self) -> Vec<&mut PathBuf> {
+        let documents = [&mut self.topology, &mut self.policy];
+        documents.into_iter().chain(&mut self.store.file).collect()
+    }
+}
+
+impl Config {
+    /// The URL for operators while this control plane leads; `bound` is the address that it listens at.
     pub fn advertised(&self, bound: SocketAddr) -> String {
         match &self.advertise {
             Some(Advertise(url)) => url.clone(),
@@ -168,30 +181,30 @@ impl Config {
         }
     }
 
-    /// The same with every path made relative to the folder of `config_file`.
-    pub fn with_paths_beside(mut self, config_file: &Path) -> Self {
-        let folder = config_file.parent().unwrap_or(Path::new("."));
-        let mut paths = vec![&mut self.topology, &mut self.policy];
-        if let StoreConfig::Embedded { file } = &mut self.store {
-            paths.push(file);
+    /// The store of decisions.
+    pub fn store(&self) -> StoreConfig {
+        match &self.store.etcd {
+            Some(endpoints) => StoreConfig::Etcd {
+                endpoints: endpoints.clone(),
+                lease_ttl: self.store.lease_ttl(),
+            },
+            None => StoreConfig::Embedded {
+                file: self.store.file.clone().unwrap_or_default(),
+            },
         }
-        for path in paths {
-            *path = folder.join(&path);
-        }
-        self
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     fn shipped(name: &str) -> Config {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs").join(name);
         let config: Config = daemon::config::load(&file).unwrap();
-        config.check().unwrap();
         assert!(config.listen.ip().is_loopback() && config.admin_listen.ip().is_loopback());
-        let config = config.with_paths_beside(&file);
         let read = |path: &Path| std::fs::read_to_string(path).unwrap();
         topology::Topology::parse("topology.toml", &read(&config.topology)).unwrap();
         topology::Policy::parse("policy.toml", &read(&config.policy)).unwrap();
@@ -201,42 +214,51 @@ mod tests {
     #[test]
     fn the_shipped_configurations_are_read_and_their_documents_are_there() {
         let alone = shipped("control-plane.toml");
-        assert!(matches!(&alone.store, StoreConfig::Embedded { file } if file.ends_with("configs/meridian.redb")));
+        assert!(matches!(alone.store(), StoreConfig::Embedded { file } if file.ends_with("configs/meridian.redb")));
         let bound = "127.0.0.1:7100".parse().unwrap();
         assert_eq!(alone.advertised(bound), "http://127.0.0.1:7100");
 
         let one_of_three = shipped("control-plane-etcd.toml");
-        let StoreConfig::Etcd { endpoints, lease_ttl } = &one_of_three.store else {
+        let StoreConfig::Etcd { endpoints, lease_ttl } = one_of_three.store() else {
             panic!("{:?}", one_of_three.store);
         };
-        assert_eq!((endpoints.len(), *lease_ttl), (3, LEASE_TTL_DEFAULT));
+        assert_eq!((endpoints.len(), lease_ttl), (3, LEASE_TTL_DEFAULT));
         assert_eq!(one_of_three.advertised(loopback()), "http://127.0.0.1:7110");
     }
 
     fn parse(head: &str, store: &str) -> Result<Config, String> {
         let text = format!("topology = \"t\"\npolicy = \"p\"\n{head}\n{store}\n");
-        daemon::config::parse::<Config>("control-plane.toml", &text).map_err(|error| error.to_string())
+        daemon::config::read::<Config>("control-plane.toml", &text).map_err(|error| error.to_string())
     }
 
     #[test]
     fn a_store_is_a_file_or_etcd_and_everything_else_is_explained() {
         let etcd = "[store]\netcd = [\"http://10.0.0.1:2379\"]\n";
         for (store, complaint) in [
-            ("", "missing field `store`"),
+            ("", "store: missing; add the section [store]"),
             ("store = \"meridian.redb\"", "[store] with file = "),
-            ("[store]", "give file (one control plane) or etcd (several)"),
-            ("[store]\nfile = \"f\"\netcd = [\"http://a:1\"]", "not both"),
-            ("[store]\nfile = \"\"", "store.file: it is empty"),
-            ("[store]\nfile = \"f\"\nlease_ttl = \"5s\"", "take turns"),
-            ("[store]\netcd = []", "at least one member"),
+            ("[store]", "write file for one control plane, or etcd for several"),
+            ("[store]\nfile = \"f\"\netcd = [\"http://a:1\"]", "remove one of them"),
+            (
+                "[store]\nfile = \"\"",
+                "store.file: the path is empty; write file = \"meridian.redb\"",
+            ),
+            ("[store]\nfile = \"f\"\nlease_ttl = \"5s\"", "has no lease; remove it"),
+            ("[store]\netcd = []", "write at least one member"),
             (
                 "[store]\netcd = [\"http://a:1\", \"10.0.0.1:2379\"]",
-                "\"10.0.0.1:2379\" is not",
+                "\"10.0.0.1:2379\" is not the URL of a member; write",
             ),
-            (&format!("{etcd}lease_ttl = \"1s\""), "2s to 60s"),
-            (&format!("{etcd}lease_ttl = \"61s\""), "2s to 60s"),
-            (&format!("{etcd}lease_ttl = \"2500ms\""), "whole seconds"),
-            (&format!("{etcd}leas_ttl = \"5s\""), "unknown field `leas_ttl`"),
+            (&format!("{etcd}lease_ttl = \"1s\""), "write whole seconds from"),
+            (&format!("{etcd}lease_ttl = \"61s\""), "write whole seconds from"),
+            (
+                &format!("{etcd}lease_ttl = \"2500ms\""),
+                "\"2500ms\" is out of range; write whole seconds",
+            ),
+            (
+                &format!("{etcd}leas_ttl = \"5s\""),
+                "store.leas_ttl: unknown key; write lease_ttl, or remove it",
+            ),
         ] {
             let error = parse("", store).unwrap_err();
             assert!(error.contains(complaint), "{store}: {error}");
@@ -251,15 +273,17 @@ mod tests {
         let etcd = "[store]\netcd = [\"http://10.0.0.1:2379\"]\n";
         for nonsense in ["10.0.0.1:1", "http://", "http://10.0.0.1", "http://a/b:1", "http://a:0"] {
             let error = parse(&format!("advertise = \"{nonsense}\""), etcd).unwrap_err();
-            assert!(error.contains("is not of the form"), "{nonsense}: {error}");
+            assert!(error.contains("is not a URL; write"), "{nonsense}: {error}");
         }
         let everywhere = "listen = \"0.0.0.0:7100\"";
-        let error = parse(everywhere, etcd).unwrap().check().unwrap_err().to_string();
-        assert!(error.contains("advertise: 0.0.0.0:7100 is no address"), "{error}");
+        let error = parse(everywhere, etcd).unwrap_err();
+        assert!(
+            error.contains("advertise: missing, and operators cannot be sent to 0.0.0.0:7100; write"),
+            "{error}"
+        );
         let named = format!("{everywhere}\nadvertise = \"http://cp-1:7100\"");
         let config = parse(&named, etcd).unwrap();
-        config.check().unwrap();
         assert_eq!(config.advertised(config.listen), "http://cp-1:7100");
-        parse(everywhere, "[store]\nfile = \"f\"").unwrap().check().unwrap();
+        parse(everywhere, "[store]\nfile = \"f\"").unwrap();
     }
 }

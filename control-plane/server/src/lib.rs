@@ -1,19 +1,25 @@
-//! The control plane: it takes observations, judges health on closed ticks, asks `plan()` what to do, commits the answer
-//! with an audit entry, and streams it to edges and DNS responders. Operators force, stop and undo decisions here.
+//! The control plane: it takes observations, judges health on closed ticks, asks `plan()` for a decision, commits it
+//! with an audit entry, and streams the plan to edges and name servers. Operators force, stop and undo decisions here.
 //!
-//! One task ([`reconcile`]) owns all state and makes all decisions, one at a time; everything else talks to it.
+//! One task ([`reconcile`]) owns all state and makes all decisions, one at a time. Every other part sends it messages.
+
+#![expect(
+    missing_docs,
+    reason = "no other crate reads this one: its items are public for its own tests and benches"
+)]
 
 pub mod config;
-mod heard;
+pub mod grpc;
 pub mod metrics;
 pub mod nodes;
-pub mod operator;
+mod pace;
+mod readiness;
 pub mod reconcile;
 pub mod records;
-mod refusals;
 pub mod serve;
 mod sightings;
 pub mod store;
+pub mod view;
 
 pub use config::Config;
 pub use serve::serve;

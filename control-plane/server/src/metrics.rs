@@ -1,4 +1,4 @@
-//! What the control plane measures. Names are constants, in one place.
+//! The metrics of the control plane. All names are constants in this file.
 
 use std::{
     collections::BTreeSet,
@@ -20,56 +20,60 @@ use tokio::sync::watch;
 use topology::{Moment, ReasonCode, RegionId, RegionState};
 use verdict::Health;
 
-use crate::{nodes::Nodes, reconcile::View, store::Mirror};
+use crate::{nodes::Nodes, store::Mirror, view::View};
 
 /// Generation of the plan in force.
 pub const PLAN_GENERATION: &str = "meridian_control_plane_plan_generation";
-/// Reports taken, by vantage.
+/// Reports that counted, by vantage.
 pub const REPORTS: &str = "meridian_control_plane_reports";
-/// Reports that did not count, by reason.
+/// Reports that did not count.
 pub const REPORTS_UNWANTED: &str = "meridian_control_plane_reports_unwanted";
-/// How far the clock of a vantage is ahead of ours, in seconds; negative when it is behind.
+/// Seconds by which a vantage's clock is ahead of this control plane's; negative if it is behind.
 pub const CLOCK_AHEAD: &str = "meridian_control_plane_vantage_clock_ahead_seconds";
 /// Decisions, by the code of their reason.
 pub const DECISIONS: &str = "meridian_control_plane_decisions";
-/// Health of every region: 1 for the one that holds.
+/// Health of every region: 1 for the present health, 0 for the others.
 pub const REGION_HEALTH: &str = "meridian_control_plane_region_health";
-/// Nodes that follow plans right now.
+/// Nodes that follow plans now.
 pub const FOLLOWERS: &str = "meridian_control_plane_followers";
-/// Plans a node refused.
+/// Plans that a node refused.
 pub const REFUSALS: &str = "meridian_control_plane_plan_refusals";
 
-/// Whether this replica leads.
+/// 1 while this replica leads, else 0.
 pub const LEADING: &str = "meridian_control_plane_leading";
-/// Decisions that the store did not take.
+/// Commits that the store did not take.
 pub const STORE_ERRORS: &str = "meridian_control_plane_store_errors";
-/// Requests that were refused and are not in the audit log, because too many were refused together.
+/// Refused requests that are not in the audit log, because too many were refused in a short time.
 pub const REFUSALS_UNRECORDED: &str = "meridian_control_plane_refusals_unrecorded";
-/// Times a listing of the store showed what its watch had not told.
+/// Listings of the store that showed changes which the watch had not reported.
 pub const STORE_DIVERGENCES: &str = "meridian_control_plane_store_divergences";
-/// Seconds since the store said that our copy is up to date.
+/// Seconds since the store confirmed that the local copy is up to date.
 pub const STORE_STALENESS: &str = "meridian_control_plane_store_staleness_seconds";
-/// Times the store went back to an older snapshot.
+/// Times that the store was restored from an older snapshot.
 pub const STORE_RESTORES: &str = "meridian_control_plane_store_restores";
 
-/// Seconds since which decisions cannot be written; 0 while they can.
+/// Seconds for which decisions could not be written; 0 while they can.
 pub const UNWRITTEN: &str = "meridian_control_plane_decisions_unwritten_seconds";
+/// Seconds for which this replica has known no leader; 0 while it leads or knows one.
+pub const LEADERLESS: &str = "meridian_control_plane_leaderless_seconds";
 /// Seconds since the end of the newest tick that was judged.
 pub const JUDGED_AGE: &str = "meridian_control_plane_judged_age_seconds";
 /// Nodes of the topology that do not apply the plan in force.
 pub const NODES_BEHIND: &str = "meridian_control_plane_nodes_behind";
-/// Whether automation is stopped: by a freeze, the policy, or nodes that refused a plan.
+/// 1 while automation is stopped by a freeze, by the policy, or by nodes that refused a plan.
 pub const AUTOMATION_STOPPED: &str = "meridian_control_plane_automation_stopped";
-/// Whether an operator's freeze is in force.
+/// 1 while an operator's freeze is in force.
 pub const FROZEN: &str = "meridian_control_plane_frozen";
-/// Regions that a rule holds where they are although something else was wanted.
+/// Regions that a rule blocks from moving although the planner or an operator wants them to move.
 pub const REGIONS_HELD: &str = "meridian_control_plane_regions_held";
 /// Primaries that are down and still have sessions planned for them.
 pub const REGIONS_DOWN_UNMOVED: &str = "meridian_control_plane_regions_down_and_not_moved";
-/// Edges that DNS does not name because nothing is heard of them.
+/// Edges left out of DNS because they are lost.
 pub const EDGES_LOST: &str = "meridian_control_plane_edges_lost";
+/// Stacks that fail, to answer or in a component, while others of their region serve.
+pub const STACKS_FAILING: &str = "meridian_control_plane_stacks_failing";
 
-/// What the newest view says, read whenever somebody asks: the same view that `status` and readiness are made from.
+/// Metrics of the newest view, read at each scrape. `status` and readiness use the same view.
 #[derive(Debug)]
 pub struct ViewMetrics(pub watch::Receiver<Arc<View>>, pub Nodes);
 
@@ -96,6 +100,11 @@ impl Collector for ViewMetrics {
         let primaries = input.topology.primaries().map(|region| &region.id);
         let unmoved = primaries.filter(|region| is_down(region) && takes(region)).count();
         let stopped = planning::automation(input, now);
+        let failing = |it: &verdict::Verdict| {
+            let ailing = it.ailing_stacks.keys().filter(|stack| !it.dead_stacks.contains(*stack));
+            it.dead_stacks.len() + ailing.count()
+        };
+        let failing = input.verdicts.values().map(failing).sum::<usize>();
         let gauges = [
             (
                 UNWRITTEN,
@@ -105,6 +114,11 @@ impl Collector for ViewMetrics {
                     .as_ref()
                     .map(|it| since(it.since))
                     .unwrap_or_default(),
+            ),
+            (
+                LEADERLESS,
+                "seconds for which this control plane has known no leader, 0 while it leads or knows one",
+                progress.leaderless_since.map(since).unwrap_or_default(),
             ),
             (
                 NODES_BEHIND,
@@ -123,12 +137,12 @@ impl Collector for ViewMetrics {
             ),
             (
                 REGIONS_HELD,
-                "regions that a safety rule holds where they are",
+                "regions that a safety rule blocks from moving",
                 held.len() as f64,
             ),
             (
                 EDGES_LOST,
-                "edges that DNS does not name because nothing is heard of them",
+                "edges left out of DNS because they are lost",
                 input.memory.lost_edges.len() as f64,
             ),
             (
@@ -136,8 +150,13 @@ impl Collector for ViewMetrics {
                 "primaries that are down and still have sessions planned for them",
                 unmoved as f64,
             ),
+            (
+                STACKS_FAILING,
+                "stacks that fail, to answer or in a component, while others of their region serve",
+                failing as f64,
+            ),
         ];
-        // Before the first judgement there is no age: 0 would say that one was made just now.
+        // Before the first judgement there is no age: a 0 would claim that a tick was judged just now.
         let judged = progress.judged.map(|(tick, _)| {
             let help = "seconds since the end of the newest tick that was judged";
             (JUDGED_AGE, help, since(tick.end()))
@@ -150,7 +169,7 @@ impl Collector for ViewMetrics {
     }
 }
 
-/// What the copy of the store says of itself, read whenever somebody asks.
+/// Metrics of the local copy of the store, read at each scrape.
 #[derive(Debug)]
 pub struct MirrorMetrics(pub Mirror);
 
@@ -160,7 +179,7 @@ impl Collector for MirrorMetrics {
         for (name, help, count) in [
             (
                 STORE_DIVERGENCES,
-                "times a listing of the store showed what its watch had not told",
+                "times a listing of the store showed changes that its watch had missed",
                 mirror.divergences(),
             ),
             (
@@ -172,40 +191,38 @@ impl Collector for MirrorMetrics {
             let counter = ConstCounter::new(count);
             counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
         }
-        // Before the first listing there is no copy that could be old.
+        // Before the first listing there is no copy whose age could be reported.
         if let Some(staleness) = mirror.staleness() {
             let gauge = ConstGauge::new(staleness.as_secs_f64());
-            let help = "seconds since the store said that our copy is up to date";
+            let help = "seconds since the store confirmed that the local copy is up to date";
             gauge.encode(encoder.encode_descriptor(STORE_STALENESS, help, None, gauge.metric_type())?)?;
         }
         Ok(())
     }
 }
 
-/// Why something was decided.
+/// The label of a decision.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ReasonLabel {
-    /// Its code.
+    /// Code of the reason.
     pub reason: String,
 }
 
-/// A vantage.
+/// The label of a vantage.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Vantage {
-    /// Its name.
+    /// Name of the edge or control plane.
     pub vantage: String,
 }
 
-/// A region and one of the healths it may have.
+/// The labels of a region's health.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct RegionHealth {
-    /// Which region.
     pub region: String,
-    /// Which health.
     pub health: &'static str,
 }
 
-/// Handles on every metric.
+/// Handles of all metrics that the control plane counts as it goes.
 #[derive(Debug, Clone, Default)]
 pub struct Metrics {
     /// [`PLAN_GENERATION`].
@@ -233,7 +250,7 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Registers them all.
+    /// Registers all of them.
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
         registry.register(
@@ -249,7 +266,7 @@ impl Metrics {
         );
         registry.register(
             CLOCK_AHEAD,
-            "seconds that the clock of a vantage is ahead of ours",
+            "seconds by which the clock of a vantage is ahead of this control plane's",
             metrics.clock_ahead.clone(),
         );
         registry.register(
@@ -259,7 +276,7 @@ impl Metrics {
         );
         registry.register(
             REGION_HEALTH,
-            "1 for the health a region has",
+            "1 for the present health of a region, 0 for the others",
             metrics.region_health.clone(),
         );
         registry.register(FOLLOWERS, "nodes that follow plans now", metrics.followers.clone());
@@ -280,7 +297,7 @@ impl Metrics {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use topology::{Moment, NodeId};
 
     use super::*;
@@ -290,8 +307,8 @@ mod tests {
         store::{Candidate, Embedded},
     };
 
-    #[test]
-    fn the_age_of_a_judgement_has_no_sample_before_the_first() {
+    /// The view of a control plane that has seen no report yet.
+    pub(crate) fn first_view() -> View {
         let folder = tempfile::tempdir().unwrap();
         let store = Arc::new(Embedded::open(&folder.path().join("store")).unwrap());
         let document = |kind, text: &str| Document::new(kind, text.to_owned(), "tester", Moment(0));
@@ -305,15 +322,71 @@ mod tests {
             policy: document(DocumentKind::Policy, ""),
         };
         let reconciler = Reconciler::new(settings, store, Nodes::default(), Metrics::default()).unwrap();
-        let mut view = View::clone(&reconciler.views().borrow());
-        let page = |view: &View| {
-            let mut registry = Registry::default();
-            let (_, views) = watch::channel(Arc::new(view.clone()));
-            registry.register_collector(Box::new(ViewMetrics(views, Nodes::default())));
-            let mut page = String::new();
-            prometheus_client::encoding::text::encode(&mut page, &registry).unwrap();
-            page
+        View::clone(&reconciler.views().borrow())
+    }
+
+    fn page(view: &View) -> String {
+        let mut registry = Registry::default();
+        let (_, views) = watch::channel(Arc::new(view.clone()));
+        registry.register_collector(Box::new(ViewMetrics(views, Nodes::default())));
+        let mut page = String::new();
+        prometheus_client::encoding::text::encode(&mut page, &registry).unwrap();
+        page
+    }
+
+    #[test]
+    fn stacks_that_fail_are_counted() {
+        let mut view = first_view();
+        let count = |view: &View| {
+            let page = page(view);
+            let line = page.lines().find(|line| line.starts_with(STACKS_FAILING));
+            line.and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
         };
+        assert_eq!(count(&view), Some(0.0));
+        let region = RegionId::new("us-east").unwrap();
+        let (mut windows, policy) = (verdict::Windows::default(), topology::policy::HealthPolicy::default());
+        for tick in (1..=3).map(topology::Tick) {
+            for vantage in ["edge-a", "edge-b", "edge-c"] {
+                let see = |port: u16| {
+                    let mut seen =
+                        verdict::Observation::new(region.clone(), topology::Component::Gateway, verdict::Source::Probe);
+                    seen.stack = Some(([127, 0, 0, 1], port).into());
+                    (0..3).for_each(|_| {
+                        if port == 1 {
+                            seen.fail("refused");
+                        } else {
+                            seen.succeed(1.0);
+                        }
+                    });
+                    seen
+                };
+                let vantage = NodeId::new(vantage).unwrap();
+                let report = verdict::TickReport::new(vantage, tick, vec![see(1), see(2)]);
+                windows.take(report, tick, &policy).unwrap();
+            }
+        }
+        view.input.verdicts = verdict::judge([&region], &windows, &policy, topology::Tick(3), &Default::default());
+        assert_eq!(count(&view), Some(1.0));
+    }
+
+    #[test]
+    fn how_long_nobody_leads_is_told() {
+        let mut view = first_view();
+        let told = |view: &View| {
+            let page = page(view);
+            let line = page.lines().find(|line| line.starts_with(LEADERLESS));
+            line.and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+        };
+        let before = Moment(daemon::clock::now().0 - 60_000);
+        view.progress.leaderless_since = Some(before);
+        assert!(told(&view) >= Some(60.0), "{:?}", told(&view));
+        view.progress.leaderless_since = None;
+        assert_eq!(told(&view), Some(0.0));
+    }
+
+    #[test]
+    fn the_age_of_a_judgement_has_no_sample_before_the_first() {
+        let mut view = first_view();
         let samples = |page: &str| page.lines().filter(|line| line.starts_with(JUDGED_AGE)).count();
         assert_eq!(samples(&page(&view)), 0);
         let now = daemon::clock::now();

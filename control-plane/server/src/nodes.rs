@@ -1,90 +1,78 @@
-//! The nodes that follow plans: who has which plan, since when, and who refused one. Also the service they follow by.
+//! The nodes that follow plans: the plan that each applies, since when, and refusals.
 //!
-//! Nodes are the memory of a store that forgot, and no more than that: a plan that is newer than the store's is taken over
-//! only when we asked for it and more than half of the topology's nodes hold it alike ([`Nodes::recovery`]).
+//! Nodes help a store that lost its newest plan, within one limit: a plan newer than the store's is taken over only if
+//! this control plane asked for it and more than half of the topology's nodes hold the same one ([`Nodes::recovery`]).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use api::v1::{self, plans_server::Plans, watch_request::Message};
-use planning::Refusal;
-use tokio::sync::{mpsc, watch};
-use tokio_stream::{Stream, wrappers::ReceiverStream};
-use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status, Streaming};
-use topology::{EdgeId, Moment, NodeId, Plan, PlanNumber, Snapshot, Topology};
+use api::v1;
+use planning::{Input, Refusal};
+use tokio::sync::watch;
+use topology::{EdgeId, Moment, NodeId, Plan, PlanNumber, Topology};
 
-use crate::{
-    metrics::Metrics,
-    reconcile::{Role, View},
-    records,
-};
+use crate::records;
 
-/// Generations whose acknowledgements are remembered; enough for the history people look at.
+/// Generations whose acknowledgements are remembered: enough for the history that operators look at.
 const GENERATIONS_REMEMBERED: usize = 64;
-/// Nodes named to operators as being ahead; a few say it.
+/// Nodes named to operators as being ahead of the store; a few are enough.
 const AHEAD_NAMED: usize = 5;
-/// Different plans that nodes say they hold and the store does not know. There is one after a restore, and a plan takes up to
-/// a megabyte.
+/// Different plans that nodes hold and the store does not know. A restored store leads to one such plan, and each takes
+/// up to a megabyte.
 const CLAIMS_MAX: usize = 4;
-/// Updates waiting for one node. Plans replace each other, so two are enough: one under way and the newest.
-const UPDATES_WAITING: usize = 2;
-/// Greatest generation learnt from a node: a plan every millisecond would take thirty years to get there. Whoever holds a
-/// greater one lies, and would leave no numbers for the plans to come.
-const GENERATION_LEARNT_MAX: u64 = 1 << 40;
-
-/// What is known about one node.
+/// The state of a node.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Node {
-    /// What it is.
+    /// Edge or name server.
     pub kind: v1::NodeKind,
-    /// The newest plan it applies.
+    /// The newest plan that it applies.
     pub acknowledged: PlanNumber,
-    /// When it said so.
+    /// Time of that acknowledgement.
     pub acknowledged_at: Moment,
-    /// Which plan it refused last, and why; none since it acknowledged a newer one.
+    /// The plan that it refused last, with the reason; `None` once it acknowledged a newer one.
     pub refused: Option<(PlanNumber, String)>,
-    /// Connections it has; more than one only while it reconnects.
+    /// Number of its connections; more than one only while it reconnects.
     pub connections: u32,
-    /// A plan it says it applies that was not published by us, and since when: from another control plane that was
-    /// faster, or from before the store forgot it.
+    /// A plan that it applies and this control plane did not publish, and since when. It comes from another control
+    /// plane that was faster, or from before the store lost it.
     pub ahead: Option<(PlanNumber, Moment)>,
 }
 
-/// All nodes that ever followed since the control plane started.
+/// All nodes that followed since the control plane started.
 #[derive(Debug, Clone, Default)]
 pub struct Nodes(Arc<Mutex<Registry>>, watch::Sender<u64>);
 
 #[derive(Debug, Default)]
 struct Registry {
     nodes: BTreeMap<NodeId, Node>,
-    /// Who acknowledged which of the plans that we published, and when. Other numbers have no place here: they would push
-    /// the real ones out.
+    /// Acknowledgements of published plans, by node, with their times. Other plans are not kept: they would push the
+    /// real ones out.
     acknowledged: BTreeMap<PlanNumber, BTreeMap<NodeId, Moment>>,
     /// The newest plan that was published.
     published: PlanNumber,
-    /// Plans we asked nodes for, by number and hash.
+    /// Plans that nodes sent at this control plane's request, by number and hash.
     claims: BTreeMap<(PlanNumber, String), Claim>,
+    /// The generation that an order waits for, and the edges that should apply it.
+    awaited: Option<(u64, BTreeSet<NodeId>)>,
 }
 
-/// A plan that the store does not know, and who holds it.
+/// A plan that the store does not know, and the nodes that hold it.
 #[derive(Debug)]
 struct Claim {
     plan: Plan,
     by: BTreeSet<NodeId>,
-    /// The audit log has another plan under this number.
+    /// Set if the audit log has another plan under this number.
     is_refuted: bool,
 }
 
 /// A plan that nodes hold and the store does not know.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Recovery {
-    /// More than half of the topology's nodes hold it alike.
+    /// More than half of the topology's nodes hold the same plan.
     Proven(Box<Plan>),
-    /// Somebody says so, and that is not enough. The text is for operators.
+    /// Fewer nodes hold it, or the audit log contradicts it. The text tells operators.
     Unproven(String),
 }
 
@@ -110,6 +98,33 @@ impl Registry {
         }
     }
 
+    /// Generation of the newest plan that more than half of these edges apply.
+    fn applied_by_most(&self, edges: &BTreeSet<NodeId>) -> u64 {
+        let of = |edge| {
+            self.nodes
+                .get(edge)
+                .map_or(0, |node: &Node| node.acknowledged.generation)
+        };
+        let mut applied: Vec<u64> = edges.iter().map(of).collect();
+        applied.sort_unstable();
+        // Of four edges the second lowest: it and the two above it are three.
+        let majority = applied.len().checked_sub(1).map(|last| last / 2);
+        majority.map_or(0, |at| applied[at])
+    }
+
+    /// Whether most edges now apply the plan that an order waits for. Returns true once per order, because it then
+    /// forgets the order.
+    fn take_spread(&mut self) -> bool {
+        let Some((wanted, edges)) = &self.awaited else {
+            return false;
+        };
+        let has_spread = self.applied_by_most(edges) >= *wanted;
+        if has_spread {
+            self.awaited = None;
+        }
+        has_spread
+    }
+
     fn forget_claims_of(&mut self, id: &NodeId) {
         for claim in self.claims.values_mut() {
             claim.by.remove(id);
@@ -123,7 +138,7 @@ impl Nodes {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn connected(&self, id: &NodeId, kind: v1::NodeKind) {
+    pub(crate) fn connected(&self, id: &NodeId, kind: v1::NodeKind) {
         let mut registry = self.registry();
         let node = registry.nodes.entry(id.clone()).or_insert_with(|| Node {
             kind,
@@ -137,7 +152,7 @@ impl Nodes {
         node.connections += 1;
     }
 
-    fn disconnected(&self, id: &NodeId) {
+    pub(crate) fn disconnected(&self, id: &NodeId) {
         let mut registry = self.registry();
         let Some(node) = registry.nodes.get_mut(id) else { return };
         node.connections = node.connections.saturating_sub(1);
@@ -147,7 +162,8 @@ impl Nodes {
         }
     }
 
-    /// Says that a plan is given to nodes from now on. Whoever has it from another control plane acknowledged it already.
+    /// Notes that a plan is now published. Acknowledgements that nodes sent for another control plane's copy of it
+    /// count too.
     pub fn published(&self, number: PlanNumber) {
         let mut registry = self.registry();
         registry.published = registry.published.max(number);
@@ -167,13 +183,48 @@ impl Nodes {
         registry.claims.retain(|(claimed, _), _| *claimed > number);
     }
 
-    fn acknowledge(&self, id: &NodeId, number: PlanNumber, now: Moment) {
-        self.registry().acknowledge(id, number, now);
+    pub(crate) fn acknowledge(&self, id: &NodeId, number: PlanNumber, now: Moment) {
+        let mut registry = self.registry();
+        registry.acknowledge(id, number, now);
+        let has_spread = registry.take_spread();
+        drop(registry);
+        if has_spread {
+            self.news();
+        }
     }
 
-    /// Takes the word of a node that refuses a plan; whether it is news. Only a plan that was published can be refused,
-    /// and saying it again changes nothing: each decision and each entry of the audit log is one too many.
-    fn refuse(&self, id: &NodeId, number: PlanNumber, reason: &str) -> bool {
+    /// Sets the generation that an order waits for, and the edges that should apply it. Wakes the deciding task once
+    /// most of them do.
+    pub fn set_awaited(&self, plan: Option<u64>, edges: BTreeSet<NodeId>) {
+        let mut registry = self.registry();
+        registry.awaited = plan.map(|plan| (plan, edges));
+        let has_spread = registry.take_spread();
+        drop(registry);
+        if has_spread {
+            self.news();
+        }
+    }
+
+    /// Generation of the newest plan that more than half of these edges apply.
+    pub fn applied_by_most(&self, edges: &BTreeSet<NodeId>) -> u64 {
+        self.registry().applied_by_most(edges)
+    }
+
+    /// Number of these edges that apply this generation or a newer one.
+    pub fn applied_by(&self, edges: &BTreeSet<NodeId>, wanted: u64) -> usize {
+        let registry = self.registry();
+        let of = |edge| {
+            registry
+                .nodes
+                .get(edge)
+                .map_or(0, |node: &Node| node.acknowledged.generation)
+        };
+        edges.iter().filter(|edge| of(*edge) >= wanted).count()
+    }
+
+    /// Records a node's refusal of a plan. Returns whether it is new. Only a published plan can be refused. A
+    /// repeated refusal changes nothing, so that it costs no further decision and no audit entry.
+    pub(crate) fn refuse(&self, id: &NodeId, number: PlanNumber, reason: &str) -> bool {
         let mut registry = self.registry();
         if !registry.acknowledged.contains_key(&number) {
             return false;
@@ -194,8 +245,8 @@ impl Nodes {
         self.1.send_modify(|news| *news += 1);
     }
 
-    /// Takes a plan that we asked a node for.
-    fn claim(&self, id: &NodeId, plan: Plan) {
+    /// Records a plan that a node sent at this control plane's request.
+    pub(crate) fn claim(&self, id: &NodeId, plan: Plan) {
         let key = (plan.number(), hash_of(&plan));
         let mut registry = self.registry();
         registry.forget_claims_of(id);
@@ -218,16 +269,16 @@ impl Nodes {
         self.news();
     }
 
-    /// The audit log has another plan under the number of this one: nobody's word makes it the fleet's.
+    /// Marks a plan as contradicted by the audit log: no number of nodes can make it the plan in force.
     pub fn refute(&self, plan: &Plan) {
         if let Some(claim) = self.registry().claims.get_mut(&(plan.number(), hash_of(plan))) {
             claim.is_refuted = true;
         }
     }
 
-    /// What nodes hold that is newer than `ours`; none when nobody says that they hold such a plan. A single node may have
-    /// its state from another deployment or from a backup, and more than half of them do not. The topology says how many
-    /// there are: after an outage the first that connects is all that are connected.
+    /// A plan newer than `ours` that nodes hold; `None` if no node claims one. A single node may have its state from
+    /// another deployment or from a backup, so more than half of the nodes must agree. The topology gives their number,
+    /// because after an outage the first node that connects is the only one connected.
     pub fn recovery(&self, ours: PlanNumber, topology: &Topology) -> Option<Recovery> {
         let registry = self.registry();
         let following = registry.nodes.iter().filter(|(_, node)| node.connections > 0);
@@ -263,20 +314,21 @@ impl Nodes {
             None => "they have not shown it".to_owned(),
         };
         Some(Recovery::Unproven(format!(
-            "nodes say that they apply newer plans than plan {ours} of the store ({}): {why_not}. Plan {ours} goes on. If the \
-             store was restored from an old copy, let the other nodes connect; if it was not, the state folder of these nodes \
-             comes from elsewhere: stop them, remove it, start them again",
+            "nodes say that they apply newer plans than plan {ours} of the store ({}): {why_not}. Plan {ours} stays in force. \
+             If the store was restored from an old copy, connect the other nodes. If not, these nodes have state of another \
+             deployment: stop them, delete their state_dir, start them",
             ahead.join(", ")
         )))
     }
 
-    /// Changes whenever a node refuses a plan, or shows one that the store does not know.
-    pub fn refusals(&self) -> watch::Receiver<u64> {
+    /// Changes when a node refuses a plan, when a node shows a plan that the store does not know, and when most edges
+    /// apply the plan that an order waits for.
+    pub fn changes(&self) -> watch::Receiver<u64> {
         self.1.subscribe()
     }
 
-    /// Who refuses a plan, if anybody does, and what they can go back to: the newest of the plans in `recent` that all of
-    /// them applied.
+    /// The nodes that refuse a plan, and the newest plan in `recent` that all of them applied, to go back to; `None` if
+    /// no node refuses it.
     pub fn refusal<'p>(
         &self,
         number: PlanNumber,
@@ -313,226 +365,32 @@ impl Nodes {
             .unwrap_or_default()
     }
 
-    /// Every node as it is now.
+    /// The plan that a node applies and this control plane did not publish; `None` if there is none.
+    pub(crate) fn ahead(&self, id: &NodeId) -> Option<PlanNumber> {
+        let registry = self.registry();
+        let (number, _) = registry.nodes.get(id)?.ahead?;
+        Some(number)
+    }
+
+    /// A copy of every node's state.
     pub fn all(&self) -> BTreeMap<NodeId, Node> {
         self.registry().nodes.clone()
     }
 
-    /// Who acknowledged a plan, and when.
+    /// The nodes that acknowledged a plan, with the times.
     pub fn acknowledged(&self, number: PlanNumber) -> BTreeMap<NodeId, Moment> {
         self.registry().acknowledged.get(&number).cloned().unwrap_or_default()
     }
 }
 
-/// What two nodes that hold the same plan have in common.
+/// The edges that an order waits for, as node ids.
+pub(crate) fn waited_for(input: &Input) -> BTreeSet<NodeId> {
+    planning::waited_for(input).map(NodeId::from).collect()
+}
+
+/// The hash of a plan, equal for nodes that hold the same one.
 fn hash_of(plan: &Plan) -> String {
     planning::audit::hash(&records::encode(plan))
-}
-
-/// The newest snapshot in the bytes that nodes get, made once for all of them.
-#[derive(Debug, Clone, Default)]
-pub struct Newest(Arc<Mutex<v1::SnapshotUpdate>>);
-
-impl Newest {
-    fn update(&self, snapshot: &Snapshot) -> v1::SnapshotUpdate {
-        let mut newest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if newest.number != Some(snapshot.plan.number().into()) {
-            *newest = snapshot.into();
-        }
-        newest.clone()
-    }
-}
-
-/// The service nodes follow plans by.
-pub struct PlansService {
-    /// The newest snapshot; none before the first plan.
-    pub snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
-    /// The same as nodes get it.
-    pub newest: Newest,
-    /// Whether we lead.
-    pub views: watch::Receiver<Arc<View>>,
-    /// Where acknowledgements are kept.
-    pub nodes: Nodes,
-    /// Counts.
-    pub metrics: Metrics,
-    /// Ends every stream when the process stops.
-    pub stop: CancellationToken,
-}
-
-impl PlansService {
-    /// Plans are for the nodes of the topology, which also bounds what is remembered about them.
-    fn knows(&self, id: &NodeId) -> bool {
-        let snapshot = self.snapshots.borrow();
-        snapshot.as_ref().is_some_and(|snapshot| {
-            let topology = &snapshot.topology;
-            topology.name_servers.contains_key(id) || topology.edges.keys().any(|edge| edge.as_str() == id.as_str())
-        })
-    }
-}
-
-/// Updates on their way to a node.
-type Updates = Pin<Box<dyn Stream<Item = Result<v1::SnapshotUpdate, Status>> + Send>>;
-
-#[tonic::async_trait]
-impl Plans for PlansService {
-    type WatchStream = Updates;
-
-    async fn watch(
-        &self,
-        request: Request<Streaming<v1::WatchRequest>>,
-    ) -> Result<Response<Self::WatchStream>, Status> {
-        let mut answers = request.into_inner();
-        let hello = match answers.message().await? {
-            Some(v1::WatchRequest {
-                message: Some(Message::Hello(hello)),
-            }) => hello,
-            _ => return Err(Status::invalid_argument("the first message of a node is its hello")),
-        };
-        let id = NodeId::new(&hello.node).map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let have = hello.have.map(PlanNumber::from).unwrap_or_default();
-        if self.snapshots.borrow().is_none() {
-            return Err(Status::unavailable("there is no plan yet"));
-        }
-        if !self.knows(&id) {
-            let text = format!("{id} is neither an edge nor a name server of the topology");
-            return Err(Status::permission_denied(text));
-        }
-        self.nodes.connected(&id, hello.kind());
-        if have != PlanNumber::default() {
-            self.nodes.acknowledge(&id, have, daemon::clock::now());
-        }
-        let (updates, stream) = mpsc::channel(UPDATES_WAITING);
-        let follower = Follower {
-            id,
-            have,
-            asked_for: PlanNumber::default(),
-            is_asked: false,
-            snapshots: self.snapshots.clone(),
-            newest: self.newest.clone(),
-            views: self.views.clone(),
-            nodes: self.nodes.clone(),
-            metrics: self.metrics.clone(),
-        };
-        let stop = self.stop.clone();
-        // Owned by the connection: it ends with either half of the stream, or with the process.
-        tokio::spawn(async move { follower.run(answers, updates, stop).await });
-        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
-    }
-}
-
-struct Follower {
-    id: NodeId,
-    /// What the node was sent, or said it has.
-    have: PlanNumber,
-    /// The newest plan the node was asked to send us.
-    asked_for: PlanNumber,
-    /// It was asked, and has not answered.
-    is_asked: bool,
-    snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
-    newest: Newest,
-    views: watch::Receiver<Arc<View>>,
-    nodes: Nodes,
-    metrics: Metrics,
-}
-
-impl Follower {
-    async fn run(
-        mut self,
-        mut answers: Streaming<v1::WatchRequest>,
-        updates: mpsc::Sender<Result<v1::SnapshotUpdate, Status>>,
-        stop: CancellationToken,
-    ) {
-        self.metrics.followers.inc();
-        tracing::info!(node = %self.id, have = %self.have, "a node follows plans");
-        self.snapshots.mark_changed();
-        self.views.mark_changed();
-        loop {
-            let go_on = tokio::select! {
-                () = stop.cancelled() => break,
-                changed = self.snapshots.changed() => match changed {
-                    Ok(()) => self.send_newest(&updates).await,
-                    Err(_) => Err(()),
-                },
-                changed = self.views.changed() => match changed {
-                    Ok(()) => self.ask_for_newer(&updates).await,
-                    Err(_) => Err(()),
-                },
-                answer = answers.message() => match answer {
-                    Ok(Some(answer)) => {
-                        self.take(answer);
-                        Ok(())
-                    }
-                    Ok(None) | Err(_) => Err(()),
-                },
-            };
-            if go_on.is_err() {
-                break;
-            }
-        }
-        self.nodes.disconnected(&self.id);
-        self.metrics.followers.dec();
-        tracing::info!(node = %self.id, "a node stopped following plans");
-    }
-
-    async fn send_newest(&mut self, updates: &mpsc::Sender<Result<v1::SnapshotUpdate, Status>>) -> Result<(), ()> {
-        let snapshot = self.snapshots.borrow_and_update().clone();
-        let Some(snapshot) = snapshot.filter(|snapshot| snapshot.plan.number() > self.have) else {
-            return Ok(());
-        };
-        self.have = snapshot.plan.number();
-        updates.send(Ok(self.newest.update(&snapshot))).await.map_err(|_| ())
-    }
-
-    /// A leader whose store forgot what it had published learns it from the nodes. Followers may simply be behind.
-    async fn ask_for_newer(&mut self, updates: &mpsc::Sender<Result<v1::SnapshotUpdate, Status>>) -> Result<(), ()> {
-        let (leading, ours) = {
-            let view = self.views.borrow_and_update();
-            let ours = view.input.current.as_ref().map(Plan::number).unwrap_or_default();
-            (view.role == Role::Leading, ours)
-        };
-        let theirs = self.nodes.registry().nodes.get(&self.id).and_then(|node| node.ahead);
-        let theirs = theirs.map(|(number, _)| number);
-        let Some(theirs) = theirs.filter(|theirs| leading && *theirs > ours && *theirs > self.asked_for) else {
-            return Ok(());
-        };
-        tracing::error!(node = %self.id, %theirs, %ours, "a node has a newer plan than the store; was it restored?");
-        (self.asked_for, self.is_asked) = (theirs, true);
-        let question = v1::SnapshotUpdate {
-            send_yours: true,
-            ..Default::default()
-        };
-        updates.send(Ok(question)).await.map_err(|_| ())
-    }
-
-    fn take(&mut self, answer: v1::WatchRequest) {
-        match answer.message {
-            Some(Message::Ack(ack)) => {
-                // It may be newer than what we sent: nodes listen to every replica.
-                let number = ack.number.map(PlanNumber::from).unwrap_or_default();
-                self.have = self.have.max(number);
-                self.nodes.acknowledge(&self.id, number, daemon::clock::now());
-                self.views.mark_changed();
-            }
-            Some(Message::Nack(nack)) => {
-                self.metrics.refusals.inc();
-                let number = nack.number.map(PlanNumber::from).unwrap_or_default();
-                if self.nodes.refuse(&self.id, number, &nack.reason) {
-                    tracing::warn!(node = %self.id, %number, reason = %nack.reason, "a node refused a plan");
-                }
-            }
-            Some(Message::Held(_)) if !std::mem::take(&mut self.is_asked) => {
-                tracing::warn!(node = %self.id, "a node sent a plan that it was not asked for; it is ignored");
-            }
-            Some(Message::Held(held)) => match Snapshot::decode(&held.document, &held.checksum) {
-                Ok(snapshot) if snapshot.plan.generation > GENERATION_LEARNT_MAX => {
-                    tracing::warn!(node = %self.id, plan = %snapshot.plan.number(), "no plan has such a number");
-                }
-                Ok(snapshot) => self.nodes.claim(&self.id, snapshot.plan),
-                Err(error) => tracing::warn!(node = %self.id, %error, "what the node holds cannot be used"),
-            },
-            Some(Message::Hello(_)) | None => tracing::debug!(node = %self.id, "an answer that means nothing"),
-        }
-    }
 }
 
 #[cfg(test)]
@@ -549,13 +407,44 @@ mod tests {
         PlanNumber { generation, epoch: 1 }
     }
 
+    #[test]
+    fn an_order_has_spread_when_more_than_half_of_its_edges_apply_its_plan() {
+        let nodes = Nodes::default();
+        let edges: BTreeSet<NodeId> = ["a", "b", "c", "d"].map(node).into();
+        nodes.published(number(7));
+        for name in ["a", "b", "c", "d", "elsewhere"] {
+            nodes.connected(&node(name), v1::NodeKind::Edge);
+        }
+        let news = nodes.changes();
+        nodes.set_awaited(Some(7), edges.clone());
+        for (name, by_most, is_news) in [
+            ("elsewhere", 0, false),
+            ("a", 0, false),
+            ("b", 0, false),
+            ("c", 7, true),
+        ] {
+            nodes.acknowledge(&node(name), number(7), Moment(1));
+            assert_eq!(nodes.applied_by_most(&edges), by_most, "{name}");
+            assert_eq!(news.has_changed().unwrap(), is_news, "{name}");
+        }
+        assert_eq!(nodes.applied_by(&edges, 7), 3);
+        // An order that starts to wait when most edges apply its plan already is reported too.
+        let news = nodes.changes();
+        nodes.set_awaited(Some(7), edges);
+        assert!(news.has_changed().unwrap());
+        // DNS does not name lost or drained edges, so no order waits for them.
+        assert_eq!(nodes.applied_by_most(&["a"].map(node).into()), 7);
+        assert_eq!(nodes.applied_by_most(&["d"].map(node).into()), 0);
+        assert_eq!(nodes.applied_by_most(&BTreeSet::new()), 0);
+    }
+
     fn plan(generation: u64) -> Plan {
         let mut plan = three_primaries().plan;
         (plan.generation, plan.epoch) = (generation, 1);
         plan
     }
 
-    /// Three nodes that follow and apply plan 1.
+    /// The shipped topology has three nodes. All follow and apply plan 1.
     fn fleet_of_three() -> Topology {
         let text = include_str!("../../../configs/topology.toml");
         Topology::parse("topology.toml", text).unwrap()
@@ -593,13 +482,13 @@ mod tests {
     }
 
     #[test]
-    fn whoever_has_a_plan_from_a_faster_control_plane_acknowledged_it() {
+    fn a_plan_from_a_faster_control_plane_counts_as_acknowledged_once_it_is_published() {
         let nodes = three();
         nodes.acknowledge(&node("ns1"), number(2), Moment(2));
         assert_eq!(
             nodes.all()[&node("ns1")].acknowledged,
             number(1),
-            "nobody published it here"
+            "this control plane did not publish it"
         );
         nodes.published(number(2));
         let known = &nodes.all()[&node("ns1")];
@@ -610,7 +499,7 @@ mod tests {
     #[test]
     fn a_refusal_is_news_once_and_only_of_a_plan_that_was_published() {
         let nodes = three();
-        let news = nodes.refusals();
+        let news = nodes.changes();
         assert!(!nodes.refuse(&node("ns1"), number(7), "no such plan"));
         assert!(nodes.refuse(&node("ns1"), number(1), "cannot read it"));
         for _ in 0..100 {
@@ -641,7 +530,7 @@ mod tests {
             "{}",
             unproven(&nodes)
         );
-        // The same number, and another plan.
+        // Another plan with the same number.
         let mut other = plan(9);
         other.reasons.clear();
         nodes.acknowledge(&node("edge-iad"), number(9), Moment(2));
@@ -663,7 +552,7 @@ mod tests {
             "{}",
             unproven(&nodes)
         );
-        // A node that disconnects no longer claims a plan.
+        // A disconnected node no longer claims a plan.
         nodes.disconnected(&node("edge-iad"));
         nodes.disconnected(&node("ns1"));
         assert_eq!(nodes.recovery(number(1), &topology), None);

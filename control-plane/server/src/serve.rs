@@ -1,51 +1,41 @@
-//! Puts the parts together: documents, store, deciding task, probes, gRPC.
+//! Assembles the process: documents, store, deciding task, probes and gRPC services.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use api::v1::{
-    self,
-    observations_server::{Observations, ObservationsServer},
-    operator_server::OperatorServer,
-    plans_server::PlansServer,
-};
+use api::v1::{observations_server::ObservationsServer, operator_server::OperatorServer, plans_server::PlansServer};
+use daemon::lag::Lag;
 use prometheus_client::registry::Registry;
-use tokio::{
-    sync::{mpsc, oneshot},
-    time::timeout,
-};
-use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
-use tokio_util::sync::CancellationToken;
-use tonic::{Response, Status, Streaming, transport::server::TcpIncoming};
-use topology::{Moment, Policy, Topology};
+use tokio::sync::mpsc;
+use tonic::transport::server::TcpIncoming;
+use topology::{Policy, Topology};
 use verdict::{Passive, TickReport};
 
 use crate::{
     Config,
     config::StoreConfig,
+    grpc::{
+        observations::ObservationsService,
+        operator::OperatorService,
+        plans::{Newest, PlansService},
+    },
     metrics::{Metrics, MirrorMetrics, ViewMetrics},
-    nodes::{Newest, Nodes, PlansService},
-    operator::OperatorService,
-    reconcile::{Arrival, INBOX_LENGTH, Reconciler, Request, Settings},
+    nodes::Nodes,
+    readiness,
+    reconcile::{INBOX_LENGTH, Reconciler, Request, Settings},
     records::{self, Document, DocumentKind},
     store::{Candidate, Embedded, Etcd, Mirror, Store, etcd, mirror},
 };
 
-/// How long running requests may take to end after SIGTERM.
+/// Time for running requests to end after SIGTERM.
 const GRACE: Duration = Duration::from_secs(3);
-/// Largest message taken: a report of the largest fleet is about 1 MB.
+/// Longest message: a report of the largest fleet has about 1 MB.
 const MESSAGE_BYTES_MAX: usize = 4 << 20;
-/// Longest wait for the word on a report: less than a tick, so that the next one is not late for it.
-const ANSWER_MAX: Duration = Duration::from_secs(5);
-/// Silent connections are probed, so that a dead node is noticed.
+/// Interval of pings on silent connections, so that a dead node is noticed.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
-/// Runs a control plane until it is told to stop.
+/// Runs a control plane until SIGTERM.
 pub async fn serve(process: daemon::Process, config: Config) -> anyhow::Result<()> {
-    config
-        .check()
-        .with_context(|| process.config_path().display().to_string())?;
-    let config = config.with_paths_beside(process.config_path());
     let started_at = daemon::clock::now();
     let file = |kind, path: &Path| -> anyhow::Result<Document> {
         let text = read(path)?;
@@ -58,11 +48,11 @@ pub async fn serve(process: daemon::Process, config: Config) -> anyhow::Result<(
     };
     let topology = file(DocumentKind::Topology, &config.topology)?;
     let policy = file(DocumentKind::Policy, &config.policy)?;
-    let (store, lease_ttl): (Arc<dyn Store>, _) = match &config.store {
-        StoreConfig::Embedded { file } => (Arc::new(Embedded::open(file)?), Duration::MAX),
+    let (store, lease_ttl): (Arc<dyn Store>, _) = match config.store() {
+        StoreConfig::Embedded { file } => (Arc::new(Embedded::open(&file)?), Duration::MAX),
         StoreConfig::Etcd { endpoints, lease_ttl } => {
-            let store = Etcd::connect(etcd::Settings::new(endpoints.clone())).await?;
-            (Arc::new(store), *lease_ttl)
+            let store = Etcd::connect(etcd::Settings::new(endpoints)).await?;
+            (Arc::new(store), lease_ttl)
         }
     };
 
@@ -90,14 +80,21 @@ pub async fn serve(process: daemon::Process, config: Config) -> anyhow::Result<(
     let (snapshots, views) = (reconciler.snapshots(), reconciler.views());
     let (inbox, requests) = mpsc::channel(INBOX_LENGTH);
 
-    // Every control plane is a vantage too; its own probes take the same way as everybody's reports.
+    // Every control plane is a vantage too. Its own probes take the same path as the edges' reports.
     let (reports, mut seen) = mpsc::channel::<TickReport>(4);
+    // After a pause, or starved of CPU, this process cannot tell whether a silent target answered in time.
+    let lag = Arc::new(Lag::default());
     let probes = probe::Settings {
         vantage: config.node.clone(),
         reports,
         rtts: None,
-        lateness: probe::Lateness::default(),
+        lateness: lateness(&lag),
     };
+    let (watched, watching) = (lag, stop.clone());
+    tasks.spawn("lag", async move {
+        watching.run_until_cancelled(watched.watch()).await;
+        Ok(())
+    });
     let (probe_snapshots, probe_stop) = (snapshots.clone(), stop.clone());
     tasks.spawn("probe", async move {
         probe::run(probes, probe_snapshots, Passive::default, probe_stop).await;
@@ -147,15 +144,9 @@ pub async fn serve(process: daemon::Process, config: Config) -> anyhow::Result<(
             .await?;
         Ok(())
     });
-    // Ready is who has a plan to give, and, if it is the one that decides, can write what it decides.
-    let (plan_ready, first_plan, mut deciding, ready_stop) =
-        (ready.clone(), reconciler.snapshots(), reconciler.views(), stop.clone());
+    let readiness = readiness::keep(ready.clone(), reconciler.snapshots(), reconciler.views(), stop.clone());
     tasks.spawn("readiness", async move {
-        while let Some(Ok(())) = ready_stop.run_until_cancelled(deciding.changed()).await {
-            let why_not = deciding.borrow_and_update().why_not_deciding();
-            plan_ready.set("plan", first_plan.borrow().is_some());
-            plan_ready.set_unless("decisions", why_not);
-        }
+        readiness.await;
         Ok(())
     });
     let state = mirror.contents();
@@ -172,7 +163,13 @@ pub async fn serve(process: daemon::Process, config: Config) -> anyhow::Result<(
     tasks.run(GRACE).await
 }
 
-/// Connections without Nagle's algorithm: a small answer would wait for the acknowledgement of the one before.
+/// Tells probes and knocks whether this process was late, before they count a missing answer.
+fn lateness(lag: &Arc<Lag>) -> probe::Lateness {
+    let lag = lag.clone();
+    probe::Lateness::new(move |wait| lag.is_late_for(wait))
+}
+
+/// Connections without Nagle's algorithm, which would hold a small answer back until the one before is acknowledged.
 fn incoming(listener: tokio::net::TcpListener) -> TcpIncoming {
     TcpIncoming::from(listener).with_nodelay(Some(true))
 }
@@ -181,79 +178,20 @@ fn read(path: &Path) -> anyhow::Result<String> {
     std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
-/// How far the clock of a vantage is ahead of ours, as far as its report tells: by its last receipt, where the time on the way
-/// is taken out, else by when it says that it sent this one.
-fn ahead_ms(report: &v1::TickReport, received: Moment) -> Option<i64> {
-    let by_this = i128::from(report.sent_ms) - i128::from(received.0);
-    let by_this = i64::try_from(by_this).unwrap_or(i64::MAX);
-    report.ahead_ms.or((report.sent_ms > 0).then_some(by_this))
-}
-
-struct ObservationsService {
-    inbox: mpsc::Sender<Request>,
-    metrics: Metrics,
-    /// Ends every stream when the process stops.
-    stop: CancellationToken,
-}
-
-#[tonic::async_trait]
-impl Observations for ObservationsService {
-    type ReportStream = ReceiverStream<Result<v1::ReportReceipt, Status>>;
-
-    async fn report(
-        &self,
-        request: tonic::Request<Streaming<v1::TickReport>>,
-    ) -> Result<Response<Self::ReportStream>, Status> {
-        let mut reports = request.into_inner();
-        // One report per tick: a node that does not read its receipts is stopped by the second.
-        let (receipts, stream) = mpsc::channel(2);
-        let (inbox, metrics, stop) = (self.inbox.clone(), self.metrics.clone(), self.stop.clone());
-        // Owned by the connection: it ends with the stream of reports.
-        tokio::spawn(async move {
-            while let Some(Some(read)) = stop.run_until_cancelled(reports.next()).await {
-                let received = daemon::clock::now();
-                let receipt = match read.map(|report| (ahead_ms(&report, received), TickReport::try_from(report))) {
-                    Ok((ahead_ms, Ok(report))) => {
-                        let (tick, (reply, answer)) = (report.tick.0, oneshot::channel());
-                        let arrival = Arrival {
-                            ahead_ms,
-                            reply: Some(reply),
-                            ..report.into()
-                        };
-                        if inbox.send(Request::Observe(arrival)).await.is_err() {
-                            return;
-                        }
-                        // The deciding task may be busy; a receipt that does not say whether the report counts is better
-                        // than none, by which the vantage would think that nobody listens.
-                        let unwanted = timeout(ANSWER_MAX, answer).await;
-                        let unwanted = unwanted.ok().and_then(Result::ok).flatten();
-                        Ok(v1::ReportReceipt {
-                            tick,
-                            unwanted: unwanted.map(|it| it.to_string()).unwrap_or_default(),
-                            received_ms: received.0,
-                            sent_ms: daemon::clock::now().0,
-                        })
-                    }
-                    Ok((_, Err(bad))) => {
-                        metrics.reports_unwanted.inc();
-                        Err(bad.into())
-                    }
-                    // Too long, or broken off: whoever still listens is told.
-                    Err(unreadable) => Err(unreadable),
-                };
-                let refused = receipt.is_err();
-                if receipts.send(receipt).await.is_err() || refused {
-                    return;
-                }
-            }
-        });
-        Ok(Response::new(ReceiverStream::new(stream)))
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use tokio_stream::StreamExt as _;
+
     use super::*;
+
+    #[test]
+    fn a_control_plane_that_was_late_counts_no_answer_that_did_not_come() {
+        let lag = Arc::new(Lag::default());
+        let (lateness, wait) = (lateness(&lag), Duration::from_secs(2));
+        assert!(!lateness.is_late_for(wait));
+        lag.note(wait);
+        assert!(lateness.is_late_for(wait));
+    }
 
     #[tokio::test]
     async fn small_answers_do_not_wait_for_others() {

@@ -1,4 +1,4 @@
-//! What reports say besides health: replication lags, and how a new version of the stack does.
+//! Observations in reports besides health: replication lags, and the results of a new version of the stack.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -6,8 +6,8 @@ use planning::{Lag, RolloutSeen};
 use topology::{Moment, Plan, RegionId, Tick};
 use verdict::{Latency, ReplicationLag, VersionSeen};
 
-/// The newest lags, and sums since the current rollout step began: all of them, and tick by tick as long as any policy
-/// judges by (`rollout.window`).
+/// The newest replication lags, and tallies since the current rollout step began: in all, and tick by tick for the
+/// longest window that a policy may have (`rollout.window`).
 #[derive(Debug, Default)]
 pub(crate) struct Sightings {
     lags: BTreeMap<RegionId, BTreeMap<String, Lag>>,
@@ -16,10 +16,10 @@ pub(crate) struct Sightings {
     ticks: BTreeMap<Tick, Tallies>,
 }
 
-/// By version.
+/// Tallies by version of the stack.
 type Tallies = BTreeMap<String, Tally>;
 
-/// The longest window a policy may have.
+/// Longest `rollout.window` of a policy.
 const WINDOW_MAX: Duration = Duration::from_secs(3600);
 
 #[derive(Debug, Default)]
@@ -33,7 +33,7 @@ struct Tally {
 }
 
 impl Sightings {
-    /// Takes what a report that counts says. Only classes the policy knows are kept, of regions that exist.
+    /// Takes the observations of a report that counts. Keeps lags only of known classes and existing regions.
     pub(crate) fn take(
         &mut self,
         tick: Tick,
@@ -48,7 +48,7 @@ impl Sightings {
             let (behind, at) = (*behind, tick.end());
             let known = self.lags.entry(region.clone()).or_default().entry(class.clone());
             let known = known.or_insert(Lag { behind, at });
-            // Of two that measured in the same tick the worse counts: loss is what is feared.
+            // Of two lags measured in the same tick the larger counts, because the danger is loss of data.
             if at > known.at || (at == known.at && behind > known.behind) {
                 *known = Lag { behind, at };
             }
@@ -67,14 +67,22 @@ impl Sightings {
         }
     }
 
-    /// The newest lags.
+    /// Forgets what was dated by a clock that has been set back. A lag of the future would count as measured just now, and no
+    /// newer one would replace it until that moment; so would ticks of a rollout push out the newest ones. The sums of a step
+    /// have no date.
+    pub(crate) fn forget_times(&mut self) {
+        self.lags.clear();
+        self.ticks.clear();
+    }
+
+    /// The newest lag of every class, by region.
     pub(crate) fn lags(&self) -> BTreeMap<RegionId, BTreeMap<String, Lag>> {
         self.lags.clone()
     }
 
-    /// The plan in force. With a new step of its rollout counting begins anew; whoever takes a report says so first, or
-    /// the first report of a step would be taken for one of nothing.
-    pub(crate) fn follow(&mut self, plan: Option<&Plan>) {
+    /// Takes the plan in force, and starts counting anew with a new step of its rollout. Callers must do so before they
+    /// take a report; otherwise the first report of a step would count for the step before.
+    pub(crate) fn start_step_of(&mut self, plan: Option<&Plan>) {
         let rollout = plan.and_then(|plan| plan.rollout.as_ref());
         let step = rollout.map(|rollout| (rollout.version.clone(), rollout.since));
         if self.step != step {
@@ -82,10 +90,10 @@ impl Sightings {
         }
     }
 
-    /// What was seen of the version that `plan` rolls out, since its current step began; and of that, in the last ticks up
-    /// to `newest` that lie within `window`.
+    /// Tallies of the version that `plan` rolls out: since its current step began, and over the ticks up to `newest`
+    /// within `window`.
     pub(crate) fn rollout(&mut self, plan: Option<&Plan>, newest: Tick, window: Duration) -> Option<RolloutSeen> {
-        self.follow(plan);
+        self.start_step_of(plan);
         let (version, _) = self.step.as_ref()?;
         let mut seen = seen_of(version, &[&self.versions])?;
         let recent: Vec<&Tallies> = self
@@ -98,7 +106,7 @@ impl Sightings {
     }
 }
 
-/// The first of the ticks up to `newest` that lie within `window`.
+/// The first tick within `window` before `newest`.
 fn first_within(newest: Tick, window: Duration) -> Tick {
     let ticks = u64::try_from(window.as_millis()).unwrap_or(u64::MAX) / Tick::LENGTH_MS;
     newest.back(ticks.saturating_sub(1))
@@ -164,8 +172,7 @@ mod tests {
         }
     }
 
-    #[test]
-    fn the_last_minutes_are_counted_beside_the_whole_step() {
+    fn rolling_out() -> Plan {
         let mut plan = three_primaries().plan;
         plan.rollout = Some(Rollout {
             version: "v2".to_owned(),
@@ -173,10 +180,16 @@ mod tests {
             since: Moment(0),
             action: "a1".to_owned(),
         });
+        plan
+    }
+
+    #[test]
+    fn the_last_minutes_are_counted_beside_the_whole_step() {
+        let plan = rolling_out();
         let mut sightings = Sightings::default();
-        sightings.follow(Some(&plan));
+        sightings.start_step_of(Some(&plan));
         let knows = |_: &RegionId, _: &str| true;
-        // A good day, then one bad minute.
+        // A good day, then a bad minute.
         for tick in 0..8_640 {
             sightings.take(Tick(tick), &[], &[seen(100, 0)], knows);
         }
@@ -192,8 +205,30 @@ mod tests {
             (recent.turns_failed, recent.turns_succeeded, recent.sessions),
             (60, 540, 60)
         );
-        // Nothing was seen lately.
+        // No recent observations.
         let later = sightings.rollout(Some(&plan), Tick(8_652), minute).unwrap();
         assert_eq!(later.recent, None);
+    }
+
+    /// Else the good ticks of a clock that was ahead would hide the bad ones that come now.
+    #[test]
+    fn after_a_clock_was_set_back_only_what_is_seen_since_then_counts_as_lately() {
+        let plan = rolling_out();
+        let mut sightings = Sightings::default();
+        sightings.start_step_of(Some(&plan));
+        let knows = |_: &RegionId, _: &str| true;
+        for tick in 1_000..1_010 {
+            sightings.take(Tick(tick), &[], &[seen(100, 0)], knows);
+        }
+        sightings.forget_times();
+        for tick in 500..506 {
+            sightings.take(Tick(tick), &[], &[seen(90, 10)], knows);
+        }
+        let whole = sightings
+            .rollout(Some(&plan), Tick(505), Duration::from_secs(60))
+            .unwrap();
+        let recent = whole.recent.clone().unwrap();
+        assert_eq!((recent.turns_failed, recent.turns_succeeded), (60, 540));
+        assert_eq!((whole.turns_failed, whole.turns_succeeded), (60, 1_540));
     }
 }

@@ -1,4 +1,4 @@
-//! A message to the name server. hickory reads the reply.
+//! A message to the name server. hickory parses the reply as a second opinion.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -16,7 +16,7 @@ use topology::{NameServer, NodeId, fixtures::three_primaries};
 const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7));
 const HEADER_BYTES: usize = 12;
 
-/// A zone with more name servers and addresses than fit into a datagram.
+/// A name server for a zone with more name servers and addresses than fit into a datagram.
 static RESPONDER: LazyLock<Responder> = LazyLock::new(|| {
     let mut snapshot = three_primaries();
     for number in 0..40_u8 {
@@ -54,7 +54,7 @@ fn check(message: &[u8], reply: &Reply, transport: Transport) {
     let read = Message::from_vec(&reply.bytes).expect("hickory reads the reply");
     assert_eq!(reply.bytes[..2], message[..2], "the id comes back");
     assert_eq!(read.metadata.message_type, MessageType::Response);
-    // Operation and the wish for recursion come back; nothing is recursive here.
+    // The reply repeats the opcode and the RD bit of the message; the RA bit stays 0, because there is no recursion.
     assert_eq!(reply.bytes[2] & 0x79, message[2] & 0x79);
     assert_eq!(reply.bytes[3] & 0x80, 0);
     assert_eq!(read.metadata.truncation, reply.truncated);
@@ -80,7 +80,7 @@ fn check(message: &[u8], reply: &Reply, transport: Transport) {
     check_answer(message, &read);
 }
 
-/// Where hickory reads the question as well, it agrees on what the reply is about.
+/// If hickory can parse the question too, it must agree on the subject of the reply.
 fn check_answer(message: &[u8], reply: &Message) {
     let zone = Name::from_ascii("voice.meridian.test.").expect("it is a good name");
     let (question, [query]) = (Message::from_vec(message), &reply.queries[..]) else {
@@ -93,7 +93,7 @@ fn check_answer(message: &[u8], reply: &Message) {
         assert!(is_asked, "{} for {}", record.record_type(), query.query_type());
     }
     for record in reply.authorities.iter().chain(&reply.additionals) {
-        // The OPT record is no record to hickory, and the signature of an unknown key is the client's.
+        // hickory keeps the OPT record apart, and a TSIG record of an unknown key has the client's own name.
         assert!(zone.zone_of(&record.name) || record.record_type() == RecordType::TSIG);
     }
     let code = reply.metadata.response_code;

@@ -1,20 +1,24 @@
-//! A stream of WebSocket frames, as the relay reads it.
+//! A stream of WebSocket frames through the relay's scanner.
 
 use std::io::Cursor;
 
 use bytes::BytesMut;
-use edge::frames::{From, Scanner, Violation, frame_for_device, frame_for_region, payload_of};
+use edge::session::frames::{Scanner, Sender, Violation, frame_for_device, frame_for_region, payload_of};
 use tokio_tungstenite::tungstenite::protocol::frame::FrameHeader;
 
-/// Small enough that the fuzzer meets it.
+/// Small, so that the fuzzer reaches the limit.
 const FRAME_BYTES_MAX: u64 = 4096;
-/// The longest header, less the byte that would complete it.
+/// The longest header, 14 bytes, less the byte that would complete it.
 const HELD_BYTES_MAX: usize = 13;
 
-/// The first byte says who sends, the second in pieces of which size the rest comes.
+/// Reads the stream whole and in pieces. The first byte chooses the sender, the second the size of the pieces.
 pub(crate) fn scan(bytes: &[u8]) {
     let [sender, piece, stream @ ..] = bytes else { return };
-    let from = if sender & 1 == 0 { From::Device } else { From::Region };
+    let from = if sender & 1 == 0 {
+        Sender::Device
+    } else {
+        Sender::Region
+    };
     let whole = pass(from, [stream]);
     let pieces = pass(from, stream.chunks(usize::from(*piece).max(1)));
     assert_eq!(whole, pieces, "how bytes come in makes no difference");
@@ -36,9 +40,9 @@ pub(crate) fn scan(bytes: &[u8]) {
     assert_eq!(frames_by_another_reader(from, &passed), frames);
 }
 
-/// What is passed on of the stream, how it ended, and how many frames were whole.
-fn pass<'b>(from: From, pieces: impl IntoIterator<Item = &'b [u8]>) -> (Vec<u8>, Result<(), Violation>, u64) {
-    let mut scanner = Scanner::new(from, FRAME_BYTES_MAX);
+/// The bytes that the scanner passes on, its result, and the number of complete frames.
+fn pass<'b>(sender: Sender, pieces: impl IntoIterator<Item = &'b [u8]>) -> (Vec<u8>, Result<(), Violation>, u64) {
+    let mut scanner = Scanner::new(sender, FRAME_BYTES_MAX);
     let mut out = BytesMut::new();
     let result = pieces
         .into_iter()
@@ -46,8 +50,8 @@ fn pass<'b>(from: From, pieces: impl IntoIterator<Item = &'b [u8]>) -> (Vec<u8>,
     (out.to_vec(), result, scanner.frames())
 }
 
-/// How many frames tungstenite finds, each of which reads the same when we write it.
-fn frames_by_another_reader(from: From, mut stream: &[u8]) -> u64 {
+/// The number of frames that tungstenite finds. Each must be the same after our writer has written it again.
+fn frames_by_another_reader(sender: Sender, mut stream: &[u8]) -> u64 {
     let mut frames = 0;
     while !stream.is_empty() {
         let mut cursor = Cursor::new(stream);
@@ -61,9 +65,9 @@ fn frames_by_another_reader(from: From, mut stream: &[u8]) -> u64 {
         };
         if header.is_final {
             let (first, payload) = (frame[0] & 0x0f, payload_of(frame));
-            let ours = match from {
-                From::Device => frame_for_region(first, &payload),
-                From::Region => frame_for_device(first, &payload),
+            let ours = match sender {
+                Sender::Device => frame_for_region(first, &payload),
+                Sender::Region => frame_for_device(first, &payload),
             };
             assert_eq!(ours.len(), frame.len());
             assert_eq!(payload_of(&ours), payload);

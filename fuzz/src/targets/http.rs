@@ -1,10 +1,11 @@
-//! Heads of HTTP/1.1 as the edge passes them on, read by httparse on the other side.
+//! Heads of HTTP/1.1 as the edge forwards them. httparse reads them on the other side.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use edge::{
-    head::LINES_MAX,
+    http1::head::LINES_MAX,
     http1::{Body, Peer, Request, Response},
+    request_id::RequestId,
 };
 use topology::EdgeId;
 
@@ -13,7 +14,7 @@ const CLIENT: Peer = Peer {
     has_tls: true,
 };
 
-/// A request that is passed on is one request to the region too, the same one (RFC 9112 §11.2).
+/// A forwarded request must be one request to the region too, and the same one (RFC 9112 §11.2).
 pub(crate) fn pass_on_request(head: &[u8]) {
     let mut lines = [httparse::EMPTY_HEADER; LINES_MAX];
     let Ok(request) = Request::parse(head, &mut lines) else {
@@ -25,14 +26,14 @@ pub(crate) fn pass_on_request(head: &[u8]) {
         request.only_reads(),
         request.header("host"),
     );
-    // The edge writes another head for a session, and pingora one for chunks.
+    // The edge writes another head for a session, and pingora writes the head of a chunked request.
     if !request.is_plain || request.is_chunked {
         return;
     }
     let edge = EdgeId::new("edge-iad").expect("it is a good name");
-    let forwarded = request.forwarded(CLIENT, &edge);
+    let forwarded = request.forwarded(CLIENT, &edge, &RequestId::of(request.id));
 
-    let mut read = [httparse::EMPTY_HEADER; LINES_MAX + 4];
+    let mut read = [httparse::EMPTY_HEADER; LINES_MAX + 5];
     let mut region = httparse::Request::new(&mut read);
     let length = region.parse(&forwarded).expect("the region reads what we write");
     assert_eq!(
@@ -53,6 +54,7 @@ pub(crate) fn pass_on_request(head: &[u8]) {
         named.count()
     };
     assert_eq!(count("host"), 1);
+    assert_eq!(count("x-request-id"), 1, "what is no id is not passed on");
     assert_eq!(
         count("x-forwarded-for"),
         1,
@@ -71,7 +73,8 @@ pub(crate) fn pass_on_request(head: &[u8]) {
     assert!(count("content-length") <= 1);
 }
 
-/// The first byte says whether only the head was asked for, the second in pieces of which size the body comes.
+/// Reads a response whole and in pieces. The first byte tells whether the request was a HEAD, the second the size of
+/// the pieces.
 pub(crate) fn pass_on_response(bytes: &[u8]) {
     let [to_head, piece, answer @ ..] = bytes else { return };
     let read = || Response::parse(answer, to_head & 1 != 0);
@@ -97,7 +100,7 @@ pub(crate) fn pass_on_response(bytes: &[u8]) {
     assert_eq!(whole, pieces, "how a body comes in makes no difference");
 }
 
-/// How much of what comes is the body's, whether that is all of it, and whether something was wrong.
+/// The number of bytes that belong to the body, and whether the body is complete; `None` for a malformed body.
 fn take<'b>(mut body: Body, pieces: impl IntoIterator<Item = &'b [u8]>) -> Option<(usize, bool)> {
     let mut taken = 0;
     for piece in pieces {

@@ -1,4 +1,4 @@
-//! Reports of vantages as a control plane takes them: read, counted, judged.
+//! Reports of vantages to a control plane: parsed, counted and judged.
 
 use std::{collections::BTreeMap, sync::LazyLock};
 
@@ -8,7 +8,7 @@ use verdict::{TickReport, Windows};
 
 static TOPOLOGY: LazyLock<Topology> = LazyLock::new(|| three_primaries().topology);
 
-/// Reports one after another, each with its length in two bytes before it.
+/// Reads reports one after another, each after its length in two bytes.
 pub(crate) fn judge(bytes: &[u8]) {
     let (policy, mut windows) = (HealthPolicy::default(), Windows::default());
     let mut newest = Tick(0);

@@ -1,4 +1,4 @@
-//! A snapshot document as a node gets it: read, checked, and taken into force.
+//! A snapshot document that a node receives: parsed, checked, and put in force.
 
 use std::{
     net::{IpAddr, Ipv4Addr},
@@ -12,7 +12,7 @@ use topology::{Snapshot, fixtures::three_primaries};
 static GOOD: LazyLock<Value> =
     LazyLock::new(|| serde_json::to_value(three_primaries()).expect("a snapshot can be written as JSON"));
 
-/// A document, or changes to a good one: text that the fuzzer writes itself is rarely one.
+/// Reads a document, or else changes to a good one, because text of the fuzzer's own is rarely a document.
 pub(crate) fn take_into_force(bytes: &[u8]) {
     let snapshot = match bytes.split_first() {
         Some((b'{', _)) => serde_json::from_slice(bytes).ok(),
@@ -32,7 +32,7 @@ pub(crate) fn take_into_force(bytes: &[u8]) {
     }
 }
 
-/// A node serves from it.
+/// Compiles everything that a node derives from a snapshot.
 fn serve(snapshot: &Snapshot) {
     for edge in snapshot.topology.edges.keys() {
         let table = routing::Table::compile(snapshot, edge);
@@ -49,7 +49,7 @@ fn serve(snapshot: &Snapshot) {
     }
 }
 
-/// A good document with changes: two bytes say what is changed, one how.
+/// A good document with up to eight changes. Of the three bytes of a change, two choose the place and one the kind.
 fn changed(changes: &[u8]) -> Value {
     let mut document = GOOD.clone();
     for change in changes.chunks_exact(3).take(8) {
@@ -95,7 +95,7 @@ fn nodes(value: &Value) -> usize {
     }
 }
 
-/// The nth node of a document, in its order.
+/// The nth value of a document, in document order.
 fn nth<'v>(value: &'v mut Value, n: &mut usize) -> Option<&'v mut Value> {
     if *n == 0 {
         return Some(value);

@@ -1,4 +1,4 @@
-//! Documents that people write: a topology or a policy, told apart by the first byte.
+//! Documents that operators write. The first byte chooses between a topology and a policy.
 
 use topology::{Policy, Topology};
 

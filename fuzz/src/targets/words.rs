@@ -1,15 +1,15 @@
-//! A session that a region's private words and a device's messages drive, as the edge keeps it.
+//! A session's continuity at the edge, driven by the private words of a region and the messages of a device.
 
 use std::sync::Arc;
 
 use routing::continuity::{Budget, Continuity};
-use topology::words::{Load, Word};
+use wire::Load;
 
-/// What is kept of a session's messages here: little, so that the bound is met.
+/// Little memory for a session's messages, so that the fuzzer reaches the bound.
 const LOG_BYTES_MAX: usize = 256;
 const BUDGET_BYTES: usize = 300;
 
-/// A sequence of steps: a byte that says what happens, a length, and so many bytes of it.
+/// Reads a sequence of steps: a byte for the kind of step, a length, and that many bytes.
 pub(crate) fn continue_session(bytes: &[u8]) {
     let budget = Arc::new(Budget::new(BUDGET_BYTES));
     let mut session = Continuity::new(LOG_BYTES_MAX, budget.clone());
@@ -19,12 +19,12 @@ pub(crate) fn continue_session(bytes: &[u8]) {
         rest = after;
         match step % 5 {
             0 => take_word(&mut session, said),
-            1 => session.said(said, step & 0x80 != 0),
+            1 => session.append(said, step & 0x80 != 0),
             2 => drop(session.delivered()),
             3 => hand_over(&mut session),
             _ => read_load(said),
         }
-        let _ = (session.is_busy(), session.is_owed(), session.can_move());
+        let _ = (session.is_busy(), session.awaits_region(), session.can_move());
     }
     drop(session);
     assert_eq!(
@@ -35,18 +35,18 @@ pub(crate) fn continue_session(bytes: &[u8]) {
 }
 
 fn take_word(session: &mut Continuity, bytes: &[u8]) {
-    let Ok(word) = Word::parse(bytes) else { return };
+    let Ok(word) = wire::Message::parse(bytes) else { return };
     assert_eq!(word.to_bytes(), bytes, "a word is written as it was read");
-    if let Word::Checkpoint(checkpoint) = &word {
+    if let wire::Message::Checkpoint(checkpoint) = &word {
         let _ = session.checkpoint(checkpoint);
     }
 }
 
-/// What the next region is told is a word that it understands.
+/// The handover must be a `Resume` word that the next region can parse.
 fn hand_over(session: &mut Continuity) {
     if let Some(handover) = session.hand_over() {
-        match Word::parse(&handover.word) {
-            Ok(Word::Resume(resume)) => assert!(handover.is_broken == resume.is_broken),
+        match wire::Message::parse(&handover.word) {
+            Ok(wire::Message::Resume(resume)) => assert!(handover.is_broken == resume.is_broken),
             other => panic!("the next region is told {other:?}"),
         }
         assert!(handover.replay.len() <= LOG_BYTES_MAX, "what is kept is bounded");

@@ -1,23 +1,47 @@
-//! Which side of a failed system call is at fault: a process that is out of descriptors has learned nothing of its peer.
+//! Finds the side at fault when a system call fails: a process that is out of descriptors has learned nothing about its
+//! peer.
 
-use std::{error::Error, io};
+use std::{
+    error::Error,
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+};
 
 use rustix::io::Errno;
 
-/// Which side of a failed system call is at fault.
+/// The side at fault when a system call fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
-    /// This process or this machine is out of something, or does not let it through.
+    /// This process or this machine lacks a resource, or its own set-up blocks the call.
     Local,
-    /// Everything else: the peer, or the network on the way to it.
+    /// This machine has no default route, so it has learned nothing about any distant peer. It does not lack a
+    /// resource: peers on its own networks are still reachable.
+    NoRoute,
+    /// Every other error: the peer failed, or the network between this machine and the peer.
     Remote,
 }
 
 impl Cause {
-    /// By the number of the error.
+    /// The side at fault, by the error number.
     pub fn of(error: &io::Error) -> Self {
-        /// Out of descriptors, ports, buffers or memory; then what only this machine's own set-up can bring about: no
-        /// protocol, no interface, a local packet filter.
+        Self::by_routes(error, leads_far)
+    }
+
+    /// The side at fault when connecting to this address failed.
+    pub fn of_connecting(error: &io::Error, to: SocketAddr) -> Self {
+        Self::by_routes(error, || leads(to))
+    }
+
+    /// Whether this side is at fault, so that the failure says nothing about the peer.
+    pub fn is_own(self) -> bool {
+        self != Self::Remote
+    }
+
+    /// The kernel reports "network unreachable" for two reasons: this machine has no route, or a router on the way has
+    /// none. A look at this machine's routes tells the two apart.
+    fn by_routes(error: &io::Error, has_route: impl FnOnce() -> bool) -> Self {
+        /// First the errors for a lack of descriptors, ports, buffers or memory; then those that only the set-up of
+        /// this machine can cause: no protocol, no interface, a local packet filter.
         const LOCAL: [Errno; 12] = [
             Errno::MFILE,
             Errno::NFILE,
@@ -35,21 +59,24 @@ impl Cause {
         let errno = Errno::from_io_error(error);
         if errno.is_some_and(|errno| LOCAL.contains(&errno)) || error.kind() == io::ErrorKind::OutOfMemory {
             Self::Local
+        } else if errno == Some(Errno::NETUNREACH) && !has_route() {
+            Self::NoRoute
         } else {
             Self::Remote
         }
     }
 
-    /// The same for an error that wraps one of the system, however deep; one that wraps none is the peer's.
+    /// The side at fault, by the system errors that `error` wraps at any depth. Without a system error it is the peer.
     pub fn within(error: &(dyn Error + 'static)) -> Self {
         let mut next = Some(error);
         while let Some(error) = next {
             next = error.source();
             if let Some(io) = error.downcast_ref::<io::Error>() {
-                if Self::of(io) == Self::Local {
-                    return Self::Local;
+                let cause = Self::of(io);
+                if cause.is_own() {
+                    return cause;
                 }
-                // Its source is that of the error it wraps, and not that error.
+                // `source` of an `io::Error` skips the error that it wraps and returns that error's source.
                 next = io.get_ref().map(|wrapped| wrapped as &(dyn Error + 'static));
             }
         }
@@ -57,9 +84,44 @@ impl Cause {
     }
 }
 
+/// Whether this machine has a default route. The two addresses are for documentation only (RFC 5737, RFC 3849), so no
+/// other route leads to them.
+fn leads_far() -> bool {
+    let far: [IpAddr; 2] = [
+        Ipv4Addr::new(192, 0, 2, 1).into(),
+        Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into(),
+    ];
+    far.into_iter().any(|far| leads(SocketAddr::new(far, 9)))
+}
+
+/// Whether this machine has a route to an address. Connecting a UDP socket sends no packet; the kernel only looks up
+/// the route.
+fn leads(to: SocketAddr) -> bool {
+    let here: IpAddr = match to {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    UdpSocket::bind((here, 0)).is_ok_and(|socket| socket.connect(to).is_ok())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Regression: an edge that lost its default route blamed and ejected every region.
+    #[test]
+    fn an_unreachable_network_is_its_own_to_who_has_no_route_and_the_peers_to_who_has_one() {
+        let error = |errno: Errno| io::Error::from_raw_os_error(errno.raw_os_error());
+        let of = |errno, has_route| Cause::by_routes(&error(errno), || has_route);
+        assert_eq!(of(Errno::NETUNREACH, false), Cause::NoRoute);
+        assert_eq!(of(Errno::NETUNREACH, true), Cause::Remote);
+        for has_route in [true, false] {
+            assert_eq!(of(Errno::HOSTUNREACH, has_route), Cause::Remote);
+            assert_eq!(of(Errno::NETDOWN, has_route), Cause::Local);
+        }
+        let here = SocketAddr::from((Ipv4Addr::LOCALHOST, 9));
+        assert_eq!(Cause::of_connecting(&error(Errno::NETUNREACH), here), Cause::Remote);
+    }
 
     #[test]
     fn an_error_of_the_system_is_found_however_deep_it_lies() {

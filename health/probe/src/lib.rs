@@ -1,22 +1,18 @@
-//! Active probes of the regional stacks, and the voice client they speak through.
+//! Active probes of the regional stacks and of the other edges.
 //!
-//! [`run`] probes every region in every tick and reports what it and the node's real traffic saw. [`Call`] holds one
-//! conversation with an edge or a stack; [`SteadyCall`] calls again when a conversation is cut.
+//! [`run`] probes every region in every tick, tries the public addresses of other edges, and reports the results
+//! together with the node's real traffic.
 //!
-//! A probe only counts what it saw: a part that could not be reached through a broken gateway gets no observation, because
-//! silence is not failure. And a prober that lacks descriptors or time has seen nothing: neither counts against a stack.
+//! A probe reports only its own observations. A component behind a broken gateway gets no observation, because silence
+//! is not failure. A probe that fails because the prober itself lacks descriptors or time does not count against a
+//! stack or an edge.
 
-pub mod call;
 mod cause;
-mod event;
+mod edge_probe;
 mod run;
 mod stack;
-pub mod steady;
-pub mod utterance;
 
-pub use call::{Call, CallError, CallOptions, Move, Notice, Pacing, Retry, Stage, Timings, Turn, TurnEnd};
 pub use cause::Cause;
+pub use edge_probe::QUESTION as KNOCK;
 pub use run::{Lateness, Probed, Settings, run};
 pub use stack::probe_once;
-pub use steady::{CallEvent, CallEventKind, SteadyCall};
-pub use utterance::{RATE, Utterance};

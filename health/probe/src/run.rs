@@ -1,12 +1,13 @@
-//! Probing tick by tick.
+//! Probes the regions tick by tick.
 //!
-//! Gateways are asked late in the tick, so that one that dies is seen dead in that tick. Spoken turns cost processor time
-//! and feed rules that take minutes: they are spread over the first part of the tick, each vantage in another order, so
-//! that a small machine is not asked everything by everyone at once.
+//! Gateway probes run late in the tick, so that a gateway that dies is seen dead in that tick. Spoken turns cost
+//! processor time and feed rules that take minutes, so they are spread over the first part of the tick, in another
+//! order for each vantage. A small machine therefore never gets all probes of all vantages at once.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
+    net::SocketAddr,
     sync::Arc,
     time::Duration,
 };
@@ -18,42 +19,47 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use topology::{Moment, NodeId, RegionId, Snapshot, Tick};
-use verdict::{Passive, TickReport};
+use verdict::{EdgeProbe, Passive, TickReport};
 
-use crate::stack::{self, Seen, milliseconds};
+use crate::{
+    edge_probe,
+    stack::{self, Observed, milliseconds},
+};
 
-/// Gateways of different regions are asked over this long: late enough to matter, early enough to be answered.
+/// The gateway probes of different regions are spread over this time: late enough to be fresh, early enough to be
+/// answered.
 const GATEWAY_SPREAD_MAX: Duration = Duration::from_millis(1_000);
-/// Probes are over this long before the tick ends.
+/// All probes end at least this long before the tick ends.
 const MARGIN: Duration = Duration::from_millis(500);
-/// Wait after the tick's end before it is reported: timers are early by a millisecond at times.
+/// Wait between the end of a tick and its report, because timers sometimes fire a millisecond early.
 const SETTLE: Duration = Duration::from_millis(20);
 
-/// Where the results of [`run`] go.
+/// The identity of a prober, and the receivers of its results.
 #[derive(Debug)]
 pub struct Settings {
-    /// Who probes.
+    /// The node that probes.
     pub vantage: NodeId,
-    /// Takes one report per tick; a report that finds it full is dropped, because health is judged on fresh ticks.
+    /// Receives one report per tick. A report is dropped if the channel is full, because health is judged on fresh
+    /// ticks.
     pub reports: mpsc::Sender<TickReport>,
-    /// Takes what the node itself should know of the regions, after every tick.
+    /// Receives the results that this node itself uses, after every tick.
     pub rtts: Option<watch::Sender<Probed>>,
-    /// Says when a probe that got no answer in time proves nothing, because the prober itself was late.
+    /// Says when a missed deadline proves nothing because the prober itself was late.
     pub lateness: Lateness,
 }
 
-/// Whether the prober was so late lately that a wait of some length which came to nothing is no evidence. By default it never
-/// was.
+/// Tells whether the prober was so late recently that a missed deadline is no evidence. By default it was never late.
 #[derive(Clone)]
 pub struct Lateness(Arc<dyn Fn(Duration) -> bool + Send + Sync>);
 
 impl Lateness {
-    /// Asks whoever measures it.
+    /// Takes the function that measures the lateness.
     pub fn new(is_late_for: impl Fn(Duration) -> bool + Send + Sync + 'static) -> Self {
         Self(Arc::new(is_late_for))
     }
 
-    pub(crate) fn is_late_for(&self, wait: Duration) -> bool {
+    /// Whether a missed deadline of this length is no evidence.
+    pub fn is_late_for(&self, wait: Duration) -> bool {
         (self.0)(wait)
     }
 }
@@ -70,17 +76,20 @@ impl fmt::Debug for Lateness {
     }
 }
 
-/// What the probes of one tick say to the node that sent them.
+/// The results of one tick's probes for the node that sent them.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Probed {
-    /// The shortest time in which a stack of the region took a connection, in milliseconds; only of regions that took one.
+    /// Shortest time in which a stack of the region accepted a connection, in milliseconds. Regions without a
+    /// connection are absent.
     pub rtt_ms: BTreeMap<RegionId, f64>,
-    /// Regions that were probed and answered nothing.
+    /// Regions that were probed and gave no successful answer.
     pub silent: BTreeSet<RegionId>,
+    /// Stacks whose gateway answered a probe.
+    pub answering: BTreeSet<SocketAddr>,
 }
 
-/// Probes all regions in every tick until `stop`, and reports after each tick what the probes and `traffic` saw in it.
-/// `traffic` is called once per tick and returns what was seen since its last call.
+/// Probes all regions in every tick until `stop`. After each tick it reports the observations of the probes and of
+/// `traffic`. `traffic` is called once per tick and returns the observations since its previous call.
 pub async fn run<T>(
     settings: Settings,
     snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
@@ -102,69 +111,78 @@ async fn run_by(
     let http = stack::http_client();
     loop {
         if snapshots.wait_for(Option::is_some).await.is_err() && snapshots.borrow().is_none() {
-            // No plan and nobody left who could send one; the owner is about to stop this task.
+            // There is no plan, and no sender that could deliver one. The owner is about to stop this task.
             std::future::pending::<()>().await;
         }
         let Some(snapshot) = snapshots.borrow().clone() else {
             continue;
         };
         let tick = now().tick();
-        // Dropped with the tick: a probe never outlives the tick it counts for.
+        // The set is dropped at the end of the tick, so that no probe outlives the tick for which it counts.
         let mut probes = start_probes(&http, &settings, &snapshot, now());
+        let mut edge_probes = start_edge_probes(&settings, &snapshot, now());
         let closed = wait_for_end(&now, tick).await;
 
-        let (mut seen, mut probed) = (Seen::default(), Probed::default());
+        let (mut observed, mut probed) = (Observed::default(), Probed::default());
         while let Some(result) = probes.try_join_next() {
-            // A probe that panicked saw nothing.
-            let Ok((region, probe_seen, round_trip)) = result else {
+            // A probe that panicked has no result.
+            let Ok((region, newly_observed, round_trip)) = result else {
                 continue;
             };
-            seen.absorb(&probe_seen);
+            observed.absorb(&newly_observed);
             if let Some(time) = round_trip {
                 let ms = milliseconds(time);
                 let least = probed.rtt_ms.entry(region).or_insert(ms);
                 *least = least.min(ms);
             }
         }
-        probed.silent = seen.unanswered();
+        let mut edges = Vec::new();
+        while let Some(result) = edge_probes.try_join_next() {
+            edges.extend(result.ok().flatten());
+        }
+        edges.sort_by(|one: &EdgeProbe, other| one.edge.cmp(&other.edge));
+        probed.silent = observed.unanswered();
+        probed.answering = observed.answering();
         if let Some(sender) = &settings.rtts {
             sender.send_replace(probed);
         }
-        // Asked even when the tick does not count, or its traffic would be taken for that of the next.
+        // Called even when the tick does not count; otherwise the next tick would report this tick's traffic as its
+        // own.
         let passive = traffic();
         passive
             .observations
             .iter()
-            .for_each(|observation| seen.merge(observation));
+            .for_each(|observation| observed.merge(observation));
         match closed {
             Closed::OnTime => {}
             Closed::Jumped { to } => {
-                tracing::warn!(tick = tick.0, %to, "the clock jumped; the tick is not reported");
+                tracing::warn!(tick = tick.0, %to, "the clock jumped, so this tick is not reported; check the time service");
                 continue;
             }
         }
         let report = TickReport {
             versions: passive.versions,
             traffic: passive.traffic,
-            ..TickReport::new(settings.vantage.clone(), tick, seen.into_observations())
+            edges,
+            ..TickReport::new(settings.vantage.clone(), tick, observed.into_observations())
         };
         if let Err(error) = settings.reports.try_send(report) {
-            tracing::warn!(tick = tick.0, %error, "a report is dropped");
+            tracing::warn!(tick = tick.0, %error, "the queue of reports is full: report dropped");
         }
     }
 }
 
-/// How a tick ended.
+/// The end of a tick.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Closed {
-    /// Its successor began.
+    /// The next tick began.
     OnTime,
-    /// The clock was set, or the machine slept: what was seen belongs to no known tick.
+    /// The clock was set, or the machine slept: the observations belong to no known tick.
     Jumped { to: Moment },
 }
 
-/// Waits until the clock says that `tick` is over. Sleeps at least a little every time, so that a clock that stands still or
-/// goes back cannot make it spin.
+/// Waits until the clock says that `tick` is over. Every pass sleeps at least a little, so that a clock that stands
+/// still or goes back cannot make this a busy loop.
 async fn wait_for_end(now: &impl Fn() -> Moment, tick: Tick) -> Closed {
     loop {
         let at = now();
@@ -179,35 +197,35 @@ async fn wait_for_end(now: &impl Fn() -> Moment, tick: Tick) -> Closed {
     }
 }
 
-/// What a probe saw of a region, and the round trip if it measured one.
-type ProbeResult = (RegionId, Seen, Option<Duration>);
+/// A region, the observations of one probe of it, and the round trip if the probe measured one.
+type ProbeResult = (RegionId, Observed, Option<Duration>);
 
-/// Starts what is still ahead in the tick that holds `now`.
+/// Starts the probes that are still ahead in the tick that contains `now`.
 fn start_probes(http: &reqwest::Client, settings: &Settings, snapshot: &Snapshot, now: Moment) -> JoinSet<ProbeResult> {
     let Settings { vantage, lateness, .. } = settings;
-    let patience = snapshot.probe.timeout;
+    let deadline = snapshot.probe.timeout;
     let into_tick = now.since(now.tick().start());
     let started = Instant::now();
     let mut probes = JoinSet::new();
     for (index, region) in snapshot.topology.regions.values().enumerate() {
         let at = schedule(snapshot, vantage, index);
-        // A stack that was taken out of service may be stopped, and one of a version that nobody is sent to may be broken.
+        // A drained stack may be stopped, and a stack of a version without users may be broken, so neither is probed.
         for stack in snapshot.plan.stacks_with_sessions(region) {
             let stack = stack.address;
             if let Some(wait) = at.gateway.checked_sub(into_tick) {
                 let (http, id, lateness) = (http.clone(), region.id.clone(), lateness.clone());
                 probes.spawn(async move {
                     sleep_until(started + wait).await;
-                    let (seen, round_trip) = stack::gateway(&http, &id, stack, patience, &lateness).await;
-                    (id, seen, round_trip)
+                    let (observed, round_trip) = stack::gateway(&http, &id, stack, deadline, &lateness).await;
+                    (id, observed, round_trip)
                 });
             }
             if let Some(wait) = at.spoken_turn.checked_sub(into_tick) {
                 let (id, lateness) = (region.id.clone(), lateness.clone());
                 probes.spawn(async move {
                     sleep_until(started + wait).await;
-                    let seen = stack::spoken_turn(&id, stack, patience, &lateness).await;
-                    (id, seen, None)
+                    let observed = stack::spoken_turn(&id, stack, deadline, &lateness).await;
+                    (id, observed, None)
                 });
             }
         }
@@ -215,7 +233,31 @@ fn start_probes(http: &reqwest::Client, settings: &Settings, snapshot: &Snapshot
     probes
 }
 
-/// When the probes of one region start, from the start of the tick.
+/// Starts the probes of other edges' public addresses. They are spread over the same time as the gateway probes, so
+/// that an edge that dies in a tick is seen dead in that tick.
+fn start_edge_probes(settings: &Settings, snapshot: &Snapshot, now: Moment) -> JoinSet<Option<EdgeProbe>> {
+    let Settings { vantage, lateness, .. } = settings;
+    let deadline = snapshot.probe.timeout;
+    let into_tick = now.since(now.tick().start());
+    let started = Instant::now();
+    let mut edge_probes = JoinSet::new();
+    let edges = edge_probe::to_try(vantage, snapshot.topology.edges.values());
+    let count = edges.len().max(1);
+    for (index, edge) in edges.into_iter().enumerate() {
+        let at = gateway_at(snapshot, (phase(vantage) + index as f64 / count as f64).fract());
+        if let Some(wait) = at.checked_sub(into_tick) {
+            let tried = (edge.id.clone(), edge.addresses.clone(), edge.port);
+            let lateness = lateness.clone();
+            edge_probes.spawn(async move {
+                sleep_until(started + wait).await;
+                edge_probe::probe_edge(tried, deadline, &lateness).await
+            });
+        }
+    }
+    edge_probes
+}
+
+/// Start times of the probes of one region, from the start of the tick.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Schedule {
     gateway: Duration,
@@ -225,19 +267,27 @@ struct Schedule {
 fn schedule(snapshot: &Snapshot, vantage: &NodeId, region_index: usize) -> Schedule {
     let usable = Tick::LENGTH - MARGIN;
     let regions = snapshot.topology.regions.len().max(1);
-    // The vantage's name chooses where it begins; from there it goes round all regions in equal steps.
-    let place = (phase(vantage) + region_index as f64 / regions as f64).fract();
+    // The name of the vantage gives the starting point of its cycle; the regions follow in equal steps.
+    let position = (phase(vantage) + region_index as f64 / regions as f64).fract();
 
-    let (offset, patience) = (snapshot.probe.offset.min(usable), snapshot.probe.timeout);
-    let gateway_spread = usable.saturating_sub(offset + patience).min(GATEWAY_SPREAD_MAX);
-    let spoken_spread = usable.saturating_sub(stack::spoken_longest(patience)).min(offset);
+    let (offset, deadline) = (snapshot.probe.offset.min(usable), snapshot.probe.timeout);
+    let spoken_spread = usable.saturating_sub(stack::spoken_longest(deadline)).min(offset);
     Schedule {
-        gateway: offset + gateway_spread.mul_f64(place),
-        spoken_turn: spoken_spread.mul_f64(place),
+        gateway: gateway_at(snapshot, position),
+        spoken_turn: spoken_spread.mul_f64(position),
     }
 }
 
-/// A number in 0..1 that depends on the name only (FNV-1a): equal on every run, different between vantages.
+/// Start time of a probe whose result must be fresh at the end of the tick, from the start of the tick. `position` in 0..1
+/// is its position in the cycle.
+fn gateway_at(snapshot: &Snapshot, position: f64) -> Duration {
+    let usable = Tick::LENGTH - MARGIN;
+    let (offset, deadline) = (snapshot.probe.offset.min(usable), snapshot.probe.timeout);
+    let spread = usable.saturating_sub(offset + deadline).min(GATEWAY_SPREAD_MAX);
+    offset + spread.mul_f64(position)
+}
+
+/// A number in 0..1 that depends only on the name (FNV-1a): equal on every run, different between vantages.
 fn phase(vantage: &NodeId) -> f64 {
     let hash = vantage.as_str().bytes().fold(0x811c_9dc5_u32, |hash, byte| {
         (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
@@ -257,11 +307,11 @@ mod tests {
 
     use super::*;
 
-    /// A world of closed ports: every probe fails at once, and what matters is when and what is reported.
+    /// A topology of closed ports: every probe fails at once. The tests check when probes run and what they report.
     fn world() -> Snapshot {
         let mut snapshot = three_primaries();
         for region in snapshot.topology.regions.values_mut() {
-            // Port 1 is reserved and nobody listens there.
+            // Port 1 is reserved, and no server listens there.
             region.stacks = vec![std::net::SocketAddr::from(([127, 0, 0, 1], 1)).into()];
         }
         snapshot
@@ -286,7 +336,7 @@ mod tests {
         let traffic = move || {
             let mut observation = Observation::new(us_east.clone(), Component::Asr, Source::Traffic);
             observation.succeed(100.0);
-            // The edge may report a component in pieces; the report has one entry.
+            // An edge may report a component in pieces; the report has one entry for it.
             Passive {
                 observations: vec![observation.clone(), observation],
                 versions: vec![VersionSeen::new("2.4.0")],
@@ -306,7 +356,7 @@ mod tests {
         assert_eq!(traffic.len(), 1);
         assert_eq!(traffic[0].succeeded, 2);
         assert_eq!((second.versions.len(), second.traffic.len()), (1, 1));
-        // Only the gateways failed: nothing is known about what is behind them.
+        // Only the gateways failed: nothing is known about the components behind them.
         assert_eq!(probes.len(), 6);
         for probe in probes {
             assert_eq!(probe.component, Component::Gateway);
@@ -314,14 +364,38 @@ mod tests {
         }
     }
 
-    /// A prober whose own event loop stood still waited for nothing: its stack may have answered long before it looked.
+    #[tokio::test(start_paused = true)]
+    async fn the_other_edges_are_tried_where_devices_reach_them() {
+        let started = Instant::now();
+        let now = move || Moment(1_700_000_000_000) + started.elapsed();
+        let (reports, mut reported) = mpsc::channel(8);
+        let mut world = world();
+        for edge in world.topology.edges.values_mut() {
+            // No server listens there either.
+            (edge.addresses, edge.port) = (vec![std::net::Ipv4Addr::LOCALHOST.into()], 1);
+        }
+        let (_snapshots, receiver) = watch::channel(Some(Arc::new(world.clone())));
+        tokio::spawn(run_by(now, settings(reports), receiver, Passive::default));
+        let report = reported.recv().await.unwrap();
+        let tried: Vec<_> = report
+            .edges
+            .iter()
+            .map(|seen| (seen.edge.as_str(), seen.reached))
+            .collect();
+        // `edge-iad` is the vantage, so it tries the other edge only.
+        assert_eq!(tried, [("edge-dub", false)]);
+        assert!(report.edges[0].failure.contains("refused"), "{:?}", report.edges);
+    }
+
+    /// If the prober's own event loop stood still, its missed deadline proves nothing: the stack may have answered in
+    /// time.
     #[tokio::test(start_paused = true)]
     async fn probes_that_were_not_answered_in_time_count_only_when_the_prober_was_on_time() {
         for (is_late, failures) in [(true, 0), (false, 1)] {
             let started = Instant::now();
             let now = move || Moment(1_700_000_000_000) + started.elapsed();
             let (reports, mut reported) = mpsc::channel(8);
-            // The kernel takes connections for it, and nobody answers.
+            // The kernel accepts connections, and no process answers.
             let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
             let mut world = world();
             let us_east = RegionId::new("us-east").unwrap();
@@ -339,7 +413,7 @@ mod tests {
                 seen.map(|it| it.failed).sum()
             };
             assert_eq!(of_region(&us_east) > 0, failures > 0, "late: {is_late}");
-            // Being late excuses no refusal.
+            // Lateness does not excuse a refused connection.
             assert!(of_region(&RegionId::new("eu-west").unwrap()) > 0, "late: {is_late}");
         }
     }
@@ -406,7 +480,7 @@ mod tests {
             seen.filter_map(|it| Some(it.stack?.port())).collect()
         };
         assert_eq!(probed(reported.recv().await.unwrap()), [1]);
-        // Some users are sent to the canary: now it counts.
+        // Some users get the canary version, so its stack is probed.
         world.plan.rollout = Some(topology::Rollout {
             version: "2.4.0".into(),
             percent: 10,
@@ -414,7 +488,7 @@ mod tests {
             action: "a1".into(),
         });
         snapshots.send_replace(Some(Arc::new(world)));
-        // The tick under way is probed by the plan it began with.
+        // The current tick ends with the plan with which it began.
         assert_eq!(probed(reported.recv().await.unwrap()), [1]);
         assert_eq!(probed(reported.recv().await.unwrap()), [1, 3]);
     }

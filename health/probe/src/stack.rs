@@ -1,4 +1,4 @@
-//! One look at one stack: is the gateway there, and does a spoken question get its answer.
+//! One probe of one stack: does its gateway answer, and does a spoken question get the right reply.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,31 +12,34 @@ use tokio::{net::TcpStream, task::JoinSet, time::timeout};
 use topology::{Component, RegionId, Topology};
 use verdict::{Observation, Source};
 
-use crate::{
-    Call, CallError, CallOptions, Cause, Lateness, Pacing, Stage, Turn, TurnEnd, Utterance,
+use client::{
+    Call, CallError, CallOptions, Pacing, Stage, Turn, TurnEnd, Utterance,
     utterance::{PROBE_INTENT, PROBE_TRANSCRIPT},
 };
 
-/// Largest `/health` page read; a stack's takes under a kilobyte.
-const HEALTH_BYTES_MAX: usize = 64 << 10;
-/// A spoken turn gets this many times the patience of one probe. The policy judges ASR latencies above the probe timeout,
-/// so a slow turn must be measured rather than cut.
-const TURN_PATIENCE: u32 = 2;
+use crate::{Cause, Lateness};
 
-/// What was seen, merged to one entry per region and component, and of the gateway per stack.
+/// Largest `/health` page, in bytes. A stack's page takes less than a kilobyte.
+const HEALTH_BYTES_MAX: usize = 64 << 10;
+/// The deadline of a spoken turn, as a multiple of the deadline of one probe. The policy judges ASR latencies above the
+/// probe's deadline, so a slow turn must be measured and not cut.
+const TURN_DEADLINES: u32 = 2;
+
+/// The observations of one tick, merged to one entry per region, component, source and stack.
 #[derive(Debug, Default)]
-pub(crate) struct Seen(BTreeMap<Key, Observation>);
+pub(crate) struct Observed(BTreeMap<Key, Observation>);
 
 type Key = (RegionId, Component, Source, Option<SocketAddr>);
 
-impl Seen {
-    pub(crate) fn of(&mut self, region: &RegionId, component: Component) -> &mut Observation {
-        self.entry(region, component, Source::Probe, None)
+impl Observed {
+    /// The observation of a component of one stack.
+    pub(crate) fn of(&mut self, region: &RegionId, stack: SocketAddr, component: Component) -> &mut Observation {
+        self.entry(region, component, Source::Probe, Some(stack))
     }
 
-    /// The gateway of one stack.
+    /// The observation of the gateway of one stack.
     pub(crate) fn gateway(&mut self, region: &RegionId, stack: SocketAddr) -> &mut Observation {
-        self.entry(region, Component::Gateway, Source::Probe, Some(stack))
+        self.of(region, stack, Component::Gateway)
     }
 
     pub(crate) fn merge(&mut self, other: &Observation) {
@@ -44,20 +47,29 @@ impl Seen {
             .merge(other);
     }
 
-    pub(crate) fn absorb(&mut self, other: &Seen) {
+    pub(crate) fn absorb(&mut self, other: &Observed) {
         other.0.values().for_each(|observation| self.merge(observation));
     }
 
-    /// Regions whose gateway was asked and never answered, at none of their stacks.
+    /// Regions whose gateways were probed and gave no successful answer on any stack.
     pub(crate) fn unanswered(&self) -> BTreeSet<RegionId> {
         let mut answers: BTreeMap<&RegionId, bool> = BTreeMap::new();
-        for ((region, component, source, _), seen) in &self.0 {
-            if (*component, *source) == (Component::Gateway, Source::Probe) && seen.samples() > 0 {
-                *answers.entry(region).or_default() |= seen.succeeded > 0;
+        for ((region, component, source, _), observed) in &self.0 {
+            if (*component, *source) == (Component::Gateway, Source::Probe) && observed.samples() > 0 {
+                *answers.entry(region).or_default() |= observed.succeeded > 0;
             }
         }
         let unanswered = answers.into_iter().filter(|(_, answers)| !answers);
         unanswered.map(|(region, _)| region.clone()).collect()
+    }
+
+    /// Stacks whose gateways gave a successful answer.
+    pub(crate) fn answering(&self) -> BTreeSet<SocketAddr> {
+        let answered = |((_, component, source, stack), observed): (&Key, &Observation)| {
+            let answers = (*component, *source) == (Component::Gateway, Source::Probe) && observed.succeeded > 0;
+            stack.filter(|_| answers)
+        };
+        self.0.iter().filter_map(answered).collect()
     }
 
     pub(crate) fn into_observations(self) -> Vec<Observation> {
@@ -79,62 +91,62 @@ impl Seen {
     }
 }
 
-/// Longest time one spoken probe can take: opening the call and the turn.
-pub(crate) fn spoken_longest(patience: Duration) -> Duration {
-    patience * (1 + TURN_PATIENCE)
+/// Longest time that one spoken probe can take: opening the call, and the turn.
+pub(crate) fn spoken_longest(deadline: Duration) -> Duration {
+    deadline * (1 + TURN_DEADLINES)
 }
 
-/// An HTTP client for [`gateway`]: every probe connects anew, because the question is whether that works.
+/// An HTTP client for [`gateway`]. Every probe opens a new connection, because the probe must show whether that works.
 pub(crate) fn http_client() -> reqwest::Client {
     reqwest::Client::builder()
         .pool_max_idle_per_host(0)
         .redirect(reqwest::redirect::Policy::none())
         .no_proxy()
-        .user_agent("meridian-probe")
+        .user_agent(wire::PROBE_AGENT)
         .build()
         .expect("a client without TLS and proxies has nothing that can fail to load")
 }
 
-/// Asks the gateway for `GET /health`. Returns what it says, and the round-trip time of connecting.
+/// Sends `GET /health` to the gateway. Returns the observations from the answer, and the round-trip time of connecting.
 pub(crate) async fn gateway(
     http: &reqwest::Client,
     region: &RegionId,
     stack: SocketAddr,
-    patience: Duration,
+    deadline: Duration,
     lateness: &Lateness,
-) -> (Seen, Option<Duration>) {
-    let mut seen = Seen::default();
+) -> (Observed, Option<Duration>) {
+    let mut observed = Observed::default();
     let started = Instant::now();
     let mut round_trip = None;
-    let answer = timeout(patience, ask_health(http, stack, &mut round_trip)).await;
+    let answer = timeout(deadline, ask_health(http, stack, &mut round_trip)).await;
     let took_ms = milliseconds(started.elapsed());
-    match answer.unwrap_or(Err(HealthError::TimedOut(patience))) {
+    match answer.unwrap_or(Err(HealthError::TimedOut(deadline))) {
         Ok(health) => {
-            seen.gateway(region, stack).succeed(took_ms);
-            // The other components are judged by the spoken turn; only the store shows nowhere else.
+            observed.gateway(region, stack).succeed(took_ms);
+            // The spoken turn judges the other components. The session store is visible only here.
             match health
                 .pointer("/components/session-store/status")
                 .and_then(Value::as_str)
             {
-                Some("ok") => seen.of(region, Component::SessionStore).succeed(took_ms),
-                Some(status) => seen
-                    .of(region, Component::SessionStore)
-                    .fail(&format!("health says {status}")),
+                Some("ok") => observed.of(region, stack, Component::SessionStore).succeed(took_ms),
+                Some(status) => observed
+                    .of(region, stack, Component::SessionStore)
+                    .fail(&format!("GET /health reports status {status}")),
                 None => {}
             }
         }
         Err(error) if error.is_own(lateness) => not_seen(region, stack, &error),
-        Err(error) => seen.gateway(region, stack).fail(&error.to_string()),
+        Err(error) => observed.gateway(region, stack).fail(&error.to_string()),
     }
-    (seen, round_trip)
+    (observed, round_trip)
 }
 
-/// The prober itself could not look, so nothing is held against anybody.
+/// Logs a probe that failed on the prober's side. It does not count against the stack.
 fn not_seen(region: &RegionId, stack: SocketAddr, why: &dyn std::fmt::Display) {
-    tracing::warn!(%region, %stack, %why, "this node lacks descriptors, ports or time to probe; the probe does not count");
+    tracing::warn!(%region, %stack, %why, "this node lacks open files, ports or processor time, so the probe does not count; check its limits and load");
 }
 
-/// Why there is no `/health` page.
+/// The reason for which there is no usable `/health` page.
 #[derive(Debug, thiserror::Error)]
 enum HealthError {
     #[error("cannot connect: {0}")]
@@ -148,17 +160,17 @@ enum HealthError {
 }
 
 impl HealthError {
-    /// Whether it says something of the prober, and nothing of the stack.
+    /// Whether the prober is at fault, so that the error says nothing about the stack.
     fn is_own(&self, lateness: &Lateness) -> bool {
         match self {
             Self::TimedOut(waited) => lateness.is_late_for(*waited),
-            Self::Connect(_) | Self::Get(_) => Cause::within(self) == Cause::Local,
+            Self::Connect(_) | Self::Get(_) => Cause::within(self).is_own(),
             Self::Answer(_) => false,
         }
     }
 }
 
-/// The `/health` page of a gateway that works; the error says why it does not.
+/// The `/health` page of a working gateway. The error says why the gateway does not work.
 async fn ask_health(
     http: &reqwest::Client,
     stack: SocketAddr,
@@ -178,7 +190,7 @@ async fn ask_health(
     while let Some(piece) = response.chunk().await.map_err(HealthError::Get)? {
         body.extend_from_slice(&piece);
         if body.len() > HEALTH_BYTES_MAX {
-            let what = format!("the page is over {HEALTH_BYTES_MAX} bytes");
+            let what = format!("the answer has more than {HEALTH_BYTES_MAX} bytes");
             return Err(HealthError::Answer(what));
         }
     }
@@ -187,54 +199,59 @@ async fn ask_health(
     let stack_says = health.pointer("/status").and_then(Value::as_str);
     match (status.as_u16(), stack_says, gateway_says) {
         (200, _, _) => Ok(health),
-        // A gateway that works and says that something behind it does not: that is for the other components to show, or
-        // a slow trigger would turn into the gateway's fast one.
+        // The gateway works and reports a failing component. The observations of that component must show it; if the
+        // gateway counted as failed, the gateway's fast trigger would fire in place of the component's slow one.
         (503, Some("failing"), Some("ok")) => Ok(health),
         (code, Some(says), _) => Err(HealthError::Answer(format!("{code}, {says}"))),
         (code, None, _) => Err(HealthError::Answer(code.to_string())),
     }
 }
 
-/// Asks what time it is, and judges every component that the answer passed through.
-pub(crate) async fn spoken_turn(region: &RegionId, stack: SocketAddr, patience: Duration, lateness: &Lateness) -> Seen {
+/// Asks the stack for the time in speech, and judges every component that the answer passed through.
+pub(crate) async fn spoken_turn(
+    region: &RegionId,
+    stack: SocketAddr,
+    deadline: Duration,
+    lateness: &Lateness,
+) -> Observed {
     let options = CallOptions {
-        headers: vec![("user-agent".to_owned(), "meridian-probe".to_owned())],
-        connect_timeout: patience,
-        turn_timeout: patience * TURN_PATIENCE,
+        headers: vec![("user-agent".to_owned(), wire::PROBE_AGENT.to_owned())],
+        connect_timeout: deadline,
+        turn_timeout: deadline * TURN_DEADLINES,
         turn_end: TurnEnd::Commit,
         ..CallOptions::default()
     };
     let started = Instant::now();
-    let mut seen = Seen::default();
+    let mut observed = Observed::default();
     match Call::open(stack, &options).await {
         Ok(mut call) => {
-            seen.gateway(region, stack).succeed(milliseconds(started.elapsed()));
+            observed.gateway(region, stack).succeed(milliseconds(started.elapsed()));
             let result = call.turn(Utterance::probe(), Pacing::Immediate).await;
             call.hang_up().await;
             match &result {
                 Err(error) if is_own(error, lateness) => not_seen(region, stack, error),
-                result => judge(&mut seen, region, stack, result),
+                result => judge(&mut observed, region, stack, result),
             }
         }
         Err(error) if is_own(&error, lateness) => not_seen(region, stack, &error),
-        Err(error) => seen.gateway(region, stack).fail(&error.to_string()),
+        Err(error) => observed.gateway(region, stack).fail(&error.to_string()),
     }
-    seen
+    observed
 }
 
-/// Whether a call failed for want of something of the caller's own.
+/// Whether a call failed for a reason on the caller's side.
 fn is_own(error: &CallError, lateness: &Lateness) -> bool {
     match error {
         CallError::ConnectTimeout { waited, .. } | CallError::TurnTimeout { waited, .. } => {
             lateness.is_late_for(*waited)
         }
-        error => Cause::within(error) == Cause::Local,
+        error => Cause::within(error).is_own(),
     }
 }
 
-fn judge(seen: &mut Seen, region: &RegionId, stack: SocketAddr, result: &Result<Turn, CallError>) {
+fn judge(observed: &mut Observed, region: &RegionId, stack: SocketAddr, result: &Result<Turn, CallError>) {
     match result {
-        Ok(turn) => judge_answer(seen, region, turn),
+        Ok(turn) => judge_answer(observed, region, stack, turn),
         Err(CallError::TurnTimeout { stage, .. } | CallError::TurnFailed { stage, .. }) => {
             let why = result.as_ref().err().map(ToString::to_string).unwrap_or_default();
             let guilty = match stage {
@@ -242,45 +259,51 @@ fn judge(seen: &mut Seen, region: &RegionId, stack: SocketAddr, result: &Result<
                 Stage::Reply => Component::Skills,
                 Stage::Audio | Stage::End => Component::Tts,
             };
-            seen.of(region, guilty).fail(&why);
+            observed.of(region, stack, guilty).fail(&why);
         }
-        // The connection itself broke under the turn.
-        Err(error) => seen.gateway(region, stack).fail(&error.to_string()),
+        // The connection broke during the turn.
+        Err(error) => observed.gateway(region, stack).fail(&error.to_string()),
     }
 }
 
-fn judge_answer(seen: &mut Seen, region: &RegionId, turn: &Turn) {
+fn judge_answer(observed: &mut Observed, region: &RegionId, stack: SocketAddr, turn: &Turn) {
     let understood = turn.intent == PROBE_INTENT;
     let heard_right = turn.transcript.trim().eq_ignore_ascii_case(PROBE_TRANSCRIPT);
-    // Without the server's own measurements the caller's is the best there is.
+    // If the server sent no measurements of its own, the caller's measurement is the best available.
     let fallback = turn.first_audio.map(milliseconds).unwrap_or_default();
     let timings = &turn.timings;
 
-    let asr = seen.of(region, Component::Asr);
+    let asr = observed.of(region, stack, Component::Asr);
     if turn.transcript.trim().is_empty() {
-        asr.fail("nothing was heard");
-        // What got no words cannot be judged by what it made of them.
+        asr.fail("the transcript is empty");
+        // A component that got no words cannot be judged by its result.
         return;
     }
     if understood || heard_right {
         asr.succeed(timings.asr_ms.unwrap_or(fallback));
     } else {
-        asr.fail(&format!("heard \"{}\", said \"{PROBE_TRANSCRIPT}\"", turn.transcript));
+        asr.fail(&format!(
+            "the transcript is \"{}\" instead of \"{PROBE_TRANSCRIPT}\"",
+            turn.transcript
+        ));
     }
     if understood {
-        seen.of(region, Component::Nlu)
+        observed
+            .of(region, stack, Component::Nlu)
             .succeed(timings.nlu_ms.unwrap_or(fallback));
     } else if heard_right {
-        seen.of(region, Component::Nlu)
-            .fail(&format!("took \"{PROBE_TRANSCRIPT}\" for \"{}\"", turn.intent));
+        observed.of(region, stack, Component::Nlu).fail(&format!(
+            "the intent of \"{PROBE_TRANSCRIPT}\" is \"{}\" instead of \"{PROBE_INTENT}\"",
+            turn.intent
+        ));
     }
-    let skills = seen.of(region, Component::Skills);
+    let skills = observed.of(region, stack, Component::Skills);
     if turn.reply_text.trim().is_empty() {
         skills.fail("the reply is empty");
         return;
     }
     skills.succeed(timings.skill_ms.unwrap_or(fallback));
-    let tts = seen.of(region, Component::Tts);
+    let tts = observed.of(region, stack, Component::Tts);
     if turn.reply_audio.is_empty() {
         tts.fail("the reply has no audio");
     } else {
@@ -288,8 +311,8 @@ fn judge_answer(seen: &mut Seen, region: &RegionId, turn: &Turn) {
     }
 }
 
-/// Probes every region once, at once: what `meridian status` shows before any control plane is asked.
-pub async fn probe_once(topology: &Topology, patience: Duration) -> Vec<Observation> {
+/// Probes every region once, all in parallel. `meridian status` shows this when it has no control plane to ask.
+pub async fn probe_once(topology: &Topology, deadline: Duration) -> Vec<Observation> {
     let http = http_client();
     let mut probes = JoinSet::new();
     for region in topology.regions.values() {
@@ -297,16 +320,16 @@ pub async fn probe_once(topology: &Topology, patience: Duration) -> Vec<Observat
             let (id, http) = (region.id.clone(), http.clone());
             let lateness = Lateness::default();
             probes.spawn(async move {
-                let (mut seen, _) = gateway(&http, &id, stack, patience, &lateness).await;
-                let gateway_works = seen.gateway(&id, stack).failed == 0;
+                let (mut observed, _) = gateway(&http, &id, stack, deadline, &lateness).await;
+                let gateway_works = observed.gateway(&id, stack).failed == 0;
                 if gateway_works {
-                    seen.absorb(&spoken_turn(&id, stack, patience, &lateness).await);
+                    observed.absorb(&spoken_turn(&id, stack, deadline, &lateness).await);
                 }
-                seen
+                observed
             });
         }
     }
-    let mut all = Seen::default();
+    let mut all = Observed::default();
     while let Some(result) = probes.join_next().await {
         all.absorb(&result.unwrap_or_default());
     }
@@ -339,7 +362,7 @@ mod tests {
             source: errno(number),
         };
         let (on_time, late) = (Lateness::default(), Lateness::new(|_| true));
-        // EMFILE, EADDRNOTAVAIL; ECONNREFUSED is the stack's.
+        // EMFILE and EADDRNOTAVAIL are the prober's fault; ECONNREFUSED is the stack's.
         for (number, own) in [(24, true), (99, true), (111, false)] {
             assert_eq!(connect(number).is_own(&on_time), own, "{number}");
             assert_eq!(is_own(&call(number), &on_time), own, "{number}");
@@ -355,11 +378,13 @@ mod tests {
     fn a_region_is_silent_when_none_of_its_stacks_answers() {
         let region = RegionId::new("us-east").unwrap();
         let stack = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
-        let mut seen = Seen::default();
-        assert!(seen.unanswered().is_empty());
-        seen.gateway(&region, stack(1)).fail("refused");
-        assert_eq!(seen.unanswered(), BTreeSet::from([region.clone()]));
-        seen.gateway(&region, stack(2)).succeed(5.0);
-        assert!(seen.unanswered().is_empty());
+        let mut observed = Observed::default();
+        assert!(observed.unanswered().is_empty());
+        observed.gateway(&region, stack(1)).fail("refused");
+        assert_eq!(observed.unanswered(), BTreeSet::from([region.clone()]));
+        assert!(observed.answering().is_empty());
+        observed.gateway(&region, stack(2)).succeed(5.0);
+        assert!(observed.unanswered().is_empty());
+        assert_eq!(observed.answering(), BTreeSet::from([stack(2)]));
     }
 }

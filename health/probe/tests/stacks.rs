@@ -1,4 +1,4 @@
-//! Probes and calls against stacks that are well, slow, deaf, full, or gone.
+//! Probes and calls against stacks that work, are slow, misunderstand, are full, or do not answer.
 
 #![expect(clippy::unwrap_used, reason = "a test helper that fails has failed the test")]
 
@@ -21,34 +21,35 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use probe::{
-    Call, CallError, CallEventKind, CallOptions, Pacing, Retry, Stage, SteadyCall, TurnEnd, Utterance, probe_once,
+use client::{
+    Call, CallError, CallEventKind, CallOptions, Pacing, ReconnectingCall, RetryAdvice, Stage, TurnEnd, Utterance,
 };
+use probe::probe_once;
 use topology::{Component, Topology, fixtures::three_primaries};
 use verdict::Observation;
 
-/// Enough for a loaded machine, too little to make the suite slow.
+/// Enough for a loaded machine, and short enough to keep the suite fast.
 const PATIENCE: Duration = Duration::from_millis(400);
 
-/// How a stack behaves.
+/// The behaviour of a stack.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Behaviour {
     Well,
-    /// Takes the audio and says nothing.
+    /// Accepts the audio and sends nothing.
     DeafAsr,
-    /// Hears nothing, and says so.
+    /// Recognises no words, and reports an empty transcript.
     HearsNothing,
-    /// Hears something else.
+    /// Recognises other words.
     Mishears,
-    /// Understands nothing of what it heard right.
+    /// Recognises the words and finds no intent.
     Dull,
-    /// Answers in text only.
+    /// Replies with text and no audio.
     Mute,
-    /// `/health` says 503 because of the recognizer.
+    /// `/health` answers 503 because the recognizer fails.
     Failing,
-    /// `/health` says 503 because it stops.
+    /// `/health` answers 503 because the stack is stopping.
     Draining,
-    /// No more sessions.
+    /// Refuses every session.
     Full,
     /// Cuts the first two calls in the middle of the turn.
     CutsTwice,
@@ -93,7 +94,7 @@ async fn realtime(State(stack): State<Stack>, upgrade: WebSocketUpgrade) -> Resp
         return (StatusCode::SERVICE_UNAVAILABLE, [("retry-after", "0")], Json(body)).into_response();
     }
     let mut response = upgrade.on_upgrade(move |socket| async move {
-        // A caller that hangs up early is no failure of the stack.
+        // A caller that hangs up early is not a failure of the stack.
         let _ = converse(socket, stack).await;
     });
     for (name, value) in [("meridian-region", "us-east"), ("meridian-affinity", "token-1")] {
@@ -144,7 +145,7 @@ async fn answer(socket: &mut WebSocket, stack: &Stack, call: u32) -> Result<(), 
             };
             return socket.send(Message::Close(Some(frame))).await;
         }
-        // Dropping the socket without a word.
+        // Drops the socket without a Close frame.
         Behaviour::CutsTwice if call == 1 => return Err(axum::Error::new("cut")),
         Behaviour::HearsNothing => ("", "unknown"),
         Behaviour::Mishears => ("wash the dime", "unknown"),
@@ -188,7 +189,7 @@ async fn say(socket: &mut WebSocket, event: &str) -> Result<(), axum::Error> {
     socket.send(Message::Text(event.into())).await
 }
 
-/// A socket that accepts connections (the kernel does) and never answers.
+/// A socket on which the kernel accepts connections and no process answers.
 fn stalled() -> (std::net::TcpListener, SocketAddr) {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -200,7 +201,7 @@ async fn refused() -> SocketAddr {
     listener.local_addr().unwrap()
 }
 
-/// A world of one region with this stack.
+/// A topology with one region and this stack.
 fn world(stack: SocketAddr) -> Topology {
     let mut topology = three_primaries().topology;
     topology.regions.retain(|id, _| id.as_str() == "us-east");
@@ -210,7 +211,7 @@ fn world(stack: SocketAddr) -> Topology {
     topology
 }
 
-/// Probes the stack and compares: component, succeeded, failed, and words of the failure.
+/// Probes the stack and compares component, successes, failures, and a part of the failure's text.
 async fn check(stack: SocketAddr, expected: &[(Component, u32, u32, &str)]) -> Vec<Observation> {
     let observations = probe_once(&world(stack), PATIENCE).await;
     let summary: Vec<_> = observations
@@ -271,14 +272,14 @@ async fn each_fault_is_blamed_on_its_component() {
     .await;
     check(
         start(Behaviour::HearsNothing).await,
-        &[(Gateway, 2, 0, ""), (Asr, 0, 1, "nothing was heard"), store],
+        &[(Gateway, 2, 0, ""), (Asr, 0, 1, "the transcript is empty"), store],
     )
     .await;
     check(
         start(Behaviour::Mishears).await,
         &[
             (Gateway, 2, 0, ""),
-            (Asr, 0, 1, "heard \"wash the dime\""),
+            (Asr, 0, 1, "the transcript is \"wash the dime\" instead of"),
             (Tts, 1, 0, ""),
             (Skills, 1, 0, ""),
             store,
@@ -290,7 +291,7 @@ async fn each_fault_is_blamed_on_its_component() {
         &[
             (Gateway, 2, 0, ""),
             (Asr, 1, 0, ""),
-            (Nlu, 0, 1, "for \"unknown\""),
+            (Nlu, 0, 1, "is \"unknown\" instead of \"time.query\""),
             (Tts, 1, 0, ""),
             (Skills, 1, 0, ""),
             store,
@@ -309,7 +310,7 @@ async fn each_fault_is_blamed_on_its_component() {
         ],
     )
     .await;
-    // The page says 503, and the gateway still works: what fails is for the spoken turn to show.
+    // The page answers 503, but the gateway works. The spoken turn must show the failing component.
     check(
         start(Behaviour::Failing).await,
         &[
@@ -345,7 +346,7 @@ async fn a_turn_brings_words_audio_and_timings_however_its_end_is_told() {
             .await
             .unwrap();
         assert_eq!((call.region(), call.affinity()), (Some("us-east"), Some("token-1")));
-        // Twice, because the second turn must not hear anything of the first.
+        // Two turns, because the second must not contain anything of the first.
         for _ in 0..2 {
             let turn = call.turn(Utterance::probe(), Pacing::Immediate).await.unwrap();
             assert_eq!(
@@ -386,7 +387,7 @@ async fn errors_say_what_happened_and_whether_to_try_again() {
     let open = |address| async move { Call::open(address, &options(TurnEnd::Commit)).await.unwrap_err() };
     let error = open(refused().await).await;
     assert!(
-        matches!(error, CallError::Connect { .. }) && error.retry() == Retry::Safe,
+        matches!(error, CallError::Connect { .. }) && error.retry() == RetryAdvice::Safe,
         "{error}"
     );
 
@@ -396,7 +397,7 @@ async fn errors_say_what_happened_and_whether_to_try_again() {
             if status.as_u16() == 503 && message == "no more sessions"),
         "{error:?}"
     );
-    assert_eq!(error.retry(), Retry::Safe);
+    assert_eq!(error.retry(), RetryAdvice::Safe);
 
     let (_listener, address) = stalled();
     let impatient = CallOptions {
@@ -419,7 +420,7 @@ async fn errors_say_what_happened_and_whether_to_try_again() {
                 stage: Stage::Transcript,
                 ..
             }
-        ) && error.retry() == Retry::MayRepeat,
+        ) && error.retry() == RetryAdvice::MayRepeat,
         "{error}"
     );
 
@@ -429,7 +430,7 @@ async fn errors_say_what_happened_and_whether_to_try_again() {
     };
     let error = Call::open(address, &nonsense).await.unwrap_err();
     assert!(
-        matches!(error, CallError::Protocol(_)) && error.retry() == Retry::Useless,
+        matches!(error, CallError::Protocol(_)) && error.retry() == RetryAdvice::Useless,
         "{error}"
     );
 }
@@ -440,11 +441,11 @@ async fn a_call_that_is_cut_is_made_again_and_the_utterance_repeated() {
     let mut asked = 0;
     let resolve = move || {
         asked += 1;
-        // The name changes between attempts, as it does when DNS takes a lost edge out.
+        // The addresses change between attempts, as they do when DNS leaves a lost edge out.
         let addresses = if asked == 2 { vec![dead] } else { vec![dead, good] };
         async move { Ok(addresses) }
     };
-    let mut call = SteadyCall::new(options(TurnEnd::Commit), Duration::from_secs(30), resolve);
+    let mut call = ReconnectingCall::new(options(TurnEnd::Commit), Duration::from_secs(30), resolve);
     let turn = call.turn(Utterance::probe(), Pacing::Immediate).await.unwrap();
     assert_eq!(turn.transcript, "what time is it");
 
@@ -475,7 +476,7 @@ async fn a_call_that_is_cut_is_made_again_and_the_utterance_repeated() {
 #[tokio::test]
 async fn patience_ends() {
     let dead = refused().await;
-    let mut call = SteadyCall::new(options(TurnEnd::Commit), Duration::from_millis(300), || async move {
+    let mut call = ReconnectingCall::new(options(TurnEnd::Commit), Duration::from_millis(300), || async move {
         Ok(vec![dead])
     });
     let error = call.turn(Utterance::probe(), Pacing::Immediate).await.unwrap_err();

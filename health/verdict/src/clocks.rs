@@ -1,30 +1,32 @@
-//! How far the clocks of vantages are from ours. Decisions bear that ([`crate::Rounds`]); people have to know of it.
+//! The differences between the clocks of the vantages and ours. Decisions tolerate them ([`crate::Rounds`]); people
+//! have to know of them.
 
 use std::{collections::BTreeMap, fmt};
 
 use topology::{NodeId, Reason, ReasonCode};
 
-/// From this difference on people are told, in milliseconds: a time service keeps clocks within a few milliseconds, and a
-/// slow network makes less than this of it.
+/// Difference in milliseconds from which people are told: a time service keeps clocks within a few milliseconds, and a
+/// slow network adds less than this.
 pub const ALARM_MS: u64 = 500;
-/// Below this difference the alarm ends: one that is just at the limit should not ring all day.
+/// Difference in milliseconds below which the alarm ends: lower than the alarm's own, so that a clock at the limit does
+/// not ring all day.
 const CALM_MS: u64 = 250;
 
-/// The newest difference of every vantage that told its time.
+/// The newest difference of every vantage that sent its time.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Clocks(BTreeMap<NodeId, Clock>);
 
 /// The clock of one vantage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Clock {
-    /// How far it is ahead of ours, in milliseconds; negative when it is behind.
+    /// Milliseconds ahead of ours; negative when it is behind.
     pub ahead_ms: i64,
-    /// Whether that is too much.
+    /// Whether the alarm is on.
     pub is_off: bool,
 }
 
 impl Clocks {
-    /// Notes a difference. Returns whether this vantage is too far off since now.
+    /// Notes a difference. True when the alarm of this vantage begins.
     pub fn note(&mut self, vantage: &NodeId, ahead_ms: i64) -> bool {
         let known = self.0.get(vantage);
         let was_off = known.is_some_and(|it| it.is_off);
@@ -34,17 +36,17 @@ impl Clocks {
         is_off && !was_off
     }
 
-    /// Forgets vantages that exist no longer.
+    /// Forgets vantages that no longer exist.
     pub fn retain(&mut self, exists: impl Fn(&NodeId) -> bool) {
         self.0.retain(|vantage, _| exists(vantage));
     }
 
-    /// Every vantage that told its time.
+    /// Every vantage that sent its time.
     pub fn iter(&self) -> impl Iterator<Item = (&NodeId, Clock)> {
         self.0.iter().map(|(vantage, clock)| (vantage, *clock))
     }
 
-    /// What people have to know, if a clock is wrong. When most vantages differ from us in the same direction, ours is wrong.
+    /// The alarms of wrong clocks. When most vantages differ from us in the same direction, our own clock is wrong.
     pub fn reasons(&self) -> Vec<Reason> {
         let off: Vec<(&NodeId, i64)> = self
             .iter()
@@ -53,7 +55,7 @@ impl Clocks {
             .collect();
         let ahead = off.iter().filter(|(_, ms)| *ms > 0).count();
         let most_agree = 2 * ahead.max(off.len() - ahead) > self.0.len();
-        // With a single vantage nobody knows which of the two is right.
+        // With a single vantage either clock may be right.
         let ours = (most_agree && self.0.len() > 1).then(|| {
             let (nearest, ms) = off.iter().min_by_key(|(_, ms)| ms.unsigned_abs())?;
             let others = match off.len() - 1 {
@@ -87,7 +89,7 @@ impl Clocks {
     }
 }
 
-/// A difference without its sign, to a tenth of a second: what is between is the network's.
+/// A difference without its sign, to a tenth of a second: a finer difference is network delay.
 struct Apart(i64);
 
 impl fmt::Display for Apart {
@@ -121,7 +123,7 @@ mod tests {
                 "the clock of this control plane is 2.0 s ahead of that of c and 2 other vantages; check its time service"
             ]
         );
-        // Both directions at once is nobody's clock but theirs.
+        // Differences in both directions at once: the clocks of the vantages are wrong, ours is not.
         assert_eq!(clocks(&[("a", 2_000), ("b", -2_000), ("c", 0)]).len(), 2);
         assert_eq!(
             clocks(&[("a", -10_000)]),

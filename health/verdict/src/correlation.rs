@@ -1,5 +1,5 @@
-//! Whether several regions are bad by the word of the same vantages. Then it may be those that are at fault, and people
-//! decide (invariant 4).
+//! Regions that are bad by the evidence of the same vantages. Then the vantages may be at fault, and people decide
+//! (invariant 4).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,12 +7,12 @@ use topology::{NodeId, RegionId, policy::HealthPolicy};
 
 use crate::Verdict;
 
-/// Groups of two or more of the given regions whose bad evidence has one source.
+/// Groups of two or more of the given bad regions whose evidence has one source.
 ///
-/// Two regions are bad by themselves if each of them is accused by enough vantages (`vantages_min`) that do not accuse
-/// the other one; otherwise they have one source. What no vantage is named for could have any source. A group is every
-/// region that is tied to another one of it. When every vantage sees two regions dead, that is one source, too: both may
-/// be dead, but something else may be wrong with what all of them see it through.
+/// Two regions are bad by themselves if enough vantages (`vantages_min`) accuse each of them without accusing the other
+/// one; otherwise their evidence has one source. Evidence without named vantages could have any source. A group holds
+/// every region that is tied to another one of the group. Two regions that every vantage sees dead have one source,
+/// too: both may be dead, or the network that all vantages share may be broken.
 pub fn correlated<'v>(bad: impl IntoIterator<Item = &'v Verdict>, policy: &HealthPolicy) -> Vec<BTreeSet<RegionId>> {
     let sources: BTreeMap<&RegionId, BTreeSet<&NodeId>> = bad
         .into_iter()
@@ -54,6 +54,8 @@ mod tests {
             bad_from: vantages.split_whitespace().map(|it| NodeId::new(it).unwrap()).collect(),
             healthy_since: None,
             dead_stacks: [].into(),
+            ailing_stacks: [].into(),
+            broken: None,
             tick: Tick(1),
             summary: String::new(),
             evidence: vec![],
@@ -67,19 +69,19 @@ mod tests {
             (&[("us", "a b"), ("eu", "a b")], "eu us"),
             (&[("us", "a b c d"), ("eu", "a b c d")], "eu us"),
             (&[("us", "a b"), ("eu", "c d")], ""),
-            // Without the two that accuse both, one is left for each: not enough to be bad by itself.
+            // Without the two vantages that accuse both, one is left for each: not enough to be bad by itself.
             (&[("us", "a b c"), ("eu", "b c d")], "eu us"),
             (&[("us", "a b c d"), ("eu", "c d e f")], ""),
-            // One has evidence enough of its own, the other has not.
+            // One region has evidence enough of its own, the other has not.
             (&[("us", "a b c d"), ("eu", "c d")], "eu us"),
-            // Two pairs, and one that stands alone.
+            // Two pairs, and one region that stands alone.
             (
                 &[("a", "p q"), ("b", "p q"), ("c", "r s"), ("d", "r s"), ("e", "t u")],
                 "a b|c d",
             ),
-            // Tied over a third.
+            // Two regions tied by a third.
             (&[("a", "p q"), ("b", "q r s"), ("c", "r s")], "a b c"),
-            // It fell before anybody here saw it.
+            // The second region fell before this process saw it.
             (&[("us", "a b"), ("eu", "")], "eu us"),
         ];
         for (regions, expected) in cases {

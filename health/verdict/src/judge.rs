@@ -8,16 +8,26 @@ use std::{
 use topology::{Component, Level, NodeId, RegionId, Tick, policy::HealthPolicy};
 
 use crate::{
-    Before, Fired, Health, Latency, Observation, TrafficSeen, Trigger, Verdict, Windows,
+    Ailment, Before, Fired, Health, Latency, Observation, TrafficSeen, Trigger, Trouble, Verdict, Windows,
     spread::Spread,
+    standing::Standing,
     trigger::Limit,
-    window::{Believed, Counts, TickSeen},
+    window::{Counts, TickSeen, TriggerState},
 };
 
-/// Vantages named one by one in a line of evidence; of the rest only the number is told. A fleet has hundreds.
+/// Vantages that a line of evidence names; of the others it gives the number. A fleet has hundreds.
 const VANTAGES_NAMED: usize = 5;
+/// Components without a failover trigger: a region that fails in them still serves, with less. ASR errors above the
+/// limit are not tolerated.
+const LESSER: [Component; 4] = [
+    Component::Nlu,
+    Component::Skills,
+    Component::Tts,
+    Component::SessionStore,
+];
 
-/// Judges every region on the ticks up to and including `last_closed`. A region missing in `before` was well.
+/// Judges every region on the ticks up to and including `last_closed`. A region that is missing in `before` was
+/// healthy.
 pub fn judge<'r>(
     regions: impl IntoIterator<Item = &'r RegionId>,
     windows: &Windows,
@@ -43,11 +53,11 @@ fn judge_region(
     last_closed: Tick,
     before: &Before,
 ) -> Verdict {
-    let believed = Trigger::ALL.map(|trigger| {
+    let state = Trigger::ALL.map(|trigger| {
         let fallen = before.fallen.contains(&trigger);
-        windows.believed(region, trigger, policy, last_closed, fallen)
+        windows.trigger_state(region, trigger, policy, last_closed, fallen)
     });
-    let of = |trigger: Trigger| &believed[trigger as usize];
+    let of = |trigger: Trigger| &state[trigger as usize];
     let is_fresh = |trigger: Trigger| of(trigger).run.is_fresh(last_closed, policy.blind_ticks);
     let connections = of(Trigger::GatewayConnections).run;
 
@@ -63,14 +73,21 @@ fn judge_region(
     };
     let level = levels().map(|(level, _)| level).max().unwrap_or_default();
     let mut failovers = fired.iter().filter(|it| it.trigger.level().is_none());
-    // One that still fails says more than one that is on its way back.
+    // A trigger that still fails tells more than one that recovers.
     let seen = || failovers.clone().filter(|it| is_fresh(it.trigger));
     let down = seen().find(|it| it.failing).or_else(|| seen().next());
     let suspected = [Trigger::GatewayConnections, Trigger::AsrErrors]
         .into_iter()
         .find(|trigger| of(*trigger).run.bad > 0 && is_fresh(*trigger));
-    let broken = broken_component(region, windows, policy, last_closed);
-    let stacks = Stacks::of(region, windows, policy, last_closed);
+    let standing = &of(Trigger::GatewayConnections).standing;
+    let broken = LESSER
+        .into_iter()
+        .find(|component| newest_broken(*component, region, windows, standing, policy, last_closed, 1));
+    let recent = Stacks::recent(region, windows, policy, last_closed);
+    let newest = recent.first().filter(|(tick, _)| *tick == last_closed);
+    let (described, of_stacks) = newest
+        .map(|(_, it)| (it.describe(), it.evidence(region)))
+        .unwrap_or_default();
 
     let (health, summary) = if !is_fresh(Trigger::GatewayConnections) {
         let ticks = policy.blind_ticks;
@@ -81,7 +98,7 @@ fn judge_region(
     } else if let Some(fired) = down {
         (Health::Down, fired.why.clone())
     } else if let Some(unseen) = failovers.next() {
-        // Nobody has seen that it works again, so it is not well; nobody sees that it fails, so it is not down.
+        // No vantage saw that it works again, so it is not healthy; no vantage sees that it fails, so it is not down.
         let (component, ticks) = (unseen.trigger.component(), policy.blind_ticks);
         (
             Health::Blind,
@@ -97,16 +114,13 @@ fn judge_region(
     } else if level > Level::L0 {
         let words: Vec<String> = levels().map(|(level, it)| format!("{level}: {}", it.why)).collect();
         (Health::Degraded, words.join("; "))
-    } else if !stacks.dead.is_empty() {
-        (Health::Degraded, stacks.describe())
-    } else if let Some(component) = broken {
-        (
-            Health::Degraded,
-            format!(
-                "more than {:.0} % of what {component} did failed",
-                policy.asr_error_max * 100.0
-            ),
-        )
+    } else if broken.is_some() || described.is_some() {
+        let broken = broken.map(|component| {
+            let percent = policy.asr_error_max * 100.0;
+            format!("more than {percent:.0} % of what {component} did failed")
+        });
+        let words: Vec<String> = broken.into_iter().chain(described).collect();
+        (Health::Degraded, words.join("; "))
     } else {
         (Health::Healthy, "every component works".to_owned())
     };
@@ -118,7 +132,22 @@ fn judge_region(
     };
     let bad_from = decided_by.and_then(|trigger| of(trigger).accusation.as_ref());
     let down = down.filter(|_| health == Health::Down);
-    let newest_bad = believed.iter().filter_map(|it| it.run.newest_bad).max();
+    let to_fail = ticks_to_fail(policy);
+    let lasting = Stacks::lasting(&recent, to_fail, |_| true);
+    let too_few = recent
+        .first()
+        .is_some_and(|(_, stacks)| stacks.all - lasting.len() < stacks.needed);
+    let is_broken = |component: Component| {
+        let has_rule = Trigger::ALL.iter().any(|it| it.component() == component);
+        // Where several stacks serve, too few of them must be left for as many ticks; a single one is judged with its
+        // region.
+        let ticks = if too_few { 1 } else { to_fail };
+        let is_one = recent.first().is_none_or(|(_, stacks)| stacks.all < 2);
+        !has_rule
+            && (too_few || is_one)
+            && newest_broken(component, region, windows, standing, policy, last_closed, ticks)
+    };
+    let newest_bad = state.iter().filter_map(|it| it.run.newest_bad).max();
     let healthy_since = connections
         .good_from
         .filter(|_| health == Health::Healthy && newest_bad < Some(last_closed))
@@ -135,95 +164,150 @@ fn judge_region(
         failing: down.map_or(connections.bad > 0, |it| it.failing),
         bad_from: bad_from.map(|it| it.vantages.clone()).unwrap_or_default(),
         healthy_since,
-        dead_stacks: Stacks::lastingly_dead(region, windows, policy, last_closed),
+        dead_stacks: Stacks::lasting(&recent, to_fail, |it| !LESSER.contains(&it.component)),
+        ailing_stacks: Stacks::ailing(&recent, &lasting),
+        broken: Component::ALL.into_iter().find(|it| is_broken(*it)),
         tick: last_closed,
         summary,
         evidence: [
-            stacks.evidence(region),
-            evidence(region, windows, policy, last_closed, &believed, broken),
+            of_stacks,
+            evidence(region, windows, policy, last_closed, &state, broken),
         ]
         .concat(),
         fired,
     }
 }
 
+/// Ticks in a row in which a stack has to fail: as many as make a gateway bad, or as are remembered.
+fn ticks_to_fail(policy: &HealthPolicy) -> usize {
+    policy.gateway_ticks.min(policy.freshness_ticks).max(1) as usize
+}
+
 /// The stacks of a region in one tick.
-#[derive(Default)]
 struct Stacks {
-    /// Those that fail for themselves, with what succeeded of how much.
-    dead: Vec<(SocketAddr, u64, u64)>,
+    /// The stacks that fail by themselves.
+    failing: Vec<Failing>,
     all: usize,
+    /// Fewest stacks that the region needs.
+    needed: usize,
+}
+
+/// A stack that fails.
+struct Failing {
+    stack: SocketAddr,
+    component: Component,
+    /// The limit that it exceeds.
+    limit: Limit,
+    /// Successful attempts, of all.
+    succeeded: u64,
+    samples: u64,
 }
 
 impl Stacks {
-    fn of(region: &RegionId, windows: &Windows, policy: &HealthPolicy, last_closed: Tick) -> Self {
-        let newest = windows.ticks(region, Component::Gateway, last_closed).next_back();
-        let seen = newest.filter(|(tick, _)| *tick == last_closed);
-        seen.map(|(_, seen)| Self::in_tick(seen, policy)).unwrap_or_default()
+    /// The stacks in the newest known ticks, as many as it takes, newest first.
+    fn recent(region: &RegionId, windows: &Windows, policy: &HealthPolicy, last_closed: Tick) -> Vec<(Tick, Self)> {
+        let ticks = windows.ticks(region, Component::Gateway, last_closed).rev();
+        let ticks = ticks.take(ticks_to_fail(policy));
+        ticks.map(|(tick, seen)| (tick, Self::in_tick(seen, policy))).collect()
     }
 
     fn in_tick(seen: TickSeen<'_>, policy: &HealthPolicy) -> Self {
-        let limit = Limit::SuccessBelow(policy.gateway_success_min);
-        let all = seen.stacks().count();
+        // Gateway first: a stack that does not answer does nothing else either. Then the components that callers need
+        // most.
+        let limits = [
+            (Component::Gateway, Limit::SuccessBelow(policy.gateway_success_min)),
+            (Component::Asr, Limit::ErrorsAbove(policy.asr_error_max)),
+            (
+                Component::Asr,
+                Limit::LatencyAbove(0.99, policy.asr_p99_max.as_secs_f64() * 1000.0),
+            ),
+        ];
+        let lesser = LESSER.map(|component| (component, Limit::ErrorsAbove(policy.asr_error_max)));
+        let all = seen.all_stacks().len();
+        let mut failing: Vec<Failing> = Vec::new();
         // A region with one stack is judged as a whole.
-        let dead = seen
-            .stacks()
-            .filter(|(_, seen)| all > 1 && limit.call_of_all(*seen, policy).is_bad());
-        Self {
-            dead: dead
-                .map(|(stack, seen)| (stack, seen.total().succeeded, seen.total().samples()))
-                .collect(),
-            all,
+        for (component, limit) in limits.into_iter().chain(lesser).filter(|_| all > 1) {
+            for (stack, seen) in seen.stacks_of(component) {
+                if !failing.iter().any(|it| it.stack == stack) && limit.call_of_all(seen, policy).is_bad() {
+                    let total = seen.total();
+                    failing.push(Failing {
+                        stack,
+                        component,
+                        limit,
+                        succeeded: total.succeeded,
+                        samples: total.samples(),
+                    });
+                }
+            }
         }
+        failing.sort_by_key(|it| it.stack);
+        let needed = seen.stacks_needed(all, policy.capacity_min);
+        Self { failing, all, needed }
     }
 
-    /// See [`Verdict::dead_stacks`]. It goes by the newest ticks that are known, so a tick without reports revives no stack.
-    fn lastingly_dead(
-        region: &RegionId,
-        windows: &Windows,
-        policy: &HealthPolicy,
-        last_closed: Tick,
-    ) -> BTreeSet<SocketAddr> {
-        let patience = policy.gateway_ticks.max(1) as usize;
-        let ticks = windows.ticks(region, Component::Gateway, last_closed).rev();
-        let dead: Vec<BTreeSet<SocketAddr>> = ticks
-            .take(patience)
-            .map(|(_, seen)| {
-                Self::in_tick(seen, policy)
-                    .dead
-                    .iter()
-                    .map(|(stack, ..)| *stack)
-                    .collect()
-            })
-            .collect();
-        if dead.len() < patience {
+    /// Stacks that fail in that many ticks in a row, by the failures that `counts` accepts. A tick without reports is
+    /// skipped, so it makes no stack healthy.
+    fn lasting(recent: &[(Tick, Self)], ticks: usize, counts: impl Fn(&Failing) -> bool) -> BTreeSet<SocketAddr> {
+        if recent.len() < ticks {
             return BTreeSet::new();
         }
-        dead.into_iter().reduce(|one, other| &one & &other).unwrap_or_default()
+        let failing = recent.iter().map(|(_, stacks)| -> BTreeSet<SocketAddr> {
+            let failing = stacks.failing.iter().filter(|it| counts(it));
+            failing.map(|it| it.stack).collect()
+        });
+        failing.reduce(|one, other| &one & &other).unwrap_or_default()
     }
 
-    fn describe(&self) -> String {
-        let Some((stack, ..)) = self.dead.first() else {
-            return String::new();
+    /// See [`Verdict::ailing_stacks`].
+    fn ailing(recent: &[(Tick, Self)], lasting: &BTreeSet<SocketAddr>) -> BTreeMap<SocketAddr, Ailment> {
+        let newest = recent.iter().take(1).flat_map(|(_, stacks)| &stacks.failing);
+        let ailing = newest.filter(|it| it.component != Component::Gateway && lasting.contains(&it.stack));
+        let ailment = |it: &Failing| {
+            let trouble = match it.limit {
+                Limit::LatencyAbove(..) => Trouble::Slow,
+                Limit::SuccessBelow(_) | Limit::ErrorsAbove(_) => Trouble::Fails,
+            };
+            let component = it.component;
+            (it.stack, Ailment { component, trouble })
         };
-        let more = match self.dead.len() - 1 {
+        ailing.map(ailment).collect()
+    }
+
+    fn describe(&self) -> Option<String> {
+        let Failing { stack, component, .. } = self.failing.first()?;
+        let more = match self.failing.len() - 1 {
             0 => String::new(),
             more => format!(" and {more} more"),
         };
-        format!(
-            "stack {stack}{more} fails, and edges pass it over; {} of {} stacks serve",
-            self.all - self.dead.len(),
+        let what = match component {
+            Component::Gateway => "fails, and edges pass it over".to_owned(),
+            component => {
+                format!("fails in {component}; `meridian drain --stack {stack} --for 2h --reason WHY` takes it out")
+            }
+        };
+        Some(format!(
+            "stack {stack}{more} {what}; {} of {} stacks serve",
+            self.all - self.failing.len(),
             self.all
-        )
+        ))
     }
 
-    /// One line for each stack that fails, up to a few.
+    /// One line for each failing stack, up to a few.
     fn evidence(&self, region: &RegionId) -> Vec<String> {
-        let serving = self.all - self.dead.len();
-        let line = |(stack, succeeded, samples): &(SocketAddr, u64, u64)| {
-            let what = match succeeded {
-                0 => "answers nobody".to_owned(),
-                some => format!("answers {some} of {samples}"),
+        let serving = self.all - self.failing.len();
+        let line = |failing: &Failing| {
+            let Failing {
+                stack,
+                component,
+                limit,
+                succeeded,
+                samples,
+            } = failing;
+            let what = match (component, limit) {
+                (Component::Gateway, _) if *succeeded == 0 => "answers nobody".to_owned(),
+                (Component::Gateway, _) => format!("answers {succeeded} of {samples}"),
+                (_, Limit::LatencyAbove(..)) => format!("has {component} {limit}"),
+                _ => format!("does {component} {succeeded} times of {samples}"),
             };
             let serve = if serving == 1 { "serves" } else { "serve" };
             format!(
@@ -231,64 +315,61 @@ impl Stacks {
                 self.all
             )
         };
-        self.dead.iter().take(VANTAGES_NAMED).map(line).collect()
+        self.failing.iter().take(VANTAGES_NAMED).map(line).collect()
     }
 }
 
-/// The first component without a failover trigger of its own that fails more than ASR may: the region serves, with less.
-fn broken_component(
+/// Whether the region as a whole failed in a component without a failover trigger, in each of that many of the newest
+/// known ticks.
+fn newest_broken(
+    component: Component,
     region: &RegionId,
     windows: &Windows,
+    standing: &Standing,
     policy: &HealthPolicy,
     last_closed: Tick,
-) -> Option<Component> {
-    [
-        Component::Nlu,
-        Component::Skills,
-        Component::Tts,
-        Component::SessionStore,
-    ]
-    .into_iter()
-    .find(|component| {
-        let newest = windows.ticks(region, *component, last_closed).next_back();
-        newest.is_some_and(|(_, seen)| Limit::ErrorsAbove(policy.asr_error_max).call(seen, policy).is_bad())
-    })
+    ticks: usize,
+) -> bool {
+    let newest = windows.ticks(region, component, last_closed).rev().take(ticks);
+    let limit = Limit::ErrorsAbove(policy.asr_error_max);
+    let bad = newest.filter(|(_, seen)| limit.call(*seen, component, standing, policy).is_bad());
+    bad.count() == ticks
 }
 
-fn describe_fired(trigger: Trigger, believed: &Believed, policy: &HealthPolicy) -> Fired {
-    let patience = trigger.patience(policy);
-    let what = match &believed.accusation {
+fn describe_fired(trigger: Trigger, state: &TriggerState, policy: &HealthPolicy) -> Fired {
+    let lengths = trigger.run_lengths(policy);
+    let what = match &state.accusation {
         Some(accusation) => accusation.what.clone(),
         None => trigger.condition(policy),
     };
     let held = if trigger.level().is_none() { "down" } else { "held" };
-    let is_in_a_row = believed.run.bad >= patience.fall;
-    let failing = believed.run.bad > 0 || believed.spread == Spread::Bad;
-    let why = if believed.spread != Spread::Clear && !is_in_a_row {
-        let spread = believed.describe_spread();
+    let is_in_a_row = state.run.bad >= lengths.fall;
+    let failing = state.run.bad > 0 || state.spread == Spread::Bad;
+    let why = if state.spread != Spread::Clear && !is_in_a_row {
+        let spread = state.describe_spread();
         format!("{what} {spread}; {held} until fewer of them are bad")
     } else if failing {
-        format!("{what} for {} ticks", patience.fall)
-    } else if believed.run.newest_known.is_none() {
+        format!("{what} for {} ticks", lengths.fall)
+    } else if state.run.newest_known.is_none() {
         format!(
             "{what}, as was believed before; {held} until {} good ticks in a row",
-            patience.rise
+            lengths.rise
         )
     } else {
-        let (fall, rise) = (patience.fall, patience.rise);
+        let (fall, rise) = (lengths.fall, lengths.rise);
         format!("{what} for {fall} ticks; good again, {held} until {rise} good ticks in a row")
     };
     Fired { trigger, failing, why }
 }
 
-fn describe_pending(trigger: Trigger, believed: &Believed, policy: &HealthPolicy) -> String {
+fn describe_pending(trigger: Trigger, state: &TriggerState, policy: &HealthPolicy) -> String {
     let what = match trigger {
         Trigger::GatewayConnections => "gateway connections bad".to_owned(),
         Trigger::AsrErrors => "asr errors".to_owned(),
         _ => trigger.condition(policy),
     };
-    let needed = trigger.patience(policy).fall;
-    format!("{what} in {} of {needed} ticks needed", believed.run.bad)
+    let needed = trigger.run_lengths(policy).fall;
+    format!("{what} in {} of {needed} ticks needed", state.run.bad)
 }
 
 fn evidence(
@@ -296,19 +377,19 @@ fn evidence(
     windows: &Windows,
     policy: &HealthPolicy,
     last_closed: Tick,
-    believed: &[Believed; Trigger::ALL.len()],
+    state: &[TriggerState; Trigger::ALL.len()],
     broken: Option<Component>,
 ) -> Vec<String> {
     let mut evidence = Vec::new();
-    // The last ticks that could decide it, newest first; older ones add nothing to the picture.
+    // The last ticks that could decide it, newest first; older ones add nothing.
     let gateway = windows.ticks(region, Component::Gateway, last_closed).rev();
     for (tick, seen) in gateway.take(policy.gateway_ticks.max(2) as usize) {
         evidence.push(describe_tick(Component::Gateway, tick, seen));
     }
-    // Of the others the newest tick: of recognition always, of the rest what is bad or was.
+    // Of the other components the newest tick: of recognition always, of the rest only if it is or was bad.
     let concerns = |component: Component| {
         let of_it = |trigger: &Trigger| trigger.component() == component;
-        let bad = |trigger: &Trigger| believed[*trigger as usize].run.fallen || believed[*trigger as usize].run.bad > 0;
+        let bad = |trigger: &Trigger| state[*trigger as usize].run.fallen || state[*trigger as usize].run.bad > 0;
         Some(component) == broken || Trigger::ALL.iter().any(|trigger| of_it(trigger) && bad(trigger))
     };
     for component in Component::ALL.into_iter().skip(1) {
@@ -319,9 +400,9 @@ fn evidence(
     }
     evidence.extend(windows.traffic(region, last_closed).map(describe_traffic));
     for trigger in Trigger::ALL {
-        let believed = &believed[trigger as usize];
-        if believed.run.bad > 0 && !believed.run.fallen {
-            evidence.push(describe_pending(trigger, believed, policy));
+        let state = &state[trigger as usize];
+        if state.run.bad > 0 && !state.run.fallen {
+            evidence.push(describe_pending(trigger, state, policy));
         }
     }
     let newest = windows.ticks(region, Component::Gateway, last_closed).next_back();
@@ -333,7 +414,7 @@ fn evidence(
 
 fn describe_tick(component: Component, tick: Tick, seen: TickSeen<'_>) -> String {
     let total = seen.total();
-    // Where all is well in a fleet of hundreds, the first few names say nothing.
+    // If nothing failed in a fleet of hundreds, the first few names tell nothing.
     let all_well = total.failed == 0 && seen.vantages().len() > VANTAGES_NAMED;
     let named = if all_well { Vec::new() } else { worst(seen) };
     let (mut succeeded, mut samples) = (total.succeeded, total.samples());
@@ -360,7 +441,7 @@ fn describe_tick(component: Component, tick: Tick, seen: TickSeen<'_>) -> String
         Component::Asr => percentile("p99", 0.99),
         _ => String::new(),
     };
-    // What each of them says once is enough, and one line of it.
+    // One failure of each vantage is enough, and one line of it.
     let failure = failures.first().map(|failure| {
         let more = failures.len() - 1;
         let more = if more > 0 {
@@ -379,7 +460,7 @@ fn describe_tick(component: Component, tick: Tick, seen: TickSeen<'_>) -> String
     )
 }
 
-/// What real traffic came to: `traffic at 12:00:10: 40/41 connections · 1 lost · 118/120 turns, p95 480 ms …`.
+/// The real traffic in one line: `traffic at 12:00:10: 40/41 connections · 1 lost · 118/120 turns, p95 480 ms …`.
 fn describe_traffic((tick, seen, vantages): (Tick, &TrafficSeen, usize)) -> String {
     let of = |ok: u32, failed: u32| format!("{ok}/{}", ok.saturating_add(failed));
     let p95 = |name: &str, latency: &Latency| {
@@ -398,7 +479,7 @@ fn describe_traffic((tick, seen, vantages): (Tick, &TrafficSeen, usize)) -> Stri
     )
 }
 
-/// The vantages that saw the largest share fail, the worst first: they are what decides.
+/// The vantages that saw the largest share fail, the worst first: they decide.
 fn worst(seen: TickSeen<'_>) -> Vec<(&NodeId, &Observation)> {
     let share_failed = |saw: &Observation| f64::from(saw.failed) / Counts::from(saw).samples().max(1) as f64;
     let worse = |a: &(&NodeId, &Observation), b: &(&NodeId, &Observation)| {

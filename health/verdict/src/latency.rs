@@ -6,20 +6,20 @@ use sketches_ddsketch::{Config, DDSketch};
 
 /// Relative error of a percentile: 1 %.
 const RELATIVE_ERROR: f64 = 0.01;
-/// Bins kept: with 1 % error, 1,024 bins span more than eight orders of magnitude.
+/// Limit of bins: with 1 % error, 1,024 bins span more than eight orders of magnitude.
 const BINS_MAX: u32 = 1024;
 /// Smallest latency told apart from zero, in milliseconds.
 const SMALLEST_MS: f64 = 0.001;
 /// Longest latency recorded, in milliseconds; ten minutes is more than any timeout here.
 const LONGEST_MS: f64 = 600_000.0;
 
-/// Most latencies one sketch from outside may claim; sums of many of these still fit their counters.
+/// Most latencies that one sketch from outside may hold; the sums of many such sketches still fit their counters.
 const COUNT_MAX: u64 = 1 << 32;
 
 /// A mergeable sketch of latencies in milliseconds (DDSketch, Masson et al. 2019), within 1 %.
 ///
-/// Written as pairs of latency and count, one per bin, and rebuilt from them: what comes from outside never becomes the
-/// inside of the sketch.
+/// The wire form is one pair of latency and count for each bin, and the sketch is rebuilt from the pairs: data from
+/// outside never becomes the inside of the sketch.
 #[derive(Clone)]
 pub struct Latency(DDSketch);
 
@@ -33,7 +33,7 @@ impl Default for Latency {
     }
 }
 
-/// What the library tells of a sketch's inside.
+/// The fields of a sketch as the library serialises them.
 #[derive(Deserialize)]
 struct Inside {
     store: Bins,
@@ -89,13 +89,13 @@ impl Latency {
         }
     }
 
-    /// Adds everything another sketch recorded.
+    /// Adds the latencies of another sketch.
     pub fn merge(&mut self, other: &Latency) {
         let merged = self.0.merge(&other.0);
         debug_assert!(merged.is_ok(), "all sketches share one configuration");
     }
 
-    /// Latencies recorded.
+    /// Number of recorded latencies.
     pub fn count(&self) -> u64 {
         self.0.count() as u64
     }
@@ -105,13 +105,13 @@ impl Latency {
         self.0.count() == 0
     }
 
-    /// The latency that a share `q` (0..=1) of all do not exceed, in milliseconds; `None` when nothing was recorded. It is the
-    /// nearest rank: the P99 of fewer than a hundred is the slowest of them, or a region that is slow each time a vantage
-    /// looks, twice a tick, would never be.
+    /// The latency that a share `q` (0..=1) of all do not exceed, in milliseconds; `None` when nothing was recorded. It
+    /// is the nearest rank: the P99 of fewer than a hundred is the slowest of them. Otherwise a region that is slow at
+    /// each probe, twice a tick, would never be slow.
     pub fn quantile(&self, q: f64) -> Option<f64> {
         let last = self.0.count().checked_sub(1)?;
         let rank = ((q * (last + 1) as f64).ceil() as usize).saturating_sub(1).min(last);
-        // The library counts ranks as a share of the last one, rounded down: half a rank more is surely this one.
+        // The library counts ranks as a share of the last one, rounded down: half a rank more gives exactly this one.
         let share = match rank {
             0 => 0.0,
             rank if rank == last => 1.0,
@@ -122,7 +122,7 @@ impl Latency {
 }
 
 impl PartialEq for Latency {
-    /// Equal when they are written alike: same bins, same counts.
+    /// Equal when their wire forms are: same bins, same counts.
     fn eq(&self, other: &Self) -> bool {
         let written = |latency: &Self| serde_json::to_string(latency).ok();
         written(self) == written(other)
@@ -169,8 +169,8 @@ mod tests {
     }
 
     proptest! {
-        /// However latencies are spread over vantages and ticks, and in whatever order those are merged: percentiles are
-        /// within 1 % of the true ones, and the merged sketch is written alike.
+        /// For every spread of latencies over vantages and ticks, and every order of merging: percentiles are within 1
+        /// % of the true ones, and the merged sketch has the same wire form.
         #[test]
         fn merged_percentiles_are_within_one_percent_of_the_true_ones(
             mut told in prop::collection::vec(
@@ -184,7 +184,7 @@ mod tests {
             let (mut merged, mut merged_otherwise) = (Latency::default(), Latency::default());
             parts.iter().for_each(|part| merged.merge(part));
             parts.rotate_left(rotation);
-            // Also not one by one: two halves, each merged before.
+            // The same in two halves, each merged before.
             let (left, right) = parts.split_at(6);
             let half = |parts: &[Latency]| parts.iter().rev().fold(Latency::default(), |mut half, part| {
                 half.merge(part);
@@ -214,12 +214,12 @@ mod tests {
 
     #[test]
     fn percentiles_are_those_of_all_vantages_together() {
-        // One vantage is fast, one is slow: averaging their P99 would give about 1,500 ms.
+        // One vantage is fast, one is slow: the average of their P99 would be about 1,500 ms.
         let mut merged = sketch_of(&(1..=990).map(f64::from).collect::<Vec<_>>());
         merged.merge(&sketch_of(&[2000.0; 10]));
         let p99 = merged.quantile(0.99).unwrap();
         assert!((p99 - 990.0).abs() <= 9.9, "{p99}");
-        // A few more slow ones make it slow.
+        // A few more slow latencies make it slow.
         (0..10).for_each(|_| merged.add(2000.0));
         let p99 = merged.quantile(0.99).unwrap();
         assert!((p99 - 2000.0).abs() <= 20.0, "{p99}");
@@ -235,7 +235,7 @@ mod tests {
         assert!((longest - 600_000.0).abs() <= 6_000.0, "{longest}");
         assert_eq!(Latency::default().quantile(0.5), None);
         assert_eq!(serde_json::to_string(&Latency::default()).unwrap(), "[]");
-        // What is no number is no latency.
+        // A value that is no number is no latency.
         assert_eq!(sketch_of(&[f64::NAN, f64::INFINITY]), Latency::default());
     }
 

@@ -1,22 +1,23 @@
-//! What a vantage saw of one component of one region in one tick.
+//! The observations of one vantage: of one component of one region in one tick.
 
 use std::{net::SocketAddr, time::Duration};
 
 use serde::{Deserialize, Serialize};
-use topology::{Component, NodeId, Plan, RegionId, Tick, Topology};
+use topology::{Component, EdgeId, NodeId, Plan, RegionId, Tick, Topology};
 
 use crate::Latency;
 
 /// Longest failure text carried, in characters: enough for a reason, too little to fill a log.
 pub const FAILURE_LENGTH_MAX: usize = 200;
 
-/// Most probes that count of one vantage, component and tick. It makes two of each stack; a region has few enough for this.
+/// Most probes that count for one vantage, component and tick. A vantage makes two of each stack; a region has few
+/// enough stacks for this.
 pub const PROBES_MAX: u32 = 64;
-/// Most attempts of real traffic that count of one vantage, component and tick: 10,000 in 10 s are the turns of some 50,000
-/// sessions, which is more than an edge holds. Whoever claims more counts like one that saw this many.
+/// Most attempts of real traffic that count for one vantage, component and tick: 10,000 in 10 s are the turns of some
+/// 50,000 sessions, which is more than an edge holds. A vantage that claims more counts like one that saw this many.
 pub const TRAFFIC_MAX: u32 = 10_000;
 
-/// Whether something was seen by probing or in real traffic.
+/// The source of an observation: a probe or real traffic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Source {
@@ -29,47 +30,61 @@ pub enum Source {
 /// Counts and latencies of one component of one region.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Observation {
-    /// Where.
+    /// The region.
     pub region: RegionId,
-    /// What.
+    /// The component.
     pub component: Component,
-    /// How it was seen.
+    /// The source of the attempts.
     pub source: Source,
-    /// Of which stack it speaks, where the vantage tells: of the gateway, in its probes.
+    /// The stack, where the vantage names it. Older vantages do not, for some components or for all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stack: Option<SocketAddr>,
     /// Attempts that succeeded.
     pub succeeded: u32,
     /// Attempts that failed.
     pub failed: u32,
-    /// How long the successful ones took.
+    /// Latencies of the successful attempts.
     pub latency: Latency,
     /// One of the failures in words; empty when none failed.
     pub failure: String,
 }
 
-/// Everything one vantage saw in one closed tick.
+/// The report of one vantage on one closed tick.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TickReport {
-    /// Who saw it.
+    /// The vantage.
     pub vantage: NodeId,
-    /// When.
+    /// The tick.
     pub tick: Tick,
-    /// What was seen, one entry per region, component and source.
+    /// One entry per region, component and source.
     pub observations: Vec<Observation>,
-    /// How far copies of replicated data lag behind, where it measured that.
+    /// The lag of copies of replicated data, where the vantage measured it.
     pub replication: Vec<ReplicationLag>,
-    /// What each version of the stack did, while one is rolled out.
+    /// The results of each version of the stack, while one is rolled out.
     pub versions: Vec<VersionSeen>,
-    /// What real traffic came to, one entry per region that had some.
+    /// The real traffic, one entry per region that had some.
     #[serde(default)]
     pub traffic: Vec<TrafficSeen>,
+    /// The edges that it tried at their public addresses.
+    #[serde(default)]
+    pub edges: Vec<EdgeProbe>,
 }
 
-/// What an edge's real traffic says, of one tick.
+/// The attempt of a vantage to reach an edge at one of its public addresses.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EdgeProbe {
+    /// The edge.
+    pub edge: EdgeId,
+    /// Whether the edge answered.
+    pub reached: bool,
+    /// The failure in words; empty when the edge answered.
+    pub failure: String,
+}
+
+/// The real traffic of an edge in one tick.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Passive {
-    /// What the triggers judge, beside the probes.
+    /// The part that triggers judge, beside the probes.
     pub observations: Vec<Observation>,
     /// See [`TickReport::versions`].
     pub versions: Vec<VersionSeen>,
@@ -77,63 +92,66 @@ pub struct Passive {
     pub traffic: Vec<TrafficSeen>,
 }
 
-/// What real traffic came to in one region in one tick.
+/// The real traffic of one region in one tick.
 ///
-/// Triggers do not judge it: what they may judge of it is among the observations, by component. It says the rest, for people.
+/// Triggers do not judge it: their part is among the observations, by component. This is the rest, for people.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TrafficSeen {
-    /// Where.
+    /// The region.
     pub region: RegionId,
-    /// Connections for sessions and requests that the region took.
+    /// Number of connections for sessions and requests that the region accepted.
     pub connects_ok: u32,
-    /// Those it did not take.
+    /// Number of connections that it did not accept.
     pub connects_failed: u32,
-    /// Sessions and requests that it lost in the middle. One that ends in order is none.
+    /// Number of sessions and requests that it lost midway. A session that ends in order is not lost.
     pub aborts: u32,
-    /// Turns that were answered.
+    /// Number of answered turns.
     pub turns_ok: u32,
-    /// Turns that failed.
+    /// Number of failed turns.
     pub turns_failed: u32,
-    /// How long it took to accept a TCP connection.
+    /// Number of its sessions at the end of the tick. Zero from older vantages.
+    #[serde(default)]
+    pub sessions: u32,
+    /// Time to accept a TCP connection.
     pub connect: Latency,
-    /// How long it took to answer a session's upgrade, its connection included.
+    /// Time to answer a session's upgrade, its connection included.
     pub first_byte: Latency,
-    /// From the end of the user's speech to the first audio of the reply.
+    /// Time from the end of the user's speech to the first audio of the reply.
     pub turn: Latency,
 }
 
-/// How far the copies of one class of a region's data lag behind their writer.
+/// The lag of the copies of one class of a region's data behind their writer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReplicationLag {
-    /// The region whose data it is.
+    /// The region that owns the data.
     pub region: RegionId,
-    /// Which class of the policy.
+    /// The class in the policy.
     pub class: String,
     /// Age of the newest write that the copy does not have.
     pub behind: Duration,
 }
 
-/// What one version of the stack did in one tick.
+/// The results of one version of the stack in one tick.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct VersionSeen {
-    /// Which version.
+    /// The version.
     pub version: String,
-    /// Sessions that began on it.
+    /// Number of sessions that began on it.
     pub sessions: u32,
-    /// Turns that were answered.
+    /// Number of answered turns.
     pub turns_succeeded: u32,
-    /// Turns that failed.
+    /// Number of failed turns.
     pub turns_failed: u32,
-    /// How long turns took.
+    /// Latencies of turns.
     pub latency: Latency,
-    /// Audio underruns that devices reported.
+    /// Number of audio underruns that devices reported.
     pub underruns: u32,
-    /// GPU memory errors of its stacks.
+    /// Number of GPU memory errors of its stacks.
     pub gpu_memory_errors: u32,
 }
 
 impl TickReport {
-    /// A report on health alone.
+    /// A report with health observations alone.
     pub fn new(vantage: NodeId, tick: Tick, observations: Vec<Observation>) -> Self {
         Self {
             vantage,
@@ -142,14 +160,15 @@ impl TickReport {
             replication: Vec::new(),
             versions: Vec::new(),
             traffic: Vec::new(),
+            edges: Vec::new(),
         }
     }
 
-    /// Removes what it says of stacks that get no sessions by this plan, or that do not exist. A region is judged by the best of
-    /// its stacks, so one vantage that names a made-up stack, or probes a drained one by an older plan, would hide that all
-    /// the others are dead.
+    /// Removes observations of stacks that get no sessions by this plan, or that do not exist. A region is judged by
+    /// the best of its stacks, in every component: a vantage that names a made-up stack, or probes a drained one by an
+    /// older plan, would hide that all the others are dead.
     pub fn keep_stacks_with_sessions(&mut self, plan: &Plan, topology: &Topology) {
-        // Reports mostly come in the order of regions: each is looked up once then.
+        // Most reports come in the order of regions: each region is looked up once then.
         let mut looked_up: Option<(RegionId, Vec<SocketAddr>)> = None;
         self.observations.retain(|seen| {
             let Some(stack) = seen.stack else { return true };
@@ -164,7 +183,7 @@ impl TickReport {
 }
 
 impl VersionSeen {
-    /// Nothing seen yet.
+    /// No results yet.
     pub fn new(version: &str) -> Self {
         Self {
             version: version.to_owned(),
@@ -179,7 +198,7 @@ impl VersionSeen {
 }
 
 impl TrafficSeen {
-    /// Nothing seen yet.
+    /// No traffic yet.
     pub fn new(region: RegionId) -> Self {
         let none = Latency::default;
         Self {
@@ -189,13 +208,14 @@ impl TrafficSeen {
             aborts: 0,
             turns_ok: 0,
             turns_failed: 0,
+            sessions: 0,
             connect: none(),
             first_byte: none(),
             turn: none(),
         }
     }
 
-    /// Adds what another vantage saw of the same region.
+    /// Adds the traffic that another vantage saw in the same region.
     pub fn merge(&mut self, other: &TrafficSeen) {
         for (mine, others) in [
             (&mut self.connects_ok, other.connects_ok),
@@ -203,6 +223,7 @@ impl TrafficSeen {
             (&mut self.aborts, other.aborts),
             (&mut self.turns_ok, other.turns_ok),
             (&mut self.turns_failed, other.turns_failed),
+            (&mut self.sessions, other.sessions),
         ] {
             *mine = mine.saturating_add(others);
         }
@@ -219,7 +240,7 @@ impl TrafficSeen {
 }
 
 impl Observation {
-    /// Nothing seen yet.
+    /// No attempts yet.
     pub fn new(region: RegionId, component: Component, source: Source) -> Self {
         let (latency, failure) = (Latency::default(), String::new());
         Self {
@@ -246,7 +267,7 @@ impl Observation {
         self.failure = why.chars().take(FAILURE_LENGTH_MAX).collect();
     }
 
-    /// Adds what another observation of the same component saw.
+    /// Adds the attempts of another observation of the same component.
     pub fn merge(&mut self, other: &Observation) {
         self.succeeded = self.succeeded.saturating_add(other.succeeded);
         self.failed = self.failed.saturating_add(other.failed);
@@ -256,7 +277,7 @@ impl Observation {
         }
     }
 
-    /// Holds the counts to what one vantage can have seen in a tick; the share that failed stays as it is.
+    /// Cuts the counts to the most that one vantage can have seen in a tick; the share of failures stays the same.
     pub(crate) fn cap(&mut self) {
         let max = match self.source {
             Source::Probe => PROBES_MAX,
@@ -266,7 +287,7 @@ impl Observation {
             u64::from(self.failed),
             u64::from(self.succeeded) + u64::from(self.failed),
         );
-        // A sketch cannot be made smaller: one of more successes than there can have been tells nothing.
+        // A sketch cannot be made smaller: one with more latencies than successes is dropped.
         if self.latency.count() > u64::from(self.succeeded.min(max)) {
             self.latency = Latency::default();
         }
@@ -276,7 +297,7 @@ impl Observation {
         }
     }
 
-    /// Attempts of either outcome.
+    /// Attempts, failed or not.
     pub fn samples(&self) -> u32 {
         self.succeeded.saturating_add(self.failed)
     }

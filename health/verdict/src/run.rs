@@ -1,15 +1,15 @@
-//! Runs of bad and good ticks: what makes a trigger fall, and rise again.
+//! Runs of bad and good ticks, which make a trigger fall, and rise again.
 
 use topology::Tick;
 
 use crate::spread::Spread;
 
-/// What a trigger makes of one tick.
+/// The call of a trigger on one tick.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Called {
     Good,
     Bad,
-    /// Too little was seen to say.
+    /// Too few samples or vantages.
     Unknown,
 }
 
@@ -19,22 +19,22 @@ impl Called {
     }
 }
 
-/// How many ticks in a row it takes.
+/// The lengths of runs that count, in ticks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Patience {
-    /// Bad ones until it falls.
+pub(crate) struct RunLengths {
+    /// Bad ticks until the trigger falls.
     pub(crate) fall: u32,
-    /// Good ones until it rises: more of them keep a flapping region out.
+    /// Good ticks until it rises: more of them keep a flapping region out.
     pub(crate) rise: u32,
-    /// Unknown ones until what was before them is too old to count.
+    /// Unknown ticks until the ticks before them are too old to count.
     pub(crate) blind: u32,
 }
 
-/// Falls after so many bad ticks in a row, or when the ticks of its window are bad together, and rises after so many good ones,
-/// once the window is clear.
+/// A trigger falls after a number of bad ticks in a row, or when the ticks of its window are bad together. It rises
+/// after a number of good ones, once the window is clear.
 ///
-/// Unknown ticks freeze it: they neither count nor clear. After too many of them the count begins anew, or a bad tick of
-/// an hour ago would decide with one of now; what has fallen still has to rise.
+/// Unknown ticks freeze it: they neither count nor clear. After too many of them the count begins again, or a bad tick
+/// of an hour ago would decide with one of now; a fallen trigger still has to rise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Run {
     pub(crate) fallen: bool,
@@ -49,9 +49,9 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    /// Takes note of a tick; ticks come in their order.
-    pub(crate) fn go_on(&mut self, tick: Tick, called: Called, patience: Patience, spread: Spread) {
-        let is_blind = |newest: Tick| tick.0.saturating_sub(newest.0) > u64::from(patience.blind);
+    /// Adds a tick; ticks come in order.
+    pub(crate) fn add(&mut self, tick: Tick, called: Called, lengths: RunLengths, spread: Spread) {
+        let is_blind = |newest: Tick| tick.0.saturating_sub(newest.0) > u64::from(lengths.blind);
         if called == Called::Unknown {
             return;
         }
@@ -68,11 +68,11 @@ impl Run {
             self.good_from = self.good_from.filter(|_| follows).or(Some(tick));
         }
         self.newest_known = Some(tick);
-        let is_held = self.good < patience.rise || spread != Spread::Clear;
-        self.fallen = (self.fallen && is_held) || self.bad >= patience.fall || spread == Spread::Bad;
+        let is_held = self.good < lengths.rise || spread != Spread::Clear;
+        self.fallen = (self.fallen && is_held) || self.bad >= lengths.fall || spread == Spread::Bad;
     }
 
-    /// Whether anything was known of the last `ticks` ticks.
+    /// Whether any of the last `ticks` ticks was known.
     pub(crate) fn is_fresh(&self, last_closed: Tick, ticks: u32) -> bool {
         self.newest_known
             .is_some_and(|newest| last_closed.0.saturating_sub(newest.0) < u64::from(ticks))
@@ -83,10 +83,10 @@ impl Run {
 mod tests {
     use super::*;
 
-    /// One letter a tick: `b`ad, `g`ood, and anything else unknown. Two bad ticks to fall, three good ones to rise, three
-    /// unknown ones to go blind.
+    /// One letter for each tick: `b`ad, `g`ood, any other is unknown. Two bad ticks to fall, three good ones to rise,
+    /// three unknown ones to go blind.
     fn run(ticks: &str) -> Run {
-        let patience = Patience {
+        let lengths = RunLengths {
             fall: 2,
             rise: 3,
             blind: 3,
@@ -98,7 +98,7 @@ mod tests {
                 'g' => Called::Good,
                 _ => Called::Unknown,
             };
-            run.go_on(Tick(tick as u64), called, patience, Spread::Clear);
+            run.add(Tick(tick as u64), called, lengths, Spread::Clear);
         }
         run
     }
@@ -113,12 +113,12 @@ mod tests {
             ("bbggbgg", true),
             ("bbggg", false),
             ("bbgggb", false),
-            // Unknown ticks freeze: neither the fall nor the rise is lost, and neither comes of them.
+            // Unknown ticks freeze: they end neither a fall nor a rise, and cause none.
             ("b..b", true),
             ("b..", false),
             ("bbgg..g", false),
             ("bbgg..", true),
-            // Three of them make blind: two ticks in a row are not two with a hole between them.
+            // Three unknown ticks make blind: two bad ticks with such a gap between them are not in a row.
             ("b...b", false),
             ("b...bb", true),
             ("bbgg...g", true),

@@ -1,31 +1,32 @@
-//! Badness that is spread: ticks that are bad now and then, and errors that are too few in each tick to be seen there.
+//! Spread badness: ticks that are bad now and then, and errors that are too few in each tick to be seen there.
 //!
-//! A region of which every third call fails is never bad for a minute in a row in the eyes of each vantage, because each looks
-//! once in a tick. So the last ticks are also judged together, by all that was seen in them.
+//! A region that fails every third call is never bad for a minute in a row for each vantage, because each looks once in
+//! a tick. So the last ticks are also judged together, by all their samples.
 
 use std::{collections::VecDeque, sync::Arc};
 
 use topology::{NodeId, Tick};
 
-/// How sure the errors of a window have to be past the limit, in standard deviations (the lower end of the Wilson interval). With
-/// 3.5, a region that loses two of a hundred is mistaken for one past 10 % less than once in a thousand nights
-/// (see the tests below); with 3, one that loses two of a hundred connections is mistaken for one past 5 %.
-const SURE: f64 = 3.5;
-/// The same without the word of the vantages that accuse it most. They may be what is broken, so the others have to see it
-/// too, and need not be as sure: what is in doubt is only whether they agree.
-const SURE_WITHOUT: f64 = 2.5;
-/// Vantages remembered one by one for each tick, those with most errors; the others count together. Only those that may have to
-/// be left out are asked for by name.
+/// Certainty with which the errors of a window have to be past the limit, in standard deviations (the lower end of the
+/// Wilson interval). With 3.5, a region that loses two of a hundred is mistaken for one past 10 % less than once in a
+/// thousand nights (see the tests below); with 3, one that loses two of a hundred connections is mistaken for one past
+/// 5 %.
+const CERTAINTY: f64 = 3.5;
+/// The same without the vantages that accuse most. They may be broken themselves, so the others have to see the errors
+/// too, and need less certainty: the only doubt is whether they agree.
+const CERTAINTY_WITHOUT_ACCUSERS: f64 = 2.5;
+/// Vantages remembered one by one for each tick, those with most errors; the others count together. Only vantages that
+/// may have to be left out are needed by name.
 const ACCUSERS_MAX: usize = 16;
 
-/// How long a window is, and what makes it bad.
+/// The length of a window, and its limits.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Window {
-    /// Ticks in it.
+    /// Ticks in the window.
     pub(crate) ticks: u32,
-    /// Bad ones in it that count like bad ones in a row.
+    /// Bad ticks in the window that count like bad ones in a row.
     pub(crate) bad: u32,
-    /// The share of errors that is too much; none for latencies.
+    /// Largest share of errors that is tolerated; none for latencies.
     pub(crate) errors_max: Option<f64>,
     /// Vantages that must agree.
     pub(crate) vantages_min: usize,
@@ -34,12 +35,12 @@ pub(crate) struct Window {
 /// The verdict of a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Spread {
-    /// Nothing.
+    /// Nothing is bad.
     #[default]
     Clear,
-    /// It would not call a region bad, nor a bad one good.
+    /// Too few errors to call a healthy region bad, and too many to call a bad one healthy.
     Lingers,
-    /// It is bad.
+    /// The window is bad.
     Bad,
 }
 
@@ -53,7 +54,7 @@ pub(crate) struct Remembered {
     pub(crate) tick: Tick,
     /// Whether enough vantages called it bad.
     pub(crate) is_agreed: bool,
-    /// Whether all of them together were past the limit.
+    /// Whether the samples of all together were past the limit.
     pub(crate) is_past: bool,
     pub(crate) failed: u64,
     pub(crate) samples: u64,
@@ -70,7 +71,7 @@ pub(crate) struct Accuser {
 }
 
 impl Remembered {
-    /// A tick by everybody's word; `seen` are the vantages, with what failed and how much they tried.
+    /// A tick by the samples of all vantages; `seen` has each vantage with its failures and attempts.
     pub(crate) fn new<'w>(
         tick: Tick,
         is_agreed: bool,
@@ -111,7 +112,7 @@ impl Recent {
         self.0.clear();
     }
 
-    /// Adds a tick that is newer than all before, and forgets what is too old.
+    /// Adds a tick that is newer than all before, and forgets those that are too old.
     pub(crate) fn add(&mut self, tick: Remembered, ticks: u32) {
         let newest = tick.tick;
         self.0.push_back(tick);
@@ -121,7 +122,7 @@ impl Recent {
         }
     }
 
-    /// Whether enough of its ticks are bad, each by the word of enough vantages.
+    /// Whether enough ticks are bad, each by enough vantages.
     pub(crate) fn is_agreed(&self, window: Window) -> bool {
         self.0.iter().filter(|it| it.is_agreed).count() >= window.bad as usize
     }
@@ -138,16 +139,16 @@ impl Recent {
         if failed as f64 <= samples as f64 * max {
             return Spread::Clear;
         }
-        let (without_failed, without_samples) = self.without_the_loudest(window.vantages_min, max);
-        let is_sure = lower_bound(failed, samples, SURE) > max;
-        if is_sure && lower_bound(without_failed, without_samples, SURE_WITHOUT) > max {
+        let (without_failed, without_samples) = self.without_top_accusers(window.vantages_min, max);
+        let is_sure = lower_bound(failed, samples, CERTAINTY) > max;
+        if is_sure && lower_bound(without_failed, without_samples, CERTAINTY_WITHOUT_ACCUSERS) > max {
             Spread::Bad
         } else {
             Spread::Lingers
         }
     }
 
-    /// The vantages that saw more fail than they may, in the order of names.
+    /// The vantages that saw more failures than the limit, in the order of names.
     pub(crate) fn accusers(&self, window: Window) -> Vec<NodeId> {
         let max = window.errors_max.unwrap_or_default();
         let mut accusers: Vec<NodeId> = self
@@ -187,8 +188,8 @@ impl Recent {
             .collect()
     }
 
-    /// What is left without as many vantages as could be wrong together, those that accuse most.
-    fn without_the_loudest(&self, vantages_min: usize, max: f64) -> (u64, u64) {
+    /// The sums without the vantages that accuse most, as many as could be wrong together.
+    fn without_top_accusers(&self, vantages_min: usize, max: f64) -> (u64, u64) {
         let mut loudest = self.by_vantage();
         let excess = |it: &(&NodeId, u64, u64)| it.1 as f64 - it.2 as f64 * max;
         loudest.sort_by(|a, b| excess(b).total_cmp(&excess(a)));
@@ -201,8 +202,8 @@ impl Recent {
     }
 }
 
-/// The lower end of the Wilson interval (E. B. Wilson 1927): the share of failures is this or more, unless chance had its way. Of few
-/// samples it is far below the share that was seen.
+/// The lower end of the Wilson interval (E. B. Wilson 1927): the true share of failures is at least this, beyond
+/// chance. With few samples it is far below the share in the samples.
 fn lower_bound(failed: u64, samples: u64, sure: f64) -> f64 {
     if samples == 0 {
         return 0.0;
@@ -230,8 +231,8 @@ mod tests {
         }
     }
 
-    /// How many of so many nights of eight hours a region is called bad in, of which this share of attempts fails: three
-    /// vantages, each so many attempts a tick.
+    /// The number of nights, of eight hours each, in which a region is called bad that fails this share of attempts:
+    /// three vantages, each with that many attempts a tick.
     fn nights_called_bad(nights: u64, attempts: u64, fails: f64, window: Window) -> usize {
         let vantages = ["a", "b", "c"].map(|name| NodeId::new(name).unwrap());
         let is_called_bad = |night: u64| {
@@ -268,7 +269,7 @@ mod tests {
 
     #[test]
     fn a_healthy_region_is_not_left_in_a_thousand_nights() {
-        // What usually fails: up to two of a hundred.
+        // The usual failures: up to two of a hundred.
         assert_eq!(nights_called_bad(1_000, 1, 0.02, ASR), 0);
         assert_eq!(nights_called_bad(1_000, 2, 0.02, GATEWAY), 0);
     }
@@ -281,11 +282,11 @@ mod tests {
 
     #[test]
     fn few_samples_are_never_sure() {
-        assert_eq!(lower_bound(0, 0, SURE), 0.0);
-        assert!(lower_bound(1, 3, SURE) < 0.05);
-        assert!(lower_bound(27, 90, SURE) > 0.10);
-        assert!(lower_bound(11, 100, SURE) < 0.10);
-        let of_many = lower_bound(300_000, 1_000_000, SURE);
+        assert_eq!(lower_bound(0, 0, CERTAINTY), 0.0);
+        assert!(lower_bound(1, 3, CERTAINTY) < 0.05);
+        assert!(lower_bound(27, 90, CERTAINTY) > 0.10);
+        assert!(lower_bound(11, 100, CERTAINTY) < 0.10);
+        let of_many = lower_bound(300_000, 1_000_000, CERTAINTY);
         assert!((0.298..0.3).contains(&of_many), "{of_many}");
     }
 }

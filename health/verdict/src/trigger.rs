@@ -1,15 +1,16 @@
-//! The triggers of the policy: what makes a tick bad, and for how long it has to be.
+//! The triggers of the policy: the limits that make a tick bad, and the number of bad ticks that fires.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
 use topology::{Component, Level, NodeId, Tick, policy::HealthPolicy};
 
 use crate::{
     Latency,
-    run::{Called, Patience},
+    run::{Called, RunLengths},
     spread::{Remembered, Window},
-    window::{Counts, TickSeen},
+    standing::Standing,
+    window::{Counts, Summed, TickSeen},
 };
 
 /// A rule of the policy that can fire. Some move a region's sessions away, the others degrade its service by a level.
@@ -22,9 +23,9 @@ pub enum Trigger {
     AsrErrors,
     /// Recognition is far too slow: failover.
     AsrLatency,
-    /// Recognition is slow, or fails too often and not yet for long enough to leave the region: L1.
+    /// Recognition is slow, or fails too often but not yet for long enough to leave the region: L1.
     AsrDegraded,
-    /// Most of what was heard is not understood: L2.
+    /// NLU does not understand most utterances: L2.
     NluErrors,
     /// Most skills do not answer: L3.
     SkillsErrors,
@@ -41,7 +42,7 @@ impl Trigger {
         Self::SkillsErrors,
     ];
 
-    /// What it watches.
+    /// The component that it watches.
     pub fn component(self) -> Component {
         match self {
             Self::GatewayConnections => Component::Gateway,
@@ -51,7 +52,7 @@ impl Trigger {
         }
     }
 
-    /// The level it asks for; none when it asks for a failover.
+    /// The level that it asks for; none when it asks for a failover.
     pub fn level(self) -> Option<Level> {
         match self {
             Self::GatewayConnections | Self::AsrErrors | Self::AsrLatency => None,
@@ -61,7 +62,7 @@ impl Trigger {
         }
     }
 
-    pub(crate) fn patience(self, policy: &HealthPolicy) -> Patience {
+    pub(crate) fn run_lengths(self, policy: &HealthPolicy) -> RunLengths {
         let (fall, rise) = match self {
             Self::GatewayConnections => (policy.gateway_ticks, policy.recover_ticks),
             Self::AsrErrors => (policy.asr_error_ticks, policy.recover_ticks),
@@ -71,12 +72,12 @@ impl Trigger {
             Self::SkillsErrors => (policy.skills_error_ticks, policy.skills_recover_ticks),
         };
         let blind = policy.blind_ticks;
-        Patience { fall, rise, blind }
+        RunLengths { fall, rise, blind }
     }
 
     /// The window in which bad ticks count though they are not in a row.
     pub(crate) fn window(self, policy: &HealthPolicy) -> Window {
-        let fall = self.patience(policy).fall;
+        let fall = self.run_lengths(policy).fall;
         let (ticks, bad) = match self {
             Self::GatewayConnections => (policy.gateway_window_ticks, policy.gateway_window_bad.max(fall)),
             _ => ((f64::from(fall) * policy.window_factor) as u32, fall),
@@ -96,20 +97,26 @@ impl Trigger {
         }
     }
 
-    /// What a window keeps of a tick.
-    pub(crate) fn remember(self, tick: Tick, called: Called, seen: TickSeen<'_>, policy: &HealthPolicy) -> Remembered {
+    /// The part of a tick that a window remembers.
+    pub(crate) fn remember(
+        self,
+        tick: Tick,
+        called: Called,
+        seen: TickSeen<'_>,
+        standing: &Standing,
+        policy: &HealthPolicy,
+    ) -> Remembered {
         let is_bad = called.is_bad();
         let Some(max) = self.window(policy).errors_max else {
             return Remembered::new(tick, is_bad, false, std::iter::empty());
         };
-        let needed = match self {
-            Self::GatewayConnections => seen.needed(policy.capacity_min),
-            _ => None,
-        };
         let counts = |(vantage, it): (_, Counts<'_>)| (vantage, it.failed, it.samples());
-        let mut tick = match needed {
-            Some(needed) => Remembered::new(tick, is_bad, false, needed.into_iter().map(counts)),
-            // Mostly so, and a fleet has a thousand vantages.
+        let mut tick = match seen.needed(self.component(), &self.limits(policy), standing, policy) {
+            Some(needed) => {
+                let needed = needed.iter().map(|(vantage, it)| (*vantage, it.counts()));
+                Remembered::new(tick, is_bad, false, needed.map(counts))
+            }
+            // The usual case, and a fleet has a thousand vantages.
             None if seen.total().failed == 0 => Remembered {
                 samples: seen.total().samples(),
                 ..Remembered::new(tick, is_bad, false, std::iter::empty())
@@ -123,7 +130,7 @@ impl Trigger {
         tick
     }
 
-    /// Any of these makes a tick bad.
+    /// The limits. A tick is bad when any of them is exceeded.
     fn limits(self, policy: &HealthPolicy) -> Vec<Limit> {
         let p95 = Limit::LatencyAbove(0.95, policy.edge_asr_p95_max.as_secs_f64() * 1000.0);
         let p99 = Limit::LatencyAbove(0.99, policy.asr_p99_max.as_secs_f64() * 1000.0);
@@ -138,10 +145,12 @@ impl Trigger {
         }
     }
 
-    pub(crate) fn call(self, seen: TickSeen<'_>, policy: &HealthPolicy) -> Called {
+    pub(crate) fn call(self, seen: TickSeen<'_>, standing: &Standing, policy: &HealthPolicy) -> Called {
+        let limits = self.limits(policy);
+        let needed = seen.needed(self.component(), &limits, standing, policy);
         let mut called = Called::Unknown;
-        for limit in self.limits(policy) {
-            match limit.call(seen, policy) {
+        for limit in limits {
+            match limit.call_of_needed(seen, needed.as_ref(), policy) {
                 Called::Bad => return Called::Bad,
                 Called::Good => called = Called::Good,
                 Called::Unknown => {}
@@ -150,25 +159,25 @@ impl Trigger {
         called
     }
 
-    /// What is bad about a bad tick, and by whose word.
-    pub(crate) fn accuse(self, seen: TickSeen<'_>, policy: &HealthPolicy) -> Accusation {
+    /// The accusation of a bad tick, and the vantages behind it.
+    pub(crate) fn accuse(self, seen: TickSeen<'_>, standing: &Standing, policy: &HealthPolicy) -> Accusation {
         let limits = self.limits(policy);
+        let needed = seen.needed(self.component(), &limits, standing, policy);
         let passed: Vec<Limit> = limits
             .into_iter()
-            .filter(|limit| limit.call(seen, policy).is_bad())
+            .filter(|limit| limit.call_of_needed(seen, needed.as_ref(), policy).is_bad())
             .collect();
         let accuses = |saw: Counts<'_>| passed.iter().any(|limit| limit.is_seen_past(saw));
-        let needed = match self {
-            Self::GatewayConnections => seen.needed(policy.capacity_min),
-            _ => None,
+        let mut vantages: Vec<NodeId> = match &needed {
+            Some(needed) => {
+                let accusers = needed.iter().filter(|(_, it)| accuses(it.counts()));
+                accusers.map(|(vantage, _)| (*vantage).clone()).collect()
+            }
+            None => {
+                let accusers = seen.vantages().filter(|(_, saw)| accuses((*saw).into()));
+                accusers.map(|(vantage, _)| vantage.clone()).collect()
+            }
         };
-        let all = || seen.vantages().map(|(vantage, saw)| (vantage, Counts::from(saw)));
-        let mut vantages: Vec<NodeId> = needed
-            .unwrap_or_else(|| all().collect())
-            .into_iter()
-            .filter(|(_, saw)| accuses(*saw))
-            .map(|(vantage, _)| vantage.clone())
-            .collect();
         vantages.sort_unstable();
         let passed: Vec<String> = passed.iter().map(ToString::to_string).collect();
         Accusation {
@@ -177,13 +186,13 @@ impl Trigger {
         }
     }
 
-    /// What makes a tick bad, in words.
+    /// The condition of a bad tick, in words.
     pub(crate) fn condition(self, policy: &HealthPolicy) -> String {
         let limits: Vec<String> = self.limits(policy).iter().map(ToString::to_string).collect();
         self.describe(&limits.join(" or "))
     }
 
-    /// What makes a window bad, in words: its errors, and no latency.
+    /// The condition of a bad window, in words: its errors, and no latency.
     pub(crate) fn errors(self, policy: &HealthPolicy) -> String {
         let limits = self.limits(policy).into_iter();
         let errors = limits.filter(|limit| !matches!(limit, Limit::LatencyAbove(..)));
@@ -199,47 +208,52 @@ impl Trigger {
     }
 }
 
-/// What is bad about a tick.
+/// The accusation of a bad tick.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Accusation {
     pub(crate) what: String,
-    /// Who saw it so, in the order of names.
+    /// The vantages that saw it bad, in the order of names.
     pub(crate) vantages: Vec<NodeId>,
 }
 
-/// A limit of the policy. Exactly at it is not past it.
+/// A limit of the policy. A value exactly at the limit does not exceed it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Limit {
     SuccessBelow(f64),
     ErrorsAbove(f64),
-    /// A percentile (0..=1) above so many milliseconds.
+    /// A percentile (0..=1) above that many milliseconds.
     LatencyAbove(f64, f64),
 }
 
 impl Limit {
-    /// A tick is bad when it is so over all vantages together and for enough of them alone: one vantage alone may be the
-    /// one that is cut off. Too few samples, or too few vantages that have any, and nothing is known. Of a gateway only as many
-    /// stacks count as the region cannot do without.
-    pub(crate) fn call(self, seen: TickSeen<'_>, policy: &HealthPolicy) -> Called {
-        let needed = match self {
-            Self::SuccessBelow(_) => seen.needed(policy.capacity_min),
-            Self::ErrorsAbove(_) | Self::LatencyAbove(..) => None,
-        };
+    /// A tick is bad when all vantages together exceed the limit and enough of them do alone: one vantage alone may be
+    /// cut off itself. It is unknown with too few samples, or too few vantages that have any. Of a component only as
+    /// many stacks count as the region needs.
+    pub(crate) fn call(
+        self,
+        seen: TickSeen<'_>,
+        component: Component,
+        standing: &Standing,
+        policy: &HealthPolicy,
+    ) -> Called {
+        let needed = seen.needed(component, &[self], standing, policy);
+        self.call_of_needed(seen, needed.as_ref(), policy)
+    }
+
+    fn call_of_needed(
+        self,
+        seen: TickSeen<'_>,
+        needed: Option<&BTreeMap<&NodeId, Summed>>,
+        policy: &HealthPolicy,
+    ) -> Called {
         let Some(needed) = needed else {
             return self.call_of_all(seen, policy);
         };
-        let mut total = Counts {
-            succeeded: 0,
-            failed: 0,
-            latency: None,
-        };
-        for (_, saw) in &needed {
-            (total.succeeded, total.failed) = (total.succeeded + saw.succeeded, total.failed + saw.failed);
-        }
-        self.call_of(total, || needed.iter().map(|(_, saw)| *saw), policy)
+        let total = Summed::of_all(needed.values());
+        self.call_of(total.counts(), || needed.values().map(Summed::counts), policy)
     }
 
-    /// The same, by everything that was seen: of a gateway of one stack, or of one stack of a gateway.
+    /// The same by all samples: of a region with one stack, or of one stack.
     pub(crate) fn call_of_all(self, seen: TickSeen<'_>, policy: &HealthPolicy) -> Called {
         self.call_of(seen.total(), || seen.vantages().map(|(_, saw)| saw.into()), policy)
     }
@@ -252,7 +266,7 @@ impl Limit {
     ) -> Called {
         let enough = |holds: &dyn Fn(Counts<'_>) -> bool| {
             let those = vantages().filter(|saw| holds(*saw));
-            // No need to ask a thousand when two will do.
+            // Two are enough: the count need not reach a thousand.
             those.take(policy.vantages_min as usize).count() >= policy.vantages_min as usize
         };
         if self.volume(total) < u64::from(policy.samples_min) || !enough(&|it| self.volume(it) > 0) {
@@ -271,8 +285,9 @@ impl Limit {
         }
     }
 
-    /// Whether one vantage accuses: past the limit, and not by a single loss among several attempts. A vantage makes two or three
-    /// attempts in a tick; one that is lost says nothing, and two vantages lose one each in the same tick every other hour.
+    /// Whether one vantage accuses: past the limit, and not by a single loss among several attempts. A vantage makes
+    /// two or three attempts in a tick; a single loss is no evidence, and two vantages lose one each in the same tick
+    /// every other hour.
     fn is_seen_past(self, counts: Counts<'_>) -> bool {
         let is_more_than_a_loss = counts.failed > 1 || counts.succeeded == 0;
         match self {
@@ -281,7 +296,7 @@ impl Limit {
         }
     }
 
-    fn is_passed(self, counts: Counts<'_>) -> bool {
+    pub(crate) fn is_passed(self, counts: Counts<'_>) -> bool {
         let share = |of: u64| of as f64 / counts.samples() as f64;
         match self {
             Self::SuccessBelow(_) | Self::ErrorsAbove(_) if counts.samples() == 0 => false,
@@ -312,7 +327,7 @@ mod tests {
 
     #[test]
     fn lists_are_in_the_order_of_their_numbers() {
-        // Both are used as indices.
+        // Both serve as indices.
         assert!(Trigger::ALL.iter().enumerate().all(|(at, it)| *it as usize == at));
         assert!(Component::ALL.iter().enumerate().all(|(at, it)| *it as usize == at));
     }

@@ -1,70 +1,103 @@
-//! What we believe about a region, and why.
+//! The belief about a region, and its reasons.
 
-use std::{collections::BTreeSet, fmt, net::SocketAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::SocketAddr,
+};
 
 use serde::{Deserialize, Serialize};
-use topology::{Level, Moment, NodeId, RegionId, Tick};
+use topology::{Component, Level, Moment, NodeId, RegionId, Tick};
 
 use crate::Trigger;
 
-/// What we believe about a region.
+/// The belief about a region.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {
-    /// Which region.
+    /// The region.
     pub region: RegionId,
-    /// What we believe.
+    /// The health in one word.
     pub health: Health,
-    /// How far its service should be degraded: the highest level that holds.
+    /// The highest level of degradation that holds.
     pub level: Level,
     /// The failover trigger that fired, while `health` is down.
     pub trigger: Option<Trigger>,
-    /// Whether it was still bad in the newest tick. A region that is down and no longer failing is on its way back.
+    /// Whether that trigger was still bad in the newest tick. A region that is down and no longer failing is
+    /// recovering.
     pub failing: bool,
     /// Every trigger that has fired and not cleared, failovers first and levels upwards.
     pub fired: Vec<Fired>,
-    /// By whose word it is down or suspect: the vantages that saw the newest bad tick bad, in the order of names. None
-    /// when it is neither, or when it fell before anything was seen here.
+    /// The vantages that saw the newest bad tick bad, in the order of names. Empty when the region is neither down nor
+    /// suspect, or when it fell before this process saw it.
     pub bad_from: Vec<NodeId>,
-    /// Since when every tick was known and good; none while the newest was not.
+    /// Begin of the time in which every tick was known and good; none while the newest was not.
     pub healthy_since: Option<Moment>,
-    /// Stacks that failed in so many ticks in a row as make a region bad, while others of the region served. A planner counts
-    /// them out of the region's capacity; one bad tick of a stack that restarts moves nobody.
+    /// Stacks that failed, in gateway or recognition, in as many ticks in a row as make a gateway bad, while others of
+    /// the region served. A planner subtracts them from the region's capacity; one bad tick of a restarting stack moves
+    /// no session.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub dead_stacks: BTreeSet<SocketAddr>,
-    /// The tick that decided it.
+    /// Stacks that answer and failed in a component for as long. Their callers notice, and no rule moves these
+    /// sessions: for every check from outside, the stack takes them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub ailing_stacks: BTreeMap<SocketAddr, Ailment>,
+    /// The first component without any trigger in which the region as a whole failed for as long: too few of its stacks
+    /// work in it. Draining one of them does not help then, and no rule acts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub broken: Option<Component>,
+    /// The newest tick of the verdict.
     pub tick: Tick,
     /// One sentence for people.
     pub summary: String,
-    /// What was seen, one fact a line.
+    /// The facts, one a line.
     pub evidence: Vec<String>,
+}
+
+/// The trouble of a stack that answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ailment {
+    /// The component in trouble. If there are several, recognition comes first, because callers cannot do without it.
+    pub component: Component,
+    /// Errors or slowness.
+    pub trouble: Trouble,
+}
+
+/// The trouble of a component of a stack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Trouble {
+    /// It fails too often.
+    Fails,
+    /// It takes too long.
+    Slow,
 }
 
 /// A trigger that has fired and not cleared.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fired {
-    /// Which.
+    /// The trigger.
     pub trigger: Trigger,
-    /// Whether it was still bad when it was last known.
+    /// Whether it was still bad in the newest known tick.
     pub failing: bool,
     /// Why it fired, or why it still holds.
     pub why: String,
 }
 
-/// What we believe about a region, in one word.
+/// The belief about a region, in one word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Health {
     /// Every component works.
     Healthy,
-    /// Something was bad in the last tick, and no trigger has fired.
+    /// A tick was bad, and no trigger has fired.
     Suspect,
-    /// It serves, with less: see the level.
+    /// The region serves, with less: see the level.
     Degraded,
     /// A failover trigger has fired.
     Down,
-    /// Too little was seen in the last tick to say; the verdict before it stands.
+    /// Too few samples in the last tick; the verdict before it stands.
     NoData,
-    /// Nothing has been seen for so long that nothing may be decided.
+    /// No samples for so long that nothing may be decided.
     Blind,
 }
 
@@ -88,20 +121,20 @@ impl fmt::Display for Health {
     }
 }
 
-/// Who recognises a region's speech: the three ways out of the question "is ASR available?".
+/// The place that recognises a region's speech.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Service {
-    /// It is available: the region does.
+    /// ASR is available: the region itself.
     Normal,
-    /// It is degraded: the edge does, with a smaller model.
+    /// ASR is degraded: the edge, with a smaller model.
     EdgeAsr,
-    /// It is gone: a backup region does, and the user is told.
+    /// ASR is gone: a backup region, and the user is told.
     BackupRegion,
 }
 
 impl Verdict {
-    /// Who should recognise the region's speech. None while blind: nobody knows, and what was stays.
+    /// The place that should recognise the region's speech. None while blind: the place before stays.
     pub fn service(&self) -> Option<Service> {
         match self.health {
             Health::Blind => None,
@@ -111,8 +144,8 @@ impl Verdict {
         }
     }
 
-    /// The levels that hold and why, upwards. More than one can hold: a region whose recognition is slow and whose skills
-    /// are gone needs both measures.
+    /// The levels that hold, each with its trigger, upwards. More than one can hold: a region with slow recognition and
+    /// dead skills needs both measures.
     pub fn levels(&self) -> impl Iterator<Item = (Level, &Fired)> {
         self.fired
             .iter()
@@ -125,7 +158,7 @@ impl Verdict {
     }
 }
 
-/// What was believed before the ticks at hand. What had fallen has to rise.
+/// The belief before these ticks. A fallen trigger has to rise.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Before {
     /// The triggers that had fired and not cleared.
@@ -133,9 +166,9 @@ pub struct Before {
 }
 
 impl Before {
-    /// What a plan lets us believe after a restart: whether the region was evacuated, and the level it is served at. The
-    /// plan does not say which failover trigger had fired; the gateway's is the one that every region can clear. Nor does it
-    /// say which levels held below the highest; those have to fall again.
+    /// The belief of a plan, after a restart: the region was evacuated or not, and its level. The plan does not name
+    /// the failover trigger that had fired; the gateway's is the one that every region can clear. Nor does it name the
+    /// levels that held below the highest; their triggers have to fall again.
     pub fn planned(evacuated: bool, level: Level) -> Self {
         let held = |trigger: &Trigger| match trigger.level() {
             Some(asked) => asked == level,

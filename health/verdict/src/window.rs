@@ -1,61 +1,74 @@
-//! Windows: what every vantage saw in the newest closed ticks, per region and component, and what the triggers made of
-//! all ticks before.
+//! Windows: the observations of every vantage in the newest closed ticks, by region and component, and the state of the
+//! triggers after all ticks before.
 //!
-//! Reports are accepted for a few ticks only. A tick on which nobody may report any more is settled: each trigger takes
-//! note of it, and what the vantages saw in it is forgotten. Memory is thus bounded by the ticks that are still open, not
-//! by the longest window, and a run of ticks may be of any length.
+//! Reports are accepted for a few ticks only. A tick on which no vantage may report any more is settled: each trigger
+//! counts it, and its observations are forgotten. Memory is thus bounded by the ticks that are still open, not by the
+//! longest window, and a run of ticks may have any length.
 
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
     net::SocketAddr,
 };
 
-use topology::{Component, NodeId, RegionId, Tick, policy::HealthPolicy};
+use topology::{Component, NodeId, Plan, RegionId, Tick, Topology, policy::HealthPolicy};
 
 use crate::{
     Latency, Observation, TickReport, TrafficSeen, Trigger,
     run::{Called, Run},
     spread::{Recent, Spread},
-    trigger::Accusation,
+    standing::Standing,
+    trigger::{Accusation, Limit},
 };
 
-/// Most vantages remembered per tick; more than any fleet has, so that made-up names cannot fill the memory.
+/// Most vantages in memory per tick; more than any fleet has, so that made-up names cannot fill the memory.
 pub const VANTAGES_MAX: usize = 4_096;
-/// Most stacks of a region that are told apart; more than a region has, so that made-up addresses cannot fill the memory.
+/// Most stacks of a region in memory; more than a region has, so that made-up addresses cannot fill the memory.
 const STACKS_MAX: usize = 256;
 
-/// Everything that was seen, as far as it still matters.
+/// The observations that still matter.
 #[derive(Debug, Clone, Default)]
 pub struct Windows {
     /// The ticks that are not settled.
     ticks: BTreeMap<Tick, SeenByAll>,
-    /// What the triggers made of the settled ticks.
-    settled: BTreeMap<RegionId, [Believed; Trigger::ALL.len()]>,
-    /// The newest tick that is settled: no report may come to it, also when the clock goes back.
+    /// The state of the triggers after the settled ticks.
+    settled: BTreeMap<RegionId, [TriggerState; Trigger::ALL.len()]>,
+    /// The newest settled tick: no report on it counts, even when the clock goes back.
     settled_to: Option<Tick>,
+    /// Sessions that one stack of each region has room for, where that is known.
+    room_per_stack: BTreeMap<RegionId, f64>,
 }
 
-/// One tick, by everybody's word.
+/// The observations of all vantages in one tick.
 #[derive(Debug, Clone, Default)]
 struct SeenByAll {
     vantages: BTreeSet<NodeId>,
-    /// As they came. Hundreds of thousands of observations come in each tick of a large fleet, so they are not moved any
-    /// more: the cells say where they are.
+    /// The reports in the order of arrival. Hundreds of thousands of observations come in each tick of a large fleet,
+    /// so they stay in place: the cells hold their indices.
     reports: Vec<TickReport>,
     regions: BTreeMap<RegionId, RegionSeen>,
-    /// Real traffic, by everybody's word, and of how many.
+    /// Real traffic of all vantages together, and the number of vantages.
     traffic: BTreeMap<RegionId, (TrafficSeen, usize)>,
 }
 
 /// One region in one tick.
 #[derive(Debug, Clone, Default)]
 struct RegionSeen {
-    /// By component: of the gateway, all stacks and traffic together.
+    /// By component: all stacks together, with observations that name no stack.
     components: [Cell; Component::ALL.len()],
-    /// The gateway, stack by stack, where the vantage tells of which it speaks.
-    stacks: BTreeMap<SocketAddr, Cell>,
-    /// The gateway where it does not: real traffic above all.
-    elsewhere: Cell,
+    /// By component and stack, where the vantage names the stack.
+    stacks: [BTreeMap<SocketAddr, Cell>; Component::ALL.len()],
+    /// By component, where it does not: the observations of older vantages, or connections of real traffic.
+    elsewhere: [Cell; Component::ALL.len()],
+}
+
+/// The observation of one vantage of one component, all pieces together, while its report is taken.
+#[derive(Debug, Clone, Copy)]
+struct Whole {
+    /// Index among the observations.
+    at: usize,
+    stack: Option<SocketAddr>,
+    /// Whether all pieces name the same stack: then it is the observation of that stack as well.
+    is_of_one: bool,
 }
 
 /// One component of one region in one tick.
@@ -64,61 +77,82 @@ struct Cell {
     succeeded: u64,
     failed: u64,
     latency: Latency,
-    /// Who saw something of it: the number of the report, and that of the observation in it.
+    /// The vantages with samples: index of the report, and of the observation in it.
     seen_in: Vec<(u32, u32)>,
 }
 
-/// What was seen of one component of one region in one tick, probes and traffic together.
+/// The samples of one component of one region in one tick, probes and traffic together.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct TickSeen<'w> {
     cell: &'w Cell,
     region: &'w RegionSeen,
     reports: &'w [TickReport],
+    /// Number of stacks that the sessions of the region fill.
+    filled: usize,
 }
 
-/// Attempts and how long they took: of one vantage, or of all.
+/// Attempts and latencies, of one vantage or of all.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Counts<'w> {
     pub(crate) succeeded: u64,
     pub(crate) failed: u64,
-    /// None where nobody asks for it.
+    /// None where no trigger needs it.
     pub(crate) latency: Option<&'w Latency>,
 }
 
-/// What a trigger makes of all ticks up to one.
+/// The same of a vantage, for several stacks together.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Believed {
+pub(crate) struct Summed {
+    succeeded: u64,
+    failed: u64,
+    latency: Latency,
+}
+
+/// The state of a trigger after all ticks up to one.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct TriggerState {
     pub(crate) run: Run,
+    /// The results of the region's stacks before the newest tick, and their losses in it.
+    pub(crate) standing: Standing,
     recent: Recent,
-    /// What the ticks of the window make together, though they are not bad in a row.
+    /// The judgement of the window's ticks together, though they are not bad in a row.
     pub(crate) spread: Spread,
-    /// Of the newest bad tick, or of the window.
+    /// The accusation of the newest bad tick, or of the window.
     pub(crate) accusation: Option<Accusation>,
 }
 
-/// Why a report does not count.
+/// The reason why a report does not count.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unwanted {
     /// The tick is far from over by our clock.
     #[error("tick {at} of {1} has not come yet: its clock and ours are too far apart", at = .0.start())]
     TooEarly(Tick, NodeId),
-    /// Too old to decide on.
+    /// The tick is too old to decide on.
     #[error("tick {at} of {1} is too old to decide on", at = .0.start())]
     Stale(Tick, NodeId),
-    /// The vantage has reported on this tick. Its first word counts: what was decided on is not rewritten.
+    /// The vantage has reported on this tick. Its first report counts: a decision is not rewritten.
     #[error("{1} has already reported on tick {at}", at = .0.start())]
     Repeated(Tick, NodeId),
-    /// Whoever reports is no vantage: a name that is wrong, or a node that is not in the topology any more.
+    /// The sender is no vantage: a wrong name, or a node that is no longer in the topology.
     #[error("{0} is no edge of the topology")]
     Stranger(NodeId),
-    /// More vantages than can be real.
+    /// More vantages than any fleet has.
     #[error("more than {VANTAGES_MAX} vantages report")]
     TooManyVantages,
 }
 
 impl Windows {
-    /// Takes a report. `last_closed` is the newest tick that is over; how far ahead of it a report may be is for
-    /// [`crate::Rounds`] to say.
+    /// Notes the room of the stacks of each region.
+    pub fn know_rooms(&mut self, plan: &Plan, topology: &Topology) {
+        let room = |region: &topology::Region| {
+            let stacks = plan.stacks_at_full_strength(region).len().max(1);
+            (region.id.clone(), f64::from(region.sessions_max) / stacks as f64)
+        };
+        self.room_per_stack = topology.regions.values().map(room).collect();
+    }
+
+    /// Takes a report. `last_closed` is the newest tick that is over; [`crate::Rounds`] limits the ticks that a report
+    /// may be ahead of it.
     pub fn take(&mut self, report: TickReport, last_closed: Tick, policy: &HealthPolicy) -> Result<(), Unwanted> {
         let tick = report.tick;
         if tick < oldest_open(policy, last_closed) || self.settled_to.is_some_and(|newest| tick <= newest) {
@@ -127,16 +161,16 @@ impl Windows {
         self.ticks.entry(tick).or_default().take(report)
     }
 
-    /// Settles the ticks on which nobody may report any more, and forgets regions that no longer exist.
+    /// Settles the ticks on which no vantage may report any more, and forgets regions that no longer exist.
     pub fn forget(&mut self, policy: &HealthPolicy, last_closed: Tick, exists: impl Fn(&RegionId) -> bool) {
         let open = self.ticks.split_off(&oldest_open(policy, last_closed));
         for (tick, seen) in std::mem::replace(&mut self.ticks, open) {
             self.settled_to = self.settled_to.max(Some(tick));
             for region in seen.regions.keys() {
                 let settled = self.settled.entry(region.clone()).or_default();
-                for (believed, trigger) in settled.iter_mut().zip(Trigger::ALL) {
-                    let seen = seen.of(region, trigger.component());
-                    believed.go_on(trigger, policy, seen.map(|seen| (tick, seen)));
+                for (state, trigger) in settled.iter_mut().zip(Trigger::ALL) {
+                    let seen = seen.of(region, trigger.component(), &self.room_per_stack);
+                    state.add(trigger, policy, seen.map(|seen| (tick, seen)));
                 }
             }
         }
@@ -147,23 +181,23 @@ impl Windows {
         }
     }
 
-    /// What a trigger makes of the ticks up to `last_closed`. `fallen`: whether it had fallen before.
-    pub(crate) fn believed(
+    /// The state of a trigger after the ticks up to `last_closed`. `fallen`: its state before.
+    pub(crate) fn trigger_state(
         &self,
         region: &RegionId,
         trigger: Trigger,
         policy: &HealthPolicy,
         last_closed: Tick,
         fallen: bool,
-    ) -> Believed {
+    ) -> TriggerState {
         let settled = self.settled.get(region).map(|it| &it[trigger as usize]);
-        let mut believed = settled.cloned().unwrap_or_default();
-        believed.run.fallen |= fallen;
-        believed.go_on(trigger, policy, self.ticks(region, trigger.component(), last_closed));
-        believed
+        let mut state = settled.cloned().unwrap_or_default();
+        state.run.fallen |= fallen;
+        state.add(trigger, policy, self.ticks(region, trigger.component(), last_closed));
+        state
     }
 
-    /// What was seen in the ticks up to `last_closed` that are not settled, oldest first.
+    /// The samples of the ticks up to `last_closed` that are not settled, oldest first.
     pub(crate) fn ticks(
         &self,
         region: &RegionId,
@@ -172,10 +206,10 @@ impl Windows {
     ) -> impl DoubleEndedIterator<Item = (Tick, TickSeen<'_>)> {
         self.ticks
             .range(..=last_closed)
-            .filter_map(move |(tick, all)| Some((*tick, all.of(region, component)?)))
+            .filter_map(move |(tick, all)| Some((*tick, all.of(region, component, &self.room_per_stack)?)))
     }
 
-    /// The newest real traffic of a region in the ticks that are not settled, and of how many vantages.
+    /// The newest real traffic of a region in the ticks that are not settled, with the number of vantages.
     pub(crate) fn traffic(&self, region: &RegionId, last_closed: Tick) -> Option<(Tick, &TrafficSeen, usize)> {
         let mut ticks = self.ticks.range(..=last_closed).rev();
         ticks.find_map(|(tick, all)| {
@@ -190,13 +224,13 @@ impl Windows {
         self.ticks.get(&tick).map_or(&NOBODY, |seen| &seen.vantages).iter()
     }
 
-    /// How many vantages reported on any tick that is not settled.
-    pub(crate) fn lively(&self) -> usize {
+    /// Number of vantages that reported on any tick that is not settled.
+    pub(crate) fn reporting(&self) -> usize {
         let vantages: BTreeSet<&NodeId> = self.ticks.values().flat_map(|seen| &seen.vantages).collect();
         vantages.len()
     }
 
-    /// Whether a tick was settled: enough ticks were watched to know who reports.
+    /// Whether a tick was settled: then enough ticks were watched to know the vantages.
     pub(crate) fn has_settled(&self) -> bool {
         self.settled_to.is_some()
     }
@@ -219,35 +253,16 @@ impl SeenByAll {
         let number = self.reports.len();
         let observations = &mut report.observations;
         observations.iter_mut().for_each(Observation::cap);
+        // Most reports are in this order already.
+        observations.sort_by(|a, b| a.region.cmp(&b.region));
         let (mut at, told) = (0, observations.len());
-        // Reports mostly come in the order of regions: each is looked up once then.
         while let Some(region) = observations[..told].get(at).map(|it| it.region.clone()) {
             let seen_there = self.regions.entry(region.clone()).or_default();
-            let mut gateway: Option<Observation> = None;
-            while let Some(seen) = observations[..told].get(at).filter(|it| it.region == region) {
-                let stack = seen.stack;
-                if seen.component != Component::Gateway {
-                    seen_there.components[seen.component as usize].add(number, observations, at);
-                } else {
-                    match &mut gateway {
-                        Some(all) => all.merge(seen),
-                        None => gateway = Some(seen.clone()),
-                    }
-                    let has_room = seen_there.stacks.len() < STACKS_MAX;
-                    let known = stack.filter(|stack| has_room || seen_there.stacks.contains_key(stack));
-                    let cell = match known {
-                        Some(stack) => seen_there.stacks.entry(stack).or_default(),
-                        None => &mut seen_there.elsewhere,
-                    };
-                    cell.add(number, observations, at);
-                }
+            let mut wholes = [None; Component::ALL.len()];
+            while observations[..told].get(at).is_some_and(|it| it.region == region) {
+                let component = observations[at].component as usize;
+                seen_there.take(number, observations, at, &mut wholes[component]);
                 at += 1;
-            }
-            // All stacks together are an observation of their own.
-            if let Some(all) = gateway {
-                observations.push(all);
-                let at = observations.len() - 1;
-                seen_there.components[Component::Gateway as usize].add(number, observations, at);
             }
         }
         for seen in std::mem::take(&mut report.traffic) {
@@ -264,34 +279,89 @@ impl SeenByAll {
         Ok(())
     }
 
-    fn of(&self, region: &RegionId, component: Component) -> Option<TickSeen<'_>> {
+    fn of(
+        &self,
+        region: &RegionId,
+        component: Component,
+        room_per_stack: &BTreeMap<RegionId, f64>,
+    ) -> Option<TickSeen<'_>> {
+        let sessions = self.traffic.get(region).map_or(0, |(seen, _)| seen.sessions);
+        let room = room_per_stack.get(region).copied().filter(|room| *room > 0.0);
+        let filled = room.map_or(0.0, |room| (f64::from(sessions) / room).ceil()) as usize;
         let region = self.regions.get(region)?;
         let cell = &region.components[component as usize];
         let reports = &self.reports;
-        (!cell.seen_in.is_empty()).then_some(TickSeen { cell, region, reports })
+        let seen = TickSeen {
+            cell,
+            region,
+            reports,
+            filled,
+        };
+        (!cell.seen_in.is_empty()).then_some(seen)
+    }
+}
+
+impl RegionSeen {
+    /// Adds one observation of a report, to its stack and to the others of its component.
+    fn take(&mut self, report: usize, observations: &mut Vec<Observation>, at: usize, whole: &mut Option<Whole>) {
+        let seen = &observations[at];
+        if seen.samples() == 0 && seen.latency.is_empty() {
+            return;
+        }
+        let component = seen.component as usize;
+        let stacks = &mut self.stacks[component];
+        let has_room = stacks.len() < STACKS_MAX;
+        let stack = seen.stack.filter(|stack| has_room || stacks.contains_key(stack));
+        let piece = match stack {
+            Some(stack) => stacks.entry(stack).or_default(),
+            None => &mut self.elsewhere[component],
+        };
+        let all = &mut self.components[component];
+        piece.count(seen);
+        all.count(seen);
+        // Probes and traffic of one vantage count together.
+        match piece.seen_in.last().copied() {
+            Some((last, first)) if last as usize == report => merge(observations, first as usize, at),
+            _ => piece.seen_in.push((report as u32, at as u32)),
+        }
+        match whole {
+            None => {
+                let is_of_one = true;
+                *whole = Some(Whole { at, stack, is_of_one });
+                all.seen_in.push((report as u32, at as u32));
+            }
+            // It was merged above.
+            Some(whole) if whole.is_of_one && whole.stack == stack => {}
+            Some(whole) => {
+                if whole.is_of_one {
+                    observations.push(observations[whole.at].clone());
+                    (whole.at, whole.is_of_one) = (observations.len() - 1, false);
+                    if let Some((_, at)) = all.seen_in.last_mut() {
+                        *at = whole.at as u32;
+                    }
+                }
+                merge(observations, whole.at, at);
+            }
+        }
+    }
+}
+
+fn merge(observations: &mut [Observation], into: usize, from: usize) {
+    if let Ok([into, from]) = observations.get_disjoint_mut([into, from]) {
+        into.merge(from);
     }
 }
 
 impl Cell {
-    fn add(&mut self, report: usize, observations: &mut [Observation], at: usize) {
-        let (before, rest) = observations.split_at_mut(at);
-        let Some(seen) = rest.first() else { return };
-        if seen.samples() == 0 && seen.latency.is_empty() {
-            return;
-        }
+    fn count(&mut self, seen: &Observation) {
         self.succeeded += u64::from(seen.succeeded);
         self.failed += u64::from(seen.failed);
         self.latency.merge(&seen.latency);
-        match self.seen_in.last() {
-            // Probes and traffic of one vantage are one.
-            Some((last, first)) if *last as usize == report => before[*first as usize].merge(seen),
-            _ => self.seen_in.push((report as u32, at as u32)),
-        }
     }
 }
 
 impl<'w> TickSeen<'w> {
-    /// By all vantages together.
+    /// The samples of all vantages together.
     pub(crate) fn total(self) -> Counts<'w> {
         let Cell {
             succeeded,
@@ -306,54 +376,106 @@ impl<'w> TickSeen<'w> {
         }
     }
 
-    /// Each stack of the gateway that somebody told of.
-    pub(crate) fn stacks(self) -> impl ExactSizeIterator<Item = (SocketAddr, TickSeen<'w>)> {
-        let stacks = self.region.stacks.iter();
+    /// Each stack with samples of a component.
+    pub(crate) fn stacks_of(self, component: Component) -> impl ExactSizeIterator<Item = (SocketAddr, TickSeen<'w>)> {
+        let stacks = self.region.stacks[component as usize].iter();
         stacks.map(move |(stack, cell)| (*stack, TickSeen { cell, ..self }))
     }
 
-    /// Of a gateway with several stacks, what those make that a region cannot do without, the best of them, and its traffic:
-    /// by vantage. None where there are no several, and all counts. So one dead stack of two is passed over, as edges do, and
-    /// two are not.
-    pub(crate) fn needed(self, capacity_min: f64) -> Option<Vec<(&'w NodeId, Counts<'w>)>> {
-        let mut stacks: Vec<TickSeen<'w>> = self.stacks().map(|(_, seen)| seen).collect();
-        if stacks.len() < 2 {
-            return None;
-        }
-        let share = |seen: &TickSeen<'_>| seen.total().succeeded as f64 / seen.total().samples().max(1) as f64;
-        stacks.sort_by(|a, b| share(b).total_cmp(&share(a)));
-        // A hair less, so that half of two is one whatever the arithmetic makes of it.
-        let needed = (stacks.len() as f64 * capacity_min - 1e-9).ceil().max(1.0) as usize;
-        stacks.truncate(needed);
-        let elsewhere = TickSeen {
-            cell: &self.region.elsewhere,
-            ..self
-        };
-        let mut by_vantage: BTreeMap<&NodeId, (u64, u64)> = BTreeMap::new();
-        for (vantage, saw) in stacks.into_iter().chain([elsewhere]).flat_map(TickSeen::vantages) {
-            let (succeeded, failed) = by_vantage.entry(vantage).or_default();
-            *succeeded += u64::from(saw.succeeded);
-            *failed += u64::from(saw.failed);
-        }
-        let counts = |(succeeded, failed)| Counts {
-            succeeded,
-            failed,
-            latency: None,
-        };
-        Some(
-            by_vantage
-                .into_iter()
-                .map(|(vantage, it)| (vantage, counts(it)))
-                .collect(),
-        )
+    /// Each stack with samples of any component.
+    pub(crate) fn all_stacks(self) -> BTreeSet<SocketAddr> {
+        self.region.stacks.iter().flat_map(BTreeMap::keys).copied().collect()
     }
 
-    /// By each of them, in the order in which they reported.
+    /// Fewest stacks that the region needs, of all: a share of them, and those that its sessions fill.
+    pub(crate) fn stacks_needed(self, all: usize, capacity_min: f64) -> usize {
+        // A hair less, so that half of two is one in spite of rounding.
+        let least = (all as f64 * capacity_min - 1e-9).ceil() as usize;
+        least.max(self.filled).clamp(1, all.max(1))
+    }
+
+    /// The samples that count for a region with several stacks, by vantage: those of its best stacks, as many as it
+    /// needs; or, when fewer than that keep within these limits, those of the stacks that do not. So one failing stack
+    /// of two is passed over, and two are not. Samples of an older edge that names no stack count too, as they may
+    /// belong to any: until all edges are of this version, sessions lost by one stack may count against the region.
+    /// None for a region with one stack, or that needs all: then every sample counts.
+    pub(crate) fn needed(
+        self,
+        component: Component,
+        limits: &[Limit],
+        standing: &Standing,
+        policy: &HealthPolicy,
+    ) -> Option<BTreeMap<&'w NodeId, Summed>> {
+        let all = self.all_stacks();
+        if all.len() < 2 {
+            return None;
+        }
+        let needed = self.stacks_needed(all.len(), policy.capacity_min);
+        let is_past = |limit: &Limit, seen: TickSeen<'_>| {
+            limit.is_passed(seen.total()) && limit.call_of_all(seen, policy).is_bad()
+        };
+        let failing = |component, limits: &[Limit]| -> BTreeSet<SocketAddr> {
+            let failing = self
+                .stacks_of(component)
+                .filter(|(_, seen)| limits.iter().any(|it| is_past(it, *seen)));
+            failing.map(|(stack, _)| stack).collect()
+        };
+        let here = failing(component, limits);
+        let silent = failing(Component::Gateway, &[Limit::SuccessBelow(policy.gateway_success_min)]);
+        let too_few = !here.is_empty() && all.len() - here.union(&silent).count() < needed;
+        let counting: Vec<SocketAddr> = if too_few {
+            here.into_iter().collect()
+        } else if needed < all.len() {
+            let mut best = standing.best_first(&all);
+            best.truncate(needed);
+            best
+        } else {
+            return None;
+        };
+        let of = |cell| TickSeen { cell, ..self };
+        let cells = &self.region.stacks[component as usize];
+        let counting = counting.iter().filter_map(|stack| cells.get(stack)).map(of);
+        let elsewhere = of(&self.region.elsewhere[component as usize]);
+        let mut by_vantage: BTreeMap<&NodeId, Summed> = BTreeMap::new();
+        for (vantage, saw) in counting.chain([elsewhere]).flat_map(TickSeen::vantages) {
+            by_vantage.entry(vantage).or_default().add(saw);
+        }
+        Some(by_vantage)
+    }
+
+    /// The samples by vantage, in the order in which they reported.
     pub(crate) fn vantages(self) -> impl ExactSizeIterator<Item = (&'w NodeId, &'w Observation)> {
         self.cell.seen_in.iter().map(move |(report, observation)| {
             let report = &self.reports[*report as usize];
             (&report.vantage, &report.observations[*observation as usize])
         })
+    }
+}
+
+impl Summed {
+    fn add(&mut self, saw: &Observation) {
+        self.succeeded += u64::from(saw.succeeded);
+        self.failed += u64::from(saw.failed);
+        self.latency.merge(&saw.latency);
+    }
+
+    /// The samples of several vantages.
+    pub(crate) fn of_all<'s>(all: impl IntoIterator<Item = &'s Self>) -> Self {
+        let mut total = Self::default();
+        for it in all {
+            total.succeeded += it.succeeded;
+            total.failed += it.failed;
+            total.latency.merge(&it.latency);
+        }
+        total
+    }
+
+    pub(crate) fn counts(&self) -> Counts<'_> {
+        Counts {
+            succeeded: self.succeeded,
+            failed: self.failed,
+            latency: Some(&self.latency),
+        }
     }
 }
 
@@ -373,47 +495,52 @@ impl<'w> From<&'w Observation> for Counts<'w> {
     }
 }
 
-impl Believed {
-    /// Takes note of further ticks.
-    fn go_on<'s>(
+impl TriggerState {
+    /// Adds further ticks.
+    fn add<'s>(
         &mut self,
         trigger: Trigger,
         policy: &HealthPolicy,
         ticks: impl IntoIterator<Item = (Tick, TickSeen<'s>)>,
     ) {
-        let (mut accused, patience, window) = (None, trigger.patience(policy), trigger.window(policy));
+        let (mut accused, lengths, window) = (None, trigger.run_lengths(policy), trigger.window(policy));
         for (tick, seen) in ticks {
-            let called = trigger.call(seen, policy);
+            self.standing.note(seen, policy);
+            let called = trigger.call(seen, &self.standing, policy);
             if called == Called::Unknown {
                 continue;
             }
             if let Some(newest) = self.run.newest_known
-                && tick.0.saturating_sub(newest.0) > u64::from(patience.blind)
+                && tick.0.saturating_sub(newest.0) > u64::from(lengths.blind)
             {
                 self.recent.clear();
             }
-            self.recent
-                .add(trigger.remember(tick, called, seen, policy), window.ticks);
+            self.recent.add(
+                trigger.remember(tick, called, seen, &self.standing, policy),
+                window.ticks,
+            );
             self.spread = self.recent.judge(window);
-            self.run.go_on(tick, called, patience, self.spread);
-            if self.run.bad >= patience.fall {
-                // It fell by ticks in a row; what comes of those is judged by what follows them.
+            self.run.add(tick, called, lengths, self.spread);
+            if self.run.bad >= lengths.fall {
+                // The trigger fell by ticks in a row; its window begins again after them.
                 self.recent.clear();
                 self.spread = Spread::Clear;
             }
-            accused = called.is_bad().then_some(seen).or(accused);
+            if called.is_bad() {
+                accused = Some((seen, self.standing.clone()));
+            }
         }
-        if let Some(seen) = accused {
-            self.accusation = Some(trigger.accuse(seen, policy));
+        if let Some((seen, standing)) = accused {
+            self.accusation = Some(trigger.accuse(seen, &standing, policy));
         }
-        // Where no tick is bad by itself, all of them accuse together.
+        // If no tick is bad by itself, all of them accuse together.
         if self.spread == Spread::Bad && !self.recent.is_agreed(window) {
             let (what, vantages) = (trigger.errors(policy), self.recent.accusers(window));
             self.accusation = Some(Accusation { what, vantages });
         }
     }
 
-    /// How many ticks of the window were bad, of how many, and how much of what was tried in them failed; in words.
+    /// The window in words: its bad ticks, all its ticks, and the share of failures in them.
     pub(crate) fn describe_spread(&self) -> String {
         self.recent.describe()
     }

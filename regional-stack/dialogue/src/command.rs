@@ -1,270 +1,480 @@
-//! What a device can ask for: one variant per intent, carrying exactly the slots that intent has.
+//! The requests that a device can make: one variant per intent, with exactly the slots of that intent.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+mod clock;
+mod names;
+
+pub use clock::{ClockTime, DayPart, HalfDay};
+pub(crate) use clock::{part_of_day, speak_clock, speak_duration};
+pub use names::{City, Day, Room, Rooms};
+
 use crate::numbers;
 
-/// One understood request.
+/// An understood request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
     /// "what time is it in tokyo"
     TimeQuery {
-        /// Where; the device's home when not said.
+        /// The city; the device's home if none was said.
         city: Option<City>,
     },
     /// "what day is it today"
     DateQuery,
     /// "set a timer for ten minutes"
     TimerSet {
-        /// How long, in seconds; asked for when not said.
+        /// Duration in seconds; `None` asks for it.
         duration_s: Option<u32>,
+        /// "pasta", of "set a pasta timer".
+        name: Option<String>,
     },
     /// "cancel the timer"
-    TimerCancel,
-    /// "how much time is left"
-    TimerQuery,
+    TimerCancel {
+        /// The timers to cancel.
+        which: TimerChoice,
+    },
+    /// "how much time is left", "what timers do i have"
+    TimerQuery {
+        /// The timers to report.
+        which: TimerChoice,
+    },
+    /// "add five minutes to the timer"
+    TimerAdd {
+        /// The timers to extend.
+        which: TimerChoice,
+        /// The extension in seconds.
+        add_s: u32,
+    },
     /// "wake me at seven thirty"
     AlarmSet {
-        /// When; asked for when not said.
+        /// Time of day; `None` asks for it.
         time: Option<ClockTime>,
+        /// "tomorrow", "on friday".
+        day: Option<Day>,
+        /// "tomorrow evening": the part of the day, if no time was said.
+        part: Option<DayPart>,
+    },
+    /// "wake me in ten minutes"
+    AlarmIn {
+        /// Time until it rings, in seconds.
+        duration_s: u32,
+    },
+    /// "what alarms do i have"
+    AlarmQuery,
+    /// "cancel the alarm"
+    AlarmCancel {
+        /// The alarms to cancel.
+        which: AlarmChoice,
+    },
+    /// "move the alarm to eight"
+    AlarmMove {
+        /// The alarm to move.
+        which: AlarmChoice,
+        /// The new time; `None` asks for it.
+        time: Option<ClockTime>,
+        /// "tomorrow", "on friday".
+        day: Option<Day>,
+    },
+    /// "snooze"
+    Snooze {
+        /// Length of the pause in seconds; `None` means [`crate::SNOOZE`].
+        duration_s: Option<u32>,
     },
     /// "will it rain tomorrow in paris"
     WeatherQuery {
-        /// Where; the device's home when not said.
+        /// The city; the device's home if none was said.
         city: Option<City>,
-        /// Which day.
+        /// The day that the question is about; today if none was said.
         day: Day,
-        /// Whether the question was only about rain.
+        /// The part of the weather that the question is about.
         about: WeatherAspect,
+    },
+    /// "what time is it in atlantis": a question about an unknown place.
+    Elsewhere {
+        /// The kind of question.
+        about: PlaceQuestion,
+        /// The place as it was heard.
+        place: String,
     },
     /// "turn on the kitchen lights"
     LightsOn {
-        /// Which room; the whole house when not said.
-        room: Option<Room>,
+        /// The rooms; none means the whole house.
+        rooms: Rooms,
     },
     /// "turn off the bedroom light"
     LightsOff {
-        /// Which room; the whole house when not said.
-        room: Option<Room>,
+        /// The rooms; none means the whole house.
+        rooms: Rooms,
     },
     /// "dim the living room lights to thirty percent"
     LightsDim {
-        /// Which room; the whole house when not said.
-        room: Option<Room>,
-        /// Brightness, 0..=100; half when not said.
+        /// The rooms; none means the whole house.
+        rooms: Rooms,
+        /// Brightness, 0..=100; 50 if none was said.
         percent: u8,
+    },
+    /// "is the kitchen light on"
+    LightsQuery {
+        /// The rooms; none means the whole house.
+        rooms: Rooms,
     },
     /// "stop"
     Stop,
+    /// "cancel that"
+    Undo,
     /// "what can you do"
     Help,
-    /// Nothing we know.
+    /// "do not turn on the kitchen light": a command that must not be carried out.
+    Declined {
+        /// The command that is not wanted.
+        of: Box<Command>,
+    },
+    /// Probably a command. The assistant asks about it instead of carrying it out.
+    Unsure {
+        /// The command that was understood.
+        of: Box<Command>,
+        /// The kind of doubt.
+        doubt: Doubt,
+    },
+    /// Words that belong to no request.
     Unknown,
+    /// Heard with too little confidence: noise, or a conversation in the room.
+    Rejected,
+}
+
+/// The kind of doubt about a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Doubt {
+    /// A word was misheard, or the command does not explain a word that was said.
+    Words,
+    /// The command does not explain a number or a time that was said, and with it would be another command.
+    Number,
+    /// The command does not explain a word that reverses it, so a question that repeats the command would offer the
+    /// opposite.
+    Opposite,
+    /// The command excepts something: "all lights other than the kitchen". Without the exception it would be another
+    /// command, often the opposite for the excepted part.
+    Exception,
+}
+
+/// The timers that a request is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TimerChoice {
+    /// "the timer"
+    Any,
+    /// "all timers"
+    All,
+    /// "the pasta timer"
+    Named(String),
+    /// "the ten minute timer"; in seconds
+    Lasting(u32),
+    /// "the second one", of those that the assistant listed; from 0.
+    Nth(usize),
+}
+
+/// The alarms that a request is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AlarmChoice {
+    /// "the alarm"
+    #[default]
+    Any,
+    /// "all alarms"
+    All,
+    /// "the alarm for seven", "the alarm on friday", "the alarm for seven on friday"
+    One {
+        /// The time that the alarm was set for.
+        time: Option<ClockTime>,
+        /// The day on which it rings.
+        day: Option<Day>,
+        /// The part of the day in which it rings, if no time was said.
+        part: Option<DayPart>,
+    },
+    /// "the second one", of those that the assistant listed; from 0.
+    Nth(usize),
+}
+
+/// The kind of question about a place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PlaceQuestion {
+    /// The time there.
+    Time,
+    /// The weather there.
+    Weather,
 }
 
 impl Command {
     /// The intent's name as it appears in events, logs and metrics.
     pub fn intent(&self) -> &'static str {
         match self {
-            Self::TimeQuery { .. } => "time.query",
+            Self::TimeQuery { .. }
+            | Self::Elsewhere {
+                about: PlaceQuestion::Time,
+                ..
+            } => "time.query",
             Self::DateQuery => "date.query",
             Self::TimerSet { .. } => "timer.set",
-            Self::TimerCancel => "timer.cancel",
-            Self::TimerQuery => "timer.query",
-            Self::AlarmSet { .. } => "alarm.set",
-            Self::WeatherQuery { .. } => "weather.query",
+            Self::TimerCancel { .. } => "timer.cancel",
+            Self::TimerQuery { .. } => "timer.query",
+            Self::TimerAdd { .. } => "timer.add",
+            Self::AlarmSet { .. } | Self::AlarmIn { .. } => "alarm.set",
+            Self::AlarmQuery => "alarm.query",
+            Self::AlarmCancel { .. } => "alarm.cancel",
+            Self::AlarmMove { .. } => "alarm.change",
+            Self::Snooze { .. } => "snooze",
+            Self::WeatherQuery { .. }
+            | Self::Elsewhere {
+                about: PlaceQuestion::Weather,
+                ..
+            } => "weather.query",
             Self::LightsOn { .. } => "lights.on",
             Self::LightsOff { .. } => "lights.off",
             Self::LightsDim { .. } => "lights.dim",
-            Self::Stop => "stop",
+            Self::LightsQuery { .. } => "lights.query",
+            Self::Stop | Self::Undo => "stop",
             Self::Help => "help",
+            Self::Declined { .. } => "declined",
+            Self::Unsure { .. } => "unsure",
             Self::Unknown => "unknown",
+            Self::Rejected => "rejected",
         }
     }
 
-    /// The filled slots, by name.
+    /// The filled slots, by name. A command that is not carried out has none.
     pub fn slots(&self) -> BTreeMap<&'static str, String> {
         let mut slots = BTreeMap::new();
+        let mut keep = |name: &'static str, value: Option<String>| slots.extend(value.map(|value| (name, value)));
         match self {
-            Self::TimeQuery { city } => {
-                slots.extend(city.map(|city| ("city", city.name().to_owned())));
+            Self::TimeQuery { city } => keep("city", city.map(|city| city.name().to_owned())),
+            Self::TimerSet { duration_s, name } => {
+                keep("duration_s", duration_s.map(|seconds| seconds.to_string()));
+                keep("name", name.clone());
             }
-            Self::TimerSet { duration_s } => {
-                slots.extend(duration_s.map(|seconds| ("duration_s", seconds.to_string())));
+            Self::TimerAdd { which, add_s } => {
+                keep("duration_s", Some(add_s.to_string()));
+                keep("timer", which.slot());
             }
-            Self::AlarmSet { time } => {
-                slots.extend(time.map(|time| ("time", time.to_string())));
+            Self::TimerCancel { which } | Self::TimerQuery { which } => keep("timer", which.slot()),
+            Self::AlarmSet { time, day, .. } => {
+                keep("time", time.map(|time| time.to_string()));
+                keep("day", day.map(|day| day.name().to_owned()));
             }
+            Self::AlarmIn { duration_s } => keep("duration_s", Some(duration_s.to_string())),
+            Self::AlarmCancel { which } => keep("alarm", which.slot()),
+            Self::AlarmMove { which, time, day } => {
+                keep("alarm", which.slot());
+                keep("time", time.map(|time| time.to_string()));
+                keep("day", day.map(|day| day.name().to_owned()));
+            }
+            Self::Snooze { duration_s } => keep("duration_s", duration_s.map(|seconds| seconds.to_string())),
             Self::WeatherQuery { city, day, about } => {
-                slots.extend(city.map(|city| ("city", city.name().to_owned())));
-                slots.insert("day", day.name().to_owned());
-                if *about == WeatherAspect::Rain {
-                    slots.insert("about", "rain".to_owned());
-                }
+                keep("city", city.map(|city| city.name().to_owned()));
+                keep("day", Some(day.name().to_owned()));
+                keep(
+                    "about",
+                    match about {
+                        WeatherAspect::Everything => None,
+                        WeatherAspect::Rain => Some("rain".to_owned()),
+                        WeatherAspect::Snow => Some("snow".to_owned()),
+                    },
+                );
             }
-            Self::LightsOn { room } | Self::LightsOff { room } => {
-                slots.extend(room.map(|room| ("room", room.name().to_owned())));
+            Self::Elsewhere { place, .. } => keep("place", Some(place.clone())),
+            Self::LightsOn { rooms } | Self::LightsOff { rooms } | Self::LightsQuery { rooms } => {
+                keep("room", rooms.spoken());
             }
-            Self::LightsDim { room, percent } => {
-                slots.extend(room.map(|room| ("room", room.name().to_owned())));
-                slots.insert("percent", percent.to_string());
+            Self::LightsDim { rooms, percent } => {
+                keep("room", rooms.spoken());
+                keep("percent", Some(percent.to_string()));
             }
-            Self::DateQuery | Self::TimerCancel | Self::TimerQuery | Self::Stop | Self::Help | Self::Unknown => {}
+            Self::DateQuery
+            | Self::AlarmQuery
+            | Self::Stop
+            | Self::Undo
+            | Self::Help
+            | Self::Declined { .. }
+            | Self::Unsure { .. }
+            | Self::Unknown
+            | Self::Rejected => {}
         }
         slots
     }
-}
 
-/// A closed set of things with spoken names, which is what makes a slot correctable after a mishearing.
-macro_rules! spoken {
-    ($(#[$doc:meta])* $name:ident { $($variant:ident = $spoken:literal),+ $(,)? }) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-        #[serde(rename_all = "snake_case")]
-        pub enum $name {
-            $(#[doc = concat!("\"", $spoken, "\"")] #[serde(alias = $spoken)] $variant),+
+    /// Whether carrying the command out changes anything. A command that still asks for a slot changes nothing yet.
+    pub fn changes_state(&self) -> bool {
+        match self {
+            Self::TimerSet { duration_s, .. } => duration_s.is_some(),
+            Self::AlarmSet { time, .. } | Self::AlarmMove { time, .. } => time.is_some(),
+            Self::TimerCancel { .. }
+            | Self::TimerAdd { .. }
+            | Self::AlarmIn { .. }
+            | Self::AlarmCancel { .. }
+            | Self::Snooze { .. }
+            | Self::LightsOn { .. }
+            | Self::LightsOff { .. }
+            | Self::LightsDim { .. }
+            | Self::Stop
+            | Self::Undo => true,
+            Self::TimeQuery { .. }
+            | Self::DateQuery
+            | Self::TimerQuery { .. }
+            | Self::AlarmQuery
+            | Self::WeatherQuery { .. }
+            | Self::Elsewhere { .. }
+            | Self::LightsQuery { .. }
+            | Self::Help
+            | Self::Declined { .. }
+            | Self::Unsure { .. }
+            | Self::Unknown
+            | Self::Rejected => false,
         }
+    }
 
-        impl $name {
-            /// All of them.
-            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+    /// Whether the command is an order: it changes something now, or once its missing slot is filled.
+    pub(crate) fn is_order(&self) -> bool {
+        self.changes_state()
+            || matches!(
+                self,
+                Self::TimerSet { .. } | Self::AlarmSet { .. } | Self::AlarmMove { .. }
+            )
+    }
 
-            /// The words people say for it.
-            pub fn name(self) -> &'static str {
-                match self { $(Self::$variant => $spoken),+ }
+    /// The request in the assistant's own words. The assistant says them when it asks "did you say …", and interprets
+    /// them again when the answer is yes.
+    pub(crate) fn phrase(&self) -> Option<String> {
+        let on = |day: &Option<Day>| day.map_or_else(String::new, |day| format!(" {}", day.spoken_on()));
+        Some(match self {
+            Self::TimeQuery { city: None } => "what time is it".to_owned(),
+            Self::TimeQuery { city: Some(city) } => format!("what time is it in {}", city.name()),
+            Self::DateQuery => "what day is it".to_owned(),
+            Self::TimerSet { duration_s, name } => {
+                let timer = name
+                    .as_ref()
+                    .map_or_else(|| "timer".to_owned(), |name| format!("{name} timer"));
+                match duration_s {
+                    Some(seconds) => format!("set a {timer} for {}", speak_duration(u64::from(*seconds))),
+                    None => format!("set a {timer}"),
+                }
             }
+            Self::TimerCancel { which } => format!("cancel {}", which.phrase()),
+            Self::TimerQuery { .. } => "how much time is left".to_owned(),
+            Self::TimerAdd { which, add_s } => {
+                format!("add {} to {}", speak_duration(u64::from(*add_s)), which.phrase())
+            }
+            Self::AlarmSet { time: None, day, .. } => format!("set an alarm{}", on(day)),
+            Self::AlarmSet {
+                time: Some(time), day, ..
+            } => format!("set an alarm for {}{}", time.spoken(), on(day)),
+            Self::AlarmIn { duration_s } => format!("wake me in {}", speak_duration(u64::from(*duration_s))),
+            Self::AlarmQuery => "what alarms do i have".to_owned(),
+            Self::AlarmCancel { which } => format!("cancel {}", which.phrase()),
+            Self::AlarmMove { which, time: None, .. } => format!("change {}", which.phrase()),
+            Self::AlarmMove {
+                which,
+                time: Some(time),
+                day,
+            } => {
+                format!("move {} to {}{}", which.phrase(), time.spoken(), on(day))
+            }
+            Self::Snooze { duration_s: None } => "snooze".to_owned(),
+            Self::Snooze {
+                duration_s: Some(seconds),
+            } => format!("snooze for {}", speak_duration(u64::from(*seconds))),
+            Self::WeatherQuery { city, day, about } => {
+                let begin = match about {
+                    WeatherAspect::Everything => "what is the weather",
+                    WeatherAspect::Rain => "will it rain",
+                    WeatherAspect::Snow => "will it snow",
+                };
+                let place = city.map_or_else(String::new, |city| format!(" in {}", city.name()));
+                let day = if *day == Day::Today { None } else { Some(*day) };
+                format!("{begin}{place}{}", on(&day))
+            }
+            Self::LightsOn { rooms } => format!("turn on {}", rooms.lights()),
+            Self::LightsOff { rooms } => format!("turn off {}", rooms.lights()),
+            Self::LightsDim { rooms, percent } => {
+                format!(
+                    "dim {} to {} percent",
+                    rooms.lights(),
+                    numbers::spell(u32::from(*percent))
+                )
+            }
+            Self::LightsQuery { rooms } => format!("are {} on", rooms.lights()),
+            Self::Stop => "stop".to_owned(),
+            Self::Undo => "cancel that".to_owned(),
+            Self::Help => "help".to_owned(),
+            Self::Elsewhere { .. } | Self::Declined { .. } | Self::Unsure { .. } | Self::Unknown | Self::Rejected => {
+                return None;
+            }
+        })
+    }
+}
+
+impl TimerChoice {
+    fn slot(&self) -> Option<String> {
+        match self {
+            Self::Any => None,
+            Self::All => Some("all".to_owned()),
+            Self::Named(name) => Some(name.clone()),
+            Self::Lasting(seconds) => Some(seconds.to_string()),
+            Self::Nth(number) => Some((number + 1).to_string()),
         }
-    };
-}
+    }
 
-spoken! {
-    /// A city with a known time zone and cached weather.
-    City {
-        London = "london", Paris = "paris", Berlin = "berlin", Tokyo = "tokyo", Mumbai = "mumbai", Sydney = "sydney",
-        NewYork = "new york", Chicago = "chicago", Seattle = "seattle", Madrid = "madrid", Rome = "rome",
+    fn phrase(&self) -> String {
+        match self {
+            Self::Any => "the timer".to_owned(),
+            Self::All => "all timers".to_owned(),
+            Self::Named(name) => format!("the {name} timer"),
+            Self::Lasting(seconds) => format!("the {} timer", speak_duration(u64::from(*seconds))),
+            Self::Nth(number) => format!(
+                "the {} timer",
+                numbers::spell_ordinal(u32::try_from(number + 1).unwrap_or(1))
+            ),
+        }
     }
 }
 
-spoken! {
-    /// A room with lights.
-    Room {
-        Kitchen = "kitchen", Bedroom = "bedroom", LivingRoom = "living room", Bathroom = "bathroom",
-        Office = "office", Hall = "hall", Garage = "garage",
+impl AlarmChoice {
+    fn slot(self) -> Option<String> {
+        match self {
+            Self::Any => None,
+            Self::All => Some("all".to_owned()),
+            Self::One { time, day, .. } => {
+                let parts = [time.map(|time| time.to_string()), day.map(|day| day.name().to_owned())];
+                Some(parts.into_iter().flatten().collect::<Vec<_>>().join(" "))
+            }
+            Self::Nth(number) => Some((number + 1).to_string()),
+        }
+    }
+
+    /// "the alarm for seven on friday".
+    pub(crate) fn phrase(self) -> String {
+        match self {
+            Self::Any => "the alarm".to_owned(),
+            Self::All => "all alarms".to_owned(),
+            Self::One { time, day, .. } => {
+                let time = time.map_or_else(String::new, |time| format!(" for {}", time.spoken()));
+                let day = day.map_or_else(String::new, |day| format!(" {}", day.spoken_on()));
+                format!("the alarm{time}{day}")
+            }
+            Self::Nth(number) => format!(
+                "the {} alarm",
+                numbers::spell_ordinal(u32::try_from(number + 1).unwrap_or(1))
+            ),
+        }
     }
 }
 
-spoken! {
-    /// A day the weather is known for.
-    Day { Today = "today", Tomorrow = "tomorrow" }
-}
-
-/// What a weather question is about.
+/// The subject of a weather question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WeatherAspect {
     /// Temperature and sky.
     Everything,
-    /// Only whether it rains.
+    /// Rain only.
     Rain,
-}
-
-impl City {
-    /// IANA name of its time zone.
-    pub fn zone(self) -> &'static str {
-        match self {
-            Self::London => "Europe/London",
-            Self::Paris => "Europe/Paris",
-            Self::Berlin => "Europe/Berlin",
-            Self::Tokyo => "Asia/Tokyo",
-            Self::Mumbai => "Asia/Kolkata",
-            Self::Sydney => "Australia/Sydney",
-            Self::NewYork => "America/New_York",
-            Self::Chicago => "America/Chicago",
-            Self::Seattle => "America/Los_Angeles",
-            Self::Madrid => "Europe/Madrid",
-            Self::Rome => "Europe/Rome",
-        }
-    }
-}
-
-/// A time of day as it was said.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ClockTime {
-    /// 1..=12 with a half of the day, else 0..=23.
-    pub hour: u8,
-    /// 0..=59.
-    pub minute: u8,
-    /// Which half of the day, when it was said.
-    pub half: Option<HalfDay>,
-}
-
-/// Before or after noon.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum HalfDay {
-    /// "a m", "in the morning"
-    Am,
-    /// "p m", "in the evening"
-    Pm,
-}
-
-impl ClockTime {
-    /// The hours of the day, 0..=23, this may mean: two when the half was not said.
-    pub(crate) fn hours(self) -> Vec<i8> {
-        let hour = i8::try_from(self.hour).unwrap_or(0);
-        match (self.half, hour) {
-            (Some(HalfDay::Am), hour) => vec![hour % 12],
-            (Some(HalfDay::Pm), hour) => vec![hour % 12 + 12],
-            (None, hour @ 1..=12) => vec![hour % 12, hour % 12 + 12],
-            (None, hour) => vec![hour],
-        }
-    }
-}
-
-impl std::fmt::Display for ClockTime {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(out, "{}:{:02}", self.hour, self.minute)?;
-        match self.half {
-            Some(HalfDay::Am) => out.write_str(" am"),
-            Some(HalfDay::Pm) => out.write_str(" pm"),
-            None => Ok(()),
-        }
-    }
-}
-
-/// A 12-hour clock reading in words: "ten thirty five", "ten oh five", "ten o clock".
-pub(crate) fn speak_clock(hour: i8, minute: i8) -> String {
-    let hour = match hour.unsigned_abs() % 12 {
-        0 => 12,
-        hour => u32::from(hour),
-    };
-    match u32::from(minute.unsigned_abs()) {
-        0 => format!("{} o clock", numbers::spell(hour)),
-        minute @ 1..=9 => format!("{} oh {}", numbers::spell(hour), numbers::spell(minute)),
-        minute => format!("{} {}", numbers::spell(hour), numbers::spell(minute)),
-    }
-}
-
-/// A length of time in words: "one hour and thirty minutes".
-pub(crate) fn speak_duration(seconds: u64) -> String {
-    let parts: Vec<String> = [
-        (seconds / 3600, "hour"),
-        (seconds / 60 % 60, "minute"),
-        (seconds % 60, "second"),
-    ]
-    .into_iter()
-    .filter(|(count, _)| *count > 0)
-    .map(|(count, unit)| {
-        let plural = if count == 1 { "" } else { "s" };
-        format!(
-            "{} {unit}{plural}",
-            numbers::spell(u32::try_from(count).unwrap_or(u32::MAX))
-        )
-    })
-    .collect();
-    if parts.is_empty() {
-        "zero seconds".to_owned()
-    } else {
-        parts.join(" and ")
-    }
+    /// Snow only.
+    Snow,
 }

@@ -1,20 +1,38 @@
-//! From a transcript to a spoken reply: what was asked ([`interpret()`]), what is done about it ([`act`]), and what is
-//! remembered ([`DialogueState`]).
+//! From a transcript to a spoken reply: the request ([`understand`]), its effect and the reply ([`act`]), and the
+//! device's memory ([`DialogueState`]).
 //!
-//! Pure: the time is an argument, and the weather comes from a cached file that is compiled in ([`weather_as_of`]).
+//! Pure: time is an argument, and the weather comes from a compiled-in file ([`weather_as_of`]).
 
+mod answer;
 mod command;
+mod free_names;
+mod grammar;
 mod interpret;
+mod lexicon;
 mod numbers;
+mod quantity;
+mod reply;
+mod request;
 mod skills;
 mod slot;
 mod state;
 mod template;
 mod weather;
+mod written;
 
-pub use command::{City, ClockTime, Command, Day, HalfDay, Room, WeatherAspect};
+pub use answer::understand;
+pub use command::{
+    AlarmChoice, City, ClockTime, Command, Day, DayPart, Doubt, HalfDay, PlaceQuestion, Room, Rooms, TimerChoice,
+    WeatherAspect,
+};
 pub use interpret::{Interpretation, interpret};
-pub use numbers::{spell, spell_ordinal};
-pub use skills::{Reply, act};
-pub use state::{Alarm, DialogueState, PENDING_MAX, Timer};
+pub use numbers::{read_number, spell, spell_ordinal};
+pub use reply::Reply;
+pub use request::{ClientRequest, client_request};
+pub use skills::act;
+pub use state::{
+    Alarm, DialogueState, Due, DueKind, PENDING_MAX, Question, RING_EVERY, RING_SLOWLY_EVERY, RINGS_MAX, Ringing,
+    SNOOZE, Timer, UnknownZone, Zone,
+};
 pub use weather::weather_as_of;
+pub use written::without_accents;

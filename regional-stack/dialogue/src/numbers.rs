@@ -1,5 +1,5 @@
-//! Numbers as people say them. The synthesizer has no digits and the recognizer writes none, so these words are the only
-//! numerals in a conversation.
+//! Numbers in words. The synthesizer has no digits and the recognizer writes none, so a conversation has no other
+//! numerals.
 
 const ONES: [&str; 20] = [
     "zero",
@@ -49,31 +49,41 @@ const ORDINALS: [&str; 20] = [
     "nineteenth",
 ];
 
-/// Every word that [`parse`] understands, for correcting misheard ones.
+/// Every word that [`read_number`] understands, for the correction of misheard words.
 pub(crate) fn vocabulary() -> impl Iterator<Item = &'static str> {
     ONES.into_iter()
         .chain(TENS.into_iter().skip(2))
-        .chain(["hundred", "oh"])
+        .chain(["hundred", "thousand", "oh"])
 }
 
-/// `0..=9999` in words: `35` is "thirty five".
+/// Whether `word` is part of a number.
+pub(crate) fn is_number(word: &str) -> bool {
+    vocabulary().any(|known| known == word)
+}
+
+/// Spells a number: `35` is "thirty five".
 pub fn spell(number: u32) -> String {
     match number {
         0..=19 => ONES[number as usize].to_owned(),
         20..=99 => join(TENS[(number / 10) as usize], number % 10),
         100..=999 => join(&format!("{} hundred", spell(number / 100)), number % 100),
-        // Years and long countdowns end here; anything larger is said in thousands, however odd.
-        _ => join(&format!("{} thousand", spell(number / 1000)), number % 1000),
+        1000..=999_999 => join(&format!("{} thousand", spell(number / 1000)), number % 1000),
+        1_000_000..=999_999_999 => join(&format!("{} million", spell(number / 1_000_000)), number % 1_000_000),
+        _ => join(
+            &format!("{} billion", spell(number / 1_000_000_000)),
+            number % 1_000_000_000,
+        ),
     }
 }
 
-/// `1..=99` as a rank: `21` is "twenty first".
+/// Spells a rank: `21` is "twenty first".
 pub fn spell_ordinal(number: u32) -> String {
     match number {
         0..=19 => ORDINALS[number as usize].to_owned(),
         20 | 30 | 40 | 50 | 60 | 70 | 80 | 90 => format!("{}ieth", TENS[(number / 10) as usize].trim_end_matches('y')),
         21..=99 => format!("{} {}", TENS[(number / 10) as usize], ORDINALS[(number % 10) as usize]),
-        _ => format!("{}th", spell(number)),
+        _ if number.is_multiple_of(100) => format!("{}th", spell(number)),
+        _ => format!("{} {}", spell(number - number % 100), spell_ordinal(number % 100)),
     }
 }
 
@@ -85,16 +95,29 @@ fn join(head: &str, rest: u32) -> String {
     }
 }
 
-/// Reads all of `words` as one number of at most 999; `None` when they are not exactly that.
-pub(crate) fn parse(words: &[&str]) -> Option<u32> {
+/// Reads all of `words` as one number of at most 9999; `None` if they are anything else.
+pub fn read_number(words: &[&str]) -> Option<u32> {
+    let Some(at) = words.iter().position(|word| *word == "thousand") else {
+        return below_thousand(words);
+    };
+    let head = match &words[..at] {
+        ["a"] => 1,
+        [thousands] => below_ten(thousands)?,
+        _ => return None,
+    };
+    match &words[at + 1..] {
+        [] => Some(head * 1000),
+        ["and", rest @ ..] | rest => Some(head * 1000 + below_thousand(rest)?),
+    }
+}
+
+fn below_thousand(words: &[&str]) -> Option<u32> {
     match words {
-        ["a" | "one", "hundred"] => Some(100),
         [hundreds, "hundred", rest @ ..] => {
-            let head = below_ten(hundreds)? * 100;
-            if rest.is_empty() {
-                Some(head)
-            } else {
-                Some(head + below_hundred(rest)?)
+            let head = if *hundreds == "a" { 1 } else { below_ten(hundreds)? } * 100;
+            match rest {
+                [] => Some(head),
+                ["and", rest @ ..] | rest => Some(head + below_hundred(rest)?),
             }
         }
         _ => below_hundred(words),
@@ -132,11 +155,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_number_up_to_999_reads_back_as_itself() {
-        for number in 0..=999 {
+    fn every_number_up_to_9999_reads_back_as_itself() {
+        for number in 0..=9999 {
             let words = spell(number);
             let words: Vec<&str> = words.split(' ').collect();
-            assert_eq!(parse(&words), Some(number), "{words:?}");
+            assert_eq!(read_number(&words), Some(number), "{words:?}");
         }
     }
 
@@ -147,7 +170,25 @@ mod tests {
         assert_eq!(spell_ordinal(1), "first");
         assert_eq!(spell_ordinal(20), "twentieth");
         assert_eq!(spell_ordinal(31), "thirty first");
-        assert_eq!(parse(&["twenty", "eleven"]), None);
-        assert_eq!(parse(&[]), None);
+        assert_eq!(spell_ordinal(100), "one hundredth");
+        assert_eq!(spell_ordinal(112), "one hundred twelfth");
+        assert_eq!(
+            spell(1_234_567),
+            "one million two hundred thirty four thousand five hundred sixty seven"
+        );
+        assert_eq!(spell(u32::MAX).split(' ').next(), Some("four"));
+        assert_eq!(read_number(&["one", "hundred", "and", "twenty"]), Some(120));
+        assert_eq!(read_number(&["a", "thousand"]), Some(1000));
+        for wrong in [
+            "twenty eleven",
+            "hundred",
+            "thousand",
+            "one hundred and",
+            "two three",
+            "and five",
+        ] {
+            assert_eq!(read_number(&wrong.split(' ').collect::<Vec<_>>()), None, "{wrong}");
+        }
+        assert_eq!(read_number(&[]), None);
     }
 }

@@ -1,19 +1,22 @@
-//! Sentence templates and how far an utterance is from one.
+//! Sentence templates, and the distance of an utterance from one.
 //!
-//! A template is written as people speak, with `[optional]` parts, `(one|of|several)` parts, `<slots>`, and `!` before a
-//! word that carries the meaning and may therefore never be missing: without it "turn the lights" would be both on and off.
+//! A template is written as people speak, with `[optional]` parts, `(one|of|several)` parts, `<slots>`, and `!` before
+//! a word that must be heard because it carries the meaning: without it "turn the lights" would be both on and off.
 //!
-//! Distance is counted in characters, because that is how a recognizer errs: it drops letters, splits a word in two or
-//! joins two into one. Each of these costs what it got wrong, not a whole word.
+//! Distance counts characters, because a recognizer errs in characters: it drops letters, splits a word in two or joins
+//! two into one. Such an error costs the wrong characters, not a whole word.
 //!
-//! Hundreds of sentences share some hundred words. So every word of the templates is compared with every word of an
-//! utterance once, and fitting a sentence only looks the costs up.
+//! Hundreds of sentences share about a hundred words. So each utterance word is compared with each template word once,
+//! and fitting a sentence only looks costs up.
 
 use std::collections::HashMap;
 
-use crate::slot::{self, Captured, SlotKind, SlotMatch};
+use crate::{
+    lexicon,
+    slot::{self, Captured, SlotKind, SlotMatch},
+};
 
-/// One way to say something, with every optional part decided.
+/// One way to say something, with every optional part present or absent.
 #[derive(Debug)]
 pub(crate) struct Sentence {
     items: Vec<Item>,
@@ -24,14 +27,14 @@ enum Item {
     Word {
         text: &'static str,
         id: usize,
-        /// This word and the next one, written as one; absent before a slot and at the end.
+        /// Number of this word and the next one written as one; `None` before a slot and at the end.
         with_next: Option<usize>,
         need: Need,
     },
     Slot(SlotKind),
 }
 
-/// The words of all templates, numbered.
+/// The words of all templates, with their numbers.
 #[derive(Debug, Default)]
 pub(crate) struct Vocabulary {
     words: Vec<String>,
@@ -55,23 +58,35 @@ enum Need {
     MayBeMissing,
 }
 
-/// An utterance fitted to a sentence.
+/// The result of fitting an utterance to a sentence.
 #[derive(Debug)]
 pub(crate) struct Fit {
-    /// 1 for word-for-word, falling with each wrong character.
+    /// 1 for word-for-word; each wrong character lowers it.
     pub(crate) similarity: f32,
-    /// What the slots hold.
+    /// The values of the slots.
     pub(crate) captured: Captured,
+    /// Positions of the words that the sentence does not explain, without fillers.
+    pub(crate) leftover: Vec<usize>,
+    /// Whether a filler is unexplained too. It may be the remainder of a misheard "no".
+    pub(crate) has_unexplained_filler: bool,
 }
 
-/// Small words around a request say nothing about what is wanted, so saying or missing one is nearly free.
-const FILLERS: &[&str] = &[
-    "a", "an", "the", "please", "hey", "hi", "hello", "ok", "okay", "meridian", "can", "could", "would", "you", "uh",
-    "um", "now", "me", "my", "for", "to", "of", "i", "and", "so", "just", "right", "there", "in", "at", "is",
-];
-const FILLER_WEIGHT: f32 = 0.3;
+/// Below this similarity an utterance has nothing to do with the sentence, and its leftover words do not matter.
+const SIMILARITY_MIN: f32 = 0.4;
 
-/// All sentences a template stands for.
+/// Small words of a template carry no meaning, so their absence costs nearly nothing.
+const SMALL: &[&str] = &[
+    "a", "an", "the", "please", "you", "now", "me", "my", "for", "to", "of", "i", "and", "right", "in", "at", "is",
+    "up", "it",
+];
+/// Fillers may stand anywhere and change nothing. Any other unexplained word is reported, because it may reverse the
+/// request.
+const FILLERS: &[&str] = &[
+    "a", "an", "the", "please", "my", "now", "just", "hey", "okay", "ok", "meridian", "uh", "um", "er", "erm",
+];
+const SMALL_WEIGHT: f32 = 0.3;
+
+/// Expands a template into every sentence that it stands for.
 pub(crate) fn expand(template: &'static str, vocabulary: &mut Vocabulary) -> Vec<Sentence> {
     let mut sentences: Vec<Vec<Item>> = vec![Vec::new()];
     let mut rest = template;
@@ -125,7 +140,7 @@ fn item(word: &'static str, vocabulary: &mut Vocabulary) -> Item {
     }
 }
 
-/// Numbers each pair of neighbouring words as well.
+/// Gives each pair of neighbouring words, written as one, a number too.
 fn join_neighbours(mut items: Vec<Item>, vocabulary: &mut Vocabulary) -> Vec<Item> {
     for at in 1..items.len() {
         if let Item::Word { text: next, .. } = items[at]
@@ -137,52 +152,97 @@ fn join_neighbours(mut items: Vec<Item>, vocabulary: &mut Vocabulary) -> Vec<Ite
     items
 }
 
-/// An utterance compared with every word of the templates, and searched for slots.
-pub(crate) struct Heard {
-    /// What it costs to leave each of its words unexplained.
+/// An utterance compared with every word of the templates and searched for slots.
+pub(crate) struct Utterance {
+    /// Per utterance word, the cost of leaving it unexplained.
     unexplained: Vec<f32>,
+    /// Per utterance word, whether it is a filler.
+    fillers: Vec<bool>,
     chars: usize,
     slots: Vec<SlotMatch>,
-    /// Per template word and utterance word, one row per template word.
+    /// Costs of every template word for every utterance word, one row per template word.
     costs: Vec<Costs>,
+    /// Per template word, whether the utterance contains it in some form.
+    presence: Vec<Presence>,
 }
 
-/// What it costs to take something heard for a template word; infinite when they differ too much.
+/// Whether the utterance contains a template word, as a word alone or as two words joined.
+#[derive(Clone, Copy)]
+struct Presence {
+    alone: bool,
+    joined: bool,
+}
+
+/// Costs of hearing a template word in the utterance; infinite if they differ too much.
 #[derive(Clone, Copy)]
 struct Costs {
-    /// For the utterance's word.
+    /// As this utterance word.
     misheard: f32,
-    /// For the utterance's word, when the template word is two written as one.
+    /// As this utterance word, for a template entry of two words written as one.
     joined: f32,
-    /// For the utterance's word and the one after it.
+    /// As this utterance word and the next one together.
     split: f32,
 }
 
-impl Heard {
+impl Utterance {
     pub(crate) fn new(words: &[&str], vocabulary: &Vocabulary) -> Self {
-        let pairs: Vec<String> = words.windows(2).map(<[&str]>::concat).collect();
-        let costs = vocabulary.words.iter().flat_map(|meant| {
-            let pairs = &pairs;
-            words.iter().enumerate().map(move |(at, heard)| Costs {
-                misheard: misheard(meant, heard),
-                joined: respaced(meant, heard),
-                split: pairs.get(at).map_or(f32::INFINITY, |pair| respaced(meant, pair)),
+        // Real words count as pieces of a longer word only without correction: "light is" is not "lights".
+        let common: Vec<bool> = words.iter().map(|word| lexicon::is_common(word)).collect();
+        let pairs: Vec<(String, bool)> = (words.windows(2).zip(common.windows(2)))
+            .map(|(pair, common)| (pair.concat(), common.contains(&true)))
+            .collect();
+        let costs: Vec<Costs> = (vocabulary.words.iter())
+            .flat_map(|meant| {
+                let (pairs, common) = (&pairs, &common);
+                words.iter().enumerate().map(move |(at, heard)| Costs {
+                    misheard: misheard(meant, heard, common[at]),
+                    joined: respaced(meant, heard, common[at]),
+                    split: (pairs.get(at)).map_or(f32::INFINITY, |(pair, common)| respaced(meant, pair, *common)),
+                })
             })
+            .collect();
+        let presence = costs.chunks(words.len().max(1)).map(|costs| Presence {
+            alone: (costs.iter()).any(|cost| cost.misheard.is_finite() || cost.split.is_finite()),
+            joined: costs.iter().any(|cost| cost.joined.is_finite()),
         });
         Self {
-            unexplained: words.iter().map(|word| missing(word)).collect(),
+            unexplained: words.iter().map(|word| unexplained(word)).collect(),
+            fillers: words.iter().map(|word| FILLERS.contains(word)).collect(),
             chars: words.iter().map(|word| word.len()).sum(),
             slots: slot::find_all(words),
-            costs: costs.collect(),
+            presence: presence.collect(),
+            costs,
         }
     }
 
-    /// The cheapest way to explain the utterance with `sentence`; `None` when something it needs is missing.
+    /// Whether the utterance contains every required word in some form: a cheap check that spares most fits.
+    fn has_needed(&self, sentence: &Sentence) -> bool {
+        let mut joined_before = false;
+        sentence.items.iter().all(|item| {
+            let Item::Word {
+                id, with_next, need, ..
+            } = item
+            else {
+                joined_before = false;
+                return true;
+            };
+            let joined_after = with_next.is_some_and(|both| self.presence[both].joined);
+            let there = *need == Need::MayBeMissing || self.presence[*id].alone || joined_before || joined_after;
+            joined_before = joined_after;
+            there
+        })
+    }
+
+    /// The cheapest way to explain the utterance with `sentence`; `None` if a required word is missing.
     pub(crate) fn fit(&self, sentence: &Sentence) -> Option<Fit> {
+        if !self.has_needed(sentence) {
+            return None;
+        }
         let (rows, columns) = (sentence.items.len() + 1, self.unexplained.len() + 1);
         let mut cells: Vec<Cell> = vec![Cell::UNREACHED; rows * columns];
         cells[0].cost = 0.0;
-        // Every step goes right or down, so one sweep in reading order settles each cell before it is left.
+        // Every step goes right or down, so one pass in reading order has the final cost of each cell before leaving
+        // it.
         for row in 0..rows {
             for column in 0..columns {
                 let here = row * columns + column;
@@ -203,7 +263,12 @@ impl Heard {
                     }
                 };
                 let unexplained = self.unexplained.get(column);
-                if let Some(step) = unexplained {
+                // No word may stand between a name and the word that belongs to it: in "forget the timer", "forget" is
+                // no timer's name.
+                let is_named = row > 0
+                    && matches!(sentence.items[row - 1], Item::Slot(SlotKind::Name))
+                    && matches!(sentence.items.get(row), Some(Item::Word { .. }));
+                if let Some(step) = unexplained.filter(|_| !is_named) {
                     reach(0, 1, *step, None);
                 }
                 match sentence.items.get(row) {
@@ -219,7 +284,7 @@ impl Heard {
                         if unexplained.is_some() {
                             let cost_of = |id: usize| &self.costs[id * self.unexplained.len() + column];
                             reach(1, 1, cost_of(*id).misheard, None);
-                            // Infinite when there is no word after this one, so it never leaves the row.
+                            // The cost is infinite for the last word, so the step never leaves the row.
                             reach(1, 2, cost_of(*id).split, None);
                             if let Some(both) = with_next {
                                 reach(2, 1, cost_of(*both).joined, None);
@@ -239,21 +304,39 @@ impl Heard {
         }
 
         let end = cells.len() - 1;
-        if cells[end].cost.is_infinite() {
+        let chars = self.chars.max(sentence.chars()).max(1);
+        let similarity = 1.0 - cells[end].cost / chars as f32;
+        // Also true if the end was not reached: its cost is infinite.
+        if similarity < SIMILARITY_MIN {
             return None;
         }
-        let mut captured = Captured::default();
+        let (mut slots, mut leftover, mut has_unexplained_filler) = (Vec::new(), Vec::new(), false);
         let mut at = end;
         while at != 0 {
-            if let Some(slot) = cells[at].slot {
-                captured.keep(self.slots[slot].value);
+            let from = cells[at].from;
+            match cells[at].slot {
+                Some(slot) => slots.push(slot),
+                // A step to the right within a row left a word unexplained.
+                None if at / columns == from / columns => {
+                    if self.fillers[from % columns] {
+                        has_unexplained_filler = true;
+                    } else {
+                        leftover.push(from % columns);
+                    }
+                }
+                None => {}
             }
-            at = cells[at].from;
+            at = from;
         }
-        let chars = self.chars.max(sentence.chars()).max(1);
+        let mut captured = Captured::default();
+        for slot in slots.into_iter().rev() {
+            captured.keep(&self.slots[slot].value);
+        }
         Some(Fit {
-            similarity: (1.0 - cells[end].cost / chars as f32).max(0.0),
+            similarity,
             captured,
+            leftover,
+            has_unexplained_filler,
         })
     }
 }
@@ -288,51 +371,84 @@ impl Sentence {
     }
 }
 
-/// What it costs that `word` stands on one side only.
+/// The cost of a template word that was not said.
 fn missing(word: &str) -> f32 {
-    let weight = if FILLERS.contains(&word) { FILLER_WEIGHT } else { 1.0 };
+    let weight = if SMALL.contains(&word) { SMALL_WEIGHT } else { 1.0 };
     word.len() as f32 * weight
 }
 
-/// What it costs to take `heard` for `meant`; infinite when more than half of the word would be wrong.
-fn misheard(meant: &str, heard: &str) -> f32 {
-    // A lost ending is the commonest error: "of" is more likely "off" than "on", though both are one letter away.
+/// The cost of an utterance word that the template does not explain.
+fn unexplained(word: &str) -> f32 {
+    let weight = if FILLERS.contains(&word) { SMALL_WEIGHT } else { 1.0 };
+    word.len() as f32 * weight
+}
+
+/// The cost of hearing `heard` as `meant`; infinite if more than a third of the word would be wrong, or if `heard` is a
+/// real word (`common`).
+fn misheard(meant: &str, heard: &str, common: bool) -> f32 {
+    if meant == heard {
+        return 0.0;
+    }
+    if common {
+        return f32::INFINITY;
+    }
+    // Lost endings are the commonest error: "of" is more likely "off" than "on", though both are one letter away.
     let weight = if meant.starts_with(heard) { 0.5 } else { 1.0 };
-    within(meant, heard, meant.len() / 2).map_or(f32::INFINITY, |distance| distance as f32 * weight)
+    within(meant, heard, meant.len() / 3).map_or(f32::INFINITY, |distance| distance as f32 * weight)
 }
 
-/// What it costs that only the space was put wrongly, in the middle of one word or missing between two. Stricter than
-/// [`misheard`]: the joined pair must be nearly right, or "turn" alone would pass for "turn on".
-fn respaced(meant: &str, heard: &str) -> f32 {
-    within(meant, heard, meant.len() / 5).map_or(f32::INFINITY, |distance| distance as f32 + 1.0)
+/// The cost of a misplaced space: within a word, or missing between two. Stricter than [`misheard`], or "turn" alone
+/// would pass for "turn on".
+fn respaced(meant: &str, heard: &str, common: bool) -> f32 {
+    let allowed = if common { 0 } else { meant.len() / 5 };
+    within(meant, heard, allowed).map_or(f32::INFINITY, |distance| distance as f32 + 1.0)
 }
 
-/// The distance, if it is at most `distance_max`.
+/// The edit distance, if it is at most `distance_max`.
 fn within(meant: &str, heard: &str, distance_max: usize) -> Option<usize> {
-    // Most words differ by more than that in length alone.
+    if distance_max == 0 {
+        return (meant == heard).then_some(0);
+    }
+    // Most words differ by more than that in length alone, which is cheap to compare.
     if meant.len().abs_diff(heard.len()) > distance_max {
         return None;
     }
-    Some(edits(meant, heard)).filter(|distance| *distance <= distance_max)
+    Some(edit_distance(meant, heard)).filter(|distance| *distance <= distance_max)
 }
 
-/// Levenshtein distance in bytes; the words of a transcript are ASCII.
-pub(crate) fn edits(left: &str, right: &str) -> usize {
+/// Edit distance: letters to insert, drop, replace or swap with their neighbour. In bytes, because transcripts are
+/// ASCII.
+pub(crate) fn edit_distance(left: &str, right: &str) -> usize {
+    /// Three words of an utterance written as one are shorter. The function runs some ten thousand times per utterance,
+    /// so its rows are arrays on the stack. `strsim::osa_distance` gives the same distances, but allocates for each pair.
+    const BYTES_MAX: usize = 80;
     if left == right {
         return 0;
     }
     let (left, right) = (left.as_bytes(), right.as_bytes());
-    let mut row: Vec<usize> = (0..=right.len()).collect();
+    if right.len() >= BYTES_MAX {
+        return left.len().max(right.len());
+    }
+    let mut rows = [[0usize; BYTES_MAX]; 3];
+    let [before_last, last, row] = &mut rows;
+    let (mut before_last, mut last, mut row) = (before_last, last, row);
+    for (column, cost) in last.iter_mut().enumerate() {
+        *cost = column;
+    }
     for (at, byte) in left.iter().enumerate() {
-        let mut diagonal = row[0];
         row[0] = at + 1;
         for (column, other) in right.iter().enumerate() {
-            let substituted = diagonal + usize::from(byte != other);
-            diagonal = row[column + 1];
-            row[column + 1] = substituted.min(diagonal + 1).min(row[column] + 1);
+            let replaced = last[column] + usize::from(byte != other);
+            let mut cost = replaced.min(last[column + 1] + 1).min(row[column] + 1);
+            if at > 0 && column > 0 && left[at - 1] == *other && right[column - 1] == *byte {
+                cost = cost.min(before_last[column - 1] + 1);
+            }
+            row[column + 1] = cost;
         }
+        std::mem::swap(&mut before_last, &mut last);
+        std::mem::swap(&mut last, &mut row);
     }
-    row[right.len()]
+    last[right.len()]
 }
 
 #[cfg(test)]
@@ -349,12 +465,16 @@ mod tests {
 
     #[test]
     fn distances_are_counted_in_characters() {
-        assert_eq!(edits("kitchen", "kitchen"), 0);
-        assert_eq!(edits("kitchen", "kitten"), 2);
-        assert_eq!(edits("on", "off"), 2);
-        assert!(misheard("on", "off").is_infinite());
-        assert_eq!(misheard("weather", "whether"), 2.0);
-        assert_eq!(misheard("off", "of"), 0.5);
-        assert!(respaced("turnon", "turn").is_infinite());
+        assert_eq!(edit_distance("kitchen", "kitchen"), 0);
+        assert_eq!(edit_distance("kitchen", "kitten"), 2);
+        assert_eq!(edit_distance("on", "off"), 2);
+        assert_eq!(edit_distance("light", "lihgt"), 1);
+        assert!(misheard("on", "off", true).is_infinite());
+        assert_eq!(misheard("weather", "whether", false), 2.0);
+        assert!(misheard("hall", "all", true).is_infinite());
+        assert!(misheard("cancel", "can", false).is_infinite());
+        assert_eq!(misheard("off", "of", false), 0.5);
+        assert!(respaced("lights", "lightis", true).is_infinite());
+        assert!(respaced("turnon", "turn", false).is_infinite());
     }
 }

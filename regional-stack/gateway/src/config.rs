@@ -1,12 +1,12 @@
-//! What a regional stack is told when it starts.
+//! The configuration of a regional stack.
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use anyhow::bail;
+use daemon::config::{Problems, Rules};
 use serde::Deserialize;
-use topology::RegionId;
+use topology::{RegionId, document::Span};
 
-use crate::seal::CheckpointKey;
+use crate::{queue::Bounds, seal::CheckpointKey};
 
 /// Configuration of `meridian-stack`.
 #[derive(Debug, Clone, Deserialize)]
@@ -18,25 +18,52 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Address for metrics, health and readiness; port 0 takes any free one.
     pub admin_listen: SocketAddr,
-    /// What recognises and speaks.
     #[serde(default)]
     pub engine: EngineKind,
     /// Folder with the models of the torch engine, `asr/` and `tts/`; relative to the configuration file.
     #[serde(default = "models_dir")]
     pub models_dir: PathBuf,
-    /// Where devices are when they do not say: time zone of clocks and alarms, city of "what is the weather".
+    /// The city of devices that name none: its time zone for clocks and alarms, and "what is the weather".
     #[serde(default = "home_city")]
     pub home_city: dialogue::City,
     /// Seals the checkpoints of sessions, so that other regions can go on with them; the same in all regions. Without it a
     /// session ends with its region.
     #[serde(default)]
     pub checkpoint_key: Option<CheckpointKey>,
-    /// Every bound.
+    /// Folder for sessions with alarms or timers, which then outlive the process; relative to the configuration file, made when
+    /// missing, and of one stack alone. Without it they end with the process.
+    #[serde(default)]
+    pub state_dir: Option<PathBuf>,
+    /// The releases that can read the checkpoints.
+    #[serde(default)]
+    pub checkpoint_version: CheckpointVersion,
     #[serde(default)]
     pub limits: Limits,
 }
 
-/// What recognises and speaks.
+/// The releases that can read the checkpoints of a stack. The stack itself reads all of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(try_from = "u32")]
+pub enum CheckpointVersion {
+    /// The one before this too, but for what only fits when it is deflated.
+    #[default]
+    One,
+    /// This one and later ones: all of them are deflated, to half or less.
+    Two,
+}
+
+impl TryFrom<u32> for CheckpointVersion {
+    type Error = String;
+
+    fn try_from(number: u32) -> Result<Self, String> {
+        match number {
+            1 => Ok(Self::One),
+            2 => Ok(Self::Two),
+            _ => Err(format!("{number} is out of range; write 1 or 2")),
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum EngineKind {
@@ -53,15 +80,22 @@ pub enum EngineKind {
 pub struct Limits {
     /// Largest HTTP request body, in bytes. 25 MiB is what clients of the OpenAI API expect.
     pub body_bytes_max: usize,
-    /// Longest file transcribed, in seconds.
-    pub transcription_seconds_max: u32,
-    /// Longest utterance in a session, in seconds; what goes on longer is cut there. Below the 30 s that the recognizer
+    /// Longest file transcribed.
+    pub transcription_max: Span,
+    /// Longest utterance in a session; what goes on longer is cut there. Below the 30 s that the recognizer
     /// takes, so that a cut utterance is still understood.
-    pub turn_seconds_max: u32,
+    pub turn_max: Span,
     /// Longest text spoken, in characters: the OpenAI limit.
     pub speech_chars_max: usize,
-    /// Largest WebSocket frame or message, in bytes: four seconds of audio in one event.
+    /// Longest speech made of one text. A text as long as it may be fits at its natural speed, and a quarter of it at
+    /// the slowest: the time to make it grows alike.
+    pub speech_max: Span,
+    /// Largest WebSocket message, in bytes: the protocol's 15 MiB of audio as base64 in one event. A larger one is refused, and
+    /// with an eighth more the session is closed: it has to be read to the end for the session to go on behind it.
     pub frame_bytes_max: usize,
+    /// WebSocket messages longer than 64 KiB of all sessions together, in bytes: of unfinished ones what came so far, of whole ones
+    /// until they are done with. A session that finds no room is closed with 1013. A dozen of the longest fit.
+    pub long_messages_bytes_max: usize,
     /// Request bodies read and worked on at once; callers beyond it are told to retry. Times `body_bytes_max` it bounds the
     /// memory that uploads can take.
     pub uploads_max: usize,
@@ -69,55 +103,68 @@ pub struct Limits {
     pub connections_max: usize,
     /// Open Realtime sessions.
     pub sessions_max: usize,
-    /// Threads that recognise. Two, so that one long utterance does not hold up all short ones.
+    /// Threads that recognise for live callers and probes. Two, so that one long utterance does not hold up all short ones.
     pub asr_workers: usize,
-    /// Threads that speak.
+    /// Threads that speak for them.
     pub tts_workers: usize,
-    /// Utterances, and likewise texts, waiting for a thread. Beyond it callers are told to retry: a queue longer than a
-    /// caller's patience only makes everybody late.
+    /// Threads of either engine for uploads and for texts over HTTP. They get what live callers leave of the processor, a tenth of
+    /// it at the least. One, so that the other core of a small machine is free when a caller has said something.
+    pub bulk_workers: usize,
+    /// Utterances, and likewise texts, waiting for a thread: so many of live callers, and so many others. Beyond it callers are
+    /// told to retry: a queue longer than a caller's patience only makes everybody late.
     pub queue_max: usize,
-    /// Patience with one engine, waiting and computing together, in seconds.
-    pub engine_seconds_max: u64,
-    /// Time to send request headers, and idle time between requests, in seconds.
-    pub header_seconds_max: u64,
-    /// Time to send a request body, in seconds.
-    pub body_seconds_max: u64,
-    /// A session is pinged this often, in seconds.
-    pub ping_seconds: u64,
-    /// A session from which nothing came, not even a pong, is closed after this long, in seconds.
-    pub idle_seconds_max: u64,
-    /// A client that takes nothing for this long while there is something for it is cut off, in seconds.
-    pub slow_client_seconds_max: u64,
-    /// Time for current turns to end when the stack stops, in seconds.
-    pub drain_seconds_max: u64,
-    /// How long the state of a closed session is kept, in seconds.
-    pub session_ttl_seconds: u64,
+    /// The same as the length of the audio, heard or to be spoken: one core hears more than a hundred of them in a second, and speaks
+    /// about forty.
+    pub queue_audio_max: Span,
+    /// Deadline of one engine's job, waiting and computing together.
+    pub engine_max: Span,
+    /// Time to send request headers, and idle time between requests.
+    pub header_max: Span,
+    /// Time to send a request body. A WebSocket message that was begun has as long, and a second more for each 64 KiB
+    /// that came of it; a session whose message takes longer is closed with 1008.
+    pub body_max: Span,
+    /// A session is pinged this often.
+    pub ping_every: Span,
+    /// A session from which nothing came, not even a pong, is closed after this long.
+    pub idle_max: Span,
+    /// A client that takes nothing for this long while there is something for it is cut off.
+    pub slow_client_max: Span,
+    /// Time for current turns to end when the stack stops.
+    pub drain_max: Span,
+    /// How long the state of a closed session is kept.
+    pub session_ttl: Span,
     /// Closed and open sessions remembered; the one idle longest is forgotten first.
     pub sessions_kept_max: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
+        let seconds = |seconds: u64| Span(Duration::from_secs(seconds));
+        let minutes = |minutes: u64| Span(Duration::from_secs(60 * minutes));
         Self {
             body_bytes_max: 25 << 20,
-            transcription_seconds_max: 300,
-            turn_seconds_max: 25,
+            transcription_max: minutes(5),
+            turn_max: seconds(25),
             speech_chars_max: 4096,
-            frame_bytes_max: 256 << 10,
+            speech_max: minutes(10),
+            frame_bytes_max: 21 << 20,
+            long_messages_bytes_max: 256 << 20,
             uploads_max: 32,
             connections_max: 2048,
             sessions_max: 1024,
             asr_workers: 2,
             tts_workers: 2,
+            bulk_workers: 1,
             queue_max: 32,
-            engine_seconds_max: 20,
-            header_seconds_max: 30,
-            body_seconds_max: 60,
-            ping_seconds: 30,
-            idle_seconds_max: 90,
-            slow_client_seconds_max: 10,
-            drain_seconds_max: 20,
-            session_ttl_seconds: 3600,
+            queue_audio_max: minutes(10),
+            engine_max: seconds(20),
+            header_max: seconds(30),
+            body_max: seconds(60),
+            ping_every: seconds(30),
+            idle_max: seconds(90),
+            slow_client_max: seconds(10),
+            drain_max: seconds(20),
+            session_ttl: minutes(60),
             sessions_kept_max: 10_000,
         }
     }
@@ -132,69 +179,133 @@ fn home_city() -> dialogue::City {
 }
 
 impl Config {
-    /// Refuses values that cannot work, all of them in one message.
+    /// Fails with all problems, for a configuration that no file contains.
     pub fn check(&self) -> anyhow::Result<()> {
+        Ok(self.problems().into_result()?)
+    }
+}
+
+impl Rules for Config {
+    const EXAMPLE: &'static str = include_str!("../../../configs/stack.toml");
+    const ONCE_SECONDS: &'static [(&'static str, &'static str)] = &[
+        ("limits.transcription_seconds_max", "limits.transcription_max"),
+        ("limits.turn_seconds_max", "limits.turn_max"),
+        ("limits.speech_seconds_max", "limits.speech_max"),
+        ("limits.queue_seconds_max", "limits.queue_audio_max"),
+        ("limits.engine_seconds_max", "limits.engine_max"),
+        ("limits.header_seconds_max", "limits.header_max"),
+        ("limits.body_seconds_max", "limits.body_max"),
+        ("limits.ping_seconds", "limits.ping_every"),
+        ("limits.idle_seconds_max", "limits.idle_max"),
+        ("limits.slow_client_seconds_max", "limits.slow_client_max"),
+        ("limits.drain_seconds_max", "limits.drain_max"),
+        ("limits.session_ttl_seconds", "limits.session_ttl"),
+    ];
+
+    fn problems(&self) -> Problems {
         let limits = &self.limits;
-        let mut problems = Vec::new();
+        let mut problems = Problems::default();
         for (key, value) in [
             ("body_bytes_max", limits.body_bytes_max as u64),
-            ("transcription_seconds_max", limits.transcription_seconds_max.into()),
-            ("turn_seconds_max", limits.turn_seconds_max.into()),
             ("speech_chars_max", limits.speech_chars_max as u64),
             ("uploads_max", limits.uploads_max as u64),
             ("connections_max", limits.connections_max as u64),
             ("sessions_max", limits.sessions_max as u64),
-            ("asr_workers", limits.asr_workers as u64),
-            ("tts_workers", limits.tts_workers as u64),
             ("queue_max", limits.queue_max as u64),
-            ("engine_seconds_max", limits.engine_seconds_max),
-            ("header_seconds_max", limits.header_seconds_max),
-            ("body_seconds_max", limits.body_seconds_max),
-            ("ping_seconds", limits.ping_seconds),
-            ("slow_client_seconds_max", limits.slow_client_seconds_max),
             ("sessions_kept_max", limits.sessions_kept_max as u64),
         ] {
-            if value == 0 {
-                problems.push(format!("limits.{key} must be at least 1"));
-            }
+            problems.add_if_zero(&format!("limits.{key}"), value);
+        }
+        for (key, span) in [
+            ("transcription_max", limits.transcription_max),
+            ("turn_max", limits.turn_max),
+            ("queue_audio_max", limits.queue_audio_max),
+            ("speech_max", limits.speech_max),
+            ("engine_max", limits.engine_max),
+            ("header_max", limits.header_max),
+            ("body_max", limits.body_max),
+            ("ping_every", limits.ping_every),
+            ("slow_client_max", limits.slow_client_max),
+        ] {
+            problems.add_if_instant(&format!("limits.{key}"), span.0);
         }
         if limits.frame_bytes_max < 4096 {
-            problems.push("limits.frame_bytes_max must be at least 4096: a session.update must fit".to_owned());
-        }
-        if limits.idle_seconds_max < 2 * limits.ping_seconds {
-            problems.push(
-                "limits.idle_seconds_max must be at least twice limits.ping_seconds, or one lost pong closes a session"
-                    .to_owned(),
+            let text = format!(
+                "{} is too small for a session.update; write 4096 or more",
+                limits.frame_bytes_max
             );
+            problems.add("limits.frame_bytes_max", text);
+        }
+        if limits.long_messages_bytes_max < limits.frame_read_max() {
+            let text = format!(
+                "{} has no room for one message of limits.frame_bytes_max and an eighth more; write {} or more",
+                limits.long_messages_bytes_max,
+                limits.frame_read_max()
+            );
+            problems.add("limits.long_messages_bytes_max", text);
+        }
+        let two_pings = Span(limits.ping_every.0.saturating_mul(2));
+        if limits.idle_max.0 < two_pings.0 {
+            let text = format!(
+                "\"{}\" is less than twice limits.ping_every (\"{}\"), so one lost pong would close a session; write \
+                 \"{two_pings}\" or more",
+                limits.idle_max, limits.ping_every
+            );
+            problems.add("limits.idle_max", text);
         }
         if limits.sessions_max >= limits.connections_max {
-            problems.push(
-                "limits.sessions_max must be below limits.connections_max, or sessions shut out health checks"
-                    .to_owned(),
+            let text = format!(
+                "{} leaves no connection of limits.connections_max ({}) for health checks; write less than that",
+                limits.sessions_max, limits.connections_max
             );
+            problems.add("limits.sessions_max", text);
         }
-        if limits.asr_workers > 64 || limits.tts_workers > 64 {
-            problems.push("limits.asr_workers and limits.tts_workers must be at most 64: each is a thread with its own model memory".to_owned());
+        if self.state_dir.is_some() && self.checkpoint_key.is_none() {
+            let text = "the files there need checkpoint_key to seal them; write one, made with `openssl rand -hex 32`";
+            problems.add("state_dir", text);
         }
-        if !problems.is_empty() {
-            bail!("the configuration cannot work: {}", problems.join("; "));
+        for (key, threads) in [
+            ("asr_workers", limits.asr_workers),
+            ("tts_workers", limits.tts_workers),
+            ("bulk_workers", limits.bulk_workers),
+        ] {
+            // Each is a thread with a copy of its model.
+            problems.add_unless_within(&format!("limits.{key}"), &threads, 1..=64);
         }
-        Ok(())
+        problems
+    }
+
+    fn paths(&mut self) -> Vec<&mut PathBuf> {
+        [&mut self.models_dir].into_iter().chain(&mut self.state_dir).collect()
     }
 }
 
 impl Limits {
     pub(crate) fn engine_patience(&self) -> Duration {
-        Duration::from_secs(self.engine_seconds_max)
+        self.engine_max.0
     }
 
-    pub(crate) fn drain(&self) -> Duration {
-        Duration::from_secs(self.drain_seconds_max)
+    /// Largest WebSocket message that is read to the end, in bytes.
+    pub(crate) fn frame_read_max(&self) -> usize {
+        self.frame_bytes_max.saturating_add(self.frame_bytes_max / 8)
     }
 
-    /// How long a process must be given to stop: the drain, and time to say goodbye to who is left after it.
+    /// Deadline of a job whose beginning the caller hears already, queue and engine together: ending in the middle is worse
+    /// than a pause.
+    pub(crate) fn begun_patience(&self) -> Duration {
+        3 * self.engine_patience()
+    }
+
+    pub(crate) fn bounds(&self) -> Bounds {
+        Bounds {
+            jobs_max: self.queue_max,
+            seconds_max: self.queue_audio_max.0.as_secs_f32(),
+        }
+    }
+
+    /// Time that a process needs to stop: the drain, and the Close frames of sessions that are left after it.
     pub fn stop_grace(&self) -> Duration {
-        self.drain() + Duration::from_secs(5)
+        self.drain_max.0 + Duration::from_secs(5)
     }
 }
 
@@ -202,10 +313,8 @@ impl Limits {
 mod tests {
     use super::*;
 
-    fn parse(text: &str) -> anyhow::Result<Config> {
-        let config: Config = daemon::config::parse("stack.toml", text)?;
-        config.check()?;
-        Ok(config)
+    fn parse(text: &str) -> Result<Config, topology::Problems> {
+        daemon::config::read("stack.toml", text)
     }
 
     const LEAST: &str = "region = \"eu-west\"\nlisten = \"127.0.0.1:0\"\nadmin_listen = \"127.0.0.1:0\"\n";
@@ -223,14 +332,23 @@ mod tests {
 
     #[test]
     fn what_cannot_work_is_refused_all_at_once() {
-        let limits = "[limits]\nqueue_max = 0\nframe_bytes_max = 10\nidle_seconds_max = 31\n";
-        let error = parse(&format!("{LEAST}{limits}")).unwrap_err().to_string();
-        for key in ["queue_max", "frame_bytes_max", "idle_seconds_max"] {
-            assert!(error.contains(key), "{error}");
-        }
-        let error = parse(&format!("{LEAST}[limits]\nqueue_mx = 1\n"))
-            .unwrap_err()
-            .to_string();
-        assert!(error.contains("unknown field `queue_mx`"), "{error}");
+        let text = "[limits]\nqueue_max = 0\nframe_bytes_max = 10\nidle_max = \"31s\"\ndrain_seconds_max = 7\n\
+                    sessions_max = \"many\"\nqueue_mx = 1\nasr_workers = 65\nbody_max = \"0s\"\n";
+        let text = format!("state_dir = \"state\"\ncheckpoint_version = 3\n{LEAST}{text}");
+        assert_eq!(
+            parse(&text).unwrap_err().to_string(),
+            "stack.toml:1: state_dir: the files there need checkpoint_key to seal them; write one, made with \
+             `openssl rand -hex 32`\n\
+             stack.toml:2: checkpoint_version: 3 is out of range; write 1 or 2\n\
+             stack.toml:7: limits.queue_max: 0 is out of range; write 1 or more\n\
+             stack.toml:8: limits.frame_bytes_max: 10 is too small for a session.update; write 4096 or more\n\
+             stack.toml:9: limits.idle_max: \"31s\" is less than twice limits.ping_every (\"30s\"), so one lost pong would \
+             close a session; write \"1m\" or more\n\
+             stack.toml:10: limits.drain_seconds_max: whole seconds are now written as a duration; write drain_max = \"7s\"\n\
+             stack.toml:11: limits.sessions_max: invalid type: string \"many\", expected usize; write sessions_max = 1024\n\
+             stack.toml:12: limits.queue_mx: unknown key; write queue_max, or remove it\n\
+             stack.toml:13: limits.asr_workers: 65 is out of range; write 1 to 64\n\
+             stack.toml:14: limits.body_max: must be greater than zero; write a duration, such as \"10s\""
+        );
     }
 }

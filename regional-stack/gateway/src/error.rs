@@ -1,6 +1,8 @@
 //! Errors as clients of the OpenAI API expect them: `{"error": {message, type, code, param}}`. Every message says what to
 //! do about it.
 
+use std::borrow::Cow;
+
 use axum::{
     Json,
     http::{HeaderValue, StatusCode, header},
@@ -8,6 +10,7 @@ use axum::{
 };
 use serde_json::json;
 use speech::{SpeechError, wav::WavError};
+use topology::Moment;
 
 use crate::workers::JobError;
 
@@ -17,19 +20,24 @@ pub(crate) struct ApiError {
     pub(crate) status: StatusCode,
     pub(crate) code: &'static str,
     pub(crate) message: String,
-    pub(crate) param: Option<&'static str>,
+    pub(crate) param: Option<Cow<'static, str>>,
+    /// For an edge that looks for a session: the revision of it that this stack remembers.
+    pub(crate) revision: Option<Moment>,
 }
 
-/// What callers are told to wait, in seconds, when queues are full: several turns pass an engine in that time.
+/// Seconds that callers are asked to wait when queues are full: an engine serves several turns in that time.
 const RETRY_AFTER_S: &str = "1";
+
+/// Names of fields are repeated to the client up to this length.
+const NAME_CHARS_MAX: usize = 64;
 
 /// An engine found no room on its GPU.
 pub(crate) const GPU_MEMORY: &str = "engine_out_of_memory";
-/// What the user said was lost with another region.
+/// Code for speech of the user that was lost with another region.
 pub(crate) const REPEAT: &str = "repeat_utterance";
 
 impl ApiError {
-    /// Whether it is this region that failed, and not what the client sent, or another region.
+    /// Whether this region failed, rather than the client or another region.
     pub(crate) fn blames_region(&self) -> bool {
         let is_ours = self.status.is_server_error() || self.status == StatusCode::TOO_MANY_REQUESTS;
         is_ours && self.code != REPEAT
@@ -41,14 +49,26 @@ impl ApiError {
             code,
             message: message.into(),
             param: None,
+            revision: None,
         }
     }
 
-    pub(crate) fn bad_request(code: &'static str, param: &'static str, message: impl Into<String>) -> Self {
+    pub(crate) fn bad_request(
+        code: &'static str,
+        param: impl Into<Cow<'static, str>>,
+        message: impl Into<String>,
+    ) -> Self {
         Self {
-            param: Some(param),
+            param: Some(param.into()),
             ..Self::new(StatusCode::BAD_REQUEST, code, message)
         }
+    }
+
+    /// A field that does not exist, next to those that do. A stranger's name is repeated up to a length.
+    pub(crate) fn unknown(name: &str, known: &str) -> Self {
+        let name: String = name.chars().take(NAME_CHARS_MAX).collect();
+        let message = format!("unknown field {name:?}; known are {known}");
+        Self::bad_request("unknown_parameter", name, message)
     }
 
     /// The protocol's class of error, which clients turn into exception types.
@@ -70,6 +90,11 @@ impl IntoResponse for ApiError {
             "message": self.message, "type": self.kind(), "code": self.code, "param": self.param,
         }});
         let mut response = (self.status, Json(body)).into_response();
+        if let Some(revision) = self.revision {
+            response
+                .headers_mut()
+                .insert(wire::REVISION_HEADER, HeaderValue::from(revision.0));
+        }
         if matches!(
             self.status,
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE
@@ -110,7 +135,7 @@ impl From<WavError> for ApiError {
         let message = error.to_string();
         match error {
             WavError::TooLong { .. } => Self {
-                param: Some("file"),
+                param: Some("file".into()),
                 ..Self::new(StatusCode::PAYLOAD_TOO_LARGE, "audio_too_long", message)
             },
             WavError::Empty | WavError::NoSamples => Self::bad_request("empty_audio", "file", message),

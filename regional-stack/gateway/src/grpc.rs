@@ -1,25 +1,33 @@
 //! gRPC: `meridian.voice.v1.Voice`, on the same port as everything else.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use axum::{
     Router,
-    body::Body,
+    body::{Body, HttpBody},
     extract::{Request, State},
     http::StatusCode,
     middleware::{self, Next},
     response::{IntoResponse as _, Response},
 };
+use bytes::Bytes;
 use futures_util::{
     Stream, StreamExt as _,
     stream::{self},
 };
+use hyper::body::{Frame, SizeHint};
 use speech::{SAMPLE_RATE, pcm};
+use tokio::sync::OwnedSemaphorePermit;
 use tonic::Status;
 
 use crate::{
     error::ApiError,
-    http::{speech::Script, transcriptions::transcribe},
+    http::{self, speech::Script, transcriptions::transcribe},
+    queue::Class,
     stack::Stack,
     voice::{
         Audio, Segment, SynthesizeRequest, TranscribeRequest, TranscribeResponse,
@@ -47,7 +55,8 @@ impl Voice for Service {
         &self,
         request: tonic::Request<TranscribeRequest>,
     ) -> Result<tonic::Response<TranscribeResponse>, Status> {
-        let heard = transcribe(&self.0, request.into_inner().wav).await?;
+        let class = http::class_of(request.metadata().as_ref(), Class::bulk);
+        let heard = transcribe(&self.0, class, request.into_inner().wav).await?;
         let segments = heard.segments.iter().map(|segment| Segment {
             start_s: segment.start_s,
             end_s: segment.end_s,
@@ -69,8 +78,10 @@ impl Voice for Service {
         &self,
         request: tonic::Request<SynthesizeRequest>,
     ) -> Result<tonic::Response<Self::SynthesizeStream>, Status> {
+        // A caller that streams sentences listens to them and waits for the first.
+        let class = http::class_of(request.metadata().as_ref(), Class::live);
         let SynthesizeRequest { text, speed } = request.into_inner();
-        let mut script = Script::read(&self.0, "text", &text, speed)?;
+        let mut script = Script::read(&self.0, class, "text", &text, speed)?;
         // Waited for: what goes wrong by then is the call's status and not the end of a stream.
         let first = script.speak_next(&self.0, SAMPLE_RATE).await?.unwrap_or_default();
         let stack = Arc::clone(&self.0);
@@ -93,14 +104,41 @@ fn audio(samples: &[f32]) -> Audio {
 /// As for HTTP uploads: so many at once, each in so much time.
 async fn bound(State(stack): State<Arc<Stack>>, request: Request, next: Next) -> Response {
     let limits = &stack.config.limits;
-    let Ok(_permit) = Arc::clone(&stack.uploads).try_acquire_owned() else {
+    let Ok(place) = Arc::clone(&stack.uploads).try_acquire_owned() else {
         let message = "this region works on as many uploads as it can hold; retry in a moment";
         return Status::resource_exhausted(message).into_http::<Body>().into_response();
     };
-    let patience = tokio::time::sleep(Duration::from_secs(limits.body_seconds_max));
+    let patience = tokio::time::sleep(limits.body_max.0);
     // A message that is cut off is an error of the call.
     let request = request.map(|body| Body::from_stream(body.into_data_stream().take_until(patience)));
-    next.run(request).await
+    let response = next.run(request).await;
+    response.map(|body| Body::new(Held { body, _place: place }))
+}
+
+/// A body that holds a place until its end: a call is over when the last of its stream is sent.
+struct Held {
+    body: Body,
+    _place: OwnedSemaphorePermit,
+}
+
+impl HttpBody for Held {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 impl From<ApiError> for Status {

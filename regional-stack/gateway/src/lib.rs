@@ -1,14 +1,23 @@
-//! The regional gateway: what a device reaches when it speaks to a region.
+//! The regional gateway: the service that a device reaches when it speaks to a region.
 //!
 //! HTTP and the Realtime WebSocket in the shapes of the OpenAI API, gRPC beside them, and behind all one pipeline per turn: recognise,
 //! interpret, act, speak. Engines run on threads of their own; everything else is async and holds bounded queues only.
 
+#![expect(
+    missing_docs,
+    reason = "the binary, the fuzzer and the benches are the only readers of this crate"
+)]
+
 pub mod config;
 mod error;
+pub mod fuzzing;
 mod grpc;
 mod http;
+mod live;
 mod metrics;
+mod queue;
 mod realtime;
+mod room;
 mod seal;
 mod serve;
 mod spoken;

@@ -1,6 +1,6 @@
 //! `meridian-stack`: one regional stack.
 
-use std::{path::Path, process::ExitCode, sync::Arc};
+use std::{process::ExitCode, sync::Arc};
 
 use anyhow::Context as _;
 use gateway::{Config, EngineKind, Engines};
@@ -9,8 +9,7 @@ use speech_torch::{TorchRecognizer, TorchSynthesizer};
 
 fn main() -> ExitCode {
     daemon::main("meridian-stack", |process, config: Config| async move {
-        config.check()?;
-        let engines = engines(&config, process.config_path())?;
+        let engines = engines(&config)?;
         let grace = config.limits.stop_grace();
         let mut tasks = daemon::Tasks::new();
         let addresses = gateway::start(config, engines, &mut tasks).await?;
@@ -19,7 +18,7 @@ fn main() -> ExitCode {
     })
 }
 
-fn engines(config: &Config, config_path: &Path) -> anyhow::Result<Engines> {
+fn engines(config: &Config) -> anyhow::Result<Engines> {
     Ok(match config.engine {
         EngineKind::Scripted => Engines {
             recognizer: Arc::new(ScriptedRecognizer::always("what time is it")),
@@ -27,12 +26,19 @@ fn engines(config: &Config, config_path: &Path) -> anyhow::Result<Engines> {
         },
         EngineKind::Torch => {
             let device = speech_torch::best_device();
-            let models = config_path.parent().unwrap_or(Path::new(".")).join(&config.models_dir);
+            let models = &config.models_dir;
             let context = || format!("cannot load the models in {}; see models_dir", models.display());
+            let limits = &config.limits;
+            let (asr, tts) = (limits.asr_workers, limits.tts_workers);
+            let threads = |live: usize| live + limits.bulk_workers;
             tracing::info!(?device, models = %models.display(), "loading models");
             Engines {
-                recognizer: Arc::new(TorchRecognizer::load(&models.join("asr"), device).with_context(context)?),
-                synthesizer: Arc::new(TorchSynthesizer::load(&models.join("tts"), device).with_context(context)?),
+                recognizer: Arc::new(
+                    TorchRecognizer::load_for(&models.join("asr"), device, threads(asr)).with_context(context)?,
+                ),
+                synthesizer: Arc::new(
+                    TorchSynthesizer::load_for(&models.join("tts"), device, threads(tts)).with_context(context)?,
+                ),
             }
         }
     })

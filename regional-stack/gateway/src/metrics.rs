@@ -8,12 +8,18 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use crate::queue::Class;
+
 const TURNS: &str = "meridian_stack_turns";
 const STAGE_SECONDS: &str = "meridian_stack_stage_seconds";
 const SESSIONS: &str = "meridian_stack_sessions";
 const SESSIONS_CLOSED: &str = "meridian_stack_sessions_closed";
 const QUEUE_DEPTH: &str = "meridian_stack_queue_depth";
 const ENGINE_JOBS: &str = "meridian_stack_engine_jobs";
+const JOB_SECONDS: &str = "meridian_stack_engine_job_seconds";
+const SESSIONS_ON_DISK: &str = "meridian_stack_sessions_on_disk";
+const SESSIONS_UNWRITTEN: &str = "meridian_stack_sessions_unwritten";
+const DISK_ERRORS: &str = "meridian_stack_disk_errors";
 const HTTP_REQUESTS: &str = "meridian_stack_http_requests";
 
 /// Handles to all metrics; cheap to clone.
@@ -23,8 +29,12 @@ pub(crate) struct Metrics {
     pub(crate) stages: Family<StageLabels, Histogram, fn() -> Histogram>,
     pub(crate) sessions: Gauge,
     pub(crate) sessions_closed: Family<ClosedLabels, Counter>,
+    pub(crate) sessions_on_disk: Gauge,
+    pub(crate) sessions_unwritten: Gauge,
+    pub(crate) disk_errors: Counter,
     pub(crate) queue_depth: Family<EngineLabels, Gauge>,
     pub(crate) engine_jobs: Family<JobLabels, Counter>,
+    pub(crate) job_seconds: Family<JobSecondsLabels, Histogram, fn() -> Histogram>,
     pub(crate) http_requests: Family<HttpLabels, Counter<u64, AtomicU64>>,
 }
 
@@ -82,10 +92,18 @@ pub(crate) enum ClosedReason {
     idle,
     slow_client,
     oversize,
+    /// No room for a long message.
+    no_room,
+    /// A message that was begun did not end in time.
+    unfinished,
     protocol,
     draining,
     /// An edge carried it here, and it could not be restored.
     not_resumed,
+    /// A newer connection resumed it.
+    taken_over,
+    /// An edge carried it elsewhere.
+    moved,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -93,7 +111,7 @@ pub(crate) struct EngineLabels {
     pub(crate) engine: EngineName,
 }
 
-/// Which engine.
+/// The engine of a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
 #[expect(
     non_camel_case_types,
@@ -102,6 +120,8 @@ pub(crate) struct EngineLabels {
 pub(crate) enum EngineName {
     asr,
     tts,
+    /// No engine, but threads like one: what reads uploaded files.
+    decoder,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -110,7 +130,7 @@ pub(crate) struct JobLabels {
     pub(crate) outcome: JobOutcome,
 }
 
-/// What became of a job given to an engine.
+/// The outcome of an engine's job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
 #[expect(
     non_camel_case_types,
@@ -126,6 +146,26 @@ pub(crate) enum JobOutcome {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct JobSecondsLabels {
+    pub(crate) engine: EngineName,
+    pub(crate) class: Class,
+    pub(crate) part: JobPart,
+}
+
+/// A part of a job's time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[expect(
+    non_camel_case_types,
+    reason = "label values are lower case, and the derive writes variant names as they are"
+)]
+pub(crate) enum JobPart {
+    /// In the queue.
+    waiting,
+    /// On a thread.
+    working,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct HttpLabels {
     /// The route's pattern, never the path a client sent: that would let clients make metrics.
     pub(crate) route: String,
@@ -133,15 +173,18 @@ pub(crate) struct HttpLabels {
 }
 
 impl Metrics {
-    /// Registers everything.
     pub(crate) fn register(registry: &mut Registry) -> Self {
         let metrics = Self {
             turns: Family::default(),
             stages: Family::new_with_constructor(stage_histogram),
             sessions: Gauge::default(),
             sessions_closed: Family::default(),
+            sessions_on_disk: Gauge::default(),
+            sessions_unwritten: Gauge::default(),
+            disk_errors: Counter::default(),
             queue_depth: Family::default(),
             engine_jobs: Family::default(),
+            job_seconds: Family::new_with_constructor(stage_histogram),
             http_requests: Family::default(),
         };
         registry.register(TURNS, "Turns by how they ended", metrics.turns.clone());
@@ -153,6 +196,21 @@ impl Metrics {
             metrics.sessions_closed.clone(),
         );
         registry.register(
+            SESSIONS_ON_DISK,
+            "Sessions with alarms or timers that have a file in the state folder, or are to have one",
+            metrics.sessions_on_disk.clone(),
+        );
+        registry.register(
+            SESSIONS_UNWRITTEN,
+            "Sessions whose file in the state folder is out of date",
+            metrics.sessions_unwritten.clone(),
+        );
+        registry.register(
+            DISK_ERRORS,
+            "Files of sessions that could not be written or removed, each try",
+            metrics.disk_errors.clone(),
+        );
+        registry.register(
             QUEUE_DEPTH,
             "Jobs waiting for an engine thread",
             metrics.queue_depth.clone(),
@@ -161,6 +219,11 @@ impl Metrics {
             ENGINE_JOBS,
             "Jobs given to an engine, by what became of them",
             metrics.engine_jobs.clone(),
+        );
+        registry.register(
+            JOB_SECONDS,
+            "Seconds of jobs given to an engine, waiting and at work, by who they are for",
+            metrics.job_seconds.clone(),
         );
         registry.register(
             HTTP_REQUESTS,

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use daemon::config::Secrets;
 use hmac::{Hmac, Mac as _};
 use serde::{Deserialize, Deserializer};
 use sha2::Sha256;
@@ -11,9 +12,10 @@ use topology::Moment;
 /// Shortest key accepted, in bytes: the output length of the hash (RFC 2104 §3).
 const KEY_BYTES_MIN: usize = 32;
 const MAC_BYTES: usize = 32;
-/// What a seal adds to a state: the code, and when it was sealed.
+/// Bytes that a seal adds to a state: the code and the time of sealing.
 pub(crate) const SEAL_BYTES: usize = MAC_BYTES + size_of::<u64>();
-/// A session that is silent keeps its last checkpoint, so this is how long one may be silent and still be carried.
+/// Longest age of a state. A silent session keeps its last checkpoint, so it may be silent this long and still move. A session
+/// with an alarm is sealed anew every hour.
 const AGE_MAX: Duration = Duration::from_secs(86_400);
 /// Clocks of regions differ, but not by more.
 const SKEW_MAX: Duration = Duration::from_secs(300);
@@ -35,6 +37,14 @@ pub(crate) enum SealError {
     OutOfDate,
 }
 
+/// A state whose seal is broken.
+pub(crate) struct Opened<'a> {
+    pub(crate) state: &'a [u8],
+    pub(crate) sealed_at: Moment,
+    /// It was sealed with the second of two keys.
+    pub(crate) is_of_old_key: bool,
+}
+
 impl CheckpointKey {
     /// The state, sealed.
     pub(crate) fn seal(&self, state: &[u8], now: Moment) -> Vec<u8> {
@@ -50,57 +60,44 @@ impl CheckpointKey {
 
     /// The state in a sealed one.
     pub(crate) fn open<'a>(&self, sealed: &'a [u8], now: Moment) -> Result<&'a [u8], SealError> {
-        let (code, rest) = sealed.split_at_checked(MAC_BYTES).ok_or(SealError::Forged)?;
-        let (sealed_at, state) = rest.split_first_chunk().ok_or(SealError::Forged)?;
-        // The comparison takes the same time wherever the first difference is.
-        let is_sealed = |key: &Hmac<Sha256>| key.clone().chain_update(rest).verify_slice(code).is_ok();
-        let mut keys = std::iter::once(&self.seals).chain(&self.also_opens);
-        if !keys.any(is_sealed) {
-            return Err(SealError::Forged);
-        }
-        let sealed_at = Moment(u64::from_be_bytes(*sealed_at));
+        let Opened { state, sealed_at, .. } = self.open_of_any_age(sealed)?;
         if now.since(sealed_at) > AGE_MAX || sealed_at.since(now) > SKEW_MAX {
             return Err(SealError::OutOfDate);
         }
         Ok(state)
     }
+
+    /// The same for a state that this stack keeps itself: an alarm may be set for next week.
+    pub(crate) fn open_of_any_age<'a>(&self, sealed: &'a [u8]) -> Result<Opened<'a>, SealError> {
+        let (code, rest) = sealed.split_at_checked(MAC_BYTES).ok_or(SealError::Forged)?;
+        let (sealed_at, state) = rest.split_first_chunk().ok_or(SealError::Forged)?;
+        // The comparison takes the same time wherever the first difference is.
+        let is_sealed = |key: &Hmac<Sha256>| key.clone().chain_update(rest).verify_slice(code).is_ok();
+        let is_of_old_key = !is_sealed(&self.seals);
+        if is_of_old_key && !self.also_opens.as_ref().is_some_and(is_sealed) {
+            return Err(SealError::Forged);
+        }
+        Ok(Opened {
+            state,
+            sealed_at: Moment(u64::from_be_bytes(*sealed_at)),
+            is_of_old_key,
+        })
+    }
 }
 
 impl<'de> Deserialize<'de> for CheckpointKey {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        use serde::de::Error as _;
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Written {
-            One(String),
-            Some(Vec<String>),
-        }
-        // The secret is not repeated in an error: errors are logged.
-        let written = Written::deserialize(deserializer)
-            .map_err(|_| D::Error::custom("checkpoint_key is a text, or a list of two: [\"new\", \"old\"]"))?;
-        let keys = match written {
-            Written::One(key) => vec![key],
-            Written::Some(keys) => keys,
+        let secrets = Secrets::deserialize(deserializer)?;
+        let hmac = |secret: &Vec<u8>| match Hmac::new_from_slice(secret) {
+            Ok(hmac) if secret.len() >= KEY_BYTES_MIN => Ok(hmac),
+            _ => Err(serde::de::Error::custom(format_args!(
+                "the key needs at least {KEY_BYTES_MIN} bytes; make one with `openssl rand -hex 32`"
+            ))),
         };
-        let hmac = |text: &String| {
-            let secret = hex::decode(text).map_err(|_| D::Error::custom("checkpoint_key is not hexadecimal"))?;
-            if secret.len() < KEY_BYTES_MIN {
-                let problem = format!("checkpoint_key needs at least {KEY_BYTES_MIN} bytes");
-                return Err(D::Error::custom(problem));
-            }
-            Hmac::new_from_slice(&secret).map_err(D::Error::custom)
-        };
-        match &keys[..] {
-            [seals] => Ok(Self {
-                seals: hmac(seals)?,
-                also_opens: None,
-            }),
-            [seals, opens] => Ok(Self {
-                seals: hmac(seals)?,
-                also_opens: Some(hmac(opens)?),
-            }),
-            _ => Err(D::Error::custom("checkpoint_key: one key, or the new and the old one")),
-        }
+        Ok(Self {
+            seals: hmac(&secrets.signs)?,
+            also_opens: secrets.also_accepted.as_ref().map(hmac).transpose()?,
+        })
     }
 }
 
@@ -159,7 +156,7 @@ mod tests {
         for keys in [0, 3] {
             let keys = vec!["ab".repeat(32); keys];
             let error = serde_json::from_value::<CheckpointKey>(serde_json::to_value(keys).unwrap()).unwrap_err();
-            assert!(error.to_string().contains("the new and the old one"), "{error}");
+            assert!(error.to_string().contains("the new and the old key"), "{error}");
         }
     }
 

@@ -19,8 +19,9 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config::Config,
     http,
+    room::{Meter, Metered},
     stack::{Engines, Stack},
-    store::MemoryStore,
+    store::{DurableStore, MemoryStore, SessionStore, Writer},
 };
 
 /// Calls at the same time on one connection; an edge sends as many over one.
@@ -40,7 +41,6 @@ pub struct Addresses {
 /// Starts a stack as tasks of the process. Returns when its engines work and it takes calls.
 pub async fn start(config: Config, engines: Engines, tasks: &mut daemon::Tasks) -> anyhow::Result<Addresses> {
     config.check()?;
-    let limits = config.limits;
     let bind = |listen: SocketAddr, what: &str| {
         daemon::listen(listen).with_context(|| format!("cannot listen on {listen} for {what}"))
     };
@@ -51,12 +51,8 @@ pub async fn start(config: Config, engines: Engines, tasks: &mut daemon::Tasks) 
         admin: admin_listener.local_addr()?,
     };
 
-    let store = MemoryStore::new(
-        limits.sessions_kept_max,
-        Duration::from_secs(limits.session_ttl_seconds),
-    );
-    let stack =
-        Stack::new(config, engines, Box::new(store), tasks.stop_token()).context("cannot start engine threads")?;
+    let (store, writer) = session_store(&config).await?;
+    let stack = Stack::new(config, engines, store, tasks.stop_token()).context("cannot start engine threads")?;
     let stack = Arc::new(stack);
     stack.readiness.set("engines", false);
     stack.readiness.set("listener", false);
@@ -65,6 +61,14 @@ pub async fn start(config: Config, engines: Engines, tasks: &mut daemon::Tasks) 
     let drained = CancellationToken::new();
     let admin = http::admin_router(Arc::clone(&stack));
     let admin_stop = drained.clone();
+    if let Some(writer) = writer {
+        // Its last pass comes behind the last session.
+        let (metrics, stop) = (stack.metrics.clone(), drained.clone());
+        tasks.spawn("sessions on disk", async move {
+            writer.run(metrics, stop).await;
+            Ok(())
+        });
+    }
     tasks.spawn("admin", async move {
         axum::serve(admin_listener, admin)
             .with_graceful_shutdown(admin_stop.cancelled_owned())
@@ -93,11 +97,25 @@ pub async fn start(config: Config, engines: Engines, tasks: &mut daemon::Tasks) 
     Ok(addresses)
 }
 
+/// The store of sessions, with those that a folder holds from before, and the writer that keeps the folder up to date.
+async fn session_store(config: &Config) -> anyhow::Result<(Box<dyn SessionStore>, Option<Writer>)> {
+    let limits = config.limits;
+    let memory = MemoryStore::new(limits.sessions_kept_max, limits.session_ttl.0);
+    let (Some(folder), Some(key)) = (&config.state_dir, &config.checkpoint_key) else {
+        return Ok((Box::new(memory), None));
+    };
+    let (path, key, home) = (folder.clone(), key.clone(), config.home_city);
+    let open = move || DurableStore::open(memory, path, key, home, daemon::clock::now());
+    let opened = tokio::task::spawn_blocking(open).await?;
+    let (store, writer) = opened.with_context(|| format!("cannot use state_dir {}", folder.display()))?;
+    Ok((Box::new(store), Some(writer)))
+}
+
 async fn serve_until_drained(stack: &Arc<Stack>, listener: TcpListener) {
     let limits = stack.config.limits;
     let router = http::router(Arc::clone(stack));
     let places = Arc::new(Semaphore::new(limits.connections_max));
-    let header_patience = Duration::from_secs(limits.header_seconds_max);
+    let header_patience = limits.header_max.0;
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -114,8 +132,9 @@ async fn serve_until_drained(stack: &Arc<Stack>, listener: TcpListener) {
                 continue;
             }
         };
+        let meter = Arc::new(Meter::new(Arc::clone(&stack.long_messages)));
         connections.spawn(serve_connection(
-            socket,
+            Metered { socket, meter },
             place,
             router.clone(),
             header_patience,
@@ -131,7 +150,7 @@ async fn serve_until_drained(stack: &Arc<Stack>, listener: TcpListener) {
         while connections.join_next().await.is_some() {}
         stack.sessions.wait().await;
     };
-    if timeout(limits.drain(), turns_end).await.is_err() {
+    if timeout(limits.drain_max.0, turns_end).await.is_err() {
         tracing::warn!(sessions = stack.sessions.len(), "turns cut: the drain took too long");
         stack.cut.cancel();
         // A cut session only has its Close frame left to send.
@@ -150,32 +169,33 @@ async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> std::io::Res
 }
 
 async fn serve_connection(
-    socket: TcpStream,
+    metered: Metered,
     place: OwnedSemaphorePermit,
     router: Router,
     header_patience: Duration,
     draining: CancellationToken,
 ) {
     // Audio goes out in small frames; waiting to fill packets would only delay it.
-    let _ = socket.set_nodelay(true);
+    let _ = metered.socket.set_nodelay(true);
     // The place travels with each request, so that a socket that became a session keeps it until the session ends.
     let place = Arc::new(place);
     let router = router.layer(axum::Extension(Place {
         _permit: Arc::clone(&place),
+        meter: Arc::clone(&metered.meter),
     }));
     let begun = tokio::select! {
-        begun = timeout(header_patience, begins_with_http2(&socket)) => begun,
+        begun = timeout(header_patience, begins_with_http2(&metered.socket)) => begun,
         () = draining.cancelled() => return,
     };
     match begun {
-        Ok(true) => return serve_http2(socket, router, draining).await,
+        Ok(true) => return serve_http2(metered.socket, router, draining).await,
         Ok(false) => {}
         Err(_) => return tracing::debug!("nothing was said on a connection"),
     }
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(header_patience)
-        .serve_connection(TokioIo::new(socket), TowerToHyperService::new(router))
+        .serve_connection(TokioIo::new(metered), TowerToHyperService::new(router))
         .with_upgrades();
     let mut connection = std::pin::pin!(connection);
     let result = tokio::select! {
@@ -220,4 +240,6 @@ async fn serve_http2(socket: TcpStream, router: Router, draining: CancellationTo
 #[derive(Debug, Clone)]
 pub(crate) struct Place {
     _permit: Arc<OwnedSemaphorePermit>,
+    /// Counts the bytes of the socket once a session has it.
+    pub(crate) meter: Arc<Meter>,
 }

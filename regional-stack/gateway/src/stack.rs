@@ -1,50 +1,58 @@
-//! What every request and session of a stack shares.
+//! The state that all requests and sessions of a stack share.
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use dialogue::DialogueState;
 use prometheus_client::registry::Registry;
-use speech::{Recognizer, SpeechError, Synthesizer, Transcript};
+use speech::{Recognizer, SAMPLE_RATE, SpeechError, Synthesizer, Transcript, wav::WavError};
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use topology::words::Load;
+use topology::Component;
+use wire::Load;
 
 use crate::{
     config::Config,
+    http::transcriptions::Recording,
+    live::Live,
     metrics::{EngineName, Metrics},
+    queue::{Bounds, Class, Lane},
+    room, spoken,
     store::SessionStore,
-    workers::{JobError, Ticket, Workers},
+    workers::{Crew, JobError, Ticket, Workers},
 };
 
 /// The two engines a stack works with.
 #[derive(Clone)]
 pub struct Engines {
-    /// Speech to text.
     pub recognizer: Arc<dyn Recognizer>,
-    /// Text to speech.
     pub synthesizer: Arc<dyn Synthesizer>,
 }
 
-/// One regional stack.
 pub(crate) struct Stack {
     pub(crate) config: Config,
     pub(crate) metrics: Metrics,
     pub(crate) registry: Arc<Registry>,
     pub(crate) readiness: daemon::admin::Readiness,
     pub(crate) store: Box<dyn SessionStore>,
+    /// The connection that has each session.
+    pub(crate) live: Arc<Live>,
     /// A permit for each request body in memory.
     pub(crate) uploads: Arc<Semaphore>,
+    /// Room for the long messages of all sessions.
+    pub(crate) long_messages: Arc<Semaphore>,
     /// Open Realtime sessions; waited for when the stack stops.
     pub(crate) sessions: TaskTracker,
-    /// Cancelled when the stack is to take no new work and end after current turns.
+    /// Cancelled when the stack must take no new work and end after current turns.
     pub(crate) draining: CancellationToken,
     /// Cancelled when the time for current turns is over.
     pub(crate) cut: CancellationToken,
     asr: Workers<Vec<f32>, Transcript>,
     tts: Workers<Utterance, Vec<f32>>,
+    decoder: Workers<Bytes, Result<Recording, WavError>>,
 }
 
-/// Something to be spoken.
+/// A text to be spoken.
 struct Utterance {
     text: String,
     speed: f32,
@@ -64,11 +72,25 @@ impl Stack {
             recognizer,
             synthesizer,
         } = engines;
-        let asr = Workers::start(EngineName::asr, limits.asr_workers, limits.queue_max, &metrics, {
+        let crew = |live: usize| Crew {
+            live,
+            bulk: limits.bulk_workers,
+        };
+        let bounds = limits.bounds();
+        let asr = Workers::start(EngineName::asr, crew(limits.asr_workers), bounds, &metrics, {
             move |samples: Vec<f32>| recognizer.recognize(&samples)
         })?;
-        let tts = Workers::start(EngineName::tts, limits.tts_workers, limits.queue_max, &metrics, {
+        let tts = Workers::start(EngineName::tts, crew(limits.tts_workers), bounds, &metrics, {
             move |utterance: Utterance| synthesizer.synthesize(&utterance.text, utterance.speed)
+        })?;
+        // Each upload holds a place of `uploads_max` already.
+        let uploads = Bounds {
+            jobs_max: limits.uploads_max,
+            seconds_max: f32::INFINITY,
+        };
+        let seconds_max = limits.transcription_max.0.as_secs_f32();
+        let decoder = Workers::start(EngineName::decoder, Crew { live: 0, bulk: 1 }, uploads, &metrics, {
+            move |file: Bytes| Ok(Recording::read(&file, seconds_max))
         })?;
         Ok(Self {
             config,
@@ -76,27 +98,66 @@ impl Stack {
             registry: Arc::new(registry),
             readiness: daemon::admin::Readiness::default(),
             store,
+            live: Arc::default(),
             uploads: Arc::new(Semaphore::new(limits.uploads_max)),
+            long_messages: room::of_bytes(limits.long_messages_bytes_max),
             sessions: TaskTracker::new(),
             draining,
             cut: CancellationToken::new(),
             asr,
             tts,
+            decoder,
         })
     }
 
-    /// Starts recognising mono samples at [`speech::SAMPLE_RATE`].
+    /// Starts recognising mono samples at [`speech::SAMPLE_RATE`] for the session whose task this is.
     pub(crate) fn hear(&self, samples: Vec<f32>) -> Result<Ticket<Transcript>, JobError> {
-        self.asr.submit(samples, self.config.limits.engine_patience())
+        self.hear_for(Class::of_task(), samples)
     }
 
-    /// Starts speaking.
+    /// Starts recognising for a caller of another class.
+    pub(crate) fn hear_for(&self, class: Class, samples: Vec<f32>) -> Result<Ticket<Transcript>, JobError> {
+        let patience = self.config.limits.engine_patience();
+        self.asr.submit(class, seconds_of(&samples), samples, patience)
+    }
+
+    /// The same for a further piece of a recording: waits for room in the queue.
+    pub(crate) async fn hear_on(&self, class: Class, samples: Vec<f32>) -> Result<Ticket<Transcript>, JobError> {
+        let patience = self.config.limits.begun_patience();
+        let seconds = seconds_of(&samples);
+        self.asr.submit_when_room(class, seconds, samples, patience).await
+    }
+
+    /// Starts speaking for the session whose task this is.
     pub(crate) fn speak(&self, text: String, speed: f32) -> Result<Ticket<Vec<f32>>, JobError> {
-        self.tts
-            .submit(Utterance { text, speed }, self.config.limits.engine_patience())
+        self.speak_for(Class::of_task(), text, speed)
     }
 
-    /// Runs the engines and the language understanding once: loads what they load lazily, and finds out before the first caller does whether they work.
+    /// Starts speaking for a caller of another class.
+    pub(crate) fn speak_for(&self, class: Class, text: String, speed: f32) -> Result<Ticket<Vec<f32>>, JobError> {
+        let patience = self.config.limits.engine_patience();
+        let seconds = spoken::seconds(&text, speed);
+        self.tts.submit(class, seconds, Utterance { text, speed }, patience)
+    }
+
+    /// The same for a further sentence of a text: waits for room in the queue.
+    pub(crate) async fn speak_on(&self, class: Class, text: String, speed: f32) -> Result<Ticket<Vec<f32>>, JobError> {
+        let patience = self.config.limits.begun_patience();
+        let seconds = spoken::seconds(&text, speed);
+        let utterance = Utterance { text, speed };
+        self.tts.submit_when_room(class, seconds, utterance, patience).await
+    }
+
+    /// Reads an uploaded file. Minutes of audio take long enough to decode that live callers would notice, so a thread of low
+    /// priority does it.
+    pub(crate) async fn decode(&self, class: Class, file: Bytes) -> Result<Result<Recording, WavError>, JobError> {
+        let patience = self.config.limits.engine_patience();
+        let class = class.max(Class::hedge);
+        Ok(self.decoder.submit(class, 0.0, file, patience)?.result().await?.output)
+    }
+
+    /// Runs the engines and the language understanding once. They load their models now, and the first caller is not the one who
+    /// finds out that they do not work.
     pub(crate) async fn warm_up(&self) -> Result<(), JobError> {
         // Loading a model may take longer than any caller would wait.
         const PATIENCE: Duration = Duration::from_secs(120);
@@ -105,6 +166,8 @@ impl Stack {
         let spoken = self
             .tts
             .submit(
+                Class::live,
+                1.0,
                 Utterance {
                     text: "ready".to_owned(),
                     speed: 1.0,
@@ -117,26 +180,30 @@ impl Stack {
         if spoken.is_empty() {
             return Err(SpeechError::Engine("speaking \"ready\" gave no audio".to_owned()).into());
         }
-        self.asr.submit(spoken, PATIENCE)?.result().await?;
+        self.asr.submit(Class::live, 1.0, spoken, PATIENCE)?.result().await?;
         Ok(())
     }
 
     /// Jobs waiting and health, of the recognizer and of the synthesizer.
-    pub(crate) fn engines(&self) -> [(EngineName, usize, bool); 2] {
+    pub(crate) fn engines(&self) -> [(Component, usize, bool); 2] {
+        fn all<I: Send + 'static, O: Send + 'static>(workers: &Workers<I, O>) -> usize {
+            workers.waiting(Lane::Live) + workers.waiting(Lane::Bulk)
+        }
         [
-            (EngineName::asr, self.asr.waiting(), self.asr.is_healthy()),
-            (EngineName::tts, self.tts.waiting(), self.tts.is_healthy()),
+            (Component::Asr, all(&self.asr), self.asr.is_healthy()),
+            (Component::Tts, all(&self.tts), self.tts.is_healthy()),
         ]
     }
 
-    /// How loaded the stack is, for edges to choose by.
+    /// The load of the stack, by which edges choose.
     pub(crate) fn load(&self) -> Load {
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         let limits = &self.config.limits;
         Load {
             sessions: count(self.sessions.len()),
             sessions_max: count(limits.sessions_max),
-            waiting: count(self.asr.waiting().max(self.tts.waiting())),
+            // Sessions do not wait for uploads.
+            waiting: count(self.asr.waiting(Lane::Live).max(self.tts.waiting(Lane::Live))),
             waiting_max: count(limits.queue_max),
             uploads: count(limits.uploads_max.saturating_sub(self.uploads.available_permits())),
             uploads_max: count(limits.uploads_max),
@@ -152,5 +219,10 @@ impl Stack {
     pub(crate) fn stop_engines(&self) {
         self.asr.stop();
         self.tts.stop();
+        self.decoder.stop();
     }
+}
+
+fn seconds_of(samples: &[f32]) -> f32 {
+    samples.len() as f32 / SAMPLE_RATE as f32
 }

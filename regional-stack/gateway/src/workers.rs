@@ -1,12 +1,12 @@
 //! Engine threads: a fixed number of long-lived OS threads with one bounded queue.
 //!
 //! Never the async runtime's blocking pool: libtorch keeps memory per thread that ever ran a model, so threads that come
-//! and go leak. A job whose caller has gone is dropped instead of run.
+//! and go leak. A job whose caller has gone is dropped instead of run. `queue` decides the order.
 
 use std::{
     any::Any,
-    collections::VecDeque,
     panic::{AssertUnwindSafe, catch_unwind},
+    pin::pin,
     sync::{
         Arc, Condvar, Mutex, PoisonError,
         atomic::{AtomicU32, Ordering},
@@ -16,9 +16,12 @@ use std::{
 };
 
 use speech::SpeechError;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
-use crate::metrics::{EngineLabels, EngineName, JobLabels, JobOutcome, Metrics};
+use crate::{
+    metrics::{EngineLabels, EngineName, JobLabels, JobOutcome, JobPart, JobSecondsLabels, Metrics},
+    queue::{Bounds, Class, Lane, Queue},
+};
 
 /// The threads of one engine.
 pub(crate) struct Workers<I, O> {
@@ -28,25 +31,40 @@ pub(crate) struct Workers<I, O> {
 
 struct Shared<I, O> {
     engine: EngineName,
-    queue: Mutex<Queue<I, O>>,
-    wake: Condvar,
-    waiting_max: usize,
+    state: Mutex<State<I, O>>,
+    /// One for each lane: a job is no reason to wake a thread that may not take it.
+    wake_live: Condvar,
+    wake_bulk: Condvar,
+    /// Told whenever a job leaves the queue.
+    room: Notify,
     /// Failures since the last success.
     failures: AtomicU32,
     metrics: Metrics,
 }
 
-struct Queue<I, O> {
-    waiting: VecDeque<Job<I, O>>,
+struct State<I, O> {
+    queue: Queue<Job<I, O>>,
     stopped: bool,
 }
 
 struct Job<I, O> {
     input: I,
+    since: Instant,
     reply: oneshot::Sender<Result<O, SpeechError>>,
 }
 
-/// What one job came to.
+/// The number of threads that an engine has for each lane.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Crew {
+    pub(crate) live: usize,
+    pub(crate) bulk: usize,
+}
+
+/// The niceness of threads for uploads: beside a busy thread of live callers they get one tenth of its processor time, and the
+/// live callers do not wait.
+const BULK_NICENESS: i32 = 10;
+
+/// The result of one job.
 #[derive(Debug)]
 pub(crate) struct Done<O> {
     pub(crate) output: O,
@@ -98,31 +116,39 @@ impl<O> Ticket<O> {
 const FAILURES_MAX: u32 = 3;
 
 impl<I: Send + 'static, O: Send + 'static> Workers<I, O> {
-    /// Starts `threads` threads that all run `work`.
+    /// Starts threads that all run `work`.
     pub(crate) fn start(
         engine: EngineName,
-        threads: usize,
-        waiting_max: usize,
+        crew: Crew,
+        bounds: Bounds,
         metrics: &Metrics,
         work: impl Fn(I) -> Result<O, SpeechError> + Send + Sync + 'static,
     ) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
             engine,
-            queue: Mutex::new(Queue {
-                waiting: VecDeque::new(),
+            state: Mutex::new(State {
+                queue: Queue::new(bounds),
                 stopped: false,
             }),
-            wake: Condvar::new(),
-            waiting_max,
+            wake_live: Condvar::new(),
+            wake_bulk: Condvar::new(),
+            room: Notify::new(),
             failures: AtomicU32::new(0),
             metrics: metrics.clone(),
         });
         let work = Arc::new(work);
-        let threads = (0..threads)
-            .map(|number| {
+        let lanes = std::iter::repeat_n(Lane::Live, crew.live).chain(std::iter::repeat_n(Lane::Bulk, crew.bulk));
+        let threads = lanes
+            .enumerate()
+            .map(|(number, lane)| {
                 let (shared, work) = (Arc::clone(&shared), Arc::clone(&work));
-                let name = format!("{engine:?}-{number}");
-                std::thread::Builder::new().name(name).spawn(move || shared.run(&*work))
+                let name = format!("{engine:?}-{number}-{lane:?}");
+                std::thread::Builder::new().name(name).spawn(move || {
+                    if lane == Lane::Bulk {
+                        step_back();
+                    }
+                    shared.run(lane, &*work);
+                })
             })
             .collect::<std::io::Result<Vec<_>>>()?;
         Ok(Self {
@@ -131,24 +157,60 @@ impl<I: Send + 'static, O: Send + 'static> Workers<I, O> {
         })
     }
 
-    /// Hands in a job that must be done within `patience`.
-    pub(crate) fn submit(&self, input: I, patience: Duration) -> Result<Ticket<O>, JobError> {
+    /// Hands in a job of so many seconds of audio that must be done within `patience`.
+    pub(crate) fn submit(
+        &self,
+        class: Class,
+        seconds: f32,
+        input: I,
+        patience: Duration,
+    ) -> Result<Ticket<O>, JobError> {
+        self.try_submit(class, seconds, input, patience).map_err(|_| {
+            self.shared.count(JobOutcome::rejected);
+            JobError::Busy
+        })
+    }
+
+    /// The same, but waits while the queue is full: for work that was begun and must not end in the middle. `patience` is the
+    /// deadline of the queue, and again of the engine.
+    pub(crate) async fn submit_when_room(
+        &self,
+        class: Class,
+        seconds: f32,
+        mut input: I,
+        patience: Duration,
+    ) -> Result<Ticket<O>, JobError> {
+        let deadline = tokio::time::Instant::now() + patience;
+        loop {
+            let mut room = pin!(self.shared.room.notified());
+            // From here on no notice of room is missed.
+            room.as_mut().enable();
+            match self.try_submit(class, seconds, input, patience) {
+                Ok(ticket) => return Ok(ticket),
+                Err(back) => input = back,
+            }
+            if tokio::time::timeout_at(deadline, room).await.is_err() {
+                self.shared.count(JobOutcome::rejected);
+                return Err(JobError::Late);
+            }
+        }
+    }
+
+    fn try_submit(&self, class: Class, seconds: f32, input: I, patience: Duration) -> Result<Ticket<O>, I> {
         let (reply, receiver) = oneshot::channel();
         let since = Instant::now();
+        let lane = class.lane();
         {
-            let mut queue = self.shared.lock();
-            if queue.waiting.len() >= self.shared.waiting_max {
+            let mut state = self.shared.lock();
+            if !state.queue.has_room(lane, seconds) {
                 // Callers that gave up must not keep out those who still wait.
-                self.shared.drop_abandoned(&mut queue);
+                self.shared.drop_abandoned(&mut state);
             }
-            if queue.waiting.len() >= self.shared.waiting_max {
-                self.shared.count(JobOutcome::rejected);
-                return Err(JobError::Busy);
-            }
-            queue.waiting.push_back(Job { input, reply });
-            self.shared.show_depth(&queue);
+            let job = Job { input, since, reply };
+            state.queue.push(class, seconds, job).map_err(|job| job.input)?;
+            self.shared.show_depth(&state);
         }
-        self.shared.wake.notify_one();
+        self.shared.wake(lane).notify_one();
         Ok(Ticket {
             reply: receiver,
             since,
@@ -156,9 +218,9 @@ impl<I: Send + 'static, O: Send + 'static> Workers<I, O> {
         })
     }
 
-    /// Jobs waiting for a thread.
-    pub(crate) fn waiting(&self) -> usize {
-        self.shared.lock().waiting.len()
+    /// Jobs of a lane that wait for a thread.
+    pub(crate) fn waiting(&self, lane: Lane) -> usize {
+        self.shared.lock().queue.waiting(lane)
     }
 
     /// Whether the engine's recent jobs went well.
@@ -169,12 +231,14 @@ impl<I: Send + 'static, O: Send + 'static> Workers<I, O> {
     /// Drops what waits, lets the threads finish what they do, and joins them. Blocks.
     pub(crate) fn stop(&self) {
         {
-            let mut queue = self.shared.lock();
-            queue.stopped = true;
-            queue.waiting.clear();
-            self.shared.show_depth(&queue);
+            let mut state = self.shared.lock();
+            state.stopped = true;
+            state.queue.clear();
+            self.shared.show_depth(&state);
         }
-        self.shared.wake.notify_all();
+        self.shared.wake_live.notify_all();
+        self.shared.wake_bulk.notify_all();
+        self.shared.room.notify_waiters();
         let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
         for thread in threads {
             // A panic in a job was caught in the thread and reported to the job's caller.
@@ -184,11 +248,14 @@ impl<I: Send + 'static, O: Send + 'static> Workers<I, O> {
 }
 
 impl<I, O> Shared<I, O> {
-    fn run(&self, work: &(dyn Fn(I) -> Result<O, SpeechError> + Send + Sync)) {
-        while let Some(job) = self.next() {
+    fn run(&self, lane: Lane, work: &(dyn Fn(I) -> Result<O, SpeechError> + Send + Sync)) {
+        while let Some((class, job)) = self.next(lane) {
+            let began = Instant::now();
+            self.observe(class, JobPart::waiting, began - job.since);
             // A bug or a poisoned model in one job must not take the thread from all the others.
             let result = catch_unwind(AssertUnwindSafe(|| work(job.input)))
                 .unwrap_or_else(|panic| Err(SpeechError::of_engine(format!("panicked: {}", panic_text(&*panic)))));
+            self.observe(class, JobPart::working, began.elapsed());
             // Refusing bad input is the engine at work, not the engine broken.
             if let Err(SpeechError::Engine(_) | SpeechError::GpuMemory(_)) = result {
                 self.failures.fetch_add(1, Ordering::Relaxed);
@@ -202,26 +269,34 @@ impl<I, O> Shared<I, O> {
         }
     }
 
-    /// The next job somebody still waits for; `None` when stopped.
-    fn next(&self) -> Option<Job<I, O>> {
-        let mut queue = self.lock();
+    /// The next job of a lane that somebody still waits for; `None` when stopped.
+    fn next(&self, lane: Lane) -> Option<(Class, Job<I, O>)> {
+        let mut state = self.lock();
         loop {
-            if queue.stopped {
+            if state.stopped {
                 return None;
             }
-            while let Some(job) = queue.waiting.pop_front() {
-                self.show_depth(&queue);
+            while let Some((class, job)) = state.queue.pop(lane) {
+                self.show_depth(&state);
+                self.room.notify_waiters();
                 if !job.reply.is_closed() {
-                    return Some(job);
+                    return Some((class, job));
                 }
                 self.count(JobOutcome::cancelled);
             }
-            queue = self.wake.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            state = self.wake(lane).wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
-    fn drop_abandoned(&self, queue: &mut Queue<I, O>) {
-        queue.waiting.retain(|job| {
+    fn wake(&self, lane: Lane) -> &Condvar {
+        match lane {
+            Lane::Live => &self.wake_live,
+            Lane::Bulk => &self.wake_bulk,
+        }
+    }
+
+    fn drop_abandoned(&self, state: &mut State<I, O>) {
+        state.queue.retain(|job| {
             let abandoned = job.reply.is_closed();
             if abandoned {
                 self.count(JobOutcome::cancelled);
@@ -230,8 +305,19 @@ impl<I, O> Shared<I, O> {
         });
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Queue<I, O>> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> std::sync::MutexGuard<'_, State<I, O>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn observe(&self, class: Class, part: JobPart, took: Duration) {
+        self.metrics
+            .job_seconds
+            .get_or_create(&JobSecondsLabels {
+                engine: self.engine,
+                class,
+                part,
+            })
+            .observe(took.as_secs_f64());
     }
 
     fn count(&self, outcome: JobOutcome) {
@@ -244,12 +330,20 @@ impl<I, O> Shared<I, O> {
             .inc();
     }
 
-    fn show_depth(&self, queue: &Queue<I, O>) {
-        let depth = i64::try_from(queue.waiting.len()).unwrap_or(i64::MAX);
+    fn show_depth(&self, state: &State<I, O>) {
+        let waiting = state.queue.waiting(Lane::Live) + state.queue.waiting(Lane::Bulk);
+        let depth = i64::try_from(waiting).unwrap_or(i64::MAX);
         self.metrics
             .queue_depth
             .get_or_create(&EngineLabels { engine: self.engine })
             .set(depth);
+    }
+}
+
+/// Lets the operating system prefer every other thread. On Linux this concerns the calling thread alone.
+fn step_back() {
+    if let Err(error) = rustix::process::setpriority_process(None, BULK_NICENESS) {
+        tracing::warn!(%error, "uploads run at the priority of live callers: the operating system takes no other");
     }
 }
 
@@ -270,14 +364,22 @@ mod tests {
     use super::*;
 
     const PATIENCE: Duration = Duration::from_secs(60);
+    const ONE_EACH: Crew = Crew { live: 1, bulk: 1 };
 
-    /// One thread that answers a job only when told to, and reports each job it begins.
-    fn gated(waiting_max: usize) -> (Workers<u32, u32>, mpsc::Sender<()>, mpsc::Receiver<u32>) {
+    fn bounds(jobs_max: usize) -> Bounds {
+        Bounds {
+            jobs_max,
+            seconds_max: 60.0,
+        }
+    }
+
+    /// Threads that answer a job only when told to, and report each job that they begin.
+    fn gated(jobs_max: usize) -> (Workers<u32, u32>, mpsc::Sender<()>, mpsc::Receiver<u32>) {
         let (open, gate) = mpsc::channel::<()>();
         let (begin, begun) = mpsc::channel();
         let gate = Mutex::new(gate);
         let metrics = Metrics::register(&mut Registry::default());
-        let workers = Workers::start(EngineName::asr, 1, waiting_max, &metrics, move |job| {
+        let workers = Workers::start(EngineName::asr, ONE_EACH, bounds(jobs_max), &metrics, move |job| {
             begin.send(job).unwrap();
             gate.lock().unwrap().recv().unwrap();
             Ok(job * 2)
@@ -288,13 +390,16 @@ mod tests {
     #[tokio::test]
     async fn a_full_queue_rejects_and_an_abandoned_job_makes_room_and_is_never_run() {
         let (workers, open, begun) = gated(1);
-        let mut running = workers.submit(1, PATIENCE).unwrap();
+        let mut running = workers.submit(Class::live, 1.0, 1, PATIENCE).unwrap();
         assert_eq!(begun.recv().unwrap(), 1);
-        let abandoned = workers.submit(2, PATIENCE).unwrap();
-        assert!(matches!(workers.submit(3, PATIENCE), Err(JobError::Busy)));
+        let abandoned = workers.submit(Class::live, 1.0, 2, PATIENCE).unwrap();
+        assert!(matches!(
+            workers.submit(Class::live, 1.0, 3, PATIENCE),
+            Err(JobError::Busy)
+        ));
 
         drop(abandoned);
-        let mut waiting = workers.submit(4, PATIENCE).unwrap();
+        let mut waiting = workers.submit(Class::live, 1.0, 4, PATIENCE).unwrap();
         open.send(()).unwrap();
         open.send(()).unwrap();
         assert_eq!(running.result().await.unwrap().output, 2);
@@ -306,22 +411,106 @@ mod tests {
     #[tokio::test]
     async fn a_panicking_job_fails_alone() {
         let metrics = Metrics::register(&mut Registry::default());
-        let workers = Workers::start(EngineName::tts, 1, 4, &metrics, |job: u32| {
+        let workers = Workers::start(EngineName::tts, ONE_EACH, bounds(4), &metrics, |job: u32| {
             assert!(job != 13, "unlucky");
             Ok(job)
         })
         .unwrap();
-        let error = workers.submit(13, PATIENCE).unwrap().result().await.unwrap_err();
+        let error = workers
+            .submit(Class::live, 1.0, 13, PATIENCE)
+            .unwrap()
+            .result()
+            .await
+            .unwrap_err();
         assert!(error.to_string().contains("unlucky"), "{error}");
-        assert_eq!(workers.submit(7, PATIENCE).unwrap().result().await.unwrap().output, 7);
+        assert_eq!(
+            workers
+                .submit(Class::live, 1.0, 7, PATIENCE)
+                .unwrap()
+                .result()
+                .await
+                .unwrap()
+                .output,
+            7
+        );
         assert!(workers.is_healthy());
+        workers.stop();
+    }
+
+    #[tokio::test]
+    async fn uploads_that_run_and_wait_keep_no_caller_waiting() {
+        let (workers, open, begun) = gated(4);
+        let uploads: Vec<_> = (1..=3)
+            .map(|job| workers.submit(Class::bulk, 1.0, job, PATIENCE).unwrap())
+            .collect();
+        assert_eq!(begun.recv().unwrap(), 1);
+        let _caller = workers.submit(Class::live, 1.0, 9, PATIENCE).unwrap();
+        // The upload is still at work: nothing was let through the gate.
+        assert_eq!(begun.recv().unwrap(), 9);
+        assert_eq!(workers.waiting(Lane::Bulk), 2);
+        drop((open, uploads));
+        workers.stop();
+    }
+
+    #[tokio::test]
+    async fn what_was_begun_waits_for_room_and_is_not_refused() {
+        let (workers, open, begun) = gated(1);
+        let mut first = workers.submit(Class::bulk, 1.0, 1, PATIENCE).unwrap();
+        assert_eq!(begun.recv().unwrap(), 1);
+        let mut second = workers.submit(Class::bulk, 1.0, 2, PATIENCE).unwrap();
+        assert!(matches!(
+            workers.submit(Class::bulk, 1.0, 3, PATIENCE),
+            Err(JobError::Busy)
+        ));
+        let third = workers.submit_when_room(Class::bulk, 1.0, 3, PATIENCE);
+        let gate = async {
+            tokio::task::yield_now().await;
+            for _ in 0..3 {
+                open.send(()).unwrap();
+            }
+        };
+        let (third, ()) = tokio::join!(third, gate);
+        assert_eq!(first.result().await.unwrap().output, 2);
+        assert_eq!(second.result().await.unwrap().output, 4);
+        assert_eq!(third.unwrap().result().await.unwrap().output, 6);
+        workers.stop();
+    }
+
+    #[tokio::test]
+    async fn waiting_for_room_ends_too() {
+        let (workers, open, begun) = gated(1);
+        let running = workers.submit(Class::bulk, 1.0, 1, PATIENCE).unwrap();
+        assert_eq!(begun.recv().unwrap(), 1);
+        let waiting = workers.submit(Class::bulk, 1.0, 2, PATIENCE).unwrap();
+        let third = workers.submit_when_room(Class::bulk, 1.0, 3, Duration::ZERO).await;
+        assert!(matches!(third, Err(JobError::Late)));
+        drop((open, running, waiting));
+        workers.stop();
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn the_system_prefers_the_threads_of_live_callers() {
+        let metrics = Metrics::register(&mut Registry::default());
+        let workers = Workers::start(EngineName::asr, ONE_EACH, bounds(4), &metrics, |_: ()| {
+            rustix::process::getpriority_process(None).map_err(SpeechError::of_engine)
+        })
+        .unwrap();
+        let mut niceness = Vec::new();
+        for class in [Class::live, Class::probe, Class::hedge, Class::bulk] {
+            let mut ticket = workers.submit(class, 1.0, (), PATIENCE).unwrap();
+            niceness.push(ticket.result().await.unwrap().output);
+        }
+        let own = rustix::process::getpriority_process(None).unwrap();
+        assert_eq!(niceness[..2], [own, own]);
+        assert!(niceness[2] > own && niceness[3] > own, "{niceness:?}");
         workers.stop();
     }
 
     #[tokio::test]
     async fn patience_ends() {
         let (workers, open, _begun) = gated(4);
-        let mut ticket = workers.submit(1, Duration::ZERO).unwrap();
+        let mut ticket = workers.submit(Class::live, 1.0, 1, Duration::ZERO).unwrap();
         assert!(matches!(ticket.result().await, Err(JobError::Late)));
         open.send(()).unwrap();
         workers.stop();

@@ -1,7 +1,7 @@
-//! The synthesizer's network: phones to durations to a mel spectrum, by convolutions only.
+//! The network of the synthesizer: phones to durations to a mel spectrum, with convolutions only.
 //!
-//! After FastSpeech (Ren and others, 2019), with blocks after ConvNeXt. Durations come exact from the recordings' maker,
-//! so nothing has to be aligned.
+//! After FastSpeech (Ren and others, 2019), with blocks after ConvNeXt. The program that makes the recordings gives
+//! exact durations, so nothing has to be aligned.
 
 use serde::{Deserialize, Serialize};
 use speech::features::{Mel, SYNTHESIS};
@@ -17,9 +17,9 @@ pub struct AcousticConfig {
     pub bins: i64,
     /// Width of the residual stream.
     pub width: i64,
-    /// Blocks over phones.
+    /// Number of blocks over phones.
     pub phone_blocks: i64,
-    /// Blocks over frames.
+    /// Number of blocks over frames.
     pub frame_blocks: i64,
 }
 
@@ -34,17 +34,17 @@ impl Default for AcousticConfig {
     }
 }
 
-/// The quietest log power the network is asked to draw: 60 dB under loud speech, where nobody hears differences.
+/// The lowest log power that the network draws: 60 dB below loud speech, where nobody hears differences.
 const QUIETEST: f32 = -7.0;
 const CENTRE: f32 = 1.0;
 const SPREAD: f32 = 4.0;
 
-/// Log power to the network's range.
+/// Converts log power to the range of the network.
 pub fn to_network(log_power: f32) -> f32 {
     (log_power.max(QUIETEST) - CENTRE) / SPREAD
 }
 
-/// The network's range to log power; what lies at the floor becomes silence.
+/// Converts the range of the network to log power. Values at the floor become silence.
 pub fn from_network(value: f32) -> f32 {
     let log_power = value * SPREAD + CENTRE;
     if log_power < QUIETEST + 0.5 {
@@ -54,7 +54,7 @@ pub fn from_network(value: f32) -> f32 {
     }
 }
 
-/// The network; its weights live in the variable store it was made in.
+/// The network. Its weights live in the variable store in which it was made.
 #[derive(Debug)]
 pub struct Acoustic {
     phones: nn::Embedding,
@@ -91,7 +91,7 @@ impl Block {
         }
     }
 
-    /// `real` is one where a padded batch has something, zero elsewhere.
+    /// `real` is one where a padded batch has data, and zero elsewhere.
     fn forward(&self, x: &Tensor, real: Option<&Tensor>, train: bool) -> Tensor {
         let y = self.depthwise.forward(&x.transpose(1, 2)).transpose(1, 2);
         let y = self
@@ -105,17 +105,18 @@ impl Block {
     }
 }
 
-/// Where each frame lies: which phone of its row, how far into it, and how long the phone is.
+/// The position of each frame: its phone in the row, how far into the phone it lies, and how long the phone is.
 #[derive(Debug, Default, Clone)]
 pub struct Places {
-    /// Index of the phone.
+    /// Index of each frame's phone.
     pub phone: Vec<i64>,
-    /// Three numbers a frame: share of the phone that is past, frames since its start and to its end, both squashed.
+    /// Three numbers per frame: the share of the phone that is past, and the frames since its start and until its end,
+    /// both on a logarithmic scale.
     pub within: Vec<f32>,
 }
 
 impl Places {
-    /// The places of one utterance.
+    /// The positions of one utterance, from the durations of its phones in frames.
     pub fn of(durations: &[u32]) -> Self {
         let mut places = Self::default();
         for (phone, &frames) in durations.iter().enumerate() {
@@ -130,12 +131,12 @@ impl Places {
         places
     }
 
-    /// Frames in all.
+    /// Number of frames.
     pub fn frames(&self) -> usize {
         self.phone.len()
     }
 
-    /// Fills up to `frames` with the first phone; the result is masked there.
+    /// Extends to `frames` frames with the first phone. The result is masked there.
     pub fn pad(&mut self, frames: usize) {
         self.phone.resize(frames, 0);
         self.within.resize(frames * 3, 0.0);
@@ -143,7 +144,7 @@ impl Places {
 }
 
 impl Acoustic {
-    /// Makes the network's variables under `p`.
+    /// Creates the variables of the network under `p`.
     pub fn new(p: &nn::Path<'_>, config: &AcousticConfig) -> Self {
         let d = config.width;
         let small = nn::EmbeddingConfig {
@@ -167,7 +168,7 @@ impl Acoustic {
         }
     }
 
-    /// Phones `[batch, phones]` in their context: `[batch, phones, width]`.
+    /// Encodes phones `[batch, phones]` with their context: `[batch, phones, width]`.
     pub fn read(&self, phones: &Tensor, real: Option<&Tensor>, train: bool) -> Tensor {
         let mut x = self.phones.forward(phones);
         if let Some(real) = real {
@@ -179,15 +180,15 @@ impl Acoustic {
         x
     }
 
-    /// `ln(1 + frames)` of each phone: `[batch, phones]`.
+    /// Predicts `ln(1 + frames)` for each phone: `[batch, phones]`.
     pub fn durations(&self, read: &Tensor) -> Tensor {
         self.duration
             .forward(&self.duration_hidden.forward(&self.duration_norm.forward(read)).silu())
             .squeeze_dim(-1)
     }
 
-    /// The spectrum in the network's range, `[batch, frames, bins]`, for the phone index `[batch, frames]` and the place
-    /// within the phone `[batch, frames, 3]` of each frame.
+    /// The spectrum in the range of the network, `[batch, frames, bins]`, for the phone index `[batch, frames]` and the
+    /// position within the phone `[batch, frames, 3]` of each frame.
     pub fn draw(&self, read: &Tensor, phone: &Tensor, within: &Tensor, real: Option<&Tensor>, train: bool) -> Tensor {
         let (_, _, width) = read.size3().expect("what was read has three dimensions");
         let index = phone.unsqueeze(-1).expand([-1, -1, width], false);
@@ -201,7 +202,7 @@ impl Acoustic {
         self.output.forward(&self.norm.forward(&x))
     }
 
-    /// The spectrum of one breath, each phone `1 / speed` as long as is natural.
+    /// The spectrum of one breath, with each phone at `1 / speed` of its natural length.
     pub fn speak(&self, phones: &[u8], speed: f32, device: tch::Device) -> Result<Mel, tch::TchError> {
         tch::no_grad(|| {
             let numbers: Vec<i64> = phones.iter().map(|p| i64::from(*p)).collect();
@@ -234,10 +235,11 @@ impl Acoustic {
     }
 }
 
-/// Longest phone: a second at natural speed. Unseen neighbours must not make the network hold a sound for minutes.
+/// Longest phone in frames: a second at natural speed. With unseen neighbours the network must not hold a sound for
+/// minutes.
 const PHONE_MAX_FRAMES: f32 = 80.0;
 
-/// Rounds durations so that their sum keeps up with the exact one.
+/// Rounds durations so that their sum stays close to the exact sum.
 fn whole_frames(durations: &[f32], speed: f32) -> Vec<u32> {
     let (mut exact, mut given) = (0.0f32, 0u32);
     durations

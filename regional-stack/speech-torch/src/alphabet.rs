@@ -1,13 +1,13 @@
-//! What the recognizer can write, and how its guesses become words.
+//! The letters of the recognizer, and how its tokens become text.
 
-/// Token 0 is the CTC blank; the others are these characters in order.
+/// Token 0 is the CTC blank. The other tokens are these characters in order.
 pub const CHARACTERS: &str = "abcdefghijklmnopqrstuvwxyz' ";
-/// Number of tokens, the blank included.
+/// Number of tokens, including the blank.
 pub const TOKENS: i64 = CHARACTERS.len() as i64 + 1;
-/// The token that stands for "still the same" and "nothing".
+/// The token for "no new letter".
 pub const BLANK: i64 = 0;
 
-/// The tokens of a text; characters outside the alphabet are left out.
+/// The tokens of a text. Characters outside the alphabet are left out.
 pub fn tokens_of(text: &str) -> Vec<i64> {
     text.chars()
         .filter_map(|c| CHARACTERS.find(c))
@@ -26,7 +26,8 @@ pub fn best_of(log_probabilities: &[f32]) -> Vec<(i64, f32)> {
     log_probabilities.chunks_exact(TOKENS as usize).map(best).collect()
 }
 
-/// Text and mean probability from the most likely token of each frame: repeats collapse, blanks vanish.
+/// The text and its mean probability, from the most likely token of each frame. Repeated tokens collapse; blanks
+/// vanish.
 pub fn collapse(best: &[(i64, f32)]) -> (String, f32) {
     let characters = CHARACTERS.as_bytes();
     let (mut text, mut sum, mut count) = (String::new(), 0.0, 0u32);

@@ -1,7 +1,7 @@
-//! The recognizer's network: a small Conformer (Gulati and others, 2020) with a CTC head.
+//! The network of the recognizer: a small Conformer (Gulati and others, 2020) with a CTC head.
 //!
-//! Two differences from the paper, both for small batches and streams of one: sinusoidal positions are added once, and
-//! the convolution module normalises over channels, so that training and serving compute the same thing.
+//! It differs from the paper in two points, both for small batches and single streams: sinusoidal positions are added
+//! once, and the convolution module normalises over channels, so that training and serving compute the same.
 
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor, nn, nn::Module};
@@ -16,11 +16,11 @@ pub struct ConformerConfig {
     pub bins: i64,
     /// Width of the residual stream.
     pub width: i64,
-    /// Conformer blocks.
+    /// Number of Conformer blocks.
     pub blocks: i64,
-    /// Attention heads; divides `width`.
+    /// Number of attention heads, a divisor of `width`.
     pub heads: i64,
-    /// Frames one depthwise convolution sees; odd.
+    /// Frames in the kernel of the depthwise convolution, odd.
     pub kernel: i64,
 }
 
@@ -42,7 +42,7 @@ pub const SUBSAMPLING: i64 = 4;
 const DROPOUT: f64 = 0.1;
 const SUBSAMPLING_CHANNELS: i64 = 32;
 
-/// The network; its weights live in the variable store it was made in.
+/// The network. Its weights live in the variable store in which it was made.
 #[derive(Debug)]
 pub struct Conformer {
     conv_in: nn::Conv2D,
@@ -152,16 +152,16 @@ impl Block {
     }
 }
 
-/// Which frames of a padded batch are real.
+/// The real frames of a padded batch.
 struct Present {
-    /// `[batch, frames, 1]`, one or zero.
+    /// `[batch, frames, 1]`: one for a real frame, zero for padding.
     frames: Tensor,
-    /// `[batch, 1, 1, frames]`, true where attention may look.
+    /// `[batch, 1, 1, frames]`: true where attention may look.
     keys: Tensor,
 }
 
 impl Conformer {
-    /// Makes the network's variables under `p`.
+    /// Creates the variables of the network under `p`.
     pub fn new(p: &nn::Path<'_>, config: &ConformerConfig) -> Self {
         let c = SUBSAMPLING_CHANNELS;
         let halving = nn::ConvConfig {
@@ -188,13 +188,13 @@ impl Conformer {
         }
     }
 
-    /// Output frames for this many input frames.
+    /// Number of output frames for this many input frames.
     pub fn frames_out(frames: i64) -> i64 {
         (frames + SUBSAMPLING - 1) / SUBSAMPLING
     }
 
-    /// Log-probabilities `[batch, frames_out, tokens]` for normalised features `[batch, frames, bins]`; `frames` tells how
-    /// many frames of each are real, where they differ.
+    /// Log-probabilities `[batch, frames_out, tokens]` for normalised features `[batch, frames, bins]`. `frames` gives
+    /// the number of real frames in each row, if rows differ.
     pub fn forward(&self, features: &Tensor, frames: Option<&[i64]>, train: bool) -> Tensor {
         let x = self.conv_in.forward(&features.unsqueeze(1)).silu();
         let x = self.conv_point.forward(&self.conv_depth.forward(&x)).silu();

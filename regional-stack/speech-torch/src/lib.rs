@@ -1,10 +1,11 @@
-//! The libtorch engines, and the program that trains their models.
+//! The libtorch speech engines, and the program that trains their models.
 //!
-//! Training and serving share the networks, so a weight file fits both. A model is a folder with its weights
-//! (`model.safetensors`) and its sidecar (`model.json`), which says what the weights are and carries their hash.
+//! Training and serving share the networks, so that a weight file fits both. A model is a folder with its weights
+//! (`model.safetensors`) and its sidecar (`model.json`), which describes the weights and contains their hash.
 
 pub mod acoustic;
 pub mod alphabet;
+mod bang;
 pub mod conformer;
 mod pool;
 pub mod pronunciation;
@@ -15,13 +16,14 @@ mod synthesizer;
 pub use recognizer::TorchRecognizer;
 pub use synthesizer::TorchSynthesizer;
 
-/// The GPU when libtorch has one, else the CPU.
+/// The GPU if libtorch has one, otherwise the CPU.
 pub fn best_device() -> tch::Device {
     tch::Device::cuda_if_available()
 }
 
-/// One thread per forward pass: these networks are so small that a second thread costs more in waiting than it computes,
-/// and engines run in parallel on threads of their own. Called before any work; repeating it does nothing.
+/// Limits libtorch to one thread per forward pass. These networks are so small that a second thread costs more in
+/// waiting than it computes, and engines run in parallel on their own threads. Call it before any work; repeating it
+/// has no effect.
 pub fn use_one_thread() {
     tch::set_num_threads(1);
 }

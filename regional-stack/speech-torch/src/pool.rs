@@ -1,11 +1,11 @@
-//! Copies of one network for several threads.
+//! A pool of copies of one network, for several threads.
 
 use std::sync::{Condvar, Mutex, PoisonError};
 
-/// Hands out one copy to each caller and makes them wait when all are out.
+/// Lends one copy to each caller. A caller waits while all copies are lent.
 ///
-/// libtorch's tensors may move between threads but not be shared by them, and the networks are a few megabytes: a copy
-/// for each core is simpler than a promise that sharing is safe.
+/// libtorch's tensors may move between threads but must not be shared by them, and the networks have a few megabytes.
+/// One copy per core is simpler than a proof that sharing is safe.
 #[derive(Debug)]
 pub(crate) struct Pool<T> {
     free: Mutex<Vec<T>>,
@@ -24,7 +24,8 @@ impl<T> Pool<T> {
         }
     }
 
-    /// One copy per core, at least one, and no more than anyone will use at once.
+    /// The default number of copies: one per core, from 1 to 8; more are never in use at once. A program whose threads
+    /// must not wait for each other passes its number of threads instead.
     pub(crate) fn size() -> usize {
         std::thread::available_parallelism().map_or(1, |n| n.get().min(8))
     }
@@ -38,7 +39,7 @@ impl<T> Pool<T> {
             }
         };
         drop(free);
-        // Returned also when `work` panics, or one bad call after another would empty the pool.
+        // The copy returns even if `work` panics; otherwise repeated failures would empty the pool.
         let loan = Loan {
             pool: self,
             copy: Some(copy),

@@ -1,44 +1,46 @@
-//! From text to phones: numbers into words, words through the lexicon, the rest by rules of spelling.
+//! Converts text to phones: numbers become words, known words come from the lexicon, and spelling rules give the rest.
 //!
-//! English only. Text comes from strangers, so everything in it is bounded and nothing in it is an error.
+//! English only. The text comes from strangers, so all of its parts are bounded and none is an error.
 
 use std::collections::HashMap;
 
-/// The phones, in the order of the network's numbers. The first is a pause. Names are those of the recordings' makers.
+/// The phones, in the order of the network's numbers. The first is a pause. The names are those of the programs that
+/// make the recordings.
 pub const PHONES: [&str; 41] = [
     "pau", "aa", "ae", "ah", "ao", "aw", "ax", "ay", "b", "ch", "d", "dh", "eh", "er", "ey", "f", "g", "hh", "ih",
     "iy", "jh", "k", "l", "m", "n", "ng", "ow", "oy", "p", "r", "s", "sh", "t", "th", "uh", "uw", "v", "w", "y", "z",
     "zh",
 ];
-/// The pause.
+/// The number of the pause.
 pub const PAUSE: u8 = 0;
 
-/// The number of a phone, if it is one.
+/// The number of the phone with this name.
 pub fn phone(name: &str) -> Option<u8> {
     PHONES.iter().position(|p| *p == name).map(|at| at as u8)
 }
 
-/// A lexicon line that cannot be read.
+/// A line of the lexicon that cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "line {line} of the lexicon is not a word, a tab and phones; make it again with tools/synthesise-speech lexicon"
 )]
 pub struct LexiconError {
-    /// Counted from one.
+    /// Line number, from 1.
     pub line: usize,
 }
 
-/// Pronunciations of known words.
+/// The pronunciations of known words.
 #[derive(Debug)]
 pub struct Lexicon {
     words: HashMap<String, Vec<u8>>,
 }
 
-/// Phones said in one breath; longer texts are cut so that the network's memory stays small.
+/// Most phones in one breath. A longer text is cut, so that the memory of the network stays small.
 const BREATH_MAX: usize = 120;
 
 impl Lexicon {
-    /// Reads lines of a word, a tab, and phones separated by spaces. A letter's name is under the letter and a dot.
+    /// Reads lines with a word, a tab, and phones separated by spaces. The name of a letter is under that letter and a
+    /// dot.
     pub fn parse(text: &str) -> Result<Self, LexiconError> {
         let mut words = HashMap::new();
         for (at, line) in text.lines().enumerate() {
@@ -55,7 +57,7 @@ impl Lexicon {
         Ok(Self { words })
     }
 
-    /// The phones of a text, cut into breaths, each with a pause at both ends; empty when nothing in it can be spoken.
+    /// The phones of a text in breaths, each with a pause at both ends. Empty when no part of the text can be spoken.
     pub fn breaths(&self, text: &str) -> Vec<Vec<u8>> {
         let mut breaths = Vec::new();
         let mut breath = vec![PAUSE];
@@ -103,7 +105,7 @@ impl Lexicon {
         spell(word)
     }
 
-    /// A known word with an ending of English grammar.
+    /// A known word with a grammatical ending.
     fn with_ending(&self, word: &str) -> Option<Vec<u8>> {
         let known = |stem: &str| self.words.get(stem).cloned();
         let with = |mut phones: Vec<u8>, ending: &[&str]| {
@@ -180,7 +182,7 @@ fn pieces(text: &str) -> Vec<Piece> {
                     out.push(Piece::Word("point".to_owned()));
                     at += 1;
                 }
-                // A time: the minutes follow as a number of their own, and a full hour has none.
+                // A time of day. The minutes follow as a separate number; a full hour has none.
                 Some(':') if after_point(at) => {
                     at += 1;
                     if characters.get(at) == Some(&'0') && characters.get(at + 1) == Some(&'0') {
@@ -211,8 +213,8 @@ fn pieces(text: &str) -> Vec<Piece> {
     name_letters(out)
 }
 
-/// "a m" and other letters that stand alone are names of letters; "a" and "i" otherwise are words. A full stop inside
-/// "a.m." ends nothing.
+/// Single letters, as in "a m", are spoken as names of letters, except the words "a" and "i". A full stop inside "a.m."
+/// ends no sentence.
 fn name_letters(pieces: Vec<Piece>) -> Vec<Piece> {
     let mut out: Vec<Piece> = Vec::with_capacity(pieces.len());
     for piece in pieces {
@@ -230,7 +232,7 @@ fn name_letters(pieces: Vec<Piece>) -> Vec<Piece> {
                 out.extend(word.chars().map(Piece::Letter));
             }
             Piece::Word(word) if word == "am" || word == "pm" => {
-                // After a number it is a time of day, elsewhere the verb.
+                // After a number it is a time of day; elsewhere it is the verb.
                 let timed = matches!(out.last(), Some(Piece::Word(before)) if is_number_word(before));
                 if timed || word == "pm" {
                     out.extend(word.chars().map(Piece::Letter));
@@ -274,7 +276,7 @@ fn is_number_word(word: &str) -> bool {
     ONES.contains(&word) || TENS[2..].contains(&word)
 }
 
-/// Digits as words. Longer than six digits it is a code rather than an amount, and is read digit by digit.
+/// The words for a number. With more than six digits it is a code rather than an amount, and is read digit by digit.
 fn number(digits: &str) -> Vec<String> {
     let spelled = || digits.bytes().map(|d| ONES[usize::from(d - b'0')].to_owned()).collect();
     if digits.len() > 6 || (digits.len() > 1 && digits.starts_with('0')) {
@@ -311,7 +313,7 @@ fn below_thousand(value: usize, out: &mut Vec<&'static str>) {
     }
 }
 
-/// Spellings and their usual sounds, longest first at each place. `^` marks the start of a word, `$` its end.
+/// Spellings and their usual sounds, longest first at each position. `^` marks the start of a word, `$` its end.
 const SPELLINGS: &[(&str, &[&str])] = &[
     ("^kn", &["n"]),
     ("^wr", &["r"]),
@@ -422,7 +424,7 @@ const SPELLINGS: &[(&str, &[&str])] = &[
     ("z", &["z"]),
 ];
 
-/// A guess for words that no lexicon holds. A vowel before one consonant and a silent `e` is long.
+/// The guessed sound of a word that is in no lexicon. A vowel before one consonant and a silent `e` is long.
 fn spell(word: &str) -> Vec<u8> {
     let letters: String = word.chars().filter(char::is_ascii_lowercase).collect();
     let mut out = Vec::new();
@@ -441,7 +443,7 @@ fn spell(word: &str) -> Vec<u8> {
             let plain = to_end.unwrap_or(plain);
             let fits = rest.starts_with(plain)
                 && (from_start.is_none() || at == 0)
-                // An ending is one only when something comes before it.
+                // An ending counts only after at least one letter.
                 && (to_end.is_none() || (rest.len() == plain.len() && at > 0));
             fits.then_some((plain.len(), *phones))
         });

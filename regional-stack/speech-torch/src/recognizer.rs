@@ -6,21 +6,25 @@ use speech::{Recognizer, SAMPLE_RATE, SpeechError, Transcript, decoding::Languag
 use tch::{Device, Kind, Tensor, nn};
 
 use crate::{
-    alphabet,
+    alphabet, bang,
     conformer::{Conformer, ConformerConfig},
     pool::Pool,
     sidecar::{self, ModelError, WEIGHTS},
 };
 
-/// Longest utterance taken. Attention grows with the square of it, and nobody talks to a kitchen light for half a minute.
+/// Longest utterance in seconds. The cost of attention grows with its square, and nobody talks to a kitchen light for
+/// half a minute.
 const UTTERANCE_MAX_S: f32 = 30.0;
 
-/// A line whose loudest 10 ms are quieter than this carries no speech; whispers at arm's length record at about -45.
+/// An utterance whose loudest 10 ms are quieter than this contains no speech. Whispers at arm's length have about -45
+/// dB.
 const SILENCE_DB: f32 = -58.0;
-/// Name of the word statistics in the model's folder.
+/// Confidence in a word that sounds like a bang, as a share of what the network says. No command is carried out at half.
+const BANG_SHARE: f32 = 0.5;
+/// Name of the word statistics in the folder of the model.
 const LANGUAGE: &str = "language.tsv";
 
-/// The recognizer; the same samples always give the same transcript. May be shared between threads.
+/// The recognizer. The same samples always give the same transcript. Threads may share it.
 #[derive(Debug)]
 pub struct TorchRecognizer {
     spectrum: features::MelSpectrum,
@@ -33,14 +37,19 @@ pub struct TorchRecognizer {
 struct Network {
     conformer: Conformer,
     device: Device,
-    /// Keeps the weights alive and in one place.
+    /// Keeps the weights alive, and in one place.
     _variables: nn::VarStore,
 }
 
 impl TorchRecognizer {
-    /// Loads the model in `folder`, checks it against its sidecar and runs it once, so that the first caller does not pay
-    /// for libtorch's preparations.
+    /// Loads the model in `folder`, checks it against its sidecar and runs it once, so that the first request does not
+    /// wait for libtorch's preparations.
     pub fn load(folder: &Path, device: Device) -> Result<Self, ModelError> {
+        Self::load_for(folder, device, Pool::<Network>::size())
+    }
+
+    /// As [`TorchRecognizer::load`], for this many threads. A further thread waits until another one is done.
+    pub fn load_for(folder: &Path, device: Device, threads: usize) -> Result<Self, ModelError> {
         crate::use_one_thread();
         let sidecar: sidecar::Sidecar<ConformerConfig> = sidecar::read(folder, "recognizer")?;
         let symbols: Vec<String> = alphabet::CHARACTERS.chars().map(String::from).collect();
@@ -48,7 +57,7 @@ impl TorchRecognizer {
             let path = folder.join(sidecar::SIDECAR).display().to_string();
             return Err(ModelError::Unfit {
                 path,
-                what: "its alphabet or its features differ".to_owned(),
+                what: "the model has another alphabet or other features".to_owned(),
             });
         }
         let path = folder.join(LANGUAGE);
@@ -60,7 +69,7 @@ impl TorchRecognizer {
             path: path.display().to_string(),
             what: error.to_string(),
         })?;
-        let copies = (0..Pool::<Network>::size())
+        let copies = (0..threads.max(1))
             .map(|_| Network::load(folder, &sidecar.network, device))
             .collect::<Result<Vec<_>, _>>()?;
         let spectrum = features::MelSpectrum::new(features::RECOGNITION);
@@ -73,12 +82,12 @@ impl TorchRecognizer {
         let quiet = vec![0.0; SAMPLE_RATE as usize];
         engine.recognize(&quiet).map_err(|error| ModelError::Unfit {
             path: folder.display().to_string(),
-            what: format!("it fails on a second of silence ({error})"),
+            what: format!("the model fails on a second of silence ({error})"),
         })?;
         Ok(engine)
     }
 
-    /// The model's version, from its sidecar.
+    /// Version of the model, from its sidecar.
     pub fn version(&self) -> &str {
         &self.version
     }
@@ -101,7 +110,7 @@ impl Network {
         })
     }
 
-    /// Frame after frame, the log-probability of each token.
+    /// The log-probability of each token, one frame after another.
     fn log_probabilities(&self, mel: &features::Mel) -> Result<Vec<f32>, tch::TchError> {
         tch::no_grad(|| {
             let shape = [1, mel.frames() as i64, mel.bins as i64];
@@ -127,11 +136,11 @@ impl Recognizer for TorchRecognizer {
             text: String::new(),
             confidence: 0.0,
         };
-        // Shorter than one output frame there is nothing to hear.
+        // Audio shorter than one window contains nothing to recognise.
         if samples.len() < features::RECOGNITION.window {
             return Ok(nothing);
         }
-        // The features know no loudness, so the hiss of a silent line would be listened to as if somebody spoke.
+        // The features are normalised for loudness, so the hiss of a silent line would be recognised as speech.
         if loudest_frame_db(samples) < SILENCE_DB {
             return Ok(nothing);
         }
@@ -150,6 +159,11 @@ impl Recognizer for TorchRecognizer {
             .decode(&log_probabilities)
             .filter(|text| !text.is_empty())
             .unwrap_or(spelled);
+        let confidence = if !text.contains(' ') && bang::is_bang(samples) {
+            confidence * BANG_SHARE
+        } else {
+            confidence
+        };
         Ok(Transcript { text, confidence })
     }
 }

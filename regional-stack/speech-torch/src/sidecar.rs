@@ -1,76 +1,76 @@
-//! The file beside the weights: what they are, how they were made, and their hash.
+//! The file beside the weights, which describes them, their training and their hash.
 
 use std::path::Path;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
 
-/// Name of the weight file in a model's folder.
+/// Name of the weight file in the folder of a model.
 pub const WEIGHTS: &str = "model.safetensors";
-/// Name of the sidecar in a model's folder.
+/// Name of the sidecar in the folder of a model.
 pub const SIDECAR: &str = "model.json";
 
-/// Everything a reader of the weights needs; `C` is the network's own configuration.
+/// Everything that a reader of the weights needs. `C` is the configuration of the network.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Sidecar<C> {
     /// `recognizer` or `synthesizer`.
     pub kind: String,
-    /// Version of this model, for people and for the model version that gateways report.
+    /// Version of the model, for people and for the model version that gateways report.
     pub version: String,
-    /// Samples per second of the audio it takes or gives.
+    /// Samples per second of the model's audio.
     pub sample_rate: u32,
     /// Sizes of the network.
     pub network: C,
-    /// The symbols that its numbers stand for, in order.
+    /// The symbols that the network's numbers stand for, in order.
     pub vocabulary: Vec<String>,
     /// Seed of the training run.
     pub seed: u64,
-    /// Steps trained.
+    /// Number of training steps.
     pub steps: u64,
     /// SHA-256 of the weight file, in hexadecimal.
     pub weights_sha256: String,
 }
 
-/// Why a model's folder cannot be used.
+/// The reason for which the folder of a model cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
     /// A file is missing or unreadable.
     #[error("cannot read {path}: {source}; point the model setting at a folder with {WEIGHTS} and {SIDECAR}")]
     Read {
-        /// The file.
+        /// Path of the file.
         path: String,
-        /// What the system said.
+        /// The error of the system.
         source: std::io::Error,
     },
-    /// The sidecar is not one.
-    #[error("{path} is not a model sidecar: {source}")]
+    /// The file is not a sidecar.
+    #[error("{path} is not a model sidecar ({source}); use the one that ships with the weights")]
     Sidecar {
-        /// The file.
+        /// Path of the file.
         path: String,
-        /// What the parser said.
+        /// The error of the parser.
         source: serde_json::Error,
     },
-    /// Weights and sidecar are from different runs, or the weights were damaged on the way.
-    #[error("{path} does not have the hash its sidecar names; fetch the model again, both files together")]
+    /// Weights and sidecar come from different runs, or the weights were damaged in transfer.
+    #[error("{path} does not have the hash that its sidecar names; fetch the model again, both files together")]
     Hash {
-        /// The weight file.
+        /// Path of the weight file.
         path: String,
     },
-    /// The model does something else than is wanted of it.
-    #[error("{path} describes a {found}, a {wanted} is needed here")]
+    /// The model is of another kind than the caller needs.
+    #[error("{path} describes a {found}, and a {wanted} is needed; put the model of a {wanted} there")]
     Kind {
-        /// The sidecar.
+        /// Path of the sidecar.
         path: String,
-        /// What it says.
+        /// The kind in the sidecar.
         found: String,
-        /// What was asked for.
+        /// The kind that the caller needs.
         wanted: &'static str,
     },
-    /// The model was made for other audio or other symbols than this program handles.
+    /// The model was made for other audio or other symbols than this program uses.
     #[error("{path} does not fit this version of meridian: {what}; use the model that ships with it")]
     Unfit {
-        /// The sidecar.
+        /// Path of the sidecar.
         path: String,
         /// The difference.
         what: String,
@@ -78,14 +78,14 @@ pub enum ModelError {
     /// libtorch refused the weights.
     #[error("libtorch cannot load {path}: {source}")]
     Torch {
-        /// The weight file.
+        /// Path of the weight file.
         path: String,
-        /// What it said.
+        /// The error of libtorch.
         source: tch::TchError,
     },
 }
 
-/// Reads a model's sidecar and checks the weights against it.
+/// Reads the sidecar of a model and checks the weights against it. `wanted` is the kind that the caller needs.
 pub fn read<C: DeserializeOwned>(folder: &Path, wanted: &'static str) -> Result<Sidecar<C>, ModelError> {
     let path = folder.join(SIDECAR);
     let text = bytes_of(&path)?;
@@ -93,7 +93,8 @@ pub fn read<C: DeserializeOwned>(folder: &Path, wanted: &'static str) -> Result<
         path: path.display().to_string(),
         source,
     };
-    // The kind first: the rest of another kind's sidecar cannot be read here, and would be a puzzling complaint.
+    // The kind is checked first: the rest of another kind's sidecar is unreadable here, and its error would be
+    // puzzling.
     let Kind { kind } = serde_json::from_slice(&text).map_err(unread)?;
     if kind != wanted {
         return Err(ModelError::Kind {
@@ -104,7 +105,11 @@ pub fn read<C: DeserializeOwned>(folder: &Path, wanted: &'static str) -> Result<
     }
     let sidecar: Sidecar<C> = serde_json::from_slice(&text).map_err(unread)?;
     if sidecar.sample_rate != speech::SAMPLE_RATE {
-        let what = format!("its audio has {} Hz, ours {}", sidecar.sample_rate, speech::SAMPLE_RATE);
+        let what = format!(
+            "the model has audio of {} Hz, and this version needs {} Hz",
+            sidecar.sample_rate,
+            speech::SAMPLE_RATE
+        );
         return Err(ModelError::Unfit {
             path: path.display().to_string(),
             what,
@@ -124,7 +129,7 @@ struct Kind {
     kind: String,
 }
 
-/// Hash of a file, as a sidecar carries it.
+/// SHA-256 of a file in hexadecimal, as a sidecar contains it.
 pub fn hash_of(path: &Path) -> Result<String, ModelError> {
     Ok(hex::encode(Sha256::digest(bytes_of(path)?)))
 }

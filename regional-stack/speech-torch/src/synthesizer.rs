@@ -1,4 +1,4 @@
-//! Text to speech: pronunciation, acoustic network, Griffin-Lim.
+//! Text to speech: pronunciation, the acoustic network, and Griffin-Lim.
 
 use std::path::Path;
 
@@ -12,16 +12,16 @@ use crate::{
     sidecar::{self, ModelError, WEIGHTS},
 };
 
-/// Longest text taken, about a minute of speech; the assistant's own replies stay under a tenth of it.
+/// Longest text, in characters: about a minute of speech. The assistant's own replies have less than a tenth of it.
 const TEXT_MAX: usize = 1_000;
-/// Speeds that the interface allows; others are brought to the nearest.
+/// Speeds that the interface allows. Another speed becomes the nearest allowed one.
 const SPEED: std::ops::RangeInclusive<f32> = 0.25..=4.0;
-/// Name of the lexicon in the model's folder.
+/// Name of the lexicon in the folder of the model.
 const LEXICON: &str = "lexicon.tsv";
-/// Between two breaths, besides the pauses they bring themselves.
+/// Silence between two breaths, in samples, in addition to their own pauses.
 const GAP_SAMPLES: usize = SAMPLE_RATE as usize / 20;
 
-/// The synthesizer; the same text and speed always give the same samples. May be shared between threads.
+/// The synthesizer. The same text and speed always give the same samples. Threads may share it.
 #[derive(Debug)]
 pub struct TorchSynthesizer {
     lexicon: Lexicon,
@@ -34,14 +34,19 @@ pub struct TorchSynthesizer {
 struct Network {
     acoustic: Acoustic,
     device: Device,
-    /// Keeps the weights alive and in one place.
+    /// Keeps the weights alive, and in one place.
     _variables: nn::VarStore,
 }
 
 impl TorchSynthesizer {
-    /// Loads the model in `folder`, checks it against its sidecar and speaks once, so that the first caller does not pay
-    /// for libtorch's preparations.
+    /// Loads the model in `folder`, checks it against its sidecar and speaks once, so that the first request does not
+    /// wait for libtorch's preparations.
     pub fn load(folder: &Path, device: Device) -> Result<Self, ModelError> {
+        Self::load_for(folder, device, Pool::<Network>::size())
+    }
+
+    /// As [`TorchSynthesizer::load`], for this many threads. A further thread waits until another one is done.
+    pub fn load_for(folder: &Path, device: Device, threads: usize) -> Result<Self, ModelError> {
         crate::use_one_thread();
         let sidecar: sidecar::Sidecar<AcousticConfig> = sidecar::read(folder, "synthesizer")?;
         let unfit = |what: String| ModelError::Unfit {
@@ -49,7 +54,7 @@ impl TorchSynthesizer {
             what,
         };
         if sidecar.vocabulary != PHONES || sidecar.network.bins != features::SYNTHESIS.bins as i64 {
-            return Err(unfit("its phones or its features differ".to_owned()));
+            return Err(unfit("the model has other phones or other features".to_owned()));
         }
         let path = folder.join(LEXICON);
         let lexicon = std::fs::read_to_string(&path).map_err(|source| ModelError::Read {
@@ -57,7 +62,7 @@ impl TorchSynthesizer {
             source,
         })?;
         let lexicon = Lexicon::parse(&lexicon).map_err(|error| unfit(error.to_string()))?;
-        let copies = (0..Pool::<Network>::size())
+        let copies = (0..threads.max(1))
             .map(|_| Network::load(folder, &sidecar.network, device))
             .collect::<Result<Vec<_>, _>>()?;
         let vocoder = Vocoder::new(features::SYNTHESIS);
@@ -69,11 +74,11 @@ impl TorchSynthesizer {
         };
         engine
             .synthesize("ready", 1.0)
-            .map_err(|error| unfit(format!("it cannot say \"ready\" ({error})")))?;
+            .map_err(|error| unfit(format!("the model fails to say \"ready\" ({error})")))?;
         Ok(engine)
     }
 
-    /// The model's version, from its sidecar.
+    /// Version of the model, from its sidecar.
     pub fn version(&self) -> &str {
         &self.version
     }
@@ -111,7 +116,7 @@ impl Synthesizer for TorchSynthesizer {
         let breaths = self.lexicon.breaths(text);
         if breaths.is_empty() {
             return Err(SpeechError::Engine(
-                "the text has no english words or numbers to speak".to_owned(),
+                "the text has no English words or numbers to speak".to_owned(),
             ));
         }
         let mut out = Vec::new();

@@ -1,25 +1,25 @@
-//! From the recognizer's letter probabilities to words: the most likely sentence of known words, or the letters as they
-//! are when no sentence of known words comes near them.
+//! Turns the recognizer's letter probabilities into words: the most likely sentence of known words, or the plain
+//! letters when no such sentence is near.
 //!
-//! A prefix beam search over CTC output (Hannun and others, 2014) that walks a tree of the known words and adds what is
-//! known of which word follows which.
+//! This is a prefix beam search over CTC output (Hannun and others, 2014). It walks a tree of the known words and adds
+//! the statistics of word sequences.
 
 use std::collections::HashMap;
 
-/// Hypotheses kept after each frame. Half of it loses one transcript in fifty, twice of it gains nothing.
+/// Hypotheses kept after each frame. Half as many lose one transcript in fifty; twice as many gain nothing.
 const BEAM: usize = 48;
-/// Hypotheses this much less likely than the best (in nats) never win.
+/// A hypothesis this much less likely than the best one (in nats) is dropped; it would never win.
 const BEAM_NATS: f32 = 14.0;
-/// Letters less likely than this in a frame are not tried there.
+/// Letters less likely than this in a frame (in nats) are not tried there.
 const LETTER_NATS: f32 = -8.0;
-/// How much the word statistics count beside the sound; and what a word gains, since every word costs probability. Like
-/// the next, chosen on recordings that are neither trained on nor reported.
+/// The weight of the word statistics relative to the sound, and the bonus for each word, since every word costs
+/// probability. These two and the next were chosen on recordings that are used neither for training nor for reports.
 const LANGUAGE_WEIGHT: f32 = 1.0;
 const WORD_BONUS: f32 = 3.5;
-/// Share of a word's own frequency in its probability after another word.
+/// The share of a word's own frequency in its probability after another word.
 const ALONE_SHARE: f32 = 0.08;
-/// Sentences of known words that explain the sound this much worse per letter (in nats) than free spelling are not what
-/// was said: better a name misspelled than another word.
+/// If a sentence of known words explains the sound this much worse per letter (in nats) than free spelling, it was not
+/// said. A misspelled name is better than a wrong word.
 const TRUST_NATS_PER_LETTER: f32 = 1.6;
 
 /// A line of the word statistics that cannot be read.
@@ -28,11 +28,11 @@ const TRUST_NATS_PER_LETTER: f32 = 1.6;
     "line {line} of the word statistics is not two words and a count; make them again with tools/synthesise-speech language"
 )]
 pub struct LanguageError {
-    /// Counted from one.
+    /// Line number, from 1.
     pub line: usize,
 }
 
-/// The known words and which follows which.
+/// The known words, and how often one follows another.
 #[derive(Debug)]
 pub struct Language {
     characters: String,
@@ -45,21 +45,21 @@ pub struct Language {
 
 #[derive(Debug, Default)]
 struct Node {
-    /// Token of the letter that leads here; 0 at the root.
+    /// Token of the letter that leads to this node; 0 at the root.
     token: u8,
     children: Vec<u32>,
     word: Option<u32>,
 }
 
 const ROOT: u32 = 0;
-/// Before the first word and after the last.
+/// The markers before the first word and after the last.
 const START: u32 = u32::MAX;
 const END: &str = "</s>";
 const BEGIN: &str = "<s>";
 
 impl Language {
-    /// Reads counts: a word before (empty: the word by itself), a word, how often, separated by tabs. `characters` are the
-    /// letters of tokens 1, 2, … and hold a space.
+    /// Reads counts, separated by tabs: the preceding word (empty for the word alone), the word, and the count.
+    /// `characters` are the letters of tokens 1, 2, … and include a space.
     pub fn parse(text: &str, characters: &str) -> Result<Self, LanguageError> {
         let token_of = |c: char| characters.find(c).and_then(|at| u8::try_from(at + 1).ok());
         let space = token_of(' ').ok_or(LanguageError { line: 0 })?;
@@ -92,7 +92,7 @@ impl Language {
                 language.alone.push(count as f32);
                 numbers.insert(word, number);
             } else {
-                // Words by themselves come first in the file, so both are known.
+                // The counts of single words come first in the file, so both words are known here.
                 let (Some(&before), Some(&word)) = (numbers.get(before), numbers.get(word)) else {
                     return Err(bad());
                 };
@@ -151,8 +151,9 @@ impl Language {
         }
     }
 
-    /// The most likely sentence of known words, if one explains the sound nearly as well as free spelling does.
-    /// `log_probabilities` holds a frame after the other; in each, the blank comes first and then the characters.
+    /// The most likely sentence of known words, if it explains the sound nearly as well as free spelling.
+    /// `log_probabilities` contains one frame after another; within a frame, the blank comes first and then the
+    /// characters.
     pub fn decode(&self, log_probabilities: &[f32]) -> Option<String> {
         let tokens = self.characters.chars().count() + 1;
         let mut histories = Histories::default();
@@ -191,7 +192,7 @@ impl Language {
         });
         let finished: Vec<_> = finished.collect();
         let (_, sound, history) = finished.into_iter().max_by(|a, b| a.0.total_cmp(&b.0))?;
-        // Written so that a NaN is no sentence either.
+        // Written so that NaN is rejected too.
         let trusted = sound >= free - TRUST_NATS_PER_LETTER * free_letters as f32;
         trusted.then(|| histories.text(history, &self.words))
     }
@@ -223,7 +224,7 @@ impl Language {
                 h.letter + frame[usize::from(last)]
             };
             add(h.history, h.node, h.language, total + frame[0], stay);
-            // The same letter again is a new one only after a blank.
+            // A repeated letter counts as a new one only after a blank.
             let before = |token: u8| if token == last { h.blank } else { total };
             for &child in &self.tree[h.node as usize].children {
                 let token = self.tree[child as usize].token;
@@ -247,7 +248,7 @@ impl Language {
             }
         }
         let mut beam: Vec<Hypothesis> = next.into_values().collect();
-        // Ties are broken by identity, so that the order of a hash map never reaches a transcript.
+        // Ties are broken by identity, so that the order of a hash map never affects a transcript.
         beam.sort_by(|a, b| {
             b.rank()
                 .total_cmp(&a.rank())
@@ -262,11 +263,11 @@ impl Language {
 
 #[derive(Debug, Clone)]
 struct Hypothesis {
-    /// The words so far.
+    /// The words so far, as a number in [`Histories`].
     history: u32,
-    /// The place in the tree, which is the beginning of the word in progress.
+    /// The node in the tree, which stands for the beginning of the current word.
     node: u32,
-    /// Log-probability of all alignments that end in a blank, and in a letter.
+    /// Log-probability of all alignments that end in a blank, and of those that end in a letter.
     blank: f32,
     letter: f32,
     language: f32,
@@ -282,7 +283,7 @@ impl Hypothesis {
     }
 }
 
-/// Sequences of words as numbers, each the extension of another; 0 is the empty one.
+/// Sequences of words as numbers. Each extends another sequence; 0 is the empty one.
 #[derive(Debug, Default)]
 struct Histories {
     list: Vec<(u32, u32)>,
@@ -335,7 +336,8 @@ mod tests {
         Language::parse(counts, CHARACTERS).unwrap()
     }
 
-    /// Frames that spell `text`, a blank between any two letters; `doubt` goes to the letter in the other text.
+    /// Frames that spell `text`, with a blank between any two letters. The probability `doubt` goes to the letter of
+    /// the other text.
     fn frames(text: &str, other: &str, doubt: f32) -> Vec<f32> {
         let mut out = Vec::new();
         for (a, b) in text.chars().zip(other.chars()) {
@@ -357,7 +359,7 @@ mod tests {
 
     #[test]
     fn a_misheard_letter_is_put_right_by_the_words_around_it() {
-        // "nighd" is no word; of the two that are near, one follows "the" and the sound leans to the other.
+        // "nighd" is not a word. Of the two nearest words, one follows "the", and the sound favours the other.
         let heard = frames("turn on the nighd", "turn on the light", 0.3);
         assert_eq!(language().decode(&heard).as_deref(), Some("turn on the light"));
     }

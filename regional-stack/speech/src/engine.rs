@@ -1,44 +1,44 @@
-//! What a speech engine does. Engines are called from long-lived worker threads only, never from an async task.
+//! The interface of speech engines. Only long-lived worker threads call an engine, never an async task.
 
-/// What a recognizer heard in one utterance.
+/// The words that a recognizer found in one utterance.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Transcript {
-    /// Lower-case words separated by single spaces; empty when nothing was heard.
+    /// Lower-case words, separated by single spaces. Empty when no words were found.
     pub text: String,
-    /// Mean probability of the chosen tokens, in 0..=1.
+    /// Mean probability of the chosen tokens, 0..=1.
     pub confidence: f32,
 }
 
-/// Why an engine gave no result.
+/// The reason for which an engine returned no result.
 #[derive(Debug, thiserror::Error)]
 pub enum SpeechError {
-    /// More audio than one utterance may have.
+    /// The audio is longer than one utterance may be.
     #[error("utterance of {seconds:.1} s is longer than the {limit_s:.0} s limit")]
     TooLong {
-        /// Length of what was given.
+        /// Length of the audio.
         seconds: f32,
-        /// Longest utterance accepted.
+        /// Longest utterance that the engine accepts.
         limit_s: f32,
     },
-    /// More text than one synthesis may have.
+    /// The text is longer than one synthesis allows.
     #[error("text of {chars} characters is longer than the {limit} character limit")]
     TooMuchText {
-        /// Length of what was given.
+        /// Length of the text, in characters.
         chars: usize,
-        /// Longest text accepted.
+        /// Longest text that the engine accepts, in characters.
         limit: usize,
     },
     /// The engine itself failed.
     #[error("speech engine failed: {0}")]
     Engine(String),
-    /// The engine found no room on its GPU.
+    /// The engine ran out of memory on its GPU.
     #[error("speech engine ran out of GPU memory: {0}")]
     GpuMemory(String),
 }
 
 impl SpeechError {
-    /// What the runtime of an engine says, who tells it in words alone: those of libtorch's allocator, of the CUDA runtime
-    /// (cudaErrorMemoryAllocation) and of cuBLAS.
+    /// Classifies an error of an engine's runtime by its text, because the runtimes have no codes. Recognises lack of
+    /// memory in the texts of libtorch's allocator, of the CUDA runtime (cudaErrorMemoryAllocation) and of cuBLAS.
     pub fn of_engine(error: impl std::fmt::Display) -> Self {
         let text = error.to_string();
         let of_memory = [
@@ -54,15 +54,16 @@ impl SpeechError {
     }
 }
 
-/// Speech to text.
+/// Converts speech to text.
 pub trait Recognizer: Send + Sync {
     /// Transcribes one whole utterance: mono samples in [-1, 1] at [`crate::SAMPLE_RATE`].
     fn recognize(&self, samples: &[f32]) -> Result<Transcript, SpeechError>;
 }
 
-/// Text to speech.
+/// Converts text to speech.
 pub trait Synthesizer: Send + Sync {
-    /// Speaks `text` at `speed` (1.0 is natural, 0.25..=4.0): mono samples in [-1, 1] at [`crate::SAMPLE_RATE`].
+    /// Speaks `text` at `speed` (1.0 is natural, 0.25..=4.0). Returns mono samples in [-1, 1] at
+    /// [`crate::SAMPLE_RATE`].
     fn synthesize(&self, text: &str, speed: f32) -> Result<Vec<f32>, SpeechError>;
 }
 

@@ -1,4 +1,4 @@
-//! Mel spectra: what the recognizer hears and what the synthesizer draws.
+//! Mel spectra: the input of the recognizer and the output of the synthesizer's network.
 
 use std::sync::Arc;
 
@@ -6,24 +6,24 @@ use realfft::{RealFftPlanner, RealToComplex};
 
 use crate::SAMPLE_RATE;
 
-/// How audio is cut into frames and frequencies into bins.
+/// The division of audio into frames, and of frequencies into bins.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct MelConfig {
-    /// Length of the transform; at least `window`.
+    /// Length of the transform in samples, at least `window`.
     pub fft: usize,
-    /// Samples seen by one frame.
+    /// Samples in the window of one frame.
     pub window: usize,
-    /// Samples between frames.
+    /// Samples between the starts of two frames.
     pub hop: usize,
-    /// Mel bins.
+    /// Number of mel bins.
     pub bins: usize,
-    /// Lowest frequency looked at, in Hz.
+    /// Lowest frequency of the filters, in Hz.
     pub lowest_hz: f32,
-    /// Highest frequency looked at, in Hz.
+    /// Highest frequency of the filters, in Hz.
     pub highest_hz: f32,
 }
 
-/// What recognition uses: 80 bins, 25 ms windows every 10 ms. Mains hum below 60 Hz is not speech.
+/// The configuration for recognition: 80 bins, 25 ms windows every 10 ms. Mains hum below 60 Hz is not speech.
 pub const RECOGNITION: MelConfig = MelConfig {
     fft: 512,
     window: 400,
@@ -33,7 +33,8 @@ pub const RECOGNITION: MelConfig = MelConfig {
     highest_hz: 7_600.0,
 };
 
-/// What synthesis uses: longer windows, which resolve single harmonics, so that the phase can be found again.
+/// The configuration for synthesis: longer windows, which resolve single harmonics, so that the phases can be
+/// reconstructed.
 pub const SYNTHESIS: MelConfig = MelConfig {
     fft: 1_024,
     window: 800,
@@ -43,12 +44,12 @@ pub const SYNTHESIS: MelConfig = MelConfig {
     highest_hz: 7_900.0,
 };
 
-/// Frames of mel values, one frame after the other.
+/// Frames of mel values, one frame after another.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Mel {
     /// `frames() * bins` values.
     pub values: Vec<f32>,
-    /// Values in a frame.
+    /// Number of values in a frame.
     pub bins: usize,
 }
 
@@ -58,20 +59,20 @@ impl Mel {
         self.values.len() / self.bins.max(1)
     }
 
-    /// One frame.
+    /// The values of one frame. Panics if `at` is not less than `frames()`.
     pub fn frame(&self, at: usize) -> &[f32] {
         &self.values[at * self.bins..(at + 1) * self.bins]
     }
 }
 
-/// One triangle of the filter bank: weights from bin `first` of the spectrum on.
+/// One triangle of the filter bank: its weights, from line `first` of the spectrum on.
 #[derive(Debug, Clone)]
 pub(crate) struct Filter {
     pub(crate) first: usize,
     pub(crate) weights: Vec<f32>,
 }
 
-/// Computes mel spectra; cheap to clone, safe to share.
+/// Computes mel spectra. Cheap to clone and safe to share.
 #[derive(Clone)]
 pub struct MelSpectrum {
     config: MelConfig,
@@ -89,7 +90,7 @@ impl std::fmt::Debug for MelSpectrum {
 }
 
 impl MelSpectrum {
-    /// Prepares window, transform and filters.
+    /// Prepares the window, the transform and the filters.
     pub fn new(config: MelConfig) -> Self {
         debug_assert!(config.window <= config.fft && config.hop > 0 && config.bins > 0);
         Self {
@@ -100,13 +101,13 @@ impl MelSpectrum {
         }
     }
 
-    /// The configuration it was made with.
+    /// The configuration of this spectrum.
     pub fn config(&self) -> MelConfig {
         self.config
     }
 
-    /// Natural logarithm of the power in each bin. A frame every hop, centred on its hop, so that `n` samples give
-    /// `ceil(n / hop)` frames; outside the clip there is silence.
+    /// The natural logarithm of the power in each bin. There is one frame per hop, centred on the hop, so `n` samples
+    /// give `ceil(n / hop)` frames. Outside the clip there is silence.
     pub fn log_power(&self, samples: &[f32]) -> Mel {
         let MelConfig {
             fft, window, hop, bins, ..
@@ -139,7 +140,7 @@ impl MelSpectrum {
                     .zip(&power[filter.first..])
                     .map(|(w, p)| w * p)
                     .sum();
-                // Digital silence has no logarithm; this lies 30 dB under the last bit of 16-bit audio.
+                // Digital silence has no logarithm. This floor lies 30 dB below the last bit of 16-bit audio.
                 values.push((sum + 1e-8).ln());
             }
         }
@@ -147,10 +148,10 @@ impl MelSpectrum {
     }
 }
 
-/// Brings a log-power spectrum to the range the recognizer was trained on, in place.
+/// Brings a log-power spectrum into the range on which the recognizer was trained, in place.
 ///
-/// Loudness and microphone colour go, silence around the speech does not matter: each bin loses its mean over the frames
-/// that carry speech, and everything 50 dB below the loudest frame becomes one floor.
+/// This removes loudness and the colour of the microphone, and makes silence around the speech irrelevant: each bin
+/// loses its mean over the frames with speech, and everything 50 dB below the loudest frame becomes one floor.
 pub fn normalise_for_recognition(mel: &mut Mel) {
     // In units of ln(power): 40 and 50 dB.
     const ACTIVE: f32 = 9.2;
@@ -184,7 +185,7 @@ pub fn normalise_for_recognition(mel: &mut Mel) {
     }
     for frame in mel.values.chunks_exact_mut(bins) {
         for (value, mean) in frame.iter_mut().zip(&means) {
-            // A third keeps the values near unit variance.
+            // A third brings the values near unit variance.
             *value = (*value - mean) / 3.0;
         }
     }
@@ -211,7 +212,7 @@ pub(crate) fn filters(config: MelConfig) -> Vec<Filter> {
                     .min((right - hz) / (right - peak))
                     .max(0.0)
             };
-            // Low bins are narrower than the transform's resolution; the nearest line then stands for the bin.
+            // Low bins are narrower than the resolution of the transform. The nearest line then stands for the bin.
             let nearest = (peak / step_hz).round() as usize;
             let first = (left / step_hz).ceil() as usize;
             let last = ((right / step_hz).floor() as usize).min(config.fft / 2);
@@ -252,7 +253,7 @@ mod tests {
 
     #[test]
     fn golden_bins() {
-        // Peaks of the mel filters nearest to each tone, computed by hand from the mel formula.
+        // The mel filters nearest to each tone, computed by hand from the mel formula.
         let spectrum = MelSpectrum::new(RECOGNITION);
         for (hz, bin) in [(200.0, 5), (1_000.0, 26), (4_000.0, 60)] {
             let mel = spectrum.log_power(&tone(hz, 3_200, 0.5));

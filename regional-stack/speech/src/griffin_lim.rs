@@ -1,4 +1,4 @@
-//! From a mel spectrum back to sound, by the fast Griffin-Lim algorithm (Perraudin, Balazs and Søndergaard, 2013).
+//! Turns a mel spectrum back into sound, by the fast Griffin-Lim algorithm (Perraudin, Balazs and Søndergaard, 2013).
 
 use std::sync::Arc;
 
@@ -6,14 +6,14 @@ use realfft::{ComplexToReal, RealFftPlanner, RealToComplex, num_complex::Complex
 
 use crate::features::{self, Filter, Mel, MelConfig};
 
-/// Rounds of phase repair. More than this and the ear hears no difference; each costs two transforms a frame.
+/// Rounds of phase repair. More rounds make no audible difference; each costs two transforms per frame.
 const ROUNDS: usize = 32;
-/// How far each round overshoots; the paper's 0.99.
+/// Overshoot of each round. The value of the paper.
 const MOMENTUM: f32 = 0.99;
-/// Rounds of spreading mel bins over spectrum lines; the result changes by less than 1 % after ten.
+/// Rounds of spreading mel bins over spectrum lines. After ten rounds the result changes by less than 1 %.
 const SPREAD_ROUNDS: usize = 12;
 
-/// Turns mel spectra into audio; cheap to clone, safe to share, the same input gives the same samples.
+/// Turns mel spectra into audio. Cheap to clone and safe to share. The same input gives the same samples.
 #[derive(Clone)]
 pub struct Vocoder {
     config: MelConfig,
@@ -32,7 +32,7 @@ impl std::fmt::Debug for Vocoder {
 }
 
 impl Vocoder {
-    /// Prepares transforms and filters for spectra of this configuration.
+    /// Prepares the transforms and filters for spectra of this configuration.
     pub fn new(config: MelConfig) -> Self {
         let mut planner = RealFftPlanner::new();
         Self {
@@ -44,7 +44,7 @@ impl Vocoder {
         }
     }
 
-    /// Audio for natural-log mel power as [`features::MelSpectrum::log_power`] gives it: `frames * hop` samples.
+    /// Audio for natural-log mel power in the form of [`features::MelSpectrum::log_power`]: `frames * hop` samples.
     pub fn sound(&self, mel: &Mel) -> Vec<f32> {
         let (frames, hop, lines) = (mel.frames(), self.config.hop, self.config.fft / 2 + 1);
         debug_assert_eq!(mel.bins, self.config.bins);
@@ -52,7 +52,8 @@ impl Vocoder {
         for frame in 0..frames {
             magnitude.extend(self.spread(mel.frame(frame)));
         }
-        // Phases of a fixed generator: zero phases would start as a train of clicks that the rounds never quite remove.
+        // Random phases from a fixed seed. Zero phases would start as a train of clicks that the rounds never quite
+        // remove.
         let mut seed = 0x2545_f491u32;
         let mut angles: Vec<Complex<f32>> = (0..frames * lines)
             .map(|_| {
@@ -68,7 +69,8 @@ impl Vocoder {
             self.analyse(&audio, frames, |at, now| {
                 let ahead = now + (now - before[at]) * MOMENTUM;
                 before[at] = now;
-                let norm = ahead.norm();
+                // `norm()` calls hypot, which guards against overflow. That is not needed here, and slow.
+                let norm = ahead.norm_sqr().sqrt();
                 angles[at] = if norm > 1e-12 {
                     ahead / norm
                 } else {
@@ -80,8 +82,8 @@ impl Vocoder {
         audio
     }
 
-    /// The magnitude of each spectrum line under which the filters would give these bins: multiplicative updates, which
-    /// stay positive, from a flat start.
+    /// The magnitudes of the spectrum lines for which the filters would give these bins. Multiplicative updates from a
+    /// flat start, because they keep every magnitude positive.
     fn spread(&self, frame: &[f32]) -> Vec<f32> {
         let lines = self.config.fft / 2 + 1;
         let wanted: Vec<f32> = frame
@@ -119,7 +121,7 @@ impl Vocoder {
         power.into_iter().map(f32::sqrt).collect()
     }
 
-    /// Where frame `at` starts in the audio; frames are centred on their hop.
+    /// The sample at which frame `at` starts; negative before the clip. Frames are centred on their hop.
     fn start(&self, at: usize) -> isize {
         (at * self.config.hop + self.config.hop / 2) as isize - (self.config.window / 2) as isize
     }
@@ -152,7 +154,7 @@ impl Vocoder {
             for ((slot, m), a) in spectrum.iter_mut().zip(&magnitude[range.clone()]).zip(&angles[range]) {
                 *slot = a * m;
             }
-            // The inverse transform wants the first and last line real.
+            // The inverse transform needs a real first and last line.
             spectrum[0].im = 0.0;
             spectrum[lines - 1].im = 0.0;
             self.inverse
@@ -218,7 +220,7 @@ mod tests {
         let sound = Vocoder::new(SYNTHESIS).sound(&wanted);
         assert_eq!(sound.len(), 8_000);
         let got = spectrum.log_power(&sound);
-        // Where there is energy; the valleys between harmonics are not heard.
+        // Compares only bins with energy; nobody hears the valleys between harmonics.
         let (mut error, mut count) = (0.0, 0);
         for frame in 4..36 {
             for (a, b) in wanted

@@ -1,8 +1,8 @@
-//! Everything about speech that needs no libtorch: the two engine traits, audio formats, feature extraction, endpointing,
+//! The parts of speech that need no libtorch: the two engine traits, audio formats, feature extraction, endpointing,
 //! and a scripted engine for tests.
 //!
-//! Audio inside Meridian is mono `f32` in [-1, 1] at [`SAMPLE_RATE`]; other rates exist only at the rim ([`wav`], [`pcm`],
-//! [`resample`]).
+//! Inside Meridian, audio is mono `f32` in [-1, 1] at [`SAMPLE_RATE`]. Other rates exist only at the outer layer
+//! ([`wav`], [`pcm`], [`resample`]).
 
 pub mod decoding;
 pub mod endpoint;
@@ -17,5 +17,5 @@ pub mod wav;
 
 pub use engine::{Recognizer, SpeechError, Synthesizer, Transcript};
 
-/// Samples per second of all audio handed to and taken from the engines.
+/// Samples per second of all audio to and from the engines.
 pub const SAMPLE_RATE: u32 = 16_000;

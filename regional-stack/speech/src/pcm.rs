@@ -1,6 +1,6 @@
-//! Headerless 16-bit little-endian audio, as the Realtime protocol carries it.
+//! 16-bit little-endian audio without a header, the format of the Realtime protocol.
 
-/// Reads whole samples; a trailing odd byte is left out, so hold it back until its other half arrives.
+/// Reads whole samples. Ignores a trailing odd byte, so the caller must keep it until its other half arrives.
 pub fn from_s16le(bytes: &[u8]) -> Vec<f32> {
     bytes
         .chunks_exact(2)
@@ -8,13 +8,13 @@ pub fn from_s16le(bytes: &[u8]) -> Vec<f32> {
         .collect()
 }
 
-/// Writes samples, clipping what lies outside [-1, 1]; not-a-number becomes silence.
+/// Writes samples, clipped to [-1, 1]. A value that is not a number becomes silence.
 pub fn to_s16le(samples: &[f32]) -> Vec<u8> {
     samples.iter().flat_map(|&s| to_i16(s).to_le_bytes()).collect()
 }
 
 pub(crate) fn to_i16(sample: f32) -> i16 {
-    // `as` saturates and maps NaN to 0, which is what clipping means here.
+    // `as` saturates and maps NaN to 0, which is the intended clipping.
     (sample * 32_767.0).round() as i16
 }
 

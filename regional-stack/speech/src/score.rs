@@ -1,20 +1,20 @@
-//! How far a transcript is from what was said.
+//! Word errors of transcripts.
 
 /// Word errors over any number of utterances.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Score {
-    /// Words substituted, missing or too many.
+    /// Words substituted, missing or added.
     pub errors: usize,
-    /// Words said.
+    /// Words spoken.
     pub words: usize,
     /// Utterances without an error.
     pub exact: usize,
-    /// Utterances.
+    /// Utterances in total.
     pub utterances: usize,
 }
 
 impl Score {
-    /// Counts one utterance.
+    /// Counts one utterance: the spoken words and the transcript.
     pub fn add(&mut self, said: &str, heard: &str) {
         let said: Vec<&str> = said.split_whitespace().collect();
         let heard: Vec<&str> = heard.split_whitespace().collect();
@@ -25,7 +25,7 @@ impl Score {
         self.utterances += 1;
     }
 
-    /// Errors per word said, in percent; above 100 when more is heard than was said.
+    /// Errors per spoken word, in percent. Above 100 when the transcript has many added words.
     pub fn word_error_percent(&self) -> f64 {
         100.0 * self.errors as f64 / self.words.max(1) as f64
     }

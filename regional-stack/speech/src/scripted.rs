@@ -1,23 +1,23 @@
-//! Engines for tests: what they hear and say is written down beforehand, and they need no model.
+//! Engines for tests. Their results are scripted, and they need no model.
 //!
-//! [`ScriptedSynthesizer`] writes its text into the sound as a modem would, and [`ScriptedRecognizer`] reads it back, so
-//! a test can send words through WAV files, PCM frames and other sample rates and see what arrives.
+//! [`ScriptedSynthesizer`] encodes its text into the sound, as a modem would, and [`ScriptedRecognizer`] decodes it. So
+//! a test can send words through WAV files, PCM frames and other sample rates, and check the words that arrive.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 
 use crate::{Recognizer, SAMPLE_RATE, SpeechError, Synthesizer, Transcript};
 
-/// Samples per bit: 4 ms, so that resampling to 8 kHz and back leaves both tones whole.
+/// Samples per bit: 4 ms, so that both tones survive resampling to 8 kHz and back.
 const BIT_SAMPLES: usize = SAMPLE_RATE as usize / 250;
 const ZERO_HZ: f32 = 1_000.0;
 const ONE_HZ: f32 = 2_000.0;
-/// Opens a message; chosen so that no shift of it looks like itself.
+/// The start of a message. No shifted copy of it matches itself.
 const MARK: [u8; 2] = [0xa5, 0x3c];
-/// Longest text carried: one length byte.
+/// Longest text in bytes, because its length is one byte.
 const TEXT_MAX: usize = 255;
 
-/// Sound that carries `text` for a [`ScriptedRecognizer`]; text beyond 255 bytes is cut at a character.
+/// Sound that carries `text` to a [`ScriptedRecognizer`]. Text beyond 255 bytes is cut between characters.
 pub fn sound_of(text: &str) -> Vec<f32> {
     let mut end = text.len().min(TEXT_MAX);
     while !text.is_char_boundary(end) {
@@ -28,7 +28,7 @@ pub fn sound_of(text: &str) -> Vec<f32> {
     bytes.push(text.len() as u8);
     bytes.extend_from_slice(text);
     bytes.push(checksum(text));
-    // A little silence before and after, as speech has.
+    // Short silence before and after, as in speech.
     let mut out = vec![0.0; SAMPLE_RATE as usize / 20];
     for byte in bytes {
         for bit in (0..8).rev() {
@@ -42,10 +42,10 @@ pub fn sound_of(text: &str) -> Vec<f32> {
     out
 }
 
-/// The text that [`sound_of`] put into this sound, if any is there and undamaged.
+/// The text that [`sound_of`] encoded into this sound, if it is there and undamaged.
 pub fn text_in(samples: &[f32]) -> Option<String> {
     let loud = samples.iter().position(|s| s.abs() > 0.05)?;
-    // Resampling smears the first edge; the right start is within half a bit of it.
+    // Resampling smears the first edge; the true start lies within half a bit of it.
     let from = loud.saturating_sub(BIT_SAMPLES / 2);
     (from..loud + BIT_SAMPLES / 2).step_by(4).find_map(|start| {
         let byte = |at: usize| -> Option<u8> {
@@ -80,8 +80,8 @@ fn strength(window: &[f32], hz: f32) -> f32 {
     (re * re + im * im) / (window.len() * window.len()) as f32
 }
 
-/// Hears what [`sound_of`] wrote; for any other sound it gives the next of its prepared answers, and nothing heard after
-/// the last.
+/// Decodes the sound of [`sound_of`]. For any other sound it returns the next of its prepared answers, and an empty
+/// transcript after the last.
 #[derive(Debug, Default)]
 pub struct ScriptedRecognizer {
     answers: Mutex<VecDeque<Result<String, String>>>,
@@ -89,12 +89,12 @@ pub struct ScriptedRecognizer {
 }
 
 impl ScriptedRecognizer {
-    /// Only hears what the sound itself carries.
+    /// Returns only text that the sound itself carries.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Hears `text` in every sound that carries none.
+    /// Returns `text` for every sound that carries none.
     pub fn always(text: &str) -> Self {
         Self {
             otherwise: Some(text.to_owned()),
@@ -102,7 +102,7 @@ impl ScriptedRecognizer {
         }
     }
 
-    /// Hears these in turn; an `Err` makes the engine fail with that message.
+    /// Returns these answers in turn. An `Err` makes the engine fail with that message.
     pub fn in_turn<'a>(answers: impl IntoIterator<Item = Result<&'a str, &'a str>>) -> Self {
         let owned = answers
             .into_iter()
@@ -132,7 +132,7 @@ impl Recognizer for ScriptedRecognizer {
     }
 }
 
-/// Says everything as [`sound_of`] does; speed makes no difference. Can be told to fail.
+/// Speaks every text in the form of [`sound_of`], at one speed. Can be made to fail.
 #[derive(Debug, Default)]
 pub struct ScriptedSynthesizer {
     failure: Option<String>,

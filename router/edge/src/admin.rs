@@ -1,4 +1,5 @@
-//! The administrative pages of an edge, beside those every process has: who is where, and why someone would go where.
+//! The administrative pages of an edge, beside those every process has: the region of each session, and the reasons for a
+//! choice.
 
 use std::{
     collections::BTreeMap,
@@ -17,9 +18,8 @@ use routing::{Decision, Table};
 use serde::{Deserialize, Serialize};
 use topology::{EdgeId, PlanNumber, RegionId, Snapshot, snapshot::SNAPSHOT_BYTES_MAX};
 
-use crate::{Edge, edge::session_key, seen::Summary};
+use crate::{Edge, edge::session_key, stacks::seen::Summary};
 
-/// `/sessions` and `/explain`.
 pub fn router(edge: Arc<Edge>) -> Router {
     Router::new()
         .route("/sessions", get(sessions))
@@ -61,7 +61,7 @@ async fn sessions(State(edge): State<Arc<Edge>>) -> Json<BTreeMap<RegionId, Regi
 #[serde(deny_unknown_fields)]
 struct Question {
     session: Option<String>,
-    /// Whose it is, when a version is rolled out.
+    /// The user, who decides the version while one is rolled out.
     user: Option<String>,
     /// Where the device comes from: its place when the session has no name.
     client: Option<IpAddr>,
@@ -69,18 +69,18 @@ struct Question {
     generation: Option<u64>,
 }
 
-/// Where a session would go now, and what was known.
+/// The stack that a session would get now, and the knowledge behind the choice.
 #[derive(Debug, Serialize)]
 struct Explanation {
     edge: EdgeId,
-    /// What keeps the session's place.
+    /// The key by which the session keeps its region.
     session_key: String,
     /// The plan that was asked about, and the one in force.
     plan: PlanNumber,
     plan_in_force: PlanNumber,
-    /// The first decision, then what would follow if each before failed.
+    /// The first decision, then those that would follow if each before failed.
     decisions: Vec<Decision>,
-    /// What routing calls near, in milliseconds: measured, but no less than light takes.
+    /// The distance for routing, in milliseconds: measured, but no less than light takes.
     nearness_ms: BTreeMap<RegionId, f64>,
     #[serde(flatten)]
     seen: Summary,
@@ -102,7 +102,7 @@ async fn explain(
     answer(&edge, &question, &table)
 }
 
-/// By a plan that the asker brings, with what this edge sees now. Nothing of it stays.
+/// By a plan that the requester brings, with this edge's view of now. Nothing of the plan stays.
 async fn explain_by(
     State(edge): State<Arc<Edge>>,
     Query(question): Query<Question>,

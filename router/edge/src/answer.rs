@@ -2,7 +2,10 @@
 
 use bytes::Bytes;
 
-/// `Retry-After` between `seconds` and three times as much: whoever is refused at the same moment comes back at another.
+use crate::{cors::Cors, http1::upgrade::UpgradeError, stamp::Stamp};
+
+/// `Retry-After` between `seconds` and three times as much: devices that are refused at the same moment come back at different
+/// ones.
 fn retry_after(seconds: u64) -> (&'static str, String) {
     let seconds = rand::random_range(seconds..=3 * seconds.max(1));
     ("Retry-After", seconds.to_string())
@@ -11,19 +14,17 @@ fn retry_after(seconds: u64) -> (&'static str, String) {
 /// An answer of the edge.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
-    /// HTTP status.
     pub status: http::StatusCode,
-    /// Whose fault it is, in the words of the OpenAI API.
+    /// The party at fault, in the words of the OpenAI API.
     pub kind: &'static str,
-    /// What happened, for programs.
     pub code: &'static str,
-    /// What happened and what to do, for people.
+    /// The event and the remedy, for people.
     pub message: String,
     /// Headers besides the usual ones.
     pub headers: Vec<(&'static str, String)>,
 }
 
-/// What an unknown path is told.
+/// The paths that an answer to an unknown path names.
 pub const PATHS: &str = "/v1/realtime (WebSocket), /v1/audio/transcriptions, /v1/audio/speech, /v1/models, /api/v1/voice/*, /health, and \
      gRPC meridian.voice.v1.Voice";
 
@@ -38,14 +39,29 @@ impl Answer {
         }
     }
 
-    /// 400: what was sent is not a request.
+    /// 400: the bytes are not a request.
     pub fn bad_request(message: impl Into<String>) -> Self {
         Self::client(http::StatusCode::BAD_REQUEST, "bad_request", message)
     }
 
-    /// 404: nothing is there; says what is.
+    /// 400: the body is not framed as it says.
+    pub fn malformed_body() -> Self {
+        Self::bad_request("the chunks of the body are malformed")
+    }
+
+    /// 403: pages of this origin may not call.
+    pub fn origin_not_allowed(origin: &str) -> Self {
+        // As much of it as an origin has.
+        let origin: String = origin.chars().filter(|it| !it.is_control()).take(100).collect();
+        let message = format!(
+            "pages of {origin} may not call this service; its operator names those that may in [cors] of the edge"
+        );
+        Self::client(http::StatusCode::FORBIDDEN, "origin_not_allowed", message)
+    }
+
+    /// 404: nothing is there; the message names the paths that exist.
     pub fn not_found(path: &str) -> Self {
-        // What is echoed is bounded: a path may be as long as a header.
+        // The echo is bounded: a path may be as long as a header.
         let path: String = path.chars().take(100).collect();
         let message = format!("nothing is served at {path}; there is {PATHS}");
         Self::client(http::StatusCode::NOT_FOUND, "not_found", message)
@@ -76,7 +92,7 @@ impl Answer {
             "header_too_large",
             format!(
                 "request headers are limited to {bytes_max} bytes and {} lines",
-                crate::head::LINES_MAX
+                crate::http1::head::LINES_MAX
             ),
         )
     }
@@ -134,7 +150,6 @@ impl Answer {
         }
     }
 
-    /// The body: `{"error":{"message","type","code"}}`.
     pub fn body(&self) -> Bytes {
         let error = serde_json::json!({
             "error": { "message": self.message, "type": self.kind, "code": self.code }
@@ -143,24 +158,33 @@ impl Answer {
     }
 
     /// The whole answer as HTTP/1.1, after which the connection is closed.
-    pub fn bytes(&self) -> Vec<u8> {
-        let mut bytes = self.head();
+    pub fn bytes(&self, stamp: &Stamp, cors: &Cors) -> Vec<u8> {
+        let mut bytes = self.head(stamp, cors);
         bytes.extend_from_slice(&self.body());
         bytes
     }
 
-    /// The same to `HEAD`.
-    pub fn head(&self) -> Vec<u8> {
-        use std::fmt::Write as _;
-        let mut head = format!("HTTP/1.1 {}\r\n", self.status);
+    pub fn head(&self, stamp: &Stamp, cors: &Cors) -> Vec<u8> {
+        use std::io::Write as _;
+        let mut head = format!("HTTP/1.1 {}\r\n", self.status).into_bytes();
         for (name, value) in &self.headers {
             let _ = write!(head, "{name}: {value}\r\n");
         }
+        stamp.write(cors, &mut head);
         let length = self.body().len();
         let _ = write!(
             head,
             "Content-Type: application/json\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
         );
-        head.into_bytes()
+        head
+    }
+}
+
+impl From<UpgradeError> for Answer {
+    fn from(error: UpgradeError) -> Self {
+        match error {
+            UpgradeError::Malformed(what) => Self::bad_request(what),
+            UpgradeError::Version => Self::upgrade_required(),
+        }
     }
 }

@@ -1,10 +1,15 @@
 //! The configuration of an edge (configs/edge.toml).
+//!
+//! One file, although it is long: each key stands here once, with its default, its rule and its unit.
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use daemon::config::{Problems, Rules, Secrets};
 use routing::pace::{Pace, Rate};
 use serde::{Deserialize, Deserializer};
 use topology::{EdgeId, document::Span};
+
+use crate::cors::Cors;
 
 /// Everything an edge is told.
 #[derive(Debug, Clone, Deserialize)]
@@ -58,6 +63,9 @@ pub struct Config {
     /// How regions and stacks are chosen.
     #[serde(default)]
     pub picking: Picking,
+    /// Which pages may call from a browser.
+    #[serde(default)]
+    pub cors: Cors,
 }
 
 /// When requests are made again.
@@ -218,11 +226,9 @@ impl Picking {
         }
     }
 
-    fn problems(&self) -> Vec<String> {
-        let mut problems = Vec::new();
-        if self.failures_in_a_row == 0 {
-            problems.push("picking.failures_in_a_row: 0 would eject whoever fails never".to_owned());
-        }
+    fn problems(&self) -> Problems {
+        let mut problems = Problems::default();
+        problems.add_if_zero("picking.failures_in_a_row", self.failures_in_a_row.into());
         for (name, percent, least) in [
             ("success_percent_min", self.success_percent_min, 0),
             ("ejected_percent_max", self.ejected_percent_max, 0),
@@ -233,15 +239,21 @@ impl Picking {
             ("full_percent", self.full_percent, 1),
         ] {
             if !(least..=100).contains(&percent) {
-                problems.push(format!("picking.{name}: {percent} is not within {least} and 100"));
+                let text = format!("{percent} is out of range; write {least} to 100 (percent)");
+                problems.add(format!("picking.{name}"), text);
             }
         }
         // Ten buckets, each of a millisecond at least.
         if self.window.0 < Duration::from_millis(10) {
-            problems.push("picking.window: must be longer than nothing".to_owned());
+            let text = format!("\"{}\" is out of range; write \"10ms\" or more", self.window);
+            problems.add("picking.window", text);
         }
         if self.ejection_max.0 < self.ejection.0 {
-            problems.push("picking.ejection_max: must not be shorter than picking.ejection".to_owned());
+            let text = format!(
+                "\"{}\" is shorter than picking.ejection (\"{}\"); write at least that",
+                self.ejection_max, self.ejection
+            );
+            problems.add("picking.ejection_max", text);
         }
         problems
     }
@@ -254,8 +266,10 @@ pub struct Continuity {
     /// What is kept of the device's messages in one session, in bytes. A session that loses its region beyond it goes on,
     /// but the device has to repeat what it said last. 0 keeps no session alive.
     pub replay_bytes_max: usize,
-    /// The same for all sessions together.
+    /// The same for all sessions together. Those of one client keep no more than they leave to others.
     pub replay_bytes_total_max: usize,
+    /// Last checkpoints of sessions whose devices left, in bytes of all together. 0 keeps none.
+    pub parked_bytes_max: usize,
     /// A region that owes something and from which nothing comes for this long is taken for dead.
     pub silence_busy: Span,
     /// The same while the device is active and nothing is owed.
@@ -273,6 +287,8 @@ impl Default for Continuity {
             replay_bytes_max: 1 << 20,
             // What is kept is what is being said: thousands of people talking at the same moment.
             replay_bytes_total_max: 256 << 20,
+            // Some ten thousand of them.
+            parked_bytes_max: 32 << 20,
             silence_busy: Span(Duration::from_secs(1)),
             silence_active: Span(Duration::from_secs(30)),
             silence_idle: Span(Duration::from_secs(60)),
@@ -319,7 +335,8 @@ pub struct Limits {
     pub connections_max: usize,
     /// Largest request header, in bytes; larger ones are answered 431.
     pub header_bytes_max: usize,
-    /// Largest WebSocket frame, in bytes; larger ones close the session with 1009.
+    /// Largest WebSocket frame, in bytes; larger ones close the session with 1009. Frames pass through in pieces, so their size
+    /// takes no memory here. Above what stacks take, so that they can say what is wrong.
     pub frame_bytes_max: u64,
     /// Regions tried for one session or request before it is answered 503.
     pub regions_tried_max: usize,
@@ -347,7 +364,8 @@ pub struct Limits {
     pub body_buffer_bytes_max: usize,
     /// Memory for all such bodies together. When it is used up, bodies are passed on from there.
     pub body_buffer_bytes_total_max: usize,
-    /// A device that sends a body, or takes an answer, slower than this for longer than `timeouts.device` is cut off.
+    /// A device that sends a body or a frame, or takes an answer or events, slower than this for longer than `timeouts.device` is cut
+    /// off.
     pub device_bytes_per_s_min: u32,
     /// Memory of this process, in bytes. From 90 % of it newcomers are answered 503, from 95 % everybody new, and at 100 %
     /// quiet sessions are told to reconnect, those in a turn after it. 0 for no limit.
@@ -370,16 +388,18 @@ pub struct Timeouts {
     pub upgrade: Span,
     /// For a region to begin or continue an HTTP answer.
     pub answer: Span,
-    /// For a device that falls behind `limits.device_bytes_per_s_min` with a body or an answer.
+    /// For a device that falls behind `limits.device_bytes_per_s_min`: with a body or an answer, and in a session with a frame that
+    /// it began or with what waits for it. A session is then closed with 1008; meanwhile its region is not judged.
     pub device: Span,
-    /// For any byte of one direction of a session; heartbeats keep it alive.
+    /// For any byte of one direction of a session; heartbeats keep it alive. A region that takes what the device says slower than
+    /// that minimum rate may stay behind as long.
     pub idle: Span,
-    /// For a device to take any of what waits for it; then its session is closed with 1008. Meanwhile its region is not judged.
-    pub send: Span,
-    /// For a peer to take part in closing.
+    /// For a peer to take part in closing; at least 5 s for a device that took nothing before.
     pub close: Span,
     /// An affinity token counts this long.
     pub affinity: Span,
+    /// A device whose session no stack remembers is told that its token expired when it is older than this.
+    pub resume: Span,
 }
 
 /// How the edge stops.
@@ -406,8 +426,13 @@ impl Config {
 
     /// How slow a device may be.
     pub fn pace(&self) -> Pace {
+        self.pace_within(self.timeouts.device.0)
+    }
+
+    /// How slow a peer may be that may stay behind for so long.
+    pub fn pace_within(&self, behind_max: Duration) -> Pace {
         Pace::new(Rate {
-            behind_max: self.timeouts.device.0,
+            behind_max,
             bytes_per_s_min: self.limits.device_bytes_per_s_min,
         })
     }
@@ -434,7 +459,7 @@ impl Default for Limits {
             // Requests of devices carry a bearer token and little else; 16 KiB is what browsers and other proxies allow.
             header_bytes_max: 16 << 10,
             // A second of 24 kHz PCM in Base64 takes 64 kB; a mebibyte is more than any sane client sends at once.
-            frame_bytes_max: 1 << 20,
+            frame_bytes_max: 32 << 20,
             // Home, overflow and backup. Each costs up to connect + upgrade; a device waits no longer than that.
             regions_tried_max: 3,
             // The other connections are for requests, and for telling devices that there is no place.
@@ -472,13 +497,14 @@ impl Default for Timeouts {
             connect: seconds(1),
             upgrade: seconds(3),
             answer: seconds(60),
+            // A phone in a lift or between two cells takes and sends nothing for some seconds and is back. Later nobody listens to
+            // that reply any more, and its place in the region is worth more to others.
             device: seconds(20),
             idle: seconds(120),
-            // A phone in a lift or between two cells takes nothing for some seconds and is back; after half a minute nobody
-            // listens to that reply any more, and its place in the region is worth more to others.
-            send: seconds(30),
             close: seconds(1),
             affinity: seconds(86_400),
+            // A device that stays connected keeps the token that it began with.
+            resume: seconds(30 * 86_400),
         }
     }
 }
@@ -495,28 +521,12 @@ impl Default for Drain {
 
 impl<'de> Deserialize<'de> for AffinityKey {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        use serde::de::Error as _;
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Written {
-            One(String),
-            Some(Vec<String>),
-        }
-        // The secret is not repeated in an error: errors are logged.
-        let written = Written::deserialize(deserializer)
-            .map_err(|_| D::Error::custom("affinity_key is a text, or a list of two: [\"new\", \"old\"]"))?;
-        let keys = match written {
-            Written::One(key) => vec![key],
-            Written::Some(keys) => keys,
-        };
-        let decode = |text: &String| hex::decode(text).map_err(|_| D::Error::custom("affinity_key is not hexadecimal"));
-        let keys = keys.iter().map(decode).collect::<Result<Vec<_>, _>>()?;
-        let key = match &keys[..] {
-            [signs] => routing::Key::new(signs),
-            [signs, verifies] => routing::Key::new(signs).and_then(|key| key.and(verifies)),
-            _ => return Err(D::Error::custom("affinity_key: one key, or the new and the old one")),
-        };
-        key.map(Self).map_err(D::Error::custom)
+        let secrets = Secrets::deserialize(deserializer)?;
+        let key = routing::Key::new(&secrets.signs).and_then(|key| match &secrets.also_accepted {
+            Some(also) => key.also_accepting(also),
+            None => Ok(key),
+        });
+        key.map(Self).map_err(serde::de::Error::custom)
     }
 }
 
@@ -527,73 +537,79 @@ impl std::fmt::Debug for AffinityKey {
 }
 
 impl Config {
-    /// The rules that span keys. All problems are reported together.
+    /// Fails with all problems, for a configuration that no file contains.
     pub fn check(&self) -> anyhow::Result<()> {
-        let mut problems = Vec::new();
-        let tls = &self.tls;
+        Ok(self.problems().into_result()?)
+    }
+}
+
+impl Rules for Config {
+    const EXAMPLE: &'static str = include_str!("../../../configs/edge.toml");
+
+    fn problems(&self) -> Problems {
+        let mut problems = Problems::default();
+        let (tls, limits, timeouts) = (&self.tls, &self.limits, &self.timeouts);
         if self.listen.is_empty() && tls.listen.is_empty() {
-            problems.push("listen, tls.listen: name at least one address, as in [\"0.0.0.0:8080\"]".to_owned());
+            let text = "listen and tls.listen are empty; write at least one address, such as [\"0.0.0.0:8080\"]";
+            problems.add("listen", text);
         }
         if !tls.listen.is_empty() && (tls.certificate.is_none() || tls.key.is_none()) {
-            problems.push("tls.listen: needs tls.certificate and tls.key".to_owned());
+            let text = "TLS needs a certificate and its key; write tls.certificate and tls.key, or remove tls.listen";
+            problems.add("tls.listen", text);
         }
-        for upstream in &self.upstream {
-            let path = &upstream.path;
-            if !path.starts_with('/') || path.contains(['?', '#']) {
-                problems.push(format!("upstream.path: \"{path}\" is not a path like \"/skills/\""));
-            } else if crate::proxy::is_ours(path) || path == "/" {
-                problems.push(format!("upstream.path: \"{path}\" is served by the regions"));
-            }
-            if upstream.servers.is_empty() {
-                problems.push(format!("upstream.servers: \"{path}\" has none"));
-            }
-            if self.upstream.iter().filter(|other| other.path == *path).count() > 1 {
-                problems.push(format!("upstream.path: \"{path}\" is there twice"));
-            }
-        }
+        problems.extend(self.upstream_problems());
         for (name, percent) in [
             ("retry", self.retry.budget_percent),
             ("hedge", self.hedge.budget_percent),
         ] {
             if percent > 100 {
-                problems.push(format!("{name}.budget_percent: more than 100 is no budget"));
+                let text = format!("{percent} is out of range; write 0 to 100 (percent)");
+                problems.add(format!("{name}.budget_percent"), text);
             }
         }
-        let limits = &self.limits;
-        if u32::try_from(limits.body_buffer_bytes_max).is_err() || limits.body_buffer_bytes_total_max > usize::MAX >> 3
-        {
-            problems.push(
-                "limits: body_buffer_bytes_max and body_buffer_bytes_total_max are larger than any memory".to_owned(),
+        if u32::try_from(limits.body_buffer_bytes_max).is_err() {
+            let text = format!(
+                "{} is out of range; write at most {}",
+                limits.body_buffer_bytes_max,
+                u32::MAX
             );
+            problems.add("limits.body_buffer_bytes_max", text);
+        }
+        let buffers_max = usize::MAX >> 3;
+        if limits.body_buffer_bytes_total_max > buffers_max {
+            let text = format!(
+                "{} is out of range; write at most {buffers_max}",
+                limits.body_buffer_bytes_total_max
+            );
+            problems.add("limits.body_buffer_bytes_total_max", text);
         }
         if self.hedge.body_bytes_max > limits.body_buffer_bytes_max {
-            problems.push(format!(
-                "hedge.body_bytes_max: {} is more than limits.body_buffer_bytes_max ({}), and only what is buffered whole \
-                 can be copied",
+            let text = format!(
+                "{} is more than limits.body_buffer_bytes_max ({}), and the edge copies only bodies that it buffers whole; \
+                 write at most that",
                 self.hedge.body_bytes_max, limits.body_buffer_bytes_max
-            ));
+            );
+            problems.add("hedge.body_bytes_max", text);
         }
         if let Some(written) = limits.client_in_flight_max
             && written > self.breaker.max_requests / 2
         {
-            problems.push(format!(
-                "limits.client_in_flight_max: {} is more than half of breaker.max_requests ({}), so two clients could fill \
-                 a region; lower it, raise the other, or write 0 for no limit",
-                written, self.breaker.max_requests
-            ));
-        }
-        if tls.reload.0.is_zero() {
-            problems.push("tls.reload: must be longer than nothing".to_owned());
+            let text = format!(
+                "{written} is more than half of breaker.max_requests ({}), so two clients could fill a region; write at \
+                 most {}, raise breaker.max_requests, or write 0 for no limit",
+                self.breaker.max_requests,
+                self.breaker.max_requests / 2
+            );
+            problems.add("limits.client_in_flight_max", text);
         }
         for endpoint in &self.control_planes {
             let uri = endpoint.parse::<http::Uri>().ok();
             if uri.is_none_or(|uri| uri.scheme_str() != Some("http") || uri.host().is_none()) {
-                problems.push(format!(
-                    "control_planes: \"{endpoint}\" is not of the form http://address:port"
-                ));
+                let text = format!("\"{endpoint}\" is not the URL of a control plane; write \"http://address:port\"");
+                problems.add("control_planes", text);
             }
         }
-        for (name, value) in [
+        for (key, value) in [
             ("tls.handshakes_max", tls.handshakes_max as u64),
             ("breaker.max_connections", u64::from(self.breaker.max_connections)),
             (
@@ -601,148 +617,84 @@ impl Config {
                 u64::from(self.breaker.max_pending_requests),
             ),
             ("breaker.max_requests", u64::from(self.breaker.max_requests)),
-            ("limits.connections_max", self.limits.connections_max as u64),
-            ("limits.header_bytes_max", self.limits.header_bytes_max as u64),
-            ("limits.frame_bytes_max", self.limits.frame_bytes_max),
-            ("limits.regions_tried_max", self.limits.regions_tried_max as u64),
-            ("limits.sessions_max", self.limits.sessions_max as u64),
-            ("limits.handshakes_max", self.limits.handshakes_max as u64),
-            ("limits.client_burst", u64::from(self.limits.client_burst)),
-            ("limits.body_bytes_max", self.limits.body_bytes_max),
-            ("limits.body_buffer_bytes_max", self.limits.body_buffer_bytes_max as u64),
+            ("limits.connections_max", limits.connections_max as u64),
+            ("limits.header_bytes_max", limits.header_bytes_max as u64),
+            ("limits.frame_bytes_max", limits.frame_bytes_max),
+            ("limits.regions_tried_max", limits.regions_tried_max as u64),
+            ("limits.sessions_max", limits.sessions_max as u64),
+            ("limits.handshakes_max", limits.handshakes_max as u64),
+            ("limits.client_burst", u64::from(limits.client_burst)),
+            ("limits.body_bytes_max", limits.body_bytes_max),
+            ("limits.body_buffer_bytes_max", limits.body_buffer_bytes_max as u64),
             (
                 "limits.device_bytes_per_s_min",
-                u64::from(self.limits.device_bytes_per_s_min),
+                u64::from(limits.device_bytes_per_s_min),
             ),
         ] {
-            if value == 0 {
-                problems.push(format!("{name}: 0 would refuse everything"));
-            }
+            problems.add_if_zero(key, value);
         }
-        if self.limits.returning_percent > 90 {
-            problems.push("limits.returning_percent: leave at least a tenth to newcomers".to_owned());
+        if limits.returning_percent > 90 {
+            let text = format!(
+                "{} leaves less than a tenth to new devices; write 0 to 90 (percent)",
+                limits.returning_percent
+            );
+            problems.add("limits.returning_percent", text);
         }
         let continuity = &self.continuity;
-        for (name, span) in [
-            ("silence_busy", continuity.silence_busy),
-            ("silence_active", continuity.silence_active),
-            ("silence_idle", continuity.silence_idle),
-            ("patience", continuity.patience),
+        for (key, span) in [
+            ("tls.reload", tls.reload),
+            ("continuity.silence_busy", continuity.silence_busy),
+            ("continuity.silence_active", continuity.silence_active),
+            ("continuity.silence_idle", continuity.silence_idle),
+            ("continuity.patience", continuity.patience),
+            ("timeouts.handshake", timeouts.handshake),
+            ("timeouts.header", timeouts.header),
+            ("timeouts.keep_alive", timeouts.keep_alive),
+            ("timeouts.connect", timeouts.connect),
+            ("timeouts.upgrade", timeouts.upgrade),
+            ("timeouts.answer", timeouts.answer),
+            ("timeouts.device", timeouts.device),
+            ("timeouts.idle", timeouts.idle),
+            ("timeouts.close", timeouts.close),
         ] {
-            if span.0.is_zero() {
-                problems.push(format!("continuity.{name}: must be longer than nothing"));
-            }
-        }
-        let timeouts = &self.timeouts;
-        for (name, span) in [
-            ("handshake", timeouts.handshake),
-            ("header", timeouts.header),
-            ("keep_alive", timeouts.keep_alive),
-            ("connect", timeouts.connect),
-            ("upgrade", timeouts.upgrade),
-            ("answer", timeouts.answer),
-            ("device", timeouts.device),
-            ("idle", timeouts.idle),
-            ("send", timeouts.send),
-            ("close", timeouts.close),
-        ] {
-            if span.0.is_zero() {
-                problems.push(format!("timeouts.{name}: must be longer than nothing"));
-            }
+            problems.add_if_instant(key, span.0);
         }
         problems.extend(self.picking.problems());
-        if self.drain.limit.0 < self.drain.window.0 + timeouts.close.0 {
-            problems.push("drain.limit: must leave room for drain.window and timeouts.close".to_owned());
+        problems.extend(self.cors.problems());
+        let least = self.drain.window.0.saturating_add(timeouts.close.0);
+        if self.drain.limit.0 < least {
+            let text = format!(
+                "\"{}\" is shorter than drain.window and timeouts.close together; write \"{}\" or more",
+                self.drain.limit,
+                Span(least)
+            );
+            problems.add("drain.limit", text);
         }
-        if problems.is_empty() {
-            Ok(())
-        } else {
-            anyhow::bail!("{}", problems.join("\n"))
+        problems
+    }
+}
+
+impl Config {
+    fn upstream_problems(&self) -> Problems {
+        let mut problems = Problems::default();
+        for (index, Upstream { path, servers, .. }) in self.upstream.iter().enumerate() {
+            let key = format!("upstream[{index}].path");
+            if !path.starts_with('/') || path.contains(['?', '#']) {
+                problems.add(key, format!("\"{path}\" is not a path; write one such as \"/skills/\""));
+            } else if crate::request::route::is_ours(path) || path == "/" {
+                let text = format!("\"{path}\" is served by the regions; write another path, such as \"/skills/\"");
+                problems.add(key, text);
+            } else if self.upstream.iter().filter(|other| other.path == *path).count() > 1 {
+                problems.add(key, format!("\"{path}\" is written twice; write each path once"));
+            }
+            if servers.is_empty() {
+                let text = "the list is empty; write at least one server, such as [\"10.0.0.1:8080\"]";
+                problems.add(format!("upstream[{index}].servers"), text);
+            }
         }
+        problems
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const EXAMPLE: &str = include_str!("../../../configs/edge.toml");
-
-    #[test]
-    fn the_example_is_valid_and_shows_the_defaults() {
-        let config: Config = daemon::config::parse("edge.toml", EXAMPLE).unwrap();
-        config.check().unwrap();
-        assert!(!config.reuse_port);
-        assert_eq!(config.workers, 0);
-        assert_eq!(format!("{:?}", config.limits), format!("{:?}", Limits::default()));
-        assert_eq!(format!("{:?}", config.timeouts), format!("{:?}", Timeouts::default()));
-        assert_eq!(format!("{:?}", config.retry), format!("{:?}", Retry::default()));
-        assert_eq!(format!("{:?}", config.hedge), format!("{:?}", Hedge::default()));
-        assert_eq!(config.breaker, routing::breaker::Limits::default());
-        assert_eq!(format!("{:?}", config.tls), format!("{:?}", Tls::default()));
-        assert_eq!(format!("{:?}", config.drain), format!("{:?}", Drain::default()));
-        assert_eq!(
-            format!("{:?}", config.continuity),
-            format!("{:?}", Continuity::default())
-        );
-        assert_eq!(format!("{:?}", config.picking), format!("{:?}", Picking::default()));
-        assert_eq!(config.picking.policy(), routing::Policy::DEFAULT);
-    }
-
-    /// Else an edge that served yesterday refuses to start over a limit that nobody wrote.
-    #[test]
-    fn a_small_breaker_lowers_the_default_of_a_client_and_contradicts_only_what_is_written() {
-        for (breaker, expected) in [(1024, 256), (511, 255), (100, 50), (1, 1)] {
-            let text = EXAMPLE.replace("\nmax_requests = 1024", &format!("\nmax_requests = {breaker}"));
-            let config: Config = daemon::config::parse("edge.toml", &text).unwrap();
-            config.check().unwrap();
-            assert_eq!(config.client_in_flight_max(), expected, "{breaker}");
-        }
-        let text = EXAMPLE
-            .replace("# client_in_flight_max", "client_in_flight_max")
-            .replace("\nmax_requests = 1024", "\nmax_requests = 511");
-        let config: Config = daemon::config::parse("edge.toml", &text).unwrap();
-        let error = config.check().unwrap_err().to_string();
-        assert!(error.contains("half of breaker.max_requests (511)"), "{error}");
-    }
-
-    #[test]
-    fn what_contradicts_is_reported_together_and_the_key_stays_secret() {
-        let text = EXAMPLE
-            .replace("header_bytes_max = 16384", "header_bytes_max = 0")
-            .replace("panic_percent = 50", "panic_percent = 101")
-            .replace("limit = \"20s\"", "limit = \"1s\"")
-            .replace("budget_percent = 10", "budget_percent = 101")
-            .replace("# client_in_flight_max = 256", "client_in_flight_max = 513")
-            .replace(
-                "[breaker]",
-                "[[upstream]]\npath = \"/v1/audio/x\"\nservers = []\n[breaker]",
-            )
-            .replace("[tls]\nlisten = []", "[tls]\nlisten = [\"127.0.0.1:8443\"]")
-            .replace("\"http://127.0.0.1:7100\"", "\"seven\", \"http://127.0.0.1:7000\"");
-        let config: Config = daemon::config::parse("edge.toml", &text).unwrap();
-        let error = config.check().unwrap_err().to_string();
-        for complaint in [
-            "header_bytes_max",
-            "picking.panic_percent",
-            "drain.limit",
-            "tls.certificate",
-            "hedge.budget",
-            "half of breaker.max_requests (1024)",
-            "by the regions",
-            "has none",
-            "\"seven\"",
-        ] {
-            assert!(error.contains(complaint), "{error}");
-        }
-        assert!(format!("{config:?}").contains("AffinityKey(secret)"));
-        let short = EXAMPLE.replace("00112233", "");
-        let error = daemon::config::parse::<Config>("edge.toml", &short)
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("at least 32 bytes") && !error.contains("445566"),
-            "{error}"
-        );
-    }
-}
+mod tests;

@@ -1,4 +1,4 @@
-//! What all connections of an edge share.
+//! The state that all connections of an edge share.
 
 use std::{
     collections::BTreeMap,
@@ -8,50 +8,50 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 use routing::{
-    Affinity, Decision, Ejection, Standing, Table, Tried, User,
+    Affinity, Decision, Ejection, Role, Table, Tried, User,
     admit::network,
-    continuity::{Budget, Why},
+    continuity::{Budget, LeaveReason},
 };
 use tokio::sync::watch;
 use topology::{EdgeId, Moment, PlanNumber, RegionId, Snapshot};
-use verdict::Passive;
+use verdict::{Passive, TrafficSeen};
+use wire::Turn;
 
 use crate::{
     Config,
-    admission::Admission,
+    accept::admission::Admission,
     fault::{Cause, Event, Facts, Fault},
     lag::Lag,
     metrics::Metrics,
-    seen::Seen,
-    sessions::Sessions,
+    request_id::RequestId,
+    session::parked::Parked,
+    session::registry::Sessions,
+    stacks::seen::Seen,
+    stamp::Stamp,
 };
 
 /// Sessions that are placed by a new plan, in thought, before it is in force: enough that a part of a percent shows.
 const SESSIONS_TRIED: u32 = 256;
 
-/// One edge.
 #[derive(Debug)]
 pub struct Edge {
-    /// Its name.
     pub id: EdgeId,
-    /// What it was told.
     pub config: Config,
     /// The plan in force, compiled; `None` only until the first one, and nothing is accepted before that.
     table: ArcSwapOption<Table>,
-    /// The one before, for whoever asks what it would have done.
+    /// The plan before, for questions about its choice.
     previous: ArcSwapOption<Table>,
-    /// What it saw of the regions.
+    /// Its view of the regions.
     pub seen: Seen,
-    /// Who is let in.
     pub admission: Arc<Admission>,
     /// How late it is itself.
     pub lag: Lag,
-    /// Its live sessions.
     pub sessions: Arc<Sessions>,
-    /// What it counts.
     pub metrics: Metrics,
-    /// Memory for what sessions keep to survive the loss of their region.
+    /// Memory of the sessions that lets them survive the loss of their region.
     pub budget: Arc<Budget>,
+    /// The last checkpoints of sessions whose devices left.
+    pub parked: Parked,
     /// The last token of each region.
     tokens: Mutex<BTreeMap<RegionId, Token>>,
     /// Told whenever a plan comes in force.
@@ -65,6 +65,7 @@ impl Edge {
             id: config.node.clone(),
             tokens: Mutex::default(),
             budget: Arc::new(Budget::new(config.continuity.replay_bytes_total_max)),
+            parked: Parked::new(config.continuity.parked_bytes_max),
             plans: watch::Sender::new(()),
             admission: Arc::new(Admission::new(&config)),
             lag: Lag::default(),
@@ -77,7 +78,7 @@ impl Edge {
         }
     }
 
-    /// Puts a plan in force: the whole table is built first, then one pointer is swapped. Whoever holds the old table
+    /// Puts a plan in force: the whole table is built first, then one pointer is swapped. A reader of the old table
     /// keeps it until its session or request ends.
     pub fn apply(&self, snapshot: &Snapshot) {
         let table = Table::compile(snapshot, &self.id);
@@ -117,25 +118,37 @@ impl Edge {
     }
 
     /// Resolves when the plan wants the sessions of a region, or of one of its stacks, gone. A region that it never planned
-    /// sessions into is where sessions fled to; it does not chase them from there. With `newer` the plan in force does not count.
-    pub async fn asks_to_leave(&self, region: RegionId, stack: SocketAddr, newer: bool) -> Why {
+    /// sessions into is where sessions fled to; it does not chase them from there. A session of the
+    /// home `guest_of` was resumed there for its memory, and leaves unless the plan sends sessions of that home there. When the
+    /// region was evacuated before, it leaves between turns: its stack works. With `newer` the plan in force does not count.
+    pub async fn asks_to_leave(
+        &self,
+        region: RegionId,
+        stack: SocketAddr,
+        guest_of: Option<RegionId>,
+        newer: bool,
+    ) -> LeaveReason {
+        let is_guest = |table: &Table| guest_of.as_ref().is_some_and(|home| !table.sends(home, &region));
         let mut plans = self.plans.subscribe();
-        let mut was_planned = false;
+        let mut was_planned = guest_of.is_some();
         let mut counts = !newer;
+        let mut is_first = true;
         loop {
             if let Some(table) = self.table() {
-                match table.standing(&region) {
-                    Standing::Evacuated if counts => return Why::Evacuated,
-                    Standing::Unplanned if counts && was_planned => return Why::Drained,
-                    _ if counts && !table.serves(&region, stack) => return Why::Drained,
-                    Standing::Planned => was_planned = true,
-                    Standing::Evacuated | Standing::Unplanned => {}
+                match table.role(&region) {
+                    Role::Evacuated if counts && is_first && guest_of.is_some() => return LeaveReason::Drained,
+                    Role::Evacuated if counts => return LeaveReason::Evacuated,
+                    Role::Unplanned if counts && was_planned => return LeaveReason::Drained,
+                    _ if counts && !table.serves(&region, stack) => return LeaveReason::Drained,
+                    Role::Planned if counts && is_guest(&table) => return LeaveReason::Drained,
+                    Role::Planned => was_planned = true,
+                    Role::Evacuated | Role::Unplanned => {}
                 }
             }
             if plans.changed().await.is_err() {
                 return std::future::pending().await;
             }
-            counts = true;
+            (counts, is_first) = (true, false);
         }
     }
 
@@ -161,7 +174,7 @@ impl Edge {
         self.affinity_of(token, None, now)
     }
 
-    /// The same, and whether `holder` is who the token was issued to.
+    /// The same, and whether the token was issued to `holder`.
     pub fn affinity_of(&self, token: &str, holder: Option<&str>, now: Moment) -> Option<Affinity> {
         let age_max = self.config.timeouts.affinity.0;
         let verified = self.config.affinity_key.0.verify(token, holder, now, age_max);
@@ -174,14 +187,14 @@ impl Edge {
         }
     }
 
-    /// A token for the holder of a session in a region, who is let in before others with it.
+    /// A token for the holder of a session in a region. Admission prefers its holder.
     pub fn session_token(&self, holder: &str, region: &RegionId) -> String {
         let key = &self.config.affinity_key.0;
         key.issue_to(holder, region, daemon::clock::now())
     }
 
-    /// A token for who asked something of a region: it steers, and lets nobody in. Many get the same, within a second and under the same plan: to sign one
-    /// costs as much as half the rest of a small request.
+    /// A token for the requester of an answer: it steers, and gives no precedence. Many requesters get the same, within a
+    /// second and under the same plan: to sign one costs as much as half the rest of a small request.
     pub fn affinity_token(&self, decision: &Decision, now: Moment) -> Arc<str> {
         let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(token) = tokens.get(&decision.region)
@@ -204,6 +217,14 @@ impl Edge {
     /// tick's report of the region and towards the ejection of the stack, or as this edge's own lack of room.
     pub fn blame(&self, at: &Decision, failed: Failed, facts: Facts, why: &str) -> Fault {
         let (region, stack, now) = (&at.region, at.stack, daemon::clock::now());
+        let is_request = matches!(failed, Failed::Request { .. });
+        let facts = match facts.event {
+            Event::TimedOut if is_request && self.seen.answers_probes(stack) => Facts {
+                event: Event::Unanswered,
+                ..facts
+            },
+            _ => facts,
+        };
         let fault = facts.fault();
         self.metrics.fault(region, fault.as_str());
         let ejection = match (fault, failed) {
@@ -213,7 +234,7 @@ impl Edge {
             }
             (Fault::Region, Failed::Request { client }) => self.seen.lost(region, stack, None, client, why, now),
             (Fault::Edge, _) => {
-                // An edge that is late still has room for who comes; only what it ran out of closes it.
+                // An edge that is late still has room for devices; only a missing resource closes it.
                 if facts.event == Event::Io(Cause::Local) && self.admission.exhausted() {
                     tracing::warn!(
                         %region, %stack, why,
@@ -228,6 +249,27 @@ impl Edge {
         fault
     }
 
+    /// The stack of a session reports the outcome of a turn.
+    pub fn turn_ended(&self, region: &RegionId, stack: SocketAddr, version: &str, turn: &Turn) {
+        self.seen.traffic.turn(region, stack, version, turn);
+        let Some(table) = self.table() else { return };
+        let others = table.stacks_of(region).iter().map(|stack| stack.address);
+        let ejection = self.seen.turn_ended(stack, turn, others, daemon::clock::now());
+        self.note_ejection(region, stack, "it fails its turns", ejection);
+    }
+
+    /// The headers on the answers to a request with this id from this origin.
+    pub fn stamp(&self, id: Option<&[u8]>, origin: Option<&[u8]>) -> Stamp {
+        Stamp::of(&self.config.cors, id, origin)
+    }
+
+    /// Something is refused before any region is asked.
+    pub fn refused(&self, reason: &'static str, id: &RequestId) {
+        self.metrics.refused(reason);
+        // Not louder: a refused device comes again and again.
+        tracing::debug!(reason, request_id = %id, "refused");
+    }
+
     fn note_ejection(&self, region: &RegionId, stack: SocketAddr, why: &str, ejection: Option<Ejection>) {
         if let Some(ejection) = ejection {
             let (until, times, cause) = (ejection.until, ejection.times, ejection.cause);
@@ -236,20 +278,29 @@ impl Edge {
         }
     }
 
-    /// What real traffic came to since the last call.
+    /// The outcome of real traffic since the last call.
     pub fn passive(&self) -> Passive {
-        self.seen.traffic.take(self.table().as_deref())
+        let mut passive = self.seen.traffic.take(self.table().as_deref());
+        for (region, (sessions, _)) in self.sessions.by_region() {
+            let at = passive.traffic.iter().position(|seen| seen.region == region);
+            let at = at.unwrap_or_else(|| {
+                passive.traffic.push(TrafficSeen::new(region));
+                passive.traffic.len() - 1
+            });
+            passive.traffic[at].sessions = u32::try_from(sessions).unwrap_or(u32::MAX);
+        }
+        passive
     }
 
     /// Takes note of the version of the stack that took a session or request, if it should have been another.
-    pub fn note_version(&self, decision: &Decision) {
+    pub fn note_version(&self, decision: &Decision, id: &RequestId) {
         let Some(missed) = &decision.version_missed else { return };
         self.metrics.version_missed(&decision.region, missed);
         let Decision { region, version, .. } = decision;
-        tracing::info!(%region, missed, version, "the region has no stack of the version; another serves");
+        tracing::info!(request_id = %id, %region, missed, version, "the region has no stack of the version; another serves");
     }
 
-    /// A session or request begins where it was decided, and is over when what is returned is dropped.
+    /// A session or request begins at the stack of its decision, and is over when the caller drops the token.
     pub fn begins(self: &Arc<Self>, decision: &Decision) -> AtStack {
         if let Some(ignored) = decision.ejection_ignored {
             self.metrics.ejection_ignored(ignored.as_str());
@@ -282,21 +333,15 @@ impl Edge {
     }
 }
 
-/// What a stack was asked for when it failed.
+/// The task at which a stack failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failed {
     /// To take a connection, a session or a request.
     ToBegin,
     /// To go on with the session of a client.
-    Session {
-        /// Whose.
-        client: IpAddr,
-    },
+    Session { client: IpAddr },
     /// To answer a request of a client, if that is known.
-    Request {
-        /// Whose.
-        client: Option<IpAddr>,
-    },
+    Request { client: Option<IpAddr> },
 }
 
 /// An affinity token, and when it was issued.
@@ -320,8 +365,8 @@ impl Drop for AtStack {
     }
 }
 
-/// What keeps a session's place: the name it gives itself, else where it comes from. Without the port, and for IPv6 without
-/// the half that devices change daily (RFC 8981), so that a household keeps its region.
+/// The key by which a session keeps its region: the name it gives itself, else the address of its client. Without the port, and
+/// for IPv6 without the half that devices change daily (RFC 8981), so that a household keeps its region.
 pub fn session_key(named: Option<&str>, client: IpAddr) -> String {
     named.map_or_else(|| network(client).to_string(), str::to_owned)
 }

@@ -1,30 +1,31 @@
-//! Whose fault it is when something with a region goes wrong: decided here, and nowhere else.
+//! The blame for a failure with a region: decided here, and nowhere else.
 //!
 //! Pure: facts go in, one of four answers comes out. Only [`Fault::Region`] counts against a stack, that is towards its
 //! ejection at this edge and towards the verdict that moves the fleet. A device that does not read, a full edge or a
 //! declined request must never look like an ill region: thirty-two phones that stopped reading once evacuated a healthy one.
+//!
+//! Why it is so: docs/decisions/11-only-what-a-region-did-counts.md.
 
 use std::io;
 
 pub use probe::Cause;
 
-use crate::frames::code;
+use crate::session::frames::code;
 
-/// Who has to answer for a failure.
+/// The party that has to answer for a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     /// The device does not read, left, or asked for too much.
     Device,
     /// The region, or the network on the way to it.
     Region,
-    /// This edge is out of descriptors, ports or memory, or too busy to be on time.
+    /// This edge is out of descriptors, ports or memory, has no network, or is too busy to be on time.
     Edge,
-    /// Nobody: the region declined in order, or what happened cannot be told apart from that.
+    /// Nobody: the region declined in order, or the event cannot be told apart from that.
     Nobody,
 }
 
 impl Fault {
-    /// The name in logs.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Device => "device",
@@ -35,7 +36,7 @@ impl Fault {
     }
 }
 
-/// What a stack, or the connection to it, did.
+/// The event at a stack, or at the connection to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
     /// A system call on the connection failed: connecting, reading or writing.
@@ -45,22 +46,23 @@ pub enum Event {
     /// The stack said nothing for long, and another region answered the same request meanwhile. `is_silent`: its region
     /// answers none of this edge's own probes either.
     Outrun {
-        /// What the probes say of its region.
+        /// The result of the probes of its region.
         is_silent: bool,
     },
+    /// One request was not answered in time, by a stack that answers the probes of this edge.
+    Unanswered,
     /// The connection ended before the answer or the session was complete.
     Ended,
     /// The stack closed a connection that it had kept for the next request, before it began to answer one.
     KeptConnectionClosed,
-    /// The stack sent what is not the protocol.
+    /// The stack broke the protocol.
     Nonsense,
     /// The stack closed the session with this code.
     Closed(u16),
     /// The stack answered with this HTTP status. `says_full`: its `Meridian-Load` says that it has no room.
     Answered {
-        /// HTTP status.
         status: u16,
-        /// What it said of its load beside that.
+        /// The load that it reported beside that.
         says_full: bool,
     },
 }
@@ -68,21 +70,17 @@ pub enum Event {
 /// How the device of a session or request stood when it happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Device {
-    /// It took what came.
     #[default]
     Reads,
     /// It takes nothing, or took nothing a moment ago: meanwhile the edge did not read from the region either.
     Blocked,
-    /// It left.
     Gone,
 }
 
 /// Everything that the decision needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Facts {
-    /// What the stack did.
     pub event: Event,
-    /// What the device did.
     pub device: Device,
     /// Whether this edge was too busy to be on time itself; see [`crate::lag`].
     pub edge_is_late: bool,
@@ -99,7 +97,6 @@ impl From<Event> for Facts {
 }
 
 impl Facts {
-    /// A system call failed.
     pub fn io(error: &io::Error) -> Self {
         Event::Io(Cause::of(error)).into()
     }
@@ -122,21 +119,24 @@ impl Facts {
         Self { device, ..self }
     }
 
-    /// Whose fault it is.
     pub fn fault(&self) -> Fault {
         match (self.event, self.device) {
-            (Event::Io(Cause::Local), _) => Fault::Edge,
+            (Event::Io(Cause::Local | Cause::NoRoute), _) => Fault::Edge,
             // The stack says itself why it ended the session. Slow readers, silent devices and bad frames get a Close from
-            // it, and whatever it declines it is free to decline.
+            // it, and it is free to decline any request.
             (Event::Closed(code::POLICY | code::TOO_BIG | code::PROTOCOL_ERROR | code::NOT_TEXT), _) => Fault::Device,
-            // Slow is not dead, and at night nobody else is there to tell one from the other: the probes have to agree.
+            // Slow is not dead, and at night no other client shows the difference: the probes have to agree.
             (Event::Closed(_) | Event::KeptConnectionClosed | Event::Outrun { is_silent: false }, _) => Fault::Nobody,
             (Event::Answered { status, says_full }, _) => of_status(status, says_full),
             (Event::Nonsense, _) => Fault::Region,
-            // While the edge holds a region back it sees neither its Close frame nor its signs of life, and when nobody waits
-            // any more nobody can say what would have come.
+            // While the edge holds a region back it sees neither its Close frame nor its signs of life, and when the device
+            // no longer waits, the end of the answer remains unknown.
             (_, Device::Blocked | Device::Gone) => Fault::Device,
-            (Event::TimedOut | Event::Outrun { .. }, Device::Reads) if self.edge_is_late => Fault::Edge,
+            (Event::TimedOut | Event::Unanswered | Event::Outrun { .. }, Device::Reads) if self.edge_is_late => {
+                Fault::Edge
+            }
+            // A device chooses how much it asks for: a long text to speak takes longer than any deadline.
+            (Event::Unanswered, Device::Reads) => Fault::Nobody,
             (Event::Io(Cause::Remote) | Event::TimedOut | Event::Ended | Event::Outrun { .. }, Device::Reads) => {
                 Fault::Region
             }
@@ -176,7 +176,7 @@ mod tests {
         };
         let remote = Event::Io(Cause::Remote);
         for (facts, fault) in [
-            // What the edge is out of.
+            // The edge is out of a resource.
             (errno(Errno::MFILE), Edge),
             (errno(Errno::NFILE), Edge),
             (errno(Errno::ADDRNOTAVAIL), Edge),
@@ -185,16 +185,20 @@ mod tests {
             (errno(Errno::MFILE).with(Blocked), Edge),
             (errno(Errno::PERM), Edge),
             (errno(Errno::NETDOWN), Edge),
+            (of(Event::Io(Cause::NoRoute), Reads), Edge),
+            (of(Event::Io(Cause::NoRoute), Blocked), Edge),
             (late(Facts::timed_out(true)), Edge),
             (of(Event::Outrun { is_silent: false }, Reads), Nobody),
             (of(Event::Outrun { is_silent: true }, Reads), Region),
             (late(of(Event::Outrun { is_silent: true }, Reads)), Edge),
-            // What the region, or the network to it, does.
+            (of(Event::Unanswered, Reads), Nobody),
+            (late(of(Event::Unanswered, Reads)), Edge),
+            (of(Event::Unanswered, Gone), OfDevice),
+            // The region, or the network to it, failed.
             (errno(Errno::CONNREFUSED), Region),
             (errno(Errno::CONNRESET), Region),
             (errno(Errno::PIPE), Region),
             (errno(Errno::HOSTUNREACH), Region),
-            (errno(Errno::NETUNREACH), Region),
             (errno(Errno::TIMEDOUT), Region),
             (late(errno(Errno::CONNREFUSED)), Region),
             (Facts::timed_out(false), Region),
@@ -216,7 +220,7 @@ mod tests {
             (of(Event::Closed(code::POLICY), Blocked), OfDevice),
             (of(Event::Closed(code::POLICY), Reads), OfDevice),
             (of(Event::Closed(code::TOO_BIG), Reads), OfDevice),
-            // What is declined, or over in order.
+            // The region declined, or ended in order.
             (of(Event::Closed(1000), Reads), Nobody),
             (of(Event::Closed(code::GOING_AWAY), Blocked), Nobody),
             (of(Event::Closed(code::SERVICE_RESTART), Reads), Nobody),

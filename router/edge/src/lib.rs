@@ -1,42 +1,33 @@
-//! The edge: terminates devices' connections, opens each voice session in the region the plan and the network choose,
-//! and relays its frames verbatim; HTTP requests take the same choice through pingora.
+//! The edge: terminates devices' connections, opens each voice session in the region that the plan and the network choose,
+//! and relays its frames verbatim; HTTP requests take the same choice.
 //!
-//! It serves from its last good plan with the control plane gone, also after its own restart. It moves its own sessions
-//! by what it sees itself and never the fleet.
+//! An edge serves from its last good plan with the control plane gone, also after its own restart. It moves its own sessions
+//! by what it sees itself, and never the fleet.
+//!
+//! A connection comes in through [`accept`]. [`http1`] reads its messages. [`session`] serves voice sessions and [`request`]
+//! everything else. [`stacks`] has what this edge knows of the stacks that it chooses from.
 
+#![expect(missing_docs, reason = "only the binary and the tests of this crate read it")]
+
+pub mod accept;
 pub mod admin;
-pub mod admission;
 pub mod answer;
-pub mod attempts;
 pub mod config;
-pub mod connection;
+pub mod cors;
+pub mod deadline;
+pub mod device;
 pub mod edge;
-pub mod exchange;
 pub mod fault;
-pub mod forward;
-pub mod frames;
-pub mod grpc;
-pub mod handover;
-pub mod head;
 pub mod http1;
-pub mod idle;
-pub mod kept;
-pub mod lag;
-pub mod listener;
 pub mod metrics;
-pub mod patience;
-pub mod proxy;
-pub mod relay;
-pub mod requests;
+pub mod request;
+pub mod request_id;
 pub mod run;
-pub mod seen;
-pub mod sessions;
-pub mod tls;
-pub mod traffic;
-pub mod transport;
-pub mod tunnel;
-pub mod workers;
+pub mod session;
+pub mod stacks;
+pub mod stamp;
 
 pub use config::Config;
+pub use daemon::lag;
 pub use edge::Edge;
 pub use run::run;

@@ -17,7 +17,7 @@ pub const SESSIONS_ENDED: &str = "meridian_edge_sessions_ended";
 pub const CONNECTS: &str = "meridian_edge_connects";
 /// Time until a region accepted a TCP connection.
 pub const CONNECT_SECONDS: &str = "meridian_edge_connect_seconds";
-/// What went wrong with the stacks of a region, by whose fault it was: only those of the region count against it. `_total` is
+/// Failures at the stacks of a region, by the party at fault: only those of the region count against it. `_total` is
 /// appended.
 pub const FAULTS: &str = "meridian_edge_faults";
 /// Times this edge ejected a stack, by its region. `_total` is appended.

@@ -13,8 +13,9 @@ use std::{
 };
 
 use anyhow::Context as _;
-use api::{Contact, Follower, LastGood, v1::NodeKind};
+use api::v1::NodeKind;
 use daemon::{Process, Tasks, admin::Readiness};
+use node::{Contact, Follower, LastGood};
 use probe::{Lateness, Probed};
 use prometheus_client::registry::Registry;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -24,11 +25,11 @@ use topology::{NodeId, Snapshot};
 
 use crate::{
     Config, Edge,
-    handover::{self, Name, Predecessor, Successor},
-    listener,
+    accept::handover::{self, Name, Predecessor, Successor},
+    accept::listener,
+    accept::tls::{self, Tls},
+    accept::workers::Workers,
     metrics::Metrics,
-    tls::{self, Tls},
-    workers::Workers,
 };
 
 /// The part of readiness that says whether there is a plan.
@@ -115,7 +116,7 @@ pub async fn start(
     config.check()?;
     clamp_connections(&mut config);
     let state_dir = folder.join(&config.state_dir);
-    std::fs::create_dir_all(&state_dir).with_context(|| format!("cannot make state_dir {}", state_dir.display()))?;
+    std::fs::create_dir_all(&state_dir).with_context(|| format!("cannot create state_dir {}", state_dir.display()))?;
     let mut predecessor = None;
     if takes_over {
         let asked = state_dir.clone();
@@ -173,7 +174,7 @@ pub async fn start(
         Ok(())
     });
 
-    let (reports, reporter) = api::report_queue(edge.config.control_planes.clone(), daemon::clock::now);
+    let (reports, reporter) = node::report_queue(edge.config.control_planes.clone(), daemon::clock::now);
     let (leaving, gone) = (succeeded.clone(), left.clone());
     tasks.spawn("reports", async move {
         reporter.run(leaving.cancelled()).await;
@@ -224,13 +225,13 @@ pub async fn start(
     let (watched, leaving) = (edge.clone(), left.clone());
     tasks.spawn("memory", async move {
         leaving
-            .run_until_cancelled(crate::admission::watch_memory(&watched))
+            .run_until_cancelled(crate::accept::memory::watch_memory(&watched))
             .await;
         Ok(())
     });
 
     tasks.spawn("devices", async move {
-        // Whatever ends this task, the others may go then.
+        // The other tasks may end when this one has ended for any reason.
         let _left = left.drop_guard();
         if !first_plan(planned, &stop).await {
             return Ok(());

@@ -1,9 +1,10 @@
-//! Admission: who may begin something on this edge while there is room for it.
+//! Admission: who may start new work on this edge while it has capacity.
 //!
-//! Three questions, each asked before anything was spent on the caller: is there a place (sessions, handshakes), does this
-//! client take more than its part (connections, requests), and is memory running out. Who was here before comes first: a
-//! device that reconnects with a valid affinity token gets the places that newcomers leave, because it may be in the middle
-//! of a conversation. What is being said is never refused; see [`Pressure`] for what goes first.
+//! Three checks run before the edge spends anything on a requester: is a slot free (sessions, handshakes), does this
+//! client use more than its share (connections, requests), and is memory running out. Devices that were here before
+//! have precedence: a device that reconnects with a valid affinity token may use slots that are closed to newcomers,
+//! because it may be in the middle of a conversation. Speech in progress is never refused; [`Pressure`] gives the order
+//! of what is.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -17,26 +18,27 @@ use std::{
 
 use topology::Moment;
 
-/// Who asks.
+/// Whether the requester was here before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Arrival {
     /// A device without a valid affinity token.
     Newcomer,
-    /// A device that was here before: its affinity token is ours and not out of date.
+    /// A device with an affinity token of its own that is valid and not out of date.
     Returning,
 }
 
-/// Places of one kind, such as sessions.
+/// Slots of one kind, such as sessions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Places {
-    /// How many there are.
+pub struct Slots {
+    /// The number of slots.
     pub max: usize,
-    /// How many of them are kept for those that return.
+    /// The number of slots that only returning devices may use.
     pub reserved: usize,
 }
 
-impl Places {
-    /// `max` places, of which `reserve`, 0..=1, are kept for those that return. A newcomer can always take the first.
+impl Slots {
+    /// `max` slots, of which the fraction `reserve`, 0..=1, is kept for returning devices. At least one slot is open to
+    /// newcomers.
     pub fn new(max: usize, reserve: f64) -> Self {
         let reserved = (max as f64 * reserve.clamp(0.0, 1.0)) as usize;
         Self {
@@ -45,7 +47,7 @@ impl Places {
         }
     }
 
-    /// Whether there is a place while `taken` are taken.
+    /// Whether a slot is free while `taken` slots are in use.
     pub fn admits(&self, taken: usize, arrival: Arrival) -> bool {
         match arrival {
             Arrival::Newcomer => taken < self.max - self.reserved,
@@ -54,39 +56,39 @@ impl Places {
     }
 }
 
-/// What one client may take.
+/// The limits of one client.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ClientLimits {
-    /// Connections at once; 0 for any number.
+    /// Most connections at once. 0: no limit.
     pub connections_max: u32,
-    /// Requests and session openings a second, over time; 0 for any rate.
+    /// Most requests and session openings per second, on average. 0: no limit.
     pub requests_per_s: f64,
-    /// How many of them may come at once after a pause, at least 1.
+    /// Most of them at once after a pause, at least 1.
     pub burst: u32,
-    /// Requests in flight at once; 0 for any number.
+    /// Most requests in flight at once. 0: no limit.
     pub in_flight_max: u32,
-    /// Bodies that are passed on as they come at once; 0 for any number.
+    /// Most streamed request bodies at once. 0: no limit.
     pub uploads_max: u32,
 }
 
-/// Why a client has to wait.
+/// The limit that a client has reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Excess {
-    /// It has as many connections as it may.
+pub enum LimitReached {
+    /// Connections at once.
     Connections,
-    /// It asks too often; the next request is welcome after this long.
+    /// Requests per second. The client's next request is accepted after this time.
     Rate(Duration),
-    /// It has as many requests in flight as it may.
+    /// Requests in flight.
     InFlight,
-    /// As many of its bodies as may be are being passed on.
+    /// Streamed request bodies.
     Uploads,
 }
 
-/// A client has one of its places for requests, or for uploads, while this exists. Giving it back takes no lock.
+/// One of a client's slots for requests or for streamed bodies, in use until this is dropped. Dropping takes no lock.
 #[derive(Debug)]
-pub struct ClientPlace(Option<Arc<AtomicU32>>);
+pub struct ClientSlot(Option<Arc<AtomicU32>>);
 
-impl Drop for ClientPlace {
+impl Drop for ClientSlot {
     fn drop(&mut self) {
         if let Some(taken) = &self.0 {
             taken.fetch_sub(1, Ordering::Relaxed);
@@ -94,13 +96,13 @@ impl Drop for ClientPlace {
     }
 }
 
-/// Clients remembered for their rate alone. Attackers with more addresses than that meet the limits that all share.
+/// Most clients stored for their rate alone. Attackers with more addresses meet the limits that all clients share.
 const REMEMBERED_MAX: usize = 100_000;
-/// Clients that have nothing to be remembered for are looked for no more often than this.
+/// Shortest time between two searches for clients that can be forgotten.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
-/// What the clients of this edge take: connections, and a rate by the generic cell rate algorithm (ITU-T I.371 annex A.2),
-/// which needs one number per client.
+/// The use that each client makes of this edge: its connections, and its rate by the generic cell rate algorithm (ITU-T
+/// I.371 annex A.2), which needs one number per client.
 #[derive(Debug)]
 pub struct Clients {
     limits: ClientLimits,
@@ -111,16 +113,16 @@ pub struct Clients {
 #[derive(Debug, Default)]
 struct Client {
     connections: u32,
-    /// Shared with its requests. The count only grows under the lock of all clients, so the limit is exact.
+    /// Shared with the client's requests. The count grows only under the lock of [`Clients`], so the limit is exact.
     in_flight: Arc<AtomicU32>,
-    /// The same of bodies that are passed on as they come.
+    /// The same for streamed request bodies.
     uploads: Arc<AtomicU32>,
-    /// Theoretical arrival time of the next request, microseconds since the epoch.
+    /// Theoretical arrival time of the next request, in microseconds since the epoch.
     next_us: u64,
 }
 
 impl Clients {
-    /// Nobody yet.
+    /// No clients yet.
     pub fn new(limits: ClientLimits) -> Self {
         Self {
             limits,
@@ -129,83 +131,85 @@ impl Clients {
         }
     }
 
-    /// How many are remembered.
+    /// The number of stored clients.
     pub fn len(&self) -> usize {
         self.clients.len()
     }
 
-    /// Whether nobody is.
+    /// Whether no client is stored.
     pub fn is_empty(&self) -> bool {
         self.clients.is_empty()
     }
 
-    /// A connection begins. Each that is let in is followed by one [`Clients::disconnect`].
-    pub fn connect(&mut self, client: IpAddr) -> Result<(), Excess> {
+    /// Counts a new connection. After every `Ok`, the caller must call [`Clients::disconnect`] once.
+    pub fn connect(&mut self, client: IpAddr) -> Result<(), LimitReached> {
         let client = self.clients.entry(network(client)).or_default();
         if self.limits.connections_max > 0 && client.connections >= self.limits.connections_max {
-            return Err(Excess::Connections);
+            return Err(LimitReached::Connections);
         }
         client.connections += 1;
         Ok(())
     }
 
-    /// A connection ended.
+    /// Counts the end of a connection.
     pub fn disconnect(&mut self, client: IpAddr, now: Moment) {
         let network = network(client);
         if let Some(client) = self.clients.get_mut(&network) {
             client.connections = client.connections.saturating_sub(1);
-            if client.is_nobody(now) {
+            if client.can_be_forgotten(now) {
                 self.clients.remove(&network);
             }
         }
         self.sweep(now);
     }
 
-    /// A client asks for something. What is refused costs it nothing: it may come back as soon as it is told.
-    pub fn ask(&mut self, client: IpAddr, now: Moment) -> Result<(), Excess> {
+    /// Counts a request against the rate. A refused request costs the client nothing, so it may retry after the given
+    /// time.
+    pub fn count_request(&mut self, client: IpAddr, now: Moment) -> Result<(), LimitReached> {
         let limits = self.limits;
         if limits.requests_per_s <= 0.0 {
             return Ok(());
         }
         self.sweep(now);
-        self.remembered(client)
-            .map_or(Ok(()), |client| client.ask(&limits, now))
+        self.get_or_insert(client)
+            .map_or(Ok(()), |client| client.count_request(&limits, now))
     }
 
-    /// The same for a request, which is in flight until what is returned is dropped.
-    pub fn begin(&mut self, client: IpAddr, now: Moment) -> Result<ClientPlace, Excess> {
+    /// Counts a request against the rate, and as in flight until the result is dropped.
+    pub fn begin(&mut self, client: IpAddr, now: Moment) -> Result<ClientSlot, LimitReached> {
         let limits = self.limits;
         if limits.requests_per_s <= 0.0 && limits.in_flight_max == 0 {
-            return Ok(ClientPlace(None));
+            return Ok(ClientSlot(None));
         }
         self.sweep(now);
-        let Some(client) = self.remembered(client) else {
-            return Ok(ClientPlace(None));
+        let Some(client) = self.get_or_insert(client) else {
+            return Ok(ClientSlot(None));
         };
         if limits.in_flight_max > 0 && client.in_flight.load(Ordering::Relaxed) >= limits.in_flight_max {
-            return Err(Excess::InFlight);
+            return Err(LimitReached::InFlight);
         }
-        client.ask(&limits, now)?;
+        client.count_request(&limits, now)?;
         client.in_flight.fetch_add(1, Ordering::Relaxed);
-        Ok(ClientPlace(Some(client.in_flight.clone())))
+        Ok(ClientSlot(Some(client.in_flight.clone())))
     }
 
-    /// A body of a client is passed on as it comes until what is returned is dropped.
-    pub fn upload(&mut self, client: IpAddr) -> Result<ClientPlace, Excess> {
+    /// Counts a streamed request body until the result is dropped.
+    pub fn upload(&mut self, client: IpAddr) -> Result<ClientSlot, LimitReached> {
         let uploads_max = self.limits.uploads_max;
-        let client = (uploads_max > 0).then(|| self.remembered(client)).flatten();
+        let client = (uploads_max > 0).then(|| self.get_or_insert(client)).flatten();
         let Some(client) = client else {
-            return Ok(ClientPlace(None));
+            return Ok(ClientSlot(None));
         };
         if client.uploads.load(Ordering::Relaxed) >= uploads_max {
-            return Err(Excess::Uploads);
+            return Err(LimitReached::Uploads);
         }
         client.uploads.fetch_add(1, Ordering::Relaxed);
-        Ok(ClientPlace(Some(client.uploads.clone())))
+        Ok(ClientSlot(Some(client.uploads.clone())))
     }
 
-    /// `None` for a stranger that there is no place to remember.
-    fn remembered(&mut self, client: IpAddr) -> Option<&mut Client> {
+    /// The entry of this client. `None` for a new client when the store is full; such a client has no limits of its
+    /// own.
+    fn get_or_insert(&mut self, client: IpAddr) -> Option<&mut Client> {
         let is_full = self.clients.len() >= REMEMBERED_MAX;
         match self.clients.entry(network(client)) {
             Entry::Occupied(known) => Some(known.into_mut()),
@@ -214,35 +218,37 @@ impl Clients {
         }
     }
 
-    /// Forgets those that neither are connected nor asked for more than their rate lately.
+    /// Forgets clients that have no connection, nothing in flight, and have kept to their rate.
     fn sweep(&mut self, now: Moment) {
         if now >= self.sweep_at {
             self.sweep_at = now + SWEEP_EVERY;
-            self.clients.retain(|_, client| !client.is_nobody(now));
+            self.clients.retain(|_, client| !client.can_be_forgotten(now));
         }
     }
 }
 
 impl Client {
-    fn is_nobody(&self, now: Moment) -> bool {
+    fn can_be_forgotten(&self, now: Moment) -> bool {
         let is_idle = [&self.in_flight, &self.uploads]
             .iter()
             .all(|taken| taken.load(Ordering::Relaxed) == 0);
         self.connections == 0 && is_idle && self.next_us <= microseconds(now)
     }
 
-    fn ask(&mut self, limits: &ClientLimits, now: Moment) -> Result<(), Excess> {
+    fn count_request(&mut self, limits: &ClientLimits, now: Moment) -> Result<(), LimitReached> {
         if limits.requests_per_s <= 0.0 {
             return Ok(());
         }
         let interval_us = (1e6 / limits.requests_per_s).max(1.0) as u64;
         let ahead_max_us = interval_us.saturating_mul(u64::from(limits.burst.max(1)));
         let now_us = microseconds(now);
-        // A clock that was set back must not keep anybody waiting for it.
+        // A clock that was set back must not make a client wait for it.
         let known_us = self.next_us.clamp(now_us, now_us.saturating_add(ahead_max_us));
         let next_us = known_us + interval_us;
         if next_us - now_us > ahead_max_us {
-            return Err(Excess::Rate(Duration::from_micros(next_us - now_us - ahead_max_us)));
+            return Err(LimitReached::Rate(Duration::from_micros(
+                next_us - now_us - ahead_max_us,
+            )));
         }
         self.next_us = next_us;
         Ok(())
@@ -253,8 +259,8 @@ fn microseconds(moment: Moment) -> u64 {
     moment.0.saturating_mul(1000)
 }
 
-/// Who counts as one client: an IPv4 address, or the /64 of an IPv6 address, of which every household has at least one
-/// (RFC 6177 §2) and any device in it as many addresses as it likes.
+/// The address that identifies a client: an IPv4 address, or the /64 of an IPv6 address. Every household has at least
+/// one /64 (RFC 6177 §2), and a device in it may use any number of addresses.
 pub fn network(client: IpAddr) -> IpAddr {
     match client.to_canonical() {
         IpAddr::V6(v6) => {
@@ -265,46 +271,46 @@ pub fn network(client: IpAddr) -> IpAddr {
     }
 }
 
-/// How short memory is. Each step gives up more than the one before, and what is being said goes last.
+/// The shortage of memory. Each step gives up more than the one before; speech in progress goes last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Pressure {
-    /// Room enough.
+    /// Enough memory.
     None,
     /// From 90 %: no newcomers.
     NoNewcomers,
-    /// From 95 %: nobody new, and no request.
-    NobodyNew,
-    /// From 100 %: quiet sessions are told to reconnect elsewhere; those in a turn first finish it.
+    /// From 95 %: no new sessions at all, and no requests.
+    NoNewSessions,
+    /// From 100 %: quiet sessions are told to reconnect elsewhere. Sessions in a turn finish the turn first.
     Shed,
 }
 
 impl Pressure {
-    /// Of `used` bytes where `max` may be; 0 for no limit.
+    /// The shortage when `used` of `max` bytes are in use. A `max` of 0 means no limit.
     pub fn of(used: u64, max: u64) -> Self {
-        // In twentieths, so that nothing depends on rounding.
+        // In twentieths, so that no result depends on rounding.
         match (max, used.saturating_mul(20)) {
             (0, _) => Self::None,
             (_, used) if used >= max.saturating_mul(20) => Self::Shed,
-            (_, used) if used >= max.saturating_mul(19) => Self::NobodyNew,
+            (_, used) if used >= max.saturating_mul(19) => Self::NoNewSessions,
             (_, used) if used >= max.saturating_mul(18) => Self::NoNewcomers,
             _ => Self::None,
         }
     }
 
-    /// Whether something new may begin.
+    /// Whether new work may begin.
     pub fn admits(self, arrival: Arrival) -> bool {
         match arrival {
             Arrival::Newcomer => self < Self::NoNewcomers,
-            Arrival::Returning => self < Self::NobodyNew,
+            Arrival::Returning => self < Self::NoNewSessions,
         }
     }
 
-    /// The step's name in logs.
+    /// The name of the step in logs.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::None => "none",
             Self::NoNewcomers => "no-newcomers",
-            Self::NobodyNew => "nobody-new",
+            Self::NoNewSessions => "nobody-new",
             Self::Shed => "shed",
         }
     }
@@ -338,14 +344,14 @@ mod tests {
         let (ann, bob) = (ip("192.0.2.1"), ip("192.0.2.2"));
         let first = clients.begin(ann, Moment(0)).unwrap();
         let _second = clients.begin(ann, Moment(0)).unwrap();
-        assert_eq!(clients.begin(ann, Moment(0)).unwrap_err(), Excess::InFlight);
+        assert_eq!(clients.begin(ann, Moment(0)).unwrap_err(), LimitReached::InFlight);
         let _other = clients.begin(bob, Moment(0)).unwrap();
         drop(first);
         let _third = clients.begin(ann, Moment(0)).unwrap();
-        // A client that holds requests is not forgotten with its last connection.
+        // A client with requests in flight is not forgotten with its last connection.
         clients.connect(ann).unwrap();
         clients.disconnect(ann, Moment(10_000));
-        assert_eq!(clients.begin(ann, Moment(10_000)).unwrap_err(), Excess::InFlight);
+        assert_eq!(clients.begin(ann, Moment(10_000)).unwrap_err(), LimitReached::InFlight);
     }
 
     #[test]
@@ -358,7 +364,10 @@ mod tests {
         let first = clients.upload(ann).unwrap();
         clients.connect(ann).unwrap();
         clients.disconnect(ann, Moment(10_000));
-        assert_eq!(clients.upload(ip("2001:db8:1:2::3")).unwrap_err(), Excess::Uploads);
+        assert_eq!(
+            clients.upload(ip("2001:db8:1:2::3")).unwrap_err(),
+            LimitReached::Uploads
+        );
         let _other = clients.upload(bob).unwrap();
         drop(first);
         let _second = clients.upload(ann).unwrap();
@@ -369,13 +378,13 @@ mod tests {
 
     #[test]
     fn who_returns_gets_the_places_that_newcomers_leave() {
-        let places = Places::new(100, 0.1);
+        let places = Slots::new(100, 0.1);
         assert!(places.admits(89, Arrival::Newcomer));
         assert!(!places.admits(90, Arrival::Newcomer));
         assert!(places.admits(99, Arrival::Returning));
         assert!(!places.admits(100, Arrival::Returning));
         assert!(
-            Places::new(1, 1.0).admits(0, Arrival::Newcomer),
+            Slots::new(1, 1.0).admits(0, Arrival::Newcomer),
             "never closed to all newcomers"
         );
     }
@@ -385,17 +394,24 @@ mod tests {
         let mut clients = Clients::new(limits(0, 10.0, 5));
         let client = ip("192.0.2.1");
         for _ in 0..5 {
-            assert_eq!(clients.ask(client, Moment(1_000)), Ok(()));
+            assert_eq!(clients.count_request(client, Moment(1_000)), Ok(()));
         }
         let wait = Duration::from_millis(100);
-        assert_eq!(clients.ask(client, Moment(1_000)), Err(Excess::Rate(wait)));
         assert_eq!(
-            clients.ask(client, Moment(1_099)),
-            Err(Excess::Rate(wait - Duration::from_millis(99)))
+            clients.count_request(client, Moment(1_000)),
+            Err(LimitReached::Rate(wait))
         );
-        assert_eq!(clients.ask(client, Moment(1_100)), Ok(()), "a refusal costs nothing");
         assert_eq!(
-            clients.ask(ip("192.0.2.2"), Moment(1_100)),
+            clients.count_request(client, Moment(1_099)),
+            Err(LimitReached::Rate(wait - Duration::from_millis(99)))
+        );
+        assert_eq!(
+            clients.count_request(client, Moment(1_100)),
+            Ok(()),
+            "a refusal costs nothing"
+        );
+        assert_eq!(
+            clients.count_request(ip("192.0.2.2"), Moment(1_100)),
             Ok(()),
             "others are not concerned"
         );
@@ -406,7 +422,7 @@ mod tests {
         let mut clients = Clients::new(limits(2, 0.0, 1));
         assert_eq!(clients.connect(ip("2001:db8:1:2::1")), Ok(()));
         assert_eq!(clients.connect(ip("2001:db8:1:2:ffff::9")), Ok(()));
-        assert_eq!(clients.connect(ip("2001:db8:1:2::3")), Err(Excess::Connections));
+        assert_eq!(clients.connect(ip("2001:db8:1:2::3")), Err(LimitReached::Connections));
         assert_eq!(clients.connect(ip("2001:db8:1:3::3")), Ok(()));
         assert_eq!(network(ip("::ffff:192.0.2.1")), ip("192.0.2.1"));
         clients.disconnect(ip("2001:db8:1:2::77"), Moment(1));
@@ -417,36 +433,37 @@ mod tests {
     fn clients_that_keep_to_their_rate_are_forgotten() {
         let mut clients = Clients::new(limits(0, 1.0, 10));
         for n in 0..100_u32 {
-            assert_eq!(clients.ask(IpAddr::from(n.to_be_bytes()), Moment(0)), Ok(()));
+            assert_eq!(clients.count_request(IpAddr::from(n.to_be_bytes()), Moment(0)), Ok(()));
         }
         assert_eq!(clients.len(), 100);
-        assert_eq!(clients.ask(ip("192.0.2.1"), Moment(1_001)), Ok(()));
+        assert_eq!(clients.count_request(ip("192.0.2.1"), Moment(1_001)), Ok(()));
         assert_eq!(clients.len(), 1);
     }
 
     #[test]
     fn memory_runs_out_in_steps() {
         let steps = [89, 90, 94, 95, 99, 100, 200].map(|percent| Pressure::of(percent, 100));
-        use Pressure::{NoNewcomers, NobodyNew, Shed};
+        use Pressure::{NoNewSessions, NoNewcomers, Shed};
         assert_eq!(
             steps,
             [
                 Pressure::None,
                 NoNewcomers,
                 NoNewcomers,
-                NobodyNew,
-                NobodyNew,
+                NoNewSessions,
+                NoNewSessions,
                 Shed,
                 Shed
             ]
         );
         assert_eq!(Pressure::of(u64::MAX, 0), Pressure::None);
         assert!(NoNewcomers.admits(Arrival::Returning) && !NoNewcomers.admits(Arrival::Newcomer));
-        assert!(!NobodyNew.admits(Arrival::Returning));
+        assert!(!NoNewSessions.admits(Arrival::Returning));
     }
 
     proptest! {
-        /// Over any span a client gets no more than its burst and its rate, and one that keeps to its rate is never refused.
+        /// Over any span a client gets no more than its burst and its rate, and a client that keeps to its rate is
+        /// never refused.
         #[test]
         fn no_client_gets_more_than_its_part(
             rate in 1_u32..200,
@@ -459,26 +476,26 @@ mod tests {
             let mut last_refused: Option<Moment> = None;
             for gap in gaps_ms {
                 now = now + Duration::from_millis(gap);
-                match clients.ask(client, now) {
+                match clients.count_request(client, now) {
                     Ok(()) => {
                         admitted += 1;
                         last_refused = None;
                     }
-                    Err(Excess::Rate(wait)) => {
+                    Err(LimitReached::Rate(wait)) => {
                         prop_assert!(wait > Duration::ZERO);
                         last_refused = Some(now + wait + Duration::from_millis(1));
                     }
-                    Err(Excess::Connections | Excess::InFlight | Excess::Uploads) => prop_assert!(false),
+                    Err(LimitReached::Connections | LimitReached::InFlight | LimitReached::Uploads) => prop_assert!(false),
                 }
                 let most = f64::from(burst) + now.since(began).as_secs_f64() * f64::from(rate) * 1.001 + 1.0;
                 prop_assert!(admitted as f64 <= most, "{admitted} > {most}");
             }
             if let Some(at) = last_refused {
-                prop_assert_eq!(clients.ask(client, at.max(now)), Ok(()), "who waits as told is let in");
+                prop_assert_eq!(clients.count_request(client, at.max(now)), Ok(()), "who waits as told is let in");
             }
         }
 
-        /// What is counted is given back.
+        /// Every counted connection is counted out again.
         #[test]
         fn connections_are_counted_out_as_they_were_counted_in(clients_of in prop::collection::vec(0_u8..4, 0..60)) {
             let mut clients = Clients::new(limits(3, 0.0, 1));

@@ -1,8 +1,8 @@
-//! Affinity tokens: "this session was in that region", signed so that a device cannot choose its region.
+//! Affinity tokens: "this session was in that region", signed, so that a device cannot choose its region.
 //!
-//! `v2.<region>.<issued_ms>.<holder>.<hex HMAC-SHA256>`. Any edge with the same key verifies a token without a lookup; a token that
-//! does not verify is ignored, never an error for the device. What a token is worth is its [`Proof`]: everybody may be steered by
-//! any of them, but only the holder of a session's token is let in before others.
+//! `v2.<region>.<issued_ms>.<holder>.<hex HMAC-SHA256>`. Any edge with the same key verifies a token without a lookup.
+//! An edge ignores a token that does not verify; it never fails a request because of one. Any valid token steers a
+//! device to its region. Only the holder of a session's token is admitted before other devices: see [`Proof`].
 
 use std::time::Duration;
 
@@ -10,82 +10,87 @@ use hmac::{Hmac, Mac as _};
 use sha2::Sha256;
 use topology::{Moment, RegionId};
 
-/// Shortest key accepted, in bytes: the output length of the hash (RFC 2104 §3).
+/// Shortest key, in bytes: the output length of the hash (RFC 2104 §3).
 pub const KEY_BYTES_MIN: usize = 32;
-/// A holder in a token: enough that nobody finds another one that looks the same.
+/// Length of the holder's hash in a token, in bytes: too long for anybody to find another holder with the same hash.
 const HOLDER_BYTES: usize = 8;
-/// Longest token looked at, in bytes: version, region (63), a 20-digit number, the holder, 64 hex digits and dots.
+/// Longest token, in bytes: version, region (63), a 20-digit number, the holder, 64 hex digits, and dots.
 pub const TOKEN_BYTES_MAX: usize = 2 + 1 + 63 + 1 + 20 + 1 + 2 * HOLDER_BYTES + 1 + 64;
-/// How far in the future a token may be issued: clocks of edges differ, but not by more.
-const SKEW_MAX: Duration = Duration::from_secs(300);
+/// Greatest time by which the issue of a token may lie in the future. The clocks of edges differ by less than this.
+pub(crate) const SKEW_MAX: Duration = Duration::from_secs(300);
 
-/// The secret all edges share, and the one before it while it is exchanged: the first signs, both verify. It has no `Debug`, so
-/// it cannot slip into a log.
+/// The secret that all edges share and, during a change of keys, a second one. The first signs; both verify. The type
+/// has no `Debug`, so that the secret cannot slip into a log.
 #[derive(Clone)]
 pub struct Key {
-    signs: Hmac<Sha256>,
-    also_verifies: Option<Hmac<Sha256>>,
+    pub(crate) signs: Hmac<Sha256>,
+    pub(crate) also_verifies: Option<Hmac<Sha256>>,
 }
 
-/// What a valid token says.
+/// The content of a valid token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Affinity {
-    /// Where the session was.
+    /// The region in which the session was.
     pub region: RegionId,
-    /// When an edge said so.
+    /// Issue time of the token.
     pub issued_at: Moment,
-    /// What that is worth.
+    /// The proof that the token gives about the requester.
     pub proof: Proof,
 }
 
-/// What an affinity proves.
+/// The proof that a token gives about the requester.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Proof {
-    /// Somebody had an answer of the region, or a session of another holder there: it steers, and no more.
+    /// A requester got an answer from the region, or another holder had a session there. The token steers the requester
+    /// to the region and gives no precedence.
     Steers,
-    /// Whoever shows it had a session there.
+    /// The requester had a session in the region.
     HadSession,
-    /// A session is there at this moment; no token says that.
+    /// The session is in the region now. An edge knows this itself; no token proves it.
     IsThere,
+    /// A stack of the region remembers the session of a device that returns, by a session token. The session is fetched
+    /// from there even if the region is evacuated, and leaves again at once.
+    Remembers,
 }
 
-/// Why a token, or a key, is not accepted.
+/// The reason for which an edge does not accept a token or a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum AffinityError {
-    /// The key is guessable.
-    #[error("an affinity key needs at least {KEY_BYTES_MIN} bytes")]
+    /// The key is short enough to guess.
+    #[error("an affinity key needs at least {KEY_BYTES_MIN} bytes; make one with `openssl rand -hex 32`")]
     ShortKey,
-    /// Not the form of a token.
+    /// The text does not have the form of a token.
     #[error("not an affinity token")]
     Malformed,
-    /// Not signed with this key.
+    /// The token is not signed with this key.
     #[error("the affinity token is not signed with this key")]
     Forged,
-    /// Too old, or from the future.
+    /// The token is too old, or its time lies in the future.
     #[error("the affinity token is out of date")]
     OutOfDate,
 }
 
 impl Key {
-    /// Takes the secret's bytes.
+    /// Makes a key from the bytes of the secret, at least [`KEY_BYTES_MIN`].
     pub fn new(secret: &[u8]) -> Result<Self, AffinityError> {
         let signs = hmac(secret)?;
         let also_verifies = None;
         Ok(Self { signs, also_verifies })
     }
 
-    /// Tokens of this other secret are accepted too.
-    pub fn and(self, secret: &[u8]) -> Result<Self, AffinityError> {
+    /// Accepts tokens of this second secret too.
+    pub fn also_accepting(self, secret: &[u8]) -> Result<Self, AffinityError> {
         let also_verifies = Some(hmac(secret)?);
         Ok(Self { also_verifies, ..self })
     }
 
-    /// A token for somebody who had an answer of `region`.
+    /// A token for a requester that got an answer from `region`.
     pub fn issue(&self, region: &RegionId, now: Moment) -> String {
         self.sign(&format!("v2.{region}.{}.", now.0))
     }
 
-    /// A token for the holder of a session in `region`. A holder is whatever the edge knows of who asks; the token holds a hash.
+    /// A token for the holder of a session in `region`. `holder` is everything that the edge knows about the requester;
+    /// the token contains only a hash of it.
     pub fn issue_to(&self, holder: &str, region: &RegionId, now: Moment) -> String {
         let holder = self.holder(&self.signs, holder);
         self.sign(&format!("v2.{region}.{}.{holder}", now.0))
@@ -101,13 +106,13 @@ impl Key {
         format!("{claim}.{}", hex::encode(mac))
     }
 
-    /// With the key in it, so that nobody else can try which holder it was.
+    /// A hash with the key in it, so that nobody without the key can find the holder by trial.
     fn holder(&self, key: &Hmac<Sha256>, holder: &str) -> String {
         let keyed = key.clone().chain_update(b"holder\0").chain_update(holder.as_bytes());
         hex::encode(&keyed.finalize().into_bytes()[..HOLDER_BYTES])
     }
 
-    /// What a token says to `holder`, if it was issued with this key no longer than `age_max` ago.
+    /// Verifies a token that `holder` sent. The token must be signed with this key and at most `age_max` old.
     pub fn verify(
         &self,
         token: &str,
@@ -124,7 +129,7 @@ impl Key {
         let signed = |key: &&Hmac<Sha256>| (*key).clone().chain_update(claim.as_bytes()).verify_slice(&mac).is_ok();
         let mut keys = std::iter::once(&self.signs).chain(&self.also_verifies);
         let key = keys.find(signed).ok_or(AffinityError::Forged)?;
-        // From here on one of our edges wrote the text, possibly of another version.
+        // The signature proves that an edge of this deployment wrote the text, possibly in another version.
         let mut parts = claim.split('.');
         let (Some(version), Some(region), Some(issued_ms), issued_to, None) =
             (parts.next(), parts.next(), parts.next(), parts.next(), parts.next())
@@ -132,7 +137,7 @@ impl Key {
             return Err(AffinityError::Malformed);
         };
         let issued_to = match (version, issued_to) {
-            // Of an edge that knew no holders.
+            // From an older edge, whose tokens have no holder.
             ("v1", None) => "",
             ("v2", Some(issued_to)) => issued_to,
             _ => return Err(AffinityError::Malformed),
@@ -200,7 +205,8 @@ mod tests {
         assert_eq!(Key::new(&[0; 31]).err(), Some(AffinityError::ShortKey));
     }
 
-    /// A token of `GET /health` let anybody in before those who had a session, and so did a token that somebody else had.
+    /// Regression: a token from `GET /health`, and a token of another holder, were admitted before those who had a
+    /// session.
     #[test]
     fn only_the_holder_of_a_session_is_let_in_before_others() {
         let us_east = RegionId::new("us-east").unwrap();
@@ -211,21 +217,22 @@ mod tests {
         assert_eq!(proof(&token, None), Ok(Proof::Steers));
         assert!(!token.contains("anna"));
         assert_eq!(proof(&key(1).issue(&us_east, Moment(5)), Some("")), Ok(Proof::Steers));
-        // Of an edge of the version before.
+        // From an edge of the version before.
         let old = key(1).sign("v1.us-east.5");
         assert_eq!(proof(&old, Some("anna")), Ok(Proof::Steers));
         assert!(token.len() <= TOKEN_BYTES_MAX && old.len() <= TOKEN_BYTES_MAX);
     }
 
-    /// While keys are exchanged, edges with the old key, with both and with the new one run side by side.
+    /// During a change of keys, edges with the old key, with both, and with the new one run side by side.
     #[test]
     fn a_key_is_exchanged_without_forgetting_anybody() {
         let us_east = RegionId::new("us-east").unwrap();
         let secret = |byte| [byte; 32];
         let (old, new) = (key(1), key(2));
-        let both = |first, second| key(first).and(&secret(second)).ok().unwrap();
+        let both = |first, second| key(first).also_accepting(&secret(second)).ok().unwrap();
         for (issuer, verifier) in [
-            // Every edge learns the new key, as the second; then it signs, and the old one is the second; then that goes.
+            // Every edge first gets the new key as its second one. Then the new key signs and the old one is second.
+            // Then the old one goes.
             (&old, &both(1, 2)),
             (&both(1, 2), &old),
             (&both(1, 2), &both(2, 1)),
@@ -237,7 +244,7 @@ mod tests {
             let proof = verifier.verify(&token, Some("anna"), Moment(5), DAY).map(|it| it.proof);
             assert_eq!(proof, Ok(Proof::HadSession));
         }
-        assert!(key(1).and(&[0; 31]).is_err());
+        assert!(key(1).also_accepting(&[0; 31]).is_err());
     }
 
     proptest! {

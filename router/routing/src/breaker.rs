@@ -1,11 +1,11 @@
-//! Circuit breakers: how much of one region this edge may use at once. What is beyond goes to the next region.
+//! Circuit breakers: they limit this edge's use of one region. Requests over a limit go to the next region.
 //!
-//! The limits are Envoy's and have its names. Live sessions are none of them: they last for hours, and the plan and the
-//! edge's own limits bound them.
+//! The limits and their names are Envoy's. They do not count live sessions, which last for hours: the plan and the
+//! limits of the edge bound those.
 
 use serde::{Deserialize, Serialize};
 
-/// How much at once.
+/// Most concurrent uses of one region, per kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
@@ -13,17 +13,17 @@ pub struct Limits {
     pub max_connections: u32,
     /// Requests that wait for a connection.
     pub max_pending_requests: u32,
-    /// Requests that were sent and are not answered in full.
+    /// Requests that were sent and are not fully answered.
     pub max_requests: u32,
-    /// Requests among them that are retries or second copies.
+    /// Retries and second copies among those requests.
     pub max_retries: u32,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            // Envoy's, except for retries: it allows 3, which a region that loses a hundred connections at once makes
-            // meaningless beside a budget of a fifth.
+            // Envoy's defaults, except for retries. Envoy allows 3; when a region loses a hundred connections at once,
+            // that would make the retry budget of a fifth meaningless.
             max_connections: 1024,
             max_pending_requests: 1024,
             max_requests: 1024,
@@ -32,7 +32,7 @@ impl Default for Limits {
     }
 }
 
-/// Which limit was reached.
+/// The limit that was reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Limit {
     /// [`Limits::max_connections`].
@@ -46,7 +46,7 @@ pub enum Limit {
 }
 
 impl Limit {
-    /// The limit's name in metrics and logs.
+    /// The name of the limit in metrics and logs.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Connections => "connections",
@@ -57,16 +57,16 @@ impl Limit {
     }
 }
 
-/// A request, as a breaker sees it.
+/// The limits that a request counts against.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Use {
-    /// It has a connection of its own: HTTP/1.1.
+pub struct Demand {
+    /// Whether it has a connection of its own, as in HTTP/1.1.
     pub has_connection: bool,
-    /// It is a retry or a second copy.
+    /// Whether it is a retry or a second copy.
     pub is_extra: bool,
 }
 
-/// One region's breaker.
+/// The concurrent uses of one region.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Breaker {
     connections: u32,
@@ -76,9 +76,9 @@ pub struct Breaker {
 }
 
 impl Breaker {
-    /// A request begins and waits for a connection; or the limit that forbids it. Each that began must
-    /// [`end`](Self::end), and may have [`connected`](Self::connected) before.
-    pub fn begin(&mut self, limits: &Limits, wanted: Use) -> Result<(), Limit> {
+    /// Counts a request that begins and waits for a connection. Fails with the limit that it would exceed. After every
+    /// `Ok` the caller must call [`end`](Self::end) once; [`connected`](Self::connected) may come before.
+    pub fn begin(&mut self, limits: &Limits, wanted: Demand) -> Result<(), Limit> {
         let full = |used: u32, max: u32, limit| if used < max { Ok(()) } else { Err(limit) };
         full(self.requests, limits.max_requests, Limit::Requests)?;
         full(self.pending, limits.max_pending_requests, Limit::Pending)?;
@@ -95,14 +95,14 @@ impl Breaker {
         Ok(())
     }
 
-    /// A request that waited has its connection.
+    /// Counts that a waiting request got its connection.
     pub fn connected(&mut self) {
         debug_assert!(self.pending > 0, "only what waited can connect");
         self.pending = self.pending.saturating_sub(1);
     }
 
-    /// A request is over. `waiting`: it never had a connection.
-    pub fn end(&mut self, had: Use, waiting: bool) {
+    /// Counts the end of a request. `waiting` means that it never got a connection.
+    pub fn end(&mut self, had: Demand, waiting: bool) {
         debug_assert!(self.requests > 0, "only what began can end");
         self.requests = self.requests.saturating_sub(1);
         self.pending = self.pending.saturating_sub(u32::from(waiting));

@@ -1,13 +1,15 @@
-//! How many extra requests may be made: a share of those that devices asked for, over the last ten seconds.
+//! Limits extra requests to a share of the requests that devices made in the last ten seconds.
 //!
-//! Retries and second copies help while few requests need them. When most do, they are what keeps the regions down.
+//! Retries and second copies help while few requests need them. When most requests need them, they keep the regions
+//! down.
 
 use topology::Moment;
 
-/// What is looked at, in seconds: long enough to smooth a burst, short enough that quiet minutes save nothing up.
+/// Length of the window, in seconds: long enough to smooth a burst, and short enough that quiet minutes save nothing
+/// up.
 pub const WINDOW_S: u64 = 10;
 
-/// A budget of extra requests.
+/// A budget for extra requests.
 #[derive(Debug, Clone)]
 pub struct Budget {
     percent: u32,
@@ -23,7 +25,7 @@ struct Second {
 }
 
 impl Budget {
-    /// `percent` of what was asked, and at least `reserve` in ten seconds.
+    /// Allows `percent` of the devices' requests, and at least `reserve` in ten seconds.
     pub fn new(percent: u32, reserve: u32) -> Self {
         Self {
             percent,
@@ -32,13 +34,13 @@ impl Budget {
         }
     }
 
-    /// A device asked for something.
-    pub fn asked(&mut self, now: Moment) {
+    /// Counts a request of a device.
+    pub fn count_request(&mut self, now: Moment) {
         let second = self.second(now);
         second.asked = second.asked.saturating_add(1);
     }
 
-    /// Takes one extra request out of the budget; whether there was one.
+    /// Takes one extra request out of the budget. Returns whether the budget allowed it.
     pub fn try_spend(&mut self, now: Moment) -> bool {
         let (asked, extra) = self.window(now);
         let allowed = (asked * u64::from(self.percent) / 100).max(u64::from(self.reserve));
@@ -50,7 +52,7 @@ impl Budget {
         granted
     }
 
-    /// What was asked, and what was extra, in the window that ends now.
+    /// The devices' requests and the extra requests in the window that ends now.
     pub fn window(&self, now: Moment) -> (u64, u64) {
         let now_s = now.0 / 1000;
         let seconds = self.seconds.iter().filter(|second| second.at + WINDOW_S > now_s);
@@ -62,7 +64,7 @@ impl Budget {
     fn second(&mut self, now: Moment) -> &mut Second {
         let at = now.0 / 1000;
         let second = &mut self.seconds[(at % WINDOW_S) as usize];
-        // A clock that went back a little counts where it is now.
+        // If the clock went back a little, the request counts in the slot that is there.
         if second.at < at {
             *second = Second {
                 at,

@@ -1,52 +1,56 @@
-//! Session continuity: what is kept of a live session so that another region can go on with it (docs/continuity.md).
+//! Session continuity: the data of a live session that lets another region continue it (docs/continuity.md).
 //!
-//! Pure: bytes and words go in, and what the next region needs comes out. The socket side is the edge's. Three things are
-//! kept: the last checkpoint, how many events reached the device since, and the device's messages from the first that the
-//! checkpoint does not stand for. They are enough at any moment, whoever dies when: a region says a checkpoint before any
-//! event that follows from it, so the events since the last one are the first that its successor would send again.
+//! This module is pure: it takes bytes and messages and returns the data for the next region. The edge owns the
+//! sockets. Three things are stored: the last checkpoint, the number of events that reached the device since, and the
+//! device's messages from the first one that the checkpoint does not include. They suffice whenever a region dies: a
+//! region sends a checkpoint before any event that follows from it, so the events since the last checkpoint are the
+//! first ones that its successor would send again.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
+    net::IpAddr,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicUsize, Ordering},
     },
 };
 
-use topology::words::{Checkpoint, Resume, Word};
+use wire::{Checkpoint, Resume};
 
-/// Stacks that may take a session and lose it again before one of them gets anywhere with it. Three in a row are not bad luck:
-/// it is the session that kills them.
+use crate::admit::network;
+
+/// Most stacks that may accept a session and lose it before one of them makes progress with it. Three in a row are not
+/// bad luck: the session itself kills them.
 const ATTEMPTS_MAX: u32 = 3;
-/// The same within one turn, however far each of them gets: an utterance that kills every stack that answers it shall not go
-/// through all of them.
+/// The same limit within one turn, even if each stack makes progress: an utterance that kills every stack that answers
+/// it must not go through all stacks.
 const ATTEMPTS_OF_TURN_MAX: u32 = 6;
 
-/// What a message costs beside its bytes: its length, in a list that doubles when it is full. Without it a device that sends
-/// empty messages would hold memory that nobody counts.
+/// Memory that a message costs besides its bytes: its length, in a list that doubles when it is full. Without this
+/// cost, a device that sends empty messages would use memory that nothing counts.
 const MESSAGE_BYTES: usize = 16;
-/// Spare room up to here is not worth giving back.
+/// Up to this many spare bytes, giving memory back is not worth the effort.
 const SPARE_BYTES: usize = 4 << 10;
 
-/// Why a session leaves its region.
+/// The reason for which a session leaves its region.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Why {
-    /// Its connection broke.
+pub enum LeaveReason {
+    /// The connection to the region broke.
     Lost,
-    /// It stopped answering.
+    /// The region stopped answering.
     Silent,
-    /// It said that it goes away.
+    /// The region announced that it is closing the session.
     Closing,
-    /// The plan evacuated it.
+    /// The plan evacuated the region.
     Evacuated,
-    /// The plan sends no sessions there any more.
+    /// The plan no longer sends sessions to the region.
     Drained,
-    /// It does not go on with a session of another region.
+    /// The region does not continue a session of another region.
     Declined,
 }
 
-impl Why {
-    /// The reason's name in metrics and logs.
+impl LeaveReason {
+    /// The name of the reason in metrics and logs.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Lost => "lost",
@@ -58,58 +62,129 @@ impl Why {
         }
     }
 
-    /// Whether the session may as well stay for the moment.
+    /// Whether the session can also stay for the moment.
     pub fn is_optional(self) -> bool {
         matches!(self, Self::Evacuated | Self::Drained)
     }
 }
 
-/// Memory that all sessions of an edge share for what they keep.
+/// The memory that all sessions of an edge share for continuity.
 #[derive(Debug)]
-pub struct Budget(AtomicUsize);
+pub struct Budget {
+    left: AtomicUsize,
+    /// The bytes that each client with sessions holds.
+    clients: Mutex<HashMap<IpAddr, Weak<AtomicUsize>>>,
+}
 
 impl Budget {
-    /// So many bytes.
+    /// A budget of this many bytes.
     pub fn new(bytes: usize) -> Self {
-        Self(AtomicUsize::new(bytes))
+        Self {
+            left: AtomicUsize::new(bytes),
+            clients: Mutex::default(),
+        }
     }
 
-    /// How much is left.
+    /// The bytes that are left.
     pub fn left(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
+        self.left.load(Ordering::Relaxed)
     }
 
-    fn take(&self, bytes: usize) -> bool {
-        let less = |left: usize| left.checked_sub(bytes);
-        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
+    /// The part of a client, for one of its sessions. All sessions of one client (see [`network`]) together hold at most as
+    /// much as they leave to others: half of the budget while the client is alone. So no client takes all of it, and
+    /// n clients that try leave one part in n + 1.
+    pub fn share(self: &Arc<Self>, client: IpAddr) -> Share {
+        let client = network(client);
+        let mut clients = self.clients();
+        let known = clients.get(&client).and_then(Weak::upgrade);
+        let held = known.unwrap_or_else(|| {
+            let held = Arc::default();
+            clients.insert(client, Arc::downgrade(&held));
+            held
+        });
+        drop(clients);
+        Share {
+            budget: self.clone(),
+            of: Some((client, held)),
+        }
     }
 
-    fn give_back(&self, bytes: usize) {
-        self.0.fetch_add(bytes, Ordering::Relaxed);
+    fn clients(&self) -> MutexGuard<'_, HashMap<IpAddr, Weak<AtomicUsize>>> {
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What a region said that cannot be.
+/// A session's access to the [`Budget`], as one of its client's.
+#[derive(Debug)]
+pub struct Share {
+    budget: Arc<Budget>,
+    /// The client, and the bytes that all its sessions hold.
+    of: Option<(IpAddr, Arc<AtomicUsize>)>,
+}
+
+/// The whole budget, for a session of no known client.
+impl From<Arc<Budget>> for Share {
+    fn from(budget: Arc<Budget>) -> Self {
+        Self { budget, of: None }
+    }
+}
+
+impl Share {
+    fn take(&self, bytes: usize) -> bool {
+        let held = self.of.as_ref().map(|(_, held)| held);
+        // Counted first, so that two sessions of a client do not both take what is there for one.
+        let holds = held.map_or(0, |held| held.fetch_add(bytes, Ordering::Relaxed) + bytes);
+        let less = |left: usize| left.checked_sub(bytes).filter(|left| holds <= *left || held.is_none());
+        let left = &self.budget.left;
+        let is_taken = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok();
+        if let Some(held) = held.filter(|_| !is_taken) {
+            held.fetch_sub(bytes, Ordering::Relaxed);
+        }
+        is_taken
+    }
+
+    fn give_back(&self, bytes: usize) {
+        if let Some((_, held)) = &self.of {
+            held.fetch_sub(bytes, Ordering::Relaxed);
+        }
+        self.budget.left.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        if let Some((client, held)) = &self.of {
+            let mut clients = self.budget.clients();
+            // Nobody else can get hold of it while the lock is held.
+            if Arc::strong_count(held) == 1 {
+                clients.remove(client);
+            }
+        }
+    }
+}
+
+/// A contradiction in the messages of a region.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Confused {
+pub enum RegionError {
     /// An event came before any checkpoint.
     #[error("an event came before any checkpoint")]
     Event,
-    /// A checkpoint stands for messages that were never sent.
+    /// A checkpoint includes messages that were never sent.
     #[error("a checkpoint stands for messages that were never sent")]
     Future,
 }
 
-/// What is kept of one session.
+/// The continuity data of one session.
 #[derive(Debug)]
 pub struct Continuity {
     log: Log,
     last: Option<Last>,
-    /// Events that reached the device since the last checkpoint.
+    /// Number of events that reached the device since the last checkpoint.
     delivered: u64,
-    /// Stacks that took the session and got nowhere with it: no event, and no word that it took in all there was.
+    /// Number of stacks that accepted the session and made no progress with it: no event, and no checkpoint with all
+    /// messages.
     attempts: u32,
-    /// Stacks that took it in the turn that is in progress.
+    /// Number of stacks that accepted the session during the current turn.
     attempts_of_turn: u32,
 }
 
@@ -121,24 +196,24 @@ struct Last {
     state: Box<[u8]>,
 }
 
-/// What the next region is sent first.
+/// The first data that the next region gets.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Handover {
-    /// The word, without a frame around it.
+    /// The resume message, without a frame around it.
     pub word: Vec<u8>,
-    /// The device's bytes that follow it, as the device sent them.
+    /// The messages of the device that follow, as the device sent them.
     pub replay: Vec<u8>,
-    /// The rest of the message under way must not follow: its beginning is lost.
+    /// Whether the rest of the device's unfinished message must not follow, because its beginning is lost.
     pub skips_rest: bool,
-    /// What the device said is lost in part: it must be told to say it again.
+    /// Whether a part of the device's speech is lost, so that the user must be asked to repeat it.
     pub is_broken: bool,
 }
 
 impl Continuity {
-    /// Nothing yet. `log_bytes_max` bounds what is kept of the device's messages.
-    pub fn new(log_bytes_max: usize, budget: Arc<Budget>) -> Self {
+    /// The state of a new session. `log_bytes_max` limits the stored bytes of the device's messages.
+    pub fn new(log_bytes_max: usize, budget: impl Into<Share>) -> Self {
         Self {
-            log: Log::new(log_bytes_max, budget),
+            log: Log::new(log_bytes_max, budget.into()),
             last: None,
             delivered: 0,
             attempts: 0,
@@ -146,16 +221,16 @@ impl Continuity {
         }
     }
 
-    /// The device sent these bytes of a message; `ends` with the last of them.
-    pub fn said(&mut self, bytes: &[u8], ends: bool) {
+    /// Adds bytes of a message from the device. `ends` marks the last bytes of the message.
+    pub fn append(&mut self, bytes: &[u8], ends: bool) {
         self.log.append(bytes, ends);
     }
 
-    /// The region said how the session stands.
-    pub fn checkpoint(&mut self, word: &Checkpoint<'_>) -> Result<(), Confused> {
-        // A message whose beginning is lost is none to the region, which begins behind it.
+    /// Stores a checkpoint of the region, and forgets the messages before it.
+    pub fn checkpoint(&mut self, word: &Checkpoint<'_>) -> Result<(), RegionError> {
+        // The region does not count a message whose beginning is lost; it begins after that message.
         if word.consumed > self.log.next() + u64::from(self.log.is_partial_lost) {
-            return Err(Confused::Future);
+            return Err(RegionError::Future);
         }
         self.log.forget_before(word.keep_from);
         self.last = Some(Last {
@@ -165,45 +240,52 @@ impl Continuity {
             state: word.state.into(),
         });
         self.delivered = 0;
-        if !self.is_owed() {
+        if !self.awaits_region() {
             (self.attempts, self.attempts_of_turn) = (0, 0);
         }
         Ok(())
     }
 
-    /// An event of the region goes to the device.
-    pub fn delivered(&mut self) -> Result<(), Confused> {
+    /// Counts an event that goes from the region to the device.
+    pub fn delivered(&mut self) -> Result<(), RegionError> {
         if self.last.is_none() {
-            return Err(Confused::Event);
+            return Err(RegionError::Event);
         }
         self.delivered += 1;
         self.attempts = 0;
         Ok(())
     }
 
-    /// Whether a turn is in progress, as far as the region said.
+    /// Whether a turn is in progress, by the last checkpoint.
     pub fn is_busy(&self) -> bool {
         self.last.as_ref().is_none_or(|last| last.busy)
     }
 
-    /// Whether the region owes something: the rest of a turn, or its word that it took in what the device said.
-    pub fn is_owed(&self) -> bool {
+    /// Whether the region still has to finish a turn, or to confirm messages of the device by a checkpoint.
+    pub fn awaits_region(&self) -> bool {
         self.is_busy() || self.last.as_ref().is_none_or(|last| last.consumed < self.log.next())
     }
 
-    /// Whether another region can go on with the session.
+    /// Whether another region can continue the session.
     pub fn can_move(&self) -> bool {
         let may_go_on = self.attempts < ATTEMPTS_MAX && self.attempts_of_turn < ATTEMPTS_OF_TURN_MAX;
         may_go_on && self.last.as_ref().is_some_and(|last| !last.state.is_empty())
     }
 
-    /// The region that the session was handed to does not go on with it. That is no sign that the session is what harms regions.
+    /// Counts that the region which was offered the session declined it. That is no sign that the session kills
+    /// regions.
     pub fn declined(&mut self) {
         self.attempts = self.attempts.saturating_sub(1);
         self.attempts_of_turn = self.attempts_of_turn.saturating_sub(1);
     }
 
-    /// What the next region needs; `None` when [`can_move`](Self::can_move) says no.
+    /// The sealed state of the last checkpoint. `None` while the session cannot move.
+    pub fn state(&self) -> Option<&[u8]> {
+        let state = self.last.as_ref().map(|last| &*last.state);
+        state.filter(|state| !state.is_empty())
+    }
+
+    /// The data for the next region. `None` when [`can_move`](Self::can_move) is false.
     pub fn hand_over(&mut self) -> Option<Handover> {
         if !self.can_move() {
             return None;
@@ -212,11 +294,11 @@ impl Continuity {
         let skips_rest = self.log.is_partial_lost;
         let is_broken = last.keep_from < self.log.base + u64::from(skips_rest);
         if is_broken {
-            // What is left of the turn would be taken for another one.
+            // The next region would take the rest of the turn for another turn.
             self.log.forget_whole();
         }
-        let word = Word::Resume(Resume {
-            // It may have grown with what was forgotten.
+        let word = wire::Message::Resume(Resume {
+            // `base` may have grown, because messages were forgotten above.
             first: self.log.base + u64::from(skips_rest),
             consumed: last.consumed,
             delivered: self.delivered,
@@ -234,28 +316,28 @@ impl Continuity {
     }
 }
 
-/// The device's messages, from the first that is still needed.
+/// The device's messages, from the first one that is still needed.
 #[derive(Debug)]
 struct Log {
-    /// Number of the first message in here.
+    /// Number of the first stored message.
     base: u64,
-    /// Lengths of the whole messages in here.
+    /// Lengths of the stored whole messages.
     lengths: VecDeque<usize>,
-    /// The messages, and behind them what came of the one under way.
+    /// The whole messages, followed by the first bytes of the unfinished message.
     bytes: VecDeque<u8>,
     partial: usize,
-    /// The message under way has begun in here.
+    /// Whether the unfinished message has bytes in here.
     has_begun: bool,
-    /// What all of that takes of the budget.
+    /// Bytes that this log has taken from the budget.
     charged: usize,
-    /// The beginning of the message under way is not in here.
+    /// Whether the beginning of the unfinished message is lost.
     is_partial_lost: bool,
     bytes_max: usize,
-    budget: Arc<Budget>,
+    budget: Share,
 }
 
 impl Log {
-    fn new(bytes_max: usize, budget: Arc<Budget>) -> Self {
+    fn new(bytes_max: usize, budget: Share) -> Self {
         Self {
             base: 0,
             lengths: VecDeque::new(),
@@ -269,7 +351,7 @@ impl Log {
         }
     }
 
-    /// Number of the first message that is not whole yet.
+    /// Number of the first message that is not complete.
     fn next(&self) -> u64 {
         self.base + self.lengths.len() as u64
     }
@@ -284,7 +366,7 @@ impl Log {
             self.partial += bytes.len();
             self.has_begun = true;
         } else if !self.is_partial_lost {
-            // A turn that cannot be replayed whole is of no use, and others need the memory.
+            // A turn that cannot be replayed whole is useless, and other sessions need the memory.
             self.forget_whole();
             self.drop_front(self.partial, usize::from(self.has_begun));
             self.partial = 0;
@@ -320,13 +402,14 @@ impl Log {
         let cost = bytes + messages * MESSAGE_BYTES;
         self.charged -= cost;
         self.budget.give_back(cost);
-        // Gives the memory back: a session is silent most of the time, and one that never is keeps its last message.
+        // Gives memory back: most sessions are silent most of the time, and one that is never silent still keeps its
+        // last message.
         shrink(&mut self.bytes);
         shrink(&mut self.lengths);
     }
 }
 
-/// No more than about half of what is held is spare.
+/// Shrinks a queue so that no more than about half of its memory is spare.
 fn shrink<T>(held: &mut VecDeque<T>) {
     let spare_max = held.len().max(SPARE_BYTES / size_of::<T>());
     if held.is_empty() {
@@ -343,371 +426,4 @@ impl Drop for Log {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    /// Messages of the device in one turn.
-    const TURN: u64 = 3;
-
-    /// A region that answers every third message with three events, and says checkpoints as it must.
-    #[derive(Default)]
-    struct Region {
-        /// Bytes on their way to it.
-        inbound: VecDeque<u8>,
-        /// Words and events on their way from it.
-        outbound: VecDeque<Said>,
-        /// Its state: the device's messages of the turn in progress, and events not yet sent.
-        consumed: u64,
-        turn: Vec<u8>,
-        outbox: VecDeque<String>,
-        has_changed: bool,
-        /// Messages up to here only rebuild what the state leaves out.
-        quiet_until: u64,
-    }
-
-    enum Said {
-        Word(Vec<u8>),
-        Event(String),
-    }
-
-    impl Region {
-        fn new() -> Self {
-            Self {
-                has_changed: true,
-                ..Self::default()
-            }
-        }
-
-        fn resumed(handover: &Handover) -> Self {
-            let Word::Resume(word) = Word::parse(&handover.word).unwrap() else {
-                panic!("it is a resume");
-            };
-            let state = std::str::from_utf8(word.state).unwrap();
-            let mut outbox: VecDeque<String> = state.split_terminator(';').skip(1).map(str::to_owned).collect();
-            for _ in 0..word.delivered {
-                outbox.pop_front().expect("what was delivered had been in there");
-            }
-            if word.is_broken {
-                outbox.push_back("repeat".to_owned());
-            }
-            Self {
-                inbound: handover.replay.iter().copied().collect(),
-                consumed: word.first,
-                outbox,
-                has_changed: true,
-                quiet_until: if word.is_broken { word.first } else { word.consumed },
-                ..Self::default()
-            }
-        }
-
-        /// Takes a message in if a whole one came: its length, then its bytes.
-        fn read(&mut self) {
-            let Some(length) = self.inbound.front().map(|length| usize::from(*length)) else {
-                return;
-            };
-            if self.inbound.len() <= length {
-                return;
-            }
-            let message: Vec<u8> = self.inbound.drain(..=length).collect();
-            self.consumed += 1;
-            self.turn.extend(message);
-            if self.consumed.is_multiple_of(TURN) {
-                let turn = hex::encode(std::mem::take(&mut self.turn));
-                if self.consumed > self.quiet_until {
-                    self.outbox.extend((0..3).map(|part| format!("{turn}.{part}")));
-                    self.has_changed = true;
-                }
-            }
-        }
-
-        /// Says the next thing; with nothing to say, how far it has come.
-        fn speak(&mut self) {
-            if self.consumed < self.quiet_until {
-                return;
-            }
-            if !self.has_changed
-                && let Some(event) = self.outbox.pop_front()
-            {
-                return self.outbound.push_back(Said::Event(event));
-            }
-            let events: Vec<&str> = self.outbox.iter().map(String::as_str).collect();
-            let state = format!(
-                ";{}",
-                events.iter().map(|event| format!("{event};")).collect::<String>()
-            );
-            self.has_changed = false;
-            self.outbound.push_back(Said::Word(
-                Word::Checkpoint(Checkpoint {
-                    keep_from: self.consumed - self.consumed % TURN,
-                    consumed: self.consumed,
-                    busy: !self.outbox.is_empty(),
-                    state: state.as_bytes(),
-                })
-                .to_bytes(),
-            ));
-        }
-    }
-
-    struct Edge {
-        continuity: Continuity,
-        region: Region,
-        device: Vec<String>,
-        skips_rest: bool,
-        repeats: usize,
-    }
-
-    impl Edge {
-        fn hear(&mut self) {
-            match self.region.outbound.pop_front() {
-                Some(Said::Event(event)) => {
-                    self.continuity.delivered().unwrap();
-                    self.device.push(event);
-                }
-                Some(Said::Word(word)) => {
-                    let Word::Checkpoint(word) = Word::parse(&word).unwrap() else {
-                        panic!("it is a checkpoint");
-                    };
-                    self.continuity.checkpoint(&word).unwrap();
-                }
-                None => {}
-            }
-        }
-
-        fn say(&mut self, bytes: &[u8], ends: bool) {
-            self.continuity.said(bytes, ends);
-            if !self.skips_rest {
-                self.region.inbound.extend(bytes);
-            }
-            self.skips_rest &= !ends;
-        }
-
-        /// The region dies, and with it all that is on its way to and from it.
-        fn lose_region(&mut self) {
-            if let Some(handover) = self.continuity.hand_over() {
-                self.repeats += usize::from(handover.is_broken);
-                self.skips_rest = handover.skips_rest;
-                self.region = Region::resumed(&handover);
-            }
-        }
-    }
-
-    #[derive(Debug, Clone)]
-    enum Step {
-        /// The device sends so many bytes of what it has to say.
-        Device(usize),
-        RegionReads,
-        RegionSpeaks,
-        EdgeHears,
-        RegionDies,
-    }
-
-    fn steps() -> impl Strategy<Value = Vec<Step>> {
-        let step = prop_oneof![
-            3 => (1..6_usize).prop_map(Step::Device),
-            6 => Just(Step::RegionReads),
-            8 => Just(Step::RegionSpeaks),
-            8 => Just(Step::EdgeHears),
-            1 => Just(Step::RegionDies),
-        ];
-        proptest::collection::vec(step, 0..400)
-    }
-
-    fn messages() -> impl Strategy<Value = Vec<Vec<u8>>> {
-        let message = proptest::collection::vec(any::<u8>(), 0..6).prop_map(|mut payload| {
-            payload.insert(0, u8::try_from(payload.len()).unwrap());
-            payload
-        });
-        proptest::collection::vec(message, 30)
-    }
-
-    /// Plays the steps, then lets everything arrive. What the device heard, and how often it was asked to repeat.
-    fn play(messages: &[Vec<u8>], steps: Vec<Step>, log_bytes_max: usize) -> (Vec<String>, usize) {
-        let budget = Arc::new(Budget::new(1 << 20));
-        let mut edge = Edge {
-            continuity: Continuity::new(log_bytes_max, budget.clone()),
-            region: Region::new(),
-            device: Vec::new(),
-            skips_rest: false,
-            repeats: 0,
-        };
-        let bytes = messages.iter().flat_map(|message| {
-            message
-                .iter()
-                .enumerate()
-                .map(|(at, byte)| (*byte, at + 1 == message.len()))
-        });
-        let mut bytes = bytes.collect::<VecDeque<(u8, bool)>>();
-        let send = |edge: &mut Edge, bytes: &mut VecDeque<(u8, bool)>, count: usize| {
-            for (byte, ends) in bytes.drain(..count.min(bytes.len())) {
-                edge.say(&[byte], ends);
-            }
-        };
-        for step in steps {
-            match step {
-                Step::Device(count) => send(&mut edge, &mut bytes, count),
-                Step::RegionReads => edge.region.read(),
-                Step::RegionSpeaks => edge.region.speak(),
-                Step::EdgeHears => edge.hear(),
-                Step::RegionDies => edge.lose_region(),
-            }
-        }
-        while !bytes.is_empty() {
-            send(&mut edge, &mut bytes, 1);
-            edge.region.read();
-        }
-        for _ in 0..400 {
-            edge.region.read();
-            edge.region.speak();
-            edge.hear();
-        }
-        let kept = edge.continuity.log.charged;
-        assert_eq!(budget.left() + kept, 1 << 20, "the budget is what is kept");
-        drop(edge.continuity);
-        assert_eq!(budget.left(), 1 << 20);
-        (edge.device, edge.repeats)
-    }
-
-    proptest! {
-        #[test]
-        fn every_message_is_consumed_once_and_every_event_arrives_once_whoever_dies_when(
-            messages in messages(),
-            steps in steps(),
-        ) {
-            let (undisturbed, _) = play(&messages, Vec::new(), 1 << 20);
-            prop_assert_eq!(undisturbed.len(), 30);
-            let (heard, repeats) = play(&messages, steps, 1 << 20);
-            prop_assert_eq!(repeats, 0);
-            prop_assert_eq!(heard, undisturbed);
-        }
-
-        #[test]
-        fn what_does_not_fit_is_lost_and_said_and_nothing_else_is(
-            messages in messages(),
-            steps in steps(),
-            log_bytes_max in 0..90_usize,
-        ) {
-            let (undisturbed, _) = play(&messages, Vec::new(), 1 << 20);
-            let (heard, repeats) = play(&messages, steps, log_bytes_max);
-            let known = heard.iter().filter(|event| undisturbed.contains(event));
-            // A turn that lost its beginning is another turn to this simple region, but none is told twice.
-            let mut once: Vec<&String> = known.clone().collect();
-            once.dedup();
-            prop_assert!(known.eq(once));
-            if repeats == 0 {
-                prop_assert_eq!(heard, undisturbed);
-            }
-        }
-    }
-
-    #[test]
-    fn a_region_that_contradicts_itself_is_not_believed() {
-        let mut continuity = Continuity::new(100, Arc::new(Budget::new(100)));
-        assert_eq!(continuity.delivered(), Err(Confused::Event));
-        assert!(!continuity.can_move() && continuity.is_owed());
-        continuity.said(b"one", true);
-        let checkpoint = |consumed| Checkpoint {
-            keep_from: 0,
-            consumed,
-            busy: false,
-            state: b"s",
-        };
-        assert_eq!(continuity.checkpoint(&checkpoint(2)), Err(Confused::Future));
-        continuity.checkpoint(&checkpoint(0)).unwrap();
-        assert!(continuity.is_owed(), "what was said is not taken in yet");
-        continuity.checkpoint(&checkpoint(1)).unwrap();
-        assert!(!continuity.is_owed());
-    }
-
-    #[test]
-    fn a_session_that_no_region_survives_is_given_up() {
-        let mut continuity = Continuity::new(100, Arc::new(Budget::new(100)));
-        continuity.said(b"a word that kills", true);
-        let word = |consumed| Checkpoint {
-            keep_from: 0,
-            consumed,
-            busy: false,
-            state: b"s",
-        };
-        let survives = |continuity: &mut Continuity| {
-            continuity.checkpoint(&word(0)).unwrap();
-            continuity.hand_over().is_some()
-        };
-        let taken = (0..10).filter(|_| survives(&mut continuity)).count();
-        assert_eq!(taken, 3);
-        continuity.checkpoint(&word(1)).unwrap();
-        assert!(
-            continuity.can_move(),
-            "one that says that all is well makes good for all before"
-        );
-    }
-
-    #[test]
-    fn sessions_share_one_budget() {
-        let budget = Arc::new(Budget::new(10 + MESSAGE_BYTES));
-        let mut one = Continuity::new(100, budget.clone());
-        let mut two = Continuity::new(100, budget.clone());
-        one.said(b"12345678", true);
-        two.said(b"123", true);
-        assert_eq!(two.log.next(), 1, "it counts, though it is not kept");
-        assert_eq!(budget.left(), 2);
-        drop(one);
-        assert_eq!(budget.left(), 10 + MESSAGE_BYTES);
-    }
-
-    /// A device sent a million bytes in empty messages once, and its session held 2.4 MB of uncounted memory for hours.
-    #[test]
-    fn what_a_session_holds_is_counted_and_given_back() {
-        let budget = Arc::new(Budget::new(1 << 20));
-        let mut continuity = Continuity::new(1 << 20, budget.clone());
-        let words = 40_000;
-        for _ in 0..words {
-            continuity.said(b"1234", true);
-        }
-        let held = |log: &Log| log.bytes.capacity() + log.lengths.capacity() * size_of::<usize>();
-        let counted = (1 << 20) - budget.left();
-        assert_eq!(counted, words * (4 + MESSAGE_BYTES));
-        assert!(held(&continuity.log) <= 2 * counted);
-        // All but the last is consumed, as by a device that streams without a pause.
-        continuity.log.forget_before(words as u64 - 1);
-        assert!(held(&continuity.log) <= 4 * SPARE_BYTES, "{}", held(&continuity.log));
-        continuity.log.forget_before(words as u64);
-        assert_eq!((held(&continuity.log), budget.left()), (0, 1 << 20));
-        // More than may be kept is forgotten whole, and counted no more.
-        for _ in 0..60_000 {
-            continuity.said(b"1234", true);
-        }
-        assert!(budget.left() <= 1 << 20);
-        drop(continuity);
-        assert_eq!(budget.left(), 1 << 20);
-    }
-
-    #[test]
-    fn regions_that_get_somewhere_are_not_counted_with_those_that_do_not_but_a_turn_does_not_go_through_all() {
-        let mut continuity = Continuity::new(100, Arc::new(Budget::new(100)));
-        let word = |busy| Checkpoint {
-            keep_from: 0,
-            consumed: 1,
-            busy,
-            state: b"s",
-        };
-        continuity.said(b"tell me a long story", true);
-        continuity.checkpoint(&word(true)).unwrap();
-        let mut moves = 0;
-        while continuity.hand_over().is_some() {
-            moves += 1;
-            continuity.delivered().unwrap();
-        }
-        assert_eq!(
-            moves, ATTEMPTS_OF_TURN_MAX,
-            "each of them had an event more for the device"
-        );
-        continuity.checkpoint(&word(false)).unwrap();
-        assert!(continuity.can_move(), "the turn is over");
-        // A stack that declines says nothing about the session.
-        for _ in 0..10 {
-            assert!(continuity.hand_over().is_some());
-            continuity.declined();
-        }
-    }
-}
+mod tests;

@@ -1,8 +1,8 @@
-//! Passive ejection: a stack that fails this edge is left alone for a while, and gets its sessions back little by little.
+//! Passive ejection: this edge avoids a stack that fails for a while, and then gives it its sessions back gradually.
 //!
-//! Failures are connections that could not be made and sessions that died in the middle; a session that ends with a Close
-//! frame is never one. Ejection only reorders this edge's own choices: moving the fleet is the leader's business. A region
-//! is out when all its stacks are.
+//! A failure is a connection that could not be made or a session that broke in the middle. A session that ends with a
+//! Close frame is never a failure. Ejection only reorders the choices of this edge; moving the whole fleet is the
+//! leader's task. A region is ejected when all of its stacks are.
 
 use std::time::Duration;
 
@@ -10,16 +10,16 @@ use topology::Moment;
 
 use crate::Policy;
 
-/// Buckets of the window: it forgets by tenths. Exact counts, because an average weighted by arrival lets a burst of
-/// successes hide the failures before it.
+/// Buckets of the window, so that it forgets a tenth at a time. The counts are exact, because an average weighted by
+/// arrival lets a burst of successes hide the failures before it.
 const BUCKETS: usize = 10;
 
-/// What this edge holds against one stack.
+/// The failures and successes of one stack, as this edge saw them.
 #[derive(Debug, Clone, Default)]
 pub struct Record {
     failures_in_a_row: u32,
     window: Window,
-    /// Ejections without a time of health between them.
+    /// Ejections in a row, without a healthy period between them.
     times: u32,
     last: Option<Last>,
 }
@@ -30,74 +30,95 @@ struct Last {
     cause: Cause,
 }
 
-/// A stack was just ejected.
+/// The ejection that has just begun.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ejection {
-    /// When it is tried again.
+    /// Time at which this edge tries the stack again.
     pub until: Moment,
-    /// How many times in a row it was ejected, from 1.
+    /// Number of the ejection among those in a row, from 1.
     pub times: u32,
-    /// What it did.
+    /// The failures that caused the ejection.
     pub cause: Cause,
 }
 
-/// What a stack is ejected for.
+/// The failures that cause an ejection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
-    /// It failed several times without a success between: it is gone.
-    InARow,
-    /// Of everything in the window this percentage succeeded: it is ill.
+    /// Several consecutive failures without a success: the stack is dead.
+    ConsecutiveFailures,
+    /// Only this percentage of the attempts in the window succeeded: the stack is degraded.
     SuccessRate(u8),
 }
 
 impl std::fmt::Display for Cause {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::InARow => f.write_str("failures in a row"),
+            Self::ConsecutiveFailures => f.write_str("failures in a row"),
             Self::SuccessRate(percent) => write!(f, "{percent} % succeeded"),
         }
     }
 }
 
 impl Record {
-    /// Counts a failure; says so when it was the one that ejects. What is merely ill is ejected only if `may_eject_ill`.
+    /// Counts a failure. Returns the ejection if this failure causes one. A merely degraded stack is ejected only if
+    /// `may_eject_ill`.
     pub fn fail(&mut self, now: Moment, policy: &Policy, may_eject_ill: bool) -> Option<Ejection> {
         self.failures_in_a_row = self.failures_in_a_row.saturating_add(1);
         self.window.count(false, now, policy.window);
-        // Two hundred sessions that die together are one event: what still fails during an ejection does not extend it.
+        // Two hundred sessions that break together are one event, so failures during an ejection do not extend it.
         if self.is_ejected(now) {
             return None;
         }
         let cause = if self.failures_in_a_row >= policy.failures_in_a_row {
-            Cause::InARow
+            Cause::ConsecutiveFailures
         } else {
-            let percent = self.window.success_percent(policy.volume_min)?;
-            if percent >= policy.success_percent_min || !may_eject_ill {
-                return None;
-            }
-            Cause::SuccessRate(percent)
+            self.low_success_rate(policy).filter(|_| may_eject_ill)?
         };
-        // The count in a row is kept, so the first failure after the ejection ends ejects again, for longer. The window is
-        // not: what it holds led to this ejection and shall not lead to the next.
+        Some(self.eject(cause, now, policy))
+    }
+
+    /// Counts a failure of a kind for which only the success rate matters, not consecutive failures.
+    pub fn fail_in_part(&mut self, now: Moment, policy: &Policy, may_eject: bool) -> Option<Ejection> {
+        self.window.count(false, now, policy.window);
+        if self.is_ejected(now) {
+            return None;
+        }
+        let cause = self.low_success_rate(policy).filter(|_| may_eject)?;
+        Some(self.eject(cause, now, policy))
+    }
+
+    /// Successes and failures within the window.
+    pub fn counts(&self, now: Moment, policy: &Policy) -> (u64, u64) {
+        self.window.sums(now, policy.window)
+    }
+
+    fn low_success_rate(&self, policy: &Policy) -> Option<Cause> {
+        let percent = self.window.success_percent(policy.volume_min)?;
+        (percent < policy.success_percent_min).then_some(Cause::SuccessRate(percent))
+    }
+
+    fn eject(&mut self, cause: Cause, now: Moment, policy: &Policy) -> Ejection {
+        // The count of consecutive failures is kept, so that the first failure after the ejection ejects again, for
+        // longer. The window is cleared, because its failures led to this ejection and must not lead to the next.
         self.window = Window::default();
         self.times = self.times.saturating_add(1);
         let until = now + policy.ejection.saturating_mul(self.times).min(policy.ejection_max);
         self.last = Some(Last { until, cause });
-        Some(Ejection {
+        Ejection {
             until,
             times: self.times,
             cause,
-        })
+        }
     }
 
-    /// Counts a success. It ends the ejection of a stack that was taken for gone, and after a time of health everything
-    /// held against it is forgiven.
+    /// Counts a success. A success ends the ejection of a stack that seemed dead. After a healthy period it clears the
+    /// record of ejections.
     pub fn succeed(&mut self, now: Moment, policy: &Policy) {
         self.failures_in_a_row = 0;
         self.window.count(true, now, policy.window);
         let Some(last) = &mut self.last else { return };
         if now < last.until {
-            if last.cause == Cause::InARow {
+            if last.cause == Cause::ConsecutiveFailures {
                 last.until = now;
             }
         } else if now.since(last.until) >= policy.slow_start {
@@ -105,17 +126,17 @@ impl Record {
         }
     }
 
-    /// Whether to stay away from it now.
+    /// Whether this edge avoids the stack now.
     pub fn is_ejected(&self, now: Moment) -> bool {
         self.last.is_some_and(|last| now < last.until)
     }
 
-    /// Until when it is ejected, if it is.
+    /// The end of the ejection, if the stack is ejected.
     pub fn ejected_until(&self, now: Moment) -> Option<Moment> {
         self.last.map(|last| last.until).filter(|until| now < *until)
     }
 
-    /// The part of its sessions that it gets back so far, 0 to 1. It only grows until the next ejection.
+    /// The share of its sessions that the stack gets back so far, 0 to 1. It only grows until the next ejection.
     pub fn returned(&self, now: Moment, policy: &Policy) -> f64 {
         let Some(last) = self.last else { return 1.0 };
         if now < last.until {
@@ -130,19 +151,24 @@ impl Record {
     }
 }
 
-/// Successes and failures of the last ten tenths of a window.
+/// Successes and failures in the last [`BUCKETS`] buckets of a window.
 #[derive(Debug, Clone, Default)]
 struct Window {
-    /// Of bucket `newest` and those before it; bucket `n` lies at `n` modulo the length.
+    /// Successes and failures of bucket `newest` and the buckets before it. Bucket `n` is stored at `n` modulo the
+    /// length.
     buckets: [(u32, u32); BUCKETS],
     newest: u64,
 }
 
 impl Window {
-    fn count(&mut self, success: bool, now: Moment, window: Duration) {
+    fn bucket(now: Moment, window: Duration) -> u64 {
         let bucket_ms = (window.as_millis() as u64 / BUCKETS as u64).max(1);
-        let bucket = now.0 / bucket_ms;
-        // A clock that was set back counts into the newest bucket.
+        now.0 / bucket_ms
+    }
+
+    fn count(&mut self, success: bool, now: Moment, window: Duration) {
+        let bucket = Self::bucket(now, window);
+        // If the clock was set back, the attempt counts in the newest bucket.
         for passed in (self.newest + 1..=bucket).rev().take(BUCKETS) {
             self.buckets[passed as usize % BUCKETS] = (0, 0);
         }
@@ -152,7 +178,18 @@ impl Window {
         *counted = counted.saturating_add(1);
     }
 
-    /// `None` when there are fewer than `volume_min`.
+    /// Sums the buckets that are still within the window at `now`, even if nothing was counted since.
+    fn sums(&self, now: Moment, window: Duration) -> (u64, u64) {
+        let bucket = Self::bucket(now, window);
+        let held = self.newest.saturating_sub(BUCKETS as u64 - 1)..=self.newest;
+        let recent = held.filter(|n| n + BUCKETS as u64 > bucket);
+        recent.fold((0, 0), |(succeeded, failed), n| {
+            let (more_succeeded, more_failed) = self.buckets[n as usize % BUCKETS];
+            (succeeded + u64::from(more_succeeded), failed + u64::from(more_failed))
+        })
+    }
+
+    /// The success rate in percent. `None` when the window has fewer attempts than `volume_min`.
     fn success_percent(&self, volume_min: u32) -> Option<u8> {
         let sum = |of: fn(&(u32, u32)) -> u32| self.buckets.iter().map(|bucket| u64::from(of(bucket))).sum::<u64>();
         let (succeeded, failed) = (sum(|(succeeded, _)| *succeeded), sum(|(_, failed)| *failed));
@@ -221,7 +258,7 @@ mod tests {
         assert!(last > Some(30));
     }
 
-    /// So many successes, then every other one fails.
+    /// A number of successes, after which every second attempt fails.
     fn ill(record: &mut Record, s: u64, may_eject_ill: bool) -> Option<Ejection> {
         (0..50).find_map(|_| {
             record.succeed(seconds(s), &POLICY);
@@ -246,7 +283,7 @@ mod tests {
         assert_eq!(ill(&mut Record::default(), 0, false), None, "enough others are ejected");
     }
 
-    /// Else a stack that is well again after a bad half minute is ejected anew by its first failure.
+    /// Otherwise the first failure of a stack that recovered from a bad half minute would eject it again.
     #[test]
     fn what_led_to_an_ejection_does_not_lead_to_the_next() {
         let mut record = Record::default();
@@ -278,6 +315,29 @@ mod tests {
         assert_eq!(record.returned(seconds(34), &POLICY), 1.0);
         record.succeed(seconds(34), &POLICY);
         assert_eq!(record.returned(seconds(5), &POLICY), 1.0, "it is forgiven");
+    }
+
+    #[test]
+    fn failures_in_a_row_of_which_only_the_share_counts_eject_when_they_are_many() {
+        let mut record = Record::default();
+        for _ in 1..POLICY.volume_min {
+            assert_eq!(record.fail_in_part(seconds(0), &POLICY, true), None, "too few to tell");
+        }
+        assert_eq!(record.fail_in_part(seconds(0), &POLICY, false), None);
+        let ejection = record.fail_in_part(seconds(1), &POLICY, true).unwrap();
+        assert_eq!((ejection.until, ejection.cause), (seconds(11), Cause::SuccessRate(0)));
+    }
+
+    #[test]
+    fn what_was_counted_grows_old_though_nothing_more_is() {
+        let mut record = Record::default();
+        record.succeed(seconds(1), &POLICY);
+        record.fail_in_part(seconds(4), &POLICY, true);
+        let counts = |s| record.counts(seconds(s), &POLICY);
+        assert_eq!(
+            [counts(4), counts(29), counts(30), counts(33)],
+            [(1, 1), (1, 1), (0, 1), (0, 0)]
+        );
     }
 
     proptest! {

@@ -1,7 +1,7 @@
-//! Hedging: a second copy of a request that takes long, to another region; the first good answer wins.
+//! Hedging: sends a second copy of a slow request to another region; the first good answer wins.
 //!
-//! The second copy leaves after the median of what was measured, but never before a floor: below it a region is not slow,
-//! and above it about half of the requests are, of which a budget lets a few be copied.
+//! The second copy leaves after the measured median, but never before a floor. Below the floor a region is not slow.
+//! Above the median about half of all requests are slow, so a budget limits the copies to a few.
 
 use std::time::Duration;
 
@@ -9,38 +9,38 @@ use topology::Moment;
 
 use crate::budget::Budget;
 
-/// Answers whose median is taken: some seconds on a busy edge, and enough that one outlier does not matter.
+/// Number of answers in the median: some seconds on a busy edge, and enough that one outlier does not matter.
 const SAMPLES: usize = 128;
 
-/// When to send second copies.
+/// Decides when to send second copies.
 #[derive(Debug, Clone)]
 pub struct Hedging {
     floor: Duration,
     budget: Budget,
-    /// How long the last answers took, in milliseconds; a ring once it is full.
+    /// Durations of the last answers, in milliseconds. A ring buffer once it is full.
     took_ms: Vec<u32>,
     next: usize,
 }
 
 impl Hedging {
-    /// No copy before `floor`, and at most `percent` of the requests are copied.
+    /// Sends no copy before `floor`, and copies at most `percent` of the requests.
     pub fn new(floor: Duration, percent: u32) -> Self {
         Self {
             floor,
-            // Where there are few requests a share of them is none, and one copy in ten seconds harms nobody.
+            // A share of few requests rounds to none, and one copy in ten seconds does no harm.
             budget: Budget::new(percent, u32::from(percent > 0)),
             took_ms: Vec::new(),
             next: 0,
         }
     }
 
-    /// A request begins that may be copied. How long to wait for its answer before.
+    /// Counts a request that may be copied. Returns how long to wait for its answer before sending a copy.
     pub fn begin(&mut self, now: Moment) -> Duration {
-        self.budget.asked(now);
+        self.budget.count_request(now);
         self.delay()
     }
 
-    /// The larger of the floor and the measured median.
+    /// The floor or the measured median, whichever is longer.
     pub fn delay(&self) -> Duration {
         let mut sorted = self.took_ms.clone();
         let middle = sorted.len() / 2;
@@ -51,12 +51,13 @@ impl Hedging {
         self.floor.max(Duration::from_millis(u64::from(*median_ms)))
     }
 
-    /// Whether a request that has waited may be copied; counts it.
+    /// Takes a second copy out of the budget. Returns whether the budget allowed it.
     pub fn try_copy(&mut self, now: Moment) -> bool {
         self.budget.try_spend(now)
     }
 
-    /// The first copy of a request was answered. Second copies are not measured: they are sent when it is slow anyway.
+    /// Records how long the answer to a first copy took. Answers to second copies are not measured, because a second
+    /// copy is sent only when the region is slow.
     pub fn answered(&mut self, took: Duration) {
         let took_ms = u32::try_from(took.as_millis()).unwrap_or(u32::MAX);
         if self.took_ms.len() < SAMPLES {

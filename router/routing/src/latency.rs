@@ -1,16 +1,16 @@
-//! Round trips as this edge measures them: a rise counts at once, a fall is believed slowly.
+//! Round trips as this edge measures them: a rise counts at once, a fall counts slowly.
 //!
-//! That is the peak-EWMA of Finagle and linkerd: a mean would hide the first seconds of trouble, which is when sessions are
-//! best sent elsewhere, and a maximum would never forgive.
+//! This is the peak-EWMA of Finagle and linkerd. A mean would hide the first seconds of trouble, when sessions are best
+//! sent elsewhere; a maximum would never recover.
 
 use std::time::Duration;
 
 use topology::Moment;
 
-/// After this long a fall has come through to 63 %; linkerd's value.
+/// Time after which a fall has come through to 63 %. The value is linkerd's.
 const DECAY: Duration = Duration::from_secs(10);
 
-/// A peak-sensitive moving average, in milliseconds.
+/// A moving average, in milliseconds, that follows peaks at once.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PeakEwma {
     ms: f64,
@@ -18,12 +18,12 @@ pub struct PeakEwma {
 }
 
 impl PeakEwma {
-    /// Begins with one measurement.
+    /// An average that begins with one measurement.
     pub fn new(ms: f64, at: Moment) -> Self {
         Self { ms, at }
     }
 
-    /// Takes a measurement.
+    /// Adds a measurement.
     pub fn observe(&mut self, ms: f64, now: Moment) {
         self.ms = if ms > self.ms {
             ms
@@ -34,12 +34,12 @@ impl PeakEwma {
         self.at = now;
     }
 
-    /// What was measured, in milliseconds.
+    /// The average at the last measurement, in milliseconds.
     pub fn ms(&self) -> f64 {
         self.ms
     }
 
-    /// The same, fading while nothing is measured: what was avoided for a peak is tried again.
+    /// The average, fading towards zero while nothing is measured, so that a stack avoided for a peak is tried again.
     pub fn faded_ms(&self, now: Moment) -> f64 {
         self.ms * self.keep(now)
     }
@@ -49,21 +49,21 @@ impl PeakEwma {
     }
 }
 
-/// Probe ticks looked back on. A region is farther only when each of them says so.
+/// Number of probe ticks that count, one minute. A region counts as farther only when every one of them measured that.
 const TICKS: usize = 6;
-/// Nothing is believed before so many ticks: an edge that starts again into a storm of devices measures its own haste first.
-/// Until then geography says how far a region is, see [`crate::Table::nearness`].
+/// Fewest ticks before a distance is used: an edge that restarts into a storm of devices measures its own delay first.
+/// Until then geography gives the distance of a region, see [`crate::Table::nearness`].
 const TICKS_MIN: usize = 3;
-/// A change that is smaller than this part of the distance, or than [`MARGIN_MS`], changes nothing.
+/// A change smaller than this fraction of the distance, or than [`MARGIN_MS`], is ignored.
 const MARGIN: f64 = 0.1;
-/// See [`MARGIN`].
+/// In milliseconds; see [`MARGIN`].
 const MARGIN_MS: f64 = 2.0;
 
-/// How far a region is: geography, which decides where the sessions of this edge are at home.
+/// The distance of a region, which decides the home of this edge's sessions.
 ///
-/// It is measured by probes alone, and the least of a minute counts. A connection that takes long to be made tells of the
-/// edge's own run queue as much as of the way: when five hundred devices came at once, the edge once took its own haste for
-/// distance and sent them to another continent. Nothing makes a round trip look shorter than the way is.
+/// Only probes measure it, and the lowest value of a minute counts. The time that a connection takes depends on the
+/// edge's own run queue as much as on the distance: when five hundred devices came at once, an edge once took its own
+/// delay for distance and sent them to another continent. No fault makes a round trip look shorter than the distance.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Distance {
     believed_ms: Option<f64>,
@@ -82,7 +82,7 @@ impl Default for Distance {
 }
 
 impl Distance {
-    /// Takes the measurement of a tick.
+    /// Adds the measurement of one tick, in milliseconds.
     pub fn observe(&mut self, ms: f64) {
         self.ticks[self.next] = ms;
         self.next = (self.next + 1) % TICKS;
@@ -96,7 +96,7 @@ impl Distance {
         }
     }
 
-    /// Round trip in milliseconds, once enough ticks have said it.
+    /// Round trip in milliseconds, once enough ticks have measured it.
     pub fn ms(&self) -> Option<f64> {
         self.believed_ms
     }

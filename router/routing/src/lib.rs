@@ -1,8 +1,8 @@
-//! Which region a session goes to, and why.
+//! Chooses the region and the stack of a session, and explains the choice.
 //!
-//! Pure: a [`Table`] is compiled once per plan, [`pick`](pick::pick) is asked once per attempt, and both the time and
-//! everything the edge has measured are arguments. A decision carries its reasons as data, so that `/explain`, the log
-//! and a drill report tell the same story.
+//! This crate is pure: a [`Table`] is compiled once per plan and [`pick`](pick::pick) runs once per attempt. The time
+//! and everything that the edge has measured are arguments. A decision carries its reasons as data, so that `/explain`,
+//! the log and a drill report tell the same story.
 
 pub mod admit;
 pub mod affinity;
@@ -16,6 +16,7 @@ pub mod pace;
 pub mod pick;
 pub mod policy;
 pub mod retry;
+pub mod session;
 pub mod stack;
 pub mod table;
 pub mod upstream;
@@ -24,8 +25,8 @@ pub mod user;
 pub use affinity::{Affinity, AffinityError, Key};
 pub use continuity::Continuity;
 pub use eject::Ejection;
-pub use pick::{Because, Decision, Request, Skipped, Tried, Why, pick};
+pub use pick::{Decision, Request, Rule, SkipReason, Skipped, Tried, pick};
 pub use policy::Policy;
 pub use stack::{Stack, Stacks};
-pub use table::{Standing, Table};
+pub use table::{Role, Table};
 pub use user::User;

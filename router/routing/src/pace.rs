@@ -1,40 +1,51 @@
-//! Whether a device keeps pace: with the body it sends, and with the answer it takes.
+//! Checks whether a peer keeps pace: a device with the body or frame that it sends and with the answer or events that
+//! it reads; a region with the messages of the device.
 //!
-//! Only the time in which the edge waits for the device counts. A device may fall behind for a while, because radio links
-//! have holes, but it cannot stretch a request for as long as it likes by moving a byte now and then.
+//! Only the time in which the edge waits for the peer counts. A device may fall behind for a while, because radio links
+//! have gaps. It cannot stretch a request at will by moving a byte now and then.
 
 use std::time::Duration;
 
-/// How slow a device may be.
+/// The slowest pace that a peer may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
-    /// For so long it may stay behind.
+    /// Longest time that the peer may stay behind.
     pub behind_max: Duration,
-    /// Each byte that moves buys this fraction of a second.
+    /// Each moved byte adds the reciprocal of this to the remaining time, in seconds. A value of 0 counts as 1.
     pub bytes_per_s_min: u32,
 }
 
-/// One direction of one request.
+/// One direction of one request or session.
 #[derive(Debug, Clone, Copy)]
 pub struct Pace {
     rate: Rate,
-    /// How long the edge still waits.
+    /// The remaining time for which the edge waits.
     left: Duration,
 }
 
 impl Pace {
-    /// Nothing moved yet.
+    /// The state before any byte has moved.
     pub fn new(rate: Rate) -> Self {
         let left = rate.behind_max;
         Self { rate, left }
     }
 
-    /// How long the edge waits for more to move.
-    pub fn patience(&self) -> Duration {
+    /// Starts over with another peer, about which nothing is known.
+    pub fn forget(&mut self) {
+        self.left = self.rate.behind_max;
+    }
+
+    /// Whether the peer has used up some of its time. Bytes that move give time back.
+    pub fn is_behind(&self) -> bool {
+        self.left < self.rate.behind_max
+    }
+
+    /// The time for which the edge waits for the next bytes.
+    pub fn remaining(&self) -> Duration {
         self.left
     }
 
-    /// The edge waited so long for the device, and so many bytes moved. What a fast device saves up is bounded, so that it
+    /// Counts a wait of the edge and the bytes that moved after it. A fast peer can save up only `behind_max`, so it
     /// cannot stop for an hour after a quick beginning.
     pub fn waited(&mut self, waited: Duration, bytes: usize) {
         let bought = Duration::from_secs_f64(bytes as f64 / f64::from(self.rate.bytes_per_s_min.max(1)));
@@ -56,11 +67,12 @@ mod tests {
         bytes_per_s_min: 500,
     };
 
-    /// How long a device is waited for that moves `bytes` at a time, `pause` apart; at most an hour.
+    /// The time for which the edge waits for a device that moves `bytes` at a time with a pause in between. At most an
+    /// hour.
     fn waited_for(bytes: usize, pause: Duration) -> Duration {
         let (mut pace, mut waited) = (Pace::new(RATE), Duration::ZERO);
         while waited < seconds(3600) {
-            let patience = pace.patience();
+            let patience = pace.remaining();
             if patience < pause {
                 return waited + patience;
             }
@@ -87,6 +99,6 @@ mod tests {
     fn a_quick_beginning_does_not_buy_an_hour() {
         let mut pace = Pace::new(RATE);
         pace.waited(Duration::ZERO, 100 << 20);
-        assert_eq!(pace.patience(), seconds(20));
+        assert_eq!(pace.remaining(), seconds(20));
     }
 }

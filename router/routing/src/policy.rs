@@ -1,62 +1,64 @@
-//! The numbers by which an edge chooses, and why they are what they are (`[picking]` in configs/edge.toml).
+//! The numbers by which an edge chooses, with their reasons (`[picking]` in configs/edge.toml).
 
 use std::time::Duration;
 
-/// How an edge chooses among regions and stacks.
+/// The limits by which an edge chooses among regions and stacks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Policy {
-    /// Failures in a row that eject a stack, at least 1.
+    /// Consecutive failures that eject a stack, at least 1.
     pub failures_in_a_row: u32,
-    /// Length of the window in which successes are counted.
+    /// Length of the window over which successes are counted.
     pub window: Duration,
-    /// A stack of which a smaller percentage succeeds in the window is ejected.
+    /// A stack is ejected when a smaller percentage of its attempts in the window succeeds.
     pub success_percent_min: u8,
-    /// Fewer than this many in the window say nothing about it.
+    /// With fewer attempts in the window, the success rate is not judged.
     pub volume_min: u32,
-    /// No more than this percentage of all stacks, but at least one, is ejected for its success rate at once.
+    /// At most this percentage of all stacks, but at least one stack, is ejected for its success rate at the same time.
     pub ejected_percent_max: u8,
-    /// Length of a first ejection; the second in a row takes twice as long, the third three times.
+    /// Length of a first ejection. The second in a row takes twice as long, the third three times.
     pub ejection: Duration,
-    /// The longest ejection.
+    /// Longest ejection.
     pub ejection_max: Duration,
-    /// When more than this percentage of the regions in use, or of the stacks of a region, is ejected, none is: then it is
-    /// this edge that is ill.
+    /// If more than this percentage of the regions in use, or of the stacks of a region, is ejected, the edge ignores
+    /// the ejections: the fault is then probably at this edge.
     pub panic_percent: u8,
-    /// What was ejected gets its sessions back over this time.
+    /// Time over which an ejected stack gets its sessions back.
     pub slow_start: Duration,
-    /// Beginning with this percentage.
+    /// Percentage of its sessions that a stack gets first after an ejection.
     pub slow_start_percent: u8,
-    /// A stack counts as full when it uses this percentage of what it can hold.
+    /// A stack counts as full from this percentage of its limits.
     pub full_percent: u8,
-    /// A report of a stack's load counts this long.
+    /// Longest age of a load report that counts.
     pub load_age_max: Duration,
 }
 
 impl Policy {
-    /// The defaults.
+    /// The defaults, with a reason for each.
     pub const DEFAULT: Self = Self {
-        // One may be chance, two a rolling restart, three is a pattern.
+        // One failure may be chance and two a rolling restart; three are a pattern.
         failures_in_a_row: 3,
         // Three ticks: about as long as the leader needs for a verdict of its own.
         window: Duration::from_secs(30),
-        // A device asks three regions before it gives up, so a stack that fails one session in five is still worth asking.
+        // A device tries three regions before it gives up, so a stack that fails one session in five is still worth
+        // trying.
         success_percent_min: 80,
-        // Of fewer, a few chance failures are already a fifth.
+        // With fewer attempts, a few chance failures already make a fifth.
         volume_min: 20,
-        // What fails more than a third of the fleet a little is more likely on this side.
+        // If over 30 % of the fleet look degraded, the fault is probably this edge.
         ejected_percent_max: 30,
-        // One tick, after which probes of other vantages will have spoken too.
+        // One tick; after it, probes of other vantages have reported too.
         ejection: Duration::from_secs(10),
-        // What is healthy again is found within five minutes even without help.
+        // Even without help, a stack that works again is found within five minutes.
         ejection_max: Duration::from_secs(300),
-        // Half of the world does not fail at once.
+        // Half of all regions do not fail at once.
         panic_percent: 50,
-        // A stack that just started has cold caches and models; it warms up in seconds, not in minutes.
+        // A stack that just started has cold caches and models. It warms up in seconds, not in minutes.
         slow_start: Duration::from_secs(30),
         slow_start_percent: 10,
         // Reports are some seconds old, and other edges send sessions too.
         full_percent: 95,
-        // Three ticks without a session that tells: whoever asks then learns it from the answer.
+        // Three ticks without a session that would report the load. The next session then learns the load from the
+        // answer.
         load_age_max: Duration::from_secs(30),
     };
 }

@@ -1,21 +1,22 @@
-//! Repeating requests: when it is safe, and how long to wait before.
+//! Retries of requests: when a retry is safe, and how long to wait before it. The pauses are written by hand: a
+//! simulation repeats them from a seed, and backon draws its own random numbers.
 
 use std::time::Duration;
 
-/// How far a request got before it failed.
+/// The progress of a request before it failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Progress {
     /// No connection could be made, so nothing was sent.
     NotSent,
-    /// Some or all of it was sent, and nothing came back.
+    /// Some or all of the request was sent, and no byte of an answer came.
     Sent,
-    /// The device has a part of the answer.
+    /// The device has received a part of the answer.
     Answering,
 }
 
 impl Progress {
-    /// Whether the request may be made again. `repeatable`: doing it twice is like doing it once (RFC 9110 §9.2.2), and
-    /// all of it is still here.
+    /// Whether the request may be sent again. `repeatable` means that sending it twice has the same effect as once (RFC
+    /// 9110 §9.2.2) and that this edge still has all of it.
     pub fn may_repeat(self, repeatable: bool) -> bool {
         match self {
             Self::NotSent => true,
@@ -25,19 +26,19 @@ impl Progress {
     }
 }
 
-/// Pauses between retries: they double up to a cap, and differ between requests, so that those which failed together do
-/// not come back together.
+/// Pauses between retries. They double up to a cap and differ between requests, so that requests which failed together
+/// do not return together.
 #[derive(Debug, Clone, Copy)]
 pub struct Backoff {
-    /// Before the first retry.
+    /// The pause before the first retry.
     pub base: Duration,
-    /// No pause is based on more.
+    /// The longest pause, before the random factor.
     pub cap: Duration,
 }
 
 impl Backoff {
-    /// The pause before a retry, counted from 0: `base × 2^retry`, no more than `cap`, times a factor of 0.5 to 1.5 that
-    /// is drawn from `seed`.
+    /// The pause before a retry, counted from 0: `base × 2^retry`, at most `cap`, times a factor of 0.5 to 1.5 that
+    /// `seed` determines.
     pub fn pause(&self, retry: u32, seed: u64) -> Duration {
         let doubled = self
             .base
@@ -46,7 +47,7 @@ impl Backoff {
     }
 }
 
-/// An even number of 0..1 from a seed (the finaliser of SplitMix64).
+/// A uniformly distributed number in 0..1 from a seed (the finaliser of SplitMix64).
 fn unit(seed: u64) -> f64 {
     let mut x = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
     x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

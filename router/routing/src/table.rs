@@ -1,4 +1,4 @@
-//! The routing table of one edge: a snapshot, turned around to be asked "where does this session go".
+//! The routing table of one edge: a snapshot, indexed for the question where a session goes.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,10 +11,10 @@ use topology::{
 
 use crate::User;
 
-/// Light in fibre covers 200 km in a millisecond, so a round trip over one kilometre takes a hundredth of one.
+/// Light in fibre covers 200 km in a millisecond, so a round trip over 1 km takes a hundredth of a millisecond.
 const ROUND_TRIP_KM_PER_MS: f64 = 100.0;
 
-/// Everything a pick needs of one plan. Immutable; a reader holds one for an entire session or request.
+/// The parts of one plan that a pick needs. Immutable; a reader holds one table for an entire session or request.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Table {
     number: PlanNumber,
@@ -24,59 +24,60 @@ pub struct Table {
     rollout: Option<Rollout>,
 }
 
-/// Where the sessions at home in one primary go.
+/// The regions for the sessions of one primary.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Home {
-    /// In overflow order, as planned.
+    /// The shares of the plan, in the order of overflow.
     pub(crate) shares: Vec<Share>,
-    /// The primary's backups, first choice first.
+    /// The backups of the primary, first choice first.
     pub(crate) backups: Vec<RegionId>,
 }
 
 impl Home {
-    /// Whether sessions of this home are planned into a region.
+    /// Whether the plan gives a region a share of this home's sessions.
     pub(crate) fn has_share(&self, region: &RegionId) -> bool {
         let takes = |share: &Share| share.region == *region && share.percent > 0;
         self.shares.iter().any(takes)
     }
 }
 
-/// What the table knows of one region.
+/// One region in the table.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Entry {
     pub(crate) stacks: Vec<Stack>,
     pub(crate) state: RegionState,
-    /// Whether any primary's sessions are planned into it.
+    /// Whether the plan gives the region a share of any primary's sessions.
     pub(crate) planned: bool,
-    /// No round trip from this edge can be shorter, in milliseconds.
+    /// Shortest possible round trip from this edge, in milliseconds.
     pub(crate) floor_rtt_ms: f64,
 }
 
-/// The stacks of a region, as one user sees them.
+/// The stacks of a region, divided for one user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Split<'t> {
-    /// The version that the user belongs on.
+    /// The version that the user belongs to.
     pub(crate) version: &'t str,
-    /// Its stacks.
+    /// The stacks of that version.
     pub(crate) of_version: Vec<&'t Stack>,
-    /// All others: where a session goes when none of the first takes it, because none at all would be worse.
+    /// All other stacks. A session goes to one of these if no stack of its version takes it, because no stack at all
+    /// would be worse.
     pub(crate) others: Vec<&'t Stack>,
 }
 
-/// What the plan makes of a region.
+/// The role of a region in the plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
-    /// Sessions are planned into it.
+pub enum Role {
+    /// The plan sends sessions there.
     Planned,
-    /// It may serve, but no session is planned into it.
+    /// The region may serve, but the plan sends no sessions there.
     Unplanned,
-    /// It serves nobody.
+    /// The region serves nobody.
     Evacuated,
 }
 
 impl Table {
-    /// Compiles the table of one edge. An edge the topology does not know (yet) has no place, so only measured round
-    /// trips tell it what is near.
+    /// Compiles the table of one edge. An edge that is not (yet) in the topology has no location, so only measured
+    /// round trips tell it which regions are near.
     pub fn compile(snapshot: &Snapshot, edge: &EdgeId) -> Self {
         let (plan, topology) = (&snapshot.plan, &snapshot.topology);
         let here = topology.edges.get(edge).map(|edge| edge.location);
@@ -115,12 +116,12 @@ impl Table {
         }
     }
 
-    /// The plan it was compiled from.
+    /// The number of the plan from which the table was compiled.
     pub fn number(&self) -> PlanNumber {
         self.number
     }
 
-    /// When that plan was decided.
+    /// Time at which that plan was decided.
     pub fn created_at(&self) -> Moment {
         self.created_at
     }
@@ -130,21 +131,26 @@ impl Table {
         self.regions.iter().map(|(id, entry)| (id, entry.stacks.as_slice()))
     }
 
-    /// Whether a version is rolled out, so that it matters who a user is.
+    /// The stacks of a region. Empty for an unknown region.
+    pub fn stacks_of(&self, region: &RegionId) -> &[Stack] {
+        self.entry(region).map_or(&[], |entry| entry.stacks.as_slice())
+    }
+
+    /// Whether a rollout is running, so that the user of a session matters.
     pub fn splits_users(&self) -> bool {
         self.rollout.is_some()
     }
 
-    /// The stacks of a region by version. Users that the rollout takes belong on its version, all others on the one in
-    /// service: that of the region's first stack which is not of the rollout. So a version that was rolled back gets
-    /// nobody, though its stacks are still there.
+    /// Divides the stacks of a region by version. Users in the rollout belong to its version, all others to the version
+    /// in service: that of the region's first stack which is not of the rollout. So a version that was rolled back gets
+    /// no user, although its stacks are still there.
     pub(crate) fn stacks_for<'t>(&'t self, entry: &'t Entry, user: &User<'_>) -> Split<'t> {
         let rolled_out = self.rollout.as_ref().map(|rollout| rollout.version.as_str());
         let mut versions = entry.stacks.iter().map(Stack::version);
         let in_service = versions.find(|version| Some(*version) != rolled_out);
         let taken = self.rollout.as_ref().filter(|rollout| rollout.takes(user.name));
         let planned = taken.map(|rollout| rollout.version.as_str()).or(in_service);
-        // What a session kept in a region that is lost is best understood by the version that wrote it.
+        // The state of a session from a lost region is best understood by the version that wrote it.
         let kept = [in_service, rolled_out]
             .into_iter()
             .flatten()
@@ -158,23 +164,30 @@ impl Table {
         }
     }
 
-    /// What the plan makes of a region that has sessions.
-    pub fn standing(&self, region: &RegionId) -> Standing {
+    /// The role of a region in the plan. An unknown region counts as evacuated.
+    pub fn role(&self, region: &RegionId) -> Role {
         match self.regions.get(region) {
-            None => Standing::Evacuated,
-            Some(entry) if entry.state == RegionState::Evacuated => Standing::Evacuated,
-            Some(entry) if entry.planned => Standing::Planned,
-            Some(_) => Standing::Unplanned,
+            None => Role::Evacuated,
+            Some(entry) if entry.state == RegionState::Evacuated => Role::Evacuated,
+            Some(entry) if entry.planned => Role::Planned,
+            Some(_) => Role::Unplanned,
         }
     }
 
-    /// Whether a stack of a region gets sessions: it is in the topology, and not drained.
+    /// Whether the plan sends sessions of this home to a region. If `home` is no longer a primary, its sessions may go
+    /// to every region that the plan uses.
+    pub fn sends(&self, home: &RegionId, region: &RegionId) -> bool {
+        let home = self.homes.get(home);
+        home.map_or(self.role(region) == Role::Planned, |home| home.has_share(region))
+    }
+
+    /// Whether a stack of a region gets sessions, because it is in the topology and not drained.
     pub fn serves(&self, region: &RegionId, stack: SocketAddr) -> bool {
         let entry = self.regions.get(region);
         entry.is_some_and(|entry| entry.stacks.iter().any(|it| it.address == stack))
     }
 
-    /// The regions that the plan uses.
+    /// The regions to which the plan sends sessions.
     pub(crate) fn used(&self) -> impl Iterator<Item = &Entry> + Clone {
         let is_used = |entry: &&Entry| entry.planned && entry.state != RegionState::Evacuated;
         self.regions.values().filter(is_used)
@@ -184,7 +197,7 @@ impl Table {
         self.regions.get(region)
     }
 
-    /// The nearest primary, and what is planned for its sessions. `None` only for a plan that routes nothing, which is
+    /// The nearest primary and the plan for its sessions. `None` only for a plan that routes nothing; such a plan is
     /// never published.
     pub(crate) fn nearest_home(&self, measured_rtt_ms: &BTreeMap<RegionId, f64>) -> Option<(&RegionId, &Home)> {
         self.homes.iter().min_by(|(a, _), (b, _)| {
@@ -193,7 +206,7 @@ impl Table {
         })
     }
 
-    /// Every region, nearest first; names decide among equals, so that the order is always the same.
+    /// Every region, nearest first. Ids decide between equals, so that the order is always the same.
     pub(crate) fn by_nearness(&self, measured_rtt_ms: &BTreeMap<RegionId, f64>) -> Vec<&RegionId> {
         let mut regions: Vec<&RegionId> = self.regions.keys().collect();
         regions.sort_by(|a, b| {
@@ -203,10 +216,11 @@ impl Table {
         regions
     }
 
-    /// How far a region is, in milliseconds of round trip: what was measured, but no less than light in fibre takes.
+    /// The distance of a region in milliseconds of round trip: the measured value, but at least the time of light in
+    /// fibre.
     ///
     /// A measured value below that floor means that the coordinates of the topology are simulated, as on one machine
-    /// where every region answers in microseconds; the coordinates then say what was meant.
+    /// where every region answers in microseconds. The coordinates then give the intended distance.
     pub fn nearness(&self, region: &RegionId, measured_rtt_ms: &BTreeMap<RegionId, f64>) -> f64 {
         let floor = self
             .regions
@@ -219,7 +233,7 @@ impl Table {
     }
 }
 
-/// The stacks that are not drained; all of them if none is left, which no valid plan says.
+/// The stacks that are not drained. If all are drained, which no valid plan contains, all stacks.
 fn in_service(stacks: &[Stack], drained: &BTreeSet<SocketAddr>) -> Vec<Stack> {
     let serving = stacks.iter().filter(|stack| !drained.contains(&stack.address));
     let serving: Vec<Stack> = serving.cloned().collect();

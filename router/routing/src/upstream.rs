@@ -1,17 +1,17 @@
-//! A group of servers of an operator's own, behind a path of the public URL: least connections, and nginx's `max_fails`
-//! and `fail_timeout`.
+//! A group of an operator's own servers behind a path of the public URL. It balances by least connections and has
+//! nginx's `max_fails` and `fail_timeout`.
 
 use std::time::Duration;
 
 use topology::Moment;
 
-/// A group of servers that are asked in turn.
+/// A group of servers.
 #[derive(Debug, Clone)]
 pub struct Upstream {
     max_fails: u32,
     fail_timeout: Duration,
     servers: Vec<Server>,
-    /// Where the last search ended, so that equals take turns.
+    /// The server that was picked last, so that servers with equal load take turns.
     last: usize,
 }
 
@@ -19,13 +19,14 @@ pub struct Upstream {
 struct Server {
     active: u32,
     fails: u32,
-    /// When the first of these failures was.
+    /// The time of the first of these failures.
     failing_since: Moment,
     down_until: Moment,
 }
 
 impl Upstream {
-    /// So many servers. One that fails `max_fails` times within `fail_timeout` is not asked for that long; 0 never.
+    /// A group of `servers` servers. A server that fails `max_fails` times within `fail_timeout` is down for that long.
+    /// With a `max_fails` of 0 no server is ever down.
     pub fn new(servers: usize, max_fails: u32, fail_timeout: Duration) -> Self {
         Self {
             max_fails,
@@ -35,9 +36,9 @@ impl Upstream {
         }
     }
 
-    /// The server with the fewest requests in flight of those that are up and not `tried`. When all of these are down they
-    /// are asked all the same: a server that may work is better than an error that is certain. `None` when all were tried.
-    /// Each that was picked must be [`finish`](Self::finish)ed.
+    /// The server with the fewest requests in flight among those that are up and not in `tried`. If all of those are
+    /// down, one of them is picked anyway: a server that may work is better than a certain error. `None` when all were
+    /// tried. The caller must call [`finish`](Self::finish) once for every picked server.
     pub fn pick(&mut self, tried: &[usize], now: Moment) -> Option<usize> {
         let count = self.servers.len();
         let in_turn = (1..=count).map(|step| (self.last + step) % count);
@@ -55,12 +56,12 @@ impl Upstream {
         Some(picked)
     }
 
-    /// Whether a server is not asked now.
+    /// Whether a server is down at this time.
     pub fn is_down(&self, server: usize, now: Moment) -> bool {
         self.servers.get(server).is_some_and(|server| now < server.down_until)
     }
 
-    /// A request is over. Returns whether the server was marked down by it.
+    /// Counts the end of a request. Returns whether this failure marked the server down.
     pub fn finish(&mut self, server: usize, failed: bool, now: Moment) -> bool {
         let (max_fails, fail_timeout) = (self.max_fails, self.fail_timeout);
         let Some(server) = self.servers.get_mut(server) else {
@@ -69,7 +70,7 @@ impl Upstream {
         debug_assert!(server.active > 0, "only what was picked can finish");
         server.active = server.active.saturating_sub(1);
         if !failed {
-            // What failed while it was asked all the same says no more than that it works again.
+            // A success proves that the server works again, including one that was picked while it was down.
             (server.fails, server.down_until) = (0, Moment(0));
             return false;
         }

@@ -1,4 +1,4 @@
-//! Who a user is, as far as a rollout goes: the same user has to be on the same version today and tomorrow, on every edge.
+//! The identity of a user for a rollout. The same user must get the same version today and tomorrow, on every edge.
 
 use std::net::IpAddr;
 
@@ -6,34 +6,37 @@ use sha2::{Digest as _, Sha256};
 
 use crate::admit::network;
 
-/// Longest name kept as it is given, in bytes; of a longer one its hash is kept, because every live session keeps one.
+/// Longest name stored as it was given, in bytes. A longer name is stored as its hash, because every live session
+/// stores one.
 pub const NAME_BYTES_MAX: usize = 64;
 
-/// Whose session it is.
+/// The user of a session.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct User<'a> {
-    /// The same name, the same version: see [`name`].
+    /// Users with the same name get the same version; see [`name`].
     pub name: &'a str,
-    /// The version that a session was on which lost its region: it stays on it if it can.
+    /// The version that the session had in the region that it lost. The session keeps this version if it can.
     pub version: Option<&'a str>,
 }
 
-/// The name of a user: what the device says it is, else its access token's hash, else where it connects from.
+/// The name of a user: the name that the device gives, otherwise the hash of its access token, otherwise its network
+/// address.
 pub fn name(given: Option<&str>, token: Option<&str>, client: IpAddr) -> String {
     match (given.filter(|given| !given.is_empty()), token) {
         (Some(given), _) if given.len() <= NAME_BYTES_MAX => given.to_owned(),
         (Some(given), _) => hash(given),
-        // A hash, so that no live session holds a secret that it does not need.
+        // A hash, so that no live session stores a secret that it does not need.
         (None, Some(token)) => hash(token),
         (None, None) => network(client).to_string(),
     }
 }
 
-/// What an affinity token is issued to: whoever shows the same credentials, else calls itself by the same name, else comes from
-/// the same place. Nobody can have another's by asking for it, but the name and the place are only as good as they are.
+/// The holder of an affinity token: the requester's credentials, otherwise the name that it gives, otherwise its
+/// network. Nobody gets another holder's token by asking for it. Names and networks are weak proof, however: a
+/// requester can claim another's name or share its network.
 pub fn holder(authorization: Option<&str>, given: Option<&str>, client: IpAddr) -> String {
     match (authorization, given.filter(|given| !given.is_empty())) {
-        // Half of the hash is enough; a live session keeps it.
+        // Half of the hash is long enough. A live session stores it.
         (Some(authorization), _) => format!("a{}", &hash(authorization)[..32]),
         (None, Some(given)) => format!("u{}", &hash(given)[..32]),
         (None, None) => format!("n{}", network(client)),

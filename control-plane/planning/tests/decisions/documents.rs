@@ -1,7 +1,10 @@
-//! Documents that change under what goes on, and documents that are refused.
+//! New documents while actions go on, and documents that are refused.
 
 use planning::{Phase, problems, refuses_topology};
-use topology::{IntentKind, Policy, ReasonCode, RegionState, Role, fixtures::three_primaries};
+use topology::{
+    Component, IntentKind, NameServer, NodeId, Policy, ReasonCode, RegionState, Role, Topology,
+    fixtures::three_primaries,
+};
 use verdict::Health;
 
 use crate::world::{HOUR, MINUTE, SECOND, World, abort, fail_over, promote, region, restore, roll_out, switch_over};
@@ -54,7 +57,7 @@ fn what_finds_no_place_when_a_backup_goes_comes_home() {
     world.without("us-west").decide();
     assert_eq!(world.route("us-east"), "us-east 40 + eu-central 60");
     assert_eq!(world.state("us-east"), RegionState::Draining(40));
-    // And with the other one gone as well, all of it.
+    // Without the other region as well: all of it.
     world.without("eu-central").decide();
     assert_eq!(world.route("us-east"), "us-east 100");
     assert_eq!(world.state("us-east"), RegionState::Serving);
@@ -126,7 +129,7 @@ fn guests_of_a_backup_that_became_a_primary_leave_with_its_own() {
     let refused = refuses_topology(&world.input, &planned.topology, world.now);
     let text = "sessions of us-east are at us-west, which is to be a primary, and find no other place";
     assert_eq!(refused, [text]);
-    // By hand in the store, all the same.
+    // The document is in force all the same, changed by hand in the store.
     world.input.topology = planned.topology;
     world.decide();
     assert_eq!(world.route("us-east"), "us-west 100", "there is no room elsewhere");
@@ -140,7 +143,7 @@ fn guests_of_a_backup_that_became_a_primary_leave_with_its_own() {
     );
     assert_eq!(world.state("us-west"), RegionState::Serving);
 
-    // An outage asks nobody: what finds no place is at home, whatever that is worth.
+    // No rule holds an outage up: sessions without a place count as at home, though home is dead.
     world.input.policy.failover.automatic_max = 2;
     world.sees("us-west", Health::Down).pass(10 * SECOND);
     assert_eq!(world.state("us-west"), RegionState::Evacuated);
@@ -151,7 +154,7 @@ fn guests_of_a_backup_that_became_a_primary_leave_with_its_own() {
 #[test]
 fn a_plan_that_cannot_be_applied_is_never_made() {
     let mut world = World::new();
-    // A world that no document describes: without edges no plan is valid.
+    // No document describes this world: without edges no plan is valid.
     world.input.topology.edges.clear();
     world.now = world.now + SECOND;
     let outcome = planning::plan(&world.input, world.now);
@@ -159,14 +162,14 @@ fn a_plan_that_cannot_be_applied_is_never_made() {
     assert_eq!(outcome.memory, world.input.memory);
     let refused = &outcome.report.refused[0];
     assert!(
-        refused.code == ReasonCode::InvalidPlan && refused.text.contains("no edge serves"),
+        refused.code == ReasonCode::InvalidPlan && refused.text.contains("the plan has no serving edge"),
         "{refused:?}"
     );
     let broken = planning::invariants::Invariants::default().check(&world.input, &outcome, world.now);
-    assert!(broken[0].contains("no edge serves"), "{broken:?}");
+    assert!(broken[0].contains("the plan has no serving edge"), "{broken:?}");
 }
 
-// What is refused before it does harm.
+// Refusals before harm is done.
 
 #[test]
 fn a_region_that_writes_for_another_cannot_be_taken_away() {
@@ -176,7 +179,8 @@ fn a_region_that_writes_for_another_cannot_be_taken_away() {
     let mut smaller = World::new();
     let without = |smaller: &mut World, name: &str| smaller.without(name).input.topology.clone();
     let refused = refuses_topology(&world.input, &without(&mut smaller, "us-west"), world.now);
-    let text = "us-west writes data of us-east; `meridian restore us-east` brings them home before us-west goes";
+    let text =
+        "us-west writes data of us-east; `meridian restore us-east --reason WHY` brings them home before us-west goes";
     assert_eq!(refused, [text]);
     let refused = refuses_topology(&world.input, &without(&mut World::new(), "us-east"), world.now);
     assert!(
@@ -186,7 +190,7 @@ fn a_region_that_writes_for_another_cannot_be_taken_away() {
     let refused = refuses_topology(&world.input, &without(&mut World::new(), "ap-northeast"), world.now);
     assert_eq!(refused, [] as [&str; 0]);
 
-    // Who does it all the same, by hand in the store, is told what it did.
+    // An operator who does it all the same, by hand in the store, reads the result.
     world.without("us-west").decide();
     let reasons = &world.plan().reasons;
     let demoted = reasons.iter().find(|it| it.code == ReasonCode::Demoted).unwrap();
@@ -223,7 +227,7 @@ fn a_primary_goes_only_when_it_is_empty() {
     let mut world = World::new();
     let smaller = World::new().without("us-east").input.topology.clone();
     let refused = refuses_topology(&world.input, &smaller, world.now);
-    let text = "us-east serves 100 % of its sessions; `meridian drain --region us-east` empties it before it goes";
+    let text = "us-east serves 100 % of its sessions; `meridian drain --region us-east --reason WHY` empties it before it goes";
     assert_eq!(refused, [text]);
     world.ask("alice", fail_over("us-east"));
     assert_eq!(world.state("us-east"), RegionState::Evacuated);
@@ -255,34 +259,276 @@ fn a_frozen_planner_follows_documents_all_the_same() {
     assert_eq!(world.route("us-east"), "eu-central 100");
 }
 
+/// The risks of a change of the topology.
+fn risks_of(change: impl FnOnce(&mut Topology)) -> Vec<String> {
+    let world = World::new();
+    let mut topology = world.input.topology.clone();
+    change(&mut topology);
+    planning::risks(&world.input, &topology)
+}
+
 #[test]
 fn where_devices_find_the_service_changes_one_edge_at_a_time() {
-    let current = three_primaries().topology;
     let moved = |names: &[&str]| {
-        let mut topology = current.clone();
-        for name in names {
-            let edge = topology.edges.get_mut(&crate::world::edge(name)).unwrap();
-            edge.addresses = vec!["192.0.2.1".parse().unwrap()];
-        }
-        planning::risks(&current, &topology)
+        risks_of(|topology| {
+            for name in names {
+                let edge = topology.edges.get_mut(&crate::world::edge(name)).unwrap();
+                edge.addresses = vec!["192.0.2.1".parse().unwrap()];
+            }
+        })
     };
     assert_eq!(moved(&[]), [""; 0]);
-    assert_eq!(moved(&["edge-iad"]), [""; 0]);
+    // Two of them a second apart would be both at once.
+    let one = moved(&["edge-iad"]);
+    assert!(one[0].starts_with("edge-iad would have another address"), "{one:?}");
     let both = moved(&["edge-iad", "edge-dub"]);
     assert!(
         both[0].starts_with("the addresses of edge-dub and edge-iad would change or go at once"),
         "{both:?}"
     );
-    let mut elsewhere = current.clone();
-    elsewhere.zone = "other.meridian.test".to_owned();
-    let zone = planning::risks(&current, &elsewhere);
+    let zone = risks_of(|topology| topology.zone = "other.meridian.test".to_owned());
     assert!(
         zone[0].contains("devices that ask for voice.meridian.test would find nothing at once"),
         "{zone:?}"
     );
-    let mut fewer = current.clone();
-    fewer.edges.clear();
-    assert_eq!(planning::risks(&current, &fewer).len(), 1);
+    assert_eq!(risks_of(|topology| topology.edges.clear()).len(), 1);
+}
+
+/// A caller is sent to a new edge when it works, but to a new home at once.
+#[test]
+fn new_edges_need_one_person_and_a_new_home_needs_two() {
+    let with_edges = |topology: &mut topology::Topology| {
+        let one = topology.edges[&crate::world::edge("edge-iad")].clone();
+        for number in 0..9 {
+            let id = crate::world::edge(&format!("edge-{number}"));
+            let addresses = vec![std::net::IpAddr::from([192, 0, 2, number])];
+            let edge = topology::Edge {
+                id: id.clone(),
+                addresses,
+                ..one.clone()
+            };
+            topology.edges.insert(id, edge);
+        }
+    };
+    assert_eq!(risks_of(with_edges), [""; 0]);
+    // The new ones are no replacement for those that work.
+    let mut world = World::new();
+    with_edges(&mut world.input.topology);
+    world.input.topology.edges.remove(&crate::world::edge("edge-dub"));
+    world.decide();
+    let mut without = world.input.topology.clone();
+    without.edges.remove(&crate::world::edge("edge-0"));
+    assert_eq!(planning::risks(&world.input, &without), [""; 0]);
+    without.edges.remove(&crate::world::edge("edge-iad"));
+    let risks = planning::risks(&world.input, &without);
+    assert!(
+        risks[0].starts_with("the addresses of edge-iad would change or go at once"),
+        "{risks:?}"
+    );
+    let with_region = |name: &str| {
+        risks_of(|topology| {
+            let mut new = topology.regions[&region(name)].clone();
+            new.id = region("ghost");
+            topology.regions.insert(new.id.clone(), new);
+        })
+    };
+    let risks = with_region("us-east");
+    assert_eq!(
+        risks,
+        ["ghost would be a new primary: callers near it would have their home there at once"]
+    );
+    assert_eq!(with_region("us-west"), [""; 0], "nobody is at home in a backup");
+}
+
+#[test]
+fn name_servers_change_one_at_a_time_and_never_the_only_one() {
+    let server = |id: &str| NameServer {
+        id: NodeId::new(id).unwrap(),
+        address: "192.0.2.53".parse().unwrap(),
+    };
+    let only = risks_of(|topology| topology.name_servers.clear());
+    assert!(
+        only[0].starts_with("the addresses of ns1 would change or go at once"),
+        "{only:?}"
+    );
+    let mut world = World::new();
+    for id in ["ns2", "ns3"] {
+        let server = server(id);
+        world.input.topology.name_servers.insert(server.id.clone(), server);
+    }
+    let mut topology = world.input.topology.clone();
+    topology.name_servers.remove(&NodeId::new("ns1").unwrap());
+    assert_eq!(planning::risks(&world.input, &topology), [""; 0]);
+    topology.name_servers.remove(&NodeId::new("ns2").unwrap());
+    assert_eq!(planning::risks(&world.input, &topology).len(), 1);
+}
+
+#[test]
+fn a_region_says_another_room_with_a_second_person_only() {
+    for sessions in [100, 201, 1_000_000] {
+        let risks = risks_of(|topology| topology.regions.get_mut(&region("us-west")).unwrap().sessions_max = sessions);
+        let text =
+            format!("sessions_max of us-west would change from 200 to {sessions}: too much overloads the region");
+        assert!(risks[0].starts_with(&text), "{risks:?}");
+    }
+    let risks = risks_of(|topology| topology.regions.get_mut(&region("us-west")).unwrap().connects_per_s_max = Some(1));
+    assert!(
+        risks[0].starts_with("connects_per_s_max of us-west would change from no limit to 1"),
+        "{risks:?}"
+    );
+}
+
+#[test]
+fn stacks_are_exchanged_some_at_a_time() {
+    let address = |port: u16| std::net::SocketAddr::from(([127, 0, 0, 1], port));
+    let changed = |before: &[u16], after: &[u16]| {
+        let mut world = World::new();
+        let us_east = |topology: &mut Topology, ports: &[u16]| {
+            let stacks = ports.iter().map(|port| address(*port).into()).collect();
+            topology.regions.get_mut(&region("us-east")).unwrap().stacks = stacks;
+        };
+        us_east(&mut world.input.topology, before);
+        let mut topology = world.input.topology.clone();
+        us_east(&mut topology, after);
+        planning::risks(&world.input, &topology)
+    };
+    for (before, after, is_risk) in [
+        (&[1][..], &[1][..], false),
+        (&[1], &[2], true),
+        (&[1], &[1, 2], false),
+        (&[1], &[1, 2, 3], true),
+        (&[1, 2], &[1, 3], false),
+        (&[1, 2], &[3, 4], true),
+        (&[1, 2, 3, 4], &[1, 2], false),
+        (&[1, 2, 3, 4], &[1], true),
+    ] {
+        assert_eq!(!changed(before, after).is_empty(), is_risk, "{before:?} {after:?}");
+    }
+    let all = changed(&[1, 2], &[3, 4]);
+    let text = "0 of 2 stacks of us-east would be those that serve now, and it needs 1; change some,";
+    assert!(all[0].starts_with(text), "{all:?}");
+}
+
+#[test]
+fn a_version_comes_into_service_by_a_rollout_or_with_a_second_person() {
+    let in_service = |topology: &mut Topology, version: &str| {
+        let stacks = &mut topology.regions.get_mut(&region("ap-south")).unwrap().stacks;
+        let at = stacks.iter().position(|it| it.version() == version).unwrap();
+        stacks.swap(0, at);
+    };
+    let risks = risks_of(|topology| in_service(topology, "v2"));
+    assert_eq!(
+        risks,
+        [
+            "version v2 would be in service in ap-south at once; `meridian rollout v2 --reason WHY` brings it to users in steps"
+        ]
+    );
+    let mut world = World::new();
+    world.ask("alice", roll_out("v2"));
+    let mut topology = world.input.topology.clone();
+    in_service(&mut topology, "v2");
+    assert_eq!(
+        planning::risks(&world.input, &topology).len(),
+        1,
+        "a tenth of the users have it"
+    );
+    world.input.current.as_mut().unwrap().rollout.as_mut().unwrap().percent = 100;
+    assert_eq!(planning::risks(&world.input, &topology), [""; 0], "everybody has it");
+}
+
+/// The author of a new field of the topology decides who may change it: this test changes each field, and its name has
+/// to be in one of the two lists.
+#[test]
+fn every_field_of_the_topology_has_its_risk_decided() {
+    const BY_TWO: [&str; 14] = [
+        "zone",
+        "regions.role.kind",
+        "regions.role.backups",
+        "regions.location.latitude",
+        "regions.location.longitude",
+        "regions.sessions_max",
+        "regions.connects_per_s_max",
+        "regions.capacity.asr",
+        "regions.stacks",
+        "edges.addresses",
+        "edges.port",
+        "edges.location.latitude",
+        "edges.location.longitude",
+        "name_servers.address",
+    ];
+    // Names are keys: a thing with another name is new, and the one before is gone.
+    const NAMES: [&str; 3] = ["regions.id", "edges.id", "name_servers.id"];
+    let mut world = World::new();
+    // One edge, so that its change is a change of all.
+    world.input.topology.edges.retain(|id, _| id.as_str() == "edge-iad");
+    let us_east = world.input.topology.regions.get_mut(&region("us-east")).unwrap();
+    us_east.connects_per_s_max = Some(50);
+    us_east.capacity.insert(Component::Asr, 100);
+    let json = serde_json::to_value(&world.input.topology).unwrap();
+    let mut fields = Vec::new();
+    for (name, value) in json.as_object().unwrap() {
+        match value.as_object() {
+            None => fields.push((name.clone(), format!("/{name}"))),
+            Some(things) => {
+                let thing = if name == "regions" {
+                    "us-east"
+                } else {
+                    things.keys().next().unwrap()
+                };
+                leaves(name, &format!("/{name}/{thing}"), &things[thing], &mut fields);
+            }
+        }
+    }
+    let mut found = Vec::new();
+    for (name, pointer) in fields {
+        if NAMES.contains(&name.as_str()) {
+            continue;
+        }
+        let mut changed = json.clone();
+        // A role of another kind has other fields.
+        let pointer = pointer.strip_suffix("/kind").unwrap_or(&pointer);
+        let value = changed.pointer_mut(pointer).unwrap();
+        *value = another(&name, value);
+        let topology: Topology = serde_json::from_value(changed).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_ne!(topology, world.input.topology, "{name}");
+        let risks = planning::risks(&world.input, &topology);
+        assert!(
+            !risks.is_empty(),
+            "{name} is changed by one person alone; decide whether it may be"
+        );
+        found.push(name);
+    }
+    found.sort();
+    let mut known = BY_TWO.map(str::to_owned);
+    known.sort();
+    assert_eq!(found, known);
+}
+
+/// The fields of a JSON value with their paths; a list counts as one field.
+fn leaves(name: &str, pointer: &str, value: &serde_json::Value, found: &mut Vec<(String, String)>) {
+    match value.as_object() {
+        None => found.push((name.to_owned(), pointer.to_owned())),
+        Some(fields) => {
+            for (field, value) in fields {
+                leaves(&format!("{name}.{field}"), &format!("{pointer}/{field}"), value, found);
+            }
+        }
+    }
+}
+
+/// Another value of a field, as an operator might write it.
+fn another(name: &str, value: &serde_json::Value) -> serde_json::Value {
+    use serde_json::json;
+    match name {
+        "zone" => json!("other.meridian.test"),
+        "regions.role.kind" => json!({"kind": "backup"}),
+        "regions.role.backups" => json!([]),
+        "regions.stacks" => json!(["192.0.2.1:80"]),
+        "edges.addresses" => json!(["192.0.2.1"]),
+        "name_servers.address" => json!("192.0.2.1"),
+        name if name.ends_with("itude") => json!(value.as_f64().unwrap() + 10.0),
+        _ => json!(value.as_u64().unwrap() + 1),
+    }
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Random histories: whatever happens, in whatever order, what must hold holds after every step.
+//! Random histories: the invariants hold after every step, for any events in any order.
 
 use std::time::Duration;
 
@@ -12,38 +12,38 @@ use verdict::Health;
 
 use crate::world::{DAY, HOUR, verdict, with_versions};
 
-/// Operators: two, and one who writes the first one's name differently.
+/// Operators: two, and one with another spelling of the first name.
 const PEOPLE: [&str; 3] = ["alice", "bob", "Alice"];
 
-/// One thing that happens before a decision.
+/// One event before a decision.
 #[derive(Debug, Clone)]
 enum Step {
-    /// What is believed of one region, and at which level.
+    /// A verdict on one region, with its level.
     Seen(usize, Health, u8),
-    /// What is believed of everything is this many ticks old.
+    /// Every verdict is this many ticks old.
     Old(u64),
-    /// Somebody asks for something, by a token out of a few, so that some are used twice.
+    /// An operator makes a request, with one of a few tokens, so that some are used twice.
     Asked(usize, Wanted, u8),
-    /// Time goes by.
+    /// Time passes.
     Passes(Duration),
     /// The clock goes back.
     Back(Duration),
-    /// Copies of a primary's data are this far behind, in the classes of a bit mask; none: nobody measures.
+    /// Copies of a primary's data lag this far, in the classes of a bit mask; none: the lag is not measured.
     Lags(usize, Option<Duration>, u8),
-    /// So many of three nodes refuse the plan in force; the newest that all had is this many plans old.
+    /// This many of three nodes refuse the plan in force; the newest that all had is this many plans old.
     Refuse(u32, usize),
-    /// What devices see of the version that is rolled out.
+    /// Observations of devices about the version that is rolled out.
     Devices(u32, u64, f64),
-    /// Somebody else leads.
+    /// Another leader takes over.
     NewLeader,
-    /// The store is as it was this many plans ago, and nodes show what they have.
+    /// The store goes back by this many plans, and nodes show the plan they have.
     Restored(usize),
-    /// A region holds this many sessions from now on.
+    /// A region has room for this many sessions from now on.
     Resized(usize, u32),
-    /// A region is gone from the topology, or comes back to it.
+    /// A region leaves the topology, or comes back to it.
     Gone(usize),
     Returns(usize),
-    /// A backup is made a primary, or a primary a backup.
+    /// A backup becomes a primary, or a primary a backup.
     Turned(usize),
 }
 
@@ -121,7 +121,7 @@ fn any_step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What regions have room for, and what the policy allows.
+/// The limits of regions, and of the policy.
 fn any_world() -> impl Strategy<Value = (Topology, Policy)> {
     let room = (
         20u32..400,
@@ -152,14 +152,14 @@ fn any_world() -> impl Strategy<Value = (Topology, Policy)> {
     })
 }
 
-/// A control plane that lives through a history.
+/// A control plane that plays a history.
 struct Life {
     input: Input,
     now: Moment,
-    /// How old what is believed is, in ticks.
+    /// Age of the verdicts, in ticks.
     age: u64,
     plans: Vec<(Plan, planning::Memory)>,
-    /// The topology it began with.
+    /// The topology at the begin.
     original: Topology,
     invariants: Invariants,
 }
@@ -190,7 +190,7 @@ impl Life {
         regions[which % regions.len()].clone()
     }
 
-    /// Another topology, as well-formed as one that was read: backups exist and are backups, and there is a primary.
+    /// Another topology, as valid as one that was read: backups exist and are backups, and there is a primary.
     fn rebuild(&mut self, change: impl FnOnce(&mut Topology)) {
         let mut topology = self.input.topology.clone();
         change(&mut topology);
@@ -356,7 +356,7 @@ impl Life {
         });
     }
 
-    /// One decision: the same bytes twice, and nothing broken.
+    /// One decision: the same bytes twice, and no invariant broken.
     fn decide(&mut self) -> Result<Outcome, TestCaseError> {
         let bytes = |outcome: &Outcome| serde_json::to_vec(outcome).unwrap();
         let outcome = plan(&self.input, self.now);
@@ -365,7 +365,7 @@ impl Life {
             bytes(&plan(&self.input, self.now)),
             "not the same twice"
         );
-        // What is recorded is what was meant: a decision can be made again from its record.
+        // The record is complete: the decision can be made again from it.
         let recorded: Input = serde_json::from_slice(&serde_json::to_vec(&self.input).unwrap()).unwrap();
         prop_assert_eq!(
             bytes(&outcome),
@@ -393,8 +393,9 @@ impl Life {
 proptest! {
     #![proptest_config(ProptestConfig { max_shrink_iters: 20_000, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Whatever happens: plans stay valid, follow each other by one and go nowhere that is full, unwell or unseen; what is
-    /// refused leaves no trace; automation keeps its limits; and once nothing happens any more, decisions come to rest.
+    /// For every history: plans stay valid, follow each other by one and send no session to a full, failing or unseen
+    /// region; a refused request changes nothing; automation keeps its limits; and when no more events come, decisions
+    /// come to rest.
     #[test]
     fn what_must_hold_holds_in_any_history(
         (topology, policy) in any_world(),
@@ -415,7 +416,7 @@ proptest! {
         prop_assert!(false, "decisions do not come to rest");
     }
 
-    /// All regions get well and somebody brings everything home: nothing of the history keeps it from that.
+    /// All regions become healthy and an operator brings all sessions home: no history prevents that.
     #[test]
     fn everything_can_be_brought_home_in_the_end(
         (topology, policy) in any_world(),

@@ -1,6 +1,6 @@
-//! What holds automation back, and what must not.
+//! The limits of automation, and the facts that must not stop it.
 
-use topology::{IntentKind, Level, ReasonCode, RegionState, Rule};
+use topology::{Component, IntentKind, Level, ReasonCode, RegionState, Rule};
 use verdict::Health;
 
 use crate::world::{HOUR, MINUTE, SECOND, World, fail_over, region, switch_over};
@@ -44,7 +44,7 @@ fn while_one_region_is_bad_automation_leaves_no_second_one_whoever_left_the_firs
         let refusal = &world.report.refused[0];
         assert_eq!(refusal.code, ReasonCode::EvacuationLimit);
         let says = "us-east is evacuated and down; automation leaves a further region only while fewer than 1 are bad or \
-                    moving; `meridian failover eu-west` asks for it all the same";
+                    moving; `meridian failover eu-west --reason WHY` asks for it all the same";
         assert_eq!(refusal.text, says);
         world.sees("us-east", Health::Healthy).pass(10 * SECOND);
         assert_eq!(
@@ -75,7 +75,7 @@ fn while_sessions_move_automation_leaves_no_second_region() {
 #[test]
 fn regions_that_turn_bad_within_a_few_ticks_are_held_and_those_further_apart_are_not() {
     for (ticks, held) in [(0, true), (3, true), (4, false)] {
-        // Automation is frozen meanwhile, so that both are bad and not moved when it decides.
+        // Automation is frozen meanwhile, so that both are bad and not moved at the decision.
         let mut world = World::with(|_, policy| policy.failover.automatic_max = 2);
         world.ask_for("alice", IntentKind::Freeze, HOUR);
         world.sees("us-east", Health::Down).decide();
@@ -105,7 +105,7 @@ fn a_region_that_has_no_place_to_go_ties_nobody() {
     assert_eq!(world.route("ap-south"), "ap-northeast 100");
 }
 
-/// Recognition that fails here and there is no reason to leave a dead region's callers without help.
+/// Failing recognition elsewhere is no reason to leave a dead region's callers without help.
 #[test]
 fn a_suspicion_of_recognition_elsewhere_does_not_hold_a_failover() {
     let mut world = World::new();
@@ -125,7 +125,7 @@ fn a_suspicion_of_recognition_elsewhere_does_not_hold_a_failover() {
     );
 }
 
-// The serving assertion.
+// The rule `regions-serving-min`.
 
 #[test]
 fn as_many_regions_as_the_policy_wants_keep_serving_and_not_one_more() {
@@ -141,8 +141,8 @@ fn as_many_regions_as_the_policy_wants_keep_serving_and_not_one_more() {
     }
 }
 
-/// A region that nobody sees counts as serving. Silence is no failure; automation sends nobody there anyway, and a person
-/// who orders a failover while the control plane is blind must not be told that no region serves.
+/// A region that no vantage sees counts as serving. Silence is no failure; automation sends no session there anyway,
+/// and a person who orders a failover while the control plane is blind must not read that no region serves.
 #[test]
 fn a_region_that_nobody_sees_counts_as_serving() {
     let mut world = World::with(|_, policy| policy.safety.regions_serving_min = 5);
@@ -185,7 +185,7 @@ fn a_tick_without_data_leaves_the_word_before_it() {
     world.sees("us-west", Health::NoData).sees("eu-central", Health::NoData);
     world.sees("us-east", Health::Down).pass(10 * SECOND);
     assert_eq!(world.route("us-east"), "us-west 100", "both were healthy a tick ago");
-    // Nor does it make a region well that was not.
+    // Nor does it make a failing region healthy.
     world.sees("us-west", Health::Down).pass(10 * SECOND);
     world
         .sees("us-west", Health::NoData)
@@ -197,7 +197,7 @@ fn a_tick_without_data_leaves_the_word_before_it() {
     assert_eq!(world.route("us-east"), "eu-central 100");
 }
 
-// Where sessions go.
+// Places of sessions.
 
 #[test]
 fn home_takes_its_sessions_back_when_the_region_that_has_them_dies() {
@@ -237,7 +237,7 @@ fn home_comes_after_every_backup_and_before_a_dead_region() {
             "eu-central 100",
             "a return is for a person to order"
         );
-        // Nobody else is left: a region that works is better than one that does not.
+        // No other place is left: a region that works is better than one that does not.
         world.sees("eu-central", Health::Down).pass(10 * SECOND);
         assert_eq!(world.route("us-east"), "us-east 100");
     }
@@ -314,8 +314,8 @@ fn an_override_says_that_the_rule_is_off_and_until_when() {
 
 // Counting.
 
-/// Two waves of sessions that meet at a region come within one window there. Counted from the first wave, as many again would
-/// be let in as it accepts.
+/// Two waves of sessions that meet at a region arrive within one window there. Counted from the first wave, the region
+/// would get twice as many as it accepts.
 #[test]
 fn sessions_are_still_coming_for_a_window_after_the_last_of_them_were_sent() {
     let mut world = World::with(|topology, policy| {
@@ -352,7 +352,8 @@ fn sessions_are_still_coming_for_a_window_after_the_last_of_them_were_sent() {
     assert_eq!(world.route("eu-west"), "eu-west 75 + eu-central 25");
 }
 
-/// A token is remembered for a day, so that a retry does nothing twice, and no longer: what ended would push out what goes on.
+/// A token is remembered for a day, so that a retry does nothing twice, and no longer: ended actions would displace
+/// running ones.
 #[test]
 fn a_token_is_forgotten_after_a_day() {
     let mut world = World::new();
@@ -363,9 +364,9 @@ fn a_token_is_forgotten_after_a_day() {
     assert_eq!(world.state("us-east"), RegionState::Restoring(1));
 }
 
-// Regions that are not whole.
+// Regions without some of their stacks.
 
-/// us-west and eu-central have two stacks each; those of us-west, by address.
+/// us-west and eu-central have two stacks each; these are the addresses of us-west.
 fn with_two_stacks() -> (World, [std::net::SocketAddr; 2]) {
     let stacks = [9_002, 9_012].map(|port| std::net::SocketAddr::from(([127, 0, 0, 1], port)));
     let world = World::with(|topology, _| {
@@ -379,6 +380,92 @@ fn dies(world: &mut World, stack: std::net::SocketAddr) {
     world.sees("us-west", Health::Degraded);
     let verdict = world.input.verdicts.get_mut(&region("us-west")).unwrap();
     verdict.dead_stacks.insert(stack);
+}
+
+/// A region with two stacks, the first of which fails in a component.
+fn ailing(component: Component, trouble: verdict::Trouble) -> (World, std::net::SocketAddr) {
+    let stacks = [9_001, 9_011].map(|port| std::net::SocketAddr::from(([127, 0, 0, 1], port)));
+    let mut world = World::with(|topology, _| {
+        let us_east = topology.regions.get_mut(&region("us-east")).unwrap();
+        us_east.stacks = stacks.map(Into::into).to_vec();
+    });
+    world.sees("us-east", Health::Degraded);
+    let verdict = world.input.verdicts.get_mut(&region("us-east")).unwrap();
+    let ailment = verdict::Ailment { component, trouble };
+    verdict.ailing_stacks.insert(stacks[0], ailment);
+    (world, stacks[0])
+}
+
+#[test]
+fn a_stack_that_answers_and_fails_is_named_with_what_to_do_until_it_is_drained() {
+    use verdict::Trouble::{Fails, Slow};
+    for (component, trouble, what, callers) in [
+        (Component::Asr, Fails, "does not recognise speech", "are not understood"),
+        (Component::Asr, Slow, "recognises speech too slowly", "wait too long"),
+        (
+            Component::Nlu,
+            Fails,
+            "does not make sense of what it hears",
+            "are not understood",
+        ),
+        (
+            Component::Skills,
+            Fails,
+            "does not do what it is asked to",
+            "get no answer",
+        ),
+        (Component::Tts, Fails, "does not speak", "hear no reply"),
+        (
+            Component::SessionStore,
+            Fails,
+            "keeps no sessions",
+            "are not remembered when they call again",
+        ),
+    ] {
+        let (mut world, stack) = ailing(component, trouble);
+        world.decide();
+        let text = format!(
+            "stack {stack} (one of 2) answers and {what}: callers whose sessions are there {callers}; `meridian drain --stack \
+             {stack} --for 2h --reason WHY` moves them to the others"
+        );
+        assert_eq!(world.waiting(ReasonCode::StackFails).text, text);
+        assert_eq!(world.waiting(ReasonCode::StackFails).region, Some(region("us-east")));
+        assert_eq!(world.route("us-east"), "us-east 100", "nobody is moved");
+        world.ask_for("alice", IntentKind::DrainStack { stack }, HOUR);
+        assert!(!world.waits(ReasonCode::StackFails), "it was done");
+    }
+    let (mut world, stack) = ailing(Component::Asr, Fails);
+    let verdict = world.input.verdicts.get_mut(&region("us-east")).unwrap();
+    verdict.ailing_stacks.clear();
+    verdict.dead_stacks.insert(stack);
+    world.decide();
+    assert!(
+        !world.waits(ReasonCode::StackFails),
+        "no caller is sent to one that does not answer"
+    );
+}
+
+#[test]
+fn where_too_few_stacks_do_their_work_the_region_is_to_be_left() {
+    let (mut world, stack) = ailing(Component::Tts, verdict::Trouble::Fails);
+    let breaks = |world: &mut World, component| {
+        let verdict = world.input.verdicts.get_mut(&region("us-east")).unwrap();
+        verdict.broken = Some(component);
+        world.decide();
+    };
+    breaks(&mut world, Component::Tts);
+    let text = format!(
+        "stack {stack} (one of 2) answers and does not speak: callers whose sessions are there hear no reply; too few of the \
+         others do it, and no rule leaves us-east for that: `meridian failover us-east --reason WHY` does"
+    );
+    assert_eq!(world.waiting(ReasonCode::StackFails).text, text);
+    // A region with one stack has none to name.
+    let mut world = World::new();
+    world.sees("us-east", Health::Degraded);
+    breaks(&mut world, Component::Tts);
+    let text = "us-east answers and does not speak: its callers hear no reply, and no rule leaves it for that: `meridian \
+                failover us-east --reason WHY` does";
+    assert_eq!(world.waiting(ReasonCode::StackFails).text, text);
 }
 
 #[test]
@@ -396,7 +483,7 @@ fn a_backup_takes_as_many_sessions_as_its_working_stacks_hold() {
         let load = loads.iter().find(of).unwrap();
         assert_eq!((load.planned, load.max), (100.0, 100));
     }
-    // A stack that is dead and drained is missing once.
+    // A stack that is dead and drained counts as missing once.
     let (mut world, [_, stack]) = with_two_stacks();
     world.ask_for("alice", IntentKind::DrainStack { stack }, HOUR);
     dies(&mut world, stack);
@@ -417,7 +504,7 @@ fn what_half_a_backup_cannot_hold_stays_and_is_said() {
         text.contains("50 % of them stay") && text.contains("us-west has no room left"),
         "{text}"
     );
-    // The stack is well again.
+    // The stack works again.
     world.sees("us-west", Health::Healthy).pass(10 * SECOND);
     assert_eq!(world.route("us-east"), "us-west 100");
 }
@@ -430,7 +517,7 @@ fn sessions_move_on_when_half_of_their_backup_dies_and_a_region_keeps_its_own() 
     dies(&mut world, stack);
     world.pass(10 * SECOND);
     assert_eq!(world.route("us-east"), "us-west 50 + eu-central 50");
-    // No one moves back for the stack's return.
+    // No session moves back when the stack returns.
     world.sees("us-west", Health::Healthy).pass(MINUTE);
     assert_eq!(world.route("us-east"), "us-west 50 + eu-central 50");
 
@@ -438,7 +525,7 @@ fn sessions_move_on_when_half_of_their_backup_dies_and_a_region_keeps_its_own() 
         let us_east = topology.regions.get_mut(&region("us-east")).unwrap();
         let stacks = [9_001, 9_011].map(|port| std::net::SocketAddr::from(([127, 0, 0, 1], port)));
         us_east.stacks = stacks.map(Into::into).to_vec();
-        us_east.capacity.insert(topology::Component::Asr, 100);
+        us_east.capacity.insert(Component::Asr, 100);
     });
     world.sees("us-east", Health::Degraded);
     let stack = world.input.topology.regions[&region("us-east")].stacks[0].address;

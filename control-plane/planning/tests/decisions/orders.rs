@@ -1,4 +1,4 @@
-//! What a person orders needs no telemetry: what was last known counts, and then their word.
+//! Orders without telemetry: the last known health counts, and then the word of the author.
 
 use planning::{Memory, Phase};
 use topology::{IntentKind, ReasonCode, RegionState};
@@ -15,7 +15,7 @@ fn by_force(name: &str) -> IntentKind {
     }
 }
 
-/// Nobody sees any region any more.
+/// No vantage sees any region any more.
 fn blind(world: &mut World) {
     let regions: Vec<_> = world.input.topology.regions.keys().cloned().collect();
     for region in regions {
@@ -123,7 +123,7 @@ fn force_that_nothing_speaks_against_needs_nobody_else() {
     assert_eq!(world.phase(&asked), Some(Phase::Done));
 }
 
-// Two people agree to what they were shown.
+// A second person agrees to the effects that were shown.
 
 #[test]
 fn who_approved_one_thing_is_asked_again_when_it_would_do_another() {
@@ -161,13 +161,43 @@ fn who_approved_one_thing_is_asked_again_when_it_would_do_another() {
 }
 
 #[test]
+fn who_approved_a_share_is_asked_again_when_it_would_be_a_much_greater_one() {
+    let small = |world: &mut World, name: &str, sessions: u32| {
+        let region = world.input.topology.regions.get_mut(&region(name)).unwrap();
+        region.sessions_max = sessions;
+    };
+    // us-west takes 60 % of what leaves us-east, and eu-central the rest.
+    for (sessions, is_asked) in [(120, false), (106, false), (80, true)] {
+        let mut world = World::with(|topology, _| {
+            topology.regions.get_mut(&region("us-west")).unwrap().sessions_max = 120;
+        });
+        world.lags("us-east", 5 * SECOND);
+        let asked = world.ask("alice", promote("us-east", Some(HOUR)));
+        let shares = world.input.memory.actions[&asked].shares.clone();
+        assert_eq!(shares["sessions of us-east go to us-west"], 60);
+        assert_eq!(shares["sessions of us-east go to eu-central"], 40);
+        small(&mut world, "us-west", sessions);
+        world.ask("bob", approve(&asked));
+        let waits = world.phase(&asked) == Some(Phase::AwaitingApproval);
+        assert_eq!(waits, is_asked, "{sessions}: {:#?}", world.report);
+        if is_asked {
+            let text = world.waiting(ReasonCode::NeedsApproval).text.clone();
+            let change = "this changed: sessions of us-east go to eu-central: 60 % in place of 40 %";
+            assert!(text.contains(change), "{text}");
+            world.ask("bob", approve(&asked));
+            assert_eq!(world.phase(&asked), Some(Phase::Done), "what he agrees to then is done");
+        }
+    }
+}
+
+#[test]
 fn who_approved_one_place_is_asked_again_when_sessions_would_go_to_another() {
     let mut world = World::new();
     world.sees("us-east", Health::Down).pass(10 * SECOND);
     let asked = world.ask("alice", fail_over("eu-west"));
     world.sees("eu-central", Health::Down).decide();
     world.ask("bob", approve(&asked));
-    // What is left at us-west is taken, so it would find no place at all: refused, not asked again.
+    // The room left at us-west is taken, so the sessions would find no place: refused, and not for approval again.
     assert_eq!(world.phase(&asked), Some(Phase::Refused));
 
     let mut world = World::new();

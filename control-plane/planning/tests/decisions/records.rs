@@ -1,4 +1,4 @@
-//! What is recorded of a decision: all that it takes to decide again, in what a store holds.
+//! The record of a decision: enough to decide again, and small enough for the store.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use verdict::Health;
 
 use crate::world::{HOUR, SECOND, World, region, roll_out};
 
-/// A hundred regions, every second a primary, and a thousand edges: the most that is planned for.
+/// A hundred regions, every second a primary, and a thousand edges: the largest planned deployment.
 fn large() -> String {
     let mut text = "zone = \"voice.meridian.test\"\n".to_owned();
     for number in 0..100 {
@@ -90,7 +90,7 @@ fn what_another_version_decided_otherwise_is_not_called_tampering() {
     }
 }
 
-/// A document that this version cannot read at all says nothing of whether the log was changed.
+/// A document that this version cannot read is no proof of a changed log.
 #[test]
 fn an_entry_decided_with_a_document_of_another_version_is_not_called_unreadable() {
     let (topology, policy) = (large(), "[health]\nblind_ticks = 360\n".to_owned());
@@ -121,7 +121,7 @@ fn the_largest_world_all_down_fits_into_the_store_and_is_decided_again() {
     let topology = Topology::parse("large", &document).unwrap();
     let version = topology::stack::CURRENT;
     let edges: Vec<NodeId> = topology.edges.keys().map(NodeId::from).collect();
-    // A day full of people who write a lot.
+    // A day with many long reasons of operators.
     let mut talk = World::new();
     for number in 0..300 {
         talk.input.request = Some(Intent {
@@ -140,7 +140,7 @@ fn the_largest_world_all_down_fits_into_the_store_and_is_decided_again() {
     world.input.memory = talk.input.memory;
     world.ask("alice", roll_out(version));
     let seen_by = |region: &RegionId| {
-        // Not quite the same vantages for all of them.
+        // The vantages of each region differ a little.
         let skipped = usize::from(region.as_str().as_bytes()[9] - b'0');
         edges.iter().skip(skipped).cloned().collect::<Vec<_>>()
     };
@@ -152,7 +152,7 @@ fn the_largest_world_all_down_fits_into_the_store_and_is_decided_again() {
         verdict.evidence = vec!["gateway at 12:00:00.000: edge-in-a-city-0001 0/20 and so on ".repeat(4); 6];
         verdict.level = topology::Level::L2;
     }
-    // All levels change in one plan, which all nodes refuse with many words.
+    // All levels change in one plan, which all nodes refuse with long errors.
     let acknowledged = world.plan().clone();
     world.decide();
     world.input.refusal = Some(Refusal {

@@ -1,4 +1,4 @@
-//! Nodes that refuse a plan: their own trouble, unless most of the edges say so.
+//! Nodes that refuse a plan: a fault of theirs, unless most of the edges refuse it.
 
 use topology::{EdgeState, IntentKind, Level, Plan, ReasonCode, RegionState};
 use verdict::Health;
@@ -7,7 +7,7 @@ use crate::world::{HOUR, MINUTE, SECOND, World, abort, edge, fail_over, region, 
 
 const EDGES: [&str; 2] = ["edge-iad", "edge-dub"];
 
-/// A plan that nobody ordered and that leaves no region: one region is served at a lower level. Also the plan before it.
+/// A plan without an order that leaves no region: it serves one region at a lower level. With the plan before it.
 fn degraded() -> (World, Plan) {
     let mut world = World::new();
     let good = world.plan().clone();
@@ -65,7 +65,7 @@ fn a_minority_is_shown_and_changes_nothing() {
         }
         assert!(world.input.memory.taken_back.is_none(), "{nodes:?}");
     }
-    // One edge of one is a majority, and alone.
+    // One edge of one is a majority, and may be broken itself.
     let (mut world, good) = degraded();
     world.input.topology.edges.remove(&edge("edge-dub"));
     world.nodes_refuse(&["edge-iad"], &good).decide();
@@ -84,7 +84,7 @@ fn a_plan_that_leaves_a_dead_region_stands_whoever_refuses_it() {
         text.contains("because it moves sessions of us-east away from us-east, which is down"),
         "{text}"
     );
-    // The next failure is handled, too.
+    // Automation handles the next failure, too.
     world.input.refusal = None;
     world.sees("us-west", Health::Down).pass(10 * SECOND);
     assert_eq!(world.route("us-east"), "eu-central 100");
@@ -142,8 +142,91 @@ fn an_abort_and_a_return_are_orders_too() {
     );
 }
 
-/// The end of a drain is nobody's order. What is taken back is the whole plan, drained stacks and edges too, and it stays so
-/// while automation rests: else the next decision would make the plan again that nodes refuse.
+/// Automation left a region as far as its slow backup took its sessions, and the region is healthy again. With the plan
+/// before, and the action.
+fn partly_left() -> (World, Plan, String) {
+    let mut world = World::with(|topology, _| {
+        topology.regions.get_mut(&region("us-west")).unwrap().connects_per_s_max = Some(5);
+        topology.regions.get_mut(&region("eu-central")).unwrap().sessions_max = 1;
+    });
+    let good = world.plan().clone();
+    world.sees("us-east", Health::Down).decide();
+    assert_eq!(world.state("us-east"), RegionState::Draining(75));
+    world.sees("us-east", Health::Healthy).decide();
+    let moving = world.input.memory.moving(&region("us-east")).unwrap();
+    let id = moving.intent.id.clone();
+    (world, good, id)
+}
+
+/// Otherwise the region would count as moving for ever.
+#[test]
+fn what_a_plan_that_is_taken_back_began_has_ended() {
+    let (mut world, good, action) = partly_left();
+    world.nodes_refuse(&EDGES, &good).decide();
+    assert!(world.changed(ReasonCode::PlanTakenBack) && world.changed(ReasonCode::Aborted));
+    assert_eq!(world.state("us-east"), RegionState::Serving);
+    assert_eq!(world.phase(&action), Some(planning::Phase::Aborted));
+    assert_eq!(world.input.memory.moving(&region("us-east")), None);
+}
+
+/// The rest is there so that what was refused is not tried again at once; it is not about a region that dies meanwhile.
+#[test]
+fn a_dead_region_is_left_while_automation_rests() {
+    let (mut world, good) = degraded();
+    world.nodes_refuse(&EDGES, &good).decide();
+    world.input.refusal = None;
+    world.pass(MINUTE);
+    world.sees("us-east", Health::Down).pass(10 * SECOND);
+    assert_eq!(world.route("us-east"), "us-west 100");
+    assert_eq!(world.level("eu-central"), Level::L0, "what was refused still waits");
+    // Its sessions do not stay in a host that dies, either.
+    world.pass(MINUTE);
+    world.sees("us-west", Health::Down).pass(10 * SECOND);
+    assert_eq!(world.route("us-east"), "eu-central 100");
+    // A freeze holds both: a person wants nothing to change.
+    world.input.memory.taken_back.as_ref().unwrap();
+    let mut world = World::new();
+    world.ask_for("alice", IntentKind::Freeze, HOUR);
+    world.sees("us-east", Health::Down).pass(MINUTE);
+    assert_eq!(world.route("us-east"), "us-east 100");
+}
+
+/// The slow parts of an evacuation go on as well.
+#[test]
+fn a_dead_region_that_is_left_in_parts_is_left_while_automation_rests() {
+    let mut world = World::with(|topology, _| {
+        topology.regions.get_mut(&region("us-west")).unwrap().connects_per_s_max = Some(5);
+        topology.regions.get_mut(&region("eu-central")).unwrap().sessions_max = 1;
+    });
+    let until = world.now + 10 * MINUTE;
+    world.input.memory.taken_back = Some(planning::TakenBack {
+        generation: 0,
+        until,
+        why: "it cannot read it".to_owned(),
+    });
+    world.sees("us-east", Health::Down).decide();
+    assert_eq!(world.state("us-east"), RegionState::Draining(75));
+    world.pass(10 * SECOND);
+    assert_eq!(world.state("us-east"), RegionState::Draining(50));
+}
+
+/// Automation began the action; a person ordered its end.
+#[test]
+fn an_abort_of_what_automation_began_stands_whoever_refuses_it() {
+    let (mut world, _, action) = partly_left();
+    let good = world.plan().clone();
+    world.now = world.now + SECOND;
+    world.ask("alice", abort(&action));
+    let ordered = content(world.plan());
+    assert_ne!(ordered, content(&good));
+    world.nodes_refuse(&EDGES, &good).decide();
+    assert_eq!(content(world.plan()), ordered);
+    let text = &world.waiting(ReasonCode::RefusedByNodes).text;
+    assert!(text.contains("because alice ordered it: abort"), "{text}");
+}
+
+/// The end of a drain is no order. The whole plan is taken back, drained stacks and edges too, and stays so while
+/// automation rests: otherwise the next decision would make the refused plan again.
 #[test]
 fn what_is_taken_back_is_taken_back_whole_and_once() {
     let [stack, other] = [9002, 9012].map(|port| std::net::SocketAddr::from(([127, 0, 0, 1], port)));
@@ -162,7 +245,7 @@ fn what_is_taken_back_is_taken_back_whole_and_once() {
         world.input.memory.taken_back.as_ref().unwrap().until,
         world.plan().clone(),
     );
-    // They refuse that one as well, which they had before: so they are broken, and nothing more is decided for them.
+    // The nodes refuse that plan as well, which they had before: so they are broken, and no further plan helps them.
     let acknowledged = good.clone();
     world.nodes_refuse(&EDGES, &acknowledged);
     for _ in 0..30 {
@@ -184,7 +267,7 @@ fn what_is_taken_back_is_taken_back_whole_and_once() {
     assert_eq!(world.plan().edges[&edge("edge-iad")], EdgeState::Serving);
 }
 
-/// An edge that is lost is no part of the good plan: it is named again while automation rests, and the refusal is answered
+/// A lost edge is no part of the good plan: DNS names it again while automation rests, and the refusal is answered
 /// once.
 #[test]
 fn a_plan_that_leaves_out_a_lost_edge_is_taken_back_once() {
@@ -216,7 +299,7 @@ fn a_plan_that_leaves_out_a_lost_edge_is_taken_back_once() {
     assert_eq!(world.input.memory.taken_back.as_ref().unwrap().until, until);
 }
 
-/// The answer to a refusal may come out as the plan that is refused. Then it is not given again.
+/// The answer to a refusal may be the refused plan itself. Then it is not given again.
 #[test]
 fn a_refusal_that_was_answered_is_not_answered_again() {
     let (mut world, good) = degraded();

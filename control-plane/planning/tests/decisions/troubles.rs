@@ -1,4 +1,4 @@
-//! What went wrong once, and must not again.
+//! Past faults, each of which must not come back.
 
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ fn automation_goes_on_leaving_a_region_only_while_it_is_down() {
         world.sees("us-east", Health::Down).pass(MINUTE);
         assert_eq!(world.state("us-east"), RegionState::Evacuated);
     }
-    // Bad and getting better is not bad enough.
+    // A bad region that recovers is not good enough.
     let mut world = slow_backup();
     world.sees("us-east", Health::Down).decide();
     world.input.verdicts.get_mut(&region("us-east")).unwrap().failing = false;
@@ -179,7 +179,7 @@ fn without_automation_what_operators_order_is_carried_through() {
     world.sees("us-east", Health::Down).pass(MINUTE);
     assert_eq!(world.state("us-east"), RegionState::Serving, "nobody ordered that");
     assert!(world.refused(ReasonCode::AutomationOff));
-    // A rollout is ordered, too.
+    // A rollout is an order, too.
     world.input.policy.rollout.steps[0].hold = MINUTE;
     world.ask("alice", roll_out("v2"));
     world.devices_see("v2", |_| {}).pass(MINUTE);
@@ -202,7 +202,7 @@ fn data_that_fell_behind_during_the_return_stays_where_it_is_written() {
     );
     assert_eq!(world.plan().writers[&region("us-east")]["profiles"], region("us-west"));
     let wait = world.waiting(ReasonCode::PromotionHeld);
-    let text = "are written by us-west; `meridian restore us-east` brings them home, with `--accept-loss` or once";
+    let text = "are written by us-west; `meridian restore us-east --reason WHY` brings them home, with `--accept-loss` or once";
     assert!(wait.text.contains(text), "{}", wait.text);
     let evidence = "profiles: 172800 s behind, its RPO is 3600 s".to_owned();
     assert!(wait.evidence.contains(&evidence), "{wait:?}");
@@ -245,7 +245,7 @@ fn a_writer_that_is_down_is_said_until_somebody_acts() {
     world.sees("us-west", Health::Down).pass(MINUTE);
     let text = &world.waiting(ReasonCode::PromotionHeld).text;
     let said = "conversations, device-registry, profiles, recordings, analytics are written by us-west, which is down; \
-                `meridian failover us-east --promote` makes another region their writer";
+                `meridian failover us-east --promote --reason WHY` makes another region their writer";
     let classes = |text: &str| text.split(" are written").next().unwrap().split(", ").count();
     assert_eq!(classes(text), classes(said), "{text}");
     assert!(text.ends_with(said.split_once(" are written").unwrap().1), "{text}");
@@ -266,7 +266,7 @@ fn only_the_data_that_moves_has_to_have_caught_up() {
     world.input.policy.data.retain(|class| class.class == "profiles");
     world.ask("alice", promote("us-east", None));
     world.pass(MINUTE);
-    // A class of data that came later was never written elsewhere.
+    // A data class that is newer was never written elsewhere.
     world.input.policy.data = topology::Policy::default().data;
     let lags = world.input.replication.get_mut(&region("us-east")).unwrap();
     lags.retain(|class, _| class == "profiles");
@@ -416,8 +416,9 @@ fn no_time_is_too_long() {
         expires_at: topology::Moment(u64::MAX),
     });
     world.decide();
+    world.sees("us-east", Health::Down);
     world.ask("alice", fail_over("us-east"));
-    world.pass(MINUTE);
+    world.sees("us-east", Health::Healthy).pass(MINUTE);
     assert!(world.waits(ReasonCode::HoldDown));
     let lags = world.lags("us-east", Duration::MAX);
     lags.jump(MINUTE);

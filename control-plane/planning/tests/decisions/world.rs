@@ -1,5 +1,5 @@
-//! A small world for stories: regions that are well or not, operators who ask, a clock that is moved by hand. Every
-//! decision is checked for what must hold.
+//! A small world for stories: regions that work or fail, operators with requests, a clock that the test moves. Every
+//! decision is checked against the invariants.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -17,7 +17,7 @@ pub(crate) const MINUTE: Duration = Duration::from_secs(60);
 pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 pub(crate) const DAY: Duration = Duration::from_secs(24 * 3600);
 
-/// A deployment and whoever decides for it.
+/// A deployment and its control plane.
 pub(crate) struct World {
     pub(crate) input: Input,
     pub(crate) now: Moment,
@@ -48,13 +48,15 @@ pub(crate) fn verdict(region: &RegionId, health: Health, tick: Tick, healthy_sin
         bad_from: Vec::new(),
         healthy_since: (health == Health::Healthy).then_some(healthy_since),
         dead_stacks: [].into(),
+        ailing_stacks: [].into(),
+        broken: None,
         tick,
         summary: format!("it is {health}"),
         evidence: vec![format!("{region} was seen {health}")],
     }
 }
 
-/// A region has a stack of each version, beside the one in service.
+/// Gives a region a stack of each version, beside the one in service.
 pub(crate) fn with_versions(topology: &mut Topology, versions: &[&str]) {
     let region = topology.regions.get_mut(&region("ap-south")).unwrap();
     for (port, version) in (9_100..).zip(versions) {
@@ -93,7 +95,7 @@ impl World {
         world
     }
 
-    /// One decision; twice, because it must come out the same.
+    /// Makes one decision; twice, because both must be equal.
     pub(crate) fn decide(&mut self) -> Outcome {
         let outcome = plan(&self.input, self.now);
         assert_eq!(outcome, plan(&self.input, self.now));
@@ -109,7 +111,7 @@ impl World {
         outcome
     }
 
-    /// From now on a region looks like this.
+    /// Gives a region this verdict from now on.
     pub(crate) fn sees(&mut self, name: &str, health: Health) -> &mut Self {
         let id = region(name);
         let verdict = verdict(&id, health, self.now.tick().back(1), self.now);
@@ -117,7 +119,7 @@ impl World {
         self
     }
 
-    /// Time goes by: every tick, and every wake in between, is decided on.
+    /// Lets time pass, with a decision at every tick and every wake in between.
     pub(crate) fn pass(&mut self, time: Duration) -> &mut Self {
         let end = self.now + time;
         while self.now < end {
@@ -129,7 +131,7 @@ impl World {
         self
     }
 
-    /// Time goes by, and nobody decides meanwhile.
+    /// Lets time pass without decisions.
     pub(crate) fn jump(&mut self, time: Duration) -> &mut Self {
         self.now = self.now + time;
         self.refresh();
@@ -137,7 +139,7 @@ impl World {
         self
     }
 
-    /// What is believed is as old as it is in a control plane that works.
+    /// Sets the age of verdicts to that of a working control plane.
     pub(crate) fn refresh(&mut self) {
         for verdict in self.input.verdicts.values_mut() {
             verdict.tick = self.now.tick().back(1);
@@ -147,7 +149,7 @@ impl World {
         }
     }
 
-    /// A region is gone from the topology.
+    /// Removes a region from the topology.
     pub(crate) fn without(&mut self, name: &str) -> &mut Self {
         let (gone, topology) = (region(name), &mut self.input.topology);
         topology.regions.remove(&gone);
@@ -160,7 +162,7 @@ impl World {
         self
     }
 
-    /// The store is as it was, and nodes show the plan that it forgot.
+    /// Restores the store to an old copy; nodes show the plan that it forgot.
     pub(crate) fn restored_to(&mut self, (plan, memory): (Plan, Memory)) -> &mut Self {
         self.input.recovered = Some(self.plan().clone());
         (self.input.current, self.input.memory) = (Some(plan), memory);
@@ -170,12 +172,12 @@ impl World {
         self
     }
 
-    /// Somebody asks for something; its id.
+    /// Makes a request; returns its id.
     pub(crate) fn ask(&mut self, who: &str, kind: IntentKind) -> String {
         self.ask_for(who, kind, planning::REQUEST_LIFE)
     }
 
-    /// Somebody asks for something that lasts.
+    /// Makes a request that stands for a time.
     pub(crate) fn ask_for(&mut self, who: &str, kind: IntentKind, life: Duration) -> String {
         self.asked += 1;
         let id = format!("a{}", self.asked);
@@ -183,7 +185,7 @@ impl World {
         id
     }
 
-    /// Somebody asks for something by a token of their own.
+    /// Makes a request with a given token.
     pub(crate) fn ask_as(&mut self, id: &str, who: &str, kind: IntentKind, life: Duration) -> Outcome {
         self.input.request = Some(Intent {
             id: id.to_owned(),
@@ -208,7 +210,7 @@ impl World {
         self.plan().regions[&region(name)].level
     }
 
-    /// Where the sessions at home in a region go, like "us-west 60 + eu-central 40".
+    /// The places of a region's sessions, like "us-west 60 + eu-central 40".
     pub(crate) fn route(&self, name: &str) -> String {
         let shares = self.plan().routes[&region(name)].iter();
         let shares: Vec<String> = shares.map(|it| format!("{} {}", it.region, it.percent)).collect();
@@ -236,7 +238,7 @@ impl World {
         reason.unwrap_or_else(|| panic!("nothing waits for {code}: {:#?}", self.report))
     }
 
-    /// Copies of every class of a region's data are this far behind.
+    /// Sets the lag of every class of a region's data.
     pub(crate) fn lags(&mut self, name: &str, behind: Duration) -> &mut Self {
         let lag = Lag { behind, at: self.now };
         let classes = self.input.policy.data.iter().map(|it| (it.class.clone(), lag));
@@ -244,7 +246,7 @@ impl World {
         self
     }
 
-    /// Devices see a version like this.
+    /// Sets the observations of devices about a version.
     pub(crate) fn devices_see(&mut self, version: &str, change: impl FnOnce(&mut RolloutSeen)) -> &mut Self {
         let mut seen = RolloutSeen {
             version: version.to_owned(),
@@ -262,22 +264,20 @@ impl World {
         self
     }
 
-    /// Nothing was heard of these edges for so long; of the others just now.
+    /// Makes these edges silent for this long; the others gave signs of life just now.
     pub(crate) fn edges_are_silent(&mut self, edges: &[&str], silence: Duration) -> &mut Self {
         let now = self.now;
         for id in self.input.topology.edges.keys() {
             let is_silent = edges.contains(&id.as_str());
             let silence = if is_silent { silence } else { Duration::ZERO };
-            let seen = planning::EdgeSeen {
-                heard_at: Moment(now.0 - silence.as_millis() as u64),
-                heard_since: Moment(now.0 - HOUR.as_millis() as u64),
-            };
+            let before = |time: Duration| Moment(now.0 - time.as_millis() as u64);
+            let seen = planning::EdgeSeen::heard(before(silence), before(HOUR));
             self.input.edges.insert(id.clone(), seen);
         }
         self
     }
 
-    /// Of three nodes, these refuse the plan in force; all three had `acknowledged`.
+    /// Makes these of three nodes refuse the plan in force; all three had `acknowledged`.
     pub(crate) fn nodes_refuse(&mut self, nodes: &[&str], acknowledged: &Plan) -> &mut Self {
         let why = |node: &&str| (NodeId::new(node).unwrap(), "it cannot read it".to_owned());
         self.input.refusal = Some(Refusal {

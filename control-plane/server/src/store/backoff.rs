@@ -1,10 +1,12 @@
-//! Waits between attempts.
+//! Pauses between attempts at the store. Written by hand: backon wraps the attempt itself, and the callers here wait in a
+//! select and start over after a success.
 
 use std::time::Duration;
 
 use rand::Rng as _;
 
-/// Waits that double up to a limit, each spread by half: those who lost the store together must not come back together.
+/// Pauses that double up to a limit, each spread by half: clients that lost the store together must not come back
+/// together.
 #[derive(Debug)]
 pub(super) struct Backoff {
     first: Duration,
@@ -29,7 +31,7 @@ impl Backoff {
     }
 }
 
-/// Between half and one and a half of a duration.
+/// A random duration between half and one and a half of `duration`.
 pub(super) fn spread(duration: Duration) -> Duration {
     duration.mul_f64(rand::rng().random_range(0.5..1.5))
 }

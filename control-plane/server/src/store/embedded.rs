@@ -1,8 +1,8 @@
-//! The store in one file (redb): for one control plane on one machine.
+//! The store in one file (redb), for one control plane on one machine.
 //!
-//! Watches are fed from a short memory of the newest commits, so whoever asks for older changes has to list again, as
-//! with a cluster that was compacted. One process holds the file, so whoever campaigns leads at once, and replaces a
-//! leader that this process had before.
+//! A bounded memory of the newest commits feeds watches. A watch that asks for older changes is refused and has to list
+//! again, as with a compacted etcd. Only one process can open the file, so a candidate leads at once and replaces an
+//! earlier leader of the same process.
 
 use std::{
     collections::VecDeque,
@@ -16,45 +16,46 @@ use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition}
 use tokio::sync::watch;
 
 use super::{
-    Batch, Candidate, Change, Changes, Entry, Health, Lead, LeaderRecord, Listing, Store, StoreError, Transaction,
-    WatchEnd,
-    lead::{Standing, Term},
+    Batch, Candidate, Change, Changes, Entry, Health, LeaderRecord, Leadership, Listing, Store, StoreError,
+    Transaction, WatchEnd,
+    lead::{Term, Validity},
     watch::Source,
 };
 
-/// Key → revision and value.
+/// Key → revision and value of a document.
 const ENTRIES: TableDefinition<'_, &str, (u64, &[u8])> = TableDefinition::new("entries");
-/// The single row of the store's own numbers.
+/// The store's own numbers.
 const NUMBERS: TableDefinition<'_, &str, u64> = TableDefinition::new("numbers");
 const REVISION: &str = "revision";
-/// Revision of a store that nobody wrote to; etcd begins at one too.
+/// Revision of an empty store; etcd begins at one too.
 const REVISION_FIRST: u64 = 1;
-/// Number of the newest lead.
+/// Key of the newest epoch.
 const EPOCH: &str = "/meridian/v1/epoch";
-/// Commits remembered for watches: minutes of a busy control plane, and more than a reader in the same process is behind.
+/// Commits remembered for watches: minutes of a busy control plane, and more than a reader in the same process lags.
 const COMMITS_MAX: usize = 1_024;
 /// Bytes remembered for watches: a few dozen plans of the largest fleet.
 const COMMITS_BYTES_MAX: usize = 32 << 20;
-/// How often a watch says that it is alive.
+/// Interval of a watch's progress marks.
 const MARK_EVERY: Duration = Duration::from_secs(1);
 
-/// A store in one file. Every commit is on disk when it returns.
+/// A store in one file. A commit is on disk when it returns.
 #[derive(Clone)]
 pub struct Embedded(Arc<Shared>);
 
 struct Shared {
     database: Database,
-    /// Held from the beginning of a commit until it was told, so that commits are told in order. Blocking threads only.
+    /// Locked from the beginning of a commit until watches know of it, so that they see commits in order. Only blocking
+    /// threads take it.
     writing: Mutex<()>,
     commits: Mutex<Commits>,
-    /// Revision of the newest commit that was told.
-    told: watch::Sender<u64>,
+    /// Revision of the newest commit that watches know of.
+    published: watch::Sender<u64>,
     leader: Mutex<Option<Leading>>,
 }
 
-/// The newest commits.
+/// The newest commits, for watches.
 struct Commits {
-    /// Changes up to here are forgotten.
+    /// Changes up to this revision are forgotten.
     forgotten: u64,
     batches: VecDeque<Arc<Batch>>,
     bytes: usize,
@@ -83,7 +84,7 @@ impl Commits {
     }
 }
 
-/// Nothing in here is left half done by a panic.
+/// Ignores poisoning: every critical section leaves the data whole, even after a panic.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -94,7 +95,7 @@ fn bytes(batch: &Batch) -> usize {
 }
 
 impl Embedded {
-    /// Opens the file, or makes it. Only one process can hold it.
+    /// Opens the file, or creates it. Only one process can open it.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let database = Database::create(path).map_err(|error| match error {
             redb::DatabaseError::DatabaseAlreadyOpen => StoreError::Failed(format!(
@@ -114,12 +115,12 @@ impl Embedded {
             database,
             writing: Mutex::default(),
             commits: Mutex::new(commits),
-            told: watch::Sender::new(newest),
+            published: watch::Sender::new(newest),
             leader: Mutex::default(),
         })))
     }
 
-    /// redb blocks on the disk, which must not hold up a task.
+    /// Runs `work` on a blocking thread, because redb waits for the disk.
     async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Shared) -> Result<T, StoreError> + Send + 'static,
@@ -137,7 +138,7 @@ impl Shared {
         let revision = batch.revision;
         if !batch.changes.is_empty() {
             locked(&self.commits).push(batch);
-            self.told.send_replace(revision);
+            self.published.send_replace(revision);
         }
         Ok(revision)
     }
@@ -157,9 +158,9 @@ fn revision(database: &Database) -> Result<u64, redb::Error> {
     Ok(number.map_or(REVISION_FIRST, |number| number.value()))
 }
 
-/// Writes all or nothing. Without anything to write there is no new revision.
+/// Writes all or nothing. An empty transaction makes no new revision.
 fn write(database: &Database, transaction: Transaction) -> Result<Batch, StoreError> {
-    // Dropping a write transaction that was not committed rolls it back.
+    // Dropping an uncommitted write transaction rolls it back.
     let write = database.begin_write().map_err(failed)?;
     let batch = {
         let mut entries = write.open_table(ENTRIES).map_err(failed)?;
@@ -208,12 +209,12 @@ fn failed(error: impl Into<redb::Error>) -> StoreError {
     }
 }
 
-/// The first key after all that begin with `prefix`. Keys are ASCII, so the greatest character ends them.
+/// The first key after all keys with `prefix`. Keys are ASCII, so the greatest character ends their range.
 fn after(prefix: &str) -> String {
     format!("{prefix}\u{10FFFF}")
 }
 
-/// A key and what is under it, as redb lends them.
+/// A key and its row, as redb lends them.
 type Row<'r> = (
     redb::AccessGuard<'r, &'static str>,
     redb::AccessGuard<'r, (u64, &'static [u8])>,
@@ -237,7 +238,7 @@ fn get(database: &Database, key: &str) -> Result<Option<Entry>, redb::Error> {
 }
 
 fn list(database: &Database, prefix: &str) -> Result<Listing, redb::Error> {
-    // One transaction: the revision is that of the entries.
+    // One read transaction, so that the revision is that of the entries.
     let read = database.begin_read()?;
     let number = read.open_table(NUMBERS)?.get(REVISION)?;
     let revision = number.map_or(REVISION_FIRST, |number| number.value());
@@ -247,18 +248,18 @@ fn list(database: &Database, prefix: &str) -> Result<Listing, redb::Error> {
     Ok(Listing { revision, entries })
 }
 
-/// A watch on the memory of commits.
+/// A watch over the memory of commits.
 struct Watching {
     store: Embedded,
-    told: watch::Receiver<u64>,
+    published: watch::Receiver<u64>,
     prefix: String,
-    /// Told up to here.
+    /// Changes up to this revision were returned.
     position: u64,
     ended: bool,
 }
 
 impl Watching {
-    /// What was committed since, if anything.
+    /// The commits since the last batch, as one batch; `None` if there are none.
     fn newer(&mut self) -> Result<Option<Batch>, WatchEnd> {
         let newer = locked(&self.store.0.commits).after(self.position)?;
         let Some(newest) = newer.last() else { return Ok(None) };
@@ -287,7 +288,7 @@ impl Source for Watching {
         if self.ended {
             return Err(WatchEnd::Ended);
         }
-        self.told.mark_unchanged();
+        self.published.mark_unchanged();
         match self.newer() {
             Ok(Some(batch)) => return Ok(batch),
             Ok(None) => {}
@@ -297,8 +298,8 @@ impl Source for Watching {
             }
         }
         tokio::select! {
-            // The sender is in the store we hold: the channel cannot be closed.
-            _ = self.told.changed() => match self.newer() {
+            // `changed` cannot fail: the sender is in the store that this watch holds.
+            _ = self.published.changed() => match self.newer() {
                 Ok(batch) => Ok(batch.unwrap_or_else(|| self.mark())),
                 Err(end) => {
                     self.ended = true;
@@ -310,20 +311,20 @@ impl Source for Watching {
     }
 }
 
-/// A lead of this process.
+/// A leadership of this process.
 struct Leading {
     record: LeaderRecord,
-    standing: Arc<watch::Sender<Standing>>,
+    validity: Arc<watch::Sender<Validity>>,
 }
 
-/// Ends one lead.
-struct Reign {
+/// Ends one leadership.
+struct EmbeddedTerm {
     store: Embedded,
     epoch: u64,
 }
 
 #[async_trait]
-impl Term for Reign {
+impl Term for EmbeddedTerm {
     async fn resign(&self) -> Result<(), StoreError> {
         let mut leader = locked(&self.store.0.leader);
         if leader.as_ref().is_some_and(|leader| leader.record.epoch == self.epoch) {
@@ -333,7 +334,7 @@ impl Term for Reign {
     }
 }
 
-/// Takes the next number; the revision of the commit is what the fence expects.
+/// Writes the next epoch. Returns it with the revision of the commit, which the fence expects.
 fn next_epoch(shared: &Shared) -> Result<(u64, u64), StoreError> {
     loop {
         let entry = get(&shared.database, EPOCH).map_err(failed)?;
@@ -348,7 +349,7 @@ fn next_epoch(shared: &Shared) -> Result<(u64, u64), StoreError> {
             delete: vec![],
         });
         match committed {
-            // Another candidate of this process took the number; there are not many of them.
+            // Another candidate of this process took the number. There are few of them.
             Err(StoreError::Conflict { .. }) => {}
             other => return other.map(|revision| (last + 1, revision)),
         }
@@ -378,16 +379,16 @@ impl Store for Embedded {
         locked(&self.0.commits).after(after_revision)?;
         Ok(Changes::new(Watching {
             store: self.clone(),
-            told: self.0.told.subscribe(),
+            published: self.0.published.subscribe(),
             prefix: prefix.to_owned(),
             position: after_revision,
             ended: false,
         }))
     }
 
-    async fn campaign(&self, candidate: &Candidate) -> Result<Lead, StoreError> {
+    async fn campaign(&self, candidate: &Candidate) -> Result<Leadership, StoreError> {
         let (epoch, revision) = self.blocking(next_epoch).await?;
-        let standing = Arc::new(watch::Sender::new(Standing::ForEver));
+        let validity = Arc::new(watch::Sender::new(Validity::Unlimited));
         let record = LeaderRecord {
             node: candidate.node.clone(),
             url: candidate.url.clone(),
@@ -395,23 +396,28 @@ impl Store for Embedded {
         };
         let leading = Leading {
             record,
-            standing: standing.clone(),
+            validity: validity.clone(),
         };
         let mut leader = locked(&self.0.leader);
         if leader.as_ref().is_none_or(|leader| leader.record.epoch < epoch) {
             if let Some(before) = leader.replace(leading) {
-                before.standing.send_replace(Standing::Lost);
+                before.validity.send_replace(Validity::Lost);
             }
         } else {
-            // Somebody took a later number while ours was written.
-            standing.send_replace(Standing::Lost);
+            // Another candidate took a later epoch while this one was being written.
+            validity.send_replace(Validity::Lost);
         }
         drop(leader);
-        let term = Reign {
+        let term = EmbeddedTerm {
             store: self.clone(),
             epoch,
         };
-        Ok(Lead::new(epoch, (EPOCH.to_owned(), Some(revision)), standing, term))
+        Ok(Leadership::new(
+            epoch,
+            (EPOCH.to_owned(), Some(revision)),
+            validity,
+            term,
+        ))
     }
 
     async fn leader(&self) -> Result<Option<LeaderRecord>, StoreError> {

@@ -1,5 +1,7 @@
-//! The right to write. At most one node has it, and what it writes is fenced: a leader that was replaced without noticing
-//! gets nothing through, whatever its clock says.
+//! The right to write. At most one node has it, and its commits are fenced: those of a leader that was replaced without
+//! noticing fail even if its clock is wrong.
+//!
+//! Why it is so: docs/decisions/24-one-transaction-a-decision.md.
 
 use std::{
     sync::Arc,
@@ -12,50 +14,48 @@ use topology::NodeId;
 
 use super::{StoreError, Transaction};
 
-/// Who wants to lead.
+/// A candidate for leadership.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Candidate {
-    /// Its name.
     pub node: NodeId,
-    /// Where operators and edges reach it while it leads.
+    /// URL for operators and edges while it leads.
     pub url: String,
-    /// How long its lead outlives its last sign of life: successors wait this long after a crash.
+    /// Time that its leadership outlives its last keep-alive. After a crash, successors wait this long.
     pub lease_ttl: Duration,
 }
 
-/// Who leads.
+/// The leader.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LeaderRecord {
-    /// Its name.
     pub node: NodeId,
-    /// Where it is reached.
+    /// URL for operators and edges.
     pub url: String,
-    /// Which lead this is; a later one has a greater number.
+    /// Number of this leadership; later ones have greater numbers.
     pub epoch: u64,
 }
 
-/// Until when a lead may be acted upon.
+/// The validity of a leadership.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Standing {
-    /// As long as nobody says otherwise.
-    ForEver,
-    /// By our own clock.
+pub(super) enum Validity {
+    /// Valid until it is revoked.
+    Unlimited,
+    /// Valid until this time, by the process's own clock.
     Until(Instant),
-    /// No more. A lead that was lost once never comes back.
+    /// Over. A lost leadership never comes back.
     Lost,
 }
 
-impl Standing {
+impl Validity {
     pub(super) fn holds(self) -> bool {
         match self {
-            Self::ForEver => true,
+            Self::Unlimited => true,
             Self::Until(end) => Instant::now() < end,
             Self::Lost => false,
         }
     }
 
-    /// Moves the end further away, unless it was reached already; whether it was moved. Called under the channel's lock,
-    /// as [`Lead::is_valid`] is: nobody sees a lead end and then go on.
+    /// Moves the end further away, unless it has passed. Returns whether it was moved. Runs under the channel's lock,
+    /// like [`Leadership::is_valid`], so that no reader sees a leadership end and then continue.
     pub(super) fn prolong(&mut self, end: Instant) -> bool {
         if !self.holds() {
             *self = Self::Lost;
@@ -68,49 +68,50 @@ impl Standing {
     }
 }
 
-/// How a store ends a lead.
+/// Ends a leadership at its store.
 #[async_trait]
 pub(super) trait Term: Send + Sync {
     async fn resign(&self) -> Result<(), StoreError>;
 }
 
-/// A lead. Share it in an `Arc`; when it is dropped without [`Lead::resign`] the store waits for its lease to run out.
-pub struct Lead {
+/// A leadership. Share it in an `Arc`. If it is dropped without [`Leadership::resign`], successors wait for the end of its
+/// lease.
+pub struct Leadership {
     epoch: u64,
     fence: (String, Option<u64>),
-    standing: Arc<watch::Sender<Standing>>,
+    validity: Arc<watch::Sender<Validity>>,
     term: Box<dyn Term>,
 }
 
-impl Lead {
+impl Leadership {
     pub(super) fn new(
         epoch: u64,
         fence: (String, Option<u64>),
-        standing: Arc<watch::Sender<Standing>>,
+        validity: Arc<watch::Sender<Validity>>,
         term: impl Term + 'static,
     ) -> Self {
         let term = Box::new(term);
         Self {
             epoch,
             fence,
-            standing,
+            validity,
             term,
         }
     }
 
-    /// Which lead this is. Grows with every lead of the store.
+    /// Number of this leadership; it grows with every leadership of the store.
     pub fn epoch(&self) -> u64 {
         self.epoch
     }
 
-    /// What every commit of the leader must expect besides its own: that this lead is still the newest.
+    /// The expectation that every commit of the leader must contain: this leadership is still the newest.
     pub fn fence(&self) -> (String, Option<u64>) {
         self.fence.clone()
     }
 
-    /// The transaction as a leader may commit it: first of all it expects that this lead is still the newest, so that a
-    /// conflict says who leads before anything else. Refused once the lead is over by our own clock: the store may not
-    /// know yet.
+    /// Adds the fence to a transaction, as its first expectation, so that a conflict reports a new leader before
+    /// anything else. Refuses once the leadership is over by the process's own clock, because the store may not know
+    /// yet.
     pub fn fenced(&self, mut transaction: Transaction) -> Result<Transaction, StoreError> {
         let (key, expected) = self.fence();
         if !self.is_valid() {
@@ -121,32 +122,33 @@ impl Lead {
         Ok(transaction)
     }
 
-    /// Whether the lead may be acted upon. Once it may not, it never may again.
+    /// Whether the leadership is valid. Once false, it stays false.
     pub fn is_valid(&self) -> bool {
-        self.standing.borrow().holds()
+        self.validity.borrow().holds()
     }
 
-    /// When the lead ends unless the store is heard before; `None` when it has no such end. In the past once it was lost.
+    /// Time at which the leadership ends without another keep-alive; `None` if it has no such end, and a past time once
+    /// it was lost.
     pub fn valid_until(&self) -> Option<Instant> {
-        match *self.standing.borrow() {
-            Standing::ForEver => None,
-            Standing::Until(end) => Some(end),
-            Standing::Lost => Some(Instant::now()),
+        match *self.validity.borrow() {
+            Validity::Unlimited => None,
+            Validity::Until(end) => Some(end),
+            Validity::Lost => Some(Instant::now()),
         }
     }
 
-    /// Resolves as soon as the lead is no longer valid.
+    /// Resolves once the leadership is no longer valid.
     pub async fn lost(&self) {
-        let mut standing = self.standing.subscribe();
+        let mut validity = self.validity.subscribe();
         loop {
-            let now = *standing.borrow_and_update();
-            // The sender is ours: the channel cannot be closed.
+            let now = *validity.borrow_and_update();
+            // `changed` cannot fail: `self` holds the sender.
             match now {
-                Standing::Lost => return,
-                Standing::ForEver => drop(standing.changed().await),
-                Standing::Until(end) => {
+                Validity::Lost => return,
+                Validity::Unlimited => drop(validity.changed().await),
+                Validity::Until(end) => {
                     tokio::select! {
-                        _ = standing.changed() => {}
+                        _ = validity.changed() => {}
                         () = tokio::time::sleep_until(end.into()) => {}
                     }
                     if !self.is_valid() {
@@ -157,20 +159,21 @@ impl Lead {
         }
     }
 
-    /// Ends the lead at once, so that a successor need not wait. If the store does not hear of it, the lease runs out.
+    /// Ends the leadership at once, so that a successor need not wait. If the store does not hear of it, the lease runs
+    /// out.
     pub async fn resign(&self) -> Result<(), StoreError> {
-        self.standing.send_replace(Standing::Lost);
+        self.validity.send_replace(Validity::Lost);
         self.term.resign().await
     }
 }
 
-impl std::fmt::Debug for Lead {
+impl std::fmt::Debug for Leadership {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter
-            .debug_struct("Lead")
+            .debug_struct("Leadership")
             .field("epoch", &self.epoch)
             .field("fence", &self.fence)
-            .field("standing", &*self.standing.borrow())
+            .field("validity", &*self.validity.borrow())
             .finish_non_exhaustive()
     }
 }
@@ -191,35 +194,35 @@ mod tests {
     #[tokio::test]
     async fn a_lead_ends_by_its_own_clock_and_never_comes_back() {
         let end = Instant::now() + Duration::from_millis(30);
-        let standing = Arc::new(watch::Sender::new(Standing::Until(end)));
-        let lead = Lead::new(7, ("/leader".to_owned(), Some(7)), standing.clone(), Nothing);
+        let validity = Arc::new(watch::Sender::new(Validity::Until(end)));
+        let lead = Leadership::new(7, ("/leader".to_owned(), Some(7)), validity.clone(), Nothing);
         assert!(lead.is_valid());
         let mine = Transaction {
             expect: vec![("/plan".to_owned(), None)],
             ..Transaction::default()
         };
         let fenced = lead.fenced(mine).unwrap().expect;
-        assert_eq!(fenced[0], lead.fence(), "who leads is what a conflict says first");
+        assert_eq!(fenced[0], lead.fence(), "a conflict names the leader first");
         assert_eq!(fenced[1..], [("/plan".to_owned(), None)]);
         let later = end + Duration::from_millis(30);
-        assert!(standing.send_if_modified(|standing| standing.prolong(later)));
+        assert!(validity.send_if_modified(|validity| validity.prolong(later)));
         lead.lost().await;
         assert!(Instant::now() >= later && !lead.is_valid());
         let refused = lead.fenced(Transaction::default()).unwrap_err();
         assert!(
             matches!(&refused, StoreError::Conflict { key, .. } if key == "/leader"),
-            "what is decided after the lead's end is not even sent: {refused}"
+            "a transaction after the end of the leadership is not sent: {refused}"
         );
         let much_later = later + Duration::from_secs(600);
-        assert!(!standing.send_if_modified(|standing| standing.prolong(much_later)));
+        assert!(!validity.send_if_modified(|validity| validity.prolong(much_later)));
         assert!(!lead.is_valid() && lead.valid_until() <= Some(Instant::now()));
         lead.lost().await;
     }
 
     #[tokio::test]
     async fn a_lead_that_was_resigned_is_lost_at_once() {
-        let standing = Arc::new(watch::Sender::new(Standing::ForEver));
-        let lead = Lead::new(7, ("/epoch".to_owned(), Some(9)), standing, Nothing);
+        let validity = Arc::new(watch::Sender::new(Validity::Unlimited));
+        let lead = Leadership::new(7, ("/epoch".to_owned(), Some(9)), validity, Nothing);
         assert_eq!((lead.is_valid(), lead.valid_until()), (true, None));
         let (resigned, ()) = tokio::join!(lead.resign(), lead.lost());
         resigned.unwrap();

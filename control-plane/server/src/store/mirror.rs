@@ -1,9 +1,10 @@
 //! A local copy of everything below a prefix, for readers that must not wait for the store.
 //!
-//! Watches are fast and not to be trusted: clients and servers have lost events, and a member that is cut off can be
-//! silent for ever. So the copy starts from a listing, follows a watch from there, lists again whenever the watch ends and
-//! once in a while anyway, and compares: whatever the watch should have told and did not is a divergence, which is counted,
-//! logged and repaired. The copy never goes back, unless the store itself was restored from an older snapshot.
+//! Watches are fast but not reliable: clients and servers have lost events, and a cut-off member can stay silent for
+//! ever. So the copy starts from a listing and follows a watch from there. It lists again when the watch ends, and from
+//! time to time anyway, and compares: a change that the watch should have reported and did not is a divergence.
+//! Divergences are counted, logged and repaired. The copy never goes back, unless the store itself was restored from an
+//! older snapshot.
 
 use std::{
     sync::{
@@ -24,18 +25,18 @@ use super::{
     backoff::{Backoff, spread},
 };
 
-/// A listing older than the copy is believed after this many in a row: one may come from a member with a wrong idea, so
-/// many mean that the store was restored.
+/// Listings in a row that must be older than the copy before they are believed. One may come from a member that is
+/// behind; several mean that the store was restored.
 const OLDER_LISTINGS: u32 = 3;
 
-/// How closely to follow.
+/// The intervals of following.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
-    /// How often to list although the watch runs.
+    /// Interval of listings while the watch runs.
     pub relist_every: Duration,
-    /// How long the watch may take to tell what a listing shows already.
+    /// Time for the watch to report changes that a listing shows already.
     pub settle: Duration,
-    /// Waits between failures: the first, doubling up to the last, each spread by half.
+    /// Pauses after failures: the first and the longest. They double in between, each spread by half.
     pub backoff: (Duration, Duration),
 }
 
@@ -70,7 +71,7 @@ impl std::fmt::Debug for Mirror {
 }
 
 impl Mirror {
-    /// A copy, and what keeps it up to date; give the latter to a task.
+    /// A copy, and the follower that keeps it up to date; run the latter in a task.
     pub fn new(store: Arc<dyn Store>, prefix: &str, settings: Settings) -> (Self, Follow) {
         let mirror = Self(Arc::new(Shared {
             contents: watch::Sender::new(Arc::default()),
@@ -91,30 +92,31 @@ impl Mirror {
         (mirror, follow)
     }
 
-    /// The contents as they change. At revision 0 nothing was read yet; `revision` is that of the last change seen here,
-    /// not of the store.
+    /// The contents, and their changes. At revision 0 nothing was read yet. `revision` is that of the last change in
+    /// the copy, not of the store.
     pub fn contents(&self) -> watch::Receiver<Arc<Listing>> {
         self.0.contents.subscribe()
     }
 
-    /// How long ago the store said that the copy is up to date; `None` before the first listing. The contents stay as they
-    /// are while the store is away, so readers that need fresh ones look here.
+    /// Time since the store confirmed that the copy is up to date; `None` before the first listing. The contents stay
+    /// while the store is out of reach, so readers that need fresh data check this.
     pub fn staleness(&self) -> Option<Duration> {
         let heard = *self.0.heard.lock().unwrap_or_else(PoisonError::into_inner);
         heard.map(|heard| heard.elapsed())
     }
 
-    /// How often the store was listed.
+    /// Number of listings.
     pub fn listings(&self) -> u64 {
         self.0.listings.load(Ordering::Relaxed)
     }
 
-    /// How often a listing showed that a watch had not told everything. Anything but zero is a fault of the store, or ours.
+    /// Number of listings that showed a change which the watch had missed. More than zero is a fault of the store or of
+    /// this crate.
     pub fn divergences(&self) -> u64 {
         self.0.divergences.load(Ordering::Relaxed)
     }
 
-    /// How often the store went back to an older snapshot.
+    /// Number of times that the store went back to an older snapshot.
     pub fn restores(&self) -> u64 {
         self.0.restores.load(Ordering::Relaxed)
     }
@@ -130,14 +132,15 @@ pub struct Follow {
     prefix: String,
     settings: Settings,
     mirror: Mirror,
-    /// What we hold to be true; its revision moves on with every mark, that of the published contents with every change.
+    /// The copy as followed so far. Its revision moves with every progress mark; that of the published contents only
+    /// with changes.
     belief: Listing,
-    /// Listings older than the belief, in a row.
+    /// Number of listings in a row that were older than the belief.
     older: u32,
     backoff: Backoff,
 }
 
-/// Why following has to start again.
+/// The reasons for which following starts again.
 #[derive(Debug, thiserror::Error)]
 enum Lost {
     #[error(transparent)]
@@ -146,20 +149,20 @@ enum Lost {
     Store(#[from] StoreError),
     #[error("the store is at revision {found}, but was at {seen} before")]
     Older { found: u64, seen: u64 },
-    #[error("the watch did not tell everything")]
+    #[error("the watch missed changes")]
     Diverged,
 }
 
 impl Follow {
-    /// Follows until told to stop.
+    /// Follows until `stop`.
     pub async fn run(mut self, stop: CancellationToken) {
         tokio::select! {
             () = stop.cancelled() => {}
-            () = self.follow_for_ever() => {}
+            () = self.follow_until_dropped() => {}
         }
     }
 
-    async fn follow_for_ever(&mut self) {
+    async fn follow_until_dropped(&mut self) {
         loop {
             let Err(lost) = self.follow().await;
             let wait = self.backoff.next_wait();
@@ -168,7 +171,7 @@ impl Follow {
         }
     }
 
-    /// Lists, and watches from there until something goes wrong.
+    /// Lists, and watches from there until an error.
     async fn follow(&mut self) -> Result<std::convert::Infallible, Lost> {
         let listed = self.list().await?;
         if let Some(difference) = contradiction(&self.belief, &listed) {
@@ -182,7 +185,7 @@ impl Follow {
                 biased;
                 batch = changes.next() => {
                     self.apply(batch?);
-                    // Only a watch that tells something is a success.
+                    // Only a watch that reports something counts as a success.
                     self.backoff.reset();
                 }
                 () = sleep_until(list_at.into()) => {
@@ -193,7 +196,7 @@ impl Follow {
         }
     }
 
-    /// A listing that is not older than what we have.
+    /// Lists the store. An error if the listing is older than the belief.
     async fn list(&mut self) -> Result<Listing, Lost> {
         let listed = self.store.list(&self.prefix).await?;
         self.mirror.0.listings.fetch_add(1, Ordering::Relaxed);
@@ -214,15 +217,15 @@ impl Follow {
         );
         self.mirror.0.restores.fetch_add(1, Ordering::Relaxed);
         self.older = 0;
-        // Nothing that was believed says anything about the restored store.
+        // Nothing in the old belief is true of the restored store.
         self.belief = Listing::default();
         Ok(listed)
     }
 
-    /// Compares with a listing while the watch runs. The listing may show what the watch is about to tell, so it is heard
-    /// until it told everything up to the listing's revision, or had its time.
+    /// Compares with a listing while the watch runs. The listing may show changes that the watch is about to report, so
+    /// the watch is read until it reaches the listing's revision or its time is over.
     async fn verify(&mut self, changes: &mut Changes) -> Result<(), Lost> {
-        // The watch is not heard meanwhile: the listing is at least as new as the belief.
+        // The watch is not read meanwhile, so the listing is at least as new as the belief.
         let listed = self.list().await?;
         if let Some(difference) = contradiction(&self.belief, &listed) {
             self.diverged(&difference);
@@ -240,7 +243,7 @@ impl Follow {
             later = after;
         }
         let difference = difference(&self.belief.entries, &listed.entries);
-        // What is still to come from before the listing changes nothing any more, and must not be seen to go back.
+        // The watch may still report changes from before the listing. They must not take the copy back.
         self.adopt(listed);
         if let Some(difference) = difference {
             self.diverged(&difference);
@@ -257,7 +260,7 @@ impl Follow {
         let mut changed = false;
         for change in batch.changes {
             let revision = change.revision;
-            // A listing showed it already; what it showed of later must not be undone.
+            // A listing showed this change already; later changes that it showed must stay.
             if revision <= self.belief.revision {
                 continue;
             }
@@ -298,7 +301,8 @@ impl Follow {
     }
 }
 
-/// What the listing shows of the belief's time that the belief does not have. Of what came later nothing is known.
+/// A change up to the belief's revision that the listing shows and the belief lacks. Of later changes the belief knows
+/// nothing.
 fn contradiction(belief: &Listing, listed: &Listing) -> Option<String> {
     if belief.revision == 0 {
         return None;
@@ -309,7 +313,7 @@ fn contradiction(belief: &Listing, listed: &Listing) -> Option<String> {
     let known = |(_, entry): &(&String, &Entry)| entry.revision <= belief.revision;
     let mut old = listed.entries.iter().filter(known);
     old.find(|(key, entry)| belief.entries.get(*key) != Some(*entry))
-        .map(|(key, entry)| format!("{key} of revision {} was not known", entry.revision))
+        .map(|(key, entry)| format!("{key} of revision {} is missing here", entry.revision))
 }
 
 fn difference(
@@ -327,7 +331,7 @@ fn difference(
         })
 }
 
-/// A batch up to a revision, and the rest if it goes beyond.
+/// The part of a batch up to a revision, and the rest if there is one.
 fn split(batch: Batch, revision: u64) -> (Batch, Option<Batch>) {
     if batch.revision <= revision {
         return (batch, None);
@@ -345,275 +349,4 @@ fn split(batch: Batch, revision: u64) -> (Batch, Option<Batch>) {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{
-        collections::BTreeMap,
-        sync::atomic::AtomicBool,
-        time::{Duration, Instant},
-    };
-
-    use async_trait::async_trait;
-    use tempfile::TempDir;
-    use tokio::{task::JoinHandle, time::timeout};
-
-    use super::{
-        super::{Candidate, Embedded, Health, Lead, LeaderRecord, Outcome, Transaction, watch::Source},
-        *,
-    };
-
-    /// A key whose changes the watch does not tell.
-    const UNTOLD: &str = "/m/untold";
-
-    /// A store with the faults that stores have had.
-    struct Faulty {
-        store: Embedded,
-        away: Arc<AtomicBool>,
-        /// How much later the watch tells.
-        late: Duration,
-        /// Listings, instead of the true ones.
-        older: Mutex<Vec<Listing>>,
-    }
-
-    struct FaultyWatch {
-        changes: Changes,
-        away: Arc<AtomicBool>,
-        late: Duration,
-        held: Option<(Instant, Batch)>,
-    }
-
-    #[async_trait]
-    impl Source for FaultyWatch {
-        async fn next(&mut self) -> Result<Batch, WatchEnd> {
-            if self.held.is_none() {
-                let mut batch = self.changes.next().await?;
-                batch.changes.retain(|change| change.key != UNTOLD);
-                self.held = Some((Instant::now() + self.late, batch));
-            }
-            if let Some((due, _)) = &self.held {
-                sleep_until((*due).into()).await;
-            }
-            if self.away.load(Ordering::SeqCst) {
-                return Err(WatchEnd::Unavailable("away".to_owned()));
-            }
-            self.held.take().map(|(_, batch)| batch).ok_or(WatchEnd::Ended)
-        }
-    }
-
-    #[async_trait]
-    impl Store for Faulty {
-        async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
-            self.store.get(key).await
-        }
-        async fn list(&self, prefix: &str) -> Result<Listing, StoreError> {
-            if self.away.load(Ordering::SeqCst) {
-                let (reason, outcome) = ("away".to_owned(), Outcome::NothingWritten);
-                return Err(StoreError::Unavailable { reason, outcome });
-            }
-            let older = self.older.lock().unwrap().pop();
-            match older {
-                Some(older) => Ok(older),
-                None => self.store.list(prefix).await,
-            }
-        }
-        async fn commit(&self, transaction: Transaction) -> Result<u64, StoreError> {
-            self.store.commit(transaction).await
-        }
-        async fn watch(&self, prefix: &str, after_revision: u64) -> Result<Changes, WatchEnd> {
-            let changes = self.store.watch(prefix, after_revision).await?;
-            Ok(Changes::new(FaultyWatch {
-                changes,
-                away: self.away.clone(),
-                late: self.late,
-                held: None,
-            }))
-        }
-        async fn campaign(&self, candidate: &Candidate) -> Result<Lead, StoreError> {
-            self.store.campaign(candidate).await
-        }
-        async fn leader(&self) -> Result<Option<LeaderRecord>, StoreError> {
-            self.store.leader().await
-        }
-        async fn health(&self) -> Result<Health, StoreError> {
-            self.store.health().await
-        }
-    }
-
-    /// A mirror of a faulty store.
-    struct Scene {
-        store: Arc<Faulty>,
-        mirror: Mirror,
-        stop: CancellationToken,
-        task: JoinHandle<()>,
-        _folder: TempDir,
-    }
-
-    fn scene(late: Duration) -> Scene {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Arc::new(Faulty {
-            store: Embedded::open(&folder.path().join("store")).unwrap(),
-            away: Arc::default(),
-            late,
-            older: Mutex::default(),
-        });
-        let settings = Settings {
-            relist_every: Duration::from_millis(50),
-            settle: if late.is_zero() {
-                Duration::from_millis(200)
-            } else {
-                Duration::from_secs(20)
-            },
-            backoff: (Duration::from_millis(5), Duration::from_millis(20)),
-        };
-        let (mirror, follow) = Mirror::new(store.clone(), "/m/", settings);
-        let stop = CancellationToken::new();
-        Scene {
-            task: tokio::spawn(follow.run(stop.clone())),
-            store,
-            mirror,
-            stop,
-            _folder: folder,
-        }
-    }
-
-    impl Scene {
-        async fn put(&self, key: &str, value: &str) -> u64 {
-            let transaction = Transaction {
-                put: vec![(key.to_owned(), value.as_bytes().to_vec())],
-                ..Transaction::default()
-            };
-            self.store.commit(transaction).await.unwrap()
-        }
-
-        /// Waits until the copy is what the store has.
-        async fn same(&self) {
-            let truth = self.store.store.list("/m/").await.unwrap().entries;
-            let mut contents = self.mirror.contents();
-            let same = contents.wait_for(|listing| listing.revision > 0 && listing.entries == truth);
-            timeout(Duration::from_secs(20), same).await.unwrap().unwrap();
-        }
-
-        async fn until(&self, what: impl Fn(&Mirror) -> bool) {
-            let began = Instant::now();
-            while !what(&self.mirror) {
-                assert!(began.elapsed() < Duration::from_secs(20), "in vain");
-                sleep(Duration::from_millis(5)).await;
-            }
-        }
-
-        /// Stops, and says how often the mirror diverged and the store was restored.
-        async fn end(self) -> (u64, u64) {
-            self.stop.cancel();
-            self.task.await.unwrap();
-            (self.mirror.divergences(), self.mirror.restores())
-        }
-    }
-
-    #[tokio::test]
-    async fn what_the_watch_did_not_tell_is_found_counted_and_repaired() {
-        let scene = scene(Duration::ZERO);
-        scene.put("/m/told", "1").await;
-        scene.same().await;
-        assert_eq!(scene.mirror.divergences(), 0);
-        scene.put(UNTOLD, "1").await;
-        scene.same().await;
-        scene.put("/m/told", "2").await;
-        scene.same().await;
-        assert_eq!(scene.end().await, (1, 0));
-    }
-
-    #[tokio::test]
-    async fn a_watch_that_tells_late_is_no_divergence_and_is_never_seen_to_go_back() {
-        let scene = scene(Duration::from_millis(70));
-        let mut contents = scene.mirror.contents();
-        let reader = tokio::spawn(async move {
-            let mut seen: BTreeMap<String, u64> = BTreeMap::new();
-            while contents.changed().await.is_ok() {
-                let listing = contents.borrow_and_update().clone();
-                for (key, entry) in &listing.entries {
-                    let before = seen.insert(key.clone(), entry.revision).unwrap_or(0);
-                    assert!(entry.revision >= before, "{key} went back");
-                }
-                if listing.entries.contains_key("/m/end") {
-                    return;
-                }
-            }
-        });
-        for round in 0..60 {
-            scene.put(&format!("/m/{}", round % 4), "x").await;
-            scene.put("/other", "x").await;
-            sleep(Duration::from_millis(7)).await;
-        }
-        scene.put("/m/end", "x").await;
-        scene.same().await;
-        reader.await.unwrap();
-        assert!(scene.mirror.listings() > 5, "it listed while the watch was behind");
-        assert_eq!(scene.end().await, (0, 0));
-    }
-
-    #[tokio::test]
-    async fn one_older_listing_is_not_believed_and_many_are_a_restore() {
-        let scene = scene(Duration::ZERO);
-        scene.put("/m/a", "old").await;
-        let old = scene.store.list("/m/").await.unwrap();
-        scene.put("/m/a", "new").await;
-        scene.same().await;
-        *scene.store.older.lock().unwrap() = vec![old.clone(); 2];
-        scene.until(|_| scene.store.older.lock().unwrap().is_empty()).await;
-        scene.same().await;
-        assert_eq!(scene.mirror.restores(), 0);
-
-        let mut contents = scene.mirror.contents();
-        *scene.store.older.lock().unwrap() = vec![old; 3];
-        let back = contents.wait_for(|listing| listing.entries["/m/a"].value == b"old");
-        drop(timeout(Duration::from_secs(20), back).await.unwrap().unwrap());
-        scene.same().await;
-        assert_eq!(scene.end().await, (0, 1));
-    }
-
-    #[tokio::test]
-    async fn without_the_store_the_copy_stays_and_grows_stale() {
-        let scene = scene(Duration::ZERO);
-        scene.put("/m/a", "1").await;
-        scene.same().await;
-        scene.store.away.store(true, Ordering::SeqCst);
-        scene.put("/m/a", "2").await;
-        let stale = |mirror: &Mirror| mirror.staleness().is_some_and(|age| age > Duration::from_millis(1_300));
-        // A watch in the process marks every second that it lives.
-        scene.until(stale).await;
-        assert_eq!(scene.mirror.contents().borrow().entries["/m/a"].value, b"1");
-        scene.store.away.store(false, Ordering::SeqCst);
-        scene.same().await;
-        scene.until(|mirror| !stale(mirror)).await;
-        assert_eq!(scene.end().await, (0, 0));
-    }
-
-    #[test]
-    fn a_listing_contradicts_only_what_was_known_when_it_was_made() {
-        let listing = |revision, entries: &[(&str, u64)]| Listing {
-            revision,
-            entries: (entries.iter())
-                .map(|&(key, revision)| {
-                    (
-                        key.to_owned(),
-                        Entry {
-                            value: vec![],
-                            revision,
-                        },
-                    )
-                })
-                .collect(),
-        };
-        let belief = listing(5, &[("a", 2), ("b", 5)]);
-        for (listed, contradicts) in [
-            (listing(5, &[("a", 2), ("b", 5)]), false),
-            (listing(5, &[("a", 2)]), true),
-            (listing(6, &[("a", 2)]), false),
-            (listing(7, &[("a", 2), ("b", 7), ("c", 6)]), false),
-            (listing(7, &[("a", 3), ("b", 5)]), true),
-            (listing(7, &[("a", 2), ("c", 4)]), true),
-        ] {
-            assert_eq!(contradiction(&belief, &listed).is_some(), contradicts, "{listed:?}");
-            assert_eq!(contradiction(&Listing::default(), &listed), None);
-        }
-    }
-}
+mod tests;

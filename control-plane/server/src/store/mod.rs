@@ -1,5 +1,5 @@
-//! Where intents, plans and audit entries live, and who may write them. One trait, so that the embedded file and a cluster
-//! behave alike; one suite of contract tests says what "alike" means (tests/store_contract.rs).
+//! The store of intents, plans and audit entries, and the election of its writer. One trait, so that the embedded file
+//! and an etcd cluster behave alike; one contract suite defines "alike" (tests/store_contract.rs).
 
 mod backoff;
 mod embedded;
@@ -14,48 +14,47 @@ use async_trait::async_trait;
 
 pub use embedded::Embedded;
 pub use etcd::Etcd;
-pub use lead::{Candidate, Lead, LeaderRecord};
+pub use lead::{Candidate, LeaderRecord, Leadership};
 pub use mirror::Mirror;
 pub use watch::{Batch, Change, Changes, WatchEnd};
 
-/// Longest value, in bytes: the limit etcd sets on a request by default, less room for keys.
+/// Longest value, in bytes: etcd's default limit on a request, less room for keys.
 pub const VALUE_BYTES_MAX: usize = 1_400_000;
-/// Longest transaction, keys and values together: the same limit, less what etcd's own fields take.
+/// Longest transaction, keys and values together: the same limit, less the size of etcd's own fields.
 pub const TRANSACTION_BYTES_MAX: usize = 1_500_000;
-/// Most keys a transaction may expect, and most that it may write: etcd's limit by default.
+/// Most keys that a transaction may expect, and most that it may write: etcd's default limit.
 pub const OPERATIONS_MAX: usize = 128;
 
-/// A value and the revision of the store that wrote it.
+/// A value, and the revision that wrote it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// The value.
     pub value: Vec<u8>,
     /// Revision of the commit that wrote it; revisions grow with every commit of the store.
     pub revision: u64,
 }
 
-/// Everything below a prefix at one moment.
+/// Everything below a prefix at one revision.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Listing {
-    /// The store's revision when it was read. Every later change has a greater one.
+    /// The store's revision at the time of reading. Every later change has a greater one.
     pub revision: u64,
-    /// What was there.
+    /// The entries, by key.
     pub entries: BTreeMap<String, Entry>,
 }
 
-/// Writes that happen all or not at all.
+/// Writes that happen together or not at all.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Transaction {
-    /// Keys that must still have been written by this revision; `None` means that the key must not exist.
+    /// Keys that must still have this revision; `None` means that the key must not exist.
     pub expect: Vec<(String, Option<u64>)>,
-    /// Keys to write.
+    /// Keys and values to write.
     pub put: Vec<(String, Vec<u8>)>,
     /// Keys to remove.
     pub delete: Vec<String>,
 }
 
 impl Transaction {
-    /// Refuses what some store could not take, so that all refuse the same.
+    /// Refuses a transaction that some store could not take, so that all stores refuse the same.
     fn check(&self) -> Result<(), StoreError> {
         if let Some((key, value)) = self.put.iter().find(|(_, value)| value.len() > VALUE_BYTES_MAX) {
             let (key, bytes) = (key.clone(), value.len());
@@ -78,32 +77,30 @@ impl Transaction {
     }
 }
 
-/// What is known about a commit that was not answered.
+/// The outcome of a commit that was not answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// Nothing was written: it was only read, or the request never left.
+    /// Nothing was written: the call only read, or the request was never sent.
     NothingWritten,
-    /// It may have been written, or may still be: read again before deciding anything from it.
+    /// The commit may have been written, or may still be. Read again before deciding anything from it.
     Unknown,
 }
 
-/// Why the store did not do what it was asked.
+/// Errors of the store.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
-    /// Somebody wrote an expected key in the meantime. Nothing was written.
-    #[error("{key} was changed by somebody else (revision {found:?}, expected {expected:?})")]
+    /// Another writer changed an expected key. Nothing was written.
+    #[error("another control plane wrote {key} first (found {}, expected {})", value_at(*found), value_at(*expected))]
     Conflict {
-        /// Which key.
         key: String,
-        /// Its revision.
+        /// Its revision; `None` if it does not exist.
         found: Option<u64>,
         /// The revision that was expected.
         expected: Option<u64>,
     },
     /// A value is over [`VALUE_BYTES_MAX`]. Nothing was written.
-    #[error("the value of {key} has {bytes} bytes, the limit is {VALUE_BYTES_MAX}")]
+    #[error("the value of {key} is {bytes} bytes, the limit is {VALUE_BYTES_MAX}")]
     TooLarge {
-        /// Which key.
         key: String,
         /// Its size.
         bytes: usize,
@@ -114,7 +111,7 @@ pub enum StoreError {
          the limits are {OPERATIONS_MAX} and {TRANSACTION_BYTES_MAX}"
     )]
     TransactionTooLarge {
-        /// How many keys it expects or writes, whichever are more.
+        /// Number of keys that it expects or writes, whichever is more.
         operations: usize,
         /// Its keys and values together.
         bytes: usize,
@@ -125,29 +122,24 @@ pub enum StoreError {
         if *outcome == Outcome::Unknown { "; whether it was written is unknown" } else { "" }
     )]
     Unavailable {
-        /// What was tried and what came of it.
+        /// The attempts and their errors.
         reason: String,
-        /// What is known about the write.
+        /// Whether the commit may have been written.
         outcome: Outcome,
     },
     /// The store is full and takes no writes; it can still be read. Nothing was written.
     #[error("the store is full: {0}")]
     NoSpace(String),
     /// The store answers, and holds what this version of Meridian cannot read. Nothing was written.
-    #[error("{key} holds no readable document: {problem}")]
-    Unreadable {
-        /// Its key.
-        key: String,
-        /// Why.
-        problem: String,
-    },
-    /// The store itself failed, or cannot do what it was asked; whether a commit happened is unknown.
+    #[error("{key}: cannot read the document: {problem}; start the version that wrote it, or a later one")]
+    Unreadable { key: String, problem: String },
+    /// The store itself failed, or cannot do what the call asked. Whether a commit happened is unknown.
     #[error("the store failed: {0}")]
     Failed(String),
 }
 
 impl StoreError {
-    /// The same about something else that was not even sent because of it.
+    /// The same error for a later call that was not sent because of it.
     pub(crate) fn with_nothing_written(self) -> Self {
         match self {
             Self::Unavailable { reason, .. } => Self::unreachable(reason),
@@ -155,42 +147,46 @@ impl StoreError {
         }
     }
 
-    /// A read, or a write that never left, found nobody.
+    /// An error of a read, or of a write that was never sent.
     fn unreachable(reason: impl Into<String>) -> Self {
         let (reason, outcome) = (reason.into(), Outcome::NothingWritten);
         Self::Unavailable { reason, outcome }
     }
 }
 
-/// How the store is.
+fn value_at(revision: Option<u64>) -> String {
+    revision.map_or_else(|| "no value".to_owned(), |revision| format!("revision {revision}"))
+}
+
+/// The health of a store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Health {
     /// Revision of the newest commit.
     pub revision: u64,
-    /// What the store takes on disk.
+    /// Size of the store on disk, in bytes.
     pub bytes: u64,
-    /// Members that do not answer, though enough others do.
+    /// Members that do not answer although a quorum does.
     pub unreachable: Vec<String>,
 }
 
 /// A store of documents under keys.
 #[async_trait]
 pub trait Store: Send + Sync {
-    /// The value of a key.
+    /// Reads the value of a key.
     async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError>;
-    /// Every entry whose key begins with `prefix`, all as of one revision, which is not older than any commit that was
+    /// Reads every entry whose key begins with `prefix`, all at one revision, which is not older than any commit
     /// acknowledged before the call.
     async fn list(&self, prefix: &str) -> Result<Listing, StoreError>;
-    /// Writes all or nothing; durable when it returns. Returns the revision of the commit.
+    /// Writes all or nothing. Durable when it returns. Returns the revision of the commit.
     async fn commit(&self, transaction: Transaction) -> Result<u64, StoreError>;
-    /// Every change below `prefix` after a revision, each exactly once and in order. A watch is for hearing early, not for
-    /// relying on: follow with a [`Mirror`], which knows what to do when it ends.
+    /// Reports every change below `prefix` after a revision, each exactly once and in order. Use a watch for speed and
+    /// a [`Mirror`] for correctness: the mirror handles the end of a watch.
     async fn watch(&self, prefix: &str, after_revision: u64) -> Result<Changes, WatchEnd>;
-    /// Waits until nobody else leads, then leads. Keeps trying while the store is unavailable or full; drop the future to
-    /// stop being a candidate.
-    async fn campaign(&self, candidate: &Candidate) -> Result<Lead, StoreError>;
-    /// Who leads, as far as the store knows; it may have lost its lead already.
+    /// Waits until no other candidate leads, then leads. Keeps trying while the store is out of reach or full. Drop the
+    /// future to stop being a candidate.
+    async fn campaign(&self, candidate: &Candidate) -> Result<Leadership, StoreError>;
+    /// The leader as the store knows it. It may have lost the leadership since.
     async fn leader(&self) -> Result<Option<LeaderRecord>, StoreError>;
-    /// Whether the store can take writes, and how it is.
+    /// Checks that the store takes writes, and returns its health.
     async fn health(&self) -> Result<Health, StoreError>;
 }

@@ -1,63 +1,62 @@
-//! What a watch tells, and why it ends.
+//! The changes that a watch reports, and the reasons for its end.
 
 use std::time::Duration;
 
 use async_trait::async_trait;
 
-/// One key was written or removed.
+/// A key that was written or removed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
     /// Revision of the commit.
     pub revision: u64,
-    /// Which key.
     pub key: String,
-    /// Its new value; `None` when it was removed.
+    /// The new value; `None` if the key was removed.
     pub value: Option<Vec<u8>>,
 }
 
 /// Changes of one or more whole commits, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Batch {
-    /// Every change up to this revision has been told.
+    /// Every change up to this revision was reported.
     pub revision: u64,
-    /// The changes; none in a progress mark, which says that the watch is alive and how far it is.
+    /// The changes; empty in a progress mark, which shows that the watch is alive and how far it has read.
     pub changes: Vec<Change>,
 }
 
-/// Why a watch ended, or did not begin. List again and watch from there.
+/// The reasons for which a watch ended or did not begin. List again and watch from there.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum WatchEnd {
-    /// The changes asked for are no longer kept.
+    /// The store no longer has the changes that were asked for.
     #[error("changes before revision {oldest} are no longer kept")]
     Compacted {
-        /// First revision that is still kept.
+        /// The first revision that the store still has.
         oldest: u64,
     },
-    /// The store ended the watch, for example because the member has lost its leader.
+    /// The store ended the watch, for example because the member lost its leader.
     #[error("the store cancelled the watch: {0}")]
     Cancelled(String),
     /// The store closed the stream.
     #[error("the store closed the watch")]
     Ended,
-    /// The member does not even answer that nothing happened.
-    #[error("the watch told nothing for {:.1} s", .0.as_secs_f64())]
+    /// The member sends no progress marks either.
+    #[error("no progress mark for {:.1} s", .0.as_secs_f64())]
     Stalled(Duration),
     /// The store cannot be reached.
     #[error("the store cannot be reached: {0}")]
     Unavailable(String),
-    /// What came cannot be read.
-    #[error("the watch told something unreadable: {0}")]
+    /// A response cannot be decoded.
+    #[error("a response of the watch cannot be decoded: {0}")]
     Unreadable(String),
 }
 
-/// What a store puts behind [`Changes`].
+/// The source of a store's [`Changes`].
 #[async_trait]
 pub(super) trait Source: Send {
-    /// The next batch. Nothing is lost when the future is dropped.
+    /// The next batch. Dropping the future loses nothing.
     async fn next(&mut self) -> Result<Batch, WatchEnd>;
 }
 
-/// A running watch. It ends when it is dropped.
+/// A running watch. Dropping it ends it.
 pub struct Changes(Box<dyn Source>);
 
 impl Changes {
@@ -65,7 +64,7 @@ impl Changes {
         Self(Box::new(source))
     }
 
-    /// The next batch; after an error there are no more. Nothing is lost when the future is dropped.
+    /// The next batch. After an error there are no more. Dropping the future loses nothing.
     pub async fn next(&mut self) -> Result<Batch, WatchEnd> {
         self.0.next().await
     }

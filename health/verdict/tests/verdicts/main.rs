@@ -1,7 +1,11 @@
-//! Verdicts as a control plane gets them: reports in, tick by tick, and what is believed.
+//! Verdicts as a control plane makes them: from reports, tick by tick.
 
+mod histories;
+mod needs;
 mod properties;
+mod reach;
 mod rounds;
+mod stacks;
 mod story;
 mod traffic;
 mod triggers;

@@ -1,4 +1,4 @@
-//! What holds over any history.
+//! Properties of every history.
 
 use std::collections::BTreeMap;
 
@@ -21,7 +21,7 @@ fn any_component() -> impl Strategy<Value = Component> {
     prop::sample::select(Component::ALL.to_vec())
 }
 
-/// Of one tick: what each of four vantages sees, and how many ticks late it says so.
+/// One tick: the observations of each of four vantages, and the delay of its report in ticks.
 type Told = Vec<(usize, Vec<(Component, Saw)>, u64)>;
 
 fn any_tick() -> impl Strategy<Value = Told> {
@@ -41,7 +41,7 @@ fn report(vantage: usize, tick: u64, seen: &[(Component, Saw)]) -> TickReport {
     TickReport::new(vantage, Tick(tick), observations)
 }
 
-/// The verdicts tick by tick. `forgets`: whether ticks are settled as soon as they can be, or never.
+/// The verdicts tick by tick. `forgets`: ticks are settled as soon as they can be, or never.
 fn play(history: &[Told], backwards: bool, forgets: bool) -> Vec<Verdict> {
     let policy = HealthPolicy {
         gateway_ticks: 2,
@@ -59,13 +59,13 @@ fn play(history: &[Told], backwards: bool, forgets: bool) -> Vec<Verdict> {
             .iter()
             .map(|(who, seen, late)| report(*who, now - late, seen))
             .collect();
-        // Only the first word of a vantage counts, so only whole vantages change places.
+        // Only the first report of a vantage counts, so only whole vantages change places.
         reports.sort_by_key(|it| it.vantage.clone());
         if backwards {
             reports.sort_by(|a, b| b.vantage.cmp(&a.vantage));
         }
         for report in reports {
-            // Late and repeated ones are refused; that is part of the history.
+            // Late and repeated reports are refused; that is part of the history.
             let _ = windows.take(report, Tick(now), &policy);
         }
         if forgets {
@@ -82,8 +82,8 @@ fn play(history: &[Told], backwards: bool, forgets: bool) -> Vec<Verdict> {
 }
 
 proptest! {
-    /// Whatever is reported, in whatever order and however late: nothing panics, the same reports give the same verdicts
-    /// byte for byte, and a verdict does not contradict itself.
+    /// For reports of any content, order and delay: nothing panics, the same reports give the same verdicts byte for
+    /// byte, and a verdict does not contradict itself.
     #[test]
     fn verdicts_are_repeatable_and_make_sense(history in prop::collection::vec(any_tick(), 1..40)) {
         let verdicts = play(&history, false, true);
@@ -96,21 +96,21 @@ proptest! {
             prop_assert_eq!(it.healthy_since.is_some() && it.health != Health::Healthy, false);
             prop_assert_eq!(it.levels().map(|(level, _)| level).max().unwrap_or_default(), it.level);
             prop_assert!(it.bad_from.is_empty() || matches!(it.health, Health::Down | Health::Suspect));
-            // Whoever is named, there are enough of them.
+            // The named vantages are enough, whichever they are.
             prop_assert!(it.bad_from.is_empty() || it.bad_from.len() >= 2);
         }
     }
 
-    /// Settling a tick changes what is kept of it and not what is believed. (Evidence shows open ticks only.)
+    /// Settling a tick changes its remembered form and not the verdicts. (Evidence shows open ticks only.)
     #[test]
     fn settled_ticks_are_believed_as_open_ones(history in prop::collection::vec(any_tick(), 1..40)) {
         let (settled, open) = (play(&history, false, true), play(&history, false, false));
-        // Broken components are told by the newest open tick: without settling it may be an old one.
+        // The newest open tick names broken components: without settling it may be an old one.
         let triggers = |it: &Verdict| (it.fired.clone(), it.trigger, it.level, it.failing);
         prop_assert_eq!(settled.iter().map(triggers).collect::<Vec<_>>(), open.iter().map(triggers).collect::<Vec<_>>());
     }
 
-    /// One vantage may say whatever it likes, as often as it likes, about a region that the others see well.
+    /// One vantage may report anything, as often as it likes, about a region that the others see healthy.
     #[test]
     fn one_lying_vantage_never_takes_a_region_down_nor_to_a_level(
         lies in prop::collection::vec(prop::collection::vec((any_component(), any_saw(), 1u32..1000), 0..12), 1..60)

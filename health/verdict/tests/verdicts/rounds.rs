@@ -1,11 +1,11 @@
-//! When a round is judged, whatever the clocks of the vantages say.
+//! The time at which a round is judged, with clocks of vantages that differ.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use topology::{Component, NodeId, RegionId, Tick, policy::HealthPolicy};
 use verdict::{
     Before, Health, Rounds, TickReport, Unwanted, Verdict, Watch,
-    rounds::{PATIENCE, SETTLE, TICKS_AHEAD_MAX},
+    rounds::{ROUND_WAIT_MAX, SETTLE, TICKS_AHEAD_MAX},
 };
 
 use crate::story::{Saw, observation, region, saw};
@@ -14,11 +14,11 @@ use crate::story::{Saw, observation, region, saw};
 const TICK: u64 = 10_000;
 /// The true time at which the control plane starts to watch; no clock is behind the epoch then.
 const START: u64 = 100 * TICK;
-/// The region dies at this time.
+/// The time at which the region dies.
 const DEATH: u64 = START + 6 * TICK + 3_000;
-/// How far into its tick a vantage probes.
+/// Time within a tick at which a vantage probes.
 const PROBES_AT: u64 = 7_000;
-/// How long after the end of its tick a vantage reports.
+/// Delay of a vantage's report after the end of its tick.
 const REPORTS_AFTER: u64 = 20;
 
 fn vantage(name: &str) -> NodeId {
@@ -57,7 +57,7 @@ impl Watcher {
         }
     }
 
-    /// Judges what is due; whether anything was.
+    /// Judges the rounds that are due; true if there was one.
     fn look(&mut self, at_ms: u64, clock_ms: u64) -> bool {
         let watch = self.watch(at_ms, clock_ms);
         self.rounds.look(watch, &self.policy);
@@ -79,8 +79,8 @@ impl Watcher {
     }
 }
 
-/// The true time at which a region that dies is down, and the healths it had before, where the control plane's clock and
-/// those of its edges are so far ahead of the true time, in milliseconds.
+/// The true time at which a region that dies is down, and its healths before, with the clocks of the control plane and
+/// its edges this many milliseconds ahead of the true time.
 fn played(control_plane: i64, edges: &[i64]) -> (Option<u64>, Vec<Health>) {
     let mut watcher = Watcher::of(edges.len() + 1);
     let clock = |now: u64, ahead: i64| now.saturating_add_signed(ahead);
@@ -128,7 +128,7 @@ fn clocks_that_are_apart_neither_hide_a_dead_region_nor_make_a_living_one_unknow
                     after <= Duration::from_secs(28),
                     "{after:?} with {control_plane} and {edges:?}: {healths:?}"
                 );
-                // What was believed while the first round came in is not counted; from then on all is known.
+                // The verdicts while the first round came in do not count; from then on all is known.
                 let known = healths
                     .iter()
                     .skip_while(|it| **it == Health::Blind || **it == Health::NoData);
@@ -151,7 +151,7 @@ fn a_round_is_judged_when_everybody_is_in_and_a_moment_after_most_are() {
     assert!(!watcher.look(settled - 1, settled - 1));
     assert!(watcher.look(settled, settled), "two of three settle it");
     assert!(!watcher.look(settled + 1, settled + 1), "once");
-    // The third one is late, and counts at once: now everybody is in.
+    // The third report is late, and counts at once: now all are in.
     watcher
         .take(report("edge-b", 99, saw(0, 2)), settled + 2, settled + 2)
         .unwrap();
@@ -178,10 +178,10 @@ fn nobody_waits_for_long_for_a_vantage_that_died() {
 #[test]
 fn without_reports_rounds_go_on_by_the_clock() {
     let mut watcher = Watcher::of(3);
-    let patience = PATIENCE.as_millis() as u64;
+    let wait_max = ROUND_WAIT_MAX.as_millis() as u64;
     assert!(!watcher.look(START, START));
-    assert!(!watcher.look(START + patience - 1, START + patience - 1));
-    assert!(watcher.look(START + patience, START + patience));
+    assert!(!watcher.look(START + wait_max - 1, START + wait_max - 1));
+    assert!(watcher.look(START + wait_max, START + wait_max));
     assert_eq!(
         (watcher.health(), watcher.rounds.judged()),
         (Some(Health::Blind), Some(Tick(99)))
@@ -198,9 +198,9 @@ fn early_reports_wait_within_bounds_and_late_ones_count_while_they_are_fresh() {
         assert_eq!(result.is_ok(), taken, "tick {tick}: {result:?}");
         assert!(taken || matches!(result, Err(Unwanted::TooEarly(..))));
     }
-    // It waits: nothing is judged by it before its time.
+    // The report waits: no verdict uses it before its time.
     assert!(!watcher.look(at, at));
-    // Its first word counts, also when it comes early.
+    // Its first report counts, also when it is early.
     let again = watcher.take(report("edge-a", too_early - 1, saw(0, 2)), at, at);
     assert!(matches!(again, Err(Unwanted::Repeated(..))));
     for (tick, fresh) in [(97, true), (96, false)] {
@@ -228,7 +228,7 @@ fn a_clock_that_goes_back_forgets_what_lies_in_its_future() {
     assert_eq!(watcher.rounds.judged(), Some(Tick(102)));
     assert!(watcher.rounds.look(three, &watcher.policy));
     assert_eq!(watcher.rounds.judged(), None);
-    // And everything goes on from there.
+    // And judgement goes on from there.
     let clock = at - 3 * TICK;
     for name in ["control-plane", "edge-a"] {
         watcher.take(report(name, 99, saw(2, 0)), at, clock).unwrap();

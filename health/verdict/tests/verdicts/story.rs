@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use topology::{Component, NodeId, RegionId, Tick, policy::HealthPolicy};
 use verdict::{Before, Health, Observation, Source, TickReport, Trigger, Verdict, Windows, judge};
 
-/// What one vantage sees of one component in one tick: so many successes in 20 ms, so many in `slow_ms`, and failures.
+/// The samples of one vantage of one component in one tick: successes in 20 ms, successes in `slow_ms`, and failures.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Saw {
     pub(crate) fast: u32,
@@ -46,7 +46,7 @@ pub(crate) fn observation(component: Component, saw: Saw) -> Observation {
     seen
 }
 
-/// Ticks 1.. of one region, judged one by one as they close.
+/// Ticks 1.. of one region, each judged as it closes.
 pub(crate) struct Story {
     pub(crate) windows: Windows,
     pub(crate) tick: u64,
@@ -90,12 +90,12 @@ impl Story {
         self.close()
     }
 
-    /// So many ticks in which both edges see the component so, and the gateway well if it is not the component.
+    /// This many ticks in which both edges see the component so, and the gateway healthy if that is another.
     pub(crate) fn both(&mut self, ticks: u32, component: Component, saw: Saw) -> &mut Self {
         self.each(ticks, component, saw, saw)
     }
 
-    /// So many ticks in which the first edge sees the component so, and the second otherwise.
+    /// This many ticks in which the first edge sees the component so, and the second otherwise.
     pub(crate) fn each(&mut self, ticks: u32, component: Component, a: Saw, b: Saw) -> &mut Self {
         for _ in 0..ticks {
             let mut seen = vec![("edge-a", component, a), ("edge-b", component, b)];
@@ -110,7 +110,7 @@ impl Story {
         self
     }
 
-    /// So many ticks of which nobody reports anything.
+    /// This many ticks without any report.
     pub(crate) fn silence(&mut self, ticks: u32) -> &mut Self {
         for _ in 0..ticks {
             self.tick(&[]);

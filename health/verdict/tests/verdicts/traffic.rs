@@ -1,11 +1,11 @@
-//! What real traffic says: the triggers judge it like probes, and people read the rest.
+//! Real traffic: the triggers judge it like probes, and people read the rest.
 
 use topology::{Component, NodeId, Tick};
 use verdict::{Health, Source, TickReport, TrafficSeen};
 
 use crate::story::{Story, WELL, observation, region, saw};
 
-/// A report of a vantage that sees the gateway well, and has real traffic.
+/// A report of a vantage that sees the gateway healthy, and has real traffic.
 fn report(vantage: &str, tick: u64, traffic: TrafficSeen) -> TickReport {
     TickReport {
         traffic: vec![traffic],

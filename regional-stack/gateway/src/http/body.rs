@@ -1,8 +1,11 @@
 //! Reading request bodies: whole, bounded and in time.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use axum::{body::Body, http::StatusCode};
+use axum::{
+    body::Body,
+    http::{HeaderMap, StatusCode, header},
+};
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
 use tokio::{sync::OwnedSemaphorePermit, time::timeout};
@@ -10,19 +13,23 @@ use tokio::{sync::OwnedSemaphorePermit, time::timeout};
 use crate::{error::ApiError, stack::Stack};
 
 /// Most clients send their whole body before they read the answer, and an answer into a socket with unread data is lost
-/// in a reset. So a body that is too large is read on, up to this many times the limit, and thrown away.
+/// in a reset. So a body that is too large is read on, up to this many times the limit, and thrown away; one for which there is
+/// no place as well, up to the limit.
 const DISCARD_TIMES: usize = 8;
 
-/// A whole body, and its share of `uploads_max`; hold it until the answer is made.
+/// A whole body, and its share of `uploads_max`; hold that until the last byte of the answer is made.
 pub(super) struct Upload {
     pub(super) bytes: Bytes,
-    _permit: OwnedSemaphorePermit,
+    pub(super) place: OwnedSemaphorePermit,
 }
 
-/// Reads a body.
-pub(super) async fn read(stack: &Stack, body: Body) -> Result<Upload, ApiError> {
+pub(super) async fn read(stack: &Stack, headers: &HeaderMap, body: Body) -> Result<Upload, ApiError> {
     let limits = &stack.config.limits;
-    let Ok(permit) = Arc::clone(&stack.uploads).try_acquire_owned() else {
+    let Ok(place) = Arc::clone(&stack.uploads).try_acquire_owned() else {
+        // A client that sent `Expect` waits for our answer before it sends the body.
+        if !headers.contains_key(header::EXPECT) {
+            let _ = timeout(limits.body_max.0, discard(body, limits.body_bytes_max)).await;
+        }
         let message = "this region works on as many uploads as it can hold; retry in a moment";
         return Err(ApiError::new(
             StatusCode::TOO_MANY_REQUESTS,
@@ -30,18 +37,26 @@ pub(super) async fn read(stack: &Stack, body: Body) -> Result<Upload, ApiError> 
             message,
         ));
     };
-    let patience = Duration::from_secs(limits.body_seconds_max);
-    let Ok(bytes) = timeout(patience, read_all(body, limits.body_bytes_max)).await else {
+    let Ok(bytes) = timeout(limits.body_max.0, read_all(body, limits.body_bytes_max)).await else {
         let message = format!(
             "the request body did not arrive within {} s; send it faster",
-            limits.body_seconds_max
+            limits.body_max.0.as_secs()
         );
         return Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", message));
     };
-    Ok(Upload {
-        bytes: bytes?,
-        _permit: permit,
-    })
+    Ok(Upload { bytes: bytes?, place })
+}
+
+/// Takes a body in and keeps nothing of it, up to what would have been taken.
+async fn discard(body: Body, bytes_max: usize) {
+    let mut stream = body.into_data_stream();
+    let mut length = 0usize;
+    while let Some(Ok(piece)) = stream.next().await {
+        length = length.saturating_add(piece.len());
+        if length > bytes_max {
+            return;
+        }
+    }
 }
 
 async fn read_all(body: Body, bytes_max: usize) -> Result<Bytes, ApiError> {

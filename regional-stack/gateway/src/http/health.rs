@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 use topology::Component;
 
-use crate::{metrics::EngineName, stack::Stack};
+use crate::{stack::Stack, store::Durability};
 
 /// Probes give up after 2 s, so a store that does not answer must be reported before that.
 const STORE_PATIENCE: Duration = Duration::from_millis(500);
@@ -22,11 +22,7 @@ pub(super) async fn health(State(stack): State<Arc<Stack>>) -> (StatusCode, Json
         components.insert(component.as_str(), detail);
     };
 
-    for (engine, queued, fine) in stack.engines() {
-        let component = match engine {
-            EngineName::asr => Component::Asr,
-            EngineName::tts => Component::Tts,
-        };
+    for (component, queued, fine) in stack.engines() {
         report(component, fine, json!({ "queued": queued }));
     }
     // The language understanding and the skills are functions in this process: they work when a known question gets
@@ -36,7 +32,13 @@ pub(super) async fn health(State(stack): State<Arc<Stack>>) -> (StatusCode, Json
     let reply = dialogue::act(&mut stack.new_dialogue(), &heard, daemon::clock::now());
     report(Component::Skills, reply.text.starts_with("it is"), json!({}));
     let stored = timeout(STORE_PATIENCE, stack.store.load("health", daemon::clock::now())).await;
-    report(Component::SessionStore, matches!(stored, Ok(Ok(_))), json!({}));
+    // A stack whose disk fails serves on, and is healthy: sent elsewhere, its sessions would lose what its memory still has.
+    let disk = match stack.store.durability() {
+        Durability::None => json!({ "disk": "none" }),
+        Durability::OnDisk => json!({ "disk": "ok" }),
+        Durability::Failing { unwritten } => json!({ "disk": "failing", "unwritten": unwritten }),
+    };
+    report(Component::SessionStore, matches!(stored, Ok(Ok(_))), disk);
     report(Component::Gateway, true, json!({ "sessions": stack.sessions.len() }));
 
     let (code, status) = match (stack.draining.is_cancelled(), stack.readiness.is_ready(), all_fine) {

@@ -3,6 +3,7 @@
 mod body;
 mod health;
 mod models;
+mod request_id;
 pub(crate) mod speech;
 pub(crate) mod transcriptions;
 
@@ -12,15 +13,13 @@ use axum::{
     Router,
     body::Body,
     extract::{DefaultBodyLimit, MatchedPath, Request, State},
-    http::{HeaderValue, Method, StatusCode, Uri},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header},
     middleware::{self, Next},
     response::Response,
     routing::{get, post},
 };
 
-use topology::words;
-
-use crate::{error::ApiError, grpc, metrics::HttpLabels, realtime, stack::Stack};
+use crate::{error::ApiError, grpc, metrics::HttpLabels, queue::Class, realtime, stack::Stack};
 
 /// Everything devices and edges can ask of a stack.
 pub(crate) fn router(stack: Arc<Stack>) -> Router {
@@ -45,6 +44,7 @@ pub(crate) fn router(stack: Arc<Stack>) -> Router {
         .layer(DefaultBodyLimit::disable())
         .layer(middleware::from_fn_with_state(Arc::clone(&stack), tell_load))
         .layer(middleware::from_fn_with_state(stack, count))
+        .layer(middleware::from_fn(request_id::identify))
 }
 
 /// The administrative listener: the same health as the service listener, so that either may be probed.
@@ -55,10 +55,26 @@ pub(crate) fn admin_router(stack: Arc<Stack>) -> Router {
         .with_state(stack)
         .route_service("/metrics", pages.clone())
         .route_service("/ready", pages)
+        .layer(middleware::from_fn(request_id::identify))
+}
+
+/// For whom a request is, `otherwise` when neither a prober nor an edge's second copy.
+pub(crate) fn class_of(headers: &HeaderMap, otherwise: Class) -> Class {
+    let is_probe = headers
+        .get(header::USER_AGENT)
+        .is_some_and(|agent| agent == wire::PROBE_AGENT);
+    if headers.contains_key(wire::COPY_HEADER) {
+        Class::hedge
+    } else if is_probe && !headers.contains_key("meridian-edge") {
+        // Vantages ask stacks directly. A request through an edge comes from a device, even if it calls itself a vantage.
+        Class::probe
+    } else {
+        otherwise
+    }
 }
 
 async fn unknown_path(method: Method, uri: Uri) -> ApiError {
-    // What is echoed back is bounded: it comes from a stranger.
+    // A stranger sent this text, so the echo is bounded.
     let path: String = uri.path().chars().take(100).collect();
     let message = format!("there is no {method} {path}; see /v1/models, /v1/audio/*, /v1/realtime, /api/v1/voice/*");
     ApiError::new(StatusCode::NOT_FOUND, "unknown_url", message)
@@ -69,12 +85,12 @@ async fn wrong_method(method: Method) -> ApiError {
     ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
 }
 
-/// Whoever asks, an edge that is, learns with each answer how loaded the stack is.
+/// An edge that asks gets the load of the stack with each answer.
 async fn tell_load(State(stack): State<Arc<Stack>>, request: Request, next: Next) -> Response {
-    let asks = words::asks_load(request.headers().get(words::LOAD_HEADER).map(HeaderValue::as_bytes));
+    let asks = wire::wants_load(request.headers().get(wire::LOAD_HEADER).map(HeaderValue::as_bytes));
     let mut response = next.run(request).await;
     if asks && let Ok(load) = HeaderValue::try_from(stack.load().to_string()) {
-        response.headers_mut().insert(words::LOAD_HEADER, load);
+        response.headers_mut().insert(wire::LOAD_HEADER, load);
     }
     response
 }

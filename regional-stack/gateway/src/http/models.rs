@@ -18,7 +18,7 @@ pub(super) async fn retrieve(Path(name): Path<String>) -> Result<Json<Value>, Ap
         None => {
             let message = format!("there is no such model; there are {}", MODELS.join(", "));
             Err(ApiError {
-                param: Some("model"),
+                param: Some("model".into()),
                 ..ApiError::new(StatusCode::NOT_FOUND, "model_not_found", message)
             })
         }

@@ -10,12 +10,13 @@ use axum::{
 };
 use futures_util::stream::{self, StreamExt as _};
 use serde::Deserialize;
+use serde_json::{Map, Value};
 use speech::{SAMPLE_RATE, pcm, resample, wav};
 
 use super::body;
-use crate::{error::ApiError, spoken, stack::Stack};
+use crate::{error::ApiError, queue::Class, spoken, stack::Stack};
 
-/// What the OpenAI API means by `pcm` and what its `wav` files have: 24 kHz, 16 bit, mono.
+/// The rate of `pcm` and `wav` in the OpenAI API: 24 kHz, 16 bit, mono.
 const RATE: u32 = 24_000;
 
 #[derive(Deserialize)]
@@ -24,18 +25,35 @@ struct SpeechRequest {
     response_format: Option<String>,
     speed: Option<f32>,
     stream_format: Option<String>,
+    #[serde(flatten)]
+    others: Map<String, Value>,
 }
 
 #[derive(Deserialize)]
 struct PlainRequest {
     text: String,
     speed: Option<f32>,
+    #[serde(flatten)]
+    others: Map<String, Value>,
+}
+
+/// Refuses fields that do not exist. `unused` are those that exist and change nothing: there is one voice.
+fn refuse_others(others: &Map<String, Value>, unused: &[&str], known: &str) -> Result<(), ApiError> {
+    let is_strange = |(name, value): &(&String, &Value)| !unused.contains(&name.as_str()) && !value.is_null();
+    match others.iter().find(is_strange) {
+        Some((name, _)) => Err(ApiError::unknown(name, known)),
+        None => Ok(()),
+    }
 }
 
 /// `POST /v1/audio/speech`
 pub(super) async fn openai(State(stack): State<Arc<Stack>>, request: Request) -> Result<Response, ApiError> {
-    let upload = body::read(&stack, request.into_body()).await?;
+    let class = super::class_of(request.headers(), Class::bulk);
+    let (parts, body) = request.into_parts();
+    let upload = body::read(&stack, &parts.headers, body).await?;
     let request: SpeechRequest = parse(&upload.bytes)?;
+    let known = "input, model, voice, instructions, response_format, speed, stream_format";
+    refuse_others(&request.others, &["model", "voice", "instructions"], known)?;
     // mp3 is the API's default, and answering another format under its name would be noise in a player.
     let format = match request.response_format.as_deref().unwrap_or("mp3") {
         "wav" => Format::Wav,
@@ -51,7 +69,7 @@ pub(super) async fn openai(State(stack): State<Arc<Stack>>, request: Request) ->
         let message = "stream_format must be \"audio\"; for events while speaking use /v1/realtime";
         return Err(ApiError::bad_request("unsupported_value", "stream_format", message));
     }
-    let mut script = Script::read(&stack, "input", &request.input, request.speed)?;
+    let mut script = Script::read(&stack, class, "input", &request.input, request.speed)?;
     match format {
         Format::Wav => {
             let mut samples = Vec::new();
@@ -64,9 +82,10 @@ pub(super) async fn openai(State(stack): State<Arc<Stack>>, request: Request) ->
         // waited for: what goes wrong by then still has a status code.
         Format::Pcm => {
             let first = script.speak_next(&stack, RATE).await?.unwrap_or_default();
-            let rest = stream::try_unfold((script, stack), async |(mut script, stack)| {
+            // The upload's place is held until the last of it is sent.
+            let rest = stream::try_unfold((script, stack, upload.place), async |(mut script, stack, place)| {
                 let spoken = script.speak_next(&stack, RATE).await.map_err(|error| error.message)?;
-                Ok::<_, String>(spoken.map(|samples| (pcm::to_s16le(&samples), (script, stack))))
+                Ok::<_, String>(spoken.map(|samples| (pcm::to_s16le(&samples), (script, stack, place))))
             });
             let pieces = stream::once(async move { Ok(pcm::to_s16le(&first)) }).chain(rest);
             Ok(audio("audio/pcm", Body::from_stream(pieces)))
@@ -76,9 +95,12 @@ pub(super) async fn openai(State(stack): State<Arc<Stack>>, request: Request) ->
 
 /// `POST /api/v1/voice/synthesize`: `{"text": …, "speed": …}` to a WAV file at the engine's own rate.
 pub(super) async fn plain(State(stack): State<Arc<Stack>>, request: Request) -> Result<Response, ApiError> {
-    let upload = body::read(&stack, request.into_body()).await?;
+    let class = super::class_of(request.headers(), Class::bulk);
+    let (parts, body) = request.into_parts();
+    let upload = body::read(&stack, &parts.headers, body).await?;
     let request: PlainRequest = parse(&upload.bytes)?;
-    let mut script = Script::read(&stack, "text", &request.text, request.speed)?;
+    refuse_others(&request.others, &[], "text, speed")?;
+    let mut script = Script::read(&stack, class, "text", &request.text, request.speed)?;
     let mut samples = Vec::new();
     while let Some(spoken) = script.speak_next(&stack, SAMPLE_RATE).await? {
         samples.extend(spoken);
@@ -102,15 +124,24 @@ fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, ApiError> {
     })
 }
 
-/// What is left to be spoken of a text, sentence by sentence: a long text takes one place in the queue, not all of them.
+/// The sentences of a text that are not spoken yet. A long text takes one slot of the queue, not all of them.
 pub(crate) struct Script {
+    class: Class,
     sentences: VecDeque<String>,
     speed: f32,
+    /// Whether a sentence of it was accepted: from then on it is not refused any more, but waits.
+    begun: bool,
 }
 
 impl Script {
     /// Checks a text; `param` is the client's name for it.
-    pub(crate) fn read(stack: &Stack, param: &'static str, text: &str, speed: Option<f32>) -> Result<Self, ApiError> {
+    pub(crate) fn read(
+        stack: &Stack,
+        class: Class,
+        param: &'static str,
+        text: &str,
+        speed: Option<f32>,
+    ) -> Result<Self, ApiError> {
         let chars_max = stack.config.limits.speech_chars_max;
         let chars = text.chars().count();
         if chars > chars_max {
@@ -127,7 +158,20 @@ impl Script {
             let message = format!("{param} has nothing to speak; send English words");
             return Err(ApiError::bad_request("empty_string", param, message));
         }
-        Ok(Self { sentences, speed })
+        let seconds: f32 = sentences.iter().map(|sentence| spoken::seconds(sentence, speed)).sum();
+        let seconds_max = stack.config.limits.speech_max.0.as_secs_f32();
+        if seconds > seconds_max {
+            let message = format!(
+                "{param} may take {seconds:.0} s to say at speed {speed}, the limit is {seconds_max} s; send it in parts, or faster"
+            );
+            return Err(ApiError::bad_request("string_above_max_length", param, message));
+        }
+        Ok(Self {
+            class,
+            sentences,
+            speed,
+            begun: false,
+        })
     }
 
     /// The next sentence as samples at `rate`; `None` after the last.
@@ -135,7 +179,15 @@ impl Script {
         let Some(sentence) = self.sentences.pop_front() else {
             return Ok(None);
         };
-        let samples = stack.speak(sentence, self.speed)?.result().await?.output;
+        let mut ticket = if self.begun {
+            stack.speak_on(self.class, sentence, self.speed).await?
+        } else {
+            stack.speak_for(self.class, sentence, self.speed)?
+        };
+        self.begun = true;
+        // A caller listens to the first sentence while the engine makes the next, so the rest of a long text yields to other callers.
+        self.class = self.class.after_the_first();
+        let samples = ticket.result().await?.output;
         let samples = resample::resample(&samples, SAMPLE_RATE, rate)
             .map_err(|error| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "engine_failed", error.to_string()))?;
         Ok(Some(samples))

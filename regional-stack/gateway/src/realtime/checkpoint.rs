@@ -1,37 +1,49 @@
 //! A session as it travels between regions: written down in every checkpoint, and restored by the stack that goes on with it.
 //!
-//! A checkpoint goes out before any event that follows from it, and holds the events not yet sent. So whatever an edge has
+//! A checkpoint goes out before any event that follows from it, and holds the events not yet sent. So the events that an edge has
 //! passed on since its last checkpoint are the first events of that checkpoint's outbox, and a stack that restores it drops
-//! as many and sends the rest: every event reaches the device once. Audio does not travel. What was heard is sent again by
-//! the edge, what was being spoken is spoken again.
+//! as many and sends the rest: every event reaches the device once. Audio does not travel. The edge sends the device's audio
+//! again, and the new stack speaks the reply again.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use dialogue::DialogueState;
 use serde::{Deserialize, Serialize};
-use topology::{
-    Moment,
-    words::{Checkpoint, Resume, STATE_BYTES_MAX, Word},
-};
+use topology::Moment;
+use wire::{Checkpoint, Resume, STATE_BYTES_MAX};
 
 use super::{
-    client::{Body, ClientEvent, NewItem},
+    client::{Body, ClientEvent, NewItem, NewKind},
+    conversation::Items,
     ear::{CarriedEar, Ear, Place, Rebuild},
+    form::{self, FormError, Packing, previous},
+    hearing,
+    items::Item,
+    opening,
     outbox::{CarriedOutbox, Outbox},
-    session::{self, Hearing, Item, Response, Session, Source},
+    recognising::{Hearings, Source},
+    response::{Asked, Response},
+    responses::{CarriedResponses, Responses},
+    session::{Session, Snapshot},
     settings::Settings,
     turns::Turns,
 };
 use crate::{
+    config::CheckpointVersion,
     seal::{CheckpointKey, SEAL_BYTES},
     stack::Stack,
+    store::{Memory, revision_after},
 };
 
-/// Items that travel: enough for the user's "delete that", and for those of the turn in progress. Should they be too long,
-/// fewer must do.
+/// Items that travel: enough for the user's "delete that", and for those of the turn in progress. If they are too long,
+/// fewer travel.
 const ITEMS_CARRIED: [usize; 2] = [16, 4];
 
-/// What the edge was told about a session.
+/// How often a session that holds an alarm or a timer is sealed anew while nothing happens. A checkpoint is good for a day, and an
+/// alarm may be set for next week.
+const RESEAL_EVERY: Duration = Duration::from_secs(3600);
+
+/// The reports that the edge got about a session.
 #[derive(Default)]
 pub(super) struct Reports {
     /// Where each message with audio begins, from the first that is still needed.
@@ -39,6 +51,8 @@ pub(super) struct Reports {
     consumed: u64,
     busy: bool,
     is_due: bool,
+    /// When the last checkpoint was sealed.
+    sealed_at: Option<Moment>,
 }
 
 impl Reports {
@@ -59,9 +73,11 @@ impl Reports {
     }
 }
 
-/// What is written. Borrowed from the session, so that writing it down copies it once.
+/// The written state. It borrows from the session, so that writing copies it once.
 #[derive(Serialize)]
 struct Written<'a> {
+    form: u32,
+    form_needed: u32,
     id: &'a str,
     model: &'a str,
     settings: &'a Settings,
@@ -69,32 +85,69 @@ struct Written<'a> {
     audio_from: (u64, Place),
     next_item: &'a Option<String>,
     items: Vec<&'a Item>,
-    hearing: &'a VecDeque<Hearing>,
-    response: &'a Option<Response>,
+    hearing: &'a Hearings,
+    response: &'a Option<Box<Response>>,
     wanted: &'a VecDeque<String>,
-    dialogue: &'a DialogueState,
+    asked: &'a VecDeque<Asked>,
+    /// As the release before this one reads it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dialogue: Option<previous::Dialogue>,
+    /// All of it.
+    memory: &'a DialogueState,
+    revision: Moment,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rung: &'a Option<String>,
     turns: u64,
     responses: u64,
     outbox: CarriedOutbox,
 }
 
-/// What is read: the same.
+/// The state as it is read: of this release, the one before, and later ones. Unknown fields are skipped. Missing fields have a
+/// default, except those without which a session cannot exist.
 #[derive(Deserialize)]
-struct Carried {
+pub(super) struct Carried {
+    #[serde(default = "form::first")]
+    form: u32,
+    #[serde(default = "form::first")]
+    form_needed: u32,
     id: String,
+    #[serde(default)]
     model: String,
+    #[serde(default)]
     settings: Settings,
     ear: CarriedEar,
     audio_from: (u64, Place),
+    #[serde(default)]
     next_item: Option<String>,
-    items: VecDeque<Item>,
-    hearing: VecDeque<Hearing>,
-    response: Option<Response>,
+    #[serde(default)]
+    items: Items,
+    #[serde(default)]
+    hearing: Hearings,
+    #[serde(default)]
+    response: Option<Box<Response>>,
+    #[serde(default)]
     wanted: VecDeque<String>,
-    dialogue: DialogueState,
+    #[serde(default)]
+    asked: VecDeque<Asked>,
+    /// The memory as a release wrote it that knew no zones.
+    #[serde(default)]
+    dialogue: Option<form::Remembered>,
+    #[serde(default)]
+    memory: Option<form::Remembered>,
+    /// Older releases say none.
+    #[serde(default = "never")]
+    revision: Moment,
+    #[serde(default)]
+    rung: Option<String>,
+    #[serde(default)]
     turns: u64,
+    #[serde(default)]
     responses: u64,
     outbox: CarriedOutbox,
+}
+
+fn never() -> Moment {
+    Moment(0)
 }
 
 impl Session {
@@ -103,11 +156,18 @@ impl Session {
         self.reports = Some(Reports::default());
     }
 
-    /// Some time has passed: the edge may want to know how far the client's messages are consumed.
-    pub(super) fn note_report_time(&mut self) {
+    /// Owes the edge a checkpoint if it does not know how many of the client's messages are consumed.
+    pub(super) fn note_report_time(&mut self, now: Moment) {
         if let Some(reports) = &mut self.reports {
-            reports.is_due = reports.consumed != self.consumed;
+            let is_old = |sealed_at: Moment| now.since(sealed_at) >= RESEAL_EVERY;
+            let is_old = self.dialogue.pending() > 0 && reports.sealed_at.is_some_and(is_old);
+            reports.is_due = reports.consumed != self.consumed || is_old;
         }
+    }
+
+    /// When the edge got the last checkpoint on this connection.
+    pub(super) fn last_checkpoint(&self) -> Option<Moment> {
+        self.reports.as_ref().and_then(|reports| reports.sealed_at)
     }
 
     /// Whether a checkpoint must go before the next event.
@@ -117,7 +177,7 @@ impl Session {
             .is_some_and(|reports| self.outbox.has_changed() || reports.is_due || (reports.busy && self.is_quiet()))
     }
 
-    /// Whether nobody would notice if the session left its edge or its region now.
+    /// Whether the session could leave its edge or its region now without anybody noticing.
     fn is_quiet(&self) -> bool {
         self.is_between_turns() && !self.ear.holds_uncommitted()
     }
@@ -125,39 +185,53 @@ impl Session {
     /// The checkpoint that goes next.
     pub(super) fn checkpoint(&mut self, key: &CheckpointKey, now: Moment) -> Vec<u8> {
         let busy = !self.is_quiet();
-        let needed = self.hearing.iter().filter_map(|hearing| match hearing.source {
-            Source::Ear { from, .. } => Some(from),
-            Source::Message(_) => None,
-        });
-        let needed = needed.fold(self.ear.begin(), usize::min);
+        let needed = self.hearing.needed_from(self.ear.begin());
         let next = (self.consumed, self.ear.place());
         let Some(reports) = &mut self.reports else {
             return Vec::new();
         };
         let audio_from = reports.needed_from(needed, next);
         (reports.consumed, reports.busy, reports.is_due) = (self.consumed, busy, false);
-        let whole_messages = self.hearing.iter().filter_map(|hearing| match hearing.source {
-            Source::Ear { .. } => None,
-            Source::Message(message) => Some(message),
-        });
-        let state = ITEMS_CARRIED.iter().find_map(|items_max| {
-            let state = serde_json::to_vec(&self.written(*items_max, audio_from)).ok()?;
-            (state.len() + SEAL_BYTES <= STATE_BYTES_MAX).then(|| key.seal(&state, now))
-        });
-        let word = Word::Checkpoint(Checkpoint {
-            keep_from: whole_messages.fold(audio_from.0, u64::min),
+        reports.sealed_at = Some(now);
+        let state = self.state(audio_from).map(|state| key.seal(&state, now));
+        let word = wire::Message::Checkpoint(Checkpoint {
+            keep_from: self.hearing.needed_message(audio_from.0),
             consumed: self.consumed,
             busy,
-            // Instructions of many pages, for one, do not fit: such a session stays where it is.
+            // Instructions of many pages do not fit, for example: such a session cannot move.
             state: state.as_deref().unwrap_or_default(),
         });
         self.outbox.note_checkpoint();
         word.to_bytes()
     }
 
-    fn written(&self, items_max: usize, audio_from: (u64, Place)) -> Written<'_> {
+    /// The session in the first form that fits: as the release before reads it, while stacks of it may be about; else deflated.
+    /// With all the items that travel, or with few.
+    fn state(&self, audio_from: (u64, Place)) -> Option<Vec<u8>> {
+        let forms: &[Packing] = match self.stack.config.checkpoint_version {
+            CheckpointVersion::One => &[Packing::Plain, Packing::Deflated],
+            CheckpointVersion::Two => &[Packing::Deflated],
+        };
+        let choices = forms
+            .iter()
+            .flat_map(|form| ITEMS_CARRIED.map(|items_max| (*form, items_max)));
+        choices.into_iter().find_map(|(packing, items_max)| {
+            let state = serde_json::to_vec(&self.written(packing, items_max, audio_from)).ok()?;
+            let state = packing.pack(state)?;
+            (state.len() + SEAL_BYTES <= STATE_BYTES_MAX).then_some(state)
+        })
+    }
+
+    fn written(&self, packing: Packing, items_max: usize, audio_from: (u64, Place)) -> Written<'_> {
         let forgotten = self.items.len().saturating_sub(items_max);
+        let responses = self.responses.carry();
+        let dialogue = match packing {
+            Packing::Plain => Some(previous::Dialogue::of(&self.dialogue)),
+            Packing::Deflated => None,
+        };
         Written {
+            form: form::TODAY,
+            form_needed: form::NEEDED,
             id: &self.id,
             model: &self.model,
             settings: &self.settings,
@@ -166,17 +240,21 @@ impl Session {
             next_item: &self.next_item,
             items: self.items.iter().skip(forgotten).collect(),
             hearing: &self.hearing,
-            response: &self.response,
-            wanted: &self.wanted,
-            dialogue: &self.dialogue,
-            turns: self.turns,
-            responses: self.responses,
+            response: responses.active,
+            wanted: responses.wanted,
+            asked: responses.asked,
+            dialogue,
+            memory: &self.dialogue,
+            revision: self.revision,
+            rung: &self.rung,
+            turns: responses.turns,
+            responses: responses.number,
             outbox: self.outbox.carry(),
         }
     }
 
-    /// Goes on with a session that comes from another stack. `state` is the word's, opened; `replay` are the client's
-    /// messages from `resume.first` up to `resume.consumed`, of which nothing is noticed a second time.
+    /// Continues a session from another stack. `state` is the opened state of the resume message; `replay` are the client's
+    /// messages from `resume.first` up to `resume.consumed`, which cause no events a second time.
     pub(super) fn restore(
         stack: &Arc<Stack>,
         state: &[u8],
@@ -184,7 +262,7 @@ impl Session {
         replay: &[String],
         now: Moment,
     ) -> Result<Self, RestoreError> {
-        let carried: Carried = serde_json::from_slice(state)?;
+        let carried = Carried::read(state)?;
         let rebuilt = if resume.is_broken {
             None
         } else {
@@ -193,9 +271,7 @@ impl Session {
         let is_broken = rebuilt.is_none();
         let (ear, heard) = rebuilt.unwrap_or_else(|| {
             let turn_detection = carried.settings.turn_detection.as_ref();
-            let ear = carried
-                .ear
-                .emptied(turn_detection, stack.config.limits.turn_seconds_max);
+            let ear = carried.ear.emptied(turn_detection, stack.config.limits.turn_max.0);
             (ear, Vec::new())
         });
         let lost_speech = is_broken && (carried.next_item.is_some() || !carried.ear.is_empty());
@@ -208,13 +284,22 @@ impl Session {
             next_item: carried.next_item,
             items: carried.items,
             hearing: carried.hearing,
-            response: carried.response,
-            wanted: carried.wanted,
-            dialogue: carried.dialogue,
+            responses: Responses::restore(CarriedResponses {
+                active: carried.response,
+                wanted: carried.wanted,
+                asked: carried.asked,
+                turns: carried.turns,
+                number: carried.responses,
+            }),
+            dialogue: carried
+                .memory
+                .or(carried.dialogue)
+                .map_or_else(|| stack.new_dialogue(), |memory| memory.at(stack.config.home_city)),
+            revision: revision_after(carried.revision, now),
+            rung: carried.rung,
             unsaved: true,
-            turns: carried.turns,
-            responses: carried.responses,
             outbox: Outbox::restore(carried.outbox),
+            rest: None,
             consumed: if resume.is_broken {
                 resume.first
             } else {
@@ -225,6 +310,7 @@ impl Session {
                 trail: VecDeque::from([carried.audio_from]),
                 ..Reports::default()
             }),
+            load_reports: None,
         };
         for _ in 0..resume.delivered {
             let delivered = session.outbox.pop().ok_or(RestoreError::Delivered)?;
@@ -243,13 +329,89 @@ impl Session {
     }
 }
 
+impl Session {
+    /// The memory that a new connection takes from a session's last checkpoint, without the turn in progress.
+    pub(super) fn remembered_in(stack: &Stack, state: &[u8]) -> Result<Memory, FormError> {
+        let carried = Carried::read(state)?;
+        let dialogue = carried.memory.or(carried.dialogue);
+        Ok(Memory {
+            dialogue: dialogue.map_or_else(|| stack.new_dialogue(), |memory| memory.at(stack.config.home_city)),
+            session: opening::remember(Snapshot {
+                settings: carried.settings,
+                items: carried.items,
+            }),
+            revision: carried.revision,
+            may_go_on_elsewhere: false,
+        })
+    }
+}
+
 /// Why a session cannot be restored.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RestoreError {
-    #[error("the state cannot be read: {0}")]
-    Unreadable(#[from] serde_json::Error),
+    #[error(transparent)]
+    Unreadable(#[from] FormError),
     #[error("more events were delivered than the checkpoint holds")]
     Delivered,
+}
+
+impl Carried {
+    /// Reads an opened state in any of its forms.
+    pub(super) fn read(state: &[u8]) -> Result<Self, FormError> {
+        let plain = form::unpack(state)?;
+        let carried: Self = serde_json::from_slice(&plain)?;
+        form::check(carried.form, carried.form_needed)?;
+        if !carried.is_possible() {
+            return Err(FormError::Impossible);
+        }
+        Ok(carried)
+    }
+
+    /// Whether its counts and places are ones that a session can reach, so that counting on does not overflow.
+    fn is_possible(&self) -> bool {
+        const MOST: usize = 1 << 48;
+        let (message, place) = self.audio_from;
+        let counts = [
+            self.turns,
+            self.responses,
+            message,
+            self.outbox.numbered(),
+            self.revision.0,
+        ];
+        let heard = self.hearing.sources().all(|source| match source {
+            Source::Ear { from, samples } => from < MOST && samples < MOST,
+            Source::Message(message) => message < MOST as u64,
+        });
+        let is_placed = place.origin < MOST && place.bytes < MOST;
+        heard && is_placed && self.ear.is_before(MOST) && counts.iter().all(|count| *count < MOST as u64)
+    }
+}
+
+/// Restores a session from any bytes, as after a death in mid-turn and after an orderly one, and has it write its next checkpoint;
+/// that one must be readable. For the fuzzer.
+pub(crate) fn restore_and_write(stack: &Arc<Stack>, state: &[u8]) {
+    const NOW: Moment = Moment(1_795_257_300_000);
+    for (is_broken, delivered) in [(false, 0), (true, 1)] {
+        let resume = Resume {
+            first: 0,
+            consumed: 0,
+            delivered,
+            is_broken,
+            state: &[],
+        };
+        let Ok(mut session) = Session::restore(stack, state, &resume, &[], NOW) else {
+            continue;
+        };
+        session.ring(NOW);
+        if let Some(written) = session.state((0, session.ear.place())) {
+            match Carried::read(&written) {
+                Ok(written) => assert!(written.form == form::TODAY && written.id == session.id),
+                // Its counts passed the greatest that a state may have.
+                Err(FormError::Impossible) => {}
+                Err(error) => panic!("what is written cannot be read: {error}"),
+            }
+        }
+    }
 }
 
 /// The ear, and the utterances that were being recognised; `None` if the messages are not those they were made of.
@@ -261,20 +423,21 @@ fn rebuild(stack: &Stack, carried: &Carried, first: u64, replay: &[String]) -> O
         let Ok(event) = ClientEvent::parse(text) else { continue };
         match event.body {
             Body::Append { audio: bytes } if message >= audio_from => {
-                if let Ok(bytes) = session::decode(&bytes) {
+                if let Ok(bytes) = hearing::decode(&bytes) {
                     audio.append(&bytes);
                 }
             }
             Body::Commit | Body::Clear if message >= audio_from => audio.finish(),
-            Body::ItemCreate { item } => whole.extend(sound_in(&item).map(|samples| (message, samples))),
+            Body::ItemCreate { item, .. } => whole.extend(sound_in(stack, &item).map(|samples| (message, samples))),
             Body::ResponseCreate { response } => {
-                let items = response.and_then(|response| response.input).unwrap_or_default();
-                whole.extend(items.iter().filter_map(sound_in).map(|samples| (message, samples)));
+                let items = response.input.unwrap_or_default();
+                let sounds = items.iter().filter_map(|item| sound_in(stack, item));
+                whole.extend(sounds.map(|samples| (message, samples)));
             }
             _ => {}
         }
     }
-    let heard = carried.hearing.iter().map(|hearing| match hearing.source {
+    let heard = carried.hearing.sources().map(|source| match source {
         Source::Ear { from, samples } => audio.cut(from, samples),
         Source::Message(message) => {
             let at = whole.iter().position(|(found, _)| *found == message)?;
@@ -283,11 +446,15 @@ fn rebuild(stack: &Stack, carried: &Carried, first: u64, replay: &[String]) -> O
     });
     let heard = heard.collect::<Option<Vec<_>>>()?;
     let turn_detection = carried.settings.turn_detection.as_ref();
-    let seconds_max = stack.config.limits.turn_seconds_max;
-    let ear = audio.into_ear(carried.ear.clone(), turn_detection, seconds_max)?;
+    let turn_max = stack.config.limits.turn_max.0;
+    let ear = audio.into_ear(carried.ear.clone(), turn_detection, turn_max)?;
     Some((ear, heard))
 }
 
-fn sound_in(item: &NewItem) -> Option<Vec<f32>> {
-    session::sound_of(item)?.ok()
+fn sound_in(stack: &Stack, item: &NewItem) -> Option<Vec<f32>> {
+    let NewKind::Audio(audio) = &item.kind else { return None };
+    hearing::sound_of(audio, stack.config.limits.turn_max.0).ok()
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,14 @@
-//! What clients send. Unknown fields are ignored, as the protocol asks; unknown events are errors that end nothing.
+//! Events of clients. An unknown event or field gets an error event and ends nothing: the client hears that this server does not
+//! have what it asked for.
 
-use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
+
+use super::{
+    fields::{FieldError, given, inside, missing, only, refuse, text},
+    items::Role,
+    settings::{self, Modality},
+    tools::{self, Tool},
+};
 
 /// One event of a client.
 #[derive(Debug)]
@@ -11,77 +18,103 @@ pub(super) struct ClientEvent {
     pub(super) body: Body,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(tag = "type")]
+#[derive(Debug)]
 pub(super) enum Body {
-    #[serde(rename = "session.update")]
-    SessionUpdate { session: Value },
-    #[serde(rename = "input_audio_buffer.append")]
-    Append { audio: String },
-    #[serde(rename = "input_audio_buffer.commit")]
+    SessionUpdate {
+        session: Value,
+    },
+    Append {
+        audio: String,
+    },
     Commit,
-    #[serde(rename = "input_audio_buffer.clear")]
     Clear,
-    #[serde(rename = "conversation.item.create")]
-    ItemCreate { item: NewItem },
-    #[serde(rename = "conversation.item.delete")]
-    ItemDelete { item_id: String },
-    #[serde(rename = "conversation.item.retrieve")]
-    ItemRetrieve { item_id: String },
-    #[serde(rename = "conversation.item.truncate")]
+    ItemCreate {
+        item: NewItem,
+        after: After,
+    },
+    ItemDelete {
+        item_id: String,
+    },
+    ItemRetrieve {
+        item_id: String,
+    },
     ItemTruncate {
         item_id: String,
-        #[serde(default)]
-        content_index: u32,
+        content_index: u64,
         audio_end_ms: u64,
     },
-    #[serde(rename = "response.create")]
     ResponseCreate {
-        #[serde(default)]
-        response: Option<NewResponse>,
+        response: Box<NewResponse>,
     },
-    #[serde(rename = "response.cancel")]
     ResponseCancel {
-        #[serde(default)]
         response_id: Option<String>,
     },
-    /// Ours: how playing the reply went. `underruns` are the times the device ran out of audio since it last said so.
-    #[serde(rename = "meridian.playback")]
-    Playback { underruns: u32 },
+    /// Ours: how playing the reply went. `underruns` counts how often the device ran out of audio since its last report; `played`
+    /// is the item that it played to its end.
+    Playback {
+        underruns: u32,
+        played: Option<String>,
+    },
+    /// Ours: somebody heard the ring.
+    RingAcknowledge,
+    /// Ours: the ring is put off.
+    RingSnooze {
+        minutes: Option<u64>,
+    },
 }
 
-/// The item of a `conversation.item.create`.
-#[derive(Debug, Deserialize)]
+/// The position of a new item.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum After {
+    /// Behind all others.
+    Everything,
+    /// Before all others.
+    Nothing,
+    Item(String),
+}
+
+/// An item of a `conversation.item.create`, or of the input of a `response.create`.
+#[derive(Debug, PartialEq)]
 pub(super) struct NewItem {
-    #[serde(default)]
     pub(super) id: Option<String>,
-    #[serde(rename = "type", default)]
-    pub(super) kind: Option<String>,
-    #[serde(default)]
-    pub(super) role: Option<String>,
-    #[serde(default)]
-    pub(super) content: Vec<NewContent>,
+    pub(super) kind: NewKind,
 }
 
-/// A part of a new item.
-#[derive(Debug, Deserialize)]
-pub(super) struct NewContent {
-    #[serde(rename = "type")]
-    pub(super) kind: String,
-    #[serde(default)]
-    pub(super) text: Option<String>,
-    #[serde(default)]
-    pub(super) audio: Option<String>,
+#[derive(Debug, PartialEq)]
+pub(super) enum NewKind {
+    Text {
+        role: Role,
+        text: String,
+    },
+    /// Base64 of the user's voice.
+    Audio(String),
+    /// The client's own account of a call, as history.
+    Call {
+        call_id: String,
+        name: String,
+        arguments: String,
+    },
+    Output {
+        call_id: String,
+        output: String,
+    },
+    /// An item of the conversation, as input of a response.
+    Reference,
 }
 
-/// The options of a `response.create` that change anything here.
-#[derive(Debug, Default, Deserialize)]
+/// The options of a `response.create`.
+#[derive(Debug, Default, PartialEq)]
 pub(super) struct NewResponse {
-    #[serde(default)]
-    pub(super) output_modalities: Option<Vec<String>>,
+    pub(super) modality: Option<Modality>,
+    /// Whether it stays out of the conversation.
+    pub(super) aside: bool,
     /// Items to answer instead of the conversation's last one.
-    #[serde(default)]
     pub(super) input: Option<Vec<NewItem>>,
+    /// Repeated in the response.
+    pub(super) metadata: Option<Map<String, Value>>,
+    pub(super) tools: Option<Vec<Tool>>,
+    /// Names one of the tools in force, which are the session's if there are none here.
+    pub(super) tool_choice: Option<Value>,
 }
 
 /// Why a message is not an event.
@@ -90,12 +123,12 @@ pub(super) struct NewResponse {
 pub(super) struct EventError {
     pub(super) code: &'static str,
     pub(super) message: String,
-    pub(super) param: Option<&'static str>,
+    pub(super) param: Option<String>,
     pub(super) event_id: Option<String>,
 }
 
-/// Event types known here, for telling a wrong field from a wrong type.
-const KNOWN: [&str; 11] = [
+/// Every event type known here.
+const KNOWN: &[&str] = &[
     "session.update",
     "input_audio_buffer.append",
     "input_audio_buffer.commit",
@@ -107,86 +140,385 @@ const KNOWN: [&str; 11] = [
     "response.create",
     "response.cancel",
     "meridian.playback",
+    "meridian.ring.acknowledge",
+    "meridian.ring.snooze",
 ];
 /// Ids of clients are repeated to them, up to this length.
 const ID_CHARS_MAX: usize = 128;
+/// Longest id of an item or a call.
+const ITEM_ID_CHARS_MAX: usize = 64;
+/// Items in the input of one response.
+pub(super) const INPUT_MAX: usize = 64;
+/// Most bytes of a call's arguments or output.
+const FUNCTION_BYTES_MAX: usize = 64 << 10;
 
 impl ClientEvent {
-    pub(super) fn parse(text: &str) -> Result<Self, EventError> {
-        let value: Value = serde_json::from_str(text).map_err(|error| EventError {
+    pub(super) fn parse(message: &str) -> Result<Self, EventError> {
+        let value: Value = serde_json::from_str(message).map_err(|error| EventError {
             code: "invalid_json",
             message: format!("the message is not JSON: {error}; send one JSON object per message"),
             param: None,
             event_id: None,
         })?;
-        let text_of = |key: &str| value.get(key).and_then(Value::as_str);
-        let event_id = text_of("event_id").map(|id| id.chars().take(ID_CHARS_MAX).collect());
-        let Some(kind) = text_of("type") else {
-            return Err(EventError {
-                code: "missing_required_parameter",
-                message: "the event has no \"type\"; add one".to_owned(),
-                param: Some("type"),
-                event_id,
-            });
-        };
-        if !KNOWN.contains(&kind) {
-            let kind: String = kind.chars().take(ID_CHARS_MAX).collect();
-            return Err(EventError {
-                code: "invalid_value",
-                message: format!("unknown event type {kind:?}; known are {}", KNOWN.join(", ")),
-                param: Some("type"),
-                event_id,
-            });
-        }
-        match Body::deserialize(value) {
+        let event_id = value.get("event_id").and_then(Value::as_str);
+        let event_id: Option<String> = event_id.map(|id| id.chars().take(ID_CHARS_MAX).collect());
+        match Body::parse(value) {
             Ok(body) => Ok(Self { event_id, body }),
-            Err(error) => {
-                let message = error.to_string();
-                Err(EventError {
-                    code: "invalid_event",
-                    message,
-                    param: None,
-                    event_id,
-                })
+            Err(FieldError { code, param, message }) => Err(EventError {
+                code,
+                message,
+                param: Some(param),
+                event_id,
+            }),
+        }
+    }
+}
+
+impl Body {
+    fn parse(mut event: Value) -> Result<Self, FieldError> {
+        let Some(kind) = event.get("type").and_then(Value::as_str).map(str::to_owned) else {
+            return missing("", "type");
+        };
+        let fields: &[&str] = match kind.as_str() {
+            "session.update" => &["session"],
+            "input_audio_buffer.append" => &["audio"],
+            "input_audio_buffer.commit" | "input_audio_buffer.clear" => &[],
+            "conversation.item.create" => &["item", "previous_item_id"],
+            "conversation.item.delete" | "conversation.item.retrieve" => &["item_id"],
+            "conversation.item.truncate" => &["item_id", "content_index", "audio_end_ms"],
+            "response.create" => &["response"],
+            "response.cancel" => &["response_id"],
+            "meridian.playback" => &["underruns", "played"],
+            "meridian.ring.acknowledge" => &[],
+            "meridian.ring.snooze" => &["minutes"],
+            _ => {
+                let kind: String = kind.chars().take(ID_CHARS_MAX).collect();
+                return refuse(
+                    "type",
+                    format!("unknown event type {kind:?}; known are {}", KNOWN.join(", ")),
+                );
+            }
+        };
+        let fields = [&["type", "event_id"], fields].concat();
+        only(&event, "", &fields)?;
+        // Moved out instead of cloned, because most incoming bytes are audio.
+        let mut take = |name: &str| event.get_mut(name).map(Value::take).filter(|value| !value.is_null());
+        Ok(match kind.as_str() {
+            "session.update" => Self::SessionUpdate {
+                session: take("session").map_or_else(|| missing("", "session"), Ok)?,
+            },
+            "input_audio_buffer.append" => Self::Append {
+                audio: string(take("audio"), "audio")?,
+            },
+            "input_audio_buffer.commit" => Self::Commit,
+            "input_audio_buffer.clear" => Self::Clear,
+            "conversation.item.create" => Self::ItemCreate {
+                item: NewItem::parse(take("item").map_or_else(|| missing("", "item"), Ok)?, "item")?,
+                after: match take("previous_item_id") {
+                    None => After::Everything,
+                    Some(Value::String(root)) if root == "root" => After::Nothing,
+                    Some(id) => After::Item(string(Some(id), "previous_item_id")?),
+                },
+            },
+            "conversation.item.delete" => Self::ItemDelete {
+                item_id: string(take("item_id"), "item_id")?,
+            },
+            "conversation.item.retrieve" => Self::ItemRetrieve {
+                item_id: string(take("item_id"), "item_id")?,
+            },
+            "conversation.item.truncate" => Self::ItemTruncate {
+                item_id: string(take("item_id"), "item_id")?,
+                content_index: whole(take("content_index"), "content_index")?,
+                audio_end_ms: whole(take("audio_end_ms"), "audio_end_ms")?,
+            },
+            "response.create" => Self::ResponseCreate {
+                response: Box::new(take("response").map_or_else(|| Ok(NewResponse::default()), NewResponse::parse)?),
+            },
+            "response.cancel" => Self::ResponseCancel {
+                response_id: take("response_id")
+                    .map(|id| string(Some(id), "response_id"))
+                    .transpose()?,
+            },
+            "meridian.ring.acknowledge" => Self::RingAcknowledge,
+            "meridian.ring.snooze" => Self::RingSnooze {
+                minutes: take("minutes")
+                    .map(|minutes| whole(Some(minutes), "minutes"))
+                    .transpose()?,
+            },
+            _ => {
+                let played = take("played").map(|item| string(Some(item), "played")).transpose()?;
+                // A report has at least one of the two.
+                let underruns = match take("underruns") {
+                    None if played.is_some() => 0,
+                    underruns => whole(underruns, "underruns")?,
+                };
+                Self::Playback {
+                    underruns: u32::try_from(underruns).unwrap_or(u32::MAX),
+                    played,
+                }
+            }
+        })
+    }
+}
+
+fn string(value: Option<Value>, place: &str) -> Result<String, FieldError> {
+    match value {
+        Some(Value::String(text)) => Ok(text),
+        Some(_) => refuse(place, format!("{place} must be a string")),
+        None => missing("", place),
+    }
+}
+
+fn whole(value: Option<Value>, place: &str) -> Result<u64, FieldError> {
+    match value {
+        Some(value) => match value.as_u64() {
+            Some(number) => Ok(number),
+            None => refuse(place, format!("{place} must be a whole number, and not {value}")),
+        },
+        None => missing("", place),
+    }
+}
+
+impl NewItem {
+    fn parse(mut item: Value, place: &str) -> Result<Self, FieldError> {
+        if !item.is_object() {
+            return refuse(place, "an item must be an object");
+        }
+        let kind = item
+            .get("type")
+            .map_or("message", |kind| kind.as_str().unwrap_or_default());
+        let kind = kind.to_owned();
+        let known: &[&str] = match kind.as_str() {
+            "message" => &["role", "content"],
+            "function_call" => &["call_id", "name", "arguments"],
+            "function_call_output" => &["call_id", "output"],
+            "item_reference" => &[],
+            _ => {
+                return refuse(
+                    inside(place, "type"),
+                    "items are of type message, function_call, function_call_output or, as input of a response, item_reference",
+                );
+            }
+        };
+        // A client may send an item back with the fields that a server added.
+        let known = [&["type", "id", "object", "status"], known].concat();
+        let content = item.get_mut("content").map(Value::take);
+        let fields = only(&item, place, &known)?;
+        let id = text(fields, place, "id")?.map(str::to_owned);
+        if id
+            .as_ref()
+            .is_some_and(|id| !(1..=ITEM_ID_CHARS_MAX).contains(&id.chars().count()))
+        {
+            return refuse(
+                inside(place, "id"),
+                format!("use an id of 1 to {ITEM_ID_CHARS_MAX} characters"),
+            );
+        }
+        let required = |name: &str| match text(fields, place, name)? {
+            Some(value) if value.len() <= FUNCTION_BYTES_MAX => Ok(value.to_owned()),
+            Some(_) => refuse(
+                inside(place, name),
+                format!("use at most {} KiB", FUNCTION_BYTES_MAX >> 10),
+            ),
+            None => missing(place, name),
+        };
+        let kind = match kind.as_str() {
+            "message" => message(text(fields, place, "role")?, content.unwrap_or_default(), place)?,
+            "function_call" => NewKind::Call {
+                call_id: call_id(fields, place)?,
+                name: required("name")?,
+                arguments: required("arguments")?,
+            },
+            "function_call_output" => NewKind::Output {
+                call_id: call_id(fields, place)?,
+                output: required("output")?,
+            },
+            _ if id.is_none() => return missing(place, "id"),
+            _ => NewKind::Reference,
+        };
+        Ok(Self { id, kind })
+    }
+}
+
+fn call_id(fields: &Map<String, Value>, place: &str) -> Result<String, FieldError> {
+    match text(fields, place, "call_id")? {
+        Some(id) if (1..=ITEM_ID_CHARS_MAX).contains(&id.chars().count()) => Ok(id.to_owned()),
+        Some(_) => refuse(
+            inside(place, "call_id"),
+            format!("use an id of 1 to {ITEM_ID_CHARS_MAX} characters"),
+        ),
+        None => missing(place, "call_id"),
+    }
+}
+
+/// The kind of content in a part of a message.
+enum Part {
+    Text,
+    Audio,
+    Transcript,
+}
+
+fn message(role: Option<&str>, content: Value, place: &str) -> Result<NewKind, FieldError> {
+    let role = match role {
+        None | Some("user") => Role::User,
+        Some("assistant") => Role::Assistant,
+        Some("system" | "developer") => Role::System,
+        Some(_) => return refuse(inside(place, "role"), "use user, assistant, system or developer"),
+    };
+    let content_place = inside(place, "content");
+    let parts = match content {
+        Value::Array(parts) => parts,
+        Value::Null => return missing(place, "content"),
+        _ => return refuse(content_place, "content must be a list of parts"),
+    };
+    let (mut texts, mut audio) = (Vec::new(), None);
+    for (at, mut part) in parts.into_iter().enumerate() {
+        let place = format!("{content_place}[{at}]");
+        let (sound, kind) = (
+            part.get_mut("audio").map(Value::take),
+            part.get("type").and_then(Value::as_str),
+        );
+        let kind = match (role, kind) {
+            (Role::User | Role::System, Some("input_text")) | (Role::Assistant, Some("output_text")) => Part::Text,
+            (Role::User, Some("input_audio")) => Part::Audio,
+            // The transcript of earlier speech stands for its audio.
+            (Role::Assistant, Some("output_audio")) => Part::Transcript,
+            (role, _) => {
+                let parts = match role {
+                    Role::User => "input_text and input_audio",
+                    Role::Assistant => "output_text and output_audio",
+                    Role::System => "input_text",
+                };
+                return refuse(
+                    inside(&place, "type"),
+                    format!("such an item has parts of type {parts}"),
+                );
+            }
+        };
+        let fields = only(&part, &place, &["type", "text", "audio", "transcript"])?;
+        match kind {
+            Part::Text => match text(fields, &place, "text")? {
+                Some(text) => texts.push(text.to_owned()),
+                None => return missing(&place, "text"),
+            },
+            Part::Transcript => texts.extend(text(fields, &place, "transcript")?.map(str::to_owned)),
+            Part::Audio => match sound {
+                Some(Value::String(sound)) if audio.is_none() => audio = Some(sound),
+                Some(Value::String(_)) => return refuse(place, "an item holds one piece of audio; send two items"),
+                Some(Value::Null) | None => return missing(&place, "audio"),
+                Some(_) => return refuse(inside(&place, "audio"), "audio must be a string"),
+            },
+        }
+    }
+    match audio {
+        Some(_) if !texts.is_empty() => refuse(content_place, "an item holds either text or audio; send two items"),
+        Some(audio) => Ok(NewKind::Audio(audio)),
+        None => Ok(NewKind::Text {
+            role,
+            text: texts.join(" "),
+        }),
+    }
+}
+
+impl NewResponse {
+    fn parse(mut response: Value) -> Result<Self, FieldError> {
+        const PLACE: &str = "response";
+        const KNOWN: &[&str] = &[
+            "audio",
+            "conversation",
+            "input",
+            "instructions",
+            "max_output_tokens",
+            "metadata",
+            "output_modalities",
+            "parallel_tool_calls",
+            "prompt",
+            "reasoning",
+            "tool_choice",
+            "tools",
+        ];
+        let input = response
+            .get_mut("input")
+            .map(Value::take)
+            .filter(|input| !input.is_null());
+        let fields = only(&response, PLACE, KNOWN)?;
+        let modality = given(fields, "output_modalities");
+        if let Some(instructions) = fields.get("instructions") {
+            settings::instructions_of(instructions, "response.instructions")?;
+        }
+        if let Some(tokens) = given(fields, "max_output_tokens") {
+            settings::output_tokens(tokens, "response.max_output_tokens")?;
+        }
+        if given(fields, "prompt").is_some() {
+            return refuse("response.prompt", "there are no stored prompts here; leave it out");
+        }
+        if let Some(audio) = given(fields, "audio") {
+            let audio = only(audio, "response.audio", &["output"])?;
+            if let Some(output) = given(audio, "output") {
+                let output = only(output, "response.audio.output", &["format", "voice"])?;
+                settings::format_of(output, "response.audio.output.format")?;
+                settings::check_voice(output, "response.audio.output.voice")?;
             }
         }
+        let tools = given(fields, "tools").map(|tools| tools::parse(tools, "response.tools"));
+        Ok(Self {
+            modality: modality
+                .map(|names| Modality::of(names, "response.output_modalities"))
+                .transpose()?,
+            aside: match text(fields, PLACE, "conversation")? {
+                None | Some("auto") => false,
+                Some("none") => true,
+                Some(_) => return refuse("response.conversation", "use \"auto\" or \"none\""),
+            },
+            metadata: given(fields, "metadata").map(metadata).transpose()?,
+            tools: tools.transpose()?,
+            tool_choice: given(fields, "tool_choice").cloned(),
+            input: input.map(input_items).transpose()?,
+        })
+    }
+}
+
+fn input_items(input: Value) -> Result<Vec<NewItem>, FieldError> {
+    let items = match input {
+        Value::Array(items) if items.len() <= INPUT_MAX => items,
+        _ => {
+            return refuse(
+                "response.input",
+                format!("input must be a list of at most {INPUT_MAX} items"),
+            );
+        }
+    };
+    let items = items.into_iter().enumerate();
+    let items: Vec<NewItem> = items
+        .map(|(at, item)| NewItem::parse(item, &format!("response.input[{at}]")))
+        .collect::<Result<_, _>>()?;
+    if items
+        .iter()
+        .filter(|item| matches!(item.kind, NewKind::Audio(_)))
+        .count()
+        > 1
+    {
+        return refuse("response.input", "one piece of audio can be answered at once");
+    }
+    Ok(items)
+}
+
+/// Sixteen pairs of short texts, as the protocol has it.
+fn metadata(value: &Value) -> Result<Map<String, Value>, FieldError> {
+    let pairs = value.as_object().filter(|pairs| pairs.len() <= 16);
+    let is_short = |text: &str, chars_max: usize| text.chars().count() <= chars_max;
+    let pairs = pairs.filter(|pairs| {
+        let mut pairs = pairs.iter();
+        pairs.all(|(key, value)| is_short(key, 64) && value.as_str().is_some_and(|value| is_short(value, 512)))
+    });
+    match pairs {
+        Some(pairs) => Ok(pairs.clone()),
+        None => refuse(
+            "response.metadata",
+            "use at most 16 pairs of texts, keys of up to 64 characters and values of up to 512",
+        ),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_known_type_parses_with_its_fields() {
-        for kind in KNOWN {
-            let event = format!(
-                r#"{{"type":"{kind}","event_id":"e1","audio":"","session":{{}},"item":{{}},"item_id":"i","audio_end_ms":1,"underruns":1,"new":1}}"#
-            );
-            assert_eq!(
-                ClientEvent::parse(&event).unwrap().event_id.as_deref(),
-                Some("e1"),
-                "{kind}"
-            );
-        }
-    }
-
-    #[test]
-    fn what_is_wrong_is_named() {
-        for (text, code, says) in [
-            ("{", "invalid_json", "not JSON"),
-            ("[]", "missing_required_parameter", "type"),
-            (r#"{"type":"session.begin"}"#, "invalid_value", "session.begin"),
-            (r#"{"type":"input_audio_buffer.append"}"#, "invalid_event", "audio"),
-            (
-                r#"{"type":"conversation.item.truncate","item_id":"a","audio_end_ms":-1}"#,
-                "invalid_event",
-                "-1",
-            ),
-        ] {
-            let error = ClientEvent::parse(text).unwrap_err();
-            assert_eq!(error.code, code, "{text}");
-            assert!(error.message.contains(says), "{}", error.message);
-        }
-    }
-}
+mod tests;

@@ -1,4 +1,4 @@
-//! What the server sends: one function per event of the protocol.
+//! Events of the server: one function per event of the protocol.
 
 use serde_json::{Value, json};
 
@@ -49,7 +49,7 @@ pub(super) fn item_deleted(item: &str) -> Value {
     json!({ "type": "conversation.item.deleted", "item_id": item })
 }
 
-pub(super) fn item_truncated(item: &str, content_index: u32, audio_end_ms: u64) -> Value {
+pub(super) fn item_truncated(item: &str, content_index: u64, audio_end_ms: u64) -> Value {
     json!({
         "type": "conversation.item.truncated",
         "item_id": item, "content_index": content_index, "audio_end_ms": audio_end_ms,
@@ -82,6 +82,14 @@ pub(super) fn response_created(response: &Value) -> Value {
     json!({ "type": "response.created", "response": response })
 }
 
+/// The number of further utterances that the session may have recognised at once. A stack has no other limit: edges enforce those
+/// of users.
+pub(super) fn rate_limits_updated(limit: usize, remaining: usize) -> Value {
+    json!({ "type": "rate_limits.updated", "rate_limits": [
+        { "name": "requests", "limit": limit, "remaining": remaining, "reset_seconds": 0.0 },
+    ]})
+}
+
 pub(super) fn response_done(response: &Value) -> Value {
     json!({ "type": "response.done", "response": response })
 }
@@ -106,7 +114,7 @@ impl Place<'_> {
             "type": kind,
             "response_id": self.response, "item_id": self.item, "output_index": 0, "content_index": 0,
         });
-        // Moved in, because `json!` would copy it, and most of what goes out is audio.
+        // Moved in, because `json!` would copy it, and most outgoing bytes are audio.
         event[key] = value;
         event
     }
@@ -135,6 +143,22 @@ impl Place<'_> {
         json!({
             "type": "response.output_audio.done",
             "response_id": self.response, "item_id": self.item, "output_index": 0, "content_index": 0,
+        })
+    }
+
+    /// Arguments of a function; they are no content, and so have no index of it.
+    pub(super) fn arguments_delta(&self, call: &str, delta: &str) -> Value {
+        json!({
+            "type": "response.function_call_arguments.delta",
+            "response_id": self.response, "item_id": self.item, "output_index": 0, "call_id": call, "delta": delta,
+        })
+    }
+
+    pub(super) fn arguments_done(&self, call: &str, name: &str, arguments: &str) -> Value {
+        json!({
+            "type": "response.function_call_arguments.done",
+            "response_id": self.response, "item_id": self.item, "output_index": 0, "call_id": call, "name": name,
+            "arguments": arguments,
         })
     }
 

@@ -1,16 +1,36 @@
 //! The Realtime WebSocket, `GET /v1/realtime`: the part of the OpenAI protocol (general-availability names) that a voice
-//! assistant needs. Differences are events named `meridian.*`, which clients of that protocol ignore.
+//! assistant needs. Events named `meridian.*` are beyond it; they go to clients that ask for them, because others take an
+//! event that they do not know for an error.
 //!
 //! [`session`] is the protocol and knows no socket; [`connection`] is the socket and knows no protocol.
 
+mod answering;
+mod beginning;
 mod checkpoint;
 mod client;
+mod closing;
 mod connection;
+mod conversation;
 mod ear;
 mod events;
+mod fields;
+mod form;
+mod fuzzing;
+mod hearing;
+mod held;
+mod items;
+mod opening;
 mod outbox;
+mod recognising;
+mod response;
+mod responses;
+#[cfg(test)]
+mod restarts;
+mod ringing;
+mod sending;
 mod session;
 mod settings;
+mod tools;
 mod turns;
 
 use std::sync::Arc;
@@ -24,26 +44,43 @@ use axum::{
     http::{HeaderMap, HeaderValue, StatusCode},
     response::Response,
 };
+use futures_util::StreamExt as _;
 use serde::Deserialize;
-use topology::words;
+use tracing::Instrument as _;
+use wire::Resumes;
 
-use self::connection::Begin;
-use crate::{error::ApiError, serve::Place, stack::Stack};
+use self::{beginning::Begin, opening::ClientOptions, session::MODEL_CHARS_MAX};
+pub(crate) use self::{
+    checkpoint::restore_and_write,
+    form::{FormError, Packing, Remembered, unpack},
+    fuzzing::{converse, reopen},
+    opening::is_name as is_session_name,
+};
+use crate::{error::ApiError, http, queue::Class, serve::Place, stack::Stack};
 
-/// What a client may say in the address.
+/// Parameters in the address.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Parameters {
     model: Option<String>,
-    /// Id of an earlier session whose memory (timers, alarms, lights) goes on here.
+    /// Id of an earlier session that goes on here.
     resume: Option<String>,
+    /// The time zone of the device, for clients that cannot set headers.
+    zone: Option<String>,
+    /// `1` asks for the events named `meridian.*`.
+    meridian: Option<String>,
+    /// The purpose of the session, in the protocol's words.
+    intent: Option<String>,
 }
 
-/// What is reported as the model when the client names none.
-const MODEL: &str = "meridian-realtime";
-/// Names are echoed in events; longer ones are cut.
-const MODEL_CHARS_MAX: usize = 64;
+/// Asks for the events named `meridian.*`, like `meridian=1` in the address.
+const EVENTS_HEADER: &str = "meridian-events";
 
-/// `GET /v1/realtime?model=…[&resume=SESSION]`
+/// First size of a socket's read buffer, which grows to the messages that come. The protocol layer's own 128 KiB would be several
+/// times the memory of an idle session.
+const READ_BUFFER_BYTES: usize = 4 << 10;
+/// The model that is reported when the client names none.
+const MODEL: &str = "meridian-realtime";
+/// `GET /v1/realtime?model=…[&resume=SESSION][&zone=ZONE][&meridian=1]`
 pub(crate) async fn upgrade(
     State(stack): State<Arc<Stack>>,
     Extension(place): Extension<Place>,
@@ -71,44 +108,78 @@ pub(crate) async fn upgrade(
             "this region has no room for another session; retry in a moment",
         );
     }
+    if parameters.intent.is_some_and(|intent| intent != "conversation") {
+        let message = "there are no transcription sessions here; leave out intent, and set turn_detection.create_response to \
+                       false in a session of type \"realtime\"";
+        return Err(ApiError::bad_request("invalid_value", "intent", message));
+    }
+    let options = ClientOptions {
+        ours: parameters.meridian.is_some_and(|value| value == "1")
+            || headers.get(EVENTS_HEADER).is_some_and(|value| value == "1"),
+        beta: headers
+            .get("openai-beta")
+            .is_some_and(|value| value.as_bytes().starts_with(b"realtime")),
+    };
     let model = parameters
         .model
         .unwrap_or_else(|| MODEL.to_owned())
         .chars()
         .take(MODEL_CHARS_MAX)
         .collect();
-    // The session refuses messages above the limit with a clean Close. The protocol layer stops at a multiple of it, after
-    // which it could read no further and the client would see a reset instead.
-    let read_max = stack.config.limits.frame_bytes_max.saturating_mul(16);
+    // The session refuses messages above the limit with an error. The protocol layer stops a little above it, after which it can
+    // read no further.
+    let read_max = stack.config.limits.frame_read_max();
+    let zone = opening::zone(&headers, parameters.zone.as_deref())?;
     // The token counts the session from here on, so that a burst of upgrades cannot overrun the limit, and a drain waits
     // for those whose upgrade is still under way.
     let counted = stack.sessions.token();
     let continuity = stack.config.checkpoint_key.is_some()
         && headers
-            .get(words::HEADER)
-            .is_some_and(|version| version == words::VERSION);
-    let tells_load = continuity && words::asks_load(headers.get(words::LOAD_HEADER).map(HeaderValue::as_bytes));
-    let begin = if continuity && headers.contains_key(words::RESUME_HEADER) {
-        Begin::Carried
+            .get(wire::HEADER)
+            .is_some_and(|version| version == wire::VERSION);
+    let tells_load = continuity && wire::wants_load(headers.get(wire::LOAD_HEADER).map(HeaderValue::as_bytes));
+    let rule = headers.get(wire::RESUMES_HEADER);
+    let takes_state = continuity && rule.and_then(|rule| Resumes::parse(rule.as_bytes())) == Some(Resumes::State);
+    let begin = if continuity && headers.contains_key(wire::RESUME_HEADER) {
+        Begin::Carried {
+            zone,
+            id: opening::given_id(&headers).map(str::to_owned),
+        }
     } else {
-        Begin::Here {
-            model,
-            remembered: parameters.resume,
-            continuity,
+        let resume = parameters.resume.as_deref();
+        let opening = Box::new(opening::prepare(&stack, &headers, resume, zone, options, model).await?);
+        match takes_state {
+            true => Begin::Reopened { opening },
+            false => Begin::Here { opening, continuity },
         }
     };
-    let tells_turns = continuity && headers.contains_key(words::TURNS_HEADER);
+    let tells_turns = continuity && headers.contains_key(wire::TURNS_HEADER);
+    let class = http::class_of(&headers, Class::live);
+    // Log lines of a session name the request that began it.
+    let span = tracing::Span::current();
     let mut response = upgrade
         .protocols(["realtime"])
+        .read_buffer_size(READ_BUFFER_BYTES)
         .max_frame_size(read_max)
         .max_message_size(read_max)
-        .on_upgrade(async move |socket| {
-            connection::run(&stack, socket, begin, tells_load, tells_turns).await;
-            drop((counted, place));
+        .on_upgrade(move |socket| {
+            // axum's task keeps the memory of the largest state that it ever had. The socket goes behind a pointer here and the
+            // session's future is boxed, so that the task is small while a device is silent for hours.
+            let (sink, stream) = socket.split();
+            let session = async move {
+                place.meter.begin();
+                connection::run(&stack, sink, stream, &place.meter, begin, tells_load, tells_turns).await;
+                drop((counted, place));
+            };
+            Box::pin(class.scope(session).instrument(span))
         });
     if continuity {
-        let version = HeaderValue::from_static(words::VERSION);
-        response.headers_mut().insert(words::HEADER, version);
+        let version = HeaderValue::from_static(wire::VERSION);
+        response.headers_mut().insert(wire::HEADER, version);
+    }
+    if takes_state {
+        let agreed = HeaderValue::from_str(&Resumes::State.to_string()).expect("it is one word");
+        response.headers_mut().insert(wire::RESUMES_HEADER, agreed);
     }
     Ok(response)
 }

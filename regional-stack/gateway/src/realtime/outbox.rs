@@ -1,5 +1,5 @@
-//! Events waiting to be sent to a client. What belongs to a response can be taken back, which is what makes an interrupted
-//! assistant fall silent at once.
+//! Events that wait to be sent to a client. Those of a response can be taken back, so that an interrupted assistant falls silent at
+//! once.
 
 use std::{collections::VecDeque, ops::Range};
 
@@ -29,13 +29,34 @@ struct Audio {
     samples: Range<usize>,
 }
 
+impl Frame {
+    /// Where the piece of this response's audio that it carries ends.
+    pub(super) fn audio_end(&self, response: u64) -> Option<usize> {
+        let audio = self.audio.as_ref().filter(|_| self.response == Some(response))?;
+        Some(audio.samples.end)
+    }
+
+    /// The type of the event; none for a piece of audio.
+    fn kind(&self) -> Option<String> {
+        #[derive(Deserialize)]
+        struct Kind {
+            #[serde(rename = "type")]
+            kind: String,
+        }
+        if self.audio.is_some() {
+            return None;
+        }
+        serde_json::from_str::<Kind>(&self.text).ok().map(|event| event.kind)
+    }
+}
+
 /// Events in the order they will be sent.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
     frames: VecDeque<Frame>,
     bytes: usize,
     numbered: u64,
-    /// Whether anything happened since the last checkpoint but that frames were sent.
+    /// Whether anything but sending happened since the last checkpoint.
     changed: bool,
 }
 
@@ -46,11 +67,17 @@ pub(super) struct CarriedOutbox {
     numbered: u64,
 }
 
-/// More waiting than this is for a client that asks and never listens. A minute of reply audio is 4 MiB.
+impl CarriedOutbox {
+    /// How many events there were.
+    pub(super) fn numbered(&self) -> u64 {
+        self.numbered
+    }
+}
+
+/// Only a client that asks and never reads has more waiting than this. A minute of reply audio is 4 MiB.
 const BYTES_MAX: usize = 8 << 20;
 
 impl Outbox {
-    /// Adds an event.
     pub(super) fn push(&mut self, event: Value) {
         self.add(event, None, None, None);
     }
@@ -84,11 +111,15 @@ impl Outbox {
         self.changed = true;
     }
 
-    /// Takes back what is not sent yet of a response.
-    pub(super) fn take_back(&mut self, response: u64) {
-        self.frames.retain(|frame| frame.response != Some(response));
+    /// Takes back the events of a response that are not sent yet. Returns their types, except of pieces of audio.
+    pub(super) fn take_back(&mut self, response: u64) -> Vec<String> {
+        let (of_response, others): (VecDeque<_>, VecDeque<_>) = std::mem::take(&mut self.frames)
+            .into_iter()
+            .partition(|frame| frame.response == Some(response));
+        self.frames = others;
         self.bytes = self.frames.iter().map(|frame| frame.text.len()).sum();
         self.changed = true;
+        of_response.iter().filter_map(Frame::kind).collect()
     }
 
     pub(super) fn pop(&mut self) -> Option<Frame> {
@@ -115,12 +146,12 @@ impl Outbox {
         self.changed
     }
 
-    /// A checkpoint with what is in here goes next.
+    /// Notes that a checkpoint with these events goes next.
     pub(super) fn note_checkpoint(&mut self) {
         self.changed = false;
     }
 
-    /// What travels: audio is left out, because it can be spoken again.
+    /// The events as they travel to another region: without audio, because it can be spoken again.
     pub(super) fn carry(&self) -> CarriedOutbox {
         let carried = |frame: &Frame| match &frame.audio {
             None => frame.clone(),

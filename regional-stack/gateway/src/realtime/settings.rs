@@ -1,22 +1,41 @@
 //! The settings of a session that a client may change, with `session.update`.
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use speech::endpoint::EndpointConfig;
+
+use super::{
+    fields::{FieldError, flag, given, missing, only, refuse, text},
+    tools::{self, Tool, ToolChoice},
+};
 
 /// Settings as they are in force.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub(super) struct Settings {
     pub(super) instructions: String,
     pub(super) modality: Modality,
     /// `None` is manual: the client commits.
     pub(super) turn_detection: Option<TurnDetection>,
+    /// Always [`VOICE`]. A stack of the previous release that goes on with the session reads it.
     pub(super) voice: String,
     /// 0.25..=1.5, as in the protocol.
     pub(super) speed: f32,
+    /// Whether the client wants transcripts of the user's speech.
+    pub(super) transcribes: bool,
+    /// Whether the client wants the events of ours, `meridian.*`. Sessions of a stack that sent them to everybody go on with
+    /// them.
+    #[serde(default = "yes")]
+    pub(super) ours: bool,
+    pub(super) tools: Vec<Tool>,
+    pub(super) tool_choice: ToolChoice,
 }
 
-/// What replies are made of.
+fn yes() -> bool {
+    true
+}
+
+/// The form of replies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Modality {
     /// Audio and its transcript.
@@ -25,17 +44,29 @@ pub(super) enum Modality {
 }
 
 impl Modality {
-    pub(super) fn parse(names: &[&str]) -> Option<Self> {
-        match names {
-            ["text"] => Some(Self::Text),
-            ["audio"] | ["audio", "text"] | ["text", "audio"] => Some(Self::Audio),
-            _ => None,
+    /// The modality that a list of names stands for.
+    pub(super) fn of(names: &Value, place: &str) -> Result<Self, FieldError> {
+        let names: Option<Vec<&str>> = names
+            .as_array()
+            .and_then(|names| names.iter().map(Value::as_str).collect());
+        match names.as_deref() {
+            Some(["text"]) => Ok(Self::Text),
+            Some(["audio"] | ["audio", "text"] | ["text", "audio"]) => Ok(Self::Audio),
+            _ => refuse(place, "use [\"audio\"] or [\"text\"]"),
+        }
+    }
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Audio => "audio",
+            Self::Text => "text",
         }
     }
 }
 
 /// Server-side voice activity detection.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub(super) struct TurnDetection {
     pub(super) endpoint: EndpointConfig,
     /// Answer each utterance without being asked.
@@ -60,102 +91,154 @@ impl Default for Settings {
             instructions: String::new(),
             modality: Modality::Audio,
             turn_detection: Some(TurnDetection::default()),
-            voice: "meridian".to_owned(),
+            voice: VOICE.to_owned(),
             speed: 1.0,
+            transcribes: true,
+            ours: false,
+            tools: Vec::new(),
+            tool_choice: ToolChoice::Auto,
         }
     }
 }
 
-/// A value that cannot be taken.
-#[derive(Debug, thiserror::Error)]
-#[error("{message}")]
-pub(super) struct SettingsError {
-    pub(super) param: &'static str,
-    pub(super) message: String,
-}
-
-fn refuse<T>(param: &'static str, message: impl Into<String>) -> Result<T, SettingsError> {
-    Err(SettingsError {
-        param,
-        message: message.into(),
-    })
-}
+/// The name of the only voice, also for clients that ask for another.
+pub(super) const VOICE: &str = "meridian";
+/// The value in `session.include` that asks for our events.
+pub(super) const OURS: &str = "meridian.turn";
+const LOGPROBS: &str = "item.input_audio_transcription.logprobs";
 
 /// Instructions are kept to be repeated to the client, no more; a client may not store a library here.
 const INSTRUCTIONS_CHARS_MAX: usize = 16_384;
-const VOICE_CHARS_MAX: usize = 64;
 /// Longer would keep the user waiting past any purpose, and the audio in memory.
 const VAD_MS_MAX: u64 = 10_000;
 
+/// Every field of a session. Those that a server describes may be sent back as they came.
+const SESSION: &[&str] = &[
+    "type",
+    "object",
+    "id",
+    "expires_at",
+    "model",
+    "instructions",
+    "output_modalities",
+    "audio",
+    "tools",
+    "tool_choice",
+    "parallel_tool_calls",
+    "max_output_tokens",
+    "tracing",
+    "truncation",
+    "include",
+    "prompt",
+    "reasoning",
+    // The device's zone, which is no setting: see `opening::zone_in`.
+    "meridian",
+];
+
 impl Settings {
-    /// These settings with the changes a client asks for: all of them, or none and the reason. What is not mentioned
-    /// stays; what has no effect here (tools, noise reduction, transcription model) is not refused and not repeated back.
-    pub(super) fn updated(&self, change: &Value) -> Result<Self, SettingsError> {
+    /// These settings with the changes a client asks for: all of them, or none and the reason. Fields that are not mentioned
+    /// stay. Values that this server does not have are refused. A few that agents ask for by default, and that nobody misses,
+    /// are shown as null instead: tracing, noise reduction, reasoning, log probabilities.
+    pub(super) fn updated(&self, change: &Value) -> Result<Self, FieldError> {
         let mut new = self.clone();
-        if !change.is_object() {
-            return refuse("session", "session must be an object");
-        }
-        match change.get("type").and_then(Value::as_str) {
+        let session = only(change, "session", SESSION)?;
+        match text(session, "session", "type")? {
             None | Some("realtime") => {}
             Some(_) => return refuse("session.type", "only sessions of type \"realtime\" exist here"),
         }
-        if let Some(text) = change.get("instructions").and_then(Value::as_str) {
-            if text.chars().count() > INSTRUCTIONS_CHARS_MAX {
-                return refuse(
-                    "session.instructions",
-                    format!("use at most {INSTRUCTIONS_CHARS_MAX} characters"),
-                );
-            }
-            text.clone_into(&mut new.instructions);
+        text(session, "session", "model")?;
+        if let Some(instructions) = session.get("instructions") {
+            new.instructions = instructions_of(instructions, "session.instructions")?;
         }
-        if let Some(modalities) = change.get("output_modalities") {
-            let names: Vec<&str> = modalities
+        if let Some(modalities) = given(session, "output_modalities") {
+            new.modality = Modality::of(modalities, "session.output_modalities")?;
+        }
+        if let Some(audio) = given(session, "audio") {
+            new.audio(audio)?;
+        }
+        if let Some(tools) = given(session, "tools") {
+            new.tools = tools::parse(tools, "session.tools")?;
+        }
+        if let Some(choice) = session.get("tool_choice") {
+            new.tool_choice = tools::parse_choice(choice, &new.tools, "session.tool_choice")?;
+        } else if matches!(&new.tool_choice, ToolChoice::Function(name) if new.tools.iter().all(|tool| tool.name != *name))
+        {
+            new.tool_choice = ToolChoice::Auto;
+        }
+        flag(session, "session", "parallel_tool_calls")?;
+        check_unused(session)?;
+        if given(session, "prompt").is_some() {
+            return refuse("session.prompt", "there are no stored prompts here; leave it out");
+        }
+        if let Some(tokens) = given(session, "max_output_tokens") {
+            output_tokens(tokens, "session.max_output_tokens")?;
+        }
+        if given(session, "truncation").is_some_and(|truncation| truncation != "auto") {
+            return refuse(
+                "session.truncation",
+                "use \"auto\": the last items are kept, and no tokens are counted",
+            );
+        }
+        if let Some(include) = given(session, "include") {
+            let names: Option<Vec<&str>> = include
                 .as_array()
-                .into_iter()
-                .flatten()
-                .filter_map(Value::as_str)
-                .collect();
-            let Some(modality) = Modality::parse(&names) else {
-                return refuse("session.output_modalities", "use [\"audio\"] or [\"text\"]");
+                .and_then(|names| names.iter().map(Value::as_str).collect());
+            let Some(names) = names.filter(|names| names.iter().all(|name| [OURS, LOGPROBS].contains(name))) else {
+                return refuse(
+                    "session.include",
+                    format!("use [\"{OURS}\"]; there is nothing else to include"),
+                );
             };
-            new.modality = modality;
-        }
-        for (pointer, param) in [
-            ("/audio/input/format", "session.audio.input.format"),
-            ("/audio/output/format", "session.audio.output.format"),
-        ] {
-            if let Some(format) = change.pointer(pointer).filter(|format| !format.is_null()) {
-                let kind = format.get("type").and_then(Value::as_str);
-                let rate = format.get("rate").and_then(Value::as_u64).unwrap_or(24_000);
-                if kind != Some("audio/pcm") || rate != 24_000 {
-                    return refuse(
-                        param,
-                        "use {\"type\": \"audio/pcm\", \"rate\": 24000}: 16-bit little-endian, mono",
-                    );
-                }
-            }
-        }
-        if let Some(voice) = change.pointer("/audio/output/voice").and_then(Value::as_str) {
-            new.voice = voice.chars().take(VOICE_CHARS_MAX).collect();
-        }
-        if let Some(speed) = change.pointer("/audio/output/speed").filter(|speed| !speed.is_null()) {
-            match speed.as_f64() {
-                Some(speed) if (0.25..=1.5).contains(&speed) => new.speed = speed as f32,
-                _ => return refuse("session.audio.output.speed", "use a speed between 0.25 and 1.5"),
-            }
-        }
-        match change.pointer("/audio/input/turn_detection") {
-            None => {}
-            Some(Value::Null) => new.turn_detection = None,
-            Some(detection) => {
-                let current = new.turn_detection.unwrap_or_default();
-                new.turn_detection = Some(turn_detection(current, detection)?);
-            }
+            new.ours = names.contains(&OURS);
         }
         Ok(new)
     }
 
-    /// The session object of `session.created` and `session.updated`.
+    fn audio(&mut self, audio: &Value) -> Result<(), FieldError> {
+        let audio = only(audio, "session.audio", &["input", "output"])?;
+        if let Some(input) = given(audio, "input") {
+            const PLACE: &str = "session.audio.input";
+            let input = only(
+                input,
+                PLACE,
+                &["format", "transcription", "noise_reduction", "turn_detection"],
+            )?;
+            format_of(input, "session.audio.input.format")?;
+            if let Some(noise_reduction) = given(input, "noise_reduction") {
+                check_noise_reduction(noise_reduction)?;
+            }
+            match input.get("transcription") {
+                None => {}
+                Some(Value::Null) => self.transcribes = false,
+                Some(transcription) => {
+                    check_transcription(transcription)?;
+                    self.transcribes = true;
+                }
+            }
+            match input.get("turn_detection") {
+                None => {}
+                Some(Value::Null) => self.turn_detection = None,
+                Some(detection) => {
+                    let current = self.turn_detection.unwrap_or_default();
+                    self.turn_detection = Some(turn_detection(current, detection)?);
+                }
+            }
+        }
+        if let Some(output) = given(audio, "output") {
+            let output = only(output, "session.audio.output", &["format", "voice", "speed"])?;
+            format_of(output, "session.audio.output.format")?;
+            check_voice(output, "session.audio.output.voice")?;
+            if let Some(speed) = given(output, "speed") {
+                match speed.as_f64() {
+                    Some(speed) if (0.25..=1.5).contains(&speed) => self.speed = speed as f32,
+                    _ => return refuse("session.audio.output.speed", "use a speed between 0.25 and 1.5"),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The session object of `session.created` and `session.updated`: the settings in force.
     pub(super) fn describe(&self, id: &str, model: &str) -> Value {
         let turn_detection = self.turn_detection.map(|detection| {
             json!({
@@ -169,28 +252,36 @@ impl Settings {
                 "idle_timeout_ms": null,
             })
         });
-        let modality = match self.modality {
-            Modality::Audio => "audio",
-            Modality::Text => "text",
-        };
+        let transcription = self
+            .transcribes
+            .then(|| json!({ "model": "meridian-asr", "language": "en" }));
         let format = json!({ "type": "audio/pcm", "rate": 24_000 });
         json!({
             "type": "realtime",
             "object": "realtime.session",
             "id": id,
             "model": model,
-            "output_modalities": [modality],
+            "output_modalities": [self.modality.name()],
             "instructions": self.instructions,
-            "tools": [],
-            "tool_choice": "none",
+            "tools": self.tools.iter().map(Tool::describe).collect::<Vec<_>>(),
+            "tool_choice": self.tool_choice.describe(),
+            "parallel_tool_calls": false,
+            "max_output_tokens": "inf",
+            "truncation": "auto",
+            "tracing": null,
+            "reasoning": null,
+            "prompt": null,
+            "include": null,
+            // An open session has no end of its own.
+            "expires_at": null,
             "audio": {
                 "input": {
                     "format": format,
-                    "transcription": { "model": "meridian-asr", "language": "en" },
+                    "transcription": transcription,
                     "noise_reduction": null,
                     "turn_detection": turn_detection,
                 },
-                "output": { "format": format, "voice": self.voice, "speed": rounded(self.speed) },
+                "output": { "format": format, "voice": VOICE, "speed": rounded(self.speed) },
             },
         })
     }
@@ -200,32 +291,189 @@ fn rounded(value: f32) -> f64 {
     (f64::from(value) * 1000.0).round() / 1000.0
 }
 
-fn turn_detection(current: TurnDetection, change: &Value) -> Result<TurnDetection, SettingsError> {
-    const PARAM: &str = "session.audio.input.turn_detection";
-    let mut new = current;
-    match change.get("type").and_then(Value::as_str) {
-        None | Some("server_vad") => {}
+/// Instructions of a session or a response; null takes them back.
+pub(super) fn instructions_of(value: &Value, place: &str) -> Result<String, FieldError> {
+    match value {
+        Value::Null => Ok(String::new()),
+        Value::String(text) if text.chars().count() <= INSTRUCTIONS_CHARS_MAX => Ok(text.clone()),
+        Value::String(_) => refuse(place, format!("use at most {INSTRUCTIONS_CHARS_MAX} characters")),
+        _ => refuse(place, "instructions must be a string"),
+    }
+}
+
+/// Audio travels in one format. Another must not be taken in silence: it would be heard as noise.
+pub(super) fn format_of(parent: &Map<String, Value>, place: &str) -> Result<(), FieldError> {
+    let Some(format) = given(parent, "format") else {
+        return Ok(());
+    };
+    let format = only(format, place, &["type", "rate"])?;
+    let kind = format.get("type").and_then(Value::as_str);
+    let rate = given(format, "rate");
+    let is_ours = kind == Some("audio/pcm") && rate.is_none_or(|rate| rate.as_u64() == Some(24_000));
+    if is_ours {
+        return Ok(());
+    }
+    refuse(
+        place,
+        "use {\"type\": \"audio/pcm\", \"rate\": 24000}: 16-bit little-endian, mono; G.711 is not available in sessions",
+    )
+}
+
+/// Any voice may be asked for; the one there is speaks.
+pub(super) fn check_voice(output: &Map<String, Value>, place: &str) -> Result<(), FieldError> {
+    match given(output, "voice") {
+        None | Some(Value::String(_)) => Ok(()),
+        Some(voice @ Value::Object(_)) => match text(only(voice, place, &["id"])?, place, "id")? {
+            Some(_) => Ok(()),
+            None => missing(place, "id"),
+        },
+        Some(_) => refuse(place, "name a voice, or give {\"id\": …}"),
+    }
+}
+
+/// There is none, but what would turn it on has to be well-formed.
+fn check_noise_reduction(change: &Value) -> Result<(), FieldError> {
+    const PLACE: &str = "session.audio.input.noise_reduction";
+    let fields = only(change, PLACE, &["type", "strength"])?;
+    if !matches!(text(fields, PLACE, "type")?, None | Some("near_field" | "far_field")) {
+        return refuse(format!("{PLACE}.type"), "use near_field or far_field");
+    }
+    if given(fields, "strength").is_some_and(|strength| !strength.is_number()) {
+        return refuse(format!("{PLACE}.strength"), "strength must be a number");
+    }
+    Ok(())
+}
+
+/// Tracing and reasoning: agents ask for them by default, and there are none.
+fn check_unused(session: &Map<String, Value>) -> Result<(), FieldError> {
+    match given(session, "tracing") {
+        None => {}
+        Some(Value::String(mode)) if mode == "auto" => {}
+        Some(tracing @ Value::Object(_)) => {
+            only(tracing, "session.tracing", &["workflow_name", "group_id", "metadata"])?;
+        }
         Some(_) => {
             return refuse(
-                PARAM,
-                "use {\"type\": \"server_vad\"}, or null to commit audio yourself",
+                "session.tracing",
+                "use \"auto\", an object or null; nothing is traced here",
             );
         }
     }
-    if let Some(threshold) = change.get("threshold").filter(|value| !value.is_null()) {
+    if let Some(reasoning) = given(session, "reasoning") {
+        let reasoning = only(reasoning, "session.reasoning", &["effort"])?;
+        text(reasoning, "session.reasoning", "effort")?;
+    }
+    Ok(())
+}
+
+/// Replies have a dozen words: the limit is never reached, and so not kept.
+pub(super) fn output_tokens(value: &Value, place: &str) -> Result<(), FieldError> {
+    let is_limit = value == "inf" || value.as_u64().is_some_and(|tokens| (1..=4096).contains(&tokens));
+    if is_limit {
+        Ok(())
+    } else {
+        refuse(place, "use a number between 1 and 4096, or \"inf\"")
+    }
+}
+
+fn check_transcription(change: &Value) -> Result<(), FieldError> {
+    const PLACE: &str = "session.audio.input.transcription";
+    const KNOWN: &[&str] = &["model", "language", "languages", "prompt", "delay", "keywords"];
+    let fields = only(change, PLACE, KNOWN)?;
+    // The recognizer knows the words that it knows, and is as quick as it can be.
+    for name in ["prompt", "keywords", "delay"] {
+        let is_empty = |value: &Value| value == "" || value.as_array().is_some_and(Vec::is_empty);
+        if given(fields, name).is_some_and(|value| !is_empty(value)) {
+            return refuse(
+                format!("{PLACE}.{name}"),
+                format!("{name} would have no effect here; leave it out"),
+            );
+        }
+    }
+    text(fields, PLACE, "model")?;
+    let is_english = |language: &str| language == "en" || language.starts_with("en-");
+    if text(fields, PLACE, "language")?.is_some_and(|language| !is_english(language)) {
+        return refuse(
+            format!("{PLACE}.language"),
+            "only English is understood here; use \"en\" or leave it out",
+        );
+    }
+    if let Some(languages) = given(fields, "languages") {
+        let is_list = |list: &Vec<Value>| list.iter().all(|language| language.as_str().is_some_and(is_english));
+        if !languages.as_array().is_some_and(is_list) {
+            return refuse(
+                format!("{PLACE}.languages"),
+                "only English is understood here; use [\"en\"] or leave it out",
+            );
+        }
+    }
+    Ok(())
+}
+
+fn turn_detection(current: TurnDetection, change: &Value) -> Result<TurnDetection, FieldError> {
+    const PLACE: &str = "session.audio.input.turn_detection";
+    let mut new = current;
+    let fields = only(
+        change,
+        PLACE,
+        &[
+            "type",
+            "threshold",
+            "prefix_padding_ms",
+            "silence_duration_ms",
+            "create_response",
+            "interrupt_response",
+            "idle_timeout_ms",
+            "eagerness",
+        ],
+    )?;
+    match text(fields, PLACE, "type")? {
+        None | Some("server_vad") => {
+            if given(fields, "eagerness").is_some() {
+                return refuse(format!("{PLACE}.eagerness"), "eagerness belongs to \"semantic_vad\"");
+            }
+        }
+        // Turns end with silence here, so eagerness becomes the length of that silence.
+        Some("semantic_vad") => {
+            new.endpoint.silence_duration_ms = match text(fields, PLACE, "eagerness")? {
+                Some("low") => 800,
+                None | Some("auto" | "medium") => 500,
+                Some("high") => 300,
+                Some(_) => return refuse(format!("{PLACE}.eagerness"), "use low, medium, high or auto"),
+            };
+        }
+        Some(_) => {
+            return refuse(
+                format!("{PLACE}.type"),
+                "use {\"type\": \"server_vad\"} or {\"type\": \"semantic_vad\"}, or null to commit turns yourself",
+            );
+        }
+    }
+    if let Some(threshold) = given(fields, "threshold") {
         match threshold.as_f64() {
             Some(threshold) if (0.0..=1.0).contains(&threshold) => new.endpoint.threshold = threshold as f32,
-            _ => return refuse(PARAM, "use a threshold between 0 and 1"),
+            _ => return refuse(format!("{PLACE}.threshold"), "use a threshold between 0 and 1"),
         }
+    }
+    if given(fields, "idle_timeout_ms").is_some_and(|timeout| timeout.as_u64().is_none()) {
+        return refuse(
+            format!("{PLACE}.idle_timeout_ms"),
+            "idle_timeout_ms must be a whole number or null; it has no effect here",
+        );
     }
     for (key, target) in [
         ("prefix_padding_ms", &mut new.endpoint.prefix_padding_ms),
         ("silence_duration_ms", &mut new.endpoint.silence_duration_ms),
     ] {
-        if let Some(value) = change.get(key).filter(|value| !value.is_null()) {
+        if let Some(value) = given(fields, key) {
             match value.as_u64() {
                 Some(ms) if ms <= VAD_MS_MAX => *target = ms,
-                _ => return refuse(PARAM, format!("use a {key} between 0 and {VAD_MS_MAX}")),
+                _ => {
+                    return refuse(
+                        format!("{PLACE}.{key}"),
+                        format!("use a {key} between 0 and {VAD_MS_MAX}"),
+                    );
+                }
             }
         }
     }
@@ -233,68 +481,12 @@ fn turn_detection(current: TurnDetection, change: &Value) -> Result<TurnDetectio
         ("create_response", &mut new.create_response),
         ("interrupt_response", &mut new.interrupt_response),
     ] {
-        if let Some(value) = change.get(key).filter(|value| !value.is_null()) {
-            match value.as_bool() {
-                Some(value) => *target = value,
-                None => return refuse(PARAM, format!("{key} must be true or false")),
-            }
+        if let Some(value) = flag(fields, PLACE, key)? {
+            *target = value;
         }
     }
     Ok(new)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_update_changes_what_it_mentions() {
-        let settings = Settings::default();
-        let change = json!({ "type": "realtime", "output_modalities": ["text"], "tools": [{}], "audio": {
-            "input": { "format": { "type": "audio/pcm", "rate": 24000 }, "turn_detection": { "silence_duration_ms": 200 } },
-            "output": { "speed": 1.2 },
-        }});
-        let new = settings.updated(&change).unwrap();
-        assert_eq!(new.modality, Modality::Text);
-        assert_eq!(new.turn_detection.unwrap().endpoint.silence_duration_ms, 200);
-        assert_eq!(new.turn_detection.unwrap().endpoint.prefix_padding_ms, 300);
-        assert_eq!(new.describe("s", "m")["audio"]["output"]["speed"], 1.2);
-
-        let manual = new
-            .updated(&json!({ "audio": { "input": { "turn_detection": null } } }))
-            .unwrap();
-        assert_eq!(manual.turn_detection, None);
-        assert_eq!(manual.modality, Modality::Text);
-    }
-
-    #[test]
-    fn what_cannot_be_done_is_refused_with_the_field() {
-        for (change, param) in [
-            (json!({ "type": "transcription" }), "session.type"),
-            (json!({ "output_modalities": ["video"] }), "session.output_modalities"),
-            (
-                json!({ "audio": { "input": { "format": { "type": "audio/pcmu" } } } }),
-                "session.audio.input.format",
-            ),
-            (
-                json!({ "audio": { "output": { "speed": 9 } } }),
-                "session.audio.output.speed",
-            ),
-            (
-                json!({ "audio": { "input": { "turn_detection": { "type": "semantic_vad" } } } }),
-                "session.audio.input.turn_detection",
-            ),
-            (
-                json!({ "audio": { "input": { "turn_detection": { "threshold": "high" } } } }),
-                "session.audio.input.turn_detection",
-            ),
-            (json!(7), "session"),
-        ] {
-            assert_eq!(
-                Settings::default().updated(&change).unwrap_err().param,
-                param,
-                "{change}"
-            );
-        }
-    }
-}
+mod tests;

@@ -1,19 +1,19 @@
-//! What an edge is told of turns, beside the session: how they went, and what else went wrong.
+//! Reports to an edge about turns, beside the session: their outcome, and faults outside of them.
 
 use std::collections::VecDeque;
 
-use topology::words::{Trouble, Turn, Word};
+use wire::{Trouble, Turn};
 
-/// Turns that wait to be told. One takes seconds, and telling it no time: more only come together when many fail at once.
+/// Most turns that wait to be reported. A turn takes seconds and its report no time: more wait only when many fail at once.
 const TURNS_MAX: usize = 16;
 
-/// Underruns of one session that are told: whoever says more has said enough to be counted as bad, and no more.
+/// Most underruns that one session reports: that many are enough to count it as bad.
 const UNDERRUNS_MAX: u32 = 100;
 
-/// What was not told yet.
+/// Reports that the edge did not get yet.
 #[derive(Debug, Default)]
 pub(super) struct Turns {
-    /// Whether an edge wants to know.
+    /// Whether an edge asked for reports.
     is_asked: bool,
     over: VecDeque<Turn>,
     trouble: Trouble,
@@ -22,12 +22,11 @@ pub(super) struct Turns {
 }
 
 impl Turns {
-    /// An edge wants to know.
+    /// An edge asks for reports.
     pub(super) fn ask(&mut self) {
         self.is_asked = true;
     }
 
-    /// A turn is over.
     pub(super) fn end(&mut self, turn: Turn) {
         if self.is_asked && self.over.len() < TURNS_MAX {
             self.over.push_back(turn);
@@ -36,7 +35,7 @@ impl Turns {
 
     /// The device ran out of audio.
     pub(super) fn underran(&mut self, times: u32) {
-        // The word of one device is not taken for that of a fleet.
+        // One device must not count for a fleet.
         let times = times.min(UNDERRUNS_MAX - self.underruns);
         self.underruns += times;
         self.trouble.underruns += times;
@@ -47,16 +46,16 @@ impl Turns {
         self.trouble.gpu_memory_errors = self.trouble.gpu_memory_errors.saturating_add(1);
     }
 
-    /// Whether there is something to tell.
+    /// Whether a report waits.
     pub(super) fn is_due(&self) -> bool {
         self.is_asked && (!self.over.is_empty() || self.trouble != Trouble::default())
     }
 
-    /// The word that goes next.
+    /// Takes the next message for the edge.
     pub(super) fn next(&mut self) -> Vec<u8> {
         let word = match self.over.pop_front() {
-            Some(turn) => Word::Turn(turn),
-            None => Word::Trouble(std::mem::take(&mut self.trouble)),
+            Some(turn) => wire::Message::Turn(turn),
+            None => wire::Message::Trouble(std::mem::take(&mut self.trouble)),
         };
         word.to_bytes()
     }

@@ -1,4 +1,4 @@
-//! A session goes on in another stack, whatever was happening when it left the first.
+//! A session goes on in another stack, from any point of a turn.
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use futures_util::{SinkExt as _, StreamExt as _};
@@ -9,7 +9,7 @@ use tokio_tungstenite::{
     MaybeTlsStream, WebSocketStream, connect_async,
     tungstenite::{Message, client::IntoClientRequest as _},
 };
-use topology::words::{Checkpoint, HEADER, LOAD_HEADER, Load, RESUME_HEADER, Resume, VERSION, Word};
+use wire::{Checkpoint, HEADER, LOAD_HEADER, Load, RESUME_HEADER, Resume, VERSION};
 
 use crate::{
     realtime::{appended, spoken_in, types},
@@ -39,7 +39,7 @@ struct Kept {
 }
 
 async fn connect(region: &Region, resume: bool) -> WebSocketStream<MaybeTlsStream<TcpStream>> {
-    let url = format!("ws://{}/v1/realtime", region.http);
+    let url = format!("ws://{}/v1/realtime?meridian=1", region.http);
     let mut request = url.into_client_request().unwrap();
     request.headers_mut().insert(HEADER, VERSION.parse().unwrap());
     if resume {
@@ -81,12 +81,12 @@ impl Edge {
                 true
             }
             Message::Binary(word) => {
-                let Ok(Word::Checkpoint(Checkpoint {
+                let Ok(wire::Message::Checkpoint(Checkpoint {
                     keep_from,
                     consumed,
                     busy,
                     state,
-                })) = Word::parse(&word)
+                })) = wire::Message::parse(&word)
                 else {
                     panic!("{word:?}");
                 };
@@ -135,7 +135,7 @@ impl Edge {
 
     async fn resume(&mut self, region: &Region, resume: Resume<'_>) {
         self.socket = connect(region, true).await;
-        let word = Word::Resume(resume).to_bytes();
+        let word = wire::Message::Resume(resume).to_bytes();
         self.socket.send(Message::binary(word)).await.unwrap();
     }
 
@@ -169,7 +169,11 @@ fn told(events: &[Value]) -> Vec<Value> {
 
 fn normal(value: &Value, names: &mut Vec<String>) -> Value {
     match value {
-        Value::String(text) if ["item_", "resp_", "sess_"].iter().any(|kind| text.starts_with(kind)) => {
+        Value::String(text)
+            if ["item_", "resp_", "sess_", "conv_"]
+                .iter()
+                .any(|kind| text.starts_with(kind)) =>
+        {
             let at = names.iter().position(|known| known == text).unwrap_or_else(|| {
                 names.push(text.clone());
                 names.len() - 1
@@ -275,7 +279,7 @@ async fn an_utterance_half_heard_is_heard_whole_elsewhere() {
         kept.keep_from + 3 >= kept.consumed,
         "what is over is forgotten, but for a little padding"
     );
-    // What was agreed there is known here.
+    // The second stack knows the agreements of the first.
     for event in utterance("cancel the timer") {
         edge.say(&event).await;
     }
@@ -382,10 +386,49 @@ async fn a_state_that_nobody_of_ours_sealed_is_refused_with_a_reason() {
         assert_eq!(u16::from(frame.code), 4001);
         assert_eq!(frame.reason.as_str(), "this session can not go on here");
     }
-    // What a device might send in place of a word is no better.
+    // Messages of a device in place of the edge's are refused too.
     edge.socket = connect(&ours, true).await;
     edge.socket.send(Message::text("{}")).await.unwrap();
     assert!(matches!(edge.message().await, Message::Close(_)));
+}
+
+/// As long as instructions may be.
+const INSTRUCTIONS_CHARS_MAX: usize = 16_384;
+
+#[tokio::test]
+async fn a_session_with_the_longest_instructions_travels() {
+    let regions = [region().await, region().await];
+    let mut edge = Edge::call(&regions[0]).await;
+    // Text, not one letter over and over.
+    let words = [
+        "turn", "the", "lamp", "never", "guest", "kitchen", "please", "answer", "in", "brief",
+    ];
+    let mut instructions = String::new();
+    for number in 0_usize.. {
+        instructions.push_str(&format!(
+            "{} {} {number}. ",
+            words[number * 7 % 10],
+            words[number * number % 10]
+        ));
+        if instructions.len() > INSTRUCTIONS_CHARS_MAX {
+            instructions.truncate(INSTRUCTIONS_CHARS_MAX);
+            break;
+        }
+    }
+    edge.say(&json!({ "type": "session.update", "session": { "type": "realtime", "instructions": instructions } }))
+        .await;
+    edge.until("session.updated").await;
+    edge.until_idle().await;
+    assert!(!edge.checkpoint.clone().unwrap().state.is_empty());
+    edge.move_to(&regions[1]).await;
+    edge.say(&json!({ "type": "session.update", "session": { "type": "realtime" } }))
+        .await;
+    edge.events.clear();
+    edge.until("session.updated").await;
+    assert_eq!(
+        edge.events.last().unwrap()["session"]["instructions"],
+        instructions.as_str()
+    );
 }
 
 #[tokio::test]
@@ -394,8 +437,18 @@ async fn a_session_too_large_to_travel_says_so() {
     let mut edge = Edge::call(&region).await;
     edge.until("session.created").await;
     assert!(!edge.checkpoint.clone().unwrap().state.is_empty());
-    let update = json!({ "instructions": "x".repeat(16_384) });
-    edge.say(&json!({ "type": "session.update", "session": update })).await;
+    // No compression makes this smaller: three bytes a character, drawn at random.
+    let mut draw = 1_u64;
+    let noise: String = (0..INSTRUCTIONS_CHARS_MAX)
+        .map(|_| {
+            draw = draw
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            char::from_u32(0x4e00 + (draw >> 33) as u32 % 0x5000).unwrap()
+        })
+        .collect();
+    edge.say(&json!({ "type": "session.update", "session": { "type": "realtime", "instructions": noise } }))
+        .await;
     edge.until("session.updated").await;
     assert!(edge.checkpoint.clone().unwrap().state.is_empty());
 }
@@ -416,7 +469,7 @@ async fn a_stack_without_a_key_does_not_speak_of_it() {
 #[tokio::test]
 async fn an_edge_that_asks_is_told_how_loaded_the_stack_is() {
     let region = region().await;
-    let url = format!("ws://{}/v1/realtime", region.http);
+    let url = format!("ws://{}/v1/realtime?meridian=1", region.http);
     let mut request = url.into_client_request().unwrap();
     for name in [HEADER, LOAD_HEADER] {
         request.headers_mut().insert(name, VERSION.parse().unwrap());
@@ -445,11 +498,11 @@ async fn an_edge_that_asks_is_told_how_loaded_the_stack_is() {
     loop {
         match timeout(PATIENCE, socket.next()).await.unwrap().unwrap().unwrap() {
             Message::Text(text) => is_over |= text.contains("meridian.turn"),
-            Message::Binary(word) => match Word::parse(&word).unwrap() {
-                Word::Load(load) => break assert_eq!((load, is_over), (one_session, true)),
-                Word::Checkpoint(_) => {}
-                Word::Resume(_) => panic!("only edges say it"),
-                Word::Turn(_) | Word::Trouble(_) => panic!("nobody asked for it"),
+            Message::Binary(word) => match wire::Message::parse(&word).unwrap() {
+                wire::Message::Load(load) => break assert_eq!((load, is_over), (one_session, true)),
+                wire::Message::Checkpoint(_) => {}
+                wire::Message::Resume(_) => panic!("only edges say it"),
+                wire::Message::Turn(_) | wire::Message::Trouble(_) => panic!("nobody asked for it"),
             },
             _ => {}
         }

@@ -1,20 +1,16 @@
 //! The gRPC interface, directly and through an edge.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::net::SocketAddr;
 
-use edge::{Edge, listener, metrics::Metrics};
 use gateway::voice::{SynthesizeRequest, TranscribeRequest, voice_client::VoiceClient};
-use prometheus_client::registry::Registry;
 use speech::{
     SAMPLE_RATE, pcm,
     scripted::{sound_of, text_in},
     wav,
 };
-use tokio_util::sync::CancellationToken;
 use tonic::{Code, transport::Channel};
-use topology::{RegionId, Snapshot, fixtures::three_primaries, snapshot::digest};
 
-use crate::region::{PATIENCE, Region};
+use crate::{edges::Edge, region::Region};
 
 async fn client(address: SocketAddr) -> VoiceClient<Channel> {
     VoiceClient::connect(format!("http://{address}")).await.unwrap()
@@ -25,7 +21,7 @@ fn recording(text: &str) -> TranscribeRequest {
     TranscribeRequest { wav }
 }
 
-/// Everything the interface can do, whoever is in between.
+/// All calls of the interface, with and without an edge in between.
 async fn check_calls(client: &mut VoiceClient<Channel>) {
     let heard = client.transcribe(recording("turn on the light")).await.unwrap();
     let heard = heard.into_inner();
@@ -76,39 +72,11 @@ async fn calls_are_answered_and_bad_ones_are_told_why() {
     region.stopped().await;
 }
 
-/// An edge whose home is this region.
-async fn edge_before(region: SocketAddr) -> (SocketAddr, CancellationToken, tokio::task::JoinHandle<()>) {
-    let mut snapshot: Snapshot = three_primaries();
-    for known in snapshot.topology.regions.values_mut() {
-        known.stacks.clear();
-    }
-    let home = RegionId::new("eu-west").unwrap();
-    snapshot.topology.regions.get_mut(&home).unwrap().stacks = vec![region.into()];
-    snapshot.plan.documents = digest(&snapshot.topology, snapshot.dns_ttl_s, &snapshot.probe);
-    let example = include_str!("../../../../configs/edge.toml").replace("127.0.0.1:8080", "127.0.0.1:0");
-    let config: edge::Config = daemon::config::parse("edge.toml", &example).unwrap();
-    let listeners = listener::claim(&config, None, None).unwrap().listen().unwrap();
-    let address = listeners[0].address().unwrap();
-    let edge = Arc::new(Edge::new(config, Metrics::new(&mut Registry::default())));
-    edge.apply(&snapshot);
-    let stop = CancellationToken::new();
-    let nobody = std::future::pending();
-    let serving = tokio::spawn(listener::serve(
-        edge.clone(),
-        edge::workers::Workers::start(&edge).unwrap(),
-        listeners,
-        Default::default(),
-        stop.clone(),
-        nobody,
-    ));
-    (address, stop, serving)
-}
-
 #[tokio::test]
 async fn the_same_through_an_edge_which_refuses_in_the_same_terms() {
     let region = Region::start().await;
-    let (edge, stop, serving) = edge_before(region.http).await;
-    let mut client = client(edge).await;
+    let edge = Edge::before(region.http, "").await;
+    let mut client = client(edge.http).await;
     check_calls(&mut client).await;
 
     // Many at once share a connection.
@@ -130,7 +98,6 @@ async fn the_same_through_an_edge_which_refuses_in_the_same_terms() {
     assert_eq!(refused.code(), Code::Unavailable, "{refused}");
     assert!(refused.message().contains("no region"), "{refused}");
 
-    stop.cancel();
     drop(client);
-    tokio::time::timeout(PATIENCE, serving).await.unwrap().unwrap();
+    edge.stopped().await;
 }

@@ -13,7 +13,11 @@ use speech::{
     scripted::{ScriptedRecognizer, ScriptedSynthesizer, sound_of, text_in},
     wav,
 };
-use topology::words::{LOAD_HEADER, VERSION};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+use wire::{LOAD_HEADER, VERSION};
 
 use crate::region::{Region, engines, held_recognizer};
 
@@ -65,6 +69,146 @@ async fn a_recording_is_transcribed_in_each_format() {
 }
 
 #[tokio::test]
+async fn what_clients_add_to_a_recording_does_no_harm() {
+    let region = Region::start().await;
+    let file = recording("stop");
+    for (field, value) in [
+        ("stream", "False"),
+        ("stream", "0"),
+        ("language", "en"),
+        ("language", "en-US"),
+        ("language", "English"),
+        ("language", ""),
+        ("temperature", "0"),
+        ("temperature", "0.7"),
+        ("prompt", "a command"),
+        ("chunking_strategy", "auto"),
+        ("include[]", ""),
+    ] {
+        let answer = transcribe(&region, form(file.clone()).text(field, value)).await;
+        assert_eq!(answer.status(), 200, "{field}={value}");
+    }
+    let segments = form(file.clone())
+        .text("response_format", "verbose_json")
+        .text("timestamp_granularities[]", "segment");
+    assert_eq!(transcribe(&region, segments).await.status(), 200);
+    // A title of odd length with its pad byte, behind the format.
+    let mut titled = file.clone();
+    titled.splice(36..36, *b"LIST\x05\0\0\0hello\0");
+    let answer: Value = transcribe(&region, form(titled)).await.json().await.unwrap();
+    assert_eq!(answer["text"], "stop");
+    // The header of a recorder that was to record for ten minutes, and was stopped.
+    let mut stopped = file;
+    stopped[40..44].copy_from_slice(&(600 * 2 * SAMPLE_RATE).to_le_bytes());
+    let answer: Value = transcribe(&region, form(stopped)).await.json().await.unwrap();
+    assert_eq!(answer["text"], "stop");
+}
+
+#[tokio::test]
+async fn what_a_form_asks_for_and_cannot_have_is_refused_with_its_field() {
+    let region = Region::start().await;
+    let file = recording("stop");
+    for (field, value, param, code) in [
+        ("temperature", "9", "temperature", "invalid_value"),
+        ("temperature", "-1", "temperature", "invalid_value"),
+        ("temperature", "NaN", "temperature", "invalid_value"),
+        ("temperature", "hot", "temperature", "invalid_value"),
+        ("include[]", "logprobs", "include", "unsupported_value"),
+        ("include", "logprobs", "include", "unsupported_value"),
+        (
+            "timestamp_granularities[]",
+            "word",
+            "timestamp_granularities",
+            "unsupported_value",
+        ),
+        // Only verbose_json has timestamps.
+        (
+            "timestamp_granularities[]",
+            "segment",
+            "timestamp_granularities",
+            "unsupported_value",
+        ),
+        ("chunking_strategy", "never", "chunking_strategy", "unsupported_value"),
+        ("colour", "blue", "colour", "unknown_parameter"),
+        (
+            "chunking_strategy[type]",
+            "server_vad",
+            "chunking_strategy[type]",
+            "unknown_parameter",
+        ),
+        ("file", "another recording", "file", "invalid_value"),
+    ] {
+        let answer = transcribe(&region, form(file.clone()).text(field, value)).await;
+        assert_eq!(answer.status(), 400, "{field}={value}");
+        let error: Value = answer.json().await.unwrap();
+        assert_eq!(error["error"]["param"], param, "{field}={value}: {error}");
+        assert_eq!(error["error"]["code"], code, "{field}={value}: {error}");
+    }
+    for (path, body, param) in [
+        (
+            "/v1/audio/speech",
+            json!({ "input": "hello", "response_format": "wav", "colour": "blue" }),
+            "colour",
+        ),
+        (
+            "/api/v1/voice/synthesize",
+            json!({ "text": "hello", "pitch": 2 }),
+            "pitch",
+        ),
+    ] {
+        let answer = Client::new().post(region.url(path)).json(&body).send().await.unwrap();
+        assert_eq!(answer.status(), 400, "{path} {body}");
+        let error: Value = answer.json().await.unwrap();
+        assert_eq!(error["error"]["param"], param, "{error}");
+        assert_eq!(error["error"]["code"], "unknown_parameter", "{error}");
+    }
+}
+
+/// The header of a file does not say whether all of it came, so that of the request has to.
+#[tokio::test]
+async fn half_a_body_is_not_transcribed() {
+    let region = Region::start().await;
+    let file = recording("stop");
+    let half = &file[..file.len() / 2];
+    let head = "POST /api/v1/voice/transcribe HTTP/1.1\r\nHost: v\r\nConnection: close\r\n";
+    let with_length = format!("{head}Content-Length: {}\r\n\r\n", file.len());
+    let in_chunks = format!("{head}Transfer-Encoding: chunked\r\n\r\n{:x}\r\n", half.len());
+    for (framing, head, behind, is_whole) in [
+        ("half of a length", &with_length, "", false),
+        ("no last chunk", &in_chunks, "\r\n", false),
+        ("all chunks", &in_chunks, "\r\n0\r\n\r\n", true),
+    ] {
+        let mut socket = TcpStream::connect(region.http).await.unwrap();
+        socket
+            .write_all(&[head.as_bytes(), half, behind.as_bytes()].concat())
+            .await
+            .unwrap();
+        if !is_whole {
+            socket.shutdown().await.unwrap();
+        }
+        let mut answer = Vec::new();
+        socket.read_to_end(&mut answer).await.unwrap();
+        let answer = String::from_utf8_lossy(&answer);
+        assert_eq!(answer.starts_with("HTTP/1.1 200"), is_whole, "{framing}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn nobody_is_sure_of_what_was_not_said() {
+    let region = Region::start().await;
+    for seconds in [1, 30] {
+        let silence = wav::encode(&vec![0.0; seconds * 16_000], SAMPLE_RATE);
+        let transcribe = Client::new().post(region.url("/api/v1/voice/transcribe")).body(silence);
+        let answer: Value = transcribe.send().await.unwrap().json().await.unwrap();
+        assert_eq!(
+            (&answer["text"], &answer["confidence"]),
+            (&json!(""), &json!(0.0)),
+            "{seconds} s"
+        );
+    }
+}
+
+#[tokio::test]
 async fn text_is_spoken_in_each_format() {
     let region = Region::start().await;
     let speak = async |path: &str, body: Value| {
@@ -102,7 +246,7 @@ async fn every_bad_recording_gets_its_own_explanation() {
             "invalid_audio",
             "not a WAV",
         ),
-        (form(good[..good.len() / 2].to_vec()), 400, "invalid_audio", "cut short"),
+        (form(good[..30].to_vec()), 400, "invalid_audio", "cut short"),
         (no_file, 400, "missing_required_parameter", "file"),
         (
             form(good.clone()).text("response_format", "srt"),
@@ -115,6 +259,31 @@ async fn every_bad_recording_gets_its_own_explanation() {
             400,
             "unsupported_value",
             "/v1/realtime",
+        ),
+        // As Python writes it into a form.
+        (
+            form(good.clone()).text("stream", "True"),
+            400,
+            "unsupported_value",
+            "/v1/realtime",
+        ),
+        (
+            form(good.clone()).text("stream", "1"),
+            400,
+            "unsupported_value",
+            "/v1/realtime",
+        ),
+        (
+            form(good.clone()).text("stream", "perhaps"),
+            400,
+            "invalid_value",
+            "true or false",
+        ),
+        (
+            form(good.clone()).text("language", "de"),
+            400,
+            "unsupported_value",
+            "English",
         ),
     ] {
         check(transcribe(&region, form).await, status, code, says).await;
@@ -159,6 +328,13 @@ async fn every_bad_request_gets_its_own_explanation() {
             400,
             "invalid_value",
             "between",
+        ),
+        // As long as a text may be, four times as slow as it is spoken otherwise, and letter by letter.
+        (
+            speech(json!({ "input": "a".repeat(4096), "response_format": "pcm", "speed": 0.25 })),
+            400,
+            "string_above_max_length",
+            "600 s",
         ),
         (speech(json!({ "text": "hi" })), 400, "invalid_json", "input"),
         (

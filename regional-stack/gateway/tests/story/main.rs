@@ -2,9 +2,16 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper that fails fails its test")]
 
+mod clients;
 mod continuity;
+mod edges;
 mod grpc;
 mod http;
+mod idle;
+mod killed;
+mod load;
+mod memory;
 mod realtime;
 mod region;
+mod request_id;
 mod turns;

@@ -1,5 +1,7 @@
 //! The Realtime WebSocket, from the device's side.
 
+mod endings;
+
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
@@ -23,8 +25,16 @@ impl Device {
         Self::call_with(region, "").await
     }
 
+    /// One that wants to know what became of its turns.
     async fn call_with(region: &Region, parameters: &str) -> Self {
-        let url = format!("ws://{}/v1/realtime?model=gpt-realtime{parameters}", region.http);
+        Self::dial(&format!(
+            "ws://{}/v1/realtime?model=gpt-realtime&meridian=1{parameters}",
+            region.http
+        ))
+        .await
+    }
+
+    async fn dial(url: &str) -> Self {
         let (socket, _) = connect_async(url).await.unwrap();
         let mut device = Self {
             socket,
@@ -115,6 +125,11 @@ pub(crate) fn types(events: &[Value]) -> Vec<&str> {
     types
 }
 
+fn find<'a>(events: &'a [Value], kind: &str) -> &'a Value {
+    let found = events.iter().find(|event| event["type"] == kind);
+    found.unwrap_or_else(|| panic!("no {kind} in {:?}", types(events)))
+}
+
 pub(crate) fn spoken_in(events: &[Value]) -> Option<String> {
     let bytes: Vec<u8> = events
         .iter()
@@ -139,6 +154,7 @@ async fn a_spoken_turn_is_detected_understood_and_answered() {
             "conversation.item.added",
             "conversation.item.done",
             "response.created",
+            "rate_limits.updated",
             "conversation.item.input_audio_transcription.delta",
             "conversation.item.input_audio_transcription.completed",
             "response.output_item.added",
@@ -156,8 +172,20 @@ async fn a_spoken_turn_is_detected_understood_and_answered() {
         ]
     );
     assert_eq!(spoken_in(&events).unwrap(), "timer set for ten minutes");
+    let part = find(&events, "response.content_part.done");
+    assert_eq!(part["part"]["type"], "audio");
     let done = &events[events.len() - 2];
     assert_eq!(done["response"]["status"], "completed");
+    let usage = &done["response"]["usage"];
+    assert_eq!(usage["output_token_details"]["text_tokens"], 5);
+    assert!(
+        usage["input_token_details"]["audio_tokens"].as_u64().unwrap() > 0,
+        "{usage}"
+    );
+    assert!(
+        usage["output_token_details"]["audio_tokens"].as_u64().unwrap() > 0,
+        "{usage}"
+    );
     assert_eq!(
         done["response"]["output"][0]["content"][0]["transcript"],
         "timer set for ten minutes"
@@ -233,9 +261,25 @@ async fn a_cancelled_response_ends_at_once_and_the_session_goes_on() {
     device.until("response.output_audio_transcript.delta").await;
     device.send(json!({ "type": "response.cancel" })).await;
     let events = device.until("meridian.turn").await;
-    let done = events.iter().find(|event| event["type"] == "response.done").unwrap();
+    // Each part that began ends, and no event claims that anything was said.
+    assert_eq!(
+        types(&events),
+        [
+            "response.output_audio.done",
+            "response.output_audio_transcript.done",
+            "response.content_part.done",
+            "conversation.item.done",
+            "response.output_item.done",
+            "response.done",
+            "meridian.turn",
+        ]
+    );
+    assert_eq!(events[1]["transcript"], "");
+    assert_eq!(events[3]["item"]["status"], "incomplete");
+    let done = find(&events, "response.done");
     assert_eq!(done["response"]["status"], "cancelled");
     assert_eq!(done["response"]["status_details"]["reason"], "client_cancelled");
+    assert_eq!(done["response"]["output"][0]["content"][0]["transcript"], "");
     assert_eq!(events.last().unwrap()["status"], "cancelled");
 
     device
@@ -274,11 +318,50 @@ async fn the_assistant_falls_silent_when_the_user_begins_to_speak() {
     device.send(json!({
         "type": "conversation.item.truncate", "item_id": first["item"]["id"], "content_index": 0, "audio_end_ms": 120,
     })).await;
+    // Nothing of it was said.
+    let refused = device.until("error").await.pop().unwrap();
+    assert_eq!(refused["error"]["param"], "audio_end_ms");
+    device
+        .send(json!({
+            "type": "conversation.item.truncate", "item_id": first["item"]["id"], "content_index": 0, "audio_end_ms": 0,
+        }))
+        .await;
     // While the next reply is held, or it might be over before the device is heard.
     device.until("conversation.item.truncated").await;
     drop(gate);
     let events = device.until("meridian.turn").await;
     assert_eq!(spoken_in(&events).unwrap(), "the hall lights are on");
+}
+
+#[tokio::test]
+async fn no_more_can_be_cut_off_a_reply_than_there_is() {
+    let region = Region::start().await;
+    let mut device = Device::call(&region).await;
+    device.speak("stop").await;
+    let events = device.until("meridian.turn").await;
+    let item = find(&events, "response.done")["response"]["output"][0]["id"].clone();
+    let truncate = |content_index: u64, audio_end_ms: u64| {
+        json!({
+            "type": "conversation.item.truncate", "item_id": item, "content_index": content_index,
+            "audio_end_ms": audio_end_ms,
+        })
+    };
+    for (event, param) in [
+        (truncate(7, 0), "content_index"),
+        (truncate(0, 99_999_999), "audio_end_ms"),
+    ] {
+        device.send(event).await;
+        assert_eq!(device.next().await["error"]["param"], param);
+    }
+    device.send(truncate(0, 100)).await;
+    assert_eq!(device.next().await["type"], "conversation.item.truncated");
+    device
+        .send(json!({ "type": "conversation.item.retrieve", "item_id": item }))
+        .await;
+    assert_eq!(device.next().await["item"]["content"][0]["transcript"], Value::Null);
+    // Audio that was cut off cannot be cut off again.
+    device.send(truncate(0, 101)).await;
+    assert_eq!(device.next().await["error"]["param"], "audio_end_ms");
 }
 
 #[tokio::test]
@@ -300,7 +383,7 @@ async fn mistakes_are_explained_and_end_nothing() {
         (
             r#"{"type":"input_audio_buffer.commit"}"#,
             "input_audio_buffer_commit_empty",
-            "100 ms",
+            "nobody has spoken",
         ),
         (
             r#"{"type":"conversation.item.retrieve","item_id":"x"}"#,
@@ -326,166 +409,158 @@ async fn mistakes_are_explained_and_end_nothing() {
     assert_eq!(spoken_in(&device.until("meridian.turn").await).unwrap(), "okay");
 }
 
+/// The protocol allows 15 MiB in one event; here it is five minutes of a quiet room, and a command at the end.
 #[tokio::test]
-async fn a_message_above_the_limit_closes_the_session_with_the_reason() {
+async fn minutes_of_audio_may_come_in_one_message() {
     let region = Region::start().await;
-    for bytes in [300 << 10, 3 << 20] {
-        let mut device = Device::call(&region).await;
-        let audio = "A".repeat(bytes);
-        device
-            .send(json!({ "type": "input_audio_buffer.append", "audio": audio }))
+    let mut device = Device::call(&region).await;
+    let room = (15 << 20) * 3 / 4 * 2 / 3 / 2 - 3 * SAMPLE_RATE as usize;
+    let sound = [vec![0.0; room], sound_of("stop"), vec![0.0; SAMPLE_RATE as usize]].concat();
+    let bytes = pcm::to_s16le(&resample::resample(&sound, SAMPLE_RATE, 24_000).unwrap());
+    let audio = BASE64_STANDARD.encode(bytes);
+    assert!(audio.len() > 14 << 20, "{}", audio.len());
+    device
+        .send(json!({ "type": "input_audio_buffer.append", "audio": audio }))
+        .await;
+    assert_eq!(spoken_in(&device.until("meridian.turn").await).unwrap(), "okay");
+
+    // Without turn detection that is more than one turn may have.
+    device.manual_turns().await;
+    device
+        .send(json!({ "type": "input_audio_buffer.append", "audio": audio, "event_id": "long" }))
+        .await;
+    let error = device.until("error").await.pop().unwrap();
+    assert_eq!(error["error"]["code"], "input_audio_buffer_full");
+    assert_eq!(error["error"]["event_id"], "long");
+}
+
+#[tokio::test]
+async fn all_that_one_message_says_is_heard() {
+    let region = Region::start().await;
+    let mut device = Device::call(&region).await;
+    let said = [
+        "turn on the hall lights",
+        "turn on the kitchen lights",
+        "what time is it",
+        "set a timer for ten minutes",
+        "turn off the hall lights",
+        "stop",
+    ];
+    let pause = vec![0.0; SAMPLE_RATE as usize];
+    let sound: Vec<f32> = said
+        .iter()
+        .flat_map(|text| [pause.clone(), sound_of(text)].concat())
+        .collect();
+    let bytes = pcm::to_s16le(&resample::resample(&[sound, pause].concat(), SAMPLE_RATE, 24_000).unwrap());
+    device
+        .send(json!({ "type": "input_audio_buffer.append", "audio": BASE64_STANDARD.encode(bytes) }))
+        .await;
+    for text in said {
+        let events = device
+            .until("conversation.item.input_audio_transcription.completed")
             .await;
-        let (code, reason) = device.closed().await;
-        assert_eq!(code, 1009);
-        assert!(reason.contains("too large"), "{reason}");
+        assert!(!types(&events).contains(&"error"), "{events:#?}");
+        assert_eq!(events.last().unwrap()["transcript"], text);
     }
 }
 
 #[tokio::test]
-async fn a_client_that_never_reads_is_cut_off_instead_of_remembered() {
-    let region = Region::start().await;
+async fn a_message_above_the_limit_is_refused_and_the_session_goes_on() {
+    let region = Region::start_with(engines(), |limits| limits.frame_bytes_max = 256 << 10).await;
     let mut device = Device::call(&region).await;
-    let update = Message::text(
-        json!({ "type": "session.update", "session": { "instructions": "x".repeat(10_000) } }).to_string(),
-    );
-    // Until the socket's buffers and ours are full; then the region stops listening and says why.
-    let flood = async {
-        loop {
-            if device.socket.send(update.clone()).await.is_err() {
-                return;
-            }
-        }
-    };
-    timeout(PATIENCE, flood).await.expect("the region gives up on us");
-    region
-        .until_metric("meridian_stack_sessions_closed_total{reason=\"slow_client\"} 1")
-        .await;
-}
-
-#[tokio::test]
-async fn a_failing_engine_fails_the_turn_and_not_the_session() {
-    let engines = gateway::Engines {
-        recognizer: std::sync::Arc::new(speech::scripted::ScriptedRecognizer::in_turn([Err("on fire")])),
-        ..engines()
-    };
-    let region = Region::start_with(engines, |_| {}).await;
-    let mut device = Device::call(&region).await;
-    // A second of a plain tone: speech to the detector, no words to the recognizer.
-    let tone: Vec<f32> = (0..SAMPLE_RATE).map(|at| 0.2 * (at as f32 * 0.07).sin()).collect();
-    device
-        .send_audio(&[tone, vec![0.0; SAMPLE_RATE as usize]].concat())
-        .await;
-    let events = device.until("meridian.turn").await;
-    assert!(types(&events).contains(&"conversation.item.input_audio_transcription.failed"));
-    let done = events.iter().find(|event| event["type"] == "response.done").unwrap();
-    assert_eq!(done["response"]["status"], "failed");
-    assert!(
-        done["response"]["status_details"]["error"]["message"]
-            .as_str()
-            .unwrap()
-            .contains("on fire")
-    );
-
+    let append = |bytes: usize| json!({ "type": "input_audio_buffer.append", "audio": "A".repeat(bytes) });
+    device.send(append(270 << 10)).await;
+    let error = device.until("error").await.pop().unwrap();
+    assert_eq!(error["error"]["code"], "message_too_large");
     device.speak("stop").await;
     assert_eq!(spoken_in(&device.until("meridian.turn").await).unwrap(), "okay");
+
+    // An eighth above the limit nothing more is read.
+    device.send(append(600 << 10)).await;
+    let error = device.until("error").await.pop().unwrap();
+    assert_eq!(error["error"]["code"], "message_too_large");
+    let (code, reason) = device.closed().await;
+    assert_eq!(code, 1009);
+    assert!(reason.contains("too large"), "{reason}");
 }
 
 #[tokio::test]
-async fn work_for_a_device_that_hung_up_is_not_done() {
-    let (engines, gate) = held_recognizer();
-    let region = Region::start_with(engines, |_| {}).await;
-    let mut patient = Device::call(&region).await;
-    patient.speak("help").await;
-    patient.until("response.created").await;
-    let mut gone = Device::call(&region).await;
-    gone.speak("stop").await;
-    gone.until("response.created").await;
-    drop(gone);
-    region.until_metric("meridian_stack_sessions 1").await;
-
-    drop(gate);
-    patient.until("meridian.turn").await;
-    region
-        .until_metric("meridian_stack_engine_jobs_total{engine=\"asr\",outcome=\"cancelled\"} 1")
-        .await;
-}
-
-#[tokio::test]
-async fn a_session_can_be_resumed_by_its_id() {
+async fn what_lies_in_the_buffer_behind_an_utterance_is_no_turn() {
     let region = Region::start().await;
     let mut device = Device::call(&region).await;
-    device.speak("set a timer for ten minutes").await;
+    device.speak("stop").await;
     device.until("meridian.turn").await;
-    let session = device.session.clone();
-    device.socket.close(None).await.unwrap();
-
-    let mut device = Device::call_with(&region, &format!("&resume={session}")).await;
-    assert_eq!(device.session, session);
-    device.speak("cancel the timer").await;
-    assert_eq!(
-        spoken_in(&device.until("meridian.turn").await).unwrap(),
-        "timer cancelled"
-    );
-
-    let stranger = Device::call_with(&region, "&resume=sess_unknown").await;
-    assert_ne!(stranger.session, "sess_unknown");
+    device.send_audio(&vec![0.001; SAMPLE_RATE as usize / 2]).await;
+    device.send(json!({ "type": "input_audio_buffer.commit" })).await;
+    let events = device.until("error").await;
+    assert_eq!(types(&events), ["error"]);
+    assert_eq!(events[0]["error"]["code"], "input_audio_buffer_commit_empty");
 }
 
 #[tokio::test]
-async fn a_draining_region_finishes_the_turn_then_says_goodbye() {
-    let (engines, gate) = held_recognizer();
-    let region = Region::start_with(engines, |_| {}).await;
-    let mut talking = Device::call(&region).await;
-    let mut quiet = Device::call(&region).await;
-    talking.speak("help").await;
-    talking.until("response.created").await;
-
-    region.begin_stop();
-    assert_eq!(quiet.closed().await, (1012, "region draining".to_owned()));
-    let ready = reqwest::get(format!("http://{}/ready", region.admin)).await.unwrap();
-    assert_eq!(ready.status(), 503);
-    assert!(
-        connect_async(format!("ws://{}/v1/realtime", region.http))
-            .await
-            .is_err()
-    );
-
-    drop(gate);
-    let events = talking.until("meridian.turn").await;
-    assert!(spoken_in(&events).unwrap().starts_with("you can ask"));
-    assert_eq!(talking.closed().await, (1012, "region draining".to_owned()));
-    region.stopped().await;
-}
-
-#[tokio::test]
-async fn a_turn_that_does_not_end_is_cut_when_the_drain_is_over() {
-    let (engines, gate) = held_recognizer();
-    let region = Region::start_with(engines, |limits| limits.drain_seconds_max = 0).await;
-    let mut device = Device::call(&region).await;
-    device.speak("help").await;
-    device.until("response.created").await;
-    region.begin_stop();
-    assert_eq!(device.closed().await, (1012, "region draining".to_owned()));
-    drop(gate);
-    region.stopped().await;
-}
-
-/// RFC 6455 §8.1: the peer is told, with a code of its own.
-#[tokio::test]
-async fn a_text_that_is_not_utf_8_closes_the_session_with_1007() {
+async fn a_commit_makes_no_response_and_the_clients_own_is_not_refused() {
     let region = Region::start().await;
     let mut device = Device::call(&region).await;
-    let MaybeTlsStream::Plain(tcp) = device.socket.get_mut() else {
-        panic!("the region speaks plaintext");
-    };
-    tcp.write_all(&[0x81, 0x81, 0, 0, 0, 0, 0xff]).await.unwrap();
-    let closed = loop {
-        match timeout(PATIENCE, device.socket.next()).await.unwrap() {
-            Some(Ok(Message::Close(frame))) => break frame.unwrap(),
-            Some(Ok(_)) => {}
-            other => panic!("{other:?}"),
-        }
-    };
-    assert_eq!(u16::from(closed.code), 1007);
-    assert!(closed.reason.contains("UTF-8"), "{closed}");
+    device
+        .send_audio(&[vec![0.0; SAMPLE_RATE as usize / 2], sound_of("stop")].concat())
+        .await;
+    device.until("input_audio_buffer.speech_started").await;
+    device.send(json!({ "type": "input_audio_buffer.commit" })).await;
+    let events = device
+        .until("conversation.item.input_audio_transcription.completed")
+        .await;
+    assert!(!types(&events).contains(&"response.created"), "{events:#?}");
+    device.send(json!({ "type": "response.create" })).await;
+    let events = device.until("meridian.turn").await;
+    assert!(!types(&events).contains(&"error"), "{events:#?}");
+    assert_eq!(spoken_in(&events).unwrap(), "okay");
+}
+
+#[tokio::test]
+async fn a_voice_in_the_input_of_a_response_is_answered_beside_the_conversation() {
+    let region = Region::start().await;
+    let mut device = Device::call(&region).await;
+    let bytes = pcm::to_s16le(&resample::resample(&sound_of("turn on the hall lights"), SAMPLE_RATE, 24_000).unwrap());
+    let item = json!({ "type": "message", "role": "user", "content": [
+        { "type": "input_audio", "audio": BASE64_STANDARD.encode(bytes) },
+    ]});
+    device
+        .send(json!({ "type": "response.create", "response": { "conversation": "none", "input": [item] } }))
+        .await;
+    let events = device.until("meridian.turn").await;
+    assert_eq!(spoken_in(&events).unwrap(), "the hall lights are on");
+    assert!(
+        !types(&events).iter().any(|kind| kind.starts_with("conversation.")),
+        "{events:#?}"
+    );
+}
+
+#[tokio::test]
+async fn a_client_of_the_plain_protocol_sees_no_event_of_another() {
+    let region = Region::start().await;
+    let mut device = Device::dial(&format!("ws://{}/v1/realtime?model=gpt-realtime", region.http)).await;
+    device.speak("stop").await;
+    device.until("response.done").await;
+    device.speak("stop").await;
+    let events = device.until("response.done").await;
+    assert!(
+        !types(&events).iter().any(|kind| kind.starts_with("meridian.")),
+        "{events:#?}"
+    );
+}
+
+#[tokio::test]
+async fn a_client_that_turns_transcription_off_is_not_told_what_was_heard() {
+    let region = Region::start().await;
+    let mut device = Device::call(&region).await;
+    device
+        .send(json!({ "type": "session.update", "session": { "audio": { "input": { "transcription": null } } } }))
+        .await;
+    device.until("session.updated").await;
+    device.speak("stop").await;
+    let events = device.until("response.done").await;
+    assert!(
+        !types(&events).iter().any(|kind| kind.contains("transcription")),
+        "{events:#?}"
+    );
 }

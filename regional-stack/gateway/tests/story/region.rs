@@ -41,6 +41,12 @@ impl Region {
         Self::start_as(&document, engines, |_| {}).await
     }
 
+    /// A region of this name, with further lines of configuration.
+    pub(crate) async fn start_in(name: &str, lines: &str, engines: Engines, change: impl FnOnce(&mut Limits)) -> Self {
+        let document = format!("{}\n{lines}", PLAIN.replace("eu-west", name));
+        Self::start_as(&document, engines, change).await
+    }
+
     async fn start_as(document: &str, engines: Engines, change: impl FnOnce(&mut Limits)) -> Self {
         let mut config: Config = daemon::config::parse("test", document).unwrap();
         // One thread each, so that holding one job holds the engine.
@@ -63,22 +69,11 @@ impl Region {
         format!("http://{}{path}", self.http)
     }
 
-    /// Asks for the metrics until they contain this line.
     pub(crate) async fn until_metric(&self, line: &str) {
-        let asked = async {
-            loop {
-                let answer = reqwest::get(self.url("/metrics")).await.unwrap();
-                if answer.text().await.unwrap().lines().any(|shown| shown == line) {
-                    return;
-                }
-            }
-        };
-        tokio::time::timeout(PATIENCE, asked)
-            .await
-            .unwrap_or_else(|_| panic!("no {line}"));
+        until_metric(self.http, line).await;
     }
 
-    /// What SIGTERM does.
+    /// Begins to stop, as SIGTERM does.
     pub(crate) fn begin_stop(&self) {
         self.stop.cancel();
     }
@@ -90,6 +85,21 @@ impl Region {
             .unwrap()
             .unwrap();
     }
+}
+
+/// Asks a stack for its metrics until they contain this line.
+pub(crate) async fn until_metric(stack: SocketAddr, line: &str) {
+    let asked = async {
+        loop {
+            let answer = reqwest::get(format!("http://{stack}/metrics")).await.unwrap();
+            if answer.text().await.unwrap().lines().any(|shown| shown == line) {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, asked)
+        .await
+        .unwrap_or_else(|_| panic!("no {line}"));
 }
 
 pub(crate) fn engines() -> Engines {

@@ -1,4 +1,4 @@
-//! What an edge is told of turns: how they went, what failed in them, and what else went wrong.
+//! Reports to an edge about turns: their outcome, the component that failed, and faults outside of turns.
 
 use std::sync::{
     Arc,
@@ -14,10 +14,8 @@ use tokio_tungstenite::{
     MaybeTlsStream, WebSocketStream, connect_async,
     tungstenite::{Message, client::IntoClientRequest as _},
 };
-use topology::{
-    Component,
-    words::{HEADER, TURNS_HEADER, Trouble, Turn, VERSION, Word},
-};
+use topology::Component;
+use wire::{HEADER, TURNS_HEADER, Trouble, Turn, VERSION};
 
 use crate::region::{PATIENCE, Region, engines};
 
@@ -66,15 +64,15 @@ impl Edge {
     async fn take(&mut self) {
         match timeout(PATIENCE, self.socket.next()).await.unwrap().unwrap().unwrap() {
             Message::Text(text) => self.events.push(serde_json::from_str(&text).unwrap()),
-            Message::Binary(word) => match Word::parse(&word).unwrap() {
-                Word::Checkpoint(checkpoint) => self.busy = checkpoint.busy,
-                Word::Turn(turn) => {
+            Message::Binary(word) => match wire::Message::parse(&word).unwrap() {
+                wire::Message::Checkpoint(checkpoint) => self.busy = checkpoint.busy,
+                wire::Message::Turn(turn) => {
                     assert!(!self.busy, "the checkpoint comes first that says that it is over");
                     self.turns.push(turn);
                 }
-                Word::Trouble(trouble) => self.trouble.push(trouble),
-                Word::Resume(_) => panic!("only edges say that"),
-                Word::Load(_) => panic!("nobody asked for it"),
+                wire::Message::Trouble(trouble) => self.trouble.push(trouble),
+                wire::Message::Resume(_) => panic!("only edges say that"),
+                wire::Message::Load(_) => panic!("nobody asked for it"),
             },
             Message::Ping(_) | Message::Pong(_) => {}
             other => panic!("{other:?}"),

@@ -1,5 +1,5 @@
-//! Leading in etcd: a key under a lease, written once by whoever finds it missing. Its create revision is the epoch and
-//! the fence: when the lease runs out the key is gone, and whoever still believes to lead gets nothing through.
+//! Leadership in etcd: a key under a lease, which a candidate writes if it is missing. The key's create revision is the
+//! epoch and the fence. When the lease runs out the key is gone, and every commit of the old leader fails.
 
 use std::{
     sync::Arc,
@@ -20,30 +20,30 @@ use super::{
     super::{
         Entry, Store as _, StoreError,
         backoff::{Backoff, spread},
-        lead::{Candidate, Lead, LeaderRecord, Standing, Term},
+        lead::{Candidate, LeaderRecord, Leadership, Term, Validity},
     },
     Etcd, LEADER, as_u64, header_revision,
 };
 
-/// Attempts to lead while the store is away.
+/// Pauses between attempts to lead while the store is out of reach.
 const BACKOFF_FIRST: Duration = Duration::from_millis(200);
 const BACKOFF_LAST: Duration = Duration::from_secs(5);
-/// A lead ends this much of its lease early by our own clock, for clocks that do not run equally fast and for commits
-/// that are on their way.
+/// A leader stops this long before its lease ends by its own clock: room for clocks of different speed and for commits
+/// in flight.
 const MARGIN_MIN: Duration = Duration::from_millis(500);
 const MARGIN_DIVISOR: u32 = 5;
-/// How many keep-alives fit into a lease. One waits for an answer a little less than that, so that after a frozen member
-/// there is time for another.
+/// Keep-alives per lease. Each waits a little less than this part of the lease for an answer, so that after a frozen
+/// member there is time to ask another.
 const RENEWALS: u32 = 3;
 
-/// What is under [`LEADER`].
+/// The value under [`LEADER`].
 #[derive(Debug, Serialize, Deserialize)]
 struct Document {
     node: NodeId,
     url: String,
 }
 
-/// Who leads, and the revision as of which that was read.
+/// The leader, and the revision at which it was read.
 pub(super) async fn read(etcd: &Etcd) -> Result<(Option<LeaderRecord>, u64), StoreError> {
     let listing = etcd.list(LEADER).await?;
     let record = listing.entries.get(LEADER).map(decode).transpose()?;
@@ -56,7 +56,7 @@ fn decode(entry: &Entry) -> Result<LeaderRecord, StoreError> {
     Ok(LeaderRecord {
         node: document.node,
         url: document.url,
-        // Written once: the revision that wrote it is the one that made it.
+        // The key is written once, so the revision of the value is its create revision.
         epoch: entry.revision,
     })
 }
@@ -65,14 +65,14 @@ fn margin(ttl: Duration) -> Duration {
     MARGIN_MIN.max(ttl / MARGIN_DIVISOR)
 }
 
-pub(super) async fn campaign(etcd: &Etcd, candidate: &Candidate) -> Result<Lead, StoreError> {
+pub(super) async fn campaign(etcd: &Etcd, candidate: &Candidate) -> Result<Leadership, StoreError> {
     let mut backoff = Backoff::new(BACKOFF_FIRST, BACKOFF_LAST);
     loop {
         match try_to_lead(etcd, candidate).await {
             Ok(Some(lead)) => return Ok(lead),
             Ok(None) => backoff.reset(),
             Err(error @ (StoreError::Unavailable { .. } | StoreError::NoSpace(_))) => {
-                tracing::warn!(%error, "cannot be a candidate now");
+                tracing::warn!(%error, "cannot stand for election now; trying again");
                 sleep(backoff.next_wait()).await;
             }
             Err(error) => return Err(error),
@@ -80,8 +80,8 @@ pub(super) async fn campaign(etcd: &Etcd, candidate: &Candidate) -> Result<Lead,
     }
 }
 
-/// `None` when somebody else leads, or led a moment ago.
-async fn try_to_lead(etcd: &Etcd, candidate: &Candidate) -> Result<Option<Lead>, StoreError> {
+/// Tries once to lead. `None` if another candidate leads, or led a moment ago.
+async fn try_to_lead(etcd: &Etcd, candidate: &Candidate) -> Result<Option<Leadership>, StoreError> {
     let (leader, revision) = read(etcd).await?;
     if let Some(leader) = leader {
         wait_until_free(etcd, &leader, revision, candidate.lease_ttl).await;
@@ -91,47 +91,52 @@ async fn try_to_lead(etcd: &Etcd, candidate: &Candidate) -> Result<Option<Lead>,
     let wanted = i64::try_from(wanted).unwrap_or(i64::MAX);
     let request_timeout = etcd.0.settings.request_timeout;
     let sent = Instant::now();
-    // A second lease that was granted by an attempt whose answer was lost holds no key, and runs out.
+    // If an answer is lost, the repeated request grants a second lease. The first holds no key and runs out.
     let granted = etcd
         .ask(request_timeout, |mut member| async move {
             member.lease.grant(wanted, None).await
         })
         .await?;
     let (lease, ttl) = (granted.id(), Duration::from_secs(as_u64(granted.ttl())));
-    // `sent` is the moment before the last attempt at the latest: too early is safe.
+    // The lease began after `sent`, so an end counted from `sent` is early, which is safe.
     let Some(valid) = ttl.checked_sub(margin(ttl)).filter(|valid| !valid.is_zero()) else {
         return Err(StoreError::Failed(format!("a lease of {ttl:?} is too short to lead")));
     };
     match take(etcd, candidate, lease).await {
         Ok(Some(epoch)) => {
-            let standing = Arc::new(watch::Sender::new(Standing::Until(sent + valid)));
+            let validity = Arc::new(watch::Sender::new(Validity::Until(sent + valid)));
             let keeper = Keeper {
                 etcd: etcd.clone(),
                 lease,
                 ttl,
                 epoch,
-                standing: standing.clone(),
+                validity: validity.clone(),
             };
-            let term = Reign {
+            let term = EtcdTerm {
                 etcd: etcd.clone(),
                 lease,
                 keeper: tokio::spawn(keeper.run()),
             };
             tracing::info!(epoch, ?ttl, "leading");
-            Ok(Some(Lead::new(epoch, (LEADER.to_owned(), Some(epoch)), standing, term)))
+            Ok(Some(Leadership::new(
+                epoch,
+                (LEADER.to_owned(), Some(epoch)),
+                validity,
+                term,
+            )))
         }
         other => {
-            // If the key was written after all it goes with its lease, now or when that runs out.
+            // If the key was written after all, it goes with its lease: now, or when the lease runs out.
             let _ = revoke(etcd, lease).await;
             other.map(|_| None)
         }
     }
 }
 
-/// Returns when the leader's key is gone, when it may be, or when it is time to look again: a watch that tells nothing
-/// must not keep candidates waiting.
+/// Waits until the leader's key is gone or may be gone, for at most `ttl`: a watch that reports nothing must not keep
+/// candidates waiting.
 async fn wait_until_free(etcd: &Etcd, leader: &LeaderRecord, revision: u64, ttl: Duration) {
-    tracing::debug!(leader = %leader.node, epoch = leader.epoch, "waiting for the lead");
+    tracing::debug!(leader = %leader.node, epoch = leader.epoch, "waiting until the leader is gone");
     let gone = async {
         if let Ok(mut changes) = etcd.watch(LEADER, revision).await {
             while let Ok(batch) = changes.next().await {
@@ -146,11 +151,11 @@ async fn wait_until_free(etcd: &Etcd, leader: &LeaderRecord, revision: u64, ttl:
         }
         sleep(spread(BACKOFF_FIRST)).await;
     };
-    // Looking again is no failure.
+    // A timeout is no failure: the caller looks again.
     let _ = timeout(ttl, gone).await;
 }
 
-/// Writes the key if there is none; its revision.
+/// Writes the key if it is missing. Returns its revision.
 async fn take(etcd: &Etcd, candidate: &Candidate, lease: i64) -> Result<Option<u64>, StoreError> {
     let document = Document {
         node: candidate.node.clone(),
@@ -177,7 +182,7 @@ async fn take(etcd: &Etcd, candidate: &Candidate, lease: i64) -> Result<Option<u
 async fn revoke(etcd: &Etcd, lease: i64) -> Result<(), StoreError> {
     etcd.ask(etcd.0.settings.request_timeout, |mut member| async move {
         match member.lease.revoke(lease).await {
-            // It ran out, or an attempt whose answer was lost revoked it.
+            // The lease ran out, or an attempt whose answer was lost revoked it.
             Err(etcd_client::Error::GRpcStatus(status)) if status.code() == tonic::Code::NotFound => Ok(()),
             other => other.map(|_| ()),
         }
@@ -185,33 +190,33 @@ async fn revoke(etcd: &Etcd, lease: i64) -> Result<(), StoreError> {
     .await
 }
 
-/// Keeps a lease alive, and finds out when it is not.
+/// Keeps a lease alive, and finds out when it is lost.
 struct Keeper {
     etcd: Etcd,
     lease: i64,
     ttl: Duration,
     epoch: u64,
-    standing: Arc<watch::Sender<Standing>>,
+    validity: Arc<watch::Sender<Validity>>,
 }
 
 impl Keeper {
-    /// Ends when the lead is lost.
+    /// Runs until the leadership is lost.
     async fn run(self) {
         let reason = self.keep().await;
-        tracing::warn!(epoch = self.epoch, reason, "the lead is lost");
-        self.standing.send_replace(Standing::Lost);
-        // A successor need not wait for the rest of the lease.
+        tracing::warn!(epoch = self.epoch, reason, "the leadership is lost");
+        self.validity.send_replace(Validity::Lost);
+        // Revoking the lease spares the successor the wait for its end.
         let _ = revoke(&self.etcd, self.lease).await;
     }
 
-    /// Returns why the lead is lost.
+    /// Returns the reason for which the leadership is lost.
     async fn keep(&self) -> String {
         let (period, soon) = (self.ttl / RENEWALS, self.ttl / 20);
         let mut next = period;
         loop {
-            let end = match *self.standing.borrow() {
-                Standing::Until(end) if Instant::now() < end => end,
-                _ => return "the store was not heard in time".to_owned(),
+            let end = match *self.validity.borrow() {
+                Validity::Until(end) if Instant::now() < end => end,
+                _ => return "the store did not answer in time".to_owned(),
             };
             let round = async {
                 sleep(next).await;
@@ -221,17 +226,17 @@ impl Keeper {
                 Ok((Ok(()), Ok(()))) => period,
                 Ok((Err(Renewal::Gone(reason)), _) | (_, Err(Renewal::Gone(reason)))) => return reason,
                 Ok((Err(Renewal::NoAnswer(reason)), _) | (_, Err(Renewal::NoAnswer(reason)))) => {
-                    tracing::warn!(epoch = self.epoch, reason, "the lead was not renewed; trying again");
+                    tracing::warn!(epoch = self.epoch, reason, "the lease was not renewed; trying again");
                     soon
                 }
-                // The end may have been moved away meanwhile.
+                // A keep-alive may have moved the end meanwhile.
                 Err(_) => soon,
             };
         }
     }
 
-    /// One keep-alive. The new end counts from before it was sent: the lease runs from when etcd took it, not from when
-    /// we heard.
+    /// Sends one keep-alive. The new end counts from the time of sending, because the lease runs from etcd's receipt
+    /// and not from the answer's arrival.
     async fn renew(&self) -> Result<(), Renewal> {
         let (index, mut member) = self.etcd.current();
         let sent = Instant::now();
@@ -239,11 +244,11 @@ impl Keeper {
         match timeout(wait, member.lease.keep_alive(self.lease)).await {
             Ok(Ok(_)) => {
                 let end = sent + self.ttl - margin(self.ttl);
-                let prolonged = self.standing.send_if_modified(|standing| standing.prolong(end));
+                let prolonged = self.validity.send_if_modified(|validity| validity.prolong(end));
                 if prolonged {
                     Ok(())
                 } else {
-                    Err(Renewal::Gone("it was renewed too late".to_owned()))
+                    Err(Renewal::Gone("the lease was renewed too late".to_owned()))
                 }
             }
             Ok(Err(etcd_client::Error::LeaseKeepAliveError(reason))) => Err(Renewal::Gone(reason)),
@@ -264,47 +269,48 @@ impl Keeper {
         }
     }
 
-    /// Whether the key is still there: somebody may have removed it by hand.
+    /// Checks that the key still exists, because an operator may have removed it by hand.
     async fn look(&self) -> Result<(), Renewal> {
         let (_, mut member) = self.etcd.current();
         let wait = self.ttl / (RENEWALS + 1);
         let Ok(Ok(found)) = timeout(wait, member.kv.get(LEADER, None)).await else {
-            // Keep-alives decide; this only finds out earlier.
+            // Keep-alives decide; this check only finds a loss earlier.
             return Ok(());
         };
         let epoch = found.kvs().first().map(|found| as_u64(found.create_revision()));
         if epoch == Some(self.epoch) {
             Ok(())
         } else {
-            Err(Renewal::Gone(format!("{LEADER} is of epoch {epoch:?}")))
+            let found = epoch.map_or_else(|| "no value".to_owned(), |epoch| format!("epoch {epoch}"));
+            Err(Renewal::Gone(format!("{LEADER} has {found}, expected {}", self.epoch)))
         }
     }
 }
 
-/// Why a lead was not renewed.
+/// The reasons for which a lease was not renewed.
 enum Renewal {
-    /// It is over.
+    /// The lease or the key is gone.
     Gone(String),
-    /// Nobody knows.
+    /// No answer, so the state is unknown.
     NoAnswer(String),
 }
 
-/// Ends one lead.
-struct Reign {
+/// Ends one leadership.
+struct EtcdTerm {
     etcd: Etcd,
     lease: i64,
     keeper: JoinHandle<()>,
 }
 
 #[async_trait]
-impl Term for Reign {
+impl Term for EtcdTerm {
     async fn resign(&self) -> Result<(), StoreError> {
         self.keeper.abort();
         revoke(&self.etcd, self.lease).await
     }
 }
 
-impl Drop for Reign {
+impl Drop for EtcdTerm {
     fn drop(&mut self) {
         self.keeper.abort();
     }

@@ -1,20 +1,20 @@
-//! The store in an etcd cluster: for several control planes, which then elect one that decides.
+//! The store in an etcd cluster, for several control planes, which elect one of them to decide.
 //!
-//! A production cluster has three or five members at as many sites, and needs these flags, which are not etcd's defaults:
+//! A production cluster has three or five members at as many sites, and needs flags that are not etcd's defaults:
 //!
-//! - `--auto-compaction-mode=periodic --auto-compaction-retention=1h`: without compaction every old value is kept until
-//!   the quota is reached, and then the store takes no more writes.
+//! - `--auto-compaction-mode=periodic --auto-compaction-retention=1h`: without compaction etcd keeps every old value
+//!   until it reaches its quota, and then refuses writes.
 //! - `--quota-backend-bytes=4294967296`: 2 GiB is the default; alert on the size well before it.
 //! - between sites `--heartbeat-interval=300 --election-timeout=3000`: the heartbeat about the longest round trip, the
 //!   election ten times that. Leases cannot be shorter than one and a half election timeouts.
 //!
 //! After [`StoreError::NoSpace`]: compact, defragment every member, then `etcdctl alarm disarm`; see the error's text.
 //!
-//! Restoring a snapshot takes revisions back, and with them epochs: a node that saw later plans refuses those of the
-//! restored store until their generation is greater. A [`Mirror`](super::Mirror) notices and says so.
+//! A restored snapshot takes revisions back, and epochs with them. A node that saw later plans refuses those of the
+//! restored store until their generation is greater. A [`Mirror`](super::Mirror) notices and reports it.
 //!
-//! We talk to one member at a time and choose it ourselves: a balancer would keep sending every other request to a member
-//! that is frozen but still has its sockets. The connection is plain HTTP/2, so it belongs in a private network.
+//! The client talks to one member at a time and chooses it itself. A balancer would keep sending every other request to
+//! a frozen member, whose sockets stay open. The connection is plain HTTP/2, so it belongs in a private network.
 
 mod lead;
 mod watch;
@@ -35,37 +35,38 @@ use etcd_client::{
 use tokio::task::JoinSet;
 
 use super::{
-    Candidate, Changes, Entry, Health, Lead, LeaderRecord, Listing, Outcome, Store, StoreError, Transaction, WatchEnd,
+    Candidate, Changes, Entry, Health, LeaderRecord, Leadership, Listing, Outcome, Store, StoreError, Transaction,
+    WatchEnd,
 };
 
-/// Who leads. Written once per lead under a lease: its create revision is the epoch.
+/// Key of the leader, written once per leadership under a lease. Its create revision is the epoch.
 pub const LEADER: &str = "/meridian/v1/leader";
 
-/// Entries read at once; the rest follows as of the same revision.
+/// Entries per page of a listing. Further pages are read at the same revision.
 const PAGE: usize = 100;
-/// Longest answer taken: a page of the longest values, or as many of their changes.
+/// Longest answer: a page of the longest values, or as many changes of them.
 const ANSWER_BYTES_MAX: usize = PAGE * super::TRANSACTION_BYTES_MAX + (1 << 20);
-/// Attempts at a listing whose revision is compacted away while it is read.
+/// Attempts at a listing whose revision is compacted away between two pages.
 const LIST_ATTEMPTS: usize = 3;
-/// Silent connections are probed. etcd hangs up on who probes more often than every five seconds.
+/// Silent connections are pinged. etcd closes a connection that is pinged more often than every five seconds.
 const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(6);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// How to reach a cluster.
+/// The addresses and timeouts of a cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// Client URLs of all members, `http://address:port`.
     pub endpoints: Vec<String>,
-    /// How long a connection may take.
+    /// Deadline for a connection.
     pub connect_timeout: Duration,
-    /// How long one member may take to answer. A request takes at most twice as long, at several members.
+    /// Deadline for one member's answer. A request takes at most twice as long, over several members.
     pub request_timeout: Duration,
-    /// How long a watch may tell nothing, not even that nothing happened.
+    /// Longest silence of a watch, progress marks included.
     pub stall_timeout: Duration,
 }
 
 impl Settings {
-    /// A cluster with the defaults, which suit round trips of up to 300 ms.
+    /// Settings with default timeouts, which suit round trips of up to 300 ms.
     pub fn new(endpoints: Vec<String>) -> Self {
         Self {
             endpoints,
@@ -83,11 +84,11 @@ pub struct Etcd(Arc<Shared>);
 struct Shared {
     settings: Settings,
     members: Vec<Member>,
-    /// Whom we talk to.
+    /// Index of the member in use.
     current: AtomicUsize,
 }
 
-/// Clients of one member. They connect when they are needed, and again when the connection breaks.
+/// Clients of one member. They connect on first use, and again after a connection breaks.
 #[derive(Clone)]
 struct Member {
     kv: KvClient,
@@ -97,11 +98,12 @@ struct Member {
 }
 
 impl Etcd {
-    /// Prepares to talk to a cluster. Succeeds also while the cluster is away.
+    /// Creates a client. Succeeds even while the cluster is out of reach.
     pub async fn connect(settings: Settings) -> Result<Self, StoreError> {
         let options = ConnectOptions::new()
             .with_connect_timeout(settings.connect_timeout)
-            // Ours end earlier; this one cleans up behind them. Streams are not limited by it once they began.
+            // Our own timeouts end earlier; this one cleans up after them. It does not limit streams once they have
+            // begun.
             .with_timeout(settings.request_timeout * 2)
             .with_keep_alive(KEEP_ALIVE_EVERY, KEEP_ALIVE_TIMEOUT)
             .with_keep_alive_while_idle(false)
@@ -128,7 +130,7 @@ impl Etcd {
         })))
     }
 
-    /// The member we talk to.
+    /// URL of the member in use.
     pub fn endpoint(&self) -> &str {
         &self.0.settings.endpoints[self.current().0]
     }
@@ -138,10 +140,10 @@ impl Etcd {
         (index, self.0.members[index].clone())
     }
 
-    /// Talks to the next member from now on, unless somebody moved on already.
+    /// Switches to the next member, unless another task switched already.
     fn move_on(&self, from: usize) {
         let next = (from + 1) % self.0.members.len();
-        // Only a hint where to try first: the order of other memory does not matter.
+        // Relaxed: the index is a hint where to try first, and orders no other memory.
         let moved = self
             .0
             .current
@@ -156,7 +158,7 @@ impl Etcd {
         }
     }
 
-    /// Asks one member after the other until one answers. What is asked twice must do no harm.
+    /// Asks one member after another until one answers. The call may run twice, so it must be safe to repeat.
     async fn ask<T, F>(&self, timeout: Duration, call: impl Fn(Member) -> F) -> Result<T, StoreError>
     where
         F: Future<Output = Result<T, etcd_client::Error>>,
@@ -164,7 +166,7 @@ impl Etcd {
         self.ask_unless(timeout, |_| false, call).await
     }
 
-    /// The same, but a failure after which `is_final` is not tried again elsewhere.
+    /// The same, but does not try another member after a failure for which `is_final` holds.
     async fn ask_unless<T, F>(
         &self,
         timeout: Duration,
@@ -175,7 +177,7 @@ impl Etcd {
         F: Future<Output = Result<T, etcd_client::Error>>,
     {
         let give_up = Instant::now() + timeout * 2;
-        // A single member gets a second chance too: its connection may just have been found broken.
+        // A single member gets a second attempt too, because its connection may just have broken.
         let attempts = self.0.members.len().max(2);
         let mut attempt = 0;
         loop {
@@ -222,7 +224,7 @@ impl Etcd {
                 listing.entries.insert(key, entry);
             }
             match last {
-                // The first key after it.
+                // The first key after the last one of this page.
                 Some(last) if page.more() => from = last + "\0",
                 _ => return Ok(listing),
             }
@@ -230,18 +232,18 @@ impl Etcd {
     }
 }
 
-/// What went wrong at one member.
+/// The kinds of failure at one member.
 #[derive(Debug)]
 enum Failure {
-    /// The request did not reach it, or it said that it cannot take any.
+    /// The member did not receive the request, or cannot take any.
     NotTaken(String),
-    /// It may have taken the request.
+    /// The member may have taken the request.
     Lost(String),
-    /// The revision is no longer kept.
+    /// The revision is compacted away.
     Compacted,
-    /// Its quota is used up.
+    /// The quota of the database is used up.
     NoSpace(String),
-    /// It answered that it will not.
+    /// The member refused the request.
     Refused(String),
 }
 
@@ -254,7 +256,7 @@ impl Failure {
         if never_connected(status) {
             return Self::NotTaken(text);
         }
-        // etcd tells by text what its codes do not.
+        // etcd reports some errors only in the text.
         if text.contains("database space exceeded") {
             return Self::NoSpace(text);
         }
@@ -273,12 +275,12 @@ impl Failure {
             | tonic::Code::OutOfRange
             | tonic::Code::Unimplemented
             | tonic::Code::Unauthenticated => Self::Refused(text),
-            // Also what the connection itself says when it breaks: "unknown", "internal", "cancelled".
+            // Includes the codes of a broken connection: "unknown", "internal", "cancelled".
             _ => Self::Lost(text),
         }
     }
 
-    /// Whether another member would say the same.
+    /// Whether another member would answer the same.
     fn is_answer(&self) -> bool {
         matches!(self, Self::Compacted | Self::NoSpace(_) | Self::Refused(_))
     }
@@ -304,7 +306,7 @@ impl Failure {
     }
 }
 
-/// Whether there was not even a connection to send the request over.
+/// Whether the request had no connection to go over.
 fn never_connected(status: &tonic::Status) -> bool {
     let mut cause = std::error::Error::source(status);
     while let Some(error) = cause {
@@ -316,7 +318,7 @@ fn never_connected(status: &tonic::Status) -> bool {
     false
 }
 
-/// The first key after all that begin with `prefix`; the end of everything for the empty one.
+/// The first key after all keys with `prefix`; the end of the key space for an empty prefix.
 fn after(prefix: &str) -> Vec<u8> {
     let mut end = prefix.as_bytes().to_vec();
     while let Some(last) = end.pop() {
@@ -332,7 +334,7 @@ fn as_i64(number: usize) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-/// etcd's numbers are positive.
+/// Converts etcd's signed numbers, which are never negative.
 fn as_u64(number: i64) -> u64 {
     u64::try_from(number).unwrap_or_default()
 }
@@ -357,7 +359,7 @@ fn entry_of(found: &KeyValue) -> Entry {
 }
 
 fn txn(transaction: &Transaction) -> Txn {
-    // A key that does not exist has the revision zero.
+    // The revision of a missing key is zero.
     let compare = |(key, expected): &(String, Option<u64>)| {
         Compare::mod_revision(key.as_str(), CompareOp::Equal, expected.unwrap_or(0).cast_signed())
     };
@@ -373,7 +375,7 @@ fn txn(transaction: &Transaction) -> Txn {
         .or_else(transaction.expect.iter().map(look).collect::<Vec<_>>())
 }
 
-/// The first expectation that was not met, from what the transaction found instead.
+/// The first expectation that failed, from the keys that the transaction read instead.
 fn conflict(transaction: Transaction, found: &[TxnOpResponse]) -> StoreError {
     let found = found.iter().map(|response| match response {
         TxnOpResponse::Get(response) => response.kvs().first().map(|found| as_u64(found.mod_revision())),
@@ -401,7 +403,7 @@ impl Store for Etcd {
         let mut attempt = 1;
         loop {
             match self.list_once(prefix).await {
-                // The revision was compacted away between two pages, or something that will fail again.
+                // The revision was compacted away between two pages. An error of another cause will come again.
                 Err(StoreError::Failed(_)) if attempt < LIST_ATTEMPTS => attempt += 1,
                 other => return other,
             }
@@ -428,7 +430,7 @@ impl Store for Etcd {
         watch::open(self, prefix, after_revision).await
     }
 
-    async fn campaign(&self, candidate: &Candidate) -> Result<Lead, StoreError> {
+    async fn campaign(&self, candidate: &Candidate) -> Result<Leadership, StoreError> {
         lead::campaign(self, candidate).await
     }
 
@@ -437,7 +439,7 @@ impl Store for Etcd {
     }
 
     async fn health(&self) -> Result<Health, StoreError> {
-        // Answered by a quorum, unlike the status of a member.
+        // A quorum answers this, unlike a member's status.
         let alarms = self
             .ask(self.0.settings.request_timeout, |mut member| async move {
                 member.maintenance.alarm(AlarmAction::Get, AlarmType::None, None).await

@@ -1,5 +1,5 @@
-//! A watch at one member. It asks for signs of life and gives up without them, because a frozen or cut-off member keeps
-//! its connections and says nothing.
+//! A watch at one member. It asks for progress marks and gives up without them, because a frozen or cut-off member
+//! keeps its connections and stays silent.
 
 use std::time::Instant;
 
@@ -12,7 +12,7 @@ use super::{
     Etcd, Failure, after, as_u64,
 };
 
-/// Manual progress marks carry this instead of the watch's number.
+/// The watch id in answers to requests for a progress mark.
 const NO_WATCH: i64 = -1;
 
 pub(super) async fn open(etcd: &Etcd, prefix: &str, after_revision: u64) -> Result<Changes, WatchEnd> {
@@ -45,7 +45,7 @@ pub(super) async fn open(etcd: &Etcd, prefix: &str, after_revision: u64) -> Resu
             asked: None,
             ended: false,
         };
-        // A watch that is refused may be told so at once, or after it was confirmed.
+        // etcd may refuse a watch at once, or after confirming it.
         let confirmed = watching.take(&first.ok_or(WatchEnd::Ended)?)?;
         debug_assert!(confirmed.changes.is_empty(), "the first answer only confirms the watch");
         Ok(Changes::new(watching))
@@ -56,7 +56,7 @@ pub(super) async fn open(etcd: &Etcd, prefix: &str, after_revision: u64) -> Resu
     began
 }
 
-/// Whatever ended a watch at one member need not end it at the next; what is compacted is so everywhere.
+/// Moves on to the next member, except after compaction, which is the same at all members.
 fn leave(etcd: &Etcd, index: usize, end: &WatchEnd) {
     if !matches!(end, WatchEnd::Compacted { .. }) {
         etcd.move_on(index);
@@ -65,19 +65,19 @@ fn leave(etcd: &Etcd, index: usize, end: &WatchEnd) {
 
 struct Watching {
     etcd: Etcd,
-    /// The member it hangs on.
+    /// Index of the member that serves the watch.
     index: usize,
     stream: WatchStream,
-    /// Everything up to here was told.
+    /// Changes up to this revision were returned.
     position: u64,
     heard: Instant,
-    /// When a sign of life was asked for, unless one came since.
+    /// Time of the last request for a progress mark, unless a response came since.
     asked: Option<Instant>,
     ended: bool,
 }
 
 impl Watching {
-    /// What a response says: changes, or that the watch is alive.
+    /// Reads a response: changes, or a sign that the watch is alive.
     fn take(&mut self, response: &WatchResponse) -> Result<Batch, WatchEnd> {
         if response.compact_revision() != 0 {
             let oldest = as_u64(response.compact_revision());
@@ -98,16 +98,16 @@ impl Watching {
             let key = found
                 .key_str()
                 .map_err(|_| WatchEnd::Unreadable("a key is no text".to_owned()))?;
-            // A removed key has no version. (The client's own `event_type` panics on types it does not know.)
+            // A removed key has version zero. (The client's own `event_type` panics on types it does not know.)
             let value = (found.version() > 0).then(|| found.value().to_vec());
             let key = key.to_owned();
             changes.push(Change { revision, key, value });
         }
         match changes.last() {
             Some(last) => self.position = last.revision,
-            // Marks sent by the member itself follow all changes. Those we asked for may overtake changes (etcd before
-            // 3.4.25 and 3.5.8, https://github.com/etcd-io/etcd/issues/15220) and only prove that it lives; so does the
-            // confirmation of a new watch.
+            // Marks that the member sends by itself follow all changes. A requested mark may overtake changes (etcd
+            // before 3.4.25 and 3.5.8, https://github.com/etcd-io/etcd/issues/15220), so it proves only that the member
+            // is alive. So does the confirmation of a new watch.
             None if response.watch_id() != NO_WATCH && !response.created() && response.events().is_empty() => {
                 let revision = response.header().map_or(0, |header| as_u64(header.revision()));
                 self.position = self.position.max(revision);
@@ -137,7 +137,7 @@ impl Watching {
                         return Err(WatchEnd::Stalled(self.heard.elapsed()));
                     }
                     self.asked = Some(Instant::now());
-                    // A closed stream says so itself.
+                    // An error needs no handling here: a closed stream reports itself.
                     let _ = self.stream.request_progress().await;
                 }
             }
@@ -164,7 +164,7 @@ fn end_of(error: &etcd_client::Error) -> WatchEnd {
     if let etcd_client::Error::GRpcStatus(status) = error
         && status.code() == tonic::Code::OutOfRange
     {
-        // Also what the decoder says of an answer over the limit.
+        // Includes the decoder's error for an answer over the size limit.
         return WatchEnd::Unreadable(status.message().to_owned());
     }
     match Failure::of(error) {

@@ -1,4 +1,4 @@
-//! Training the recognizer, and measuring it.
+//! Trains the recognizer, and measures it.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -21,7 +21,7 @@ use crate::{
 
 const BATCH: usize = 32;
 const RATE_MAX: f64 = 2e-3;
-/// CTC's gradients explode now and then, early on.
+/// In early training, CTC's gradients sometimes explode.
 const GRADIENT_MAX: f64 = 5.0;
 
 struct Utterance {
@@ -30,7 +30,7 @@ struct Utterance {
 }
 
 pub(crate) fn train(args: &Training) -> Result<()> {
-    // Checkpoints are measured as they would serve; better to miss a file now than after the first minutes.
+    // Checkpoints are measured as they would serve. A missing file must be found now, not after the first minutes.
     let language = args.out.join("language.tsv");
     ensure!(
         language.is_file(),
@@ -105,7 +105,7 @@ pub(crate) fn train(args: &Training) -> Result<()> {
     Ok(())
 }
 
-/// Indices of one pass over the corpus; utterances of like length share a batch, in random order otherwise.
+/// The indices of one pass over the corpus. Utterances of similar length share a batch; otherwise the order is random.
 fn batches(utterances: &[Utterance], r: &mut SmallRng) -> Vec<Vec<usize>> {
     let mut order: Vec<usize> = (0..utterances.len()).collect();
     order.shuffle(r);
@@ -156,7 +156,7 @@ fn loss(model: &Conformer, utterances: &[Utterance], batch: &[usize], device: De
         &Tensor::from_slice(&target_lens),
         alphabet::BLANK,
         Reduction::Mean,
-        // A fast speaker may say more letters than there are frames left after tempo changes.
+        // After a change of tempo, a fast speaker may say more letters than there are frames.
         true,
     )
     .to_kind(Kind::Float)
@@ -199,7 +199,7 @@ pub(crate) fn evaluate(model: &Path, recordings: &Path, errors: bool) -> Result<
 struct Measured {
     scores: BTreeMap<String, Score>,
     audio_s: f64,
-    /// Recognition alone, without reading and resampling.
+    /// Time for recognition alone, without reading and resampling.
     compute_s: f64,
 }
 

@@ -1,11 +1,11 @@
 //! Makes each pass over a recording sound different: tempo, vocal tract, microphone, room, noise, gaps.
 //!
-//! Works on log-power mel frames, which is much cheaper than on samples and good enough for a small model.
+//! Works on log-power mel frames, which is much cheaper than on samples and accurate enough for a small model.
 
 use rand::{Rng, rngs::SmallRng};
 use speech::features::{self, Mel};
 
-/// A changed copy, normalised as at recognition.
+/// A changed copy of `clean`, normalised as for recognition. `other` is a second voice in the background.
 pub(crate) fn augment(clean: &Mel, other: &Mel, r: &mut SmallRng) -> Mel {
     let mut mel = warp(clean, r);
     colour(&mut mel, r);
@@ -26,7 +26,7 @@ pub(crate) fn augment(clean: &Mel, other: &Mel, r: &mut SmallRng) -> Mel {
     mel
 }
 
-/// Tempo and formants, by reading between the frames and between the bins.
+/// Changes tempo and formants, by reading between the frames and between the bins.
 fn warp(clean: &Mel, r: &mut SmallRng) -> Mel {
     let tempo: f32 = if r.random_bool(0.7) {
         r.random_range(0.85..1.18)
@@ -41,7 +41,7 @@ fn warp(clean: &Mel, r: &mut SmallRng) -> Mel {
     let (frames, bins) = (clean.frames(), clean.bins);
     let out_frames = ((frames as f32 / tempo) as usize).max(1);
     let mut values = Vec::with_capacity(out_frames * bins);
-    // Where each output bin reads; the highest bins bend back so that the top stays the top.
+    // The position from which each output bin reads. The highest bins bend back, so that the top bin stays the top.
     let knee = 0.8 * bins as f32;
     let reads: Vec<(usize, f32)> = (0..bins)
         .map(|b| {
@@ -72,7 +72,7 @@ fn warp(clean: &Mel, r: &mut SmallRng) -> Mel {
     Mel { values, bins }
 }
 
-/// A smooth random frequency response: microphones and speakers differ by some decibels.
+/// Applies a smooth random frequency response: microphones and loudspeakers differ by some decibels.
 fn colour(mel: &mut Mel, r: &mut SmallRng) {
     let (tilt, wave, phase) = (
         r.random_range(-1.2..1.2f32),
@@ -93,9 +93,9 @@ fn colour(mel: &mut Mel, r: &mut SmallRng) {
     }
 }
 
-/// Each frame rings on in those after it.
+/// Lets each frame ring on in the frames after it.
 fn reverberate(mel: &mut Mel, r: &mut SmallRng) {
-    // Power left after 10 ms, for rooms that take 0.15 to 0.5 s to fall by 60 dB.
+    // Fraction of the power left after 10 ms, for rooms in which it falls by 60 dB within 0.15 to 0.5 s.
     let decay = (-13.8 * 0.01 / r.random_range(0.15..0.5f32)).exp();
     let amount = r.random_range(0.03..0.25f32);
     let bins = mel.bins;
@@ -110,7 +110,7 @@ fn reverberate(mel: &mut Mel, r: &mut SmallRng) {
     }
 }
 
-/// Silence before and after, as an endpointer leaves it.
+/// Adds silence before and after, as an endpointer leaves it.
 fn pad(mel: &mut Mel, r: &mut SmallRng) {
     let bins = mel.bins;
     let (before, after) = (r.random_range(0..40usize), r.random_range(0..60usize));
@@ -136,7 +136,7 @@ fn add_noise(mel: &mut Mel, r: &mut SmallRng) {
     let bins = mel.bins;
     for frame in mel.values.chunks_exact_mut(bins) {
         for (b, value) in frame.iter_mut().enumerate() {
-            // The power of noise in one bin is exponentially distributed, less so in the wide ones.
+            // The power of noise in one bin is exponentially distributed, less so in the wide bins.
             let x: f32 = r.random_range(0.02..1.0);
             let noise = level + tilt * (b as f32 / bins as f32 - 0.5) * 2.0 + (-x.ln()).max(0.05).ln() * 0.7;
             *value = (value.exp() + noise.exp()).ln();
@@ -144,7 +144,7 @@ fn add_noise(mel: &mut Mel, r: &mut SmallRng) {
     }
 }
 
-/// Somebody else, further away.
+/// Adds another person, further away.
 fn add_babble(mel: &mut Mel, other: &Mel, r: &mut SmallRng) {
     let under_db: f32 = r.random_range(12.0..25.0);
     let gain = loudest(mel) / loudest(other) * 10f32.powf(-under_db / 10.0);
@@ -158,7 +158,7 @@ fn add_babble(mel: &mut Mel, other: &Mel, r: &mut SmallRng) {
     }
 }
 
-/// SpecAugment: holes that the model must read across.
+/// SpecAugment: masks parts of the spectrum, so that the model learns to bridge gaps.
 fn mask(mel: &mut Mel, r: &mut SmallRng) {
     let (frames, bins) = (mel.frames(), mel.bins);
     for _ in 0..2 {

@@ -1,7 +1,7 @@
-//! A running average of the weights, and writing it as a model.
+//! Keeps a running average of the weights, and writes it as a model.
 //!
-//! The average is what is kept: it makes a checkpoint from the middle of a run about as good as the learning rate's end
-//! would, so an interrupted run still leaves a usable model.
+//! The average becomes the model: it makes a checkpoint from the middle of a run about as good as one at the end of the
+//! learning rate's schedule, so that an interrupted run still leaves a usable model.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -10,12 +10,12 @@ use serde::Serialize;
 use speech_torch::sidecar::{self, SIDECAR, Sidecar, WEIGHTS};
 use tch::{Tensor, nn};
 
-/// Steps between two looks at the weights; each costs a pass over them.
+/// Steps between two samples of the weights. Each sample costs a pass over them.
 const EVERY: u64 = 5;
-/// With one look in five steps, the average reaches back about 500 steps.
+/// With one sample in five steps, the average reaches back about 500 steps.
 const KEEP: f64 = 0.99;
 
-/// Takes over the weights of an earlier run, if one is named.
+/// Loads the weights of an earlier run, if `folder` names one.
 pub(crate) fn start_from(variables: &mut nn::VarStore, folder: Option<&Path>) -> Result<()> {
     let Some(folder) = folder else { return Ok(()) };
     let weights = folder.join(WEIGHTS);
@@ -44,7 +44,7 @@ impl Average {
             return;
         }
         self.looks += 1;
-        // Early on, forget the random start quickly.
+        // At the beginning, the random start must be forgotten quickly.
         let keep = KEEP.min((1.0 + self.looks as f64) / (10.0 + self.looks as f64));
         tch::no_grad(|| {
             for (name, now) in variables.variables() {
@@ -55,9 +55,9 @@ impl Average {
         });
     }
 
-    /// Writes weights and sidecar into `folder`; each file appears whole or not at all.
+    /// Writes weights and sidecar into `folder`. Each file appears whole or not at all.
     pub(crate) fn save<C: Serialize>(&self, folder: &Path, mut sidecar: Sidecar<C>) -> Result<()> {
-        std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
         let part = folder.join(format!("{WEIGHTS}.part"));
         let tensors: Vec<(&String, &Tensor)> = self.tensors.iter().collect();
         Tensor::write_safetensors(&tensors, &part)?;

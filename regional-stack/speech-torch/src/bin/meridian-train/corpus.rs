@@ -1,10 +1,10 @@
-//! Reading recordings and their tables.
+//! Reads recordings and their tables.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-/// Longest training recording; a longer one would make its whole batch slow.
+/// Longest training recording, in seconds. A longer one would slow down its whole batch.
 const RECORDING_MAX_S: f32 = 12.0;
 
 /// One line of a table: file, text, and a third column whose meaning depends on the table.
@@ -48,7 +48,7 @@ pub(crate) fn samples(file: &Path) -> Result<Vec<f32>> {
     speech::wav::decode(&bytes, RECORDING_MAX_S).with_context(|| file.display().to_string())
 }
 
-/// Does `work` for each row on all cores, in order; recordings that cannot be used are counted, not fatal.
+/// Runs `work` for each row on all cores, and keeps the order. Counts unusable recordings, without failing.
 pub(crate) fn prepare<T: Send>(rows: &[Row], work: impl Fn(&Row) -> Result<T> + Sync) -> Result<Vec<T>> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let share = rows.len().div_ceil(cores).max(1);
@@ -69,7 +69,7 @@ pub(crate) fn prepare<T: Send>(rows: &[Row], work: impl Fn(&Row) -> Result<T> + 
             bad.len(),
             rows.len()
         );
-        // A few odd files are no reason to stop; many mean that the corpus is not what it should be.
+        // A few bad files are no reason to stop. Many mean that the corpus itself is wrong.
         if bad.len() * 20 > rows.len() {
             bail!("more than one in twenty recordings cannot be used; make the corpus again");
         }

@@ -1,6 +1,6 @@
-//! Trains and measures the speech models that Meridian ships.
+//! Trains and measures the speech models that ship with Meridian.
 //!
-//! The recordings come from `tools/synthesise-speech`. Loud about progress, silent about nothing else.
+//! The recordings come from `tools/synthesise-speech`.
 
 mod asr;
 mod augment;
@@ -51,7 +51,7 @@ enum What {
         /// The WAV file to write
         #[arg(long)]
         out: PathBuf,
-        /// What to say
+        /// The text
         text: String,
     },
 }

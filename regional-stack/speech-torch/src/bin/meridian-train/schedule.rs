@@ -1,10 +1,10 @@
-//! How far a training run is, and the learning rate that follows from it.
+//! The progress of a training run, and the learning rate that follows from it.
 
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// What ends a run: the steps done, the time spent, or whichever comes first.
+/// The end of a run: a number of steps, a time, or the first of both.
 pub(crate) struct Schedule {
     steps: Option<u64>,
     length: Option<Duration>,
@@ -15,9 +15,9 @@ pub(crate) struct Schedule {
     last_checkpoint: Instant,
 }
 
-/// Steps of rising rate: AdamW's second moments mean nothing before.
+/// Number of steps with a rising rate. Before that, AdamW's second moments mean nothing.
 const WARMUP_STEPS: f64 = 300.0;
-/// Often enough that an interrupted run leaves something usable.
+/// Often enough that an interrupted run leaves a usable model.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(150);
 
 impl Schedule {
@@ -38,7 +38,7 @@ impl Schedule {
         }
     }
 
-    /// Share of the run that is done, in 0..=1.
+    /// The share of the run that is done, 0..=1.
     pub(crate) fn done(&self) -> f64 {
         let by_steps = self.steps.map(|steps| self.step as f64 / steps.max(1) as f64);
         let by_time = self
@@ -47,7 +47,7 @@ impl Schedule {
         by_steps.unwrap_or(0.0).max(by_time.unwrap_or(0.0)).min(1.0)
     }
 
-    /// The rate for the next step: warm-up, then half a cosine to a hundredth.
+    /// The rate for the next step: warm-up, then half a cosine down to a hundredth.
     pub(crate) fn next_rate(&mut self) -> f64 {
         self.step += 1;
         let warm = (self.step as f64 / WARMUP_STEPS).min(1.0);
@@ -68,7 +68,7 @@ impl Schedule {
         self.bar.set_message(message);
     }
 
-    /// A line that stays, also where no terminal shows the bar.
+    /// Prints a line that stays, even where no terminal shows the progress bar.
     pub(crate) fn report(&self, line: &str) {
         self.bar
             .suspend(|| println!("{:6.1} min  step {:6}  {line}", self.minutes(), self.step));

@@ -1,4 +1,4 @@
-//! Training the synthesizer, and listening to it.
+//! Trains the synthesizer, and speaks with it.
 
 use std::path::Path;
 
@@ -23,7 +23,7 @@ use crate::{
 const BATCH: usize = 16;
 const RATE_MAX: f64 = 1e-3;
 const GRADIENT_MAX: f64 = 1.0;
-/// Sentences kept out of training to measure on.
+/// Sentences that are used only for measurement, not for training.
 const HELD_OUT: usize = 64;
 
 struct Sentence {
@@ -98,7 +98,7 @@ pub(crate) fn train(args: &Training) -> Result<()> {
     Ok(())
 }
 
-/// Phones with their durations in frames, and the spectrum cut to the same length.
+/// The phones of a sentence with their durations in frames, and its spectrum cut to the same length.
 fn sentence(spectrum: &features::MelSpectrum, row: &corpus::Row) -> Result<Sentence> {
     let mut mel = spectrum.log_power(&corpus::samples(&row.file)?);
     let (mut phones, mut durations, mut given) = (Vec::new(), Vec::new(), 0u32);
@@ -107,14 +107,16 @@ fn sentence(spectrum: &features::MelSpectrum, row: &corpus::Row) -> Result<Sente
             .split_once(':')
             .context("a timing is a phone, a colon and seconds")?;
         let phone = pronunciation::phone(name).with_context(|| format!("phone {name} is unknown"))?;
-        let end_s: f32 = end.parse().with_context(|| format!("{end} is no number of seconds"))?;
+        let end_s: f32 = end
+            .parse()
+            .with_context(|| format!("{end} is not a number of seconds"))?;
         let end = (end_s * speech::SAMPLE_RATE as f32 / features::SYNTHESIS.hop as f32).round() as u32;
         phones.push(phone);
         durations.push(end.saturating_sub(given));
         given = given.max(end);
     }
     let frames = (given as usize).min(mel.frames());
-    // The last phone gives way when the recording is a frame shorter than its timings.
+    // If the recording is a frame shorter than its timings, the last phone is shortened.
     let over = given - frames as u32;
     let last = durations.last_mut().context("a sentence has phones")?;
     if over > *last {

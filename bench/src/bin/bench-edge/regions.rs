@@ -1,0 +1,304 @@
+//! A region is killed, or freezes, while hundreds talk to it: a whole world of real processes, and the callers count what
+//! they lost. Through the edge, whose sessions go on in another region; and through the peers, in front of the same stack with
+//! another one as its backup.
+//!
+//! The stacks hear and speak by script: a sound carries its text and a checksum, as a modem's does. Recognising 500 people at
+//! once is not what is measured and does not fit on two cores; everything else is as in production.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use anyhow::{Context as _, ensure};
+use client::{Call, CallOptions, Pacing, Turn, TurnEnd, Utterance};
+use drill::report::percentile;
+use futures_util::{StreamExt as _, future::join_all, stream};
+use serde::Serialize;
+use speech::scripted::sound_of;
+use tokio::time::{Instant, sleep_until};
+use topology::{Moment, RegionId};
+use world::{Engine, World};
+
+use crate::proxies::{Kind, Over, Place, Proxy};
+
+/// Callers at once.
+pub(crate) const CALLERS: usize = 500;
+/// The region they talk to, the edge near it, and where peers go when it is gone.
+const REGION: &str = "us-east";
+const EDGE: &str = "edge-iad";
+const BACKUP: &str = "us-west";
+/// Callers begin to speak spread over this time: people do not speak in step.
+const SPREAD: Duration = Duration::from_millis(1_500);
+/// The fault comes this long after the first began. By then all speak, and nobody has finished.
+const FAULT_AFTER: Duration = Duration::from_millis(2_500);
+/// Bytes of a second of audio as devices send it, and of the millisecond to which a stack says how much it heard.
+const BYTES_PER_MS: usize = 48;
+/// Longest wait for the end of a reply; who waits longer has lost the session. Much longer than a session needs to go on.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Callers who connect at the same time, before anything is measured.
+const OPEN_AT_ONCE: usize = 50;
+
+/// What happens to the region.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// SIGKILL: its sockets die.
+    Kill,
+    /// SIGSTOP: its sockets stay, and nothing comes from them.
+    Freeze,
+}
+
+/// What became of the callers.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct Callers {
+    /// How many there were.
+    pub(crate) sessions: usize,
+    /// Those whose turn was not answered on the same connection.
+    pub(crate) lost: usize,
+    /// From the fault to the first word that the session goes on, in milliseconds, of each that went on elsewhere.
+    pub(crate) resume_ms: Vec<f64>,
+    /// Bytes of audio: of utterances that the region which answered did not hear, and of replies that callers did not hear.
+    pub(crate) bytes_lost: usize,
+    /// Bytes of audio that the region or the caller heard twice.
+    pub(crate) bytes_duplicated: usize,
+    /// Why sessions were lost, and how many.
+    pub(crate) why: BTreeMap<String, usize>,
+}
+
+impl Callers {
+    /// A percentile of the time to go on, in milliseconds.
+    pub(crate) fn resume_ms(&self, q: f64) -> f64 {
+        percentile(&mut self.resume_ms.clone(), q)
+    }
+}
+
+/// What every caller says, and at last the one who calls for reference. Making the sounds takes seconds, so it is done once.
+pub(crate) fn utterances() -> Arc<Vec<Utterance>> {
+    Arc::new(
+        (0..=CALLERS)
+            .map(|number| Utterance::from_16k(&sound_of(&words(number))))
+            .collect(),
+    )
+}
+
+/// A world in which hundreds can talk, and a call to another region that went well: what all others should come to.
+pub(crate) struct Scene {
+    world: World,
+    place: Place,
+    options: CallOptions,
+    utterances: Arc<Vec<Utterance>>,
+    reference: Reference,
+}
+
+struct Reference {
+    heard: Duration,
+    reply: Vec<i16>,
+    said_bytes: usize,
+}
+
+impl Scene {
+    /// Starts a world.
+    pub(crate) async fn set(place: &Place, utterances: &Arc<Vec<Utterance>>) -> anyhow::Result<Self> {
+        let mut settings = world::Settings::new(place.folder.join("world"));
+        settings.engine = Engine::Scripted;
+        let world = World::start(settings).await?;
+        let options = CallOptions {
+            host: Some(world.layout().topology.zone.clone()),
+            turn_end: TurnEnd::Commit,
+            turn_timeout: PATIENCE,
+            ..CallOptions::default()
+        };
+        let mut scene = Self {
+            world,
+            place: place.clone(),
+            options,
+            utterances: utterances.clone(),
+            reference: Reference {
+                heard: Duration::ZERO,
+                reply: Vec::new(),
+                said_bytes: 0,
+            },
+        };
+        scene.reference = scene.reference().await?;
+        Ok(scene)
+    }
+
+    /// A turn that nothing happens to.
+    async fn reference(&self) -> anyhow::Result<Reference> {
+        let mut call = Call::open(self.stack(BACKUP)?, &self.options).await?;
+        let utterance = &self.utterances[CALLERS];
+        let turn = call.turn(utterance, Pacing::RealTime).await?;
+        call.hang_up().await;
+        ensure!(
+            turn.transcript == words(CALLERS),
+            "the stack heard \"{}\"",
+            turn.transcript
+        );
+        ensure!(!turn.reply_audio.is_empty(), "the stack said nothing");
+        Ok(Reference {
+            heard: turn.heard.context("the stack does not say how much it heard")?,
+            reply: turn.reply_audio,
+            said_bytes: utterance.duration().as_millis() as usize * BYTES_PER_MS,
+        })
+    }
+
+    fn stack(&self, region: &str) -> anyhow::Result<std::net::SocketAddr> {
+        let region = self.world.layout().topology.regions.get(&RegionId::new(region)?);
+        let stack = region.and_then(|region| region.stacks.first());
+        stack
+            .map(|stack| stack.address)
+            .context("the topology of the world has changed")
+    }
+
+    /// The region meets its fate while all talk to it through a proxy.
+    pub(crate) async fn play(&self, kind: Kind, fault: Fault) -> anyhow::Result<Callers> {
+        if kind == Kind::Meridian {
+            let mut edges = self.world.layout().topology.edges.values();
+            let edge = edges
+                .find(|edge| edge.id.as_str() == EDGE)
+                .context("the topology has changed")?;
+            let address = edge.addresses.first().context("an edge has an address")?;
+            return self.callers((*address, edge.port).into(), fault).await;
+        }
+        let stacks = [self.stack(REGION)?, self.stack(BACKUP)?];
+        let proxy = Proxy::start(kind, &stacks, &self.place).await?;
+        let callers = self.callers(proxy.address(Over::Plain), fault).await;
+        proxy.stop().await;
+        callers
+    }
+
+    /// Brings the region back.
+    pub(crate) async fn restore(&self) -> anyhow::Result<()> {
+        self.world.restart(REGION).await?;
+        Ok(())
+    }
+
+    /// Ends the world.
+    pub(crate) async fn clear(self) {
+        // A frozen process does not stop when asked.
+        let _ = self.world.kill(REGION).await;
+        self.world.shutdown().await;
+    }
+
+    async fn callers(&self, address: std::net::SocketAddr, fault: Fault) -> anyhow::Result<Callers> {
+        let opening = (0..CALLERS).map(|_| Call::open(address, &self.options));
+        let calls: Vec<_> = stream::iter(opening).buffer_unordered(OPEN_AT_ONCE).collect().await;
+        let calls = calls
+            .into_iter()
+            .collect::<Result<Vec<_>, _>>()
+            .context("nothing had happened yet")?;
+        // The peers do not say where a session is; there is one place it can be.
+        let elsewhere = calls
+            .iter()
+            .find(|call| call.region().is_some_and(|region| region != REGION));
+        ensure!(elsewhere.is_none(), "a session is in {:?}", elsewhere.map(Call::region));
+        let began = Instant::now();
+        let talking: Vec<_> = calls
+            .into_iter()
+            .enumerate()
+            .map(|(number, call)| {
+                let begins = began + SPREAD.mul_f64(number as f64 / CALLERS as f64);
+                tokio::spawn(talk(number, call, self.utterances.clone(), begins))
+            })
+            .collect();
+        sleep_until(began + FAULT_AFTER).await;
+        let at = match fault {
+            Fault::Kill => self.world.kill(REGION).await?,
+            Fault::Freeze => {
+                let at = daemon::clock::now();
+                self.world.stop(REGION).await?;
+                at
+            }
+        };
+        let mut callers = Callers::default();
+        for ended in join_all(talking).await {
+            let (number, result, moved_at) = ended?;
+            callers.sessions += 1;
+            if let Some(moved_at) = moved_at {
+                callers.resume_ms.push(moved_at.since(at).as_secs_f64() * 1e3);
+            }
+            match result {
+                Ok(turn) => self.compare(&mut callers, number, &turn),
+                Err(why) => {
+                    callers.lost += 1;
+                    callers.bytes_lost += self.reference.said_bytes;
+                    *callers.why.entry(why).or_default() += 1;
+                }
+            }
+        }
+        Ok(callers)
+    }
+
+    /// What is missing in a turn, and what is in it twice, in bytes of audio.
+    fn compare(&self, callers: &mut Callers, number: usize, turn: &Turn) {
+        let heard = turn.heard.unwrap_or_default();
+        let bytes = |length: Duration| length.as_millis() as usize * BYTES_PER_MS;
+        callers.bytes_lost += bytes(self.reference.heard.saturating_sub(heard));
+        callers.bytes_duplicated += bytes(heard.saturating_sub(self.reference.heard));
+        if turn.transcript != words(number) && heard == self.reference.heard {
+            // As long as it should be and something else: none of it can be trusted.
+            callers.bytes_lost += self.reference.said_bytes;
+        }
+        let (lost, duplicated) = difference(&self.reference.reply, &turn.reply_audio);
+        callers.bytes_lost += 2 * lost;
+        callers.bytes_duplicated += 2 * duplicated;
+    }
+}
+
+/// Samples that are missing in what was heard, and samples that should not be in it: what is left of both when what they
+/// begin with and what they end with in common is taken away.
+fn difference(said: &[i16], heard: &[i16]) -> (usize, usize) {
+    let begin = said.iter().zip(heard).take_while(|(said, heard)| said == heard).count();
+    let (said, heard) = (&said[begin..], &heard[begin..]);
+    let end = said
+        .iter()
+        .rev()
+        .zip(heard.iter().rev())
+        .take_while(|(said, heard)| said == heard)
+        .count();
+    (said.len() - end, heard.len() - end)
+}
+
+/// One caller: what came of the sentence, and when the session went on elsewhere.
+async fn talk(
+    number: usize,
+    mut call: Call,
+    utterances: Arc<Vec<Utterance>>,
+    begins: Instant,
+) -> (usize, Result<Turn, String>, Option<Moment>) {
+    sleep_until(begins).await;
+    let turn = call.turn(&utterances[number], Pacing::RealTime).await;
+    let moved_at = call.take_moves().first().map(|moved| moved.at);
+    if turn.is_ok() {
+        call.hang_up().await;
+    }
+    (number, turn.map_err(|error| error.to_string()), moved_at)
+}
+
+/// What a caller says: as long as everybody's, and nobody else's. It takes four seconds.
+fn words(number: usize) -> String {
+    format!(
+        "this is caller {number:05} who has something to say that nobody understands because it makes no sense at all whatsoever"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_and_what_came_twice_is_counted() {
+        let said = [1, 2, 3, 4, 5, 6];
+        assert_eq!(difference(&said, &said), (0, 0));
+        assert_eq!(difference(&said, &[1, 2, 5, 6]), (2, 0));
+        assert_eq!(difference(&said, &[1, 2, 3, 2, 3, 4, 5, 6]), (0, 2));
+        assert_eq!(difference(&said, &[]), (6, 0));
+        assert_eq!(difference(&said, &[1, 2, 9, 4, 5, 6]), (1, 1));
+    }
+
+    #[test]
+    fn callers_say_things_of_one_length() {
+        assert_eq!(words(0).len(), words(CALLERS).len());
+        let seconds = Utterance::from_16k(&sound_of(&words(7))).duration();
+        assert!(
+            (FAULT_AFTER + Duration::from_secs(1)..FAULT_AFTER + SPREAD + Duration::from_secs(1)).contains(&seconds)
+        );
+    }
+}

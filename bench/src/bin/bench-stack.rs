@@ -1,0 +1,442 @@
+//! Measures one stack: the memory of a session that says nothing, and what uploads cost a live caller, who speaks in real time,
+//! alone, beside thirty uploads at once, and beside twenty long texts to speak. Writes docs/benchmarks/stack.json and a section of
+//! docs/benchmarks.md. Run it in a release build on a machine that does nothing else: `make bench-stack` takes five minutes. A
+//! development build prints its figures and writes none; `--runs 1` is enough to see that it works.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail};
+use bench::{Bench, build, docs, median, memory_kib, table, write};
+use client::{Call, CallOptions, Pacing, TurnEnd};
+use daemon::Announcement;
+use drill::{Recording, recordings};
+use serde::Serialize;
+use speech::{SAMPLE_RATE, wav};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    sync::broadcast,
+    task::JoinSet,
+    time::timeout,
+};
+use world::process::Supervised;
+
+/// Pairs of a caller alone and one beside the load, which take turns.
+const RUNS: usize = 5;
+/// Turns of the caller in each: a median of them is one figure. Two seconds each.
+const TURNS: usize = 7;
+/// Idle sessions are opened in so many batches: the memory of each gives one figure. All of them stay open, and together with what
+/// the stack has open otherwise below the 1,024 descriptors that a process usually may have.
+const IDLE_BATCHES: usize = 5;
+const IDLE_SESSIONS: usize = 100;
+/// A session that was opened has done all that it does then.
+const IDLE_SETTLE: Duration = Duration::from_secs(1);
+/// Largest idle session that is in order, in kB.
+const IDLE_GOAL_KB: f64 = 16.0;
+const UPLOADS: usize = 30;
+const UPLOAD_SECONDS: f32 = 19.0;
+const TEXTS: usize = 20;
+/// Between the start of a load and the first word of the caller: every queue is full by then.
+const SETTLE: Duration = Duration::from_secs(2);
+/// Longest wait for the models.
+const START_TIMEOUT: Duration = Duration::from_secs(120);
+/// Longest wait for a stack to be done with what a load left in its queues: an engine's patience, and a development build's time.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(120);
+
+#[derive(Debug, Serialize)]
+struct Figures {
+    #[serde(flatten)]
+    bench: Bench<Run>,
+    /// Of each batch.
+    idle_session_kb: Vec<f64>,
+}
+
+/// One caller alone and beside each load.
+#[derive(Debug, Serialize)]
+struct Run {
+    alone: Measured,
+    beside_uploads: Measured,
+    beside_texts: Measured,
+}
+
+/// One of the three.
+type Which = fn(&Run) -> &Measured;
+
+/// Medians of the turns of one caller.
+#[derive(Debug, Serialize)]
+struct Measured {
+    /// As the stack measured it, waiting included.
+    recognition_ms: f64,
+    /// From the end of the speech to the first audio of the reply, as the caller saw it.
+    first_audio_ms: f64,
+    turns: usize,
+    failed: usize,
+    /// Of the load, meanwhile.
+    answers: usize,
+    refusals: usize,
+    seconds: f64,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    bench::main("bench-stack", RUNS, run).await
+}
+
+async fn run(runs: usize) -> anyhow::Result<()> {
+    let began = Instant::now();
+    let folder = recordings::default_folder();
+    let recordings = recordings::load(&folder)?;
+    let upload = Arc::new(upload(&folder, &recordings)?);
+    let text = Arc::new(long_text(&recordings));
+    let state_dir = std::env::temp_dir().join(format!("meridian-bench-stack-{}", std::process::id()));
+    std::fs::create_dir_all(&state_dir).with_context(|| format!("cannot make {}", state_dir.display()))?;
+    let (mut stack, address) = start_stack(&state_dir).await?;
+    println!("the stack takes work after {:.1} s", began.elapsed().as_secs_f64());
+    let pid = stack.pid().context("the stack died at once")?;
+    let mut figures = Figures {
+        bench: Bench::new(),
+        // First of all: later there is memory that a load left behind, and sessions would seem to take none.
+        idle_session_kb: idle_sessions(address, pid).await?,
+    };
+    // The first turns of a process find cold caches, and so does the first time that a sentence is said.
+    caller(address, &recordings, TURNS, &Load::default()).await?;
+    for number in 1..=runs {
+        let alone = caller(address, &recordings, TURNS, &Load::default()).await?;
+        let beside_uploads = beside(address, &recordings, UPLOADS, &upload).await?;
+        let beside_texts = beside(address, &recordings, TEXTS, &text).await?;
+        for (name, measured) in [
+            ("alone", &alone),
+            ("beside uploads", &beside_uploads),
+            ("beside texts", &beside_texts),
+        ] {
+            println!(
+                "run {number} of {runs}, {name}: recognition {:.1} ms, first audio {:.0} ms, {} of {} turns failed; {} answers, {} refusals of the load in {:.0} s",
+                measured.recognition_ms,
+                measured.first_audio_ms,
+                measured.failed,
+                measured.turns + measured.failed,
+                measured.answers,
+                measured.refusals,
+                measured.seconds,
+            );
+        }
+        let run = Run {
+            alone,
+            beside_uploads,
+            beside_texts,
+        };
+        println!(
+            "run {number} of {runs}, beside uploads as against alone: recognition {:.2} times, first audio {:.2} times",
+            run.beside_uploads.recognition_ms / run.alone.recognition_ms,
+            run.beside_uploads.first_audio_ms / run.alone.first_audio_ms,
+        );
+        figures.bench.runs.push(run);
+    }
+    stack.terminate(Duration::from_secs(30)).await?;
+    // What is left is a log.
+    let _ = std::fs::remove_dir_all(state_dir);
+    let section = section(&figures);
+    println!("\n{section}\n");
+    if build() == "release" {
+        write(&docs()?, "bench-stack", "stack.json", &figures, &section)?;
+        println!("written to docs/benchmarks.md and docs/benchmarks/stack.json");
+    }
+    println!("all of it took {:.0} s", began.elapsed().as_secs_f64());
+    Ok(())
+}
+
+async fn start_stack(state_dir: &Path) -> anyhow::Result<(Supervised, SocketAddr)> {
+    let binaries = world::settings::default_binaries_dir();
+    let models = world::settings::find_upwards(&binaries, "regional-stack/models").context("cannot find the models")?;
+    let configuration = state_dir.join("stack.toml");
+    let document = format!(
+        "region = \"eu-west\"\nlisten = \"127.0.0.1:0\"\nadmin_listen = \"127.0.0.1:0\"\nmodels_dir = {:?}\n",
+        models.display().to_string()
+    );
+    std::fs::write(&configuration, document).with_context(|| format!("cannot write {}", configuration.display()))?;
+    let (deaths, _) = broadcast::channel(1);
+    let program: PathBuf = binaries.join("meridian-stack");
+    let mut stack = Supervised::new("stack-under-test", program, configuration, state_dir, deaths);
+    stack.start()?;
+    stack.ready(START_TIMEOUT).await?;
+    let announcement =
+        Announcement::read(&state_dir.join("stack-under-test.json"))?.context("the stack announced nothing")?;
+    let address = announcement
+        .addresses
+        .get("http")
+        .copied()
+        .context("the stack has no HTTP address")?;
+    Ok((stack, address))
+}
+
+/// Memory of sessions of devices that are connected and say nothing, in kB: that of each batch, for one of it.
+async fn idle_sessions(address: SocketAddr, pid: u32) -> anyhow::Result<Vec<f64>> {
+    let options = CallOptions::default();
+    let mut open = Vec::new();
+    let mut held = None;
+    let mut each_kb = Vec::new();
+    // The first one pays for what all of them share.
+    for batch in 0..=IDLE_BATCHES {
+        for _ in 0..IDLE_SESSIONS {
+            let call = Call::open(address, &options).await;
+            open.push(call.context("cannot open an idle session")?);
+        }
+        tokio::time::sleep(IDLE_SETTLE).await;
+        let now = memory_kib(pid, "RssAnon:").context("the stack is gone")?;
+        if let Some(before) = held.replace(now) {
+            let kb = (now - before) * 1.024 / IDLE_SESSIONS as f64;
+            println!("batch {batch} of {IDLE_BATCHES} of {IDLE_SESSIONS} idle sessions: {kb:.1} kB each");
+            each_kb.push(kb);
+        }
+    }
+    let closing: JoinSet<()> = open.into_iter().map(Call::hang_up).collect();
+    closing.join_all().await;
+    Ok(each_kb)
+}
+
+/// What the load came to so far.
+#[derive(Debug, Default)]
+struct Load {
+    answers: AtomicUsize,
+    refusals: AtomicUsize,
+}
+
+/// A caller beside so many who ask the same again and again.
+async fn beside(
+    address: SocketAddr,
+    recordings: &[Recording],
+    parallel: usize,
+    request: &Arc<Vec<u8>>,
+) -> anyhow::Result<Measured> {
+    let load = Arc::new(Load::default());
+    let mut loading = JoinSet::new();
+    for _ in 0..parallel {
+        let (load, request) = (Arc::clone(&load), Arc::clone(request));
+        loading.spawn(async move {
+            loop {
+                if matches!(ask(address, &request).await, Ok(true)) {
+                    load.answers.fetch_add(1, Ordering::Relaxed);
+                } else {
+                    load.refusals.fetch_add(1, Ordering::Relaxed);
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                }
+            }
+        });
+    }
+    tokio::time::sleep(SETTLE).await;
+    let measured = caller(address, recordings, TURNS, &load).await?;
+    loading.shutdown().await;
+    if measured.answers == 0 && load.answers.load(Ordering::Relaxed) == 0 && parallel == UPLOADS {
+        bail!("no upload was answered, so there was no load");
+    }
+    // Or the next caller would be measured beside what is left of this load.
+    timeout(DRAIN_TIMEOUT, until_queues_are_empty(address))
+        .await
+        .context("the stack is not done with the load")??;
+    tokio::time::sleep(SETTLE).await;
+    Ok(measured)
+}
+
+async fn until_queues_are_empty(address: SocketAddr) -> anyhow::Result<()> {
+    const ASKS: &[u8] = b"GET /metrics HTTP/1.1\r\nHost: stack\r\nConnection: close\r\n\r\n";
+    loop {
+        let mut socket = TcpStream::connect(address).await?;
+        socket.write_all(ASKS).await?;
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).await?;
+        let mut depths = answer
+            .lines()
+            .filter(|line| line.starts_with("meridian_stack_queue_depth{"));
+        if depths.clone().count() == 0 {
+            bail!(
+                "the stack says nothing of its queues: {}",
+                answer.lines().next().unwrap_or_default()
+            );
+        }
+        if depths.all(|line| line.ends_with(" 0")) {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// One caller's turns, each after the reply to the one before.
+async fn caller(address: SocketAddr, recordings: &[Recording], turns: usize, load: &Load) -> anyhow::Result<Measured> {
+    let options = CallOptions {
+        // The caller says when the speech has ended, so that no waiting for silence is part of the latency.
+        turn_end: TurnEnd::Commit,
+        turn_timeout: Duration::from_secs(60),
+        ..CallOptions::default()
+    };
+    let began = Instant::now();
+    let (answers, refusals) = (
+        load.answers.load(Ordering::Relaxed),
+        load.refusals.load(Ordering::Relaxed),
+    );
+    let (mut recognition, mut first_audio) = (Vec::new(), Vec::new());
+    let mut open: Option<Call> = None;
+    for turn in 0..turns {
+        let recording = &recordings[turn % recordings.len()];
+        let mut call = match open.take() {
+            Some(call) => call,
+            None => match Call::open(address, &options).await {
+                Ok(call) => call,
+                Err(error) => {
+                    println!("a call failed: {error}");
+                    continue;
+                }
+            },
+        };
+        let turn = match call.turn(&recording.utterance, Pacing::RealTime).await {
+            Ok(turn) => turn,
+            Err(error) => {
+                println!("the turn of {} failed: {error}", recording.file);
+                continue;
+            }
+        };
+        let audio = turn.first_audio.context("a reply had no audio")?;
+        recognition.push(
+            turn.timings
+                .asr_ms
+                .context("the stack did not say how long recognition took")?,
+        );
+        first_audio.push(audio.as_secs_f64() * 1000.0);
+        open = Some(call);
+    }
+    if let Some(call) = open {
+        call.hang_up().await;
+    }
+    if first_audio.is_empty() {
+        bail!("no turn of the caller succeeded");
+    }
+    Ok(Measured {
+        turns: first_audio.len(),
+        failed: turns - first_audio.len(),
+        recognition_ms: median(recognition),
+        first_audio_ms: median(first_audio),
+        answers: load.answers.load(Ordering::Relaxed) - answers,
+        refusals: load.refusals.load(Ordering::Relaxed) - refusals,
+        seconds: began.elapsed().as_secs_f64(),
+    })
+}
+
+/// Asks, and reads the answer to its end; whether it was what was asked for.
+async fn ask(address: SocketAddr, request: &[u8]) -> std::io::Result<bool> {
+    let mut socket = TcpStream::connect(address).await?;
+    socket.write_all(request).await?;
+    let mut answer = vec![0; 64 << 10];
+    let mut head = Vec::new();
+    loop {
+        match socket.read(&mut answer).await? {
+            0 => break,
+            read if head.len() < 64 => head.extend_from_slice(&answer[..read]),
+            _ => {}
+        }
+    }
+    Ok(head.starts_with(b"HTTP/1.1 200"))
+}
+
+fn request(path: &str, kind: &str, body: &[u8]) -> Vec<u8> {
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nHost: stack\r\nConnection: close\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    [head.as_bytes(), body].concat()
+}
+
+/// Sentences for nineteen seconds, without pauses long enough to be cut at.
+fn upload(folder: &Path, recordings: &[Recording]) -> anyhow::Result<Vec<u8>> {
+    let mut samples: Vec<f32> = Vec::new();
+    for recording in recordings.iter().cycle() {
+        let file = std::fs::read(folder.join(&recording.file)).context("cannot read a recording again")?;
+        samples.extend(wav::decode(&file, 60.0)?);
+        samples.resize(samples.len() + SAMPLE_RATE as usize / 10, 0.0);
+        if samples.len() as f32 >= UPLOAD_SECONDS * SAMPLE_RATE as f32 {
+            break;
+        }
+    }
+    samples.truncate((UPLOAD_SECONDS * SAMPLE_RATE as f32) as usize);
+    let mut body = b"--x\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a.wav\"\r\n\r\n".to_vec();
+    body.extend(wav::encode(&samples, SAMPLE_RATE));
+    body.extend_from_slice(b"\r\n--x--\r\n");
+    Ok(request(
+        "/v1/audio/transcriptions",
+        "multipart/form-data; boundary=x",
+        &body,
+    ))
+}
+
+/// A text about as long as the API allows.
+fn long_text(recordings: &[Recording]) -> Vec<u8> {
+    let mut text = String::new();
+    for recording in recordings.iter().cycle() {
+        if text.len() + recording.words.len() > 4_000 {
+            break;
+        }
+        text.push_str(&recording.words);
+        text.push_str(". ");
+    }
+    let body =
+        serde_json::json!({ "model": "meridian-tts", "voice": "meridian", "input": text, "response_format": "pcm" });
+    request("/v1/audio/speech", "application/json", body.to_string().as_bytes())
+}
+
+fn section(Figures { bench, idle_session_kb }: &Figures) -> String {
+    let runs = &bench.runs;
+    let mut rows = table([
+        "one live caller",
+        "recognition",
+        "first audio",
+        "turns failed",
+        "answers of the load a second",
+    ]);
+    let of = |which: Which, value: fn(&Measured) -> f64| median(runs.iter().map(|run| value(which(run))));
+    let whiches: [(&str, Which); 3] = [
+        ("alone", |run| &run.alone),
+        ("beside uploads", |run| &run.beside_uploads),
+        ("beside texts", |run| &run.beside_texts),
+    ];
+    for (name, which) in whiches {
+        rows.add_row([
+            name.to_owned(),
+            format!("{:.1} ms", of(which, |one| one.recognition_ms)),
+            format!("{:.0} ms", of(which, |one| one.first_audio_ms)),
+            format!("{:.0} of {TURNS}", of(which, |one| one.failed as f64)),
+            format!("{:.1}", of(which, |one| one.answers as f64 / one.seconds)),
+        ]);
+    }
+    let ratio = |which: Which, value: fn(&Measured) -> f64| {
+        let ratios = runs.iter().map(|run| value(which(run)) / value(&run.alone));
+        (median(ratios) - 1.0) * 100.0
+    };
+    format!(
+        "## A live caller beside uploads, and silent sessions\n\n\
+         {command}; medians of {count} run{plural} of {TURNS} turns in which the caller is alone, beside {UPLOADS} parallel uploads of \
+         {UPLOAD_SECONDS:.0} s, and beside {TEXTS} parallel texts of 4,000 characters. Machine: {machine}; the load generator shares \
+         the cores with the stack.\n\n\
+         {rows}\n\n\
+         Beside uploads recognition takes {:+.0} % and the first audio {:+.0} % of what the caller alone waits for, beside texts \
+         {:+.0} % and {:+.0} % (medians of the ratios of each run). The goal is at most +20 % beside uploads.\n\n\
+         A session that says nothing takes {idle:.1} kB of the stack's memory (median of {IDLE_BATCHES} batches of {IDLE_SESSIONS}); \
+         the goal is at most {IDLE_GOAL_KB:.0} kB.\n\n\
+         Raw values: [benchmarks/stack.json](benchmarks/stack.json).",
+        ratio(|run| &run.beside_uploads, |one| one.recognition_ms),
+        ratio(|run| &run.beside_uploads, |one| one.first_audio_ms),
+        ratio(|run| &run.beside_texts, |one| one.recognition_ms),
+        ratio(|run| &run.beside_texts, |one| one.first_audio_ms),
+        command = bench.command(),
+        machine = bench.machine(),
+        count = runs.len(),
+        plural = if runs.len() == 1 { "" } else { "s" },
+        idle = median(idle_session_kb.iter().copied()),
+    )
+}

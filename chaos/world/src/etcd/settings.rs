@@ -1,0 +1,53 @@
+//! The settings of a cluster.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+/// The number of members.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Size {
+    /// One member: the interface of a cluster without its safety.
+    One,
+    /// Three members, of which one may fail.
+    Three,
+}
+
+/// Whether a write survives a power cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// A write reaches the disk before etcd acknowledges it.
+    Synced,
+    /// A write survives the death of the process, not of the machine. For tests, which are many times faster with it.
+    Unsynced,
+}
+
+/// The settings of a cluster.
+#[derive(Debug, Clone)]
+pub struct EtcdSettings {
+    /// The number of members.
+    pub size: Size,
+    /// Folder of data, logs and addresses, created if missing. A cluster whose files are there continues with its data.
+    pub state_dir: PathBuf,
+    /// Whether etcd waits for the disk.
+    pub durability: Durability,
+    /// Size of the database above which etcd refuses writes; `None` means etcd's default of 2 GiB.
+    pub quota_bytes: Option<u64>,
+    /// Deadline for members to become healthy.
+    pub healthy_deadline: Duration,
+}
+
+impl EtcdSettings {
+    /// Settings for a test's cluster: no waiting for the disk, etcd's default quota.
+    pub fn for_tests(size: Size, state_dir: &Path) -> Self {
+        Self {
+            size,
+            state_dir: state_dir.to_owned(),
+            durability: Durability::Unsynced,
+            quota_bytes: None,
+            // Tests share two cores with a compiler.
+            healthy_deadline: Duration::from_secs(60),
+        }
+    }
+}

@@ -1,0 +1,45 @@
+use std::fmt::Write as _;
+
+use api::v1;
+use serde_json::json;
+
+use super::{
+    json::{action_json, document, number_json, reason_json},
+    text::{outcome_name, reason_line},
+};
+use crate::Output;
+
+/// The outcome of a request.
+pub(crate) fn action(reply: &v1::ActReply, output: Output) -> String {
+    let outcome = outcome_name(reply.outcome());
+    if output == Output::Json {
+        return document(json!({
+            "outcome": outcome,
+            "plan": number_json(reply.number),
+            "reasons": reply.reasons.iter().map(reason_json).collect::<Vec<_>>(),
+            "action": reply.action.as_ref().map(action_json),
+        }));
+    }
+    let generation = reply.number.unwrap_or_default().generation;
+    let mut text = match &reply.action {
+        Some(action) => format!("{outcome}: action {}, plan {generation}", action.id),
+        None => outcome.to_owned(),
+    };
+    for reason in &reply.reasons {
+        let _ = write!(text, "\n  {}", reason_line(reason));
+        // Evidence matters for refusals; a request that passed needs none.
+        let refused = reply.outcome() == v1::Outcome::Refused;
+        for fact in reason.evidence.iter().filter(|_| refused) {
+            let _ = write!(text, "\n    {fact}");
+        }
+    }
+    text
+}
+
+/// The action at the end of `wait`.
+pub(crate) fn waited(action: &v1::Action, output: Output) -> String {
+    match output {
+        Output::Json => document(json!({ "action": action_json(action) })),
+        Output::Table => format!("{} {} {}: {}", action.kind, action.subject, action.phase, action.text),
+    }
+}

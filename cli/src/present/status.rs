@@ -1,0 +1,174 @@
+use std::fmt::Write as _;
+
+use api::v1;
+use serde_json::{Value, json};
+
+use super::{
+    json::{
+        action_json, document, node_json, number_json, progress_json, reason_json, region_json, stale_json,
+        unwritten_json,
+    },
+    text::{ago, lines, node_kind, old_news, plain, reason_line, routes, span, table, unwritten},
+};
+use crate::Output;
+
+/// `meridian status`: the plan, regions, edges, nodes, and open actions.
+pub(crate) fn status(status: &v1::StatusReply, output: Output) -> String {
+    let number = status.number.unwrap_or_default();
+    if output == Output::Json {
+        return document(json!({
+            "plan": number_json(status.number),
+            "plan_created_at_ms": status.plan_created_at_ms,
+            "now_ms": status.now_ms,
+            "regions": status.regions.iter().map(region_json).collect::<Vec<_>>(),
+            "edges": status.edges.iter().map(|edge| json!({
+                "edge": edge.edge, "state": edge.state, "addresses": edge.addresses, "port": edge.port,
+                "heard_at_ms": edge.heard_at_ms, "lost_since_ms": edge.lost_since_ms,
+            })).collect::<Vec<_>>(),
+            "nodes": status.nodes.iter().map(node_json).collect::<Vec<_>>(),
+            "waiting": status.waiting.iter().map(reason_json).collect::<Vec<_>>(),
+            "actions": status.actions.iter().map(action_json).collect::<Vec<_>>(),
+            "leader": status.leader,
+            "automation": status.automation.as_ref().map(reason_json),
+            "not_leading": status.not_leading,
+            "stale_ms": stale_json(status.stale_ms),
+            "answered_by": status.answered_by,
+            "progress": status.progress.as_ref().map(progress_json),
+            "unwritten": status.unwritten.as_ref().map(unwritten_json),
+            "rollout": if status.rollout.is_empty() { Value::Null } else {
+                json!({ "version": status.rollout, "percent": status.rollout_percent })
+            },
+        }));
+    }
+    let mut text = unwritten(status.unwritten.as_ref(), status.now_ms);
+    text += &old_news(&status.not_leading, status.stale_ms, &status.answered_by);
+    let age = ago(status.plan_created_at_ms, status.now_ms);
+    let leads = match status.leader.as_str() {
+        "" => "nobody leads".to_owned(),
+        leader => format!("{leader} leads"),
+    };
+    let _ = writeln!(
+        text,
+        "plan {} (epoch {}), made {age}; {leads}",
+        number.generation, number.epoch
+    );
+    if let Some(progress) = &status.progress {
+        let _ = writeln!(text, "{}", progress_line(progress, status.now_ms));
+    }
+    text.push('\n');
+    if let Some(stopped) = &status.automation {
+        let _ = writeln!(text, "AUTOMATION IS STOPPED: {}\n", stopped.text);
+    }
+    if !status.rollout.is_empty() {
+        let _ = writeln!(
+            text,
+            "version {} is rolled out to {} % of users\n",
+            status.rollout, status.rollout_percent
+        );
+    }
+
+    let mut regions = table(["REGION", "ROLE", "HEALTH", "STATE", "LEVEL", "SESSIONS GO", "SUMMARY"]);
+    for region in &status.regions {
+        regions.add_row([
+            &region.region,
+            &region.role,
+            &region.health,
+            &region.state,
+            &region.level,
+            &routes(region),
+            &region.summary,
+        ]);
+    }
+    let _ = writeln!(text, "{}\n", plain(&regions));
+
+    let mut edges = table(["EDGE", "DNS", "HEARD", "ADDRESSES"]);
+    for edge in &status.edges {
+        let addresses: Vec<String> = (edge.addresses.iter())
+            .map(|address| socket(address, edge.port))
+            .collect();
+        let heard = ago(edge.heard_at_ms, status.now_ms);
+        edges.add_row([&edge.edge, &edge.state, &heard, &addresses.join(" ")]);
+    }
+    let _ = writeln!(text, "{}\n", plain(&edges));
+    let _ = writeln!(text, "{}", nodes(&status.nodes, status.now_ms, number.generation));
+    lines(&mut text, "waiting", status.waiting.iter().map(reason_line));
+    if !status.actions.is_empty() {
+        let mut actions = table(["ACTION", "WHAT", "PHASE", "BY", "ENDS", "RESULT SO FAR"]);
+        for action in &status.actions {
+            let ends = match action.expires_at_ms {
+                0 => String::new(),
+                at => format!("in {}", span(at.saturating_sub(status.now_ms))),
+            };
+            actions.add_row([
+                &action.id,
+                &format!("{} {}", action.kind, action.subject),
+                &action.phase,
+                &action.author,
+                &ends,
+                &action.text,
+            ]);
+        }
+        let _ = writeln!(text, "\n{}", plain(&actions));
+    }
+    text
+}
+
+fn nodes(nodes: &[v1::NodeStatus], now_ms: u64, newest: u64) -> String {
+    let mut shown = table(["NODE", "KIND", "PLAN", "ACKNOWLEDGED", "CONNECTED", "REFUSED"]);
+    for node in nodes {
+        let have = node.acknowledged.unwrap_or_default().generation;
+        let plan = match have {
+            0 => "none".to_owned(),
+            have if have == newest => have.to_string(),
+            have => format!("{have} (old)"),
+        };
+        shown.add_row([
+            node.node.clone(),
+            node_kind(node).to_owned(),
+            plan,
+            ago(node.acknowledged_at_ms, now_ms),
+            if node.connected { "yes" } else { "no" }.to_owned(),
+            node.refused.clone(),
+        ]);
+    }
+    plain(&shown)
+}
+
+/// The steps of a decision, from the judged tick to the nodes, each with its age.
+fn progress_line(progress: &v1::Progress, now_ms: u64) -> String {
+    let ago = |at_ms| ago(at_ms, now_ms);
+    let plan = |number: Option<v1::PlanNumber>| match number {
+        Some(number) => format!("plan {}", number.generation),
+        None => "no plan".to_owned(),
+    };
+    let mut steps = vec![format!(
+        "judged the tick that ended {}",
+        ago(progress.judged_tick_end_ms)
+    )];
+    if progress.decided_at_ms > 0 {
+        steps.push(format!("decided {}", ago(progress.decided_at_ms)));
+    }
+    steps.push(format!(
+        "{} committed {}",
+        plan(progress.committed),
+        ago(progress.committed_at_ms)
+    ));
+    steps.push(format!(
+        "{} published {}",
+        plan(progress.published),
+        ago(progress.published_at_ms)
+    ));
+    steps.push(format!(
+        "acknowledged by {} of {} nodes",
+        progress.nodes_acknowledged, progress.nodes
+    ));
+    steps.join(", ")
+}
+
+fn socket(address: &str, port: u32) -> String {
+    if address.contains(':') {
+        format!("[{address}]:{port}")
+    } else {
+        format!("{address}:{port}")
+    }
+}

@@ -1,0 +1,15 @@
+//! The parts that every node runs beside its own work: [`Follower`] follows the plans of all control planes, [`LastGood`]
+//! stores the last good plans on disk, and [`Reporter`] sends the observations of a vantage.
+//!
+//! For now, a node is authenticated only by the network that it is on.
+
+pub mod follow;
+pub mod last_good;
+pub mod report;
+
+#[cfg(test)]
+mod testing;
+
+pub use follow::{Contact, Follower};
+pub use last_good::LastGood;
+pub use report::{Reporter, report_queue};

@@ -1,0 +1,133 @@
+//! Orders about another order: approve and abort.
+
+use topology::{Intent, IntentKind, Reason, ReasonCode};
+use verdict::Health;
+
+use crate::{
+    Phase, Report,
+    draft::Draft,
+    facts::Facts,
+    gate::Gate,
+    steps::{
+        data::check_may_come_home,
+        primary::{
+            leaving::evacuate,
+            returning::{ReturnStep, restore_to},
+        },
+    },
+    wake::approval_end,
+};
+
+use super::{Answer, Shown, carry_out, person, record};
+
+/// Carries out an order that waits for this second person.
+pub(super) fn approve(
+    facts: &Facts<'_>,
+    draft: &mut Draft,
+    report: &mut Report,
+    intent: &Intent,
+    id: &str,
+    why: &str,
+) -> Result<Phase, Reason> {
+    let waiting = draft.memory.actions.get(id);
+    let waiting = waiting
+        .filter(|action| action.phase == Phase::AwaitingApproval)
+        .cloned();
+    let Some(waiting) = waiting else {
+        let text = format!("no action {id} waits for approval");
+        return Err(facts.reason_for(&intent.kind, ReasonCode::NoSuchAction, text));
+    };
+    if person(&waiting.intent.author) == person(&intent.author) {
+        let text = format!("{} asked for it; somebody else has to agree", intent.author);
+        return Err(facts.reason_for(&intent.kind, ReasonCode::SamePerson, text));
+    }
+    let (approver, mut asked) = (intent.author.clone(), waiting.intent);
+    let shown = Shown {
+        effects: waiting.shown,
+        shares: waiting.shares,
+    };
+    if asked.kind.stands() {
+        // It lasts as long as its author asked for, however long it waited.
+        asked.expires_at = facts.now + asked.expires_at.since(asked.created_at);
+    }
+    report.change(facts.reason_for(&asked.kind, ReasonCode::Approved, why));
+    match carry_out(facts, draft, report, &asked, Some(&shown)) {
+        Answer::CarriedOut(phase) => record(facts, draft, report, asked, phase, Some(approver), shown),
+        Answer::NeedsApproval(reason, shown) => {
+            if let Some(action) = draft.memory.actions.get_mut(id) {
+                (action.shown, action.shares) = (shown.effects, shown.shares);
+                action.text.clone_from(&reason.text);
+            }
+            report.wait(reason.until(approval_end(&asked)));
+        }
+        Answer::Refused(refusal) => {
+            record(
+                facts,
+                draft,
+                report,
+                asked,
+                Phase::Refused,
+                Some(approver),
+                Shown::default(),
+            );
+            draft.end_action(facts, id, Phase::Refused, &refusal.text);
+            report.deny(refusal);
+        }
+    }
+    Ok(Phase::Done)
+}
+
+/// Ends an action, and takes back the part of its effects that can be taken back.
+pub(super) fn abort(
+    facts: &Facts<'_>,
+    gate: Gate,
+    draft: &mut Draft,
+    report: &mut Report,
+    intent: &Intent,
+    id: &str,
+    why: &str,
+) -> Result<Phase, Reason> {
+    let action = draft
+        .memory
+        .actions
+        .get(id)
+        .filter(|action| !action.phase.is_final())
+        .cloned();
+    let Some(action) = action else {
+        let text = format!("no action {id} is under way");
+        return Err(facts.reason_for(&intent.kind, ReasonCode::NoSuchAction, text));
+    };
+    let kind = &action.intent.kind;
+    if action.phase == Phase::Running {
+        match kind {
+            IntentKind::Failover { region, .. } | IntentKind::Switchover { region, .. } => {
+                let health = facts.health(region);
+                if matches!(health, Health::Down | Health::Blind) {
+                    let summary = facts.summary(region);
+                    let text = format!("its sessions cannot come back: it is {health}, {summary}");
+                    return Err(facts.reason_for(kind, ReasonCode::NotHealthy, text));
+                }
+                check_may_come_home(facts, gate, draft, report, region, None)?;
+                // As fast as it accepts connections; the rest follows like that of any return.
+                let step = ReturnStep {
+                    percent: 100,
+                    why,
+                    accepted: None,
+                };
+                restore_to(facts, gate, draft, report, region, &step);
+            }
+            IntentKind::Restore { region, .. } => {
+                evacuate(facts, gate, draft, report, region, ReasonCode::RestoreAborted, why)?;
+            }
+            IntentKind::Rollout { version } if draft.next.rollout.as_ref().is_some_and(|it| it.action == id) => {
+                draft.next.rollout = None;
+                let text = format!("{why}; {version} is rolled back");
+                report.change(facts.reason_for(kind, ReasonCode::RolledBack, text));
+            }
+            _ => {}
+        }
+    }
+    draft.end_action(facts, id, Phase::Aborted, why);
+    report.change(facts.reason_for(kind, ReasonCode::Aborted, why));
+    Ok(Phase::Done)
+}

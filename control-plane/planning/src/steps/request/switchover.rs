@@ -1,0 +1,70 @@
+//! The order to empty a primary in steps.
+
+use topology::{Intent, IntentKind, Reason, ReasonCode, RegionId, RegionState};
+
+use crate::{
+    Phase, Report,
+    draft::Draft,
+    facts::Facts,
+    gate::Gate,
+    report::Check,
+    rules::{check, check_leaves_enough},
+    steps::{data::follow_with_data, primary::leaving::drain_to},
+};
+
+use super::{Carried, already, ask_for_second_evacuation, state_of_primary};
+
+pub(super) fn switch_over(
+    facts: &Facts<'_>,
+    gate: Gate,
+    draft: &mut Draft,
+    report: &mut Report,
+    intent: &Intent,
+    region: &RegionId,
+    why: &str,
+) -> Result<Carried, Reason> {
+    let kind = &intent.kind;
+    match state_of_primary(facts, draft, kind, region)? {
+        RegionState::Serving => {}
+        RegionState::Evacuated => {
+            let text = format!("{region} is evacuated already");
+            return Ok(already(facts, report, kind, text).into());
+        }
+        moving => {
+            let text = format!("it is {moving}; abort or finish that first");
+            return Err(facts.reason_for(kind, ReasonCode::BadRequest, text));
+        }
+    }
+    let text = format!("it is {}: {}", facts.health(region), facts.summary(region));
+    let works = Check::of(ReasonCode::NotHealthy, region, facts.works(region), text.clone());
+    if !check(facts, gate, draft, report, works) {
+        let text = format!(
+            "{text}; a switchover is planned and needs a region that works, `meridian failover {region} \
+             --reason WHY` does not"
+        );
+        return Err(facts.reason_for(kind, ReasonCode::NotHealthy, text));
+    }
+    if let Some(guest) = guest_of(draft, region) {
+        let text = format!("sessions of {guest} are there; move them before it is left as planned");
+        return Err(facts.reason_for(kind, ReasonCode::NoHeadroom, text));
+    }
+    check_leaves_enough(facts, gate, draft, report, region)?;
+    let first = facts.input.policy.drain.steps.first().copied().unwrap_or(0);
+    report.change(facts.reason(ReasonCode::Switchover, region, why));
+    drain_to(facts, gate, draft, report, region, first, "the first part leaves")?;
+    let mut phase = Phase::Running;
+    if draft.state(region) == Some(RegionState::Evacuated) {
+        let promote = matches!(kind, IntentKind::Switchover { promote: true, .. });
+        follow_with_data(facts, gate, draft, report, region, promote);
+        phase = Phase::Done;
+    }
+    Ok(ask_for_second_evacuation(phase.into(), facts, draft, region))
+}
+
+/// A primary whose sessions are in another region that is to be left.
+fn guest_of(draft: &Draft, region: &RegionId) -> Option<RegionId> {
+    let mut routes = draft.next.routes.keys();
+    routes
+        .find(|guest| *guest != region && draft.percent_at(guest, region) > 0)
+        .cloned()
+}

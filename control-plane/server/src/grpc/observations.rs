@@ -1,0 +1,93 @@
+//! The gRPC service through which vantages report what they observe.
+
+use std::time::Duration;
+
+use api::v1::{self, observations_server::Observations};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
+use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
+use tokio_util::sync::CancellationToken;
+use tonic::{Response, Status, Streaming};
+use topology::Moment;
+use verdict::TickReport;
+
+use crate::{
+    metrics::Metrics,
+    reconcile::{Arrival, Request},
+};
+
+/// Longest wait for the deciding task's answer about a report: less than a tick, so that the next report is not late.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
+
+/// The gRPC service that takes reports of vantages.
+pub(crate) struct ObservationsService {
+    pub(crate) inbox: mpsc::Sender<Request>,
+    pub(crate) metrics: Metrics,
+    /// Ends every stream when the process stops.
+    pub(crate) stop: CancellationToken,
+}
+
+#[tonic::async_trait]
+impl Observations for ObservationsService {
+    type ReportStream = ReceiverStream<Result<v1::ReportReceipt, Status>>;
+
+    async fn report(
+        &self,
+        request: tonic::Request<Streaming<v1::TickReport>>,
+    ) -> Result<Response<Self::ReportStream>, Status> {
+        let mut reports = request.into_inner();
+        // A vantage sends one report per tick. One that does not read its receipts blocks at the second.
+        let (receipts, stream) = mpsc::channel(2);
+        let (inbox, metrics, stop) = (self.inbox.clone(), self.metrics.clone(), self.stop.clone());
+        // The connection owns the task: it ends with the stream of reports.
+        tokio::spawn(async move {
+            while let Some(Some(read)) = stop.run_until_cancelled(reports.next()).await {
+                let received = daemon::clock::now();
+                let receipt = match read.map(|report| (ahead_ms(&report, received), TickReport::try_from(report))) {
+                    Ok((ahead_ms, Ok(report))) => {
+                        let (tick, (reply, answer)) = (report.tick.0, oneshot::channel());
+                        let arrival = Arrival {
+                            ahead_ms,
+                            reply: Some(reply),
+                            ..report.into()
+                        };
+                        if inbox.send(Request::Observe(arrival)).await.is_err() {
+                            return;
+                        }
+                        // The deciding task may be busy. A receipt that leaves open whether the report counts is better
+                        // than none, which would look like a control plane that does not listen.
+                        let unwanted = timeout(ANSWER_MAX, answer).await;
+                        let unwanted = unwanted.ok().and_then(Result::ok).flatten();
+                        Ok(v1::ReportReceipt {
+                            tick,
+                            unwanted: unwanted.map(|it| it.to_string()).unwrap_or_default(),
+                            received_ms: received.0,
+                            sent_ms: daemon::clock::now().0,
+                        })
+                    }
+                    Ok((_, Err(bad))) => {
+                        metrics.reports_unwanted.inc();
+                        Err(bad.into())
+                    }
+                    // The message is too long, or the stream broke: send the error in case the vantage still listens.
+                    Err(unreadable) => Err(unreadable),
+                };
+                let refused = receipt.is_err();
+                if receipts.send(receipt).await.is_err() || refused {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+}
+
+/// Milliseconds by which the vantage's clock is ahead. Taken from the vantage's own measure, which excludes the time on
+/// the way, or else from the time at which it sent this report.
+fn ahead_ms(report: &v1::TickReport, received: Moment) -> Option<i64> {
+    let by_this = i128::from(report.sent_ms) - i128::from(received.0);
+    let by_this = i64::try_from(by_this).unwrap_or(i64::MAX);
+    report.ahead_ms.or((report.sent_ms > 0).then_some(by_this))
+}

@@ -1,0 +1,600 @@
+//! The one task that decides. Every replica runs it. Each takes reports and judges health, so that the next leader
+//! knows as much as the present one. One replica leads, decides and writes; the others publish its writes.
+//!
+//! The leader does not re-read its own writes. It reads everything when it takes over, and when the outcome of a write
+//! is unknown. A failing store neither ends the task nor stops its observations: while the task waits for the store it
+//! judges ticks and publishes the view, which tells that decisions cannot be written. Nodes keep the plan they have,
+//! and deciding continues when the store is back.
+
+mod deciding;
+mod evidence;
+mod messages;
+mod publish;
+mod requests;
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    convert::Infallible,
+    mem::take,
+    sync::Arc,
+    time::Duration,
+};
+
+use planning::{Input, Report, next_wake};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::{Instant, sleep},
+};
+use tokio_util::sync::CancellationToken;
+use topology::{Moment, Plan, Problem, Reason, Snapshot};
+use verdict::Clocks;
+
+pub use messages::{Answer, Applied, Arrival, INBOX_LENGTH, Request, Unanswered};
+
+use self::evidence::Evidence;
+use crate::{
+    metrics::Metrics,
+    nodes::Nodes,
+    pace::Pace,
+    records::{
+        self, AuditHead, Document, DocumentKind, Documents, Known, RecordError, Revisions, Shelf, State, Stored,
+    },
+    store::{self, Candidate, Leadership, Listing, Store, StoreError},
+    view::{Leader, Progress, Role, View},
+};
+
+/// Pause before the store is tried again.
+const STORE_RETRY: Duration = Duration::from_millis(500);
+/// Period at which followers look up the leader.
+const LEADER_LOOK: Duration = Duration::from_secs(1);
+/// Period at which the leader asks the store whether it takes writes. A quiet deployment writes nothing for days:
+/// without asking, a full store would show only when a region dies.
+const STORE_LOOK: Duration = Duration::from_secs(5);
+/// Pause before a replica that cannot read the store's documents tries again.
+const UNREADABLE_RETRY: Duration = Duration::from_secs(2);
+/// Time after taking over before a new leader trusts the majority of nodes about a plan that its store does not know.
+/// It lets nodes connect: the first of a fleet to come back must not speak for all.
+const NODES_SETTLE: Duration = Duration::from_secs(5);
+/// Time that requests wait for a failing store before they are declined. Most such failures are an election of etcd's,
+/// and clients wait for five seconds.
+const DECLINED_AFTER: Duration = Duration::from_secs(2);
+/// Requests deferred during one commit. A commit takes milliseconds, and some seconds while the store fails.
+const DEFERRED_MAX: usize = 256;
+
+/// The settings of a replica.
+#[derive(Clone)]
+pub struct Settings {
+    /// This replica's name, also as a vantage, and its URL.
+    pub candidate: Candidate,
+    /// The topology for a store that has none.
+    pub topology: Document,
+    /// The policy for a store that has none.
+    pub policy: Document,
+}
+
+/// The deciding task.
+pub struct Reconciler {
+    settings: Settings,
+    store: Arc<dyn Store>,
+    nodes: Nodes,
+    metrics: Metrics,
+    evidence: Evidence,
+    pace: Pace,
+    input: Input,
+    /// Problems in the documents in force that this version would refuse in a new document.
+    outdated: Vec<(DocumentKind, Problem)>,
+    known: Known,
+    /// The plans of this term, newest last, for nodes that refuse the newest one to go back to.
+    recent: VecDeque<Plan>,
+    last_refused: Vec<Reason>,
+    last_report: Report,
+    role: Role,
+    progress: Progress,
+    /// Requests that arrived during a commit.
+    deferred: VecDeque<Request>,
+    /// Set if a tick was judged that no decision has used yet.
+    is_undecided: bool,
+    /// Time from which a plan that nodes hold may be taken over.
+    settled_at: Instant,
+    /// The text about a newer plan that nodes claim without proof.
+    unproven: Option<String>,
+    snapshots: watch::Sender<Option<Arc<Snapshot>>>,
+    views: watch::Sender<Arc<View>>,
+}
+
+/// The reasons for which a term as leader ends.
+enum Ended {
+    /// The process stops.
+    Stopped,
+    /// The leadership was lost.
+    Lost,
+    /// This version cannot read the store's documents; another replica may be able to.
+    Unreadable,
+}
+
+/// A term as leader, with the inputs it shares with following.
+struct Term<'t> {
+    lead: &'t Leadership,
+    inbox: &'t mut mpsc::Receiver<Request>,
+    stop: &'t CancellationToken,
+}
+
+/// The treatment of requests that need a write while the task waits for the store.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum WhileWaiting {
+    /// Keeps them for later, as during a commit.
+    Defer,
+    /// Declines them after a moment, because nothing can be written: the state is being read again.
+    Decline,
+}
+
+impl Reconciler {
+    /// A replica that knows only its settings.
+    pub fn new(settings: Settings, store: Arc<dyn Store>, nodes: Nodes, metrics: Metrics) -> Result<Self, RecordError> {
+        let listing = Listing {
+            revision: 0,
+            entries: [&settings.topology, &settings.policy]
+                .map(|document| {
+                    let entry = store::Entry {
+                        value: records::encode(document),
+                        revision: 0,
+                    };
+                    (document.kind.key().to_owned(), entry)
+                })
+                .into(),
+        };
+        let state = records::state(&listing)?.expect("both documents were just put in");
+        let input = Input::new(state.topology.1, state.policy.1, 0);
+        let documents = Documents {
+            topology: state.topology.0,
+            policy: state.policy.0,
+        };
+        let role = Role::Following(Leader::Nobody);
+        let progress = Progress {
+            leaderless_since: Some(daemon::clock::now()),
+            ..Progress::default()
+        };
+        let view = View {
+            input: input.clone(),
+            report: Report::default(),
+            topology: documents.topology.clone(),
+            policy: documents.policy.clone(),
+            role: role.clone(),
+            clocks: Clocks::default(),
+            progress: progress.clone(),
+            edges: BTreeMap::new(),
+        };
+        let own = settings.candidate.node.clone();
+        let evidence = Evidence::new(own, nodes.clone(), metrics.clone(), daemon::clock::now());
+        Ok(Self {
+            settings,
+            store,
+            nodes,
+            metrics,
+            evidence,
+            pace: Pace::default(),
+            input,
+            outdated: state.outdated,
+            known: Known {
+                revisions: Revisions::default(),
+                documents,
+                audit: AuditHead::default(),
+                shelf: Shelf::default(),
+                entry_bytes: 0,
+            },
+            recent: VecDeque::new(),
+            last_refused: Vec::new(),
+            last_report: Report::default(),
+            role,
+            progress,
+            deferred: VecDeque::new(),
+            is_undecided: false,
+            settled_at: Instant::now(),
+            unproven: None,
+            snapshots: watch::Sender::new(None),
+            views: watch::Sender::new(Arc::new(view)),
+        })
+    }
+
+    /// Receives each snapshot when it is committed.
+    pub fn snapshots(&self) -> watch::Receiver<Option<Arc<Snapshot>>> {
+        self.snapshots.subscribe()
+    }
+
+    /// Receives each new view.
+    pub fn views(&self) -> watch::Receiver<Arc<View>> {
+        self.views.subscribe()
+    }
+
+    /// Follows, leads, and follows again until `stop`. `state` mirrors [`records::STATE`].
+    pub async fn run(
+        mut self,
+        mut inbox: mpsc::Receiver<Request>,
+        mut state: watch::Receiver<Arc<Listing>>,
+        stop: CancellationToken,
+    ) -> anyhow::Result<()> {
+        loop {
+            let Some(lead) = self.follow(&mut inbox, &mut state, &stop).await else {
+                return Ok(());
+            };
+            tracing::info!(epoch = lead.epoch(), "leading");
+            let term = Term {
+                lead: &lead,
+                inbox: &mut inbox,
+                stop: &stop,
+            };
+            // Boxed, because a term holds several planning inputs, which would make every caller's future large.
+            let Err(ended) = Box::pin(self.lead(term)).await;
+            // Stop claiming to lead before anything slow: resigning at a store that is out of reach takes seconds.
+            self.set_role(Role::Following(Leader::Nobody));
+            self.metrics.leading.set(0);
+            for request in take(&mut self.deferred) {
+                self.decline(request);
+            }
+            if !matches!(ended, Ended::Unreadable) {
+                self.progress.unwritten = None;
+            }
+            self.publish_view();
+            // Resigning spares the successor the wait for the lease to run out. If the store does not hear of it, the
+            // successor waits.
+            if let Err(error) = lead.resign().await {
+                tracing::debug!(%error, "the store did not take the resignation; the lease runs out by itself");
+            }
+            match ended {
+                Ended::Stopped => return Ok(()),
+                Ended::Lost => tracing::warn!(epoch = lead.epoch(), "the leadership was lost; following"),
+                Ended::Unreadable => tracing::error!(
+                    epoch = lead.epoch(),
+                    "resigned: this version cannot read the documents in the store; another control plane may be able to"
+                ),
+            }
+        }
+    }
+
+    /// Judges the newest round if it is due. Returns whether it did.
+    fn judge_if_due(&mut self, now: Moment) -> bool {
+        let Some((tick, verdicts)) = self.evidence.judge_if_due(&self.input, now) else {
+            return false;
+        };
+        self.progress.judged = Some((tick, now));
+        self.input.verdicts = verdicts;
+        true
+    }
+
+    /// Follows the leader's writes until this replica leads; `None` when the process stops.
+    async fn follow(
+        &mut self,
+        inbox: &mut mpsc::Receiver<Request>,
+        state: &mut watch::Receiver<Arc<Listing>>,
+        stop: &CancellationToken,
+    ) -> Option<Leadership> {
+        let (store, candidate) = (self.store.clone(), self.settings.candidate.clone());
+        let known = self
+            .progress
+            .unwritten
+            .as_ref()
+            .map(|unwritten| unwritten.error.clone());
+        let (unreadable, mut unfit) = watch::channel(known);
+        let mut campaign = std::pin::pin!(async move {
+            loop {
+                // A replica that cannot read the documents in force must not stand for election: it would take the
+                // leadership from one that can.
+                if let Err(error @ RecordError::Unreadable { .. }) = records::read(store.as_ref()).await {
+                    unreadable.send_replace(Some(error.into()));
+                    sleep(UNREADABLE_RETRY).await;
+                    continue;
+                }
+                unreadable.send_if_modified(|unreadable| unreadable.take().is_some());
+                match store.campaign(&candidate).await {
+                    Ok(lead) => return lead,
+                    Err(error) => tracing::warn!(%error, "cannot stand for election; trying again"),
+                }
+                sleep(STORE_RETRY).await;
+            }
+        });
+        // Runs beside the rest, because a store that is out of reach takes seconds to answer, and reports and ticks
+        // must go on.
+        let (store, (seen, mut leader)) = (self.store.clone(), watch::channel(Leader::Nobody));
+        let mut look = std::pin::pin!(async move {
+            loop {
+                seen.send_replace(store.leader().await.into());
+                sleep(LEADER_LOOK).await;
+            }
+        });
+        state.mark_changed();
+        loop {
+            let now = daemon::clock::now();
+            if self.judge_if_due(now) {
+                self.publish_view();
+            }
+            let wait = self
+                .evidence
+                .next_judgement(now)
+                .since(now)
+                .max(Duration::from_millis(5));
+            tokio::select! {
+                () = stop.cancelled() => return None,
+                lead = &mut campaign => return Some(lead),
+                Ok(()) = state.changed() => {
+                    let listing = state.borrow_and_update().clone();
+                    self.mirror(&listing);
+                }
+                () = &mut look => {}
+                Ok(()) = leader.changed() => self.note_leader(&leader.borrow_and_update().clone(), &unfit.borrow().clone()),
+                Ok(()) = unfit.changed() => self.note_leader(&leader.borrow().clone(), &unfit.borrow_and_update().clone()),
+                request = inbox.recv() => self.decline(request?),
+                () = sleep(wait) => {}
+            }
+        }
+    }
+
+    /// Takes over the leader's writes and publishes them to the nodes that follow this replica.
+    fn mirror(&mut self, listing: &Listing) {
+        match records::state(listing) {
+            Ok(Some(state)) => {
+                self.adopt(state);
+                self.publish_snapshot();
+                self.publish_view();
+            }
+            Ok(None) => {}
+            // The view shows this error too, because the campaign finds it as well.
+            Err(error) => tracing::error!(%error, "the documents in the store cannot be read; nodes keep their plan"),
+        }
+    }
+
+    fn adopt(&mut self, state: State) {
+        let State {
+            plan,
+            memory,
+            topology,
+            policy,
+            outdated,
+        } = state;
+        if self.outdated != outdated {
+            for (kind, problem) in &outdated {
+                tracing::warn!(kind = kind.as_str(), %problem, "the document in force was taken by an older version");
+            }
+            self.outdated = outdated;
+        }
+        if self.input.current.is_none() && plan.is_some() {
+            // Verdicts so far did not know the plan's beliefs about regions, so they start anew.
+            self.input.verdicts.clear();
+        }
+        self.known.revisions.plan = plan.as_ref().map(|(_, revision)| *revision);
+        self.input.current = plan.map(|(plan, _)| plan);
+        (self.input.memory, self.known.revisions.memory) = memory;
+        (self.known.documents.topology, self.input.topology) = topology;
+        (self.known.documents.policy, self.input.policy) = policy;
+    }
+
+    /// Notes the leader, and the error that keeps this replica from standing for election.
+    fn note_leader(&mut self, leader: &Leader, unfit: &Option<StoreError>) {
+        match unfit {
+            Some(error) => self.note_unwritable(error.clone(), Vec::new(), true),
+            None => self.note_writable(),
+        }
+        let role = Role::Following(match (leader, unfit) {
+            (Leader::Nobody, Some(error)) => Leader::Unfit(error.clone()),
+            (leader, _) => leader.clone(),
+        });
+        if self.role != role {
+            self.set_role(role);
+            self.publish_view();
+        }
+    }
+
+    fn set_role(&mut self, role: Role) {
+        let known_since = self.progress.leaderless_since;
+        self.progress.leaderless_since = match role {
+            Role::Leading | Role::Following(Leader::Known(_)) => None,
+            Role::Following(_) => known_since.or_else(|| Some(daemon::clock::now())),
+        };
+        self.role = role;
+    }
+
+    /// Leads until the leadership is lost or the process stops.
+    async fn lead(&mut self, mut term: Term<'_>) -> Result<Infallible, Ended> {
+        self.input.epoch = term.lead.epoch();
+        self.read_state(&mut term).await?;
+        self.set_role(Role::Leading);
+        self.settled_at = Instant::now() + NODES_SETTLE;
+        self.recent = self.input.current.clone().into_iter().collect();
+        self.metrics.leading.set(1);
+        let mut node_changes = self.nodes.changes();
+        // Dropping the set at the end of the term ends the task.
+        let mut asking = JoinSet::new();
+        let (health, mut said) = watch::channel(Ok(()));
+        asking.spawn(ask_for_health(self.store.clone(), health));
+        let mut due = Instant::now();
+        loop {
+            let now = daemon::clock::now();
+            let is_undecided = take(&mut self.is_undecided);
+            if self.judge_if_due(now) || is_undecided || Instant::now() >= due {
+                due = match self.decide(&mut term, now).await? {
+                    Ok(()) => Instant::now() + self.until_due(now),
+                    Err(error) => {
+                        self.recover_from(&mut term, &error).await?;
+                        Instant::now() + STORE_RETRY
+                    }
+                };
+            }
+            let request = match self.deferred.pop_front() {
+                Some(request) => request,
+                None => tokio::select! {
+                    () = term.stop.cancelled() => return Err(Ended::Stopped),
+                    () = term.lead.lost() => return Err(Ended::Lost),
+                    Ok(()) = node_changes.changed() => {
+                        due = Instant::now();
+                        continue;
+                    }
+                    Ok(()) = said.changed() => {
+                        let health = said.borrow_and_update().clone();
+                        self.take_health(health);
+                        continue;
+                    }
+                    request = term.inbox.recv() => request.ok_or(Ended::Stopped)?,
+                    () = tokio::time::sleep_until(due) => continue,
+                },
+            };
+            if let Err(error) = self.handle_request(&mut term, request).await? {
+                self.recover_from(&mut term, &error).await?;
+            }
+            // The request may have created a deadline, such as the end of a freeze.
+            due = due.min(Instant::now() + self.until_due(daemon::clock::now()));
+        }
+    }
+
+    /// Waits for `work` while judging ticks, taking reports and publishing the view, because a slow store must not stop
+    /// observations. Returns early if the leadership is lost; then a write may or may not have happened.
+    async fn wait_while_observing<T>(
+        &mut self,
+        term: &mut Term<'_>,
+        requests: WhileWaiting,
+        work: impl Future<Output = T>,
+    ) -> Result<T, Ended> {
+        let mut work = std::pin::pin!(work);
+        loop {
+            let now = daemon::clock::now();
+            if self.judge_if_due(now) {
+                self.is_undecided = true;
+                if requests == WhileWaiting::Decline {
+                    self.show_pending(now);
+                }
+                self.publish_view();
+            }
+            let wait = self
+                .evidence
+                .next_judgement(now)
+                .since(now)
+                .max(Duration::from_millis(5));
+            let ill_since = self.progress.unwritten.as_ref().map(|unwritten| unwritten.since);
+            let is_long = ill_since.is_some_and(|since| now.since(since) >= DECLINED_AFTER);
+            let (declines, wait) = match requests {
+                WhileWaiting::Defer => (false, wait),
+                WhileWaiting::Decline => (is_long || self.role != Role::Leading, wait.min(DECLINED_AFTER)),
+            };
+            if declines {
+                for request in take(&mut self.deferred) {
+                    self.decline(request);
+                }
+            }
+            tokio::select! {
+                biased;
+                () = term.lead.lost() => return Err(Ended::Lost),
+                done = &mut work => return Ok(done),
+                // A stop does not cut a commit short: the requester needs to know its outcome.
+                () = term.stop.cancelled(), if requests == WhileWaiting::Decline => return Err(Ended::Stopped),
+                request = term.inbox.recv(), if self.deferred.len() < DEFERRED_MAX => {
+                    let Some(request) = self.answer_without_store(request.ok_or(Ended::Stopped)?, now) else { continue };
+                    if declines {
+                        self.decline(request);
+                    } else {
+                        self.deferred.push_back(request);
+                    }
+                }
+                () = sleep(wait) => {}
+            }
+        }
+    }
+
+    /// After a store error, reads the state again, because the write may or may not have happened. Returns when it was
+    /// read, or when the leadership is lost.
+    async fn recover_from(&mut self, term: &mut Term<'_>, error: &StoreError) -> Result<(), Ended> {
+        if is_fenced_off(term.lead, error) {
+            tracing::warn!(%error, "another control plane leads; following");
+            return Err(Ended::Lost);
+        }
+        if matches!(
+            error,
+            StoreError::TooLarge { .. } | StoreError::TransactionTooLarge { .. }
+        ) {
+            // The transaction was too large to send: the state is known, and the store is healthy.
+            return Ok(());
+        }
+        self.metrics.store_errors.inc();
+        self.read_state(term).await
+    }
+
+    /// Reads the store's documents until it succeeds.
+    async fn read_state(&mut self, term: &mut Term<'_>) -> Result<(), Ended> {
+        loop {
+            let store = self.store.clone();
+            let read = async move { records::read(store.as_ref()).await };
+            match self.wait_while_observing(term, WhileWaiting::Decline, read).await? {
+                Ok(stored) => {
+                    self.take_over(stored);
+                    return Ok(());
+                }
+                Err(error @ RecordError::Unreadable { .. }) => {
+                    self.note_unwritable(error.into(), Vec::new(), true);
+                    return Err(Ended::Unreadable);
+                }
+                Err(RecordError::Store(error)) => {
+                    let pending = self.progress.unwritten.as_mut().map(|it| take(&mut it.pending));
+                    self.note_unwritable(error, pending.unwrap_or_default(), true);
+                }
+            }
+            self.wait_while_observing(term, WhileWaiting::Decline, sleep(STORE_RETRY))
+                .await?;
+        }
+    }
+
+    /// Takes over the state as read. If the store has none, because it is new or lost its data, this replica keeps its
+    /// own: the documents of its settings, or those last in force.
+    fn take_over(&mut self, stored: Stored) {
+        let Stored { state, audit, shelf } = stored;
+        match state {
+            Some(state) => {
+                for (stored, own) in [
+                    (&state.topology.0, &self.settings.topology),
+                    (&state.policy.0, &self.settings.policy),
+                ] {
+                    if stored.version != own.version {
+                        let kind = own.kind.as_str();
+                        tracing::info!(
+                            kind,
+                            applied_by = stored.author,
+                            "the store's document is in force, not the file's; `meridian {kind} apply FILE --reason WHY` changes it"
+                        );
+                    }
+                }
+                self.adopt(state);
+            }
+            // The store has nothing, so the next commit writes this replica's state again.
+            None => (self.known.revisions.plan, self.known.revisions.memory) = (None, None),
+        }
+        (self.known.audit, self.known.revisions.audit) = audit;
+        self.known.shelf = shelf;
+        self.publish_snapshot();
+    }
+
+    /// Time until a tick must be judged, or the decision may change by itself.
+    fn until_due(&self, now: Moment) -> Duration {
+        let close = self.evidence.next_judgement(now);
+        let due = next_wake(&self.input, now).map_or(close, |wake| wake.min(close));
+        let mut wait = due.since(now);
+        let settles = self.settled_at.saturating_duration_since(Instant::now());
+        if !settles.is_zero() && self.nodes.recovery(self.number(), &self.input.topology).is_some() {
+            wait = wait.min(settles);
+        }
+        wait.max(Duration::from_millis(5))
+    }
+}
+
+/// Asks the store periodically whether it takes writes, until the receiver is dropped at the end of the term.
+async fn ask_for_health(store: Arc<dyn Store>, health: watch::Sender<Result<(), StoreError>>) {
+    while !health.is_closed() {
+        drop(health.send_replace(store.health().await.map(drop)));
+        sleep(STORE_LOOK).await;
+    }
+}
+
+/// Whether the error shows that another replica leads.
+fn is_fenced_off(lead: &Leadership, error: &StoreError) -> bool {
+    let (fence, _) = lead.fence();
+    matches!(error, StoreError::Conflict { key, .. } if *key == fence)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,147 @@
+//! The state of a control plane, for readers: gRPC services, readiness and metrics.
+
+use std::collections::BTreeMap;
+
+use planning::{EdgeSeen, Input, Report};
+use topology::{EdgeId, Moment, PlanNumber, Reason, Tick};
+use verdict::Clocks;
+
+use crate::{
+    records::Document,
+    store::{LeaderRecord, StoreError},
+};
+
+/// The state of the deciding task, for readers. Whole and immutable.
+#[derive(Debug, Clone, PartialEq)]
+pub struct View {
+    /// The input of the last decision. Its `current` is the plan in force.
+    pub input: Input,
+    /// The reasons of the last decision.
+    pub report: Report,
+    /// The topology document in force.
+    pub topology: Document,
+    /// The policy document in force.
+    pub policy: Document,
+    /// Leading, or following a leader.
+    pub role: Role,
+    /// Differences between the vantages' clocks and this control plane's.
+    pub clocks: Clocks,
+    /// Progress of the steps of deciding, and the error that stops them.
+    pub progress: Progress,
+    /// Signs of life of every edge.
+    pub edges: BTreeMap<EdgeId, EdgeSeen>,
+}
+
+/// The last time of each step of deciding; `None` for a step that never happened. Status, readiness and metrics read
+/// only this, so that they cannot contradict each other.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Progress {
+    /// The newest tick that was judged, and the time of judging it.
+    pub judged: Option<(Tick, Moment)>,
+    /// Time of the last decision, even if it changed nothing. Only a leader decides.
+    pub decided_at: Option<Moment>,
+    /// Time at which the store last took a write of this replica, or reported that it takes writes.
+    pub store_took_at: Option<Moment>,
+    /// The published plan, and the time of publishing it.
+    pub published: Option<(PlanNumber, Moment)>,
+    /// The error that keeps decisions from being written; `None` while they can be.
+    pub unwritten: Option<Unwritten>,
+    /// Time since which this replica knows no leader; `None` while it leads or knows one.
+    pub leaderless_since: Option<Moment>,
+}
+
+/// Decisions cannot be written, or the store's documents cannot be read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Unwritten {
+    /// Time of the first error.
+    pub since: Moment,
+    /// The newest error of the store.
+    pub error: StoreError,
+    /// Decisions that are not in force because of it.
+    pub pending: Vec<Reason>,
+    /// Set if a decision waits for the store. Then only a commit ends the state.
+    pub is_retried: bool,
+}
+
+impl Unwritten {
+    /// The advice to operators.
+    pub fn remedy(&self) -> &'static str {
+        match self.error {
+            StoreError::NoSpace(_) => "make room in the store as the error says; deciding goes on by itself then",
+            StoreError::Unavailable { .. } | StoreError::Conflict { .. } => {
+                "check the members of the store and the network to them; deciding goes on by itself when a quorum answers"
+            }
+            StoreError::TooLarge { .. } | StoreError::TransactionTooLarge { .. } => {
+                "apply a smaller topology or policy document"
+            }
+            StoreError::Unreadable { .. } => "another control plane that can read it leads meanwhile",
+            StoreError::Failed(_) => "look at the log of this control plane and at the disk of the store",
+        }
+    }
+}
+
+impl View {
+    /// The reason for which readiness fails: this replica leads and cannot write, or cannot read the store. `None`
+    /// otherwise, and also if another replica may decide.
+    pub fn why_not_deciding(&self) -> Option<String> {
+        let unwritten = self.progress.unwritten.as_ref()?;
+        let since = unwritten.since;
+        Some(format!(
+            "decisions cannot be written since {since:#} UTC: {}; {}",
+            unwritten.error,
+            unwritten.remedy()
+        ))
+    }
+
+    /// The reason why no leader is known, with its time; `None` while one is known.
+    pub fn why_leaderless(&self) -> Option<String> {
+        let since = self.progress.leaderless_since?;
+        let text = match &self.role {
+            Role::Leading | Role::Following(Leader::Known(_)) => return None,
+            Role::Following(Leader::Nobody) => format!("no control plane leads since {since:#} UTC"),
+            Role::Following(Leader::Unknown(error)) => {
+                format!("no control plane is known to lead since {since:#} UTC: {error}")
+            }
+            Role::Following(Leader::Unfit(error)) => {
+                format!("no control plane leads since {since:#} UTC, and this one does not stand for election: {error}")
+            }
+        };
+        Some(text)
+    }
+}
+
+/// The role of this replica.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Role {
+    /// This replica leads.
+    Leading,
+    /// Another replica leads, or none.
+    Following(Leader),
+}
+
+/// The leader as a follower knows it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Leader {
+    /// A replica leads.
+    #[error("{} leads, at {}", .0.node, .0.url)]
+    Known(LeaderRecord),
+    /// No replica leads until one is elected.
+    #[error("no control plane leads right now")]
+    Nobody,
+    /// The store did not answer. Without the store no leader is elected.
+    #[error("no control plane is known to lead: {0}")]
+    Unknown(StoreError),
+    /// No replica leads, and this one does not stand for election, because it cannot read the store's documents.
+    #[error("no control plane leads right now, and this one does not stand for election: {0}")]
+    Unfit(StoreError),
+}
+
+impl From<Result<Option<LeaderRecord>, StoreError>> for Leader {
+    fn from(found: Result<Option<LeaderRecord>, StoreError>) -> Self {
+        match found {
+            Ok(Some(leader)) => Self::Known(leader),
+            Ok(None) => Self::Nobody,
+            Err(error) => Self::Unknown(error),
+        }
+    }
+}

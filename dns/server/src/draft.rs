@@ -1,0 +1,154 @@
+//! The contents of a reply, which hickory writes.
+
+use std::sync::Arc;
+
+use hickory_proto::{
+    ProtoError,
+    op::{self, Message, OpCode, ResponseCode},
+    rr::{
+        self, DNSClass, Name, RData, RecordType,
+        rdata::{
+            A, AAAA, HINFO, NS, SOA, TSIG,
+            opt::{EdnsOption, NSIDPayload},
+            tsig::{TsigAlgorithm, TsigError},
+        },
+    },
+    serialize::binary::{BinEncodable as _, BinEncoder},
+};
+use steering::{Record, RecordData};
+
+use crate::wire::{Query, Tsig};
+
+/// The contents of a reply. [`Draft::write`] copies the repeated parts from the query.
+#[derive(Debug, Clone)]
+pub(crate) struct Draft {
+    pub(crate) code: ResponseCode,
+    pub(crate) is_authoritative: bool,
+    pub(crate) is_truncated: bool,
+    /// Written under the name in the question, whatever their owner is.
+    pub(crate) answers: Vec<Record>,
+    pub(crate) authorities: Vec<Record>,
+    pub(crate) additionals: Vec<Record>,
+    pub(crate) edns: Option<ReplyEdns>,
+    /// Whether to report that the key of the query's TSIG record is unknown (RFC 8945 §5.2.1).
+    pub(crate) is_bad_key: bool,
+}
+
+/// The OPT record of a reply.
+#[derive(Debug, Clone)]
+pub(crate) struct ReplyEdns {
+    pub(crate) payload: u16,
+    pub(crate) dnssec_ok: bool,
+    pub(crate) nsid: Option<Arc<[u8]>>,
+    /// The client's half, followed by the server's half.
+    pub(crate) cookie: Option<Vec<u8>>,
+}
+
+impl Draft {
+    pub(crate) fn new(edns: Option<ReplyEdns>) -> Self {
+        Self {
+            code: ResponseCode::NoError,
+            is_authoritative: false,
+            is_truncated: false,
+            answers: Vec::new(),
+            authorities: Vec::new(),
+            additionals: Vec::new(),
+            edns,
+            is_bad_key: false,
+        }
+    }
+
+    /// The bytes of the message. Fails on an invalid name, which no topology contains.
+    pub(crate) fn write(&self, query: &Query<'_>) -> Result<Vec<u8>, ProtoError> {
+        let mut message = Message::response(query.id, OpCode::from_u8(query.opcode));
+        message.metadata.authoritative = self.is_authoritative;
+        message.metadata.truncation = self.is_truncated;
+        message.metadata.recursion_desired = query.recursion_desired;
+        message.metadata.checking_disabled = query.checking_disabled;
+        message.metadata.response_code = self.code;
+        if let Some(question) = &query.question {
+            // The question and the owners of the answers use upper and lower case as the client did.
+            let name = Name::from_labels(question.name.iter().copied())?;
+            for record in &self.answers {
+                message
+                    .answers
+                    .push(rr::Record::from_rdata(name.clone(), record.ttl_s, data(record)?));
+            }
+            let mut asked = op::Query::query(name, RecordType::from(question.kind));
+            asked.set_query_class(DNSClass::from(question.class));
+            message.add_query(asked);
+        }
+        message.authorities = self.authorities.iter().map(record).collect::<Result<_, _>>()?;
+        message.additionals = self.additionals.iter().map(record).collect::<Result<_, _>>()?;
+        if let Some(edns) = &self.edns {
+            message.set_edns(edns.write());
+        }
+        if let Some(tsig) = query.tsig.as_ref().filter(|_| self.is_bad_key) {
+            message.signature = Some(Box::new(bad_key(tsig)?));
+        }
+        let mut bytes = Vec::with_capacity(512);
+        let mut encoder = BinEncoder::new(&mut bytes);
+        encoder.set_max_size(u16::MAX);
+        message.emit(&mut encoder)?;
+        Ok(bytes)
+    }
+}
+
+impl ReplyEdns {
+    fn write(&self) -> op::Edns {
+        let mut edns = op::Edns::new();
+        edns.set_max_payload(self.payload)
+            .set_version(0)
+            .set_dnssec_ok(self.dnssec_ok);
+        // An id has at most 63 bytes, so it always fits.
+        if let Some(node) = self.nsid.as_deref().and_then(|node| NSIDPayload::new(node).ok()) {
+            edns.options_mut().insert(EdnsOption::NSID(node));
+        }
+        if let Some(cookie) = &self.cookie {
+            edns.options_mut()
+                .insert(EdnsOption::Unknown(crate::wire::option::COOKIE, cookie.clone()));
+        }
+        edns
+    }
+}
+
+fn bad_key(tsig: &Tsig<'_>) -> Result<rr::Record<TSIG>, ProtoError> {
+    let algorithm = TsigAlgorithm::Unknown(Name::from_labels(tsig.algorithm.iter().copied())?);
+    let (mac, error, other) = (Vec::new(), Some(TsigError::BadKey), Vec::new());
+    let data = TSIG::new(algorithm, tsig.time, tsig.fudge, mac, tsig.original_id, error, other);
+    let mut record = rr::Record::from_rdata(Name::from_labels(tsig.key.iter().copied())?, 0, data);
+    record.dns_class = DNSClass::ANY;
+    Ok(record)
+}
+
+fn record(record: &Record) -> Result<rr::Record, ProtoError> {
+    Ok(rr::Record::from_rdata(name(&record.name)?, record.ttl_s, data(record)?))
+}
+
+fn data(record: &Record) -> Result<RData, ProtoError> {
+    Ok(match &record.data {
+        RecordData::A(address) => RData::A(A(*address)),
+        RecordData::Aaaa(address) => RData::AAAA(AAAA(*address)),
+        RecordData::Ns(server) => RData::NS(NS(name(server)?)),
+        RecordData::Soa(soa) => RData::SOA(SOA::new(
+            name(&soa.mname)?,
+            name(&soa.rname)?,
+            soa.serial,
+            seconds(soa.refresh_s),
+            seconds(soa.retry_s),
+            seconds(soa.expire_s),
+            soa.minimum_s,
+        )),
+        RecordData::Hinfo => RData::HINFO(HINFO::new("RFC8482".to_owned(), String::new())),
+    })
+}
+
+fn name(text: &str) -> Result<Name, ProtoError> {
+    let mut name = Name::from_ascii(text)?;
+    name.set_fqdn(true);
+    Ok(name)
+}
+
+fn seconds(seconds: u32) -> i32 {
+    i32::try_from(seconds).unwrap_or(i32::MAX)
+}

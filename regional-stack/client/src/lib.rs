@@ -1,0 +1,17 @@
+//! The voice client of the Realtime protocol. Calls, probes and drills use it.
+//!
+//! [`Call`] is one conversation with an edge or a stack. [`ReconnectingCall`] calls again when a conversation is cut, as a device
+//! does.
+
+pub mod call;
+pub mod reconnecting;
+pub mod utterance;
+
+mod error;
+mod event;
+
+pub use call::{Call, CallOptions, Move, Pacing, Turn, TurnEnd};
+pub use error::{CallError, RetryAdvice, Stage};
+pub use event::{Notice, Timings};
+pub use reconnecting::{CallEvent, CallEventKind, ReconnectingCall};
+pub use utterance::{RATE, Utterance};

@@ -1,0 +1,269 @@
+//! Alarms: set, tell, cancel, move.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, ToSpan, Zoned, civil::Date};
+use topology::Moment;
+
+use super::{
+    questions::ask,
+    spoken::{day_of, list, rings_in_words, speak_clock_and_half},
+};
+use crate::{
+    command::{AlarmChoice, ClockTime, Day, DayPart, HalfDay},
+    numbers,
+    state::{self, Alarm, DialogueState, Topic, WAIT_MAX},
+};
+
+pub(super) fn set_alarm(state: &mut DialogueState, time: ClockTime, day: Option<Day>, now: Moment) -> String {
+    let local = state.local(now);
+    match alarm_at(&local, time, day) {
+        Ok(rings) => add_alarm(state, &rings, day, now),
+        Err(why) => why,
+    }
+}
+
+pub(super) fn set_alarm_in(state: &mut DialogueState, duration_s: u32, now: Moment) -> String {
+    let wait = Duration::from_secs(u64::from(duration_s));
+    if wait > WAIT_MAX {
+        return ask(state, Topic::AlarmTime { day: None, part: None }, now);
+    }
+    let rings = state.local(now + wait);
+    add_alarm(state, &rings, None, now)
+}
+
+pub(super) fn tell_alarms(state: &DialogueState, now: Moment) -> String {
+    let local = state.local(now);
+    let mut alarms: Vec<&Alarm> = state.alarms.iter().collect();
+    alarms.sort_by_key(|alarm| alarm.rings_at);
+    let told = alarms.iter().map(|alarm| {
+        let rings = state.local(alarm.rings_at);
+        let day = day_of(&local, &rings);
+        let ringing = if alarm.ringing.is_some() { ", which rings" } else { "" };
+        format!("for {}{day}{ringing}", rings_in_words(state, alarm))
+    });
+    let told: Vec<String> = told.collect();
+    match told.as_slice() {
+        [] => "there is no alarm".to_owned(),
+        [one] => format!("there is an alarm {one}"),
+        several => {
+            let number = numbers::spell(u32::try_from(several.len()).unwrap_or(0));
+            format!("there are {number} alarms, {}", list(told, "and"))
+        }
+    }
+}
+
+pub(super) fn cancel_alarms(state: &mut DialogueState, which: AlarmChoice, now: Moment) -> String {
+    let mut cancelled = chosen_alarms(state, which, now);
+    if which != AlarmChoice::All && cancelled.len() > 1 {
+        let ringing = |at: &usize| state.alarms[*at].ringing.is_some();
+        if cancelled.iter().any(ringing) {
+            cancelled.retain(ringing);
+        } else {
+            return ask(state, Topic::WhichAlarm, now);
+        }
+    }
+    for at in cancelled.iter().rev() {
+        state.alarms.remove(*at);
+    }
+    match (cancelled.len(), which) {
+        (0, AlarmChoice::One { .. }) => which.phrase().replacen("the alarm", "there is no alarm", 1),
+        (0, _) => "there is no alarm".to_owned(),
+        (1, _) => "alarm cancelled".to_owned(),
+        _ => "all alarms cancelled".to_owned(),
+    }
+}
+
+/// Answers "don't wake me at seven": offers to cancel such an alarm, if one is set.
+pub(super) fn decline_alarm(
+    state: &mut DialogueState,
+    time: Option<ClockTime>,
+    day: Option<Day>,
+    now: Moment,
+) -> String {
+    let local = state.local(now);
+    let which = match (time, day) {
+        (None, None) => AlarmChoice::Any,
+        (time, day) => AlarmChoice::One { time, day, part: None },
+    };
+    let meant = chosen_alarms(state, which, now);
+    let Some(alarm) = meant.first().map(|at| &state.alarms[*at]) else {
+        return "okay, i set no alarm".to_owned();
+    };
+    // Of several alarms the question names the day, as far as days have spoken names.
+    let day = match day_of(&local, &state.local(alarm.rings_at)) {
+        day if meant.len() > 1 => day,
+        _ => String::new(),
+    };
+    let command = format!("cancel the alarm for {}{day}", rings_in_words(state, alarm));
+    let question = format!("do you want me to {command}");
+    state.ask(Topic::Confirm { command }, now);
+    question
+}
+
+pub(super) fn move_alarm(
+    state: &mut DialogueState,
+    which: AlarmChoice,
+    time: Option<ClockTime>,
+    day: Option<Day>,
+    now: Moment,
+) -> String {
+    let meant = chosen_alarms(state, which, now);
+    match (meant.as_slice(), time) {
+        ([], _) => "there is no such alarm".to_owned(),
+        ([_], None) => ask(state, Topic::AlarmMove { which }, now),
+        ([one], Some(time)) => match moved_to(&state.local(now), &state.alarms[*one], time, day) {
+            Ok(rings) => {
+                state.alarms.remove(*one);
+                add_alarm(state, &rings, day, now)
+            }
+            Err(why) => why,
+        },
+        _ => ask(state, Topic::WhichToMove { time, day }, now),
+    }
+}
+
+fn add_alarm(state: &mut DialogueState, rings: &Zoned, day: Option<Day>, now: Moment) -> String {
+    let rings_at = moment(rings);
+    let known = |alarm: &Alarm| alarm.rings_at == rings_at && alarm.ringing.is_none();
+    if !state.alarms.iter().any(known) {
+        if !state.drop_missed(now) {
+            return "there are too many alarms, please cancel them first".to_owned();
+        }
+        state.alarms.push(Alarm {
+            rings_at,
+            hour: rings.hour().unsigned_abs(),
+            minute: rings.minute().unsigned_abs(),
+            ringing: None,
+        });
+    }
+    let day = match day {
+        Some(Day::Today) => String::new(),
+        Some(day) => format!(" {}", day.spoken_on()),
+        // An alarm within 24 hours needs no day.
+        None if rings.timestamp().duration_since(state.local(now).timestamp()) <= SignedDuration::from_hours(24) => {
+            String::new()
+        }
+        None => day_of(&state.local(now), rings),
+    };
+    format!("alarm set for {}{day}", speak_clock_and_half(rings))
+}
+
+/// Indices of the alarms that are meant.
+fn chosen_alarms(state: &DialogueState, which: AlarmChoice, now: Moment) -> Vec<usize> {
+    let today = state.local(now).date();
+    let rings_on = |alarm: &Alarm, day: Day| {
+        let date = state.local(alarm.rings_at).date();
+        let in_days = |days: i64| today.checked_add(days.days()).is_ok_and(|day| day == date);
+        match day {
+            Day::Today => in_days(0),
+            Day::Tomorrow => in_days(1),
+            Day::AfterTomorrow => in_days(2),
+            day => day.weekday() == Some(date.weekday()),
+        }
+    };
+    let is_chosen = |at: usize, alarm: &Alarm| match which {
+        AlarmChoice::Any | AlarmChoice::All => true,
+        AlarmChoice::One { time, day, part } => {
+            time.is_none_or(|time| is_at(state, alarm, time))
+                && day.is_none_or(|day| rings_on(alarm, day))
+                && part.is_none_or(|part| (part == DayPart::Morning) == (alarm.hour < 12))
+        }
+        AlarmChoice::Nth(number) => at == number,
+    };
+    let alarms = state.alarms.iter().enumerate();
+    alarms
+        .filter(|(at, alarm)| is_chosen(*at, alarm))
+        .map(|(at, _)| at)
+        .collect()
+}
+
+/// Whether `alarm` was set for `time`, or rings then after a snooze.
+fn is_at(state: &DialogueState, alarm: &Alarm, time: ClockTime) -> bool {
+    let rings = state.local(alarm.rings_at);
+    let set_for = (i8::try_from(alarm.hour).unwrap_or(0), alarm.minute);
+    let known = [set_for, (rings.hour(), rings.minute().unsigned_abs())];
+    known
+        .iter()
+        .any(|(hour, minute)| *minute == time.minute && time.hours().contains(hour))
+}
+
+/// The time at which an alarm for `time` on `day` rings, or the reply if there is none.
+fn alarm_at(local: &Zoned, time: ClockTime, day: Option<Day>) -> Result<Zoned, String> {
+    let impossible = || "sorry, i can not set that alarm".to_owned();
+    let minute = i8::try_from(time.minute).unwrap_or(0);
+    let on = |date: Date| {
+        let mut hours = time.hours();
+        // Twelve means noon, unless the night was said.
+        if time.hour == 12 && time.half.is_none() {
+            hours.reverse();
+        }
+        let times = hours
+            .into_iter()
+            .filter_map(move |hour| date.at(hour, minute, 0, 0).to_zoned(local.time_zone().clone()).ok());
+        times.filter(|rings| rings > local).collect::<Vec<_>>()
+    };
+    let date_in = |days: i64| local.date().checked_add(days.days()).map_err(|_| impossible());
+    let date = match day {
+        // Without a day, the next time that the clock shows it.
+        None => {
+            let next = on(local.date()).into_iter().chain(on(date_in(1)?));
+            return next.min_by_key(Zoned::timestamp).ok_or_else(impossible);
+        }
+        Some(Day::Today) => local.date(),
+        Some(Day::Tomorrow) => date_in(1)?,
+        Some(Day::AfterTomorrow) => date_in(2)?,
+        Some(day) => {
+            let Some(weekday) = day.weekday() else {
+                return Err(format!(
+                    "sorry, i can not set an alarm for {}, please say which day",
+                    day.name()
+                ));
+            };
+            let days = i64::from(local.date().weekday().until(weekday));
+            // Later today, or else in a week.
+            if days == 0 && on(local.date()).is_empty() {
+                date_in(7)?
+            } else {
+                date_in(days)?
+            }
+        }
+    };
+    on(date)
+        .into_iter()
+        .next()
+        .ok_or_else(|| format!("it is already later than {}", time.spoken()))
+}
+
+/// The new time of a moved alarm: on its own day and in its own half of the day, unless the user said another.
+fn moved_to(local: &Zoned, alarm: &Alarm, time: ClockTime, day: Option<Day>) -> Result<Zoned, String> {
+    let before = state::in_zone(alarm.rings_at, local);
+    let minutes = |hour: i32| 60 * hour + i32::from(time.minute);
+    let old = 60 * i32::from(alarm.hour) + i32::from(alarm.minute);
+    // From eleven in the morning to one is two hours ahead, not back into the night.
+    let nearest = time.hours().into_iter().min_by_key(|hour| {
+        let hour = i32::from(*hour);
+        ((minutes(hour) - old).abs(), (hour < 12) != (alarm.hour < 12))
+    });
+    let exact = match nearest {
+        Some(hour) if time.half.is_none() && (1..=12).contains(&time.hour) => ClockTime {
+            half: Some(if hour < 12 { HalfDay::Am } else { HalfDay::Pm }),
+            ..time
+        },
+        _ => time,
+    };
+    if day.is_some() {
+        return alarm_at(local, exact, day);
+    }
+    let hour = exact.hours().first().copied().unwrap_or(0);
+    let minute = i8::try_from(time.minute).unwrap_or(0);
+    let same_day = before.date().at(hour, minute, 0, 0).to_zoned(local.time_zone().clone());
+    match same_day {
+        Ok(rings) if rings > *local => Ok(rings),
+        _ => alarm_at(local, exact, None),
+    }
+}
+
+fn moment(time: &Zoned) -> Moment {
+    Moment(u64::try_from(time.timestamp().as_millisecond()).unwrap_or(0))
+}

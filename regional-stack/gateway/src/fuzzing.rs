@@ -1,0 +1,59 @@
+//! Entry points of the fuzzer (`fuzz/`): the parsers of this crate that read what strangers send.
+
+use std::sync::{Arc, OnceLock};
+
+use speech::scripted::{ScriptedRecognizer, ScriptedSynthesizer};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    config::Config,
+    realtime,
+    stack::{Engines, Stack},
+    store::MemoryStore,
+};
+
+/// The state of a checkpoint without its seal, as another release or anybody with the key may write it. The stack refuses it, or
+/// restores a session whose next checkpoint can be restored as well.
+///
+/// # Panics
+///
+/// When something is wrong.
+pub fn checkpoint(state: &[u8]) {
+    realtime::restore_and_write(stack(), state);
+}
+
+/// A session's file without its seal, as another release or anybody with the key may write it.
+///
+/// # Panics
+///
+/// When something is wrong.
+pub fn session_file(state: &[u8]) {
+    realtime::reopen(stack(), state);
+}
+
+/// The messages of a client in a Realtime session, one in each line.
+///
+/// # Panics
+///
+/// When something is wrong.
+pub fn conversation(messages: &[u8]) {
+    realtime::converse(stack(), messages);
+}
+
+fn stack() -> &'static Arc<Stack> {
+    static STACK: OnceLock<Arc<Stack>> = OnceLock::new();
+    STACK.get_or_init(start)
+}
+
+fn start() -> Arc<Stack> {
+    let document =
+        "region = \"eu-west\"\nlisten = \"127.0.0.1:0\"\nadmin_listen = \"127.0.0.1:0\"\nengine = \"scripted\"";
+    let config: Config = daemon::config::parse("fuzzing", document).expect("the document is complete");
+    let engines = Engines {
+        recognizer: Arc::new(ScriptedRecognizer::new()),
+        synthesizer: Arc::new(ScriptedSynthesizer::new()),
+    };
+    let store = Box::new(MemoryStore::new(1, config.limits.session_ttl.0));
+    let stack = Stack::new(config, engines, store, CancellationToken::new());
+    Arc::new(stack.expect("threads can be started"))
+}

@@ -1,0 +1,61 @@
+//! `x-request-id`: the name by which people find a request in the logs of everything it passed through.
+
+use axum::{
+    extract::Request,
+    http::{HeaderName, HeaderValue},
+    middleware::Next,
+    response::Response,
+};
+use tracing::Instrument as _;
+use uuid::Uuid;
+
+const HEADER: HeaderName = HeaderName::from_static("x-request-id");
+/// Longer ones are not names any more, and would be in every line of the log.
+const LENGTH_MAX: usize = 128;
+
+/// Names a request, by the name it brings if that is one, in its answer and in every line that is logged about it.
+pub(super) async fn identify(request: Request, next: Next) -> Response {
+    let brought = request.headers().get(HEADER).filter(|id| is_name(id));
+    let id = brought.cloned().unwrap_or_else(new);
+    let span = tracing::info_span!("request", request_id = %id.to_str().unwrap_or_default());
+    let mut response = next.run(request).instrument(span).await;
+    response.headers_mut().insert(HEADER, id);
+    response
+}
+
+/// Letters, digits and what names are made of otherwise: nothing that a log or a shell could take for something else.
+fn is_name(id: &HeaderValue) -> bool {
+    let bytes = id.as_bytes();
+    (1..=LENGTH_MAX).contains(&bytes.len())
+        && bytes
+            .iter()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"-_.:/+=@".contains(byte))
+}
+
+fn new() -> HeaderValue {
+    let id = format!("req_{}", Uuid::new_v4().simple());
+    HeaderValue::try_from(id).expect("hex digits are good in a header")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_are_taken_over() {
+        let long = "a".repeat(LENGTH_MAX);
+        for good in [
+            "req_0123abcd",
+            "7e1c-4a",
+            "Root=1-5759e988-bd862e3fe1be46a994272793",
+            &long,
+        ] {
+            assert!(is_name(&HeaderValue::from_str(good).unwrap()), "{good}");
+        }
+        let too_long = "a".repeat(LENGTH_MAX + 1);
+        for bad in ["", "a b", "a\tb", "<script>", "a\"b", "$(reboot)", &too_long] {
+            assert!(!is_name(&HeaderValue::from_str(bad).unwrap()), "{bad}");
+        }
+        assert!(is_name(&new()) && new() != new());
+    }
+}

@@ -1,0 +1,268 @@
+//! The order in which callers get an engine. Pure: the threads are in `workers`.
+//!
+//! A job that runs cannot be interrupted, so live callers and everybody else have threads of their own, and the operating
+//! system prefers those of the live ones. Within a lane the better class comes first, and the other is not forgotten.
+//!
+//! Why it is so: docs/decisions/13-live-speech-has-its-own-threads.md.
+
+use std::collections::VecDeque;
+
+use prometheus_client::encoding::EncodeLabelValue;
+use tokio::task::futures::TaskLocalFuture;
+
+/// The kind of caller that a job is for, in the order of service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, EncodeLabelValue)]
+#[expect(
+    non_camel_case_types,
+    reason = "label values are lower case, and the derive writes variant names as they are"
+)]
+pub(crate) enum Class {
+    /// A caller who waits for the answer: Realtime sessions, and the first sentence of a gRPC stream.
+    live,
+    /// A vantage that asks whether the stack works. It measures what live callers get, so it shares their threads.
+    probe,
+    /// The second copy of an upload that a device waits for longer than others.
+    hedge,
+    /// Uploads and texts over HTTP.
+    bulk,
+}
+
+tokio::task_local! {
+    /// The class of the task of a session: all jobs of a session have the same.
+    static OF_TASK: Class;
+}
+
+/// Threads that work on the same classes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lane {
+    Live,
+    Bulk,
+}
+
+impl Class {
+    pub(crate) fn lane(self) -> Lane {
+        match self {
+            Self::live | Self::probe => Lane::Live,
+            Self::hedge | Self::bulk => Lane::Bulk,
+        }
+    }
+
+    /// The class of the rest of a long job whose beginning the caller waited for. A vantage keeps its class, because it measures what
+    /// live callers get.
+    pub(crate) fn after_the_first(self) -> Self {
+        match self {
+            Self::live => Self::bulk,
+            other => other,
+        }
+    }
+
+    /// Runs a session whose jobs are of this class.
+    pub(crate) fn scope<F: Future>(self, session: F) -> TaskLocalFuture<Self, F> {
+        OF_TASK.scope(self, session)
+    }
+
+    /// The class of the session whose task this is.
+    pub(crate) fn of_task() -> Self {
+        OF_TASK.try_with(|class| *class).unwrap_or(Self::live)
+    }
+}
+
+impl Lane {
+    fn classes(self) -> [Class; 2] {
+        match self {
+            Self::Live => [Class::live, Class::probe],
+            Self::Bulk => [Class::hedge, Class::bulk],
+        }
+    }
+}
+
+/// Limits of the jobs that wait in each lane.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bounds {
+    pub(crate) jobs_max: usize,
+    /// Seconds of audio, heard or to be spoken: what a job costs follows its length.
+    pub(crate) seconds_max: f32,
+}
+
+/// After so many jobs of the better class the other one is served once.
+const PASSED_OVER_MAX: u32 = 4;
+
+#[derive(Debug)]
+pub(crate) struct Queue<T> {
+    bounds: Bounds,
+    lines: [Line<T>; 4],
+}
+
+#[derive(Debug)]
+struct Line<T> {
+    jobs: VecDeque<(f32, T)>,
+    /// Jobs of the better class that were served while one waited here.
+    passed_over: u32,
+}
+
+impl<T> Queue<T> {
+    pub(crate) fn new(bounds: Bounds) -> Self {
+        Self {
+            bounds,
+            lines: std::array::from_fn(|_| Line {
+                jobs: VecDeque::new(),
+                passed_over: 0,
+            }),
+        }
+    }
+
+    /// Whether a job of so many seconds of audio finds room. One that alone is longer than the bound finds room in an empty lane.
+    pub(crate) fn has_room(&self, lane: Lane, seconds: f32) -> bool {
+        let waiting = self.waiting(lane);
+        waiting == 0 || waiting < self.bounds.jobs_max && self.seconds(lane) + seconds <= self.bounds.seconds_max
+    }
+
+    /// Takes a job, or gives it back when its lane is full.
+    pub(crate) fn push(&mut self, class: Class, seconds: f32, job: T) -> Result<(), T> {
+        if !self.has_room(class.lane(), seconds) {
+            return Err(job);
+        }
+        self.lines[class as usize].jobs.push_back((seconds, job));
+        Ok(())
+    }
+
+    /// The job that is next for a thread of this lane.
+    pub(crate) fn pop(&mut self, lane: Lane) -> Option<(Class, T)> {
+        let [better, other] = lane.classes();
+        let other_waits = !self.lines[other as usize].jobs.is_empty();
+        let is_turn_of_other = self.lines[better as usize].jobs.is_empty()
+            || other_waits && self.lines[other as usize].passed_over >= PASSED_OVER_MAX;
+        let class = if is_turn_of_other { other } else { better };
+        let (_, job) = self.lines[class as usize].jobs.pop_front()?;
+        let passed_over = &mut self.lines[other as usize].passed_over;
+        *passed_over = if other_waits && !is_turn_of_other {
+            *passed_over + 1
+        } else {
+            0
+        };
+        Some((class, job))
+    }
+
+    /// Takes out the jobs that nobody waits for any more.
+    pub(crate) fn retain(&mut self, mut keep: impl FnMut(&T) -> bool) {
+        for line in &mut self.lines {
+            line.jobs.retain(|(_, job)| keep(job));
+        }
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.retain(|_| false);
+    }
+
+    /// Jobs waiting in a lane.
+    pub(crate) fn waiting(&self, lane: Lane) -> usize {
+        lane.classes()
+            .iter()
+            .map(|class| self.lines[*class as usize].jobs.len())
+            .sum()
+    }
+
+    /// Seconds of audio waiting in a lane.
+    fn seconds(&self, lane: Lane) -> f32 {
+        let jobs = lane
+            .classes()
+            .into_iter()
+            .flat_map(|class| &self.lines[class as usize].jobs);
+        jobs.map(|(seconds, _)| seconds).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Class::*, *};
+
+    const ROOMY: Bounds = Bounds {
+        jobs_max: 100,
+        seconds_max: 1_000.0,
+    };
+
+    fn waiting(jobs: &[(Class, &'static str)]) -> Queue<&'static str> {
+        let mut queue = Queue::new(ROOMY);
+        for (class, job) in jobs {
+            queue.push(*class, 1.0, *job).unwrap();
+        }
+        queue
+    }
+
+    fn served(queue: &mut Queue<&'static str>, lane: Lane) -> Vec<&'static str> {
+        std::iter::from_fn(|| queue.pop(lane)).map(|(_, job)| job).collect()
+    }
+
+    #[test]
+    fn the_better_class_is_next_and_within_a_class_who_came_first() {
+        let mut queue = waiting(&[
+            (bulk, "upload 1"),
+            (probe, "probe"),
+            (hedge, "copy"),
+            (live, "caller 1"),
+            (bulk, "upload 2"),
+            (live, "caller 2"),
+        ]);
+        assert_eq!(served(&mut queue, Lane::Live), ["caller 1", "caller 2", "probe"]);
+        assert_eq!(served(&mut queue, Lane::Bulk), ["copy", "upload 1", "upload 2"]);
+    }
+
+    #[test]
+    fn a_thread_for_live_callers_waits_for_them_however_many_uploads_there_are() {
+        let mut queue = waiting(&[(bulk, "upload"), (hedge, "copy")]);
+        assert_eq!(queue.pop(Lane::Live), None);
+        queue.push(live, 1.0, "caller").unwrap();
+        assert_eq!(queue.pop(Lane::Live), Some((live, "caller")));
+    }
+
+    #[test]
+    fn nobody_is_passed_over_for_ever() {
+        for (better, other, lane) in [(live, probe, Lane::Live), (hedge, bulk, Lane::Bulk)] {
+            let mut queue = Queue::new(ROOMY);
+            for _ in 0..10 {
+                queue.push(better, 1.0, "better").unwrap();
+            }
+            queue.push(other, 1.0, "other").unwrap();
+            queue.push(other, 1.0, "other").unwrap();
+            let order = served(&mut queue, lane);
+            let places: Vec<usize> = (0..order.len()).filter(|at| order[*at] == "other").collect();
+            assert_eq!(places, [4, 9], "{order:?}");
+        }
+    }
+
+    #[test]
+    fn who_begins_to_wait_has_been_passed_over_by_nobody() {
+        let mut queue = Queue::new(ROOMY);
+        for _ in 0..20 {
+            queue.push(live, 1.0, "caller").unwrap();
+        }
+        for _ in 0..10 {
+            queue.pop(Lane::Live);
+        }
+        queue.push(probe, 1.0, "probe").unwrap();
+        assert_eq!(served(&mut queue, Lane::Live)[4], "probe");
+    }
+
+    #[test]
+    fn a_lane_is_full_by_jobs_or_by_seconds_and_does_not_fill_the_other() {
+        let mut queue = Queue::new(Bounds {
+            jobs_max: 3,
+            seconds_max: 60.0,
+        });
+        assert_eq!(
+            queue.push(bulk, 300.0, "an hour"),
+            Ok(()),
+            "alone it would never find room"
+        );
+        assert_eq!(queue.push(bulk, 0.1, "short"), Err("short"));
+        queue.pop(Lane::Bulk);
+        assert_eq!(queue.push(bulk, 40.0, "one"), Ok(()));
+        assert_eq!(queue.push(bulk, 30.0, "two"), Err("two"));
+        assert_eq!(queue.push(hedge, 20.0, "two"), Ok(()));
+        assert_eq!(queue.push(bulk, 0.0, "three"), Ok(()));
+        assert_eq!(queue.push(bulk, 0.0, "four"), Err("four"));
+        assert_eq!(queue.push(live, 25.0, "caller"), Ok(()));
+        queue.retain(|job| *job != "one");
+        assert_eq!(queue.push(bulk, 30.0, "five"), Ok(()));
+    }
+}

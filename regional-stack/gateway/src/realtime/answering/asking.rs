@@ -1,0 +1,145 @@
+//! Asking for a response: the item or question that it answers, and the order of responses.
+
+use serde_json::Value;
+use topology::Moment;
+
+use crate::realtime::{
+    client::{NewItem, NewKind, NewResponse},
+    events,
+    hearing::sound_of,
+    items::Role,
+    recognising::HEARING_MAX,
+    response::{Asked, Question, Wishes},
+    responses::Busy,
+    session::{Refusal, Session, new_id},
+    settings::Modality,
+    tools,
+};
+
+impl Session {
+    pub(in crate::realtime) fn create_response(&mut self, new: NewResponse, now: Moment) -> Result<(), Refusal> {
+        let waits = self.responses.admit(new.aside).map_err(|busy| match busy {
+            Busy::Active => Refusal::invalid(
+                "conversation_already_has_active_response",
+                "response",
+                "there is an active response; wait for response.done or send response.cancel",
+            ),
+            Busy::Full => Refusal::invalid(
+                "rate_limit_exceeded",
+                "response",
+                format!("{HEARING_MAX} responses wait already; wait for response.done"),
+            ),
+        })?;
+        let offered = new.tools.as_ref().unwrap_or(&self.settings.tools);
+        let tool_choice = new.tool_choice.as_ref();
+        let tool_choice = tool_choice
+            .map(|choice| tools::parse_choice(choice, offered, "response.tool_choice"))
+            .transpose()?;
+        let (answers, question) = match new.input {
+            None => (self.items.unanswered().map(|item| item.id.clone()), None),
+            Some(input) => self.question_in(input)?,
+        };
+        let asked = Asked {
+            answers,
+            modality: new.modality.unwrap_or(self.settings.modality),
+            wishes: Wishes {
+                aside: new.aside,
+                metadata: new.metadata,
+                tools: new.tools,
+                tool_choice,
+                question,
+                asr_confidence: None,
+            },
+        };
+        if waits {
+            // Taken now, so that no other response answers it too.
+            let answered = asked.answers.as_ref();
+            if let Some(item) = answered.and_then(|id| self.items.get_mut(id)) {
+                item.answered = true;
+            }
+            self.responses.queue(asked);
+        } else {
+            self.begin(asked, now);
+        }
+        Ok(())
+    }
+
+    /// Finds what to answer in the input of a response, which replaces the conversation: an item of the conversation, or else a
+    /// question.
+    pub(super) fn question_in(&mut self, input: Vec<NewItem>) -> Result<(Option<String>, Option<Question>), Refusal> {
+        let mut question = Question::Nothing;
+        let (mut answers, mut sound) = (None, None);
+        for (at, item) in input.into_iter().enumerate() {
+            match item.kind {
+                NewKind::Text { role: Role::User, text } => {
+                    self.check_length(&text)?;
+                    (question, answers, sound) = (Question::Words(text), None, None);
+                }
+                NewKind::Output { output, .. } => (question, answers, sound) = (Question::Output(output), None, None),
+                NewKind::Audio(audio) => {
+                    sound = Some(sound_of(&audio, self.stack.config.limits.turn_max.0)?);
+                }
+                NewKind::Reference => {
+                    let id = item.id.unwrap_or_default();
+                    let found = self.items.get(&id).ok_or_else(|| {
+                        let message = "there is no item with this id; it may have been forgotten";
+                        Refusal::invalid("item_not_found", format!("response.input[{at}].id"), message)
+                    })?;
+                    match (found.role, &found.text) {
+                        (Role::User, Some(text)) if found.is_output() => {
+                            (question, answers, sound) = (Question::Output(text.clone()), None, None);
+                        }
+                        (Role::User, Some(text)) if found.answered => {
+                            (question, answers, sound) = (Question::Again(text.clone()), None, None);
+                        }
+                        (Role::User, _) => (answers, sound) = (Some(id), None),
+                        _ => {}
+                    }
+                }
+                // History, which no skill of the assistant uses.
+                NewKind::Text { .. } | NewKind::Call { .. } => {}
+            }
+        }
+        if let Some(samples) = sound {
+            let id = new_id("item");
+            self.recognise_aside(id.clone(), samples)?;
+            return Ok((Some(id), None));
+        }
+        match answers {
+            Some(id) => Ok((Some(id), None)),
+            None => Ok((None, Some(question))),
+        }
+    }
+
+    pub(super) fn begin(&mut self, asked: Asked, now: Moment) {
+        self.open(asked);
+        self.answer(now);
+    }
+
+    /// Begins a response that answers this item, or nothing.
+    pub(in crate::realtime) fn open_response(&mut self, answers: Option<String>, modality: Modality) {
+        self.open(Asked::about(answers, modality));
+    }
+
+    pub(super) fn open(&mut self, asked: Asked) {
+        let conversation = self.conversation();
+        let response = self.responses.open(asked, &mut self.items);
+        let described = response.describe("in_progress", &Value::Null, &conversation);
+        self.outbox.push(events::response_created(&described));
+        let places = self.hearing.free();
+        self.outbox.push(events::rate_limits_updated(HEARING_MAX, places));
+    }
+
+    /// Answers an item now, or after the current response.
+    pub(in crate::realtime) fn want(&mut self, item: String, now: Moment) {
+        if let Some(item) = self.responses.want(item) {
+            self.begin(Asked::about(Some(item), self.settings.modality), now);
+        }
+    }
+
+    pub(in crate::realtime) fn next_wanted(&mut self, now: Moment) {
+        while let Some(asked) = self.responses.next(&self.items, self.settings.modality) {
+            self.begin(asked, now);
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! The reasons why a stack closes the socket of a session, and the last event before.
+
+use axum::extract::ws::close_code;
+use serde_json::Value;
+
+use super::events;
+use crate::metrics::ClosedReason;
+
+/// Our reason for closing the socket.
+pub(super) struct Closing {
+    /// The event that the client gets before the Close frame.
+    pub(super) event: Option<Value>,
+    pub(super) code: u16,
+    pub(super) text: &'static str,
+    pub(super) reason: ClosedReason,
+}
+
+/// The same device, or another with its id, has connected again: an alarm is to ring once.
+pub(super) fn taken_over() -> Closing {
+    let message = "a newer connection resumed this session; this one ends, and does not have to connect again";
+    Closing {
+        event: Some(events::error(
+            "invalid_request_error",
+            "session_taken_over",
+            message,
+            None,
+            None,
+        )),
+        code: close_code::POLICY,
+        text: "this session was resumed by a newer connection",
+        reason: ClosedReason::taken_over,
+    }
+}
+
+pub(super) fn unfinished() -> Closing {
+    let message = "a message that you began is not whole yet; send it faster, or audio in shorter pieces";
+    Closing {
+        event: Some(events::error(
+            "invalid_request_error",
+            "message_timeout",
+            message,
+            None,
+            None,
+        )),
+        code: close_code::POLICY,
+        text: "a message that you began did not end in time",
+        reason: ClosedReason::unfinished,
+    }
+}
+
+pub(super) fn no_room() -> Closing {
+    let message = "the long messages of other sessions leave no room for this one; send audio in shorter pieces, or connect again \
+                   in a moment";
+    Closing {
+        event: Some(events::error("server_error", "no_room", message, None, None)),
+        code: close_code::AGAIN,
+        text: "no room for long messages; send audio in shorter pieces",
+        reason: ClosedReason::no_room,
+    }
+}
+
+pub(super) fn too_large() -> Closing {
+    let message = "the message is too large to be read; send audio in shorter pieces";
+    Closing {
+        event: Some(events::error(
+            "invalid_request_error",
+            "message_too_large",
+            message,
+            None,
+            None,
+        )),
+        code: close_code::SIZE,
+        text: "message too large; send audio in shorter pieces",
+        reason: ClosedReason::oversize,
+    }
+}
+
+/// The end of a session whose socket cannot be read any more.
+pub(super) fn unreadable(error: &axum::Error) -> Result<ClosedReason, Closing> {
+    let text = error.to_string();
+    // axum hides the type of the error behind its text.
+    if text.contains("too long") || text.contains("too large") {
+        return Err(too_large());
+    }
+    if text.contains("reset") || text.contains("closing handshake") || text.contains("broken pipe") {
+        return Ok(ClosedReason::lost);
+    }
+    tracing::debug!("socket: {text}");
+    if text.contains("UTF-8") {
+        return Err(Closing {
+            event: None,
+            code: close_code::INVALID,
+            text: "a text message is not UTF-8",
+            reason: ClosedReason::protocol,
+        });
+    }
+    Err(Closing {
+        event: None,
+        code: close_code::PROTOCOL,
+        text: "not the WebSocket protocol",
+        reason: ClosedReason::protocol,
+    })
+}

@@ -1,0 +1,109 @@
+//! The items of a conversation, in order and bounded.
+
+use std::collections::VecDeque;
+
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::{
+    form,
+    items::{Function, Item, Role},
+};
+
+/// Older items are forgotten: the dialogue needs none of them, they are only kept to be retrieved and truncated.
+pub(super) const ITEMS_MAX: usize = 64;
+/// And fewer are kept when they are long, which only outputs of functions are.
+const ITEMS_BYTES_MAX: usize = 256 << 10;
+
+/// The items of one conversation. Ids are unique.
+#[derive(Clone, Default, Serialize)]
+#[serde(transparent)]
+pub(super) struct Items(VecDeque<Item>);
+
+impl<'de> Deserialize<'de> for Items {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        form::known_items(from).map(Self)
+    }
+}
+
+impl Items {
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(super) fn iter(&self) -> impl DoubleEndedIterator<Item = &Item> {
+        self.0.iter()
+    }
+
+    pub(super) fn has(&self, id: &str) -> bool {
+        self.position(id).is_some()
+    }
+
+    pub(super) fn get(&self, id: &str) -> Option<&Item> {
+        self.0.iter().find(|item| item.id == id)
+    }
+
+    pub(super) fn get_mut(&mut self, id: &str) -> Option<&mut Item> {
+        self.0.iter_mut().find(|item| item.id == id)
+    }
+
+    pub(super) fn position(&self, id: &str) -> Option<usize> {
+        self.0.iter().position(|item| item.id == id)
+    }
+
+    /// The id of the item before this position.
+    pub(super) fn before(&self, at: usize) -> Option<&str> {
+        let before = at.checked_sub(1).and_then(|before| self.0.get(before));
+        before.map(|item| item.id.as_str())
+    }
+
+    pub(super) fn last_id(&self) -> Option<&str> {
+        self.before(self.len())
+    }
+
+    /// The user's newest item that got no answer.
+    pub(super) fn unanswered(&self) -> Option<&Item> {
+        self.0
+            .iter()
+            .rev()
+            .find(|item| item.role == Role::User && !item.answered)
+    }
+
+    /// Whether the conversation has this call of a function.
+    pub(super) fn has_call(&self, id: &str) -> bool {
+        let mut functions = self.0.iter().filter_map(|item| item.function.as_ref());
+        functions.any(|function| matches!(function, Function::Call { call_id, .. } if call_id == id))
+    }
+
+    /// Adds an item at this position. The oldest are forgotten when there are too many.
+    pub(super) fn insert(&mut self, item: Item, at: usize) {
+        self.0.insert(at.min(self.0.len()), item);
+        let mut bytes: usize = self.0.iter().map(Item::bytes).sum();
+        while self.0.len() > ITEMS_MAX || (bytes > ITEMS_BYTES_MAX && self.0.len() > 1) {
+            bytes -= self.0.pop_front().map_or(0, |item| item.bytes());
+        }
+    }
+
+    /// Adds an item behind another one, or at the end when that one is forgotten.
+    pub(super) fn insert_after(&mut self, item: Item, previous: Option<&str>) {
+        let at = previous.and_then(|previous| self.position(previous));
+        self.insert(item, at.map_or(self.len(), |at| at + 1));
+    }
+
+    /// Removes an item; false when there is none.
+    pub(super) fn remove(&mut self, id: &str) -> bool {
+        let count = self.0.len();
+        self.0.retain(|item| item.id != id);
+        self.0.len() < count
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    /// Drops items whose words are not known, and all but the newest.
+    pub(super) fn keep_known(&mut self, count_max: usize) {
+        self.0.retain(|item| item.text.is_some() || item.function.is_some());
+        let forgotten = self.0.len().saturating_sub(count_max);
+        self.0.drain(..forgotten);
+    }
+}

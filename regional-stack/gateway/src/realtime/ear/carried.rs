@@ -1,0 +1,186 @@
+//! An ear as it travels between regions, and how it is made again from the audio that the edge sends a second time.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use speech::{
+    SAMPLE_RATE,
+    endpoint::{Endpointer, FRAME_SAMPLES},
+};
+
+use super::{Ear, Intake, Place, WIRE_RATE};
+use crate::realtime::settings::TurnDetection;
+
+impl Ear {
+    /// All but the audio.
+    pub(in crate::realtime) fn carry(&self) -> CarriedEar {
+        CarriedEar {
+            begin: self.begin,
+            listened: self.listened,
+            end: self.end(),
+            room: self.room.as_deref().cloned(),
+            detector: self.detector.as_ref().map(|detector| CarriedDetector {
+                endpointer: detector.endpointer.clone(),
+                origin: detector.origin,
+                started: detector.started,
+            }),
+        }
+    }
+}
+
+/// An ear as it travels between regions; its audio is sent again by the edge.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(in crate::realtime) struct CarriedEar {
+    begin: usize,
+    listened: usize,
+    end: usize,
+    detector: Option<CarriedDetector>,
+    #[serde(default)]
+    room: Option<Endpointer>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct CarriedDetector {
+    endpointer: Endpointer,
+    origin: usize,
+    started: Option<usize>,
+}
+
+impl CarriedEar {
+    /// Whether all of it lies before this sample, and in order.
+    pub(in crate::realtime) fn is_before(&self, most: usize) -> bool {
+        let is_detected = |detector: &CarriedDetector| detector.origin < most && detector.started < Some(most);
+        let detector = self.detector.as_ref().is_none_or(is_detected);
+        self.begin <= self.listened && self.listened <= self.end && self.end < most && detector
+    }
+
+    /// Whether no speech waits in it. With turn detection it may hold the padding of the next utterance.
+    pub(in crate::realtime) fn is_empty(&self) -> bool {
+        match &self.detector {
+            Some(detector) => detector.started.is_none(),
+            None => self.begin == self.end,
+        }
+    }
+
+    /// The ear without its audio, for a turn that cannot be rebuilt.
+    pub(in crate::realtime) fn emptied(&self, turn_detection: Option<&TurnDetection>, utterance_max: Duration) -> Ear {
+        let mut ear = Ear::new(turn_detection, utterance_max);
+        ear.begin = self.end;
+        ear.room = self.room.clone().map(Box::new);
+        if let (Some(detector), Some(carried)) = (&mut ear.detector, &self.detector) {
+            detector.endpointer = carried.endpointer.clone();
+        }
+        ear.forget();
+        ear
+    }
+}
+
+/// Bytes in one chunk of the resampler, 10 ms: it can be started at any multiple of it and gives the same from then on.
+const CHUNK_BYTES: usize = 2 * WIRE_RATE as usize / 100;
+/// Samples at the engine's rate in one chunk.
+const CHUNK_SAMPLES: usize = FRAME_SAMPLES;
+
+/// The most by which audio heard again may differ in length: 20 ms, which no word depends on.
+const REBUILT_OFF_MAX: usize = 2 * CHUNK_SAMPLES;
+
+impl Place {
+    /// The first sample that comes out right when the resampler is started here: its filter looks back less than a chunk.
+    pub(in crate::realtime) fn exact_from(self) -> usize {
+        match self.bytes.div_ceil(CHUNK_BYTES) {
+            0 => self.origin,
+            chunks => self.origin + (chunks + 1) * CHUNK_SAMPLES,
+        }
+    }
+}
+
+/// Hears the audio of another stack again and reports no utterance of it.
+pub(in crate::realtime) struct Rebuild {
+    intake: Intake,
+    /// Bytes to pass over up to where the resampler can be started.
+    skip: usize,
+    begin: usize,
+    buffer: Vec<f32>,
+}
+
+impl Rebuild {
+    /// `place` is where the first byte lay.
+    pub(in crate::realtime) fn at(place: Place) -> Self {
+        let chunks = place.bytes.div_ceil(CHUNK_BYTES);
+        let mut intake = Intake::new();
+        intake.place = place;
+        Self {
+            intake,
+            skip: chunks * CHUNK_BYTES - place.bytes,
+            begin: place.origin + chunks * CHUNK_SAMPLES,
+            buffer: Vec::new(),
+        }
+    }
+
+    pub(in crate::realtime) fn append(&mut self, bytes: &[u8]) {
+        let (skipped, bytes) = bytes.split_at(self.skip.min(bytes.len()));
+        self.skip -= skipped.len();
+        self.intake.place.bytes += skipped.len();
+        let samples = self.intake.push(bytes);
+        self.buffer.extend(samples);
+    }
+
+    /// The buffer was committed or cleared here.
+    pub(in crate::realtime) fn finish(&mut self) {
+        let rest = self.intake.finish();
+        self.buffer.extend(rest);
+        // As many samples as came out there, also if the resampler was never started here.
+        let Place { origin, bytes } = self.intake.place;
+        let end = origin + (bytes / 2 * SAMPLE_RATE as usize).div_ceil(WIRE_RATE as usize);
+        self.begin = self.begin.min(end);
+        self.buffer.resize(end - self.begin, 0.0);
+        self.intake.begin_at(end);
+        self.skip = 0;
+    }
+
+    /// The samples that the other stack heard; `None` if some are missing.
+    pub(in crate::realtime) fn cut(&self, from: usize, samples: usize) -> Option<Vec<f32>> {
+        let from = from.checked_sub(self.begin)?;
+        Some(self.buffer.get(from..from.checked_add(samples)?)?.to_vec())
+    }
+
+    /// The ear as it was; `None` if the audio is not the one that it had heard.
+    pub(in crate::realtime) fn into_ear(
+        mut self,
+        carried: CarriedEar,
+        turn_detection: Option<&TurnDetection>,
+        utterance_max: Duration,
+    ) -> Option<Ear> {
+        let CarriedEar {
+            begin,
+            listened,
+            end,
+            detector,
+            room,
+        } = carried;
+        // The resampler of another release may look further back, and is then a little ahead or behind.
+        if (self.begin + self.buffer.len()).abs_diff(end) > REBUILT_OFF_MAX || !(begin..=end).contains(&listened) {
+            return None;
+        }
+        self.buffer.resize(end.checked_sub(self.begin)?, 0.0);
+        self.buffer.drain(..begin.checked_sub(self.begin)?);
+        let mut ear = Ear::new(turn_detection, utterance_max);
+        (ear.intake, ear.buffer, ear.begin, ear.listened) = (self.intake, self.buffer, begin, listened);
+        ear.room = room.map(Box::new);
+        match (&mut ear.detector, detector) {
+            (None, None) => {}
+            (Some(detector), Some(carried)) => {
+                detector.endpointer = carried.endpointer;
+                detector.origin = carried.origin;
+                detector.started = carried.started;
+                if detector
+                    .started
+                    .is_some_and(|started| !(begin..=listened).contains(&started))
+                {
+                    return None;
+                }
+            }
+            _ => return None,
+        }
+        Some(ear)
+    }
+}

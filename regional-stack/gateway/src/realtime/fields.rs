@@ -1,0 +1,147 @@
+//! Fields of client events: the known ones, those of the beta protocol, and the error for any other. No request of a client is
+//! ignored in silence.
+
+use serde_json::{Map, Value};
+
+/// The reason why a field is refused.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub(super) struct FieldError {
+    pub(super) code: &'static str,
+    pub(super) param: String,
+    pub(super) message: String,
+}
+
+/// A value that cannot be taken.
+pub(super) fn refuse<T>(param: impl Into<String>, message: impl Into<String>) -> Result<T, FieldError> {
+    Err(FieldError {
+        code: "invalid_value",
+        param: param.into(),
+        message: message.into(),
+    })
+}
+
+/// Names that the beta protocol had in `session` and `response`, and where the field is now; none where it is gone.
+const BETA: [(&str, Option<&str>); 11] = [
+    ("modalities", Some("output_modalities")),
+    ("input_audio_format", Some("audio.input.format")),
+    ("output_audio_format", Some("audio.output.format")),
+    ("input_audio_transcription", Some("audio.input.transcription")),
+    ("input_audio_noise_reduction", Some("audio.input.noise_reduction")),
+    ("turn_detection", Some("audio.input.turn_detection")),
+    ("voice", Some("audio.output.voice")),
+    ("speed", Some("audio.output.speed")),
+    ("max_response_output_tokens", Some("max_output_tokens")),
+    ("temperature", None),
+    ("client_secret", None),
+];
+
+/// Names are repeated to the client up to this length.
+const NAME_CHARS_MAX: usize = 64;
+
+/// The object at `place`, with no field but these.
+pub(super) fn only<'a>(value: &'a Value, place: &str, known: &[&str]) -> Result<&'a Map<String, Value>, FieldError> {
+    let Some(fields) = value.as_object() else {
+        return refuse(
+            place,
+            format!(
+                "{} must be an object",
+                if place.is_empty() { "the event" } else { place }
+            ),
+        );
+    };
+    let root = place.split('.').next().unwrap_or(place);
+    let beta = |name: &str| {
+        let beta = BETA.iter().find(|(beta, _)| *beta == name);
+        beta.filter(|_| place == root && !place.is_empty())
+    };
+    // A field that is null asks for nothing, except where the beta protocol gave it a meaning: it turned something off.
+    let strange = fields.iter().find(|(name, value)| {
+        !known.contains(&name.as_str()) && (!value.is_null() || matches!(beta(name), Some((_, Some(_)))))
+    });
+    let Some((name, _)) = strange else { return Ok(fields) };
+    let message = match beta(name) {
+        Some((_, Some(now))) => format!("\"{name}\" is a field of the beta protocol; use {root}.{now}"),
+        Some((_, None)) => format!("\"{name}\" is a field of the beta protocol and has no successor; leave it out"),
+        None => {
+            let name: String = name.chars().take(NAME_CHARS_MAX).collect();
+            format!("unknown field {name:?}; known are {}", known.join(", "))
+        }
+    };
+    let name: String = name.chars().take(NAME_CHARS_MAX).collect();
+    Err(FieldError {
+        code: "unknown_parameter",
+        param: inside(place, &name),
+        message,
+    })
+}
+
+/// The name of a field as clients know it. Fields of the event itself are in no other.
+pub(super) fn inside(place: &str, name: &str) -> String {
+    if place.is_empty() {
+        name.to_owned()
+    } else {
+        format!("{place}.{name}")
+    }
+}
+
+/// A field that has to be there.
+pub(super) fn missing<T>(place: &str, name: &str) -> Result<T, FieldError> {
+    Err(FieldError {
+        code: "missing_required_parameter",
+        param: inside(place, name),
+        message: format!("\"{}\" is missing", inside(place, name)),
+    })
+}
+
+/// The field, unless it is missing or null.
+pub(super) fn given<'a>(fields: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
+    fields.get(name).filter(|value| !value.is_null())
+}
+
+/// The text of a field, if it is there.
+pub(super) fn text<'a>(fields: &'a Map<String, Value>, place: &str, name: &str) -> Result<Option<&'a str>, FieldError> {
+    match given(fields, name) {
+        None => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text)),
+        Some(_) => refuse(inside(place, name), format!("{name} must be a string")),
+    }
+}
+
+/// `true` or `false` in a field, if it is there.
+pub(super) fn flag(fields: &Map<String, Value>, place: &str, name: &str) -> Result<Option<bool>, FieldError> {
+    match given(fields, name) {
+        None => Ok(None),
+        Some(Value::Bool(flag)) => Ok(Some(*flag)),
+        Some(_) => refuse(inside(place, name), format!("{name} must be true or false")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_field_of_the_beta_protocol_is_refused_with_its_successor() {
+        for (field, successor) in BETA {
+            let error = only(&json!({ field: 1 }), "session", &["type"]).unwrap_err();
+            assert_eq!(error.param, format!("session.{field}"));
+            assert_eq!(error.code, "unknown_parameter");
+            if let Some(successor) = successor {
+                assert!(error.message.contains(&format!("use session.{successor}")), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_null_asks_for_nothing_but_where_the_beta_protocol_turned_something_off() {
+        assert!(only(&json!({ "anything": null, "client_secret": null }), "session", &[]).is_ok());
+        for (field, successor) in BETA {
+            let change = json!({ field: null });
+            assert_eq!(only(&change, "session", &[]).is_err(), successor.is_some(), "{field}");
+        }
+        assert!(only(&json!([]), "session", &[]).is_err());
+    }
+}

@@ -1,0 +1,295 @@
+//! From audio to text: the input audio buffer, its utterances, and the words that the recogniser finds in them.
+
+use std::time::Duration;
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use speech::{SAMPLE_RATE, Transcript, pcm, resample::resample};
+use topology::{Component, Moment};
+
+use super::{
+    ear::{self, Noticed, Utterance, WIRE_RATE},
+    events,
+    items::Item,
+    opening,
+    recognising::{Hearing, Source},
+    session::{Refusal, Session, new_id},
+    settings::TurnDetection,
+};
+use crate::{
+    error::{ApiError, GPU_MEMORY, REPEAT},
+    metrics::Stage,
+    workers::{Done, JobError},
+};
+
+/// Shorter audio holds no word. The protocol has the same limit.
+pub(super) const COMMIT_MS_MIN: u64 = 100;
+
+/// Audio of one message that is listened to at once. A message may bring minutes of it, and other sessions need the thread.
+const MOUTHFUL_BYTES: usize = 2 * WIRE_RATE as usize;
+/// Utterances that may end in a second: a word of 120 ms and a pause of as much as any client asks for take half of it.
+const MOUTHFUL_UTTERANCES: usize = 2;
+
+/// The rest of the audio of a message.
+pub(super) struct Rest {
+    audio: Vec<u8>,
+    at: usize,
+    /// The client's id of the message.
+    about: Option<String>,
+}
+
+impl Session {
+    pub(super) fn append(&mut self, audio: &str, about: Option<String>, now: Moment) -> Result<(), Refusal> {
+        let audio = decode(audio)?;
+        if let Some(reports) = &mut self.reports {
+            reports.note(self.consumed, self.ear.place());
+        }
+        if audio.len() <= MOUTHFUL_BYTES {
+            return self.listen(&audio, now);
+        }
+        if !self.ear.has_room_for(audio.len()) {
+            return Err(self.buffer_full());
+        }
+        self.rest = Some(Rest { audio, at: 0, about });
+        Ok(())
+    }
+
+    /// Listens to the next second of a long message and returns whether there is more. The caller must go on until there is
+    /// none before it does anything else with the session.
+    pub(super) fn listen_on(&mut self, now: Moment) -> bool {
+        let Some(mut rest) = self.rest.take() else { return false };
+        let end = rest.audio.len().min(rest.at + MOUTHFUL_BYTES);
+        if let Err(refusal) = self.listen(&rest.audio[rest.at..end], now) {
+            self.refuse(&refusal, rest.about.as_deref());
+        }
+        rest.at = end;
+        let has_more = end < rest.audio.len();
+        self.rest = Some(rest).filter(|_| has_more);
+        has_more
+    }
+
+    /// Whether there is more of a long message, and utterances have to be recognised before it can be listened to.
+    pub(super) fn must_hear_first(&self) -> bool {
+        self.rest.is_some() && self.hearing.free() < MOUTHFUL_UTTERANCES
+    }
+
+    fn listen(&mut self, audio: &[u8], now: Moment) -> Result<(), Refusal> {
+        let noticed = self.ear.append(audio).map_err(|_| self.buffer_full())?;
+        // An utterance that could not be taken does not keep the next ones from being taken.
+        let mut refused = Ok(());
+        for noticed in noticed {
+            match noticed {
+                Noticed::Started { at_ms, interrupts } => {
+                    let item = new_id("item");
+                    self.outbox.push(events::speech_started(&item, at_ms));
+                    self.next_item = Some(item);
+                    if interrupts && self.turn_detection().interrupt_response {
+                        self.interrupt(now);
+                    }
+                }
+                Noticed::Stopped { at_ms, utterance } => {
+                    let item = self.next_item.take().unwrap_or_else(|| new_id("item"));
+                    self.outbox.push(events::speech_stopped(&item, at_ms));
+                    let answer = self.turn_detection().create_response;
+                    match self.take_utterance(item.clone(), utterance) {
+                        Ok(()) if answer => self.want(item, now),
+                        // The client decides whether it is answered.
+                        Ok(()) => self.responses.forget_interrupted(),
+                        Err(refusal) => {
+                            refused = Err(refusal);
+                            self.resume_at_once(now);
+                        }
+                    }
+                }
+            }
+        }
+        refused
+    }
+
+    fn buffer_full(&self) -> Refusal {
+        let message = format!(
+            "with this the audio buffer would hold more than {} s, the most one turn may have; commit or clear it before",
+            self.stack.config.limits.turn_max.0.as_secs()
+        );
+        Refusal::invalid("input_audio_buffer_full", "audio", message)
+    }
+
+    pub(super) fn turn_detection(&self) -> TurnDetection {
+        self.settings.turn_detection.unwrap_or_default()
+    }
+
+    /// Makes an item of the speech so far. The assistant answers it only when the client asks for that.
+    pub(super) fn commit(&mut self) -> Result<(), Refusal> {
+        // The client decides what is answered.
+        self.responses.forget_interrupted();
+        // With turn detection on, the buffer holds only the sound of the room before speech begins.
+        let is_speech = self.settings.turn_detection.is_none() || self.ear.is_hearing_speech();
+        let utterance = self.ear.commit();
+        let item = self.next_item.take().unwrap_or_else(|| new_id("item"));
+        let heard_ms = (ear::seconds(&utterance.samples) * 1000.0) as u64;
+        if !is_speech || heard_ms < COMMIT_MS_MIN {
+            let message = if is_speech {
+                format!(
+                    "the audio buffer holds {heard_ms} ms, at least {COMMIT_MS_MIN} ms are needed; append audio before committing"
+                )
+            } else {
+                "nobody has spoken since the last utterance; set turn_detection to null to commit whatever comes"
+                    .to_owned()
+            };
+            return Err(Refusal::invalid("input_audio_buffer_commit_empty", "audio", message));
+        }
+        self.take_utterance(item, utterance)
+    }
+
+    /// Makes an utterance an item and has it recognised.
+    pub(super) fn take_utterance(&mut self, item: String, utterance: Utterance) -> Result<(), Refusal> {
+        self.outbox.push(events::committed(&item, self.items.last_id()));
+        let Utterance { from, samples } = utterance;
+        let source = Source::Ear {
+            from,
+            samples: samples.len(),
+        };
+        let at = self.items.len();
+        self.recognise(item, samples, source, at)
+    }
+
+    /// Adds an item of somebody speaking, and has it recognised.
+    pub(super) fn recognise(
+        &mut self,
+        item: String,
+        samples: Vec<f32>,
+        source: Source,
+        at: usize,
+    ) -> Result<(), Refusal> {
+        self.add_item(Item::heard(item.clone(), &samples), at);
+        let id = item.clone();
+        self.hear(item, samples, source, false).map_err(|error| {
+            self.tell_not_transcribed(&id, &error);
+            Refusal::of(error)
+        })
+    }
+
+    /// Has audio recognised that is no item.
+    pub(super) fn recognise_aside(&mut self, id: String, samples: Vec<f32>) -> Result<(), Refusal> {
+        let source = Source::Message(self.consumed);
+        self.hear(id, samples, source, true).map_err(Refusal::of)
+    }
+
+    fn hear(&mut self, item: String, samples: Vec<f32>, source: Source, aside: bool) -> Result<(), ApiError> {
+        if self.hearing.free() == 0 {
+            return Err(JobError::Busy.into());
+        }
+        let seconds = ear::seconds(&samples);
+        let ticket = self.stack.hear(samples)?;
+        let hearing = Hearing {
+            item,
+            seconds,
+            source,
+            aside,
+            ticket: Some(ticket),
+        };
+        Ok(self.hearing.add(hearing)?)
+    }
+
+    fn tell_not_transcribed(&mut self, item: &str, error: &ApiError) {
+        if self.settings.transcribes && self.items.has(item) {
+            self.outbox
+                .push(events::transcription_failed(item, error.code, &error.message));
+        }
+    }
+
+    pub(super) fn on_heard(&mut self, result: Result<Done<Transcript>, JobError>, now: Moment) {
+        let Some(hearing) = self.hearing.take_first() else {
+            return;
+        };
+        let id = hearing.item;
+        match result {
+            Ok(done) => {
+                self.observe(Stage::asr, done.took);
+                let text = done.output.text;
+                if self.settings.transcribes && !hearing.aside {
+                    if !text.is_empty() {
+                        self.outbox.push(events::transcription_delta(&id, &text));
+                    }
+                    self.outbox
+                        .push(events::transcription_completed(&id, &text, hearing.seconds));
+                }
+                if let Some(item) = self.items.get_mut(&id) {
+                    item.text = Some(text);
+                    item.asr = Some(done.took);
+                    item.asr_confidence = Some(done.output.confidence);
+                } else if hearing.aside {
+                    self.responses.give_words(&id, text, done.output.confidence);
+                }
+                if self.responses.is_waiting_for(&id) {
+                    self.answer(now);
+                }
+            }
+            Err(error) => self.not_heard(&id, &error.into(), now),
+        }
+    }
+
+    /// An utterance will not be recognised, so it will not be answered either.
+    pub(super) fn not_heard(&mut self, item: &str, error: &ApiError, now: Moment) {
+        let (session, code) = (opening::logged(&self.id), error.code);
+        tracing::warn!(session, item, code, "transcription failed: {}", error.message);
+        self.tell_not_transcribed(item, error);
+        if self.responses.is_waiting_for(item) {
+            self.responses.forget_interrupted();
+            self.fail(error, Component::Asr);
+            self.next_wanted(now);
+        } else if error.code == GPU_MEMORY {
+            self.told.ran_out_of_gpu_memory();
+        }
+    }
+
+    /// Has the utterances recognised again that were being recognised when the session left its region: one entry for each.
+    pub(super) fn hear_again(&mut self, heard: Vec<Vec<f32>>, now: Moment) {
+        let stack = &self.stack;
+        let refused = self.hearing.begin_again(heard, |samples| stack.hear(samples));
+        for (item, error) in refused {
+            self.not_heard(&item, &error.into(), now);
+        }
+    }
+
+    /// Asks the user to say it again: the speech in progress, or just said, is lost.
+    pub(super) fn ask_to_repeat(&mut self, now: Moment) {
+        let error = ApiError::new(
+            axum::http::StatusCode::SERVICE_UNAVAILABLE,
+            REPEAT,
+            "the region was lost, and what was said last with it; say it again",
+        );
+        self.next_item = None;
+        self.outbox.push(events::cleared());
+        for hearing in self.hearing.take_all() {
+            self.not_heard(&hearing.item, &error, now);
+        }
+    }
+}
+
+/// The sound in a message of the client, at the engine's rate.
+pub(super) fn sound_of(audio: &str, turn_max: Duration) -> Result<Vec<f32>, Refusal> {
+    const BYTES_PER_MS: usize = 2 * WIRE_RATE as usize / 1000;
+    let bytes = decode(audio)?;
+    let ms = (bytes.len() / BYTES_PER_MS) as u64;
+    if u128::from(ms) > turn_max.as_millis() {
+        let seconds_max = turn_max.as_secs_f32();
+        let message = format!("the audio has {ms} ms, and one turn may have {seconds_max} s; send it in several items");
+        return Err(Refusal::invalid("invalid_value", "item.content", message));
+    }
+    if ms < COMMIT_MS_MIN {
+        let message = "the audio is too short to be speech";
+        return Err(Refusal::invalid("invalid_value", "item.content", message));
+    }
+    resample(&pcm::from_s16le(&bytes), WIRE_RATE, SAMPLE_RATE)
+        .map_err(|error| Refusal::invalid("invalid_value", "item.content", error.to_string()))
+}
+
+pub(super) fn decode(audio: &str) -> Result<Vec<u8>, Refusal> {
+    BASE64_STANDARD.decode(audio).map_err(|error| {
+        Refusal::invalid(
+            "invalid_value",
+            "audio",
+            format!("the audio is not base64: {error}; use standard base64 with padding"),
+        )
+    })
+}

@@ -1,0 +1,143 @@
+//! One response as a value: its question, its reply or call, how much of it the client got, and the events that tell of it.
+
+mod asked;
+mod describing;
+mod events_of;
+mod speaking;
+
+use std::{
+    borrow::Cow,
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use serde::{Deserialize, Serialize};
+
+pub(super) use self::{
+    asked::{Asked, Question, Wishes},
+    speaking::Speaking,
+};
+use super::{
+    ear::WIRE_RATE,
+    items::{Content, Item},
+    settings::Modality,
+};
+
+/// The response being made. Stacks of the previous release read it too, so fields are added, and given defaults.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Response {
+    pub(super) number: u64,
+    pub(super) id: String,
+    pub(super) item: String,
+    /// The user's item it answers; none for a ringing timer.
+    pub(super) answers: Option<String>,
+    pub(super) modality: Modality,
+    pub(super) stage: ResponseStage,
+    /// Audio being made of the reply; also of a reply that is spoken again in another region.
+    #[serde(skip)]
+    pub(super) speaking: Option<Speaking>,
+    /// Length of the reply's audio, once it is known: spoken again it has to be as long.
+    pub(super) samples: usize,
+    /// The samples of it that the socket got.
+    #[serde(default)]
+    pub(super) sent: usize,
+    /// Whether the client was told of its output item.
+    pub(super) added: bool,
+    /// The item before its own.
+    #[serde(default)]
+    pub(super) previous: Option<String>,
+    pub(super) turn: Turn,
+    /// Options of the client beyond the session's settings.
+    #[serde(default)]
+    pub(super) wishes: Wishes,
+    /// The function it calls, instead of saying anything.
+    #[serde(default)]
+    pub(super) call: Option<Call>,
+    /// The words that an interrupted response said.
+    #[serde(skip)]
+    pub(super) cut: Option<String>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Call {
+    pub(super) call_id: String,
+    pub(super) name: String,
+    pub(super) arguments: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum ResponseStage {
+    /// For the transcript of what it answers.
+    Waiting,
+    Synthesizing,
+    /// Everything is in the outbox, though audio that travelled may have to be spoken again.
+    Sending,
+}
+
+/// The facts that `meridian.turn` reports.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Turn {
+    pub(super) number: u64,
+    #[serde(skip, default = "Instant::now")]
+    pub(super) at: Instant,
+    pub(super) transcript: String,
+    pub(super) intent: Cow<'static, str>,
+    pub(super) slots: BTreeMap<Cow<'static, str>, String>,
+    pub(super) reply: String,
+    pub(super) asr: Option<Duration>,
+    pub(super) nlu: Option<Duration>,
+    pub(super) skill: Option<Duration>,
+    pub(super) tts: Option<Duration>,
+    pub(super) first_audio: Option<Duration>,
+    /// Length of the speech it answers; none for text.
+    #[serde(default)]
+    pub(super) heard_ms: Option<u64>,
+}
+
+impl Response {
+    /// The words of the reply that were said, as far as is known.
+    fn said(&self) -> &str {
+        self.cut.as_deref().unwrap_or(&self.turn.reply)
+    }
+
+    /// Cuts the reply to the part that the socket got. Of audio it takes as large a share of the words as was sent of the length.
+    pub(super) fn cut_to_what_was_said(&mut self, unsent: &[String]) {
+        let said = match self.modality {
+            Modality::Text if unsent.iter().any(|kind| kind == "response.output_text.delta") => String::new(),
+            Modality::Text => self.turn.reply.clone(),
+            Modality::Audio => {
+                let words: Vec<&str> = self.turn.reply.split_whitespace().collect();
+                let count = (words.len() * self.sent).checked_div(self.samples).unwrap_or(0);
+                words[..count.min(words.len())].join(" ")
+            }
+        };
+        self.cut = Some(said);
+    }
+
+    /// The samples that the socket got, or will get.
+    fn spoken_samples(&self) -> usize {
+        if self.cut.is_some() { self.sent } else { self.samples }
+    }
+
+    /// The item of the response, for the conversation.
+    pub(super) fn kept(&self) -> Item {
+        if let Some(call) = &self.call {
+            return Item::call(
+                self.item.clone(),
+                call.call_id.clone(),
+                call.name.clone(),
+                call.arguments.clone(),
+            );
+        }
+        let content = match self.modality {
+            Modality::Audio => Content::Audio,
+            Modality::Text => Content::Text,
+        };
+        // Rounded up, because clients that count the samples themselves may do so too.
+        let audio_ms = (self.spoken_samples() as u64 * 1000).div_ceil(u64::from(WIRE_RATE));
+        Item {
+            incomplete: self.cut.is_some(),
+            ..Item::said(self.item.clone(), content, self.said().to_owned(), audio_ms)
+        }
+    }
+}

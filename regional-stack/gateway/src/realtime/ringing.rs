@@ -1,0 +1,102 @@
+//! Timers and alarms that are due. They ring until somebody acknowledges them: the device does with an event of its own; the
+//! user does by saying "stop" (the [`dialogue`] crate decides that, and how often it rings). A sent ring proves nothing, because it
+//! may have gone into a dead socket. A ring that the device played may have met a sleeper: it ends timers, and no alarm.
+
+use std::time::Duration;
+
+use topology::Moment;
+
+use super::session::{Refusal, Session};
+
+/// A ring waits at most this long for silence. Then it rings over anything that the ear takes for speech: a television talks for
+/// hours, and steady noise never ends.
+const WAITS_MAX: Duration = Duration::from_secs(15);
+
+/// Minutes by which a ring can be put off.
+const SNOOZE_MINUTES: std::ops::RangeInclusive<u64> = 1..=120;
+
+impl Session {
+    /// Speaks up about timers and alarms that are due: when nobody is talking, or when that takes too long.
+    pub(super) fn ring(&mut self, now: Moment) {
+        let Some(due_at) = self.dialogue.next_ring().filter(|at| *at <= now) else {
+            return;
+        };
+        let is_overdue = now.since(due_at) >= WAITS_MAX;
+        if !(self.is_between_turns() || (is_overdue && self.is_free_to_speak())) {
+            return;
+        }
+        let Some(reply) = self.dialogue.ring(now) else { return };
+        self.unsaved = true;
+        self.open_response(None, self.settings.modality);
+        if let Some(response) = self.responses.active_mut() {
+            response.turn.intent = "timer.ring".into();
+            self.rung = Some(response.item.clone());
+        }
+        self.say(&reply.text);
+    }
+
+    /// Whether the assistant says nothing and has nothing to say next, regardless of what it hears.
+    fn is_free_to_speak(&self) -> bool {
+        self.responses.is_idle() && self.outbox.is_empty()
+    }
+
+    /// The device played an item to its end. If that was the ring, a user who set a timer heard it; a sleeper may not have.
+    pub(super) fn on_played(&mut self, item: &str, now: Moment) {
+        if self.rung.as_deref() != Some(item) {
+            return;
+        }
+        if self.dialogue.acknowledge_timers() > 0 {
+            self.unsaved = true;
+        }
+        if !self.dialogue.is_ringing(now) {
+            self.fall_silent(now);
+        }
+    }
+
+    /// Notes the new item of a ring that noise cut off and that is said again.
+    pub(super) fn rings_again_as(&mut self, cut_off: &str) {
+        if self.rung.as_deref() == Some(cut_off)
+            && let Some(response) = self.responses.active_mut()
+        {
+            response.turn.intent = "timer.ring".into();
+            self.rung = Some(response.item.clone());
+        }
+    }
+
+    /// Ends the ring that somebody heard.
+    pub(super) fn acknowledge(&mut self, now: Moment) {
+        if self.dialogue.acknowledge() > 0 {
+            self.unsaved = true;
+        }
+        self.fall_silent(now);
+    }
+
+    /// Puts off the timers and alarms that ring.
+    pub(super) fn snooze(&mut self, minutes: Option<u64>, now: Moment) -> Result<(), Refusal> {
+        let length = match minutes {
+            None => dialogue::SNOOZE,
+            Some(minutes) if SNOOZE_MINUTES.contains(&minutes) => Duration::from_secs(60 * minutes),
+            Some(_) => {
+                let (least, most) = (SNOOZE_MINUTES.start(), SNOOZE_MINUTES.end());
+                let message = format!("snooze for {least} to {most} minutes");
+                return Err(Refusal::invalid("invalid_value", "minutes", message));
+            }
+        };
+        if self.dialogue.snooze(length, now) == 0 {
+            let message = "nothing rings; it may have been acknowledged already";
+            return Err(Refusal::invalid("nothing_rings", "type", message));
+        }
+        self.unsaved = true;
+        self.fall_silent(now);
+        Ok(())
+    }
+
+    /// Ends a ring that is still being spoken.
+    fn fall_silent(&mut self, now: Moment) {
+        let Some(rung) = self.rung.take() else { return };
+        if self.responses.active().is_some_and(|response| response.item == rung) {
+            self.cancel("client_cancelled");
+            self.next_wanted(now);
+        }
+    }
+}

@@ -1,0 +1,514 @@
+//! The folder in which a stack keeps sessions that owe their device something: one file for each, so that alarms and timers
+//! outlive the process. A file is sealed like a checkpoint, and holds what is remembered of the session, deflated.
+//!
+//! Only the stack's own files are ever changed: what else lies in the folder is left alone.
+
+use std::{
+    fs::{DirBuilder, DirEntry, File, OpenOptions, TryLockError},
+    io::{ErrorKind, Read as _, Write as _},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use dialogue::{City, DialogueState};
+use serde::{Deserialize, Serialize};
+use topology::Moment;
+
+use super::Memory;
+use crate::{
+    realtime::{self, FormError, Packing, Remembered},
+    seal::{CheckpointKey, SealError},
+};
+
+/// Largest file. What is remembered of a session beside its alarms has at most so many bytes before it is deflated, but for the
+/// longest instructions there are; then the alarms are kept alone.
+const FILE_BYTES_MAX: usize = 64 << 10;
+/// A file that cannot be read is kept so long: the key or the release that can read it may come back. No alarm in it matters then.
+const UNREADABLE_AGE_MAX: Duration = Duration::from_secs(30 * 86_400);
+/// Ends the name of a file, which begins with that of its session.
+const EXTENSION: &str = "session";
+/// The same for one that is being written.
+const UNFINISHED: &str = "unfinished";
+/// Held by the process that uses the folder.
+const LOCK: &str = "lock";
+
+/// The form that this release writes. It counts up with every change of what is written.
+const FORM: u32 = 1;
+/// Readers of this form, and later ones, understand what this release writes.
+const FORM_NEEDED: u32 = 1;
+
+/// The content of a file, as this release writes it.
+#[derive(Serialize)]
+struct Written<'a> {
+    form: u32,
+    form_needed: u32,
+    session: &'a str,
+    revision: Moment,
+    memory: &'a DialogueState,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    conversation: Option<&'a str>,
+}
+
+/// The same as it is read, of this release and of later ones.
+#[derive(Deserialize)]
+struct Found {
+    form_needed: u32,
+    session: String,
+    revision: Moment,
+    memory: Remembered,
+    #[serde(default)]
+    conversation: Option<Arc<str>>,
+}
+
+/// A session that was read.
+#[derive(Debug, PartialEq)]
+pub(super) struct Parked {
+    pub(super) name: String,
+    pub(super) memory: Memory,
+    pub(super) saved_at: Moment,
+    /// It is sealed with the old one of two keys, and has to be written anew before that one is taken away.
+    pub(super) is_of_old_key: bool,
+}
+
+/// The files that held no session.
+#[derive(Debug, Default)]
+pub(super) struct Reading {
+    /// Files that cannot be read, or are none of ours.
+    pub(super) skipped: usize,
+    /// Why the first of them was.
+    pub(super) first: Option<String>,
+}
+
+/// Why a file holds no session for this stack.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FileError {
+    #[error("it cannot be read: {0}")]
+    Io(#[from] std::io::Error),
+    #[error("it has more than {FILE_BYTES_MAX} bytes")]
+    TooLarge,
+    #[error(
+        "it is damaged, or sealed with another key; if checkpoint_key was exchanged, list the old key second and restart"
+    )]
+    Seal(#[from] SealError),
+    #[error(transparent)]
+    Form(#[from] FormError),
+    #[error("what is in it cannot be read: {0}")]
+    Json(#[from] serde_json::Error),
+    #[error("a newer release wrote it")]
+    Newer,
+    #[error("its name is not that of the session in it")]
+    OtherSession,
+    #[error("it is no file of a stack")]
+    Foreign,
+}
+
+/// Why the folder cannot be used at all.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FolderError {
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    #[error("another process uses it; give each stack a folder of its own")]
+    InUse,
+}
+
+/// The folder, used by this process alone.
+#[derive(Debug)]
+pub(super) struct Folder {
+    path: PathBuf,
+    key: CheckpointKey,
+    home: City,
+    lock: Option<File>,
+}
+
+impl Folder {
+    /// A folder that is used once it is [prepared](Self::prepare). `home`: where devices are that know a city which this release
+    /// does not.
+    pub(super) fn at(path: PathBuf, key: CheckpointKey, home: City) -> Self {
+        Self {
+            path,
+            key,
+            home,
+            lock: None,
+        }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Makes the folder where it is missing, and takes it for this process; whether that was to be done. A folder that somebody
+    /// removed is made anew, and has none of the files that were written.
+    pub(super) fn prepare(&mut self) -> Result<bool, FolderError> {
+        if self.lock.is_some() && self.path.join(LOCK).exists() {
+            return Ok(false);
+        }
+        // A session can be resumed at this stack by its name alone, so names are secrets.
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.path)?;
+        let lock = private().truncate(false).open(self.path.join(LOCK))?;
+        match lock.try_lock() {
+            Ok(()) => self.lock = Some(lock),
+            Err(TryLockError::WouldBlock) => return Err(FolderError::InUse),
+            Err(TryLockError::Error(error)) => return Err(error.into()),
+        }
+        Ok(true)
+    }
+
+    /// Hands out the sessions in the folder. Removes files that a write left unfinished, and unreadable ones that are too old to
+    /// matter.
+    pub(super) fn read(&self, now: Moment, mut take: impl FnMut(Parked)) -> std::io::Result<Reading> {
+        let mut reading = Reading::default();
+        for entry in std::fs::read_dir(&self.path)? {
+            let entry = entry?;
+            let file_name = entry.file_name();
+            let (name, extension) = split(&file_name);
+            let outcome = match extension {
+                _ if file_name == LOCK => continue,
+                Some(UNFINISHED) if is_file(&entry) => {
+                    // It was never a session's file, so nothing is lost; the next write would replace it.
+                    let _ = std::fs::remove_file(entry.path());
+                    continue;
+                }
+                Some(EXTENSION) if is_file(&entry) => self.read_one(&entry.path(), name, now),
+                _ => Err(FileError::Foreign),
+            };
+            match outcome {
+                Ok(parked) => take(parked),
+                Err(error) => {
+                    if !matches!(error, FileError::Foreign) && is_too_old(&entry, now) {
+                        let _ = std::fs::remove_file(entry.path());
+                        continue;
+                    }
+                    reading.skipped += 1;
+                    // The name of a session is not for logs.
+                    let which = match error {
+                        FileError::Foreign => format!("{}: ", file_name.display()),
+                        _ => String::new(),
+                    };
+                    reading.first.get_or_insert_with(|| format!("{which}{error}"));
+                }
+            }
+        }
+        Ok(reading)
+    }
+
+    fn read_one(&self, path: &Path, name: &str, now: Moment) -> Result<Parked, FileError> {
+        let mut bytes = Vec::new();
+        File::open(path)?
+            .take(FILE_BYTES_MAX as u64 + 1)
+            .read_to_end(&mut bytes)?;
+        self.parse(&bytes, name, now)
+    }
+
+    fn parse(&self, bytes: &[u8], name: &str, now: Moment) -> Result<Parked, FileError> {
+        if bytes.len() > FILE_BYTES_MAX {
+            return Err(FileError::TooLarge);
+        }
+        let opened = self.key.open_of_any_age(bytes)?;
+        let (session, memory) = read_state(opened.state, self.home)?;
+        if session != name {
+            return Err(FileError::OtherSession);
+        }
+        Ok(Parked {
+            name: session,
+            memory,
+            // A clock that was ahead must not keep a session for ever.
+            saved_at: opened.sealed_at.min(now),
+            is_of_old_key: opened.is_of_old_key,
+        })
+    }
+
+    /// Writes a session's file, or replaces it: readers find the old one or the new one, also after a crash. A power cut
+    /// can still take it back until [`Folder::sync`].
+    pub(super) fn write(&self, name: &str, memory: &Memory, now: Moment) -> std::io::Result<()> {
+        let state = write_state(name, memory).ok_or(ErrorKind::FileTooLarge)?;
+        let unfinished = self.file(name, UNFINISHED)?;
+        let written = write_file(&unfinished, &self.key.seal(&state, now));
+        let finished = written.and_then(|()| std::fs::rename(&unfinished, self.file(name, EXTENSION)?));
+        if finished.is_err() {
+            // A full disk must not also keep the half of it.
+            let _ = std::fs::remove_file(&unfinished);
+        }
+        finished
+    }
+
+    /// Removes a session's file, if there is one.
+    pub(super) fn remove(&self, name: &str) -> std::io::Result<()> {
+        match std::fs::remove_file(self.file(name, EXTENSION)?) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// From here on a power cut takes nothing back of what was written and removed.
+    pub(super) fn sync(&self) -> std::io::Result<()> {
+        File::open(&self.path)?.sync_all()
+    }
+
+    /// Where a session is written. Names come from edges and from checkpoints too, and must not lead out of the folder.
+    fn file(&self, name: &str, extension: &str) -> std::io::Result<PathBuf> {
+        match realtime::is_session_name(name) {
+            true => Ok(self.path.join(format!("{name}.{extension}"))),
+            false => Err(ErrorKind::InvalidFilename.into()),
+        }
+    }
+}
+
+/// The session in a state whose seal is broken, and what is remembered of it.
+pub(crate) fn read_state(state: &[u8], home: City) -> Result<(String, Memory), FileError> {
+    let plain = realtime::unpack(state)?;
+    let found: Found = serde_json::from_slice(&plain)?;
+    if found.form_needed > FORM {
+        return Err(FileError::Newer);
+    }
+    let memory = Memory {
+        dialogue: found.memory.at(home),
+        session: found.conversation,
+        revision: found.revision,
+        // While there was no process, an edge may have gone on with its checkpoint.
+        may_go_on_elsewhere: true,
+    };
+    Ok((found.session, memory))
+}
+
+/// The state of a session's file: all of its memory, or the alarms alone when that is too much.
+pub(crate) fn write_state(name: &str, memory: &Memory) -> Option<Vec<u8>> {
+    let packed = |conversation| {
+        let written = Written {
+            form: FORM,
+            form_needed: FORM_NEEDED,
+            session: name,
+            revision: memory.revision,
+            memory: &memory.dialogue,
+            conversation,
+        };
+        let state = Packing::Deflated.pack(serde_json::to_vec(&written).ok()?)?;
+        (state.len() + crate::seal::SEAL_BYTES <= FILE_BYTES_MAX).then_some(state)
+    };
+    let conversation = memory.session.as_deref();
+    packed(conversation).or_else(|| conversation.and_then(|_| packed(None)))
+}
+
+fn write_file(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let mut file = private().truncate(true).open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+fn private() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).mode(0o600);
+    options
+}
+
+/// The name of a session and the ending, if a file's name has both.
+fn split(file_name: &std::ffi::OsStr) -> (&str, Option<&str>) {
+    let parts = file_name.to_str().and_then(|text| text.split_once('.'));
+    match parts {
+        Some((name, extension)) if realtime::is_session_name(name) => (name, Some(extension)),
+        _ => ("", None),
+    }
+}
+
+/// Anything else (a pipe, for one) could hold up the reader.
+fn is_file(entry: &DirEntry) -> bool {
+    entry.file_type().is_ok_and(|kind| kind.is_file())
+}
+
+fn is_too_old(entry: &DirEntry, now: Moment) -> bool {
+    let changed = entry.metadata().and_then(|metadata| metadata.modified());
+    let since_epoch = changed
+        .ok()
+        .and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
+    let changed = since_epoch.and_then(|since| u64::try_from(since.as_millis()).ok());
+    changed.is_some_and(|at| now.since(Moment(at)) > UNREADABLE_AGE_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _};
+
+    use super::*;
+
+    const NOW: Moment = Moment(1_795_257_300_000);
+
+    fn key(hex: &str) -> CheckpointKey {
+        serde_json::from_value(hex.repeat(32).into()).unwrap()
+    }
+
+    fn folder(path: &Path) -> Folder {
+        let mut folder = Folder::at(path.to_owned(), key("ab"), City::London);
+        folder.prepare().unwrap();
+        folder
+    }
+
+    fn with_alarm(conversation: Option<&str>) -> Memory {
+        let mut dialogue = DialogueState::new(City::Rome);
+        dialogue::act(&mut dialogue, &dialogue::interpret("wake me at seven a m"), NOW);
+        assert_eq!(dialogue.pending(), 1);
+        Memory {
+            dialogue,
+            session: conversation.map(Arc::from),
+            revision: Moment(7),
+            may_go_on_elsewhere: true,
+        }
+    }
+
+    fn read(folder: &Folder, now: Moment) -> (Vec<Parked>, Reading) {
+        let mut found = Vec::new();
+        let reading = folder.read(now, |parked| found.push(parked)).unwrap();
+        (found, reading)
+    }
+
+    #[test]
+    fn a_session_comes_back_from_its_file_and_nobody_else_may_read_it() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("made/when missing");
+        let folder = folder(&path);
+        let memory = with_alarm(Some("{\"settings\":{}}"));
+        folder.write("sess_1", &with_alarm(None), NOW).unwrap();
+        folder.write("sess_1", &memory, NOW).unwrap();
+        let (found, reading) = read(&folder, NOW + UNREADABLE_AGE_MAX);
+        let parked = Parked {
+            name: "sess_1".to_owned(),
+            memory,
+            saved_at: NOW,
+            is_of_old_key: false,
+        };
+        assert_eq!((found, reading.skipped), (vec![parked], 0));
+        for (path, mode) in [(path.join("sess_1.session"), 0o600), (path, 0o700)] {
+            assert_eq!(std::fs::metadata(path).unwrap().permissions().mode() & 0o777, mode);
+        }
+        folder.remove("sess_1").unwrap();
+        folder.remove("sess_1").unwrap();
+        assert!(read(&folder, NOW).0.is_empty());
+    }
+
+    #[test]
+    fn a_name_never_leads_out_of_the_folder() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = folder(&place.path().join("inside"));
+        for name in [
+            "../sess_1",
+            "sess_/../../x",
+            "sess_1/x",
+            "",
+            "lock",
+            "sess_\0",
+            &"sess_1".repeat(40),
+        ] {
+            let written = folder.write(name, &with_alarm(None), NOW);
+            assert_eq!(written.unwrap_err().kind(), ErrorKind::InvalidFilename, "{name:?}");
+            assert!(folder.remove(name).is_err());
+        }
+        assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn alarms_are_kept_alone_when_the_rest_is_too_much() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = folder(place.path());
+        // Nothing that can be deflated to a quarter.
+        let mut state = 1_u64;
+        let noise: String = (0..200_000)
+            .map(|_| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                char::from(b'0' + (state >> 58) as u8)
+            })
+            .collect();
+        folder.write("sess_1", &with_alarm(Some(&noise)), NOW).unwrap();
+        let (found, _) = read(&folder, NOW);
+        assert_eq!(found[0].memory, with_alarm(None));
+    }
+
+    #[test]
+    fn a_damaged_file_is_no_session_and_no_panic() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = folder(place.path());
+        folder.write("sess_1", &with_alarm(Some("{}")), NOW).unwrap();
+        let whole = std::fs::read(place.path().join("sess_1.session")).unwrap();
+        assert!(folder.parse(&whole, "sess_1", NOW).is_ok());
+        for at in 0..whole.len() {
+            for bit in 0..8 {
+                let mut changed = whole.clone();
+                changed[at] ^= 1 << bit;
+                assert!(folder.parse(&changed, "sess_1", NOW).is_err(), "{at} {bit}");
+            }
+            assert!(folder.parse(&whole[..at], "sess_1", NOW).is_err(), "{at}");
+        }
+        // States that are sealed with the right key and mean nothing.
+        for state in [&b""[..], b"{}", b"\x02", b"null", b"[1", b"\x02\xff\xff", &[0xff; 1000]] {
+            let sealed = folder.key.seal(state, Moment(u64::MAX));
+            assert!(folder.parse(&sealed, "sess_1", NOW).is_err());
+        }
+        let newer = String::from_utf8(form_of(&whole)).unwrap();
+        let newer = newer.replace("\"form_needed\":1", "\"form_needed\":2");
+        let sealed = folder.key.seal(newer.as_bytes(), NOW);
+        assert!(matches!(folder.parse(&sealed, "sess_1", NOW), Err(FileError::Newer)));
+    }
+
+    fn form_of(sealed: &[u8]) -> Vec<u8> {
+        let opened = key("ab").open_of_any_age(sealed).unwrap();
+        realtime::unpack(opened.state).unwrap().into_owned()
+    }
+
+    #[test]
+    fn what_is_not_ours_is_left_alone_and_said_once() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = folder(place.path());
+        let file = |name: &str| place.path().join(name);
+        folder.write("sess_good", &with_alarm(None), NOW).unwrap();
+        let foreign = Folder::at(place.path().to_owned(), key("cd"), City::London);
+        foreign.write("sess_foreign", &with_alarm(None), NOW).unwrap();
+        std::fs::copy(file("sess_good.session"), file("sess_copy.session")).unwrap();
+        std::fs::write(file("sess_long.session"), vec![0; FILE_BYTES_MAX + 1]).unwrap();
+        std::fs::write(file("sess_empty.session"), b"").unwrap();
+        std::fs::create_dir(file("sess_folder.session")).unwrap();
+        std::os::unix::fs::symlink(file("sess_good.session"), file("sess_link.session")).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(file("sess_socket.session")).unwrap();
+        std::fs::write(file("README"), b"mine").unwrap();
+        std::fs::write(file("notes.session"), b"mine").unwrap();
+        std::fs::write(place.path().join(OsStr::from_bytes(b"sess_\xff.session")), b"mine").unwrap();
+        std::fs::write(file("sess_half.unfinished"), b"half").unwrap();
+
+        // The files are new; only the clock of the test is elsewhere.
+        let now = daemon::clock::now();
+        let (found, reading) = read(&folder, now);
+        let names: Vec<&str> = found.iter().map(|parked| parked.name.as_str()).collect();
+        assert_eq!((names, reading.skipped), (vec!["sess_good"], 10));
+        assert!(reading.first.is_some());
+        assert!(!file("sess_half.unfinished").exists());
+
+        // Files that cannot be read are removed when no alarm in them can matter; foreign ones never.
+        let (found, reading) = read(&folder, now + UNREADABLE_AGE_MAX + UNREADABLE_AGE_MAX);
+        assert_eq!((found.len(), reading.skipped), (1, 6));
+        for gone in ["sess_foreign", "sess_copy", "sess_long", "sess_empty"] {
+            assert!(!file(&format!("{gone}.session")).exists(), "{gone}");
+        }
+    }
+
+    #[test]
+    fn a_file_of_the_old_key_is_known_as_such_and_one_of_the_future_does_not_last_longer() {
+        let place = tempfile::tempdir().unwrap();
+        let mut folder = folder(place.path());
+        folder
+            .write("sess_1", &with_alarm(None), NOW + Duration::from_secs(1))
+            .unwrap();
+        let keys = vec!["cd".repeat(32), "ab".repeat(32)];
+        folder.key = serde_json::from_value(keys.into()).unwrap();
+        let (found, _) = read(&folder, NOW);
+        assert_eq!((found[0].is_of_old_key, found[0].saved_at), (true, NOW));
+    }
+
+    #[test]
+    fn one_process_uses_a_folder() {
+        let place = tempfile::tempdir().unwrap();
+        let first = folder(place.path());
+        let mut second = Folder::at(place.path().to_owned(), key("ab"), City::London);
+        assert!(matches!(second.prepare(), Err(FolderError::InUse)));
+        drop(first);
+        second.prepare().unwrap();
+    }
+}

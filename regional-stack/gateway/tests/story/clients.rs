@@ -1,0 +1,225 @@
+//! Unmodified clients of the OpenAI API as devices, through a real edge. tools/setup installs them; tools/ has their drivers.
+//!
+//! Each driver exits with an error at the first event that its package does not take, or takes for an error.
+
+use std::{
+    ffi::OsStr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use gateway::Engines;
+use rcgen::{CertificateParams, KeyPair};
+use serde_json::{Value, json};
+use speech::{
+    Recognizer, SAMPLE_RATE, SpeechError, Synthesizer, Transcript,
+    resample::resample,
+    scripted::{ScriptedRecognizer, ScriptedSynthesizer, sound_of},
+    wav,
+};
+use tempfile::TempDir;
+
+use crate::{
+    edges::Edge,
+    region::{Region, engines},
+};
+
+const KEY: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+
+/// The speech of the clients as files, and a certificate for the edge they call.
+struct Files {
+    folder: TempDir,
+}
+
+impl Files {
+    fn new() -> Self {
+        let folder = TempDir::new().unwrap();
+        for (name, text) in [
+            ("stop.wav", "stop"),
+            ("pizza.wav", "order a large pizza"),
+            ("menu.wav", "read the menu"),
+            ("help.wav", "what can you do"),
+            ("broken.wav", BROKEN),
+        ] {
+            let samples = resample(&sound_of(text), SAMPLE_RATE, 24_000).unwrap();
+            std::fs::write(folder.path().join(name), wav::encode(&samples, 24_000)).unwrap();
+        }
+        let key = KeyPair::generate().unwrap();
+        let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
+        let certificate = CertificateParams::new(names).unwrap().self_signed(&key).unwrap();
+        std::fs::write(folder.path().join("cert.pem"), certificate.pem()).unwrap();
+        std::fs::write(folder.path().join("key.pem"), key.serialize_pem()).unwrap();
+        Self { folder }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+}
+
+/// Words at which an engine fails.
+const BROKEN: &str = "the engine is broken";
+
+fn broken_at(text: &str) -> Result<(), SpeechError> {
+    match text.contains(BROKEN) {
+        true => Err(SpeechError::Engine("broken".to_owned())),
+        false => Ok(()),
+    }
+}
+
+struct Breaking(ScriptedRecognizer);
+
+impl Recognizer for Breaking {
+    fn recognize(&self, samples: &[f32]) -> Result<Transcript, SpeechError> {
+        let heard = self.0.recognize(samples)?;
+        broken_at(&heard.text)?;
+        Ok(heard)
+    }
+}
+
+/// Takes its time for a long text, as a real synthesizer does: a client has time to interrupt it.
+struct Unhurried(ScriptedSynthesizer);
+
+impl Synthesizer for Unhurried {
+    fn synthesize(&self, text: &str, speed: f32) -> Result<Vec<f32>, SpeechError> {
+        broken_at(text)?;
+        if text.len() > 150 {
+            std::thread::sleep(Duration::from_secs(1));
+        }
+        self.0.synthesize(text, speed)
+    }
+}
+
+fn unhurried() -> Engines {
+    Engines {
+        synthesizer: Arc::new(Unhurried(ScriptedSynthesizer::new())),
+        ..engines()
+    }
+}
+
+/// Runs a driver against an edge before a region of scripted engines: what it printed.
+async fn drive(program: &str, script: &str, url: impl FnOnce(&Edge) -> String) -> Value {
+    drive_with(engines(), program, script, url).await
+}
+
+async fn drive_with(engines: Engines, program: &str, script: &str, url: impl FnOnce(&Edge) -> String) -> Value {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let program = root.join(".venv/bin").join(program);
+    assert!(program.exists(), "the clients are not installed; run tools/setup test");
+    let files = Files::new();
+    let region = Region::start_keyed(engines, KEY).await;
+    let tls = format!(
+        "tls = {{ listen = [\"127.0.0.1:0\"], certificate = {:?}, key = {:?} }}",
+        files.path("cert.pem"),
+        files.path("key.pem")
+    );
+    let edge = Edge::before(region.http, &tls).await;
+    let arguments = [
+        root.join("tools").join(script).into_os_string(),
+        url(&edge).into(),
+        files.folder.path().into(),
+    ];
+    let output = tokio::process::Command::new(program)
+        .args(arguments.iter().map(AsRef::<OsStr>::as_ref))
+        .env("NODE_EXTRA_CA_CERTS", files.path("cert.pem"))
+        .kill_on_drop(true)
+        .output()
+        .await
+        .expect("the driver starts");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{script}: {said}");
+    edge.stopped().await;
+    region.begin_stop();
+    region.stopped().await;
+    serde_json::from_slice(&output.stdout).expect("the driver prints one JSON object")
+}
+
+/// An answer that somebody interrupts by voice when its first sound has come, and one that is still being made. Of the first one
+/// both packages say that it was interrupted and have its item shortened; what interrupts is answered.
+fn interrupted_by_voice() -> Value {
+    json!({
+        "played": { "told": true, "truncated": true, "answer": "okay" },
+        "made": { "status": "cancelled", "reason": "turn_detected", "answer": "okay" },
+    })
+}
+
+fn count(said: &Value, kind: &str) -> u64 {
+    said["seen"][kind].as_u64().unwrap_or(0)
+}
+
+#[tokio::test]
+async fn every_event_is_one_of_the_openai_packages_own() {
+    let url = |edge: &Edge| format!("http://{}/v1", edge.http);
+    let engines = Engines {
+        recognizer: Arc::new(Breaking(ScriptedRecognizer::new())),
+        synthesizer: Arc::new(Unhurried(ScriptedSynthesizer::new())),
+    };
+    let seen = drive_with(engines, "python", "openai-client/conform.py", url).await;
+    // All that the assistant ever sends was among them.
+    for kind in [
+        "conversation.item.added",
+        "conversation.item.deleted",
+        "conversation.item.done",
+        "conversation.item.input_audio_transcription.completed",
+        "conversation.item.input_audio_transcription.delta",
+        "conversation.item.input_audio_transcription.failed",
+        "conversation.item.retrieved",
+        "conversation.item.truncated",
+        "error",
+        "input_audio_buffer.cleared",
+        "input_audio_buffer.committed",
+        "input_audio_buffer.speech_started",
+        "input_audio_buffer.speech_stopped",
+        "rate_limits.updated",
+        "response.content_part.added",
+        "response.content_part.done",
+        "response.created",
+        "response.done",
+        "response.function_call_arguments.delta",
+        "response.function_call_arguments.done",
+        "response.output_audio.delta",
+        "response.output_audio.done",
+        "response.output_audio_transcript.delta",
+        "response.output_audio_transcript.done",
+        "response.output_item.added",
+        "response.output_item.done",
+        "response.output_text.delta",
+        "response.output_text.done",
+        "session.created",
+        "session.updated",
+    ] {
+        assert!(seen[kind].as_u64() > Some(0), "no {kind} in {seen:#}");
+    }
+}
+
+#[tokio::test]
+async fn an_agent_of_openai_agents_talks_calls_its_tools_and_is_interrupted() {
+    let url = |edge: &Edge| format!("ws://{}/v1/realtime", edge.http);
+    let said = drive_with(unhurried(), "python", "openai-agents/drive.py", url).await;
+    assert_eq!(said["ordered"], json!(["large", "small"]), "{said:#}");
+    assert_eq!(said["interrupted"], interrupted_by_voice(), "{said:#}");
+    assert!(said["audio_bytes"].as_u64() > Some(48_000), "{said:#}");
+    assert_eq!(count(&said, "error"), 0, "{said:#}");
+}
+
+#[tokio::test]
+async fn an_agent_of_agents_realtime_talks_calls_its_tools_and_is_interrupted() {
+    let url = |edge: &Edge| format!("ws://{}/v1/realtime", edge.http);
+    let said = drive_with(unhurried(), "node", "agents-realtime/drive.mjs", url).await;
+    assert_eq!(said["ordered"], json!(["large", "small"]), "{said:#}");
+    assert_eq!(said["interrupted"], interrupted_by_voice(), "{said:#}");
+    let replies = json!(["okay", "it comes at nine", "the hall lights are on", "it comes at nine"]);
+    assert_eq!(said["replies"], replies, "{said:#}");
+    assert_eq!(count(&said, "error"), 0, "{said:#}");
+}
+
+#[tokio::test]
+async fn the_openai_package_for_node_talks_over_tls() {
+    let url = |edge: &Edge| format!("https://localhost:{}/v1", edge.https.unwrap().port());
+    let said = drive("node", "openai-node/drive.mjs", url).await;
+    let call = json!({ "name": "order_pizza", "arguments": { "size": "large" } });
+    assert_eq!(said["call"], call, "{said:#}");
+    assert_eq!(said["reply"], "it comes at nine", "{said:#}");
+    assert_eq!(said["close_code"], 1000, "{said:#}");
+}

@@ -1,0 +1,271 @@
+//! Admission: [`routing::admit`] with this edge's counts, and the answers for refused devices.
+
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use routing::admit::{Arrival, ClientLimits, ClientSlot, Clients, LimitReached, Pressure, Slots};
+use tokio::{sync::watch, time::Instant};
+
+use crate::{answer::Answer, config::Config};
+
+/// After the edge ran out of descriptors, ports or time, new devices are turned away for this long: enough for some of what is
+/// in use to come back, and short enough to be over before a device has tried another edge.
+const EXHAUSTED_FOR: Duration = Duration::from_secs(1);
+
+/// The counts and limits that decide on each device.
+#[derive(Debug)]
+pub struct Admission {
+    sessions: Gate,
+    handshakes: Gate,
+    clients: Mutex<Clients>,
+    pub(super) pressure: watch::Sender<Pressure>,
+    began: Instant,
+    /// Until then the edge is short of something other than memory, in milliseconds since it began; 0 for never.
+    exhausted_until_ms: AtomicU64,
+}
+
+/// Slots of one kind, and how many are taken.
+#[derive(Debug)]
+struct Gate {
+    slots: Slots,
+    taken: AtomicUsize,
+}
+
+/// The reason for which a device is not let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// No slot for a session.
+    Sessions,
+    /// Too many sessions are being opened at this moment.
+    Handshakes,
+    /// The client has as many connections as it may.
+    ClientConnections,
+    /// The client asks too often.
+    ClientRate(Duration),
+    /// The client has as many requests in flight as it may.
+    ClientInFlight,
+    /// As many long bodies of the client as may be are being passed on.
+    ClientUploads,
+    Memory,
+    /// Descriptors, ports or time are.
+    Exhausted,
+}
+
+/// A connection is let in while this exists.
+#[derive(Debug)]
+pub struct Connected {
+    admission: Arc<Admission>,
+    client: IpAddr,
+}
+
+/// A session has its slot while this exists.
+#[derive(Debug)]
+pub struct SessionSlot(Arc<Admission>);
+
+/// A session is being opened while this exists.
+#[derive(Debug)]
+pub struct Handshake(Arc<Admission>);
+
+impl Admission {
+    /// Nobody was let in yet.
+    pub fn new(config: &Config) -> Self {
+        let limits = &config.limits;
+        let reserve = f64::from(limits.returning_percent) / 100.0;
+        let gate = |max| Gate {
+            slots: Slots::new(max, reserve),
+            taken: AtomicUsize::new(0),
+        };
+        Self {
+            sessions: gate(limits.sessions_max),
+            handshakes: gate(limits.handshakes_max),
+            clients: Mutex::new(Clients::new(ClientLimits {
+                connections_max: limits.client_connections_max,
+                requests_per_s: f64::from(limits.client_requests_per_s),
+                burst: limits.client_burst,
+                in_flight_max: config.client_in_flight_max(),
+                uploads_max: limits.client_uploads_max,
+            })),
+            pressure: watch::Sender::new(Pressure::None),
+            began: Instant::now(),
+            exhausted_until_ms: AtomicU64::new(0),
+        }
+    }
+
+    fn clients(&self) -> MutexGuard<'_, Clients> {
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn connect(self: &Arc<Self>, client: IpAddr) -> Result<Connected, Refusal> {
+        self.clients().connect(client)?;
+        Ok(Connected {
+            admission: self.clone(),
+            client,
+        })
+    }
+
+    /// A request begins, and is in flight until the caller drops its slot.
+    pub fn request(&self, client: IpAddr) -> Result<ClientSlot, Refusal> {
+        // A request has no proof that its device returns, and it is short.
+        self.calm_enough(Arrival::Returning)?;
+        Ok(self.clients().begin(client, daemon::clock::now())?)
+    }
+
+    /// A body that is too long to hold is passed on as it comes, until the caller drops its slot.
+    pub fn upload(&self, client: IpAddr) -> Result<ClientSlot, Refusal> {
+        Ok(self.clients().upload(client)?)
+    }
+
+    /// The reason in metrics and the answer for a request that is refused anyway: a refusal costs as much of its rate as
+    /// a request that is served, and a client that asks too often gets that answer instead.
+    pub fn refuse(&self, client: IpAddr, refused: (&'static str, Answer)) -> (&'static str, Answer) {
+        match self.request(client) {
+            Ok(_) => refused,
+            Err(refusal) => (refusal.as_str(), refusal.answer()),
+        }
+    }
+
+    /// A session begins, as soon as a region takes it: the slot it then has, and the one it has until then.
+    ///
+    /// The rate of a client does not count for returning devices. When an edge or a network comes back, everybody behind
+    /// the same address does so at once.
+    pub fn session(self: &Arc<Self>, client: IpAddr, arrival: Arrival) -> Result<(SessionSlot, Handshake), Refusal> {
+        self.calm_enough(arrival)?;
+        if arrival == Arrival::Newcomer {
+            self.clients().count_request(client, daemon::clock::now())?;
+        }
+        if !self.handshakes.enter(arrival) {
+            return Err(Refusal::Handshakes);
+        }
+        let handshake = Handshake(self.clone());
+        if !self.sessions.enter(arrival) {
+            return Err(Refusal::Sessions);
+        }
+        Ok((SessionSlot(self.clone()), handshake))
+    }
+
+    /// This edge ran out of a resource: for a moment it lets no new device in. Returns whether that is news.
+    pub fn exhausted(&self) -> bool {
+        let now_ms = self.now_ms();
+        let until_ms = now_ms + EXHAUSTED_FOR.as_millis() as u64;
+        self.exhausted_until_ms.fetch_max(until_ms, Ordering::Relaxed) <= now_ms
+    }
+
+    /// Whether that is so now.
+    pub fn is_exhausted(&self) -> bool {
+        let until_ms = self.exhausted_until_ms.load(Ordering::Relaxed);
+        until_ms > 0 && self.now_ms() < until_ms
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.began.elapsed().as_millis() as u64
+    }
+
+    fn calm_enough(&self, arrival: Arrival) -> Result<(), Refusal> {
+        if self.is_exhausted() {
+            return Err(Refusal::Exhausted);
+        }
+        if self.pressure.borrow().admits(arrival) {
+            Ok(())
+        } else {
+            Err(Refusal::Memory)
+        }
+    }
+}
+
+impl Gate {
+    fn enter(&self, arrival: Arrival) -> bool {
+        let one_more = |taken| self.slots.admits(taken, arrival).then_some(taken + 1);
+        self.taken
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more)
+            .is_ok()
+    }
+
+    fn leave(&self) {
+        self.taken.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.admission.clients().disconnect(self.client, daemon::clock::now());
+    }
+}
+
+impl Drop for SessionSlot {
+    fn drop(&mut self) {
+        self.0.sessions.leave();
+    }
+}
+
+impl Drop for Handshake {
+    fn drop(&mut self) {
+        self.0.handshakes.leave();
+    }
+}
+
+impl From<LimitReached> for Refusal {
+    fn from(excess: LimitReached) -> Self {
+        match excess {
+            LimitReached::Connections => Self::ClientConnections,
+            LimitReached::Rate(wait) => Self::ClientRate(wait),
+            LimitReached::InFlight => Self::ClientInFlight,
+            LimitReached::Uploads => Self::ClientUploads,
+        }
+    }
+}
+
+impl Refusal {
+    /// The reason's name in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Sessions => "sessions-full",
+            Self::Handshakes => "handshakes-full",
+            Self::ClientConnections => "client-connections",
+            Self::ClientRate(_) => "client-rate",
+            Self::ClientInFlight => "client-in-flight",
+            Self::ClientUploads => "client-uploads",
+            Self::Memory => "memory",
+            Self::Exhausted => "exhausted",
+        }
+    }
+
+    /// The answer. Another edge may have room, but a client that takes too much takes it anywhere.
+    pub fn answer(self) -> Answer {
+        match self {
+            Self::Sessions => Answer::unavailable("edge_full", "this edge has no place for a session; try again", 2),
+            Self::Handshakes => Answer::unavailable(
+                "edge_busy",
+                "too many devices are connecting to this edge at this moment; try again",
+                2,
+            ),
+            Self::Exhausted => Answer::edge_full(),
+            Self::Memory => Answer::unavailable("edge_overloaded", "this edge is overloaded; try again", 5),
+            Self::ClientConnections => Answer::too_many(
+                "too_many_connections",
+                "too many connections from this address; close some",
+                5,
+            ),
+            Self::ClientInFlight => Answer::too_many(
+                "too_many_requests",
+                "too many requests from this address are not yet answered; wait for some of them",
+                1,
+            ),
+            Self::ClientUploads => Answer::too_many(
+                "too_many_uploads",
+                "too many long request bodies from this address are on their way; wait for one of them, or send shorter ones",
+                1,
+            ),
+            Self::ClientRate(wait) => Answer::too_many(
+                "rate_limited",
+                "too many requests from this address; slow down",
+                wait.as_secs() + 1,
+            ),
+        }
+    }
+}

@@ -1,0 +1,442 @@
+//! One connection of a device, from its first byte to its last: HTTP requests are served one after the other, with pingora or
+//! without, and an upgrade to the Realtime WebSocket goes to the tunnel.
+//!
+//! The head of every HTTP/1.1 request is read here and not by pingora, so that the edge sets the limits of size and time, and
+//! so that upgrades never take pingora's own path, which may close a session whose region answers at once
+//! (cloudflare/pingora#946) and ends any session after a minute of silence. HTTP/2 is pingora's from its first byte.
+
+use std::{
+    net::SocketAddr,
+    os::fd::{AsRawFd as _, RawFd},
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::BytesMut;
+use pingora_core::{
+    apps::{HttpServerApp as _, HttpServerOptions, ServerApp as _},
+    protocols::{
+        Stream,
+        http::{ServerSession, v2::server::H2Options},
+    },
+    server::configuration::ServerConf,
+};
+use pingora_proxy::{HttpProxy, http_proxy};
+use tokio::{io::AsyncReadExt as _, net::TcpStream, sync::watch, time::timeout};
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
+use crate::{
+    Config, Edge,
+    accept::tls::{self, HandshakeError, Tls},
+    accept::transport::{Gate, Transport},
+    answer::Answer,
+    deadline::Deadline,
+    device::{self, Io},
+    http1::head::{self, Bounds, Head, HeadError, Kind},
+    http1::upgrade::Upgrade,
+    http1::{Body, Peer},
+    request::chooser::Chooser,
+    request::ctx::Ctx,
+    request::fast_path::FastPath,
+    request::limits::Requests,
+    request::line::{Forwarded, Line},
+    request::pingora::{self, Pingora},
+    request::pool::IDLE_MAX,
+    session::open::{self, Arrived},
+    session::registry::Busy,
+    stamp::Stamp,
+};
+
+/// Requests at the same time on one connection of HTTP/2: the default of pingora and nginx.
+const HTTP2_STREAMS_MAX: u32 = 100;
+/// Length of the connection preface of HTTP/2 (RFC 9113 §3.4).
+const HTTP2_PREFACE_BYTES: usize = 24;
+
+pub struct Server {
+    edge: Arc<Edge>,
+    fast_path: FastPath,
+    proxy: Arc<HttpProxy<Pingora>>,
+    /// Set when the edge begins to stop. Connections of HTTP/2 say so then; those of HTTP/1.1 ask `edge.sessions`.
+    shutdown: watch::Sender<bool>,
+}
+
+/// The route of a vantage that tries whether this edge is reached. It comes in every tick, is no device, and costs no client's
+/// rate: an operator looks for devices that missed the right port or path. One that pretends gets an error and loses its
+/// connection.
+const KNOCK_ROUTE: &str = "probe";
+
+/// Whether it is another vantage that tries whether this edge is reached.
+async fn is_knock(tcp: &TcpStream) -> bool {
+    let mut first = [0; probe::KNOCK.len()];
+    tcp.peek(&mut first).await.is_ok() && first == *probe::KNOCK
+}
+
+/// A connection that can be moved into pingora and back.
+trait Device: Io + std::fmt::Debug + 'static {}
+impl<T: Io + std::fmt::Debug + 'static> Device for T {}
+
+impl Server {
+    /// A server of this edge.
+    ///
+    /// It keeps up to `kept_max` connections to a stack for the next request.
+    pub fn new(edge: Arc<Edge>, requests: Arc<Requests>, kept_max: usize) -> Self {
+        let conf = Arc::new(ServerConf {
+            upstream_keepalive_pool_size: kept_max,
+            ..ServerConf::default()
+        });
+        let chooser = Chooser::new(edge.clone(), requests, kept_max);
+        let mut proxy = http_proxy(
+            &conf,
+            Pingora {
+                chooser: chooser.clone(),
+            },
+        );
+        proxy.h2_options = Some(http2_options(&edge.config));
+        let mut options = HttpServerOptions::default();
+        options.h2_idle_timeout = Some(edge.config.timeouts.keep_alive.0);
+        proxy.server_options = Some(options);
+        Self {
+            edge,
+            fast_path: FastPath { chooser },
+            proxy: Arc::new(proxy),
+            shutdown: watch::Sender::new(false),
+        }
+    }
+
+    /// Closes idle connections to regions, until it is dropped.
+    pub async fn sweep(&self) {
+        let mut tick = tokio::time::interval(IDLE_MAX / 3);
+        loop {
+            tick.tick().await;
+            self.fast_path.chooser.pool.sweep();
+        }
+    }
+
+    /// Serves one connection to its end.
+    pub async fn serve(&self, tcp: TcpStream, client: SocketAddr, tls: Option<&Tls>) {
+        let device = Peer {
+            address: client,
+            has_tls: tls.is_some(),
+        };
+        let arriving = self.edge.sessions.arrives();
+        // As in the tunnel: frames must not wait for more.
+        let _ = tcp.set_nodelay(true);
+        let fd = tcp.as_raw_fd();
+        let Some(tls) = tls else {
+            return self.talk(tcp, fd, device, arriving).await;
+        };
+        // In boxes: a handshake is over long before its session is, and the state of TLS would move around with it.
+        match Box::pin(self.handshake(tls, tcp)).await {
+            Some(stream) if tls::is_http2(&stream) => {
+                Box::pin(self.http2(stream, fd, device, BytesMut::new(), arriving)).await;
+            }
+            Some(stream) => Box::pin(self.talk(stream, fd, device, arriving)).await,
+            None => {}
+        }
+    }
+
+    async fn handshake(&self, tls: &Tls, tcp: TcpStream) -> Option<Box<tokio_rustls::server::TlsStream<TcpStream>>> {
+        let patience = self.edge.config.timeouts.handshake.0;
+        let (outcome, error) = match timeout(patience, tls.accept(tcp)).await {
+            Ok(Ok(stream)) => return Some(Box::new(stream)),
+            Ok(Err(HandshakeError::Gone)) => return None,
+            Ok(Err(HandshakeError::NotTls(mut tcp))) => {
+                let is_knock = is_knock(&tcp).await;
+                if is_knock {
+                    self.edge.metrics.http(KNOCK_ROUTE, 400);
+                }
+                let answer = Answer::bad_request("this port speaks TLS; connect with https:// or wss://");
+                decline(&self.edge, &mut tcp, &Stamp::blank(), &answer).await;
+                if is_knock {
+                    return None;
+                }
+                ("not-tls", "it does not speak TLS".to_owned())
+            }
+            Ok(Err(HandshakeError::Failed(error))) => ("failed", error.to_string()),
+            Err(_) => ("too-slow", format!("not complete within {patience:?}")),
+        };
+        self.edge.metrics.handshake(outcome);
+        tracing::debug!(outcome, error, "no handshake");
+        None
+    }
+
+    /// Serves a connection on which HTTP is spoken.
+    async fn talk(&self, mut io: impl Device, fd: RawFd, device: Peer, arriving: TaskTrackerToken) {
+        let header = self.edge.config.timeouts.header.0;
+        // In a box: it is read once, and a session would keep the room for hours.
+        let mut timer = Deadline::default();
+        let reading = Box::pin(self.head(&mut io, device, header, &mut timer, BytesMut::new()));
+        let Some(head) = reading.await else { return };
+        if head.is_http2() {
+            return Box::pin(self.http2(io, fd, device, head.bytes, arriving)).await;
+        }
+        if *head.bytes == *probe::KNOCK {
+            self.edge.metrics.http(KNOCK_ROUTE, 404);
+            return decline(&self.edge, &mut io, &Stamp::blank(), &Answer::not_found("/")).await;
+        }
+        // A session and a request keep the edge themselves.
+        let busy = self.edge.sessions.busy();
+        drop(arriving);
+        let head = match self.tunnel(&mut io, head, device) {
+            Ok(head) => head,
+            Err(session) => return session.await,
+        };
+        Box::pin(self.requests(io, fd, device, head, busy)).await;
+    }
+
+    /// Serves HTTP/2 until the connection ends. When the edge stops, the device is told to open no more streams, and those
+    /// it has are finished.
+    ///
+    /// `read` are the bytes that were read already. pingora waits for the rest of the preface (RFC 9113 §3.4) as long as the
+    /// device likes, so it is waited for here.
+    async fn http2(
+        &self,
+        mut io: impl Device,
+        fd: RawFd,
+        device: Peer,
+        mut read: BytesMut,
+        arriving: TaskTrackerToken,
+    ) {
+        let preface = async {
+            while read.len() < HTTP2_PREFACE_BYTES && io.read_buf(&mut read).await? > 0 {}
+            std::io::Result::Ok(())
+        };
+        let patience = self.edge.config.timeouts.header.0;
+        if !matches!(timeout(patience, preface).await, Ok(Ok(()))) || read.len() < HTTP2_PREFACE_BYTES {
+            return self.edge.metrics.refused("header-too-slow");
+        }
+        // The last answer has to reach the device, so a stopping edge waits a little for the connection too.
+        let _token = self.edge.sessions.speaks_http2();
+        drop(arriving);
+        let shutdown = self.shutdown.subscribe();
+        let transport = Transport::http2(io, fd, device, read);
+        let mut serving = pin!(self.proxy.process_new(Box::new(transport), &shutdown));
+        tokio::select! {
+            _ = &mut serving => return,
+            _ = self.edge.sessions.draining() => {}
+        }
+        self.shutdown.send_replace(true);
+        serving.await;
+    }
+
+    /// Serves HTTP requests, beginning with the one whose head was read, until the connection ends or becomes a session.
+    async fn requests(&self, mut io: impl Device, fd: RawFd, device: Peer, head: Head, busy: Busy) {
+        let mut timer = Deadline::default();
+        let Some(mut unusual) = self.usual(&mut io, &mut timer, device, head, Some(busy)).await else {
+            return;
+        };
+        let gate = Gate::default();
+        let closing = self.edge.config.timeouts.close.0;
+        let mut stream: Stream = Box::new(Transport::http1(io, fd, device, gate.clone(), closing));
+        let mut settings = None;
+        loop {
+            let (Head { bytes: mut head, len }, mut begun) = unusual;
+            let mut body = head.split_off(len);
+            if gate
+                .begin(std::mem::replace(&mut begun.body, Body::Length(0)), &mut body)
+                .is_err()
+            {
+                let refused = ("malformed", Answer::malformed_body());
+                let (reason, answer) = self.edge.admission.refuse(device.ip(), refused);
+                self.edge.refused(reason, &begun.stamp.id);
+                return decline(&self.edge, &mut stream, &begun.stamp, &answer).await;
+            }
+            let mut session = ServerSession::new_http1(stream);
+            if let Some(settings) = settings.take() {
+                pingora_core::apps::HttpPersistentSettings::apply_to_session(settings, &mut session);
+            }
+            let keep_alive = self.edge.config.timeouts.keep_alive.0;
+            let keep_alive_s =
+                (!begun.is_last && !self.edge.sessions.is_draining()).then_some(keep_alive.as_secs().max(1));
+            session.set_keepalive(keep_alive_s);
+            head.unsplit(body);
+            session.set_pipelined_prefix(head);
+            let shutdown = self.shutdown.subscribe();
+            let serving = self.proxy.process_new_http(session, &shutdown);
+            let Some(reusable) = pingora::going_on(begun, serving).await else {
+                return;
+            };
+            (stream, settings) = reusable.consume();
+            let refusing = self.edge.sessions.refusing();
+            let Some(head) = self.next(&mut stream, device, &mut timer, gate.end(), refusing).await else {
+                return;
+            };
+            let head = match self.tunnel(&mut stream, head, device) {
+                Ok(head) => head,
+                Err(session) => return session.await,
+            };
+            match self.usual(&mut stream, &mut timer, device, head, None).await {
+                Some(next) => unusual = next,
+                None => return,
+            }
+        }
+    }
+
+    /// Serves requests on the fast path; gives back the first one that pingora has to serve.
+    async fn usual(
+        &self,
+        io: &mut (impl Io + 'static),
+        timer: &mut Deadline,
+        device: Peer,
+        mut head: Head,
+        mut busy: Option<Busy>,
+    ) -> Option<(Head, Box<Ctx>)> {
+        // In one piece for all of them: to begin to listen for it costs more than to go on.
+        let mut refusing = pin!(self.edge.sessions.refusing());
+        loop {
+            let line = Line {
+                device: io,
+                timer,
+                pool: &self.fast_path.chooser.pool,
+                owes_body: false,
+            };
+            let busy = busy.take().unwrap_or_else(|| self.edge.sessions.busy());
+            let rest = match self.fast_path.forward(line, head, device, busy).await {
+                Forwarded::Answered(rest) => rest,
+                Forwarded::Over => return None,
+                Forwarded::Unusual(head, begun) => return Some((head, begun)),
+            };
+            let next = self.next(io, device, timer, rest, refusing.as_mut()).await?;
+            head = match self.tunnel(io, next, device) {
+                Ok(head) => head,
+                Err(session) => {
+                    session.await;
+                    return None;
+                }
+            };
+        }
+    }
+
+    /// The head of the next request on a connection, of which `read` came already.
+    async fn next(
+        &self,
+        io: &mut (impl Io + 'static),
+        device: Peer,
+        timer: &mut Deadline,
+        read: BytesMut,
+        refusing: impl Future<Output = ()>,
+    ) -> Option<Head> {
+        tokio::select! {
+            biased;
+            next = self.head(io, device, self.edge.config.timeouts.keep_alive.0, timer, read) => next,
+            // A stopping edge has nothing to say to a device that asks nothing. One that was taken over still has: its next
+            // answer is the last, and says so.
+            () = refusing => None,
+        }
+    }
+
+    /// Reads the head of a request, and answers bytes that cannot be one.
+    async fn head(
+        &self,
+        io: &mut (impl Io + 'static),
+        device: Peer,
+        first: Duration,
+        timer: &mut Deadline,
+        read: BytesMut,
+    ) -> Option<Head> {
+        let bytes_max = self.edge.config.limits.header_bytes_max;
+        let bounds = Bounds {
+            first,
+            rest: self.edge.config.timeouts.header.0,
+            bytes_max,
+        };
+        let refused = match head::read_on(io, Kind::Request, bounds, timer, read).await {
+            Ok(head) => return Some(head),
+            Err(HeadError::Gone | HeadError::Quiet) => return None,
+            Err(HeadError::TooSlow) => ("header-too-slow", Answer::too_slow()),
+            Err(HeadError::TooLarge) => ("header-too-large", Answer::header_too_large(bytes_max)),
+            Err(error @ HeadError::Malformed(_)) => ("malformed", Answer::bad_request(error.to_string())),
+        };
+        let (reason, answer) = self.edge.admission.refuse(device.ip(), refused);
+        let stamp = Stamp::blank();
+        self.edge.refused(reason, &stamp.id);
+        decline(&self.edge, io, &stamp, &answer).await;
+        None
+    }
+
+    /// The head of a request, unless it is an upgrade: then the session that it becomes, to its end.
+    ///
+    /// In a box: a session lives for hours and a connection that never becomes one should not pay for it.
+    fn tunnel<'s>(&'s self, io: &'s mut (impl Io + 'static), head: Head, device: Peer) -> Result<Head, Tunnelled<'s>> {
+        match Upgrade::parse(&head, device) {
+            Ok(None) => Ok(head),
+            Ok(Some(upgrade)) => {
+                let mut early = head.bytes;
+                let arrived = Box::new(Arrived {
+                    upgrade,
+                    // Not a part of the head's buffer: that would stay for as long as any of it.
+                    early: BytesMut::from(&early.split_off(head.len)[..]),
+                    client: device.address,
+                });
+                Err(Box::pin(open::serve(&self.edge, io, arrived)))
+            }
+            Err(error) => {
+                let (reason, answer) = self
+                    .edge
+                    .admission
+                    .refuse(device.ip(), ("malformed", Answer::from(error)));
+                let stamp = Stamp::of_head(&self.edge.config.cors, &head);
+                self.edge.refused(reason, &stamp.id);
+                Err(Box::pin(async move {
+                    device::decline(&self.edge, io, &stamp, &answer).await;
+                }))
+            }
+        }
+    }
+}
+
+/// A session to its end.
+type Tunnelled<'s> = Pin<Box<dyn Future<Output = ()> + Send + 's>>;
+
+/// In a box: most connections are never declined and should not keep room for it.
+async fn decline(edge: &Edge, io: &mut dyn Io, stamp: &Stamp, answer: &Answer) {
+    Box::pin(device::decline(edge, io, stamp, answer)).await;
+}
+
+fn http2_options(config: &Config) -> H2Options {
+    let mut options = pingora_core::protocols::http::v2::server::default_h2_options();
+    options.max_concurrent_streams(HTTP2_STREAMS_MAX);
+    options.max_header_list_size(u32::try_from(config.limits.header_bytes_max).unwrap_or(u32::MAX));
+    options
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Config, metrics::Metrics};
+    use prometheus_client::registry::Registry;
+
+    /// Most connections are sessions in which nothing happens. The memory of one is the future below and the
+    /// box in which its tunnel is; both together are a fraction of the kernel's two sockets.
+    #[tokio::test]
+    async fn a_quiet_session_is_small() {
+        let text = include_str!("../../../../configs/edge.toml");
+        let config: Config = daemon::config::parse("edge.toml", text).unwrap();
+        let edge = Arc::new(Edge::new(config, Metrics::new(&mut Registry::default())));
+        let requests = Arc::new(Requests::new(&edge.config, &edge.metrics));
+        let server = Server::new(edge.clone(), requests, 1);
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = listener.local_addr().unwrap();
+        let mut tcp = TcpStream::connect(client).await.unwrap();
+        let bytes = "GET /v1/realtime HTTP/1.1\r\nHost: v\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\
+                     Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: k\r\n\r\n";
+        let head = Head {
+            bytes: bytes.into(),
+            len: bytes.len(),
+        };
+        let device = Peer {
+            address: client,
+            has_tls: false,
+        };
+        let arrived = Arrived {
+            upgrade: Upgrade::parse(&head, device).unwrap().unwrap(),
+            early: BytesMut::new(),
+            client,
+        };
+        let tunnel = size_of_val(&open::serve(&edge, &mut tcp, Box::new(arrived)));
+        let connection = size_of_val(&server.serve(tcp, client, None));
+        println!("tunnel {tunnel}, connection {connection}");
+        assert!(tunnel + connection < 2_048, "tunnel {tunnel}, connection {connection}");
+    }
+}

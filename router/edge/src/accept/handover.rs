@@ -1,0 +1,304 @@
+//! Handing the listening sockets to a successor, so that an edge is replaced by a newer one and no device is refused.
+//!
+//! A running edge offers its sockets at `state_dir/handover.sock`. `meridian-edge --take-over` connects there, is given the
+//! sockets (`SCM_RIGHTS`, unix(7)), waits for a plan as any edge does, begins to accept, and says so. Only then does the
+//! predecessor stop accepting; connections in the queue of a socket belong to the socket, so none is lost on the way. If the
+//! successor ends before, nothing has happened. The predecessor's sessions stay with it and leave it between turns; until
+//! the last one has, it tells its successor how many there are.
+//!
+//! Why it is so: docs/decisions/09-upgrades-hand-over-sockets.md.
+
+use std::{
+    io::{IoSlice, IoSliceMut},
+    mem::MaybeUninit,
+    net::{SocketAddr, TcpListener},
+    os::{
+        fd::{AsFd as _, BorrowedFd, OwnedFd},
+        unix::net::UnixStream,
+    },
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+    recvmsg, sendmsg,
+};
+use serde::{Deserialize, Serialize};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
+    net::UnixListener,
+    time::timeout,
+};
+
+/// Changes when a predecessor and a successor would not understand each other.
+const PROTOCOL: u32 = 1;
+/// Sockets handed over at once.
+const SOCKETS_MAX: usize = 16;
+/// An offer in JSON takes some hundred bytes.
+const OFFER_BYTES_MAX: usize = 8 << 10;
+/// Both are on the same machine and have nothing else to do.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How often a predecessor says how many sessions it still has.
+const COUNT_EVERY: Duration = Duration::from_secs(1);
+/// The message of a successor that accepts devices.
+const READY: &str = "ready";
+
+/// A listening socket, by its purpose and its address in the configuration. Port 0 there is another port here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Name {
+    /// "http", "admin" and the like.
+    pub purpose: String,
+    pub address: SocketAddr,
+}
+
+impl Name {
+    pub fn new(purpose: &str, address: SocketAddr) -> Self {
+        let purpose = purpose.to_owned();
+        Self { purpose, address }
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Offer {
+    protocol: u32,
+    sockets: Vec<Name>,
+}
+
+/// Where a running edge with this state directory offers its sockets.
+pub fn path(state_dir: &Path) -> PathBuf {
+    state_dir.join("handover.sock")
+}
+
+/// The edge that runs, as its successor sees it.
+#[derive(Debug)]
+pub struct Predecessor {
+    sockets: Vec<(Name, OwnedFd)>,
+    stream: UnixStream,
+}
+
+impl Predecessor {
+    /// Asks the edge that runs with this state directory for its sockets.
+    pub fn ask(state_dir: &Path) -> anyhow::Result<Self> {
+        let path = path(state_dir);
+        let stream = UnixStream::connect(&path).with_context(|| {
+            let path = path.display();
+            format!("no edge offers its sockets at {path}; start without --take-over when none is running")
+        })?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        let mut bytes = vec![0; OFFER_BYTES_MAX];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(SOCKETS_MAX))];
+        let mut rights = RecvAncillaryBuffer::new(&mut space);
+        let received = recvmsg(
+            &stream,
+            &mut [IoSliceMut::new(&mut bytes)],
+            &mut rights,
+            RecvFlags::CMSG_CLOEXEC,
+        )
+        .context("the running edge does not hand its sockets over")?;
+        let mut sockets = Vec::new();
+        for message in rights.drain() {
+            if let RecvAncillaryMessage::ScmRights(received) = message {
+                sockets.extend(received);
+            }
+        }
+        anyhow::ensure!(
+            received.bytes > 0,
+            "the running edge is stopping, or runs as another user"
+        );
+        let offer: Offer =
+            serde_json::from_slice(&bytes[..received.bytes]).context("the running edge offers what is no offer")?;
+        anyhow::ensure!(
+            offer.protocol == PROTOCOL && offer.sockets.len() == sockets.len(),
+            "the running edge is of a version that cannot be taken over (protocol {}, {} of {} sockets); stop it first",
+            offer.protocol,
+            sockets.len(),
+            offer.sockets.len()
+        );
+        Ok(Self {
+            sockets: offer.sockets.into_iter().zip(sockets).collect(),
+            stream,
+        })
+    }
+
+    /// The socket of that name, if it was handed over.
+    pub fn take(&mut self, name: &Name) -> Option<TcpListener> {
+        let at = self.sockets.iter().position(|(offered, _)| offered == name)?;
+        Some(TcpListener::from(self.sockets.swap_remove(at).1))
+    }
+
+    /// Tells the predecessor that devices are accepted here now, and `count` how many sessions it still has, until it has
+    /// none and ends.
+    pub async fn relieve(self, mut count: impl FnMut(u64)) -> anyhow::Result<()> {
+        let Self { sockets, stream } = self;
+        // The edge stops listening on addresses that this configuration does not name.
+        drop(sockets);
+        stream.set_nonblocking(true)?;
+        let mut stream = tokio::net::UnixStream::from_std(stream)?;
+        stream.write_all(format!("{READY}\n").as_bytes()).await?;
+        let mut lines = BufReader::new(stream).lines();
+        // It ends when the predecessor does.
+        while let Ok(Some(line)) = lines.next_line().await {
+            if let Ok(sessions) = line.parse() {
+                count(sessions);
+            }
+        }
+        count(0);
+        Ok(())
+    }
+}
+
+/// The edge that takes over, as its predecessor sees it.
+#[derive(Debug)]
+pub struct Successor(tokio::net::UnixStream);
+
+/// Offers sockets to successors until one of them accepts devices.
+pub async fn offer(state_dir: &Path, sockets: Vec<(Name, OwnedFd)>) -> anyhow::Result<Successor> {
+    let path = path(state_dir);
+    // A killed edge leaves its socket behind. The process that holds the ports is the one that runs, whoever holds this.
+    if let Err(error) = std::fs::remove_file(&path)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        return Err(error).with_context(|| path.display().to_string());
+    }
+    let listener = UnixListener::bind(&path).with_context(|| path.display().to_string())?;
+    loop {
+        let (stream, _) = listener.accept().await?;
+        match hand_over(stream, &sockets).await {
+            Ok(Some(successor)) => return Ok(successor),
+            Ok(None) => tracing::warn!("a successor went away before it accepted devices; this edge goes on"),
+            Err(error) => tracing::warn!("a successor was not given the sockets: {error:#}"),
+        }
+    }
+}
+
+/// Gives the sockets away and waits until they are used; `None` if that does not come.
+async fn hand_over(stream: tokio::net::UnixStream, sockets: &[(Name, OwnedFd)]) -> anyhow::Result<Option<Successor>> {
+    let (peer, own) = (stream.peer_cred()?.uid(), rustix::process::geteuid().as_raw());
+    anyhow::ensure!(
+        peer == own || peer == 0,
+        "it runs as user {peer} and not, like this edge, as {own}"
+    );
+    let offer = Offer {
+        protocol: PROTOCOL,
+        sockets: sockets.iter().map(|(name, _)| name.clone()).collect(),
+    };
+    let bytes = serde_json::to_vec(&offer)?;
+    let rights: Vec<BorrowedFd<'_>> = sockets.iter().map(|(_, socket)| socket.as_fd()).collect();
+    timeout(PATIENCE, stream.writable())
+        .await
+        .context("it does not read")??;
+    stream.try_io(tokio::io::Interest::WRITABLE, || {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(SOCKETS_MAX))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        if !ancillary.push(SendAncillaryMessage::ScmRights(&rights)) {
+            return Err(std::io::Error::other("there are too many sockets to hand over"));
+        }
+        let sent = sendmsg(&stream, &[IoSlice::new(&bytes)], &mut ancillary, SendFlags::NOSIGNAL)?;
+        // A buffer that is empty takes some hundred bytes at once.
+        if sent == bytes.len() {
+            Ok(())
+        } else {
+            Err(std::io::Error::other("it took a part of the offer only"))
+        }
+    })?;
+    tracing::info!("a successor has the sockets; waiting until it accepts devices");
+    let mut lines = BufReader::new(stream).lines();
+    match lines.next_line().await? {
+        Some(line) if line == READY => Ok(Some(Successor(lines.into_inner().into_inner()))),
+        _ => Ok(None),
+    }
+}
+
+impl Successor {
+    /// Keeps telling it how many sessions are left here, for as long as anybody listens.
+    pub async fn tell(mut self, count: impl Fn() -> usize) {
+        let mut tick = tokio::time::interval(COUNT_EVERY);
+        loop {
+            tick.tick().await;
+            let line = format!("{}\n", count());
+            if self.0.write_all(line.as_bytes()).await.is_err() {
+                // The successor is gone. This edge still finishes its own connections.
+                return std::future::pending().await;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::TcpStream;
+
+    fn listening() -> (SocketAddr, OwnedFd) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        (listener.local_addr().unwrap(), listener.into())
+    }
+
+    fn name(purpose: &str) -> Name {
+        Name::new(purpose, "127.0.0.1:0".parse().unwrap())
+    }
+
+    async fn ask(folder: &Path) -> anyhow::Result<Predecessor> {
+        let folder = folder.to_owned();
+        tokio::task::spawn_blocking(move || Predecessor::ask(&folder)).await?
+    }
+
+    #[tokio::test]
+    async fn who_connected_before_the_successor_was_there_is_accepted_by_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let (address, socket) = listening();
+        let at = folder.path().to_owned();
+        let offered = tokio::spawn(async move { offer(&at, vec![(name("http"), socket)]).await });
+        let early = TcpStream::connect(address).await.unwrap();
+        let mut predecessor = loop {
+            match ask(folder.path()).await {
+                Ok(predecessor) => break predecessor,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        };
+        assert!(predecessor.take(&name("admin")).is_none());
+        let listener = predecessor.take(&name("http")).unwrap();
+        let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+        assert_eq!(listener.accept().await.unwrap().1, early.local_addr().unwrap());
+
+        let (counted, mut counts) = tokio::sync::mpsc::unbounded_channel();
+        let relieved = tokio::spawn(predecessor.relieve(move |sessions| {
+            let _ = counted.send(sessions);
+        }));
+        let successor = offered.await.unwrap().unwrap();
+        let telling = tokio::spawn(successor.tell(|| 7));
+        assert_eq!(counts.recv().await, Some(7));
+        telling.abort();
+        relieved.await.unwrap().unwrap();
+        while let Some(sessions) = counts.recv().await {
+            assert!([7, 0].contains(&sessions));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_successor_that_fails_changes_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let (_, socket) = listening();
+        let at = folder.path().to_owned();
+        let offered = tokio::spawn(async move { offer(&at, vec![(name("http"), socket)]).await });
+        let mut asked = 0;
+        while asked < 2 {
+            match ask(folder.path()).await {
+                // It is dropped at once, and the next one is given the sockets, too.
+                Ok(_) => asked += 1,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        }
+        assert!(!offered.is_finished());
+    }
+
+    #[test]
+    fn without_a_running_edge_the_remedy_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = format!("{:#}", Predecessor::ask(folder.path()).unwrap_err());
+        assert!(error.contains("start without --take-over"), "{error}");
+    }
+}

@@ -1,0 +1,50 @@
+//! Memory of this process: admission refuses devices while it is short, and some sessions leave.
+
+use std::time::Duration;
+
+use routing::admit::Pressure;
+
+use crate::Edge;
+
+/// Time between two looks at memory. It cannot run out in between: a connection costs kilobytes, and the memory of sessions has
+/// a limit of its own.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// While memory is short, some of the quiet sessions are told to leave this often.
+const SHED_EVERY: Duration = Duration::from_secs(1);
+
+/// Watches the memory of this process and never ends. Without a limit it does nothing.
+pub async fn watch_memory(edge: &Edge) {
+    let max = edge.config.limits.memory_max;
+    if max == 0 {
+        return std::future::pending().await;
+    }
+    let mut look = tokio::time::interval(LOOK_EVERY);
+    let mut shed_at = tokio::time::Instant::now();
+    loop {
+        look.tick().await;
+        let used = match resident_bytes().await {
+            Ok(used) => used,
+            Err(error) => {
+                tracing::warn!(%error, "cannot see how much memory is used; limits.memory_max does not count");
+                return std::future::pending().await;
+            }
+        };
+        let pressure = Pressure::of(used, max);
+        let before = edge.admission.pressure.send_replace(pressure);
+        if pressure != before {
+            tracing::warn!(used, max, pressure = pressure.as_str(), "memory pressure");
+        }
+        if pressure == Pressure::Shed && shed_at <= tokio::time::Instant::now() {
+            edge.sessions.shed();
+            shed_at = tokio::time::Instant::now() + SHED_EVERY;
+        }
+    }
+}
+
+/// Memory of this process that is in use: the second field of proc(5) `statm`, in pages.
+async fn resident_bytes() -> std::io::Result<u64> {
+    let statm = tokio::fs::read_to_string("/proc/self/statm").await?;
+    let pages = statm.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok());
+    let pages = pages.ok_or_else(|| std::io::Error::other("/proc/self/statm is not of the known form"))?;
+    Ok(pages * rustix::param::page_size() as u64)
+}

@@ -1,0 +1,243 @@
+//! A device's connection as pingora wants to see it, plain or TLS.
+
+use std::{
+    fmt::Debug,
+    io,
+    os::fd::RawFd,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::{Buf as _, BytesMut};
+use pingora_core::protocols::{
+    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest, UniqueID,
+    UniqueIDType, l4, raw_connect::ProxyDigest, tls::SslDigest,
+};
+use tokio::io::{AsyncRead, AsyncWrite, BufWriter, ReadBuf};
+
+use crate::{
+    device::{self, Io},
+    http1::{Body, Broken, Peer},
+    request::line::AHEAD_BYTES_MAX,
+};
+
+/// A head and a small answer leave in one packet, or one TLS record.
+const WRITE_BYTES: usize = 2048;
+/// One read of a body: the part of it that pingora can repeat is bounded, see `BODY_BYTES_HELD`.
+const BODY_READ_BYTES: usize = 16 << 10;
+
+#[derive(Debug)]
+pub struct Transport<T: Io> {
+    io: BufWriter<T>,
+    /// Read before pingora got the connection, and given to it first.
+    replay: BytesMut,
+    http2: bool,
+    fd: RawFd,
+    socket: Arc<SocketDigest>,
+    has_tls: bool,
+    gate: Gate,
+    /// So long the device may take part in closing.
+    closing: Duration,
+}
+
+/// The bytes of a device that pingora may read: one request, to the last byte of its body. Bytes that the device sends ahead
+/// wait here for its turn, because pingora would lose it, and it is not pingora that reads heads.
+///
+/// The framing of chunked bodies is checked on the way: pingora takes a chunk without a size for the last one, and what two
+/// hops understand differently is two requests. A malformed body cannot be read (`InvalidData`).
+#[derive(Debug, Clone, Default)]
+pub struct Gate(Arc<Mutex<Passing>>);
+
+#[derive(Debug, Default)]
+struct Passing {
+    /// The rest of the body of the request that pingora has. Between requests, and with HTTP/2, everything passes.
+    body: Option<Body>,
+    ahead: BytesMut,
+}
+
+impl Gate {
+    /// pingora gets a request, and `read` came behind its head. Leaves in `read` the bytes that belong to the request.
+    ///
+    /// # Errors
+    ///
+    /// The body is none.
+    pub fn begin(&self, mut body: Body, read: &mut BytesMut) -> Result<(), Broken> {
+        let taken = body.take(read)?;
+        let mut passing = self.lock();
+        passing.ahead = read.split_off(taken);
+        passing.body = Some(body);
+        Ok(())
+    }
+
+    /// pingora gave the connection back. Returns the bytes that the device sent ahead.
+    pub fn end(&self) -> BytesMut {
+        let mut passing = self.lock();
+        passing.body = None;
+        std::mem::take(&mut passing.ahead)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Passing> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Passing {
+    /// Reads the request of a device, and after that nothing but the end of the connection.
+    fn poll_read(
+        &mut self,
+        mut io: Pin<&mut (impl AsyncRead + ?Sized)>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let Some(body) = self.body.as_mut() else {
+            return io.as_mut().poll_read(cx, buffer);
+        };
+        if !body.is_done() {
+            let room = buffer.remaining().min(BODY_READ_BYTES);
+            let mut part = ReadBuf::new(buffer.initialize_unfilled_to(room));
+            ready!(io.as_mut().poll_read(cx, &mut part))?;
+            let read = part.filled();
+            let taken = body
+                .take(read)
+                .map_err(|broken| io::Error::new(io::ErrorKind::InvalidData, broken))?;
+            self.ahead.extend_from_slice(&read[taken..]);
+            buffer.advance(taken);
+            return Poll::Ready(Ok(()));
+        }
+        while self.ahead.len() < AHEAD_BYTES_MAX {
+            let mut ahead = [0; 512];
+            let mut ahead = ReadBuf::new(&mut ahead);
+            ready!(io.as_mut().poll_read(cx, &mut ahead))?;
+            if ahead.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            self.ahead.extend_from_slice(ahead.filled());
+        }
+        // A device that sends so much ahead is there. The edge reads no more of it before its answer is out.
+        Poll::Pending
+    }
+}
+
+impl<T: Io> Transport<T> {
+    /// HTTP/1.1.
+    pub fn http1(io: T, fd: RawFd, device: Peer, gate: Gate, closing: Duration) -> Self {
+        let socket = SocketDigest::from_raw_fd(fd);
+        // Known already; pingora would ask the kernel.
+        let _ = socket.peer_addr.set(Some(l4::socket::SocketAddr::Inet(device.address)));
+        Self {
+            io: BufWriter::with_capacity(WRITE_BYTES, io),
+            replay: BytesMut::new(),
+            http2: false,
+            fd,
+            socket: Arc::new(socket),
+            has_tls: device.has_tls,
+            gate,
+            closing,
+        }
+    }
+
+    /// HTTP/2, of which `replay` was read already.
+    pub fn http2(io: T, fd: RawFd, device: Peer, replay: BytesMut) -> Self {
+        Self {
+            replay,
+            http2: true,
+            ..Self::http1(io, fd, device, Gate::default(), Duration::ZERO)
+        }
+    }
+}
+
+impl<T: Io> AsyncRead for Transport<T> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.replay.is_empty() {
+            // A reader that waits for the device has said all there is to say for now. pingora keeps the beginning of a body
+            // back.
+            let _ = Pin::new(&mut self.io).poll_flush(cx);
+            let this = &mut *self;
+            return this.gate.lock().poll_read(Pin::new(&mut this.io), cx, buffer);
+        }
+        let count = self.replay.len().min(buffer.remaining());
+        buffer.put_slice(&self.replay[..count]);
+        self.replay.advance(count);
+        if self.replay.is_empty() {
+            self.replay = BytesMut::new();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<T: Io> AsyncWrite for Transport<T> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+#[async_trait]
+impl<T: Io> Shutdown for Transport<T> {
+    async fn shutdown(&mut self) {
+        // The kernel drops undelivered bytes of a socket that is closed with unread ones: the bytes that a device sends behind
+        // its request must not cost it the answer.
+        device::goodbye(&mut self.io, self.closing).await;
+    }
+}
+
+impl<T: Io> UniqueID for Transport<T> {
+    fn id(&self) -> UniqueIDType {
+        self.fd
+    }
+}
+
+impl<T: Io> Ssl for Transport<T> {
+    fn selected_alpn_proto(&self) -> Option<ALPN> {
+        // Also for plaintext that began with the preface of HTTP/2: pingora looks for the protocol here.
+        self.http2.then_some(ALPN::H2)
+    }
+
+    fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
+        // The presence of a digest shows that the device speaks TLS.
+        self.has_tls
+            .then(|| Arc::new(SslDigest::new("", "", None, None, Vec::new())))
+    }
+}
+
+impl<T: Io> GetTimingDigest for Transport<T> {
+    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
+        Vec::new()
+    }
+}
+
+impl<T: Io> GetProxyDigest for Transport<T> {
+    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
+        None
+    }
+}
+
+impl<T: Io> GetSocketDigest for Transport<T> {
+    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
+        Some(self.socket.clone())
+    }
+}
+
+impl<T: Io> Peek for Transport<T> {}

@@ -1,0 +1,58 @@
+//! The connection of a device, and how the edge ends it so that the device can read why.
+
+use std::{io, time::Duration};
+
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    time::timeout,
+};
+
+use crate::{Edge, answer::Answer, stamp::Stamp};
+
+/// A device's connection: plain TCP, TLS, or the stream that pingora hands back after an HTTP request.
+pub trait Io: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin + ?Sized> Io for T {}
+
+/// The answer for a device that comes while the edge stops.
+pub fn draining() -> Answer {
+    Answer::unavailable(
+        "edge_draining",
+        "this edge is stopping; connect again to reach another",
+        1,
+    )
+}
+
+/// Answers with an error and ends the connection.
+pub async fn decline(edge: &Edge, device: &mut dyn Io, stamp: &Stamp, answer: &Answer) {
+    say_last(edge, device, &answer.bytes(stamp, &edge.config.cors)).await;
+}
+
+/// Says this, and ends the connection.
+pub async fn say_last(edge: &Edge, device: &mut dyn Io, bytes: &[u8]) {
+    let patience = edge.config.timeouts.close.0;
+    if let Ok(Ok(())) = timeout(patience, device.write_all(bytes)).await {
+        goodbye(device, patience).await;
+    }
+}
+
+/// Ends a connection so that the last bytes written arrive: closing a socket with unread bytes makes the kernel send a
+/// reset, which may overtake them. So the edge shuts its side down first, and reads and drops the last words of the peer.
+pub async fn goodbye(io: &mut dyn Io, patience: Duration) {
+    /// More than this is not last words.
+    const LAST_WORDS_BYTES_MAX: u64 = 1 << 20;
+    goodbye_to_sender(io, patience, LAST_WORDS_BYTES_MAX).await;
+}
+
+/// The same for a device that still sends up to `bytes_max`: many read no answer before they have sent their whole request.
+pub async fn goodbye_to_sender(io: &mut dyn Io, patience: Duration, bytes_max: u64) {
+    let drained = timeout(patience, async {
+        io.shutdown().await?;
+        let mut rest = io.take(bytes_max);
+        // On the heap while it lasts: it would be a part of every session that may end one day.
+        let mut sink = vec![0; 1024];
+        while rest.read(&mut sink).await? > 0 {}
+        io::Result::Ok(())
+    });
+    // The peer may be gone already, or not care; either way it is over.
+    let _ = drained.await;
+}

@@ -1,0 +1,384 @@
+//! The choice of a region for a request, and what its answer or failure means for the next choice. Every way of a request
+//! holds a [`Chooser`]: the one without pingora, the one that races regions, and pingora's own.
+//!
+//! A region that takes no connection is passed over at once: nothing was sent, and the next one was not asked yet. Another
+//! attempt, after all regions failed or a request broke, waits longer each time and comes out of a budget. The edge makes one
+//! only where doing twice is like doing once, and never once the device has a part of the answer.
+
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use pingora_core::Result;
+use pingora_http::ResponseHeader;
+use pingora_proxy::Session;
+use routing::{Affinity, Decision, Table, Tried, User, breaker::Demand, user};
+
+use crate::{
+    Edge,
+    answer::Answer,
+    cors::{Preflight, PreflightHeaders},
+    edge::{Failed, session_key},
+    fault::{Facts, Fault},
+    http1::request::{USER, bearer, query},
+    http1::{Body, Response, headers},
+    request::ctx::Ctx,
+    request::downstream::peer_of,
+    request::exchange::{At, Failure},
+    request::limits::{InFlight, Requests},
+    request::pool::ConnectionPool,
+    request::route::{Repeat, Route},
+    request_id::REQUEST_ID,
+    session::registry::Busy,
+    stamp::{self, Stamp},
+};
+
+/// Chooses regions for HTTP requests.
+#[derive(Clone)]
+pub struct Chooser {
+    pub(crate) edge: Arc<Edge>,
+    pub(crate) requests: Arc<Requests>,
+    /// Connections to regions that wait for the next request.
+    pub(crate) pool: Arc<ConnectionPool>,
+}
+
+/// The requester, as far as the choice of a region goes.
+pub(crate) struct Asker {
+    pub(crate) client: Option<IpAddr>,
+    session_key: String,
+    affinity: Option<Affinity>,
+    /// Empty while it does not matter.
+    user: String,
+}
+
+impl Chooser {
+    /// A gateway of this edge.
+    pub fn new(edge: Arc<Edge>, requests: Arc<Requests>, kept_max: usize) -> Self {
+        Self {
+            requests,
+            pool: Arc::new(ConnectionPool::new(kept_max)),
+            edge,
+        }
+    }
+
+    /// A region did not take a request, or broke it. Blames the side at fault, and keeps the answer for the device in case no
+    /// region does better.
+    pub(crate) fn note_failure(&self, ctx: &mut Ctx, at: &Decision, failure: &Failure, client: Option<IpAddr>) {
+        let (failed, outcome, what) = match failure.at {
+            At::Connect if failure.is_timeout() => (Failed::ToBegin, "connect-timeout", "connect"),
+            At::Connect => (Failed::ToBegin, "connect-failed", "connect"),
+            At::Sent => (Failed::Request { client }, "broken", "request"),
+        };
+        self.edge.metrics.connect(&at.region, outcome);
+        let why = format!("{what}: {}", failure.why);
+        let fault = self.edge.blame(at, failed, failure.facts, &why);
+        let request_id = ctx.stamp.id.as_str();
+        tracing::info!(%request_id, region = %at.region, stack = %at.stack, why, fault = fault.as_str(), "a region failed a request");
+        ctx.is_edge_full = fault == Fault::Edge;
+        if failure.at == At::Sent {
+            ctx.failed = Some(self.failed_answer(at, failure.is_timeout()));
+        }
+    }
+
+    fn failed_answer(&self, at: &Decision, is_timeout: bool) -> Answer {
+        let (status, what) = match is_timeout {
+            true => (http::StatusCode::GATEWAY_TIMEOUT, "did not answer in time"),
+            false => (http::StatusCode::BAD_GATEWAY, "failed while it answered"),
+        };
+        Answer::region_failed(status, format!("region {} {what}", at.region))
+    }
+
+    /// The answer for a device that has nothing yet of the answer that broke off.
+    pub(crate) fn region_failed(&self, ctx: &Ctx, failure: &Failure) -> Answer {
+        match &ctx.decision {
+            Some(decision) => self.failed_answer(decision, failure.is_timeout()),
+            None => self.nowhere(ctx),
+        }
+    }
+
+    /// An answer broke off on its way to the device.
+    pub(crate) fn broke_off(&self, ctx: &mut Ctx, status: u16, failure: &Failure, client: Option<IpAddr>) {
+        ctx.in_flight = None;
+        if let Some(decision) = &ctx.decision
+            && failure.is_of_device()
+        {
+            self.edge.metrics.fault(&decision.region, Fault::Device.as_str());
+        } else if let Some(decision) = &ctx.decision {
+            self.edge.metrics.connect(&decision.region, "broken");
+            let why = format!("request: {}", failure.why);
+            self.edge
+                .blame(decision, Failed::Request { client }, failure.facts, &why);
+        }
+        self.done(ctx, status, Some(&failure.why));
+    }
+
+    /// Takes note of the head of an answer. Whether another region may do better: this one failed, or has no room.
+    pub(crate) fn judge(
+        &self,
+        route: Route,
+        at: &Decision,
+        response: &Response,
+        took: Duration,
+        client: Option<IpAddr>,
+    ) -> bool {
+        let now = daemon::clock::now();
+        let says_full = response
+            .load
+            .is_some_and(|load| self.edge.seen.loaded(at.stack, load, now));
+        self.judge_status(route, at, (response.status, says_full), took, client)
+    }
+
+    pub(crate) fn judge_status(
+        &self,
+        route: Route,
+        at: &Decision,
+        (status, says_full): (u16, bool),
+        took: Duration,
+        client: Option<IpAddr>,
+    ) -> bool {
+        let facts = Facts::answered(status, says_full);
+        // A stack that says of itself that a part of it is ill answers that question well.
+        let is_report = route == Route::Health && status == 503;
+        if facts.fault() == Fault::Region && !is_report {
+            self.edge.metrics.connect(&at.region, "failed");
+            let why = format!("request: answered {status}");
+            // The request of one client may be the reason, and must not cost all others the stack.
+            let is_counted = client.is_some_and(|client| self.edge.seen.traffic.has_lost(&at.region, client));
+            if is_counted {
+                self.edge.metrics.fault(&at.region, Fault::Region.as_str());
+                self.edge.seen.traffic.lost(&at.region, at.stack, None, client, &why);
+            } else {
+                self.edge.blame(at, Failed::Request { client }, facts, &why);
+            }
+            return true;
+        }
+        if matches!(status, 429 | 503) {
+            // The answer proves only that the stack works. The load in it keeps other requests away.
+            self.edge.metrics.connect(&at.region, "full");
+            return true;
+        }
+        // Only an answer proves that the process works: the kernel accepts connections for one that hangs.
+        self.answered(at, took);
+        false
+    }
+
+    /// How long a region may take to begin its answer before it is taken for dead, or another one is asked beside it.
+    pub(crate) fn silence(&self, repeat: Repeat) -> Duration {
+        let timeouts = &self.edge.config.timeouts;
+        match repeat {
+            Repeat::Quick | Repeat::Slow => timeouts.upgrade.0,
+            Repeat::Never => timeouts.answer.0,
+        }
+    }
+
+    /// The same where another one is asked beside it anyway.
+    pub(crate) fn silence_of_copy(&self, repeat: Repeat) -> Duration {
+        let timeouts = &self.edge.config.timeouts;
+        match repeat {
+            Repeat::Quick => timeouts.upgrade.0,
+            Repeat::Slow | Repeat::Never => timeouts.answer.0,
+        }
+    }
+
+    /// The requester, by the headers and the target of a request.
+    pub(crate) fn asker<'h>(
+        &self,
+        header: impl Fn(&str) -> Option<&'h str>,
+        target: &'h str,
+        client: Option<IpAddr>,
+        table: Option<&Table>,
+    ) -> Asker {
+        let of = |name: &str, parameter: &str| header(name).or_else(|| query(target, parameter));
+        let now = daemon::clock::now();
+        let affinity = of("meridian-affinity", "affinity").and_then(|token| self.edge.affinity(token, now));
+        let address = client.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        let session_key = session_key(of("meridian-session", "session"), address);
+        let user = match table {
+            Some(table) if client.is_some() && table.splits_users() => {
+                user::name(of(USER, "user"), header("authorization").and_then(bearer), address)
+            }
+            _ => String::new(),
+        };
+        Asker {
+            client,
+            session_key,
+            affinity,
+            user,
+        }
+    }
+
+    pub(crate) fn asker_of(&self, session: &Session, table: Option<&Table>) -> Asker {
+        let request = session.req_header();
+        let target = request.uri.path_and_query().map_or("", http::uri::PathAndQuery::as_str);
+        let client = peer_of(session).map(|device| device.ip());
+        self.asker(|name| request.headers.get(name)?.to_str().ok(), target, client, table)
+    }
+
+    pub(crate) fn begin(&self, busy: Busy, stamp: Stamp) -> Ctx {
+        Ctx {
+            _busy: busy,
+            stamp,
+            table: self.edge.table(),
+            route: Route::Nothing,
+            is_grpc: false,
+            body: Body::Length(0),
+            is_last: false,
+            is_counted: false,
+            slot: None,
+            upload: None,
+            decision: None,
+            tried: Tried::up_to(self.edge.config.limits.regions_tried_max),
+            in_flight: None,
+            overloaded: None,
+            is_edge_full: false,
+            failed: None,
+            waiting: None,
+            group: None,
+            serving: None,
+            servers_tried: Vec::new(),
+            retries: 0,
+            pause: None,
+            connecting_since: Instant::now(),
+            body_bytes: 0,
+            pace: self.edge.config.pace(),
+            clock: None,
+        }
+    }
+
+    /// A request is over, as far as it is counted: a device that has its answer finds it counted. Later calls do nothing.
+    pub(crate) fn done(&self, ctx: &mut Ctx, status: u16, error: Option<&str>) {
+        if std::mem::replace(&mut ctx.is_counted, true) {
+            return;
+        }
+        self.edge.metrics.http(ctx.route.as_str(), status);
+        let region = ctx.decision.as_ref().map(|decision| decision.region.as_str());
+        let why = ctx.decision.as_ref().map(|decision| decision.why.as_str());
+        let (route, tried) = (ctx.route.as_str(), ctx.tried.regions());
+        let request_id = ctx.stamp.id.as_str();
+        if let Some(error) = error {
+            tracing::info!(%request_id, route, status, region, why, ?tried, error, "request failed");
+        } else {
+            tracing::debug!(%request_id, route, status, region, why, ?tried, "request");
+        }
+    }
+
+    /// The next region of this round that has a place for the request.
+    pub(crate) fn choose(&self, ctx: &mut Ctx, asker: &Asker, wanted: Demand) -> Option<(Decision, InFlight)> {
+        let table = ctx.table.clone()?;
+        loop {
+            let now = daemon::clock::now();
+            let affinity = asker.affinity.as_ref();
+            let user = User {
+                name: &asker.user,
+                version: None,
+            };
+            let decision = self
+                .edge
+                .seen
+                .pick(&table, &asker.session_key, user, affinity, &ctx.tried, now)?;
+            match self.requests.begin(&decision.region, wanted) {
+                Ok(mut in_flight) => {
+                    self.edge.note_version(&decision, &ctx.stamp.id);
+                    in_flight.at_stack = Some(self.edge.begins(&decision));
+                    return Some((decision, in_flight));
+                }
+                Err(limit) => {
+                    ctx.overloaded = Some(limit);
+                    ctx.tried.region(&decision.region);
+                }
+            }
+        }
+    }
+
+    /// The answer when no region is left.
+    pub(crate) fn nowhere(&self, ctx: &Ctx) -> Answer {
+        if ctx.is_edge_full {
+            return Answer::edge_full();
+        }
+        match (ctx.overloaded, &ctx.failed) {
+            (Some(limit), _) => {
+                let message = format!("every region is at its limit of {}; try again", limit.as_str());
+                Answer::unavailable("overloaded", message, 1)
+            }
+            (None, Some(failed)) => failed.clone(),
+            (None, None) => Answer::unavailable("no_region", "no region could take the request; try again", 2),
+        }
+    }
+
+    /// All regions of this round were asked and failed: the pause before the next round, if there is one. It comes out of the
+    /// budget of retries now, and not before it is known that it will be made.
+    pub(crate) fn another_round(&self, ctx: &mut Ctx) -> Option<Duration> {
+        // No region serves, or all are at their limits, or the edge is out of a resource itself: another round soon would
+        // make that worse.
+        if ctx.tried.regions().is_empty() || ctx.overloaded.is_some() || ctx.is_edge_full {
+            return None;
+        }
+        let pause = self.again(ctx)?;
+        ctx.tried.clear();
+        Some(pause)
+    }
+
+    /// A region accepted a connection.
+    pub(crate) fn connected(&self, decision: &Decision, took: Duration) {
+        self.edge.metrics.connect(&decision.region, "ok");
+        self.edge.metrics.connect_took(&decision.region, took);
+        let now = daemon::clock::now();
+        self.edge.seen.reached(&decision.region, decision.stack, took, now);
+    }
+
+    /// A region began to answer a request.
+    pub(crate) fn answered(&self, decision: &Decision, took: Duration) {
+        let now = daemon::clock::now();
+        self.edge.seen.accepted(&decision.region, decision.stack, took, now);
+    }
+
+    /// The answer to a browser's preflight; `None` when it is no such question, or one for an
+    /// operator's server.
+    pub(crate) fn answer_to_preflight<'h>(
+        &self,
+        ctx: &mut Ctx,
+        (method, path): (&str, &str),
+        header: impl Fn(&str) -> Option<&'h str>,
+    ) -> Option<std::result::Result<PreflightHeaders, Answer>> {
+        let cors = &self.edge.config.cors;
+        if method != "OPTIONS" || !cors.is_on() {
+            return None;
+        }
+        let origin = header("origin")?;
+        header("access-control-request-method")?;
+        if ctx.route == Route::Nothing && self.requests.group(path).is_some() || ctx.route == Route::Upstream {
+            return None;
+        }
+        ctx.route = Route::Preflight;
+        let headers = header("access-control-request-headers").unwrap_or("");
+        let answer = cors.answer(Preflight { origin, headers });
+        Some(answer.ok_or_else(|| Answer::origin_not_allowed(origin)))
+    }
+
+    pub(crate) fn sign_response(&self, response: &mut ResponseHeader, ctx: &Ctx) -> Result<()> {
+        if ctx.decision.is_none() {
+            // An operator's server answers browsers for itself.
+            response.insert_header(REQUEST_ID, ctx.stamp.id.as_str())?;
+        }
+        if let Some(decision) = &ctx.decision {
+            stamp::clear(response);
+            for name in headers::of_edge_in_answers() {
+                response.remove_header(name);
+            }
+            ctx.stamp.insert(&self.edge.config.cors, response)?;
+            response.insert_header("Meridian-Region", decision.region.as_str())?;
+            let token = self.edge.affinity_token(decision, daemon::clock::now());
+            response.insert_header("Meridian-Affinity", &*token)?;
+        }
+        response.insert_header("Meridian-Edge", self.edge.id.as_str())
+    }
+
+    /// The pause before a retry, if there may be one.
+    pub(crate) fn again(&self, ctx: &mut Ctx) -> Option<Duration> {
+        let pause = self.requests.retry(ctx.retries, daemon::clock::now())?;
+        ctx.retries += 1;
+        Some(pause)
+    }
+}

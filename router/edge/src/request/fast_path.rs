@@ -1,0 +1,450 @@
+//! Requests of HTTP/1.1 to regions. Most are like this: small or no body, to a region that answers. For the others `attempts.rs`
+//! reads the body first, and races regions. pingora gets those that are not for a region.
+//!
+//! Through pingora a request costs three times the processor time that nginx takes; this way it is on a par
+//! (docs/benchmarks.md). Which region is asked, and when again, is decided by the same code.
+//!
+//! Why it is so: docs/decisions/04-small-requests-without-pingora.md.
+
+use bytes::{Buf as _, BytesMut};
+use routing::{Decision, breaker::Demand};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::Instant,
+};
+
+use crate::{
+    answer::Answer,
+    cors::PreflightHeaders,
+    device,
+    fault::Cause,
+    http1::head::{Head, LINES_MAX},
+    http1::{Peer, Request, Response},
+    request::attempts::Attempts,
+    request::chooser::{Asker, Chooser},
+    request::ctx::{Ctx, Waiting},
+    request::exchange::{Answering, At, FIRST_READ_BYTES, Failure, head_of_answer},
+    request::line::{Forwarded, Line, OnLine, failed, give, pause_watching, read_watching},
+    request::requester::{Asking, Requester as _},
+    request::route::{Repeat, Route},
+    session::registry::Busy,
+    stamp::Stamp,
+};
+
+/// Bodies up to this length are read whole before a region is chosen: the text of a long reply fits.
+const BODY_BYTES_MAX: usize = 16 << 10;
+
+/// A request as it is known before a region is chosen.
+struct Asked {
+    /// As a region gets it.
+    message: Vec<u8>,
+    /// Its end in the bytes that the device sent.
+    end: usize,
+    asker: Asker,
+    repeat: Repeat,
+    is_head: bool,
+    is_last: bool,
+}
+
+/// How a request is answered.
+enum Kind {
+    Usual(Asked),
+    /// By a region too, with a body that is not small, or beside a second region.
+    Long(Asking),
+    /// By the edge alone: a browser asks whether a page may.
+    Preflight(Result<PreflightHeaders, Answer>),
+}
+
+/// The result of asking one region after the other.
+enum Around {
+    Answer(Answering),
+    /// Nothing yet. The region may just be slow, so it is asked on while another one is.
+    Silent(Box<Waiting>),
+    /// No region answered; the device gets this.
+    Nobody(Answer),
+    /// There is no device any more.
+    Gone(Failure),
+}
+
+enum Reply {
+    Answer(Answering),
+    Silent(TcpStream, BytesMut),
+}
+
+/// The way of requests of HTTP/1.1.
+#[derive(Clone)]
+pub struct FastPath {
+    pub(crate) chooser: Chooser,
+}
+
+impl FastPath {
+    /// Answers a request, unless it needs another way.
+    pub(crate) async fn forward(&self, mut line: Line<'_>, mut head: Head, device: Peer, busy: Busy) -> Forwarded {
+        let (mut ctx, kind) = self.usual(&head, device, busy);
+        let kind = match kind {
+            Ok(Some(kind)) => kind,
+            Ok(None) => return Forwarded::Unusual(head, ctx),
+            Err(what) => {
+                let refused = ("malformed", Answer::bad_request(what));
+                let (reason, answer) = self.chooser.edge.admission.refuse(device.ip(), refused);
+                self.chooser.edge.refused(reason, &ctx.stamp.id);
+                self.chooser.done(&mut ctx, answer.status.as_u16(), Some(what));
+                device::decline(&self.chooser.edge, line.device, &ctx.stamp, &answer).await;
+                return Forwarded::Over;
+            }
+        };
+        let Ok(slot) = self.chooser.edge.admission.request(device.ip()) else {
+            // Over a limit: pingora asks again, and formats the 429 in a way that keeps the connection.
+            return Forwarded::Unusual(head, ctx);
+        };
+        ctx.slot = Some(slot);
+        self.chooser.requests.count_request(daemon::clock::now());
+        let mut asked = match kind {
+            Kind::Usual(asked) => asked,
+            // In a box: a session lives for hours on the same connection and should not pay for it.
+            Kind::Long(asking) => return Box::pin(self.long(line, head, &mut ctx, asking)).await,
+            Kind::Preflight(answer) => return self.preflight(line, head, ctx, answer).await,
+        };
+        let mut pace = self.chooser.edge.config.pace();
+        while head.bytes.len() < asked.end {
+            let began = Instant::now();
+            let reading = line.device.read_buf(&mut head.bytes);
+            let (answer, why) = match line.timer.until(began + pace.remaining(), reading).await {
+                Some(Ok(count @ 1..)) => {
+                    pace.waited(began.elapsed(), count);
+                    continue;
+                }
+                Some(_) => (None, "the device left"),
+                None => {
+                    self.chooser.edge.refused("body-too-slow", &ctx.stamp.id);
+                    (Some(Answer::body_too_slow()), "the body took too long")
+                }
+            };
+            return failed(&self.chooser, &mut line, &mut ctx, asked.is_head, (answer, why)).await;
+        }
+        asked.message.extend_from_slice(&head.bytes[head.len..asked.end]);
+        let ended = match self.ask_around(&mut line, &mut head.bytes, &asked, &mut ctx).await {
+            Around::Answer(answering) => {
+                let about = (asked.is_last, asked.asker.client);
+                let sent = (head.bytes, asked.end);
+                return give(&self.chooser, &mut line, &mut ctx, about, answering, sent).await;
+            }
+            Around::Silent(waiting) => {
+                ctx.waiting = Some(waiting);
+                let Some(asking) = self.asking_of(&head, device, &ctx) else {
+                    return Forwarded::Over;
+                };
+                return Box::pin(self.long(line, head, &mut ctx, asking)).await;
+            }
+            Around::Nobody(answer) => (Some(answer), "no region answered".to_owned()),
+            Around::Gone(failure) => (None, failure.why),
+        };
+        failed(&self.chooser, &mut line, &mut ctx, asked.is_head, (ended.0, &ended.1)).await
+    }
+
+    /// Answers a request whose body may be long, or whose region is silent.
+    async fn long(&self, line: Line<'_>, head: Head, ctx: &mut Ctx, asking: Asking) -> Forwarded {
+        let mut device = OnLine::new(line, head, ctx, asking.to_head);
+        let bytes_max = self.chooser.edge.config.limits.body_bytes_max;
+        let answered = if asking.length.is_some_and(|length| length > bytes_max) {
+            self.chooser.edge.refused("body-too-large", &ctx.stamp.id);
+            let answer = Answer::body_too_large(bytes_max);
+            device.refuse(&self.chooser, ctx, &answer).await
+        } else {
+            let attempts = Attempts { chooser: &self.chooser };
+            attempts.attempt(&mut device, ctx, asking).await
+        };
+        if let Err(gone) = answered {
+            self.chooser.done(ctx, 0, Some(&gone.why));
+        }
+        device.after
+    }
+
+    /// The same request as `attempts.rs` needs it. Its head was read before.
+    fn asking_of(&self, head: &Head, device: Peer, ctx: &Ctx) -> Option<Asking> {
+        let mut lines = [httparse::EMPTY_HEADER; LINES_MAX];
+        let request = Request::parse(&head.bytes[..head.len], &mut lines).ok()?;
+        Some(self.asking(&request, device, ctx))
+    }
+
+    fn asking(&self, request: &Request<'_, '_>, device: Peer, ctx: &Ctx) -> Asking {
+        Asking {
+            asker: self.asker(request, device, ctx),
+            repeat: ctx.route.repeat(request.method),
+            to_head: request.is_head(),
+            expects: request.header("expect").is_some(),
+            length: request.content_length(),
+            is_bodiless: request.only_reads(),
+            lines: request.forwarded_lines(device, &self.chooser.edge.id, &ctx.stamp.id),
+        }
+    }
+
+    fn asker(&self, request: &Request<'_, '_>, device: Peer, ctx: &Ctx) -> Asker {
+        let client = Some(device.ip());
+        self.chooser.asker(
+            |name| request.header(name),
+            request.target,
+            client,
+            ctx.table.as_deref(),
+        )
+    }
+
+    /// Reads a request and decides on its way. `None` for a request that no region of ours answers, or of HTTP/1.0.
+    fn usual(&self, head: &Head, device: Peer, busy: Busy) -> (Box<Ctx>, Result<Option<Kind>, &'static str>) {
+        let mut lines = [httparse::EMPTY_HEADER; LINES_MAX];
+        let request = match Request::parse(&head.bytes[..head.len], &mut lines) {
+            Ok(request) => request,
+            Err(what) => {
+                let stamp = Stamp::of_head(&self.chooser.edge.config.cors, head);
+                return (Box::new(self.chooser.begin(busy, stamp)), Err(what));
+            }
+        };
+        let stamp = self.chooser.edge.stamp(request.id, request.origin);
+        let mut ctx = Box::new(self.chooser.begin(busy, stamp));
+        ctx.route = Route::of(request.path(), false);
+        ctx.is_last = request.is_last;
+        ctx.body = request.body();
+        let is_for_region = match ctx.route {
+            Route::Audio | Route::Speech | Route::Models | Route::Voice | Route::Health | Route::Transcription => true,
+            Route::VoiceGrpc | Route::Realtime | Route::Upstream | Route::Preflight | Route::Nothing => false,
+        };
+        let body_bytes_max = self
+            .chooser
+            .edge
+            .config
+            .limits
+            .body_bytes_max
+            .min(BODY_BYTES_MAX as u64);
+        let is_small = !request.is_chunked && request.body_bytes() as u64 <= body_bytes_max;
+        if request.is_http11()
+            && let Some(answer) = self
+                .chooser
+                .answer_to_preflight(&mut ctx, (request.method, request.path()), |name| request.header(name))
+        {
+            // Browsers send none, and an unread body would pass for the next request.
+            ctx.is_last |= request.has_body();
+            return (ctx, Ok(Some(Kind::Preflight(answer))));
+        }
+        if !is_for_region || !request.is_http11() || request.is_grpc() {
+            return (ctx, Ok(None));
+        }
+        // A transcription may be copied to a second region.
+        if !request.is_plain || !is_small || ctx.route == Route::Transcription {
+            let asking = self.asking(&request, device, &ctx);
+            return (ctx, Ok(Some(Kind::Long(asking))));
+        }
+        let asked = Asked {
+            message: request.forwarded(device, &self.chooser.edge.id, &ctx.stamp.id),
+            end: head.len + request.body_bytes(),
+            asker: self.asker(&request, device, &ctx),
+            repeat: ctx.route.repeat(request.method),
+            is_head: request.is_head(),
+            is_last: request.is_last,
+        };
+        (ctx, Ok(Some(Kind::Usual(asked))))
+    }
+
+    /// Answers the question of a browser whether a page may ask something. No region is asked, and the connection stays.
+    async fn preflight(
+        &self,
+        line: Line<'_>,
+        mut head: Head,
+        mut ctx: Box<Ctx>,
+        answer: Result<PreflightHeaders, Answer>,
+    ) -> Forwarded {
+        let headers = match answer {
+            Ok(headers) => headers,
+            Err(answer) => {
+                self.chooser.edge.refused("origin", &ctx.stamp.id);
+                self.chooser.done(&mut ctx, answer.status.as_u16(), None);
+                device::decline(&self.chooser.edge, line.device, &ctx.stamp, &answer).await;
+                return Forwarded::Over;
+            }
+        };
+        let closes = ctx.is_last || self.chooser.edge.sessions.is_draining();
+        let mut bytes = b"HTTP/1.1 204 No Content\r\n".to_vec();
+        for (name, value) in &headers {
+            bytes.extend_from_slice(format!("{name}: {value}\r\n").as_bytes());
+        }
+        ctx.stamp.write(&self.chooser.edge.config.cors, &mut bytes);
+        bytes.extend_from_slice(if closes { b"Connection: close\r\n\r\n" } else { b"\r\n" });
+        self.chooser.done(&mut ctx, 204, None);
+        let writing = async {
+            line.device.write_all(&bytes).await?;
+            line.device.flush().await
+        };
+        let by = Instant::now() + self.chooser.edge.config.timeouts.device.0;
+        if !matches!(line.timer.until(by, writing).await, Some(Ok(()))) {
+            return Forwarded::Over;
+        }
+        if closes {
+            device::goodbye(line.device, self.chooser.edge.config.timeouts.close.0).await;
+            return Forwarded::Over;
+        }
+        head.bytes.advance(head.len);
+        Forwarded::Answered(head.bytes)
+    }
+
+    /// Asks one region after the other, until one answers or none is left.
+    async fn ask_around(&self, line: &mut Line<'_>, sent: &mut BytesMut, asked: &Asked, ctx: &mut Ctx) -> Around {
+        // The next attempt is a retry, and comes out of the budget when it is made.
+        let mut is_retry = false;
+        let mut worse = None;
+        loop {
+            let wanted = Demand {
+                has_connection: true,
+                is_extra: is_retry || ctx.retries > 0,
+            };
+            let Some((decision, in_flight)) = self.chooser.choose(ctx, &asked.asker, wanted) else {
+                if worse.is_none()
+                    && let Some(pause) = self.chooser.another_round(ctx)
+                {
+                    is_retry = false;
+                    match pause_watching(line, sent, asked.end, pause).await {
+                        Ok(()) => continue,
+                        Err(gone) => return Around::Gone(gone),
+                    }
+                }
+                break;
+            };
+            ctx.in_flight = Some(in_flight);
+            if std::mem::take(&mut is_retry) {
+                let Some(pause) = self.chooser.again(ctx) else { break };
+                if let Err(gone) = pause_watching(line, sent, asked.end, pause).await {
+                    return Around::Gone(gone);
+                }
+            }
+            let began = Instant::now();
+            match self.ask_region(line, sent, asked, ctx, &decision).await {
+                Ok(Reply::Answer(answering)) => {
+                    let client = asked.asker.client;
+                    let could_be_better =
+                        self.chooser
+                            .judge(ctx.route, &decision, &answering.response, began.elapsed(), client);
+                    ctx.tried.stack(&decision.region, decision.stack);
+                    if !could_be_better || asked.repeat == Repeat::Never {
+                        ctx.decision = Some(decision);
+                        return Around::Answer(answering);
+                    }
+                    worse = Some((decision, answering));
+                    is_retry = true;
+                }
+                Ok(Reply::Silent(region, read)) => {
+                    ctx.tried.region(&decision.region);
+                    let Some(in_flight) = ctx.in_flight.take() else { break };
+                    return Around::Silent(Box::new(Waiting {
+                        decision,
+                        in_flight,
+                        region,
+                        read,
+                        began,
+                    }));
+                }
+                Err(gone) if gone.is_of_device() => return Around::Gone(gone),
+                Err(failure) => {
+                    self.chooser.note_failure(ctx, &decision, &failure, asked.asker.client);
+                    if failure.is_local() || (failure.at == At::Sent && asked.repeat == Repeat::Never) {
+                        break;
+                    }
+                    is_retry = failure.at == At::Sent;
+                    ctx.tried.stack(&decision.region, decision.stack);
+                }
+            }
+            ctx.in_flight = None;
+        }
+        ctx.in_flight = None;
+        match worse {
+            Some((decision, answering)) => {
+                ctx.decision = Some(decision);
+                Around::Answer(answering)
+            }
+            None => Around::Nobody(self.chooser.nowhere(ctx)),
+        }
+    }
+
+    /// Sends a request to a region and waits for the head of its answer.
+    async fn ask_region(
+        &self,
+        line: &mut Line<'_>,
+        sent: &mut BytesMut,
+        asked: &Asked,
+        ctx: &mut Ctx,
+        decision: &Decision,
+    ) -> Result<Reply, Failure> {
+        let mut kept = line.pool.take(decision.stack);
+        loop {
+            let was_kept = kept.is_some();
+            let mut region = match kept.take() {
+                Some(region) => region,
+                None => self.connect(line, decision).await?,
+            };
+            if let Some(in_flight) = &mut ctx.in_flight {
+                in_flight.connected();
+            }
+            let mut read = BytesMut::with_capacity(FIRST_READ_BYTES);
+            match self.exchange(line, sent, asked, &mut region, &mut read).await {
+                Err(failure) if failure.is_kept_closed() && was_kept && asked.repeat != Repeat::Never => {}
+                Err(failure) if failure.is_kept_closed() && !was_kept => return Err(Failure::ended()),
+                // A slow region is not dead: it takes time to speak.
+                Err(failure) if failure.is_timeout() && asked.repeat == Repeat::Slow => {
+                    return Ok(Reply::Silent(region, read));
+                }
+                Err(failure) => return Err(failure),
+                Ok(response) => return Ok(Reply::Answer(Answering { region, response, read })),
+            }
+        }
+    }
+
+    async fn connect(&self, line: &mut Line<'_>, decision: &Decision) -> Result<TcpStream, Failure> {
+        let began = Instant::now();
+        let limit = self.chooser.edge.config.timeouts.connect.0;
+        let connecting = TcpStream::connect(decision.stack);
+        match line.timer.until(began + limit, connecting).await {
+            Some(Ok(tcp)) => {
+                // A request is written at once, and nothing follows that it could wait for.
+                let _ = tcp.set_nodelay(true);
+                self.chooser.connected(decision, began.elapsed());
+                Ok(tcp)
+            }
+            Some(Err(error)) => Err(Failure::io(At::Connect, &error)),
+            None => Err(Failure::timed_out(&self.chooser.edge, At::Connect, limit)),
+        }
+    }
+
+    async fn exchange(
+        &self,
+        line: &mut Line<'_>,
+        sent: &mut BytesMut,
+        asked: &Asked,
+        region: &mut TcpStream,
+        read: &mut BytesMut,
+    ) -> Result<Response, Failure> {
+        let limit = self.chooser.silence(asked.repeat);
+        let by = Instant::now() + limit;
+        let timed_out = || Failure::timed_out(&self.chooser.edge, At::Sent, limit);
+        match line.timer.until(by, region.write_all(&asked.message)).await {
+            Some(Err(error)) if Cause::of(&error) == Cause::Local => return Err(Failure::io(At::Sent, &error)),
+            // A region that closes may have said why before; that is read, and then its end.
+            Some(_) => {}
+            None => return Err(timed_out()),
+        }
+        loop {
+            match read_watching(line, sent, asked.end, region, read, by, FIRST_READ_BYTES).await {
+                Ok(Some(0)) if read.is_empty() => return Err(Failure::kept_closed()),
+                Err(failure) if read.is_empty() && !failure.is_of_device() && !failure.is_local() => {
+                    return Err(Failure::kept_closed());
+                }
+                Ok(Some(0)) => return Err(Failure::ended()),
+                Ok(Some(_)) => {}
+                Ok(None) => return Err(timed_out()),
+                Err(failure) => return Err(failure),
+            }
+            if let Some(response) =
+                head_of_answer(read, asked.is_head, self.chooser.edge.config.limits.header_bytes_max)?
+            {
+                return Ok(response);
+            }
+        }
+    }
+}

@@ -1,0 +1,372 @@
+//! A device of HTTP/1.1 that the edge reads and answers itself.
+
+use std::{
+    future::poll_fn,
+    net::IpAddr,
+    pin::{Pin, pin},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use routing::Decision;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _, ReadBuf},
+    net::TcpStream,
+    time::Instant,
+};
+
+use crate::{
+    answer::Answer,
+    deadline::Deadline,
+    device::{self, Io},
+    http1::head::{self, Head},
+    http1::{Body, Response},
+    request::chooser::Chooser,
+    request::ctx::Ctx,
+    request::exchange::{Answering, At, Failure, READ_BYTES},
+    request::pool::ConnectionPool,
+    request::requester::{Requester, Unread},
+    stamp::Stamp,
+};
+
+/// Of the next request so much is read while this one waits for its answer.
+pub(crate) const AHEAD_BYTES_MAX: usize = 4 << 10;
+
+/// The result of a request on this way.
+pub(crate) enum Forwarded {
+    /// It was answered, and the device may send the next request, of which these bytes came.
+    Answered(BytesMut),
+    Over,
+    /// This way does not serve it. The next way does not repeat the steps that are done already.
+    Unusual(Head, Box<Ctx>),
+}
+
+/// The parts of a connection that its requests use, one after the other.
+pub(crate) struct Line<'a> {
+    pub(crate) device: &'a mut dyn Io,
+    pub(crate) timer: &'a mut Deadline,
+    pub(crate) pool: &'a ConnectionPool,
+    /// The device still sends the body of a request that is answered.
+    pub(crate) owes_body: bool,
+}
+
+impl Line<'_> {
+    /// Ends the connection so that the last answer arrives.
+    async fn goodbye(&mut self, chooser: &Chooser) {
+        let (timeouts, limits) = (&chooser.edge.config.timeouts, &chooser.edge.config.limits);
+        match self.owes_body {
+            true => device::goodbye_to_sender(self.device, timeouts.device.0, limits.body_bytes_max).await,
+            false => device::goodbye(self.device, timeouts.close.0).await,
+        }
+    }
+}
+
+/// A device whose body is read bit by bit.
+pub(crate) struct OnLine<'a> {
+    line: Line<'a>,
+    /// Bytes behind the head that were not taken yet: of the body, and behind it of the next requests.
+    unread: BytesMut,
+    /// The rest of the body.
+    body: Body,
+    is_head: bool,
+    is_last: bool,
+    /// The state of the connection once the request was answered.
+    pub(crate) after: Forwarded,
+}
+
+impl<'a> OnLine<'a> {
+    /// The device of a request with this head. Takes its body out of `ctx`.
+    pub(crate) fn new(line: Line<'a>, head: Head, ctx: &mut Ctx, is_head: bool) -> Self {
+        let Head { bytes: mut unread, len } = head;
+        unread.advance(len);
+        Self {
+            line,
+            unread,
+            body: std::mem::replace(&mut ctx.body, Body::Length(0)),
+            is_head,
+            is_last: ctx.is_last,
+            after: Forwarded::Over,
+        }
+    }
+}
+
+impl Requester for OnLine<'_> {
+    type Gone = Failure;
+
+    fn is_body_done(&mut self) -> bool {
+        self.body.is_done()
+    }
+
+    async fn go_on(&mut self) -> Result<(), Failure> {
+        let device = &mut *self.line.device;
+        let written = async {
+            device.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await?;
+            device.flush().await
+        };
+        written.await.map_err(|_| Failure::device_gone())
+    }
+
+    async fn read_body(&mut self) -> Result<Option<Bytes>, Unread<Failure>> {
+        loop {
+            if self.body.is_done() {
+                return Ok(None);
+            }
+            let data = self.body.data(&mut self.unread).map_err(|_| Unread::Malformed)?;
+            if !data.is_empty() {
+                return Ok(Some(data));
+            }
+            if self.body.is_done() {
+                return Ok(None);
+            }
+            self.unread.reserve(READ_BYTES);
+            match self.line.device.read_buf(&mut self.unread).await {
+                Ok(1..) => {}
+                Ok(0) | Err(_) => return Err(Unread::Gone(Failure::device_gone())),
+            }
+        }
+    }
+
+    async fn leaves(&mut self) -> Failure {
+        poll_fn(|cx| poll_device(&mut *self.line.device, &mut self.unread, 0, cx)).await
+    }
+
+    async fn refuse(&mut self, chooser: &Chooser, ctx: &mut Ctx, answer: &Answer) -> Result<(), Failure> {
+        chooser.done(ctx, answer.status.as_u16(), None);
+        let was_too_slow = answer.status == http::StatusCode::REQUEST_TIMEOUT;
+        self.line.owes_body = !self.body.is_done() && !was_too_slow;
+        say_failed(chooser, &mut self.line, ctx, self.is_head, answer).await;
+        Ok(())
+    }
+
+    async fn pass_on(
+        &mut self,
+        chooser: &Chooser,
+        ctx: &mut Ctx,
+        answering: Answering,
+        client: Option<IpAddr>,
+    ) -> Result<(), Failure> {
+        // The unread rest of a body would pass for the next request.
+        self.line.owes_body = !self.body.is_done();
+        let is_last = self.is_last || self.line.owes_body;
+        let sent = (std::mem::take(&mut self.unread), 0);
+        self.after = give(chooser, &mut self.line, ctx, (is_last, client), answering, sent).await;
+        Ok(())
+    }
+}
+
+/// Gives the device its answer, to the last byte.
+///
+/// `sent` is what the device sent, with the end of its request there.
+pub(crate) async fn give(
+    chooser: &Chooser,
+    line: &mut Line<'_>,
+    ctx: &mut Ctx,
+    (is_last, client): (bool, Option<IpAddr>),
+    answering: Answering,
+    (mut sent, end): (BytesMut, usize),
+) -> Forwarded {
+    let Answering {
+        region,
+        mut response,
+        mut read,
+    } = answering;
+    let closes = is_last || chooser.edge.sessions.is_draining() || matches!(response.body, Body::UntilClose);
+    if let Some(decision) = &ctx.decision {
+        sign(chooser, &mut response, decision, &ctx.stamp, closes);
+    }
+    // Mostly that is all of it, and one packet.
+    let begun = match response.body.take(&read) {
+        Ok(begun) => begun,
+        Err(broken) => {
+            chooser.broke_off(ctx, response.status, &broken.into(), client);
+            return Forwarded::Over;
+        }
+    };
+    response.returned.extend_from_slice(&read[..begun]);
+    read.advance(begun);
+    let mut region = Some(region);
+    let mut is_first = true;
+    let mut taken = 0;
+    let mut pace = chooser.edge.config.pace();
+    let failure = loop {
+        if response.body.is_done()
+            && let Some(region) = region.take()
+        {
+            // The region has done its part, however slowly the device takes it. The next request of the device finds
+            // the place free and the request counted.
+            ctx.in_flight = None;
+            if response.keeps
+                && read.len() == taken
+                && let Some(decision) = &ctx.decision
+            {
+                line.pool.put(decision.stack, region);
+            }
+            chooser.done(ctx, response.status, None);
+        }
+        let part = if is_first {
+            &response.returned[..]
+        } else {
+            &read[..taken]
+        };
+        let began = Instant::now();
+        let writing = async {
+            line.device.write_all(part).await?;
+            line.device.flush().await
+        };
+        match line.timer.until(began + pace.remaining(), writing).await {
+            Some(Ok(())) => {}
+            Some(Err(_)) => break Some(Failure::device_gone()),
+            None => break Some(Failure::device_slow()),
+        }
+        if !std::mem::take(&mut is_first) {
+            pace.waited(began.elapsed(), taken);
+            read.advance(taken);
+        }
+        let Some(from) = &mut region else { break None };
+        let limit = chooser.edge.config.timeouts.answer.0;
+        let by = Instant::now() + limit;
+        match read_watching(line, &mut sent, end, from, &mut read, by, READ_BYTES).await {
+            Ok(Some(0)) if matches!(response.body, Body::UntilClose) => {
+                ctx.in_flight = None;
+                chooser.done(ctx, response.status, None);
+                region = None;
+                break None;
+            }
+            Ok(Some(0)) => break Some(Failure::ended()),
+            Ok(Some(_)) => {}
+            Ok(None) => break Some(Failure::timed_out(&chooser.edge, At::Sent, limit)),
+            Err(failure) => break Some(failure),
+        }
+        taken = match response.body.take(&read) {
+            Ok(taken) => taken,
+            Err(broken) => break Some(broken.into()),
+        };
+    };
+    if let Some(failure) = failure {
+        // The device has a part of it. Only the end of its connection can show that no more comes.
+        if region.is_some() {
+            chooser.broke_off(ctx, response.status, &failure, client);
+        }
+        return Forwarded::Over;
+    }
+    if closes {
+        line.goodbye(chooser).await;
+        return Forwarded::Over;
+    }
+    let has_grown = sent.len() > head::READ_BYTES;
+    sent.advance(end);
+    if has_grown {
+        // An idle connection gives back the memory of a large request.
+        sent = BytesMut::from(&sent[..]);
+    }
+    Forwarded::Answered(sent)
+}
+
+/// Adds the edge's headers to an answer, and the end of its head.
+fn sign(chooser: &Chooser, response: &mut Response, decision: &Decision, stamp: &Stamp, closes: bool) {
+    stamp.write(&chooser.edge.config.cors, &mut response.returned);
+    let token = chooser.edge.affinity_token(decision, daemon::clock::now());
+    let (region, edge) = (decision.region.as_str(), chooser.edge.id.as_str());
+    for part in [
+        "Meridian-Region: ",
+        region,
+        "\r\nMeridian-Affinity: ",
+        &token,
+        "\r\nMeridian-Edge: ",
+        edge,
+    ] {
+        response.returned.extend_from_slice(part.as_bytes());
+    }
+    let end: &[u8] = if closes {
+        b"\r\nConnection: close\r\n\r\n"
+    } else {
+        b"\r\n\r\n"
+    };
+    response.returned.extend_from_slice(end);
+}
+
+/// Ends a connection whose request failed.
+pub(crate) async fn failed(
+    chooser: &Chooser,
+    line: &mut Line<'_>,
+    ctx: &mut Ctx,
+    is_head: bool,
+    (answer, why): (Option<Answer>, &str),
+) -> Forwarded {
+    let status = answer.as_ref().map_or(0, |answer| answer.status.as_u16());
+    chooser.done(ctx, status, Some(why));
+    if let Some(answer) = answer {
+        say_failed(chooser, line, ctx, is_head, &answer).await;
+    }
+    Forwarded::Over
+}
+
+async fn say_failed(chooser: &Chooser, line: &mut Line<'_>, ctx: &Ctx, is_head: bool, answer: &Answer) {
+    // RFC 9110 §9.3.2.
+    let cors = &chooser.edge.config.cors;
+    let bytes = match is_head {
+        true => answer.head(&ctx.stamp, cors),
+        false => answer.bytes(&ctx.stamp, cors),
+    };
+    let patience = chooser.edge.config.timeouts.close.0;
+    let by = Instant::now() + patience;
+    if let Some(Ok(())) = line.timer.until(by, line.device.write_all(&bytes)).await {
+        line.goodbye(chooser).await;
+    }
+}
+
+/// Waits before a region is asked, while the device is watched.
+pub(crate) async fn pause_watching(
+    line: &mut Line<'_>,
+    sent: &mut BytesMut,
+    end: usize,
+    pause: Duration,
+) -> Result<(), Failure> {
+    let by = Instant::now() + pause;
+    let Line { device, timer, .. } = line;
+    poll_fn(|cx| match poll_device(&mut **device, sent, end, cx) {
+        Poll::Ready(gone) => Poll::Ready(Err(gone)),
+        Poll::Pending => timer.poll(by, cx).map(Ok),
+    })
+    .await
+}
+
+/// Reads from a region and watches the device: a device that leaves cancels its request. `None` when nothing came in time.
+pub(crate) async fn read_watching(
+    line: &mut Line<'_>,
+    sent: &mut BytesMut,
+    end: usize,
+    region: &mut TcpStream,
+    read: &mut BytesMut,
+    by: Instant,
+    room: usize,
+) -> Result<Option<usize>, Failure> {
+    read.reserve(room);
+    let mut reading = pin!(region.read_buf(read));
+    let Line { device, timer, .. } = line;
+    poll_fn(|cx| {
+        if let Poll::Ready(count) = reading.as_mut().poll(cx) {
+            return Poll::Ready(count.map(Some).map_err(|error| Failure::io(At::Sent, &error)));
+        }
+        if let Poll::Ready(gone) = poll_device(&mut **device, sent, end, cx) {
+            return Poll::Ready(Err(gone));
+        }
+        timer.poll(by, cx).map(|()| Ok(None))
+    })
+    .await
+}
+
+/// Reads the bytes that the device sends ahead, up to a bound; ready when it leaves.
+fn poll_device(device: &mut dyn Io, sent: &mut BytesMut, end: usize, cx: &mut Context<'_>) -> Poll<Failure> {
+    while sent.len() - end < AHEAD_BYTES_MAX {
+        let mut ahead = [0; 512];
+        let mut ahead = ReadBuf::new(&mut ahead);
+        match Pin::new(&mut *device).poll_read(cx, &mut ahead) {
+            Poll::Ready(Ok(())) if !ahead.filled().is_empty() => sent.extend_from_slice(ahead.filled()),
+            Poll::Ready(_) => return Poll::Ready(Failure::device_gone()),
+            Poll::Pending => break,
+        }
+    }
+    Poll::Pending
+}

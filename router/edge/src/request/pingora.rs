@@ -1,0 +1,486 @@
+//! pingora's way of a request: HTTP/2 towards devices, gRPC, and operators' upstreams.
+//!
+//! One trait has all of pingora's callbacks, which read in the order of a request.
+
+mod arrival;
+mod peers;
+
+use std::{
+    cell::Cell,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::Method;
+use pingora_core::{
+    Error, ErrorSource, ErrorType, Result, RetryType, modules::http::HttpModules, protocols::Digest,
+    upstreams::peer::HttpPeer,
+};
+use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_proxy::{FailToProxy, ProxyHttp, Session};
+use routing::retry::Progress;
+use wire::{LOAD_HEADER, VERSION};
+
+use self::arrival::names_one_host;
+use crate::{
+    answer::Answer,
+    edge::Failed,
+    fault::{Cause, Event, Facts},
+    http1,
+    request::attempts::Attempts,
+    request::chooser::Chooser,
+    request::ctx::Ctx,
+    request::downstream::{asking_of, peer_of, write, write_preflight},
+    request::exchange::{At, Failure},
+    request::grpc,
+    request::route::Route,
+    request::upload::{self, Awaited, BodyClock},
+    request_id::REQUEST_ID,
+    stamp::Stamp,
+};
+
+tokio::task_local! {
+    /// A request that the edge began before pingora got it. pingora calls `new_ctx` without an argument and offers no other way
+    /// to give a request its context, so the context waits here for the time in which this task serves the request.
+    static BEGUN: Cell<Option<Box<Ctx>>>;
+}
+
+/// Lets pingora go on with a request.
+pub(crate) async fn going_on<F: Future>(begun: Box<Ctx>, serving: F) -> F::Output {
+    BEGUN.scope(Cell::new(Some(begun)), serving).await
+}
+
+/// The requests that pingora serves.
+pub struct Pingora {
+    pub(crate) chooser: Chooser,
+}
+
+impl Pingora {
+    /// The facts about a region in an error of pingora.
+    fn failure_of(&self, at: At, e: &Error) -> Failure {
+        let facts = match e.etype() {
+            ErrorType::ConnectTimedout => Facts::timed_out(
+                self.chooser
+                    .edge
+                    .lag
+                    .is_late_for(self.chooser.edge.config.timeouts.connect.0),
+            ),
+            ErrorType::ReadTimedout | ErrorType::WriteTimedout => Facts::timed_out(
+                self.chooser
+                    .edge
+                    .lag
+                    .is_late_for(self.chooser.edge.config.timeouts.answer.0),
+            ),
+            ErrorType::ConnectionClosed => Event::Ended.into(),
+            ErrorType::InvalidHTTPHeader | ErrorType::InvalidH2 | ErrorType::H2Error => Event::Nonsense.into(),
+            _ => Event::Io(Cause::within(e.root_cause())).into(),
+        };
+        let why = e.etype().as_str().to_owned();
+        Failure { at, facts, why }
+    }
+
+    /// The headers of a request on pingora's way as a region, or an operator's server, gets them.
+    fn sign_request(&self, session: &Session, request: &mut RequestHeader, ctx: &Ctx) -> Result<()> {
+        let device = &session.req_header().headers;
+        let connection = device.get_all(http::header::CONNECTION);
+        let named: Vec<&[u8]> = connection.iter().map(http::HeaderValue::as_bytes).collect();
+        // pingora frames the body, and writes the headers of its hop. The edge has answered `Expect`.
+        let of_pingora = ["content-length", "transfer-encoding", "connection", "te"];
+        for name in device.keys() {
+            if !of_pingora.contains(&name.as_str()) && !http1::headers::is_forwarded(name.as_str(), &named) {
+                request.remove_header(name);
+            }
+        }
+        if let Some(device) = peer_of(session) {
+            request.insert_header("X-Forwarded-For", device.ip().to_string())?;
+            request.insert_header("X-Forwarded-Proto", device.scheme())?;
+        }
+        request.insert_header(LOAD_HEADER, VERSION)?;
+        request.insert_header(REQUEST_ID, ctx.stamp.id.as_str())?;
+        request.insert_header("Meridian-Edge", self.chooser.edge.id.as_str())
+    }
+}
+
+#[async_trait]
+impl ProxyHttp for Pingora {
+    type CTX = Box<Ctx>;
+
+    fn new_ctx(&self) -> Box<Ctx> {
+        let begun = BEGUN.try_with(Cell::take).ok().flatten();
+        // Of HTTP/2 the head is seen later.
+        begun.unwrap_or_else(|| Box::new(self.chooser.begin(self.chooser.edge.sessions.busy(), Stamp::blank())))
+    }
+
+    /// None of pingora's: it would look at every answer for something to compress, and nothing is compressed here.
+    fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
+
+    async fn request_filter(&self, session: &mut Session, ctx: &mut Box<Ctx>) -> Result<bool> {
+        // First of all: a refusal has to be taken in time like any other answer.
+        self.expect_pace(session);
+        let request = session.req_header();
+        if session.as_ref().is_http2() {
+            let value = |name: &str| request.headers.get(name).map(http::HeaderValue::as_bytes);
+            ctx.stamp = self.chooser.edge.stamp(value(REQUEST_ID), value("origin"));
+        }
+        let path = request.uri.path();
+        let is_grpc = grpc::is_grpc(&request.headers);
+        ctx.is_grpc = is_grpc && session.as_ref().is_http2();
+        ctx.route = Route::of(path, is_grpc);
+        if ctx.route == Route::Nothing {
+            ctx.group = self.chooser.requests.group(path);
+            ctx.route = ctx.group.as_ref().map_or(Route::Nothing, |_| Route::Upstream);
+        }
+        let path = path.to_owned();
+        // A refusal below costs its client as much as an answer.
+        let admitted = self.admit(session, ctx);
+        if admitted.is_ok()
+            && names_one_host(session).is_ok()
+            && let Some(answer) = self.answer_to_preflight_of(session, ctx)
+        {
+            match answer {
+                Ok(headers) => write_preflight(&self.chooser.edge, session, ctx, headers).await?,
+                Err(answer) => {
+                    self.chooser.edge.refused("origin", &ctx.stamp.id);
+                    write(&self.chooser.edge, session, ctx, &answer).await?;
+                }
+            }
+            return Ok(true);
+        }
+        let answer = match ctx.route {
+            _ if let Err((reason, answer)) = admitted => {
+                self.chooser.edge.refused(reason, &ctx.stamp.id);
+                answer
+            }
+            _ if let Err(what) = names_one_host(session) => {
+                self.chooser.edge.refused("malformed", &ctx.stamp.id);
+                Answer::bad_request(what)
+            }
+
+            _ if http1::request::has_dot_segments(&path) => Answer::bad_request(http1::request::DOT_SEGMENTS),
+            Route::Nothing => Answer::not_found(&path),
+            Route::Realtime => Answer::upgrade_required(),
+            _ if is_grpc && !ctx.is_grpc => Answer::bad_request("gRPC needs HTTP/2"),
+            Route::VoiceGrpc | Route::Upstream => match self.hold_body(session, ctx).await? {
+                Some(answer) => answer,
+                None => return Ok(false),
+            },
+            _ => {
+                let attempts = Attempts { chooser: &self.chooser };
+                let asking = asking_of(&self.chooser, session, ctx);
+                Box::pin(attempts.attempt(session, ctx, asking)).await?;
+                return Ok(true);
+            }
+        };
+        write(&self.chooser.edge, session, ctx, &answer).await?;
+        Ok(true)
+    }
+
+    /// The length a body says it has was looked at before; this counts the body that does not say.
+    async fn request_body_filter(
+        &self,
+        _session: &mut Session,
+        body: &mut Option<Bytes>,
+        end_of_stream: bool,
+        ctx: &mut Box<Ctx>,
+    ) -> Result<()> {
+        let length = body.as_ref().map_or(0, Bytes::len);
+        ctx.body_bytes += length as u64;
+        if end_of_stream {
+            ctx.upload = None;
+        }
+        if let Some(clock) = &ctx.clock {
+            let waited = clock.waited_for_device();
+            if !end_of_stream && waited > ctx.pace.remaining() {
+                self.chooser.edge.refused("body-too-slow", &ctx.stamp.id);
+                return Err(Error::new(ErrorType::ReadTimedout).into_down());
+            }
+            ctx.pace.waited(waited, length);
+            clock.given(length, ctx.pace.remaining());
+            if end_of_stream {
+                clock.await_server();
+            }
+        }
+        if ctx.body_bytes > self.chooser.edge.config.limits.body_bytes_max {
+            self.chooser.edge.refused("body-too-large", &ctx.stamp.id);
+            // An error of the device: after any other error pingora waits for the answer and holds the region's slot.
+            return Err(Error::explain(ErrorType::HTTPStatus(413), "the body is too large").into_down());
+        }
+        Ok(())
+    }
+
+    /// Asked again for every attempt.
+    async fn upstream_peer(&self, session: &mut Session, ctx: &mut Box<Ctx>) -> Result<Box<HttpPeer>> {
+        if let Some(pause) = ctx.pause.take() {
+            tokio::time::sleep(pause).await;
+        }
+        let mut peer = match ctx.group.clone() {
+            Some(group) => self.server(ctx, &group),
+            None => self.region(session, ctx).await,
+        }?;
+        ctx.connecting_since = Instant::now();
+        ctx.clock = None;
+        if !session.as_mut().is_body_done() {
+            let clock = Arc::new(BodyClock::new(
+                ctx.pace.remaining(),
+                self.chooser.edge.config.timeouts.answer.0,
+            ));
+            upload::watch(&mut peer, &clock);
+            ctx.clock = Some(clock);
+        }
+        Ok(peer)
+    }
+
+    async fn connected_to_upstream(
+        &self,
+        _session: &mut Session,
+        reused: bool,
+        _peer: &HttpPeer,
+        _fd: std::os::unix::io::RawFd,
+        _digest: Option<&Digest>,
+        ctx: &mut Box<Ctx>,
+    ) -> Result<()> {
+        if let Some(in_flight) = &mut ctx.in_flight {
+            in_flight.connected();
+        }
+        if let Some(decision) = &ctx.decision
+            && !reused
+        {
+            self.chooser.connected(decision, ctx.connecting_since.elapsed());
+        }
+        Ok(())
+    }
+
+    /// Nothing was sent, so another region may be asked, whatever the method.
+    fn fail_to_connect(
+        &self,
+        _session: &mut Session,
+        _peer: &HttpPeer,
+        ctx: &mut Box<Ctx>,
+        mut e: Box<Error>,
+    ) -> Box<Error> {
+        ctx.in_flight = None;
+        let mut may_retry = true;
+        if let Some(decision) = ctx.decision.take() {
+            let failure = self.failure_of(At::Connect, &e);
+            self.chooser.note_failure(ctx, &decision, &failure, None);
+            ctx.tried.stack(&decision.region, decision.stack);
+            may_retry = !failure.is_local();
+        }
+        if let Some(mut serving) = ctx.serving.take() {
+            let is_local = Cause::within(e.root_cause()).is_own();
+            serving.failed = !is_local;
+            ctx.is_edge_full |= is_local;
+            may_retry = !is_local;
+        }
+        e.set_retry(may_retry);
+        e
+    }
+
+    /// The request was sent. Another attempt is safe for one that only reads, and for one that the region says it never looked
+    /// at.
+    fn error_while_proxy(
+        &self,
+        _peer: &HttpPeer,
+        session: &mut Session,
+        mut e: Box<Error>,
+        ctx: &mut Box<Ctx>,
+        _client_reused: bool,
+    ) -> Box<Error> {
+        match ctx.clock.as_ref().and_then(|clock| clock.expired()) {
+            Some(Awaited::Device) => {
+                self.chooser.edge.refused("body-too-slow", &ctx.stamp.id);
+                e = Error::new(ErrorType::ReadTimedout).into_down();
+            }
+            Some(Awaited::Server) => e = Error::new(ErrorType::ReadTimedout).into_up(),
+            None => {}
+        }
+        let progress = match session.response_written() {
+            Some(_) => Progress::Answering,
+            None if was_refused(&e) => Progress::NotSent,
+            None => Progress::Sent,
+        };
+        let only_reads = matches!(session.req_header().method, Method::GET | Method::HEAD);
+        let is_whole = !session.as_ref().retry_buffer_truncated();
+        let is_upstream = *e.esource() == ErrorSource::Upstream;
+        if let Some(serving) = &mut ctx.serving {
+            serving.failed |= is_upstream;
+        }
+        ctx.pause = match progress {
+            _ if !is_upstream || !is_whole || !progress.may_repeat(only_reads) => None,
+            Progress::NotSent => Some(Duration::ZERO),
+            Progress::Sent | Progress::Answering => self.chooser.again(ctx),
+        };
+        e.set_retry(ctx.pause.is_some());
+        if ctx.pause.is_some() {
+            (ctx.in_flight, ctx.serving) = (None, None);
+            if let Some(decision) = ctx.decision.take() {
+                if progress != Progress::NotSent {
+                    let client = peer_of(session).map(|device| device.ip());
+                    let failure = self.failure_of(At::Sent, &e);
+                    self.chooser.note_failure(ctx, &decision, &failure, client);
+                }
+                ctx.tried.stack(&decision.region, decision.stack);
+            }
+        }
+        e
+    }
+
+    async fn upstream_request_filter(
+        &self,
+        session: &mut Session,
+        request: &mut RequestHeader,
+        ctx: &mut Box<Ctx>,
+    ) -> Result<()> {
+        if ctx.is_grpc {
+            // A hop says for itself that it takes trailers; servers of gRPC insist.
+            request.insert_header("TE", "trailers")?;
+        }
+        self.sign_request(session, request, ctx)
+    }
+
+    async fn response_filter(
+        &self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        ctx: &mut Box<Ctx>,
+    ) -> Result<()> {
+        if response.status == http::StatusCode::SWITCHING_PROTOCOLS {
+            return Err(Error::explain(ErrorType::InvalidHTTPHeader, "it switched protocols").into_up());
+        }
+        if let Some(decision) = &ctx.decision
+            // An informational answer is not the answer (RFC 9110 §15.2).
+            && !response.status.is_informational()
+        {
+            let load = response.headers.get(LOAD_HEADER);
+            let load = load.and_then(|load| load.to_str().ok()?.parse().ok());
+            let now = daemon::clock::now();
+            let says_full = load.is_some_and(|load| self.chooser.edge.seen.loaded(decision.stack, load, now));
+            let client = peer_of(session).map(|device| device.ip());
+            let took = ctx.connecting_since.elapsed();
+            self.chooser
+                .judge_status(ctx.route, decision, (response.status.as_u16(), says_full), took, client);
+        }
+        if let Some(clock) = &ctx.clock {
+            clock.answering();
+        }
+        self.chooser.sign_response(response, ctx)
+    }
+
+    /// The region has done its part with the last byte of its answer, however long the device takes to take it.
+    fn response_body_filter(
+        &self,
+        _session: &mut Session,
+        _body: &mut Option<Bytes>,
+        end_of_stream: bool,
+        ctx: &mut Box<Ctx>,
+    ) -> Result<Option<Duration>> {
+        if end_of_stream {
+            (ctx.in_flight, ctx.serving) = (None, None);
+        }
+        if let Some(clock) = &ctx.clock {
+            clock.answering();
+        }
+        Ok(None)
+    }
+
+    /// Of a call, the trailers are the last.
+    async fn response_trailer_filter(
+        &self,
+        _session: &mut Session,
+        _trailers: &mut http::HeaderMap,
+        ctx: &mut Box<Ctx>,
+    ) -> Result<Option<Bytes>> {
+        (ctx.in_flight, ctx.serving) = (None, None);
+        Ok(None)
+    }
+
+    async fn fail_to_proxy(&self, session: &mut Session, e: &Error, ctx: &mut Box<Ctx>) -> FailToProxy {
+        let region = ctx.decision.as_ref().map(|decision| decision.region.clone());
+        let answer = match (e.etype(), e.esource()) {
+            _ if ctx.is_edge_full && *e.esource() != ErrorSource::Downstream => Some(Answer::edge_full()),
+            (ErrorType::HTTPStatus(503), _) if ctx.group.is_some() => {
+                let message = "no server of this path could take the request; try again";
+                Some(Answer::unavailable("no_server", message, 2))
+            }
+            (ErrorType::HTTPStatus(503), _) | (_, ErrorSource::Upstream) if region.is_none() && ctx.group.is_none() => {
+                Some(self.chooser.nowhere(ctx))
+            }
+            (ErrorType::HTTPStatus(413), _) => {
+                Some(Answer::body_too_large(self.chooser.edge.config.limits.body_bytes_max))
+            }
+            (error, ErrorSource::Upstream) => {
+                let whose = region
+                    .as_ref()
+                    .map_or_else(|| "the server".to_owned(), |region| format!("region {region}"));
+                let (status, what) = match error {
+                    ErrorType::ReadTimedout => (http::StatusCode::GATEWAY_TIMEOUT, "did not answer in time"),
+                    _ => (http::StatusCode::BAD_GATEWAY, "failed while it answered"),
+                };
+                Some(Answer::region_failed(status, format!("{whose} {what}")))
+            }
+            (ErrorType::ReadTimedout, ErrorSource::Downstream) => Some(Answer::body_too_slow()),
+            (ErrorType::WriteError | ErrorType::ReadError | ErrorType::ConnectionClosed, ErrorSource::Downstream) => {
+                None
+            }
+            (_, ErrorSource::Downstream) => Some(Answer::bad_request(format!(
+                "the request is not valid: {}",
+                e.etype().as_str()
+            ))),
+            _ => Some(Answer::region_failed(
+                http::StatusCode::BAD_GATEWAY,
+                "the request could not be passed on",
+            )),
+        };
+        if let Some(decision) = &ctx.decision
+            && *e.esource() == ErrorSource::Upstream
+            // `attempts.rs` counts its own failures.
+            && ctx.is_grpc
+        {
+            let client = peer_of(session).map(|device| device.ip());
+            let failure = self.failure_of(At::Sent, e);
+            let why = format!("request: {}", failure.why);
+            self.chooser.edge.metrics.connect(&decision.region, "broken");
+            self.chooser
+                .edge
+                .blame(decision, Failed::Request { client }, failure.facts, &why);
+        }
+        let error_code = answer.as_ref().map_or(0, |answer| answer.status.as_u16());
+        if let Some(answer) = answer
+            && session.response_written().is_none()
+            && let Err(error) = write(&self.chooser.edge, session, ctx, &answer).await
+        {
+            tracing::debug!(request_id = %ctx.stamp.id, %error, "the device left before it was told");
+        }
+        FailToProxy {
+            error_code,
+            can_reuse_downstream: false,
+        }
+    }
+
+    fn suppress_error_log(&self, _session: &Session, _ctx: &Box<Ctx>, _error: &Error) -> bool {
+        // `logging` below logs it with the edge's fields.
+        true
+    }
+
+    async fn logging(&self, session: &mut Session, e: Option<&Error>, ctx: &mut Box<Ctx>) {
+        if let Some(clock) = &ctx.clock {
+            clock.finish();
+        }
+        let status = session.response_written();
+        let error = e.map(ToString::to_string);
+        self.chooser.done(
+            ctx,
+            status.map_or(0, |response| response.status.as_u16()),
+            error.as_deref(),
+        );
+    }
+}
+
+/// Whether a region said of a call that it did nothing for it: it is going away, or has no place for another stream (RFC 9113
+/// §8.7). pingora marks every error after which a request may be sent again; this one leaves out a region that breaks the
+/// protocol.
+fn was_refused(e: &Error) -> bool {
+    matches!(e.retry, RetryType::Decided(true)) && !matches!(e.etype(), ErrorType::InvalidH2 | ErrorType::H2Downgrade)
+}

@@ -1,0 +1,77 @@
+//! The stack or server that pingora asks next.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use pingora_core::{
+    Error, ErrorType, Result,
+    protocols::ALPN,
+    upstreams::peer::{H1UpgradePolicy, HttpPeer, HttpUpstreamRequestPolicy},
+};
+use pingora_proxy::Session;
+use routing::breaker::Demand;
+
+use super::Pingora;
+use crate::{request::ctx::Ctx, request::limits::Group};
+
+/// gRPC calls at the same time on one connection to a stack. More take another connection.
+const GRPC_STREAMS_MAX: usize = 100;
+
+/// A connection of HTTP/2 to a stack that does not answer a ping within this time is closed: its calls would wait for the
+/// whole `timeouts.answer`.
+const PING_INTERVAL: Duration = Duration::from_secs(10);
+
+impl Pingora {
+    /// A region for the next attempt. When all have been asked and failed, they are asked again later, a few times.
+    pub(super) async fn region(&self, session: &Session, ctx: &mut Box<Ctx>) -> Result<Box<HttpPeer>> {
+        let asker = self.chooser.asker_of(session, ctx.table.as_deref());
+        loop {
+            let wanted = Demand {
+                has_connection: !ctx.is_grpc,
+                is_extra: ctx.retries > 0,
+            };
+            if let Some((decision, in_flight)) = self.chooser.choose(ctx, &asker, wanted) {
+                let peer = self.peer(decision.stack, ctx.is_grpc);
+                (ctx.decision, ctx.in_flight) = (Some(decision), Some(in_flight));
+                return Ok(peer);
+            }
+            match self.chooser.another_round(ctx) {
+                Some(pause) => tokio::time::sleep(pause).await,
+                None => return Err(Error::explain(ErrorType::HTTPStatus(503), "no region took the request")),
+            }
+        }
+    }
+
+    /// One of the operator's servers for the next attempt.
+    pub(super) fn server(&self, ctx: &mut Ctx, group: &Arc<Group>) -> Result<Box<HttpPeer>> {
+        let serving = group
+            .pick(&ctx.servers_tried, daemon::clock::now())
+            .ok_or_else(|| Error::explain(ErrorType::HTTPStatus(503), "no server took the request"))?;
+        ctx.servers_tried.push(serving.index);
+        let peer = self.peer(serving.address, ctx.is_grpc);
+        ctx.serving = Some(serving);
+        Ok(peer)
+    }
+
+    fn peer(&self, address: SocketAddr, is_grpc: bool) -> Box<HttpPeer> {
+        let timeouts = &self.chooser.edge.config.timeouts;
+        let mut peer = HttpPeer::new(address, false, String::new());
+        let options = &mut peer.options;
+        options.connection_timeout = Some(timeouts.connect.0);
+        options.total_connection_timeout = Some(timeouts.connect.0);
+        options.read_timeout = Some(timeouts.answer.0);
+        options.write_timeout = Some(timeouts.answer.0);
+        // Shorter than a stack keeps its end open, so that a request rarely meets a connection that is being closed.
+        options.idle_timeout = Some(Duration::from_secs(15));
+        options.http_upstream_request_policy = HttpUpstreamRequestPolicy {
+            // Sessions have a tunnel of their own; no other request becomes one.
+            h1_upgrade: H1UpgradePolicy::Deny,
+            ..HttpUpstreamRequestPolicy::standard()
+        };
+        if is_grpc {
+            options.alpn = ALPN::H2;
+            options.max_h2_streams = GRPC_STREAMS_MAX;
+            options.h2_ping_interval = Some(PING_INTERVAL);
+        }
+        Box::new(peer)
+    }
+}

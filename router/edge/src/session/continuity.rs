@@ -1,0 +1,312 @@
+//! The state by which a live session can go on in another region: the thin side of [`routing::continuity`], which sees
+//! the frames pass.
+//!
+//! The device gets whole messages only, so that a region may die in the middle of one, and none of the private words.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use bytes::BytesMut;
+use routing::{
+    Decision,
+    continuity::{Continuity, Handover, LeaveReason},
+};
+use tokio::time::{Duration, Instant};
+use topology::RegionId;
+
+use crate::{
+    Edge,
+    session::end::Stop,
+    session::frames::{Scanner, Violation, code, frame_for_device, frame_for_region, opcode, payload_of},
+    session::outgoing::Outgoing,
+    stacks::seen::Heard,
+};
+
+/// The edge gives a stack up for one session after so many times its silence, although other sessions hear the stack.
+const SLOW_FACTOR: u32 = 5;
+/// Most bytes of one message of a region that the edge holds back. The largest event is a piece of audio of some 20 kB.
+const HELD_BYTES_MAX: usize = 4 << 20;
+
+pub struct Kept {
+    edge: Arc<Edge>,
+    /// The region, stack and version for which its turns count.
+    region: RegionId,
+    stack: SocketAddr,
+    version: Box<str>,
+    continuity: Continuity,
+    /// Time at which the region was last heard, and at which the edge asked it for a sign of life since.
+    heard_at: Instant,
+    pinged_at: Option<Instant>,
+    /// When any session last heard the stack.
+    stack_heard: Arc<Heard>,
+    /// The payload of this edge's own pings, so that their answers can be told from those to the device's: a number that no
+    /// device can know.
+    nonce: [u8; 8],
+    /// When the device last said something.
+    said_at: Instant,
+    /// A ping of the device that the region did not answer yet: it must not be lost with the region, or the device, which
+    /// waits for the answer, would give the session up.
+    ping: BytesMut,
+    /// The beginning of a control frame of the device that is under way.
+    control: BytesMut,
+    /// The device sent Close: the region's answer to that is for the device.
+    device_closed: bool,
+    /// The message under way from the device continues one whose beginning the new region never got.
+    skips_message: bool,
+    /// The same for a control frame. The new region gets it whole once it is.
+    skips_control: bool,
+    /// The session left its region, and the next has not said yet that it goes on.
+    resuming: Option<(LeaveReason, Instant)>,
+}
+
+impl Kept {
+    /// A session of `client` begins, at a stack that hands out checkpoints.
+    pub fn new(edge: &Arc<Edge>, decision: &Decision, client: IpAddr) -> Self {
+        let now = Instant::now();
+        Self {
+            edge: edge.clone(),
+            region: decision.region.clone(),
+            stack: decision.stack,
+            version: decision.version.clone(),
+            continuity: Continuity::new(edge.config.continuity.replay_bytes_max, edge.budget.share(client)),
+            heard_at: now,
+            stack_heard: edge.seen.heard(decision.stack),
+            pinged_at: None,
+            nonce: rand::random(),
+            said_at: now,
+            ping: BytesMut::new(),
+            control: BytesMut::new(),
+            device_closed: false,
+            skips_message: false,
+            skips_control: false,
+            resuming: None,
+        }
+    }
+
+    /// See [`Continuity::can_move`].
+    pub fn can_move(&self) -> bool {
+        self.continuity.can_move()
+    }
+
+    /// Whether a turn is in progress.
+    pub fn is_busy(&self) -> bool {
+        self.continuity.is_busy()
+    }
+
+    /// See [`Continuity::state`].
+    pub fn state(&self) -> Option<&[u8]> {
+        self.continuity.state()
+    }
+
+    /// Takes bytes of the device and passes them on.
+    pub fn take_from_device(
+        &mut self,
+        mut bytes: &[u8],
+        scanner: &mut Scanner,
+        out: &mut BytesMut,
+    ) -> Result<(), Stop> {
+        while !bytes.is_empty() {
+            let before = out.len();
+            let step = scanner.step(bytes, out)?;
+            bytes = &bytes[step.used..];
+            let piece = &out[before..];
+            if piece.is_empty() {
+                continue;
+            }
+            if scanner.is_data() {
+                let ends = step.ended && !scanner.in_message();
+                self.continuity.append(piece, ends);
+                self.said_at = Instant::now();
+                if self.skips_message {
+                    out.truncate(before);
+                    self.skips_message = !ends;
+                }
+                continue;
+            }
+            self.control.extend_from_slice(piece);
+            if self.skips_control {
+                out.truncate(before);
+            }
+            if step.ended {
+                let control = std::mem::take(&mut self.control);
+                if std::mem::take(&mut self.skips_control) {
+                    out.extend_from_slice(&control);
+                }
+                match scanner.opcode() {
+                    opcode::PING => self.ping = control,
+                    opcode::CLOSE => self.device_closed = true,
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes bytes of the region: passes whole messages on and takes words out.
+    pub fn take_from_region(&mut self, mut bytes: &[u8], out: &mut Outgoing) -> Result<(), Stop> {
+        self.heard_at = Instant::now();
+        self.stack_heard.now();
+        self.pinged_at = None;
+        while !bytes.is_empty() {
+            let step = out.scanner.step(bytes, &mut out.pending)?;
+            bytes = &bytes[step.used..];
+            if step.ended {
+                self.take_frame(out)?;
+            } else if out.held() > HELD_BYTES_MAX {
+                return Err(Violation::TooLarge(out.held() as u64).into());
+            }
+        }
+        Ok(())
+    }
+
+    fn take_frame(&mut self, out: &mut Outgoing) -> Result<(), Stop> {
+        let frame = out.last_frame();
+        match out.scanner.opcode() {
+            opcode::CLOSE => match out.scanner.close_code() {
+                // The device has sent Close, and this frame is the answer, with any code (RFC 6455 §5.5.1).
+                _ if self.device_closed => out.release(),
+                // The region sends its sessions away, so they move. Any other code is between the region and the device.
+                Some(code::GOING_AWAY | code::SERVICE_RESTART) if self.can_move() => {
+                    out.drop_frame();
+                    return Err(Stop::Closing);
+                }
+                Some(code @ 4000..) => {
+                    let payload = payload_of(frame);
+                    let reason = String::from_utf8_lossy(payload.get(2..).unwrap_or_default());
+                    let answer = format!("it answered {code} \"{reason}\"");
+                    out.drop_frame();
+                    if code == code::CANNOT_RESUME && self.resuming.is_some() {
+                        self.continuity.declined();
+                        return Err(Stop::Declined(answer));
+                    }
+                    return Err(Stop::RegionError(answer));
+                }
+                _ => out.release(),
+            },
+            opcode::PONG if payload_of(frame) == self.nonce => out.drop_frame(),
+            opcode::PONG => {
+                self.ping = BytesMut::new();
+                out.control_ends();
+            }
+            opcode::PING => out.control_ends(),
+            first if out.scanner.in_message() => {
+                if first == opcode::BINARY && wire::is_message(&payload_of(frame)) {
+                    return Err(Stop::RegionError("a word came in fragments".to_owned()));
+                }
+                out.fragment_ends();
+            }
+            opcode::BINARY if wire::is_message(&payload_of(frame)) => {
+                let word = payload_of(frame);
+                self.take_word(&word).map_err(Stop::RegionError)?;
+                out.drop_frame();
+            }
+            _ => {
+                if out.is_text() {
+                    let delivered = self.continuity.delivered();
+                    delivered.map_err(|error| Stop::RegionError(error.to_string()))?;
+                }
+                out.release();
+            }
+        }
+        Ok(())
+    }
+
+    fn take_word(&mut self, word: &[u8]) -> Result<(), String> {
+        match wire::Message::parse(word) {
+            Ok(wire::Message::Checkpoint(checkpoint)) => {
+                let taken = self.continuity.checkpoint(&checkpoint);
+                taken.map_err(|error| error.to_string())?;
+                if let Some((why, since)) = self.resuming.take() {
+                    self.edge.metrics.resumed(why.as_str(), since.elapsed());
+                }
+                Ok(())
+            }
+            Ok(wire::Message::Load(load)) => {
+                self.edge.seen.loaded(self.stack, load, daemon::clock::now());
+                Ok(())
+            }
+            Ok(wire::Message::Turn(turn)) => {
+                self.edge.turn_ended(&self.region, self.stack, &self.version, &turn);
+                Ok(())
+            }
+            Ok(wire::Message::Trouble(trouble)) => {
+                self.edge.seen.traffic.trouble(&self.version, trouble);
+                Ok(())
+            }
+            Ok(wire::Message::Resume(_)) => Err("a region asked to resume".to_owned()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// The session leaves for another stack at `since`. Returns the first bytes for the new stack, and a pong for the device in
+    /// place of the old stack's. `scanner` follows the device.
+    pub fn hand_over(
+        &mut self,
+        to: &Decision,
+        why: LeaveReason,
+        since: Instant,
+        scanner: &Scanner,
+    ) -> Option<(Handover, BytesMut)> {
+        let handover = self.continuity.hand_over()?;
+        self.region = to.region.clone();
+        self.stack = to.stack;
+        self.version = to.version.clone();
+        self.stack_heard = self.edge.seen.heard(to.stack);
+        self.edge.metrics.handed_over(handover.replay.len(), handover.is_broken);
+        self.skips_message = handover.skips_rest;
+        self.skips_control = !scanner.at_boundary() && !scanner.is_data();
+        self.heard_at = Instant::now();
+        self.pinged_at = None;
+        // If the session moves twice before a checkpoint, the device has waited since the first move.
+        self.resuming.get_or_insert((why, since));
+        let ping = std::mem::take(&mut self.ping);
+        let pong = if ping.is_empty() {
+            BytesMut::new()
+        } else {
+            frame_for_device(opcode::PONG, &payload_of(&ping))
+        };
+        Some((handover, pong))
+    }
+
+    /// The time of the next look at whether the region lives.
+    pub fn look_at(&self) -> Instant {
+        self.pinged_at.unwrap_or(self.heard_at) + self.silence_max() / 2
+    }
+
+    /// Call it at [`Kept::look_at`]. Returns a ping for the region, or `None` when the region is silent for good.
+    pub fn look(&mut self) -> Option<BytesMut> {
+        if self.pinged_at.is_some() && !self.is_only_slow() {
+            return None;
+        }
+        self.pinged_at = Some(Instant::now());
+        Some(frame_for_region(opcode::PING, &self.nonce))
+    }
+
+    /// Starts the silence anew: the edge cannot ask or hear the region, and that is not the region's fault.
+    pub fn look_later(&mut self) {
+        self.heard_at = Instant::now();
+        self.pinged_at = None;
+    }
+
+    /// Whether the stack lives, as other sessions hear it: then it is slow to answer this one, as it is when hundreds come to
+    /// it at once from a region that died. Moving on would only bring them to the next. An edge that is late itself cannot
+    /// tell.
+    fn is_only_slow(&self) -> bool {
+        let silence_max = self.silence_max();
+        let is_excused = self.stack_heard.elapsed() < silence_max || self.edge.lag.is_late_for(silence_max);
+        is_excused && self.heard_at.elapsed() < silence_max * SLOW_FACTOR
+    }
+
+    fn silence_max(&self) -> Duration {
+        let policy = &self.edge.config.continuity;
+        if self.continuity.awaits_region() {
+            policy.silence_busy.0
+        } else if self.said_at.elapsed() < policy.silence_idle.0 {
+            policy.silence_active.0
+        } else {
+            policy.silence_idle.0
+        }
+    }
+}

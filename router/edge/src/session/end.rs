@@ -1,0 +1,161 @@
+//! The ways in which a session ends, and what they mean for the device, the region and the session.
+
+use std::io;
+
+use routing::continuity::LeaveReason;
+
+use crate::{
+    fault::{Cause, Event},
+    session::frames::{Violation, code},
+};
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    DeviceClosed,
+    RegionClosed,
+    DeviceLost,
+    /// The device sent nothing, not even a heartbeat.
+    DeviceSilent,
+    /// The device takes the bytes that wait for it too slowly, or not at all.
+    DeviceSlow,
+    /// The device sends a frame that it began too slowly.
+    DeviceTrickles,
+    /// The device broke the WebSocket protocol, or sent too long a frame.
+    DeviceViolation(Violation),
+    /// The region's connection broke, or the region broke the WebSocket protocol.
+    RegionLost(Lost),
+    /// The region neither reads nor says anything, though it should.
+    RegionSilent,
+    /// The region said that it goes away.
+    RegionClosing,
+    /// The region does not go on with a session of another.
+    RegionDeclined(String),
+    /// The plan wants the session elsewhere.
+    Planned(LeaveReason),
+    EdgeDraining,
+    /// The edge has not enough memory.
+    EdgeOverloaded,
+}
+
+impl End {
+    /// The end's name in metrics and logs.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::DeviceClosed => "device-closed",
+            Self::RegionClosed => "region-closed",
+            Self::DeviceLost => "device-lost",
+            Self::DeviceSilent => "device-silent",
+            Self::DeviceSlow => "device-slow",
+            Self::DeviceTrickles => "device-trickles",
+            Self::DeviceViolation(_) => "device-violation",
+            Self::RegionLost(_) => "region-lost",
+            Self::RegionSilent => "region-silent",
+            Self::RegionClosing => "region-closing",
+            Self::RegionDeclined(_) => "region-declined",
+            Self::Planned(_) => "planned",
+            Self::EdgeDraining => "edge-draining",
+            Self::EdgeOverloaded => "edge-overloaded",
+        }
+    }
+
+    /// The reason for which the session may go on in another region, if it may.
+    pub fn why_to_move(&self) -> Option<LeaveReason> {
+        match self {
+            Self::RegionLost(_) => Some(LeaveReason::Lost),
+            Self::RegionSilent => Some(LeaveReason::Silent),
+            Self::RegionClosing => Some(LeaveReason::Closing),
+            Self::RegionDeclined(_) => Some(LeaveReason::Declined),
+            Self::Planned(why) => Some(*why),
+            _ => None,
+        }
+    }
+
+    /// Whether the edge ends the session because of what the device did or left undone.
+    pub fn is_of_device(&self) -> bool {
+        matches!(
+            self,
+            Self::DeviceSlow | Self::DeviceTrickles | Self::DeviceSilent | Self::DeviceViolation(_)
+        )
+    }
+
+    /// The failure at the region, if there was one. Whose fault it is depends on the device too, see
+    /// [`super::relay::Relay::facts`].
+    pub fn failure(&self) -> Option<(Event, &str)> {
+        match self {
+            Self::RegionLost(lost) => Some((lost.event, &lost.why)),
+            Self::RegionSilent => Some((Event::TimedOut, "session silent")),
+            Self::RegionDeclined(why) => Some((Event::Closed(code::CANNOT_RESUME), why)),
+            _ => None,
+        }
+    }
+}
+
+/// How a region lost a session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lost {
+    pub event: Event,
+    pub why: String,
+}
+
+impl Lost {
+    pub(super) fn io(error: &io::Error) -> End {
+        let (event, why) = (Event::Io(Cause::of(error)), format!("session lost: {error}"));
+        End::RegionLost(Self { event, why })
+    }
+
+    pub(super) fn ended() -> End {
+        let why = "session lost: the connection ended without a Close frame".to_owned();
+        let event = Event::Ended;
+        End::RegionLost(Self { event, why })
+    }
+
+    pub(super) fn broken(what: impl std::fmt::Display) -> End {
+        let (event, why) = (Event::Nonsense, format!("session broken: {what}"));
+        End::RegionLost(Self { event, why })
+    }
+}
+
+/// The result of a session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    pub end: End,
+    /// The code in the first Close frame of either side.
+    pub code: Option<u16>,
+    pub from_device: u64,
+    pub from_region: u64,
+}
+
+/// The reason for which a direction ends in the bytes that it took.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stop {
+    Violation(Violation),
+    /// The region says that it goes away.
+    Closing,
+    /// The region broke the rules of session continuity.
+    RegionError(String),
+    /// The region does not go on with a session of another: it has another key, or is of another version.
+    Declined(String),
+}
+
+impl From<Violation> for Stop {
+    fn from(violation: Violation) -> Self {
+        Self::Violation(violation)
+    }
+}
+
+pub(super) fn region_stop(stop: Stop) -> End {
+    match stop {
+        Stop::Violation(violation) => Lost::broken(violation),
+        Stop::RegionError(why) => Lost::broken(why),
+        Stop::Closing => End::RegionClosing,
+        Stop::Declined(why) => End::RegionDeclined(why),
+    }
+}
+
+pub(super) fn device_stop(stop: Stop) -> End {
+    match stop {
+        Stop::Violation(violation) => End::DeviceViolation(violation),
+        // Only regions say words.
+        other @ (Stop::RegionError(_) | Stop::Closing | Stop::Declined(_)) => region_stop(other),
+    }
+}

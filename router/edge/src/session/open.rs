@@ -1,0 +1,303 @@
+//! The opening of a voice session: a device's WebSocket goes to the stack it belongs to, or to the next one that answers.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use bytes::BytesMut;
+use routing::{Affinity, Decision, Tried, User, admit::Arrival, affinity::Proof, user};
+use tokio::{
+    io::AsyncWriteExt as _,
+    time::{Instant, timeout},
+};
+use topology::RegionId;
+
+use crate::{
+    Edge,
+    accept::admission::SessionSlot,
+    answer::Answer,
+    device::{Io, decline, draining, goodbye},
+    edge::{AtStack, session_key},
+    fault::Fault,
+    http1::{request::USER, upgrade::Upgrade},
+    request_id::RequestId,
+    session::ask::{Accepted, AskError, Asked, ask, not_taken, signed},
+    session::live::{Caller, Fresh, Session, converse, join},
+    session::registry::Busy,
+    session::resume::Resuming,
+    stamp::Stamp,
+};
+
+/// An upgrade that was read.
+pub struct Arrived {
+    pub upgrade: Upgrade,
+    /// The first bytes behind its head.
+    pub early: BytesMut,
+    pub client: SocketAddr,
+}
+
+/// Serves one upgrade to the end of its session.
+///
+/// The opening of a session is in a box of its own and over long before the session is: the memory that thousands of sessions
+/// keep for hours should be small.
+pub async fn serve(edge: &Arc<Edge>, device: &mut dyn Io, arrived: Box<Arrived>) {
+    let Some(session) = Box::pin(begin(edge, device, arrived)).await else {
+        return;
+    };
+    converse(edge, device, session).await;
+}
+
+/// Opens the session and tells the device so, or why not.
+async fn begin(edge: &Arc<Edge>, device: &mut dyn Io, arrived: Box<Arrived>) -> Option<Box<Session>> {
+    let Arrived { upgrade, early, client } = *arrived;
+    let busy = edge.sessions.busy();
+    let stamp = Stamp::from(upgrade.id());
+    let id = &stamp.id;
+    if edge.sessions.refuses() {
+        edge.refused("draining", id);
+        decline(edge, device, &stamp, &draining()).await;
+        return None;
+    }
+    // Admission needs to know whether the device returns before the edge spends anything on it.
+    let arrival = match affinity(edge, &upgrade, client) {
+        Some(affinity) if affinity.proof == Proof::HadSession => Arrival::Returning,
+        Some(_) | None => Arrival::Newcomer,
+    };
+    let (slot, handshake) = match edge.admission.session(client.ip(), arrival) {
+        Ok(slots) => slots,
+        Err(refusal) => {
+            edge.refused(refusal.as_str(), id);
+            decline(edge, device, &stamp, &refusal.answer()).await;
+            return None;
+        }
+    };
+    let opened = open(edge, &upgrade, id, client).await;
+    drop((upgrade, handshake));
+    match opened {
+        Opened::Session(taken) => return agree(edge, device, *taken, early, client, (busy, slot)).await,
+        Opened::Declined(mut answer) => {
+            if timeout(edge.config.timeouts.close.0, device.write_all(&answer))
+                .await
+                .is_ok()
+            {
+                answer.clear();
+                goodbye(device, edge.config.timeouts.close.0).await;
+            }
+        }
+        Opened::EdgeFull => {
+            edge.refused("exhausted", id);
+            decline(edge, device, &stamp, &Answer::edge_full()).await;
+        }
+        Opened::Nowhere(tried) => {
+            edge.refused("no-region", id);
+            let tried = tried.regions();
+            let tried = if tried.is_empty() {
+                "none".to_owned()
+            } else {
+                join(tried)
+            };
+            tracing::warn!(request_id = %id, %client, tried, "no region took the session");
+            let message = format!("no region could take the session (tried {tried}); try again");
+            decline(edge, device, &stamp, &Answer::unavailable("no_region", message, 2)).await;
+        }
+    }
+    None
+}
+
+/// Where the device was before, if it can prove it.
+fn affinity(edge: &Edge, upgrade: &Upgrade, client: SocketAddr) -> Option<Affinity> {
+    let token = upgrade
+        .header("meridian-affinity")
+        .or_else(|| upgrade.query("affinity"))?;
+    edge.affinity_of(token, Some(&holder(upgrade, client)), daemon::clock::now())
+}
+
+/// The holder to whom the affinity tokens of a session are issued.
+fn holder(upgrade: &Upgrade, client: SocketAddr) -> String {
+    let given = upgrade.header(USER).or_else(|| upgrade.query("user"));
+    user::holder(upgrade.header("authorization"), given, client.ip())
+}
+
+enum Opened {
+    Session(Box<Taken>),
+    /// A region declined: the device gets the answer as it is.
+    Declined(Vec<u8>),
+    /// This edge has no room to ask any region.
+    EdgeFull,
+    Nowhere(Tried),
+}
+
+/// A session that a stack took, before the device knows.
+struct Taken {
+    decision: Box<Decision>,
+    at_stack: AtStack,
+    accepted: Accepted,
+    caller: Caller,
+    /// The request to go on with the session elsewhere, if its stack can hand it over.
+    resume_request: Option<Box<[u8]>>,
+    /// Whether an earlier session goes on, where it is remembered.
+    is_resumed: bool,
+}
+
+/// Opens the session in the first region that takes it.
+async fn open(edge: &Arc<Edge>, upgrade: &Upgrade, id: &RequestId, client: SocketAddr) -> Opened {
+    let Some(table) = edge.table() else {
+        return Opened::Nowhere(Tried::default());
+    };
+    let affinity = affinity(edge, upgrade, client);
+    let named = upgrade.header("meridian-session").or_else(|| upgrade.query("session"));
+    let session_key = session_key(named, client.ip());
+    let user = upgrade.user(client);
+    let whose = User {
+        name: &user,
+        version: None,
+    };
+    let offers = edge.config.continuity.replay_bytes_max > 0;
+    let asks_load = format!("{}: {}\r\n", wire::LOAD_HEADER, wire::VERSION);
+    let offer = format!(
+        "{}: {}\r\n{}: 1\r\n{asks_load}",
+        wire::HEADER,
+        wire::VERSION,
+        wire::TURNS_HEADER
+    );
+    let request = upgrade.forwarded(&edge.id, id, if offers { &offer } else { &asks_load });
+    let mut resuming = Resuming::new(edge, upgrade.query("resume"), id, daemon::clock::now());
+    let mut tried = Tried::up_to(edge.config.limits.regions_tried_max);
+    let mut lacks_room = false;
+    loop {
+        let now = daemon::clock::now();
+        let steers = resuming.affinity().or(affinity.as_ref());
+        let picked = edge.seen.pick(&table, &session_key, whose, steers, &tried, now);
+        let picked = picked.filter(|_| !resuming.has_asked_enough());
+        let picked = picked.map(|decision| resuming.at_its_stack(decision, &table));
+        let Some(decision) = picked.or_else(|| resuming.settles(edge, now)) else {
+            match resuming.gives_up(edge, id, now) {
+                Some(tried_for_new) => tried = tried_for_new,
+                None => break,
+            }
+            continue;
+        };
+        let decision = Box::new(decision);
+        // Counted before the stack is asked: of a hundred sessions that come at once, each must know of the others.
+        let at_stack = edge.begins(&decision);
+        match ask(edge, &decision, &resuming.request(&request, edge, &decision, now), id).await {
+            Ok(Asked::Accepted(mut accepted)) => {
+                edge.note_version(&decision, id);
+                if let Some(first) = resuming.first_frame().filter(|_| accepted.takes_state) {
+                    // A failure shows later, like any other write of a session.
+                    let _ = timeout(edge.config.timeouts.upgrade.0, accepted.stream.write_all(&first)).await;
+                }
+                if resuming.is_taken(accepted.takes_state) {
+                    edge.parked.remove(resuming.name());
+                }
+                let resume_request = (offers && accepted.carries_on).then(|| {
+                    let resume = format!("{offer}{}: 1\r\n", wire::RESUME_HEADER);
+                    upgrade.forwarded(&edge.id, id, &resume).into()
+                });
+                let is_resumed = resuming.is_found();
+                let (name, issued_at) = resuming.into_name();
+                let taken = Taken {
+                    is_resumed,
+                    decision,
+                    at_stack,
+                    accepted,
+                    caller: Caller {
+                        id: id.clone(),
+                        session_key: session_key.into(),
+                        user: user.into(),
+                        holder: holder(upgrade, client).into(),
+                        session: name.into(),
+                        issued_at,
+                        is_told: asks_for_events(upgrade),
+                    },
+                    resume_request,
+                };
+                return Opened::Session(Box::new(taken));
+            }
+            Ok(Asked::Declined(answer, revision)) if resuming.goes_on(&answer, revision, &decision) => {
+                tried.refused_for_good(decision.stack);
+            }
+            Ok(Asked::Declined(answer, _)) => return Opened::Declined(answer),
+            Err(failure) => {
+                resuming.failed(&decision);
+                let (fault, why) = (not_taken(edge, &decision, &failure), failure.to_string());
+                let (region, stack) = (&decision.region, decision.stack);
+                let fault_name = fault.as_str();
+                tracing::info!(request_id = %id, %region, %stack, why, fault = fault_name, "a stack did not take a session");
+                if fault == Fault::Edge {
+                    lacks_room = true;
+                    // Without descriptors or ports the edge can ask no other region either; without a route it may reach a near
+                    // one.
+                    if matches!(failure, AskError::Connect(_)) && failure.is_local() {
+                        break;
+                    }
+                }
+                tried.stack(region, stack);
+            }
+        }
+    }
+    if lacks_room {
+        Opened::EdgeFull
+    } else {
+        Opened::Nowhere(tried)
+    }
+}
+
+/// Passes the region's 101 on to the device.
+async fn agree(
+    edge: &Arc<Edge>,
+    device: &mut dyn Io,
+    taken: Taken,
+    early: BytesMut,
+    client: SocketAddr,
+    (busy, slot): (Busy, SessionSlot),
+) -> Option<Box<Session>> {
+    let Taken {
+        decision,
+        at_stack,
+        accepted,
+        caller,
+        resume_request,
+        is_resumed,
+    } = taken;
+    let since = daemon::clock::now();
+    let began = Instant::now();
+    let token = edge.session_token(&caller.holder, &decision.region);
+    let ours = format!(
+        "X-Request-Id: {}\r\nMeridian-Affinity: {token}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n",
+        caller.id
+    );
+    let answer = signed(accepted.answer, edge, &decision.region, &ours);
+    edge.seen.traffic.session_began(&decision);
+    let registered = edge.sessions.register(&decision.region, decision.stack, since);
+    let passed_on = timeout(edge.config.timeouts.close.0, device.write_all(&answer)).await;
+    if !matches!(passed_on, Ok(Ok(()))) {
+        tracing::info!(request_id = %caller.id, region = %decision.region, %client, "the device left before its session began");
+        edge.metrics.session_ended(&decision.region, "device-lost", 0, 0);
+        return None;
+    }
+    let is_sent = |home: &RegionId| edge.table().is_some_and(|table| table.sends(home, &decision.region));
+    Some(Box::new(Session {
+        guest_of: Some(decision.home.clone()).filter(|home| is_resumed && !is_sent(home)),
+        decision,
+        caller,
+        client,
+        resume_request,
+        began,
+        fresh: Some(Box::new(Fresh {
+            stream: accepted.stream,
+            early_of_device: early,
+            early_of_region: accepted.early,
+        })),
+        away: None,
+        moves: 0,
+        last_fault: None,
+        at_stack,
+        registered,
+        _slot: slot,
+        _busy: busy,
+    }))
+}
+
+/// Whether a device asks for events beyond the protocol, `meridian.*`, as it asks stacks for theirs.
+fn asks_for_events(upgrade: &Upgrade) -> bool {
+    upgrade.query("meridian").or_else(|| upgrade.header("meridian-events")) == Some("1")
+}

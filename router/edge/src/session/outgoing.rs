@@ -1,0 +1,79 @@
+//! The bytes of one direction that were taken and are not written yet.
+
+use bytes::BytesMut;
+
+use crate::session::frames::{Scanner, Sender, opcode};
+
+/// Bytes that follow each other to one reader, with the frames that they are parts of.
+pub struct Outgoing {
+    pub(super) scanner: Scanner,
+    /// Taken and not written. Of these bytes only the first `ready` may be written; the others are of a message that is not
+    /// whole, whose last frame begins `frame` bytes into it.
+    pub(super) pending: BytesMut,
+    pub(super) ready: usize,
+    pub(super) frame: usize,
+}
+
+impl Outgoing {
+    pub(super) fn new(scanner: Scanner) -> Self {
+        Self {
+            scanner,
+            pending: BytesMut::new(),
+            ready: 0,
+            frame: 0,
+        }
+    }
+
+    /// Bytes of a message that is not whole yet.
+    pub(super) fn held(&self) -> usize {
+        self.pending.len().saturating_sub(self.ready)
+    }
+
+    pub(super) fn last_frame(&self) -> &[u8] {
+        self.pending.get(self.ready + self.frame..).unwrap_or_default()
+    }
+
+    pub(super) fn drop_frame(&mut self) {
+        self.pending.truncate(self.ready + self.frame);
+    }
+
+    /// The held message is whole.
+    pub(super) fn release(&mut self) {
+        self.ready = self.pending.len();
+        self.frame = 0;
+    }
+
+    /// A control frame may come between the fragments of a message, and then stays between them.
+    pub(super) fn control_ends(&mut self) {
+        if self.frame == 0 {
+            self.release();
+        } else {
+            self.fragment_ends();
+        }
+    }
+
+    pub(super) fn fragment_ends(&mut self) {
+        self.frame = self.held();
+    }
+
+    /// Whether the message that is held is text. Its first frame says so, and nothing is held before that.
+    pub(super) fn is_text(&self) -> bool {
+        self.pending
+            .get(self.ready)
+            .is_some_and(|first| first & 0x0f == opcode::TEXT)
+    }
+
+    /// The region is lost, and with it the message under direction.
+    pub(super) fn begin_anew(&mut self, frame_bytes_max: u64) {
+        self.pending.truncate(self.ready);
+        self.frame = 0;
+        self.scanner = Scanner::new(Sender::Region, frame_bytes_max);
+    }
+
+    /// Puts a frame of the edge behind the last whole message.
+    pub(super) fn say(&mut self, frame: &[u8]) {
+        debug_assert_eq!(self.held(), 0, "nothing is held when a session begins in a region");
+        self.pending.extend_from_slice(frame);
+        self.release();
+    }
+}

@@ -1,0 +1,352 @@
+//! Live sessions, the work that a stopping process waits for, and the order in which sessions leave.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::sync::watch;
+use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
+use topology::{Moment, RegionId};
+
+use crate::metrics::Metrics;
+
+/// Fewer sessions need less than the whole drain window: fifty reconnects a second harm no other edge.
+const RECONNECT_PACE: Duration = Duration::from_millis(20);
+/// While memory is short, one of so many sessions leaves at a time.
+const SHED_ROUNDS: u64 = 20;
+/// Fractional part of the golden ratio: multiples of it spread evenly over 0..1, however many there are.
+const GOLDEN: f64 = 0.618_033_988_749_895;
+
+/// The live sessions of this edge.
+#[derive(Debug)]
+pub struct Sessions {
+    live: Mutex<BTreeMap<u64, Live>>,
+    next: AtomicU64,
+    /// Sessions, upgrades under way and HTTP requests in flight: what a stopping edge waits for.
+    busy: TaskTracker,
+    orders: watch::Sender<Order>,
+    shed_rounds: AtomicU64,
+    /// Connections that were accepted and have not asked for anything yet.
+    arriving: TaskTracker,
+    http2: TaskTracker,
+    metrics: Metrics,
+}
+
+/// The order to all sessions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Order {
+    Stay,
+    /// Some of them must leave, others with every round.
+    Shed {
+        round: u64,
+    },
+    /// All of them must leave within this time, and the edge takes no new session. No other order follows.
+    Leave(Duration),
+    /// The same, but the edge takes sessions of connections that it accepted before its successor took over.
+    LeaveToSuccessor(Duration),
+}
+
+/// The reason for which a session is asked to leave its edge. It leaves when no turn is in progress.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leave {
+    Draining,
+    /// The edge has not enough memory.
+    Overloaded,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Live {
+    pub region: RegionId,
+    /// At which of its stacks.
+    pub stack: SocketAddr,
+    pub since: Moment,
+}
+
+/// Keeps the process busy while it exists.
+pub type Busy = TaskTrackerToken;
+
+/// Keeps a session in the registry while it exists.
+#[derive(Debug)]
+pub struct Registered {
+    sessions: Arc<Sessions>,
+    pub id: u64,
+}
+
+impl Sessions {
+    pub fn new(metrics: Metrics) -> Self {
+        Self {
+            live: Mutex::default(),
+            next: AtomicU64::new(1),
+            busy: TaskTracker::new(),
+            orders: watch::Sender::new(Order::Stay),
+            shed_rounds: AtomicU64::new(0),
+            arriving: TaskTracker::new(),
+            http2: TaskTracker::new(),
+            metrics,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Live>> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Something begins that a stopping edge waits for.
+    pub fn busy(&self) -> Busy {
+        self.busy.token()
+    }
+
+    pub fn register(self: &Arc<Self>, region: &RegionId, stack: SocketAddr, since: Moment) -> Registered {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let region = region.clone();
+        self.metrics.session_began(&region);
+        self.lock().insert(id, Live { region, stack, since });
+        Registered {
+            sessions: self.clone(),
+            id,
+        }
+    }
+
+    pub fn count(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// How many are live at each stack.
+    pub fn by_stack(&self) -> BTreeMap<RegionId, BTreeMap<SocketAddr, usize>> {
+        let mut regions: BTreeMap<RegionId, BTreeMap<SocketAddr, usize>> = BTreeMap::new();
+        for live in self.lock().values() {
+            let stacks = regions.entry(live.region.clone()).or_default();
+            *stacks.entry(live.stack).or_default() += 1;
+        }
+        regions
+    }
+
+    /// How many are live in each region, and since when the oldest is.
+    pub fn by_region(&self) -> BTreeMap<RegionId, (usize, Moment)> {
+        let mut regions = BTreeMap::new();
+        for live in self.lock().values() {
+            let (count, oldest) = regions.entry(live.region.clone()).or_insert((0, live.since));
+            *count += 1;
+            *oldest = live.since.min(*oldest);
+        }
+        regions
+    }
+
+    /// Tells all sessions to leave within `window`, and refuses new ones.
+    pub fn begin_drain(&self, window: Duration) {
+        self.orders.send_replace(Order::Leave(self.paced(window)));
+    }
+
+    /// Tells all sessions to leave within `window`. Connections that were accepted before the successor took over may still
+    /// begin one.
+    pub fn begin_drain_to_successor(&self, window: Duration) {
+        self.orders.send_replace(Order::LeaveToSuccessor(self.paced(window)));
+    }
+
+    fn paced(&self, window: Duration) -> Duration {
+        let live = u32::try_from(self.count()).unwrap_or(u32::MAX);
+        window.min(RECONNECT_PACE.saturating_mul(live))
+    }
+
+    /// Tells some of the sessions to leave: with every call others, until all were told. Sessions that begin later are not
+    /// meant.
+    pub fn shed(&self) {
+        let round = self.shed_rounds.fetch_add(1, Ordering::Relaxed);
+        self.orders.send_if_modified(|order| {
+            let may = matches!(order, Order::Stay | Order::Shed { .. });
+            if may {
+                *order = Order::Shed { round };
+            }
+            may
+        });
+    }
+
+    /// Whether sessions are told to leave.
+    pub fn is_draining(&self) -> bool {
+        matches!(*self.orders.borrow(), Order::Leave(_) | Order::LeaveToSuccessor(_))
+    }
+
+    /// Whether new sessions are refused.
+    pub fn refuses(&self) -> bool {
+        matches!(*self.orders.borrow(), Order::Leave(_))
+    }
+
+    /// Resolves when the edge begins to stop.
+    pub async fn draining(&self) -> Duration {
+        let mut orders = self.orders.subscribe();
+        loop {
+            if let Order::Leave(window) | Order::LeaveToSuccessor(window) = *orders.borrow_and_update() {
+                return window;
+            }
+            // The sender lives in `self`, so the wait cannot fail.
+            let _ = orders.changed().await;
+        }
+    }
+
+    /// Resolves when new sessions are refused.
+    pub async fn refusing(&self) {
+        let mut orders = self.orders.subscribe();
+        while !matches!(*orders.borrow_and_update(), Order::Leave(_)) {
+            // The sender lives in `self`, so the wait cannot fail.
+            let _ = orders.changed().await;
+        }
+    }
+
+    /// Resolves when it is session `id`'s turn to leave: each has its own place in the window, so that a fleet of devices
+    /// does not reconnect as one.
+    pub async fn turn_to_leave(&self, id: u64) -> Leave {
+        let mut orders = self.orders.subscribe();
+        let mut is_new = true;
+        loop {
+            let order = *orders.borrow_and_update();
+            // An order to shed that was given before the session began means others.
+            let counts = !std::mem::take(&mut is_new);
+            match order {
+                Order::Leave(window) | Order::LeaveToSuccessor(window) => {
+                    // In a box: most sessions never come here, and all of them would carry it.
+                    let waited = Box::pin(tokio::time::timeout(place(id, window), orders.changed())).await;
+                    match waited {
+                        Err(_) => return Leave::Draining,
+                        // There is less time than there was.
+                        Ok(_) => continue,
+                    }
+                }
+                Order::Shed { round } if counts && id % SHED_ROUNDS == round % SHED_ROUNDS => {
+                    return Leave::Overloaded;
+                }
+                Order::Shed { .. } | Order::Stay => {}
+            }
+            // As above, the wait cannot fail.
+            let _ = orders.changed().await;
+        }
+    }
+
+    /// Resolves when it is session `id`'s turn to move, of all that a plan sends away at once.
+    pub async fn turn_to_move(&self, id: u64, window: Duration) {
+        tokio::time::sleep(place(id, self.paced(window))).await;
+    }
+
+    /// A connection was accepted. The caller keeps the token until the device has asked for something.
+    pub fn arrives(&self) -> TaskTrackerToken {
+        self.arriving.token()
+    }
+
+    /// Resolves when every connection that was accepted has asked for something, or is gone. The edge accepts no new ones.
+    pub async fn all_arrived(&self) {
+        self.arriving.close();
+        self.arriving.wait().await;
+    }
+
+    /// A connection of HTTP/2 begins. The caller keeps the token until it ends.
+    pub fn speaks_http2(&self) -> TaskTrackerToken {
+        self.http2.token()
+    }
+
+    /// Resolves when the connections of HTTP/2 have ended, or after `patience`: a device that vanished never answers.
+    pub async fn http2_ended(&self, patience: Duration) {
+        self.http2.close();
+        let _ = tokio::time::timeout(patience, self.http2.wait()).await;
+    }
+
+    /// Resolves when nothing is left that a stopping edge waits for.
+    pub async fn idle(&self) {
+        // Closed or not, it goes on counting; only a closed one says that it is empty.
+        self.busy.close();
+        self.busy.wait().await;
+    }
+}
+
+impl Registered {
+    /// The session goes on at another stack.
+    pub fn moved(&self, region: &RegionId, stack: SocketAddr) {
+        if let Some(live) = self.sessions.lock().get_mut(&self.id) {
+            self.sessions.metrics.session_gone(&live.region);
+            self.sessions.metrics.session_began(region);
+            live.region = region.clone();
+            live.stack = stack;
+        }
+    }
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        if let Some(live) = self.sessions.lock().remove(&self.id) {
+            self.sessions.metrics.session_gone(&live.region);
+        }
+    }
+}
+
+/// The place of session `id` in a window.
+fn place(id: u64, window: Duration) -> Duration {
+    window.mul_f64((id as f64 * GOLDEN).fract())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use prometheus_client::registry::Registry;
+
+    #[tokio::test(start_paused = true)]
+    async fn sessions_leave_evenly_over_the_window_and_few_leave_sooner() {
+        for (count, longest) in [(10_u64, 200), (10_000, 10_000)] {
+            let sessions = Arc::new(Sessions::new(Metrics::new(&mut Registry::default())));
+            let region = RegionId::new("us-east").unwrap();
+            let stack = "127.0.0.1:9001".parse().unwrap();
+            let register = |_| sessions.register(&region, stack, Moment(0));
+            let live: Vec<Registered> = (0..count).map(register).collect();
+            assert_eq!(sessions.by_region()[&region].0 as u64, count);
+            let began = tokio::time::Instant::now();
+            sessions.begin_drain(Duration::from_secs(10));
+            for registered in &live {
+                assert_eq!(sessions.turn_to_leave(registered.id).await, Leave::Draining);
+            }
+            // One after the other here, so each waits for its own place: none is beyond the window.
+            let mean = began.elapsed() / u32::try_from(count).unwrap();
+            let expected = Duration::from_millis(longest) / 2;
+            assert!(mean.abs_diff(expected) < expected / 4, "{count}: {mean:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn sessions_are_shed_a_few_at_a_time() {
+        let sessions = Arc::new(Sessions::new(Metrics::new(&mut Registry::default())));
+        let region = RegionId::new("us-east").unwrap();
+        let stack = "127.0.0.1:9001".parse().unwrap();
+        let register = |_| sessions.register(&region, stack, Moment(0));
+        let live: Vec<Registered> = (0..100).map(register).collect();
+        let mut waiting: Vec<_> = live
+            .iter()
+            .map(|registered| Box::pin(sessions.turn_to_leave(registered.id)))
+            .collect();
+        let mut left = Vec::new();
+        for turn in &mut waiting {
+            assert!(futures_util::poll!(turn).is_pending());
+        }
+        for _ in 0..SHED_ROUNDS {
+            sessions.shed();
+            // Or tokio lets the hundreds of polls in here wait for the next turn of this task.
+            tokio::task::yield_now().await;
+            let before = waiting.len();
+            let mut stay = Vec::new();
+            for mut turn in waiting {
+                match futures_util::poll!(&mut turn) {
+                    std::task::Poll::Ready(leave) => assert_eq!(leave, Leave::Overloaded),
+                    std::task::Poll::Pending => stay.push(turn),
+                }
+            }
+            waiting = stay;
+            left.push(before - waiting.len());
+        }
+        assert_eq!(left, vec![5; 20]);
+        // The order is over, and new sessions stay.
+        for id in 200..200 + SHED_ROUNDS {
+            let mut turn = Box::pin(sessions.turn_to_leave(id));
+            assert!(futures_util::poll!(&mut turn).is_pending());
+        }
+    }
+}

@@ -1,0 +1,617 @@
+//! Relaying the frames of one live session, verbatim, until one side ends it.
+//!
+//! A session that is quiet holds no buffer: bytes are read into one buffer per thread and only what cannot be written at
+//! once stays in memory. That is at most one read's worth in each direction, so a slow reader slows its writer down and nothing
+//! grows.
+//!
+//! The file is long because every way in which a session ends is decided in one poll, by one order of precedence.
+//!
+//! One file, although it is long: timers, buffers and last words decide together who ended a session.
+
+use std::{
+    future::{Future, poll_fn},
+    io,
+    pin::{Pin, pin},
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::BytesMut;
+use routing::{Decision, continuity::LeaveReason};
+use tokio::{
+    io::{AsyncRead as _, AsyncWriteExt as _, ReadBuf},
+    net::TcpStream,
+    time::{Instant, Sleep, sleep_until, timeout},
+};
+
+use crate::{
+    config::Config,
+    device::{Io, goodbye},
+    fault::{Device, Event, Facts},
+    request_id::RequestId,
+    session::continuity::Kept,
+    session::direction::{Direction, DirectionEnd, READ_BUFFER, Until},
+    session::end::{End, Lost, Outcome, device_stop, region_stop},
+    session::frames::{
+        Sender, Violation, close_for_device, close_for_region, code, echo_for_device, frame_for_region, opcode,
+    },
+    session::registry::Leave,
+};
+
+/// For this long after a device was blocked, the end of its region may be a consequence: a stack gives up a session that takes
+/// nothing after some ten seconds, and its Close frame may not get through.
+const BLOCKED_LATELY: Duration = Duration::from_secs(15);
+/// Most bytes that the edge searches for the Close frame of a region whose device takes nothing: more do not fit into a
+/// socket's buffer.
+const LAST_WORDS_BYTES_MAX: usize = 16 << 20;
+
+pub struct Relay<'a> {
+    device: &'a mut dyn Io,
+    region: TcpStream,
+    to_region: Direction,
+    to_device: Direction,
+    region_writable: bool,
+    /// The region is lost. The edge reads it only for its Close frame, and passes nothing on any more.
+    reads_last_words: bool,
+    /// The bytes searched for it.
+    passed_over: usize,
+    /// When the first Close frame passed; the other side has until `close` later.
+    closing_since: Option<(Instant, End)>,
+    /// The state that lets the session move when its region is lost.
+    kept: Option<Box<Kept>>,
+    /// The plan's request to leave.
+    asked: Option<LeaveReason>,
+    /// The edge's request to leave, and the time until which the session may finish its turn.
+    leaves: Option<(Leave, Instant)>,
+    frame_bytes_max: u64,
+    idle: Duration,
+    close: Duration,
+    /// Time for a session that must leave to finish its turn.
+    turn: Duration,
+}
+
+impl<'a> Relay<'a> {
+    /// Both sides have agreed on the upgrade.
+    pub fn new(device: &'a mut dyn Io, region: TcpStream, config: &Config) -> Self {
+        let frame_bytes_max = config.limits.frame_bytes_max;
+        let (of_region, of_device) = (config.pace_within(config.timeouts.idle.0), config.pace());
+        Self {
+            device,
+            region,
+            to_region: Direction::new(Sender::Device, frame_bytes_max, (of_region, of_device)),
+            to_device: Direction::new(Sender::Region, frame_bytes_max, (of_device, of_region)),
+            region_writable: true,
+            reads_last_words: false,
+            passed_over: 0,
+            closing_since: None,
+            kept: None,
+            asked: None,
+            leaves: None,
+            frame_bytes_max,
+            idle: config.timeouts.idle.0,
+            close: config.timeouts.close.0,
+            turn: config.drain.turn(config.timeouts.close.0),
+        }
+    }
+
+    /// Takes the bytes that each side sent right behind its head. Call it before [`Relay::run`].
+    pub fn take_early(&mut self, from_device: &[u8], from_region: &[u8]) -> Result<(), End> {
+        let kept = self.kept.as_deref_mut();
+        let taken = self.to_device.take(from_region, Until::End, kept);
+        taken.map_err(region_stop)?;
+        let kept = self.kept.as_deref_mut();
+        let taken = self.to_region.take(from_device, Until::End, kept);
+        taken.map_err(device_stop)
+    }
+
+    /// Relays until the end and says why it came. `turn_to_leave` resolves when the edge wants the session gone. The device
+    /// does not know yet: see [`Relay::part`].
+    ///
+    /// `asks_to_leave` resolves when the plan wants the session elsewhere. A session that went on in another region runs again.
+    pub async fn run(
+        &mut self,
+        mut turn_to_leave: Pin<&mut impl Future<Output = Leave>>,
+        mut asks_to_leave: Pin<&mut (dyn Future<Output = LeaveReason> + Send)>,
+    ) -> End {
+        let mut timer = pin!(sleep_until(Instant::now() + self.idle));
+        poll_fn(|cx| self.poll(cx, turn_to_leave.as_mut(), asks_to_leave.as_mut(), timer.as_mut())).await
+    }
+
+    /// From here on the session can go on in another region.
+    pub fn keep(&mut self, kept: Kept) {
+        self.kept = Some(Box::new(kept));
+    }
+
+    /// Whether the session could ever go on in another region.
+    pub fn is_kept(&self) -> bool {
+        self.kept.is_some()
+    }
+
+    /// The state that lets the session move, if it can.
+    pub fn kept(&self) -> Option<&Kept> {
+        self.kept.as_deref().filter(|kept| kept.can_move())
+    }
+
+    /// The facts of an [`End::failure`]. `is_late`: whether this edge was too late itself to be a witness.
+    pub fn facts(&self, event: Event, is_late: bool) -> Facts {
+        let was_blocked = |freed_at: Instant| freed_at.elapsed() < BLOCKED_LATELY;
+        let is_blocked = self.to_device.is_blocked() || self.to_device.freed_at.is_some_and(was_blocked);
+        let device = if is_blocked { Device::Blocked } else { Device::Reads };
+        Facts {
+            event,
+            device,
+            edge_is_late: is_late,
+        }
+    }
+
+    /// Goes on with the session at another stack, which has agreed to it. `notice` makes the message for the device, given
+    /// whether the user has to repeat the utterance.
+    pub fn go_on(
+        &mut self,
+        region: TcpStream,
+        to: &Decision,
+        why: LeaveReason,
+        since: Instant,
+        notice: impl FnOnce(bool) -> Option<BytesMut>,
+    ) {
+        let Some(kept) = &mut self.kept else { return };
+        let Some((handover, pong)) = kept.hand_over(to, why, since, &self.to_region.out.scanner) else {
+            return;
+        };
+        // The old stack must forget the session, or its memory would grow stale. A frozen stack reads this when it thaws.
+        if why.is_optional() || why == LeaveReason::Silent {
+            self.close_region(wire::MOVED);
+        }
+        self.region = region;
+        self.region_writable = true;
+        self.reads_last_words = false;
+        self.passed_over = 0;
+        self.closing_since = None;
+        self.asked = None;
+        self.to_region.out.pending = frame_for_region(opcode::BINARY, &handover.word);
+        self.to_region.out.pending.extend_from_slice(&handover.replay);
+        self.to_region.out.ready = self.to_region.out.pending.len();
+        self.to_region.blocked_since = None;
+        self.to_region.pace.forget();
+        self.to_device.out.begin_anew(self.frame_bytes_max);
+        self.to_device.active_at = Instant::now();
+        self.was_away();
+        self.to_device.out.say(&pong);
+        if let Some(notice) = notice(handover.is_broken) {
+            self.to_device.out.say(&notice);
+        }
+    }
+
+    /// The session stays where it is, though the plan asked it to leave.
+    pub fn stay(&mut self) {
+        self.asked = None;
+        self.to_region.blocked_since = self.to_region.blocked_since.map(|_| Instant::now());
+        self.was_away();
+    }
+
+    /// The search for another region takes seconds. Meanwhile the edge read nothing from the device and wrote nothing to it, so
+    /// the device's pace in that time is unknown: both of its paces begin anew.
+    fn was_away(&mut self) {
+        let now = Instant::now();
+        self.to_region.active_at = now;
+        self.to_region.frame_pace.forget();
+        self.to_device.blocked_since = self.to_device.blocked_since.map(|_| now);
+        self.to_device.pace.forget();
+    }
+
+    /// Tells each side that the session is over. A device that is told to reconnect may do so at once, so the
+    /// caller first records everything that its next session should know of this one's end.
+    pub async fn part(mut self, end: End, region_name: &str, id: &RequestId) -> Outcome {
+        let code = self
+            .to_region
+            .out
+            .scanner
+            .close_code()
+            .or(self.to_device.out.scanner.close_code());
+        self.tell_region(&end);
+        if self.kept.is_some() {
+            // The device got whole messages only, so a Close frame can follow.
+            self.to_device.out.begin_anew(self.frame_bytes_max);
+        }
+        match &end {
+            End::RegionLost(_) | End::RegionSilent | End::RegionClosing | End::RegionDeclined(_) | End::Planned(_) => {
+                let reason = format!("region {region_name} lost; reconnect");
+                self.close_device(code::SERVICE_RESTART, &reason, end == End::RegionSilent, id)
+                    .await;
+            }
+            End::EdgeDraining => {
+                self.close_device(code::SERVICE_RESTART, "edge draining; reconnect", true, id)
+                    .await;
+            }
+            End::EdgeOverloaded => {
+                self.close_device(code::TRY_AGAIN_LATER, "edge overloaded; reconnect", true, id)
+                    .await;
+            }
+            End::DeviceViolation(violation @ Violation::TooLarge(_)) => {
+                self.close_device(code::TOO_BIG, &violation.to_string(), true, id).await;
+            }
+            End::DeviceViolation(violation) => {
+                self.close_device(code::PROTOCOL_ERROR, &violation.to_string(), true, id)
+                    .await;
+            }
+            End::DeviceSilent => self.close_device(code::GOING_AWAY, "session idle", true, id).await,
+            End::DeviceSlow => {
+                self.close_device(code::POLICY, "you take what is sent too slowly; read faster", true, id)
+                    .await;
+            }
+            End::DeviceTrickles => {
+                self.close_device(
+                    code::POLICY,
+                    "a frame that you began takes too long; send faster",
+                    true,
+                    id,
+                )
+                .await;
+            }
+            End::DeviceClosed => self.answer_close(id).await,
+            End::RegionClosed => goodbye(self.device, self.close).await,
+            End::DeviceLost => {}
+        }
+        Outcome {
+            end,
+            code,
+            from_device: self.to_region.bytes,
+            from_region: self.to_device.bytes,
+        }
+    }
+
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        turn_to_leave: Pin<&mut impl Future<Output = Leave>>,
+        asks_to_leave: Pin<&mut (dyn Future<Output = LeaveReason> + Send)>,
+        timer: Pin<&mut Sleep>,
+    ) -> Poll<End> {
+        // The region first: its last words, a Close frame perhaps, explain why writing to it fails.
+        let kept = self.kept.as_deref_mut();
+        let heard = if self.reads_last_words {
+            Poll::Pending
+        } else {
+            self.to_device.poll(cx, &mut self.region, self.device, Until::End, kept)
+        };
+        match heard {
+            Poll::Pending => {}
+            Poll::Ready(DirectionEnd::Write(_)) => return Poll::Ready(self.closing_or(End::DeviceLost)),
+            Poll::Ready(DirectionEnd::Stop(stop)) => return Poll::Ready(region_stop(stop)),
+            Poll::Ready(DirectionEnd::Read(error)) => return Poll::Ready(self.closing_or(Lost::io(&error))),
+            Poll::Ready(DirectionEnd::Eof | DirectionEnd::Boundary) => {
+                return Poll::Ready(self.closing_or(Lost::ended()));
+            }
+        }
+        if self.region_writable {
+            let kept = self.kept.as_deref_mut();
+            match self.to_region.poll(cx, self.device, &mut self.region, Until::End, kept) {
+                Poll::Pending => {}
+                Poll::Ready(DirectionEnd::Stop(stop)) => return Poll::Ready(device_stop(stop)),
+                Poll::Ready(DirectionEnd::Write(error)) => {
+                    // The last words of the region, a Close frame perhaps, say more than the failed write, and are
+                    // read next. If it says nothing, the timer below ends the wait.
+                    self.region_writable = false;
+                    self.closing_since
+                        .get_or_insert_with(|| (Instant::now(), Lost::io(&error)));
+                    // The read above may not have seen it yet.
+                    cx.waker().wake_by_ref();
+                }
+                Poll::Ready(DirectionEnd::Eof | DirectionEnd::Read(_) | DirectionEnd::Boundary) => {
+                    return Poll::Ready(self.closing_or(End::DeviceLost));
+                }
+            }
+        }
+        let is_cut_off = !self.region_writable
+            && self.kept().is_some()
+            && self.to_device.is_blocked()
+            && !self.to_device.out.scanner.closed();
+        if (is_cut_off || self.reads_last_words)
+            && let Poll::Ready(end) = self.poll_last_words(cx)
+        {
+            return Poll::Ready(end);
+        }
+        self.note_closing();
+        let both_closed = self.to_device.out.scanner.closed() && self.to_region.out.scanner.closed();
+        if both_closed
+            && self.to_device.out.pending.is_empty()
+            && self.to_region.out.pending.is_empty()
+            && let Some((_, end)) = self.closing_since.take()
+        {
+            return Poll::Ready(end);
+        }
+        if let Some(end) = self.poll_leaves(cx, turn_to_leave) {
+            return Poll::Ready(end);
+        }
+        if let Some(why) = self.poll_asked(cx, asks_to_leave) {
+            return Poll::Ready(End::Planned(why));
+        }
+        self.poll_timer(cx, timer)
+    }
+
+    /// The region is gone and the device takes nothing: the reason is in the region's socket, behind the bytes that the device
+    /// has yet to take. The bytes passed over on the way are not lost: another region says again what the device did not get.
+    ///
+    /// Once begun it is the only reader: the scanner is ahead of the bytes that wait for the device, so it would take bytes
+    /// read in the ordinary way for the rest of another frame.
+    fn poll_last_words(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        self.reads_last_words = true;
+        let scanner = &mut self.to_device.out.scanner;
+        let region = &mut self.region;
+        let passed_over = &mut self.passed_over;
+        let said_last = READ_BUFFER.with_borrow_mut(|buffer| {
+            let mut sink = BytesMut::new();
+            loop {
+                let mut buffer = ReadBuf::new(&mut buffer[..]);
+                match ready!(Pin::new(&mut *region).poll_read(cx, &mut buffer)) {
+                    Ok(()) if !buffer.filled().is_empty() => {}
+                    Ok(()) => return Poll::Ready(Err(Lost::ended())),
+                    Err(error) => return Poll::Ready(Err(Lost::io(&error))),
+                }
+                sink.clear();
+                *passed_over += buffer.filled().len();
+                if let Err(violation) = scanner.push(buffer.filled(), &mut sink, false) {
+                    return Poll::Ready(Err(Lost::broken(violation)));
+                }
+                if scanner.closed() {
+                    return Poll::Ready(Ok(scanner.close_code()));
+                }
+                if *passed_over > LAST_WORDS_BYTES_MAX {
+                    return Poll::Ready(Err(Lost::ended()));
+                }
+            }
+        });
+        Poll::Ready(match ready!(said_last) {
+            Ok(Some(code::GOING_AWAY | code::SERVICE_RESTART)) => End::RegionClosing,
+            // It gave the device up, as this edge is about to.
+            Ok(Some(code::POLICY)) => End::DeviceSlow,
+            Ok(code) => {
+                let why = format!("session closed with code {code:?} while the device took nothing");
+                let event = Event::Closed(code.unwrap_or(code::NO_STATUS));
+                End::RegionLost(Lost { event, why })
+            }
+            Err(end) => end,
+        })
+    }
+
+    /// Whether the session leaves the edge now: a turn in progress may end, within limits.
+    fn poll_leaves(
+        &mut self,
+        cx: &mut Context<'_>,
+        turn_to_leave: Pin<&mut impl Future<Output = Leave>>,
+    ) -> Option<End> {
+        if self.leaves.is_none()
+            && let Poll::Ready(leave) = turn_to_leave.poll(cx)
+        {
+            self.leaves = Some((leave, Instant::now() + self.turn));
+        }
+        let (leave, by) = self.leaves.filter(|_| self.closing_since.is_none())?;
+        let is_busy = self.kept.as_deref().is_some_and(Kept::is_busy);
+        match leave {
+            Leave::Draining => (!is_busy || by <= Instant::now()).then_some(End::EdgeDraining),
+            Leave::Overloaded => (!is_busy).then_some(End::EdgeOverloaded),
+        }
+    }
+
+    /// Whether the session leaves by plan now: if it can wait, it leaves between turns, and nobody notices.
+    fn poll_asked(
+        &mut self,
+        cx: &mut Context<'_>,
+        asks_to_leave: Pin<&mut (dyn Future<Output = LeaveReason> + Send)>,
+    ) -> Option<LeaveReason> {
+        if self.asked.is_none()
+            && let Poll::Ready(why) = asks_to_leave.poll(cx)
+        {
+            self.asked = Some(why);
+        }
+        let kept = self.kept().filter(|_| self.closing_since.is_none())?;
+        self.asked
+            .filter(|why| *why == LeaveReason::Evacuated || !kept.is_busy())
+    }
+
+    /// Asks the region for a sign of life when it is time. Returns whether the region lives.
+    fn look_after_region(&mut self) -> bool {
+        let Some(kept) = &mut self.kept else { return true };
+        if Instant::now() < kept.look_at() {
+            return true;
+        }
+        // While the device takes nothing, nothing is read from the region.
+        if self.to_device.is_blocked() {
+            kept.look_later();
+            return true;
+        }
+        // Unread bytes already ask the region for a sign of life. Inside a frame the edge can send no ping.
+        let has_unread = self.to_region.is_blocked();
+        if !has_unread && !self.to_region.out.scanner.at_boundary() {
+            kept.look_later();
+            return true;
+        }
+        let Some(ping) = kept.look() else { return false };
+        if !has_unread {
+            self.to_region.out.pending.extend_from_slice(&ping);
+            self.to_region.out.ready = self.to_region.out.pending.len();
+        }
+        true
+    }
+
+    /// The time at which a frame that the device began has to be whole, at the pace at which it comes. Until then the edge can
+    /// say nothing to the region: no ping, no word of a move. A region that does not read keeps the device from sending.
+    fn frame_due_at(&self) -> Option<Instant> {
+        let is_awaited = !self.to_region.out.scanner.at_boundary() && !self.to_region.is_blocked();
+        is_awaited.then(|| self.to_region.active_at + self.to_region.frame_pace.remaining())
+    }
+
+    /// Records the time and the side of the first Close frame.
+    fn note_closing(&mut self) {
+        if self.closing_since.is_some() {
+            return;
+        }
+        let end = if self.to_region.out.scanner.closed() {
+            End::DeviceClosed
+        } else if self.to_device.out.scanner.closed() {
+            End::RegionClosed
+        } else {
+            return;
+        };
+        self.closing_since = Some((Instant::now(), end));
+    }
+
+    /// Ends the session when its deadline has passed. Deadlines only move later while bytes flow, so the timer is set
+    /// anew when it fires and not with every byte.
+    fn poll_timer(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>) -> Poll<End> {
+        loop {
+            let (pings, region_lives) = match self.closing_since {
+                None => (self.to_region.out.ready, self.look_after_region()),
+                Some(_) => (self.to_region.out.ready, true),
+            };
+            if !region_lives {
+                return Poll::Ready(End::RegionSilent);
+            }
+            if self.to_region.out.ready > pings {
+                // The ping waits to be written.
+                cx.waker().wake_by_ref();
+            }
+            let looks_at = self.kept.as_ref().map(|kept| kept.look_at());
+            // Each of them ends the session; the first does.
+            let silences = [
+                self.to_region.silent_at(self.idle),
+                self.to_device.silent_at(self.idle),
+                self.to_device.blocked_until(),
+                self.to_region.blocked_until(),
+                self.frame_due_at(),
+            ];
+            let silent_at = silences.into_iter().flatten().min();
+            // A region that closes in order has done its part; its last words wait for the device like any other bytes.
+            let waits_for_device = self.to_device.out.scanner.closed() && !self.to_region.out.scanner.closed();
+            let taken_by = self.to_device.blocked_until().filter(|_| waits_for_device);
+            let deadline = match &self.closing_since {
+                Some((since, _)) => taken_by.unwrap_or(*since + self.close),
+                None => [looks_at, silent_at]
+                    .into_iter()
+                    .flatten()
+                    .min()
+                    .unwrap_or_else(|| Instant::now() + self.idle),
+            };
+            let leaves_by = match self.leaves {
+                Some((Leave::Draining, by)) if self.closing_since.is_none() => Some(by),
+                _ => None,
+            };
+            let deadline = leaves_by.map_or(deadline, |by| by.min(deadline));
+            if deadline < timer.deadline() {
+                timer.as_mut().reset(deadline);
+            }
+            ready!(timer.as_mut().poll(cx));
+            if let Some((_, end)) = &self.closing_since
+                && deadline <= Instant::now()
+            {
+                let end = if taken_by.is_some() {
+                    End::DeviceSlow
+                } else {
+                    end.clone()
+                };
+                if end.failure().is_some()
+                    && self.to_device.is_blocked()
+                    && let Poll::Ready(said) = self.poll_last_words(cx)
+                {
+                    return Poll::Ready(said);
+                }
+                return Poll::Ready(end);
+            }
+            if self.closing_since.is_none() && silent_at.is_some_and(|at| at <= Instant::now()) {
+                // Silence of both sides is nobody's fault: the device has nothing to say and no heartbeat.
+                let now = Instant::now();
+                let is_over = silences.map(|at| at.is_some_and(|at| at <= now));
+                return Poll::Ready(match is_over {
+                    [true, ..] => End::DeviceSilent,
+                    [_, _, true, ..] => End::DeviceSlow,
+                    [.., true] => End::DeviceTrickles,
+                    _ => End::RegionSilent,
+                });
+            }
+            if let Some(by) = leaves_by
+                && by <= Instant::now()
+            {
+                return Poll::Ready(End::EdgeDraining);
+            }
+            // A deadline that has passed was the region's; `look_after_region` saw to it.
+            timer.as_mut().reset(deadline);
+        }
+    }
+
+    /// A connection that ends after a Close frame ended well, whatever the socket says.
+    fn closing_or(&mut self, otherwise: End) -> End {
+        if self.to_region.out.scanner.closed() {
+            End::DeviceClosed
+        } else if self.to_device.out.scanner.closed() {
+            End::RegionClosed
+        } else {
+            match self.closing_since.take() {
+                Some((_, end)) => end,
+                None => otherwise,
+            }
+        }
+    }
+
+    /// A device that said Close gets one back (RFC 6455 §5.5.1), also when its region said none: without it client libraries
+    /// report an abnormal end, and some connect again.
+    async fn answer_close(&mut self, id: &RequestId) {
+        if self.to_device.out.scanner.closed() {
+            return goodbye(self.device, self.close).await;
+        }
+        let echo = echo_for_device(self.to_region.out.scanner.close_code());
+        self.say_last(&echo, false, id).await;
+    }
+
+    /// Tells the region that the session is over, if a frame fits and the socket takes it at once: the region notices the
+    /// end of the connection anyway, a Close frame only spares it a log line.
+    fn tell_region(&mut self, end: &End) {
+        if !matches!(end, End::RegionLost(_) | End::RegionSilent | End::RegionDeclined(_)) {
+            self.close_region(code::GOING_AWAY);
+        }
+    }
+
+    /// Sends Close to the region, if the region can read it as a frame here.
+    fn close_region(&mut self, code: u16) {
+        let to_region = &self.to_region;
+        if !to_region.out.scanner.closed() && to_region.out.pending.is_empty() && to_region.out.scanner.at_boundary() {
+            let _ = self.region.try_write(&close_for_region(code));
+        }
+    }
+
+    /// Tells the device why the session ends, behind the last whole frame. When the region is alive the frame that is
+    /// passing is completed first; when it died in the middle of a frame, the device could not read a Close frame as
+    /// one, and the connection just ends.
+    async fn close_device(&mut self, code: u16, reason: &str, region_is_alive: bool, id: &RequestId) {
+        self.say_last(&close_for_device(code, reason), region_is_alive, id)
+            .await;
+    }
+
+    async fn say_last(&mut self, close: &[u8], region_is_alive: bool, id: &RequestId) {
+        let (patience, is_kept) = (self.to_device.close_patience(self.close), self.kept.is_some());
+        // The bytes that wait for the device may end inside a frame whose rest was passed over.
+        let has_place = is_kept || !self.reads_last_words;
+        let to_device = &mut self.to_device;
+        let (mut device, region) = (&mut *self.device, &mut self.region);
+        let told = timeout(patience, async {
+            if region_is_alive && !is_kept && has_place {
+                poll_fn(|cx| to_device.poll(cx, region, &mut device, Until::Boundary, None)).await;
+            } else {
+                (&mut device).write_all_buf(&mut to_device.out.pending).await?;
+            }
+            if has_place
+                && to_device.out.pending.is_empty()
+                && to_device.out.scanner.at_boundary()
+                && !to_device.out.scanner.closed()
+            {
+                device.write_all(close).await?;
+                device.flush().await?;
+            }
+            io::Result::Ok(())
+        });
+        match told.await {
+            Ok(Ok(())) => goodbye(self.device, self.close).await,
+            Ok(Err(error)) => tracing::debug!(request_id = %id, %error, "the device left before it was told why"),
+            Err(_) => tracing::debug!(request_id = %id, "the device did not take in why its session ends"),
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! Properties of routing over many histories.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod picking;
+mod requests;
