@@ -141,6 +141,28 @@ pub(super) async fn run(
     tracing::info!(session = opening::logged(&id), ?reason, "session closed");
 }
 
+/// Why the other side closed a session, by its Close frame.
+fn closed_by_client(frame: Option<&CloseFrame>) -> ClosedReason {
+    match frame {
+        Some(frame) if frame.code == wire::MOVED => ClosedReason::moved,
+        _ => ClosedReason::client,
+    }
+}
+
+/// Why the other side took no more messages. The Close frame that says it may still wait behind messages that nobody needs now.
+async fn last_word(stream: &mut SplitStream<WebSocket>, meter: &Meter) -> ClosedReason {
+    let read = async {
+        while let Some(Ok(message)) = stream.next().await {
+            drop(meter.take_share());
+            if let Message::Close(frame) = message {
+                return closed_by_client(frame.as_ref());
+            }
+        }
+        ClosedReason::lost
+    };
+    timeout(GOODBYE, read).await.unwrap_or(ClosedReason::lost)
+}
+
 /// Whether a connection ended without a reason from the other side. An edge that loses a stack ends it like this and continues the
 /// session at another stack.
 fn is_unexplained(ended: &Result<ClosedReason, Closing>) -> bool {
@@ -281,17 +303,14 @@ async fn converse(
                     Some(Ok(Message::Ping(content) | Message::Pong(content))) => {
                         meter.forget(content.len() + CONTROL_HEADER_BYTES);
                     }
-                    Some(Ok(Message::Close(Some(frame)))) if frame.code == wire::MOVED => {
-                        return Ok(ClosedReason::moved);
-                    }
-                    Some(Ok(Message::Close(_))) => return Ok(ClosedReason::client),
+                    Some(Ok(Message::Close(frame))) => return Ok(closed_by_client(frame.as_ref())),
                     Some(Err(error)) => return unreadable(&error),
                     None => return Ok(ClosedReason::lost),
                 }
             }
             result = session.engine_result() => session.on_engine_result(result, daemon::clock::now()),
             place = out.reserve(), if has_frame => {
-                let Ok(place) = place else { return Ok(ClosedReason::lost) };
+                let Ok(place) = place else { return Ok(Box::pin(last_word(stream, meter)).await) };
                 match session.next_frame(daemon::clock::now()) {
                     Some(Outgoing::Event(text)) => {
                         sent = Instant::now();

@@ -7,7 +7,7 @@ use speech::{SAMPLE_RATE, pcm, resample, scripted::sound_of};
 use tokio::{net::TcpStream, time::timeout};
 use tokio_tungstenite::{
     MaybeTlsStream, WebSocketStream, connect_async,
-    tungstenite::{Message, client::IntoClientRequest as _},
+    tungstenite::{Message, Utf8Bytes, client::IntoClientRequest as _, protocol::CloseFrame},
 };
 use wire::{Checkpoint, HEADER, LOAD_HEADER, Load, RESUME_HEADER, Resume, VERSION};
 
@@ -507,4 +507,40 @@ async fn an_edge_that_asks_is_told_how_loaded_the_stack_is() {
             _ => {}
         }
     }
+}
+
+/// The edge read nothing for a while, so the stack learns from a failed write that the connection is gone. The word that the session
+/// moved still waits in its socket. A stack that misses it keeps the session, and rings its alarms later beside the new stack.
+#[tokio::test]
+async fn a_session_that_moved_is_forgotten_also_when_the_edge_took_no_more_events() {
+    const SESSIONS: usize = 8;
+    let region = region().await;
+    let item = json!({ "type": "conversation.item.create", "item": {
+        "id": "long", "type": "message", "role": "user",
+        "content": [{ "type": "input_text", "text": "word ".repeat(800) }],
+    }});
+    let retrieve = json!({ "type": "conversation.item.retrieve", "item_id": "long" }).to_string();
+    for _ in 0..SESSIONS {
+        let mut edge = Edge::call(&region).await;
+        edge.say(&item).await;
+        edge.until("conversation.item.done").await;
+        for _ in 0..60 {
+            edge.socket.feed(Message::text(retrieve.clone())).await.unwrap();
+        }
+        edge.socket.flush().await.unwrap();
+        let MaybeTlsStream::Plain(stream) = edge.socket.get_ref() else {
+            unreachable!("no TLS here")
+        };
+        stream.readable().await.unwrap();
+        let moved = CloseFrame {
+            code: wire::MOVED.into(),
+            reason: Utf8Bytes::default(),
+        };
+        edge.socket.send(Message::Close(Some(moved))).await.unwrap();
+        // Unread bytes in the socket: the kernel resets the connection.
+        drop(edge);
+    }
+    region
+        .until_metric(&format!("meridian_stack_sessions_closed_total{{reason=\"moved\"}} {SESSIONS}"))
+        .await;
 }

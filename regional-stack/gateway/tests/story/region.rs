@@ -89,17 +89,21 @@ impl Region {
 
 /// Asks a stack for its metrics until they contain this line.
 pub(crate) async fn until_metric(stack: SocketAddr, line: &str) {
+    let mut shown = String::new();
     let asked = async {
         loop {
             let answer = reqwest::get(format!("http://{stack}/metrics")).await.unwrap();
-            if answer.text().await.unwrap().lines().any(|shown| shown == line) {
+            shown = answer.text().await.unwrap();
+            if shown.lines().any(|shown| shown == line) {
                 return;
             }
         }
     };
-    tokio::time::timeout(PATIENCE, asked)
-        .await
-        .unwrap_or_else(|_| panic!("no {line}"));
+    if tokio::time::timeout(PATIENCE, asked).await.is_err() {
+        let name = line.split(['{', ' ']).next().unwrap_or_default();
+        let alike: Vec<&str> = shown.lines().filter(|shown| shown.starts_with(name)).collect();
+        panic!("no {line}, but {alike:?}");
+    }
 }
 
 pub(crate) fn engines() -> Engines {
