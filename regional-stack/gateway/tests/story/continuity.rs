@@ -541,6 +541,8 @@ async fn a_session_that_moved_is_forgotten_also_when_the_edge_took_no_more_event
         drop(edge);
     }
     region
-        .until_metric(&format!("meridian_stack_sessions_closed_total{{reason=\"moved\"}} {SESSIONS}"))
+        .until_metric(&format!(
+            "meridian_stack_sessions_closed_total{{reason=\"moved\"}} {SESSIONS}"
+        ))
         .await;
 }

@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper that fails fails its test")]
 
+#[path = "../../../../router/edge/tests/edge/support/alone.rs"]
+mod alone;
 mod clients;
 mod continuity;
 mod edges;

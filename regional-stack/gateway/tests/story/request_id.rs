@@ -14,7 +14,10 @@ use tokio_tungstenite::{
 };
 use tracing_subscriber::{filter::LevelFilter, fmt::MakeWriter, layer::SubscriberExt as _};
 
-use crate::region::{Region, engines};
+use crate::{
+    alone::done_in_own_process,
+    region::{Region, engines},
+};
 
 const HEADER: &str = "x-request-id";
 
@@ -56,6 +59,11 @@ async fn every_answer_has_a_name_that_of_the_request_if_it_brings_one() {
 
 #[tokio::test]
 async fn a_session_is_named_by_its_upgrade_in_the_answer_and_in_the_log() {
+    // Without a process of its own it could lose a span: `tracing` asks one thread whether anybody wants the lines of a place
+    // in the code and keeps the answer for all threads. That thread may be another test's, which has no log.
+    if done_in_own_process("request_id::a_session_is_named_by_its_upgrade_in_the_answer_and_in_the_log") {
+        return;
+    }
     let (json, text) = (Log::default(), Log::default());
     let logs = tracing_subscriber::registry()
         .with(LevelFilter::INFO)
