@@ -8,6 +8,7 @@
     reason = "the binary, the fuzzer and the benches are the only readers of this crate"
 )]
 
+mod caller;
 pub mod config;
 mod error;
 pub mod fuzzing;

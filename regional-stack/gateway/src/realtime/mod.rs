@@ -56,7 +56,7 @@ pub(crate) use self::{
     fuzzing::{converse, reopen},
     opening::is_name as is_session_name,
 };
-use crate::{error::ApiError, http, queue::Class, serve::Place, stack::Stack};
+use crate::{caller::class_of, error::ApiError, queue::Class, serve::Place, stack::Stack};
 
 /// Parameters in the address.
 #[derive(Debug, Deserialize)]
@@ -154,7 +154,7 @@ pub(crate) async fn upgrade(
         }
     };
     let tells_turns = continuity && headers.contains_key(wire::TURNS_HEADER);
-    let class = http::class_of(&headers, Class::live);
+    let class = class_of(&headers, Class::live);
     // Log lines of a session name the request that began it.
     let span = tracing::Span::current();
     let mut response = upgrade
