@@ -16,6 +16,7 @@ mod grpc;
 mod http;
 mod live;
 mod metrics;
+mod place;
 mod queue;
 mod realtime;
 mod room;

@@ -56,7 +56,7 @@ pub(crate) use self::{
     fuzzing::{converse, reopen},
     opening::is_name as is_session_name,
 };
-use crate::{caller::class_of, error::ApiError, queue::Class, serve::Place, stack::Stack};
+use crate::{caller::class_of, error::ApiError, place::Place, queue::Class, stack::Stack};
 
 /// Parameters in the address.
 #[derive(Debug, Deserialize)]
