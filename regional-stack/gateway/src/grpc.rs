@@ -27,9 +27,10 @@ use tonic::Status;
 use crate::{
     caller::class_of,
     error::ApiError,
-    http::{speech::Script, transcriptions::transcribe},
     queue::Class,
+    script::Script,
     stack::Stack,
+    transcribing::transcribe,
     voice::{
         Audio, Segment, SynthesizeRequest, TranscribeRequest, TranscribeResponse,
         voice_server::{Voice, VoiceServer},

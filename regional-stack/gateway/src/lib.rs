@@ -19,12 +19,15 @@ mod metrics;
 mod place;
 mod queue;
 mod realtime;
+mod recording;
 mod room;
+mod script;
 mod seal;
 mod serve;
 mod spoken;
 mod stack;
 pub mod store;
+mod transcribing;
 mod workers;
 
 /// Generated from proto/meridian/voice/v1/voice.proto.

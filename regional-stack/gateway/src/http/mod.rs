@@ -4,8 +4,8 @@ mod body;
 mod health;
 mod models;
 mod request_id;
-pub(crate) mod speech;
-pub(crate) mod transcriptions;
+mod speech;
+mod transcriptions;
 
 use std::sync::Arc;
 
