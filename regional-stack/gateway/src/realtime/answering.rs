@@ -11,9 +11,10 @@ use topology::{Component, Moment};
 
 use super::{
     events,
+    ids::new_id,
     outbox::Frame,
     response::{Call, Question, ResponseStage},
-    session::{Refusal, Session, new_id},
+    session::{Refusal, Session},
     settings::Modality,
     tools::{self, Choice},
 };

@@ -9,10 +9,10 @@ use topology::{Component, Moment};
 use super::{
     ear::{self, Noticed, Utterance, WIRE_RATE},
     events,
+    ids::{logged, new_id},
     items::Item,
-    opening,
     recognising::{Hearing, Source},
-    session::{Refusal, Session, new_id},
+    session::{Refusal, Session},
     settings::TurnDetection,
 };
 use crate::{
@@ -230,7 +230,7 @@ impl Session {
 
     /// An utterance will not be recognised, so it will not be answered either.
     pub(super) fn not_heard(&mut self, item: &str, error: &ApiError, now: Moment) {
-        let (session, code) = (opening::logged(&self.id), error.code);
+        let (session, code) = (logged(&self.id), error.code);
         tracing::warn!(session, item, code, "transcription failed: {}", error.message);
         self.tell_not_transcribed(item, error);
         if self.responses.is_waiting_for(item) {

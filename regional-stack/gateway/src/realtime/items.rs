@@ -9,8 +9,9 @@ use super::{
     client::{After, NewItem, NewKind},
     ear, events,
     hearing::sound_of,
+    ids::new_id,
     recognising::Source,
-    session::{Refusal, Session, new_id},
+    session::{Refusal, Session},
 };
 
 /// An item of the conversation. Stacks of the previous release read it too, so fields are added, and given defaults.

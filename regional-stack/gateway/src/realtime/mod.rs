@@ -18,6 +18,7 @@ mod form;
 mod fuzzing;
 mod hearing;
 mod held;
+mod ids;
 mod items;
 mod opening;
 mod outbox;
@@ -54,7 +55,7 @@ pub(crate) use self::{
     checkpoint::restore_and_write,
     form::{FormError, Packing, Remembered, unpack},
     fuzzing::{converse, reopen},
-    opening::is_name as is_session_name,
+    ids::is_session_name,
 };
 use crate::{caller::class_of, error::ApiError, place::Place, queue::Class, stack::Stack};
 

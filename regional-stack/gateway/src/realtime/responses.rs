@@ -10,10 +10,10 @@ use topology::Moment;
 
 use super::{
     conversation::Items,
+    ids::new_id,
     items::{Content, Item},
     recognising::HEARING_MAX,
     response::{Asked, Question, Response, ResponseStage, Turn},
-    session::new_id,
     settings::Modality,
 };
 

@@ -11,7 +11,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use speech::Transcript;
 use topology::Moment;
-use uuid::Uuid;
 
 use super::{
     checkpoint::Reports,
@@ -21,6 +20,7 @@ use super::{
     events,
     fields::FieldError,
     hearing::Rest,
+    ids::{conversation_of, name_of},
     opening::{self, Opening},
     outbox::Outbox,
     recognising::Hearings,
@@ -164,7 +164,7 @@ impl Session {
 
     /// The session's own name, under which it is remembered.
     pub(super) fn name(&self) -> &str {
-        opening::name_of(&self.id)
+        name_of(&self.id)
     }
 
     /// Whether no turn is in progress: a good moment to close.
@@ -328,9 +328,9 @@ impl Session {
         Ok(())
     }
 
-    /// Id of the conversation: there is one for each session.
+    /// Id of the conversation.
     pub(super) fn conversation(&self) -> String {
-        format!("conv_{}", self.name().trim_start_matches("sess_"))
+        conversation_of(&self.id)
     }
 
     /// Settings and items for a later connection, beside the device's memory.
@@ -385,10 +385,6 @@ impl From<FieldError> for Refusal {
     fn from(error: FieldError) -> Self {
         Self::invalid(error.code, error.param, error.message)
     }
-}
-
-pub(super) fn new_id(kind: &str) -> String {
-    format!("{kind}_{}", Uuid::new_v4().simple())
 }
 
 #[cfg(test)]

@@ -7,11 +7,12 @@ use crate::realtime::{
     client::{NewItem, NewKind, NewResponse},
     events,
     hearing::sound_of,
+    ids::new_id,
     items::Role,
     recognising::HEARING_MAX,
     response::{Asked, Question, Wishes},
     responses::Busy,
-    session::{Refusal, Session, new_id},
+    session::{Refusal, Session},
     settings::Modality,
     tools,
 };

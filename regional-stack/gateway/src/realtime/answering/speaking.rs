@@ -10,7 +10,7 @@ use crate::{
     realtime::{
         ear::WIRE_RATE,
         events::Place,
-        opening,
+        ids::logged,
         response::{ResponseStage, Speaking},
         session::Session,
     },
@@ -62,7 +62,7 @@ impl Session {
             Ok(samples) => samples,
             Err(error) => {
                 tracing::warn!(
-                    session = opening::logged(&self.id),
+                    session = logged(&self.id),
                     code = error.code,
                     "speaking failed: {}",
                     error.message
