@@ -13,8 +13,9 @@ use super::{
     events,
     ids::new_id,
     outbox::Frame,
+    refusal::Refusal,
     response::{Call, Question, ResponseStage},
-    session::{Refusal, Session},
+    session::Session,
     settings::Modality,
     tools::{self, Choice},
 };

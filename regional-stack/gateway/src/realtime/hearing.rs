@@ -12,7 +12,8 @@ use super::{
     ids::{logged, new_id},
     items::Item,
     recognising::{Hearing, Source},
-    session::{Refusal, Session},
+    refusal::Refusal,
+    session::Session,
     settings::TurnDetection,
 };
 use crate::{

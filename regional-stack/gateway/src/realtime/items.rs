@@ -11,7 +11,8 @@ use super::{
     hearing::sound_of,
     ids::new_id,
     recognising::Source,
-    session::{Refusal, Session},
+    refusal::Refusal,
+    session::Session,
 };
 
 /// An item of the conversation. Stacks of the previous release read it too, so fields are added, and given defaults.

@@ -23,6 +23,7 @@ mod items;
 mod opening;
 mod outbox;
 mod recognising;
+mod refusal;
 mod response;
 mod responses;
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use topology::Moment;
 
-use super::session::{Refusal, Session};
+use super::{refusal::Refusal, session::Session};
 
 /// A ring waits at most this long for silence. Then it rings over anything that the ear takes for speech: a television talks for
 /// hours, and steady noise never ends.

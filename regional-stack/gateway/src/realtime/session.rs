@@ -4,7 +4,7 @@
 //! One utterance is one turn: it is committed, recognised, interpreted, acted upon and answered. At most one response is
 //! active at a time; cancelling it drops its engine job and takes back what is not sent yet.
 
-use std::{borrow::Cow, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use dialogue::DialogueState;
 use serde::{Deserialize, Serialize};
@@ -18,19 +18,18 @@ use super::{
     conversation::Items,
     ear::Ear,
     events,
-    fields::FieldError,
     hearing::Rest,
     ids::{conversation_of, name_of},
     opening::{self, Opening},
     outbox::Outbox,
     recognising::Hearings,
+    refusal::Refusal,
     responses::Responses,
     sending::LoadReports,
     settings::Settings,
     turns::Turns,
 };
 use crate::{
-    error::ApiError,
     live::Claim,
     metrics::{Stage, StageLabels},
     stack::Stack,
@@ -236,13 +235,7 @@ impl Session {
 
     /// Tells the client that its event was refused.
     pub(super) fn refuse(&mut self, refusal: &Refusal, about: Option<&str>) {
-        self.outbox.push(events::error(
-            refusal.kind,
-            refusal.code,
-            &refusal.message,
-            refusal.param.as_deref(),
-            about,
-        ));
+        self.outbox.push(refusal.event(about));
     }
 
     /// Refuses a message that is too long to be looked at.
@@ -347,43 +340,6 @@ impl Session {
             .stages
             .get_or_create(&StageLabels { stage })
             .observe(took.as_secs_f64());
-    }
-}
-
-/// The reason why an event of the client was refused.
-pub(super) struct Refusal {
-    kind: &'static str,
-    code: &'static str,
-    param: Option<Cow<'static, str>>,
-    message: String,
-}
-
-impl Refusal {
-    fn new(code: &'static str, param: Option<Cow<'static, str>>, message: impl Into<String>) -> Self {
-        Self {
-            kind: "invalid_request_error",
-            code,
-            param,
-            message: message.into(),
-        }
-    }
-
-    pub(super) fn invalid(code: &'static str, param: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
-        Self::new(code, Some(param.into()), message)
-    }
-
-    /// A refusal because an engine failed or is busy.
-    pub(super) fn of(error: ApiError) -> Self {
-        Self {
-            kind: error.kind(),
-            ..Self::new(error.code, None, error.message)
-        }
-    }
-}
-
-impl From<FieldError> for Refusal {
-    fn from(error: FieldError) -> Self {
-        Self::invalid(error.code, error.param, error.message)
     }
 }
 

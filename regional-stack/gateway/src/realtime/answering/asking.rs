@@ -10,9 +10,10 @@ use crate::realtime::{
     ids::new_id,
     items::Role,
     recognising::HEARING_MAX,
+    refusal::Refusal,
     response::{Asked, Question, Wishes},
     responses::Busy,
-    session::{Refusal, Session},
+    session::Session,
     settings::Modality,
     tools,
 };
