@@ -19,13 +19,13 @@ use super::{
     form::{self, FormError, Packing, previous},
     hearing,
     items::Item,
-    opening,
     outbox::{CarriedOutbox, Outbox},
     recognising::{Hearings, Source},
     response::{Asked, Response},
     responses::{CarriedResponses, Responses},
-    session::{Session, Snapshot},
+    session::Session,
     settings::Settings,
+    snapshot::Snapshot,
     turns::Turns,
 };
 use crate::{
@@ -336,10 +336,11 @@ impl Session {
         let dialogue = carried.memory.or(carried.dialogue);
         Ok(Memory {
             dialogue: dialogue.map_or_else(|| stack.new_dialogue(), |memory| memory.at(stack.config.home_city)),
-            session: opening::remember(Snapshot {
+            session: Snapshot {
                 settings: carried.settings,
                 items: carried.items,
-            }),
+            }
+            .remember(),
             revision: carried.revision,
             may_go_on_elsewhere: false,
         })

@@ -32,6 +32,7 @@ mod ringing;
 mod sending;
 mod session;
 mod settings;
+mod snapshot;
 mod tools;
 mod turns;
 

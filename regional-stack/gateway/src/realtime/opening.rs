@@ -11,7 +11,6 @@ use wire::{Lost, RESUMES_HEADER, REVISION_HEADER, Resumes, SESSION_HEADER, SESSI
 use super::{
     fields::{FieldError, only, refuse, text},
     ids::{is_session_name, logged, name_of, new_session_name},
-    session::Snapshot,
 };
 use crate::{error::ApiError, live::Claim, stack::Stack, store::Memory};
 
@@ -203,31 +202,6 @@ pub(super) fn loss(lost: Lost) -> String {
         "the session cannot be resumed: {why}. A new one began, without the alarms, timers, lights, settings and conversation of \
          the old one: set them again"
     )
-}
-
-/// Most items that are remembered: enough for "delete that".
-const ITEMS_REMEMBERED: usize = 16;
-/// A memory larger than this is kept without its items: there are thousands of them.
-const REMEMBERED_BYTES_MAX: usize = 64 << 10;
-
-/// Settings and items of a session, as the store keeps them beside the dialogue.
-pub(super) fn remember(mut snapshot: Snapshot) -> Option<Arc<str>> {
-    // Utterances that are not recognised yet are lost with the connection.
-    snapshot.items.keep_known(ITEMS_REMEMBERED);
-    let text = serde_json::to_string(&snapshot).ok();
-    let text = text.filter(|text| text.len() <= REMEMBERED_BYTES_MAX).or_else(|| {
-        snapshot.items.clear();
-        serde_json::to_string(&snapshot).ok()
-    });
-    text.map(Arc::from)
-}
-
-/// Reads the settings and items of an earlier connection. They are empty if another version wrote what this one cannot read.
-pub(super) fn recall(text: &str) -> Snapshot {
-    serde_json::from_str(text).unwrap_or_else(|error| {
-        tracing::warn!(%error, "the settings of a session are not understood");
-        Snapshot::default()
-    })
 }
 
 /// The zone of the device after a `session.update`.

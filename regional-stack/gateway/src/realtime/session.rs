@@ -7,7 +7,6 @@
 use std::{sync::Arc, time::Duration};
 
 use dialogue::DialogueState;
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use speech::Transcript;
 use topology::Moment;
@@ -27,6 +26,7 @@ use super::{
     responses::Responses,
     sending::LoadReports,
     settings::Settings,
+    snapshot::Snapshot,
     turns::Turns,
 };
 use crate::{
@@ -69,14 +69,6 @@ pub(super) struct Session {
     pub(super) load_reports: Option<LoadReports>,
 }
 
-/// The part of a session that a later connection gets.
-#[derive(Clone, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub(super) struct Snapshot {
-    pub(super) settings: Settings,
-    pub(super) items: Items,
-}
-
 /// The server repeats names of models to clients and cuts longer ones.
 pub(super) const MODEL_CHARS_MAX: usize = 64;
 
@@ -117,7 +109,7 @@ impl Session {
         if zone.is_some() {
             dialogue.set_zone(zone);
         }
-        let earlier = session.as_deref().map(opening::recall).unwrap_or_default();
+        let earlier = session.as_deref().map(Snapshot::recall).unwrap_or_default();
         let Snapshot { mut settings, items } = earlier;
         settings.ours |= options.ours;
         let ear = Ear::new(settings.turn_detection.as_ref(), stack.config.limits.turn_max.0);
@@ -180,7 +172,7 @@ impl Session {
     pub(super) fn memory(&self) -> Memory {
         Memory {
             dialogue: self.dialogue.clone(),
-            session: opening::remember(self.snapshot()),
+            session: self.snapshot().remember(),
             revision: self.revision,
             may_go_on_elsewhere: false,
         }
