@@ -3,11 +3,9 @@
 use std::collections::VecDeque;
 
 use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
 
-use super::{
-    form,
-    items::{Function, Item, Role},
-};
+use super::items::{Function, Item, Role};
 
 /// Older items are forgotten: the dialogue needs none of them, they are only kept to be retrieved and truncated.
 pub(super) const ITEMS_MAX: usize = 64;
@@ -21,7 +19,10 @@ pub(super) struct Items(VecDeque<Item>);
 
 impl<'de> Deserialize<'de> for Items {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        form::known_items(from).map(Self)
+        let items = Vec::<Value>::deserialize(from)?;
+        // Items of a kind that a later release adds are skipped: the conversation goes on without them.
+        let known = items.into_iter().filter_map(|item| Item::deserialize(item).ok());
+        Ok(Self(known.collect()))
     }
 }
 

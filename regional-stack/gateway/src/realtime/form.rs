@@ -7,7 +7,6 @@
 
 use std::{
     borrow::Cow,
-    collections::VecDeque,
     io::{Read as _, Write as _},
 };
 
@@ -15,8 +14,6 @@ use dialogue::{City, DialogueState};
 use flate2::{Compression, read::DeflateDecoder, write::DeflateEncoder};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
-
-use super::items::Item;
 
 /// First byte of a deflated state.
 const DEFLATED: u8 = 2;
@@ -124,15 +121,6 @@ impl<'de> Deserialize<'de> for Remembered {
         let state = DialogueState::deserialize(written).map_err(serde::de::Error::custom)?;
         Ok(Self { state, knows_home })
     }
-}
-
-/// Skips items of a kind that a later release adds: the conversation goes on without them.
-pub(super) fn known_items<'de, D: Deserializer<'de>>(from: D) -> Result<VecDeque<Item>, D::Error> {
-    let items = Vec::<Value>::deserialize(from)?;
-    Ok(items
-        .into_iter()
-        .filter_map(|item| Item::deserialize(item).ok())
-        .collect())
 }
 
 /// The exact form that the release before this one reads: it refuses fields here that it does not know.
