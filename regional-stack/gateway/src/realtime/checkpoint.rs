@@ -17,7 +17,6 @@ use super::{
     conversation::Items,
     ear::{CarriedEar, Ear, Place, Rebuild},
     form::{self, FormError, Packing, previous},
-    hearing,
     items::Item,
     outbox::{CarriedOutbox, Outbox},
     recognising::{Hearings, Source},
@@ -26,6 +25,7 @@ use super::{
     session::Session,
     settings::Settings,
     snapshot::Snapshot,
+    sound::{self, sound_of},
     turns::Turns,
 };
 use crate::{
@@ -424,7 +424,7 @@ fn rebuild(stack: &Stack, carried: &Carried, first: u64, replay: &[String]) -> O
         let Ok(event) = ClientEvent::parse(text) else { continue };
         match event.body {
             Body::Append { audio: bytes } if message >= audio_from => {
-                if let Ok(bytes) = hearing::decode(&bytes) {
+                if let Ok(bytes) = sound::decode(&bytes) {
                     audio.append(&bytes);
                 }
             }
@@ -454,7 +454,7 @@ fn rebuild(stack: &Stack, carried: &Carried, first: u64, replay: &[String]) -> O
 
 fn sound_in(stack: &Stack, item: &NewItem) -> Option<Vec<f32>> {
     let NewKind::Audio(audio) = &item.kind else { return None };
-    hearing::sound_of(audio, stack.config.limits.turn_max.0).ok()
+    sound_of(audio, stack.config.limits.turn_max.0).ok()
 }
 
 #[cfg(test)]

@@ -1,9 +1,6 @@
 //! From audio to text: the input audio buffer, its utterances, and the words that the recogniser finds in them.
 
-use std::time::Duration;
-
-use base64::{Engine as _, prelude::BASE64_STANDARD};
-use speech::{SAMPLE_RATE, Transcript, pcm, resample::resample};
+use speech::Transcript;
 use topology::{Component, Moment};
 
 use super::{
@@ -15,15 +12,13 @@ use super::{
     refusal::Refusal,
     session::Session,
     settings::TurnDetection,
+    sound::{self, COMMIT_MS_MIN},
 };
 use crate::{
     error::{ApiError, GPU_MEMORY, REPEAT},
     metrics::Stage,
     workers::{Done, JobError},
 };
-
-/// Shorter audio holds no word. The protocol has the same limit.
-pub(super) const COMMIT_MS_MIN: u64 = 100;
 
 /// Audio of one message that is listened to at once. A message may bring minutes of it, and other sessions need the thread.
 const MOUTHFUL_BYTES: usize = 2 * WIRE_RATE as usize;
@@ -40,7 +35,7 @@ pub(super) struct Rest {
 
 impl Session {
     pub(super) fn append(&mut self, audio: &str, about: Option<String>, now: Moment) -> Result<(), Refusal> {
-        let audio = decode(audio)?;
+        let audio = sound::decode(audio)?;
         if let Some(reports) = &mut self.reports {
             reports.note(self.consumed, self.ear.place());
         }
@@ -265,32 +260,4 @@ impl Session {
             self.not_heard(&hearing.item, &error, now);
         }
     }
-}
-
-/// The sound in a message of the client, at the engine's rate.
-pub(super) fn sound_of(audio: &str, turn_max: Duration) -> Result<Vec<f32>, Refusal> {
-    const BYTES_PER_MS: usize = 2 * WIRE_RATE as usize / 1000;
-    let bytes = decode(audio)?;
-    let ms = (bytes.len() / BYTES_PER_MS) as u64;
-    if u128::from(ms) > turn_max.as_millis() {
-        let seconds_max = turn_max.as_secs_f32();
-        let message = format!("the audio has {ms} ms, and one turn may have {seconds_max} s; send it in several items");
-        return Err(Refusal::invalid("invalid_value", "item.content", message));
-    }
-    if ms < COMMIT_MS_MIN {
-        let message = "the audio is too short to be speech";
-        return Err(Refusal::invalid("invalid_value", "item.content", message));
-    }
-    resample(&pcm::from_s16le(&bytes), WIRE_RATE, SAMPLE_RATE)
-        .map_err(|error| Refusal::invalid("invalid_value", "item.content", error.to_string()))
-}
-
-pub(super) fn decode(audio: &str) -> Result<Vec<u8>, Refusal> {
-    BASE64_STANDARD.decode(audio).map_err(|error| {
-        Refusal::invalid(
-            "invalid_value",
-            "audio",
-            format!("the audio is not base64: {error}; use standard base64 with padding"),
-        )
-    })
 }

@@ -8,11 +8,11 @@ use serde_json::{Value, json};
 use super::{
     client::{After, NewItem, NewKind},
     ear, events,
-    hearing::sound_of,
     ids::new_id,
     recognising::Source,
     refusal::Refusal,
     session::Session,
+    sound::sound_of,
 };
 
 /// An item of the conversation. Stacks of the previous release read it too, so fields are added, and given defaults.

@@ -33,6 +33,7 @@ mod sending;
 mod session;
 mod settings;
 mod snapshot;
+mod sound;
 mod tools;
 mod turns;
 

@@ -6,7 +6,6 @@ use topology::Moment;
 use crate::realtime::{
     client::{NewItem, NewKind, NewResponse},
     events,
-    hearing::sound_of,
     ids::new_id,
     items::Role,
     recognising::HEARING_MAX,
@@ -15,6 +14,7 @@ use crate::realtime::{
     responses::Busy,
     session::Session,
     settings::Modality,
+    sound::sound_of,
     tools,
 };
 
