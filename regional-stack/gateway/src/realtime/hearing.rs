@@ -4,12 +4,13 @@ use speech::Transcript;
 use topology::{Component, Moment};
 
 use super::{
-    ear::{self, Noticed, Utterance, WIRE_RATE},
+    ear::{self, Noticed, Utterance},
     events,
     ids::{logged, new_id},
     items::Item,
     recognising::{Hearing, Source},
     refusal::Refusal,
+    rest::{MOUTHFUL_UTTERANCES, Rest},
     session::Session,
     settings::TurnDetection,
     sound::{self, COMMIT_MS_MIN},
@@ -20,32 +21,19 @@ use crate::{
     workers::{Done, JobError},
 };
 
-/// Audio of one message that is listened to at once. A message may bring minutes of it, and other sessions need the thread.
-const MOUTHFUL_BYTES: usize = 2 * WIRE_RATE as usize;
-/// Utterances that may end in a second: a word of 120 ms and a pause of as much as any client asks for take half of it.
-const MOUTHFUL_UTTERANCES: usize = 2;
-
-/// The rest of the audio of a message.
-pub(super) struct Rest {
-    audio: Vec<u8>,
-    at: usize,
-    /// The client's id of the message.
-    about: Option<String>,
-}
-
 impl Session {
     pub(super) fn append(&mut self, audio: &str, about: Option<String>, now: Moment) -> Result<(), Refusal> {
         let audio = sound::decode(audio)?;
         if let Some(reports) = &mut self.reports {
             reports.note(self.consumed, self.ear.place());
         }
-        if audio.len() <= MOUTHFUL_BYTES {
+        if !Rest::is_long(&audio) {
             return self.listen(&audio, now);
         }
         if !self.ear.has_room_for(audio.len()) {
             return Err(self.buffer_full());
         }
-        self.rest = Some(Rest { audio, at: 0, about });
+        self.rest = Some(Rest::new(audio, about));
         Ok(())
     }
 
@@ -53,12 +41,10 @@ impl Session {
     /// none before it does anything else with the session.
     pub(super) fn listen_on(&mut self, now: Moment) -> bool {
         let Some(mut rest) = self.rest.take() else { return false };
-        let end = rest.audio.len().min(rest.at + MOUTHFUL_BYTES);
-        if let Err(refusal) = self.listen(&rest.audio[rest.at..end], now) {
-            self.refuse(&refusal, rest.about.as_deref());
+        if let Err(refusal) = self.listen(rest.take_mouthful(), now) {
+            self.refuse(&refusal, rest.about());
         }
-        rest.at = end;
-        let has_more = end < rest.audio.len();
+        let has_more = rest.has_more();
         self.rest = Some(rest).filter(|_| has_more);
         has_more
     }

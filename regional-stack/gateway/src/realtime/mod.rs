@@ -26,6 +26,7 @@ mod recognising;
 mod refusal;
 mod response;
 mod responses;
+mod rest;
 #[cfg(test)]
 mod restarts;
 mod ringing;
