@@ -24,6 +24,7 @@ mod opening;
 mod outbox;
 mod recognising;
 mod refusal;
+mod reports;
 mod response;
 mod responses;
 mod rest;

@@ -12,7 +12,6 @@ use speech::Transcript;
 use topology::Moment;
 
 use super::{
-    checkpoint::Reports,
     client::{Body, ClientEvent},
     conversation::Items,
     ear::Ear,
@@ -22,9 +21,9 @@ use super::{
     outbox::Outbox,
     recognising::Hearings,
     refusal::Refusal,
+    reports::{LoadReports, Reports},
     responses::Responses,
     rest::Rest,
-    sending::LoadReports,
     settings::Settings,
     snapshot::Snapshot,
     turns::Turns,
