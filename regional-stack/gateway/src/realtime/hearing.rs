@@ -142,7 +142,8 @@ impl Session {
         source: Source,
         at: usize,
     ) -> Result<(), Refusal> {
-        self.add_item(Item::heard(item.clone(), &samples), at);
+        self.items
+            .add(Item::heard(item.clone(), &samples), at, &mut self.outbox);
         let id = item.clone();
         self.hear(item, samples, source, false).map_err(|error| {
             self.tell_not_transcribed(&id, &error);

@@ -12,20 +12,22 @@ use speech::Transcript;
 use topology::Moment;
 
 use super::{
-    client::{Body, ClientEvent},
+    client::{After, Body, ClientEvent, NewItem, NewKind},
     conversation::Items,
     ear::Ear,
     events,
     ids::{conversation_of, name_of},
+    items::{Item, Role, check_length},
     opening::{self, Opening},
     outbox::Outbox,
-    recognising::Hearings,
+    recognising::{Hearings, Source},
     refusal::Refusal,
     reports::{LoadReports, Reports},
     responses::Responses,
     rest::Rest,
     settings::Settings,
     snapshot::Snapshot,
+    sound::sound_of,
     turns::Turns,
 };
 use crate::{
@@ -268,13 +270,26 @@ impl Session {
                 Ok(())
             }
             Body::ItemCreate { item, after } => self.create_item(item, &after),
-            Body::ItemDelete { item_id } => self.delete_item(&item_id),
-            Body::ItemRetrieve { item_id } => self.retrieve_item(&item_id),
+            Body::ItemDelete { item_id } => {
+                self.items.delete(&item_id)?;
+                self.outbox.push(events::item_deleted(&item_id));
+                Ok(())
+            }
+            Body::ItemRetrieve { item_id } => {
+                let item = self.items.find(&item_id)?.describe();
+                self.outbox.push(events::item_retrieved(&item));
+                Ok(())
+            }
             Body::ItemTruncate {
                 item_id,
                 content_index,
                 audio_end_ms,
-            } => self.truncate(&item_id, content_index, audio_end_ms),
+            } => {
+                self.items.truncate(&item_id, content_index, audio_end_ms)?;
+                self.outbox
+                    .push(events::item_truncated(&item_id, content_index, audio_end_ms));
+                Ok(())
+            }
             Body::Playback { underruns, played } => {
                 self.told.underran(underruns);
                 if let Some(item) = played {
@@ -290,6 +305,43 @@ impl Session {
             Body::ResponseCreate { response } => self.create_response(*response, now),
             Body::ResponseCancel { response_id } => self.cancel_response(response_id.as_deref(), now),
         }
+    }
+
+    fn create_item(&mut self, new: NewItem, after: &After) -> Result<(), Refusal> {
+        let id = self.items.new_id(new.id)?;
+        let at = self.items.new_position(after)?;
+        let item = match new.kind {
+            NewKind::Audio(audio) => {
+                let samples = sound_of(&audio, self.stack.config.limits.turn_max.0)?;
+                return self.recognise(id, samples, Source::Message(self.consumed), at);
+            }
+            NewKind::Text { role, text } => {
+                if text.is_empty() && role != Role::Assistant {
+                    let message = "the item has no content; add {\"type\": \"input_text\", \"text\": …}";
+                    return Err(Refusal::invalid("missing_required_parameter", "item.content", message));
+                }
+                check_length(&text, self.stack.config.limits.speech_chars_max)?;
+                Item::written(id, role, text)
+            }
+            NewKind::Call {
+                call_id,
+                name,
+                arguments,
+            } => Item::call(id, call_id, name, arguments),
+            NewKind::Output { call_id, output } => {
+                if !self.items.has_call(&call_id) {
+                    let message = "there is no call with this id; it is in response.function_call_arguments.done";
+                    return Err(Refusal::invalid("item_not_found", "item.call_id", message));
+                }
+                Item::output(id, call_id, output)
+            }
+            NewKind::Reference => {
+                let message = "only the input of a response refers to other items";
+                return Err(Refusal::invalid("invalid_value", "item.type", message));
+            }
+        };
+        self.items.add(item, at, &mut self.outbox);
+        Ok(())
     }
 
     fn update(&mut self, change: &Value) -> Result<(), Refusal> {

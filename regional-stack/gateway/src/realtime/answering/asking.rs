@@ -7,7 +7,7 @@ use crate::realtime::{
     client::{NewItem, NewKind, NewResponse},
     events,
     ids::new_id,
-    items::Role,
+    items::{Role, check_length},
     recognising::HEARING_MAX,
     refusal::Refusal,
     response::{Asked, Question, Wishes},
@@ -74,7 +74,7 @@ impl Session {
         for (at, item) in input.into_iter().enumerate() {
             match item.kind {
                 NewKind::Text { role: Role::User, text } => {
-                    self.check_length(&text)?;
+                    check_length(&text, self.stack.config.limits.speech_chars_max)?;
                     (question, answers, sound) = (Question::Words(text), None, None);
                 }
                 NewKind::Output { output, .. } => (question, answers, sound) = (Question::Output(output), None, None),
