@@ -8,7 +8,7 @@ use super::{
     events,
     ids::{logged, new_id},
     items::Item,
-    recognising::{Hearing, Source},
+    recognising::Source,
     refusal::Refusal,
     rest::{MOUTHFUL_UTTERANCES, Rest},
     session::Session,
@@ -72,7 +72,7 @@ impl Session {
                     let item = self.next_item.take().unwrap_or_else(|| new_id("item"));
                     self.outbox.push(events::speech_stopped(&item, at_ms));
                     let answer = self.turn_detection().create_response;
-                    match self.take_utterance(item.clone(), utterance) {
+                    match self.take_utterance(&item, utterance) {
                         Ok(()) if answer => self.want(item, now),
                         // The client decides whether it is answered.
                         Ok(()) => self.responses.forget_interrupted(),
@@ -119,12 +119,12 @@ impl Session {
             };
             return Err(Refusal::invalid("input_audio_buffer_commit_empty", "audio", message));
         }
-        self.take_utterance(item, utterance)
+        self.take_utterance(&item, utterance)
     }
 
     /// Makes an utterance an item and has it recognised.
-    pub(super) fn take_utterance(&mut self, item: String, utterance: Utterance) -> Result<(), Refusal> {
-        self.outbox.push(events::committed(&item, self.items.last_id()));
+    pub(super) fn take_utterance(&mut self, item: &str, utterance: Utterance) -> Result<(), Refusal> {
+        self.outbox.push(events::committed(item, self.items.last_id()));
         let Utterance { from, samples } = utterance;
         let source = Source::Ear {
             from,
@@ -137,40 +137,19 @@ impl Session {
     /// Adds an item of somebody speaking, and has it recognised.
     pub(super) fn recognise(
         &mut self,
-        item: String,
+        item: &str,
         samples: Vec<f32>,
         source: Source,
         at: usize,
     ) -> Result<(), Refusal> {
         self.items
-            .add(Item::heard(item.clone(), &samples), at, &mut self.outbox);
-        let id = item.clone();
-        self.hear(item, samples, source, false).map_err(|error| {
-            self.tell_not_transcribed(&id, &error);
+            .add(Item::heard(item.to_owned(), &samples), at, &mut self.outbox);
+        let begun = self.hearing.begin(&self.stack, item.to_owned(), samples, source, false);
+        begun.map_err(|error| {
+            let error = ApiError::from(error);
+            self.tell_not_transcribed(item, &error);
             Refusal::of(error)
         })
-    }
-
-    /// Has audio recognised that is no item.
-    pub(super) fn recognise_aside(&mut self, id: String, samples: Vec<f32>) -> Result<(), Refusal> {
-        let source = Source::Message(self.consumed);
-        self.hear(id, samples, source, true).map_err(Refusal::of)
-    }
-
-    fn hear(&mut self, item: String, samples: Vec<f32>, source: Source, aside: bool) -> Result<(), ApiError> {
-        if self.hearing.free() == 0 {
-            return Err(JobError::Busy.into());
-        }
-        let seconds = ear::seconds(&samples);
-        let ticket = self.stack.hear(samples)?;
-        let hearing = Hearing {
-            item,
-            seconds,
-            source,
-            aside,
-            ticket: Some(ticket),
-        };
-        Ok(self.hearing.add(hearing)?)
     }
 
     fn tell_not_transcribed(&mut self, item: &str, error: &ApiError) {

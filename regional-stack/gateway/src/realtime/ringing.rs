@@ -53,16 +53,6 @@ impl Session {
         }
     }
 
-    /// Notes the new item of a ring that noise cut off and that is said again.
-    pub(super) fn rings_again_as(&mut self, cut_off: &str) {
-        if self.rung.as_deref() == Some(cut_off)
-            && let Some(response) = self.responses.active_mut()
-        {
-            response.turn.intent = "timer.ring".into();
-            self.rung = Some(response.item.clone());
-        }
-    }
-
     /// Ends the ring that somebody heard.
     pub(super) fn acknowledge(&mut self, now: Moment) {
         if self.dialogue.acknowledge() > 0 {

@@ -313,7 +313,7 @@ impl Session {
         let item = match new.kind {
             NewKind::Audio(audio) => {
                 let samples = sound_of(&audio, self.stack.config.limits.turn_max.0)?;
-                return self.recognise(id, samples, Source::Message(self.consumed), at);
+                return self.recognise(&id, samples, Source::Message(self.consumed), at);
             }
             NewKind::Text { role, text } => {
                 if text.is_empty() && role != Role::Assistant {

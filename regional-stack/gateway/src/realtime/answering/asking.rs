@@ -8,7 +8,7 @@ use crate::realtime::{
     events,
     ids::new_id,
     items::{Role, check_length},
-    recognising::HEARING_MAX,
+    recognising::{HEARING_MAX, Source},
     refusal::Refusal,
     response::{Asked, Question, Wishes},
     responses::Busy,
@@ -104,7 +104,9 @@ impl Session {
         }
         if let Some(samples) = sound {
             let id = new_id("item");
-            self.recognise_aside(id.clone(), samples)?;
+            let source = Source::Message(self.consumed);
+            let begun = self.hearing.begin(&self.stack, id.clone(), samples, source, true);
+            begun.map_err(|error| Refusal::of(error.into()))?;
             return Ok((Some(id), None));
         }
         match answers {
