@@ -11,9 +11,11 @@
 mod caller;
 pub mod config;
 mod error;
+mod form;
 pub mod fuzzing;
 mod grpc;
 mod http;
+mod ids;
 mod live;
 mod metrics;
 mod place;

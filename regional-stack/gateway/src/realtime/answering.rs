@@ -11,7 +11,6 @@ use topology::{Component, Moment};
 
 use super::{
     events,
-    ids::new_id,
     outbox::Frame,
     refusal::Refusal,
     response::{Call, Question, ResponseStage},
@@ -21,6 +20,7 @@ use super::{
 };
 use crate::{
     error::{ApiError, GPU_MEMORY},
+    ids::new_id,
     metrics::{Stage, TurnLabels, TurnOutcome},
 };
 

@@ -9,8 +9,8 @@ use futures_util::{StreamExt as _, stream::SplitStream};
 use tokio::time::timeout;
 use wire::{MessageError, Resume};
 
-use super::{checkpoint::RestoreError, ids::name_of, opening::Opening, session::Session};
-use crate::{live::Claim, seal::SealError, stack::Stack, store::Memory};
+use super::{checkpoint::RestoreError, opening::Opening, session::Session};
+use crate::{ids::name_of, live::Claim, seal::SealError, stack::Stack, store::Memory};
 
 /// Time for an edge to send the messages of a session that it carries here: it has all of them at hand.
 const REPLAY_PATIENCE: Duration = Duration::from_secs(5);

@@ -16,7 +16,6 @@ use super::{
     client::{Body, ClientEvent, NewItem, NewKind},
     conversation::Items,
     ear::{CarriedEar, Ear, Place, Rebuild},
-    form::{self, FormError, Packing, previous},
     items::Item,
     outbox::{CarriedOutbox, Outbox},
     recognising::{Hearings, Source},
@@ -31,6 +30,7 @@ use super::{
 };
 use crate::{
     config::CheckpointVersion,
+    form::{self, FormError, Packing, previous},
     seal::{CheckpointKey, SEAL_BYTES},
     stack::Stack,
     store::{Memory, revision_after},

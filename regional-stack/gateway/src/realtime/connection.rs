@@ -22,12 +22,12 @@ use super::{
     beginning::{Begin, open},
     closing::{Closing, no_room, taken_over, unfinished, unreadable},
     held::Held,
-    ids::logged,
     opening::STORE_PATIENCE,
     sending::Outgoing,
     session::Session,
 };
 use crate::{
+    ids::logged,
     live::Claim,
     metrics::{ClosedLabels, ClosedReason},
     room::Meter,

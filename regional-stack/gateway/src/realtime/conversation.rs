@@ -8,11 +8,11 @@ use serde_json::Value;
 use super::{
     client::After,
     events,
-    ids::new_id,
     items::{Function, Item, Role},
     outbox::Outbox,
     refusal::Refusal,
 };
+use crate::ids::new_id;
 
 /// Older items are forgotten: the dialogue needs none of them, they are only kept to be retrieved and truncated.
 pub(super) const ITEMS_MAX: usize = 64;

@@ -6,7 +6,6 @@ use topology::{Component, Moment};
 use super::{
     ear::{self, Noticed, Utterance},
     events,
-    ids::{logged, new_id},
     items::Item,
     recognising::Source,
     refusal::Refusal,
@@ -17,6 +16,7 @@ use super::{
 };
 use crate::{
     error::{ApiError, GPU_MEMORY, REPEAT},
+    ids::{logged, new_id},
     metrics::Stage,
     workers::{Done, JobError},
 };

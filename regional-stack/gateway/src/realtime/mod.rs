@@ -14,11 +14,9 @@ mod conversation;
 mod ear;
 mod events;
 mod fields;
-mod form;
 mod fuzzing;
 mod hearing;
 mod held;
-mod ids;
 mod items;
 mod opening;
 mod outbox;
@@ -58,9 +56,7 @@ use wire::Resumes;
 use self::{beginning::Begin, opening::ClientOptions, session::MODEL_CHARS_MAX};
 pub(crate) use self::{
     checkpoint::restore_and_write,
-    form::{FormError, Packing, Remembered, unpack},
     fuzzing::{converse, reopen},
-    ids::is_session_name,
 };
 use crate::{caller::class_of, error::ApiError, place::Place, queue::Class, stack::Stack};
 

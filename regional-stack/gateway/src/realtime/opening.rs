@@ -8,11 +8,14 @@ use serde_json::Value;
 use topology::Moment;
 use wire::{Lost, RESUMES_HEADER, REVISION_HEADER, Resumes, SESSION_HEADER, SESSION_UNKNOWN};
 
-use super::{
-    fields::{FieldError, only, refuse, text},
+use super::fields::{FieldError, only, refuse, text};
+use crate::{
+    error::ApiError,
     ids::{is_session_name, logged, name_of, new_session_name},
+    live::Claim,
+    stack::Stack,
+    store::Memory,
 };
-use crate::{error::ApiError, live::Claim, stack::Stack, store::Memory};
 
 /// A store that answers later than this does not hold up the conversation.
 pub(super) const STORE_PATIENCE: Duration = Duration::from_millis(500);

@@ -10,12 +10,12 @@ use topology::Moment;
 
 use super::{
     conversation::Items,
-    ids::new_id,
     items::{Content, Item},
     recognising::HEARING_MAX,
     response::{Asked, Question, Response, ResponseStage, Turn},
     settings::Modality,
 };
+use crate::ids::new_id;
 
 #[derive(Default)]
 pub(super) struct Responses {

@@ -16,7 +16,6 @@ use super::{
     conversation::Items,
     ear::Ear,
     events,
-    ids::{conversation_of, name_of},
     items::{Item, Role, check_length},
     opening::{self, Opening},
     outbox::Outbox,
@@ -31,6 +30,7 @@ use super::{
     turns::Turns,
 };
 use crate::{
+    ids::{conversation_of, name_of},
     live::Claim,
     metrics::{Stage, StageLabels},
     stack::Stack,

@@ -3,19 +3,21 @@
 use serde_json::Value;
 use topology::Moment;
 
-use crate::realtime::{
-    client::{NewItem, NewKind, NewResponse},
-    events,
+use crate::{
     ids::new_id,
-    items::{Role, check_length},
-    recognising::{HEARING_MAX, Source},
-    refusal::Refusal,
-    response::{Asked, Question, Wishes},
-    responses::Busy,
-    session::Session,
-    settings::Modality,
-    sound::sound_of,
-    tools,
+    realtime::{
+        client::{NewItem, NewKind, NewResponse},
+        events,
+        items::{Role, check_length},
+        recognising::{HEARING_MAX, Source},
+        refusal::Refusal,
+        response::{Asked, Question, Wishes},
+        responses::Busy,
+        session::Session,
+        settings::Modality,
+        sound::sound_of,
+        tools,
+    },
 };
 
 impl Session {

@@ -6,11 +6,11 @@ use topology::Component;
 
 use crate::{
     error::ApiError,
+    ids::logged,
     metrics::Stage,
     realtime::{
         ear::WIRE_RATE,
         events::Place,
-        ids::logged,
         response::{ResponseStage, Speaking},
         session::Session,
     },

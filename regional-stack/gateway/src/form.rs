@@ -22,17 +22,17 @@ const DEFLATED: u8 = 2;
 const PLAIN_BYTES_MAX: usize = 256 << 10;
 
 /// The form that this release writes. It counts up with every change of what is written.
-pub(super) const TODAY: u32 = 2;
+pub(crate) const TODAY: u32 = 2;
 /// Readers of this form, and later ones, understand what this release writes.
-pub(super) const NEEDED: u32 = 1;
+pub(crate) const NEEDED: u32 = 1;
 
 /// The first releases did not say which form they wrote.
-pub(super) fn first() -> u32 {
+pub(crate) fn first() -> u32 {
     1
 }
 
 /// Whether this release understands a state of this form, of which readers must know at least the form `needed`.
-pub(super) fn check(form: u32, needed: u32) -> Result<(), FormError> {
+pub(crate) fn check(form: u32, needed: u32) -> Result<(), FormError> {
     if needed <= TODAY {
         return Ok(());
     }
@@ -124,7 +124,7 @@ impl<'de> Deserialize<'de> for Remembered {
 }
 
 /// The exact form that the release before this one reads: it refuses fields here that it does not know.
-pub(super) mod previous {
+pub(crate) mod previous {
     use std::collections::BTreeMap;
 
     use dialogue::{City, DialogueState, Room};

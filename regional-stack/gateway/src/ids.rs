@@ -9,22 +9,22 @@ const PREFIX: &str = "sess_";
 const NAME_BYTES_MAX: usize = 64;
 
 /// A new id of an item, a response or a call.
-pub(super) fn new_id(kind: &str) -> String {
+pub(crate) fn new_id(kind: &str) -> String {
     format!("{kind}_{}", Uuid::new_v4().simple())
 }
 
 /// A new name of a session. Any client that knows it can resume the session, so it must not be guessable.
-pub(super) fn new_session_name() -> String {
+pub(crate) fn new_session_name() -> String {
     format!("{PREFIX}{}", Uuid::new_v4().simple())
 }
 
 /// The session's own name: what stays when its id, which says where it is, changes.
-pub(super) fn name_of(id: &str) -> &str {
+pub(crate) fn name_of(id: &str) -> &str {
     id.split_once('.').map_or(id, |(name, _)| name)
 }
 
 /// Id of the conversation of a session: there is one for each.
-pub(super) fn conversation_of(id: &str) -> String {
+pub(crate) fn conversation_of(id: &str) -> String {
     format!("conv_{}", name_of(id).trim_start_matches(PREFIX))
 }
 
@@ -35,7 +35,7 @@ pub(crate) fn is_session_name(text: &str) -> bool {
 }
 
 /// A session's name in logs. Any client that knows the name can resume the session, so logs have a hash of it.
-pub(super) fn logged(name: &str) -> String {
+pub(crate) fn logged(name: &str) -> String {
     /// Enough to tell a day's sessions of one stack apart.
     const BYTES: usize = 6;
     hex::encode(&Sha256::digest(name_of(name))[..BYTES])
