@@ -3,6 +3,10 @@
 //!
 //! One utterance is one turn: it is committed, recognised, interpreted, acted upon and answered. At most one response is
 //! active at a time; cancelling it drops its engine job and takes back what is not sent yet.
+//!
+//! This file holds the parts of a session and hands each event on. A part that can take an event alone has a method for it, and no
+//! part knows the session. Work on several parts extends the session from a file of its own: `hearing`, `answering`, `ringing`,
+//! `sending` and `checkpoint`.
 
 use std::{sync::Arc, time::Duration};
 
