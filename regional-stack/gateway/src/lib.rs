@@ -8,21 +8,28 @@
     reason = "the binary, the fuzzer and the benches are the only readers of this crate"
 )]
 
+mod caller;
 pub mod config;
 mod error;
+mod form;
 pub mod fuzzing;
 mod grpc;
 mod http;
+mod ids;
 mod live;
 mod metrics;
+mod place;
 mod queue;
 mod realtime;
+mod recording;
 mod room;
+mod script;
 mod seal;
 mod serve;
 mod spoken;
 mod stack;
 pub mod store;
+mod transcribing;
 mod workers;
 
 /// Generated from proto/meridian/voice/v1/voice.proto.

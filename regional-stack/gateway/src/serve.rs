@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config::Config,
     http,
+    place::Place,
     room::{Meter, Metered},
     stack::{Engines, Stack},
     store::{DurableStore, MemoryStore, SessionStore, Writer},
@@ -123,7 +124,7 @@ async fn serve_until_drained(stack: &Arc<Stack>, listener: TcpListener) {
             Some(_) = connections.join_next(), if !connections.is_empty() => continue,
             accepted = accept(&listener, &places) => accepted,
         };
-        let (socket, place) = match accepted {
+        let (socket, permit) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
                 // Out of file descriptors, usually. Waiting lets some close; accepting again at once would only spin.
@@ -135,7 +136,7 @@ async fn serve_until_drained(stack: &Arc<Stack>, listener: TcpListener) {
         let meter = Arc::new(Meter::new(Arc::clone(&stack.long_messages)));
         connections.spawn(serve_connection(
             Metered { socket, meter },
-            place,
+            permit,
             router.clone(),
             header_patience,
             stack.draining.clone(),
@@ -160,17 +161,17 @@ async fn serve_until_drained(stack: &Arc<Stack>, listener: TcpListener) {
 }
 
 async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> std::io::Result<(TcpStream, OwnedSemaphorePermit)> {
-    let place = Arc::clone(places)
+    let permit = Arc::clone(places)
         .acquire_owned()
         .await
         .map_err(std::io::Error::other)?;
     let (socket, _) = listener.accept().await?;
-    Ok((socket, place))
+    Ok((socket, permit))
 }
 
 async fn serve_connection(
     metered: Metered,
-    place: OwnedSemaphorePermit,
+    permit: OwnedSemaphorePermit,
     router: Router,
     header_patience: Duration,
     draining: CancellationToken,
@@ -178,11 +179,8 @@ async fn serve_connection(
     // Audio goes out in small frames; waiting to fill packets would only delay it.
     let _ = metered.socket.set_nodelay(true);
     // The place travels with each request, so that a socket that became a session keeps it until the session ends.
-    let place = Arc::new(place);
-    let router = router.layer(axum::Extension(Place {
-        _permit: Arc::clone(&place),
-        meter: Arc::clone(&metered.meter),
-    }));
+    let place = Place::new(permit, Arc::clone(&metered.meter));
+    let router = router.layer(axum::Extension(place.clone()));
     let begun = tokio::select! {
         begun = timeout(header_patience, begins_with_http2(&metered.socket)) => begun,
         () = draining.cancelled() => return,
@@ -234,12 +232,4 @@ async fn serve_http2(socket: TcpStream, router: Router, draining: CancellationTo
     if let Err(error) = result {
         tracing::debug!(%error, "HTTP/2 connection ended");
     }
-}
-
-/// A socket's share of `connections_max`.
-#[derive(Debug, Clone)]
-pub(crate) struct Place {
-    _permit: Arc<OwnedSemaphorePermit>,
-    /// Counts the bytes of the socket once a session has it.
-    pub(crate) meter: Arc<Meter>,
 }

@@ -13,10 +13,10 @@ use wire::Load;
 
 use crate::{
     config::Config,
-    http::transcriptions::Recording,
     live::Live,
     metrics::{EngineName, Metrics},
     queue::{Bounds, Class, Lane},
+    recording::Recording,
     room, spoken,
     store::SessionStore,
     workers::{Crew, JobError, Ticket, Workers},

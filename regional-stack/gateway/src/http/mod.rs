@@ -4,8 +4,8 @@ mod body;
 mod health;
 mod models;
 mod request_id;
-pub(crate) mod speech;
-pub(crate) mod transcriptions;
+mod speech;
+mod transcriptions;
 
 use std::sync::Arc;
 
@@ -13,13 +13,13 @@ use axum::{
     Router,
     body::Body,
     extract::{DefaultBodyLimit, MatchedPath, Request, State},
-    http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header},
+    http::{HeaderValue, Method, StatusCode, Uri},
     middleware::{self, Next},
     response::Response,
     routing::{get, post},
 };
 
-use crate::{error::ApiError, grpc, metrics::HttpLabels, queue::Class, realtime, stack::Stack};
+use crate::{error::ApiError, grpc, metrics::HttpLabels, realtime, stack::Stack};
 
 /// Everything devices and edges can ask of a stack.
 pub(crate) fn router(stack: Arc<Stack>) -> Router {
@@ -56,21 +56,6 @@ pub(crate) fn admin_router(stack: Arc<Stack>) -> Router {
         .route_service("/metrics", pages.clone())
         .route_service("/ready", pages)
         .layer(middleware::from_fn(request_id::identify))
-}
-
-/// For whom a request is, `otherwise` when neither a prober nor an edge's second copy.
-pub(crate) fn class_of(headers: &HeaderMap, otherwise: Class) -> Class {
-    let is_probe = headers
-        .get(header::USER_AGENT)
-        .is_some_and(|agent| agent == wire::PROBE_AGENT);
-    if headers.contains_key(wire::COPY_HEADER) {
-        Class::hedge
-    } else if is_probe && !headers.contains_key("meridian-edge") {
-        // Vantages ask stacks directly. A request through an edge comes from a device, even if it calls itself a vantage.
-        Class::probe
-    } else {
-        otherwise
-    }
 }
 
 async fn unknown_path(method: Method, uri: Uri) -> ApiError {

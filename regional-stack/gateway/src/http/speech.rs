@@ -1,6 +1,6 @@
 //! Text to speech over HTTP: `POST /v1/audio/speech` (OpenAI) and `POST /api/v1/voice/synthesize`.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::sync::Arc;
 
 use axum::{
     body::Body,
@@ -11,10 +11,10 @@ use axum::{
 use futures_util::stream::{self, StreamExt as _};
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use speech::{SAMPLE_RATE, pcm, resample, wav};
+use speech::{SAMPLE_RATE, pcm, wav};
 
 use super::body;
-use crate::{error::ApiError, queue::Class, spoken, stack::Stack};
+use crate::{caller::class_of, error::ApiError, queue::Class, script::Script, stack::Stack};
 
 /// The rate of `pcm` and `wav` in the OpenAI API: 24 kHz, 16 bit, mono.
 const RATE: u32 = 24_000;
@@ -48,7 +48,7 @@ fn refuse_others(others: &Map<String, Value>, unused: &[&str], known: &str) -> R
 
 /// `POST /v1/audio/speech`
 pub(super) async fn openai(State(stack): State<Arc<Stack>>, request: Request) -> Result<Response, ApiError> {
-    let class = super::class_of(request.headers(), Class::bulk);
+    let class = class_of(request.headers(), Class::bulk);
     let (parts, body) = request.into_parts();
     let upload = body::read(&stack, &parts.headers, body).await?;
     let request: SpeechRequest = parse(&upload.bytes)?;
@@ -95,7 +95,7 @@ pub(super) async fn openai(State(stack): State<Arc<Stack>>, request: Request) ->
 
 /// `POST /api/v1/voice/synthesize`: `{"text": …, "speed": …}` to a WAV file at the engine's own rate.
 pub(super) async fn plain(State(stack): State<Arc<Stack>>, request: Request) -> Result<Response, ApiError> {
-    let class = super::class_of(request.headers(), Class::bulk);
+    let class = class_of(request.headers(), Class::bulk);
     let (parts, body) = request.into_parts();
     let upload = body::read(&stack, &parts.headers, body).await?;
     let request: PlainRequest = parse(&upload.bytes)?;
@@ -122,74 +122,4 @@ fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, ApiError> {
         let message = format!("the body is not the JSON expected here: {error}");
         ApiError::new(StatusCode::BAD_REQUEST, "invalid_json", message)
     })
-}
-
-/// The sentences of a text that are not spoken yet. A long text takes one slot of the queue, not all of them.
-pub(crate) struct Script {
-    class: Class,
-    sentences: VecDeque<String>,
-    speed: f32,
-    /// Whether a sentence of it was accepted: from then on it is not refused any more, but waits.
-    begun: bool,
-}
-
-impl Script {
-    /// Checks a text; `param` is the client's name for it.
-    pub(crate) fn read(
-        stack: &Stack,
-        class: Class,
-        param: &'static str,
-        text: &str,
-        speed: Option<f32>,
-    ) -> Result<Self, ApiError> {
-        let chars_max = stack.config.limits.speech_chars_max;
-        let chars = text.chars().count();
-        if chars > chars_max {
-            let message = format!("{param} has {chars} characters, the limit is {chars_max}; send it in parts");
-            return Err(ApiError::bad_request("string_above_max_length", param, message));
-        }
-        let speed = speed.unwrap_or(1.0);
-        if !(0.25..=4.0).contains(&speed) {
-            let message = "speed must be between 0.25 and 4.0";
-            return Err(ApiError::bad_request("invalid_value", "speed", message));
-        }
-        let sentences = VecDeque::from(spoken::sentences(text));
-        if sentences.is_empty() {
-            let message = format!("{param} has nothing to speak; send English words");
-            return Err(ApiError::bad_request("empty_string", param, message));
-        }
-        let seconds: f32 = sentences.iter().map(|sentence| spoken::seconds(sentence, speed)).sum();
-        let seconds_max = stack.config.limits.speech_max.0.as_secs_f32();
-        if seconds > seconds_max {
-            let message = format!(
-                "{param} may take {seconds:.0} s to say at speed {speed}, the limit is {seconds_max} s; send it in parts, or faster"
-            );
-            return Err(ApiError::bad_request("string_above_max_length", param, message));
-        }
-        Ok(Self {
-            class,
-            sentences,
-            speed,
-            begun: false,
-        })
-    }
-
-    /// The next sentence as samples at `rate`; `None` after the last.
-    pub(crate) async fn speak_next(&mut self, stack: &Stack, rate: u32) -> Result<Option<Vec<f32>>, ApiError> {
-        let Some(sentence) = self.sentences.pop_front() else {
-            return Ok(None);
-        };
-        let mut ticket = if self.begun {
-            stack.speak_on(self.class, sentence, self.speed).await?
-        } else {
-            stack.speak_for(self.class, sentence, self.speed)?
-        };
-        self.begun = true;
-        // A caller listens to the first sentence while the engine makes the next, so the rest of a long text yields to other callers.
-        self.class = self.class.after_the_first();
-        let samples = ticket.result().await?.output;
-        let samples = resample::resample(&samples, SAMPLE_RATE, rate)
-            .map_err(|error| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "engine_failed", error.to_string()))?;
-        Ok(Some(samples))
-    }
 }

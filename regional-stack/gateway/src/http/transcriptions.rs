@@ -1,7 +1,7 @@
 //! Speech to text over HTTP: `POST /v1/audio/transcriptions` (multipart, OpenAI) and `POST /api/v1/voice/transcribe` (a
 //! WAV file as the body).
 
-use std::{ops::Range, sync::Arc};
+use std::sync::Arc;
 
 use axum::{
     Json,
@@ -12,18 +12,13 @@ use axum::{
 };
 use bytes::Bytes;
 use serde_json::json;
-use speech::{
-    SAMPLE_RATE,
-    endpoint::{self, EndpointConfig, EndpointEvent, Endpointer, FRAME_SAMPLES},
-    wav::{self, WavError},
-};
 
 use super::body;
-use crate::{error::ApiError, queue::Class, stack::Stack};
+use crate::{caller::class_of, error::ApiError, queue::Class, stack::Stack, transcribing::transcribe};
 
 /// `POST /v1/audio/transcriptions`
 pub(super) async fn openai(State(stack): State<Arc<Stack>>, request: Request) -> Result<Response, ApiError> {
-    let class = super::class_of(request.headers(), Class::bulk);
+    let class = class_of(request.headers(), Class::bulk);
     let form = Form::read(&stack, request).await?;
     let format = match form.response_format.as_deref() {
         None | Some("json") => Format::Json,
@@ -87,7 +82,7 @@ pub(super) async fn plain(
     State(stack): State<Arc<Stack>>,
     request: Request,
 ) -> Result<Json<serde_json::Value>, ApiError> {
-    let class = super::class_of(request.headers(), Class::bulk);
+    let class = class_of(request.headers(), Class::bulk);
     let (parts, body) = request.into_parts();
     let upload = body::read(&stack, &parts.headers, body).await?;
     let transcription = transcribe(&stack, class, upload.bytes.clone()).await?;
@@ -244,196 +239,4 @@ fn check_language(param: &'static str, value: &[u8]) -> Result<(), ApiError> {
     let shown: String = String::from_utf8_lossy(&language).chars().take(20).collect();
     let message = format!("language {shown:?} is not available; this region understands English, \"en\"");
     Err(ApiError::bad_request("unsupported_value", param, message))
-}
-
-pub(crate) struct Transcription {
-    pub(crate) seconds: f32,
-    pub(crate) segments: Vec<Segment>,
-}
-
-pub(crate) struct Segment {
-    pub(crate) start_s: f32,
-    pub(crate) end_s: f32,
-    pub(crate) text: String,
-    pub(crate) confidence: f32,
-}
-
-impl Transcription {
-    pub(crate) fn text(&self) -> String {
-        let texts: Vec<&str> = self
-            .segments
-            .iter()
-            .map(|segment| segment.text.as_str())
-            .filter(|text| !text.is_empty())
-            .collect();
-        texts.join(" ")
-    }
-
-    /// The least sure part decides; nobody is sure of words where none were heard.
-    pub(crate) fn confidence(&self) -> f32 {
-        let heard = self.segments.iter().filter(|segment| !segment.text.is_empty());
-        heard.map(|segment| segment.confidence).reduce(f32::min).unwrap_or(0.0)
-    }
-}
-
-/// Hears a file. One piece after the other: a long file takes one place in the queue, not all of them.
-pub(crate) async fn transcribe(stack: &Stack, class: Class, file: Bytes) -> Result<Transcription, ApiError> {
-    let Recording { samples, pieces } = stack.decode(class, file).await??;
-    let mut segments = Vec::new();
-    for piece in pieces {
-        let sound = samples[piece.clone()].to_vec();
-        let mut ticket = if segments.is_empty() {
-            stack.hear_for(class, sound)?
-        } else {
-            stack.hear_on(class, sound).await?
-        };
-        let done = ticket.result().await?;
-        segments.push(Segment {
-            start_s: piece.start as f32 / SAMPLE_RATE as f32,
-            end_s: piece.end as f32 / SAMPLE_RATE as f32,
-            text: done.output.text,
-            confidence: done.output.confidence,
-        });
-    }
-    Ok(Transcription {
-        seconds: samples.len() as f32 / SAMPLE_RATE as f32,
-        segments,
-    })
-}
-
-/// An uploaded file, decoded and cut.
-#[derive(Debug)]
-pub(crate) struct Recording {
-    samples: Vec<f32>,
-    pieces: Vec<Range<usize>>,
-}
-
-impl Recording {
-    pub(crate) fn read(file: &[u8], seconds_max: f32) -> Result<Self, WavError> {
-        let samples = wav::decode(file, seconds_max)?;
-        let pieces = pieces(&samples);
-        Ok(Self { samples, pieces })
-    }
-}
-
-/// Longest audio recognised in one go. The models are trained on single utterances, and attention over much more costs
-/// memory that grows with the square of it.
-const PIECE_SAMPLES_MAX: usize = 20 * SAMPLE_RATE as usize;
-/// Where there is no pause, a piece ends at the quietest moment of so much before that.
-const CUT_SEARCH_SAMPLES: usize = 5 * SAMPLE_RATE as usize;
-/// Both pieces contain this much audio around the cut, so that a word there is whole in one of them.
-const CUT_OVERLAP_SAMPLES: usize = SAMPLE_RATE as usize / 10;
-
-/// Splits a recording at its pauses into pieces of bounded length.
-fn pieces(samples: &[f32]) -> Vec<Range<usize>> {
-    if samples.len() <= PIECE_SAMPLES_MAX {
-        return std::iter::once(0..samples.len()).collect();
-    }
-    let per_ms = SAMPLE_RATE as usize / 1000;
-    // The background of a whole file is measured beforehand and stays: no part of the file passes for a fan that started.
-    let mut ear = Endpointer::with_floor(EndpointConfig::default(), endpoint::floor_of(samples));
-    let mut speech = Vec::new();
-    let mut start = None;
-    let frames = samples.chunks(FRAME_SAMPLES).map(|frame| ear.feed(frame));
-    for event in frames.flatten() {
-        match (event, start) {
-            (EndpointEvent::SpeechStarted { at_ms }, _) => start = Some(at_ms as usize * per_ms),
-            (EndpointEvent::SpeechStopped { at_ms }, Some(from)) => {
-                speech.push(from..(at_ms as usize * per_ms).min(samples.len()));
-                start = None;
-            }
-            (EndpointEvent::SpeechStopped { .. }, None) => {}
-        }
-    }
-    // The last words may be too short to be sure of before the file ends.
-    let earliest = || ear.earliest_ms() as usize * per_ms;
-    let last = start.or_else(|| ear.is_unsure().then(earliest));
-    speech.extend(
-        last.filter(|from| *from < samples.len())
-            .map(|from| from..samples.len()),
-    );
-    speech.into_iter().flat_map(|range| cut(samples, range)).collect()
-}
-
-/// Cuts what goes on for too long where it is quietest.
-fn cut(samples: &[f32], mut range: Range<usize>) -> Vec<Range<usize>> {
-    let mut pieces = Vec::new();
-    while range.len() > PIECE_SAMPLES_MAX {
-        let search_to = range.start + PIECE_SAMPLES_MAX - CUT_OVERLAP_SAMPLES;
-        let at = endpoint::quietest(samples, search_to - CUT_SEARCH_SAMPLES..search_to);
-        pieces.push(range.start..at + CUT_OVERLAP_SAMPLES);
-        range.start = at - CUT_OVERLAP_SAMPLES;
-    }
-    pieces.push(range);
-    pieces
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn tone(seconds: f32) -> Vec<f32> {
-        (0..(seconds * SAMPLE_RATE as f32) as usize)
-            .map(|at| 0.2 * (at as f32 * 0.07).sin())
-            .collect()
-    }
-
-    fn silence(seconds: f32) -> Vec<f32> {
-        vec![0.0; (seconds * SAMPLE_RATE as f32) as usize]
-    }
-
-    #[test]
-    fn nobody_is_sure_of_what_was_not_said() {
-        let segment = |text: &str, confidence| Segment {
-            start_s: 0.0,
-            end_s: 1.0,
-            text: text.to_owned(),
-            confidence,
-        };
-        for (segments, confidence) in [
-            (vec![], 0.0),
-            (vec![segment("", 0.9)], 0.0),
-            (vec![segment("stop", 0.9), segment("", 0.0), segment("stop", 0.7)], 0.7),
-        ] {
-            assert_eq!(Transcription { seconds: 3.0, segments }.confidence(), confidence);
-        }
-    }
-
-    #[test]
-    fn a_long_recording_is_split_at_its_pauses_and_nowhere_else_if_it_can_be() {
-        let recording = [silence(1.0), tone(5.0), silence(2.0), tone(12.0), silence(3.0)].concat();
-        assert_eq!(pieces(&recording).len(), 2);
-        assert_eq!(pieces(&tone(45.0)).len(), 3);
-        assert_eq!(pieces(&tone(5.0)).len(), 1);
-        assert!(pieces(&silence(40.0)).is_empty());
-    }
-
-    #[test]
-    fn what_has_no_pause_is_split_between_words_and_nothing_is_lost() {
-        // Words of 0.9 s with gaps of 0.1 s.
-        let word = [tone(0.9), silence(0.1)].concat();
-        let recording = word.repeat(50);
-        let pieces = pieces(&recording);
-        assert!(pieces.len() >= 3, "{pieces:?}");
-        assert!(pieces.iter().all(|piece| piece.len() <= PIECE_SAMPLES_MAX));
-        for (one, next) in pieces.iter().zip(&pieces[1..]) {
-            assert!(next.start <= one.end, "{one:?} and {next:?} leave something out");
-            let cut = (one.end + next.start) / 2;
-            let in_second = cut % SAMPLE_RATE as usize;
-            assert!(
-                in_second > SAMPLE_RATE as usize * 9 / 10,
-                "cut {} ms into a word",
-                in_second / 16
-            );
-        }
-        assert!(pieces[0].start == 0 && pieces.last().unwrap().end >= recording.len() - 3_200);
-    }
-
-    #[test]
-    fn a_short_word_at_the_very_end_is_heard() {
-        let recording = [silence(1.0), tone(5.0), silence(15.0), tone(0.2)].concat();
-        let pieces = pieces(&recording);
-        assert_eq!(pieces.last().unwrap().end, recording.len(), "{pieces:?}");
-        assert_eq!(pieces.len(), 2);
-    }
 }

@@ -12,13 +12,15 @@ use topology::{Component, Moment};
 use super::{
     events,
     outbox::Frame,
+    refusal::Refusal,
     response::{Call, Question, ResponseStage},
-    session::{Refusal, Session, new_id},
+    session::Session,
     settings::Modality,
     tools::{self, Choice},
 };
 use crate::{
     error::{ApiError, GPU_MEMORY},
+    ids::new_id,
     metrics::{Stage, TurnLabels, TurnOutcome},
 };
 

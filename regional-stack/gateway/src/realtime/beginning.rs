@@ -9,12 +9,8 @@ use futures_util::{StreamExt as _, stream::SplitStream};
 use tokio::time::timeout;
 use wire::{MessageError, Resume};
 
-use super::{
-    checkpoint::RestoreError,
-    opening::{self, Opening},
-    session::Session,
-};
-use crate::{live::Claim, seal::SealError, stack::Stack, store::Memory};
+use super::{checkpoint::RestoreError, opening::Opening, session::Session};
+use crate::{ids::name_of, live::Claim, seal::SealError, stack::Stack, store::Memory};
 
 /// Time for an edge to send the messages of a session that it carries here: it has all of them at hand.
 const REPLAY_PATIENCE: Duration = Duration::from_secs(5);
@@ -87,7 +83,7 @@ pub(super) async fn open(
                 session.dialogue.set_zone(zone);
             }
             // The device is told with the next `session.updated`.
-            if let Some(id) = id.filter(|id| opening::name_of(id) == session.name()) {
+            if let Some(id) = id.filter(|id| name_of(id) == session.name()) {
                 session.id = id;
             }
             let claim = stack.live.claim(session.name()).await;

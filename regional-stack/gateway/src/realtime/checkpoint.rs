@@ -5,7 +5,7 @@
 //! as many and sends the rest: every event reaches the device once. Audio does not travel. The edge sends the device's audio
 //! again, and the new stack speaks the reply again.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc};
 
 use dialogue::DialogueState;
 use serde::{Deserialize, Serialize};
@@ -16,20 +16,21 @@ use super::{
     client::{Body, ClientEvent, NewItem, NewKind},
     conversation::Items,
     ear::{CarriedEar, Ear, Place, Rebuild},
-    form::{self, FormError, Packing, previous},
-    hearing,
     items::Item,
-    opening,
     outbox::{CarriedOutbox, Outbox},
     recognising::{Hearings, Source},
+    reports::Reports,
     response::{Asked, Response},
     responses::{CarriedResponses, Responses},
-    session::{Session, Snapshot},
+    session::Session,
     settings::Settings,
+    snapshot::Snapshot,
+    sound::{self, sound_of},
     turns::Turns,
 };
 use crate::{
     config::CheckpointVersion,
+    form::{self, FormError, Packing, previous},
     seal::{CheckpointKey, SEAL_BYTES},
     stack::Stack,
     store::{Memory, revision_after},
@@ -38,40 +39,6 @@ use crate::{
 /// Items that travel: enough for the user's "delete that", and for those of the turn in progress. If they are too long,
 /// fewer travel.
 const ITEMS_CARRIED: [usize; 2] = [16, 4];
-
-/// How often a session that holds an alarm or a timer is sealed anew while nothing happens. A checkpoint is good for a day, and an
-/// alarm may be set for next week.
-const RESEAL_EVERY: Duration = Duration::from_secs(3600);
-
-/// The reports that the edge got about a session.
-#[derive(Default)]
-pub(super) struct Reports {
-    /// Where each message with audio begins, from the first that is still needed.
-    trail: VecDeque<(u64, Place)>,
-    consumed: u64,
-    busy: bool,
-    is_due: bool,
-    /// When the last checkpoint was sealed.
-    sealed_at: Option<Moment>,
-}
-
-impl Reports {
-    /// A message with audio comes.
-    pub(super) fn note(&mut self, message: u64, place: Place) {
-        self.trail.push_back((message, place));
-    }
-
-    /// The message, and where its audio begins, from which the ear can be rebuilt as it was from sample `needed` on.
-    fn needed_from(&mut self, needed: usize, next: (u64, Place)) -> (u64, Place) {
-        while self.trail.get(1).is_some_and(|(_, place)| place.exact_from() <= needed) {
-            self.trail.pop_front();
-        }
-        if next.1.bytes == 0 && next.1.origin <= needed {
-            self.trail.clear();
-        }
-        self.trail.front().copied().unwrap_or(next)
-    }
-}
 
 /// The written state. It borrows from the session, so that writing copies it once.
 #[derive(Serialize)]
@@ -158,23 +125,22 @@ impl Session {
 
     /// Owes the edge a checkpoint if it does not know how many of the client's messages are consumed.
     pub(super) fn note_report_time(&mut self, now: Moment) {
+        let holds_alarm = self.dialogue.pending() > 0;
         if let Some(reports) = &mut self.reports {
-            let is_old = |sealed_at: Moment| now.since(sealed_at) >= RESEAL_EVERY;
-            let is_old = self.dialogue.pending() > 0 && reports.sealed_at.is_some_and(is_old);
-            reports.is_due = reports.consumed != self.consumed || is_old;
+            reports.note_time(self.consumed, holds_alarm, now);
         }
     }
 
     /// When the edge got the last checkpoint on this connection.
     pub(super) fn last_checkpoint(&self) -> Option<Moment> {
-        self.reports.as_ref().and_then(|reports| reports.sealed_at)
+        self.reports.as_ref().and_then(Reports::last)
     }
 
     /// Whether a checkpoint must go before the next event.
     pub(super) fn owes_checkpoint(&self) -> bool {
-        self.reports
-            .as_ref()
-            .is_some_and(|reports| self.outbox.has_changed() || reports.is_due || (reports.busy && self.is_quiet()))
+        self.reports.as_ref().is_some_and(|reports| {
+            self.outbox.has_changed() || reports.is_due() || (reports.says_busy() && self.is_quiet())
+        })
     }
 
     /// Whether the session could leave its edge or its region now without anybody noticing.
@@ -191,8 +157,7 @@ impl Session {
             return Vec::new();
         };
         let audio_from = reports.needed_from(needed, next);
-        (reports.consumed, reports.busy, reports.is_due) = (self.consumed, busy, false);
-        reports.sealed_at = Some(now);
+        reports.note_checkpoint(self.consumed, busy, now);
         let state = self.state(audio_from).map(|state| key.seal(&state, now));
         let word = wire::Message::Checkpoint(Checkpoint {
             keep_from: self.hearing.needed_message(audio_from.0),
@@ -306,10 +271,7 @@ impl Session {
                 resume.consumed
             },
             told: Turns::default(),
-            reports: Some(Reports {
-                trail: VecDeque::from([carried.audio_from]),
-                ..Reports::default()
-            }),
+            reports: Some(Reports::after(carried.audio_from)),
             load_reports: None,
         };
         for _ in 0..resume.delivered {
@@ -336,10 +298,11 @@ impl Session {
         let dialogue = carried.memory.or(carried.dialogue);
         Ok(Memory {
             dialogue: dialogue.map_or_else(|| stack.new_dialogue(), |memory| memory.at(stack.config.home_city)),
-            session: opening::remember(Snapshot {
+            session: Snapshot {
                 settings: carried.settings,
                 items: carried.items,
-            }),
+            }
+            .remember(),
             revision: carried.revision,
             may_go_on_elsewhere: false,
         })
@@ -423,7 +386,7 @@ fn rebuild(stack: &Stack, carried: &Carried, first: u64, replay: &[String]) -> O
         let Ok(event) = ClientEvent::parse(text) else { continue };
         match event.body {
             Body::Append { audio: bytes } if message >= audio_from => {
-                if let Ok(bytes) = hearing::decode(&bytes) {
+                if let Ok(bytes) = sound::decode(&bytes) {
                     audio.append(&bytes);
                 }
             }
@@ -453,7 +416,7 @@ fn rebuild(stack: &Stack, carried: &Carried, first: u64, replay: &[String]) -> O
 
 fn sound_in(stack: &Stack, item: &NewItem) -> Option<Vec<f32>> {
     let NewKind::Audio(audio) = &item.kind else { return None };
-    hearing::sound_of(audio, stack.config.limits.turn_max.0).ok()
+    sound_of(audio, stack.config.limits.turn_max.0).ok()
 }
 
 #[cfg(test)]

@@ -22,11 +22,12 @@ use super::{
     beginning::{Begin, open},
     closing::{Closing, no_room, taken_over, unfinished, unreadable},
     held::Held,
-    opening::{self, STORE_PATIENCE},
+    opening::STORE_PATIENCE,
     sending::Outgoing,
     session::Session,
 };
 use crate::{
+    ids::logged,
     live::Claim,
     metrics::{ClosedLabels, ClosedReason},
     room::Meter,
@@ -75,7 +76,7 @@ pub(super) async fn run(
             // The messages from another region are read: their share of the room is free again.
             drop(meter.take_share());
             let name = session.name().to_owned();
-            tracing::info!(session = opening::logged(&name), "session opened");
+            tracing::info!(session = logged(&name), "session opened");
             let ended = Box::pin(converse(stack, &mut session, &claim, meter, &mut stream, &out)).await;
             if matches!(ended, Ok(ClosedReason::moved)) {
                 forget(stack, &name, session.revision).await;
@@ -138,7 +139,7 @@ pub(super) async fn run(
         .get_or_create(&ClosedLabels { reason })
         .inc();
     stack.metrics.sessions.dec();
-    tracing::info!(session = opening::logged(&id), ?reason, "session closed");
+    tracing::info!(session = logged(&id), ?reason, "session closed");
 }
 
 /// Why the other side closed a session, by its Close frame.
@@ -180,11 +181,8 @@ fn is_unexplained(ended: &Result<ClosedReason, Closing>) -> bool {
 async fn save(stack: &Stack, name: &str, memory: Memory) {
     match timeout(STORE_PATIENCE, stack.store.save(name, memory, daemon::clock::now())).await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::warn!(session = opening::logged(name), "session not saved: {error:#}"),
-        Err(_) => tracing::warn!(
-            session = opening::logged(name),
-            "session not saved: the store does not answer"
-        ),
+        Ok(Err(error)) => tracing::warn!(session = logged(name), "session not saved: {error:#}"),
+        Err(_) => tracing::warn!(session = logged(name), "session not saved: the store does not answer"),
     }
 }
 
@@ -194,10 +192,7 @@ async fn forget(stack: &Stack, name: &str, revision: Moment) {
         timeout(STORE_PATIENCE, stack.store.forget(name, revision)).await,
         Ok(Ok(()))
     ) {
-        tracing::warn!(
-            session = opening::logged(name),
-            "a session that moved is still remembered here"
-        );
+        tracing::warn!(session = logged(name), "a session that moved is still remembered here");
     }
 }
 
@@ -205,9 +200,9 @@ async fn forget(stack: &Stack, name: &str, revision: Moment) {
 async fn touch(stack: &Stack, name: &str) {
     match timeout(STORE_PATIENCE, stack.store.touch(name, daemon::clock::now())).await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::warn!(session = opening::logged(name), "session ages in the store: {error:#}"),
+        Ok(Err(error)) => tracing::warn!(session = logged(name), "session ages in the store: {error:#}"),
         Err(_) => tracing::warn!(
-            session = opening::logged(name),
+            session = logged(name),
             "session ages in the store, which does not answer"
         ),
     }

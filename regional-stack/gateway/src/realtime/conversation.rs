@@ -3,11 +3,16 @@
 use std::collections::VecDeque;
 
 use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
 
 use super::{
-    form,
+    client::After,
+    events,
     items::{Function, Item, Role},
+    outbox::Outbox,
+    refusal::Refusal,
 };
+use crate::ids::new_id;
 
 /// Older items are forgotten: the dialogue needs none of them, they are only kept to be retrieved and truncated.
 pub(super) const ITEMS_MAX: usize = 64;
@@ -21,7 +26,10 @@ pub(super) struct Items(VecDeque<Item>);
 
 impl<'de> Deserialize<'de> for Items {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        form::known_items(from).map(Self)
+        let items = Vec::<Value>::deserialize(from)?;
+        // Items of a kind that a later release adds are skipped: the conversation goes on without them.
+        let known = items.into_iter().filter_map(|item| Item::deserialize(item).ok());
+        Ok(Self(known.collect()))
     }
 }
 
@@ -74,6 +82,60 @@ impl Items {
         functions.any(|function| matches!(function, Function::Call { call_id, .. } if call_id == id))
     }
 
+    /// The id of a new item: the client's own, unless an item has it.
+    pub(super) fn new_id(&self, wanted: Option<String>) -> Result<String, Refusal> {
+        let id = wanted.unwrap_or_else(|| new_id("item"));
+        if self.has(&id) {
+            let message = "there is an item with this id; choose another";
+            return Err(Refusal::invalid("invalid_value", "item.id", message));
+        }
+        Ok(id)
+    }
+
+    /// The position of a new item.
+    pub(super) fn new_position(&self, after: &After) -> Result<usize, Refusal> {
+        match after {
+            After::Everything => Ok(self.len()),
+            After::Nothing => Ok(0),
+            After::Item(id) => {
+                let found = self.position(id);
+                found.map(|at| at + 1).ok_or_else(|| {
+                    let message =
+                        "there is no item with this id; leave it out to append, or use \"root\" to begin with it";
+                    Refusal::invalid("item_not_found", "previous_item_id", message)
+                })
+            }
+        }
+    }
+
+    /// Adds an item at a position of the conversation, and tells the client.
+    pub(super) fn add(&mut self, item: Item, at: usize, outbox: &mut Outbox) {
+        let previous = self.before(at);
+        let described = item.describe();
+        outbox.push(events::item_added(&described, previous));
+        outbox.push(events::item_done(&described, previous));
+        self.insert(item, at);
+    }
+
+    /// Deletes an item for the client.
+    pub(super) fn delete(&mut self, id: &str) -> Result<(), Refusal> {
+        match self.remove(id) {
+            true => Ok(()),
+            false => Err(no_such_item()),
+        }
+    }
+
+    /// The item that the client names.
+    pub(super) fn find(&self, id: &str) -> Result<&Item, Refusal> {
+        self.get(id).ok_or_else(no_such_item)
+    }
+
+    /// Cuts a reply of the assistant to the part that the user heard.
+    pub(super) fn truncate(&mut self, id: &str, content_index: u64, audio_end_ms: u64) -> Result<(), Refusal> {
+        let item = self.get_mut(id).ok_or_else(no_such_item)?;
+        item.truncate(content_index, audio_end_ms)
+    }
+
     /// Adds an item at this position. The oldest are forgotten when there are too many.
     pub(super) fn insert(&mut self, item: Item, at: usize) {
         self.0.insert(at.min(self.0.len()), item);
@@ -106,4 +168,12 @@ impl Items {
         let forgotten = self.0.len().saturating_sub(count_max);
         self.0.drain(..forgotten);
     }
+}
+
+fn no_such_item() -> Refusal {
+    Refusal::invalid(
+        "item_not_found",
+        "item_id",
+        "there is no item with this id; it may have been forgotten",
+    )
 }

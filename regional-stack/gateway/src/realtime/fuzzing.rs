@@ -5,12 +5,7 @@ use std::sync::Arc;
 use serde_json::Value;
 use topology::Moment;
 
-use super::{
-    client::ClientEvent,
-    conversation::ITEMS_MAX,
-    opening::Opening,
-    session::{Session, Snapshot},
-};
+use super::{client::ClientEvent, conversation::ITEMS_MAX, opening::Opening, session::Session, snapshot::Snapshot};
 use crate::{
     stack::Stack,
     store::{self, Memory},

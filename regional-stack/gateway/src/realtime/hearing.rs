@@ -1,55 +1,39 @@
 //! From audio to text: the input audio buffer, its utterances, and the words that the recogniser finds in them.
 
-use std::time::Duration;
-
-use base64::{Engine as _, prelude::BASE64_STANDARD};
-use speech::{SAMPLE_RATE, Transcript, pcm, resample::resample};
+use speech::Transcript;
 use topology::{Component, Moment};
 
 use super::{
-    ear::{self, Noticed, Utterance, WIRE_RATE},
+    ear::{self, Noticed, Utterance},
     events,
     items::Item,
-    opening,
-    recognising::{Hearing, Source},
-    session::{Refusal, Session, new_id},
+    recognising::Source,
+    refusal::Refusal,
+    rest::{MOUTHFUL_UTTERANCES, Rest},
+    session::Session,
     settings::TurnDetection,
+    sound::{self, COMMIT_MS_MIN},
 };
 use crate::{
     error::{ApiError, GPU_MEMORY, REPEAT},
+    ids::{logged, new_id},
     metrics::Stage,
     workers::{Done, JobError},
 };
 
-/// Shorter audio holds no word. The protocol has the same limit.
-pub(super) const COMMIT_MS_MIN: u64 = 100;
-
-/// Audio of one message that is listened to at once. A message may bring minutes of it, and other sessions need the thread.
-const MOUTHFUL_BYTES: usize = 2 * WIRE_RATE as usize;
-/// Utterances that may end in a second: a word of 120 ms and a pause of as much as any client asks for take half of it.
-const MOUTHFUL_UTTERANCES: usize = 2;
-
-/// The rest of the audio of a message.
-pub(super) struct Rest {
-    audio: Vec<u8>,
-    at: usize,
-    /// The client's id of the message.
-    about: Option<String>,
-}
-
 impl Session {
     pub(super) fn append(&mut self, audio: &str, about: Option<String>, now: Moment) -> Result<(), Refusal> {
-        let audio = decode(audio)?;
+        let audio = sound::decode(audio)?;
         if let Some(reports) = &mut self.reports {
             reports.note(self.consumed, self.ear.place());
         }
-        if audio.len() <= MOUTHFUL_BYTES {
+        if !Rest::is_long(&audio) {
             return self.listen(&audio, now);
         }
         if !self.ear.has_room_for(audio.len()) {
             return Err(self.buffer_full());
         }
-        self.rest = Some(Rest { audio, at: 0, about });
+        self.rest = Some(Rest::new(audio, about));
         Ok(())
     }
 
@@ -57,12 +41,10 @@ impl Session {
     /// none before it does anything else with the session.
     pub(super) fn listen_on(&mut self, now: Moment) -> bool {
         let Some(mut rest) = self.rest.take() else { return false };
-        let end = rest.audio.len().min(rest.at + MOUTHFUL_BYTES);
-        if let Err(refusal) = self.listen(&rest.audio[rest.at..end], now) {
-            self.refuse(&refusal, rest.about.as_deref());
+        if let Err(refusal) = self.listen(rest.take_mouthful(), now) {
+            self.refuse(&refusal, rest.about());
         }
-        rest.at = end;
-        let has_more = end < rest.audio.len();
+        let has_more = rest.has_more();
         self.rest = Some(rest).filter(|_| has_more);
         has_more
     }
@@ -90,7 +72,7 @@ impl Session {
                     let item = self.next_item.take().unwrap_or_else(|| new_id("item"));
                     self.outbox.push(events::speech_stopped(&item, at_ms));
                     let answer = self.turn_detection().create_response;
-                    match self.take_utterance(item.clone(), utterance) {
+                    match self.take_utterance(&item, utterance) {
                         Ok(()) if answer => self.want(item, now),
                         // The client decides whether it is answered.
                         Ok(()) => self.responses.forget_interrupted(),
@@ -137,12 +119,12 @@ impl Session {
             };
             return Err(Refusal::invalid("input_audio_buffer_commit_empty", "audio", message));
         }
-        self.take_utterance(item, utterance)
+        self.take_utterance(&item, utterance)
     }
 
     /// Makes an utterance an item and has it recognised.
-    pub(super) fn take_utterance(&mut self, item: String, utterance: Utterance) -> Result<(), Refusal> {
-        self.outbox.push(events::committed(&item, self.items.last_id()));
+    pub(super) fn take_utterance(&mut self, item: &str, utterance: Utterance) -> Result<(), Refusal> {
+        self.outbox.push(events::committed(item, self.items.last_id()));
         let Utterance { from, samples } = utterance;
         let source = Source::Ear {
             from,
@@ -155,39 +137,19 @@ impl Session {
     /// Adds an item of somebody speaking, and has it recognised.
     pub(super) fn recognise(
         &mut self,
-        item: String,
+        item: &str,
         samples: Vec<f32>,
         source: Source,
         at: usize,
     ) -> Result<(), Refusal> {
-        self.add_item(Item::heard(item.clone(), &samples), at);
-        let id = item.clone();
-        self.hear(item, samples, source, false).map_err(|error| {
-            self.tell_not_transcribed(&id, &error);
+        self.items
+            .add(Item::heard(item.to_owned(), &samples), at, &mut self.outbox);
+        let begun = self.hearing.begin(&self.stack, item.to_owned(), samples, source, false);
+        begun.map_err(|error| {
+            let error = ApiError::from(error);
+            self.tell_not_transcribed(item, &error);
             Refusal::of(error)
         })
-    }
-
-    /// Has audio recognised that is no item.
-    pub(super) fn recognise_aside(&mut self, id: String, samples: Vec<f32>) -> Result<(), Refusal> {
-        let source = Source::Message(self.consumed);
-        self.hear(id, samples, source, true).map_err(Refusal::of)
-    }
-
-    fn hear(&mut self, item: String, samples: Vec<f32>, source: Source, aside: bool) -> Result<(), ApiError> {
-        if self.hearing.free() == 0 {
-            return Err(JobError::Busy.into());
-        }
-        let seconds = ear::seconds(&samples);
-        let ticket = self.stack.hear(samples)?;
-        let hearing = Hearing {
-            item,
-            seconds,
-            source,
-            aside,
-            ticket: Some(ticket),
-        };
-        Ok(self.hearing.add(hearing)?)
     }
 
     fn tell_not_transcribed(&mut self, item: &str, error: &ApiError) {
@@ -230,7 +192,7 @@ impl Session {
 
     /// An utterance will not be recognised, so it will not be answered either.
     pub(super) fn not_heard(&mut self, item: &str, error: &ApiError, now: Moment) {
-        let (session, code) = (opening::logged(&self.id), error.code);
+        let (session, code) = (logged(&self.id), error.code);
         tracing::warn!(session, item, code, "transcription failed: {}", error.message);
         self.tell_not_transcribed(item, error);
         if self.responses.is_waiting_for(item) {
@@ -264,32 +226,4 @@ impl Session {
             self.not_heard(&hearing.item, &error, now);
         }
     }
-}
-
-/// The sound in a message of the client, at the engine's rate.
-pub(super) fn sound_of(audio: &str, turn_max: Duration) -> Result<Vec<f32>, Refusal> {
-    const BYTES_PER_MS: usize = 2 * WIRE_RATE as usize / 1000;
-    let bytes = decode(audio)?;
-    let ms = (bytes.len() / BYTES_PER_MS) as u64;
-    if u128::from(ms) > turn_max.as_millis() {
-        let seconds_max = turn_max.as_secs_f32();
-        let message = format!("the audio has {ms} ms, and one turn may have {seconds_max} s; send it in several items");
-        return Err(Refusal::invalid("invalid_value", "item.content", message));
-    }
-    if ms < COMMIT_MS_MIN {
-        let message = "the audio is too short to be speech";
-        return Err(Refusal::invalid("invalid_value", "item.content", message));
-    }
-    resample(&pcm::from_s16le(&bytes), WIRE_RATE, SAMPLE_RATE)
-        .map_err(|error| Refusal::invalid("invalid_value", "item.content", error.to_string()))
-}
-
-pub(super) fn decode(audio: &str) -> Result<Vec<u8>, Refusal> {
-    BASE64_STANDARD.decode(audio).map_err(|error| {
-        Refusal::invalid(
-            "invalid_value",
-            "audio",
-            format!("the audio is not base64: {error}; use standard base64 with padding"),
-        )
-    })
 }

@@ -5,13 +5,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{
-    client::{After, NewItem, NewKind},
-    ear, events,
-    hearing::sound_of,
-    recognising::Source,
-    session::{Refusal, Session, new_id},
-};
+use super::{ear, refusal::Refusal};
 
 /// An item of the conversation. Stacks of the previous release read it too, so fields are added, and given defaults.
 #[derive(Clone, Serialize, Deserialize)]
@@ -65,129 +59,6 @@ pub(super) enum Function {
     Output { call_id: String },
 }
 
-impl Session {
-    pub(super) fn create_item(&mut self, new: NewItem, after: &After) -> Result<(), Refusal> {
-        let id = new.id.unwrap_or_else(|| new_id("item"));
-        if self.items.has(&id) {
-            return Err(Refusal::invalid(
-                "invalid_value",
-                "item.id",
-                "there is an item with this id; choose another",
-            ));
-        }
-        let at = match after {
-            After::Everything => self.items.len(),
-            After::Nothing => 0,
-            After::Item(id) => {
-                let found = self.items.position(id);
-                found.map(|at| at + 1).ok_or_else(|| {
-                    let message =
-                        "there is no item with this id; leave it out to append, or use \"root\" to begin with it";
-                    Refusal::invalid("item_not_found", "previous_item_id", message)
-                })?
-            }
-        };
-        match new.kind {
-            NewKind::Audio(audio) => {
-                let samples = sound_of(&audio, self.stack.config.limits.turn_max.0)?;
-                self.recognise(id, samples, Source::Message(self.consumed), at)?;
-            }
-            NewKind::Text { role, text } => {
-                if text.is_empty() && role != Role::Assistant {
-                    let message = "the item has no content; add {\"type\": \"input_text\", \"text\": …}";
-                    return Err(Refusal::invalid("missing_required_parameter", "item.content", message));
-                }
-                self.check_length(&text)?;
-                let item = Item::written(id, role, text);
-                self.add_item(item, at);
-            }
-            NewKind::Call {
-                call_id,
-                name,
-                arguments,
-            } => self.add_item(Item::call(id, call_id, name, arguments), at),
-            NewKind::Output { call_id, output } => {
-                if !self.items.has_call(&call_id) {
-                    let message = "there is no call with this id; it is in response.function_call_arguments.done";
-                    return Err(Refusal::invalid("item_not_found", "item.call_id", message));
-                }
-                self.add_item(Item::output(id, call_id, output), at);
-            }
-            NewKind::Reference => {
-                let message = "only the input of a response refers to other items";
-                return Err(Refusal::invalid("invalid_value", "item.type", message));
-            }
-        }
-        Ok(())
-    }
-
-    /// Refuses long texts. Texts are understood and spoken, so they have the limit of speech over HTTP.
-    pub(super) fn check_length(&self, text: &str) -> Result<(), Refusal> {
-        if text.chars().count() > self.stack.config.limits.speech_chars_max {
-            return Err(Refusal::invalid(
-                "string_above_max_length",
-                "item.content",
-                "the text is too long; shorten it",
-            ));
-        }
-        Ok(())
-    }
-
-    /// Adds an item at a position of the conversation, and tells the client.
-    pub(super) fn add_item(&mut self, item: Item, at: usize) {
-        let previous = self.items.before(at);
-        let described = item.describe();
-        self.outbox.push(events::item_added(&described, previous));
-        self.outbox.push(events::item_done(&described, previous));
-        self.items.insert(item, at);
-    }
-
-    pub(super) fn delete_item(&mut self, id: &str) -> Result<(), Refusal> {
-        if !self.items.remove(id) {
-            return Err(no_such_item());
-        }
-        self.outbox.push(events::item_deleted(id));
-        Ok(())
-    }
-
-    pub(super) fn retrieve_item(&mut self, id: &str) -> Result<(), Refusal> {
-        let item = self.items.get(id).ok_or_else(no_such_item)?;
-        self.outbox.push(events::item_retrieved(&item.describe()));
-        Ok(())
-    }
-
-    /// Cuts a reply of the assistant to the part that the user heard.
-    pub(super) fn truncate(&mut self, id: &str, content_index: u64, audio_end_ms: u64) -> Result<(), Refusal> {
-        let item = self.items.get_mut(id).ok_or_else(no_such_item)?;
-        if item.role != Role::Assistant || item.content != Content::Audio || item.function.is_some() {
-            let message = "only items of the assistant that have audio can be truncated";
-            return Err(Refusal::invalid("invalid_value", "item_id", message));
-        }
-        if content_index != 0 {
-            let message = "the item has one part of content; use content_index 0";
-            return Err(Refusal::invalid("invalid_value", "content_index", message));
-        }
-        if audio_end_ms > item.audio_ms {
-            let message = format!("the item has {} ms of audio", item.audio_ms);
-            return Err(Refusal::invalid("invalid_value", "audio_end_ms", message));
-        }
-        // Nobody knows which words the user heard. The protocol drops the text, and so do we.
-        item.text = None;
-        item.audio_ms = audio_end_ms;
-        self.outbox
-            .push(events::item_truncated(id, content_index, audio_end_ms));
-        Ok(())
-    }
-}
-
-fn no_such_item() -> Refusal {
-    Refusal::invalid(
-        "item_not_found",
-        "item_id",
-        "there is no item with this id; it may have been forgotten",
-    )
-}
-
 impl Item {
     fn new(id: String, role: Role, content: Content, text: Option<String>) -> Self {
         Self {
@@ -237,7 +108,7 @@ impl Item {
     }
 
     /// The output of a call. The assistant answers it like a text of the user.
-    fn output(id: String, call_id: String, output: String) -> Self {
+    pub(super) fn output(id: String, call_id: String, output: String) -> Self {
         Self {
             function: Some(Function::Output { call_id }),
             ..Self::new(id, Role::User, Content::Text, Some(output))
@@ -246,6 +117,26 @@ impl Item {
 
     pub(super) fn is_output(&self) -> bool {
         matches!(self.function, Some(Function::Output { .. }))
+    }
+
+    /// Cuts a reply of the assistant to the part that the user heard.
+    pub(super) fn truncate(&mut self, content_index: u64, audio_end_ms: u64) -> Result<(), Refusal> {
+        if self.role != Role::Assistant || self.content != Content::Audio || self.function.is_some() {
+            let message = "only items of the assistant that have audio can be truncated";
+            return Err(Refusal::invalid("invalid_value", "item_id", message));
+        }
+        if content_index != 0 {
+            let message = "the item has one part of content; use content_index 0";
+            return Err(Refusal::invalid("invalid_value", "content_index", message));
+        }
+        if audio_end_ms > self.audio_ms {
+            let message = format!("the item has {} ms of audio", self.audio_ms);
+            return Err(Refusal::invalid("invalid_value", "audio_end_ms", message));
+        }
+        // Nobody knows which words the user heard. The protocol drops the text, and so do we.
+        self.text = None;
+        self.audio_ms = audio_end_ms;
+        Ok(())
     }
 
     /// Memory of its words.
@@ -291,4 +182,16 @@ impl Item {
             "id": self.id, "object": "realtime.item", "type": "message", "status": status, "role": role, "content": [part],
         })
     }
+}
+
+/// Refuses long texts. Texts are understood and spoken, so they have the limit of speech over HTTP.
+pub(super) fn check_length(text: &str, chars_max: usize) -> Result<(), Refusal> {
+    if text.chars().count() > chars_max {
+        return Err(Refusal::invalid(
+            "string_above_max_length",
+            "item.content",
+            "the text is too long; shorten it",
+        ));
+    }
+    Ok(())
 }

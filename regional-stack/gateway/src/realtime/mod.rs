@@ -14,7 +14,6 @@ mod conversation;
 mod ear;
 mod events;
 mod fields;
-mod form;
 mod fuzzing;
 mod hearing;
 mod held;
@@ -22,14 +21,19 @@ mod items;
 mod opening;
 mod outbox;
 mod recognising;
+mod refusal;
+mod reports;
 mod response;
 mod responses;
+mod rest;
 #[cfg(test)]
 mod restarts;
 mod ringing;
 mod sending;
 mod session;
 mod settings;
+mod snapshot;
+mod sound;
 mod tools;
 mod turns;
 
@@ -52,11 +56,9 @@ use wire::Resumes;
 use self::{beginning::Begin, opening::ClientOptions, session::MODEL_CHARS_MAX};
 pub(crate) use self::{
     checkpoint::restore_and_write,
-    form::{FormError, Packing, Remembered, unpack},
     fuzzing::{converse, reopen},
-    opening::is_name as is_session_name,
 };
-use crate::{error::ApiError, http, queue::Class, serve::Place, stack::Stack};
+use crate::{caller::class_of, error::ApiError, place::Place, queue::Class, stack::Stack};
 
 /// Parameters in the address.
 #[derive(Debug, Deserialize)]
@@ -154,7 +156,7 @@ pub(crate) async fn upgrade(
         }
     };
     let tells_turns = continuity && headers.contains_key(wire::TURNS_HEADER);
-    let class = http::class_of(&headers, Class::live);
+    let class = class_of(&headers, Class::live);
     // Log lines of a session name the request that began it.
     let span = tracing::Span::current();
     let mut response = upgrade

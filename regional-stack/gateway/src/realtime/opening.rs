@@ -5,23 +5,20 @@ use std::{sync::Arc, time::Duration};
 use axum::http::{HeaderMap, StatusCode};
 use dialogue::Zone;
 use serde_json::Value;
-use sha2::{Digest as _, Sha256};
 use topology::Moment;
-use uuid::Uuid;
 use wire::{Lost, RESUMES_HEADER, REVISION_HEADER, Resumes, SESSION_HEADER, SESSION_UNKNOWN};
 
-use super::{
-    fields::{FieldError, only, refuse, text},
-    session::Snapshot,
+use super::fields::{FieldError, only, refuse, text};
+use crate::{
+    error::ApiError,
+    ids::{is_session_name, logged, name_of, new_session_name},
+    live::Claim,
+    stack::Stack,
+    store::Memory,
 };
-use crate::{error::ApiError, live::Claim, stack::Stack, store::Memory};
 
 /// A store that answers later than this does not hold up the conversation.
 pub(super) const STORE_PATIENCE: Duration = Duration::from_millis(500);
-/// First characters of a session's name.
-const PREFIX: &str = "sess_";
-/// Names are ours, or an edge's; longer ones are neither's.
-const NAME_BYTES_MAX: usize = 64;
 /// Longest id that an edge gives a session.
 const ID_BYTES_MAX: usize = 256;
 /// The header by which a device says in which time zone it is.
@@ -68,18 +65,6 @@ impl Opening {
     }
 }
 
-/// The session's own name: what stays when its id, which says where it is, changes.
-pub(super) fn name_of(id: &str) -> &str {
-    id.split_once('.').map_or(id, |(name, _)| name)
-}
-
-/// A session's name in logs. Any client that knows the name can resume the session, so logs have a hash of it.
-pub(super) fn logged(name: &str) -> String {
-    /// Enough to tell a day's sessions of one stack apart.
-    const BYTES: usize = 6;
-    hex::encode(&Sha256::digest(name_of(name))[..BYTES])
-}
-
 /// The zone that a device says it is in, by header or by `?zone=`.
 pub(super) fn zone(headers: &HeaderMap, parameter: Option<&str>) -> Result<Option<Zone>, ApiError> {
     let header = headers
@@ -109,7 +94,7 @@ pub(super) async fn prepare(
     let given = given_id(headers);
     let wanted = match rule {
         Some(Resumes::Lost(_) | Resumes::State) => None,
-        Some(Resumes::IfKnown) | None => resume.map(name_of).filter(|name| is_name(name)),
+        Some(Resumes::IfKnown) | None => resume.map(name_of).filter(|name| is_session_name(name)),
     };
     let found = match wanted {
         Some(name) => load(stack, name).await.map(|memory| (name, memory)),
@@ -126,8 +111,7 @@ pub(super) async fn prepare(
     let id = match (given, known) {
         (Some(id), _) => id.to_owned(),
         (None, Some(name)) => name.to_owned(),
-        // Any client that knows the id can resume the session, so it must not be guessable.
-        (None, None) => format!("{PREFIX}{}", Uuid::new_v4().simple()),
+        (None, None) => new_session_name(),
     };
     let name = name_of(&id);
     let claim = stack.live.claim(name).await;
@@ -189,13 +173,7 @@ fn look_elsewhere(memory: Option<&Memory>, newest: Option<Moment>) -> Result<(),
 /// The id that an edge gives a session.
 pub(super) fn given_id(headers: &HeaderMap) -> Option<&str> {
     let given = headers.get(SESSION_HEADER)?.to_str().ok()?;
-    (given.len() <= ID_BYTES_MAX && is_name(name_of(given))).then_some(given)
-}
-
-/// Whether a session can have this name: it is safe in a header, and as that of a file.
-pub(crate) fn is_name(text: &str) -> bool {
-    let is_word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
-    text.starts_with(PREFIX) && text.len() <= NAME_BYTES_MAX && text.bytes().all(is_word)
+    (given.len() <= ID_BYTES_MAX && is_session_name(name_of(given))).then_some(given)
 }
 
 async fn load(stack: &Stack, name: &str) -> Option<Memory> {
@@ -227,31 +205,6 @@ pub(super) fn loss(lost: Lost) -> String {
         "the session cannot be resumed: {why}. A new one began, without the alarms, timers, lights, settings and conversation of \
          the old one: set them again"
     )
-}
-
-/// Most items that are remembered: enough for "delete that".
-const ITEMS_REMEMBERED: usize = 16;
-/// A memory larger than this is kept without its items: there are thousands of them.
-const REMEMBERED_BYTES_MAX: usize = 64 << 10;
-
-/// Settings and items of a session, as the store keeps them beside the dialogue.
-pub(super) fn remember(mut snapshot: Snapshot) -> Option<Arc<str>> {
-    // Utterances that are not recognised yet are lost with the connection.
-    snapshot.items.keep_known(ITEMS_REMEMBERED);
-    let text = serde_json::to_string(&snapshot).ok();
-    let text = text.filter(|text| text.len() <= REMEMBERED_BYTES_MAX).or_else(|| {
-        snapshot.items.clear();
-        serde_json::to_string(&snapshot).ok()
-    });
-    text.map(Arc::from)
-}
-
-/// Reads the settings and items of an earlier connection. They are empty if another version wrote what this one cannot read.
-pub(super) fn recall(text: &str) -> Snapshot {
-    serde_json::from_str(text).unwrap_or_else(|error| {
-        tracing::warn!(%error, "the settings of a session are not understood");
-        Snapshot::default()
-    })
 }
 
 /// The zone of the device after a `session.update`.

@@ -5,7 +5,11 @@ use std::collections::VecDeque;
 use serde::{Deserialize, Serialize};
 use speech::Transcript;
 
-use crate::workers::{Done, JobError, Ticket};
+use super::ear;
+use crate::{
+    stack::Stack,
+    workers::{Done, JobError, Ticket},
+};
 
 /// An utterance that is being recognised.
 #[derive(Serialize, Deserialize)]
@@ -55,6 +59,29 @@ impl Hearings {
 
     pub(super) fn sources(&self) -> impl Iterator<Item = Source> {
         self.0.iter().map(|hearing| hearing.source)
+    }
+
+    /// Has audio recognised; `aside` if it is no item of the conversation.
+    pub(super) fn begin(
+        &mut self,
+        stack: &Stack,
+        item: String,
+        samples: Vec<f32>,
+        source: Source,
+        aside: bool,
+    ) -> Result<(), JobError> {
+        if self.free() == 0 {
+            return Err(JobError::Busy);
+        }
+        let seconds = ear::seconds(&samples);
+        let ticket = Some(stack.hear(samples)?);
+        self.add(Hearing {
+            item,
+            seconds,
+            source,
+            aside,
+            ticket,
+        })
     }
 
     pub(super) fn add(&mut self, hearing: Hearing) -> Result<(), JobError> {

@@ -13,9 +13,9 @@ use super::{
     items::{Content, Item},
     recognising::HEARING_MAX,
     response::{Asked, Question, Response, ResponseStage, Turn},
-    session::new_id,
     settings::Modality,
 };
+use crate::ids::new_id;
 
 #[derive(Default)]
 pub(super) struct Responses {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use topology::Moment;
 
-use super::session::{Refusal, Session};
+use super::{refusal::Refusal, session::Session};
 
 /// A ring waits at most this long for silence. Then it rings over anything that the ear takes for speech: a television talks for
 /// hours, and steady noise never ends.
@@ -50,16 +50,6 @@ impl Session {
         }
         if !self.dialogue.is_ringing(now) {
             self.fall_silent(now);
-        }
-    }
-
-    /// Notes the new item of a ring that noise cut off and that is said again.
-    pub(super) fn rings_again_as(&mut self, cut_off: &str) {
-        if self.rung.as_deref() == Some(cut_off)
-            && let Some(response) = self.responses.active_mut()
-        {
-            response.turn.intent = "timer.ring".into();
-            self.rung = Some(response.item.clone());
         }
     }
 

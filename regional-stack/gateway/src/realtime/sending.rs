@@ -5,10 +5,11 @@ use std::{sync::Arc, time::Duration};
 
 use topology::Moment;
 
-use super::session::Session;
+use super::{
+    reports::{LoadReports, has_passed},
+    session::Session,
+};
 
-/// An edge hears how loaded the stack is at most so often from one session.
-const LOAD_EVERY: Duration = Duration::from_secs(1);
 /// An edge hears so often how far a session has come while the client only sends.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 
@@ -20,20 +21,10 @@ pub(super) enum Outgoing {
     Private(Vec<u8>),
 }
 
-/// The last report of the load to an edge that asked for it.
-pub(super) struct LoadReports {
-    told_at: Moment,
-    /// The session's turns at that time.
-    turns: u64,
-}
-
 impl Session {
     /// From here on the edge is told the load of the stack. The answer to the upgrade told it once.
     pub(super) fn begin_load_reports(&mut self, now: Moment) {
-        self.load_reports = Some(LoadReports {
-            told_at: now,
-            turns: self.responses.turns(),
-        });
+        self.load_reports = Some(LoadReports::begin(self.responses.turns(), now));
     }
 
     /// Whether [`Session::next_frame`] has a message to give.
@@ -98,17 +89,9 @@ impl Session {
 
     /// Only turns make work, so the load is told after one. It waits until nothing else does, because it must not delay a reply.
     fn owes_load(&self, now: Moment) -> bool {
-        self.load_reports.as_ref().is_some_and(|reports| {
-            reports.turns != self.responses.turns()
-                && self.is_between_turns()
-                && has_passed(LOAD_EVERY, reports.told_at, now)
-        })
+        let reports = self.load_reports.as_ref();
+        reports.is_some_and(|reports| reports.is_due(self.responses.turns(), now) && self.is_between_turns())
     }
-}
-
-/// Whether so much time has passed. A clock that was set back would make the wait endless, so its jump counts as the time.
-fn has_passed(length: Duration, since: Moment, now: Moment) -> bool {
-    now < since || now.since(since) >= length
 }
 
 #[cfg(test)]
@@ -120,7 +103,7 @@ mod tests {
     use super::*;
     use crate::{
         config::Config,
-        realtime::opening::Opening,
+        realtime::{opening::Opening, reports::LOAD_EVERY},
         stack::{Engines, Stack},
         store::MemoryStore,
     };

@@ -3,34 +3,38 @@
 //!
 //! One utterance is one turn: it is committed, recognised, interpreted, acted upon and answered. At most one response is
 //! active at a time; cancelling it drops its engine job and takes back what is not sent yet.
+//!
+//! This file holds the parts of a session and hands each event on. A part that can take an event alone has a method for it, and no
+//! part knows the session. Work on several parts extends the session from a file of its own: `hearing`, `answering`, `ringing`,
+//! `sending` and `checkpoint`.
 
-use std::{borrow::Cow, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use dialogue::DialogueState;
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use speech::Transcript;
 use topology::Moment;
-use uuid::Uuid;
 
 use super::{
-    checkpoint::Reports,
-    client::{Body, ClientEvent},
+    client::{After, Body, ClientEvent, NewItem, NewKind},
     conversation::Items,
     ear::Ear,
     events,
-    fields::FieldError,
-    hearing::Rest,
+    items::{Item, Role, check_length},
     opening::{self, Opening},
     outbox::Outbox,
-    recognising::Hearings,
+    recognising::{Hearings, Source},
+    refusal::Refusal,
+    reports::{LoadReports, Reports},
     responses::Responses,
-    sending::LoadReports,
+    rest::Rest,
     settings::Settings,
+    snapshot::Snapshot,
+    sound::sound_of,
     turns::Turns,
 };
 use crate::{
-    error::ApiError,
+    ids::{conversation_of, name_of},
     live::Claim,
     metrics::{Stage, StageLabels},
     stack::Stack,
@@ -68,14 +72,6 @@ pub(super) struct Session {
     pub(super) reports: Option<Reports>,
     /// Reports to an edge that asked for the load of the stack.
     pub(super) load_reports: Option<LoadReports>,
-}
-
-/// The part of a session that a later connection gets.
-#[derive(Clone, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub(super) struct Snapshot {
-    pub(super) settings: Settings,
-    pub(super) items: Items,
 }
 
 /// The server repeats names of models to clients and cuts longer ones.
@@ -118,7 +114,7 @@ impl Session {
         if zone.is_some() {
             dialogue.set_zone(zone);
         }
-        let earlier = session.as_deref().map(opening::recall).unwrap_or_default();
+        let earlier = session.as_deref().map(Snapshot::recall).unwrap_or_default();
         let Snapshot { mut settings, items } = earlier;
         settings.ours |= options.ours;
         let ear = Ear::new(settings.turn_detection.as_ref(), stack.config.limits.turn_max.0);
@@ -164,7 +160,7 @@ impl Session {
 
     /// The session's own name, under which it is remembered.
     pub(super) fn name(&self) -> &str {
-        opening::name_of(&self.id)
+        name_of(&self.id)
     }
 
     /// Whether no turn is in progress: a good moment to close.
@@ -181,7 +177,7 @@ impl Session {
     pub(super) fn memory(&self) -> Memory {
         Memory {
             dialogue: self.dialogue.clone(),
-            session: opening::remember(self.snapshot()),
+            session: self.snapshot().remember(),
             revision: self.revision,
             may_go_on_elsewhere: false,
         }
@@ -236,13 +232,7 @@ impl Session {
 
     /// Tells the client that its event was refused.
     pub(super) fn refuse(&mut self, refusal: &Refusal, about: Option<&str>) {
-        self.outbox.push(events::error(
-            refusal.kind,
-            refusal.code,
-            &refusal.message,
-            refusal.param.as_deref(),
-            about,
-        ));
+        self.outbox.push(refusal.event(about));
     }
 
     /// Refuses a message that is too long to be looked at.
@@ -284,13 +274,26 @@ impl Session {
                 Ok(())
             }
             Body::ItemCreate { item, after } => self.create_item(item, &after),
-            Body::ItemDelete { item_id } => self.delete_item(&item_id),
-            Body::ItemRetrieve { item_id } => self.retrieve_item(&item_id),
+            Body::ItemDelete { item_id } => {
+                self.items.delete(&item_id)?;
+                self.outbox.push(events::item_deleted(&item_id));
+                Ok(())
+            }
+            Body::ItemRetrieve { item_id } => {
+                let item = self.items.find(&item_id)?.describe();
+                self.outbox.push(events::item_retrieved(&item));
+                Ok(())
+            }
             Body::ItemTruncate {
                 item_id,
                 content_index,
                 audio_end_ms,
-            } => self.truncate(&item_id, content_index, audio_end_ms),
+            } => {
+                self.items.truncate(&item_id, content_index, audio_end_ms)?;
+                self.outbox
+                    .push(events::item_truncated(&item_id, content_index, audio_end_ms));
+                Ok(())
+            }
             Body::Playback { underruns, played } => {
                 self.told.underran(underruns);
                 if let Some(item) = played {
@@ -306,6 +309,43 @@ impl Session {
             Body::ResponseCreate { response } => self.create_response(*response, now),
             Body::ResponseCancel { response_id } => self.cancel_response(response_id.as_deref(), now),
         }
+    }
+
+    fn create_item(&mut self, new: NewItem, after: &After) -> Result<(), Refusal> {
+        let id = self.items.new_id(new.id)?;
+        let at = self.items.new_position(after)?;
+        let item = match new.kind {
+            NewKind::Audio(audio) => {
+                let samples = sound_of(&audio, self.stack.config.limits.turn_max.0)?;
+                return self.recognise(&id, samples, Source::Message(self.consumed), at);
+            }
+            NewKind::Text { role, text } => {
+                if text.is_empty() && role != Role::Assistant {
+                    let message = "the item has no content; add {\"type\": \"input_text\", \"text\": …}";
+                    return Err(Refusal::invalid("missing_required_parameter", "item.content", message));
+                }
+                check_length(&text, self.stack.config.limits.speech_chars_max)?;
+                Item::written(id, role, text)
+            }
+            NewKind::Call {
+                call_id,
+                name,
+                arguments,
+            } => Item::call(id, call_id, name, arguments),
+            NewKind::Output { call_id, output } => {
+                if !self.items.has_call(&call_id) {
+                    let message = "there is no call with this id; it is in response.function_call_arguments.done";
+                    return Err(Refusal::invalid("item_not_found", "item.call_id", message));
+                }
+                Item::output(id, call_id, output)
+            }
+            NewKind::Reference => {
+                let message = "only the input of a response refers to other items";
+                return Err(Refusal::invalid("invalid_value", "item.type", message));
+            }
+        };
+        self.items.add(item, at, &mut self.outbox);
+        Ok(())
     }
 
     fn update(&mut self, change: &Value) -> Result<(), Refusal> {
@@ -328,9 +368,9 @@ impl Session {
         Ok(())
     }
 
-    /// Id of the conversation: there is one for each session.
+    /// Id of the conversation.
     pub(super) fn conversation(&self) -> String {
-        format!("conv_{}", self.name().trim_start_matches("sess_"))
+        conversation_of(&self.id)
     }
 
     /// Settings and items for a later connection, beside the device's memory.
@@ -348,47 +388,6 @@ impl Session {
             .get_or_create(&StageLabels { stage })
             .observe(took.as_secs_f64());
     }
-}
-
-/// The reason why an event of the client was refused.
-pub(super) struct Refusal {
-    kind: &'static str,
-    code: &'static str,
-    param: Option<Cow<'static, str>>,
-    message: String,
-}
-
-impl Refusal {
-    fn new(code: &'static str, param: Option<Cow<'static, str>>, message: impl Into<String>) -> Self {
-        Self {
-            kind: "invalid_request_error",
-            code,
-            param,
-            message: message.into(),
-        }
-    }
-
-    pub(super) fn invalid(code: &'static str, param: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
-        Self::new(code, Some(param.into()), message)
-    }
-
-    /// A refusal because an engine failed or is busy.
-    pub(super) fn of(error: ApiError) -> Self {
-        Self {
-            kind: error.kind(),
-            ..Self::new(error.code, None, error.message)
-        }
-    }
-}
-
-impl From<FieldError> for Refusal {
-    fn from(error: FieldError) -> Self {
-        Self::invalid(error.code, error.param, error.message)
-    }
-}
-
-pub(super) fn new_id(kind: &str) -> String {
-    format!("{kind}_{}", Uuid::new_v4().simple())
 }
 
 #[cfg(test)]

@@ -18,7 +18,8 @@ use topology::Moment;
 
 use super::Memory;
 use crate::{
-    realtime::{self, FormError, Packing, Remembered},
+    form::{self, FormError, Packing, Remembered},
+    ids::is_session_name,
     seal::{CheckpointKey, SealError},
 };
 
@@ -248,7 +249,7 @@ impl Folder {
 
     /// Where a session is written. Names come from edges and from checkpoints too, and must not lead out of the folder.
     fn file(&self, name: &str, extension: &str) -> std::io::Result<PathBuf> {
-        match realtime::is_session_name(name) {
+        match is_session_name(name) {
             true => Ok(self.path.join(format!("{name}.{extension}"))),
             false => Err(ErrorKind::InvalidFilename.into()),
         }
@@ -257,7 +258,7 @@ impl Folder {
 
 /// The session in a state whose seal is broken, and what is remembered of it.
 pub(crate) fn read_state(state: &[u8], home: City) -> Result<(String, Memory), FileError> {
-    let plain = realtime::unpack(state)?;
+    let plain = form::unpack(state)?;
     let found: Found = serde_json::from_slice(&plain)?;
     if found.form_needed > FORM {
         return Err(FileError::Newer);
@@ -306,7 +307,7 @@ fn private() -> OpenOptions {
 fn split(file_name: &std::ffi::OsStr) -> (&str, Option<&str>) {
     let parts = file_name.to_str().and_then(|text| text.split_once('.'));
     match parts {
-        Some((name, extension)) if realtime::is_session_name(name) => (name, Some(extension)),
+        Some((name, extension)) if is_session_name(name) => (name, Some(extension)),
         _ => ("", None),
     }
 }
@@ -451,7 +452,7 @@ mod tests {
 
     fn form_of(sealed: &[u8]) -> Vec<u8> {
         let opened = key("ab").open_of_any_age(sealed).unwrap();
-        realtime::unpack(opened.state).unwrap().into_owned()
+        form::unpack(opened.state).unwrap().into_owned()
     }
 
     #[test]

@@ -13,7 +13,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::Notify;
 
 use super::Durability;
-use crate::{metrics::Metrics, realtime};
+use crate::{ids::is_session_name, metrics::Metrics};
 
 /// The marks of one folder.
 #[derive(Debug, Default)]
@@ -73,7 +73,7 @@ impl Marks {
     /// The memory of a session changed. It needs a file when it `owes_something`, and none otherwise.
     pub(super) fn changed(&self, session: &str, owes_something: bool) {
         let mut inner = self.lock();
-        let needs_file = owes_something && realtime::is_session_name(session);
+        let needs_file = owes_something && is_session_name(session);
         if needs_file || inner.on_disk.contains(session) {
             inner.due.insert(session.to_owned());
             self.show(&inner);

@@ -3,17 +3,21 @@
 use serde_json::Value;
 use topology::Moment;
 
-use crate::realtime::{
-    client::{NewItem, NewKind, NewResponse},
-    events,
-    hearing::sound_of,
-    items::Role,
-    recognising::HEARING_MAX,
-    response::{Asked, Question, Wishes},
-    responses::Busy,
-    session::{Refusal, Session, new_id},
-    settings::Modality,
-    tools,
+use crate::{
+    ids::new_id,
+    realtime::{
+        client::{NewItem, NewKind, NewResponse},
+        events,
+        items::{Role, check_length},
+        recognising::{HEARING_MAX, Source},
+        refusal::Refusal,
+        response::{Asked, Question, Wishes},
+        responses::Busy,
+        session::Session,
+        settings::Modality,
+        sound::sound_of,
+        tools,
+    },
 };
 
 impl Session {
@@ -72,7 +76,7 @@ impl Session {
         for (at, item) in input.into_iter().enumerate() {
             match item.kind {
                 NewKind::Text { role: Role::User, text } => {
-                    self.check_length(&text)?;
+                    check_length(&text, self.stack.config.limits.speech_chars_max)?;
                     (question, answers, sound) = (Question::Words(text), None, None);
                 }
                 NewKind::Output { output, .. } => (question, answers, sound) = (Question::Output(output), None, None),
@@ -102,7 +106,9 @@ impl Session {
         }
         if let Some(samples) = sound {
             let id = new_id("item");
-            self.recognise_aside(id.clone(), samples)?;
+            let source = Source::Message(self.consumed);
+            let begun = self.hearing.begin(&self.stack, id.clone(), samples, source, true);
+            begun.map_err(|error| Refusal::of(error.into()))?;
             return Ok((Some(id), None));
         }
         match answers {

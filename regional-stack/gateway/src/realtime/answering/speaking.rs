@@ -6,11 +6,11 @@ use topology::Component;
 
 use crate::{
     error::ApiError,
+    ids::logged,
     metrics::Stage,
     realtime::{
         ear::WIRE_RATE,
         events::Place,
-        opening,
         response::{ResponseStage, Speaking},
         session::Session,
     },
@@ -62,7 +62,7 @@ impl Session {
             Ok(samples) => samples,
             Err(error) => {
                 tracing::warn!(
-                    session = opening::logged(&self.id),
+                    session = logged(&self.id),
                     code = error.code,
                     "speaking failed: {}",
                     error.message

@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use serde_json::Value;
 use speech::scripted::{ScriptedRecognizer, ScriptedSynthesizer};
@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::{
     config::Config,
-    realtime::{opening::Opening, recognising::Hearing},
+    realtime::{opening::Opening, recognising::Hearing, reports::RESEAL_EVERY},
     stack::Engines,
     store::MemoryStore,
 };

@@ -7,7 +7,6 @@
 
 use std::{
     borrow::Cow,
-    collections::VecDeque,
     io::{Read as _, Write as _},
 };
 
@@ -16,8 +15,6 @@ use flate2::{Compression, read::DeflateDecoder, write::DeflateEncoder};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-use super::items::Item;
-
 /// First byte of a deflated state.
 const DEFLATED: u8 = 2;
 /// Largest state there is, inflated: the longest instructions in the widest characters, and their items. Nobody may have a stack
@@ -25,17 +22,17 @@ const DEFLATED: u8 = 2;
 const PLAIN_BYTES_MAX: usize = 256 << 10;
 
 /// The form that this release writes. It counts up with every change of what is written.
-pub(super) const TODAY: u32 = 2;
+pub(crate) const TODAY: u32 = 2;
 /// Readers of this form, and later ones, understand what this release writes.
-pub(super) const NEEDED: u32 = 1;
+pub(crate) const NEEDED: u32 = 1;
 
 /// The first releases did not say which form they wrote.
-pub(super) fn first() -> u32 {
+pub(crate) fn first() -> u32 {
     1
 }
 
 /// Whether this release understands a state of this form, of which readers must know at least the form `needed`.
-pub(super) fn check(form: u32, needed: u32) -> Result<(), FormError> {
+pub(crate) fn check(form: u32, needed: u32) -> Result<(), FormError> {
     if needed <= TODAY {
         return Ok(());
     }
@@ -126,17 +123,8 @@ impl<'de> Deserialize<'de> for Remembered {
     }
 }
 
-/// Skips items of a kind that a later release adds: the conversation goes on without them.
-pub(super) fn known_items<'de, D: Deserializer<'de>>(from: D) -> Result<VecDeque<Item>, D::Error> {
-    let items = Vec::<Value>::deserialize(from)?;
-    Ok(items
-        .into_iter()
-        .filter_map(|item| Item::deserialize(item).ok())
-        .collect())
-}
-
 /// The exact form that the release before this one reads: it refuses fields here that it does not know.
-pub(super) mod previous {
+pub(crate) mod previous {
     use std::collections::BTreeMap;
 
     use dialogue::{City, DialogueState, Room};

@@ -1,0 +1,20 @@
+//! Who calls: a device, a vantage that probes, or an edge that sends a second copy.
+
+use axum::http::{HeaderMap, header};
+
+use crate::queue::Class;
+
+/// For whom a request is, `otherwise` when neither a prober nor an edge's second copy.
+pub(crate) fn class_of(headers: &HeaderMap, otherwise: Class) -> Class {
+    let is_probe = headers
+        .get(header::USER_AGENT)
+        .is_some_and(|agent| agent == wire::PROBE_AGENT);
+    if headers.contains_key(wire::COPY_HEADER) {
+        Class::hedge
+    } else if is_probe && !headers.contains_key("meridian-edge") {
+        // Vantages ask stacks directly. A request through an edge comes from a device, even if it calls itself a vantage.
+        Class::probe
+    } else {
+        otherwise
+    }
+}

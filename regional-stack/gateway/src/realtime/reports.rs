@@ -1,0 +1,104 @@
+//! The reports about a session that an edge got, which decide when it gets the next: checkpoints, and the load of the stack.
+
+use std::{collections::VecDeque, time::Duration};
+
+use topology::Moment;
+
+use super::ear::Place;
+
+/// How often a session that holds an alarm or a timer is sealed anew while nothing happens. A checkpoint is good for a day, and an
+/// alarm may be set for next week.
+pub(super) const RESEAL_EVERY: Duration = Duration::from_secs(3600);
+/// An edge hears how loaded the stack is at most so often from one session.
+pub(super) const LOAD_EVERY: Duration = Duration::from_secs(1);
+
+/// The checkpoints that the edge got.
+#[derive(Default)]
+pub(super) struct Reports {
+    /// Where each message with audio begins, from the first that is still needed.
+    trail: VecDeque<(u64, Place)>,
+    consumed: u64,
+    busy: bool,
+    is_due: bool,
+    /// When the last checkpoint was sealed.
+    sealed_at: Option<Moment>,
+}
+
+impl Reports {
+    /// The reports of a session that came from another stack: its audio is needed from there on.
+    pub(super) fn after(audio_from: (u64, Place)) -> Self {
+        Self {
+            trail: VecDeque::from([audio_from]),
+            ..Self::default()
+        }
+    }
+
+    /// A message with audio comes.
+    pub(super) fn note(&mut self, message: u64, place: Place) {
+        self.trail.push_back((message, place));
+    }
+
+    /// Some time has passed: a checkpoint is due if the edge does not know how many of the client's messages are consumed, or if the
+    /// one that it has of an alarm grows old.
+    pub(super) fn note_time(&mut self, consumed: u64, holds_alarm: bool, now: Moment) {
+        let is_old = |sealed_at: Moment| now.since(sealed_at) >= RESEAL_EVERY;
+        let is_old = holds_alarm && self.sealed_at.is_some_and(is_old);
+        self.is_due = self.consumed != consumed || is_old;
+    }
+
+    /// A checkpoint goes out.
+    pub(super) fn note_checkpoint(&mut self, consumed: u64, busy: bool, now: Moment) {
+        (self.consumed, self.busy, self.is_due) = (consumed, busy, false);
+        self.sealed_at = Some(now);
+    }
+
+    /// Whether a checkpoint is due even if no event follows.
+    pub(super) fn is_due(&self) -> bool {
+        self.is_due
+    }
+
+    /// Whether the last checkpoint said that the session is in the middle of something.
+    pub(super) fn says_busy(&self) -> bool {
+        self.busy
+    }
+
+    /// When the edge got the last checkpoint.
+    pub(super) fn last(&self) -> Option<Moment> {
+        self.sealed_at
+    }
+
+    /// The message, and where its audio begins, from which the ear can be rebuilt as it was from sample `needed` on.
+    pub(super) fn needed_from(&mut self, needed: usize, next: (u64, Place)) -> (u64, Place) {
+        while self.trail.get(1).is_some_and(|(_, place)| place.exact_from() <= needed) {
+            self.trail.pop_front();
+        }
+        if next.1.bytes == 0 && next.1.origin <= needed {
+            self.trail.clear();
+        }
+        self.trail.front().copied().unwrap_or(next)
+    }
+}
+
+/// The last report of the load to an edge that asked for it.
+pub(super) struct LoadReports {
+    told_at: Moment,
+    /// The session's turns at that time.
+    turns: u64,
+}
+
+impl LoadReports {
+    /// The load was told just now.
+    pub(super) fn begin(turns: u64, now: Moment) -> Self {
+        Self { told_at: now, turns }
+    }
+
+    /// Whether there was a turn since, and enough time.
+    pub(super) fn is_due(&self, turns: u64, now: Moment) -> bool {
+        self.turns != turns && has_passed(LOAD_EVERY, self.told_at, now)
+    }
+}
+
+/// Whether so much time has passed. A clock that was set back would make the wait endless, so its jump counts as the time.
+pub(super) fn has_passed(length: Duration, since: Moment, now: Moment) -> bool {
+    now < since || now.since(since) >= length
+}
