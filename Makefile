@@ -18,10 +18,9 @@ check: ## formatting, lints, dependencies, documentation
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --quiet
 	@echo "make check: passed"
 
-# Cargo builds the programs with the tests, before the first test starts.
 test: ## every test but those of `make soak`
 	tools/setup test
-	tools/timed "make test" cargo test --locked --workspace --no-fail-fast
+	tools/timed "make test" tools/test
 
 soak: ## the slow tests: ten minutes without a quorum, two of deaths, hundreds of small worlds, a minute per fuzz target
 	tools/setup test

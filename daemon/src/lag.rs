@@ -5,6 +5,7 @@
 //! machine short of processor time) make every other timer of the process late too.
 
 use std::{
+    collections::BTreeMap,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -35,17 +36,22 @@ struct Worst {
     period: u128,
     now: Duration,
     before: Duration,
-    /// The next time at which the worker wakes up. A process that was paused may be asked before its worker has
-    /// measured.
-    due: Option<Instant>,
+    /// The next time at which each worker wakes up. A process that was paused may be asked before its workers have
+    /// measured, and a worker that is blocked is late before it can say so.
+    due: BTreeMap<u64, Instant>,
+    /// Workers that began to measure, ever.
+    watches: u64,
 }
 
-/// A running [`Lag::watch`]. When it is dropped, nothing measures any more, and a missing wake-up is not lateness.
-struct Watching<'l>(&'l Lag);
+/// A running [`Lag::watch`]. When it is dropped, its worker measures no more, and a missing wake-up is not lateness.
+struct Watching<'l> {
+    lag: &'l Lag,
+    worker: u64,
+}
 
 impl Drop for Watching<'_> {
     fn drop(&mut self) {
-        self.0.lock().due = None;
+        self.lag.lock().due.remove(&self.worker);
     }
 }
 
@@ -65,10 +71,15 @@ impl Lag {
 
     /// Measures the event loop that it runs on. Never returns.
     pub async fn watch(&self) {
-        let watching = Watching(self);
+        let worker = {
+            let mut worst = self.lock();
+            worst.watches += 1;
+            worst.watches
+        };
+        let _watching = Watching { lag: self, worker };
         loop {
             let due = Instant::now() + LOOK_EVERY;
-            watching.0.lock().due = Some(due);
+            self.lock().due.insert(worker, due);
             sleep_until(due).await;
             self.note(due.elapsed());
         }
@@ -86,7 +97,7 @@ impl Lag {
     pub fn is_late_for(&self, limit: Duration) -> bool {
         let mut worst = self.lock();
         worst.turn_to(self.period());
-        let overdue = worst.due.map_or(Duration::ZERO, |due| due.elapsed());
+        let overdue = worst.due.values().min().map_or(Duration::ZERO, Instant::elapsed);
         worst.now.max(worst.before).max(overdue) >= limit.max(SHORTEST) / PART
     }
 
@@ -145,6 +156,25 @@ mod tests {
             assert!(lag.is_late_for(second));
         }
         assert!(!lag.is_late_for(second), "nobody watches any more");
+    }
+
+    /// The other workers wake up in time meanwhile.
+    #[tokio::test(start_paused = true)]
+    async fn a_worker_that_is_blocked_is_noticed_by_the_others() {
+        let lag = Lag::default();
+        let second = Duration::from_secs(1);
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        let mut blocked = std::pin::pin!(lag.watch());
+        assert!(blocked.as_mut().poll(&mut context).is_pending());
+        {
+            let mut other = std::pin::pin!(lag.watch());
+            for _ in 0..20 {
+                assert!(other.as_mut().poll(&mut context).is_pending());
+                tokio::time::advance(LOOK_EVERY).await;
+            }
+            assert!(lag.is_late_for(second));
+        }
+        assert!(lag.is_late_for(second), "the other one left, the blocked one did not");
     }
 
     #[test]

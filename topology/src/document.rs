@@ -422,6 +422,10 @@ mod tests {
             ("latitude = 45.6", "latitude = 145.6"),
             ("sessions_max = 200", "sessions_max = 0\nconnects_per_s_max = 0"),
             ("sessions_max = 200", "sessions_max = \"many\""),
+            (
+                "sessions_max = 200",
+                "sessions_max = 200\ntime_zone = \"Europe/Atlantis\"",
+            ),
             ("sessions_max = 200", "sessions_max = 200\ncapacity = 7"),
             ("sessions_max = 200", "sessions_max = 200\n[region.capacity]\nears = 7"),
             ("stacks = [\"127.0.0.1:9002\"]", "stacks = []"),

@@ -47,6 +47,10 @@ pub struct Region {
     /// Most sessions that a single component can serve at once, where that is fewer than `sessions_max`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub capacity: BTreeMap<Component, u32>,
+    /// The time zone of the devices whose home the region is, a name of the IANA database, for those that name none.
+    /// `None`: they hear the time of the region that serves them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time_zone: Option<String>,
     /// The stacks of the region (gateways), at least one. The version of the first stack is in service; stacks of any
     /// other version get no sessions until a rollout sends users to them.
     pub stacks: Vec<Stack>,
@@ -255,6 +259,13 @@ fn read_region(section: &mut Section<'_>) -> Option<Region> {
         }
         limits.finish();
     }
+    let time_zone: Option<String> = section.optional("time_zone", None, "\"Europe/Dublin\"");
+    if let Some(unknown) = time_zone.as_ref().filter(|name| !is_time_zone(name)) {
+        section.report_at(
+            "time_zone",
+            &format!("\"{unknown}\" is no time zone; write a name of the IANA database such as \"Europe/Dublin\""),
+        );
+    }
     let stacks: Option<Vec<Stack>> = section.required_each("stacks", STACKS_EXAMPLE);
     for problem in stacks.iter().flat_map(|stacks| stack_problems(stacks)) {
         section.report_at("stacks", &problem);
@@ -266,8 +277,13 @@ fn read_region(section: &mut Section<'_>) -> Option<Region> {
         sessions_max: sessions_max?,
         connects_per_s_max,
         capacity,
+        time_zone,
         stacks: stacks?,
     })
+}
+
+fn is_time_zone(name: &str) -> bool {
+    jiff::tz::TimeZone::get(name).is_ok()
 }
 
 fn stack_problems(stacks: &[Stack]) -> Vec<String> {

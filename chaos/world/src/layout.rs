@@ -342,11 +342,16 @@ fn topology_document(topology: &Topology) -> String {
             Role::Backup => "role = \"backup\"\n".to_owned(),
         };
         let stacks: Vec<String> = region.stacks.iter().map(ToString::to_string).collect();
+        let zone = region
+            .time_zone
+            .as_deref()
+            .map(|zone| format!("time_zone = {}\n", quoted(zone)));
         let _ = write!(
             text,
-            "\n[[region]]\nid = {}\n{role}{}sessions_max = {}\nstacks = [{}]\n",
+            "\n[[region]]\nid = {}\n{role}{}{}sessions_max = {}\nstacks = [{}]\n",
             quoted(region.id.as_str()),
             place(region.location),
+            zone.unwrap_or_default(),
             region.sessions_max,
             stacks.join(", "),
         );

@@ -330,6 +330,7 @@ fn region_parts(was: &Region, now: &Region) -> Vec<&'static str> {
         ("sessions_max", was.sessions_max != now.sessions_max),
         ("connects_per_s_max", was.connects_per_s_max != now.connects_per_s_max),
         ("capacity", was.capacity != now.capacity),
+        ("time zone", was.time_zone != now.time_zone),
         ("list of stacks", was.stacks != now.stacks),
     ])
 }

@@ -23,6 +23,9 @@ pub const RESUMES_HEADER: &str = "meridian-resumes";
 /// remembers. With this header a stack accepts the device only if its memory is newer and it has no sign that the
 /// session went on elsewhere.
 pub const REVISION_HEADER: &str = "meridian-revision";
+/// Header by which an edge names the time zone of the session's home region, an IANA name, for devices that name none. After a
+/// failover another region serves the session, and its clock is that of another coast.
+pub const HOME_ZONE_HEADER: &str = "meridian-home-zone";
 /// Version of these messages, as both sides write it in [`HEADER`].
 pub const VERSION: &str = "1";
 /// Header by which an edge asks a stack for its load, with [`VERSION`] as the value. The stack answers with a [`Load`]

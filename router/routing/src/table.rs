@@ -31,6 +31,8 @@ pub(crate) struct Home {
     pub(crate) shares: Vec<Share>,
     /// The backups of the primary, first choice first.
     pub(crate) backups: Vec<RegionId>,
+    /// The time zone of the devices whose home the primary is.
+    time_zone: Option<String>,
 }
 
 impl Home {
@@ -103,6 +105,10 @@ impl Table {
                 let home = Home {
                     shares: shares.clone(),
                     backups: topology.backups_of(primary).to_vec(),
+                    time_zone: topology
+                        .regions
+                        .get(primary)
+                        .and_then(|region| region.time_zone.clone()),
                 };
                 (primary.clone(), home)
             })
@@ -179,6 +185,11 @@ impl Table {
     pub fn sends(&self, home: &RegionId, region: &RegionId) -> bool {
         let home = self.homes.get(home);
         home.map_or(self.role(region) == Role::Planned, |home| home.has_share(region))
+    }
+
+    /// The time zone of the devices whose home this is, if the topology names one.
+    pub fn time_zone(&self, home: &RegionId) -> Option<&str> {
+        self.homes.get(home)?.time_zone.as_deref()
     }
 
     /// Whether a stack of a region gets sessions, because it is in the topology and not drained.

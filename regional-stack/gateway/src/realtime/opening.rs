@@ -65,13 +65,16 @@ impl Opening {
     }
 }
 
-/// The zone that a device says it is in, by header or by `?zone=`.
+/// The zone that a device says it is in, by header or by `?zone=`; of a device that names none, the zone of its home region, which the
+/// edge says.
 pub(super) fn zone(headers: &HeaderMap, parameter: Option<&str>) -> Result<Option<Zone>, ApiError> {
     let header = headers
         .get(ZONE_HEADER)
         .map(|value| String::from_utf8_lossy(value.as_bytes()));
     let Some(named) = header.as_deref().or(parameter) else {
-        return Ok(None);
+        // Not the device's fault if this stack knows no such zone.
+        let home = headers.get(wire::HOME_ZONE_HEADER).and_then(|zone| zone.to_str().ok());
+        return Ok(home.and_then(|name| Zone::parse(name).ok()));
     };
     let refused =
         |error: dialogue::UnknownZone| ApiError::new(StatusCode::BAD_REQUEST, "invalid_zone", error.to_string());

@@ -109,12 +109,15 @@ async fn drive_with(engines: Engines, program: &str, script: &str, url: impl FnO
     assert!(program.exists(), "the clients are not installed; run tools/setup test");
     let files = Files::new();
     let region = Region::start_keyed(engines, KEY).await;
-    let tls = format!(
-        "tls = {{ listen = [\"127.0.0.1:0\"], certificate = {:?}, key = {:?} }}",
+    // Minutes of audio in one message keep a stack of a development build silent for seconds on a busy machine. The edge would move
+    // the session, and this is about no failover.
+    let patient = "continuity.silence_busy = \"60s\"";
+    let lines = format!(
+        "{patient}\ntls = {{ listen = [\"127.0.0.1:0\"], certificate = {:?}, key = {:?} }}",
         files.path("cert.pem"),
         files.path("key.pem")
     );
-    let edge = Edge::before(region.http, &tls).await;
+    let edge = Edge::before(region.http, &lines).await;
     let arguments = [
         root.join("tools").join(script).into_os_string(),
         url(&edge).into(),

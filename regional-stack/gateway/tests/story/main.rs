@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper that fails fails its test")]
 
+#[expect(unreachable_pub, reason = "shared with the tests of the edge")]
 #[path = "../../../../router/edge/tests/edge/support/alone.rs"]
 mod alone;
 mod clients;

@@ -216,6 +216,18 @@ impl World {
         }
     }
 
+    /// A later topology names the time zone of a region.
+    fn lies_in(&mut self, region: &str, zone: &str) {
+        let topology = &mut self.snapshot.topology;
+        topology
+            .regions
+            .get_mut(&RegionId::new(region).unwrap())
+            .unwrap()
+            .time_zone = Some(zone.to_owned());
+        let documents = digest(topology, self.snapshot.dns_ttl_s, &self.snapshot.probe);
+        self.plan(|plan| plan.documents = documents);
+    }
+
     fn evacuate(&mut self, from: &str, to: &str) {
         let [from, to] = [from, to].map(|name| RegionId::new(name).unwrap());
         self.plan(|plan| {
@@ -551,6 +563,32 @@ pub(crate) async fn check_clock(device: &mut Device, city: &str) {
     // A minute may end in between.
     let after = there(device.say(&format!("what time is it in {city}")).await);
     assert!(here == before || here == after, "{here}; {before} in {city}");
+}
+
+#[tokio::test]
+async fn a_device_that_says_no_zone_hears_the_time_of_its_home_also_when_it_calls_another_region() {
+    let first = stack("eu-west", "london").await;
+    let second = stack("eu-central", "berlin").await;
+    let mut world = World::new(1, &[("eu-west", first.http), ("eu-central", second.http)]);
+    world.lies_in("eu-west", "Asia/Tokyo");
+    let edge = world.edges[0].1;
+    let mut device = Device::call(edge, "").await;
+    device.reads().await;
+    check_clock(&mut device, "tokyo").await;
+    world.evacuate("eu-west", "eu-central");
+    device.until_moved("eu-central").await;
+    check_clock(&mut device, "tokyo").await;
+
+    // What edges say to stacks no device can say.
+    for headers in [&[][..], &[("meridian-home-zone", "America/Chicago")]] {
+        let mut newcomer = Device::call_with(edge, "", headers).await.unwrap();
+        assert_eq!(newcomer.region(), "eu-central");
+        newcomer.reads().await;
+        check_clock(&mut newcomer, "tokyo").await;
+    }
+    let mut traveller = Device::call(edge, "&zone=America/New_York").await;
+    traveller.reads().await;
+    check_clock(&mut traveller, "new york").await;
 }
 
 #[tokio::test]

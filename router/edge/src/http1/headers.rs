@@ -32,11 +32,12 @@ const OF_CONNECTION_IN_REQUESTS: [&str; 6] = [
 ];
 /// Headers between edge and stack: a device can neither send nor see them.
 const OF_STACKS: [&str; 3] = [wire::LOAD_HEADER, wire::RESUMES_HEADER, wire::REVISION_HEADER];
-const OF_STACKS_IN_REQUESTS: [&str; 4] = [
+const OF_STACKS_IN_REQUESTS: [&str; 5] = [
     wire::HEADER,
     wire::RESUME_HEADER,
     wire::TURNS_HEADER,
     wire::SESSION_HEADER,
+    wire::HOME_ZONE_HEADER,
 ];
 /// Headers that the edge writes on requests and on answers.
 const OF_EDGE: [&str; 2] = [REQUEST_ID, "meridian-edge"];

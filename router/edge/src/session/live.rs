@@ -519,7 +519,8 @@ struct Move<'a> {
 }
 
 /// Hands the session over. A device that asks for such events gets one, unless the user notices nothing: the
-/// region was alive and no turn in progress.
+/// region was alive and no turn in progress. Every other device is told only that its last words are lost, by the
+/// protocol's own `error` event; otherwise it would wait for an answer that never comes.
 fn hand_over(edge: &Edge, relay: &mut Relay<'_>, stream: TcpStream, moved: &Move<'_>) {
     let Move {
         caller,
@@ -536,12 +537,24 @@ fn hand_over(edge: &Edge, relay: &mut Relay<'_>, stream: TcpStream, moved: &Move
             (false, true) => ("region_changed", "Connecting to backup"),
             (false, false) => return None,
         };
+        let event_id = format!("event_edge_{}", daemon::clock::now().0);
         if !caller.is_told {
-            return None;
+            let error = serde_json::json!({
+                "type": "error",
+                "event_id": event_id,
+                "error": {
+                    "type": "server_error",
+                    "code": "repeat_utterance",
+                    "message": "the region was lost, and what was said last with it; say it again",
+                    "param": null,
+                    "event_id": null,
+                },
+            });
+            return must_repeat.then(|| frame_for_device(opcode::TEXT, error.to_string().as_bytes()));
         }
         let notice = serde_json::json!({
             "type": "meridian.notice",
-            "event_id": format!("event_edge_{}", daemon::clock::now().0),
+            "event_id": event_id,
             "code": code,
             "message": message,
             "from": from.region,

@@ -178,7 +178,9 @@ async fn open(edge: &Arc<Edge>, upgrade: &Upgrade, id: &RequestId, client: Socke
         let decision = Box::new(decision);
         // Counted before the stack is asked: of a hundred sessions that come at once, each must know of the others.
         let at_stack = edge.begins(&decision);
-        match ask(edge, &decision, &resuming.request(&request, edge, &decision, now), id).await {
+        let home_zone = table.time_zone(&decision.home);
+        let request = resuming.request(&request, edge, &decision, home_zone, now);
+        match ask(edge, &decision, &request, id).await {
             Ok(Asked::Accepted(mut accepted)) => {
                 edge.note_version(&decision, id);
                 if let Some(first) = resuming.first_frame().filter(|_| accepted.takes_state) {

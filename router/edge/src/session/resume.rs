@@ -16,7 +16,7 @@ use routing::{
     session::{self, Token, TokenError},
 };
 use topology::Moment;
-use wire::{Lost, RESUMES_HEADER, REVISION_HEADER, Resume, Resumes, SESSION_HEADER};
+use wire::{HOME_ZONE_HEADER, Lost, RESUMES_HEADER, REVISION_HEADER, Resume, Resumes, SESSION_HEADER};
 
 use crate::{
     Edge,
@@ -148,8 +148,15 @@ impl Resuming {
         }
     }
 
-    /// The request for the stack that was decided on.
-    pub fn request(&mut self, request: &[u8], edge: &Edge, decision: &Decision, now: Moment) -> Vec<u8> {
+    /// The request for the stack that was decided on. `home_zone`: the time zone of the session's home.
+    pub fn request(
+        &mut self,
+        request: &[u8],
+        edge: &Edge,
+        decision: &Decision,
+        home_zone: Option<&str>,
+        now: Moment,
+    ) -> Vec<u8> {
         // A new id for each connection: what is remembered of an earlier one can be told by it. The name stays.
         self.issued_at = match &self.stage {
             Stage::Searches(search) => now.max(search.token.issued_at + Duration::from_millis(1)),
@@ -170,7 +177,8 @@ impl Resuming {
             }
             _ => String::new(),
         };
-        let ours = format!("{SESSION_HEADER}: {token}\r\n{rule}{newest}\r\n");
+        let zone = home_zone.map_or_else(String::new, |zone| format!("{HOME_ZONE_HEADER}: {zone}\r\n"));
+        let ours = format!("{SESSION_HEADER}: {token}\r\n{rule}{newest}{zone}\r\n");
         // Before the empty line that ends the head.
         let lines = request.strip_suffix(b"\r\n").unwrap_or(request);
         [lines, ours.as_bytes()].concat()

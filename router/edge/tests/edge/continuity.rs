@@ -383,6 +383,25 @@ async fn an_utterance_that_is_too_long_to_keep_must_be_repeated_and_the_session_
     assert_eq!(heard.events[heard.events.len() - 4..], ONE_TURN[1..]);
 }
 
+/// Without a word it would wait for the answer to what nobody heard.
+#[tokio::test]
+async fn a_device_of_the_plain_protocol_gets_an_error_when_it_must_repeat() {
+    let world = world("continuity.replay_bytes_max = 64", &[DiesAfterMessages(3), Lives]).await;
+    let mut anna = support::open_at(world.address, "/v1/realtime", &[]).await.unwrap();
+    let mut heard = Heard::default();
+    for word in [&"x".repeat(40), &"y".repeat(40), "z"] {
+        anna.say(word).await;
+    }
+    while heard.notices.is_empty() {
+        heard.take(&mut anna).await;
+    }
+    assert_eq!(heard.notices[0]["type"], "error");
+    assert_eq!(heard.notices[0]["error"]["code"], "repeat_utterance");
+    say_turn(&mut anna).await;
+    heard.until_done(&mut anna).await;
+    assert_eq!(heard.notices.len(), 1);
+}
+
 #[tokio::test]
 async fn an_evacuated_region_loses_its_sessions_in_mid_turn() {
     let world = world("", &[Lives, Lives]).await;
