@@ -87,3 +87,25 @@ impl fmt::Display for Level {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_of_documents() {
+        let names = ["gateway", "asr", "nlu", "tts", "skills", "session-store"];
+        assert_eq!(Component::ALL.map(Component::as_str), names);
+        for (component, name) in Component::ALL.into_iter().zip(names) {
+            assert_eq!(serde_json::to_value(component).unwrap(), name);
+            assert_eq!(format!("{component:>14}"), format!("{name:>14}"), "tables pad it");
+            assert_eq!(Component::parse(name), Some(component));
+        }
+        assert_eq!(Component::parse("ASR"), None);
+        let levels = [Level::L0, Level::L1, Level::L2, Level::L3, Level::L4, Level::L5];
+        assert_eq!(
+            levels.map(|it| format!("{it:>3}")),
+            [" L0", " L1", " L2", " L3", " L4", " L5"]
+        );
+    }
+}

@@ -216,3 +216,29 @@ impl Intent {
         now < self.expires_at
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rule_has_the_name_of_its_code() {
+        let names = [
+            "regions-serving-min",
+            "evacuation-limit",
+            "correlated-evidence",
+            "hold-down",
+            "looser-policy",
+            "risky-topology",
+        ];
+        assert_eq!(Rule::ALL.len(), names.len());
+        for (rule, name) in Rule::ALL.iter().zip(names) {
+            assert_eq!((rule.to_string().as_str(), rule.code().as_str()), (name, name));
+            assert_eq!(serde_json::to_value(rule).unwrap(), name);
+            assert_eq!(Rule::named(name), Some(*rule));
+        }
+        for other in ["frozen", "HoldDown", ""] {
+            assert_eq!(Rule::named(other), None, "{other}");
+        }
+    }
+}

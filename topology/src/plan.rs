@@ -206,6 +206,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_state_of_an_edge_has_its_name_in_documents() {
+        let states = [EdgeState::Serving, EdgeState::Drained];
+        assert_eq!(states.map(|it| format!("{it:>8}")), [" serving", " drained"]);
+        assert_eq!(
+            states.map(|it| serde_json::to_value(it).unwrap()),
+            ["serving", "drained"]
+        );
+    }
+
+    #[test]
     fn sessions_go_to_stacks_that_are_not_drained_and_of_a_version_with_users() {
         let snapshot = crate::fixtures::three_primaries();
         let address = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));

@@ -353,10 +353,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn every_code_has_its_name_in_documents() {
+        for code in crate::reasons::PAGES.iter().map(|page| page.code) {
+            assert_eq!(serde_json::to_value(code).unwrap(), code.as_str());
+            assert_eq!(format!("{code:>30}"), format!("{:>30}", code.as_str()), "tables pad it");
+        }
+    }
+
+    #[test]
     fn every_code_is_written_as_it_is_called_and_unknown_ones_are_kept() {
         for name in ["failover", "rollout-hold", "made-up-in-2031"] {
             let code: ReasonCode = serde_json::from_value(name.into()).unwrap();
-            assert_eq!(code.as_str(), name);
+            assert_eq!((code.as_str(), code.to_string().as_str()), (name, name));
             assert_eq!(serde_json::to_value(code).unwrap(), name);
             assert_eq!(matches!(code, ReasonCode::Unknown(_)), name.starts_with("made"));
         }

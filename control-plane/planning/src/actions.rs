@@ -215,3 +215,26 @@ impl Action {
         serde_json::to_vec(self).map_or(0, |bytes| bytes.len())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_phase_has_its_name_in_documents() {
+        for (phase, name) in [
+            (Phase::AwaitingApproval, "awaiting-approval"),
+            (Phase::Running, "running"),
+            (Phase::Done, "done"),
+            (Phase::Refused, "refused"),
+            (Phase::Aborted, "aborted"),
+            (Phase::Expired, "expired"),
+        ] {
+            assert_eq!(
+                (phase.as_str(), serde_json::to_value(phase).unwrap()),
+                (name, name.into())
+            );
+            assert_eq!(format!("{phase:>18}"), format!("{name:>18}"), "tables pad it");
+        }
+    }
+}

@@ -185,3 +185,26 @@ impl From<&Verdict> for Before {
         Self { fallen }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn health_has_its_name_in_documents() {
+        for (health, name) in [
+            (Health::Healthy, "healthy"),
+            (Health::Suspect, "suspect"),
+            (Health::Degraded, "degraded"),
+            (Health::Down, "down"),
+            (Health::NoData, "no-data"),
+            (Health::Blind, "blind"),
+        ] {
+            assert_eq!(
+                (health.as_str(), serde_json::to_value(health).unwrap()),
+                (name, name.into())
+            );
+            assert_eq!(format!("{health:>9}"), format!("{name:>9}"), "tables pad it");
+        }
+    }
+}

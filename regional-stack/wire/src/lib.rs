@@ -440,6 +440,8 @@ mod tests {
         for rule in lost.chain([Resumes::IfKnown, Resumes::State]) {
             assert_eq!(Resumes::parse(rule.to_string().as_bytes()), Some(rule));
         }
+        let written = Lost::ALL.map(|lost| Resumes::Lost(lost).to_string());
+        assert_eq!(written, ["no; unknown", "no; unreachable", "no; expired", "no; forged"]);
         assert_eq!(Resumes::parse(b"no; eaten"), Some(Resumes::Lost(Lost::Unknown)));
         assert_eq!(Resumes::parse(b"1"), None);
     }

@@ -164,6 +164,13 @@ mod tests {
         Facts::io(&io::Error::from_raw_os_error(errno.raw_os_error()))
     }
 
+    #[test]
+    fn a_fault_has_its_name_in_metrics() {
+        use Fault::{Device, Edge, Nobody, Region};
+        let names = [Device, Region, Edge, Nobody].map(Fault::as_str);
+        assert_eq!(names, ["device", "region", "edge", "nobody"]);
+    }
+
     /// The table of docs/edge.md, "Who is blamed".
     #[test]
     fn each_failure_has_one_who_answers_for_it() {

@@ -269,3 +269,24 @@ impl Refusal {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_has_its_name_in_metrics() {
+        for (refusal, name) in [
+            (Refusal::Sessions, "sessions-full"),
+            (Refusal::Handshakes, "handshakes-full"),
+            (Refusal::ClientConnections, "client-connections"),
+            (Refusal::ClientRate(Duration::ZERO), "client-rate"),
+            (Refusal::ClientInFlight, "client-in-flight"),
+            (Refusal::ClientUploads, "client-uploads"),
+            (Refusal::Memory, "memory"),
+            (Refusal::Exhausted, "exhausted"),
+        ] {
+            assert_eq!(refusal.as_str(), name);
+        }
+    }
+}
