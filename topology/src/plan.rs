@@ -155,20 +155,13 @@ pub struct Share {
 /// Whether DNS names an edge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[derive(strum::Display)]
+#[strum(serialize_all = "kebab-case")]
 pub enum EdgeState {
     /// DNS answers name the edge.
     Serving,
     /// DNS answers leave the edge out.
     Drained,
-}
-
-impl fmt::Display for EdgeState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Serving => "serving",
-            Self::Drained => "drained",
-        })
-    }
 }
 
 impl Rollout {
