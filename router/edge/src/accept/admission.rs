@@ -38,11 +38,14 @@ struct Gate {
 }
 
 /// The reason for which a device is not let in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::IntoStaticStr)]
+#[strum(serialize_all = "kebab-case")]
 pub enum Refusal {
     /// No slot for a session.
+    #[strum(serialize = "sessions-full")]
     Sessions,
     /// Too many sessions are being opened at this moment.
+    #[strum(serialize = "handshakes-full")]
     Handshakes,
     /// The client has as many connections as it may.
     ClientConnections,
@@ -223,16 +226,7 @@ impl From<LimitReached> for Refusal {
 impl Refusal {
     /// The reason's name in metrics.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Sessions => "sessions-full",
-            Self::Handshakes => "handshakes-full",
-            Self::ClientConnections => "client-connections",
-            Self::ClientRate(_) => "client-rate",
-            Self::ClientInFlight => "client-in-flight",
-            Self::ClientUploads => "client-uploads",
-            Self::Memory => "memory",
-            Self::Exhausted => "exhausted",
-        }
+        self.into()
     }
 
     /// The answer. Another edge may have room, but a client that takes too much takes it anywhere.
