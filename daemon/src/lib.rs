@@ -24,6 +24,7 @@ pub mod admin;
 pub mod announce;
 pub mod clock;
 pub mod config;
+mod labels;
 pub mod lag;
 pub mod listen;
 pub mod process;

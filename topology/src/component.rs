@@ -1,12 +1,12 @@
 //! The parts of a regional stack whose health is tracked, and the levels of degraded service.
 
-use std::fmt;
-
 use serde::{Deserialize, Serialize};
 
 /// A part of a regional stack whose health is tracked separately.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[derive(strum::Display, strum::EnumString, strum::IntoStaticStr)]
+#[strum(serialize_all = "kebab-case")]
 pub enum Component {
     /// Accepts connections and speaks the device protocols.
     Gateway,
@@ -35,30 +35,31 @@ impl Component {
 
     /// The name in documents, metrics and tables.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Gateway => "gateway",
-            Self::Asr => "asr",
-            Self::Nlu => "nlu",
-            Self::Tts => "tts",
-            Self::Skills => "skills",
-            Self::SessionStore => "session-store",
-        }
+        self.into()
     }
 
     /// The component with this name, as [`Component::as_str`] writes it.
     pub fn parse(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|component| component.as_str() == name)
-    }
-}
-
-impl fmt::Display for Component {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
+        name.parse().ok()
     }
 }
 
 /// Degradation level of a region. Levels are ordered: a higher level offers the user less.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Default,
+    Serialize,
+    Deserialize,
+    strum::Display,
+    strum::EnumString,
+)]
 pub enum Level {
     /// Full service.
     #[default]
@@ -75,15 +76,24 @@ pub enum Level {
     L5,
 }
 
-impl fmt::Display for Level {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::L0 => "L0",
-            Self::L1 => "L1",
-            Self::L2 => "L2",
-            Self::L3 => "L3",
-            Self::L4 => "L4",
-            Self::L5 => "L5",
-        })
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_of_documents() {
+        let names = ["gateway", "asr", "nlu", "tts", "skills", "session-store"];
+        assert_eq!(Component::ALL.map(Component::as_str), names);
+        for (component, name) in Component::ALL.into_iter().zip(names) {
+            assert_eq!(serde_json::to_value(component).unwrap(), name);
+            assert_eq!(format!("{component:>14}"), format!("{name:>14}"), "tables pad it");
+            assert_eq!(Component::parse(name), Some(component));
+        }
+        assert_eq!(Component::parse("ASR"), None);
+        let levels = [Level::L0, Level::L1, Level::L2, Level::L3, Level::L4, Level::L5];
+        assert_eq!(
+            levels.map(|it| format!("{it:>3}")),
+            [" L0", " L1", " L2", " L3", " L4", " L5"]
+        );
     }
 }

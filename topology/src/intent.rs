@@ -1,6 +1,6 @@
 //! Requests of operators.
 
-use std::{fmt, net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -106,6 +106,8 @@ pub enum IntentKind {
 /// The safety rules that an operator can override, with a second person's approval.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[derive(strum::Display, strum::EnumString, strum::VariantArray)]
+#[strum(serialize_all = "kebab-case")]
 pub enum Rule {
     /// Every decision leaves at least `safety.regions_serving_min` regions serving.
     RegionsServingMin,
@@ -123,14 +125,7 @@ pub enum Rule {
 
 impl Rule {
     /// Every rule.
-    pub const ALL: [Self; 6] = [
-        Self::RegionsServingMin,
-        Self::EvacuationLimit,
-        Self::CorrelatedEvidence,
-        Self::HoldDown,
-        Self::LooserPolicy,
-        Self::RiskyTopology,
-    ];
+    pub const ALL: &[Self] = <Self as strum::VariantArray>::VARIANTS;
 
     /// The code of the refusals that this rule gives. It is also the name of the rule.
     pub fn code(self) -> ReasonCode {
@@ -146,13 +141,7 @@ impl Rule {
 
     /// The rule with this name, as [`Rule::code`] writes it.
     pub fn named(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|rule| rule.code().as_str() == name)
-    }
-}
-
-impl fmt::Display for Rule {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.code().fmt(f)
+        name.parse().ok()
     }
 }
 
@@ -214,5 +203,31 @@ impl Intent {
     /// Whether the request has not expired.
     pub fn is_live(&self, now: Moment) -> bool {
         now < self.expires_at
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rule_has_the_name_of_its_code() {
+        let names = [
+            "regions-serving-min",
+            "evacuation-limit",
+            "correlated-evidence",
+            "hold-down",
+            "looser-policy",
+            "risky-topology",
+        ];
+        assert_eq!(Rule::ALL.len(), names.len());
+        for (rule, name) in Rule::ALL.iter().zip(names) {
+            assert_eq!((rule.to_string().as_str(), rule.code().as_str()), (name, name));
+            assert_eq!(serde_json::to_value(rule).unwrap(), name);
+            assert_eq!(Rule::named(name), Some(*rule));
+        }
+        for other in ["frozen", "HoldDown", ""] {
+            assert_eq!(Rule::named(other), None, "{other}");
+        }
     }
 }

@@ -155,20 +155,13 @@ pub struct Share {
 /// Whether DNS names an edge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[derive(strum::Display)]
+#[strum(serialize_all = "kebab-case")]
 pub enum EdgeState {
     /// DNS answers name the edge.
     Serving,
     /// DNS answers leave the edge out.
     Drained,
-}
-
-impl fmt::Display for EdgeState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Serving => "serving",
-            Self::Drained => "drained",
-        })
-    }
 }
 
 impl Rollout {
@@ -204,6 +197,16 @@ impl Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_state_of_an_edge_has_its_name_in_documents() {
+        let states = [EdgeState::Serving, EdgeState::Drained];
+        assert_eq!(states.map(|it| format!("{it:>8}")), [" serving", " drained"]);
+        assert_eq!(
+            states.map(|it| serde_json::to_value(it).unwrap()),
+            ["serving", "drained"]
+        );
+    }
 
     #[test]
     fn sessions_go_to_stacks_that_are_not_drained_and_of_a_version_with_users() {

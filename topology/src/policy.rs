@@ -54,6 +54,8 @@ pub struct Policy {
 /// A kind of request that can need a second person.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[derive(strum::Display)]
+#[strum(serialize_all = "kebab-case")]
 pub enum TwoPerson {
     /// Evacuating a region while another region is evacuated.
     SecondEvacuation,
@@ -61,16 +63,6 @@ pub enum TwoPerson {
     DataLoss,
     /// Overriding a safety rule.
     Override,
-}
-
-impl std::fmt::Display for TwoPerson {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.pad(match self {
-            Self::SecondEvacuation => "second-evacuation",
-            Self::DataLoss => "data-loss",
-            Self::Override => "override",
-        })
-    }
 }
 
 /// One class of data that regions replicate.

@@ -67,6 +67,8 @@ impl Reason {
 /// The rules that change a plan, refuse a change, or wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[derive(strum::AsRefStr)]
+#[strum(serialize_all = "kebab-case")]
 pub enum ReasonCode {
     /// The first plan of a deployment.
     Genesis,
@@ -212,6 +214,7 @@ pub enum ReasonCode {
     ClockSkew,
     /// A code that a newer version wrote and this version does not know.
     #[serde(untagged)]
+    #[strum(transparent)]
     Unknown(UnknownCode),
 }
 
@@ -239,21 +242,23 @@ impl UnknownCode {
         }
         Self { bytes, length }
     }
+}
 
-    fn as_str(&self) -> &str {
+impl AsRef<str> for UnknownCode {
+    fn as_ref(&self) -> &str {
         std::str::from_utf8(&self.bytes[..usize::from(self.length)]).unwrap_or_default()
     }
 }
 
 impl fmt::Debug for UnknownCode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.as_str().fmt(f)
+        self.as_ref().fmt(f)
     }
 }
 
 impl Serialize for UnknownCode {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.as_str())
+        serializer.serialize_str(self.as_ref())
     }
 }
 
@@ -266,79 +271,7 @@ impl<'de> Deserialize<'de> for UnknownCode {
 impl ReasonCode {
     /// The code as documents write it.
     pub fn as_str(&self) -> &str {
-        match self {
-            Self::Unknown(code) => code.as_str(),
-            Self::Genesis => "genesis",
-            Self::TopologyChanged => "topology-changed",
-            Self::Failover => "failover",
-            Self::ForcedFailover => "forced-failover",
-            Self::RestoreStep => "restore-step",
-            Self::RestoreDone => "restore-done",
-            Self::RestoreAborted => "restore-aborted",
-            Self::Switchover => "switchover",
-            Self::DrainStep => "drain-step",
-            Self::Promoted => "promoted",
-            Self::Demoted => "demoted",
-            Self::EdgeDrained => "edge-drained",
-            Self::EdgeRestored => "edge-restored",
-            Self::StackDrained => "stack-drained",
-            Self::StackRestored => "stack-restored",
-            Self::RolloutStep => "rollout-step",
-            Self::RolloutDone => "rollout-done",
-            Self::RolledBack => "rolled-back",
-            Self::PlanTakenBack => "plan-taken-back",
-            Self::Acknowledged => "acknowledged",
-            Self::Approved => "approved",
-            Self::Aborted => "aborted",
-            Self::Unfrozen => "unfrozen",
-            Self::RuleOverridden => "rule-overridden",
-            Self::AlreadySo => "already-so",
-            Self::Expired => "expired",
-            Self::LevelChanged => "level-changed",
-            Self::PlanRecovered => "plan-recovered",
-            Self::PlanUnproven => "plan-unproven",
-            Self::OutdatedDocument => "outdated-document",
-            Self::EdgeLost => "edge-lost",
-            Self::EdgeReturned => "edge-returned",
-            Self::EdgeNew => "edge-new",
-            Self::EdgeFloor => "edge-floor",
-            Self::OrderDone => "order-done",
-            Self::ClockWentBack => "clock-went-back",
-            Self::NoFitBackup => "no-fit-backup",
-            Self::NoHeadroom => "no-headroom",
-            Self::EverythingLooksDead => "everything-looks-dead",
-            Self::CorrelatedEvidence => "correlated-evidence",
-            Self::EvacuationLimit => "evacuation-limit",
-            Self::RegionsServingMin => "regions-serving-min",
-            Self::Frozen => "frozen",
-            Self::NotHealthy => "not-healthy",
-            Self::AutomationOff => "automation-off",
-            Self::HoldDown => "hold-down",
-            Self::LooserPolicy => "looser-policy",
-            Self::RiskyTopology => "risky-topology",
-            Self::StaleSamples => "stale-samples",
-            Self::RpoExceeded => "rpo-exceeded",
-            Self::RefusedByNodes => "refused-by-nodes",
-            Self::LastEdge => "last-edge",
-            Self::LastStack => "last-stack",
-            Self::AskedAlready => "asked-already",
-            Self::SamePerson => "same-person",
-            Self::NoSuchAction => "no-such-action",
-            Self::RolloutRunning => "rollout-running",
-            Self::BadRequest => "bad-request",
-            Self::InvalidPlan => "invalid-plan",
-            Self::NeedsApproval => "needs-approval",
-            Self::TriggerPending => "trigger-pending",
-            Self::NoData => "no-data",
-            Self::RestoreHold => "restore-hold",
-            Self::StackFails => "stack-fails",
-            Self::RestoreReady => "restore-ready",
-            Self::DrainHold => "drain-hold",
-            Self::PartlyMoved => "partly-moved",
-            Self::PromotionHeld => "promotion-held",
-            Self::RolloutHold => "rollout-hold",
-            Self::ClockSkew => "clock-skew",
-        }
+        self.as_ref()
     }
 }
 
@@ -353,10 +286,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn every_code_has_its_name_in_documents() {
+        for code in crate::reasons::PAGES.iter().map(|page| page.code) {
+            assert_eq!(serde_json::to_value(code).unwrap(), code.as_str());
+            assert_eq!(format!("{code:>30}"), format!("{:>30}", code.as_str()), "tables pad it");
+        }
+    }
+
+    #[test]
     fn every_code_is_written_as_it_is_called_and_unknown_ones_are_kept() {
         for name in ["failover", "rollout-hold", "made-up-in-2031"] {
             let code: ReasonCode = serde_json::from_value(name.into()).unwrap();
-            assert_eq!(code.as_str(), name);
+            assert_eq!((code.as_str(), code.to_string().as_str()), (name, name));
             assert_eq!(serde_json::to_value(code).unwrap(), name);
             assert_eq!(matches!(code, ReasonCode::Unknown(_)), name.starts_with("made"));
         }

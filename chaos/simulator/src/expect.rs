@@ -49,7 +49,8 @@ enum Expected {
     Refuses(NodeId, PlanNumber),
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::EnumString)]
+#[strum(serialize_all = "kebab-case")]
 enum StateName {
     Serving,
     Evacuated,
@@ -230,9 +231,9 @@ fn parse(words: &[&str]) -> Result<Expected, String> {
             Expected::PlanCount(count)
         }
         ["never", code] => Expected::NeverSaid(None, parse_code(code)?),
-        [name, "never", word] => match parse_state(word) {
-            Some(state) => Expected::NeverState(region(name)?, state),
-            None => Expected::NeverSaid(Some(region(name)?), parse_code(word)?),
+        [name, "never", word] => match word.parse() {
+            Ok(state) => Expected::NeverState(region(name)?, state),
+            Err(_) => Expected::NeverSaid(Some(region(name)?), parse_code(word)?),
         },
         [name, "has", "plan", number] => Expected::Has(node(name)?, parse_number(number)?),
         [name, "refuses", "plan", number] => Expected::Refuses(node(name)?, parse_number(number)?),
@@ -245,42 +246,24 @@ fn parse(words: &[&str]) -> Result<Expected, String> {
         [name, "at", level, time @ ..] if level.starts_with('L') => {
             Expected::Level(region(name)?, parse_level(level)?, when(time)?)
         }
-        [kind, code, time @ ..] if parse_kind(kind).is_some() => {
-            let kind = parse_kind(kind).ok_or_else(unknown)?;
+        [kind, code, time @ ..] if kind.parse::<Kind>().is_ok() => {
+            let kind = kind.parse().map_err(|_| unknown())?;
             Expected::Said(None, kind, parse_code(code)?, by(time)?)
         }
-        [name, kind, code, time @ ..] if parse_kind(kind).is_some() => {
-            let kind = parse_kind(kind).ok_or_else(unknown)?;
+        [name, kind, code, time @ ..] if kind.parse::<Kind>().is_ok() => {
+            let kind = kind.parse().map_err(|_| unknown())?;
             Expected::Said(Some(region(name)?), kind, parse_code(code)?, by(time)?)
         }
         [name, state, time @ ..] => {
-            let state = parse_state(state).ok_or_else(unknown)?;
+            let state = state.parse().map_err(|_| unknown())?;
             Expected::State(region(name)?, state, when(time)?)
         }
         _ => return Err(unknown()),
     })
 }
 
-fn parse_kind(word: &str) -> Option<Kind> {
-    [Kind::Changed, Kind::Refused, Kind::Waiting]
-        .into_iter()
-        .find(|kind| kind.as_str() == word)
-}
-
-fn parse_state(word: &str) -> Option<StateName> {
-    Some(match word {
-        "serving" => StateName::Serving,
-        "evacuated" => StateName::Evacuated,
-        "draining" => StateName::Draining,
-        "restoring" => StateName::Restoring,
-        _ => return None,
-    })
-}
-
 fn parse_level(word: &str) -> Result<Level, String> {
-    let levels = [Level::L0, Level::L1, Level::L2, Level::L3, Level::L4, Level::L5];
-    let level = levels.into_iter().find(|level| level.to_string() == word);
-    level.ok_or_else(|| format!("there is no level {word}"))
+    word.parse().map_err(|_| format!("there is no level {word}"))
 }
 
 /// A code by its name in documents: a misspelt one would never appear, and `never` would always be met.

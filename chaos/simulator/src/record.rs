@@ -1,6 +1,6 @@
 //! The record of a scenario: lines to read, and facts to check.
 
-use std::{fmt, time::Duration};
+use std::{fmt::Write as _, time::Duration};
 
 use topology::{NodeId, Plan, PlanNumber, Reason, RegionId};
 
@@ -32,8 +32,9 @@ pub struct Said {
     pub reason: Reason,
 }
 
-/// The part of a report.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The part of a report; scenarios and transcripts write its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::Display, strum::EnumString, strum::IntoStaticStr)]
+#[strum(serialize_all = "kebab-case")]
 pub enum Kind {
     /// The plan changed for this reason.
     Changed,
@@ -41,23 +42,6 @@ pub enum Kind {
     Refused,
     /// A decision waits for this reason.
     Waiting,
-}
-
-impl Kind {
-    /// The name in scenarios and transcripts.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Changed => "changed",
-            Self::Refused => "refused",
-            Self::Waiting => "waiting",
-        }
-    }
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
 }
 
 impl Record {
@@ -78,7 +62,6 @@ impl Record {
     }
 
     pub(crate) fn say(&mut self, at: Duration, line: &str) {
-        use fmt::Write as _;
         writeln!(self.transcript, "{:>7.1}s  {line}", at.as_secs_f64()).expect("text can always grow");
     }
 }

@@ -210,7 +210,7 @@ impl Why {
         }
         for (kind, reason) in self.now() {
             facts.push((
-                kind.as_str(),
+                kind.into(),
                 format!("{}: {}{}", reason.code, reason.text, until(reason)),
             ));
         }

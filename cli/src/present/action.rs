@@ -4,7 +4,7 @@ use api::v1;
 use serde_json::json;
 
 use super::{
-    json::{action_json, document, number_json, reason_json},
+    json::document,
     text::{outcome_name, reason_line},
 };
 use crate::Output;
@@ -15,9 +15,9 @@ pub(crate) fn action(reply: &v1::ActReply, output: Output) -> String {
     if output == Output::Json {
         return document(json!({
             "outcome": outcome,
-            "plan": number_json(reply.number),
-            "reasons": reply.reasons.iter().map(reason_json).collect::<Vec<_>>(),
-            "action": reply.action.as_ref().map(action_json),
+            "plan": reply.number,
+            "reasons": reply.reasons,
+            "action": reply.action,
         }));
     }
     let generation = reply.number.unwrap_or_default().generation;
@@ -39,7 +39,7 @@ pub(crate) fn action(reply: &v1::ActReply, output: Output) -> String {
 /// The action at the end of `wait`.
 pub(crate) fn waited(action: &v1::Action, output: Output) -> String {
     match output {
-        Output::Json => document(json!({ "action": action_json(action) })),
+        Output::Json => document(json!({ "action": action })),
         Output::Table => format!("{} {} {}: {}", action.kind, action.subject, action.phase, action.text),
     }
 }

@@ -4,10 +4,7 @@ use api::v1;
 use serde_json::{Value, json};
 
 use super::{
-    json::{
-        action_json, document, node_json, number_json, progress_json, reason_json, region_json, stale_json,
-        unwritten_json,
-    },
+    json::{document, node_json, stale_json},
     text::{ago, lines, node_kind, old_news, plain, reason_line, routes, span, table, unwritten},
 };
 use crate::Output;
@@ -17,24 +14,21 @@ pub(crate) fn status(status: &v1::StatusReply, output: Output) -> String {
     let number = status.number.unwrap_or_default();
     if output == Output::Json {
         return document(json!({
-            "plan": number_json(status.number),
+            "plan": status.number,
             "plan_created_at_ms": status.plan_created_at_ms,
             "now_ms": status.now_ms,
-            "regions": status.regions.iter().map(region_json).collect::<Vec<_>>(),
-            "edges": status.edges.iter().map(|edge| json!({
-                "edge": edge.edge, "state": edge.state, "addresses": edge.addresses, "port": edge.port,
-                "heard_at_ms": edge.heard_at_ms, "lost_since_ms": edge.lost_since_ms,
-            })).collect::<Vec<_>>(),
+            "regions": status.regions,
+            "edges": status.edges,
             "nodes": status.nodes.iter().map(node_json).collect::<Vec<_>>(),
-            "waiting": status.waiting.iter().map(reason_json).collect::<Vec<_>>(),
-            "actions": status.actions.iter().map(action_json).collect::<Vec<_>>(),
+            "waiting": status.waiting,
+            "actions": status.actions,
             "leader": status.leader,
-            "automation": status.automation.as_ref().map(reason_json),
+            "automation": status.automation,
             "not_leading": status.not_leading,
             "stale_ms": stale_json(status.stale_ms),
             "answered_by": status.answered_by,
-            "progress": status.progress.as_ref().map(progress_json),
-            "unwritten": status.unwritten.as_ref().map(unwritten_json),
+            "progress": status.progress,
+            "unwritten": status.unwritten,
             "rollout": if status.rollout.is_empty() { Value::Null } else {
                 json!({ "version": status.rollout, "percent": status.rollout_percent })
             },

@@ -1,3 +1,5 @@
+mod interface;
+
 use api::v1;
 use serde_json::Value;
 

@@ -5,7 +5,7 @@ use serde_json::json;
 use topology::Moment;
 
 use super::{
-    json::{decision_json, document, progress_json, reason_json, region_json, some_text, stale_json, unwritten_json},
+    json::{decision_json, document, some_text, stale_json},
     text::{lines, old_news, reason_line, routes, unwritten},
 };
 use crate::Output;
@@ -18,16 +18,16 @@ pub(crate) fn why(why: &v1::WhyReply, output: Output) -> String {
     let region = why.region.clone().unwrap_or_default();
     if output == Output::Json {
         return document(json!({
-            "region": region_json(&region),
+            "region": region,
             "evidence": why.evidence,
-            "waiting": why.waiting.iter().map(reason_json).collect::<Vec<_>>(),
+            "waiting": why.waiting,
             "decisions": why.decisions.iter().map(decision_json).collect::<Vec<_>>(),
             "history_missing": some_text(&why.history_missing),
             "not_leading": why.not_leading,
             "stale_ms": stale_json(why.stale_ms),
             "answered_by": why.answered_by,
-            "progress": why.progress.as_ref().map(progress_json),
-            "unwritten": why.unwritten.as_ref().map(unwritten_json),
+            "progress": why.progress,
+            "unwritten": why.unwritten,
         }));
     }
     let now_ms = daemon::clock::now().0;

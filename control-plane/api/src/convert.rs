@@ -134,7 +134,8 @@ impl TryFrom<v1::act_request::Kind> for IntentKind {
             Kind::Unfreeze(_) => Self::Unfreeze,
             Kind::Override(it) => Self::Override {
                 rule: Rule::named(&it.rule).ok_or_else(|| {
-                    let known = Rule::ALL.map(|rule| rule.to_string()).join(", ");
+                    let known: Vec<_> = Rule::ALL.iter().map(Rule::to_string).collect();
+                    let known = known.join(", ");
                     BadMessage::new(
                         "rule",
                         format!("\"{:.40}\" cannot be overridden; write one of {known}", it.rule),

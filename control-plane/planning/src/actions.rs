@@ -3,7 +3,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt,
     time::Duration,
 };
 
@@ -118,6 +117,8 @@ pub const RECOVERED: &str = "recovered";
 /// The phase of an action.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[derive(strum::Display, strum::IntoStaticStr)]
+#[strum(serialize_all = "kebab-case")]
 pub enum Phase {
     /// It waits for a second person.
     AwaitingApproval,
@@ -136,25 +137,12 @@ pub enum Phase {
 impl Phase {
     /// The name in documents.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::AwaitingApproval => "awaiting-approval",
-            Self::Running => "running",
-            Self::Done => "done",
-            Self::Refused => "refused",
-            Self::Aborted => "aborted",
-            Self::Expired => "expired",
-        }
+        self.into()
     }
 
     /// Whether the action has ended.
     pub fn is_final(self) -> bool {
         !matches!(self, Self::AwaitingApproval | Self::Running)
-    }
-}
-
-impl fmt::Display for Phase {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
     }
 }
 
@@ -213,5 +201,28 @@ impl Action {
     /// Approximate size in a document, in bytes.
     fn bytes(&self) -> usize {
         serde_json::to_vec(self).map_or(0, |bytes| bytes.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_phase_has_its_name_in_documents() {
+        for (phase, name) in [
+            (Phase::AwaitingApproval, "awaiting-approval"),
+            (Phase::Running, "running"),
+            (Phase::Done, "done"),
+            (Phase::Refused, "refused"),
+            (Phase::Aborted, "aborted"),
+            (Phase::Expired, "expired"),
+        ] {
+            assert_eq!(
+                (phase.as_str(), serde_json::to_value(phase).unwrap()),
+                (name, name.into())
+            );
+            assert_eq!(format!("{phase:>18}"), format!("{name:>18}"), "tables pad it");
+        }
     }
 }

@@ -68,8 +68,8 @@ impl Gate {
 
     /// Whether an operator turned this rule off for now.
     pub(crate) fn is_overridden(rule: ReasonCode, facts: &Facts<'_>, memory: &Memory) -> bool {
-        let rule = Rule::ALL.into_iter().find(|it| it.code() == rule);
-        rule.is_some_and(|rule| memory.overrides(rule, facts.now))
+        let rule = Rule::ALL.iter().find(|it| it.code() == rule);
+        rule.is_some_and(|rule| memory.overrides(*rule, facts.now))
     }
 
     /// Whether this source passes a rule that blocks it.

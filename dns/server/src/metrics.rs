@@ -2,7 +2,7 @@
 //! counters.
 
 use prometheus_client::{
-    encoding::{EncodeLabelSet, EncodeLabelValue},
+    encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
 };
@@ -25,42 +25,44 @@ pub const PLAN_CREATED: &str = "meridian_dns_plan_created_timestamp_seconds";
 pub const ANSWERS_COMPILED: &str = "meridian_dns_answers_compiled_timestamp_seconds";
 
 /// The type of a question as a label. Rare types share one value; otherwise strangers could create a series per type.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, strum::IntoStaticStr)]
 #[expect(missing_docs, reason = "the names say it")]
-#[expect(non_camel_case_types, reason = "the names are the label values")]
+#[strum(serialize_all = "lowercase")]
 pub enum QueryType {
-    a,
-    aaaa,
-    ns,
-    soa,
-    any,
-    other,
+    A,
+    Aaaa,
+    Ns,
+    Soa,
+    Any,
+    Other,
     /// The question could not be read.
-    none,
+    None,
 }
 
 /// A response code as a label.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, strum::IntoStaticStr)]
 #[expect(missing_docs, reason = "the names are those of RFC 6895")]
-#[expect(non_camel_case_types, reason = "the names are the label values")]
+#[strum(serialize_all = "lowercase")]
 pub enum Rcode {
-    noerror,
-    formerr,
-    nxdomain,
-    notimp,
-    refused,
-    notauth,
-    badvers,
+    NoError,
+    FormErr,
+    NxDomain,
+    NotImp,
+    Refused,
+    NotAuth,
+    BadVers,
 }
 
 /// A transport as a label.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, strum::IntoStaticStr)]
 #[expect(missing_docs, reason = "the names say it")]
-#[expect(non_camel_case_types, reason = "the names are the label values")]
+#[strum(serialize_all = "lowercase")]
 pub enum TransportLabel {
-    udp,
-    tcp,
+    Udp,
+    Tcp,
 }
+
+daemon::label_values!(QueryType, Rcode, TransportLabel);
 
 /// Labels of [`QUERIES`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -129,5 +131,41 @@ impl Metrics {
             "Time at which the answers were compiled",
             self.answers_compiled.clone(),
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus_client::encoding::text::encode;
+
+    use super::*;
+
+    #[test]
+    fn label_values_are_in_lower_case() {
+        let metrics = Metrics::default();
+        let mut registry = Registry::default();
+        metrics.register(&mut registry);
+        let (udp, tcp) = (TransportLabel::Udp, TransportLabel::Tcp);
+        for (qtype, rcode, transport, names) in [
+            (QueryType::A, Rcode::NoError, udp, ["a", "noerror", "udp"]),
+            (QueryType::Aaaa, Rcode::FormErr, tcp, ["aaaa", "formerr", "tcp"]),
+            (QueryType::Ns, Rcode::NxDomain, udp, ["ns", "nxdomain", "udp"]),
+            (QueryType::Soa, Rcode::NotImp, udp, ["soa", "notimp", "udp"]),
+            (QueryType::Any, Rcode::Refused, udp, ["any", "refused", "udp"]),
+            (QueryType::Other, Rcode::NotAuth, udp, ["other", "notauth", "udp"]),
+            (QueryType::None, Rcode::BadVers, udp, ["none", "badvers", "udp"]),
+        ] {
+            let labels = QueryLabels {
+                qtype,
+                rcode,
+                transport,
+            };
+            metrics.queries.get_or_create(&labels).inc();
+            let mut text = String::new();
+            encode(&mut text, &registry).unwrap();
+            let [qtype, rcode, transport] = names;
+            let series = format!("{{qtype=\"{qtype}\",rcode=\"{rcode}\",transport=\"{transport}\"}} 1");
+            assert!(text.contains(&series), "{series}: {text}");
+        }
     }
 }

@@ -101,7 +101,7 @@ impl Responder {
             qtype: query
                 .question
                 .as_ref()
-                .map_or(QueryType::none, |question| label(question.kind)),
+                .map_or(QueryType::None, |question| label(question.kind)),
             rcode,
             truncated: draft.is_truncated,
         })
@@ -112,35 +112,35 @@ impl Responder {
         const QUERY: u8 = 0;
         if query.opcode != QUERY && !query.is_well_formed {
             // Other opcodes may have another format.
-            return Rcode::notimp;
+            return Rcode::NotImp;
         }
         if !query.is_well_formed {
-            return Rcode::formerr;
+            return Rcode::FormErr;
         }
         // This server has no keys. A client would discard an unsigned answer as forged.
         if query.tsig.is_some() {
             draft.is_bad_key = true;
-            return Rcode::notauth;
+            return Rcode::NotAuth;
         }
         if query.opcode != QUERY {
-            return Rcode::notimp;
+            return Rcode::NotImp;
         }
         if query.edns.as_ref().is_some_and(|edns| edns.version > 0) {
-            return Rcode::badvers;
+            return Rcode::BadVers;
         }
         let question = match (&query.question, query.questions) {
             (Some(question), 1) => question,
             // A client that only asks for a cookie (RFC 7873 §5.4).
-            (None, 0) if query.edns.as_ref().is_some_and(|edns| edns.cookie.is_some()) => return Rcode::noerror,
+            (None, 0) if query.edns.as_ref().is_some_and(|edns| edns.cookie.is_some()) => return Rcode::NoError,
             // Two questions have no common answer (RFC 9619).
-            _ => return Rcode::formerr,
+            _ => return Rcode::FormErr,
         };
         if question.kind == kind::OPT {
-            return Rcode::formerr;
+            return Rcode::FormErr;
         }
         // Zone transfers are for secondaries. This zone has none, because every server follows the plan itself.
         if matches!(question.kind, kind::AXFR | kind::IXFR) || question.class != class::IN {
-            return Rcode::refused;
+            return Rcode::Refused;
         }
         self.look_up(question, client, answers, draft)
     }
@@ -149,21 +149,21 @@ impl Responder {
         let client = self.networks.client(client);
         let lookup = match answers.lookup(&question.name, asked(question.kind), client) {
             Ok(lookup) => lookup,
-            Err(NoSuchZone) => return Rcode::refused,
+            Err(NoSuchZone) => return Rcode::Refused,
         };
         draft.is_authoritative = true;
         match lookup {
             Lookup::Found { records, additional } => {
                 (draft.answers, draft.additionals) = (records, additional);
-                Rcode::noerror
+                Rcode::NoError
             }
             Lookup::NoData(soa) => {
                 draft.authorities = vec![soa];
-                Rcode::noerror
+                Rcode::NoError
             }
             Lookup::NoSuchName(soa) => {
                 draft.authorities = vec![soa];
-                Rcode::nxdomain
+                Rcode::NxDomain
             }
         }
     }
@@ -237,24 +237,24 @@ fn asked(kind: u16) -> Type {
 
 fn label(kind: u16) -> QueryType {
     match asked(kind) {
-        Type::A => QueryType::a,
-        Type::Aaaa => QueryType::aaaa,
-        Type::Ns => QueryType::ns,
-        Type::Soa => QueryType::soa,
-        Type::Any => QueryType::any,
-        Type::Other => QueryType::other,
+        Type::A => QueryType::A,
+        Type::Aaaa => QueryType::Aaaa,
+        Type::Ns => QueryType::Ns,
+        Type::Soa => QueryType::Soa,
+        Type::Any => QueryType::Any,
+        Type::Other => QueryType::Other,
     }
 }
 
 fn code(code: Rcode) -> ResponseCode {
     match code {
-        Rcode::noerror => ResponseCode::NoError,
-        Rcode::formerr => ResponseCode::FormErr,
-        Rcode::nxdomain => ResponseCode::NXDomain,
-        Rcode::notimp => ResponseCode::NotImp,
-        Rcode::refused => ResponseCode::Refused,
-        Rcode::notauth => ResponseCode::NotAuth,
-        Rcode::badvers => ResponseCode::BADVERS,
+        Rcode::NoError => ResponseCode::NoError,
+        Rcode::FormErr => ResponseCode::FormErr,
+        Rcode::NxDomain => ResponseCode::NXDomain,
+        Rcode::NotImp => ResponseCode::NotImp,
+        Rcode::Refused => ResponseCode::Refused,
+        Rcode::NotAuth => ResponseCode::NotAuth,
+        Rcode::BadVers => ResponseCode::BADVERS,
     }
 }
 

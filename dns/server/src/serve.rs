@@ -131,7 +131,7 @@ async fn serve_udp(socket: Arc<Datagrams>, responder: Arc<Responder>, metrics: M
             metrics.dropped.inc();
             continue;
         };
-        count(&metrics, &reply, TransportLabel::udp);
+        count(&metrics, &reply, TransportLabel::Udp);
         if let Err(error) = socket.reply(&reply.bytes, &question).await {
             // The client asks again. Nothing else helps against a fault of its network.
             tracing::debug!(%client, %error, "cannot send over UDP");
@@ -206,7 +206,7 @@ async fn converse(
             metrics.dropped.inc();
             return Ok(());
         };
-        count(metrics, &reply, TransportLabel::tcp);
+        count(metrics, &reply, TransportLabel::Tcp);
         let Ok(length) = u16::try_from(reply.bytes.len()) else {
             return Err(io::Error::other("the reply is longer than 65535 bytes"));
         };

@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt,
     net::SocketAddr,
 };
 
@@ -86,6 +85,8 @@ pub struct Fired {
 /// The belief about a region, in one word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[derive(strum::Display, strum::IntoStaticStr)]
+#[strum(serialize_all = "kebab-case")]
 pub enum Health {
     /// Every component works.
     Healthy,
@@ -104,20 +105,7 @@ pub enum Health {
 impl Health {
     /// The name used in tables and documents.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Healthy => "healthy",
-            Self::Suspect => "suspect",
-            Self::Degraded => "degraded",
-            Self::Down => "down",
-            Self::NoData => "no-data",
-            Self::Blind => "blind",
-        }
-    }
-}
-
-impl fmt::Display for Health {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
+        self.into()
     }
 }
 
@@ -183,5 +171,28 @@ impl From<&Verdict> for Before {
     fn from(verdict: &Verdict) -> Self {
         let fallen = verdict.fired.iter().map(|fired| fired.trigger).collect();
         Self { fallen }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn health_has_its_name_in_documents() {
+        for (health, name) in [
+            (Health::Healthy, "healthy"),
+            (Health::Suspect, "suspect"),
+            (Health::Degraded, "degraded"),
+            (Health::Down, "down"),
+            (Health::NoData, "no-data"),
+            (Health::Blind, "blind"),
+        ] {
+            assert_eq!(
+                (health.as_str(), serde_json::to_value(health).unwrap()),
+                (name, name.into())
+            );
+            assert_eq!(format!("{health:>9}"), format!("{name:>9}"), "tables pad it");
+        }
     }
 }

@@ -112,16 +112,13 @@ pub(crate) struct EngineLabels {
 }
 
 /// The engine of a metric.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
-#[expect(
-    non_camel_case_types,
-    reason = "label values are lower case, and the derive writes variant names as they are"
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, strum::IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub(crate) enum EngineName {
-    asr,
-    tts,
+    Asr,
+    Tts,
     /// No engine, but threads like one: what reads uploaded files.
-    decoder,
+    Decoder,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -131,18 +128,15 @@ pub(crate) struct JobLabels {
 }
 
 /// The outcome of an engine's job.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
-#[expect(
-    non_camel_case_types,
-    reason = "label values are lower case, and the derive writes variant names as they are"
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, strum::IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub(crate) enum JobOutcome {
-    done,
-    failed,
+    Done,
+    Failed,
     /// Its caller went away before a thread was free.
-    cancelled,
+    Cancelled,
     /// The queue was full.
-    rejected,
+    Rejected,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -153,17 +147,16 @@ pub(crate) struct JobSecondsLabels {
 }
 
 /// A part of a job's time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
-#[expect(
-    non_camel_case_types,
-    reason = "label values are lower case, and the derive writes variant names as they are"
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, strum::IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub(crate) enum JobPart {
     /// In the queue.
-    waiting,
+    Waiting,
     /// On a thread.
-    working,
+    Working,
 }
+
+daemon::label_values!(EngineName, JobOutcome, JobPart);
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct HttpLabels {
@@ -240,4 +233,22 @@ fn stage_histogram() -> Histogram {
     Histogram::new([
         0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0, 10.0,
     ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn label_values_are_in_lower_case() {
+        use JobOutcome::{Cancelled, Done, Failed, Rejected};
+        let engines = [EngineName::Asr, EngineName::Tts, EngineName::Decoder];
+        assert_eq!(engines.map(<&str>::from), ["asr", "tts", "decoder"]);
+        let outcomes = [Done, Failed, Cancelled, Rejected].map(<&str>::from);
+        assert_eq!(outcomes, ["done", "failed", "cancelled", "rejected"]);
+        assert_eq!(
+            [JobPart::Waiting, JobPart::Working].map(<&str>::from),
+            ["waiting", "working"]
+        );
+    }
 }

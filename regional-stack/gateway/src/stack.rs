@@ -77,10 +77,10 @@ impl Stack {
             bulk: limits.bulk_workers,
         };
         let bounds = limits.bounds();
-        let asr = Workers::start(EngineName::asr, crew(limits.asr_workers), bounds, &metrics, {
+        let asr = Workers::start(EngineName::Asr, crew(limits.asr_workers), bounds, &metrics, {
             move |samples: Vec<f32>| recognizer.recognize(&samples)
         })?;
-        let tts = Workers::start(EngineName::tts, crew(limits.tts_workers), bounds, &metrics, {
+        let tts = Workers::start(EngineName::Tts, crew(limits.tts_workers), bounds, &metrics, {
             move |utterance: Utterance| synthesizer.synthesize(&utterance.text, utterance.speed)
         })?;
         // Each upload holds a place of `uploads_max` already.
@@ -89,7 +89,7 @@ impl Stack {
             seconds_max: f32::INFINITY,
         };
         let seconds_max = limits.transcription_max.0.as_secs_f32();
-        let decoder = Workers::start(EngineName::decoder, Crew { live: 0, bulk: 1 }, uploads, &metrics, {
+        let decoder = Workers::start(EngineName::Decoder, Crew { live: 0, bulk: 1 }, uploads, &metrics, {
             move |file: Bytes| Ok(Recording::read(&file, seconds_max))
         })?;
         Ok(Self {

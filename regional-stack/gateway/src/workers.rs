@@ -166,7 +166,7 @@ impl<I: Send + 'static, O: Send + 'static> Workers<I, O> {
         patience: Duration,
     ) -> Result<Ticket<O>, JobError> {
         self.try_submit(class, seconds, input, patience).map_err(|_| {
-            self.shared.count(JobOutcome::rejected);
+            self.shared.count(JobOutcome::Rejected);
             JobError::Busy
         })
     }
@@ -190,7 +190,7 @@ impl<I: Send + 'static, O: Send + 'static> Workers<I, O> {
                 Err(back) => input = back,
             }
             if tokio::time::timeout_at(deadline, room).await.is_err() {
-                self.shared.count(JobOutcome::rejected);
+                self.shared.count(JobOutcome::Rejected);
                 return Err(JobError::Late);
             }
         }
@@ -251,18 +251,18 @@ impl<I, O> Shared<I, O> {
     fn run(&self, lane: Lane, work: &(dyn Fn(I) -> Result<O, SpeechError> + Send + Sync)) {
         while let Some((class, job)) = self.next(lane) {
             let began = Instant::now();
-            self.observe(class, JobPart::waiting, began - job.since);
+            self.observe(class, JobPart::Waiting, began - job.since);
             // A bug or a poisoned model in one job must not take the thread from all the others.
             let result = catch_unwind(AssertUnwindSafe(|| work(job.input)))
                 .unwrap_or_else(|panic| Err(SpeechError::of_engine(format!("panicked: {}", panic_text(&*panic)))));
-            self.observe(class, JobPart::working, began.elapsed());
+            self.observe(class, JobPart::Working, began.elapsed());
             // Refusing bad input is the engine at work, not the engine broken.
             if let Err(SpeechError::Engine(_) | SpeechError::GpuMemory(_)) = result {
                 self.failures.fetch_add(1, Ordering::Relaxed);
-                self.count(JobOutcome::failed);
+                self.count(JobOutcome::Failed);
             } else {
                 self.failures.store(0, Ordering::Relaxed);
-                self.count(JobOutcome::done);
+                self.count(JobOutcome::Done);
             }
             // An error here means that the caller left meanwhile.
             let _ = job.reply.send(result);
@@ -282,7 +282,7 @@ impl<I, O> Shared<I, O> {
                 if !job.reply.is_closed() {
                     return Some((class, job));
                 }
-                self.count(JobOutcome::cancelled);
+                self.count(JobOutcome::Cancelled);
             }
             state = self.wake(lane).wait(state).unwrap_or_else(PoisonError::into_inner);
         }
@@ -299,7 +299,7 @@ impl<I, O> Shared<I, O> {
         state.queue.retain(|job| {
             let abandoned = job.reply.is_closed();
             if abandoned {
-                self.count(JobOutcome::cancelled);
+                self.count(JobOutcome::Cancelled);
             }
             !abandoned
         });
@@ -379,7 +379,7 @@ mod tests {
         let (begin, begun) = mpsc::channel();
         let gate = Mutex::new(gate);
         let metrics = Metrics::register(&mut Registry::default());
-        let workers = Workers::start(EngineName::asr, ONE_EACH, bounds(jobs_max), &metrics, move |job| {
+        let workers = Workers::start(EngineName::Asr, ONE_EACH, bounds(jobs_max), &metrics, move |job| {
             begin.send(job).unwrap();
             gate.lock().unwrap().recv().unwrap();
             Ok(job * 2)
@@ -411,7 +411,7 @@ mod tests {
     #[tokio::test]
     async fn a_panicking_job_fails_alone() {
         let metrics = Metrics::register(&mut Registry::default());
-        let workers = Workers::start(EngineName::tts, ONE_EACH, bounds(4), &metrics, |job: u32| {
+        let workers = Workers::start(EngineName::Tts, ONE_EACH, bounds(4), &metrics, |job: u32| {
             assert!(job != 13, "unlucky");
             Ok(job)
         })
@@ -492,7 +492,7 @@ mod tests {
     #[tokio::test]
     async fn the_system_prefers_the_threads_of_live_callers() {
         let metrics = Metrics::register(&mut Registry::default());
-        let workers = Workers::start(EngineName::asr, ONE_EACH, bounds(4), &metrics, |_: ()| {
+        let workers = Workers::start(EngineName::Asr, ONE_EACH, bounds(4), &metrics, |_: ()| {
             rustix::process::getpriority_process(None).map_err(SpeechError::of_engine)
         })
         .unwrap();

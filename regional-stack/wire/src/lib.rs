@@ -111,7 +111,8 @@ pub enum Resumes {
 }
 
 /// The reason for which a session cannot be resumed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::Display, strum::EnumString)]
+#[strum(serialize_all = "kebab-case")]
 pub enum Lost {
     /// None of the stacks that the edge asked remembers the session.
     Unknown,
@@ -135,25 +136,12 @@ pub fn sealed_at(state: &[u8]) -> Option<Moment> {
 /// Error code with which a stack declines to resume a session that it does not remember.
 pub const SESSION_UNKNOWN: &str = "session_unknown";
 
-impl Lost {
-    const ALL: [Self; 4] = [Self::Unknown, Self::Unreachable, Self::Expired, Self::Forged];
-
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Unknown => "unknown",
-            Self::Unreachable => "unreachable",
-            Self::Expired => "expired",
-            Self::Forged => "forged",
-        }
-    }
-}
-
 impl fmt::Display for Resumes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::IfKnown => f.write_str("if-known"),
             Self::State => f.write_str("state"),
-            Self::Lost(lost) => write!(f, "no; {}", lost.as_str()),
+            Self::Lost(lost) => write!(f, "no; {lost}"),
         }
     }
 }
@@ -167,7 +155,7 @@ impl Resumes {
             b"state" => Some(Self::State),
             other => {
                 let reason = other.strip_prefix(b"no; ")?;
-                let known = Lost::ALL.into_iter().find(|lost| lost.as_str().as_bytes() == reason);
+                let known = std::str::from_utf8(reason).ok().and_then(|name| name.parse().ok());
                 Some(Self::Lost(known.unwrap_or(Lost::Unknown)))
             }
         }
@@ -439,9 +427,18 @@ mod tests {
 
     #[test]
     fn what_becomes_of_a_session_is_read_as_it_was_written() {
-        let lost = Lost::ALL.into_iter().map(Resumes::Lost);
-        for rule in lost.chain([Resumes::IfKnown, Resumes::State]) {
-            assert_eq!(Resumes::parse(rule.to_string().as_bytes()), Some(rule));
+        for (rule, header) in [
+            (Resumes::IfKnown, "if-known"),
+            (Resumes::State, "state"),
+            (Resumes::Lost(Lost::Unknown), "no; unknown"),
+            (Resumes::Lost(Lost::Unreachable), "no; unreachable"),
+            (Resumes::Lost(Lost::Expired), "no; expired"),
+            (Resumes::Lost(Lost::Forged), "no; forged"),
+        ] {
+            assert_eq!(
+                (rule.to_string().as_str(), Resumes::parse(header.as_bytes())),
+                (header, Some(rule))
+            );
         }
         assert_eq!(Resumes::parse(b"no; eaten"), Some(Resumes::Lost(Lost::Unknown)));
         assert_eq!(Resumes::parse(b"1"), None);

@@ -13,7 +13,8 @@ pub use probe::Cause;
 use crate::session::frames::code;
 
 /// The party that has to answer for a failure.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::IntoStaticStr)]
+#[strum(serialize_all = "kebab-case")]
 pub enum Fault {
     /// The device does not read, left, or asked for too much.
     Device,
@@ -27,12 +28,7 @@ pub enum Fault {
 
 impl Fault {
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Device => "device",
-            Self::Region => "region",
-            Self::Edge => "edge",
-            Self::Nobody => "nobody",
-        }
+        self.into()
     }
 }
 
@@ -162,6 +158,13 @@ mod tests {
 
     fn errno(errno: Errno) -> Facts {
         Facts::io(&io::Error::from_raw_os_error(errno.raw_os_error()))
+    }
+
+    #[test]
+    fn a_fault_has_its_name_in_metrics() {
+        use Fault::{Device, Edge, Nobody, Region};
+        let names = [Device, Region, Edge, Nobody].map(Fault::as_str);
+        assert_eq!(names, ["device", "region", "edge", "nobody"]);
     }
 
     /// The table of docs/edge.md, "Who is blamed".

@@ -272,13 +272,15 @@ pub fn network(client: IpAddr) -> IpAddr {
 }
 
 /// The shortage of memory. Each step gives up more than the one before; speech in progress goes last.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, strum::IntoStaticStr)]
+#[strum(serialize_all = "kebab-case")]
 pub enum Pressure {
     /// Enough memory.
     None,
     /// From 90 %: no newcomers.
     NoNewcomers,
     /// From 95 %: no new sessions at all, and no requests.
+    #[strum(serialize = "nobody-new")]
     NoNewSessions,
     /// From 100 %: quiet sessions are told to reconnect elsewhere. Sessions in a turn finish the turn first.
     Shed,
@@ -307,12 +309,7 @@ impl Pressure {
 
     /// The name of the step in logs.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::None => "none",
-            Self::NoNewcomers => "no-newcomers",
-            Self::NoNewSessions => "nobody-new",
-            Self::Shed => "shed",
-        }
+        self.into()
     }
 }
 

@@ -33,11 +33,13 @@ impl Default for Limits {
 }
 
 /// The limit that was reached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, strum::IntoStaticStr)]
+#[strum(serialize_all = "kebab-case")]
 pub enum Limit {
     /// [`Limits::max_connections`].
     Connections,
     /// [`Limits::max_pending_requests`].
+    #[strum(serialize = "pending-requests")]
     Pending,
     /// [`Limits::max_requests`].
     Requests,
@@ -48,12 +50,7 @@ pub enum Limit {
 impl Limit {
     /// The name of the limit in metrics and logs.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Connections => "connections",
-            Self::Pending => "pending-requests",
-            Self::Requests => "requests",
-            Self::Retries => "retries",
-        }
+        self.into()
     }
 }
 

@@ -33,7 +33,8 @@ const MESSAGE_BYTES: usize = 16;
 const SPARE_BYTES: usize = 4 << 10;
 
 /// The reason for which a session leaves its region.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, strum::IntoStaticStr)]
+#[strum(serialize_all = "kebab-case")]
 pub enum LeaveReason {
     /// The connection to the region broke.
     Lost,
@@ -52,14 +53,7 @@ pub enum LeaveReason {
 impl LeaveReason {
     /// The name of the reason in metrics and logs.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Lost => "lost",
-            Self::Silent => "silent",
-            Self::Closing => "closing",
-            Self::Evacuated => "evacuated",
-            Self::Drained => "drained",
-            Self::Declined => "declined",
-        }
+        self.into()
     }
 
     /// Whether the session can also stay for the moment.

@@ -18,6 +18,20 @@ fn the_shipped_policy_states_the_defaults() {
 }
 
 #[test]
+fn a_request_for_two_people_has_its_name_in_documents() {
+    for (kind, name) in [
+        (TwoPerson::SecondEvacuation, "second-evacuation"),
+        (TwoPerson::DataLoss, "data-loss"),
+        (TwoPerson::Override, "override"),
+    ] {
+        assert_eq!(
+            (kind.to_string().as_str(), serde_json::to_value(kind).unwrap()),
+            (name, name.into())
+        );
+    }
+}
+
+#[test]
 fn no_time_is_longer_than_ten_years() {
     let text = "[[data]]\nclass = \"profiles\"\nreplication = \"async\"\nrpo = \"3650d\"";
     let longest = Policy::parse("p.toml", text).unwrap();

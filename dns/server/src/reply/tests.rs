@@ -256,62 +256,62 @@ fn every_refusal_carries_the_question_and_the_opt_of_its_query() {
         (
             "another operation",
             message(STATUS, [1, 0, 0, 1], &[SERVICE, &plain]),
-            Rcode::notimp,
+            Rcode::NotImp,
         ),
         (
             "an update",
             message(UPDATE, [1, 0, 0, 1], &[SERVICE, &plain]),
-            Rcode::notimp,
+            Rcode::NotImp,
         ),
         (
             "another zone",
             message(0, [1, 0, 0, 1], &[elsewhere, &plain]),
-            Rcode::refused,
+            Rcode::Refused,
         ),
         (
             "another class",
             message(0, [1, 0, 0, 1], &[chaos, &plain]),
-            Rcode::refused,
+            Rcode::Refused,
         ),
         (
             "OPT as a type",
             message(0, [1, 0, 0, 1], &[opt_asked, &plain]),
-            Rcode::formerr,
+            Rcode::FormErr,
         ),
         (
             "a newer EDNS",
             message(0, [1, 0, 0, 1], &[SERVICE, version_1]),
-            Rcode::badvers,
+            Rcode::BadVers,
         ),
         (
             "two OPT records",
             message(0, [1, 0, 0, 2], &[SERVICE, &plain, &plain]),
-            Rcode::formerr,
+            Rcode::FormErr,
         ),
         (
             "a cookie of 7 bytes",
             message(0, [1, 0, 0, 1], &[SERVICE, &short_cookie]),
-            Rcode::formerr,
+            Rcode::FormErr,
         ),
         (
             "an option past its record",
             message(0, [1, 0, 0, 1], &[SERVICE, long_option]),
-            Rcode::formerr,
+            Rcode::FormErr,
         ),
         (
             "two questions",
             message(0, [2, 0, 0, 1], &[SERVICE, SERVICE, &plain]),
-            Rcode::formerr,
+            Rcode::FormErr,
         ),
         (
             "trailing bytes",
             message(0, [1, 0, 0, 1], &[SERVICE, &plain, b"?"]),
-            Rcode::formerr,
+            Rcode::FormErr,
         ),
         (
             "a record that is not there",
             message(0, [1, 0, 0, 2], &[SERVICE, &plain]),
-            Rcode::formerr,
+            Rcode::FormErr,
         ),
     ] {
         let reply = responder.reply(&bytes, CLIENT, Transport::Udp).unwrap();
@@ -327,7 +327,7 @@ fn every_refusal_carries_the_question_and_the_opt_of_its_query() {
     // A reply cannot repeat a part that was never readable.
     let cut = message(0, [1, 0, 0, 1], &[&SERVICE[..9]]);
     let reply = responder.reply(&cut, CLIENT, Transport::Udp).unwrap();
-    assert_eq!((reply.rcode, reply.bytes.len()), (Rcode::formerr, 12));
+    assert_eq!((reply.rcode, reply.bytes.len()), (Rcode::FormErr, 12));
 }
 
 #[test]
@@ -337,7 +337,7 @@ fn options_that_mean_nothing_here_are_skipped() {
     let options = opt(&[(8, &[0, 3, 24, 0, 1, 2, 3]), (65_001, b"?"), (12, b"")]);
     let bytes = message(0, [1, 0, 0, 1], &[SERVICE, &options]);
     let reply = responder.reply(&bytes, CLIENT, Transport::Udp).unwrap();
-    assert_eq!(reply.rcode, Rcode::noerror);
+    assert_eq!(reply.rcode, Rcode::NoError);
     let read = Message::from_vec(&reply.bytes).unwrap();
     assert_eq!(read.answers.len(), 2);
     assert!(read.edns.unwrap().options().options.is_empty(), "nor are they repeated");
@@ -348,7 +348,7 @@ fn a_cookie_comes_back_with_the_servers_half_also_without_a_question() {
     let responder = responder();
     let cookie_of = |bytes: &[u8], client| {
         let reply = responder.reply(bytes, client, Transport::Udp).unwrap();
-        assert_eq!(reply.rcode, Rcode::noerror);
+        assert_eq!(reply.rcode, Rcode::NoError);
         let edns = Message::from_vec(&reply.bytes).unwrap().edns.unwrap();
         match edns.option(EdnsCode::Cookie) {
             Some(EdnsOption::Unknown(10, cookie)) => cookie.clone(),
@@ -368,7 +368,7 @@ fn a_cookie_comes_back_with_the_servers_half_also_without_a_question() {
     // Without a question and without a cookie there is nothing to answer.
     let nothing = message(0, [0, 0, 0, 1], &[&opt(&[])]);
     let reply = responder.reply(&nothing, CLIENT, Transport::Udp).unwrap();
-    assert_eq!(reply.rcode, Rcode::formerr);
+    assert_eq!(reply.rcode, Rcode::FormErr);
     assert!(Message::from_vec(&reply.bytes).unwrap().edns.is_some());
 }
 
@@ -389,7 +389,7 @@ fn a_signature_of_an_unknown_key_is_said_to_be_one() {
     let responder = responder();
     let signed = message(0, [1, 0, 0, 2], &[SERVICE, &opt(&[]), &tsig(&[9; 32])]);
     let reply = responder.reply(&signed, CLIENT, Transport::Udp).unwrap();
-    assert_eq!(reply.rcode, Rcode::notauth);
+    assert_eq!(reply.rcode, Rcode::NotAuth);
     assert!(Message::from_vec(&reply.bytes).is_ok());
     // The same record, without its MAC and with the error BADKEY (17), after the OPT record.
     let mut unsigned = tsig(&[]);
@@ -406,7 +406,7 @@ fn a_signature_of_an_unknown_key_is_said_to_be_one() {
         [SERVICE, &opt(&[]), b"\x01k\0\0\xfa\0\xff\0\0\0\0\0\x02\0\0"],
     ] {
         let reply = responder.reply(&message(0, [1, 0, 0, 2], &sections), CLIENT, Transport::Udp);
-        assert_eq!(reply.unwrap().rcode, Rcode::formerr);
+        assert_eq!(reply.unwrap().rcode, Rcode::FormErr);
     }
     // A name of 255 bytes does not fit twice into a plain datagram.
     let long = [&[63; 64][..], &[63; 64], &[63; 64], &[61; 62], &[0]].concat();
@@ -414,7 +414,7 @@ fn a_signature_of_an_unknown_key_is_said_to_be_one() {
     let record = [&long[..], b"\0\xfa\0\xff\0\0\0\0", &[1, 15], &algorithm].concat();
     let reply = responder.reply(&message(0, [1, 0, 0, 1], &[SERVICE, &record]), CLIENT, Transport::Udp);
     let reply = reply.unwrap();
-    assert_eq!(reply.rcode, Rcode::notauth);
+    assert_eq!(reply.rcode, Rcode::NotAuth);
     assert!(reply.truncated && reply.bytes.len() <= 512);
 }
 
@@ -424,7 +424,7 @@ fn malformed_messages_get_an_error_or_nothing_and_never_a_panic() {
     let reply = |bytes: &[u8]| responder.reply(bytes, CLIENT, Transport::Udp);
     let code = |bytes: &[u8]| reply(bytes).map(|reply| reply.rcode);
     let good = with_edns(question(ZONE, RecordType::A), 1232).to_vec().unwrap();
-    assert_eq!(code(&good), Some(Rcode::noerror));
+    assert_eq!(code(&good), Some(Rcode::NoError));
 
     assert_eq!(code(&[]), None);
     assert_eq!(code(&good[..11]), None);
@@ -434,18 +434,18 @@ fn malformed_messages_get_an_error_or_nothing_and_never_a_panic() {
     for opcode in [1_u8, 2, 4, 5, 15] {
         let mut other = good.clone();
         other[2] = opcode << 3;
-        assert_eq!(code(&other), Some(Rcode::notimp), "opcode {opcode}");
+        assert_eq!(code(&other), Some(Rcode::NotImp), "opcode {opcode}");
     }
     let mut crowd = good.clone();
     [crowd[4], crowd[5]] = [0xff, 0xff];
-    assert_eq!(code(&crowd), Some(Rcode::formerr));
+    assert_eq!(code(&crowd), Some(Rcode::FormErr));
     [crowd[4], crowd[5]] = [0, 0];
-    assert_eq!(code(&crowd), Some(Rcode::formerr));
-    assert_eq!(code(&good[..20]), Some(Rcode::formerr));
+    assert_eq!(code(&crowd), Some(Rcode::FormErr));
+    assert_eq!(code(&good[..20]), Some(Rcode::FormErr));
     let mut twice = good.clone();
     twice.extend_from_slice(&good[good.len() - 11..]);
     twice[11] = 2;
-    assert_eq!(code(&twice), Some(Rcode::formerr), "two OPT records");
+    assert_eq!(code(&twice), Some(Rcode::FormErr), "two OPT records");
 
     // Every byte of a valid message with every value: errors are fine, panics are not.
     for position in 0..good.len() {

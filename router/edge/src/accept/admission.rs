@@ -38,11 +38,14 @@ struct Gate {
 }
 
 /// The reason for which a device is not let in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::IntoStaticStr)]
+#[strum(serialize_all = "kebab-case")]
 pub enum Refusal {
     /// No slot for a session.
+    #[strum(serialize = "sessions-full")]
     Sessions,
     /// Too many sessions are being opened at this moment.
+    #[strum(serialize = "handshakes-full")]
     Handshakes,
     /// The client has as many connections as it may.
     ClientConnections,
@@ -223,16 +226,7 @@ impl From<LimitReached> for Refusal {
 impl Refusal {
     /// The reason's name in metrics.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Sessions => "sessions-full",
-            Self::Handshakes => "handshakes-full",
-            Self::ClientConnections => "client-connections",
-            Self::ClientRate(_) => "client-rate",
-            Self::ClientInFlight => "client-in-flight",
-            Self::ClientUploads => "client-uploads",
-            Self::Memory => "memory",
-            Self::Exhausted => "exhausted",
-        }
+        self.into()
     }
 
     /// The answer. Another edge may have room, but a client that takes too much takes it anywhere.
@@ -266,6 +260,27 @@ impl Refusal {
                 "too many requests from this address; slow down",
                 wait.as_secs() + 1,
             ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_has_its_name_in_metrics() {
+        for (refusal, name) in [
+            (Refusal::Sessions, "sessions-full"),
+            (Refusal::Handshakes, "handshakes-full"),
+            (Refusal::ClientConnections, "client-connections"),
+            (Refusal::ClientRate(Duration::ZERO), "client-rate"),
+            (Refusal::ClientInFlight, "client-in-flight"),
+            (Refusal::ClientUploads, "client-uploads"),
+            (Refusal::Memory, "memory"),
+            (Refusal::Exhausted, "exhausted"),
+        ] {
+            assert_eq!(refusal.as_str(), name);
         }
     }
 }

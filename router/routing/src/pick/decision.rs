@@ -67,6 +67,8 @@ impl Decision {
 /// The rules that choose a region, in the order in which they apply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
+#[derive(strum::IntoStaticStr)]
+#[strum(serialize_all = "kebab-case")]
 pub enum Rule {
     /// The session was in this region before, and the plan still sends sessions there.
     Affinity,
@@ -83,13 +85,7 @@ pub enum Rule {
 impl Rule {
     /// The name of the rule in logs.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Affinity => "affinity",
-            Self::Share(_) => "share",
-            Self::Overflow => "overflow",
-            Self::Backup => "backup",
-            Self::AnyServing => "any-serving",
-        }
+        self.into()
     }
 }
 
@@ -130,6 +126,8 @@ impl std::fmt::Display for StackWhy {
 /// The reason for choosing an ejected stack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
+#[derive(strum::IntoStaticStr)]
+#[strum(serialize_all = "kebab-case")]
 pub enum EjectionIgnored {
     /// Every remaining region is ejected, and so many regions are that the fault is probably at this edge.
     Panic,
@@ -140,10 +138,7 @@ pub enum EjectionIgnored {
 impl EjectionIgnored {
     /// The name of the reason in logs.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Panic => "panic",
-            Self::NothingElse => "nothing-else",
-        }
+        self.into()
     }
 }
 
@@ -180,6 +175,8 @@ impl std::fmt::Display for SkippedStack {
 /// The reason for skipping a region or a stack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
+#[derive(strum::IntoStaticStr)]
+#[strum(serialize_all = "kebab-case")]
 pub enum SkipReason {
     /// An earlier attempt for this session failed there.
     Tried,
@@ -202,15 +199,6 @@ pub enum SkipReason {
 impl SkipReason {
     /// The name of the reason in logs.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Tried => "tried",
-            Self::Ejected => "ejected",
-            Self::Silent => "silent",
-            Self::Full => "full",
-            Self::Returning => "returning",
-            Self::Evacuated => "evacuated",
-            Self::NoShare => "no-share",
-            Self::Unknown => "unknown",
-        }
+        self.into()
     }
 }
