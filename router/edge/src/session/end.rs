@@ -3,10 +3,11 @@
 use std::io;
 
 use routing::continuity::LeaveReason;
+use tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::{
     fault::{Cause, Event},
-    session::frames::{Violation, code},
+    session::frames::{CANNOT_RESUME, Violation},
 };
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,7 +85,7 @@ impl End {
         match self {
             Self::RegionLost(lost) => Some((lost.event, &lost.why)),
             Self::RegionSilent => Some((Event::TimedOut, "session silent")),
-            Self::RegionDeclined(why) => Some((Event::Closed(code::CANNOT_RESUME), why)),
+            Self::RegionDeclined(why) => Some((Event::Closed(CANNOT_RESUME), why)),
             _ => None,
         }
     }
@@ -120,7 +121,7 @@ impl Lost {
 pub struct Outcome {
     pub end: End,
     /// The code in the first Close frame of either side.
-    pub code: Option<u16>,
+    pub code: Option<CloseCode>,
     pub from_device: u64,
     pub from_region: u64,
 }
