@@ -33,7 +33,7 @@ use crate::{
     session::continuity::Kept,
     session::direction::{Direction, DirectionEnd, READ_BUFFER, Until},
     session::end::{End, Lost, Outcome, device_stop, region_stop},
-    session::frames::{Sender, Violation, close_for_device, close_for_region, echo_for_device, frame_for_region},
+    session::frames::{Sender, close_for_device, close_for_region, echo_for_device, frame_for_region},
     session::registry::Leave,
 };
 
@@ -212,50 +212,19 @@ impl<'a> Relay<'a> {
             // The device got whole messages only, so a Close frame can follow.
             self.to_device.out.begin_anew(self.frame_bytes_max);
         }
+        let region_is_alive = !matches!(
+            end,
+            End::RegionLost(_) | End::RegionClosing | End::RegionDeclined(_) | End::Planned(_)
+        );
         match &end {
-            End::RegionLost(_) | End::RegionSilent | End::RegionClosing | End::RegionDeclined(_) | End::Planned(_) => {
-                let reason = format!("region {region_name} lost; reconnect");
-                self.close_device(CloseCode::Restart, &reason, end == End::RegionSilent, id)
-                    .await;
-            }
-            End::EdgeDraining => {
-                self.close_device(CloseCode::Restart, "edge draining; reconnect", true, id)
-                    .await;
-            }
-            End::EdgeOverloaded => {
-                self.close_device(CloseCode::Again, "edge overloaded; reconnect", true, id)
-                    .await;
-            }
-            End::DeviceViolation(violation @ Violation::TooLarge(_)) => {
-                self.close_device(CloseCode::Size, &violation.to_string(), true, id)
-                    .await;
-            }
-            End::DeviceViolation(violation) => {
-                self.close_device(CloseCode::Protocol, &violation.to_string(), true, id)
-                    .await;
-            }
-            End::DeviceSilent => self.close_device(CloseCode::Away, "session idle", true, id).await,
-            End::DeviceSlow => {
-                self.close_device(
-                    CloseCode::Policy,
-                    "you take what is sent too slowly; read faster",
-                    true,
-                    id,
-                )
-                .await;
-            }
-            End::DeviceTrickles => {
-                self.close_device(
-                    CloseCode::Policy,
-                    "a frame that you began takes too long; send faster",
-                    true,
-                    id,
-                )
-                .await;
-            }
             End::DeviceClosed => self.answer_close(id).await,
             End::RegionClosed => goodbye(self.device, self.close).await,
-            End::DeviceLost => {}
+            _ => {
+                if let Some((code, reason)) = end.close_reason(region_name) {
+                    let close = close_for_device(code, &reason);
+                    self.say_last(&close, region_is_alive, id).await;
+                }
+            }
         }
         Outcome {
             end,
@@ -587,11 +556,6 @@ impl<'a> Relay<'a> {
     /// Tells the device why the session ends, behind the last whole frame. When the region is alive the frame that is
     /// passing is completed first; when it died in the middle of a frame, the device could not read a Close frame as
     /// one, and the connection just ends.
-    async fn close_device(&mut self, code: CloseCode, reason: &str, region_is_alive: bool, id: &RequestId) {
-        self.say_last(&close_for_device(code, reason), region_is_alive, id)
-            .await;
-    }
-
     async fn say_last(&mut self, close: &[u8], region_is_alive: bool, id: &RequestId) {
         let (patience, is_kept) = (self.to_device.close_patience(self.close), self.kept.is_some());
         // The bytes that wait for the device may end inside a frame whose rest was passed over.
