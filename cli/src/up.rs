@@ -165,28 +165,10 @@ fn misheard(word: &str) -> String {
     if VERBS.contains(&word) {
         return format!("\"{word}\" takes the name of one process; {HELP}");
     }
-    let nearest = VERBS.into_iter().min_by_key(|verb| letters_apart(word, verb));
-    // Half of a verb's letters may be wrong; beyond that the word means something else.
-    match nearest.filter(|verb| letters_apart(word, verb) * 2 <= verb.len()) {
+    match topology::spelling::nearest(word, VERBS) {
         Some(verb) => format!("there is no command \"{word:.20}\"; did you mean `{verb}`? {HELP}"),
         None => format!("there is no command \"{word:.20}\"; {HELP}"),
     }
-}
-
-/// The Levenshtein distance: letters to insert, remove or change until the words are equal.
-fn letters_apart(one: &str, other: &str) -> usize {
-    // Twenty letters are enough: the longest verb has seven.
-    let (one, other): (Vec<char>, Vec<char>) = (one.chars().take(20).collect(), other.chars().collect());
-    let mut row: Vec<usize> = (0..=other.len()).collect();
-    for (at, letter) in one.iter().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], at + 1);
-        for (to, wanted) in other.iter().enumerate() {
-            let changed = diagonal + usize::from(letter != wanted);
-            diagonal = row[to + 1];
-            row[to + 1] = changed.min(row[to] + 1).min(diagonal + 1);
-        }
-    }
-    row[other.len()]
 }
 
 async fn ready(world: &World, name: String) -> String {

@@ -13,6 +13,8 @@ use std::{cell::RefCell, collections::BTreeSet, fmt, ops::Range, time::Duration}
 use serde::de::DeserializeOwned;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 
+use crate::spelling;
+
 /// Largest document, in bytes. A thousand edges take about 200 kB.
 pub const DOCUMENT_BYTES_MAX: usize = 4 << 20;
 
@@ -369,17 +371,11 @@ pub fn out_of_range(value: &str, from: &str, to: &str) -> String {
     format!("{value} is out of range; write {from} to {to}")
 }
 
-/// The least likeness of two keys, 0..=1, at which one is taken for a misspelling of the other: one wrong letter in
-/// three is less.
-const LIKENESS_MIN: f64 = 0.7;
-
 fn unknown_key(key: &str, known: &[&str]) -> String {
-    let likeness = |other: &str| strsim::normalized_damerau_levenshtein(key, other);
-    let nearest = known.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
-    match nearest {
-        Some(nearest) if likeness(nearest) >= LIKENESS_MIN => format!("unknown key; write {nearest}, or remove it"),
-        _ if known.is_empty() => "unknown key; remove it".to_owned(),
-        _ => format!("unknown key; remove it, or write one of {}", known.join(", ")),
+    match spelling::nearest(key, known.iter().copied()) {
+        Some(nearest) => format!("unknown key; write {nearest}, or remove it"),
+        None if known.is_empty() => "unknown key; remove it".to_owned(),
+        None => format!("unknown key; remove it, or write one of {}", known.join(", ")),
     }
 }
 

@@ -16,6 +16,7 @@ pub mod policy;
 pub mod reason;
 pub mod reasons;
 pub mod snapshot;
+pub mod spelling;
 pub mod stack;
 pub mod text;
 pub mod topology;

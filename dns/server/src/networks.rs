@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use daemon::config::Problems;
+use ipnet::IpNet;
 use serde::Deserialize;
 use steering::Client;
 use topology::Location;
@@ -28,8 +29,7 @@ pub struct Networks(Vec<Placed>);
 
 #[derive(Debug, Clone, Copy)]
 struct Placed {
-    network: IpAddr,
-    length: u8,
+    network: IpNet,
     location: Location,
 }
 
@@ -49,7 +49,7 @@ impl Networks {
             problems.add("network", text);
         }
         // Longest prefix first, so that the first match is the best one.
-        placed.sort_by_key(|placed| std::cmp::Reverse(placed.length));
+        placed.sort_by_key(|placed| std::cmp::Reverse(placed.network.prefix_len()));
         if problems.is_empty() {
             Ok(Self(placed))
         } else {
@@ -60,7 +60,7 @@ impl Networks {
     /// The client with this address, and its position if it is known.
     pub fn client(&self, address: IpAddr) -> Client {
         let address = address.to_canonical();
-        let placed = (self.0.iter()).find(|placed| holds(placed.network, placed.length, address));
+        let placed = (self.0.iter()).find(|placed| placed.network.contains(&address));
         Client {
             address,
             location: placed.map(|placed| placed.location),
@@ -68,8 +68,8 @@ impl Networks {
     }
 }
 
-fn read(network: &Network) -> Result<Placed, (&'static str, String)> {
-    let prefix = &network.prefix;
+fn read(entry: &Network) -> Result<Placed, (&'static str, String)> {
+    let prefix = &entry.prefix;
     let (address, length) = prefix
         .split_once('/')
         .and_then(|(address, length)| Some((address.parse::<IpAddr>().ok()?, length.parse::<u8>().ok()?)))
@@ -77,14 +77,14 @@ fn read(network: &Network) -> Result<Placed, (&'static str, String)> {
             let text = format!("\"{prefix}\" is not a network; write address/length, such as \"192.0.2.0/24\"");
             ("prefix", text)
         })?;
-    let longest = if address.is_ipv4() { 32 } else { 128 };
-    if length > longest {
+    let network = IpNet::new(address, length).map_err(|_| {
+        let longest = IpNet::from(address).prefix_len();
         let text = format!("\"{prefix}\" is longer than an address; write a length of at most {longest}");
-        return Err(("prefix", text));
-    }
+        ("prefix", text)
+    })?;
     for (key, degrees, limit) in [
-        ("latitude", network.latitude, 90.0),
-        ("longitude", network.longitude, 180.0),
+        ("latitude", entry.latitude, 90.0),
+        ("longitude", entry.longitude, 180.0),
     ] {
         if !(-limit..=limit).contains(&degrees) {
             let text = format!("{degrees} is out of range; write degrees from -{limit} to {limit}");
@@ -92,28 +92,12 @@ fn read(network: &Network) -> Result<Placed, (&'static str, String)> {
         }
     }
     Ok(Placed {
-        network: address,
-        length,
+        network,
         location: Location {
-            latitude: network.latitude,
-            longitude: network.longitude,
+            latitude: entry.latitude,
+            longitude: entry.longitude,
         },
     })
-}
-
-fn holds(network: IpAddr, length: u8, address: IpAddr) -> bool {
-    match (network, address) {
-        (IpAddr::V4(network), IpAddr::V4(address)) => {
-            // A shift by the full width returns `None` for both sides: length 0 matches every address.
-            let shift = 32 - u32::from(length);
-            network.to_bits().checked_shr(shift) == address.to_bits().checked_shr(shift)
-        }
-        (IpAddr::V6(network), IpAddr::V6(address)) => {
-            let shift = 128 - u32::from(length);
-            network.to_bits().checked_shr(shift) == address.to_bits().checked_shr(shift)
-        }
-        _ => false,
-    }
 }
 
 #[cfg(test)]

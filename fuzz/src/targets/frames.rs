@@ -64,10 +64,10 @@ fn frames_by_another_reader(sender: Sender, mut stream: &[u8]) -> u64 {
             break;
         };
         if header.is_final {
-            let (first, payload) = (frame[0] & 0x0f, payload_of(frame));
+            let payload = payload_of(frame);
             let ours = match sender {
-                Sender::Device => frame_for_region(first, &payload),
-                Sender::Region => frame_for_device(first, &payload),
+                Sender::Device => frame_for_region(header.opcode, &payload),
+                Sender::Region => frame_for_device(header.opcode, &payload),
             };
             assert_eq!(ours.len(), frame.len());
             assert_eq!(payload_of(&ours), payload);

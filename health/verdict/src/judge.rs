@@ -9,10 +9,11 @@ use topology::{Component, Level, NodeId, RegionId, Tick, policy::HealthPolicy};
 
 use crate::{
     Ailment, Before, Fired, Health, Latency, Observation, TrafficSeen, Trigger, Trouble, Verdict, Windows,
+    limit::Limit,
+    region_seen::{Counts, TickSeen},
     spread::Spread,
     standing::Standing,
-    trigger::Limit,
-    window::{Counts, TickSeen, TriggerState},
+    window::TriggerState,
 };
 
 /// Vantages that a line of evidence names; of the others it gives the number. A fleet has hundreds.
@@ -332,7 +333,10 @@ fn newest_broken(
 ) -> bool {
     let newest = windows.ticks(region, component, last_closed).rev().take(ticks);
     let limit = Limit::ErrorsAbove(policy.asr_error_max);
-    let bad = newest.filter(|(_, seen)| limit.call(*seen, component, standing, policy).is_bad());
+    let bad = newest.filter(|(_, seen)| {
+        let needed = standing.needed(*seen, component, &[limit], policy);
+        limit.call(*seen, needed.as_ref(), policy).is_bad()
+    });
     bad.count() == ticks
 }
 

@@ -8,9 +8,12 @@ use std::{
     net::SocketAddr,
 };
 
-use topology::{Component, policy::HealthPolicy};
+use topology::{Component, NodeId, policy::HealthPolicy};
 
-use crate::{trigger::Limit, window::TickSeen};
+use crate::{
+    limit::Limit,
+    region_seen::{Summed, TickSeen},
+};
 
 /// Part of a tick's weight that is left in the next one: of 20 ticks, the newest weighs about as much as the gateway's
 /// limit allows to fail, so a stack that was bad in one tick is ranked last in the next.
@@ -97,8 +100,55 @@ impl Standing {
         }
     }
 
+    /// The samples that count for a region with several stacks, by vantage: those of its best stacks, as many as it
+    /// needs; or, when fewer than that keep within these limits, those of the stacks that do not. So one failing stack
+    /// of two is passed over, and two are not. Samples of an older edge that names no stack count too, as they may
+    /// belong to any: until all edges are of this version, sessions lost by one stack may count against the region.
+    /// None for a region with one stack, or that needs all: then every sample counts.
+    pub(crate) fn needed<'w>(
+        &self,
+        seen: TickSeen<'w>,
+        component: Component,
+        limits: &[Limit],
+        policy: &HealthPolicy,
+    ) -> Option<BTreeMap<&'w NodeId, Summed>> {
+        let all = seen.all_stacks();
+        if all.len() < 2 {
+            return None;
+        }
+        let needed = seen.stacks_needed(all.len(), policy.capacity_min);
+        let is_past = |limit: &Limit, seen: TickSeen<'_>| {
+            limit.is_passed(seen.total()) && limit.call_of_all(seen, policy).is_bad()
+        };
+        let failing = |component, limits: &[Limit]| -> BTreeSet<SocketAddr> {
+            let failing = seen
+                .stacks_of(component)
+                .filter(|(_, seen)| limits.iter().any(|it| is_past(it, *seen)));
+            failing.map(|(stack, _)| stack).collect()
+        };
+        let here = failing(component, limits);
+        let silent = failing(Component::Gateway, &[Limit::SuccessBelow(policy.gateway_success_min)]);
+        let too_few = !here.is_empty() && all.len() - here.union(&silent).count() < needed;
+        let counting: Vec<SocketAddr> = if too_few {
+            here.into_iter().collect()
+        } else if needed < all.len() {
+            let mut best = self.best_first(&all);
+            best.truncate(needed);
+            best
+        } else {
+            return None;
+        };
+        let counting = counting.iter().filter_map(|stack| seen.of_stack(component, stack));
+        let elsewhere = seen.elsewhere(component);
+        let mut by_vantage: BTreeMap<&NodeId, Summed> = BTreeMap::new();
+        for (vantage, saw) in counting.chain([elsewhere]).flat_map(TickSeen::vantages) {
+            by_vantage.entry(vantage).or_default().add(saw);
+        }
+        Some(by_vantage)
+    }
+
     /// These stacks in the newest noted tick, the best first.
-    pub(crate) fn best_first(&self, stacks: &BTreeSet<SocketAddr>) -> Vec<SocketAddr> {
+    fn best_first(&self, stacks: &BTreeSet<SocketAddr>) -> Vec<SocketAddr> {
         let rank = |stack: &SocketAddr| self.0.get(stack).map_or((0.0, 0.0), |record| record.rank);
         let mut stacks: Vec<SocketAddr> = stacks.iter().copied().collect();
         stacks.sort_by(|a, b| {

@@ -1,16 +1,14 @@
 //! The triggers of the policy: the limits that make a tick bad, and the number of bad ticks that fires.
 
-use std::{collections::BTreeMap, fmt};
-
 use serde::{Deserialize, Serialize};
 use topology::{Component, Level, NodeId, Tick, policy::HealthPolicy};
 
 use crate::{
-    Latency,
+    limit::Limit,
+    region_seen::{Counts, TickSeen},
     run::{Called, RunLengths},
     spread::{Remembered, Window},
     standing::Standing,
-    window::{Counts, Summed, TickSeen},
 };
 
 /// A rule of the policy that can fire. Some move a region's sessions away, the others degrade its service by a level.
@@ -111,7 +109,7 @@ impl Trigger {
             return Remembered::new(tick, is_bad, false, std::iter::empty());
         };
         let counts = |(vantage, it): (_, Counts<'_>)| (vantage, it.failed, it.samples());
-        let mut tick = match seen.needed(self.component(), &self.limits(policy), standing, policy) {
+        let mut tick = match standing.needed(seen, self.component(), &self.limits(policy), policy) {
             Some(needed) => {
                 let needed = needed.iter().map(|(vantage, it)| (*vantage, it.counts()));
                 Remembered::new(tick, is_bad, false, needed.map(counts))
@@ -147,10 +145,10 @@ impl Trigger {
 
     pub(crate) fn call(self, seen: TickSeen<'_>, standing: &Standing, policy: &HealthPolicy) -> Called {
         let limits = self.limits(policy);
-        let needed = seen.needed(self.component(), &limits, standing, policy);
+        let needed = standing.needed(seen, self.component(), &limits, policy);
         let mut called = Called::Unknown;
         for limit in limits {
-            match limit.call_of_needed(seen, needed.as_ref(), policy) {
+            match limit.call(seen, needed.as_ref(), policy) {
                 Called::Bad => return Called::Bad,
                 Called::Good => called = Called::Good,
                 Called::Unknown => {}
@@ -162,10 +160,10 @@ impl Trigger {
     /// The accusation of a bad tick, and the vantages behind it.
     pub(crate) fn accuse(self, seen: TickSeen<'_>, standing: &Standing, policy: &HealthPolicy) -> Accusation {
         let limits = self.limits(policy);
-        let needed = seen.needed(self.component(), &limits, standing, policy);
+        let needed = standing.needed(seen, self.component(), &limits, policy);
         let passed: Vec<Limit> = limits
             .into_iter()
-            .filter(|limit| limit.call_of_needed(seen, needed.as_ref(), policy).is_bad())
+            .filter(|limit| limit.call(seen, needed.as_ref(), policy).is_bad())
             .collect();
         let accuses = |saw: Counts<'_>| passed.iter().any(|limit| limit.is_seen_past(saw));
         let mut vantages: Vec<NodeId> = match &needed {
@@ -214,111 +212,6 @@ pub(crate) struct Accusation {
     pub(crate) what: String,
     /// The vantages that saw it bad, in the order of names.
     pub(crate) vantages: Vec<NodeId>,
-}
-
-/// A limit of the policy. A value exactly at the limit does not exceed it.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum Limit {
-    SuccessBelow(f64),
-    ErrorsAbove(f64),
-    /// A percentile (0..=1) above that many milliseconds.
-    LatencyAbove(f64, f64),
-}
-
-impl Limit {
-    /// A tick is bad when all vantages together exceed the limit and enough of them do alone: one vantage alone may be
-    /// cut off itself. It is unknown with too few samples, or too few vantages that have any. Of a component only as
-    /// many stacks count as the region needs.
-    pub(crate) fn call(
-        self,
-        seen: TickSeen<'_>,
-        component: Component,
-        standing: &Standing,
-        policy: &HealthPolicy,
-    ) -> Called {
-        let needed = seen.needed(component, &[self], standing, policy);
-        self.call_of_needed(seen, needed.as_ref(), policy)
-    }
-
-    fn call_of_needed(
-        self,
-        seen: TickSeen<'_>,
-        needed: Option<&BTreeMap<&NodeId, Summed>>,
-        policy: &HealthPolicy,
-    ) -> Called {
-        let Some(needed) = needed else {
-            return self.call_of_all(seen, policy);
-        };
-        let total = Summed::of_all(needed.values());
-        self.call_of(total.counts(), || needed.values().map(Summed::counts), policy)
-    }
-
-    /// The same by all samples: of a region with one stack, or of one stack.
-    pub(crate) fn call_of_all(self, seen: TickSeen<'_>, policy: &HealthPolicy) -> Called {
-        self.call_of(seen.total(), || seen.vantages().map(|(_, saw)| saw.into()), policy)
-    }
-
-    fn call_of<'w, V: Iterator<Item = Counts<'w>>>(
-        self,
-        total: Counts<'w>,
-        vantages: impl Fn() -> V,
-        policy: &HealthPolicy,
-    ) -> Called {
-        let enough = |holds: &dyn Fn(Counts<'_>) -> bool| {
-            let those = vantages().filter(|saw| holds(*saw));
-            // Two are enough: the count need not reach a thousand.
-            those.take(policy.vantages_min as usize).count() >= policy.vantages_min as usize
-        };
-        if self.volume(total) < u64::from(policy.samples_min) || !enough(&|it| self.volume(it) > 0) {
-            Called::Unknown
-        } else if self.is_passed(total) && enough(&|it| self.is_seen_past(it)) {
-            Called::Bad
-        } else {
-            Called::Good
-        }
-    }
-
-    fn volume(self, counts: Counts<'_>) -> u64 {
-        match self {
-            Self::SuccessBelow(_) | Self::ErrorsAbove(_) => counts.samples(),
-            Self::LatencyAbove(..) => counts.latency.map_or(0, Latency::count),
-        }
-    }
-
-    /// Whether one vantage accuses: past the limit, and not by a single loss among several attempts. A vantage makes
-    /// two or three attempts in a tick; a single loss is no evidence, and two vantages lose one each in the same tick
-    /// every other hour.
-    fn is_seen_past(self, counts: Counts<'_>) -> bool {
-        let is_more_than_a_loss = counts.failed > 1 || counts.succeeded == 0;
-        match self {
-            Self::SuccessBelow(_) | Self::ErrorsAbove(_) => self.is_passed(counts) && is_more_than_a_loss,
-            Self::LatencyAbove(..) => self.is_passed(counts),
-        }
-    }
-
-    pub(crate) fn is_passed(self, counts: Counts<'_>) -> bool {
-        let share = |of: u64| of as f64 / counts.samples() as f64;
-        match self {
-            Self::SuccessBelow(_) | Self::ErrorsAbove(_) if counts.samples() == 0 => false,
-            Self::SuccessBelow(min) => share(counts.succeeded) < min,
-            Self::ErrorsAbove(max) => share(counts.failed) > max,
-            Self::LatencyAbove(q, max_ms) => {
-                let ms = counts.latency.and_then(|latency| latency.quantile(q));
-                ms.is_some_and(|ms| ms > max_ms)
-            }
-        }
-    }
-}
-
-impl fmt::Display for Limit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let percent = |share: f64| (share * 1000.0).round() / 10.0;
-        match self {
-            Self::SuccessBelow(min) => write!(f, "success below {} %", percent(*min)),
-            Self::ErrorsAbove(max) => write!(f, "errors above {} %", percent(*max)),
-            Self::LatencyAbove(q, max_ms) => write!(f, "p{} above {max_ms:.0} ms", percent(*q)),
-        }
-    }
 }
 
 #[cfg(test)]

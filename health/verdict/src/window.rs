@@ -5,25 +5,21 @@
 //! counts it, and its observations are forgotten. Memory is thus bounded by the ticks that are still open, not by the
 //! longest window, and a run of ticks may have any length.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, btree_map::Entry},
-    net::SocketAddr,
-};
+use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 
 use topology::{Component, NodeId, Plan, RegionId, Tick, Topology, policy::HealthPolicy};
 
 use crate::{
-    Latency, Observation, TickReport, TrafficSeen, Trigger,
+    Observation, TickReport, TrafficSeen, Trigger,
+    region_seen::{RegionSeen, TickSeen},
     run::{Called, Run},
     spread::{Recent, Spread},
     standing::Standing,
-    trigger::{Accusation, Limit},
+    trigger::Accusation,
 };
 
 /// Most vantages in memory per tick; more than any fleet has, so that made-up names cannot fill the memory.
 pub const VANTAGES_MAX: usize = 4_096;
-/// Most stacks of a region in memory; more than a region has, so that made-up addresses cannot fill the memory.
-const STACKS_MAX: usize = 256;
 
 /// The observations that still matter.
 #[derive(Debug, Clone, Default)]
@@ -48,64 +44,6 @@ struct SeenByAll {
     regions: BTreeMap<RegionId, RegionSeen>,
     /// Real traffic of all vantages together, and the number of vantages.
     traffic: BTreeMap<RegionId, (TrafficSeen, usize)>,
-}
-
-/// One region in one tick.
-#[derive(Debug, Clone, Default)]
-struct RegionSeen {
-    /// By component: all stacks together, with observations that name no stack.
-    components: [Cell; Component::ALL.len()],
-    /// By component and stack, where the vantage names the stack.
-    stacks: [BTreeMap<SocketAddr, Cell>; Component::ALL.len()],
-    /// By component, where it does not: the observations of older vantages, or connections of real traffic.
-    elsewhere: [Cell; Component::ALL.len()],
-}
-
-/// The observation of one vantage of one component, all pieces together, while its report is taken.
-#[derive(Debug, Clone, Copy)]
-struct Whole {
-    /// Index among the observations.
-    at: usize,
-    stack: Option<SocketAddr>,
-    /// Whether all pieces name the same stack: then it is the observation of that stack as well.
-    is_of_one: bool,
-}
-
-/// One component of one region in one tick.
-#[derive(Debug, Clone, Default)]
-struct Cell {
-    succeeded: u64,
-    failed: u64,
-    latency: Latency,
-    /// The vantages with samples: index of the report, and of the observation in it.
-    seen_in: Vec<(u32, u32)>,
-}
-
-/// The samples of one component of one region in one tick, probes and traffic together.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct TickSeen<'w> {
-    cell: &'w Cell,
-    region: &'w RegionSeen,
-    reports: &'w [TickReport],
-    /// Number of stacks that the sessions of the region fill.
-    filled: usize,
-}
-
-/// Attempts and latencies, of one vantage or of all.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Counts<'w> {
-    pub(crate) succeeded: u64,
-    pub(crate) failed: u64,
-    /// None where no trigger needs it.
-    pub(crate) latency: Option<&'w Latency>,
-}
-
-/// The same of a vantage, for several stacks together.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Summed {
-    succeeded: u64,
-    failed: u64,
-    latency: Latency,
 }
 
 /// The state of a trigger after all ticks up to one.
@@ -288,210 +226,7 @@ impl SeenByAll {
         let sessions = self.traffic.get(region).map_or(0, |(seen, _)| seen.sessions);
         let room = room_per_stack.get(region).copied().filter(|room| *room > 0.0);
         let filled = room.map_or(0.0, |room| (f64::from(sessions) / room).ceil()) as usize;
-        let region = self.regions.get(region)?;
-        let cell = &region.components[component as usize];
-        let reports = &self.reports;
-        let seen = TickSeen {
-            cell,
-            region,
-            reports,
-            filled,
-        };
-        (!cell.seen_in.is_empty()).then_some(seen)
-    }
-}
-
-impl RegionSeen {
-    /// Adds one observation of a report, to its stack and to the others of its component.
-    fn take(&mut self, report: usize, observations: &mut Vec<Observation>, at: usize, whole: &mut Option<Whole>) {
-        let seen = &observations[at];
-        if seen.samples() == 0 && seen.latency.is_empty() {
-            return;
-        }
-        let component = seen.component as usize;
-        let stacks = &mut self.stacks[component];
-        let has_room = stacks.len() < STACKS_MAX;
-        let stack = seen.stack.filter(|stack| has_room || stacks.contains_key(stack));
-        let piece = match stack {
-            Some(stack) => stacks.entry(stack).or_default(),
-            None => &mut self.elsewhere[component],
-        };
-        let all = &mut self.components[component];
-        piece.count(seen);
-        all.count(seen);
-        // Probes and traffic of one vantage count together.
-        match piece.seen_in.last().copied() {
-            Some((last, first)) if last as usize == report => merge(observations, first as usize, at),
-            _ => piece.seen_in.push((report as u32, at as u32)),
-        }
-        match whole {
-            None => {
-                let is_of_one = true;
-                *whole = Some(Whole { at, stack, is_of_one });
-                all.seen_in.push((report as u32, at as u32));
-            }
-            // It was merged above.
-            Some(whole) if whole.is_of_one && whole.stack == stack => {}
-            Some(whole) => {
-                if whole.is_of_one {
-                    observations.push(observations[whole.at].clone());
-                    (whole.at, whole.is_of_one) = (observations.len() - 1, false);
-                    if let Some((_, at)) = all.seen_in.last_mut() {
-                        *at = whole.at as u32;
-                    }
-                }
-                merge(observations, whole.at, at);
-            }
-        }
-    }
-}
-
-fn merge(observations: &mut [Observation], into: usize, from: usize) {
-    if let Ok([into, from]) = observations.get_disjoint_mut([into, from]) {
-        into.merge(from);
-    }
-}
-
-impl Cell {
-    fn count(&mut self, seen: &Observation) {
-        self.succeeded += u64::from(seen.succeeded);
-        self.failed += u64::from(seen.failed);
-        self.latency.merge(&seen.latency);
-    }
-}
-
-impl<'w> TickSeen<'w> {
-    /// The samples of all vantages together.
-    pub(crate) fn total(self) -> Counts<'w> {
-        let Cell {
-            succeeded,
-            failed,
-            latency,
-            ..
-        } = self.cell;
-        Counts {
-            succeeded: *succeeded,
-            failed: *failed,
-            latency: Some(latency),
-        }
-    }
-
-    /// Each stack with samples of a component.
-    pub(crate) fn stacks_of(self, component: Component) -> impl ExactSizeIterator<Item = (SocketAddr, TickSeen<'w>)> {
-        let stacks = self.region.stacks[component as usize].iter();
-        stacks.map(move |(stack, cell)| (*stack, TickSeen { cell, ..self }))
-    }
-
-    /// Each stack with samples of any component.
-    pub(crate) fn all_stacks(self) -> BTreeSet<SocketAddr> {
-        self.region.stacks.iter().flat_map(BTreeMap::keys).copied().collect()
-    }
-
-    /// Fewest stacks that the region needs, of all: a share of them, and those that its sessions fill.
-    pub(crate) fn stacks_needed(self, all: usize, capacity_min: f64) -> usize {
-        // A hair less, so that half of two is one in spite of rounding.
-        let least = (all as f64 * capacity_min - 1e-9).ceil() as usize;
-        least.max(self.filled).clamp(1, all.max(1))
-    }
-
-    /// The samples that count for a region with several stacks, by vantage: those of its best stacks, as many as it
-    /// needs; or, when fewer than that keep within these limits, those of the stacks that do not. So one failing stack
-    /// of two is passed over, and two are not. Samples of an older edge that names no stack count too, as they may
-    /// belong to any: until all edges are of this version, sessions lost by one stack may count against the region.
-    /// None for a region with one stack, or that needs all: then every sample counts.
-    pub(crate) fn needed(
-        self,
-        component: Component,
-        limits: &[Limit],
-        standing: &Standing,
-        policy: &HealthPolicy,
-    ) -> Option<BTreeMap<&'w NodeId, Summed>> {
-        let all = self.all_stacks();
-        if all.len() < 2 {
-            return None;
-        }
-        let needed = self.stacks_needed(all.len(), policy.capacity_min);
-        let is_past = |limit: &Limit, seen: TickSeen<'_>| {
-            limit.is_passed(seen.total()) && limit.call_of_all(seen, policy).is_bad()
-        };
-        let failing = |component, limits: &[Limit]| -> BTreeSet<SocketAddr> {
-            let failing = self
-                .stacks_of(component)
-                .filter(|(_, seen)| limits.iter().any(|it| is_past(it, *seen)));
-            failing.map(|(stack, _)| stack).collect()
-        };
-        let here = failing(component, limits);
-        let silent = failing(Component::Gateway, &[Limit::SuccessBelow(policy.gateway_success_min)]);
-        let too_few = !here.is_empty() && all.len() - here.union(&silent).count() < needed;
-        let counting: Vec<SocketAddr> = if too_few {
-            here.into_iter().collect()
-        } else if needed < all.len() {
-            let mut best = standing.best_first(&all);
-            best.truncate(needed);
-            best
-        } else {
-            return None;
-        };
-        let of = |cell| TickSeen { cell, ..self };
-        let cells = &self.region.stacks[component as usize];
-        let counting = counting.iter().filter_map(|stack| cells.get(stack)).map(of);
-        let elsewhere = of(&self.region.elsewhere[component as usize]);
-        let mut by_vantage: BTreeMap<&NodeId, Summed> = BTreeMap::new();
-        for (vantage, saw) in counting.chain([elsewhere]).flat_map(TickSeen::vantages) {
-            by_vantage.entry(vantage).or_default().add(saw);
-        }
-        Some(by_vantage)
-    }
-
-    /// The samples by vantage, in the order in which they reported.
-    pub(crate) fn vantages(self) -> impl ExactSizeIterator<Item = (&'w NodeId, &'w Observation)> {
-        self.cell.seen_in.iter().map(move |(report, observation)| {
-            let report = &self.reports[*report as usize];
-            (&report.vantage, &report.observations[*observation as usize])
-        })
-    }
-}
-
-impl Summed {
-    fn add(&mut self, saw: &Observation) {
-        self.succeeded += u64::from(saw.succeeded);
-        self.failed += u64::from(saw.failed);
-        self.latency.merge(&saw.latency);
-    }
-
-    /// The samples of several vantages.
-    pub(crate) fn of_all<'s>(all: impl IntoIterator<Item = &'s Self>) -> Self {
-        let mut total = Self::default();
-        for it in all {
-            total.succeeded += it.succeeded;
-            total.failed += it.failed;
-            total.latency.merge(&it.latency);
-        }
-        total
-    }
-
-    pub(crate) fn counts(&self) -> Counts<'_> {
-        Counts {
-            succeeded: self.succeeded,
-            failed: self.failed,
-            latency: Some(&self.latency),
-        }
-    }
-}
-
-impl Counts<'_> {
-    pub(crate) fn samples(&self) -> u64 {
-        self.succeeded + self.failed
-    }
-}
-
-impl<'w> From<&'w Observation> for Counts<'w> {
-    fn from(seen: &'w Observation) -> Self {
-        Self {
-            succeeded: u64::from(seen.succeeded),
-            failed: u64::from(seen.failed),
-            latency: Some(&seen.latency),
-        }
+        self.regions.get(region)?.of(component, &self.reports, filled)
     }
 }
 

@@ -7,13 +7,13 @@ use topology::Moment;
 
 use crate::{
     command::{AlarmChoice, Command, Doubt, TimerChoice},
+    edit_distance::edit_distance,
     grammar::Grammar,
     interpret::{Interpretation, Origin, interpret, read_as},
     lexicon, numbers,
     request::Request,
     slot::Captured,
     state::{DialogueState, Topic},
-    template::edit_distance,
 };
 
 /// Least confidence of the recognizer for any action or reply. Nearly all commands reach it, even by voices that the

@@ -5,6 +5,7 @@
 
 mod answer;
 mod command;
+mod edit_distance;
 mod free_names;
 mod grammar;
 mod interpret;

@@ -5,9 +5,9 @@
 
 use crate::{
     command::{City, ClockTime, Day, DayPart, Room, Rooms},
+    edit_distance::edit_distance,
     free_names, lexicon, numbers,
     quantity::{UNITS, clock, duration, percent},
-    template::edit_distance,
 };
 
 /// The kinds of slot.

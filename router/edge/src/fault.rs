@@ -9,8 +9,7 @@
 use std::io;
 
 pub use probe::Cause;
-
-use crate::session::frames::code;
+use tungstenite::protocol::frame::coding::CloseCode;
 
 /// The party that has to answer for a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, strum::IntoStaticStr)]
@@ -54,7 +53,7 @@ pub enum Event {
     /// The stack broke the protocol.
     Nonsense,
     /// The stack closed the session with this code.
-    Closed(u16),
+    Closed(CloseCode),
     /// The stack answered with this HTTP status. `says_full`: its `Meridian-Load` says that it has no room.
     Answered {
         status: u16,
@@ -120,7 +119,9 @@ impl Facts {
             (Event::Io(Cause::Local | Cause::NoRoute), _) => Fault::Edge,
             // The stack says itself why it ended the session. Slow readers, silent devices and bad frames get a Close from
             // it, and it is free to decline any request.
-            (Event::Closed(code::POLICY | code::TOO_BIG | code::PROTOCOL_ERROR | code::NOT_TEXT), _) => Fault::Device,
+            (Event::Closed(CloseCode::Policy | CloseCode::Size | CloseCode::Protocol | CloseCode::Invalid), _) => {
+                Fault::Device
+            }
             // Slow is not dead, and at night no other client shows the difference: the probes have to agree.
             (Event::Closed(_) | Event::KeptConnectionClosed | Event::Outrun { is_silent: false }, _) => Fault::Nobody,
             (Event::Answered { status, says_full }, _) => of_status(status, says_full),
@@ -155,6 +156,7 @@ mod tests {
     use rustix::io::Errno;
 
     use super::*;
+    use crate::session::frames::CANNOT_RESUME;
 
     fn errno(errno: Errno) -> Facts {
         Facts::io(&io::Error::from_raw_os_error(errno.raw_os_error()))
@@ -220,14 +222,14 @@ mod tests {
             (of(remote, Gone), OfDevice),
             (of(Event::TimedOut, Gone), OfDevice),
             (of(Event::Ended, Gone), OfDevice),
-            (of(Event::Closed(code::POLICY), Blocked), OfDevice),
-            (of(Event::Closed(code::POLICY), Reads), OfDevice),
-            (of(Event::Closed(code::TOO_BIG), Reads), OfDevice),
+            (of(Event::Closed(CloseCode::Policy), Blocked), OfDevice),
+            (of(Event::Closed(CloseCode::Policy), Reads), OfDevice),
+            (of(Event::Closed(CloseCode::Size), Reads), OfDevice),
             // The region declined, or ended in order.
-            (of(Event::Closed(1000), Reads), Nobody),
-            (of(Event::Closed(code::GOING_AWAY), Blocked), Nobody),
-            (of(Event::Closed(code::SERVICE_RESTART), Reads), Nobody),
-            (of(Event::Closed(code::CANNOT_RESUME), Reads), Nobody),
+            (of(Event::Closed(CloseCode::Normal), Reads), Nobody),
+            (of(Event::Closed(CloseCode::Away), Blocked), Nobody),
+            (of(Event::Closed(CloseCode::Restart), Reads), Nobody),
+            (of(Event::Closed(CANNOT_RESUME), Reads), Nobody),
             (of(Event::KeptConnectionClosed, Reads), Nobody),
             (Facts::answered(503, true), Nobody),
             (Facts::answered(429, false), Nobody),

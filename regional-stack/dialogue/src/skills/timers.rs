@@ -7,9 +7,9 @@ use topology::Moment;
 use super::{questions::ask, spoken::list};
 use crate::{
     command::{self, TimerChoice},
+    edit_distance::edit_distance,
     numbers,
     state::{DialogueState, Timer, Topic, WAIT_MAX},
-    template,
 };
 
 pub(super) fn set_timer(state: &mut DialogueState, duration_s: u32, name: Option<&str>, now: Moment) -> String {
@@ -121,7 +121,7 @@ fn chosen(timers: &[Timer], which: &TimerChoice) -> Vec<usize> {
         TimerChoice::Named(name) => timer
             .name
             .as_ref()
-            .is_some_and(|known| known == name || known.len() > 3 && template::edit_distance(known, name) <= 1),
+            .is_some_and(|known| known == name || known.len() > 3 && edit_distance(known, name) <= 1),
         TimerChoice::Lasting(seconds) => timer.duration_s == *seconds,
         TimerChoice::Nth(number) => at == *number,
     };

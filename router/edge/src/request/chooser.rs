@@ -13,7 +13,6 @@ use std::{
 
 use pingora_core::Result;
 use pingora_http::ResponseHeader;
-use pingora_proxy::Session;
 use routing::{Affinity, Decision, Table, Tried, User, breaker::Demand, user};
 
 use crate::{
@@ -25,7 +24,6 @@ use crate::{
     http1::request::{USER, bearer, query},
     http1::{Body, Response, headers},
     request::ctx::Ctx,
-    request::downstream::peer_of,
     request::exchange::{At, Failure},
     request::limits::{InFlight, Requests},
     request::pool::ConnectionPool,
@@ -207,13 +205,6 @@ impl Chooser {
             affinity,
             user,
         }
-    }
-
-    pub(crate) fn asker_of(&self, session: &Session, table: Option<&Table>) -> Asker {
-        let request = session.req_header();
-        let target = request.uri.path_and_query().map_or("", http::uri::PathAndQuery::as_str);
-        let client = peer_of(session).map(|device| device.ip());
-        self.asker(|name| request.headers.get(name)?.to_str().ok(), target, client, table)
     }
 
     pub(crate) fn begin(&self, busy: Busy, stamp: Stamp) -> Ctx {

@@ -16,6 +16,7 @@ pub mod line;
 pub mod long_body;
 pub mod pass_on;
 pub mod pingora;
+pub mod pingora_requester;
 pub mod pool;
 pub mod requester;
 pub mod route;

@@ -1,5 +1,5 @@
 //! The device of a request whose body is read before regions are asked, or passed on as it comes, whichever protocol it speaks:
-//! HTTP/1.1 by the edge itself ([`crate::request::line`]), everything else by pingora ([`crate::request::downstream`]).
+//! HTTP/1.1 by the edge itself ([`crate::request::line`]), everything else by pingora ([`crate::request::pingora_requester`]).
 
 use std::net::IpAddr;
 

@@ -10,6 +10,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 use topology::{Moment, RegionId};
+use tungstenite::protocol::frame::coding::CloseCode;
 use wire::{Load, Resumes};
 
 use crate::{
@@ -20,7 +21,6 @@ use crate::{
     http1::head::{self, Bounds, Head, HeadError, Kind},
     http1::{Body, Response},
     request_id::RequestId,
-    session::frames::code,
 };
 
 /// Largest answer of a region that declines an upgrade: an error message.
@@ -93,7 +93,7 @@ impl AskError {
             Self::Status(status) => Facts::answered(*status, false),
             Self::Full(_) => Facts::answered(503, true),
             Self::TooMany => Facts::answered(429, true),
-            Self::Draining => Event::Closed(code::GOING_AWAY).into(),
+            Self::Draining => Event::Closed(CloseCode::Away).into(),
         }
     }
 

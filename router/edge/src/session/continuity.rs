@@ -15,11 +15,12 @@ use routing::{
 };
 use tokio::time::{Duration, Instant};
 use topology::RegionId;
+use tungstenite::protocol::frame::coding::{CloseCode, Control, Data, OpCode};
 
 use crate::{
     Edge,
     session::end::Stop,
-    session::frames::{Scanner, Violation, code, frame_for_device, frame_for_region, opcode, payload_of},
+    session::frames::{CANNOT_RESUME, Scanner, Violation, frame_for_device, frame_for_region, payload_of},
     session::outgoing::Outgoing,
     stacks::seen::Heard,
 };
@@ -135,8 +136,8 @@ impl Kept {
                     out.extend_from_slice(&control);
                 }
                 match scanner.opcode() {
-                    opcode::PING => self.ping = control,
-                    opcode::CLOSE => self.device_closed = true,
+                    OpCode::Control(Control::Ping) => self.ping = control,
+                    OpCode::Control(Control::Close) => self.device_closed = true,
                     _ => {}
                 }
             }
@@ -164,20 +165,20 @@ impl Kept {
     fn take_frame(&mut self, out: &mut Outgoing) -> Result<(), Stop> {
         let frame = out.last_frame();
         match out.scanner.opcode() {
-            opcode::CLOSE => match out.scanner.close_code() {
+            OpCode::Control(Control::Close) => match out.scanner.close_code() {
                 // The device has sent Close, and this frame is the answer, with any code (RFC 6455 §5.5.1).
                 _ if self.device_closed => out.release(),
                 // The region sends its sessions away, so they move. Any other code is between the region and the device.
-                Some(code::GOING_AWAY | code::SERVICE_RESTART) if self.can_move() => {
+                Some(CloseCode::Away | CloseCode::Restart) if self.can_move() => {
                     out.drop_frame();
                     return Err(Stop::Closing);
                 }
-                Some(code @ 4000..) => {
+                Some(code) if u16::from(code) >= 4000 => {
                     let payload = payload_of(frame);
                     let reason = String::from_utf8_lossy(payload.get(2..).unwrap_or_default());
                     let answer = format!("it answered {code} \"{reason}\"");
                     out.drop_frame();
-                    if code == code::CANNOT_RESUME && self.resuming.is_some() {
+                    if code == CANNOT_RESUME && self.resuming.is_some() {
                         self.continuity.declined();
                         return Err(Stop::Declined(answer));
                     }
@@ -185,19 +186,19 @@ impl Kept {
                 }
                 _ => out.release(),
             },
-            opcode::PONG if payload_of(frame) == self.nonce => out.drop_frame(),
-            opcode::PONG => {
+            OpCode::Control(Control::Pong) if payload_of(frame) == self.nonce => out.drop_frame(),
+            OpCode::Control(Control::Pong) => {
                 self.ping = BytesMut::new();
                 out.control_ends();
             }
-            opcode::PING => out.control_ends(),
+            OpCode::Control(Control::Ping) => out.control_ends(),
             first if out.scanner.in_message() => {
-                if first == opcode::BINARY && wire::is_message(&payload_of(frame)) {
+                if first == OpCode::Data(Data::Binary) && wire::is_message(&payload_of(frame)) {
                     return Err(Stop::RegionError("a word came in fragments".to_owned()));
                 }
                 out.fragment_ends();
             }
-            opcode::BINARY if wire::is_message(&payload_of(frame)) => {
+            OpCode::Data(Data::Binary) if wire::is_message(&payload_of(frame)) => {
                 let word = payload_of(frame);
                 self.take_word(&word).map_err(Stop::RegionError)?;
                 out.drop_frame();
@@ -265,7 +266,7 @@ impl Kept {
         let pong = if ping.is_empty() {
             BytesMut::new()
         } else {
-            frame_for_device(opcode::PONG, &payload_of(&ping))
+            frame_for_device(OpCode::Control(Control::Pong), &payload_of(&ping))
         };
         Some((handover, pong))
     }
@@ -281,7 +282,7 @@ impl Kept {
             return None;
         }
         self.pinged_at = Some(Instant::now());
-        Some(frame_for_region(opcode::PING, &self.nonce))
+        Some(frame_for_region(OpCode::Control(Control::Ping), &self.nonce))
     }
 
     /// Starts the silence anew: the edge cannot ask or hear the region, and that is not the region's fault.

@@ -3,10 +3,11 @@
 use std::io;
 
 use routing::continuity::LeaveReason;
+use tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::{
     fault::{Cause, Event},
-    session::frames::{Violation, code},
+    session::frames::{CANNOT_RESUME, Violation},
 };
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,13 +79,40 @@ impl End {
         )
     }
 
+    /// The code and the reason of the Close frame for the device. `None` if the device closed the session or left, or has the
+    /// Close frame of the region.
+    pub(super) fn close_reason(&self, region: &str) -> Option<(CloseCode, String)> {
+        let (code, reason) = match self {
+            Self::RegionLost(_)
+            | Self::RegionSilent
+            | Self::RegionClosing
+            | Self::RegionDeclined(_)
+            | Self::Planned(_) => (CloseCode::Restart, format!("region {region} lost; reconnect")),
+            Self::EdgeDraining => (CloseCode::Restart, "edge draining; reconnect".to_owned()),
+            Self::EdgeOverloaded => (CloseCode::Again, "edge overloaded; reconnect".to_owned()),
+            Self::DeviceViolation(violation @ Violation::TooLarge(_)) => (CloseCode::Size, violation.to_string()),
+            Self::DeviceViolation(violation) => (CloseCode::Protocol, violation.to_string()),
+            Self::DeviceSilent => (CloseCode::Away, "session idle".to_owned()),
+            Self::DeviceSlow => {
+                let reason = "you take what is sent too slowly; read faster";
+                (CloseCode::Policy, reason.to_owned())
+            }
+            Self::DeviceTrickles => {
+                let reason = "a frame that you began takes too long; send faster";
+                (CloseCode::Policy, reason.to_owned())
+            }
+            Self::DeviceClosed | Self::RegionClosed | Self::DeviceLost => return None,
+        };
+        Some((code, reason))
+    }
+
     /// The failure at the region, if there was one. Whose fault it is depends on the device too, see
     /// [`super::relay::Relay::facts`].
     pub fn failure(&self) -> Option<(Event, &str)> {
         match self {
             Self::RegionLost(lost) => Some((lost.event, &lost.why)),
             Self::RegionSilent => Some((Event::TimedOut, "session silent")),
-            Self::RegionDeclined(why) => Some((Event::Closed(code::CANNOT_RESUME), why)),
+            Self::RegionDeclined(why) => Some((Event::Closed(CANNOT_RESUME), why)),
             _ => None,
         }
     }
@@ -120,7 +148,7 @@ impl Lost {
 pub struct Outcome {
     pub end: End,
     /// The code in the first Close frame of either side.
-    pub code: Option<u16>,
+    pub code: Option<CloseCode>,
     pub from_device: u64,
     pub from_region: u64,
 }

@@ -1,8 +1,18 @@
 //! WebSocket frames (RFC 6455 §5), as far as a relay must know them: where one ends and the next begins.
 //!
 //! Payloads are passed on untouched and, except for the code of a Close frame, unseen.
+//!
+//! tungstenite names the codes and writes the headers of the edge's own frames. The scanner reads headers itself: it
+//! refuses a frame as soon as a byte shows that it is wrong, and its bytes may come one by one. `FrameHeader::parse`
+//! would read each header several times, which triples the time of a frame.
+
+use std::io::Cursor;
 
 use bytes::{BufMut as _, BytesMut};
+use tungstenite::protocol::frame::{
+    FrameHeader,
+    coding::{CloseCode, Control, Data, OpCode},
+};
 
 /// Longest frame header: two bytes, eight of length, four of mask.
 const HEADER_BYTES_MAX: usize = 14;
@@ -11,37 +21,8 @@ const CONTROL_BYTES_MAX: u64 = 125;
 /// Longest reason of a Close frame: a control frame less the code.
 const REASON_BYTES_MAX: usize = 123;
 
-/// Close codes (§7.4.1, and the IANA registry for 1012).
-pub mod code {
-    pub const GOING_AWAY: u16 = 1001;
-    /// The peer broke the protocol.
-    pub const PROTOCOL_ERROR: u16 = 1002;
-    /// A text message is not UTF-8.
-    pub const NOT_TEXT: u16 = 1007;
-    /// The peer breaks a rule of the service: it reads too slowly, or shows no sign of life.
-    pub const POLICY: u16 = 1008;
-    /// A frame is larger than accepted.
-    pub const TOO_BIG: u16 = 1009;
-    /// The service restarts here: reconnect.
-    pub const SERVICE_RESTART: u16 = 1012;
-    /// The server is overloaded; another may not be.
-    pub const TRY_AGAIN_LATER: u16 = 1013;
-    /// There was none in a Close frame (RFC 6455 §7.1.5); it is never sent.
-    pub const NO_STATUS: u16 = 1005;
-    /// A stack cannot go on with a session of another region (docs/continuity.md).
-    pub const CANNOT_RESUME: u16 = 4001;
-}
-
-/// Opcodes (§5.2).
-pub mod opcode {
-    pub const TEXT: u8 = 1;
-    pub const BINARY: u8 = 2;
-    /// The last frame of a side.
-    pub const CLOSE: u8 = 8;
-    /// A sign of life is asked for.
-    pub const PING: u8 = 9;
-    pub const PONG: u8 = 10;
-}
+/// A stack cannot go on with a session of another region (docs/continuity.md).
+pub const CANNOT_RESUME: CloseCode = CloseCode::Library(4001);
 
 /// The sender of frames: devices mask theirs, regions do not (§5.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,7 +64,7 @@ pub struct Scanner {
     header_len: u8,
     /// Payload bytes of the current frame still to come.
     left: u64,
-    opcode: u8,
+    opcode: OpCode,
     in_message: bool,
     close: Close,
     frames: u64,
@@ -112,7 +93,7 @@ impl Scanner {
             header: [0; HEADER_BYTES_MAX],
             header_len: 0,
             left: 0,
-            opcode: 0,
+            opcode: OpCode::Data(Data::Continue),
             in_message: false,
             close: Close::NotSeen,
             frames: 0,
@@ -161,13 +142,13 @@ impl Scanner {
     }
 
     /// The opcode of the frame that passed last or is passing.
-    pub fn opcode(&self) -> u8 {
+    pub fn opcode(&self) -> OpCode {
         self.opcode
     }
 
     /// Whether that frame is part of a message of the application, and no control frame.
     pub fn is_data(&self) -> bool {
-        self.opcode < 8
+        matches!(self.opcode, OpCode::Data(_))
     }
 
     /// Whether a message has begun whose last frame has not.
@@ -186,9 +167,9 @@ impl Scanner {
     }
 
     /// The code of the Close frame that has passed; `None` as well when it had none.
-    pub fn close_code(&self) -> Option<u16> {
+    pub fn close_code(&self) -> Option<CloseCode> {
         match self.close {
-            Close::Seen(code) => code,
+            Close::Seen(code) => code.map(CloseCode::from),
             Close::NotSeen | Close::Passing { .. } => None,
         }
     }
@@ -204,20 +185,20 @@ impl Scanner {
         let &[first, second, ..] = bytes else {
             return Ok(None);
         };
-        let (fin, opcode) = (first & 0x80 != 0, first & 0x0f);
+        let (fin, opcode) = (first & 0x80 != 0, OpCode::from(first & 0x0f));
         let (masked, short) = (second & 0x80 != 0, second & 0x7f);
         if first & 0x70 != 0 {
             return Err(Violation::ReservedBit);
         }
         match opcode {
-            0 if !self.in_message => return Err(Violation::Fragments),
-            1 | 2 if self.in_message => return Err(Violation::Fragments),
-            0..=2 => {}
-            8..=10 if !fin || u64::from(short) > CONTROL_BYTES_MAX || (opcode == 8 && short == 1) => {
-                return Err(Violation::Control);
+            OpCode::Data(Data::Continue) if !self.in_message => return Err(Violation::Fragments),
+            OpCode::Data(Data::Text | Data::Binary) if self.in_message => return Err(Violation::Fragments),
+            OpCode::Data(Data::Reserved(opcode)) | OpCode::Control(Control::Reserved(opcode)) => {
+                return Err(Violation::Opcode(opcode));
             }
-            8..=10 => {}
-            _ => return Err(Violation::Opcode(opcode)),
+            OpCode::Control(_) if !fin || u64::from(short) > CONTROL_BYTES_MAX => return Err(Violation::Control),
+            OpCode::Control(Control::Close) if short == 1 => return Err(Violation::Control),
+            OpCode::Data(_) | OpCode::Control(_) => {}
         }
         if masked != (self.sender == Sender::Device) {
             return Err(Violation::Masking);
@@ -261,12 +242,12 @@ impl Scanner {
         self.left = header.length;
         self.opcode = header.opcode;
         match header.opcode {
-            0..=2 => self.in_message = !header.fin,
-            8 if self.close == Close::NotSeen => {
+            OpCode::Data(_) => self.in_message = !header.fin,
+            OpCode::Control(Control::Close) if self.close == Close::NotSeen => {
                 let mask = header.mask;
                 self.close = Close::Passing { seen: 0, code: 0, mask };
             }
-            _ => {}
+            OpCode::Control(_) => {}
         }
     }
 
@@ -292,27 +273,24 @@ impl Scanner {
 
 struct Header {
     fin: bool,
-    opcode: u8,
+    opcode: OpCode,
     length: u64,
     mask: [u8; 4],
 }
 
 /// A Close frame to a device. Reasons longer than a control frame holds are cut.
-pub fn close_for_device(code: u16, reason: &str) -> BytesMut {
-    let reason = cut(reason);
-    let mut frame = BytesMut::with_capacity(4 + reason.len());
-    frame.put_u8(0x88);
-    frame.put_u8(u8::try_from(2 + reason.len()).unwrap_or(u8::MAX));
-    frame.put_u16(code);
-    frame.extend_from_slice(reason.as_bytes());
-    frame
+pub fn close_for_device(code: CloseCode, reason: &str) -> BytesMut {
+    let payload = [&u16::from(code).to_be_bytes(), cut(reason).as_bytes()].concat();
+    frame_for_device(OpCode::Control(Control::Close), &payload)
 }
 
 /// The Close frame that answers one with this code (§5.5.1). A code that may not be sent (§7.4) is not repeated.
-pub fn echo_for_device(code: Option<u16>) -> BytesMut {
+pub fn echo_for_device(code: Option<CloseCode>) -> BytesMut {
+    /// Registered as "bad gateway" (IANA), which tungstenite does not know.
+    const BAD_GATEWAY: CloseCode = CloseCode::Bad(1014);
     match code {
-        Some(code @ (1000..=1003 | 1007..=1014 | 3000..=4999)) => close_for_device(code, ""),
-        Some(_) | None => frame_for_device(opcode::CLOSE, &[]),
+        Some(code) if code.is_allowed() || code == BAD_GATEWAY => close_for_device(code, ""),
+        Some(_) | None => frame_for_device(OpCode::Control(Control::Close), &[]),
     }
 }
 
@@ -320,63 +298,50 @@ pub fn echo_for_device(code: Option<u16>) -> BytesMut {
 const MASK: [u8; 4] = [0x4d, 0x65, 0x72, 0x69];
 
 /// A Close frame to a region.
-pub fn close_for_region(code: u16) -> [u8; 8] {
-    let [high, low] = code.to_be_bytes();
-    let [a, b, c, d] = MASK;
-    [0x88, 0x82, a, b, c, d, high ^ a, low ^ b]
+pub fn close_for_region(code: CloseCode) -> BytesMut {
+    frame_for_region(OpCode::Control(Control::Close), &u16::from(code).to_be_bytes())
 }
 
 /// A whole frame to a device.
-pub fn frame_for_device(opcode: u8, payload: &[u8]) -> BytesMut {
-    let mut frame = BytesMut::with_capacity(HEADER_BYTES_MAX + payload.len());
-    put_header(&mut frame, opcode, payload.len(), 0);
+pub fn frame_for_device(opcode: OpCode, payload: &[u8]) -> BytesMut {
+    let mut frame = header_for(opcode, payload.len(), None);
     frame.extend_from_slice(payload);
     frame
 }
 
 /// A whole frame to a region.
-pub fn frame_for_region(opcode: u8, payload: &[u8]) -> BytesMut {
-    let mut frame = BytesMut::with_capacity(HEADER_BYTES_MAX + payload.len());
-    put_header(&mut frame, opcode, payload.len(), 0x80);
-    frame.extend_from_slice(&MASK);
+pub fn frame_for_region(opcode: OpCode, payload: &[u8]) -> BytesMut {
+    let mut frame = header_for(opcode, payload.len(), Some(MASK));
     frame.extend(payload.iter().zip(MASK.iter().cycle()).map(|(byte, mask)| byte ^ mask));
     frame
 }
 
-fn put_header(frame: &mut BytesMut, opcode: u8, length: usize, mask_bit: u8) {
-    frame.put_u8(0x80 | opcode);
-    match (u8::try_from(length), u16::try_from(length)) {
-        (Ok(short @ ..126), _) => frame.put_u8(mask_bit | short),
-        (_, Ok(length)) => {
-            frame.put_u8(mask_bit | 126);
-            frame.put_u16(length);
-        }
-        _ => {
-            frame.put_u8(mask_bit | 127);
-            frame.put_u64(length as u64);
-        }
-    }
+/// The header of a whole frame, with room for its payload.
+fn header_for(opcode: OpCode, length: usize, mask: Option<[u8; 4]>) -> BytesMut {
+    let mut frame = BytesMut::with_capacity(HEADER_BYTES_MAX + length).writer();
+    let header = FrameHeader {
+        opcode,
+        mask,
+        ..FrameHeader::default()
+    };
+    header
+        .format(length as u64, &mut frame)
+        .expect("a buffer takes every byte");
+    frame.into_inner()
 }
 
 /// The payload of a whole frame, without its mask.
 pub fn payload_of(frame: &[u8]) -> Vec<u8> {
-    let Some(second) = frame.get(1) else { return Vec::new() };
-    let length_bytes = match second & 0x7f {
-        126 => 2,
-        127 => 8,
-        _ => 0,
+    let mut cursor = Cursor::new(frame);
+    let Ok(Some((header, _))) = FrameHeader::parse(&mut cursor) else {
+        return Vec::new();
     };
-    let rest = frame.get(2 + length_bytes..).unwrap_or_default();
-    if second & 0x80 == 0 {
-        return rest.to_vec();
-    }
-    match rest.split_first_chunk::<4>() {
-        Some((mask, rest)) => rest
-            .iter()
-            .zip(mask.iter().cycle())
+    let payload = frame.get(cursor.position() as usize..).unwrap_or_default();
+    match header.mask {
+        Some(mask) => (payload.iter().zip(mask.iter().cycle()))
             .map(|(byte, mask)| byte ^ mask)
             .collect(),
-        None => Vec::new(),
+        None => payload.to_vec(),
     }
 }
 
@@ -456,7 +421,8 @@ mod tests {
     #[test]
     fn the_code_of_a_close_is_read_through_the_mask() {
         let close = frame(0x88, true, &[0x03, 0xe8, b'o', b'k']);
-        assert_eq!(check_passes(Sender::Device, &close, 1).close_code(), Some(1000));
+        let scanner = check_passes(Sender::Device, &close, 1);
+        assert_eq!(scanner.close_code(), Some(CloseCode::Normal));
         let scanner = check_passes(Sender::Region, &frame(0x88, false, b""), 1);
         assert!(scanner.closed());
         assert_eq!(scanner.close_code(), None);
@@ -509,10 +475,10 @@ mod tests {
     fn our_own_frames_are_in_order_and_read_back() {
         for length in [0, 1, 125, 126, 65_535, 65_536] {
             let payload = vec![7; length];
-            let device = frame_for_device(1, &payload);
+            let device = frame_for_device(OpCode::Data(Data::Text), &payload);
             check_passes(Sender::Region, &device, 1);
             assert_eq!(payload_of(&device), payload);
-            let region = frame_for_region(2, &payload);
+            let region = frame_for_region(OpCode::Data(Data::Binary), &payload);
             check_passes(Sender::Device, &region, 1);
             assert_eq!(payload_of(&region), payload);
         }
@@ -520,9 +486,25 @@ mod tests {
 
     #[test]
     fn our_own_close_frames_are_in_order() {
-        let device = close_for_device(code::SERVICE_RESTART, &"ü".repeat(100));
-        assert_eq!(check_passes(Sender::Region, &device, 1).close_code(), Some(1012));
-        let region = close_for_region(code::GOING_AWAY);
-        assert_eq!(check_passes(Sender::Device, &region, 1).close_code(), Some(1001));
+        let device = close_for_device(CloseCode::Restart, &"ü".repeat(100));
+        let scanner = check_passes(Sender::Region, &device, 1);
+        assert_eq!(scanner.close_code(), Some(CloseCode::Restart));
+        let region = close_for_region(CloseCode::Away);
+        let scanner = check_passes(Sender::Device, &region, 1);
+        assert_eq!(scanner.close_code(), Some(CloseCode::Away));
+    }
+
+    #[test]
+    fn a_close_is_answered_with_its_code_if_that_may_be_sent() {
+        for code in [1000, 1003, 1007, 1013, 1014, 3000, 4999] {
+            let echo = echo_for_device(Some(code.into()));
+            let scanner = check_passes(Sender::Region, &echo, 1);
+            assert_eq!(scanner.close_code().map(u16::from), Some(code));
+        }
+        for code in [0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000] {
+            let echo = echo_for_device(Some(code.into()));
+            let scanner = check_passes(Sender::Region, &echo, 1);
+            assert_eq!(scanner.close_code(), None, "{code}");
+        }
     }
 }

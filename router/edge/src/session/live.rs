@@ -21,6 +21,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 use topology::{Moment, RegionId};
+use tungstenite::protocol::frame::coding::{Data, OpCode};
 
 use crate::{
     Edge,
@@ -32,7 +33,7 @@ use crate::{
     session::ask::{Asked, ask, not_taken},
     session::continuity::Kept,
     session::end::{End, Outcome},
-    session::frames::{frame_for_device, opcode},
+    session::frames::frame_for_device,
     session::registry::{Busy, Registered},
     session::relay::Relay,
 };
@@ -307,7 +308,7 @@ async fn finish(edge: &Arc<Edge>, relay: Relay<'_>, session: Box<Session>, end: 
         from_region,
         moves,
         end = end.as_str(),
-        code,
+        code = code.map(u16::from),
         failure = end.failure().map(|(_, what)| what),
         fault = end.failure().and(last_fault).map(Fault::as_str),
         "session ended"
@@ -550,7 +551,7 @@ fn hand_over(edge: &Edge, relay: &mut Relay<'_>, stream: TcpStream, moved: &Move
                     "event_id": null,
                 },
             });
-            return must_repeat.then(|| frame_for_device(opcode::TEXT, error.to_string().as_bytes()));
+            return must_repeat.then(|| frame_for_device(OpCode::Data(Data::Text), error.to_string().as_bytes()));
         }
         let notice = serde_json::json!({
             "type": "meridian.notice",
@@ -564,7 +565,10 @@ fn hand_over(edge: &Edge, relay: &mut Relay<'_>, stream: TcpStream, moved: &Move
             // And `session.created` the old id.
             "session": session_id(edge, caller, to, caller.issued_at),
         });
-        Some(frame_for_device(opcode::TEXT, notice.to_string().as_bytes()))
+        Some(frame_for_device(
+            OpCode::Data(Data::Text),
+            notice.to_string().as_bytes(),
+        ))
     });
 }
 

@@ -1,8 +1,9 @@
 //! The bytes of one direction that were taken and are not written yet.
 
 use bytes::BytesMut;
+use tungstenite::protocol::frame::coding::{Data, OpCode};
 
-use crate::session::frames::{Scanner, Sender, opcode};
+use crate::session::frames::{Scanner, Sender};
 
 /// Bytes that follow each other to one reader, with the frames that they are parts of.
 pub struct Outgoing {
@@ -60,7 +61,7 @@ impl Outgoing {
     pub(super) fn is_text(&self) -> bool {
         self.pending
             .get(self.ready)
-            .is_some_and(|first| first & 0x0f == opcode::TEXT)
+            .is_some_and(|first| OpCode::from(first & 0x0f) == OpCode::Data(Data::Text))
     }
 
     /// The region is lost, and with it the message under direction.

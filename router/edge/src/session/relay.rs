@@ -23,6 +23,7 @@ use tokio::{
     net::TcpStream,
     time::{Instant, Sleep, sleep_until, timeout},
 };
+use tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
 
 use crate::{
     config::Config,
@@ -32,9 +33,7 @@ use crate::{
     session::continuity::Kept,
     session::direction::{Direction, DirectionEnd, READ_BUFFER, Until},
     session::end::{End, Lost, Outcome, device_stop, region_stop},
-    session::frames::{
-        Sender, Violation, close_for_device, close_for_region, code, echo_for_device, frame_for_region, opcode,
-    },
+    session::frames::{Sender, close_for_device, close_for_region, echo_for_device, frame_for_region},
     session::registry::Leave,
 };
 
@@ -160,7 +159,7 @@ impl<'a> Relay<'a> {
         };
         // The old stack must forget the session, or its memory would grow stale. A frozen stack reads this when it thaws.
         if why.is_optional() || why == LeaveReason::Silent {
-            self.close_region(wire::MOVED);
+            self.close_region(wire::MOVED.into());
         }
         self.region = region;
         self.region_writable = true;
@@ -168,7 +167,7 @@ impl<'a> Relay<'a> {
         self.passed_over = 0;
         self.closing_since = None;
         self.asked = None;
-        self.to_region.out.pending = frame_for_region(opcode::BINARY, &handover.word);
+        self.to_region.out.pending = frame_for_region(OpCode::Data(Data::Binary), &handover.word);
         self.to_region.out.pending.extend_from_slice(&handover.replay);
         self.to_region.out.ready = self.to_region.out.pending.len();
         self.to_region.blocked_since = None;
@@ -213,44 +212,19 @@ impl<'a> Relay<'a> {
             // The device got whole messages only, so a Close frame can follow.
             self.to_device.out.begin_anew(self.frame_bytes_max);
         }
+        let region_is_alive = !matches!(
+            end,
+            End::RegionLost(_) | End::RegionClosing | End::RegionDeclined(_) | End::Planned(_)
+        );
         match &end {
-            End::RegionLost(_) | End::RegionSilent | End::RegionClosing | End::RegionDeclined(_) | End::Planned(_) => {
-                let reason = format!("region {region_name} lost; reconnect");
-                self.close_device(code::SERVICE_RESTART, &reason, end == End::RegionSilent, id)
-                    .await;
-            }
-            End::EdgeDraining => {
-                self.close_device(code::SERVICE_RESTART, "edge draining; reconnect", true, id)
-                    .await;
-            }
-            End::EdgeOverloaded => {
-                self.close_device(code::TRY_AGAIN_LATER, "edge overloaded; reconnect", true, id)
-                    .await;
-            }
-            End::DeviceViolation(violation @ Violation::TooLarge(_)) => {
-                self.close_device(code::TOO_BIG, &violation.to_string(), true, id).await;
-            }
-            End::DeviceViolation(violation) => {
-                self.close_device(code::PROTOCOL_ERROR, &violation.to_string(), true, id)
-                    .await;
-            }
-            End::DeviceSilent => self.close_device(code::GOING_AWAY, "session idle", true, id).await,
-            End::DeviceSlow => {
-                self.close_device(code::POLICY, "you take what is sent too slowly; read faster", true, id)
-                    .await;
-            }
-            End::DeviceTrickles => {
-                self.close_device(
-                    code::POLICY,
-                    "a frame that you began takes too long; send faster",
-                    true,
-                    id,
-                )
-                .await;
-            }
             End::DeviceClosed => self.answer_close(id).await,
             End::RegionClosed => goodbye(self.device, self.close).await,
-            End::DeviceLost => {}
+            _ => {
+                if let Some((code, reason)) = end.close_reason(region_name) {
+                    let close = close_for_device(code, &reason);
+                    self.say_last(&close, region_is_alive, id).await;
+                }
+            }
         }
         Outcome {
             end,
@@ -362,12 +336,13 @@ impl<'a> Relay<'a> {
             }
         });
         Poll::Ready(match ready!(said_last) {
-            Ok(Some(code::GOING_AWAY | code::SERVICE_RESTART)) => End::RegionClosing,
+            Ok(Some(CloseCode::Away | CloseCode::Restart)) => End::RegionClosing,
             // It gave the device up, as this edge is about to.
-            Ok(Some(code::POLICY)) => End::DeviceSlow,
+            Ok(Some(CloseCode::Policy)) => End::DeviceSlow,
             Ok(code) => {
-                let why = format!("session closed with code {code:?} while the device took nothing");
-                let event = Event::Closed(code.unwrap_or(code::NO_STATUS));
+                let code = code.unwrap_or(CloseCode::Status);
+                let why = format!("session closed with code {code} while the device took nothing");
+                let event = Event::Closed(code);
                 End::RegionLost(Lost { event, why })
             }
             Err(end) => end,
@@ -566,12 +541,12 @@ impl<'a> Relay<'a> {
     /// end of the connection anyway, a Close frame only spares it a log line.
     fn tell_region(&mut self, end: &End) {
         if !matches!(end, End::RegionLost(_) | End::RegionSilent | End::RegionDeclined(_)) {
-            self.close_region(code::GOING_AWAY);
+            self.close_region(CloseCode::Away);
         }
     }
 
     /// Sends Close to the region, if the region can read it as a frame here.
-    fn close_region(&mut self, code: u16) {
+    fn close_region(&mut self, code: CloseCode) {
         let to_region = &self.to_region;
         if !to_region.out.scanner.closed() && to_region.out.pending.is_empty() && to_region.out.scanner.at_boundary() {
             let _ = self.region.try_write(&close_for_region(code));
@@ -581,11 +556,6 @@ impl<'a> Relay<'a> {
     /// Tells the device why the session ends, behind the last whole frame. When the region is alive the frame that is
     /// passing is completed first; when it died in the middle of a frame, the device could not read a Close frame as
     /// one, and the connection just ends.
-    async fn close_device(&mut self, code: u16, reason: &str, region_is_alive: bool, id: &RequestId) {
-        self.say_last(&close_for_device(code, reason), region_is_alive, id)
-            .await;
-    }
-
     async fn say_last(&mut self, close: &[u8], region_is_alive: bool, id: &RequestId) {
         let (patience, is_kept) = (self.to_device.close_patience(self.close), self.kept.is_some());
         // The bytes that wait for the device may end inside a frame whose rest was passed over.

@@ -16,13 +16,10 @@ use routing::{
     session::{self, Token, TokenError},
 };
 use topology::Moment;
+use tungstenite::protocol::frame::coding::{Data, OpCode};
 use wire::{HOME_ZONE_HEADER, Lost, RESUMES_HEADER, REVISION_HEADER, Resume, Resumes, SESSION_HEADER};
 
-use crate::{
-    Edge,
-    request_id::RequestId,
-    session::frames::{frame_for_region, opcode},
-};
+use crate::{Edge, request_id::RequestId, session::frames::frame_for_region};
 
 /// How a session begins, as far as an earlier one goes.
 #[derive(Debug)]
@@ -286,7 +283,7 @@ impl Resuming {
             is_broken: true,
             state,
         });
-        Some(frame_for_region(opcode::BINARY, &word.to_bytes()))
+        Some(frame_for_region(OpCode::Data(Data::Binary), &word.to_bytes()))
     }
 }
 

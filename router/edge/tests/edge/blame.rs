@@ -24,7 +24,7 @@ use edge::{
     fault::{Cause, Event, Facts, Fault},
     session::continuity::Kept,
     session::end::End,
-    session::frames::{close_for_device, code, frame_for_device, frame_for_region, opcode},
+    session::frames::{close_for_device, frame_for_device, frame_for_region},
     session::registry::Leave,
     session::relay::Relay,
 };
@@ -37,10 +37,17 @@ use tokio::{
 };
 use tokio_tungstenite::tungstenite::{
     Message,
-    protocol::{CloseFrame, frame::coding::CloseCode},
+    protocol::{
+        CloseFrame,
+        frame::coding::{CloseCode, Control, Data, OpCode},
+    },
 };
 use topology::RegionState;
 use wire::Checkpoint;
+
+const TEXT: OpCode = OpCode::Data(Data::Text);
+const BINARY: OpCode = OpCode::Data(Data::Binary);
+const CLOSE: OpCode = OpCode::Control(Control::Close);
 
 /// Bytes that a device takes before it takes nothing more, where the kernel's buffers hold none.
 const DEVICE_BYTES: usize = 64;
@@ -131,11 +138,11 @@ fn checkpoint() -> BytesMut {
         busy: false,
         state: b"state",
     });
-    frame_for_device(opcode::BINARY, &word.to_bytes())
+    frame_for_device(BINARY, &word.to_bytes())
 }
 
 fn event() -> BytesMut {
-    frame_for_device(opcode::TEXT, &[b'x'; 1000])
+    frame_for_device(TEXT, &[b'x'; 1000])
 }
 
 /// A region's messages to a device that takes nothing, and then `last`. The device says something, so that the edge has to write
@@ -154,7 +161,7 @@ async fn play_to_a_blocked_device(
     drop(region);
     // The first is answered by a reset, and the next cannot be written.
     while device
-        .write_all(&frame_for_region(opcode::TEXT, b"are you there?"))
+        .write_all(&frame_for_region(TEXT, b"are you there?"))
         .await
         .is_ok()
     {
@@ -175,7 +182,7 @@ async fn a_device_that_takes_nothing_ends_its_own_session() {
             region.write_all(&checkpoint()).await.unwrap();
             region.write_all(&[event(), event()].concat()).await.unwrap();
             // It lives, and says so.
-            let heartbeat = frame_for_region(opcode::TEXT, b"x");
+            let heartbeat = frame_for_region(TEXT, b"x");
             while device.write_all(&heartbeat).await.is_ok() {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
@@ -212,7 +219,7 @@ async fn a_byte_now_and_then_does_not_keep_the_session_of_a_device_that_began_a_
     for session in BOTH {
         let ended = Line::new(HURRIED, session).await.ends(async |mut device, mut region| {
             region.write_all(&checkpoint()).await.unwrap();
-            for byte in &frame_for_region(opcode::TEXT, &[b'x'; 1000]) {
+            for byte in &frame_for_region(TEXT, &[b'x'; 1000]) {
                 if device.write_all(&[*byte]).await.is_err() {
                     break;
                 }
@@ -234,7 +241,7 @@ async fn a_device_on_a_slow_line_that_keeps_pace_is_waited_for() {
             region.write_all(&checkpoint()).await.unwrap();
             // For two seconds and more its line is full in both directions, and both are faster than a thousand a second.
             let told = vec![event(); 4].concat();
-            let said = vec![frame_for_region(opcode::TEXT, &[b'x'; 1000]); 4].concat();
+            let said = vec![frame_for_region(TEXT, &[b'x'; 1000]); 4].concat();
             region.write_all(&told).await.unwrap();
             let (mut heard, mut takes) = (0, vec![0; 60]);
             for part in said.chunks(60) {
@@ -247,10 +254,7 @@ async fn a_device_on_a_slow_line_that_keeps_pace_is_waited_for() {
             while heard < told.len() {
                 heard += device.read(&mut takes).await.unwrap();
             }
-            device
-                .write_all(&frame_for_region(opcode::CLOSE, b"\x03\xe8"))
-                .await
-                .unwrap();
+            device.write_all(&frame_for_region(CLOSE, b"\x03\xe8")).await.unwrap();
             (device, Some(region))
         });
         assert_eq!(
@@ -267,7 +271,7 @@ async fn a_device_that_trickles_a_frame_is_told_why_its_session_ends_and_its_reg
         let world = World::with(HURRIED, &[("eu-west", stack)]).await;
         let mut device = opens_and_does_not_read(world.address).await;
         let (mut hears, mut says) = device.split();
-        let frame = frame_for_region(opcode::TEXT, &[b'x'; 1000]);
+        let frame = frame_for_region(TEXT, &[b'x'; 1000]);
         let trickles = async {
             for byte in &frame {
                 // The edge may be gone: that is looked at below.
@@ -283,7 +287,7 @@ async fn a_device_that_trickles_a_frame_is_told_why_its_session_ends_and_its_reg
             () = trickles => panic!("{stack:?}: the edge waited for all of it"),
             () = hang_means_failure(hears) => {}
         }
-        let told = close_for_device(code::POLICY, "a frame that you began takes too long; send faster");
+        let told = close_for_device(CloseCode::Policy, "a frame that you began takes too long; send faster");
         assert!(heard.ends_with(&told), "{stack:?}: {heard:?}");
         assert_eq!(world.observed()["eu-west"].1, 0, "{stack:?}");
     }
@@ -293,9 +297,9 @@ async fn a_device_that_trickles_a_frame_is_told_why_its_session_ends_and_its_reg
 async fn the_close_of_a_region_that_gave_up_a_slow_device_is_found_behind_what_the_device_did_not_take() {
     for session in BOTH {
         for (said, expected) in [
-            (code::POLICY, Some(End::DeviceSlow)),
-            (code::SERVICE_RESTART, Some(End::RegionClosing)),
-            (1000, None),
+            (CloseCode::Policy, Some(End::DeviceSlow)),
+            (CloseCode::Restart, Some(End::RegionClosing)),
+            (CloseCode::Normal, None),
         ] {
             let last = close_for_device(said, "bye");
             let line = Line::new("timeouts.close = '200ms'", session).await;
@@ -381,15 +385,13 @@ async fn once_the_close_of_a_lost_region_is_looked_for_nothing_is_read_in_the_mi
         let mut stays = pin!(pending::<Leave>());
         let mut leaving: Pin<Box<dyn Future<Output = LeaveReason> + Send>> = Box::pin(pending());
         let dies = async {
-            let last = close_for_device(code::SERVICE_RESTART, "bye");
+            let last = close_for_device(CloseCode::Restart, "bye");
             let all = [checkpoint(), vec![event(); 60].concat().as_slice().into(), last].concat();
             region_end.write_all(&all).await.unwrap();
             drop(region_end);
             is_dead.store(true, Ordering::SeqCst);
             loop {
-                let _ = device_end
-                    .write_all(&frame_for_region(opcode::TEXT, b"are you there?"))
-                    .await;
+                let _ = device_end.write_all(&frame_for_region(TEXT, b"are you there?")).await;
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
@@ -464,7 +466,7 @@ async fn a_region_that_does_not_read_is_not_taken_for_a_silent_device() {
         let ended = Line::new(changes, session).await.ends(async |mut device, mut region| {
             region.write_all(&checkpoint()).await.unwrap();
             // It says more than fits anywhere: that the rest waits is not its doing.
-            let message = frame_for_region(opcode::BINARY, &[0; 100_000]);
+            let message = frame_for_region(BINARY, &[0; 100_000]);
             for _ in 0..1000 {
                 let patience = Duration::from_secs(1);
                 if tokio::time::timeout(patience, device.write_all(&message))
@@ -534,7 +536,7 @@ fn continued(mut frame: BytesMut) -> BytesMut {
 async fn a_region_cannot_make_the_edge_hold_a_message_without_end() {
     let ended = Line::new("", Session::Kept).await.ends(async |device, mut region| {
         region.write_all(&checkpoint()).await.unwrap();
-        let piece = frame_for_device(opcode::TEXT, &vec![b'x'; 1 << 20]);
+        let piece = frame_for_device(TEXT, &vec![b'x'; 1 << 20]);
         region.write_all(&unfinished(piece.clone())).await.unwrap();
         for _ in 0..20 {
             let piece = continued(unfinished(piece.clone()));
@@ -555,7 +557,7 @@ async fn a_private_word_in_pieces_never_reaches_the_device() {
     let ended = Line::new("", Session::Kept).await.ends(async |mut device, mut region| {
         region.write_all(&checkpoint()).await.unwrap();
         region.write_all(&unfinished(checkpoint())).await.unwrap();
-        let last = continued(frame_for_device(opcode::BINARY, b""));
+        let last = continued(frame_for_device(BINARY, b""));
         region.write_all(&last).await.unwrap();
         tokio::spawn(async move {
             let mut heard = Vec::new();
@@ -640,7 +642,7 @@ async fn the_time_that_a_move_takes_is_not_the_device_s() {
         relay.keep(Kept::new(&edge, &decision, [127, 0, 0, 1].into()));
         let mut stays = pin!(pending::<Leave>());
         let mut leaving: Pin<Box<dyn Future<Output = LeaveReason> + Send>> = Box::pin(pending());
-        let frame = frame_for_region(opcode::TEXT, &[b'x'; 300]);
+        let frame = frame_for_region(TEXT, &[b'x'; 300]);
         let mut parts = frame.chunks(frame.len().div_ceil(3));
         for _ in 0..2 {
             let dies = async {
@@ -709,9 +711,9 @@ fn holds(bytes: &[u8], part: &[u8]) -> bool {
 
 #[tokio::test]
 async fn the_rest_of_a_message_whose_beginning_is_lost_does_not_reach_the_next_region() {
-    let first = unfinished(frame_for_region(opcode::TEXT, &[b'x'; 200]));
-    let rest = continued(frame_for_region(opcode::TEXT, b"the rest"));
-    let again = frame_for_region(opcode::TEXT, b"again");
+    let first = unfinished(frame_for_region(TEXT, &[b'x'; 200]));
+    let rest = continued(frame_for_region(TEXT, b"the rest"));
+    let again = frame_for_region(TEXT, b"again");
     let after = [&rest[..], &again].concat();
     let heard = heard_by_the_next_region("continuity.replay_bytes_max = 64", &first, &after, &again).await;
     assert!(!holds(&heard, &rest) && !holds(&heard, b"xxxx"), "{heard:?}");
@@ -722,11 +724,11 @@ async fn the_rest_of_a_message_whose_beginning_is_lost_does_not_reach_the_next_r
 
 #[tokio::test]
 async fn a_control_frame_that_was_half_sent_when_its_region_died_reaches_the_next_whole() {
-    for code in [opcode::PING, opcode::PONG, opcode::CLOSE] {
-        let frame = frame_for_region(code, b"\x03\xe8are you there");
+    for opcode in [OpCode::Control(Control::Ping), OpCode::Control(Control::Pong), CLOSE] {
+        let frame = frame_for_region(opcode, b"\x03\xe8are you there");
         let (before, after) = frame.split_at(9);
         let heard = heard_by_the_next_region("", before, after, after).await;
-        assert!(heard.ends_with(&frame), "{code}: {heard:?}");
+        assert!(heard.ends_with(&frame), "{opcode}: {heard:?}");
         // Of its tail alone nothing came before.
         assert_eq!(heard.windows(after.len()).filter(|window| *window == after).count(), 1);
     }
@@ -817,7 +819,7 @@ async fn many_devices_that_do_not_read_harm_their_own_sessions_alone() {
         for mut device in devices {
             let mut heard = Vec::new();
             hang_means_failure(device.read_to_end(&mut heard)).await.unwrap();
-            let told = close_for_device(code::POLICY, "you take what is sent too slowly; read faster");
+            let told = close_for_device(CloseCode::Policy, "you take what is sent too slowly; read faster");
             assert!(heard.ends_with(&told), "kept: {kept}");
         }
     }
@@ -861,11 +863,11 @@ async fn a_region_that_repeats_the_close_of_a_device_does_not_go_away_and_is_not
                 if session == Session::Kept {
                     region.write_all(&checkpoint()).await.unwrap();
                 }
-                let close = frame_for_region(opcode::CLOSE, &said.to_be_bytes());
+                let close = frame_for_region(CLOSE, &said.to_be_bytes());
                 device.write_all(&close).await.unwrap();
                 let mut heard = vec![0; close.len()];
                 region.read_exact(&mut heard).await.unwrap();
-                let echo = close_for_device(said, "");
+                let echo = close_for_device(said.into(), "");
                 region.write_all(&echo).await.unwrap();
                 let mut told = vec![0; echo.len()];
                 device.read_exact(&mut told).await.unwrap();
@@ -898,7 +900,7 @@ async fn a_device_gets_its_close_back_though_its_region_says_none() {
         (b"\x03\xed", b"\x88\x00"),
     ] {
         let mut device = opens_and_does_not_read(world.address).await;
-        device.write_all(&frame_for_region(opcode::CLOSE, said)).await.unwrap();
+        device.write_all(&frame_for_region(CLOSE, said)).await.unwrap();
         let mut heard = Vec::new();
         hang_means_failure(device.read_to_end(&mut heard)).await.unwrap();
         assert_eq!(heard, answered);

@@ -13,7 +13,7 @@ use std::{
 
 use crate::support::{Fate, Stack, World, alone::done_in_own_process, calls, hang_means_failure, leave_open_files};
 use bytes::Bytes;
-use edge::session::frames::{frame_for_region, opcode};
+use edge::session::frames::frame_for_region;
 use futures_util::{SinkExt as _, StreamExt as _, future::join_all};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::{
@@ -22,7 +22,13 @@ use tokio::{
     task::JoinHandle,
     time::timeout,
 };
-use tokio_tungstenite::{WebSocketStream, client_async, tungstenite::Message};
+use tokio_tungstenite::{
+    WebSocketStream, client_async,
+    tungstenite::{
+        Message,
+        protocol::frame::coding::{Data, OpCode},
+    },
+};
 
 /// Callers with a session, and as many that ask by HTTP.
 const CALLERS: usize = 8;
@@ -276,8 +282,8 @@ async fn do_wrong(wrong: Wrong, edge: SocketAddr) {
         }
         Wrong::TakesAByteNowAndThen => {
             tcp.write_all(UPGRADE.as_bytes()).await.unwrap();
-            let word = frame_for_region(opcode::TEXT, &[b'x'; 8_000]);
-            let ends = frame_for_region(opcode::TEXT, b".");
+            let word = frame_for_region(OpCode::Data(Data::Text), &[b'x'; 8_000]);
+            let ends = frame_for_region(OpCode::Data(Data::Text), b".");
             let (mut hears, mut says) = tcp.split();
             let takes = async {
                 // The edge ends it while much is still on its way.
@@ -305,7 +311,7 @@ async fn do_wrong(wrong: Wrong, edge: SocketAddr) {
             tcp.write_all(UPGRADE.as_bytes()).await.unwrap();
             let (mut hears, mut says) = tcp.split();
             let trickles = async {
-                for byte in &frame_for_region(opcode::TEXT, &[b'x'; 1000]) {
+                for byte in &frame_for_region(OpCode::Data(Data::Text), &[b'x'; 1000]) {
                     // The edge may be gone.
                     let _ = says.write_all(&[*byte]).await;
                     tokio::time::sleep(Duration::from_millis(50)).await;
