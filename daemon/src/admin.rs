@@ -1,12 +1,7 @@
 //! The administrative listener of a process: `/metrics` (Prometheus), `/health` (the process is alive) and `/ready` (it
 //! takes work).
 
-use std::{
-    collections::BTreeMap,
-    fmt::Write as _,
-    net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{collections::BTreeMap, fmt::Write as _, net::SocketAddr, sync::Arc};
 
 use anyhow::Context as _;
 use axum::{
@@ -16,6 +11,7 @@ use axum::{
     response::IntoResponse,
     routing::get,
 };
+use parking_lot::Mutex;
 use prometheus_client::{encoding::text::encode, registry::Registry};
 
 use crate::Tasks;
@@ -70,10 +66,7 @@ impl Readiness {
     }
 
     fn insert(&self, part: &'static str, state: Part) {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(part, state);
+        self.0.lock().insert(part, state);
     }
 
     /// Whether at least one part has reported, and every reported part takes work or can be spared.
@@ -83,7 +76,7 @@ impl Readiness {
     }
 
     fn parts(&self) -> BTreeMap<&'static str, Part> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.lock().clone()
     }
 }
 

@@ -4,12 +4,9 @@
 //! Each worker repeatedly sleeps for a moment and notes how late it wakes up. The same causes (a burst of handshakes, a
 //! machine short of processor time) make every other timer of the process late too.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::{Instant, sleep_until};
 
 /// The interval at which a worker measures. Ten wake-ups a second have no measurable cost.
@@ -66,7 +63,7 @@ impl Default for Lag {
 
 impl Lag {
     fn lock(&self) -> MutexGuard<'_, Worst> {
-        self.worst.lock().unwrap_or_else(PoisonError::into_inner)
+        self.worst.lock()
     }
 
     /// Measures the event loop that it runs on. Never returns.

@@ -85,7 +85,9 @@ where
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
+    use std::sync::Arc;
+
+    use parking_lot::Mutex;
 
     use super::*;
 
@@ -94,7 +96,7 @@ mod tests {
 
     impl std::io::Write for Log {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
+            self.0.lock().write(bytes)
         }
 
         fn flush(&mut self) -> std::io::Result<()> {
@@ -126,7 +128,7 @@ mod tests {
             drop(outer);
             tracing::info!("said of nothing");
         });
-        let bytes = log.0.lock().unwrap().clone();
+        let bytes = log.0.lock().clone();
         String::from_utf8(bytes).unwrap().lines().map(str::to_owned).collect()
     }
 

@@ -1,11 +1,9 @@
 //! Callers who talk throughout, and call again after a loss.
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use client::{CallEvent, CallEventKind, CallOptions, Pacing, ReconnectingCall, Turn};
+use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::{sync::watch, task::JoinSet};
 use topology::Moment;
@@ -145,12 +143,12 @@ impl Fleet {
 
     /// The present state of each caller.
     pub fn now(&self) -> Vec<Now> {
-        lock(&self.shared).now.clone()
+        self.shared.lock().now.clone()
     }
 
     /// All turns that have ended.
     pub fn turns(&self) -> Vec<TurnRecord> {
-        lock(&self.shared).turns.clone()
+        self.shared.lock().turns.clone()
     }
 
     /// Lets every caller finish its sentence and hang up. Returns all turns.
@@ -192,17 +190,17 @@ impl Caller {
         while !*self.stopped.borrow() {
             let recording = self.recordings[said % self.recordings.len()].clone();
             said += 1;
-            lock(&self.shared).now[session].talking = true;
+            self.shared.lock().now[session].talking = true;
             let started_at_ms = daemon::clock::now();
             let result = call.turn(&recording.utterance, Pacing::RealTime).await;
             let mut events = std::mem::take(&mut cut_while_idle);
             events.extend(call.take_events());
-            let before = lock(&self.shared).now[session].region.clone();
+            let before = self.shared.lock().now[session].region.clone();
             let mut record = turn_record(session, &recording, started_at_ms, result);
             record.interruptions = interruptions(&events, before.as_deref());
             record.moves = moves(&events);
             {
-                let mut shared = lock(&self.shared);
+                let mut shared = self.shared.lock();
                 let now = &mut shared.now[session];
                 now.talking = false;
                 if record.completed() {
@@ -303,10 +301,6 @@ pub fn moves(events: &[CallEvent]) -> Vec<Moved> {
         _ => None,
     };
     events.iter().filter_map(moved).collect()
-}
-
-fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
-    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

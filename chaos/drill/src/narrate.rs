@@ -1,10 +1,8 @@
 //! Prints a drill's story as it happens, and records it for the report.
 
-use std::{
-    io::{IsTerminal as _, Write as _},
-    sync::{Mutex, MutexGuard, PoisonError},
-};
+use std::io::{IsTerminal as _, Write as _};
 
+use parking_lot::{Mutex, MutexGuard};
 use topology::Moment;
 
 /// Prints and records the story. Any task may add lines.
@@ -117,7 +115,7 @@ impl Narrator {
     }
 
     fn narration(&self) -> MutexGuard<'_, Narration> {
-        self.narration.lock().unwrap_or_else(PoisonError::into_inner)
+        self.narration.lock()
     }
 }
 

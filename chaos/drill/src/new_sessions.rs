@@ -1,12 +1,9 @@
 //! A steady stream of new sessions that say nothing: the view of devices that call for the first time.
 
-use std::{
-    net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use client::{Call, CallOptions};
+use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::{sync::watch, task::JoinSet};
 use topology::Moment;
@@ -72,7 +69,7 @@ impl NewSessions {
 
     /// All sessions that have opened or failed, in the order of their start.
     pub fn ended(&self) -> Vec<NewSession> {
-        let mut sessions = lock(&self.ended).clone();
+        let mut sessions = self.ended.lock().clone();
         sessions.sort_by_key(|session| (session.at_ms, session.edge));
         sessions
     }
@@ -82,7 +79,7 @@ impl NewSessions {
         self.stop.send_replace(true);
         // The task ends by itself. An error would mean that it panicked, and its results are still there.
         let _ = self.task.await;
-        let mut sessions = std::mem::take(&mut *lock(&self.ended));
+        let mut sessions = std::mem::take(&mut *self.ended.lock());
         sessions.sort_by_key(|session| (session.at_ms, session.edge));
         sessions
     }
@@ -97,7 +94,7 @@ async fn open_one(edge: SocketAddr, options: CallOptions, into: Arc<Mutex<Vec<Ne
         Ok(call) => (call.region().map(str::to_owned), String::new()),
         Err(error) => (None, error.to_string()),
     };
-    lock(&into).push(NewSession {
+    into.lock().push(NewSession {
         at_ms,
         edge,
         took_ms,
@@ -122,10 +119,6 @@ pub fn share_elsewhere(sessions: &[NewSession], region: &str, since: Moment, unt
 /// Whether the session opened, and outside `region`.
 pub fn is_elsewhere(session: &NewSession, region: &str) -> bool {
     session.failure.is_empty() && session.region.as_deref() != Some(region)
-}
-
-fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
-    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

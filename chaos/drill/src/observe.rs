@@ -1,12 +1,10 @@
 //! Watches a control plane during a drill, and records the time of every change.
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use anyhow::bail;
 use api::{Operator, v1::StatusReply};
+use parking_lot::Mutex;
 use tokio::{sync::watch, task::JoinHandle};
 use topology::Moment;
 
@@ -48,7 +46,7 @@ impl Observer {
                 if let Ok(status) = operator.status().await {
                     let now = daemon::clock::now();
                     if let Some(before) = &before {
-                        let mut changes = into.lock().unwrap_or_else(PoisonError::into_inner);
+                        let mut changes = into.lock();
                         changes.extend(changes_between(before, &status, now));
                     }
                     before = Some(status.clone());
@@ -92,7 +90,7 @@ impl Observer {
 
     /// All changes so far, oldest first.
     pub fn changes(&self) -> Vec<Change> {
-        self.changes.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.changes.lock().clone()
     }
 
     /// Time at which a region was first seen with this health, not before `since`.

@@ -5,13 +5,14 @@ use std::{
     collections::BTreeMap,
     os::fd::AsFd as _,
     sync::{
-        Arc, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     thread,
     time::{Duration, Instant},
 };
 
+use parking_lot::MutexGuard;
 use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, WaitIdStatus, pidfd_open, waitid};
 use tokio::sync::{Mutex, broadcast};
 
@@ -28,7 +29,7 @@ pub(crate) struct Members {
     /// Name and client URL, by index. They never change.
     urls: Vec<(String, String)>,
     /// The newest process of each member, by index.
-    watched: std::sync::Mutex<BTreeMap<usize, Arc<Watched>>>,
+    watched: parking_lot::Mutex<BTreeMap<usize, Arc<Watched>>>,
     deaths: broadcast::Sender<Death>,
 }
 
@@ -68,7 +69,7 @@ impl Members {
         let members = Self {
             urls: members.map(|member| (member.name, member.client_url)).collect(),
             cluster: Mutex::new(cluster),
-            watched: std::sync::Mutex::default(),
+            watched: parking_lot::Mutex::default(),
             deaths,
         };
         let cluster = members.cluster.lock().await;
@@ -203,7 +204,7 @@ impl Members {
     }
 
     fn all_watched(&self) -> MutexGuard<'_, BTreeMap<usize, Arc<Watched>>> {
-        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
+        self.watched.lock()
     }
 }
 

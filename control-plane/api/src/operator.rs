@@ -4,10 +4,11 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use tokio::{
     task::JoinSet,
     time::{Instant, sleep, sleep_until, timeout},
@@ -391,7 +392,7 @@ impl Operator {
 
     /// The order of the attempts: the last leader, then all in the given order.
     fn in_order(&self) -> VecDeque<String> {
-        let leader = self.leader.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let leader = self.leader.lock().clone();
         let mut urls = VecDeque::from_iter(leader);
         for url in &self.urls {
             if !urls.contains(url) {
@@ -402,7 +403,7 @@ impl Operator {
     }
 
     fn remember(&self, leader: Option<String>) {
-        *self.leader.lock().unwrap_or_else(PoisonError::into_inner) = leader;
+        *self.leader.lock() = leader;
     }
 
     fn check_urls(&self) -> Result<(), OperatorError> {

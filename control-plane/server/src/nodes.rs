@@ -5,10 +5,11 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
 };
 
 use api::v1;
+use parking_lot::{Mutex, MutexGuard};
 use planning::{Input, Refusal};
 use tokio::sync::watch;
 use topology::{EdgeId, Moment, NodeId, Plan, PlanNumber, Topology};
@@ -135,7 +136,7 @@ impl Registry {
 
 impl Nodes {
     fn registry(&self) -> MutexGuard<'_, Registry> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     pub(crate) fn connected(&self, id: &NodeId, kind: v1::NodeKind) {

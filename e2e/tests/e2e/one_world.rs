@@ -3,10 +3,7 @@
 //!
 //! Needs the other programs: `cargo build --workspace --bins` (the Makefile does it).
 
-use std::{
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use api::{operator, v1::Outcome};
 use drill::{
@@ -17,6 +14,7 @@ use drill::{
 };
 use e2e::{Stage, openai_client};
 use futures_util::{SinkExt as _, StreamExt as _};
+use parking_lot::Mutex;
 use reqwest::{StatusCode, multipart};
 use serde_json::Value;
 use tokio_tungstenite::tungstenite::Message;
@@ -283,7 +281,7 @@ async fn a_killed_region_is_evacuated_and_restored(stage: &Stage) {
                 "session {}: {:?} {:?} {:?}",
                 turn.session, turn.region, turn.moves, turn.interruptions
             );
-            told.lock().unwrap().push(line);
+            told.lock().push(line);
         });
         Fleet::start(4, &stage.recordings, &stage.resolver, &stage.options, &tell)
     };
@@ -365,7 +363,7 @@ async fn a_killed_region_is_evacuated_and_restored(stage: &Stage) {
 
     let turns = fleet.finish().await;
     let sessions = new_sessions.finish().await;
-    let told = told.lock().unwrap().join("\n");
+    let told = told.lock().join("\n");
     // Sessions of the lost region moved at once: on the same connection, with every word heard and the
     // answer given.
     let moved = |turn: &&TurnRecord| turn.moves.iter().any(|moved| moved.at_ms >= turn.started_at_ms);

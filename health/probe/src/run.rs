@@ -297,11 +297,9 @@ fn phase(vantage: &NodeId) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{
-        Mutex,
-        atomic::{AtomicU64, Ordering},
-    };
+    use std::sync::atomic::{AtomicU64, Ordering};
 
+    use parking_lot::Mutex;
     use topology::{Component, fixtures::three_primaries};
     use verdict::{Observation, Source, TrafficSeen, VersionSeen};
 
@@ -452,12 +450,12 @@ mod tests {
         let asked = Arc::new(Mutex::new(0));
         let counter = asked.clone();
         let traffic = move || {
-            *counter.lock().unwrap() += 1;
+            *counter.lock() += 1;
             Passive::default()
         };
         tokio::spawn(run_by(now, settings(reports), receiver, traffic));
         sleep(Duration::from_secs(45)).await;
-        assert!(*asked.lock().unwrap() >= 4);
+        assert!(*asked.lock() >= 4);
         assert!(reported.try_recv().is_ok() && reported.try_recv().is_err());
     }
 

@@ -2,12 +2,9 @@
 //! connection for alive, and a device that is started twice has two. The newest one has the session; the others get an error and
 //! are closed. Otherwise an alarm would ring on each, and the last to save would undo the changes of the others.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio_util::sync::CancellationToken;
 
 /// Time for the older connection to save what it knows.
@@ -61,7 +58,7 @@ impl Live {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Marks>> {
-        self.claims.lock().unwrap_or_else(PoisonError::into_inner)
+        self.claims.lock()
     }
 }
 

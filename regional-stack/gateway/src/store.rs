@@ -4,14 +4,11 @@
 //! A memory ages only once its session is over: a connected session touches it. One that holds an alarm or a timer lives until
 //! a day after the last of them, because a device that was off at seven is to be told so at nine.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use dialogue::DialogueState;
+use parking_lot::{Mutex, MutexGuard};
 use topology::Moment;
 
 mod durable;
@@ -119,7 +116,7 @@ impl MemoryStore {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Kept>> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+        self.kept.lock()
     }
 
     /// The memory of a session, unless it is unknown or too old.

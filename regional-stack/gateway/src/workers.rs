@@ -8,13 +8,14 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     pin::pin,
     sync::{
-        Arc, Condvar, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicU32, Ordering},
     },
     thread::JoinHandle,
     time::{Duration, Instant},
 };
 
+use parking_lot::{Condvar, Mutex};
 use speech::SpeechError;
 use tokio::sync::{Notify, oneshot};
 
@@ -239,7 +240,7 @@ impl<I: Send + 'static, O: Send + 'static> Workers<I, O> {
         self.shared.wake_live.notify_all();
         self.shared.wake_bulk.notify_all();
         self.shared.room.notify_waiters();
-        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        let threads = std::mem::take(&mut *self.threads.lock());
         for thread in threads {
             // A panic in a job was caught in the thread and reported to the job's caller.
             let _ = thread.join();
@@ -284,7 +285,7 @@ impl<I, O> Shared<I, O> {
                 }
                 self.count(JobOutcome::Cancelled);
             }
-            state = self.wake(lane).wait(state).unwrap_or_else(PoisonError::into_inner);
+            self.wake(lane).wait(&mut state);
         }
     }
 
@@ -305,8 +306,8 @@ impl<I, O> Shared<I, O> {
         });
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, State<I, O>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> parking_lot::MutexGuard<'_, State<I, O>> {
+        self.state.lock()
     }
 
     fn observe(&self, class: Class, part: JobPart, took: Duration) {
@@ -381,7 +382,7 @@ mod tests {
         let metrics = Metrics::register(&mut Registry::default());
         let workers = Workers::start(EngineName::Asr, ONE_EACH, bounds(jobs_max), &metrics, move |job| {
             begin.send(job).unwrap();
-            gate.lock().unwrap().recv().unwrap();
+            gate.lock().recv().unwrap();
             Ok(job * 2)
         });
         (workers.unwrap(), open, begun)

@@ -1,6 +1,6 @@
 //! A pool of copies of one network, for several threads.
 
-use std::sync::{Condvar, Mutex, PoisonError};
+use parking_lot::{Condvar, Mutex};
 
 /// Lends one copy to each caller. A caller waits while all copies are lent.
 ///
@@ -31,11 +31,11 @@ impl<T> Pool<T> {
     }
 
     pub(crate) fn with<R>(&self, work: impl FnOnce(&T) -> R) -> R {
-        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free = self.free.lock();
         let copy = loop {
             match free.pop() {
                 Some(copy) => break copy,
-                None => free = self.returned.wait(free).unwrap_or_else(PoisonError::into_inner),
+                None => self.returned.wait(&mut free),
             }
         };
         drop(free);
@@ -56,7 +56,7 @@ struct Loan<'a, T> {
 impl<T> Drop for Loan<'_, T> {
     fn drop(&mut self) {
         if let Some(copy) = self.copy.take() {
-            self.pool.free.lock().unwrap_or_else(PoisonError::into_inner).push(copy);
+            self.pool.free.lock().push(copy);
             self.pool.returned.notify_one();
         }
     }

@@ -4,9 +4,9 @@
 //! a test can send words through WAV files, PCM frames and other sample rates, and check the words that arrive.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, PoisonError};
 
 use crate::{Recognizer, SAMPLE_RATE, SpeechError, Synthesizer, Transcript};
+use parking_lot::Mutex;
 
 /// Samples per bit: 4 ms, so that both tones survive resampling to 8 kHz and back.
 const BIT_SAMPLES: usize = SAMPLE_RATE as usize / 250;
@@ -120,7 +120,7 @@ impl Recognizer for ScriptedRecognizer {
         if let Some(text) = text_in(samples) {
             return Ok(Transcript { text, confidence: 1.0 });
         }
-        let next = self.answers.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+        let next = self.answers.lock().pop_front();
         match next.or_else(|| self.otherwise.clone().map(Ok)) {
             Some(Ok(text)) => Ok(Transcript { text, confidence: 1.0 }),
             Some(Err(message)) => Err(SpeechError::Engine(message)),

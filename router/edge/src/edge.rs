@@ -3,10 +3,11 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
 };
 
 use arc_swap::ArcSwapOption;
+use parking_lot::Mutex;
 use routing::{
     Affinity, Decision, Ejection, Role, Table, Tried, User,
     admit::network,
@@ -196,7 +197,7 @@ impl Edge {
     /// A token for the requester of an answer: it steers, and gives no precedence. Many requesters get the same, within a
     /// second and under the same plan: to sign one costs as much as half the rest of a small request.
     pub fn affinity_token(&self, decision: &Decision, now: Moment) -> Arc<str> {
-        let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tokens = self.tokens.lock();
         if let Some(token) = tokens.get(&decision.region)
             && token.plan == decision.plan
             && token.second == now.0 / 1000

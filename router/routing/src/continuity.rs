@@ -10,11 +10,12 @@ use std::{
     collections::{HashMap, VecDeque},
     net::IpAddr,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, Weak,
         atomic::{AtomicUsize, Ordering},
     },
 };
 
+use parking_lot::{Mutex, MutexGuard};
 use wire::{Checkpoint, Resume};
 
 use crate::admit::network;
@@ -104,7 +105,7 @@ impl Budget {
     }
 
     fn clients(&self) -> MutexGuard<'_, HashMap<IpAddr, Weak<AtomicUsize>>> {
-        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+        self.clients.lock()
     }
 }
 

@@ -6,12 +6,13 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
@@ -99,7 +100,7 @@ struct Shared {
 impl Shared {
     fn note(&self, counter: &AtomicU64, why: String) {
         counter.fetch_add(1, Relaxed);
-        let mut reasons = self.why.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut reasons = self.why.lock();
         *reasons.entry(why).or_default() += 1;
     }
 
@@ -110,7 +111,7 @@ impl Shared {
             closed: self.closed.load(Relaxed),
             sent: self.sent.load(Relaxed),
             received: self.received.load(Relaxed),
-            why: self.why.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            why: self.why.lock().clone(),
         }
     }
 }

@@ -78,7 +78,7 @@ fn stand_ins(folder: &Path) {
 async fn three_control_planes_share_etcd_and_everything_starts_and_stops_in_order() {
     let folder = tempfile::tempdir().unwrap();
     stand_ins(folder.path());
-    let told = Arc::<std::sync::Mutex<Vec<String>>>::default();
+    let told = Arc::<parking_lot::Mutex<Vec<String>>>::default();
     let tell = told.clone();
     let settings = Settings {
         binaries_dir: folder.path().to_owned(),
@@ -86,7 +86,7 @@ async fn three_control_planes_share_etcd_and_everything_starts_and_stops_in_orde
         store: StoreKind::Etcd,
         progress: Arc::new(move |progress| {
             if matches!(progress, Progress::Started(_) | Progress::Stopping(_)) {
-                tell.lock().unwrap().push(progress.to_string());
+                tell.lock().push(progress.to_string());
             }
         }),
         ..Settings::new(folder.path().join("state"))
@@ -137,7 +137,7 @@ async fn three_control_planes_share_etcd_and_everything_starts_and_stops_in_orde
     }
     assert!(deaths.try_recv().is_err(), "nothing died that was not asked to");
     assert_eq!(
-        *told.lock().unwrap(),
+        *told.lock(),
         [
             "ap-northeast started",
             "ap-south started",

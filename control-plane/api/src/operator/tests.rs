@@ -77,10 +77,10 @@ async fn two_that_name_each_other_are_not_asked_without_end() {
     let (named, asked) = (other.clone(), first.clone());
     let a = operators(move |_, _| {
         asked.fetch_add(1, Ordering::SeqCst);
-        Err(not_leading(Some(&named.lock().unwrap())))
+        Err(not_leading(Some(&named.lock())))
     })
     .await;
-    *other.lock().unwrap() = follower_of(&a).await;
+    *other.lock() = follower_of(&a).await;
     let patience = 3 * AGAIN_AFTER;
     let error = in_time(Operator::at([a]).ask(patience, status)).await.unwrap_err();
     assert!(matches!(error, OperatorError::NoLeader { .. }), "{error}");
@@ -108,7 +108,7 @@ async fn an_action_is_sent_on_only_when_it_was_certainly_not_carried_out() {
     let seen = tokens.clone();
     let broken = operators(move |verb, token| match verb {
         "act" => {
-            let mut seen = seen.lock().unwrap();
+            let mut seen = seen.lock();
             seen.push(token.to_owned());
             if seen.len() < 2 {
                 Err(Status::unavailable("broken off"))
@@ -126,7 +126,7 @@ async fn an_action_is_sent_on_only_when_it_was_certainly_not_carried_out() {
     };
     assert!(error.to_string().contains("--token t1"), "{error}");
     in_time(operator.act(failover(token))).await.unwrap();
-    assert_eq!(*tokens.lock().unwrap(), ["t1", "t1"]);
+    assert_eq!(*tokens.lock(), ["t1", "t1"]);
 }
 
 #[tokio::test]

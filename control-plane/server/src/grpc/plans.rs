@@ -1,11 +1,9 @@
 //! The gRPC service through which nodes follow plans.
 
-use std::{
-    pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{pin::Pin, sync::Arc};
 
 use api::v1::{self, plans_server::Plans, watch_request::Message};
+use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tokio_util::sync::CancellationToken;
@@ -30,7 +28,7 @@ pub(crate) struct Newest(Arc<Mutex<v1::SnapshotUpdate>>);
 
 impl Newest {
     fn update(&self, snapshot: &Snapshot) -> v1::SnapshotUpdate {
-        let mut newest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut newest = self.0.lock();
         if newest.number != Some(snapshot.plan.number().into()) {
             *newest = snapshot.into();
         }

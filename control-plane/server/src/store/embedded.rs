@@ -4,14 +4,10 @@
 //! again, as with a compacted etcd. Only one process can open the file, so a candidate leads at once and replaces an
 //! earlier leader of the same process.
 
-use std::{
-    collections::VecDeque,
-    path::Path,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::VecDeque, path::Path, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
 use tokio::sync::watch;
 
@@ -84,11 +80,6 @@ impl Commits {
     }
 }
 
-/// Ignores poisoning: every critical section leaves the data whole, even after a panic.
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 fn bytes(batch: &Batch) -> usize {
     let one = |change: &Change| change.key.len() + change.value.as_ref().map_or(0, Vec::len);
     batch.changes.iter().map(one).sum()
@@ -133,11 +124,11 @@ impl Embedded {
 
 impl Shared {
     fn commit(&self, transaction: Transaction) -> Result<u64, StoreError> {
-        let _one_at_a_time = locked(&self.writing);
+        let _one_at_a_time = self.writing.lock();
         let batch = write(&self.database, transaction)?;
         let revision = batch.revision;
         if !batch.changes.is_empty() {
-            locked(&self.commits).push(batch);
+            self.commits.lock().push(batch);
             self.published.send_replace(revision);
         }
         Ok(revision)
@@ -261,7 +252,7 @@ struct Watching {
 impl Watching {
     /// The commits since the last batch, as one batch; `None` if there are none.
     fn newer(&mut self) -> Result<Option<Batch>, WatchEnd> {
-        let newer = locked(&self.store.0.commits).after(self.position)?;
+        let newer = self.store.0.commits.lock().after(self.position)?;
         let Some(newest) = newer.last() else { return Ok(None) };
         self.position = newest.revision;
         let ours = |change: &&Change| change.key.starts_with(&self.prefix);
@@ -326,7 +317,7 @@ struct EmbeddedTerm {
 #[async_trait]
 impl Term for EmbeddedTerm {
     async fn resign(&self) -> Result<(), StoreError> {
-        let mut leader = locked(&self.store.0.leader);
+        let mut leader = self.store.0.leader.lock();
         if leader.as_ref().is_some_and(|leader| leader.record.epoch == self.epoch) {
             *leader = None;
         }
@@ -376,7 +367,7 @@ impl Store for Embedded {
     }
 
     async fn watch(&self, prefix: &str, after_revision: u64) -> Result<Changes, WatchEnd> {
-        locked(&self.0.commits).after(after_revision)?;
+        self.0.commits.lock().after(after_revision)?;
         Ok(Changes::new(Watching {
             store: self.clone(),
             published: self.0.published.subscribe(),
@@ -398,7 +389,7 @@ impl Store for Embedded {
             record,
             validity: validity.clone(),
         };
-        let mut leader = locked(&self.0.leader);
+        let mut leader = self.0.leader.lock();
         if leader.as_ref().is_none_or(|leader| leader.record.epoch < epoch) {
             if let Some(before) = leader.replace(leading) {
                 before.validity.send_replace(Validity::Lost);
@@ -421,7 +412,7 @@ impl Store for Embedded {
     }
 
     async fn leader(&self) -> Result<Option<LeaderRecord>, StoreError> {
-        Ok(locked(&self.0.leader).as_ref().map(|leader| leader.record.clone()))
+        Ok(self.0.leader.lock().as_ref().map(|leader| leader.record.clone()))
     }
 
     async fn health(&self) -> Result<Health, StoreError> {

@@ -8,12 +8,13 @@
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
+use parking_lot::Mutex;
 use tokio::{
     sync::watch,
     time::{sleep, sleep_until, timeout_at},
@@ -101,7 +102,7 @@ impl Mirror {
     /// Time since the store confirmed that the copy is up to date; `None` before the first listing. The contents stay
     /// while the store is out of reach, so readers that need fresh data check this.
     pub fn staleness(&self) -> Option<Duration> {
-        let heard = *self.0.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let heard = *self.0.heard.lock();
         heard.map(|heard| heard.elapsed())
     }
 
@@ -122,7 +123,7 @@ impl Mirror {
     }
 
     fn heard_now(&self) {
-        *self.0.heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        *self.0.heard.lock() = Some(Instant::now());
     }
 }
 

@@ -5,13 +5,14 @@
 
 use std::{
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use planning::audit;
 use server::{
     grpc::replies,
@@ -53,7 +54,7 @@ fn full() -> StoreError {
 
 impl OddStore {
     fn store(&self) -> Embedded {
-        self.store.lock().unwrap().clone()
+        self.store.lock().clone()
     }
 }
 
@@ -67,7 +68,7 @@ impl Store for OddStore {
             return Err(full());
         }
         if self.loses.load(Ordering::Relaxed) {
-            self.lost.lock().unwrap().push(transaction);
+            self.lost.lock().push(transaction);
             let (reason, outcome) = ("no answer".into(), Outcome::Unknown);
             return Err(StoreError::Unavailable { reason, outcome });
         }
@@ -442,7 +443,7 @@ fn report_in_rounds(leader: &Leader, edges: Arc<Mutex<Vec<EdgeId>>>) {
     let inbox = leader.inbox.clone();
     tokio::spawn(async move {
         loop {
-            let round = edges.lock().unwrap().clone();
+            let round = edges.lock().clone();
             let closed = daemon::clock::now().tick().back(1);
             for edge in &round {
                 let report = TickReport::new(NodeId::new(edge.as_str()).unwrap(), closed, vec![]);
@@ -482,7 +483,7 @@ async fn an_edge_that_is_not_heard_of_leaves_dns_and_returns_and_never_do_all() 
     };
     assert_eq!(named(&view), edges.len() - 1);
 
-    alive.lock().unwrap().push(lost.clone());
+    alive.lock().push(lost.clone());
     leader.until(|view| state(view) == EdgeState::Serving).await;
     let view = leader.views.borrow().clone();
     assert_eq!(
@@ -491,7 +492,7 @@ async fn an_edge_that_is_not_heard_of_leaves_dns_and_returns_and_never_do_all() 
     );
 
     // No edge is heard: the control plane's own network is the likelier fault.
-    alive.lock().unwrap().clear();
+    alive.lock().clear();
     leader
         .until(|view| {
             view.report
@@ -819,7 +820,7 @@ async fn a_commit_that_was_given_up_undoes_nothing_when_it_lands_late() {
     leader.store.loses.store(false, Ordering::Relaxed);
     leader.insist("second", IntentKind::Freeze).await;
 
-    let late = leader.store.lost.lock().unwrap().remove(0);
+    let late = leader.store.lost.lock().remove(0);
     let refused = leader.store.store().commit(late).await.unwrap_err();
     assert!(matches!(refused, StoreError::Conflict { .. }), "{refused}");
     leader.insist("third", IntentKind::Unfreeze).await;
@@ -838,7 +839,7 @@ async fn each_thing_a_commit_was_decided_from_stops_it_when_it_changed() {
     let leader = Leader::start().await;
     leader.store.loses.store(true, Ordering::Relaxed);
     leader.ask("alice", "lost", IntentKind::Freeze).await.unwrap_err();
-    let late = leader.store.lost.lock().unwrap().remove(0);
+    let late = leader.store.lost.lock().remove(0);
     let store = leader.store.store();
     let first = late.expect.first().map(|(key, _)| key.as_str());
     assert_eq!(first, Some(EPOCH), "a conflict names the new leader first");
@@ -868,7 +869,7 @@ async fn an_old_leaders_commit_that_lands_late_changes_nothing_for_its_successor
     let leader = Leader::start().await;
     leader.store.loses.store(true, Ordering::Relaxed);
     leader.ask("alice", "lost", IntentKind::Freeze).await.unwrap_err();
-    let late = leader.store.lost.lock().unwrap().remove(0);
+    let late = leader.store.lost.lock().remove(0);
     // Another control plane leads, and has written nothing yet.
     let store = leader.store.store();
     let successor = Candidate {
@@ -916,7 +917,7 @@ async fn a_commit_that_landed_without_an_answer_is_found_and_not_done_twice() {
     let leader = Leader::start().await;
     leader.store.loses.store(true, Ordering::Relaxed);
     leader.ask("alice", "drain", drain_iad()).await.unwrap_err();
-    let landed = leader.store.lost.lock().unwrap().remove(0);
+    let landed = leader.store.lost.lock().remove(0);
     leader.store.store().commit(landed).await.unwrap();
     leader.store.loses.store(false, Ordering::Relaxed);
     // The operator got no answer and sends the same token again.
@@ -937,7 +938,7 @@ async fn a_commit_that_landed_without_an_answer_is_found_and_not_done_twice() {
 async fn a_store_that_lost_everything_gets_what_is_in_force_again() {
     let leader = Leader::start().await;
     leader.insist("drain", drain_iad()).await;
-    *leader.store.store.lock().unwrap() = Embedded::open(&leader.folder.path().join("another")).unwrap();
+    *leader.store.store.lock() = Embedded::open(&leader.folder.path().join("another")).unwrap();
     // The request changes nothing, and it is the first write to the new store.
     leader.insist("ack", IntentKind::Unfreeze).await;
     let listing = leader.store.list(records::STATE).await.unwrap();

@@ -2,14 +2,11 @@
 //! task makes the folder follow it. A disk that is full or gone takes nothing away from who is served: the writer tries again
 //! until it is well.
 
-use std::{
-    path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use dialogue::City;
+use parking_lot::Mutex;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 use topology::Moment;
@@ -199,7 +196,7 @@ impl Writer {
         }
         let (folder, memory, sessions) = (Arc::clone(&self.folder), Arc::clone(&self.memory), due.clone());
         let written = tokio::task::spawn_blocking(move || {
-            let mut folder = folder.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut folder = folder.lock();
             write(&mut folder, &memory, sessions, daemon::clock::now())
         });
         let pass = written.await.unwrap_or_else(|panic| Pass {

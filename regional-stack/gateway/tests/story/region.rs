@@ -2,11 +2,12 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex, mpsc},
+    sync::{Arc, mpsc},
     time::Duration,
 };
 
 use gateway::{Config, Engines, Limits};
+use parking_lot::Mutex;
 use speech::{
     Recognizer, SpeechError, Synthesizer, Transcript,
     scripted::{ScriptedRecognizer, ScriptedSynthesizer},
@@ -161,7 +162,7 @@ struct Held {
 impl Held {
     fn wait(&self) {
         // An error means that the gate was dropped: everything may pass.
-        let _ = self.hold.lock().unwrap().recv();
+        let _ = self.hold.lock().recv();
     }
 }
 

@@ -1,12 +1,10 @@
 //! `x-request-id`: one name for a request, in its answer and in the log.
 
-use std::{
-    io::Write,
-    sync::{Arc, Mutex},
-};
+use std::{io::Write, sync::Arc};
 
 use daemon::telemetry::{self, Format};
 use futures_util::{SinkExt as _, StreamExt as _};
+use parking_lot::Mutex;
 use serde_json::Value;
 use tokio_tungstenite::{
     connect_async,
@@ -107,14 +105,14 @@ struct Log(Arc<Mutex<Vec<u8>>>);
 
 impl Log {
     fn lines(&self) -> Vec<String> {
-        let bytes = self.0.lock().unwrap().clone();
+        let bytes = self.0.lock().clone();
         String::from_utf8(bytes).unwrap().lines().map(str::to_owned).collect()
     }
 }
 
 impl Write for Log {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
+        self.0.lock().write(bytes)
     }
 
     fn flush(&mut self) -> std::io::Result<()> {

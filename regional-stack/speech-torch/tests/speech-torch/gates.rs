@@ -129,18 +129,18 @@ impl Source {
 
 /// Recognises all sounds, on every core.
 fn hear(sources: &[Source]) -> Vec<Heard> {
-    let (next, heard) = (AtomicUsize::new(0), std::sync::Mutex::new(Vec::new()));
+    let (next, heard) = (AtomicUsize::new(0), parking_lot::Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
         for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
             scope.spawn(|| {
                 while let Some(source) = sources.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let result = source.hear();
-                    heard.lock().unwrap().push(result);
+                    heard.lock().push(result);
                 }
             });
         }
     });
-    heard.into_inner().unwrap()
+    heard.into_inner()
 }
 
 /// Random numbers that stay the same in every version of the libraries: ChaCha8 promises its sequence, and the ranges are

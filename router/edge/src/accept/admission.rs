@@ -3,12 +3,13 @@
 use std::{
     net::IpAddr,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
+use parking_lot::{Mutex, MutexGuard};
 use routing::admit::{Arrival, ClientLimits, ClientSlot, Clients, LimitReached, Pressure, Slots};
 use tokio::{sync::watch, time::Instant};
 
@@ -101,7 +102,7 @@ impl Admission {
     }
 
     fn clients(&self) -> MutexGuard<'_, Clients> {
-        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+        self.clients.lock()
     }
 
     pub fn connect(self: &Arc<Self>, client: IpAddr) -> Result<Connected, Refusal> {

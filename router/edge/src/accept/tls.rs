@@ -6,12 +6,13 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
 use anyhow::{Context as _, ensure};
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use tokio::{
     net::TcpStream,
     signal::unix::{Signal, SignalKind, signal},
@@ -179,7 +180,7 @@ impl Tls {
         let read = self.files.read();
         let pem = read.as_ref().ok().cloned();
         {
-            let mut looked_at = self.looked_at.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut looked_at = self.looked_at.lock();
             if *looked_at == pem {
                 return Reload::Unchanged;
             }

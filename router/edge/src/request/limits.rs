@@ -5,12 +5,13 @@ use std::{
     collections::{BTreeMap, HashMap, hash_map::Entry},
     net::{IpAddr, SocketAddr},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
+use parking_lot::{Mutex, MutexGuard};
 use routing::{
     admit::network,
     breaker::{Breaker, Demand, Limit},
@@ -71,7 +72,7 @@ impl Requests {
 
     /// A device asked for something.
     pub fn count_request(&self, now: Moment) {
-        lock(&self.retries).count_request(now);
+        self.retries.lock().count_request(now);
     }
 
     /// How long to wait before the next retry of a request that was retried `retries` times; `None` when there is none.
@@ -79,7 +80,7 @@ impl Requests {
         if retries >= self.retries_max {
             return None;
         }
-        let granted = lock(&self.retries).try_spend(now);
+        let granted = self.retries.lock().try_spend(now);
         self.metrics.retry(if granted { "granted" } else { "budget-exhausted" });
         let seed = self.seeds.fetch_add(1, Ordering::Relaxed);
         granted.then(|| self.backoff.pause(retries, seed))
@@ -87,7 +88,10 @@ impl Requests {
 
     /// A place for a request in a region, or the limit that forbids it.
     pub fn begin(&self, region: &RegionId, wanted: Demand) -> Result<InFlight, Limit> {
-        let begun = lock(&self.breakers.regions)
+        let begun = self
+            .breakers
+            .regions
+            .lock()
             .entry(region.clone())
             .or_default()
             .begin(&self.breakers.limits, wanted);
@@ -112,7 +116,7 @@ impl Requests {
 
     /// When and whether to copy requests.
     pub fn hedging(&self) -> MutexGuard<'_, Hedging> {
-        lock(&self.hedging)
+        self.hedging.lock()
     }
 
     /// The group of servers behind a path.
@@ -164,7 +168,7 @@ impl BodyMemory {
         if bytes == 0 {
             return true;
         }
-        let mut pool = lock(&self.bodies.pool);
+        let mut pool = self.bodies.pool.lock();
         let held = pool.clients.get(&self.client).copied().unwrap_or(0);
         if bytes > pool.free || bytes > self.bodies.client_max.saturating_sub(held) {
             return false;
@@ -181,7 +185,7 @@ impl Drop for BodyMemory {
         if self.bytes == 0 {
             return;
         }
-        let mut pool = lock(&self.bodies.pool);
+        let mut pool = self.bodies.pool.lock();
         pool.free += self.bytes;
         if let Entry::Occupied(mut held) = pool.clients.entry(self.client) {
             *held.get_mut() -= self.bytes.min(*held.get());
@@ -211,7 +215,7 @@ pub struct InFlight {
 impl InFlight {
     pub fn connected(&mut self) {
         if std::mem::replace(&mut self.waiting, false)
-            && let Some(breaker) = lock(&self.breakers.regions).get_mut(&self.region)
+            && let Some(breaker) = self.breakers.regions.lock().get_mut(&self.region)
         {
             breaker.connected();
         }
@@ -220,7 +224,7 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        if let Some(breaker) = lock(&self.breakers.regions).get_mut(&self.region) {
+        if let Some(breaker) = self.breakers.regions.lock().get_mut(&self.region) {
             breaker.end(self.had, self.waiting);
         }
     }
@@ -248,7 +252,7 @@ impl Group {
 
     /// A server that was not tried; `None` when all were.
     pub fn pick(self: &Arc<Self>, tried: &[usize], now: Moment) -> Option<Serving> {
-        let index = lock(&self.state).pick(tried, now)?;
+        let index = self.state.lock().pick(tried, now)?;
         Some(Serving {
             group: self.clone(),
             index,
@@ -271,16 +275,12 @@ pub struct Serving {
 impl Drop for Serving {
     fn drop(&mut self) {
         let group = &self.group;
-        let is_down = lock(&group.state).finish(self.index, self.failed, daemon::clock::now());
+        let is_down = group.state.lock().finish(self.index, self.failed, daemon::clock::now());
         if is_down {
             group.metrics.upstream_down(&group.path);
             tracing::warn!(path = group.path, server = %self.address, "server of a path marked down");
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -309,7 +309,7 @@ mod tests {
         drop(first);
         assert!(second.grow(150) && !second.grow(1));
         drop((second, others));
-        let pool = lock(&bodies.pool);
+        let pool = bodies.pool.lock();
         assert_eq!((pool.free, pool.clients.len()), (1_600, 0));
     }
 }

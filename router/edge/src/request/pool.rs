@@ -3,10 +3,10 @@
 use std::{
     collections::{HashMap, VecDeque},
     net::SocketAddr,
-    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::{net::TcpStream, time::Instant};
 
 /// Shorter than a stack keeps its end open, so that a request rarely meets a connection that is being closed.
@@ -34,7 +34,7 @@ impl ConnectionPool {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<SocketAddr, VecDeque<Waiting>>> {
-        self.stacks.lock().unwrap_or_else(PoisonError::into_inner)
+        self.stacks.lock()
     }
 
     /// The connection to a stack that was used last, if it is still open.

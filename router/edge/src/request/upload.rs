@@ -10,7 +10,7 @@ use std::{
     io,
     pin::Pin,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll, ready},
@@ -18,6 +18,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use parking_lot::{Mutex, MutexGuard};
 use pingora_core::{
     Error, ErrorType, Result,
     connectors::L4Connect,
@@ -85,7 +86,7 @@ impl BodyClock {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// For how long the device has been waited for: not while the server has yet to take what came before.

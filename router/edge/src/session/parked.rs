@@ -7,10 +7,10 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
-    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
+use parking_lot::{Mutex, MutexGuard};
 use routing::admit::network;
 use topology::Moment;
 
@@ -66,7 +66,7 @@ impl Parked {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock()
     }
 
     /// The device of a session left, to which the session's id was issued at `issued_at`. A client is a network, see

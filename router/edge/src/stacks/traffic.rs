@@ -12,10 +12,10 @@
 use std::{
     collections::{BTreeMap, HashSet},
     net::{IpAddr, SocketAddr},
-    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
+use parking_lot::{Mutex, MutexGuard};
 use routing::{Decision, Table, admit::network};
 use topology::{Component, RegionId};
 use verdict::{Observation, Passive, Source, TrafficSeen, VersionSeen};
@@ -48,7 +48,7 @@ pub enum Took {
 
 impl Traffic {
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// A region accepted a TCP connection.

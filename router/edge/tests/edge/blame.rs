@@ -9,7 +9,7 @@ use std::{
     net::SocketAddr,
     pin::{Pin, pin},
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
@@ -29,6 +29,7 @@ use edge::{
     session::relay::Relay,
 };
 use futures_util::{SinkExt as _, StreamExt as _};
+use parking_lot::Mutex;
 use routing::{Decision, Tried, User, continuity::LeaveReason};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream, ReadBuf},
@@ -335,7 +336,7 @@ impl AsyncRead for TakesLate {
 impl AsyncWrite for TakesLate {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         if self.is_dead.load(Ordering::SeqCst) && self.polls_left == 0 {
-            self.taken.lock().unwrap().extend_from_slice(bytes);
+            self.taken.lock().extend_from_slice(bytes);
             return Poll::Ready(Ok(bytes.len()));
         }
         if self.is_dead.load(Ordering::SeqCst) {
@@ -406,7 +407,7 @@ async fn once_the_close_of_a_lost_region_is_looked_for_nothing_is_read_in_the_mi
         let end = end.await;
         let is_nonsense = matches!(&end, End::RegionLost(lost) if lost.event == Event::Nonsense);
         assert!(!is_nonsense, "{polls_left}: {end:?}");
-        assert!(are_whole_events(&taken.lock().unwrap()), "{polls_left}");
+        assert!(are_whole_events(&taken.lock()), "{polls_left}");
     }
 }
 

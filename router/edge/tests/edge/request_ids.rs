@@ -1,14 +1,11 @@
 //! The id of a request or session: the same at the device, in the region and in every line of this edge's log. In a process of
 //! its own, whose log it reads.
 
-use std::{
-    io,
-    net::SocketAddr,
-    sync::{Arc, Mutex},
-};
+use std::{io, net::SocketAddr, sync::Arc};
 
 use crate::support::{Fate, Stack, World, alone::done_in_own_process, hang_means_failure, open};
 use daemon::telemetry::{self, Format};
+use parking_lot::Mutex;
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 use tracing_subscriber::{EnvFilter, layer::SubscriberExt as _, util::SubscriberInitExt as _};
@@ -25,7 +22,7 @@ struct Written(Arc<Mutex<Vec<u8>>>);
 
 impl io::Write for Written {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
+        self.0.lock().extend_from_slice(bytes);
         Ok(bytes.len())
     }
 
@@ -58,14 +55,14 @@ impl Log {
 
     /// The number of lines for people that name a request.
     fn found(&self, id: &str) -> usize {
-        let text = String::from_utf8(self.text.0.lock().unwrap().clone()).unwrap();
+        let text = String::from_utf8(self.text.0.lock().clone()).unwrap();
         let named = format!("request_id={id}");
         let names = |line: &&str| line.split([' ', '{', '}']).any(|word| word == named);
         text.lines().filter(names).count()
     }
 
     fn lines(&self) -> Vec<serde_json::Value> {
-        let text = String::from_utf8(self.json.0.lock().unwrap().clone()).unwrap();
+        let text = String::from_utf8(self.json.0.lock().clone()).unwrap();
         let lines = text.lines().map(|line| serde_json::from_str(line).unwrap());
         lines
             .filter(|line: &serde_json::Value| line["target"].as_str().unwrap().starts_with("edge"))

@@ -61,7 +61,7 @@ impl Store for Faulty {
             let (reason, outcome) = ("away".to_owned(), Outcome::NothingWritten);
             return Err(StoreError::Unavailable { reason, outcome });
         }
-        let older = self.older.lock().unwrap().pop();
+        let older = self.older.lock().pop();
         match older {
             Some(older) => Ok(older),
             None => self.store.list(prefix).await,
@@ -209,13 +209,13 @@ async fn one_older_listing_is_not_believed_and_many_are_a_restore() {
     let old = scene.store.list("/m/").await.unwrap();
     scene.put("/m/a", "new").await;
     scene.same().await;
-    *scene.store.older.lock().unwrap() = vec![old.clone(); 2];
-    scene.until(|_| scene.store.older.lock().unwrap().is_empty()).await;
+    *scene.store.older.lock() = vec![old.clone(); 2];
+    scene.until(|_| scene.store.older.lock().is_empty()).await;
     scene.same().await;
     assert_eq!(scene.mirror.restores(), 0);
 
     let mut contents = scene.mirror.contents();
-    *scene.store.older.lock().unwrap() = vec![old; 3];
+    *scene.store.older.lock() = vec![old; 3];
     let back = contents.wait_for(|listing| listing.entries["/m/a"].value == b"old");
     drop(timeout(Duration::from_secs(20), back).await.unwrap().unwrap());
     scene.same().await;

@@ -11,7 +11,7 @@ use std::{
     net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -22,6 +22,7 @@ use api::{
 };
 use daemon::Announcement;
 use node::{Follower, LastGood};
+use parking_lot::Mutex;
 use planning::audit;
 use tokio::{
     sync::{mpsc, watch},
@@ -399,17 +400,17 @@ pub(crate) struct Regions(Arc<Mutex<BTreeMap<RegionId, Moment>>>);
 
 impl Regions {
     pub(crate) fn dies_at(&self, region: &str, at: Moment) {
-        let mut dead = self.0.lock().unwrap();
+        let mut dead = self.0.lock();
         dead.insert(RegionId::new(region).unwrap(), at);
     }
 
     pub(crate) fn lives(&self, region: &str) {
-        self.0.lock().unwrap().remove(&RegionId::new(region).unwrap());
+        self.0.lock().remove(&RegionId::new(region).unwrap());
     }
 
     /// The report of an edge on a tick.
     pub(crate) fn seen_by(&self, edge: &NodeId, tick: Tick) -> TickReport {
-        let dead = self.0.lock().unwrap();
+        let dead = self.0.lock();
         let probed = tick.start() + PROBED_AT;
         let topology = configured("topology.toml");
         let topology = topology::Topology::parse("topology.toml", &topology).unwrap();
@@ -666,7 +667,7 @@ impl Node {
     /// Starts it again with only its files.
     pub(crate) fn restart(&mut self) {
         self.stop();
-        self.lives.lock().unwrap().push(Vec::new());
+        self.lives.lock().push(Vec::new());
         let follower = Follower {
             endpoints: self.urls.clone(),
             node: NodeId::new(self.id).unwrap(),
@@ -688,7 +689,7 @@ impl Node {
                     continue;
                 };
                 let at = daemon::clock::now();
-                lives.lock().unwrap().last_mut().unwrap().push(Applied { at, snapshot });
+                lives.lock().last_mut().unwrap().push(Applied { at, snapshot });
             }
         }));
     }
@@ -700,7 +701,7 @@ impl Node {
     }
 
     pub(crate) fn lives(&self) -> Vec<Vec<Applied>> {
-        self.lives.lock().unwrap().clone()
+        self.lives.lock().clone()
     }
 
     /// The plan that it applies now.
