@@ -10,10 +10,10 @@ pub(crate) fn class_of(headers: &HeaderMap, otherwise: Class) -> Class {
         .get(header::USER_AGENT)
         .is_some_and(|agent| agent == wire::PROBE_AGENT);
     if headers.contains_key(wire::COPY_HEADER) {
-        Class::hedge
+        Class::Hedge
     } else if is_probe && !headers.contains_key("meridian-edge") {
         // Vantages ask stacks directly. A request through an edge comes from a device, even if it calls itself a vantage.
-        Class::probe
+        Class::Probe
     } else {
         otherwise
     }

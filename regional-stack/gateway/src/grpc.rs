@@ -57,7 +57,7 @@ impl Voice for Service {
         &self,
         request: tonic::Request<TranscribeRequest>,
     ) -> Result<tonic::Response<TranscribeResponse>, Status> {
-        let class = class_of(request.metadata().as_ref(), Class::bulk);
+        let class = class_of(request.metadata().as_ref(), Class::Bulk);
         let heard = transcribe(&self.0, class, request.into_inner().wav).await?;
         let segments = heard.segments.iter().map(|segment| Segment {
             start_s: segment.start_s,
@@ -81,7 +81,7 @@ impl Voice for Service {
         request: tonic::Request<SynthesizeRequest>,
     ) -> Result<tonic::Response<Self::SynthesizeStream>, Status> {
         // A caller that streams sentences listens to them and waits for the first.
-        let class = class_of(request.metadata().as_ref(), Class::live);
+        let class = class_of(request.metadata().as_ref(), Class::Live);
         let SynthesizeRequest { text, speed } = request.into_inner();
         let mut script = Script::read(&self.0, class, "text", &text, speed)?;
         // Waited for: what goes wrong by then is the call's status and not the end of a stream.

@@ -3,7 +3,7 @@
 use std::sync::atomic::AtomicU64;
 
 use prometheus_client::{
-    encoding::{EncodeLabelSet, EncodeLabelValue},
+    encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
@@ -44,15 +44,12 @@ pub(crate) struct TurnLabels {
 }
 
 /// How a turn ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
-#[expect(
-    non_camel_case_types,
-    reason = "label values are lower case, and the derive writes variant names as they are"
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, strum::IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub(crate) enum TurnOutcome {
-    completed,
-    cancelled,
-    failed,
+    Completed,
+    Cancelled,
+    Failed,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -61,18 +58,15 @@ pub(crate) struct StageLabels {
 }
 
 /// A part of a turn whose time is measured. Engine stages include waiting for a thread.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
-#[expect(
-    non_camel_case_types,
-    reason = "label values are lower case, and the derive writes variant names as they are"
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, strum::IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub(crate) enum Stage {
-    asr,
-    nlu,
-    skill,
-    tts,
+    Asr,
+    Nlu,
+    Skill,
+    Tts,
     /// From the end of speech to the first audio of the reply.
-    first_audio,
+    FirstAudio,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -81,29 +75,26 @@ pub(crate) struct ClosedLabels {
 }
 
 /// Why a session ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
-#[expect(
-    non_camel_case_types,
-    reason = "label values are lower case, and the derive writes variant names as they are"
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, strum::IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub(crate) enum ClosedReason {
-    client,
-    lost,
-    idle,
-    slow_client,
-    oversize,
+    Client,
+    Lost,
+    Idle,
+    SlowClient,
+    Oversize,
     /// No room for a long message.
-    no_room,
+    NoRoom,
     /// A message that was begun did not end in time.
-    unfinished,
-    protocol,
-    draining,
+    Unfinished,
+    Protocol,
+    Draining,
     /// An edge carried it here, and it could not be restored.
-    not_resumed,
+    NotResumed,
     /// A newer connection resumed it.
-    taken_over,
+    TakenOver,
     /// An edge carried it elsewhere.
-    moved,
+    Moved,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -156,7 +147,7 @@ pub(crate) enum JobPart {
     Working,
 }
 
-daemon::label_values!(EngineName, JobOutcome, JobPart);
+daemon::label_values!(TurnOutcome, Stage, ClosedReason, EngineName, JobOutcome, JobPart);
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct HttpLabels {
@@ -250,5 +241,12 @@ mod tests {
             [JobPart::Waiting, JobPart::Working].map(<&str>::from),
             ["waiting", "working"]
         );
+        use ClosedReason as Reason;
+        let reasons = [Reason::SlowClient, Reason::NoRoom, Reason::NotResumed, Reason::Moved].map(<&str>::from);
+        assert_eq!(reasons, ["slow_client", "no_room", "not_resumed", "moved"]);
+        let stages = [Stage::Asr, Stage::Nlu, Stage::Skill, Stage::Tts, Stage::FirstAudio].map(<&str>::from);
+        assert_eq!(stages, ["asr", "nlu", "skill", "tts", "first_audio"]);
+        let outcomes = [TurnOutcome::Completed, TurnOutcome::Cancelled, TurnOutcome::Failed].map(<&str>::from);
+        assert_eq!(outcomes, ["completed", "cancelled", "failed"]);
     }
 }

@@ -7,24 +7,20 @@
 
 use std::collections::VecDeque;
 
-use prometheus_client::encoding::EncodeLabelValue;
 use tokio::task::futures::TaskLocalFuture;
 
 /// The kind of caller that a job is for, in the order of service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, EncodeLabelValue)]
-#[expect(
-    non_camel_case_types,
-    reason = "label values are lower case, and the derive writes variant names as they are"
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, strum::IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub(crate) enum Class {
     /// A caller who waits for the answer: Realtime sessions, and the first sentence of a gRPC stream.
-    live,
+    Live,
     /// A vantage that asks whether the stack works. It measures what live callers get, so it shares their threads.
-    probe,
+    Probe,
     /// The second copy of an upload that a device waits for longer than others.
-    hedge,
+    Hedge,
     /// Uploads and texts over HTTP.
-    bulk,
+    Bulk,
 }
 
 tokio::task_local! {
@@ -42,8 +38,8 @@ pub(crate) enum Lane {
 impl Class {
     pub(crate) fn lane(self) -> Lane {
         match self {
-            Self::live | Self::probe => Lane::Live,
-            Self::hedge | Self::bulk => Lane::Bulk,
+            Self::Live | Self::Probe => Lane::Live,
+            Self::Hedge | Self::Bulk => Lane::Bulk,
         }
     }
 
@@ -51,7 +47,7 @@ impl Class {
     /// live callers get.
     pub(crate) fn after_the_first(self) -> Self {
         match self {
-            Self::live => Self::bulk,
+            Self::Live => Self::Bulk,
             other => other,
         }
     }
@@ -63,15 +59,15 @@ impl Class {
 
     /// The class of the session whose task this is.
     pub(crate) fn of_task() -> Self {
-        OF_TASK.try_with(|class| *class).unwrap_or(Self::live)
+        OF_TASK.try_with(|class| *class).unwrap_or(Self::Live)
     }
 }
 
 impl Lane {
     fn classes(self) -> [Class; 2] {
         match self {
-            Self::Live => [Class::live, Class::probe],
-            Self::Bulk => [Class::hedge, Class::bulk],
+            Self::Live => [Class::Live, Class::Probe],
+            Self::Bulk => [Class::Hedge, Class::Bulk],
         }
     }
 }
@@ -172,6 +168,8 @@ impl<T> Queue<T> {
     }
 }
 
+daemon::label_values!(Class);
+
 #[cfg(test)]
 mod tests {
     use super::{Class::*, *};
@@ -196,12 +194,12 @@ mod tests {
     #[test]
     fn the_better_class_is_next_and_within_a_class_who_came_first() {
         let mut queue = waiting(&[
-            (bulk, "upload 1"),
-            (probe, "probe"),
-            (hedge, "copy"),
-            (live, "caller 1"),
-            (bulk, "upload 2"),
-            (live, "caller 2"),
+            (Bulk, "upload 1"),
+            (Probe, "probe"),
+            (Hedge, "copy"),
+            (Live, "caller 1"),
+            (Bulk, "upload 2"),
+            (Live, "caller 2"),
         ]);
         assert_eq!(served(&mut queue, Lane::Live), ["caller 1", "caller 2", "probe"]);
         assert_eq!(served(&mut queue, Lane::Bulk), ["copy", "upload 1", "upload 2"]);
@@ -209,15 +207,15 @@ mod tests {
 
     #[test]
     fn a_thread_for_live_callers_waits_for_them_however_many_uploads_there_are() {
-        let mut queue = waiting(&[(bulk, "upload"), (hedge, "copy")]);
+        let mut queue = waiting(&[(Bulk, "upload"), (Hedge, "copy")]);
         assert_eq!(queue.pop(Lane::Live), None);
-        queue.push(live, 1.0, "caller").unwrap();
-        assert_eq!(queue.pop(Lane::Live), Some((live, "caller")));
+        queue.push(Live, 1.0, "caller").unwrap();
+        assert_eq!(queue.pop(Lane::Live), Some((Live, "caller")));
     }
 
     #[test]
     fn nobody_is_passed_over_for_ever() {
-        for (better, other, lane) in [(live, probe, Lane::Live), (hedge, bulk, Lane::Bulk)] {
+        for (better, other, lane) in [(Live, Probe, Lane::Live), (Hedge, Bulk, Lane::Bulk)] {
             let mut queue = Queue::new(ROOMY);
             for _ in 0..10 {
                 queue.push(better, 1.0, "better").unwrap();
@@ -234,12 +232,12 @@ mod tests {
     fn who_begins_to_wait_has_been_passed_over_by_nobody() {
         let mut queue = Queue::new(ROOMY);
         for _ in 0..20 {
-            queue.push(live, 1.0, "caller").unwrap();
+            queue.push(Live, 1.0, "caller").unwrap();
         }
         for _ in 0..10 {
             queue.pop(Lane::Live);
         }
-        queue.push(probe, 1.0, "probe").unwrap();
+        queue.push(Probe, 1.0, "probe").unwrap();
         assert_eq!(served(&mut queue, Lane::Live)[4], "probe");
     }
 
@@ -250,19 +248,19 @@ mod tests {
             seconds_max: 60.0,
         });
         assert_eq!(
-            queue.push(bulk, 300.0, "an hour"),
+            queue.push(Bulk, 300.0, "an hour"),
             Ok(()),
             "alone it would never find room"
         );
-        assert_eq!(queue.push(bulk, 0.1, "short"), Err("short"));
+        assert_eq!(queue.push(Bulk, 0.1, "short"), Err("short"));
         queue.pop(Lane::Bulk);
-        assert_eq!(queue.push(bulk, 40.0, "one"), Ok(()));
-        assert_eq!(queue.push(bulk, 30.0, "two"), Err("two"));
-        assert_eq!(queue.push(hedge, 20.0, "two"), Ok(()));
-        assert_eq!(queue.push(bulk, 0.0, "three"), Ok(()));
-        assert_eq!(queue.push(bulk, 0.0, "four"), Err("four"));
-        assert_eq!(queue.push(live, 25.0, "caller"), Ok(()));
+        assert_eq!(queue.push(Bulk, 40.0, "one"), Ok(()));
+        assert_eq!(queue.push(Bulk, 30.0, "two"), Err("two"));
+        assert_eq!(queue.push(Hedge, 20.0, "two"), Ok(()));
+        assert_eq!(queue.push(Bulk, 0.0, "three"), Ok(()));
+        assert_eq!(queue.push(Bulk, 0.0, "four"), Err("four"));
+        assert_eq!(queue.push(Live, 25.0, "caller"), Ok(()));
         queue.retain(|job| *job != "one");
-        assert_eq!(queue.push(bulk, 30.0, "five"), Ok(()));
+        assert_eq!(queue.push(Bulk, 30.0, "five"), Ok(()));
     }
 }

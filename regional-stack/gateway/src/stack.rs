@@ -152,7 +152,7 @@ impl Stack {
     /// priority does it.
     pub(crate) async fn decode(&self, class: Class, file: Bytes) -> Result<Result<Recording, WavError>, JobError> {
         let patience = self.config.limits.engine_patience();
-        let class = class.max(Class::hedge);
+        let class = class.max(Class::Hedge);
         Ok(self.decoder.submit(class, 0.0, file, patience)?.result().await?.output)
     }
 
@@ -166,7 +166,7 @@ impl Stack {
         let spoken = self
             .tts
             .submit(
-                Class::live,
+                Class::Live,
                 1.0,
                 Utterance {
                     text: "ready".to_owned(),
@@ -180,7 +180,7 @@ impl Stack {
         if spoken.is_empty() {
             return Err(SpeechError::Engine("speaking \"ready\" gave no audio".to_owned()).into());
         }
-        self.asr.submit(Class::live, 1.0, spoken, PATIENCE)?.result().await?;
+        self.asr.submit(Class::Live, 1.0, spoken, PATIENCE)?.result().await?;
         Ok(())
     }
 

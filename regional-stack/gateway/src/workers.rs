@@ -391,16 +391,16 @@ mod tests {
     #[tokio::test]
     async fn a_full_queue_rejects_and_an_abandoned_job_makes_room_and_is_never_run() {
         let (workers, open, begun) = gated(1);
-        let mut running = workers.submit(Class::live, 1.0, 1, PATIENCE).unwrap();
+        let mut running = workers.submit(Class::Live, 1.0, 1, PATIENCE).unwrap();
         assert_eq!(begun.recv().unwrap(), 1);
-        let abandoned = workers.submit(Class::live, 1.0, 2, PATIENCE).unwrap();
+        let abandoned = workers.submit(Class::Live, 1.0, 2, PATIENCE).unwrap();
         assert!(matches!(
-            workers.submit(Class::live, 1.0, 3, PATIENCE),
+            workers.submit(Class::Live, 1.0, 3, PATIENCE),
             Err(JobError::Busy)
         ));
 
         drop(abandoned);
-        let mut waiting = workers.submit(Class::live, 1.0, 4, PATIENCE).unwrap();
+        let mut waiting = workers.submit(Class::Live, 1.0, 4, PATIENCE).unwrap();
         open.send(()).unwrap();
         open.send(()).unwrap();
         assert_eq!(running.result().await.unwrap().output, 2);
@@ -418,7 +418,7 @@ mod tests {
         })
         .unwrap();
         let error = workers
-            .submit(Class::live, 1.0, 13, PATIENCE)
+            .submit(Class::Live, 1.0, 13, PATIENCE)
             .unwrap()
             .result()
             .await
@@ -426,7 +426,7 @@ mod tests {
         assert!(error.to_string().contains("unlucky"), "{error}");
         assert_eq!(
             workers
-                .submit(Class::live, 1.0, 7, PATIENCE)
+                .submit(Class::Live, 1.0, 7, PATIENCE)
                 .unwrap()
                 .result()
                 .await
@@ -442,10 +442,10 @@ mod tests {
     async fn uploads_that_run_and_wait_keep_no_caller_waiting() {
         let (workers, open, begun) = gated(4);
         let uploads: Vec<_> = (1..=3)
-            .map(|job| workers.submit(Class::bulk, 1.0, job, PATIENCE).unwrap())
+            .map(|job| workers.submit(Class::Bulk, 1.0, job, PATIENCE).unwrap())
             .collect();
         assert_eq!(begun.recv().unwrap(), 1);
-        let _caller = workers.submit(Class::live, 1.0, 9, PATIENCE).unwrap();
+        let _caller = workers.submit(Class::Live, 1.0, 9, PATIENCE).unwrap();
         // The upload is still at work: nothing was let through the gate.
         assert_eq!(begun.recv().unwrap(), 9);
         assert_eq!(workers.waiting(Lane::Bulk), 2);
@@ -456,14 +456,14 @@ mod tests {
     #[tokio::test]
     async fn what_was_begun_waits_for_room_and_is_not_refused() {
         let (workers, open, begun) = gated(1);
-        let mut first = workers.submit(Class::bulk, 1.0, 1, PATIENCE).unwrap();
+        let mut first = workers.submit(Class::Bulk, 1.0, 1, PATIENCE).unwrap();
         assert_eq!(begun.recv().unwrap(), 1);
-        let mut second = workers.submit(Class::bulk, 1.0, 2, PATIENCE).unwrap();
+        let mut second = workers.submit(Class::Bulk, 1.0, 2, PATIENCE).unwrap();
         assert!(matches!(
-            workers.submit(Class::bulk, 1.0, 3, PATIENCE),
+            workers.submit(Class::Bulk, 1.0, 3, PATIENCE),
             Err(JobError::Busy)
         ));
-        let third = workers.submit_when_room(Class::bulk, 1.0, 3, PATIENCE);
+        let third = workers.submit_when_room(Class::Bulk, 1.0, 3, PATIENCE);
         let gate = async {
             tokio::task::yield_now().await;
             for _ in 0..3 {
@@ -480,10 +480,10 @@ mod tests {
     #[tokio::test]
     async fn waiting_for_room_ends_too() {
         let (workers, open, begun) = gated(1);
-        let running = workers.submit(Class::bulk, 1.0, 1, PATIENCE).unwrap();
+        let running = workers.submit(Class::Bulk, 1.0, 1, PATIENCE).unwrap();
         assert_eq!(begun.recv().unwrap(), 1);
-        let waiting = workers.submit(Class::bulk, 1.0, 2, PATIENCE).unwrap();
-        let third = workers.submit_when_room(Class::bulk, 1.0, 3, Duration::ZERO).await;
+        let waiting = workers.submit(Class::Bulk, 1.0, 2, PATIENCE).unwrap();
+        let third = workers.submit_when_room(Class::Bulk, 1.0, 3, Duration::ZERO).await;
         assert!(matches!(third, Err(JobError::Late)));
         drop((open, running, waiting));
         workers.stop();
@@ -498,7 +498,7 @@ mod tests {
         })
         .unwrap();
         let mut niceness = Vec::new();
-        for class in [Class::live, Class::probe, Class::hedge, Class::bulk] {
+        for class in [Class::Live, Class::Probe, Class::Hedge, Class::Bulk] {
             let mut ticket = workers.submit(class, 1.0, (), PATIENCE).unwrap();
             niceness.push(ticket.result().await.unwrap().output);
         }
@@ -511,7 +511,7 @@ mod tests {
     #[tokio::test]
     async fn patience_ends() {
         let (workers, open, _begun) = gated(4);
-        let mut ticket = workers.submit(Class::live, 1.0, 1, Duration::ZERO).unwrap();
+        let mut ticket = workers.submit(Class::Live, 1.0, 1, Duration::ZERO).unwrap();
         assert!(matches!(ticket.result().await, Err(JobError::Late)));
         open.send(()).unwrap();
         workers.stop();

@@ -48,7 +48,7 @@ fn refuse_others(others: &Map<String, Value>, unused: &[&str], known: &str) -> R
 
 /// `POST /v1/audio/speech`
 pub(super) async fn openai(State(stack): State<Arc<Stack>>, request: Request) -> Result<Response, ApiError> {
-    let class = class_of(request.headers(), Class::bulk);
+    let class = class_of(request.headers(), Class::Bulk);
     let (parts, body) = request.into_parts();
     let upload = body::read(&stack, &parts.headers, body).await?;
     let request: SpeechRequest = parse(&upload.bytes)?;
@@ -95,7 +95,7 @@ pub(super) async fn openai(State(stack): State<Arc<Stack>>, request: Request) ->
 
 /// `POST /api/v1/voice/synthesize`: `{"text": …, "speed": …}` to a WAV file at the engine's own rate.
 pub(super) async fn plain(State(stack): State<Arc<Stack>>, request: Request) -> Result<Response, ApiError> {
-    let class = class_of(request.headers(), Class::bulk);
+    let class = class_of(request.headers(), Class::Bulk);
     let (parts, body) = request.into_parts();
     let upload = body::read(&stack, &parts.headers, body).await?;
     let request: PlainRequest = parse(&upload.bytes)?;

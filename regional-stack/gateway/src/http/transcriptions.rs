@@ -18,7 +18,7 @@ use crate::{caller::class_of, error::ApiError, queue::Class, stack::Stack, trans
 
 /// `POST /v1/audio/transcriptions`
 pub(super) async fn openai(State(stack): State<Arc<Stack>>, request: Request) -> Result<Response, ApiError> {
-    let class = class_of(request.headers(), Class::bulk);
+    let class = class_of(request.headers(), Class::Bulk);
     let form = Form::read(&stack, request).await?;
     let format = match form.response_format.as_deref() {
         None | Some("json") => Format::Json,
@@ -82,7 +82,7 @@ pub(super) async fn plain(
     State(stack): State<Arc<Stack>>,
     request: Request,
 ) -> Result<Json<serde_json::Value>, ApiError> {
-    let class = class_of(request.headers(), Class::bulk);
+    let class = class_of(request.headers(), Class::Bulk);
     let (parts, body) = request.into_parts();
     let upload = body::read(&stack, &parts.headers, body).await?;
     let transcription = transcribe(&stack, class, upload.bytes.clone()).await?;

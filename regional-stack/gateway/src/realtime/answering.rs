@@ -68,7 +68,7 @@ impl Session {
             .then(|| tools::choose(offered, choice, words, is_known))
             .flatten();
         if let Some(called) = called {
-            self.observe(Stage::nlu, nlu);
+            self.observe(Stage::Nlu, nlu);
             self.call(called);
             return;
         }
@@ -82,8 +82,8 @@ impl Session {
         turn.slots = slots.map(|(name, value)| (name.into(), value)).collect();
         turn.skill = Some(skill);
         self.unsaved |= !is_again;
-        self.observe(Stage::nlu, nlu);
-        self.observe(Stage::skill, skill);
+        self.observe(Stage::Nlu, nlu);
+        self.observe(Stage::Skill, skill);
         // The recogniser is too unsure that somebody spoke to the assistant, so the session goes on as before.
         match (reply.text.is_empty(), interrupted) {
             (false, _) => self.say(&reply.text),
@@ -227,7 +227,7 @@ impl Session {
     /// Ends the active response, if there is one, before it is complete.
     pub(super) fn cancel(&mut self, reason: &str) {
         let details = json!({ "type": "cancelled", "reason": reason });
-        self.abandon("cancelled", &details, TurnOutcome::cancelled);
+        self.abandon("cancelled", &details, TurnOutcome::Cancelled);
     }
 
     pub(super) fn fail(&mut self, error: &ApiError, component: Component) {
@@ -240,7 +240,7 @@ impl Session {
         let details = json!({ "type": "failed", "error": {
             "type": error.kind(), "code": error.code, "message": error.message,
         }});
-        self.abandon("failed", &details, TurnOutcome::failed);
+        self.abandon("failed", &details, TurnOutcome::Failed);
     }
 
     /// Ends a response early. Every part of which the client got the beginning gets its end, and the reply is cut to the words
@@ -259,7 +259,7 @@ impl Session {
                 self.outbox.push(response.report("completed", region));
             }
             self.told.end(response.turn.word(None));
-            self.count(TurnOutcome::completed);
+            self.count(TurnOutcome::Completed);
             return;
         }
         response.cut_to_what_was_said(&unsent);
@@ -293,7 +293,7 @@ impl Session {
         if frame.ends_response == Some(response.number) {
             self.told.end(response.turn.word(None));
             self.responses.end();
-            self.count(TurnOutcome::completed);
+            self.count(TurnOutcome::Completed);
             self.next_wanted(now);
         }
     }

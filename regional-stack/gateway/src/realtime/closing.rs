@@ -28,7 +28,7 @@ pub(super) fn taken_over() -> Closing {
         )),
         code: close_code::POLICY,
         text: "this session was resumed by a newer connection",
-        reason: ClosedReason::taken_over,
+        reason: ClosedReason::TakenOver,
     }
 }
 
@@ -44,7 +44,7 @@ pub(super) fn unfinished() -> Closing {
         )),
         code: close_code::POLICY,
         text: "a message that you began did not end in time",
-        reason: ClosedReason::unfinished,
+        reason: ClosedReason::Unfinished,
     }
 }
 
@@ -55,7 +55,7 @@ pub(super) fn no_room() -> Closing {
         event: Some(events::error("server_error", "no_room", message, None, None)),
         code: close_code::AGAIN,
         text: "no room for long messages; send audio in shorter pieces",
-        reason: ClosedReason::no_room,
+        reason: ClosedReason::NoRoom,
     }
 }
 
@@ -71,7 +71,7 @@ pub(super) fn too_large() -> Closing {
         )),
         code: close_code::SIZE,
         text: "message too large; send audio in shorter pieces",
-        reason: ClosedReason::oversize,
+        reason: ClosedReason::Oversize,
     }
 }
 
@@ -83,7 +83,7 @@ pub(super) fn unreadable(error: &axum::Error) -> Result<ClosedReason, Closing> {
         return Err(too_large());
     }
     if text.contains("reset") || text.contains("closing handshake") || text.contains("broken pipe") {
-        return Ok(ClosedReason::lost);
+        return Ok(ClosedReason::Lost);
     }
     tracing::debug!("socket: {text}");
     if text.contains("UTF-8") {
@@ -91,13 +91,13 @@ pub(super) fn unreadable(error: &axum::Error) -> Result<ClosedReason, Closing> {
             event: None,
             code: close_code::INVALID,
             text: "a text message is not UTF-8",
-            reason: ClosedReason::protocol,
+            reason: ClosedReason::Protocol,
         });
     }
     Err(Closing {
         event: None,
         code: close_code::PROTOCOL,
         text: "not the WebSocket protocol",
-        reason: ClosedReason::protocol,
+        reason: ClosedReason::Protocol,
     })
 }

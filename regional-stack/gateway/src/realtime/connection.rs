@@ -78,7 +78,7 @@ pub(super) async fn run(
             let name = session.name().to_owned();
             tracing::info!(session = logged(&name), "session opened");
             let ended = Box::pin(converse(stack, &mut session, &claim, meter, &mut stream, &out)).await;
-            if matches!(ended, Ok(ClosedReason::moved)) {
+            if matches!(ended, Ok(ClosedReason::Moved)) {
                 forget(stack, &name, session.revision).await;
             } else if claim.may_save() {
                 let memory = Memory {
@@ -96,7 +96,7 @@ pub(super) async fn run(
                 event: None,
                 code: CANNOT_RESUME,
                 text: "this session can not go on here",
-                reason: ClosedReason::not_resumed,
+                reason: ClosedReason::NotResumed,
             };
             (String::new(), Err(closing))
         }
@@ -121,7 +121,7 @@ pub(super) async fn run(
                 // the Close frame.
                 while let Some(Ok(_)) = stream.next().await {}
                 // Nobody reads the rest of a message that is too large, so the client gets time to read the error.
-                if closing.reason == ClosedReason::oversize {
+                if closing.reason == ClosedReason::Oversize {
                     std::future::pending::<()>().await;
                 }
             };
@@ -139,14 +139,14 @@ pub(super) async fn run(
         .get_or_create(&ClosedLabels { reason })
         .inc();
     stack.metrics.sessions.dec();
-    tracing::info!(session = logged(&id), ?reason, "session closed");
+    tracing::info!(session = logged(&id), reason = <&str>::from(reason), "session closed");
 }
 
 /// Why the other side closed a session, by its Close frame.
 fn closed_by_client(frame: Option<&CloseFrame>) -> ClosedReason {
     match frame {
-        Some(frame) if frame.code == wire::MOVED => ClosedReason::moved,
-        _ => ClosedReason::client,
+        Some(frame) if frame.code == wire::MOVED => ClosedReason::Moved,
+        _ => ClosedReason::Client,
     }
 }
 
@@ -159,9 +159,9 @@ async fn last_word(stream: &mut SplitStream<WebSocket>, meter: &Meter) -> Closed
                 return closed_by_client(frame.as_ref());
             }
         }
-        ClosedReason::lost
+        ClosedReason::Lost
     };
-    timeout(GOODBYE, read).await.unwrap_or(ClosedReason::lost)
+    timeout(GOODBYE, read).await.unwrap_or(ClosedReason::Lost)
 }
 
 /// Whether a connection ended without a reason from the other side. An edge that loses a stack ends it like this and continues the
@@ -173,7 +173,7 @@ fn is_unexplained(ended: &Result<ClosedReason, Closing>) -> bool {
     };
     matches!(
         reason,
-        ClosedReason::lost | ClosedReason::idle | ClosedReason::slow_client | ClosedReason::unfinished
+        ClosedReason::Lost | ClosedReason::Idle | ClosedReason::SlowClient | ClosedReason::Unfinished
     )
 }
 
@@ -241,7 +241,7 @@ async fn converse(
                 event: None,
                 code: close_code::POLICY,
                 text: "too many events wait for you; read faster",
-                reason: ClosedReason::slow_client,
+                reason: ClosedReason::SlowClient,
             });
         }
         if !session.has_event() {
@@ -251,7 +251,7 @@ async fn converse(
             event: None,
             code: close_code::RESTART,
             text: "region draining",
-            reason: ClosedReason::draining,
+            reason: ClosedReason::Draining,
         };
         if stack.draining.is_cancelled() && session.may_end() {
             return Err(over());
@@ -300,7 +300,7 @@ async fn converse(
                     }
                     Some(Ok(Message::Close(frame))) => return Ok(closed_by_client(frame.as_ref())),
                     Some(Err(error)) => return unreadable(&error),
-                    None => return Ok(ClosedReason::lost),
+                    None => return Ok(ClosedReason::Lost),
                 }
             }
             result = session.engine_result() => session.on_engine_result(result, daemon::clock::now()),
@@ -329,7 +329,7 @@ async fn converse(
                         event: None,
                         code: close_code::POLICY,
                         text: "no sign of life; answer pings or send audio",
-                        reason: ClosedReason::idle,
+                        reason: ClosedReason::Idle,
                     });
                 }
                 if sent.elapsed() > slow_max {
@@ -337,7 +337,7 @@ async fn converse(
                         event: None,
                         code: close_code::POLICY,
                         text: "you take no events; read faster",
-                        reason: ClosedReason::slow_client,
+                        reason: ClosedReason::SlowClient,
                     });
                 }
                 // A full channel means that a message is being sent, which serves as well.

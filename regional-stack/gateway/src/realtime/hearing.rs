@@ -166,7 +166,7 @@ impl Session {
         let id = hearing.item;
         match result {
             Ok(done) => {
-                self.observe(Stage::asr, done.took);
+                self.observe(Stage::Asr, done.took);
                 let text = done.output.text;
                 if self.settings.transcribes && !hearing.aside {
                     if !text.is_empty() {

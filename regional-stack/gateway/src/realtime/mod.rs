@@ -156,7 +156,7 @@ pub(crate) async fn upgrade(
         }
     };
     let tells_turns = continuity && headers.contains_key(wire::TURNS_HEADER);
-    let class = class_of(&headers, Class::live);
+    let class = class_of(&headers, Class::Live);
     // Log lines of a session name the request that began it.
     let span = tracing::Span::current();
     let mut response = upgrade

@@ -95,8 +95,8 @@ impl Session {
         let first_audio = response.turn.at.elapsed();
         response.turn.first_audio = Some(first_audio);
         let tts = response.turn.tts.unwrap_or_default();
-        self.observe(Stage::tts, tts);
-        self.observe(Stage::first_audio, first_audio);
+        self.observe(Stage::Tts, tts);
+        self.observe(Stage::FirstAudio, first_audio);
         self.finish();
     }
 }
