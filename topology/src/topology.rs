@@ -47,8 +47,8 @@ pub struct Region {
     /// Most sessions that a single component can serve at once, where that is fewer than `sessions_max`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub capacity: BTreeMap<Component, u32>,
-    /// The time zone of the devices whose home the region is, a name of the IANA database, for those that name none.
-    /// `None`: they hear the time of the region that serves them.
+    /// The time zone of the devices whose home the region is, a name of the IANA database, for those that name none. Only
+    /// a primary is a home. `None`: they hear the time of the region that serves them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time_zone: Option<String>,
     /// The stacks of the region (gateways), at least one. The version of the first stack is in service; stacks of any
@@ -283,7 +283,7 @@ fn read_region(section: &mut Section<'_>) -> Option<Region> {
 }
 
 fn is_time_zone(name: &str) -> bool {
-    jiff::tz::TimeZone::get(name).is_ok()
+    jiff::tz::TimeZone::get(name).is_ok_and(|zone| !zone.is_unknown())
 }
 
 fn stack_problems(stacks: &[Stack]) -> Vec<String> {

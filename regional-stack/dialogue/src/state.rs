@@ -50,11 +50,14 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(120);
 /// The memory of one device's conversation. Small and serialisable, so that it can move to another region.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DialogueState {
-    /// The device's city: its weather is the default, and its time zone applies while `zone` is unknown.
+    /// The device's city: its weather is the default, and its time zone applies while no zone is known.
     pub home: City,
     /// The device's own time zone, if it has announced one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub zone: Option<Zone>,
+    /// The time zone of the device's home region, which applies while the device announces none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub home_zone: Option<Zone>,
     /// Timers that run or ring, in the order they were set.
     pub timers: Vec<Timer>,
     /// Alarms that are set or ring, in the order they were set.
@@ -341,6 +344,7 @@ impl DialogueState {
         Self {
             home,
             zone: None,
+            home_zone: None,
             timers: Vec::new(),
             alarms: Vec::new(),
             lights: BTreeMap::new(),
@@ -352,16 +356,31 @@ impl DialogueState {
     /// Sets the zone that the device announced. If a known city has that zone, the city becomes the device's home:
     /// without this, "what is the weather" after a failover answered for the city of the new region.
     pub fn set_zone(&mut self, zone: Option<Zone>) {
-        let name = zone.as_ref().map(Zone::name);
+        self.zone = zone;
+        self.move_home();
+    }
+
+    /// Sets the zone of the device's home region. It also decides the city, if the device announced no zone of its own.
+    pub fn set_home_zone(&mut self, zone: Zone) {
+        self.home_zone = Some(zone);
+        self.move_home();
+    }
+
+    /// The zone that applies, if any is known.
+    pub fn zone_in_force(&self) -> Option<&Zone> {
+        self.zone.as_ref().or(self.home_zone.as_ref())
+    }
+
+    fn move_home(&mut self) {
+        let name = self.zone_in_force().map(Zone::name);
         if let Some(city) = City::ALL.iter().find(|city| Some(city.zone()) == name) {
             self.home = *city;
         }
-        self.zone = zone;
     }
 
     /// The local time of the device.
     pub(crate) fn local(&self, now: Moment) -> Zoned {
-        let zone = self.zone.as_ref().and_then(|zone| TimeZone::get(zone.name()).ok());
+        let zone = self.zone_in_force().and_then(|zone| TimeZone::get(zone.name()).ok());
         match zone {
             Some(zone) => instant(now).to_zoned(zone),
             None => local(self.home, now),

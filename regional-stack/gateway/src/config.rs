@@ -23,7 +23,8 @@ pub struct Config {
     /// Folder with the models of the torch engine, `asr/` and `tts/`; relative to the configuration file.
     #[serde(default = "models_dir")]
     pub models_dir: PathBuf,
-    /// The city of devices that name none: its time zone for clocks and alarms, and "what is the weather".
+    /// The city of devices that name no zone, and whose home region has none in the topology: its time zone for clocks and alarms,
+    /// and "what is the weather".
     #[serde(default = "home_city")]
     pub home_city: dialogue::City,
     /// Seals the checkpoints of sessions, so that other regions can go on with them; the same in all regions. Without it a

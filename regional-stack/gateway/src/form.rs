@@ -156,7 +156,7 @@ pub(crate) mod previous {
 
     impl Dialogue {
         pub(crate) fn of(state: &DialogueState) -> Self {
-            let zone = state.zone.as_ref().map(dialogue::Zone::name);
+            let zone = state.zone_in_force().map(dialogue::Zone::name);
             let mut cities = City::ALL.iter().copied();
             let there = zone.and_then(|zone| cities.find(|city| city.zone() == zone));
             let timers = state.timers.iter().map(|timer| Timer {

@@ -30,6 +30,23 @@ fn rings(state: &mut DialogueState, now: Moment) -> Option<String> {
 }
 
 #[test]
+fn the_zone_of_the_home_region_applies_while_the_device_announces_none() {
+    let zone = |name| Zone::parse(name).unwrap();
+    let mut state = DialogueState::new(City::London);
+    state.set_zone(Some(zone("America/New_York")));
+    state.set_home_zone(zone("Asia/Tokyo"));
+    assert_eq!(
+        (state.zone_in_force(), state.home),
+        (Some(&zone("America/New_York")), City::NewYork)
+    );
+    state.set_zone(None);
+    assert_eq!(
+        (state.zone_in_force(), state.home),
+        (Some(&zone("Asia/Tokyo")), City::Tokyo)
+    );
+}
+
+#[test]
 fn the_home_of_a_device_is_the_city_of_its_zone_where_there_is_one() {
     let mut state = DialogueState::new(City::London);
     for (zone, home) in [

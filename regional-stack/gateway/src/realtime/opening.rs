@@ -42,7 +42,10 @@ pub(super) struct Opening {
     pub(super) memory: Option<Memory>,
     /// The reason why a session that the device asked for is not resumed.
     pub(super) lost: Option<Lost>,
+    /// The zone that the device says it is in.
     pub(super) zone: Option<Zone>,
+    /// The zone of its home region.
+    pub(super) home_zone: Option<Zone>,
     pub(super) options: ClientOptions,
     pub(super) claim: Claim,
     pub(super) opened_at: Moment,
@@ -58,6 +61,7 @@ impl Opening {
             memory: None,
             lost: None,
             zone: None,
+            home_zone: None,
             options: ClientOptions::default(),
             claim: stack.live.claim(id).now_or_never().expect("nobody is waited for"),
             opened_at: Moment(0),
@@ -65,20 +69,24 @@ impl Opening {
     }
 }
 
-/// The zone that a device says it is in, by header or by `?zone=`; of a device that names none, the zone of its home region, which the
-/// edge says.
+/// The zone that a device says it is in, by header or by `?zone=`.
 pub(super) fn zone(headers: &HeaderMap, parameter: Option<&str>) -> Result<Option<Zone>, ApiError> {
     let header = headers
         .get(ZONE_HEADER)
         .map(|value| String::from_utf8_lossy(value.as_bytes()));
     let Some(named) = header.as_deref().or(parameter) else {
-        // Not the device's fault if this stack knows no such zone.
-        let home = headers.get(wire::HOME_ZONE_HEADER).and_then(|zone| zone.to_str().ok());
-        return Ok(home.and_then(|name| Zone::parse(name).ok()));
+        return Ok(None);
     };
     let refused =
         |error: dialogue::UnknownZone| ApiError::new(StatusCode::BAD_REQUEST, "invalid_zone", error.to_string());
     Zone::parse(named).map(Some).map_err(refused)
+}
+
+/// The zone of the device's home region, which the edge says. A stack that does not know it goes on without: the device did nothing
+/// wrong.
+fn home_zone(headers: &HeaderMap) -> Option<Zone> {
+    let named = headers.get(wire::HOME_ZONE_HEADER)?.to_str().ok()?;
+    Zone::parse(named).ok()
 }
 
 /// Prepares a session: loads what is remembered of the one to resume, and takes that one over from another connection that may
@@ -147,6 +155,7 @@ pub(super) async fn prepare(
         memory,
         lost,
         zone,
+        home_zone: home_zone(headers),
         options,
         claim,
         opened_at: daemon::clock::now(),

@@ -5,7 +5,7 @@
 //! active at a time; cancelling it drops its engine job and takes back what is not sent yet.
 //!
 //! This file holds the parts of a session and hands each event on. A part that can take an event alone has a method for it, and no
-//! part knows the session. Work on several parts extends the session from a file of its own: `hearing`, `answering`, `ringing`,
+//! part knows the session. Longer work on several parts extends the session from a file of its own: `hearing`, `answering`, `ringing`,
 //! `sending` and `checkpoint`.
 
 use std::{sync::Arc, time::Duration};
@@ -94,6 +94,7 @@ impl Session {
             memory,
             lost,
             zone,
+            home_zone,
             options,
             claim,
             opened_at,
@@ -111,6 +112,9 @@ impl Session {
         });
         // An earlier ring may have gone into a socket that nobody read.
         dialogue.ring_again();
+        if let Some(home_zone) = home_zone {
+            dialogue.set_home_zone(home_zone);
+        }
         if zone.is_some() {
             dialogue.set_zone(zone);
         }

@@ -573,6 +573,7 @@ async fn a_device_that_says_no_zone_hears_the_time_of_its_home_also_when_it_call
     world.lies_in("eu-west", "Asia/Tokyo");
     let edge = world.edges[0].1;
     let mut device = Device::call(edge, "").await;
+    assert_eq!(device.session.get("meridian"), None, "it said nothing of a zone");
     device.reads().await;
     check_clock(&mut device, "tokyo").await;
     world.evacuate("eu-west", "eu-central");
@@ -586,9 +587,13 @@ async fn a_device_that_says_no_zone_hears_the_time_of_its_home_also_when_it_call
         newcomer.reads().await;
         check_clock(&mut newcomer, "tokyo").await;
     }
+    // A device that said its own zone keeps it when it comes back without a word of it.
     let mut traveller = Device::call(edge, "&zone=America/New_York").await;
     traveller.reads().await;
     check_clock(&mut traveller, "new york").await;
+    let mut back = traveller.resume(edge).await;
+    assert_eq!(back.session["meridian"]["zone"], "America/New_York");
+    check_clock(&mut back, "new york").await;
 }
 
 #[tokio::test]
