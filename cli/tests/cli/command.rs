@@ -1,6 +1,6 @@
 //! The `meridian` command in the hands of a user: one world, every command against it, and no process left at the end.
 //!
-//! Needs the other programs: `cargo build --workspace --bins` (the Makefile does it).
+//! Needs the other programs: `cargo build --workspace --bins` (`make test` does it).
 
 use std::{
     io::{BufRead as _, BufReader},

@@ -1,7 +1,7 @@
 //! Edges are lost in a world of real processes, and the real name server is asked until it names them no more: both are killed,
 //! then one is out of reach of devices while it reports and follows plans.
 //!
-//! Needs all programs: `cargo build --workspace --bins` (the Makefile does it).
+//! Needs all programs: `cargo build --workspace --bins` (`make test` does it).
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},

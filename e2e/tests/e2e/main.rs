@@ -1,6 +1,6 @@
 //! Whole deployments of real processes, one after another.
 //!
-//! Needs the other programs: `cargo build --workspace --bins` (the Makefile does it).
+//! Needs the other programs: `cargo build --workspace --bins` (`make test` does it).
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod lost_edge;

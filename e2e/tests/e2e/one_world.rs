@@ -1,7 +1,7 @@
 //! One world of real processes goes through calls, bad input, the loss of a region, the loss of the control plane, and
 //! the start of an edge and a name server without a control plane.
 //!
-//! Needs the other programs: `cargo build --workspace --bins` (the Makefile does it).
+//! Needs the other programs: `cargo build --workspace --bins` (`make test` does it).
 
 use std::{sync::Arc, time::Duration};
 

@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 /// First characters of a session's name.
 const PREFIX: &str = "sess_";
-/// Names are ours, or an edge's; longer ones are neither's.
+/// Stacks and edges make names; neither makes longer ones.
 const NAME_BYTES_MAX: usize = 64;
 
 /// A new id of an item, a response or a call.

@@ -242,8 +242,22 @@ mod tests {
             ["waiting", "working"]
         );
         use ClosedReason as Reason;
-        let reasons = [Reason::SlowClient, Reason::NoRoom, Reason::NotResumed, Reason::Moved].map(<&str>::from);
-        assert_eq!(reasons, ["slow_client", "no_room", "not_resumed", "moved"]);
+        for (reason, value) in [
+            (Reason::Client, "client"),
+            (Reason::Lost, "lost"),
+            (Reason::Idle, "idle"),
+            (Reason::SlowClient, "slow_client"),
+            (Reason::Oversize, "oversize"),
+            (Reason::NoRoom, "no_room"),
+            (Reason::Unfinished, "unfinished"),
+            (Reason::Protocol, "protocol"),
+            (Reason::Draining, "draining"),
+            (Reason::NotResumed, "not_resumed"),
+            (Reason::TakenOver, "taken_over"),
+            (Reason::Moved, "moved"),
+        ] {
+            assert_eq!(<&str>::from(reason), value);
+        }
         let stages = [Stage::Asr, Stage::Nlu, Stage::Skill, Stage::Tts, Stage::FirstAudio].map(<&str>::from);
         assert_eq!(stages, ["asr", "nlu", "skill", "tts", "first_audio"]);
         let outcomes = [TurnOutcome::Completed, TurnOutcome::Cancelled, TurnOutcome::Failed].map(<&str>::from);

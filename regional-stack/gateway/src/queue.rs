@@ -179,6 +179,14 @@ mod tests {
         seconds_max: 1_000.0,
     };
 
+    #[test]
+    fn label_values_are_in_lower_case() {
+        assert_eq!(
+            [Live, Probe, Hedge, Bulk].map(<&str>::from),
+            ["live", "probe", "hedge", "bulk"]
+        );
+    }
+
     fn waiting(jobs: &[(Class, &'static str)]) -> Queue<&'static str> {
         let mut queue = Queue::new(ROOMY);
         for (class, job) in jobs {

@@ -546,7 +546,7 @@ fn hand_over(edge: &Edge, relay: &mut Relay<'_>, stream: TcpStream, moved: &Move
                 "error": {
                     "type": "server_error",
                     "code": "repeat_utterance",
-                    "message": "the region was lost, and what was said last with it; say it again",
+                    "message": "the region was lost before it heard your last words; the session goes on in another region; say them again",
                     "param": null,
                     "event_id": null,
                 },

@@ -553,7 +553,7 @@ impl<'a> Relay<'a> {
         }
     }
 
-    /// Tells the device why the session ends, behind the last whole frame. When the region is alive the frame that is
+    /// Writes the last frame to the device, behind the last whole frame. When the region is alive the frame that is
     /// passing is completed first; when it died in the middle of a frame, the device could not read a Close frame as
     /// one, and the connection just ends.
     async fn say_last(&mut self, close: &[u8], region_is_alive: bool, id: &RequestId) {

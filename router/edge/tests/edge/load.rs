@@ -45,8 +45,8 @@ const UPGRADE: &str = "GET /v1/realtime HTTP/1.1\r\nHost: v\r\nConnection: Upgra
 const DEADLINE_EXCEEDED: &str = "4";
 const RESOURCE_EXHAUSTED: &str = "8";
 
-/// Each device is soon found to keep no pace, and each region to be silent: not after a second, for which a machine that is busy
-/// with other tests may keep the regions of this process from running.
+/// Each device is soon found to keep no pace, and each region to be silent. Silence means four seconds: on a busy machine the
+/// regions of this process may not run for more than one.
 const SOON: &str = "timeouts = { device = '500ms', header = '500ms', connect = '500ms', upgrade = '1s', answer = '3s', idle = '2s' }\n\
                     continuity = { silence_busy = '4s', silence_active = '4s', silence_idle = '4s' }\n\
                     limits = { device_bytes_per_s_min = 1000, body_bytes_max = 1000000 }";
