@@ -8,6 +8,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use topology::{EdgeId, Intent, IntentKind, Moment, RegionId};
+use verdict::Before;
 
 use crate::{Believed, Penalty};
 
@@ -48,6 +49,17 @@ pub struct Memory {
     /// neither as lost nor among those that may be.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub new_edges: BTreeSet<EdgeId>,
+}
+
+impl Memory {
+    /// The triggers of every region, for a leader that has judged nothing yet: it believes what the last leader did.
+    pub fn before(&self) -> BTreeMap<RegionId, Before> {
+        let before = self.believed.iter().map(|(region, it)| {
+            let fallen = it.fallen.clone();
+            (region.clone(), Before { fallen })
+        });
+        before.collect()
+    }
 }
 
 /// Sessions sent to a region that are still coming.

@@ -2,13 +2,11 @@
 //! operator's order goes by it while no vantage sees the region, and the next leader begins with it. So it is part of
 //! the memory that is committed, and it changes only when a verdict does: a world at rest writes nothing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
-use topology::{Moment, RegionId, Tick};
-use verdict::{Before, Health, Trigger, Verdict};
-
-use crate::Memory;
+use topology::{Moment, Tick};
+use verdict::{Health, Trigger, Verdict};
 
 /// A region as it was when a vantage last saw it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,17 +25,6 @@ pub struct Believed {
     /// The begin of the time in which no vantage sees the region; none while one does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unseen_since: Option<Moment>,
-}
-
-impl Memory {
-    /// The triggers of every region, for a leader that has judged nothing yet: it believes what the last leader did.
-    pub fn before(&self) -> BTreeMap<RegionId, Before> {
-        let before = self.believed.iter().map(|(region, it)| {
-            let fallen = it.fallen.clone();
-            (region.clone(), Before { fallen })
-        });
-        before.collect()
-    }
 }
 
 /// Whether a verdict says that no vantage sees the region.

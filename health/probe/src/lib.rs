@@ -9,10 +9,12 @@
 
 mod cause;
 mod edge_probe;
+mod lateness;
 mod run;
 mod stack;
 
 pub use cause::Cause;
 pub use edge_probe::QUESTION as KNOCK;
-pub use run::{Lateness, Probed, Settings, run};
+pub use lateness::Lateness;
+pub use run::{Probed, Settings, run};
 pub use stack::probe_once;

@@ -52,7 +52,7 @@ pub(crate) struct Asker {
 }
 
 impl Chooser {
-    /// A gateway of this edge.
+    /// The chooser of this edge.
     pub fn new(edge: Arc<Edge>, requests: Arc<Requests>, kept_max: usize) -> Self {
         Self {
             requests,

@@ -5,7 +5,14 @@ use pingora_core::{Error, ErrorType, Result, protocols::http::ServerSession};
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 
-use crate::{Edge, answer::Answer, cors::PreflightHeaders, http1::Peer, request::ctx::Ctx, request::grpc};
+use crate::{
+    Edge,
+    answer::Answer,
+    cors::PreflightHeaders,
+    http1::{self, Peer},
+    request::ctx::Ctx,
+    request::grpc,
+};
 
 /// The device of a request.
 pub(crate) fn peer_of(session: &Session) -> Option<Peer> {
@@ -72,4 +79,16 @@ pub(crate) fn is_malformed(error: &Error) -> bool {
     let io = error.root_cause().downcast_ref::<std::io::Error>();
     io.is_some_and(|io| io.kind() == std::io::ErrorKind::InvalidData)
         || matches!(error.etype(), ErrorType::Custom("InvalidChunk"))
+}
+
+/// Whether a request says in one way which host it is for. Those of HTTP/1 were looked at when their head was read.
+pub(crate) fn names_one_host(session: &Session) -> std::result::Result<(), &'static str> {
+    if !session.as_ref().is_http2() {
+        return Ok(());
+    }
+    let request = session.req_header();
+    let authority = request.uri.authority().map(|authority| authority.as_str().as_bytes());
+    let hosts = request.headers.get_all(http::header::HOST);
+    let host = hosts.iter().next_back().map(http::HeaderValue::as_bytes);
+    http1::request::check_host(authority, host, hosts.iter().count())
 }

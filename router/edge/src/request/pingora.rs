@@ -23,7 +23,6 @@ use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 use routing::retry::Progress;
 use wire::{LOAD_HEADER, VERSION};
 
-use self::arrival::names_one_host;
 use crate::{
     answer::Answer,
     edge::Failed,
@@ -32,7 +31,7 @@ use crate::{
     request::attempts::Attempts,
     request::chooser::Chooser,
     request::ctx::Ctx,
-    request::downstream::{peer_of, write, write_preflight},
+    request::downstream::{names_one_host, peer_of, write, write_preflight},
     request::exchange::{At, Failure},
     request::grpc,
     request::pingora_requester::asking_of,

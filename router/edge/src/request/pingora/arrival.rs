@@ -9,7 +9,6 @@ use super::Pingora;
 use crate::{
     answer::Answer,
     cors::PreflightHeaders,
-    http1,
     request::ctx::Ctx,
     request::downstream::{is_malformed, peer_of},
 };
@@ -108,16 +107,4 @@ impl Pingora {
         self.chooser
             .answer_to_preflight(ctx, asked, |name| request.headers.get(name)?.to_str().ok())
     }
-}
-
-/// Whether a request says in one way which host it is for. Those of HTTP/1 were looked at when their head was read.
-pub(super) fn names_one_host(session: &Session) -> std::result::Result<(), &'static str> {
-    if !session.as_ref().is_http2() {
-        return Ok(());
-    }
-    let request = session.req_header();
-    let authority = request.uri.authority().map(|authority| authority.as_str().as_bytes());
-    let hosts = request.headers.get_all(http::header::HOST);
-    let host = hosts.iter().next_back().map(http::HeaderValue::as_bytes);
-    http1::request::check_host(authority, host, hosts.iter().count())
 }
