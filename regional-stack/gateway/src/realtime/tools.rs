@@ -192,7 +192,12 @@ pub(super) fn choose(tools: &[Tool], choice: &ToolChoice, words: &str, known: bo
             let asked = tools.iter().rev().filter(|tool| tool.is_wanted(&wanted));
             let tool = asked.max_by_key(|tool| tool.score(&said))?;
             // An incomplete call is no call: its answer would be about something that the user did not ask for.
-            if !tool.lacks(&tool.arguments(&said)).is_empty() {
+            let arguments = tool.arguments(&said);
+            if !tool.lacks(&arguments).is_empty() {
+                return None;
+            }
+            // Nor is one that does something else than was said; a question may get an answer about less.
+            if !tool.reads() && (arguments::has_odd_number(words) || tool.leaves_out(&said, &arguments)) {
                 return None;
             }
             tool
@@ -230,7 +235,7 @@ impl Tool {
         if !self.name_words().is_subset(&said) {
             return false;
         }
-        if name.first().is_some_and(|verb| READS.contains(&verb.as_str())) {
+        if self.reads() {
             wanted.is_question
                 || wanted.is_requested
                 || ["give", "what's", "tell", "show"].contains(&first.as_str())
@@ -238,6 +243,13 @@ impl Tool {
         } else {
             name.first() == Some(first) && !wanted.is_question
         }
+    }
+
+    /// Whether it only finds something out, by its name.
+    fn reads(&self) -> bool {
+        name_tokens(&self.name)
+            .first()
+            .is_some_and(|verb| READS.contains(&verb.as_str()))
     }
 
     /// How well it fits the words.
@@ -429,6 +441,66 @@ mod tests {
         }
     }
 
+    /// Each of these was carried out in part, or as something else.
+    #[test]
+    fn what_a_function_cannot_take_is_not_left_out_of_the_order() {
+        let amount = json!({ "type": "integer", "maximum": 10 });
+        let tools = parse(
+            &json!([
+                { "name": "unlock_door" },
+                { "name": "set_volume", "parameters": { "required": ["level"], "properties": { "level": amount } } },
+                { "name": "order_pizza", "parameters": {
+                    "required": ["size"], "properties": { "size": { "type": "string", "enum": ["small", "large"] } },
+                } },
+                { "name": "pay_person", "parameters": {
+                    "required": ["person"],
+                    "properties": { "person": { "type": "string" }, "amount": { "type": "integer" } },
+                } },
+            ]),
+            "session.tools",
+        )
+        .unwrap();
+        let called = |words: &str| {
+            let choice = choose(&tools, &ToolChoice::Auto, words, false)?;
+            Some(serde_json::from_str::<Value>(&choice.arguments).unwrap())
+        };
+        for (words, arguments) in [
+            ("unlock the door", json!({})),
+            ("could you unlock my door please", json!({})),
+            ("i want you to unlock the door now", json!({})),
+            ("set volume to 3", json!({ "level": 3 })),
+            ("set the volume to ten", json!({ "level": 10 })),
+            ("order a large pizza for me", json!({ "size": "large" })),
+            ("pay person anna", json!({ "person": "anna" })),
+        ] {
+            assert_eq!(called(words), Some(arguments), "{words}");
+        }
+        for words in [
+            "unlock the door at seven",
+            "unlock the door in ten minutes",
+            "unlock the door when i say so",
+            "unlock the back door",
+            "unlock my neighbour's door",
+            "unlock all the doors",
+            "unlock the door and turn on the kitchen light",
+            "set volume to minus 3",
+            "set volume to -3",
+            "set volume to .5",
+            "set the volume to 1/2",
+            "set the volume to 3.7",
+            "set the volume to 3 or 4",
+            "set the volume between 3 and 7",
+            "set the volume to 70",
+            "set the volume to three percent less",
+            "order two large pizzas",
+            "order a small and a large pizza",
+            "order a large pizza tomorrow",
+            "pay person anna 5 dollars",
+        ] {
+            assert_eq!(called(words), None, "{words}");
+        }
+    }
+
     #[test]
     fn the_assistants_own_skills_come_first_unless_the_client_insists() {
         let words = "order a large pizza";
@@ -466,7 +538,12 @@ mod tests {
 
     #[test]
     fn numbers_are_read_in_digits_and_in_words() {
-        let numbers = |text: &str| numbers_in(&tokens(text));
+        let numbers = |text: &str| -> Vec<i64> {
+            numbers_in(&tokens(text))
+                .into_iter()
+                .map(|(number, _)| number)
+                .collect()
+        };
         assert_eq!(numbers("two and 30 or one hundred and five"), [2, 30, 105]);
         assert_eq!(numbers("twenty one forty"), [21, 40]);
         assert_eq!(numbers("none"), [] as [i64; 0]);

@@ -1,5 +1,7 @@
 //! The arguments of a call, picked from the user's words by the types and names of the function's parameters.
 
+use std::ops::Range;
+
 use serde_json::{Map, Value, json};
 
 use super::{COMMON, Tool, name_tokens, stem, tokens};
@@ -29,12 +31,14 @@ impl Tool {
     /// The value of each parameter, as far as the words name it.
     pub(super) fn arguments(&self, said: &[String]) -> Map<String, Value> {
         let mut arguments = Map::new();
-        let mut numbers = numbers_in(said).into_iter();
+        let mut numbers = numbers_in(said).into_iter().map(|(number, _)| number);
         for (name, schema) in self.properties() {
             let value = match kind_of(schema) {
                 Kind::OneOf(values) => one_of(values, said),
-                Kind::Integer => numbers.next().map(|number| json!(number)),
-                Kind::Number => numbers.next().map(|number| json!(number)),
+                Kind::Number => numbers
+                    .next()
+                    .filter(|number| is_allowed(schema, *number))
+                    .map(|number| json!(number)),
                 Kind::Flag => flag_in(name, said),
                 Kind::Text => self.text_for(name, said).map(Value::String),
                 Kind::Other => None,
@@ -44,6 +48,48 @@ impl Tool {
             }
         }
         arguments
+    }
+
+    /// Whether the words say more than the call does: another number, another time, another thing. Whoever orders "unlock the
+    /// back door" has not ordered `unlock_door`.
+    pub(super) fn leaves_out(&self, said: &[String], arguments: &Map<String, Value>) -> bool {
+        /// Words that change nothing about what is ordered.
+        const FILLERS: &[&str] = &[
+            "a", "an", "can", "could", "for", "i", "i'd", "it", "like", "me", "my", "now", "of", "please", "the", "to",
+            "want", "will", "would", "you", "your",
+        ];
+        let numbers = numbers_in(said);
+        let mut taken: Vec<&str> = FILLERS.to_vec();
+        let mut numbers_taken = 0;
+        let mut texts = Vec::new();
+        for (name, schema) in self.properties() {
+            let Some(value) = arguments.get(name) else { continue };
+            texts.extend(name_tokens(name));
+            match (kind_of(schema), value) {
+                (Kind::Number, _) => numbers_taken += 1,
+                (Kind::OneOf(_), Value::String(text)) => texts.extend(name_tokens(text)),
+                (Kind::Text, Value::String(text)) => {
+                    // A text made of what is left has swallowed the words of the number.
+                    if numbers
+                        .iter()
+                        .any(|(_, at)| text.split(' ').any(|word| word == said[at.start]))
+                    {
+                        return true;
+                    }
+                    texts.extend(text.split(' ').map(str::to_owned));
+                    taken.extend(PREPOSITIONS);
+                }
+                (Kind::Flag, _) => taken.extend(OFF.iter().chain(ON)),
+                (_, value) => texts.extend(tokens(&value.to_string())),
+            }
+        }
+        taken.extend(texts.iter().map(String::as_str));
+        let name: Vec<String> = name_tokens(&self.name).iter().map(|word| stem(word)).collect();
+        let is_number_taken = |place: usize| numbers[..numbers_taken].iter().any(|(_, at)| at.contains(&place));
+        let is_explained = |(place, word): (usize, &String)| {
+            taken.contains(&word.as_str()) || name.contains(&stem(word)) || is_number_taken(place)
+        };
+        !said.iter().enumerate().all(is_explained)
     }
 
     /// The words for a parameter of type string: all of them for one that takes a sentence, else those behind its name or
@@ -65,7 +111,6 @@ impl Tool {
             "utterance",
             "words",
         ];
-        const PREPOSITIONS: &[&str] = &["about", "at", "called", "for", "from", "in", "named", "to", "with"];
         let name_words = name_tokens(name);
         if said.is_empty() {
             return None;
@@ -101,9 +146,11 @@ impl Tool {
     }
 }
 
+/// Words behind which a name or a place stands.
+const PREPOSITIONS: &[&str] = &["about", "at", "called", "for", "from", "in", "named", "to", "with"];
+
 enum Kind<'a> {
     OneOf(&'a [Value]),
-    Integer,
     Number,
     Flag,
     Text,
@@ -128,8 +175,7 @@ fn kind_of(schema: &Value) -> Kind<'_> {
         }
     };
     match named {
-        Some("integer") => Kind::Integer,
-        Some("number") => Kind::Number,
+        Some("integer" | "number") => Kind::Number,
         Some("boolean") => Kind::Flag,
         Some("string") => Kind::Text,
         _ => Kind::Other,
@@ -148,19 +194,42 @@ fn one_of(values: &[Value], said: &[String]) -> Option<Value> {
     values.iter().find(is_said).cloned()
 }
 
+/// Whether a schema allows a number.
+fn is_allowed(schema: &Value, number: i64) -> bool {
+    let bound = |key: &str| schema.get(key).and_then(Value::as_f64);
+    let number = number as f64;
+    bound("minimum").is_none_or(|least| number >= least)
+        && bound("maximum").is_none_or(|most| number <= most)
+        && bound("exclusiveMinimum").is_none_or(|below| number > below)
+        && bound("exclusiveMaximum").is_none_or(|above| number < above)
+}
+
+/// Words that say no to a flag, and yes.
+const OFF: &[&str] = &["off", "no", "false", "without"];
+const ON: &[&str] = &["on", "true", "yes"];
+
 fn flag_in(name: &str, said: &[String]) -> Option<Value> {
-    const OFF: &[&str] = &["off", "no", "false", "without"];
     let is_named = name_tokens(name).iter().any(|word| said.contains(word));
     let is_off = said.iter().any(|word| OFF.contains(&word.as_str()));
-    let is_on = said.iter().any(|word| word == "on" || word == "true" || word == "yes");
+    let is_on = said.iter().any(|word| ON.contains(&word.as_str()));
     (is_named || is_on || is_off).then(|| json!(!is_off))
 }
 
 /// Words of the longest number there is: "nine thousand and nine hundred and ninety nine".
 const NUMBER_WORDS_MAX: usize = 8;
 
-/// Numbers in digits and in words, in the order they are said.
-pub(super) fn numbers_in(said: &[String]) -> Vec<i64> {
+/// Whether a number in digits has a sign or a part below one, which [`numbers_in`] does not read: "-3", ".5", "1/2".
+pub(super) fn has_odd_number(words: &str) -> bool {
+    let mut before = ' ';
+    words.chars().any(|char| {
+        let is_odd = char.is_ascii_digit() && "-\u{2013}\u{2212}+.,/".contains(before);
+        before = char;
+        is_odd
+    })
+}
+
+/// Whole numbers in digits and in words, in the order they are said, each with the places of its words.
+pub(super) fn numbers_in(said: &[String]) -> Vec<(i64, Range<usize>)> {
     let words: Vec<&str> = said.iter().map(String::as_str).collect();
     let mut numbers = Vec::new();
     let mut at = 0;
@@ -169,7 +238,7 @@ pub(super) fn numbers_in(said: &[String]) -> Vec<i64> {
         let longest = NUMBER_WORDS_MAX.min(words.len() - at);
         let digits = words[at].parse().ok().map(|number| (number, 1));
         let number = digits.or_else(|| (1..=longest).rev().find_map(read));
-        numbers.extend(number.map(|(number, _)| number));
+        numbers.extend(number.map(|(number, length)| (number, at..at + length)));
         at += number.map_or(1, |(_, length)| length);
     }
     numbers
