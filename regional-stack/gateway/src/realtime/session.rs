@@ -112,7 +112,10 @@ impl Session {
         });
         // An earlier ring may have gone into a socket that nobody read.
         dialogue.ring_again();
-        if let Some(home_zone) = home_zone {
+        // A device that comes back through an edge with another home is where it was: its alarms are set by that clock.
+        if let Some(home_zone) = home_zone
+            && dialogue.home_zone.is_none()
+        {
             dialogue.set_home_zone(home_zone);
         }
         if zone.is_some() {

@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use crate::{
-    memory::{CHECKPOINT_KEY, Device, World, check_clock},
+    memory::{CHECKPOINT_KEY, Device, World, zones::check_clock},
     region::{PATIENCE, Region, engines, until_metric},
 };
 

@@ -1,6 +1,6 @@
 //! Ids that lead a device back to its session, and the error for one whose session is lost.
 
-use super::*;
+use super::{zones::check_clock, *};
 
 #[tokio::test]
 async fn the_id_of_a_session_leads_back_to_it_through_every_edge() {
