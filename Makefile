@@ -32,7 +32,7 @@ fuzz: ## fuzz every parser of outside input; FUZZ_SECONDS=60 for each target
 
 build: ## optimised binaries in target/release
 	tools/setup run
-	cargo build --workspace --bins --release
+	cargo build --locked --workspace --bins --release
 
 man: ## the man pages of the meridian command, written to target/man
 	tools/setup run
@@ -41,21 +41,21 @@ man: ## the man pages of the meridian command, written to target/man
 
 bench: ## latency, start-up and memory of the world, written to docs/benchmarks.md (release build)
 	tools/setup run
-	cargo build --workspace --bins --release
+	cargo build --locked --workspace --bins --release
 	target/release/bench-world
 
 bench-control: ## decisions, ingest and publication to 1,000 nodes, written to docs/benchmarks/control-plane.json
 	tools/setup run
-	cargo bench -p server --bench control
+	cargo bench --locked -p server --bench control
 
 bench-edge: ## the edge beside nginx and HAProxy, written to docs/benchmarks.md and docs/benchmarks/edge.json (release build)
 	tools/setup bench
-	cargo build --workspace --bins --release
+	cargo build --locked --workspace --bins --release
 	target/release/bench-edge
 
 bench-stack: ## a live caller beside thirty uploads, memory of a silent session, written to docs/benchmarks.md (release build)
 	tools/setup run
-	cargo build --workspace --bins --release
+	cargo build --locked --workspace --bins --release
 	target/release/bench-stack
 
 clean: ## remove build output; libtorch and .venv stay
