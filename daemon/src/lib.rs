@@ -8,7 +8,7 @@
 //! # use daemon::config::{Problems, Rules};
 //! # impl Rules for Config { fn problems(&self) -> Problems { Problems::default() } }
 //! # fn main() -> std::process::ExitCode {
-//! daemon::main("meridian-example", |process, config: Config| async move {
+//! daemon::main("meridian-example", "Says that it works.", |process, config: Config| async move {
 //!     let mut tasks = daemon::Tasks::new();
 //!     let registry = prometheus_client::registry::Registry::default();
 //!     let ready = daemon::admin::Readiness::default();

@@ -7,7 +7,7 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{Args, Parser};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser};
 use serde::de::DeserializeOwned;
 
 use crate::{
@@ -66,23 +66,25 @@ impl Process {
 }
 
 /// Runs a server process: reads the command line and the configuration `C`, starts logs and the runtime, runs `body`,
-/// and turns its result into an exit code (0 success, 1 failure, 2 bad command line).
-pub fn main<C, F>(name: &'static str, body: impl FnOnce(Process, C) -> F) -> ExitCode
+/// and turns its result into an exit code (0 success, 1 failure, 2 bad command line). `about`: what the process does, for
+/// `--help`.
+pub fn main<C, F>(name: &'static str, about: &'static str, body: impl FnOnce(Process, C) -> F) -> ExitCode
 where
     C: DeserializeOwned + Rules,
     F: Future<Output = anyhow::Result<()>>,
 {
-    main_with(name, |process, _: NoOptions, config| body(process, config))
+    main_with(name, about, |process, _: NoOptions, config| body(process, config))
 }
 
 /// As [`main`], for a process with options `A` of its own.
-pub fn main_with<A, C, F>(name: &'static str, body: impl FnOnce(Process, A, C) -> F) -> ExitCode
+pub fn main_with<A, C, F>(name: &'static str, about: &'static str, body: impl FnOnce(Process, A, C) -> F) -> ExitCode
 where
     A: Args,
     C: DeserializeOwned + Rules,
     F: Future<Output = anyhow::Result<()>>,
 {
-    let options = Options::<A>::parse();
+    let matches = Options::<A>::command().about(about).get_matches();
+    let options = Options::<A>::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     telemetry::init(options.log_format);
     let result = config::load(&options.config).and_then(|config| {
         if options.supervised {

@@ -354,7 +354,7 @@ pages! {
     // Something is wrong beside the regions.
     ClockSkew Trouble:
         "The clocks of a vantage and of the control plane are too far apart.",
-        "Reports still count and decisions go on.",
+        "Decisions go on. Reports of a vantage whose clock is more than 20 s off do not count.",
         "Check the time service (chrony, systemd-timesyncd) on the machine that is named.";
     ClockWentBack Trouble:
         "The control plane's clock went back.",

@@ -3,5 +3,9 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    daemon::main("meridian-control-plane", server::serve)
+    daemon::main(
+        "meridian-control-plane",
+        "Judges the health of regions and edges, decides the plan and publishes it to all nodes",
+        server::serve,
+    )
 }

@@ -16,7 +16,11 @@ use topology::Snapshot;
 const GRACE: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
-    daemon::main("meridian-dns", run)
+    daemon::main(
+        "meridian-dns",
+        "Answers DNS queries for the service's zone with the edges that serve by the plan",
+        run,
+    )
 }
 
 async fn run(process: Process, config: Config) -> anyhow::Result<()> {

@@ -8,14 +8,18 @@ use speech::scripted::{ScriptedRecognizer, ScriptedSynthesizer};
 use speech_torch::{TorchRecognizer, TorchSynthesizer};
 
 fn main() -> ExitCode {
-    daemon::main("meridian-stack", |process, config: Config| async move {
-        let engines = engines(&config)?;
-        let grace = config.limits.stop_grace();
-        let mut tasks = daemon::Tasks::new();
-        let addresses = gateway::start(config, engines, &mut tasks).await?;
-        process.announce(&[("http", addresses.http), ("admin", addresses.admin)])?;
-        tasks.run(grace).await
-    })
+    daemon::main(
+        "meridian-stack",
+        "Serves one region: speech recognition, the assistant and speech synthesis",
+        |process, config: Config| async move {
+            let engines = engines(&config)?;
+            let grace = config.limits.stop_grace();
+            let mut tasks = daemon::Tasks::new();
+            let addresses = gateway::start(config, engines, &mut tasks).await?;
+            process.announce(&[("http", addresses.http), ("admin", addresses.admin)])?;
+            tasks.run(grace).await
+        },
+    )
 }
 
 fn engines(config: &Config) -> anyhow::Result<Engines> {

@@ -3,5 +3,9 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    daemon::main_with("meridian-edge", edge::run)
+    daemon::main_with(
+        "meridian-edge",
+        "Routes the voice sessions and requests of devices to the regional stacks that the plan names",
+        edge::run,
+    )
 }

@@ -163,21 +163,21 @@ pub async fn start(
         last_good: LastGood::at(state_dir.join("plan")),
         contact: Contact::default(),
     };
-    let (contact, metrics, leaving) = (follower.contact.clone(), edge.metrics.clone(), left.clone());
+    let (contact, metrics, stopping) = (follower.contact.clone(), edge.metrics.clone(), left.clone());
     tasks.spawn("staleness", async move {
-        leaving.run_until_cancelled(tell_staleness(&contact, &metrics)).await;
+        stopping.run_until_cancelled(tell_staleness(&contact, &metrics)).await;
         Ok(())
     });
-    let leaving = left.clone();
+    let stopping = left.clone();
     tasks.spawn("plans", async move {
-        follower.run(current, leaving.cancelled()).await;
+        follower.run(current, stopping.cancelled()).await;
         Ok(())
     });
 
     let (reports, reporter) = node::report_queue(edge.config.control_planes.clone(), daemon::clock::now);
-    let (leaving, gone) = (succeeded.clone(), left.clone());
+    let (stopping, gone) = (succeeded.clone(), left.clone());
     tasks.spawn("reports", async move {
-        reporter.run(leaving.cancelled()).await;
+        reporter.run(stopping.cancelled()).await;
         gone.cancelled().await;
         Ok(())
     });
@@ -189,31 +189,31 @@ pub async fn start(
         rtts: Some(rtts),
         lateness: Lateness::new(move |wait| looker.lag.is_late_for(wait)),
     };
-    let (seer, probing, leaving, gone) = (edge.clone(), snapshots.clone(), succeeded.clone(), left.clone());
+    let (observer, probing, stopping, gone) = (edge.clone(), snapshots.clone(), succeeded.clone(), left.clone());
     tasks.spawn("probes", async move {
-        probe::run(settings, probing, move || seer.passive(), leaving).await;
+        probe::run(settings, probing, move || observer.passive(), stopping).await;
         gone.cancelled().await;
         Ok(())
     });
-    let (seer, leaving) = (edge.clone(), left.clone());
+    let (observer, stopping) = (edge.clone(), left.clone());
     tasks.spawn("probed", async move {
-        leaving.run_until_cancelled(take_probes(&seer, probed)).await;
+        stopping.run_until_cancelled(take_probes(&observer, probed)).await;
         Ok(())
     });
 
     if let Some(tls) = tls {
-        let (hangup, leaving) = (tls::hangup()?, left.clone());
+        let (hangup, stopping) = (tls::hangup()?, left.clone());
         let period = edge.config.tls.reload.0;
         tasks.spawn("certificate", async move {
-            leaving.run_until_cancelled(tls.keep_current(period, hangup)).await;
+            stopping.run_until_cancelled(tls.keep_current(period, hangup)).await;
             Ok(())
         });
     }
 
-    let (applier, applied, leaving) = (edge.clone(), readiness.clone(), left.clone());
+    let (applier, applied, stopping) = (edge.clone(), readiness.clone(), left.clone());
     let (has_plan, planned) = watch::channel(false);
     tasks.spawn("table", async move {
-        leaving
+        stopping
             .run_until_cancelled(apply_plans(&applier, snapshots, |ready| {
                 applied.set(READINESS, ready);
                 has_plan.send_replace(ready);
@@ -222,9 +222,9 @@ pub async fn start(
         Ok(())
     });
 
-    let (watched, leaving) = (edge.clone(), left.clone());
+    let (watched, stopping) = (edge.clone(), left.clone());
     tasks.spawn("memory", async move {
-        leaving
+        stopping
             .run_until_cancelled(crate::accept::memory::watch_memory(&watched))
             .await;
         Ok(())

@@ -41,7 +41,7 @@ fn a_person_moves_a_region_that_nobody_sees_to_a_backup_that_was_well_and_hears_
     );
     let said = &world.plan().reasons[0].text;
     let against = format!(
-        "against it speaks that nobody sees us-west since {}, when it was healthy",
+        "although nobody sees us-west since {}, when it was healthy",
         since + 10 * SECOND
     );
     assert!(said.contains(&against), "{said}");

@@ -34,7 +34,7 @@ pub(crate) fn evacuate(
     let why = if against.is_empty() {
         why.to_owned()
     } else {
-        format!("{why}; against it speaks that {}", against.join(", and that "))
+        format!("{why}, although {}", against.join(" and "))
     };
     Ok(leave(facts, draft, report, region, placed, code, &why))
 }
