@@ -142,7 +142,7 @@ async fn run(runs: usize) -> anyhow::Result<()> {
         figures.bench.runs.push(run);
     }
     stack.terminate(Duration::from_secs(30)).await?;
-    // What is left is a log.
+    // Only a log is left.
     let _ = std::fs::remove_dir_all(state_dir);
     let section = section(&figures);
     println!("\n{section}\n");
@@ -203,7 +203,7 @@ async fn idle_sessions(address: SocketAddr, pid: u32) -> anyhow::Result<Vec<f64>
     Ok(each_kb)
 }
 
-/// What the load came to so far.
+/// The results of the load so far.
 #[derive(Debug, Default)]
 struct Load {
     answers: AtomicUsize,

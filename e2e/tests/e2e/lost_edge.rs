@@ -142,7 +142,7 @@ impl Balancer {
                     }
                     passing.spawn(async move {
                         if let Ok(mut edge) = TcpStream::connect(edge).await {
-                            // How it ends is between the two.
+                            // Its end concerns only the two.
                             let _ = tokio::io::copy_bidirectional(&mut device, &mut edge).await;
                         }
                     });

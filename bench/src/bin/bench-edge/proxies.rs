@@ -242,7 +242,7 @@ impl Proxy {
             Kind::Nginx | Kind::Haproxy => Signal::TERM,
         };
         self.processes.signal(signal);
-        // What does not end in time is killed as this is dropped.
+        // A process that does not end in time is killed as this is dropped.
         let _ = tokio::time::timeout(STOP_TIMEOUT, self.processes.leader.wait()).await;
     }
 }

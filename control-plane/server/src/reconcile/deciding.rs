@@ -55,7 +55,7 @@ impl Reconciler {
             let is_refused = is_refused(&request.id, &outcome);
             let is_idle = is_refused || is_so_already(&request.id, &outcome);
             let has_room = !is_idle || self.pace.count_idle(&request.author, Instant::now());
-            // What is so already leaves an action in the memory, and no commit goes without its entry.
+            // A request for what is so already leaves an action in the memory, and no commit goes without its entry.
             has_room || !is_refused
         });
         if let Some(document) = &document {

@@ -229,7 +229,7 @@ async fn ask_and_take_nothing(tcp: TcpStream, path: &str) -> (JoinHandle<()>, Ve
         .initial_window_size(0)
         .handshake::<_, Bytes>(tcp);
     let (mut sender, connection) = handshake.await.unwrap();
-    // How it ends is the edge's affair.
+    // Its end is the edge's affair.
     let connection = tokio::spawn(async { drop(connection.await) });
     let mut answers = Vec::new();
     for _ in 0..20 {
