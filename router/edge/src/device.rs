@@ -35,11 +35,12 @@ pub async fn say_last(edge: &Edge, device: &mut dyn Io, bytes: &[u8]) {
     }
 }
 
+/// What a device may still send while its connection ends; more than this is not last words.
+pub const LAST_WORDS_BYTES_MAX: u64 = 1 << 20;
+
 /// Ends a connection so that the last bytes written arrive: closing a socket with unread bytes makes the kernel send a
 /// reset, which may overtake them. So the edge shuts its side down first, and reads and drops the last words of the peer.
 pub async fn goodbye(io: &mut dyn Io, patience: Duration) {
-    /// More than this is not last words.
-    const LAST_WORDS_BYTES_MAX: u64 = 1 << 20;
     goodbye_to_sender(io, patience, LAST_WORDS_BYTES_MAX).await;
 }
 

@@ -210,7 +210,7 @@ impl Server {
         let _token = self.edge.sessions.speaks_http2();
         drop(arriving);
         let shutdown = self.shutdown.subscribe();
-        let transport = Transport::http2(io, fd, device, read);
+        let transport = Transport::http2(io, fd, device, read, self.edge.config.timeouts.close.0);
         let mut serving = pin!(self.proxy.process_new(Box::new(transport), &shutdown));
         tokio::select! {
             _ = &mut serving => return,

@@ -17,10 +17,14 @@ use pingora_core::protocols::{
     ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest, UniqueID,
     UniqueIDType, l4, raw_connect::ProxyDigest, tls::SslDigest,
 };
-use tokio::io::{AsyncRead, AsyncWrite, BufWriter, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, BufWriter, ReadBuf},
+    time::Instant,
+};
 
 use crate::{
-    device::{self, Io},
+    deadline::Deadline,
+    device::{self, Io, LAST_WORDS_BYTES_MAX},
     http1::{Body, Broken, Peer},
     request::line::AHEAD_BYTES_MAX,
 };
@@ -42,6 +46,16 @@ pub struct Transport<T: Io> {
     gate: Gate,
     /// So long the device may take part in closing.
     closing: Duration,
+    /// With HTTP/2: set when the last bytes are out.
+    last_words: Option<LastWords>,
+}
+
+/// The edge reads and drops what a device still sends, until the device closes, or until one of these limits.
+#[derive(Debug)]
+struct LastWords {
+    until: Instant,
+    timer: Deadline,
+    bytes_left: usize,
 }
 
 /// The bytes of a device that pingora may read: one request, to the last byte of its body. Bytes that the device sends ahead
@@ -137,15 +151,16 @@ impl<T: Io> Transport<T> {
             has_tls: device.has_tls,
             gate,
             closing,
+            last_words: None,
         }
     }
 
     /// HTTP/2, of which `replay` was read already.
-    pub fn http2(io: T, fd: RawFd, device: Peer, replay: BytesMut) -> Self {
+    pub fn http2(io: T, fd: RawFd, device: Peer, replay: BytesMut, closing: Duration) -> Self {
         Self {
             replay,
             http2: true,
-            ..Self::http1(io, fd, device, Gate::default(), Duration::ZERO)
+            ..Self::http1(io, fd, device, Gate::default(), closing)
         }
     }
 }
@@ -190,8 +205,34 @@ impl<T: Io> AsyncWrite for Transport<T> {
         Pin::new(&mut self.io).poll_flush(cx)
     }
 
+    /// With HTTP/2 this is the last call before the socket closes: a device still sends window updates, acknowledgements and its
+    /// own GOAWAY, and closing with such bytes unread resets the connection (see `device::goodbye`).
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
+        let this = &mut *self;
+        if !this.http2 {
+            return Pin::new(&mut this.io).poll_shutdown(cx);
+        }
+        if this.last_words.is_none() {
+            ready!(Pin::new(&mut this.io).poll_shutdown(cx))?;
+            this.last_words = Some(LastWords {
+                until: Instant::now() + this.closing,
+                timer: Deadline::default(),
+                bytes_left: usize::try_from(LAST_WORDS_BYTES_MAX).unwrap_or(usize::MAX),
+            });
+        }
+        let Some(last) = &mut this.last_words else {
+            return Poll::Ready(Ok(()));
+        };
+        while last.bytes_left > 0 && last.timer.poll(last.until, cx).is_pending() {
+            let mut sink = [0; 1024];
+            let mut sink = ReadBuf::new(&mut sink);
+            ready!(Pin::new(&mut this.io).poll_read(cx, &mut sink))?;
+            if sink.filled().is_empty() {
+                break;
+            }
+            last.bytes_left = last.bytes_left.saturating_sub(sink.filled().len());
+        }
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -331,3 +331,43 @@ async fn a_stopping_edge_finishes_its_streams_and_says_goodbye() {
     hang_means_failure(world.served).await.unwrap();
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
 }
+
+/// Devices acknowledge pings, and say goodbye themselves. Closed over such bytes, the kernel resets the connection, and the device
+/// reads an error in place of the end of its answer.
+#[tokio::test]
+async fn a_stopping_edge_hears_the_last_words_of_a_device() {
+    const PING: u8 = 6;
+    const ACK: u8 = 1;
+    let world = World::new(&[("eu-west", Stack::Http)]).await;
+    let mut device = TcpStream::connect(world.address).await.unwrap();
+    device
+        .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")
+        .await
+        .unwrap();
+    let mut head = [0; 9];
+    hang_means_failure(device.read_exact(&mut head)).await.unwrap();
+    world.stop.cancel();
+    loop {
+        let mut payload = vec![0; usize::from(head[1]) << 8 | usize::from(head[2])];
+        hang_means_failure(device.read_exact(&mut payload)).await.unwrap();
+        if (head[3], head[4]) == (PING, 0) {
+            head[4] = ACK;
+            device.write_all(&[&head[..], &payload].concat()).await.unwrap();
+        }
+        if hang_means_failure(device.read(&mut head[..1])).await.unwrap() == 0 {
+            break;
+        }
+        hang_means_failure(device.read_exact(&mut head[1..])).await.unwrap();
+    }
+    // The edge has shut its side down. It reads on until the device closes too, or until `timeouts.close`, which is a second.
+    let mut served = world.served;
+    let ended = tokio::time::timeout(Duration::from_millis(500), &mut served).await;
+    assert!(ended.is_err(), "the edge closed over what the device may still send");
+    for _ in 0..3 {
+        device.write_all(b"\0\0\x08\x06\0\0\0\0\0lastword").await.unwrap();
+    }
+    drop(device);
+    let began = std::time::Instant::now();
+    hang_means_failure(served).await.unwrap();
+    assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
+}
