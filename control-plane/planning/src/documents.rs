@@ -11,10 +11,7 @@ use topology::{
     Component, Edge, Location, Moment, NameServer, Plan, Policy, ReasonCode, Region, RegionId, Role, Share, Topology,
 };
 
-use crate::{
-    Input, plan,
-    shares::{describe, total_at},
-};
+use crate::{Input, plan, shares::total_at, texts::documents as texts};
 
 /// Why a topology must not be applied now, one reason a line; none when it may be. A valid topology can still strand
 /// sessions or data that are at a region which it does not have.
@@ -46,21 +43,12 @@ pub fn problems(topology: &Topology, policy: &Policy) -> Vec<String> {
     let mut problems = Vec::new();
     let (regions, min) = (topology.regions.len(), policy.safety.regions_serving_min as usize);
     if min >= regions {
-        let most = match regions.saturating_sub(1) {
-            0 => String::new(),
-            most => format!("; with {regions} regions it is {most} at most"),
-        };
-        problems.push(format!(
-            "safety.regions_serving_min is {min} and the topology has {regions} regions, so no region could ever be left{most}"
-        ));
+        problems.push(texts::no_region_could_be_left(min, regions));
     }
     // The control plane that leads is a vantage, too.
     let (vantages, needed) = (topology.edges.len() + 1, policy.health.vantages_min as usize);
     if needed > vantages {
-        problems.push(format!(
-            "health.vantages_min is {needed} and {vantages} vantages see the regions, the edges and the control plane, so no \
-             region could ever be found bad; it is {vantages} at most"
-        ));
+        problems.push(texts::no_region_could_be_bad(needed, vantages));
     }
     problems
 }
@@ -73,10 +61,7 @@ pub fn risks(input: &Input, topology: &Topology) -> Vec<String> {
     let current = &input.topology;
     let mut risks = Vec::new();
     if current.zone != topology.zone {
-        let (from, to) = (&current.zone, &topology.zone);
-        risks.push(format!(
-            "the zone would change from {from} to {to}: devices that ask for {from} would find nothing at once"
-        ));
+        risks.push(texts::other_zone(&current.zone, &topology.zone));
     }
     let edge_moves = |edge: &&Edge| {
         let after = topology.edges.get(&edge.id);
@@ -120,17 +105,12 @@ fn what_is_new(current: &Topology, topology: &Topology) -> Vec<String> {
     for (id, before) in &current.edges {
         let after = topology.edges.get(id);
         if after.is_some_and(|after| (&after.addresses, after.port) != (&before.addresses, before.port)) {
-            risks.push(format!(
-                "{id} would have another address, and DNS would name that at once, whether or not devices reach it; a second edge \
-                 beside it can be seen to work before {id} goes"
-            ));
+            risks.push(texts::other_address(id.as_str()));
         }
     }
     let primaries = topology.primaries().map(|region| &region.id);
     for id in primaries.filter(|id| !current.regions.contains_key(*id)) {
-        risks.push(format!(
-            "{id} would be a new primary: callers near it would have their home there at once"
-        ));
+        risks.push(texts::new_primary(id));
     }
     risks
 }
@@ -138,12 +118,7 @@ fn what_is_new(current: &Topology, topology: &Topology) -> Vec<String> {
 /// Addresses of several of a kind that would change or go together, or of the only one.
 fn at_once(kind: &str, who_reach: &str, names: &[&str], all: usize) -> Option<String> {
     let is_much = names.len() > 1 || (!names.is_empty() && names.len() == all);
-    is_much.then(|| {
-        format!(
-            "the addresses of {} would change or go at once; change one {kind}, see that {who_reach} it, then the next",
-            names.join(" and ")
-        )
-    })
+    is_much.then(|| texts::addresses_at_once(kind, who_reach, names))
 }
 
 /// Longest distance that counts as the correction of a location, not as a move.
@@ -151,11 +126,7 @@ const CORRECTION_KM: f64 = 100.0;
 
 fn elsewhere(name: &str, before: Location, after: Location) -> Option<String> {
     let km = before.distance_km(after);
-    (km > CORRECTION_KM).then(|| {
-        format!(
-            "{name} would be {km:.0} km from where it is: who is sent there goes by distance, and would change at once"
-        )
-    })
+    (km > CORRECTION_KM).then(|| texts::elsewhere(name, km))
 }
 
 fn other_role(before: &Region, after: &Region) -> Option<String> {
@@ -167,26 +138,16 @@ fn other_role(before: &Region, after: &Region) -> Option<String> {
                 .filter(|it| !after.contains(it))
                 .map(RegionId::as_str)
                 .collect();
-            (!lost.is_empty()).then(|| {
-                format!(
-                    "{id} would lose its backup {}: its sessions could not flee there any more",
-                    lost.join(" and ")
-                )
-            })
+            (!lost.is_empty()).then(|| texts::backups_lost(id, &lost))
         }
         (Role::Backup, Role::Backup) => None,
-        (Role::Primary { .. }, Role::Backup) => Some(format!(
-            "{id} would be a backup: callers who are at home there would have no home"
-        )),
-        (Role::Backup, Role::Primary { .. }) => {
-            Some(format!("{id} would be a primary: no region could flee there any more"))
-        }
+        (Role::Primary { .. }, Role::Backup) => Some(texts::primary_to_backup(id)),
+        (Role::Backup, Role::Primary { .. }) => Some(texts::backup_to_primary(id)),
     }
 }
 
 /// Other limits of a region. Too large: it is sent more than it can serve. Too small: others find no place there.
 fn other_room(before: &Region, after: &Region) -> Vec<String> {
-    let limit = |limit: Option<u32>| limit.map_or("no limit".to_owned(), |it| it.to_string());
     let room = |region: &Region| {
         let sessions = ("sessions_max".to_owned(), Some(region.sessions_max));
         let connects = ("connects_per_s_max".to_owned(), region.connects_per_s_max);
@@ -200,16 +161,9 @@ fn other_room(before: &Region, after: &Region) -> Vec<String> {
         .into_iter()
         .zip(room(after))
         .filter(|(from, to)| from != to);
-    let line = |((name, from), (_, to))| {
-        format!(
-            "{name} of {} would change from {} to {}: too much overloads the region when others flee there, too little leaves them \
-             without a place",
-            before.id,
-            limit(from),
-            limit(to)
-        )
-    };
-    changed.map(line).collect()
+    changed
+        .map(|((limit, from), (_, to))| texts::other_room(&limit, &before.id, from, to))
+        .collect()
 }
 
 /// Stacks that would go, or come, so many at once that a region is served by too few which are known to work.
@@ -229,9 +183,7 @@ fn other_stacks(input: &Input, before: &Region, after: &Region) -> Vec<String> {
     };
     let mut risks = Vec::new();
     if from != to && !is_rolled_out(&to) {
-        risks.push(format!(
-            "version {to} would be in service in {id} at once; `meridian rollout {to} --reason WHY` brings it to users in steps"
-        ));
+        risks.push(texts::version_at_once(&to, id));
     }
     let serving = |region: &Region, version: &str| -> BTreeSet<SocketAddr> {
         let stacks = region.stacks.iter().filter(|it| it.version() == version);
@@ -242,11 +194,7 @@ fn other_stacks(input: &Input, before: &Region, after: &Region) -> Vec<String> {
     let kept = were.intersection(&are).count();
     let needed = (were.len().max(are.len()) as f64 * input.policy.health.capacity_min - 1e-9).ceil() as usize;
     if from == to && kept < needed {
-        risks.push(format!(
-            "{kept} of {} stacks of {id} would be those that serve now, and it needs {needed}; change some, see that they \
-             serve, then the others",
-            are.len()
-        ));
+        risks.push(texts::too_few_known_stacks(id, kept, are.len(), needed));
     }
     risks
 }
@@ -258,7 +206,7 @@ const DIFFERENCES_TOLD: usize = 5;
 pub fn differences(before: (&Topology, &Policy), after: (&Topology, &Policy)) -> Vec<String> {
     let mut told = Vec::new();
     if before.0.zone != after.0.zone {
-        told.push(format!("the zone is {} in place of {}", after.0.zone, before.0.zone));
+        told.push(texts::zone_differs(&before.0.zone, &after.0.zone));
     }
     compare("edge", &before.0.edges, &after.0.edges, edge_parts, &mut told);
     compare("region", &before.0.regions, &after.0.regions, region_parts, &mut told);
@@ -270,19 +218,15 @@ pub fn differences(before: (&Topology, &Policy), after: (&Topology, &Policy)) ->
         &mut told,
     );
     if before.1.dns.ttl != after.1.dns.ttl {
-        told.push(format!(
-            "the DNS TTL is {} s in place of {} s",
-            after.1.dns.ttl_s(),
-            before.1.dns.ttl_s()
-        ));
+        told.push(texts::ttl_differs(before.1.dns.ttl_s(), after.1.dns.ttl_s()));
     }
     if before.1.probe != after.1.probe {
-        told.push("the probe policy changed".to_owned());
+        told.push(texts::probe_differs());
     }
     let more = told.len().saturating_sub(DIFFERENCES_TOLD);
     told.truncate(DIFFERENCES_TOLD);
     if more > 0 {
-        told.push(format!("and {more} more changes"));
+        told.push(texts::more_changes(more));
     }
     told
 }
@@ -296,12 +240,12 @@ fn compare<K: Ord + std::fmt::Display, T: PartialEq>(
     told: &mut Vec<String>,
 ) {
     for id in before.keys().filter(|id| !after.contains_key(id)) {
-        told.push(format!("{kind} {id} is gone"));
+        told.push(texts::is_gone(kind, &id.to_string()));
     }
     for (id, now) in after {
         match before.get(id) {
-            None => told.push(format!("{kind} {id} is new")),
-            Some(was) if was != now => told.push(format!("{kind} {id} has another {}", parts(was, now).join(" and "))),
+            None => told.push(texts::is_new(kind, &id.to_string())),
+            Some(was) if was != now => told.push(texts::has_another(kind, &id.to_string(), &parts(was, now))),
             Some(_) => {}
         }
     }
@@ -345,12 +289,10 @@ fn lost_writers(current: &Plan, topology: &Topology) -> Vec<String> {
         let is_primary = topology.primaries().any(|it| it.id == *region);
         let gone = writers.values().find(|writer| !topology.regions.contains_key(writer));
         match (gone, writers.values().next()) {
-            (Some(writer), _) => problems.push(format!(
-                "{writer} writes data of {region}; `meridian restore {region} --reason WHY` brings them home before {writer} goes"
-            )),
-            (None, Some(writer)) if !is_primary => problems.push(format!(
-                "data of {region} are written by {writer}; `meridian restore {region} --reason WHY` brings them home before {region} goes"
-            )),
+            (Some(writer), _) => problems.push(texts::writer_would_go(writer, region)),
+            (None, Some(writer)) if !is_primary => {
+                problems.push(texts::region_with_data_elsewhere_would_go(region, writer));
+            }
             _ => {}
         }
     }
@@ -364,9 +306,7 @@ fn stranded(current: &Plan, next: &Plan, topology: &Topology) -> Vec<String> {
     for (primary, shares) in &current.routes {
         let at_home = total_at(shares, primary);
         if at_home > 0 && !topology.regions.contains_key(primary) {
-            problems.push(format!(
-                "{primary} serves {at_home} % of its sessions; `meridian drain --region {primary} --reason WHY` empties it before it goes"
-            ));
+            problems.push(texts::serving_region_would_go(primary, at_home));
         }
     }
     for (primary, shares) in &next.routes {
@@ -375,16 +315,11 @@ fn stranded(current: &Plan, next: &Plan, topology: &Topology) -> Vec<String> {
         let gone: Vec<Share> = gone.cloned().collect();
         let home = total_at(shares, primary).saturating_sub(total_at(before, primary));
         if !gone.is_empty() && home > 0 {
-            problems.push(format!(
-                "sessions of {primary} are at {} and {home} % find no place in its other backups",
-                describe(&gone)
-            ));
+            problems.push(texts::hosts_would_go(primary, &gone, home));
         }
         let others = shares.iter().map(|share| &share.region).filter(|it| *it != primary);
         for host in others.filter(|it| topology.primaries().any(|region| region.id == **it)) {
-            problems.push(format!(
-                "sessions of {primary} are at {host}, which is to be a primary, and find no other place"
-            ));
+            problems.push(texts::host_would_be_primary(primary, host));
         }
     }
     problems

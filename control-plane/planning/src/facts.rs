@@ -8,6 +8,7 @@ use verdict::Health;
 use crate::{
     Believed, Input,
     believed::{believe, is_unseen},
+    texts::part,
 };
 
 /// The facts of one decision.
@@ -116,8 +117,8 @@ impl<'i> Facts<'i> {
     /// The newest verdict in one sentence.
     pub(crate) fn summary(&self, region: &RegionId) -> String {
         match self.input.verdicts.get(region) {
-            None => "it has not been seen yet".to_owned(),
-            Some(_) if self.is_stale(region) => "what is known of it is too old to act on".to_owned(),
+            None => part::not_seen_yet(),
+            Some(_) if self.is_stale(region) => part::seen_too_long_ago(),
             Some(verdict) => verdict.summary.clone(),
         }
     }

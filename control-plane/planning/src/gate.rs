@@ -4,7 +4,7 @@
 use topology::{Reason, ReasonCode, RegionId, Rule};
 use verdict::Health;
 
-use crate::{Memory, facts::Facts};
+use crate::{Memory, facts::Facts, texts::refused};
 
 /// Rules that `--force` passes, with the agreement of a second person: they judge by believed health, and the author of
 /// a failover may know better. No one forces a change that would lose data; such an order names the loss instead.
@@ -39,22 +39,15 @@ impl Gate {
     /// operators be carried through; a freeze stops them where they are.
     pub(crate) fn stop(self, facts: &Facts<'_>, memory: &Memory) -> Option<Reason> {
         if !facts.input.policy.safety.automation && !self.is_order() {
-            let text = "the policy turns automation off";
-            return Some(Reason::of(ReasonCode::AutomationOff, text));
+            return Some(Reason::of(ReasonCode::AutomationOff, refused::automation_off()));
         }
         if let Some(freeze) = memory.freeze(facts.now) {
             let until = freeze.expires_at;
-            let text = format!(
-                "automation is frozen by {} until {until}: {}",
-                freeze.author, freeze.reason
-            );
+            let text = refused::frozen(&freeze.author, &freeze.reason, until);
             return Some(Reason::of(ReasonCode::Frozen, text).until(until));
         }
         let rest = memory.taken_back.as_ref()?;
-        let text = format!(
-            "automation rests until {}, because nodes refused plan {}: {}; `meridian unfreeze --reason WHY` ends it",
-            rest.until, rest.generation, rest.why
-        );
+        let text = refused::automation_rests(rest);
         Some(Reason::of(ReasonCode::RefusedByNodes, text).until(rest.until))
     }
 

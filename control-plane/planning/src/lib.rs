@@ -19,6 +19,7 @@ mod report;
 mod rules;
 mod shares;
 mod steps;
+mod texts;
 mod wake;
 
 pub use actions::{Action, Arrivals, Memory, PLANNER, Phase, RECOVERED, TakenBack};

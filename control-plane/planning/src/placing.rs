@@ -13,7 +13,8 @@ use crate::{
     gate::Gate,
     report::Check,
     rules::check,
-    shares::{describe, share, total, total_at},
+    shares::{share, total, total_at},
+    texts::{changed, part, refused},
 };
 
 /// Finds places for `percent` of a primary's sessions in its fit backups, in their order, as far as capacity and
@@ -42,16 +43,12 @@ pub(crate) fn place_away(
     let unfit: Vec<String> = backups
         .iter()
         .filter(|it| !is_fit(facts, gate, draft, it))
-        .map(|it| format!("{it} is {}", facts.seen(it)))
+        .map(|it| part::region_is(it, facts.seen(it)))
         .collect();
-    let text = match fit.len() {
-        0 if backups.is_empty() => "it has no backup".to_owned(),
-        0 => format!("none of its backups is fit to take its sessions: {}", unfit.join(", ")),
-        fit => format!("{fit} of its {} backups are fit to take its sessions", backups.len()),
-    };
+    let text = part::fit_backups(backups.len(), fit.len(), &unfit);
     let rule = Check::of(ReasonCode::NoFitBackup, region, !fit.is_empty(), text.clone());
     if !check(facts, gate, draft, report, rule) {
-        return Err(refusal(facts, ReasonCode::NoFitBackup, region, text, unfit));
+        return Err(refusal(facts, ReasonCode::NoFitBackup, region, &text, unfit));
     }
     if fit.is_empty() {
         // Only by force: the author of the order says that the beliefs about them are wrong.
@@ -73,13 +70,13 @@ pub(crate) fn place_away(
             let full = fit
                 .iter()
                 .map(|target| match headroom.percent(region, target, degrade) {
-                    0 => format!("{target} has no room left"),
-                    _ => format!("{target} accepts no more connections for now"),
+                    0 => part::has_no_room(target),
+                    _ => part::accepts_no_more(target),
                 });
             let full: Vec<String> = full.chain(unfit.iter().cloned()).collect();
-            format!("its sessions find no place in its backups: {}", full.join(", "))
+            part::no_places(&full)
         }
-        found => format!("its backups can take {found} of the {to_move} % of its sessions to move now"),
+        found => part::places(found, to_move),
     };
     let rule = Check::of(ReasonCode::NoHeadroom, region, placed.left == 0, text.clone());
     let passed = check(facts, gate, draft, report, rule);
@@ -89,7 +86,7 @@ pub(crate) fn place_away(
         placed.left = 0;
     }
     if to_move == placed.left {
-        return Err(refusal(facts, ReasonCode::NoHeadroom, region, text, unfit));
+        return Err(refusal(facts, ReasonCode::NoHeadroom, region, &text, unfit));
     }
     // In the order of the backups, which is the order of overflow; then the sessions that stay elsewhere.
     let elsewhere = kept
@@ -121,8 +118,10 @@ pub(crate) fn kept_away(facts: &Facts<'_>, draft: &Draft, region: &RegionId, per
 }
 
 /// The refusal of a place, with the unfit backups before the evidence of the region.
-fn refusal(facts: &Facts<'_>, code: ReasonCode, region: &RegionId, text: String, unfit: Vec<String>) -> Reason {
-    let reason = Reason::of(code, text).about(region).with(unfit);
+fn refusal(facts: &Facts<'_>, code: ReasonCode, region: &RegionId, text: &str, unfit: Vec<String>) -> Reason {
+    let reason = Reason::of(code, refused::no_place(region, text))
+        .about(region)
+        .with(unfit);
     reason.with(facts.evidence(region))
 }
 
@@ -154,13 +153,7 @@ pub(crate) fn place_again(
             left: total(&gone),
             shares: away,
         });
-    let mut text = format!("{why}: what was there ({} %) moves on", total(&gone));
-    if !shares.is_empty() {
-        text = format!("{text}, and its sessions away from home go to {}", describe(&shares));
-    }
-    if left > 0 {
-        text = format!("{text}; {left} % find no place and come home");
-    }
+    let text = changed::displaced(why, total(&gone), &shares, left);
     let stay = at_home + left;
     if stay > 0 {
         shares.insert(0, share(primary, stay));

@@ -13,6 +13,7 @@ use crate::{
         spread::{self, Carrier},
         stacks, taken_back,
     },
+    texts,
 };
 
 /// Decides. Nodes can always apply the plan of the outcome: a plan that they could not apply is refused here, and the
@@ -22,8 +23,7 @@ pub fn plan(input: &Input, now: Moment) -> Outcome {
     let Some(problem) = invalid_because(input, &outcome) else {
         return outcome;
     };
-    let text = format!("not committed, because no node could apply it: {problem}");
-    let refused = Reason::of(ReasonCode::InvalidPlan, text);
+    let refused = Reason::of(ReasonCode::InvalidPlan, texts::refused::invalid_plan(&problem));
     // A request that would make the plan invalid is refused, and the world goes on without it.
     let mut outcome = match input.request {
         Some(_) => plan(&without_request(input), now),

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use topology::{Plan, Reason, ReasonCode, RegionId};
 
-use crate::Memory;
+use crate::{Memory, texts::helps};
 
 /// The result of one decision.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -54,17 +54,19 @@ impl Report {
     }
 
     pub(crate) fn refuse(&mut self, reason: Reason) {
+        debug_assert!(helps(&reason.text), "{}: {}", reason.code, reason.text);
         self.refused.push(reason);
     }
 
     pub(crate) fn wait(&mut self, reason: Reason) {
+        debug_assert!(helps(&reason.text), "{}: {}", reason.code, reason.text);
         self.waiting.push(reason);
     }
 
     /// Refuses the request of this decision.
     pub(crate) fn deny(&mut self, reason: Reason) {
         self.denied.push(reason.clone());
-        self.refused.push(reason);
+        self.refuse(reason);
     }
 }
 

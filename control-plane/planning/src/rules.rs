@@ -3,7 +3,14 @@
 use topology::{Reason, ReasonCode, RegionId, RegionState};
 use verdict::Health;
 
-use crate::{Report, draft::Draft, facts::Facts, gate::Gate, report::Check};
+use crate::{
+    Report,
+    draft::Draft,
+    facts::Facts,
+    gate::Gate,
+    report::Check,
+    texts::{part, refused},
+};
 
 /// Notes the result of a rule. True when the change may go on: the rule agrees, is overridden, or is passed by force.
 pub(crate) fn check(facts: &Facts<'_>, gate: Gate, draft: &mut Draft, report: &mut Report, check: Check) -> bool {
@@ -14,8 +21,8 @@ pub(crate) fn check(facts: &Facts<'_>, gate: Gate, draft: &mut Draft, report: &m
         draft.passed_by_force.insert(*rule, text.clone());
     }
     let text = match (overridden, forced) {
-        (true, _) => format!("{text} (overridden)"),
-        (_, true) => format!("{text} (passed by force)"),
+        (true, _) => part::overridden(text),
+        (_, true) => part::passed_by_force(text),
         _ => text.clone(),
     };
     let passed = *passed || overridden || forced;
@@ -74,8 +81,7 @@ fn refuse_by(
 ) -> bool {
     let (code, text) = match &stop {
         Some(stop) => (stop.code, stop.text.as_str()),
-        None if gate.is_order() => (ReasonCode::Frozen, "an operator ordered it"),
-        None => (ReasonCode::Frozen, "automation is on"),
+        None => (ReasonCode::Frozen, part::nothing_stops(gate.is_order())),
     };
     let result = Check::of(code, region, stop.is_none(), text);
     check(facts, gate, draft, report, result);
@@ -98,9 +104,17 @@ pub(crate) fn check_leaves_enough(
         *id != region && it.state == RegionState::Serving && gate.health(facts, id) != Some(Health::Down)
     });
     let (left, min) = (left.count(), facts.input.policy.safety.regions_serving_min as usize);
-    let text = format!("{left} regions would be left serving, and {min} is the least");
-    let rule = Check::of(ReasonCode::RegionsServingMin, region, left >= min, text);
-    require(facts, gate, draft, report, rule)
+    let rule = Check::of(
+        ReasonCode::RegionsServingMin,
+        region,
+        left >= min,
+        part::regions_left(left, min),
+    );
+    if check(facts, gate, draft, report, rule) {
+        return Ok(());
+    }
+    let text = refused::too_few_left(region, left, min);
+    Err(facts.reason(ReasonCode::RegionsServingMin, region, text))
 }
 
 /// The region is healthy, so sessions may return to it.
@@ -113,12 +127,18 @@ pub(crate) fn check_is_healthy(
     why: &str,
 ) -> Result<(), Reason> {
     let health = facts.health(region);
-    let text = format!("it is {health}: {}", facts.summary(region));
-    let rule = Check::of(ReasonCode::NotHealthy, region, health == Health::Healthy, text.clone());
+    let summary = facts.summary(region);
+    let rule = Check::of(
+        ReasonCode::NotHealthy,
+        region,
+        health == Health::Healthy,
+        part::health(health, &summary),
+    );
     if check(facts, gate, draft, report, rule) {
         return Ok(());
     }
-    Err(facts.reason(ReasonCode::NotHealthy, region, format!("{why}; but {text}")))
+    let text = refused::not_healthy_enough_to_return(why, region, health, &summary);
+    Err(facts.reason(ReasonCode::NotHealthy, region, text))
 }
 
 /// Anti-flap: a region that moved too often may not return yet.
@@ -133,12 +153,8 @@ pub(crate) fn check_hold_down(
     let penalty = draft.memory.penalties.get(region).copied();
     let (until, value) = penalty.map_or((None, 0), |it| (it.until(policy, now), it.value(policy, now)));
     let text = match until {
-        Some(until) => format!(
-            "it moved too often (penalty {value}; leaving adds {}, so does returning, and below {} it may return); it stays \
-             away until {until}, or `meridian ack {region} --reason WHY`",
-            policy.per_move, policy.reuse
-        ),
-        None => format!("penalty {value}, held from {}", policy.suppress),
+        Some(until) => refused::held_down(region, value, until, policy),
+        None => part::penalty(value, policy.suppress),
     };
     let rule = Check::of(ReasonCode::HoldDown, region, until.is_none(), text);
     require(facts, gate, draft, report, rule).map_err(|refusal| refusal.until(until))

@@ -14,15 +14,6 @@ pub(crate) fn share(region: &RegionId, percent: u8) -> Share {
     }
 }
 
-/// The shares for people: "us-west (60 %), eu-west (40 %)".
-pub(crate) fn describe(shares: &[Share]) -> String {
-    let shares: Vec<String> = shares
-        .iter()
-        .map(|share| format!("{} ({} %)", share.region, share.percent))
-        .collect();
-    shares.join(", ")
-}
-
 /// The sum of all shares, in percent.
 pub(crate) fn total(shares: &[Share]) -> u8 {
     shares.iter().map(|share| share.percent).sum()

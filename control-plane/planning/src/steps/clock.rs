@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use topology::{Intent, Reason, ReasonCode};
 
-use crate::{Report, draft::Draft, facts::Facts};
+use crate::{Report, draft::Draft, facts::Facts, texts::changed};
 
 /// Sets moments in the future to now: a clock that went back leaves them, and no step that began there would ever end.
 pub(crate) fn follow(facts: &Facts<'_>, draft: &mut Draft, report: &mut Report) {
@@ -32,10 +32,6 @@ pub(crate) fn follow(facts: &Facts<'_>, draft: &mut Draft, report: &mut Report) 
         rest.until = rest.until.min(now + facts.input.policy.publish.hold);
     }
     if !ahead.is_zero() {
-        let text = format!(
-            "the clock went back by {} s or more; what is under way is held from now on",
-            ahead.as_secs_f64()
-        );
-        report.change(Reason::of(ReasonCode::ClockWentBack, text));
+        report.change(Reason::of(ReasonCode::ClockWentBack, changed::clock_went_back(ahead)));
     }
 }

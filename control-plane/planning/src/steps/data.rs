@@ -12,7 +12,15 @@ use topology::{
 };
 use verdict::Health;
 
-use crate::{Input, Report, draft::Draft, facts::Facts, gate::Gate, report::Check, rules::check};
+use crate::{
+    Input, Report,
+    draft::Draft,
+    facts::Facts,
+    gate::Gate,
+    report::Check,
+    rules::check,
+    texts::{changed, part, refused, waiting},
+};
 
 /// An accepted loss of everything that was not copied, however much that is.
 pub const ANY_LOSS: Duration = Duration::from_millis(u64::MAX);
@@ -49,10 +57,7 @@ pub(crate) fn offer_promotion(facts: &Facts<'_>, draft: &Draft, report: &mut Rep
     if held.is_empty() {
         return;
     }
-    let text = format!(
-        "{} keep {region} as their writer; `meridian failover {region} --promote --reason WHY` moves it",
-        held.join(", ")
-    );
+    let text = waiting::data_keep_their_writer(&held, region);
     report.wait(facts.reason(ReasonCode::PromotionHeld, region, text));
 }
 
@@ -70,25 +75,21 @@ pub(crate) fn promote(
         .filter(|share| share.region != *region && facts.health(&share.region) != Health::Down)
         .max_by_key(|share| share.percent);
     let Some(target) = target.map(|share| share.region.clone()) else {
-        let text = "none of its sessions went to a region that is up, so nobody can take its data";
+        let text = refused::nobody_can_take_the_data(region);
         return Err(facts.reason(ReasonCode::BadRequest, region, text));
     };
     let writers = draft.next.writers.get(region).cloned().unwrap_or_default();
     let classes = written_in_one_place(&facts.input.policy.data).map(|class| class.class.clone());
     let moved: BTreeSet<String> = classes.filter(|class| writers.get(class) != Some(&target)).collect();
     if moved.is_empty() {
-        let text = format!("{target} is the writer of its replicated data already");
+        let text = changed::promoted_already(&target);
         report.change(facts.reason(ReasonCode::AlreadySo, region, text));
         return Ok(());
     }
     check_may_take_over(facts, gate, draft, report, region, &moved, accepted)?;
     let written = moved.into_iter().map(|class| (class, target.clone()));
     draft.next.writers.entry(region.clone()).or_default().extend(written);
-    report.change(facts.reason(
-        ReasonCode::Promoted,
-        region,
-        format!("{target} is the writer of its replicated data now"),
-    ));
+    report.change(facts.reason(ReasonCode::Promoted, region, changed::promoted(&target)));
     Ok(())
 }
 
@@ -103,8 +104,7 @@ pub(crate) fn bring_data_home(
 ) -> Result<(), Reason> {
     check_may_come_home(facts, gate, draft, report, region, accepted)?;
     if draft.next.writers.remove(region).is_some() {
-        let text = "it writes its replicated data itself again".to_owned();
-        report.change(facts.reason(ReasonCode::Demoted, region, text));
+        report.change(facts.reason(ReasonCode::Demoted, region, changed::data_came_home()));
     }
     Ok(())
 }
@@ -141,15 +141,12 @@ fn check_may_take_over(
     accepted: Option<Duration>,
 ) -> Result<(), Reason> {
     let problems = would_be_lost(facts.input, facts.now, region, classes, accepted);
-    let text = match problems.len() {
-        0 => "no data class would lose more than allowed".to_owned(),
-        _ => format!("more data would be lost than allowed: {}", problems.join("; ")),
-    };
+    let text = part::data_lost(&problems);
     let rule = Check::of(ReasonCode::RpoExceeded, region, problems.is_empty(), text.clone());
     if check(facts, gate, draft, report, rule) {
         return Ok(());
     }
-    let text = format!("{text}; `--accept-loss` names a loss to accept, or `any`");
+    let text = refused::too_much_lost(&text, region);
     let reason = Reason::of(ReasonCode::RpoExceeded, text).about(region).with(problems);
     Err(reason.with(facts.evidence(region)))
 }
@@ -163,24 +160,18 @@ pub(crate) fn say_where_data_is_written(facts: &Facts<'_>, draft: &Draft, report
         let where_written: Vec<String> = written.iter().map(|it| describe_writer(facts, draft, it)).collect();
         let is_lost = written.iter().any(|it| is_lost(facts, draft, it));
         let command = match draft.state(&region) {
-            Some(RegionState::Serving) => format!("`meridian restore {region} --reason WHY` brings them home"),
+            Some(RegionState::Serving) => part::restore_brings_data_home(&region),
             // It comes home by itself at the end of the return.
-            Some(RegionState::Restoring(_)) if is_lost => "the return brings them home".to_owned(),
-            _ if is_lost => {
-                format!("`meridian failover {region} --promote --reason WHY` makes another region their writer")
-            }
+            Some(RegionState::Restoring(_)) if is_lost => part::return_brings_data_home(),
+            _ if is_lost => part::failover_moves_writer(&region),
             _ => continue,
         };
         let classes = written_elsewhere(draft, &region);
         let lost = would_be_lost(facts.input, facts.now, &region, &classes, None);
         // The lag changes all the time, so it is evidence: the text stays the same while it holds.
-        let but = match lost.len() {
-            0 => "",
-            _ => ", with `--accept-loss` or once its copy has caught up",
-        };
         let classes: Vec<String> = classes.into_iter().collect();
         let (classes, writers) = (classes.join(", "), where_written.join(" and "));
-        let text = format!("{classes} are written by {writers}; {command}{but}");
+        let text = waiting::data_are_written_by(&classes, &writers, &command, !lost.is_empty());
         let reason = Reason::of(ReasonCode::PromotionHeld, text).about(&region).with(lost);
         report.wait(reason.with(facts.evidence(&region)));
     }
@@ -191,20 +182,8 @@ fn is_lost(facts: &Facts<'_>, draft: &Draft, writer: &RegionId) -> bool {
 }
 
 fn describe_writer(facts: &Facts<'_>, draft: &Draft, writer: &RegionId) -> String {
-    let health = facts.health(writer);
-    match draft.state(writer) {
-        Some(RegionState::Evacuated) => format!("{writer}, which is evacuated and {health}"),
-        _ if health == Health::Down => format!("{writer}, which is down"),
-        _ => writer.to_string(),
-    }
-}
-
-/// The loss that an approver agrees to, in words.
-pub(crate) fn risk(accepted: Duration) -> String {
-    match accepted {
-        ANY_LOSS => "it may lose all data that was not copied yet".to_owned(),
-        accepted => format!("it may lose up to {} s of data", accepted.as_secs()),
-    }
+    let is_evacuated = draft.state(writer) == Some(RegionState::Evacuated);
+    part::writer(writer, is_evacuated, facts.health(writer))
 }
 
 /// The classes of `region`'s data that would lose too much if a copy took over, one a line: more than `accepted`, or
@@ -224,23 +203,16 @@ fn would_be_lost(
             .get(region)
             .and_then(|classes| classes.get(&class.class));
         let limit = accepted.unwrap_or(class.rpo);
-        let limit_text = if accepted.is_some() {
-            "the accepted loss"
-        } else {
-            "its RPO"
-        };
         // Since it was measured, everything written is missing as well.
         let behind = lag.map(|lag| lag.behind.saturating_add(now.since(lag.at)));
         match (lag, behind) {
             // A lag that was never measured may be anything: only an order that accepts any loss accepts it.
-            (None, _) if accepted != Some(ANY_LOSS) => problems.push(format!("{}: its lag is not known", class.class)),
+            (None, _) if accepted != Some(ANY_LOSS) => problems.push(part::lag_unknown(&class.class)),
             (Some(lag), _) if accepted.is_none() && now.since(lag.at) > freshest => {
-                let age = now.since(lag.at).as_secs();
-                problems.push(format!("{}: its lag was last measured {age} s ago", class.class));
+                problems.push(part::lag_too_old(&class.class, now.since(lag.at)));
             }
             (_, Some(behind)) if behind > limit => {
-                let (behind, limit) = (behind.as_secs(), limit.as_secs());
-                problems.push(format!("{}: {behind} s behind, {limit_text} is {limit} s", class.class));
+                problems.push(part::lag_too_long(&class.class, behind, limit, accepted.is_some()));
             }
             _ => {}
         }

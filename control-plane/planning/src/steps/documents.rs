@@ -13,6 +13,7 @@ use crate::{
     gate::Gate,
     placing::{Displaced, place_again},
     shares::home,
+    texts::{changed, join_and},
 };
 
 /// Adds the regions and edges of new documents to the plan, and drops those that are gone.
@@ -58,17 +59,13 @@ pub(crate) fn follow(facts: &Facts<'_>, draft: &mut Draft, report: &mut Report) 
 
 fn say_that_documents_changed(facts: &Facts<'_>, draft: &mut Draft, report: &mut Report) {
     let genesis = draft.next.generation == 0;
-    let changed = match facts.input.differences.as_slice() {
-        // Changed by hand in the store, or by an older version.
-        [] => "the topology, the DNS TTL or the probe policy changed".to_owned(),
-        differences => differences.join("; "),
-    };
     let (code, text) = if genesis {
-        (ReasonCode::Genesis, "first plan: every primary serves its own sessions")
+        (ReasonCode::Genesis, changed::first_plan())
     } else {
-        (ReasonCode::TopologyChanged, changed.as_str())
+        let text = changed::documents_changed(&facts.input.differences);
+        (ReasonCode::TopologyChanged, text)
     };
-    report.change(Reason::of(code, text.to_owned()));
+    report.change(Reason::of(code, text));
 }
 
 /// Makes a primary its own writer again where its writer is gone from the topology. An operator who applies such a
@@ -83,15 +80,12 @@ fn follow_writers(facts: &Facts<'_>, draft: &mut Draft, report: &mut Report) {
             gone.map(|(class, writer)| (class.clone(), writer.clone())).unzip();
         if !gone.is_empty() {
             writers.retain(|_, writer| !gone.contains(writer));
-            lost.push((region.clone(), classes.join(", "), names(&gone)));
+            lost.push((region.clone(), classes.join(", "), join_and(&gone)));
         }
     }
     draft.next.writers.retain(|_, writers| !writers.is_empty());
     for (region, classes, gone) in lost {
-        let text = format!(
-            "{gone}, which wrote {classes}, is gone from the topology: it writes them itself again, without what only \
-             {gone} had"
-        );
+        let text = changed::writer_gone(&gone, &classes);
         report.change(facts.reason(ReasonCode::Demoted, &region, text));
     }
 }
@@ -112,7 +106,7 @@ fn follow_routes(facts: &Facts<'_>, draft: &mut Draft, report: &mut Report) {
         let targets = shares.iter().map(|share| share.region.clone());
         let gone: BTreeSet<RegionId> = targets.filter(|it| !topology.regions.contains_key(it)).collect();
         if !gone.is_empty() {
-            let why = format!("{} is gone from the topology", names(&gone));
+            let why = changed::regions_are_gone(&gone);
             let displaced = Displaced {
                 hosts: &gone,
                 code: ReasonCode::TopologyChanged,
@@ -121,9 +115,4 @@ fn follow_routes(facts: &Facts<'_>, draft: &mut Draft, report: &mut Report) {
             place_again(facts, Gate::Automation, draft, report, &region.id, &displaced);
         }
     }
-}
-
-fn names(regions: &BTreeSet<RegionId>) -> String {
-    let names: Vec<&str> = regions.iter().map(RegionId::as_str).collect();
-    names.join(" and ")
 }

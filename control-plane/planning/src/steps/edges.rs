@@ -11,7 +11,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use topology::{EdgeId, EdgeState, IntentKind, Moment, Reason, ReasonCode};
 
-use crate::{Input, Report, draft::Draft, facts::Facts, gate::Gate};
+use crate::{
+    Input, Report,
+    draft::Draft,
+    facts::Facts,
+    gate::Gate,
+    texts::{changed, part, waiting},
+};
 
 /// Whether an edge gave no sign of life for so long that it counts as lost. An unknown edge is not lost.
 pub(crate) fn is_silent(input: &Input, edge: &EdgeId, now: Moment) -> bool {
@@ -67,16 +73,12 @@ pub(crate) fn find_proven(facts: &Facts<'_>, draft: &mut Draft, report: &mut Rep
     for edge in &*new {
         let reason = match named_at.get(edge) {
             Some(at) if *at > now => {
-                let text = format!("{edge} is new and works; DNS names it at {at} if it stays so");
+                let text = waiting::new_edge_works(edge, *at);
                 Reason::of(ReasonCode::EdgeNew, text).until(*at)
             }
             _ => {
                 let seconds = input.policy.edges.returned_after.as_secs();
-                let text = format!(
-                    "{edge} is new; DNS names it after it has followed plans, sent reports and been reached for {seconds} s. Start \
-                     it, if it does not run"
-                );
-                Reason::of(ReasonCode::EdgeNew, text)
+                Reason::of(ReasonCode::EdgeNew, waiting::new_edge_not_seen_to_work(edge, seconds))
             }
         };
         report.wait(reason);
@@ -103,10 +105,7 @@ pub(crate) fn find_lost(facts: &Facts<'_>, draft: &mut Draft, report: &mut Repor
         draft.memory.lost_edges.remove(edge);
     }
     for (edge, again) in returning(input, draft.memory.lost_edges.keys(), now) {
-        let text = format!(
-            "{}, and DNS names it again at {again} if it stays",
-            evidence_of_return(facts, edge)
-        );
+        let text = waiting::edge_returns(&evidence_of_return(facts, edge), again);
         report.wait(Reason::of(ReasonCode::EdgeReturned, text).until(again));
     }
     if lately.is_empty() {
@@ -114,11 +113,7 @@ pub(crate) fn find_lost(facts: &Facts<'_>, draft: &mut Draft, report: &mut Repor
     }
     if let Some(stopped) = Gate::Automation.stop(facts, &draft.memory) {
         for edge in &lately {
-            let text = format!(
-                "{}; DNS still names it: {}",
-                evidence_of_loss(facts, edge),
-                stopped.text
-            );
+            let text = waiting::lost_edge_stays(&evidence_of_loss(facts, edge), &stopped.text);
             report.wait(Reason::of(ReasonCode::EdgeLost, text));
         }
         return;
@@ -145,23 +140,17 @@ pub(crate) fn find_lost(facts: &Facts<'_>, draft: &mut Draft, report: &mut Repor
         let lost = &draft.memory.lost_edges;
         let out: BTreeSet<&EdgeId> = lost.keys().chain(&drained).chain([&edge]).collect();
         let why_not = if look_lost == count {
-            Some(format!(
-                "all {count} edges look lost. Our own view may be broken: look at the network between the edges, and between \
-                 them and this control plane"
-            ))
+            Some(waiting::all_edges_look_lost(count))
         } else if lost.len() >= most {
-            Some(format!(
-                "{look_lost} of {count} edges look lost, and at most {most} may be left out of DNS answers for that. Look at the \
-                 network between the edges, and between them and this control plane"
-            ))
+            Some(waiting::too_many_edges_look_lost(look_lost, count, most))
         } else if out.len() >= count {
-            Some("no other edge would be left in DNS answers".to_owned())
+            Some(waiting::no_other_edge_left())
         } else {
             None
         };
         match why_not {
             Some(why_not) => {
-                let text = format!("{}; DNS still names it: {why_not}", evidence_of_loss(facts, &edge));
+                let text = waiting::lost_edge_stays(&evidence_of_loss(facts, &edge), &why_not);
                 report.wait(Reason::of(ReasonCode::EdgeFloor, text));
             }
             None => {
@@ -208,33 +197,26 @@ pub(crate) fn set(facts: &Facts<'_>, draft: &mut Draft, report: &mut Report) {
         let was_lost = facts.input.memory.lost_edges.contains_key(&edge);
         let (code, text) = match state {
             EdgeState::Drained if draft.memory.lost_edges.contains_key(&edge) => {
-                let silence = evidence_of_loss(facts, &edge);
-                let text = format!("{silence}; DNS names it no more until it works again. Its sessions stay");
+                let text = changed::edge_lost(&evidence_of_loss(facts, &edge));
                 (ReasonCode::EdgeLost, text)
             }
             EdgeState::Serving if facts.input.memory.new_edges.contains(&edge) => {
                 let text = if is_back(facts.input, &edge, facts.now) {
-                    format!("{edge}, which is new, follows plans and reports, and DNS names it from now on")
+                    changed::new_edge_works(&edge)
                 } else {
-                    format!("{edge} is new, and DNS names it although nobody saw it work: no other edge is left")
+                    changed::new_edge_is_the_only_one(&edge)
                 };
                 (ReasonCode::EdgeNew, text)
             }
             EdgeState::Serving if was_lost => {
-                let text = format!("{}, and DNS names it again", evidence_of_return(facts, &edge));
+                let text = changed::edge_returned(&evidence_of_return(facts, &edge));
                 (ReasonCode::EdgeReturned, text)
             }
             EdgeState::Drained => {
-                let by = drained.get(&edge).map(|it| {
-                    let (author, reason, until) = (&it.author, &it.reason, it.expires_at);
-                    format!("drain by {author}: {reason}; {edge} is left out of DNS answers until {until}")
-                });
+                let by = drained.get(&edge).map(|order| changed::edge_drained(order, &edge));
                 (ReasonCode::EdgeDrained, by.unwrap_or_default())
             }
-            EdgeState::Serving => (
-                ReasonCode::EdgeRestored,
-                format!("{edge} is named in DNS answers again"),
-            ),
+            EdgeState::Serving => (ReasonCode::EdgeRestored, changed::edge_restored(&edge)),
         };
         report.change(Reason::of(code, text));
     }
@@ -246,20 +228,9 @@ fn evidence_of_loss(facts: &Facts<'_>, edge: &EdgeId) -> String {
     if !is_silent(facts.input, edge, facts.now)
         && let Some(unreached) = seen.and_then(|seen| seen.unreached)
     {
-        let seconds = unreached.lasted().as_secs();
-        return format!(
-            "{} of {} vantages have not reached {edge} at its public addresses for {seconds} s, though it reports and \
-             follows plans",
-            unreached.by, unreached.of
-        );
+        return part::edge_unreached(edge, unreached.by, unreached.of, unreached.lasted());
     }
-    let heard = seen.map(|seen| facts.now.since(seen.heard_at).as_secs());
-    match heard {
-        Some(seconds) => {
-            format!("nothing was heard of {edge} for {seconds} s: it follows no plans and sends no reports")
-        }
-        None => format!("nothing was heard of {edge}: it follows no plans and sends no reports"),
-    }
+    part::edge_silent(edge, seen.map(|seen| facts.now.since(seen.heard_at)))
 }
 
 /// The evidence that a lost edge works again: vantages reach it, it reports, or both.
@@ -271,9 +242,5 @@ fn evidence_of_return(facts: &Facts<'_>, edge: &EdgeId) -> String {
     let is_reached_anew = seen
         .and_then(|seen| seen.reached_since)
         .is_some_and(|since| since > lost_at);
-    match (was_silent, is_reached_anew) {
-        (true, false) => format!("{edge} is heard again"),
-        (true, true) => format!("{edge} is heard again and vantages reach it at its public addresses"),
-        (false, _) => format!("vantages reach {edge} at its public addresses again"),
-    }
+    part::edge_works_again(edge, was_silent, is_reached_anew)
 }

@@ -2,7 +2,7 @@
 
 use topology::{Reason, ReasonCode};
 
-use crate::{Phase, Report, draft::Draft, facts::Facts, wake::expiry};
+use crate::{Phase, Report, draft::Draft, facts::Facts, texts::changed, wake::expiry};
 
 /// Takes over the unfinished actions of an earlier leader, and ends those whose time is over.
 pub(crate) fn end_what_is_over(facts: &Facts<'_>, draft: &mut Draft, report: &mut Report) {
@@ -21,12 +21,7 @@ pub(crate) fn end_what_is_over(facts: &Facts<'_>, draft: &mut Draft, report: &mu
         }
     }
     for intent in expired {
-        let text = format!(
-            "{} of {} by {} ended by its time",
-            intent.kind.as_str(),
-            intent.kind.subject(),
-            intent.author
-        );
+        let text = changed::order_expired(&intent);
         report.change(Reason::of(ReasonCode::Expired, text).about(intent.kind.region()));
     }
     if draft.memory.taken_back.as_ref().is_some_and(|it| it.until <= now) {

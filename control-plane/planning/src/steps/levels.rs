@@ -2,7 +2,15 @@
 
 use topology::{Level, ReasonCode, RegionId};
 
-use crate::{Report, believed::is_unseen, draft::Draft, facts::Facts, gate::Gate, rules::refuse_if_stopped};
+use crate::{
+    Report,
+    believed::is_unseen,
+    draft::Draft,
+    facts::Facts,
+    gate::Gate,
+    rules::refuse_if_stopped,
+    texts::{changed, part},
+};
 
 /// Sets the level that the health of each region asks for, or the one at which it has room for the sessions planned
 /// there.
@@ -26,12 +34,12 @@ pub(crate) fn set(facts: &Facts<'_>, draft: &mut Draft, report: &mut Report) {
             continue;
         }
         let why = match (to > level, to == crowded && crowded > verdict.level) {
-            (true, true) => "it takes more sessions than its components can serve at full quality".to_owned(),
+            (true, true) => part::too_crowded_for_quality(),
             (true, false) => {
                 let asks = verdict.levels().find(|(level, _)| *level == to);
                 asks.map_or_else(|| facts.summary(&region), |(_, fired)| fired.why.clone())
             }
-            (false, _) => "what was slow or broken was well for long enough".to_owned(),
+            (false, _) => part::well_again(),
         };
         // A level that makes room for sessions which are planned already is part of their move, and no gate stops it.
         let to = if to != crowded && refuse_if_stopped(facts, Gate::Automation, draft, report, &region) {
@@ -45,10 +53,6 @@ pub(crate) fn set(facts: &Facts<'_>, draft: &mut Draft, report: &mut Report) {
         if let Some(plan) = draft.next.regions.get_mut(&region) {
             plan.level = to;
         }
-        report.change(facts.reason(
-            ReasonCode::LevelChanged,
-            &region,
-            format!("level {level} to {to}: {why}"),
-        ));
+        report.change(facts.reason(ReasonCode::LevelChanged, &region, changed::level(level, to, &why)));
     }
 }

@@ -10,6 +10,7 @@ use crate::{
     draft::Draft,
     facts::Facts,
     steps::edges::is_silent,
+    texts::changed,
 };
 
 /// The life of a drain that only a recovered plan shows. The store forgot its end, so a person ends it; a life that no
@@ -25,10 +26,7 @@ pub(crate) fn adopt(facts: &Facts<'_>, draft: &mut Draft, report: &mut Report) {
     if recovered.number() <= ours {
         return;
     }
-    let text = format!(
-        "nodes serve plan {}, the store knows only {ours}: it was lost, or restored from an old copy; theirs goes on",
-        recovered.number()
-    );
+    let text = changed::plan_recovered(recovered.number(), ours);
     report.change(Reason::of(ReasonCode::PlanRecovered, text));
     recover_drains(facts, draft, report, recovered);
 }
@@ -63,10 +61,7 @@ fn recover_drains(facts: &Facts<'_>, draft: &mut Draft, report: &mut Report, rec
     for kind in forgotten.take(STANDING_MAX) {
         let (generation, subject) = (recovered.generation, kind.subject());
         let id = format!("recovered-{generation}-{subject}");
-        let text = format!(
-            "{subject} stays drained: plan {generation} has it drained, and the store forgot who ordered that. \
-             `meridian abort {id} --reason WHY` ends it"
-        );
+        let text = changed::drain_recovered(&subject, generation, &id);
         let code = match kind {
             IntentKind::DrainEdge { .. } => ReasonCode::EdgeDrained,
             _ => ReasonCode::StackDrained,
@@ -75,7 +70,7 @@ fn recover_drains(facts: &Facts<'_>, draft: &mut Draft, report: &mut Report, rec
             id: id.clone(),
             kind,
             author: RECOVERED.to_owned(),
-            reason: format!("plan {generation} has it drained"),
+            reason: changed::drain_recovered_because(generation),
             created_at: now,
             expires_at: now + RECOVERED_LIFE,
         };

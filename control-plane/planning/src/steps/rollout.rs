@@ -2,7 +2,14 @@
 
 use topology::{Reason, ReasonCode, policy::RolloutPolicy};
 
-use crate::{Phase, Report, RolloutSeen, draft::Draft, facts::Facts, gate::Gate, wake::rollout_step_end};
+use crate::{
+    Phase, Report, RolloutSeen,
+    draft::Draft,
+    facts::Facts,
+    gate::Gate,
+    texts::{changed, part, waiting},
+    wake::rollout_step_end,
+};
 
 /// Sends more users to the version that is rolled out, waits, or rolls it back.
 pub(crate) fn advance(facts: &Facts<'_>, draft: &mut Draft, report: &mut Report) {
@@ -21,7 +28,7 @@ pub(crate) fn advance(facts: &Facts<'_>, draft: &mut Draft, report: &mut Report)
         .filter(|seen| seen.version == rollout.version);
     let judged = seen.map_or(Judged::TooFew, |seen| judge(seen, policy));
     if let Judged::Bad(why) = judged {
-        let text = format!("{} rolled back from {} %: {why}", rollout.version, rollout.percent);
+        let text = changed::rolled_back(&rollout.version, rollout.percent, &why);
         draft.next.rollout = None;
         draft.end_action(facts, &rollout.action, Phase::Aborted, &text);
         return report.change(Reason::of(ReasonCode::RolledBack, text));
@@ -31,15 +38,12 @@ pub(crate) fn advance(facts: &Facts<'_>, draft: &mut Draft, report: &mut Report)
     };
     let hold = |text: String| Reason::of(ReasonCode::RolloutHold, text);
     if facts.now < end {
-        let text = format!("{} held at {} % until {end:#}", rollout.version, rollout.percent);
+        let text = waiting::rollout_held_until(&rollout, end);
         return report.wait(hold(text).until(end));
     }
     if judged == Judged::TooFew {
         let (min, sessions) = (policy.sessions_min, seen.map_or(0, |seen| seen.sessions));
-        let text = format!(
-            "{} held: {sessions} sessions seen, {min} are needed to judge it",
-            rollout.version
-        );
+        let text = waiting::rollout_held_for_sessions(&rollout, sessions, min);
         return report.wait(hold(text));
     }
     // A rollout is an order, so a policy without automation does not stop it.
@@ -57,10 +61,7 @@ pub(crate) fn advance(facts: &Facts<'_>, draft: &mut Draft, report: &mut Report)
         since: facts.now,
         ..rollout.clone()
     });
-    let text = format!(
-        "{} goes from {} to {percent} % of users",
-        rollout.version, rollout.percent
-    );
+    let text = changed::rollout_step(&rollout.version, rollout.percent, percent);
     let code = if percent == 100 {
         ReasonCode::RolloutDone
     } else {
@@ -93,7 +94,7 @@ fn judge(seen: &RolloutSeen, policy: &RolloutPolicy) -> Judged {
     match seen.recent.as_ref().map(|recent| judge_these(recent, policy)) {
         Some(Judged::Bad(why)) => {
             let minutes = policy.window.as_secs() / 60;
-            Judged::Bad(format!("in the last {minutes} min {why}"))
+            Judged::Bad(part::lately(minutes, &why))
         }
         _ => whole,
     }
@@ -102,7 +103,7 @@ fn judge(seen: &RolloutSeen, policy: &RolloutPolicy) -> Judged {
 fn judge_these(seen: &RolloutSeen, policy: &RolloutPolicy) -> Judged {
     // One such error is too many, however few sessions there are.
     if seen.gpu_memory_errors > u64::from(policy.gpu_memory_errors_max) {
-        return Judged::Bad(format!("{} GPU memory errors", seen.gpu_memory_errors));
+        return Judged::Bad(part::gpu_memory_errors(seen.gpu_memory_errors));
     }
     if seen.sessions < policy.sessions_min {
         return Judged::TooFew;
@@ -110,18 +111,16 @@ fn judge_these(seen: &RolloutSeen, policy: &RolloutPolicy) -> Judged {
     let turns = seen.turns_succeeded + seen.turns_failed;
     let error_rate = seen.turns_failed as f64 / turns.max(1) as f64;
     if error_rate > policy.error_rate_max {
-        let (rate, max) = (error_rate * 100.0, policy.error_rate_max * 100.0);
-        return Judged::Bad(format!("{rate:.2} % of turns failed, {max:.2} % is the most"));
+        return Judged::Bad(part::turns_failed(error_rate, policy.error_rate_max));
     }
     if let (Some(new), Some(old)) = (seen.p95_ms, seen.old_p95_ms)
         && new > old * (1.0 + policy.latency_increase_max)
     {
-        return Judged::Bad(format!("p95 latency {new:.0} ms, the old version has {old:.0} ms"));
+        return Judged::Bad(part::latency(new, old));
     }
     let underruns = seen.underruns as f64 / f64::from(seen.sessions);
     if underruns > policy.underruns_per_session_max {
-        let max = policy.underruns_per_session_max;
-        return Judged::Bad(format!("{underruns:.1} audio underruns per session, {max} is the most"));
+        return Judged::Bad(part::audio_underruns(underruns, policy.underruns_per_session_max));
     }
     Judged::Good
 }

@@ -12,7 +12,8 @@ use crate::{
     gate::Gate,
     placing::{Displaced, kept_away, place_again, place_away},
     rules::{refuse_if_stopped, refuse_leaving_if_stopped},
-    shares::{describe, share, total, total_at},
+    shares::{share, total, total_at},
+    texts::{changed, part, refused},
 };
 
 /// Moves the sessions of a backup that went down, or can no longer hold them, to the next fit one.
@@ -64,7 +65,7 @@ fn leave_dead_backup(
     target: &RegionId,
 ) {
     let at_home = draft.percent_at(primary, primary);
-    let problem = format!("backup {target} is down: {}", facts.summary(target));
+    let problem = part::backup_is_down(target, &facts.summary(target));
     let (mut placed, refusal) = match place_away(facts, Gate::Automation, draft, report, primary, 100 - at_home) {
         Ok(placed) => (placed, None),
         Err(refusal) => {
@@ -77,7 +78,7 @@ fn leave_dead_backup(
     placed.left -= returning;
     let stays = at_home + returning;
     if let Some(refusal) = refusal.filter(|_| returning == 0) {
-        let text = format!("{problem}; {}", refusal.text);
+        let text = refused::backup_not_left(&problem, &refusal.text);
         let evidence = facts.evidence(target);
         return report.refuse(Reason {
             text,
@@ -90,11 +91,10 @@ fn leave_dead_backup(
         repaired.push(share(primary, stays));
     }
     repaired.extend(placed.shares);
-    let mut text = format!("{problem}; its sessions go to {}", describe(&repaired));
+    let text = changed::backup_left(&problem, &repaired, placed.left);
     let mut left = placed.left;
     if left > 0 {
         // These stay where they are, because no place is better; edges pass a dead region over.
-        text = format!("{text}; {left} % find no place yet");
         let mut were: Vec<&Share> = shares.iter().filter(|it| it.region != *primary).collect();
         were.sort_by_key(|it| !facts.is_dead(&it.region));
         for was in were {
@@ -142,17 +142,17 @@ fn relieve_crowded_backup(
     shares: &[Share],
     target: &RegionId,
 ) {
-    let problem = format!("backup {target} is over its capacity");
+    let problem = part::backup_is_crowded(target);
     let at_home = draft.percent_at(primary, primary);
     let placed = match place_away(facts, Gate::Automation, draft, report, primary, 100 - at_home) {
         Ok(placed) if placed.left == 0 => placed,
         Ok(placed) => {
-            let text = format!("{problem}, and {} % of its sessions find no other place", placed.left);
+            let text = refused::crowded_backup_not_left(&problem, placed.left);
             return report.refuse(facts.reason(ReasonCode::NoHeadroom, primary, text));
         }
         Err(refusal) => return report.refuse(refusal),
     };
-    let text = format!("{problem}; its sessions go to {}", describe(&placed.shares));
+    let text = changed::backup_left(&problem, &placed.shares, 0);
     let mut repaired: Vec<Share> = shares.iter().filter(|it| it.region == *primary).cloned().collect();
     repaired.extend(placed.shares);
     if repaired != shares && !refuse_if_stopped(facts, Gate::Automation, draft, report, primary) {
@@ -181,7 +181,7 @@ pub(crate) fn guests_leave(facts: &Facts<'_>, gate: Gate, draft: &mut Draft, rep
         let displaced = Displaced {
             hosts: &left,
             code: ReasonCode::Failover,
-            why: "a region that took its sessions is left",
+            why: part::host_is_left(),
         };
         place_again(facts, gate, draft, report, &primary, &displaced);
     }

@@ -3,7 +3,7 @@
 
 use topology::{Intent, IntentKind, Reason, ReasonCode, RegionId, RegionState};
 
-use crate::{Action, PLANNER, Phase, Report, draft::Draft, facts::Facts};
+use crate::{Action, PLANNER, Phase, Report, draft::Draft, facts::Facts, texts::changed};
 
 /// Ends actions that have no subject any more, and revives a rollout that no one could end.
 pub(crate) fn settle(facts: &Facts<'_>, draft: &mut Draft, report: &mut Report) {
@@ -17,12 +17,7 @@ pub(crate) fn settle(facts: &Facts<'_>, draft: &mut Draft, report: &mut Report) 
         Some((action.intent.clone(), phase, why))
     });
     for (intent, phase, why) in over.collect::<Vec<_>>() {
-        let text = format!(
-            "{} of {} by {} ended: {why}",
-            intent.kind.as_str(),
-            intent.kind.subject(),
-            intent.author
-        );
+        let text = changed::order_ended(&intent, &why);
         draft.end_action(facts, &intent.id, phase, &text);
         if phase == Phase::Aborted {
             report.change(Reason::of(ReasonCode::Aborted, text).about(intent.kind.region()));
@@ -44,16 +39,16 @@ fn end_of(facts: &Facts<'_>, draft: &Draft, action: &Action) -> Option<(Phase, S
         IntentKind::Rollout { version } => {
             let rollout = draft.next.rollout.as_ref().filter(|it| it.action == action.intent.id);
             match rollout.map(|it| it.percent) {
-                None => Some((Phase::Aborted, format!("{version} is not rolled out any more"))),
-                Some(100..) => Some((Phase::Done, format!("all users are on {version}"))),
+                None => Some((Phase::Aborted, changed::rollout_is_gone(version))),
+                Some(100..) => Some((Phase::Done, changed::all_on_version(version))),
                 Some(_) => None,
             }
         }
         IntentKind::DrainEdge { edge } if !draft.next.edges.contains_key(edge) => {
-            Some((Phase::Aborted, format!("there is no edge {edge} any more")))
+            Some((Phase::Aborted, changed::edge_is_gone(edge)))
         }
         IntentKind::DrainStack { stack } if !facts.input.has_stack(stack) => {
-            Some((Phase::Aborted, format!("there is no stack {stack} any more")))
+            Some((Phase::Aborted, changed::stack_is_gone(*stack)))
         }
         _ => None,
     }
@@ -68,17 +63,14 @@ fn end_of_move(
     goes_on: impl Fn(RegionState) -> bool,
 ) -> Option<(Phase, String)> {
     if !facts.input.primaries().contains(region) {
-        let what = match draft.next.regions.contains_key(region) {
-            true => "is a backup now",
-            false => "is gone from the topology",
-        };
-        return Some((Phase::Aborted, format!("{region} {what}")));
+        let is_there = draft.next.regions.contains_key(region);
+        return Some((Phase::Aborted, changed::is_no_primary(region, is_there)));
     }
     let state = draft.next.regions.get(region)?.state;
     match state {
         state if goes_on(state) => None,
-        state if state == end => Some((Phase::Done, format!("{region} is {state}"))),
-        state => Some((Phase::Aborted, format!("{region} is {state} now"))),
+        state if state == end => Some((Phase::Done, changed::region_is(region, state))),
+        state => Some((Phase::Aborted, changed::region_is_now(region, state))),
     }
 }
 
@@ -88,7 +80,7 @@ fn revive_rollout(facts: &Facts<'_>, draft: &mut Draft) {
     let Some(rollout) = draft.next.rollout.clone().filter(|it| it.percent < 100) else {
         return;
     };
-    let text = format!("{} goes on at {} %, as nodes have it", rollout.version, rollout.percent);
+    let text = changed::rollout_revived(&rollout.version, rollout.percent);
     let kind = IntentKind::Rollout {
         version: rollout.version,
     };

@@ -3,11 +3,14 @@
 //!
 //! Why it is so: docs/decisions/17-orders-of-people.md.
 
-use std::time::Duration;
-
 use topology::{EdgeId, EdgeState, IntentKind, Moment, Reason, ReasonCode, RegionId};
 
-use crate::{Action, Input, Memory, PLANNER, Phase, RECOVERED, Report, draft::Draft, facts::Facts};
+use crate::{
+    Action, Input, Memory, PLANNER, Phase, RECOVERED, Report,
+    draft::Draft,
+    facts::Facts,
+    texts::{changed, part},
+};
 
 impl Action {
     /// The phase for its author: an order that is decided still runs until most edges apply its plan.
@@ -58,17 +61,13 @@ pub(crate) fn note_done(facts: &Facts<'_>, draft: &mut Draft, report: &mut Repor
         done.push((action.intent.clone(), plan));
     }
     for (intent, plan) in done {
-        let (kind, subject) = (intent.kind.as_str(), intent.kind.subject());
         let was_so = facts.input.current.as_ref();
         let was_so = was_so.is_some_and(|it| it.generation == plan && it.created_at < intent.created_at);
         let took = match intent.kind.region().filter(|_| !was_so) {
             Some(region) => recovery(facts, draft, region, intent.created_at),
-            None => since(now.since(intent.created_at), "it was ordered"),
+            None => part::took(now.since(intent.created_at), None),
         };
-        let text = format!(
-            "{kind} of {subject} by {} is done: most edges apply plan {plan}, {took}",
-            intent.author
-        );
+        let text = changed::order_done(&intent, plan, &took);
         report.change(Reason::of(ReasonCode::OrderDone, text).about(intent.kind.region()));
     }
 }
@@ -77,10 +76,10 @@ pub(crate) fn note_done(facts: &Facts<'_>, draft: &mut Draft, report: &mut Repor
 fn recovery(facts: &Facts<'_>, draft: &Draft, region: &RegionId, ordered: Moment) -> String {
     let turned_bad = facts.believed.get(region).and_then(|it| it.bad_since);
     let (took, from) = match turned_bad.map(|tick| tick.start()).filter(|bad| *bad < ordered) {
-        Some(bad) => (facts.now.since(bad), format!("{region} turned bad")),
-        None => (facts.now.since(ordered), "it was ordered".to_owned()),
+        Some(bad) => (facts.now.since(bad), Some(region)),
+        None => (facts.now.since(ordered), None),
     };
-    let mut text = since(took, &from);
+    let text = part::took(took, from);
     let Some(written) = draft.next.writers.get(region).filter(|it| !it.is_empty()) else {
         return text;
     };
@@ -92,13 +91,9 @@ fn recovery(facts: &Facts<'_>, draft: &Draft, region: &RegionId, ordered: Moment
         .filter(|it| written.contains_key(&it.class));
     let late: Vec<String> = classes
         .filter(|class| took > class.rto)
-        .map(|class| format!("{} ({} s)", class.class, class.rto.as_secs()))
+        .map(|class| part::rto_of(&class.class, class.rto))
         .collect();
-    text += &match late.len() {
-        0 => ", within the RTO of every class of its data".to_owned(),
-        _ => format!(", later than the RTO of {}", late.join(" and of ")),
-    };
-    text
+    part::beside_rto(&text, &late)
 }
 
 /// Notes the plan that the orders of this decision wait for. An order whose state was so already waits for the plan in
@@ -129,8 +124,4 @@ pub(crate) fn let_orders_spread(facts: &Facts<'_>, draft: &mut Draft, carrier: C
             action.spreads = Some(generation);
         }
     }
-}
-
-fn since(took: Duration, from: &str) -> String {
-    format!("{:.1} s after {from}", took.as_secs_f64())
 }

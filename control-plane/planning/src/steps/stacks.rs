@@ -7,10 +7,15 @@ use std::{
     net::SocketAddr,
 };
 
-use topology::{Component, IntentKind, Reason, ReasonCode};
+use topology::{IntentKind, Reason, ReasonCode};
 use verdict::{Ailment, Trouble};
 
-use crate::{Report, draft::Draft, facts::Facts};
+use crate::{
+    Report,
+    draft::Draft,
+    facts::Facts,
+    texts::{changed, part, waiting},
+};
 
 /// Stacks of a region that fail and are named one by one.
 const STACKS_NAMED: usize = 5;
@@ -48,13 +53,10 @@ pub(crate) fn set(facts: &Facts<'_>, draft: &mut Draft, report: &mut Report) {
     draft.next.drained_stacks = drained;
     for (region, stack, is_drained) in changed {
         let (code, text) = if is_drained {
-            let by = asked.get(&stack).map(|it| {
-                let (author, reason, until) = (&it.author, &it.reason, it.expires_at);
-                format!("drain by {author}: {reason}; {stack} gets no sessions until {until}")
-            });
+            let by = asked.get(&stack).map(|order| changed::stack_drained(order, stack));
             (ReasonCode::StackDrained, by.unwrap_or_default())
         } else {
-            (ReasonCode::StackRestored, format!("{stack} gets sessions again"))
+            (ReasonCode::StackRestored, changed::stack_restored(stack))
         };
         report.change(Reason::of(code, text).about(&region));
     }
@@ -74,51 +76,20 @@ pub(crate) fn advise(facts: &Facts<'_>, draft: &Draft, report: &mut Report) {
         let (of, more) = (stacks.len(), ailing.len().saturating_sub(STACKS_NAMED));
         let mut texts = Vec::new();
         for (number, (stack, ailment)) in ailing.iter().take(STACKS_NAMED).enumerate() {
-            let (what, callers) = describe(**ailment);
-            let help = if verdict.broken == Some(ailment.component) {
-                format!(
-                    "too few of the others do it, and no rule leaves {id} for that: `meridian failover {id} --reason \
-                     WHY` does"
-                )
-            } else {
-                format!("`meridian drain --stack {stack} --for 2h --reason WHY` moves them to the others")
-            };
-            let others = if more > 0 && number + 1 == STACKS_NAMED {
-                format!("; {more} more stacks of {id} fail too")
-            } else {
-                String::new()
-            };
-            texts.push(format!(
-                "stack {stack} (one of {of}) answers and {what}: callers whose sessions are there {callers}; {help}{others}"
-            ));
+            let region_fails = verdict.broken == Some(ailment.component);
+            let more = if number + 1 == STACKS_NAMED { more } else { 0 };
+            let (stack, trouble) = ((**stack, of), part::trouble(**ailment));
+            texts.push(waiting::stack_fails(stack, trouble, (id, region_fails), more));
         }
         // A region with one stack, or seen by vantages that do not tell stacks apart.
         let is_named = |component| ailing.iter().any(|(_, ailment)| ailment.component == component);
         if let Some(component) = verdict.broken.filter(|it| !is_named(*it)) {
             let trouble = Trouble::Fails;
-            let (what, callers) = describe(Ailment { component, trouble });
-            texts.push(format!(
-                "{id} answers and {what}: its callers {callers}, and no rule leaves it for that: `meridian failover {id} --reason \
-                     WHY` does"
-            ));
+            let trouble = part::trouble(Ailment { component, trouble });
+            texts.push(waiting::region_fails(id, trouble));
         }
         for text in texts {
             report.wait(facts.reason(ReasonCode::StackFails, id, text));
         }
-    }
-}
-
-/// The trouble, and its effect on callers.
-fn describe(ailment: Ailment) -> (&'static str, &'static str) {
-    match (ailment.component, ailment.trouble) {
-        (Component::Asr, Trouble::Fails) => ("does not recognise speech", "are not understood"),
-        (Component::Asr, Trouble::Slow) => ("recognises speech too slowly", "wait too long"),
-        (Component::Nlu, Trouble::Fails) => ("does not make sense of what it hears", "are not understood"),
-        (Component::Skills, Trouble::Fails) => ("does not do what it is asked to", "get no answer"),
-        (Component::Tts, Trouble::Fails) => ("does not speak", "hear no reply"),
-        (Component::SessionStore, Trouble::Fails) => ("keeps no sessions", "are not remembered when they call again"),
-        // Neither is judged so; a newer verdict may.
-        (_, Trouble::Slow) => ("is too slow", "wait too long"),
-        (Component::Gateway, Trouble::Fails) => ("fails", "are not served"),
     }
 }

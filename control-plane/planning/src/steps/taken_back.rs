@@ -10,6 +10,7 @@ use crate::{
     facts::Facts,
     input::{REFUSALS_QUOTED, quoted},
     shares::total_at,
+    texts::{changed, part, waiting},
 };
 
 /// Fewest edges whose refusal takes a plan back: one alone may be broken itself.
@@ -29,7 +30,7 @@ pub(crate) fn take_back(facts: &Facts<'_>, draft: &mut Draft, report: &mut Repor
         .nodes
         .iter()
         .take(REFUSALS_QUOTED)
-        .map(|(node, why)| format!("{node}: {}", quoted(why)))
+        .map(|(node, why)| part::node_says(node, quoted(why)))
         .collect();
     let who = describe_refusal(refusal);
     let policy = &facts.input.policy.publish;
@@ -49,17 +50,11 @@ pub(crate) fn take_back(facts: &Facts<'_>, draft: &mut Draft, report: &mut Repor
     let usable = usable.filter(|_| answered != Some(current.generation));
     let Some(good) = usable.filter(|_| is_majority) else {
         let all = edges.len();
-        let text = format!(
-            "{who}. A node that refuses a plan goes on with the last one it applied. {refusing} of {all} edges refuse this \
-             one, so it stays in force. Look at the nodes that refuse it: `meridian status` names them"
-        );
+        let text = waiting::refused_by_few(&who, refusing, all);
         return report.wait(Reason::of(ReasonCode::RefusedByNodes, text).with(evidence));
     };
     if let Some(why) = reason_to_stand(facts, draft, good, current) {
-        let text = format!(
-            "{who}. It stays in force all the same, because {why}. Look at the nodes that refuse it: `meridian status` names \
-             them"
-        );
+        let text = waiting::refused_and_stays(&who, &why);
         return report.wait(Reason::of(ReasonCode::RefusedByNodes, text).with(evidence));
     }
     // A rollout that was rolled back or aborted stays so: no user goes back to a version that was found bad.
@@ -82,10 +77,7 @@ pub(crate) fn take_back(facts: &Facts<'_>, draft: &mut Draft, report: &mut Repor
         until,
         why: first.unwrap_or_default(),
     });
-    let text = format!(
-        "{who}; what plan {} said is in force again, and automation rests until {until}; `meridian unfreeze --reason WHY` ends that",
-        good.generation
-    );
+    let text = changed::plan_taken_back(&who, good.generation, until);
     report.change(Reason::of(ReasonCode::PlanTakenBack, text).with(evidence).until(until));
 }
 
@@ -102,9 +94,7 @@ fn reason_to_stand(facts: &Facts<'_>, draft: &Draft, good: &Plan, current: &Plan
             .filter(|it| percent(good, primary, it) > percent(current, primary, it));
         for target in back {
             if facts.last_known(target) == Some(Health::Down) {
-                return Some(format!(
-                    "it moves sessions of {primary} away from {target}, which is down"
-                ));
+                return Some(part::leaves_dead_region(primary, target));
             }
         }
     }
@@ -131,17 +121,14 @@ fn reason_to_stand(facts: &Facts<'_>, draft: &Draft, good: &Plan, current: &Plan
         action.intent.author != PLANNER && (is_new || goes_on) && carries(action)
     })?;
     let intent = &ordered.intent;
-    let (kind, subject, author) = (intent.kind.as_str(), intent.kind.subject(), &intent.author);
-    Some(format!("{author} ordered it: {kind} of {subject}"))
+    Some(part::was_ordered(
+        &intent.author,
+        intent.kind.as_str(),
+        &intent.kind.subject(),
+    ))
 }
 
-/// "a, b and 3 more refuse plan 7".
 fn describe_refusal(refusal: &Refusal) -> String {
     let named: Vec<&str> = refusal.nodes.keys().take(REFUSALS_QUOTED).map(NodeId::as_str).collect();
-    let more = match refusal.nodes.len() - named.len() {
-        0 => String::new(),
-        more => format!(" and {more} more"),
-    };
-    let verb = if refusal.nodes.len() == 1 { "refuses" } else { "refuse" };
-    format!("{}{more} {verb} plan {}", named.join(", "), refusal.number.generation)
+    part::nodes_refuse(&named, refusal.nodes.len() - named.len(), refusal.number.generation)
 }

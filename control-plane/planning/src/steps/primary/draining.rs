@@ -15,6 +15,7 @@ use crate::{
         data::follow_with_data,
         primary::leaving::{drained, evacuate, leave},
     },
+    texts::{changed, part, waiting},
     wake::drain_step_end,
 };
 
@@ -43,7 +44,7 @@ pub(crate) fn continue_drain(
             return;
         }
         // The planned drain became an emergency, and its operator ordered in effect that the region is left.
-        let text = format!("it failed while it was drained: {}", facts.summary(region));
+        let text = changed::failed_while_drained(&facts.summary(region));
         return match evacuate(
             facts,
             Gate::Automation,
@@ -69,7 +70,7 @@ pub(crate) fn continue_drain(
             if refuse_leaving_if_stopped(facts, mover, draft, report, region, &target) {
                 return;
             }
-            let text = format!("drain stopped, because {target} is down: {summary}; it serves all its sessions again");
+            let text = changed::drain_stopped(&target, &summary);
             draft.end_moves(facts, region, Phase::Aborted, &text);
             draft.set(facts, region, RegionState::Serving, vec![home(region)]);
             return report.change(
@@ -78,11 +79,11 @@ pub(crate) fn continue_drain(
                     .with(facts.evidence(&target)),
             );
         }
-        let text = format!("held at {percent} %: {target} is {health}, {summary}");
+        let text = waiting::drain_held_by_target(percent, &target, health, &summary);
         return report.wait(facts.reason(ReasonCode::DrainHold, region, text));
     }
     if facts.now < end {
-        let text = format!("held at {percent} % until {end}");
+        let text = waiting::step_held_until(percent, end);
         return report.wait(facts.reason(ReasonCode::DrainHold, region, text).until(end));
     }
     let steps = &facts.input.policy.drain.steps;
@@ -92,16 +93,16 @@ pub(crate) fn continue_drain(
             if refuse_if_stopped(facts, mover, draft, report, region) {
                 return;
             }
-            drained(facts, draft, report, region, left, placed, "the last step held");
+            drained(facts, draft, report, region, left, placed, part::step_held());
         }
         Ok(_) => {
-            let text = format!("{percent} % of its sessions find no place in its backups and stay");
+            let text = waiting::sessions_find_no_place(percent);
             return report.wait(facts.reason(ReasonCode::PartlyMoved, region, text));
         }
         Err(refusal) => return partly_moved(report, percent, refusal),
     }
     if draft.state(region) == Some(RegionState::Evacuated) {
-        draft.end_moves(facts, region, Phase::Done, "all its sessions left");
+        draft.end_moves(facts, region, Phase::Done, &changed::all_left());
         follow_with_data(facts, Gate::Automation, draft, report, region, promote);
     }
 }
@@ -121,7 +122,7 @@ fn continue_emergency(
         return stop_leaving(facts, report, region, percent);
     }
     if facts.now < end {
-        let text = format!("{percent} % of its sessions wait for their turn");
+        let text = waiting::sessions_wait_their_turn(percent);
         return report.wait(facts.reason(ReasonCode::PartlyMoved, region, text).until(end));
     }
     // An order goes on as it began: by the last known health, if no vantage sees the regions now.
@@ -137,14 +138,14 @@ fn continue_emergency(
                 region,
                 placed,
                 ReasonCode::DrainStep,
-                "the next part leaves",
+                part::next_part_leaves(),
             );
             if phase == Phase::Done {
-                draft.end_moves(facts, region, Phase::Done, "all its sessions left");
+                draft.end_moves(facts, region, Phase::Done, &changed::all_left());
             }
         }
         Ok(_) => {
-            let text = format!("{percent} % of its sessions find no place in its backups and stay");
+            let text = waiting::sessions_find_no_place(percent);
             report.wait(facts.reason(ReasonCode::PartlyMoved, region, text));
         }
         Err(refusal) => partly_moved(report, percent, refusal),
@@ -157,25 +158,15 @@ fn stop_leaving(facts: &Facts<'_>, report: &mut Report, region: &RegionId, perce
     let (code, text) = match health {
         Health::Healthy => (
             ReasonCode::RestoreReady,
-            format!(
-                "it is healthy again with {percent} % of its sessions left; `meridian restore {region} --reason WHY` \
-                 brings the others back"
-            ),
+            waiting::restore_ready_while_leaving(region, percent),
         ),
         Health::Degraded => (
             ReasonCode::RestoreReady,
-            format!(
-                "it is degraded with {percent} % of its sessions left: {}; once it is healthy, `meridian restore \
-                 {region} --reason WHY` brings the others back",
-                facts.summary(region)
-            ),
+            waiting::restore_after_degraded(region, percent, &facts.summary(region)),
         ),
         Health::Down | Health::Suspect | Health::NoData | Health::Blind => (
             ReasonCode::PartlyMoved,
-            format!(
-                "{percent} % of its sessions stay while it is {health}: {}",
-                facts.summary(region)
-            ),
+            waiting::sessions_stay_while(percent, health, &facts.summary(region)),
         ),
     };
     report.wait(facts.reason(code, region, text));
@@ -186,7 +177,7 @@ fn partly_moved(report: &mut Report, percent: u8, refusal: Reason) {
     if refusal.code != ReasonCode::NoHeadroom {
         return report.refuse(refusal);
     }
-    let text = format!("{percent} % of them stay: {}", refusal.text);
+    let text = waiting::sessions_stay_because(percent, &refusal.text);
     report.wait(Reason {
         code: ReasonCode::PartlyMoved,
         text,

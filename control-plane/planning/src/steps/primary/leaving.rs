@@ -10,7 +10,8 @@ use crate::{
     facts::Facts,
     gate::Gate,
     placing::place_away,
-    shares::{describe, share},
+    shares::share,
+    texts::{changed, part},
 };
 
 /// Moves a primary's sessions to its backups: all of them, or as many as find a place now. Done when all left.
@@ -31,11 +32,7 @@ pub(crate) fn evacuate(
     } else {
         Vec::new()
     };
-    let why = if against.is_empty() {
-        why.to_owned()
-    } else {
-        format!("{why}, although {}", against.join(" and "))
-    };
+    let why = part::although(why, &against);
     Ok(leave(facts, draft, report, region, placed, code, &why))
 }
 
@@ -54,7 +51,7 @@ fn note_purpose(facts: &Facts<'_>, gate: Gate, draft: &mut Draft, region: &Regio
 fn objections(facts: &Facts<'_>, region: &RegionId, shares: &[Share]) -> Vec<String> {
     let mut against = Vec::new();
     if facts.seen(region) == Health::Healthy {
-        against.push(format!("{region} is healthy"));
+        against.push(part::is_healthy(region));
     }
     for target in shares.iter().map(|share| &share.region).filter(|it| *it != region) {
         let seen = facts.seen(target);
@@ -63,11 +60,10 @@ fn objections(facts: &Facts<'_>, region: &RegionId, shares: &[Share]) -> Vec<Str
         match (seen, known) {
             (Health::Healthy | Health::Degraded, _) => {}
             (Health::NoData | Health::Blind, Some(known)) => {
-                let since = since.map_or_else(String::new, |since| format!(" since {since}"));
-                against.push(format!("nobody sees {target}{since}, when it was {}", known.health));
+                against.push(part::nobody_sees(target, since, known.health));
             }
-            (Health::NoData | Health::Blind, None) => against.push(format!("nobody has seen {target} yet")),
-            (seen, _) => against.push(format!("{target} is {seen}: {}", facts.summary(target))),
+            (Health::NoData | Health::Blind, None) => against.push(part::nobody_has_seen(target)),
+            (seen, _) => against.push(part::region_is_because(target, seen, &facts.summary(target))),
         }
     }
     against
@@ -84,11 +80,10 @@ pub(crate) fn leave(
     why: &str,
 ) -> Phase {
     let Placed { mut shares, left } = placed;
-    let mut text = format!("{why}; its sessions go to {}", describe(&shares));
+    let text = changed::region_left(why, &shares, left);
     let (state, phase) = if left == 0 {
         (RegionState::Evacuated, Phase::Done)
     } else {
-        text = format!("{text}; {left} % find no place yet and stay");
         shares.insert(0, share(region, left));
         (RegionState::Draining(left), Phase::Running)
     };
@@ -133,13 +128,7 @@ pub(crate) fn drained(
     } else {
         RegionState::Draining(stay)
     };
-    let text = match stay {
-        0 => format!("{why}; its sessions go to {}", describe(&shares)),
-        stay => format!(
-            "{why}; {stay} % of its sessions stay, the others go to {}",
-            describe(&shares)
-        ),
-    };
+    let text = changed::drain_step(why, &shares, stay);
     if stay > 0 {
         shares.insert(0, share(region, stay));
     }

@@ -16,6 +16,7 @@ use crate::{
     gate::Gate,
     rules::refuse_leaving_if_stopped,
     steps::{correlated::Correlated, data::offer_promotion},
+    texts::{changed, waiting},
 };
 use draining::continue_drain;
 use leaving::evacuate;
@@ -40,7 +41,7 @@ pub(crate) fn decide(
     match (planned.state, health) {
         (RegionState::Serving, Health::Down) if failing => fail_over(facts, correlated, draft, report, region),
         (RegionState::Serving, Health::Down) => {
-            let text = format!("not moved: {}", facts.summary(region));
+            let text = waiting::trigger_not_reached(region, &facts.summary(region));
             report.wait(facts.reason(ReasonCode::TriggerPending, region, text));
         }
         (RegionState::Serving, _) if is_unseen(facts.seen(region)) => {
@@ -49,18 +50,18 @@ pub(crate) fn decide(
             } else {
                 ReasonCode::NoData
             };
-            let text = facts.summary(region);
+            let text = waiting::not_seen(&facts.summary(region));
             report.wait(facts.reason(code, region, text));
         }
         (RegionState::Serving, Health::Suspect) => {
-            let text = facts.summary(region);
+            let text = waiting::trigger_pending(&facts.summary(region));
             report.wait(facts.reason(ReasonCode::TriggerPending, region, text));
         }
         (RegionState::Serving, _) => {}
         (RegionState::Restoring(_), Health::Down) if failing => {
             // This ends an attempt to lift an evacuation and begins no new one: of the limits only the gate applies.
             if !refuse_leaving_if_stopped(facts, draft.mover(region), draft, report, region, region) {
-                let text = format!("it failed again while returning: {}", facts.summary(region));
+                let text = changed::failed_while_returning(&facts.summary(region));
                 // If no backup has room the restore is not over: it goes on when the region is healthy again.
                 match evacuate(
                     facts,

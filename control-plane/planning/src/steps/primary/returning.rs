@@ -15,6 +15,7 @@ use crate::{
     rules::{check_hold_down, check_is_healthy, refuse_if_stopped},
     shares::{home, share},
     steps::data::{bring_data_home, check_may_come_home},
+    texts::{changed, part, waiting},
     wake::restore_step_end,
 };
 
@@ -26,7 +27,7 @@ pub(crate) fn offer_restore(facts: &Facts<'_>, draft: &mut Draft, report: &mut R
     match check_hold_down(facts, Gate::Automation, draft, report, region) {
         Err(held) => report.wait(held),
         Ok(()) => {
-            let text = format!("it is healthy; `meridian restore {region} --reason WHY` brings it back in steps");
+            let text = waiting::restore_ready(region);
             report.wait(facts.reason(ReasonCode::RestoreReady, region, text));
         }
     }
@@ -75,16 +76,16 @@ pub(crate) fn continue_restore(
     // A step needs the newest verdict: after a tick without data it waits for the next one.
     let health = facts.seen(region);
     if health != Health::Healthy {
-        let text = format!("held at {percent} %: it is {health}, {}", facts.summary(region));
+        let text = waiting::return_held_by_health(percent, health, &facts.summary(region));
         return report.wait(facts.reason(ReasonCode::RestoreHold, region, text));
     }
     let end = restore_step_end(facts.input, region, since);
     if facts.now < end {
-        let text = format!("held at {percent} % until {end}");
+        let text = waiting::step_held_until(percent, end);
         return report.wait(facts.reason(ReasonCode::RestoreHold, region, text).until(end));
     }
     if draft.rate(facts, region, region) == 0 {
-        let text = format!("held at {percent} % while it accepts the connections of this step");
+        let text = waiting::return_held_by_connections(percent);
         return report.wait(facts.reason(ReasonCode::RestoreHold, region, text));
     }
     if refuse_if_stopped(facts, draft.mover(region), draft, report, region) {
@@ -97,7 +98,7 @@ pub(crate) fn continue_restore(
         .copied()
         .find(|step| *step > percent)
         .unwrap_or(100);
-    let held = format!("healthy at {percent} % for {} s", restore.step_hold.as_secs_f64());
+    let held = part::healthy_for(percent, restore.step_hold);
     let accepted = match draft.memory.moving(region).map(|action| &action.intent.kind) {
         Some(IntentKind::Restore { accept_loss, .. }) => *accept_loss,
         _ => None,
@@ -137,7 +138,7 @@ pub(crate) fn restore_to(
         .percent
         .min(at_home.saturating_add(draft.rate(facts, region, region).max(1)));
     if percent >= 100 {
-        let text = format!("{why}; it serves all its sessions again");
+        let text = changed::returned(why);
         return restored(facts, gate, draft, report, region, text, accepted);
     }
     // The sessions that are still away stay at their backup, unless that is down.
@@ -147,26 +148,24 @@ pub(crate) fn restore_to(
     let away = if all_up {
         Ok(shrink(&away, 100 - percent))
     } else {
-        place_away(facts, gate, draft, report, region, 100 - percent).and_then(|placed| match placed.left {
-            0 => Ok(placed.shares),
-            left => {
-                let text = format!("its backups have no room for {left} % of its sessions");
-                Err(facts.reason(ReasonCode::NoHeadroom, region, text))
-            }
-        })
+        match place_away(facts, gate, draft, report, region, 100 - percent) {
+            Ok(placed) if placed.left == 0 => Ok(placed.shares),
+            Ok(_) => Err(ReasonCode::NoHeadroom),
+            Err(refusal) => Err(refusal.code),
+        }
     };
     match away {
         Ok(away) => {
             let mut shares = vec![share(region, percent)];
             shares.extend(away);
-            let text = format!("{why}; it takes {percent} % of its sessions");
+            let text = changed::return_step(why, percent);
             draft.set(facts, region, RegionState::Restoring(percent), shares);
             draft.note_progress(region, &text);
             report.change(facts.reason(ReasonCode::RestoreStep, region, text));
         }
-        Err(refusal) => {
+        Err(code) => {
             // A healthy home beats backups that cannot hold the rest.
-            let text = format!("{why}; all at once, because {}", refusal.text);
+            let text = changed::returned_at_once(why, code != ReasonCode::NoFitBackup);
             restored(facts, gate, draft, report, region, text, accepted);
         }
     }

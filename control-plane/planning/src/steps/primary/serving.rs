@@ -12,6 +12,7 @@ use crate::{
     report::Check,
     rules::{check_leaves_enough, refuse_leaving_if_stopped, require},
     steps::{correlated::Correlated, primary::leaving::evacuate},
+    texts::{part, refused},
 };
 
 const AUTOMATION: Gate = Gate::Automation;
@@ -48,40 +49,24 @@ fn check_safety(
     let policy = &facts.input.policy.failover;
     let working = facts.input.topology.regions.keys().filter(|it| facts.works(it)).count();
     let text = match working {
-        0 => "no region looks healthy, so our own view may be broken and nothing moves; check the network of the vantages \
-              with `meridian status`, or order a move with `meridian failover REGION --reason WHY`"
-            .to_owned(),
-        working => format!("{working} regions look healthy"),
+        0 => refused::everything_looks_dead(),
+        working => part::regions_look_healthy(working),
     };
     let rule = Check::of(ReasonCode::EverythingLooksDead, region, working > 0, text);
     require(facts, AUTOMATION, draft, report, rule)?;
 
     let group = correlated.get(region).filter(|_| policy.correlated_hold);
     let text = match group {
-        None => "no other primary turned bad with it by the word of the same vantages".to_owned(),
-        Some(group) => {
-            let names: Vec<&str> = group.iter().map(RegionId::as_str).collect();
-            let names = names.join(" and ");
-            format!(
-                "{names} turned bad together, so the evidence may be at fault and nothing moves; `meridian failover REGION \
-                 --reason WHY` moves one of them"
-            )
-        }
+        None => part::none_bad_together(),
+        Some(group) => refused::bad_together(group),
     };
     let rule = Check::of(ReasonCode::CorrelatedEvidence, region, group.is_none(), text);
     require(facts, AUTOMATION, draft, report, rule)?;
 
     let (others, limit) = (bad_or_moving(facts, draft, region), policy.automatic_max as usize);
     let text = match others.len() {
-        0 if limit == 0 => {
-            format!("the policy lets automation leave no region; `meridian failover {region} --reason WHY` asks for it")
-        }
-        0 => "no other region that automation left is bad, and none is moving".to_owned(),
-        _ => format!(
-            "{}; automation leaves a further region only while fewer than {limit} are bad or moving; `meridian failover \
-             {region} --reason WHY` asks for it all the same",
-            others.join(" and ")
-        ),
+        0 if limit > 0 => part::none_bad_or_moving(),
+        _ => refused::evacuation_limit(region, &others, limit),
     };
     let rule = Check::of(ReasonCode::EvacuationLimit, region, others.len() < limit, text);
     require(facts, AUTOMATION, draft, report, rule)?;
@@ -128,10 +113,10 @@ fn bad_or_moving(facts: &Facts<'_>, draft: &Draft, region: &RegionId) -> Vec<Str
     let away = others.filter(|(_, it)| it.state != RegionState::Serving);
     let counted = away.filter_map(|(id, it)| {
         if !facts.works(id) && !draft.memory.on_purpose.contains(id) {
-            return Some(format!("{id} is {} and {}", it.state, facts.health(id)));
+            return Some(part::bad_and_left(id, it.state, facts.health(id)));
         }
         let moves = facts.now < it.since + window;
-        moves.then(|| format!("{id} is {}, and its sessions moved a moment ago", it.state))
+        moves.then(|| part::moves_now(id, it.state))
     });
     counted.collect()
 }

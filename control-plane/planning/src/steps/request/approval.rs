@@ -15,6 +15,7 @@ use crate::{
             returning::{ReturnStep, restore_to},
         },
     },
+    texts::{changed, refused},
     wake::approval_end,
 };
 
@@ -34,11 +35,11 @@ pub(super) fn approve(
         .filter(|action| action.phase == Phase::AwaitingApproval)
         .cloned();
     let Some(waiting) = waiting else {
-        let text = format!("no action {id} waits for approval");
+        let text = refused::nothing_to_approve(id);
         return Err(facts.reason_for(&intent.kind, ReasonCode::NoSuchAction, text));
     };
     if person(&waiting.intent.author) == person(&intent.author) {
-        let text = format!("{} asked for it; somebody else has to agree", intent.author);
+        let text = refused::same_person(&intent.author, id);
         return Err(facts.reason_for(&intent.kind, ReasonCode::SamePerson, text));
     }
     let (approver, mut asked) = (intent.author.clone(), waiting.intent);
@@ -94,7 +95,7 @@ pub(super) fn abort(
         .filter(|action| !action.phase.is_final())
         .cloned();
     let Some(action) = action else {
-        let text = format!("no action {id} is under way");
+        let text = refused::nothing_to_abort(id);
         return Err(facts.reason_for(&intent.kind, ReasonCode::NoSuchAction, text));
     };
     let kind = &action.intent.kind;
@@ -103,8 +104,7 @@ pub(super) fn abort(
             IntentKind::Failover { region, .. } | IntentKind::Switchover { region, .. } => {
                 let health = facts.health(region);
                 if matches!(health, Health::Down | Health::Blind) {
-                    let summary = facts.summary(region);
-                    let text = format!("its sessions cannot come back: it is {health}, {summary}");
+                    let text = refused::sessions_cannot_come_back(region, health, &facts.summary(region));
                     return Err(facts.reason_for(kind, ReasonCode::NotHealthy, text));
                 }
                 check_may_come_home(facts, gate, draft, report, region, None)?;
@@ -121,7 +121,7 @@ pub(super) fn abort(
             }
             IntentKind::Rollout { version } if draft.next.rollout.as_ref().is_some_and(|it| it.action == id) => {
                 draft.next.rollout = None;
-                let text = format!("{why}; {version} is rolled back");
+                let text = changed::rollout_aborted(why, version);
                 report.change(facts.reason_for(kind, ReasonCode::RolledBack, text));
             }
             _ => {}

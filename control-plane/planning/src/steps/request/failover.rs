@@ -11,11 +11,8 @@ use crate::{
     gate::Gate,
     rules::check_leaves_enough,
     shares::total_at,
-    steps::{
-        data::{promote, risk},
-        primary::leaving::evacuate,
-        routes::guests_leave,
-    },
+    steps::{data::promote, primary::leaving::evacuate, routes::guests_leave},
+    texts::{changed, part, refused},
 };
 
 use super::{Carried, already, ask_for_second_evacuation, state_of_primary};
@@ -38,18 +35,18 @@ pub(super) fn fail_over(
     };
     let state = state_of_primary(facts, draft, kind, region)?;
     if accept_loss.is_some() && !promotes {
-        let text = "sessions move without loss of data; a loss is accepted only together with promoting";
+        let text = refused::loss_without_promotion(region);
         return Err(facts.reason_for(kind, ReasonCode::BadRequest, text));
     }
     let leaves = state != RegionState::Evacuated;
     if !leaves && !promotes {
-        let text = format!("{region} is evacuated already");
+        let text = changed::already(region, state);
         return Ok(already(facts, report, kind, text).into());
     }
     let mut phase = Phase::Done;
     if leaves {
         check_leaves_enough(facts, gate, draft, report, region)?;
-        draft.end_moves(facts, region, Phase::Aborted, &format!("overtaken: {why}"));
+        draft.end_moves(facts, region, Phase::Aborted, &changed::overtaken(why));
         let routes = draft.next.routes.clone();
         phase = evacuate(facts, gate, draft, report, region, ReasonCode::ForcedFailover, why)?;
         guests_leave(facts, gate, draft, report);
@@ -60,7 +57,7 @@ pub(super) fn fail_over(
     }
     let mut carried = Carried::from(phase);
     if let Some(loss) = accept_loss {
-        carried = carried.asking(facts, TwoPerson::DataLoss, "", risk(loss));
+        carried = carried.asking(facts, TwoPerson::DataLoss, "", part::may_lose(loss));
     }
     if leaves {
         carried = ask_for_second_evacuation(carried, facts, draft, region);
@@ -78,6 +75,6 @@ fn check_no_one_is_stranded(
     let mut guests = before.iter().filter(|(guest, _)| *guest != region);
     let stranded = guests.find(|(guest, shares)| draft.percent_at(guest, guest) > total_at(shares, guest));
     let Some((guest, _)) = stranded else { return Ok(()) };
-    let text = format!("sessions of {guest} are there and find no other place; move them first");
+    let text = refused::guests_would_be_stranded(guest);
     Err(facts.reason(ReasonCode::NoHeadroom, region, text))
 }

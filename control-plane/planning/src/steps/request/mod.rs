@@ -19,6 +19,7 @@ use crate::{
     facts::Facts,
     gate::Gate,
     shares::{total, total_at},
+    texts::{changed, part, refused, waiting},
     wake::approval_end,
 };
 
@@ -76,10 +77,7 @@ pub(crate) fn carry_out_request(facts: &Facts<'_>, draft: &mut Draft, report: &m
         return;
     }
     if person(&intent.author) == PLANNER {
-        let text = format!(
-            "\"{}\" is who acts without being asked; give your own name",
-            intent.author
-        );
+        let text = refused::author_is_planner(&intent.author);
         return report.deny(facts.reason_for(&intent.kind, ReasonCode::BadRequest, text));
     }
     if let Some(refusal) = waiting_duplicate(facts, draft, &intent.kind) {
@@ -113,10 +111,7 @@ fn waiting_duplicate(facts: &Facts<'_>, draft: &Draft, kind: &IntentKind) -> Opt
     let Intent {
         id, author, created_at, ..
     } = &waiting.intent;
-    let text = format!(
-        "{author} asked for the same at {created_at}, and it waits for a second person: `meridian approve {id} --reason WHY` \
-         carries it out, `meridian abort {id} --reason WHY` ends it"
-    );
+    let text = refused::asked_already(author, *created_at, id);
     Some(facts.reason_for(kind, ReasonCode::AskedAlready, text))
 }
 
@@ -131,11 +126,7 @@ fn check_room_for_one_more(facts: &Facts<'_>, draft: &Draft, kind: &IntentKind) 
     if draft.memory.actions.values().filter(stays).count() < STANDING_MAX {
         return Ok(());
     }
-    let text = format!(
-        "{STANDING_MAX} orders stand or wait for approval, which is the most; `meridian abort ACTION --reason WHY` ends \
-         one, `meridian unfreeze --reason WHY` every freeze"
-    );
-    Err(facts.reason_for(kind, ReasonCode::BadRequest, text))
+    Err(facts.reason_for(kind, ReasonCode::BadRequest, refused::too_many_orders()))
 }
 
 /// Remembers the order as an action.
@@ -154,12 +145,8 @@ fn record(
     let said = report.changed.iter().chain(&report.waiting).last();
     let text = match (&intent.kind, phase) {
         // The step that drains comes later in the decision, and gives no reason where the plan has it drained already.
-        (IntentKind::DrainEdge { edge }, Phase::Running) => {
-            format!("{edge} is left out of DNS answers until {}", intent.expires_at)
-        }
-        (IntentKind::DrainStack { stack }, Phase::Running) => {
-            format!("{stack} gets no new sessions until {}", intent.expires_at)
-        }
+        (IntentKind::DrainEdge { edge }, Phase::Running) => changed::edge_stays_out(edge, intent.expires_at),
+        (IntentKind::DrainStack { stack }, Phase::Running) => changed::stack_stays_out(*stack, intent.expires_at),
         _ => said.map(|reason| reason.text.clone()).unwrap_or_default(),
     };
     let action = Action {
@@ -182,8 +169,7 @@ fn replace_recovered(facts: &Facts<'_>, draft: &mut Draft, intent: &Intent) {
     let recovered = same.filter(|action| action.intent.author == RECOVERED && action.intent.id != intent.id);
     let ids: Vec<String> = recovered.map(|action| action.intent.id.clone()).collect();
     for id in ids {
-        let text = format!("{} ordered it anew", intent.author);
-        draft.end_action(facts, &id, Phase::Done, &text);
+        draft.end_action(facts, &id, Phase::Done, &changed::ordered_anew(&intent.author));
     }
 }
 
@@ -224,8 +210,10 @@ fn carry_out(
 /// The rules that the order passed by force; each asks for a second person like an override.
 fn asks_for_force(passed: BTreeMap<ReasonCode, String>) -> impl Iterator<Item = (String, String)> {
     passed.into_iter().map(|(rule, text)| {
-        let because = format!("it passes the rule {rule} by force: {text}");
-        (format!("{} {rule}", TwoPerson::Override), because)
+        (
+            format!("{} {rule}", TwoPerson::Override),
+            part::passes_by_force(rule, &text),
+        )
     })
 }
 
@@ -253,7 +241,7 @@ fn needs_approval(
             agreed.shares.get(key).copied().unwrap_or_default(),
             *shown.shares.get(key)?,
         );
-        (is > was.saturating_add(SHARE_GROWS_MAX)).then(|| format!("{key}: {is} % in place of {was} %"))
+        (is > was.saturating_add(SHARE_GROWS_MAX)).then(|| part::grew(key, is, was))
     };
     let news = |(key, text): (&String, &String)| match approved {
         Some(agreed) if agreed.effects.contains_key(key) => grew(key, agreed),
@@ -263,26 +251,10 @@ fn needs_approval(
     if new.is_empty() {
         return None;
     }
-    let (kind, author, id) = (intent.kind.as_str(), &intent.author, &intent.id);
     let moves = moves(facts, draft, &before.next.routes);
-    let moves = match moves.as_str() {
-        "" => String::new(),
-        moves => format!(" moves {moves}"),
-    };
     let text = match approved {
-        None => {
-            let because: Vec<&str> = asks.values().map(String::as_str).collect();
-            let because = because.join("; and because ");
-            format!(
-                "{kind} by {author} needs a second person, because {because}: `meridian approve {id} --reason \
-                 WHY`{moves}"
-            )
-        }
-        Some(_) => format!(
-            "{kind} by {author} is not done: since it was shown, this changed: {}; whoever agrees to that as well says \
-             so: `meridian approve {id} --reason WHY`{moves}",
-            new.join("; ")
-        ),
+        None => waiting::needs_approval(intent, asks.values().map(String::as_str), &moves),
+        Some(_) => waiting::needs_approval_again(intent, &new, &moves),
     };
     Some((facts.reason_for(&intent.kind, ReasonCode::NeedsApproval, text), shown))
 }
@@ -296,7 +268,7 @@ fn effects(draft: &Draft, before: &BTreeMap<RegionId, Vec<Share>>) -> BTreeMap<S
         for target in shares.iter().map(|share| &share.region) {
             let percent = total_at(shares, target);
             if percent > total_at(were, target) {
-                effects.insert(format!("sessions of {primary} go to {target}"), percent);
+                effects.insert(part::sessions_go(primary, target), percent);
             }
         }
         debug_assert!(total(shares) == 100, "routes are whole");
@@ -325,21 +297,10 @@ fn moves(facts: &Facts<'_>, draft: &Draft, before: &BTreeMap<RegionId, Vec<Share
             .regions
             .get(primary)
             .map_or(0, |it| it.sessions_max);
-        let sessions = in_thousands((u64::from(peak) * percent).div_ceil(100));
-        let name = |target: &RegionId| {
-            if target == primary {
-                "home".to_owned()
-            } else {
-                target.to_string()
-            }
-        };
-        let names: Vec<String> = targets.into_iter().map(name).collect();
-        moves.push(format!(
-            "{primary} (up to {sessions} sessions) to {}",
-            names.join(", then ")
-        ));
+        let sessions = (u64::from(peak) * percent).div_ceil(100);
+        moves.push(part::moves(primary, sessions, targets));
     }
-    moves.join("; ").replace(" to home", " home")
+    moves.join("; ")
 }
 
 /// Carries out the order by its kind.
@@ -351,13 +312,13 @@ fn carry_out_kind(
     intent: &Intent,
 ) -> Result<Carried, Reason> {
     let what = match &intent.kind {
-        IntentKind::Approve { action } => format!("approval of {action}"),
+        IntentKind::Approve { action } => part::approval_of(action),
         // Reasons name their region, and automation is one.
         IntentKind::Freeze | IntentKind::Unfreeze => intent.kind.as_str().to_owned(),
         kind if kind.region().is_some() => kind.as_str().to_owned(),
-        kind => format!("{} of {}", kind.as_str(), kind.subject()),
+        kind => part::order_of(kind.as_str(), &kind.subject()),
     };
-    let why = &format!("{what} by {}: {}", intent.author, intent.reason);
+    let why = &changed::order(&what, &intent.author, &intent.reason);
     match &intent.kind {
         IntentKind::Failover { region, .. } => failover::fail_over(facts, gate, draft, report, intent, region, why),
         IntentKind::Switchover { region, .. } => {
@@ -385,11 +346,10 @@ fn carry_out_kind(
 /// Leaving a second region is for two people to decide.
 fn ask_for_second_evacuation(carried: Carried, facts: &Facts<'_>, draft: &Draft, region: &RegionId) -> Carried {
     let others = draft.others_away(region);
-    let because = match others.as_slice() {
-        [] => return carried,
-        [other] => format!("{other} is away already"),
-        others => format!("{} are away already", others.join(" and ")),
-    };
+    if others.is_empty() {
+        return carried;
+    }
+    let because = part::away_already(&others);
     carried.asking(facts, TwoPerson::SecondEvacuation, &others.join(" "), because)
 }
 
@@ -403,8 +363,8 @@ fn state_of_primary(
     let is_primary = facts.input.topology.primaries().any(|it| it.id == *region);
     let text = match draft.state(region) {
         Some(state) if is_primary => return Ok(state),
-        Some(_) => format!("{region} is a backup; only primaries fail over and return"),
-        None => format!("there is no region {region}"),
+        Some(_) => refused::is_a_backup(region),
+        None => refused::no_such_region(region),
     };
     Err(facts.reason_for(kind, ReasonCode::BadRequest, text))
 }
@@ -413,19 +373,6 @@ fn state_of_primary(
 fn already(facts: &Facts<'_>, report: &mut Report, kind: &IntentKind, text: impl Into<String>) -> Phase {
     report.change(facts.reason_for(kind, ReasonCode::AlreadySo, text));
     Phase::Done
-}
-
-/// A number with a comma between its thousands.
-fn in_thousands(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 /// A name in one spelling: an extra space or capital does not make a second person.

@@ -8,10 +8,8 @@ use crate::{
     facts::Facts,
     gate::Gate,
     rules::check_is_healthy,
-    steps::{
-        data::{bring_data_home, risk},
-        primary::returning::begin_restore,
-    },
+    steps::{data::bring_data_home, primary::returning::begin_restore},
+    texts::{changed, part},
 };
 
 use super::{Carried, already, state_of_primary};
@@ -37,24 +35,22 @@ pub(super) fn restore(
             bring_data_home(facts, gate, draft, report, region, accept_loss)?;
             Phase::Done
         }
-        RegionState::Serving => {
-            let text = format!("{region} serves all its sessions already");
-            return Ok(already(facts, report, kind, text).into());
+        state @ RegionState::Serving => {
+            return Ok(already(facts, report, kind, changed::already(region, state)).into());
         }
         // Its action was lost with the store, or taken back with a plan: this one carries it on.
         RegionState::Restoring(_) if draft.memory.moving(region).is_none() && accept_loss.is_none() => {
-            already(facts, report, kind, format!("{why}; its return goes on"));
+            already(facts, report, kind, changed::return_goes_on(why));
             return Ok(Phase::Running.into());
         }
-        RegionState::Restoring(_) => {
-            let text = format!("{region} is returning already");
-            return Ok(already(facts, report, kind, text).into());
+        state @ RegionState::Restoring(_) => {
+            return Ok(already(facts, report, kind, changed::already(region, state)).into());
         }
         RegionState::Evacuated | RegionState::Draining(_) => {
             let mover = draft.memory.moving(region).map(|action| action.intent.id.clone());
             begin_restore(facts, gate, draft, report, region, why, accept_loss)?;
             if let Some(mover) = mover {
-                draft.end_action(facts, &mover, Phase::Aborted, "the region returns");
+                draft.end_action(facts, &mover, Phase::Aborted, &changed::ended_by_return());
             }
             if draft.is_serving(region) {
                 Phase::Done
@@ -65,7 +61,7 @@ pub(super) fn restore(
     };
     let carried = Carried::from(phase);
     Ok(match accept_loss {
-        Some(loss) => carried.asking(facts, TwoPerson::DataLoss, "", risk(loss)),
+        Some(loss) => carried.asking(facts, TwoPerson::DataLoss, "", part::may_lose(loss)),
         None => carried,
     })
 }

@@ -4,7 +4,12 @@ use std::collections::BTreeSet;
 
 use topology::{Intent, Reason, ReasonCode, Rollout, Stack};
 
-use crate::{Phase, Report, draft::Draft, facts::Facts};
+use crate::{
+    Phase, Report,
+    draft::Draft,
+    facts::Facts,
+    texts::{changed, refused},
+};
 
 use super::already;
 
@@ -19,24 +24,17 @@ pub(super) fn begin(
 ) -> Result<Phase, Reason> {
     let kind = &intent.kind;
     if let Some(running) = draft.next.rollout.as_ref().filter(|it| it.percent < 100) {
-        let text = format!(
-            "{} is at {} %; abort or finish it first",
-            running.version, running.percent
-        );
+        let text = refused::rollout_runs(running);
         return Err(facts.reason_for(kind, ReasonCode::RolloutRunning, text));
     }
     if draft.next.rollout.as_ref().is_some_and(|it| it.version == version) {
-        let text = format!("all users are on {version} already");
+        let text = changed::all_on_version_already(version);
         return Ok(already(facts, report, kind, text));
     }
     let stacks = facts.input.topology.regions.values().flat_map(|region| &region.stacks);
     let versions: BTreeSet<&str> = stacks.map(Stack::version).collect();
     if !versions.contains(version) {
-        let known: Vec<&str> = versions.into_iter().collect();
-        let text = format!(
-            "no stack has version {version}, so nobody could be sent to it; stacks have {}",
-            known.join(", ")
-        );
+        let text = refused::no_stack_of_version(version, versions);
         return Err(facts.reason_for(kind, ReasonCode::BadRequest, text));
     }
     let percent = facts
@@ -52,7 +50,7 @@ pub(super) fn begin(
         since: facts.now,
         action: intent.id.clone(),
     });
-    let text = format!("{why}; {version} goes to {percent} % of users");
+    let text = changed::rollout_begins(why, version, percent);
     report.change(facts.reason_for(kind, ReasonCode::RolloutStep, text));
     Ok(if percent == 100 { Phase::Done } else { Phase::Running })
 }

@@ -2,12 +2,17 @@
 
 use topology::{Intent, IntentKind, Reason, ReasonCode, RegionId, Rule, policy::TwoPerson};
 
-use crate::{Phase, Report, draft::Draft, facts::Facts};
+use crate::{
+    Phase, Report,
+    draft::Draft,
+    facts::Facts,
+    texts::{changed, part},
+};
 
 use super::{Carried, already, state_of_primary};
 
 pub(super) fn freeze(facts: &Facts<'_>, report: &mut Report, intent: &Intent, why: &str) -> Phase {
-    let text = format!("{why}; no automatic change until {}", intent.expires_at);
+    let text = changed::frozen(why, intent.expires_at);
     let reason = facts.reason_for(&intent.kind, ReasonCode::Frozen, text);
     report.change(reason.until(intent.expires_at));
     Phase::Running
@@ -18,24 +23,23 @@ pub(super) fn unfreeze(facts: &Facts<'_>, draft: &mut Draft, report: &mut Report
     let freezes = draft.memory.running(|kind| *kind == IntentKind::Freeze);
     let ids: Vec<String> = freezes.map(|action| action.intent.id.clone()).collect();
     for id in &ids {
-        draft.end_action(facts, id, Phase::Aborted, &format!("ended by {why}"));
+        draft.end_action(facts, id, Phase::Aborted, &changed::ended_by(why));
     }
     let rested = draft.memory.taken_back.take().is_some();
     if ids.is_empty() && !rested {
-        return already(facts, report, &intent.kind, "nothing is frozen");
+        return already(facts, report, &intent.kind, changed::nothing_is_frozen());
     }
-    let text = format!("{why}; automation goes on");
+    let text = changed::unfrozen(why);
     report.change(facts.reason_for(&intent.kind, ReasonCode::Unfrozen, text));
     Phase::Done
 }
 
 pub(super) fn override_rule(facts: &Facts<'_>, report: &mut Report, intent: &Intent, rule: Rule, why: &str) -> Carried {
     let until = intent.expires_at;
-    let text = format!("{why}; the rule {rule} is OFF until {until}, and ON again from then");
+    let text = changed::rule_off(why, rule, until);
     let reason = facts.reason_for(&intent.kind, ReasonCode::RuleOverridden, text);
     report.change(reason.until(until));
-    let because = "it turns a safety rule off".to_owned();
-    Carried::from(Phase::Running).asking(facts, TwoPerson::Override, &rule.to_string(), because)
+    Carried::from(Phase::Running).asking(facts, TwoPerson::Override, &rule.to_string(), part::turns_rule_off())
 }
 
 /// Lifts the penalty of a region that moved too often.
@@ -50,10 +54,10 @@ pub(super) fn ack(
     let kind = &intent.kind;
     state_of_primary(facts, draft, kind, region)?;
     let Some(penalty) = draft.memory.penalties.remove(region) else {
-        return Ok(already(facts, report, kind, format!("{region} carries no penalty")));
+        return Ok(already(facts, report, kind, changed::no_penalty(region)));
     };
     let value = penalty.value(&facts.input.policy.damping, facts.now);
-    let text = format!("{why}; its penalty of {value} is lifted");
+    let text = changed::penalty_lifted(why, value);
     report.change(facts.reason_for(kind, ReasonCode::Acknowledged, text));
     Ok(Phase::Done)
 }

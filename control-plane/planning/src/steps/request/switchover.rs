@@ -10,6 +10,7 @@ use crate::{
     report::Check,
     rules::{check, check_leaves_enough},
     steps::{data::follow_with_data, primary::leaving::drain_to},
+    texts::{changed, part, refused},
 };
 
 use super::{Carried, already, ask_for_second_evacuation, state_of_primary};
@@ -26,32 +27,28 @@ pub(super) fn switch_over(
     let kind = &intent.kind;
     match state_of_primary(facts, draft, kind, region)? {
         RegionState::Serving => {}
-        RegionState::Evacuated => {
-            let text = format!("{region} is evacuated already");
-            return Ok(already(facts, report, kind, text).into());
+        state @ RegionState::Evacuated => {
+            return Ok(already(facts, report, kind, changed::already(region, state)).into());
         }
         moving => {
-            let text = format!("it is {moving}; abort or finish that first");
+            let text = refused::is_moving(moving);
             return Err(facts.reason_for(kind, ReasonCode::BadRequest, text));
         }
     }
-    let text = format!("it is {}: {}", facts.health(region), facts.summary(region));
+    let text = part::health(facts.health(region), &facts.summary(region));
     let works = Check::of(ReasonCode::NotHealthy, region, facts.works(region), text.clone());
     if !check(facts, gate, draft, report, works) {
-        let text = format!(
-            "{text}; a switchover is planned and needs a region that works, `meridian failover {region} \
-             --reason WHY` does not"
-        );
+        let text = refused::not_well_enough_to_drain(&text, region);
         return Err(facts.reason_for(kind, ReasonCode::NotHealthy, text));
     }
     if let Some(guest) = guest_of(draft, region) {
-        let text = format!("sessions of {guest} are there; move them before it is left as planned");
+        let text = refused::guests_are_there(&guest);
         return Err(facts.reason_for(kind, ReasonCode::NoHeadroom, text));
     }
     check_leaves_enough(facts, gate, draft, report, region)?;
     let first = facts.input.policy.drain.steps.first().copied().unwrap_or(0);
     report.change(facts.reason(ReasonCode::Switchover, region, why));
-    drain_to(facts, gate, draft, report, region, first, "the first part leaves")?;
+    drain_to(facts, gate, draft, report, region, first, part::first_part_leaves())?;
     let mut phase = Phase::Running;
     if draft.state(region) == Some(RegionState::Evacuated) {
         let promote = matches!(kind, IntentKind::Switchover { promote: true, .. });
