@@ -95,7 +95,7 @@ fn operators_decide(state_dir: &Path, folder: &Path) {
     run(
         &with(&["failover", "ap-south", "--token", "move-1"]),
         0,
-        "already asked at",
+        "the same request was made at",
     );
     run(&["why", "ap-south"], 0, "forced-failover");
     run(&["wait", "move-1"], 0, "failover ap-south done");

@@ -19,6 +19,7 @@ pub mod records;
 pub mod serve;
 mod sightings;
 pub mod store;
+mod texts;
 pub mod view;
 
 pub use config::Config;

@@ -14,7 +14,7 @@ use planning::{Input, Refusal};
 use tokio::sync::watch;
 use topology::{EdgeId, Moment, NodeId, Plan, PlanNumber, Topology};
 
-use crate::records;
+use crate::{records, texts};
 
 /// Generations whose acknowledgements are remembered: enough for the history that operators look at.
 const GENERATIONS_REMEMBERED: usize = 64;
@@ -304,22 +304,11 @@ impl Nodes {
             return None;
         }
         let why_not = match best {
-            Some((_, claim)) if claim.is_refuted => {
-                "the audit log has another plan under that number, so it is not taken over".to_owned()
-            }
-            Some((_, claim)) => format!(
-                "{} of the {} nodes of the topology hold the same one, and more than half must before it is taken over",
-                held_by(claim),
-                all.len()
-            ),
-            None => "they have not shown it".to_owned(),
+            Some((_, claim)) if claim.is_refuted => texts::claim_is_refuted(),
+            Some((_, claim)) => texts::too_few_hold_it(held_by(claim), all.len()),
+            None => texts::not_shown(),
         };
-        Some(Recovery::Unproven(format!(
-            "nodes say that they apply newer plans than plan {ours} of the store ({}): {why_not}. Plan {ours} stays in force. \
-             If the store was restored from an old copy, connect the other nodes. If not, these nodes have state of another \
-             deployment: stop them, delete their state_dir, start them",
-            ahead.join(", ")
-        )))
+        Some(Recovery::Unproven(texts::plan_unproven(ours, &ahead, &why_not)))
     }
 
     /// Changes when a node refuses a plan, when a node shows a plan that the store does not know, and when most edges

@@ -9,6 +9,7 @@ use verdict::Clocks;
 use crate::{
     records::Document,
     store::{LeaderRecord, StoreError},
+    texts,
 };
 
 /// The state of the deciding task, for readers. Whole and immutable.
@@ -85,12 +86,8 @@ impl View {
     /// otherwise, and also if another replica may decide.
     pub fn why_not_deciding(&self) -> Option<String> {
         let unwritten = self.progress.unwritten.as_ref()?;
-        let since = unwritten.since;
-        Some(format!(
-            "decisions cannot be written since {since:#} UTC: {}; {}",
-            unwritten.error,
-            unwritten.remedy()
-        ))
+        let (since, error) = (unwritten.since, &unwritten.error);
+        Some(texts::cannot_write(since, error, unwritten.remedy()))
     }
 
     /// The reason why no leader is known, with its time; `None` while one is known.
@@ -98,13 +95,9 @@ impl View {
         let since = self.progress.leaderless_since?;
         let text = match &self.role {
             Role::Leading | Role::Following(Leader::Known(_)) => return None,
-            Role::Following(Leader::Nobody) => format!("no control plane leads since {since:#} UTC"),
-            Role::Following(Leader::Unknown(error)) => {
-                format!("no control plane is known to lead since {since:#} UTC: {error}")
-            }
-            Role::Following(Leader::Unfit(error)) => {
-                format!("no control plane leads since {since:#} UTC, and this one does not stand for election: {error}")
-            }
+            Role::Following(Leader::Nobody) => texts::nobody_leads(since),
+            Role::Following(Leader::Unknown(error)) => texts::leader_unknown(since, error),
+            Role::Following(Leader::Unfit(error)) => texts::nobody_leads_and_this_one_is_unfit(since, error),
         };
         Some(text)
     }

@@ -5,6 +5,8 @@ use std::{collections::BTreeMap, fmt};
 
 use topology::{NodeId, Reason, ReasonCode};
 
+use crate::texts;
+
 /// Difference in milliseconds from which people are told: a time service keeps clocks within a few milliseconds, and a
 /// slow network adds less than this.
 pub const ALARM_MS: u64 = 500;
@@ -58,24 +60,13 @@ impl Clocks {
         // With a single vantage either clock may be right.
         let ours = (most_agree && self.0.len() > 1).then(|| {
             let (nearest, ms) = off.iter().min_by_key(|(_, ms)| ms.unsigned_abs())?;
-            let others = match off.len() - 1 {
-                0 => String::new(),
-                1 => " and another vantage".to_owned(),
-                others => format!(" and {others} other vantages"),
-            };
-            let (by, way) = (Apart(*ms), if *ms > 0 { "behind" } else { "ahead of" });
-            Some(format!(
-                "the clock of this control plane is {by} {way} that of {nearest}{others}; check its time service"
-            ))
+            Some(texts::own_clock_is_off(Apart(*ms), *ms > 0, nearest, off.len() - 1))
         });
         let texts: Vec<String> = match ours.flatten() {
             Some(text) => vec![text],
             None => off
                 .iter()
-                .map(|(vantage, ms)| {
-                    let (by, way) = (Apart(*ms), if *ms > 0 { "ahead of" } else { "behind" });
-                    format!("the clock of {vantage} is {by} {way} ours; check the time service there")
-                })
+                .map(|(vantage, ms)| texts::clock_is_off(vantage, Apart(*ms), *ms > 0))
                 .collect(),
         };
         let reason = |text| Reason {

@@ -13,6 +13,7 @@ use crate::{
     region_seen::{Counts, TickSeen},
     spread::Spread,
     standing::Standing,
+    texts,
     window::TriggerState,
 };
 
@@ -92,38 +93,26 @@ fn judge_region(
 
     let (health, summary) = if !is_fresh(Trigger::GatewayConnections) {
         let ticks = policy.blind_ticks;
-        (
-            Health::Blind,
-            format!("nothing usable was seen for {ticks} ticks or more; no automatic action"),
-        )
+        (Health::Blind, texts::blind(ticks))
     } else if let Some(fired) = down {
         (Health::Down, fired.why.clone())
     } else if let Some(unseen) = failovers.next() {
         // No vantage saw that it works again, so it is not healthy; no vantage sees that it fails, so it is not down.
         let (component, ticks) = (unseen.trigger.component(), policy.blind_ticks);
-        (
-            Health::Blind,
-            format!("{component} was bad and has not been seen for {ticks} ticks or more; no automatic action"),
-        )
+        (Health::Blind, texts::was_bad_and_is_unseen(component, ticks))
     } else if connections.newest_known != Some(last_closed) {
-        (
-            Health::NoData,
-            "too little was seen in the last tick; the window is frozen".to_owned(),
-        )
+        (Health::NoData, texts::too_little_seen())
     } else if let Some(trigger) = suspected {
         (Health::Suspect, describe_pending(trigger, of(trigger), policy))
     } else if level > Level::L0 {
         let words: Vec<String> = levels().map(|(level, it)| format!("{level}: {}", it.why)).collect();
         (Health::Degraded, words.join("; "))
     } else if broken.is_some() || described.is_some() {
-        let broken = broken.map(|component| {
-            let percent = policy.asr_error_max * 100.0;
-            format!("more than {percent:.0} % of what {component} did failed")
-        });
+        let broken = broken.map(|component| texts::component_fails(component, policy.asr_error_max));
         let words: Vec<String> = broken.into_iter().chain(described).collect();
         (Health::Degraded, words.join("; "))
     } else {
-        (Health::Healthy, "every component works".to_owned())
+        (Health::Healthy, texts::healthy())
     };
 
     let decided_by = match health {
@@ -276,21 +265,8 @@ impl Stacks {
 
     fn describe(&self) -> Option<String> {
         let Failing { stack, component, .. } = self.failing.first()?;
-        let more = match self.failing.len() - 1 {
-            0 => String::new(),
-            more => format!(" and {more} more"),
-        };
-        let what = match component {
-            Component::Gateway => "fails, and edges pass it over".to_owned(),
-            component => {
-                format!("fails in {component}; `meridian drain --stack {stack} --for 2h --reason WHY` takes it out")
-            }
-        };
-        Some(format!(
-            "stack {stack}{more} {what}; {} of {} stacks serve",
-            self.all - self.failing.len(),
-            self.all
-        ))
+        let (failing, all) = (self.failing.len(), self.all);
+        Some(texts::stack_fails(stack, *component, failing - 1, (all - failing, all)))
     }
 
     /// One line for each failing stack, up to a few.
@@ -349,20 +325,17 @@ fn describe_fired(trigger: Trigger, state: &TriggerState, policy: &HealthPolicy)
     let held = if trigger.level().is_none() { "down" } else { "held" };
     let is_in_a_row = state.run.bad >= lengths.fall;
     let failing = state.run.bad > 0 || state.spread == Spread::Bad;
-    let why = if state.spread != Spread::Clear && !is_in_a_row {
-        let spread = state.describe_spread();
-        format!("{what} {spread}; {held} until fewer of them are bad")
+    let spread = state.describe_spread();
+    let standing = if state.spread != Spread::Clear && !is_in_a_row {
+        texts::Standing::Spread(&spread)
     } else if failing {
-        format!("{what} for {} ticks", lengths.fall)
+        texts::Standing::InARow
     } else if state.run.newest_known.is_none() {
-        format!(
-            "{what}, as was believed before; {held} until {} good ticks in a row",
-            lengths.rise
-        )
+        texts::Standing::Believed
     } else {
-        let (fall, rise) = (lengths.fall, lengths.rise);
-        format!("{what} for {fall} ticks; good again, {held} until {rise} good ticks in a row")
+        texts::Standing::Recovering
     };
+    let why = texts::fired(&what, standing, held, lengths);
     Fired { trigger, failing, why }
 }
 
@@ -373,7 +346,7 @@ fn describe_pending(trigger: Trigger, state: &TriggerState, policy: &HealthPolic
         _ => trigger.condition(policy),
     };
     let needed = trigger.run_lengths(policy).fall;
-    format!("{what} in {} of {needed} ticks needed", state.run.bad)
+    texts::pending(&what, state.run.bad, needed)
 }
 
 fn evidence(

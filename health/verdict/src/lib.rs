@@ -43,6 +43,7 @@ pub mod rounds;
 mod run;
 mod spread;
 mod standing;
+mod texts;
 mod trigger;
 mod verdict;
 pub mod window;

@@ -7,6 +7,8 @@ use std::{collections::VecDeque, sync::Arc};
 
 use topology::{NodeId, Tick};
 
+use crate::texts;
+
 /// Certainty with which the errors of a window have to be past the limit, in standard deviations (the lower end of the
 /// Wilson interval). With 3.5, a region that loses two of a hundred is mistaken for one past 10 % less than once in a
 /// thousand nights (see the tests below); with 3, one that loses two of a hundred connections is mistaken for one past
@@ -164,10 +166,7 @@ impl Recent {
     pub(crate) fn describe(&self) -> String {
         let bad = self.0.iter().filter(|it| it.is_agreed || it.is_past).count();
         let (failed, samples) = self.total();
-        format!(
-            "in {bad} of the last {} ticks ({failed} of {samples} failed)",
-            self.0.len()
-        )
+        texts::spread(bad, self.0.len(), failed, samples)
     }
 
     fn total(&self) -> (u64, u64) {

@@ -24,6 +24,7 @@ use crate::{
     reconcile::{self, Applied, Unanswered},
     records::{self, Document, DocumentKind},
     store::{Mirror, Store, StoreError},
+    texts,
     view::{Leader, Role, View},
 };
 
@@ -170,10 +171,7 @@ impl Operator for OperatorService {
         if let Some(known) = &known
             && known.intent.kind != intent.kind
         {
-            let text = format!(
-                "token: \"{token:.64}\" was used for another request at {}",
-                known.intent.created_at
-            );
+            let text = texts::token_used(&token, known.intent.created_at);
             return Err(Status::already_exists(text));
         }
         let (reply, answer) = oneshot::channel();
@@ -210,7 +208,7 @@ impl Operator for OperatorService {
             .filter(|reason| is_denied || subject.is_none() || reason.region.as_ref() == subject);
         let mut reasons: Vec<v1::Reason> = about.map(Into::into).collect();
         if let (Some(_), Some(action)) = (&known, &answer.action) {
-            let text = format!("already asked at {}; {}", action.intent.created_at, action.text);
+            let text = texts::asked_before(action.intent.created_at, &action.text);
             reasons.push(v1::Reason {
                 code: ReasonCode::AlreadySo.to_string(),
                 text,
@@ -236,10 +234,7 @@ impl Operator for OperatorService {
             Err(_) => {
                 let view = self.leading_view()?;
                 let action = view.input.memory.actions.get(&id);
-                let action = action.ok_or_else(|| {
-                    let text = format!("action {id:.64} is over and older than a day; see `meridian history`");
-                    Status::not_found(text)
-                })?;
+                let action = action.ok_or_else(|| Status::not_found(texts::action_is_forgotten(&id)))?;
                 Ok(Response::new(self.action_message(&view, action)))
             }
         }
@@ -278,10 +273,7 @@ impl Operator for OperatorService {
         let replaces = required_text("replaces", &request.replaces, NAME_BYTES_MAX)?;
         let bytes = request.text.len();
         if bytes > DOCUMENT_BYTES_MAX {
-            let text = format!(
-                "text: the {} document is {bytes} bytes, the limit is {DOCUMENT_BYTES_MAX}; nothing was changed",
-                kind.as_str()
-            );
+            let text = texts::document_too_long(kind.as_str(), bytes, DOCUMENT_BYTES_MAX);
             return Err(Status::invalid_argument(text));
         }
         let document = Document::new(kind, request.text, &author, daemon::clock::now()).because(reason);
@@ -299,10 +291,7 @@ impl Operator for OperatorService {
                 ..Default::default()
             },
             Applied::Changed(in_force) => {
-                let kind = kind.as_str();
-                let text = format!(
-                    "another operator applied version {in_force:.12} meanwhile; fetch it (`meridian {kind} get`) and apply again"
-                );
+                let text = texts::document_changed_meanwhile(kind.as_str(), &in_force);
                 return Err(Status::aborted(text));
             }
             Applied::InForce(answer) => v1::ApplyDocumentReply {
@@ -435,10 +424,7 @@ impl OperatorService {
             let view = views.borrow_and_update().clone();
             leads(&view)?;
             let Some(action) = view.input.memory.actions.get(id) else {
-                let text = format!(
-                    "there is no action \"{id:.64}\"; one that is over and older than a day is in `meridian history`"
-                );
-                return Err(Status::not_found(text));
+                return Err(Status::not_found(texts::no_such_action(id)));
             };
             if action.phase_in_force().is_final() {
                 return Ok((view.clone(), action.clone()));
@@ -461,9 +447,7 @@ impl OperatorService {
             ..action_message(action)
         };
         if let Some(plan) = action.spreads {
-            let named = named.len();
-            message.text +=
-                &format!("; plan {plan} is decided, and {have} of {named} edges that DNS names apply it so far");
+            message.text = texts::spreads(&message.text, plan, have, named.len());
         }
         message
     }
@@ -488,11 +472,11 @@ impl OperatorService {
             if reasons.is_empty() {
                 reasons.push(v1::Reason {
                     code: "document-applied".to_owned(),
-                    text: "the plan stays as it is".to_owned(),
+                    text: texts::plan_stays(),
                     ..Default::default()
                 });
             }
-            reasons[0].text = format!("{}; applied by {}: {because}", reasons[0].text, entry.actor);
+            reasons[0].text = texts::applied_by(&reasons[0].text, &entry.actor, because);
         }
         v1::Decision {
             number: number.map(Into::into),

@@ -10,6 +10,7 @@ use crate::{
     nodes::{Recovery, waited_for},
     records::{self, Audited, Decision, Document, Known},
     store::{Leadership, StoreError, Transaction},
+    texts,
 };
 
 /// Plans of this term that are kept, for nodes that refuse the newest one to go back to.
@@ -184,10 +185,7 @@ impl Reconciler {
                 if was_unproven.is_none() {
                     tracing::error!(%number, %why, "nodes hold a newer plan, and the audit log cannot be read to confirm it");
                 }
-                self.unproven = Some(format!(
-                    "most nodes hold plan {number}, which is newer than plan {ours} of the store, and the audit log cannot \
-                     confirm it: {why}. Until then plan {ours} stays in force"
-                ));
+                self.unproven = Some(texts::plan_unconfirmed(number, ours, why));
                 Ok(Ok(None))
             }
             Ok(Audited::Contradicted) => {

@@ -9,6 +9,7 @@ use super::Reconciler;
 use crate::{
     records::DocumentKind,
     store::StoreError,
+    texts,
     view::{Role, Unwritten, View},
 };
 
@@ -139,14 +140,10 @@ impl Reconciler {
 
 /// Tells operators about a document of an older version that breaks this version's limits.
 fn outdated(kind: DocumentKind, problem: &Problem) -> Reason {
-    let kind = kind.as_str();
     Reason {
         code: ReasonCode::OutdatedDocument,
         region: None,
-        text: format!(
-            "an older version of Meridian accepted the {kind} in force, and this version would refuse it ({problem}). Decisions \
-             continue with it. Apply a corrected one: `meridian {kind} apply FILE --reason WHY`"
-        ),
+        text: texts::outdated_document(kind.as_str(), problem),
         evidence: vec![],
         until: None,
     }

@@ -14,6 +14,7 @@ use super::{
 use crate::{
     records::{Document, DocumentKind},
     store::{Leadership, StoreError},
+    texts,
     view::{Leader, Role},
 };
 
@@ -184,28 +185,18 @@ impl Reconciler {
                 .chain(edges)
                 .chain(topology.name_servers.keys().map(NodeId::as_str));
             if names.any(|name| name == own) {
-                problems.push(format!(
-                    "\"{own}\" is a control plane; give the other one a name of its own"
-                ));
+                problems.push(texts::name_is_taken(own));
             }
         }
         if !self.input.memory.overrides(Rule::RiskyTopology, now) {
             let risks = planning::risks(&self.input, topology);
-            problems.extend(risks.into_iter().map(|what| {
-                format!(
-                    "{what}; `meridian override {} --for 30m --reason WHY` allows it, with a second person",
-                    Rule::RiskyTopology
-                )
-            }));
+            let forbidden = risks.iter().map(|risk| texts::rule_forbids(risk, Rule::RiskyTopology));
+            problems.extend(forbidden);
         }
         if !self.input.memory.overrides(Rule::LooserPolicy, now) {
             let loosened = self.input.policy.loosened_by(policy);
-            problems.extend(loosened.into_iter().map(|what| {
-                format!(
-                    "{what}; `meridian override {} --for 30m --reason WHY` allows it, with a second person",
-                    Rule::LooserPolicy
-                )
-            }));
+            let forbidden = loosened.iter().map(|it| texts::rule_forbids(it, Rule::LooserPolicy));
+            problems.extend(forbidden);
         }
         problems
     }
