@@ -1,4 +1,6 @@
 //! Listening sockets for servers to which many clients connect at the same moment.
+//!
+//! Why it is so: docs/decisions/06-a-long-accept-queue.md.
 
 use std::{io, net::SocketAddr};
 

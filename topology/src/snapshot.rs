@@ -1,5 +1,7 @@
 //! The document that edges and DNS responders work from: one plan together with the topology it was made for. A
 //! snapshot is whole and immutable; a reader uses one snapshot for an entire request.
+//!
+//! Why it is so: docs/decisions/19-what-a-node-applies.md.
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};

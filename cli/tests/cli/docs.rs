@@ -207,25 +207,41 @@ fn sources() -> Vec<PathBuf> {
     found
 }
 
-#[test]
-fn the_pages_that_comments_name_exist() {
-    let mut gone = Vec::new();
-    let mut named = 0;
+/// The pages that comments name, each with a file that names it.
+fn pages_in_comments() -> Vec<(String, PathBuf)> {
+    let mut named = Vec::new();
     for path in sources() {
         let text = fs::read_to_string(&path).unwrap();
         let comments = text.lines().filter(|line| line.trim_start().starts_with("//"));
         for (page, _) in comments.flat_map(|line| line.match_indices("docs/").map(move |(at, _)| (&line[at..], at))) {
             let end = page.find(|letter: char| !letter.is_ascii_alphanumeric() && !"/._-".contains(letter));
             let page = &page[..end.unwrap_or(page.len())];
-            let Some(page) = page.split_inclusive(".md").next().filter(|page| page.ends_with(".md")) else {
-                continue;
-            };
-            named += 1;
-            if !root().join(page).exists() {
-                gone.push(format!("{}: {page}", path.display()));
-            }
+            let page = page.split_inclusive(".md").next().filter(|page| page.ends_with(".md"));
+            named.extend(page.map(|page| (page.to_owned(), path.clone())));
         }
     }
+    named
+}
+
+#[test]
+fn code_names_every_decision() {
+    let named: BTreeSet<String> = pages_in_comments().into_iter().map(|(page, _)| page).collect();
+    let decisions = pages().into_keys().map(|page| page.to_string_lossy().into_owned());
+    let decisions = decisions.filter(|page| page.starts_with("docs/decisions/") && !page.ends_with("README.md"));
+    let lost: Vec<String> = decisions.filter(|page| !named.contains(page)).collect();
+    assert!(
+        lost.is_empty(),
+        "no code says \"Why it is so\" with these decisions; name each beside the code that it explains, or delete it:\n{}",
+        lost.join("\n")
+    );
+}
+
+#[test]
+fn the_pages_that_comments_name_exist() {
+    let named = pages_in_comments();
+    let gone = named.iter().filter(|(page, _)| !root().join(page).exists());
+    let gone: Vec<String> = gone.map(|(page, path)| format!("{}: {page}", path.display())).collect();
+    let named = named.len();
     assert!(
         named > 10,
         "only {named} comments name a page; are they still written that way?"

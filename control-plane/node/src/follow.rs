@@ -1,6 +1,8 @@
 //! Follows plans from every control plane at once, so that the first one to have a plan delivers it and a dead or
 //! frozen one does no harm. One task per control plane receives updates. A single task decides which plan is applied,
 //! so that streams with the same plan, or an older one, can never push each other back.
+//!
+//! Why it is so: docs/decisions/20-nodes-and-control-planes.md.
 
 use std::{
     collections::BTreeSet,

@@ -3,6 +3,8 @@
 //! hickory reads a whole message or nothing. An error reply must still carry the question and the OPT record, or a
 //! resolver concludes that the server has no EDNS (RFC 6891 §7). So this parser keeps the parts that it read before the
 //! message went wrong. hickory writes the replies (`draft.rs`).
+//!
+//! Why it is so: docs/decisions/02-dns-reads-queries-itself.md.
 
 /// Longest name in bytes, including the lengths of its labels and its end (RFC 1035 §3.1).
 const NAME_BYTES_MAX: usize = 255;

@@ -1,5 +1,7 @@
 //! From words to a command: the closest sentence wins if it is close enough and explains every word. An unexplained
 //! word may reverse the request, so the assistant asks about such a request instead of carrying it out.
+//!
+//! Why it is so: docs/decisions/14-hearing-and-understanding.md.
 
 use crate::{
     command::{Command, Doubt},

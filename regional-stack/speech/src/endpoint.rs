@@ -3,6 +3,8 @@
 //! This module is pure: it measures time by the audio itself, 10 ms per frame. It learns the background from the first
 //! second and follows it from then on. A fan or an engine becomes part of the background within seconds. So does music,
 //! by the range over which its level swings.
+//!
+//! Why it is so: docs/decisions/14-hearing-and-understanding.md.
 
 use std::collections::VecDeque;
 

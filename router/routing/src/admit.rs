@@ -5,6 +5,8 @@
 //! have precedence: a device that reconnects with a valid affinity token may use slots that are closed to newcomers,
 //! because it may be in the middle of a conversation. Speech in progress is never refused; [`Pressure`] gives the order
 //! of what is.
+//!
+//! Why it is so: docs/decisions/08-admission.md.
 
 use std::{
     collections::{HashMap, hash_map::Entry},

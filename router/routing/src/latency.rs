@@ -2,6 +2,8 @@
 //!
 //! This is the peak-EWMA of Finagle and linkerd. A mean would hide the first seconds of trouble, when sessions are best
 //! sent elsewhere; a maximum would never recover.
+//!
+//! Why it is so: docs/decisions/12-distance-has-a-floor.md.
 
 use std::time::Duration;
 

@@ -3,6 +3,8 @@
 //!
 //! Only the time in which the edge waits for the peer counts. A device may fall behind for a while, because radio links
 //! have gaps. It cannot stretch a request at will by moving a byte now and then.
+//!
+//! Why it is so: docs/decisions/05-the-edge-reads-bodies-first.md.
 
 use std::time::Duration;
 

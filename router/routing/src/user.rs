@@ -1,4 +1,6 @@
 //! The identity of a user for a rollout. The same user must get the same version today and tomorrow, on every edge.
+//!
+//! Why it is so: docs/decisions/18-rollouts.md.
 
 use std::net::IpAddr;
 

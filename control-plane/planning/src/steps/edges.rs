@@ -6,6 +6,8 @@
 //!
 //! DNS leaves out at most as many as the policy allows, silent ones first. When all look lost our own view is rather
 //! broken: then no further edge is left out.
+//!
+//! Why it is so: docs/decisions/01-two-levels-of-steering.md.
 
 use std::collections::{BTreeMap, BTreeSet};
 

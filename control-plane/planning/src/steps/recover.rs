@@ -1,4 +1,6 @@
 //! A plan that nodes serve and the store lost.
+//!
+//! Why it is so: docs/decisions/20-nodes-and-control-planes.md.
 
 use std::{collections::BTreeMap, time::Duration};
 

@@ -1,4 +1,6 @@
 //! The steps of a rollout, and the triggers that send users back from a new version of the stack.
+//!
+//! Why it is so: docs/decisions/18-rollouts.md.
 
 use topology::{Reason, ReasonCode, policy::RolloutPolicy};
 

@@ -1,4 +1,6 @@
 //! A plan in force that nodes refuse, and the return to the one before it.
+//!
+//! Why it is so: docs/decisions/19-what-a-node-applies.md.
 
 use topology::{EdgeId, EdgeState, IntentKind, NodeId, Plan, Reason, ReasonCode, RegionId};
 use verdict::Health;

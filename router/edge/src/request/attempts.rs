@@ -6,7 +6,7 @@
 //! A region that says nothing for `timeouts.upgrade` may be dead, so the edge sends a repeatable request elsewhere while it is
 //! still waited for. A body that is too long to hold is passed on as it comes, to one region.
 //!
-//! Why it is so: docs/decisions/10-retries-and-second-copies.md.
+//! Why it is so: docs/decisions/05-the-edge-reads-bodies-first.md and docs/decisions/10-retries-and-second-copies.md.
 
 use std::{
     net::{IpAddr, Ipv4Addr},
