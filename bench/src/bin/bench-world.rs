@@ -114,7 +114,7 @@ async fn one_run(recordings: &Arc<Vec<Recording>>) -> anyhow::Result<Run> {
         .filter_map(|(name, pid)| Some((name, memory_kib(pid, "VmRSS:")? / 1024.0)))
         .collect();
     world.shutdown().await;
-    // What is left is logs.
+    // The folder holds logs only.
     let _ = std::fs::remove_dir_all(folder);
     Ok(Run {
         ready_s,

@@ -189,7 +189,7 @@ fn failing(regions: usize, edges: usize) -> (Input, Moment) {
     (input, now)
 }
 
-/// What a thousand edges report of one tick: a few probes of each component, and their traffic.
+/// The reports of a thousand edges on one tick: a few probes of each component, and their traffic.
 fn reports(regions: usize, edges: usize, tick: Tick) -> Vec<TickReport> {
     let observation = |region: &RegionId, component| {
         let mut seen = Observation::new(region.clone(), component, Source::Probe);

@@ -1,4 +1,4 @@
-//! Who calls: a device, a vantage that probes, or an edge that sends a second copy.
+//! The kind of caller: a device, a vantage that probes, or an edge that sends a second copy.
 
 use axum::http::{HeaderMap, header};
 

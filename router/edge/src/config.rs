@@ -15,7 +15,7 @@ use crate::cors::Cors;
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// Which edge of the topology this is.
+    /// The id of this edge in the topology.
     pub node: EdgeId,
     /// Where devices connect. Port 0 takes any free one.
     pub listen: Vec<SocketAddr>,
@@ -63,7 +63,7 @@ pub struct Config {
     /// How regions and stacks are chosen.
     #[serde(default)]
     pub picking: Picking,
-    /// Which pages may call from a browser.
+    /// The pages that may call from a browser.
     #[serde(default)]
     pub cors: Cors,
 }
@@ -263,7 +263,7 @@ impl Picking {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Continuity {
-    /// What is kept of the device's messages in one session, in bytes. A session that loses its region beyond it goes on,
+    /// Bytes of the device's messages that are kept in one session. A session that loses its region beyond it goes on,
     /// but the device has to repeat what it said last. 0 keeps no session alive.
     pub replay_bytes_max: usize,
     /// The same for all sessions together. Those of one client keep no more than they leave to others.
@@ -285,7 +285,7 @@ impl Default for Continuity {
         Self {
             // Sixteen seconds of speech in Base64; people rarely speak longer at once.
             replay_bytes_max: 1 << 20,
-            // What is kept is what is being said: thousands of people talking at the same moment.
+            // Messages are kept while a turn lasts: enough for thousands of people who talk at the same moment.
             replay_bytes_total_max: 256 << 20,
             // Some ten thousand of them.
             parked_bytes_max: 32 << 20,
@@ -408,7 +408,7 @@ pub struct Timeouts {
 pub struct Drain {
     /// Live sessions are told to reconnect spread over this time, or less when they are few.
     pub window: Span,
-    /// What is left after this time is cut.
+    /// Sessions and requests that are left after this time are cut.
     pub limit: Span,
     /// As `window`, when a successor took over: nothing waits for that.
     pub upgrade_window: Span,

@@ -36,7 +36,7 @@ const FIRST_PORT: u16 = 12_000;
 trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
-/// What devices are told.
+/// An order to the process that plays the devices.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) enum Order {
     /// Open this many sessions, all at once or this many at a time.

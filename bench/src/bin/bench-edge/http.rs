@@ -13,7 +13,7 @@ const CONNECTIONS: usize = 64;
 /// A second or two of the fastest.
 const HTTP2_REQUESTS: usize = 40_000;
 
-/// What one run came to.
+/// The figures of one run.
 pub(crate) struct Load {
     /// Processor time of a request, in microseconds.
     pub(crate) cpu_us: f64,

@@ -92,7 +92,7 @@ fn raise_open_files() {
         current: limit.maximum,
         ..limit
     };
-    // Whoever lacks them will say so.
+    // A proxy that lacks open files says so itself.
     let _ = setrlimit(Resource::Nofile, raised);
 }
 
@@ -112,7 +112,7 @@ async fn run(words: impl Iterator<Item = String>) -> anyhow::Result<()> {
     };
     let mut bench = Bench::new(runs).await?;
     let result = stage.play(&parts, &mut bench).await;
-    // What is left is configurations and logs.
+    // The folder holds configurations and logs only.
     let _ = std::fs::remove_dir_all(&stage.place.folder);
     result?;
     bench.took_s = stage.began.elapsed().as_secs();
@@ -241,7 +241,7 @@ impl Stage {
         Ok(())
     }
 
-    /// What peers do is the same every time, and is looked at once.
+    /// Peers behave the same in every run, so they are measured once.
     async fn burst(&self, bench: &mut Bench) -> anyhow::Result<()> {
         for run in 1..=self.runs {
             for kind in Kind::ALL.into_iter().filter(|kind| run == 1 || *kind == Kind::Meridian) {

@@ -27,7 +27,7 @@ use topology::{
 
 use crate::tls::Certificate;
 
-/// Which proxy.
+/// The proxy that is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Kind {
@@ -92,7 +92,7 @@ pub(crate) struct Proxy {
     kind: Kind,
     plain: SocketAddr,
     tls: SocketAddr,
-    /// What devices trust.
+    /// The certificate that devices trust.
     trusted: PathBuf,
     processes: Group,
     /// The edge ends when this does.
@@ -203,7 +203,7 @@ impl Proxy {
         }
     }
 
-    /// What devices trust, if they have to.
+    /// The certificate that devices trust; none without TLS.
     pub(crate) fn trusted(&self, over: Over) -> Option<PathBuf> {
         (over == Over::Tls).then(|| self.trusted.clone())
     }
@@ -391,7 +391,7 @@ fn plan(address: SocketAddr, stacks: &[SocketAddr]) -> anyhow::Result<Snapshot> 
     })
 }
 
-/// What both peers are told alike: no log of requests, timeouts that no measurement meets, connections to the stack kept,
+/// nginx with the settings that both peers get: no log of requests, timeouts that no measurement meets, connections to the stack kept,
 /// and the client's address passed on, as the edge does.
 fn nginx(listen: &Listen<'_>, stacks: &[SocketAddr], folder: &Path) -> anyhow::Result<Command> {
     let mut servers = String::new();

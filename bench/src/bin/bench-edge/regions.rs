@@ -36,7 +36,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Callers who connect at the same time, before anything is measured.
 const OPEN_AT_ONCE: usize = 50;
 
-/// What happens to the region.
+/// The way in which the region fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// SIGKILL: its sockets die.
@@ -45,7 +45,7 @@ pub(crate) enum Fault {
     Freeze,
 }
 
-/// What became of the callers.
+/// The callers after a fault.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Callers {
     /// How many there were.
@@ -69,7 +69,8 @@ impl Callers {
     }
 }
 
-/// What every caller says, and at last the one who calls for reference. Making the sounds takes seconds, so it is done once.
+/// The utterance of every caller, and at last of the one who calls for reference. Making the sounds takes seconds, so it is
+/// done once.
 pub(crate) fn utterances() -> Arc<Vec<Utterance>> {
     Arc::new(
         (0..=CALLERS)
@@ -226,7 +227,7 @@ impl Scene {
         Ok(callers)
     }
 
-    /// What is missing in a turn, and what is in it twice, in bytes of audio.
+    /// Counts the audio that is missing in a turn, and the audio that is in it twice, in bytes.
     fn compare(&self, callers: &mut Callers, number: usize, turn: &Turn) {
         let heard = turn.heard.unwrap_or_default();
         let bytes = |length: Duration| length.as_millis() as usize * BYTES_PER_MS;
@@ -272,7 +273,7 @@ async fn talk(
     (number, turn.map_err(|error| error.to_string()), moved_at)
 }
 
-/// What a caller says: as long as everybody's, and nobody else's. It takes four seconds.
+/// The words of a caller: as long as those of every other caller, and different. Speaking them takes four seconds.
 fn words(number: usize) -> String {
     format!(
         "this is caller {number:05} who has something to say that nobody understands because it makes no sense at all whatsoever"

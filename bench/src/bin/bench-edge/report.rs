@@ -85,7 +85,7 @@ impl Bursts {
     }
 }
 
-/// What became of callers, by fault and proxy, one entry a run.
+/// The callers after each fault, by proxy, one entry a run.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Faults(BTreeMap<&'static str, BTreeMap<Kind, Vec<Callers>>>);
 

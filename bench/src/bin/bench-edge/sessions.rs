@@ -191,7 +191,7 @@ pub(crate) async fn hold(sessions: usize, processes: usize, seconds: u64, place:
         cpu_percent,
     };
     for standing in standings {
-        // What was said and not answered is a session lost, too, whoever noticed.
+        // A message without an answer counts as a lost session too, whichever end noticed it.
         held.wrong += standing.failed + standing.closed + standing.sent.abs_diff(standing.received);
         for (why, count) in standing.why {
             *held.why.entry(why).or_default() += count;

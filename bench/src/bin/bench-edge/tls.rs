@@ -28,7 +28,7 @@ pub(crate) struct Certificate {
     pub(crate) key: PathBuf,
     /// Both in one file, for HAProxy.
     pub(crate) both: PathBuf,
-    /// What devices trust, in DER.
+    /// The certificate that devices trust, in DER.
     pub(crate) trusted: PathBuf,
 }
 
@@ -51,7 +51,7 @@ impl Certificate {
     }
 }
 
-/// What devices connect with. Nothing is resumed: every session pays for its handshake.
+/// The TLS client of devices. It resumes nothing: every session pays for its handshake.
 pub(crate) fn connector(trusted: &Path) -> anyhow::Result<(TlsConnector, ServerName<'static>)> {
     let certificate = std::fs::read(trusted).with_context(|| format!("cannot read {}", trusted.display()))?;
     let mut roots = RootCertStore::empty();

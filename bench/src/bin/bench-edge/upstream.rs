@@ -52,7 +52,7 @@ pub(crate) fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
 pub(crate) async fn serve(listener: TcpListener, manner: Manner) {
     loop {
         match listener.accept().await {
-            // Whatever becomes of a connection, the measurement looks at the client's end.
+            // The measurement looks at the client's end of a connection, so its end here does not matter.
             Ok((tcp, _)) => drop(tokio::spawn(connection(tcp, manner))),
             // Too many open files: the client's end shows it.
             Err(_) => tokio::task::yield_now().await,

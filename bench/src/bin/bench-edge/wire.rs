@@ -10,7 +10,7 @@ const MASK: [u8; 4] = [0x4d, 0x65, 0x72, 0x69];
 /// Opcode of a Close frame (RFC 6455 §5.2).
 pub(crate) const CLOSE: u8 = 8;
 
-/// What a client sends to open a session.
+/// The request with which a client opens a session.
 pub(crate) fn upgrade(host: &str) -> String {
     format!(
         "GET /v1/realtime HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\

@@ -174,7 +174,7 @@ async fn a_session_that_loses_its_stack_goes_on_at_another_of_its_region() {
         ("eu-central", Stack::Talks(Fate::Lives)),
     ];
     let world = World::new(&stacks).await;
-    // Whichever stack a device draws first, it ends at the one that lives, in the same region.
+    // A device ends at the stack that lives, in the same region, whichever it draws first.
     for n in 0..4 {
         let mut anna = world.open(&[("meridian-session", &format!("device-{n}"))]).await;
         for word in ["a", "b", "."] {

@@ -64,7 +64,7 @@ async fn a_device_that_says_no_zone_hears_the_time_of_its_home_also_when_it_call
     device.until_moved("eu-central").await;
     check_clock(&mut device, "tokyo").await;
 
-    // What edges say to stacks no device can say.
+    // A device cannot send the headers that only edges may send to stacks.
     for headers in [&[][..], &[("meridian-home-zone", "America/Chicago")]] {
         let mut newcomer = Device::call_with(edge, "", headers).await.unwrap();
         assert_eq!(newcomer.region(), "eu-central");
