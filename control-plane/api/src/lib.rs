@@ -8,8 +8,8 @@ pub mod connect;
 pub mod convert;
 pub mod operator;
 
-#[cfg(test)]
-mod testing;
+#[doc(hidden)]
+pub mod testing;
 
 /// Generated from proto/meridian/v1/meridian.proto.
 #[expect(

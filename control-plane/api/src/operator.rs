@@ -197,12 +197,12 @@ impl Operator {
         .await
     }
 
-    /// Waits until the action is over or `patience` has passed, and returns it. Call again while it is not over.
-    pub async fn wait(&self, action: &str, patience: Duration) -> Result<v1::Action, OperatorError> {
+    /// Waits until the action is over or `limit` has passed, and returns it. Call again while it is not over.
+    pub async fn wait(&self, action: &str, limit: Duration) -> Result<v1::Action, OperatorError> {
         let request = v1::WaitRequest {
             action: action.to_owned(),
             // Below the deadline of a request, so that the answer arrives before it.
-            timeout_ms: u64::try_from(patience.min(WAIT_MAX).as_millis()).unwrap_or(u64::MAX),
+            timeout_ms: u64::try_from(limit.min(WAIT_MAX).as_millis()).unwrap_or(u64::MAX),
         };
         self.read(move |mut client| {
             let request = request.clone();
@@ -301,7 +301,7 @@ impl Operator {
     /// Sends a read to the control planes until one that leads answers. Returns also its URL and client.
     async fn ask<T, F>(
         &self,
-        patience: Duration,
+        limit: Duration,
         call: impl Fn(Client) -> F + Clone + Send + 'static,
     ) -> Result<(String, Client, T), OperatorError>
     where
@@ -309,7 +309,7 @@ impl Operator {
         F: Future<Output = Result<Response<T>, Status>> + Send + 'static,
     {
         self.check_urls()?;
-        let deadline = Instant::now() + patience;
+        let deadline = Instant::now() + limit;
         let mut asked = JoinSet::new();
         // URLs tried in this round, URLs without an answer yet, and the answers of the others.
         let mut this_round = BTreeSet::new();
@@ -515,5 +515,7 @@ fn listed(said: &BTreeMap<String, String>) -> String {
     }
 }
 
+#[cfg(test)]
+mod script;
 #[cfg(test)]
 mod tests;

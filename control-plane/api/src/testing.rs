@@ -1,102 +1,49 @@
-//! Control planes for tests: real gRPC servers in this process, with every message decided by the test.
+//! Servers for tests of gRPC clients, in the process of the test.
 
-use std::{net::TcpListener, sync::Arc, time::Duration};
+use std::{net::TcpListener, time::Duration};
 
 use tokio_stream::wrappers::TcpListenerStream;
-use tonic::{Request, Response, Status, transport::server::Router};
+use tonic::transport::server::Router;
 
-use crate::v1::{
-    self,
-    operator_server::{Operator, OperatorServer},
-};
+/// Far longer than anything in these tests takes. Only a hang reaches it.
+const HANGS_AFTER: Duration = Duration::from_secs(30);
 
-/// Far longer than anything here takes. Only a hang reaches it.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// The result of a future, or a failed test if it takes too long.
-pub(crate) async fn in_time<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, future)
+/// The result of a future.
+///
+/// # Panics
+///
+/// If it takes too long.
+pub async fn in_time<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(HANGS_AFTER, future)
         .await
         .expect("it should have happened long ago")
 }
 
 /// A URL at which no server listens.
-pub(crate) fn nobody() -> String {
+pub fn nobody() -> String {
     "http://127.0.0.1:1".to_owned()
 }
 
 /// A process that was stopped: the kernel accepts connections for it, and nothing answers.
-pub(crate) fn silent() -> (String, TcpListener) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    (format!("http://{}", listener.local_addr().unwrap()), listener)
+///
+/// # Panics
+///
+/// If no port is free.
+pub fn silent() -> (String, TcpListener) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let address = listener.local_addr().expect("a bound socket has an address");
+    (format!("http://{address}"), listener)
 }
 
-async fn serve(router: Router) -> String {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    // Ends with the runtime of the test.
+/// Serves until the runtime of the test ends, and returns the URL.
+///
+/// # Panics
+///
+/// If no port is free.
+pub async fn serve(router: Router) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
+    let listener = listener.expect("a port is free");
+    let address = listener.local_addr().expect("a bound socket has an address");
     tokio::spawn(router.serve_with_incoming(TcpListenerStream::new(listener)));
-    url
-}
-
-/// The answer of a control plane to an operator's request, by the verb and the token of the request.
-pub(crate) type Script = Arc<dyn Fn(&str, &str) -> Result<(), Status> + Send + Sync>;
-
-/// A control plane for operators that answers by `script`.
-pub(crate) async fn operators(script: impl Fn(&str, &str) -> Result<(), Status> + Send + Sync + 'static) -> String {
-    let service = OperatorServer::new(Operators(Arc::new(script)));
-    serve(tonic::transport::Server::builder().add_service(service)).await
-}
-
-struct Operators(Script);
-
-impl Operators {
-    fn answer<T: Default>(&self, verb: &str, token: &str) -> Result<Response<T>, Status> {
-        (self.0)(verb, token).map(|()| Response::new(T::default()))
-    }
-}
-
-#[tonic::async_trait]
-impl Operator for Operators {
-    async fn status(&self, _: Request<v1::StatusRequest>) -> Result<Response<v1::StatusReply>, Status> {
-        self.answer("status", "")
-    }
-
-    async fn why(&self, _: Request<v1::WhyRequest>) -> Result<Response<v1::WhyReply>, Status> {
-        self.answer("why", "")
-    }
-
-    async fn history(&self, _: Request<v1::HistoryRequest>) -> Result<Response<v1::HistoryReply>, Status> {
-        self.answer("history", "")
-    }
-
-    async fn act(&self, request: Request<v1::ActRequest>) -> Result<Response<v1::ActReply>, Status> {
-        self.answer("act", &request.into_inner().token)
-    }
-
-    async fn plan(&self, _: Request<v1::PlanRequest>) -> Result<Response<v1::PlanReply>, Status> {
-        self.answer("plan", "")
-    }
-
-    async fn wait(&self, request: Request<v1::WaitRequest>) -> Result<Response<v1::Action>, Status> {
-        self.answer("wait", &request.into_inner().action)
-    }
-
-    async fn get_document(&self, _: Request<v1::GetDocumentRequest>) -> Result<Response<v1::Document>, Status> {
-        self.answer("get document", "")
-    }
-
-    async fn apply_document(
-        &self,
-        request: Request<v1::ApplyDocumentRequest>,
-    ) -> Result<Response<v1::ApplyDocumentReply>, Status> {
-        self.answer("apply document", &request.into_inner().token)
-    }
-
-    type AuditStream = tokio_stream::Empty<Result<v1::AuditItem, Status>>;
-
-    async fn audit(&self, _: Request<v1::AuditRequest>) -> Result<Response<Self::AuditStream>, Status> {
-        let reply: Response<()> = self.answer("audit", "")?;
-        Ok(reply.map(|()| tokio_stream::empty()))
-    }
+    format!("http://{address}")
 }

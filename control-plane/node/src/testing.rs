@@ -1,49 +1,19 @@
 //! Control planes for tests: real gRPC servers in this process, with every message decided by the test.
 
-use std::{net::TcpListener, pin::Pin, time::Duration};
+use std::pin::Pin;
 
 use tokio::sync::mpsc;
-use tokio_stream::{
-    Stream,
-    wrappers::{ReceiverStream, TcpListenerStream},
-};
-use tonic::{Request, Response, Status, Streaming, transport::server::Router};
+use tokio_stream::{Stream, wrappers::ReceiverStream};
+use tonic::{Request, Response, Status, Streaming};
 
+use api::testing::serve;
+pub(crate) use api::testing::{in_time, nobody, silent};
 use api::v1::{
     self,
     observations_server::{Observations, ObservationsServer},
     plans_server::{Plans, PlansServer},
     watch_request::Message,
 };
-
-/// Far longer than anything here takes. Only a hang reaches it.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// The result of a future, or a failed test if it takes too long.
-pub(crate) async fn in_time<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, future)
-        .await
-        .expect("it should have happened long ago")
-}
-
-/// A URL at which no server listens.
-pub(crate) fn nobody() -> String {
-    "http://127.0.0.1:1".to_owned()
-}
-
-/// A process that was stopped: the kernel accepts connections for it, and nothing answers.
-pub(crate) fn silent() -> (String, TcpListener) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    (format!("http://{}", listener.local_addr().unwrap()), listener)
-}
-
-async fn serve(router: Router) -> String {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    // Ends with the runtime of the test.
-    tokio::spawn(router.serve_with_incoming(TcpListenerStream::new(listener)));
-    url
-}
 
 /// A node that watches plans. The test plays the control plane.
 pub(crate) struct Watching {

@@ -8,6 +8,7 @@ pub mod decoding;
 pub mod endpoint;
 pub mod engine;
 pub mod features;
+pub mod fixtures;
 pub mod griffin_lim;
 pub mod pcm;
 pub mod resample;

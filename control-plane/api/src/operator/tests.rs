@@ -1,7 +1,7 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::*;
-use crate::testing::{in_time, nobody, operators, silent};
+use super::{script::operators, *};
+use crate::testing::{in_time, nobody, silent};
 
 fn failover(token: &str) -> v1::ActRequest {
     request(super::failover("us-east"), "r", "a", token, None)
@@ -81,8 +81,8 @@ async fn two_that_name_each_other_are_not_asked_without_end() {
     })
     .await;
     *other.lock() = follower_of(&a).await;
-    let patience = 3 * AGAIN_AFTER;
-    let error = in_time(Operator::at([a]).ask(patience, status)).await.unwrap_err();
+    let limit = 3 * AGAIN_AFTER;
+    let error = in_time(Operator::at([a]).ask(limit, status)).await.unwrap_err();
     assert!(matches!(error, OperatorError::NoLeader { .. }), "{error}");
     let asked = first.load(Ordering::SeqCst);
     assert!((1..=4).contains(&asked), "once per round, not {asked} times");
