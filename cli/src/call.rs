@@ -41,8 +41,8 @@ pub(crate) struct CallArgs {
     #[arg(long, value_name = "ZONE", value_parser = known_zone)]
     zone: Option<String>,
     /// Seconds to keep trying when the call is cut off or not answered.
-    #[arg(long, default_value_t = 35, value_parser = clap::value_parser!(u64).range(1..=600))]
-    patience: u64,
+    #[arg(long, alias = "patience", default_value_t = 35, value_parser = clap::value_parser!(u64).range(1..=600))]
+    deadline: u64,
 }
 
 pub(crate) async fn call(args: CallArgs, state_dir: &Path, output: Output) -> Result<ExitCode, Failure> {
@@ -65,7 +65,7 @@ pub(crate) async fn call(args: CallArgs, state_dir: &Path, output: Output) -> Re
             .collect(),
         ..CallOptions::default()
     };
-    let patience = Duration::from_secs(args.patience);
+    let deadline = Duration::from_secs(args.deadline);
 
     // Callers of one command take the edges in turn. The process id picks the first edge, so that commands spread too.
     let first_edge = std::process::id() as usize;
@@ -73,7 +73,7 @@ pub(crate) async fn call(args: CallArgs, state_dir: &Path, output: Output) -> Re
     for caller in 0..usize::from(args.sessions) {
         let (resolver, options, utterance) = (resolver.clone(), options.clone(), utterance.clone());
         callers.spawn(async move {
-            let placed = calls::place(&resolver, first_edge + caller, &options, patience, &utterance).await;
+            let placed = calls::place(&resolver, first_edge + caller, &options, deadline, &utterance).await;
             (caller, placed)
         });
     }

@@ -19,6 +19,8 @@ pub trait Rules {
     const EXAMPLE: &'static str = "";
     /// See [`Guide::once_seconds`].
     const ONCE_SECONDS: &'static [(&'static str, &'static str)] = &[];
+    /// See [`Guide::renamed`].
+    const RENAMED: &'static [(&'static str, &'static str)] = &[];
 
     /// Every value that breaks a rule.
     fn problems(&self) -> Problems;
@@ -113,6 +115,7 @@ pub fn read<C: DeserializeOwned + Rules>(name: &str, text: &str) -> Result<C, to
     let guide = Guide {
         example: C::EXAMPLE,
         once_seconds: C::ONCE_SECONDS,
+        renamed: C::RENAMED,
     };
     document::parse(name, text, guide, |config: &C| config.problems().0)
 }

@@ -49,7 +49,7 @@ const TEXTS: usize = 20;
 const SETTLE: Duration = Duration::from_secs(2);
 /// Longest wait for the models.
 const START_TIMEOUT: Duration = Duration::from_secs(120);
-/// Longest wait for a stack to be done with what a load left in its queues: an engine's patience, and a development build's time.
+/// Longest wait for a stack to be done with what a load left in its queues: the limit of an engine, and a development build's time.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(120);
 
 #[derive(Debug, Serialize)]

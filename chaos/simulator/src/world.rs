@@ -5,9 +5,9 @@ use std::{collections::BTreeMap, time::Duration};
 
 use planning::{
     Input, Lag, Memory, Phase, Report,
-    heard::{self, Heard},
     invariants::Invariants,
     next_wake, plan,
+    signs_of_life::{self, SignsOfLife},
 };
 use topology::{Intent, IntentKind, Moment, NodeId, Plan, Policy, RegionId, RegionPlan, RegionState, Tick, Topology};
 use verdict::{Before, Clocks, Rounds, Testimony, Watch};
@@ -43,7 +43,7 @@ pub(crate) struct World {
     /// Milliseconds by which a wrong clock is ahead of that, of the control plane and of edges.
     ahead_ms: BTreeMap<NodeId, i64>,
     truth: Truth,
-    heard: Heard,
+    heard: SignsOfLife,
     lags: BTreeMap<(RegionId, String), Duration>,
     versions: BTreeMap<String, Version>,
     rounds: Rounds,
@@ -93,7 +93,7 @@ impl World {
             elapsed: Duration::ZERO,
             ahead_ms: BTreeMap::new(),
             truth: Truth::new(traffic),
-            heard: Heard::since(START),
+            heard: SignsOfLife::since(START),
             lags: BTreeMap::new(),
             versions: BTreeMap::new(),
             rounds: Rounds::default(),
@@ -312,7 +312,7 @@ impl World {
         self.input.verdicts.clear();
         self.input.replication.clear();
         self.rounds = Rounds::default();
-        self.heard = Heard::since(self.now());
+        self.heard = SignsOfLife::since(self.now());
         self.last_report = Report::default();
     }
 
@@ -407,7 +407,7 @@ impl World {
             self.heard.hear(edge, policy.edges.lost_after, now);
         }
         let mut edges = self.heard.all(topology, now);
-        heard::keep_what_matters(&mut edges, &self.input.memory, now);
+        signs_of_life::keep_what_matters(&mut edges, &self.input.memory, now);
         self.input.edges = edges;
     }
 

@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use topology::{EdgeId, EdgeState, NodeId, Snapshot, fixtures::three_primaries};
 
 /// Far longer than a reply takes, even on a loaded machine.
-const PATIENCE: Duration = Duration::from_secs(10);
+const HANGS_AFTER: Duration = Duration::from_secs(10);
 const ZONE: &str = "voice.meridian.test.";
 
 struct Serving {
@@ -75,7 +75,7 @@ async fn over_udp(server: SocketAddr, message: &[u8]) -> Option<Message> {
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     socket.send_to(message, server).await.unwrap();
     let mut reply = [0; 4096];
-    let length = timeout(PATIENCE, socket.recv(&mut reply)).await.ok()?.unwrap();
+    let length = timeout(HANGS_AFTER, socket.recv(&mut reply)).await.ok()?.unwrap();
     Some(Message::from_vec(&reply[..length]).unwrap())
 }
 
@@ -134,7 +134,7 @@ async fn a_newer_plan_changes_the_answers_and_an_older_one_does_not() {
     publish(&drained);
     let waiting = Instant::now();
     while serving.metrics.plan_generation.get() != 2 {
-        assert!(waiting.elapsed() < PATIENCE);
+        assert!(waiting.elapsed() < HANGS_AFTER);
         tokio::task::yield_now().await;
     }
     assert_eq!(
@@ -194,7 +194,7 @@ async fn a_reply_leaves_from_the_address_that_was_asked() {
                 .send(&question(ZONE, RecordType::A).to_vec().unwrap())
                 .await
                 .unwrap();
-            let received = timeout(PATIENCE, socket.recv(&mut [0; 512])).await;
+            let received = timeout(HANGS_AFTER, socket.recv(&mut [0; 512])).await;
             assert!(received.is_ok(), "{listen} was asked at {asked}");
         }
     }
@@ -205,7 +205,7 @@ async fn a_reply_leaves_from_the_address_that_was_asked() {
         .send(&question(ZONE, RecordType::A).to_vec().unwrap())
         .await
         .unwrap();
-    timeout(PATIENCE, socket.recv(&mut [0; 512])).await.unwrap().unwrap();
+    timeout(HANGS_AFTER, socket.recv(&mut [0; 512])).await.unwrap().unwrap();
 }
 
 #[tokio::test]
@@ -217,7 +217,7 @@ async fn idle_tcp_connections_delay_nobody() {
     }
     let waiting = Instant::now();
     while serving.metrics.tcp_connections.get() != 256 {
-        assert!(waiting.elapsed() < PATIENCE);
+        assert!(waiting.elapsed() < HANGS_AFTER);
         tokio::task::yield_now().await;
     }
     let mut newcomers = Vec::new();
@@ -242,7 +242,7 @@ async fn stopping_closes_the_port() {
     serving.stop.cancel();
     let waiting = Instant::now();
     while TcpStream::connect(serving.address).await.is_ok() {
-        assert!(waiting.elapsed() < PATIENCE);
+        assert!(waiting.elapsed() < HANGS_AFTER);
         tokio::task::yield_now().await;
     }
 }
@@ -270,7 +270,7 @@ async fn announced(folder: &Path) -> SocketAddr {
         if let Some(announcement) = daemon::Announcement::read(&folder.join("dns.json")).unwrap() {
             return announcement.addresses["dns"];
         }
-        assert!(waiting.elapsed() < PATIENCE, "the program did not become ready");
+        assert!(waiting.elapsed() < HANGS_AFTER, "the program did not become ready");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -361,13 +361,13 @@ async fn before_its_first_plan_the_program_does_not_listen_and_still_stops_when_
     // Without a plan the program gets no further than its health page. The state folder shows that it has started.
     let waiting = Instant::now();
     while !folder.path().join("state").exists() {
-        assert!(waiting.elapsed() < PATIENCE);
+        assert!(waiting.elapsed() < HANGS_AFTER);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert!(!folder.path().join("dns.json").exists());
     let pid = program.id().unwrap().to_string();
     Command::new("kill").args(["-TERM", &pid]).status().await.unwrap();
-    let status = timeout(PATIENCE, program.wait()).await.unwrap().unwrap();
+    let status = timeout(HANGS_AFTER, program.wait()).await.unwrap().unwrap();
     assert!(status.success(), "{status}");
 }

@@ -482,7 +482,7 @@ mod tests {
     }
 
     #[test]
-    fn patience_longer_than_a_tick_is_no_reason_to_panic() {
+    fn a_limit_longer_than_a_tick_is_no_reason_to_panic() {
         let mut snapshot = three_primaries();
         snapshot.probe.timeout = Duration::from_secs(60);
         snapshot.probe.offset = Duration::from_secs(30);

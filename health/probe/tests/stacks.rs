@@ -29,7 +29,7 @@ use topology::{Component, Topology, fixtures::three_primaries};
 use verdict::Observation;
 
 /// Enough for a loaded machine, and short enough to keep the suite fast.
-const PATIENCE: Duration = Duration::from_millis(400);
+const LIMIT: Duration = Duration::from_millis(400);
 
 /// The behaviour of a stack.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -213,7 +213,7 @@ fn world(stack: SocketAddr) -> Topology {
 
 /// Probes the stack and compares component, successes, failures, and a part of the failure's text.
 async fn check(stack: SocketAddr, expected: &[(Component, u32, u32, &str)]) -> Vec<Observation> {
-    let observations = probe_once(&world(stack), PATIENCE).await;
+    let observations = probe_once(&world(stack), LIMIT).await;
     let summary: Vec<_> = observations
         .iter()
         .map(|o| (o.component, o.succeeded, o.failed, o.failure.as_str()))
@@ -474,7 +474,7 @@ async fn a_call_that_is_cut_is_made_again_and_the_utterance_repeated() {
 }
 
 #[tokio::test]
-async fn patience_ends() {
+async fn the_limit_ends_the_wait() {
     let dead = refused().await;
     let mut call = ReconnectingCall::new(options(TurnEnd::Commit), Duration::from_millis(300), || async move {
         Ok(vec![dead])

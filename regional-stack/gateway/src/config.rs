@@ -112,7 +112,7 @@ pub struct Limits {
     /// it at the least. One, so that the other core of a small machine is free when a caller has said something.
     pub bulk_workers: usize,
     /// Utterances, and likewise texts, waiting for a thread: so many of live callers, and so many others. Beyond it callers are
-    /// told to retry: a queue longer than a caller's patience only makes everybody late.
+    /// told to retry: a queue longer than callers wait only makes everybody late.
     pub queue_max: usize,
     /// The same as the length of the audio, heard or to be spoken: one core hears more than a hundred of them in a second, and speaks
     /// about forty.
@@ -282,7 +282,7 @@ impl Rules for Config {
 }
 
 impl Limits {
-    pub(crate) fn engine_patience(&self) -> Duration {
+    pub(crate) fn engine_limit(&self) -> Duration {
         self.engine_max.0
     }
 
@@ -293,8 +293,8 @@ impl Limits {
 
     /// Deadline of a job whose beginning the caller hears already, queue and engine together: ending in the middle is worse
     /// than a pause.
-    pub(crate) fn begun_patience(&self) -> Duration {
-        3 * self.engine_patience()
+    pub(crate) fn begun_limit(&self) -> Duration {
+        3 * self.engine_limit()
     }
 
     pub(crate) fn bounds(&self) -> Bounds {

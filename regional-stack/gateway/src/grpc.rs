@@ -110,9 +110,9 @@ async fn bound(State(stack): State<Arc<Stack>>, request: Request, next: Next) ->
         let message = "this region works on as many uploads as it can hold; retry in a moment";
         return Status::resource_exhausted(message).into_http::<Body>().into_response();
     };
-    let patience = tokio::time::sleep(limits.body_max.0);
+    let deadline = tokio::time::sleep(limits.body_max.0);
     // A message that is cut off is an error of the call.
-    let request = request.map(|body| Body::from_stream(body.into_data_stream().take_until(patience)));
+    let request = request.map(|body| Body::from_stream(body.into_data_stream().take_until(deadline)));
     let response = next.run(request).await;
     response.map(|body| Body::new(Held { body, _place: place }))
 }

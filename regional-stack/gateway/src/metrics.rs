@@ -218,7 +218,7 @@ impl Metrics {
     }
 }
 
-/// 1 ms (pattern matching) to 10 s (past any patience); the policy's limits of 0.5 s and 2 s are bucket edges, so that
+/// 1 ms (pattern matching) to 10 s (longer than anybody waits); the policy's limits of 0.5 s and 2 s are bucket edges, so that
 /// shares above them are exact.
 fn stage_histogram() -> Histogram {
     Histogram::new([

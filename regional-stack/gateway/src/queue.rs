@@ -86,11 +86,11 @@ const PASSED_OVER_MAX: u32 = 4;
 #[derive(Debug)]
 pub(crate) struct Queue<T> {
     bounds: Bounds,
-    lines: [Line<T>; 4],
+    lines: [Jobs<T>; 4],
 }
 
 #[derive(Debug)]
-struct Line<T> {
+struct Jobs<T> {
     jobs: VecDeque<(f32, T)>,
     /// Jobs of the better class that were served while one waited here.
     passed_over: u32,
@@ -100,7 +100,7 @@ impl<T> Queue<T> {
     pub(crate) fn new(bounds: Bounds) -> Self {
         Self {
             bounds,
-            lines: std::array::from_fn(|_| Line {
+            lines: std::array::from_fn(|_| Jobs {
                 jobs: VecDeque::new(),
                 passed_over: 0,
             }),

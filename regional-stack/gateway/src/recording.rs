@@ -38,10 +38,10 @@ fn pieces(samples: &[f32]) -> Vec<Range<usize>> {
     }
     let per_ms = SAMPLE_RATE as usize / 1000;
     // The background of a whole file is measured beforehand and stays: no part of the file passes for a fan that started.
-    let mut ear = Endpointer::with_floor(EndpointConfig::default(), endpoint::floor_of(samples));
+    let mut endpointer = Endpointer::with_floor(EndpointConfig::default(), endpoint::floor_of(samples));
     let mut speech = Vec::new();
     let mut start = None;
-    let frames = samples.chunks(FRAME_SAMPLES).map(|frame| ear.feed(frame));
+    let frames = samples.chunks(FRAME_SAMPLES).map(|frame| endpointer.feed(frame));
     for event in frames.flatten() {
         match (event, start) {
             (EndpointEvent::SpeechStarted { at_ms }, _) => start = Some(at_ms as usize * per_ms),
@@ -53,8 +53,8 @@ fn pieces(samples: &[f32]) -> Vec<Range<usize>> {
         }
     }
     // The last words may be too short to be sure of before the file ends.
-    let earliest = || ear.earliest_ms() as usize * per_ms;
-    let last = start.or_else(|| ear.is_unsure().then(earliest));
+    let earliest = || endpointer.earliest_ms() as usize * per_ms;
+    let last = start.or_else(|| endpointer.is_unsure().then(earliest));
     speech.extend(
         last.filter(|from| *from < samples.len())
             .map(|from| from..samples.len()),

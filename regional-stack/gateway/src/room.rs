@@ -89,14 +89,14 @@ impl Meter {
         coming.set(rest);
     }
 
-    /// Whether a message that was begun takes too long: `patience`, and a second more for each [`UNIT_BYTES`] that came, so that one
+    /// Whether a message that was begun takes too long: `limit`, and a second more for each [`UNIT_BYTES`] that came, so that one
     /// that comes no slower than speech is spoken has the time it takes, and one of a few bytes now and then has not. The beginning
     /// of a message that came in one piece with the end of another counts from its next byte on.
-    pub(crate) fn is_overdue(&self, now: Instant, patience: Duration) -> bool {
+    pub(crate) fn is_overdue(&self, now: Instant, limit: Duration) -> bool {
         let coming = self.lock();
         let earned = Duration::from_secs((coming.bytes / UNIT_BYTES) as u64);
         let taken = coming.time.map(|(first, _)| now.saturating_duration_since(first));
-        taken.is_some_and(|taken| taken > patience + earned)
+        taken.is_some_and(|taken| taken > limit + earned)
     }
 
     /// When something of a message that is not whole came last: a client that sends one has no other way to show that it lives.
@@ -205,7 +205,7 @@ impl AsyncWrite for Metered {
 mod tests {
     use super::*;
 
-    const PATIENCE: Duration = Duration::from_secs(60);
+    const LIMIT: Duration = Duration::from_secs(60);
 
     #[test]
     fn sessions_share_room_and_what_is_done_with_gives_it_back() {
@@ -237,28 +237,28 @@ mod tests {
         let at = |seconds: u64| start + Duration::from_secs(seconds);
         // HTTP has its own deadline for bytes before the session.
         assert!(meter.count(1, at(0)));
-        assert!(!meter.is_overdue(at(1_000), PATIENCE));
+        assert!(!meter.is_overdue(at(1_000), LIMIT));
         meter.begin();
 
         // A byte now and then does not help.
         for seconds in (100..=160).step_by(20) {
             assert!(meter.count(1, at(seconds)));
-            assert!(!meter.is_overdue(at(seconds), PATIENCE), "{seconds}");
+            assert!(!meter.is_overdue(at(seconds), LIMIT), "{seconds}");
         }
-        assert!(meter.is_overdue(at(161), PATIENCE));
+        assert!(meter.is_overdue(at(161), LIMIT));
         assert_eq!(meter.last_came(), Some(at(160)));
         // The end of the message does, and silence between messages is none.
         meter.take_share();
-        assert!(!meter.is_overdue(at(10_000), PATIENCE));
+        assert!(!meter.is_overdue(at(10_000), LIMIT));
         assert_eq!(meter.last_came(), None);
 
         // As fast as speech is spoken, for five minutes.
         for seconds in 0..300 {
             assert!(meter.count(UNIT_BYTES, at(20_000 + seconds)));
-            assert!(!meter.is_overdue(at(20_000 + seconds), PATIENCE), "{seconds}");
+            assert!(!meter.is_overdue(at(20_000 + seconds), LIMIT), "{seconds}");
         }
-        assert!(!meter.is_overdue(at(20_360), PATIENCE));
-        assert!(meter.is_overdue(at(20_361), PATIENCE));
+        assert!(!meter.is_overdue(at(20_360), LIMIT));
+        assert!(meter.is_overdue(at(20_361), LIMIT));
         meter.take_share();
 
         // Control frames between messages begin none, and those within one do not end it.
@@ -266,9 +266,9 @@ mod tests {
             assert!(meter.count(6, at(30_000 + seconds)));
             meter.forget(6);
         }
-        assert!(!meter.is_overdue(at(40_000), PATIENCE));
+        assert!(!meter.is_overdue(at(40_000), LIMIT));
         assert!(meter.count(100, at(40_000)) && meter.count(6, at(40_050)));
         meter.forget(6);
-        assert!(meter.is_overdue(at(40_061), PATIENCE));
+        assert!(meter.is_overdue(at(40_061), LIMIT));
     }
 }

@@ -116,7 +116,7 @@ async fn serve_until_drained(stack: &Arc<Stack>, listener: TcpListener) {
     let limits = stack.config.limits;
     let router = http::router(Arc::clone(stack));
     let places = Arc::new(Semaphore::new(limits.connections_max));
-    let header_patience = limits.header_max.0;
+    let header_limit = limits.header_max.0;
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -138,7 +138,7 @@ async fn serve_until_drained(stack: &Arc<Stack>, listener: TcpListener) {
             Metered { socket, meter },
             permit,
             router.clone(),
-            header_patience,
+            header_limit,
             stack.draining.clone(),
         ));
     }
@@ -173,7 +173,7 @@ async fn serve_connection(
     metered: Metered,
     permit: OwnedSemaphorePermit,
     router: Router,
-    header_patience: Duration,
+    header_limit: Duration,
     draining: CancellationToken,
 ) {
     // Audio goes out in small frames; waiting to fill packets would only delay it.
@@ -182,7 +182,7 @@ async fn serve_connection(
     let place = Place::new(permit, Arc::clone(&metered.meter));
     let router = router.layer(axum::Extension(place.clone()));
     let begun = tokio::select! {
-        begun = timeout(header_patience, begins_with_http2(&metered.socket)) => begun,
+        begun = timeout(header_limit, begins_with_http2(&metered.socket)) => begun,
         () = draining.cancelled() => return,
     };
     match begun {
@@ -192,7 +192,7 @@ async fn serve_connection(
     }
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(header_patience)
+        .header_read_timeout(header_limit)
         .serve_connection(TokioIo::new(metered), TowerToHyperService::new(router))
         .with_upgrades();
     let mut connection = std::pin::pin!(connection);

@@ -117,15 +117,15 @@ impl Stack {
 
     /// Starts recognising for a caller of another class.
     pub(crate) fn hear_for(&self, class: Class, samples: Vec<f32>) -> Result<Ticket<Transcript>, JobError> {
-        let patience = self.config.limits.engine_patience();
-        self.asr.submit(class, seconds_of(&samples), samples, patience)
+        let limit = self.config.limits.engine_limit();
+        self.asr.submit(class, seconds_of(&samples), samples, limit)
     }
 
     /// The same for a further piece of a recording: waits for room in the queue.
     pub(crate) async fn hear_on(&self, class: Class, samples: Vec<f32>) -> Result<Ticket<Transcript>, JobError> {
-        let patience = self.config.limits.begun_patience();
+        let limit = self.config.limits.begun_limit();
         let seconds = seconds_of(&samples);
-        self.asr.submit_when_room(class, seconds, samples, patience).await
+        self.asr.submit_when_room(class, seconds, samples, limit).await
     }
 
     /// Starts speaking for the session whose task this is.
@@ -135,32 +135,32 @@ impl Stack {
 
     /// Starts speaking for a caller of another class.
     pub(crate) fn speak_for(&self, class: Class, text: String, speed: f32) -> Result<Ticket<Vec<f32>>, JobError> {
-        let patience = self.config.limits.engine_patience();
+        let limit = self.config.limits.engine_limit();
         let seconds = spoken::seconds(&text, speed);
-        self.tts.submit(class, seconds, Utterance { text, speed }, patience)
+        self.tts.submit(class, seconds, Utterance { text, speed }, limit)
     }
 
     /// The same for a further sentence of a text: waits for room in the queue.
     pub(crate) async fn speak_on(&self, class: Class, text: String, speed: f32) -> Result<Ticket<Vec<f32>>, JobError> {
-        let patience = self.config.limits.begun_patience();
+        let limit = self.config.limits.begun_limit();
         let seconds = spoken::seconds(&text, speed);
         let utterance = Utterance { text, speed };
-        self.tts.submit_when_room(class, seconds, utterance, patience).await
+        self.tts.submit_when_room(class, seconds, utterance, limit).await
     }
 
     /// Reads an uploaded file. Minutes of audio take long enough to decode that live callers would notice, so a thread of low
     /// priority does it.
     pub(crate) async fn decode(&self, class: Class, file: Bytes) -> Result<Result<Recording, WavError>, JobError> {
-        let patience = self.config.limits.engine_patience();
+        let limit = self.config.limits.engine_limit();
         let class = class.max(Class::Hedge);
-        Ok(self.decoder.submit(class, 0.0, file, patience)?.result().await?.output)
+        Ok(self.decoder.submit(class, 0.0, file, limit)?.result().await?.output)
     }
 
     /// Runs the engines and the language understanding once. They load their models now, and the first caller is not the one who
     /// finds out that they do not work.
     pub(crate) async fn warm_up(&self) -> Result<(), JobError> {
         // Loading a model may take longer than any caller would wait.
-        const PATIENCE: Duration = Duration::from_secs(120);
+        const LIMIT: Duration = Duration::from_secs(120);
         // Its grammar is expanded on first use.
         dialogue::interpret("ready");
         let spoken = self
@@ -172,7 +172,7 @@ impl Stack {
                     text: "ready".to_owned(),
                     speed: 1.0,
                 },
-                PATIENCE,
+                LIMIT,
             )?
             .result()
             .await?
@@ -180,7 +180,7 @@ impl Stack {
         if spoken.is_empty() {
             return Err(SpeechError::Engine("speaking \"ready\" gave no audio".to_owned()).into());
         }
-        self.asr.submit(Class::Live, 1.0, spoken, PATIENCE)?.result().await?;
+        self.asr.submit(Class::Live, 1.0, spoken, LIMIT)?.result().await?;
         Ok(())
     }
 

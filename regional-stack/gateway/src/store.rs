@@ -94,13 +94,13 @@ pub enum Durability {
 /// Sessions in this process's memory, bounded in number and age.
 #[derive(Debug)]
 pub struct MemoryStore {
-    kept: Mutex<HashMap<String, Kept>>,
+    kept: Mutex<HashMap<String, StoredSession>>,
     kept_max: usize,
     ttl: Duration,
 }
 
 #[derive(Debug)]
-struct Kept {
+struct StoredSession {
     memory: Memory,
     until: Moment,
 }
@@ -115,7 +115,7 @@ impl MemoryStore {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Kept>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, StoredSession>> {
         self.kept.lock()
     }
 
@@ -129,7 +129,7 @@ impl MemoryStore {
     /// Keeps a memory that was saved at `saved_at`. Returns the names of the sessions that had to make room.
     fn keep(&self, session: &str, memory: Memory, saved_at: Moment, now: Moment) -> Vec<String> {
         let mut kept = self.lock();
-        let is_stale = |known: &Kept| known.memory.revision > memory.revision && now < known.until;
+        let is_stale = |known: &StoredSession| known.memory.revision > memory.revision && now < known.until;
         if kept.get(session).is_some_and(is_stale) {
             return Vec::new();
         }
@@ -149,7 +149,7 @@ impl MemoryStore {
             }
         }
         let until = memory.kept_until(saved_at, self.ttl);
-        kept.insert(session.to_owned(), Kept { memory, until });
+        kept.insert(session.to_owned(), StoredSession { memory, until });
         dropped
     }
 
@@ -159,7 +159,7 @@ impl MemoryStore {
     }
 }
 
-fn drop_expired(kept: &mut HashMap<String, Kept>, now: Moment) -> Vec<String> {
+fn drop_expired(kept: &mut HashMap<String, StoredSession>, now: Moment) -> Vec<String> {
     let expired = kept.extract_if(|_, kept| now >= kept.until);
     expired.map(|(session, _)| session).collect()
 }

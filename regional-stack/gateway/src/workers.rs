@@ -79,7 +79,7 @@ pub(crate) enum JobError {
     /// The queue is full; safe to retry.
     #[error("the speech engines of this region are busy; retry in a moment")]
     Busy,
-    /// No result within the patience of the configuration; safe to retry.
+    /// No result within `limits.engine_max`; safe to retry.
     #[error("the speech engine took too long; retry in a moment")]
     Late,
     /// The engine refused the input or failed.
@@ -158,35 +158,29 @@ impl<I: Send + 'static, O: Send + 'static> Workers<I, O> {
         })
     }
 
-    /// Hands in a job of so many seconds of audio that must be done within `patience`.
-    pub(crate) fn submit(
-        &self,
-        class: Class,
-        seconds: f32,
-        input: I,
-        patience: Duration,
-    ) -> Result<Ticket<O>, JobError> {
-        self.try_submit(class, seconds, input, patience).map_err(|_| {
+    /// Hands in a job of so many seconds of audio that must be done within `limit`.
+    pub(crate) fn submit(&self, class: Class, seconds: f32, input: I, limit: Duration) -> Result<Ticket<O>, JobError> {
+        self.try_submit(class, seconds, input, limit).map_err(|_| {
             self.shared.count(JobOutcome::Rejected);
             JobError::Busy
         })
     }
 
-    /// The same, but waits while the queue is full: for work that was begun and must not end in the middle. `patience` is the
+    /// The same, but waits while the queue is full: for work that was begun and must not end in the middle. `limit` is the
     /// deadline of the queue, and again of the engine.
     pub(crate) async fn submit_when_room(
         &self,
         class: Class,
         seconds: f32,
         mut input: I,
-        patience: Duration,
+        limit: Duration,
     ) -> Result<Ticket<O>, JobError> {
-        let deadline = tokio::time::Instant::now() + patience;
+        let deadline = tokio::time::Instant::now() + limit;
         loop {
             let mut room = pin!(self.shared.room.notified());
             // From here on no notice of room is missed.
             room.as_mut().enable();
-            match self.try_submit(class, seconds, input, patience) {
+            match self.try_submit(class, seconds, input, limit) {
                 Ok(ticket) => return Ok(ticket),
                 Err(back) => input = back,
             }
@@ -197,7 +191,7 @@ impl<I: Send + 'static, O: Send + 'static> Workers<I, O> {
         }
     }
 
-    fn try_submit(&self, class: Class, seconds: f32, input: I, patience: Duration) -> Result<Ticket<O>, I> {
+    fn try_submit(&self, class: Class, seconds: f32, input: I, limit: Duration) -> Result<Ticket<O>, I> {
         let (reply, receiver) = oneshot::channel();
         let since = Instant::now();
         let lane = class.lane();
@@ -215,7 +209,7 @@ impl<I: Send + 'static, O: Send + 'static> Workers<I, O> {
         Ok(Ticket {
             reply: receiver,
             since,
-            deadline: tokio::time::Instant::now() + patience,
+            deadline: tokio::time::Instant::now() + limit,
         })
     }
 
@@ -364,7 +358,7 @@ mod tests {
 
     use super::*;
 
-    const PATIENCE: Duration = Duration::from_secs(60);
+    const LIMIT: Duration = Duration::from_secs(60);
     const ONE_EACH: Crew = Crew { live: 1, bulk: 1 };
 
     fn bounds(jobs_max: usize) -> Bounds {
@@ -391,16 +385,16 @@ mod tests {
     #[tokio::test]
     async fn a_full_queue_rejects_and_an_abandoned_job_makes_room_and_is_never_run() {
         let (workers, open, begun) = gated(1);
-        let mut running = workers.submit(Class::Live, 1.0, 1, PATIENCE).unwrap();
+        let mut running = workers.submit(Class::Live, 1.0, 1, LIMIT).unwrap();
         assert_eq!(begun.recv().unwrap(), 1);
-        let abandoned = workers.submit(Class::Live, 1.0, 2, PATIENCE).unwrap();
+        let abandoned = workers.submit(Class::Live, 1.0, 2, LIMIT).unwrap();
         assert!(matches!(
-            workers.submit(Class::Live, 1.0, 3, PATIENCE),
+            workers.submit(Class::Live, 1.0, 3, LIMIT),
             Err(JobError::Busy)
         ));
 
         drop(abandoned);
-        let mut waiting = workers.submit(Class::Live, 1.0, 4, PATIENCE).unwrap();
+        let mut waiting = workers.submit(Class::Live, 1.0, 4, LIMIT).unwrap();
         open.send(()).unwrap();
         open.send(()).unwrap();
         assert_eq!(running.result().await.unwrap().output, 2);
@@ -418,7 +412,7 @@ mod tests {
         })
         .unwrap();
         let error = workers
-            .submit(Class::Live, 1.0, 13, PATIENCE)
+            .submit(Class::Live, 1.0, 13, LIMIT)
             .unwrap()
             .result()
             .await
@@ -426,7 +420,7 @@ mod tests {
         assert!(error.to_string().contains("unlucky"), "{error}");
         assert_eq!(
             workers
-                .submit(Class::Live, 1.0, 7, PATIENCE)
+                .submit(Class::Live, 1.0, 7, LIMIT)
                 .unwrap()
                 .result()
                 .await
@@ -442,10 +436,10 @@ mod tests {
     async fn uploads_that_run_and_wait_keep_no_caller_waiting() {
         let (workers, open, begun) = gated(4);
         let uploads: Vec<_> = (1..=3)
-            .map(|job| workers.submit(Class::Bulk, 1.0, job, PATIENCE).unwrap())
+            .map(|job| workers.submit(Class::Bulk, 1.0, job, LIMIT).unwrap())
             .collect();
         assert_eq!(begun.recv().unwrap(), 1);
-        let _caller = workers.submit(Class::Live, 1.0, 9, PATIENCE).unwrap();
+        let _caller = workers.submit(Class::Live, 1.0, 9, LIMIT).unwrap();
         // The upload is still at work: nothing was let through the gate.
         assert_eq!(begun.recv().unwrap(), 9);
         assert_eq!(workers.waiting(Lane::Bulk), 2);
@@ -456,14 +450,14 @@ mod tests {
     #[tokio::test]
     async fn what_was_begun_waits_for_room_and_is_not_refused() {
         let (workers, open, begun) = gated(1);
-        let mut first = workers.submit(Class::Bulk, 1.0, 1, PATIENCE).unwrap();
+        let mut first = workers.submit(Class::Bulk, 1.0, 1, LIMIT).unwrap();
         assert_eq!(begun.recv().unwrap(), 1);
-        let mut second = workers.submit(Class::Bulk, 1.0, 2, PATIENCE).unwrap();
+        let mut second = workers.submit(Class::Bulk, 1.0, 2, LIMIT).unwrap();
         assert!(matches!(
-            workers.submit(Class::Bulk, 1.0, 3, PATIENCE),
+            workers.submit(Class::Bulk, 1.0, 3, LIMIT),
             Err(JobError::Busy)
         ));
-        let third = workers.submit_when_room(Class::Bulk, 1.0, 3, PATIENCE);
+        let third = workers.submit_when_room(Class::Bulk, 1.0, 3, LIMIT);
         let gate = async {
             tokio::task::yield_now().await;
             for _ in 0..3 {
@@ -480,9 +474,9 @@ mod tests {
     #[tokio::test]
     async fn waiting_for_room_ends_too() {
         let (workers, open, begun) = gated(1);
-        let running = workers.submit(Class::Bulk, 1.0, 1, PATIENCE).unwrap();
+        let running = workers.submit(Class::Bulk, 1.0, 1, LIMIT).unwrap();
         assert_eq!(begun.recv().unwrap(), 1);
-        let waiting = workers.submit(Class::Bulk, 1.0, 2, PATIENCE).unwrap();
+        let waiting = workers.submit(Class::Bulk, 1.0, 2, LIMIT).unwrap();
         let third = workers.submit_when_room(Class::Bulk, 1.0, 3, Duration::ZERO).await;
         assert!(matches!(third, Err(JobError::Late)));
         drop((open, running, waiting));
@@ -499,7 +493,7 @@ mod tests {
         .unwrap();
         let mut niceness = Vec::new();
         for class in [Class::Live, Class::Probe, Class::Hedge, Class::Bulk] {
-            let mut ticket = workers.submit(class, 1.0, (), PATIENCE).unwrap();
+            let mut ticket = workers.submit(class, 1.0, (), LIMIT).unwrap();
             niceness.push(ticket.result().await.unwrap().output);
         }
         let own = rustix::process::getpriority_process(None).unwrap();
@@ -509,7 +503,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn patience_ends() {
+    async fn the_limit_ends_the_wait() {
         let (workers, open, _begun) = gated(4);
         let mut ticket = workers.submit(Class::Live, 1.0, 1, Duration::ZERO).unwrap();
         assert!(matches!(ticket.result().await, Err(JobError::Late)));

@@ -18,7 +18,7 @@ use routing::{Decision, Table};
 use serde::{Deserialize, Serialize};
 use topology::{EdgeId, PlanNumber, RegionId, Snapshot, snapshot::SNAPSHOT_BYTES_MAX};
 
-use crate::{Edge, edge::session_key, stacks::seen::Summary};
+use crate::{Edge, edge::session_key, stacks::fleet_view::Summary};
 
 pub fn router(edge: Arc<Edge>) -> Router {
     Router::new()
@@ -131,7 +131,7 @@ fn answer(edge: &Edge, question: &Question, table: &Table) -> Result<Json<Explan
     let client = question.client.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
     let user = routing::user::name(question.user.as_deref(), None, client);
     let affinity = question.affinity.as_deref().and_then(|token| edge.affinity(token, now));
-    let seen = edge.seen.summary(table, now);
+    let seen = edge.fleet.summary(table, now);
     let regions = table.regions().map(|(region, _)| region);
     Ok(Json(Explanation {
         edge: edge.id.clone(),

@@ -276,8 +276,8 @@ pub struct Continuity {
     pub silence_active: Span,
     /// The same while nobody says anything.
     pub silence_idle: Span,
-    /// How long another region is looked for before the device is told to reconnect.
-    pub patience: Span,
+    /// Longest search for another region. After it the device is told to reconnect.
+    pub deadline: Span,
 }
 
 impl Default for Continuity {
@@ -292,7 +292,7 @@ impl Default for Continuity {
             silence_busy: Span(Duration::from_secs(1)),
             silence_active: Span(Duration::from_secs(30)),
             silence_idle: Span(Duration::from_secs(60)),
-            patience: Span(Duration::from_secs(10)),
+            deadline: Span(Duration::from_secs(10)),
         }
     }
 }
@@ -545,6 +545,7 @@ impl Config {
 
 impl Rules for Config {
     const EXAMPLE: &'static str = include_str!("../../../configs/edge.toml");
+    const RENAMED: &'static [(&'static str, &'static str)] = &[("continuity.patience", "continuity.deadline")];
 
     fn problems(&self) -> Problems {
         let mut problems = Problems::default();
@@ -646,7 +647,7 @@ impl Rules for Config {
             ("continuity.silence_busy", continuity.silence_busy),
             ("continuity.silence_active", continuity.silence_active),
             ("continuity.silence_idle", continuity.silence_idle),
-            ("continuity.patience", continuity.patience),
+            ("continuity.deadline", continuity.deadline),
             ("timeouts.handshake", timeouts.handshake),
             ("timeouts.header", timeouts.header),
             ("timeouts.keep_alive", timeouts.keep_alive),

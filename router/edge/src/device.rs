@@ -29,9 +29,9 @@ pub async fn decline(edge: &Edge, device: &mut dyn Io, stamp: &Stamp, answer: &A
 
 /// Says this, and ends the connection.
 pub async fn say_last(edge: &Edge, device: &mut dyn Io, bytes: &[u8]) {
-    let patience = edge.config.timeouts.close.0;
-    if let Ok(Ok(())) = timeout(patience, device.write_all(bytes)).await {
-        goodbye(device, patience).await;
+    let limit = edge.config.timeouts.close.0;
+    if let Ok(Ok(())) = timeout(limit, device.write_all(bytes)).await {
+        goodbye(device, limit).await;
     }
 }
 
@@ -40,13 +40,13 @@ pub const LAST_WORDS_BYTES_MAX: u64 = 1 << 20;
 
 /// Ends a connection so that the last bytes written arrive: closing a socket with unread bytes makes the kernel send a
 /// reset, which may overtake them. So the edge shuts its side down first, and reads and drops the last words of the peer.
-pub async fn goodbye(io: &mut dyn Io, patience: Duration) {
-    goodbye_to_sender(io, patience, LAST_WORDS_BYTES_MAX).await;
+pub async fn goodbye(io: &mut dyn Io, limit: Duration) {
+    goodbye_to_sender(io, limit, LAST_WORDS_BYTES_MAX).await;
 }
 
 /// The same for a device that still sends up to `bytes_max`: many read no answer before they have sent their whole request.
-pub async fn goodbye_to_sender(io: &mut dyn Io, patience: Duration, bytes_max: u64) {
-    let drained = timeout(patience, async {
+pub async fn goodbye_to_sender(io: &mut dyn Io, limit: Duration, bytes_max: u64) {
+    let drained = timeout(limit, async {
         io.shutdown().await?;
         let mut rest = io.take(bytes_max);
         // On the heap while it lasts: it would be a part of every session that may end one day.

@@ -27,7 +27,7 @@ use crate::{
     request_id::RequestId,
     session::parked::Parked,
     session::registry::Sessions,
-    stacks::seen::Seen,
+    stacks::fleet_view::FleetView,
     stamp::Stamp,
 };
 
@@ -43,7 +43,7 @@ pub struct Edge {
     /// The plan before, for questions about its choice.
     previous: ArcSwapOption<Table>,
     /// Its view of the regions.
-    pub seen: Seen,
+    pub fleet: FleetView,
     pub admission: Arc<Admission>,
     /// How late it is itself.
     pub lag: Lag,
@@ -70,7 +70,7 @@ impl Edge {
             plans: watch::Sender::new(()),
             admission: Arc::new(Admission::new(&config)),
             lag: Lag::default(),
-            seen: Seen::new(config.picking.policy()),
+            fleet: FleetView::new(config.picking.policy()),
             config,
             table: ArcSwapOption::empty(),
             previous: ArcSwapOption::empty(),
@@ -99,7 +99,7 @@ impl Edge {
             self.metrics.plan_refused();
             return;
         }
-        self.seen.retain(&table);
+        self.fleet.retain(&table);
         self.metrics.plan(table.number().generation, table.created_at());
         self.previous.store(self.table.swap(Some(Arc::new(table))));
         self.plans.send_replace(());
@@ -112,7 +112,7 @@ impl Edge {
             let key = n.to_string();
             let tried = Tried::default();
             let picked = self
-                .seen
+                .fleet
                 .pick(table, &key, User::default(), None, &tried, daemon::clock::now());
             picked.is_some_and(|it| table.serves(&it.region, it.stack))
         })
@@ -220,7 +220,7 @@ impl Edge {
         let (region, stack, now) = (&at.region, at.stack, daemon::clock::now());
         let is_request = matches!(failed, Failed::Request { .. });
         let facts = match facts.event {
-            Event::TimedOut if is_request && self.seen.answers_probes(stack) => Facts {
+            Event::TimedOut if is_request && self.fleet.answers_probes(stack) => Facts {
                 event: Event::Unanswered,
                 ..facts
             },
@@ -229,11 +229,12 @@ impl Edge {
         let fault = facts.fault();
         self.metrics.fault(region, fault.as_str());
         let ejection = match (fault, failed) {
-            (Fault::Region, Failed::ToBegin) => self.seen.refused(region, stack, why, now),
+            (Fault::Region, Failed::ToBegin) => self.fleet.refused(region, stack, why, now),
             (Fault::Region, Failed::Session { client }) => {
-                self.seen.lost(region, stack, Some(&at.version), Some(client), why, now)
+                self.fleet
+                    .lost(region, stack, Some(&at.version), Some(client), why, now)
             }
-            (Fault::Region, Failed::Request { client }) => self.seen.lost(region, stack, None, client, why, now),
+            (Fault::Region, Failed::Request { client }) => self.fleet.lost(region, stack, None, client, why, now),
             (Fault::Edge, _) => {
                 // An edge that is late still has room for devices; only a missing resource closes it.
                 if facts.event == Event::Io(Cause::Local) && self.admission.exhausted() {
@@ -252,10 +253,10 @@ impl Edge {
 
     /// The stack of a session reports the outcome of a turn.
     pub fn turn_ended(&self, region: &RegionId, stack: SocketAddr, version: &str, turn: &Turn) {
-        self.seen.traffic.turn(region, stack, version, turn);
+        self.fleet.traffic.turn(region, stack, version, turn);
         let Some(table) = self.table() else { return };
         let others = table.stacks_of(region).iter().map(|stack| stack.address);
-        let ejection = self.seen.turn_ended(stack, turn, others, daemon::clock::now());
+        let ejection = self.fleet.turn_ended(stack, turn, others, daemon::clock::now());
         self.note_ejection(region, stack, "it fails its turns", ejection);
     }
 
@@ -281,7 +282,7 @@ impl Edge {
 
     /// The outcome of real traffic since the last call.
     pub fn passive(&self) -> Passive {
-        let mut passive = self.seen.traffic.take(self.table().as_deref());
+        let mut passive = self.fleet.traffic.take(self.table().as_deref());
         for (region, (sessions, _)) in self.sessions.by_region() {
             let at = passive.traffic.iter().position(|seen| seen.region == region);
             let at = at.unwrap_or_else(|| {
@@ -307,7 +308,7 @@ impl Edge {
             self.metrics.ejection_ignored(ignored.as_str());
         }
         let (edge, stack) = (self.clone(), decision.stack);
-        edge.seen.began(stack);
+        edge.fleet.began(stack);
         AtStack { edge, stack }
     }
 
@@ -326,7 +327,7 @@ impl Edge {
         };
         let mut tried = Tried::up_to(self.config.limits.regions_tried_max);
         let mut decisions = Vec::new();
-        while let Some(decision) = self.seen.pick(table, key, user, affinity, &tried, now) {
+        while let Some(decision) = self.fleet.pick(table, key, user, affinity, &tried, now) {
             tried.stack(&decision.region, decision.stack);
             decisions.push(decision);
         }
@@ -362,7 +363,7 @@ pub struct AtStack {
 
 impl Drop for AtStack {
     fn drop(&mut self) {
-        self.edge.seen.ended(self.stack);
+        self.edge.fleet.ended(self.stack);
     }
 }
 

@@ -74,7 +74,7 @@ pub const PREDECESSOR_SESSIONS: &str = "meridian_edge_predecessor_sessions";
 /// appended.
 pub const VERSION_MISSED: &str = "meridian_edge_version_missed";
 
-/// From a millisecond (a region next door) to ten seconds (the default patience); 1 s and 3 s are the goals.
+/// From a millisecond (a region next door) to ten seconds (the default of `continuity.deadline`); 1 s and 3 s are the goals.
 const RESUME_BUCKETS: [f64; 13] = [
     0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 3.0, 10.0,
 ];

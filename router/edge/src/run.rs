@@ -35,7 +35,7 @@ use crate::{
 /// The part of readiness that says whether there is a plan.
 const READINESS: &str = "plan";
 /// About how long a probe waits for its answer.
-const PROBE_PATIENCE: Duration = Duration::from_secs(2);
+const PROBE_LIMIT: Duration = Duration::from_secs(2);
 /// The frame cuts tasks this long after the drain limit: a safety net that a working drain never touches.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -328,8 +328,8 @@ async fn tell_staleness(contact: &Contact, metrics: &Metrics) {
 /// Takes what the probes of each tick saw. Those of an edge that was late itself are no evidence: they say what it waited for.
 async fn take_probes(edge: &Edge, mut probed: watch::Receiver<Probed>) {
     while probed.changed().await.is_ok() {
-        if !edge.lag.is_late_for(PROBE_PATIENCE) {
-            edge.seen.probed(&probed.borrow_and_update());
+        if !edge.lag.is_late_for(PROBE_LIMIT) {
+            edge.fleet.probed(&probed.borrow_and_update());
         }
     }
     // The probes stop with this task or just before it.

@@ -74,9 +74,9 @@ mod tests {
     fn waited_for(bytes: usize, pause: Duration) -> Duration {
         let (mut pace, mut waited) = (Pace::new(RATE), Duration::ZERO);
         while waited < seconds(3600) {
-            let patience = pace.remaining();
-            if patience < pause {
-                return waited + patience;
+            let remaining = pace.remaining();
+            if remaining < pause {
+                return waited + remaining;
             }
             pace.waited(pause, bytes);
             waited += pause;

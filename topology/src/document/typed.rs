@@ -27,6 +27,8 @@ pub struct Guide<'g> {
     /// Keys of older releases whose values were whole seconds, each with the key that has a duration today:
     /// `("limits.idle_seconds_max", "limits.idle_max")`. Both are in one section.
     pub once_seconds: &'g [(&'g str, &'g str)],
+    /// Keys of older releases that have another name today, and the same values. Both are in one section.
+    pub renamed: &'g [(&'g str, &'g str)],
 }
 
 /// Reads a document. `file` is only the name that problems mention. `rules` returns what the type cannot express, as
@@ -143,10 +145,13 @@ impl<'d> Reader<'d> {
 
     fn unknown(&self, path: &[Step], shown: &str, message: &str) -> String {
         let key = quoted(message).next().unwrap_or_default();
+        if let Some((_, name)) = self.guide.renamed.iter().find(|(old, _)| *old == shown) {
+            return format!("renamed; write {} in its place", last_part(name));
+        }
         let Some((_, name)) = self.guide.once_seconds.iter().find(|(old, _)| *old == shown) else {
             return unknown_key(key, &quoted(message).skip(1).collect::<Vec<_>>());
         };
-        let name = name.rsplit('.').next().unwrap_or(name);
+        let name = last_part(name);
         let seconds = match get(&self.rest, path).map(Spanned::get_ref) {
             Some(DeValue::Integer(seconds)) => seconds.as_str(),
             _ => "30",
@@ -264,6 +269,11 @@ fn is_part(path: &str, whole: &str) -> bool {
 }
 
 /// The names between backticks in a message of serde.
+/// The key without its section.
+fn last_part(key: &str) -> &str {
+    key.rsplit('.').next().unwrap_or(key)
+}
+
 fn quoted(message: &str) -> impl Iterator<Item = &str> {
     message.split('`').skip(1).step_by(2)
 }
@@ -361,6 +371,7 @@ mod tests {
     const GUIDE: Guide<'_> = Guide {
         example: EXAMPLE,
         once_seconds: &[("limits.idle_seconds_max", "limits.idle_max")],
+        renamed: &[("limits.places_max", "limits.sessions_max")],
     };
 
     fn problems(text: &str) -> String {
@@ -397,7 +408,7 @@ mod tests {
     fn everything_wrong_is_reported_at_once() {
         assert_eq!(problems(EXAMPLE), "");
         let text = "listen = [\"127.0.0.1:1\", \"localhost:1\", 7]\nsigning_key = 7\nprot = 1\n\
-                    [limits]\nsessions_max = \"many\"\nidle_max = \"2 s\"\nidle_seconds_max = 7\ncolour = \"red\"\n\
+                    [limits]\nsessions_max = \"many\"\nidle_max = \"2 s\"\nidle_seconds_max = 7\ncolour = \"red\"\nplaces_max = 7\n\
                     [[upstream]]\npath = \"a\"\n[[upstream]]\npath = 7\nport = 99999\n";
         assert_eq!(
             problems(text),
@@ -410,9 +421,10 @@ mod tests {
              x.toml:6: limits.idle_max: \"2 s\" is not a duration; write a whole number and ms, s, m, h or d, such as \"30s\"\n\
              x.toml:7: limits.idle_seconds_max: whole seconds are now written as a duration; write idle_max = \"7s\"\n\
              x.toml:8: limits.colour: unknown key; remove it, or write one of sessions_max, idle_max\n\
-             x.toml:9: upstream[0].port: missing; add port\n\
-             x.toml:12: upstream[1].path: invalid type: integer `7`, expected a string\n\
-             x.toml:13: upstream[1].port: invalid value: integer `99999`, expected u16"
+             x.toml:9: limits.places_max: renamed; write sessions_max in its place\n\
+             x.toml:10: upstream[0].port: missing; add port\n\
+             x.toml:13: upstream[1].path: invalid type: integer `7`, expected a string\n\
+             x.toml:14: upstream[1].port: invalid value: integer `99999`, expected u16"
         );
     }
 

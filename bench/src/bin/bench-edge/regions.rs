@@ -32,7 +32,7 @@ const FAULT_AFTER: Duration = Duration::from_millis(2_500);
 /// Bytes of a second of audio as devices send it, and of the millisecond to which a stack says how much it heard.
 const BYTES_PER_MS: usize = 48;
 /// Longest wait for the end of a reply; who waits longer has lost the session. Much longer than a session needs to go on.
-const PATIENCE: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(30);
 /// Callers who connect at the same time, before anything is measured.
 const OPEN_AT_ONCE: usize = 50;
 
@@ -103,7 +103,7 @@ impl Scene {
         let options = CallOptions {
             host: Some(world.layout().topology.zone.clone()),
             turn_end: TurnEnd::Commit,
-            turn_timeout: PATIENCE,
+            turn_timeout: LIMIT,
             ..CallOptions::default()
         };
         let mut scene = Self {

@@ -383,7 +383,7 @@ fn check_shape(name: &str, text: &str) {
         "{name} ends like no sentence of a list: {text}"
     );
     assert!(
-        text.matches('`').count() % 2 == 0,
+        text.matches('`').count().is_multiple_of(2),
         "{name} leaves a command open: {text}"
     );
     assert!(text.len() < 400, "{name} is too long to read: {text}");

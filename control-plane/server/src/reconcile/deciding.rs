@@ -1,6 +1,6 @@
 //! One decision: its input, its transaction, and the state after it.
 
-use planning::{Input, Outcome, Phase, Report, heard, plan};
+use planning::{Input, Outcome, Phase, Report, plan, signs_of_life};
 use tokio::time::Instant;
 use topology::{Moment, Plan, PlanNumber, ReasonCode, RegionId};
 
@@ -156,7 +156,7 @@ impl Reconciler {
         self.input.applied = waits.then(|| self.nodes.applied_by_most(&waited_for(&self.input)));
         let now = daemon::clock::now();
         let mut edges = self.evidence.signs_of_life(&self.input, now);
-        heard::keep_what_matters(&mut edges, &self.input.memory, now);
+        signs_of_life::keep_what_matters(&mut edges, &self.input.memory, now);
         self.input.edges = edges;
         self.input.clone()
     }

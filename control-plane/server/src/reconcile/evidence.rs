@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, mem::take};
 
-use planning::{EdgeSeen, Input, heard::Heard};
+use planning::{EdgeSeen, Input, signs_of_life::SignsOfLife};
 use tokio::time::Instant;
 use topology::{EdgeId, Moment, NodeId, RegionId, RegionPlan, RegionState, Tick};
 use verdict::{Before, Clocks, Health, Rounds, Testimony, TickReport, Unwanted, Verdict, Watch};
@@ -26,7 +26,7 @@ pub(super) struct Evidence {
     /// Start of the monotonic clock that closes rounds.
     started: Instant,
     pub(super) sightings: Sightings,
-    pub(super) heard: Heard,
+    pub(super) heard: SignsOfLife,
 }
 
 impl Evidence {
@@ -40,7 +40,7 @@ impl Evidence {
             clocks: Clocks::default(),
             started: Instant::now(),
             sightings: Sightings::default(),
-            heard: Heard::since(now),
+            heard: SignsOfLife::since(now),
         }
     }
 

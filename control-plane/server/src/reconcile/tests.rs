@@ -32,7 +32,7 @@ fn watcher(folder: &Path) -> Reconciler {
     let store = Arc::new(Embedded::open(folder).unwrap());
     let mut watcher = Reconciler::new(settings, store, Nodes::default(), Metrics::default()).unwrap();
     // The control plane started when its clock was ahead.
-    watcher.evidence.heard = planning::heard::Heard::since(REPAIRED + AHEAD);
+    watcher.evidence.heard = planning::signs_of_life::SignsOfLife::since(REPAIRED + AHEAD);
     watcher
 }
 

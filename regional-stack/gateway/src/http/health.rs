@@ -10,7 +10,7 @@ use topology::Component;
 use crate::{stack::Stack, store::Durability};
 
 /// Probes give up after 2 s, so a store that does not answer must be reported before that.
-const STORE_PATIENCE: Duration = Duration::from_millis(500);
+const STORE_LIMIT: Duration = Duration::from_millis(500);
 
 /// 200 when every component works and the stack takes work, else 503.
 pub(super) async fn health(State(stack): State<Arc<Stack>>) -> (StatusCode, Json<Value>) {
@@ -31,7 +31,7 @@ pub(super) async fn health(State(stack): State<Arc<Stack>>) -> (StatusCode, Json
     report(Component::Nlu, heard.command.intent() == "time.query", json!({}));
     let reply = dialogue::act(&mut stack.new_dialogue(), &heard, daemon::clock::now());
     report(Component::Skills, reply.text.starts_with("it is"), json!({}));
-    let stored = timeout(STORE_PATIENCE, stack.store.load("health", daemon::clock::now())).await;
+    let stored = timeout(STORE_LIMIT, stack.store.load("health", daemon::clock::now())).await;
     // A stack whose disk fails serves on, and is healthy: sent elsewhere, its sessions would lose what its memory still has.
     let disk = match stack.store.durability() {
         Durability::None => json!({ "disk": "none" }),

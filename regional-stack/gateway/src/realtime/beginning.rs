@@ -13,7 +13,7 @@ use super::{checkpoint::RestoreError, opening::Opening, session::Session};
 use crate::{ids::name_of, live::Claim, seal::SealError, stack::Stack, store::Memory};
 
 /// Time for an edge to send the messages of a session that it carries here: it has all of them at hand.
-const REPLAY_PATIENCE: Duration = Duration::from_secs(5);
+const REPLAY_LIMIT: Duration = Duration::from_secs(5);
 /// More than any edge keeps of one session.
 const REPLAY_BYTES_MAX: usize = 16 << 20;
 
@@ -67,7 +67,7 @@ pub(super) async fn open(
             Ok((Box::new(session), claim))
         }
         Begin::Reopened { mut opening } => {
-            match timeout(REPLAY_PATIENCE, remembered(stack, stream)).await {
+            match timeout(REPLAY_LIMIT, remembered(stack, stream)).await {
                 Ok(Ok(memory)) => (opening.memory, opening.lost) = (Some(memory), None),
                 Ok(Err(error)) => tracing::warn!("a checkpoint that was kept for a session is of no use: {error}"),
                 Err(_) => tracing::warn!("a checkpoint that was kept for a session did not come"),
@@ -77,7 +77,7 @@ pub(super) async fn open(
             Ok((Box::new(session), claim))
         }
         Begin::Carried { zone, id } => {
-            let session = timeout(REPLAY_PATIENCE, resume(stack, stream)).await;
+            let session = timeout(REPLAY_LIMIT, resume(stack, stream)).await;
             let mut session = session.unwrap_or(Err(ResumeError::Nothing))?;
             if session.dialogue.zone.is_none() {
                 session.dialogue.set_zone(zone);

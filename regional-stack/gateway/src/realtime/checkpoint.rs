@@ -13,9 +13,9 @@ use topology::Moment;
 use wire::{Checkpoint, Resume, STATE_BYTES_MAX};
 
 use super::{
+    audio_input::{AudioInput, CarriedAudioInput, InputOffset, Rebuild},
     client::{Body, ClientEvent, NewItem, NewKind},
     conversation::Items,
-    ear::{CarriedEar, Ear, Place, Rebuild},
     items::Item,
     outbox::{CarriedOutbox, Outbox},
     recognising::{Hearings, Source},
@@ -48,8 +48,9 @@ struct Written<'a> {
     id: &'a str,
     model: &'a str,
     settings: &'a Settings,
-    ear: CarriedEar,
-    audio_from: (u64, Place),
+    #[serde(rename = "ear")]
+    audio_input: CarriedAudioInput,
+    audio_from: (u64, InputOffset),
     next_item: &'a Option<String>,
     items: Vec<&'a Item>,
     hearing: &'a Hearings,
@@ -82,8 +83,9 @@ pub(super) struct Carried {
     model: String,
     #[serde(default)]
     settings: Settings,
-    ear: CarriedEar,
-    audio_from: (u64, Place),
+    #[serde(rename = "ear")]
+    audio_input: CarriedAudioInput,
+    audio_from: (u64, InputOffset),
     #[serde(default)]
     next_item: Option<String>,
     #[serde(default)]
@@ -145,14 +147,14 @@ impl Session {
 
     /// Whether the session could leave its edge or its region now without anybody noticing.
     fn is_quiet(&self) -> bool {
-        self.is_between_turns() && !self.ear.holds_uncommitted()
+        self.is_between_turns() && !self.audio_input.holds_uncommitted()
     }
 
     /// The checkpoint that goes next.
     pub(super) fn checkpoint(&mut self, key: &CheckpointKey, now: Moment) -> Vec<u8> {
         let busy = !self.is_quiet();
-        let needed = self.hearing.needed_from(self.ear.begin());
-        let next = (self.consumed, self.ear.place());
+        let needed = self.hearing.needed_from(self.audio_input.begin());
+        let next = (self.consumed, self.audio_input.offset());
         let Some(reports) = &mut self.reports else {
             return Vec::new();
         };
@@ -172,7 +174,7 @@ impl Session {
 
     /// The session in the first form that fits: as the release before reads it, while stacks of it may be about; else deflated.
     /// With all the items that travel, or with few.
-    fn state(&self, audio_from: (u64, Place)) -> Option<Vec<u8>> {
+    fn state(&self, audio_from: (u64, InputOffset)) -> Option<Vec<u8>> {
         let forms: &[Packing] = match self.stack.config.checkpoint_version {
             CheckpointVersion::One => &[Packing::Plain, Packing::Deflated],
             CheckpointVersion::Two => &[Packing::Deflated],
@@ -187,7 +189,7 @@ impl Session {
         })
     }
 
-    fn written(&self, packing: Packing, items_max: usize, audio_from: (u64, Place)) -> Written<'_> {
+    fn written(&self, packing: Packing, items_max: usize, audio_from: (u64, InputOffset)) -> Written<'_> {
         let forgotten = self.items.len().saturating_sub(items_max);
         let responses = self.responses.carry();
         let dialogue = match packing {
@@ -200,7 +202,7 @@ impl Session {
             id: &self.id,
             model: &self.model,
             settings: &self.settings,
-            ear: self.ear.carry(),
+            audio_input: self.audio_input.carry(),
             audio_from,
             next_item: &self.next_item,
             items: self.items.iter().skip(forgotten).collect(),
@@ -234,18 +236,20 @@ impl Session {
             rebuild(stack, &carried, resume.first, replay)
         };
         let is_broken = rebuilt.is_none();
-        let (ear, heard) = rebuilt.unwrap_or_else(|| {
+        let (audio_input, heard) = rebuilt.unwrap_or_else(|| {
             let turn_detection = carried.settings.turn_detection.as_ref();
-            let ear = carried.ear.emptied(turn_detection, stack.config.limits.turn_max.0);
-            (ear, Vec::new())
+            let audio_input = carried
+                .audio_input
+                .emptied(turn_detection, stack.config.limits.turn_max.0);
+            (audio_input, Vec::new())
         });
-        let lost_speech = is_broken && (carried.next_item.is_some() || !carried.ear.is_empty());
+        let lost_speech = is_broken && (carried.next_item.is_some() || !carried.audio_input.is_empty());
         let mut session = Self {
             stack: Arc::clone(stack),
             id: carried.id,
             model: carried.model,
             settings: carried.settings,
-            ear,
+            audio_input,
             next_item: carried.next_item,
             items: carried.items,
             hearing: carried.hearing,
@@ -342,11 +346,11 @@ impl Carried {
             self.revision.0,
         ];
         let heard = self.hearing.sources().all(|source| match source {
-            Source::Ear { from, samples } => from < MOST && samples < MOST,
+            Source::AudioInput { from, samples } => from < MOST && samples < MOST,
             Source::Message(message) => message < MOST as u64,
         });
         let is_placed = place.origin < MOST && place.bytes < MOST;
-        heard && is_placed && self.ear.is_before(MOST) && counts.iter().all(|count| *count < MOST as u64)
+        heard && is_placed && self.audio_input.is_before(MOST) && counts.iter().all(|count| *count < MOST as u64)
     }
 }
 
@@ -366,7 +370,7 @@ pub(crate) fn restore_and_write(stack: &Arc<Stack>, state: &[u8]) {
             continue;
         };
         session.ring(NOW);
-        if let Some(written) = session.state((0, session.ear.place())) {
+        if let Some(written) = session.state((0, session.audio_input.offset())) {
             match Carried::read(&written) {
                 Ok(written) => assert!(written.form == form::TODAY && written.id == session.id),
                 // Its counts passed the greatest that a state may have.
@@ -377,8 +381,8 @@ pub(crate) fn restore_and_write(stack: &Arc<Stack>, state: &[u8]) {
     }
 }
 
-/// The ear, and the utterances that were being recognised; `None` if the messages are not those they were made of.
-fn rebuild(stack: &Stack, carried: &Carried, first: u64, replay: &[String]) -> Option<(Ear, Vec<Vec<f32>>)> {
+/// The audio input, and the utterances that were being recognised; `None` if the messages are not those they were made of.
+fn rebuild(stack: &Stack, carried: &Carried, first: u64, replay: &[String]) -> Option<(AudioInput, Vec<Vec<f32>>)> {
     let (audio_from, place) = carried.audio_from;
     let mut audio = Rebuild::at(place);
     let mut whole: Vec<(u64, Vec<f32>)> = Vec::new();
@@ -401,7 +405,7 @@ fn rebuild(stack: &Stack, carried: &Carried, first: u64, replay: &[String]) -> O
         }
     }
     let heard = carried.hearing.sources().map(|source| match source {
-        Source::Ear { from, samples } => audio.cut(from, samples),
+        Source::AudioInput { from, samples } => audio.cut(from, samples),
         Source::Message(message) => {
             let at = whole.iter().position(|(found, _)| *found == message)?;
             Some(whole.remove(at).1)
@@ -410,8 +414,8 @@ fn rebuild(stack: &Stack, carried: &Carried, first: u64, replay: &[String]) -> O
     let heard = heard.collect::<Option<Vec<_>>>()?;
     let turn_detection = carried.settings.turn_detection.as_ref();
     let turn_max = stack.config.limits.turn_max.0;
-    let ear = audio.into_ear(carried.ear.clone(), turn_detection, turn_max)?;
-    Some((ear, heard))
+    let audio_input = audio.into_audio_input(carried.audio_input.clone(), turn_detection, turn_max)?;
+    Some((audio_input, heard))
 }
 
 fn sound_in(stack: &Stack, item: &NewItem) -> Option<Vec<f32>> {

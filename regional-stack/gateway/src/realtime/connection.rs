@@ -22,7 +22,7 @@ use super::{
     beginning::{Begin, open},
     closing::{Closing, no_room, taken_over, unfinished, unreadable},
     held::Held,
-    opening::STORE_PATIENCE,
+    opening::STORE_LIMIT,
     sending::Outgoing,
     session::Session,
 };
@@ -179,7 +179,7 @@ fn is_unexplained(ended: &Result<ClosedReason, Closing>) -> bool {
 
 /// Saves the memory of a session.
 async fn save(stack: &Stack, name: &str, memory: Memory) {
-    match timeout(STORE_PATIENCE, stack.store.save(name, memory, daemon::clock::now())).await {
+    match timeout(STORE_LIMIT, stack.store.save(name, memory, daemon::clock::now())).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::warn!(session = logged(name), "session not saved: {error:#}"),
         Err(_) => tracing::warn!(session = logged(name), "session not saved: the store does not answer"),
@@ -189,7 +189,7 @@ async fn save(stack: &Stack, name: &str, memory: Memory) {
 /// Drops the memory of a session that goes on in another stack, because it grows stale here.
 async fn forget(stack: &Stack, name: &str, revision: Moment) {
     if !matches!(
-        timeout(STORE_PATIENCE, stack.store.forget(name, revision)).await,
+        timeout(STORE_LIMIT, stack.store.forget(name, revision)).await,
         Ok(Ok(()))
     ) {
         tracing::warn!(session = logged(name), "a session that moved is still remembered here");
@@ -198,7 +198,7 @@ async fn forget(stack: &Stack, name: &str, revision: Moment) {
 
 /// Tells the store that the session is still connected, so that its memory does not age.
 async fn touch(stack: &Stack, name: &str) {
-    match timeout(STORE_PATIENCE, stack.store.touch(name, daemon::clock::now())).await {
+    match timeout(STORE_LIMIT, stack.store.touch(name, daemon::clock::now())).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::warn!(session = logged(name), "session ages in the store: {error:#}"),
         Err(_) => tracing::warn!(
@@ -229,7 +229,7 @@ async fn converse(
 ) -> Result<ClosedReason, Closing> {
     let limits = stack.config.limits;
     let (idle_max, ping_every) = (limits.idle_max.0, limits.ping_every.0);
-    let (slow_max, message_patience) = (limits.slow_client_max.0, limits.body_max.0);
+    let (slow_max, message_limit) = (limits.slow_client_max.0, limits.body_max.0);
     let mut look = interval(LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut seen, mut pinged, mut sent) = (Instant::now(), Instant::now(), Instant::now());
@@ -321,7 +321,7 @@ async fn converse(
                     touched = Instant::now();
                     Box::pin(touch(stack, session.name())).await;
                 }
-                if meter.is_overdue(Instant::now(), message_patience) {
+                if meter.is_overdue(Instant::now(), message_limit) {
                     return Err(unfinished());
                 }
                 if meter.last_came().map_or(seen, |came| seen.max(came)).elapsed() > idle_max {

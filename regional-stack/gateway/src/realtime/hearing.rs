@@ -4,7 +4,7 @@ use speech::Transcript;
 use topology::{Component, Moment};
 
 use super::{
-    ear::{self, Noticed, Utterance},
+    audio_input::{self, Noticed, Utterance},
     events,
     items::Item,
     recognising::Source,
@@ -25,12 +25,12 @@ impl Session {
     pub(super) fn append(&mut self, audio: &str, about: Option<String>, now: Moment) -> Result<(), Refusal> {
         let audio = sound::decode(audio)?;
         if let Some(reports) = &mut self.reports {
-            reports.note(self.consumed, self.ear.place());
+            reports.note(self.consumed, self.audio_input.offset());
         }
         if !Rest::is_long(&audio) {
             return self.listen(&audio, now);
         }
-        if !self.ear.has_room_for(audio.len()) {
+        if !self.audio_input.has_room_for(audio.len()) {
             return Err(self.buffer_full());
         }
         self.rest = Some(Rest::new(audio, about));
@@ -55,7 +55,7 @@ impl Session {
     }
 
     fn listen(&mut self, audio: &[u8], now: Moment) -> Result<(), Refusal> {
-        let noticed = self.ear.append(audio).map_err(|_| self.buffer_full())?;
+        let noticed = self.audio_input.append(audio).map_err(|_| self.buffer_full())?;
         // An utterance that could not be taken does not keep the next ones from being taken.
         let mut refused = Ok(());
         for noticed in noticed {
@@ -104,10 +104,10 @@ impl Session {
         // The client decides what is answered.
         self.responses.forget_interrupted();
         // With turn detection on, the buffer holds only the sound of the room before speech begins.
-        let is_speech = self.settings.turn_detection.is_none() || self.ear.is_hearing_speech();
-        let utterance = self.ear.commit();
+        let is_speech = self.settings.turn_detection.is_none() || self.audio_input.is_hearing_speech();
+        let utterance = self.audio_input.commit();
         let item = self.next_item.take().unwrap_or_else(|| new_id("item"));
-        let heard_ms = (ear::seconds(&utterance.samples) * 1000.0) as u64;
+        let heard_ms = (audio_input::seconds(&utterance.samples) * 1000.0) as u64;
         if !is_speech || heard_ms < COMMIT_MS_MIN {
             let message = if is_speech {
                 format!(
@@ -126,7 +126,7 @@ impl Session {
     pub(super) fn take_utterance(&mut self, item: &str, utterance: Utterance) -> Result<(), Refusal> {
         self.outbox.push(events::committed(item, self.items.last_id()));
         let Utterance { from, samples } = utterance;
-        let source = Source::Ear {
+        let source = Source::AudioInput {
             from,
             samples: samples.len(),
         };

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{ear, refusal::Refusal};
+use super::{audio_input, refusal::Refusal};
 
 /// An item of the conversation. Stacks of the previous release read it too, so fields are added, and given defaults.
 #[derive(Clone, Serialize, Deserialize)]
@@ -79,7 +79,7 @@ impl Item {
     /// An utterance of the user whose words are not known yet.
     pub(super) fn heard(id: String, samples: &[f32]) -> Self {
         Self {
-            audio_ms: (ear::seconds(samples) * 1000.0) as u64,
+            audio_ms: (audio_input::seconds(samples) * 1000.0) as u64,
             ..Self::new(id, Role::User, Content::Audio, None)
         }
     }

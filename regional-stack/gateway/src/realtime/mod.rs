@@ -5,13 +5,13 @@
 //! [`session`] is the protocol and knows no socket; [`connection`] is the socket and knows no protocol.
 
 mod answering;
+mod audio_input;
 mod beginning;
 mod checkpoint;
 mod client;
 mod closing;
 mod connection;
 mod conversation;
-mod ear;
 mod events;
 mod fields;
 mod fuzzing;

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// A store that answers later than this does not hold up the conversation.
-pub(super) const STORE_PATIENCE: Duration = Duration::from_millis(500);
+pub(super) const STORE_LIMIT: Duration = Duration::from_millis(500);
 /// Longest id that an edge gives a session.
 const ID_BYTES_MAX: usize = 256;
 /// The header by which a device says in which time zone it is.
@@ -189,7 +189,7 @@ pub(super) fn given_id(headers: &HeaderMap) -> Option<&str> {
 }
 
 async fn load(stack: &Stack, name: &str) -> Option<Memory> {
-    match tokio::time::timeout(STORE_PATIENCE, stack.store.load(name, daemon::clock::now())).await {
+    match tokio::time::timeout(STORE_LIMIT, stack.store.load(name, daemon::clock::now())).await {
         Ok(Ok(memory)) => memory,
         Ok(Err(error)) => {
             tracing::warn!(session = logged(name), "session cannot be restored: {error:#}");

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use serde::{Deserialize, Serialize};
 use speech::Transcript;
 
-use super::ear;
+use super::audio_input;
 use crate::{
     stack::Stack,
     workers::{Done, JobError, Ticket},
@@ -29,7 +29,7 @@ pub(super) struct Hearing {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Source {
     /// The input audio buffer.
-    Ear { from: usize, samples: usize },
+    AudioInput { from: usize, samples: usize },
     /// A message of the client that holds the whole of it.
     Message(u64),
 }
@@ -73,7 +73,7 @@ impl Hearings {
         if self.free() == 0 {
             return Err(JobError::Busy);
         }
-        let seconds = ear::seconds(&samples);
+        let seconds = audio_input::seconds(&samples);
         let ticket = Some(stack.hear(samples)?);
         self.add(Hearing {
             item,
@@ -113,7 +113,7 @@ impl Hearings {
     /// The first sample of the input audio buffer that one of them needs, or `end`.
     pub(super) fn needed_from(&self, end: usize) -> usize {
         let needed = self.sources().filter_map(|source| match source {
-            Source::Ear { from, .. } => Some(from),
+            Source::AudioInput { from, .. } => Some(from),
             Source::Message(_) => None,
         });
         needed.fold(end, usize::min)
@@ -122,7 +122,7 @@ impl Hearings {
     /// The first message that one of them needs whole, or `next`.
     pub(super) fn needed_message(&self, next: u64) -> u64 {
         let needed = self.sources().filter_map(|source| match source {
-            Source::Ear { .. } => None,
+            Source::AudioInput { .. } => None,
             Source::Message(message) => Some(message),
         });
         needed.fold(next, u64::min)

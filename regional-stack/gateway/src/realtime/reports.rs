@@ -4,7 +4,7 @@ use std::{collections::VecDeque, time::Duration};
 
 use topology::Moment;
 
-use super::ear::Place;
+use super::audio_input::InputOffset;
 
 /// How often a session that holds an alarm or a timer is sealed anew while nothing happens. A checkpoint is good for a day, and an
 /// alarm may be set for next week.
@@ -16,7 +16,7 @@ pub(super) const LOAD_EVERY: Duration = Duration::from_secs(1);
 #[derive(Default)]
 pub(super) struct Reports {
     /// Where each message with audio begins, from the first that is still needed.
-    trail: VecDeque<(u64, Place)>,
+    trail: VecDeque<(u64, InputOffset)>,
     consumed: u64,
     busy: bool,
     is_due: bool,
@@ -26,7 +26,7 @@ pub(super) struct Reports {
 
 impl Reports {
     /// The reports of a session that came from another stack: its audio is needed from there on.
-    pub(super) fn after(audio_from: (u64, Place)) -> Self {
+    pub(super) fn after(audio_from: (u64, InputOffset)) -> Self {
         Self {
             trail: VecDeque::from([audio_from]),
             ..Self::default()
@@ -34,7 +34,7 @@ impl Reports {
     }
 
     /// A message with audio comes.
-    pub(super) fn note(&mut self, message: u64, place: Place) {
+    pub(super) fn note(&mut self, message: u64, place: InputOffset) {
         self.trail.push_back((message, place));
     }
 
@@ -67,8 +67,8 @@ impl Reports {
         self.sealed_at
     }
 
-    /// The message, and where its audio begins, from which the ear can be rebuilt as it was from sample `needed` on.
-    pub(super) fn needed_from(&mut self, needed: usize, next: (u64, Place)) -> (u64, Place) {
+    /// The message, and where its audio begins, from which the audio input can be rebuilt as it was from sample `needed` on.
+    pub(super) fn needed_from(&mut self, needed: usize, next: (u64, InputOffset)) -> (u64, InputOffset) {
         while self.trail.get(1).is_some_and(|(_, place)| place.exact_from() <= needed) {
             self.trail.pop_front();
         }

@@ -18,7 +18,7 @@ pub(super) use self::{
     speaking::Speaking,
 };
 use super::{
-    ear::WIRE_RATE,
+    audio_input::WIRE_RATE,
     items::{Content, Item},
     settings::Modality,
 };

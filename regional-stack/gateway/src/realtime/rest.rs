@@ -1,6 +1,6 @@
 //! The rest of the audio of a long message, which the session listens to one second at a time.
 
-use super::ear::WIRE_RATE;
+use super::audio_input::WIRE_RATE;
 
 /// Audio of one message that is listened to at once. A message may bring minutes of it, and other sessions need the thread.
 const MOUTHFUL_BYTES: usize = 2 * WIRE_RATE as usize;

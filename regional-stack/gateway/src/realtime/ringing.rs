@@ -8,7 +8,7 @@ use topology::Moment;
 
 use super::{refusal::Refusal, session::Session};
 
-/// A ring waits at most this long for silence. Then it rings over anything that the ear takes for speech: a television talks for
+/// A ring waits at most this long for silence. Then it rings over anything that the audio input takes for speech: a television talks for
 /// hours, and steady noise never ends.
 const WAITS_MAX: Duration = Duration::from_secs(15);
 

@@ -16,9 +16,9 @@ use speech::Transcript;
 use topology::Moment;
 
 use super::{
+    audio_input::AudioInput,
     client::{After, Body, ClientEvent, NewItem, NewKind},
     conversation::Items,
-    ear::Ear,
     events,
     items::{Item, Role, check_length},
     opening::{self, Opening},
@@ -47,7 +47,7 @@ pub(super) struct Session {
     pub(super) id: String,
     pub(super) model: String,
     pub(super) settings: Settings,
-    pub(super) ear: Ear,
+    pub(super) audio_input: AudioInput,
     /// Id of the item that the utterance in progress will become; clients are told it when speech starts.
     pub(super) next_item: Option<String>,
     pub(super) items: Items,
@@ -124,13 +124,13 @@ impl Session {
         let earlier = session.as_deref().map(Snapshot::recall).unwrap_or_default();
         let Snapshot { mut settings, items } = earlier;
         settings.ours |= options.ours;
-        let ear = Ear::new(settings.turn_detection.as_ref(), stack.config.limits.turn_max.0);
+        let audio_input = AudioInput::new(settings.turn_detection.as_ref(), stack.config.limits.turn_max.0);
         let mut session = Self {
             stack,
             id,
             model,
             settings,
-            ear,
+            audio_input,
             next_item: None,
             items,
             hearing: Hearings::default(),
@@ -172,7 +172,10 @@ impl Session {
 
     /// Whether no turn is in progress: a good moment to close.
     pub(super) fn is_between_turns(&self) -> bool {
-        self.responses.is_idle() && self.hearing.is_empty() && !self.ear.is_hearing_speech() && self.outbox.is_empty()
+        self.responses.is_idle()
+            && self.hearing.is_empty()
+            && !self.audio_input.is_hearing_speech()
+            && self.outbox.is_empty()
     }
 
     /// The memory of the session, if it changed since the last call.
@@ -274,7 +277,7 @@ impl Session {
             Body::Append { audio } => self.append(&audio, about.cloned(), now),
             Body::Commit => self.commit(),
             Body::Clear => {
-                self.ear.clear();
+                self.audio_input.clear();
                 self.next_item = None;
                 self.responses.forget_interrupted();
                 self.outbox.push(events::cleared());
@@ -359,7 +362,7 @@ impl Session {
         let zone = opening::zone_in(change, self.dialogue.zone.as_ref())?;
         let new = self.settings.updated(change)?;
         if new.turn_detection != self.settings.turn_detection {
-            self.ear.detect(new.turn_detection.as_ref());
+            self.audio_input.detect(new.turn_detection.as_ref());
             self.responses.forget_interrupted();
         }
         self.settings = new;

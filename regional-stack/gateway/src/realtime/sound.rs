@@ -5,7 +5,7 @@ use std::time::Duration;
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use speech::{SAMPLE_RATE, pcm, resample::resample};
 
-use super::{ear::WIRE_RATE, refusal::Refusal};
+use super::{audio_input::WIRE_RATE, refusal::Refusal};
 
 /// Shorter audio holds no word. The protocol has the same limit.
 pub(super) const COMMIT_MS_MIN: u64 = 100;

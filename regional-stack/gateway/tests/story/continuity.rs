@@ -13,7 +13,7 @@ use wire::{Checkpoint, HEADER, LOAD_HEADER, Load, RESUME_HEADER, Resume, VERSION
 
 use crate::{
     realtime::{appended, spoken_in, types},
-    region::{PATIENCE, Region, engines, held_recognizer, held_synthesizer},
+    region::{HANGS_AFTER, Region, engines, held_recognizer, held_synthesizer},
 };
 
 const KEY: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
@@ -68,7 +68,11 @@ impl Edge {
     }
 
     async fn message(&mut self) -> Message {
-        timeout(PATIENCE, self.socket.next()).await.unwrap().unwrap().unwrap()
+        timeout(HANGS_AFTER, self.socket.next())
+            .await
+            .unwrap()
+            .unwrap()
+            .unwrap()
     }
 
     /// Takes one message of the stack; whether it was an event.
@@ -462,7 +466,7 @@ async fn a_stack_without_a_key_does_not_speak_of_it() {
     request.headers_mut().insert(HEADER, VERSION.parse().unwrap());
     let (mut socket, answer) = connect_async(request).await.unwrap();
     assert!(!answer.headers().contains_key(HEADER));
-    let first = timeout(PATIENCE, socket.next()).await.unwrap().unwrap().unwrap();
+    let first = timeout(HANGS_AFTER, socket.next()).await.unwrap().unwrap().unwrap();
     assert!(first.is_text());
 }
 
@@ -496,7 +500,7 @@ async fn an_edge_that_asks_is_told_how_loaded_the_stack_is() {
     // After the turn, and not in it.
     let mut is_over = false;
     loop {
-        match timeout(PATIENCE, socket.next()).await.unwrap().unwrap().unwrap() {
+        match timeout(HANGS_AFTER, socket.next()).await.unwrap().unwrap().unwrap() {
             Message::Text(text) => is_over |= text.contains("meridian.turn"),
             Message::Binary(word) => match wire::Message::parse(&word).unwrap() {
                 wire::Message::Load(load) => break assert_eq!((load, is_over), (one_session, true)),

@@ -10,7 +10,7 @@ use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 use topology::{RegionId, Snapshot, fixtures::three_primaries, snapshot::digest};
 
-use crate::region::PATIENCE;
+use crate::region::HANGS_AFTER;
 
 pub(crate) struct Edge {
     pub(crate) http: SocketAddr,
@@ -62,6 +62,6 @@ impl Edge {
 
     pub(crate) async fn stopped(self) {
         self.stop.cancel();
-        tokio::time::timeout(PATIENCE, self.serving).await.unwrap().unwrap();
+        tokio::time::timeout(HANGS_AFTER, self.serving).await.unwrap().unwrap();
     }
 }

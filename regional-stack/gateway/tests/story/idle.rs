@@ -20,7 +20,7 @@ use tokio_tungstenite::{
     },
 };
 
-use crate::region::PATIENCE;
+use crate::region::HANGS_AFTER;
 
 /// A stack in a process of its own, because only a process has memory that can be measured.
 struct Stack {
@@ -56,7 +56,7 @@ impl Stack {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
-        stack.address = tokio::time::timeout(PATIENCE, address).await.unwrap();
+        stack.address = tokio::time::timeout(HANGS_AFTER, address).await.unwrap();
         stack
     }
 
@@ -132,7 +132,7 @@ async fn a_long_message_takes_no_memory_once_it_is_done() {
             }
             for _ in 0..=BYTES / (64 << 10) {
                 // Blanks are no event, and an error says so.
-                let told = tokio::time::timeout(PATIENCE, socket.next()).await.unwrap();
+                let told = tokio::time::timeout(HANGS_AFTER, socket.next()).await.unwrap();
                 assert!(told.unwrap().unwrap().to_text().unwrap().contains("invalid_json"));
             }
         }

@@ -11,7 +11,7 @@ use tokio::{
 
 use crate::{
     memory::{CHECKPOINT_KEY, Device, World, zones::check_clock},
-    region::{PATIENCE, Region, engines, until_metric},
+    region::{HANGS_AFTER, Region, engines, until_metric},
 };
 
 /// A stack, in a process of its own.
@@ -51,7 +51,7 @@ impl Process {
                 sleep(Duration::from_millis(10)).await;
             }
         };
-        let http = timeout(PATIENCE, ready).await.expect("the stack is ready");
+        let http = timeout(HANGS_AFTER, ready).await.expect("the stack is ready");
         Self { child, http }
     }
 
@@ -68,7 +68,7 @@ impl Process {
     }
 
     async fn stopped(mut self) {
-        let ended = timeout(PATIENCE, self.child.wait()).await.expect("the stack ends");
+        let ended = timeout(HANGS_AFTER, self.child.wait()).await.expect("the stack ends");
         assert!(ended.unwrap().success());
     }
 

@@ -38,7 +38,7 @@ use tokio_tungstenite::{
 };
 use wire::{COPY_HEADER, PROBE_AGENT};
 
-use crate::region::{PATIENCE, Region, engines, held_recognizer, held_synthesizer};
+use crate::region::{HANGS_AFTER, Region, engines, held_recognizer, held_synthesizer};
 
 fn recording(text: &str) -> Vec<u8> {
     wav::encode(&sound_of(text), SAMPLE_RATE)
@@ -68,7 +68,7 @@ async fn spoken_turn(region: &Region, text: &str) -> String {
     }
     let (mut heard, mut audio) = (String::new(), 0);
     loop {
-        let Message::Text(text) = timeout(PATIENCE, socket.next()).await.unwrap().unwrap().unwrap() else {
+        let Message::Text(text) = timeout(HANGS_AFTER, socket.next()).await.unwrap().unwrap().unwrap() else {
             continue;
         };
         let event: Value = serde_json::from_str(&text).unwrap();
@@ -259,7 +259,7 @@ async fn clients_that_send_everything_first_see_the_refusal() {
     let asks = head(10 << 20).replace("Host: v", "Host: v\r\nExpect: 100-continue");
     polite.write_all(asks.as_bytes()).await.unwrap();
     let mut answer = vec![0; 4_096];
-    let read = timeout(PATIENCE, polite.read(&mut answer)).await.unwrap().unwrap();
+    let read = timeout(HANGS_AFTER, polite.read(&mut answer)).await.unwrap().unwrap();
     assert!(answer[..read].starts_with(b"HTTP/1.1 429"));
 
     // A body without an end is not read for ever.
@@ -287,7 +287,7 @@ async fn region_is_full(region: &Region) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    timeout(PATIENCE, is_full).await.unwrap();
+    timeout(HANGS_AFTER, is_full).await.unwrap();
 }
 
 #[tokio::test]
@@ -309,7 +309,7 @@ async fn a_text_that_is_still_spoken_holds_its_place() {
             tokio::task::yield_now().await;
         }
     };
-    timeout(PATIENCE, is_served).await.unwrap();
+    timeout(HANGS_AFTER, is_served).await.unwrap();
 }
 
 /// A minute of speech is heard in pieces. When the queue is full in the middle of it, the next piece waits.
@@ -345,7 +345,7 @@ async fn what_was_begun_is_finished_whatever_waits() {
     for _ in 0..8 {
         gate.send(()).unwrap();
     }
-    let answer = timeout(PATIENCE, begun).await.unwrap().unwrap().unwrap();
+    let answer = timeout(HANGS_AFTER, begun).await.unwrap().unwrap().unwrap();
     assert_eq!(answer.status(), 200);
     let heard: Value = answer.json().await.unwrap();
     assert_eq!(heard["text"], ["turn on the light"; 4].join(" "));
@@ -382,7 +382,7 @@ impl Caller {
     async fn until(&mut self, kind: &str, is_it: impl Fn(&Value) -> bool) -> Vec<Value> {
         let mut events = Vec::new();
         loop {
-            let Message::Text(text) = timeout(PATIENCE, self.0.next()).await.unwrap().unwrap().unwrap() else {
+            let Message::Text(text) = timeout(HANGS_AFTER, self.0.next()).await.unwrap().unwrap().unwrap() else {
                 continue;
             };
             let event: Value = serde_json::from_str(&text).unwrap();
@@ -474,7 +474,7 @@ async fn a_message_that_does_not_end_ends_its_session() {
     slow.0.send(fragment(Data::Text, 100, false)).await.unwrap();
     let told = slow.until("error", |_| true).await;
     assert_eq!(told.last().unwrap()["error"]["code"], "message_timeout");
-    match timeout(PATIENCE, slow.0.next()).await.unwrap().unwrap().unwrap() {
+    match timeout(HANGS_AFTER, slow.0.next()).await.unwrap().unwrap().unwrap() {
         Message::Close(Some(frame)) => assert_eq!(u16::from(frame.code), 1008, "{frame}"),
         other => panic!("{other:?}"),
     }
@@ -505,7 +505,7 @@ async fn half_sent_messages_take_no_more_than_there_is_room_for() {
         caller.0.send(Message::Ping("read".into())).await.unwrap();
         let mut told = None;
         let is_refused = loop {
-            match timeout(PATIENCE, caller.0.next()).await.unwrap().unwrap().unwrap() {
+            match timeout(HANGS_AFTER, caller.0.next()).await.unwrap().unwrap().unwrap() {
                 Message::Pong(_) => break false,
                 Message::Text(event) => told = Some(serde_json::from_str::<Value>(&event).unwrap()),
                 Message::Close(Some(frame)) => {
@@ -545,5 +545,5 @@ async fn half_sent_messages_take_no_more_than_there_is_room_for() {
             }
         }
     };
-    timeout(PATIENCE, finds_room).await.unwrap();
+    timeout(HANGS_AFTER, finds_room).await.unwrap();
 }

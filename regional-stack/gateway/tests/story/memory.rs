@@ -18,7 +18,7 @@ use tokio_tungstenite::{
 use tokio_util::sync::CancellationToken;
 use topology::{RegionId, RegionState, Snapshot, fixtures::three_primaries, snapshot::digest};
 
-use crate::region::{PATIENCE, Region, engines};
+use crate::region::{HANGS_AFTER, Region, engines};
 
 pub(crate) const CHECKPOINT_KEY: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
 
@@ -47,7 +47,7 @@ impl Device {
         for (name, value) in headers {
             request.headers_mut().insert(*name, value.parse().unwrap());
         }
-        let (socket, answer) = match timeout(PATIENCE, connect_async(request)).await.unwrap() {
+        let (socket, answer) = match timeout(HANGS_AFTER, connect_async(request)).await.unwrap() {
             Ok(opened) => opened,
             Err(Error::Http(answer)) => {
                 let body = serde_json::from_slice(answer.body().as_deref().unwrap_or_default());
@@ -85,7 +85,7 @@ impl Device {
 
     async fn next(&mut self) -> Value {
         loop {
-            match timeout(PATIENCE, self.socket.next())
+            match timeout(HANGS_AFTER, self.socket.next())
                 .await
                 .expect("an event comes")
                 .unwrap()
@@ -452,7 +452,7 @@ async fn one_session_has_one_connection_and_rings_once() {
     for older in [&mut first, &mut second] {
         let error = older.until("error").await;
         assert_eq!(error["error"]["code"], "session_taken_over");
-        let Some(Ok(Message::Close(Some(frame)))) = timeout(PATIENCE, older.socket.next()).await.unwrap() else {
+        let Some(Ok(Message::Close(Some(frame)))) = timeout(HANGS_AFTER, older.socket.next()).await.unwrap() else {
             panic!("the older connection is closed");
         };
         assert_eq!(u16::from(frame.code), 1008);
@@ -530,6 +530,6 @@ impl Device {
                 }
             }
         };
-        timeout(PATIENCE, moved).await.expect("the session moves");
+        timeout(HANGS_AFTER, moved).await.expect("the session moves");
     }
 }

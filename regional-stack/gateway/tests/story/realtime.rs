@@ -12,7 +12,7 @@ use speech::{
 use tokio::{io::AsyncWriteExt as _, net::TcpStream, time::timeout};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async, tungstenite::Message};
 
-use crate::region::{PATIENCE, Region, engines, held_recognizer, held_synthesizer};
+use crate::region::{HANGS_AFTER, Region, engines, held_recognizer, held_synthesizer};
 
 /// A device with an open session.
 struct Device {
@@ -75,7 +75,11 @@ impl Device {
     }
 
     async fn message(&mut self) -> Message {
-        timeout(PATIENCE, self.socket.next()).await.unwrap().unwrap().unwrap()
+        timeout(HANGS_AFTER, self.socket.next())
+            .await
+            .unwrap()
+            .unwrap()
+            .unwrap()
     }
 
     async fn next(&mut self) -> Value {

@@ -15,7 +15,7 @@ use speech::{
 use tokio_util::sync::CancellationToken;
 
 /// Longer than anything here takes; a test that waits this long has failed.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const HANGS_AFTER: Duration = Duration::from_secs(30);
 
 const PLAIN: &str =
     "region = \"eu-west\"\nlisten = \"127.0.0.1:0\"\nadmin_listen = \"127.0.0.1:0\"\nengine = \"scripted\"";
@@ -80,7 +80,7 @@ impl Region {
     }
 
     pub(crate) async fn stopped(self) {
-        tokio::time::timeout(PATIENCE, self.run)
+        tokio::time::timeout(HANGS_AFTER, self.run)
             .await
             .unwrap()
             .unwrap()
@@ -100,7 +100,7 @@ pub(crate) async fn until_metric(stack: SocketAddr, line: &str) {
             }
         }
     };
-    if tokio::time::timeout(PATIENCE, asked).await.is_err() {
+    if tokio::time::timeout(HANGS_AFTER, asked).await.is_err() {
         let name = line.split(['{', ' ']).next().unwrap_or_default();
         let alike: Vec<&str> = shown.lines().filter(|shown| shown.starts_with(name)).collect();
         panic!("no {line}, but {alike:?}");

@@ -17,7 +17,7 @@ use tokio_tungstenite::{
 use topology::Component;
 use wire::{HEADER, TURNS_HEADER, Trouble, Turn, VERSION};
 
-use crate::region::{PATIENCE, Region, engines};
+use crate::region::{HANGS_AFTER, Region, engines};
 
 const KEY: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
 
@@ -62,7 +62,12 @@ impl Edge {
     }
 
     async fn take(&mut self) {
-        match timeout(PATIENCE, self.socket.next()).await.unwrap().unwrap().unwrap() {
+        match timeout(HANGS_AFTER, self.socket.next())
+            .await
+            .unwrap()
+            .unwrap()
+            .unwrap()
+        {
             Message::Text(text) => self.events.push(serde_json::from_str(&text).unwrap()),
             Message::Binary(word) => match wire::Message::parse(&word).unwrap() {
                 wire::Message::Checkpoint(checkpoint) => self.busy = checkpoint.busy,

@@ -38,9 +38,9 @@ use crate::{
     http1::{Body, Peer},
     request::chooser::Chooser,
     request::ctx::Ctx,
+    request::device_connection::{DeviceConnection, Forwarded},
     request::fast_path::FastPath,
     request::limits::Requests,
-    request::line::{Forwarded, Line},
     request::pingora::{self, Pingora},
     request::pool::IDLE_MAX,
     session::open::{self, Arrived},
@@ -137,8 +137,8 @@ impl Server {
     }
 
     async fn handshake(&self, tls: &Tls, tcp: TcpStream) -> Option<Box<tokio_rustls::server::TlsStream<TcpStream>>> {
-        let patience = self.edge.config.timeouts.handshake.0;
-        let (outcome, error) = match timeout(patience, tls.accept(tcp)).await {
+        let limit = self.edge.config.timeouts.handshake.0;
+        let (outcome, error) = match timeout(limit, tls.accept(tcp)).await {
             Ok(Ok(stream)) => return Some(Box::new(stream)),
             Ok(Err(HandshakeError::Gone)) => return None,
             Ok(Err(HandshakeError::NotTls(mut tcp))) => {
@@ -154,7 +154,7 @@ impl Server {
                 ("not-tls", "it does not speak TLS".to_owned())
             }
             Ok(Err(HandshakeError::Failed(error))) => ("failed", error.to_string()),
-            Err(_) => ("too-slow", format!("not complete within {patience:?}")),
+            Err(_) => ("too-slow", format!("not complete within {limit:?}")),
         };
         self.edge.metrics.handshake(outcome);
         tracing::debug!(outcome, error, "no handshake");
@@ -202,8 +202,8 @@ impl Server {
             while read.len() < HTTP2_PREFACE_BYTES && io.read_buf(&mut read).await? > 0 {}
             std::io::Result::Ok(())
         };
-        let patience = self.edge.config.timeouts.header.0;
-        if !matches!(timeout(patience, preface).await, Ok(Ok(()))) || read.len() < HTTP2_PREFACE_BYTES {
+        let limit = self.edge.config.timeouts.header.0;
+        if !matches!(timeout(limit, preface).await, Ok(Ok(()))) || read.len() < HTTP2_PREFACE_BYTES {
             return self.edge.metrics.refused("header-too-slow");
         }
         // The last answer has to reach the device, so a stopping edge waits a little for the connection too.
@@ -285,14 +285,14 @@ impl Server {
         // In one piece for all of them: to begin to listen for it costs more than to go on.
         let mut refusing = pin!(self.edge.sessions.refusing());
         loop {
-            let line = Line {
+            let conn = DeviceConnection {
                 device: io,
                 timer,
                 pool: &self.fast_path.chooser.pool,
                 owes_body: false,
             };
             let busy = busy.take().unwrap_or_else(|| self.edge.sessions.busy());
-            let rest = match self.fast_path.forward(line, head, device, busy).await {
+            let rest = match self.fast_path.forward(conn, head, device, busy).await {
                 Forwarded::Answered(rest) => rest,
                 Forwarded::Over => return None,
                 Forwarded::Unusual(head, begun) => return Some((head, begun)),

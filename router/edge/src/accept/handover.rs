@@ -39,7 +39,7 @@ const SOCKETS_MAX: usize = 16;
 /// An offer in JSON takes some hundred bytes.
 const OFFER_BYTES_MAX: usize = 8 << 10;
 /// Both are on the same machine and have nothing else to do.
-const PATIENCE: Duration = Duration::from_secs(5);
+const STEP_LIMIT: Duration = Duration::from_secs(5);
 /// How often a predecessor says how many sessions it still has.
 const COUNT_EVERY: Duration = Duration::from_secs(1);
 /// The message of a successor that accepts devices.
@@ -86,7 +86,7 @@ impl Predecessor {
             let path = path.display();
             format!("no edge offers its sockets at {path}; start without --take-over when none is running")
         })?;
-        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(STEP_LIMIT))?;
         let mut bytes = vec![0; OFFER_BYTES_MAX];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(SOCKETS_MAX))];
         let mut rights = RecvAncillaryBuffer::new(&mut space);
@@ -186,7 +186,7 @@ async fn hand_over(stream: tokio::net::UnixStream, sockets: &[(Name, OwnedFd)]) 
     };
     let bytes = serde_json::to_vec(&offer)?;
     let rights: Vec<BorrowedFd<'_>> = sockets.iter().map(|(_, socket)| socket.as_fd()).collect();
-    timeout(PATIENCE, stream.writable())
+    timeout(STEP_LIMIT, stream.writable())
         .await
         .context("it does not read")??;
     stream.try_io(tokio::io::Interest::WRITABLE, || {

@@ -26,7 +26,7 @@ use crate::{
     deadline::Deadline,
     device::{self, Io, LAST_WORDS_BYTES_MAX},
     http1::{Body, Broken, Peer},
-    request::line::AHEAD_BYTES_MAX,
+    request::device_connection::AHEAD_BYTES_MAX,
 };
 
 /// A head and a small answer leave in one packet, or one TLS record.

@@ -42,6 +42,16 @@ fn a_small_breaker_lowers_the_default_of_a_client_and_contradicts_only_what_is_w
 }
 
 #[test]
+fn a_renamed_key_is_refused_with_its_new_name() {
+    let old = EXAMPLE.replace("deadline = \"10s\" ", "patience = \"10s\" ");
+    let error = daemon::config::read::<Config>("edge.toml", &old)
+        .unwrap_err()
+        .to_string();
+    let hint = "continuity.patience: renamed; write deadline in its place";
+    assert!(error.contains(hint), "{error}");
+}
+
+#[test]
 fn what_contradicts_is_reported_together_and_the_key_stays_secret() {
     let text = EXAMPLE
         .replace("header_bytes_max = 16384", "header_bytes_max = 0")

@@ -27,14 +27,14 @@ use crate::{
     answer::Answer,
     edge::Failed,
     fault::{Event, Facts},
-    request::chooser::{Asker, Chooser},
+    request::chooser::{Chooser, RequesterId},
     request::ctx::{Ctx, Waiting},
     request::exchange::{self, Answering, At, Failure},
     request::limits::{BodyMemory, InFlight},
     request::long_body::{Sent, frame, send},
     request::requester::{Asking, Requester, Unread},
     request::route::{Repeat, Route},
-    stacks::seen::Heard,
+    stacks::fleet_view::LastHeard,
 };
 
 /// The body of a request, or its beginning.
@@ -56,7 +56,7 @@ struct Flight {
 struct Launched {
     decision: Decision,
     began: Instant,
-    heard: Arc<Heard>,
+    heard: Arc<LastHeard>,
 }
 
 struct Landed {
@@ -114,11 +114,15 @@ impl Attempts<'_> {
             to_head: asking.to_head,
             body: gathered.bytes,
         };
-        let answering = self.race(device, ctx, &asking.asker, &message).await?;
+        let answering = self.race(device, ctx, &asking.requester, &message).await?;
         // Nobody is asked any more, however long the device takes its answer.
         drop((message, gathered.memory));
         match answering {
-            Some(answering) => device.pass_on(self.chooser, ctx, answering, asking.asker.client).await,
+            Some(answering) => {
+                device
+                    .pass_on(self.chooser, ctx, answering, asking.requester.client)
+                    .await
+            }
             None => {
                 ctx.in_flight = None;
                 let answer = self.chooser.nowhere(ctx);
@@ -137,7 +141,7 @@ impl Attempts<'_> {
         let limits = &self.chooser.edge.config.limits;
         let mut pace = self.chooser.edge.config.pace();
         let mut bytes = BytesMut::new();
-        let client = asking.asker.client.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        let client = asking.requester.client.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         let mut memory = self.chooser.requests.memory(client);
         let mut is_whole = device.is_body_done();
         if !is_whole && asking.expects {
@@ -181,7 +185,7 @@ impl Attempts<'_> {
         &self,
         device: &mut R,
         ctx: &mut Ctx,
-        asker: &Asker,
+        requester: &RequesterId,
         message: &Message,
     ) -> Result<Option<Answering>, R::Gone> {
         let began = Instant::now();
@@ -207,7 +211,7 @@ impl Attempts<'_> {
         }
         loop {
             while flights.is_empty() {
-                let Some(flight) = self.launch(ctx, asker, is_retry) else {
+                let Some(flight) = self.launch(ctx, requester, is_retry) else {
                     if worse.is_none()
                         && let Some(pause) = self.chooser.another_round(ctx)
                     {
@@ -232,7 +236,7 @@ impl Attempts<'_> {
                     may_copy = false;
                     // The region that is slow is not asked again.
                     if self.chooser.requests.hedging().try_copy(daemon::clock::now()) {
-                        match self.launch(ctx, asker, true) {
+                        match self.launch(ctx, requester, true) {
                             Some(mut flight) => {
                                 self.chooser.edge.metrics.hedge("sent");
                                 flight.is_copy = true;
@@ -247,7 +251,7 @@ impl Attempts<'_> {
                 }
                 () = sleep_until(rescue_at), if may_rescue => {
                     rescue_at = Instant::now() + silence;
-                    let next = self.launch(ctx, asker, true);
+                    let next = self.launch(ctx, requester, true);
                     // The pause before a retry has passed, in silence.
                     may_rescue = next.is_some() && self.chooser.again(ctx).is_some();
                     if let Some(flight) = next.filter(|_| may_rescue) {
@@ -263,11 +267,11 @@ impl Attempts<'_> {
                 Ok(answering) => {
                     let could_be_better =
                         self.chooser
-                            .judge(ctx.route, &flight.decision, &answering.response, took, asker.client);
+                            .judge(ctx.route, &flight.decision, &answering.response, took, requester.client);
                     if !could_be_better || message.repeat == Repeat::Never {
                         // The other copies are cancelled: their connections close, and their regions need not finish.
                         drop(flights);
-                        self.note_silent(&launched, asker);
+                        self.note_silent(&launched, requester);
                         if flight.is_copy {
                             self.chooser.edge.metrics.hedge("won");
                         } else if copy_after.is_some() {
@@ -279,7 +283,8 @@ impl Attempts<'_> {
                     is_retry = true;
                 }
                 Err(failure) => {
-                    self.chooser.note_failure(ctx, &flight.decision, &failure, asker.client);
+                    self.chooser
+                        .note_failure(ctx, &flight.decision, &failure, requester.client);
                     let is_final = failure.is_local() || (failure.at == At::Sent && message.repeat == Repeat::Never);
                     if is_final && flights.is_empty() {
                         return Ok(self.settle(ctx, worse));
@@ -304,12 +309,12 @@ impl Attempts<'_> {
     }
 
     /// The next region for a copy; it is not chosen again for this request.
-    fn launch(&self, ctx: &mut Ctx, asker: &Asker, is_extra: bool) -> Option<Flight> {
+    fn launch(&self, ctx: &mut Ctx, requester: &RequesterId, is_extra: bool) -> Option<Flight> {
         let wanted = Demand {
             has_connection: true,
             is_extra: is_extra || ctx.retries > 0,
         };
-        let (decision, in_flight) = self.chooser.choose(ctx, asker, wanted)?;
+        let (decision, in_flight) = self.chooser.choose(ctx, requester, wanted)?;
         ctx.tried.region(&decision.region);
         Some(Flight {
             decision,
@@ -322,7 +327,7 @@ impl Attempts<'_> {
         launched.push(Launched {
             decision: decision.clone(),
             began,
-            heard: self.chooser.edge.seen.heard(decision.stack),
+            heard: self.chooser.edge.fleet.heard(decision.stack),
         });
     }
 
@@ -392,16 +397,18 @@ impl Attempts<'_> {
 
     /// Regions that said nothing while another one answered. One that others hear, or that answers probes, is slow, and slow is
     /// not dead.
-    fn note_silent(&self, launched: &[Launched], asker: &Asker) {
+    fn note_silent(&self, launched: &[Launched], requester: &RequesterId) {
         let silence = self.chooser.edge.config.timeouts.upgrade.0;
         for Launched { decision, began, heard } in launched {
             if began.elapsed() >= silence && heard.elapsed() >= silence {
-                let is_silent = self.chooser.edge.seen.is_silent(&decision.region);
+                let is_silent = self.chooser.edge.fleet.is_silent(&decision.region);
                 let facts = Facts {
                     edge_is_late: self.chooser.edge.lag.is_late_for(silence),
                     ..Event::Outrun { is_silent }.into()
                 };
-                let failed = Failed::Request { client: asker.client };
+                let failed = Failed::Request {
+                    client: requester.client,
+                };
                 self.chooser
                     .edge
                     .blame(decision, failed, facts, "request: silent while another region answered");
@@ -418,7 +425,7 @@ impl Attempts<'_> {
         asking: &Asking,
         gathered: Gathered,
     ) -> Result<(), R::Gone> {
-        let client = asking.asker.client;
+        let client = asking.requester.client;
         let is_chunked = asking.length.is_none();
         let mut first = BytesMut::from(&asking.head(None)[..]);
         frame(&mut first, &gathered.bytes, is_chunked);
@@ -438,7 +445,7 @@ impl Attempts<'_> {
                 has_connection: true,
                 is_extra: ctx.retries > 0,
             };
-            let Some((decision, mut in_flight)) = self.chooser.choose(ctx, &asking.asker, wanted) else {
+            let Some((decision, mut in_flight)) = self.chooser.choose(ctx, &asking.requester, wanted) else {
                 let Some(pause) = self.chooser.another_round(ctx) else {
                     break;
                 };

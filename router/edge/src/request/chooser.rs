@@ -43,7 +43,7 @@ pub struct Chooser {
 }
 
 /// The requester, as far as the choice of a region goes.
-pub(crate) struct Asker {
+pub(crate) struct RequesterId {
     pub(crate) client: Option<IpAddr>,
     session_key: String,
     affinity: Option<Affinity>,
@@ -124,7 +124,7 @@ impl Chooser {
         let now = daemon::clock::now();
         let says_full = response
             .load
-            .is_some_and(|load| self.edge.seen.loaded(at.stack, load, now));
+            .is_some_and(|load| self.edge.fleet.loaded(at.stack, load, now));
         self.judge_status(route, at, (response.status, says_full), took, client)
     }
 
@@ -143,10 +143,10 @@ impl Chooser {
             self.edge.metrics.connect(&at.region, "failed");
             let why = format!("request: answered {status}");
             // The request of one client may be the reason, and must not cost all others the stack.
-            let is_counted = client.is_some_and(|client| self.edge.seen.traffic.has_lost(&at.region, client));
+            let is_counted = client.is_some_and(|client| self.edge.fleet.traffic.has_lost(&at.region, client));
             if is_counted {
                 self.edge.metrics.fault(&at.region, Fault::Region.as_str());
-                self.edge.seen.traffic.lost(&at.region, at.stack, None, client, &why);
+                self.edge.fleet.traffic.lost(&at.region, at.stack, None, client, &why);
             } else {
                 self.edge.blame(at, Failed::Request { client }, facts, &why);
             }
@@ -181,13 +181,13 @@ impl Chooser {
     }
 
     /// The requester, by the headers and the target of a request.
-    pub(crate) fn asker<'h>(
+    pub(crate) fn requester<'h>(
         &self,
         header: impl Fn(&str) -> Option<&'h str>,
         target: &'h str,
         client: Option<IpAddr>,
         table: Option<&Table>,
-    ) -> Asker {
+    ) -> RequesterId {
         let of = |name: &str, parameter: &str| header(name).or_else(|| query(target, parameter));
         let now = daemon::clock::now();
         let affinity = of("meridian-affinity", "affinity").and_then(|token| self.edge.affinity(token, now));
@@ -199,7 +199,7 @@ impl Chooser {
             }
             _ => String::new(),
         };
-        Asker {
+        RequesterId {
             client,
             session_key,
             affinity,
@@ -256,19 +256,24 @@ impl Chooser {
     }
 
     /// The next region of this round that has a place for the request.
-    pub(crate) fn choose(&self, ctx: &mut Ctx, asker: &Asker, wanted: Demand) -> Option<(Decision, InFlight)> {
+    pub(crate) fn choose(
+        &self,
+        ctx: &mut Ctx,
+        requester: &RequesterId,
+        wanted: Demand,
+    ) -> Option<(Decision, InFlight)> {
         let table = ctx.table.clone()?;
         loop {
             let now = daemon::clock::now();
-            let affinity = asker.affinity.as_ref();
+            let affinity = requester.affinity.as_ref();
             let user = User {
-                name: &asker.user,
+                name: &requester.user,
                 version: None,
             };
             let decision = self
                 .edge
-                .seen
-                .pick(&table, &asker.session_key, user, affinity, &ctx.tried, now)?;
+                .fleet
+                .pick(&table, &requester.session_key, user, affinity, &ctx.tried, now)?;
             match self.requests.begin(&decision.region, wanted) {
                 Ok(mut in_flight) => {
                     self.edge.note_version(&decision, &ctx.stamp.id);
@@ -316,13 +321,13 @@ impl Chooser {
         self.edge.metrics.connect(&decision.region, "ok");
         self.edge.metrics.connect_took(&decision.region, took);
         let now = daemon::clock::now();
-        self.edge.seen.reached(&decision.region, decision.stack, took, now);
+        self.edge.fleet.reached(&decision.region, decision.stack, took, now);
     }
 
     /// A region began to answer a request.
     pub(crate) fn answered(&self, decision: &Decision, took: Duration) {
         let now = daemon::clock::now();
-        self.edge.seen.accepted(&decision.region, decision.stack, took, now);
+        self.edge.fleet.accepted(&decision.region, decision.stack, took, now);
     }
 
     /// The answer to a browser's preflight; `None` when it is no such question, or one for an

@@ -22,10 +22,12 @@ use crate::{
     http1::head::{Head, LINES_MAX},
     http1::{Peer, Request, Response},
     request::attempts::Attempts,
-    request::chooser::{Asker, Chooser},
+    request::chooser::{Chooser, RequesterId},
     request::ctx::{Ctx, Waiting},
+    request::device_connection::{
+        DeviceConnection, Forwarded, StreamingDevice, failed, give, pause_watching, read_watching,
+    },
     request::exchange::{Answering, At, FIRST_READ_BYTES, Failure, head_of_answer},
-    request::line::{Forwarded, Line, OnLine, failed, give, pause_watching, read_watching},
     request::requester::{Asking, Requester as _},
     request::route::{Repeat, Route},
     session::registry::Busy,
@@ -41,7 +43,7 @@ struct Asked {
     message: Vec<u8>,
     /// Its end in the bytes that the device sent.
     end: usize,
-    asker: Asker,
+    requester: RequesterId,
     repeat: Repeat,
     is_head: bool,
     is_last: bool,
@@ -80,7 +82,13 @@ pub struct FastPath {
 
 impl FastPath {
     /// Answers a request, unless it needs another way.
-    pub(crate) async fn forward(&self, mut line: Line<'_>, mut head: Head, device: Peer, busy: Busy) -> Forwarded {
+    pub(crate) async fn forward(
+        &self,
+        mut conn: DeviceConnection<'_>,
+        mut head: Head,
+        device: Peer,
+        busy: Busy,
+    ) -> Forwarded {
         let (mut ctx, kind) = self.usual(&head, device, busy);
         let kind = match kind {
             Ok(Some(kind)) => kind,
@@ -90,7 +98,7 @@ impl FastPath {
                 let (reason, answer) = self.chooser.edge.admission.refuse(device.ip(), refused);
                 self.chooser.edge.refused(reason, &ctx.stamp.id);
                 self.chooser.done(&mut ctx, answer.status.as_u16(), Some(what));
-                device::decline(&self.chooser.edge, line.device, &ctx.stamp, &answer).await;
+                device::decline(&self.chooser.edge, conn.device, &ctx.stamp, &answer).await;
                 return Forwarded::Over;
             }
         };
@@ -103,14 +111,14 @@ impl FastPath {
         let mut asked = match kind {
             Kind::Usual(asked) => asked,
             // In a box: a session lives for hours on the same connection and should not pay for it.
-            Kind::Long(asking) => return Box::pin(self.long(line, head, &mut ctx, asking)).await,
-            Kind::Preflight(answer) => return self.preflight(line, head, ctx, answer).await,
+            Kind::Long(asking) => return Box::pin(self.long(conn, head, &mut ctx, asking)).await,
+            Kind::Preflight(answer) => return self.preflight(conn, head, ctx, answer).await,
         };
         let mut pace = self.chooser.edge.config.pace();
         while head.bytes.len() < asked.end {
             let began = Instant::now();
-            let reading = line.device.read_buf(&mut head.bytes);
-            let (answer, why) = match line.timer.until(began + pace.remaining(), reading).await {
+            let reading = conn.device.read_buf(&mut head.bytes);
+            let (answer, why) = match conn.timer.until(began + pace.remaining(), reading).await {
                 Some(Ok(count @ 1..)) => {
                     pace.waited(began.elapsed(), count);
                     continue;
@@ -121,31 +129,31 @@ impl FastPath {
                     (Some(Answer::body_too_slow()), "the body took too long")
                 }
             };
-            return failed(&self.chooser, &mut line, &mut ctx, asked.is_head, (answer, why)).await;
+            return failed(&self.chooser, &mut conn, &mut ctx, asked.is_head, (answer, why)).await;
         }
         asked.message.extend_from_slice(&head.bytes[head.len..asked.end]);
-        let ended = match self.ask_around(&mut line, &mut head.bytes, &asked, &mut ctx).await {
+        let ended = match self.ask_around(&mut conn, &mut head.bytes, &asked, &mut ctx).await {
             Around::Answer(answering) => {
-                let about = (asked.is_last, asked.asker.client);
+                let about = (asked.is_last, asked.requester.client);
                 let sent = (head.bytes, asked.end);
-                return give(&self.chooser, &mut line, &mut ctx, about, answering, sent).await;
+                return give(&self.chooser, &mut conn, &mut ctx, about, answering, sent).await;
             }
             Around::Silent(waiting) => {
                 ctx.waiting = Some(waiting);
                 let Some(asking) = self.asking_of(&head, device, &ctx) else {
                     return Forwarded::Over;
                 };
-                return Box::pin(self.long(line, head, &mut ctx, asking)).await;
+                return Box::pin(self.long(conn, head, &mut ctx, asking)).await;
             }
             Around::Nobody(answer) => (Some(answer), "no region answered".to_owned()),
             Around::Gone(failure) => (None, failure.why),
         };
-        failed(&self.chooser, &mut line, &mut ctx, asked.is_head, (ended.0, &ended.1)).await
+        failed(&self.chooser, &mut conn, &mut ctx, asked.is_head, (ended.0, &ended.1)).await
     }
 
     /// Answers a request whose body may be long, or whose region is silent.
-    async fn long(&self, line: Line<'_>, head: Head, ctx: &mut Ctx, asking: Asking) -> Forwarded {
-        let mut device = OnLine::new(line, head, ctx, asking.to_head);
+    async fn long(&self, conn: DeviceConnection<'_>, head: Head, ctx: &mut Ctx, asking: Asking) -> Forwarded {
+        let mut device = StreamingDevice::new(conn, head, ctx, asking.to_head);
         let bytes_max = self.chooser.edge.config.limits.body_bytes_max;
         let answered = if asking.length.is_some_and(|length| length > bytes_max) {
             self.chooser.edge.refused("body-too-large", &ctx.stamp.id);
@@ -170,7 +178,7 @@ impl FastPath {
 
     fn asking(&self, request: &Request<'_, '_>, device: Peer, ctx: &Ctx) -> Asking {
         Asking {
-            asker: self.asker(request, device, ctx),
+            requester: self.requester(request, device, ctx),
             repeat: ctx.route.repeat(request.method),
             to_head: request.is_head(),
             expects: request.header("expect").is_some(),
@@ -180,9 +188,9 @@ impl FastPath {
         }
     }
 
-    fn asker(&self, request: &Request<'_, '_>, device: Peer, ctx: &Ctx) -> Asker {
+    fn requester(&self, request: &Request<'_, '_>, device: Peer, ctx: &Ctx) -> RequesterId {
         let client = Some(device.ip());
-        self.chooser.asker(
+        self.chooser.requester(
             |name| request.header(name),
             request.target,
             client,
@@ -237,7 +245,7 @@ impl FastPath {
         let asked = Asked {
             message: request.forwarded(device, &self.chooser.edge.id, &ctx.stamp.id),
             end: head.len + request.body_bytes(),
-            asker: self.asker(&request, device, &ctx),
+            requester: self.requester(&request, device, &ctx),
             repeat: ctx.route.repeat(request.method),
             is_head: request.is_head(),
             is_last: request.is_last,
@@ -248,7 +256,7 @@ impl FastPath {
     /// Answers the question of a browser whether a page may ask something. No region is asked, and the connection stays.
     async fn preflight(
         &self,
-        line: Line<'_>,
+        conn: DeviceConnection<'_>,
         mut head: Head,
         mut ctx: Box<Ctx>,
         answer: Result<PreflightHeaders, Answer>,
@@ -258,7 +266,7 @@ impl FastPath {
             Err(answer) => {
                 self.chooser.edge.refused("origin", &ctx.stamp.id);
                 self.chooser.done(&mut ctx, answer.status.as_u16(), None);
-                device::decline(&self.chooser.edge, line.device, &ctx.stamp, &answer).await;
+                device::decline(&self.chooser.edge, conn.device, &ctx.stamp, &answer).await;
                 return Forwarded::Over;
             }
         };
@@ -271,15 +279,15 @@ impl FastPath {
         bytes.extend_from_slice(if closes { b"Connection: close\r\n\r\n" } else { b"\r\n" });
         self.chooser.done(&mut ctx, 204, None);
         let writing = async {
-            line.device.write_all(&bytes).await?;
-            line.device.flush().await
+            conn.device.write_all(&bytes).await?;
+            conn.device.flush().await
         };
         let by = Instant::now() + self.chooser.edge.config.timeouts.device.0;
-        if !matches!(line.timer.until(by, writing).await, Some(Ok(()))) {
+        if !matches!(conn.timer.until(by, writing).await, Some(Ok(()))) {
             return Forwarded::Over;
         }
         if closes {
-            device::goodbye(line.device, self.chooser.edge.config.timeouts.close.0).await;
+            device::goodbye(conn.device, self.chooser.edge.config.timeouts.close.0).await;
             return Forwarded::Over;
         }
         head.bytes.advance(head.len);
@@ -287,7 +295,13 @@ impl FastPath {
     }
 
     /// Asks one region after the other, until one answers or none is left.
-    async fn ask_around(&self, line: &mut Line<'_>, sent: &mut BytesMut, asked: &Asked, ctx: &mut Ctx) -> Around {
+    async fn ask_around(
+        &self,
+        conn: &mut DeviceConnection<'_>,
+        sent: &mut BytesMut,
+        asked: &Asked,
+        ctx: &mut Ctx,
+    ) -> Around {
         // The next attempt is a retry, and comes out of the budget when it is made.
         let mut is_retry = false;
         let mut worse = None;
@@ -296,12 +310,12 @@ impl FastPath {
                 has_connection: true,
                 is_extra: is_retry || ctx.retries > 0,
             };
-            let Some((decision, in_flight)) = self.chooser.choose(ctx, &asked.asker, wanted) else {
+            let Some((decision, in_flight)) = self.chooser.choose(ctx, &asked.requester, wanted) else {
                 if worse.is_none()
                     && let Some(pause) = self.chooser.another_round(ctx)
                 {
                     is_retry = false;
-                    match pause_watching(line, sent, asked.end, pause).await {
+                    match pause_watching(conn, sent, asked.end, pause).await {
                         Ok(()) => continue,
                         Err(gone) => return Around::Gone(gone),
                     }
@@ -311,14 +325,14 @@ impl FastPath {
             ctx.in_flight = Some(in_flight);
             if std::mem::take(&mut is_retry) {
                 let Some(pause) = self.chooser.again(ctx) else { break };
-                if let Err(gone) = pause_watching(line, sent, asked.end, pause).await {
+                if let Err(gone) = pause_watching(conn, sent, asked.end, pause).await {
                     return Around::Gone(gone);
                 }
             }
             let began = Instant::now();
-            match self.ask_region(line, sent, asked, ctx, &decision).await {
+            match self.ask_region(conn, sent, asked, ctx, &decision).await {
                 Ok(Reply::Answer(answering)) => {
-                    let client = asked.asker.client;
+                    let client = asked.requester.client;
                     let could_be_better =
                         self.chooser
                             .judge(ctx.route, &decision, &answering.response, began.elapsed(), client);
@@ -343,7 +357,8 @@ impl FastPath {
                 }
                 Err(gone) if gone.is_of_device() => return Around::Gone(gone),
                 Err(failure) => {
-                    self.chooser.note_failure(ctx, &decision, &failure, asked.asker.client);
+                    self.chooser
+                        .note_failure(ctx, &decision, &failure, asked.requester.client);
                     if failure.is_local() || (failure.at == At::Sent && asked.repeat == Repeat::Never) {
                         break;
                     }
@@ -366,24 +381,24 @@ impl FastPath {
     /// Sends a request to a region and waits for the head of its answer.
     async fn ask_region(
         &self,
-        line: &mut Line<'_>,
+        conn: &mut DeviceConnection<'_>,
         sent: &mut BytesMut,
         asked: &Asked,
         ctx: &mut Ctx,
         decision: &Decision,
     ) -> Result<Reply, Failure> {
-        let mut kept = line.pool.take(decision.stack);
+        let mut kept = conn.pool.take(decision.stack);
         loop {
             let was_kept = kept.is_some();
             let mut region = match kept.take() {
                 Some(region) => region,
-                None => self.connect(line, decision).await?,
+                None => self.connect(conn, decision).await?,
             };
             if let Some(in_flight) = &mut ctx.in_flight {
                 in_flight.connected();
             }
             let mut read = BytesMut::with_capacity(FIRST_READ_BYTES);
-            match self.exchange(line, sent, asked, &mut region, &mut read).await {
+            match self.exchange(conn, sent, asked, &mut region, &mut read).await {
                 Err(failure) if failure.is_kept_closed() && was_kept && asked.repeat != Repeat::Never => {}
                 Err(failure) if failure.is_kept_closed() && !was_kept => return Err(Failure::ended()),
                 // A slow region is not dead: it takes time to speak.
@@ -396,11 +411,11 @@ impl FastPath {
         }
     }
 
-    async fn connect(&self, line: &mut Line<'_>, decision: &Decision) -> Result<TcpStream, Failure> {
+    async fn connect(&self, conn: &mut DeviceConnection<'_>, decision: &Decision) -> Result<TcpStream, Failure> {
         let began = Instant::now();
         let limit = self.chooser.edge.config.timeouts.connect.0;
         let connecting = TcpStream::connect(decision.stack);
-        match line.timer.until(began + limit, connecting).await {
+        match conn.timer.until(began + limit, connecting).await {
             Some(Ok(tcp)) => {
                 // A request is written at once, and nothing follows that it could wait for.
                 let _ = tcp.set_nodelay(true);
@@ -414,7 +429,7 @@ impl FastPath {
 
     async fn exchange(
         &self,
-        line: &mut Line<'_>,
+        conn: &mut DeviceConnection<'_>,
         sent: &mut BytesMut,
         asked: &Asked,
         region: &mut TcpStream,
@@ -423,14 +438,14 @@ impl FastPath {
         let limit = self.chooser.silence(asked.repeat);
         let by = Instant::now() + limit;
         let timed_out = || Failure::timed_out(&self.chooser.edge, At::Sent, limit);
-        match line.timer.until(by, region.write_all(&asked.message)).await {
+        match conn.timer.until(by, region.write_all(&asked.message)).await {
             Some(Err(error)) if Cause::of(&error) == Cause::Local => return Err(Failure::io(At::Sent, &error)),
             // A region that closes may have said why before; that is read, and then its end.
             Some(_) => {}
             None => return Err(timed_out()),
         }
         loop {
-            match read_watching(line, sent, asked.end, region, read, by, FIRST_READ_BYTES).await {
+            match read_watching(conn, sent, asked.end, region, read, by, FIRST_READ_BYTES).await {
                 Ok(Some(0)) if read.is_empty() => return Err(Failure::kept_closed()),
                 Err(failure) if read.is_empty() && !failure.is_of_device() && !failure.is_local() => {
                     return Err(Failure::kept_closed());

@@ -7,12 +7,12 @@
 pub mod attempts;
 pub mod chooser;
 pub mod ctx;
+pub mod device_connection;
 pub mod downstream;
 pub mod exchange;
 pub mod fast_path;
 pub mod grpc;
 pub mod limits;
-pub mod line;
 pub mod long_body;
 pub mod pass_on;
 pub mod pingora;

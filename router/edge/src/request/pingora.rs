@@ -356,7 +356,7 @@ impl ProxyHttp for Pingora {
             let load = response.headers.get(LOAD_HEADER);
             let load = load.and_then(|load| load.to_str().ok()?.parse().ok());
             let now = daemon::clock::now();
-            let says_full = load.is_some_and(|load| self.chooser.edge.seen.loaded(decision.stack, load, now));
+            let says_full = load.is_some_and(|load| self.chooser.edge.fleet.loaded(decision.stack, load, now));
             let client = peer_of(session).map(|device| device.ip());
             let took = ctx.connecting_since.elapsed();
             self.chooser

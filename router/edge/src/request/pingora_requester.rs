@@ -11,7 +11,7 @@ use routing::Table;
 use crate::{
     answer::Answer,
     http1,
-    request::chooser::{Asker, Chooser},
+    request::chooser::{Chooser, RequesterId},
     request::ctx::Ctx,
     request::downstream::{is_malformed, leaves, peer_of, write},
     request::exchange::Answering,
@@ -83,7 +83,7 @@ pub(crate) fn asking_of(chooser: &Chooser, session: &Session, ctx: &Ctx) -> Aski
     }
     let length = request.headers.get(header::CONTENT_LENGTH);
     Asking {
-        asker: asker_of(chooser, session, ctx.table.as_deref()),
+        requester: requester_of(chooser, session, ctx.table.as_deref()),
         repeat: ctx.route.repeat(request.method.as_str()),
         to_head: request.method == Method::HEAD,
         expects: request.headers.contains_key(header::EXPECT),
@@ -94,9 +94,9 @@ pub(crate) fn asking_of(chooser: &Chooser, session: &Session, ctx: &Ctx) -> Aski
 }
 
 /// The requester, as far as the choice of a region goes.
-pub(crate) fn asker_of(chooser: &Chooser, session: &Session, table: Option<&Table>) -> Asker {
+pub(crate) fn requester_of(chooser: &Chooser, session: &Session, table: Option<&Table>) -> RequesterId {
     let request = session.req_header();
     let target = request.uri.path_and_query().map_or("", http::uri::PathAndQuery::as_str);
     let client = peer_of(session).map(|device| device.ip());
-    chooser.asker(|name| request.headers.get(name)?.to_str().ok(), target, client, table)
+    chooser.requester(|name| request.headers.get(name)?.to_str().ok(), target, client, table)
 }

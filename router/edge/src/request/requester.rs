@@ -1,5 +1,5 @@
 //! The device of a request whose body is read before regions are asked, or passed on as it comes, whichever protocol it speaks:
-//! HTTP/1.1 by the edge itself ([`crate::request::line`]), everything else by pingora ([`crate::request::pingora_requester`]).
+//! HTTP/1.1 by the edge itself ([`crate::request::device_connection`]), everything else by pingora ([`crate::request::pingora_requester`]).
 
 use std::net::IpAddr;
 
@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use crate::{
     answer::Answer,
-    request::chooser::{Asker, Chooser},
+    request::chooser::{Chooser, RequesterId},
     request::ctx::Ctx,
     request::exchange::Answering,
     request::route::Repeat,
@@ -57,7 +57,7 @@ pub(crate) trait Requester: Send {
 
 /// A request as far as regions are concerned, without its body.
 pub(crate) struct Asking {
-    pub(crate) asker: Asker,
+    pub(crate) requester: RequesterId,
     pub(crate) repeat: Repeat,
     /// Whether it asks for nothing but the head of an answer.
     pub(crate) to_head: bool,

@@ -128,7 +128,7 @@ pub(super) async fn ask(edge: &Edge, decision: &Decision, request: &[u8], id: &R
         .map_err(|_| AskError::ConnectTimeout(timeouts.connect.0))?
         .map_err(AskError::Connect)?;
     edge.metrics.connect_took(region, began.elapsed());
-    edge.seen.reached(region, stack, began.elapsed(), daemon::clock::now());
+    edge.fleet.reached(region, stack, began.elapsed(), daemon::clock::now());
     // Voice frames are small and must not wait for more; a socket that refuses this still works.
     let _ = stream.set_nodelay(true);
 
@@ -153,7 +153,7 @@ pub(super) async fn ask(edge: &Edge, decision: &Decision, request: &[u8], id: &R
         answer = parse(&read)?;
     }
     let load = answer.load;
-    let is_full = load.is_some_and(|load| edge.seen.loaded(stack, load, daemon::clock::now()));
+    let is_full = load.is_some_and(|load| edge.fleet.loaded(stack, load, daemon::clock::now()));
     match (answer.status, load) {
         (101, _) => {}
         (503, Some(load)) if is_full => return Err(AskError::Full(load)),
@@ -179,7 +179,8 @@ pub(super) async fn ask(edge: &Edge, decision: &Decision, request: &[u8], id: &R
                 .await
                 .map_err(|_| AskError::UpgradeTimeout(timeouts.upgrade.0))??;
             edge.metrics.connect(region, "declined");
-            edge.seen.answered(region, stack, began.elapsed(), daemon::clock::now());
+            edge.fleet
+                .answered(region, stack, began.elapsed(), daemon::clock::now());
             let declined = [
                 &signed(
                     answer.returned,
@@ -198,7 +199,8 @@ pub(super) async fn ask(edge: &Edge, decision: &Decision, request: &[u8], id: &R
         return Err(AskError::broken(Event::Nonsense, what));
     }
     edge.metrics.connect(region, "ok");
-    edge.seen.answered(region, stack, began.elapsed(), daemon::clock::now());
+    edge.fleet
+        .answered(region, stack, began.elapsed(), daemon::clock::now());
     // Whether the stack speaks the protocol of session continuity.
     let speaks = |line: &httparse::Header<'_>| {
         line.name.eq_ignore_ascii_case(wire::HEADER) && line.value == wire::VERSION.as_bytes()

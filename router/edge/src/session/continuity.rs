@@ -22,7 +22,7 @@ use crate::{
     session::end::Stop,
     session::frames::{CANNOT_RESUME, Scanner, Violation, frame_for_device, frame_for_region, payload_of},
     session::outgoing::Outgoing,
-    stacks::seen::Heard,
+    stacks::fleet_view::LastHeard,
 };
 
 /// The edge gives a stack up for one session after so many times its silence, although other sessions hear the stack.
@@ -30,7 +30,7 @@ const SLOW_FACTOR: u32 = 5;
 /// Most bytes of one message of a region that the edge holds back. The largest event is a piece of audio of some 20 kB.
 const HELD_BYTES_MAX: usize = 4 << 20;
 
-pub struct Kept {
+pub struct MovableState {
     edge: Arc<Edge>,
     /// The region, stack and version for which its turns count.
     region: RegionId,
@@ -41,7 +41,7 @@ pub struct Kept {
     heard_at: Instant,
     pinged_at: Option<Instant>,
     /// When any session last heard the stack.
-    stack_heard: Arc<Heard>,
+    stack_heard: Arc<LastHeard>,
     /// The payload of this edge's own pings, so that their answers can be told from those to the device's: a number that no
     /// device can know.
     nonce: [u8; 8],
@@ -62,7 +62,7 @@ pub struct Kept {
     resuming: Option<(LeaveReason, Instant)>,
 }
 
-impl Kept {
+impl MovableState {
     /// A session of `client` begins, at a stack that hands out checkpoints.
     pub fn new(edge: &Arc<Edge>, decision: &Decision, client: IpAddr) -> Self {
         let now = Instant::now();
@@ -73,7 +73,7 @@ impl Kept {
             version: decision.version.clone(),
             continuity: Continuity::new(edge.config.continuity.replay_bytes_max, edge.budget.share(client)),
             heard_at: now,
-            stack_heard: edge.seen.heard(decision.stack),
+            stack_heard: edge.fleet.heard(decision.stack),
             pinged_at: None,
             nonce: rand::random(),
             said_at: now,
@@ -225,7 +225,7 @@ impl Kept {
                 Ok(())
             }
             Ok(wire::Message::Load(load)) => {
-                self.edge.seen.loaded(self.stack, load, daemon::clock::now());
+                self.edge.fleet.loaded(self.stack, load, daemon::clock::now());
                 Ok(())
             }
             Ok(wire::Message::Turn(turn)) => {
@@ -233,7 +233,7 @@ impl Kept {
                 Ok(())
             }
             Ok(wire::Message::Trouble(trouble)) => {
-                self.edge.seen.traffic.trouble(&self.version, trouble);
+                self.edge.fleet.traffic.trouble(&self.version, trouble);
                 Ok(())
             }
             Ok(wire::Message::Resume(_)) => Err("a region asked to resume".to_owned()),
@@ -254,7 +254,7 @@ impl Kept {
         self.region = to.region.clone();
         self.stack = to.stack;
         self.version = to.version.clone();
-        self.stack_heard = self.edge.seen.heard(to.stack);
+        self.stack_heard = self.edge.fleet.heard(to.stack);
         self.edge.metrics.handed_over(handover.replay.len(), handover.is_broken);
         self.skips_message = handover.skips_rest;
         self.skips_control = !scanner.at_boundary() && !scanner.is_data();
@@ -276,7 +276,7 @@ impl Kept {
         self.pinged_at.unwrap_or(self.heard_at) + self.silence_max() / 2
     }
 
-    /// Call it at [`Kept::look_at`]. Returns a ping for the region, or `None` when the region is silent for good.
+    /// Call it at [`MovableState::look_at`]. Returns a ping for the region, or `None` when the region is silent for good.
     pub fn look(&mut self) -> Option<BytesMut> {
         if self.pinged_at.is_some() && !self.is_only_slow() {
             return None;

@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use crate::session::{
-    continuity::Kept,
+    continuity::MovableState,
     end::Stop,
     frames::{Scanner, Sender},
     outgoing::Outgoing,
@@ -90,7 +90,7 @@ impl Direction {
     }
 
     /// How long the reader may take for its Close, which waits behind the bytes that it did not take.
-    pub(super) fn close_patience(&self, close: Duration) -> Duration {
+    pub(super) fn close_limit(&self, close: Duration) -> Duration {
         match self.is_blocked() {
             true => close.max(CLOSE_OF_BLOCKED_MIN),
             false => close,
@@ -138,11 +138,13 @@ impl Direction {
         self.blocked_since.map(|since| since + self.pace.remaining())
     }
 
-    pub(super) fn take(&mut self, bytes: &[u8], until: Until, kept: Option<&mut Kept>) -> Result<(), Stop> {
+    pub(super) fn take(&mut self, bytes: &[u8], until: Until, movable: Option<&mut MovableState>) -> Result<(), Stop> {
         self.bytes += bytes.len() as u64;
-        let taken = match (kept, self.sender) {
-            (Some(kept), Sender::Region) => return kept.take_from_region(bytes, &mut self.out),
-            (Some(kept), Sender::Device) => kept.take_from_device(bytes, &mut self.out.scanner, &mut self.out.pending),
+        let taken = match (movable, self.sender) {
+            (Some(movable), Sender::Region) => return movable.take_from_region(bytes, &mut self.out),
+            (Some(movable), Sender::Device) => {
+                movable.take_from_device(bytes, &mut self.out.scanner, &mut self.out.pending)
+            }
             (None, _) => {
                 let pushed = self
                     .out
@@ -162,7 +164,7 @@ impl Direction {
         from: &mut R,
         to: &mut W,
         until: Until,
-        mut kept: Option<&mut Kept>,
+        mut movable: Option<&mut MovableState>,
     ) -> Poll<DirectionEnd>
     where
         R: AsyncRead + Unpin + ?Sized,
@@ -216,7 +218,7 @@ impl Direction {
                 let bytes = buffer.filled();
                 Poll::Ready(io::Result::Ok((
                     bytes.len(),
-                    self.take(bytes, until, kept.as_deref_mut()),
+                    self.take(bytes, until, movable.as_deref_mut()),
                 )))
             });
             match ready!(read) {

@@ -31,7 +31,7 @@ use crate::{
     fault::Fault,
     request_id::RequestId,
     session::ask::{Asked, ask, not_taken},
-    session::continuity::Kept,
+    session::continuity::MovableState,
     session::end::{End, Outcome},
     session::frames::frame_for_device,
     session::registry::{Busy, Registered},
@@ -139,7 +139,7 @@ fn relay<'a>(
 ) -> (Relay<'a>, Result<(), End>) {
     let mut relay = Relay::new(device, fresh.stream, &edge.config);
     if session.resume_request.is_some() {
-        relay.keep(Kept::new(edge, &session.decision, session.client.ip()));
+        relay.keep(MovableState::new(edge, &session.decision, session.client.ip()));
     }
     let began = relay.take_early(&fresh.early_of_device, &fresh.early_of_region);
     (relay, began)
@@ -163,7 +163,7 @@ async fn go_on(edge: &Arc<Edge>, relay: &mut Relay<'_>, session: &mut Session, e
         session.last_fault = Some(edge.blame(&session.decision, Failed::Session { client }, facts, what));
         what
     });
-    let (Some(why), Some(_), Some(request)) = (end.why_to_move(), relay.kept(), &session.resume_request) else {
+    let (Some(why), Some(_), Some(request)) = (end.why_to_move(), relay.movable(), &session.resume_request) else {
         return Next::Over(end);
     };
     let (decision, guest_of) = (&session.decision, &session.guest_of);
@@ -271,7 +271,7 @@ async fn finish(edge: &Arc<Edge>, relay: Relay<'_>, session: Box<Session>, end: 
     if end.is_of_device() {
         edge.metrics.fault(&decision.region, Fault::Device.as_str());
     }
-    if let Some(state) = relay.kept().and_then(Kept::state) {
+    if let Some(state) = relay.movable().and_then(MovableState::state) {
         edge.parked.put(
             (&caller.session, client.ip()),
             caller.issued_at,
@@ -320,7 +320,7 @@ type AsksToLeave = Pin<Box<dyn Future<Output = LeaveReason> + Send>>;
 /// Resolves when the plan wants a session out of its region; never for a session that cannot leave. Sessions that can wait
 /// leave one after the other, so that the next region does not get all of them at once.
 fn asks_to_leave(edge: &Arc<Edge>, relay: &Relay<'_>, session: &Session, newer: bool) -> AsksToLeave {
-    if !relay.is_kept() {
+    if !relay.keeps_state() {
         return Box::pin(pending());
     }
     let Session {
@@ -395,11 +395,11 @@ async fn find_next(edge: &Arc<Edge>, wanted: &Wanted<'_>, request: &[u8], tried:
         name: &caller.user,
         version: Some(version),
     };
-    let give_up_at = Instant::now() + edge.config.continuity.patience.0;
+    let give_up_at = Instant::now() + edge.config.continuity.deadline.0;
     let (mut pause_max, mut failed) = (ROUND_PAUSE, Vec::new());
     loop {
         let table = edge.table()?;
-        let picked = edge.seen.pick(
+        let picked = edge.fleet.pick(
             &table,
             &caller.session_key,
             user,
@@ -440,7 +440,7 @@ async fn find_next(edge: &Arc<Edge>, wanted: &Wanted<'_>, request: &[u8], tried:
         if *planned_only && !matches!(decision.why, pick::Rule::Share(_) | pick::Rule::Overflow) {
             return None;
         }
-        let gate = edge.seen.gate(decision.stack);
+        let gate = edge.fleet.gate(decision.stack);
         let Some(_permit) = wait_for_slot(edge, &decision, &gate, give_up_at).await else {
             if Instant::now() >= give_up_at {
                 return None;
@@ -490,7 +490,7 @@ async fn wait_for_slot<'g>(
 ) -> Option<SemaphorePermit<'g>> {
     let is_out = || {
         let now = daemon::clock::now();
-        edge.seen.is_out(&decision.region, decision.stack, now)
+        edge.fleet.is_out(&decision.region, decision.stack, now)
     };
     // The choice picks an ejected stack only when there is no other.
     let was_out = is_out();
@@ -530,7 +530,7 @@ fn hand_over(edge: &Edge, relay: &mut Relay<'_>, stream: TcpStream, moved: &Move
         why,
         lost_at,
     } = *moved;
-    let is_busy = relay.kept().is_none_or(Kept::is_busy);
+    let is_busy = relay.movable().is_none_or(MovableState::is_busy);
     let is_visible = is_busy || matches!(why, LeaveReason::Lost | LeaveReason::Silent);
     relay.go_on(stream, to, why, lost_at, |must_repeat| {
         let (code, message) = match (must_repeat, is_visible) {

@@ -165,7 +165,7 @@ async fn open(edge: &Arc<Edge>, upgrade: &Upgrade, id: &RequestId, client: Socke
     loop {
         let now = daemon::clock::now();
         let steers = resuming.affinity().or(affinity.as_ref());
-        let picked = edge.seen.pick(&table, &session_key, whose, steers, &tried, now);
+        let picked = edge.fleet.pick(&table, &session_key, whose, steers, &tried, now);
         let picked = picked.filter(|_| !resuming.has_asked_enough());
         let picked = picked.map(|decision| resuming.at_its_stack(decision, &table));
         let Some(decision) = picked.or_else(|| resuming.settles(edge, now)) else {
@@ -268,7 +268,7 @@ async fn agree(
         caller.id
     );
     let answer = signed(accepted.answer, edge, &decision.region, &ours);
-    edge.seen.traffic.session_began(&decision);
+    edge.fleet.traffic.session_began(&decision);
     let registered = edge.sessions.register(&decision.region, decision.stack, since);
     let passed_on = timeout(edge.config.timeouts.close.0, device.write_all(&answer)).await;
     if !matches!(passed_on, Ok(Ok(()))) {

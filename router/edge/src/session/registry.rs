@@ -248,10 +248,10 @@ impl Sessions {
         self.http2.token()
     }
 
-    /// Resolves when the connections of HTTP/2 have ended, or after `patience`: a device that vanished never answers.
-    pub async fn http2_ended(&self, patience: Duration) {
+    /// Resolves when the connections of HTTP/2 have ended, or after `limit`: a device that vanished never answers.
+    pub async fn http2_ended(&self, limit: Duration) {
         self.http2.close();
-        let _ = tokio::time::timeout(patience, self.http2.wait()).await;
+        let _ = tokio::time::timeout(limit, self.http2.wait()).await;
     }
 
     /// Resolves when nothing is left that a stopping edge waits for.

@@ -30,7 +30,7 @@ use crate::{
     device::{Io, goodbye},
     fault::{Device, Event, Facts},
     request_id::RequestId,
-    session::continuity::Kept,
+    session::continuity::MovableState,
     session::direction::{Direction, DirectionEnd, READ_BUFFER, Until},
     session::end::{End, Lost, Outcome, device_stop, region_stop},
     session::frames::{Sender, close_for_device, close_for_region, echo_for_device, frame_for_region},
@@ -57,7 +57,7 @@ pub struct Relay<'a> {
     /// When the first Close frame passed; the other side has until `close` later.
     closing_since: Option<(Instant, End)>,
     /// The state that lets the session move when its region is lost.
-    kept: Option<Box<Kept>>,
+    movable: Option<Box<MovableState>>,
     /// The plan's request to leave.
     asked: Option<LeaveReason>,
     /// The edge's request to leave, and the time until which the session may finish its turn.
@@ -83,7 +83,7 @@ impl<'a> Relay<'a> {
             reads_last_words: false,
             passed_over: 0,
             closing_since: None,
-            kept: None,
+            movable: None,
             asked: None,
             leaves: None,
             frame_bytes_max,
@@ -95,11 +95,11 @@ impl<'a> Relay<'a> {
 
     /// Takes the bytes that each side sent right behind its head. Call it before [`Relay::run`].
     pub fn take_early(&mut self, from_device: &[u8], from_region: &[u8]) -> Result<(), End> {
-        let kept = self.kept.as_deref_mut();
-        let taken = self.to_device.take(from_region, Until::End, kept);
+        let movable = self.movable.as_deref_mut();
+        let taken = self.to_device.take(from_region, Until::End, movable);
         taken.map_err(region_stop)?;
-        let kept = self.kept.as_deref_mut();
-        let taken = self.to_region.take(from_device, Until::End, kept);
+        let movable = self.movable.as_deref_mut();
+        let taken = self.to_region.take(from_device, Until::End, movable);
         taken.map_err(device_stop)
     }
 
@@ -117,18 +117,18 @@ impl<'a> Relay<'a> {
     }
 
     /// From here on the session can go on in another region.
-    pub fn keep(&mut self, kept: Kept) {
-        self.kept = Some(Box::new(kept));
+    pub fn keep(&mut self, movable: MovableState) {
+        self.movable = Some(Box::new(movable));
     }
 
     /// Whether the session could ever go on in another region.
-    pub fn is_kept(&self) -> bool {
-        self.kept.is_some()
+    pub fn keeps_state(&self) -> bool {
+        self.movable.is_some()
     }
 
     /// The state that lets the session move, if it can.
-    pub fn kept(&self) -> Option<&Kept> {
-        self.kept.as_deref().filter(|kept| kept.can_move())
+    pub fn movable(&self) -> Option<&MovableState> {
+        self.movable.as_deref().filter(|movable| movable.can_move())
     }
 
     /// The facts of an [`End::failure`]. `is_late`: whether this edge was too late itself to be a witness.
@@ -153,8 +153,8 @@ impl<'a> Relay<'a> {
         since: Instant,
         notice: impl FnOnce(bool) -> Option<BytesMut>,
     ) {
-        let Some(kept) = &mut self.kept else { return };
-        let Some((handover, pong)) = kept.hand_over(to, why, since, &self.to_region.out.scanner) else {
+        let Some(movable) = &mut self.movable else { return };
+        let Some((handover, pong)) = movable.hand_over(to, why, since, &self.to_region.out.scanner) else {
             return;
         };
         // The old stack must forget the session, or its memory would grow stale. A frozen stack reads this when it thaws.
@@ -208,7 +208,7 @@ impl<'a> Relay<'a> {
             .close_code()
             .or(self.to_device.out.scanner.close_code());
         self.tell_region(&end);
-        if self.kept.is_some() {
+        if self.movable.is_some() {
             // The device got whole messages only, so a Close frame can follow.
             self.to_device.out.begin_anew(self.frame_bytes_max);
         }
@@ -242,11 +242,12 @@ impl<'a> Relay<'a> {
         timer: Pin<&mut Sleep>,
     ) -> Poll<End> {
         // The region first: its last words, a Close frame perhaps, explain why writing to it fails.
-        let kept = self.kept.as_deref_mut();
+        let movable = self.movable.as_deref_mut();
         let heard = if self.reads_last_words {
             Poll::Pending
         } else {
-            self.to_device.poll(cx, &mut self.region, self.device, Until::End, kept)
+            self.to_device
+                .poll(cx, &mut self.region, self.device, Until::End, movable)
         };
         match heard {
             Poll::Pending => {}
@@ -258,8 +259,11 @@ impl<'a> Relay<'a> {
             }
         }
         if self.region_writable {
-            let kept = self.kept.as_deref_mut();
-            match self.to_region.poll(cx, self.device, &mut self.region, Until::End, kept) {
+            let movable = self.movable.as_deref_mut();
+            match self
+                .to_region
+                .poll(cx, self.device, &mut self.region, Until::End, movable)
+            {
                 Poll::Pending => {}
                 Poll::Ready(DirectionEnd::Stop(stop)) => return Poll::Ready(device_stop(stop)),
                 Poll::Ready(DirectionEnd::Write(error)) => {
@@ -277,7 +281,7 @@ impl<'a> Relay<'a> {
             }
         }
         let is_cut_off = !self.region_writable
-            && self.kept().is_some()
+            && self.movable().is_some()
             && self.to_device.is_blocked()
             && !self.to_device.out.scanner.closed();
         if (is_cut_off || self.reads_last_words)
@@ -361,7 +365,7 @@ impl<'a> Relay<'a> {
             self.leaves = Some((leave, Instant::now() + self.turn));
         }
         let (leave, by) = self.leaves.filter(|_| self.closing_since.is_none())?;
-        let is_busy = self.kept.as_deref().is_some_and(Kept::is_busy);
+        let is_busy = self.movable.as_deref().is_some_and(MovableState::is_busy);
         match leave {
             Leave::Draining => (!is_busy || by <= Instant::now()).then_some(End::EdgeDraining),
             Leave::Overloaded => (!is_busy).then_some(End::EdgeOverloaded),
@@ -379,29 +383,29 @@ impl<'a> Relay<'a> {
         {
             self.asked = Some(why);
         }
-        let kept = self.kept().filter(|_| self.closing_since.is_none())?;
+        let movable = self.movable().filter(|_| self.closing_since.is_none())?;
         self.asked
-            .filter(|why| *why == LeaveReason::Evacuated || !kept.is_busy())
+            .filter(|why| *why == LeaveReason::Evacuated || !movable.is_busy())
     }
 
     /// Asks the region for a sign of life when it is time. Returns whether the region lives.
     fn look_after_region(&mut self) -> bool {
-        let Some(kept) = &mut self.kept else { return true };
-        if Instant::now() < kept.look_at() {
+        let Some(movable) = &mut self.movable else { return true };
+        if Instant::now() < movable.look_at() {
             return true;
         }
         // While the device takes nothing, nothing is read from the region.
         if self.to_device.is_blocked() {
-            kept.look_later();
+            movable.look_later();
             return true;
         }
         // Unread bytes already ask the region for a sign of life. Inside a frame the edge can send no ping.
         let has_unread = self.to_region.is_blocked();
         if !has_unread && !self.to_region.out.scanner.at_boundary() {
-            kept.look_later();
+            movable.look_later();
             return true;
         }
-        let Some(ping) = kept.look() else { return false };
+        let Some(ping) = movable.look() else { return false };
         if !has_unread {
             self.to_region.out.pending.extend_from_slice(&ping);
             self.to_region.out.ready = self.to_region.out.pending.len();
@@ -446,7 +450,7 @@ impl<'a> Relay<'a> {
                 // The ping waits to be written.
                 cx.waker().wake_by_ref();
             }
-            let looks_at = self.kept.as_ref().map(|kept| kept.look_at());
+            let looks_at = self.movable.as_ref().map(|movable| movable.look_at());
             // Each of them ends the session; the first does.
             let silences = [
                 self.to_region.silent_at(self.idle),
@@ -557,13 +561,13 @@ impl<'a> Relay<'a> {
     /// passing is completed first; when it died in the middle of a frame, the device could not read a Close frame as
     /// one, and the connection just ends.
     async fn say_last(&mut self, close: &[u8], region_is_alive: bool, id: &RequestId) {
-        let (patience, is_kept) = (self.to_device.close_patience(self.close), self.kept.is_some());
+        let (limit, keeps_state) = (self.to_device.close_limit(self.close), self.movable.is_some());
         // The bytes that wait for the device may end inside a frame whose rest was passed over.
-        let has_place = is_kept || !self.reads_last_words;
+        let has_place = keeps_state || !self.reads_last_words;
         let to_device = &mut self.to_device;
         let (mut device, region) = (&mut *self.device, &mut self.region);
-        let told = timeout(patience, async {
-            if region_is_alive && !is_kept && has_place {
+        let told = timeout(limit, async {
+            if region_is_alive && !keeps_state && has_place {
                 poll_fn(|cx| to_device.poll(cx, region, &mut device, Until::Boundary, None)).await;
             } else {
                 (&mut device).write_all_buf(&mut to_device.out.pending).await?;

@@ -1,4 +1,4 @@
 //! This edge's knowledge of the stacks, from its own traffic and its probes, and its report of that.
 
-pub mod seen;
+pub mod fleet_view;
 pub mod traffic;

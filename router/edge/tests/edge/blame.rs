@@ -22,7 +22,7 @@ use edge::{
     Edge,
     edge::Failed,
     fault::{Cause, Event, Facts, Fault},
-    session::continuity::Kept,
+    session::continuity::MovableState,
     session::end::End,
     session::frames::{close_for_device, frame_for_device, frame_for_region},
     session::registry::Leave,
@@ -79,7 +79,7 @@ impl Line {
         let table = edge.table().unwrap();
         let now = daemon::clock::now();
         let picked = edge
-            .seen
+            .fleet
             .pick(&table, "anna", User::default(), None, &Tried::default(), now);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let region = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
@@ -114,7 +114,7 @@ impl Line {
         } = self;
         let mut relay = Relay::new(&mut device, region, &edge.config);
         if session == Session::Kept {
-            relay.keep(Kept::new(&edge, &decision, [127, 0, 0, 1].into()));
+            relay.keep(MovableState::new(&edge, &decision, [127, 0, 0, 1].into()));
         }
         let mut stays = pin!(pending::<Leave>());
         let mut leaving: Pin<Box<dyn Future<Output = LeaveReason> + Send>> = Box::pin(pending());
@@ -382,7 +382,7 @@ async fn once_the_close_of_a_lost_region_is_looked_for_nothing_is_read_in_the_mi
             taken: taken.clone(),
         };
         let mut relay = Relay::new(&mut device, line.region, &edge.config);
-        relay.keep(Kept::new(&edge, &line.decision, [127, 0, 0, 1].into()));
+        relay.keep(MovableState::new(&edge, &line.decision, [127, 0, 0, 1].into()));
         let mut stays = pin!(pending::<Leave>());
         let mut leaving: Pin<Box<dyn Future<Output = LeaveReason> + Send>> = Box::pin(pending());
         let dies = async {
@@ -469,11 +469,8 @@ async fn a_region_that_does_not_read_is_not_taken_for_a_silent_device() {
             // It says more than fits anywhere: that the rest waits is not its doing.
             let message = frame_for_region(BINARY, &[0; 100_000]);
             for _ in 0..1000 {
-                let patience = Duration::from_secs(1);
-                if tokio::time::timeout(patience, device.write_all(&message))
-                    .await
-                    .is_err()
-                {
+                let limit = Duration::from_secs(1);
+                if tokio::time::timeout(limit, device.write_all(&message)).await.is_err() {
                     break;
                 }
             }
@@ -587,7 +584,7 @@ async fn heard_by_the_next_region(changes: &str, before: &[u8], after: &[u8], un
         ..
     } = Line::new(changes, Session::Kept).await;
     let mut relay = Relay::new(&mut device, region, &edge.config);
-    relay.keep(Kept::new(&edge, &decision, [127, 0, 0, 1].into()));
+    relay.keep(MovableState::new(&edge, &decision, [127, 0, 0, 1].into()));
     let mut stays = pin!(pending::<Leave>());
     let mut leaving: Pin<Box<dyn Future<Output = LeaveReason> + Send>> = Box::pin(pending());
     let dies = async {
@@ -640,7 +637,7 @@ async fn the_time_that_a_move_takes_is_not_the_device_s() {
             ..
         } = Line::new(HURRIED, Session::Kept).await;
         let mut relay = Relay::new(&mut device, region, &edge.config);
-        relay.keep(Kept::new(&edge, &decision, [127, 0, 0, 1].into()));
+        relay.keep(MovableState::new(&edge, &decision, [127, 0, 0, 1].into()));
         let mut stays = pin!(pending::<Leave>());
         let mut leaving: Pin<Box<dyn Future<Output = LeaveReason> + Send>> = Box::pin(pending());
         let frame = frame_for_region(TEXT, &[b'x'; 300]);
@@ -740,7 +737,7 @@ async fn a_control_frame_that_was_half_sent_when_its_region_died_reaches_the_nex
 #[tokio::test]
 async fn a_stack_that_others_hear_is_slow_and_not_dead_up_to_a_point() {
     let line = Line::new("continuity.silence_busy = '1s'", Session::Kept).await;
-    let heard = line.edge.seen.heard(line.decision.stack);
+    let heard = line.edge.fleet.heard(line.decision.stack);
     let others = tokio::spawn(async move {
         loop {
             heard.now();
@@ -916,7 +913,7 @@ async fn a_stack_that_declines_a_session_of_another_is_not_blamed_and_not_asked_
         ("eu-west", Stack::Talks(fates[0])),
         ("eu-central", Stack::Talks(fates[1])),
     ];
-    let world = World::with("continuity.patience = '2s'", &stacks).await;
+    let world = World::with("continuity.deadline = '2s'", &stacks).await;
     for asked in 1..=2 {
         let mut anna = world.open(&[]).await;
         anna.say("a").await;
@@ -953,7 +950,7 @@ async fn sessions_that_look_for_a_region_ask_a_few_times_and_not_all_the_time() 
             sessions.push(tcp);
         }
     });
-    let world = World::of("continuity.patience = '3s'", &planned_at(&[("eu-west", home)]).await);
+    let world = World::of("continuity.deadline = '3s'", &planned_at(&[("eu-west", home)]).await);
     let mut sessions = Vec::new();
     for _ in 0..20 {
         let mut device = opens_and_does_not_read(world.address).await;
@@ -1096,7 +1093,7 @@ async fn a_late_edge_does_not_ask_a_frozen_stack_again_while_others_are_well() {
     .await;
     let backup = snapshot.topology.regions.get_mut(&region("eu-central")).unwrap();
     backup.stacks = vec![frozen.into()];
-    let changes = "timeouts.upgrade = '100ms'\ncontinuity.patience = '5s'";
+    let changes = "timeouts.upgrade = '100ms'\ncontinuity.deadline = '5s'";
     let world = World::of(changes, &snapshot);
     let mut anna = world.open(&[]).await;
     let edge = world.edge.clone();
@@ -1126,10 +1123,10 @@ async fn a_session_does_not_wait_for_a_place_at_a_stack_that_is_out_meanwhile() 
     .await;
     let backup = snapshot.topology.regions.get_mut(&region("eu-central")).unwrap();
     backup.stacks = vec![frozen.into()];
-    let world = World::of("continuity.patience = '15s'", &snapshot);
+    let world = World::of("continuity.deadline = '15s'", &snapshot);
     let mut anna = world.open(&[]).await;
     // Other sessions have all the places, and what they wait for does not come.
-    let gate = world.edge.seen.gate(frozen);
+    let gate = world.edge.fleet.gate(frozen);
     let _places = gate
         .try_acquire_many(u32::try_from(gate.available_permits()).unwrap())
         .unwrap();
@@ -1152,7 +1149,11 @@ async fn a_session_does_not_wait_for_a_place_at_a_stack_that_is_out_meanwhile() 
     let eu_central = region("eu-central");
     let ejected = (0..100).any(|_| {
         let now = daemon::clock::now();
-        world.edge.seen.refused(&eu_central, frozen, "no answer", now).is_some()
+        world
+            .edge
+            .fleet
+            .refused(&eu_central, frozen, "no answer", now)
+            .is_some()
     });
     assert!(ejected);
     let told = hears_of_its_move(&mut anna).await;

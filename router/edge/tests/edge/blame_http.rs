@@ -642,7 +642,7 @@ async fn a_region_that_dies_or_says_nothing_costs_speech_little() {
                 while world.metric(connected).is_none() {
                     tokio::time::sleep(Duration::from_millis(1)).await;
                 }
-                world.edge.seen.probed(&probe::Probed {
+                world.edge.fleet.probed(&probe::Probed {
                     silent: [topology::RegionId::new("eu-west").unwrap()].into(),
                     ..probe::Probed::default()
                 });
@@ -689,7 +689,7 @@ async fn nobody_is_blamed_for_a_late_answer_while_the_probes_are_answered() {
             } else {
                 [].into()
             };
-            world.edge.seen.probed(&probe::Probed {
+            world.edge.fleet.probed(&probe::Probed {
                 answering,
                 ..probe::Probed::default()
             });
@@ -723,7 +723,7 @@ async fn nobody_is_blamed_for_a_late_answer_while_the_probes_are_answered() {
             }
             let now = daemon::clock::now();
             let mut stacks = [("eu-west", home), ("eu-central", backup)].into_iter();
-            let is_out = stacks.any(|(name, stack)| world.edge.seen.is_out(&support::region(name), stack, now));
+            let is_out = stacks.any(|(name, stack)| world.edge.fleet.is_out(&support::region(name), stack, now));
             assert_eq!(is_out, !answers_probes, "{asks}");
         }
     }

@@ -260,7 +260,7 @@ async fn the_notice_says_where_the_session_is_now() {
 #[tokio::test]
 async fn when_no_region_is_left_the_device_is_told_to_reconnect() {
     // It is asked again, in case it was only restarting, but it gets nowhere.
-    let world = world("continuity.patience = '300ms'", &[DiesAfterMessages(1)]).await;
+    let world = world("continuity.deadline = '300ms'", &[DiesAfterMessages(1)]).await;
     let mut anna = world.open(&[]).await;
     let mut heard = Heard::default();
     say_turn(&mut anna).await;
@@ -273,7 +273,7 @@ async fn when_no_region_is_left_the_device_is_told_to_reconnect() {
 
 #[tokio::test]
 async fn a_device_whose_region_died_in_the_middle_of_an_event_is_told_why_and_gets_no_half_of_it() {
-    let world = world("continuity.patience = '100ms'", &[DiesInEvent(0)]).await;
+    let world = world("continuity.deadline = '100ms'", &[DiesInEvent(0)]).await;
     let mut anna = world.open(&[]).await;
     let closed = loop {
         match anna.hear().await {

@@ -145,7 +145,7 @@ async fn a_stack_that_fails_its_turns_gets_no_newcomers_while_another_of_its_reg
     assert!((1..16).contains(&at_ill) && all == 16, "{at_ill} of {all}");
     // Each turn is answered, so far as the device hears; what the stack says of it comes behind that.
     let ejected = async {
-        while !world.edge.seen.is_out(&region("eu-west"), ill, daemon::clock::now()) {
+        while !world.edge.fleet.is_out(&region("eu-west"), ill, daemon::clock::now()) {
             for anna in &mut sessions {
                 for word in ["a", "."] {
                     anna.say(word).await;
@@ -303,7 +303,7 @@ async fn a_region_that_was_ejected_gets_its_sessions_back_little_by_little() {
     let world = World::with(changes, &[("eu-west", Stack::Echoes), ("eu-central", Stack::Echoes)]).await;
     let (home, stack) = (region("eu-west"), world.stack_of("eu-west"));
     for _ in 0..3 {
-        world.edge.seen.refused(&home, stack, "a test", daemon::clock::now());
+        world.edge.fleet.refused(&home, stack, "a test", daemon::clock::now());
     }
     while world.explain("session=anna").await["ejected"] != serde_json::json!([]) {}
     let (_sessions, regions) = open_many(&world, 40).await;
@@ -317,7 +317,7 @@ async fn a_region_that_was_ejected_gets_its_sessions_back_little_by_little() {
 async fn a_burst_of_devices_does_not_move_the_home_of_an_edge() {
     let world = World::new(&[("eu-west", Stack::Echoes), ("us-east", Stack::Echoes)]).await;
     let (home, stack) = (region("eu-west"), world.stack_of("eu-west"));
-    let seen = &world.edge.seen;
+    let seen = &world.edge.fleet;
     let probed = |ms| probe::Probed {
         rtt_ms: [(home.clone(), ms)].into(),
         ..probe::Probed::default()
@@ -346,14 +346,14 @@ async fn a_region_that_is_silent_to_the_probes_gets_nobody_until_it_answers_some
         silent: [region("eu-west")].into(),
         ..probe::Probed::default()
     };
-    world.edge.seen.probed(&silent);
+    world.edge.fleet.probed(&silent);
     let (_sessions, regions) = open_many(&world, 10).await;
     assert_eq!(regions, all_in("eu-central", 10));
     let explained = world.explain("session=device-3").await;
     assert_eq!(explained["decisions"][0]["skipped"][0]["because"], "silent");
     let (home, stack) = (region("eu-west"), world.stack_of("eu-west"));
     let took = std::time::Duration::from_millis(1);
-    world.edge.seen.answered(&home, stack, took, daemon::clock::now());
+    world.edge.fleet.answered(&home, stack, took, daemon::clock::now());
     let next = world.open(&[]).await;
     assert_eq!(next.header("meridian-region"), "eu-west");
 }
@@ -378,7 +378,7 @@ async fn affinity_tokens_are_issued_anew_each_second() {
     let user = routing::User::default();
     let now = daemon::clock::now();
     let decision = edge
-        .seen
+        .fleet
         .pick(&table, "anna", user, None, &routing::Tried::default(), now);
     let decision = decision.unwrap();
     let issued = |ms| {

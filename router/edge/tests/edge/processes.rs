@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use crate::support::{PATIENCE, Session, Stack, ask, hang_means_failure, http, open, planned, planned_at};
+use crate::support::{HANGS_AFTER, Session, Stack, ask, hang_means_failure, http, open, planned, planned_at};
 use daemon::Announcement;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::{io::AsyncReadExt as _, net::TcpStream, sync::oneshot::error::TryRecvError};
@@ -244,7 +244,7 @@ async fn an_edge_without_sessions_ends_at_once_and_one_with_sessions_tells_them(
     quiet.signal(Signal::TERM);
     assert_eq!(quiet.ended().await, Some(0));
     println!("it ended after {:?}", began.elapsed());
-    assert!(began.elapsed() < PATIENCE / 2, "{:?}", began.elapsed());
+    assert!(began.elapsed() < HANGS_AFTER / 2, "{:?}", began.elapsed());
 
     let mut busy = place.start("busy", &[]);
     let (address, _) = busy.ready().await;

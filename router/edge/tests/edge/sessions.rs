@@ -299,7 +299,7 @@ async fn an_edge_starts_from_its_last_good_plan_without_a_control_plane() {
     node::LastGood::at(folder.path().join("plan")).save(&snapshot).unwrap();
     let (tasks, announced) = process(&changes, folder.path(), false).await;
     let stop = tasks.stop_token();
-    let running = tokio::spawn(tasks.run(support::PATIENCE));
+    let running = tokio::spawn(tasks.run(support::HANGS_AFTER));
     let addresses = hang_means_failure(announced).await.unwrap();
     let mut anna = open(addresses["http"], &[]).await.map_err(drop).unwrap();
     anna.check_echo("hello").await;
@@ -331,7 +331,7 @@ async fn without_a_plan_nothing_is_accepted_and_stopping_works() {
     let changes = format!("state_dir = '{}'", folder.path().display());
     let (tasks, announced) = process(&changes, folder.path(), false).await;
     let stop = tasks.stop_token();
-    let running = tokio::spawn(tasks.run(support::PATIENCE));
+    let running = tokio::spawn(tasks.run(support::HANGS_AFTER));
     stop.cancel();
     // That it ends counts; a task that obeys the token before the frame looks at it may be taken for one that failed.
     drop(hang_means_failure(running).await.unwrap());

@@ -9,7 +9,7 @@ use crate::{
     ids::logged,
     metrics::Stage,
     realtime::{
-        ear::WIRE_RATE,
+        audio_input::WIRE_RATE,
         events::Place,
         response::{ResponseStage, Speaking},
         session::Session,

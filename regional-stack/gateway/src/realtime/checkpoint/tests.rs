@@ -79,8 +79,8 @@ fn sessions_of_this_release_and_of_the_one_before_are_restored() {
 
         let session = restored(&recorded(release, "hearing"));
         assert!(
-            session.ear.is_hearing_speech(),
-            "{release}: half an utterance is in the ear"
+            session.audio_input.is_hearing_speech(),
+            "{release}: half an utterance is in the input"
         );
     }
     let today = restored(&recorded("form-2", "between-turns"));
@@ -323,7 +323,7 @@ struct AlarmBefore {
 fn the_release_before_reads_what_this_one_writes() {
     let stack = stack("");
     let session = session(&stack);
-    let state = session.state((0, session.ear.place())).unwrap();
+    let state = session.state((0, session.audio_input.offset())).unwrap();
     let before: Before = serde_json::from_slice(&state).unwrap();
     // The device's zone is that of a city which it knows.
     assert_eq!(before.dialogue.home, "tokyo");
@@ -350,7 +350,7 @@ fn the_release_before_reads_what_this_one_writes_in_a_turn() {
         }),
     ] {
         let session = restored(&recorded("form-2", moment));
-        let state = session.state((0, session.ear.place())).unwrap();
+        let state = session.state((0, session.audio_input.offset())).unwrap();
         let before: Before = serde_json::from_slice(&state).unwrap_or_else(|error| panic!("{moment}: {error}"));
         assert!(is_there(&before), "{moment}");
     }
@@ -364,7 +364,7 @@ fn the_release_before_reads_what_this_one_writes_in_a_turn() {
         ticket: None,
     };
     session.hearing.add(hearing).unwrap();
-    let state = session.state((0, session.ear.place())).unwrap();
+    let state = session.state((0, session.audio_input.offset())).unwrap();
     let before: Before = serde_json::from_slice(&state).unwrap();
     assert_eq!(before.hearing.len(), 1);
 }
@@ -401,7 +401,7 @@ fn a_fleet_that_has_moved_on_writes_less() {
     let (plain, deflated) = (stack(""), stack("checkpoint_version = 2"));
     let state_at = |stack| {
         let session = session(stack);
-        session.state((0, session.ear.place())).unwrap()
+        session.state((0, session.audio_input.offset())).unwrap()
     };
     let (plain, deflated) = (state_at(&plain), state_at(&deflated));
     assert!(
@@ -418,7 +418,7 @@ fn a_fleet_that_has_moved_on_writes_less() {
 fn what_another_release_adds_or_leaves_out_ends_no_session() {
     let stack = stack("");
     let session = session(&stack);
-    let state = session.state((0, session.ear.place())).unwrap();
+    let state = session.state((0, session.audio_input.offset())).unwrap();
     let whole: Value = serde_json::from_slice(&state).unwrap();
     let read = |value: &Value| Carried::read(&serde_json::to_vec(value).unwrap());
     let needed = ["id", "ear", "audio_from", "outbox"];

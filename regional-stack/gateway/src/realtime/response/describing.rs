@@ -7,7 +7,7 @@ use topology::Component;
 
 use super::{Response, Turn};
 use crate::realtime::{
-    ear::WIRE_RATE,
+    audio_input::WIRE_RATE,
     settings::{Modality, VOICE},
 };
 

@@ -27,7 +27,7 @@ impl Speaking {
             piece: Some(stack.speak(first, speed)?),
             rest,
             speed,
-            deadline: tokio::time::Instant::now() + stack.config.limits.begun_patience(),
+            deadline: tokio::time::Instant::now() + stack.config.limits.begun_limit(),
             spoken: Done {
                 output: Vec::new(),
                 took: Duration::ZERO,

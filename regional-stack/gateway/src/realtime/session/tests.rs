@@ -192,7 +192,7 @@ fn an_alarm_rings_through_what_the_ear_takes_for_speech() {
     session.on_message(&append.to_string(), due);
     while session.listen_on(due) {}
     sent(&mut session, due);
-    assert!(session.ear.is_hearing_speech());
+    assert!(session.audio_input.is_hearing_speech());
     session.ring(due + Duration::from_secs(14));
     assert!(sent(&mut session, due).is_empty(), "somebody talks");
     let late = due + Duration::from_secs(15);

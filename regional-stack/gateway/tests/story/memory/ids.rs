@@ -122,7 +122,7 @@ async fn a_session_that_moved_inside_a_region_of_many_stacks_is_found_by_its_old
             }
         }
     };
-    timeout(PATIENCE, moved)
+    timeout(HANGS_AFTER, moved)
         .await
         .expect("another stack of the region has it");
     device.say("help").await;

@@ -19,7 +19,7 @@ async fn a_client_that_never_reads_is_cut_off_instead_of_remembered() {
             }
         }
     };
-    timeout(PATIENCE, flood).await.expect("the region gives up on us");
+    timeout(HANGS_AFTER, flood).await.expect("the region gives up on us");
     region
         .until_metric("meridian_stack_sessions_closed_total{reason=\"slow_client\"} 1")
         .await;
@@ -150,7 +150,7 @@ async fn a_text_that_is_not_utf_8_closes_the_session_with_1007() {
     };
     tcp.write_all(&[0x81, 0x81, 0, 0, 0, 0, 0xff]).await.unwrap();
     let closed = loop {
-        match timeout(PATIENCE, device.socket.next()).await.unwrap() {
+        match timeout(HANGS_AFTER, device.socket.next()).await.unwrap() {
             Some(Ok(Message::Close(frame))) => break frame.unwrap(),
             Some(Ok(_)) => {}
             other => panic!("{other:?}"),

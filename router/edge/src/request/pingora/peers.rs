@@ -11,7 +11,7 @@ use pingora_proxy::Session;
 use routing::breaker::Demand;
 
 use super::Pingora;
-use crate::{request::ctx::Ctx, request::limits::Group, request::pingora_requester::asker_of};
+use crate::{request::ctx::Ctx, request::limits::Group, request::pingora_requester::requester_of};
 
 /// gRPC calls at the same time on one connection to a stack. More take another connection.
 const GRPC_STREAMS_MAX: usize = 100;
@@ -23,13 +23,13 @@ const PING_INTERVAL: Duration = Duration::from_secs(10);
 impl Pingora {
     /// A region for the next attempt. When all have been asked and failed, they are asked again later, a few times.
     pub(super) async fn region(&self, session: &Session, ctx: &mut Box<Ctx>) -> Result<Box<HttpPeer>> {
-        let asker = asker_of(&self.chooser, session, ctx.table.as_deref());
+        let requester = requester_of(&self.chooser, session, ctx.table.as_deref());
         loop {
             let wanted = Demand {
                 has_connection: !ctx.is_grpc,
                 is_extra: ctx.retries > 0,
             };
-            if let Some((decision, in_flight)) = self.chooser.choose(ctx, &asker, wanted) {
+            if let Some((decision, in_flight)) = self.chooser.choose(ctx, &requester, wanted) {
                 let peer = self.peer(decision.stack, ctx.is_grpc);
                 (ctx.decision, ctx.in_flight) = (Some(decision), Some(in_flight));
                 return Ok(peer);

@@ -43,7 +43,7 @@ use topology::{Component, Moment, RegionId, Rollout, Snapshot, fixtures::three_p
 use wire::{Checkpoint, Trouble, Turn};
 
 /// Nothing here takes longer unless it hangs.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const HANGS_AFTER: Duration = Duration::from_secs(20);
 
 /// How a fake stack treats a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -777,7 +777,7 @@ pub fn leave_open_files(free: usize) -> Vec<std::fs::File> {
 }
 
 pub async fn hang_means_failure<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, future).await.expect("it hangs")
+    tokio::time::timeout(HANGS_AFTER, future).await.expect("it hangs")
 }
 
 /// A whole edge process, started from what lies in a folder; announces itself when it takes devices.

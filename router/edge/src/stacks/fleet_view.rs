@@ -28,12 +28,12 @@ const MOVES_AT_ONCE: usize = 512;
 
 /// When a stack was last heard by any session.
 #[derive(Debug)]
-pub struct Heard {
+pub struct LastHeard {
     began: Instant,
     at_ms: AtomicU64,
 }
 
-impl Default for Heard {
+impl Default for LastHeard {
     fn default() -> Self {
         Self {
             began: Instant::now(),
@@ -42,7 +42,7 @@ impl Default for Heard {
     }
 }
 
-impl Heard {
+impl LastHeard {
     pub fn now(&self) {
         let ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.at_ms.store(ms, Ordering::Relaxed);
@@ -56,7 +56,7 @@ impl Heard {
 
 /// Shared by all connections. The lock is held for microseconds and never across an await.
 #[derive(Debug)]
-pub struct Seen {
+pub struct FleetView {
     policy: Policy,
     inner: Mutex<Inner>,
     /// The part of the report that belongs to the current tick.
@@ -66,7 +66,7 @@ pub struct Seen {
 #[derive(Debug, Default)]
 struct Inner {
     stacks: Stacks,
-    heard: BTreeMap<SocketAddr, Arc<Heard>>,
+    heard: BTreeMap<SocketAddr, Arc<LastHeard>>,
     /// Places for sessions that ask a stack to take them over.
     gates: BTreeMap<SocketAddr, Arc<Semaphore>>,
     distances: BTreeMap<RegionId, Distance>,
@@ -107,7 +107,7 @@ pub struct Summary {
     pub ejected: Vec<RegionId>,
 }
 
-impl Seen {
+impl FleetView {
     pub fn new(policy: Policy) -> Self {
         Self {
             policy,
@@ -206,7 +206,7 @@ impl Seen {
     }
 
     /// When a stack was last heard, shared by its sessions.
-    pub fn heard(&self, stack: SocketAddr) -> Arc<Heard> {
+    pub fn heard(&self, stack: SocketAddr) -> Arc<LastHeard> {
         self.lock().heard.entry(stack).or_default().clone()
     }
 

@@ -10,7 +10,7 @@ use crate::{EdgeSeen, Memory};
 
 /// The signs of life of edges since this replica began to listen.
 #[derive(Debug, Clone)]
-pub struct Heard {
+pub struct SignsOfLife {
     began: Moment,
     edges: BTreeMap<EdgeId, EdgeSeen>,
     /// Since when each edge is in the topology; none before the first look.
@@ -19,7 +19,7 @@ pub struct Heard {
     pub reach: Reach,
 }
 
-impl Heard {
+impl SignsOfLife {
     /// No sign of life yet. An edge that never gives one is silent since `began`, or since the topology has it.
     pub fn since(began: Moment) -> Self {
         Self {
@@ -98,7 +98,7 @@ mod tests {
         let topology = three_primaries().topology;
         let edge = EdgeId::new("edge-iad").unwrap();
         let (gap, at) = (Duration::from_secs(30), |seconds: u64| Moment(seconds * 1_000));
-        let mut heard = Heard::since(at(100));
+        let mut heard = SignsOfLife::since(at(100));
         let silent = heard.all(&topology, at(200))[&edge];
         assert_eq!((silent.heard_at, silent.heard_since), (at(100), at(100)));
         heard.hear(&edge, gap, at(200));
@@ -116,7 +116,7 @@ mod tests {
     fn an_edge_that_came_later_is_silent_since_then() {
         let mut topology = three_primaries().topology;
         let at = |seconds: u64| Moment(seconds * 1_000);
-        let mut heard = Heard::since(at(100));
+        let mut heard = SignsOfLife::since(at(100));
         heard.all(&topology, at(110));
         let late = topology.edges[&EdgeId::new("edge-iad").unwrap()].clone();
         let id = EdgeId::new("edge-late").unwrap();
@@ -142,7 +142,7 @@ mod tests {
         let topology = three_primaries().topology;
         let edge = EdgeId::new("edge-iad").unwrap();
         let at = |seconds: u64| Moment(seconds * 1_000);
-        let mut heard = Heard::since(at(4_000));
+        let mut heard = SignsOfLife::since(at(4_000));
         heard.hear(&edge, Duration::from_secs(30), at(4_100));
         assert_eq!(heard.all(&topology, at(500))[&edge].heard_at, at(500));
         assert_eq!(heard.all(&topology, at(560))[&edge].heard_at, at(500));

@@ -1,4 +1,4 @@
-//! An ear as it travels between regions, and how it is made again from the audio that the edge sends a second time.
+//! An audio input as it travels between regions, and how it is made again from the audio that the edge sends a second time.
 
 use std::time::Duration;
 
@@ -8,13 +8,13 @@ use speech::{
     endpoint::{Endpointer, FRAME_SAMPLES},
 };
 
-use super::{Ear, Intake, Place, WIRE_RATE};
+use super::{AudioInput, InputOffset, Intake, WIRE_RATE};
 use crate::realtime::settings::TurnDetection;
 
-impl Ear {
+impl AudioInput {
     /// All but the audio.
-    pub(in crate::realtime) fn carry(&self) -> CarriedEar {
-        CarriedEar {
+    pub(in crate::realtime) fn carry(&self) -> CarriedAudioInput {
+        CarriedAudioInput {
             begin: self.begin,
             listened: self.listened,
             end: self.end(),
@@ -28,9 +28,9 @@ impl Ear {
     }
 }
 
-/// An ear as it travels between regions; its audio is sent again by the edge.
+/// An audio input as it travels between regions; its audio is sent again by the edge.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(in crate::realtime) struct CarriedEar {
+pub(in crate::realtime) struct CarriedAudioInput {
     begin: usize,
     listened: usize,
     end: usize,
@@ -46,7 +46,7 @@ struct CarriedDetector {
     started: Option<usize>,
 }
 
-impl CarriedEar {
+impl CarriedAudioInput {
     /// Whether all of it lies before this sample, and in order.
     pub(in crate::realtime) fn is_before(&self, most: usize) -> bool {
         let is_detected = |detector: &CarriedDetector| detector.origin < most && detector.started < Some(most);
@@ -62,16 +62,20 @@ impl CarriedEar {
         }
     }
 
-    /// The ear without its audio, for a turn that cannot be rebuilt.
-    pub(in crate::realtime) fn emptied(&self, turn_detection: Option<&TurnDetection>, utterance_max: Duration) -> Ear {
-        let mut ear = Ear::new(turn_detection, utterance_max);
-        ear.begin = self.end;
-        ear.room = self.room.clone().map(Box::new);
-        if let (Some(detector), Some(carried)) = (&mut ear.detector, &self.detector) {
+    /// The audio input without its audio, for a turn that cannot be rebuilt.
+    pub(in crate::realtime) fn emptied(
+        &self,
+        turn_detection: Option<&TurnDetection>,
+        utterance_max: Duration,
+    ) -> AudioInput {
+        let mut audio_input = AudioInput::new(turn_detection, utterance_max);
+        audio_input.begin = self.end;
+        audio_input.room = self.room.clone().map(Box::new);
+        if let (Some(detector), Some(carried)) = (&mut audio_input.detector, &self.detector) {
             detector.endpointer = carried.endpointer.clone();
         }
-        ear.forget();
-        ear
+        audio_input.forget();
+        audio_input
     }
 }
 
@@ -83,7 +87,7 @@ const CHUNK_SAMPLES: usize = FRAME_SAMPLES;
 /// The most by which audio heard again may differ in length: 20 ms, which no word depends on.
 const REBUILT_OFF_MAX: usize = 2 * CHUNK_SAMPLES;
 
-impl Place {
+impl InputOffset {
     /// The first sample that comes out right when the resampler is started here: its filter looks back less than a chunk.
     pub(in crate::realtime) fn exact_from(self) -> usize {
         match self.bytes.div_ceil(CHUNK_BYTES) {
@@ -104,7 +108,7 @@ pub(in crate::realtime) struct Rebuild {
 
 impl Rebuild {
     /// `place` is where the first byte lay.
-    pub(in crate::realtime) fn at(place: Place) -> Self {
+    pub(in crate::realtime) fn at(place: InputOffset) -> Self {
         let chunks = place.bytes.div_ceil(CHUNK_BYTES);
         let mut intake = Intake::new();
         intake.place = place;
@@ -129,7 +133,7 @@ impl Rebuild {
         let rest = self.intake.finish();
         self.buffer.extend(rest);
         // As many samples as came out there, also if the resampler was never started here.
-        let Place { origin, bytes } = self.intake.place;
+        let InputOffset { origin, bytes } = self.intake.place;
         let end = origin + (bytes / 2 * SAMPLE_RATE as usize).div_ceil(WIRE_RATE as usize);
         self.begin = self.begin.min(end);
         self.buffer.resize(end - self.begin, 0.0);
@@ -143,14 +147,14 @@ impl Rebuild {
         Some(self.buffer.get(from..from.checked_add(samples)?)?.to_vec())
     }
 
-    /// The ear as it was; `None` if the audio is not the one that it had heard.
-    pub(in crate::realtime) fn into_ear(
+    /// The audio input as it was; `None` if the audio is not the one that it had heard.
+    pub(in crate::realtime) fn into_audio_input(
         mut self,
-        carried: CarriedEar,
+        carried: CarriedAudioInput,
         turn_detection: Option<&TurnDetection>,
         utterance_max: Duration,
-    ) -> Option<Ear> {
-        let CarriedEar {
+    ) -> Option<AudioInput> {
+        let CarriedAudioInput {
             begin,
             listened,
             end,
@@ -163,10 +167,15 @@ impl Rebuild {
         }
         self.buffer.resize(end.checked_sub(self.begin)?, 0.0);
         self.buffer.drain(..begin.checked_sub(self.begin)?);
-        let mut ear = Ear::new(turn_detection, utterance_max);
-        (ear.intake, ear.buffer, ear.begin, ear.listened) = (self.intake, self.buffer, begin, listened);
-        ear.room = room.map(Box::new);
-        match (&mut ear.detector, detector) {
+        let mut audio_input = AudioInput::new(turn_detection, utterance_max);
+        (
+            audio_input.intake,
+            audio_input.buffer,
+            audio_input.begin,
+            audio_input.listened,
+        ) = (self.intake, self.buffer, begin, listened);
+        audio_input.room = room.map(Box::new);
+        match (&mut audio_input.detector, detector) {
             (None, None) => {}
             (Some(detector), Some(carried)) => {
                 detector.endpointer = carried.endpointer;
@@ -181,6 +190,6 @@ impl Rebuild {
             }
             _ => return None,
         }
-        Some(ear)
+        Some(audio_input)
     }
 }

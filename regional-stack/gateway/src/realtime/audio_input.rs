@@ -12,7 +12,7 @@ use speech::{
     resample::Stream,
 };
 
-pub(super) use self::carried::{CarriedEar, Rebuild};
+pub(super) use self::carried::{CarriedAudioInput, Rebuild};
 use super::settings::TurnDetection;
 
 /// Samples per second of audio in the protocol's `audio/pcm`.
@@ -25,7 +25,7 @@ const CUT_SEARCH_SAMPLES: usize = 5 * SAMPLE_RATE as usize;
 /// Both sides of a cut have this much of the other: if the cut lies in a word after all, most of that word is whole on one side.
 const CUT_OVERLAP_SAMPLES: usize = SAMPLE_RATE as usize / 10;
 
-/// An event of the ear. Times count from the first audio of the session.
+/// An event of the audio input. Times count from the first audio of the session.
 #[derive(Debug, PartialEq)]
 pub(super) enum Noticed {
     Started {
@@ -48,7 +48,7 @@ pub(super) struct Utterance {
 }
 
 /// The input audio buffer of a session.
-pub(super) struct Ear {
+pub(super) struct AudioInput {
     intake: Intake,
     buffer: Vec<f32>,
     /// Where `buffer` begins.
@@ -68,12 +68,12 @@ struct Intake {
     resampler: Option<Stream>,
     /// The first half of a sample whose second half is in the next piece.
     odd_byte: Option<u8>,
-    place: Place,
+    place: InputOffset,
 }
 
-/// A place in the bytes that came in. The resampler starts afresh whenever the buffer is committed or cleared.
+/// An offset in the bytes that came in. The resampler starts afresh whenever the buffer is committed or cleared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Place {
+pub(super) struct InputOffset {
     /// The sample at which the resampler began.
     pub(super) origin: usize,
     /// Bytes it was given since then.
@@ -85,7 +85,7 @@ impl Intake {
         Self {
             resampler: None,
             odd_byte: None,
-            place: Place { origin: 0, bytes: 0 },
+            place: InputOffset { origin: 0, bytes: 0 },
         }
     }
 
@@ -126,7 +126,7 @@ impl Intake {
     }
 
     fn begin_at(&mut self, origin: usize) {
-        self.place = Place { origin, bytes: 0 };
+        self.place = InputOffset { origin, bytes: 0 };
     }
 }
 
@@ -151,9 +151,9 @@ impl Detector {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct BufferFull;
 
-impl Ear {
+impl AudioInput {
     pub(super) fn new(turn_detection: Option<&TurnDetection>, utterance_max: Duration) -> Self {
-        let mut ear = Self {
+        let mut audio_input = Self {
             intake: Intake::new(),
             buffer: Vec::new(),
             begin: 0,
@@ -162,8 +162,8 @@ impl Ear {
             room: None,
             utterance_max: (utterance_max.as_secs_f64() * f64::from(SAMPLE_RATE)) as usize,
         };
-        ear.detect(turn_detection);
-        ear
+        audio_input.detect(turn_detection);
+        audio_input
     }
 
     /// Changes how turns are detected, from here on.
@@ -269,7 +269,7 @@ impl Ear {
                 });
             }
         }
-        // In silence the ear keeps only the audio with which the next utterance may begin.
+        // In silence the audio input keeps only the audio with which the next utterance may begin.
         let earliest = usize::try_from(detector.endpointer.earliest_ms()).unwrap_or(0) * SAMPLES_PER_MS;
         let keep_from = detector
             .started
@@ -317,7 +317,7 @@ impl Ear {
     }
 
     /// Where the next byte will lie.
-    pub(super) fn place(&self) -> Place {
+    pub(super) fn offset(&self) -> InputOffset {
         self.intake.place
     }
 

@@ -43,7 +43,7 @@ pub(crate) enum Forwarded {
 }
 
 /// The parts of a connection that its requests use, one after the other.
-pub(crate) struct Line<'a> {
+pub(crate) struct DeviceConnection<'a> {
     pub(crate) device: &'a mut dyn Io,
     pub(crate) timer: &'a mut Deadline,
     pub(crate) pool: &'a ConnectionPool,
@@ -51,7 +51,7 @@ pub(crate) struct Line<'a> {
     pub(crate) owes_body: bool,
 }
 
-impl Line<'_> {
+impl DeviceConnection<'_> {
     /// Ends the connection so that the last answer arrives.
     async fn goodbye(&mut self, chooser: &Chooser) {
         let (timeouts, limits) = (&chooser.edge.config.timeouts, &chooser.edge.config.limits);
@@ -63,8 +63,8 @@ impl Line<'_> {
 }
 
 /// A device whose body is read bit by bit.
-pub(crate) struct OnLine<'a> {
-    line: Line<'a>,
+pub(crate) struct StreamingDevice<'a> {
+    conn: DeviceConnection<'a>,
     /// Bytes behind the head that were not taken yet: of the body, and behind it of the next requests.
     unread: BytesMut,
     /// The rest of the body.
@@ -75,13 +75,13 @@ pub(crate) struct OnLine<'a> {
     pub(crate) after: Forwarded,
 }
 
-impl<'a> OnLine<'a> {
+impl<'a> StreamingDevice<'a> {
     /// The device of a request with this head. Takes its body out of `ctx`.
-    pub(crate) fn new(line: Line<'a>, head: Head, ctx: &mut Ctx, is_head: bool) -> Self {
+    pub(crate) fn new(conn: DeviceConnection<'a>, head: Head, ctx: &mut Ctx, is_head: bool) -> Self {
         let Head { bytes: mut unread, len } = head;
         unread.advance(len);
         Self {
-            line,
+            conn,
             unread,
             body: std::mem::replace(&mut ctx.body, Body::Length(0)),
             is_head,
@@ -91,7 +91,7 @@ impl<'a> OnLine<'a> {
     }
 }
 
-impl Requester for OnLine<'_> {
+impl Requester for StreamingDevice<'_> {
     type Gone = Failure;
 
     fn is_body_done(&mut self) -> bool {
@@ -99,7 +99,7 @@ impl Requester for OnLine<'_> {
     }
 
     async fn go_on(&mut self) -> Result<(), Failure> {
-        let device = &mut *self.line.device;
+        let device = &mut *self.conn.device;
         let written = async {
             device.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await?;
             device.flush().await
@@ -120,7 +120,7 @@ impl Requester for OnLine<'_> {
                 return Ok(None);
             }
             self.unread.reserve(READ_BYTES);
-            match self.line.device.read_buf(&mut self.unread).await {
+            match self.conn.device.read_buf(&mut self.unread).await {
                 Ok(1..) => {}
                 Ok(0) | Err(_) => return Err(Unread::Gone(Failure::device_gone())),
             }
@@ -128,14 +128,14 @@ impl Requester for OnLine<'_> {
     }
 
     async fn leaves(&mut self) -> Failure {
-        poll_fn(|cx| poll_device(&mut *self.line.device, &mut self.unread, 0, cx)).await
+        poll_fn(|cx| poll_device(&mut *self.conn.device, &mut self.unread, 0, cx)).await
     }
 
     async fn refuse(&mut self, chooser: &Chooser, ctx: &mut Ctx, answer: &Answer) -> Result<(), Failure> {
         chooser.done(ctx, answer.status.as_u16(), None);
         let was_too_slow = answer.status == http::StatusCode::REQUEST_TIMEOUT;
-        self.line.owes_body = !self.body.is_done() && !was_too_slow;
-        say_failed(chooser, &mut self.line, ctx, self.is_head, answer).await;
+        self.conn.owes_body = !self.body.is_done() && !was_too_slow;
+        say_failed(chooser, &mut self.conn, ctx, self.is_head, answer).await;
         Ok(())
     }
 
@@ -147,10 +147,10 @@ impl Requester for OnLine<'_> {
         client: Option<IpAddr>,
     ) -> Result<(), Failure> {
         // The unread rest of a body would pass for the next request.
-        self.line.owes_body = !self.body.is_done();
-        let is_last = self.is_last || self.line.owes_body;
+        self.conn.owes_body = !self.body.is_done();
+        let is_last = self.is_last || self.conn.owes_body;
         let sent = (std::mem::take(&mut self.unread), 0);
-        self.after = give(chooser, &mut self.line, ctx, (is_last, client), answering, sent).await;
+        self.after = give(chooser, &mut self.conn, ctx, (is_last, client), answering, sent).await;
         Ok(())
     }
 }
@@ -160,7 +160,7 @@ impl Requester for OnLine<'_> {
 /// `sent` is what the device sent, with the end of its request there.
 pub(crate) async fn give(
     chooser: &Chooser,
-    line: &mut Line<'_>,
+    conn: &mut DeviceConnection<'_>,
     ctx: &mut Ctx,
     (is_last, client): (bool, Option<IpAddr>),
     answering: Answering,
@@ -200,7 +200,7 @@ pub(crate) async fn give(
                 && read.len() == taken
                 && let Some(decision) = &ctx.decision
             {
-                line.pool.put(decision.stack, region);
+                conn.pool.put(decision.stack, region);
             }
             chooser.done(ctx, response.status, None);
         }
@@ -211,10 +211,10 @@ pub(crate) async fn give(
         };
         let began = Instant::now();
         let writing = async {
-            line.device.write_all(part).await?;
-            line.device.flush().await
+            conn.device.write_all(part).await?;
+            conn.device.flush().await
         };
-        match line.timer.until(began + pace.remaining(), writing).await {
+        match conn.timer.until(began + pace.remaining(), writing).await {
             Some(Ok(())) => {}
             Some(Err(_)) => break Some(Failure::device_gone()),
             None => break Some(Failure::device_slow()),
@@ -226,7 +226,7 @@ pub(crate) async fn give(
         let Some(from) = &mut region else { break None };
         let limit = chooser.edge.config.timeouts.answer.0;
         let by = Instant::now() + limit;
-        match read_watching(line, &mut sent, end, from, &mut read, by, READ_BYTES).await {
+        match read_watching(conn, &mut sent, end, from, &mut read, by, READ_BYTES).await {
             Ok(Some(0)) if matches!(response.body, Body::UntilClose) => {
                 ctx.in_flight = None;
                 chooser.done(ctx, response.status, None);
@@ -251,7 +251,7 @@ pub(crate) async fn give(
         return Forwarded::Over;
     }
     if closes {
-        line.goodbye(chooser).await;
+        conn.goodbye(chooser).await;
         return Forwarded::Over;
     }
     let has_grown = sent.len() > head::READ_BYTES;
@@ -289,7 +289,7 @@ fn sign(chooser: &Chooser, response: &mut Response, decision: &Decision, stamp: 
 /// Ends a connection whose request failed.
 pub(crate) async fn failed(
     chooser: &Chooser,
-    line: &mut Line<'_>,
+    conn: &mut DeviceConnection<'_>,
     ctx: &mut Ctx,
     is_head: bool,
     (answer, why): (Option<Answer>, &str),
@@ -297,34 +297,34 @@ pub(crate) async fn failed(
     let status = answer.as_ref().map_or(0, |answer| answer.status.as_u16());
     chooser.done(ctx, status, Some(why));
     if let Some(answer) = answer {
-        say_failed(chooser, line, ctx, is_head, &answer).await;
+        say_failed(chooser, conn, ctx, is_head, &answer).await;
     }
     Forwarded::Over
 }
 
-async fn say_failed(chooser: &Chooser, line: &mut Line<'_>, ctx: &Ctx, is_head: bool, answer: &Answer) {
+async fn say_failed(chooser: &Chooser, conn: &mut DeviceConnection<'_>, ctx: &Ctx, is_head: bool, answer: &Answer) {
     // RFC 9110 §9.3.2.
     let cors = &chooser.edge.config.cors;
     let bytes = match is_head {
         true => answer.head(&ctx.stamp, cors),
         false => answer.bytes(&ctx.stamp, cors),
     };
-    let patience = chooser.edge.config.timeouts.close.0;
-    let by = Instant::now() + patience;
-    if let Some(Ok(())) = line.timer.until(by, line.device.write_all(&bytes)).await {
-        line.goodbye(chooser).await;
+    let limit = chooser.edge.config.timeouts.close.0;
+    let by = Instant::now() + limit;
+    if let Some(Ok(())) = conn.timer.until(by, conn.device.write_all(&bytes)).await {
+        conn.goodbye(chooser).await;
     }
 }
 
 /// Waits before a region is asked, while the device is watched.
 pub(crate) async fn pause_watching(
-    line: &mut Line<'_>,
+    conn: &mut DeviceConnection<'_>,
     sent: &mut BytesMut,
     end: usize,
     pause: Duration,
 ) -> Result<(), Failure> {
     let by = Instant::now() + pause;
-    let Line { device, timer, .. } = line;
+    let DeviceConnection { device, timer, .. } = conn;
     poll_fn(|cx| match poll_device(&mut **device, sent, end, cx) {
         Poll::Ready(gone) => Poll::Ready(Err(gone)),
         Poll::Pending => timer.poll(by, cx).map(Ok),
@@ -334,7 +334,7 @@ pub(crate) async fn pause_watching(
 
 /// Reads from a region and watches the device: a device that leaves cancels its request. `None` when nothing came in time.
 pub(crate) async fn read_watching(
-    line: &mut Line<'_>,
+    conn: &mut DeviceConnection<'_>,
     sent: &mut BytesMut,
     end: usize,
     region: &mut TcpStream,
@@ -344,7 +344,7 @@ pub(crate) async fn read_watching(
 ) -> Result<Option<usize>, Failure> {
     read.reserve(room);
     let mut reading = pin!(region.read_buf(read));
-    let Line { device, timer, .. } = line;
+    let DeviceConnection { device, timer, .. } = conn;
     poll_fn(|cx| {
         if let Poll::Ready(count) = reading.as_mut().poll(cx) {
             return Poll::Ready(count.map(Some).map_err(|error| Failure::io(At::Sent, &error)));
