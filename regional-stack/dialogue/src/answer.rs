@@ -123,7 +123,7 @@ fn acknowledges_ring(words: &[&str]) -> bool {
 fn more_time(words: &[&str]) -> Option<u32> {
     let says_more = words.iter().any(|word| matches!(*word, "more" | "another"));
     says_more
-        .then(|| MORE.answer(words, |slots| slots.duration_s))
+        .then(|| MORE.answer(words, |slots| slots.duration_s()))
         .flatten()
 }
 
@@ -164,21 +164,17 @@ fn answer(topic: &Topic, state: &DialogueState, words: &[&str], now: Moment) -> 
         return None;
     }
     match topic {
-        Topic::TimerLength { name } => {
-            let set = |duration_s| Command::TimerSet {
-                duration_s: Some(duration_s),
-                name: name.clone(),
-            };
-            // A bare number means minutes.
-            let number = strip(words, &["for", "make it"]);
-            match numbers::read_number(number) {
-                Some(minutes @ 1..=600) => Some(set(minutes * 60)),
-                _ => LENGTHS.answer(words, |slots| slots.duration_s.map(set)),
-            }
-        }
+        Topic::TimerLength { name } => timer_length(words).map(|duration_s| Command::TimerSet {
+            duration_s: Some(duration_s),
+            name: name.clone(),
+        }),
+        Topic::TimerChange { which } => timer_length(words).map(|duration_s| Command::TimerChange {
+            which: which.clone(),
+            duration_s: Some(duration_s),
+        }),
         Topic::AlarmTime { day, part } => TIMES.answer(words, |slots| {
             let (day, part) = (slots.day.or(*day), slots.part.or(*part));
-            match (slots.clocks.last(), slots.duration_s) {
+            match (slots.clocks.last(), slots.duration_s()) {
                 (Some(time), _) => {
                     let (time, day) = time.on(day, part);
                     Some(Command::AlarmSet {
@@ -204,27 +200,20 @@ fn answer(topic: &Topic, state: &DialogueState, words: &[&str], now: Moment) -> 
             })
         }),
         Topic::WhichTimer { add_s } => {
-            let which = if is_all(&said) {
-                TimerChoice::All
-            } else if let Some(number) = nth(words, state.timers.len()) {
-                TimerChoice::Nth(number)
-            } else {
-                TIMERS.answer(words, |slots| match (&slots.name, slots.duration_s) {
-                    // A name that no timer has is no answer: "turn left".
-                    (Some(name), _) => {
-                        let names = state.timers.iter().filter_map(|timer| timer.name.as_ref());
-                        let meant = names.clone().find(|known| edit_distance(known, name) <= 1)?;
-                        Some(TimerChoice::Named(meant.clone()))
-                    }
-                    (None, Some(seconds)) => Some(TimerChoice::Lasting(seconds)),
-                    (None, None) => None,
-                })?
-            };
+            let which = timers(state, words)?;
             Some(match add_s {
                 Some(add_s) => Command::TimerAdd { which, add_s: *add_s },
                 None => Command::TimerCancel { which },
             })
         }
+        Topic::WhichToShorten { take_s } => Some(Command::TimerSubtract {
+            which: timers(state, words)?,
+            take_s: *take_s,
+        }),
+        Topic::WhichToChange { duration_s } => Some(Command::TimerChange {
+            which: one_timer(state, words)?,
+            duration_s: *duration_s,
+        }),
         Topic::WhichAlarm => {
             let which = if is_all(&said) {
                 AlarmChoice::All
@@ -268,6 +257,39 @@ fn answer(topic: &Topic, state: &DialogueState, words: &[&str], now: Moment) -> 
         }
         Topic::Unknown => None,
     }
+}
+
+/// The duration, in seconds, that `words` answer. A bare number means minutes.
+fn timer_length(words: &[&str]) -> Option<u32> {
+    match numbers::read_number(strip(words, &["for", "to", "make it"])) {
+        Some(minutes @ 1..=600) => Some(minutes * 60),
+        _ => LENGTHS.answer(words, Captured::duration_s),
+    }
+}
+
+/// The timers that `words` choose from those that the question listed.
+fn timers(state: &DialogueState, words: &[&str]) -> Option<TimerChoice> {
+    if is_all(&words.join(" ")) {
+        Some(TimerChoice::All)
+    } else {
+        one_timer(state, words)
+    }
+}
+
+fn one_timer(state: &DialogueState, words: &[&str]) -> Option<TimerChoice> {
+    if let Some(number) = nth(words, state.timers.len()) {
+        return Some(TimerChoice::Nth(number));
+    }
+    TIMERS.answer(words, |slots| match (&slots.name, slots.duration_s()) {
+        // A name that no timer has is no answer: "turn left".
+        (Some(name), _) => {
+            let names = state.timers.iter().filter_map(|timer| timer.name.as_ref());
+            let meant = names.clone().find(|known| edit_distance(known, name) <= 1)?;
+            Some(TimerChoice::Named(meant.clone()))
+        }
+        (None, Some(seconds)) => Some(TimerChoice::Lasting(seconds)),
+        (None, None) => None,
+    })
 }
 
 /// The alarm that `words` choose from those that the question listed.
@@ -338,7 +360,7 @@ fn stands_for_slots(_: &Captured) -> Command {
 static LENGTHS: Answers = Answers(LazyLock::new(|| {
     Grammar::new(&[(
         stands_for_slots,
-        &["[for|make it|set it for|make it for|about] <duration>"],
+        &["[for|to|make it|set it for|set it to|make it for|about] <duration>"],
     )])
 }));
 
@@ -403,6 +425,7 @@ impl Answers {
 /// The question that asks for the part of a command in doubt; `None` if no question is safe.
 pub(crate) fn topic_of_doubt(of: &Command, doubt: Doubt) -> Option<Topic> {
     match (of, doubt) {
+        (Command::TimerChange { which, .. }, Doubt::Number) => Some(Topic::TimerChange { which: which.clone() }),
         (Command::TimerSet { name, .. }, Doubt::Number) => Some(Topic::TimerLength { name: name.clone() }),
         // The day may have been misunderstood too, so the question asks for day and time.
         (Command::AlarmSet { .. } | Command::AlarmIn { .. }, Doubt::Number) => {

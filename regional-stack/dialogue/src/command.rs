@@ -47,6 +47,20 @@ pub enum Command {
         /// The extension in seconds.
         add_s: u32,
     },
+    /// "change the timer to five minutes"
+    TimerChange {
+        /// The timer to start anew.
+        which: TimerChoice,
+        /// Its new duration in seconds; `None` asks for it.
+        duration_s: Option<u32>,
+    },
+    /// "take two minutes off the timer"
+    TimerSubtract {
+        /// The timers to shorten.
+        which: TimerChoice,
+        /// The seconds to take off.
+        take_s: u32,
+    },
     /// "wake me at seven thirty"
     AlarmSet {
         /// Time of day; `None` asks for it.
@@ -160,9 +174,11 @@ pub enum Doubt {
 }
 
 /// The timers that a request is about.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum TimerChoice {
     /// "the timer"
+    #[default]
     Any,
     /// "all timers"
     All,
@@ -219,6 +235,8 @@ impl Command {
             Self::TimerCancel { .. } => "timer.cancel",
             Self::TimerQuery { .. } => "timer.query",
             Self::TimerAdd { .. } => "timer.add",
+            Self::TimerChange { .. } => "timer.change",
+            Self::TimerSubtract { .. } => "timer.subtract",
             Self::AlarmSet { .. } | Self::AlarmIn { .. } => "alarm.set",
             Self::AlarmQuery => "alarm.query",
             Self::AlarmCancel { .. } => "alarm.cancel",
@@ -252,8 +270,12 @@ impl Command {
                 keep("duration_s", duration_s.map(|seconds| seconds.to_string()));
                 keep("name", name.clone());
             }
-            Self::TimerAdd { which, add_s } => {
-                keep("duration_s", Some(add_s.to_string()));
+            Self::TimerAdd { which, add_s: seconds } | Self::TimerSubtract { which, take_s: seconds } => {
+                keep("duration_s", Some(seconds.to_string()));
+                keep("timer", which.slot());
+            }
+            Self::TimerChange { which, duration_s } => {
+                keep("duration_s", duration_s.map(|seconds| seconds.to_string()));
                 keep("timer", which.slot());
             }
             Self::TimerCancel { which } | Self::TimerQuery { which } => keep("timer", which.slot()),
@@ -305,10 +327,11 @@ impl Command {
     /// Whether carrying the command out changes anything. A command that still asks for a slot changes nothing yet.
     pub fn changes_state(&self) -> bool {
         match self {
-            Self::TimerSet { duration_s, .. } => duration_s.is_some(),
+            Self::TimerSet { duration_s, .. } | Self::TimerChange { duration_s, .. } => duration_s.is_some(),
             Self::AlarmSet { time, .. } | Self::AlarmMove { time, .. } => time.is_some(),
             Self::TimerCancel { .. }
             | Self::TimerAdd { .. }
+            | Self::TimerSubtract { .. }
             | Self::AlarmIn { .. }
             | Self::AlarmCancel { .. }
             | Self::Snooze { .. }
@@ -337,7 +360,7 @@ impl Command {
         self.changes_state()
             || matches!(
                 self,
-                Self::TimerSet { .. } | Self::AlarmSet { .. } | Self::AlarmMove { .. }
+                Self::TimerSet { .. } | Self::TimerChange { .. } | Self::AlarmSet { .. } | Self::AlarmMove { .. }
             )
     }
 
@@ -362,6 +385,17 @@ impl Command {
             Self::TimerQuery { .. } => "how much time is left".to_owned(),
             Self::TimerAdd { which, add_s } => {
                 format!("add {} to {}", speak_duration(u64::from(*add_s)), which.phrase())
+            }
+            Self::TimerChange {
+                which,
+                duration_s: None,
+            } => format!("change {}", which.phrase()),
+            Self::TimerChange {
+                which,
+                duration_s: Some(seconds),
+            } => format!("change {} to {}", which.phrase(), speak_duration(u64::from(*seconds))),
+            Self::TimerSubtract { which, take_s } => {
+                format!("take {} off {}", speak_duration(u64::from(*take_s)), which.phrase())
             }
             Self::AlarmSet { time: None, day, .. } => format!("set an alarm{}", on(day)),
             Self::AlarmSet {

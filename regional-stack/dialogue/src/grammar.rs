@@ -175,7 +175,7 @@ const GRAMMAR: Templates = &[
         ],
     ),
     (
-        |slots| match slots.duration_s {
+        |slots| match slots.duration_s() {
             Some(add_s) => Command::TimerAdd {
                 which: slots.name.clone().map_or(TimerChoice::Any, TimerChoice::Named),
                 add_s,
@@ -186,6 +186,42 @@ const GRAMMAR: Templates = &[
             "!add <duration> to (the|my) [<name>] !timer",
             "(!extend|!lengthen) (the|my) [<name>] !timer by <duration>",
             "!give (the|my) [<name>] !timer <duration>",
+            "!make (the|my) [<name>] !timer <duration> !longer",
+        ],
+    ),
+    (
+        change_timer,
+        &[
+            "(!change|!move|!reset|!adjust|!update) (the|my) [<name>|<duration>] !timer to <duration>",
+            "(!change|!move|!reset|!adjust|!update) (the|my) !timer (!for|!from) <duration> to <duration>",
+            "!make (the|my) [<name>|<duration>] !timer <duration> [long|instead]",
+        ],
+    ),
+    (
+        |slots| Command::TimerChange {
+            which: which_timer(slots),
+            duration_s: None,
+        },
+        &[
+            "(!change|!reset|!adjust|!update) (the|my) [<name>|<duration>] !timer",
+            "(!change|!reset|!adjust|!update) (the|my) !timer !for <duration>",
+            // "change the timer to five": half of a duration.
+            "(!change|!reset|!adjust|!update) (the|my) [<name>] !timer !to",
+        ],
+    ),
+    (
+        |slots| match slots.duration_s() {
+            Some(take_s) => Command::TimerSubtract {
+                which: slots.name.clone().map_or(TimerChoice::Any, TimerChoice::Named),
+                take_s,
+            },
+            None => Command::Unknown,
+        },
+        &[
+            "(!take|!cut) <duration> (!off|!off of|!from|!away from) (the|my) [<name>] !timer",
+            "(!subtract|!remove|!deduct) <duration> (!off|!from) (the|my) [<name>] !timer",
+            "(!shorten|!reduce|!decrease|!cut) (the|my) [<name>] !timer by <duration>",
+            "!make (the|my) [<name>] !timer <duration> !shorter",
         ],
     ),
     (
@@ -205,7 +241,7 @@ const GRAMMAR: Templates = &[
         ],
     ),
     (
-        |slots| match slots.duration_s {
+        |slots| match slots.duration_s() {
             Some(duration_s) => Command::AlarmIn { duration_s },
             None => Command::Unknown,
         },
@@ -302,7 +338,7 @@ const GRAMMAR: Templates = &[
     ),
     (
         |slots| Command::Snooze {
-            duration_s: slots.duration_s,
+            duration_s: slots.duration_s(),
         },
         &[
             "!snooze [it|the alarm|my alarm|the timer]",
@@ -454,14 +490,14 @@ const GRAMMAR: Templates = &[
 
 fn set_timer(slots: &Captured) -> Command {
     Command::TimerSet {
-        duration_s: slots.duration_s,
+        duration_s: slots.duration_s(),
         name: slots.name.clone(),
     }
 }
 
 /// A bare duration sets a timer, except "one moment" and the like, which people say to each other.
 fn bare_timer(slots: &Captured) -> Command {
-    match slots.duration_s {
+    match slots.duration_s() {
         Some(1 | 60) => Command::Unknown,
         _ => set_timer(slots),
     }
@@ -476,10 +512,24 @@ fn bare_named_timer(slots: &Captured) -> Command {
 }
 
 pub(crate) fn which_timer(slots: &Captured) -> TimerChoice {
-    match (&slots.name, slots.duration_s) {
+    match (&slots.name, slots.duration_s()) {
         (Some(name), _) => TimerChoice::Named(name.clone()),
         (None, Some(seconds)) => TimerChoice::Lasting(seconds),
         (None, None) => TimerChoice::Any,
+    }
+}
+
+/// "change the ten minute timer to five minutes": of two durations the first says which timer is meant.
+fn change_timer(slots: &Captured) -> Command {
+    let which = match (&slots.name, slots.durations.as_slice()) {
+        (Some(name), [_]) => TimerChoice::Named(name.clone()),
+        (None, [_]) => TimerChoice::Any,
+        (None, [before, _]) => TimerChoice::Lasting(*before),
+        _ => return Command::Unknown,
+    };
+    Command::TimerChange {
+        which,
+        duration_s: slots.duration_s(),
     }
 }
 

@@ -121,7 +121,11 @@ fn meaning(request: &Request, origin: Origin) -> (Command, f32) {
 fn may_have_lost_a_word(request: &Request, command: &Command, fit: &Fit) -> bool {
     let is_for_later = matches!(
         command,
-        Command::AlarmSet { .. } | Command::AlarmMove { .. } | Command::AlarmIn { .. } | Command::TimerSet { .. }
+        Command::AlarmSet { .. }
+            | Command::AlarmMove { .. }
+            | Command::AlarmIn { .. }
+            | Command::TimerSet { .. }
+            | Command::TimerChange { .. }
     );
     let begins = request.words.first().map(String::as_str);
     fit.has_unexplained_filler || request.ends_with_now && is_for_later || matches!(begins, Some("on" | "off" | "of"))

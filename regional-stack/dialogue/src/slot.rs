@@ -88,7 +88,8 @@ pub(crate) struct Captured {
     pub(crate) city: Option<City>,
     pub(crate) elsewhere: Option<String>,
     pub(crate) rooms: Rooms,
-    pub(crate) duration_s: Option<u32>,
+    /// Durations in seconds, in the order in which they were said.
+    pub(crate) durations: Vec<u32>,
     /// Times of day, in the order in which they were said.
     pub(crate) clocks: Vec<ClockTime>,
     pub(crate) percent: Option<u8>,
@@ -98,12 +99,17 @@ pub(crate) struct Captured {
 }
 
 impl Captured {
+    /// The only duration, or the last one.
+    pub(crate) fn duration_s(&self) -> Option<u32> {
+        self.durations.last().copied()
+    }
+
     pub(crate) fn keep(&mut self, value: &Value) {
         match value {
             Value::City(city) => self.city = Some(*city),
             Value::Elsewhere(place) => self.elsewhere = Some(place.clone()),
             Value::Rooms(rooms) => self.rooms = *rooms,
-            Value::DurationS(seconds) => self.duration_s = Some(*seconds),
+            Value::DurationS(seconds) => self.durations.push(*seconds),
             Value::Clock(time) => self.clocks.push(*time),
             Value::Percent(percent) => self.percent = Some(*percent),
             Value::Day(day, part) => (self.day, self.part) = (Some(*day), *part),

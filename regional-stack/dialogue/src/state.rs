@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use topology::Moment;
 
 use crate::{
-    command::{self, AlarmChoice, City, ClockTime, Day, DayPart, Room},
+    command::{self, AlarmChoice, City, ClockTime, Day, DayPart, Room, TimerChoice},
     reply::Reply,
 };
 
@@ -217,6 +217,18 @@ pub(crate) enum Topic {
         #[serde(default)]
         add_s: Option<u32>,
     },
+    /// The new duration of a timer.
+    TimerChange {
+        #[serde(default)]
+        which: TimerChoice,
+    },
+    /// The timer to change, and its new duration if it was said.
+    WhichToChange {
+        #[serde(default)]
+        duration_s: Option<u32>,
+    },
+    /// The timer to shorten by so many seconds.
+    WhichToShorten { take_s: u32 },
     /// The alarm to cancel.
     WhichAlarm,
     /// Confirmation of a command, in the assistant's own words.
@@ -442,6 +454,7 @@ impl DialogueState {
         }
         (!said.is_empty()).then(|| Reply {
             text: said.join(" and "),
+            acted: false,
         })
     }
 

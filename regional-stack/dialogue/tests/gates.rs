@@ -1,5 +1,5 @@
 //! Requests that must never be carried out and commands that must always be understood, as lists that are easy to
-//! extend: `testdata/traps.tsv` and `testdata/commands.tsv`. Prints its scores: `cargo test -p dialogue --test gates --
+//! extend: `testdata/traps.tsv`, `testdata/commands.tsv` and `testdata/changes.tsv`. Prints its scores: `cargo test -p dialogue --test gates --
 //! --nocapture`.
 
 use std::time::Instant;
@@ -76,7 +76,8 @@ fn nothing_acts_on_what_was_not_said() {
 
 #[test]
 fn commands_mean_what_they_say() {
-    let commands = rows(include_str!("../testdata/commands.tsv"));
+    let mut commands = rows(include_str!("../testdata/commands.tsv"));
+    commands.extend(rows(include_str!("../testdata/changes.tsv")));
     let wrong: Vec<String> = commands
         .iter()
         .filter_map(|row| {

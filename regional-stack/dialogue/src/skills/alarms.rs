@@ -6,6 +6,7 @@ use jiff::{SignedDuration, ToSpan, Zoned, civil::Date};
 use topology::Moment;
 
 use super::{
+    Effect,
     questions::ask,
     spoken::{day_of, list, rings_in_words, speak_clock_and_half},
 };
@@ -15,18 +16,15 @@ use crate::{
     state::{self, Alarm, DialogueState, Topic, WAIT_MAX},
 };
 
-pub(super) fn set_alarm(state: &mut DialogueState, time: ClockTime, day: Option<Day>, now: Moment) -> String {
-    let local = state.local(now);
-    match alarm_at(&local, time, day) {
-        Ok(rings) => add_alarm(state, &rings, day, now),
-        Err(why) => why,
-    }
+pub(super) fn set_alarm(state: &mut DialogueState, time: ClockTime, day: Option<Day>, now: Moment) -> Effect {
+    let rings = alarm_at(&state.local(now), time, day)?;
+    add_alarm(state, &rings, day, now)
 }
 
-pub(super) fn set_alarm_in(state: &mut DialogueState, duration_s: u32, now: Moment) -> String {
+pub(super) fn set_alarm_in(state: &mut DialogueState, duration_s: u32, now: Moment) -> Effect {
     let wait = Duration::from_secs(u64::from(duration_s));
     if wait > WAIT_MAX {
-        return ask(state, Topic::AlarmTime { day: None, part: None }, now);
+        return Err(ask(state, Topic::AlarmTime { day: None, part: None }, now));
     }
     let rings = state.local(now + wait);
     add_alarm(state, &rings, None, now)
@@ -53,24 +51,24 @@ pub(super) fn tell_alarms(state: &DialogueState, now: Moment) -> String {
     }
 }
 
-pub(super) fn cancel_alarms(state: &mut DialogueState, which: AlarmChoice, now: Moment) -> String {
+pub(super) fn cancel_alarms(state: &mut DialogueState, which: AlarmChoice, now: Moment) -> Effect {
     let mut cancelled = chosen_alarms(state, which, now);
     if which != AlarmChoice::All && cancelled.len() > 1 {
         let ringing = |at: &usize| state.alarms[*at].ringing.is_some();
         if cancelled.iter().any(ringing) {
             cancelled.retain(ringing);
         } else {
-            return ask(state, Topic::WhichAlarm, now);
+            return Err(ask(state, Topic::WhichAlarm, now));
         }
     }
     for at in cancelled.iter().rev() {
         state.alarms.remove(*at);
     }
     match (cancelled.len(), which) {
-        (0, AlarmChoice::One { .. }) => which.phrase().replacen("the alarm", "there is no alarm", 1),
-        (0, _) => "there is no alarm".to_owned(),
-        (1, _) => "alarm cancelled".to_owned(),
-        _ => "all alarms cancelled".to_owned(),
+        (0, AlarmChoice::One { .. }) => Err(which.phrase().replacen("the alarm", "there is no alarm", 1)),
+        (0, _) => Err("there is no alarm".to_owned()),
+        (1, _) => Ok("alarm cancelled".to_owned()),
+        _ => Ok("all alarms cancelled".to_owned()),
     }
 }
 
@@ -107,28 +105,26 @@ pub(super) fn move_alarm(
     time: Option<ClockTime>,
     day: Option<Day>,
     now: Moment,
-) -> String {
+) -> Effect {
     let meant = chosen_alarms(state, which, now);
     match (meant.as_slice(), time) {
-        ([], _) => "there is no such alarm".to_owned(),
-        ([_], None) => ask(state, Topic::AlarmMove { which }, now),
-        ([one], Some(time)) => match moved_to(&state.local(now), &state.alarms[*one], time, day) {
-            Ok(rings) => {
-                state.alarms.remove(*one);
-                add_alarm(state, &rings, day, now)
-            }
-            Err(why) => why,
-        },
-        _ => ask(state, Topic::WhichToMove { time, day }, now),
+        ([], _) => Err("there is no such alarm".to_owned()),
+        ([_], None) => Err(ask(state, Topic::AlarmMove { which }, now)),
+        ([one], Some(time)) => {
+            let rings = moved_to(&state.local(now), &state.alarms[*one], time, day)?;
+            state.alarms.remove(*one);
+            add_alarm(state, &rings, day, now)
+        }
+        _ => Err(ask(state, Topic::WhichToMove { time, day }, now)),
     }
 }
 
-fn add_alarm(state: &mut DialogueState, rings: &Zoned, day: Option<Day>, now: Moment) -> String {
+fn add_alarm(state: &mut DialogueState, rings: &Zoned, day: Option<Day>, now: Moment) -> Effect {
     let rings_at = moment(rings);
     let known = |alarm: &Alarm| alarm.rings_at == rings_at && alarm.ringing.is_none();
     if !state.alarms.iter().any(known) {
         if !state.drop_missed(now) {
-            return "there are too many alarms, please cancel them first".to_owned();
+            return Err("there are too many alarms, please cancel them first".to_owned());
         }
         state.alarms.push(Alarm {
             rings_at,
@@ -146,7 +142,7 @@ fn add_alarm(state: &mut DialogueState, rings: &Zoned, day: Option<Day>, now: Mo
         }
         None => day_of(&state.local(now), rings),
     };
-    format!("alarm set for {}{day}", speak_clock_and_half(rings))
+    Ok(format!("alarm set for {}{day}", speak_clock_and_half(rings)))
 }
 
 /// Indices of the alarms that are meant.

@@ -2,7 +2,7 @@
 
 use topology::Moment;
 
-use super::spoken::{call_alarms, list};
+use super::spoken::{call_alarms, call_timers, list};
 use crate::{
     answer,
     command::{Command, Doubt},
@@ -12,13 +12,13 @@ use crate::{
 /// Asks a question and remembers it for the next utterance.
 pub(super) fn ask(state: &mut DialogueState, topic: Topic, now: Moment) -> String {
     let question = match &topic {
-        Topic::TimerLength { .. } => "how long should the timer run".to_owned(),
+        Topic::TimerLength { .. } | Topic::TimerChange { .. } => "how long should the timer run".to_owned(),
         Topic::AlarmTime { .. } => "what time should i set the alarm for".to_owned(),
         Topic::AlarmMove { .. } => "what time should i move the alarm to".to_owned(),
-        Topic::WhichTimer { .. } => {
-            let called = state.timers.iter().map(|timer| format!("the {}", timer.spoken_name()));
-            format!("which one, {}, or all of them", list(called.collect(), "or"))
+        Topic::WhichTimer { .. } | Topic::WhichToShorten { .. } => {
+            format!("which one, {}, or all of them", list(call_timers(state), "or"))
         }
+        Topic::WhichToChange { .. } => format!("which one, {}", list(call_timers(state), "or")),
         Topic::WhichAlarm => format!("which one, {}, or all of them", list(call_alarms(state, now), "or")),
         Topic::WhichToMove { .. } => format!("which one, {}", list(call_alarms(state, now), "or")),
         Topic::Confirm { command } => format!("did you say {command}"),

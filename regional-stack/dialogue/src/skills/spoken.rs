@@ -51,6 +51,12 @@ pub(super) fn rings_in_words(state: &DialogueState, alarm: &Alarm) -> String {
     }
 }
 
+/// The device's timers, told apart by name or length.
+pub(super) fn call_timers(state: &DialogueState) -> Vec<String> {
+    let called = state.timers.iter().map(|timer| format!("the {}", timer.spoken_name()));
+    called.collect()
+}
+
 /// The device's alarms, told apart by time and day.
 pub(super) fn call_alarms(state: &DialogueState, now: Moment) -> Vec<String> {
     let local = state.local(now);

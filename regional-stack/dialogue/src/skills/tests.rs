@@ -224,6 +224,117 @@ fn timers_have_names_and_can_be_told_apart() {
 }
 
 #[test]
+fn a_timer_is_changed_and_shortened() {
+    let mut device = Device::new();
+    device.talks(&[
+        ("change the timer to five minutes", "there is no timer"),
+        ("take two minutes off the timer", "there is no timer"),
+        ("make the tea timer ten minutes", "there is no tea timer"),
+        ("set a timer for ten minutes", "timer set for ten minutes"),
+        ("don't change the timer", "okay, i changed nothing"),
+        ("don't take two minutes off the timer", "okay, i changed nothing"),
+        ("take two minutes off the timer", "timer shortened, eight minutes left"),
+        ("change the timer to five minutes", "timer changed, five minutes left"),
+        (
+            "take five minutes off the timer",
+            "there are only five minutes left on the timer for five minutes, so i changed nothing",
+        ),
+        (
+            "take an hour off the timer",
+            "there are only five minutes left on the timer for five minutes, so i changed nothing",
+        ),
+        ("how much time is left", "five minutes left"),
+        ("change the timer", "how long should the timer run"),
+        ("twenty", "timer changed, twenty minutes left"),
+        ("change the timer to five pizzas", "how long should the timer run"),
+        ("to six minutes", "timer changed, six minutes left"),
+        ("change the timer to five", "how long should the timer run"),
+        ("no", "okay"),
+        (
+            "change the timer to twenty five hours",
+            "a timer can run for one day at most, how long should the timer run",
+        ),
+        ("never mind", "okay"),
+        ("how much time is left", "six minutes left"),
+    ]);
+    assert_eq!(device.state.timers.len(), 1);
+    device.now = NOW + Duration::from_secs(360);
+    assert!(device.state.ring(device.now).is_some());
+    device.talks(&[
+        ("take one minute off the timer", "the timer for six minutes is done"),
+        ("change the timer to two minutes", "timer changed, two minutes left"),
+    ]);
+    assert_eq!(device.state.next_ring(), Some(device.now + Duration::from_secs(120)));
+}
+
+#[test]
+fn of_several_timers_the_assistant_asks_which_one_to_change() {
+    let mut device = Device::new();
+    device.talks(&[
+        ("set a tea timer for four minutes", "tea timer set for four minutes"),
+        ("set a timer for one hour", "timer set for one hour"),
+        ("set a timer for one hour", "timer set for one hour"),
+        (
+            "change the timer to five minutes",
+            "which one, the tea timer, the timer for one hour or the timer for one hour",
+        ),
+        ("the tea timer", "timer changed, five minutes left"),
+        ("make the tea timer ten minutes", "timer changed, ten minutes left"),
+        ("make the tea timer two minutes shorter", "timer shortened, eight minutes left"),
+        ("make the tea timer two minutes longer", "timer extended, ten minutes left"),
+        (
+            "change the one hour timer to thirty minutes",
+            "which one, the tea timer, the timer for one hour or the timer for one hour",
+        ),
+        ("the last one", "timer changed, thirty minutes left"),
+        (
+            "take two minutes off the timer",
+            "which one, the tea timer, the timer for one hour or the timer for thirty minutes, or all of them",
+        ),
+        ("all of them", "timers shortened by two minutes"),
+        (
+            "take twenty minutes off the timer",
+            "which one, the tea timer, the timer for fifty eight minutes or the timer for twenty eight minutes, or all of \
+             them",
+        ),
+        ("both", "there are only eight minutes left on the tea timer, so i changed nothing"),
+        ("change the timer", "which one, the tea timer, the timer for fifty eight minutes or the timer for twenty eight minutes"),
+        ("the second one", "how long should the timer run"),
+        ("an hour", "timer changed, one hour left"),
+        (
+            "what timers do i have",
+            "eight minutes left on the tea timer, one hour left on the timer for one hour and twenty eight minutes left on \
+             the timer for twenty eight minutes",
+        ),
+    ]);
+}
+
+#[test]
+fn a_reply_says_whether_anything_was_done() {
+    for (request, acted) in [
+        ("set a timer for ten minutes", true),
+        ("turn on the kitchen light", true),
+        ("set a timer for twenty five hours", false),
+        ("set a timer", false),
+        ("change the timer to ten minutes", false),
+        ("cancel the timer", false),
+        ("cancel all alarms", false),
+        ("move the alarm to eight", false),
+        ("wake me today at nine a m", false),
+        ("snooze", false),
+        ("stop", false),
+        ("don't turn on the kitchen light", false),
+        ("turn the kitchen lights of the on", false),
+        ("what time is it", false),
+        ("sing me a song", false),
+    ] {
+        let mut state = DialogueState::new(City::London);
+        let heard = understand(&state, request, None, NOW);
+        assert_eq!(act(&mut state, &heard, NOW).acted, acted, "{request}");
+    }
+}
+
+#[test]
 fn the_time_is_that_of_the_devices_own_zone() {
     let mut device = Device::new();
     device.state.zone = Some(Zone::parse("America/New_York").unwrap());

@@ -1,10 +1,10 @@
-//! Timers: set, cancel, tell, extend.
+//! Timers: set, cancel, tell, extend, change, shorten.
 
 use std::time::Duration;
 
 use topology::Moment;
 
-use super::{questions::ask, spoken::list};
+use super::{Effect, questions::ask, spoken::list};
 use crate::{
     command::{self, TimerChoice},
     edit_distance::edit_distance,
@@ -12,15 +12,15 @@ use crate::{
     state::{DialogueState, Timer, Topic, WAIT_MAX},
 };
 
-pub(super) fn set_timer(state: &mut DialogueState, duration_s: u32, name: Option<&str>, now: Moment) -> String {
+pub(super) fn set_timer(state: &mut DialogueState, duration_s: u32, name: Option<&str>, now: Moment) -> Effect {
     let duration = Duration::from_secs(u64::from(duration_s));
     if duration > WAIT_MAX {
         let name = name.map(str::to_owned);
         let question = ask(state, Topic::TimerLength { name }, now);
-        return format!("a timer can run for one day at most, {question}");
+        return Err(format!("a timer can run for one day at most, {question}"));
     }
     if !state.drop_missed(now) {
-        return "there are too many timers, please cancel them first".to_owned();
+        return Err("there are too many timers, please cancel them first".to_owned());
     }
     state.timers.push(Timer {
         ends_at: now + duration,
@@ -29,10 +29,13 @@ pub(super) fn set_timer(state: &mut DialogueState, duration_s: u32, name: Option
         ringing: None,
     });
     let timer = name.map_or_else(|| "timer".to_owned(), |name| format!("{name} timer"));
-    format!("{timer} set for {}", command::speak_duration(duration.as_secs()))
+    Ok(format!(
+        "{timer} set for {}",
+        command::speak_duration(duration.as_secs())
+    ))
 }
 
-pub(super) fn cancel_timers(state: &mut DialogueState, which: &TimerChoice, now: Moment) -> String {
+pub(super) fn cancel_timers(state: &mut DialogueState, which: &TimerChoice, now: Moment) -> Effect {
     let mut cancelled = chosen(&state.timers, which);
     if *which == TimerChoice::Any && cancelled.len() > 1 {
         // While a timer rings, "cancel the timer" means that one.
@@ -40,14 +43,14 @@ pub(super) fn cancel_timers(state: &mut DialogueState, which: &TimerChoice, now:
         if cancelled.iter().any(ringing) {
             cancelled.retain(ringing);
         } else {
-            return ask(state, Topic::WhichTimer { add_s: None }, now);
+            return Err(ask(state, Topic::WhichTimer { add_s: None }, now));
         }
     }
     for at in cancelled.iter().rev() {
         state.timers.remove(*at);
     }
-    match (cancelled.len(), which) {
-        (0, which) => no_timer(which),
+    Ok(match (cancelled.len(), which) {
+        (0, which) => return Err(no_timer(which)),
         (1, TimerChoice::Named(name)) => format!("{name} timer cancelled"),
         (1, _) => "timer cancelled".to_owned(),
         (_, TimerChoice::All) => "all timers cancelled".to_owned(),
@@ -55,18 +58,14 @@ pub(super) fn cancel_timers(state: &mut DialogueState, which: &TimerChoice, now:
             "{} timers cancelled",
             numbers::spell(u32::try_from(number).unwrap_or(0))
         ),
-    }
+    })
 }
 
 pub(super) fn tell_timers(state: &DialogueState, which: &TimerChoice, now: Moment) -> String {
     let timers = chosen(&state.timers, which);
-    let tell = |timer: &Timer| {
-        // Rounded up, so that a running timer never has zero left.
-        let left = timer.ends_at.since(now).as_millis().div_ceil(1000);
-        match left {
-            0 => "done".to_owned(),
-            left => format!("{} left", command::speak_duration(u64::try_from(left).unwrap_or(0))),
-        }
+    let tell = |timer: &Timer| match seconds_left(timer, now) {
+        0 => "done".to_owned(),
+        left => format!("{} left", command::speak_duration(left)),
     };
     match timers.as_slice() {
         [] => no_timer(which),
@@ -87,15 +86,15 @@ pub(super) fn tell_timers(state: &DialogueState, which: &TimerChoice, now: Momen
     }
 }
 
-pub(super) fn extend_timers(state: &mut DialogueState, which: &TimerChoice, add_s: u32, now: Moment) -> String {
+pub(super) fn extend_timers(state: &mut DialogueState, which: &TimerChoice, add_s: u32, now: Moment) -> Effect {
     let extended = chosen(&state.timers, which);
     if *which == TimerChoice::Any && extended.len() > 1 {
-        return ask(state, Topic::WhichTimer { add_s: Some(add_s) }, now);
+        return Err(ask(state, Topic::WhichTimer { add_s: Some(add_s) }, now));
     }
     let add = Duration::from_secs(u64::from(add_s));
     let ends = |timer: &Timer| timer.ends_at.max(now) + add;
     if extended.iter().any(|at| ends(&state.timers[*at]).since(now) > WAIT_MAX) {
-        return "a timer can run for one day at most".to_owned();
+        return Err("a timer can run for one day at most".to_owned());
     }
     for at in &extended {
         let timer = &mut state.timers[*at];
@@ -104,14 +103,86 @@ pub(super) fn extend_timers(state: &mut DialogueState, which: &TimerChoice, add_
         timer.ringing = None;
     }
     match extended.as_slice() {
-        [] => no_timer(which),
+        [] => Err(no_timer(which)),
         [one] => {
-            let left = state.timers[*one].ends_at.since(now).as_millis().div_ceil(1000);
-            let left = command::speak_duration(u64::try_from(left).unwrap_or(0));
-            format!("timer extended, {left} left")
+            let left = command::speak_duration(seconds_left(&state.timers[*one], now));
+            Ok(format!("timer extended, {left} left"))
         }
-        _ => format!("timers extended by {}", command::speak_duration(u64::from(add_s))),
+        _ => Ok(format!(
+            "timers extended by {}",
+            command::speak_duration(u64::from(add_s))
+        )),
     }
+}
+
+/// Starts a timer anew with another duration; it rings so long from now.
+pub(super) fn change_timer(
+    state: &mut DialogueState,
+    which: &TimerChoice,
+    duration_s: Option<u32>,
+    now: Moment,
+) -> Effect {
+    let changed = chosen(&state.timers, which);
+    let at = match (changed.as_slice(), duration_s) {
+        ([], _) => return Err(no_timer(which)),
+        ([at], Some(_)) => *at,
+        ([_], None) => return Err(ask(state, Topic::TimerChange { which: which.clone() }, now)),
+        _ => return Err(ask(state, Topic::WhichToChange { duration_s }, now)),
+    };
+    let duration_s = duration_s.unwrap_or_default();
+    let duration = Duration::from_secs(u64::from(duration_s));
+    if duration > WAIT_MAX {
+        let question = ask(state, Topic::TimerChange { which: which.clone() }, now);
+        return Err(format!("a timer can run for one day at most, {question}"));
+    }
+    let timer = &mut state.timers[at];
+    (timer.ends_at, timer.duration_s, timer.ringing) = (now + duration, duration_s, None);
+    Ok(format!(
+        "timer changed, {} left",
+        command::speak_duration(duration.as_secs())
+    ))
+}
+
+/// Takes time off timers; nothing changes if one of them has no more left than that. A timer that rang at once would be
+/// taken for one that ran out.
+pub(super) fn shorten_timers(state: &mut DialogueState, which: &TimerChoice, take_s: u32, now: Moment) -> Effect {
+    let shortened = chosen(&state.timers, which);
+    if *which == TimerChoice::Any && shortened.len() > 1 {
+        return Err(ask(state, Topic::WhichToShorten { take_s }, now));
+    }
+    let take = Duration::from_secs(u64::from(take_s));
+    let too_short = shortened.iter().map(|at| &state.timers[*at]);
+    if let Some(timer) = too_short.into_iter().find(|timer| timer.ends_at.since(now) <= take) {
+        let called = timer.spoken_name();
+        return Err(match seconds_left(timer, now) {
+            0 => format!("the {called} is done"),
+            left => format!(
+                "there are only {} left on the {called}, so i changed nothing",
+                command::speak_duration(left)
+            ),
+        });
+    }
+    for at in &shortened {
+        let timer = &mut state.timers[*at];
+        timer.ends_at = now + (timer.ends_at.since(now) - take);
+        timer.duration_s = timer.duration_s.saturating_sub(take_s).max(1);
+    }
+    match shortened.as_slice() {
+        [] => Err(no_timer(which)),
+        [one] => {
+            let left = command::speak_duration(seconds_left(&state.timers[*one], now));
+            Ok(format!("timer shortened, {left} left"))
+        }
+        _ => Ok(format!(
+            "timers shortened by {}",
+            command::speak_duration(u64::from(take_s))
+        )),
+    }
+}
+
+/// Rounded up, so that a running timer never has zero left.
+fn seconds_left(timer: &Timer, now: Moment) -> u64 {
+    u64::try_from(timer.ends_at.since(now).as_millis().div_ceil(1000)).unwrap_or(0)
 }
 
 /// Indices of the timers that are meant.
