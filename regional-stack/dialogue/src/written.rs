@@ -180,6 +180,9 @@ fn token(written: &str, words: &mut Vec<String>) {
         .replace('¾', "3/4");
     if folded.bytes().all(|byte| byte.is_ascii_alphabetic() || byte == b'\'') {
         let word = folded.trim_matches('\'');
+        if word == "donot" {
+            return words.extend(["do", "not"].map(str::to_owned));
+        }
         words.extend((!word.is_empty()).then(|| word.to_owned()));
         return;
     }
@@ -367,6 +370,7 @@ mod tests {
             ("-5 minutes", "minus five minutes"),
             ("ten-minute timer", "ten minute timer"),
             ("don’t ‘stop’", "don't stop"),
+            ("Donot stop", "do not stop"),
             (
                 ".5 hours, and .5 hours.",
                 "zero point five hours and zero point five hours",

@@ -78,6 +78,7 @@ impl Session {
         let reply = dialogue::act(dialogue, &heard, now);
         let skill = start.elapsed() - nlu;
         turn.intent = heard.command.intent().into();
+        turn.acted = reply.acted && !is_again;
         let slots = heard.command.slots().into_iter();
         turn.slots = slots.map(|(name, value)| (name.into(), value)).collect();
         turn.skill = Some(skill);

@@ -82,6 +82,9 @@ pub(super) struct Turn {
     pub(super) at: Instant,
     pub(super) transcript: String,
     pub(super) intent: Cow<'static, str>,
+    /// Whether the intent was carried out.
+    #[serde(default)]
+    pub(super) acted: bool,
     pub(super) slots: BTreeMap<Cow<'static, str>, String>,
     pub(super) reply: String,
     pub(super) asr: Option<Duration>,

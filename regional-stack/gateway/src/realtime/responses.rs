@@ -203,6 +203,7 @@ impl Responses {
                 at,
                 transcript: String::new(),
                 intent: "unknown".into(),
+                acted: false,
                 slots: BTreeMap::new(),
                 reply: String::new(),
                 asr: None,

@@ -94,6 +94,7 @@ impl Response {
             number,
             transcript,
             intent,
+            acted,
             slots,
             reply,
             asr,
@@ -108,7 +109,7 @@ impl Response {
         json!({
             "type": "meridian.turn",
             "turn": number, "response_id": self.id, "status": status, "region": region,
-            "transcript": transcript, "intent": intent, "slots": slots, "reply": reply,
+            "transcript": transcript, "intent": intent, "action": acted.then_some(intent), "slots": slots, "reply": reply,
             "timings_ms": {
                 "asr": ms(asr), "nlu": ms(nlu), "skill": ms(skill), "tts": ms(tts), "first_audio": ms(first_audio),
             },

@@ -233,6 +233,23 @@ fn a_response_without_a_question_introduces_the_assistant_and_a_second_one_waits
 }
 
 #[test]
+fn the_event_of_a_turn_says_what_was_done() {
+    let mut session = session();
+    for (said, intent, action) in [
+        ("set a timer for ten minutes", "timer.set", json!("timer.set")),
+        ("set a timer for twenty five hours", "timer.set", Value::Null),
+        ("no", "stop", Value::Null),
+        ("cancel the pasta timer", "timer.cancel", Value::Null),
+        ("cancel the timer", "timer.cancel", json!("timer.cancel")),
+        ("what time is it", "time.query", Value::Null),
+    ] {
+        let events = say(&mut session, said, NOW);
+        let turn = find(&events, "meridian.turn");
+        assert_eq!((&turn["intent"], &turn["action"]), (&json!(intent), &action), "{said}");
+    }
+}
+
+#[test]
 fn what_was_hardly_heard_is_neither_done_nor_answered() {
     for (asr_confidence, intent, status) in [(Some(0.55), "rejected", None), (Some(0.9), "lights.off", Some(0))] {
         let mut session = session();
