@@ -34,6 +34,9 @@ pub const LOAD_HEADER: &str = "meridian-load";
 /// Close code that an edge sends to a stack after the session moved to another stack. The stack then forgets the
 /// session. No device sends this number by chance.
 pub const MOVED: u16 = 4743;
+/// Path to which an edge posts the last checkpoint of a session whose device left, at another stack of the session's region.
+/// No edge passes it on for a device.
+pub const COPY_PATH: &str = "/meridian/session-copies";
 /// Header by which an edge marks the second copy of a hedged request. A stack serves it behind live sessions. Its value
 /// is `1`.
 pub const COPY_HEADER: &str = "meridian-copy";

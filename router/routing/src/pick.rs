@@ -367,7 +367,7 @@ fn uniform(draw: u64) -> f64 {
 
 /// A hash that is equal on all builds, machines and versions, because all edges must agree on the place of a session.
 /// The zero byte keeps ("ab", "c") and ("a", "bc") apart.
-fn hash(session_key: &str, salt: &str) -> u64 {
+pub(crate) fn hash(session_key: &str, salt: &str) -> u64 {
     let mut hasher = Sha256::new();
     hasher.update(session_key.as_bytes());
     hasher.update([0]);

@@ -12,7 +12,11 @@ use hmac::{Hmac, Mac as _};
 use sha2::Sha256;
 use topology::{Moment, RegionId};
 
-use crate::affinity::{Key, SKEW_MAX};
+use crate::{
+    affinity::{Key, SKEW_MAX},
+    pick::hash,
+    table::Table,
+};
 
 /// The beginning of every session name, as in the OpenAI API.
 pub const PREFIX: &str = "sess_";
@@ -119,6 +123,21 @@ impl Key {
     }
 }
 
+/// The stack that keeps a copy of a session: another one of its region. All edges choose the same one while they see the same
+/// stacks, so that a later copy takes the place of an earlier one. `is_out`: whether this edge takes a stack for lost.
+pub fn keeper_of_copy(
+    table: &Table,
+    session: &str,
+    region: &RegionId,
+    at: SocketAddr,
+    is_out: impl Fn(SocketAddr) -> bool,
+) -> Option<SocketAddr> {
+    let others = table.stacks_of(region).iter().map(|stack| stack.address);
+    others
+        .filter(|stack| *stack != at && !is_out(*stack))
+        .max_by_key(|stack| hash(session, &stack.to_string()))
+}
+
 /// Prefixed, so that no session token can pass as an affinity token, which the same key signs.
 fn code(key: &Hmac<Sha256>, claim: &str) -> Hmac<Sha256> {
     key.clone().chain_update(b"session\0").chain_update(claim.as_bytes())
@@ -133,6 +152,7 @@ fn hashed(key: &Hmac<Sha256>, stack: SocketAddr) -> String {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use topology::EdgeId;
 
     const MONTH: Duration = Duration::from_secs(30 * 86_400);
     const NOW: Moment = Moment(1_795_257_300_000);
@@ -161,6 +181,34 @@ mod tests {
         let late = NOW + MONTH + Duration::from_millis(1);
         assert_eq!(verify(late).unwrap_err(), TokenError::OutOfDate);
         assert_eq!(verify(Moment(0)).unwrap_err(), TokenError::OutOfDate, "from the future");
+    }
+
+    #[test]
+    fn all_edges_give_the_copy_of_a_session_to_the_same_other_stack_of_its_region() {
+        let mut snapshot = topology::fixtures::three_primaries();
+        let region = RegionId::new("eu-west").unwrap();
+        let known = snapshot.topology.regions.get_mut(&region).unwrap();
+        known.stacks = (1..5).map(|port| stack(port).into()).collect();
+        let [here, there] = ["edge-1", "edge-2"].map(|edge| Table::compile(&snapshot, &EdgeId::new(edge).unwrap()));
+        let keeper = |table: &Table, n: u8, lost: u16| {
+            let session = name([n; 16]);
+            keeper_of_copy(table, &session, &region, stack(1), |at| at == stack(lost))
+        };
+        let mut keepers = std::collections::BTreeSet::new();
+        for n in 0..50 {
+            let chosen = keeper(&here, n, 0).unwrap();
+            assert_eq!(keeper(&there, n, 0), Some(chosen));
+            assert_ne!(chosen, stack(1), "the session is there");
+            assert_ne!(keeper(&here, n, 3), Some(stack(3)));
+            keepers.insert(chosen);
+        }
+        assert_eq!(keepers.len(), 3);
+        let known = snapshot.topology.regions.get_mut(&region).unwrap();
+        known.stacks.truncate(1);
+        assert_eq!(
+            keeper(&Table::compile(&snapshot, &EdgeId::new("edge-1").unwrap()), 0, 0),
+            None
+        );
     }
 
     #[test]

@@ -32,6 +32,7 @@ pub(crate) fn router(stack: Arc<Stack>) -> Router {
         .route("/v1/realtime", get(realtime::upgrade))
         .route("/api/v1/voice/transcribe", post(transcriptions::plain))
         .route("/api/v1/voice/synthesize", post(speech::plain))
+        .route(wire::COPY_PATH, post(realtime::copies::keep))
         .route("/health", get(health::health))
         .with_state(Arc::clone(&stack))
         // `/health` of the administrative pages knows nothing of components, so only the other two are taken over.

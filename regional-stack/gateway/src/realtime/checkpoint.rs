@@ -31,6 +31,7 @@ use super::{
 use crate::{
     config::CheckpointVersion,
     form::{self, FormError, Packing, previous},
+    ids::name_of,
     seal::{CheckpointKey, SEAL_BYTES},
     stack::Stack,
     store::{Memory, revision_after},
@@ -298,9 +299,15 @@ impl Session {
 impl Session {
     /// The memory that a new connection takes from a session's last checkpoint, without the turn in progress.
     pub(super) fn remembered_in(stack: &Stack, state: &[u8]) -> Result<Memory, FormError> {
+        Self::copied_in(stack, state).map(|(_, memory)| memory)
+    }
+
+    /// The same, and the session's name.
+    pub(super) fn copied_in(stack: &Stack, state: &[u8]) -> Result<(String, Memory), FormError> {
         let carried = Carried::read(state)?;
+        let name = name_of(&carried.id).to_owned();
         let dialogue = carried.memory.or(carried.dialogue);
-        Ok(Memory {
+        let memory = Memory {
             dialogue: dialogue.map_or_else(|| stack.new_dialogue(), |memory| memory.at(stack.config.home_city)),
             session: Snapshot {
                 settings: carried.settings,
@@ -309,7 +316,8 @@ impl Session {
             .remember(),
             revision: carried.revision,
             may_go_on_elsewhere: false,
-        })
+        };
+        Ok((name, memory))
     }
 }
 

@@ -178,7 +178,7 @@ fn is_unexplained(ended: &Result<ClosedReason, Closing>) -> bool {
 }
 
 /// Saves the memory of a session.
-async fn save(stack: &Stack, name: &str, memory: Memory) {
+pub(super) async fn save(stack: &Stack, name: &str, memory: Memory) {
     match timeout(STORE_LIMIT, stack.store.save(name, memory, daemon::clock::now())).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::warn!(session = logged(name), "session not saved: {error:#}"),
@@ -187,7 +187,7 @@ async fn save(stack: &Stack, name: &str, memory: Memory) {
 }
 
 /// Drops the memory of a session that goes on in another stack, because it grows stale here.
-async fn forget(stack: &Stack, name: &str, revision: Moment) {
+pub(super) async fn forget(stack: &Stack, name: &str, revision: Moment) {
     if !matches!(
         timeout(STORE_LIMIT, stack.store.forget(name, revision)).await,
         Ok(Ok(()))

@@ -12,6 +12,7 @@ mod client;
 mod closing;
 mod connection;
 mod conversation;
+pub(crate) mod copies;
 mod events;
 mod fields;
 mod fuzzing;

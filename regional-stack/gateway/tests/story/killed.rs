@@ -137,6 +137,97 @@ async fn what_a_connected_device_was_promised_outlives_kill_9() {
     assert!(back.say("how much time is left").await.contains("minutes"));
 }
 
+/// The stack does not come back, and the edge that the device left has nothing to do with the one through which it returns.
+#[tokio::test]
+async fn what_a_device_that_is_away_was_promised_outlives_its_stack_through_another_edge() {
+    let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let mut stacks = Vec::new();
+    for folder in &folders {
+        stacks.push(Process::start(folder.path(), "eu-west", "london").await);
+    }
+    let known: Vec<(&str, SocketAddr)> = stacks.iter().map(|stack| ("eu-west", stack.http)).collect();
+    let world = World::new(2, &known);
+    let (here, there) = (world.edges[0].1, world.edges[1].1);
+    let mut device = Device::call(here, "").await;
+    device.reads().await;
+    device.say("set an alarm for seven a m").await;
+    let alarms = device.say("what alarms do i have").await;
+    let id = device.id().to_owned();
+    let serves_first = serves(stacks[0].http).await;
+    drop(device);
+    let sibling = stacks.remove(usize::from(serves_first));
+    let stack = stacks.remove(0);
+    sibling.until_on_disk(1).await;
+    stack.kill().await;
+
+    let mut back = Device::call(there, &format!("&resume={id}")).await;
+    assert_eq!(back.session["output_modalities"], json!(["text"]));
+    assert_eq!(back.say("what alarms do i have").await, alarms);
+    assert_eq!(back.say("cancel the alarm").await, "alarm cancelled");
+    let id = back.id().to_owned();
+    drop(back);
+    sibling.until_on_disk(0).await;
+    let mut back = Device::call(here, &format!("&resume={id}")).await;
+    assert_eq!(back.say("what alarms do i have").await, "there is no alarm");
+}
+
+/// The copy of a session that holds nothing any more is dropped, or it would ring what was cancelled.
+#[tokio::test]
+async fn a_copy_goes_with_the_last_alarm() {
+    let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let mut stacks = Vec::new();
+    for folder in &folders {
+        stacks.push(Process::start(folder.path(), "eu-west", "london").await);
+    }
+    let known: Vec<(&str, SocketAddr)> = stacks.iter().map(|stack| ("eu-west", stack.http)).collect();
+    let world = World::new(2, &known);
+    let mut device = Device::call(world.edges[0].1, "").await;
+    device.reads().await;
+    device.say("set an alarm for seven a m").await;
+    let id = device.id().to_owned();
+    let serves_first = serves(stacks[0].http).await;
+    drop(device);
+    for stack in &stacks {
+        stack.until_on_disk(1).await;
+    }
+    let mut back = Device::call(world.edges[1].1, &format!("&resume={id}")).await;
+    assert_eq!(serves(stacks[0].http).await, serves_first, "it is back where it was");
+    assert_eq!(back.say("cancel the alarm").await, "alarm cancelled");
+    drop(back);
+    for stack in &stacks {
+        stack.until_on_disk(0).await;
+    }
+}
+
+#[tokio::test]
+async fn only_a_checkpoint_that_a_stack_sealed_is_kept() {
+    let region = Region::start_in(
+        "eu-west",
+        &format!("checkpoint_key = \"{CHECKPOINT_KEY}\""),
+        engines(),
+        |_| {},
+    )
+    .await;
+    for (state, status) in [
+        (Vec::new(), 400),
+        (vec![7; 500], 400),
+        (vec![7; wire::STATE_BYTES_MAX + 1], 413),
+    ] {
+        let sent = reqwest::Client::new()
+            .post(region.url(wire::COPY_PATH))
+            .body(state)
+            .send();
+        assert_eq!(sent.await.unwrap().status(), status);
+    }
+}
+
+/// Whether the stack serves a session.
+async fn serves(stack: SocketAddr) -> bool {
+    let metrics = reqwest::get(format!("http://{stack}/metrics")).await.unwrap();
+    let metrics = metrics.text().await.unwrap();
+    metrics.lines().any(|line| line == "meridian_stack_sessions 1")
+}
+
 /// How a stack loses a session that goes on in another one.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Lost {

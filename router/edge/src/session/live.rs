@@ -32,6 +32,7 @@ use crate::{
     request_id::RequestId,
     session::ask::{Asked, ask, not_taken},
     session::continuity::MovableState,
+    session::copies::{Left, copy},
     session::end::{End, Outcome},
     session::frames::frame_for_device,
     session::registry::{Busy, Registered},
@@ -271,7 +272,8 @@ async fn finish(edge: &Arc<Edge>, relay: Relay<'_>, session: Box<Session>, end: 
     if end.is_of_device() {
         edge.metrics.fault(&decision.region, Fault::Device.as_str());
     }
-    if let Some(state) = relay.movable().and_then(MovableState::state) {
+    let state: Option<Box<[u8]>> = relay.movable().and_then(MovableState::state).map(Into::into);
+    if let Some(state) = &state {
         edge.parked.put(
             (&caller.session, client.ip()),
             caller.issued_at,
@@ -313,6 +315,18 @@ async fn finish(edge: &Arc<Edge>, relay: Relay<'_>, session: Box<Session>, end: 
         fault = end.failure().and(last_fault).map(Fault::as_str),
         "session ended"
     );
+    // The device is gone, and its place is free.
+    drop(_slot);
+    if let Some(state) = &state {
+        let left = Left {
+            id: &caller.id,
+            session: &caller.session,
+            region,
+            stack: decision.stack,
+            state,
+        };
+        copy(edge, &left, daemon::clock::now()).await;
+    }
 }
 
 type AsksToLeave = Pin<Box<dyn Future<Output = LeaveReason> + Send>>;

@@ -5,6 +5,7 @@
 
 pub mod ask;
 pub mod continuity;
+pub mod copies;
 pub mod direction;
 pub mod end;
 pub mod frames;
