@@ -131,7 +131,7 @@ async def manual_turns(talk: Talk, sounds: dict[str, bytes]) -> None:
 
 
 async def written_turns(talk: Talk, _sounds: dict[str, bytes]) -> None:
-    await talk.update(output_modalities=["text"], instructions="be kind", max_output_tokens=500, tracing="auto")
+    await talk.update(output_modalities=["text"], instructions="be kind", max_output_tokens="inf", tracing="auto")
     await talk.write("turn on the hall lights")
     response = await talk.answer()
     check(text_of(response) == "the hall lights are on", response)
@@ -251,6 +251,15 @@ async def refusals(talk: Talk, _sounds: dict[str, bytes]) -> None:
         ("session.type", {"type": "transcription"}),
         ("session.audio.input.format", {"audio": {"input": {"format": {"type": "audio/pcmu"}}}}),
         ("session.audio.input.transcription.language", {"audio": {"input": {"transcription": {"language": "de"}}}}),
+        ("session.audio.input.noise_reduction", {"audio": {"input": {"noise_reduction": {"type": "near_field"}}}}),
+        ("session.audio.input.transcription.model", {"audio": {"input": {"transcription": {"model": "whisper-1"}}}}),
+        ("session.audio.input.turn_detection.idle_timeout_ms",
+         {"audio": {"input": {"turn_detection": {"type": "server_vad", "idle_timeout_ms": 6000}}}}),
+        ("session.audio.output.voice", {"audio": {"output": {"voice": "marin"}}}),
+        ("session.include", {"include": ["item.input_audio_transcription.logprobs"]}),
+        ("session.max_output_tokens", {"max_output_tokens": 500}),
+        ("session.reasoning", {"reasoning": {"effort": "low"}}),
+        ("session.tracing", {"tracing": {"workflow_name": "night shift"}}),
         ("session.tools[0].type", {"tools": [{"type": "mcp", "server_label": "x"}]}),
     ]:
         await talk.refused("session.update", param, session=session)

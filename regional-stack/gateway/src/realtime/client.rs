@@ -4,7 +4,7 @@
 use serde_json::{Map, Value};
 
 use super::{
-    fields::{FieldError, given, inside, missing, only, refuse, text},
+    fields::{FieldError, flag, given, inside, missing, only, refuse, text},
     items::Role,
     settings::{self, Modality},
     tools::{self, Tool},
@@ -449,6 +449,8 @@ impl NewResponse {
         if let Some(tokens) = given(fields, "max_output_tokens") {
             settings::output_tokens(tokens, "response.max_output_tokens")?;
         }
+        settings::check_reasoning(fields, "response.reasoning")?;
+        flag(fields, PLACE, "parallel_tool_calls")?;
         if given(fields, "prompt").is_some() {
             return refuse("response.prompt", "there are no stored prompts here; leave it out");
         }

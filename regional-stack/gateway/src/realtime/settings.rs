@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use speech::endpoint::EndpointConfig;
 
 use super::{
-    fields::{FieldError, flag, given, missing, only, refuse, text},
+    fields::{FieldError, flag, given, only, refuse, text},
     tools::{self, Tool, ToolChoice},
 };
 
@@ -29,6 +29,8 @@ pub(super) struct Settings {
     pub(super) ours: bool,
     pub(super) tools: Vec<Tool>,
     pub(super) tool_choice: ToolChoice,
+    /// Whether a response may call several functions. None does; it is shown as the client set it.
+    pub(super) parallel_tool_calls: bool,
 }
 
 fn yes() -> bool {
@@ -97,15 +99,19 @@ impl Default for Settings {
             ours: false,
             tools: Vec::new(),
             tool_choice: ToolChoice::Auto,
+            parallel_tool_calls: false,
         }
     }
 }
 
-/// The name of the only voice, also for clients that ask for another.
+/// The name of the only voice.
 pub(super) const VOICE: &str = "meridian";
+/// The voice and the recognizer that `openai-agents` and `@openai/agents-realtime` name when their users choose none.
+const AGENTS_VOICE: &str = "ash";
+const AGENTS_RECOGNIZER: &str = "gpt-4o-mini-transcribe";
+const RECOGNIZER: &str = "meridian-asr";
 /// The value in `session.include` that asks for our events.
 pub(super) const OURS: &str = "meridian.turn";
-const LOGPROBS: &str = "item.input_audio_transcription.logprobs";
 
 /// Instructions are kept to be repeated to the client, no more; a client may not store a library here.
 const INSTRUCTIONS_CHARS_MAX: usize = 16_384;
@@ -137,8 +143,7 @@ const SESSION: &[&str] = &[
 
 impl Settings {
     /// These settings with the changes a client asks for: all of them, or none and the reason. Fields that are not mentioned
-    /// stay. Values that this server does not have are refused. A few that agents ask for by default, and that nobody misses,
-    /// are shown as null instead: tracing, noise reduction, reasoning, log probabilities.
+    /// stay. Values that this server does not have are refused, except the few that agents name by default.
     pub(super) fn updated(&self, change: &Value) -> Result<Self, FieldError> {
         let mut new = self.clone();
         let session = only(change, "session", SESSION)?;
@@ -165,7 +170,9 @@ impl Settings {
         {
             new.tool_choice = ToolChoice::Auto;
         }
-        flag(session, "session", "parallel_tool_calls")?;
+        if let Some(parallel) = flag(session, "session", "parallel_tool_calls")? {
+            new.parallel_tool_calls = parallel;
+        }
         check_unused(session)?;
         if given(session, "prompt").is_some() {
             return refuse("session.prompt", "there are no stored prompts here; leave it out");
@@ -183,13 +190,13 @@ impl Settings {
             let names: Option<Vec<&str>> = include
                 .as_array()
                 .and_then(|names| names.iter().map(Value::as_str).collect());
-            let Some(names) = names.filter(|names| names.iter().all(|name| [OURS, LOGPROBS].contains(name))) else {
+            let Some(names) = names.filter(|names| names.iter().all(|name| *name == OURS)) else {
                 return refuse(
                     "session.include",
                     format!("use [\"{OURS}\"]; there is nothing else to include"),
                 );
             };
-            new.ours = names.contains(&OURS);
+            new.ours = !names.is_empty();
         }
         Ok(new)
     }
@@ -204,8 +211,11 @@ impl Settings {
                 &["format", "transcription", "noise_reduction", "turn_detection"],
             )?;
             format_of(input, "session.audio.input.format")?;
-            if let Some(noise_reduction) = given(input, "noise_reduction") {
-                check_noise_reduction(noise_reduction)?;
+            if given(input, "noise_reduction").is_some() {
+                return refuse(
+                    "session.audio.input.noise_reduction",
+                    "there is no noise reduction here; use null or leave it out",
+                );
             }
             match input.get("transcription") {
                 None => {}
@@ -254,7 +264,7 @@ impl Settings {
         });
         let transcription = self
             .transcribes
-            .then(|| json!({ "model": "meridian-asr", "language": "en" }));
+            .then(|| json!({ "model": RECOGNIZER, "language": "en" }));
         let format = json!({ "type": "audio/pcm", "rate": 24_000 });
         json!({
             "type": "realtime",
@@ -265,7 +275,7 @@ impl Settings {
             "instructions": self.instructions,
             "tools": self.tools.iter().map(Tool::describe).collect::<Vec<_>>(),
             "tool_choice": self.tool_choice.describe(),
-            "parallel_tool_calls": false,
+            "parallel_tool_calls": self.parallel_tool_calls,
             "max_output_tokens": "inf",
             "truncation": "auto",
             "tracing": null,
@@ -319,60 +329,50 @@ pub(super) fn format_of(parent: &Map<String, Value>, place: &str) -> Result<(), 
     )
 }
 
-/// Any voice may be asked for; the one there is speaks.
+/// There is one voice. Another is refused, and the default of `openai-agents`, which its users did not choose, is taken for it.
 pub(super) fn check_voice(output: &Map<String, Value>, place: &str) -> Result<(), FieldError> {
-    match given(output, "voice") {
-        None | Some(Value::String(_)) => Ok(()),
-        Some(voice @ Value::Object(_)) => match text(only(voice, place, &["id"])?, place, "id")? {
-            Some(_) => Ok(()),
-            None => missing(place, "id"),
-        },
-        Some(_) => refuse(place, "name a voice, or give {\"id\": …}"),
+    let named = match given(output, "voice") {
+        None => return Ok(()),
+        Some(voice @ Value::Object(_)) => text(only(voice, place, &["id"])?, place, "id")?,
+        Some(voice) => voice.as_str(),
+    };
+    match named {
+        Some(VOICE | AGENTS_VOICE) => Ok(()),
+        _ => refuse(
+            place,
+            format!("there is one voice here; use \"{VOICE}\" or leave it out"),
+        ),
     }
 }
 
-/// There is none, but what would turn it on has to be well-formed.
-fn check_noise_reduction(change: &Value) -> Result<(), FieldError> {
-    const PLACE: &str = "session.audio.input.noise_reduction";
-    let fields = only(change, PLACE, &["type", "strength"])?;
-    if !matches!(text(fields, PLACE, "type")?, None | Some("near_field" | "far_field")) {
-        return refuse(format!("{PLACE}.type"), "use near_field or far_field");
-    }
-    if given(fields, "strength").is_some_and(|strength| !strength.is_number()) {
-        return refuse(format!("{PLACE}.strength"), "strength must be a number");
-    }
-    Ok(())
-}
-
-/// Tracing and reasoning: agents ask for them by default, and there are none.
+/// What would change the session if it were there. Null asks for nothing, and agents ask for `"tracing": "auto"` by default: it
+/// leaves to the server what is traced.
 fn check_unused(session: &Map<String, Value>) -> Result<(), FieldError> {
-    match given(session, "tracing") {
-        None => {}
-        Some(Value::String(mode)) if mode == "auto" => {}
-        Some(tracing @ Value::Object(_)) => {
-            only(tracing, "session.tracing", &["workflow_name", "group_id", "metadata"])?;
-        }
-        Some(_) => {
-            return refuse(
-                "session.tracing",
-                "use \"auto\", an object or null; nothing is traced here",
-            );
-        }
+    if given(session, "tracing").is_some_and(|tracing| tracing != "auto") {
+        return refuse(
+            "session.tracing",
+            "nothing is traced here; use null or \"auto\", or leave it out",
+        );
     }
-    if let Some(reasoning) = given(session, "reasoning") {
-        let reasoning = only(reasoning, "session.reasoning", &["effort"])?;
-        text(reasoning, "session.reasoning", "effort")?;
-    }
-    Ok(())
+    check_reasoning(session, "session.reasoning")
 }
 
-/// Replies have a dozen words: the limit is never reached, and so not kept.
+/// There is no language model that could reason.
+pub(super) fn check_reasoning(fields: &Map<String, Value>, place: &str) -> Result<(), FieldError> {
+    match given(fields, "reasoning") {
+        None => Ok(()),
+        Some(_) => refuse(place, "nothing reasons here; use null or leave it out"),
+    }
+}
+
+/// No reply is cut to a length: a count of tokens says nothing where there are none.
 pub(super) fn output_tokens(value: &Value, place: &str) -> Result<(), FieldError> {
-    let is_limit = value == "inf" || value.as_u64().is_some_and(|tokens| (1..=4096).contains(&tokens));
-    if is_limit {
-        Ok(())
-    } else {
-        refuse(place, "use a number between 1 and 4096, or \"inf\"")
+    match value == "inf" {
+        true => Ok(()),
+        false => refuse(
+            place,
+            "replies are short and are not cut to a number of tokens; use \"inf\" or leave it out",
+        ),
     }
 }
 
@@ -390,7 +390,15 @@ fn check_transcription(change: &Value) -> Result<(), FieldError> {
             );
         }
     }
-    text(fields, PLACE, "model")?;
+    if !matches!(
+        text(fields, PLACE, "model")?,
+        None | Some(RECOGNIZER | AGENTS_RECOGNIZER)
+    ) {
+        return refuse(
+            format!("{PLACE}.model"),
+            format!("there is one recognizer here; use \"{RECOGNIZER}\" or leave it out"),
+        );
+    }
     let is_english = |language: &str| language == "en" || language.starts_with("en-");
     if text(fields, PLACE, "language")?.is_some_and(|language| !is_english(language)) {
         return refuse(
@@ -455,10 +463,10 @@ fn turn_detection(current: TurnDetection, change: &Value) -> Result<TurnDetectio
             _ => return refuse(format!("{PLACE}.threshold"), "use a threshold between 0 and 1"),
         }
     }
-    if given(fields, "idle_timeout_ms").is_some_and(|timeout| timeout.as_u64().is_none()) {
+    if given(fields, "idle_timeout_ms").is_some() {
         return refuse(
             format!("{PLACE}.idle_timeout_ms"),
-            "idle_timeout_ms must be a whole number or null; it has no effect here",
+            "the assistant does not speak to a silent user by itself; use null or leave it out",
         );
     }
     for (key, target) in [

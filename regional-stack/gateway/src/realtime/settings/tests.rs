@@ -38,6 +38,7 @@ fn what_agents_ask_for_by_default_is_taken_and_what_is_in_force_is_described() {
     });
     let new = Settings::default().updated(&change).unwrap();
     let described = new.describe("s", "m");
+    assert_eq!(described["parallel_tool_calls"], true, "they may be, and never are");
     assert_eq!(described["instructions"], "be kind");
     assert_eq!(described["tools"][0]["name"], "order_pizza");
     assert_eq!(described["tool_choice"], "auto");
@@ -47,6 +48,24 @@ fn what_agents_ask_for_by_default_is_taken_and_what_is_in_force_is_described() {
     assert_eq!(detection["silence_duration_ms"], 500);
     // A client may send back what it was told.
     assert_eq!(new.updated(&described).unwrap(), new);
+}
+
+/// A client that asks for nothing in so many words, or for what there is.
+#[test]
+fn what_is_in_force_anyway_may_be_asked_for() {
+    for change in [
+        json!({ "tracing": null, "reasoning": null, "include": [], "max_output_tokens": "inf" }),
+        json!({ "include": null, "max_output_tokens": null, "parallel_tool_calls": false }),
+        json!({ "audio": { "output": { "voice": "meridian" } } }),
+        json!({ "audio": { "input": { "transcription": { "model": "meridian-asr", "language": "en" } } } }),
+        json!({ "audio": { "input": { "turn_detection": { "type": "server_vad", "idle_timeout_ms": null } } } }),
+    ] {
+        assert_eq!(
+            Settings::default().updated(&change).unwrap(),
+            Settings::default(),
+            "{change}"
+        );
+    }
 }
 
 #[test]
@@ -85,12 +104,8 @@ fn what_cannot_be_done_is_refused_with_the_field() {
             "session.audio.output.format.bits",
         ),
         (
-            input("noise_reduction", json!({ "type": 5 })),
-            "session.audio.input.noise_reduction.type",
-        ),
-        (
-            input("noise_reduction", json!({ "type": "near_field", "strength": "much" })),
-            "session.audio.input.noise_reduction.strength",
+            input("noise_reduction", json!({ "type": "far_field", "strength": 1 })),
+            "session.audio.input.noise_reduction",
         ),
         (input("colour", json!("blue")), "session.audio.input.colour"),
         (
@@ -146,9 +161,43 @@ fn what_cannot_be_done_is_refused_with_the_field() {
             "session.audio.output.voice.id",
         ),
         (json!({ "tracing": 7 }), "session.tracing"),
-        (json!({ "tracing": { "colour": "red" } }), "session.tracing.colour"),
-        (json!({ "reasoning": { "depth": 3 } }), "session.reasoning.depth"),
-        (json!({ "reasoning": { "effort": 3 } }), "session.reasoning.effort"),
+        (
+            json!({ "tracing": { "workflow_name": "night shift" } }),
+            "session.tracing",
+        ),
+        (json!({ "reasoning": { "effort": "low" } }), "session.reasoning"),
+        (json!({ "reasoning": 3 }), "session.reasoning"),
+        (json!({ "max_output_tokens": 500 }), "session.max_output_tokens"),
+        (json!({ "max_output_tokens": "many" }), "session.max_output_tokens"),
+        (
+            json!({ "include": ["item.input_audio_transcription.logprobs"] }),
+            "session.include",
+        ),
+        (json!({ "include": "meridian.turn" }), "session.include"),
+        (json!({ "parallel_tool_calls": "yes" }), "session.parallel_tool_calls"),
+        (
+            input("noise_reduction", json!({ "type": "near_field" })),
+            "session.audio.input.noise_reduction",
+        ),
+        (
+            input("transcription", json!({ "model": "whisper-1" })),
+            "session.audio.input.transcription.model",
+        ),
+        (
+            input(
+                "turn_detection",
+                json!({ "type": "server_vad", "idle_timeout_ms": 6000 }),
+            ),
+            "session.audio.input.turn_detection.idle_timeout_ms",
+        ),
+        (
+            json!({ "audio": { "output": { "voice": "marin" } } }),
+            "session.audio.output.voice",
+        ),
+        (
+            json!({ "audio": { "output": { "voice": { "id": "voice_1234" } } } }),
+            "session.audio.output.voice",
+        ),
         (
             input("transcription", json!({ "prompt": "expect lamps" })),
             "session.audio.input.transcription.prompt",
