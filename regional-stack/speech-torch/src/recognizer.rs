@@ -158,6 +158,7 @@ impl Recognizer for TorchRecognizer {
             .language
             .decode(&log_probabilities)
             .filter(|text| !text.is_empty())
+            .map(|text| self.language.with_lost_negation(&log_probabilities, text))
             .unwrap_or(spelled);
         let confidence = if !text.contains(' ') && bang::is_bang(samples) {
             confidence * BANG_SHARE

@@ -6,6 +6,8 @@
 
 use std::collections::HashMap;
 
+mod negation;
+
 /// Hypotheses kept after each frame. Half as many lose one transcript in fifty; twice as many gain nothing.
 const BEAM: usize = 48;
 /// A hypothesis this much less likely than the best one (in nats) is dropped; it would never win.
@@ -330,7 +332,7 @@ mod tests {
 
     const CHARACTERS: &str = "abcdefghijklmnopqrstuvwxyz' ";
 
-    fn language() -> Language {
+    pub(super) fn language() -> Language {
         let counts = "\tturn\t50\n\tthe\t90\n\tlight\t40\n\tnight\t30\n\ton\t60\n\t</s>\t80\n\
                       turn\ton\t30\non\tthe\t30\nthe\tlight\t40\nlight\t</s>\t40\n<s>\tturn\t50\n";
         Language::parse(counts, CHARACTERS).unwrap()
@@ -338,7 +340,7 @@ mod tests {
 
     /// Frames that spell `text`, with a blank between any two letters. The probability `doubt` goes to the letter of
     /// the other text.
-    fn frames(text: &str, other: &str, doubt: f32) -> Vec<f32> {
+    pub(super) fn frames(text: &str, other: &str, doubt: f32) -> Vec<f32> {
         let mut out = Vec::new();
         for (a, b) in text.chars().zip(other.chars()) {
             let mut letter = vec![0.001f32; CHARACTERS.len() + 1];

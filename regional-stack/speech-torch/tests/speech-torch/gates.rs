@@ -646,7 +646,8 @@ fn what_is_negated_or_asked_is_not_done_when_it_is_spoken() {
             .filter(|row| BEGIN.iter().any(|begin| row[1..].starts_with(begin)))
             .collect();
         assert!(at_the_beginning.is_empty(), "{at_the_beginning:#?}");
-        assert!(percent(acted.len(), heard.len()) <= 4.0, "{acted:#?}");
+        let acted_max = if kind == "negated" { 2.2 } else { 4.0 };
+        assert!(percent(acted.len(), heard.len()) <= acted_max, "{acted:#?}");
     }
 }
 

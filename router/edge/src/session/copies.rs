@@ -55,7 +55,7 @@ pub(super) async fn copy(edge: &Edge, left: &Left<'_>, now: Moment) {
         id, region, session, ..
     } = left;
     let Some(table) = edge.table() else { return };
-    let is_out = |stack| edge.seen.is_out(region, stack, now);
+    let is_out = |stack| edge.fleet.is_out(region, stack, now);
     let Some(to) = routing::session::keeper_of_copy(&table, session, region, left.stack, is_out) else {
         return;
     };
