@@ -1,0 +1,318 @@
+//! Who may call what at a control plane: one function, and the whole table is in its tests.
+//!
+//! What is not allowed here is denied.
+
+use crate::{Grant, OperatorRole, Peer, Role};
+
+/// A call, with the name that the caller gives itself in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Call<'a> {
+    /// Follow plans, acknowledge and refuse them, and show the plan in force when the store lost it, as this edge.
+    FollowAsEdge {
+        /// The id in the hello.
+        node: &'a str,
+    },
+    /// The same, as this name server.
+    FollowAsDns {
+        /// The id in the hello.
+        node: &'a str,
+    },
+    /// Report what this vantage observed.
+    Report {
+        /// The vantage in the report.
+        vantage: &'a str,
+        /// The name of the control plane that is asked: it takes its own observations without a connection.
+        asked: &'a str,
+    },
+    /// Look: status, why, history, plan, wait, documents, the audit log.
+    Look,
+    /// Order something: failover, switchover, restore, drain, rollout, freeze, unfreeze, ack, abort.
+    Order {
+        /// The kind of the order, as operators type it.
+        kind: &'a str,
+        /// The region that it concerns; `None` if it concerns all or none.
+        region: Option<&'a str>,
+    },
+    /// Agree to somebody else's order.
+    Approve {
+        /// The region that the order concerns.
+        region: Option<&'a str>,
+    },
+    /// Change what everybody relies on: documents, overrides of safety rules.
+    Rule {
+        /// What it is, as operators type it.
+        kind: &'a str,
+    },
+    /// Get a new certificate with the same id.
+    Renew,
+}
+
+/// Why a call is not allowed, with what to do about it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{id} may not {what}: {because}")]
+pub struct Denied {
+    /// The id of the caller.
+    pub id: String,
+    /// The call, as text.
+    pub what: String,
+    /// The rule.
+    pub because: String,
+}
+
+/// Decides whether a peer may make a call.
+///
+/// # Errors
+///
+/// It may not. The text names the caller, the call, the rule and the remedy.
+pub fn authorise(peer: &Peer, call: Call<'_>) -> Result<(), Denied> {
+    let role = &peer.id.role;
+    let because = match (call, role) {
+        (Call::FollowAsEdge { node }, Role::Edge(name)) | (Call::FollowAsDns { node }, Role::Dns(name)) => {
+            if node == name {
+                return Ok(());
+            }
+            "a node follows plans under its own id only".to_owned()
+        }
+        (Call::FollowAsEdge { .. }, _) => "only edges follow plans as edges".to_owned(),
+        (Call::FollowAsDns { .. }, _) => "only name servers follow plans as name servers".to_owned(),
+
+        (Call::Report { vantage, asked }, Role::Edge(name) | Role::ControlPlane(name)) => {
+            if vantage == name && vantage != asked {
+                return Ok(());
+            }
+            "a vantage reports under its own id only".to_owned()
+        }
+        (Call::Report { .. }, _) => "only edges and control planes report observations".to_owned(),
+
+        (call, Role::Operator(_)) => match call.needs() {
+            None => "an operator's certificate is not renewed; log in again (`meridian login`)".to_owned(),
+            Some((OperatorRole::Viewer, _)) if !peer.grants.is_empty() => return Ok(()),
+            Some((role, region)) => {
+                let holds = |grant: &Grant| [role, OperatorRole::Admin].contains(&grant.role) && grant.covers(region);
+                if peer.grants.iter().any(holds) {
+                    return Ok(());
+                }
+                let place = region.map_or_else(|| " everywhere".to_owned(), |region| format!(" in {region}"));
+                let has = match &peer.grants[..] {
+                    [] => "none".to_owned(),
+                    _ => peer.roles(),
+                };
+                format!("it needs the role {role}{place}, and this certificate has {has}; log in with one that has it")
+            }
+        },
+        (Call::Renew, _) => return Ok(()),
+        (Call::Look | Call::Order { .. } | Call::Approve { .. } | Call::Rule { .. }, _) => {
+            "only operators do that; use an operator's certificate (`meridian login`)".to_owned()
+        }
+    };
+    Err(Denied {
+        id: peer.id.to_string(),
+        what: call.text(),
+        because,
+    })
+}
+
+impl Call<'_> {
+    /// The role that an operator needs, and where. `None`: no operator makes this call.
+    fn needs(&self) -> Option<(OperatorRole, Option<&str>)> {
+        match *self {
+            Self::Look => Some((OperatorRole::Viewer, None)),
+            Self::Order { region, .. } => Some((OperatorRole::Operator, region)),
+            Self::Approve { region } => Some((OperatorRole::Approver, region)),
+            Self::Rule { .. } => Some((OperatorRole::Admin, None)),
+            Self::FollowAsEdge { .. } | Self::FollowAsDns { .. } | Self::Report { .. } | Self::Renew => None,
+        }
+    }
+
+    /// The kind of call, as a label of metrics.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::FollowAsEdge { .. } | Self::FollowAsDns { .. } => "follow",
+            Self::Report { .. } => "report",
+            Self::Look => "look",
+            Self::Order { .. } => "order",
+            Self::Approve { .. } => "approve",
+            Self::Rule { .. } => "rule",
+            Self::Renew => "renew",
+        }
+    }
+
+    /// What the caller wants to do.
+    fn text(&self) -> String {
+        let at = |region: Option<&str>| region.map_or_else(String::new, |region| format!(" {region:.64}"));
+        match *self {
+            Self::FollowAsEdge { node } => format!("follow plans as edge {node:.64}"),
+            Self::FollowAsDns { node } => format!("follow plans as name server {node:.64}"),
+            Self::Report { vantage, .. } => format!("report as {vantage:.64}"),
+            Self::Look => "read the state of the deployment".to_owned(),
+            Self::Order { kind, region } => format!("order {kind}{}", at(region)),
+            Self::Approve { region } => format!("approve an order{}", at(region)),
+            Self::Rule { kind } => format!("change the {kind}"),
+            Self::Renew => "renew a certificate here".to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use topology::Moment;
+
+    use super::*;
+    use crate::PeerId;
+
+    fn peer(role: &str, grants: &str) -> Peer {
+        Peer {
+            id: PeerId::new("voice.example", role.parse().unwrap()).unwrap(),
+            grants: Grant::list(grants).unwrap(),
+            serial: "01".to_owned(),
+            from: Moment(0),
+            until: Moment(1),
+            root: String::new(),
+        }
+    }
+
+    /// Every kind of peer, and for each call who may make it.
+    #[test]
+    fn the_table() {
+        let everyone = [
+            ("edge/edge-dub", ""),
+            ("edge/edge-iad", ""),
+            ("edge/cp-1", ""),
+            ("dns/ns1", ""),
+            ("dns/edge-dub", ""),
+            ("control-plane/cp-1", ""),
+            ("control-plane/cp-2", ""),
+            ("stack/us-east/a", ""),
+            ("etcd/etcd-1", ""),
+            ("operator/nobody", ""),
+            ("operator/vera", "viewer"),
+            ("operator/olaf", "operator"),
+            ("operator/uma", "operator@us-*"),
+            ("operator/anne", "approver"),
+            ("operator/ulf", "approver@us-east"),
+            ("operator/ada", "admin"),
+        ];
+        let (order, region) = ("failover", Some("us-east"));
+        for (call, allowed) in [
+            (Call::FollowAsEdge { node: "edge-dub" }, vec!["edge/edge-dub"]),
+            (Call::FollowAsDns { node: "ns1" }, vec!["dns/ns1"]),
+            // An edge and a name server of one name are two.
+            (Call::FollowAsDns { node: "edge-dub" }, vec!["dns/edge-dub"]),
+            (Call::FollowAsEdge { node: "unknown" }, vec![]),
+            (
+                Call::Report {
+                    vantage: "edge-dub",
+                    asked: "cp-1",
+                },
+                vec!["edge/edge-dub"],
+            ),
+            (
+                Call::Report {
+                    vantage: "edge-iad",
+                    asked: "cp-1",
+                },
+                vec!["edge/edge-iad"],
+            ),
+            (
+                Call::Report {
+                    vantage: "ns1",
+                    asked: "cp-1",
+                },
+                vec![],
+            ),
+            (
+                Call::Report {
+                    vantage: "cp-2",
+                    asked: "cp-1",
+                },
+                vec!["control-plane/cp-2"],
+            ),
+            // Its own observations come from inside; an edge of the same name cannot speak for it.
+            (
+                Call::Report {
+                    vantage: "cp-1",
+                    asked: "cp-1",
+                },
+                vec![],
+            ),
+            (
+                Call::Look,
+                vec![
+                    "operator/vera",
+                    "operator/olaf",
+                    "operator/uma",
+                    "operator/anne",
+                    "operator/ulf",
+                    "operator/ada",
+                ],
+            ),
+            (
+                Call::Order { kind: order, region },
+                vec!["operator/olaf", "operator/uma", "operator/ada"],
+            ),
+            (
+                Call::Order {
+                    kind: order,
+                    region: Some("eu-west"),
+                },
+                vec!["operator/olaf", "operator/ada"],
+            ),
+            (
+                Call::Order {
+                    kind: "freeze",
+                    region: None,
+                },
+                vec!["operator/olaf", "operator/ada"],
+            ),
+            (
+                Call::Approve { region },
+                vec!["operator/anne", "operator/ulf", "operator/ada"],
+            ),
+            (Call::Approve { region: None }, vec!["operator/anne", "operator/ada"]),
+            (Call::Rule { kind: "policy" }, vec!["operator/ada"]),
+            (
+                Call::Renew,
+                vec![
+                    "edge/edge-dub",
+                    "edge/edge-iad",
+                    "edge/cp-1",
+                    "dns/ns1",
+                    "dns/edge-dub",
+                    "control-plane/cp-1",
+                    "control-plane/cp-2",
+                    "stack/us-east/a",
+                    "etcd/etcd-1",
+                ],
+            ),
+        ] {
+            let may = |(role, grants): &(&str, &str)| authorise(&peer(role, grants), call).is_ok();
+            let those: Vec<&str> = everyone.iter().filter(|it| may(it)).map(|(role, _)| *role).collect();
+            assert_eq!(those, allowed, "{call:?}");
+        }
+    }
+
+    #[test]
+    fn a_denial_names_the_caller_the_rule_and_the_remedy() {
+        let call = Call::Order {
+            kind: "failover",
+            region: Some("eu-west"),
+        };
+        let denied = authorise(&peer("operator/uma", "operator@us-*"), call).unwrap_err();
+        assert_eq!(
+            denied.to_string(),
+            "spiffe://voice.example/operator/uma may not order failover eu-west: it needs the role operator in eu-west, and this \
+             certificate has operator@us-*; log in with one that has it"
+        );
+        let denied = authorise(
+            &peer("edge/edge-iad", ""),
+            Call::Report {
+                vantage: "edge-dub",
+                asked: "cp-1",
+            },
+        );
+        assert_eq!(
+            denied.unwrap_err().to_string(),
+            "spiffe://voice.example/edge/edge-iad may not report as edge-dub: a vantage reports under its own id only"
+        );
+    }
+}

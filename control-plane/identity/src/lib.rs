@@ -1,0 +1,25 @@
+//! Who a process or a person is, and what it may do.
+//!
+//! Every process and every operator has a certificate whose only URI is its SPIFFE id ([`PeerId`]). Two processes prove
+//! these ids to each other with mutual TLS ([`Identity`]). One pure function decides what an id may do ([`authorise`]).
+//! [`ca`] makes the certificates, [`files`] stores them.
+//!
+//! Why it is so: docs/decisions/25-identity-is-a-certificate.md. For operators: docs/security.md.
+
+pub mod authorise;
+pub mod ca;
+pub mod files;
+mod grant;
+mod id;
+mod listener;
+mod metrics;
+mod peer;
+mod tls;
+
+pub use authorise::{Call, Denied, authorise};
+pub use grant::{Grant, OperatorRole};
+pub use id::{BadId, PeerId, Role};
+pub use listener::{Caller, Connection, Event, Incoming, Mode, listen};
+pub use metrics::Expiry;
+pub use peer::{BadCertificate, Peer};
+pub use tls::{ConnectError, Identity, Rejected, Reload, Shown};

@@ -1,0 +1,589 @@
+//! Mutual TLS between processes: both ends prove their id. TLS 1.3 only, with ring.
+//!
+//! A process reads its certificate, key and trust from files, and reads them again while it runs. A file that is no good never
+//! replaces one that is. When the trust changes, connections whose peer is no longer trusted end.
+
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use tokio::{
+    io::AsyncBufReadExt as _,
+    net::TcpStream,
+    sync::watch,
+    time::{MissedTickBehavior, interval},
+};
+use tokio_rustls::{
+    TlsAcceptor, TlsConnector, client,
+    rustls::{
+        self, CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme,
+        client::{
+            Resumption,
+            danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+            verify_server_cert_signed_by_trust_anchor,
+        },
+        crypto::{CryptoProvider, ring, verify_tls13_signature},
+        pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject as _},
+        server::{ParsedCertificate, WebPkiClientVerifier, danger::ClientCertVerifier},
+        version::TLS13,
+    },
+    server,
+};
+use topology::Moment;
+
+use crate::{
+    BadCertificate, Peer, PeerId, Role,
+    ca::Credential,
+    files::{self, FileError, Files, Pem},
+};
+
+/// The files are looked at this often. A certificate is renewed hours before it expires.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// The protocol inside (RFC 7301): gRPC runs over HTTP/2.
+const ALPN: &[u8] = b"h2";
+
+/// The identity of this process: what it shows, and whom it believes.
+pub struct Identity {
+    files: Files,
+    now: fn() -> Moment,
+    state: ArcSwap<State>,
+    /// The content at the last look, so that each change is judged and logged once; `None` if it could not be read.
+    looked_at: Mutex<Option<Pem>>,
+    /// Counts changes.
+    changes: watch::Sender<u64>,
+}
+
+/// All that changes together.
+struct State {
+    own: Peer,
+    verifier: Arc<dyn ClientCertVerifier>,
+    /// Each root alone, with its fingerprint.
+    roots: Vec<(String, Arc<dyn ClientCertVerifier>)>,
+    /// End of life of every certificate in the files, with its kind.
+    expiry: Vec<(&'static str, Moment)>,
+    server: Arc<ServerConfig>,
+    client: Arc<ClientConfig>,
+}
+
+/// Files that are no identity.
+#[derive(Debug, thiserror::Error)]
+pub enum Rejected {
+    /// One cannot be read.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// A file holds no PEM of its kind.
+    #[error("{path} holds no {what} in PEM")]
+    NotPem {
+        /// The file.
+        path: String,
+        /// What should be in it.
+        what: &'static str,
+    },
+    /// The certificate names nobody.
+    #[error("{path}: {source}")]
+    Certificate {
+        /// The file.
+        path: String,
+        /// Why.
+        source: BadCertificate,
+    },
+    /// The certificate and the key do not fit.
+    #[error("{key} is not the key of {certificate}: {why}")]
+    Key {
+        /// The key's file.
+        key: String,
+        /// The certificate's file.
+        certificate: String,
+        /// Why.
+        why: String,
+    },
+    /// The certificate is somebody else's.
+    #[error("the new certificate is {offered}'s, and this process is {own}; check who issues it")]
+    OtherId {
+        /// Whose it is.
+        offered: PeerId,
+        /// Who this is.
+        own: PeerId,
+    },
+    /// The process would not believe itself.
+    #[error(
+        "{certificate} is not signed by a root in {trust}, or is out of date: {why}; issue it anew with `meridian cert issue`"
+    )]
+    Untrusted {
+        /// The certificate's file.
+        certificate: String,
+        /// The file of roots.
+        trust: String,
+        /// Why.
+        why: String,
+    },
+}
+
+/// What a look at the files found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reload {
+    /// The files are as they were.
+    Unchanged,
+    /// New connections use the new files.
+    Taken,
+    /// The new files are no good, and the old ones stay in use.
+    Refused,
+}
+
+/// No connection to the process at the other end.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// TCP, or the peer left.
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+    /// The peer is not who it should be.
+    #[error("{0}")]
+    Peer(String),
+    /// The peer does not accept this process's certificate.
+    #[error("the other end refuses the certificate of {own}: {why}")]
+    Refused {
+        /// The id of this process.
+        own: PeerId,
+        /// The alert.
+        why: String,
+    },
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Identity")
+            .field("own", &self.own().id)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Identity {
+    /// Reads the identity. `now` is the clock of this process.
+    ///
+    /// An expired certificate is taken, with an error in the log: a process that has its last good plan must start with it,
+    /// and peers decide for themselves.
+    ///
+    /// # Errors
+    ///
+    /// A file cannot be read, or the files do not fit each other.
+    pub fn load(files: Files, now: fn() -> Moment) -> Result<Arc<Self>, Rejected> {
+        let pem = files.read()?;
+        let state = State::of(&files, &pem, now())?;
+        if state.own.until <= now() {
+            tracing::error!(
+                certificate = %files.certificate.display(), expired = %state.own.until,
+                "the certificate of this process has expired; peers refuse it. Issue it anew: meridian cert issue"
+            );
+        }
+        Ok(Arc::new(Self {
+            files,
+            now,
+            state: ArcSwap::from_pointee(state),
+            looked_at: Mutex::new(Some(pem)),
+            changes: watch::Sender::new(0),
+        }))
+    }
+
+    /// What this process shows of itself.
+    pub fn own(&self) -> Peer {
+        self.state.load().own.clone()
+    }
+
+    /// The files of this identity.
+    pub fn files(&self) -> &Files {
+        &self.files
+    }
+
+    /// The end of life of the certificate, of the issuers above it, and of every root: the soonest of each kind.
+    pub fn expiry(&self) -> Vec<(&'static str, Moment)> {
+        self.state.load().expiry.clone()
+    }
+
+    /// As [`Identity::load`]; `None` without files.
+    ///
+    /// # Errors
+    ///
+    /// As [`Identity::load`].
+    pub fn load_if(files: Option<Files>, now: fn() -> Moment) -> Result<Option<Arc<Self>>, Rejected> {
+        files.map(|files| Self::load(files, now)).transpose()
+    }
+
+    /// Looks at the files every few seconds, until it is dropped.
+    pub async fn keep_current(&self) {
+        let mut ticks = interval(LOOK_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            self.reload();
+        }
+    }
+
+    /// Looks at the files once, and takes new ones that are good.
+    pub fn reload(&self) -> Reload {
+        let read = self.files.read();
+        let pem = read.as_ref().ok().cloned();
+        {
+            let mut looked_at = self.looked_at.lock();
+            if *looked_at == pem {
+                return Reload::Unchanged;
+            }
+            *looked_at = pem;
+        }
+        let now = (self.now)();
+        let certificate = self.files.certificate.display();
+        match read
+            .map_err(Rejected::from)
+            .and_then(|pem| State::of(&self.files, &pem, now))
+        {
+            Ok(state) if state.own.until <= now => {
+                tracing::error!(%certificate, expired = %state.own.until, "the new certificate has expired; the old one stays in use");
+                Reload::Refused
+            }
+            Ok(state) => {
+                tracing::info!(%certificate, id = %state.own.id, until = %state.own.until, "new certificate or trust in use");
+                self.state.store(Arc::new(state));
+                self.changes.send_modify(|count| *count += 1);
+                Reload::Taken
+            }
+            Err(error) => {
+                tracing::error!(%certificate, %error, "the new certificate or trust is no good; the old one stays in use");
+                Reload::Refused
+            }
+        }
+    }
+
+    /// Takes a new certificate, key and trust, and writes them to the files. What is no good is neither taken nor written.
+    ///
+    /// # Errors
+    ///
+    /// They do not fit each other, are of another id, or a file cannot be written.
+    pub fn adopt(&self, pem: Pem) -> Result<(), Rejected> {
+        let state = State::of(&self.files, &pem, (self.now)())?;
+        let own = self.own().id;
+        if state.own.id != own {
+            return Err(Rejected::OtherId {
+                offered: state.own.id,
+                own,
+            });
+        }
+        let mut looked_at = self.looked_at.lock();
+        // The roots first: with more of them the old certificate stays good.
+        if looked_at.as_ref().is_none_or(|old| old.trust != pem.trust) {
+            files::write(&self.files.trust, &pem.trust, 0o644)?;
+        }
+        self.files.write(&Credential {
+            certificate: pem.certificate.clone(),
+            key: pem.key.clone(),
+        })?;
+        *looked_at = Some(pem);
+        self.state.store(Arc::new(state));
+        drop(looked_at);
+        self.changes.send_modify(|count| *count += 1);
+        Ok(())
+    }
+
+    /// Accepts a peer that proves its id.
+    ///
+    /// # Errors
+    ///
+    /// The handshake failed: the peer left, has no certificate, or one that is not trusted or names nobody.
+    pub async fn accept(&self, tcp: TcpStream) -> std::io::Result<(server::TlsStream<TcpStream>, Shown)> {
+        let config = self.state.load().server.clone();
+        let stream = TlsAcceptor::from(config).accept(tcp).await?;
+        let chain = stream.get_ref().1.peer_certificates().unwrap_or_default().to_vec();
+        let peer = self.check(&chain).map_err(std::io::Error::other)?;
+        Ok((stream, Shown { peer, chain }))
+    }
+
+    /// Opens TLS to a peer that must be a control plane of this zone. Returns when the peer has accepted this process.
+    ///
+    /// # Errors
+    ///
+    /// One end does not believe the other.
+    pub async fn connect(&self, tcp: TcpStream) -> Result<client::TlsStream<TcpStream>, ConnectError> {
+        let (config, own) = {
+            let state = self.state.load();
+            (state.client.clone(), state.own.id.clone())
+        };
+        // The name is not sent: processes have ids, and addresses change.
+        let name = ServerName::try_from("control-plane").map_err(|error| ConnectError::Peer(error.to_string()))?;
+        let connected = TlsConnector::from(config).connect(name, tcp).await;
+        let mut stream = connected.map_err(|error| match tls_error(&error) {
+            Some(rustls::Error::InvalidCertificate(_) | rustls::Error::General(_)) => {
+                ConnectError::Peer(error.to_string())
+            }
+            Some(rustls::Error::AlertReceived(alert)) => ConnectError::Refused {
+                own: own.clone(),
+                why: format!("{alert:?}"),
+            },
+            _ => ConnectError::Io(error),
+        })?;
+        // In TLS 1.3 the client is done before the server has looked at its certificate (RFC 8446 §4.4.2.4). The server's
+        // first bytes, its HTTP/2 settings, say that it is content.
+        match stream.fill_buf().await {
+            Ok([]) => Err(ConnectError::Io(std::io::ErrorKind::UnexpectedEof.into())),
+            Ok(_) => Ok(stream),
+            Err(error) => Err(match tls_error(&error) {
+                Some(rustls::Error::AlertReceived(alert)) => ConnectError::Refused {
+                    own,
+                    why: format!("{alert:?}"),
+                },
+                _ => ConnectError::Io(error),
+            }),
+        }
+    }
+
+    /// Whether a peer that was accepted is still believed.
+    pub fn still_trusts(&self, shown: &Shown) -> bool {
+        let Some((leaf, above)) = shown.chain.split_first() else {
+            return false;
+        };
+        let now = UnixTime::since_unix_epoch(Duration::from_millis((self.now)().0));
+        self.state.load().verifier.verify_client_cert(leaf, above, now).is_ok()
+    }
+
+    /// What is left of the life of a peer's certificate.
+    pub fn until(&self, shown: &Shown) -> Duration {
+        shown.peer.until.since((self.now)())
+    }
+
+    /// Announces changes of certificate or trust.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    fn check(&self, chain: &[CertificateDer<'_>]) -> Result<Peer, BadPeer> {
+        let leaf = chain.first().ok_or(BadPeer::NoCertificate)?;
+        let mut peer = Peer::of(leaf)?;
+        let state = self.state.load();
+        if peer.id.zone != state.own.id.zone {
+            return Err(BadPeer::Zone(peer.id, state.own.id.zone.clone()));
+        }
+        let now = UnixTime::since_unix_epoch(Duration::from_millis((self.now)().0));
+        let by = |(_, root): &&(String, Arc<dyn ClientCertVerifier>)| {
+            root.verify_client_cert(leaf, &chain[1..], now).is_ok()
+        };
+        let root = match &state.roots[..] {
+            [only] => Some(only),
+            several => several.iter().find(by),
+        };
+        peer.root = root.map(|(fingerprint, _)| fingerprint.clone()).unwrap_or_default();
+        Ok(peer)
+    }
+}
+
+/// A peer with the certificates that it showed.
+#[derive(Debug, Clone)]
+pub struct Shown {
+    /// Who it is.
+    pub peer: Peer,
+    chain: Vec<CertificateDer<'static>>,
+}
+
+/// The chain is genuine, and the peer is none of ours.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum BadPeer {
+    #[error("the peer has no certificate")]
+    NoCertificate,
+    #[error(transparent)]
+    Certificate(#[from] BadCertificate),
+    #[error("{0} is of another zone than {1}")]
+    Zone(PeerId, String),
+    #[error("expected a control plane, found {0}; check the address")]
+    NoControlPlane(PeerId),
+}
+
+impl State {
+    fn of(files: &Files, pem: &Pem, now: Moment) -> Result<Self, Rejected> {
+        let text = |path: &std::path::Path| path.display().to_string();
+        let certificates = |pem: &str, path: &std::path::Path| {
+            let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
+            read.ok()
+                .filter(|read| !read.is_empty())
+                .ok_or_else(|| Rejected::NotPem {
+                    path: text(path),
+                    what: "certificate",
+                })
+        };
+        let chain = certificates(&pem.certificate, &files.certificate)?;
+        let own = Peer::of(&chain[0]).map_err(|source| Rejected::Certificate {
+            path: text(&files.certificate),
+            source,
+        })?;
+        let mut roots = RootCertStore::empty();
+        let mut expiry = vec![("own", own.until)];
+        let soonest = |kind, ends: Option<Moment>| ends.map(|ends| (kind, ends));
+        expiry.extend(soonest("issuer", chain[1..].iter().filter_map(|it| ends(it)).min()));
+        let trusted = certificates(&pem.trust, &files.trust)?;
+        expiry.extend(soonest("root", trusted.iter().filter_map(|it| ends(it)).min()));
+        let provider = Arc::new(ring::default_provider());
+        let mut each = Vec::new();
+        for root in trusted {
+            let not_pem = || Rejected::NotPem {
+                path: text(&files.trust),
+                what: "root certificate",
+            };
+            let mut alone = RootCertStore::empty();
+            alone.add(root.clone()).map_err(|_| not_pem())?;
+            let alone = WebPkiClientVerifier::builder_with_provider(alone.into(), provider.clone()).build();
+            each.push((fingerprint(&root), alone.map_err(|_| not_pem())?));
+            roots.add(root).map_err(|_| not_pem())?;
+        }
+        let roots = Arc::new(roots);
+        let unfit = |why: String| Rejected::Key {
+            key: text(&files.key),
+            certificate: text(&files.certificate),
+            why,
+        };
+        let key = || {
+            PrivateKeyDer::from_pem_slice(pem.key.as_bytes()).map_err(|_| Rejected::NotPem {
+                path: text(&files.key),
+                what: "private key",
+            })
+        };
+        let verifier = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone())
+            .build()
+            .map_err(|error| unfit(error.to_string()))?;
+        // Out of date is the peers' business (and `load` says it); any other fault is one of the files.
+        let at = UnixTime::since_unix_epoch(Duration::from_millis(now.0.clamp(own.from.0, own.until.0)));
+        verifier
+            .verify_client_cert(&chain[0], &chain[1..], at)
+            .map_err(|error| Rejected::Untrusted {
+                certificate: text(&files.certificate),
+                trust: text(&files.trust),
+                why: error.to_string(),
+            })?;
+        let builder = ServerConfig::builder_with_provider(provider.clone()).with_protocol_versions(&[&TLS13]);
+        let mut server = builder
+            .map_err(|error| unfit(error.to_string()))?
+            .with_client_cert_verifier(verifier.clone())
+            .with_single_cert(chain.clone(), key()?)
+            .map_err(|error| unfit(error.to_string()))?;
+        server.alpn_protocols = vec![ALPN.to_vec()];
+        // Every connection is verified: a resumed one would be as old as its ticket.
+        server.send_tls13_tickets = 0;
+        let builder = ClientConfig::builder_with_provider(provider.clone()).with_protocol_versions(&[&TLS13]);
+        let mut client = builder
+            .map_err(|error| unfit(error.to_string()))?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(ControlPlanes {
+                roots,
+                provider,
+                zone: own.id.zone.clone(),
+            }))
+            .with_client_auth_cert(chain, key()?)
+            .map_err(|error| unfit(error.to_string()))?;
+        client.alpn_protocols = vec![ALPN.to_vec()];
+        client.resumption = Resumption::disabled();
+        client.enable_sni = false;
+        Ok(Self {
+            own,
+            verifier,
+            roots: each,
+            expiry,
+            server: Arc::new(server),
+            client: Arc::new(client),
+        })
+    }
+}
+
+/// Believes servers that are control planes of the zone, by id instead of by host name.
+#[derive(Debug)]
+struct ControlPlanes {
+    roots: Arc<RootCertStore>,
+    provider: Arc<CryptoProvider>,
+    zone: String,
+}
+
+impl ServerCertVerifier for ControlPlanes {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let algorithms = self.provider.signature_verification_algorithms.all;
+        let parsed = ParsedCertificate::try_from(end_entity)?;
+        verify_server_cert_signed_by_trust_anchor(&parsed, &self.roots, intermediates, now, algorithms)?;
+        let peer = Peer::of(end_entity).map_err(|error| rustls::Error::General(error.to_string()))?;
+        let wrong = match peer.id.role {
+            _ if peer.id.zone != self.zone => BadPeer::Zone(peer.id, self.zone.clone()),
+            Role::ControlPlane(_) => return Ok(ServerCertVerified::assertion()),
+            _ => BadPeer::NoControlPlane(peer.id),
+        };
+        Err(rustls::Error::General(wrong.to_string()))
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(rustls::Error::InvalidCertificate(CertificateError::BadSignature))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// The reason of a failed handshake, as a label: few values, for metrics.
+pub(crate) fn reason(error: &std::io::Error) -> &'static str {
+    let inner = error.get_ref();
+    if let Some(bad) = inner.and_then(|inner| inner.downcast_ref::<BadPeer>()) {
+        return match bad {
+            BadPeer::NoCertificate => "no-certificate",
+            BadPeer::Zone(..) => "other-zone",
+            BadPeer::Certificate(_) | BadPeer::NoControlPlane(_) => "bad-id",
+        };
+    }
+    match tls_error(error) {
+        Some(rustls::Error::NoCertificatesPresented) => "no-certificate",
+        Some(rustls::Error::InvalidCertificate(why)) => match why {
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => "expired",
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => "not-yet-valid",
+            CertificateError::UnknownIssuer => "unknown-issuer",
+            _ => "bad-certificate",
+        },
+        Some(rustls::Error::AlertReceived(_)) => "refused-by-peer",
+        Some(_) => "not-tls",
+        None => "gone",
+    }
+}
+
+fn tls_error(error: &std::io::Error) -> Option<&rustls::Error> {
+    error.get_ref()?.downcast_ref()
+}
+
+/// The name of a root that people can compare: the beginning of its SHA-256, in hex.
+pub(crate) fn fingerprint(der: &[u8]) -> String {
+    use sha2::Digest as _;
+    hex::encode(&sha2::Sha256::digest(der)[..8])
+}
+
+fn ends(der: &[u8]) -> Option<Moment> {
+    use x509_cert::der::Decode as _;
+    let until = x509_cert::Certificate::from_der(der)
+        .ok()?
+        .tbs_certificate
+        .validity
+        .not_after;
+    let since_epoch = until.to_system_time().duration_since(SystemTime::UNIX_EPOCH).ok()?;
+    Some(Moment(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX)))
+}
