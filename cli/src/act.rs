@@ -161,9 +161,9 @@ pub(crate) struct Because {
     /// The reason, for the audit log.
     #[arg(long)]
     reason: String,
-    /// The author, for the audit log; your login name by default.
-    #[arg(long, env = "USER", default_value = "operator")]
-    author: String,
+    /// The author, for the audit log: the name in your credential. Without one, your login name by default.
+    #[arg(long)]
+    author: Option<String>,
     /// A name for this action. Two requests with one name are one action: repeat the name of an attempt whose outcome
     /// is unknown.
     #[arg(long)]
@@ -181,8 +181,13 @@ impl Because {
         &self.reason
     }
 
-    pub(crate) fn author(&self) -> &str {
-        &self.author
+    /// The author, whom a credential names by itself.
+    pub(crate) fn author(&self, operator: &Operator) -> String {
+        let unnamed = || match operator.has_identity() {
+            true => String::new(),
+            false => world::authority::person(),
+        };
+        self.author.clone().unwrap_or_else(unnamed)
     }
 
     pub(crate) fn dry_run(&self) -> bool {
@@ -207,7 +212,13 @@ pub(crate) async fn act(
     };
     let (kind, lasts, because) = read(operator, request).await?;
     let emptied = emptied(&kind);
-    let request = operator::request(kind, &because.reason, &because.author, &because.token(), lasts);
+    let request = operator::request(
+        kind,
+        &because.reason,
+        &because.author(operator),
+        &because.token(),
+        lasts,
+    );
     if because.dry_run {
         let tried = operator.plan(Some(request)).await?;
         print(&present::plan(&tried, output));

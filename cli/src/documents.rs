@@ -87,7 +87,8 @@ pub(crate) async fn document(
             let text = checked(kind, &file)?;
             let in_force = operator.document(kind).await?;
             let token = because.token();
-            let who = (because.reason(), because.author(), token.as_str());
+            let author = because.author(operator);
+            let who = (because.reason(), author.as_str(), token.as_str());
             let reply = operator
                 .apply(request(kind, text, &in_force.version, who, because.dry_run()))
                 .await?;

@@ -5,12 +5,10 @@ use std::{
     collections::BTreeMap,
     fmt::Write as _,
     net::{IpAddr, SocketAddr},
-    path::Path,
     process::ExitCode,
 };
 
 use anyhow::{Context as _, anyhow};
-use api::Operator;
 use clap::{Args, Subcommand};
 use reqwest::{StatusCode, Url};
 use serde::Deserialize;
@@ -21,7 +19,7 @@ use topology::{
 };
 
 use crate::{
-    Output, audit, edges,
+    Output, Reach, audit, edges,
     exit::Failure,
     present::{document, plain, table},
     print,
@@ -117,17 +115,12 @@ pub(crate) struct Route {
     generation: Option<u64>,
 }
 
-pub(crate) async fn route(
-    route: Route,
-    control_planes: Vec<String>,
-    state_dir: &Path,
-    output: Output,
-) -> Result<ExitCode, Failure> {
+pub(crate) async fn route(route: Route, reach: &Reach, output: Output) -> Result<ExitCode, Failure> {
     let edges = match &route.edge_admin {
         Some(url) => vec![(url.to_string(), url.clone())],
-        None => edges::of_world(state_dir, route.edge.as_deref())?,
+        None => edges::of_world(&reach.state_dir, route.edge.as_deref())?,
     };
-    let (answers, mut silent) = ask_all(&edges, &route, &control_planes, state_dir).await?;
+    let (answers, mut silent) = ask_all(&edges, &route, reach).await?;
     if answers.is_empty()
         && let Some((_, failure)) = silent.pop()
     {
@@ -156,12 +149,7 @@ pub(crate) async fn route(
 type Silent = Vec<(String, Failure)>;
 
 /// The answers of all edges. One that does not answer keeps nobody from asking the others: an edge is dead when people ask.
-async fn ask_all(
-    edges: &[(String, Url)],
-    route: &Route,
-    control_planes: &[String],
-    state_dir: &Path,
-) -> Result<(Vec<Value>, Silent), Failure> {
+async fn ask_all(edges: &[(String, Url)], route: &Route, reach: &Reach) -> Result<(Vec<Value>, Silent), Failure> {
     let client = edges::client()?;
     // The plan from the audit log, fetched once when the first edge does not have it any more.
     let mut older = None;
@@ -177,7 +165,7 @@ async fn ask_all(
             };
             let snapshot = match older.take() {
                 Some(snapshot) => snapshot,
-                None => kept(generation, control_planes, state_dir, &said).await?,
+                None => kept(generation, reach, &said).await?,
             };
             let asked = client.post(question(edge, route, None)).body(snapshot.encode().0);
             older = Some(snapshot);
@@ -243,18 +231,14 @@ async fn ask(request: reqwest::RequestBuilder, edge: &Url) -> Result<Answer, Fai
 }
 
 /// Fetches a plan that edges have dropped from the audit log.
-async fn kept(generation: u64, named: &[String], state_dir: &Path, said: &str) -> Result<Snapshot, Failure> {
-    let control_planes = if named.is_empty() {
-        let found = world::find(state_dir).map_err(|_| {
-            Failure::failed(anyhow!(
-                "{said}; name a control plane with --control-plane URL: its audit log has older plans"
-            ))
-        });
-        found?.control_planes
-    } else {
-        named.to_vec()
-    };
-    audit::snapshot(&Operator::at(control_planes), generation).await
+async fn kept(generation: u64, reach: &Reach, said: &str) -> Result<Snapshot, Failure> {
+    let operator = reach.operator().map_err(|failure| match failure.is_unreachable() {
+        true => Failure::failed(anyhow!(
+            "{said}; name a control plane with --control-plane URL: its audit log has older plans"
+        )),
+        false => failure,
+    })?;
+    audit::snapshot(&operator, generation).await
 }
 
 /// The parts of an edge's answer that the table shows.
@@ -486,12 +470,20 @@ mod tests {
         drop(dead);
         let edge = |name: &str, at: SocketAddr| (name.to_owned(), format!("http://{at}").parse().unwrap());
         let edges = [edge("a", nobody), edge("b", address), edge("c", nobody)];
-        let (answers, silent) = ask_all(&edges, &from_home(), &[], Path::new("/nowhere")).await.unwrap();
+        let (answers, silent) = ask_all(&edges, &from_home(), &nowhere()).await.unwrap();
         serving.await.unwrap();
         assert_eq!(answers, [json!({ "edge": "b" })]);
         let names: Vec<&str> = silent.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["a", "c"]);
         assert!(silent[0].1.is_unreachable() && silent[0].1.error.to_string().contains("does not answer"));
+    }
+
+    fn nowhere() -> Reach {
+        Reach {
+            control_planes: Vec::new(),
+            identity: None,
+            state_dir: "/nowhere".into(),
+        }
     }
 
     fn from_home() -> Route {

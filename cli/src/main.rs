@@ -6,6 +6,7 @@
 mod act;
 mod audit;
 mod call;
+mod cert;
 mod documents;
 mod edges;
 mod exit;
@@ -18,15 +19,11 @@ mod say;
 mod simulate;
 mod up;
 
-use std::{
-    path::{Path, PathBuf},
-    process::ExitCode,
-    sync::Arc,
-    time::Duration,
-};
+use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use api::{Operator, v1};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use identity::Identity;
 
 use crate::exit::Failure;
 
@@ -54,6 +51,9 @@ struct Options {
     /// Folder of the running world: `up` writes it, the other commands read it.
     #[arg(long, value_name = "DIR", global = true, env = "MERIDIAN_STATE_DIR")]
     state_dir: Option<PathBuf>,
+    /// Folder of your credential; by default that of whoever started the running world. `meridian login` makes one.
+    #[arg(long, value_name = "DIR", global = true, env = "MERIDIAN_IDENTITY")]
+    identity: Option<PathBuf>,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -130,6 +130,13 @@ enum Verb {
         #[command(subcommand)]
         verb: documents::DocumentVerb,
     },
+    /// Get a credential for yourself, for 12 hours, where you can read the authority's key.
+    Login(cert::Login),
+    /// Certificates of processes: an authority, leaves, trusted roots.
+    Cert {
+        #[command(subcommand)]
+        verb: cert::CertVerb,
+    },
     /// The audit log: export it, or replay its decisions.
     Audit {
         #[command(subcommand)]
@@ -183,6 +190,11 @@ async fn main() -> ExitCode {
 async fn run(options: Options) -> Result<ExitCode, Failure> {
     let state_dir = options.state_dir.unwrap_or_else(world::settings::default_state_dir);
     let output = options.output;
+    let reach = Reach {
+        control_planes: options.control_plane,
+        identity: options.identity,
+        state_dir: state_dir.clone(),
+    };
     match options.verb {
         Verb::Up(up) => up::up(up, state_dir).await,
         Verb::Demo(demo) => play(demo).await,
@@ -196,7 +208,7 @@ async fn run(options: Options) -> Result<ExitCode, Failure> {
         } => simulate::why(&region, &file, at, &documents, output),
         Verb::Explain {
             verb: explain::ExplainVerb::Route(route),
-        } => explain::route(route, options.control_plane, &state_dir, output).await,
+        } => explain::route(route, &reach, output).await,
         Verb::Explain {
             verb: explain::ExplainVerb::Reason { code },
         } => explain::reason(code.as_deref(), output),
@@ -210,19 +222,56 @@ async fn run(options: Options) -> Result<ExitCode, Failure> {
         Verb::Audit {
             verb: audit::AuditVerb::Replay { file: Some(file) },
         } => audit::replay_file(&file, output),
+        Verb::Login(login) => cert::login(login, &state_dir),
+        Verb::Cert { verb } => cert::cert(verb, reach.operator().ok()).await,
         Verb::Completion { shell } => manual::print_completions(shell),
         Verb::Man { dir } => manual::write_pages(&dir),
-        verb => ask(verb, options.control_plane, &state_dir, output).await,
+        verb => ask(verb, &reach, output).await,
+    }
+}
+
+/// Where the control planes are, and who asks them.
+pub(crate) struct Reach {
+    pub(crate) control_planes: Vec<String>,
+    pub(crate) identity: Option<PathBuf>,
+    /// Folder of the running world.
+    pub(crate) state_dir: PathBuf,
+}
+
+impl Reach {
+    /// A client of the named control planes, or else of the running world's.
+    pub(crate) fn operator(&self) -> Result<Operator, Failure> {
+        let mut folder = self.identity.clone();
+        let urls = if self.control_planes.is_empty() {
+            let record = world::find(&self.state_dir)?;
+            folder.get_or_insert(record.operator);
+            record.control_planes
+        } else {
+            self.control_planes.clone()
+        };
+        let files = folder.map(|folder| identity::files::Files::in_folder(&folder));
+        let identity = Identity::load_if(files, daemon::clock::now).map_err(|error| {
+            Failure::failed(anyhow::anyhow!(
+                "{error}. `meridian login NAME --roles ROLE` makes a credential, and --identity names its folder"
+            ))
+        })?;
+        if let Some(own) = identity.as_ref().map(|identity| identity.own())
+            && own.until <= daemon::clock::now()
+        {
+            let text = format!(
+                "the credential of {} has expired at {}; `meridian login NAME --roles ROLE` makes another",
+                own.id.role.name(),
+                own.until
+            );
+            return Err(Failure::failed(anyhow::anyhow!(text)));
+        }
+        Ok(Operator::at(urls).with_identity(identity))
     }
 }
 
 /// Carries out the commands that need a control plane.
-async fn ask(verb: Verb, named: Vec<String>, state_dir: &Path, output: Output) -> Result<ExitCode, Failure> {
-    let operator = Operator::at(if named.is_empty() {
-        world::find(state_dir)?.control_planes
-    } else {
-        named
-    });
+async fn ask(verb: Verb, reach: &Reach, output: Output) -> Result<ExitCode, Failure> {
+    let (operator, state_dir) = (reach.operator()?, reach.state_dir.as_path());
     match verb {
         Verb::Status => print(&present::status(&operator.status().await?, output)),
         Verb::Why { region, .. } => print(&present::why(&operator.why(&region).await?, output)),
@@ -245,6 +294,8 @@ async fn ask(verb: Verb, named: Vec<String>, state_dir: &Path, output: Output) -
         | Verb::Call(_)
         | Verb::Explain { .. }
         | Verb::Simulate { .. }
+        | Verb::Login(_)
+        | Verb::Cert { .. }
         | Verb::Completion { .. }
         | Verb::Man { .. } => unreachable!("these were carried out without asking"),
     }

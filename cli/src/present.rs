@@ -16,7 +16,7 @@ pub(crate) use self::{
     json::document,
     plan::plan,
     status::status,
-    text::{plain, table},
+    text::{plain, span, table},
     why::why,
 };
 

@@ -8,18 +8,21 @@ use clap::Parser as _;
 use crate::Options;
 
 /// Where texts for operators are written.
-const SOURCES: [&str; 6] = [
+const SOURCES: [&str; 7] = [
     "health/verdict/src",
     "control-plane/planning/src",
     "control-plane/server/src",
     "control-plane/api/src",
+    "control-plane/identity/src",
     "topology/src",
     "cli/src",
 ];
-/// A path, for the words that stand for one; and what fits every other blank: a region, an action and a stack.
-const BLANKS: [(&str, &str); 4] = [
+/// A path, a role or an id, for the words that stand for one; and what fits every other blank: a region, an action and a stack.
+const BLANKS: [(&str, &str); 6] = [
     ("{kind}", "topology"),
     ("FILE", "file.toml"),
+    ("ROLE", "viewer"),
+    ("KIND/NAME", "edge/edge-dub"),
     ("ADDRESS", "127.0.0.1:9000"),
     ("ADDRESS:PORT", "127.0.0.1:9000"),
 ];

@@ -1,12 +1,13 @@
 //! Generates the Rust code for proto/meridian/v1/meridian.proto. Needs protoc (Debian: protobuf-compiler).
 
 /// The messages that `meridian -o json` prints as they are, each field under its name. cli/src/present/json.rs maps the others.
-const PRINTED: [&str; 10] = [
+const PRINTED: [&str; 11] = [
     "Action",
     "Check",
     "EdgeStatus",
     "Load",
     "PlanNumber",
+    "Principal",
     "Progress",
     "Reason",
     "RegionStatus",

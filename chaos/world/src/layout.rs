@@ -75,6 +75,9 @@ const ATTEMPTS_MAX: u16 = 64;
 const EDGE_DRAIN: &str = "\n[drain]\nwindow = \"1s\"\nlimit = \"3s\"\n";
 const STACK_DRAIN: &str = "\n[limits]\ndrain_max = \"2s\"\n";
 
+/// Every process has its files in its own folder.
+const IDENTITY: &str = "\n[identity]\ncertificate = \"identity.crt\"\nkey = \"identity.key\"\ntrust = \"trust.crt\"\n";
+
 /// No network with free addresses was found.
 #[derive(Debug, thiserror::Error)]
 #[error("no free loopback addresses after {ATTEMPTS_MAX} attempts; the last one failed at {address}")]
@@ -214,7 +217,7 @@ impl Layout {
     /// gRPC URLs of all control planes.
     pub fn control_plane_urls(&self) -> Vec<String> {
         (self.control_planes.values())
-            .map(|address| format!("http://{address}"))
+            .map(|address| format!("https://{address}"))
             .collect()
     }
 
@@ -235,7 +238,7 @@ impl Layout {
                     std::fs::write(folder.join("policy.toml"), &settings.policy)?;
                     self.control_plane_document(&name, etcd)
                 }
-                Kind::Dns => self.node_document(&name, self.dns, &folder),
+                Kind::Dns => self.node_document(&name, self.dns, &folder) + IDENTITY,
                 Kind::Edge => {
                     let edge = self.topology.edges.iter().find(|(id, _)| id.as_str() == name);
                     let listen = edge.and_then(|(_, edge)| edge_addresses(edge).first().copied());
@@ -243,6 +246,7 @@ impl Layout {
                     let mut text = self.node_document(&name, listen, &folder);
                     let _ = writeln!(text, "affinity_key = \"{affinity_key}\"");
                     text.push_str(EDGE_DRAIN);
+                    text.push_str(IDENTITY);
                     if !settings.origins.is_empty() {
                         let _ = writeln!(text, "\n[cors]\norigins = {}", list(&settings.origins));
                     }
@@ -280,7 +284,7 @@ impl Layout {
         };
         format!(
             "node = {}\nlisten = \"{}\"\nadmin_listen = \"{}\"\n\
-             topology = \"topology.toml\"\npolicy = \"policy.toml\"\n\n[store]\n{store}\n",
+             topology = \"topology.toml\"\npolicy = \"policy.toml\"\n\n[store]\n{store}\n{IDENTITY}mode = \"required\"\nissuer_certificate = \"../identity/issuer.crt\"\nissuer_key = \"../identity/issuer.key\"\n",
             quoted(name),
             self.control_planes[name],
             self.admin[name],
@@ -455,9 +459,9 @@ mod tests {
             daemon::config::parse(file, &text).unwrap()
         };
         let urls = [
-            "http://127.9.7.61:7070",
-            "http://127.9.7.62:7070",
-            "http://127.9.7.63:7070",
+            "https://127.9.7.61:7070",
+            "https://127.9.7.62:7070",
+            "https://127.9.7.63:7070",
         ];
         assert_eq!(layout.control_plane_urls(), urls);
         for (node, file) in [
@@ -470,7 +474,7 @@ mod tests {
         for (name, url) in layout.control_planes.keys().zip(urls) {
             let document = read(name, "control-plane.toml");
             assert_eq!(document["node"], name.as_str());
-            assert_eq!(document["listen"], url.trim_start_matches("http://"));
+            assert_eq!(document["listen"], url.trim_start_matches("https://"));
             assert_eq!(document["store"], serde_json::json!({ "etcd": etcd }));
         }
     }

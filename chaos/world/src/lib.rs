@@ -7,6 +7,7 @@
 //! loopback network, so that any number of worlds share a machine, and processes keep their addresses when they
 //! restart.
 
+pub mod authority;
 pub mod etcd;
 pub mod layout;
 pub mod process;

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use topology::Moment;
 
 /// Version of [`Record`].
-pub const RECORD_SCHEMA: u32 = 2;
+pub const RECORD_SCHEMA: u32 = 3;
 
 /// The addresses and processes of a running world (`world.json`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +29,8 @@ pub struct Record {
     pub zone: String,
     /// gRPC URLs of all control planes.
     pub control_planes: Vec<String>,
+    /// Folder of the credential of whoever started the world.
+    pub operator: PathBuf,
     /// Client URLs of etcd's members, by name; empty if the one control plane keeps its decisions in a file.
     pub etcd: BTreeMap<String, String>,
     /// Address of the name server, UDP and TCP.
@@ -277,7 +279,8 @@ mod tests {
             pid: std::process::id(),
             started_at_ms: Moment(45_296_789),
             zone: "voice.meridian.test".into(),
-            control_planes: vec!["http://127.9.7.61:7070".into()],
+            control_planes: vec!["https://127.9.7.61:7070".into()],
+            operator: "/state/operators/alice".into(),
             etcd: BTreeMap::new(),
             dns: "127.9.7.53:5300".parse().unwrap(),
             edge_port: 8080,
@@ -322,7 +325,7 @@ mod tests {
         std::fs::write(folder.path().join(RECORD), older).unwrap();
         let error = find(folder.path()).unwrap_err().to_string();
         assert!(
-            error.contains("another version of meridian (record 1, not 2)"),
+            error.contains("another version of meridian (record 1, not 3)"),
             "{error}"
         );
         assert_eq!(lock.left_behind(), BTreeMap::from([("edge-iad".to_owned(), 7)]));

@@ -3,15 +3,21 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use api::{Operator, v1};
-use tokio::sync::{Mutex, broadcast};
+use identity::{Grant, Identity};
+use tokio::{
+    sync::{Mutex, broadcast},
+    task::AbortHandle,
+};
 use topology::Moment;
 
 use crate::{
     Death, Layout, ProcessError, Progress, Record, Settings, StoreKind,
+    authority::{self, AuthorityError, Folder, leaf_of, operator_folder, operator_leaf},
     etcd::EtcdError,
     layout::{Kind, NoAddresses, configuration_file, control_planes, etcd_members},
     members::{self, Members},
@@ -29,6 +35,10 @@ pub struct World {
     /// The members of etcd, if several control planes share it.
     etcd: Option<Members>,
     deaths: broadcast::Sender<Death>,
+    /// The credential of whoever started the world.
+    owner: Arc<Identity>,
+    /// Ends the renewal of certificates.
+    renewing: AbortHandle,
     lock: Lock,
     started_at: Moment,
     /// Claims the network of every address but etcd's, which has a network of its own.
@@ -50,6 +60,9 @@ pub enum StartError {
         #[source]
         source: std::io::Error,
     },
+    /// The certificates of its processes cannot be made or used.
+    #[error("the world has no certificates: {0}")]
+    Authority(String),
     /// The speech models are missing.
     #[error("there are no speech models in {}; give their folder with --models-dir", models_dir.display())]
     NoModels {
@@ -85,6 +98,12 @@ pub enum StartError {
         /// Folder of the logs.
         state_dir: PathBuf,
     },
+}
+
+impl From<AuthorityError> for StartError {
+    fn from(error: AuthorityError) -> Self {
+        Self::Authority(error.to_string())
+    }
 }
 
 impl From<EtcdError> for StartError {
@@ -146,7 +165,10 @@ impl World {
             let process = Supervised::new(&name, program, configuration, &settings.state_dir, deaths.clone());
             processes.insert(name, (kind, Mutex::new(process)));
         }
+        let (owner, renewing) = certificates(&settings.state_dir, &layout)?;
         let mut world = Self {
+            owner,
+            renewing,
             settings,
             layout,
             processes,
@@ -246,7 +268,21 @@ impl World {
 
     /// A client of its control planes.
     pub fn operator(&self) -> Operator {
-        Operator::at(self.layout.control_plane_urls())
+        Operator::at(self.layout.control_plane_urls()).with_identity(Some(self.owner.clone()))
+    }
+
+    /// A client of its control planes for another operator, with a new certificate.
+    ///
+    /// # Errors
+    ///
+    /// The certificate cannot be made.
+    pub fn operator_as(&self, name: &str, grants: Vec<Grant>) -> Result<Operator, StartError> {
+        let state_dir = &self.settings.state_dir;
+        let leaf = operator_leaf(&self.layout.topology.zone, name, grants)?;
+        let folder = operator_folder(state_dir, name);
+        let files = Folder::of_world(state_dir).issue(&leaf, &folder, daemon::clock::now())?;
+        let identity = Identity::load(files, daemon::clock::now).map_err(|it| StartError::Authority(it.to_string()))?;
+        Ok(Operator::at(self.layout.control_plane_urls()).with_identity(Some(identity)))
     }
 
     /// Folder of configuration, state and logs.
@@ -371,6 +407,7 @@ impl World {
             started_at_ms: self.started_at,
             zone: layout.topology.zone.clone(),
             control_planes: layout.control_plane_urls(),
+            operator: operator_folder(&self.settings.state_dir, &authority::person()),
             dns: layout.dns,
             edge_port: edges.clone().next().map_or(0, |edge| edge.port),
             edges: edges.map(|edge| (edge.id.to_string(), layout.edge_url(edge))).collect(),
@@ -444,10 +481,47 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
+        self.renewing.abort();
         for (_, process) in self.processes.values_mut() {
             process.get_mut().kill_now();
         }
     }
+}
+
+/// Makes the world's authority, a leaf for each process, and the credential of its owner. Control planes renew the leaves; the owner's
+/// credential is issued anew here.
+fn certificates(state_dir: &Path, layout: &Layout) -> Result<(Arc<Identity>, AbortHandle), StartError> {
+    let (folder, zone, now) = (Folder::of_world(state_dir), &layout.topology.zone, daemon::clock::now());
+    folder.create(zone, now)?;
+    for (name, kind) in layout.processes() {
+        if let Some(leaf) = leaf_of(zone, &name, kind)? {
+            folder.issue(&leaf, &state_dir.join(name), now)?;
+        }
+    }
+    let person = authority::person();
+    let (leaf, into) = (
+        operator_leaf(zone, &person, authority::owner())?,
+        operator_folder(state_dir, &person),
+    );
+    let files = folder.issue(&leaf, &into, now)?;
+    let owner = Identity::load(files, daemon::clock::now).map_err(|it| StartError::Authority(it.to_string()))?;
+    let shown = owner.clone();
+    let renewing = tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(authority::LOOK_EVERY).await;
+            let now = daemon::clock::now();
+            if !shown.own().is_due(now) {
+                continue;
+            }
+            match folder.issue(&leaf, &into, now) {
+                Ok(_) => drop(shown.reload()),
+                Err(error) => {
+                    tracing::error!(id = %leaf.id, %error, "cannot renew a credential; trying again in ten minutes");
+                }
+            }
+        }
+    });
+    Ok((owner, renewing.abort_handle()))
 }
 
 /// Removes the files of an earlier world, because a world starts from nothing. Touches only names that this crate
@@ -458,6 +532,8 @@ fn clear(state_dir: &Path, layout: &Layout) -> std::io::Result<()> {
         names.extend(control_planes(store));
         names.extend(etcd_members(store));
     }
+    // The authority of an earlier world, and what it issued to operators.
+    names.extend(["identity".to_owned(), "operators".to_owned()]);
     // etcd.json holds the addresses of its members.
     names.insert("etcd".to_owned());
     for name in names {

@@ -29,6 +29,9 @@ fn decision_lines(decision: &v1::Decision) -> String {
         generation => format!("plan {generation}"),
     };
     let mut text = format!("{what} at {:#} UTC by {}", Moment(decision.at_ms), decision.actor);
+    if let Some(by) = &decision.principal {
+        let _ = write!(text, " ({}, from {}, certificate {})", by.roles, by.source, by.serial);
+    }
     for reason in &decision.reasons {
         let _ = write!(text, "\n  {}", reason_line(reason));
         for fact in &reason.evidence {

@@ -35,6 +35,7 @@ pub(super) fn node_json(node: &v1::NodeStatus) -> Value {
     json!({
         "node": node.node, "kind": node_kind(node), "acknowledged": node.acknowledged,
         "acknowledged_at_ms": node.acknowledged_at_ms, "refused": node.refused, "connected": node.connected,
+        "root": some_text(&node.root), "certificate_until_ms": node.certificate_until_ms,
     })
 }
 
@@ -48,7 +49,8 @@ pub(super) fn plan_json(plan: &v1::PlanReply) -> Value {
 
 pub(super) fn decision_json(decision: &v1::Decision) -> Value {
     json!({
-        "plan": decision.number, "at_ms": decision.at_ms, "actor": decision.actor, "reasons": decision.reasons,
+        "plan": decision.number, "at_ms": decision.at_ms, "actor": decision.actor, "principal": decision.principal,
+        "reasons": decision.reasons,
         "acknowledged": decision.acknowledged.iter().map(node_json).collect::<Vec<_>>(),
     })
 }

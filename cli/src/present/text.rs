@@ -74,7 +74,7 @@ pub(super) fn ago(at_ms: u64, now_ms: u64) -> String {
     }
 }
 
-pub(super) fn span(ms: u64) -> String {
+pub(crate) fn span(ms: u64) -> String {
     match ms / 1000 {
         seconds @ 0..120 => format!("{seconds} s"),
         seconds @ 120..7_200 => format!("{} min", seconds / 60),

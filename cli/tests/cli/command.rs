@@ -12,8 +12,15 @@ use std::{
 use serde_json::Value;
 use world::Record;
 
+/// The command at the terminal of a person.
+fn as_person(name: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_meridian"));
+    command.env("USER", name).env_remove("MERIDIAN_IDENTITY");
+    command
+}
+
 fn meridian(state_dir: &Path, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_meridian"))
+    as_person("alice")
         .args(arguments)
         .arg("--state-dir")
         .arg(state_dir)
@@ -28,7 +35,7 @@ fn text(output: &Output) -> String {
 
 /// Runs `meridian up` until it reports that every region is healthy.
 fn up(state_dir: &Path) -> (Child, Record) {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_meridian"))
+    let mut child = as_person("alice")
         .arg("up")
         .arg("--state-dir")
         .arg(state_dir)
@@ -108,11 +115,19 @@ fn operators_decide(state_dir: &Path, folder: &Path) {
         "meridian approve move-2",
     );
     run(&with(&["approve", "move-2"]), 3, "same-person");
+    // One shell is one person, whatever name it gives.
+    let as_bob = ["approve", "move-2", "--reason", "agreed", "--author", "bob"];
+    run(&as_bob, 1, "the certificate is alice's, and the request says \"bob\"");
     run(
-        &["approve", "move-2", "--reason", "agreed", "--author", "bob"],
+        &["login", "bob", "--roles", "approver"],
         0,
-        "switchover by alice: a test",
+        "bob has the roles approver until",
     );
+    let bob = state_dir.join("operators/bob");
+    let bob = ["--identity", bob.to_str().unwrap()];
+    run(&[&as_bob[..], &bob].concat(), 0, "switchover by alice: a test");
+    let denied = [&["abort", "move-2", "--reason", "a test"], &bob[..]].concat();
+    run(&denied, 1, "it needs the role operator in eu-west");
     run(&["status"], 0, "draining 75 %");
     run(&with(&["abort", "move-2"]), 0, "aborted");
     run(&["why", "eu-west"], 0, "eu-west (primary): healthy, serving");

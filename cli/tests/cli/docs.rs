@@ -316,7 +316,7 @@ fn every_command_is_one() {
             };
             let verbs: Vec<String> = words
                 .iter()
-                .take(2)
+                .take(3)
                 .take_while(is_verb)
                 .map(|word| (*word).to_owned())
                 .collect();
@@ -325,8 +325,12 @@ fn every_command_is_one() {
                 continue;
             }
             tried += 1;
-            let nests = ["topology", "policy", "audit", "explain"].contains(&first.as_str());
-            let verb = verbs.into_iter().take(if nests { 2 } else { 1 }).collect::<Vec<_>>();
+            let depth = match (first.as_str(), verbs.get(1).map(String::as_str)) {
+                ("cert", Some("trust")) => 3,
+                ("topology" | "policy" | "audit" | "explain" | "cert", _) => 2,
+                _ => 1,
+            };
+            let verb = verbs.into_iter().take(depth).collect::<Vec<_>>();
             let help = helps.entry(verb.clone()).or_insert_with(|| {
                 let output = Command::new(env!("CARGO_BIN_EXE_meridian"))
                     .args(&verb)

@@ -1,13 +1,14 @@
-//! Connections from nodes to control planes: their settings, and the waits between attempts.
+//! Connections to control planes: their settings, and the waits between attempts.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
+use hyper_util::rt::TokioIo;
+use identity::Identity;
+use tokio::net::TcpStream;
 use tonic::{
     Status,
-    transport::{Channel, Endpoint},
+    transport::{Channel, Endpoint, Uri},
 };
-
-use crate::convert::BadMessage;
 
 /// Deadline for opening a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -18,17 +19,84 @@ const KEEP_ALIVE: Duration = Duration::from_secs(5);
 const BACKOFF_FIRST: Duration = Duration::from_millis(200);
 const BACKOFF_LAST: Duration = Duration::from_secs(5);
 
-/// Opens a connection to a control plane.
-pub async fn connect(endpoint: &str) -> Result<Channel, Status> {
-    let settings = Endpoint::from_shared(endpoint.to_owned())
-        .map_err(|error| Status::from(BadMessage::new("endpoint", format!("{endpoint:.100}: {error}"))))?
-        .connect_timeout(CONNECT_TIMEOUT)
-        .http2_keep_alive_interval(KEEP_ALIVE)
-        .keep_alive_timeout(KEEP_ALIVE)
-        .keep_alive_while_idle(true);
-    let connected = settings.connect().await;
-    connected.map_err(|error| Status::unavailable(format!("{endpoint}: {}", root_cause(&error))))
+/// The scheme of a URL at which both ends prove who they are.
+const SECURE: &str = "https://";
+
+/// Whether a text is the URL of a control plane: `https://address:port`, or `http://address:port` without TLS.
+pub fn is_url(url: &str) -> bool {
+    let plain = url.replacen(SECURE, "http://", 1);
+    let host = plain.parse::<Uri>().ok().and_then(|uri| uri.host().map(str::to_owned));
+    plain.starts_with("http://") && host.is_some_and(|host| !host.is_empty())
 }
+
+/// What is wrong with the URLs of control planes in a configuration; `has_identity` tells whether it has `[identity]`.
+pub fn url_problem(url: &str, has_identity: bool) -> Option<String> {
+    if !is_url(url) {
+        let text = format!(
+            "\"{url}\" is not the URL of a control plane; write \"https://address:port\", or http:// without TLS"
+        );
+        return Some(text);
+    }
+    let text = format!("\"{url}\" needs an identity to prove; add the section [identity], or write http://");
+    (url.starts_with(SECURE) && !has_identity).then_some(text)
+}
+
+/// Opens a connection to a control plane that nodes keep.
+pub async fn connect(endpoint: &str, identity: Option<&Arc<Identity>>) -> Result<Channel, Status> {
+    let settings = |endpoint: Endpoint| {
+        endpoint
+            .connect_timeout(CONNECT_TIMEOUT)
+            .http2_keep_alive_interval(KEEP_ALIVE)
+            .keep_alive_timeout(KEEP_ALIVE)
+            .keep_alive_while_idle(true)
+    };
+    let connected = open(endpoint, identity, settings).await;
+    connected.map_err(|why| Status::unavailable(format!("{endpoint}: {why}")))
+}
+
+/// Opens a connection with the caller's settings: with mutual TLS to an `https://` URL, in plain text to an `http://` one.
+///
+/// # Errors
+///
+/// The reason as text, in the words of its innermost cause.
+pub async fn open(
+    url: &str,
+    identity: Option<&Arc<Identity>>,
+    settings: impl FnOnce(Endpoint) -> Endpoint,
+) -> Result<Channel, String> {
+    // TLS is a matter of the connector. tonic would start its own for this scheme.
+    let plain = url.replacen(SECURE, "http://", 1);
+    let endpoint = Endpoint::from_shared(plain).map_err(|error| format!("{url:.100}: {error}"))?;
+    let endpoint = settings(endpoint);
+    if !url.starts_with(SECURE) {
+        return endpoint.connect().await.map_err(|error| root_cause(&error));
+    }
+    let identity = identity.ok_or_else(|| {
+        "this control plane wants to know who calls, and there is no certificate to show; `meridian login NAME --roles ROLE` gets one"
+            .to_owned()
+    })?;
+    let identity = identity.clone();
+    let connector = tower::service_fn(move |uri: Uri| {
+        let identity = identity.clone();
+        async move {
+            let address = format!(
+                "{}:{}",
+                uri.host().unwrap_or_default(),
+                uri.port_u16().unwrap_or(DEFAULT_PORT)
+            );
+            let tcp = TcpStream::connect(address).await?;
+            tcp.set_nodelay(true)?;
+            // Not as a source of the error below: the reader wants the reason and not the whole chain.
+            let tls = identity.connect(tcp).await.map_err(std::io::Error::other)?;
+            Ok::<_, std::io::Error>(TokioIo::new(tls))
+        }
+    });
+    let connected = endpoint.connect_with_connector(connector).await;
+    connected.map_err(|error| root_cause(&error))
+}
+
+/// Port of a URL that names none.
+const DEFAULT_PORT: u16 = 443;
 
 /// The innermost cause: "connection refused" instead of "transport error".
 pub fn root_cause(error: &dyn std::error::Error) -> String {

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use identity::Identity;
 use parking_lot::Mutex;
 use tokio::{
     task::JoinSet,
@@ -19,7 +20,7 @@ use tonic::{
 };
 
 use crate::{
-    connect::root_cause,
+    connect::{self, is_url},
     v1::{self, operator_client::OperatorClient},
 };
 
@@ -51,6 +52,8 @@ type Client = OperatorClient<Channel>;
 #[derive(Debug, Clone)]
 pub struct Operator {
     urls: Vec<String>,
+    /// What this operator shows of itself.
+    identity: Option<Arc<Identity>>,
     leader: Arc<Mutex<Option<String>>>,
 }
 
@@ -87,7 +90,7 @@ pub enum OperatorError {
         token: String,
     },
     /// The text is not the URL of a control plane.
-    #[error("\"{0}\" is not a URL of a control plane; write http://address:port")]
+    #[error("\"{0}\" is not a URL of a control plane; write https://address:port, or http:// without TLS")]
     NotAUrl(String),
     /// The control plane refuses the request itself, for example because of an unknown region or a missing reason.
     #[error("{0}")]
@@ -133,8 +136,19 @@ impl Operator {
     pub fn at<U: Into<String>>(urls: impl IntoIterator<Item = U>) -> Self {
         Self {
             urls: urls.into_iter().map(Into::into).collect(),
+            identity: None,
             leader: Arc::default(),
         }
+    }
+
+    /// The same, for control planes that want to know who calls.
+    pub fn with_identity(self, identity: Option<Arc<Identity>>) -> Self {
+        Self { identity, ..self }
+    }
+
+    /// Whether a credential says who asks.
+    pub fn has_identity(&self) -> bool {
+        self.identity.is_some()
     }
 
     /// The URLs of the control planes.
@@ -321,7 +335,7 @@ impl Operator {
             if let Some(url) = waiting.pop_front() {
                 this_round.insert(url.clone());
                 unanswered.insert(url.clone());
-                asked.spawn(ask_one(url, call.clone()));
+                asked.spawn(ask_one(url, self.identity.clone(), call.clone()));
             }
             let pause = if waiting.is_empty() { AGAIN_AFTER } else { NEXT_AFTER };
             tokio::select! {
@@ -375,7 +389,10 @@ impl Operator {
         T: Send + 'static,
         F: Future<Output = Result<Response<T>, Status>> + Send + 'static,
     {
-        let asked = self.urls.iter().map(|url| ask_one(url.clone(), call.clone()));
+        let asked = self
+            .urls
+            .iter()
+            .map(|url| ask_one(url.clone(), self.identity.clone(), call.clone()));
         let mut asked: JoinSet<_> = asked.collect();
         let mut replies = Vec::new();
         let answers = async {
@@ -443,17 +460,14 @@ enum Answer<T> {
     Failed(String),
 }
 
-async fn ask_one<T, F>(url: String, call: impl Fn(Client) -> F) -> (String, Answer<T>)
+async fn ask_one<T, F>(url: String, identity: Option<Arc<Identity>>, call: impl Fn(Client) -> F) -> (String, Answer<T>)
 where
     F: Future<Output = Result<Response<T>, Status>>,
 {
-    let endpoint = match Endpoint::from_shared(url.clone()) {
-        Ok(endpoint) => endpoint.connect_timeout(CONNECT_TIMEOUT).timeout(REQUEST_TIMEOUT),
-        Err(error) => return (url, Answer::Failed(error.to_string())),
-    };
-    let client = match endpoint.connect().await {
+    let settings = |endpoint: Endpoint| endpoint.connect_timeout(CONNECT_TIMEOUT).timeout(REQUEST_TIMEOUT);
+    let client = match connect::open(&url, identity.as_ref(), settings).await {
         Ok(channel) => Client::new(channel),
-        Err(error) => return (url, Answer::Failed(root_cause(&error))),
+        Err(why) => return (url, Answer::Failed(why)),
     };
     let answer = match call(client.clone()).await {
         Ok(reply) => Answer::Leads(Box::new(client), reply.into_inner()),
@@ -478,10 +492,6 @@ fn leader_named_by(status: &Status) -> Option<String> {
     is_url(url).then(|| url.to_owned())
 }
 
-fn is_url(url: &str) -> bool {
-    url.starts_with("http://") && Endpoint::from_shared(url.to_owned()).is_ok()
-}
-
 fn is_about_the_request(code: Code) -> bool {
     matches!(
         code,
@@ -498,6 +508,13 @@ fn is_about_the_request(code: Code) -> bool {
 }
 
 fn words(status: &Status) -> String {
+    // A failure of the connection has its reason at the bottom.
+    if let Some(cause) = std::error::Error::source(status) {
+        let cause = connect::root_cause(cause);
+        // The last words of an HTTP/2 peer, which h2 quotes behind its own.
+        let said = cause.split_once("(b\"").and_then(|(_, said)| said.strip_suffix("\")"));
+        return said.unwrap_or(&cause).to_owned();
+    }
     match status.message() {
         "" => status.code().description().to_owned(),
         message => message.to_owned(),

@@ -85,7 +85,9 @@ pub fn authorise(peer: &Peer, call: Call<'_>) -> Result<(), Denied> {
         (Call::Report { .. }, _) => "only edges and control planes report observations".to_owned(),
 
         (call, Role::Operator(_)) => match call.needs() {
-            None => "an operator's certificate is not renewed; log in again (`meridian login`)".to_owned(),
+            None => {
+                "an operator's certificate is not renewed; log in again (`meridian login NAME --roles ROLE`)".to_owned()
+            }
             Some((OperatorRole::Viewer, _)) if !peer.grants.is_empty() => return Ok(()),
             Some((role, region)) => {
                 let holds = |grant: &Grant| [role, OperatorRole::Admin].contains(&grant.role) && grant.covers(region);
@@ -102,7 +104,7 @@ pub fn authorise(peer: &Peer, call: Call<'_>) -> Result<(), Denied> {
         },
         (Call::Renew, _) => return Ok(()),
         (Call::Look | Call::Order { .. } | Call::Approve { .. } | Call::Rule { .. }, _) => {
-            "only operators do that; use an operator's certificate (`meridian login`)".to_owned()
+            "only operators do that; use an operator's certificate (`meridian login NAME --roles ROLE`)".to_owned()
         }
     };
     Err(Denied {

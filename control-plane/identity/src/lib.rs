@@ -1,7 +1,7 @@
 //! Who a process or a person is, and what it may do.
 //!
 //! Every process and every operator has a certificate whose only URI is its SPIFFE id ([`PeerId`]). Two processes prove
-//! these ids to each other with mutual TLS ([`Identity`]). One pure function decides what an id may do ([`authorise`]).
+//! these ids to each other with mutual TLS ([`Identity`]). One pure function decides what an id may do ([`authorise()`]).
 //! [`ca`] makes the certificates, [`files`] stores them.
 //!
 //! Why it is so: docs/decisions/25-identity-is-a-certificate.md. For operators: docs/security.md.

@@ -39,7 +39,7 @@ pub enum BadCertificate {
     Unreadable(String),
     /// X.509-SVID §2: exactly one URI, so that nobody chooses which of two counts.
     #[error(
-        "the certificate has {0} URIs, and must have exactly one, its SPIFFE id; issue it with `meridian cert issue`"
+        "the certificate has {0} URIs, and must have exactly one, its SPIFFE id; issue it with `meridian cert issue KIND/NAME --ca DIR --into DIR`"
     )]
     Uris(usize),
     /// Its URI is no id.

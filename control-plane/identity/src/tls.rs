@@ -105,13 +105,13 @@ pub enum Rejected {
     #[error("the new certificate is {offered}'s, and this process is {own}; check who issues it")]
     OtherId {
         /// Whose it is.
-        offered: PeerId,
+        offered: Box<PeerId>,
         /// Who this is.
-        own: PeerId,
+        own: Box<PeerId>,
     },
     /// The process would not believe itself.
     #[error(
-        "{certificate} is not signed by a root in {trust}, or is out of date: {why}; issue it anew with `meridian cert issue`"
+        "{certificate} is not signed by a root in {trust}, or is out of date: {why}; issue it anew with `meridian cert issue KIND/NAME --ca DIR --into DIR`"
     )]
     Untrusted {
         /// The certificate's file.
@@ -176,7 +176,7 @@ impl Identity {
         if state.own.until <= now() {
             tracing::error!(
                 certificate = %files.certificate.display(), expired = %state.own.until,
-                "the certificate of this process has expired; peers refuse it. Issue it anew: meridian cert issue"
+                "the certificate of this process has expired; peers refuse it. Issue it anew: `meridian cert renew DIR --ca DIR`"
             );
         }
         Ok(Arc::new(Self {
@@ -266,8 +266,8 @@ impl Identity {
         let own = self.own().id;
         if state.own.id != own {
             return Err(Rejected::OtherId {
-                offered: state.own.id,
-                own,
+                offered: Box::new(state.own.id),
+                own: Box::new(own),
             });
         }
         let mut looked_at = self.looked_at.lock();

@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use identity::Identity;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -28,7 +29,7 @@ use crate::LastGood;
 
 /// Follows the plans of all control planes for one node.
 pub struct Follower {
-    /// URLs of the control planes, `http://address:port`. All are followed at once.
+    /// URLs of the control planes, `https://address:port` or, without TLS, `http://address:port`. All are followed at once.
     pub endpoints: Vec<String>,
     /// The id of the node.
     pub node: NodeId,
@@ -38,6 +39,8 @@ pub struct Follower {
     pub last_good: LastGood,
     /// Records how many control planes are connected.
     pub contact: Contact,
+    /// What this node shows of itself to control planes at `https://` URLs.
+    pub identity: Option<Arc<Identity>>,
 }
 
 /// The number of connected control planes, and since when there has been none: the plan in force may then be out of
@@ -174,6 +177,7 @@ impl Follower {
                 current: current.subscribe(),
                 offers: offers.clone(),
                 contact: self.contact.clone(),
+                identity: self.identity.clone(),
             };
             streams.spawn(stream.keep_following());
         }
@@ -251,6 +255,7 @@ struct Stream {
     current: watch::Receiver<Current>,
     offers: mpsc::Sender<Offer>,
     contact: Contact,
+    identity: Option<Arc<Identity>>,
 }
 
 impl Stream {
@@ -282,7 +287,7 @@ impl Stream {
     /// Runs one connection until it ends. Sets `connected` once the control plane has answered.
     async fn follow(&mut self, connected: &mut bool) -> Result<(), Status> {
         let endpoint = self.endpoint.clone();
-        let mut client = PlansClient::new(connect::connect(&endpoint).await?)
+        let mut client = PlansClient::new(connect::connect(&endpoint, self.identity.as_ref()).await?)
             .max_decoding_message_size(2 * topology::snapshot::SNAPSHOT_BYTES_MAX);
         // Answers are tiny, and there is one per plan. Eight waiting answers mean that the control plane does not read.
         let (answers, requests) = mpsc::channel(8);
@@ -390,6 +395,7 @@ mod tests {
                 kind: v1::NodeKind::Edge,
                 last_good: last_good.clone(),
                 contact: Contact::default(),
+                identity: None,
             };
             let (sender, current) = watch::channel(None);
             let (stop, stopped) = oneshot::channel::<()>();

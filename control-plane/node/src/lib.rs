@@ -1,10 +1,11 @@
 //! The parts that every node runs beside its own work: [`Follower`] follows the plans of all control planes, [`LastGood`]
 //! stores the last good plans on disk, and [`Reporter`] sends the observations of a vantage.
 //!
-//! For now, a node is authenticated only by the network that it is on.
+//! A node proves who it is with its certificate, which [`renew`] keeps fresh.
 
 pub mod follow;
 pub mod last_good;
+pub mod renew;
 pub mod report;
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use std::{
     sync::Arc,
 };
 
+use identity::Identity;
 use tokio::{
     sync::{
         broadcast::{self, error::RecvError},
@@ -32,11 +33,17 @@ use api::{
 /// the channel rounds up to one anyway. All control planes share one copy of each report.
 const QUEUE_LENGTH: usize = 4;
 
-/// The sender for reports, and the task that delivers them to all `endpoints`. `clock` is the clock of this vantage.
-pub fn report_queue(endpoints: Vec<String>, clock: fn() -> Moment) -> (mpsc::Sender<TickReport>, Reporter) {
+/// The sender for reports, and the task that delivers them to all `endpoints`. `identity` is what this vantage shows to those at
+/// `https://` URLs, and `clock` its clock.
+pub fn report_queue(
+    endpoints: Vec<String>,
+    identity: Option<Arc<Identity>>,
+    clock: fn() -> Moment,
+) -> (mpsc::Sender<TickReport>, Reporter) {
     let (sender, reports) = mpsc::channel(QUEUE_LENGTH);
     let reporter = Reporter {
         endpoints,
+        identity,
         reports,
         clock,
     };
@@ -46,6 +53,7 @@ pub fn report_queue(endpoints: Vec<String>, clock: fn() -> Moment) -> (mpsc::Sen
 /// Sends every report to every control plane. A slow or dead control plane does not delay the others.
 pub struct Reporter {
     endpoints: Vec<String>,
+    identity: Option<Arc<Identity>>,
     reports: mpsc::Receiver<TickReport>,
     clock: fn() -> Moment,
 }
@@ -68,7 +76,12 @@ impl Reporter {
         let mut streams = JoinSet::new();
         let endpoints: BTreeSet<String> = self.endpoints.drain(..).collect();
         for endpoint in endpoints {
-            streams.spawn(keep_sending(endpoint, queues.subscribe(), self.clock));
+            streams.spawn(keep_sending(
+                endpoint,
+                self.identity.clone(),
+                queues.subscribe(),
+                self.clock,
+            ));
         }
         loop {
             tokio::select! {
@@ -89,12 +102,21 @@ impl Reporter {
     }
 }
 
-async fn keep_sending(endpoint: String, mut queue: Queue, clock: fn() -> Moment) {
+async fn keep_sending(endpoint: String, identity: Option<Arc<Identity>>, mut queue: Queue, clock: fn() -> Moment) {
     let mut backoff = Backoff::of(&endpoint);
     let mut receipts = Receipts::of(&endpoint);
     loop {
         let mut connected = false;
-        match send_to(&endpoint, &mut queue, clock, &mut receipts, &mut connected).await {
+        match send_to(
+            &endpoint,
+            identity.as_ref(),
+            &mut queue,
+            clock,
+            &mut receipts,
+            &mut connected,
+        )
+        .await
+        {
             // The queue was closed: `send_all` is about to end every stream.
             Ok(()) => return,
             Err(error) => {
@@ -112,12 +134,13 @@ async fn keep_sending(endpoint: String, mut queue: Queue, clock: fn() -> Moment)
 /// answered.
 async fn send_to(
     endpoint: &str,
+    identity: Option<&Arc<Identity>>,
     queue: &mut Queue,
     clock: fn() -> Moment,
     known: &mut Receipts,
     connected: &mut bool,
 ) -> Result<(), Status> {
-    let mut client = ObservationsClient::new(connect::connect(endpoint).await?);
+    let mut client = ObservationsClient::new(connect::connect(endpoint, identity).await?);
     // One report in flight. Newer ones wait in the queue, where they can still be dropped.
     let (outgoing, requests) = mpsc::channel(1);
     let mut receipts = client.report(ReceiverStream::new(requests)).await?.into_inner();
@@ -275,7 +298,7 @@ mod tests {
 
     /// A vantage that reports to some control planes.
     fn vantage(endpoints: &[&str]) -> mpsc::Sender<TickReport> {
-        let (reports, reporter) = report_queue(endpoints.iter().map(ToString::to_string).collect(), clock);
+        let (reports, reporter) = report_queue(endpoints.iter().map(ToString::to_string).collect(), None, clock);
         tokio::spawn(reporter.run(std::future::pending()));
         reports
     }
@@ -352,7 +375,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_closed_queue_ends_it_although_nobody_answers() {
-        let (reports, reporter) = report_queue(vec![nobody()], clock);
+        let (reports, reporter) = report_queue(vec![nobody()], None, clock);
         reports.send(report(1)).await.unwrap();
         drop(reports);
         in_time(reporter.run(std::future::pending())).await;

@@ -40,6 +40,10 @@ pub struct Entry {
     pub at: Moment,
     /// The actor: the planner, or an operator by name.
     pub actor: String,
+    /// The credential behind an operator's decision; none for the planner, for requests without a certificate, and in entries from
+    /// before this was recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub principal: Option<Principal>,
     /// The reason of the operator who applied a document; a request carries its own reason.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub because: Option<String>,
@@ -57,6 +61,20 @@ pub struct Entry {
     /// The oldest entry that was kept when this one was written; 0 in entries from before this was recorded.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub oldest: u64,
+}
+
+/// Who asked, as the certificate of the connection proved.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Principal {
+    /// SPIFFE id.
+    pub id: String,
+    /// Serial number of the certificate, in hex.
+    pub serial: String,
+    /// The roles in the certificate, separated by commas.
+    pub roles: String,
+    /// Address and port of the connection.
+    pub source: String,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks by reference")]

@@ -7,8 +7,11 @@ use std::{
 };
 
 use daemon::config::{Problems, Rules};
+use identity::{Mode, files::Files};
 use serde::Deserialize;
 use topology::{NodeId, document::Span};
+
+use crate::grpc::certificates::Issuer;
 
 /// Configuration of a control plane. Paths are relative to the folder of the configuration file.
 #[derive(Debug, Clone, Deserialize)]
@@ -20,7 +23,8 @@ pub struct Config {
     /// Address for edges, name servers and operators (gRPC).
     #[serde(default = "loopback")]
     pub listen: SocketAddr,
-    /// The URL at which the others send operators while this one leads, `http://address:port`; by default the address
+    /// The URL at which the others send operators while this one leads, `https://address:port` or, without TLS,
+    /// `http://address:port`; by default the address
     /// it listens at.
     #[serde(default)]
     pub advertise: Option<Advertise>,
@@ -31,8 +35,60 @@ pub struct Config {
     pub topology: PathBuf,
     /// File of the policy document.
     pub policy: PathBuf,
+    /// Who it is, and whom it lets in. Without this section it speaks plain text, and believes names.
+    #[serde(default)]
+    pub identity: Option<IdentitySection>,
     /// The store of decisions; see [`Config::store`].
     store: StoreSection,
+}
+
+/// `[identity]`: the certificate of this control plane, and whom it lets in.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IdentitySection {
+    /// Whom it lets in.
+    #[serde(default)]
+    pub mode: Mode,
+    /// As in [`Files`].
+    pub certificate: PathBuf,
+    /// As in [`Files`].
+    pub key: PathBuf,
+    /// As in [`Files`].
+    pub trust: PathBuf,
+    /// The issuer with which this control plane renews the certificates of processes, its own too; without it, they are renewed
+    /// elsewhere.
+    #[serde(default)]
+    pub issuer_certificate: Option<PathBuf>,
+    /// The issuer's key.
+    #[serde(default)]
+    pub issuer_key: Option<PathBuf>,
+}
+
+impl IdentitySection {
+    fn paths(&mut self) -> impl Iterator<Item = &mut PathBuf> {
+        let own = [&mut self.certificate, &mut self.key, &mut self.trust];
+        own.into_iter()
+            .chain(&mut self.issuer_certificate)
+            .chain(&mut self.issuer_key)
+    }
+
+    /// The files of the issuer.
+    pub(crate) fn issuer(&self) -> Option<Issuer> {
+        Some(Issuer {
+            certificate: self.issuer_certificate.clone()?,
+            key: self.issuer_key.clone()?,
+            trust: self.trust.clone(),
+        })
+    }
+
+    /// The files.
+    pub fn files(&self) -> Files {
+        Files {
+            certificate: self.certificate.clone(),
+            key: self.key.clone(),
+            trust: self.trust.clone(),
+        }
+    }
 }
 
 /// The store of decisions.
@@ -125,10 +181,12 @@ impl TryFrom<String> for Advertise {
     type Error = String;
 
     fn try_from(url: String) -> Result<Self, String> {
-        if is_url(&url) {
+        if is_url(&url.replacen("https://", "http://", 1)) {
             Ok(Self(url))
         } else {
-            Err(format!("\"{url}\" is not a URL; write \"http://address:port\""))
+            Err(format!(
+                "\"{url}\" is not a URL; write \"https://address:port\", or http:// without TLS"
+            ))
         }
     }
 }
@@ -155,6 +213,12 @@ impl Rules for Config {
 
     fn problems(&self) -> Problems {
         let mut problems = self.store.problems();
+        if let Some(identity) = &self.identity
+            && identity.issuer_certificate.is_some() != identity.issuer_key.is_some()
+        {
+            let text = "issuer_certificate and issuer_key belong together; write both, or neither";
+            problems.add("identity", text);
+        }
         if self.store.etcd.is_some() && self.advertise.is_none() && self.listen.ip().is_unspecified() {
             let text = format!(
                 "missing, and operators cannot be sent to {}; write the URL of this control plane, such as \
@@ -168,7 +232,12 @@ impl Rules for Config {
 
     fn paths(&mut self) -> Vec<&mut PathBuf> {
         let documents = [&mut self.topology, &mut self.policy];
-        documents.into_iter().chain(&mut self.store.file).collect()
+        let identity = self.identity.iter_mut().flat_map(IdentitySection::paths);
+        documents
+            .into_iter()
+            .chain(&mut self.store.file)
+            .chain(identity)
+            .collect()
     }
 }
 
@@ -177,7 +246,10 @@ impl Config {
     pub fn advertised(&self, bound: SocketAddr) -> String {
         match &self.advertise {
             Some(Advertise(url)) => url.clone(),
-            None => format!("http://{bound}"),
+            None => match self.identity.as_ref().map_or(Mode::Off, |identity| identity.mode) {
+                Mode::Off => format!("http://{bound}"),
+                Mode::Permissive | Mode::Required => format!("https://{bound}"),
+            },
         }
     }
 

@@ -28,6 +28,10 @@ pub const PLAN_GENERATION: &str = "meridian_control_plane_plan_generation";
 pub const REPORTS: &str = "meridian_control_plane_reports";
 /// Reports that did not count.
 pub const REPORTS_UNWANTED: &str = "meridian_control_plane_reports_unwanted";
+/// Calls that the caller's certificate does not allow, by kind.
+pub const CALLS_DENIED: &str = "meridian_control_plane_calls_denied";
+/// Connections, by how they were accepted or why they were refused.
+pub const CONNECTIONS: &str = "meridian_control_plane_connections";
 /// Seconds by which a vantage's clock is ahead of this control plane's; negative if it is behind.
 pub const CLOCK_AHEAD: &str = "meridian_control_plane_vantage_clock_ahead_seconds";
 /// Decisions, by the code of their reason.
@@ -208,6 +212,20 @@ pub struct ReasonLabel {
     pub reason: String,
 }
 
+/// The label of a denied call.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct CallLabel {
+    /// follow, report, look, order, approve, rule or renew.
+    pub call: &'static str,
+}
+
+/// The label of a connection.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ConnectionLabel {
+    /// `proven`, `plain`, `ended`, or the reason of a refusal, such as `expired`.
+    pub outcome: &'static str,
+}
+
 /// The label of a vantage.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Vantage {
@@ -231,6 +249,10 @@ pub struct Metrics {
     pub reports: Family<Vantage, Counter>,
     /// [`REPORTS_UNWANTED`].
     pub reports_unwanted: Counter,
+    /// [`CALLS_DENIED`].
+    pub calls_denied: Family<CallLabel, Counter>,
+    /// [`CONNECTIONS`].
+    pub connections: Family<ConnectionLabel, Counter>,
     /// [`CLOCK_AHEAD`].
     pub clock_ahead: Family<Vantage, Gauge<f64, AtomicU64>>,
     /// [`DECISIONS`].
@@ -263,6 +285,16 @@ impl Metrics {
             REPORTS_UNWANTED,
             "reports too old, too early or malformed",
             metrics.reports_unwanted.clone(),
+        );
+        registry.register(
+            CALLS_DENIED,
+            "calls that the caller's certificate does not allow",
+            metrics.calls_denied.clone(),
+        );
+        registry.register(
+            CONNECTIONS,
+            "connections accepted (proven: with a certificate, plain: without), ended, or refused with this reason",
+            metrics.connections.clone(),
         );
         registry.register(
             CLOCK_AHEAD,

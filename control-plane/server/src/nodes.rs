@@ -39,6 +39,17 @@ pub struct Node {
     /// A plan that it applies and this control plane did not publish, and since when. It comes from another control
     /// plane that was faster, or from before the store lost it.
     pub ahead: Option<(PlanNumber, Moment)>,
+    /// The certificate of its newest connection.
+    pub shown: Option<ShownCertificate>,
+}
+
+/// What a node's certificate says about the authority behind it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShownCertificate {
+    /// Fingerprint of the root.
+    pub root: String,
+    /// End of the certificate's life.
+    pub until: Moment,
 }
 
 /// All nodes that followed since the control plane started.
@@ -139,7 +150,7 @@ impl Nodes {
         self.0.lock()
     }
 
-    pub(crate) fn connected(&self, id: &NodeId, kind: v1::NodeKind) {
+    pub(crate) fn connected(&self, id: &NodeId, kind: v1::NodeKind, shown: Option<ShownCertificate>) {
         let mut registry = self.registry();
         let node = registry.nodes.entry(id.clone()).or_insert_with(|| Node {
             kind,
@@ -148,8 +159,9 @@ impl Nodes {
             refused: None,
             connections: 0,
             ahead: None,
+            shown: None,
         });
-        node.kind = kind;
+        (node.kind, node.shown) = (kind, shown);
         node.connections += 1;
     }
 
@@ -403,7 +415,7 @@ mod tests {
         let edges: BTreeSet<NodeId> = ["a", "b", "c", "d"].map(node).into();
         nodes.published(number(7));
         for name in ["a", "b", "c", "d", "elsewhere"] {
-            nodes.connected(&node(name), v1::NodeKind::Edge);
+            nodes.connected(&node(name), v1::NodeKind::Edge, None);
         }
         let news = nodes.changes();
         nodes.set_awaited(Some(7), edges.clone());
@@ -444,7 +456,7 @@ mod tests {
         let nodes = Nodes::default();
         nodes.published(number(1));
         for name in ["edge-dub", "edge-iad", "ns1"] {
-            nodes.connected(&node(name), v1::NodeKind::Edge);
+            nodes.connected(&node(name), v1::NodeKind::Edge, None);
             nodes.acknowledge(&node(name), number(1), Moment(1));
         }
         nodes
@@ -553,7 +565,7 @@ mod tests {
     fn the_first_node_to_connect_does_not_speak_for_the_fleet() {
         let (nodes, topology) = (Nodes::default(), fleet_of_three());
         nodes.published(number(1));
-        nodes.connected(&node("edge-iad"), v1::NodeKind::Edge);
+        nodes.connected(&node("edge-iad"), v1::NodeKind::Edge, None);
         nodes.acknowledge(&node("edge-iad"), number(1_001), Moment(1));
         nodes.claim(&node("edge-iad"), plan(1_001));
         let said = nodes.recovery(number(1), &topology);
@@ -561,7 +573,7 @@ mod tests {
             matches!(&said, Some(Recovery::Unproven(text)) if text.contains("1 of the 3 nodes of the topology")),
             "{said:?}"
         );
-        nodes.connected(&node("ns1"), v1::NodeKind::Dns);
+        nodes.connected(&node("ns1"), v1::NodeKind::Dns, None);
         nodes.claim(&node("ns1"), plan(1_001));
         let said = nodes.recovery(number(1), &topology);
         assert!(matches!(said, Some(Recovery::Proven(_))), "{said:?}");

@@ -3,23 +3,28 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use api::v1::{observations_server::ObservationsServer, operator_server::OperatorServer, plans_server::PlansServer};
+use api::v1::{
+    certificates_server::CertificatesServer, observations_server::ObservationsServer, operator_server::OperatorServer,
+    plans_server::PlansServer,
+};
 use daemon::lag::Lag;
+use identity::{Event, Identity};
 use prometheus_client::registry::Registry;
 use tokio::sync::mpsc;
-use tonic::transport::server::TcpIncoming;
 use topology::{Policy, Topology};
 use verdict::{Passive, TickReport};
 
 use crate::{
     Config,
-    config::StoreConfig,
+    config::{IdentitySection, StoreConfig},
     grpc::{
+        certificates::CertificatesService,
+        guard::Guard,
         observations::ObservationsService,
         operator::OperatorService,
         plans::{Newest, PlansService},
     },
-    metrics::{Metrics, MirrorMetrics, ViewMetrics},
+    metrics::{ConnectionLabel, Metrics, MirrorMetrics, ViewMetrics},
     nodes::Nodes,
     readiness,
     reconcile::{INBOX_LENGTH, Reconciler, Request, Settings},
@@ -63,6 +68,38 @@ pub async fn serve(process: daemon::Process, config: Config) -> anyhow::Result<(
     let mut tasks = daemon::Tasks::new();
     let stop = tasks.stop_token();
 
+    let identity = match &config.identity {
+        Some(section) => Some((Identity::load(section.files(), daemon::clock::now)?, section.mode)),
+        None => {
+            tracing::warn!(
+                "this control plane has no [identity]: it believes every name, so anyone who reaches it can report for an edge and \
+                 order as an operator; see docs/security.md"
+            );
+            None
+        }
+    };
+    let own = identity.as_ref().map(|(identity, _)| identity.clone());
+    registry.register_collector(Box::new(identity::Expiry(own.clone())));
+    let issuer = config.identity.as_ref().and_then(IdentitySection::issuer);
+    if let Some((own, issuer)) = own.clone().zip(issuer.clone()) {
+        let stop = stop.clone();
+        tasks.spawn("own certificate", async move {
+            let sign = |request: String| {
+                let (own, issuer) = (own.own(), issuer.clone());
+                async move { issuer.sign(&own, &request).map_err(|error| error.to_string()) }
+            };
+            stop.run_until_cancelled(node::renew::keep_renewed(&own, daemon::clock::now, sign))
+                .await;
+            Ok(())
+        });
+    }
+    if let Some(own) = own {
+        let stop = stop.clone();
+        tasks.spawn("identity", async move {
+            stop.run_until_cancelled(own.keep_current()).await;
+            Ok(())
+        });
+    }
     let listener = daemon::listen(config.listen)
         .with_context(|| format!("cannot listen on {} for edges and operators", config.listen))?;
     let grpc = listener.local_addr()?;
@@ -108,18 +145,25 @@ pub async fn serve(process: daemon::Process, config: Config) -> anyhow::Result<(
         Ok(())
     });
 
+    let connections = metrics.connections.clone();
+    let guard = Guard { metrics };
     let plans = PlansService {
         snapshots,
         newest: Newest::default(),
         views: views.clone(),
         nodes: nodes.clone(),
-        metrics: metrics.clone(),
+        guard: guard.clone(),
         stop: stop.clone(),
     };
     let observations = ObservationsService {
         inbox: inbox.clone(),
-        metrics,
+        guard: guard.clone(),
+        node: config.node.clone(),
         stop: stop.clone(),
+    };
+    let certificates = CertificatesService {
+        guard: guard.clone(),
+        issuer,
     };
     let nodes_seen = nodes.clone();
     let (mirror, following) = Mirror::new(store.clone(), records::STATE, mirror::Settings::default());
@@ -130,17 +174,28 @@ pub async fn serve(process: daemon::Process, config: Config) -> anyhow::Result<(
         mirror: mirror.clone(),
         inbox,
         node: config.node.clone(),
+        guard,
     };
     let server = tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(KEEP_ALIVE))
         .http2_keepalive_timeout(Some(KEEP_ALIVE))
         .add_service(PlansServer::new(plans).max_decoding_message_size(MESSAGE_BYTES_MAX))
         .add_service(ObservationsServer::new(observations).max_decoding_message_size(MESSAGE_BYTES_MAX))
+        .add_service(CertificatesServer::new(certificates))
         .add_service(OperatorServer::new(operator).max_decoding_message_size(MESSAGE_BYTES_MAX));
+    let incoming = identity::listen(listener, identity, stop.clone(), move |event| {
+        let outcome = match event {
+            Event::Plain => "plain",
+            Event::Proven => "proven",
+            Event::Ended => "ended",
+            Event::Refused(reason) => reason,
+        };
+        connections.get_or_create(&ConnectionLabel { outcome }).inc();
+    });
     let grpc_stop = stop.clone();
     tasks.spawn("grpc", async move {
         server
-            .serve_with_incoming_shutdown(incoming(listener), grpc_stop.cancelled_owned())
+            .serve_with_incoming_shutdown(incoming, grpc_stop.cancelled_owned())
             .await?;
         Ok(())
     });
@@ -169,19 +224,12 @@ fn lateness(lag: &Arc<Lag>) -> probe::Lateness {
     probe::Lateness::new(move |wait| lag.is_late_for(wait))
 }
 
-/// Connections without Nagle's algorithm, which would hold a small answer back until the one before is acknowledged.
-fn incoming(listener: tokio::net::TcpListener) -> TcpIncoming {
-    TcpIncoming::from(listener).with_nodelay(Some(true))
-}
-
 fn read(path: &Path) -> anyhow::Result<String> {
     std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
 #[cfg(test)]
 mod tests {
-    use tokio_stream::StreamExt as _;
-
     use super::*;
 
     #[test]
@@ -191,15 +239,5 @@ mod tests {
         assert!(!lateness.is_late_for(wait));
         lag.note(wait);
         assert!(lateness.is_late_for(wait));
-    }
-
-    #[tokio::test]
-    async fn small_answers_do_not_wait_for_others() {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let (_client, taken) = tokio::join!(tokio::net::TcpStream::connect(address), async move {
-            incoming(listener).next().await
-        });
-        assert!(taken.unwrap().unwrap().nodelay().unwrap());
     }
 }

@@ -137,7 +137,7 @@ mod tests {
             action_is_forgotten("a1"),
         ];
         for text in &refusals {
-            assert!(text.contains("`meridian "), "says no command: {text}");
+            assert!(text.contains("\u{60}meridian "), "says no command: {text}");
         }
         let others = [
             cannot_write(at, "the store is full", "make room"),

@@ -19,10 +19,13 @@ pub struct Config {
     pub listen: Vec<SocketAddr>,
     /// The address for metrics and health.
     pub admin_listen: SocketAddr,
-    /// URLs of the control planes, `http://address:port`. All are followed at once. Without any, the plan on disk stays
+    /// URLs of the control planes, `https://address:port` or, without TLS, `http://address:port`. All are followed at once. Without any, the plan on disk stays
     /// in force.
     #[serde(default)]
     pub control_planes: Vec<String>,
+    /// What this name server shows of itself to control planes.
+    #[serde(default)]
+    pub identity: Option<identity::files::Files>,
     /// Folder for the last good plan. It is created if it does not exist.
     pub state_dir: PathBuf,
     /// The positions of resolvers, by network.
@@ -42,8 +45,7 @@ impl Rules for Config {
             );
         }
         for endpoint in &self.control_planes {
-            if !endpoint.starts_with("http://") {
-                let text = format!("\"{endpoint}\" is not the URL of a control plane; write \"http://address:port\"");
+            if let Some(text) = api::connect::url_problem(endpoint, self.identity.is_some()) {
                 problems.add("control_planes", text);
             }
         }
@@ -54,7 +56,8 @@ impl Rules for Config {
     }
 
     fn paths(&mut self) -> Vec<&mut PathBuf> {
-        vec![&mut self.state_dir]
+        let identity = self.identity.iter_mut().flat_map(|files| files.paths());
+        identity.chain([&mut self.state_dir]).collect()
     }
 }
 

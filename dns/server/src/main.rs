@@ -30,10 +30,13 @@ async fn run(process: Process, config: Config) -> anyhow::Result<()> {
     let mut tasks = Tasks::new();
     let (metrics, mut registry) = (Metrics::default(), Registry::default());
     metrics.register(&mut registry);
+    let identity = identity::Identity::load_if(config.identity.clone(), daemon::clock::now)?;
+    registry.register_collector(Box::new(identity::Expiry(identity.clone())));
     let ready = admin::Readiness::default();
     ready.set("plan", false);
     let admin = admin::serve(&mut tasks, config.admin_listen, registry, ready.clone()).await?;
 
+    let endpoints = config.control_planes.clone();
     let (current, snapshots) = watch::channel(None);
     let follower = Follower {
         endpoints: config.control_planes.clone(),
@@ -41,7 +44,21 @@ async fn run(process: Process, config: Config) -> anyhow::Result<()> {
         kind: NodeKind::Dns,
         last_good: LastGood::at(config.state_dir.join("plan")),
         contact: node::Contact::default(),
+        identity: identity.clone(),
     };
+    if let Some(identity) = identity {
+        let (stop, renewed) = (tasks.stop_token(), identity.clone());
+        tasks.spawn("certificate", async move {
+            let renewing = node::renew::keep_renewed_by(renewed, endpoints, daemon::clock::now);
+            stop.run_until_cancelled(renewing).await;
+            Ok(())
+        });
+        let stop = tasks.stop_token();
+        tasks.spawn("identity", async move {
+            stop.run_until_cancelled(identity.keep_current()).await;
+            Ok(())
+        });
+    }
     let stop = tasks.stop_token();
     tasks.spawn("follow plans", async move {
         follower.run(current, stop.cancelled()).await;

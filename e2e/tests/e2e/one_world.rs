@@ -351,7 +351,7 @@ async fn a_killed_region_is_evacuated_and_restored(stage: &Stage) {
         "evacuated",
         "a region never returns by itself"
     );
-    let request = operator::request(operator::restore(&region), "the test is over", "test", "token", None);
+    let request = operator::request(operator::restore(&region), "the test is over", "", "token", None);
     let reply = stage.world.operator().act(request).await.unwrap();
     assert_eq!(reply.outcome(), Outcome::Running, "{:?}", reply.reasons);
     observer

@@ -30,8 +30,11 @@ pub struct Config {
     pub tls: Tls,
     /// `/metrics`, `/health`, `/ready`, `/sessions` and `/explain`.
     pub admin_listen: SocketAddr,
-    /// Control planes, `http://address:port`, all followed and reported to at once.
+    /// Control planes, `https://address:port` or, without TLS, `http://address:port`, all followed and reported to at once.
     pub control_planes: Vec<String>,
+    /// What this edge shows of itself to control planes; relative to the configuration file.
+    #[serde(default)]
+    pub identity: Option<identity::files::Files>,
     /// Where the last good plan is kept; relative to the configuration file.
     pub state_dir: PathBuf,
     /// Signs affinity tokens; the same on all edges.
@@ -604,9 +607,7 @@ impl Rules for Config {
             problems.add("limits.client_in_flight_max", text);
         }
         for endpoint in &self.control_planes {
-            let uri = endpoint.parse::<http::Uri>().ok();
-            if uri.is_none_or(|uri| uri.scheme_str() != Some("http") || uri.host().is_none()) {
-                let text = format!("\"{endpoint}\" is not the URL of a control plane; write \"http://address:port\"");
+            if let Some(text) = api::connect::url_problem(endpoint, self.identity.is_some()) {
                 problems.add("control_planes", text);
             }
         }

@@ -124,6 +124,9 @@ pub async fn start(
     }
     let mut registry = Registry::default();
     let metrics = Metrics::new(&mut registry);
+    let files = config.identity.clone().map(|files| files.relative_to(folder));
+    let identity = identity::Identity::load_if(files, daemon::clock::now)?;
+    registry.register_collector(Box::new(identity::Expiry(identity.clone())));
     metrics.connections_max(config.limits.connections_max);
     let tls = Tls::load(&config.tls, folder, metrics.clone())?.map(Arc::new);
     let claimed = listener::claim(&config, tls.as_ref(), predecessor.as_mut())?;
@@ -162,7 +165,22 @@ pub async fn start(
         kind: NodeKind::Edge,
         last_good: LastGood::at(state_dir.join("plan")),
         contact: Contact::default(),
+        identity: identity.clone(),
     };
+    if let Some(identity) = identity.clone() {
+        let (stopping, endpoints) = (left.clone(), edge.config.control_planes.clone());
+        let renewed = identity.clone();
+        tasks.spawn("certificate", async move {
+            let renewing = node::renew::keep_renewed_by(renewed, endpoints, daemon::clock::now);
+            stopping.run_until_cancelled(renewing).await;
+            Ok(())
+        });
+        let stopping = left.clone();
+        tasks.spawn("identity", async move {
+            stopping.run_until_cancelled(identity.keep_current()).await;
+            Ok(())
+        });
+    }
     let (contact, metrics, stopping) = (follower.contact.clone(), edge.metrics.clone(), left.clone());
     tasks.spawn("staleness", async move {
         stopping.run_until_cancelled(tell_staleness(&contact, &metrics)).await;
@@ -174,7 +192,7 @@ pub async fn start(
         Ok(())
     });
 
-    let (reports, reporter) = node::report_queue(edge.config.control_planes.clone(), daemon::clock::now);
+    let (reports, reporter) = node::report_queue(edge.config.control_planes.clone(), identity, daemon::clock::now);
     let (stopping, gone) = (succeeded.clone(), left.clone());
     tasks.spawn("reports", async move {
         reporter.run(stopping.cancelled()).await;

@@ -68,13 +68,15 @@ fn node(kind: v1::NodeKind) -> v1::NodeStatus {
         acknowledged_at_ms: 11,
         refused: "too old".into(),
         connected: true,
+        root: "a1b2".into(),
+        certificate_until_ms: 99,
     }
 }
 
 fn node_json(kind: &str) -> Value {
     json!({
         "node": "edge-iad", "kind": kind, "acknowledged": number_json(), "acknowledged_at_ms": 11,
-        "refused": "too old", "connected": true,
+        "refused": "too old", "connected": true, "root": "a1b2", "certificate_until_ms": 99,
     })
 }
 
@@ -154,12 +156,19 @@ fn decision() -> v1::Decision {
         actor: "alice".into(),
         reasons: vec![reason()],
         acknowledged: vec![node(v1::NodeKind::Edge)],
+        principal: Some(v1::Principal {
+            id: "spiffe://z/operator/alice".into(),
+            serial: "4f".into(),
+            roles: "operator".into(),
+            source: "127.0.0.1:4711".into(),
+        }),
     }
 }
 
 fn decision_json() -> Value {
     json!({
         "plan": number_json(), "at_ms": 12, "actor": "alice", "reasons": [reason_json()],
+        "principal": { "id": "spiffe://z/operator/alice", "serial": "4f", "roles": "operator", "source": "127.0.0.1:4711" },
         "acknowledged": [node_json("edge")],
     })
 }

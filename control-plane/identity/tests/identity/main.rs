@@ -1,4 +1,5 @@
 //! Peers meet at a real listener: who is let in, who is not, and what each is told.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
@@ -99,7 +100,7 @@ impl Listener {
         let events = Arc::<Mutex<Vec<Event>>>::default();
         let noted = events.clone();
         let mut incoming = identity::listen(tcp, Some((identity, mode)), stop.clone(), move |event| {
-            noted.lock().push(event)
+            noted.lock().push(event);
         });
         tokio::spawn(async move {
             while let Some(Ok(connection)) = incoming.next().await {

@@ -18,7 +18,7 @@ pub(crate) mod waiting;
 
 /// Whether a refusal or a wait tells its reader what to type, or that nothing need be typed.
 pub(crate) fn helps(text: &str) -> bool {
-    ["`meridian ", "by itself", "by themselves", "nothing to type"]
+    ["\u{60}meridian ", "by itself", "by themselves", "nothing to type"]
         .iter()
         .any(|help| text.contains(help))
 }

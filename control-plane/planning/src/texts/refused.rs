@@ -134,7 +134,9 @@ pub(crate) fn loss_without_promotion(region: &RegionId) -> String {
 // Orders that cannot be carried out as they are.
 
 pub(crate) fn author_is_planner(author: &str) -> String {
-    format!("\"{author}\" is the name of automation itself; give your own: `meridian … --author NAME`")
+    format!(
+        "\"{author}\" is the name of automation itself; give your own with --author, or log in by it: `meridian login NAME --roles ROLE`"
+    )
 }
 
 pub(crate) fn asked_already(author: &str, at: Moment, action: &str) -> String {

@@ -45,6 +45,7 @@ fn entry(input: &Input, now: topology::Moment, topology: &str, policy: &str) -> 
         previous: FIRST.to_owned(),
         at: now,
         actor: "planner".to_owned(),
+        principal: None,
         because: None,
         input: Recorded::of(input, &hash(topology.as_bytes()), &hash(policy.as_bytes())),
         plan: outcome.plan.clone(),

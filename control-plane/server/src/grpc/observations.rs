@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use api::v1::{self, observations_server::Observations};
+use identity::Call;
 use tokio::{
     sync::{mpsc, oneshot},
     time::timeout,
@@ -10,13 +11,11 @@ use tokio::{
 use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 use tokio_util::sync::CancellationToken;
 use tonic::{Response, Status, Streaming};
-use topology::Moment;
+use topology::{Moment, NodeId};
 use verdict::TickReport;
 
-use crate::{
-    metrics::Metrics,
-    reconcile::{Arrival, Request},
-};
+use super::guard::{self, Guard};
+use crate::reconcile::{Arrival, Request};
 
 /// Longest wait for the deciding task's answer about a report: less than a tick, so that the next report is not late.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
@@ -24,7 +23,9 @@ const ANSWER_MAX: Duration = Duration::from_secs(5);
 /// The gRPC service that takes reports of vantages.
 pub(crate) struct ObservationsService {
     pub(crate) inbox: mpsc::Sender<Request>,
-    pub(crate) metrics: Metrics,
+    pub(crate) guard: Guard,
+    /// Name of this control plane.
+    pub(crate) node: NodeId,
     /// Ends every stream when the process stops.
     pub(crate) stop: CancellationToken,
 }
@@ -37,15 +38,25 @@ impl Observations for ObservationsService {
         &self,
         request: tonic::Request<Streaming<v1::TickReport>>,
     ) -> Result<Response<Self::ReportStream>, Status> {
+        let caller = guard::caller(&request);
         let mut reports = request.into_inner();
         // A vantage sends one report per tick. One that does not read its receipts blocks at the second.
         let (receipts, stream) = mpsc::channel(2);
-        let (inbox, metrics, stop) = (self.inbox.clone(), self.metrics.clone(), self.stop.clone());
+        let (inbox, guard, stop) = (self.inbox.clone(), self.guard.clone(), self.stop.clone());
+        let asked = self.node.clone();
         // The connection owns the task: it ends with the stream of reports.
         tokio::spawn(async move {
             while let Some(Some(read)) = stop.run_until_cancelled(reports.next()).await {
                 let received = daemon::clock::now();
-                let receipt = match read.map(|report| (ahead_ms(&report, received), TickReport::try_from(report))) {
+                let allowed = read.and_then(|report| {
+                    let call = Call::Report {
+                        vantage: &report.vantage,
+                        asked: asked.as_str(),
+                    };
+                    guard.allow(caller.as_ref(), call)?;
+                    Ok(report)
+                });
+                let receipt = match allowed.map(|report| (ahead_ms(&report, received), TickReport::try_from(report))) {
                     Ok((ahead_ms, Ok(report))) => {
                         let (tick, (reply, answer)) = (report.tick.0, oneshot::channel());
                         let arrival = Arrival {
@@ -68,10 +79,10 @@ impl Observations for ObservationsService {
                         })
                     }
                     Ok((_, Err(bad))) => {
-                        metrics.reports_unwanted.inc();
+                        guard.metrics.reports_unwanted.inc();
                         Err(bad.into())
                     }
-                    // The message is too long, or the stream broke: send the error in case the vantage still listens.
+                    // It is another vantage's, or too long, or the stream broke: send the error in case the vantage still listens.
                     Err(unreadable) => Err(unreadable),
                 };
                 let refused = receipt.is_err();

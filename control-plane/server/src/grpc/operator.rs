@@ -6,6 +6,7 @@ use api::{
     operator::LEADER_KEY,
     v1::{self, operator_server::Operator},
 };
+use identity::Call;
 use planning::{Action, audit};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
@@ -13,6 +14,7 @@ use tonic::{Request, Response, Status};
 use topology::{Plan, Reason, ReasonCode};
 
 use super::{
+    guard::{self, Guard, author, principal, principal_message},
     parse::{NAME_BYTES_MAX, REASON_BYTES_MAX, document_kind, intent, known_region, required_text},
     replies::{
         action_message, document_message, edges, node_status, not_leading_text, number_of, outcome_of, plan_reply,
@@ -61,6 +63,8 @@ pub struct OperatorService {
     pub mirror: Mirror,
     /// Name of this control plane.
     pub node: topology::NodeId,
+    /// Decides who may call.
+    pub guard: Guard,
 }
 
 #[tonic::async_trait]
@@ -68,6 +72,7 @@ impl Operator for OperatorService {
     type AuditStream = ReceiverStream<Result<v1::AuditItem, Status>>;
 
     async fn status(&self, request: Request<v1::StatusRequest>) -> Result<Response<v1::StatusReply>, Status> {
+        self.guard.allow(guard::caller(&request).as_ref(), Call::Look)?;
         let view = self.view_for(request.into_inner().from_anyone)?;
         let now = daemon::clock::now();
         let stale = self.staleness(&view);
@@ -115,6 +120,7 @@ impl Operator for OperatorService {
     }
 
     async fn why(&self, request: Request<v1::WhyRequest>) -> Result<Response<v1::WhyReply>, Status> {
+        self.guard.allow(guard::caller(&request).as_ref(), Call::Look)?;
         let v1::WhyRequest { region, from_anyone } = request.into_inner();
         let view = self.view_for(from_anyone)?;
         let region = known_region(&view, &region)?;
@@ -149,12 +155,15 @@ impl Operator for OperatorService {
     }
 
     async fn plan(&self, request: Request<v1::PlanRequest>) -> Result<Response<v1::PlanReply>, Status> {
+        self.guard.allow(guard::caller(&request).as_ref(), Call::Look)?;
         self.leading_view()?;
         let (reply, answer) = oneshot::channel();
+        let caller = guard::caller(&request);
         let asked = match request.into_inner().request {
             None => reconcile::Request::Rehearse(reply),
             Some(request) => reconcile::Request::Ask {
-                intent: intent(request)?,
+                intent: intent(caller.as_ref(), request)?,
+                by: None,
                 dry_run: true,
                 reply,
             },
@@ -165,7 +174,9 @@ impl Operator for OperatorService {
 
     async fn act(&self, request: Request<v1::ActRequest>) -> Result<Response<v1::ActReply>, Status> {
         let view = self.leading_view()?;
-        let intent = intent(request.into_inner())?;
+        let caller = guard::caller(&request);
+        let intent = intent(caller.as_ref(), request.into_inner())?;
+        self.guard.allow_order(caller.as_ref(), &intent.kind, &view)?;
         let token = intent.id.clone();
         let known = view.input.memory.actions.get(&token).cloned();
         if let Some(known) = &known
@@ -177,6 +188,7 @@ impl Operator for OperatorService {
         let (reply, answer) = oneshot::channel();
         let asked = reconcile::Request::Ask {
             intent,
+            by: principal(caller.as_ref()),
             dry_run: false,
             reply,
         };
@@ -227,6 +239,7 @@ impl Operator for OperatorService {
     }
 
     async fn wait(&self, request: Request<v1::WaitRequest>) -> Result<Response<v1::Action>, Status> {
+        self.guard.allow(guard::caller(&request).as_ref(), Call::Look)?;
         let v1::WaitRequest { action: id, timeout_ms } = request.into_inner();
         let deadline = Duration::from_millis(timeout_ms).min(WAIT_MAX);
         match tokio::time::timeout(deadline, self.wait_until_over(&id)).await {
@@ -241,6 +254,7 @@ impl Operator for OperatorService {
     }
 
     async fn history(&self, request: Request<v1::HistoryRequest>) -> Result<Response<v1::HistoryReply>, Status> {
+        self.guard.allow(guard::caller(&request).as_ref(), Call::Look)?;
         self.leading_view()?;
         let limit = match request.into_inner().limit as usize {
             0 => HISTORY_DEFAULT,
@@ -253,6 +267,7 @@ impl Operator for OperatorService {
     }
 
     async fn get_document(&self, request: Request<v1::GetDocumentRequest>) -> Result<Response<v1::Document>, Status> {
+        self.guard.allow(guard::caller(&request).as_ref(), Call::Look)?;
         let view = self.leading_view()?;
         let document = match document_kind(request.into_inner().kind())? {
             DocumentKind::Topology => &view.topology,
@@ -265,10 +280,19 @@ impl Operator for OperatorService {
         &self,
         request: Request<v1::ApplyDocumentRequest>,
     ) -> Result<Response<v1::ApplyDocumentReply>, Status> {
-        self.leading_view()?;
+        let caller = guard::caller(&request);
         let request = request.into_inner();
         let kind = document_kind(request.kind())?;
-        let author = required_text("author", &request.author, NAME_BYTES_MAX)?;
+        let call = match request.dry_run {
+            true => Call::Look,
+            false => Call::Rule { kind: kind.as_str() },
+        };
+        self.guard.allow(caller.as_ref(), call)?;
+        self.leading_view()?;
+        let author = match request.dry_run && guard::proven(caller.as_ref()).is_some() {
+            true => author(caller.as_ref(), "")?,
+            false => author(caller.as_ref(), &request.author)?,
+        };
         let reason = required_text("reason", &request.reason, REASON_BYTES_MAX)?;
         let replaces = required_text("replaces", &request.replaces, NAME_BYTES_MAX)?;
         let bytes = request.text.len();
@@ -281,6 +305,7 @@ impl Operator for OperatorService {
         let (reply, answer) = oneshot::channel();
         let asked = reconcile::Request::Apply {
             document,
+            by: principal(caller.as_ref()),
             replaces,
             dry_run: request.dry_run,
             reply,
@@ -305,6 +330,7 @@ impl Operator for OperatorService {
     }
 
     async fn audit(&self, request: Request<v1::AuditRequest>) -> Result<Response<Self::AuditStream>, Status> {
+        self.guard.allow(guard::caller(&request).as_ref(), Call::Look)?;
         self.leading_view()?;
         let v1::AuditRequest { from, limit } = request.into_inner();
         let (items, stream) = mpsc::channel(AUDIT_WAITING);
@@ -482,6 +508,7 @@ impl OperatorService {
             number: number.map(Into::into),
             at_ms: entry.at.0,
             actor: entry.actor,
+            principal: entry.principal.map(principal_message),
             reasons,
             acknowledged: acknowledged.collect(),
         }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use api::v1;
+use identity::Caller;
 use planning::REQUEST_LIFE;
 use tonic::Status;
 use topology::{Intent, IntentKind, RegionId};
@@ -16,8 +17,8 @@ pub(super) const REASON_BYTES_MAX: usize = 300;
 /// Longest duration of a freeze, override or drain. A longer one should be a change of policy.
 const STANDING_MAX: Duration = Duration::from_secs(24 * 3600);
 
-/// Parses a request into an intent for the planner.
-pub(super) fn intent(request: v1::ActRequest) -> Result<Intent, Status> {
+/// Parses a request into an intent for the planner. Its author is whoever calls.
+pub(super) fn intent(caller: Option<&Caller>, request: v1::ActRequest) -> Result<Intent, Status> {
     let v1::ActRequest {
         author,
         reason,
@@ -42,7 +43,7 @@ pub(super) fn intent(request: v1::ActRequest) -> Result<Intent, Status> {
     Ok(Intent {
         id: required_text("token", &token, NAME_BYTES_MAX)?,
         kind,
-        author: required_text("author", &author, NAME_BYTES_MAX)?,
+        author: super::guard::author(caller, &author)?,
         reason: required_text("reason", &reason, REASON_BYTES_MAX)?,
         created_at: now,
         expires_at: now + life,

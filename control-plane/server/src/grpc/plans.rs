@@ -3,6 +3,7 @@
 use std::{pin::Pin, sync::Arc};
 
 use api::v1::{self, plans_server::Plans, watch_request::Message};
+use identity::Call;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::{Stream, wrappers::ReceiverStream};
@@ -10,9 +11,10 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 use topology::{NodeId, Plan, PlanNumber, Snapshot};
 
+use super::guard::{self, Guard};
 use crate::{
     metrics::Metrics,
-    nodes::Nodes,
+    nodes::{Nodes, ShownCertificate},
     view::{Role, View},
 };
 
@@ -46,7 +48,7 @@ pub(crate) struct PlansService {
     pub(crate) views: watch::Receiver<Arc<View>>,
     /// The registry of acknowledgements and refusals.
     pub(crate) nodes: Nodes,
-    pub(crate) metrics: Metrics,
+    pub(crate) guard: Guard,
     /// Ends every stream when the process stops.
     pub(crate) stop: CancellationToken,
 }
@@ -73,6 +75,7 @@ impl Plans for PlansService {
         &self,
         request: Request<Streaming<v1::WatchRequest>>,
     ) -> Result<Response<Self::WatchStream>, Status> {
+        let caller = guard::caller(&request);
         let mut answers = request.into_inner();
         let hello = match answers.message().await? {
             Some(v1::WatchRequest {
@@ -81,6 +84,11 @@ impl Plans for PlansService {
             _ => return Err(Status::invalid_argument("the first message of a node is its hello")),
         };
         let id = NodeId::new(&hello.node).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let call = match hello.kind() {
+            v1::NodeKind::Edge => Call::FollowAsEdge { node: id.as_str() },
+            v1::NodeKind::Dns | v1::NodeKind::Unspecified => Call::FollowAsDns { node: id.as_str() },
+        };
+        self.guard.allow(caller.as_ref(), call)?;
         let have = hello.have.map(PlanNumber::from).unwrap_or_default();
         if self.snapshots.borrow().is_none() {
             return Err(Status::unavailable("there is no plan yet"));
@@ -89,7 +97,11 @@ impl Plans for PlansService {
             let text = format!("{id} is neither an edge nor a name server of the topology");
             return Err(Status::permission_denied(text));
         }
-        self.nodes.connected(&id, hello.kind());
+        let shown = guard::proven(caller.as_ref()).map(|peer| ShownCertificate {
+            root: peer.root.clone(),
+            until: peer.until,
+        });
+        self.nodes.connected(&id, hello.kind(), shown);
         if have != PlanNumber::default() {
             self.nodes.acknowledge(&id, have, daemon::clock::now());
         }
@@ -103,7 +115,7 @@ impl Plans for PlansService {
             newest: self.newest.clone(),
             views: self.views.clone(),
             nodes: self.nodes.clone(),
-            metrics: self.metrics.clone(),
+            metrics: self.guard.metrics.clone(),
         };
         let stop = self.stop.clone();
         // The connection owns the task: it ends with either half of the stream, or with the process.

@@ -134,6 +134,8 @@ pub(super) fn node_status(id: &str, node: &Node) -> v1::NodeStatus {
         acknowledged_at_ms: node.acknowledged_at.0,
         refused: node.refused.as_ref().map(|(_, why)| why.clone()).unwrap_or_default(),
         connected: node.connections > 0,
+        root: node.shown.as_ref().map(|shown| shown.root.clone()).unwrap_or_default(),
+        certificate_until_ms: node.shown.as_ref().map_or(0, |shown| shown.until.0),
     }
 }
 

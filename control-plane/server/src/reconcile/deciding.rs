@@ -8,7 +8,7 @@ use super::{Ended, Reconciler, Term, WhileWaiting, is_fenced_off};
 use crate::{
     metrics::ReasonLabel,
     nodes::{Recovery, waited_for},
-    records::{self, Audited, Decision, Document, Known},
+    records::{self, Actor, Audited, Decision, Document, Known},
     store::{Leadership, StoreError, Transaction},
     texts,
 };
@@ -29,7 +29,7 @@ impl Reconciler {
             ..self.fresh_input()
         };
         let outcome = self
-            .decide_and_commit(term, planning::PLANNER, now, input, None)
+            .decide_and_commit(term, &Actor::planner(), now, input, None)
             .await?;
         Ok(outcome.map(drop))
     }
@@ -39,7 +39,7 @@ impl Reconciler {
     pub(super) async fn decide_and_commit(
         &mut self,
         term: &mut Term<'_>,
-        actor: &str,
+        actor: &Actor,
         now: Moment,
         input: Input,
         document: Option<Document>,

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use planning::{Action, Outcome};
+use planning::{Action, Outcome, audit::Principal};
 use tokio::sync::oneshot;
 use topology::{Intent, Topology};
 use verdict::{TickReport, Unwanted};
@@ -23,6 +23,8 @@ pub enum Request {
     /// An operator's request.
     Ask {
         intent: Intent,
+        /// The credential of its author; none without a certificate.
+        by: Option<Principal>,
         /// Plan only; commit nothing.
         dry_run: bool,
         reply: oneshot::Sender<Result<Answer, Unanswered>>,
@@ -33,6 +35,8 @@ pub enum Request {
     Apply {
         /// The document, with its author and reason.
         document: Document,
+        /// The credential of its author; none without a certificate.
+        by: Option<Principal>,
         /// The version that it replaces. If another one is in force, the document is not applied.
         replaces: String,
         /// Plan only; commit nothing.

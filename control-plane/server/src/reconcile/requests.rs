@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use planning::{Input, Outcome, plan};
+use planning::{Input, Outcome, audit::Principal, plan};
 use tokio::time::Instant;
 use topology::{EdgeId, Intent, IntentKind, Moment, NodeId, Policy, RegionId, Rule, Topology};
 
@@ -12,7 +12,7 @@ use super::{
     is_fenced_off,
 };
 use crate::{
-    records::{Document, DocumentKind},
+    records::{Actor, Document, DocumentKind},
     store::{Leadership, StoreError},
     texts,
     view::{Leader, Role},
@@ -28,7 +28,7 @@ impl Reconciler {
         let now = daemon::clock::now();
         match self.answer_without_store(request, now) {
             None | Some(Request::Observe(_) | Request::Rehearse(_)) => {}
-            Some(Request::Ask { intent, reply, .. }) => {
+            Some(Request::Ask { intent, by, reply, .. }) => {
                 let id = intent.id.clone();
                 let author = intent.author.clone();
                 let input = self.input_with(intent, now);
@@ -36,7 +36,9 @@ impl Reconciler {
                     drop(reply.send(Err(Unanswered::TooMany { author, wait })));
                     return Ok(Ok(()));
                 }
-                let outcome = self.decide_and_commit(term, &author, now, input, None).await?;
+                let outcome = self
+                    .decide_and_commit(term, &Actor::operator(&author, by), now, input, None)
+                    .await?;
                 let failed = outcome.as_ref().err().cloned();
                 let answer = outcome.map(|it| self.answer(Some(&id), it, self.input.topology.clone()));
                 drop(reply.send(answer.map_err(|error| unanswered(term.lead, error))));
@@ -44,6 +46,7 @@ impl Reconciler {
             }
             Some(Request::Apply {
                 document,
+                by,
                 replaces,
                 dry_run,
                 reply,
@@ -53,7 +56,7 @@ impl Reconciler {
                     drop(reply.send(Err(Unanswered::TooManyDocuments { author, wait })));
                     return Ok(Ok(()));
                 }
-                let applied = self.apply(term, document, &replaces, dry_run, now).await?;
+                let applied = self.apply(term, (document, by), &replaces, dry_run, now).await?;
                 let failed = applied.as_ref().err().cloned();
                 drop(reply.send(applied.map_err(|error| unanswered(term.lead, error))));
                 return Ok(failed.map_or(Ok(()), Err));
@@ -88,6 +91,7 @@ impl Reconciler {
                 intent,
                 dry_run: true,
                 reply,
+                ..
             } if self.role == Role::Leading => {
                 let id = intent.id.clone();
                 let outcome = plan(&self.input_with(intent, now), now);
@@ -126,7 +130,7 @@ impl Reconciler {
     pub(super) async fn apply(
         &mut self,
         term: &mut Term<'_>,
-        document: Document,
+        (document, by): (Document, Option<Principal>),
         replaces: &str,
         dry_run: bool,
         now: Moment,
@@ -160,7 +164,7 @@ impl Reconciler {
         } else {
             let author = document.author.clone();
             match self
-                .decide_and_commit(term, &author, now, input, Some(document))
+                .decide_and_commit(term, &Actor::operator(&author, by), now, input, Some(document))
                 .await?
             {
                 Ok(outcome) => outcome,

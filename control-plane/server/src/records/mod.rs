@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use topology::{Moment, Plan, Policy, Problem, Problems, Topology};
 
 pub use shelf::Shelf;
-pub use transaction::{After, Decision, Documents, Known, reasons_to_record, transaction};
+pub use transaction::{Actor, After, Decision, Documents, Known, reasons_to_record, transaction};
 
 use crate::store::{Entry, Listing, Store, StoreError};
 

@@ -1,6 +1,9 @@
 //! The transaction that writes one decision, made without the store.
 
-use planning::{Input, Outcome, audit};
+use planning::{
+    Input, Outcome,
+    audit::{self, Principal},
+};
 use topology::{Moment, Reason, ReasonCode};
 
 use super::{
@@ -47,11 +50,33 @@ pub struct Known {
     pub entry_bytes: usize,
 }
 
+/// Who makes a decision.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Actor {
+    name: String,
+    principal: Option<Principal>,
+}
+
+impl Actor {
+    /// The planner by itself.
+    pub fn planner() -> Self {
+        Self::operator(planning::PLANNER, None)
+    }
+
+    /// An operator, with the credential that proved the name.
+    pub fn operator(name: &str, principal: Option<Principal>) -> Self {
+        Self {
+            name: name.to_owned(),
+            principal,
+        }
+    }
+}
+
 /// A decision to be written.
 #[derive(Debug, Clone, Copy)]
 pub struct Decision<'d> {
     /// The planner, or the operator whose request or document it is.
-    pub actor: &'d str,
+    pub actor: &'d Actor,
     pub now: Moment,
     pub input: &'d Input,
     pub outcome: &'d Outcome,
@@ -150,7 +175,8 @@ pub fn transaction(known: &Known, decision: &Decision<'_>) -> (Transaction, Afte
             number: known.audit.number + 1,
             previous: known.audit.hash.clone(),
             at: decision.now,
-            actor: decision.actor.to_owned(),
+            actor: decision.actor.name.clone(),
+            principal: decision.actor.principal.clone(),
             because: because.filter(|because| !because.is_empty()),
             input: audit::Recorded::of(decision.input, &topology.version, &policy.version),
             plan: plan.clone(),
@@ -218,10 +244,15 @@ mod tests {
         (known, Input::new(topology, policy, 1))
     }
 
+    fn planner() -> &'static Actor {
+        static PLANNER: std::sync::LazyLock<Actor> = std::sync::LazyLock::new(Actor::planner);
+        &PLANNER
+    }
+
     /// A decision of the planner.
     fn decided<'d>(input: &'d Input, outcome: &'d Outcome, reasons: &'d [Reason]) -> Decision<'d> {
         Decision {
-            actor: planning::PLANNER,
+            actor: planner(),
             now: NOW,
             input,
             outcome,
@@ -352,7 +383,7 @@ mod tests {
         };
         let policy = document(DocumentKind::Policy, "# calmer").because("fewer moves".to_owned());
         let applied = Decision {
-            actor: "alice",
+            actor: &Actor::operator("alice", None),
             document: Some(&policy),
             ..decided(&input, &outcome, &[])
         };

@@ -191,6 +191,7 @@ impl Leader {
         };
         let request = Request::Ask {
             intent,
+            by: None,
             dry_run: false,
             reply,
         };
@@ -203,6 +204,7 @@ impl Leader {
         let (reply, answer) = oneshot::channel();
         let request = Request::Apply {
             document: Document::new(DocumentKind::Policy, policy.to_owned(), author, daemon::clock::now()),
+            by: None,
             replaces: self.views.borrow().policy.version.clone(),
             dry_run: false,
             reply,
@@ -571,7 +573,12 @@ async fn a_commit_that_never_ends_stops_nobody_from_looking() {
     let dry_run = false;
     leader
         .inbox
-        .send(Request::Ask { intent, dry_run, reply })
+        .send(Request::Ask {
+            intent,
+            by: None,
+            dry_run,
+            reply,
+        })
         .await
         .unwrap();
     // Dry runs are answered while the commit waits.

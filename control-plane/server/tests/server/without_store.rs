@@ -100,6 +100,9 @@ fn service(away: Away, role: Role) -> OperatorService {
         store,
         inbox,
         node,
+        guard: server::grpc::guard::Guard {
+            metrics: Metrics::default(),
+        },
     }
 }
 

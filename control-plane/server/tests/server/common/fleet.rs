@@ -108,7 +108,7 @@ impl Fleet {
             plane.announced().await;
         }
         for edge in EDGES {
-            let (reports, reporter) = node::report_queue(fleet.urls(), daemon::clock::now);
+            let (reports, reporter) = node::report_queue(fleet.urls(), None, daemon::clock::now);
             fleet.reporting.push(tokio::spawn(reporter.run(std::future::pending())));
             let see = see_every_tick(NodeId::new(edge).unwrap(), fleet.regions.clone(), move |report| {
                 reports.try_send(report).unwrap();
@@ -678,6 +678,7 @@ impl Node {
             },
             last_good: LastGood::at(&self.last_good),
             contact: node::Contact::default(),
+            identity: None,
         };
         let (current, mut plans) = watch::channel(None::<Arc<Snapshot>>);
         let lives = self.lives.clone();

@@ -47,11 +47,23 @@ impl ControlPlane {
         Self::start_logging(folder, topology, policy, Stdio::inherit()).await
     }
 
+    /// Starts one with another section in its configuration.
+    pub(crate) async fn start_with_section(folder: &Path, change: impl Fn(String) -> String, section: &str) -> Self {
+        let configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs");
+        let [topology, policy] =
+            ["topology.toml", "policy.toml"].map(|file| std::fs::read_to_string(configs.join(file)).unwrap());
+        Self::start_process(folder, (&change(topology), &policy), section, Stdio::inherit()).await
+    }
+
     pub(crate) async fn start_logging(folder: &Path, topology: &str, policy: &str, log: Stdio) -> Self {
+        Self::start_process(folder, (topology, policy), "", log).await
+    }
+
+    async fn start_process(folder: &Path, (topology, policy): (&str, &str), section: &str, log: Stdio) -> Self {
         std::fs::write(folder.join("topology.toml"), topology).unwrap();
         std::fs::write(folder.join("policy.toml"), policy).unwrap();
-        let config = "topology = \"topology.toml\"\npolicy = \"policy.toml\"\n[store]\nfile = \"meridian.redb\"\n";
-        std::fs::write(folder.join("control-plane.toml"), config).unwrap();
+        let store = "topology = \"topology.toml\"\npolicy = \"policy.toml\"\n[store]\nfile = \"meridian.redb\"\n";
+        std::fs::write(folder.join("control-plane.toml"), store.to_owned() + section).unwrap();
         let announce = folder.join("announce.json");
         let _ = std::fs::remove_file(&announce);
         let child = Command::new(env!("CARGO_BIN_EXE_meridian-control-plane"))
@@ -98,6 +110,7 @@ impl ControlPlane {
             kind: v1::NodeKind::Edge,
             last_good: LastGood::at(last_good),
             contact: node::Contact::default(),
+            identity: None,
         }
     }
 

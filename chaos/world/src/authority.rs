@@ -1,0 +1,165 @@
+//! The certificates of a world: its own authority in the state folder, a leaf for each process, and credentials for operators.
+//!
+//! `identity/` holds the root, the issuer and the bundle of trusted roots. Every process has its leaf in its own folder. Operators'
+//! credentials lie in `operators/NAME`.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use identity::{
+    Grant, OperatorRole, PeerId, Role,
+    ca::{self, Authority, CaError, Leaf},
+    files::{self, FileError, Files},
+};
+use topology::Moment;
+
+use crate::layout::Kind;
+
+/// The owner's credential is looked at this often, and issued anew when a third of its life is over.
+pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(600);
+
+/// The certificates of a world cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthorityError {
+    /// The certificate itself.
+    #[error(transparent)]
+    Ca(#[from] CaError),
+    /// A file.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// A folder.
+    #[error("cannot use {}: {source}", path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// The error of the system.
+        source: std::io::Error,
+    },
+    /// A name that no certificate can hold.
+    #[error(transparent)]
+    Name(#[from] identity::BadId),
+}
+
+/// The files of an authority in one folder.
+#[derive(Debug, Clone)]
+pub struct Folder(PathBuf);
+
+impl Folder {
+    /// The authority of the world in this state folder.
+    pub fn of_world(state_dir: &Path) -> Self {
+        Self(state_dir.join("identity"))
+    }
+
+    /// An authority in this folder.
+    pub fn at(folder: PathBuf) -> Self {
+        Self(folder)
+    }
+
+    /// The roots that everybody trusts.
+    pub fn trust(&self) -> PathBuf {
+        self.0.join("trust.crt")
+    }
+
+    /// Certificate and key of the root. The key is used once a year, for the next issuer.
+    pub fn root(&self) -> [PathBuf; 2] {
+        ["root.crt", "root.key"].map(|name| self.0.join(name))
+    }
+
+    /// Certificate and key of the issuer.
+    pub fn issuer(&self) -> [PathBuf; 2] {
+        ["issuer.crt", "issuer.key"].map(|name| self.0.join(name))
+    }
+
+    /// Makes a root and an issuer, in place of those that are there.
+    ///
+    /// # Errors
+    ///
+    /// A certificate or a file cannot be made.
+    pub fn create(&self, zone: &str, now: Moment) -> Result<(), AuthorityError> {
+        private_folder(&self.0)?;
+        let root = ca::root(zone, now)?;
+        let issuer = Authority::load(&root)?.issuer(zone, now)?;
+        for (credential, [certificate, key]) in [(&root, self.root()), (&issuer, self.issuer())] {
+            files::write(&key, &credential.key, 0o600)?;
+            files::write(&certificate, &credential.certificate, 0o644)?;
+        }
+        Ok(files::write(&self.trust(), &root.certificate, 0o644)?)
+    }
+
+    /// The authority that signs leaves.
+    ///
+    /// # Errors
+    ///
+    /// The issuer's files cannot be read, or do not fit.
+    pub fn authority(&self) -> Result<Authority, AuthorityError> {
+        let [certificate, key] = self.issuer();
+        Ok(Authority::load(&files::read_credential(&certificate, &key)?)?)
+    }
+
+    /// Issues a leaf into a folder of its own, beside a copy of the trusted roots.
+    ///
+    /// # Errors
+    ///
+    /// A certificate or a file cannot be made.
+    pub fn issue(&self, leaf: &Leaf, into: &Path, now: Moment) -> Result<Files, AuthorityError> {
+        let credential = self.authority()?.issue(leaf, now)?;
+        private_folder(into)?;
+        let files = Files::in_folder(into);
+        files::write(&files.trust, &files::read(&self.trust())?, 0o644)?;
+        files.write(&credential)?;
+        Ok(files)
+    }
+}
+
+/// Folder of an operator's credential.
+pub fn operator_folder(state_dir: &Path, name: &str) -> PathBuf {
+    state_dir.join("operators").join(name)
+}
+
+/// The person at this terminal, as far as a certificate can name them.
+pub fn person() -> String {
+    let name = std::env::var("USER").unwrap_or_default();
+    let role = Role::Operator(name.clone());
+    match PeerId::new("zone", role) {
+        Ok(_) => name,
+        Err(_) => "operator".to_owned(),
+    }
+}
+
+/// The leaf of a world's process; `None` for a kind that has none.
+pub(crate) fn leaf_of(zone: &str, name: &str, kind: Kind) -> Result<Option<Leaf>, AuthorityError> {
+    let name = name.to_owned();
+    let role = match kind {
+        Kind::ControlPlane => Role::ControlPlane(name),
+        Kind::Dns => Role::Dns(name),
+        Kind::Edge => Role::Edge(name),
+        Kind::Stack => return Ok(None),
+    };
+    Ok(Some(Leaf::of(PeerId::new(zone, role)?)))
+}
+
+/// The leaf of an operator.
+///
+/// # Errors
+///
+/// The name does not fit into an id.
+pub fn operator_leaf(zone: &str, name: &str, grants: Vec<Grant>) -> Result<Leaf, AuthorityError> {
+    let id = PeerId::new(zone, Role::Operator(name.to_owned()))?;
+    Ok(Leaf { grants, ..Leaf::of(id) })
+}
+
+/// The roles of whoever started a world: all of them.
+pub(crate) fn owner() -> Vec<Grant> {
+    vec![Grant::everywhere(OperatorRole::Admin)]
+}
+
+fn private_folder(path: &Path) -> Result<(), AuthorityError> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(|source| AuthorityError::Folder {
+        path: path.to_owned(),
+        source,
+    })
+}

@@ -1,0 +1,386 @@
+//! Certificates: an authority in a folder, leaves for processes, trusted roots, and the credential of the person at the terminal.
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::{Context as _, anyhow};
+use api::Operator;
+use clap::{Args, Subcommand};
+use identity::{
+    Grant, PeerId, Role,
+    ca::{self, Leaf},
+    files::{self, Files, Seen},
+};
+use topology::Moment;
+use world::authority::{Folder, operator_folder, operator_leaf, person};
+
+use crate::{
+    exit::Failure,
+    parse_length,
+    present::{plain, span, table},
+    print,
+};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CertVerb {
+    /// Make a certificate authority: a root for ten years, and an issuer under it for one.
+    CreateCa {
+        /// Folder for it. Keep root.key offline, and issuer.key where certificates are issued.
+        dir: PathBuf,
+        /// The zone of the deployment, as in topology.toml: the trust domain of every id.
+        #[arg(long)]
+        zone: String,
+    },
+    /// Issue a certificate with a new key.
+    Issue {
+        /// Whom it is for: edge/NAME, dns/NAME, control-plane/NAME, stack/REGION/NAME or etcd/NAME.
+        #[arg(value_name = "KIND/NAME", value_parser = parse_role)]
+        role: Role,
+        /// Folder of the authority.
+        #[arg(long, value_name = "DIR")]
+        ca: PathBuf,
+        /// Folder for identity.crt, identity.key and trust.crt.
+        #[arg(long, value_name = "DIR")]
+        into: PathBuf,
+        /// Life of the certificate; by default 24 hours.
+        #[arg(long = "for", value_name = "TIME", value_parser = parse_length)]
+        life: Option<Duration>,
+    },
+    /// Issue a certificate anew, with the same id and a new key; also one that has expired. The process that uses it takes the new one
+    /// within seconds.
+    Renew {
+        /// Folder of the identity.
+        dir: PathBuf,
+        /// Folder of the authority.
+        #[arg(long, value_name = "DIR")]
+        ca: PathBuf,
+        /// Life of the certificate; by default that of its kind.
+        #[arg(long = "for", value_name = "TIME", value_parser = parse_length)]
+        life: Option<Duration>,
+    },
+    /// Trust another root, or no longer trust one.
+    Trust {
+        #[command(subcommand)]
+        verb: TrustVerb,
+    },
+    /// List the certificates in files or folders, with the ends of their lives.
+    List {
+        /// Files, or folders with *.crt files.
+        #[arg(required = true)]
+        paths: Vec<PathBuf>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TrustVerb {
+    /// Add the roots in a file to a bundle. Do this everywhere before any certificate is issued under them.
+    Add {
+        /// File with the new roots.
+        root: PathBuf,
+        /// The bundle to change.
+        #[arg(long, value_name = "FILE")]
+        trust: PathBuf,
+    },
+    /// Remove a root from a bundle. Refused while a connected node still shows a certificate under it.
+    Remove {
+        /// Fingerprint of the root, as `meridian cert list` shows it.
+        fingerprint: String,
+        /// The bundle to change.
+        #[arg(long, value_name = "FILE")]
+        trust: PathBuf,
+        /// Remove it whatever nodes show, and without asking a control plane: for a root whose key was stolen. Nodes under it are cut
+        /// off, and keep serving by their last plan.
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Login {
+    /// Your name, for the audit log; your login name by default.
+    #[arg(default_value_t = person())]
+    name: String,
+    /// What the credential allows, separated by commas: viewer, operator, approver, admin; with or without regions, as in
+    /// operator@us-*.
+    #[arg(long, value_name = "ROLE,...", value_parser = parse_grants)]
+    roles: Grants,
+    /// Folder of the authority; by default the running world's.
+    #[arg(long, value_name = "DIR")]
+    ca: Option<PathBuf>,
+    /// Folder for the credential; by default operators/NAME in the state folder.
+    #[arg(long, value_name = "DIR")]
+    into: Option<PathBuf>,
+    /// Life of the credential, at most 12h, which is the default.
+    #[arg(long = "for", value_name = "TIME", value_parser = parse_length)]
+    life: Option<Duration>,
+}
+
+/// The value of `--roles`: a list is one value.
+#[derive(Debug, Clone)]
+struct Grants(Vec<Grant>);
+
+fn parse_grants(text: &str) -> Result<Grants, String> {
+    match Grant::list(text)? {
+        grants if grants.is_empty() => Err("the list is empty; write at least viewer".to_owned()),
+        grants => Ok(Grants(grants)),
+    }
+}
+
+fn parse_role(text: &str) -> Result<Role, String> {
+    match text.parse() {
+        Ok(Role::Operator(_)) => Err("operators log in: `meridian login NAME --roles ROLE`".to_owned()),
+        Ok(role) => Ok(role),
+        Err(_) => Err("write edge/NAME, dns/NAME, control-plane/NAME, stack/REGION/NAME or etcd/NAME; names have letters, digits, \
+                       '.', '-' and '_'"
+            .to_owned()),
+    }
+}
+
+/// Issues the credential of a person.
+pub(crate) fn login(login: Login, state_dir: &Path) -> Result<ExitCode, Failure> {
+    let Login {
+        name,
+        roles: Grants(grants),
+        ca,
+        into,
+        life,
+    } = login;
+    let folder = ca.map_or_else(|| Folder::of_world(state_dir), Folder::at);
+    let mut leaf = operator_leaf(&zone_of(&folder)?, &name, grants).map_err(failed)?;
+    if let Some(life) = life {
+        if life > ca::OPERATOR_LIFE {
+            let text = "--for: a credential of a person lives at most 12h, so that a stolen one ends; log in again when it has";
+            return Err(Failure::usage(anyhow!(text)));
+        }
+        leaf.life = life;
+    }
+    let into = into.unwrap_or_else(|| operator_folder(state_dir, &name));
+    let now = daemon::clock::now();
+    folder.issue(&leaf, &into, now).map_err(failed)?;
+    let roles: Vec<String> = leaf.grants.iter().map(ToString::to_string).collect();
+    print(&format!(
+        "{name} has the roles {} until {:#} UTC\nexport MERIDIAN_IDENTITY={}",
+        roles.join(", "),
+        now + leaf.life,
+        into.display()
+    ));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Carries out a command about certificates. `operator` reaches the control planes, if any are known.
+pub(crate) async fn cert(verb: CertVerb, operator: Option<Operator>) -> Result<ExitCode, Failure> {
+    let now = daemon::clock::now();
+    match verb {
+        CertVerb::CreateCa { dir, zone } => {
+            let folder = Folder::at(dir.clone());
+            let [root, _] = folder.root();
+            if root.exists() {
+                let text = format!(
+                    "{} holds an authority already, and everything it issued would become worthless; name another folder",
+                    dir.display()
+                );
+                return Err(Failure::failed(anyhow!(text)));
+            }
+            // A name that no id can hold shows now, and not when the first certificate is issued.
+            PeerId::new(&zone, Role::Edge("name".to_owned())).map_err(|_| {
+                let text = format!("--zone: \"{zone}\" is no zone; write it in lower case, as in topology.toml, such as voice.example.com");
+                Failure::usage(anyhow!(text))
+            })?;
+            folder.create(&zone, now).map_err(failed)?;
+            print(&format!(
+                "{} holds the authority of {zone}\nmove root.key to a place without a network; issuer.key signs for a year",
+                dir.display()
+            ));
+        }
+        CertVerb::Issue { role, ca, into, life } => {
+            let folder = Folder::at(ca);
+            let id = PeerId::new(&zone_of(&folder)?, role).map_err(failed)?;
+            issue(&folder, Leaf::of(id), life, &into, now)?;
+        }
+        CertVerb::Renew { dir, ca, life } => {
+            let files = Files::in_folder(&dir);
+            let old = files::read(&files.certificate).map_err(failed)?;
+            let peer = ca::peer_of(&old).with_context(|| format!("{} names nobody", files.certificate.display()))?;
+            let leaf = Leaf {
+                grants: peer.grants,
+                ..Leaf::of(peer.id)
+            };
+            issue(&Folder::at(ca), leaf, life, &dir, now)?;
+        }
+        CertVerb::Trust { verb } => trust(verb, operator).await?,
+        CertVerb::List { paths } => print(&list(&paths, now)?),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn issue(folder: &Folder, mut leaf: Leaf, life: Option<Duration>, into: &Path, now: Moment) -> Result<(), Failure> {
+    leaf.life = life.unwrap_or(leaf.life);
+    folder.issue(&leaf, into, now).map_err(failed)?;
+    print(&format!(
+        "{} until {:#} UTC, in {}",
+        leaf.id,
+        now + leaf.life,
+        into.display()
+    ));
+    Ok(())
+}
+
+async fn trust(verb: TrustVerb, operator: Option<Operator>) -> Result<(), Failure> {
+    match verb {
+        TrustVerb::Add { root, trust } => {
+            let new = files::certificates(&files::read(&root).map_err(failed)?);
+            if new.is_empty() {
+                return Err(Failure::failed(anyhow!(
+                    "{} holds no certificate in PEM",
+                    root.display()
+                )));
+            }
+            let mut roots = bundle(&trust)?;
+            for root in new {
+                if !roots.iter().any(|known| known.fingerprint == root.fingerprint) {
+                    roots.push(root);
+                }
+            }
+            write_bundle(&trust, &roots)
+        }
+        TrustVerb::Remove {
+            fingerprint,
+            trust,
+            force,
+        } => {
+            let mut roots = bundle(&trust)?;
+            let before = roots.len();
+            roots.retain(|root| root.fingerprint != fingerprint);
+            if roots.len() == before {
+                let known: Vec<&str> = roots.iter().map(|root| root.fingerprint.as_str()).collect();
+                let text = format!(
+                    "{} has no root {fingerprint}; it has {}",
+                    trust.display(),
+                    known.join(", ")
+                );
+                return Err(Failure::failed(anyhow!(text)));
+            }
+            if roots.is_empty() {
+                let text = "it is the only root: without one, nothing can connect; add the next root first (`meridian cert trust add FILE --trust FILE`)";
+                return Err(Failure::failed(anyhow!(text)));
+            }
+            if !force {
+                refuse_while_shown(&fingerprint, operator).await?;
+            }
+            write_bundle(&trust, &roots)
+        }
+    }
+}
+
+/// A root stays while a connected node rests on it.
+async fn refuse_while_shown(fingerprint: &str, operator: Option<Operator>) -> Result<(), Failure> {
+    let unasked = "and only control planes know who still shows a certificate under this root; start them, or remove it whatever nodes \
+                   show with --force";
+    let operator = operator.with_context(|| format!("no control plane is known, {unasked}"))?;
+    let status = operator
+        .status()
+        .await
+        .map_err(|error| Failure::unreachable(anyhow!("{error}, {unasked}")))?;
+    let shown = status
+        .nodes
+        .iter()
+        .filter(|node| node.connected && node.root == fingerprint);
+    let shown: Vec<&str> = shown.map(|node| node.node.as_str()).collect();
+    if shown.is_empty() {
+        return Ok(());
+    }
+    let text = format!(
+        "{} still {} a certificate under {fingerprint}; issue new ones under another root first (`meridian cert renew DIR --ca DIR`), then remove it",
+        shown.join(", "),
+        if shown.len() == 1 { "shows" } else { "show" },
+    );
+    Err(Failure::failed(anyhow!(text)))
+}
+
+fn bundle(path: &Path) -> Result<Vec<Seen>, Failure> {
+    let roots = files::certificates(&files::read(path).map_err(failed)?);
+    if roots.is_empty() {
+        return Err(Failure::failed(anyhow!(
+            "{} holds no certificate in PEM",
+            path.display()
+        )));
+    }
+    Ok(roots)
+}
+
+fn write_bundle(path: &Path, roots: &[Seen]) -> Result<(), Failure> {
+    let text: String = roots.iter().map(|root| root.pem.as_str()).collect();
+    files::write(path, &text, 0o644).map_err(failed)?;
+    let names: Vec<String> = roots
+        .iter()
+        .map(|root| format!("  {} {}", root.fingerprint, root.name))
+        .collect();
+    print(&format!("{} now trusts\n{}", path.display(), names.join("\n")));
+    Ok(())
+}
+
+fn list(paths: &[PathBuf], now: Moment) -> Result<String, Failure> {
+    let mut found = Vec::new();
+    for path in paths {
+        if !path.is_dir() {
+            found.push(path.clone());
+            continue;
+        }
+        let entries = std::fs::read_dir(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let mut here: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+        here.retain(|path| path.extension().is_some_and(|it| it == "crt"));
+        here.sort();
+        found.extend(here);
+    }
+    let mut shown = table(["FILE", "NAME", "ROLES", "FINGERPRINT", "UNTIL", "LEFT"]);
+    for path in found {
+        let certificates = files::certificates(&files::read(&path).map_err(failed)?);
+        if certificates.is_empty() {
+            return Err(Failure::failed(anyhow!(
+                "{} holds no certificate in PEM",
+                path.display()
+            )));
+        }
+        for it in certificates {
+            let left = match it.until.since(now) {
+                Duration::ZERO => "expired".to_owned(),
+                left => span(u64::try_from(left.as_millis()).unwrap_or(u64::MAX)),
+            };
+            let until = format!("{:#}", it.until);
+            shown.add_row([
+                path.display().to_string(),
+                it.name,
+                it.roles,
+                it.fingerprint,
+                until,
+                left,
+            ]);
+        }
+    }
+    Ok(plain(&shown))
+}
+
+/// The zone of an authority: that of the names it gave itself.
+fn zone_of(folder: &Folder) -> Result<String, Failure> {
+    let [issuer, _] = folder.issuer();
+    let text = files::read(&issuer).map_err(failed)?;
+    let seen = files::certificates(&text);
+    let zone = seen.first().and_then(|it| {
+        let rest = it.name.strip_prefix("Meridian issuer of ")?;
+        Some(rest.split(',').next()?.to_owned())
+    });
+    let missing = || {
+        Failure::failed(anyhow!(
+            "{} was not made by `meridian cert create-ca DIR --zone ZONE`",
+            issuer.display()
+        ))
+    };
+    zone.ok_or_else(missing)
+}
+
+fn failed(error: impl std::error::Error + Send + Sync + 'static) -> Failure {
+    Failure::failed(error.into())
+}

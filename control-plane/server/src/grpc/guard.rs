@@ -1,0 +1,121 @@
+//! Who calls, and whether they may: every service asks here before it does anything.
+
+use api::v1;
+use identity::{Call, Caller, Denied, Peer, authorise};
+use planning::audit::Principal;
+use tonic::{Request, Status};
+use topology::IntentKind;
+
+use super::parse::{NAME_BYTES_MAX, required_text};
+use crate::{
+    metrics::{CallLabel, Metrics},
+    view::View,
+};
+
+/// Allows calls by the table of `identity::authorise`. Callers without a certificate reach a service only while the listener lets
+/// them in (`mode = "off"` or `"permissive"`); the names in their calls are claims then.
+#[derive(Debug, Clone)]
+pub struct Guard {
+    /// Counts denied calls.
+    pub metrics: Metrics,
+}
+
+/// The caller of a request.
+pub(crate) fn caller<T>(request: &Request<T>) -> Option<Caller> {
+    request.extensions().get::<Caller>().cloned()
+}
+
+impl Guard {
+    /// Decides about one call.
+    pub(crate) fn allow(&self, caller: Option<&Caller>, call: Call<'_>) -> Result<(), Status> {
+        let Some(peer) = proven(caller) else { return Ok(()) };
+        authorise(peer, call).map_err(|denied: Denied| {
+            let label = CallLabel { call: call.kind() };
+            self.metrics.calls_denied.get_or_create(&label).inc();
+            let source = caller.map(|caller| caller.source);
+            tracing::warn!(?source, serial = %peer.serial, %denied, "a call was denied");
+            Status::permission_denied(denied.to_string())
+        })
+    }
+
+    /// Decides about an order of an operator.
+    pub(crate) fn allow_order(&self, caller: Option<&Caller>, kind: &IntentKind, view: &View) -> Result<(), Status> {
+        let region = region_of(kind, view);
+        let region = region.as_deref();
+        let call = match kind {
+            IntentKind::Approve { .. } => Call::Approve { region },
+            IntentKind::Override { .. } => Call::Rule { kind: kind.as_str() },
+            _ => Call::Order {
+                kind: kind.as_str(),
+                region,
+            },
+        };
+        self.allow(caller, call)
+    }
+}
+
+/// The peer, if it proved its id.
+pub(crate) fn proven(caller: Option<&Caller>) -> Option<&Peer> {
+    caller?.peer.as_ref()
+}
+
+/// The author of a request: whoever made the connection. Without a certificate it is the name that the request claims.
+pub(crate) fn author(caller: Option<&Caller>, claimed: &str) -> Result<String, Status> {
+    let Some(peer) = proven(caller) else {
+        return required_text("author", claimed, NAME_BYTES_MAX);
+    };
+    let name = peer.id.role.name();
+    match claimed.trim() {
+        "" => Ok(name.to_owned()),
+        claimed if claimed == name => Ok(name.to_owned()),
+        claimed => Err(Status::permission_denied(format!(
+            "author: the certificate is {name}'s, and the request says \"{claimed:.64}\"; leave --author out, or log in as that person"
+        ))),
+    }
+}
+
+/// The credential behind a request, for the audit log.
+pub(crate) fn principal(caller: Option<&Caller>) -> Option<Principal> {
+    let caller = caller?;
+    let peer = caller.peer.as_ref()?;
+    Some(Principal {
+        id: peer.id.to_string(),
+        serial: peer.serial.clone(),
+        roles: peer.roles(),
+        source: caller.source.to_string(),
+    })
+}
+
+/// The only region that an order concerns.
+fn region_of(kind: &IntentKind, view: &View) -> Option<String> {
+    let actions = &view.input.memory.actions;
+    match kind {
+        IntentKind::Approve { action } | IntentKind::Abort { action } => {
+            let action = actions.get(action)?;
+            // An action is an order itself, and no order is about another one's approval.
+            action.intent.kind.region().map(ToString::to_string)
+        }
+        IntentKind::DrainStack { stack } => {
+            let regions = &view.input.topology.regions;
+            let holds = |region: &&topology::Region| region.stacks.iter().any(|it| it.address == *stack);
+            regions.values().find(holds).map(|region| region.id.to_string())
+        }
+        kind => kind.region().map(ToString::to_string),
+    }
+}
+
+/// The principal of a decision, for operators.
+pub(crate) fn principal_message(principal: Principal) -> v1::Principal {
+    let Principal {
+        id,
+        serial,
+        roles,
+        source,
+    } = principal;
+    v1::Principal {
+        id,
+        serial,
+        roles,
+        source,
+    }
+}
