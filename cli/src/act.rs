@@ -183,11 +183,8 @@ impl Because {
 
     /// The author, whom a credential names by itself.
     pub(crate) fn author(&self, operator: &Operator) -> String {
-        let unnamed = || match operator.has_identity() {
-            true => String::new(),
-            false => world::authority::person(),
-        };
-        self.author.clone().unwrap_or_else(unnamed)
+        let named = self.author.clone().or_else(|| operator.name());
+        named.unwrap_or_else(world::authority::person)
     }
 
     pub(crate) fn dry_run(&self) -> bool {

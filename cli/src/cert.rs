@@ -36,7 +36,7 @@ pub(crate) enum CertVerb {
     },
     /// Issue a certificate with a new key.
     Issue {
-        /// Whom it is for: edge/NAME, dns/NAME, control-plane/NAME, stack/REGION/NAME or etcd/NAME.
+        /// Whom it is for: edge/NAME, dns/NAME, control-plane/NAME or stack/REGION/NAME.
         #[arg(value_name = "KIND/NAME", value_parser = parse_role)]
         role: Role,
         /// Folder of the authority.
@@ -49,17 +49,22 @@ pub(crate) enum CertVerb {
         #[arg(long = "for", value_name = "TIME", value_parser = parse_length)]
         life: Option<Duration>,
     },
-    /// Issue a certificate anew, with the same id and a new key; also one that has expired. The process that uses it takes the new one
-    /// within seconds.
+    /// Issue a certificate anew under the same authority, with the same id and a new key; also one that has expired. The process that
+    /// uses it takes the new one within seconds.
     Renew {
         /// Folder of the identity.
         dir: PathBuf,
         /// Folder of the authority.
         #[arg(long, value_name = "DIR")]
         ca: PathBuf,
-        /// Life of the certificate; by default that of its kind.
+        /// Life of the certificate; by default 24 hours.
         #[arg(long = "for", value_name = "TIME", value_parser = parse_length)]
         life: Option<Duration>,
+    },
+    /// Make the next issuer of an authority. Needs root.key, once a year; everything that was issued stays good.
+    NextIssuer {
+        /// Folder of the authority.
+        dir: PathBuf,
     },
     /// Trust another root, or no longer trust one.
     Trust {
@@ -133,9 +138,11 @@ fn parse_role(text: &str) -> Result<Role, String> {
     match text.parse() {
         Ok(Role::Operator(_)) => Err("operators log in: `meridian login NAME --roles ROLE`".to_owned()),
         Ok(role) => Ok(role),
-        Err(_) => Err("write edge/NAME, dns/NAME, control-plane/NAME, stack/REGION/NAME or etcd/NAME; names have letters, digits, \
+        Err(_) => Err(
+            "write edge/NAME, dns/NAME, control-plane/NAME or stack/REGION/NAME; names have letters, digits, \
                        '.', '-' and '_'"
-            .to_owned()),
+                .to_owned(),
+        ),
     }
 }
 
@@ -158,11 +165,13 @@ pub(crate) fn login(login: Login, state_dir: &Path) -> Result<ExitCode, Failure>
         leaf.life = life;
     }
     let into = into.unwrap_or_else(|| operator_folder(state_dir, &name));
+    // The line below is typed in any folder.
+    let into = std::path::absolute(&into).with_context(|| format!("cannot use {}", into.display()))?;
     let now = daemon::clock::now();
     folder.issue(&leaf, &into, now).map_err(failed)?;
     let roles: Vec<String> = leaf.grants.iter().map(ToString::to_string).collect();
     print(&format!(
-        "{name} has the roles {} until {:#} UTC\nexport MERIDIAN_IDENTITY={}",
+        "{name} has the roles {} until {:#} UTC\nexport MERIDIAN_IDENTITY='{}'",
         roles.join(", "),
         now + leaf.life,
         into.display()
@@ -203,12 +212,28 @@ pub(crate) async fn cert(verb: CertVerb, operator: Option<Operator>) -> Result<E
         CertVerb::Renew { dir, ca, life } => {
             let files = Files::in_folder(&dir);
             let old = files::read(&files.certificate).map_err(failed)?;
-            let peer = ca::peer_of(&old).with_context(|| format!("{} names nobody", files.certificate.display()))?;
-            let leaf = Leaf {
-                grants: peer.grants,
-                ..Leaf::of(peer.id)
-            };
-            issue(&Folder::at(ca), leaf, life, &dir, now)?;
+            let folder = Folder::at(ca);
+            let roots = files::read(&folder.trust()).map_err(failed)?;
+            // A folder that somebody hands in for renewal may hold anything.
+            let peer = identity::verified(&old, &roots, now).with_context(|| {
+                format!(
+                    "{} was not issued by this authority; issue it by its name: `meridian cert issue KIND/NAME --ca DIR --into DIR`",
+                    files.certificate.display()
+                )
+            })?;
+            if let Role::Operator(name) = &peer.id.role {
+                let text = format!("operators log in: `meridian login {name} --roles ROLE`");
+                return Err(Failure::failed(anyhow!(text)));
+            }
+            issue(&folder, Leaf::of(peer.id), life, &dir, now)?;
+        }
+        CertVerb::NextIssuer { dir } => {
+            let folder = Folder::at(dir.clone());
+            folder.next_issuer(&zone_of(&folder)?, now).map_err(failed)?;
+            print(&format!(
+                "{} has the next issuer for a year; copy issuer.crt and issuer.key to the control planes that sign, and put root.key away",
+                dir.display()
+            ));
         }
         CertVerb::Trust { verb } => trust(verb, operator).await?,
         CertVerb::List { paths } => print(&list(&paths, now)?),
@@ -301,7 +326,15 @@ async fn refuse_while_shown(fingerprint: &str, operator: Option<Operator>) -> Re
 }
 
 fn bundle(path: &Path) -> Result<Vec<Seen>, Failure> {
-    let roots = files::certificates(&files::read(path).map_err(failed)?);
+    let text = files::read(path).map_err(failed)?;
+    let roots = files::certificates(&text);
+    if roots.len() < text.matches("-----BEGIN CERTIFICATE-----").count() {
+        let text = format!(
+            "{} holds a certificate that cannot be read, and rewriting would drop it; edit it by hand",
+            path.display()
+        );
+        return Err(Failure::failed(anyhow!(text)));
+    }
     if roots.is_empty() {
         return Err(Failure::failed(anyhow!(
             "{} holds no certificate in PEM",

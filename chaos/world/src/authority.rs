@@ -17,8 +17,8 @@ use topology::Moment;
 
 use crate::layout::Kind;
 
-/// The owner's credential is looked at this often, and issued anew when a third of its life is over.
-pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(600);
+/// Certificates are looked at this often: a machine may have slept for longer than they live.
+pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(60);
 
 /// The certificates of a world cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +36,14 @@ pub enum AuthorityError {
         path: PathBuf,
         /// The error of the system.
         source: std::io::Error,
+    },
+    /// A folder is another's.
+    #[error("{} holds the certificate of {by}; name another folder", path.display())]
+    Taken {
+        /// The folder.
+        path: PathBuf,
+        /// Whose it is.
+        by: Box<PeerId>,
     },
     /// A name that no certificate can hold.
     #[error(transparent)]
@@ -98,19 +106,53 @@ impl Folder {
         Ok(Authority::load(&files::read_credential(&certificate, &key)?)?)
     }
 
-    /// Issues a leaf into a folder of its own, beside a copy of the trusted roots.
+    /// Makes the next issuer under the root, whose key must be here for it.
     ///
     /// # Errors
     ///
-    /// A certificate or a file cannot be made.
+    /// The root's files cannot be read, or a file cannot be written.
+    pub fn next_issuer(&self, zone: &str, now: Moment) -> Result<(), AuthorityError> {
+        let [certificate, key] = self.root();
+        let issuer = Authority::load(&files::read_credential(&certificate, &key)?)?.issuer(zone, now)?;
+        let [certificate, key] = self.issuer();
+        files::write(&key, &issuer.key, 0o600)?;
+        Ok(files::write(&certificate, &issuer.certificate, 0o644)?)
+    }
+
+    /// Issues a leaf into a folder of its own, beside the trusted roots. A folder keeps the roots that it trusts already.
+    ///
+    /// # Errors
+    ///
+    /// A certificate or a file cannot be made, or the folder holds another's certificate.
     pub fn issue(&self, leaf: &Leaf, into: &Path, now: Moment) -> Result<Files, AuthorityError> {
+        let files = Files::in_folder(into);
+        let old = files::read(&files.certificate).ok().and_then(|pem| ca::peer_of(&pem));
+        if let Some(old) = old
+            && old.id != leaf.id
+        {
+            return Err(AuthorityError::Taken {
+                path: into.to_owned(),
+                by: Box::new(old.id),
+            });
+        }
         let credential = self.authority()?.issue(leaf, now)?;
         private_folder(into)?;
-        let files = Files::in_folder(into);
-        files::write(&files.trust, &files::read(&self.trust())?, 0o644)?;
+        let mut trusted = files::read(&files.trust).map_or_else(|_| Vec::new(), |pem| files::certificates(&pem));
+        for root in files::certificates(&files::read(&self.trust())?) {
+            if !trusted.iter().any(|known| known.fingerprint == root.fingerprint) {
+                trusted.push(root);
+            }
+        }
+        let trusted: String = trusted.iter().map(|root| root.pem.as_str()).collect();
+        files::write(&files.trust, &trusted, 0o644)?;
         files.write(&credential)?;
         Ok(files)
     }
+}
+
+/// Folder of the credential of whoever started the world.
+pub(crate) fn owner_folder(state_dir: &Path) -> PathBuf {
+    state_dir.join("identity/owner")
 }
 
 /// Folder of an operator's credential.

@@ -407,7 +407,7 @@ impl World {
             started_at_ms: self.started_at,
             zone: layout.topology.zone.clone(),
             control_planes: layout.control_plane_urls(),
-            operator: operator_folder(&self.settings.state_dir, &authority::person()),
+            operator: authority::owner_folder(&self.settings.state_dir),
             dns: layout.dns,
             edge_port: edges.clone().next().map_or(0, |edge| edge.port),
             edges: edges.map(|edge| (edge.id.to_string(), layout.edge_url(edge))).collect(),
@@ -488,40 +488,49 @@ impl Drop for World {
     }
 }
 
-/// Makes the world's authority, a leaf for each process, and the credential of its owner. Control planes renew the leaves; the owner's
-/// credential is issued anew here.
+/// Makes the world's authority, a leaf for each process, and the credential of its owner, and keeps all of them alive. Control planes renew
+/// the leaves of processes; those that missed it, because the machine slept or they did not run, are issued anew here.
 fn certificates(state_dir: &Path, layout: &Layout) -> Result<(Arc<Identity>, AbortHandle), StartError> {
     let (folder, zone, now) = (Folder::of_world(state_dir), &layout.topology.zone, daemon::clock::now());
     folder.create(zone, now)?;
+    let mut leaves = Vec::new();
     for (name, kind) in layout.processes() {
-        if let Some(leaf) = leaf_of(zone, &name, kind)? {
-            folder.issue(&leaf, &state_dir.join(name), now)?;
-        }
+        leaves.extend(leaf_of(zone, &name, kind)?.map(|leaf| (leaf, state_dir.join(name))));
     }
-    let person = authority::person();
-    let (leaf, into) = (
-        operator_leaf(zone, &person, authority::owner())?,
-        operator_folder(state_dir, &person),
-    );
-    let files = folder.issue(&leaf, &into, now)?;
+    let own = authority::owner_folder(state_dir);
+    leaves.push((
+        operator_leaf(zone, &authority::person(), authority::owner())?,
+        own.clone(),
+    ));
+    for (leaf, into) in &leaves {
+        folder.issue(leaf, into, now)?;
+    }
+    let files = identity::files::Files::in_folder(&own);
     let owner = Identity::load(files, daemon::clock::now).map_err(|it| StartError::Authority(it.to_string()))?;
     let shown = owner.clone();
     let renewing = tokio::spawn(async move {
         loop {
             tokio::time::sleep(authority::LOOK_EVERY).await;
             let now = daemon::clock::now();
-            if !shown.own().is_due(now) {
-                continue;
-            }
-            match folder.issue(&leaf, &into, now) {
-                Ok(_) => drop(shown.reload()),
-                Err(error) => {
-                    tracing::error!(id = %leaf.id, %error, "cannot renew a credential; trying again in ten minutes");
+            for (leaf, into) in &leaves {
+                if is_half_over(into, now)
+                    && let Err(error) = folder.issue(leaf, into, now)
+                {
+                    tracing::error!(id = %leaf.id, %error, "cannot issue a certificate; trying again in a minute");
                 }
             }
+            shown.reload();
         }
     });
     Ok((owner, renewing.abort_handle()))
+}
+
+/// Whether a certificate is past the middle of its life: whoever should have renewed it at a third did not.
+fn is_half_over(folder: &Path, now: Moment) -> bool {
+    let files = identity::files::Files::in_folder(folder);
+    let pem = identity::files::read(&files.certificate).ok();
+    let peer = pem.and_then(|pem| identity::ca::peer_of(&pem));
+    peer.is_none_or(|peer| peer.until.since(now) < peer.until.since(peer.from) / 2)
 }
 
 /// Removes the files of an earlier world, because a world starts from nothing. Touches only names that this crate

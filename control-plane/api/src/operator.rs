@@ -146,9 +146,10 @@ impl Operator {
         Self { identity, ..self }
     }
 
-    /// Whether a credential says who asks.
-    pub fn has_identity(&self) -> bool {
-        self.identity.is_some()
+    /// The name in the credential of whoever asks.
+    pub fn name(&self) -> Option<String> {
+        let own = self.identity.as_ref()?.own();
+        Some(own.id.role.name().to_owned())
     }
 
     /// The URLs of the control planes.
@@ -292,7 +293,7 @@ impl Operator {
             };
             if status.code() == Code::FailedPrecondition {
                 // This control plane led a moment ago, or answers reads without leading.
-                self.remember(leader_named_by(&status));
+                self.remember(leader_named_by(&status, &url));
                 unled = Some(self.no_leader(words(&status)));
             } else if is_about_the_request(status.code()) {
                 return Err(OperatorError::Rejected(words(&status)));
@@ -472,7 +473,7 @@ where
     let answer = match call(client.clone()).await {
         Ok(reply) => Answer::Leads(Box::new(client), reply.into_inner()),
         Err(status) if status.code() == Code::FailedPrecondition => {
-            Answer::Follows(leader_named_by(&status), words(&status))
+            Answer::Follows(leader_named_by(&status, &url), words(&status))
         }
         Err(status) if is_about_the_request(status.code()) => Answer::Rejected(words(&status)),
         Err(status) if status.code() == Code::Unimplemented => {
@@ -487,9 +488,13 @@ async fn status(mut client: Client) -> Result<Response<v1::StatusReply>, Status>
     client.status(v1::StatusRequest::default()).await
 }
 
-fn leader_named_by(status: &Status) -> Option<String> {
+/// The leader that the control plane at `asked` names. It is asked in the same way, with TLS or without: no answer makes a client that
+/// proves who it is speak plain text.
+fn leader_named_by(status: &Status, asked: &str) -> Option<String> {
     let url = status.metadata().get(LEADER_KEY)?.to_str().ok()?;
-    is_url(url).then(|| url.to_owned())
+    let (scheme, _) = asked.split_once("://")?;
+    let (_, leader) = url.split_once("://").filter(|_| is_url(url))?;
+    Some(format!("{scheme}://{leader}"))
 }
 
 fn is_about_the_request(code: Code) -> bool {

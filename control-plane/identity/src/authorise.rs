@@ -185,7 +185,6 @@ mod tests {
             ("control-plane/cp-1", ""),
             ("control-plane/cp-2", ""),
             ("stack/us-east/a", ""),
-            ("etcd/etcd-1", ""),
             ("operator/nobody", ""),
             ("operator/vera", "viewer"),
             ("operator/olaf", "operator"),
@@ -283,7 +282,6 @@ mod tests {
                     "control-plane/cp-1",
                     "control-plane/cp-2",
                     "stack/us-east/a",
-                    "etcd/etcd-1",
                 ],
             ),
         ] {

@@ -1,9 +1,9 @@
 //! A certificate authority in files: a root, an issuer under it, and leaves that live for hours.
 //!
 //! The lives differ by an order of magnitude each, so that no two expire together. A leaf holds one SPIFFE id. It names no host:
-//! processes move, and the id is what counts. Members of etcd are the exception, because etcd compares addresses.
+//! processes move, and the id is what counts.
 
-use std::{net::IpAddr, time::Duration};
+use std::time::Duration;
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
@@ -74,8 +74,6 @@ pub struct Leaf {
     pub grants: Vec<Grant>,
     /// Life from now.
     pub life: Duration,
-    /// Addresses, for members of etcd only.
-    pub addresses: Vec<IpAddr>,
 }
 
 impl Leaf {
@@ -89,7 +87,6 @@ impl Leaf {
             id,
             grants: Vec::new(),
             life,
-            addresses: Vec::new(),
         }
     }
 }
@@ -204,9 +201,6 @@ impl Authority {
                 .push(DnType::OrganizationName, grants.join(","));
         }
         params.subject_alt_names = vec![SanType::URI(Ia5String::try_from(leaf.id.to_string())?)];
-        params
-            .subject_alt_names
-            .extend(leaf.addresses.iter().map(|ip| SanType::IpAddress(*ip)));
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         // Every process dials and is dialled.
         params.extended_key_usages = match leaf.id.role {

@@ -119,8 +119,20 @@ impl Files {
     ///
     /// One cannot be written.
     pub fn write(&self, credential: &Credential) -> Result<(), FileError> {
-        write(&self.key, &credential.key, 0o600)?;
-        write(&self.certificate, &credential.certificate, 0o644)
+        // Both lie beside their places before either moves: an interruption leaves what `finish_writing` needs.
+        let certificate = stage(&self.certificate, &credential.certificate, 0o644)?;
+        let key = stage(&self.key, &credential.key, 0o600)?;
+        put(&key, &self.key)?;
+        put(&certificate, &self.certificate)
+    }
+
+    /// Ends a writing that was interrupted after the key: `fits` judges the key with the certificate that lies beside its place.
+    pub(crate) fn finish_writing<T>(&self, pem: &mut Pem, fits: impl FnOnce(&Pem) -> Option<T>) -> Option<T> {
+        let beside = beside(&self.certificate);
+        pem.certificate = read(&beside).ok()?;
+        let fits = fits(pem)?;
+        put(&beside, &self.certificate).ok()?;
+        Some(fits)
     }
 }
 
@@ -214,14 +226,18 @@ fn read_key(path: &Path) -> Result<String, FileError> {
 ///
 /// The system refuses; the old file is as it was.
 pub fn write(path: &Path, text: &str, mode: u32) -> Result<(), FileError> {
-    let failed = |source| FileError::Io {
-        verb: "write",
-        path: path.to_owned(),
-        source,
-    };
+    put(&stage(path, text, mode)?, path)
+}
+
+/// The place beside a file where the next one is written.
+fn beside(path: &Path) -> PathBuf {
     let mut beside = path.to_owned().into_os_string();
     beside.push(".new");
-    let beside = PathBuf::from(beside);
+    beside.into()
+}
+
+fn stage(path: &Path, text: &str, mode: u32) -> Result<PathBuf, FileError> {
+    let beside = beside(path);
     let written = (|| {
         // Left over from a process that was killed; it may have other rights.
         match std::fs::remove_file(&beside) {
@@ -234,10 +250,22 @@ pub fn write(path: &Path, text: &str, mode: u32) -> Result<(), FileError> {
             .mode(mode)
             .open(&beside)?;
         file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        std::fs::rename(&beside, path)
+        file.sync_all()
     })();
-    written.map_err(failed)
+    written.map_err(|source| FileError::Io {
+        verb: "write",
+        path: beside.clone(),
+        source,
+    })?;
+    Ok(beside)
+}
+
+fn put(staged: &Path, path: &Path) -> Result<(), FileError> {
+    std::fs::rename(staged, path).map_err(|source| FileError::Io {
+        verb: "write",
+        path: path.to_owned(),
+        source,
+    })
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@
 
 pub mod authorise;
 pub mod ca;
+mod connection;
 pub mod files;
 mod grant;
 mod id;
@@ -17,9 +18,10 @@ mod peer;
 mod tls;
 
 pub use authorise::{Call, Denied, authorise};
+pub use connection::{Caller, Connection};
 pub use grant::{Grant, OperatorRole};
 pub use id::{BadId, PeerId, Role};
-pub use listener::{Caller, Connection, Event, Incoming, Mode, listen};
+pub use listener::{Event, Incoming, Mode, listen};
 pub use metrics::Expiry;
 pub use peer::{BadCertificate, Peer};
-pub use tls::{ConnectError, Identity, Rejected, Reload, Shown};
+pub use tls::{ConnectError, Identity, Rejected, Reload, Shown, verified};

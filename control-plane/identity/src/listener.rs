@@ -1,9 +1,10 @@
 //! Accepts connections of peers, with or without TLS, and tells services who called.
 
 use std::{
+    collections::HashMap,
     io,
-    net::SocketAddr,
-    pin::{Pin, pin},
+    net::{IpAddr, SocketAddr},
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
@@ -12,27 +13,24 @@ use std::{
 use serde::Deserialize;
 use strum::{Display, EnumString};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf},
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, mpsc},
+    sync::mpsc,
     time::{Instant, sleep, timeout},
 };
-use tokio_rustls::server::TlsStream;
 use tokio_stream::Stream;
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
-use tonic::transport::server::Connected;
+use tokio_util::sync::CancellationToken;
 
-use crate::{
-    Identity, Peer,
-    tls::{self, Shown},
-};
+use crate::{Connection, Identity, tls};
 
 /// First byte of a TLS connection: a record that carries a handshake (RFC 8446 §5.1).
 const HANDSHAKE_RECORD: u8 = 22;
 /// Deadline of a handshake. One takes a millisecond.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
-/// Handshakes at once. More wait in the kernel: a fleet that returns must not make itself slow.
-const HANDSHAKES_MAX: usize = 256;
+/// Connections that have proven nothing yet: so many of one address, and so many together. Those above are closed at once, so that whoever
+/// opens many and stays silent keeps nobody else out.
+const UNPROVEN_OF_ONE_MAX: usize = 512;
+const UNPROVEN_MAX: usize = 4_096;
 /// Pause when the process has no descriptor left for another connection.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 /// Refused connections are logged no more often than this.
@@ -50,30 +48,6 @@ pub enum Mode {
     /// Peers with a certificate only.
     #[default]
     Required,
-}
-
-/// Who made a call: a request extension of tonic.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Caller {
-    /// Its address.
-    pub source: SocketAddr,
-    /// The id that it proved; `None` without TLS.
-    pub peer: Option<Peer>,
-}
-
-/// A connection of a peer.
-pub struct Connection {
-    io: Socket,
-    caller: Caller,
-    /// Ready when the peer is no longer believed.
-    ended: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
-    /// Ends the watch over this connection with it.
-    _watched: Option<tokio_util::sync::DropGuard>,
-}
-
-enum Socket {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
 }
 
 /// What happened at a listener, for metrics.
@@ -111,7 +85,7 @@ pub fn listen(
     let (accepted, incoming) = mpsc::channel(16);
     let gate = Arc::new(Gate {
         identity,
-        handshakes: Semaphore::new(HANDSHAKES_MAX),
+        unproven: Arc::default(),
         accepted,
         count: Arc::new(count),
         logged: parking_lot::Mutex::new((None, 0)),
@@ -122,9 +96,41 @@ pub fn listen(
     Incoming(incoming)
 }
 
+/// The connections that have proven nothing yet, by address.
+#[derive(Debug, Default)]
+struct Unproven(parking_lot::Mutex<HashMap<IpAddr, usize>>);
+
+/// The place of one of them; free again when it is dropped.
+struct Place(Arc<Unproven>, IpAddr);
+
+impl Unproven {
+    fn take(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
+        let mut places = self.0.lock();
+        let together: usize = places.values().sum();
+        let of_one = places.get(&address).copied().unwrap_or_default();
+        if together >= UNPROVEN_MAX || of_one >= UNPROVEN_OF_ONE_MAX {
+            return None;
+        }
+        places.insert(address, of_one + 1);
+        Some(Place(self.clone(), address))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut places = self.0.0.lock();
+        let left = places.get(&self.1).map_or(0, |count| count.saturating_sub(1));
+        if left == 0 {
+            places.remove(&self.1);
+        } else {
+            places.insert(self.1, left);
+        }
+    }
+}
+
 struct Gate {
     identity: Option<(Arc<Identity>, Mode)>,
-    handshakes: Semaphore,
+    unproven: Arc<Unproven>,
     accepted: mpsc::Sender<Connection>,
     count: Arc<dyn Fn(Event) + Send + Sync>,
     /// Time of the last line about a refused connection, and how many had none since.
@@ -153,8 +159,14 @@ impl Gate {
         let Some((identity, mode)) = self.identity.as_ref().filter(|(_, mode)| *mode != Mode::Off) else {
             return self.pass(Connection::plain(tcp, source), Event::Plain).await;
         };
+        let Some(_place) = self.unproven.take(source.ip()) else {
+            return self.refuse(
+                source,
+                "too-many",
+                &"too many peers are at their handshake; it may try again at once",
+            );
+        };
         let admitted = timeout(HANDSHAKE_MAX, async {
-            let _place = self.handshakes.acquire().await;
             let mut first = [0];
             match tcp.peek(&mut first).await {
                 Ok(1) if first[0] == HANDSHAKE_RECORD => Some(identity.accept(tcp).await),
@@ -163,12 +175,9 @@ impl Gate {
                     None
                 }
                 Ok(1) => {
+                    let why = "the peer speaks plain text; give it a certificate and an https:// URL";
+                    self.refuse(source, "plain-text", &why);
                     say_no(tcp).await;
-                    self.refuse(
-                        source,
-                        "plain-text",
-                        &"the peer speaks plain text; give it a certificate and an https:// URL",
-                    );
                     None
                 }
                 Ok(_) | Err(_) => None,
@@ -176,7 +185,9 @@ impl Gate {
         });
         match admitted.await {
             Ok(Some(Ok((tls, shown)))) => {
-                let connection = self.watched(identity.clone(), tls, shown, source);
+                let count = self.count.clone();
+                let connection =
+                    Connection::watched(identity.clone(), tls.into(), shown, source, move || count(Event::Ended));
                 self.pass(connection, Event::Proven).await;
             }
             Ok(Some(Err(error))) => self.refuse(source, tls::reason(&error), &error),
@@ -203,36 +214,6 @@ impl Gate {
             }
         }
     }
-
-    /// A connection that ends when its peer's certificate does, or when its root is no longer trusted.
-    fn watched(
-        &self,
-        identity: Arc<Identity>,
-        tls: TlsStream<TcpStream>,
-        shown: Shown,
-        source: SocketAddr,
-    ) -> Connection {
-        let (ended, gone) = (CancellationToken::new(), CancellationToken::new());
-        let connection = Connection {
-            io: Socket::Tls(Box::new(tls)),
-            caller: Caller {
-                source,
-                peer: Some(shown.peer.clone()),
-            },
-            ended: Some(Box::pin(ended.clone().cancelled_owned())),
-            _watched: Some(gone.clone().drop_guard()),
-        };
-        let count = self.count.clone();
-        tokio::spawn(async move {
-            let lost = gone.run_until_cancelled(until_lost(&identity, &shown)).await;
-            if let Some(why) = lost {
-                tracing::warn!(id = %shown.peer.id, %source, "a connection ends: {why}; the peer connects again with a new certificate");
-                ended.cancel();
-                count(Event::Ended);
-            }
-        });
-        connection
-    }
 }
 
 /// Tells an HTTP/2 client in plain text why it is not let in: empty settings, and a GOAWAY with INADEQUATE_SECURITY (RFC 9113 §6.8
@@ -252,96 +233,4 @@ async fn say_no(mut tcp: TcpStream) {
     let _ = tcp.shutdown().await;
     let mut rest = [0; 1024];
     while matches!(tcp.read(&mut rest).await, Ok(1..)) {}
-}
-
-/// Returns, with the reason, when a peer is no longer believed.
-async fn until_lost(identity: &Identity, shown: &Shown) -> &'static str {
-    let mut changes = identity.changes();
-    let mut expired = pin!(sleep(identity.until(shown)));
-    loop {
-        tokio::select! {
-            () = &mut expired => return "its certificate has expired",
-            changed = changes.changed() => {
-                if changed.is_err() || !identity.still_trusts(shown) {
-                    return "its root is no longer trusted";
-                }
-            }
-        }
-    }
-}
-
-impl Connection {
-    fn plain(tcp: TcpStream, source: SocketAddr) -> Self {
-        Self {
-            io: Socket::Plain(tcp),
-            caller: Caller { source, peer: None },
-            ended: None,
-            _watched: None,
-        }
-    }
-
-    /// Whether small packets leave at once.
-    ///
-    /// # Errors
-    ///
-    /// The system's.
-    pub fn nodelay(&self) -> io::Result<bool> {
-        match &self.io {
-            Socket::Plain(io) => io.nodelay(),
-            Socket::Tls(io) => io.get_ref().0.nodelay(),
-        }
-    }
-
-    fn poll_ended(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        let ended = self
-            .ended
-            .as_mut()
-            .is_some_and(|ended| ended.as_mut().poll(cx).is_ready());
-        if ended {
-            Err(io::ErrorKind::ConnectionAborted.into())
-        } else {
-            Ok(())
-        }
-    }
-}
-
-impl Connected for Connection {
-    type ConnectInfo = Caller;
-
-    fn connect_info(&self) -> Caller {
-        self.caller.clone()
-    }
-}
-
-impl AsyncRead for Connection {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        self.poll_ended(cx)?;
-        match &mut self.io {
-            Socket::Plain(io) => Pin::new(io).poll_read(cx, buffer),
-            Socket::Tls(io) => Pin::new(io).poll_read(cx, buffer),
-        }
-    }
-}
-
-impl AsyncWrite for Connection {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match &mut self.io {
-            Socket::Plain(io) => Pin::new(io).poll_write(cx, bytes),
-            Socket::Tls(io) => Pin::new(io).poll_write(cx, bytes),
-        }
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.io {
-            Socket::Plain(io) => Pin::new(io).poll_flush(cx),
-            Socket::Tls(io) => Pin::new(io).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.io {
-            Socket::Plain(io) => Pin::new(io).poll_shutdown(cx),
-            Socket::Tls(io) => Pin::new(io).poll_shutdown(cx),
-        }
-    }
 }

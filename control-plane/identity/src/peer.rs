@@ -45,6 +45,9 @@ pub enum BadCertificate {
     /// Its URI is no id.
     #[error("the certificate's URI: {0}")]
     Id(#[from] crate::BadId),
+    /// It ends before it begins.
+    #[error("the certificate begins at {0:#} and ends at {1:#} UTC")]
+    Life(Moment, Moment),
     /// Its roles cannot be read.
     #[error("the certificate's roles (organization): {0}")]
     Roles(String),
@@ -85,6 +88,13 @@ impl Peer {
         let moment = |time: x509_cert::time::Time| {
             Moment(u64::try_from(time.to_unix_duration().as_millis()).unwrap_or(u64::MAX))
         };
+        let (from, until) = (
+            moment(certificate.validity.not_before),
+            moment(certificate.validity.not_after),
+        );
+        if from > until {
+            return Err(BadCertificate::Life(from, until));
+        }
         Ok(Self {
             id,
             grants,
@@ -94,8 +104,8 @@ impl Peer {
                 .iter()
                 .map(|byte| format!("{byte:02x}"))
                 .collect(),
-            from: moment(certificate.validity.not_before),
-            until: moment(certificate.validity.not_after),
+            from,
+            until,
             root: String::new(),
         })
     }

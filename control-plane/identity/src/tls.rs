@@ -18,7 +18,7 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 use tokio_rustls::{
-    TlsAcceptor, TlsConnector, client,
+    TlsAcceptor, TlsConnector,
     rustls::{
         self, CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme,
         client::{
@@ -36,9 +36,9 @@ use tokio_rustls::{
 use topology::Moment;
 
 use crate::{
-    BadCertificate, Peer, PeerId, Role,
+    BadCertificate, Connection, Peer, PeerId, Role,
     ca::Credential,
-    files::{self, FileError, Files, Pem},
+    files::{FileError, Files, Pem},
 };
 
 /// The files are looked at this often. A certificate is renewed hours before it expires.
@@ -51,15 +51,24 @@ pub struct Identity {
     files: Files,
     now: fn() -> Moment,
     state: ArcSwap<State>,
-    /// The content at the last look, so that each change is judged and logged once; `None` if it could not be read.
-    looked_at: Mutex<Option<Pem>>,
+    looked: Mutex<Looked>,
     /// Counts changes.
     changes: watch::Sender<u64>,
+}
+
+/// What the files held.
+struct Looked {
+    /// The content in use.
+    taken: Pem,
+    /// The newest content that is no good, so that it is logged once; the inner `None` if the files could not be read.
+    refused: Option<Option<Pem>>,
 }
 
 /// All that changes together.
 struct State {
     own: Peer,
+    /// Why this process would not believe its own certificate.
+    untrusted: Option<String>,
     verifier: Arc<dyn ClientCertVerifier>,
     /// Each root alone, with its fingerprint.
     roots: Vec<(String, Arc<dyn ClientCertVerifier>)>,
@@ -102,16 +111,30 @@ pub enum Rejected {
         why: String,
     },
     /// The certificate is somebody else's.
-    #[error("the new certificate is {offered}'s, and this process is {own}; check who issues it")]
+    #[error(
+        "the certificate is {offered}'s, and this process is {own}; issue its own with `meridian cert issue KIND/NAME --ca DIR --into DIR`"
+    )]
     OtherId {
         /// Whose it is.
         offered: Box<PeerId>,
         /// Who this is.
         own: Box<PeerId>,
     },
+    /// The certificate has ended, or has not begun.
+    #[error(
+        "{certificate} is valid from {from:#} to {until:#} UTC, and not now; check the clock, or issue it anew with `meridian cert renew DIR --ca DIR`"
+    )]
+    OutOfDate {
+        /// The certificate's file.
+        certificate: String,
+        /// Beginning of its life.
+        from: Moment,
+        /// End of its life.
+        until: Moment,
+    },
     /// The process would not believe itself.
     #[error(
-        "{certificate} is not signed by a root in {trust}, or is out of date: {why}; issue it anew with `meridian cert issue KIND/NAME --ca DIR --into DIR`"
+        "{certificate} is not signed by a root in {trust}: {why}; issue it anew with `meridian cert issue KIND/NAME --ca DIR --into DIR`"
     )]
     Untrusted {
         /// The certificate's file.
@@ -164,33 +187,78 @@ impl fmt::Debug for Identity {
 impl Identity {
     /// Reads the identity. `now` is the clock of this process.
     ///
-    /// An expired certificate is taken, with an error in the log: a process that has its last good plan must start with it,
-    /// and peers decide for themselves.
+    /// A certificate that has expired, or whose root is not trusted here, is taken, with an error in the log: a process that has
+    /// its last good plan must start with it, and peers decide for themselves.
     ///
     /// # Errors
     ///
     /// A file cannot be read, or the files do not fit each other.
     pub fn load(files: Files, now: fn() -> Moment) -> Result<Arc<Self>, Rejected> {
-        let pem = files.read()?;
-        let state = State::of(&files, &pem, now())?;
+        let mut pem = files.read()?;
+        let state = match State::of(&files, &pem, now()) {
+            // Whoever wrote them was interrupted between the two: the new certificate lies beside its place.
+            Err(Rejected::Key { key, certificate, why }) => {
+                match files.finish_writing(&mut pem, |pem| State::of(&files, pem, now()).ok()) {
+                    Some(state) => state,
+                    None => return Err(Rejected::Key { key, certificate, why }),
+                }
+            }
+            read => read?,
+        };
+        let certificate = files.certificate.display();
         if state.own.until <= now() {
             tracing::error!(
-                certificate = %files.certificate.display(), expired = %state.own.until,
+                %certificate, expired = %state.own.until,
                 "the certificate of this process has expired; peers refuse it. Issue it anew: `meridian cert renew DIR --ca DIR`"
+            );
+        }
+        if let Some(why) = &state.untrusted {
+            tracing::error!(
+                %certificate, %why,
+                "the root of this process's own certificate is not in its trust; peers may refuse it. Issue it anew under another root: \
+                 `meridian cert issue KIND/NAME --ca DIR --into DIR`"
             );
         }
         Ok(Arc::new(Self {
             files,
             now,
             state: ArcSwap::from_pointee(state),
-            looked_at: Mutex::new(Some(pem)),
+            looked: Mutex::new(Looked {
+                taken: pem,
+                refused: None,
+            }),
             changes: watch::Sender::new(0),
         }))
+    }
+
+    /// Whether this is the identity of a role.
+    ///
+    /// # Errors
+    ///
+    /// It is another's.
+    pub fn must_be(&self, role: &Role) -> Result<(), Rejected> {
+        let own = self.own().id;
+        if own.role == *role {
+            return Ok(());
+        }
+        Err(Rejected::OtherId {
+            offered: Box::new(own.clone()),
+            own: Box::new(PeerId {
+                zone: own.zone,
+                role: role.clone(),
+            }),
+        })
     }
 
     /// What this process shows of itself.
     pub fn own(&self) -> Peer {
         self.state.load().own.clone()
+    }
+
+    /// The same, with the root that it rests on.
+    pub fn own_peer(&self) -> Peer {
+        let root = self.root_of(&self.looked.lock().taken.certificate).unwrap_or_default();
+        Peer { root, ..self.own() }
     }
 
     /// The files of this identity.
@@ -224,66 +292,112 @@ impl Identity {
 
     /// Looks at the files once, and takes new ones that are good.
     pub fn reload(&self) -> Reload {
+        let mut looked = self.looked.lock();
         let read = self.files.read();
         let pem = read.as_ref().ok().cloned();
-        {
-            let mut looked_at = self.looked_at.lock();
-            if *looked_at == pem {
-                return Reload::Unchanged;
-            }
-            *looked_at = pem;
+        if pem.as_ref() == Some(&looked.taken) {
+            looked.refused = None;
+            return Reload::Unchanged;
         }
         let now = (self.now)();
         let certificate = self.files.certificate.display();
-        match read
-            .map_err(Rejected::from)
-            .and_then(|pem| State::of(&self.files, &pem, now))
-        {
-            Ok(state) if state.own.until <= now => {
-                tracing::error!(%certificate, expired = %state.own.until, "the new certificate has expired; the old one stays in use");
-                Reload::Refused
-            }
-            Ok(state) => {
+        let judged = read.map_err(Rejected::from).and_then(|new| {
+            let state = State::of(&self.files, &new, now)?;
+            self.replaceable_by(&state, now)?;
+            Ok((state, new))
+        });
+        match judged {
+            Ok((state, new)) => {
                 tracing::info!(%certificate, id = %state.own.id, until = %state.own.until, "new certificate or trust in use");
+                if let Some(why) = &state.untrusted {
+                    tracing::error!(
+                        %certificate, %why,
+                        "the root of this process's own certificate was removed from its trust; peers may refuse it. Issue it anew under \
+                         another root: `meridian cert issue KIND/NAME --ca DIR --into DIR`"
+                    );
+                }
+                *looked = Looked {
+                    taken: new,
+                    refused: None,
+                };
                 self.state.store(Arc::new(state));
+                drop(looked);
                 self.changes.send_modify(|count| *count += 1);
                 Reload::Taken
             }
+            // Judged at every look, because the clock may be what was wrong; logged once.
+            Err(_) if looked.refused.as_ref() == Some(&pem) => Reload::Unchanged,
             Err(error) => {
                 tracing::error!(%certificate, %error, "the new certificate or trust is no good; the old one stays in use");
+                looked.refused = Some(pem);
                 Reload::Refused
             }
         }
     }
 
-    /// Takes a new certificate, key and trust, and writes them to the files. What is no good is neither taken nor written.
+    /// Whether new files may replace those in use. A change of the trust alone always may: a root that is taken away must be gone,
+    /// also when this process's own certificate rests on it.
+    fn replaceable_by(&self, new: &State, now: Moment) -> Result<(), Rejected> {
+        let own = self.own();
+        if new.own == own {
+            return Ok(());
+        }
+        if new.own.id != own.id {
+            return Err(Rejected::OtherId {
+                offered: Box::new(new.own.id.clone()),
+                own: Box::new(own.id),
+            });
+        }
+        let certificate = || self.files.certificate.display().to_string();
+        if new.own.until <= now || new.own.from > now {
+            return Err(Rejected::OutOfDate {
+                certificate: certificate(),
+                from: new.own.from,
+                until: new.own.until,
+            });
+        }
+        match &new.untrusted {
+            None => Ok(()),
+            Some(why) => Err(Rejected::Untrusted {
+                certificate: certificate(),
+                trust: self.files.trust.display().to_string(),
+                why: why.clone(),
+            }),
+        }
+    }
+
+    /// Takes a new certificate and its key, and writes them to the files. What is no good is neither taken nor written.
     ///
     /// # Errors
     ///
-    /// They do not fit each other, are of another id, or a file cannot be written.
-    pub fn adopt(&self, pem: Pem) -> Result<(), Rejected> {
-        let state = State::of(&self.files, &pem, (self.now)())?;
-        let own = self.own().id;
-        if state.own.id != own {
-            return Err(Rejected::OtherId {
-                offered: Box::new(state.own.id),
-                own: Box::new(own),
-            });
-        }
-        let mut looked_at = self.looked_at.lock();
-        // The roots first: with more of them the old certificate stays good.
-        if looked_at.as_ref().is_none_or(|old| old.trust != pem.trust) {
-            files::write(&self.files.trust, &pem.trust, 0o644)?;
-        }
-        self.files.write(&Credential {
-            certificate: pem.certificate.clone(),
-            key: pem.key.clone(),
-        })?;
-        *looked_at = Some(pem);
+    /// They do not fit each other or the trust, are of another id, or a file cannot be written.
+    pub fn adopt(&self, credential: &Credential) -> Result<(), Rejected> {
+        let mut looked = self.looked.lock();
+        let pem = Pem {
+            certificate: credential.certificate.clone(),
+            key: credential.key.clone(),
+            trust: looked.taken.trust.clone(),
+        };
+        let now = (self.now)();
+        let state = State::of(&self.files, &pem, now)?;
+        self.replaceable_by(&state, now)?;
+        self.files.write(credential)?;
+        *looked = Looked {
+            taken: pem,
+            refused: None,
+        };
         self.state.store(Arc::new(state));
-        drop(looked_at);
+        drop(looked);
         self.changes.send_modify(|count| *count += 1);
         Ok(())
+    }
+
+    /// Fingerprint of the trusted root of a chain in PEM, leaf first; `None` if no trusted root leads to it.
+    pub fn root_of(&self, chain: &str) -> Option<String> {
+        let chain: Vec<_> = CertificateDer::pem_slice_iter(chain.as_bytes())
+            .collect::<Result<_, _>>()
+            .ok()?;
+        Some(self.check(&chain).ok()?.root)
     }
 
     /// Accepts a peer that proves its id.
@@ -304,7 +418,8 @@ impl Identity {
     /// # Errors
     ///
     /// One end does not believe the other.
-    pub async fn connect(&self, tcp: TcpStream) -> Result<client::TlsStream<TcpStream>, ConnectError> {
+    pub async fn connect(self: &Arc<Self>, tcp: TcpStream) -> Result<Connection, ConnectError> {
+        let source = tcp.peer_addr()?;
         let (config, own) = {
             let state = self.state.load();
             (state.client.clone(), state.own.id.clone())
@@ -326,7 +441,19 @@ impl Identity {
         // first bytes, its HTTP/2 settings, say that it is content.
         match stream.fill_buf().await {
             Ok([]) => Err(ConnectError::Io(std::io::ErrorKind::UnexpectedEof.into())),
-            Ok(_) => Ok(stream),
+            Ok(_) => {
+                let chain = stream.get_ref().1.peer_certificates().unwrap_or_default().to_vec();
+                let peer = self
+                    .check(&chain)
+                    .map_err(|error| ConnectError::Peer(error.to_string()))?;
+                Ok(Connection::watched(
+                    self.clone(),
+                    stream.into(),
+                    Shown { peer, chain },
+                    source,
+                    || {},
+                ))
+            }
             Err(error) => Err(match tls_error(&error) {
                 Some(rustls::Error::AlertReceived(alert)) => ConnectError::Refused {
                     own,
@@ -347,7 +474,7 @@ impl Identity {
     }
 
     /// What is left of the life of a peer's certificate.
-    pub fn until(&self, shown: &Shown) -> Duration {
+    pub fn left(&self, shown: &Shown) -> Duration {
         shown.peer.until.since((self.now)())
     }
 
@@ -367,11 +494,8 @@ impl Identity {
         let by = |(_, root): &&(String, Arc<dyn ClientCertVerifier>)| {
             root.verify_client_cert(leaf, &chain[1..], now).is_ok()
         };
-        let root = match &state.roots[..] {
-            [only] => Some(only),
-            several => several.iter().find(by),
-        };
-        peer.root = root.map(|(fingerprint, _)| fingerprint.clone()).unwrap_or_default();
+        let (root, _) = state.roots.iter().find(by).ok_or(BadPeer::NoRoot)?;
+        peer.root.clone_from(root);
         Ok(peer)
     }
 }
@@ -389,6 +513,9 @@ pub struct Shown {
 pub(crate) enum BadPeer {
     #[error("the peer has no certificate")]
     NoCertificate,
+    /// It was trusted when the handshake began.
+    #[error("the root of the peer is no longer trusted")]
+    NoRoot,
     #[error(transparent)]
     Certificate(#[from] BadCertificate),
     #[error("{0} is of another zone than {1}")]
@@ -449,14 +576,10 @@ impl State {
             .build()
             .map_err(|error| unfit(error.to_string()))?;
         // Out of date is the peers' business (and `load` says it); any other fault is one of the files.
-        let at = UnixTime::since_unix_epoch(Duration::from_millis(now.0.clamp(own.from.0, own.until.0)));
-        verifier
-            .verify_client_cert(&chain[0], &chain[1..], at)
-            .map_err(|error| Rejected::Untrusted {
-                certificate: text(&files.certificate),
-                trust: text(&files.trust),
-                why: error.to_string(),
-            })?;
+        let at = UnixTime::since_unix_epoch(Duration::from_millis(now.0.min(own.until.0).max(own.from.0)));
+        // What others say about this certificate is their business: a process that no longer believes itself goes on serving, and
+        // believes no peer under a root that was taken away.
+        let untrusted = verifier.verify_client_cert(&chain[0], &chain[1..], at).err();
         let builder = ServerConfig::builder_with_provider(provider.clone()).with_protocol_versions(&[&TLS13]);
         let mut server = builder
             .map_err(|error| unfit(error.to_string()))?
@@ -482,6 +605,7 @@ impl State {
         client.enable_sni = false;
         Ok(Self {
             own,
+            untrusted: untrusted.map(|error| error.to_string()),
             verifier,
             roots: each,
             expiry,
@@ -549,6 +673,7 @@ pub(crate) fn reason(error: &std::io::Error) -> &'static str {
     if let Some(bad) = inner.and_then(|inner| inner.downcast_ref::<BadPeer>()) {
         return match bad {
             BadPeer::NoCertificate => "no-certificate",
+            BadPeer::NoRoot => "unknown-issuer",
             BadPeer::Zone(..) => "other-zone",
             BadPeer::Certificate(_) | BadPeer::NoControlPlane(_) => "bad-id",
         };
@@ -569,6 +694,26 @@ pub(crate) fn reason(error: &std::io::Error) -> &'static str {
 
 fn tls_error(error: &std::io::Error) -> Option<&rustls::Error> {
     error.get_ref()?.downcast_ref()
+}
+
+/// Who a chain in PEM belongs to, if one of these roots leads to it; also after its end.
+pub fn verified(chain: &str, roots: &str, now: Moment) -> Option<Peer> {
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(chain.as_bytes())
+        .collect::<Result<_, _>>()
+        .ok()?;
+    let (leaf, above) = chain.split_first()?;
+    let peer = Peer::of(leaf).ok()?;
+    let mut trusted = RootCertStore::empty();
+    for root in CertificateDer::pem_slice_iter(roots.as_bytes()) {
+        trusted.add(root.ok()?).ok()?;
+    }
+    let provider = Arc::new(ring::default_provider());
+    let verifier = WebPkiClientVerifier::builder_with_provider(trusted.into(), provider)
+        .build()
+        .ok()?;
+    let at = UnixTime::since_unix_epoch(Duration::from_millis(now.0.clamp(peer.from.0, peer.until.0)));
+    verifier.verify_client_cert(leaf, above, at).ok()?;
+    Some(peer)
 }
 
 /// The name of a root that people can compare: the beginning of its SHA-256, in hex.

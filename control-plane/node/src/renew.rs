@@ -6,7 +6,10 @@ use api::{
     connect,
     v1::{self, certificates_client::CertificatesClient},
 };
-use identity::{Identity, ca, files::Pem};
+use identity::{
+    Identity,
+    ca::{self, Credential},
+};
 use topology::Moment;
 
 /// The longest time between two looks at the certificate's age, and between two attempts.
@@ -31,7 +34,7 @@ pub async fn keep_renewed_by(identity: Arc<Identity>, endpoints: Vec<String>, no
                         .await
                 };
                 match tokio::time::timeout(SIGNED_WITHIN, asked).await {
-                    Ok(Ok(reply)) => return Ok(reply.into_inner()),
+                    Ok(Ok(reply)) => return Ok(reply.into_inner().certificate),
                     Ok(Err(status)) => why = format!("{endpoint}: {}", status.message()),
                     Err(_) => why = format!("{endpoint}: no answer within {SIGNED_WITHIN:?}"),
                 }
@@ -45,7 +48,7 @@ pub async fn keep_renewed_by(identity: Arc<Identity>, endpoints: Vec<String>, no
 /// Renews the certificate with `sign`, which takes a request (PKCS #10, PEM), until it is dropped.
 pub async fn keep_renewed<F>(identity: &Identity, now: fn() -> Moment, sign: impl Fn(String) -> F)
 where
-    F: Future<Output = Result<v1::RenewReply, String>>,
+    F: Future<Output = Result<String, String>>,
 {
     let mut said = false;
     loop {
@@ -72,14 +75,11 @@ where
 
 async fn renew<F>(identity: &Identity, sign: &impl Fn(String) -> F) -> Result<(), String>
 where
-    F: Future<Output = Result<v1::RenewReply, String>>,
+    F: Future<Output = Result<String, String>>,
 {
     let (key, request) = ca::request().map_err(|error| error.to_string())?;
-    let v1::RenewReply { certificate, trust } = sign(request).await?;
-    let pem = Pem {
-        certificate,
-        key,
-        trust,
-    };
-    identity.adopt(pem).map_err(|error| error.to_string())
+    let certificate = sign(request).await?;
+    identity
+        .adopt(&Credential { certificate, key })
+        .map_err(|error| error.to_string())
 }

@@ -77,7 +77,6 @@ impl IdentitySection {
         Some(Issuer {
             certificate: self.issuer_certificate.clone()?,
             key: self.issuer_key.clone()?,
-            trust: self.trust.clone(),
         })
     }
 
@@ -219,6 +218,13 @@ impl Rules for Config {
             let text = "issuer_certificate and issuer_key belong together; write both, or neither";
             problems.add("identity", text);
         }
+        if self.mode() == Mode::Required
+            && let Some(Advertise(url)) = &self.advertise
+            && !url.starts_with("https://")
+        {
+            let text = format!("\"{url}\" speaks plain text, which identity.mode does not let in; write https://");
+            problems.add("advertise", text);
+        }
         if self.store.etcd.is_some() && self.advertise.is_none() && self.listen.ip().is_unspecified() {
             let text = format!(
                 "missing, and operators cannot be sent to {}; write the URL of this control plane, such as \
@@ -242,11 +248,16 @@ impl Rules for Config {
 }
 
 impl Config {
+    /// Whom it lets in.
+    pub fn mode(&self) -> Mode {
+        self.identity.as_ref().map_or(Mode::Off, |identity| identity.mode)
+    }
+
     /// The URL for operators while this control plane leads; `bound` is the address that it listens at.
     pub fn advertised(&self, bound: SocketAddr) -> String {
         match &self.advertise {
             Some(Advertise(url)) => url.clone(),
-            None => match self.identity.as_ref().map_or(Mode::Off, |identity| identity.mode) {
+            None => match self.mode() {
                 Mode::Off => format!("http://{bound}"),
                 Mode::Permissive | Mode::Required => format!("https://{bound}"),
             },

@@ -8,7 +8,7 @@ use api::v1::{
     plans_server::PlansServer,
 };
 use daemon::lag::Lag;
-use identity::{Event, Identity};
+use identity::{Event, Identity, Mode, Role};
 use prometheus_client::registry::Registry;
 use tokio::sync::mpsc;
 use topology::{Policy, Topology};
@@ -69,24 +69,34 @@ pub async fn serve(process: daemon::Process, config: Config) -> anyhow::Result<(
     let stop = tasks.stop_token();
 
     let identity = match &config.identity {
-        Some(section) => Some((Identity::load(section.files(), daemon::clock::now)?, section.mode)),
-        None => {
-            tracing::warn!(
-                "this control plane has no [identity]: it believes every name, so anyone who reaches it can report for an edge and \
-                 order as an operator; see docs/security.md"
-            );
-            None
+        Some(section) => {
+            let identity = Identity::load(section.files(), daemon::clock::now)?;
+            identity.must_be(&Role::ControlPlane(config.node.to_string()))?;
+            Some((identity, section.mode))
         }
+        None => None,
     };
+    if config.mode() != Mode::Required {
+        tracing::warn!(
+            mode = %config.mode(),
+            "this control plane believes names that nobody proves: anyone who reaches it can report for an edge and order as an operator. \
+             Give every process a certificate and write mode = \"required\" in [identity]; see docs/security.md"
+        );
+    }
     let own = identity.as_ref().map(|(identity, _)| identity.clone());
     registry.register_collector(Box::new(identity::Expiry(own.clone())));
     let issuer = config.identity.as_ref().and_then(IdentitySection::issuer);
+    let own_identity = own.clone();
     if let Some((own, issuer)) = own.clone().zip(issuer.clone()) {
         let stop = stop.clone();
         tasks.spawn("own certificate", async move {
             let sign = |request: String| {
-                let (own, issuer) = (own.own(), issuer.clone());
-                async move { issuer.sign(&own, &request).map_err(|error| error.to_string()) }
+                let (own, issuer) = (own.clone(), issuer.clone());
+                async move {
+                    issuer
+                        .sign(&own, &own.own_peer(), &request)
+                        .map_err(|error| error.to_string())
+                }
             };
             stop.run_until_cancelled(node::renew::keep_renewed(&own, daemon::clock::now, sign))
                 .await;
@@ -146,7 +156,11 @@ pub async fn serve(process: daemon::Process, config: Config) -> anyhow::Result<(
     });
 
     let connections = metrics.connections.clone();
-    let guard = Guard { metrics };
+    let guard = Guard {
+        metrics,
+        must_prove: config.mode() == Mode::Required,
+    };
+    let plans_snapshots = snapshots.clone();
     let plans = PlansService {
         snapshots,
         newest: Newest::default(),
@@ -163,7 +177,8 @@ pub async fn serve(process: daemon::Process, config: Config) -> anyhow::Result<(
     };
     let certificates = CertificatesService {
         guard: guard.clone(),
-        issuer,
+        issuer: own_identity.zip(issuer),
+        snapshots: plans_snapshots,
     };
     let nodes_seen = nodes.clone();
     let (mirror, following) = Mirror::new(store.clone(), records::STATE, mirror::Settings::default());

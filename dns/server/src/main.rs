@@ -31,6 +31,9 @@ async fn run(process: Process, config: Config) -> anyhow::Result<()> {
     let (metrics, mut registry) = (Metrics::default(), Registry::default());
     metrics.register(&mut registry);
     let identity = identity::Identity::load_if(config.identity.clone(), daemon::clock::now)?;
+    if let Some(identity) = &identity {
+        identity.must_be(&identity::Role::Dns(config.node.to_string()))?;
+    }
     registry.register_collector(Box::new(identity::Expiry(identity.clone())));
     let ready = admin::Readiness::default();
     ready.set("plan", false);

@@ -126,6 +126,9 @@ pub async fn start(
     let metrics = Metrics::new(&mut registry);
     let files = config.identity.clone().map(|files| files.relative_to(folder));
     let identity = identity::Identity::load_if(files, daemon::clock::now)?;
+    if let Some(identity) = &identity {
+        identity.must_be(&identity::Role::Edge(config.node.to_string()))?;
+    }
     registry.register_collector(Box::new(identity::Expiry(identity.clone())));
     metrics.connections_max(config.limits.connections_max);
     let tls = Tls::load(&config.tls, folder, metrics.clone())?.map(Arc::new);

@@ -138,3 +138,17 @@ async fn what_is_wrong_with_a_request_is_said_at_once() {
         OperatorError::Rejected("there is no region \"atlantis\"".to_owned())
     );
 }
+
+/// Whoever proves who it is does so to the leader too, whatever the answer of a control plane names.
+#[test]
+fn the_leader_is_asked_in_the_same_way_as_who_named_it() {
+    let named = |leader: &str, asked: &str| leader_named_by(&not_leading(Some(leader)), asked);
+    let with_tls = Some("https://10.0.0.2:7100".to_owned());
+    assert_eq!(named("http://10.0.0.2:7100", "https://10.0.0.1:7100"), with_tls);
+    assert_eq!(named("https://10.0.0.2:7100", "https://10.0.0.1:7100"), with_tls);
+    let plain = Some("http://10.0.0.2:7100".to_owned());
+    assert_eq!(named("https://10.0.0.2:7100", "http://10.0.0.1:7100"), plain);
+    for nonsense in ["10.0.0.2:7100", "ftp://10.0.0.2", "https://"] {
+        assert_eq!(named(nonsense, "https://10.0.0.1:7100"), None, "{nonsense}");
+    }
+}

@@ -309,11 +309,6 @@ async fn a_node_talks_to_control_planes_of_its_own_zone_only() {
     // The control plane does not know the edge's root: the edge learns it while it connects.
     let server = Place::new(&ca.leaf("control-plane/cp-1"), &[&other.root, &ca.root]);
     let trusting = server.identity();
-    let stranger = Place::new(&Ca::new().leaf("edge/edge-dub"), &[&ca.root]);
-    assert!(matches!(
-        Identity::load(stranger.files.clone(), now),
-        Err(Rejected::Untrusted { .. })
-    ));
     let listener = Listener::new(trusting.clone(), Mode::Required).await;
     let late = Place::new(&other.leaf("edge/edge-dub"), &[&other.root, &ca.root]).identity();
     assert!(soon(late.connect(listener.dial().await)).await.is_ok());
@@ -392,11 +387,15 @@ async fn a_bad_file_never_replaces_a_good_one() {
     assert_eq!(identity.reload(), Reload::Unchanged);
     let serial = identity.own().serial;
     let foreign = other.leaf("control-plane/cp-1");
+    let others = ca.leaf("control-plane/cp-2");
+    let tomorrows = ca.leaf_of(ZONE, "control-plane/cp-1", now() + 24 * HOUR, HOUR);
     let long_ago = Moment(now().0 - 10 * HOUR.as_millis() as u64);
     for (what, certificate, key) in [
         ("no PEM", "nonsense", &*good.key),
         ("the key of another", &good.certificate, &foreign.key),
         ("another CA's", &foreign.certificate, &foreign.key),
+        ("another process's", &others.certificate, &others.key),
+        ("not yet valid", &tomorrows.certificate, &tomorrows.key),
         (
             "expired",
             &ca.leaf_of(ZONE, "control-plane/cp-1", long_ago, HOUR).certificate,
@@ -455,4 +454,85 @@ fn an_operator_s_roles_stand_in_the_certificate() {
     assert_eq!(peer.roles(), "operator@us-*,approver");
     assert_eq!(peer.grants[1], Grant::everywhere(OperatorRole::Approver));
     assert!(peer.until.since(now()) <= ca::OPERATOR_LIFE);
+}
+
+/// Whoever takes a root away means it, also where this process's own certificate rests on it.
+#[tokio::test]
+async fn a_root_that_is_taken_away_is_gone_whatever_rests_on_it() {
+    let (stolen, next) = (Ca::new(), Ca::new());
+    let server = Place::new(&stolen.leaf("control-plane/cp-1"), &[&stolen.root, &next.root]);
+    let identity = server.identity();
+    let listener = Listener::new(identity.clone(), Mode::Required).await;
+    let edge = Place::new(&stolen.leaf("edge/edge-dub"), &[&stolen.root, &next.root]);
+    let edges = edge.identity();
+    let mut open = soon(edges.connect(listener.dial().await)).await.unwrap();
+    line(&mut open).await;
+    server.trusts(&[&next.root]);
+    assert_eq!(identity.reload(), Reload::Taken);
+    let mut rest = Vec::new();
+    let _ = soon(open.read_to_end(&mut rest)).await;
+    assert!(soon(edges.connect(listener.dial().await)).await.is_err());
+    // It goes on, and starts again: its plan is good, and others decide about its certificate.
+    assert!(Identity::load(server.files.clone(), now).is_ok());
+    // The same for the end that dialled.
+    let other = Place::new(&stolen.leaf("control-plane/cp-2"), &[&stolen.root]);
+    let second = Listener::new(other.identity(), Mode::Required).await;
+    let mut open = soon(edges.connect(second.dial().await)).await.unwrap();
+    line(&mut open).await;
+    edge.trusts(&[&next.root]);
+    assert_eq!(edges.reload(), Reload::Taken);
+    let _ = soon(open.read_to_end(&mut rest)).await;
+}
+
+/// The machine went down between the two files.
+#[test]
+fn a_writing_that_was_interrupted_is_finished_at_the_next_start() {
+    let ca = Ca::new();
+    let place = Place::new(&ca.leaf("edge/edge-dub"), &[&ca.root]);
+    let new = ca.leaf("edge/edge-dub");
+    files::write(&place.files.key, &new.key, 0o600).unwrap();
+    assert!(matches!(
+        Identity::load(place.files.clone(), now),
+        Err(Rejected::Key { .. })
+    ));
+    std::fs::write(place.path().join("identity.crt.new"), &new.certificate).unwrap();
+    let identity = place.identity();
+    assert_eq!(identity.own().serial, ca::peer_of(&new.certificate).unwrap().serial);
+    assert_eq!(files::read(&place.files.certificate).unwrap(), new.certificate);
+    assert_eq!(identity.reload(), Reload::Unchanged);
+}
+
+/// Whoever opens many connections and says nothing keeps nobody else out.
+#[tokio::test]
+async fn silent_connections_of_one_address_keep_no_other_out() {
+    let ca = Ca::new();
+    let server = Place::new(&ca.leaf("control-plane/cp-1"), &[&ca.root]);
+    let listener = Listener::new(server.identity(), Mode::Required).await;
+    let mut silent = Vec::new();
+    for _ in 0..600 {
+        silent.push(listener.dial().await);
+    }
+    let edge = Place::new(&ca.leaf("edge/edge-dub"), &[&ca.root]).identity();
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let tcp = soon(socket.connect(listener.address)).await.unwrap();
+    let began = std::time::Instant::now();
+    let mut tls = soon(edge.connect(tcp)).await.unwrap();
+    assert!(line(&mut tls).await.contains("edge-dub"));
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    assert!(listener.events().contains(&Event::Refused("too-many")));
+}
+
+#[test]
+fn a_process_shows_its_own_certificate_or_does_not_start() {
+    let ca = Ca::new();
+    let identity = Place::new(&ca.leaf("edge/edge-dub"), &[&ca.root]).identity();
+    assert!(identity.must_be(&"edge/edge-dub".parse().unwrap()).is_ok());
+    for other in ["edge/edge-iad", "dns/edge-dub"] {
+        let error = identity.must_be(&other.parse().unwrap()).unwrap_err().to_string();
+        assert!(
+            error.starts_with("the certificate is spiffe://voice.example/edge/edge-dub's, and this process is"),
+            "{error}"
+        );
+    }
 }

@@ -1,26 +1,27 @@
 //! The gRPC service that keeps the certificates of processes fresh.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use api::v1::{self, certificates_server::Certificates};
 use identity::{
-    Call, Peer,
+    Call, Identity, Peer, Role,
     ca::{self, Authority, CaError, Leaf},
     files::{self, FileError},
 };
+use tokio::sync::watch;
 use tonic::{Request, Response, Status};
+use topology::{NodeId, Snapshot};
 
 use super::guard::{self, Guard};
 
 /// Longest request: one with an RSA key of 4,096 bits has a third of it.
 const REQUEST_BYTES_MAX: usize = 8 << 10;
 
-/// The files of the issuer that signs, and of the roots that go with every new certificate.
+/// The files of the issuer that signs.
 #[derive(Debug, Clone)]
 pub(crate) struct Issuer {
     pub(crate) certificate: PathBuf,
     pub(crate) key: PathBuf,
-    pub(crate) trust: PathBuf,
 }
 
 /// No certificate was signed.
@@ -30,30 +31,60 @@ pub(crate) enum Unsigned {
     File(#[from] FileError),
     #[error(transparent)]
     Ca(#[from] CaError),
+    #[error(
+        "the certificate rests on the root {0}, and this control plane issues under {1}; issue it anew where the authority is: `meridian \
+         cert issue KIND/NAME --ca DIR --into DIR`"
+    )]
+    OtherRoot(String, String),
+    #[error(
+        "the issuer of this control plane does not lead to a root that it trusts; exchange issuer_certificate and issuer_key"
+    )]
+    Untrusted,
 }
 
 impl Issuer {
-    /// Signs a request for a peer, for as long as its certificate was made for. The files are read each time: an issuer is exchanged
-    /// like every other certificate.
-    pub(crate) fn sign(&self, peer: &Peer, request: &str) -> Result<v1::RenewReply, Unsigned> {
+    /// Signs a request for a peer. The files are read each time: an issuer is exchanged like every other certificate. What it signs
+    /// must lead to the root of the peer's own certificate: else a key that was stolen under a root which is being removed would get
+    /// a certificate under the next one.
+    pub(crate) fn sign(&self, own: &Identity, peer: &Peer, request: &str) -> Result<String, Unsigned> {
         let authority = Authority::load(&files::read_credential(&self.certificate, &self.key)?)?;
         let now = daemon::clock::now();
-        let life = peer.until.since(peer.from).saturating_sub(ca::BACKDATED);
+        // Not the life of the old one: what an issuer in its last minutes signed would stay short for ever.
         let leaf = Leaf {
-            life: life.max(ca::LIFE_MIN).min(authority.until().since(now)),
+            life: ca::NODE_LIFE.min(authority.until().since(now)),
             ..Leaf::of(peer.id.clone())
         };
-        Ok(v1::RenewReply {
-            certificate: authority.answer(request, &leaf, now)?,
-            trust: files::read(&self.trust)?,
-        })
+        let certificate = authority.answer(request, &leaf, now)?;
+        match own.root_of(&certificate) {
+            Some(root) if root == peer.root => Ok(certificate),
+            Some(root) => Err(Unsigned::OtherRoot(peer.root.clone(), root)),
+            None => Err(Unsigned::Untrusted),
+        }
     }
 }
 
 /// The service. Without an issuer it signs nothing.
 pub(crate) struct CertificatesService {
     pub(crate) guard: Guard,
-    pub(crate) issuer: Option<Issuer>,
+    /// What this control plane shows, and its issuer.
+    pub(crate) issuer: Option<(Arc<Identity>, Issuer)>,
+    /// The newest snapshot: an edge or a name server that left the topology gets no further certificate.
+    pub(crate) snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+}
+
+impl CertificatesService {
+    fn knows(&self, role: &Role) -> bool {
+        match role {
+            Role::Edge(name) | Role::Dns(name) => {
+                let snapshot = self.snapshots.borrow();
+                let id = NodeId::new(name).ok();
+                id.zip(snapshot.as_ref())
+                    .is_some_and(|(id, snapshot)| super::plans::is_node(&snapshot.topology, &id))
+            }
+            Role::ControlPlane(_) | Role::Stack { .. } => true,
+            Role::Operator(_) => false,
+        }
+    }
 }
 
 #[tonic::async_trait]
@@ -66,7 +97,18 @@ impl Certificates for CertificatesService {
             )
         })?;
         self.guard.allow(caller.as_ref(), Call::Renew)?;
-        let issuer = self.issuer.clone().ok_or_else(|| {
+        if !peer.is_due(daemon::clock::now()) {
+            let text = "it is not due: a certificate is renewed once a third of its life is over";
+            return Err(Status::failed_precondition(text));
+        }
+        if !self.knows(&peer.id.role) {
+            let text = format!(
+                "{} is not in the topology any more; its certificate is not renewed",
+                peer.id.role
+            );
+            return Err(Status::permission_denied(text));
+        }
+        let (own, issuer) = self.issuer.clone().ok_or_else(|| {
             Status::unimplemented(
                 "this control plane signs no certificates; renew them where the authority is (`meridian cert renew DIR --ca DIR`)",
             )
@@ -77,15 +119,16 @@ impl Certificates for CertificatesService {
             return Err(Status::invalid_argument(text));
         }
         let (signed_for, id) = (peer.clone(), peer.id.to_string());
-        let signed = tokio::task::spawn_blocking(move || issuer.sign(&signed_for, &request)).await;
+        let signed = tokio::task::spawn_blocking(move || issuer.sign(&own, &signed_for, &request)).await;
         match signed.map_err(|_| Status::internal("signing panicked"))? {
-            Ok(reply) => {
+            Ok(certificate) => {
                 tracing::info!(id, "certificate renewed");
-                Ok(Response::new(reply))
+                Ok(Response::new(v1::RenewReply { certificate }))
             }
             Err(Unsigned::Ca(error @ CaError::Request(_))) => {
                 Err(Status::invalid_argument(format!("request: {error}")))
             }
+            Err(error @ Unsigned::OtherRoot(..)) => Err(Status::permission_denied(error.to_string())),
             Err(error) => {
                 tracing::error!(id, %error, "cannot renew a certificate");
                 Err(Status::unavailable(format!(

@@ -18,6 +18,8 @@ use crate::{
 pub struct Guard {
     /// Counts denied calls.
     pub metrics: Metrics,
+    /// Whether callers must have proven an id (`mode = "required"`). The listener sees to that; this is the second lock.
+    pub must_prove: bool,
 }
 
 /// The caller of a request.
@@ -28,7 +30,14 @@ pub(crate) fn caller<T>(request: &Request<T>) -> Option<Caller> {
 impl Guard {
     /// Decides about one call.
     pub(crate) fn allow(&self, caller: Option<&Caller>, call: Call<'_>) -> Result<(), Status> {
-        let Some(peer) = proven(caller) else { return Ok(()) };
+        let Some(peer) = proven(caller) else {
+            return match self.must_prove {
+                true => Err(Status::permission_denied(
+                    "this control plane wants to know who calls: use https:// and a certificate",
+                )),
+                false => Ok(()),
+            };
+        };
         authorise(peer, call).map_err(|denied: Denied| {
             let label = CallLabel { call: call.kind() };
             self.metrics.calls_denied.get_or_create(&label).inc();
@@ -91,9 +100,8 @@ fn region_of(kind: &IntentKind, view: &View) -> Option<String> {
     let actions = &view.input.memory.actions;
     match kind {
         IntentKind::Approve { action } | IntentKind::Abort { action } => {
-            let action = actions.get(action)?;
-            // An action is an order itself, and no order is about another one's approval.
-            action.intent.kind.region().map(ToString::to_string)
+            // No action is an approval or an abort itself, so this ends.
+            region_of(&actions.get(action)?.intent.kind, view)
         }
         IntentKind::DrainStack { stack } => {
             let regions = &view.input.topology.regions;

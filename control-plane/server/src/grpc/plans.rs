@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
-use topology::{NodeId, Plan, PlanNumber, Snapshot};
+use topology::{NodeId, Plan, PlanNumber, Snapshot, Topology};
 
 use super::guard::{self, Guard};
 use crate::{
@@ -57,11 +57,15 @@ impl PlansService {
     /// Whether the node is in the topology. Only such nodes get plans, which also bounds the registry.
     fn knows(&self, id: &NodeId) -> bool {
         let snapshot = self.snapshots.borrow();
-        snapshot.as_ref().is_some_and(|snapshot| {
-            let topology = &snapshot.topology;
-            topology.name_servers.contains_key(id) || topology.edges.keys().any(|edge| edge.as_str() == id.as_str())
-        })
+        snapshot
+            .as_ref()
+            .is_some_and(|snapshot| is_node(&snapshot.topology, id))
     }
+}
+
+/// Whether this is an edge or a name server of the topology.
+pub(crate) fn is_node(topology: &Topology, id: &NodeId) -> bool {
+    topology.name_servers.contains_key(id) || topology.edges.keys().any(|edge| edge.as_str() == id.as_str())
 }
 
 /// The stream of updates to a node.

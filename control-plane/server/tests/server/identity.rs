@@ -68,6 +68,17 @@ impl Place {
         Operator::at([self.url()]).with_identity(Some(identity))
     }
 
+    /// Waits until it has decided for the first time.
+    async fn leads(&self) {
+        let ada = self.operator("ada", "admin");
+        let decided = async {
+            while ada.status().await.is_ok_and(|status| status.number.is_none()) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, decided).await.expect("a plan");
+    }
+
     fn url(&self) -> String {
         self.control_plane.endpoint.replacen("http", "https", 1)
     }
@@ -428,11 +439,17 @@ async fn permissive_believes_those_without_a_certificate_as_before() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_gets_a_new_certificate_with_its_own_id() {
     let place = Place::new().await;
-    let short = Leaf {
+    place.leads().await;
+    let old_one = |role: &str| Leaf {
         life: ca::LIFE_MIN,
-        ..leaf("edge/edge-iad", "")
+        ..leaf(role, "")
     };
-    let files = issued(&place.issuer, &place.root, place.folder.path(), &short);
+    let files = issued(
+        &place.issuer,
+        &place.root,
+        place.folder.path(),
+        &old_one("edge/edge-iad"),
+    );
     let identity = Identity::load(files.clone(), daemon::clock::now).unwrap();
     let old = identity.own();
     assert!(old.is_due(daemon::clock::now()), "backdated for longer than it lives");
@@ -445,29 +462,77 @@ async fn a_process_gets_a_new_certificate_with_its_own_id() {
     let new = identity.own();
     assert_eq!((&new.id, new.grants.len()), (&old.id, 0));
     assert_ne!(new.serial, old.serial);
-    let life = new.until.since(new.from);
-    assert_eq!(life, old.until.since(old.from), "as long a life as before");
+    assert_eq!(
+        new.until.since(new.from),
+        ca::NODE_LIFE + ca::BACKDATED,
+        "a short life is no heritage"
+    );
     let written = ca::peer_of(&files::read(&files.certificate).unwrap()).unwrap();
     assert_eq!(written.serial, new.serial, "a restart finds it");
     assert!(connect::connect(&place.url(), Some(&identity)).await.is_ok());
 
-    // People log in again, and nobody gets anything for a request that is none.
-    let renew = async |role: &str, grants: &str, request: &str| {
-        let channel = connect::connect(&place.url(), Some(&place.identity(role, grants)))
-            .await
-            .unwrap();
+    let renew = async |identity: Arc<Identity>, request: &str| {
+        let channel = connect::connect(&place.url(), Some(&identity)).await.unwrap();
         let request = v1::RenewRequest {
             request: request.to_owned(),
         };
         let mut client = v1::certificates_client::CertificatesClient::new(channel);
         client.renew(request).await.unwrap_err()
     };
+    let load = |files: Files| Identity::load(files, daemon::clock::now).unwrap();
+    let due = |role: &str| load(issued(&place.issuer, &place.root, place.folder.path(), &old_one(role)));
     let (_, request) = ca::request().unwrap();
-    let denied = renew("operator/ada", "admin", &request).await;
+    // People log in again; who is not due, or left the topology, gets nothing; and a request that is none is named.
+    let denied = renew(place.identity("operator/ada", "admin"), &request).await;
     assert!(denied.message().contains("log in again"), "{denied}");
+    let denied = renew(place.identity("edge/edge-dub", ""), &request).await;
+    assert_eq!(denied.code(), Code::FailedPrecondition, "{denied}");
+    let denied = renew(due("edge/edge-sold"), &request).await;
+    assert!(
+        denied
+            .message()
+            .contains("edge/edge-sold is not in the topology any more"),
+        "{denied}"
+    );
     for nonsense in ["", "nonsense", &place.root.certificate, &"x".repeat(9_000)] {
-        assert_eq!(renew("edge/edge-iad", "", nonsense).await.code(), Code::InvalidArgument);
+        assert_eq!(
+            renew(due("edge/edge-iad"), nonsense).await.code(),
+            Code::InvalidArgument
+        );
     }
+
+    // A key that was stolen under a root which is being removed gets no certificate under the next one.
+    let (next_root, next_issuer, signing) = authority();
+    let own = place
+        .folder
+        .path()
+        .join("identities/control-plane/control-plane/trust.crt");
+    files::write(&own, &(place.root.certificate.clone() + &next_root.certificate), 0o644).unwrap();
+    files::write(&place.folder.path().join("issuer.key"), &signing.key, 0o600).unwrap();
+    files::write(&place.folder.path().join("issuer.crt"), &signing.certificate, 0o644).unwrap();
+    let trusts_both = issued(
+        &next_issuer,
+        &next_root,
+        &place.folder.path().join("next"),
+        &leaf("edge/edge-iad", ""),
+    );
+    let both = place.root.certificate.clone() + &next_root.certificate;
+    files::write(&trusts_both.trust, &both, 0o644).unwrap();
+    let trusts_both = load(trusts_both);
+    let taken = async {
+        while connect::connect(&place.url(), Some(&trusts_both)).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, taken)
+        .await
+        .expect("the control plane looks at its files");
+    let denied = renew(due("edge/edge-iad"), &request).await;
+    assert_eq!(denied.code(), Code::PermissionDenied, "{denied}");
+    assert!(
+        denied.message().contains("and this control plane issues under"),
+        "{denied}"
+    );
 }
 
 const FLEET: usize = 100;

@@ -102,6 +102,7 @@ fn service(away: Away, role: Role) -> OperatorService {
         node,
         guard: server::grpc::guard::Guard {
             metrics: Metrics::default(),
+            must_prove: false,
         },
     }
 }

@@ -1,0 +1,176 @@
+//! A connection whose other end is known, for as long as it is believed.
+
+use std::{
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    time::sleep,
+};
+use tokio_rustls::TlsStream;
+use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned};
+use tonic::transport::server::Connected;
+
+use crate::{Identity, Peer, tls::Shown};
+
+/// The clock is looked at this often: it may be set, and a machine may sleep.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
+
+/// Who made a call: a request extension of tonic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    /// Its address.
+    pub source: SocketAddr,
+    /// The id that it proved; `None` without TLS.
+    pub peer: Option<Peer>,
+}
+
+/// A connection of either end. It fails when the certificate of the peer expires, or when its root is no longer trusted.
+pub struct Connection {
+    io: Socket,
+    caller: Caller,
+    /// Ready when the peer is no longer believed.
+    ended: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    /// Ends the watch over this connection with it.
+    _watched: Option<DropGuard>,
+}
+
+enum Socket {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Connection {
+    pub(crate) fn plain(tcp: TcpStream, source: SocketAddr) -> Self {
+        Self {
+            io: Socket::Plain(tcp),
+            caller: Caller { source, peer: None },
+            ended: None,
+            _watched: None,
+        }
+    }
+
+    /// Ends with the belief in its peer; `on_end` is called then.
+    pub(crate) fn watched(
+        identity: Arc<Identity>,
+        tls: TlsStream<TcpStream>,
+        shown: Shown,
+        source: SocketAddr,
+        on_end: impl FnOnce() + Send + 'static,
+    ) -> Self {
+        let (ended, gone) = (CancellationToken::new(), CancellationToken::new());
+        let connection = Self {
+            io: Socket::Tls(Box::new(tls)),
+            caller: Caller {
+                source,
+                peer: Some(shown.peer.clone()),
+            },
+            ended: Some(Box::pin(ended.clone().cancelled_owned())),
+            _watched: Some(gone.clone().drop_guard()),
+        };
+        tokio::spawn(async move {
+            let lost = gone.run_until_cancelled(until_lost(&identity, &shown)).await;
+            if let Some(why) = lost {
+                tracing::warn!(id = %shown.peer.id, %source, "a connection ends: {why}; it is opened again with a new certificate");
+                ended.cancel();
+                on_end();
+            }
+        });
+        connection
+    }
+
+    /// Whether small packets leave at once.
+    ///
+    /// # Errors
+    ///
+    /// The system's.
+    pub fn nodelay(&self) -> io::Result<bool> {
+        match &self.io {
+            Socket::Plain(io) => io.nodelay(),
+            Socket::Tls(io) => io.get_ref().0.nodelay(),
+        }
+    }
+
+    fn poll_ended(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        let ended = self
+            .ended
+            .as_mut()
+            .is_some_and(|ended| ended.as_mut().poll(cx).is_ready());
+        if ended {
+            Err(io::ErrorKind::ConnectionAborted.into())
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// Returns, with the reason, when a peer is no longer believed.
+async fn until_lost(identity: &Identity, shown: &Shown) -> &'static str {
+    let mut changes = identity.changes();
+    loop {
+        let left = identity.left(shown);
+        if left.is_zero() {
+            return "the certificate of the peer has expired";
+        }
+        // At first too: the trust may have changed during the handshake.
+        if !identity.still_trusts(shown) {
+            return "the root of the peer is no longer trusted";
+        }
+        tokio::select! {
+            () = sleep(left.min(LOOK_EVERY)) => {}
+            changed = changes.changed() => {
+                if changed.is_err() {
+                    return "this process ends";
+                }
+            }
+        }
+    }
+}
+
+impl Connected for Connection {
+    type ConnectInfo = Caller;
+
+    fn connect_info(&self) -> Caller {
+        self.caller.clone()
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.poll_ended(cx)?;
+        match &mut self.io {
+            Socket::Plain(io) => Pin::new(io).poll_read(cx, buffer),
+            Socket::Tls(io) => Pin::new(io).poll_read(cx, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut self.io {
+            Socket::Plain(io) => Pin::new(io).poll_write(cx, bytes),
+            Socket::Tls(io) => Pin::new(io).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.io {
+            Socket::Plain(io) => Pin::new(io).poll_flush(cx),
+            Socket::Tls(io) => Pin::new(io).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.io {
+            Socket::Plain(io) => Pin::new(io).poll_shutdown(cx),
+            Socket::Tls(io) => Pin::new(io).poll_shutdown(cx),
+        }
+    }
+}
