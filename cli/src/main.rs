@@ -230,7 +230,7 @@ async fn run(options: Options) -> Result<ExitCode, Failure> {
     }
 }
 
-/// Where the control planes are, and who asks them.
+/// The addresses of the control planes, and the credential of whoever asks them.
 pub(crate) struct Reach {
     pub(crate) control_planes: Vec<String>,
     pub(crate) identity: Option<PathBuf>,

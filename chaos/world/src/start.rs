@@ -525,7 +525,7 @@ fn certificates(state_dir: &Path, layout: &Layout) -> Result<(Arc<Identity>, Abo
     Ok((owner, renewing.abort_handle()))
 }
 
-/// Whether a certificate is past the middle of its life: whoever should have renewed it at a third did not.
+/// True if a certificate is past the middle of its life: its process should have renewed it at a third.
 fn is_half_over(folder: &Path, now: Moment) -> bool {
     let files = identity::files::Files::in_folder(folder);
     let pem = identity::files::read(&files.certificate).ok();

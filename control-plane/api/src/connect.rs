@@ -22,14 +22,14 @@ const BACKOFF_LAST: Duration = Duration::from_secs(5);
 /// The scheme of a URL at which both ends prove who they are.
 const SECURE: &str = "https://";
 
-/// Whether a text is the URL of a control plane: `https://address:port`, or `http://address:port` without TLS.
+/// True if a text is the URL of a control plane: `https://address:port`, or `http://address:port` without TLS.
 pub fn is_url(url: &str) -> bool {
     let plain = url.replacen(SECURE, "http://", 1);
     let host = plain.parse::<Uri>().ok().and_then(|uri| uri.host().map(str::to_owned));
     plain.starts_with("http://") && host.is_some_and(|host| !host.is_empty())
 }
 
-/// What is wrong with the URLs of control planes in a configuration; `has_identity` tells whether it has `[identity]`.
+/// The problem of a control plane's URL in a configuration, if there is one; `has_identity` tells whether it has `[identity]`.
 pub fn url_problem(url: &str, has_identity: bool) -> Option<String> {
     if !is_url(url) {
         let text = format!(

@@ -1,6 +1,4 @@
-//! Who may call what at a control plane: one function, and the whole table is in its tests.
-//!
-//! What is not allowed here is denied.
+//! One function decides who may call what at a control plane; its tests hold the whole table. It denies every other call.
 
 use crate::{Grant, OperatorRole, Peer, Role};
 
@@ -40,7 +38,7 @@ pub enum Call<'a> {
     },
     /// Change what everybody relies on: documents, overrides of safety rules.
     Rule {
-        /// What it is, as operators type it.
+        /// Its kind, as operators type it.
         kind: &'a str,
     },
     /// Get a new certificate with the same id.
@@ -139,7 +137,7 @@ impl Call<'_> {
         }
     }
 
-    /// What the caller wants to do.
+    /// The caller's wish, as text.
     fn text(&self) -> String {
         let at = |region: Option<&str>| region.map_or_else(String::new, |region| format!(" {region:.64}"));
         match *self {

@@ -23,7 +23,7 @@ use crate::{Identity, Peer, tls::Shown};
 /// The clock is looked at this often: it may be set, and a machine may sleep.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 
-/// Who made a call: a request extension of tonic.
+/// The maker of a call: a request extension of tonic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {
     /// Its address.
@@ -86,7 +86,7 @@ impl Connection {
         connection
     }
 
-    /// Whether small packets leave at once.
+    /// True if small packets leave at once.
     ///
     /// # Errors
     ///

@@ -1,10 +1,10 @@
-//! What an operator's certificate allows: roles, each everywhere or for some regions.
+//! The rights in an operator's certificate: roles, each everywhere or for some regions.
 
 use std::{fmt, str::FromStr};
 
 use strum::{Display, EnumString, IntoStaticStr, VariantArray};
 
-/// What operators can be allowed to do. Every role may look.
+/// The roles of operators. Every role may look.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Display, EnumString, IntoStaticStr, VariantArray,
 )]
@@ -35,7 +35,7 @@ impl Grant {
         Self { role, regions: None }
     }
 
-    /// Whether it holds for something in this region; `None` stands for what concerns more than one region.
+    /// True if it holds for something in this region; `None` stands for what concerns more than one region.
     pub fn covers(&self, region: Option<&str>) -> bool {
         match (&self.regions, region) {
             (None, _) => true,

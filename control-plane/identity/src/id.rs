@@ -9,7 +9,7 @@ const NAME_BYTES_MAX: usize = 64;
 /// Longest trust domain, in bytes (SPIFFE-ID §2.1).
 const ZONE_BYTES_MAX: usize = 255;
 
-/// Who a certificate belongs to.
+/// The holder of a certificate.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PeerId {
     /// The trust domain: the zone of the deployment. Ids of another zone mean nothing here.
@@ -18,7 +18,7 @@ pub struct PeerId {
     pub role: Role,
 }
 
-/// What a process or person is, with its name.
+/// The kind of a process or person, with its name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
     /// A control plane, `/control-plane/NAME`.

@@ -1,4 +1,4 @@
-//! Who a process or a person is, and what it may do.
+//! Identities of processes and people, and their rights.
 //!
 //! Every process and every operator has a certificate whose only URI is its SPIFFE id ([`PeerId`]). Two processes prove
 //! these ids to each other with mutual TLS ([`Identity`]). One pure function decides what an id may do ([`authorise()`]).

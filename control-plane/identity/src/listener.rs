@@ -50,7 +50,7 @@ pub enum Mode {
     Required,
 }
 
-/// What happened at a listener, for metrics.
+/// An event at a listener, for metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
     /// A peer without TLS was let in.

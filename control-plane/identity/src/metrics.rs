@@ -1,4 +1,4 @@
-//! When certificates expire, as metrics of every process that has an identity.
+//! Ends of certificates' lives, as metrics of every process that has an identity.
 
 use std::sync::Arc;
 

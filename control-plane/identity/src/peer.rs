@@ -14,7 +14,7 @@ const SUBJECT_ALT_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.
 /// The organization of a subject (RFC 5280, appendix A.1). It holds an operator's roles, as groups stand there in Kubernetes.
 const ORGANIZATION: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.10");
 
-/// Who is at the other end of a connection, as its certificate says.
+/// The other end of a connection, as its certificate says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
     /// Its id.
@@ -121,7 +121,7 @@ impl Peer {
         }
     }
 
-    /// Whether the certificate should be replaced: a third of its life is over. A second attempt at two thirds is the same
+    /// True if the certificate should be replaced: a third of its life is over. A second attempt at two thirds is the same
     /// question, asked again.
     pub fn is_due(&self, now: Moment) -> bool {
         let life = self.until.0.saturating_sub(self.from.0);

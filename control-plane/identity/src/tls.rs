@@ -56,7 +56,7 @@ pub struct Identity {
     changes: watch::Sender<u64>,
 }
 
-/// What the files held.
+/// The content of the files.
 struct Looked {
     /// The content in use.
     taken: Pem,
@@ -89,7 +89,7 @@ pub enum Rejected {
     NotPem {
         /// The file.
         path: String,
-        /// What should be in it.
+        /// The missing kind of content.
         what: &'static str,
     },
     /// The certificate names nobody.
@@ -117,7 +117,7 @@ pub enum Rejected {
     OtherId {
         /// Whose it is.
         offered: Box<PeerId>,
-        /// Who this is.
+        /// The id of this process.
         own: Box<PeerId>,
     },
     /// The certificate has ended, or has not begun.
@@ -146,7 +146,7 @@ pub enum Rejected {
     },
 }
 
-/// What a look at the files found.
+/// The result of a look at the files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reload {
     /// The files are as they were.
@@ -196,7 +196,7 @@ impl Identity {
     pub fn load(files: Files, now: fn() -> Moment) -> Result<Arc<Self>, Rejected> {
         let mut pem = files.read()?;
         let state = match State::of(&files, &pem, now()) {
-            // Whoever wrote them was interrupted between the two: the new certificate lies beside its place.
+            // The writer was interrupted between the two: the new certificate lies beside its place.
             Err(Rejected::Key { key, certificate, why }) => {
                 match files.finish_writing(&mut pem, |pem| State::of(&files, pem, now()).ok()) {
                     Some(state) => state,
@@ -231,7 +231,7 @@ impl Identity {
         }))
     }
 
-    /// Whether this is the identity of a role.
+    /// Checks that this is the identity of a role.
     ///
     /// # Errors
     ///
@@ -250,7 +250,7 @@ impl Identity {
         })
     }
 
-    /// What this process shows of itself.
+    /// This process, as its certificate says.
     pub fn own(&self) -> Peer {
         self.state.load().own.clone()
     }
@@ -335,7 +335,7 @@ impl Identity {
         }
     }
 
-    /// Whether new files may replace those in use. A change of the trust alone always may: a root that is taken away must be gone,
+    /// Checks that new files may replace those in use. A change of the trust alone always may: a root that is taken away must be gone,
     /// also when this process's own certificate rests on it.
     fn replaceable_by(&self, new: &State, now: Moment) -> Result<(), Rejected> {
         let own = self.own();
@@ -464,7 +464,7 @@ impl Identity {
         }
     }
 
-    /// Whether a peer that was accepted is still believed.
+    /// True if a peer that was accepted is still believed.
     pub fn still_trusts(&self, shown: &Shown) -> bool {
         let Some((leaf, above)) = shown.chain.split_first() else {
             return false;
@@ -473,7 +473,7 @@ impl Identity {
         self.state.load().verifier.verify_client_cert(leaf, above, now).is_ok()
     }
 
-    /// What is left of the life of a peer's certificate.
+    /// The rest of the life of a peer's certificate.
     pub fn left(&self, shown: &Shown) -> Duration {
         shown.peer.until.since((self.now)())
     }
@@ -577,7 +577,7 @@ impl State {
             .map_err(|error| unfit(error.to_string()))?;
         // Out of date is the peers' business (and `load` says it); any other fault is one of the files.
         let at = UnixTime::since_unix_epoch(Duration::from_millis(now.0.min(own.until.0).max(own.from.0)));
-        // What others say about this certificate is their business: a process that no longer believes itself goes on serving, and
+        // Others decide about this certificate by themselves: a process that no longer believes itself goes on serving, and
         // believes no peer under a root that was taken away.
         let untrusted = verifier.verify_client_cert(&chain[0], &chain[1..], at).err();
         let builder = ServerConfig::builder_with_provider(provider.clone()).with_protocol_versions(&[&TLS13]);
@@ -696,7 +696,7 @@ fn tls_error(error: &std::io::Error) -> Option<&rustls::Error> {
     error.get_ref()?.downcast_ref()
 }
 
-/// Who a chain in PEM belongs to, if one of these roots leads to it; also after its end.
+/// The holder of a chain in PEM, if one of these roots leads to it; also after its end.
 pub fn verified(chain: &str, roots: &str, now: Moment) -> Option<Peer> {
     let chain: Vec<_> = CertificateDer::pem_slice_iter(chain.as_bytes())
         .collect::<Result<_, _>>()

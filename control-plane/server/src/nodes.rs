@@ -43,7 +43,7 @@ pub struct Node {
     pub shown: Option<ShownCertificate>,
 }
 
-/// What a node's certificate says about the authority behind it.
+/// The authority behind a node's certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ShownCertificate {
     /// Fingerprint of the root.

@@ -1,4 +1,4 @@
-//! Who calls, and whether they may: every service asks here before it does anything.
+//! Every service asks here who calls and whether they may, before it does anything.
 
 use api::v1;
 use identity::{Call, Caller, Denied, Peer, authorise};
@@ -18,7 +18,7 @@ use crate::{
 pub struct Guard {
     /// Counts denied calls.
     pub metrics: Metrics,
-    /// Whether callers must have proven an id (`mode = "required"`). The listener sees to that; this is the second lock.
+    /// True if callers must have proven an id (`mode = "required"`). The listener sees to that; this is the second lock.
     pub must_prove: bool,
 }
 

@@ -63,7 +63,7 @@ impl PlansService {
     }
 }
 
-/// Whether this is an edge or a name server of the topology.
+/// True for an edge or a name server of the topology.
 pub(crate) fn is_node(topology: &Topology, id: &NodeId) -> bool {
     topology.name_servers.contains_key(id) || topology.edges.keys().any(|edge| edge.as_str() == id.as_str())
 }

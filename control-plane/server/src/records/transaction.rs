@@ -50,7 +50,7 @@ pub struct Known {
     pub entry_bytes: usize,
 }
 
-/// Who makes a decision.
+/// The maker of a decision.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Actor {
     name: String,
