@@ -123,19 +123,35 @@ impl Key {
     }
 }
 
-/// The stack that keeps a copy of a session: another one of its region. All edges choose the same one while they see the same
-/// stacks, so that a later copy takes the place of an earlier one. `is_out`: whether this edge takes a stack for lost.
-pub fn keeper_of_copy(
-    table: &Table,
+/// Where a session is: whose it is by the plan, and the stack that has it.
+#[derive(Debug, Clone, Copy)]
+pub struct Whereabouts<'t> {
+    /// The home of its device.
+    pub home: &'t RegionId,
+    /// The region of its stack.
+    pub region: &'t RegionId,
+    /// The stack.
+    pub stack: SocketAddr,
+}
+
+/// The stacks that keep copies of a session: another one of its region, and one of the first other region that may serve its home.
+/// All edges choose the same ones while they see the same stacks, so that a later copy takes the place of an earlier one.
+/// `is_out`: whether this edge takes a stack for lost.
+pub fn keepers_of_copies<'t>(
+    table: &'t Table,
     session: &str,
-    region: &RegionId,
-    at: SocketAddr,
-    is_out: impl Fn(SocketAddr) -> bool,
-) -> Option<SocketAddr> {
-    let others = table.stacks_of(region).iter().map(|stack| stack.address);
-    others
-        .filter(|stack| *stack != at && !is_out(*stack))
-        .max_by_key(|stack| hash(session, &stack.to_string()))
+    at: Whereabouts<'t>,
+    is_out: impl Fn(&RegionId, SocketAddr) -> bool,
+) -> Vec<(&'t RegionId, SocketAddr)> {
+    let keeper = |region: &'t RegionId| {
+        let stacks = table.stacks_of(region).iter().map(|stack| stack.address);
+        let there = stacks.filter(|stack| *stack != at.stack && !is_out(region, *stack));
+        let chosen = there.max_by_key(|stack| hash(session, &stack.to_string()))?;
+        Some((region, chosen))
+    };
+    let mut others = table.may_serve(at.home).filter(|region| *region != at.region);
+    let elsewhere = others.find_map(keeper);
+    keeper(at.region).into_iter().chain(elsewhere).collect()
 }
 
 /// Prefixed, so that no session token can pass as an affinity token, which the same key signs.
@@ -184,31 +200,49 @@ mod tests {
     }
 
     #[test]
-    fn all_edges_give_the_copy_of_a_session_to_the_same_other_stack_of_its_region() {
+    fn all_edges_give_the_copies_of_a_session_to_the_same_stacks_here_and_in_the_next_region() {
         let mut snapshot = topology::fixtures::three_primaries();
-        let region = RegionId::new("eu-west").unwrap();
-        let known = snapshot.topology.regions.get_mut(&region).unwrap();
-        known.stacks = (1..5).map(|port| stack(port).into()).collect();
-        let [here, there] = ["edge-1", "edge-2"].map(|edge| Table::compile(&snapshot, &EdgeId::new(edge).unwrap()));
-        let keeper = |table: &Table, n: u8, lost: u16| {
-            let session = name([n; 16]);
-            keeper_of_copy(table, &session, &region, stack(1), |at| at == stack(lost))
+        let [region, next] = ["eu-west", "eu-central"].map(|region| RegionId::new(region).unwrap());
+        let mut stacks = |region: &RegionId, ports: std::ops::Range<u16>| {
+            let known = snapshot.topology.regions.get_mut(region).unwrap();
+            known.stacks = ports.map(|port| stack(port).into()).collect();
         };
-        let mut keepers = std::collections::BTreeSet::new();
+        stacks(&region, 1..5);
+        stacks(&next, 11..14);
+        let compiled = |snapshot: &topology::Snapshot, edge| Table::compile(snapshot, &EdgeId::new(edge).unwrap());
+        let [here, there] = ["edge-1", "edge-2"].map(|edge| compiled(&snapshot, edge));
+        let keepers = |table: &Table, n: u8, at: u16, lost: &[u16]| {
+            let at = Whereabouts {
+                home: &region,
+                region: if at < 10 { &region } else { &next },
+                stack: stack(at),
+            };
+            let lost = |_: &RegionId, at| lost.iter().any(|port| at == stack(*port));
+            let chosen = keepers_of_copies(table, &name([n; 16]), at, lost);
+            chosen.iter().map(|(_, at)| at.port()).collect::<Vec<_>>()
+        };
+        let mut all = std::collections::BTreeSet::new();
         for n in 0..50 {
-            let chosen = keeper(&here, n, 0).unwrap();
-            assert_eq!(keeper(&there, n, 0), Some(chosen));
-            assert_ne!(chosen, stack(1), "the session is there");
-            assert_ne!(keeper(&here, n, 3), Some(stack(3)));
-            keepers.insert(chosen);
+            let chosen = keepers(&here, n, 1, &[]);
+            assert_eq!(keepers(&there, n, 1, &[]), chosen);
+            assert!((2..5).contains(&chosen[0]), "the session is at 1");
+            assert!((11..14).contains(&chosen[1]), "all of the region may be lost");
+            assert!(!keepers(&here, n, 1, &[3, 12]).iter().any(|port| [3, 12].contains(port)));
+            all.extend(chosen);
         }
-        assert_eq!(keepers.len(), 3);
-        let known = snapshot.topology.regions.get_mut(&region).unwrap();
-        known.stacks.truncate(1);
-        assert_eq!(
-            keeper(&Table::compile(&snapshot, &EdgeId::new("edge-1").unwrap()), 0, 0),
-            None
+        assert_eq!(all.len(), 6);
+        assert!(
+            (1..5).contains(&keepers(&here, 0, 11, &[])[1]),
+            "a session that is away has a copy at home"
         );
+        assert_eq!(keepers(&here, 0, 1, &[2, 3, 4]).len(), 1, "no other stack is up there");
+        let us_west = 9004;
+        assert_eq!(keepers(&here, 0, 1, &[2, 3, 4, 11, 12, 13]), [us_west]);
+        assert_eq!(keepers(&here, 0, 1, &[2, 3, 4, 11, 12, 13, us_west]), Vec::<u16>::new());
+        let planned = snapshot.plan.regions.get_mut(&next).unwrap();
+        planned.state = topology::RegionState::Evacuated;
+        let chosen = keepers(&compiled(&snapshot, "edge-1"), 0, 1, &[]);
+        assert_eq!(chosen[1], us_west, "an evacuated region takes nobody");
     }
 
     #[test]

@@ -198,6 +198,15 @@ impl Table {
         entry.is_some_and(|entry| entry.stacks.iter().any(|it| it.address == stack))
     }
 
+    /// The regions that may serve the sessions of a home, first choice first: itself, its shares, its backups. A region may come
+    /// twice; an evacuated one does not come.
+    pub(crate) fn may_serve<'t>(&'t self, home: &'t RegionId) -> impl Iterator<Item = &'t RegionId> {
+        let others = |home: &'t Home| home.shares.iter().map(|share| &share.region).chain(&home.backups);
+        let others = self.homes.get(home).into_iter().flat_map(others);
+        let regions = std::iter::once(home).chain(others);
+        regions.filter(|region| self.role(region) != Role::Evacuated)
+    }
+
     /// The regions to which the plan sends sessions.
     pub(crate) fn used(&self) -> impl Iterator<Item = &Entry> + Clone {
         let is_used = |entry: &&Entry| entry.planned && entry.state != RegionState::Evacuated;

@@ -222,7 +222,12 @@ async fn only_an_edge_reports_as_that_edge() {
         assert_eq!(receipt.unwanted, "", "{name}");
         // A busy control plane says only that it has the report.
         let refused = async {
-            while report(&url, Some(identity), said.clone()).await.unwrap().unwanted.is_empty() {}
+            while report(&url, Some(identity), said.clone())
+                .await
+                .unwrap()
+                .unwanted
+                .is_empty()
+            {}
         };
         tokio::time::timeout(PATIENCE, refused).await.expect("it has spoken");
     }

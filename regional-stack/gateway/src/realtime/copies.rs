@@ -1,5 +1,6 @@
-//! Copies of sessions whose device left: an edge hands the last checkpoint to another stack of the session's region. Should
-//! its own stack be gone when the device returns, through whichever edge, its alarms and timers are there.
+//! Copies of sessions whose device left: an edge hands the last checkpoint to another stack of the session's region, and to one of
+//! another region. Should its own stack or region be gone when the device returns, through whichever edge, its alarms and timers
+//! are there.
 
 use std::sync::Arc;
 

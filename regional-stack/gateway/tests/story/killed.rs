@@ -137,64 +137,88 @@ async fn what_a_connected_device_was_promised_outlives_kill_9() {
     assert!(back.say("how much time is left").await.contains("minutes"));
 }
 
-/// The stack does not come back, and the edge that the device left has nothing to do with the one through which it returns.
-#[tokio::test]
-async fn what_a_device_that_is_away_was_promised_outlives_its_stack_through_another_edge() {
-    let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
-    let mut stacks = Vec::new();
-    for folder in &folders {
-        stacks.push(Process::start(folder.path(), "eu-west", "london").await);
-    }
-    let known: Vec<(&str, SocketAddr)> = stacks.iter().map(|stack| ("eu-west", stack.http)).collect();
-    let world = World::new(2, &known);
-    let (here, there) = (world.edges[0].1, world.edges[1].1);
-    let mut device = Device::call(here, "").await;
-    device.reads().await;
-    device.say("set an alarm for seven a m").await;
-    let alarms = device.say("what alarms do i have").await;
-    let id = device.id().to_owned();
-    let serves_first = serves(stacks[0].http).await;
-    drop(device);
-    let sibling = stacks.remove(usize::from(serves_first));
-    let stack = stacks.remove(0);
-    sibling.until_on_disk(1).await;
-    stack.kill().await;
+/// Two stacks and two edges that know both; a device has asked for an alarm through the first edge.
+struct Promised {
+    stacks: Vec<Process>,
+    world: World,
+    device: Device,
+    /// The answer to "what alarms do i have".
+    alarms: String,
+    _folders: [tempfile::TempDir; 2],
+}
 
-    let mut back = Device::call(there, &format!("&resume={id}")).await;
-    assert_eq!(back.session["output_modalities"], json!(["text"]));
-    assert_eq!(back.say("what alarms do i have").await, alarms);
-    assert_eq!(back.say("cancel the alarm").await, "alarm cancelled");
-    let id = back.id().to_owned();
-    drop(back);
-    sibling.until_on_disk(0).await;
-    let mut back = Device::call(here, &format!("&resume={id}")).await;
-    assert_eq!(back.say("what alarms do i have").await, "there is no alarm");
+impl Promised {
+    /// The device is in the first region.
+    async fn at(places: [(&str, &str); 2]) -> Self {
+        let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let mut stacks = Vec::new();
+        for (folder, (region, home)) in folders.iter().zip(places) {
+            stacks.push(Process::start(folder.path(), region, home).await);
+        }
+        let known: Vec<_> = places
+            .iter()
+            .zip(&stacks)
+            .map(|((region, _), stack)| (*region, stack.http))
+            .collect();
+        let world = World::new(2, &known);
+        let mut device = Device::call(world.edges[0].1, "").await;
+        device.reads().await;
+        device.say("set an alarm for seven a m").await;
+        let alarms = device.say("what alarms do i have").await;
+        if !serves(stacks[0].http).await {
+            stacks.reverse();
+        }
+        Self {
+            stacks,
+            world,
+            device,
+            alarms,
+            _folders: folders,
+        }
+    }
+}
+
+/// The stack does not come back, and the edge that the device left has nothing to do with the one through which it returns. The
+/// other stack is one of the same region, or all that is left of the world.
+#[tokio::test]
+async fn what_a_device_that_is_away_was_promised_outlives_its_stack_and_its_region_through_another_edge() {
+    let london = ("eu-west", "london");
+    for other in [london, ("eu-central", "berlin")] {
+        let mut place = Promised::at([london, other]).await;
+        let (here, there) = (place.world.edges[0].1, place.world.edges[1].1);
+        let id = place.device.id().to_owned();
+        drop(place.device);
+        let (stack, keeper) = (place.stacks.remove(0), place.stacks.remove(0));
+        keeper.until_on_disk(1).await;
+        stack.kill().await;
+
+        let mut back = Device::call(there, &format!("&resume={id}")).await;
+        assert_eq!(back.region(), other.0);
+        assert_eq!(back.session["output_modalities"], json!(["text"]));
+        assert_eq!(back.say("what alarms do i have").await, place.alarms);
+        assert_eq!(back.say("cancel the alarm").await, "alarm cancelled");
+        let id = back.id().to_owned();
+        drop(back);
+        keeper.until_on_disk(0).await;
+        let mut back = Device::call(here, &format!("&resume={id}")).await;
+        assert_eq!(back.say("what alarms do i have").await, "there is no alarm");
+    }
 }
 
 /// The copy of a session that holds nothing any more is dropped, or it would ring what was cancelled.
 #[tokio::test]
 async fn a_copy_goes_with_the_last_alarm() {
-    let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
-    let mut stacks = Vec::new();
-    for folder in &folders {
-        stacks.push(Process::start(folder.path(), "eu-west", "london").await);
-    }
-    let known: Vec<(&str, SocketAddr)> = stacks.iter().map(|stack| ("eu-west", stack.http)).collect();
-    let world = World::new(2, &known);
-    let mut device = Device::call(world.edges[0].1, "").await;
-    device.reads().await;
-    device.say("set an alarm for seven a m").await;
-    let id = device.id().to_owned();
-    let serves_first = serves(stacks[0].http).await;
-    drop(device);
-    for stack in &stacks {
+    let place = Promised::at([("eu-west", "london"); 2]).await;
+    let id = place.device.id().to_owned();
+    drop(place.device);
+    for stack in &place.stacks {
         stack.until_on_disk(1).await;
     }
-    let mut back = Device::call(world.edges[1].1, &format!("&resume={id}")).await;
-    assert_eq!(serves(stacks[0].http).await, serves_first, "it is back where it was");
+    let mut back = Device::call(place.world.edges[1].1, &format!("&resume={id}")).await;
+    assert!(serves(place.stacks[0].http).await, "it is back where it was");
     assert_eq!(back.say("cancel the alarm").await, "alarm cancelled");
     drop(back);
-    for stack in &stacks {
+    for stack in &place.stacks {
         stack.until_on_disk(0).await;
     }
 }

@@ -1,13 +1,15 @@
-//! A copy of each session whose device left, at another stack of its region: should its own stack be gone when the device
-//! returns, through whichever edge, its alarms and timers are there.
+//! Copies of each session whose device left, at another stack of its region and at one of the next region that would take the device:
+//! should its own stack or all of its region be gone when the device returns, through whichever edge, its alarms and timers are
+//! there.
 //!
-//! The edge cannot read the checkpoint, so it copies that of every session; the stack keeps only those with an alarm or a timer.
-//! No copy leaves the region.
+//! The edge cannot read the checkpoint, so it copies that of every session; the stacks keep only those with an alarm or a timer.
 
 use std::time::Duration;
 
+use routing::session::{Whereabouts, keepers_of_copies};
 use topology::{Moment, RegionId};
 
+use futures_util::future::join_all;
 use tokio::{io::AsyncWriteExt as _, net::TcpStream, sync::Semaphore, time::timeout};
 
 use crate::{
@@ -19,10 +21,10 @@ use crate::{
     request_id::RequestId,
 };
 
-/// Copies under way at once. When an edge stops, thousands of sessions end together, and their devices come back at once: those
+/// Sessions whose copies are under way at once. When an edge stops, thousands of sessions end together, and their devices come back at once: those
 /// copies are not worth a rush on the stacks.
 const AT_ONCE_MAX: usize = 64;
-/// A session whose copy takes longer, its turn included, gets none.
+/// A copy that takes longer is given up, and so is waiting for a turn.
 const COPY_MAX: Duration = Duration::from_secs(2);
 
 /// Limits the copies under way.
@@ -43,34 +45,31 @@ impl Default for Copies {
 pub(super) struct Left<'a> {
     pub(super) id: &'a RequestId,
     pub(super) session: &'a str,
-    pub(super) region: &'a RegionId,
-    pub(super) stack: std::net::SocketAddr,
+    pub(super) at: Whereabouts<'a>,
     /// Its last checkpoint.
     pub(super) state: &'a [u8],
 }
 
-/// Sends the copy. A failure is logged and no more: the session's own stack has the session, and so has this edge.
+/// Sends the copies. A failure is logged and no more: the session's own stack has the session, and so has this edge.
 pub(super) async fn copy(edge: &Edge, left: &Left<'_>, now: Moment) {
-    let Left {
-        id, region, session, ..
-    } = left;
     let Some(table) = edge.table() else { return };
-    let is_out = |stack| edge.fleet.is_out(region, stack, now);
-    let Some(to) = routing::session::keeper_of_copy(&table, session, region, left.stack, is_out) else {
+    let is_out = |region: &RegionId, stack| edge.fleet.is_out(region, stack, now);
+    let keepers = keepers_of_copies(&table, left.session, left.at, is_out);
+    let Ok(_turn) = timeout(COPY_MAX, edge.copies.turns.acquire()).await else {
+        tracing::info!(request_id = %left.id, "no copy of a session whose device left: {AT_ONCE_MAX} others were under way for {COPY_MAX:?}");
         return;
     };
-    let sending = async {
-        let _turn = edge.copies.turns.acquire().await;
-        send(edge, to, left).await
-    };
-    let why = match timeout(COPY_MAX, sending).await {
-        Ok(Ok(200..300)) => return,
-        // A stack of an earlier release knows no copies.
-        Ok(Ok(status)) => format!("answered {status}"),
-        Ok(Err(why)) => why,
-        Err(_) => format!("not done within {COPY_MAX:?}"),
-    };
-    tracing::info!(request_id = %id, %region, stack = %to, why, "no other stack has a copy of a session whose device left");
+    join_all(keepers.into_iter().map(async |(region, stack)| {
+        let why = match timeout(COPY_MAX, send(edge, stack, left)).await {
+            Ok(Ok(200..300)) => return,
+            // A stack of an earlier release knows no copies.
+            Ok(Ok(status)) => format!("answered {status}"),
+            Ok(Err(why)) => why,
+            Err(_) => format!("not done within {COPY_MAX:?}"),
+        };
+        tracing::info!(request_id = %left.id, %region, %stack, why, "this stack has no copy of a session whose device left");
+    }))
+    .await;
 }
 
 /// Returns the status of the answer.

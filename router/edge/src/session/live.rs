@@ -14,6 +14,7 @@ use routing::{
     affinity::Proof,
     continuity::LeaveReason,
     pick::{self, EjectionIgnored},
+    session::Whereabouts,
 };
 use tokio::{
     net::TcpStream,
@@ -321,8 +322,11 @@ async fn finish(edge: &Arc<Edge>, relay: Relay<'_>, session: Box<Session>, end: 
         let left = Left {
             id: &caller.id,
             session: &caller.session,
-            region,
-            stack: decision.stack,
+            at: Whereabouts {
+                home: &decision.home,
+                region,
+                stack: decision.stack,
+            },
             state,
         };
         copy(edge, &left, daemon::clock::now()).await;
