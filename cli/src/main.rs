@@ -7,6 +7,7 @@ mod act;
 mod audit;
 mod call;
 mod cert;
+mod device_key;
 mod documents;
 mod edges;
 mod exit;
@@ -137,6 +138,8 @@ enum Verb {
         #[command(subcommand)]
         verb: cert::CertVerb,
     },
+    /// Make a key for a device, and the lines of devices.toml that let it in.
+    DeviceKey(device_key::DeviceKey),
     /// The audit log: export it, or replay its decisions.
     Audit {
         #[command(subcommand)]
@@ -224,6 +227,7 @@ async fn run(options: Options) -> Result<ExitCode, Failure> {
         } => audit::replay_file(&file, output),
         Verb::Login(login) => cert::login(login, &state_dir),
         Verb::Cert { verb } => cert::cert(verb, reach.operator().ok()).await,
+        Verb::DeviceKey(asked) => device_key::device_key(&asked, output),
         Verb::Completion { shell } => manual::print_completions(shell),
         Verb::Man { dir } => manual::write_pages(&dir),
         verb => ask(verb, &reach, output).await,
@@ -296,6 +300,7 @@ async fn ask(verb: Verb, reach: &Reach, output: Output) -> Result<ExitCode, Fail
         | Verb::Simulate { .. }
         | Verb::Login(_)
         | Verb::Cert { .. }
+        | Verb::DeviceKey(_)
         | Verb::Completion { .. }
         | Verb::Man { .. } => unreachable!("these were carried out without asking"),
     }

@@ -4,6 +4,7 @@
 //! coverage. The tests play the seeds of `corpus/`, which include every input that once failed.
 
 mod targets {
+    pub(crate) mod credentials;
     pub(crate) mod dns;
     pub(crate) mod frames;
     pub(crate) mod http;
@@ -18,9 +19,10 @@ mod targets {
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target, by name.
-pub const TARGETS: [Target; 12] = [
+pub const TARGETS: [Target; 13] = [
     ("checkpoints", gateway::fuzzing::checkpoint),
     ("clients", gateway::fuzzing::conversation),
+    ("credentials", targets::credentials::recognise),
     ("dns", targets::dns::answer),
     ("frames", targets::frames::scan),
     ("http-requests", targets::http::pass_on_request),

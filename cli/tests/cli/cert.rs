@@ -162,3 +162,20 @@ fn nothing_is_signed_or_overwritten_by_mistake() {
     assert_eq!(ca::peer_of(&pem).unwrap().id, before.id);
     assert!(identity(folder, "dub").root_of(&pem).is_some());
 }
+
+#[test]
+fn a_key_for_a_device_is_shown_once_with_the_lines_that_let_it_in() {
+    let folder = tempfile::tempdir().unwrap();
+    let said = done(folder.path(), "device-key kitchen --tenant acme --for 720h");
+    let (key, rest) = said.split_once('\n').unwrap();
+    let (_, lines) = rest.split_once("[[key]]").unwrap();
+    let document = format!("[[tenant]]\nname = \"acme\"\n[[key]]{lines}");
+    let devices = auth::Devices::parse("devices.toml", &document).unwrap();
+    let now = daemon::clock::now();
+    let device = devices.recognise(key, now).unwrap();
+    assert_eq!((&*device.tenant, &*device.name), ("acme", "kitchen"));
+    let in_a_month = now + std::time::Duration::from_secs(721 * 3600);
+    assert_eq!(devices.recognise(key, in_a_month), Err(auth::Denied::Expired));
+    assert!(!lines.contains(key), "the document has the hash alone");
+    refused(folder.path(), "device-key kitchen --tenant a/b", "letters, digits");
+}

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use edge::{
     http1::head::LINES_MAX,
-    http1::{Body, Peer, Request, Response},
+    http1::{Body, Peer, Request, Response, headers::Word},
     request_id::RequestId,
 };
 use topology::EdgeId;
@@ -31,9 +31,15 @@ pub(crate) fn pass_on_request(head: &[u8]) {
         return;
     }
     let edge = EdgeId::new("edge-iad").expect("it is a good name");
-    let forwarded = request.forwarded(CLIENT, &edge, &RequestId::of(request.id));
+    let tenant = head.len().is_multiple_of(2).then_some("acme");
+    let forwarded = request.forwarded(&Word {
+        device: CLIENT,
+        edge: &edge,
+        id: &RequestId::of(request.id),
+        tenant,
+    });
 
-    let mut read = [httparse::EMPTY_HEADER; LINES_MAX + 5];
+    let mut read = [httparse::EMPTY_HEADER; LINES_MAX + 6];
     let mut region = httparse::Request::new(&mut read);
     let length = region.parse(&forwarded).expect("the region reads what we write");
     assert_eq!(
@@ -54,6 +60,14 @@ pub(crate) fn pass_on_request(head: &[u8]) {
         named.count()
     };
     assert_eq!(count("host"), 1);
+    assert_eq!(
+        count(wire::TENANT_HEADER),
+        usize::from(tenant.is_some()),
+        "only the edge says it"
+    );
+    if tenant.is_some() {
+        assert_eq!(count("authorization"), 0, "a credential stays at the edge");
+    }
     assert_eq!(count("x-request-id"), 1, "what is no id is not passed on");
     assert_eq!(
         count("x-forwarded-for"),

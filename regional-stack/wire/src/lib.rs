@@ -34,7 +34,10 @@ pub const LOAD_HEADER: &str = "meridian-load";
 /// Close code that an edge sends to a stack after the session moved to another stack. The stack then forgets the
 /// session. No device sends this number by chance.
 pub const MOVED: u16 = 4743;
-/// Path to which an edge posts the last checkpoint of a session whose device left, at another stack of the session's region.
+/// The tenant of the device, by the edge's word. No device can say it.
+pub const TENANT_HEADER: &str = "meridian-tenant";
+/// Path to which an edge posts the last checkpoint of a session whose device left, at another stack of the session's region and at one
+/// of another region.
 /// No edge passes it on for a device.
 pub const COPY_PATH: &str = "/meridian/session-copies";
 /// Header by which an edge marks the second copy of a hedged request. A stack serves it behind live sessions. Its value

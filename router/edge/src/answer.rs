@@ -49,6 +49,13 @@ impl Answer {
         Self::bad_request("the chunks of the body are malformed")
     }
 
+    /// 401: the device shows no credential that counts here (RFC 6750 §3).
+    pub fn unauthorized(message: impl Into<String>) -> Self {
+        let mut answer = Self::client(http::StatusCode::UNAUTHORIZED, "invalid_api_key", message);
+        answer.headers.push(("WWW-Authenticate", "Bearer".to_owned()));
+        answer
+    }
+
     /// 403: pages of this origin may not call.
     pub fn origin_not_allowed(origin: &str) -> Self {
         // As much of it as an origin has.

@@ -9,7 +9,7 @@ use routing::pace::{Pace, Rate};
 use serde::{Deserialize, Deserializer};
 use topology::{EdgeId, document::Span};
 
-use crate::cors::Cors;
+use crate::{accept::access::Auth, cors::Cors};
 
 /// Everything an edge is told.
 #[derive(Debug, Clone, Deserialize)]
@@ -69,6 +69,9 @@ pub struct Config {
     /// The pages that may call from a browser.
     #[serde(default)]
     pub cors: Cors,
+    /// The devices that may use this edge.
+    #[serde(default)]
+    pub auth: Auth,
 }
 
 /// When requests are made again.
@@ -663,6 +666,7 @@ impl Rules for Config {
         }
         problems.extend(self.picking.problems());
         problems.extend(self.cors.problems());
+        problems.extend(self.auth.problems());
         let least = self.drain.window.0.saturating_add(timeouts.close.0);
         if self.drain.limit.0 < least {
             let text = format!(

@@ -20,7 +20,7 @@ use wire::Turn;
 
 use crate::{
     Config,
-    accept::admission::Admission,
+    accept::{access::Access, admission::Admission},
     fault::{Cause, Event, Facts, Fault},
     lag::Lag,
     metrics::Metrics,
@@ -46,6 +46,8 @@ pub struct Edge {
     /// Its view of the regions.
     pub fleet: FleetView,
     pub admission: Arc<Admission>,
+    /// Recognises devices; `None` where everybody is served.
+    pub access: Option<Arc<Access>>,
     /// How late it is itself.
     pub lag: Lag,
     pub sessions: Arc<Sessions>,
@@ -73,6 +75,7 @@ impl Edge {
             parked: Parked::new(config.continuity.parked_bytes_max),
             plans: watch::Sender::new(()),
             admission: Arc::new(Admission::new(&config)),
+            access: None,
             lag: Lag::default(),
             fleet: FleetView::new(config.picking.policy()),
             config,
@@ -81,6 +84,12 @@ impl Edge {
             sessions: Arc::new(Sessions::new(metrics.clone())),
             metrics,
         }
+    }
+
+    /// Serves only devices that it recognises.
+    #[must_use]
+    pub fn with_access(self, access: Option<Arc<Access>>) -> Self {
+        Self { access, ..self }
     }
 
     /// Puts a plan in force: the whole table is built first, then one pointer is swapped. A reader of the old table

@@ -74,6 +74,11 @@ pub const PREDECESSOR_SESSIONS: &str = "meridian_edge_predecessor_sessions";
 /// appended.
 pub const VERSION_MISSED: &str = "meridian_edge_version_missed";
 
+/// Live sessions by tenant, where devices are recognised.
+pub const TENANT_SESSIONS: &str = "meridian_edge_tenant_sessions";
+/// Documents of devices and sets of keys that were not taken, because they are no good or did not come. `_total` is appended.
+pub const AUTH_DOCUMENTS_REFUSED: &str = "meridian_edge_auth_documents_refused";
+
 /// From a millisecond (a region next door) to ten seconds (the default of `continuity.deadline`); 1 s and 3 s are the goals.
 const RESUME_BUCKETS: [f64; 13] = [
     0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 3.0, 10.0,
@@ -116,6 +121,13 @@ pub struct Metrics {
     certificate_expires: Gauge<f64, AtomicU64>,
     certificate_reloads: Family<ByResult, Counter>,
     version_missed: Family<ByVersion, Counter>,
+    tenant_sessions: Family<ByTenant, Gauge>,
+    auth_documents_refused: Counter,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct ByTenant {
+    tenant: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -214,7 +226,19 @@ impl Metrics {
             certificate_expires: Gauge::default(),
             certificate_reloads: Family::default(),
             version_missed: Family::default(),
+            tenant_sessions: Family::default(),
+            auth_documents_refused: Counter::default(),
         };
+        registry.register(
+            TENANT_SESSIONS,
+            "Live sessions by tenant",
+            metrics.tenant_sessions.clone(),
+        );
+        registry.register(
+            AUTH_DOCUMENTS_REFUSED,
+            "Documents of devices and sets of keys that were not taken",
+            metrics.auth_documents_refused.clone(),
+        );
         registry.register(SESSIONS, "Live sessions by region", metrics.sessions.clone());
         registry.register(
             SESSIONS_ENDED,
@@ -480,6 +504,17 @@ impl Metrics {
     pub(crate) fn version_missed(&self, region: &RegionId, version: &str) {
         let (region, version) = (region.to_string(), version.to_owned());
         self.version_missed.get_or_create(&ByVersion { region, version }).inc();
+    }
+
+    pub(crate) fn tenant(&self, tenant: &str, sessions: u32) {
+        let tenant = tenant.to_owned();
+        self.tenant_sessions
+            .get_or_create(&ByTenant { tenant })
+            .set(sessions.into());
+    }
+
+    pub(crate) fn auth_document_refused(&self) {
+        self.auth_documents_refused.inc();
     }
 
     pub(crate) fn refused(&self, reason: &'static str) {

@@ -25,6 +25,7 @@ use topology::{NodeId, Snapshot};
 
 use crate::{
     Config, Edge,
+    accept::access::{self, Access},
     accept::handover::{self, Name, Predecessor, Successor},
     accept::listener,
     accept::tls::{self, Tls},
@@ -134,7 +135,11 @@ pub async fn start(
     let tls = Tls::load(&config.tls, folder, metrics.clone())?.map(Arc::new);
     let claimed = listener::claim(&config, tls.as_ref(), predecessor.as_mut())?;
     let admin = claim_admin(config.admin_listen, predecessor.as_mut()).await?;
-    let edge = Arc::new(Edge::new(config, metrics));
+    for path in config.auth.paths() {
+        *path = folder.join(&*path);
+    }
+    let access = Access::load(&config.auth, &state_dir, metrics.clone())?;
+    let edge = Arc::new(Edge::new(config, metrics).with_access(access));
     let workers = Workers::start(&edge).context("cannot start the threads that serve devices")?;
     let node = NodeId::from(&edge.id);
     let mut tasks = Tasks::new();
@@ -240,6 +245,12 @@ pub async fn start(
                 has_plan.send_replace(ready);
             }))
             .await;
+        Ok(())
+    });
+
+    let (devices, stopping) = (edge.clone(), left.clone());
+    tasks.spawn("access", async move {
+        stopping.run_until_cancelled(access::follow(devices)).await;
         Ok(())
     });
 

@@ -177,6 +177,12 @@ impl Clients {
             .map_or(Ok(()), |client| client.count_request(&limits, now))
     }
 
+    /// Whether a request would be within the rate. Counts nothing.
+    pub fn may_ask(&self, client: IpAddr, now: Moment) -> Result<(), LimitReached> {
+        let known = self.clients.get(&network(client));
+        known.map_or(Ok(()), |known| known.next_us(&self.limits, now).map(drop))
+    }
+
     /// Counts a request against the rate, and as in flight until the result is dropped.
     pub fn begin(&mut self, client: IpAddr, now: Moment) -> Result<ClientSlot, LimitReached> {
         let limits = self.limits;
@@ -238,8 +244,14 @@ impl Client {
     }
 
     fn count_request(&mut self, limits: &ClientLimits, now: Moment) -> Result<(), LimitReached> {
+        self.next_us = self.next_us(limits, now)?;
+        Ok(())
+    }
+
+    /// Theoretical arrival time of the request after one that comes now.
+    fn next_us(&self, limits: &ClientLimits, now: Moment) -> Result<u64, LimitReached> {
         if limits.requests_per_s <= 0.0 {
-            return Ok(());
+            return Ok(self.next_us);
         }
         let interval_us = (1e6 / limits.requests_per_s).max(1.0) as u64;
         let ahead_max_us = interval_us.saturating_mul(u64::from(limits.burst.max(1)));
@@ -252,8 +264,7 @@ impl Client {
                 next_us - now_us - ahead_max_us,
             )));
         }
-        self.next_us = next_us;
-        Ok(())
+        Ok(next_us)
     }
 }
 

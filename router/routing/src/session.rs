@@ -80,15 +80,22 @@ pub fn name(random: [u8; NAME_BYTES]) -> String {
 }
 
 impl Key {
-    /// A token that brings the device of the session `name` back to its stack.
-    pub fn issue_session(&self, name: &str, region: &RegionId, stack: SocketAddr, now: Moment) -> String {
+    /// A token that brings the device of the session `name` back to its stack. It is worth nothing to anybody but its `owner`; an
+    /// empty one is everybody who has the token.
+    pub fn issue_session(&self, name: &str, owner: &str, region: &RegionId, stack: SocketAddr, now: Moment) -> String {
         let claim = format!("{name}.{region}.{}.{}", hashed(&self.signs, stack), now.0);
-        let mac = code(&self.signs, &claim).finalize().into_bytes();
+        let mac = code(&self.signs, owner, &claim).finalize().into_bytes();
         format!("{claim}.{}", hex::encode(&mac[..MAC_BYTES]))
     }
 
-    /// Verifies a token. It must be signed with this key and at most `age_max` old.
-    pub fn verify_session(&self, token: &str, now: Moment, age_max: Duration) -> Result<Token, TokenError> {
+    /// Verifies a token that `owner` sent. It must be signed with this key for that owner, and at most `age_max` old.
+    pub fn verify_session(
+        &self,
+        token: &str,
+        owner: &str,
+        now: Moment,
+        age_max: Duration,
+    ) -> Result<Token, TokenError> {
         let (claim, mac) = token.rsplit_once('.').ok_or(TokenError::Bare)?;
         if token.len() > TOKEN_BYTES_MAX {
             return Err(TokenError::Forged);
@@ -98,7 +105,7 @@ impl Key {
             return Err(TokenError::Forged);
         }
         // The comparison takes the same time wherever the first difference is.
-        let signed = |key: &&Hmac<Sha256>| code(key, claim).verify_truncated_left(&mac).is_ok();
+        let signed = |key: &&Hmac<Sha256>| code(key, owner, claim).verify_truncated_left(&mac).is_ok();
         let mut keys = std::iter::once(&self.signs).chain(&self.also_verifies);
         let key = keys.find(signed).ok_or(TokenError::Forged)?;
         // The signature proves that an edge of this deployment wrote the text, possibly in another version.
@@ -155,8 +162,12 @@ pub fn keepers_of_copies<'t>(
 }
 
 /// Prefixed, so that no session token can pass as an affinity token, which the same key signs.
-fn code(key: &Hmac<Sha256>, claim: &str) -> Hmac<Sha256> {
-    key.clone().chain_update(b"session\0").chain_update(claim.as_bytes())
+fn code(key: &Hmac<Sha256>, owner: &str, claim: &str) -> Hmac<Sha256> {
+    let keyed = key.clone().chain_update(b"session\0").chain_update(claim.as_bytes());
+    match owner {
+        "" => keyed,
+        owner => keyed.chain_update(b"\0").chain_update(owner.as_bytes()),
+    }
 }
 
 fn hashed(key: &Hmac<Sha256>, stack: SocketAddr) -> String {
@@ -182,18 +193,18 @@ mod tests {
     }
 
     fn issue(key: &Key) -> String {
-        key.issue_session(&name([7; 16]), &RegionId::new("us-east").unwrap(), stack(1), NOW)
+        key.issue_session(&name([7; 16]), "", &RegionId::new("us-east").unwrap(), stack(1), NOW)
     }
 
     #[test]
     fn a_token_leads_back_to_its_stack_until_it_is_old() {
         let token = issue(&key(1));
-        let read = key(1).verify_session(&token, NOW + MONTH, MONTH).unwrap();
+        let read = key(1).verify_session(&token, "", NOW + MONTH, MONTH).unwrap();
         assert_eq!((read.name.as_str(), read.region.as_str()), (&*name([7; 16]), "us-east"));
         assert!(read.is_at(stack(1)) && !read.is_at(stack(2)));
         assert!(token.len() <= TOKEN_BYTES_MAX && token.starts_with(&read.name));
         assert!(!token.contains("10.0.0.7"), "{token}");
-        let verify = |now| key(1).verify_session(&token, now, MONTH).map(|read| read.region);
+        let verify = |now| key(1).verify_session(&token, "", now, MONTH).map(|read| read.region);
         let late = NOW + MONTH + Duration::from_millis(1);
         assert_eq!(verify(late).unwrap_err(), TokenError::OutOfDate);
         assert_eq!(verify(Moment(0)).unwrap_err(), TokenError::OutOfDate, "from the future");
@@ -248,7 +259,7 @@ mod tests {
     #[test]
     fn only_edges_write_tokens_and_every_byte_counts() {
         let token = issue(&key(1));
-        let verify = |key: &Key, token: &str| key.verify_session(token, NOW, MONTH).map(|read| read.region);
+        let verify = |key: &Key, token: &str| key.verify_session(token, "", NOW, MONTH).map(|read| read.region);
         assert_eq!(verify(&key(2), &token).unwrap_err(), TokenError::Forged);
         for at in 0..token.len() {
             let mut changed = token.clone().into_bytes();
@@ -274,7 +285,7 @@ mod tests {
             (both(1, 2), both(2, 1)),
             (key(2), both(2, 1)),
         ] {
-            let read = verifier.verify_session(&issue(&issuer), NOW, MONTH).unwrap();
+            let read = verifier.verify_session(&issue(&issuer), "", NOW, MONTH).unwrap();
             assert!(read.is_at(stack(1)), "its stack is found with the key that signed");
         }
     }
@@ -282,7 +293,7 @@ mod tests {
     proptest! {
         #[test]
         fn nonsense_is_refused_and_never_panics(token in "\\PC{0,200}") {
-            prop_assert!(key(1).verify_session(&token, NOW, MONTH).is_err());
+            prop_assert!(key(1).verify_session(&token, "", NOW, MONTH).is_err());
         }
     }
 }

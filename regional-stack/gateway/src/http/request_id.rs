@@ -17,7 +17,13 @@ const LENGTH_MAX: usize = 128;
 pub(super) async fn identify(request: Request, next: Next) -> Response {
     let brought = request.headers().get(HEADER).filter(|id| is_name(id));
     let id = brought.cloned().unwrap_or_else(new);
-    let span = tracing::info_span!("request", request_id = %id.to_str().unwrap_or_default());
+    // An edge that recognises devices says whose this one is.
+    let tenant = request
+        .headers()
+        .get(wire::TENANT_HEADER)
+        .filter(|tenant| is_name(tenant));
+    let tenant = tenant.and_then(|tenant| tenant.to_str().ok());
+    let span = tracing::info_span!("request", request_id = %id.to_str().unwrap_or_default(), tenant);
     let mut response = next.run(request).instrument(span).await;
     response.headers_mut().insert(HEADER, id);
     response

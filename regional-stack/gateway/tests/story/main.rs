@@ -14,6 +14,7 @@ mod idle;
 mod killed;
 mod load;
 mod memory;
+mod owners;
 mod realtime;
 mod region;
 mod request_id;

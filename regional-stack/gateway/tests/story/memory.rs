@@ -6,7 +6,7 @@ pub(crate) mod zones;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use edge::{Edge, accept::listener, metrics::Metrics};
+use edge::{Edge, accept::access::Access, accept::listener, metrics::Metrics};
 use futures_util::{SinkExt as _, StreamExt as _};
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
@@ -73,6 +73,11 @@ impl Device {
     /// Connects again, as the openai client does: with the id that it was told.
     pub(crate) async fn resume(&self, address: SocketAddr) -> Self {
         Self::call(address, &format!("&resume={}", self.id())).await
+    }
+
+    /// A header of the answer to its upgrade.
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers[name].to_str().unwrap()
     }
 
     pub(crate) fn region(&self) -> &str {
@@ -171,7 +176,7 @@ impl World {
         Self::with(edges, stacks, |_| {})
     }
 
-    fn with(edges: usize, stacks: &[(&str, SocketAddr)], change: fn(&mut edge::Config)) -> Self {
+    pub(crate) fn with(edges: usize, stacks: &[(&str, SocketAddr)], change: impl Fn(&mut edge::Config)) -> Self {
         let mut snapshot: Snapshot = three_primaries();
         for known in snapshot.topology.regions.values_mut() {
             known.stacks.clear();
@@ -189,7 +194,9 @@ impl World {
             change(&mut config);
             let listeners = listener::claim(&config, None, None).unwrap().listen().unwrap();
             let address = listeners[0].address().unwrap();
-            let edge = Arc::new(Edge::new(config, Metrics::new(&mut Registry::default())));
+            let metrics = Metrics::new(&mut Registry::default());
+            let access = Access::load(&config.auth, &config.state_dir, metrics.clone()).unwrap();
+            let edge = Arc::new(Edge::new(config, metrics).with_access(access));
             edge.apply(&snapshot);
             tokio::spawn(listener::serve(
                 edge.clone(),

@@ -120,6 +120,11 @@ impl Admission {
         Ok(self.clients().begin(client, daemon::clock::now())?)
     }
 
+    /// Whether a request of the client would be within its rate. Counts nothing.
+    pub fn may_ask(&self, client: IpAddr) -> Result<(), Refusal> {
+        Ok(self.clients().may_ask(client, daemon::clock::now())?)
+    }
+
     /// A body that is too long to hold is passed on as it comes, until the caller drops its slot.
     pub fn upload(&self, client: IpAddr) -> Result<ClientSlot, Refusal> {
         Ok(self.clients().upload(client)?)

@@ -22,6 +22,33 @@ fn the_example_is_valid_and_shows_the_defaults() {
     assert_eq!(format!("{:?}", config.picking), format!("{:?}", Picking::default()));
     assert_eq!(config.picking.policy(), routing::Policy::DEFAULT);
     assert_eq!(format!("{:?}", config.cors), format!("{:?}", Cors::default()));
+    assert_eq!(format!("{:?}", config.auth), format!("{:?}", Auth::default()));
+}
+
+#[test]
+fn the_example_of_devices_is_valid() {
+    let devices = auth::Devices::parse("devices.toml", include_str!("../../../../configs/devices.toml")).unwrap();
+    assert_eq!((devices.len(), devices.tenants().count()), (1, 1));
+}
+
+#[test]
+fn an_edge_that_recognises_devices_knows_how() {
+    let problem = |lines: &str| {
+        let text = EXAMPLE.replace("mode = \"off\" ", lines);
+        let config: Config = daemon::config::parse("edge.toml", &text).unwrap();
+        config.check().unwrap_err().to_string()
+    };
+    assert!(problem("mode = \"keys\"").contains("auth.devices"));
+    let all = problem("mode = \"jwt\"\ndevices = \"d.toml\" #");
+    for key in ["auth.issuer", "auth.audience", "auth.jwks_url"] {
+        assert!(all.contains(key), "{all}");
+    }
+    let both = "mode = \"jwt\"\njwks_url = \"file:///etc\"\njwks_file = \"a\" #";
+    assert!(
+        problem(both).contains("not both") && problem(both).contains("not an address"),
+        "{}",
+        problem(both)
+    );
 }
 
 /// Else an edge that served yesterday refuses to start over a limit that nobody wrote.

@@ -8,7 +8,10 @@ use std::{
 
 use topology::EdgeId;
 
-use crate::request_id::{REQUEST_ID, RequestId};
+use crate::{
+    accept::access::without_key,
+    request_id::{REQUEST_ID, RequestId},
+};
 
 /// Headers that concern one connection alone (RFC 9110 §7.6.1), whichever side wrote them. The edge writes its own.
 const OF_CONNECTION: [&str; 5] = [
@@ -32,12 +35,13 @@ const OF_CONNECTION_IN_REQUESTS: [&str; 6] = [
 ];
 /// Headers between edge and stack: a device can neither send nor see them.
 const OF_STACKS: [&str; 3] = [wire::LOAD_HEADER, wire::RESUMES_HEADER, wire::REVISION_HEADER];
-const OF_STACKS_IN_REQUESTS: [&str; 5] = [
+const OF_STACKS_IN_REQUESTS: [&str; 6] = [
     wire::HEADER,
     wire::RESUME_HEADER,
     wire::TURNS_HEADER,
     wire::SESSION_HEADER,
     wire::HOME_ZONE_HEADER,
+    wire::TENANT_HEADER,
 ];
 /// Headers that the edge writes on requests and on answers.
 const OF_EDGE: [&str; 2] = [REQUEST_ID, "meridian-edge"];
@@ -70,17 +74,40 @@ impl Peer {
     }
 }
 
-/// Writes the headers of a request that concern the region, each on a line, and the edge's headers about the device and
-/// the request. `named` are the values of its `Connection` headers: headers named there concern this hop only.
+/// The edge's word on a request.
+#[derive(Debug, Clone, Copy)]
+pub struct Word<'a> {
+    pub device: Peer,
+    pub edge: &'a EdgeId,
+    pub id: &'a RequestId,
+    /// The tenant of a device that the edge recognised. Its credential then stays at the edge.
+    pub tenant: Option<&'a str>,
+}
+
+/// Writes the headers of a request that concern the region, each on a line, and the edge's word on it. `named` are the values
+/// of its `Connection` headers: headers named there concern this hop only.
 pub fn forward_headers<'h>(
     bytes: &mut Vec<u8>,
     headers: impl Iterator<Item = (&'h str, &'h [u8])>,
     named: &[&[u8]],
-    device: Peer,
-    (edge, id): (&EdgeId, &RequestId),
+    word: &Word<'_>,
 ) {
+    let Word {
+        device,
+        edge,
+        id,
+        tenant,
+    } = word;
     for (name, value) in headers {
-        if is_forwarded(name, named) {
+        if tenant.is_some() && is_credential(name) {
+            if name.eq_ignore_ascii_case(SUBPROTOCOL)
+                && let Ok(offered) = std::str::from_utf8(value)
+                && let shown = without_key(offered)
+                && !shown.is_empty()
+            {
+                write_line(bytes, name, shown.as_bytes());
+            }
+        } else if is_forwarded(name, named) {
             write_line(bytes, name, value);
         }
     }
@@ -90,6 +117,19 @@ pub fn forward_headers<'h>(
         device.ip(),
         device.scheme(),
     );
+    if let Some(tenant) = tenant {
+        write_line(bytes, wire::TENANT_HEADER, tenant.as_bytes());
+    }
+}
+
+/// The subprotocols that a WebSocket offers.
+pub const SUBPROTOCOL: &str = "sec-websocket-protocol";
+
+/// Whether a header of a request may hold the device's credential.
+pub fn is_credential(name: &str) -> bool {
+    ["authorization", SUBPROTOCOL]
+        .iter()
+        .any(|known| name.eq_ignore_ascii_case(known))
 }
 
 /// Whether a header of a request concerns the region. `named` are the values of its `Connection` headers.

@@ -3,15 +3,13 @@
 
 use std::{io::Write as _, net::Ipv6Addr};
 
-use topology::EdgeId;
-
 use crate::{
     http1::{
         body::{Body, Chunks},
         head::LINES_MAX,
-        headers::{Peer, forward_headers, names},
+        headers::{Word, forward_headers, names},
     },
-    request_id::{REQUEST_ID, RequestId},
+    request_id::REQUEST_ID,
 };
 
 /// The head of a request that nobody can understand in two ways.
@@ -176,7 +174,7 @@ impl<'h, 'l> Request<'h, 'l> {
     }
 
     /// Its head as a region gets it, up to the lines about its body.
-    pub fn forwarded_lines(&self, device: Peer, edge: &EdgeId, id: &RequestId) -> Vec<u8> {
+    pub fn forwarded_lines(&self, word: &Word<'_>) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(512);
         for part in [self.method, " ", self.target, " HTTP/1.1\r\n"] {
             bytes.extend_from_slice(part.as_bytes());
@@ -191,13 +189,13 @@ impl<'h, 'l> Request<'h, 'l> {
             .map(|line| line.value)
             .collect();
         let lines = self.lines.iter().map(|line| (line.name, line.value));
-        forward_headers(&mut bytes, lines, &named, device, (edge, id));
+        forward_headers(&mut bytes, lines, &named, word);
         bytes
     }
 
     /// Its head as a region gets it. It is not chunked.
-    pub fn forwarded(&self, device: Peer, edge: &EdgeId, id: &RequestId) -> Vec<u8> {
-        let mut bytes = self.forwarded_lines(device, edge, id);
+    pub fn forwarded(&self, word: &Word<'_>) -> Vec<u8> {
+        let mut bytes = self.forwarded_lines(word);
         if let Some(length) = self.content_length {
             let _ = write!(bytes, "Content-Length: {length}\r\n");
         }
@@ -316,7 +314,10 @@ pub fn query<'t>(target: &'t str, name: &str) -> Option<&'t str> {
 
 #[cfg(test)]
 mod tests {
+    use topology::EdgeId;
+
     use super::*;
+    use crate::{http1::Peer, request_id::RequestId};
 
     fn forwarded(text: &str) -> Result<Option<String>, &'static str> {
         let mut lines = [httparse::EMPTY_HEADER; LINES_MAX];
@@ -325,11 +326,12 @@ mod tests {
             address: "[::ffff:1.2.3.4]:5".parse().unwrap(),
             has_tls: true,
         };
-        let bytes = request.forwarded(
+        let bytes = request.forwarded(&Word {
             device,
-            &EdgeId::new("edge-dub").unwrap(),
-            &RequestId::of(request.id.or(Some(b"id"))),
-        );
+            edge: &EdgeId::new("edge-dub").unwrap(),
+            id: &RequestId::of(request.id.or(Some(b"id"))),
+            tenant: None,
+        });
         Ok((request.is_plain && !request.is_chunked).then(|| String::from_utf8(bytes).unwrap()))
     }
 

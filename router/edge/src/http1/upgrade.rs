@@ -1,13 +1,15 @@
 //! The request of a device to open a session (RFC 6455 §4.2.1).
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
+use auth::Device;
 use routing::user;
 
 use crate::{
+    accept::access::credential,
     http1::{
         head::{Head, LINES_MAX},
-        headers::{Peer, forward_headers},
+        headers::{Peer, SUBPROTOCOL, Word, forward_headers},
         request::{Request, USER, bearer, path_of, query},
     },
     request_id::{REQUEST_ID, RequestId},
@@ -19,6 +21,8 @@ pub struct Upgrade {
     target: String,
     headers: Vec<(String, Vec<u8>)>,
     device: Peer,
+    /// The device that the edge recognised.
+    pub vouched: Option<Arc<Device>>,
 }
 
 /// The path of the Realtime API.
@@ -49,6 +53,7 @@ impl Upgrade {
                 .map(|line| (line.name.to_owned(), line.value.to_vec()))
                 .collect(),
             device,
+            vouched: None,
         };
         let asks = upgrade.has_token("upgrade", "websocket") && upgrade.has_token("connection", "upgrade");
         if !asks || request.method != "GET" || !request.is_http11() {
@@ -83,9 +88,18 @@ impl Upgrade {
         query(&self.target, name)
     }
 
+    /// The credential that the device shows.
+    pub fn credential(&self) -> Option<&str> {
+        let offered = self
+            .all(SUBPROTOCOL)
+            .filter_map(|value| std::str::from_utf8(value).ok());
+        credential(self.header("authorization"), offered)
+    }
+
     /// The user, as far as a rollout goes.
     pub fn user(&self, client: SocketAddr) -> String {
         let given = self.header(USER).or_else(|| self.query("user"));
+        let given = given.or(self.vouched.as_ref().map(|device| &*device.name));
         let token = self.header("authorization").and_then(bearer);
         user::name(given, token, client.ip())
     }
@@ -119,7 +133,13 @@ impl Upgrade {
             .iter()
             .map(|(name, value)| (name.as_str(), value.as_slice()));
         let named: Vec<&[u8]> = self.all("connection").collect();
-        forward_headers(&mut bytes, headers, &named, self.device, (edge, id));
+        let word = Word {
+            device: self.device,
+            edge,
+            id,
+            tenant: self.vouched.as_ref().map(|device| &*device.tenant),
+        };
+        forward_headers(&mut bytes, headers, &named, &word);
         bytes.extend_from_slice(b"Connection: Upgrade\r\nUpgrade: websocket\r\n");
         bytes.extend_from_slice(ours.as_bytes());
         bytes.extend_from_slice(b"\r\n");

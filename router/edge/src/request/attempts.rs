@@ -160,7 +160,7 @@ impl Attempts<'_> {
                 Ok(Ok(Some(part))) => {
                     pace.waited(began.elapsed(), part.len());
                     bytes.extend_from_slice(&part);
-                    ctx.body_bytes += part.len() as u64;
+                    ctx.took(part.len());
                     if ctx.body_bytes > limits.body_bytes_max {
                         return Ok(Err(("body-too-large", Answer::body_too_large(limits.body_bytes_max))));
                     }

@@ -17,12 +17,13 @@ use routing::{Affinity, Decision, Table, Tried, User, breaker::Demand, user};
 
 use crate::{
     Edge,
+    accept::access::{self, Refused},
     answer::Answer,
     cors::{Preflight, PreflightHeaders},
     edge::{Failed, session_key},
     fault::{Facts, Fault},
     http1::request::{USER, bearer, query},
-    http1::{Body, Response, headers},
+    http1::{Body, Peer, Response, headers, headers::Word},
     request::ctx::Ctx,
     request::exchange::{At, Failure},
     request::limits::{InFlight, Requests},
@@ -207,6 +208,34 @@ impl Chooser {
         }
     }
 
+    /// Recognises the device of a request for a region, where devices are, and counts the request for its tenant.
+    pub(crate) fn recognise<'h>(
+        &self,
+        ctx: &mut Ctx,
+        header: impl Fn(&str) -> Option<&'h str>,
+    ) -> std::result::Result<(), Refused> {
+        let is_free = matches!(
+            ctx.route,
+            Route::Health | Route::Upstream | Route::Preflight | Route::Realtime | Route::Nothing
+        );
+        let Some(access) = self.edge.access.as_ref().filter(|_| !is_free && ctx.admitted.is_none()) else {
+            return Ok(());
+        };
+        let shown = access::credential(header("authorization"), std::iter::empty());
+        ctx.admitted = Some(access.admit(shown, daemon::clock::now())?);
+        Ok(())
+    }
+
+    /// The edge's word on a request, for its region.
+    pub(crate) fn word<'c>(&'c self, ctx: &'c Ctx, device: Peer) -> Word<'c> {
+        Word {
+            device,
+            edge: &self.edge.id,
+            id: &ctx.stamp.id,
+            tenant: ctx.admitted.as_ref().map(|admitted| &*admitted.device.tenant),
+        }
+    }
+
     pub(crate) fn begin(&self, busy: Busy, stamp: Stamp) -> Ctx {
         Ctx {
             _busy: busy,
@@ -217,6 +246,8 @@ impl Chooser {
             body: Body::Length(0),
             is_last: false,
             is_counted: false,
+            admitted: None,
+            refused: None,
             slot: None,
             upload: None,
             decision: None,

@@ -10,6 +10,7 @@ use routing::{Decision, Table, Tried, admit::ClientSlot, breaker::Limit, pace::P
 use tokio::net::TcpStream;
 
 use crate::{
+    accept::access::{Admitted, Refused},
     answer::Answer,
     http1::Body,
     request::limits::{Group, InFlight, Serving},
@@ -32,6 +33,10 @@ pub struct Ctx {
     /// Its connection ends with it.
     pub(crate) is_last: bool,
     pub(crate) is_counted: bool,
+    /// The device that the edge recognised, and the counts of its tenant.
+    pub(crate) admitted: Option<Admitted>,
+    /// Why it is not let in, if that is known before pingora gets the request.
+    pub(crate) refused: Option<Refused>,
     /// Its place among those of its client, once it was let in.
     pub(crate) slot: Option<ClientSlot>,
     /// Its place among the long bodies of its client, while it is passed on as it comes.
@@ -61,6 +66,16 @@ pub struct Ctx {
     pub(crate) pace: Pace,
     /// The deadline of a body that pingora passes on as it comes.
     pub(crate) clock: Option<Arc<BodyClock>>,
+}
+
+impl Ctx {
+    /// Counts a part of its body, for its tenant too.
+    pub(crate) fn took(&mut self, bytes: usize) {
+        self.body_bytes += bytes as u64;
+        if let Some(admitted) = &self.admitted {
+            admitted.standing.sent(bytes as u64, daemon::clock::now());
+        }
+    }
 }
 
 /// A region that got a request and says nothing yet.

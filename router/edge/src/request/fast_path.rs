@@ -131,6 +131,7 @@ impl FastPath {
             };
             return failed(&self.chooser, &mut conn, &mut ctx, asked.is_head, (answer, why)).await;
         }
+        ctx.took(asked.end - head.len);
         asked.message.extend_from_slice(&head.bytes[head.len..asked.end]);
         let ended = match self.ask_around(&mut conn, &mut head.bytes, &asked, &mut ctx).await {
             Around::Answer(answering) => {
@@ -184,7 +185,7 @@ impl FastPath {
             expects: request.header("expect").is_some(),
             length: request.content_length(),
             is_bodiless: request.only_reads(),
-            lines: request.forwarded_lines(device, &self.chooser.edge.id, &ctx.stamp.id),
+            lines: request.forwarded_lines(&self.chooser.word(ctx, device)),
         }
     }
 
@@ -237,13 +238,24 @@ impl FastPath {
         if !is_for_region || !request.is_http11() || request.is_grpc() {
             return (ctx, Ok(None));
         }
+        if self.chooser.edge.access.is_some() {
+            // pingora answers a refusal in a way that keeps the connection. One that came too often is not verified.
+            let may_ask = self.chooser.edge.admission.may_ask(device.ip());
+            if may_ask.is_err() {
+                return (ctx, Ok(None));
+            }
+            if let Err(refused) = self.chooser.recognise(&mut ctx, |name| request.header(name)) {
+                ctx.refused = Some(refused);
+                return (ctx, Ok(None));
+            }
+        }
         // A transcription may be copied to a second region.
         if !request.is_plain || !is_small || ctx.route == Route::Transcription {
             let asking = self.asking(&request, device, &ctx);
             return (ctx, Ok(Some(Kind::Long(asking))));
         }
         let asked = Asked {
-            message: request.forwarded(device, &self.chooser.edge.id, &ctx.stamp.id),
+            message: request.forwarded(&self.chooser.word(&ctx, device)),
             end: head.len + request.body_bytes(),
             requester: self.requester(&request, device, &ctx),
             repeat: ctx.route.repeat(request.method),

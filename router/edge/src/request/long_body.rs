@@ -90,7 +90,7 @@ pub(crate) async fn send<R: Requester>(
             }, if pending.is_empty() => match part {
                 Ok(Some(part)) => {
                     pace.waited(began.elapsed(), part.len());
-                    ctx.body_bytes += part.len() as u64;
+                    ctx.took(part.len());
                     if ctx.body_bytes > limits.body_bytes_max {
                         let answer = Answer::body_too_large(limits.body_bytes_max);
                         return Ok(Sent::Refused("body-too-large", answer));

@@ -93,6 +93,10 @@ impl Pingora {
                 request.remove_header(name);
             }
         }
+        if let Some(admitted) = &ctx.admitted {
+            request.remove_header(&http::header::AUTHORIZATION);
+            request.insert_header(wire::TENANT_HEADER, &*admitted.device.tenant)?;
+        }
         if let Some(device) = peer_of(session) {
             request.insert_header("X-Forwarded-For", device.ip().to_string())?;
             request.insert_header("X-Forwarded-Proto", device.scheme())?;
@@ -186,7 +190,7 @@ impl ProxyHttp for Pingora {
         ctx: &mut Box<Ctx>,
     ) -> Result<()> {
         let length = body.as_ref().map_or(0, Bytes::len);
-        ctx.body_bytes += length as u64;
+        ctx.took(length);
         if end_of_stream {
             ctx.upload = None;
         }

@@ -78,8 +78,7 @@ pub(crate) fn asking_of(chooser: &Chooser, session: &Session, ctx: &Ctx) -> Aski
     let headers = request.headers.iter();
     let headers = headers.map(|(name, value)| (name.as_str(), value.as_bytes()));
     if let Some(device) = peer_of(session) {
-        let edge = (&chooser.edge.id, &ctx.stamp.id);
-        http1::headers::forward_headers(&mut lines, headers, &named, device, edge);
+        http1::headers::forward_headers(&mut lines, headers, &named, &chooser.word(ctx, device));
     }
     let length = request.headers.get(header::CONTENT_LENGTH);
     Asking {

@@ -8,6 +8,7 @@ use tungstenite::protocol::frame::coding::CloseCode;
 use crate::{
     fault::{Cause, Event},
     session::frames::{CANNOT_RESUME, Violation},
+    session::registry::Leave,
 };
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,9 +37,23 @@ pub enum End {
     EdgeDraining,
     /// The edge has not enough memory.
     EdgeOverloaded,
+    /// The operator revoked the device's credential.
+    Revoked,
+    /// The devices of the tenant sent what they may today.
+    QuotaUsed,
 }
 
 impl End {
+    /// The end of a session that is asked to leave.
+    pub fn of(leave: Leave) -> Self {
+        match leave {
+            Leave::Draining => Self::EdgeDraining,
+            Leave::Overloaded => Self::EdgeOverloaded,
+            Leave::Revoked => Self::Revoked,
+            Leave::QuotaUsed => Self::QuotaUsed,
+        }
+    }
+
     /// The end's name in metrics and logs.
     pub fn as_str(&self) -> &'static str {
         match self {
@@ -56,6 +71,8 @@ impl End {
             Self::Planned(_) => "planned",
             Self::EdgeDraining => "edge-draining",
             Self::EdgeOverloaded => "edge-overloaded",
+            Self::Revoked => "revoked",
+            Self::QuotaUsed => "quota-used",
         }
     }
 
@@ -90,6 +107,14 @@ impl End {
             | Self::Planned(_) => (CloseCode::Restart, format!("region {region} lost; reconnect")),
             Self::EdgeDraining => (CloseCode::Restart, "edge draining; reconnect".to_owned()),
             Self::EdgeOverloaded => (CloseCode::Again, "edge overloaded; reconnect".to_owned()),
+            Self::Revoked => (
+                CloseCode::Policy,
+                "your credential was revoked; ask its operator".to_owned(),
+            ),
+            Self::QuotaUsed => {
+                let reason = "the devices of your tenant sent what they may today; come back tomorrow";
+                (CloseCode::Policy, reason.to_owned())
+            }
             Self::DeviceViolation(violation @ Violation::TooLarge(_)) => (CloseCode::Size, violation.to_string()),
             Self::DeviceViolation(violation) => (CloseCode::Protocol, violation.to_string()),
             Self::DeviceSilent => (CloseCode::Away, "session idle".to_owned()),

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use auth::{Device, SessionPlace};
 use bytes::BytesMut;
 use routing::{
     Affinity, Decision, Role, Tried, User,
@@ -96,12 +97,23 @@ pub(super) struct Caller {
     pub(super) user: Box<str>,
     /// The holder to whom its affinity tokens are issued.
     pub(super) holder: Box<str>,
+    /// The device that the edge recognised,
+    pub(super) device: Option<Arc<Device>>,
+    /// and its place among the sessions of its tenant.
+    pub(super) place: Option<SessionPlace>,
     /// Its own name, by which its device comes back.
     pub(super) session: Box<str>,
     /// Issue time of the id that its device was told last.
     pub(super) issued_at: Moment,
     /// Whether the device asked for events beyond the protocol. Other devices take such events for an error.
     pub(super) is_told: bool,
+}
+
+impl Caller {
+    /// The owner of its session's ids; empty where devices are not recognised.
+    fn owner(&self) -> &str {
+        self.device.as_ref().map_or("", |_| &self.holder)
+    }
 }
 
 /// Relays until the end, in one region after the other if need be.
@@ -142,6 +154,9 @@ fn relay<'a>(
     let mut relay = Relay::new(device, fresh.stream, &edge.config);
     if session.resume_request.is_some() {
         relay.keep(MovableState::new(edge, &session.decision, session.client.ip()));
+    }
+    if let Some(place) = &session.caller.place {
+        relay.count_for(place.standing().clone());
     }
     let began = relay.take_early(&fresh.early_of_device, &fresh.early_of_region);
     (relay, began)
@@ -295,6 +310,8 @@ async fn finish(edge: &Arc<Edge>, relay: Relay<'_>, session: Box<Session>, end: 
         request_id = %caller.id,
         session = registered_name(&caller.session_key),
         %client,
+        tenant = caller.device.as_ref().map(|device| &*device.tenant),
+        device = caller.device.as_ref().map(|device| &*device.name),
         %region,
         stack = %decision.stack,
         version = decision.version,
@@ -397,7 +414,13 @@ struct Found {
 /// The id of a session at a stack.
 fn session_id(edge: &Edge, caller: &Caller, decision: &Decision, issued_at: Moment) -> String {
     let key = &edge.config.affinity_key.0;
-    key.issue_session(&caller.session, &decision.region, decision.stack, issued_at)
+    key.issue_session(
+        &caller.session,
+        caller.owner(),
+        &decision.region,
+        decision.stack,
+        issued_at,
+    )
 }
 
 /// Finds a region that goes on with a session, and hands the session to it. A session that still has a region does not wait.

@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
+use auth::SessionPlace;
 use bytes::BytesMut;
 use routing::{Affinity, Decision, Tried, User, admit::Arrival, affinity::Proof, user};
 use tokio::{
@@ -47,7 +48,11 @@ pub async fn serve(edge: &Arc<Edge>, device: &mut dyn Io, arrived: Box<Arrived>)
 
 /// Opens the session and tells the device so, or why not.
 async fn begin(edge: &Arc<Edge>, device: &mut dyn Io, arrived: Box<Arrived>) -> Option<Box<Session>> {
-    let Arrived { upgrade, early, client } = *arrived;
+    let Arrived {
+        mut upgrade,
+        early,
+        client,
+    } = *arrived;
     let busy = edge.sessions.busy();
     let stamp = Stamp::from(upgrade.id());
     let id = &stamp.id;
@@ -56,6 +61,14 @@ async fn begin(edge: &Arc<Edge>, device: &mut dyn Io, arrived: Box<Arrived>) -> 
         decline(edge, device, &stamp, &draining()).await;
         return None;
     }
+    let place = match recognise(edge, &mut upgrade, client) {
+        Ok(place) => place,
+        Err((reason, answer)) => {
+            edge.refused(reason, id);
+            decline(edge, device, &stamp, &answer).await;
+            return None;
+        }
+    };
     // Admission needs to know whether the device returns before the edge spends anything on it.
     let arrival = match affinity(edge, &upgrade, client) {
         Some(affinity) if affinity.proof == Proof::HadSession => Arrival::Returning,
@@ -72,7 +85,10 @@ async fn begin(edge: &Arc<Edge>, device: &mut dyn Io, arrived: Box<Arrived>) -> 
     let opened = open(edge, &upgrade, id, client).await;
     drop((upgrade, handshake));
     match opened {
-        Opened::Session(taken) => return agree(edge, device, *taken, early, client, (busy, slot)).await,
+        Opened::Session(mut taken) => {
+            taken.caller.place = place;
+            return agree(edge, device, *taken, early, client, (busy, slot)).await;
+        }
         Opened::Declined(mut answer) => {
             if timeout(edge.config.timeouts.close.0, device.write_all(&answer))
                 .await
@@ -102,6 +118,26 @@ async fn begin(edge: &Arc<Edge>, device: &mut dyn Io, arrived: Box<Arrived>) -> 
     None
 }
 
+/// Recognises the device, where devices are, and takes a place of its tenant for the session.
+fn recognise(
+    edge: &Edge,
+    upgrade: &mut Upgrade,
+    client: SocketAddr,
+) -> Result<Option<SessionPlace>, (&'static str, Answer)> {
+    let Some(access) = &edge.access else { return Ok(None) };
+    // A signature costs as much as a session's first second: who asks too often gets none verified.
+    let allowed = edge.admission.may_ask(client.ip());
+    allowed.map_err(|refusal| (refusal.as_str(), refusal.answer()))?;
+    let admitted = access.admit(upgrade.credential(), daemon::clock::now());
+    let place = admitted.and_then(|admitted| {
+        let place = admitted.standing.session()?;
+        upgrade.vouched = Some(admitted.device);
+        Ok(place)
+    });
+    let place = place.map_err(|refused| edge.admission.refuse(client.ip(), (refused.as_str(), refused.answer())))?;
+    Ok(Some(place))
+}
+
 /// Where the device was before, if it can prove it.
 fn affinity(edge: &Edge, upgrade: &Upgrade, client: SocketAddr) -> Option<Affinity> {
     let token = upgrade
@@ -112,6 +148,9 @@ fn affinity(edge: &Edge, upgrade: &Upgrade, client: SocketAddr) -> Option<Affini
 
 /// The holder to whom the affinity tokens of a session are issued.
 fn holder(upgrade: &Upgrade, client: SocketAddr) -> String {
+    if let Some(device) = &upgrade.vouched {
+        return device.holder();
+    }
     let given = upgrade.header(USER).or_else(|| upgrade.query("user"));
     user::holder(upgrade.header("authorization"), given, client.ip())
 }
@@ -159,7 +198,12 @@ async fn open(edge: &Arc<Edge>, upgrade: &Upgrade, id: &RequestId, client: Socke
         wire::TURNS_HEADER
     );
     let request = upgrade.forwarded(&edge.id, id, if offers { &offer } else { &asks_load });
-    let mut resuming = Resuming::new(edge, upgrade.query("resume"), id, daemon::clock::now());
+    let owner = upgrade
+        .vouched
+        .as_ref()
+        .map(|device| device.holder())
+        .unwrap_or_default();
+    let mut resuming = Resuming::new(edge, (upgrade.query("resume"), &owner), id, daemon::clock::now());
     let mut tried = Tried::up_to(edge.config.limits.regions_tried_max);
     let mut lacks_room = false;
     loop {
@@ -206,6 +250,8 @@ async fn open(edge: &Arc<Edge>, upgrade: &Upgrade, id: &RequestId, client: Socke
                         session_key: session_key.into(),
                         user: user.into(),
                         holder: holder(upgrade, client).into(),
+                        device: upgrade.vouched.clone(),
+                        place: None,
                         session: name.into(),
                         issued_at,
                         is_told: asks_for_events(upgrade),
@@ -269,7 +315,10 @@ async fn agree(
     );
     let answer = signed(accepted.answer, edge, &decision.region, &ours);
     edge.fleet.traffic.session_began(&decision);
-    let registered = edge.sessions.register(&decision.region, decision.stack, since);
+    let device_of = caller.device.clone();
+    let registered = edge
+        .sessions
+        .register(&decision.region, decision.stack, since, device_of);
     let passed_on = timeout(edge.config.timeouts.close.0, device.write_all(&answer)).await;
     if !matches!(passed_on, Ok(Ok(()))) {
         tracing::info!(request_id = %caller.id, region = %decision.region, %client, "the device left before its session began");

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use auth::Device;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
@@ -59,6 +60,10 @@ pub enum Leave {
     Draining,
     /// The edge has not enough memory.
     Overloaded,
+    /// The credential of the device was revoked.
+    Revoked,
+    /// The devices of its tenant sent what they may today.
+    QuotaUsed,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,6 +72,10 @@ pub struct Live {
     /// At which of its stacks.
     pub stack: SocketAddr,
     pub since: Moment,
+    /// Its device, where devices are recognised.
+    pub device: Option<Arc<Device>>,
+    /// The credential of the device was revoked.
+    pub is_revoked: bool,
 }
 
 /// Keeps the process busy while it exists.
@@ -102,11 +111,24 @@ impl Sessions {
         self.busy.token()
     }
 
-    pub fn register(self: &Arc<Self>, region: &RegionId, stack: SocketAddr, since: Moment) -> Registered {
+    pub fn register(
+        self: &Arc<Self>,
+        region: &RegionId,
+        stack: SocketAddr,
+        since: Moment,
+        device: Option<Arc<Device>>,
+    ) -> Registered {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let region = region.clone();
         self.metrics.session_began(&region);
-        self.lock().insert(id, Live { region, stack, since });
+        let live = Live {
+            region,
+            stack,
+            since,
+            device,
+            is_revoked: false,
+        };
+        self.lock().insert(id, live);
         Registered {
             sessions: self.clone(),
             id,
@@ -167,6 +189,25 @@ impl Sessions {
         });
     }
 
+    /// Tells the sessions of revoked devices to end. Returns how many there are.
+    pub fn revoke(&self, is_revoked: impl Fn(&Device) -> bool) -> usize {
+        let mut revoked = 0;
+        for live in self.lock().values_mut() {
+            let is_meant = live.device.as_deref().is_some_and(&is_revoked);
+            revoked += usize::from(is_meant && !live.is_revoked);
+            live.is_revoked |= is_meant;
+        }
+        if revoked > 0 {
+            // The same order again: every session looks whether it is meant.
+            self.orders.send_modify(|_| {});
+        }
+        revoked
+    }
+
+    fn is_revoked(&self, id: u64) -> bool {
+        self.lock().get(&id).is_some_and(|live| live.is_revoked)
+    }
+
     /// Whether sessions are told to leave.
     pub fn is_draining(&self) -> bool {
         matches!(*self.orders.borrow(), Order::Leave(_) | Order::LeaveToSuccessor(_))
@@ -205,6 +246,9 @@ impl Sessions {
         let mut is_new = true;
         loop {
             let order = *orders.borrow_and_update();
+            if self.is_revoked(id) {
+                return Leave::Revoked;
+            }
             // An order to shed that was given before the session began means others.
             let counts = !std::mem::take(&mut is_new);
             match order {
@@ -298,7 +342,7 @@ mod tests {
             let sessions = Arc::new(Sessions::new(Metrics::new(&mut Registry::default())));
             let region = RegionId::new("us-east").unwrap();
             let stack = "127.0.0.1:9001".parse().unwrap();
-            let register = |_| sessions.register(&region, stack, Moment(0));
+            let register = |_| sessions.register(&region, stack, Moment(0), None);
             let live: Vec<Registered> = (0..count).map(register).collect();
             assert_eq!(sessions.by_region()[&region].0 as u64, count);
             let began = tokio::time::Instant::now();
@@ -318,7 +362,7 @@ mod tests {
         let sessions = Arc::new(Sessions::new(Metrics::new(&mut Registry::default())));
         let region = RegionId::new("us-east").unwrap();
         let stack = "127.0.0.1:9001".parse().unwrap();
-        let register = |_| sessions.register(&region, stack, Moment(0));
+        let register = |_| sessions.register(&region, stack, Moment(0), None);
         let live: Vec<Registered> = (0..100).map(register).collect();
         let mut waiting: Vec<_> = live
             .iter()

@@ -12,10 +12,12 @@ use std::{
     future::{Future, poll_fn},
     io,
     pin::{Pin, pin},
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
+use auth::Standing;
 use bytes::BytesMut;
 use routing::{Decision, continuity::LeaveReason};
 use tokio::{
@@ -62,6 +64,8 @@ pub struct Relay<'a> {
     asked: Option<LeaveReason>,
     /// The edge's request to leave, and the time until which the session may finish its turn.
     leaves: Option<(Leave, Instant)>,
+    /// The counts of the device's tenant, and the bytes that were counted there.
+    meter: Option<Box<(Arc<Standing>, u64)>>,
     frame_bytes_max: u64,
     idle: Duration,
     close: Duration,
@@ -86,11 +90,30 @@ impl<'a> Relay<'a> {
             movable: None,
             asked: None,
             leaves: None,
+            meter: None,
             frame_bytes_max,
             idle: config.timeouts.idle.0,
             close: config.timeouts.close.0,
             turn: config.drain.turn(config.timeouts.close.0),
         }
+    }
+
+    /// Counts what the device sends for its tenant.
+    pub fn count_for(&mut self, tenant: Arc<Standing>) {
+        self.meter = Some(Box::new((tenant, 0)));
+    }
+
+    /// Whether the tenant's devices sent what they may today.
+    fn is_quota_used(&mut self) -> bool {
+        let Some(meter) = &mut self.meter else { return false };
+        let (tenant, counted) = &mut **meter;
+        let now = daemon::clock::now();
+        let new = self.to_region.bytes - *counted;
+        if new > 0 {
+            tenant.sent(new, now);
+            *counted = self.to_region.bytes;
+        }
+        tenant.has_bytes(now).is_err()
     }
 
     /// Takes the bytes that each side sent right behind its head. Call it before [`Relay::run`].
@@ -359,16 +382,20 @@ impl<'a> Relay<'a> {
         cx: &mut Context<'_>,
         turn_to_leave: Pin<&mut impl Future<Output = Leave>>,
     ) -> Option<End> {
-        if self.leaves.is_none()
-            && let Poll::Ready(leave) = turn_to_leave.poll(cx)
-        {
-            self.leaves = Some((leave, Instant::now() + self.turn));
+        if self.leaves.is_none() {
+            let leave = match self.is_quota_used() {
+                true => Poll::Ready(Leave::QuotaUsed),
+                false => turn_to_leave.poll(cx),
+            };
+            if let Poll::Ready(leave) = leave {
+                self.leaves = Some((leave, Instant::now() + self.turn));
+            }
         }
         let (leave, by) = self.leaves.filter(|_| self.closing_since.is_none())?;
         let is_busy = self.movable.as_deref().is_some_and(MovableState::is_busy);
         match leave {
-            Leave::Draining => (!is_busy || by <= Instant::now()).then_some(End::EdgeDraining),
-            Leave::Overloaded => (!is_busy).then_some(End::EdgeOverloaded),
+            Leave::Overloaded => (!is_busy).then_some(End::of(leave)),
+            leave => (!is_busy || by <= Instant::now()).then(|| End::of(leave)),
         }
     }
 
@@ -472,10 +499,10 @@ impl<'a> Relay<'a> {
                     .unwrap_or_else(|| Instant::now() + self.idle),
             };
             let leaves_by = match self.leaves {
-                Some((Leave::Draining, by)) if self.closing_since.is_none() => Some(by),
+                Some((leave, by)) if self.closing_since.is_none() && leave != Leave::Overloaded => Some((leave, by)),
                 _ => None,
             };
-            let deadline = leaves_by.map_or(deadline, |by| by.min(deadline));
+            let deadline = leaves_by.map_or(deadline, |(_, by)| by.min(deadline));
             if deadline < timer.deadline() {
                 timer.as_mut().reset(deadline);
             }
@@ -507,10 +534,10 @@ impl<'a> Relay<'a> {
                     _ => End::RegionSilent,
                 });
             }
-            if let Some(by) = leaves_by
+            if let Some((leave, by)) = leaves_by
                 && by <= Instant::now()
             {
-                return Poll::Ready(End::EdgeDraining);
+                return Poll::Ready(End::of(leave));
             }
             // A deadline that has passed was the region's; `look_after_region` saw to it.
             timer.as_mut().reset(deadline);

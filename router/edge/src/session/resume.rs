@@ -25,6 +25,8 @@ use crate::{Edge, request_id::RequestId, session::frames::frame_for_region};
 #[derive(Debug)]
 pub struct Resuming {
     name: String,
+    /// The device that the edge recognised; it alone can use the session's ids.
+    owner: Box<str>,
     /// Issue time of the session id that the device gets.
     issued_at: Moment,
     stage: Stage,
@@ -67,12 +69,15 @@ struct Search {
 
 impl Resuming {
     /// Reads the `?resume=` of a device.
-    pub fn new(edge: &Edge, asked: Option<&str>, id: &RequestId, now: Moment) -> Self {
+    ///
+    /// `owner` is the device that the edge recognised; it gets no session of another. Empty where devices are not recognised.
+    pub fn new(edge: &Edge, (asked, owner): (Option<&str>, &str), id: &RequestId, now: Moment) -> Self {
         let fresh = || session::name(rand::random());
         let Some(asked) = asked else {
             let (name, stage) = (fresh(), Stage::Begins);
             return Self {
                 name,
+                owner: owner.into(),
                 issued_at: now,
                 stage,
             };
@@ -80,7 +85,12 @@ impl Resuming {
         let age_max = edge.config.timeouts.resume.0;
         // The token of a connection that lasts is renewed by the next one only. So one that is too old is taken all the same
         // where a stack still remembers the session: the memory's own age is the bound.
-        let lost = match edge.config.affinity_key.0.verify_session(asked, now, Duration::MAX) {
+        let lost = match edge
+            .config
+            .affinity_key
+            .0
+            .verify_session(asked, owner, now, Duration::MAX)
+        {
             Ok(token) => {
                 let is_expired = now.since(token.issued_at) > age_max;
                 let name = token.name.clone();
@@ -104,6 +114,7 @@ impl Resuming {
                 }));
                 return Self {
                     name,
+                    owner: owner.into(),
                     issued_at: now,
                     stage,
                 };
@@ -117,6 +128,7 @@ impl Resuming {
         tracing::info!(request_id = %id, ?lost, "a session token is not accepted");
         Self {
             name: fresh(),
+            owner: owner.into(),
             issued_at: now,
             stage: Stage::Lost(lost),
         }
@@ -160,7 +172,13 @@ impl Resuming {
             _ => now,
         };
         let key = &edge.config.affinity_key.0;
-        let token = key.issue_session(&self.name, &decision.region, decision.stack, self.issued_at);
+        let token = key.issue_session(
+            &self.name,
+            &self.owner,
+            &decision.region,
+            decision.stack,
+            self.issued_at,
+        );
         let rule = match &self.stage {
             Stage::Begins => None,
             Stage::Searches(_) => Some(Resumes::IfKnown),

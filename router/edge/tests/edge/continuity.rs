@@ -509,7 +509,7 @@ async fn a_session_that_is_resumed_at_a_backup_stays_there_while_its_home_takes_
 async fn resume_at(world: &World, name: &str) -> Session {
     let key = &world.edge.config.affinity_key.0;
     let session = routing::session::name([7; 16]);
-    let token = key.issue_session(&session, &region(name), world.stack_of(name), daemon::clock::now());
+    let token = key.issue_session(&session, "", &region(name), world.stack_of(name), daemon::clock::now());
     let path = format!("/v1/realtime?meridian=1&resume={token}");
     let opened = support::open_at(world.address, &path, &[]).await;
     let anna = opened.expect("the session opens");

@@ -6,6 +6,7 @@ mod blame;
 mod blame_http;
 mod browsers;
 mod continuity;
+mod devices;
 mod exhausted_http;
 mod exhaustion;
 mod forwarding;

@@ -40,6 +40,14 @@ impl Pingora {
             ctx.slot = Some(admitted.map_err(|refusal| (refusal.as_str(), refusal.answer()))?);
             self.chooser.requests.count_request(daemon::clock::now());
         }
+        let request = session.req_header();
+        let recognised = match ctx.refused.take() {
+            Some(refused) => Err(refused),
+            None => self
+                .chooser
+                .recognise(ctx, |name| request.headers.get(name)?.to_str().ok()),
+        };
+        recognised.map_err(|refused| (refused.as_str(), refused.answer()))?;
         let bytes_max = self.chooser.edge.config.limits.body_bytes_max;
         let length = session.req_header().headers.get(http::header::CONTENT_LENGTH);
         let length = length.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());

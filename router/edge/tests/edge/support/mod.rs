@@ -15,7 +15,14 @@ pub mod http;
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
-use edge::{Config, Edge, accept::listener, accept::tls::Tls, accept::workers::Workers, metrics::Metrics};
+use edge::{
+    Config, Edge,
+    accept::access::{self, Access},
+    accept::listener,
+    accept::tls::Tls,
+    accept::workers::Workers,
+    metrics::Metrics,
+};
 use futures_util::{SinkExt as _, StreamExt as _};
 use prometheus_client::registry::Registry;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -590,7 +597,12 @@ impl World {
         let tls = Tls::load(&config.tls, std::path::Path::new(""), metrics.clone()).unwrap();
         let tls = tls.map(Arc::new);
         let claimed = listener::claim(&config, tls.as_ref(), None).unwrap();
-        let edge = Arc::new(Edge::new(config, metrics));
+        let access = Access::load(&config.auth, &config.state_dir, metrics.clone()).unwrap();
+        let follows = access.is_some();
+        let edge = Arc::new(Edge::new(config, metrics).with_access(access));
+        if follows {
+            tokio::spawn(access::follow(edge.clone()));
+        }
         edge.apply(snapshot);
         let listeners = claimed.listen().unwrap();
         let address = listeners[0].address().unwrap();

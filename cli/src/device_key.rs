@@ -1,0 +1,48 @@
+//! Keys for devices: made here, and known to edges by their hash only.
+
+use std::{process::ExitCode, time::Duration};
+
+use anyhow::anyhow;
+use clap::Args;
+use serde_json::json;
+
+use crate::{Output, exit::Failure, parse_length, present::document, print};
+
+#[derive(Debug, Args)]
+pub(crate) struct DeviceKey {
+    /// Name of the device, unique in devices.toml; logs show it.
+    name: String,
+    /// The tenant of devices.toml whose limits count.
+    #[arg(long)]
+    tenant: String,
+    /// Life of the key, such as 720h; without it the key has no end.
+    #[arg(long = "for", value_name = "TIME", value_parser = parse_length)]
+    life: Option<Duration>,
+}
+
+/// Makes a key, and the lines that let it in. Nothing is stored.
+pub(crate) fn device_key(asked: &DeviceKey, output: Output) -> Result<ExitCode, Failure> {
+    let (key, sha256) = auth::new_key(rand::random());
+    let expires = match asked.life {
+        None => String::new(),
+        Some(life) => {
+            let end = jiff::Timestamp::now().checked_add(life);
+            let end =
+                end.map_err(|_| Failure::usage(anyhow!("--for is longer than the calendar; write a shorter one")))?;
+            format!("expires = \"{}\"\n", end.strftime("%Y-%m-%dT%H:%M:%SZ"))
+        }
+    };
+    let (name, tenant) = (&asked.name, &asked.tenant);
+    let lines = format!("[[key]]\nname = {name:?}\ntenant = {tenant:?}\nsha256 = \"{sha256}\"\n{expires}");
+    // The edge will read these lines, so what it would refuse is refused here.
+    let whole = format!("[[tenant]]\nname = {tenant:?}\n{lines}");
+    auth::Devices::parse("these lines", &whole).map_err(|problems| Failure::usage(anyhow!("{problems}")))?;
+    match output {
+        Output::Json => print(&document(json!({ "key": key, "toml": lines }))),
+        Output::Table => print(&format!(
+            "{key}\n\nThe device sends it as `Authorization: Bearer KEY`. It is not shown again.\nAdd these lines to the devices.toml \
+             of every edge:\n\n{lines}"
+        )),
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,369 @@
+//! Stories of devices that prove who they are: keys, tokens, tenants and their limits, revocation.
+
+use std::{
+    net::SocketAddr,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use auth::fixtures::Provider;
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+use tempfile::TempDir;
+use tokio_tungstenite::tungstenite::{Message, handshake::client::Response};
+
+use crate::support::{
+    Fate, Stack, World, ask, hang_means_failure,
+    http::{request, say, stack},
+    open, planned,
+};
+
+const KITCHEN: &str = "mk_kitchen_5f0c";
+const HALL: &str = "mk_hall_91ab";
+
+fn hash(key: &str) -> String {
+    hex::encode(Sha256::digest(key))
+}
+
+/// Two tenants with a device each, and further lines.
+fn document(acme: &str, more: &str) -> String {
+    format!(
+        "[[tenant]]\nname = \"acme\"\n{acme}\n[[tenant]]\nname = \"bolt\"\n\
+         [[key]]\nname = \"kitchen\"\ntenant = \"acme\"\nsha256 = \"{}\"\n\
+         [[key]]\nname = \"hall\"\ntenant = \"bolt\"\nsha256 = \"{}\"\n{more}",
+        hash(KITCHEN),
+        hash(HALL)
+    )
+}
+
+/// The section `[auth]` of an edge that looks at its files all the time.
+fn section(folder: &Path, document: &str, lines: &str) -> String {
+    let file = folder.join("devices.toml");
+    std::fs::write(&file, document).unwrap();
+    format!("state_dir = {folder:?}\n[auth]\ndevices = {file:?}\nreload = \"20ms\"\n{lines}")
+}
+
+/// An edge that asks for keys.
+async fn keyed(acme: &str, stacks: &[(&str, Stack)]) -> (TempDir, World) {
+    let folder = tempfile::tempdir().unwrap();
+    let section = section(folder.path(), &document(acme, ""), "mode = \"keys\"");
+    let world = World::with(&section, stacks).await;
+    (folder, world)
+}
+
+fn bearer(key: &str) -> String {
+    format!("Bearer {key}")
+}
+
+/// The status and the code of the error that a device gets instead of a session.
+async fn refused(world: &World, headers: &[(&'static str, &str)]) -> (u16, String, Box<Response>) {
+    let answer = open(world.address, headers).await.map(drop).expect_err("it is refused");
+    let body: Value = serde_json::from_slice(answer.body().as_deref().unwrap_or_default()).expect("errors are JSON");
+    let code = body["error"]["code"].as_str().unwrap_or_default().to_owned();
+    (answer.status().as_u16(), code, answer)
+}
+
+/// A request of HTTP/1.1 and its answer.
+async fn get(world: &World, path: &str, lines: &str) -> String {
+    let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\n{lines}Connection: close\r\n\r\n");
+    ask(world.address, &request).await
+}
+
+#[tokio::test]
+async fn only_a_device_with_a_key_is_served_and_no_region_sees_the_key() {
+    let (_folder, world) = keyed("", &[("eu-west", Stack::Serves(Fate::Lives))]).await;
+    let (status, code, answer) = refused(&world, &[]).await;
+    assert_eq!((status, code.as_str()), (401, "invalid_api_key"));
+    assert_eq!(answer.headers()["www-authenticate"], "Bearer");
+    assert_eq!(refused(&world, &[("authorization", "Bearer sk-other")]).await.0, 401);
+    assert!(get(&world, "/v1/models", "").await.starts_with("HTTP/1.1 401 "));
+    assert!(
+        get(&world, "/v1/models", "Authorization: Bearer x\r\n")
+            .await
+            .starts_with("HTTP/1.1 401 ")
+    );
+    // Load balancers have no key.
+    assert!(get(&world, "/health", "").await.starts_with("HTTP/1.1 200 "));
+
+    let kitchen = bearer(KITCHEN);
+    let lines = format!("Authorization: {kitchen}\r\nMeridian-Tenant: bolt\r\n");
+    let answer = get(&world, "/v1/models", &lines).await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    assert!(
+        answer.contains("meridian-tenant: acme\r\n"),
+        "the edge says whose device it is: {answer}"
+    );
+    assert!(
+        !answer.contains("bolt") && !answer.to_lowercase().contains(KITCHEN),
+        "{answer}"
+    );
+    let mut session = world.open(&[("authorization", &kitchen)]).await;
+    assert_eq!(session.hear().await, Message::text("hello"));
+}
+
+/// What a region gets of an upgrade.
+#[tokio::test]
+async fn a_region_gets_the_subprotocols_without_the_key() {
+    let heads = Arc::new(Mutex::new(Vec::new()));
+    let heard = heads.clone();
+    let (region, _) = stack(move |mut tcp| {
+        let heard = heard.clone();
+        async move {
+            if let Some((head, _)) = request(&mut tcp).await {
+                heard.lock().push(head);
+                say(&mut tcp, "HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n").await;
+            }
+        }
+    })
+    .await;
+    let folder = tempfile::tempdir().unwrap();
+    let section = section(folder.path(), &document("", ""), "mode = \"keys\"");
+    let world = World::of(&section, &crate::support::planned_at(&[("eu-west", region)]).await);
+    let offered = format!("realtime, openai-insecure-api-key.{KITCHEN}");
+    let answer = open(world.address, &[("sec-websocket-protocol", &offered)]).await;
+    assert_eq!(answer.map(drop).unwrap_err().status(), 400);
+    let heads = heads.lock();
+    let head = heads[0].to_lowercase();
+    assert!(head.contains("\r\nsec-websocket-protocol: realtime\r\n"), "{head}");
+    assert!(
+        head.contains("\r\nmeridian-tenant: acme\r\n") && !head.contains(KITCHEN),
+        "{head}"
+    );
+}
+
+#[tokio::test]
+async fn a_revoked_device_finishes_its_turn_and_no_more() {
+    let (folder, world) = keyed("", &[("eu-west", Stack::Talks(Fate::Lives))]).await;
+    let (kitchen, hall) = (bearer(KITCHEN), bearer(HALL));
+    let mut session = world.open(&[("authorization", &kitchen)]).await;
+    let mut other = world.open(&[("authorization", &hall)]).await;
+    for session in [&mut session, &mut other] {
+        assert_eq!(session.hear().await, Message::text("hello"));
+        session.say("a").await;
+        assert_eq!(session.hear().await, Message::text("listening"));
+    }
+    let revoked = document("", "[[revoked]]\nkey = \"kitchen\"\n");
+    std::fs::write(folder.path().join("devices.toml"), revoked).unwrap();
+    let denied = async {
+        while open(world.address, &[("authorization", &kitchen)]).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    hang_means_failure(denied).await;
+    session.say(".").await;
+    assert_eq!(session.hear().await, Message::text("said a"));
+    assert_eq!(session.hear().await, Message::text("done"));
+    session
+        .check_closed(1008, "your credential was revoked; ask its operator")
+        .await;
+    other.say(".").await;
+    assert_eq!(other.hear().await, Message::text("said a"));
+}
+
+#[tokio::test]
+async fn a_bad_document_changes_nothing_and_is_counted() {
+    let (folder, world) = keyed("", &[("eu-west", Stack::Echoes)]).await;
+    let file = folder.path().join("devices.toml");
+    std::fs::write(&file, "[[tenant]]\nname = 7\n").unwrap();
+    let counted = async {
+        while world.metric("meridian_edge_auth_documents_refused_total") != Some(1.0) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    hang_means_failure(counted).await;
+    world
+        .open(&[("authorization", &bearer(KITCHEN))])
+        .await
+        .check_echo("still here")
+        .await;
+    std::fs::remove_file(&file).unwrap();
+    let counted = async {
+        while world.metric("meridian_edge_auth_documents_refused_total") != Some(2.0) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    hang_means_failure(counted).await;
+    world
+        .open(&[("authorization", &bearer(HALL))])
+        .await
+        .check_echo("still here")
+        .await;
+}
+
+#[tokio::test]
+async fn a_tenant_keeps_to_its_limits_and_is_told_them() {
+    let limits = "sessions_max = 1\nrequests_per_minute = 3";
+    let (_folder, world) = keyed(limits, &[("eu-west", Stack::Serves(Fate::Lives))]).await;
+    let (kitchen, hall) = (bearer(KITCHEN), bearer(HALL));
+    let _first = world.open(&[("authorization", &kitchen)]).await;
+    let (status, code, _) = refused(&world, &[("authorization", &kitchen)]).await;
+    assert_eq!((status, code.as_str()), (429, "too_many_sessions"));
+    // That was two of three.
+    let lines = format!("Authorization: {kitchen}\r\n");
+    assert!(get(&world, "/v1/models", &lines).await.starts_with("HTTP/1.1 200 "));
+    let answer = get(&world, "/v1/models", &lines).await;
+    assert!(answer.starts_with("HTTP/1.1 429 "), "{answer}");
+    let answer = answer.to_lowercase();
+    for header in [
+        "retry-after: ",
+        "x-ratelimit-limit-requests: 3\r\n",
+        "x-ratelimit-remaining-requests: 0\r\n",
+        "x-ratelimit-reset-requests: ",
+        "rate_limit_exceeded",
+    ] {
+        assert!(answer.contains(header), "{header}: {answer}");
+    }
+    let _other = world.open(&[("authorization", &hall)]).await;
+    let counted = async {
+        while world.metric("meridian_edge_tenant_sessions{tenant=\"bolt\"}") != Some(1.0) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    hang_means_failure(counted).await;
+}
+
+#[tokio::test]
+async fn a_tenant_whose_bytes_are_used_up_comes_back_tomorrow() {
+    let (_folder, world) = keyed("bytes_per_day = 50", &[("eu-west", Stack::Talks(Fate::Lives))]).await;
+    let kitchen = bearer(KITCHEN);
+    let mut session = world.open(&[("authorization", &kitchen)]).await;
+    assert_eq!(session.hear().await, Message::text("hello"));
+    session.say("a").await;
+    assert_eq!(session.hear().await, Message::text("listening"));
+    session.say(&"b".repeat(60)).await;
+    session.say(".").await;
+    assert_eq!(session.hear().await, Message::text("said a"));
+    assert!(session.hear().await.to_text().unwrap().starts_with("said bbb"));
+    assert_eq!(session.hear().await, Message::text("done"));
+    let reason = "the devices of your tenant sent what they may today; come back tomorrow";
+    session.check_closed(1008, reason).await;
+    let (status, code, _) = refused(&world, &[("authorization", &kitchen)]).await;
+    assert_eq!((status, code.as_str()), (429, "insufficient_quota"));
+    world.open(&[("authorization", &bearer(HALL))]).await;
+}
+
+/// An issuer whose set of keys a local server publishes.
+async fn published(provider: &Provider) -> (SocketAddr, Arc<AtomicUsize>) {
+    let set = provider.set().to_string();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counts = asked.clone();
+    let (address, _) = stack(move |mut tcp| {
+        let (set, counts) = (set.clone(), counts.clone());
+        async move {
+            while request(&mut tcp).await.is_some() {
+                counts.fetch_add(1, Ordering::SeqCst);
+                say(
+                    &mut tcp,
+                    &format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{set}", set.len()),
+                )
+                .await;
+            }
+        }
+    })
+    .await;
+    (address, asked)
+}
+
+fn token(provider: &Provider, kid: &str, change: impl FnOnce(&mut Value)) -> String {
+    let exp = daemon::clock::now().0 / 1000 + 600;
+    let mut claims =
+        json!({ "iss": "https://id.example", "aud": "voice", "sub": "ada", "tenant": "acme", "jti": "7", "exp": exp });
+    change(&mut claims);
+    provider.sign(&json!({ "alg": "ES256", "kid": kid }), &claims)
+}
+
+fn jwt(lines: &str) -> String {
+    format!("mode = \"jwt\"\nissuer = \"https://id.example\"\naudience = [\"voice\"]\n{lines}")
+}
+
+#[tokio::test]
+async fn tokens_count_also_when_their_issuer_is_gone_and_this_edge_was_restarted() {
+    let provider = Provider::new();
+    let (issuer, asked) = published(&provider).await;
+    let folder = tempfile::tempdir().unwrap();
+    let lines = jwt(&format!("jwks_url = \"http://{issuer}/jwks.json\""));
+    let first = section(folder.path(), &document("", ""), &lines);
+    let snapshot = planned(&[("eu-west", Stack::Echoes)]).await;
+    let world = World::of(&first, &snapshot);
+    let good = bearer(&token(&provider, "p", |_| {}));
+    // Before the keys are here the edge says so, and does not blame the device.
+    let opened = async {
+        loop {
+            match open(world.address, &[("authorization", &good)]).await {
+                Ok(session) => return session,
+                Err(answer) => assert_eq!(
+                    answer.status(),
+                    503,
+                    "{}",
+                    String::from_utf8_lossy(answer.body().as_deref().unwrap())
+                ),
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    hang_means_failure(opened).await.check_echo("hello").await;
+
+    for (wrong, status) in [
+        (provider.sign(&json!({ "alg": "none" }), &json!({ "sub": "ada" })), 401),
+        (token(&provider, "p", |claims| claims["aud"] = json!("mail")), 401),
+        (token(&provider, "p", |claims| claims["exp"] = json!(1)), 401),
+        (token(&provider, "p", |claims| claims["tenant"] = json!("nobody")), 401),
+        (token(&Provider::new(), "p", |_| {}), 401),
+    ] {
+        assert_eq!(refused(&world, &[("authorization", &bearer(&wrong))]).await.0, status);
+    }
+    // Anybody can make up key ids; the issuer is not asked for each.
+    for n in 0..300 {
+        let unknown = bearer(&token(&provider, &format!("k{n}"), |_| {}));
+        assert_eq!(refused(&world, &[("authorization", &unknown)]).await.0, 401);
+    }
+    assert_eq!(asked.load(Ordering::SeqCst), 1);
+
+    // The issuer is gone: nobody listens where its keys were. An edge that starts has the last ones.
+    let nowhere = jwt("jwks_url = \"http://127.0.0.1:9/jwks.json\"");
+    let second = section(folder.path(), &document("", ""), &nowhere);
+    let restarted = World::of(&second, &snapshot);
+    restarted
+        .open(&[("authorization", &good)])
+        .await
+        .check_echo("hello")
+        .await;
+    // A user is revoked, and its token with it, although it was verified before.
+    std::fs::write(
+        folder.path().join("devices.toml"),
+        document("", "[[revoked]]\nuser = \"ada\"\n"),
+    )
+    .unwrap();
+    let denied = async {
+        while open(restarted.address, &[("authorization", &good)]).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    hang_means_failure(denied).await;
+}
+
+#[tokio::test]
+async fn who_tries_too_many_wrong_keys_is_refused_before_they_are_looked_at() {
+    let folder = tempfile::tempdir().unwrap();
+    let provider = Provider::new();
+    std::fs::write(folder.path().join("jwks.json"), provider.set().to_string()).unwrap();
+    let lines = jwt(&format!("jwks_file = {:?}", folder.path().join("jwks.json")));
+    let limits = "[limits]\nclient_requests_per_s = 1\nclient_burst = 5\n";
+    let section = section(folder.path(), &document("", ""), &lines) + "\n" + limits;
+    let world = World::with(&section, &[("eu-west", Stack::Serves(Fate::Lives))]).await;
+    let mut statuses = std::collections::BTreeMap::new();
+    for n in 0..40 {
+        let forged = token(&Provider::new(), "p", |claims| claims["jti"] = json!(n));
+        let lines = format!("Authorization: {}\r\n", bearer(&forged));
+        let answer = get(&world, "/v1/models", &lines).await;
+        *statuses.entry(answer[9..12].to_owned()).or_insert(0) += 1;
+    }
+    // How many pass depends on how long forty requests take; without the limit all would.
+    assert!(statuses["429"] > 0 && statuses["401"] >= 5, "{statuses:?}");
+    assert_eq!(statuses.len(), 2, "{statuses:?}");
+}
