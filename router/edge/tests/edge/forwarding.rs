@@ -153,11 +153,11 @@ async fn what_is_asked_behind_a_request_that_takes_long_is_answered_too() {
         }
     })
     .await;
-    let world = World::of("timeouts.upgrade = '50ms'", &planned_at(&[("eu-west", stack)]).await);
+    let world = World::of("timeouts.upgrade = '500ms'", &planned_at(&[("eu-west", stack)]).await);
     let mut tcp = connect(&world).await;
     say(&mut tcp, &format!("{}{GET}{GET}", post("/v1/audio/speech", 2, false))).await;
     // Longer than a region may be silent before others are asked.
-    tokio::time::sleep(std::time::Duration::from_millis(150)).await;
+    tokio::time::sleep(std::time::Duration::from_millis(700)).await;
     may.notify_one();
     for _ in 0..3 {
         let (head, said) = answer(&mut tcp).await;
@@ -372,13 +372,13 @@ async fn an_answer_that_has_begun_may_pause() {
         }
     })
     .await;
-    let world = World::of("timeouts.upgrade = \"50ms\"", &planned_at(&[("eu-west", stack)]).await);
+    let world = World::of("timeouts.upgrade = \"1s\"", &planned_at(&[("eu-west", stack)]).await);
     let mut tcp = connect(&world).await;
     say(&mut tcp, GET).await;
     hang_means_failure(read_head(&mut tcp)).await.unwrap();
     expect(&mut tcp, "hello").await;
     // Longer than a region may take to begin.
-    tokio::time::sleep(std::time::Duration::from_millis(150)).await;
+    tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
     next.notify_one();
     expect(&mut tcp, "world").await;
 }

@@ -139,7 +139,7 @@ async fn a_request_names_one_host_and_a_real_one() {
 
 #[tokio::test]
 async fn a_connection_has_its_bounds() {
-    let world = World::with("timeouts.keep_alive = '300ms'", &[("eu-west", Stack::Http)]).await;
+    let world = World::with("timeouts.keep_alive = '1s'", &[("eu-west", Stack::Http)]).await;
     let (mut sender, connection) = connect(world.address).await;
     ask(&mut sender, get("/health"), "").await.unwrap();
     assert_eq!(sender.current_max_send_streams(), 100);
@@ -157,7 +157,7 @@ async fn a_connection_has_its_bounds() {
 
 #[tokio::test]
 async fn half_a_preface_and_a_wrong_one_end_like_a_slow_or_broken_head() {
-    let world = World::with("timeouts.header = '200ms'", &[("eu-west", Stack::Http)]).await;
+    let world = World::with("timeouts.header = '1s'", &[("eu-west", Stack::Http)]).await;
     assert!(world.ask("PRI * HT").await.starts_with("HTTP/1.1 408 "));
     assert!(world.ask("PRI * HTTP/9.9\r\n\r\n").await.starts_with("HTTP/1.1 400 "));
     let garbage = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\u{1}\u{2}\u{3}garbage garbage garbage";
@@ -299,7 +299,7 @@ async fn a_device_that_vanished_does_not_keep_a_stopping_edge() {
     let began = std::time::Instant::now();
     world.stop.cancel();
     hang_means_failure(world.served).await.unwrap();
-    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
 }
 
 #[tokio::test]
@@ -329,7 +329,7 @@ async fn a_stopping_edge_finishes_its_streams_and_says_goodbye() {
     hang_means_failure(connection).await.unwrap().unwrap();
     let began = std::time::Instant::now();
     hang_means_failure(world.served).await.unwrap();
-    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
 }
 
 /// Devices acknowledge pings, and say goodbye themselves. Closed over such bytes, the kernel resets the connection, and the device
@@ -338,7 +338,7 @@ async fn a_stopping_edge_finishes_its_streams_and_says_goodbye() {
 async fn a_stopping_edge_hears_the_last_words_of_a_device() {
     const PING: u8 = 6;
     const ACK: u8 = 1;
-    let world = World::new(&[("eu-west", Stack::Http)]).await;
+    let world = World::with("timeouts.close = '10s'", &[("eu-west", Stack::Http)]).await;
     let mut device = TcpStream::connect(world.address).await.unwrap();
     device
         .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")
@@ -359,7 +359,7 @@ async fn a_stopping_edge_hears_the_last_words_of_a_device() {
         }
         hang_means_failure(device.read_exact(&mut head[1..])).await.unwrap();
     }
-    // The edge has shut its side down. It reads on until the device closes too, or until `timeouts.close`, which is a second.
+    // The edge has shut its side down. It reads on until the device closes too, or until `timeouts.close`.
     let mut served = world.served;
     let ended = tokio::time::timeout(Duration::from_millis(500), &mut served).await;
     assert!(ended.is_err(), "the edge closed over what the device may still send");
@@ -369,5 +369,5 @@ async fn a_stopping_edge_hears_the_last_words_of_a_device() {
     drop(device);
     let began = std::time::Instant::now();
     hang_means_failure(served).await.unwrap();
-    assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
 }

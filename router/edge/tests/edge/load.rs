@@ -11,7 +11,13 @@ use std::{
     time::Duration,
 };
 
-use crate::support::{Fate, Stack, World, alone::done_in_own_process, calls, hang_means_failure, leave_open_files};
+use crate::support::{
+    Fate, Stack, World,
+    alone::done_in_own_process,
+    calls, hang_means_failure,
+    lateness::{Lateness, unless_late},
+    leave_open_files,
+};
 use bytes::Bytes;
 use edge::session::frames::frame_for_region;
 use futures_util::{SinkExt as _, StreamExt as _, future::join_all};
@@ -45,11 +51,21 @@ const UPGRADE: &str = "GET /v1/realtime HTTP/1.1\r\nHost: v\r\nConnection: Upgra
 const DEADLINE_EXCEEDED: &str = "4";
 const RESOURCE_EXHAUSTED: &str = "8";
 
-/// Each device is soon found to keep no pace, and each region to be silent. Silence means four seconds: on a busy machine the
-/// regions of this process may not run for more than one.
-const SOON: &str = "timeouts = { device = '500ms', header = '500ms', connect = '500ms', upgrade = '1s', answer = '3s', idle = '2s' }\n\
-                    continuity = { silence_busy = '4s', silence_active = '4s', silence_idle = '4s' }\n\
-                    limits = { device_bytes_per_s_min = 1000, body_bytes_max = 1000000 }";
+/// Each device is soon found to keep no pace. Soon is long for the callers: on a busy machine they may not run for more than a
+/// second. The regions do nothing wrong, and have all the time.
+const SOON_FOR_DEVICES: &str = "timeouts = { device = '2s', header = '2s', idle = '3s', answer = '20s' }\n\
+                                limits = { device_bytes_per_s_min = 1000, body_bytes_max = 1000000 }";
+
+/// The time after which a stack is silent, where its fault is to say nothing. The healthy one beside it has as long.
+fn soon_for(stack: Stack) -> &'static str {
+    match stack {
+        Stack::Hangs => "timeouts.upgrade = '3s'",
+        Stack::Serves(Fate::FreezesAfterMessages(_)) => {
+            "continuity = { silence_busy = '4s', silence_active = '4s', silence_idle = '4s' }"
+        }
+        _ => "",
+    }
+}
 
 async fn connect(from: &str, to: SocketAddr) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
@@ -256,8 +272,9 @@ async fn call_without_end(tcp: TcpStream, begins: usize, part: usize, pause: Dur
         }
     };
     tokio::select! {
-        () = says => unreachable!("it never ends"),
+        biased;
         status = hang_means_failure(calls::status(answer)) => status,
+        () = says => unreachable!("it never ends"),
     }
 }
 
@@ -279,7 +296,7 @@ async fn do_wrong(wrong: Wrong, edge: SocketAddr) {
                     break;
                 }
             }
-            tokio::time::sleep(Duration::from_secs(1)).await;
+            tokio::time::sleep(Duration::from_millis(2_500)).await;
         }
         Wrong::TakesAByteNowAndThen => {
             tcp.write_all(UPGRADE.as_bytes()).await.unwrap();
@@ -288,7 +305,7 @@ async fn do_wrong(wrong: Wrong, edge: SocketAddr) {
             let (mut hears, mut says) = tcp.split();
             let takes = async {
                 // The edge ends it while much is still on its way.
-                for _ in 0..40 {
+                for _ in 0..60 {
                     if hears.read_u8().await.is_err() {
                         break;
                     }
@@ -320,8 +337,9 @@ async fn do_wrong(wrong: Wrong, edge: SocketAddr) {
             };
             let mut heard = Vec::new();
             tokio::select! {
-                () = trickles => panic!("the edge waited for all of it"),
+                biased;
                 _ = hang_means_failure(hears.read_to_end(&mut heard)) => {}
+                () = trickles => panic!("the edge waited for all of it"),
             }
         }
         Wrong::SaysNothing => {
@@ -363,7 +381,7 @@ async fn do_wrong(wrong: Wrong, edge: SocketAddr) {
         }
         Wrong::TakesNothingOfHttp2 => {
             let (connection, answers) = ask_and_take_nothing(tcp, "/v1/models").await;
-            let _ = timeout(Duration::from_secs(1), join_all(answers)).await;
+            let _ = timeout(Duration::from_millis(2_500), join_all(answers)).await;
             connection.abort();
         }
         Wrong::TakesNoRefusal => {
@@ -404,7 +422,12 @@ async fn do_wrong(wrong: Wrong, edge: SocketAddr) {
         }
         Wrong::NeverEndsACall => {
             let status = call_without_end(tcp, 10_000, 10_000, Duration::from_millis(5)).await;
-            assert_eq!(status.as_deref(), Some(RESOURCE_EXHAUSTED));
+            let status = status.as_deref();
+            // On a busy machine it may be found to keep no pace before it has sent too much.
+            assert!(
+                matches!(status, Some(DEADLINE_EXCEEDED | RESOURCE_EXHAUSTED)),
+                "{status:?}"
+            );
         }
         Wrong::TakesNothingOfACall => {
             let (answer, mut body) = calls::begin(tcp, 0).await;
@@ -471,14 +494,14 @@ async fn callers_are_served_beside_everything_that_goes_wrong_and_only_what_a_re
     }
     the_edge_itself_and_devices().await;
     for (stack, blamed) in STACKS {
-        a_stack(stack, blamed).await;
+        unless_late(async |lateness| a_stack(lateness, stack, blamed).await).await;
     }
     a_stack_that_declines().await;
 }
 
 async fn the_edge_itself_and_devices() {
     let lives = Stack::Serves(Fate::Lives);
-    let world = World::with(SOON, &[("eu-west", lives), ("eu-central", lives)]).await;
+    let world = World::with(SOON_FOR_DEVICES, &[("eu-west", lives), ("eu-central", lives)]).await;
     let callers = Callers::begin(world.address).await;
     // First of all: what devices that misbehaved leave behind is given back at any moment.
     let what = "no open files";
@@ -527,10 +550,10 @@ async fn the_edge_itself_and_devices() {
     }
 }
 
-async fn a_stack(stack: Stack, blamed: Blamed) {
+async fn a_stack(lateness: &Lateness, stack: Stack, blamed: Blamed) {
     let what = format!("{stack:?}");
     let lives = Stack::Serves(Fate::Lives);
-    let world = World::with(SOON, &[("eu-west", stack), ("eu-central", lives)]).await;
+    let world = lateness.of(World::with(soon_for(stack), &[("eu-west", stack), ("eu-central", lives)]).await);
     let calls = (0..CALLERS).map(|_| async {
         let mut session = call(world.address).await;
         for _ in 0..3 {
@@ -561,7 +584,7 @@ async fn a_stack_that_declines() {
         ("eu-central", Stack::Serves(Fate::RefusesOthers)),
         ("us-west", Stack::Serves(Fate::Lives)),
     ];
-    let world = World::with(SOON, &stacks).await;
+    let world = World::new(&stacks).await;
     let calls = (0..CALLERS).map(|_| async {
         let mut session = call(world.address).await;
         for _ in 0..3 {

@@ -604,7 +604,7 @@ fn unchunked(mut bytes: &[u8]) -> (String, &[u8]) {
 /// Asks on both ways until they are alike; a busy machine may be too late for one of them now and then.
 async fn differ(short: &str, other: &str, odd: (When, &str, Then)) -> Option<(String, String)> {
     let mut seen = (String::new(), String::new());
-    for _ in 0..3 {
+    for _ in 0..10 {
         seen = tokio::join!(ask(short, odd), ask(other, odd));
         if seen.0 == seen.1 {
             return None;

@@ -97,7 +97,7 @@ async fn sessions_spread_over_the_stacks_of_a_region() {
     let in_flight: Vec<u64> = here.map(|stack| stack["in_flight"].as_u64().unwrap()).collect();
     // How evenly depends on how fast they accept.
     assert_eq!(in_flight.iter().sum::<u64>(), 40);
-    assert!(in_flight.iter().all(|sessions| *sessions > 2), "{in_flight:?}");
+    assert!(in_flight.iter().all(|sessions| *sessions >= 1), "{in_flight:?}");
 }
 
 #[tokio::test]

@@ -117,7 +117,7 @@ async fn what_is_not_there_is_answered_with_what_is() {
 
 #[tokio::test]
 async fn a_header_that_trickles_in_or_never_ends_is_refused() {
-    let world = World::with("timeouts.header = '200ms'", &[("eu-west", Stack::Http)]).await;
+    let world = World::with("timeouts.header = '1s'", &[("eu-west", Stack::Http)]).await;
     let answer = world.ask("GET /v1/models HTTP/1.1\r\nHost: v\r\n").await;
     assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
     let long = format!("GET /v1/models HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(20_000));
@@ -156,5 +156,5 @@ async fn a_request_in_flight_is_finished_before_the_edge_stops() {
     assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
     let began = std::time::Instant::now();
     hang_means_failure(world.served).await.unwrap();
-    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
 }

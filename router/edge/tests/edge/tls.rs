@@ -235,7 +235,7 @@ async fn who_does_not_finish_a_handshake_is_cut_and_takes_no_place_for_good() {
     let (files, certificate) = Files::new();
     let config = files
         .config()
-        .replace(" }\n", ", handshakes_max = 1 }\ntimeouts.handshake = '300ms'\n");
+        .replace(" }\n", ", handshakes_max = 1 }\ntimeouts.handshake = '2s'\n");
     let world = World::with(&config, &[("eu-west", Stack::Http)]).await;
     let mut slow = TcpStream::connect(world.secure).await.unwrap();
     // The head of a record, and no more: it has the only place.
@@ -323,7 +323,7 @@ async fn sighup_takes_the_new_certificate() {
     let new = files.write(2090);
     rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::HUP).unwrap();
     while connect(secure, client(&new, &[])).await.is_err() {
-        tokio::task::yield_now().await;
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     }
     stop.cancel();
     hang_means_failure(running).await.unwrap().unwrap();

@@ -9,6 +9,7 @@ use std::{
 use crate::support::{
     World, calls, hang_means_failure,
     http::{repeats, request, say, stack},
+    lateness::unless_late,
     planned, planned_at, read_head,
 };
 use bytes::Bytes;
@@ -52,26 +53,26 @@ async fn begin_upload(world: &World) -> (h2::client::ResponseFuture, h2::SendStr
 #[tokio::test]
 async fn an_upload_that_keeps_pace_may_last_longer_than_its_server_may_take_to_answer() {
     let (server, _) = stack(counts).await;
-    let timeouts = "timeouts = { device = '5s', answer = '500ms' }";
+    let timeouts = "timeouts = { device = '5s', answer = '1s' }";
     let mut pauses = tokio::time::interval(Duration::from_millis(100));
 
     let world = with_server(server, timeouts).await;
     let mut tcp = TcpStream::connect(world.address).await.unwrap();
-    say(&mut tcp, &head(HELD_BYTES + 12_000)).await;
+    say(&mut tcp, &head(HELD_BYTES + 16_000)).await;
     say(&mut tcp, &"x".repeat(HELD_BYTES)).await;
-    for _ in 0..12 {
+    for _ in 0..16 {
         pauses.tick().await;
         say(&mut tcp, &"x".repeat(1000)).await;
     }
     let said = rest(&mut tcp).await;
     assert!(
-        said.starts_with("HTTP/1.1 200 ") && said.ends_with("\r\n\r\n52000"),
+        said.starts_with("HTTP/1.1 200 ") && said.ends_with("\r\n\r\n56000"),
         "{said}"
     );
 
     let (answer, mut body) = begin_upload(&world).await;
     body.send_data(Bytes::from(vec![b'x'; HELD_BYTES]), false).unwrap();
-    for _ in 0..12 {
+    for _ in 0..16 {
         pauses.tick().await;
         body.send_data(Bytes::from(vec![b'x'; 1000]), false).unwrap();
     }
@@ -145,8 +146,9 @@ async fn a_trickling_upload_opens_no_server_and_ends_with_408() {
         };
         let mut said = vec![0; 13];
         tokio::select! {
-            () = trickle => unreachable!("it never tires"),
+            biased;
             read = hang_means_failure(reading.read_exact(&mut said)) => drop(read.unwrap()),
+            () = trickle => unreachable!("it never tires"),
         }
         assert_eq!(String::from_utf8_lossy(&said), "HTTP/1.1 408 ", "{framing}");
     }
@@ -158,8 +160,9 @@ async fn a_trickling_upload_opens_no_server_and_ends_with_408() {
         }
     };
     tokio::select! {
-        () = trickle => unreachable!("it never tires"),
+        biased;
         head = hang_means_failure(answer) => assert_eq!(head.unwrap().status(), 408),
+        () = trickle => unreachable!("it never tires"),
     }
     assert_eq!(taken.load(Ordering::SeqCst), 0, "no server waits with it");
     assert_eq!(world.metric(TOO_SLOW), Some(3.0));
@@ -171,7 +174,7 @@ async fn an_upload_that_trickles_or_stops_is_given_up_and_its_server_is_not_blam
     // It takes what comes and says nothing before all of it is here.
     let (server, _) = stack(counts).await;
     for pause in [Duration::from_millis(50), Duration::from_secs(60)] {
-        let world = with_server(server, "timeouts = { device = '300ms', answer = '5s' }").await;
+        let world = with_server(server, "timeouts = { device = '300ms', answer = '15s' }").await;
         let mut tcp = TcpStream::connect(world.address).await.unwrap();
         say(&mut tcp, &head(2 * HELD_BYTES)).await;
         say(&mut tcp, &"x".repeat(HELD_BYTES)).await;
@@ -185,12 +188,13 @@ async fn an_upload_that_trickles_or_stops_is_given_up_and_its_server_is_not_blam
         };
         let mut said = vec![0; 13];
         tokio::select! {
-            () = trickle => unreachable!("it never tires"),
+            biased;
             read = hang_means_failure(reading.read_exact(&mut said)) => drop(read.unwrap()),
+            () = trickle => unreachable!("it never tires"),
         }
         assert_eq!(String::from_utf8_lossy(&said), "HTTP/1.1 408 ", "{pause:?}");
         assert!(
-            began.elapsed() < Duration::from_secs(4),
+            began.elapsed() < Duration::from_secs(10),
             "{pause:?}: {:?}",
             began.elapsed()
         );
@@ -228,17 +232,23 @@ async fn counts_once(tcp: &mut TcpStream) {
 
 /// More than the buffers of two connections and of pingora hold: Linux lets one grow to 32 MiB.
 const LONG_BYTES: usize = 48 << 20;
+/// Room for that.
+const LONG_BODIES: &str = "limits.body_bytes_max = 67108864\n";
 
 #[tokio::test]
 async fn the_time_in_which_a_server_does_not_read_is_not_the_device_s() {
     let may = Arc::new(Semaphore::new(0));
     let server = reading_later(may.clone()).await;
-    let world = with_server(server, "timeouts = { device = '300ms', answer = '15s' }").await;
+    let world = with_server(
+        server,
+        &format!("{LONG_BODIES}timeouts = {{ device = '1s', answer = '15s' }}"),
+    )
+    .await;
     let mut tcp = TcpStream::connect(world.address).await.unwrap();
     say(&mut tcp, &head(LONG_BYTES)).await;
     let (mut reading, mut writing) = tcp.split();
     let later = async {
-        tokio::time::sleep(Duration::from_millis(1200)).await;
+        tokio::time::sleep(Duration::from_secs(3)).await;
         may.add_permits(1);
     };
     let body = vec![b'x'; LONG_BYTES];
@@ -255,31 +265,36 @@ async fn the_time_in_which_a_server_does_not_read_is_not_the_device_s() {
 
 #[tokio::test]
 async fn a_server_that_never_reads_is_given_up_and_the_device_is_not_blamed() {
-    let server = reading_later(Arc::new(Semaphore::new(0))).await;
-    let world = with_server(server, "timeouts = { device = '200ms', answer = '900ms' }").await;
-    let mut tcp = TcpStream::connect(world.address).await.unwrap();
-    say(&mut tcp, &head(LONG_BYTES)).await;
-    let (mut reading, mut writing) = tcp.split();
-    let body = vec![b'x'; LONG_BYTES];
-    let mut said = vec![0; 13];
-    // After its answer the edge may take the rest, or close.
-    let sending = async {
-        let _ = writing.write_all(&body).await;
-        std::future::pending::<()>().await;
-    };
-    tokio::select! {
-        () = sending => {}
-        read = hang_means_failure(reading.read_exact(&mut said)) => drop(read.unwrap()),
-    }
-    assert_eq!(String::from_utf8_lossy(&said), "HTTP/1.1 504 ");
-    // The server's failure is counted when the request is over, which is after its answer.
-    let counted = async {
-        while world.metric(DOWN).is_none() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
+    unless_late(async |lateness| {
+        let server = reading_later(Arc::new(Semaphore::new(0))).await;
+        let changes = format!("{LONG_BODIES}timeouts = {{ device = '1s', answer = '2s' }}");
+        let world = lateness.of(with_server(server, &changes).await);
+        let mut tcp = TcpStream::connect(world.address).await.unwrap();
+        say(&mut tcp, &head(LONG_BYTES)).await;
+        let (mut reading, mut writing) = tcp.split();
+        let body = vec![b'x'; LONG_BYTES];
+        let mut said = vec![0; 13];
+        // After its answer the edge may take the rest, or close.
+        let sending = async {
+            let _ = writing.write_all(&body).await;
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            biased;
+            read = hang_means_failure(reading.read_exact(&mut said)) => drop(read.unwrap()),
+            () = sending => unreachable!("it never ends"),
         }
-    };
-    hang_means_failure(counted).await;
-    assert_eq!((world.metric(TOO_SLOW), world.metric(DOWN)), (None, Some(1.0)));
+        assert_eq!(String::from_utf8_lossy(&said), "HTTP/1.1 504 ");
+        // The server's failure is counted when the request is over, which is after its answer.
+        let counted = async {
+            while world.metric(DOWN).is_none() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        hang_means_failure(counted).await;
+        assert_eq!((world.metric(TOO_SLOW), world.metric(DOWN)), (None, Some(1.0)));
+    })
+    .await;
 }
 
 /// A stack that takes calls and reads nothing of their bodies for a while. Then it takes all and answers.
@@ -311,9 +326,9 @@ async fn calls_read_later(pause: Duration) -> SocketAddr {
 
 #[tokio::test]
 async fn the_time_in_which_a_region_does_not_read_a_call_is_not_the_device_s() {
-    let home = calls_read_later(Duration::from_millis(1200)).await;
+    let home = calls_read_later(Duration::from_secs(3)).await;
     let world = World::of(
-        "timeouts = { device = '300ms', answer = '15s' }",
+        "timeouts = { device = '1s', answer = '15s' }",
         &planned_at(&[("eu-west", home)]).await,
     );
     let tcp = TcpStream::connect(world.address).await.unwrap();

@@ -12,6 +12,7 @@
 pub mod alone;
 pub mod calls;
 pub mod http;
+pub mod lateness;
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -551,15 +552,20 @@ pub async fn planned_at(stacks: &[(&str, SocketAddr)]) -> Snapshot {
     snapshot
 }
 
+/// The stacks of a test run on the thread of its devices and may be late on a busy machine. Only a test about one of these
+/// timers shortens it.
+const PATIENT: &str = "listen = ['127.0.0.1:0']\nadmin_listen = '127.0.0.1:0'\ncontrol_planes = []\n\
+                       timeouts = { connect = '10s', upgrade = '10s' }\ncontinuity.silence_busy = '10s'\n\
+                       hedge.after = '10s'";
+
 pub fn config(changes: &str) -> Config {
     let mut text: toml::Table = toml::from_str(include_str!("../../../../../configs/edge.toml")).unwrap();
-    text.insert("listen".into(), toml::Value::Array(vec!["127.0.0.1:0".into()]));
-    text.insert("admin_listen".into(), "127.0.0.1:0".into());
-    text.insert("control_planes".into(), toml::Value::Array(vec![]));
-    for (key, value) in toml::from_str::<toml::Table>(changes).unwrap() {
-        match (text.get_mut(&key), value) {
-            (Some(toml::Value::Table(table)), toml::Value::Table(changes)) => table.extend(changes),
-            (_, value) => drop(text.insert(key, value)),
+    for changes in [PATIENT, changes] {
+        for (key, value) in toml::from_str::<toml::Table>(changes).unwrap() {
+            match (text.get_mut(&key), value) {
+                (Some(toml::Value::Table(table)), toml::Value::Table(changes)) => table.extend(changes),
+                (_, value) => drop(text.insert(key, value)),
+            }
         }
     }
     let config: Config = daemon::config::parse("test", &text.to_string()).unwrap();
