@@ -3,9 +3,9 @@
 //! One file, although it is long: each story needs the same process, and most are short.
 
 use crate::common::{
-    ControlPlane, PATIENCE, codes,
+    ControlPlane, PATIENCE, act, codes,
     fleet::{self, PlayedNode},
-    freeze, request,
+    freeze, request, status_of,
 };
 use api::{
     OperatorError, operator,
@@ -26,7 +26,7 @@ async fn the_first_plan_is_published_and_unsafe_requests_are_refused_with_reason
 
     let people = control_plane.operator();
     let failover = |region: &str, token: &str| request(operator::failover(region), token, None);
-    let status = people.status().await.unwrap();
+    let status = status_of(&people).await;
     assert!(status.actions.is_empty(), "what was refused is not kept");
     assert_eq!(status.regions.len(), 6);
 
@@ -34,7 +34,7 @@ async fn the_first_plan_is_published_and_unsafe_requests_are_refused_with_reason
         ("atlantis", "there is no region atlantis"),
         ("us-west", "us-west is a backup"),
     ] {
-        let reply = people.act(failover(region, "t2")).await.unwrap();
+        let reply = act(&people, failover(region, "t2")).await;
         assert_eq!(
             (reply.outcome(), reply.reasons[0].code.as_str()),
             (v1::Outcome::Refused, "bad-request")
@@ -87,10 +87,10 @@ async fn the_first_plan_is_published_and_unsafe_requests_are_refused_with_reason
         "{error}"
     );
 
-    let reply = people.act(freeze("f")).await.unwrap();
+    let reply = act(&people, freeze("f")).await;
     assert_eq!(reply.outcome(), v1::Outcome::Running);
     // The same token means the same freeze; another kind of request with that token is refused.
-    let again = people.act(freeze("f")).await.unwrap();
+    let again = act(&people, freeze("f")).await;
     assert_eq!(again.reasons[0].code, "already-so");
     let error = people.act(failover("us-east", "f")).await.unwrap_err().to_string();
     assert!(error.contains("was used for another request"), "{error}");
@@ -130,7 +130,7 @@ async fn a_loop_of_refused_requests_is_slowed_down_and_fills_no_log() {
         "f",
         Some(std::time::Duration::from_secs(60)),
     );
-    assert_eq!(people.act(other).await.unwrap().outcome(), v1::Outcome::Running);
+    assert_eq!(act(&people, other).await.outcome(), v1::Outcome::Running);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -154,7 +154,7 @@ async fn a_document_that_is_too_large_is_refused_before_the_store_is_asked() {
         refused.contains("text: the topology document is 1") && refused.contains("the limit is"),
         "{refused}"
     );
-    assert!(people.status().await.unwrap().unwritten.is_none());
+    assert!(status_of(&people).await.unwritten.is_none());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -419,7 +419,7 @@ async fn one_nodes_word_replaces_no_plan_and_a_majority_of_them_does() {
     unproven("ns1 plan 1001").await;
     unproven("1 of the 3 nodes of the topology hold the same one").await;
     // The leader goes on deciding meanwhile.
-    let reply = people.act(freeze("goes on")).await.unwrap();
+    let reply = act(&people, freeze("goes on")).await;
     assert_eq!(
         (reply.outcome(), reply.number.unwrap().generation),
         (v1::Outcome::Running, 1)
@@ -432,7 +432,7 @@ async fn one_nodes_word_replaces_no_plan_and_a_majority_of_them_does() {
     let recovered = nodes[1].plan().await;
     assert_eq!(recovered.plan.generation, 1_002);
     assert_eq!(recovered.plan.reasons[0].code, topology::ReasonCode::PlanRecovered);
-    let status = people.status().await.unwrap();
+    let status = status_of(&people).await;
     assert!(
         status.waiting.iter().all(|reason| reason.code != "plan-unproven"),
         "{status:?}"
@@ -456,7 +456,7 @@ async fn an_order_is_done_when_most_edges_apply_its_plan_and_not_before() {
         nodes.push(node);
     }
     // One edge of two has the plan, and so has the name server, which routes nothing.
-    let order = people.act(request(operator::failover("us-east"), "move", None));
+    let order = act(&people, request(operator::failover("us-east"), "move", None));
     let has_it = async {
         for at in [0, 2] {
             let plan = nodes[at].plan().await;
@@ -464,7 +464,6 @@ async fn an_order_is_done_when_most_edges_apply_its_plan_and_not_before() {
         }
     };
     let (reply, ()) = tokio::join!(order, has_it);
-    let reply = reply.unwrap();
     let action = reply.action.clone().unwrap();
     assert_eq!(
         (reply.outcome(), action.phase.as_str(), action.spreads),
@@ -478,10 +477,7 @@ async fn an_order_is_done_when_most_edges_apply_its_plan_and_not_before() {
         "{action:?}"
     );
     // The same order under another token runs too: it is decided, and no more edges have its plan.
-    let again = people
-        .act(request(operator::failover("us-east"), "again", None))
-        .await
-        .unwrap();
+    let again = act(&people, request(operator::failover("us-east"), "again", None)).await;
     assert_eq!(again.reasons[0].code, "already-so");
     let action = again.action.clone().unwrap();
     assert_eq!(
@@ -489,7 +485,7 @@ async fn an_order_is_done_when_most_edges_apply_its_plan_and_not_before() {
         (v1::Outcome::Running, 2),
         "{again:?}"
     );
-    let status = people.status().await.unwrap();
+    let status = status_of(&people).await;
     assert_eq!(status.actions[0].phase, "running", "{status:?}");
     assert_eq!(
         people
@@ -502,14 +498,22 @@ async fn an_order_is_done_when_most_edges_apply_its_plan_and_not_before() {
     let history = people.history(0).await.unwrap();
     assert_eq!(codes(&history), ["already-so", "forced-failover", "genesis"]);
 
-    let waiting = people.wait("move", std::time::Duration::from_secs(3));
+    // One question waits for three seconds at most.
+    let waiting = tokio::time::timeout(PATIENCE, async {
+        loop {
+            match people.wait("move", std::time::Duration::from_secs(3)).await {
+                Ok(action) if action.phase == "done" => return action,
+                _ => tokio::time::sleep(std::time::Duration::from_millis(50)).await,
+            }
+        }
+    });
     let has_it = async {
         let plan = nodes[1].plan().await;
         nodes[1].acknowledge(plan.plan.number()).await;
     };
     let (action, ()) = tokio::join!(waiting, has_it);
-    assert_eq!(action.unwrap().phase, "done");
-    assert_eq!(people.status().await.unwrap().actions, []);
+    action.expect("the order is done");
+    assert_eq!(status_of(&people).await.actions, []);
     let history = people.history(0).await.unwrap();
     assert_eq!(
         codes(&history),
@@ -521,10 +525,7 @@ async fn an_order_is_done_when_most_edges_apply_its_plan_and_not_before() {
         "{told}"
     );
     // The same token means the same order, which is done by now.
-    let again = people
-        .act(request(operator::failover("us-east"), "move", None))
-        .await
-        .unwrap();
+    let again = act(&people, request(operator::failover("us-east"), "move", None)).await;
     assert_eq!(again.outcome(), v1::Outcome::Done, "{again:?}");
 }
 
@@ -534,7 +535,7 @@ async fn a_refused_order_is_told_its_own_reason_only() {
     let folder = tempfile::tempdir().unwrap();
     let control_plane = ControlPlane::start(folder.path()).await;
     let people = control_plane.operator();
-    let reply = people.act(request(rollout("9.9.9"), "typo", None)).await.unwrap();
+    let reply = act(&people, request(rollout("9.9.9"), "typo", None)).await;
     assert_eq!(reply.outcome(), v1::Outcome::Refused);
     let codes: Vec<&str> = reply.reasons.iter().map(|it| it.code.as_str()).collect();
     assert_eq!(codes, ["bad-request"], "{reply:?}");
@@ -546,11 +547,12 @@ async fn the_audit_log_is_decided_again_and_tampering_shows() {
     let control_plane = ControlPlane::start(folder.path()).await;
     let people = control_plane.operator();
     for token in ["one", "two"] {
-        people.act(freeze(token)).await.unwrap();
-        people
-            .act(request(operator::failover("us-east"), &format!("{token}-move"), None))
-            .await
-            .unwrap();
+        act(&people, freeze(token)).await;
+        act(
+            &people,
+            request(operator::failover("us-east"), &format!("{token}-move"), None),
+        )
+        .await;
     }
     let mut documents = audit::Documents::default();
     let (mut entries, mut head) = (Vec::new(), None);
@@ -628,7 +630,7 @@ async fn nobody_makes_a_policy_looser_alone() {
     };
     let minute = Some(std::time::Duration::from_secs(60));
     let asked = request(v1::act_request::Kind::Override(rule), "looser", minute);
-    let reply = people.act(asked).await.unwrap();
+    let reply = act(&people, asked).await;
     assert_eq!(reply.outcome(), v1::Outcome::AwaitingApproval, "{reply:?}");
     assert!(
         !people.apply(apply(&looser, false)).await.unwrap().accepted,
@@ -638,7 +640,7 @@ async fn nobody_makes_a_policy_looser_alone() {
         action: "looser".into(),
     });
     let agreed = operator::request(approve, "seen together", "somebody else", "agreed", None);
-    assert_eq!(people.act(agreed).await.unwrap().outcome(), v1::Outcome::Running);
+    assert_eq!(act(&people, agreed).await.outcome(), v1::Outcome::Running);
     assert!(people.apply(apply(&looser, false)).await.unwrap().accepted);
 
     // A stricter policy needs no second person.

@@ -35,7 +35,7 @@ use topology::{
 use verdict::{EdgeProbe, Observation, ReplicationLag, Source, TickReport};
 
 /// Limit on every wait, far longer than any step of these tests takes: only a hang reaches it.
-const PATIENCE: Duration = Duration::from_secs(40);
+const PATIENCE: Duration = Duration::from_secs(90);
 
 /// An embedded store that a test replaces, or whose commits it withholds.
 struct OddStore {
@@ -226,7 +226,7 @@ impl Leader {
                     Err(Unanswered::Store(StoreError::Unavailable {
                         outcome: Outcome::NothingWritten,
                         ..
-                    })) => tokio::task::yield_now().await,
+                    })) => tokio::time::sleep(Duration::from_millis(5)).await,
                     Err(other) => panic!("{other}"),
                 }
             }

@@ -388,9 +388,12 @@ async fn a_leader_frozen_past_its_lease_wakes_up_to_no_power() {
     };
     signal("-STOP");
     let began = Instant::now();
-    let successor = soon("somebody else leads", store.campaign(&candidate("awake", SHORT_LEASE)))
-        .await
-        .unwrap();
+    let successor = soon(
+        "somebody else leads",
+        store.campaign(&candidate("awake", Duration::from_secs(60))),
+    )
+    .await
+    .unwrap();
     assert!(successor.epoch() > epoch);
     store.commit(fenced(successor.fence(), "/fresh")).await.unwrap();
     // Twice a second etcd looks for leases that ran out.
@@ -494,7 +497,7 @@ async fn a_frozen_member_costs_no_lead() {
     let mut cluster = cluster(Size::Three).await;
     let follower = (cluster.leader().await + 1) % 3;
     let store = cluster.store_at(follower).await;
-    let lead = soon("it leads", store.campaign(&candidate("a", Duration::from_secs(5))))
+    let lead = soon("it leads", store.campaign(&candidate("a", Duration::from_secs(15))))
         .await
         .unwrap();
     cluster.etcd.stop(follower).await.unwrap();

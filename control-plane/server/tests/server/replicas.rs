@@ -12,7 +12,7 @@ use crate::common::{
     self,
     fleet::{
         Fleet, Node, Plane, PlayedNode, Regions, Settings, assert_leads_only_follow_each_other, etcdctl, evacuations,
-        eventually, is_left, says, see_every_tick, soon, two_more_ticks, until, verified,
+        eventually, is_left, says, see_every_tick, short_lease, soon, two_more_ticks, until, verified,
     },
     freeze, request,
 };
@@ -70,13 +70,15 @@ async fn one_of_three_leads_all_publish_and_anyone_finds_the_leader() {
     let url = &fleet.planes[leader].url;
 
     for (index, plane) in fleet.planes.iter().enumerate() {
-        let reply = soon("an operator finds the leader", api::Operator::at([&plane.url]).status()).await;
-        assert_eq!(reply.unwrap().leader, fleet.planes[leader].name);
+        let reply = common::status_of(&api::Operator::at([&plane.url])).await;
+        assert_eq!(reply.leader, fleet.planes[leader].name);
         if index == leader {
             continue;
         }
-        eventually("a follower knows the leader", || async { plane.follows().await }).await;
-        assert_eq!(plane.follows().await.as_ref(), Some(url));
+        eventually("a follower knows the leader", || async {
+            (plane.follows().await.as_ref() == Some(url)).then_some(())
+        })
+        .await;
         let mut client = plane.client().await.unwrap();
         for refused in [
             client.act(freeze("t")).await.map(drop),
@@ -123,7 +125,7 @@ enum Killed {
 /// The region dies just before it is probed, as in drills. If it died just after, the first bad tick would be the next
 /// one: 23.5 s until the second is judged, and the rest of the 30 s for an election.
 async fn a_region_dies_and_so_does_the_leader(killed: Killed) {
-    let mut fleet = Fleet::start().await;
+    let mut fleet = Fleet::start_with(short_lease()).await;
     fleet.judged().await;
     let leader = fleet.leader().await;
     let died = fleet.region_dies("us-east").await;
@@ -170,7 +172,7 @@ async fn the_leader_dies_just_before_it_would_have_decided() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_was_frozen_wakes_up_to_no_power() {
-    let mut fleet = Fleet::start().await;
+    let mut fleet = Fleet::start_with(short_lease()).await;
     fleet.judged().await;
     let frozen = fleet.leader().await;
     // An operator sends the frozen leader a request. It takes the request when it wakes up and still believes to lead.
@@ -183,18 +185,18 @@ async fn a_leader_that_was_frozen_wakes_up_to_no_power() {
         client.act(request).await
     });
 
-    let successor = fleet.leader_besides(frozen).await;
+    fleet.leader_besides(frozen).await;
     assert_eq!(fleet.act(freeze("freeze")).await.outcome(), v1::Outcome::Running);
-    let reply = fleet.act(failover("us-east", "move")).await;
-    assert_eq!(reply.outcome(), v1::Outcome::Done, "{reply:?}");
+    fleet.act_until_done(failover("us-east", "move")).await;
     fleet.all_apply_evacuation_of("us-east").await;
 
     fleet.planes[frozen].resume();
     // The request may fail in any way, but it is not carried out.
     assert!(soon("the late request ends", late).await.unwrap().is_err());
-    let url = Some(fleet.planes[successor].url.clone());
     eventually("it follows its successor", || async {
-        (fleet.planes[frozen].follows().await == url).then_some(())
+        let url = fleet.planes[frozen].follows().await?;
+        let followed = fleet.planes.iter().find(|plane| plane.url == url)?;
+        followed.status().await.ok().map(drop)
     })
     .await;
     assert!(
@@ -284,7 +286,8 @@ impl Replica {
             candidate: Candidate {
                 node: NodeId::new(name).unwrap(),
                 url: format!("http://{name}:7100"),
-                lease_ttl: Duration::from_secs(2),
+                // Longer than a busy machine keeps a leader from renewing it.
+                lease_ttl: Duration::from_secs(10),
             },
             topology: document(DocumentKind::Topology),
             policy: document(DocumentKind::Policy),
@@ -441,7 +444,7 @@ async fn two_minutes_of_deaths_and_one_evacuation() {
         std::env::var("MERIDIAN_TEST_SEED").map_or_else(|_| daemon::clock::now().0, |seed| seed.parse().unwrap());
     println!("MERIDIAN_TEST_SEED={seed}");
     let mut rng = StdRng::seed_from_u64(seed);
-    let mut fleet = Fleet::start().await;
+    let mut fleet = Fleet::start_with(short_lease()).await;
     fleet.judged().await;
     let began = daemon::clock::now();
     let pause = |rng: &mut StdRng, seconds: std::ops::Range<f64>| Duration::from_secs_f64(rng.random_range(seconds));
@@ -526,7 +529,7 @@ const CATCH_UP_MAX: Duration = Duration::from_secs(45);
 #[ignore = "ten minutes: make soak"]
 async fn ten_minutes_without_a_quorum_change_nothing() {
     let lasts = std::env::var("MERIDIAN_TEST_QUORUM_LOSS_S").map_or(QUORUM_LOSS_S, |text| text.parse().unwrap());
-    let mut fleet = Fleet::start().await;
+    let mut fleet = Fleet::start_with(short_lease()).await;
     fleet.judged().await;
     fleet.act(drain_edge("edge-dub", "before")).await;
     fleet.all_apply("the second plan", |plan| plan.generation == 2).await;
@@ -687,15 +690,14 @@ async fn a_full_store_refuses_with_the_remedy_and_goes_on_after_it() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_teach_an_etcd_that_was_restored_from_an_old_snapshot() {
-    let mut fleet = Fleet::start().await;
+    let mut fleet = Fleet::start_with(short_lease()).await;
     fleet.judged().await;
     fleet.all_apply("the first plan", |plan| plan.generation == 1).await;
     let snapshot = fleet.folder.path().join("snapshot");
     let endpoint = format!("--endpoints={}", fleet.etcd.endpoints()[0]);
     etcdctl(&[&endpoint, "snapshot", "save", &snapshot.display().to_string()]);
     // The snapshot lacks these two plans and this leader.
-    let reply = fleet.act(failover("us-east", "move")).await;
-    assert_eq!(reply.outcome(), v1::Outcome::Done, "{reply:?}");
+    fleet.act_until_done(failover("us-east", "move")).await;
     let leader = fleet.leader().await;
     fleet.planes[leader].kill();
     let reply = fleet.act(failover("us-east", "again")).await;

@@ -44,7 +44,7 @@ const DIES_AT: Duration = Duration::from_millis(5_000);
 /// Connections of each edge to a region in a tick: enough for every trigger.
 const CONNECTIONS: u32 = 20;
 /// Time for a process to answer from its own memory.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 // Beside etcd's ports, on the addresses of its members: no other process uses them.
 const GRPC_PORT: u16 = 7100;
 const ADMIN_PORT: u16 = 7101;
@@ -63,7 +63,8 @@ pub(crate) struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            lease_ttl_s: 3,
+            // Longer than a busy machine keeps a leader from renewing it.
+            lease_ttl_s: 15,
             quota_bytes: None,
             following: vec!["edge-iad", "edge-dub", "ns1"],
         }
@@ -78,6 +79,14 @@ pub(crate) struct Fleet {
     pub(crate) folder: tempfile::TempDir,
     pub(crate) regions: Regions,
     reporting: Vec<JoinHandle<()>>,
+}
+
+/// Settings of stories that wait until a silent leader is replaced.
+pub(crate) fn short_lease() -> Settings {
+    Settings {
+        lease_ttl_s: 3,
+        ..Settings::default()
+    }
 }
 
 impl Fleet {
@@ -171,6 +180,19 @@ impl Fleet {
             }
         })
         .await
+    }
+
+    /// The same, until the action is done. A control plane replies that it runs if edges are slow to apply its plan.
+    pub(crate) async fn act_until_done(&self, request: v1::ActRequest) {
+        eventually("the action is done", || async {
+            let reply = self.act(request.clone()).await;
+            match reply.outcome() {
+                v1::Outcome::Done => Some(()),
+                v1::Outcome::Running => None,
+                _ => panic!("{reply:?}"),
+            }
+        })
+        .await;
     }
 
     /// Kills a region at the point of a tick at which it is seen as soon as possible. Returns the time.

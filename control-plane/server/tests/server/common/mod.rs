@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use api::{operator, v1};
+use api::{OperatorError, operator, v1};
 use daemon::Announcement;
 use node::{Follower, LastGood};
 use tokio::sync::watch;
@@ -124,6 +124,29 @@ impl ControlPlane {
             plan = tokio::time::timeout(PATIENCE, newer) => plan.expect("a plan comes").unwrap().clone().unwrap(),
         }
     }
+}
+
+/// The status, asked for until there is an answer: the client gives up after three seconds, which a busy machine may need.
+pub(crate) async fn status_of(people: &api::Operator) -> v1::StatusReply {
+    answered(async || people.status().await).await
+}
+
+/// Sends a request until there is an answer. Its token makes it one action, however often it is sent.
+pub(crate) async fn act(people: &api::Operator, request: v1::ActRequest) -> v1::ActReply {
+    answered(async || people.act(request.clone()).await).await
+}
+
+async fn answered<T>(ask: impl AsyncFn() -> Result<T, OperatorError>) -> T {
+    let answered = async {
+        loop {
+            match ask().await {
+                Ok(answer) => return answer,
+                Err(OperatorError::Rejected(why)) => panic!("{why}"),
+                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, answered).await.expect("an answer")
 }
 
 /// A request of a tester; `lasts` is for requests that stand for a time.
