@@ -39,6 +39,7 @@ use crate::{
     session::frames::frame_for_device,
     session::registry::{Busy, Registered},
     session::relay::Relay,
+    stacks::fleet_view::Picked,
 };
 
 /// When no region takes a session that lost its own, the edge asks them again after a pause: one may just be starting. Each
@@ -440,7 +441,7 @@ async fn find_next(edge: &Arc<Edge>, wanted: &Wanted<'_>, request: &[u8], tried:
     let (mut pause_max, mut failed) = (ROUND_PAUSE, Vec::new());
     loop {
         let table = edge.table()?;
-        let picked = edge.fleet.pick(
+        let picked = edge.fleet.pick_and_look(
             &table,
             &caller.session_key,
             user,
@@ -449,11 +450,11 @@ async fn find_next(edge: &Arc<Edge>, wanted: &Wanted<'_>, request: &[u8], tried:
             daemon::clock::now(),
         );
         // A round is over when every stack was asked, or when this edge has no room to ask any.
-        let (decision, lacks_room) = match picked {
-            Some(decision) if !edge.admission.is_exhausted() => (Some(Box::new(decision)), false),
+        let (picked, lacks_room) = match picked {
+            Some(picked) if !edge.admission.is_exhausted() => (Some(Box::new(picked)), false),
             picked => (None, picked.is_some()),
         };
-        let Some(decision) = decision else {
+        let Some(picked) = picked else {
             let pause = rand::random_range(Duration::ZERO..=pause_max);
             let session = registered_name(&caller.session_key);
             let asked = std::mem::take(&mut failed).join("; ");
@@ -478,16 +479,17 @@ async fn find_next(edge: &Arc<Edge>, wanted: &Wanted<'_>, request: &[u8], tried:
             }
             continue;
         };
-        if *planned_only && !matches!(decision.why, pick::Rule::Share(_) | pick::Rule::Overflow) {
+        if *planned_only && !matches!(picked.decision.why, pick::Rule::Share(_) | pick::Rule::Overflow) {
             return None;
         }
-        let gate = edge.fleet.gate(decision.stack);
-        let Some(_permit) = wait_for_slot(edge, &decision, &gate, give_up_at).await else {
+        let gate = edge.fleet.gate(picked.decision.stack);
+        let Some(_permit) = wait_for_slot(edge, &picked, &gate, give_up_at).await else {
             if Instant::now() >= give_up_at {
                 return None;
             }
             continue;
         };
+        let decision = Box::new(picked.decision);
         let at_stack = edge.begins(&decision);
         let issued_at = daemon::clock::now().max(caller.issued_at + Duration::from_millis(1));
         let id = session_id(edge, caller, &decision, issued_at);
@@ -522,10 +524,10 @@ async fn find_next(edge: &Arc<Edge>, wanted: &Wanted<'_>, request: &[u8], tried:
 }
 
 /// Waits for a slot among the sessions that ask a stack at once. `None` when the time is up, or when the decision no longer
-/// holds: there is a newer plan, or this edge ejected the stack or lost sight of its region meanwhile.
+/// holds: there is a newer plan, or this edge ejected the stack or lost sight of its region since it picked the stack.
 async fn wait_for_slot<'g>(
     edge: &Edge,
-    decision: &Decision,
+    Picked { decision, was_out }: &Picked,
     gate: &'g Semaphore,
     give_up_at: Instant,
 ) -> Option<SemaphorePermit<'g>> {
@@ -533,14 +535,12 @@ async fn wait_for_slot<'g>(
         let now = daemon::clock::now();
         edge.fleet.is_out(&decision.region, decision.stack, now)
     };
-    // The choice picks an ejected stack only when there is no other.
-    let was_out = is_out();
     let mut slot = pin!(gate.acquire());
     loop {
         let look_at = (Instant::now() + GATE_LOOK_EVERY).min(give_up_at);
         let taken = timeout_at(look_at, slot.as_mut()).await;
         let is_planned = edge.table().is_some_and(|table| table.number() == decision.plan);
-        if !is_planned || (!was_out && is_out()) {
+        if !is_planned || (!*was_out && is_out()) {
             return None;
         }
         match taken {
@@ -624,4 +624,45 @@ pub(super) fn join(items: impl IntoIterator<Item = impl std::fmt::Display>) -> S
         .map(|item| item.to_string())
         .collect::<Vec<_>>()
         .join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use daemon::config::Rules as _;
+    use prometheus_client::registry::Registry;
+    use topology::{fixtures::three_primaries, snapshot::digest};
+
+    use super::*;
+    use crate::{Config, metrics::Metrics};
+
+    /// Regression: a stack that was ejected between the choice and the wait counted as one that was out all along. The session
+    /// waited for it until its deadline, while other stacks were well.
+    #[tokio::test(start_paused = true)]
+    async fn a_stack_that_went_out_since_it_was_picked_is_not_waited_for() {
+        let config: Config = daemon::config::parse("test", Config::EXAMPLE).unwrap();
+        let edge = Edge::new(config, Metrics::new(&mut Registry::default()));
+        let mut snapshot = three_primaries();
+        snapshot.plan.documents = digest(&snapshot.topology, snapshot.dns_ttl_s, &snapshot.probe);
+        edge.apply(&snapshot);
+        let (table, tried, now) = (edge.table().unwrap(), Tried::default(), daemon::clock::now());
+        let picked = edge
+            .fleet
+            .pick_and_look(&table, "anna", User::default(), None, &tried, now);
+        let mut picked = picked.unwrap();
+        assert!(!picked.was_out);
+        let (region, stack) = (picked.decision.region.clone(), picked.decision.stack);
+        let ejected = (0..100).any(|_| edge.fleet.refused(&region, stack, "no answer", now).is_some());
+        assert!(ejected);
+
+        // Other sessions have all slots, and keep them.
+        let gate = Semaphore::new(0);
+        let began = Instant::now();
+        let deadline = began + Duration::from_secs(5);
+        assert!(wait_for_slot(&edge, &picked, &gate, deadline).await.is_none());
+        assert!(Instant::now() <= began + 2 * GATE_LOOK_EVERY, "{:?}", began.elapsed());
+        // One that was picked although it was out is the last that there is.
+        picked.was_out = true;
+        assert!(wait_for_slot(&edge, &picked, &gate, deadline).await.is_none());
+        assert!(Instant::now() >= deadline, "{:?}", began.elapsed());
+    }
 }

@@ -78,6 +78,14 @@ struct Inner {
     answering: BTreeSet<SocketAddr>,
 }
 
+/// A choice, and what was known of the stack when it was made.
+#[derive(Debug)]
+pub struct Picked {
+    pub decision: Decision,
+    /// See [`FleetView::is_out`]. A stack that was out is picked only when there is no other.
+    pub was_out: bool,
+}
+
 /// The knowledge of one stack, for people.
 #[derive(Debug, Serialize)]
 pub struct StackSummary {
@@ -130,6 +138,20 @@ impl FleetView {
         tried: &Tried,
         now: Moment,
     ) -> Option<Decision> {
+        self.pick_and_look(table, session_key, user, affinity, tried, now)
+            .map(|picked| picked.decision)
+    }
+
+    /// The same, with the standing of the stack at that moment: nothing is ejected in between.
+    pub fn pick_and_look(
+        &self,
+        table: &Table,
+        session_key: &str,
+        user: User<'_>,
+        affinity: Option<&Affinity>,
+        tried: &Tried,
+        now: Moment,
+    ) -> Option<Picked> {
         let inner = self.lock();
         let request = Request {
             session_key,
@@ -145,7 +167,9 @@ impl FleetView {
             policy: &self.policy,
             now,
         };
-        pick(table, &request)
+        let decision = pick(table, &request)?;
+        let was_out = inner.is_out(&decision.region, decision.stack, now);
+        Some(Picked { decision, was_out })
     }
 
     /// A stack accepted a TCP connection. How long that took decides among the stacks of a region, and never which region is
@@ -212,8 +236,7 @@ impl FleetView {
 
     /// Whether this edge expects nothing of a stack: it ejected the stack, or its probes hear nothing of the region.
     pub fn is_out(&self, region: &RegionId, stack: SocketAddr, now: Moment) -> bool {
-        let inner = self.lock();
-        inner.silent.contains(region) || inner.stacks.is_ejected(stack, now)
+        self.lock().is_out(region, stack, now)
     }
 
     /// The gate through which sessions of other stacks come to this one.
@@ -326,6 +349,10 @@ impl FleetView {
 }
 
 impl Inner {
+    fn is_out(&self, region: &RegionId, stack: SocketAddr, now: Moment) -> bool {
+        self.silent.contains(region) || self.stacks.is_ejected(stack, now)
+    }
+
     fn measured(&mut self, region: &RegionId, ms: f64) {
         let distance = self.distances.entry(region.clone()).or_default();
         distance.observe(ms);
