@@ -465,9 +465,10 @@ mod tests {
             let answer = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 12\r\n\r\n{\"edge\":\"b\"}";
             tcp.write_all(answer.as_bytes()).await.unwrap();
         });
-        let dead = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        // Bound and not listening: nobody else can listen there.
+        let dead = tokio::net::TcpSocket::new_v4().unwrap();
+        dead.bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let nobody = dead.local_addr().unwrap();
-        drop(dead);
         let edge = |name: &str, at: SocketAddr| (name.to_owned(), format!("http://{at}").parse().unwrap());
         let edges = [edge("a", nobody), edge("b", address), edge("c", nobody)];
         let (answers, silent) = ask_all(&edges, &from_home(), &nowhere()).await.unwrap();

@@ -135,7 +135,9 @@ mod tests {
 
     use super::*;
 
-    const DEADLINE: Duration = Duration::from_millis(300);
+    /// Deadline for an edge that does something: only one that hangs reaches it.
+    const PATIENT: Duration = Duration::from_secs(5);
+    const SHORT: Duration = Duration::from_millis(300);
 
     /// Starts a server that accepts connections and passes each to `treat`. Returns its port.
     async fn edge<F>(treat: impl Fn(TcpStream) -> F + Send + 'static) -> u16
@@ -153,9 +155,18 @@ mod tests {
     }
 
     async fn probed(addresses: &[&str], port: u16, lateness: &Lateness) -> Option<(bool, String)> {
+        probed_within(PATIENT, addresses, port, lateness).await
+    }
+
+    async fn probed_within(
+        deadline: Duration,
+        addresses: &[&str],
+        port: u16,
+        lateness: &Lateness,
+    ) -> Option<(bool, String)> {
         let addresses = addresses.iter().map(|it| it.parse().unwrap()).collect();
         let id = EdgeId::new("edge-dub").unwrap();
-        let seen = probe_edge((id, addresses, port), DEADLINE, lateness).await?;
+        let seen = probe_edge((id, addresses, port), deadline, lateness).await?;
         Some((seen.reached, seen.failure))
     }
 
@@ -186,10 +197,13 @@ mod tests {
             drop(tcp);
         })
         .await;
-        let (reached, failure) = probed(&["127.0.0.1"], hangs, &on_time).await.unwrap();
+        let (reached, failure) = probed_within(SHORT, &["127.0.0.1"], hangs, &on_time).await.unwrap();
         assert!(!reached && failure.contains("no answer within"), "{failure}");
         // If the prober itself was late, the missed deadline proves nothing.
-        assert_eq!(probed(&["127.0.0.1"], hangs, &Lateness::new(|_| true)).await, None);
+        assert_eq!(
+            probed_within(SHORT, &["127.0.0.1"], hangs, &Lateness::new(|_| true)).await,
+            None
+        );
     }
 
     /// Otherwise a full edge would leave DNS; the next edge would get its devices, become full too, and leave as well.

@@ -527,7 +527,7 @@ async fn uploads_in_work_are_part_of_the_load() {
             .await
             .ends_with("waiting=0, waiting_max=32, uploads=2, uploads_max=2")
         {
-            tokio::task::yield_now().await;
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
     };
     tokio::time::timeout(std::time::Duration::from_secs(20), is_full)
@@ -550,7 +550,7 @@ async fn uploads_in_work_are_part_of_the_load() {
     drop(uploads);
     let is_empty = async {
         while !told().await.ends_with("uploads=0, uploads_max=2") {
-            tokio::task::yield_now().await;
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
     };
     tokio::time::timeout(std::time::Duration::from_secs(20), is_empty)

@@ -267,10 +267,11 @@ async fn clients_that_send_everything_first_see_the_refusal() {
     endless.write_all(head(usize::MAX >> 1).as_bytes()).await.unwrap();
     let piece = vec![7; 1 << 20];
     let mut sent = 0;
-    while endless.write_all(&piece).await.is_ok() && sent < 200 {
+    while endless.write_all(&piece).await.is_ok() && sent < 512 {
         sent += 1;
     }
-    assert!(sent < 100, "{sent} MiB were read");
+    // More than the buffers of both sockets can grow to.
+    assert!(sent < 256, "{sent} MiB were read");
     drop(holder);
 }
 
@@ -306,7 +307,7 @@ async fn a_text_that_is_still_spoken_holds_its_place() {
     while streamed.chunk().await.unwrap().is_some() {}
     let is_served = async {
         while upload(&region, recording("stop")).send().await.unwrap().status() != 200 {
-            tokio::task::yield_now().await;
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
     timeout(HANGS_AFTER, is_served).await.unwrap();

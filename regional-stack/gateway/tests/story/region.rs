@@ -98,6 +98,7 @@ pub(crate) async fn until_metric(stack: SocketAddr, line: &str) {
             if shown.lines().any(|shown| shown == line) {
                 return;
             }
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
     if tokio::time::timeout(HANGS_AFTER, asked).await.is_err() {
