@@ -120,9 +120,9 @@ const DEATHS_KEPT: usize = 64;
 /// Pause between two questions to the control plane about health.
 const ASK_AGAIN: Duration = Duration::from_millis(200);
 /// Two ticks until every region is judged, and room for a busy machine.
-const HEALTHY_TIMEOUT: Duration = Duration::from_secs(60);
+const HEALTHY_TIMEOUT: Duration = Duration::from_secs(120);
 /// Deadline for all processes of a kind to stop: longer than any of them drains.
-const STOP_TIMEOUT: Duration = Duration::from_secs(8);
+const STOP_TIMEOUT: Duration = Duration::from_secs(15);
 
 impl World {
     /// Starts every process and waits until each takes work. Health takes longer, see [`World::healthy`].

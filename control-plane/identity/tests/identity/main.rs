@@ -210,7 +210,7 @@ async fn who_proves_nothing_is_not_let_in_and_is_told_why() {
                 if let Some(event) = listener.events().get(before) {
                     return *event;
                 }
-                tokio::task::yield_now().await;
+                tokio::time::sleep(Duration::from_millis(5)).await;
             }
         });
         assert_eq!(refused.await, Event::Refused(reason), "{what}");
@@ -519,7 +519,7 @@ async fn silent_connections_of_one_address_keep_no_other_out() {
     let began = std::time::Instant::now();
     let mut tls = soon(edge.connect(tcp)).await.unwrap();
     assert!(line(&mut tls).await.contains("edge-dub"));
-    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_millis(4_500), "{:?}", began.elapsed());
     assert!(listener.events().contains(&Event::Refused("too-many")));
 }
 

@@ -110,7 +110,7 @@ fn scene(late: Duration) -> Scene {
     let settings = Settings {
         relist_every: Duration::from_millis(50),
         settle: if late.is_zero() {
-            Duration::from_millis(200)
+            Duration::from_secs(2)
         } else {
             Duration::from_secs(20)
         },
