@@ -216,9 +216,9 @@ fn addresses(record: &Record) -> String {
             url.replacen("http", "ws", 1)
         );
     }
-    let _ = writeln!(text, "regions (past the edges)");
+    let _ = writeln!(text, "regions (for edges only, which prove who they are)");
     for (name, url) in &record.stacks {
-        let _ = writeln!(text, "  {name:<15} {url}/v1");
+        let _ = writeln!(text, "  {name:<15} {url}");
     }
     let _ = writeln!(text, "control planes (gRPC)");
     let store = match record.etcd.is_empty() {

@@ -170,16 +170,20 @@ pub fn person() -> String {
     }
 }
 
-/// The leaf of a world's process; `None` for a kind that has none.
-pub(crate) fn leaf_of(zone: &str, name: &str, kind: Kind) -> Result<Option<Leaf>, AuthorityError> {
+/// The leaf of a world's process.
+pub(crate) fn leaf_of(zone: &str, name: &str, kind: Kind) -> Result<Leaf, AuthorityError> {
     let name = name.to_owned();
     let role = match kind {
         Kind::ControlPlane => Role::ControlPlane(name),
         Kind::Dns => Role::Dns(name),
         Kind::Edge => Role::Edge(name),
-        Kind::Stack => return Ok(None),
+        // A world has one stack in each region, which has the region's name.
+        Kind::Stack => Role::Stack {
+            region: name.clone(),
+            name,
+        },
     };
-    Ok(Some(Leaf::of(PeerId::new(zone, role)?)))
+    Ok(Leaf::of(PeerId::new(zone, role)?))
 }
 
 /// The leaf of an operator.

@@ -208,10 +208,10 @@ impl Layout {
             .map_or_else(String::new, |address| format!("http://{address}"))
     }
 
-    /// Base URL of a region's stack, for calls that bypass the edges.
+    /// Base URL of a region's stack. It serves those that prove to be an edge or a control plane.
     pub fn stack_url(&self, region: &RegionId) -> Option<String> {
         let stack = self.topology.regions.get(region)?.stacks.first()?;
-        Some(format!("http://{}", stack.address))
+        Some(format!("https://{}", stack.address))
     }
 
     /// gRPC URLs of all control planes.
@@ -268,11 +268,12 @@ impl Layout {
         };
         format!(
             "region = {}\nlisten = \"{listen}\"\nadmin_listen = \"{}\"\nengine = \"{engine}\"\nmodels_dir = {}\nhome_city = \"{}\"\n\
-             checkpoint_key = \"{checkpoint_key}\"\nstate_dir = \"state\"\n{STACK_DRAIN}",
+             checkpoint_key = \"{checkpoint_key}\"\nstate_dir = \"state\"\n{STACK_DRAIN}{IDENTITY}mode = \"required\"\ncontrol_planes = {}\n",
             quoted(name),
             self.admin[name],
             quoted(&settings.models_dir.display().to_string()),
             home_city(name),
+            list(&self.control_plane_urls()),
         )
     }
 

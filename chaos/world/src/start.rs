@@ -495,7 +495,7 @@ fn certificates(state_dir: &Path, layout: &Layout) -> Result<(Arc<Identity>, Abo
     folder.create(zone, now)?;
     let mut leaves = Vec::new();
     for (name, kind) in layout.processes() {
-        leaves.extend(leaf_of(zone, &name, kind)?.map(|leaf| (leaf, state_dir.join(name))));
+        leaves.push((leaf_of(zone, &name, kind)?, state_dir.join(name)));
     }
     let own = authority::owner_folder(state_dir);
     leaves.push((

@@ -1,4 +1,4 @@
-//! One function decides who may call what at a control plane; its tests hold the whole table. It denies every other call.
+//! One function decides who may call what, at control planes and at stacks; its tests hold the whole table. It denies every other call.
 
 use crate::{Grant, OperatorRole, Peer, Role};
 
@@ -43,6 +43,13 @@ pub enum Call<'a> {
     },
     /// Get a new certificate with the same id.
     Renew,
+    /// Call a stack: sessions, requests, copies of sessions, probes.
+    CallStack,
+    /// Be called as a stack of this region.
+    Serve {
+        /// The region whose topology names the address.
+        region: &'a str,
+    },
 }
 
 /// Why a call is not allowed, with what to do about it.
@@ -81,6 +88,17 @@ pub fn authorise(peer: &Peer, call: Call<'_>) -> Result<(), Denied> {
             "a vantage reports under its own id only".to_owned()
         }
         (Call::Report { .. }, _) => "only edges and control planes report observations".to_owned(),
+
+        (Call::CallStack, Role::Edge(_) | Role::ControlPlane(_)) => return Ok(()),
+        (Call::CallStack, _) => {
+            "only edges and control planes do that; devices and operators go through an edge".to_owned()
+        }
+
+        (Call::Serve { region }, Role::Stack { region: own, .. }) if own == region => return Ok(()),
+        (Call::Serve { .. }, _) => {
+            "its address in topology.toml leads to another process; check the address, and the certificate of the stack"
+                .to_owned()
+        }
 
         (call, Role::Operator(_)) => match call.needs() {
             None => {
@@ -121,6 +139,7 @@ impl Call<'_> {
             Self::Approve { region } => Some((OperatorRole::Approver, region)),
             Self::Rule { .. } => Some((OperatorRole::Admin, None)),
             Self::FollowAsEdge { .. } | Self::FollowAsDns { .. } | Self::Report { .. } | Self::Renew => None,
+            Self::CallStack | Self::Serve { .. } => None,
         }
     }
 
@@ -134,6 +153,8 @@ impl Call<'_> {
             Self::Approve { .. } => "approve",
             Self::Rule { .. } => "rule",
             Self::Renew => "renew",
+            Self::CallStack => "call-stack",
+            Self::Serve { .. } => "serve",
         }
     }
 
@@ -149,6 +170,8 @@ impl Call<'_> {
             Self::Approve { region } => format!("approve an order{}", at(region)),
             Self::Rule { kind } => format!("change the {kind}"),
             Self::Renew => "renew a certificate here".to_owned(),
+            Self::CallStack => "call a stack".to_owned(),
+            Self::Serve { region } => format!("serve as a stack of {region:.64}"),
         }
     }
 }
@@ -183,6 +206,8 @@ mod tests {
             ("control-plane/cp-1", ""),
             ("control-plane/cp-2", ""),
             ("stack/us-east/a", ""),
+            ("stack/us-east/us-west", ""),
+            ("stack/us-west/us-east", ""),
             ("operator/nobody", ""),
             ("operator/vera", "viewer"),
             ("operator/olaf", "operator"),
@@ -280,8 +305,27 @@ mod tests {
                     "control-plane/cp-1",
                     "control-plane/cp-2",
                     "stack/us-east/a",
+                    "stack/us-east/us-west",
+                    "stack/us-west/us-east",
                 ],
             ),
+            (
+                Call::CallStack,
+                vec![
+                    "edge/edge-dub",
+                    "edge/edge-iad",
+                    "edge/cp-1",
+                    "control-plane/cp-1",
+                    "control-plane/cp-2",
+                ],
+            ),
+            // The region counts, and not the name that a stack has in it.
+            (
+                Call::Serve { region: "us-east" },
+                vec!["stack/us-east/a", "stack/us-east/us-west"],
+            ),
+            (Call::Serve { region: "us-west" }, vec!["stack/us-west/us-east"]),
+            (Call::Serve { region: "edge-dub" }, vec![]),
         ] {
             let may = |(role, grants): &(&str, &str)| authorise(&peer(role, grants), call).is_ok();
             let those: Vec<&str> = everyone.iter().filter(|it| may(it)).map(|(role, _)| *role).collect();

@@ -259,11 +259,11 @@ fn subject_key(certificate: &str) -> Option<(Vec<u8>, Moment)> {
     use x509_cert::der::Decode as _;
     let der = CertificateDer::from_pem_slice(certificate.as_bytes()).ok()?;
     let certificate = x509_cert::Certificate::from_der(&der).ok()?.tbs_certificate;
-    let until = certificate.validity.not_after.to_unix_duration();
+    let (_, until) = crate::peer::life(&certificate);
     let key = certificate
         .subject_public_key_info
         .subject_public_key
         .raw_bytes()
         .to_vec();
-    Some((key, Moment(u64::try_from(until.as_millis()).unwrap_or(u64::MAX))))
+    Some((key, until))
 }

@@ -158,7 +158,7 @@ pub fn certificates(text: &str) -> Vec<Seen> {
     let read = CertificateDer::pem_slice_iter(text.as_bytes()).filter_map(Result::ok);
     read.filter_map(|der| {
         let certificate = Certificate::from_der(&der).ok()?;
-        let until = certificate.tbs_certificate.validity.not_after.to_unix_duration();
+        let (_, until) = crate::peer::life(&certificate.tbs_certificate);
         let peer = Peer::of(&der).ok();
         let common_name = || {
             let subject = certificate.tbs_certificate.subject.to_string();
@@ -168,7 +168,7 @@ pub fn certificates(text: &str) -> Vec<Seen> {
             name: peer.as_ref().map_or_else(common_name, |peer| peer.id.to_string()),
             roles: peer.map(|peer| peer.roles()).unwrap_or_default(),
             fingerprint: crate::tls::fingerprint(&der),
-            until: Moment(u64::try_from(until.as_millis()).unwrap_or(u64::MAX)),
+            until,
             pem: pem::encode(&pem::Pem::new("CERTIFICATE", der.to_vec())),
         })
     })

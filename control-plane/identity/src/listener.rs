@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    io,
+    fmt, io,
     net::{IpAddr, SocketAddr},
     pin::Pin,
     sync::Arc,
@@ -18,10 +18,14 @@ use tokio::{
     sync::mpsc,
     time::{Instant, sleep, timeout},
 };
+use tokio_rustls::TlsStream;
 use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Connection, Identity, tls};
+use crate::{
+    Connection, Identity, Link,
+    tls::{self, Shown},
+};
 
 /// First byte of a TLS connection: a record that carries a handshake (RFC 8446 §5.1).
 const HANDSHAKE_RECORD: u8 = 22;
@@ -35,6 +39,18 @@ const UNPROVEN_MAX: usize = 4_096;
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 /// Refused connections are logged no more often than this.
 const LOG_EVERY: Duration = Duration::from_secs(1);
+
+/// Whether this process and the stacks that it calls prove their ids to each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Display, EnumString)]
+#[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
+pub enum ToStacks {
+    /// Plain text: for the time in which stacks get their certificates.
+    Off,
+    /// TLS, and only stacks of the region that was meant.
+    #[default]
+    Required,
+}
 
 /// Whom a listener lets in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Display, EnumString)]
@@ -83,15 +99,9 @@ pub fn listen(
 ) -> Incoming {
     // tonic takes each at once; the queue only decouples the tasks.
     let (accepted, incoming) = mpsc::channel(16);
-    let gate = Arc::new(Gate {
-        identity,
-        unproven: Arc::default(),
-        accepted,
-        count: Arc::new(count),
-        logged: parking_lot::Mutex::new((None, 0)),
-    });
+    let door = Arc::new(Door::new(identity, count));
     tokio::spawn(async move {
-        stop.run_until_cancelled(gate.accept(&listener)).await;
+        stop.run_until_cancelled(door.accept(&listener, &accepted)).await;
     });
     Incoming(incoming)
 }
@@ -128,24 +138,69 @@ impl Drop for Place {
     }
 }
 
-struct Gate {
+/// Decides who comes in at a listener: lets each caller prove its id, within limits, and counts and logs whom it refuses.
+pub struct Door {
     identity: Option<(Arc<Identity>, Mode)>,
     unproven: Arc<Unproven>,
-    accepted: mpsc::Sender<Connection>,
     count: Arc<dyn Fn(Event) + Send + Sync>,
     /// Time of the last line about a refused connection, and how many had none since.
     logged: parking_lot::Mutex<(Option<Instant>, u64)>,
 }
 
-impl Gate {
-    async fn accept(self: Arc<Self>, listener: &TcpListener) {
+/// A caller that was let in.
+enum Admitted {
+    Plain(TcpStream),
+    Proven(Box<TlsStream<TcpStream>>, Shown, Arc<Identity>),
+}
+
+impl fmt::Debug for Door {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Door")
+            .field("identity", &self.identity)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Door {
+    /// `identity` is `None` for plain text. `count` is called for every event.
+    pub fn new(identity: Option<(Arc<Identity>, Mode)>, count: impl Fn(Event) + Send + Sync + 'static) -> Self {
+        Self {
+            identity,
+            unproven: Arc::default(),
+            count: Arc::new(count),
+            logged: parking_lot::Mutex::new((None, 0)),
+        }
+    }
+
+    /// Lets the caller of a stack in; `None` if it is refused.
+    pub async fn admit_to_stack(&self, tcp: TcpStream, source: SocketAddr) -> Option<Link> {
+        let seen = self.identity.as_ref().map_or(0, |(identity, _)| identity.generation());
+        let admitted = self.admit(tcp, source).await?;
+        Some(match admitted {
+            Admitted::Plain(tcp) => Link::plain(tcp),
+            Admitted::Proven(tls, shown, identity) => Link::known(&identity, *tls, shown, seen),
+        })
+    }
+
+    async fn accept(self: Arc<Self>, listener: &TcpListener, accepted: &mpsc::Sender<Connection>) {
         loop {
             match listener.accept().await {
                 Ok((tcp, source)) => {
                     // Small answers must not wait for the acknowledgement of the one before.
                     let _ = tcp.set_nodelay(true);
-                    let gate = self.clone();
-                    tokio::spawn(async move { gate.admit(tcp, source).await });
+                    let (door, accepted) = (self.clone(), accepted.clone());
+                    tokio::spawn(async move {
+                        let connection = match door.admit(tcp, source).await {
+                            None => return,
+                            Some(Admitted::Plain(tcp)) => Connection::plain(tcp, source),
+                            Some(Admitted::Proven(tls, shown, identity)) => {
+                                let count = door.count.clone();
+                                Connection::watched(identity, *tls, shown, source, move || count(Event::Ended))
+                            }
+                        };
+                        // Fails when the process stops.
+                        let _ = accepted.send(connection).await;
+                    });
                 }
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection; trying again");
@@ -155,51 +210,51 @@ impl Gate {
         }
     }
 
-    async fn admit(&self, tcp: TcpStream, source: SocketAddr) {
+    async fn admit(&self, tcp: TcpStream, source: SocketAddr) -> Option<Admitted> {
+        let plain = |tcp| {
+            (self.count)(Event::Plain);
+            Some(Admitted::Plain(tcp))
+        };
         let Some((identity, mode)) = self.identity.as_ref().filter(|(_, mode)| *mode != Mode::Off) else {
-            return self.pass(Connection::plain(tcp, source), Event::Plain).await;
+            return plain(tcp);
         };
         let Some(_place) = self.unproven.take(source.ip()) else {
-            return self.refuse(
+            self.refuse(
                 source,
                 "too-many",
                 &"too many peers are at their handshake; it may try again at once",
             );
+            return None;
         };
         let admitted = timeout(HANDSHAKE_MAX, async {
-            let mut first = [0];
+            let mut first = [0; 3];
             match tcp.peek(&mut first).await {
-                Ok(1) if first[0] == HANDSHAKE_RECORD => Some(identity.accept(tcp).await),
-                Ok(1) if *mode == Mode::Permissive => {
-                    self.pass(Connection::plain(tcp, source), Event::Plain).await;
-                    None
-                }
-                Ok(1) => {
-                    let why = "the peer speaks plain text; give it a certificate and an https:// URL";
+                Ok(1..) if first[0] == HANDSHAKE_RECORD => match identity.accept(tcp).await {
+                    Ok((tls, shown)) => {
+                        (self.count)(Event::Proven);
+                        return Some(Admitted::Proven(Box::new(tls.into()), shown, identity.clone()));
+                    }
+                    Err((error, tcp)) => {
+                        self.refuse(source, tls::reason(&error), &error);
+                        if let Some(tcp) = tcp {
+                            say_goodbye(tcp).await;
+                        }
+                    }
+                },
+                Ok(1..) if *mode == Mode::Permissive => return plain(tcp),
+                Ok(1..) => {
+                    let why = "the peer speaks plain text; give it the section [identity], and write https:// in control_planes";
                     self.refuse(source, "plain-text", &why);
-                    say_no(tcp).await;
-                    None
+                    say_no(tcp, first.starts_with(b"PR")).await;
                 }
-                Ok(_) | Err(_) => None,
+                Ok(_) | Err(_) => {}
             }
+            None
         });
-        match admitted.await {
-            Ok(Some(Ok((tls, shown)))) => {
-                let count = self.count.clone();
-                let connection =
-                    Connection::watched(identity.clone(), tls.into(), shown, source, move || count(Event::Ended));
-                self.pass(connection, Event::Proven).await;
-            }
-            Ok(Some(Err(error))) => self.refuse(source, tls::reason(&error), &error),
-            Ok(None) => {}
-            Err(_) => self.refuse(source, "too-slow", &"the handshake was not done in 5 s"),
-        }
-    }
-
-    async fn pass(&self, connection: Connection, event: Event) {
-        (self.count)(event);
-        // Fails when the process stops.
-        let _ = self.accepted.send(connection).await;
+        admitted.await.unwrap_or_else(|_| {
+            self.refuse(source, "too-slow", &"the handshake was not done in 5 s");
+            None
+        })
     }
 
     fn refuse(&self, source: SocketAddr, reason: &'static str, error: &dyn std::fmt::Display) {
@@ -216,20 +271,36 @@ impl Gate {
     }
 }
 
-/// Tells an HTTP/2 client in plain text why it is not let in: empty settings, and a GOAWAY with INADEQUATE_SECURITY (RFC 9113 §6.8
-/// and §7).
-async fn say_no(mut tcp: TcpStream) {
-    const WHY: &[u8] = b"this control plane wants to know who calls: use https:// and a certificate";
+/// Tells a client in plain text why it is not let in. One of HTTP/2 begins with `PRI`: it gets empty settings, and a GOAWAY with
+/// INADEQUATE_SECURITY (RFC 9113 §6.8 and §7).
+async fn say_no(mut tcp: TcpStream, speaks_http2: bool) {
+    const WHY: &str = "this process wants to know who calls: use https:// and a certificate";
     const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
     const INADEQUATE_SECURITY: u32 = 0xc;
-    let length = u8::try_from(8 + WHY.len()).unwrap_or_default();
-    let mut bytes = SETTINGS.to_vec();
-    bytes.extend([0, 0, length, 7, 0, 0, 0, 0, 0]);
-    bytes.extend(0_u32.to_be_bytes());
-    bytes.extend(INADEQUATE_SECURITY.to_be_bytes());
-    bytes.extend(WHY);
-    // It may be gone already. What it sent is read, so that closing does not reset the connection before it has read this.
+    let bytes = if speaks_http2 {
+        let length = u8::try_from(8 + WHY.len()).unwrap_or_default();
+        let mut bytes = SETTINGS.to_vec();
+        bytes.extend([0, 0, length, 7, 0, 0, 0, 0, 0]);
+        bytes.extend(0_u32.to_be_bytes());
+        bytes.extend(INADEQUATE_SECURITY.to_be_bytes());
+        bytes.extend(WHY.as_bytes());
+        bytes
+    } else {
+        // RFC 9110 §15.5.22: it has to change to another protocol first.
+        format!(
+            "HTTP/1.1 426 Upgrade Required\r\nUpgrade: TLS/1.3\r\nConnection: Upgrade, close\r\nContent-Type: text/plain\r\n\
+             Content-Length: {}\r\n\r\n{WHY}\n",
+            WHY.len() + 1
+        )
+        .into_bytes()
+    };
+    // It may be gone already.
     let _ = tcp.write_all(&bytes).await;
+    say_goodbye(tcp).await;
+}
+
+/// Ends a connection so that the peer can read the last words: a socket that closes on unread bytes resets its connection.
+async fn say_goodbye(mut tcp: TcpStream) {
     let _ = tcp.shutdown().await;
     let mut rest = [0; 1024];
     while matches!(tcp.read(&mut rest).await, Ok(1..)) {}

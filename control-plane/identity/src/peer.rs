@@ -2,9 +2,10 @@
 
 use topology::Moment;
 use x509_cert::{
-    Certificate,
+    Certificate, TbsCertificate,
     der::{Decode as _, asn1::ObjectIdentifier},
     ext::pkix::{SubjectAltName, name::GeneralName},
+    time::Time,
 };
 
 use crate::{Grant, PeerId, Role};
@@ -85,13 +86,7 @@ impl Peer {
                 grants.extend(Grant::list(roles).map_err(BadCertificate::Roles)?);
             }
         }
-        let moment = |time: x509_cert::time::Time| {
-            Moment(u64::try_from(time.to_unix_duration().as_millis()).unwrap_or(u64::MAX))
-        };
-        let (from, until) = (
-            moment(certificate.validity.not_before),
-            moment(certificate.validity.not_after),
-        );
+        let (from, until) = life(&certificate);
         if from > until {
             return Err(BadCertificate::Life(from, until));
         }
@@ -127,4 +122,11 @@ impl Peer {
         let life = self.until.0.saturating_sub(self.from.0);
         now.0 >= self.from.0.saturating_add(life / 3)
     }
+}
+
+/// Beginning and end of a certificate's life.
+pub(crate) fn life(certificate: &TbsCertificate) -> (Moment, Moment) {
+    let moment = |time: Time| Moment(u64::try_from(time.to_unix_duration().as_millis()).unwrap_or(u64::MAX));
+    let validity = &certificate.validity;
+    (moment(validity.not_before), moment(validity.not_after))
 }

@@ -4,9 +4,13 @@
 //! replaces one that is. When the trust changes, connections whose peer is no longer trusted end.
 
 use std::{
+    collections::BTreeMap,
     fmt,
-    sync::Arc,
-    time::{Duration, SystemTime},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
@@ -20,7 +24,8 @@ use tokio::{
 use tokio_rustls::{
     TlsAcceptor, TlsConnector,
     rustls::{
-        self, CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme,
+        self, CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, OtherError, RootCertStore,
+        ServerConfig, SignatureScheme,
         client::{
             Resumption,
             danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
@@ -28,23 +33,27 @@ use tokio_rustls::{
         },
         crypto::{CryptoProvider, ring, verify_tls13_signature},
         pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject as _},
-        server::{ParsedCertificate, WebPkiClientVerifier, danger::ClientCertVerifier},
+        server::{
+            ParsedCertificate, WebPkiClientVerifier,
+            danger::{ClientCertVerified, ClientCertVerifier},
+        },
         version::TLS13,
     },
     server,
 };
-use topology::Moment;
+use topology::{Moment, RegionId};
 
 use crate::{
-    BadCertificate, Connection, Peer, PeerId, Role,
+    BadCertificate, Call, Connection, Denied, Peer, PeerId, Role, authorise,
     ca::Credential,
     files::{FileError, Files, Pem},
+    link::{HTTP1, HTTP2},
 };
 
 /// The files are looked at this often. A certificate is renewed hours before it expires.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// The protocol inside (RFC 7301): gRPC runs over HTTP/2.
-const ALPN: &[u8] = b"h2";
+/// TLS sessions that are kept for later connections to the stacks of a region, so that they cost less. One address has eight.
+const RESUMED_MAX: usize = 256;
 
 /// The identity of this process: what it shows, and whom it believes.
 pub struct Identity {
@@ -52,8 +61,10 @@ pub struct Identity {
     now: fn() -> Moment,
     state: ArcSwap<State>,
     looked: Mutex<Looked>,
-    /// Counts changes.
-    changes: watch::Sender<u64>,
+    /// Announces changes.
+    changes: watch::Sender<()>,
+    /// Counts them.
+    generation: AtomicU64,
 }
 
 /// The content of the files.
@@ -75,7 +86,22 @@ struct State {
     /// End of life of every certificate in the files, with its kind.
     expiry: Vec<(&'static str, Moment)>,
     server: Arc<ServerConfig>,
+    /// For calls of control planes.
     client: Arc<ClientConfig>,
+    /// For calls of stacks, by their region: each believes its own, and resumes no session of another.
+    clients: Mutex<BTreeMap<RegionId, Arc<ClientConfig>>>,
+    trust: Trust,
+    /// The certificate that this process shows, leaf first, with its key.
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+}
+
+/// The roots, and the zone whose ids mean something.
+#[derive(Debug, Clone)]
+struct Trust {
+    roots: Arc<RootCertStore>,
+    provider: Arc<CryptoProvider>,
+    zone: String,
 }
 
 /// Files that are no identity.
@@ -227,7 +253,8 @@ impl Identity {
                 taken: pem,
                 refused: None,
             }),
-            changes: watch::Sender::new(0),
+            changes: watch::Sender::new(()),
+            generation: AtomicU64::new(0),
         }))
     }
 
@@ -247,6 +274,22 @@ impl Identity {
                 zone: own.zone,
                 role: role.clone(),
             }),
+        })
+    }
+
+    /// Checks that this is the identity of a stack of a region, whatever its name there.
+    ///
+    /// # Errors
+    ///
+    /// It is another's.
+    pub fn must_be_stack_of(&self, region: &RegionId) -> Result<(), Rejected> {
+        let name = match self.own().id.role {
+            Role::Stack { name, .. } => name,
+            _ => "NAME".to_owned(),
+        };
+        self.must_be(&Role::Stack {
+            region: region.to_string(),
+            name,
         })
     }
 
@@ -320,9 +363,8 @@ impl Identity {
                     taken: new,
                     refused: None,
                 };
-                self.state.store(Arc::new(state));
                 drop(looked);
-                self.changes.send_modify(|count| *count += 1);
+                self.put_in_force(state);
                 Reload::Taken
             }
             // Judged at every look, because the clock may be what was wrong; logged once.
@@ -386,10 +428,20 @@ impl Identity {
             taken: pem,
             refused: None,
         };
-        self.state.store(Arc::new(state));
         drop(looked);
-        self.changes.send_modify(|count| *count += 1);
+        self.put_in_force(state);
         Ok(())
+    }
+
+    fn put_in_force(&self, state: State) {
+        self.state.store(Arc::new(state));
+        self.generation.fetch_add(1, Ordering::Release);
+        self.changes.send_replace(());
+    }
+
+    /// The number of changes so far.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
     }
 
     /// Fingerprint of the trusted root of a chain in PEM, leaf first; `None` if no trusted root leads to it.
@@ -404,13 +456,69 @@ impl Identity {
     ///
     /// # Errors
     ///
-    /// The handshake failed: the peer left, has no certificate, or one that is not trusted or names nobody.
-    pub async fn accept(&self, tcp: TcpStream) -> std::io::Result<(server::TlsStream<TcpStream>, Shown)> {
+    /// The handshake failed: the peer left, has no certificate, or one that is not trusted or names nobody. If there is still a
+    /// connection, the alert that says so is on its way over it.
+    pub(crate) async fn accept(
+        &self,
+        tcp: TcpStream,
+    ) -> Result<(server::TlsStream<TcpStream>, Shown), (std::io::Error, Option<TcpStream>)> {
         let config = self.state.load().server.clone();
-        let stream = TlsAcceptor::from(config).accept(tcp).await?;
-        let chain = stream.get_ref().1.peer_certificates().unwrap_or_default().to_vec();
-        let peer = self.check(&chain).map_err(std::io::Error::other)?;
-        Ok((stream, Shown { peer, chain }))
+        let accepting = TlsAcceptor::from(config).accept(tcp).into_fallible();
+        let stream = accepting.await.map_err(|(error, tcp)| (error, Some(tcp)))?;
+        let shown = match self.own().id.role {
+            // The handshake verified the chain, or an earlier one did whose session is resumed.
+            Role::Stack { .. } => self.shown(stream.get_ref().1.peer_certificates()),
+            _ => {
+                let chain = stream.get_ref().1.peer_certificates().unwrap_or_default().to_vec();
+                self.check(&chain).map(|peer| Shown { peer, chain })
+            }
+        };
+        let shown = shown.map_err(|error| (std::io::Error::other(error), None))?;
+        Ok((stream, shown))
+    }
+
+    /// The settings for calls of the stacks of a region.
+    pub(crate) fn client_for(&self, region: &RegionId) -> Result<Arc<ClientConfig>, rustls::Error> {
+        let state = self.state.load();
+        let mut clients = state.clients.lock();
+        if let Some(known) = clients.get(region) {
+            return Ok(known.clone());
+        }
+        let servers = Servers {
+            trust: state.trust.clone(),
+            wanted: Wanted::StackOf(region.clone()),
+        };
+        let mut config = client(servers, state.chain.clone(), state.key.clone_key())?;
+        config.resumption = Resumption::in_memory_sessions(RESUMED_MAX);
+        let config = Arc::new(config);
+        clients.insert(region.clone(), config.clone());
+        Ok(config)
+    }
+
+    /// A peer whose chain was verified, now or when the session began that is resumed. Only time has passed since: a new trust begins
+    /// with no session.
+    pub(crate) fn shown(&self, chain: Option<&[CertificateDer<'static>]>) -> Result<Shown, BadPeer> {
+        let chain = chain.unwrap_or_default().to_vec();
+        let peer = Peer::of(chain.first().ok_or(BadPeer::NoCertificate)?)?;
+        if peer.until <= (self.now)() {
+            return Err(BadPeer::Expired(peer.until));
+        }
+        Ok(Shown { peer, chain })
+    }
+
+    /// True if a root that is trusted leads to the peer's certificate, also after its end.
+    pub(crate) fn rests_on_trusted_root(&self, shown: &Shown) -> bool {
+        let Some((leaf, above)) = shown.chain.split_first() else {
+            return false;
+        };
+        let at = (self.now)().0.clamp(shown.peer.from.0, shown.peer.until.0);
+        let at = UnixTime::since_unix_epoch(Duration::from_millis(at));
+        self.state.load().verifier.verify_client_cert(leaf, above, at).is_ok()
+    }
+
+    /// The rest of the time until a moment.
+    pub(crate) fn until(&self, moment: Moment) -> Duration {
+        moment.since((self.now)())
     }
 
     /// Opens TLS to a peer that must be a control plane of this zone. Returns when the peer has accepted this process.
@@ -479,10 +587,11 @@ impl Identity {
     }
 
     /// Announces changes of certificate or trust.
-    pub fn changes(&self) -> watch::Receiver<u64> {
+    pub fn changes(&self) -> watch::Receiver<()> {
         self.changes.subscribe()
     }
 
+    /// The holder of a chain, which may have been shown long ago.
     fn check(&self, chain: &[CertificateDer<'_>]) -> Result<Peer, BadPeer> {
         let leaf = chain.first().ok_or(BadPeer::NoCertificate)?;
         let mut peer = Peer::of(leaf)?;
@@ -522,6 +631,8 @@ pub(crate) enum BadPeer {
     Zone(PeerId, String),
     #[error("expected a control plane, found {0}; check the address")]
     NoControlPlane(PeerId),
+    #[error("the certificate of the peer ended at {0:#} UTC")]
+    Expired(Moment),
 }
 
 impl State {
@@ -544,9 +655,12 @@ impl State {
         let mut roots = RootCertStore::empty();
         let mut expiry = vec![("own", own.until)];
         let soonest = |kind, ends: Option<Moment>| ends.map(|ends| (kind, ends));
-        expiry.extend(soonest("issuer", chain[1..].iter().filter_map(|it| ends(it)).min()));
+        expiry.extend(soonest(
+            "issuer",
+            chain[1..].iter().filter_map(|it| end_of_life(it)).min(),
+        ));
         let trusted = certificates(&pem.trust, &files.trust)?;
-        expiry.extend(soonest("root", trusted.iter().filter_map(|it| ends(it)).min()));
+        expiry.extend(soonest("root", trusted.iter().filter_map(|it| end_of_life(it)).min()));
         let provider = Arc::new(ring::default_provider());
         let mut each = Vec::new();
         for root in trusted {
@@ -580,68 +694,155 @@ impl State {
         // Others decide about this certificate by themselves: a process that no longer believes itself goes on serving, and
         // believes no peer under a root that was taken away.
         let untrusted = verifier.verify_client_cert(&chain[0], &chain[1..], at).err();
-        let builder = ServerConfig::builder_with_provider(provider.clone()).with_protocol_versions(&[&TLS13]);
-        let mut server = builder
-            .map_err(|error| unfit(error.to_string()))?
-            .with_client_cert_verifier(verifier.clone())
-            .with_single_cert(chain.clone(), key()?)
-            .map_err(|error| unfit(error.to_string()))?;
-        server.alpn_protocols = vec![ALPN.to_vec()];
-        // Every connection is verified: a resumed one would be as old as its ticket.
-        server.send_tls13_tickets = 0;
-        let builder = ClientConfig::builder_with_provider(provider.clone()).with_protocol_versions(&[&TLS13]);
-        let mut client = builder
-            .map_err(|error| unfit(error.to_string()))?
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(ControlPlanes {
-                roots,
-                provider,
-                zone: own.id.zone.clone(),
-            }))
-            .with_client_auth_cert(chain, key()?)
-            .map_err(|error| unfit(error.to_string()))?;
-        client.alpn_protocols = vec![ALPN.to_vec()];
+        let key = key()?;
+        let trust = Trust {
+            roots,
+            provider,
+            zone: own.id.zone.clone(),
+        };
+        let server = server(&own, &trust, verifier.clone(), chain.clone(), key.clone_key());
+        let control_planes = Servers {
+            trust: trust.clone(),
+            wanted: Wanted::ControlPlane,
+        };
+        let client = client(control_planes, chain.clone(), key.clone_key());
+        let mut client = client.map_err(|error| unfit(error.to_string()))?;
+        client.alpn_protocols = vec![HTTP2.to_vec()];
         client.resumption = Resumption::disabled();
-        client.enable_sni = false;
         Ok(Self {
             own,
             untrusted: untrusted.map(|error| error.to_string()),
             verifier,
             roots: each,
             expiry,
-            server: Arc::new(server),
+            server: Arc::new(server.map_err(|error| unfit(error.to_string()))?),
             client: Arc::new(client),
+            clients: Mutex::default(),
+            trust,
+            chain,
+            key,
         })
     }
 }
 
-/// Believes servers that are control planes of the zone, by id instead of by host name.
+/// Settings for calls. Servers are believed by their id, and the address is not sent: processes have ids, and addresses change.
+fn client(
+    servers: Servers,
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+) -> Result<ClientConfig, rustls::Error> {
+    let builder = ClientConfig::builder_with_provider(servers.trust.provider.clone());
+    let mut config = builder
+        .with_protocol_versions(&[&TLS13])?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(servers))
+        .with_client_auth_cert(chain, key)?;
+    config.enable_sni = false;
+    Ok(config)
+}
+
+/// Settings for a listener.
+fn server(
+    own: &Peer,
+    trust: &Trust,
+    chains: Arc<dyn ClientCertVerifier>,
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+) -> Result<ServerConfig, rustls::Error> {
+    let is_stack = matches!(own.id.role, Role::Stack { .. });
+    let verifier: Arc<dyn ClientCertVerifier> = match is_stack {
+        // In the handshake, so that the caller hears why: afterwards there is only the end of the connection.
+        true => Arc::new(CallersOfStacks {
+            chains,
+            zone: own.id.zone.clone(),
+        }),
+        false => chains,
+    };
+    let builder = ServerConfig::builder_with_provider(trust.provider.clone());
+    let mut config = builder
+        .with_protocol_versions(&[&TLS13])?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(chain, key)?;
+    if is_stack {
+        config.alpn_protocols = vec![HTTP2.to_vec(), HTTP1.to_vec()];
+        // The caller keeps the state. The keys are as old as the trust, so that no session outlives it.
+        config.ticketer = ring::Ticketer::new()?;
+    } else {
+        config.alpn_protocols = vec![HTTP2.to_vec()];
+        // Every connection is verified: a resumed one would be as old as its ticket.
+        config.send_tls13_tickets = 0;
+    }
+    Ok(config)
+}
+
+/// The process that a call is meant for.
 #[derive(Debug)]
-struct ControlPlanes {
-    roots: Arc<RootCertStore>,
-    provider: Arc<CryptoProvider>,
+enum Wanted {
+    ControlPlane,
+    StackOf(RegionId),
+}
+
+/// Believes servers of the zone by their id instead of by host name.
+#[derive(Debug)]
+struct Servers {
+    trust: Trust,
+    wanted: Wanted,
+}
+
+impl Servers {
+    /// Checks that a certificate, which is genuine, is that of the wanted process.
+    fn is_wanted(&self, der: &[u8]) -> Result<(), rustls::Error> {
+        match &self.wanted {
+            Wanted::ControlPlane => {
+                let general = |error: &dyn fmt::Display| rustls::Error::General(error.to_string());
+                let id = Peer::of(der).map_err(|error| general(&error))?.id;
+                let wrong = match id.role {
+                    _ if id.zone != self.trust.zone => BadPeer::Zone(id, self.trust.zone.clone()),
+                    Role::ControlPlane(_) => return Ok(()),
+                    _ => BadPeer::NoControlPlane(id),
+                };
+                Err(general(&wrong))
+            }
+            Wanted::StackOf(region) => {
+                let region = region.as_str();
+                is_allowed(der, &self.trust.zone, Call::Serve { region })
+            }
+        }
+    }
+}
+
+/// Checks that the holder of a certificate, which is genuine, may do this.
+fn is_allowed(der: &[u8], zone: &str, call: Call<'_>) -> Result<(), rustls::Error> {
+    let other = |error: Arc<dyn std::error::Error + Send + Sync>| {
+        rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(error)))
+    };
+    let peer = Peer::of(der).map_err(|error| other(Arc::new(BadPeer::from(error))))?;
+    if peer.id.zone != zone {
+        return Err(other(Arc::new(BadPeer::Zone(peer.id, zone.to_owned()))));
+    }
+    authorise(&peer, call).map_err(|denied| other(Arc::new(denied)))
+}
+
+/// Lets in whoever may call stacks.
+#[derive(Debug)]
+struct CallersOfStacks {
+    chains: Arc<dyn ClientCertVerifier>,
     zone: String,
 }
 
-impl ServerCertVerifier for ControlPlanes {
-    fn verify_server_cert(
+impl ClientCertVerifier for CallersOfStacks {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.chains.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
         now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        let algorithms = self.provider.signature_verification_algorithms.all;
-        let parsed = ParsedCertificate::try_from(end_entity)?;
-        verify_server_cert_signed_by_trust_anchor(&parsed, &self.roots, intermediates, now, algorithms)?;
-        let peer = Peer::of(end_entity).map_err(|error| rustls::Error::General(error.to_string()))?;
-        let wrong = match peer.id.role {
-            _ if peer.id.zone != self.zone => BadPeer::Zone(peer.id, self.zone.clone()),
-            Role::ControlPlane(_) => return Ok(ServerCertVerified::assertion()),
-            _ => BadPeer::NoControlPlane(peer.id),
-        };
-        Err(rustls::Error::General(wrong.to_string()))
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        let verified = self.chains.verify_client_cert(end_entity, intermediates, now)?;
+        is_allowed(end_entity, &self.zone, Call::CallStack).map(|()| verified)
     }
 
     fn verify_tls12_signature(
@@ -659,11 +860,52 @@ impl ServerCertVerifier for ControlPlanes {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+        self.chains.verify_tls13_signature(message, cert, dss)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
+        self.chains.supported_verify_schemes()
+    }
+}
+
+impl ServerCertVerifier for Servers {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let Trust { roots, provider, .. } = &self.trust;
+        let algorithms = provider.signature_verification_algorithms.all;
+        let parsed = ParsedCertificate::try_from(end_entity)?;
+        verify_server_cert_signed_by_trust_anchor(&parsed, roots, intermediates, now, algorithms)?;
+        self.is_wanted(end_entity).map(|()| ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(rustls::Error::InvalidCertificate(CertificateError::BadSignature))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.trust.provider.signature_verification_algorithms;
+        verify_tls13_signature(message, cert, dss, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        let algorithms = &self.trust.provider.signature_verification_algorithms;
+        algorithms.supported_schemes()
     }
 }
 
@@ -675,6 +917,7 @@ pub(crate) fn reason(error: &std::io::Error) -> &'static str {
             BadPeer::NoCertificate => "no-certificate",
             BadPeer::NoRoot => "unknown-issuer",
             BadPeer::Zone(..) => "other-zone",
+            BadPeer::Expired(_) => "expired",
             BadPeer::Certificate(_) | BadPeer::NoControlPlane(_) => "bad-id",
         };
     }
@@ -684,6 +927,11 @@ pub(crate) fn reason(error: &std::io::Error) -> &'static str {
             CertificateError::Expired | CertificateError::ExpiredContext { .. } => "expired",
             CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => "not-yet-valid",
             CertificateError::UnknownIssuer => "unknown-issuer",
+            CertificateError::Other(OtherError(why)) if why.is::<Denied>() => "not-allowed",
+            CertificateError::Other(OtherError(why)) => match why.downcast_ref() {
+                Some(BadPeer::Zone(..)) => "other-zone",
+                _ => "bad-id",
+            },
             _ => "bad-certificate",
         },
         Some(rustls::Error::AlertReceived(_)) => "refused-by-peer",
@@ -722,13 +970,8 @@ pub(crate) fn fingerprint(der: &[u8]) -> String {
     hex::encode(&sha2::Sha256::digest(der)[..8])
 }
 
-fn ends(der: &[u8]) -> Option<Moment> {
+fn end_of_life(der: &[u8]) -> Option<Moment> {
     use x509_cert::der::Decode as _;
-    let until = x509_cert::Certificate::from_der(der)
-        .ok()?
-        .tbs_certificate
-        .validity
-        .not_after;
-    let since_epoch = until.to_system_time().duration_since(SystemTime::UNIX_EPOCH).ok()?;
-    Some(Moment(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX)))
+    let certificate = x509_cert::Certificate::from_der(der).ok()?;
+    Some(crate::peer::life(&certificate.tbs_certificate).1)
 }

@@ -17,9 +17,19 @@ const LOOK_MAX: Duration = Duration::from_secs(60);
 /// Deadline for one control plane to sign.
 const SIGNED_WITHIN: Duration = Duration::from_secs(5);
 
+/// Keeps the identity of a process until it is dropped: takes files that others change, and renews the certificate at the control planes at
+/// these URLs. Without URLs others renew it.
+pub async fn keep_identity(identity: Arc<Identity>, endpoints: Vec<String>, now: fn() -> Moment) {
+    let looking = identity.keep_current();
+    if endpoints.is_empty() {
+        return looking.await;
+    }
+    tokio::join!(looking, keep_renewed_by(identity.clone(), endpoints, now));
+}
+
 /// Renews the certificate at the control planes at these URLs, until it is dropped. While none of them signs, the certificate stays and
 /// the next attempt follows within a minute: from a third of its life on there are hours for it.
-pub async fn keep_renewed_by(identity: Arc<Identity>, endpoints: Vec<String>, now: fn() -> Moment) {
+async fn keep_renewed_by(identity: Arc<Identity>, endpoints: Vec<String>, now: fn() -> Moment) {
     let asking = identity.clone();
     let ask = move |request: String| {
         let (identity, endpoints) = (asking.clone(), endpoints.clone());

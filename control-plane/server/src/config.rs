@@ -7,7 +7,7 @@ use std::{
 };
 
 use daemon::config::{Problems, Rules};
-use identity::{Mode, files::Files};
+use identity::{Mode, ToStacks, files::Files};
 use serde::Deserialize;
 use topology::{NodeId, document::Span};
 
@@ -55,6 +55,9 @@ pub struct IdentitySection {
     pub key: PathBuf,
     /// As in [`Files`].
     pub trust: PathBuf,
+    /// Whether the stacks that it probes prove their region.
+    #[serde(default)]
+    pub stacks: ToStacks,
     /// The issuer with which this control plane renews the certificates of processes, its own too; without it, they are renewed
     /// elsewhere.
     #[serde(default)]

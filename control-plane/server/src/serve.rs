@@ -8,7 +8,7 @@ use api::v1::{
     plans_server::PlansServer,
 };
 use daemon::lag::Lag;
-use identity::{Event, Identity, Mode, Role};
+use identity::{Event, Identity, Mode, Role, ToStacks};
 use prometheus_client::registry::Registry;
 use tokio::sync::mpsc;
 use topology::{Policy, Topology};
@@ -86,6 +86,10 @@ pub async fn serve(process: daemon::Process, config: Config) -> anyhow::Result<(
     let own = identity.as_ref().map(|(identity, _)| identity.clone());
     registry.register_collector(Box::new(identity::Expiry(own.clone())));
     let issuer = config.identity.as_ref().and_then(IdentitySection::issuer);
+    let proves_to_stacks = config
+        .identity
+        .as_ref()
+        .is_some_and(|section| section.stacks == ToStacks::Required);
     let own_identity = own.clone();
     if let Some((own, issuer)) = own.clone().zip(issuer.clone()) {
         let stop = stop.clone();
@@ -136,6 +140,7 @@ pub async fn serve(process: daemon::Process, config: Config) -> anyhow::Result<(
         reports,
         rtts: None,
         lateness: lateness(&lag),
+        identity: own_identity.clone().filter(|_| proves_to_stacks),
     };
     let (watched, watching) = (lag, stop.clone());
     tasks.spawn("lag", async move {

@@ -50,15 +50,10 @@ async fn run(process: Process, config: Config) -> anyhow::Result<()> {
         identity: identity.clone(),
     };
     if let Some(identity) = identity {
-        let (stop, renewed) = (tasks.stop_token(), identity.clone());
-        tasks.spawn("certificate", async move {
-            let renewing = node::renew::keep_renewed_by(renewed, endpoints, daemon::clock::now);
-            stop.run_until_cancelled(renewing).await;
-            Ok(())
-        });
         let stop = tasks.stop_token();
         tasks.spawn("identity", async move {
-            stop.run_until_cancelled(identity.keep_current()).await;
+            let keeping = node::renew::keep_identity(identity, endpoints, daemon::clock::now);
+            stop.run_until_cancelled(keeping).await;
             Ok(())
         });
     }

@@ -7,6 +7,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
 };
 
+use identity::Doubt;
 use rustix::io::Errno;
 
 /// The side at fault when a system call fails.
@@ -17,6 +18,12 @@ pub enum Cause {
     /// This machine has no default route, so it has learned nothing about any distant peer. It does not lack a
     /// resource: peers on its own networks are still reachable.
     NoRoute,
+    /// The peer does not accept the certificate of this process. It looks at it before anything else, so this process has learned
+    /// nothing about the peer.
+    Refused,
+    /// The peer does not prove who it is, or is another one than was meant. One cause is a clock, here or there; an old trust
+    /// is another.
+    Unproven,
     /// Every other error: the peer failed, or the network between this machine and the peer.
     Remote,
 }
@@ -34,7 +41,7 @@ impl Cause {
 
     /// Whether this side is at fault, so that the failure says nothing about the peer.
     pub fn is_own(self) -> bool {
-        self != Self::Remote
+        matches!(self, Self::Local | Self::NoRoute | Self::Refused)
     }
 
     /// The kernel reports "network unreachable" for two reasons: this machine has no route, or a router on the way has
@@ -56,6 +63,11 @@ impl Cause {
             Errno::PERM,
             Errno::ACCESS,
         ];
+        match Doubt::within(error) {
+            Some(Doubt::Refused(_)) => return Self::Refused,
+            Some(Doubt::Other(_) | Doubt::Unproven(_) | Doubt::Withdrawn) => return Self::Unproven,
+            None => {}
+        }
         let errno = Errno::from_io_error(error);
         if errno.is_some_and(|errno| LOCAL.contains(&errno)) || error.kind() == io::ErrorKind::OutOfMemory {
             Self::Local
@@ -73,7 +85,7 @@ impl Cause {
             next = error.source();
             if let Some(io) = error.downcast_ref::<io::Error>() {
                 let cause = Self::of(io);
-                if cause.is_own() {
+                if cause != Self::Remote {
                     return cause;
                 }
                 // `source` of an `io::Error` skips the error that it wraps and returns that error's source.
@@ -134,5 +146,9 @@ mod tests {
         assert_eq!(Cause::within(&io::Error::other(of(Errno::NOBUFS).0)), Cause::Local);
         assert_eq!(Cause::within(&of(Errno::CONNREFUSED)), Cause::Remote);
         assert_eq!(Cause::within(&std::fmt::Error), Cause::Remote);
+        let doubt = |doubt| Cause::within(&Wrapped(io::Error::other(doubt)));
+        assert_eq!(doubt(Doubt::Refused("CertificateExpired".to_owned())), Cause::Refused);
+        assert_eq!(doubt(Doubt::Withdrawn), Cause::Unproven);
+        assert!(Cause::Refused.is_own() && !Cause::Unproven.is_own());
     }
 }

@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use identity::Identity;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
@@ -45,6 +46,8 @@ pub struct Settings {
     pub rtts: Option<watch::Sender<Probed>>,
     /// Says when a missed deadline proves nothing because the prober itself was late.
     pub lateness: Lateness,
+    /// What the prober shows to stacks, which must prove their region to it; `None` for plain text.
+    pub identity: Option<Arc<Identity>>,
 }
 
 /// The results of one tick's probes for the node that sent them.
@@ -79,7 +82,6 @@ async fn run_by(
     mut snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
     traffic: impl Fn() -> Passive,
 ) {
-    let http = stack::http_client();
     loop {
         if snapshots.wait_for(Option::is_some).await.is_err() && snapshots.borrow().is_none() {
             // There is no plan, and no sender that could deliver one. The owner is about to stop this task.
@@ -90,7 +92,7 @@ async fn run_by(
         };
         let tick = now().tick();
         // The set is dropped at the end of the tick, so that no probe outlives the tick for which it counts.
-        let mut probes = start_probes(&http, &settings, &snapshot, now());
+        let mut probes = start_probes(&settings, &snapshot, now());
         let mut edge_probes = start_edge_probes(&settings, &snapshot, now());
         let closed = wait_for_end(&now, tick).await;
 
@@ -172,8 +174,13 @@ async fn wait_for_end(now: &impl Fn() -> Moment, tick: Tick) -> Closed {
 type ProbeResult = (RegionId, Observed, Option<Duration>);
 
 /// Starts the probes that are still ahead in the tick that contains `now`.
-fn start_probes(http: &reqwest::Client, settings: &Settings, snapshot: &Snapshot, now: Moment) -> JoinSet<ProbeResult> {
-    let Settings { vantage, lateness, .. } = settings;
+fn start_probes(settings: &Settings, snapshot: &Snapshot, now: Moment) -> JoinSet<ProbeResult> {
+    let Settings {
+        vantage,
+        lateness,
+        identity,
+        ..
+    } = settings;
     let deadline = snapshot.probe.timeout;
     let into_tick = now.since(now.tick().start());
     let started = Instant::now();
@@ -184,18 +191,19 @@ fn start_probes(http: &reqwest::Client, settings: &Settings, snapshot: &Snapshot
         for stack in snapshot.plan.stacks_with_sessions(region) {
             let stack = stack.address;
             if let Some(wait) = at.gateway.checked_sub(into_tick) {
-                let (http, id, lateness) = (http.clone(), region.id.clone(), lateness.clone());
+                let (identity, id, lateness) = (identity.clone(), region.id.clone(), lateness.clone());
                 probes.spawn(async move {
                     sleep_until(started + wait).await;
-                    let (observed, round_trip) = stack::gateway(&http, &id, stack, deadline, &lateness).await;
+                    let (observed, round_trip) =
+                        stack::gateway(identity.as_ref(), &id, stack, deadline, &lateness).await;
                     (id, observed, round_trip)
                 });
             }
             if let Some(wait) = at.spoken_turn.checked_sub(into_tick) {
-                let (id, lateness) = (region.id.clone(), lateness.clone());
+                let (identity, id, lateness) = (identity.clone(), region.id.clone(), lateness.clone());
                 probes.spawn(async move {
                     sleep_until(started + wait).await;
-                    let observed = stack::spoken_turn(&id, stack, deadline, &lateness).await;
+                    let observed = stack::spoken_turn(identity.as_ref(), &id, stack, deadline, &lateness).await;
                     (id, observed, None)
                 });
             }
@@ -292,6 +300,7 @@ mod tests {
             reports,
             rtts: None,
             lateness: Lateness::default(),
+            identity: None,
         }
     }
 

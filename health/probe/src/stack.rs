@@ -4,11 +4,19 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     net::SocketAddr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
+use http::Request;
+use http_body_util::{BodyExt as _, Empty};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use identity::{Identity, Speaks};
 use serde_json::Value;
 use tokio::{net::TcpStream, task::JoinSet, time::timeout};
+use tokio_util::task::AbortOnDropHandle;
 use topology::{Component, RegionId, Topology};
 use verdict::{Observation, Source};
 
@@ -96,20 +104,12 @@ pub(crate) fn spoken_longest(deadline: Duration) -> Duration {
     deadline * (1 + TURN_DEADLINES)
 }
 
-/// An HTTP client for [`gateway`]. Every probe opens a new connection, because the probe must show whether that works.
-pub(crate) fn http_client() -> reqwest::Client {
-    reqwest::Client::builder()
-        .pool_max_idle_per_host(0)
-        .redirect(reqwest::redirect::Policy::none())
-        .no_proxy()
-        .user_agent(wire::PROBE_AGENT)
-        .build()
-        .expect("a client without TLS and proxies has nothing that can fail to load")
-}
+/// What this prober shows to stacks; `None` for plain text.
+pub(crate) type Shows<'a> = Option<&'a Arc<Identity>>;
 
 /// Sends `GET /health` to the gateway. Returns the observations from the answer, and the round-trip time of connecting.
 pub(crate) async fn gateway(
-    http: &reqwest::Client,
+    shows: Shows<'_>,
     region: &RegionId,
     stack: SocketAddr,
     deadline: Duration,
@@ -118,7 +118,7 @@ pub(crate) async fn gateway(
     let mut observed = Observed::default();
     let started = Instant::now();
     let mut round_trip = None;
-    let answer = timeout(deadline, ask_health(http, stack, &mut round_trip)).await;
+    let answer = timeout(deadline, ask_health(shows, region, stack, &mut round_trip)).await;
     let took_ms = milliseconds(started.elapsed());
     match answer.unwrap_or(Err(HealthError::TimedOut(deadline))) {
         Ok(health) => {
@@ -143,7 +143,11 @@ pub(crate) async fn gateway(
 
 /// Logs a probe that failed on the prober's side. It does not count against the stack.
 fn not_seen(region: &RegionId, stack: SocketAddr, why: &dyn std::fmt::Display) {
-    tracing::warn!(%region, %stack, %why, "this node lacks open files, ports or processor time, so the probe does not count; check its limits and load");
+    tracing::warn!(
+        %region, %stack, %why,
+        "the probe does not count: this node lacks open files, ports or processor time, or the stack refuses its certificate; check its \
+         limits and load, and its certificate with `meridian cert list`"
+    );
 }
 
 /// The reason for which there is no usable `/health` page.
@@ -152,7 +156,7 @@ enum HealthError {
     #[error("cannot connect: {0}")]
     Connect(#[source] io::Error),
     #[error("GET /health: {}", innermost(.0))]
-    Get(#[source] reqwest::Error),
+    Get(#[source] hyper::Error),
     #[error("no answer to GET /health within {0:?}")]
     TimedOut(Duration),
     #[error("GET /health: {0}")]
@@ -170,25 +174,33 @@ impl HealthError {
     }
 }
 
-/// The `/health` page of a working gateway. The error says why the gateway does not work.
+/// The `/health` page of a working gateway. The error says why the gateway does not work. Every probe opens a new connection, because
+/// it must show whether that works.
 async fn ask_health(
-    http: &reqwest::Client,
+    shows: Shows<'_>,
+    region: &RegionId,
     stack: SocketAddr,
     round_trip: &mut Option<Duration>,
 ) -> Result<Value, HealthError> {
     let started = Instant::now();
-    TcpStream::connect(stack).await.map_err(HealthError::Connect)?;
+    let tcp = TcpStream::connect(stack).await.map_err(HealthError::Connect)?;
     *round_trip = Some(started.elapsed());
+    let link = identity::secure(shows, tcp, region, stack, Speaks::Http1).await;
+    let link = link.map_err(HealthError::Connect)?;
 
-    let mut response = http
-        .get(format!("http://{stack}/health"))
-        .send()
-        .await
-        .map_err(HealthError::Get)?;
+    let (mut asking, connection) = http1::handshake(TokioIo::new(link)).await.map_err(HealthError::Get)?;
+    let _connection = AbortOnDropHandle::new(tokio::spawn(connection));
+    let request = Request::get("/health")
+        .header(http::header::HOST, stack.to_string())
+        .header(http::header::USER_AGENT, wire::PROBE_AGENT)
+        .body(Empty::<Bytes>::new())
+        .expect("all parts of this request are valid");
+    let mut response = asking.send_request(request).await.map_err(HealthError::Get)?;
     let status = response.status();
     let mut body = Vec::new();
-    while let Some(piece) = response.chunk().await.map_err(HealthError::Get)? {
-        body.extend_from_slice(&piece);
+    while let Some(frame) = response.frame().await {
+        let frame = frame.map_err(HealthError::Get)?;
+        body.extend_from_slice(frame.data_ref().map_or(&[], |piece| piece));
         if body.len() > HEALTH_BYTES_MAX {
             let what = format!("the answer has more than {HEALTH_BYTES_MAX} bytes");
             return Err(HealthError::Answer(what));
@@ -209,6 +221,7 @@ async fn ask_health(
 
 /// Asks the stack for the time in speech, and judges every component that the answer passed through.
 pub(crate) async fn spoken_turn(
+    shows: Shows<'_>,
     region: &RegionId,
     stack: SocketAddr,
     deadline: Duration,
@@ -223,7 +236,8 @@ pub(crate) async fn spoken_turn(
     };
     let started = Instant::now();
     let mut observed = Observed::default();
-    match Call::open(stack, &options).await {
+    let connecting = identity::dial(shows, region, stack, Speaks::Http1);
+    match Call::open_by(stack, &options, connecting).await {
         Ok(mut call) => {
             observed.gateway(region, stack).succeed(milliseconds(started.elapsed()));
             let result = call.turn(Utterance::probe(), Pacing::Immediate).await;
@@ -311,19 +325,18 @@ fn judge_answer(observed: &mut Observed, region: &RegionId, stack: SocketAddr, t
     }
 }
 
-/// Probes every region once, all in parallel. `meridian status` shows this when it has no control plane to ask.
-pub async fn probe_once(topology: &Topology, deadline: Duration) -> Vec<Observation> {
-    let http = http_client();
+/// Probes every region once, all in parallel, as the holder of `identity`.
+pub async fn probe_once(topology: &Topology, deadline: Duration, identity: Option<Arc<Identity>>) -> Vec<Observation> {
     let mut probes = JoinSet::new();
     for region in topology.regions.values() {
         for stack in region.stacks.iter().map(|stack| stack.address) {
-            let (id, http) = (region.id.clone(), http.clone());
+            let (id, identity) = (region.id.clone(), identity.clone());
             let lateness = Lateness::default();
             probes.spawn(async move {
-                let (mut observed, _) = gateway(&http, &id, stack, deadline, &lateness).await;
+                let (mut observed, _) = gateway(identity.as_ref(), &id, stack, deadline, &lateness).await;
                 let gateway_works = observed.gateway(&id, stack).failed == 0;
                 if gateway_works {
-                    observed.absorb(&spoken_turn(&id, stack, deadline, &lateness).await);
+                    observed.absorb(&spoken_turn(identity.as_ref(), &id, stack, deadline, &lateness).await);
                 }
                 observed
             });
@@ -341,7 +354,7 @@ pub(crate) fn milliseconds(time: Duration) -> f64 {
 }
 
 /// The innermost cause: "connection refused" says more than "error sending request".
-fn innermost(error: &reqwest::Error) -> String {
+fn innermost(error: &hyper::Error) -> String {
     let mut cause: &dyn std::error::Error = error;
     while let Some(source) = cause.source() {
         cause = source;

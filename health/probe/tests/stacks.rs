@@ -230,7 +230,7 @@ async fn check_within(
     stack: SocketAddr,
     expected: &[(Component, u32, u32, &str)],
 ) -> Vec<Observation> {
-    let observations = probe_once(&world(stack), limit).await;
+    let observations = probe_once(&world(stack), limit, None).await;
     let summary: Vec<_> = observations
         .iter()
         .map(|o| (o.component, o.succeeded, o.failed, o.failure.as_str()))

@@ -1,6 +1,7 @@
 //! One conversation over the Realtime WebSocket, from the side of a device.
 
 use std::{
+    fmt, io,
     net::SocketAddr,
     time::{Duration, Instant},
 };
@@ -10,6 +11,7 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use serde_json::{Value, json};
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::TcpStream,
     time::{sleep_until, timeout},
 };
@@ -145,10 +147,14 @@ pub struct Move {
     pub to: String,
 }
 
+/// A connection to a server.
+pub trait Connection: AsyncRead + AsyncWrite + fmt::Debug + Send + Unpin {}
+impl<C: AsyncRead + AsyncWrite + fmt::Debug + Send + Unpin> Connection for C {}
+
 /// An open conversation. After an error of [`Call::turn`] its state is unknown: hang up and call again.
 #[derive(Debug)]
 pub struct Call {
-    socket: WebSocketStream<TcpStream>,
+    socket: WebSocketStream<Box<dyn Connection>>,
     options: CallOptions,
     address: SocketAddr,
     connect_time: Duration,
@@ -161,21 +167,39 @@ pub struct Call {
 impl Call {
     /// Connects to a server. Returns once the server has opened a session.
     pub async fn open(address: SocketAddr, options: &CallOptions) -> Result<Self, CallError> {
+        let connecting = async {
+            let stream = TcpStream::connect(address).await?;
+            // Pieces of audio must not wait for each other. If setting the option fails, the call is only slower.
+            let _ = stream.set_nodelay(true);
+            Ok(stream)
+        };
+        Self::open_by(address, options, connecting).await
+    }
+
+    /// The same over a connection that the caller opens in its own way.
+    pub async fn open_by<C: Connection + 'static>(
+        address: SocketAddr,
+        options: &CallOptions,
+        connecting: impl Future<Output = io::Result<C>>,
+    ) -> Result<Self, CallError> {
         let waited = options.connect_timeout;
-        timeout(waited, Self::open_unbounded(address, options))
+        timeout(waited, Self::open_unbounded(address, options, connecting))
             .await
             .unwrap_or(Err(CallError::ConnectTimeout { address, waited }))
     }
 
-    async fn open_unbounded(address: SocketAddr, options: &CallOptions) -> Result<Self, CallError> {
+    async fn open_unbounded<C: Connection + 'static>(
+        address: SocketAddr,
+        options: &CallOptions,
+        connecting: impl Future<Output = io::Result<C>>,
+    ) -> Result<Self, CallError> {
         let request = request(address, options)?;
         let started = Instant::now();
-        let stream = TcpStream::connect(address)
+        let stream = connecting
             .await
             .map_err(|source| CallError::Connect { address, source })?;
+        let stream: Box<dyn Connection> = Box::new(stream);
         let connect_time = started.elapsed();
-        // Pieces of audio must not wait for each other. If setting the option fails, the call is only slower.
-        let _ = stream.set_nodelay(true);
         let config = WebSocketConfig::default()
             .max_message_size(Some(MESSAGE_BYTES_MAX))
             .max_frame_size(Some(MESSAGE_BYTES_MAX))
@@ -398,6 +422,7 @@ impl Call {
                     return Err(CallError::Closed {
                         code: None,
                         reason: "ended without a Close frame".to_owned(),
+                        source: None,
                     });
                 }
             }

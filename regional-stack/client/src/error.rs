@@ -75,6 +75,8 @@ pub enum CallError {
         code: Option<u16>,
         /// The reason in the Close frame, or the error of the network.
         reason: String,
+        /// The error of the network.
+        source: Option<io::Error>,
     },
     /// The server broke the protocol, or an option of the call cannot be part of an HTTP request.
     #[error("protocol error: {0}")]
@@ -139,11 +141,13 @@ pub(crate) fn closed(frame: Option<CloseFrame>) -> CallError {
         Some(frame) => CallError::Closed {
             code: Some(frame.code.into()),
             reason: bounded(&frame.reason),
+            source: None,
         },
         // 1005 means exactly this: a Close frame without a code (RFC 6455 §7.4.1).
         None => CallError::Closed {
             code: Some(1005),
             reason: String::new(),
+            source: None,
         },
     }
 }
@@ -170,6 +174,7 @@ pub(crate) fn call_error(error: tungstenite::Error) -> CallError {
         tungstenite::Error::Io(error) => CallError::Closed {
             code: None,
             reason: error.to_string(),
+            source: Some(error),
         },
         tungstenite::Error::ConnectionClosed
         | tungstenite::Error::AlreadyClosed
@@ -179,6 +184,7 @@ pub(crate) fn call_error(error: tungstenite::Error) -> CallError {
         ) => CallError::Closed {
             code: None,
             reason: "reset".to_owned(),
+            source: None,
         },
         other => CallError::Protocol(bounded(&other.to_string())),
     }

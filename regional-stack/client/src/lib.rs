@@ -10,7 +10,7 @@ pub mod utterance;
 mod error;
 mod event;
 
-pub use call::{Call, CallOptions, Move, Pacing, Turn, TurnEnd};
+pub use call::{Call, CallOptions, Connection, Move, Pacing, Turn, TurnEnd};
 pub use error::{CallError, RetryAdvice, Stage};
 pub use event::{Notice, Timings};
 pub use reconnecting::{CallEvent, CallEventKind, ReconnectingCall};

@@ -238,7 +238,7 @@ where
     fn interrupted(&mut self, error: &CallError) {
         self.call = None;
         let (code, reason) = match error {
-            CallError::Closed { code, reason } => (*code, reason.clone()),
+            CallError::Closed { code, reason, .. } => (*code, reason.clone()),
             other => (None, other.to_string()),
         };
         self.note(CallEventKind::Interrupted { code, reason });

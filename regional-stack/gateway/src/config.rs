@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use daemon::config::{Problems, Rules};
+use identity::{Mode, files::Files};
 use serde::Deserialize;
 use topology::{RegionId, document::Span};
 
@@ -38,8 +39,40 @@ pub struct Config {
     /// The releases that can read the checkpoints.
     #[serde(default)]
     pub checkpoint_version: CheckpointVersion,
+    /// What this stack shows to edges, and whom it lets in. Without it: everybody, in plain text.
+    #[serde(default)]
+    pub identity: Option<IdentitySection>,
     #[serde(default)]
     pub limits: Limits,
+}
+
+/// `[identity]`: the certificate of this stack, and whom it lets in.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IdentitySection {
+    /// Whom it lets in.
+    #[serde(default)]
+    pub mode: Mode,
+    /// As in [`Files`].
+    pub certificate: PathBuf,
+    /// As in [`Files`].
+    pub key: PathBuf,
+    /// As in [`Files`].
+    pub trust: PathBuf,
+    /// Control planes that renew the certificate, `https://address:port`. Without them others write the files anew.
+    #[serde(default)]
+    pub control_planes: Vec<String>,
+}
+
+impl IdentitySection {
+    /// The files.
+    pub fn files(&self) -> Files {
+        Files {
+            certificate: self.certificate.clone(),
+            key: self.key.clone(),
+            trust: self.trust.clone(),
+        }
+    }
 }
 
 /// The releases that can read the checkpoints of a stack. The stack itself reads all of them.
@@ -265,6 +298,12 @@ impl Rules for Config {
             let text = "the files there need checkpoint_key to seal them; write one, made with `openssl rand -hex 32`";
             problems.add("state_dir", text);
         }
+        for endpoint in self.identity.iter().flat_map(|identity| &identity.control_planes) {
+            if !(endpoint.starts_with("https://") && api::connect::is_url(endpoint)) {
+                let text = format!("\"{endpoint}\" is not the URL of a control plane; write \"https://address:port\"");
+                problems.add("identity.control_planes", text);
+            }
+        }
         for (key, threads) in [
             ("asr_workers", limits.asr_workers),
             ("tts_workers", limits.tts_workers),
@@ -277,7 +316,13 @@ impl Rules for Config {
     }
 
     fn paths(&mut self) -> Vec<&mut PathBuf> {
-        [&mut self.models_dir].into_iter().chain(&mut self.state_dir).collect()
+        let identity = self.identity.iter_mut();
+        let identity = identity.flat_map(|files| [&mut files.certificate, &mut files.key, &mut files.trust]);
+        [&mut self.models_dir]
+            .into_iter()
+            .chain(&mut self.state_dir)
+            .chain(identity)
+            .collect()
     }
 }
 

@@ -54,6 +54,6 @@ fn start() -> Arc<Stack> {
         synthesizer: Arc::new(ScriptedSynthesizer::new()),
     };
     let store = Box::new(MemoryStore::new(1, config.limits.session_ttl.0));
-    let stack = Stack::new(config, engines, store, CancellationToken::new());
+    let stack = Stack::new(config, engines, store, identity::Expiry(None), CancellationToken::new());
     Arc::new(stack.expect("threads can be started"))
 }

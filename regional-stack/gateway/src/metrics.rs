@@ -21,6 +21,7 @@ const SESSIONS_ON_DISK: &str = "meridian_stack_sessions_on_disk";
 const SESSIONS_UNWRITTEN: &str = "meridian_stack_sessions_unwritten";
 const DISK_ERRORS: &str = "meridian_stack_disk_errors";
 const HTTP_REQUESTS: &str = "meridian_stack_http_requests";
+const CONNECTIONS: &str = "meridian_stack_connections";
 
 /// Handles to all metrics; cheap to clone.
 #[derive(Debug, Clone)]
@@ -36,6 +37,13 @@ pub(crate) struct Metrics {
     pub(crate) engine_jobs: Family<JobLabels, Counter>,
     pub(crate) job_seconds: Family<JobSecondsLabels, Histogram, fn() -> Histogram>,
     pub(crate) http_requests: Family<HttpLabels, Counter<u64, AtomicU64>>,
+    pub(crate) connections: Family<ConnectionLabels, Counter>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct ConnectionLabels {
+    /// One of a few; see [`identity::Event`].
+    pub(crate) outcome: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -170,6 +178,7 @@ impl Metrics {
             engine_jobs: Family::default(),
             job_seconds: Family::new_with_constructor(stage_histogram),
             http_requests: Family::default(),
+            connections: Family::default(),
         };
         registry.register(TURNS, "Turns by how they ended", metrics.turns.clone());
         registry.register(STAGE_SECONDS, "Seconds per stage of a turn", metrics.stages.clone());
@@ -213,6 +222,11 @@ impl Metrics {
             HTTP_REQUESTS,
             "HTTP requests by route and status",
             metrics.http_requests.clone(),
+        );
+        registry.register(
+            CONNECTIONS,
+            "Connections accepted (proven: with a certificate, plain: without), or refused with this reason",
+            metrics.connections.clone(),
         );
         metrics
     }

@@ -14,10 +14,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use identity::Link;
 use parking_lot::Mutex;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
     sync::{Notify, OwnedSemaphorePermit, Semaphore},
 };
 
@@ -149,7 +149,7 @@ impl Meter {
 /// A socket whose bytes are counted. What comes when there is no room is thrown away: the client hears why, where a socket closed on
 /// unread data would be reset.
 pub(crate) struct Metered {
-    pub(crate) socket: TcpStream,
+    pub(crate) socket: Link,
     pub(crate) meter: Arc<Meter>,
 }
 

@@ -8,17 +8,19 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
+use identity::{Door, Event, Expiry, Identity, Link, Mode};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinSet,
     time::timeout,
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{
     config::Config,
     http,
+    metrics::ConnectionLabels,
     place::Place,
     room::{Meter, Metered},
     stack::{Engines, Stack},
@@ -52,8 +54,11 @@ pub async fn start(config: Config, engines: Engines, tasks: &mut daemon::Tasks) 
         admin: admin_listener.local_addr()?,
     };
 
+    let identity = own_identity(&config)?;
     let (store, writer) = session_store(&config).await?;
-    let stack = Stack::new(config, engines, store, tasks.stop_token()).context("cannot start engine threads")?;
+    let expiry = Expiry(identity.as_ref().map(|(identity, _)| identity.clone()));
+    let stack =
+        Stack::new(config, engines, store, expiry, tasks.stop_token()).context("cannot start engine threads")?;
     let stack = Arc::new(stack);
     stack.readiness.set("engines", false);
     stack.readiness.set("listener", false);
@@ -67,6 +72,16 @@ pub async fn start(config: Config, engines: Engines, tasks: &mut daemon::Tasks) 
         let (metrics, stop) = (stack.metrics.clone(), drained.clone());
         tasks.spawn("sessions on disk", async move {
             writer.run(metrics, stop).await;
+            Ok(())
+        });
+    }
+    if let (Some((identity, _)), Some(section)) = (&identity, &stack.config.identity) {
+        // Until the last session has left: it may take longer than a certificate lives.
+        let (identity, stop) = (Arc::clone(identity), drained.clone());
+        let control_planes = section.control_planes.clone();
+        tasks.spawn("identity", async move {
+            let keeping = node::renew::keep_identity(identity, control_planes, daemon::clock::now);
+            stop.run_until_cancelled(keeping).await;
             Ok(())
         });
     }
@@ -88,14 +103,41 @@ pub async fn start(config: Config, engines: Engines, tasks: &mut daemon::Tasks) 
     }
     stack.readiness.set("engines", true);
     stack.readiness.set("listener", true);
+    let connections = stack.metrics.connections.clone();
+    let door = Door::new(identity, move |event| {
+        let outcome = match event {
+            Event::Plain => "plain",
+            Event::Proven => "proven",
+            Event::Ended => "ended",
+            Event::Refused(reason) => reason,
+        };
+        connections.get_or_create(&ConnectionLabels { outcome }).inc();
+    });
     tasks.spawn("service", async move {
-        serve_until_drained(&stack, service_listener).await;
+        serve_until_drained(&stack, service_listener, door).await;
         drained.cancel();
         // Joins threads that may be computing; that must not hold up the other tasks.
         tokio::task::spawn_blocking(move || stack.stop_engines()).await?;
         Ok(())
     });
     Ok(addresses)
+}
+
+/// What this stack shows to its callers, and whom it lets in; `None` for plain text.
+fn own_identity(config: &Config) -> anyhow::Result<Option<(Arc<Identity>, Mode)>> {
+    let Some(section) = &config.identity else {
+        return Ok(None);
+    };
+    let identity = Identity::load(section.files(), daemon::clock::now)?;
+    identity.must_be_stack_of(&config.region)?;
+    if section.mode != Mode::Required {
+        tracing::warn!(
+            mode = %section.mode,
+            "anyone who reaches this stack can talk to it, and be told what sessions say; write mode = \"required\" in [identity] once \
+             every edge has a certificate (docs/security.md)"
+        );
+    }
+    Ok(Some((identity, section.mode)))
 }
 
 /// The store of sessions, with those that a folder holds from before, and the writer that keeps the folder up to date.
@@ -112,11 +154,11 @@ async fn session_store(config: &Config) -> anyhow::Result<(Box<dyn SessionStore>
     Ok((Box::new(store), Some(writer)))
 }
 
-async fn serve_until_drained(stack: &Arc<Stack>, listener: TcpListener) {
+async fn serve_until_drained(stack: &Arc<Stack>, listener: TcpListener, door: Door) {
     let limits = stack.config.limits;
     let router = http::router(Arc::clone(stack));
     let places = Arc::new(Semaphore::new(limits.connections_max));
-    let header_limit = limits.header_max.0;
+    let door = Arc::new(door);
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -133,13 +175,12 @@ async fn serve_until_drained(stack: &Arc<Stack>, listener: TcpListener) {
                 continue;
             }
         };
-        let meter = Arc::new(Meter::new(Arc::clone(&stack.long_messages)));
         connections.spawn(serve_connection(
-            Metered { socket, meter },
+            Arc::clone(stack),
+            socket,
             permit,
             router.clone(),
-            header_limit,
-            stack.draining.clone(),
+            Arc::clone(&door),
         ));
     }
 
@@ -160,35 +201,45 @@ async fn serve_until_drained(stack: &Arc<Stack>, listener: TcpListener) {
     connections.abort_all();
 }
 
-async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> std::io::Result<(TcpStream, OwnedSemaphorePermit)> {
+async fn accept(
+    listener: &TcpListener,
+    places: &Arc<Semaphore>,
+) -> std::io::Result<((TcpStream, SocketAddr), OwnedSemaphorePermit)> {
     let permit = Arc::clone(places)
         .acquire_owned()
         .await
         .map_err(std::io::Error::other)?;
-    let (socket, _) = listener.accept().await?;
-    Ok((socket, permit))
+    Ok((listener.accept().await?, permit))
 }
 
 async fn serve_connection(
-    metered: Metered,
+    stack: Arc<Stack>,
+    (socket, source): (TcpStream, SocketAddr),
     permit: OwnedSemaphorePermit,
     router: Router,
-    header_limit: Duration,
-    draining: CancellationToken,
+    door: Arc<Door>,
 ) {
+    let header_limit = stack.config.limits.header_max.0;
     // Audio goes out in small frames; waiting to fill packets would only delay it.
-    let _ = metered.socket.set_nodelay(true);
-    // The place travels with each request, so that a socket that became a session keeps it until the session ends.
-    let place = Place::new(permit, Arc::clone(&metered.meter));
-    let router = router.layer(axum::Extension(place.clone()));
+    let _ = socket.set_nodelay(true);
     let begun = tokio::select! {
-        begun = timeout(header_limit, begins_with_http2(&metered.socket)) => begun,
-        () = draining.cancelled() => return,
+        begun = timeout(header_limit, begin(&door, socket, source)) => begun,
+        () = stack.draining.cancelled() => return,
     };
-    match begun {
-        Ok(true) => return serve_http2(metered.socket, router, draining).await,
-        Ok(false) => {}
+    let (link, has_http2) = match begun {
+        Ok(Some(begun)) => begun,
+        Ok(None) => return,
         Err(_) => return tracing::debug!("nothing was said on a connection"),
+    };
+    let (leaving, closing) = (stack.draining.child_token(), stack.draining.child_token());
+    let watch = watch(&link, leaving.clone(), closing.clone());
+    let meter = Arc::new(Meter::new(Arc::clone(&stack.long_messages)));
+    // The place travels with each request, so that a socket that became a session keeps it until the session ends.
+    let place = Place::new(permit, Arc::clone(&meter), leaving, watch);
+    let router = router.layer(axum::Extension(place));
+    let metered = Metered { socket: link, meter };
+    if has_http2 {
+        return serve_http2(metered, router, closing).await;
     }
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -198,7 +249,7 @@ async fn serve_connection(
     let mut connection = std::pin::pin!(connection);
     let result = tokio::select! {
         result = connection.as_mut() => result,
-        () = draining.cancelled() => {
+        () = closing.cancelled() => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
@@ -208,14 +259,37 @@ async fn serve_connection(
     }
 }
 
-/// gRPC clients, and edges for them, begin with HTTP/2 at once (RFC 9113 §3.3). Two bytes tell its preface, `PRI`, from any
-/// method of HTTP/1.1; nobody sends them apart.
-async fn begins_with_http2(socket: &TcpStream) -> bool {
-    let mut first = [0; 2];
-    matches!(socket.peek(&mut first).await, Ok(2)) && &first == b"PR"
+/// Lets a caller in, and finds out whether it speaks HTTP/2.
+async fn begin(door: &Door, socket: TcpStream, source: SocketAddr) -> Option<(Link, bool)> {
+    let mut link = door.admit_to_stack(socket, source).await?;
+    let has_http2 = link.begins_with_http2().await;
+    Some((link, has_http2))
 }
 
-async fn serve_http2(socket: TcpStream, router: Router, draining: CancellationToken) {
+/// Watches the certificates of a connection, until the guard is dropped. When one has ended, the connection closes behind its current
+/// requests, and its caller proves itself anew on the next one; sessions stay. When the root of the other end is no longer
+/// trusted, its sessions leave too, after their current turn.
+fn watch(link: &Link, leaving: CancellationToken, closing: CancellationToken) -> DropGuard {
+    let gone = CancellationToken::new();
+    if let Some(belief) = link.belief() {
+        let until = gone.clone();
+        tokio::spawn(async move {
+            let watching = async {
+                tokio::select! {
+                    () = belief.over() => closing.cancel(),
+                    () = belief.withdrawn() => {}
+                }
+                belief.withdrawn().await;
+                closing.cancel();
+                leaving.cancel();
+            };
+            until.run_until_cancelled(watching).await;
+        });
+    }
+    gone.drop_guard()
+}
+
+async fn serve_http2(socket: Metered, router: Router, closing: CancellationToken) {
     let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .max_concurrent_streams(HTTP2_STREAMS_MAX)
@@ -224,7 +298,7 @@ async fn serve_http2(socket: TcpStream, router: Router, draining: CancellationTo
     let mut connection = std::pin::pin!(connection);
     let result = tokio::select! {
         result = connection.as_mut() => result,
-        () = draining.cancelled() => {
+        () = closing.cancelled() => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use dialogue::DialogueState;
+use identity::Expiry;
 use prometheus_client::registry::Registry;
 use speech::{Recognizer, SAMPLE_RATE, SpeechError, Synthesizer, Transcript, wav::WavError};
 use tokio::sync::Semaphore;
@@ -63,10 +64,12 @@ impl Stack {
         config: Config,
         engines: Engines,
         store: Box<dyn SessionStore>,
+        expiry: Expiry,
         draining: CancellationToken,
     ) -> std::io::Result<Self> {
         let mut registry = Registry::default();
         let metrics = Metrics::register(&mut registry);
+        registry.register_collector(Box::new(expiry));
         let limits = config.limits;
         let Engines {
             recognizer,

@@ -5,6 +5,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use daemon::config::{Problems, Rules, Secrets};
+use identity::{ToStacks, files::Files};
 use routing::pace::{Pace, Rate};
 use serde::{Deserialize, Deserializer};
 use topology::{EdgeId, document::Span};
@@ -32,9 +33,9 @@ pub struct Config {
     pub admin_listen: SocketAddr,
     /// Control planes, `https://address:port` or, without TLS, `http://address:port`, all followed and reported to at once.
     pub control_planes: Vec<String>,
-    /// What this edge shows of itself to control planes; relative to the configuration file.
+    /// What this edge shows of itself to control planes and stacks; relative to the configuration file.
     #[serde(default)]
-    pub identity: Option<identity::files::Files>,
+    pub identity: Option<IdentitySection>,
     /// Where the last good plan is kept; relative to the configuration file.
     pub state_dir: PathBuf,
     /// Signs affinity tokens; the same on all edges.
@@ -72,6 +73,32 @@ pub struct Config {
     /// The devices that may use this edge.
     #[serde(default)]
     pub auth: Auth,
+}
+
+/// `[identity]`: the certificate of this edge.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IdentitySection {
+    /// As in [`Files`].
+    pub certificate: PathBuf,
+    /// As in [`Files`].
+    pub key: PathBuf,
+    /// As in [`Files`].
+    pub trust: PathBuf,
+    /// Whether stacks prove their region, and this edge its id to them.
+    #[serde(default)]
+    pub stacks: ToStacks,
+}
+
+impl IdentitySection {
+    /// The files.
+    pub fn files(&self) -> Files {
+        Files {
+            certificate: self.certificate.clone(),
+            key: self.key.clone(),
+            trust: self.trust.clone(),
+        }
+    }
 }
 
 /// When requests are made again.

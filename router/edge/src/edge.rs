@@ -1,12 +1,15 @@
 //! The state that all connections of an edge share.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map::Entry},
+    io,
     net::{IpAddr, SocketAddr},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwapOption;
+use identity::{Identity, Link, Speaks};
 use parking_lot::Mutex;
 use routing::{
     Affinity, Decision, Ejection, Role, Table, Tried, User,
@@ -34,6 +37,8 @@ use crate::{
 
 /// Sessions that are placed by a new plan, in thought, before it is in force: enough that a part of a percent shows.
 const SESSIONS_TRIED: u32 = 256;
+/// A stack that cannot be believed is logged no more often than this.
+const DOUBTS_LOGGED_EVERY: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
 pub struct Edge {
@@ -62,6 +67,10 @@ pub struct Edge {
     tokens: Mutex<BTreeMap<RegionId, Token>>,
     /// Told whenever a plan comes in force.
     plans: watch::Sender<()>,
+    /// What this edge shows to stacks, which must prove their region to it; `None` for plain text.
+    identity: Option<Arc<Identity>>,
+    /// When a stack that could not be believed was logged last.
+    doubted: Mutex<BTreeMap<SocketAddr, Instant>>,
 }
 
 impl Edge {
@@ -83,6 +92,8 @@ impl Edge {
             previous: ArcSwapOption::empty(),
             sessions: Arc::new(Sessions::new(metrics.clone())),
             metrics,
+            identity: None,
+            doubted: Mutex::default(),
         }
     }
 
@@ -90,6 +101,26 @@ impl Edge {
     #[must_use]
     pub fn with_access(self, access: Option<Arc<Access>>) -> Self {
         Self { access, ..self }
+    }
+
+    /// The same edge, which proves its id to stacks, and takes for a stack only what proves to be one.
+    #[must_use]
+    pub fn with_identity(self, identity: Option<Arc<Identity>>) -> Self {
+        Self { identity, ..self }
+    }
+
+    /// Calls a stack of a region.
+    ///
+    /// # Errors
+    ///
+    /// As [`identity::dial`].
+    pub(crate) async fn dial(&self, region: &RegionId, stack: SocketAddr, speaks: Speaks) -> io::Result<Link> {
+        identity::dial(self.identity.as_ref(), region, stack, speaks).await
+    }
+
+    /// What this edge shows to stacks.
+    pub(crate) fn identity(&self) -> Option<&Arc<Identity>> {
+        self.identity.as_ref()
     }
 
     /// Puts a plan in force: the whole table is built first, then one pointer is swapped. A reader of the old table
@@ -241,6 +272,9 @@ impl Edge {
         };
         let fault = facts.fault();
         self.metrics.fault(region, fault.as_str());
+        if let Event::Io(cause @ (Cause::Refused | Cause::Unproven)) = facts.event {
+            self.note_doubt(region, stack, cause, why);
+        }
         let ejection = match (fault, failed) {
             (Fault::Region, Failed::ToBegin) => self.fleet.refused(region, stack, why, now),
             (Fault::Region, Failed::Session { client }) => {
@@ -283,6 +317,25 @@ impl Edge {
         self.metrics.refused(reason);
         // Not louder: a refused device comes again and again.
         tracing::debug!(reason, request_id = %id, "refused");
+    }
+
+    /// A stack and this edge do not believe each other. Said once in a while, because every session meets it.
+    fn note_doubt(&self, region: &RegionId, stack: SocketAddr, cause: Cause, why: &str) {
+        let of = match cause {
+            Cause::Refused => "edge",
+            _ => "stack",
+        };
+        self.metrics.distrust(region, of);
+        let now = Instant::now();
+        let mut doubted = self.doubted.lock();
+        doubted.retain(|_, at| at.elapsed() < DOUBTS_LOGGED_EVERY);
+        if let Entry::Vacant(entry) = doubted.entry(stack) {
+            entry.insert(now);
+            tracing::warn!(
+                %region, %stack, why,
+                "a stack is passed over: it and this edge do not believe each other's certificate; see docs/security.md"
+            );
+        }
     }
 
     fn note_ejection(&self, region: &RegionId, stack: SocketAddr, why: &str, ejection: Option<Ejection>) {

@@ -19,7 +19,7 @@ pub enum Fault {
     Device,
     /// The region, or the network on the way to it.
     Region,
-    /// This edge is out of descriptors, ports or memory, has no network, or is too busy to be on time.
+    /// This edge is out of descriptors, ports or memory, has no network or no valid certificate, or is too busy to be on time.
     Edge,
     /// Nobody: the region declined in order, or the event cannot be told apart from that.
     Nobody,
@@ -116,7 +116,11 @@ impl Facts {
 
     pub fn fault(&self) -> Fault {
         match (self.event, self.device) {
-            (Event::Io(Cause::Local | Cause::NoRoute), _) => Fault::Edge,
+            // A stack looks at the certificate of an edge before anything else: an edge whose own is bad would eject every region.
+            (Event::Io(Cause::Local | Cause::NoRoute | Cause::Refused), _) => Fault::Edge,
+            // The stack is passed over. A clock or an old trust may be the cause, here or there: the probes of several vantages
+            // have to agree before its region is left.
+            (Event::Io(Cause::Unproven), _) => Fault::Nobody,
             // The stack says itself why it ended the session. Slow readers, silent devices and bad frames get a Close from
             // it, and it is free to decline any request.
             (Event::Closed(CloseCode::Policy | CloseCode::Size | CloseCode::Protocol | CloseCode::Invalid), _) => {
@@ -153,6 +157,7 @@ fn of_status(status: u16, says_full: bool) -> Fault {
 
 #[cfg(test)]
 mod tests {
+    use identity::Doubt;
     use rustix::io::Errno;
 
     use super::*;
@@ -179,6 +184,7 @@ mod tests {
             edge_is_late: true,
             ..facts
         };
+        let doubt = |doubt: Doubt| Facts::io(&io::Error::other(doubt));
         let remote = Event::Io(Cause::Remote);
         for (facts, fault) in [
             // The edge is out of a resource.
@@ -192,6 +198,10 @@ mod tests {
             (errno(Errno::NETDOWN), Edge),
             (of(Event::Io(Cause::NoRoute), Reads), Edge),
             (of(Event::Io(Cause::NoRoute), Blocked), Edge),
+            (doubt(Doubt::Refused("CertificateExpired".to_owned())), Edge),
+            (doubt(Doubt::Refused("UnknownCA".to_owned())).with(Blocked), Edge),
+            (doubt(Doubt::Unproven("expired".to_owned())), Nobody),
+            (doubt(Doubt::Withdrawn).with(Blocked), Nobody),
             (late(Facts::timed_out(true)), Edge),
             (of(Event::Outrun { is_silent: false }, Reads), Nobody),
             (of(Event::Outrun { is_silent: true }, Reads), Region),

@@ -20,6 +20,9 @@ pub const CONNECT_SECONDS: &str = "meridian_edge_connect_seconds";
 /// Failures at the stacks of a region, by the party at fault: only those of the region count against it. `_total` is
 /// appended.
 pub const FAULTS: &str = "meridian_edge_faults";
+/// Connections that failed because this edge and a stack do not believe each other, by whose certificate it is. `_total` is
+/// appended.
+pub const DISTRUST: &str = "meridian_edge_distrust";
 /// Times this edge ejected a stack, by its region. `_total` is appended.
 pub const EJECTIONS: &str = "meridian_edge_ejections";
 /// Sessions and requests sent where this edge would not, because most or all of what there is was ejected; by which of the
@@ -97,6 +100,7 @@ pub struct Metrics {
     connects: Family<ByOutcome, Counter>,
     connect_seconds: Family<ByRegion, Histogram, fn() -> Histogram>,
     faults: Family<ByFault, Counter>,
+    distrust: Family<ByHolder, Counter>,
     connections_max: Gauge,
     ejections: Family<ByRegion, Counter>,
     ejection_ignored: Family<ByReason, Counter>,
@@ -154,6 +158,13 @@ pub(crate) struct ByFault {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct ByHolder {
+    region: String,
+    /// `edge` or `stack`.
+    of: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct ByDirection {
     direction: &'static str,
 }
@@ -202,6 +213,7 @@ impl Metrics {
             connects: Family::default(),
             connect_seconds: Family::new_with_constructor(connect_seconds),
             faults: Family::default(),
+            distrust: Family::default(),
             connections_max: Gauge::default(),
             ejections: Family::default(),
             ejection_ignored: Family::default(),
@@ -259,6 +271,11 @@ impl Metrics {
             FAULTS,
             "What went wrong with a region's stacks, by whose fault it was",
             metrics.faults.clone(),
+        );
+        registry.register(
+            DISTRUST,
+            "Connections that failed because a stack refuses this edge's certificate (of edge), or proves none of its region (of stack)",
+            metrics.distrust.clone(),
         );
         registry.register(
             CONNECTIONS_MAX,
@@ -419,6 +436,11 @@ impl Metrics {
     pub(crate) fn fault(&self, region: &RegionId, fault: &'static str) {
         let region = region.to_string();
         self.faults.get_or_create(&ByFault { region, fault }).inc();
+    }
+
+    pub(crate) fn distrust(&self, region: &RegionId, of: &'static str) {
+        let region = region.to_string();
+        self.distrust.get_or_create(&ByHolder { region, of }).inc();
     }
 
     pub(crate) fn ejected(&self, region: &RegionId) {

@@ -125,10 +125,21 @@ pub async fn start(
     }
     let mut registry = Registry::default();
     let metrics = Metrics::new(&mut registry);
-    let files = config.identity.clone().map(|files| files.relative_to(folder));
+    let section = config.identity.clone();
+    let proves_to_stacks = section
+        .as_ref()
+        .is_some_and(|section| section.stacks == identity::ToStacks::Required);
+    let files = section.map(|section| section.files().relative_to(folder));
     let identity = identity::Identity::load_if(files, daemon::clock::now)?;
     if let Some(identity) = &identity {
         identity.must_be(&identity::Role::Edge(config.node.to_string()))?;
+    }
+    let to_stacks = identity.clone().filter(|_| proves_to_stacks);
+    if to_stacks.is_none() {
+        tracing::warn!(
+            "this edge takes for a stack whoever answers at its address, and talks to it in plain text; give it and the stacks the section \
+             [identity] (docs/security.md)"
+        );
     }
     registry.register_collector(Box::new(identity::Expiry(identity.clone())));
     metrics.connections_max(config.limits.connections_max);
@@ -139,7 +150,9 @@ pub async fn start(
         *path = folder.join(&*path);
     }
     let access = Access::load(&config.auth, &state_dir, metrics.clone())?;
-    let edge = Arc::new(Edge::new(config, metrics).with_access(access));
+    let edge = Arc::new(Edge::new(config, metrics)
+            .with_access(access)
+            .with_identity(to_stacks.clone()));
     let workers = Workers::start(&edge).context("cannot start the threads that serve devices")?;
     let node = NodeId::from(&edge.id);
     let mut tasks = Tasks::new();
@@ -177,15 +190,9 @@ pub async fn start(
     };
     if let Some(identity) = identity.clone() {
         let (stopping, endpoints) = (left.clone(), edge.config.control_planes.clone());
-        let renewed = identity.clone();
-        tasks.spawn("certificate", async move {
-            let renewing = node::renew::keep_renewed_by(renewed, endpoints, daemon::clock::now);
-            stopping.run_until_cancelled(renewing).await;
-            Ok(())
-        });
-        let stopping = left.clone();
         tasks.spawn("identity", async move {
-            stopping.run_until_cancelled(identity.keep_current()).await;
+            let keeping = node::renew::keep_identity(identity, endpoints, daemon::clock::now);
+            stopping.run_until_cancelled(keeping).await;
             Ok(())
         });
     }
@@ -214,6 +221,7 @@ pub async fn start(
         reports,
         rtts: Some(rtts),
         lateness: Lateness::new(move |wait| looker.lag.is_late_for(wait)),
+        identity: to_stacks,
     };
     let (observer, probing, stopping, gone) = (edge.clone(), snapshots.clone(), succeeded.clone(), left.clone());
     tasks.spawn("probes", async move {

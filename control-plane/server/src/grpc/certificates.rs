@@ -10,7 +10,7 @@ use identity::{
 };
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
-use topology::{NodeId, Snapshot};
+use topology::{NodeId, RegionId, Snapshot};
 
 use super::guard::{self, Guard};
 
@@ -68,7 +68,7 @@ pub(crate) struct CertificatesService {
     pub(crate) guard: Guard,
     /// What this control plane shows, and its issuer.
     pub(crate) issuer: Option<(Arc<Identity>, Issuer)>,
-    /// The newest snapshot: an edge or a name server that left the topology gets no further certificate.
+    /// The newest snapshot: an edge, a name server or a region that left the topology gets no further certificate.
     pub(crate) snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
 }
 
@@ -81,7 +81,13 @@ impl CertificatesService {
                 id.zip(snapshot.as_ref())
                     .is_some_and(|(id, snapshot)| super::plans::is_node(&snapshot.topology, &id))
             }
-            Role::ControlPlane(_) | Role::Stack { .. } => true,
+            Role::Stack { region, .. } => {
+                let snapshot = self.snapshots.borrow();
+                let id = RegionId::new(region).ok();
+                id.zip(snapshot.as_ref())
+                    .is_some_and(|(id, snapshot)| snapshot.topology.regions.contains_key(&id))
+            }
+            Role::ControlPlane(_) => true,
             Role::Operator(_) => false,
         }
     }

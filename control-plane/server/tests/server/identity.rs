@@ -462,7 +462,7 @@ async fn a_process_gets_a_new_certificate_with_its_own_id() {
     let old = identity.own();
     assert!(old.is_due(daemon::clock::now()), "backdated for longer than it lives");
     let mut changes = identity.changes();
-    let renewing = node::renew::keep_renewed_by(identity.clone(), vec![place.url()], daemon::clock::now);
+    let renewing = node::renew::keep_identity(identity.clone(), vec![place.url()], daemon::clock::now);
     tokio::select! {
         () = renewing => unreachable!("it was never stopped"),
         changed = tokio::time::timeout(PATIENCE, changes.changed()) => changed.expect("a certificate").unwrap(),
@@ -478,6 +478,23 @@ async fn a_process_gets_a_new_certificate_with_its_own_id() {
     let written = ca::peer_of(&files::read(&files.certificate).unwrap()).unwrap();
     assert_eq!(written.serial, new.serial, "a restart finds it");
     assert!(connect::connect(&place.url(), Some(&identity)).await.is_ok());
+
+    // A stack follows no plans, and has its certificate renewed by the same call.
+    let files = issued(
+        &place.issuer,
+        &place.root,
+        place.folder.path(),
+        &old_one("stack/us-east/a"),
+    );
+    let stack = Identity::load(files, daemon::clock::now).unwrap();
+    let (old, mut changes) = (stack.own(), stack.changes());
+    let renewing = node::renew::keep_identity(stack.clone(), vec![place.url()], daemon::clock::now);
+    tokio::select! {
+        () = renewing => unreachable!("it was never stopped"),
+        changed = tokio::time::timeout(PATIENCE, changes.changed()) => changed.expect("a certificate").unwrap(),
+    }
+    assert_eq!(stack.own().id, old.id);
+    assert_ne!(stack.own().serial, old.serial);
 
     let renew = async |identity: Arc<Identity>, request: &str| {
         let channel = connect::connect(&place.url(), Some(&identity)).await.unwrap();
@@ -502,6 +519,8 @@ async fn a_process_gets_a_new_certificate_with_its_own_id() {
             .contains("edge/edge-sold is not in the topology any more"),
         "{denied}"
     );
+    let denied = renew(due("stack/us-sold/a"), &request).await;
+    assert_eq!(denied.code(), Code::PermissionDenied, "{denied}");
     for nonsense in ["", "nonsense", &place.root.certificate, &"x".repeat(9_000)] {
         assert_eq!(
             renew(due("edge/edge-iad"), nonsense).await.code(),

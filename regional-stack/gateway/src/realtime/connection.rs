@@ -30,6 +30,7 @@ use crate::{
     ids::logged,
     live::Claim,
     metrics::{ClosedLabels, ClosedReason},
+    place::Place,
     room::Meter,
     stack::Stack,
     store::Memory,
@@ -56,11 +57,12 @@ pub(super) async fn run(
     stack: &Arc<Stack>,
     sink: SplitSink<WebSocket, Message>,
     mut stream: SplitStream<WebSocket>,
-    meter: &Meter,
+    place: &Place,
     begin: Begin,
     tells_load: bool,
     tells_turns: bool,
 ) {
+    let meter = &*place.meter;
     stack.metrics.sessions.inc();
     let (out, outgoing) = mpsc::channel(IN_FLIGHT_MAX);
     let mut writer = tokio::spawn(write(sink, outgoing));
@@ -77,7 +79,7 @@ pub(super) async fn run(
             drop(meter.take_share());
             let name = session.name().to_owned();
             tracing::info!(session = logged(&name), "session opened");
-            let ended = Box::pin(converse(stack, &mut session, &claim, meter, &mut stream, &out)).await;
+            let ended = Box::pin(converse(stack, &mut session, &claim, place, &mut stream, &out)).await;
             if matches!(ended, Ok(ClosedReason::Moved)) {
                 forget(stack, &name, session.revision).await;
             } else if claim.may_save() {
@@ -223,7 +225,7 @@ async fn converse(
     stack: &Stack,
     session: &mut Session,
     claim: &Claim,
-    meter: &Meter,
+    Place { meter, leaving, .. }: &Place,
     stream: &mut SplitStream<WebSocket>,
     out: &mpsc::Sender<Box<Message>>,
 ) -> Result<ClosedReason, Closing> {
@@ -253,7 +255,7 @@ async fn converse(
             text: "region draining",
             reason: ClosedReason::Draining,
         };
-        if stack.draining.is_cancelled() && session.may_end() {
+        if leaving.is_cancelled() && session.may_end() {
             return Err(over());
         }
         let has_frame = session.has_frame(daemon::clock::now());
@@ -347,7 +349,7 @@ async fn converse(
             }
             () = meter.refused() => return Err(no_room()),
             () = claim.taken() => return Err(taken_over()),
-            () = stack.draining.cancelled(), if !stack.draining.is_cancelled() => {}
+            () = leaving.cancelled(), if !leaving.is_cancelled() => {}
             () = stack.cut.cancelled() => return Err(over()),
         }
         if claim.is_taken() {

@@ -171,7 +171,7 @@ pub(crate) async fn upgrade(
             let (sink, stream) = socket.split();
             let session = async move {
                 place.meter.begin();
-                connection::run(&stack, sink, stream, &place.meter, begin, tells_load, tells_turns).await;
+                connection::run(&stack, sink, stream, &place, begin, tells_load, tells_turns).await;
                 drop((counted, place));
             };
             Box::pin(class.scope(session).instrument(span))

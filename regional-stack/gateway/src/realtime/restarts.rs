@@ -57,7 +57,14 @@ async fn an_alarm_that_came_due_while_the_stack_was_down_rings_late_and_says_so(
         synthesizer: Arc::new(ScriptedSynthesizer::new()),
     };
     let memory = store.load("sess_1", now).await.unwrap();
-    let stack = Stack::new(config, engines, Box::new(store), CancellationToken::new()).unwrap();
+    let stack = Stack::new(
+        config,
+        engines,
+        Box::new(store),
+        identity::Expiry(None),
+        CancellationToken::new(),
+    )
+    .unwrap();
     let stack = Arc::new(stack);
     let mut opening = Opening::of_new(&stack, "sess_1");
     opening.memory = memory;

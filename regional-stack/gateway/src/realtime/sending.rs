@@ -122,7 +122,8 @@ mod tests {
             synthesizer: Arc::new(ScriptedSynthesizer::new()),
         };
         let store = Box::new(MemoryStore::new(1, config.limits.session_ttl.0));
-        let stack = Arc::new(Stack::new(config, engines, store, CancellationToken::new()).unwrap());
+        let stack =
+            Arc::new(Stack::new(config, engines, store, identity::Expiry(None), CancellationToken::new()).unwrap());
         let opening = Opening::of_new(&stack, "sess_1");
         let (mut session, _claim) = Session::new(stack, opening);
         session.begin_reports();

@@ -15,6 +15,7 @@ mod killed;
 mod load;
 mod memory;
 mod owners;
+mod proof;
 mod realtime;
 mod region;
 mod request_id;

@@ -17,11 +17,9 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use identity::Link;
 use routing::{Decision, breaker::Demand};
-use tokio::{
-    net::TcpStream,
-    time::{Instant, sleep, sleep_until, timeout},
-};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::{
     answer::Answer,
@@ -369,7 +367,7 @@ impl Attempts<'_> {
         let limit = self.chooser.silence_of_copy(message.repeat);
         let stack = flight.decision.stack;
         let marked = flight.is_copy.then(|| marked_as_copy(&message.head));
-        let mut kept = self.chooser.pool.take(stack);
+        let mut kept = self.chooser.pool.take(&flight.decision.region, stack);
         loop {
             let was_kept = kept.is_some();
             let mut region = match kept.take() {
@@ -388,7 +386,7 @@ impl Attempts<'_> {
         }
     }
 
-    async fn open(&self, decision: &Decision) -> Result<TcpStream, Failure> {
+    async fn open(&self, decision: &Decision) -> Result<Link, Failure> {
         let began = Instant::now();
         let region = exchange::connect(&self.chooser.edge, decision).await?;
         self.chooser.connected(decision, began.elapsed());

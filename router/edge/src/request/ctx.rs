@@ -6,8 +6,8 @@ use std::{
 };
 
 use bytes::BytesMut;
+use identity::Link;
 use routing::{Decision, Table, Tried, admit::ClientSlot, breaker::Limit, pace::Pace};
-use tokio::net::TcpStream;
 
 use crate::{
     accept::access::{Admitted, Refused},
@@ -82,7 +82,7 @@ impl Ctx {
 pub(crate) struct Waiting {
     pub(crate) decision: Decision,
     pub(crate) in_flight: InFlight,
-    pub(crate) region: TcpStream,
+    pub(crate) region: Link,
     /// The bytes of its answer so far.
     pub(crate) read: BytesMut,
     pub(crate) began: tokio::time::Instant,

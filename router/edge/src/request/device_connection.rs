@@ -9,10 +9,10 @@ use std::{
 };
 
 use bytes::{Buf as _, Bytes, BytesMut};
+use identity::Link;
 use routing::Decision;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, ReadBuf},
-    net::TcpStream,
     time::Instant,
 };
 
@@ -337,7 +337,7 @@ pub(crate) async fn read_watching(
     conn: &mut DeviceConnection<'_>,
     sent: &mut BytesMut,
     end: usize,
-    region: &mut TcpStream,
+    region: &mut Link,
     read: &mut BytesMut,
     by: Instant,
     room: usize,

@@ -4,10 +4,10 @@
 use std::{io, time::Duration};
 
 use bytes::{Buf as _, BytesMut};
+use identity::{Link, Speaks};
 use routing::Decision;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
     time::{Instant, sleep_until, timeout_at},
 };
 
@@ -24,7 +24,7 @@ pub(crate) const READ_BYTES: usize = 16 << 10;
 
 /// A region's answer, of which the body is still to come.
 pub(crate) struct Answering {
-    pub(crate) region: TcpStream,
+    pub(crate) region: Link,
     pub(crate) response: Response,
     /// Bytes that came after the head.
     pub(crate) read: BytesMut,
@@ -74,14 +74,20 @@ impl Failure {
     /// have closed a connection that it had kept.
     pub(crate) fn before_answer(error: &io::Error) -> Self {
         match Cause::of(error) {
-            Cause::Local | Cause::NoRoute => Self::io(At::Sent, error),
+            Cause::Local | Cause::NoRoute | Cause::Refused | Cause::Unproven => Self::io(At::Sent, error),
             Cause::Remote => Self::kept_closed(),
         }
     }
 
     /// A system call on the region's connection failed.
     pub(crate) fn io(at: At, error: &io::Error) -> Self {
-        Self::new(at, Facts::io(error), error.to_string())
+        let facts = Facts::io(error);
+        // A stack that refuses the certificate of this edge has not looked at what was sent.
+        let at = match facts.event {
+            Event::Io(Cause::Refused) => At::Connect,
+            _ => at,
+        };
+        Self::new(at, facts, error.to_string())
     }
 
     /// The region did nothing within `limit`.
@@ -117,6 +123,12 @@ impl Failure {
     /// Whether this machine is out of something that every region needs.
     pub(crate) fn is_local(&self) -> bool {
         self.facts.event == Event::Io(Cause::Local)
+    }
+
+    /// Whether a connection that was kept may have ended in this way, before anything came of an answer.
+    pub(crate) fn may_be_kept_closed(&self) -> bool {
+        let of_region = self.facts.fault() != Fault::Device && !self.is_local();
+        of_region && !matches!(self.facts.event, Event::Io(Cause::Refused | Cause::Unproven))
     }
 
     pub(crate) fn is_kept_closed(&self) -> bool {
@@ -156,14 +168,11 @@ pub(crate) fn head_of_answer(
 }
 
 /// Opens a connection to a stack.
-pub(crate) async fn connect(edge: &Edge, decision: &Decision) -> Result<TcpStream, Failure> {
+pub(crate) async fn connect(edge: &Edge, decision: &Decision) -> Result<Link, Failure> {
     let limit = edge.config.timeouts.connect.0;
-    match timeout_at(Instant::now() + limit, TcpStream::connect(decision.stack)).await {
-        Ok(Ok(tcp)) => {
-            // A request is written at once, and nothing follows that it could wait for.
-            let _ = tcp.set_nodelay(true);
-            Ok(tcp)
-        }
+    let connecting = edge.dial(&decision.region, decision.stack, Speaks::Http1);
+    match timeout_at(Instant::now() + limit, Box::pin(connecting)).await {
+        Ok(Ok(link)) => Ok(link),
         Ok(Err(error)) => Err(Failure::io(At::Connect, &error)),
         Err(_) => Err(Failure::timed_out(edge, At::Connect, limit)),
     }
@@ -172,16 +181,17 @@ pub(crate) async fn connect(edge: &Edge, decision: &Decision) -> Result<TcpStrea
 /// Sends a whole request, and waits until `by` for the head of its answer. A region may answer before it has read all of it.
 pub(crate) async fn exchange(
     edge: &Edge,
-    region: &mut TcpStream,
+    region: &mut Link,
     (message, body): (&[u8], &[u8]),
     to_head: bool,
     limit: Duration,
 ) -> Result<(Response, BytesMut), Failure> {
     let by = Instant::now() + limit;
-    let (mut from, mut to) = region.split();
+    let (mut from, mut to) = tokio::io::split(region);
     let mut writing = std::pin::pin!(async {
         to.write_all(message).await?;
-        to.write_all(body).await
+        to.write_all(body).await?;
+        to.flush().await
     });
     let mut is_written = false;
     let mut read = BytesMut::with_capacity(FIRST_READ_BYTES);
@@ -215,7 +225,7 @@ pub(crate) async fn exchange(
 /// Goes on waiting until `by` for the head of the answer to a request that was sent, of which `read` came.
 pub(crate) async fn await_answer(
     edge: &Edge,
-    region: &mut TcpStream,
+    region: &mut Link,
     mut read: BytesMut,
     to_head: bool,
     by: Instant,

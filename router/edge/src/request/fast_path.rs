@@ -7,10 +7,10 @@
 //! Why it is so: docs/decisions/04-small-requests-without-pingora.md.
 
 use bytes::{Buf as _, BytesMut};
+use identity::{Link, Speaks};
 use routing::{Decision, breaker::Demand};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
     time::Instant,
 };
 
@@ -71,7 +71,7 @@ enum Around {
 
 enum Reply {
     Answer(Answering),
-    Silent(TcpStream, BytesMut),
+    Silent(Link, BytesMut),
 }
 
 /// The way of requests of HTTP/1.1.
@@ -399,7 +399,7 @@ impl FastPath {
         ctx: &mut Ctx,
         decision: &Decision,
     ) -> Result<Reply, Failure> {
-        let mut kept = conn.pool.take(decision.stack);
+        let mut kept = conn.pool.take(&decision.region, decision.stack);
         loop {
             let was_kept = kept.is_some();
             let mut region = match kept.take() {
@@ -423,16 +423,16 @@ impl FastPath {
         }
     }
 
-    async fn connect(&self, conn: &mut DeviceConnection<'_>, decision: &Decision) -> Result<TcpStream, Failure> {
+    async fn connect(&self, conn: &mut DeviceConnection<'_>, decision: &Decision) -> Result<Link, Failure> {
         let began = Instant::now();
         let limit = self.chooser.edge.config.timeouts.connect.0;
-        let connecting = TcpStream::connect(decision.stack);
-        match conn.timer.until(began + limit, connecting).await {
-            Some(Ok(tcp)) => {
-                // A request is written at once, and nothing follows that it could wait for.
-                let _ = tcp.set_nodelay(true);
+        let edge = &self.chooser.edge;
+        let connecting = edge.dial(&decision.region, decision.stack, Speaks::Http1);
+        // In a box: most requests find a connection that was kept.
+        match conn.timer.until(began + limit, Box::pin(connecting)).await {
+            Some(Ok(link)) => {
                 self.chooser.connected(decision, began.elapsed());
-                Ok(tcp)
+                Ok(link)
             }
             Some(Err(error)) => Err(Failure::io(At::Connect, &error)),
             None => Err(Failure::timed_out(&self.chooser.edge, At::Connect, limit)),
@@ -444,13 +444,17 @@ impl FastPath {
         conn: &mut DeviceConnection<'_>,
         sent: &mut BytesMut,
         asked: &Asked,
-        region: &mut TcpStream,
+        region: &mut Link,
         read: &mut BytesMut,
     ) -> Result<Response, Failure> {
         let limit = self.chooser.silence(asked.repeat);
         let by = Instant::now() + limit;
         let timed_out = || Failure::timed_out(&self.chooser.edge, At::Sent, limit);
-        match conn.timer.until(by, region.write_all(&asked.message)).await {
+        let sending = async {
+            region.write_all(&asked.message).await?;
+            region.flush().await
+        };
+        match conn.timer.until(by, sending).await {
             Some(Err(error)) if Cause::of(&error) == Cause::Local => return Err(Failure::io(At::Sent, &error)),
             // A region that closes may have said why before; that is read, and then its end.
             Some(_) => {}
@@ -459,7 +463,7 @@ impl FastPath {
         loop {
             match read_watching(conn, sent, asked.end, region, read, by, FIRST_READ_BYTES).await {
                 Ok(Some(0)) if read.is_empty() => return Err(Failure::kept_closed()),
-                Err(failure) if read.is_empty() && !failure.is_of_device() && !failure.is_local() => {
+                Err(failure) if read.is_empty() && failure.may_be_kept_closed() => {
                     return Err(Failure::kept_closed());
                 }
                 Ok(Some(0)) => return Err(Failure::ended()),

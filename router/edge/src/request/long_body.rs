@@ -1,9 +1,9 @@
 //! Sending a body that is too long to hold, as it comes.
 
 use bytes::{Buf as _, Bytes, BytesMut};
+use identity::Link;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
     time::{Instant, sleep},
 };
 
@@ -31,17 +31,19 @@ pub(crate) async fn send<R: Requester>(
     edge: &Edge,
     device: &mut R,
     ctx: &mut Ctx,
-    region: &mut TcpStream,
+    region: &mut Link,
     (mut pending, memory): (Bytes, BodyMemory),
     (is_chunked, to_head): (bool, bool),
 ) -> Result<Sent, R::Gone> {
     let mut memory = Some(memory);
     let limits = &edge.config.limits;
     let answer_limit = edge.config.timeouts.answer.0;
-    let (mut from, mut to) = region.split();
+    let (mut from, mut to) = tokio::io::split(region);
     let mut read = BytesMut::new();
     let mut pace = edge.config.pace();
     let mut is_sent = false;
+    // TLS may hold the end of what it took back while the socket is full.
+    let mut is_flushed = true;
     loop {
         read.reserve(exchange::FIRST_READ_BYTES);
         if pending.is_empty()
@@ -71,14 +73,24 @@ pub(crate) async fn send<R: Requester>(
                 Err(error) => failed = Some(Failure::io(At::Sent, &error)),
             },
             // A region that does not take any more may have said why, or will.
-            count = to.write(&pending), if !pending.is_empty() => match count {
-                Ok(count) => pending.advance(count),
+            count = async {
+                match pending.is_empty() {
+                    true => to.flush().await.map(|()| None),
+                    false => to.write(&pending).await.map(Some),
+                }
+            }, if !pending.is_empty() || !is_flushed => match count {
+                Ok(None) => is_flushed = true,
+                Ok(Some(count)) => {
+                    pending.advance(count);
+                    is_flushed = false;
+                }
                 Err(error) if Cause::of(&error) == Cause::Local => {
                     failed = Some(Failure::io(At::Sent, &error));
                 }
                 Err(_) => {
                     pending = Bytes::new();
                     is_sent = true;
+                    is_flushed = true;
                 }
             },
             // Behind the body it waits for nothing but the end of the device.

@@ -4,12 +4,12 @@ use std::net::IpAddr;
 
 use bytes::BytesMut;
 use http::{StatusCode, Version, header};
+use identity::Link;
 use pingora_core::{Error, ErrorType, Result};
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 use tokio::{
     io::AsyncReadExt as _,
-    net::TcpStream,
     time::{Instant, timeout},
 };
 
@@ -116,7 +116,7 @@ pub(crate) async fn pass_on(
 }
 
 /// The region has done its part, however long the device takes to take it.
-fn region_is_done(chooser: &Chooser, ctx: &mut Ctx, region: TcpStream, response: &Response, read: &BytesMut) {
+fn region_is_done(chooser: &Chooser, ctx: &mut Ctx, region: Link, response: &Response, read: &BytesMut) {
     ctx.in_flight = None;
     chooser.done(ctx, response.status, None);
     if let Some(decision) = &ctx.decision

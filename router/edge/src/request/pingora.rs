@@ -230,7 +230,12 @@ impl ProxyHttp for Pingora {
                 ctx.pace.remaining(),
                 self.chooser.edge.config.timeouts.answer.0,
             ));
-            upload::watch(&mut peer, &clock);
+            let proof = ctx.decision.as_ref().zip(self.chooser.edge.identity());
+            let proof = proof.map(|(decision, identity)| upload::Proof {
+                identity: identity.clone(),
+                region: decision.region.clone(),
+            });
+            upload::watch(&mut peer, &clock, proof);
             ctx.clock = Some(clock);
         }
         Ok(peer)

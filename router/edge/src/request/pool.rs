@@ -6,8 +6,10 @@ use std::{
     time::Duration,
 };
 
+use identity::Link;
 use parking_lot::{Mutex, MutexGuard};
-use tokio::{net::TcpStream, time::Instant};
+use tokio::time::Instant;
+use topology::RegionId;
 
 /// Shorter than a stack keeps its end open, so that a request rarely meets a connection that is being closed.
 pub const IDLE_MAX: Duration = Duration::from_secs(15);
@@ -22,7 +24,7 @@ pub struct ConnectionPool {
 
 #[derive(Debug)]
 struct Waiting {
-    tcp: TcpStream,
+    link: Link,
     since: Instant,
 }
 
@@ -37,30 +39,25 @@ impl ConnectionPool {
         self.stacks.lock()
     }
 
-    /// The connection to a stack that was used last, if it is still open.
-    pub fn take(&self, stack: SocketAddr) -> Option<TcpStream> {
+    /// The connection to a stack of a region that was used last, if it is still open.
+    pub fn take(&self, region: &RegionId, stack: SocketAddr) -> Option<Link> {
         let mut pool = self.lock();
         let waiting = pool.get_mut(&stack)?;
-        while let Some(Waiting { tcp, since }) = waiting.pop_back() {
-            // Bytes that come unasked are the end of the connection, or an answer to no request.
-            let mut byte = [0];
-            let is_quiet = tcp
-                .try_read(&mut byte)
-                .is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock);
-            if is_quiet && since.elapsed() < IDLE_MAX {
-                return Some(tcp);
+        while let Some(Waiting { mut link, since }) = waiting.pop_back() {
+            if since.elapsed() < IDLE_MAX && link.is_ready_for(region) {
+                return Some(link);
             }
         }
         None
     }
 
     /// A connection waits from now on.
-    pub fn put(&self, stack: SocketAddr, tcp: TcpStream) {
+    pub fn put(&self, stack: SocketAddr, link: Link) {
         let mut pool = self.lock();
         let waiting = pool.entry(stack).or_default();
         if waiting.len() < self.kept_max {
             let since = Instant::now();
-            waiting.push_back(Waiting { tcp, since });
+            waiting.push_back(Waiting { link, since });
         }
     }
 
@@ -76,29 +73,37 @@ impl ConnectionPool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::net::TcpListener;
+    use identity::Speaks;
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
+
+    fn region() -> RegionId {
+        RegionId::new("us-east").unwrap()
+    }
+
+    async fn link(stack: SocketAddr) -> Link {
+        identity::dial(None, &region(), stack, Speaks::Http1).await.unwrap()
+    }
 
     #[tokio::test]
     async fn only_open_connections_are_used_again() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stack = listener.local_addr().unwrap();
         let pool = ConnectionPool::new(2);
-        assert!(pool.take(stack).is_none());
-        let connect = async || {
-            (
-                TcpStream::connect(stack).await.unwrap(),
-                listener.accept().await.unwrap().0,
-            )
-        };
-        let (first, _stays) = connect().await;
-        let (second, goes) = connect().await;
-        let address = first.local_addr().unwrap();
+        assert!(pool.take(&region(), stack).is_none());
+        let connect = async || (link(stack).await, listener.accept().await.unwrap().0);
+        let (first, mut stays) = connect().await;
+        let (mut second, goes) = connect().await;
         pool.put(stack, first);
         drop(goes);
-        second.readable().await.unwrap();
+        assert_eq!(second.read(&mut [0]).await.unwrap(), 0, "the stack closed it");
         pool.put(stack, second);
-        assert_eq!(pool.take(stack).unwrap().local_addr().unwrap(), address);
-        assert!(pool.take(stack).is_none(), "the stack closed the other one");
+        let mut taken = pool.take(&region(), stack).unwrap();
+        taken.write_all(b"x").await.unwrap();
+        assert_eq!(stays.read_u8().await.unwrap(), b'x');
+        assert!(pool.take(&region(), stack).is_none(), "the stack closed the other one");
         for _ in 0..3 {
             pool.put(stack, connect().await.0);
         }
@@ -111,14 +116,13 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stack = listener.local_addr().unwrap();
         let pool = ConnectionPool::new(2);
-        let (first, second) = (TcpStream::connect(stack), TcpStream::connect(stack));
-        pool.put(stack, first.await.unwrap());
-        pool.put(stack, second.await.unwrap());
+        pool.put(stack, link(stack).await);
+        pool.put(stack, link(stack).await);
         tokio::time::pause();
         tokio::time::advance(IDLE_MAX - std::time::Duration::from_millis(1)).await;
-        assert!(pool.take(stack).is_some());
+        assert!(pool.take(&region(), stack).is_some());
         tokio::time::advance(IDLE_MAX).await;
-        assert!(pool.take(stack).is_none());
+        assert!(pool.take(&region(), stack).is_none());
     }
 
     #[tokio::test]
@@ -126,7 +130,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stack = listener.local_addr().unwrap();
         let pool = ConnectionPool::new(2);
-        pool.put(stack, TcpStream::connect(stack).await.unwrap());
+        pool.put(stack, link(stack).await);
         tokio::time::pause();
         tokio::time::advance(IDLE_MAX).await;
         pool.sweep();

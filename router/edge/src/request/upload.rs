@@ -8,6 +8,7 @@
 
 use std::{
     io,
+    net::SocketAddr,
     pin::Pin,
     sync::{
         Arc,
@@ -18,12 +19,13 @@ use std::{
 };
 
 use async_trait::async_trait;
+use identity::{Identity, Link, Speaks};
 use parking_lot::{Mutex, MutexGuard};
 use pingora_core::{
     Error, ErrorType, Result,
     connectors::L4Connect,
     protocols::l4::{
-        socket::SocketAddr,
+        self,
         stream::Stream,
         virt::{VirtualSockOpt, VirtualSocket, VirtualSocketStream},
     },
@@ -34,6 +36,7 @@ use tokio::{
     net::TcpStream,
     time::{Instant, timeout},
 };
+use topology::RegionId;
 
 use crate::deadline::Deadline;
 
@@ -156,9 +159,13 @@ impl State {
     }
 }
 
+/// Marks the keys of connections to stacks that proved their region; see [`watch`].
+pub const OF_REGIONS: u64 = 1 << 63;
+
 /// Gives a request a connection of its own that keeps the deadline of this clock.
-pub fn watch(peer: &mut HttpPeer, clock: &Arc<BodyClock>) {
-    /// Two requests with the same key would share a connection, and one could end the other. All other peers have 0.
+pub fn watch(peer: &mut HttpPeer, clock: &Arc<BodyClock>, proof: Option<Proof>) {
+    /// Two requests with the same key would share a connection, and one could end the other. Other peers have 0, or
+    /// [`OF_REGIONS`] and more.
     static KEYS: AtomicU64 = AtomicU64::new(1);
     peer.group_key = KEYS.fetch_add(1, Ordering::Relaxed);
     let options = &mut peer.options;
@@ -168,35 +175,61 @@ pub fn watch(peer: &mut HttpPeer, clock: &Arc<BodyClock>) {
     options.idle_timeout = Some(Duration::from_secs(1));
     options.custom_l4 = Some(Arc::new(Connector {
         limit: options.connection_timeout.unwrap_or(clock.answer),
-        clock: clock.clone(),
+        clock: Some(clock.clone()),
+        proof,
     }));
 }
 
+/// What both ends of a connection to a stack prove. Only gRPC comes here.
+#[derive(Debug, Clone)]
+pub struct Proof {
+    pub(crate) identity: Arc<Identity>,
+    pub(crate) region: RegionId,
+}
+
+/// Opens connections for pingora, which knows nothing of deadlines that move or of identities.
 #[derive(Debug)]
-struct Connector {
+pub struct Connector {
     limit: Duration,
-    clock: Arc<BodyClock>,
+    clock: Option<Arc<BodyClock>>,
+    proof: Option<Proof>,
+}
+
+impl Connector {
+    /// Opens connections whose ends prove who they are.
+    pub fn proving(limit: Duration, proof: Proof) -> Self {
+        Self {
+            limit,
+            clock: None,
+            proof: Some(proof),
+        }
+    }
+
+    async fn open(&self, address: SocketAddr) -> io::Result<Link> {
+        match &self.proof {
+            Some(Proof { identity, region }) => identity::dial(Some(identity), region, address, Speaks::Http2).await,
+            None => {
+                let tcp = TcpStream::connect(address).await?;
+                let _ = tcp.set_nodelay(true);
+                Ok(Link::plain(tcp))
+            }
+        }
+    }
 }
 
 #[async_trait]
 impl L4Connect for Connector {
-    async fn connect(&self, address: &SocketAddr) -> Result<Stream> {
+    async fn connect(&self, address: &l4::socket::SocketAddr) -> Result<Stream> {
         let address = address
             .as_inet()
             .ok_or_else(|| Error::explain(ErrorType::ConnectError, "servers have IP addresses"))?;
-        let tcp = match timeout(self.limit, TcpStream::connect(address)).await {
-            Ok(Ok(tcp)) => tcp,
-            Ok(Err(error)) => {
-                return Err(Error::because(
-                    ErrorType::ConnectError,
-                    "connecting for an upload",
-                    error,
-                ));
-            }
-            Err(_) => return Err(Error::explain(ErrorType::ConnectTimedout, "connecting for an upload")),
+        let link = match timeout(self.limit, self.open(*address)).await {
+            Ok(Ok(link)) => link,
+            Ok(Err(error)) => return Err(Error::because(ErrorType::ConnectError, "connecting", error)),
+            Err(_) => return Err(Error::explain(ErrorType::ConnectTimedout, "connecting")),
         };
         let watched = Watched {
-            tcp,
+            link,
             clock: self.clock.clone(),
             timer: Deadline::default(),
             reads_since: None,
@@ -205,40 +238,38 @@ impl L4Connect for Connector {
     }
 }
 
-/// The connection of one request.
+/// The connection of one request, or, without a clock, of many.
 #[derive(Debug)]
 struct Watched {
-    tcp: TcpStream,
-    clock: Arc<BodyClock>,
+    link: Link,
+    clock: Option<Arc<BodyClock>>,
     timer: Deadline,
     /// When the read began that nothing came for yet.
     reads_since: Option<Instant>,
 }
 
 impl VirtualSocket for Watched {
-    fn set_socket_option(&self, option: VirtualSockOpt) -> io::Result<()> {
-        match option {
-            VirtualSockOpt::NoDelay => self.tcp.set_nodelay(true),
-            // The deadline ends a dead connection sooner than keep-alive probes would.
-            _ => Ok(()),
-        }
+    fn set_socket_option(&self, _: VirtualSockOpt) -> io::Result<()> {
+        // Small packets leave at once already, and the deadline, or pings, end a dead connection sooner than keep-alive probes would.
+        Ok(())
     }
 }
 
 impl AsyncRead for Watched {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if let Poll::Ready(read) = Pin::new(&mut this.tcp).poll_read(cx, buf) {
+        if let Poll::Ready(read) = Pin::new(&mut this.link).poll_read(cx, buf) {
             this.reads_since = None;
             return Poll::Ready(read);
         }
-        if this.clock.lock().is_over {
+        let Some(clock) = &this.clock else { return Poll::Pending };
+        if clock.lock().is_over {
             return Poll::Ready(Ok(()));
         }
         let reads_since = *this.reads_since.get_or_insert_with(Instant::now);
-        let (awaited, due_at) = this.clock.due(reads_since);
+        let (awaited, due_at) = clock.due(reads_since);
         ready!(this.timer.poll(due_at, cx));
-        this.clock.lock().expired = Some(awaited);
+        clock.lock().expired = Some(awaited);
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
@@ -246,16 +277,18 @@ impl AsyncRead for Watched {
 impl AsyncWrite for Watched {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let written = ready!(Pin::new(&mut this.tcp).poll_write(cx, bytes))?;
-        this.clock.taken(written);
+        let written = ready!(Pin::new(&mut this.link).poll_write(cx, bytes))?;
+        if let Some(clock) = &this.clock {
+            clock.taken(written);
+        }
         Poll::Ready(Ok(written))
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().tcp).poll_flush(cx)
+        Pin::new(&mut self.get_mut().link).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().tcp).poll_shutdown(cx)
+        Pin::new(&mut self.get_mut().link).poll_shutdown(cx)
     }
 }

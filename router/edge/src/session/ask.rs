@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use bytes::BytesMut;
+use identity::{Link, Speaks};
 use routing::Decision;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
     time::{Instant, timeout},
 };
 use topology::{Moment, RegionId};
@@ -42,7 +42,7 @@ pub(super) enum Asked {
 
 /// A stack took the session.
 pub(super) struct Accepted {
-    pub(super) stream: TcpStream,
+    pub(super) stream: Link,
     /// The head of its answer as the device gets it, without its end.
     pub(super) answer: Vec<u8>,
     /// The bytes behind the head.
@@ -70,6 +70,8 @@ pub(super) enum AskError {
     Full(Load),
     #[error("upgrade: answered 429")]
     TooMany,
+    #[error("upgrade: it wants to know who calls, and this edge has no [identity], or stacks = \"off\" in it")]
+    WantsProof,
     #[error("upgrade: answered that it drains")]
     Draining,
 }
@@ -80,7 +82,7 @@ impl AskError {
             Self::Connect(_) => "connect-failed",
             Self::ConnectTimeout(_) => "connect-timeout",
             Self::UpgradeTimeout(_) | Self::Upgrade(..) => "upgrade-failed",
-            Self::Status(_) | Self::Draining => "upgrade-refused",
+            Self::Status(_) | Self::Draining | Self::WantsProof => "upgrade-refused",
             Self::Full(_) | Self::TooMany => "full",
         }
     }
@@ -93,6 +95,7 @@ impl AskError {
             Self::Status(status) => Facts::answered(*status, false),
             Self::Full(_) => Facts::answered(503, true),
             Self::TooMany => Facts::answered(429, true),
+            Self::WantsProof => Event::Io(Cause::Refused).into(),
             Self::Draining => Event::Closed(CloseCode::Away).into(),
         }
     }
@@ -123,16 +126,18 @@ pub(super) async fn ask(edge: &Edge, decision: &Decision, request: &[u8], id: &R
     let timeouts = &edge.config.timeouts;
     let (region, stack) = (&decision.region, decision.stack);
     let began = Instant::now();
-    let mut stream = timeout(timeouts.connect.0, TcpStream::connect(stack))
+    let mut stream = timeout(timeouts.connect.0, edge.dial(region, stack, Speaks::Http1))
         .await
         .map_err(|_| AskError::ConnectTimeout(timeouts.connect.0))?
         .map_err(AskError::Connect)?;
     edge.metrics.connect_took(region, began.elapsed());
     edge.fleet.reached(region, stack, began.elapsed(), daemon::clock::now());
-    // Voice frames are small and must not wait for more; a socket that refuses this still works.
-    let _ = stream.set_nodelay(true);
 
-    let sent = timeout(timeouts.upgrade.0, stream.write_all(request)).await;
+    let sending = async {
+        stream.write_all(request).await?;
+        stream.flush().await
+    };
+    let sent = timeout(timeouts.upgrade.0, sending).await;
     sent.map_err(|_| AskError::UpgradeTimeout(timeouts.upgrade.0))?
         .map_err(|error| AskError::broken(Facts::io(&error).event, error))?;
     let bounds = Bounds {
@@ -140,9 +145,12 @@ pub(super) async fn ask(edge: &Edge, decision: &Decision, request: &[u8], id: &R
         rest: timeouts.upgrade.0,
         bytes_max: edge.config.limits.header_bytes_max,
     };
-    let mut read = head::read(&mut stream, Kind::Response, bounds)
-        .await
-        .map_err(|error| AskError::head(&error, timeouts.upgrade.0))?;
+    let read = head::read(&mut stream, Kind::Response, bounds).await;
+    let mut read = read.map_err(|error| match stream.doubt() {
+        // In TLS 1.3 the refusal of this edge's certificate comes in place of the answer.
+        Some(doubt) => AskError::Connect(std::io::Error::other(doubt.clone())),
+        None => AskError::head(&error, timeouts.upgrade.0),
+    })?;
     let mut answer = parse(&read)?;
     // An informational answer is not the answer (RFC 9110 §15.2).
     while matches!(answer.status, 100 | 102..200) {
@@ -159,6 +167,7 @@ pub(super) async fn ask(edge: &Edge, decision: &Decision, request: &[u8], id: &R
         (503, Some(load)) if is_full => return Err(AskError::Full(load)),
         // The stack's own limit, not the device's: another stack may have room.
         (429, _) => return Err(AskError::TooMany),
+        (426, _) => return Err(AskError::WantsProof),
         (503, _) => {
             let body = read.bytes.split_off(read.len);
             let reading = timeout(REASON_WAIT, read_body(&mut stream, &mut answer.body, body));
@@ -231,7 +240,7 @@ fn parse(read: &Head) -> Result<Response, AskError> {
 }
 
 /// Reads the body of an answer that declines, of which `read` came already.
-async fn read_body(stream: &mut TcpStream, body: &mut Body, mut read: BytesMut) -> Result<BytesMut, AskError> {
+async fn read_body(stream: &mut Link, body: &mut Body, mut read: BytesMut) -> Result<BytesMut, AskError> {
     let broken = |error| AskError::broken(Event::Nonsense, error);
     let mut taken = body.take(&read).map_err(broken)?;
     while !body.is_done() {

@@ -10,7 +10,8 @@ use routing::session::{Whereabouts, keepers_of_copies};
 use topology::{Moment, RegionId};
 
 use futures_util::future::join_all;
-use tokio::{io::AsyncWriteExt as _, net::TcpStream, sync::Semaphore, time::timeout};
+use identity::Speaks;
+use tokio::{io::AsyncWriteExt as _, sync::Semaphore, time::timeout};
 
 use crate::{
     Edge,
@@ -60,7 +61,7 @@ pub(super) async fn copy(edge: &Edge, left: &Left<'_>, now: Moment) {
         return;
     };
     join_all(keepers.into_iter().map(async |(region, stack)| {
-        let why = match timeout(COPY_MAX, send(edge, stack, left)).await {
+        let why = match timeout(COPY_MAX, send(edge, (region, stack), left)).await {
             Ok(Ok(200..300)) => return,
             // A stack of an earlier release knows no copies.
             Ok(Ok(status)) => format!("answered {status}"),
@@ -73,11 +74,10 @@ pub(super) async fn copy(edge: &Edge, left: &Left<'_>, now: Moment) {
 }
 
 /// Returns the status of the answer.
-async fn send(edge: &Edge, to: std::net::SocketAddr, left: &Left<'_>) -> Result<u16, String> {
+async fn send(edge: &Edge, (region, to): (&RegionId, std::net::SocketAddr), left: &Left<'_>) -> Result<u16, String> {
     let timeouts = &edge.config.timeouts;
-    let mut stream = TcpStream::connect(to)
-        .await
-        .map_err(|error| format!("connect: {error}"))?;
+    let dialled = edge.dial(region, to, Speaks::Http1).await;
+    let mut stream = dialled.map_err(|error| format!("connect: {error}"))?;
     let head = format!(
         "POST {} HTTP/1.1\r\nHost: {to}\r\nX-Request-Id: {}\r\nContent-Type: application/octet-stream\r\nContent-Length: \
          {}\r\nConnection: close\r\n\r\n",
@@ -87,6 +87,7 @@ async fn send(edge: &Edge, to: std::net::SocketAddr, left: &Left<'_>) -> Result<
     );
     let request = [head.as_bytes(), left.state].concat();
     stream.write_all(&request).await.map_err(|error| error.to_string())?;
+    stream.flush().await.map_err(|error| error.to_string())?;
     let bounds = Bounds {
         first: timeouts.upgrade.0,
         rest: timeouts.upgrade.0,

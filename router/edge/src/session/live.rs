@@ -10,6 +10,7 @@ use std::{
 
 use auth::{Device, SessionPlace};
 use bytes::BytesMut;
+use identity::Link;
 use routing::{
     Affinity, Decision, Role, Tried, User,
     affinity::Proof,
@@ -18,7 +19,6 @@ use routing::{
     session::Whereabouts,
 };
 use tokio::{
-    net::TcpStream,
     sync::{Semaphore, SemaphorePermit},
     time::{Instant, timeout_at},
 };
@@ -79,7 +79,7 @@ pub(super) struct Session {
 
 /// A connection to a stack before the first relayed byte, and the bytes that came early.
 pub(super) struct Fresh {
-    pub(super) stream: TcpStream,
+    pub(super) stream: Link,
     pub(super) early_of_device: BytesMut,
     pub(super) early_of_region: BytesMut,
 }
@@ -406,7 +406,7 @@ struct Wanted<'a> {
 struct Found {
     decision: Box<Decision>,
     at_stack: AtStack,
-    stream: TcpStream,
+    stream: Link,
     early: BytesMut,
     /// When the session's id there was issued.
     issued_at: Moment,
@@ -563,7 +563,7 @@ struct Move<'a> {
 /// Hands the session over. A device that asks for such events gets one, unless the user notices nothing: the
 /// region was alive and no turn in progress. Every other device is told only that its last words are lost, by the
 /// protocol's own `error` event; otherwise it would wait for an answer that never comes.
-fn hand_over(edge: &Edge, relay: &mut Relay<'_>, stream: TcpStream, moved: &Move<'_>) {
+fn hand_over(edge: &Edge, relay: &mut Relay<'_>, stream: Link, moved: &Move<'_>) {
     let Move {
         caller,
         from,

@@ -229,7 +229,11 @@ async fn open(edge: &Arc<Edge>, upgrade: &Upgrade, id: &RequestId, client: Socke
                 edge.note_version(&decision, id);
                 if let Some(first) = resuming.first_frame().filter(|_| accepted.takes_state) {
                     // A failure shows later, like any other write of a session.
-                    let _ = timeout(edge.config.timeouts.upgrade.0, accepted.stream.write_all(&first)).await;
+                    let sending = async {
+                        accepted.stream.write_all(&first).await?;
+                        accepted.stream.flush().await
+                    };
+                    let _ = timeout(edge.config.timeouts.upgrade.0, sending).await;
                 }
                 if resuming.is_taken(accepted.takes_state) {
                     edge.parked.remove(resuming.name());

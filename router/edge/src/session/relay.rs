@@ -19,10 +19,10 @@ use std::{
 
 use auth::Standing;
 use bytes::BytesMut;
+use identity::Link;
 use routing::{Decision, continuity::LeaveReason};
 use tokio::{
     io::{AsyncRead as _, AsyncWriteExt as _, ReadBuf},
-    net::TcpStream,
     time::{Instant, Sleep, sleep_until, timeout},
 };
 use tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
@@ -48,7 +48,7 @@ const LAST_WORDS_BYTES_MAX: usize = 16 << 20;
 
 pub struct Relay<'a> {
     device: &'a mut dyn Io,
-    region: TcpStream,
+    region: Link,
     to_region: Direction,
     to_device: Direction,
     region_writable: bool,
@@ -75,7 +75,7 @@ pub struct Relay<'a> {
 
 impl<'a> Relay<'a> {
     /// Both sides have agreed on the upgrade.
-    pub fn new(device: &'a mut dyn Io, region: TcpStream, config: &Config) -> Self {
+    pub fn new(device: &'a mut dyn Io, region: Link, config: &Config) -> Self {
         let frame_bytes_max = config.limits.frame_bytes_max;
         let (of_region, of_device) = (config.pace_within(config.timeouts.idle.0), config.pace());
         Self {
@@ -170,7 +170,7 @@ impl<'a> Relay<'a> {
     /// whether the user has to repeat the utterance.
     pub fn go_on(
         &mut self,
-        region: TcpStream,
+        region: Link,
         to: &Decision,
         why: LeaveReason,
         since: Instant,
@@ -580,7 +580,7 @@ impl<'a> Relay<'a> {
     fn close_region(&mut self, code: CloseCode) {
         let to_region = &self.to_region;
         if !to_region.out.scanner.closed() && to_region.out.pending.is_empty() && to_region.out.scanner.at_boundary() {
-            let _ = self.region.try_write(&close_for_region(code));
+            self.region.try_write(&close_for_region(code));
         }
     }
 

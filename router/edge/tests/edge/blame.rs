@@ -29,6 +29,7 @@ use edge::{
     session::relay::Relay,
 };
 use futures_util::{SinkExt as _, StreamExt as _, future::join_all};
+use identity::Link;
 use parking_lot::Mutex;
 use routing::{Decision, Tried, User, continuity::LeaveReason};
 use tokio::{
@@ -112,7 +113,7 @@ impl Line {
             session,
             _world,
         } = self;
-        let mut relay = Relay::new(&mut device, region, &edge.config);
+        let mut relay = Relay::new(&mut device, Link::plain(region), &edge.config);
         if session == Session::Kept {
             relay.keep(MovableState::new(&edge, &decision, [127, 0, 0, 1].into()));
         }
@@ -384,7 +385,7 @@ async fn once_the_close_of_a_lost_region_is_looked_for_nothing_is_read_in_the_mi
             polls_left,
             taken: taken.clone(),
         };
-        let mut relay = Relay::new(&mut device, line.region, &edge.config);
+        let mut relay = Relay::new(&mut device, Link::plain(line.region), &edge.config);
         relay.keep(MovableState::new(&edge, &line.decision, [127, 0, 0, 1].into()));
         let mut stays = pin!(pending::<Leave>());
         let mut leaving: Pin<Box<dyn Future<Output = LeaveReason> + Send>> = Box::pin(pending());
@@ -587,7 +588,7 @@ async fn heard_by_the_next_region(changes: &str, before: &[u8], after: &[u8], un
         _world,
         ..
     } = Line::new(changes, Session::Kept).await;
-    let mut relay = Relay::new(&mut device, region, &edge.config);
+    let mut relay = Relay::new(&mut device, Link::plain(region), &edge.config);
     relay.keep(MovableState::new(&edge, &decision, [127, 0, 0, 1].into()));
     let mut stays = pin!(pending::<Leave>());
     let mut leaving: Pin<Box<dyn Future<Output = LeaveReason> + Send>> = Box::pin(pending());
@@ -604,9 +605,13 @@ async fn heard_by_the_next_region(changes: &str, before: &[u8], after: &[u8], un
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let next = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let (mut next_end, _) = listener.accept().await.unwrap();
-    relay.go_on(next, &decision, LeaveReason::Lost, tokio::time::Instant::now(), |_| {
-        None
-    });
+    relay.go_on(
+        Link::plain(next),
+        &decision,
+        LeaveReason::Lost,
+        tokio::time::Instant::now(),
+        |_| None,
+    );
     let goes_on = async {
         device_end.write_all(after).await.unwrap();
         let mut heard = Vec::new();
@@ -641,7 +646,7 @@ async fn the_time_that_a_move_takes_is_not_the_device_s() {
             _world,
             ..
         } = Line::new(HURRIED, Session::Kept).await;
-        let mut relay = Relay::new(&mut device, region, &edge.config);
+        let mut relay = Relay::new(&mut device, Link::plain(region), &edge.config);
         relay.keep(MovableState::new(&edge, &decision, [127, 0, 0, 1].into()));
         let mut stays = pin!(pending::<Leave>());
         let mut leaving: Pin<Box<dyn Future<Output = LeaveReason> + Send>> = Box::pin(pending());
@@ -677,9 +682,13 @@ async fn the_time_that_a_move_takes_is_not_the_device_s() {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let next = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
             (region_end, _) = listener.accept().await.unwrap();
-            relay.go_on(next, &decision, LeaveReason::Lost, tokio::time::Instant::now(), |_| {
-                None
-            });
+            relay.go_on(
+                Link::plain(next),
+                &decision,
+                LeaveReason::Lost,
+                tokio::time::Instant::now(),
+                |_| None,
+            );
         }
         let goes_on = async {
             region_end.write_all(&checkpoint()).await.unwrap();

@@ -16,6 +16,7 @@ mod odd_answers;
 mod own_network;
 mod picking;
 mod processes;
+mod proof;
 mod request_ids;
 mod requests;
 mod resilience;

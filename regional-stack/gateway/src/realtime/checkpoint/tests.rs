@@ -22,7 +22,7 @@ fn stack(lines: &str) -> Arc<Stack> {
         synthesizer: Arc::new(ScriptedSynthesizer::new()),
     };
     let store = Box::new(MemoryStore::new(1, config.limits.session_ttl.0));
-    Arc::new(Stack::new(config, engines, store, CancellationToken::new()).unwrap())
+    Arc::new(Stack::new(config, engines, store, identity::Expiry(None), CancellationToken::new()).unwrap())
 }
 
 /// A session as a stack of some release left it, with what the edge had of the device's messages.

@@ -48,7 +48,7 @@ fn resumed(earlier: &Snapshot) -> Session {
         synthesizer: Arc::new(ScriptedSynthesizer::new()),
     };
     let store = Box::new(MemoryStore::new(1, Duration::from_secs(1)));
-    let stack = Arc::new(Stack::new(config, engines, store, CancellationToken::new()).unwrap());
+    let stack = Arc::new(Stack::new(config, engines, store, identity::Expiry(None), CancellationToken::new()).unwrap());
     let mut opening = Opening::of_new(&stack, "sess_1");
     opening.memory = Some(Memory {
         dialogue: DialogueState::new(City::London),

@@ -1,6 +1,11 @@
 //! The stack or server that pingora asks next.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use pingora_core::{
     Error, ErrorType, Result,
@@ -9,9 +14,15 @@ use pingora_core::{
 };
 use pingora_proxy::Session;
 use routing::breaker::Demand;
+use topology::RegionId;
 
 use super::Pingora;
-use crate::{request::ctx::Ctx, request::limits::Group, request::pingora_requester::requester_of};
+use crate::{
+    request::ctx::Ctx,
+    request::limits::Group,
+    request::pingora_requester::requester_of,
+    request::upload::{Connector, OF_REGIONS, Proof},
+};
 
 /// gRPC calls at the same time on one connection to a stack. More take another connection.
 const GRPC_STREAMS_MAX: usize = 100;
@@ -30,7 +41,8 @@ impl Pingora {
                 is_extra: ctx.retries > 0,
             };
             if let Some((decision, in_flight)) = self.chooser.choose(ctx, &requester, wanted) {
-                let peer = self.peer(decision.stack, ctx.is_grpc);
+                let mut peer = self.peer(decision.stack, ctx.is_grpc);
+                self.prove(&mut peer, &decision.region);
                 (ctx.decision, ctx.in_flight) = (Some(decision), Some(in_flight));
                 return Ok(peer);
             }
@@ -50,6 +62,23 @@ impl Pingora {
         let peer = self.peer(serving.address, ctx.is_grpc);
         ctx.serving = Some(serving);
         Ok(peer)
+    }
+
+    /// Lets both ends of a connection to a stack prove who they are, below pingora.
+    fn prove(&self, peer: &mut HttpPeer, region: &RegionId) {
+        let Some(identity) = self.chooser.edge.identity() else {
+            return;
+        };
+        // A connection that was proven for one region serves no other.
+        let mut hasher = DefaultHasher::new();
+        region.hash(&mut hasher);
+        peer.group_key = hasher.finish() | OF_REGIONS;
+        let limit = self.chooser.edge.config.timeouts.connect.0;
+        let proof = Proof {
+            identity: identity.clone(),
+            region: region.clone(),
+        };
+        peer.options.custom_l4 = Some(Arc::new(Connector::proving(limit, proof)));
     }
 
     fn peer(&self, address: SocketAddr, is_grpc: bool) -> Box<HttpPeer> {

@@ -3,7 +3,10 @@
 use bytes::Bytes;
 use h2::{RecvStream, SendStream, client::ResponseFuture, server::SendResponse};
 use http::{HeaderMap, Request, Response};
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
 
 use super::hang_means_failure;
 
@@ -13,8 +16,8 @@ pub const WINDOW: u32 = 65_535;
 const ANSWER_BYTES: usize = 40_000;
 
 /// A stack's end of a connection: each call is taken to its end, and answered then.
-pub async fn serve(tcp: TcpStream) -> Option<()> {
-    let mut connection = h2::server::handshake(tcp).await.ok()?;
+pub async fn serve(io: impl AsyncRead + AsyncWrite + Unpin) -> Option<()> {
+    let mut connection = h2::server::handshake(io).await.ok()?;
     while let Some(Ok((request, respond))) = connection.accept().await {
         tokio::spawn(answer(request.into_body(), respond));
     }

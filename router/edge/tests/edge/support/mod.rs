@@ -25,6 +25,7 @@ use edge::{
     metrics::Metrics,
 };
 use futures_util::{SinkExt as _, StreamExt as _};
+use identity::Identity;
 use prometheus_client::registry::Registry;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
@@ -597,6 +598,11 @@ impl World {
 
     /// An edge with this plan.
     pub fn of(changes: &str, snapshot: &Snapshot) -> Self {
+        Self::proving(changes, snapshot, None)
+    }
+
+    /// The same, which proves its id to stacks.
+    pub fn proving(changes: &str, snapshot: &Snapshot, identity: Option<Arc<Identity>>) -> Self {
         let config = config(changes);
         let mut registry = Registry::default();
         let metrics = Metrics::new(&mut registry);
@@ -605,7 +611,9 @@ impl World {
         let claimed = listener::claim(&config, tls.as_ref(), None).unwrap();
         let access = Access::load(&config.auth, &config.state_dir, metrics.clone()).unwrap();
         let follows = access.is_some();
-        let edge = Arc::new(Edge::new(config, metrics).with_access(access));
+        let edge = Arc::new(Edge::new(config, metrics)
+                .with_access(access)
+                .with_identity(identity));
         if follows {
             tokio::spawn(access::follow(edge.clone()));
         }
