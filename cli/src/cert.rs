@@ -1,6 +1,7 @@
 //! Certificates: an authority in a folder, leaves for processes, trusted roots, and the credential of the person at the terminal.
 
 use std::{
+    net::IpAddr,
     path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
@@ -36,7 +37,7 @@ pub(crate) enum CertVerb {
     },
     /// Issue a certificate with a new key.
     Issue {
-        /// Whom it is for: edge/NAME, dns/NAME, control-plane/NAME or stack/REGION/NAME.
+        /// Whom it is for: edge/NAME, dns/NAME, control-plane/NAME, stack/REGION/NAME or etcd/NAME.
         #[arg(value_name = "KIND/NAME", value_parser = parse_role)]
         role: Role,
         /// Folder of the authority.
@@ -45,6 +46,9 @@ pub(crate) enum CertVerb {
         /// Folder for identity.crt, identity.key and trust.crt.
         #[arg(long, value_name = "DIR")]
         into: PathBuf,
+        /// An address of a member of etcd: the one it listens at, and the one it calls others from. Nobody else needs one.
+        #[arg(long = "address", value_name = "IP")]
+        addresses: Vec<IpAddr>,
         /// Life of the certificate; by default 24 hours.
         #[arg(long = "for", value_name = "TIME", value_parser = parse_length)]
         life: Option<Duration>,
@@ -204,10 +208,24 @@ pub(crate) async fn cert(verb: CertVerb, operator: Option<Operator>) -> Result<E
                 dir.display()
             ));
         }
-        CertVerb::Issue { role, ca, into, life } => {
+        CertVerb::Issue {
+            role,
+            ca,
+            into,
+            addresses,
+            life,
+        } => {
+            if matches!(role, Role::Etcd(_)) == addresses.is_empty() {
+                let text = "--address: etcd goes by addresses, and all others by their ids; write it for etcd/NAME, and only then";
+                return Err(Failure::usage(anyhow!(text)));
+            }
             let folder = Folder::at(ca);
             let id = PeerId::new(&zone_of(&folder)?, role).map_err(failed)?;
-            issue(&folder, Leaf::of(id), life, &into, now)?;
+            let leaf = Leaf {
+                addresses,
+                ..Leaf::of(id)
+            };
+            issue(&folder, leaf, life, &into, now)?;
         }
         CertVerb::Renew { dir, ca, life } => {
             let files = Files::in_folder(&dir);
@@ -225,7 +243,11 @@ pub(crate) async fn cert(verb: CertVerb, operator: Option<Operator>) -> Result<E
                 let text = format!("operators log in: `meridian login {name} --roles ROLE`");
                 return Err(Failure::failed(anyhow!(text)));
             }
-            issue(&folder, Leaf::of(peer.id), life, &dir, now)?;
+            let leaf = Leaf {
+                addresses: ca::addresses_of(&old),
+                ..Leaf::of(peer.id)
+            };
+            issue(&folder, leaf, life, &dir, now)?;
         }
         CertVerb::NextIssuer { dir } => {
             let folder = Folder::at(dir.clone());

@@ -4,6 +4,7 @@
 //! credentials lie in `operators/NAME`.
 
 use std::{
+    net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -60,9 +61,19 @@ impl Folder {
         Self(state_dir.join("identity"))
     }
 
+    /// The authority of the world's etcd in this state folder. etcd lets in whoever has a certificate of it.
+    pub fn of_etcd(state_dir: &Path) -> Self {
+        Self(state_dir.join("identity/etcd"))
+    }
+
     /// An authority in this folder.
     pub fn at(folder: PathBuf) -> Self {
         Self(folder)
+    }
+
+    /// The folder itself.
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
     }
 
     /// The roots that everybody trusts.
@@ -194,6 +205,22 @@ pub(crate) fn leaf_of(zone: &str, name: &str, kind: Kind) -> Result<Leaf, Author
 pub fn operator_leaf(zone: &str, name: &str, grants: Vec<Grant>) -> Result<Leaf, AuthorityError> {
     let id = PeerId::new(zone, Role::Operator(name.to_owned()))?;
     Ok(Leaf { grants, ..Leaf::of(id) })
+}
+
+/// The leaf of a member of etcd, which listens at this address. It calls the other members from an address that the system chooses,
+/// which on one machine is the loopback address; etcd compares both.
+pub(crate) fn member_leaf(zone: &str, name: &str, address: IpAddr) -> Result<Leaf, AuthorityError> {
+    let id = PeerId::new(zone, Role::Etcd(name.to_owned()))?;
+    let addresses = vec![address, Ipv4Addr::LOCALHOST.into()];
+    Ok(Leaf {
+        addresses,
+        ..Leaf::of(id)
+    })
+}
+
+/// The leaf with which a process calls etcd.
+pub(crate) fn client_leaf(zone: &str, role: Role) -> Result<Leaf, AuthorityError> {
+    Ok(Leaf::of(PeerId::new(zone, role)?))
 }
 
 /// The roles of whoever started a world: all of them.

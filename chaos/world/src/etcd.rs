@@ -21,9 +21,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use identity::{Role, Service, Speaks, ca::Leaf, files::Files};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid};
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::TcpStream,
 };
 
@@ -34,9 +35,9 @@ use self::{
 };
 pub use self::{
     error::EtcdError,
-    settings::{Durability, EtcdSettings, Size},
+    settings::{Durability, EtcdAuthority, EtcdSettings, Size},
 };
-use crate::network::Network;
+use crate::{authority, network::Network};
 
 /// Keeps the addresses of a cluster, in its state folder.
 const ADDRESSES_FILE: &str = "etcd.json";
@@ -46,6 +47,8 @@ pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(50);
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 /// Longest wait for a process to take SIGSTOP: many turns of a busy scheduler.
 const FREEZE_TIMEOUT: Duration = Duration::from_secs(5);
+/// The name of this process towards members.
+const ASKS_AS: &str = "supervisor";
 /// Longest reply that is read; a status takes less than 1 KiB.
 const REPLY_BYTES_MAX: u64 = 16 << 10;
 /// Bytes read from the end of a log for an error message.
@@ -60,6 +63,8 @@ pub struct Member {
     pub client_url: String,
     /// URL for the other members.
     pub peer_url: String,
+    /// URL of its metrics, in plain text.
+    pub metrics_url: String,
     /// Folder of its data.
     pub data_dir: PathBuf,
     /// Its log file.
@@ -77,6 +82,8 @@ pub struct EtcdCluster {
     addresses: Vec<Addresses>,
     running: Vec<Option<Running>>,
     spawner: Spawner,
+    /// Calls members that want to know who calls.
+    service: Option<Service>,
     /// Claims the network of the members' addresses for as long as the cluster lives.
     _network: Network,
 }
@@ -110,7 +117,12 @@ impl EtcdCluster {
                 Some(addresses) => (addresses.clone(), claim_again(addresses)?),
                 None => Addresses::choose(settings.size)?,
             };
+            let service = match &settings.authority {
+                Some(authority) => Some(certificates(authority, &addresses)?),
+                None => None,
+            };
             let mut cluster = Self {
+                service,
                 running: addresses.iter().map(|_| None).collect(),
                 settings: settings.clone(),
                 program: program.clone(),
@@ -152,14 +164,27 @@ impl EtcdCluster {
         self.members().into_iter().map(|member| member.client_url).collect()
     }
 
+    /// The certificates of the members, and of this process towards them, which somebody must keep alive.
+    pub(crate) fn leaves(&self) -> Result<Vec<(Leaf, PathBuf)>, EtcdError> {
+        let Some(authority) = &self.settings.authority else {
+            return Ok(Vec::new());
+        };
+        let own = authority::client_leaf(&authority.zone, Role::Etcd(ASKS_AS.to_owned()))?;
+        let mut leaves = member_leaves(authority, &self.addresses)?;
+        leaves.push((own, authority.issued(ASKS_AS)));
+        Ok(leaves)
+    }
+
     /// All members, by index.
     pub fn members(&self) -> Vec<Member> {
+        let scheme = if self.service.is_some() { "https" } else { "http" };
         let all = self.addresses.iter().zip(&self.running).enumerate();
         all.map(|(index, (addresses, running))| {
             let name = name(index);
             Member {
-                client_url: format!("http://{}", addresses.client),
-                peer_url: format!("http://{}", addresses.peer),
+                client_url: format!("{scheme}://{}", addresses.client),
+                peer_url: format!("{scheme}://{}", addresses.peer),
+                metrics_url: format!("http://{}/metrics", addresses.metrics),
                 data_dir: self.settings.state_dir.join(&name),
                 log: self.settings.state_dir.join(format!("{name}.log")),
                 pid: running.as_ref().map(|running| running.child.id()),
@@ -183,7 +208,7 @@ impl EtcdCluster {
             if self.running[index].as_ref().is_none_or(|running| running.frozen) {
                 continue;
             }
-            let Ok(reply) = ask(addresses.client, "POST /v3/maintenance/status", "{}").await else {
+            let Ok(reply) = self.ask(addresses.client, "POST /v3/maintenance/status", "{}").await else {
                 continue;
             };
             let Ok(status) = serde_json::from_str::<serde_json::Value>(&reply) else {
@@ -226,7 +251,7 @@ impl EtcdCluster {
                 log: member.log,
             });
         }
-        let reply = ask(self.addresses[index].client, "GET /health", "").await;
+        let reply = self.ask(self.addresses[index].client, "GET /health", "").await;
         if reply.is_ok_and(|reply| reply.contains(r#""health":"true""#)) {
             return Ok(true);
         }
@@ -321,6 +346,27 @@ impl EtcdCluster {
         }
     }
 
+    /// Sends a member an HTTP request and returns the body of its reply.
+    async fn ask(&self, address: SocketAddr, request: &str, body: &str) -> std::io::Result<String> {
+        let length = body.len();
+        let text = format!(
+            "{request} HTTP/1.0\r\nhost: {address}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
+        );
+        let asked = async {
+            let tcp = TcpStream::connect(address).await?;
+            match &self.service {
+                Some(service) => {
+                    let tls = service.connect(&address.ip().to_string(), tcp, Speaks::Http1).await?;
+                    exchange(tls, &text).await
+                }
+                None => exchange(tcp, &text).await,
+            }
+        };
+        let reply = tokio::time::timeout(ASK_TIMEOUT, asked).await??;
+        let body = reply.split_once("\r\n\r\n").map(|(_, body)| body.to_owned());
+        body.ok_or_else(|| std::io::Error::other("no HTTP reply"))
+    }
+
     fn running_mut(&mut self, index: usize) -> Result<&mut Running, EtcdError> {
         self.running[index]
             .as_mut()
@@ -340,6 +386,7 @@ impl EtcdCluster {
             .arg(&member.data_dir)
             .args(["--listen-client-urls", &member.client_url])
             .args(["--advertise-client-urls", &member.client_url])
+            .args(["--listen-metrics-urls", member.metrics_url.trim_end_matches("/metrics")])
             .args(["--listen-peer-urls", &member.peer_url])
             .args(["--initial-advertise-peer-urls", &member.peer_url])
             .args(["--initial-cluster", &self.initial_cluster()])
@@ -356,6 +403,21 @@ impl EtcdCluster {
             // Ctrl-C in a terminal goes to a whole process group. Only the supervisor may act on it, so members get a
             // group of their own.
             .process_group(0);
+        if let Some(authority) = &self.settings.authority {
+            let files = Files::in_folder(&authority.issued(&member.name));
+            let roots = authority.folder.trust();
+            command.args(["--client-cert-auth", "--peer-client-cert-auth"]);
+            for (option, file) in [
+                ("--cert-file", &files.certificate),
+                ("--key-file", &files.key),
+                ("--trusted-ca-file", &roots),
+                ("--peer-cert-file", &files.certificate),
+                ("--peer-key-file", &files.key),
+                ("--peer-trusted-ca-file", &roots),
+            ] {
+                command.arg(option).arg(file);
+            }
+        }
         if let Some(bytes) = self.settings.quota_bytes {
             command.args(["--quota-backend-bytes", &bytes.to_string()]);
         }
@@ -408,22 +470,34 @@ fn find(program: &'static str, package: &'static str) -> Result<PathBuf, EtcdErr
         .ok_or(EtcdError::NoProgram { program, package })
 }
 
-/// Sends a member an HTTP request and returns the body of its reply.
-async fn ask(address: SocketAddr, request: &str, body: &str) -> std::io::Result<String> {
-    let asked = async {
-        let mut stream = TcpStream::connect(address).await?;
-        let length = body.len();
-        let text = format!(
-            "{request} HTTP/1.0\r\nhost: {address}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
-        );
-        stream.write_all(text.as_bytes()).await?;
-        let mut reply = Vec::new();
-        stream.take(REPLY_BYTES_MAX).read_to_end(&mut reply).await?;
-        Ok::<_, std::io::Error>(String::from_utf8_lossy(&reply).into_owned())
-    };
-    let reply = tokio::time::timeout(ASK_TIMEOUT, asked).await??;
-    let body = reply.split_once("\r\n\r\n").map(|(_, body)| body.to_owned());
-    body.ok_or_else(|| std::io::Error::other("no HTTP reply"))
+async fn exchange(mut stream: impl AsyncRead + AsyncWrite + Unpin, request: &str) -> std::io::Result<String> {
+    stream.write_all(request.as_bytes()).await?;
+    stream.flush().await?;
+    let mut reply = Vec::new();
+    stream.take(REPLY_BYTES_MAX).read_to_end(&mut reply).await?;
+    Ok(String::from_utf8_lossy(&reply).into_owned())
+}
+
+/// Issues the certificates of the members, and one with which this process asks them how they are.
+fn certificates(authority: &EtcdAuthority, addresses: &[Addresses]) -> Result<Service, EtcdError> {
+    let now = daemon::clock::now();
+    let EtcdAuthority { folder, zone } = authority;
+    for (leaf, into) in member_leaves(authority, addresses)? {
+        folder.issue(&leaf, &into, now)?;
+    }
+    let own = authority::client_leaf(zone, Role::Etcd(ASKS_AS.to_owned()))?;
+    let files = folder.issue(&own, &authority.issued(ASKS_AS), now)?;
+    Service::load(files).map_err(|error| failed("show etcd a certificate", std::io::Error::other(error)))
+}
+
+/// The leaf of each member, and its folder.
+fn member_leaves(authority: &EtcdAuthority, addresses: &[Addresses]) -> Result<Vec<(Leaf, PathBuf)>, EtcdError> {
+    let leaves = addresses.iter().enumerate().map(|(index, addresses)| {
+        let name = name(index);
+        let leaf = authority::member_leaf(&authority.zone, &name, addresses.client.ip())?;
+        Ok((leaf, authority.issued(&name)))
+    });
+    leaves.collect()
 }
 
 fn last_words(log: &Path) -> String {

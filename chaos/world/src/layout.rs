@@ -281,7 +281,10 @@ impl Layout {
         let store = if etcd.is_empty() {
             "file = \"store.redb\"".to_owned()
         } else {
-            format!("etcd = {}", list(etcd))
+            format!(
+                "etcd = {}\ncertificate = \"etcd/identity.crt\"\nkey = \"etcd/identity.key\"\ntrust = \"etcd/trust.crt\"",
+                list(etcd)
+            )
         };
         format!(
             "node = {}\nlisten = \"{}\"\nadmin_listen = \"{}\"\n\
@@ -452,7 +455,7 @@ mod tests {
             ..Settings::new(folder.path().to_owned())
         };
         let layout = Layout::at([127, 9, 7], 0, settings.store);
-        let etcd = ["http://127.9.7.71:2379", "http://127.9.7.72:2379"].map(str::to_owned);
+        let etcd = ["https://127.9.7.71:2379", "https://127.9.7.72:2379"].map(str::to_owned);
         let kinds = [Kind::ControlPlane, Kind::Dns, Kind::Edge];
         layout.write_configuration(&settings, &kinds, &etcd).unwrap();
         let read = |name: &str, file: &str| -> BTreeMap<String, serde_json::Value> {
@@ -476,7 +479,13 @@ mod tests {
             let document = read(name, "control-plane.toml");
             assert_eq!(document["node"], name.as_str());
             assert_eq!(document["listen"], url.trim_start_matches("https://"));
-            assert_eq!(document["store"], serde_json::json!({ "etcd": etcd }));
+            let store = serde_json::json!({
+                "etcd": etcd,
+                "certificate": "etcd/identity.crt",
+                "key": "etcd/identity.key",
+                "trust": "etcd/trust.crt",
+            });
+            assert_eq!(document["store"], store);
         }
     }
 

@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeMap,
     os::fd::AsFd as _,
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -12,13 +13,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use identity::ca::Leaf;
 use parking_lot::MutexGuard;
 use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, WaitIdStatus, pidfd_open, waitid};
 use tokio::sync::{Mutex, broadcast};
 
 use crate::{
     Death, EtcdCluster, EtcdSettings, Settings,
-    etcd::{Durability, EtcdError, LOOK_AGAIN, Member, Size},
+    etcd::{Durability, EtcdAuthority, EtcdError, LOOK_AGAIN, Member, Size},
     process::last_words,
 };
 
@@ -28,6 +30,10 @@ pub(crate) struct Members {
     cluster: Mutex<EtcdCluster>,
     /// Name and client URL, by index. They never change.
     urls: Vec<(String, String)>,
+    /// The URL of each member's metrics.
+    metrics: Vec<String>,
+    /// Certificates that somebody must keep alive, with their folders.
+    pub(crate) leaves: Vec<(Leaf, PathBuf)>,
     /// The newest process of each member, by index.
     watched: parking_lot::Mutex<BTreeMap<usize, Arc<Watched>>>,
     deaths: broadcast::Sender<Death>,
@@ -54,7 +60,11 @@ pub(crate) fn check_installed() -> Result<(), EtcdError> {
 
 impl Members {
     /// Starts all members and waits until they are healthy.
-    pub(crate) async fn start(settings: &Settings, deaths: broadcast::Sender<Death>) -> Result<Self, EtcdError> {
+    pub(crate) async fn start(
+        settings: &Settings,
+        authority: EtcdAuthority,
+        deaths: broadcast::Sender<Death>,
+    ) -> Result<Self, EtcdError> {
         let cluster = EtcdCluster::start(EtcdSettings {
             size: Size::Three,
             state_dir: settings.state_dir.clone(),
@@ -63,11 +73,14 @@ impl Members {
             durability: Durability::Synced,
             quota_bytes: None,
             healthy_deadline: settings.ready_timeout,
+            authority: Some(authority),
         })
         .await?;
-        let members = cluster.members().into_iter();
+        let all = cluster.members();
         let members = Self {
-            urls: members.map(|member| (member.name, member.client_url)).collect(),
+            metrics: all.iter().map(|member| member.metrics_url.clone()).collect(),
+            leaves: cluster.leaves()?,
+            urls: all.into_iter().map(|member| (member.name, member.client_url)).collect(),
             cluster: Mutex::new(cluster),
             watched: parking_lot::Mutex::default(),
             deaths,
@@ -88,6 +101,12 @@ impl Members {
     /// Client URL of every member, by name.
     pub(crate) fn urls(&self) -> BTreeMap<String, String> {
         self.urls.iter().cloned().collect()
+    }
+
+    /// URL of every member's metrics, by name.
+    pub(crate) fn metrics(&self) -> BTreeMap<String, String> {
+        let names = self.urls.iter().map(|(name, _)| name.clone());
+        names.zip(self.metrics.iter().cloned()).collect()
     }
 
     /// Process ids of the running members, by name.
@@ -244,7 +263,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let settings = Settings::new(folder.path().to_owned());
         let (deaths, mut died) = broadcast::channel(8);
-        let members = Members::start(&settings, deaths).await.unwrap();
+        let authority = EtcdAuthority {
+            folder: crate::authority::Folder::of_etcd(folder.path()),
+            zone: "voice.example".to_owned(),
+        };
+        authority.folder.create(&authority.zone, daemon::clock::now()).unwrap();
+        let members = Members::start(&settings, authority, deaths).await.unwrap();
         let second = members.find("etcd-2").unwrap();
         assert_eq!(members.find("etcd-4"), None);
         assert_eq!(members.pids().await.len(), 3);

@@ -8,7 +8,7 @@ use std::{
 };
 
 use api::{Operator, v1};
-use identity::{Grant, Identity};
+use identity::{Grant, Identity, Role, ca::Leaf};
 use tokio::{
     sync::{Mutex, broadcast},
     task::AbortHandle,
@@ -17,7 +17,8 @@ use topology::Moment;
 
 use crate::{
     Death, Layout, ProcessError, Progress, Record, Settings, StoreKind,
-    authority::{self, AuthorityError, Folder, leaf_of, operator_folder, operator_leaf},
+    authority::{self, AuthorityError, Folder, client_leaf, leaf_of, operator_folder, operator_leaf},
+    etcd::EtcdAuthority,
     etcd::EtcdError,
     layout::{Kind, NoAddresses, configuration_file, control_planes, etcd_members},
     members::{self, Members},
@@ -37,8 +38,8 @@ pub struct World {
     deaths: broadcast::Sender<Death>,
     /// The credential of whoever started the world.
     owner: Arc<Identity>,
-    /// Ends the renewal of certificates.
-    renewing: AbortHandle,
+    /// Keep certificates alive.
+    renewing: Vec<AbortHandle>,
     lock: Lock,
     started_at: Moment,
     /// Claims the network of every address but etcd's, which has a network of its own.
@@ -168,7 +169,7 @@ impl World {
         let (owner, renewing) = certificates(&settings.state_dir, &layout)?;
         let mut world = Self {
             owner,
-            renewing,
+            renewing: vec![renewing],
             settings,
             layout,
             processes,
@@ -208,7 +209,26 @@ impl World {
             self.tell(&Progress::Started(name.clone()));
         }
         let began = Instant::now();
-        self.etcd = Some(Members::start(&self.settings, self.deaths.clone()).await?);
+        let authority = EtcdAuthority {
+            folder: Folder::of_etcd(&self.settings.state_dir),
+            zone: self.layout.topology.zone.clone(),
+        };
+        authority.folder.create(&authority.zone, daemon::clock::now())?;
+        let folder = authority.folder.clone();
+        let mut leaves = Vec::new();
+        for (name, kind) in self.layout.processes() {
+            if kind == Kind::ControlPlane {
+                let leaf = client_leaf(&authority.zone, Role::ControlPlane(name.clone()))?;
+                let into = self.settings.state_dir.join(name).join("etcd");
+                folder.issue(&leaf, &into, daemon::clock::now())?;
+                leaves.push((leaf, into));
+            }
+        }
+        let members = Members::start(&self.settings, authority, self.deaths.clone()).await?;
+        leaves.extend(members.leaves.iter().cloned());
+        self.renewing
+            .push(tokio::spawn(keep_issued(folder, leaves, || {})).abort_handle());
+        self.etcd = Some(members);
         for name in names {
             self.tell(&Progress::Ready(name, began.elapsed()));
         }
@@ -415,8 +435,8 @@ impl World {
                 .filter_map(|id| Some((id.to_string(), layout.stack_url(id)?)))
                 .collect(),
             metrics: admin
-                .chain(etcd.iter().map(|(name, url)| (name, url.clone())))
                 .map(|(name, url)| (name.clone(), format!("{url}/metrics")))
+                .chain(self.etcd.iter().flat_map(Members::metrics))
                 .collect(),
             etcd,
             processes: self.pids().await,
@@ -481,7 +501,7 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        self.renewing.abort();
+        self.renewing.iter().for_each(AbortHandle::abort);
         for (_, process) in self.processes.values_mut() {
             process.get_mut().kill_now();
         }
@@ -508,21 +528,24 @@ fn certificates(state_dir: &Path, layout: &Layout) -> Result<(Arc<Identity>, Abo
     let files = identity::files::Files::in_folder(&own);
     let owner = Identity::load(files, daemon::clock::now).map_err(|it| StartError::Authority(it.to_string()))?;
     let shown = owner.clone();
-    let renewing = tokio::spawn(async move {
-        loop {
-            tokio::time::sleep(authority::LOOK_EVERY).await;
-            let now = daemon::clock::now();
-            for (leaf, into) in &leaves {
-                if is_half_over(into, now)
-                    && let Err(error) = folder.issue(leaf, into, now)
-                {
-                    tracing::error!(id = %leaf.id, %error, "cannot issue a certificate; trying again in a minute");
-                }
-            }
-            shown.reload();
-        }
-    });
+    let renewing = tokio::spawn(keep_issued(folder, leaves, move || _ = shown.reload()));
     Ok((owner, renewing.abort_handle()))
+}
+
+/// Issues certificates anew that are past the middle of their life; `looked` is called after each look.
+async fn keep_issued(folder: Folder, leaves: Vec<(Leaf, PathBuf)>, looked: impl Fn()) {
+    loop {
+        tokio::time::sleep(authority::LOOK_EVERY).await;
+        let now = daemon::clock::now();
+        for (leaf, into) in &leaves {
+            if is_half_over(into, now)
+                && let Err(error) = folder.issue(leaf, into, now)
+            {
+                tracing::error!(id = %leaf.id, %error, "cannot issue a certificate; trying again in a minute");
+            }
+        }
+        looked();
+    }
 }
 
 /// True if a certificate is past the middle of its life: its process should have renewed it at a third.

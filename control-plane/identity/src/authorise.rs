@@ -118,6 +118,10 @@ pub fn authorise(peer: &Peer, call: Call<'_>) -> Result<(), Denied> {
                 format!("it needs the role {role}{place}, and this certificate has {has}; log in with one that has it")
             }
         },
+        (Call::Renew, Role::Etcd(_)) => {
+            "etcd has an authority of its own; issue it anew with `meridian cert issue etcd/NAME --ca DIR --into DIR`"
+                .to_owned()
+        }
         (Call::Renew, _) => return Ok(()),
         (Call::Look | Call::Order { .. } | Call::Approve { .. } | Call::Rule { .. }, _) => {
             "only operators do that; use an operator's certificate (`meridian login NAME --roles ROLE`)".to_owned()
@@ -208,6 +212,7 @@ mod tests {
             ("stack/us-east/a", ""),
             ("stack/us-east/us-west", ""),
             ("stack/us-west/us-east", ""),
+            ("etcd/etcd-1", ""),
             ("operator/nobody", ""),
             ("operator/vera", "viewer"),
             ("operator/olaf", "operator"),

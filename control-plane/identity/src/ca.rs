@@ -3,7 +3,7 @@
 //! The lives differ by an order of magnitude each, so that no two expire together. A leaf holds one SPIFFE id. It names no host:
 //! processes move, and the id is what counts.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
@@ -72,6 +72,8 @@ pub struct Leaf {
     pub id: PeerId,
     /// The roles of an operator.
     pub grants: Vec<Grant>,
+    /// Addresses that the holder listens at. Only etcd needs them: it goes by addresses, and our processes by ids.
+    pub addresses: Vec<IpAddr>,
     /// Life from now.
     pub life: Duration,
 }
@@ -86,6 +88,7 @@ impl Leaf {
         Self {
             id,
             grants: Vec::new(),
+            addresses: Vec::new(),
             life,
         }
     }
@@ -201,6 +204,8 @@ impl Authority {
                 .push(DnType::OrganizationName, grants.join(","));
         }
         params.subject_alt_names = vec![SanType::URI(Ia5String::try_from(leaf.id.to_string())?)];
+        let addresses = leaf.addresses.iter().copied().map(SanType::IpAddress);
+        params.subject_alt_names.extend(addresses);
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         // Every process dials and is dialled.
         params.extended_key_usages = match leaf.id.role {
@@ -228,6 +233,30 @@ pub fn peer_of(certificate: &str) -> Option<Peer> {
     use tokio_rustls::rustls::pki_types::{CertificateDer, pem::PemObject as _};
     let der = CertificateDer::from_pem_slice(certificate.as_bytes()).ok()?;
     Peer::of(&der).ok()
+}
+
+/// The addresses in the first certificate of a PEM file.
+pub fn addresses_of(certificate: &str) -> Vec<IpAddr> {
+    use tokio_rustls::rustls::pki_types::{CertificateDer, pem::PemObject as _};
+    use x509_cert::{
+        Certificate,
+        der::Decode as _,
+        ext::pkix::{SubjectAltName, name::GeneralName},
+    };
+    let read = || {
+        let der = CertificateDer::from_pem_slice(certificate.as_bytes()).ok()?;
+        let certificate = Certificate::from_der(&der).ok()?.tbs_certificate;
+        let (_, names) = certificate.get::<SubjectAltName>().ok()??;
+        let address = |name: &GeneralName| match name {
+            GeneralName::IpAddress(bytes) => match bytes.as_bytes().len() {
+                4 => <[u8; 4]>::try_from(bytes.as_bytes()).ok().map(IpAddr::from),
+                _ => <[u8; 16]>::try_from(bytes.as_bytes()).ok().map(IpAddr::from),
+            },
+            _ => None,
+        };
+        Some(names.0.iter().filter_map(address).collect())
+    };
+    read().unwrap_or_default()
 }
 
 fn named(name: &str, now: Moment, life: Duration) -> Result<CertificateParams, CaError> {

@@ -34,6 +34,8 @@ pub enum Role {
         /// Its name in the region.
         name: String,
     },
+    /// A member of etcd, `/etcd/NAME`. An authority of its own issues it.
+    Etcd(String),
     /// A person or a tool, `/operator/NAME`.
     Operator(String),
 }
@@ -41,8 +43,8 @@ pub enum Role {
 /// The text is not an id of this deployment's kinds.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "\"{0:.200}\" is not an id; write spiffe://ZONE/ and edge/NAME, dns/NAME, control-plane/NAME, operator/NAME or \
-     stack/REGION/NAME; names have letters, digits, '.', '-' and '_', at most 64"
+    "\"{0:.200}\" is not an id; write spiffe://ZONE/ and edge/NAME, dns/NAME, control-plane/NAME, etcd/NAME, \
+     operator/NAME or stack/REGION/NAME; names have letters, digits, '.', '-' and '_', at most 64"
 )]
 pub struct BadId(pub String);
 
@@ -69,6 +71,7 @@ impl Role {
             Self::ControlPlane(name)
             | Self::Edge(name)
             | Self::Dns(name)
+            | Self::Etcd(name)
             | Self::Operator(name)
             | Self::Stack { name, .. } => name,
         }
@@ -82,6 +85,7 @@ impl fmt::Display for Role {
             Self::Edge(name) => write!(f, "edge/{name}"),
             Self::Dns(name) => write!(f, "dns/{name}"),
             Self::Stack { region, name } => write!(f, "stack/{region}/{name}"),
+            Self::Etcd(name) => write!(f, "etcd/{name}"),
             Self::Operator(name) => write!(f, "operator/{name}"),
         }
     }
@@ -106,6 +110,7 @@ impl FromStr for Role {
             "control-plane" => name().map(Self::ControlPlane),
             "edge" => name().map(Self::Edge),
             "dns" => name().map(Self::Dns),
+            "etcd" => name().map(Self::Etcd),
             "operator" => name().map(Self::Operator),
             "stack" => name().zip(name()).map(|(region, name)| Self::Stack { region, name }),
             _ => None,
@@ -153,6 +158,7 @@ mod tests {
             "spiffe://voice.example/control-plane/cp-1",
             "spiffe://voice.example/edge/edge-dub",
             "spiffe://voice.example/dns/ns1",
+            "spiffe://voice.example/etcd/etcd-1",
             "spiffe://voice.example/stack/us-east/stack-3",
             "spiffe://voice.example/operator/alice.b",
         ] {

@@ -16,6 +16,7 @@ mod link;
 mod listener;
 mod metrics;
 mod peer;
+mod service;
 mod tls;
 
 pub use authorise::{Call, Denied, authorise};
@@ -26,4 +27,5 @@ pub use link::{Belief, Doubt, Link, Speaks, dial, secure};
 pub use listener::{Door, Event, Incoming, Mode, ToStacks, listen};
 pub use metrics::Expiry;
 pub use peer::{BadCertificate, Peer};
+pub use service::Service;
 pub use tls::{ConnectError, Identity, Rejected, Reload, Shown, verified};

@@ -115,6 +115,15 @@ pub enum Speaks {
     Http2,
 }
 
+impl Speaks {
+    pub(crate) fn alpn(self) -> &'static [u8] {
+        match self {
+            Self::Http1 => HTTP1,
+            Self::Http2 => HTTP2,
+        }
+    }
+}
+
 /// A connection between an edge, or another prober, and a stack.
 #[derive(Debug)]
 pub struct Link {
@@ -188,13 +197,9 @@ impl Identity {
         let seen = self.generation();
         let config = self.client_for(region).map_err(io::Error::other)?;
         let connector = TlsConnector::from(config);
-        let alpn = match speaks {
-            Speaks::Http1 => HTTP1,
-            Speaks::Http2 => HTTP2,
-        };
         // It is not sent. Sessions are kept under it.
         let name = ServerName::IpAddress(stack.ip().into());
-        let connecting = connector.with_alpn(vec![alpn.to_vec()]).connect(name, tcp);
+        let connecting = connector.with_alpn(vec![speaks.alpn().to_vec()]).connect(name, tcp);
         let mut tls = connecting.await.map_err(|error| doubted(error, false))?;
         let shown = self.shown(tls.get_ref().1.peer_certificates()).map_err(unproven)?;
         // Again, for a session that was resumed.

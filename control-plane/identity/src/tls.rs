@@ -6,6 +6,7 @@
 use std::{
     collections::BTreeMap,
     fmt,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -637,16 +638,7 @@ pub(crate) enum BadPeer {
 
 impl State {
     fn of(files: &Files, pem: &Pem, now: Moment) -> Result<Self, Rejected> {
-        let text = |path: &std::path::Path| path.display().to_string();
-        let certificates = |pem: &str, path: &std::path::Path| {
-            let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
-            read.ok()
-                .filter(|read| !read.is_empty())
-                .ok_or_else(|| Rejected::NotPem {
-                    path: text(path),
-                    what: "certificate",
-                })
-        };
+        let text = |path: &Path| path.display().to_string();
         let chain = certificates(&pem.certificate, &files.certificate)?;
         let own = Peer::of(&chain[0]).map_err(|source| Rejected::Certificate {
             path: text(&files.certificate),
@@ -962,6 +954,16 @@ pub fn verified(chain: &str, roots: &str, now: Moment) -> Option<Peer> {
     let at = UnixTime::since_unix_epoch(Duration::from_millis(now.0.clamp(peer.from.0, peer.until.0)));
     verifier.verify_client_cert(leaf, above, at).ok()?;
     Some(peer)
+}
+
+/// The certificates of a file.
+pub(crate) fn certificates(pem: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, Rejected> {
+    let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
+    let read = read.ok().filter(|read| !read.is_empty());
+    read.ok_or_else(|| Rejected::NotPem {
+        path: path.display().to_string(),
+        what: "certificate",
+    })
 }
 
 /// The name of a root that people can compare: the beginning of its SHA-256, in hex.

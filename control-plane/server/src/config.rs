@@ -103,8 +103,10 @@ pub enum StoreConfig {
     },
     /// An etcd cluster, shared by all control planes.
     Etcd {
-        /// URLs of its members, `http://address:port`.
+        /// URLs of its members, `https://address:port`, or `http://address:port` without TLS.
         endpoints: Vec<String>,
+        /// What this control plane shows to them; `None` for plain text.
+        files: Option<Files>,
         /// Another control plane takes over after the leader was silent for this long.
         lease_ttl: Duration,
     },
@@ -127,11 +129,37 @@ pub struct StoreSection {
     file: Option<PathBuf>,
     etcd: Option<Vec<String>>,
     lease_ttl: Option<Span>,
+    /// What this control plane shows to etcd, and the authority of etcd's members.
+    certificate: Option<PathBuf>,
+    key: Option<PathBuf>,
+    trust: Option<PathBuf>,
 }
 
 impl StoreSection {
+    fn paths(&mut self) -> impl Iterator<Item = &mut PathBuf> {
+        let own = [&mut self.file, &mut self.certificate, &mut self.key, &mut self.trust];
+        own.into_iter().flatten()
+    }
+
+    fn files(&self) -> Option<Files> {
+        Some(Files {
+            certificate: self.certificate.clone()?,
+            key: self.key.clone()?,
+            trust: self.trust.clone()?,
+        })
+    }
+
     fn problems(&self) -> Problems {
         let mut problems = Problems::default();
+        let has_tls = self.files().is_some();
+        let named = [&self.certificate, &self.key, &self.trust]
+            .into_iter()
+            .flatten()
+            .count();
+        if named > 0 && (!has_tls || self.etcd.is_none()) {
+            let text = "certificate, key and trust belong together, and to etcd; write all three with etcd, or none";
+            problems.add("store", text);
+        }
         match (&self.file, &self.etcd) {
             (Some(file), None) => {
                 if file.as_os_str().is_empty() {
@@ -147,8 +175,18 @@ impl StoreSection {
                     let text = "the list is empty; write at least one member, such as [\"http://10.0.0.1:2379\"]";
                     problems.add("store.etcd", text);
                 }
-                for (index, endpoint) in endpoints.iter().enumerate().filter(|(_, endpoint)| !is_url(endpoint)) {
-                    let text = format!("\"{endpoint}\" is not the URL of a member; write \"http://address:port\"");
+                for (index, endpoint) in endpoints.iter().enumerate() {
+                    let is_secure = endpoint.starts_with("https://");
+                    let text = match is_url(&endpoint.replacen("https://", "http://", 1)) {
+                        true if is_secure == has_tls => continue,
+                        true if is_secure => format!(
+                            "\"{endpoint}\" needs a certificate to show; write certificate, key and trust in [store], or http://"
+                        ),
+                        true => format!("\"{endpoint}\" is plain text, and [store] has a certificate; write https://"),
+                        false => format!(
+                            "\"{endpoint}\" is not the URL of a member; write \"https://address:port\", or http:// without TLS"
+                        ),
+                    };
                     problems.add(format!("store.etcd[{index}]"), text);
                 }
                 let lease_ttl = self.lease_ttl();
@@ -244,7 +282,7 @@ impl Rules for Config {
         let identity = self.identity.iter_mut().flat_map(IdentitySection::paths);
         documents
             .into_iter()
-            .chain(&mut self.store.file)
+            .chain(self.store.paths())
             .chain(identity)
             .collect()
     }
@@ -272,6 +310,7 @@ impl Config {
         match &self.store.etcd {
             Some(endpoints) => StoreConfig::Etcd {
                 endpoints: endpoints.clone(),
+                files: self.store.files(),
                 lease_ttl: self.store.lease_ttl(),
             },
             None => StoreConfig::Embedded {
@@ -305,7 +344,10 @@ mod tests {
         assert_eq!(alone.advertised(bound), "http://127.0.0.1:7100");
 
         let one_of_three = shipped("control-plane-etcd.toml");
-        let StoreConfig::Etcd { endpoints, lease_ttl } = one_of_three.store() else {
+        let StoreConfig::Etcd {
+            endpoints, lease_ttl, ..
+        } = one_of_three.store()
+        else {
             panic!("{:?}", one_of_three.store);
         };
         assert_eq!((endpoints.len(), lease_ttl), (3, LEASE_TTL_DEFAULT));

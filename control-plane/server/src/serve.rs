@@ -8,7 +8,7 @@ use api::v1::{
     plans_server::PlansServer,
 };
 use daemon::lag::Lag;
-use identity::{Event, Identity, Mode, Role, ToStacks};
+use identity::{Event, Identity, Mode, Role, Service, ToStacks};
 use prometheus_client::registry::Registry;
 use tokio::sync::mpsc;
 use topology::{Policy, Topology};
@@ -55,8 +55,22 @@ pub async fn serve(process: daemon::Process, config: Config) -> anyhow::Result<(
     let policy = file(DocumentKind::Policy, &config.policy)?;
     let (store, lease_ttl): (Arc<dyn Store>, _) = match config.store() {
         StoreConfig::Embedded { file } => (Arc::new(Embedded::open(&file)?), Duration::MAX),
-        StoreConfig::Etcd { endpoints, lease_ttl } => {
-            let store = Etcd::connect(etcd::Settings::new(endpoints)).await?;
+        StoreConfig::Etcd {
+            endpoints,
+            files,
+            lease_ttl,
+        } => {
+            if files.is_none() {
+                tracing::warn!(
+                    "anyone who reaches etcd can write decisions past every rule; give it TLS with client certificates (docs/security.md)"
+                );
+            }
+            let tls = files.map(Service::load).transpose()?.map(Arc::new);
+            let settings = etcd::Settings {
+                tls,
+                ..etcd::Settings::new(endpoints)
+            };
+            let store = Etcd::connect(settings).await?;
             (Arc::new(store), lease_ttl)
         }
     };

@@ -150,9 +150,11 @@ pub async fn start(
         *path = folder.join(&*path);
     }
     let access = Access::load(&config.auth, &state_dir, metrics.clone())?;
-    let edge = Arc::new(Edge::new(config, metrics)
+    let edge = Arc::new(
+        Edge::new(config, metrics)
             .with_access(access)
-            .with_identity(to_stacks.clone()));
+            .with_identity(to_stacks.clone()),
+    );
     let workers = Workers::start(&edge).context("cannot start the threads that serve devices")?;
     let node = NodeId::from(&edge.id);
     let mut tasks = Tasks::new();

@@ -14,6 +14,7 @@ use crate::network::Network;
 // takes the port of a member that is down.
 const CLIENT_PORT: u16 = 2379;
 const PEER_PORT: u16 = 2380;
+const METRICS_PORT: u16 = 2479;
 
 /// Networks to try before giving up. One is enough unless another process listens on one of the ports at all addresses.
 pub(super) const ATTEMPTS_MAX: u16 = 16;
@@ -23,6 +24,8 @@ pub(super) const ATTEMPTS_MAX: u16 = 16;
 pub(super) struct Addresses {
     pub(super) client: SocketAddr,
     pub(super) peer: SocketAddr,
+    /// Plain text also where clients need a certificate.
+    pub(super) metrics: SocketAddr,
 }
 
 impl Addresses {
@@ -36,14 +39,17 @@ impl Addresses {
             let all: Vec<Self> = members
                 .map(|host| {
                     let ip = Ipv4Addr::new(a, b, c, host);
-                    let (client, peer) = (CLIENT_PORT + 2 * attempt, PEER_PORT + 2 * attempt);
+                    let at = |port| (ip, port + 2 * attempt).into();
                     Self {
-                        client: (ip, client).into(),
-                        peer: (ip, peer).into(),
+                        client: at(CLIENT_PORT),
+                        peer: at(PEER_PORT),
+                        metrics: at(METRICS_PORT),
                     }
                 })
                 .collect();
-            let mut sockets = all.iter().flat_map(|member| [member.client, member.peer]);
+            let mut sockets = all
+                .iter()
+                .flat_map(|member| [member.client, member.peer, member.metrics]);
             attempt += 1;
             match sockets.try_for_each(|address| TcpListener::bind(address).map(drop)) {
                 Ok(()) => return Ok((all, network)),

@@ -13,6 +13,9 @@ pub enum EtcdError {
         /// The Debian package that contains it.
         package: &'static str,
     },
+    /// A certificate cannot be made.
+    #[error(transparent)]
+    Authority(#[from] crate::authority::AuthorityError),
     /// A system call failed.
     #[error("cannot {action}")]
     System {

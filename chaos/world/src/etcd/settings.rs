@@ -1,5 +1,6 @@
 //! The settings of a cluster.
 
+use crate::authority::Folder;
 use std::{
     path::{Path, PathBuf},
     time::Duration,
@@ -36,6 +37,24 @@ pub struct EtcdSettings {
     pub quota_bytes: Option<u64>,
     /// Deadline for members to become healthy.
     pub healthy_deadline: Duration,
+    /// The authority of the cluster: members, and clients too, show its certificates. `None` for plain text.
+    pub authority: Option<EtcdAuthority>,
+}
+
+/// An authority for etcd alone. etcd lets in whoever has a certificate of it, so it issues none to edges, operators or stacks.
+#[derive(Debug, Clone)]
+pub struct EtcdAuthority {
+    /// Its files.
+    pub folder: Folder,
+    /// The zone in the ids that it issues.
+    pub zone: String,
+}
+
+impl EtcdAuthority {
+    /// The folder of what it issued to a holder.
+    pub(crate) fn issued(&self, name: &str) -> PathBuf {
+        self.folder.path().join("issued").join(name)
+    }
 }
 
 impl EtcdSettings {
@@ -48,6 +67,7 @@ impl EtcdSettings {
             quota_bytes: None,
             // Tests share two cores with a compiler.
             healthy_deadline: Duration::from_secs(60),
+            authority: None,
         }
     }
 }

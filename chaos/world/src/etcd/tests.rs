@@ -48,7 +48,7 @@ async fn three_members_elect_a_leader_lose_it_and_get_it_back() {
     cluster.stop(follower).await.unwrap();
     let address = cluster.addresses[follower].client;
     assert!(
-        ask(address, "GET /health", "").await.is_err(),
+        cluster.ask(address, "GET /health", "").await.is_err(),
         "a frozen member says nothing"
     );
     cluster.resume(follower).unwrap();
@@ -66,11 +66,14 @@ async fn a_cluster_goes_on_where_it_was() {
     let endpoints = cluster.endpoints();
     // "a" and "b" in base64.
     let put = r#"{"key":"YQ==","value":"Yg=="}"#;
-    ask(cluster.addresses[0].client, "POST /v3/kv/put", put).await.unwrap();
+    cluster
+        .ask(cluster.addresses[0].client, "POST /v3/kv/put", put)
+        .await
+        .unwrap();
     drop(cluster);
     let cluster = EtcdCluster::start(settings).await.unwrap();
     assert_eq!(cluster.endpoints(), endpoints);
-    let range = ask(cluster.addresses[0].client, "POST /v3/kv/range", r#"{"key":"YQ=="}"#);
+    let range = cluster.ask(cluster.addresses[0].client, "POST /v3/kv/range", r#"{"key":"YQ=="}"#);
     assert!(range.await.unwrap().contains(r#""value":"Yg==""#));
 }
 

@@ -88,7 +88,7 @@ impl CertificatesService {
                     .is_some_and(|(id, snapshot)| snapshot.topology.regions.contains_key(&id))
             }
             Role::ControlPlane(_) => true,
-            Role::Operator(_) => false,
+            Role::Etcd(_) | Role::Operator(_) => false,
         }
     }
 }

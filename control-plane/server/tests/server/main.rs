@@ -7,6 +7,7 @@ mod control_plane;
 mod deciding;
 mod etcd_faults;
 mod etcd_support;
+mod etcd_tls;
 mod identity;
 mod replicas;
 mod rollout;

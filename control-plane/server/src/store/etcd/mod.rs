@@ -14,7 +14,7 @@
 //! restored store until their generation is greater. A [`Mirror`](super::Mirror) notices and reports it.
 //!
 //! The client talks to one member at a time and chooses it itself. A balancer would keep sending every other request to
-//! a frozen member, whose sockets stay open. The connection is plain HTTP/2, so it belongs in a private network.
+//! a frozen member, whose sockets stay open.
 
 mod lead;
 mod watch;
@@ -29,10 +29,13 @@ use std::{
 
 use async_trait::async_trait;
 use etcd_client::{
-    AlarmAction, AlarmType, Client, Compare, CompareOp, ConnectOptions, GetOptions, KeyValue, KvClient, LeaseClient,
-    MaintenanceClient, Txn, TxnOp, TxnOpResponse, WatchClient,
+    AlarmAction, AlarmType, Channel, Client, Compare, CompareOp, ConnectOptions, GetOptions, KeyValue, KvClient,
+    LeaseClient, MaintenanceClient, Txn, TxnOp, TxnOpResponse, WatchClient,
 };
-use tokio::task::JoinSet;
+use hyper_util::rt::TokioIo;
+use identity::{Service, Speaks};
+use tokio::{net::TcpStream, task::JoinSet};
+use tonic::transport::{Endpoint, Uri};
 
 use super::{
     Candidate, Changes, Entry, Health, LeaderRecord, Leadership, Listing, Outcome, Store, StoreError, Transaction,
@@ -53,9 +56,9 @@ const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(6);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The addresses and timeouts of a cluster.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Settings {
-    /// Client URLs of all members, `http://address:port`.
+    /// Client URLs of all members, `https://address:port`, or `http://address:port` without TLS.
     pub endpoints: Vec<String>,
     /// Deadline for a connection.
     pub connect_timeout: Duration,
@@ -63,6 +66,8 @@ pub struct Settings {
     pub request_timeout: Duration,
     /// Longest silence of a watch, progress marks included.
     pub stall_timeout: Duration,
+    /// What this process shows to `https://` endpoints.
+    pub tls: Option<Arc<Service>>,
 }
 
 impl Settings {
@@ -73,9 +78,45 @@ impl Settings {
             connect_timeout: Duration::from_secs(1),
             request_timeout: Duration::from_secs(2),
             stall_timeout: Duration::from_secs(6),
+            tls: None,
         }
     }
 }
+
+/// Connections to one member, which are opened on first use and again after one breaks: with TLS to an `https://` URL. The library's own
+/// TLS would read the certificate once and for all.
+fn channel(url: &str, settings: &Settings) -> Result<Channel, String> {
+    let plain = url.replacen("https://", "http://", 1);
+    let endpoint = Endpoint::from_shared(plain).map_err(|error| format!("{url}: {error}"))?;
+    let endpoint = endpoint
+        .connect_timeout(settings.connect_timeout)
+        // Our own timeouts end earlier; this one cleans up after them. It does not limit streams once they have begun.
+        .timeout(settings.request_timeout * 2)
+        .http2_keep_alive_interval(KEEP_ALIVE_EVERY)
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+        .keep_alive_while_idle(false);
+    if !url.starts_with("https://") {
+        return Ok(Channel::Tonic(endpoint.connect_lazy()));
+    }
+    let tls = settings.tls.clone();
+    let tls = tls.ok_or_else(|| {
+        format!("{url}: there is no certificate to show; write certificate, key and trust in [store]")
+    })?;
+    let connector = tower::service_fn(move |uri: Uri| {
+        let tls = tls.clone();
+        async move {
+            let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+            let tcp = TcpStream::connect((host.as_str(), uri.port_u16().unwrap_or(PORT))).await?;
+            tcp.set_nodelay(true)?;
+            let stream = tls.connect(&host, tcp, Speaks::Http2).await?;
+            Ok::<_, std::io::Error>(TokioIo::new(stream))
+        }
+    });
+    Ok(Channel::Tonic(endpoint.connect_with_connector_lazy(connector)))
+}
+
+/// etcd's port, for a URL that names none.
+const PORT: u16 = 2379;
 
 /// A store in an etcd cluster.
 #[derive(Clone)]
@@ -100,17 +141,11 @@ struct Member {
 impl Etcd {
     /// Creates a client. Succeeds even while the cluster is out of reach.
     pub async fn connect(settings: Settings) -> Result<Self, StoreError> {
-        let options = ConnectOptions::new()
-            .with_connect_timeout(settings.connect_timeout)
-            // Our own timeouts end earlier; this one cleans up after them. It does not limit streams once they have
-            // begun.
-            .with_timeout(settings.request_timeout * 2)
-            .with_keep_alive(KEEP_ALIVE_EVERY, KEEP_ALIVE_TIMEOUT)
-            .with_keep_alive_while_idle(false)
-            .with_require_leader(true);
+        let options = ConnectOptions::new().with_require_leader(true);
         let mut members = Vec::new();
         for endpoint in &settings.endpoints {
-            let client = Client::connect([endpoint], Some(options.clone())).await;
+            let channel = channel(endpoint, &settings).map_err(StoreError::Failed)?;
+            let client = Client::from_channel(channel, Some(options.clone())).await;
             let client = client.map_err(|error| StoreError::Failed(format!("{endpoint}: {error}")))?;
             members.push(Member {
                 kv: client.kv_client().max_decoding_message_size(ANSWER_BYTES_MAX),

@@ -611,9 +611,7 @@ impl World {
         let claimed = listener::claim(&config, tls.as_ref(), None).unwrap();
         let access = Access::load(&config.auth, &config.state_dir, metrics.clone()).unwrap();
         let follows = access.is_some();
-        let edge = Arc::new(Edge::new(config, metrics)
-                .with_access(access)
-                .with_identity(identity));
+        let edge = Arc::new(Edge::new(config, metrics).with_access(access).with_identity(identity));
         if follows {
             tokio::spawn(access::follow(edge.clone()));
         }

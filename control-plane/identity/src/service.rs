@@ -1,0 +1,119 @@
+//! TLS to a service that is none of our processes, such as etcd. It proves its host name or address, as servers on the Internet do, and
+//! this process shows a certificate that the service knows.
+//!
+//! The files are read for each connection, so that certificates are exchanged while the process runs.
+
+use std::{fmt, io, sync::Arc};
+
+use parking_lot::Mutex;
+use tokio::net::TcpStream;
+use tokio_rustls::{
+    TlsConnector,
+    client::TlsStream,
+    rustls::{
+        ClientConfig, RootCertStore,
+        crypto::ring,
+        pki_types::{PrivateKeyDer, ServerName, pem::PemObject as _},
+        version::TLS13,
+    },
+};
+
+use crate::{
+    Rejected, Speaks,
+    files::{Files, Pem},
+    tls,
+};
+
+/// Opens connections to one service.
+pub struct Service {
+    files: Files,
+    /// The newest files that were good, and what they amount to.
+    good: Mutex<(Pem, Arc<ClientConfig>)>,
+}
+
+impl fmt::Debug for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Service")
+            .field("files", &self.files)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Service {
+    /// Reads the files.
+    ///
+    /// # Errors
+    ///
+    /// One cannot be read, or they do not fit each other.
+    pub fn load(files: Files) -> Result<Self, Rejected> {
+        let pem = files.read()?;
+        let config = config(&files, &pem)?;
+        Ok(Self {
+            files,
+            good: Mutex::new((pem, config)),
+        })
+    }
+
+    /// Opens TLS to the service at this host, a name or an address.
+    ///
+    /// # Errors
+    ///
+    /// One end does not believe the other, or the connection broke.
+    pub async fn connect(&self, host: &str, tcp: TcpStream, speaks: Speaks) -> io::Result<TlsStream<TcpStream>> {
+        let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
+        let connector = TlsConnector::from(self.newest());
+        connector
+            .with_alpn(vec![speaks.alpn().to_vec()])
+            .connect(name, tcp)
+            .await
+    }
+
+    /// What the files amount to. Files that are no good never replace good ones.
+    fn newest(&self) -> Arc<ClientConfig> {
+        let read = self.files.read();
+        let mut good = self.good.lock();
+        let judged = match &read {
+            Ok(pem) if *pem == good.0 => return good.1.clone(),
+            Ok(pem) => config(&self.files, pem),
+            Err(_) => Ok(good.1.clone()),
+        };
+        match (read, judged) {
+            (Ok(pem), Ok(config)) => *good = (pem, config),
+            (Ok(_), Err(error)) => {
+                tracing::error!(certificate = %self.files.certificate.display(), %error, "a new certificate is no good; the old one stays in use");
+            }
+            (Err(error), _) => {
+                tracing::error!(%error, "a certificate cannot be read; the old one stays in use");
+            }
+        }
+        good.1.clone()
+    }
+}
+
+fn config(files: &Files, pem: &Pem) -> Result<Arc<ClientConfig>, Rejected> {
+    let chain = tls::certificates(&pem.certificate, &files.certificate)?;
+    let mut roots = RootCertStore::empty();
+    for root in tls::certificates(&pem.trust, &files.trust)? {
+        roots.add(root).map_err(|_| Rejected::NotPem {
+            path: files.trust.display().to_string(),
+            what: "root certificate",
+        })?;
+    }
+    let key = PrivateKeyDer::from_pem_slice(pem.key.as_bytes()).map_err(|_| Rejected::NotPem {
+        path: files.key.display().to_string(),
+        what: "private key",
+    })?;
+    let unfit = |error: tokio_rustls::rustls::Error| Rejected::Key {
+        key: files.key.display().to_string(),
+        certificate: files.certificate.display().to_string(),
+        why: error.to_string(),
+    };
+    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
+    let config = builder
+        .with_protocol_versions(&[&TLS13])
+        .map_err(unfit)?
+        .with_root_certificates(roots)
+        .with_client_auth_cert(chain, key)
+        .map_err(unfit)?;
+    Ok(Arc::new(config))
+}
