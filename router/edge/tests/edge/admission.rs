@@ -11,20 +11,20 @@ const WORKS: &[(&str, Stack)] = &[("eu-west", Stack::Echoes)];
 
 /// Status, code of the error, and the time to wait that a refused device is told.
 async fn refused(world: &World, headers: &[(&'static str, &str)]) -> (u16, String, u64) {
-    told(open(world.address, headers).await.map(drop).expect_err("it is refused"))
+    told(&open(world.address, headers).await.map(drop).expect_err("it is refused"))
 }
 
 /// The same for a device whose client asks too often, though a second between two questions allows one more.
 async fn refused_at_last(world: &World, headers: &[(&'static str, &str)]) -> (u16, String, u64) {
     for _ in 0..20 {
         if let Err(answer) = open(world.address, headers).await {
-            return told(answer);
+            return told(&answer);
         }
     }
     panic!("twenty sessions of one client opened, with {headers:?}");
 }
 
-fn told(answer: Box<Response>) -> (u16, String, u64) {
+fn told(answer: &Response) -> (u16, String, u64) {
     let body: serde_json::Value =
         serde_json::from_slice(answer.body().as_deref().unwrap_or_default()).expect("errors are JSON");
     let wait = answer.headers()["retry-after"]
