@@ -213,7 +213,7 @@ async fn an_edge_out_of_reach(stage: &Stage, observer: &Observer) {
             "{}",
             why.text
         );
-        let status = stage.world.operator().status().await.unwrap();
+        let status = crate::status(stage).await;
         let seen = status.edges.iter().find(|seen| seen.edge == LOST).unwrap();
         assert_eq!(seen.state, "lost");
         assert!(

@@ -459,7 +459,7 @@ async fn a_stopping_edge_loses_nobody(stage: &Stage) {
 
 async fn without_a_control_plane_everything_serves(stage: &Stage) {
     let world = &stage.world;
-    let before = world.operator().status().await.unwrap().number.unwrap();
+    let before = crate::status(stage).await.number.unwrap();
     world.kill(world::layout::CONTROL_PLANE).await.unwrap();
     let answer = stage.resolver.answer().await.unwrap();
     for spread in 0..answer.addresses.len() {

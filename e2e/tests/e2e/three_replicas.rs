@@ -13,7 +13,7 @@ async fn a_region_fails_over_once_although_the_leader_dies_in_the_middle() {
     let stage = Stage::set_on(StoreKind::Etcd).await;
     let operator = stage.world.operator();
     let observer = Observer::start(operator.clone());
-    let leader = operator.status().await.unwrap().leader;
+    let leader = crate::status(&stage).await.leader;
     stage.scene(&format!(
         "us-east dies, and {leader}, which leads, dies before it can decide"
     ));
