@@ -13,6 +13,7 @@ mod edges;
 mod exit;
 mod explain;
 mod manual;
+mod models;
 mod present;
 #[cfg(test)]
 mod printed;
@@ -131,6 +132,8 @@ enum Verb {
         #[command(subcommand)]
         verb: documents::DocumentVerb,
     },
+    /// The speech models of this machine: list, fetch, verify, use.
+    Models(models::Models),
     /// Get a credential for yourself, for 12 hours, where you can read the authority's key.
     Login(cert::Login),
     /// Certificates of processes: an authority, leaves, trusted roots.
@@ -228,6 +231,7 @@ async fn run(options: Options) -> Result<ExitCode, Failure> {
         Verb::Login(login) => cert::login(login, &state_dir),
         Verb::Cert { verb } => cert::cert(verb, reach.operator().ok()).await,
         Verb::DeviceKey(asked) => device_key::device_key(&asked, output),
+        Verb::Models(models) => models::models(models, output).await,
         Verb::Completion { shell } => manual::print_completions(shell),
         Verb::Man { dir } => manual::write_pages(&dir),
         verb => ask(verb, &reach, output).await,
@@ -301,6 +305,7 @@ async fn ask(verb: Verb, reach: &Reach, output: Output) -> Result<ExitCode, Fail
         | Verb::Login(_)
         | Verb::Cert { .. }
         | Verb::DeviceKey(_)
+        | Verb::Models(_)
         | Verb::Completion { .. }
         | Verb::Man { .. } => unreachable!("these were carried out without asking"),
     }
