@@ -19,6 +19,7 @@ mod slot;
 mod state;
 mod template;
 mod weather;
+mod words;
 mod written;
 
 pub use answer::understand;
@@ -36,4 +37,5 @@ pub use state::{
     SNOOZE, Timer, UnknownZone, Zone,
 };
 pub use weather::weather_as_of;
+pub use words::{Pause, SpokenWord, in_words, spoken_words};
 pub use written::without_accents;

@@ -24,6 +24,9 @@ pub struct Config {
     /// Folder with the models of the torch engine, `asr/` and `tts/`; relative to the configuration file.
     #[serde(default = "models_dir")]
     pub models_dir: PathBuf,
+    /// How the torch engine hears.
+    #[serde(default)]
+    pub recognition: Recognition,
     /// The city of devices that name no zone, and whose home region has none in the topology: its time zone for clocks and alarms,
     /// and "what is the weather".
     #[serde(default = "home_city")]
@@ -96,6 +99,39 @@ impl TryFrom<u32> for CheckpointVersion {
             _ => Err(format!("{number} is out of range; write 1 or 2")),
         }
     }
+}
+
+/// How the torch engine hears.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Recognition {
+    pub engine: RecognitionEngine,
+    /// Least confidence at which the cascade believes the small Conformer, 0 to 1.
+    pub accepted_from: f32,
+}
+
+impl Default for Recognition {
+    fn default() -> Self {
+        Self {
+            engine: RecognitionEngine::default(),
+            accepted_from: 0.8,
+        }
+    }
+}
+
+/// The recognizer of the torch engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RecognitionEngine {
+    /// What `meridian models use` chose; without a choice the cascade if its model is there, else the small Conformer.
+    #[default]
+    Auto,
+    /// The small Conformer that ships with Meridian: synthetic voices and commands.
+    Conformer,
+    /// Moonshine tiny alone.
+    Moonshine,
+    /// The small Conformer where it is sure, else Moonshine tiny.
+    Cascade,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
@@ -239,6 +275,7 @@ impl Rules for Config {
     fn problems(&self) -> Problems {
         let limits = &self.limits;
         let mut problems = Problems::default();
+        problems.add_unless_within("recognition.accepted_from", &self.recognition.accepted_from, 0.0..=1.0);
         for (key, value) in [
             ("body_bytes_max", limits.body_bytes_max as u64),
             ("speech_chars_max", limits.speech_chars_max as u64),
@@ -309,7 +346,7 @@ impl Rules for Config {
             ("tts_workers", limits.tts_workers),
             ("bulk_workers", limits.bulk_workers),
         ] {
-            // Each is a thread with a copy of its model.
+            // Each is a thread, and with the small models a copy of its model.
             problems.add_unless_within(&format!("limits.{key}"), &threads, 1..=64);
         }
         problems
@@ -368,6 +405,7 @@ mod tests {
     #[test]
     fn the_example_configuration_works_and_shows_the_defaults() {
         let shown = parse(include_str!("../../../configs/stack.toml")).unwrap();
+        assert_eq!(shown.recognition, Recognition::default());
         assert_eq!(format!("{:?}", shown.limits), format!("{:?}", Limits::default()));
     }
 

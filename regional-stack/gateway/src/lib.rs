@@ -21,6 +21,7 @@ mod metrics;
 mod place;
 mod queue;
 mod realtime;
+pub mod recognition;
 mod recording;
 mod room;
 mod script;

@@ -5,7 +5,7 @@ use std::{process::ExitCode, sync::Arc};
 use anyhow::Context as _;
 use gateway::{Config, EngineKind, Engines};
 use speech::scripted::{ScriptedRecognizer, ScriptedSynthesizer};
-use speech_torch::{TorchRecognizer, TorchSynthesizer};
+use speech_torch::TorchSynthesizer;
 
 fn main() -> ExitCode {
     daemon::main(
@@ -33,15 +33,12 @@ fn engines(config: &Config) -> anyhow::Result<Engines> {
             let models = &config.models_dir;
             let context = || format!("cannot load the models in {}; see models_dir", models.display());
             let limits = &config.limits;
-            let (asr, tts) = (limits.asr_workers, limits.tts_workers);
-            let threads = |live: usize| live + limits.bulk_workers;
+            let speaking = limits.tts_workers + limits.bulk_workers;
             tracing::info!(?device, models = %models.display(), "loading models");
             Engines {
-                recognizer: Arc::new(
-                    TorchRecognizer::load_for(&models.join("asr"), device, threads(asr)).with_context(context)?,
-                ),
+                recognizer: gateway::recognition::load(config).with_context(context)?,
                 synthesizer: Arc::new(
-                    TorchSynthesizer::load_for(&models.join("tts"), device, threads(tts)).with_context(context)?,
+                    TorchSynthesizer::load_for(&models.join("tts"), device, speaking).with_context(context)?,
                 ),
             }
         }

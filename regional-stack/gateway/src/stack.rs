@@ -48,6 +48,8 @@ pub(crate) struct Stack {
     pub(crate) draining: CancellationToken,
     /// Cancelled when the time for current turns is over.
     pub(crate) cut: CancellationToken,
+    /// Name and version of the model that recognises; empty for an engine without one.
+    pub(crate) recognizes_with: String,
     asr: Workers<Vec<f32>, Transcript>,
     tts: Workers<Utterance, Vec<f32>>,
     decoder: Workers<Bytes, Result<Recording, WavError>>,
@@ -75,6 +77,7 @@ impl Stack {
             recognizer,
             synthesizer,
         } = engines;
+        let recognizes_with = recognizer.model();
         let crew = |live: usize| Crew {
             live,
             bulk: limits.bulk_workers,
@@ -107,6 +110,7 @@ impl Stack {
             sessions: TaskTracker::new(),
             draining,
             cut: CancellationToken::new(),
+            recognizes_with,
             asr,
             tts,
             decoder,

@@ -7,12 +7,15 @@ pub mod acoustic;
 pub mod alphabet;
 mod bang;
 pub mod conformer;
+mod gate;
+mod moonshine;
 mod pool;
 pub mod pronunciation;
 mod recognizer;
 pub mod sidecar;
 mod synthesizer;
 
+pub use moonshine::Moonshine;
 pub use recognizer::TorchRecognizer;
 pub use synthesizer::TorchSynthesizer;
 

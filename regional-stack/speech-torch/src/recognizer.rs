@@ -2,25 +2,17 @@
 
 use std::path::Path;
 
-use speech::{Recognizer, SAMPLE_RATE, SpeechError, Transcript, decoding::Language, features};
+use speech::{FirstPass, Recognizer, SAMPLE_RATE, SpeechError, Transcript, decoding::Language, features};
 use tch::{Device, Kind, Tensor, nn};
 
 use crate::{
     alphabet, bang,
     conformer::{Conformer, ConformerConfig},
+    gate,
     pool::Pool,
     sidecar::{self, ModelError, WEIGHTS},
 };
 
-/// Longest utterance in seconds. The cost of attention grows with its square, and nobody talks to a kitchen light for
-/// half a minute.
-const UTTERANCE_MAX_S: f32 = 30.0;
-
-/// An utterance whose loudest 10 ms are quieter than this contains no speech. Whispers at arm's length have about -45
-/// dB.
-const SILENCE_DB: f32 = -58.0;
-/// Confidence in a word that sounds like a bang, as a share of what the network says. No command is carried out at half.
-const BANG_SHARE: f32 = 0.5;
 /// Name of the word statistics in the folder of the model.
 const LANGUAGE: &str = "language.tsv";
 
@@ -123,26 +115,12 @@ impl Network {
     }
 }
 
-impl Recognizer for TorchRecognizer {
-    fn recognize(&self, samples: &[f32]) -> Result<Transcript, SpeechError> {
-        let seconds = samples.len() as f32 / SAMPLE_RATE as f32;
-        if seconds > UTTERANCE_MAX_S {
-            return Err(SpeechError::TooLong {
-                seconds,
-                limit_s: UTTERANCE_MAX_S,
-            });
-        }
-        let nothing = Transcript {
-            text: String::new(),
-            confidence: 0.0,
-        };
-        // Audio shorter than one window contains nothing to recognise.
-        if samples.len() < features::RECOGNITION.window {
-            return Ok(nothing);
-        }
+impl FirstPass for TorchRecognizer {
+    fn recognize_closely(&self, samples: &[f32]) -> Result<(Transcript, String), SpeechError> {
+        gate::check_length(samples)?;
         // The features are normalised for loudness, so the hiss of a silent line would be recognised as speech.
-        if loudest_frame_db(samples) < SILENCE_DB {
-            return Ok(nothing);
+        if !gate::has_sound(samples) {
+            return Ok((Transcript::nothing(), String::new()));
         }
         let mut mel = self.spectrum.log_power(samples);
         features::normalise_for_recognition(&mut mel);
@@ -152,25 +130,29 @@ impl Recognizer for TorchRecognizer {
             .map_err(SpeechError::of_engine)?;
         let (spelled, confidence) = alphabet::collapse(&alphabet::best_of(&log_probabilities));
         if spelled.is_empty() {
-            return Ok(nothing);
+            return Ok((Transcript::nothing(), spelled));
         }
         let text = self
             .language
             .decode(&log_probabilities)
             .filter(|text| !text.is_empty())
             .map(|text| self.language.with_lost_negation(&log_probabilities, text))
-            .unwrap_or(spelled);
+            .unwrap_or_else(|| spelled.clone());
         let confidence = if !text.contains(' ') && bang::is_bang(samples) {
-            confidence * BANG_SHARE
+            confidence * gate::BANG_SHARE
         } else {
             confidence
         };
-        Ok(Transcript { text, confidence })
+        Ok((Transcript { text, confidence }, spelled))
     }
 }
 
-fn loudest_frame_db(samples: &[f32]) -> f32 {
-    let frames = samples.chunks(SAMPLE_RATE as usize / 100);
-    let power = |frame: &[f32]| frame.iter().map(|s| s * s).sum::<f32>() / frame.len() as f32;
-    10.0 * frames.map(power).fold(1e-10, f32::max).log10()
+impl Recognizer for TorchRecognizer {
+    fn recognize(&self, samples: &[f32]) -> Result<Transcript, SpeechError> {
+        Ok(self.recognize_closely(samples)?.0)
+    }
+
+    fn model(&self) -> String {
+        format!("conformer-small-en {}", self.version)
+    }
 }

@@ -87,15 +87,21 @@ pub enum ModelError {
 
 /// Reads the sidecar of a model and checks the weights against it. `wanted` is the kind that the caller needs.
 pub fn read<C: DeserializeOwned>(folder: &Path, wanted: &'static str) -> Result<Sidecar<C>, ModelError> {
-    let path = folder.join(SIDECAR);
-    let text = bytes_of(&path)?;
+    let sidecar: Sidecar<C> = read_as(&folder.join(SIDECAR), wanted)?;
+    check_hash(&folder.join(WEIGHTS), &sidecar.weights_sha256)?;
+    Ok(sidecar)
+}
+
+/// Reads the sidecar at `path`, in the form of its kind.
+pub(crate) fn read_as<T: DeserializeOwned>(path: &Path, wanted: &'static str) -> Result<T, ModelError> {
+    let text = bytes_of(path)?;
     let unread = |source| ModelError::Sidecar {
         path: path.display().to_string(),
         source,
     };
-    // The kind is checked first: the rest of another kind's sidecar is unreadable here, and its error would be
+    // Kind and rate are checked first: the rest of another kind's sidecar is unreadable here, and its error would be
     // puzzling.
-    let Kind { kind } = serde_json::from_slice(&text).map_err(unread)?;
+    let Head { kind, sample_rate } = serde_json::from_slice(&text).map_err(unread)?;
     if kind != wanted {
         return Err(ModelError::Kind {
             path: path.display().to_string(),
@@ -103,11 +109,9 @@ pub fn read<C: DeserializeOwned>(folder: &Path, wanted: &'static str) -> Result<
             wanted,
         });
     }
-    let sidecar: Sidecar<C> = serde_json::from_slice(&text).map_err(unread)?;
-    if sidecar.sample_rate != speech::SAMPLE_RATE {
+    if sample_rate != speech::SAMPLE_RATE {
         let what = format!(
-            "the model has audio of {} Hz, and this version needs {} Hz",
-            sidecar.sample_rate,
+            "the model has audio of {sample_rate} Hz, and this version needs {} Hz",
             speech::SAMPLE_RATE
         );
         return Err(ModelError::Unfit {
@@ -115,18 +119,23 @@ pub fn read<C: DeserializeOwned>(folder: &Path, wanted: &'static str) -> Result<
             what,
         });
     }
-    let weights = folder.join(WEIGHTS);
-    if hex::encode(Sha256::digest(bytes_of(&weights)?)) != sidecar.weights_sha256 {
-        return Err(ModelError::Hash {
-            path: weights.display().to_string(),
-        });
+    serde_json::from_slice(&text).map_err(unread)
+}
+
+/// Fails unless the file at `path` has this SHA-256.
+pub(crate) fn check_hash(path: &Path, sha256: &str) -> Result<(), ModelError> {
+    if hash_of(path)? == sha256 {
+        return Ok(());
     }
-    Ok(sidecar)
+    Err(ModelError::Hash {
+        path: path.display().to_string(),
+    })
 }
 
 #[derive(Deserialize)]
-struct Kind {
+struct Head {
     kind: String,
+    sample_rate: u32,
 }
 
 /// SHA-256 of a file in hexadecimal, as a sidecar contains it.

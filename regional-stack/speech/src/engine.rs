@@ -5,8 +5,18 @@
 pub struct Transcript {
     /// Lower-case words, separated by single spaces. Empty when no words were found.
     pub text: String,
-    /// Mean probability of the chosen tokens, 0..=1.
+    /// How probably the words are right, 0..=1. Each engine says how it computes that.
     pub confidence: f32,
+}
+
+impl Transcript {
+    /// No words: silence, or sound that is no speech.
+    pub fn nothing() -> Self {
+        Self {
+            text: String::new(),
+            confidence: 0.0,
+        }
+    }
 }
 
 /// The reason for which an engine returned no result.
@@ -58,6 +68,11 @@ impl SpeechError {
 pub trait Recognizer: Send + Sync {
     /// Transcribes one whole utterance: mono samples in [-1, 1] at [`crate::SAMPLE_RATE`].
     fn recognize(&self, samples: &[f32]) -> Result<Transcript, SpeechError>;
+
+    /// Name and version of the model, for people. Engines without a model have none.
+    fn model(&self) -> String {
+        String::new()
+    }
 }
 
 /// Converts text to speech.

@@ -36,7 +36,8 @@ impl Score {
     }
 }
 
-fn distance(a: &[&str], b: &[&str]) -> usize {
+/// Items to be replaced, added or removed to make one row of the other.
+pub(crate) fn distance<T: PartialEq>(a: &[T], b: &[T]) -> usize {
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, x) in a.iter().enumerate() {
         let mut diagonal = row[0];

@@ -23,7 +23,11 @@ pub(super) async fn health(State(stack): State<Arc<Stack>>) -> (StatusCode, Json
     };
 
     for (component, queued, fine) in stack.engines() {
-        report(component, fine, json!({ "queued": queued }));
+        let mut detail = json!({ "queued": queued });
+        if component == Component::Asr && !stack.recognizes_with.is_empty() {
+            detail["model"] = json!(stack.recognizes_with);
+        }
+        report(component, fine, detail);
     }
     // The language understanding and the skills are functions in this process: they work when a known question gets
     // its answer.
