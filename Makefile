@@ -1,5 +1,5 @@
 # The commands of developers and CI. Each target installs the packages it needs first, and is safe to run again.
-.PHONY: run check test soak fuzz build man bench bench-control bench-edge bench-stack clean help
+.PHONY: run check test soak fuzz build man bench bench-control bench-edge bench-stack bench-speech clean help
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -8,6 +8,7 @@ help: ## list the targets
 run: ## build everything and play the story: a region dies during calls
 	tools/setup run
 	cargo build --locked --bins
+	tools/fetch-models
 	target/debug/meridian demo
 
 check: ## formatting, lints, dependencies, documentation
@@ -42,6 +43,7 @@ man: ## the man pages of the meridian command, written to target/man
 bench: ## latency, start-up and memory of the world, written to docs/benchmarks.md (release build)
 	tools/setup run
 	cargo build --locked --workspace --bins --release
+	tools/fetch-models
 	target/release/bench-world
 
 bench-control: ## decisions, ingest and publication to 1,000 nodes, written to docs/benchmarks/control-plane.json
@@ -56,7 +58,14 @@ bench-edge: ## the edge beside nginx and HAProxy, written to docs/benchmarks.md 
 bench-stack: ## a live caller beside thirty uploads, memory of a silent session, written to docs/benchmarks.md (release build)
 	tools/setup run
 	cargo build --locked --workspace --bins --release
+	tools/fetch-models
 	target/release/bench-stack
+
+bench-speech: ## recognition of people: word errors and processor time by recognizer, written to docs/benchmarks.md (release build)
+	tools/setup test
+	cargo build --locked --workspace --bins --release
+	tools/fetch-models
+	target/release/bench-speech
 
 clean: ## remove build output; libtorch and .venv stay
 	cargo clean

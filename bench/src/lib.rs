@@ -1,6 +1,8 @@
 //! Shared parts of the benches: their start, a description of the machine, medians, tables, and the bench's section of
 //! docs/benchmarks.md.
 
+pub mod stack;
+
 use std::{
     fmt,
     path::{Path, PathBuf},

@@ -5,7 +5,7 @@
 
 use std::{
     net::SocketAddr,
-    path::{Path, PathBuf},
+    path::Path,
     process::ExitCode,
     sync::{
         Arc,
@@ -15,20 +15,21 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use bench::{Bench, build, docs, median, memory_kib, table, write};
+use bench::{
+    Bench, build, docs, median, memory_kib,
+    stack::{self, request, transcription},
+    table, write,
+};
 use client::{Call, CallOptions, Pacing, TurnEnd};
-use daemon::Announcement;
 use drill::{Recording, recordings};
 use serde::Serialize;
 use speech::{SAMPLE_RATE, wav};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
-    sync::broadcast,
     task::JoinSet,
     time::timeout,
 };
-use world::process::Supervised;
 
 /// Pairs of a caller alone and one beside the load, which take turns.
 const RUNS: usize = 5;
@@ -47,8 +48,6 @@ const UPLOAD_SECONDS: f32 = 19.0;
 const TEXTS: usize = 20;
 /// Between the start of a load and the first word of the caller: every queue is full by then.
 const SETTLE: Duration = Duration::from_secs(2);
-/// Longest wait for the models.
-const START_TIMEOUT: Duration = Duration::from_secs(120);
 /// Longest wait for a stack to be done with what a load left in its queues: the limit of an engine, and a development build's time.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(120);
 
@@ -99,9 +98,9 @@ async fn run(runs: usize) -> anyhow::Result<()> {
     let text = Arc::new(long_text(&recordings));
     let state_dir = std::env::temp_dir().join(format!("meridian-bench-stack-{}", std::process::id()));
     std::fs::create_dir_all(&state_dir).with_context(|| format!("cannot make {}", state_dir.display()))?;
-    let (mut stack, address) = start_stack(&state_dir).await?;
+    let (mut running, address) = stack::start(&state_dir, "").await?;
     println!("the stack takes work after {:.1} s", began.elapsed().as_secs_f64());
-    let pid = stack.pid().context("the stack died at once")?;
+    let pid = running.pid().context("the stack died at once")?;
     let mut figures = Figures {
         bench: Bench::new(),
         // First of all: later there is memory that a load left behind, and sessions would seem to take none.
@@ -141,7 +140,7 @@ async fn run(runs: usize) -> anyhow::Result<()> {
         );
         figures.bench.runs.push(run);
     }
-    stack.terminate(Duration::from_secs(30)).await?;
+    running.terminate(Duration::from_secs(30)).await?;
     // Only a log is left.
     let _ = std::fs::remove_dir_all(state_dir);
     let section = section(&figures);
@@ -152,30 +151,6 @@ async fn run(runs: usize) -> anyhow::Result<()> {
     }
     println!("all of it took {:.0} s", began.elapsed().as_secs_f64());
     Ok(())
-}
-
-async fn start_stack(state_dir: &Path) -> anyhow::Result<(Supervised, SocketAddr)> {
-    let binaries = world::settings::default_binaries_dir();
-    let models = world::settings::find_upwards(&binaries, "regional-stack/models").context("cannot find the models")?;
-    let configuration = state_dir.join("stack.toml");
-    let document = format!(
-        "region = \"eu-west\"\nlisten = \"127.0.0.1:0\"\nadmin_listen = \"127.0.0.1:0\"\nmodels_dir = {:?}\n",
-        models.display().to_string()
-    );
-    std::fs::write(&configuration, document).with_context(|| format!("cannot write {}", configuration.display()))?;
-    let (deaths, _) = broadcast::channel(1);
-    let program: PathBuf = binaries.join("meridian-stack");
-    let mut stack = Supervised::new("stack-under-test", program, configuration, state_dir, deaths);
-    stack.start()?;
-    stack.ready(START_TIMEOUT).await?;
-    let announcement =
-        Announcement::read(&state_dir.join("stack-under-test.json"))?.context("the stack announced nothing")?;
-    let address = announcement
-        .addresses
-        .get("http")
-        .copied()
-        .context("the stack has no HTTP address")?;
-    Ok((stack, address))
 }
 
 /// Memory of sessions of devices that are connected and say nothing, in kB: that of each batch, for one of it.
@@ -345,14 +320,6 @@ async fn ask(address: SocketAddr, request: &[u8]) -> std::io::Result<bool> {
     Ok(head.starts_with(b"HTTP/1.1 200"))
 }
 
-fn request(path: &str, kind: &str, body: &[u8]) -> Vec<u8> {
-    let head = format!(
-        "POST {path} HTTP/1.1\r\nHost: stack\r\nConnection: close\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n",
-        body.len()
-    );
-    [head.as_bytes(), body].concat()
-}
-
 /// Sentences for nineteen seconds, without pauses long enough to be cut at.
 fn upload(folder: &Path, recordings: &[Recording]) -> anyhow::Result<Vec<u8>> {
     let mut samples: Vec<f32> = Vec::new();
@@ -365,14 +332,7 @@ fn upload(folder: &Path, recordings: &[Recording]) -> anyhow::Result<Vec<u8>> {
         }
     }
     samples.truncate((UPLOAD_SECONDS * SAMPLE_RATE as f32) as usize);
-    let mut body = b"--x\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a.wav\"\r\n\r\n".to_vec();
-    body.extend(wav::encode(&samples, SAMPLE_RATE));
-    body.extend_from_slice(b"\r\n--x--\r\n");
-    Ok(request(
-        "/v1/audio/transcriptions",
-        "multipart/form-data; boundary=x",
-        &body,
-    ))
+    Ok(transcription(&wav::encode(&samples, SAMPLE_RATE)))
 }
 
 /// A text about as long as the API allows.

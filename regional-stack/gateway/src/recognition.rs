@@ -82,8 +82,8 @@ fn decide(engine: RecognitionEngine, chosen: Option<&str>, moonshine: &State, mo
 mod tests {
     use super::*;
 
-    fn decided(engine: RecognitionEngine, chosen: Option<&str>, moonshine: State) -> Result<Engine, String> {
-        decide(engine, chosen, &moonshine, Path::new("models")).map_err(|error| format!("{error:#}"))
+    fn decided(engine: RecognitionEngine, chosen: Option<&str>, moonshine: &State) -> Result<Engine, String> {
+        decide(engine, chosen, moonshine, Path::new("models")).map_err(|error| format!("{error:#}"))
     }
 
     #[test]
@@ -104,7 +104,7 @@ mod tests {
             (Cascade, Some(CONFORMER), State::Ready, Engine::Cascade),
         ] {
             assert_eq!(
-                decided(engine, chosen, moonshine),
+                decided(engine, chosen, &moonshine),
                 Ok(expected),
                 "{engine:?} {chosen:?}"
             );
@@ -121,13 +121,13 @@ mod tests {
                 "tokens.txt has 3 bytes",
             ),
         ] {
-            let error = decided(engine, None, moonshine).unwrap_err();
+            let error = decided(engine, None, &moonshine).unwrap_err();
             assert!(
                 error.contains(part) && error.contains("meridian models fetch"),
                 "{error}"
             );
         }
-        let error = decided(RecognitionEngine::Auto, Some("whisper"), State::Ready).unwrap_err();
+        let error = decided(RecognitionEngine::Auto, Some("whisper"), &State::Ready).unwrap_err();
         assert!(
             error.contains("in-use.toml") && error.contains("meridian models use"),
             "{error}"

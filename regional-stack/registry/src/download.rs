@@ -77,7 +77,7 @@ fn client() -> Result<Client, FetchError> {
         .read_timeout(SILENCE_MAX)
         .user_agent(concat!("meridian/", env!("CARGO_PKG_VERSION")))
         .build();
-    client.map_err(FetchError::network("the network"))
+    client.map_err(FetchError::network(&"the network"))
 }
 
 /// The page of a package in the index's JSON form (PEP 691).

@@ -143,7 +143,7 @@ impl FetchError {
         }
     }
 
-    pub(crate) fn network(what: impl ToString) -> impl Fn(reqwest::Error) -> Self {
+    pub(crate) fn network<T: ToString>(what: &T) -> impl Fn(reqwest::Error) -> Self + use<T> {
         let what = what.to_string();
         move |error| {
             // The outermost error only says that the request failed.

@@ -20,8 +20,8 @@ pub struct Cascade<S, L> {
     accepted_from: f32,
 }
 
-/// Largest share of letters that may have been changed in an answer that counts at once. Of 129 spoken commands 124 had a confidence of
-/// 0.8, and 25 of those were wrong; with this share too it was 3 of 91.
+/// Largest share of letters that may have been changed in an answer that counts at once. Of 384 spoken commands 359 have a confidence of
+/// 0.8 and more, and 75 of those are wrong; with this share too it is 10 of 237.
 const CHANGED_MAX: f32 = 0.05;
 /// From this confidence of the large one on, when it is rather right than wrong, the small one is not believed against it.
 const LARGE_SURE_FROM: f32 = 0.5;

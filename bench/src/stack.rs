@@ -1,0 +1,63 @@
+//! A stack of its own for a bench, and requests to it.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use daemon::Announcement;
+use tokio::sync::broadcast;
+use world::process::Supervised;
+
+/// Longest wait for the models.
+const START_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Starts a stack with the models of the source tree. `more` are further lines of its configuration.
+pub async fn start(state_dir: &Path, more: &str) -> anyhow::Result<(Supervised, SocketAddr)> {
+    let binaries = world::settings::default_binaries_dir();
+    let models = models_dir()?;
+    let configuration = state_dir.join("stack.toml");
+    let document = format!(
+        "region = \"eu-west\"\nlisten = \"127.0.0.1:0\"\nadmin_listen = \"127.0.0.1:0\"\nmodels_dir = {:?}\n{more}",
+        models.display().to_string()
+    );
+    std::fs::write(&configuration, document).with_context(|| format!("cannot write {}", configuration.display()))?;
+    let (deaths, _) = broadcast::channel(1);
+    let program: PathBuf = binaries.join("meridian-stack");
+    let mut stack = Supervised::new("stack-under-test", program, configuration, state_dir, deaths);
+    stack.start()?;
+    stack.ready(START_TIMEOUT).await?;
+    let announcement =
+        Announcement::read(&state_dir.join("stack-under-test.json"))?.context("the stack announced nothing")?;
+    let address = announcement
+        .addresses
+        .get("http")
+        .copied()
+        .context("the stack has no HTTP address")?;
+    Ok((stack, address))
+}
+
+/// The models of the source tree around this program.
+pub fn models_dir() -> anyhow::Result<PathBuf> {
+    let binaries = world::settings::default_binaries_dir();
+    world::settings::find_upwards(&binaries, "regional-stack/models").context("cannot find the models")
+}
+
+/// A request with a body, on a connection of its own.
+pub fn request(path: &str, kind: &str, body: &[u8]) -> Vec<u8> {
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nHost: stack\r\nConnection: close\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    [head.as_bytes(), body].concat()
+}
+
+/// The request to transcribe a WAV file.
+pub fn transcription(file: &[u8]) -> Vec<u8> {
+    let mut body = b"--x\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a.wav\"\r\n\r\n".to_vec();
+    body.extend_from_slice(file);
+    body.extend_from_slice(b"\r\n--x--\r\n");
+    request("/v1/audio/transcriptions", "multipart/form-data; boundary=x", &body)
+}
