@@ -137,7 +137,11 @@ fn confidence(said: &Said) -> f32 {
     let mean = said.log_probabilities.iter().sum::<f32>() / said.log_probabilities.len() as f32;
     let odds = SLOPE * (mean.exp() - EVEN_AT);
     // Samples that are no numbers give odds that are none.
-    if odds.is_finite() { 1.0 / (1.0 + (-odds).exp()) } else { 0.0 }
+    if odds.is_finite() {
+        1.0 / (1.0 + (-odds).exp())
+    } else {
+        0.0
+    }
 }
 
 /// The mean at which every second answer is right.
