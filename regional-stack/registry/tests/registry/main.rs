@@ -17,11 +17,11 @@ use axum::{
     body::{Body, Bytes},
     extract::State as Shared,
     http::{HeaderMap, StatusCode, header},
-    response::{IntoResponse as _, Response},
+    response::{IntoResponse as _, Redirect, Response},
     routing::get,
 };
 use futures_util::{StreamExt as _, stream};
-use registry::{FetchError, Manifest, Model, Progress, State, fetch, fetch::Source, installed};
+use registry::{FetchError, Manifest, Model, Progress, State, fetch::Source, installed};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 
@@ -40,6 +40,8 @@ enum Manner {
     TooMuch,
     /// Has a page of links in place of JSON.
     Links,
+    /// Has its page elsewhere, with links that count from there.
+    Moved,
 }
 
 struct Index {
@@ -52,6 +54,7 @@ struct Index {
 }
 
 /// Counts bytes.
+#[derive(Clone)]
 struct Counted {
     bytes: watch::Sender<u64>,
 }
@@ -70,6 +73,13 @@ impl Progress for Counted {
     }
 
     fn step(&self, _: &str) {}
+}
+
+/// A fetch on a thread of its own, while this one serves.
+async fn fetch(model: &Model, models: &Path, source: &Source, counted: &Counted) -> Result<bool, FetchError> {
+    let (model, models, source, counted) = (model.clone(), models.to_owned(), source.clone(), counted.clone());
+    let fetched = tokio::task::spawn_blocking(move || registry::fetch(&model, &models, &source, &counted));
+    fetched.await.unwrap()
 }
 
 fn hash(bytes: &[u8]) -> String {
@@ -128,6 +138,8 @@ async fn serve(manner: Manner, package: Vec<u8>, counted: &Counted) -> (String, 
     let router = Router::new()
         .route("/simple/test-voice/", get(page))
         .route("/files/{file}", get(file))
+        .route("/elsewhere/", get(page_elsewhere))
+        .route("/elsewhere/{file}", get(file))
         .with_state(Arc::clone(&index));
     let listener = tokio::net::TcpListener::bind::<SocketAddr>(([127, 0, 0, 1], 0).into())
         .await
@@ -142,7 +154,15 @@ async fn page(Shared(index): Shared<Arc<Index>>) -> Response {
     if index.manner == Manner::Links {
         return format!("<html><a href=\"../../files/{file}#sha256=00\">{file}</a></html>").into_response();
     }
+    if index.manner == Manner::Moved {
+        return Redirect::temporary("/elsewhere/").into_response();
+    }
     format!("{{\"files\": [{{\"filename\": \"{file}\", \"url\": \"/files/{file}\", \"size\": 1}}]}}").into_response()
+}
+
+async fn page_elsewhere(Shared(index): Shared<Arc<Index>>) -> Response {
+    let file = &index.file;
+    format!("<html><a href=\"{file}\">{file}</a></html>").into_response()
 }
 
 async fn file(Shared(index): Shared<Arc<Index>>, headers: HeaderMap) -> Response {
@@ -211,7 +231,12 @@ async fn try_to_fetch(manner: Manner) -> (FetchError, tempfile::TempDir, Arc<Ind
 
 #[tokio::test]
 async fn a_download_that_is_cut_goes_on_where_it_ended() {
-    for (manner, answers) in [(Manner::Good, 1), (Manner::Cuts, 3), (Manner::Links, 1)] {
+    for (manner, answers) in [
+        (Manner::Good, 1),
+        (Manner::Cuts, 3),
+        (Manner::Links, 1),
+        (Manner::Moved, 1),
+    ] {
         // The package arrives whole, with its hash; only then it shows that no Moonshine is in it.
         let (error, models, server, bytes) = try_to_fetch(manner).await;
         assert!(matches!(error, FetchError::Convert { .. }), "{manner:?}: {error}");

@@ -12,10 +12,7 @@ static EAR: LazyLock<Option<Moonshine>> = LazyLock::new(crate::fetched_moonshine
 fn go_forward() -> Option<Vec<f32>> {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.people/ps-goforward.wav");
     let Ok(bytes) = std::fs::read(&path) else {
-        println!(
-            "SKIPPED: {} is not here; `tools/people/fetch.py .people` gets it",
-            path.display()
-        );
+        println!("SKIPPED: {} is not here; `tools/fetch-people` gets it", path.display());
         return None;
     };
     assert!(people::rows().iter().any(|row| row.file == "ps-goforward.wav"));

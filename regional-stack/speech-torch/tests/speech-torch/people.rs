@@ -1,4 +1,4 @@
-//! How well the recognizers hear people, on recordings that `tools/people/fetch.py .people` gets; tools/setup calls it.
+//! How well the recognizers hear people, on recordings that `tools/fetch-people` gets, after `tools/setup test`.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,7 @@ use speech::{Cascade, Recognizer, people, score::Score, wav};
 use speech_torch::TorchRecognizer;
 use tch::Device;
 
-/// The samples of a recording; `None`, said loudly, on a machine that could not fetch them.
+/// The samples of a recording; `None`, said loudly, on a machine that has not fetched them.
 fn recording(file: &str) -> Option<Vec<f32>> {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
         .join("../../.people")
@@ -14,10 +14,7 @@ fn recording(file: &str) -> Option<Vec<f32>> {
     match std::fs::read(&path) {
         Ok(bytes) => Some(wav::decode(&bytes, 60.0).unwrap()),
         Err(_) => {
-            println!(
-                "SKIPPED: {} is not here; `tools/people/fetch.py .people` gets it",
-                path.display()
-            );
+            println!("SKIPPED: {} is not here; `tools/fetch-people` gets it", path.display());
             None
         }
     }
