@@ -39,7 +39,7 @@ pub(crate) const HTTP1: &[u8] = b"http/1.1";
 pub enum Doubt {
     /// The peer does not accept the certificate of this process.
     #[error(
-        "it refuses the certificate of this process ({0}); look into its log, and at this certificate with `meridian cert list`"
+        "it refuses the certificate of this process ({0}); look into its log, and at this certificate with `meridian cert list DIR`"
     )]
     Refused(String),
     /// The certificate of the peer is genuine, and the peer is not the wanted one.

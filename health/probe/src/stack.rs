@@ -146,7 +146,7 @@ fn not_seen(region: &RegionId, stack: SocketAddr, why: &dyn std::fmt::Display) {
     tracing::warn!(
         %region, %stack, %why,
         "the probe does not count: this node lacks open files, ports or processor time, or the stack refuses its certificate; check its \
-         limits and load, and its certificate with `meridian cert list`"
+         limits and load, and its certificate with `meridian cert list DIR`"
     );
 }
 

@@ -86,7 +86,7 @@ async fn behind(identity: Arc<Identity>, behaviour: Stack) -> (SocketAddr, Event
     let events = Events::default();
     let noted = events.clone();
     let door = Arc::new(Door::new(Some((identity, Mode::Required)), move |event| {
-        noted.lock().push(event)
+        noted.lock().push(event);
     }));
     tokio::spawn(async move {
         while let Ok((tcp, source)) = listener.accept().await {
@@ -150,8 +150,7 @@ async fn check_served(world: &World, region: &str) {
     let answer = world.ask(&long).await;
     assert!(
         answer.starts_with("HTTP/1.1 200") && answer.ends_with("xxxxx"),
-        "{:.300}",
-        answer
+        "{answer:.300}"
     );
     for window in [WINDOW, WINDOW] {
         let tcp = TcpStream::connect(world.address).await.unwrap();
