@@ -1,5 +1,5 @@
 //! The registry of speech models: which models there are ([`manifest`]), how one gets into the folder of models
-//! ([`fetch`]), and which of them are there ([`installed`]).
+//! ([`fetch()`]), and which of them are there ([`installed`]).
 //!
 //! No model runs here, and nothing links libtorch: the command that fetches models must start on any machine.
 
