@@ -103,9 +103,10 @@ pub(super) async fn prepare(
         .get(RESUMES_HEADER)
         .and_then(|rule| Resumes::parse(rule.as_bytes()));
     let given = given_id(headers);
-    let wanted = match rule {
-        Some(Resumes::Lost(_) | Resumes::State) => None,
-        Some(Resumes::IfKnown) | None => resume.map(name_of).filter(|name| is_session_name(name)),
+    let wanted = match (rule, given) {
+        (Some(Resumes::IfKnown), _) | (None, None) => resume.map(name_of).filter(|name| is_session_name(name)),
+        // The edge that gives the session its id vouches for no earlier one.
+        (Some(Resumes::Lost(_) | Resumes::State), _) | (None, Some(_)) => None,
     };
     let found = match wanted {
         Some(name) => load(stack, name).await.map(|memory| (name, memory)),
@@ -118,7 +119,7 @@ pub(super) async fn prepare(
         look_elsewhere(found.as_ref().map(|(_, memory)| memory), newest.map(Moment))?;
     }
     let known = found.map(|(name, _)| name);
-    // Without an edge the name is all there is. With one of an earlier version too.
+    // Without an edge the name is all there is.
     let id = match (given, known) {
         (Some(id), _) => id.to_owned(),
         (None, Some(name)) => name.to_owned(),

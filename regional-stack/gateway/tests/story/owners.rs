@@ -58,6 +58,17 @@ async fn nobody_resumes_the_session_of_another_device() {
     assert_eq!(error["error"]["code"], "session_not_resumed");
     eve.reads().await;
     assert_eq!(eve.say("what alarms do i have").await, "there is no alarm");
+    // Written like this the edge would not see what the stack reads.
+    let authorization = [("authorization", "Bearer mk_eve")];
+    let disguised = Device::call_with(there, &format!("&%72esume={id}"), &authorization).await;
+    assert_eq!(disguised.map(drop).unwrap_err().0, 400);
+    // And a stack hands out no session that the edge before it does not vouch for.
+    let (name, _) = id.split_once('.').unwrap();
+    let given = [("meridian-session-token", "sess_00112233445566778899aabbccddeeff")];
+    let mut past = Device::call_with(region.http, &format!("&resume={name}"), &given)
+        .await
+        .unwrap();
+    assert_eq!(past.until("error").await["error"]["code"], "session_not_resumed");
     let mut back = call(there, "mk_ada", &format!("&resume={id}")).await;
     assert_eq!(back.say("what alarms do i have").await, alarms);
 }

@@ -312,6 +312,12 @@ pub fn query<'t>(target: &'t str, name: &str) -> Option<&'t str> {
         .find_map(|(known, value)| (known == name && !value.is_empty()).then_some(value))
 }
 
+/// The names of the parameters of a request target's query, as they are written.
+pub fn names_of_parameters(target: &str) -> impl Iterator<Item = &str> {
+    let query = target.split_once('?').map_or("", |(_, query)| query);
+    query.split('&').filter_map(|pair| pair.split('=').next())
+}
+
 #[cfg(test)]
 mod tests {
     use topology::EdgeId;
@@ -331,6 +337,7 @@ mod tests {
             edge: &EdgeId::new("edge-dub").unwrap(),
             id: &RequestId::of(request.id.or(Some(b"id"))),
             tenant: None,
+            keeps_credentials: false,
         });
         Ok((request.is_plain && !request.is_chunked).then(|| String::from_utf8(bytes).unwrap()))
     }

@@ -10,7 +10,7 @@ use crate::{
     http1::{
         head::{Head, LINES_MAX},
         headers::{Peer, SUBPROTOCOL, Word, forward_headers},
-        request::{Request, USER, bearer, path_of, query},
+        request::{Request, USER, bearer, names_of_parameters, path_of, query},
     },
     request_id::{REQUEST_ID, RequestId},
 };
@@ -66,6 +66,10 @@ impl Upgrade {
             return Err(UpgradeError::Malformed(
                 "an upgrade has one Sec-WebSocket-Key (RFC 6455)",
             ));
+        }
+        if names_of_parameters(request.target).any(|name| name.contains('%')) {
+            // The edge and the stack could disagree on what a device asks for.
+            return Err(UpgradeError::Malformed("write the names of parameters without %"));
         }
         if request.has_body() {
             // The edge and the stack could disagree on where the body ends and frames begin.
@@ -138,6 +142,7 @@ impl Upgrade {
             edge,
             id,
             tenant: self.vouched.as_ref().map(|device| &*device.tenant),
+            keeps_credentials: self.vouched.is_some(),
         };
         forward_headers(&mut bytes, headers, &named, &word);
         bytes.extend_from_slice(b"Connection: Upgrade\r\nUpgrade: websocket\r\n");
@@ -221,6 +226,8 @@ mod tests {
         };
         assert_eq!(status(upgrade(REALTIME, "Sec-WebSocket-Version: 8\r\n").await), 426);
         assert_eq!(status(upgrade(REALTIME, "Sec-WebSocket-Version: 13\r\n").await), 400);
+        // A stack would read `resume`, which the edge did not check.
+        assert_eq!(status(upgrade("/v1/realtime?%72esume=sess_1", WELL).await), 400);
         for more in [
             "Content-Length: 5\r\n",
             "Transfer-Encoding: chunked\r\n",
