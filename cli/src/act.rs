@@ -11,10 +11,12 @@ use reqwest::Url;
 use tokio::time::Instant;
 
 use crate::{
-    Output,
     edges::{self, Emptied},
     exit::{self, Failure},
-    parse_length, present, print,
+    length::parse_length,
+    output::Output,
+    output::print,
+    present,
 };
 
 /// The longest single `Wait` call. `wait` calls again until its deadline, and prints progress in between.

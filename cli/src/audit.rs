@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use topology::Snapshot;
 
-use crate::{Output, exit::Failure, present, print};
+use crate::{exit::Failure, output::Output, output::print, present};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum AuditVerb {

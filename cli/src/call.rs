@@ -15,10 +15,10 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use crate::{
-    Output,
     exit::Failure,
+    output::Output,
+    output::print,
     present::{document, plain, table},
-    print,
     say::say,
 };
 

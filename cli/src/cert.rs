@@ -20,9 +20,9 @@ use world::authority::{Folder, operator_folder, operator_leaf, person};
 
 use crate::{
     exit::Failure,
-    parse_length,
+    length::parse_length,
+    output::print,
     present::{plain, span, table},
-    print,
 };
 
 #[derive(Debug, Subcommand)]

@@ -6,7 +6,7 @@ use anyhow::anyhow;
 use clap::Args;
 use serde_json::json;
 
-use crate::{Output, exit::Failure, parse_length, present::document, print};
+use crate::{exit::Failure, length::parse_length, output::Output, output::print, present::document};
 
 #[derive(Debug, Args)]
 pub(crate) struct DeviceKey {

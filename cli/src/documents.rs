@@ -12,10 +12,11 @@ use similar::TextDiff;
 use topology::{Policy, Problems, Topology};
 
 use crate::{
-    Output,
     act::Because,
     exit::{self, Failure},
-    present, print,
+    output::Output,
+    output::print,
+    present,
 };
 
 #[derive(Debug, Subcommand)]

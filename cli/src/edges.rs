@@ -12,7 +12,7 @@ use reqwest::{Client, Url};
 use serde::Deserialize;
 use tokio::time::{Instant, sleep};
 
-use crate::{Output, exit::Failure, print};
+use crate::{exit::Failure, output::Output, output::print};
 
 /// Per request. An edge answers `/sessions` from memory, so five seconds of silence mean that it is not there.
 const TIMEOUT: Duration = Duration::from_secs(5);

@@ -19,10 +19,12 @@ use topology::{
 };
 
 use crate::{
-    Output, Reach, audit, edges,
+    audit, edges,
     exit::Failure,
+    output::Output,
+    output::print,
     present::{document, plain, table},
-    print,
+    reach::Reach,
 };
 
 #[derive(Debug, Subcommand)]

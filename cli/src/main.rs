@@ -12,170 +12,30 @@ mod documents;
 mod edges;
 mod exit;
 mod explain;
+mod length;
 mod manual;
 mod models;
+mod options;
+mod output;
 mod present;
 #[cfg(test)]
 mod printed;
+mod reach;
 mod say;
 mod simulate;
 mod up;
 
-use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+use std::{process::ExitCode, sync::Arc};
 
-use api::{Operator, v1};
-use clap::{Args, Parser, Subcommand, ValueEnum};
-use identity::Identity;
+use api::v1;
+use clap::Parser as _;
 
-use crate::exit::Failure;
-
-#[derive(Debug, Parser)]
-#[command(
-    name = "meridian",
-    version,
-    about = "Runs a multi-region voice deployment, asks it why, and tells it what to do",
-    after_help = "Exit codes: 0 ok, 1 failed, 2 usage, 3 refused by a safety rule, 4 needs approval, 5 unreachable, \
-                  6 outcome unknown, 8 aborted or expired"
-)]
-struct Options {
-    /// Format of results.
-    #[arg(short, long, value_enum, default_value_t = Output::Table, global = true)]
-    output: Output,
-    /// Control planes to ask, separated by commas; by default the running world's.
-    #[arg(
-        long,
-        value_name = "URL,...",
-        global = true,
-        env = "MERIDIAN_CONTROL_PLANE",
-        value_delimiter = ','
-    )]
-    control_plane: Vec<String>,
-    /// Folder of the running world: `up` writes it, the other commands read it.
-    #[arg(long, value_name = "DIR", global = true, env = "MERIDIAN_STATE_DIR")]
-    state_dir: Option<PathBuf>,
-    /// Folder of your credential; by default that of whoever started the running world. `meridian login` makes one.
-    #[arg(long, value_name = "DIR", global = true, env = "MERIDIAN_IDENTITY")]
-    identity: Option<PathBuf>,
-    #[command(subcommand)]
-    verb: Verb,
-}
-
-/// Format of results.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Output {
-    /// Tables for people.
-    Table,
-    /// JSON for programs, with a schema number.
-    Json,
-}
-
-#[derive(Debug, Subcommand)]
-enum Verb {
-    /// Start a whole deployment on this machine and keep it running until Ctrl-C.
-    Up(up::Up),
-    /// Play the story: real calls run, their region dies, the sessions move, and the region comes back.
-    Demo(Demo),
-    /// Call the running world as a device would: say something and hear the reply.
-    Call(call::CallArgs),
-    /// Show regions, edges, nodes and the plan in force.
-    Status,
-    /// Explain one region: its evidence, its decisions, and the conditions it waits for.
-    Why {
-        /// The region's name.
-        region: String,
-        /// Explain the region in a scenario instead, such as chaos/scenarios/incident-github-2018.scenario.
-        #[arg(long, value_name = "FILE")]
-        scenario: Option<PathBuf>,
-        /// With --scenario: the time since its beginning; by default its end.
-        #[arg(long, value_name = "TIME", value_parser = parse_length, requires = "scenario")]
-        at: Option<Duration>,
-        #[command(flatten)]
-        documents: simulate::DocumentFiles,
-    },
-    /// Explain a route, by asking the edges, or a reason code.
-    Explain {
-        #[command(subcommand)]
-        verb: explain::ExplainVerb,
-    },
-    /// Play a scenario in virtual time with the product's own decisions, and print every event.
-    Simulate {
-        /// The scenario's file.
-        file: PathBuf,
-        #[command(flatten)]
-        documents: simulate::DocumentFiles,
-    },
-    /// List the newest decisions with their reasons.
-    History {
-        /// Number of decisions.
-        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=500))]
-        limit: u32,
-    },
-    /// Show the decision that would be made now, with the capacity table and every safety rule; changes nothing.
-    Plan,
-    #[command(flatten)]
-    Act(act::Request),
-    /// Wait until an action is over.
-    Wait {
-        /// The action's id, as the request printed it and `meridian status` shows it.
-        action: String,
-        /// The longest wait, such as 30s or 10m.
-        #[arg(long, value_name = "TIME", default_value = "10m", value_parser = parse_length)]
-        timeout: Duration,
-    },
-    /// The topology in force: regions, edges, name servers.
-    Topology {
-        #[command(subcommand)]
-        verb: documents::DocumentVerb,
-    },
-    /// The policy in force: every number that decisions use.
-    Policy {
-        #[command(subcommand)]
-        verb: documents::DocumentVerb,
-    },
-    /// The speech models of this machine: list, fetch, verify, use.
-    Models(models::Models),
-    /// Get a credential for yourself, for 12 hours, where you can read the authority's key.
-    Login(cert::Login),
-    /// Certificates of processes: an authority, leaves, trusted roots.
-    Cert {
-        #[command(subcommand)]
-        verb: cert::CertVerb,
-    },
-    /// Make a key for a device, and the lines of devices.toml that let it in.
-    DeviceKey(device_key::DeviceKey),
-    /// The audit log: export it, or replay its decisions.
-    Audit {
-        #[command(subcommand)]
-        verb: audit::AuditVerb,
-    },
-    /// Print the completions of a shell, such as `meridian completion bash >/etc/bash_completion.d/meridian`.
-    Completion {
-        /// The shell to complete for.
-        shell: clap_complete::Shell,
-    },
-    /// Write the man pages, one for each command, such as meridian-failover.1.
-    Man {
-        /// Folder for the pages, created if missing.
-        #[arg(value_name = "DIR")]
-        dir: PathBuf,
-    },
-}
-
-#[derive(Debug, Args)]
-struct Demo {
-    /// Folder for the report, the replies and the logs.
-    #[arg(long, value_name = "DIR", default_value = "target/demo")]
-    report: PathBuf,
-    /// Number of callers who talk throughout the story.
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(2..=100))]
-    sessions: u16,
-    /// Folder of the recorded calls (calls.tsv and its WAV files).
-    #[arg(long, value_name = "DIR")]
-    calls: Option<PathBuf>,
-    /// Folder of the speech models; also MERIDIAN_MODELS_DIR.
-    #[arg(long, value_name = "DIR")]
-    models_dir: Option<PathBuf>,
-}
+use crate::{
+    exit::Failure,
+    options::{Demo, Options, Verb},
+    output::{Output, print},
+    reach::Reach,
+};
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -235,45 +95,6 @@ async fn run(options: Options) -> Result<ExitCode, Failure> {
         Verb::Completion { shell } => manual::print_completions(shell),
         Verb::Man { dir } => manual::write_pages(&dir),
         verb => ask(verb, &reach, output).await,
-    }
-}
-
-/// The addresses of the control planes, and the credential of whoever asks them.
-pub(crate) struct Reach {
-    pub(crate) control_planes: Vec<String>,
-    pub(crate) identity: Option<PathBuf>,
-    /// Folder of the running world.
-    pub(crate) state_dir: PathBuf,
-}
-
-impl Reach {
-    /// A client of the named control planes, or else of the running world's.
-    pub(crate) fn operator(&self) -> Result<Operator, Failure> {
-        let mut folder = self.identity.clone();
-        let urls = if self.control_planes.is_empty() {
-            let record = world::find(&self.state_dir)?;
-            folder.get_or_insert(record.operator);
-            record.control_planes
-        } else {
-            self.control_planes.clone()
-        };
-        let files = folder.map(|folder| identity::files::Files::in_folder(&folder));
-        let identity = Identity::load_if(files, daemon::clock::now).map_err(|error| {
-            Failure::failed(anyhow::anyhow!(
-                "{error}. `meridian login NAME --roles ROLE` makes a credential, and --identity names its folder"
-            ))
-        })?;
-        if let Some(own) = identity.as_ref().map(|identity| identity.own())
-            && own.until <= daemon::clock::now()
-        {
-            let text = format!(
-                "the credential of {} has expired at {}; `meridian login NAME --roles ROLE` makes another",
-                own.id.role.name(),
-                own.until
-            );
-            return Err(Failure::failed(anyhow::anyhow!(text)));
-        }
-        Ok(Operator::at(urls).with_identity(identity))
     }
 }
 
@@ -344,74 +165,4 @@ async fn play(demo: Demo) -> Result<ExitCode, Failure> {
     } else {
         ExitCode::FAILURE
     })
-}
-
-/// Prints a result. The reader may have closed the pipe (`| head`); that is no failure of the command.
-pub(crate) fn print(text: &str) {
-    use std::io::Write as _;
-    // Reasons and authors are other people's text: escape control characters.
-    let text = topology::text::for_terminal(text.trim_end());
-    let _ = writeln!(std::io::stdout(), "{text}");
-}
-
-/// Parses a duration as documents have it, but not zero.
-pub(crate) fn parse_length(text: &str) -> Result<Duration, String> {
-    match text.parse::<topology::document::Span>()?.0 {
-        Duration::ZERO => Err("0 is out of range; write a duration greater than zero, such as \"30m\"".to_owned()),
-        length => Ok(length),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use clap::CommandFactory as _;
-
-    use super::*;
-
-    #[test]
-    fn the_command_line_is_consistent() {
-        Options::command().debug_assert();
-    }
-
-    #[test]
-    fn lengths_of_time_are_read_or_explained() {
-        assert_eq!(parse_length("30m"), Ok(Duration::from_secs(1_800)));
-        for wrong in [
-            "",
-            "m",
-            "30",
-            "-1h",
-            "0s",
-            "30µ",
-            "99999999999999999999d",
-            "9999999999999999999d",
-        ] {
-            assert!(parse_length(wrong).unwrap_err().contains("; write "), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn an_action_needs_a_reason() {
-        let parse = |line: &str| Options::try_parse_from(line.split(' '));
-        assert!(parse("meridian failover us-east").is_err());
-        assert!(parse("meridian failover us-east --reason drill -o json").is_ok());
-        assert!(parse("meridian freeze --reason drill").is_err(), "a freeze has an end");
-        assert!(
-            parse("meridian failover us-east --reason drill --accept-loss 1h").is_err(),
-            "only with --promote"
-        );
-    }
-
-    #[test]
-    fn several_control_planes_can_be_named() {
-        let line = "meridian status --control-plane http://127.0.0.1:7110,http://127.0.0.1:7120";
-        let options = Options::try_parse_from(line.split(' ')).unwrap();
-        assert_eq!(
-            options.control_plane,
-            ["http://127.0.0.1:7110", "http://127.0.0.1:7120"]
-        );
-        let command = "meridian unfreeze --reason over --control-plane http://127.0.0.1:7110";
-        let options = Options::try_parse_from(command.split(' ')).unwrap();
-        assert_eq!(options.control_plane.len(), 1);
-    }
 }

@@ -5,7 +5,7 @@ use std::{io::Write as _, path::Path, process::ExitCode};
 use anyhow::Context as _;
 use clap::CommandFactory as _;
 
-use crate::{Options, exit::Failure};
+use crate::{exit::Failure, options::Options};
 
 pub(crate) fn print_completions(shell: clap_complete::Shell) -> Result<ExitCode, Failure> {
     let mut script = Vec::new();
@@ -21,7 +21,7 @@ pub(crate) fn write_pages(dir: &Path) -> Result<ExitCode, Failure> {
         .and_then(|()| clap_mangen::generate_to(Options::command(), dir))
         .with_context(|| format!("cannot write the man pages into {}", dir.display()))
         .map_err(Failure::failed)?;
-    crate::print(&format!(
+    crate::output::print(&format!(
         "the man pages are in {0}; read one: man {0}/meridian.1",
         dir.display()
     ));

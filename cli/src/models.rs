@@ -13,10 +13,10 @@ use registry::{Manifest, Model, Progress, State, fetch::Source, installed};
 use serde_json::json;
 
 use crate::{
-    Output,
     exit::Failure,
+    output::Output,
+    output::print,
     present::{document, plain, table},
-    print,
 };
 
 #[derive(Debug, Args)]

@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 
 use clap::Parser as _;
 
-use crate::Options;
+use crate::options::Options;
 
 /// Where texts for operators are written.
 const SOURCES: [&str; 7] = [

@@ -12,7 +12,7 @@ use serde_json::json;
 use simulator::Scenario;
 use topology::{Policy, RegionId, Topology, fixtures::three_primaries};
 
-use crate::{Output, exit::Failure, present, print};
+use crate::{exit::Failure, output::Output, output::print, present};
 
 /// The documents that a scenario is played with.
 #[derive(Debug, Args)]

@@ -17,7 +17,7 @@ use world::{Progress, Record, StoreKind, World};
 
 use crate::{
     exit::{Failure, INTERRUPTED},
-    print,
+    output::print,
 };
 
 #[derive(Debug, Args)]

@@ -7,7 +7,7 @@ use super::{
     json::document,
     text::{outcome_name, reason_line},
 };
-use crate::Output;
+use crate::output::Output;
 
 /// The outcome of a request.
 pub(crate) fn action(reply: &v1::ActReply, output: Output) -> String {

@@ -10,7 +10,7 @@ use super::{
     plan::plan,
     text::reason_line,
 };
-use crate::Output;
+use crate::output::Output;
 
 /// `topology get` and `policy get`.
 pub(crate) fn document_in_force(it: &v1::Document, output: Output) -> String {

@@ -8,7 +8,7 @@ use super::{
     json::{decision_json, document},
     text::reason_line,
 };
-use crate::Output;
+use crate::output::Output;
 
 /// `meridian history`: decisions, newest first.
 pub(crate) fn history(decisions: &[v1::Decision], output: Output) -> String {

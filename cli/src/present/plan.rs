@@ -6,7 +6,7 @@ use super::{
     json::{document, plan_json},
     text::{lines, plain, reason_line, routes, table},
 };
-use crate::Output;
+use crate::output::Output;
 
 /// `meridian plan` and dry runs: the plan that would follow, capacity, and safety rules.
 pub(crate) fn plan(plan: &v1::PlanReply, output: Output) -> String {

@@ -7,7 +7,7 @@ use super::{
     json::{document, node_json, stale_json},
     text::{ago, lines, node_kind, old_news, plain, reason_line, routes, span, table, unwritten},
 };
-use crate::Output;
+use crate::output::Output;
 
 /// `meridian status`: the plan, regions, edges, nodes, and open actions.
 pub(crate) fn status(status: &v1::StatusReply, output: Output) -> String {

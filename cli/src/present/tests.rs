@@ -8,7 +8,7 @@ use super::{
     text::{ago, old_news},
     *,
 };
-use crate::Output;
+use crate::output::Output;
 
 fn example() -> v1::StatusReply {
     v1::StatusReply {

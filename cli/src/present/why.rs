@@ -8,7 +8,7 @@ use super::{
     json::{decision_json, document, some_text, stale_json},
     text::{lines, old_news, reason_line, routes, unwritten},
 };
-use crate::Output;
+use crate::output::Output;
 
 /// Decisions that `why` shows, so that the answer stays on one screen.
 const DECISIONS_SHOWN: usize = 6;

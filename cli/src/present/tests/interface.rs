@@ -4,7 +4,7 @@ use api::v1;
 use serde_json::{Value, json};
 
 use super::super::*;
-use crate::Output;
+use crate::output::Output;
 
 fn number() -> Option<v1::PlanNumber> {
     Some(v1::PlanNumber {

@@ -1,0 +1,47 @@
+//! The control planes that a command asks, and whose credential it shows.
+
+use std::path::PathBuf;
+
+use api::Operator;
+use identity::Identity;
+
+use crate::exit::Failure;
+
+/// The addresses of the control planes, and the credential of whoever asks them.
+pub(crate) struct Reach {
+    pub(crate) control_planes: Vec<String>,
+    pub(crate) identity: Option<PathBuf>,
+    /// Folder of the running world.
+    pub(crate) state_dir: PathBuf,
+}
+
+impl Reach {
+    /// A client of the named control planes, or else of the running world's.
+    pub(crate) fn operator(&self) -> Result<Operator, Failure> {
+        let mut folder = self.identity.clone();
+        let urls = if self.control_planes.is_empty() {
+            let record = world::find(&self.state_dir)?;
+            folder.get_or_insert(record.operator);
+            record.control_planes
+        } else {
+            self.control_planes.clone()
+        };
+        let files = folder.map(|folder| identity::files::Files::in_folder(&folder));
+        let identity = Identity::load_if(files, daemon::clock::now).map_err(|error| {
+            Failure::failed(anyhow::anyhow!(
+                "{error}. `meridian login NAME --roles ROLE` makes a credential, and --identity names its folder"
+            ))
+        })?;
+        if let Some(own) = identity.as_ref().map(|identity| identity.own())
+            && own.until <= daemon::clock::now()
+        {
+            let text = format!(
+                "the credential of {} has expired at {}; `meridian login NAME --roles ROLE` makes another",
+                own.id.role.name(),
+                own.until
+            );
+            return Err(Failure::failed(anyhow::anyhow!(text)));
+        }
+        Ok(Operator::at(urls).with_identity(identity))
+    }
+}
