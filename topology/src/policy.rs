@@ -5,6 +5,7 @@ mod group;
 mod groups;
 #[cfg(test)]
 mod tests;
+mod two_person;
 
 use std::time::Duration;
 
@@ -14,6 +15,8 @@ pub use groups::{
     DampingPolicy, DnsPolicy, DrainPolicy, EdgesPolicy, FRESHNESS_TICKS_MAX, FailoverPolicy, HealthPolicy, ProbePolicy,
     PublishPolicy, RestorePolicy, RolloutPolicy, RolloutStep, SafetyPolicy, TICKS_MAX,
 };
+
+pub use two_person::TwoPerson;
 
 use self::group::Setting;
 use crate::{
@@ -49,20 +52,6 @@ pub struct Policy {
     pub dns: DnsPolicy,
     /// Limits at which an edge counts as lost.
     pub edges: EdgesPolicy,
-}
-
-/// A kind of request that can need a second person.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-#[derive(strum::Display)]
-#[strum(serialize_all = "kebab-case")]
-pub enum TwoPerson {
-    /// Evacuating a region while another region is evacuated.
-    SecondEvacuation,
-    /// Losing more data than the RPO of a class allows.
-    DataLoss,
-    /// Overriding a safety rule.
-    Override,
 }
 
 /// One class of data that regions replicate.

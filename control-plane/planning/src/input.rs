@@ -8,6 +8,9 @@ use verdict::{Unreached, Verdict};
 
 use crate::Memory;
 
+/// An accepted loss of everything that was not copied, however much that is.
+pub const ANY_LOSS: Duration = Duration::from_millis(u64::MAX);
+
 /// All facts of a decision besides `now`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

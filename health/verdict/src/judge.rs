@@ -335,7 +335,7 @@ fn describe_fired(trigger: Trigger, state: &TriggerState, policy: &HealthPolicy)
     } else {
         texts::Standing::Recovering
     };
-    let why = texts::fired(&what, standing, held, lengths);
+    let why = texts::fired(&what, standing, held, (lengths.fall, lengths.rise));
     Fired { trigger, failing, why }
 }
 

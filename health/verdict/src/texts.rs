@@ -5,8 +5,6 @@ use std::fmt::Display;
 
 use topology::{Component, NodeId};
 
-use crate::run::RunLengths;
-
 pub(crate) fn blind(ticks: u32) -> String {
     format!("nothing usable was seen for {ticks} ticks or more; no automatic action")
 }
@@ -61,9 +59,9 @@ pub(crate) enum Standing<'s> {
     Recovering,
 }
 
-/// The reason of a trigger that fired: `what` is its condition, and `held` the state that it holds.
-pub(crate) fn fired(what: &str, standing: Standing<'_>, held: &str, lengths: RunLengths) -> String {
-    let (fall, rise) = (lengths.fall, lengths.rise);
+/// The reason of a trigger that fired: `what` is its condition, `held` the state that it holds, `fall` and `rise` the ticks in a row after
+/// which it falls and rises.
+pub(crate) fn fired(what: &str, standing: Standing<'_>, held: &str, (fall, rise): (u32, u32)) -> String {
     match standing {
         Standing::Spread(spread) => format!("{what} {spread}; {held} until fewer of them are bad"),
         Standing::InARow => format!("{what} for {fall} ticks"),
@@ -102,14 +100,7 @@ mod tests {
 
     #[test]
     fn every_sentence_begins_with_its_subject_and_has_no_full_stop() {
-        let (node, lengths) = (
-            &NodeId::new("dub-1").unwrap(),
-            RunLengths {
-                fall: 3,
-                rise: 6,
-                blind: 3,
-            },
-        );
+        let (node, lengths) = (&NodeId::new("dub-1").unwrap(), (3, 6));
         let what = "gateway connection success below 90 %";
         let sentences = [
             blind(3),

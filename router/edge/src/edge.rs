@@ -28,7 +28,7 @@ use crate::{
     lag::Lag,
     metrics::Metrics,
     request_id::RequestId,
-    session::copies::Copies,
+    session::copy_turns::CopyTurns,
     session::parked::Parked,
     session::registry::Sessions,
     stacks::fleet_view::FleetView,
@@ -61,8 +61,8 @@ pub struct Edge {
     pub budget: Arc<Budget>,
     /// The last checkpoints of sessions whose devices left.
     pub parked: Parked,
-    /// Copies of them that are on the way to other stacks.
-    pub copies: Copies,
+    /// Turns at copying them to other stacks.
+    pub copy_turns: CopyTurns,
     /// The last token of each region.
     tokens: Mutex<BTreeMap<RegionId, Token>>,
     /// Told whenever a plan comes in force.
@@ -80,7 +80,7 @@ impl Edge {
             id: config.node.clone(),
             tokens: Mutex::default(),
             budget: Arc::new(Budget::new(config.continuity.replay_bytes_total_max)),
-            copies: Copies::default(),
+            copy_turns: CopyTurns::default(),
             parked: Parked::new(config.continuity.parked_bytes_max),
             plans: watch::Sender::new(()),
             admission: Arc::new(Admission::new(&config)),

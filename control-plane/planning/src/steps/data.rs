@@ -13,7 +13,7 @@ use topology::{
 use verdict::Health;
 
 use crate::{
-    Input, Report,
+    ANY_LOSS, Input, Report,
     draft::Draft,
     facts::Facts,
     gate::Gate,
@@ -21,9 +21,6 @@ use crate::{
     rules::check,
     texts::{changed, part, refused, waiting},
 };
-
-/// An accepted loss of everything that was not copied, however much that is.
-pub const ANY_LOSS: Duration = Duration::from_millis(u64::MAX);
 
 /// The classes of data that only one region writes at a time.
 fn written_in_one_place(classes: &[DataPolicy]) -> impl Iterator<Item = &DataPolicy> {

@@ -11,7 +11,7 @@ use topology::{Moment, RegionId};
 
 use futures_util::future::join_all;
 use identity::Speaks;
-use tokio::{io::AsyncWriteExt as _, sync::Semaphore, time::timeout};
+use tokio::{io::AsyncWriteExt as _, time::timeout};
 
 use crate::{
     Edge,
@@ -20,27 +20,11 @@ use crate::{
         head::{self, Bounds, Kind},
     },
     request_id::RequestId,
+    session::copy_turns::AT_ONCE_MAX,
 };
 
-/// Sessions whose copies are under way at once. When an edge stops, thousands of sessions end together, and their devices come back at once: those
-/// copies are not worth a rush on the stacks.
-const AT_ONCE_MAX: usize = 64;
 /// A copy that takes longer is given up, and so is waiting for a turn.
 const COPY_MAX: Duration = Duration::from_secs(2);
-
-/// Limits the copies under way.
-#[derive(Debug)]
-pub struct Copies {
-    turns: Semaphore,
-}
-
-impl Default for Copies {
-    fn default() -> Self {
-        Self {
-            turns: Semaphore::new(AT_ONCE_MAX),
-        }
-    }
-}
 
 /// A session whose device left.
 pub(super) struct Left<'a> {
@@ -56,7 +40,7 @@ pub(super) async fn copy(edge: &Edge, left: &Left<'_>, now: Moment) {
     let Some(table) = edge.table() else { return };
     let is_out = |region: &RegionId, stack| edge.fleet.is_out(region, stack, now);
     let keepers = keepers_of_copies(&table, left.session, left.at, is_out);
-    let Ok(_turn) = timeout(COPY_MAX, edge.copies.turns.acquire()).await else {
+    let Ok(_turn) = timeout(COPY_MAX, edge.copy_turns.next()).await else {
         tracing::info!(request_id = %left.id, "no copy of a session whose device left: {AT_ONCE_MAX} others were under way for {COPY_MAX:?}");
         return;
     };

@@ -6,6 +6,7 @@
 pub mod ask;
 pub mod continuity;
 pub mod copies;
+pub mod copy_turns;
 pub mod direction;
 pub mod end;
 pub mod frames;
