@@ -1,5 +1,6 @@
-//! The parts that every Meridian process shares: command line, configuration, logs, metrics, named tasks, shutdown, the
-//! one clock, and the measure of its own lateness. This crate knows no word of the domain.
+//! The parts that every Meridian process shares: command line, configuration, logs, metrics, health, announced addresses,
+//! listening sockets, named tasks, shutdown, the one clock, and the lateness of the process. It decides nothing about regions,
+//! plans or sessions.
 //!
 //! A process reads as a story:
 //!

@@ -218,7 +218,7 @@ impl Members {
             }
         });
         if let Err(error) = spawned {
-            tracing::warn!(%error, "a member of etcd will not be missed when it dies");
+            tracing::warn!(%error, "the world cannot watch a member of etcd; it will not report the member's death");
         }
     }
 

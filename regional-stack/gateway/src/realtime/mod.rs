@@ -2,7 +2,8 @@
 //! assistant needs. Events named `meridian.*` are beyond it; they go to clients that ask for them, because others take an
 //! event that they do not know for an error.
 //!
-//! [`session`] is the protocol and knows no socket; [`connection`] is the socket and knows no protocol.
+//! [`session`] holds the state of a conversation and takes its events; it knows no socket. [`connection`] moves messages between
+//! session and socket, and closes the socket with a reason.
 
 mod answering;
 mod audio_input;
