@@ -360,12 +360,13 @@ impl Identity {
                          another root: `meridian cert issue KIND/NAME --ca DIR --into DIR`"
                     );
                 }
+                let trust_changed = looked.taken.trust != new.trust;
                 *looked = Looked {
                     taken: new,
                     refused: None,
                 };
                 drop(looked);
-                self.put_in_force(state);
+                self.put_in_force(state, trust_changed);
                 Reload::Taken
             }
             // Judged at every look, because the clock may be what was wrong; logged once.
@@ -430,17 +431,21 @@ impl Identity {
             refused: None,
         };
         drop(looked);
-        self.put_in_force(state);
+        self.put_in_force(state, false);
         Ok(())
     }
 
-    fn put_in_force(&self, state: State) {
+    /// With another trust, each open connection looks whether its peer is still believed. A renewed certificate is no reason to: that
+    /// would be thousands of signatures at once.
+    fn put_in_force(&self, state: State, trust_changed: bool) {
         self.state.store(Arc::new(state));
-        self.generation.fetch_add(1, Ordering::Release);
+        if trust_changed {
+            self.generation.fetch_add(1, Ordering::Release);
+        }
         self.changes.send_replace(());
     }
 
-    /// The number of changes so far.
+    /// The number of changes of trust so far.
     pub(crate) fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
     }

@@ -37,6 +37,7 @@ pub(crate) fn pass_on_request(head: &[u8]) {
         edge: &edge,
         id: &RequestId::of(request.id),
         tenant,
+        keeps_credentials: tenant.is_some(),
     });
 
     let mut read = [httparse::EMPTY_HEADER; LINES_MAX + 6];

@@ -161,6 +161,10 @@ enum HealthError {
     TimedOut(Duration),
     #[error("GET /health: {0}")]
     Answer(String),
+    #[error(
+        "the stack wants TLS and a certificate, and this node shows none; write stacks = \"required\" in [identity]"
+    )]
+    WantsProof,
 }
 
 impl HealthError {
@@ -170,6 +174,7 @@ impl HealthError {
             Self::TimedOut(waited) => lateness.is_late_for(*waited),
             Self::Connect(_) | Self::Get(_) => Cause::within(self).is_own(),
             Self::Answer(_) => false,
+            Self::WantsProof => true,
         }
     }
 }
@@ -214,6 +219,8 @@ async fn ask_health(
         // The gateway works and reports a failing component. The observations of that component must show it; if the
         // gateway counted as failed, the gateway's fast trigger would fire in place of the component's slow one.
         (503, Some("failing"), Some("ok")) => Ok(health),
+        // A stack that asks for proof is well; the rest of the fleet has to follow it.
+        (426, ..) if shows.is_none() => Err(HealthError::WantsProof),
         (code, Some(says), _) => Err(HealthError::Answer(format!("{code}, {says}"))),
         (code, None, _) => Err(HealthError::Answer(code.to_string())),
     }

@@ -21,8 +21,8 @@ pub struct Device {
 /// The credential that a device showed, as far as it may be stored and logged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Credential {
-    /// A key of the document, whose name is the device's.
-    Key,
+    /// A key of the document, whose name is the device's: its SHA-256.
+    Key([u8; 32]),
     /// A token, with its `jti` if it has one.
     Token(Option<Arc<str>>),
 }
@@ -31,7 +31,7 @@ impl Device {
     /// One text that no other device has: affinity tokens and session ids are bound to it.
     pub fn holder(&self) -> String {
         let kind = match self.credential {
-            Credential::Key => "key",
+            Credential::Key(_) => "key",
             Credential::Token(_) => "token",
         };
         let text = format!("{}\0{kind}\0{}", self.tenant, self.name);

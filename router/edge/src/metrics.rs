@@ -528,6 +528,10 @@ impl Metrics {
         self.version_missed.get_or_create(&ByVersion { region, version }).inc();
     }
 
+    pub(crate) fn forget_tenants(&self) {
+        self.tenant_sessions.clear();
+    }
+
     pub(crate) fn tenant(&self, tenant: &str, sessions: u32) {
         let tenant = tenant.to_owned();
         self.tenant_sessions

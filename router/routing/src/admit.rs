@@ -257,7 +257,10 @@ impl Client {
         let ahead_max_us = interval_us.saturating_mul(u64::from(limits.burst.max(1)));
         let now_us = microseconds(now);
         // A clock that was set back must not make a client wait for it.
-        let known_us = self.next_us.clamp(now_us, now_us.saturating_add(ahead_max_us));
+        let known_us = match self.next_us {
+            ahead if ahead > now_us.saturating_add(ahead_max_us) => now_us,
+            known => known.max(now_us),
+        };
         let next_us = known_us + interval_us;
         if next_us - now_us > ahead_max_us {
             return Err(LimitReached::Rate(Duration::from_micros(
@@ -425,6 +428,15 @@ mod tests {
             Ok(()),
             "others are not concerned"
         );
+    }
+
+    #[test]
+    fn a_client_does_not_wait_for_a_clock_that_was_set_back() {
+        let mut clients = Clients::new(limits(0, 10.0, 5));
+        let client = ip("192.0.2.1");
+        while clients.count_request(client, Moment(3_600_000)).is_ok() {}
+        assert_eq!(clients.may_ask(client, Moment(1_000)), Ok(()));
+        assert_eq!(clients.count_request(client, Moment(1_000)), Ok(()));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
-use auth::{Denied, Device, Devices, Exceeded, Issuer, SessionPlace, Standing, Tenants, Tokens};
+use auth::{Denied, Device, Devices, Exceeded, Issuer, Standing, Tenants, Tokens};
 use daemon::config::Problems;
 use parking_lot::Mutex;
 use serde::Deserialize;
@@ -29,14 +29,16 @@ const KEY_SUBPROTOCOL: &str = "openai-insecure-api-key.";
 const LEEWAY_MAX: Duration = Duration::from_secs(600);
 /// Tokens that were verified and are not verified again. One takes some 250 bytes.
 const VERIFIED_MAX: usize = 20_000;
+/// Somebody who writes a file has written it after this time.
+const HOLDS_STILL_FOR: Duration = Duration::from_millis(200);
 /// The issuer is asked for its keys this often.
 const FETCH_EVERY: Duration = Duration::from_secs(300);
 /// And at most this often because of tokens that are signed with unknown keys: anybody can make those up.
 const FETCH_AGAIN_AFTER: Duration = Duration::from_secs(60);
 /// The issuer has so long to send them.
 const FETCH_MAX: Duration = Duration::from_secs(10);
-/// Name of the file in `state_dir` that keeps the issuer's last keys.
-const LAST_SET: &str = "jwks.json";
+/// And this often while the edge has none.
+const FETCH_FIRST_EVERY: Duration = Duration::from_secs(2);
 
 /// Section `[auth]`: which devices may use this edge.
 #[derive(Debug, Clone, Deserialize)]
@@ -123,11 +125,12 @@ impl Auth {
                 "write jwks_url or jwks_file, and not both: the keys come from one place",
             );
         }
-        let is_web = |url: &String| url.starts_with("https://") || url.starts_with("http://");
-        if self.jwks_url.as_ref().is_some_and(|url| !is_web(url)) {
+        // Whoever sits on the way of plain text could issue tokens.
+        let is_safe = |url: &String| url.starts_with("https://") || url.starts_with("http://127.0.0.1:");
+        if self.jwks_url.as_ref().is_some_and(|url| !is_safe(url)) {
             problems.add(
                 "auth.jwks_url",
-                "not an address; write one as in \"https://id.example/jwks.json\"",
+                "not an address of HTTPS; write one as in \"https://id.example/jwks.json\"",
             );
         }
         if self.leeway.0 > LEEWAY_MAX {
@@ -191,13 +194,6 @@ pub struct Admitted {
     pub standing: Arc<Standing>,
 }
 
-/// A device with a session, which counts until this is dropped.
-#[derive(Debug)]
-pub struct Vouched {
-    pub device: Arc<Device>,
-    pub place: SessionPlace,
-}
-
 /// A request that names no device, or one that may not use this edge now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refused {
@@ -217,7 +213,9 @@ impl Access {
         }
         let text = read(auth.devices.as_deref())?;
         let devices = parse(auth, &text)?;
-        let last_set = state_dir.join(LAST_SET);
+        // Keys of one issuer are no keys of another.
+        let of = hex::encode(&Sha256::digest(&auth.issuer)[..8]);
+        let last_set = state_dir.join(format!("jwks-{of}.json"));
         let mut set = None;
         let mut tokens = None;
         if let Some(file) = &auth.jwks_file {
@@ -248,12 +246,11 @@ impl Access {
         })))
     }
 
-    /// Lets in the device that shows this credential, and counts its request.
+    /// Recognises the device that shows this credential. Whoever lets it in counts its request.
     pub fn admit(&self, credential: Option<&str>, now: Moment) -> Result<Admitted, Refused> {
         let device = self.recognise(credential, now)?;
         let standing = self.tenants.lock().get(&device.tenant).cloned();
         let standing = standing.ok_or(Denied::UnknownTenant)?;
-        standing.begin(now)?;
         Ok(Admitted { device, standing })
     }
 
@@ -277,11 +274,15 @@ impl Access {
                 });
                 let device = Arc::new(device?);
                 let mut verified = self.verified.lock();
-                // Rare, and a token costs 80 µs to verify again.
-                if verified.len() >= VERIFIED_MAX {
-                    verified.clear();
+                let newest = self.known.load();
+                // The set may have been exchanged meanwhile, and what was verified by the old one forgotten.
+                if newest.tokens.as_ref().is_some_and(|newest| Arc::ptr_eq(newest, tokens)) {
+                    // Rare, and a token costs 80 µs to verify again.
+                    if verified.len() >= VERIFIED_MAX {
+                        verified.clear();
+                    }
+                    verified.insert(hash, device.clone());
                 }
-                verified.insert(hash, device.clone());
                 device
             }
         };
@@ -289,23 +290,44 @@ impl Access {
         Ok(device)
     }
 
-    /// Looks at the files, and takes what is new and good. Returns whether the document of devices is another one.
-    pub fn look(&self) -> bool {
-        let mut looked_at = self.looked_at.lock();
-        let now = Looked {
+    /// Reads the files.
+    fn read_files(&self) -> Looked {
+        let set = self.auth.jwks_file.as_deref();
+        Looked {
             devices: read(self.auth.devices.as_deref()).ok(),
-            set: self.auth.jwks_file.as_deref().and_then(|file| read(Some(file)).ok()),
-        };
-        // Without the file its keys come from elsewhere, and both are none.
+            // Without the file the keys come from elsewhere, and this is always none.
+            set: set.and_then(|file| read(Some(file)).ok()),
+        }
+    }
+
+    /// Looks at the files, and takes what is new and good. Half of a file would lock devices out, so a file is taken once it holds still.
+    async fn look(&self) {
+        let now = self.read_files();
+        if *self.looked_at.lock() == now {
+            return;
+        }
+        tokio::time::sleep(HOLDS_STILL_FOR).await;
+        if self.read_files() == now {
+            self.take(now);
+        }
+    }
+
+    fn take(&self, now: Looked) {
+        let mut looked_at = self.looked_at.lock();
         let last = std::mem::replace(&mut *looked_at, now);
-        let mut is_new = false;
         if last.devices != looked_at.devices {
             match looked_at.devices.as_ref().map(|text| parse(&self.auth, text)) {
                 Some(Ok(devices)) => {
                     self.tenants.lock().follow(&devices);
+                    let in_vain = devices.revoked_in_vain();
+                    if !in_vain.is_empty() {
+                        tracing::warn!(
+                            ?in_vain,
+                            "the document of devices revokes what it does not name; check the spelling"
+                        );
+                    }
                     tracing::info!(keys = devices.len(), "a new document of devices is in force");
                     self.replace(|known| known.devices = Arc::new(devices));
-                    is_new = true;
                 }
                 Some(Err(error)) => self.keeps("devices", &format!("{error:#}")),
                 None => self.keeps("devices", "the file cannot be read"),
@@ -317,7 +339,6 @@ impl Access {
                 None => self.keeps("jwks", "the file cannot be read"),
             }
         }
-        is_new
     }
 
     /// Takes another set of keys of the issuer, if it is good.
@@ -365,12 +386,13 @@ impl Access {
         if *last == set {
             return Ok(());
         }
-        last.clone_from(&set);
         if self.take_set(&set) {
             tracing::info!("the issuer's keys are in force");
-            // Judged again when it is read, so half of a file does no harm.
-            std::fs::write(&self.last_set, &set).with_context(|| self.last_set.display().to_string())?;
+            let beside = self.last_set.with_extension("new");
+            let written = std::fs::write(&beside, &set).and_then(|()| std::fs::rename(&beside, &self.last_set));
+            written.with_context(|| format!("cannot write {}", self.last_set.display()))?;
         }
+        *last = set;
         Ok(())
     }
 }
@@ -384,12 +406,13 @@ pub async fn follow(edge: Arc<Edge>) {
         let mut ticks = tokio::time::interval(access.auth.reload.0);
         loop {
             ticks.tick().await;
-            if access.look() {
-                let revoked = edge.sessions.revoke(|device| !access.permits(device));
-                if revoked > 0 {
-                    tracing::info!(revoked, "sessions of revoked devices end with their turn");
-                }
+            access.look().await;
+            // Each time: a session may have begun by the document before while the new one came.
+            let revoked = edge.sessions.revoke(|device| !access.permits(device));
+            if revoked > 0 {
+                tracing::info!(revoked, "sessions of revoked devices end with their turn");
             }
+            edge.metrics.forget_tenants();
             for (tenant, standing) in access.tenants.lock().iter() {
                 edge.metrics.tenant(tenant, standing.sessions());
             }
@@ -422,6 +445,10 @@ async fn fetch_keys(access: &Access) {
                 "the issuer's keys did not come; those that are known stay in force"
             );
             access.metrics.auth_document_refused();
+        }
+        if access.known.load().tokens.is_none() {
+            tokio::time::sleep(FETCH_FIRST_EVERY).await;
+            continue;
         }
         tokio::time::sleep(FETCH_AGAIN_AFTER).await;
         let _ = tokio::time::timeout(FETCH_EVERY - FETCH_AGAIN_AFTER, access.unknown_signer.notified()).await;

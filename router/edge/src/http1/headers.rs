@@ -80,8 +80,10 @@ pub struct Word<'a> {
     pub device: Peer,
     pub edge: &'a EdgeId,
     pub id: &'a RequestId,
-    /// The tenant of a device that the edge recognised. Its credential then stays at the edge.
+    /// The tenant of a device that the edge recognised.
     pub tenant: Option<&'a str>,
+    /// Whether credentials are for the edge, and stay there.
+    pub keeps_credentials: bool,
 }
 
 /// Writes the headers of a request that concern the region, each on a line, and the edge's word on it. `named` are the values
@@ -97,9 +99,10 @@ pub fn forward_headers<'h>(
         edge,
         id,
         tenant,
+        keeps_credentials,
     } = word;
     for (name, value) in headers {
-        if tenant.is_some() && is_credential(name) {
+        if *keeps_credentials && is_credential(name) {
             if name.eq_ignore_ascii_case(SUBPROTOCOL)
                 && let Ok(offered) = std::str::from_utf8(value)
                 && let shown = without_key(offered)

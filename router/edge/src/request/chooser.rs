@@ -212,17 +212,23 @@ impl Chooser {
     pub(crate) fn recognise<'h>(
         &self,
         ctx: &mut Ctx,
+        method: &str,
         header: impl Fn(&str) -> Option<&'h str>,
     ) -> std::result::Result<(), Refused> {
-        let is_free = matches!(
-            ctx.route,
-            Route::Health | Route::Upstream | Route::Preflight | Route::Realtime | Route::Nothing
-        );
+        let is_free = match ctx.route {
+            // Load balancers have no credential.
+            Route::Health => matches!(method, "GET" | "HEAD"),
+            Route::Upstream | Route::Preflight | Route::Realtime | Route::Nothing => true,
+            _ => false,
+        };
         let Some(access) = self.edge.access.as_ref().filter(|_| !is_free && ctx.admitted.is_none()) else {
             return Ok(());
         };
         let shown = access::credential(header("authorization"), std::iter::empty());
-        ctx.admitted = Some(access.admit(shown, daemon::clock::now())?);
+        let now = daemon::clock::now();
+        let admitted = access.admit(shown, now)?;
+        admitted.standing.begin(now)?;
+        ctx.admitted = Some(admitted);
         Ok(())
     }
 
@@ -233,6 +239,7 @@ impl Chooser {
             edge: &self.edge.id,
             id: &ctx.stamp.id,
             tenant: ctx.admitted.as_ref().map(|admitted| &*admitted.device.tenant),
+            keeps_credentials: self.edge.access.is_some(),
         }
     }
 

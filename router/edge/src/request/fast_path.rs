@@ -131,9 +131,14 @@ impl FastPath {
             };
             return failed(&self.chooser, &mut conn, &mut ctx, asked.is_head, (answer, why)).await;
         }
-        ctx.took(asked.end - head.len);
+        let body_bytes = asked.end - head.len;
         asked.message.extend_from_slice(&head.bytes[head.len..asked.end]);
-        let ended = match self.ask_around(&mut conn, &mut head.bytes, &asked, &mut ctx).await {
+        let around = self.ask_around(&mut conn, &mut head.bytes, &asked, &mut ctx).await;
+        if !matches!(around, Around::Silent(_)) {
+            // A silent region's request is read once more, and counted there.
+            ctx.took(body_bytes);
+        }
+        let ended = match around {
             Around::Answer(answering) => {
                 let about = (asked.is_last, asked.requester.client);
                 let sent = (head.bytes, asked.end);
@@ -244,7 +249,10 @@ impl FastPath {
             if may_ask.is_err() {
                 return (ctx, Ok(None));
             }
-            if let Err(refused) = self.chooser.recognise(&mut ctx, |name| request.header(name)) {
+            if let Err(refused) = self
+                .chooser
+                .recognise(&mut ctx, request.method, |name| request.header(name))
+            {
                 ctx.refused = Some(refused);
                 return (ctx, Ok(None));
             }

@@ -93,8 +93,11 @@ impl Pingora {
                 request.remove_header(name);
             }
         }
-        if let Some(admitted) = &ctx.admitted {
+        if self.chooser.edge.access.is_some() && ctx.group.is_none() {
             request.remove_header(&http::header::AUTHORIZATION);
+            request.remove_header(&http::header::SEC_WEBSOCKET_PROTOCOL);
+        }
+        if let Some(admitted) = &ctx.admitted {
             request.insert_header(wire::TENANT_HEADER, &*admitted.device.tenant)?;
         }
         if let Some(device) = peer_of(session) {
@@ -137,11 +140,13 @@ impl ProxyHttp for Pingora {
             ctx.route = ctx.group.as_ref().map_or(Route::Nothing, |_| Route::Upstream);
         }
         let path = path.to_owned();
+        // Browsers ask without credentials whether a page may ask with some.
+        let preflight = names_one_host(session).ok();
+        let preflight = preflight.and_then(|()| self.answer_to_preflight_of(session, ctx));
         // A refusal below costs its client as much as an answer.
         let admitted = self.admit(session, ctx);
         if admitted.is_ok()
-            && names_one_host(session).is_ok()
-            && let Some(answer) = self.answer_to_preflight_of(session, ctx)
+            && let Some(answer) = preflight
         {
             match answer {
                 Ok(headers) => write_preflight(&self.chooser.edge, session, ctx, headers).await?,

@@ -273,7 +273,7 @@ async fn go_on(edge: &Arc<Edge>, relay: &mut Relay<'_>, session: &mut Session, e
 async fn finish(edge: &Arc<Edge>, relay: Relay<'_>, session: Box<Session>, end: End) {
     let Session {
         decision,
-        caller,
+        mut caller,
         client,
         began,
         moves,
@@ -334,8 +334,8 @@ async fn finish(edge: &Arc<Edge>, relay: Relay<'_>, session: Box<Session>, end: 
         fault = end.failure().and(last_fault).map(Fault::as_str),
         "session ended"
     );
-    // The device is gone, and its place is free.
-    drop(_slot);
+    // The device is gone, and its places are free.
+    drop((_slot, caller.place.take()));
     if let Some(state) = &state {
         let left = Left {
             id: &caller.id,

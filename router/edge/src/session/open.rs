@@ -13,6 +13,7 @@ use topology::RegionId;
 
 use crate::{
     Edge,
+    accept::access::Refused,
     accept::admission::SessionSlot,
     answer::Answer,
     device::{Io, decline, draining, goodbye},
@@ -74,6 +75,18 @@ async fn begin(edge: &Arc<Edge>, device: &mut dyn Io, arrived: Box<Arrived>) -> 
         Some(affinity) if affinity.proof == Proof::HadSession => Arrival::Returning,
         Some(_) | None => Arrival::Newcomer,
     };
+    // Returning devices keep no rate: when an edge is lost, those of a tenant come back together.
+    let counted = place.as_ref().map_or(Ok(()), |place| match arrival {
+        Arrival::Newcomer => place.standing().begin(daemon::clock::now()),
+        Arrival::Returning => place.standing().has_bytes(daemon::clock::now()),
+    });
+    if let Err(exceeded) = counted {
+        let refused = Refused::from(exceeded);
+        let (reason, answer) = edge.admission.refuse(client.ip(), (refused.as_str(), refused.answer()));
+        edge.refused(reason, id);
+        decline(edge, device, &stamp, &answer).await;
+        return None;
+    }
     let (slot, handshake) = match edge.admission.session(client.ip(), arrival) {
         Ok(slots) => slots,
         Err(refusal) => {

@@ -195,7 +195,8 @@ impl Sessions {
         for live in self.lock().values_mut() {
             let is_meant = live.device.as_deref().is_some_and(&is_revoked);
             revoked += usize::from(is_meant && !live.is_revoked);
-            live.is_revoked |= is_meant;
+            // A document that was corrected spares those that are still in their turn.
+            live.is_revoked = is_meant;
         }
         if revoked > 0 {
             // The same order again: every session looks whether it is meant.
@@ -243,18 +244,24 @@ impl Sessions {
     /// does not reconnect as one.
     pub async fn turn_to_leave(&self, id: u64) -> Leave {
         let mut orders = self.orders.subscribe();
-        let mut is_new = true;
+        let (mut is_new, mut seen, mut leaves) = (true, None, None);
         loop {
             let order = *orders.borrow_and_update();
             if self.is_revoked(id) {
                 return Leave::Revoked;
             }
-            // An order to shed that was given before the session began means others.
-            let counts = !std::mem::take(&mut is_new);
+            // An order to shed that was given before the session began means others; one that came before was followed.
+            let counts = !std::mem::take(&mut is_new) && seen != Some(order);
+            seen = Some(order);
             match order {
                 Order::Leave(window) | Order::LeaveToSuccessor(window) => {
                     // In a box: most sessions never come here, and all of them would carry it.
-                    let waited = Box::pin(tokio::time::timeout(place(id, window), orders.changed())).await;
+                    let by = match leaves {
+                        Some((known, by)) if known == window => by,
+                        _ => tokio::time::Instant::now() + place(id, window),
+                    };
+                    leaves = Some((window, by));
+                    let waited = Box::pin(tokio::time::timeout_at(by, orders.changed())).await;
                     match waited {
                         Err(_) => return Leave::Draining,
                         // There is less time than there was.

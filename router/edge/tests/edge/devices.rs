@@ -87,8 +87,17 @@ async fn only_a_device_with_a_key_is_served_and_no_region_sees_the_key() {
             .await
             .starts_with("HTTP/1.1 401 ")
     );
-    // Load balancers have no key.
-    assert!(get(&world, "/health", "").await.starts_with("HTTP/1.1 200 "));
+    // Load balancers have no key. Where one shows a key, no region sees it.
+    let health = get(&world, "/health", &format!("Authorization: Bearer {HALL}\r\n")).await;
+    assert!(
+        health.starts_with("HTTP/1.1 200 ") && !health.contains(HALL),
+        "{health}"
+    );
+    let posted = "POST /health HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nConnection: close\r\n\r\nx";
+    assert!(
+        ask(world.address, posted).await.starts_with("HTTP/1.1 401 "),
+        "only questions are free"
+    );
 
     let kitchen = bearer(KITCHEN);
     let lines = format!("Authorization: {kitchen}\r\nMeridian-Tenant: bolt\r\n");
@@ -165,6 +174,55 @@ async fn a_revoked_device_finishes_its_turn_and_no_more() {
     assert_eq!(other.hear().await, Message::text("said a"));
 }
 
+/// Somebody writes the document piece by piece, and nobody is locked out meanwhile.
+#[tokio::test]
+async fn half_of_a_document_is_not_taken() {
+    let (folder, world) = keyed("", &[("eu-west", Stack::Talks(Fate::Lives))]).await;
+    let hall = bearer(HALL);
+    let mut session = world.open(&[("authorization", &hall)]).await;
+    assert_eq!(session.hear().await, Message::text("hello"));
+    let file = folder.path().join("devices.toml");
+    let whole = document("", "");
+    let half = whole.rfind("[[key]]").unwrap();
+    for text in ["", &whole[..half], &whole] {
+        std::fs::write(&file, text).unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // Longer than a file has to hold still.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    session.say("a").await;
+    assert_eq!(session.hear().await, Message::text("listening"));
+    world.open(&[("authorization", &hall)]).await;
+}
+
+#[tokio::test]
+async fn a_page_asks_without_a_key_whether_it_may_ask_with_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let section = section(folder.path(), &document("", ""), "mode = \"keys\"");
+    let section = section + "\n[cors]\norigins = [\"https://app.example\"]\n";
+    let world = World::with(&section, &[("eu-west", Stack::Serves(Fate::Lives))]).await;
+    let (mut requests, connection) =
+        h2::client::handshake(tokio::net::TcpStream::connect(world.address).await.unwrap())
+            .await
+            .unwrap();
+    tokio::spawn(connection);
+    let asked = |method: &str| {
+        http::Request::builder()
+            .method(method)
+            .uri(format!("http://{}/v1/audio/speech", world.address))
+            .header("origin", "https://app.example")
+            .header("access-control-request-method", "POST")
+            .body(())
+            .unwrap()
+    };
+    for (method, status) in [("OPTIONS", 204), ("GET", 401)] {
+        let (answer, _) = requests.send_request(asked(method), true).unwrap();
+        let answer = hang_means_failure(answer).await.unwrap();
+        assert_eq!(answer.status(), status, "{method}");
+        assert_eq!(answer.headers()["access-control-allow-origin"], "https://app.example");
+    }
+}
+
 #[tokio::test]
 async fn a_bad_document_changes_nothing_and_is_counted() {
     let (folder, world) = keyed("", &[("eu-west", Stack::Echoes)]).await;
@@ -203,8 +261,9 @@ async fn a_tenant_keeps_to_its_limits_and_is_told_them() {
     let _first = world.open(&[("authorization", &kitchen)]).await;
     let (status, code, _) = refused(&world, &[("authorization", &kitchen)]).await;
     assert_eq!((status, code.as_str()), (429, "too_many_sessions"));
-    // That was two of three.
+    // The refused one does not count for the rate.
     let lines = format!("Authorization: {kitchen}\r\n");
+    assert!(get(&world, "/v1/models", &lines).await.starts_with("HTTP/1.1 200 "));
     assert!(get(&world, "/v1/models", &lines).await.starts_with("HTTP/1.1 200 "));
     let answer = get(&world, "/v1/models", &lines).await;
     assert!(answer.starts_with("HTTP/1.1 429 "), "{answer}");
@@ -324,7 +383,7 @@ async fn tokens_count_also_when_their_issuer_is_gone_and_this_edge_was_restarted
     }
     assert_eq!(asked.load(Ordering::SeqCst), 1);
 
-    // The issuer is gone: nobody listens where its keys were. An edge that starts has the last ones.
+    // The issuer is gone: nobody listens there any more. An edge that starts has the last ones.
     let nowhere = jwt("jwks_url = \"http://127.0.0.1:9/jwks.json\"");
     let second = section(folder.path(), &document("", ""), &nowhere);
     let restarted = World::of(&second, &snapshot);

@@ -43,9 +43,9 @@ impl Pingora {
         let request = session.req_header();
         let recognised = match ctx.refused.take() {
             Some(refused) => Err(refused),
-            None => self
-                .chooser
-                .recognise(ctx, |name| request.headers.get(name)?.to_str().ok()),
+            None => self.chooser.recognise(ctx, request.method.as_str(), |name| {
+                request.headers.get(name)?.to_str().ok()
+            }),
         };
         recognised.map_err(|refused| (refused.as_str(), refused.answer()))?;
         let bytes_max = self.chooser.edge.config.limits.body_bytes_max;
