@@ -21,7 +21,6 @@ mod metrics;
 mod place;
 mod queue;
 mod realtime;
-pub mod recognition;
 mod recording;
 mod room;
 mod script;

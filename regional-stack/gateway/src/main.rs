@@ -1,5 +1,7 @@
 //! `meridian-stack`: one regional stack.
 
+mod recognition;
+
 use std::{process::ExitCode, sync::Arc};
 
 use anyhow::Context as _;
@@ -36,7 +38,7 @@ fn engines(config: &Config) -> anyhow::Result<Engines> {
             let speaking = limits.tts_workers + limits.bulk_workers;
             tracing::info!(?device, models = %models.display(), "loading models");
             Engines {
-                recognizer: gateway::recognition::load(config).with_context(context)?,
+                recognizer: recognition::load(config).with_context(context)?,
                 synthesizer: Arc::new(
                     TorchSynthesizer::load_for(&models.join("tts"), device, speaking).with_context(context)?,
                 ),

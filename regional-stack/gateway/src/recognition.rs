@@ -7,7 +7,7 @@ use registry::{Manifest, State, installed};
 use speech::{Cascade, Recognizer};
 use speech_torch::{Moonshine, TorchRecognizer};
 
-use crate::config::{Config, RecognitionEngine};
+use gateway::config::{Config, RecognitionEngine};
 
 /// Name of Moonshine in the manifest of models.
 const MOONSHINE: &str = "moonshine-tiny-en";
@@ -15,7 +15,7 @@ const MOONSHINE: &str = "moonshine-tiny-en";
 const CONFORMER: &str = "conformer-small-en";
 
 /// The recognizer of a stack's configuration, loaded and tried once. Says which one it is, and what it will not hear.
-pub fn load(config: &Config) -> anyhow::Result<Arc<dyn Recognizer>> {
+pub(crate) fn load(config: &Config) -> anyhow::Result<Arc<dyn Recognizer>> {
     let models = &config.models_dir;
     let chosen = installed::in_use(models)?.recognition;
     let state = installed::state(Manifest::built_in().find(MOONSHINE)?, models);
