@@ -7,7 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use auth::fixtures::Provider;
@@ -174,25 +174,34 @@ async fn a_revoked_device_finishes_its_turn_and_no_more() {
     assert_eq!(other.hear().await, Message::text("said a"));
 }
 
-/// Somebody writes the document piece by piece, and nobody is locked out meanwhile.
+/// Somebody writes the document piece by piece, and nobody is locked out meanwhile. A busy machine may write so slowly that half of the
+/// document holds still; then the story is told again.
 #[tokio::test]
 async fn half_of_a_document_is_not_taken() {
-    let (folder, world) = keyed("", &[("eu-west", Stack::Talks(Fate::Lives))]).await;
-    let hall = bearer(HALL);
-    let mut session = world.open(&[("authorization", &hall)]).await;
-    assert_eq!(session.hear().await, Message::text("hello"));
-    let file = folder.path().join("devices.toml");
-    let whole = document("", "");
-    let half = whole.rfind("[[key]]").unwrap();
-    for text in ["", &whole[..half], &whole] {
-        std::fs::write(&file, text).unwrap();
-        tokio::time::sleep(Duration::from_millis(50)).await;
+    for _ in 0..20 {
+        let (folder, world) = keyed("", &[("eu-west", Stack::Talks(Fate::Lives))]).await;
+        let hall = bearer(HALL);
+        let mut session = world.open(&[("authorization", &hall)]).await;
+        assert_eq!(session.hear().await, Message::text("hello"));
+        let file = folder.path().join("devices.toml");
+        let whole = document("", "");
+        let half = whole.rfind("[[key]]").unwrap();
+        let began = Instant::now();
+        for text in ["", &whole[..half], &whole] {
+            std::fs::write(&file, text).unwrap();
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        if began.elapsed() > Duration::from_millis(180) {
+            continue;
+        }
+        // Longer than a file has to hold still.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        session.say("a").await;
+        assert_eq!(session.hear().await, Message::text("listening"));
+        world.open(&[("authorization", &hall)]).await;
+        return;
     }
-    // Longer than a file has to hold still.
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    session.say("a").await;
-    assert_eq!(session.hear().await, Message::text("listening"));
-    world.open(&[("authorization", &hall)]).await;
+    panic!("this machine never wrote three short files in time");
 }
 
 #[tokio::test]
