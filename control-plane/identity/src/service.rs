@@ -68,7 +68,7 @@ impl Service {
             .await
     }
 
-    /// What the files amount to. Files that are no good never replace good ones.
+    /// The configuration that the files amount to. Files that are no good never replace good ones.
     fn newest(&self) -> Arc<ClientConfig> {
         let read = self.files.read();
         let mut good = self.good.lock();

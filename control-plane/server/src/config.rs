@@ -105,7 +105,7 @@ pub enum StoreConfig {
     Etcd {
         /// URLs of its members, `https://address:port`, or `http://address:port` without TLS.
         endpoints: Vec<String>,
-        /// What this control plane shows to them; `None` for plain text.
+        /// The identity that this control plane shows to them; `None` for plain text.
         files: Option<Files>,
         /// Another control plane takes over after the leader was silent for this long.
         lease_ttl: Duration,
@@ -129,7 +129,7 @@ pub struct StoreSection {
     file: Option<PathBuf>,
     etcd: Option<Vec<String>>,
     lease_ttl: Option<Span>,
-    /// What this control plane shows to etcd, and the authority of etcd's members.
+    /// The certificate that this control plane shows to etcd, and the authority of etcd's members.
     certificate: Option<PathBuf>,
     key: Option<PathBuf>,
     trust: Option<PathBuf>,

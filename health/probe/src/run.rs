@@ -46,7 +46,7 @@ pub struct Settings {
     pub rtts: Option<watch::Sender<Probed>>,
     /// Says when a missed deadline proves nothing because the prober itself was late.
     pub lateness: Lateness,
-    /// What the prober shows to stacks, which must prove their region to it; `None` for plain text.
+    /// The identity that the prober shows to stacks, which must prove their region to it; `None` for plain text.
     pub identity: Option<Arc<Identity>>,
 }
 

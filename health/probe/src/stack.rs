@@ -104,7 +104,7 @@ pub(crate) fn spoken_longest(deadline: Duration) -> Duration {
     deadline * (1 + TURN_DEADLINES)
 }
 
-/// What this prober shows to stacks; `None` for plain text.
+/// The identity that this prober shows to stacks; `None` for plain text.
 pub(crate) type Shows<'a> = Option<&'a Arc<Identity>>;
 
 /// Sends `GET /health` to the gateway. Returns the observations from the answer, and the round-trip time of connecting.

@@ -24,7 +24,7 @@ pub struct Config {
     /// Folder with the models of the torch engine, `asr/` and `tts/`; relative to the configuration file.
     #[serde(default = "models_dir")]
     pub models_dir: PathBuf,
-    /// How the torch engine hears.
+    /// The recognizers of the torch engine.
     #[serde(default)]
     pub recognition: Recognition,
     /// The city of devices that name no zone, and whose home region has none in the topology: its time zone for clocks and alarms,
@@ -42,7 +42,7 @@ pub struct Config {
     /// The releases that can read the checkpoints.
     #[serde(default)]
     pub checkpoint_version: CheckpointVersion,
-    /// What this stack shows to edges, and whom it lets in. Without it: everybody, in plain text.
+    /// The identity that this stack shows to edges, and the callers that it lets in. Without it: everybody, in plain text.
     #[serde(default)]
     pub identity: Option<IdentitySection>,
     #[serde(default)]
@@ -101,7 +101,7 @@ impl TryFrom<u32> for CheckpointVersion {
     }
 }
 
-/// How the torch engine hears.
+/// The recognizers of the torch engine.
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Recognition {
@@ -123,7 +123,7 @@ impl Default for Recognition {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RecognitionEngine {
-    /// What `meridian models use` chose; without a choice the cascade if its model is there, else the small Conformer.
+    /// The choice of `meridian models use`; without one the cascade if its model is there, else the small Conformer.
     #[default]
     Auto,
     /// The small Conformer that ships with Meridian: synthetic voices and commands.

@@ -1,4 +1,4 @@
-//! Which recognizer a stack hears with, and its loading.
+//! The recognizer that a stack hears with, and its loading.
 
 use std::{path::Path, sync::Arc};
 

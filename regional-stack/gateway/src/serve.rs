@@ -123,7 +123,7 @@ pub async fn start(config: Config, engines: Engines, tasks: &mut daemon::Tasks) 
     Ok(addresses)
 }
 
-/// What this stack shows to its callers, and whom it lets in; `None` for plain text.
+/// The identity that this stack shows to its callers, and the callers that it lets in; `None` for plain text.
 fn own_identity(config: &Config) -> anyhow::Result<Option<(Arc<Identity>, Mode)>> {
     let Some(section) = &config.identity else {
         return Ok(None);

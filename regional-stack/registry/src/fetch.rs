@@ -29,7 +29,7 @@ pub trait Progress: Sync {
     fn step(&self, what: &str);
 }
 
-/// Where the package comes from.
+/// The origin of the package.
 #[derive(Debug, Clone)]
 pub enum Source {
     /// An index of Python packages (PEP 503 or PEP 691), such as a company's mirror.

@@ -71,7 +71,7 @@ impl<'a> Table<'a> {
         self.offsets(index)?.map(|at| text_at(self.data, at)).collect()
     }
 
-    /// Where the offsets of a vector of tables or texts lie.
+    /// The place of the offsets of a vector of tables or texts.
     fn offsets(&self, index: usize) -> Result<impl Iterator<Item = usize> + use<'a>> {
         let (start, count) = match self.field(index)? {
             Some(at) => (follow(self.data, at)? + 4, vector_at(self.data, at, 4)?.len() / 4),

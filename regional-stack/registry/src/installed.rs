@@ -1,4 +1,4 @@
-//! Which models a folder holds, whether they are whole, and which one was chosen.
+//! The models of a folder: whether they are whole, and which one was chosen.
 
 use std::{fs, path::Path};
 

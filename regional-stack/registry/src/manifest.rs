@@ -87,14 +87,14 @@ pub struct Package {
     pub bytes: u64,
     /// SHA-256 of the file, in hexadecimal.
     pub sha256: String,
-    /// How the files of the model are made of the members.
+    /// The way in which the files of the model are made of the members.
     pub conversion: Conversion,
     /// Members that the conversion needs.
     #[serde(rename = "member")]
     pub members: Vec<Member>,
 }
 
-/// How a model is made of a package.
+/// The way in which a model is made of a package.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Conversion {

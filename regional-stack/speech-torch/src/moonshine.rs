@@ -46,7 +46,7 @@ struct Sidecar {
     tokens_sha256: String,
 }
 
-/// What the network said: the tokens, and how sure it was of each, the end included.
+/// The answer of the network: the tokens, and how sure it was of each, the end included.
 #[derive(Debug)]
 struct Said {
     tokens: Vec<i64>,

@@ -5,7 +5,7 @@
 pub struct Transcript {
     /// Lower-case words, separated by single spaces. Empty when no words were found.
     pub text: String,
-    /// How probably the words are right, 0..=1. Each engine says how it computes that.
+    /// The probability that the words are right, 0..=1. Each engine says how it computes that.
     pub confidence: f32,
 }
 

@@ -175,7 +175,7 @@ impl Devices {
         self.tenants.values()
     }
 
-    /// What is revoked and names no key or tenant of the document: perhaps a slip of the pen, or a key that was removed too.
+    /// Revoked names that are no key or tenant of the document: perhaps a slip of the pen, or a key that was removed too.
     pub fn revoked_in_vain(&self) -> Vec<&str> {
         let known: HashSet<&Arc<str>> = self.keys.values().map(|key| &key.name).collect();
         let keys = self.revoked.keys.iter().filter(|name| !known.contains(name));

@@ -33,7 +33,7 @@ pub struct Config {
     pub admin_listen: SocketAddr,
     /// Control planes, `https://address:port` or, without TLS, `http://address:port`, all followed and reported to at once.
     pub control_planes: Vec<String>,
-    /// What this edge shows of itself to control planes and stacks; relative to the configuration file.
+    /// The identity that this edge shows to control planes and stacks; relative to the configuration file.
     #[serde(default)]
     pub identity: Option<IdentitySection>,
     /// Where the last good plan is kept; relative to the configuration file.

@@ -67,7 +67,7 @@ pub struct Edge {
     tokens: Mutex<BTreeMap<RegionId, Token>>,
     /// Told whenever a plan comes in force.
     plans: watch::Sender<()>,
-    /// What this edge shows to stacks, which must prove their region to it; `None` for plain text.
+    /// The identity that this edge shows to stacks, which must prove their region to it; `None` for plain text.
     identity: Option<Arc<Identity>>,
     /// When a stack that could not be believed was logged last.
     doubted: Mutex<BTreeMap<SocketAddr, Instant>>,
@@ -118,7 +118,7 @@ impl Edge {
         identity::dial(self.identity.as_ref(), region, stack, speaks).await
     }
 
-    /// What this edge shows to stacks.
+    /// The identity that this edge shows to stacks.
     pub(crate) fn identity(&self) -> Option<&Arc<Identity>> {
         self.identity.as_ref()
     }

@@ -130,7 +130,7 @@ impl Key {
     }
 }
 
-/// Where a session is: whose it is by the plan, and the stack that has it.
+/// The place of a session: whose it is by the plan, and the stack that has it.
 #[derive(Debug, Clone, Copy)]
 pub struct Whereabouts<'t> {
     /// The home of its device.

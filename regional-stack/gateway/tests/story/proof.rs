@@ -131,7 +131,7 @@ async fn permissive_serves_those_without_a_certificate_too() {
     region.stopped().await;
 }
 
-/// Whoever takes a root away means it: sessions of edges that rest on it leave, with a Close frame, after their turn.
+/// A root that is taken away counts at once: sessions of edges that rest on it leave, with a Close frame, after their turn.
 #[tokio::test]
 async fn sessions_leave_when_the_root_of_their_edge_is_taken_away() {
     let folder = tempfile::tempdir().unwrap();

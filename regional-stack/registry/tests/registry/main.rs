@@ -25,7 +25,7 @@ use registry::{FetchError, Manifest, Model, Progress, State, fetch::Source, inst
 use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 
-/// How the server of the index behaves.
+/// The behaviour of the server of the index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Manner {
     /// As it should.
@@ -200,7 +200,7 @@ async fn file(Shared(index): Shared<Arc<Index>>, headers: HeaderMap) -> Response
     (status, body).into_response()
 }
 
-/// What is left of a fetch, below the folder of models.
+/// The remains of a fetch, below the folder of models.
 fn left(models: &Path) -> Vec<String> {
     let names = std::fs::read_dir(models.join(".fetch")).unwrap();
     let mut names: Vec<String> = names
@@ -215,7 +215,7 @@ async fn try_to_fetch(manner: Manner) -> (FetchError, tempfile::TempDir, Arc<Ind
     let model = model(&package, &members);
     let (models, counted) = (tempfile::tempdir().unwrap(), Counted::default());
     let (index, server) = serve(manner, package, &counted).await;
-    // What is there already must survive whatever comes.
+    // The files that are there must survive any answer.
     std::fs::create_dir(models.path().join("test")).unwrap();
     std::fs::write(models.path().join("test/tokens.txt"), "the old model").unwrap();
     let error = fetch(&model, models.path(), &Source::Index(index), &counted)

@@ -1,4 +1,4 @@
-//! How well the recognizers hear people, on recordings that `tools/fetch-people` gets, after `tools/setup test`.
+//! The recognizers hear people, on recordings that `tools/fetch-people` gets, after `tools/setup test`.
 
 use std::path::PathBuf;
 
@@ -58,7 +58,7 @@ fn people_are_heard() {
         assert!(score.word_error_percent() <= wrong_percent_max);
         assert!(score.exact_percent() >= exact_percent_min);
     }
-    // What the small recognizer alone is worth to people: the reason for the cascade.
+    // The small recognizer alone understands hardly any person: the reason for the cascade.
     if let Some(small) = small {
         println!(
             "the small recognizer alone: {:.1} % of words wrong",

@@ -125,7 +125,7 @@ impl Auth {
                 "write jwks_url or jwks_file, and not both: the keys come from one place",
             );
         }
-        // Whoever sits on the way of plain text could issue tokens.
+        // Anybody on the way of plain text could issue tokens.
         let is_safe = |url: &String| url.starts_with("https://") || url.starts_with("http://127.0.0.1:");
         if self.jwks_url.as_ref().is_some_and(|url| !is_safe(url)) {
             problems.add(

@@ -180,7 +180,7 @@ pub fn watch(peer: &mut HttpPeer, clock: &Arc<BodyClock>, proof: Option<Proof>) 
     }));
 }
 
-/// What both ends of a connection to a stack prove. Only gRPC comes here.
+/// The proof of both ends of a connection to a stack. Only gRPC comes here.
 #[derive(Debug, Clone)]
 pub struct Proof {
     pub(crate) identity: Arc<Identity>,

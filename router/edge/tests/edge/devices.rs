@@ -115,7 +115,7 @@ async fn only_a_device_with_a_key_is_served_and_no_region_sees_the_key() {
     assert_eq!(session.hear().await, Message::text("hello"));
 }
 
-/// What a region gets of an upgrade.
+/// A region gets the upgrade without the key.
 #[tokio::test]
 async fn a_region_gets_the_subprotocols_without_the_key() {
     let heads = Arc::new(Mutex::new(Vec::new()));
@@ -431,7 +431,7 @@ async fn who_tries_too_many_wrong_keys_is_refused_before_they_are_looked_at() {
         let answer = get(&world, "/v1/models", &lines).await;
         *statuses.entry(answer[9..12].to_owned()).or_insert(0) += 1;
     }
-    // How many pass depends on how long forty requests take; without the limit all would.
+    // The number that passes depends on the time of forty requests; without the limit all would pass.
     assert!(statuses["429"] > 0 && statuses["401"] >= 5, "{statuses:?}");
     assert_eq!(statuses.len(), 2, "{statuses:?}");
 }

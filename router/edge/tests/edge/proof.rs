@@ -75,7 +75,7 @@ fn hours_ago(hours: u32) -> Moment {
     Moment(daemon::clock::now().0 - (hours * HOUR).as_millis() as u64)
 }
 
-/// What happened at a door.
+/// An event at a door.
 type Events = Arc<Mutex<Vec<Event>>>;
 
 /// A played stack behind a door: where it is, and who came.

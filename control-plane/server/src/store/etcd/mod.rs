@@ -66,7 +66,7 @@ pub struct Settings {
     pub request_timeout: Duration,
     /// Longest silence of a watch, progress marks included.
     pub stall_timeout: Duration,
-    /// What this process shows to `https://` endpoints.
+    /// The identity that this process shows to `https://` endpoints.
     pub tls: Option<Arc<Service>>,
 }
 
