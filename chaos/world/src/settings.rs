@@ -25,6 +25,9 @@ pub struct Settings {
     /// Origins of web pages that may call the edges from a browser, as in `https://app.example`; `*` means every
     /// origin.
     pub origins: Vec<String>,
+    /// Whom the stacks let in. Benches that talk to a stack themselves, or through a proxy without a certificate, need
+    /// `Permissive`; edges prove who they are in both.
+    pub stacks_admit: identity::Mode,
     /// Deadline for one process to become ready.
     pub ready_timeout: Duration,
     /// Called at each step of starting and stopping.
@@ -101,6 +104,7 @@ impl Settings {
             policy: DEFAULT_POLICY.to_owned(),
             store: StoreKind::default(),
             origins: Vec::new(),
+            stacks_admit: identity::Mode::default(),
             ready_timeout: READY_TIMEOUT,
             progress: Arc::new(|_| {}),
         }

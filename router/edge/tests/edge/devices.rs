@@ -233,6 +233,26 @@ async fn a_page_asks_without_a_key_whether_it_may_ask_with_one() {
 }
 
 #[tokio::test]
+async fn a_page_reads_that_its_key_is_wrong_or_its_rate_used_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let document = document("requests_per_minute = 1", "");
+    let section = section(folder.path(), &document, "mode = \"keys\"");
+    let section = section + "\n[cors]\norigins = [\"https://app.example\"]\n";
+    let world = World::with(&section, &[("eu-west", Stack::Serves(Fate::Lives))]).await;
+    let line = |key: &str| format!("Origin: https://app.example\r\nAuthorization: {}\r\n", bearer(key));
+    for (key, status) in [("sk-wrong", 401), (KITCHEN, 200), (KITCHEN, 429)] {
+        let answer = get(&world, "/v1/models", &line(key)).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+        let answer = answer.to_lowercase();
+        let allowed = "access-control-allow-origin: https://app.example\r\n";
+        assert_eq!(answer.matches(allowed).count(), 1, "{answer}");
+        assert!(answer.contains("vary: origin\r\n"), "{answer}");
+        let exposed = answer.lines().find(|it| it.starts_with("access-control-expose-headers: "));
+        assert!(exposed.is_some_and(|it| it.contains("x-ratelimit-remaining-requests")), "{answer}");
+    }
+}
+
+#[tokio::test]
 async fn a_bad_document_changes_nothing_and_is_counted() {
     let (folder, world) = keyed("", &[("eu-west", Stack::Echoes)]).await;
     let file = folder.path().join("devices.toml");
