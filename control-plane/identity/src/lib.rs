@@ -16,6 +16,7 @@ mod link;
 mod listener;
 mod metrics;
 mod peer;
+mod refusal;
 mod service;
 mod tls;
 

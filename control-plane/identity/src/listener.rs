@@ -13,7 +13,6 @@ use std::{
 use serde::Deserialize;
 use strum::{Display, EnumString};
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
     sync::mpsc,
     time::{Instant, sleep, timeout},
@@ -23,7 +22,7 @@ use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Connection, Identity, Link,
+    Connection, Identity, Link, refusal,
     tls::{self, Shown},
 };
 
@@ -237,7 +236,7 @@ impl Door {
                     Err((error, tcp)) => {
                         self.refuse(source, tls::reason(&error), &error);
                         if let Some(tcp) = tcp {
-                            say_goodbye(tcp).await;
+                            refusal::close(tcp).await;
                         }
                     }
                 },
@@ -245,7 +244,7 @@ impl Door {
                 Ok(1..) => {
                     let why = "the peer speaks plain text; give it the section [identity], and write https:// in control_planes";
                     self.refuse(source, "plain-text", &why);
-                    say_no(tcp, first.starts_with(b"PR")).await;
+                    refusal::of_plain_text(tcp, first.starts_with(b"PR")).await;
                 }
                 Ok(_) | Err(_) => {}
             }
@@ -269,39 +268,4 @@ impl Door {
             }
         }
     }
-}
-
-/// Tells a client in plain text why it is not let in. One of HTTP/2 begins with `PRI`: it gets empty settings, and a GOAWAY with
-/// INADEQUATE_SECURITY (RFC 9113 §6.8 and §7).
-async fn say_no(mut tcp: TcpStream, speaks_http2: bool) {
-    const WHY: &str = "this process wants to know who calls: use https:// and a certificate";
-    const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
-    const INADEQUATE_SECURITY: u32 = 0xc;
-    let bytes = if speaks_http2 {
-        let length = u8::try_from(8 + WHY.len()).unwrap_or_default();
-        let mut bytes = SETTINGS.to_vec();
-        bytes.extend([0, 0, length, 7, 0, 0, 0, 0, 0]);
-        bytes.extend(0_u32.to_be_bytes());
-        bytes.extend(INADEQUATE_SECURITY.to_be_bytes());
-        bytes.extend(WHY.as_bytes());
-        bytes
-    } else {
-        // RFC 9110 §15.5.22: it has to change to another protocol first.
-        format!(
-            "HTTP/1.1 426 Upgrade Required\r\nUpgrade: TLS/1.3\r\nConnection: Upgrade, close\r\nContent-Type: text/plain\r\n\
-             Content-Length: {}\r\n\r\n{WHY}\n",
-            WHY.len() + 1
-        )
-        .into_bytes()
-    };
-    // It may be gone already.
-    let _ = tcp.write_all(&bytes).await;
-    say_goodbye(tcp).await;
-}
-
-/// Ends a connection so that the peer can read the last words: a socket that closes on unread bytes resets its connection.
-async fn say_goodbye(mut tcp: TcpStream) {
-    let _ = tcp.shutdown().await;
-    let mut rest = [0; 1024];
-    while matches!(tcp.read(&mut rest).await, Ok(1..)) {}
 }

@@ -175,9 +175,14 @@ async fn only_an_edge_reports_as_that_edge() {
     let (iad, dub) = (place.identity("edge/edge-iad", ""), place.identity("edge/edge-dub", ""));
 
     let denied = report(plain, None, lies("edge-iad")).await.unwrap_err();
-    assert!(
-        format!("{denied:?}").contains("use https:// and a certificate"),
+    assert_eq!(
+        denied.code(),
+        Code::Unauthenticated,
         "plain text is no way in: {denied:?}"
+    );
+    assert!(
+        denied.message().contains("use https:// and a certificate"),
+        "{denied:?}"
     );
     let (foreign_root, foreign, _) = authority();
     let stranger = issued(

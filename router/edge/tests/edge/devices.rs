@@ -247,8 +247,13 @@ async fn a_page_reads_that_its_key_is_wrong_or_its_rate_used_up() {
         let allowed = "access-control-allow-origin: https://app.example\r\n";
         assert_eq!(answer.matches(allowed).count(), 1, "{answer}");
         assert!(answer.contains("vary: origin\r\n"), "{answer}");
-        let exposed = answer.lines().find(|it| it.starts_with("access-control-expose-headers: "));
-        assert!(exposed.is_some_and(|it| it.contains("x-ratelimit-remaining-requests")), "{answer}");
+        let exposed = answer
+            .lines()
+            .find(|it| it.starts_with("access-control-expose-headers: "));
+        assert!(
+            exposed.is_some_and(|it| it.contains("x-ratelimit-remaining-requests")),
+            "{answer}"
+        );
     }
 }
 
