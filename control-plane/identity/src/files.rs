@@ -8,9 +8,7 @@ use std::{
 
 use serde::Deserialize;
 
-use topology::Moment;
-
-use crate::{Peer, ca::Credential};
+use crate::ca::Credential;
 
 /// Rights of others that a key file must not have.
 const OTHERS: u32 = 0o077;
@@ -134,45 +132,6 @@ impl Files {
         put(&beside, &self.certificate).ok()?;
         Some(fits)
     }
-}
-
-/// A certificate as people look at it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Seen {
-    /// The SPIFFE id of a leaf, the name of an issuer or a root.
-    pub name: String,
-    /// The roles of an operator; else empty.
-    pub roles: String,
-    /// Beginning of the SHA-256 of the certificate, in hex.
-    pub fingerprint: String,
-    /// End of life.
-    pub until: Moment,
-    /// The certificate itself, in PEM.
-    pub pem: String,
-}
-
-/// Every certificate of a text in PEM.
-pub fn certificates(text: &str) -> Vec<Seen> {
-    use tokio_rustls::rustls::pki_types::{CertificateDer, pem::PemObject as _};
-    use x509_cert::{Certificate, der::Decode as _};
-    let read = CertificateDer::pem_slice_iter(text.as_bytes()).filter_map(Result::ok);
-    read.filter_map(|der| {
-        let certificate = Certificate::from_der(&der).ok()?;
-        let (_, until) = crate::peer::life(&certificate.tbs_certificate);
-        let peer = Peer::of(&der).ok();
-        let common_name = || {
-            let subject = certificate.tbs_certificate.subject.to_string();
-            subject.trim_start_matches("CN=").replace("\\,", ",")
-        };
-        Some(Seen {
-            name: peer.as_ref().map_or_else(common_name, |peer| peer.id.to_string()),
-            roles: peer.map(|peer| peer.roles()).unwrap_or_default(),
-            fingerprint: crate::tls::fingerprint(&der),
-            until,
-            pem: pem::encode(&pem::Pem::new("CERTIFICATE", der.to_vec())),
-        })
-    })
-    .collect()
 }
 
 /// Reads a certificate and its key.

@@ -8,24 +8,35 @@
 
 pub mod authorise;
 pub mod ca;
+pub mod certificate;
 mod connection;
 pub mod files;
 mod grant;
+mod handshake;
 mod id;
+mod identity;
 mod link;
 mod listener;
+mod material;
 mod metrics;
 mod peer;
+mod protocol;
+mod rejected;
 mod service;
-mod tls;
+mod socket;
+mod state;
+mod verifier;
 
 pub use authorise::{Call, Denied, authorise};
 pub use connection::{Caller, Connection};
 pub use grant::{Grant, OperatorRole};
+pub use handshake::ConnectError;
 pub use id::{BadId, PeerId, Role};
-pub use link::{Belief, Doubt, Link, Speaks, dial, secure};
+pub use identity::{Identity, Reload, Shown};
+pub use link::{Belief, Doubt, Link, dial, secure};
 pub use listener::{Door, Event, Incoming, Mode, ToStacks, listen};
 pub use metrics::Expiry;
 pub use peer::{BadCertificate, Peer};
+pub use protocol::Speaks;
+pub use rejected::Rejected;
 pub use service::Service;
-pub use tls::{ConnectError, Identity, Rejected, Reload, Shown, verified};

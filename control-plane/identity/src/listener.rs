@@ -22,10 +22,7 @@ use tokio_rustls::TlsStream;
 use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    Connection, Identity, Link,
-    tls::{self, Shown},
-};
+use crate::{Connection, Identity, Link, handshake, identity::Shown};
 
 /// First byte of a TLS connection: a record that carries a handshake (RFC 8446 §5.1).
 const HANDSHAKE_RECORD: u8 = 22;
@@ -235,7 +232,7 @@ impl Door {
                         return Some(Admitted::Proven(Box::new(tls.into()), shown, identity.clone()));
                     }
                     Err((error, tcp)) => {
-                        self.refuse(source, tls::reason(&error), &error);
+                        self.refuse(source, handshake::reason(&error), &error);
                         if let Some(tcp) = tcp {
                             say_goodbye(tcp).await;
                         }
