@@ -14,8 +14,8 @@ use tonic::{Request, Response, Status};
 use topology::{Plan, Reason, ReasonCode};
 
 use super::{
-    guard::{self, Guard, author, principal, principal_message},
-    parse::{NAME_BYTES_MAX, REASON_BYTES_MAX, document_kind, intent, known_region, required_text},
+    guard::{self, Guard, principal, principal_message},
+    parse::{NAME_BYTES_MAX, REASON_BYTES_MAX, author_of, document_kind, intent, known_region, required_text},
     replies::{
         action_message, document_message, edges, node_status, not_leading_text, number_of, outcome_of, plan_reply,
         progress_message, region_status, regions, unwritten_message,
@@ -290,8 +290,8 @@ impl Operator for OperatorService {
         self.guard.allow(caller.as_ref(), call)?;
         self.leading_view()?;
         let author = match request.dry_run && guard::proven(caller.as_ref()).is_some() {
-            true => author(caller.as_ref(), "")?,
-            false => author(caller.as_ref(), &request.author)?,
+            true => author_of(caller.as_ref(), "")?,
+            false => author_of(caller.as_ref(), &request.author)?,
         };
         let reason = required_text("reason", &request.reason, REASON_BYTES_MAX)?;
         let replaces = required_text("replaces", &request.replaces, NAME_BYTES_MAX)?;
