@@ -12,10 +12,11 @@ use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition}
 use tokio::sync::watch;
 
 use super::{
-    Batch, Candidate, Change, Changes, Entry, Health, LeaderRecord, Leadership, Listing, Store, StoreError,
-    Transaction, WatchEnd,
-    lead::{Term, Validity},
-    watch::Source,
+    contract::{Health, Store},
+    error::StoreError,
+    lead::{Candidate, LeaderRecord, Leadership, Term, Validity},
+    transaction::{Entry, Listing, Transaction},
+    watch::{Batch, Change, Changes, Source, WatchEnd},
 };
 
 /// Key → revision and value of a document.
