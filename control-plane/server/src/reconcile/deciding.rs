@@ -2,7 +2,7 @@
 
 use planning::{Input, Outcome, Phase, Report, plan};
 use tokio::time::Instant;
-use topology::{Moment, Plan, PlanNumber, ReasonCode, RegionId};
+use topology::{Moment, Plan, ReasonCode, RegionId};
 
 use super::{
     reconciler::Reconciler,

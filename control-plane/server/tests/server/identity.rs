@@ -1,4 +1,7 @@
-//! A control plane that believes nobody: forged reports, forged nodes, one person with two names, and what honest peers may do.
+//! A control plane that believes only proven peers: forged reports, forged nodes, one person with two names, and the rights of honest
+//! peers.
+//!
+//! One file, although it is long: each story needs the same authority, and most of them the same peers.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
