@@ -8,6 +8,7 @@ use topology::IntentKind;
 
 use crate::{
     metrics::{CallLabel, Metrics},
+    texts::calls as texts,
     view::View,
 };
 
@@ -31,9 +32,7 @@ impl Guard {
     pub(crate) fn allow(&self, caller: Option<&Caller>, call: Call<'_>) -> Result<(), Status> {
         let Some(peer) = proven(caller) else {
             return match self.must_prove {
-                true => Err(Status::permission_denied(
-                    "this control plane wants to know who calls: use https:// and a certificate",
-                )),
+                true => Err(Status::permission_denied(texts::must_prove())),
                 false => Ok(()),
             };
         };

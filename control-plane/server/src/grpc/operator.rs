@@ -133,10 +133,7 @@ impl Operator for OperatorService {
         let (entries, history_missing) = match tokio::time::timeout(WHY_READS_WITHIN, entries).await {
             Ok(Ok(entries)) => (entries, String::new()),
             Ok(Err(error)) => (Vec::new(), error.to_string()),
-            Err(_) => (
-                Vec::new(),
-                format!("the store did not answer within {WHY_READS_WITHIN:?}"),
-            ),
+            Err(_) => (Vec::new(), texts::calls::history_late(WHY_READS_WITHIN)),
         };
         let waiting = view.report.refused.iter().chain(&view.report.waiting);
         let evidence = view.input.verdicts.get(&region).map(|verdict| verdict.evidence.clone());
@@ -516,7 +513,7 @@ impl OperatorService {
 }
 
 fn stopping() -> Status {
-    Status::unavailable("the control plane stops; whether it carried the request out is unknown: `meridian status`")
+    Status::unavailable(texts::calls::stopping())
 }
 
 fn leads(view: &View) -> Result<(), Status> {
@@ -537,7 +534,7 @@ fn not_leading(leader: &Leader) -> Status {
 }
 
 fn store_status(error: &StoreError) -> Status {
-    let text = error.to_string();
+    let text = texts::store::with_remedy(error, error.remedy());
     match error {
         StoreError::NoSpace(_) => Status::resource_exhausted(text),
         StoreError::TooLarge { .. } | StoreError::TransactionTooLarge { .. } => Status::invalid_argument(text),
@@ -550,6 +547,6 @@ fn store_status(error: &StoreError) -> Status {
 fn unreadable(error: records::RecordError) -> Status {
     match error {
         records::RecordError::Store(error) => store_status(&error),
-        error @ records::RecordError::Unreadable { .. } => Status::data_loss(error.to_string()),
+        error @ records::RecordError::Unreadable { .. } => store_status(&error.into()),
     }
 }

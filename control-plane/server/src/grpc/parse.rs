@@ -9,7 +9,7 @@ use tonic::Status;
 use topology::{Intent, IntentKind, RegionId};
 
 use super::guard::proven;
-use crate::{records::DocumentKind, view::View};
+use crate::{records::DocumentKind, texts::calls as texts, view::View};
 
 /// Longest author or token, in bytes.
 pub(super) const NAME_BYTES_MAX: usize = 64;
@@ -27,14 +27,12 @@ pub(super) fn intent(caller: Option<&Caller>, request: v1::ActRequest) -> Result
         duration_ms,
         kind,
     } = request;
-    let kind = kind.ok_or_else(|| Status::invalid_argument("kind: missing"))?;
+    let kind = kind.ok_or_else(|| Status::invalid_argument(texts::kind_missing()))?;
     let kind = IntentKind::try_from(kind)?;
     let duration = Duration::from_millis(duration_ms);
     let life = if kind.stands() {
         if duration.is_zero() || duration > STANDING_MAX {
-            return Err(Status::invalid_argument(
-                "duration: must be greater than zero and at most 24h",
-            ));
+            return Err(Status::invalid_argument(texts::duration_out_of_range()));
         }
         duration
     } else {
@@ -61,9 +59,7 @@ pub(super) fn author_of(caller: Option<&Caller>, claimed: &str) -> Result<String
     match claimed.trim() {
         "" => Ok(name.to_owned()),
         claimed if claimed == name => Ok(name.to_owned()),
-        claimed => Err(Status::permission_denied(format!(
-            "author: the certificate is {name}'s, and the request says \"{claimed:.64}\"; leave --author out, or log in as that person"
-        ))),
+        claimed => Err(Status::permission_denied(texts::other_author(name, claimed))),
     }
 }
 
@@ -71,7 +67,7 @@ pub(super) fn document_kind(kind: v1::DocumentKind) -> Result<DocumentKind, Stat
     match kind {
         v1::DocumentKind::Topology => Ok(DocumentKind::Topology),
         v1::DocumentKind::Policy => Ok(DocumentKind::Policy),
-        v1::DocumentKind::Unspecified => Err(Status::invalid_argument("kind: missing")),
+        v1::DocumentKind::Unspecified => Err(Status::invalid_argument(texts::kind_missing())),
     }
 }
 
@@ -82,10 +78,7 @@ pub(super) fn known_region(view: &View, name: &str) -> Result<RegionId, Status> 
         .filter(|region| regions.contains_key(region))
         .ok_or_else(|| {
             let known: Vec<&str> = regions.keys().map(RegionId::as_str).collect();
-            Status::not_found(format!(
-                "there is no region \"{name:.64}\"; there are {}",
-                known.join(", ")
-            ))
+            Status::not_found(texts::no_such_region(name, &known))
         })
 }
 
@@ -93,13 +86,11 @@ pub(super) fn known_region(view: &View, name: &str) -> Result<RegionId, Status> 
 pub(super) fn required_text(field: &str, text: &str, bytes_max: usize) -> Result<String, Status> {
     let text = text.trim();
     let problem = match text.len() {
-        0 => "missing".to_owned(),
+        0 => texts::missing(field),
         // The text is printed on other people's terminals, where control characters could mislead.
-        _ if text.contains(topology::text::is_hidden) => {
-            "contains line breaks, control characters or invisible characters; remove them".to_owned()
-        }
-        bytes if bytes > bytes_max => format!("is {bytes} bytes, the limit is {bytes_max}"),
+        _ if text.contains(topology::text::is_hidden) => texts::has_hidden_letters(field),
+        bytes if bytes > bytes_max => texts::too_long(field, bytes, bytes_max),
         _ => return Ok(text.to_owned()),
     };
-    Err(Status::invalid_argument(format!("{field}: {problem}")))
+    Err(Status::invalid_argument(problem))
 }

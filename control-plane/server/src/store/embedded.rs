@@ -18,6 +18,7 @@ use super::{
     transaction::{Entry, Listing, Transaction},
     watch::{Batch, Change, Changes, Source, WatchEnd},
 };
+use crate::texts::store as texts;
 
 /// Key → revision and value of a document.
 const ENTRIES: TableDefinition<'_, &str, (u64, &[u8])> = TableDefinition::new("entries");
@@ -195,7 +196,7 @@ fn failed(error: impl Into<redb::Error>) -> StoreError {
     let error = error.into();
     match &error {
         redb::Error::Io(cause) if cause.kind() == std::io::ErrorKind::StorageFull => {
-            StoreError::NoSpace(format!("{error}; make room on its disk and restart the control plane"))
+            StoreError::NoSpace(texts::disk_is_full(&error))
         }
         _ => StoreError::Failed(error.to_string()),
     }

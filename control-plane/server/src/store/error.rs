@@ -1,6 +1,7 @@
-//! The errors of the store. Each says what is wrong; the sentences about what to do are in `texts`.
+//! The errors of the store, with what to do about each. The sentences are in [`crate::texts::store`].
 
 use super::limits::{OPERATIONS_MAX, TRANSACTION_BYTES_MAX, VALUE_BYTES_MAX};
+use crate::texts::store as texts;
 
 /// The outcome of a commit that was not answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,7 +16,7 @@ pub enum Outcome {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
     /// Another writer changed an expected key. Nothing was written.
-    #[error("another control plane wrote {key} first (found {}, expected {})", value_at(*found), value_at(*expected))]
+    #[error("{}", texts::conflict(key, *found, *expected))]
     Conflict {
         key: String,
         /// Its revision; `None` if it does not exist.
@@ -24,17 +25,14 @@ pub enum StoreError {
         expected: Option<u64>,
     },
     /// A value is over [`VALUE_BYTES_MAX`]. Nothing was written.
-    #[error("the value of {key} is {bytes} bytes, the limit is {VALUE_BYTES_MAX}")]
+    #[error("{}", texts::value_too_large(key, *bytes, VALUE_BYTES_MAX))]
     TooLarge {
         key: String,
         /// Its size.
         bytes: usize,
     },
     /// A transaction is over [`OPERATIONS_MAX`] or [`TRANSACTION_BYTES_MAX`]. Nothing was written.
-    #[error(
-        "the transaction has {operations} operations and {bytes} bytes, \
-         the limits are {OPERATIONS_MAX} and {TRANSACTION_BYTES_MAX}"
-    )]
+    #[error("{}", texts::transaction_too_large(*operations, *bytes, (OPERATIONS_MAX, TRANSACTION_BYTES_MAX)))]
     TransactionTooLarge {
         /// Number of keys that it expects or writes, whichever is more.
         operations: usize,
@@ -42,10 +40,7 @@ pub enum StoreError {
         bytes: usize,
     },
     /// No quorum, no connection, or no answer in time.
-    #[error(
-        "the store cannot be reached: {reason}{}",
-        if *outcome == Outcome::Unknown { "; whether it was written is unknown" } else { "" }
-    )]
+    #[error("{}", texts::unreachable(reason, *outcome == Outcome::Unknown))]
     Unavailable {
         /// The attempts and their errors.
         reason: String,
@@ -53,17 +48,28 @@ pub enum StoreError {
         outcome: Outcome,
     },
     /// The store is full and takes no writes; it can still be read. Nothing was written.
-    #[error("the store is full: {0}")]
+    #[error("{}", texts::full(.0))]
     NoSpace(String),
     /// The store answers, and holds what this version of Meridian cannot read. Nothing was written.
-    #[error("{key}: cannot read the document: {problem}; start the version that wrote it, or a later one")]
+    #[error("{}", texts::unreadable(key, problem))]
     Unreadable { key: String, problem: String },
     /// The store itself failed, or cannot do what the call asked. Whether a commit happened is unknown.
-    #[error("the store failed: {0}")]
+    #[error("{}", texts::failed(.0))]
     Failed(String),
 }
 
 impl StoreError {
+    /// The advice to operators.
+    pub(crate) fn remedy(&self) -> &'static str {
+        match self {
+            Self::NoSpace(_) => texts::make_room(),
+            Self::Unavailable { .. } | Self::Conflict { .. } => texts::check_members(),
+            Self::TooLarge { .. } | Self::TransactionTooLarge { .. } => texts::shorten_document(),
+            Self::Unreadable { .. } => texts::other_version(),
+            Self::Failed(_) => texts::look_at_store(),
+        }
+    }
+
     /// The same error for a later call that was not sent because of it.
     pub(crate) fn with_nothing_written(self) -> Self {
         match self {
@@ -77,8 +83,4 @@ impl StoreError {
         let (reason, outcome) = (reason.into(), Outcome::NothingWritten);
         Self::Unavailable { reason, outcome }
     }
-}
-
-fn value_at(revision: Option<u64>) -> String {
-    revision.map_or_else(|| "no value".to_owned(), |revision| format!("revision {revision}"))
 }

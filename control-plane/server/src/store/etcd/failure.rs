@@ -2,6 +2,7 @@
 //! have been written.
 
 use super::super::error::{Outcome, StoreError};
+use crate::texts::store as texts;
 
 /// The kinds of failure at one member.
 #[derive(Debug)]
@@ -68,10 +69,7 @@ impl Failure {
                 },
             },
             Self::Compacted => StoreError::Failed("the revision is no longer kept".to_owned()),
-            Self::NoSpace(text) => StoreError::NoSpace(format!(
-                "{text}; compact it (etcdctl compact REVISION), defragment every member (etcdctl defrag --cluster), \
-                 then etcdctl alarm disarm"
-            )),
+            Self::NoSpace(text) => StoreError::NoSpace(texts::etcd_is_full(&text)),
             Self::Refused(text) => StoreError::Failed(text),
         }
     }
