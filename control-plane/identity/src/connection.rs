@@ -22,6 +22,7 @@ use crate::{
     Identity, Peer,
     identity::Shown,
     socket::{Plain, Socket, Tls},
+    texts,
 };
 
 /// The clock is looked at this often: it may be set, and a machine may sleep.
@@ -116,17 +117,17 @@ async fn until_lost(identity: &Identity, shown: &Shown) -> &'static str {
     loop {
         let left = identity.left(shown);
         if left.is_zero() {
-            return "the certificate of the peer has expired";
+            return texts::PEER_EXPIRED;
         }
         // At first too: the trust may have changed during the handshake.
         if !identity.still_trusts(shown) {
-            return "the root of the peer is no longer trusted";
+            return texts::PEER_UNTRUSTED;
         }
         tokio::select! {
             () = sleep(left.min(LOOK_EVERY)) => {}
             changed = changes.changed() => {
                 if changed.is_err() {
-                    return "this process ends";
+                    return texts::PROCESS_ENDS;
                 }
             }
         }

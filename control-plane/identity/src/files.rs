@@ -8,7 +8,7 @@ use std::{
 
 use serde::Deserialize;
 
-use crate::ca::Credential;
+use crate::{ca::Credential, texts};
 
 /// Rights of others that a key file must not have.
 const OTHERS: u32 = 0o077;
@@ -43,7 +43,7 @@ pub struct Pem {
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
     /// The system refuses.
-    #[error("cannot {verb} {}: {source}", path.display())]
+    #[error("{}", texts::file_failed(verb, path.display(), source))]
     Io {
         /// Read or write.
         verb: &'static str,
@@ -53,11 +53,7 @@ pub enum FileError {
         source: io::Error,
     },
     /// Somebody else may read the key.
-    #[error(
-        "{} can be read by others (mode {mode:04o}); a key that others can read proves nothing: chmod 600 {}",
-        path.display(),
-        path.display()
-    )]
+    #[error("{}", texts::key_readable(path.display(), *mode))]
     Readable {
         /// The key file.
         path: PathBuf,
@@ -65,7 +61,7 @@ pub enum FileError {
         mode: u32,
     },
     /// The file is too long for what it should hold.
-    #[error("{} has {bytes} bytes, and holds no certificates or key then; name another file", path.display())]
+    #[error("{}", texts::file_too_long(path.display(), *bytes))]
     TooLong {
         /// The file.
         path: PathBuf,

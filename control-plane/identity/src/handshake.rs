@@ -12,7 +12,7 @@ use tokio_rustls::{
     server,
 };
 
-use crate::{Connection, Denied, Identity, PeerId, Role, identity::Shown, verifier::BadPeer};
+use crate::{Connection, Denied, Identity, PeerId, Role, identity::Shown, texts, verifier::BadPeer};
 
 /// No connection to the process at the other end.
 #[derive(Debug, thiserror::Error)]
@@ -24,7 +24,7 @@ pub enum ConnectError {
     #[error("{0}")]
     Peer(String),
     /// The peer does not accept this process's certificate.
-    #[error("the other end refuses the certificate of {own}: {why}")]
+    #[error("{}", texts::refused_by_peer(own, why))]
     Refused {
         /// The id of this process.
         own: PeerId,

@@ -26,6 +26,7 @@ use crate::{
     ca::Credential,
     files::{Files, Pem},
     state::State,
+    texts,
     verifier::BadPeer,
 };
 
@@ -94,17 +95,10 @@ impl Identity {
         };
         let certificate = files.certificate.display();
         if state.own.until <= now() {
-            tracing::error!(
-                %certificate, expired = %state.own.until,
-                "the certificate of this process has expired; peers refuse it. Issue it anew: `meridian cert renew DIR --ca DIR`"
-            );
+            tracing::error!(%certificate, expired = %state.own.until, "{}", texts::expired_at_start());
         }
         if let Some(why) = &state.untrusted {
-            tracing::error!(
-                %certificate, %why,
-                "the root of this process's own certificate is not in its trust; peers may refuse it. Issue it anew under another root: \
-                 `meridian cert issue KIND/NAME --ca DIR --into DIR`"
-            );
+            tracing::error!(%certificate, %why, "{}", texts::untrusted_at_start());
         }
         Ok(Arc::new(Self {
             files,
@@ -214,11 +208,7 @@ impl Identity {
             Ok((state, new)) => {
                 tracing::info!(%certificate, id = %state.own.id, until = %state.own.until, "new certificate or trust in use");
                 if let Some(why) = &state.untrusted {
-                    tracing::error!(
-                        %certificate, %why,
-                        "the root of this process's own certificate was removed from its trust; peers may refuse it. Issue it anew under \
-                         another root: `meridian cert issue KIND/NAME --ca DIR --into DIR`"
-                    );
+                    tracing::error!(%certificate, %why, "{}", texts::root_removed());
                 }
                 let trust_changed = looked.taken.trust != new.trust;
                 *looked = Looked {

@@ -25,6 +25,7 @@ mod rejected;
 mod service;
 mod socket;
 mod state;
+mod texts;
 mod verifier;
 
 pub use authorise::{Call, Denied, authorise};

@@ -29,6 +29,7 @@ use crate::{
     identity::Shown,
     protocol::HTTP2,
     socket::{Plain, Socket, Tls},
+    texts,
 };
 
 /// The clock is looked at this often: it may be set, and a machine may sleep.
@@ -39,18 +40,16 @@ const LAST_TURN_MAX: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Doubt {
     /// The peer does not accept the certificate of this process.
-    #[error(
-        "it refuses the certificate of this process ({0}); look into its log, and at this certificate with `meridian cert list DIR`"
-    )]
+    #[error("{}", texts::it_refuses(.0))]
     Refused(String),
     /// The certificate of the peer is genuine, and the peer is not the wanted one.
     #[error("{0}")]
     Other(Denied),
     /// The peer has no certificate that is valid here.
-    #[error("it does not prove its id: {0}")]
+    #[error("{}", texts::it_proves_nothing(.0))]
     Unproven(String),
     /// The peer's root was taken out of the trust while the connection was open.
-    #[error("its root is no longer trusted")]
+    #[error("{}", texts::its_root_was_taken_away())]
     Withdrawn,
 }
 
@@ -82,9 +81,7 @@ impl Doubt {
                     None => Self::Unproven(other.to_string()),
                 })
             }
-            rustls::Error::InvalidMessage(_) => Some(Self::Unproven(
-                "it does not speak TLS; give it the section [identity], or write stacks = \"off\" here".to_owned(),
-            )),
+            rustls::Error::InvalidMessage(_) => Some(Self::Unproven(texts::it_speaks_no_tls())),
             other => Some(Self::Unproven(other.to_string())),
         }
     }

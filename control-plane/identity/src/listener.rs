@@ -22,7 +22,7 @@ use tokio_rustls::TlsStream;
 use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Connection, Identity, Link, handshake, identity::Shown};
+use crate::{Connection, Identity, Link, handshake, identity::Shown, texts};
 
 /// First byte of a TLS connection: a record that carries a handshake (RFC 8446 §5.1).
 const HANDSHAKE_RECORD: u8 = 22;
@@ -216,11 +216,7 @@ impl Door {
             return plain(tcp);
         };
         let Some(_place) = self.unproven.take(source.ip()) else {
-            self.refuse(
-                source,
-                "too-many",
-                &"too many peers are at their handshake; it may try again at once",
-            );
+            self.refuse(source, "too-many", &texts::TOO_MANY_HANDSHAKES);
             return None;
         };
         let admitted = timeout(HANDSHAKE_MAX, async {
@@ -240,8 +236,7 @@ impl Door {
                 },
                 Ok(1..) if *mode == Mode::Permissive => return plain(tcp),
                 Ok(1..) => {
-                    let why = "the peer speaks plain text; give it the section [identity], and write https:// in control_planes";
-                    self.refuse(source, "plain-text", &why);
+                    self.refuse(source, "plain-text", &texts::SPEAKS_PLAIN_TEXT);
                     say_no(tcp, first.starts_with(b"PR")).await;
                 }
                 Ok(_) | Err(_) => {}
@@ -249,7 +244,7 @@ impl Door {
             None
         });
         admitted.await.unwrap_or_else(|_| {
-            self.refuse(source, "too-slow", &"the handshake was not done in 5 s");
+            self.refuse(source, "too-slow", &texts::HANDSHAKE_TOO_SLOW);
             None
         })
     }
@@ -271,7 +266,7 @@ impl Door {
 /// Tells a client in plain text why it is not let in. One of HTTP/2 begins with `PRI`: it gets empty settings, and a GOAWAY with
 /// INADEQUATE_SECURITY (RFC 9113 §6.8 and §7).
 async fn say_no(mut tcp: TcpStream, speaks_http2: bool) {
-    const WHY: &str = "this process wants to know who calls: use https:// and a certificate";
+    const WHY: &str = texts::MUST_PROVE;
     const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
     const INADEQUATE_SECURITY: u32 = 0xc;
     let bytes = if speaks_http2 {

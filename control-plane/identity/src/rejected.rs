@@ -2,7 +2,7 @@
 
 use topology::Moment;
 
-use crate::{BadCertificate, PeerId, files::FileError};
+use crate::{BadCertificate, PeerId, files::FileError, texts};
 
 /// Files that are no identity.
 #[derive(Debug, thiserror::Error)]
@@ -11,7 +11,7 @@ pub enum Rejected {
     #[error(transparent)]
     File(#[from] FileError),
     /// A file holds no PEM of its kind.
-    #[error("{path} holds no {what} in PEM")]
+    #[error("{}", texts::not_pem(path, what))]
     NotPem {
         /// The file.
         path: String,
@@ -19,7 +19,7 @@ pub enum Rejected {
         what: &'static str,
     },
     /// The certificate names nobody.
-    #[error("{path}: {source}")]
+    #[error("{}", texts::in_file(path, source))]
     Certificate {
         /// The file.
         path: String,
@@ -27,7 +27,7 @@ pub enum Rejected {
         source: BadCertificate,
     },
     /// The certificate and the key do not fit.
-    #[error("{key} is not the key of {certificate}: {why}")]
+    #[error("{}", texts::key_does_not_fit(key, certificate, why))]
     Key {
         /// The key's file.
         key: String,
@@ -37,9 +37,7 @@ pub enum Rejected {
         why: String,
     },
     /// The certificate is somebody else's.
-    #[error(
-        "the certificate is {offered}'s, and this process is {own}; issue its own with `meridian cert issue KIND/NAME --ca DIR --into DIR`"
-    )]
+    #[error("{}", texts::other_id(offered, own))]
     OtherId {
         /// Whose it is.
         offered: Box<PeerId>,
@@ -47,9 +45,7 @@ pub enum Rejected {
         own: Box<PeerId>,
     },
     /// The certificate has ended, or has not begun.
-    #[error(
-        "{certificate} is valid from {from:#} to {until:#} UTC, and not now; check the clock, or issue it anew with `meridian cert renew DIR --ca DIR`"
-    )]
+    #[error("{}", texts::out_of_date(certificate, *from, *until))]
     OutOfDate {
         /// The certificate's file.
         certificate: String,
@@ -59,9 +55,7 @@ pub enum Rejected {
         until: Moment,
     },
     /// The process would not believe itself.
-    #[error(
-        "{certificate} is not signed by a root in {trust}: {why}; issue it anew with `meridian cert issue KIND/NAME --ca DIR --into DIR`"
-    )]
+    #[error("{}", texts::untrusted(certificate, trust, why))]
     Untrusted {
         /// The certificate's file.
         certificate: String,

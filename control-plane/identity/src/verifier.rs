@@ -17,23 +17,23 @@ use tokio_rustls::rustls::{
 };
 use topology::{Moment, RegionId};
 
-use crate::{BadCertificate, Call, Peer, PeerId, Role, authorise};
+use crate::{BadCertificate, Call, Peer, PeerId, Role, authorise, texts};
 
 /// The chain is genuine, and the peer is none of ours.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum BadPeer {
-    #[error("the peer has no certificate")]
+    #[error("{}", texts::peer_has_no_certificate())]
     NoCertificate,
     /// It was trusted when the handshake began.
-    #[error("the root of the peer is no longer trusted")]
+    #[error("{}", texts::peer_lost_its_root())]
     NoRoot,
     #[error(transparent)]
     Certificate(#[from] BadCertificate),
-    #[error("{0} is of another zone than {1}")]
+    #[error("{}", texts::peer_of_other_zone(.0, .1))]
     Zone(PeerId, String),
-    #[error("expected a control plane, found {0}; check the address")]
+    #[error("{}", texts::not_a_control_plane(.0))]
     NoControlPlane(PeerId),
-    #[error("the certificate of the peer ended at {0:#} UTC")]
+    #[error("{}", texts::peer_expired(*.0))]
     Expired(Moment),
 }
 

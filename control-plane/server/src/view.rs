@@ -99,7 +99,7 @@ pub enum Role {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Leader {
     /// A replica leads.
-    #[error("{}", texts::leads(&.0.node, &.0.url))]
+    #[error("{}", texts::leads(.0.node.as_str(), .0.url.as_str()))]
     Known(LeaderRecord),
     /// No replica leads until one is elected.
     #[error("{}", texts::nobody_leads_now())]
