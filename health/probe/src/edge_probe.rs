@@ -18,7 +18,7 @@ use tokio::{
 use topology::{Edge, EdgeId, NodeId};
 use verdict::{EdgeProbe, FAILURE_LENGTH_MAX};
 
-use crate::{Cause, Lateness};
+use crate::{Cause, Lateness, texts};
 
 /// Most edges that each vantage tries in a tick. Because vantages share the work evenly, each edge is also tried by
 /// that many vantages, however large the fleet is.
@@ -69,7 +69,7 @@ pub(crate) async fn probe_edge(
             Ok((address, Err(error))) if error.is_own(address, lateness) => {
                 tracing::debug!(edge = %id, %address, %error, "this node could not probe an edge, so the probe does not count");
             }
-            Ok((address, Err(error))) => failure = Some(format!("{address}: {error}")),
+            Ok((address, Err(error))) => failure = Some(texts::at_address(address, error)),
             Err(_) => {}
         }
     }
@@ -84,13 +84,13 @@ pub(crate) async fn probe_edge(
 /// The reason for which no answer came.
 #[derive(Debug, thiserror::Error)]
 enum EdgeProbeError {
-    #[error("cannot connect: {0}")]
+    #[error("{}", texts::cannot_connect(.0))]
     Connect(#[source] io::Error),
-    #[error("the connection broke before an answer: {0}")]
+    #[error("{}", texts::edge_broke(.0))]
     Broke(#[source] io::Error),
-    #[error("the edge closed the connection without an answer")]
+    #[error("{}", texts::EDGE_CLOSED)]
     Closed,
-    #[error("no answer within {0:?}")]
+    #[error("{}", texts::edge_late(*.0))]
     TimedOut(Duration),
 }
 
