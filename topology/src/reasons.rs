@@ -2,7 +2,7 @@
 
 use crate::ReasonCode;
 
-/// Under which heading a reader looks for a code.
+/// The heading under which a reader looks for a code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Group {
     /// A plan changed.
@@ -44,7 +44,7 @@ impl Group {
 pub struct Page {
     /// The code it explains.
     pub code: ReasonCode,
-    /// Under which heading it stands.
+    /// The heading under which it stands.
     pub group: Group,
     /// The event, or the mistake.
     pub means: &'static str,
@@ -183,7 +183,7 @@ pages! {
         "Nothing moves by itself.",
         "Check the network of the vantages: `meridian status`. If a region is really down: `meridian failover REGION --reason WHY`.";
     CorrelatedEvidence Blocked:
-        "Two or more primaries turned bad within a few ticks of each other by the word of the same vantages: the evidence may be at fault.",
+        "Two or more primaries turned bad within a few ticks of each other, seen by the same vantages only: the evidence may be at fault.",
         "Nothing moves by itself.",
         "`meridian why REGION` shows which vantages. If a region is really down: `meridian failover REGION --reason WHY`.";
     EvacuationLimit Blocked:

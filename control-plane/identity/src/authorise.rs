@@ -31,12 +31,12 @@ pub enum Call<'a> {
         /// The region that it concerns; `None` if it concerns all or none.
         region: Option<&'a str>,
     },
-    /// Agree to somebody else's order.
+    /// Agree to another operator's order.
     Approve {
         /// The region that the order concerns.
         region: Option<&'a str>,
     },
-    /// Change what everybody relies on: documents, overrides of safety rules.
+    /// Change the rules for all: documents, overrides of safety rules.
     Rule {
         /// Its kind, as operators type it.
         kind: &'a str,
@@ -52,7 +52,7 @@ pub enum Call<'a> {
     },
 }
 
-/// Why a call is not allowed, with what to do about it.
+/// The reason for which a call is not allowed, and the remedy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}", texts::denied(id, what, because))]
 pub struct Denied {
@@ -122,7 +122,7 @@ pub fn authorise(peer: &Peer, call: Call<'_>) -> Result<(), Denied> {
 }
 
 impl Call<'_> {
-    /// The role that an operator needs, and where. `None`: no operator makes this call.
+    /// The role that an operator needs, and the region in which it must hold. `None`: no operator makes this call.
     fn needs(&self) -> Option<(OperatorRole, Option<&str>)> {
         match *self {
             Self::Look => Some((OperatorRole::Viewer, None)),

@@ -274,7 +274,7 @@ fn named(name: &str, now: Moment, life: Duration) -> Result<CertificateParams, C
 }
 
 fn authority(kind: &str, zone: &str, now: Moment, life: Duration) -> Result<CertificateParams, CaError> {
-    // Two of a name would be one for those who look for the issuer of a certificate by its name.
+    // A library looks for the issuer of a certificate by name, and would take two of one name for the same.
     let name = format!("Meridian {kind} of {zone}, {:08x}", rand::random::<u32>());
     let mut params = named(&name, now, life)?;
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];

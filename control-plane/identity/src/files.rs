@@ -49,10 +49,10 @@ pub enum FileError {
         verb: &'static str,
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The error of the system.
         source: io::Error,
     },
-    /// Somebody else may read the key.
+    /// Other users may read the key.
     #[error("{}", texts::key_readable(path.display(), *mode))]
     Readable {
         /// The key file.

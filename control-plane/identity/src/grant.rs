@@ -16,7 +16,7 @@ pub enum OperatorRole {
     Viewer,
     /// Gives orders: failover, switchover, restore, drain, rollout, freeze, unfreeze, ack, abort.
     Operator,
-    /// Agrees to what others asked for.
+    /// Agrees to orders of others.
     Approver,
     /// Everything, and alone: documents, overrides of safety rules.
     Admin,

@@ -132,7 +132,7 @@ impl Identity {
         })
     }
 
-    /// Checks that this is the identity of a stack of a region, whatever its name there.
+    /// Checks that this is the identity of a stack of a region; each of its stacks has its own name there.
     ///
     /// # Errors
     ///

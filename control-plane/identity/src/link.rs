@@ -120,7 +120,7 @@ pub struct Belief {
     shown: Shown,
     /// The state of the trust under which the peer was checked last.
     seen: u64,
-    /// When its root was found to be trusted no more.
+    /// Time at which its root was found to be trusted no more.
     withdrawn_at: Option<Instant>,
 }
 

@@ -28,8 +28,8 @@ use crate::{Connection, Identity, Link, handshake, identity::Shown, texts};
 const HANDSHAKE_RECORD: u8 = 22;
 /// Deadline of a handshake. One takes a millisecond.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
-/// Connections that have proven nothing yet: so many of one address, and so many together. Those above are closed at once, so that whoever
-/// opens many and stays silent keeps nobody else out.
+/// Most connections that have proven nothing yet, of one address and together. The listener closes further ones at once, so that an
+/// address that opens many and stays silent keeps no other out.
 const UNPROVEN_OF_ONE_MAX: usize = 512;
 const UNPROVEN_MAX: usize = 4_096;
 /// Pause when the process has no descriptor left for another connection.
@@ -49,14 +49,14 @@ pub enum ToStacks {
     Required,
 }
 
-/// Whom a listener lets in.
+/// The peers that a listener lets in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Display, EnumString)]
 #[serde(rename_all = "kebab-case")]
 #[strum(serialize_all = "kebab-case")]
 pub enum Mode {
-    /// Everybody, in plain text; names in calls are claims.
+    /// Every peer, in plain text; names in calls are claims.
     Off,
-    /// Peers with a certificate, and everybody else as with `off`: for the time in which a fleet gets its certificates.
+    /// Peers with a certificate, and all others as with `off`: for the time in which a fleet gets its certificates.
     Permissive,
     /// Peers with a certificate only.
     #[default]

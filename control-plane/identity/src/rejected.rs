@@ -23,7 +23,7 @@ pub enum Rejected {
     Certificate {
         /// The file.
         path: String,
-        /// Why.
+        /// The problem in it.
         source: BadCertificate,
     },
     /// The certificate and the key do not fit.
@@ -33,13 +33,13 @@ pub enum Rejected {
         key: String,
         /// The certificate's file.
         certificate: String,
-        /// Why.
+        /// The error of the library.
         why: String,
     },
-    /// The certificate is somebody else's.
+    /// The certificate belongs to another process.
     #[error("{}", texts::other_id(offered, own))]
     OtherId {
-        /// Whose it is.
+        /// The id in it.
         offered: Box<PeerId>,
         /// The id of this process.
         own: Box<PeerId>,
@@ -61,7 +61,7 @@ pub enum Rejected {
         certificate: String,
         /// The file of roots.
         trust: String,
-        /// Why.
+        /// The error of the library.
         why: String,
     },
 }

@@ -28,7 +28,7 @@ const RESUMED_MAX: usize = 256;
 /// All that changes together when new files come into use.
 pub(crate) struct State {
     pub(crate) own: Peer,
-    /// Why this process would not believe its own certificate.
+    /// The reason for which this process would not believe its own certificate, if there is one.
     pub(crate) untrusted: Option<String>,
     /// End of life of every certificate in the files, with its kind.
     pub(crate) expiry: Vec<(&'static str, Moment)>,

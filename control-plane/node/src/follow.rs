@@ -39,7 +39,7 @@ pub struct Follower {
     pub last_good: LastGood,
     /// Records how many control planes are connected.
     pub contact: Contact,
-    /// What this node shows of itself to control planes at `https://` URLs.
+    /// The identity that this node shows to control planes at `https://` URLs.
     pub identity: Option<Arc<Identity>>,
 }
 

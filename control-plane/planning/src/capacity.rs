@@ -217,7 +217,7 @@ impl<'t> Headroom<'t> {
         percent.min().unwrap_or(0)
     }
 
-    /// Hands `percent` of `primary`'s sessions to `targets`, filling the first before the second, each up to what it
+    /// Hands `percent` of `primary`'s sessions to `targets`, filling the first before the second, each up to the share that it
     /// has left and what `at_most` allows. Places at full service are taken first; only sessions without one take a
     /// place that degrades its region, if `degrade`.
     pub(crate) fn place(

@@ -35,7 +35,7 @@ pub struct Config {
     pub topology: PathBuf,
     /// File of the policy document.
     pub policy: PathBuf,
-    /// Who it is, and whom it lets in. Without this section it speaks plain text, and believes names.
+    /// Its identity, and the peers that it lets in. Without this section it speaks plain text, and believes names.
     #[serde(default)]
     pub identity: Option<IdentitySection>,
     /// The store of decisions; see [`Config::store`].
@@ -46,7 +46,7 @@ pub struct Config {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct IdentitySection {
-    /// Whom it lets in.
+    /// The peers that it lets in.
     #[serde(default)]
     pub mode: Mode,
     /// As in [`Files`].
@@ -289,7 +289,7 @@ impl Rules for Config {
 }
 
 impl Config {
-    /// Whom it lets in.
+    /// The peers that it lets in.
     pub fn mode(&self) -> Mode {
         self.identity.as_ref().map_or(Mode::Off, |identity| identity.mode)
     }

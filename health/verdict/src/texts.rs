@@ -47,7 +47,7 @@ pub(crate) fn stack_fails(
     format!("stack {stack}{more} {what}; {serving} of {all} stacks serve")
 }
 
-/// How a trigger that fired stands: it fails still, or it recovers.
+/// The state of a trigger that fired: it fails still, or it recovers.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Standing<'s> {
     /// Its bad ticks are spread over a window, in these words.

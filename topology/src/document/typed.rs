@@ -16,7 +16,7 @@ use super::{Problems, Source, WRITTEN_BYTES_MAX, unknown_key, with_advice};
 /// Most wrong values that one reading reports. Each costs another reading of the document.
 const PROBLEMS_MAX: usize = 100;
 
-/// The span of the root, and of what the document does not contain.
+/// The span of the root, and of keys that the document does not contain.
 const ROOT: Range<usize> = 0..0;
 
 /// Knowledge of a reader about a document beside its type.
@@ -83,7 +83,7 @@ struct Reader<'d> {
     written: DeValue<'d>,
     /// The document without what is wrong.
     rest: DeValue<'d>,
-    /// The paths of what is wrong.
+    /// The paths of the wrong keys.
     reported: BTreeSet<String>,
     /// Whether an item was taken out of an array, after which other items have other indices.
     is_renumbered: bool,

@@ -139,7 +139,7 @@ async fn what_is_wrong_with_a_request_is_said_at_once() {
     );
 }
 
-/// Whoever proves who it is does so to the leader too, whatever the answer of a control plane names.
+/// An operator with a certificate shows it to the leader too, even where a control plane names the leader by a plain-text URL.
 #[test]
 fn the_leader_is_asked_in_the_same_way_as_who_named_it() {
     let named = |leader: &str, asked: &str| leader_named_by(&not_leading(Some(leader)), asked);

@@ -204,7 +204,7 @@ async fn small_answers_do_not_wait_for_others() {
     assert!(connection.nodelay().unwrap(), "without Nagle's algorithm");
 }
 
-/// A new leaf and a new root come in while connections are open; only what is no longer trusted ends.
+/// A new leaf and a new root come in while connections are open; only connections that are no longer trusted end.
 #[tokio::test]
 async fn roots_are_exchanged_under_open_connections() {
     let (old, new) = (Ca::new(), Ca::new());

@@ -57,7 +57,7 @@ async fn an_edge_resumes_its_tls_sessions_with_a_stack_while_nothing_changes() {
         link.is_resumed()
     };
     assert_eq!([connect().await, connect().await, connect().await], [false, true, true]);
-    // The same address is not believed for another region, whatever was resumed before.
+    // The edge does not believe the same address for another region, although it resumed a session with it before.
     let error = dial(&edges, "us-west", address).await.unwrap_err();
     assert_eq!(
         error.to_string(),
@@ -65,7 +65,7 @@ async fn an_edge_resumes_its_tls_sessions_with_a_stack_while_nothing_changes() {
          process; check the address, and the certificate of the stack"
     );
     assert!(matches!(Doubt::within(&error), Some(Doubt::Other(_))));
-    // With another trust, at either end, everybody proves it again.
+    // With another trust, at either end, both ends prove their ids again.
     own.trusts(&[&ca.root, &next.root]);
     assert_eq!(stacks.reload(), Reload::Taken);
     assert_eq!([connect().await, connect().await], [false, true]);

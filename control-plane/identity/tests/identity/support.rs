@@ -82,7 +82,7 @@ impl Place {
     }
 }
 
-/// A listener that greets whoever it lets in, and keeps the events.
+/// A listener that greets the peers that it lets in, and keeps the events.
 pub(crate) struct Listener {
     pub(crate) address: SocketAddr,
     events: Arc<Mutex<Vec<Event>>>,

@@ -39,7 +39,7 @@ fn a_backup_that_goes_takes_along_only_what_was_there() {
         assert_eq!((world.state("us-east"), world.route("us-east")), (state, moved.into()));
         assert_eq!(world.phase(&asked), Some(Phase::Running), "it goes on");
         let said = world.plan().reasons.iter().find(|it| it.region.is_some()).unwrap();
-        let text = "us-west is gone from the topology: what was there (10 %) moves on";
+        let text = "us-west is gone from the topology: the 10 % of its sessions there move on";
         assert!(said.text.starts_with(text), "{}", said.text);
         world.pass(5 * MINUTE);
         assert_eq!(world.phase(&asked), Some(Phase::Done));
@@ -197,7 +197,7 @@ fn a_region_that_writes_for_another_cannot_be_taken_away() {
     let demoted = reasons.iter().find(|it| it.code == ReasonCode::Demoted).unwrap();
     assert!(
         demoted.text.contains("us-west, which wrote analytics, conversations,")
-            && demoted.text.contains("without what only us-west had"),
+            && demoted.text.contains("without the data that only us-west had"),
         "{}",
         demoted.text
     );

@@ -405,13 +405,13 @@ fn a_stack_that_answers_and_fails_is_named_with_what_to_do_until_it_is_drained()
         (
             Component::Nlu,
             Fails,
-            "does not make sense of what it hears",
+            "does not understand the words",
             "are not understood",
         ),
         (
             Component::Skills,
             Fails,
-            "does not do what it is asked to",
+            "does not carry requests out",
             "get no answer",
         ),
         (Component::Tts, Fails, "does not speak", "hear no reply"),
@@ -456,7 +456,7 @@ fn where_too_few_stacks_do_their_work_the_region_is_to_be_left() {
     breaks(&mut world, Component::Tts);
     let text = format!(
         "stack {stack} (one of 2) answers and does not speak: callers whose sessions are there hear no reply; too few of the \
-         others do it, and no rule leaves us-east for that: `meridian failover us-east --reason WHY` does"
+         other stacks work, and no rule leaves us-east for that: `meridian failover us-east --reason WHY` does"
     );
     assert_eq!(world.waiting(ReasonCode::StackFails).text, text);
     // A region with one stack has none to name.
@@ -501,7 +501,7 @@ fn what_half_a_backup_cannot_hold_stays_and_is_said() {
     world.pass(10 * SECOND);
     let text = &world.waiting(ReasonCode::PartlyMoved).text;
     assert!(
-        text.contains("50 % of them stay") && text.contains("us-west has no room left"),
+        text.contains("50 % of its sessions stay") && text.contains("us-west has no room left"),
         "{text}"
     );
     // The stack works again.

@@ -22,7 +22,7 @@ fn what_does_not_fit_stays_until_there_is_room() {
     let plans = world.plans.len();
     world.pass(5 * MINUTE);
     let text = &world.waiting(ReasonCode::PartlyMoved).text;
-    let full = "20 % of them stay: its sessions find no place in its backups: us-west has no room left, eu-central";
+    let full = "20 % of its sessions stay: its sessions find no place in its backups: us-west has no room left, eu-central";
     assert!(text.starts_with(full), "{text}");
     assert_eq!(world.plans.len(), plans, "waiting makes no plans");
 

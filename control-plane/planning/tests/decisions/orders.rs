@@ -41,7 +41,7 @@ fn a_person_moves_a_region_that_nobody_sees_to_a_backup_that_was_well_and_hears_
     );
     let said = &world.plan().reasons[0].text;
     let against = format!(
-        "although nobody sees us-west since {}, when it was healthy",
+        "although no vantage has seen us-west since {}, when it was healthy",
         since + 10 * SECOND
     );
     assert!(said.contains(&against), "{said}");
@@ -76,7 +76,7 @@ fn where_nobody_ever_saw_anything_the_word_of_a_person_counts() {
     world.ask("alice", fail_over("us-east"));
     assert_eq!(world.route("us-east"), "us-west 100");
     let said = &world.plan().reasons[0].text;
-    assert!(said.contains("nobody has seen us-west yet"), "{said}");
+    assert!(said.contains("no vantage has seen us-west yet"), "{said}");
 }
 
 #[test]

@@ -62,7 +62,7 @@ impl Issuer {
 /// The service. Without an issuer it signs nothing.
 pub(crate) struct CertificatesService {
     pub(crate) guard: Guard,
-    /// What this control plane shows, and its issuer.
+    /// The identity of this control plane, and its issuer.
     pub(crate) issuer: Option<(Arc<Identity>, Issuer)>,
     /// The newest snapshot: an edge, a name server or a region that left the topology gets no further certificate.
     pub(crate) snapshots: watch::Receiver<Option<Arc<Snapshot>>>,

@@ -1,4 +1,4 @@
-//! The state of the deciding task: what is in force, what was seen, and what the task shows of both.
+//! The state of the deciding task: the plan and documents in force, the evidence, and the view of both that it publishes.
 
 use std::{
     collections::{BTreeMap, VecDeque},

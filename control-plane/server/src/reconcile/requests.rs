@@ -93,7 +93,7 @@ impl Reconciler {
         if *in_force != replaces && *in_force != document.version {
             return Ok(Ok(Applied::Changed(in_force.clone())));
         }
-        // A document that is in force already is written no second time, whoever applies it.
+        // A document that is in force already is not written a second time, for any author.
         let is_in_force = *in_force == document.version && self.known.revisions.plan.is_some();
         let mut input = self.fresh_input();
         let parsed = match kind {

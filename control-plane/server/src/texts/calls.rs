@@ -2,7 +2,7 @@
 
 use std::{fmt::Display, time::Duration};
 
-// Who may call.
+// Callers that are not let in.
 
 pub(crate) fn must_prove() -> &'static str {
     "this control plane wants to know who calls: use https:// and a certificate (`meridian cert issue`, `meridian login`)"

@@ -5,7 +5,7 @@ use std::fmt::Display;
 
 use topology::Moment;
 
-// What is wrong.
+// The problem.
 
 pub(crate) fn conflict(key: &str, found: Option<u64>, expected: Option<u64>) -> String {
     let (found, expected) = (value_at(found), value_at(expected));
@@ -58,7 +58,7 @@ pub(crate) fn failed(why: &str) -> String {
     format!("the store failed: {why}")
 }
 
-// What to do. A text follows "To do:" or a semicolon.
+// The remedy. It follows "To do:" or a semicolon.
 
 pub(crate) fn make_room() -> &'static str {
     "make room in the store as the error says; decisions continue by themselves then: `meridian status`"

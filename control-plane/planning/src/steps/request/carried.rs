@@ -14,7 +14,7 @@ use crate::{
 /// An order that the draft carries out.
 pub(super) struct Carried {
     pub(super) phase: Phase,
-    /// Why it needs a second person, by the policy's rule and its subject; empty when one person is enough.
+    /// The reasons for a second person, by the policy's rule and its subject; empty when one person is enough.
     pub(super) asks: BTreeMap<String, String>,
 }
 

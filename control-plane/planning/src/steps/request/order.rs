@@ -69,8 +69,8 @@ fn asks_for_force(passed: BTreeMap<ReasonCode, String>) -> impl Iterator<Item = 
     })
 }
 
-/// Why an order waits for a second person, and the effects that this person is shown; none when it needs no second
-/// person, or when `approved` has all of them.
+/// The reason for which an order waits for a second person, and the effects that this person is shown; none when it needs no
+/// second person, or when `approved` has all of them.
 fn needs_approval(
     facts: &Facts<'_>,
     draft: &Draft,
