@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_kept_is_found_again_and_damage_is_not_served() {
+    fn a_saved_plan_is_found_again_and_a_damaged_one_is_not_served() {
         let folder = tempfile::tempdir().unwrap();
         let file = LastGood::at(folder.path().join("plan"));
         assert_eq!(file.load(), None);
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_never_goes_back() {
+    fn the_saved_plan_never_goes_back() {
         let folder = tempfile::tempdir().unwrap();
         let file = LastGood::at(folder.path().join("plan"));
         file.save(&generation(5)).unwrap();

@@ -405,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_planned_already_counts() {
+    fn sessions_that_are_planned_already_count() {
         let world = three_primaries();
         let planned = BTreeMap::from([(id("ap-south"), vec![share("us-west", 50)])]);
         let mut headroom = Headroom::beside(&world.topology, BTreeMap::new(), &planned);

@@ -24,8 +24,7 @@ pub struct Config {
     #[serde(default = "loopback")]
     pub listen: SocketAddr,
     /// The URL at which the others send operators while this one leads, `https://address:port` or, without TLS,
-    /// `http://address:port`; by default the address
-    /// it listens at.
+    /// `http://address:port`; by default the address it listens at.
     #[serde(default)]
     pub advertise: Option<Advertise>,
     /// Address of metrics and health.
@@ -42,7 +41,7 @@ pub struct Config {
     store: StoreSection,
 }
 
-/// `[identity]`: the certificate of this control plane, and whom it lets in.
+/// `[identity]`: the certificate of this control plane, and the peers that it lets in.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct IdentitySection {

@@ -1,4 +1,4 @@
-//! One probe of one stack: does its gateway answer, and does a spoken question get the right reply.
+//! One probe of one stack: its gateway must answer, and a spoken question must get the right reply.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -358,7 +358,7 @@ fn evidence(
     for (tick, seen) in gateway.take(policy.gateway_ticks.max(2) as usize) {
         evidence.push(describe_tick(Component::Gateway, tick, seen));
     }
-    // Of the other components the newest tick: of recognition always, of the rest only if it is or was bad.
+    // The other components: recognition with its newest tick, each other one only if it is bad now or was before.
     let concerns = |component: Component| {
         let of_it = |trigger: &Trigger| trigger.component() == component;
         let bad = |trigger: &Trigger| state[*trigger as usize].run.fallen || state[*trigger as usize].run.bad > 0;

@@ -39,13 +39,13 @@ pub(crate) enum Unsigned {
 }
 
 impl Issuer {
-    /// Signs a request for a peer. The files are read each time: an issuer is exchanged like every other certificate. What it signs
-    /// must lead to the root of the peer's own certificate: else a key that was stolen under a root which is being removed would get
-    /// a certificate under the next one.
+    /// Signs a request for a peer. The files are read each time: an issuer is exchanged like every other certificate. The new
+    /// certificate must lead to the root of the peer's own: otherwise a key that was stolen under a root that is being removed would
+    /// get a certificate under the next one.
     pub(crate) fn sign(&self, own: &Identity, peer: &Peer, request: &str) -> Result<String, Unsigned> {
         let authority = Authority::load(&files::read_credential(&self.certificate, &self.key)?)?;
         let now = daemon::clock::now();
-        // Not the life of the old one: what an issuer in its last minutes signed would stay short for ever.
+        // Not the life of the old one: a short life, which an issuer in its last minutes gave, would stay short for ever.
         let leaf = Leaf {
             life: ca::NODE_LIFE.min(authority.until().since(now)),
             ..Leaf::of(peer.id.clone())

@@ -1,4 +1,4 @@
-//! Every service asks here who calls and whether they may, before it does anything.
+//! Decides whether a caller may make a call. Every service asks here before it does anything.
 
 use api::v1;
 use identity::{Call, Caller, Denied, Peer, authorise};
