@@ -13,7 +13,8 @@ use clap::{Args, Subcommand};
 use identity::{
     Grant, PeerId, Role,
     ca::{self, Leaf},
-    files::{self, Files, Seen},
+    certificate::{self, Summary},
+    files::{self, Files},
 };
 use topology::Moment;
 use world::authority::{Folder, operator_folder, operator_leaf, person};
@@ -233,7 +234,7 @@ pub(crate) async fn cert(verb: CertVerb, operator: Option<Operator>) -> Result<E
             let folder = Folder::at(ca);
             let roots = files::read(&folder.trust()).map_err(failed)?;
             // A folder that somebody hands in for renewal may hold anything.
-            let peer = identity::verified(&old, &roots, now).with_context(|| {
+            let peer = certificate::verified(&old, &roots, now).with_context(|| {
                 format!(
                     "{} was not issued by this authority; issue it by its name: `meridian cert issue KIND/NAME --ca DIR --into DIR`",
                     files.certificate.display()
@@ -278,7 +279,7 @@ fn issue(folder: &Folder, mut leaf: Leaf, life: Option<Duration>, into: &Path, n
 async fn trust(verb: TrustVerb, operator: Option<Operator>) -> Result<(), Failure> {
     match verb {
         TrustVerb::Add { root, trust } => {
-            let new = files::certificates(&files::read(&root).map_err(failed)?);
+            let new = certificate::summaries(&files::read(&root).map_err(failed)?);
             if new.is_empty() {
                 return Err(Failure::failed(anyhow!(
                     "{} holds no certificate in PEM",
@@ -347,9 +348,9 @@ async fn refuse_while_shown(fingerprint: &str, operator: Option<Operator>) -> Re
     Err(Failure::failed(anyhow!(text)))
 }
 
-fn bundle(path: &Path) -> Result<Vec<Seen>, Failure> {
+fn bundle(path: &Path) -> Result<Vec<Summary>, Failure> {
     let text = files::read(path).map_err(failed)?;
-    let roots = files::certificates(&text);
+    let roots = certificate::summaries(&text);
     if roots.len() < text.matches("-----BEGIN CERTIFICATE-----").count() {
         let text = format!(
             "{} holds a certificate that cannot be read, and rewriting would drop it; edit it by hand",
@@ -366,7 +367,7 @@ fn bundle(path: &Path) -> Result<Vec<Seen>, Failure> {
     Ok(roots)
 }
 
-fn write_bundle(path: &Path, roots: &[Seen]) -> Result<(), Failure> {
+fn write_bundle(path: &Path, roots: &[Summary]) -> Result<(), Failure> {
     let text: String = roots.iter().map(|root| root.pem.as_str()).collect();
     files::write(path, &text, 0o644).map_err(failed)?;
     let names: Vec<String> = roots
@@ -392,7 +393,7 @@ fn list(paths: &[PathBuf], now: Moment) -> Result<String, Failure> {
     }
     let mut shown = table(["FILE", "NAME", "ROLES", "FINGERPRINT", "UNTIL", "LEFT"]);
     for path in found {
-        let certificates = files::certificates(&files::read(&path).map_err(failed)?);
+        let certificates = certificate::summaries(&files::read(&path).map_err(failed)?);
         if certificates.is_empty() {
             return Err(Failure::failed(anyhow!(
                 "{} holds no certificate in PEM",
@@ -422,7 +423,7 @@ fn list(paths: &[PathBuf], now: Moment) -> Result<String, Failure> {
 fn zone_of(folder: &Folder) -> Result<String, Failure> {
     let [issuer, _] = folder.issuer();
     let text = files::read(&issuer).map_err(failed)?;
-    let seen = files::certificates(&text);
+    let seen = certificate::summaries(&text);
     let zone = seen.first().and_then(|it| {
         let rest = it.name.strip_prefix("Meridian issuer of ")?;
         Some(rest.split(',').next()?.to_owned())

@@ -30,7 +30,7 @@ pub struct Intent {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum IntentKind {
-    /// Emergency: move the sessions of a primary to its backups now, whatever its health.
+    /// Emergency: move the sessions of a primary to its backups now, even if it looks healthy.
     Failover {
         /// The primary that sessions leave.
         region: RegionId,

@@ -1,4 +1,4 @@
-//! Reasons: why something changed, was refused, or waits. Each has a code for programs and a text for people.
+//! The reasons for which something changed, was refused, or waits. Each has a code for programs and a text for people.
 
 use std::fmt;
 

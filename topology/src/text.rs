@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_hidden_is_shown_and_what_people_write_stays() {
+    fn hidden_letters_are_shown_and_visible_ones_stay() {
         for plain in [
             "a maintenance window",
             "Wartung für München",

@@ -448,7 +448,7 @@ mod tests {
     }
 
     #[test]
-    fn what_must_agree_is_checked() {
+    fn parts_that_must_agree_are_checked() {
         let lost = SMALL.replace(
             "backups = [\"us-west\"]",
             "backups = [\"us-west\", \"us-west\", \"mars\", \"us-east\"]",

@@ -12,6 +12,7 @@ use std::{
 use identity::{
     Grant, OperatorRole, PeerId, Role,
     ca::{self, Authority, CaError, Leaf},
+    certificate,
     files::{self, FileError, Files},
 };
 use topology::Moment;
@@ -148,8 +149,8 @@ impl Folder {
         }
         let credential = self.authority()?.issue(leaf, now)?;
         private_folder(into)?;
-        let mut trusted = files::read(&files.trust).map_or_else(|_| Vec::new(), |pem| files::certificates(&pem));
-        for root in files::certificates(&files::read(&self.trust())?) {
+        let mut trusted = files::read(&files.trust).map_or_else(|_| Vec::new(), |pem| certificate::summaries(&pem));
+        for root in certificate::summaries(&files::read(&self.trust())?) {
             if !trusted.iter().any(|known| known.fingerprint == root.fingerprint) {
                 trusted.push(root);
             }

@@ -174,7 +174,7 @@ fn operators_decide(state_dir: &Path, folder: &Path) {
         "cannot be overridden; write one of regions-serving-min",
     );
     run(&with(&["freeze", "--for", "5m"]), 0, "no automatic change until");
-    run(&with(&["unfreeze"]), 0, "automation goes on");
+    run(&with(&["unfreeze"]), 0, "automation is on again");
     run(
         &with(&["drain", "edge-iad", "--for", "5m"]),
         0,

@@ -2,7 +2,7 @@
 //! ([`convert`]). [`Operator`] is for people and their tools: it sends requests to the leading control plane. [`connect`] is
 //! the way to a control plane for every client; the crate `node` has those of nodes.
 //!
-//! The interface leaves room for mutual TLS, which belongs to the channel and not to the messages.
+//! Mutual TLS belongs to the channel: no message carries a credential.
 
 pub mod connect;
 pub mod convert;

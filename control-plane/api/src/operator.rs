@@ -52,7 +52,7 @@ type Client = OperatorClient<Channel>;
 #[derive(Debug, Clone)]
 pub struct Operator {
     urls: Vec<String>,
-    /// What this operator shows of itself.
+    /// The identity that this operator shows.
     identity: Option<Arc<Identity>>,
     leader: Arc<Mutex<Option<String>>>,
 }
@@ -146,7 +146,7 @@ impl Operator {
         Self { identity, ..self }
     }
 
-    /// The name in the credential of whoever asks.
+    /// The name in the credential of this operator.
     pub fn name(&self) -> Option<String> {
         let own = self.identity.as_ref()?.own();
         Some(own.id.role.name().to_owned())

@@ -1,6 +1,6 @@
 //! One function decides who may call what, at control planes and at stacks; its tests hold the whole table. It denies every other call.
 
-use crate::{Grant, OperatorRole, Peer, Role};
+use crate::{Grant, OperatorRole, Peer, Role, texts};
 
 /// A call, with the name that the caller gives itself in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,12 +31,12 @@ pub enum Call<'a> {
         /// The region that it concerns; `None` if it concerns all or none.
         region: Option<&'a str>,
     },
-    /// Agree to somebody else's order.
+    /// Agree to another operator's order.
     Approve {
         /// The region that the order concerns.
         region: Option<&'a str>,
     },
-    /// Change what everybody relies on: documents, overrides of safety rules.
+    /// Change the rules for all: documents, overrides of safety rules.
     Rule {
         /// Its kind, as operators type it.
         kind: &'a str,
@@ -52,9 +52,9 @@ pub enum Call<'a> {
     },
 }
 
-/// Why a call is not allowed, with what to do about it.
+/// The reason for which a call is not allowed, and the remedy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{id} may not {what}: {because}")]
+#[error("{}", texts::denied(id, what, because))]
 pub struct Denied {
     /// The id of the caller.
     pub id: String,
@@ -76,56 +76,43 @@ pub fn authorise(peer: &Peer, call: Call<'_>) -> Result<(), Denied> {
             if node == name {
                 return Ok(());
             }
-            "a node follows plans under its own id only".to_owned()
+            texts::FOLLOWS_AS_ITSELF.to_owned()
         }
-        (Call::FollowAsEdge { .. }, _) => "only edges follow plans as edges".to_owned(),
-        (Call::FollowAsDns { .. }, _) => "only name servers follow plans as name servers".to_owned(),
+        (Call::FollowAsEdge { .. }, _) => texts::EDGES_FOLLOW_AS_EDGES.to_owned(),
+        (Call::FollowAsDns { .. }, _) => texts::DNS_FOLLOWS_AS_DNS.to_owned(),
 
         (Call::Report { vantage, asked }, Role::Edge(name) | Role::ControlPlane(name)) => {
             if vantage == name && vantage != asked {
                 return Ok(());
             }
-            "a vantage reports under its own id only".to_owned()
+            texts::REPORTS_AS_ITSELF.to_owned()
         }
-        (Call::Report { .. }, _) => "only edges and control planes report observations".to_owned(),
+        (Call::Report { .. }, _) => texts::VANTAGES_REPORT.to_owned(),
 
         (Call::CallStack, Role::Edge(_) | Role::ControlPlane(_)) => return Ok(()),
-        (Call::CallStack, _) => {
-            "only edges and control planes do that; devices and operators go through an edge".to_owned()
-        }
+        (Call::CallStack, _) => texts::EDGES_CALL_STACKS.to_owned(),
 
         (Call::Serve { region }, Role::Stack { region: own, .. }) if own == region => return Ok(()),
-        (Call::Serve { .. }, _) => {
-            "its address in topology.toml leads to another process; check the address, and the certificate of the stack"
-                .to_owned()
-        }
+        (Call::Serve { .. }, _) => texts::OTHER_REGION_SERVES.to_owned(),
 
         (call, Role::Operator(_)) => match call.needs() {
-            None => {
-                "an operator's certificate is not renewed; log in again (`meridian login NAME --roles ROLE`)".to_owned()
-            }
+            None => texts::operators_log_in(),
             Some((OperatorRole::Viewer, _)) if !peer.grants.is_empty() => return Ok(()),
             Some((role, region)) => {
                 let holds = |grant: &Grant| [role, OperatorRole::Admin].contains(&grant.role) && grant.covers(region);
                 if peer.grants.iter().any(holds) {
                     return Ok(());
                 }
-                let place = region.map_or_else(|| " everywhere".to_owned(), |region| format!(" in {region}"));
                 let has = match &peer.grants[..] {
                     [] => "none".to_owned(),
                     _ => peer.roles(),
                 };
-                format!("it needs the role {role}{place}, and this certificate has {has}; log in with one that has it")
+                texts::needs_role(role, region, &has)
             }
         },
-        (Call::Renew, Role::Etcd(_)) => {
-            "etcd has an authority of its own; issue it anew with `meridian cert issue etcd/NAME --ca DIR --into DIR`"
-                .to_owned()
-        }
+        (Call::Renew, Role::Etcd(_)) => texts::etcd_is_issued(),
         (Call::Renew, _) => return Ok(()),
-        (Call::Look | Call::Order { .. } | Call::Approve { .. } | Call::Rule { .. }, _) => {
-            "only operators do that; use an operator's certificate (`meridian login NAME --roles ROLE`)".to_owned()
-        }
+        (Call::Look | Call::Order { .. } | Call::Approve { .. } | Call::Rule { .. }, _) => texts::only_operators(),
     };
     Err(Denied {
         id: peer.id.to_string(),
@@ -135,7 +122,7 @@ pub fn authorise(peer: &Peer, call: Call<'_>) -> Result<(), Denied> {
 }
 
 impl Call<'_> {
-    /// The role that an operator needs, and where. `None`: no operator makes this call.
+    /// The role that an operator needs, and the region in which it must hold. `None`: no operator makes this call.
     fn needs(&self) -> Option<(OperatorRole, Option<&str>)> {
         match *self {
             Self::Look => Some((OperatorRole::Viewer, None)),
@@ -359,7 +346,8 @@ mod tests {
         );
         assert_eq!(
             denied.unwrap_err().to_string(),
-            "spiffe://voice.example/edge/edge-iad may not report as edge-dub: a vantage reports under its own id only"
+            "spiffe://voice.example/edge/edge-iad may not report as edge-dub: a vantage reports under its own id only; correct the \
+             node's name in its configuration, or its certificate"
         );
     }
 }

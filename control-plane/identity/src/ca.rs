@@ -12,7 +12,7 @@ use rcgen::{
 };
 use topology::Moment;
 
-use crate::{Grant, Peer, PeerId, Role};
+use crate::{Grant, Peer, PeerId, Role, texts};
 
 /// Life of a root.
 pub const ROOT_LIFE: Duration = days(3_650);
@@ -52,16 +52,16 @@ impl std::fmt::Debug for Credential {
 #[derive(Debug, thiserror::Error)]
 pub enum CaError {
     /// The library refused.
-    #[error("cannot make a certificate: {0}")]
+    #[error("{}", texts::cannot_make(.0))]
     Certificate(#[from] rcgen::Error),
     /// The issuer's files.
-    #[error("the issuer's certificate and key do not fit: {0}")]
+    #[error("{}", texts::issuer_does_not_fit(.0))]
     Issuer(rcgen::Error),
     /// The request to sign.
-    #[error("the request cannot be read, or its signature is not made with its own key: {0}")]
+    #[error("{}", texts::bad_request(.0))]
     Request(rcgen::Error),
     /// A leaf that would end too early or outlive its issuer.
-    #[error("a life of {0:?} is out of range; write 1m or more, and no more than the issuer has left ({1:?})")]
+    #[error("{}", texts::life_out_of_range(.0, .1))]
     Life(Duration, Duration),
 }
 
@@ -274,7 +274,7 @@ fn named(name: &str, now: Moment, life: Duration) -> Result<CertificateParams, C
 }
 
 fn authority(kind: &str, zone: &str, now: Moment, life: Duration) -> Result<CertificateParams, CaError> {
-    // Two of a name would be one for those who look for the issuer of a certificate by its name.
+    // A library looks for the issuer of a certificate by name, and would take two of one name for the same.
     let name = format!("Meridian {kind} of {zone}, {:08x}", rand::random::<u32>());
     let mut params = named(&name, now, life)?;
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];

@@ -18,7 +18,12 @@ use tokio_rustls::TlsStream;
 use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 
-use crate::{Identity, Peer, tls::Shown};
+use crate::{
+    Identity, Peer,
+    identity::Shown,
+    socket::{Plain, Socket, Tls},
+    texts,
+};
 
 /// The clock is looked at this often: it may be set, and a machine may sleep.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
@@ -42,15 +47,10 @@ pub struct Connection {
     _watched: Option<DropGuard>,
 }
 
-enum Socket {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
-}
-
 impl Connection {
     pub(crate) fn plain(tcp: TcpStream, source: SocketAddr) -> Self {
         Self {
-            io: Socket::Plain(tcp),
+            io: Plain(tcp),
             caller: Caller { source, peer: None },
             ended: None,
             _watched: None,
@@ -67,7 +67,7 @@ impl Connection {
     ) -> Self {
         let (ended, gone) = (CancellationToken::new(), CancellationToken::new());
         let connection = Self {
-            io: Socket::Tls(Box::new(tls)),
+            io: Tls(Box::new(tls)),
             caller: Caller {
                 source,
                 peer: Some(shown.peer.clone()),
@@ -93,8 +93,8 @@ impl Connection {
     /// The system's.
     pub fn nodelay(&self) -> io::Result<bool> {
         match &self.io {
-            Socket::Plain(io) => io.nodelay(),
-            Socket::Tls(io) => io.get_ref().0.nodelay(),
+            Plain(io) => io.nodelay(),
+            Tls(io) => io.get_ref().0.nodelay(),
         }
     }
 
@@ -117,17 +117,17 @@ async fn until_lost(identity: &Identity, shown: &Shown) -> &'static str {
     loop {
         let left = identity.left(shown);
         if left.is_zero() {
-            return "the certificate of the peer has expired";
+            return texts::PEER_EXPIRED;
         }
         // At first too: the trust may have changed during the handshake.
         if !identity.still_trusts(shown) {
-            return "the root of the peer is no longer trusted";
+            return texts::PEER_UNTRUSTED;
         }
         tokio::select! {
             () = sleep(left.min(LOOK_EVERY)) => {}
             changed = changes.changed() => {
                 if changed.is_err() {
-                    return "this process ends";
+                    return texts::PROCESS_ENDS;
                 }
             }
         }
@@ -145,32 +145,20 @@ impl Connected for Connection {
 impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         self.poll_ended(cx)?;
-        match &mut self.io {
-            Socket::Plain(io) => Pin::new(io).poll_read(cx, buffer),
-            Socket::Tls(io) => Pin::new(io).poll_read(cx, buffer),
-        }
+        Pin::new(&mut self.io).poll_read(cx, buffer)
     }
 }
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match &mut self.io {
-            Socket::Plain(io) => Pin::new(io).poll_write(cx, bytes),
-            Socket::Tls(io) => Pin::new(io).poll_write(cx, bytes),
-        }
+        Pin::new(&mut self.io).poll_write(cx, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.io {
-            Socket::Plain(io) => Pin::new(io).poll_flush(cx),
-            Socket::Tls(io) => Pin::new(io).poll_flush(cx),
-        }
+        Pin::new(&mut self.io).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.io {
-            Socket::Plain(io) => Pin::new(io).poll_shutdown(cx),
-            Socket::Tls(io) => Pin::new(io).poll_shutdown(cx),
-        }
+        Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }

@@ -8,9 +8,7 @@ use std::{
 
 use serde::Deserialize;
 
-use topology::Moment;
-
-use crate::{Peer, ca::Credential};
+use crate::{ca::Credential, texts};
 
 /// Rights of others that a key file must not have.
 const OTHERS: u32 = 0o077;
@@ -45,21 +43,17 @@ pub struct Pem {
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
     /// The system refuses.
-    #[error("cannot {verb} {}: {source}", path.display())]
+    #[error("{}", texts::file_failed(verb, path.display(), source))]
     Io {
         /// Read or write.
         verb: &'static str,
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The error of the system.
         source: io::Error,
     },
-    /// Somebody else may read the key.
-    #[error(
-        "{} can be read by others (mode {mode:04o}); a key that others can read proves nothing: chmod 600 {}",
-        path.display(),
-        path.display()
-    )]
+    /// Other users may read the key.
+    #[error("{}", texts::key_readable(path.display(), *mode))]
     Readable {
         /// The key file.
         path: PathBuf,
@@ -67,7 +61,7 @@ pub enum FileError {
         mode: u32,
     },
     /// The file is too long for what it should hold.
-    #[error("{} has {bytes} bytes, and holds no certificates or key then; name another file", path.display())]
+    #[error("{}", texts::file_too_long(path.display(), *bytes))]
     TooLong {
         /// The file.
         path: PathBuf,
@@ -134,45 +128,6 @@ impl Files {
         put(&beside, &self.certificate).ok()?;
         Some(fits)
     }
-}
-
-/// A certificate as people look at it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Seen {
-    /// The SPIFFE id of a leaf, the name of an issuer or a root.
-    pub name: String,
-    /// The roles of an operator; else empty.
-    pub roles: String,
-    /// Beginning of the SHA-256 of the certificate, in hex.
-    pub fingerprint: String,
-    /// End of life.
-    pub until: Moment,
-    /// The certificate itself, in PEM.
-    pub pem: String,
-}
-
-/// Every certificate of a text in PEM.
-pub fn certificates(text: &str) -> Vec<Seen> {
-    use tokio_rustls::rustls::pki_types::{CertificateDer, pem::PemObject as _};
-    use x509_cert::{Certificate, der::Decode as _};
-    let read = CertificateDer::pem_slice_iter(text.as_bytes()).filter_map(Result::ok);
-    read.filter_map(|der| {
-        let certificate = Certificate::from_der(&der).ok()?;
-        let (_, until) = crate::peer::life(&certificate.tbs_certificate);
-        let peer = Peer::of(&der).ok();
-        let common_name = || {
-            let subject = certificate.tbs_certificate.subject.to_string();
-            subject.trim_start_matches("CN=").replace("\\,", ",")
-        };
-        Some(Seen {
-            name: peer.as_ref().map_or_else(common_name, |peer| peer.id.to_string()),
-            roles: peer.map(|peer| peer.roles()).unwrap_or_default(),
-            fingerprint: crate::tls::fingerprint(&der),
-            until,
-            pem: pem::encode(&pem::Pem::new("CERTIFICATE", der.to_vec())),
-        })
-    })
-    .collect()
 }
 
 /// Reads a certificate and its key.

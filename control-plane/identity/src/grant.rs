@@ -4,6 +4,8 @@ use std::{fmt, str::FromStr};
 
 use strum::{Display, EnumString, IntoStaticStr, VariantArray};
 
+use crate::texts;
+
 /// The roles of operators. Every role may look.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Display, EnumString, IntoStaticStr, VariantArray,
@@ -14,7 +16,7 @@ pub enum OperatorRole {
     Viewer,
     /// Gives orders: failover, switchover, restore, drain, rollout, freeze, unfreeze, ack, abort.
     Operator,
-    /// Agrees to what others asked for.
+    /// Agrees to orders of others.
     Approver,
     /// Everything, and alone: documents, overrides of safety rules.
     Admin,
@@ -80,10 +82,7 @@ impl FromStr for Grant {
         };
         let bad = || {
             let roles: Vec<&str> = OperatorRole::VARIANTS.iter().map(Into::into).collect();
-            format!(
-                "\"{text:.100}\" is no role; write {}, each with or without regions, such as operator@us-east or operator@us-*",
-                roles.join(", ")
-            )
+            texts::not_a_role(text, &roles)
         };
         let role = role.parse().map_err(|_| bad())?;
         let allowed = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);

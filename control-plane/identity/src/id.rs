@@ -2,6 +2,8 @@
 
 use std::{fmt, str::FromStr};
 
+use crate::texts;
+
 /// The scheme of a SPIFFE id (SPIFFE-ID §2).
 const SCHEME: &str = "spiffe://";
 /// Longest name in an id, in bytes: as in the topology.
@@ -42,10 +44,7 @@ pub enum Role {
 
 /// The text is not an id of this deployment's kinds.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "\"{0:.200}\" is not an id; write spiffe://ZONE/ and edge/NAME, dns/NAME, control-plane/NAME, etcd/NAME, \
-     operator/NAME or stack/REGION/NAME; names have letters, digits, '.', '-' and '_', at most 64"
-)]
+#[error("{}", texts::not_an_id(.0))]
 pub struct BadId(pub String);
 
 impl PeerId {

@@ -24,32 +24,32 @@ use tokio_rustls::{
 };
 use topology::RegionId;
 
-use crate::{Call, Denied, Identity, Peer, authorise, tls::Shown};
+use crate::{
+    Call, Denied, Identity, Peer, Speaks, authorise,
+    identity::Shown,
+    protocol::HTTP2,
+    socket::{Plain, Socket, Tls},
+    texts,
+};
 
 /// The clock is looked at this often: it may be set, and a machine may sleep.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 /// A stack lets the sessions of an edge whose root was taken away end their turn within this time: long replies are spoken in it.
 const LAST_TURN_MAX: Duration = Duration::from_secs(30);
-/// The two protocols inside (RFC 7301).
-pub(crate) const HTTP2: &[u8] = b"h2";
-pub(crate) const HTTP1: &[u8] = b"http/1.1";
-
 /// The reason for which two ends do not believe each other. It is inside an [`io::Error`]; see [`Doubt::within`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Doubt {
     /// The peer does not accept the certificate of this process.
-    #[error(
-        "it refuses the certificate of this process ({0}); look into its log, and at this certificate with `meridian cert list DIR`"
-    )]
+    #[error("{}", texts::it_refuses(.0))]
     Refused(String),
     /// The certificate of the peer is genuine, and the peer is not the wanted one.
     #[error("{0}")]
     Other(Denied),
     /// The peer has no certificate that is valid here.
-    #[error("it does not prove its id: {0}")]
+    #[error("{}", texts::it_proves_nothing(.0))]
     Unproven(String),
     /// The peer's root was taken out of the trust while the connection was open.
-    #[error("its root is no longer trusted")]
+    #[error("{}", texts::its_root_was_taken_away())]
     Withdrawn,
 }
 
@@ -81,9 +81,7 @@ impl Doubt {
                     None => Self::Unproven(other.to_string()),
                 })
             }
-            rustls::Error::InvalidMessage(_) => Some(Self::Unproven(
-                "it does not speak TLS; give it the section [identity], or write stacks = \"off\" here".to_owned(),
-            )),
+            rustls::Error::InvalidMessage(_) => Some(Self::Unproven(texts::it_speaks_no_tls())),
             other => Some(Self::Unproven(other.to_string())),
         }
     }
@@ -106,24 +104,6 @@ fn is_refusal(alert: AlertDescription) -> bool {
     )
 }
 
-/// The protocol that a caller speaks first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Speaks {
-    /// HTTP/1.1, and WebSocket after it.
-    Http1,
-    /// HTTP/2, as gRPC does.
-    Http2,
-}
-
-impl Speaks {
-    pub(crate) fn alpn(self) -> &'static [u8] {
-        match self {
-            Self::Http1 => HTTP1,
-            Self::Http2 => HTTP2,
-        }
-    }
-}
-
 /// A connection between an edge, or another prober, and a stack.
 #[derive(Debug)]
 pub struct Link {
@@ -133,12 +113,6 @@ pub struct Link {
     doubt: Option<Box<Doubt>>,
 }
 
-#[derive(Debug)]
-enum Socket {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
-}
-
 /// The grounds on which this end believes the other one.
 #[derive(Debug, Clone)]
 pub struct Belief {
@@ -146,7 +120,7 @@ pub struct Belief {
     shown: Shown,
     /// The state of the trust under which the peer was checked last.
     seen: u64,
-    /// When its root was found to be trusted no more.
+    /// Time at which its root was found to be trusted no more.
     withdrawn_at: Option<Instant>,
 }
 
@@ -195,13 +169,13 @@ impl Identity {
         speaks: Speaks,
     ) -> io::Result<Link> {
         let seen = self.generation();
-        let config = self.client_for(region).map_err(io::Error::other)?;
+        let config = self.state().client_for(region).map_err(io::Error::other)?;
         let connector = TlsConnector::from(config);
         // It is not sent. Sessions are kept under it.
         let name = ServerName::IpAddress(stack.ip().into());
         let connecting = connector.with_alpn(vec![speaks.alpn().to_vec()]).connect(name, tcp);
         let mut tls = connecting.await.map_err(|error| doubted(error, false))?;
-        let shown = self.shown(tls.get_ref().1.peer_certificates()).map_err(unproven)?;
+        let shown = self.resumed(tls.get_ref().1.peer_certificates()).map_err(unproven)?;
         // Again, for a session that was resumed.
         let serves = Call::Serve {
             region: region.as_str(),
@@ -234,7 +208,7 @@ impl Link {
     /// A connection without TLS.
     pub fn plain(tcp: TcpStream) -> Self {
         Self {
-            io: Socket::Plain(tcp),
+            io: Plain(tcp),
             belief: None,
             doubt: None,
         }
@@ -242,7 +216,7 @@ impl Link {
 
     pub(crate) fn known(identity: &Arc<Identity>, tls: TlsStream<TcpStream>, shown: Shown, seen: u64) -> Self {
         Self {
-            io: Socket::Tls(Box::new(tls)),
+            io: Tls(Box::new(tls)),
             belief: Some(Box::new(Belief {
                 identity: identity.clone(),
                 shown,
@@ -271,8 +245,8 @@ impl Link {
     /// True if the TLS session of an earlier connection was resumed.
     pub fn is_resumed(&self) -> bool {
         match &self.io {
-            Socket::Plain(_) => false,
-            Socket::Tls(tls) => tls.get_ref().1.handshake_kind() == Some(rustls::HandshakeKind::Resumed),
+            Plain(_) => false,
+            Tls(tls) => tls.get_ref().1.handshake_kind() == Some(rustls::HandshakeKind::Resumed),
         }
     }
 
@@ -290,12 +264,12 @@ impl Link {
         }
         let mut byte = [0];
         match &mut self.io {
-            Socket::Plain(tcp) => {
+            Plain(tcp) => {
                 let read = tcp.try_read(&mut byte);
                 read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
             }
             // The peer's tickets are no answer, and are taken in here.
-            Socket::Tls(tls) => {
+            Tls(tls) => {
                 let mut unread = ReadBuf::new(&mut byte);
                 let mut cx = Context::from_waker(Waker::noop());
                 Pin::new(tls).poll_read(&mut cx, &mut unread).is_pending()
@@ -316,15 +290,20 @@ impl Link {
     /// `PRI`, from any method of HTTP/1.1; nobody sends them apart.
     pub async fn begins_with_http2(&mut self) -> bool {
         match &mut self.io {
-            Socket::Plain(tcp) => {
+            Plain(tcp) => {
                 let mut first = [0; 2];
                 matches!(tcp.peek(&mut first).await, Ok(2)) && &first == b"PR"
             }
-            Socket::Tls(tls) => match tls.get_ref().1.alpn_protocol() {
+            Tls(tls) => match tls.get_ref().1.alpn_protocol() {
                 Some(agreed) => agreed == HTTP2,
                 None => tls.fill_buf().await.is_ok_and(|first| first.starts_with(b"PR")),
             },
         }
+    }
+
+    /// True at the end that was called: at a stack.
+    fn is_called(&self) -> bool {
+        matches!(&self.io, Tls(tls) if matches!(**tls, TlsStream::Server(_)))
     }
 
     /// Fails once the root of the peer is no longer trusted: at an edge at once, because the session goes on at another stack; at a
@@ -340,8 +319,7 @@ impl Link {
             }
         }
         let Some(at) = belief.withdrawn_at else { return Ok(()) };
-        let is_stack = matches!(&self.io, Socket::Tls(tls) if matches!(**tls, TlsStream::Server(_)));
-        if is_stack && at.elapsed() < LAST_TURN_MAX {
+        if self.is_called() && at.elapsed() < LAST_TURN_MAX {
             return Ok(());
         }
         self.doubt = Some(Box::new(Doubt::Withdrawn));
@@ -389,19 +367,13 @@ impl Belief {
 impl AsyncRead for Link {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         self.poll_belief()?;
-        match &mut self.io {
-            Socket::Plain(io) => Pin::new(io).poll_read(cx, buffer),
-            Socket::Tls(io) => {
-                let is_server = matches!(**io, TlsStream::Server(_));
-                match Pin::new(io).poll_read(cx, buffer) {
-                    // A caller that leaves need not say so. A stack must: the end of its answer may be the end of the connection.
-                    Poll::Ready(Err(error)) if is_server && error.kind() == io::ErrorKind::UnexpectedEof => {
-                        Poll::Ready(Ok(()))
-                    }
-                    Poll::Ready(Err(error)) => Poll::Ready(Err(self.failed_read(error))),
-                    read => read,
-                }
+        match Pin::new(&mut self.io).poll_read(cx, buffer) {
+            // A caller that leaves need not say so. A stack must: the end of its answer may be the end of the connection.
+            Poll::Ready(Err(error)) if self.is_called() && error.kind() == io::ErrorKind::UnexpectedEof => {
+                Poll::Ready(Ok(()))
             }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(self.failed_read(error))),
+            read => read,
         }
     }
 }
@@ -409,10 +381,7 @@ impl AsyncRead for Link {
 impl AsyncWrite for Link {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.poll_belief()?;
-        match &mut self.io {
-            Socket::Plain(io) => Pin::new(io).poll_write(cx, bytes),
-            Socket::Tls(io) => Pin::new(io).poll_write(cx, bytes),
-        }
+        Pin::new(&mut self.io).poll_write(cx, bytes)
     }
 
     fn poll_write_vectored(
@@ -421,30 +390,18 @@ impl AsyncWrite for Link {
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.poll_belief()?;
-        match &mut self.io {
-            Socket::Plain(io) => Pin::new(io).poll_write_vectored(cx, pieces),
-            Socket::Tls(io) => Pin::new(io).poll_write_vectored(cx, pieces),
-        }
+        Pin::new(&mut self.io).poll_write_vectored(cx, pieces)
     }
 
     fn is_write_vectored(&self) -> bool {
-        match &self.io {
-            Socket::Plain(io) => io.is_write_vectored(),
-            Socket::Tls(io) => io.is_write_vectored(),
-        }
+        self.io.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.io {
-            Socket::Plain(io) => Pin::new(io).poll_flush(cx),
-            Socket::Tls(io) => Pin::new(io).poll_flush(cx),
-        }
+        Pin::new(&mut self.io).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.io {
-            Socket::Plain(io) => Pin::new(io).poll_shutdown(cx),
-            Socket::Tls(io) => Pin::new(io).poll_shutdown(cx),
-        }
+        Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }

@@ -21,17 +21,14 @@ use tokio_rustls::TlsStream;
 use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    Connection, Identity, Link, refusal,
-    tls::{self, Shown},
-};
+use crate::{Connection, Identity, Link, handshake, identity::Shown, refusal, texts};
 
 /// First byte of a TLS connection: a record that carries a handshake (RFC 8446 §5.1).
 const HANDSHAKE_RECORD: u8 = 22;
 /// Deadline of a handshake. One takes a millisecond.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
-/// Connections that have proven nothing yet: so many of one address, and so many together. Those above are closed at once, so that whoever
-/// opens many and stays silent keeps nobody else out.
+/// Most connections that have proven nothing yet, of one address and together. The listener closes further ones at once, so that an
+/// address that opens many and stays silent keeps no other out.
 const UNPROVEN_OF_ONE_MAX: usize = 512;
 const UNPROVEN_MAX: usize = 4_096;
 /// Pause when the process has no descriptor left for another connection.
@@ -51,14 +48,14 @@ pub enum ToStacks {
     Required,
 }
 
-/// Whom a listener lets in.
+/// The peers that a listener lets in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Display, EnumString)]
 #[serde(rename_all = "kebab-case")]
 #[strum(serialize_all = "kebab-case")]
 pub enum Mode {
-    /// Everybody, in plain text; names in calls are claims.
+    /// Every peer, in plain text; names in calls are claims.
     Off,
-    /// Peers with a certificate, and everybody else as with `off`: for the time in which a fleet gets its certificates.
+    /// Peers with a certificate, and all others as with `off`: for the time in which a fleet gets its certificates.
     Permissive,
     /// Peers with a certificate only.
     #[default]
@@ -218,11 +215,7 @@ impl Door {
             return plain(tcp);
         };
         let Some(_place) = self.unproven.take(source.ip()) else {
-            self.refuse(
-                source,
-                "too-many",
-                &"too many peers are at their handshake; it may try again at once",
-            );
+            self.refuse(source, "too-many", &texts::TOO_MANY_HANDSHAKES);
             return None;
         };
         let admitted = timeout(HANDSHAKE_MAX, async {
@@ -234,7 +227,7 @@ impl Door {
                         return Some(Admitted::Proven(Box::new(tls.into()), shown, identity.clone()));
                     }
                     Err((error, tcp)) => {
-                        self.refuse(source, tls::reason(&error), &error);
+                        self.refuse(source, handshake::reason(&error), &error);
                         if let Some(tcp) = tcp {
                             refusal::close(tcp).await;
                         }
@@ -242,8 +235,7 @@ impl Door {
                 },
                 Ok(1..) if *mode == Mode::Permissive => return plain(tcp),
                 Ok(1..) => {
-                    let why = "the peer speaks plain text; give it the section [identity], and write https:// in control_planes";
-                    self.refuse(source, "plain-text", &why);
+                    self.refuse(source, "plain-text", &texts::SPEAKS_PLAIN_TEXT);
                     refusal::of_plain_text(tcp, first.starts_with(b"PR")).await;
                 }
                 Ok(_) | Err(_) => {}
@@ -251,7 +243,7 @@ impl Door {
             None
         });
         admitted.await.unwrap_or_else(|_| {
-            self.refuse(source, "too-slow", &"the handshake was not done in 5 s");
+            self.refuse(source, "too-slow", &texts::HANDSHAKE_TOO_SLOW);
             None
         })
     }

@@ -8,7 +8,7 @@ use x509_cert::{
     time::Time,
 };
 
-use crate::{Grant, PeerId, Role};
+use crate::{Grant, PeerId, Role, texts};
 
 /// Subject Alternative Name (RFC 5280 §4.2.1.6).
 const SUBJECT_ALT_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.17");
@@ -36,21 +36,19 @@ pub struct Peer {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadCertificate {
     /// Its bytes are no certificate.
-    #[error("the certificate is not X.509: {0}")]
+    #[error("{}", texts::not_x509(.0))]
     Unreadable(String),
     /// X.509-SVID §2: exactly one URI, so that nobody chooses which of two counts.
-    #[error(
-        "the certificate has {0} URIs, and must have exactly one, its SPIFFE id; issue it with `meridian cert issue KIND/NAME --ca DIR --into DIR`"
-    )]
+    #[error("{}", texts::not_one_uri(*.0))]
     Uris(usize),
     /// Its URI is no id.
-    #[error("the certificate's URI: {0}")]
+    #[error("{}", texts::bad_uri(.0))]
     Id(#[from] crate::BadId),
     /// It ends before it begins.
-    #[error("the certificate begins at {0:#} and ends at {1:#} UTC")]
+    #[error("{}", texts::ends_before_it_begins(*.0, *.1))]
     Life(Moment, Moment),
     /// Its roles cannot be read.
-    #[error("the certificate's roles (organization): {0}")]
+    #[error("{}", texts::bad_roles(.0))]
     Roles(String),
 }
 

@@ -9,7 +9,8 @@ use tokio::{
     net::TcpStream,
 };
 
-const WHY: &str = "this process wants to know who calls: use https:// and a certificate";
+use crate::texts::MUST_PROVE as WHY;
+
 /// Largest head of a request that is read before the refusal: those of gRPC calls have some hundred bytes.
 const HEAD_BYTES_MAX: u32 = 16 << 10;
 /// `UNAUTHENTICATED` of the status codes of gRPC.

@@ -10,18 +10,13 @@ use tokio::net::TcpStream;
 use tokio_rustls::{
     TlsConnector,
     client::TlsStream,
-    rustls::{
-        ClientConfig, RootCertStore,
-        crypto::ring,
-        pki_types::{PrivateKeyDer, ServerName, pem::PemObject as _},
-        version::TLS13,
-    },
+    rustls::{ClientConfig, RootCertStore, crypto::ring, pki_types::ServerName, version::TLS13},
 };
 
 use crate::{
     Rejected, Speaks,
     files::{Files, Pem},
-    tls,
+    material::{add_root, certificates, private_key, unfit},
 };
 
 /// Opens connections to one service.
@@ -91,29 +86,18 @@ impl Service {
 }
 
 fn config(files: &Files, pem: &Pem) -> Result<Arc<ClientConfig>, Rejected> {
-    let chain = tls::certificates(&pem.certificate, &files.certificate)?;
+    let chain = certificates(&pem.certificate, &files.certificate)?;
     let mut roots = RootCertStore::empty();
-    for root in tls::certificates(&pem.trust, &files.trust)? {
-        roots.add(root).map_err(|_| Rejected::NotPem {
-            path: files.trust.display().to_string(),
-            what: "root certificate",
-        })?;
+    for root in certificates(&pem.trust, &files.trust)? {
+        add_root(&mut roots, root, files)?;
     }
-    let key = PrivateKeyDer::from_pem_slice(pem.key.as_bytes()).map_err(|_| Rejected::NotPem {
-        path: files.key.display().to_string(),
-        what: "private key",
-    })?;
-    let unfit = |error: tokio_rustls::rustls::Error| Rejected::Key {
-        key: files.key.display().to_string(),
-        certificate: files.certificate.display().to_string(),
-        why: error.to_string(),
-    };
+    let key = private_key(pem, files)?;
     let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
     let config = builder
         .with_protocol_versions(&[&TLS13])
-        .map_err(unfit)?
+        .map_err(|error| unfit(files, &error))?
         .with_root_certificates(roots)
         .with_client_auth_cert(chain, key)
-        .map_err(unfit)?;
+        .map_err(|error| unfit(files, &error))?;
     Ok(Arc::new(config))
 }

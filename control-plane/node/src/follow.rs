@@ -25,7 +25,7 @@ use api::{
     v1::{self, plans_client::PlansClient, watch_request::Message},
 };
 
-use crate::LastGood;
+use crate::{LastGood, texts};
 
 /// Follows the plans of all control planes for one node.
 pub struct Follower {
@@ -39,7 +39,7 @@ pub struct Follower {
     pub last_good: LastGood,
     /// Records how many control planes are connected.
     pub contact: Contact,
-    /// What this node shows of itself to control planes at `https://` URLs.
+    /// The identity that this node shows to control planes at `https://` URLs.
     pub identity: Option<Arc<Identity>>,
 }
 
@@ -95,7 +95,7 @@ impl Drop for Following {
 pub enum Rejected {
     /// The plan is older than the plan in force. This is normal from a replica that lags for a moment, and an alarm if
     /// it continues.
-    #[error("plan {offered} is older than plan {have}, which this node applies")]
+    #[error("{}", texts::not_newer(*offered, *have))]
     NotNewer {
         /// The number of the received plan.
         offered: PlanNumber,
@@ -103,10 +103,10 @@ pub enum Rejected {
         have: PlanNumber,
     },
     /// The plan has the number of the plan in force but different contents. Causes: two leaders, or a restored store.
-    #[error("this node applies a plan {0} with other contents; check for a second leader or a restored store")]
+    #[error("{}", texts::contradicts(*.0))]
     Contradicts(PlanNumber),
     /// The snapshot is unreadable, damaged, empty or contradictory.
-    #[error(transparent)]
+    #[error("{}", texts::invalid(.0))]
     Invalid(#[from] topology::SnapshotError),
 }
 
@@ -218,8 +218,7 @@ impl Follower {
             tracing::error!(
                 path = %self.last_good.path().display(),
                 %error,
-                "cannot write the last good plan; a restart without a control plane would start from an older plan. Check \
-                 space and rights of this path"
+                "{}", texts::CANNOT_SAVE
             );
         }
         let number = snapshot.plan.number();
@@ -274,7 +273,7 @@ impl Stream {
             match ended {
                 // Logged once: a control plane that is away for a day would otherwise fill the log.
                 Err(error) if !said => {
-                    tracing::warn!(%endpoint, %error, "cannot follow plans of this control plane; trying again");
+                    tracing::warn!(%endpoint, %error, "{}", texts::CANNOT_FOLLOW);
                     said = true;
                 }
                 Err(error) => tracing::debug!(%endpoint, %error, "still cannot follow plans of this control plane"),

@@ -9,6 +9,8 @@ use std::{
 
 use topology::{PlanNumber, Snapshot};
 
+use crate::texts;
+
 /// A file with one snapshot (its checksum, a newline, its document), and a second file with the snapshot before it.
 #[derive(Debug, Clone)]
 pub struct LastGood(PathBuf);
@@ -44,7 +46,7 @@ impl LastGood {
         let kept = self.load().map(|kept| kept.plan.number()).unwrap_or_default();
         let number = snapshot.plan.number();
         if number < kept {
-            let text = format!("plan {number} is older than plan {kept} on disk");
+            let text = texts::older_than_on_disk(number, kept);
             return Err(Error::new(ErrorKind::InvalidInput, text));
         }
         if number == kept && number != PlanNumber::default() {
@@ -77,7 +79,7 @@ fn read_or_set_aside(path: &Path) -> Option<Snapshot> {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == ErrorKind::NotFound => return None,
         Err(error) => {
-            tracing::warn!(path = %shown, %error, "cannot read a last good plan; check the rights of this path");
+            tracing::warn!(path = %shown, %error, "{}", texts::CANNOT_LOAD);
             return None;
         }
     };
@@ -87,7 +89,7 @@ fn read_or_set_aside(path: &Path) -> Option<Snapshot> {
     match Snapshot::decode(document, &String::from_utf8_lossy(checksum)) {
         Ok(snapshot) => Some(snapshot),
         Err(error) => {
-            tracing::warn!(path = %shown, %error, "a last good plan is damaged; it is renamed to *.damaged and not used");
+            tracing::warn!(path = %shown, %error, "{}", texts::DAMAGED);
             // The damaged file helps an investigation. Failing to keep it does no harm.
             let _ = std::fs::rename(path, path.with_extension("damaged"));
             None
@@ -113,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_kept_is_found_again_and_damage_is_not_served() {
+    fn a_saved_plan_is_found_again_and_a_damaged_one_is_not_served() {
         let folder = tempfile::tempdir().unwrap();
         let file = LastGood::at(folder.path().join("plan"));
         assert_eq!(file.load(), None);
@@ -156,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_never_goes_back() {
+    fn the_saved_plan_never_goes_back() {
         let folder = tempfile::tempdir().unwrap();
         let file = LastGood::at(folder.path().join("plan"));
         file.save(&generation(5)).unwrap();

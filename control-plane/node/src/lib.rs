@@ -7,6 +7,7 @@ pub mod follow;
 pub mod last_good;
 pub mod renew;
 pub mod report;
+mod texts;
 
 #[cfg(test)]
 mod testing;

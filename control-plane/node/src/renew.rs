@@ -12,6 +12,8 @@ use identity::{
 };
 use topology::Moment;
 
+use crate::texts;
+
 /// The longest time between two looks at the certificate's age, and between two attempts.
 const LOOK_MAX: Duration = Duration::from_secs(60);
 /// Deadline for one control plane to sign.
@@ -34,7 +36,7 @@ async fn keep_renewed_by(identity: Arc<Identity>, endpoints: Vec<String>, now: f
     let ask = move |request: String| {
         let (identity, endpoints) = (asking.clone(), endpoints.clone());
         async move {
-            let mut why = "no control plane has an https:// URL".to_owned();
+            let mut why = texts::no_https_url();
             for endpoint in endpoints.iter().filter(|endpoint| endpoint.starts_with("https://")) {
                 let asked = async {
                     let channel = connect::connect(endpoint, Some(&identity)).await?;
@@ -45,8 +47,8 @@ async fn keep_renewed_by(identity: Arc<Identity>, endpoints: Vec<String>, now: f
                 };
                 match tokio::time::timeout(SIGNED_WITHIN, asked).await {
                     Ok(Ok(reply)) => return Ok(reply.into_inner().certificate),
-                    Ok(Err(status)) => why = format!("{endpoint}: {}", status.message()),
-                    Err(_) => why = format!("{endpoint}: no answer within {SIGNED_WITHIN:?}"),
+                    Ok(Err(status)) => why = texts::says(endpoint, status.message()),
+                    Err(_) => why = texts::late(endpoint, SIGNED_WITHIN),
                 }
             }
             Err(why)
@@ -71,7 +73,7 @@ where
                     said = false;
                 }
                 Err(why) if !said => {
-                    tracing::warn!(id = %own.id, until = %own.until, %why, "cannot renew the certificate of this process; trying again");
+                    tracing::warn!(id = %own.id, until = %own.until, %why, "{}", texts::CANNOT_RENEW);
                     said = true;
                 }
                 Err(why) => tracing::debug!(%why, "still cannot renew the certificate of this process"),

@@ -29,6 +29,8 @@ use api::{
     v1::{self, observations_client::ObservationsClient},
 };
 
+use crate::texts;
+
 /// Reports stored for a control plane that is away: about three ticks, the limit of freshness. A power of two, because
 /// the channel rounds up to one anyway. All control planes share one copy of each report.
 const QUEUE_LENGTH: usize = 4;
@@ -156,7 +158,7 @@ async fn send_to(
                     report = queue.recv() => match report {
                         Ok(report) => place.send(known.stamp(report.as_ref().into(), clock())),
                         Err(RecvError::Lagged(dropped)) => {
-                            tracing::warn!(%endpoint, dropped, "this control plane reads too slowly: this node's oldest reports are dropped");
+                            tracing::warn!(%endpoint, dropped, "{}", texts::READS_TOO_SLOWLY);
                         }
                         Err(RecvError::Closed) => return Ok(()),
                     },
@@ -206,7 +208,7 @@ impl Receipts {
         tracing::trace!(%endpoint, tick = receipt.tick, "report received");
         let is_unwanted = !receipt.unwanted.is_empty();
         if is_unwanted && !self.is_unwanted {
-            tracing::warn!(%endpoint, why = receipt.unwanted, "this control plane does not count this node's reports");
+            tracing::warn!(%endpoint, why = receipt.unwanted, "{}", texts::UNWANTED);
         }
         self.is_unwanted = is_unwanted;
         let at = self.sent.iter().position(|(tick, _)| *tick == receipt.tick);
@@ -223,7 +225,7 @@ impl Receipts {
             tracing::warn!(
                 %endpoint,
                 ahead_ms,
-                "this node's clock and the control plane's clock are too far apart; check the time service of both"
+                "{}", texts::CLOCKS_APART
             );
         }
         self.is_off = is_off;

@@ -115,7 +115,7 @@ pub struct Action {
     /// The effects that its approver is shown and agrees to, in words. A further effect asks for approval again.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub shown: BTreeMap<String, String>,
-    /// How much of each effect they are shown, in percent of a primary's sessions: a share may grow by ten points until they agree.
+    /// The share of each effect that they are shown, in percent of a primary's sessions. It may grow by ten points until they agree.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub shares: BTreeMap<String, u8>,
 }

@@ -63,7 +63,7 @@ pub struct Entry {
     pub oldest: u64,
 }
 
-/// Who asked, as the certificate of the connection proved.
+/// The author of a request, as the certificate of the connection proved.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Principal {

@@ -34,7 +34,7 @@ pub(crate) fn is_unseen(health: Health) -> bool {
 
 /// The entry of a region after a verdict with evidence.
 pub(crate) fn believe(verdict: &Verdict, before: Option<&Believed>) -> Believed {
-    // A region whose gateway works is not failing, whatever its recognition does: recognition has its own trigger,
+    // A region whose gateway works is not failing, even if its recognition is: recognition has its own trigger,
     // which waits longer.
     let is_bad = match verdict.health {
         Health::Down => true,

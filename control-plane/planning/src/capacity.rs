@@ -217,7 +217,7 @@ impl<'t> Headroom<'t> {
         percent.min().unwrap_or(0)
     }
 
-    /// Hands `percent` of `primary`'s sessions to `targets`, filling the first before the second, each up to what it
+    /// Hands `percent` of `primary`'s sessions to `targets`, filling the first before the second, each up to the share that it
     /// has left and what `at_most` allows. Places at full service are taken first; only sessions without one take a
     /// place that degrades its region, if `degrade`.
     pub(crate) fn place(
@@ -405,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_planned_already_counts() {
+    fn sessions_that_are_planned_already_count() {
         let world = three_primaries();
         let planned = BTreeMap::from([(id("ap-south"), vec![share("us-west", 50)])]);
         let mut headroom = Headroom::beside(&world.topology, BTreeMap::new(), &planned);

@@ -13,7 +13,7 @@ use topology::{
 
 use crate::{Input, plan, shares::total_at, texts::documents as texts};
 
-/// Why a topology must not be applied now, one reason a line; none when it may be. A valid topology can still strand
+/// The reasons for which a topology must not be applied now, one a line; none when it may be. A valid topology can still strand
 /// sessions or data that are at a region which it does not have.
 pub fn refuses_topology(input: &Input, topology: &Topology, now: Moment) -> Vec<String> {
     let Some(current) = &input.current else {
@@ -98,7 +98,7 @@ pub fn risks(input: &Input, topology: &Topology) -> Vec<String> {
     risks
 }
 
-/// New parts that would be used before anybody saw them work. New edges are not among them: DNS names them when they
+/// New parts that would be used before a vantage saw them work. New edges are not among them: DNS names them when they
 /// work.
 fn what_is_new(current: &Topology, topology: &Topology) -> Vec<String> {
     let mut risks = Vec::new();

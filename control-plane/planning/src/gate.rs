@@ -1,4 +1,4 @@
-//! The gate: what stops a change, and which rules a change may pass. A gate answers and never writes;
+//! The gate: the rules that stop a change, and those that a change may pass. A gate answers and never writes;
 //! [`crate::rules`] writes the refusals.
 
 use topology::{Reason, ReasonCode, RegionId, Rule};

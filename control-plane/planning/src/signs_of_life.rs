@@ -13,7 +13,7 @@ use crate::{EdgeSeen, Memory};
 pub struct SignsOfLife {
     began: Moment,
     edges: BTreeMap<EdgeId, EdgeSeen>,
-    /// Since when each edge is in the topology; none before the first look.
+    /// Time since which each edge is in the topology; none before the first look.
     known: Option<BTreeMap<EdgeId, Moment>>,
     /// The reach of edges at their public addresses.
     pub reach: Reach,

@@ -101,7 +101,7 @@ fn median_ms(name: &str) -> f64 {
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target"),
         PathBuf::from,
     );
-    // Criterion makes one folder of a name, whatever stands in it.
+    // Criterion takes every name for one folder, slashes too.
     let folder = target.join("criterion").join(name.replace('/', "_"));
     let text = std::fs::read_to_string(folder.join("new/estimates.json")).unwrap();
     let estimates: Value = serde_json::from_str(&text).unwrap();

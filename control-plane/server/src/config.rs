@@ -24,8 +24,7 @@ pub struct Config {
     #[serde(default = "loopback")]
     pub listen: SocketAddr,
     /// The URL at which the others send operators while this one leads, `https://address:port` or, without TLS,
-    /// `http://address:port`; by default the address
-    /// it listens at.
+    /// `http://address:port`; by default the address it listens at.
     #[serde(default)]
     pub advertise: Option<Advertise>,
     /// Address of metrics and health.
@@ -35,18 +34,18 @@ pub struct Config {
     pub topology: PathBuf,
     /// File of the policy document.
     pub policy: PathBuf,
-    /// Who it is, and whom it lets in. Without this section it speaks plain text, and believes names.
+    /// Its identity, and the peers that it lets in. Without this section it speaks plain text, and believes names.
     #[serde(default)]
     pub identity: Option<IdentitySection>,
     /// The store of decisions; see [`Config::store`].
     store: StoreSection,
 }
 
-/// `[identity]`: the certificate of this control plane, and whom it lets in.
+/// `[identity]`: the certificate of this control plane, and the peers that it lets in.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct IdentitySection {
-    /// Whom it lets in.
+    /// The peers that it lets in.
     #[serde(default)]
     pub mode: Mode,
     /// As in [`Files`].
@@ -289,7 +288,7 @@ impl Rules for Config {
 }
 
 impl Config {
-    /// Whom it lets in.
+    /// The peers that it lets in.
     pub fn mode(&self) -> Mode {
         self.identity.as_ref().map_or(Mode::Off, |identity| identity.mode)
     }

@@ -402,7 +402,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn how_long_nobody_leads_is_told() {
+    fn a_metric_tells_for_how_long_nobody_leads() {
         let mut view = first_view();
         let told = |view: &View| {
             let page = page(view);

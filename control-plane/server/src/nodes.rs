@@ -14,15 +14,13 @@ use planning::{Input, Refusal};
 use tokio::sync::watch;
 use topology::{EdgeId, Moment, NodeId, Plan, PlanNumber, Topology};
 
-use crate::{records, texts};
+use crate::{claims::Claims, texts};
 
 /// Generations whose acknowledgements are remembered: enough for the history that operators look at.
 const GENERATIONS_REMEMBERED: usize = 64;
 /// Nodes named to operators as being ahead of the store; a few are enough.
 const AHEAD_NAMED: usize = 5;
-/// Different plans that nodes hold and the store does not know. A restored store leads to one such plan, and each takes
-/// up to a megabyte.
-const CLAIMS_MAX: usize = 4;
+
 /// The state of a node.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Node {
@@ -64,19 +62,10 @@ struct Registry {
     acknowledged: BTreeMap<PlanNumber, BTreeMap<NodeId, Moment>>,
     /// The newest plan that was published.
     published: PlanNumber,
-    /// Plans that nodes sent at this control plane's request, by number and hash.
-    claims: BTreeMap<(PlanNumber, String), Claim>,
+    /// Plans that nodes sent at this control plane's request.
+    claims: Claims,
     /// The generation that an order waits for, and the edges that should apply it.
     awaited: Option<(u64, BTreeSet<NodeId>)>,
-}
-
-/// A plan that the store does not know, and the nodes that hold it.
-#[derive(Debug)]
-struct Claim {
-    plan: Plan,
-    by: BTreeSet<NodeId>,
-    /// Set if the audit log has another plan under this number.
-    is_refuted: bool,
 }
 
 /// A plan that nodes hold and the store does not know.
@@ -136,13 +125,6 @@ impl Registry {
         }
         has_spread
     }
-
-    fn forget_claims_of(&mut self, id: &NodeId) {
-        for claim in self.claims.values_mut() {
-            claim.by.remove(id);
-        }
-        self.claims.retain(|_, claim| !claim.by.is_empty());
-    }
 }
 
 impl Nodes {
@@ -171,7 +153,7 @@ impl Nodes {
         node.connections = node.connections.saturating_sub(1);
         if node.connections == 0 {
             node.ahead = None;
-            registry.forget_claims_of(id);
+            registry.claims.forget(id);
         }
     }
 
@@ -193,7 +175,7 @@ impl Nodes {
         for (id, (ahead, at)) in ahead {
             registry.acknowledge(&id, ahead, at);
         }
-        registry.claims.retain(|(claimed, _), _| *claimed > number);
+        registry.claims.forget_published(number);
     }
 
     pub(crate) fn acknowledge(&self, id: &NodeId, number: PlanNumber, now: Moment) {
@@ -260,33 +242,15 @@ impl Nodes {
 
     /// Records a plan that a node sent at this control plane's request.
     pub(crate) fn claim(&self, id: &NodeId, plan: Plan) {
-        let key = (plan.number(), hash_of(&plan));
         let mut registry = self.registry();
-        registry.forget_claims_of(id);
-        if registry.claims.len() >= CLAIMS_MAX && !registry.claims.contains_key(&key) {
-            let weakest = registry.claims.iter().min_by_key(|(_, claim)| claim.by.len());
-            let weakest = weakest
-                .map(|(key, _)| key.clone())
-                .filter(|_| registry.claims.len() >= CLAIMS_MAX);
-            if let Some(weakest) = weakest {
-                registry.claims.remove(&weakest);
-            }
-        }
-        let claim = registry.claims.entry(key).or_insert_with(|| Claim {
-            plan,
-            by: BTreeSet::new(),
-            is_refuted: false,
-        });
-        claim.by.insert(id.clone());
+        registry.claims.note(id, plan);
         drop(registry);
         self.news();
     }
 
     /// Marks a plan as contradicted by the audit log: no number of nodes can make it the plan in force.
     pub fn refute(&self, plan: &Plan) {
-        if let Some(claim) = self.registry().claims.get_mut(&(plan.number(), hash_of(plan))) {
-            claim.is_refuted = true;
-        }
+        self.registry().claims.refute(plan);
     }
 
     /// A plan newer than `ours` that nodes hold; `None` if no node claims one. A single node may have its state from
@@ -297,14 +261,9 @@ impl Nodes {
         let following = registry.nodes.iter().filter(|(_, node)| node.connections > 0);
         let edges = topology.edges.keys().map(EdgeId::as_str);
         let all: BTreeSet<&str> = edges.chain(topology.name_servers.keys().map(NodeId::as_str)).collect();
-        let held_by = |claim: &Claim| claim.by.iter().filter(|node| all.contains(node.as_str())).count();
-        let claims = registry.claims.iter().filter(|((number, _), _)| *number > ours);
-        let best = claims.max_by_key(|(_, claim)| held_by(claim));
-        if let Some((_, claim)) = best
-            && !claim.is_refuted
-            && held_by(claim) * 2 > all.len()
-        {
-            return Some(Recovery::Proven(Box::new(claim.plan.clone())));
+        let best = registry.claims.best(ours, &all);
+        if let Some(best) = best.as_ref().filter(|best| best.is_proven) {
+            return Some(Recovery::Proven(Box::new(best.plan.clone())));
         }
         let ahead: Vec<String> = following
             .filter_map(|(id, node)| Some((id, node.ahead?.0)))
@@ -316,8 +275,8 @@ impl Nodes {
             return None;
         }
         let why_not = match best {
-            Some((_, claim)) if claim.is_refuted => texts::claim_is_refuted(),
-            Some((_, claim)) => texts::too_few_hold_it(held_by(claim), all.len()),
+            Some(best) if best.is_refuted => texts::claim_is_refuted(),
+            Some(best) => texts::too_few_hold_it(best.held, all.len()),
             None => texts::not_shown(),
         };
         Some(Recovery::Unproven(texts::plan_unproven(ours, &ahead, &why_not)))
@@ -388,11 +347,6 @@ impl Nodes {
 /// The edges that an order waits for, as node ids.
 pub(crate) fn waited_for(input: &Input) -> BTreeSet<NodeId> {
     planning::waited_for(input).map(NodeId::from).collect()
-}
-
-/// The hash of a plan, equal for nodes that hold the same one.
-fn hash_of(plan: &Plan) -> String {
-    planning::audit::hash(&records::encode(plan))
 }
 
 #[cfg(test)]

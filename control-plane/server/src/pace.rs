@@ -23,7 +23,7 @@ const DOCUMENTS: Rate = Rate {
     at_once: 20,
     every: Duration::from_secs(30),
 };
-/// Audit entries of requests that change nothing, of all authors together, because anybody can use any author's name.
+/// Audit entries of requests that change nothing, of all authors together, because a caller without a certificate can claim any author's name.
 const RECORDED: Rate = Rate {
     at_once: 100,
     every: Duration::from_secs(10),

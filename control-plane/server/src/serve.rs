@@ -252,7 +252,7 @@ pub async fn serve(process: daemon::Process, config: Config) -> anyhow::Result<(
     tasks.run(GRACE).await
 }
 
-/// Tells probes and knocks whether this process was late, before they count a missing answer.
+/// Tells the probes of regions and edges whether this process was late, before they count a missing answer.
 fn lateness(lag: &Arc<Lag>) -> probe::Lateness {
     let lag = lag.clone();
     probe::Lateness::new(move |wait| lag.is_late_for(wait))

@@ -9,7 +9,7 @@ use verdict::Clocks;
 use crate::{
     records::Document,
     store::{LeaderRecord, StoreError},
-    texts,
+    texts::store as texts,
 };
 
 /// The state of the deciding task, for readers. Whole and immutable.
@@ -64,30 +64,13 @@ pub struct Unwritten {
     pub is_retried: bool,
 }
 
-impl Unwritten {
-    /// The advice to operators.
-    pub fn remedy(&self) -> &'static str {
-        match self.error {
-            StoreError::NoSpace(_) => "make room in the store as the error says; deciding goes on by itself then",
-            StoreError::Unavailable { .. } | StoreError::Conflict { .. } => {
-                "check the members of the store and the network to them; deciding goes on by itself when a quorum answers"
-            }
-            StoreError::TooLarge { .. } | StoreError::TransactionTooLarge { .. } => {
-                "apply a smaller topology or policy document"
-            }
-            StoreError::Unreadable { .. } => "another control plane that can read it leads meanwhile",
-            StoreError::Failed(_) => "look at the log of this control plane and at the disk of the store",
-        }
-    }
-}
-
 impl View {
     /// The reason for which readiness fails: this replica leads and cannot write, or cannot read the store. `None`
     /// otherwise, and also if another replica may decide.
     pub fn why_not_deciding(&self) -> Option<String> {
         let unwritten = self.progress.unwritten.as_ref()?;
         let (since, error) = (unwritten.since, &unwritten.error);
-        Some(texts::cannot_write(since, error, unwritten.remedy()))
+        Some(texts::cannot_write(since, error, error.remedy()))
     }
 
     /// The reason why no leader is known, with its time; `None` while one is known.
@@ -116,16 +99,16 @@ pub enum Role {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Leader {
     /// A replica leads.
-    #[error("{} leads, at {}", .0.node, .0.url)]
+    #[error("{}", texts::leads(.0.node.as_str(), .0.url.as_str()))]
     Known(LeaderRecord),
     /// No replica leads until one is elected.
-    #[error("no control plane leads right now")]
+    #[error("{}", texts::nobody_leads_now())]
     Nobody,
     /// The store did not answer. Without the store no leader is elected.
-    #[error("no control plane is known to lead: {0}")]
+    #[error("{}", texts::leader_unknown_now(.0))]
     Unknown(StoreError),
     /// No replica leads, and this one does not stand for election, because it cannot read the store's documents.
-    #[error("no control plane leads right now, and this one does not stand for election: {0}")]
+    #[error("{}", texts::unfit_now(.0))]
     Unfit(StoreError),
 }
 

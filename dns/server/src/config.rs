@@ -23,7 +23,7 @@ pub struct Config {
     /// in force.
     #[serde(default)]
     pub control_planes: Vec<String>,
-    /// What this name server shows of itself to control planes.
+    /// The identity that this name server shows to control planes.
     #[serde(default)]
     pub identity: Option<identity::files::Files>,
     /// Folder for the last good plan. It is created if it does not exist.

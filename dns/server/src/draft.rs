@@ -25,7 +25,7 @@ pub(crate) struct Draft {
     pub(crate) code: ResponseCode,
     pub(crate) is_authoritative: bool,
     pub(crate) is_truncated: bool,
-    /// Written under the name in the question, whatever their owner is.
+    /// Written under the name in the question, also for a record of another owner.
     pub(crate) answers: Vec<Record>,
     pub(crate) authorities: Vec<Record>,
     pub(crate) additionals: Vec<Record>,

@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_network_is_refused() {
+    fn a_text_that_is_no_network_is_refused() {
         for bad in ["10.0.0.0", "10.0.0.0/33", "::/129", "x/8", "/"] {
             assert!(Networks::new(&[network(bad, 0.0)]).is_err(), "{bad}");
         }

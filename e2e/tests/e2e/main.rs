@@ -1,10 +1,11 @@
-//! Whole deployments of real processes, one after another.
+//! Whole deployments of real processes, one after another, and stories of a few processes beside them.
 //!
 //! Needs the other programs: `cargo build --workspace --bins` (`make test` does it).
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod lost_edge;
 mod one_world;
+mod rollout;
 mod three_replicas;
 
 use std::time::Duration;

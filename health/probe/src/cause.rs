@@ -21,8 +21,8 @@ pub enum Cause {
     /// The peer does not accept the certificate of this process. It looks at it before anything else, so this process has learned
     /// nothing about the peer.
     Refused,
-    /// The peer does not prove who it is, or is another one than was meant. One cause is a clock, here or there; an old trust
-    /// is another.
+    /// The peer does not prove its id, or is another peer than was meant. A wrong clock on either side can cause this, and an old
+    /// trust.
     Unproven,
     /// Every other error: the peer failed, or the network between this machine and the peer.
     Remote,
@@ -122,7 +122,7 @@ mod tests {
 
     /// Regression: an edge that lost its default route blamed and ejected every region.
     #[test]
-    fn an_unreachable_network_is_its_own_to_who_has_no_route_and_the_peers_to_who_has_one() {
+    fn an_unreachable_network_is_the_fault_of_the_side_without_a_route() {
         let error = |errno: Errno| io::Error::from_raw_os_error(errno.raw_os_error());
         let of = |errno, has_route| Cause::by_routes(&error(errno), || has_route);
         assert_eq!(of(Errno::NETUNREACH, false), Cause::NoRoute);

@@ -1,4 +1,4 @@
-//! One probe of one edge from outside: does the edge answer at the addresses to which devices connect.
+//! One probe of one edge from outside, at the addresses to which devices connect.
 //!
 //! An edge hears itself and the control plane. It cannot know that a firewall, a route or a balancer keeps devices out.
 //! Therefore the other vantages try its public addresses as a device would.
@@ -18,7 +18,7 @@ use tokio::{
 use topology::{Edge, EdgeId, NodeId};
 use verdict::{EdgeProbe, FAILURE_LENGTH_MAX};
 
-use crate::{Cause, Lateness};
+use crate::{Cause, Lateness, texts};
 
 /// Most edges that each vantage tries in a tick. Because vantages share the work evenly, each edge is also tried by
 /// that many vantages, however large the fleet is.
@@ -69,7 +69,7 @@ pub(crate) async fn probe_edge(
             Ok((address, Err(error))) if error.is_own(address, lateness) => {
                 tracing::debug!(edge = %id, %address, %error, "this node could not probe an edge, so the probe does not count");
             }
-            Ok((address, Err(error))) => failure = Some(format!("{address}: {error}")),
+            Ok((address, Err(error))) => failure = Some(texts::at_address(address, error)),
             Err(_) => {}
         }
     }
@@ -84,13 +84,13 @@ pub(crate) async fn probe_edge(
 /// The reason for which no answer came.
 #[derive(Debug, thiserror::Error)]
 enum EdgeProbeError {
-    #[error("cannot connect: {0}")]
+    #[error("{}", texts::cannot_connect(.0))]
     Connect(#[source] io::Error),
-    #[error("the connection broke before an answer: {0}")]
+    #[error("{}", texts::edge_broke(.0))]
     Broke(#[source] io::Error),
-    #[error("the edge closed the connection without an answer")]
+    #[error("{}", texts::EDGE_CLOSED)]
     Closed,
-    #[error("no answer within {0:?}")]
+    #[error("{}", texts::edge_late(*.0))]
     TimedOut(Duration),
 }
 
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_accepts_and_says_nothing_is_not_reached() {
+    async fn an_address_that_accepts_and_stays_silent_is_not_reached() {
         let on_time = Lateness::default();
         let hangs = edge(async |tcp: TcpStream| {
             tokio::time::sleep(Duration::from_secs(60)).await;
@@ -208,7 +208,7 @@ mod tests {
 
     /// Otherwise a full edge would leave DNS; the next edge would get its devices, become full too, and leave as well.
     #[tokio::test]
-    async fn what_takes_a_connection_and_closes_it_may_be_full_and_is_no_evidence() {
+    async fn an_edge_that_closes_a_connection_may_be_full_and_is_no_evidence() {
         let on_time = Lateness::default();
         let closes = edge(async |mut tcp: TcpStream| {
             let mut question = vec![0; QUESTION.len()];
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_prober_lacks_itself_says_nothing_of_an_edge() {
+    fn a_shortage_of_the_prober_says_nothing_of_an_edge() {
         let on_time = Lateness::default();
         let own = |errno: Errno| {
             let error = io::Error::from_raw_os_error(errno.raw_os_error());

@@ -12,6 +12,7 @@ mod edge_probe;
 mod lateness;
 mod run;
 mod stack;
+mod texts;
 
 pub use cause::Cause;
 pub use edge_probe::QUESTION as KNOCK;

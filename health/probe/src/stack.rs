@@ -1,4 +1,4 @@
-//! One probe of one stack: does its gateway answer, and does a spoken question get the right reply.
+//! One probe of one stack: its gateway must answer, and a spoken question must get the right reply.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,7 +25,7 @@ use client::{
     utterance::{PROBE_INTENT, PROBE_TRANSCRIPT},
 };
 
-use crate::{Cause, Lateness};
+use crate::{Cause, Lateness, texts};
 
 /// Largest `/health` page, in bytes. A stack's page takes less than a kilobyte.
 const HEALTH_BYTES_MAX: usize = 64 << 10;
@@ -131,7 +131,7 @@ pub(crate) async fn gateway(
                 Some("ok") => observed.of(region, stack, Component::SessionStore).succeed(took_ms),
                 Some(status) => observed
                     .of(region, stack, Component::SessionStore)
-                    .fail(&format!("GET /health reports status {status}")),
+                    .fail(&texts::health_status(status)),
                 None => {}
             }
         }
@@ -143,27 +143,21 @@ pub(crate) async fn gateway(
 
 /// Logs a probe that failed on the prober's side. It does not count against the stack.
 fn not_seen(region: &RegionId, stack: SocketAddr, why: &dyn std::fmt::Display) {
-    tracing::warn!(
-        %region, %stack, %why,
-        "the probe does not count: this node lacks open files, ports or processor time, or the stack refuses its certificate; check its \
-         limits and load, and its certificate with `meridian cert list DIR`"
-    );
+    tracing::warn!(%region, %stack, %why, "{}", texts::NOT_COUNTED);
 }
 
 /// The reason for which there is no usable `/health` page.
 #[derive(Debug, thiserror::Error)]
 enum HealthError {
-    #[error("cannot connect: {0}")]
+    #[error("{}", texts::cannot_connect(.0))]
     Connect(#[source] io::Error),
-    #[error("GET /health: {}", innermost(.0))]
+    #[error("{}", texts::health_page(innermost(.0)))]
     Get(#[source] hyper::Error),
-    #[error("no answer to GET /health within {0:?}")]
+    #[error("{}", texts::health_late(*.0))]
     TimedOut(Duration),
-    #[error("GET /health: {0}")]
+    #[error("{}", texts::health_page(.0))]
     Answer(String),
-    #[error(
-        "the stack wants TLS and a certificate, and this node shows none; write stacks = \"required\" in [identity]"
-    )]
+    #[error("{}", texts::WANTS_PROOF)]
     WantsProof,
 }
 
@@ -207,7 +201,7 @@ async fn ask_health(
         let frame = frame.map_err(HealthError::Get)?;
         body.extend_from_slice(frame.data_ref().map_or(&[], |piece| piece));
         if body.len() > HEALTH_BYTES_MAX {
-            let what = format!("the answer has more than {HEALTH_BYTES_MAX} bytes");
+            let what = texts::health_too_long(HEALTH_BYTES_MAX);
             return Err(HealthError::Answer(what));
         }
     }
@@ -221,7 +215,7 @@ async fn ask_health(
         (503, Some("failing"), Some("ok")) => Ok(health),
         // A stack that asks for proof is well; the rest of the fleet has to follow it.
         (426, ..) if shows.is_none() => Err(HealthError::WantsProof),
-        (code, Some(says), _) => Err(HealthError::Answer(format!("{code}, {says}"))),
+        (code, Some(says), _) => Err(HealthError::Answer(texts::code_and_status(code, says))),
         (code, None, _) => Err(HealthError::Answer(code.to_string())),
     }
 }
@@ -296,37 +290,32 @@ fn judge_answer(observed: &mut Observed, region: &RegionId, stack: SocketAddr, t
 
     let asr = observed.of(region, stack, Component::Asr);
     if turn.transcript.trim().is_empty() {
-        asr.fail("the transcript is empty");
+        asr.fail(texts::NO_TRANSCRIPT);
         // A component that got no words cannot be judged by its result.
         return;
     }
     if understood || heard_right {
         asr.succeed(timings.asr_ms.unwrap_or(fallback));
     } else {
-        asr.fail(&format!(
-            "the transcript is \"{}\" instead of \"{PROBE_TRANSCRIPT}\"",
-            turn.transcript
-        ));
+        asr.fail(&texts::other_transcript(&turn.transcript, PROBE_TRANSCRIPT));
     }
     if understood {
         observed
             .of(region, stack, Component::Nlu)
             .succeed(timings.nlu_ms.unwrap_or(fallback));
     } else if heard_right {
-        observed.of(region, stack, Component::Nlu).fail(&format!(
-            "the intent of \"{PROBE_TRANSCRIPT}\" is \"{}\" instead of \"{PROBE_INTENT}\"",
-            turn.intent
-        ));
+        let why = texts::other_intent(PROBE_TRANSCRIPT, &turn.intent, PROBE_INTENT);
+        observed.of(region, stack, Component::Nlu).fail(&why);
     }
     let skills = observed.of(region, stack, Component::Skills);
     if turn.reply_text.trim().is_empty() {
-        skills.fail("the reply is empty");
+        skills.fail(texts::NO_REPLY);
         return;
     }
     skills.succeed(timings.skill_ms.unwrap_or(fallback));
     let tts = observed.of(region, stack, Component::Tts);
     if turn.reply_audio.is_empty() {
-        tts.fail("the reply has no audio");
+        tts.fail(texts::NO_AUDIO);
     } else {
         tts.succeed(timings.tts_ms.unwrap_or(fallback));
     }

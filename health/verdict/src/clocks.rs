@@ -7,7 +7,7 @@ use topology::{NodeId, Reason, ReasonCode};
 
 use crate::texts;
 
-/// Difference in milliseconds from which people are told: a time service keeps clocks within a few milliseconds, and a
+/// Difference in milliseconds at which the alarm begins: a time service keeps clocks within a few milliseconds, and a
 /// slow network adds less than this.
 pub const ALARM_MS: u64 = 500;
 /// Difference in milliseconds below which the alarm ends: lower than the alarm's own, so that a clock at the limit does

@@ -105,7 +105,7 @@ fn judge_region(
     } else if let Some(trigger) = suspected {
         (Health::Suspect, describe_pending(trigger, of(trigger), policy))
     } else if level > Level::L0 {
-        let words: Vec<String> = levels().map(|(level, it)| format!("{level}: {}", it.why)).collect();
+        let words: Vec<String> = levels().map(|(level, it)| texts::at_level(level, &it.why)).collect();
         (Health::Degraded, words.join("; "))
     } else if broken.is_some() || described.is_some() {
         let broken = broken.map(|component| texts::component_fails(component, policy.asr_error_max));
@@ -280,17 +280,12 @@ impl Stacks {
                 succeeded,
                 samples,
             } = failing;
-            let what = match (component, limit) {
-                (Component::Gateway, _) if *succeeded == 0 => "answers nobody".to_owned(),
-                (Component::Gateway, _) => format!("answers {succeeded} of {samples}"),
-                (_, Limit::LatencyAbove(..)) => format!("has {component} {limit}"),
-                _ => format!("does {component} {succeeded} times of {samples}"),
+            let fault = match (*component, limit) {
+                (Component::Gateway, _) => texts::answers(*succeeded, *samples),
+                (component, Limit::LatencyAbove(..)) => texts::is_slow(component, limit),
+                (component, _) => texts::does(component, *succeeded, *samples),
             };
-            let serve = if serving == 1 { "serves" } else { "serve" };
-            format!(
-                "stack {stack} of {region} {what}; {serving} of {} stacks {serve}",
-                self.all
-            )
+            texts::stack_evidence(stack, region, &fault, (serving, self.all))
         };
         self.failing.iter().take(VANTAGES_NAMED).map(line).collect()
     }
@@ -363,7 +358,7 @@ fn evidence(
     for (tick, seen) in gateway.take(policy.gateway_ticks.max(2) as usize) {
         evidence.push(describe_tick(Component::Gateway, tick, seen));
     }
-    // Of the other components the newest tick: of recognition always, of the rest only if it is or was bad.
+    // The other components: recognition with its newest tick, each other one only if it is bad now or was before.
     let concerns = |component: Component| {
         let of_it = |trigger: &Trigger| trigger.component() == component;
         let bad = |trigger: &Trigger| state[*trigger as usize].run.fallen || state[*trigger as usize].run.bad > 0;
@@ -384,7 +379,7 @@ fn evidence(
     }
     let newest = windows.ticks(region, Component::Gateway, last_closed).next_back();
     if newest.is_none_or(|(tick, _)| tick != last_closed) {
-        evidence.push(format!("gateway: nobody reported on tick {}", last_closed.start()));
+        evidence.push(texts::nobody_reported(last_closed.start()));
     }
     evidence
 }
@@ -402,57 +397,47 @@ fn describe_tick(component: Component, tick: Tick, seen: TickSeen<'_>) -> String
         if !saw.failure.is_empty() && !failures.contains(&saw.failure.as_str()) {
             failures.push(&saw.failure);
         }
-        words.push(format!("{vantage} {saw_succeed}/{saw_all}"));
+        words.push(texts::vantage(vantage, saw_succeed, saw_all));
         (succeeded, samples) = (succeeded - saw_succeed, samples - saw_all);
     }
     let rest = seen.vantages().len() - named.len();
     if rest > 0 {
-        let more = if named.is_empty() { "" } else { "more " };
-        words.push(format!("{rest} {more}vantages {succeeded}/{samples}"));
+        words.push(texts::other_vantages(rest, !named.is_empty(), succeeded, samples));
     }
     let percentile = |name: &str, q: f64| {
         let ms = total.latency.and_then(|latency| latency.quantile(q));
-        ms.map(|ms| format!(", {name} {ms:.0} ms")).unwrap_or_default()
+        ms.map(|ms| texts::percentile(name, ms)).unwrap_or_default()
     };
-    let p99 = match component {
-        Component::Asr => percentile("p99", 0.99),
-        _ => String::new(),
-    };
+    let mut percentiles = percentile("p95", 0.95);
+    if component == Component::Asr {
+        percentiles += &percentile("p99", 0.99);
+    }
     // One failure of each vantage is enough, and one line of it.
-    let failure = failures.first().map(|failure| {
-        let more = failures.len() - 1;
-        let more = if more > 0 {
-            format!(" (and {more} other failures)")
-        } else {
-            String::new()
-        };
-        format!("; {failure:.60}{more}")
-    });
-    format!(
-        "{component} at {}: {} ok{}{p99}{}",
+    let failure = failures
+        .first()
+        .map(|failure| texts::failure(failure, failures.len() - 1));
+    texts::tick(
+        component,
         tick.start(),
-        words.join(" · "),
-        percentile("p95", 0.95),
-        failure.unwrap_or_default()
+        &words,
+        &percentiles,
+        &failure.unwrap_or_default(),
     )
 }
 
-/// The real traffic in one line: `traffic at 12:00:10: 40/41 connections · 1 lost · 118/120 turns, p95 480 ms …`.
+/// The real traffic in one line: `traffic at 12:00:10: 40/41 connections ok · 1 lost midway · 118/120 turns ok, p95 480 ms …`.
 fn describe_traffic((tick, seen, vantages): (Tick, &TrafficSeen, usize)) -> String {
-    let of = |ok: u32, failed: u32| format!("{ok}/{}", ok.saturating_add(failed));
     let p95 = |name: &str, latency: &Latency| {
         let ms = latency.quantile(0.95);
-        ms.map(|ms| format!(", {name}p95 {ms:.0} ms")).unwrap_or_default()
+        ms.map(|ms| texts::percentile(name, ms)).unwrap_or_default()
     };
-    format!(
-        "traffic at {}: {} connections ok{}{} · {} lost midway · {} turns ok{}; seen by {vantages}",
+    let connect = p95("connect p95", &seen.connect) + &p95("first byte p95", &seen.first_byte);
+    texts::traffic(
         tick.start(),
-        of(seen.connects_ok, seen.connects_failed),
-        p95("connect ", &seen.connect),
-        p95("first byte ", &seen.first_byte),
+        (&texts::of(seen.connects_ok, seen.connects_failed), &connect),
         seen.aborts,
-        of(seen.turns_ok, seen.turns_failed),
-        p95("", &seen.turn),
+        (&texts::of(seen.turns_ok, seen.turns_failed), &p95("p95", &seen.turn)),
+        vantages,
     )
 }
 

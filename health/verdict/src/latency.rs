@@ -205,7 +205,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_read_is_what_was_written(told in prop::collection::vec(0.0..1e7_f64, 0..100)) {
+        fn a_sketch_is_read_as_it_was_written(told in prop::collection::vec(0.0..1e7_f64, 0..100)) {
             let text = serde_json::to_string(&sketch_of(&told)).unwrap();
             let read: Latency = serde_json::from_str(&text).unwrap();
             prop_assert_eq!(&read, &sketch_of(&told));

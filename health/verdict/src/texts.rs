@@ -47,7 +47,7 @@ pub(crate) fn stack_fails(
     format!("stack {stack}{more} {what}; {serving} of {all} stacks serve")
 }
 
-/// How a trigger that fired stands: it fails still, or it recovers.
+/// The state of a trigger that fired: it fails still, or it recovers.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Standing<'s> {
     /// Its bad ticks are spread over a window, in these words.
@@ -76,6 +76,122 @@ pub(crate) fn pending(what: &str, bad: u32, needed: u32) -> String {
 
 pub(crate) fn spread(bad: usize, ticks: usize, failed: u64, samples: u64) -> String {
     format!("in {bad} of the last {ticks} ticks ({failed} of {samples} failed)")
+}
+
+// Lines of evidence: figures, without a subject of their own; the line above them names the region.
+
+/// The reason of a level, or several of them.
+pub(crate) fn at_level(level: impl Display, why: &str) -> String {
+    format!("{level}: {why}")
+}
+
+pub(crate) fn nobody_reported(tick: impl Display) -> String {
+    format!("gateway: no vantage reported on tick {tick}")
+}
+
+/// A tick of a component: `vantages` are the worst of them by name, and the others together.
+pub(crate) fn tick(
+    component: Component,
+    at: impl Display,
+    vantages: &[String],
+    percentiles: &str,
+    failure: &str,
+) -> String {
+    format!("{component} at {at}: {} ok{percentiles}{failure}", vantages.join(" · "))
+}
+
+pub(crate) fn vantage(name: impl Display, succeeded: u64, samples: u64) -> String {
+    format!("{name} {succeeded}/{samples}")
+}
+
+/// The vantages that are not named, together; `are_more` if others are.
+pub(crate) fn other_vantages(count: usize, are_more: bool, succeeded: u64, samples: u64) -> String {
+    let more = if are_more { "more " } else { "" };
+    format!("{count} {more}vantages {succeeded}/{samples}")
+}
+
+pub(crate) fn percentile(name: &str, ms: f64) -> String {
+    format!(", {name} {ms:.0} ms")
+}
+
+/// One line of one failure; `more` other failures were seen.
+pub(crate) fn failure(text: &str, more: usize) -> String {
+    let more = match more {
+        0 => String::new(),
+        more => format!(" (and {more} other failures)"),
+    };
+    format!("; {text:.60}{more}")
+}
+
+/// The real traffic: connections, sessions lost midway, turns, each with its latencies.
+pub(crate) fn traffic(
+    at: impl Display,
+    (connections, connect): (&str, &str),
+    lost: impl Display,
+    (turns, turn): (&str, &str),
+    vantages: usize,
+) -> String {
+    format!(
+        "traffic at {at}: {connections} connections ok{connect} · {lost} lost midway · {turns} turns ok{turn}; seen by {vantages}"
+    )
+}
+
+pub(crate) fn of(ok: u32, failed: u32) -> String {
+    format!("{ok}/{}", ok.saturating_add(failed))
+}
+
+// The fault of one failing stack.
+
+pub(crate) fn answers(succeeded: u64, samples: u64) -> String {
+    match succeeded {
+        0 => "answers nobody".to_owned(),
+        succeeded => format!("answers {succeeded} of {samples}"),
+    }
+}
+
+/// `limit` is the latency that it exceeds.
+pub(crate) fn is_slow(component: Component, limit: impl Display) -> String {
+    format!("has {component} {limit}")
+}
+
+pub(crate) fn does(component: Component, succeeded: u64, samples: u64) -> String {
+    format!("does {component} {succeeded} times of {samples}")
+}
+
+pub(crate) fn stack_evidence(
+    stack: impl Display,
+    region: impl Display,
+    fault: &str,
+    (serving, all): (usize, usize),
+) -> String {
+    let serve = if serving == 1 { "serves" } else { "serve" };
+    format!("stack {stack} of {region} {fault}; {serving} of {all} stacks {serve}")
+}
+
+// Reports that do not count: a vantage finds the sentence in its own log.
+
+pub(crate) fn too_early(at: impl Display, vantage: &NodeId) -> String {
+    format!(
+        "tick {at} of {vantage} has not come yet: its clock and ours are too far apart; check the time service of both (`timedatectl`)"
+    )
+}
+
+pub(crate) fn too_old(at: impl Display, vantage: &NodeId) -> String {
+    format!("tick {at} of {vantage} is too old to decide on; further reports count, and nothing need be typed")
+}
+
+pub(crate) fn repeated(at: impl Display, vantage: &NodeId) -> String {
+    format!("{vantage} has already reported on tick {at}; the first report counts, and two processes may have one name")
+}
+
+pub(crate) fn stranger(vantage: &NodeId) -> String {
+    format!(
+        "{vantage} is no edge of the topology; correct its name, or add it (`meridian topology apply FILE --reason WHY`)"
+    )
+}
+
+pub(crate) fn too_many_vantages(max: usize) -> String {
+    format!("more than {max} vantages report; the others do not count, and fewer need be vantages")
 }
 
 /// Most vantages agree that the clock of this control plane is off: by `apart` to that of `nearest`.
@@ -115,6 +231,14 @@ mod tests {
             fired(what, Standing::Believed, "down", lengths),
             fired(what, Standing::Recovering, "down", lengths),
             pending(what, 1, 3),
+            nobody_reported("12:00:10"),
+            stack_evidence("10.0.0.1:7000", "us-east", &answers(0, 3), (1, 2)),
+            stack_evidence("10.0.0.1:7000", "us-east", &does(Component::Asr, 1, 3), (0, 2)),
+            too_early("12:00:10", node),
+            too_old("12:00:10", node),
+            repeated("12:00:10", node),
+            stranger(node),
+            too_many_vantages(4096),
             own_clock_is_off("3.0 s", true, node, 2),
             clock_is_off(node, "3.0 s", true),
         ];

@@ -78,7 +78,7 @@ pub struct Fired {
     pub trigger: Trigger,
     /// Whether it was still bad in the newest known tick.
     pub failing: bool,
-    /// Why it fired, or why it still holds.
+    /// The reason for which it fired, or for which it still holds.
     pub why: String,
 }
 

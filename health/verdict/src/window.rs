@@ -15,6 +15,7 @@ use crate::{
     run::{Called, Run},
     spread::{Recent, Spread},
     standing::Standing,
+    texts,
     trigger::Accusation,
 };
 
@@ -63,19 +64,19 @@ pub(crate) struct TriggerState {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unwanted {
     /// The tick is far from over by our clock.
-    #[error("tick {at} of {1} has not come yet: its clock and ours are too far apart", at = .0.start())]
+    #[error("{}", texts::too_early(.0.start(), .1))]
     TooEarly(Tick, NodeId),
     /// The tick is too old to decide on.
-    #[error("tick {at} of {1} is too old to decide on", at = .0.start())]
+    #[error("{}", texts::too_old(.0.start(), .1))]
     Stale(Tick, NodeId),
     /// The vantage has reported on this tick. Its first report counts: a decision is not rewritten.
-    #[error("{1} has already reported on tick {at}", at = .0.start())]
+    #[error("{}", texts::repeated(.0.start(), .1))]
     Repeated(Tick, NodeId),
     /// The sender is no vantage: a wrong name, or a node that is no longer in the topology.
-    #[error("{0} is no edge of the topology")]
+    #[error("{}", texts::stranger(.0))]
     Stranger(NodeId),
     /// More vantages than any fleet has.
-    #[error("more than {VANTAGES_MAX} vantages report")]
+    #[error("{}", texts::too_many_vantages(VANTAGES_MAX))]
     TooManyVantages,
 }
 

@@ -5,7 +5,7 @@ use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Deserializer};
 
-/// Longest duration in a document: ten years. Nobody needs a longer one, and sums of a few such durations cannot
+/// Longest duration in a document: ten years. No setting needs a longer one, and sums of a few such durations cannot
 /// overflow.
 const DURATION_MAX: Duration = Duration::from_secs(3650 * 24 * 3600);
 

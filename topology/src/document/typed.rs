@@ -1,7 +1,7 @@
 //! Reads a document into a type of serde.
 //!
-//! Serde stops at the first error. So this module takes what is wrong out of the tables and reads again, until nothing
-//! is wrong. A key that the type cannot do without gets the value of an example instead.
+//! Serde stops at the first error. So this module takes a wrong value out of the tables and reads again, until none is
+//! left. A key that the type cannot do without gets the value of an example instead.
 
 use std::{collections::BTreeSet, ops::Range};
 
@@ -16,7 +16,7 @@ use super::{Problems, Source, WRITTEN_BYTES_MAX, unknown_key, with_advice};
 /// Most wrong values that one reading reports. Each costs another reading of the document.
 const PROBLEMS_MAX: usize = 100;
 
-/// The span of the root, and of what the document does not contain.
+/// The span of the root, and of keys that the document does not contain.
 const ROOT: Range<usize> = 0..0;
 
 /// Knowledge of a reader about a document beside its type.
@@ -31,7 +31,7 @@ pub struct Guide<'g> {
     pub renamed: &'g [(&'g str, &'g str)],
 }
 
-/// Reads a document. `file` is only the name that problems mention. `rules` returns what the type cannot express, as
+/// Reads a document. `file` is only the name that problems mention. `rules` returns the mistakes that the type cannot express, as
 /// pairs of a key, such as `limits.sessions_max` or `upstream[1].path`, and a text. Fails with all problems of the
 /// document; none repeats the value of a key, because it may be secret, except addresses.
 pub fn parse<T: DeserializeOwned>(
@@ -81,16 +81,16 @@ struct Reader<'d> {
     example: DeValue<'d>,
     /// The document.
     written: DeValue<'d>,
-    /// The document without what is wrong.
+    /// The document without the wrong values.
     rest: DeValue<'d>,
-    /// The paths of what is wrong.
+    /// The paths of the wrong keys.
     reported: BTreeSet<String>,
     /// Whether an item was taken out of an array, after which other items have other indices.
     is_renumbered: bool,
 }
 
 impl<'d> Reader<'d> {
-    /// Reads until nothing is wrong, or what is wrong can be neither removed nor replaced.
+    /// Reads until no value is wrong, or until a wrong one can be neither removed nor replaced.
     fn read_all<T: DeserializeOwned>(&mut self) -> Option<T> {
         for _ in 0..PROBLEMS_MAX {
             let DeValue::Table(table) = self.rest.clone() else {
@@ -171,7 +171,7 @@ impl<'d> Reader<'d> {
         with_advice(message, wanted.as_deref())
     }
 
-    /// `key = value`, as the example has it. `None` for what is long or has sections.
+    /// `key = value`, as the example has it. `None` for a value that is long or has sections.
     fn example_of(&self, path: &[Step]) -> Option<String> {
         let Some(Step::Key(key)) = path.last() else {
             return None;
@@ -180,7 +180,7 @@ impl<'d> Reader<'d> {
         let written = self.example_text.get(value.span())?;
         let has_sections = written.starts_with('[') && !value.get_ref().is_array() || written.starts_with("[[");
         let is_short = written.len() <= WRITTEN_BYTES_MAX && !written.contains('\n');
-        // Nobody should use the secret of an example.
+        // An operator must not use the secret of an example.
         let is_secret = key.ends_with("_key");
         (is_short && !has_sections && !is_secret).then(|| format!("{key} = {written}"))
     }

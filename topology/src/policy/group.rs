@@ -32,7 +32,7 @@ impl Looser {
     }
 }
 
-/// How far one person may make detection stricter. Beyond it detection fires on regions that work, and then no failover is
+/// The limits up to which one person may make detection stricter. Beyond it detection fires on regions that work, and then no failover is
 /// possible: every region is down, and none is a place to go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Bound {

@@ -130,7 +130,7 @@ async fn an_action_is_sent_on_only_when_it_was_certainly_not_carried_out() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_a_request_is_said_at_once() {
+async fn a_mistake_in_a_request_is_named_at_once() {
     let strict = operators(|_, _| Err(Status::not_found("there is no region \"atlantis\""))).await;
     let error = in_time(Operator::at([strict]).why("atlantis")).await.unwrap_err();
     assert_eq!(
@@ -139,9 +139,9 @@ async fn what_is_wrong_with_a_request_is_said_at_once() {
     );
 }
 
-/// Whoever proves who it is does so to the leader too, whatever the answer of a control plane names.
+/// An operator with a certificate shows it to the leader too, even where a control plane names the leader by a plain-text URL.
 #[test]
-fn the_leader_is_asked_in_the_same_way_as_who_named_it() {
+fn the_leader_is_asked_in_the_same_way_as_the_control_plane_that_named_it() {
     let named = |leader: &str, asked: &str| leader_named_by(&not_leading(Some(leader)), asked);
     let with_tls = Some("https://10.0.0.2:7100".to_owned());
     assert_eq!(named("http://10.0.0.2:7100", "https://10.0.0.1:7100"), with_tls);

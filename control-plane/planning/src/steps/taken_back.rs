@@ -83,7 +83,7 @@ pub(crate) fn take_back(facts: &Facts<'_>, draft: &mut Draft, report: &mut Repor
     report.change(Reason::of(ReasonCode::PlanTakenBack, text).with(evidence).until(until));
 }
 
-/// Why a plan is not taken back for an earlier one, even if every node refuses it; none when it may be.
+/// The reason for which a plan is not taken back for an earlier one, even if every node refuses it; none when it may be.
 fn reason_to_stand(facts: &Facts<'_>, draft: &Draft, good: &Plan, current: &Plan) -> Option<String> {
     let percent = |plan: &Plan, primary: &RegionId, target: &RegionId| {
         let shares = plan.routes.get(primary).map(Vec::as_slice).unwrap_or_default();

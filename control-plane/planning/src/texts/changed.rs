@@ -22,20 +22,21 @@ pub(crate) fn documents_changed(differences: &[String]) -> String {
 
 pub(crate) fn writer_gone(writer: &str, classes: &str) -> String {
     format!(
-        "{writer}, which wrote {classes}, is gone from the topology: it writes them itself again, without what only \
-         {writer} had"
+        "{writer}, which wrote {classes}, is gone from the topology: the region writes them itself again, without the data \
+         that only {writer} had"
     )
 }
 
 pub(crate) fn plan_recovered(theirs: PlanNumber, ours: PlanNumber) -> String {
     format!(
-        "nodes serve plan {theirs}, the store knows only {ours}: it was lost, or restored from an old copy; theirs goes on"
+        "nodes serve plan {theirs}, and the store knows only plan {ours}: it was lost, or restored from an old copy. Plan {theirs} is in \
+         force again"
     )
 }
 
 pub(crate) fn drain_recovered(subject: &str, generation: u64, action: &str) -> String {
     format!(
-        "{subject} stays drained: plan {generation} has it drained, and the store forgot who ordered that. \
+        "{subject} stays drained: plan {generation} has it drained, and the store lost the order. \
          `meridian abort {action} --reason WHY` ends it"
     )
 }
@@ -47,7 +48,7 @@ pub(crate) fn drain_recovered_because(generation: u64) -> String {
 
 pub(crate) fn plan_taken_back(nodes_refuse: &str, generation: u64, until: Moment) -> String {
     format!(
-        "{nodes_refuse}; what plan {generation} said is in force again, and automation rests until {until}; \
+        "{nodes_refuse}; the content of plan {generation} is in force again, and automation rests until {until}; \
          `meridian unfreeze --reason WHY` ends that"
     )
 }
@@ -118,7 +119,7 @@ pub(crate) fn returned_at_once(why: &str, has_fit_backup: bool) -> String {
 
 /// Sessions at regions that take them no more, `gone` percent in all, find other places; `left` percent come home.
 pub(crate) fn displaced(why: &str, gone: u8, shares: &[Share], left: u8) -> String {
-    let mut text = format!("{why}: what was there ({gone} %) moves on");
+    let mut text = format!("{why}: the {gone} % of its sessions there move on");
     if !shares.is_empty() {
         text += &format!(", and its sessions away from home go to {}", part::shares(shares));
     }
@@ -170,7 +171,7 @@ pub(crate) fn new_edge_works(edge: &EdgeId) -> String {
 }
 
 pub(crate) fn new_edge_is_the_only_one(edge: &EdgeId) -> String {
-    format!("{edge} is new, and DNS names it although nobody saw it work: no other edge is left")
+    format!("{edge} is new, and DNS names it although no vantage saw it work: no other edge is left")
 }
 
 pub(crate) fn edge_drained(order: &Intent, edge: &EdgeId) -> String {
@@ -226,7 +227,7 @@ pub(crate) fn rollout_aborted(why: &str, version: &str) -> String {
 }
 
 pub(crate) fn rollout_revived(version: &str, percent: u8) -> String {
-    format!("{version} goes on at {percent} %, as nodes have it")
+    format!("{version} continues at {percent} %, the share in the plan of the nodes")
 }
 
 pub(crate) fn all_on_version_already(version: &str) -> String {
@@ -235,7 +236,7 @@ pub(crate) fn all_on_version_already(version: &str) -> String {
 
 // Orders.
 
-/// The order itself, before what it does: "failover by alice: power".
+/// The order itself, before its effect: "failover by alice: power".
 pub(crate) fn order(what: &str, author: &str, reason: &str) -> String {
     format!("{what} by {author}: {reason}")
 }
@@ -249,7 +250,7 @@ pub(crate) fn order_ended(order: &Intent, why: &str) -> String {
 }
 
 pub(crate) fn order_expired(order: &Intent) -> String {
-    format!("{} ended by its time", name_of(order))
+    format!("{} ended, because its time is over", name_of(order))
 }
 
 fn name_of(order: &Intent) -> String {
@@ -278,10 +279,10 @@ pub(crate) fn ended_by_return() -> String {
 }
 
 pub(crate) fn return_goes_on(why: &str) -> String {
-    format!("{why}; its return goes on")
+    format!("{why}; its return continues")
 }
 
-/// A region's order that asks for what is so: it "is evacuated already", "serves all its sessions already".
+/// An order that asks for the state in force: it "is evacuated already", "serves all its sessions already".
 pub(crate) fn already(region: &RegionId, state: RegionState) -> String {
     match state {
         RegionState::Serving => format!("{region} serves all its sessions already"),
@@ -296,7 +297,7 @@ pub(crate) fn frozen(why: &str, until: Moment) -> String {
 }
 
 pub(crate) fn unfrozen(why: &str) -> String {
-    format!("{why}; automation goes on")
+    format!("{why}; automation is on again")
 }
 
 pub(crate) fn nothing_is_frozen() -> String {

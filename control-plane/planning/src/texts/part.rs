@@ -32,7 +32,7 @@ pub(crate) fn regions_look_healthy(working: usize) -> String {
 }
 
 pub(crate) fn none_bad_together() -> String {
-    "no other primary turned bad with it by the word of the same vantages".to_owned()
+    "the vantages that accuse it saw no other primary turn bad with it".to_owned()
 }
 
 pub(crate) fn none_bad_or_moving() -> String {
@@ -40,7 +40,7 @@ pub(crate) fn none_bad_or_moving() -> String {
 }
 
 pub(crate) fn regions_left(left: usize, min: usize) -> String {
-    format!("{left} regions would be left serving, and {min} is the least")
+    format!("{left} regions would be left serving, and the policy wants {min} at least")
 }
 
 pub(crate) fn health(health: Health, summary: &str) -> String {
@@ -48,7 +48,7 @@ pub(crate) fn health(health: Health, summary: &str) -> String {
 }
 
 pub(crate) fn penalty(penalty: u32, suppress: impl Display) -> String {
-    format!("its penalty is {penalty}, and it is held from {suppress}")
+    format!("its penalty is {penalty}, and from {suppress} on it may not return")
 }
 
 pub(crate) fn fit_backups(backups: usize, fit: usize, unfit: &[String]) -> String {
@@ -101,7 +101,7 @@ pub(crate) fn not_seen_yet() -> String {
 }
 
 pub(crate) fn seen_too_long_ago() -> String {
-    "what is known of it is too old to act on".to_owned()
+    "the newest reports on it are too old to act on".to_owned()
 }
 
 pub(crate) fn backup_is_down(backup: &RegionId, summary: &str) -> String {
@@ -136,11 +136,11 @@ pub(crate) fn is_healthy(region: &RegionId) -> String {
 
 pub(crate) fn nobody_sees(region: &RegionId, since: Option<topology::Moment>, health: Health) -> String {
     let since = since.map_or_else(String::new, |since| format!(" since {since}"));
-    format!("nobody sees {region}{since}, when it was {health}")
+    format!("no vantage has seen {region}{since}, when it was {health}")
 }
 
 pub(crate) fn nobody_has_seen(region: &RegionId) -> String {
-    format!("nobody has seen {region} yet")
+    format!("no vantage has seen {region} yet")
 }
 
 pub(crate) fn region_is_because(region: &RegionId, health: Health, summary: &str) -> String {
@@ -160,7 +160,7 @@ pub(crate) fn next_part_leaves() -> &'static str {
 }
 
 pub(crate) fn step_held() -> &'static str {
-    "the last step held"
+    "the last step passed"
 }
 
 pub(crate) fn too_crowded_for_quality() -> String {
@@ -168,7 +168,7 @@ pub(crate) fn too_crowded_for_quality() -> String {
 }
 
 pub(crate) fn well_again() -> String {
-    "what was slow or broken was well for long enough".to_owned()
+    "its slow or broken components have worked for long enough".to_owned()
 }
 
 // Replicated data.
@@ -244,8 +244,8 @@ pub(crate) fn trouble(ailment: Ailment) -> (&'static str, &'static str) {
     match (ailment.component, ailment.trouble) {
         (Component::Asr, Trouble::Fails) => ("does not recognise speech", "are not understood"),
         (Component::Asr, Trouble::Slow) => ("recognises speech too slowly", "wait too long"),
-        (Component::Nlu, Trouble::Fails) => ("does not make sense of what it hears", "are not understood"),
-        (Component::Skills, Trouble::Fails) => ("does not do what it is asked to", "get no answer"),
+        (Component::Nlu, Trouble::Fails) => ("does not understand the words", "are not understood"),
+        (Component::Skills, Trouble::Fails) => ("does not carry requests out", "get no answer"),
         (Component::Tts, Trouble::Fails) => ("does not speak", "hear no reply"),
         (Component::SessionStore, Trouble::Fails) => ("keeps no sessions", "are not remembered when they call again"),
         // Neither is judged so; a newer verdict may.

@@ -10,7 +10,7 @@ use super::join;
 // Regions.
 
 pub(crate) fn trigger_not_reached(region: &RegionId, summary: &str) -> String {
-    format!("it is not moved: {summary}; `meridian failover {region} --reason WHY` moves it all the same")
+    format!("automation does not move it: {summary}; `meridian failover {region} --reason WHY` moves it all the same")
 }
 
 pub(crate) fn trigger_pending(summary: &str) -> String {
@@ -41,19 +41,23 @@ pub(crate) fn restore_after_degraded(region: &RegionId, percent: u8, summary: &s
 
 /// A step of a drain or of a return waits for its time.
 pub(crate) fn step_held_until(percent: u8, until: Moment) -> String {
-    format!("it is held at {percent} % until {until}, and goes on by itself")
+    format!("it waits at {percent} % until {until}; the next step follows by itself")
 }
 
 pub(crate) fn return_held_by_health(percent: u8, health: Health, summary: &str) -> String {
-    format!("it is held at {percent} %: it is {health}, {summary}; once it is healthy, it goes on by itself")
+    format!(
+        "it waits at {percent} %, because it is {health}: {summary}; once it is healthy, the next step follows by itself"
+    )
 }
 
 pub(crate) fn return_held_by_connections(percent: u8) -> String {
-    format!("it is held at {percent} % while it accepts the connections of this step, and goes on by itself")
+    format!("it waits at {percent} % while it accepts the connections of this step; the next step follows by itself")
 }
 
 pub(crate) fn drain_held_by_target(percent: u8, target: &RegionId, health: Health, summary: &str) -> String {
-    format!("it is held at {percent} %: {target} is {health}, {summary}; once that works, it goes on by itself")
+    format!(
+        "it waits at {percent} %, because {target} is {health}: {summary}; once {target} works, the next step follows by itself"
+    )
 }
 
 pub(crate) fn sessions_wait_their_turn(percent: u8) -> String {
@@ -72,7 +76,7 @@ pub(crate) fn sessions_stay_while(percent: u8, health: Health, summary: &str) ->
 
 /// `no_place` is the refusal of a place.
 pub(crate) fn sessions_stay_because(percent: u8, no_place: &str) -> String {
-    format!("{percent} % of them stay: {no_place}")
+    format!("{percent} % of its sessions stay: {no_place}")
 }
 
 // Replicated data.
@@ -109,7 +113,7 @@ pub(crate) fn new_edge_not_seen_to_work(edge: &EdgeId, seconds: u64) -> String {
 }
 
 pub(crate) fn edge_returns(evidence: &str, named_at: Moment) -> String {
-    format!("{evidence}, and DNS names it again at {named_at} by itself, if it stays")
+    format!("{evidence}, and DNS names it again at {named_at} by itself, if it stays so")
 }
 
 /// `why` is the refusal of the gate, or one of [`all_edges_look_lost`] and its siblings.
@@ -145,7 +149,7 @@ pub(crate) fn stack_fails(
 ) -> String {
     let help = if region_fails {
         format!(
-            "too few of the others do it, and no rule leaves {region} for that: `meridian failover {region} --reason WHY` \
+            "too few of the other stacks work, and no rule leaves {region} for that: `meridian failover {region} --reason WHY` \
              does"
         )
     } else {
@@ -172,14 +176,14 @@ pub(crate) fn region_fails(region: &RegionId, (what, callers): (&str, &str)) -> 
 
 pub(crate) fn rollout_held_until(rollout: &Rollout, until: Moment) -> String {
     format!(
-        "{} is held at {} % until {until:#}, and goes on by itself",
+        "{} waits at {} % until {until:#}; the next step follows by itself",
         rollout.version, rollout.percent
     )
 }
 
 pub(crate) fn rollout_held_for_sessions(rollout: &Rollout, seen: u32, needed: u32) -> String {
     format!(
-        "{} is held: {seen} sessions seen, {needed} are needed to judge it; then it goes on by itself",
+        "{} waits: {seen} sessions were seen, and {needed} are needed to judge it; the next step follows by itself",
         rollout.version
     )
 }
@@ -188,14 +192,14 @@ pub(crate) fn rollout_held_for_sessions(rollout: &Rollout, seen: u32, needed: u3
 
 pub(crate) fn refused_by_few(nodes_refuse: &str, refusing: usize, all: usize) -> String {
     format!(
-        "{nodes_refuse}. A node that refuses a plan goes on with the last one it applied. {refusing} of {all} edges refuse \
+        "{nodes_refuse}. A node that refuses a plan keeps the last one that it applied. {refusing} of {all} edges refuse \
          this one, so it stays in force. Look at the nodes that refuse it: `meridian status` names them"
     )
 }
 
 pub(crate) fn refused_and_stays(nodes_refuse: &str, because: &str) -> String {
     format!(
-        "{nodes_refuse}. It stays in force all the same, because {because}. Look at the nodes that refuse it: `meridian \
+        "{nodes_refuse}. The plan stays in force, because {because}. Look at the nodes that refuse it: `meridian \
          status` names them"
     )
 }
@@ -214,7 +218,7 @@ pub(crate) fn needs_approval<'b>(order: &Intent, because: impl IntoIterator<Item
 
 pub(crate) fn needs_approval_again(order: &Intent, changed: &[String], moves: &str) -> String {
     format!(
-        "{} by {} is not done: since it was shown, this changed: {}; whoever agrees to that as well says so: {}",
+        "{} by {} is not done: since it was shown, this changed: {}; agree to that too: {}",
         order.kind.as_str(),
         order.author,
         changed.join("; "),

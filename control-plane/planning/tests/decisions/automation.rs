@@ -114,7 +114,12 @@ fn a_rollout_waits_for_sessions_to_judge_it_by_and_for_automation() {
     let mut world = World::with(|_, policy| policy.rollout.steps[0].hold = MINUTE);
     world.ask("alice", roll_out("v2"));
     world.pass(2 * MINUTE);
-    assert!(world.waiting(ReasonCode::RolloutHold).text.contains("0 sessions seen"));
+    assert!(
+        world
+            .waiting(ReasonCode::RolloutHold)
+            .text
+            .contains("0 sessions were seen")
+    );
     world.devices_see("v3", |_| {}).pass(10 * SECOND);
     assert!(world.waits(ReasonCode::RolloutHold), "those are of another version");
     world.ask_for("alice", IntentKind::Freeze, MINUTE);

@@ -10,7 +10,7 @@ use verdict::Health;
 use crate::world::{HOUR, MINUTE, SECOND, World, abort, fail_over, promote, region, restore, roll_out, switch_over};
 
 #[test]
-fn a_backup_that_goes_takes_along_only_what_was_there() {
+fn a_backup_that_goes_moves_only_the_sessions_that_were_there() {
     for restoring in [false, true] {
         let mut world = World::with(|topology, _| {
             topology.regions.get_mut(&region("us-west")).unwrap().sessions_max = 20;
@@ -39,7 +39,7 @@ fn a_backup_that_goes_takes_along_only_what_was_there() {
         assert_eq!((world.state("us-east"), world.route("us-east")), (state, moved.into()));
         assert_eq!(world.phase(&asked), Some(Phase::Running), "it goes on");
         let said = world.plan().reasons.iter().find(|it| it.region.is_some()).unwrap();
-        let text = "us-west is gone from the topology: what was there (10 %) moves on";
+        let text = "us-west is gone from the topology: the 10 % of its sessions there move on";
         assert!(said.text.starts_with(text), "{}", said.text);
         world.pass(5 * MINUTE);
         assert_eq!(world.phase(&asked), Some(Phase::Done));
@@ -47,7 +47,7 @@ fn a_backup_that_goes_takes_along_only_what_was_there() {
 }
 
 #[test]
-fn what_finds_no_place_when_a_backup_goes_comes_home() {
+fn sessions_without_a_place_come_home_when_a_backup_goes() {
     let mut world = World::with(|topology, _| {
         topology.regions.get_mut(&region("us-west")).unwrap().sessions_max = 100;
         topology.regions.get_mut(&region("eu-central")).unwrap().sessions_max = 120;
@@ -64,7 +64,7 @@ fn what_finds_no_place_when_a_backup_goes_comes_home() {
 }
 
 #[test]
-fn what_is_ordered_about_a_region_ends_with_it() {
+fn an_order_about_a_region_ends_with_the_region() {
     for demoted in [false, true] {
         for order in ["drain", "restore", "rollout"] {
             let mut world = World::new();
@@ -197,7 +197,7 @@ fn a_region_that_writes_for_another_cannot_be_taken_away() {
     let demoted = reasons.iter().find(|it| it.code == ReasonCode::Demoted).unwrap();
     assert!(
         demoted.text.contains("us-west, which wrote analytics, conversations,")
-            && demoted.text.contains("without what only us-west had"),
+            && demoted.text.contains("without the data that only us-west had"),
         "{}",
         demoted.text
     );
@@ -270,7 +270,7 @@ fn risks_of(change: impl FnOnce(&mut Topology)) -> Vec<String> {
 }
 
 #[test]
-fn where_devices_find_the_service_changes_one_edge_at_a_time() {
+fn the_addresses_of_the_service_change_one_edge_at_a_time() {
     let moved = |names: &[&str]| {
         risks_of(|topology| {
             for name in names {

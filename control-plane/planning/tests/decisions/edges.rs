@@ -408,7 +408,7 @@ fn new_edges_are_named_at_once_if_no_other_is_left() {
         .filter(|(_, state)| **state == EdgeState::Serving);
     assert_eq!(named.count(), 2, "{:?}", world.plan().edges);
     let reasons = world.plan().reasons.iter();
-    let told = reasons.filter(|reason| reason.text.contains("although nobody saw it work"));
+    let told = reasons.filter(|reason| reason.text.contains("although no vantage saw it work"));
     assert_eq!(told.count(), 2, "{:#?}", world.report);
 }
 

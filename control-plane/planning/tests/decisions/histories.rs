@@ -397,7 +397,7 @@ proptest! {
     /// region; a refused request changes nothing; automation keeps its limits; and when no more events come, decisions
     /// come to rest.
     #[test]
-    fn what_must_hold_holds_in_any_history(
+    fn the_invariants_hold_in_any_history(
         (topology, policy) in any_world(),
         steps in prop::collection::vec(any_step(), 1..80),
     ) {

@@ -88,7 +88,7 @@ fn a_plan_that_only_nodes_remember_goes_on() {
 /// The store forgot the order to drain a stack. Callers must not get a stack that a person works on, so it stays out
 /// until a person ends that.
 #[test]
-fn what_a_recovered_plan_has_drained_stays_drained_until_a_person_acts() {
+fn a_drain_of_a_recovered_plan_lasts_until_a_person_acts() {
     let [stack, other] = [9002, 9012].map(|port| std::net::SocketAddr::from(([127, 0, 0, 1], port)));
     let drain = IntentKind::DrainStack { stack };
     let recovered = || {
@@ -154,7 +154,7 @@ fn a_clock_that_goes_back_prolongs_nothing() {
 }
 
 #[test]
-fn what_is_too_old_decides_nothing() {
+fn an_old_verdict_decides_nothing() {
     let mut world = World::new();
     world.sees("us-east", Health::Down);
     world.now = world.now + 50 * SECOND;

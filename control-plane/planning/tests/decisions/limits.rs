@@ -163,7 +163,7 @@ fn a_region_that_nobody_sees_counts_as_serving() {
 // Freshness.
 
 #[test]
-fn what_was_seen_three_ticks_ago_is_acted_on_and_four_is_too_old() {
+fn a_verdict_of_three_ticks_ago_is_acted_on_and_one_of_four_is_too_old() {
     for (age, left) in [(3, true), (4, false)] {
         let mut world = World::new();
         world.sees("us-east", Health::Down);
@@ -405,15 +405,10 @@ fn a_stack_that_answers_and_fails_is_named_with_what_to_do_until_it_is_drained()
         (
             Component::Nlu,
             Fails,
-            "does not make sense of what it hears",
+            "does not understand the words",
             "are not understood",
         ),
-        (
-            Component::Skills,
-            Fails,
-            "does not do what it is asked to",
-            "get no answer",
-        ),
+        (Component::Skills, Fails, "does not carry requests out", "get no answer"),
         (Component::Tts, Fails, "does not speak", "hear no reply"),
         (
             Component::SessionStore,
@@ -446,7 +441,7 @@ fn a_stack_that_answers_and_fails_is_named_with_what_to_do_until_it_is_drained()
 }
 
 #[test]
-fn where_too_few_stacks_do_their_work_the_region_is_to_be_left() {
+fn a_region_with_too_few_working_stacks_is_to_be_left() {
     let (mut world, stack) = ailing(Component::Tts, verdict::Trouble::Fails);
     let breaks = |world: &mut World, component| {
         let verdict = world.input.verdicts.get_mut(&region("us-east")).unwrap();
@@ -456,7 +451,7 @@ fn where_too_few_stacks_do_their_work_the_region_is_to_be_left() {
     breaks(&mut world, Component::Tts);
     let text = format!(
         "stack {stack} (one of 2) answers and does not speak: callers whose sessions are there hear no reply; too few of the \
-         others do it, and no rule leaves us-east for that: `meridian failover us-east --reason WHY` does"
+         other stacks work, and no rule leaves us-east for that: `meridian failover us-east --reason WHY` does"
     );
     assert_eq!(world.waiting(ReasonCode::StackFails).text, text);
     // A region with one stack has none to name.
@@ -492,7 +487,7 @@ fn a_backup_takes_as_many_sessions_as_its_working_stacks_hold() {
 }
 
 #[test]
-fn what_half_a_backup_cannot_hold_stays_and_is_said() {
+fn sessions_that_half_a_backup_cannot_hold_stay_with_a_reason() {
     let (mut world, [_, stack]) = with_two_stacks();
     world.sees("eu-central", Health::Down);
     dies(&mut world, stack);
@@ -501,7 +496,7 @@ fn what_half_a_backup_cannot_hold_stays_and_is_said() {
     world.pass(10 * SECOND);
     let text = &world.waiting(ReasonCode::PartlyMoved).text;
     assert!(
-        text.contains("50 % of them stay") && text.contains("us-west has no room left"),
+        text.contains("50 % of its sessions stay") && text.contains("us-west has no room left"),
         "{text}"
     );
     // The stack works again.

@@ -11,7 +11,7 @@ use crate::world::{HOUR, MINUTE, SECOND, World, abort, fail_over, region, restor
 // Capacity.
 
 #[test]
-fn what_does_not_fit_stays_until_there_is_room() {
+fn sessions_that_do_not_fit_stay_until_there_is_room() {
     let mut world = World::with(|topology, _| {
         topology.regions.get_mut(&region("us-west")).unwrap().sessions_max = 100;
         topology.regions.get_mut(&region("eu-central")).unwrap().sessions_max = 60;
@@ -22,7 +22,8 @@ fn what_does_not_fit_stays_until_there_is_room() {
     let plans = world.plans.len();
     world.pass(5 * MINUTE);
     let text = &world.waiting(ReasonCode::PartlyMoved).text;
-    let full = "20 % of them stay: its sessions find no place in its backups: us-west has no room left, eu-central";
+    let full =
+        "20 % of its sessions stay: its sessions find no place in its backups: us-west has no room left, eu-central";
     assert!(text.starts_with(full), "{text}");
     assert_eq!(world.plans.len(), plans, "waiting makes no plans");
 

@@ -41,7 +41,7 @@ fn a_person_moves_a_region_that_nobody_sees_to_a_backup_that_was_well_and_hears_
     );
     let said = &world.plan().reasons[0].text;
     let against = format!(
-        "although nobody sees us-west since {}, when it was healthy",
+        "although no vantage has seen us-west since {}, when it was healthy",
         since + 10 * SECOND
     );
     assert!(said.contains(&against), "{said}");
@@ -69,18 +69,18 @@ fn a_new_leader_knows_what_the_last_one_believed() {
 }
 
 #[test]
-fn where_nobody_ever_saw_anything_the_word_of_a_person_counts() {
+fn an_order_counts_although_no_vantage_ever_saw_anything() {
     let mut world = World::new();
     world.input.verdicts.clear();
     world.input.memory = Memory::default();
     world.ask("alice", fail_over("us-east"));
     assert_eq!(world.route("us-east"), "us-west 100");
     let said = &world.plan().reasons[0].text;
-    assert!(said.contains("nobody has seen us-west yet"), "{said}");
+    assert!(said.contains("no vantage has seen us-west yet"), "{said}");
 }
 
 #[test]
-fn two_people_pass_by_force_what_is_believed_of_the_backups() {
+fn two_people_pass_the_believed_health_of_backups_by_force() {
     let mut world = World::new();
     world.sees("us-west", Health::Down).sees("eu-central", Health::Down);
     world.ask("alice", fail_over("us-east"));
@@ -126,7 +126,7 @@ fn force_that_nothing_speaks_against_needs_nobody_else() {
 // A second person agrees to the effects that were shown.
 
 #[test]
-fn who_approved_one_thing_is_asked_again_when_it_would_do_another() {
+fn an_approver_is_asked_again_when_the_order_would_do_another_thing() {
     let mut world = World::new();
     world.lags("us-east", 5 * SECOND);
     let asked = world.ask("alice", promote("us-east", Some(HOUR)));
@@ -161,7 +161,7 @@ fn who_approved_one_thing_is_asked_again_when_it_would_do_another() {
 }
 
 #[test]
-fn who_approved_a_share_is_asked_again_when_it_would_be_a_much_greater_one() {
+fn an_approver_is_asked_again_when_a_share_would_be_much_greater() {
     let small = |world: &mut World, name: &str, sessions: u32| {
         let region = world.input.topology.regions.get_mut(&region(name)).unwrap();
         region.sessions_max = sessions;
@@ -191,7 +191,7 @@ fn who_approved_a_share_is_asked_again_when_it_would_be_a_much_greater_one() {
 }
 
 #[test]
-fn who_approved_one_place_is_asked_again_when_sessions_would_go_to_another() {
+fn an_approver_is_asked_again_when_sessions_would_go_elsewhere() {
     let mut world = World::new();
     world.sees("us-east", Health::Down).pass(10 * SECOND);
     let asked = world.ask("alice", fail_over("eu-west"));

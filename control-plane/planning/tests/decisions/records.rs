@@ -66,7 +66,7 @@ fn decided_again(entry: &Entry, topology: String, policy: String) {
 }
 
 #[test]
-fn what_another_version_decided_otherwise_is_not_called_tampering() {
+fn a_decision_of_another_version_is_not_called_tampering() {
     let (topology, policy) = (large(), String::new());
     let input = Input::new(
         Topology::parse("large", &topology).unwrap(),
@@ -174,7 +174,7 @@ fn the_largest_world_all_down_fits_into_the_store_and_is_decided_again() {
 }
 
 #[test]
-fn who_saw_it_is_recorded_and_decides_again() {
+fn the_vantages_of_a_decision_are_recorded_and_decide_again() {
     let document = include_str!("../../../../topology/testdata/three-primaries.toml").to_owned();
     let rules = String::new();
     let seen_by = |vantages: &str| vantages.split_whitespace().map(|it| NodeId::new(it).unwrap()).collect();

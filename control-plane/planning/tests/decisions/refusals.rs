@@ -91,7 +91,7 @@ fn a_plan_that_leaves_a_dead_region_stands_whoever_refuses_it() {
 }
 
 #[test]
-fn what_a_person_ordered_stands_whoever_refuses_it() {
+fn an_order_stands_although_nodes_refuse_it() {
     let [stack, other] = [9002, 9012].map(|port| std::net::SocketAddr::from(([127, 0, 0, 1], port)));
     let orders = [
         fail_over("us-east"),
@@ -160,7 +160,7 @@ fn partly_left() -> (World, Plan, String) {
 
 /// Otherwise the region would count as moving for ever.
 #[test]
-fn what_a_plan_that_is_taken_back_began_has_ended() {
+fn the_actions_of_a_plan_that_is_taken_back_have_ended() {
     let (mut world, good, action) = partly_left();
     world.nodes_refuse(&EDGES, &good).decide();
     assert!(world.changed(ReasonCode::PlanTakenBack) && world.changed(ReasonCode::Aborted));
@@ -212,7 +212,7 @@ fn a_dead_region_that_is_left_in_parts_is_left_while_automation_rests() {
 
 /// Automation began the action; a person ordered its end.
 #[test]
-fn an_abort_of_what_automation_began_stands_whoever_refuses_it() {
+fn an_abort_of_an_automatic_move_stands_although_nodes_refuse_it() {
     let (mut world, _, action) = partly_left();
     let good = world.plan().clone();
     world.now = world.now + SECOND;
@@ -228,7 +228,7 @@ fn an_abort_of_what_automation_began_stands_whoever_refuses_it() {
 /// The end of a drain is no order. The whole plan is taken back, drained stacks and edges too, and stays so while
 /// automation rests: otherwise the next decision would make the refused plan again.
 #[test]
-fn what_is_taken_back_is_taken_back_whole_and_once() {
+fn a_plan_is_taken_back_whole_and_once() {
     let [stack, other] = [9002, 9012].map(|port| std::net::SocketAddr::from(([127, 0, 0, 1], port)));
     let mut world = World::with(|topology, _| {
         let eu_west = topology.regions.get_mut(&region("eu-west")).unwrap();

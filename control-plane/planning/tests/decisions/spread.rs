@@ -102,7 +102,7 @@ fn an_order_that_takes_steps_waits_for_the_plan_of_its_last_one() {
 }
 
 #[test]
-fn what_changes_no_plan_and_what_nobody_ordered_waits_for_no_edge() {
+fn an_action_without_a_new_plan_or_an_author_waits_for_no_edge() {
     let mut world = World::new();
     world.sees("eu-west", Health::Down).pass(10 * SECOND);
     assert_eq!(world.state("eu-west"), RegionState::Evacuated);
@@ -148,7 +148,7 @@ fn a_recovery_is_measured_against_what_its_data_allow() {
 }
 
 #[test]
-fn whoever_approves_reads_where_sessions_go() {
+fn an_approver_reads_where_sessions_go() {
     let mut world = World::with(|topology, _| {
         topology.regions.get_mut(&region("us-east")).unwrap().sessions_max = 1_500;
         topology.regions.get_mut(&region("us-west")).unwrap().sessions_max = 1_000;
@@ -215,7 +215,7 @@ fn an_edge_that_is_heard_again_says_when_dns_names_it() {
     let again = heard + 20 * SECOND;
     assert_eq!(
         waiting.text,
-        format!("edge-dub is heard again, and DNS names it again at {again} by itself, if it stays")
+        format!("edge-dub is heard again, and DNS names it again at {again} by itself, if it stays so")
     );
     assert_eq!(waiting.until, Some(again));
     assert_eq!(

@@ -53,7 +53,7 @@ fn an_approval_comes_within_ten_minutes_or_not_at_all() {
 }
 
 #[test]
-fn what_was_approved_is_judged_by_the_world_as_it_is_then() {
+fn an_approved_order_is_judged_by_the_world_as_it_is_then() {
     let mut world = World::new();
     world.ask("alice", fail_over("us-east"));
     let asked = world.ask("alice", fail_over("eu-west"));
@@ -65,7 +65,7 @@ fn what_was_approved_is_judged_by_the_world_as_it_is_then() {
 }
 
 #[test]
-fn nobody_is_asked_to_approve_what_is_refused_anyway() {
+fn nobody_is_asked_to_approve_an_order_that_is_refused_anyway() {
     let mut world = World::new();
     world.ask("alice", fail_over("us-east"));
     world.sees("eu-central", Health::Down).sees("us-west", Health::Down);

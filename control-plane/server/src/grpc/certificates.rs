@@ -13,6 +13,7 @@ use tonic::{Request, Response, Status};
 use topology::{NodeId, RegionId, Snapshot};
 
 use super::guard::{self, Guard};
+use crate::texts::calls as texts;
 
 /// Longest request: one with an RSA key of 4,096 bits has a third of it.
 const REQUEST_BYTES_MAX: usize = 8 << 10;
@@ -31,25 +32,20 @@ pub(crate) enum Unsigned {
     File(#[from] FileError),
     #[error(transparent)]
     Ca(#[from] CaError),
-    #[error(
-        "the certificate rests on the root {0}, and this control plane issues under {1}; issue it anew where the authority is: `meridian \
-         cert issue KIND/NAME --ca DIR --into DIR`"
-    )]
+    #[error("{}", texts::other_root(.0, .1))]
     OtherRoot(String, String),
-    #[error(
-        "the issuer of this control plane does not lead to a root that it trusts; exchange issuer_certificate and issuer_key"
-    )]
+    #[error("{}", texts::issuer_untrusted())]
     Untrusted,
 }
 
 impl Issuer {
-    /// Signs a request for a peer. The files are read each time: an issuer is exchanged like every other certificate. What it signs
-    /// must lead to the root of the peer's own certificate: else a key that was stolen under a root which is being removed would get
-    /// a certificate under the next one.
+    /// Signs a request for a peer. The files are read each time: an issuer is exchanged like every other certificate. The new
+    /// certificate must lead to the root of the peer's own: otherwise a key that was stolen under a root that is being removed would
+    /// get a certificate under the next one.
     pub(crate) fn sign(&self, own: &Identity, peer: &Peer, request: &str) -> Result<String, Unsigned> {
         let authority = Authority::load(&files::read_credential(&self.certificate, &self.key)?)?;
         let now = daemon::clock::now();
-        // Not the life of the old one: what an issuer in its last minutes signed would stay short for ever.
+        // Not the life of the old one: a short life, which an issuer in its last minutes gave, would stay short for ever.
         let leaf = Leaf {
             life: ca::NODE_LIFE.min(authority.until().since(now)),
             ..Leaf::of(peer.id.clone())
@@ -66,7 +62,7 @@ impl Issuer {
 /// The service. Without an issuer it signs nothing.
 pub(crate) struct CertificatesService {
     pub(crate) guard: Guard,
-    /// What this control plane shows, and its issuer.
+    /// The identity of this control plane, and its issuer.
     pub(crate) issuer: Option<(Arc<Identity>, Issuer)>,
     /// The newest snapshot: an edge, a name server or a region that left the topology gets no further certificate.
     pub(crate) snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
@@ -97,49 +93,36 @@ impl CertificatesService {
 impl Certificates for CertificatesService {
     async fn renew(&self, request: Request<v1::RenewRequest>) -> Result<Response<v1::RenewReply>, Status> {
         let caller = guard::caller(&request);
-        let peer = guard::proven(caller.as_ref()).ok_or_else(|| {
-            Status::permission_denied(
-                "a certificate is renewed for whoever shows one; connect to https:// with the old one",
-            )
-        })?;
+        let peer =
+            guard::proven(caller.as_ref()).ok_or_else(|| Status::permission_denied(texts::shows_no_certificate()))?;
         self.guard.allow(caller.as_ref(), Call::Renew)?;
         if !peer.is_due(daemon::clock::now()) {
-            let text = "it is not due: a certificate is renewed once a third of its life is over";
-            return Err(Status::failed_precondition(text));
+            return Err(Status::failed_precondition(texts::not_due()));
         }
         if !self.knows(&peer.id.role) {
-            let text = format!(
-                "{} is not in the topology any more; its certificate is not renewed",
-                peer.id.role
-            );
-            return Err(Status::permission_denied(text));
+            return Err(Status::permission_denied(texts::left_the_topology(&peer.id.role)));
         }
-        let (own, issuer) = self.issuer.clone().ok_or_else(|| {
-            Status::unimplemented(
-                "this control plane signs no certificates; renew them where the authority is (`meridian cert renew DIR --ca DIR`)",
-            )
-        })?;
+        let (own, issuer) = self
+            .issuer
+            .clone()
+            .ok_or_else(|| Status::unimplemented(texts::no_issuer()))?;
         let request = request.into_inner().request;
         if request.len() > REQUEST_BYTES_MAX {
-            let text = format!("request: {} bytes, the limit is {REQUEST_BYTES_MAX}", request.len());
+            let text = texts::too_long("request", request.len(), REQUEST_BYTES_MAX);
             return Err(Status::invalid_argument(text));
         }
         let (signed_for, id) = (peer.clone(), peer.id.to_string());
         let signed = tokio::task::spawn_blocking(move || issuer.sign(&own, &signed_for, &request)).await;
-        match signed.map_err(|_| Status::internal("signing panicked"))? {
+        match signed.map_err(|_| Status::internal(texts::signing_failed()))? {
             Ok(certificate) => {
                 tracing::info!(id, "certificate renewed");
                 Ok(Response::new(v1::RenewReply { certificate }))
             }
-            Err(Unsigned::Ca(error @ CaError::Request(_))) => {
-                Err(Status::invalid_argument(format!("request: {error}")))
-            }
+            Err(Unsigned::Ca(error @ CaError::Request(_))) => Err(Status::invalid_argument(texts::bad_request(error))),
             Err(error @ Unsigned::OtherRoot(..)) => Err(Status::permission_denied(error.to_string())),
             Err(error) => {
                 tracing::error!(id, %error, "cannot renew a certificate");
-                Err(Status::unavailable(format!(
-                    "this control plane cannot sign now: {error}"
-                )))
+                Err(Status::unavailable(texts::cannot_sign(error)))
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Every service asks here who calls and whether they may, before it does anything.
+//! Decides whether a caller may make a call. Every service asks here before it does anything.
 
 use api::v1;
 use identity::{Call, Caller, Denied, Peer, authorise};
@@ -6,9 +6,9 @@ use planning::audit::Principal;
 use tonic::{Request, Status};
 use topology::IntentKind;
 
-use super::parse::{NAME_BYTES_MAX, required_text};
 use crate::{
     metrics::{CallLabel, Metrics},
+    texts::calls as texts,
     view::View,
 };
 
@@ -32,9 +32,7 @@ impl Guard {
     pub(crate) fn allow(&self, caller: Option<&Caller>, call: Call<'_>) -> Result<(), Status> {
         let Some(peer) = proven(caller) else {
             return match self.must_prove {
-                true => Err(Status::permission_denied(
-                    "this control plane wants to know who calls: use https:// and a certificate",
-                )),
+                true => Err(Status::permission_denied(texts::must_prove())),
                 false => Ok(()),
             };
         };
@@ -66,21 +64,6 @@ impl Guard {
 /// The peer, if it proved its id.
 pub(crate) fn proven(caller: Option<&Caller>) -> Option<&Peer> {
     caller?.peer.as_ref()
-}
-
-/// The author of a request: whoever made the connection. Without a certificate it is the name that the request claims.
-pub(crate) fn author(caller: Option<&Caller>, claimed: &str) -> Result<String, Status> {
-    let Some(peer) = proven(caller) else {
-        return required_text("author", claimed, NAME_BYTES_MAX);
-    };
-    let name = peer.id.role.name();
-    match claimed.trim() {
-        "" => Ok(name.to_owned()),
-        claimed if claimed == name => Ok(name.to_owned()),
-        claimed => Err(Status::permission_denied(format!(
-            "author: the certificate is {name}'s, and the request says \"{claimed:.64}\"; leave --author out, or log in as that person"
-        ))),
-    }
 }
 
 /// The credential behind a request, for the audit log.

@@ -49,7 +49,7 @@ impl Observations for ObservationsService {
             while let Some(Some(read)) = stop.run_until_cancelled(reports.next()).await {
                 let received = daemon::clock::now();
                 let allowed = read.and_then(|report| {
-                    // A name that is none would stand in the log as its sender likes it.
+                    // A text that is no name would reach the log as its sender wrote it.
                     NodeId::new(&report.vantage).map_err(|error| Status::invalid_argument(error.to_string()))?;
                     let call = Call::Report {
                         vantage: &report.vantage,

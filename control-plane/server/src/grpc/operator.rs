@@ -14,8 +14,8 @@ use tonic::{Request, Response, Status};
 use topology::{Plan, Reason, ReasonCode};
 
 use super::{
-    guard::{self, Guard, author, principal, principal_message},
-    parse::{NAME_BYTES_MAX, REASON_BYTES_MAX, document_kind, intent, known_region, required_text},
+    guard::{self, Guard, principal, principal_message},
+    parse::{NAME_BYTES_MAX, REASON_BYTES_MAX, author_of, document_kind, intent, known_region, required_text},
     replies::{
         action_message, document_message, edges, node_status, not_leading_text, number_of, outcome_of, plan_reply,
         progress_message, region_status, regions, unwritten_message,
@@ -133,10 +133,7 @@ impl Operator for OperatorService {
         let (entries, history_missing) = match tokio::time::timeout(WHY_READS_WITHIN, entries).await {
             Ok(Ok(entries)) => (entries, String::new()),
             Ok(Err(error)) => (Vec::new(), error.to_string()),
-            Err(_) => (
-                Vec::new(),
-                format!("the store did not answer within {WHY_READS_WITHIN:?}"),
-            ),
+            Err(_) => (Vec::new(), texts::calls::history_late(WHY_READS_WITHIN)),
         };
         let waiting = view.report.refused.iter().chain(&view.report.waiting);
         let evidence = view.input.verdicts.get(&region).map(|verdict| verdict.evidence.clone());
@@ -290,8 +287,8 @@ impl Operator for OperatorService {
         self.guard.allow(caller.as_ref(), call)?;
         self.leading_view()?;
         let author = match request.dry_run && guard::proven(caller.as_ref()).is_some() {
-            true => author(caller.as_ref(), "")?,
-            false => author(caller.as_ref(), &request.author)?,
+            true => author_of(caller.as_ref(), "")?,
+            false => author_of(caller.as_ref(), &request.author)?,
         };
         let reason = required_text("reason", &request.reason, REASON_BYTES_MAX)?;
         let replaces = required_text("replaces", &request.replaces, NAME_BYTES_MAX)?;
@@ -516,7 +513,7 @@ impl OperatorService {
 }
 
 fn stopping() -> Status {
-    Status::unavailable("the control plane stops; whether it carried the request out is unknown: `meridian status`")
+    Status::unavailable(texts::calls::stopping())
 }
 
 fn leads(view: &View) -> Result<(), Status> {
@@ -537,7 +534,7 @@ fn not_leading(leader: &Leader) -> Status {
 }
 
 fn store_status(error: &StoreError) -> Status {
-    let text = error.to_string();
+    let text = texts::store::with_remedy(error, error.remedy());
     match error {
         StoreError::NoSpace(_) => Status::resource_exhausted(text),
         StoreError::TooLarge { .. } | StoreError::TransactionTooLarge { .. } => Status::invalid_argument(text),
@@ -550,6 +547,6 @@ fn store_status(error: &StoreError) -> Status {
 fn unreadable(error: records::RecordError) -> Status {
     match error {
         records::RecordError::Store(error) => store_status(&error),
-        error @ records::RecordError::Unreadable { .. } => Status::data_loss(error.to_string()),
+        error @ records::RecordError::Unreadable { .. } => store_status(&error.into()),
     }
 }

@@ -8,7 +8,8 @@ use planning::REQUEST_LIFE;
 use tonic::Status;
 use topology::{Intent, IntentKind, RegionId};
 
-use crate::{records::DocumentKind, view::View};
+use super::guard::proven;
+use crate::{records::DocumentKind, texts::calls as texts, view::View};
 
 /// Longest author or token, in bytes.
 pub(super) const NAME_BYTES_MAX: usize = 64;
@@ -17,7 +18,7 @@ pub(super) const REASON_BYTES_MAX: usize = 300;
 /// Longest duration of a freeze, override or drain. A longer one should be a change of policy.
 const STANDING_MAX: Duration = Duration::from_secs(24 * 3600);
 
-/// Parses a request into an intent for the planner. Its author is whoever calls.
+/// Parses a request into an intent for the planner. Its author is the caller.
 pub(super) fn intent(caller: Option<&Caller>, request: v1::ActRequest) -> Result<Intent, Status> {
     let v1::ActRequest {
         author,
@@ -26,14 +27,12 @@ pub(super) fn intent(caller: Option<&Caller>, request: v1::ActRequest) -> Result
         duration_ms,
         kind,
     } = request;
-    let kind = kind.ok_or_else(|| Status::invalid_argument("kind: missing"))?;
+    let kind = kind.ok_or_else(|| Status::invalid_argument(texts::kind_missing()))?;
     let kind = IntentKind::try_from(kind)?;
     let duration = Duration::from_millis(duration_ms);
     let life = if kind.stands() {
         if duration.is_zero() || duration > STANDING_MAX {
-            return Err(Status::invalid_argument(
-                "duration: must be greater than zero and at most 24h",
-            ));
+            return Err(Status::invalid_argument(texts::duration_out_of_range()));
         }
         duration
     } else {
@@ -43,18 +42,32 @@ pub(super) fn intent(caller: Option<&Caller>, request: v1::ActRequest) -> Result
     Ok(Intent {
         id: required_text("token", &token, NAME_BYTES_MAX)?,
         kind,
-        author: super::guard::author(caller, &author)?,
+        author: author_of(caller, &author)?,
         reason: required_text("reason", &reason, REASON_BYTES_MAX)?,
         created_at: now,
         expires_at: now + life,
     })
 }
 
+/// The author of a request, as the certificate of the connection names it. Without a certificate it is the name that the request
+/// claims.
+pub(super) fn author_of(caller: Option<&Caller>, claimed: &str) -> Result<String, Status> {
+    let Some(peer) = proven(caller) else {
+        return required_text("author", claimed, NAME_BYTES_MAX);
+    };
+    let name = peer.id.role.name();
+    match claimed.trim() {
+        "" => Ok(name.to_owned()),
+        claimed if claimed == name => Ok(name.to_owned()),
+        claimed => Err(Status::permission_denied(texts::other_author(name, claimed))),
+    }
+}
+
 pub(super) fn document_kind(kind: v1::DocumentKind) -> Result<DocumentKind, Status> {
     match kind {
         v1::DocumentKind::Topology => Ok(DocumentKind::Topology),
         v1::DocumentKind::Policy => Ok(DocumentKind::Policy),
-        v1::DocumentKind::Unspecified => Err(Status::invalid_argument("kind: missing")),
+        v1::DocumentKind::Unspecified => Err(Status::invalid_argument(texts::kind_missing())),
     }
 }
 
@@ -65,10 +78,7 @@ pub(super) fn known_region(view: &View, name: &str) -> Result<RegionId, Status> 
         .filter(|region| regions.contains_key(region))
         .ok_or_else(|| {
             let known: Vec<&str> = regions.keys().map(RegionId::as_str).collect();
-            Status::not_found(format!(
-                "there is no region \"{name:.64}\"; there are {}",
-                known.join(", ")
-            ))
+            Status::not_found(texts::no_such_region(name, &known))
         })
 }
 
@@ -76,13 +86,11 @@ pub(super) fn known_region(view: &View, name: &str) -> Result<RegionId, Status> 
 pub(super) fn required_text(field: &str, text: &str, bytes_max: usize) -> Result<String, Status> {
     let text = text.trim();
     let problem = match text.len() {
-        0 => "missing".to_owned(),
+        0 => texts::missing(field),
         // The text is printed on other people's terminals, where control characters could mislead.
-        _ if text.contains(topology::text::is_hidden) => {
-            "contains line breaks, control characters or invisible characters; remove them".to_owned()
-        }
-        bytes if bytes > bytes_max => format!("is {bytes} bytes, the limit is {bytes_max}"),
+        _ if text.contains(topology::text::is_hidden) => texts::has_hidden_letters(field),
+        bytes if bytes > bytes_max => texts::too_long(field, bytes, bytes_max),
         _ => return Ok(text.to_owned()),
     };
-    Err(Status::invalid_argument(format!("{field}: {problem}")))
+    Err(Status::invalid_argument(problem))
 }

@@ -15,6 +15,7 @@ use super::guard::{self, Guard};
 use crate::{
     metrics::Metrics,
     nodes::{Nodes, ShownCertificate},
+    texts::calls as texts,
     view::{Role, View},
 };
 
@@ -85,7 +86,7 @@ impl Plans for PlansService {
             Some(v1::WatchRequest {
                 message: Some(Message::Hello(hello)),
             }) => hello,
-            _ => return Err(Status::invalid_argument("the first message of a node is its hello")),
+            _ => return Err(Status::invalid_argument(texts::no_hello())),
         };
         let id = NodeId::new(&hello.node).map_err(|error| Status::invalid_argument(error.to_string()))?;
         let call = match hello.kind() {
@@ -95,11 +96,10 @@ impl Plans for PlansService {
         self.guard.allow(caller.as_ref(), call)?;
         let have = hello.have.map(PlanNumber::from).unwrap_or_default();
         if self.snapshots.borrow().is_none() {
-            return Err(Status::unavailable("there is no plan yet"));
+            return Err(Status::unavailable(texts::no_plan_yet()));
         }
         if !self.knows(&id) {
-            let text = format!("{id} is neither an edge nor a name server of the topology");
-            return Err(Status::permission_denied(text));
+            return Err(Status::permission_denied(texts::no_such_node(&id)));
         }
         let shown = guard::proven(caller.as_ref()).map(|peer| ShownCertificate {
             root: peer.root.clone(),

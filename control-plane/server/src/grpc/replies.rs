@@ -180,7 +180,7 @@ pub(super) fn unwritten_message(unwritten: &Unwritten) -> v1::Unwritten {
     v1::Unwritten {
         since_ms: unwritten.since.0,
         error: unwritten.error.to_string(),
-        remedy: unwritten.remedy().to_owned(),
+        remedy: unwritten.error.remedy().to_owned(),
         pending: unwritten.pending.iter().map(Into::into).collect(),
     }
 }

@@ -1,10 +1,14 @@
 //! One decision: its input, its transaction, and the state after it.
 
-use planning::{Input, Outcome, Phase, Report, plan, signs_of_life};
+use planning::{Input, Outcome, Phase, Report, plan};
 use tokio::time::Instant;
-use topology::{Moment, Plan, PlanNumber, ReasonCode, RegionId};
+use topology::{Moment, Plan, ReasonCode, RegionId};
 
-use super::{Ended, Reconciler, Term, WhileWaiting, is_fenced_off};
+use super::{
+    reconciler::Reconciler,
+    term::{Ended, Term, is_fenced_off},
+    waiting::WhileWaiting,
+};
 use crate::{
     metrics::ReasonLabel,
     nodes::{Recovery, waited_for},
@@ -45,7 +49,7 @@ impl Reconciler {
         document: Option<Document>,
     ) -> Result<Result<Outcome, StoreError>, Ended> {
         let outcome = plan(&input, now);
-        self.progress.decided_at = Some(now);
+        self.standing.progress.decided_at = Some(now);
         let Outcome {
             plan: next,
             memory,
@@ -84,15 +88,11 @@ impl Reconciler {
                     return Ok(Err(error));
                 }
             }
-            self.progress.store_took_at = Some(daemon::clock::now());
+            self.standing.progress.store_took_at = Some(daemon::clock::now());
             self.note_writable();
         }
 
-        // No decision waits for the store any more. Whether it takes writes, its health check tells.
-        if let Some(unwritten) = &mut self.progress.unwritten {
-            unwritten.is_retried = false;
-            unwritten.pending.clear();
-        }
+        self.standing.note_nothing_waits();
         let asked = input.request.is_some();
         self.last_refused.clone_from(&report.refused);
         let Input { topology, policy, .. } = input;
@@ -144,23 +144,6 @@ impl Reconciler {
         self.wait_while_observing(term, WhileWaiting::Defer, commit).await
     }
 
-    /// The present input, without a request.
-    pub(super) fn fresh_input(&mut self) -> Input {
-        let current = self.input.current.as_ref();
-        let number = current.map(Plan::number).unwrap_or_default();
-        self.input.refusal = self.nodes.refusal(number, &self.recent);
-        let window = self.input.policy.rollout.window;
-        self.input.rollout = self.evidence.sightings.rollout(current, self.evidence.judged(), window);
-        self.input.replication = self.evidence.sightings.lags();
-        let waits = self.input.memory.spreads().is_some();
-        self.input.applied = waits.then(|| self.nodes.applied_by_most(&waited_for(&self.input)));
-        let now = daemon::clock::now();
-        let mut edges = self.evidence.signs_of_life(&self.input, now);
-        signs_of_life::keep_what_matters(&mut edges, &self.input.memory, now);
-        self.input.edges = edges;
-        self.input.clone()
-    }
-
     /// A plan that the store lost and nodes proved; `None` if there is none. If the audit log still has a plan of that
     /// number, it must be the same one.
     pub(super) async fn recovered(&mut self, term: &mut Term<'_>) -> Result<Result<Option<Plan>, StoreError>, Ended> {
@@ -194,11 +177,6 @@ impl Reconciler {
                 Ok(Ok(None))
             }
         }
-    }
-
-    /// Number of the plan in force.
-    pub(super) fn number(&self) -> PlanNumber {
-        self.input.current.as_ref().map(Plan::number).unwrap_or_default()
     }
 
     /// Shows a decision that was not written, if the store is at fault. It is not if another replica wrote first, or if

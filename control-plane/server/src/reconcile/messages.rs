@@ -10,6 +10,7 @@ use verdict::{TickReport, Unwanted};
 use crate::{
     records::Document,
     store::StoreError,
+    texts::calls as texts,
     view::{Leader, View},
 };
 
@@ -75,11 +76,7 @@ pub enum Unanswered {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// Too many requests lately were refused, or asked for what was so already.
-    #[error(
-        "author: too many requests of {author} changed nothing within a minute; ask again in {} s. `meridian plan` says what \
-         would change, as often as you like",
-        wait.as_secs() + 1
-    )]
+    #[error("{}", texts::too_many_requests(author, *wait))]
     TooMany {
         /// The author of the requests.
         author: String,
@@ -87,11 +84,7 @@ pub enum Unanswered {
         wait: Duration,
     },
     /// This author applied too many documents within minutes.
-    #[error(
-        "author: {author} applied too many documents within ten minutes; apply the next in {} s. `meridian topology diff FILE` and \
-         `meridian policy diff FILE` check a file as often as you like",
-        wait.as_secs() + 1
-    )]
+    #[error("{}", texts::too_many_documents(author, *wait))]
     TooManyDocuments {
         /// The author of the documents.
         author: String,

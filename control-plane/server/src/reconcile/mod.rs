@@ -6,42 +6,39 @@
 //! judges ticks and publishes the view, which tells that decisions cannot be written. Nodes keep the plan they have,
 //! and deciding continues when the store is back.
 
+mod answers;
 mod deciding;
 mod evidence;
 mod messages;
 mod publish;
+mod reconciler;
 mod requests;
+mod standing;
+mod term;
+mod waiting;
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    convert::Infallible,
-    mem::take,
-    sync::Arc,
-    time::Duration,
-};
+use std::{convert::Infallible, mem::take, sync::Arc, time::Duration};
 
-use planning::{Input, Report, next_wake};
+use planning::next_wake;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
     time::{Instant, sleep},
 };
 use tokio_util::sync::CancellationToken;
-use topology::{Moment, Plan, Problem, Reason, Snapshot};
-use verdict::Clocks;
+use topology::Moment;
 
 pub use messages::{Answer, Applied, Arrival, INBOX_LENGTH, Request, Unanswered};
+pub use reconciler::{Reconciler, Settings};
 
-use self::evidence::Evidence;
+use self::{
+    term::{Ended, Term, is_fenced_off},
+    waiting::WhileWaiting,
+};
 use crate::{
-    metrics::Metrics,
-    nodes::Nodes,
-    pace::Pace,
-    records::{
-        self, AuditHead, Document, DocumentKind, Documents, Known, RecordError, Revisions, Shelf, State, Stored,
-    },
-    store::{self, Candidate, Leadership, Listing, Store, StoreError},
-    view::{Leader, Progress, Role, View},
+    records::{self, RecordError, Stored},
+    store::{Leadership, Listing, Store, StoreError},
+    view::{Leader, Role, Unwritten},
 };
 
 /// Pause before the store is tried again.
@@ -56,157 +53,8 @@ const UNREADABLE_RETRY: Duration = Duration::from_secs(2);
 /// Time after taking over before a new leader trusts the majority of nodes about a plan that its store does not know.
 /// It lets nodes connect: the first of a fleet to come back must not speak for all.
 const NODES_SETTLE: Duration = Duration::from_secs(5);
-/// Time that requests wait for a failing store before they are declined. Most such failures are an election of etcd's,
-/// and clients wait for five seconds.
-const DECLINED_AFTER: Duration = Duration::from_secs(2);
-/// Requests deferred during one commit. A commit takes milliseconds, and some seconds while the store fails.
-const DEFERRED_MAX: usize = 256;
-
-/// The settings of a replica.
-#[derive(Clone)]
-pub struct Settings {
-    /// This replica's name, also as a vantage, and its URL.
-    pub candidate: Candidate,
-    /// The topology for a store that has none.
-    pub topology: Document,
-    /// The policy for a store that has none.
-    pub policy: Document,
-}
-
-/// The deciding task.
-pub struct Reconciler {
-    settings: Settings,
-    store: Arc<dyn Store>,
-    nodes: Nodes,
-    metrics: Metrics,
-    evidence: Evidence,
-    pace: Pace,
-    input: Input,
-    /// Problems in the documents in force that this version would refuse in a new document.
-    outdated: Vec<(DocumentKind, Problem)>,
-    known: Known,
-    /// The plans of this term, newest last, for nodes that refuse the newest one to go back to.
-    recent: VecDeque<Plan>,
-    last_refused: Vec<Reason>,
-    last_report: Report,
-    role: Role,
-    progress: Progress,
-    /// Requests that arrived during a commit.
-    deferred: VecDeque<Request>,
-    /// Set if a tick was judged that no decision has used yet.
-    is_undecided: bool,
-    /// Time from which a plan that nodes hold may be taken over.
-    settled_at: Instant,
-    /// The text about a newer plan that nodes claim without proof.
-    unproven: Option<String>,
-    snapshots: watch::Sender<Option<Arc<Snapshot>>>,
-    views: watch::Sender<Arc<View>>,
-}
-
-/// The reasons for which a term as leader ends.
-enum Ended {
-    /// The process stops.
-    Stopped,
-    /// The leadership was lost.
-    Lost,
-    /// This version cannot read the store's documents; another replica may be able to.
-    Unreadable,
-}
-
-/// A term as leader, with the inputs it shares with following.
-struct Term<'t> {
-    lead: &'t Leadership,
-    inbox: &'t mut mpsc::Receiver<Request>,
-    stop: &'t CancellationToken,
-}
-
-/// The treatment of requests that need a write while the task waits for the store.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum WhileWaiting {
-    /// Keeps them for later, as during a commit.
-    Defer,
-    /// Declines them after a moment, because nothing can be written: the state is being read again.
-    Decline,
-}
 
 impl Reconciler {
-    /// A replica that knows only its settings.
-    pub fn new(settings: Settings, store: Arc<dyn Store>, nodes: Nodes, metrics: Metrics) -> Result<Self, RecordError> {
-        let listing = Listing {
-            revision: 0,
-            entries: [&settings.topology, &settings.policy]
-                .map(|document| {
-                    let entry = store::Entry {
-                        value: records::encode(document),
-                        revision: 0,
-                    };
-                    (document.kind.key().to_owned(), entry)
-                })
-                .into(),
-        };
-        let state = records::state(&listing)?.expect("both documents were just put in");
-        let input = Input::new(state.topology.1, state.policy.1, 0);
-        let documents = Documents {
-            topology: state.topology.0,
-            policy: state.policy.0,
-        };
-        let role = Role::Following(Leader::Nobody);
-        let progress = Progress {
-            leaderless_since: Some(daemon::clock::now()),
-            ..Progress::default()
-        };
-        let view = View {
-            input: input.clone(),
-            report: Report::default(),
-            topology: documents.topology.clone(),
-            policy: documents.policy.clone(),
-            role: role.clone(),
-            clocks: Clocks::default(),
-            progress: progress.clone(),
-            edges: BTreeMap::new(),
-        };
-        let own = settings.candidate.node.clone();
-        let evidence = Evidence::new(own, nodes.clone(), metrics.clone(), daemon::clock::now());
-        Ok(Self {
-            settings,
-            store,
-            nodes,
-            metrics,
-            evidence,
-            pace: Pace::default(),
-            input,
-            outdated: state.outdated,
-            known: Known {
-                revisions: Revisions::default(),
-                documents,
-                audit: AuditHead::default(),
-                shelf: Shelf::default(),
-                entry_bytes: 0,
-            },
-            recent: VecDeque::new(),
-            last_refused: Vec::new(),
-            last_report: Report::default(),
-            role,
-            progress,
-            deferred: VecDeque::new(),
-            is_undecided: false,
-            settled_at: Instant::now(),
-            unproven: None,
-            snapshots: watch::Sender::new(None),
-            views: watch::Sender::new(Arc::new(view)),
-        })
-    }
-
-    /// Receives each snapshot when it is committed.
-    pub fn snapshots(&self) -> watch::Receiver<Option<Arc<Snapshot>>> {
-        self.snapshots.subscribe()
-    }
-
-    /// Receives each new view.
-    pub fn views(&self) -> watch::Receiver<Arc<View>> {
-        self.views.subscribe()
-    }
-
     /// Follows, leads, and follows again until `stop`. `state` mirrors [`records::STATE`].
     pub async fn run(
         mut self,
@@ -233,7 +81,7 @@ impl Reconciler {
                 self.decline(request);
             }
             if !matches!(ended, Ended::Unreadable) {
-                self.progress.unwritten = None;
+                self.standing.progress.unwritten = None;
             }
             self.publish_view();
             // Resigning spares the successor the wait for the lease to run out. If the store does not hear of it, the
@@ -252,16 +100,6 @@ impl Reconciler {
         }
     }
 
-    /// Judges the newest round if it is due. Returns whether it did.
-    fn judge_if_due(&mut self, now: Moment) -> bool {
-        let Some((tick, verdicts)) = self.evidence.judge_if_due(&self.input, now) else {
-            return false;
-        };
-        self.progress.judged = Some((tick, now));
-        self.input.verdicts = verdicts;
-        true
-    }
-
     /// Follows the leader's writes until this replica leads; `None` when the process stops.
     async fn follow(
         &mut self,
@@ -271,6 +109,7 @@ impl Reconciler {
     ) -> Option<Leadership> {
         let (store, candidate) = (self.store.clone(), self.settings.candidate.clone());
         let known = self
+            .standing
             .progress
             .unwritten
             .as_ref()
@@ -343,31 +182,6 @@ impl Reconciler {
         }
     }
 
-    fn adopt(&mut self, state: State) {
-        let State {
-            plan,
-            memory,
-            topology,
-            policy,
-            outdated,
-        } = state;
-        if self.outdated != outdated {
-            for (kind, problem) in &outdated {
-                tracing::warn!(kind = kind.as_str(), %problem, "the document in force was taken by an older version");
-            }
-            self.outdated = outdated;
-        }
-        if self.input.current.is_none() && plan.is_some() {
-            // Verdicts so far did not know the plan's beliefs about regions, so they start anew.
-            self.input.verdicts.clear();
-        }
-        self.known.revisions.plan = plan.as_ref().map(|(_, revision)| *revision);
-        self.input.current = plan.map(|(plan, _)| plan);
-        (self.input.memory, self.known.revisions.memory) = memory;
-        (self.known.documents.topology, self.input.topology) = topology;
-        (self.known.documents.policy, self.input.policy) = policy;
-    }
-
     /// Notes the leader, and the error that keeps this replica from standing for election.
     fn note_leader(&mut self, leader: &Leader, unfit: &Option<StoreError>) {
         match unfit {
@@ -378,19 +192,10 @@ impl Reconciler {
             (Leader::Nobody, Some(error)) => Leader::Unfit(error.clone()),
             (leader, _) => leader.clone(),
         });
-        if self.role != role {
+        if self.standing.role != role {
             self.set_role(role);
             self.publish_view();
         }
-    }
-
-    fn set_role(&mut self, role: Role) {
-        let known_since = self.progress.leaderless_since;
-        self.progress.leaderless_since = match role {
-            Role::Leading | Role::Following(Leader::Known(_)) => None,
-            Role::Following(_) => known_since.or_else(|| Some(daemon::clock::now())),
-        };
-        self.role = role;
     }
 
     /// Leads until the leadership is lost or the process stops.
@@ -445,55 +250,19 @@ impl Reconciler {
         }
     }
 
-    /// Waits for `work` while judging ticks, taking reports and publishing the view, because a slow store must not stop
-    /// observations. Returns early if the leadership is lost; then a write may or may not have happened.
-    async fn wait_while_observing<T>(
-        &mut self,
-        term: &mut Term<'_>,
-        requests: WhileWaiting,
-        work: impl Future<Output = T>,
-    ) -> Result<T, Ended> {
-        let mut work = std::pin::pin!(work);
-        loop {
-            let now = daemon::clock::now();
-            if self.judge_if_due(now) {
-                self.is_undecided = true;
-                if requests == WhileWaiting::Decline {
-                    self.show_pending(now);
-                }
-                self.publish_view();
-            }
-            let wait = self
-                .evidence
-                .next_judgement(now)
-                .since(now)
-                .max(Duration::from_millis(5));
-            let ill_since = self.progress.unwritten.as_ref().map(|unwritten| unwritten.since);
-            let is_long = ill_since.is_some_and(|since| now.since(since) >= DECLINED_AFTER);
-            let (declines, wait) = match requests {
-                WhileWaiting::Defer => (false, wait),
-                WhileWaiting::Decline => (is_long || self.role != Role::Leading, wait.min(DECLINED_AFTER)),
-            };
-            if declines {
-                for request in take(&mut self.deferred) {
-                    self.decline(request);
+    /// Handles the store's health while this replica leads.
+    fn take_health(&mut self, health: Result<(), StoreError>) {
+        match health {
+            Ok(()) => {
+                self.standing.progress.store_took_at = Some(daemon::clock::now());
+                let waits = |unwritten: &Unwritten| unwritten.is_retried;
+                if !self.standing.progress.unwritten.as_ref().is_some_and(waits) {
+                    self.note_writable();
                 }
             }
-            tokio::select! {
-                biased;
-                () = term.lead.lost() => return Err(Ended::Lost),
-                done = &mut work => return Ok(done),
-                // A stop does not cut a commit short: the requester needs to know its outcome.
-                () = term.stop.cancelled(), if requests == WhileWaiting::Decline => return Err(Ended::Stopped),
-                request = term.inbox.recv(), if self.deferred.len() < DEFERRED_MAX => {
-                    let Some(request) = self.answer_without_store(request.ok_or(Ended::Stopped)?, now) else { continue };
-                    if declines {
-                        self.decline(request);
-                    } else {
-                        self.deferred.push_back(request);
-                    }
-                }
-                () = sleep(wait) => {}
+            Err(error) => {
+                let pending = self.standing.take_pending();
+                self.note_unwritable(error, pending, false);
             }
         }
     }
@@ -531,8 +300,8 @@ impl Reconciler {
                     return Err(Ended::Unreadable);
                 }
                 Err(RecordError::Store(error)) => {
-                    let pending = self.progress.unwritten.as_mut().map(|it| take(&mut it.pending));
-                    self.note_unwritable(error, pending.unwrap_or_default(), true);
+                    let pending = self.standing.take_pending();
+                    self.note_unwritable(error, pending, true);
                 }
             }
             self.wait_while_observing(term, WhileWaiting::Decline, sleep(STORE_RETRY))
@@ -588,12 +357,6 @@ async fn ask_for_health(store: Arc<dyn Store>, health: watch::Sender<Result<(), 
         drop(health.send_replace(store.health().await.map(drop)));
         sleep(STORE_LOOK).await;
     }
-}
-
-/// Whether the error shows that another replica leads.
-fn is_fenced_off(lead: &Leadership, error: &StoreError) -> bool {
-    let (fence, _) = lead.fence();
-    matches!(error, StoreError::Conflict { key, .. } if *key == fence)
 }
 
 #[cfg(test)]

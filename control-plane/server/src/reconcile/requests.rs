@@ -2,20 +2,21 @@
 
 use std::time::Duration;
 
-use planning::{Input, Outcome, audit::Principal, plan};
+use planning::{Input, audit::Principal, plan};
 use tokio::time::Instant;
-use topology::{EdgeId, Intent, IntentKind, Moment, NodeId, Policy, RegionId, Rule, Topology};
+use topology::{EdgeId, Moment, NodeId, Policy, RegionId, Rule, Topology};
 
 use super::{
-    Answer, Applied, Ended, Reconciler, Request, Term, Unanswered,
     deciding::{is_refused, is_so_already},
-    is_fenced_off,
+    messages::{Applied, Request, Unanswered},
+    reconciler::Reconciler,
+    term::{Ended, Term, is_fenced_off},
 };
 use crate::{
     records::{Actor, Document, DocumentKind},
     store::{Leadership, StoreError},
     texts,
-    view::{Leader, Role},
+    view::Leader,
 };
 
 impl Reconciler {
@@ -79,54 +80,6 @@ impl Reconciler {
         is_so_already(id, &outcome).then_some(wait)
     }
 
-    /// Handles requests that need no write: reports and dry runs. Returns those that need one.
-    pub(super) fn answer_without_store(&mut self, request: Request, now: Moment) -> Option<Request> {
-        match request {
-            Request::Observe(report) => self.evidence.observe(&self.input, report),
-            Request::Rehearse(reply) if self.role == Role::Leading => {
-                let outcome = plan(&self.fresh_input(), now);
-                drop(reply.send(Ok(self.answer(None, outcome, self.input.topology.clone()))));
-            }
-            Request::Ask {
-                intent,
-                dry_run: true,
-                reply,
-                ..
-            } if self.role == Role::Leading => {
-                let id = intent.id.clone();
-                let outcome = plan(&self.input_with(intent, now), now);
-                drop(reply.send(Ok(self.answer(Some(&id), outcome, self.input.topology.clone()))));
-            }
-            other => return Some(other),
-        }
-        None
-    }
-
-    /// A follower takes reports as a leader does. Every other request is answered with the leader's address.
-    pub(super) fn decline(&mut self, request: Request) {
-        let not_leading = match (&self.role, &self.progress.unwritten) {
-            (Role::Following(leader), _) => Unanswered::NotLeading(leader.clone()),
-            (Role::Leading, Some(unwritten)) => Unanswered::Store(unwritten.error.clone().with_nothing_written()),
-            (Role::Leading, None) => Unanswered::NotLeading(Leader::Nobody),
-        };
-        // Sending the answer fails if the requester is gone, which is fine.
-        match request {
-            Request::Observe(report) => self.evidence.observe(&self.input, report),
-            Request::Ask { reply, .. } | Request::Rehearse(reply) => drop(reply.send(Err(not_leading))),
-            Request::Apply { reply, .. } => drop(reply.send(Err(not_leading))),
-        }
-    }
-
-    /// The input with a request. Its lifetime counts from now; the times that the request states do not count.
-    pub(super) fn input_with(&mut self, mut intent: Intent, now: Moment) -> Input {
-        let life = intent.expires_at.since(intent.created_at);
-        (intent.created_at, intent.expires_at) = (now, now + life);
-        Input {
-            request: Some(intent),
-            ..self.fresh_input()
-        }
-    }
-
     pub(super) async fn apply(
         &mut self,
         term: &mut Term<'_>,
@@ -140,7 +93,7 @@ impl Reconciler {
         if *in_force != replaces && *in_force != document.version {
             return Ok(Ok(Applied::Changed(in_force.clone())));
         }
-        // A document that is in force already is written no second time, whoever applies it.
+        // A document that is in force already is not written a second time, for any author.
         let is_in_force = *in_force == document.version && self.known.revisions.plan.is_some();
         let mut input = self.fresh_input();
         let parsed = match kind {
@@ -203,22 +156,6 @@ impl Reconciler {
             problems.extend(forbidden);
         }
         problems
-    }
-
-    pub(super) fn answer(&self, id: Option<&str>, outcome: Outcome, topology: Topology) -> Answer {
-        let actions = &outcome.memory.actions;
-        let asked = id.and_then(|id| actions.get(id));
-        // The answer to an approval is about the approved action.
-        let approved = asked.and_then(|action| match &action.intent.kind {
-            IntentKind::Approve { action } => actions.get(action),
-            _ => None,
-        });
-        Answer {
-            action: approved.or(asked).cloned(),
-            outcome,
-            topology,
-            view: self.views.borrow().clone(),
-        }
     }
 }
 

@@ -1,12 +1,17 @@
 //! A control plane whose clock is set back while it observes.
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 use topology::{Component, EdgeId, NodeId, RegionId, Tick};
 use verdict::{EdgeProbe, Health, Observation, ReplicationLag, Source, TickReport};
 
 use super::*;
-use crate::store::Embedded;
+use crate::{
+    metrics::Metrics,
+    nodes::Nodes,
+    records::{Document, DocumentKind},
+    store::{Candidate, Embedded},
+};
 
 /// The clock is ahead by this until it is set right.
 const AHEAD: Duration = Duration::from_secs(3600);

@@ -221,7 +221,7 @@ pub enum RecordError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The value under a key is not the expected document.
-    #[error("{key}: cannot read the document: {problem}; start the version that wrote it, or a later one")]
+    #[error("{}", crate::texts::store::unreadable(key, problem))]
     Unreadable { key: String, problem: String },
 }
 

@@ -128,7 +128,7 @@ pub fn transaction(known: &Known, decision: &Decision<'_>) -> (Transaction, Afte
         ],
         ..Transaction::default()
     };
-    // A new store has nothing. One that lost its data gets again what is in force.
+    // A new store has nothing. A store that lost its data gets the plan and the documents in force again.
     let is_first = revisions.plan.is_none();
     let mut after = After {
         known: known.clone(),

@@ -12,11 +12,13 @@ use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition}
 use tokio::sync::watch;
 
 use super::{
-    Batch, Candidate, Change, Changes, Entry, Health, LeaderRecord, Leadership, Listing, Store, StoreError,
-    Transaction, WatchEnd,
-    lead::{Term, Validity},
-    watch::Source,
+    contract::{Health, Store},
+    error::StoreError,
+    lead::{Candidate, LeaderRecord, Leadership, Term, Validity},
+    transaction::{Entry, Listing, Transaction},
+    watch::{Batch, Change, Changes, Source, WatchEnd},
 };
+use crate::texts::store as texts;
 
 /// Key → revision and value of a document.
 const ENTRIES: TableDefinition<'_, &str, (u64, &[u8])> = TableDefinition::new("entries");
@@ -194,7 +196,7 @@ fn failed(error: impl Into<redb::Error>) -> StoreError {
     let error = error.into();
     match &error {
         redb::Error::Io(cause) if cause.kind() == std::io::ErrorKind::StorageFull => {
-            StoreError::NoSpace(format!("{error}; make room on its disk and restart the control plane"))
+            StoreError::NoSpace(texts::disk_is_full(&error))
         }
         _ => StoreError::Failed(error.to_string()),
     }

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 use topology::NodeId;
 
-use super::{StoreError, Transaction};
+use super::{error::StoreError, transaction::Transaction};
 
 /// A candidate for leadership.
 #[derive(Debug, Clone, PartialEq, Eq)]

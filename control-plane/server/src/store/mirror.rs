@@ -22,8 +22,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Batch, Changes, Entry, Listing, Store, StoreError, WatchEnd,
     backoff::{Backoff, spread},
+    contract::Store,
+    error::StoreError,
+    transaction::{Entry, Listing},
+    watch::{Batch, Changes, WatchEnd},
 };
 
 /// Listings in a row that must be older than the copy before they are believed. One may come from a member that is

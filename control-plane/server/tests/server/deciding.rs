@@ -756,7 +756,7 @@ async fn documents_stay_as_long_as_the_log_names_them_and_one_author_applies_onl
         }
     };
     let by_alice = names("alice").await;
-    // The document in force again, by anybody: nothing is written.
+    // The document in force is applied again, by another author: nothing is written.
     let entries = leader.audit().await.len();
     for _ in 0..3 {
         let again = leader.apply("bob", &format!("# alice {}", by_alice - 1)).await;

@@ -1,4 +1,4 @@
-//! etcd that wants to know who calls: it takes decisions from control planes and from nobody else.
+//! etcd with mutual TLS: it takes decisions from control planes only.
 
 use std::{path::Path, sync::Arc};
 
@@ -61,7 +61,7 @@ async fn etcd_takes_decisions_from_those_with_its_certificate_only() {
     check_refused(&store(endpoints.clone(), Some(&files)).await, "another authority").await;
     let plain = endpoints.iter().map(|endpoint| endpoint.replacen("https", "http", 1));
     check_refused(&store(plain.collect(), None).await, "plain text").await;
-    // An etcd of somebody else is not believed either.
+    // The control plane does not believe an etcd of another authority either.
     let own = issue(&ours, "control-plane/cp-1", &folder.path().join("own"));
     let misled = issue(&ours, "control-plane/cp-1", &folder.path().join("misled"));
     std::fs::copy(others.folder.trust(), &misled.trust).unwrap();

@@ -1,4 +1,7 @@
-//! A control plane that believes nobody: forged reports, forged nodes, one person with two names, and what honest peers may do.
+//! A control plane that believes only proven peers: forged reports, forged nodes, one person with two names, and the rights of honest
+//! peers.
+//!
+//! One file, although it is long: each story needs the same authority, and most of them the same peers.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -325,7 +328,7 @@ async fn nobody_is_two_people() {
         "{herself:?}"
     );
 
-    // Who may look or order may not agree, and who may agree in one region may not agree to what concerns all.
+    // A viewer or operator may not approve, and an approver of one region may not approve an order about all.
     for (name, grants) in [("vera", "viewer"), ("olaf", "operator"), ("ulf", "approver@us-east")] {
         let denied = place
             .operator(name, grants)
@@ -512,7 +515,8 @@ async fn a_process_gets_a_new_certificate_with_its_own_id() {
     let load = |files: Files| Identity::load(files, daemon::clock::now).unwrap();
     let due = |role: &str| load(issued(&place.issuer, &place.root, place.folder.path(), &old_one(role)));
     let (_, request) = ca::request().unwrap();
-    // People log in again; who is not due, or left the topology, gets nothing; and a request that is none is named.
+    // People log in again. A certificate that is not due, or of a peer that left the topology, is not renewed. The refusal of a bad
+    // request names the problem.
     let denied = renew(place.identity("operator/ada", "admin"), &request).await;
     assert!(denied.message().contains("log in again"), "{denied}");
     let denied = renew(place.identity("edge/edge-dub", ""), &request).await;

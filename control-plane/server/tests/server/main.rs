@@ -10,7 +10,6 @@ mod etcd_support;
 mod etcd_tls;
 mod identity;
 mod replicas;
-mod rollout;
 mod store_contract;
 mod store_crash;
 mod without_store;

@@ -148,7 +148,7 @@ fn edns_is_answered_with_edns() {
 }
 
 #[test]
-fn what_does_not_fit_is_asked_again_over_tcp_and_keeps_its_opt() {
+fn an_answer_that_does_not_fit_is_asked_again_over_tcp_and_keeps_its_opt() {
     let mut snapshot = three_primaries();
     // Sixteen IPv6 addresses under a long name: more than 512 bytes.
     let edge = EdgeId::new("edge-iad").unwrap();

@@ -153,7 +153,7 @@ fn ticks_in_a_row_are_counted_and_silence_neither_adds_nor_takes_away() {
 
 /// A vantage far from the control plane is late in every tick, and must still count as a witness.
 #[test]
-fn what_comes_late_counts_while_its_tick_is_young() {
+fn a_late_report_counts_while_its_tick_is_young() {
     let testify = |reach: &mut Reach, vantage: &str, tick: u64, reached: bool| {
         let told = [("edge-iad", true), ("edge-dub", reached)];
         let edges = told.map(|(name, reached)| EdgeProbe {
@@ -191,7 +191,7 @@ fn what_comes_late_counts_while_its_tick_is_young() {
 }
 
 #[test]
-fn what_comes_too_late_or_of_edges_that_are_none_counts_for_nothing() {
+fn a_report_that_is_too_late_or_of_an_unknown_edge_counts_for_nothing() {
     let mut reach = Reach::default();
     reach.judge(Tick(100), 1);
     for vantage in ["edge-iad", "control-plane"] {

@@ -102,7 +102,7 @@ fn a_stack_that_answers_and_fails_in_any_component_is_named() {
 }
 
 #[test]
-fn a_region_is_broken_when_too_few_of_its_stacks_do_what_has_no_rule() {
+fn a_region_is_broken_when_too_few_of_its_stacks_work_in_a_component_without_a_rule() {
     for component in [Component::Tts, Component::SessionStore] {
         for (all, bad) in [(1, 1), (3, 2)] {
             let mut story = Story::new();

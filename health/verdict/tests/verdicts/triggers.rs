@@ -228,7 +228,7 @@ fn a_region_is_not_healthy_since_any_time_while_something_of_it_is_bad() {
 }
 
 #[test]
-fn what_still_fails_is_told_before_what_recovers() {
+fn a_trigger_that_still_fails_is_told_before_one_that_recovers() {
     let mut story = Story::new();
     for _ in 0..12 {
         let both = ["edge-a", "edge-b"];

@@ -1,47 +1,34 @@
-//! Orders about another order: approve and abort.
+//! The order to carry out another one that waits for a second person.
 
-use topology::{Intent, IntentKind, Reason, ReasonCode};
-use verdict::Health;
+use topology::{Intent, ReasonCode};
 
+use super::{
+    order::{Answer, carry_out},
+    record::{Shown, person, record},
+};
 use crate::{
     Phase, Report,
     draft::Draft,
     facts::Facts,
-    gate::Gate,
-    steps::{
-        data::check_may_come_home,
-        primary::{
-            leaving::evacuate,
-            returning::{ReturnStep, restore_to},
-        },
-    },
-    texts::{changed, refused},
+    texts::{changed, part, refused},
     wake::approval_end,
 };
 
-use super::{Answer, Shown, carry_out, person, record};
-
 /// Carries out an order that waits for this second person.
-pub(super) fn approve(
-    facts: &Facts<'_>,
-    draft: &mut Draft,
-    report: &mut Report,
-    intent: &Intent,
-    id: &str,
-    why: &str,
-) -> Result<Phase, Reason> {
+pub(super) fn approve(facts: &Facts<'_>, draft: &mut Draft, report: &mut Report, intent: &Intent, id: &str) -> Answer {
     let waiting = draft.memory.actions.get(id);
     let waiting = waiting
         .filter(|action| action.phase == Phase::AwaitingApproval)
         .cloned();
     let Some(waiting) = waiting else {
         let text = refused::nothing_to_approve(id);
-        return Err(facts.reason_for(&intent.kind, ReasonCode::NoSuchAction, text));
+        return Answer::Refused(facts.reason_for(&intent.kind, ReasonCode::NoSuchAction, text));
     };
     if person(&waiting.intent.author) == person(&intent.author) {
         let text = refused::same_person(&intent.author, id);
-        return Err(facts.reason_for(&intent.kind, ReasonCode::SamePerson, text));
+        return Answer::Refused(facts.reason_for(&intent.kind, ReasonCode::SamePerson, text));
     }
+    let why = changed::order(&part::approval_of(id), &intent.author, &intent.reason);
     let (approver, mut asked) = (intent.author.clone(), waiting.intent);
     let shown = Shown {
         effects: waiting.shown,
@@ -75,59 +62,5 @@ pub(super) fn approve(
             report.deny(refusal);
         }
     }
-    Ok(Phase::Done)
-}
-
-/// Ends an action, and takes back the part of its effects that can be taken back.
-pub(super) fn abort(
-    facts: &Facts<'_>,
-    gate: Gate,
-    draft: &mut Draft,
-    report: &mut Report,
-    intent: &Intent,
-    id: &str,
-    why: &str,
-) -> Result<Phase, Reason> {
-    let action = draft
-        .memory
-        .actions
-        .get(id)
-        .filter(|action| !action.phase.is_final())
-        .cloned();
-    let Some(action) = action else {
-        let text = refused::nothing_to_abort(id);
-        return Err(facts.reason_for(&intent.kind, ReasonCode::NoSuchAction, text));
-    };
-    let kind = &action.intent.kind;
-    if action.phase == Phase::Running {
-        match kind {
-            IntentKind::Failover { region, .. } | IntentKind::Switchover { region, .. } => {
-                let health = facts.health(region);
-                if matches!(health, Health::Down | Health::Blind) {
-                    let text = refused::sessions_cannot_come_back(region, health, &facts.summary(region));
-                    return Err(facts.reason_for(kind, ReasonCode::NotHealthy, text));
-                }
-                check_may_come_home(facts, gate, draft, report, region, None)?;
-                // As fast as it accepts connections; the rest follows like that of any return.
-                let step = ReturnStep {
-                    percent: 100,
-                    why,
-                    accepted: None,
-                };
-                restore_to(facts, gate, draft, report, region, &step);
-            }
-            IntentKind::Restore { region, .. } => {
-                evacuate(facts, gate, draft, report, region, ReasonCode::RestoreAborted, why)?;
-            }
-            IntentKind::Rollout { version } if draft.next.rollout.as_ref().is_some_and(|it| it.action == id) => {
-                draft.next.rollout = None;
-                let text = changed::rollout_aborted(why, version);
-                report.change(facts.reason_for(kind, ReasonCode::RolledBack, text));
-            }
-            _ => {}
-        }
-    }
-    draft.end_action(facts, id, Phase::Aborted, why);
-    report.change(facts.reason_for(kind, ReasonCode::Aborted, why));
-    Ok(Phase::Done)
+    Answer::CarriedOut(Phase::Done)
 }

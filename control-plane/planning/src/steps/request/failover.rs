@@ -15,7 +15,7 @@ use crate::{
     texts::{changed, part, refused},
 };
 
-use super::{Carried, already, ask_for_second_evacuation, state_of_primary};
+use super::carried::{Carried, already, ask_for_second_evacuation, state_of_primary};
 
 pub(super) fn fail_over(
     facts: &Facts<'_>,

@@ -12,7 +12,7 @@ use crate::{
     texts::{changed, part},
 };
 
-use super::{Carried, already, state_of_primary};
+use super::carried::{Carried, already, state_of_primary};
 
 pub(super) fn restore(
     facts: &Facts<'_>,

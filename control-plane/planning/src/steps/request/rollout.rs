@@ -11,7 +11,7 @@ use crate::{
     texts::{changed, refused},
 };
 
-use super::already;
+use super::carried::already;
 
 /// Sends the first part of the users to the version; [`crate::steps::rollout`] sends the others.
 pub(super) fn begin(

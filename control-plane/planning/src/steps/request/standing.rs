@@ -9,7 +9,7 @@ use crate::{
     texts::{changed, part},
 };
 
-use super::{Carried, already, state_of_primary};
+use super::carried::{Carried, already, state_of_primary};
 
 pub(super) fn freeze(facts: &Facts<'_>, report: &mut Report, intent: &Intent, why: &str) -> Phase {
     let text = changed::frozen(why, intent.expires_at);

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use etcd_client::{Compare, CompareOp, PutOptions, Txn, TxnOp};
 use serde::{Deserialize, Serialize};
 use tokio::{
-    sync::watch,
+    sync::watch::Sender,
     task::JoinHandle,
     time::{sleep, timeout, timeout_at},
 };
@@ -18,13 +18,19 @@ use topology::NodeId;
 
 use super::{
     super::{
-        Entry, Store as _, StoreError,
         backoff::{Backoff, spread},
+        error::StoreError,
         lead::{Candidate, LeaderRecord, Leadership, Term, Validity},
+        transaction::Entry,
     },
-    Etcd, LEADER, as_u64, header_revision,
+    client::Etcd,
+    convert::{as_u64, header_revision},
+    failure::Failure,
+    listing, watch,
 };
 
+/// Key of the leader, written once per leadership under a lease. Its create revision is the epoch.
+pub const LEADER: &str = "/meridian/v1/leader";
 /// Pauses between attempts to lead while the store is out of reach.
 const BACKOFF_FIRST: Duration = Duration::from_millis(200);
 const BACKOFF_LAST: Duration = Duration::from_secs(5);
@@ -45,7 +51,7 @@ struct Document {
 
 /// The leader, and the revision at which it was read.
 pub(super) async fn read(etcd: &Etcd) -> Result<(Option<LeaderRecord>, u64), StoreError> {
-    let listing = etcd.list(LEADER).await?;
+    let listing = listing::list(etcd, LEADER).await?;
     let record = listing.entries.get(LEADER).map(decode).transpose()?;
     Ok((record, listing.revision))
 }
@@ -104,7 +110,7 @@ async fn try_to_lead(etcd: &Etcd, candidate: &Candidate) -> Result<Option<Leader
     };
     match take(etcd, candidate, lease).await {
         Ok(Some(epoch)) => {
-            let validity = Arc::new(watch::Sender::new(Validity::Until(sent + valid)));
+            let validity = Arc::new(Sender::new(Validity::Until(sent + valid)));
             let keeper = Keeper {
                 etcd: etcd.clone(),
                 lease,
@@ -138,7 +144,7 @@ async fn try_to_lead(etcd: &Etcd, candidate: &Candidate) -> Result<Option<Leader
 async fn wait_until_free(etcd: &Etcd, leader: &LeaderRecord, revision: u64, ttl: Duration) {
     tracing::debug!(leader = %leader.node, epoch = leader.epoch, "waiting until the leader is gone");
     let gone = async {
-        if let Ok(mut changes) = etcd.watch(LEADER, revision).await {
+        if let Ok(mut changes) = watch::open(etcd, LEADER, revision).await {
             while let Ok(batch) = changes.next().await {
                 if batch
                     .changes
@@ -166,7 +172,7 @@ async fn take(etcd: &Etcd, candidate: &Candidate, lease: i64) -> Result<Option<u
     let request = Txn::new()
         .when([Compare::create_revision(LEADER, CompareOp::Equal, 0)])
         .and_then([put]);
-    let is_final = |failure: &super::Failure| matches!(failure, super::Failure::Lost(_));
+    let is_final = |failure: &Failure| matches!(failure, Failure::Lost(_));
     let answer = etcd
         .ask_unless(etcd.0.settings.request_timeout, is_final, |mut member| {
             let request = request.clone();
@@ -196,7 +202,7 @@ struct Keeper {
     lease: i64,
     ttl: Duration,
     epoch: u64,
-    validity: Arc<watch::Sender<Validity>>,
+    validity: Arc<Sender<Validity>>,
 }
 
 impl Keeper {

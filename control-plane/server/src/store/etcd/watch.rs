@@ -9,7 +9,9 @@ use tokio::time::sleep_until;
 
 use super::{
     super::watch::{Batch, Change, Changes, Source, WatchEnd},
-    Etcd, Failure, after, as_u64,
+    client::Etcd,
+    convert::{after, as_u64},
+    failure::Failure,
 };
 
 /// The watch id in answers to requests for a progress mark.

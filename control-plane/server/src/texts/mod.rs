@@ -1,8 +1,11 @@
-//! The sentences of the control plane itself that an operator reads: answers to requests, objections to documents, and
-//! what it says of its store and its leader. The sentences about decisions are planning's; errors of the store are
-//! [`crate::store::StoreError`].
+//! The sentences of the control plane itself that an operator reads, in one place, so that a reviewer reads them side by side:
+//! answers to orders and objections to documents here, refused [`calls`], and the [`store`] with its leader. The sentences about
+//! decisions are planning's.
 //!
 //! A sentence begins with its subject, says what the system does, and has no full stop. A refusal says what to type.
+
+pub(crate) mod calls;
+pub(crate) mod store;
 
 use std::fmt::Display;
 
@@ -47,22 +50,6 @@ pub(crate) fn plan_unconfirmed(number: PlanNumber, ours: PlanNumber, why: impl D
         "most nodes hold plan {number}, which is newer than plan {ours} of the store, and the audit log cannot confirm it: \
          {why}. Until then plan {ours} stays in force. `meridian audit replay` reads the log"
     )
-}
-
-pub(crate) fn cannot_write(since: Moment, error: impl Display, remedy: &str) -> String {
-    format!("decisions cannot be written since {since:#} UTC: {error}; {remedy}")
-}
-
-pub(crate) fn nobody_leads(since: Moment) -> String {
-    format!("no control plane leads since {since:#} UTC")
-}
-
-pub(crate) fn leader_unknown(since: Moment, error: impl Display) -> String {
-    format!("no control plane is known to lead since {since:#} UTC: {error}")
-}
-
-pub(crate) fn nobody_leads_and_this_one_is_unfit(since: Moment, error: impl Display) -> String {
-    format!("no control plane leads since {since:#} UTC, and this one does not stand for election: {error}")
 }
 
 // Objections to documents.
@@ -119,7 +106,45 @@ pub(crate) fn applied_by(text: &str, author: &str, because: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::{fs, path::Path};
+
     use super::*;
+
+    /// Texts that no operator reads as a sentence: names, labels, and the causes that the sentences above are given.
+    const NO_SENTENCES: [&str; 5] = ["config.rs", "metrics.rs", "store", "records", "main.rs"];
+
+    /// The sentences of `[identity]`, `[store]` and the like are those of the configuration, and stand beside its fields.
+    #[test]
+    fn no_other_file_of_this_crate_makes_sentences() {
+        fn check(folder: &Path) {
+            for entry in fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                let name = path.file_name().unwrap().to_string_lossy().into_owned();
+                if name == "texts" || NO_SENTENCES.contains(&name.as_str()) {
+                    continue;
+                }
+                if path.is_dir() {
+                    check(&path);
+                    continue;
+                }
+                let source = fs::read_to_string(&path).unwrap();
+                let source = source.split("#[cfg(test)]").next().unwrap();
+                for line in source.lines() {
+                    // A sentence has blanks, and an argument of `Status` or of an error is one.
+                    // Nobody reads the end of a stream that its reader left.
+                    let makes =
+                        ["Status::", "#[error(\""].iter().any(|it| line.contains(it)) && !line.contains("cancelled(");
+                    let quoted = line.split('"').nth(1).is_some_and(|text| text.trim().contains(' '));
+                    assert!(
+                        !makes || !quoted,
+                        "{}: a sentence belongs in src/texts: {line}",
+                        path.display()
+                    );
+                }
+            }
+        }
+        check(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"));
+    }
 
     #[test]
     fn every_sentence_begins_with_its_subject_and_a_refusal_says_what_to_do() {
@@ -140,10 +165,6 @@ mod tests {
             assert!(text.contains("\u{60}meridian "), "says no command: {text}");
         }
         let others = [
-            cannot_write(at, "the store is full", "make room"),
-            nobody_leads(at),
-            leader_unknown(at, "no answer"),
-            nobody_leads_and_this_one_is_unfit(at, "no answer"),
             name_is_taken("cp-1"),
             document_too_long("policy", 2, 1),
             token_used("t1", at),

@@ -1,20 +1,21 @@
 //! A bad version of the stack: edges report its failed turns, and the control plane sends its users back.
 //!
-//! The control plane is a real process and the edge a real edge; stacks are only the part that an edge sees.
+//! Control plane and edge are processes, and stacks only the part that an edge sees. No world is needed, so this story runs
+//! beside those of the others.
 #![allow(
     clippy::result_large_err,
     reason = "what a server refuses a WebSocket with is tungstenite's own type"
 )]
 
-use std::{cell::Cell, collections::BTreeMap, net::SocketAddr, path::Path, time::Duration};
+use std::{cell::Cell, net::SocketAddr, path::Path, time::Duration};
 
-use crate::common::{ControlPlane, PATIENCE, request};
-use api::v1;
+use api::{Operator, operator, v1};
+use daemon::Announcement;
 use futures_util::{SinkExt as _, StreamExt as _};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
-    sync::oneshot,
+    sync::broadcast,
     time::timeout,
 };
 use tokio_tungstenite::{
@@ -26,9 +27,11 @@ use tokio_tungstenite::{
         http::HeaderValue,
     },
 };
-use tokio_util::sync::CancellationToken;
 use topology::Component;
 use wire::{Checkpoint, Turn};
+use world::{process::Supervised, settings::default_binaries_dir};
+
+use crate::ANSWERED_WITHIN;
 
 const NEW: &str = "2.4.0";
 const USERS: u32 = 24;
@@ -120,7 +123,7 @@ fn topology(old: SocketAddr, new: SocketAddr, backup: SocketAddr) -> String {
 
 /// A policy that moves half of the users first and judges after a few of their sessions.
 fn policy() -> String {
-    let shipped = include_str!("../../../../configs/policy.toml");
+    let shipped = include_str!("../../../configs/policy.toml");
     let mut policy: toml::Table = shipped.parse().unwrap();
     let rollout = policy["rollout"].as_table_mut().unwrap();
     rollout.insert("sessions_min".into(), 5.into());
@@ -131,51 +134,70 @@ fn policy() -> String {
     policy.to_string()
 }
 
-/// A whole edge that follows and reports to the control plane.
-struct RunningEdge {
-    devices: SocketAddr,
-    stop: CancellationToken,
-    run: tokio::task::JoinHandle<anyhow::Result<()>>,
+/// A process of this test, which ends with it.
+struct Running {
+    process: Supervised,
+    /// The address that it announced.
+    address: SocketAddr,
 }
 
-impl RunningEdge {
-    async fn start(endpoint: &str, folder: &Path) -> Self {
-        let mut text: toml::Table = include_str!("../../../../configs/edge.toml").parse().unwrap();
+impl Running {
+    /// Starts a program with its configuration, and waits until it is ready. `listener` names the address to keep.
+    async fn start(program: &str, configuration: &str, folder: &Path, listener: &str) -> Self {
+        let file = folder.join(format!("{program}.toml"));
+        std::fs::write(&file, configuration).unwrap();
+        let (deaths, _) = broadcast::channel(1);
+        let path = default_binaries_dir().join(program);
+        let mut process = Supervised::new(program, path, file, folder, deaths);
+        process.start().unwrap();
+        process
+            .ready(ANSWERED_WITHIN)
+            .await
+            .unwrap_or_else(|error| panic!("{error}"));
+        let announced = Announcement::read(&folder.join(format!("{program}.json"))).unwrap();
+        let address = announced.expect("it is ready").addresses[listener];
+        Self { process, address }
+    }
+
+    async fn control_plane(folder: &Path, topology: &str) -> Self {
+        std::fs::write(folder.join("topology.toml"), topology).unwrap();
+        std::fs::write(folder.join("policy.toml"), policy()).unwrap();
+        let configuration =
+            "topology = \"topology.toml\"\npolicy = \"policy.toml\"\n[store]\nfile = \"meridian.redb\"\n";
+        Self::start("meridian-control-plane", configuration, folder, "grpc").await
+    }
+
+    /// A whole edge, which follows the control plane and reports to it.
+    async fn edge(folder: &Path, control_plane: SocketAddr) -> Self {
+        let mut text: toml::Table = include_str!("../../../configs/edge.toml").parse().unwrap();
         text.insert("listen".into(), toml::Value::Array(vec!["127.0.0.1:0".into()]));
         text.insert("admin_listen".into(), "127.0.0.1:0".into());
+        let endpoint = format!("http://{control_plane}");
         text.insert("control_planes".into(), toml::Value::Array(vec![endpoint.into()]));
         text.insert("state_dir".into(), "edge".into());
-        let config: edge::Config = daemon::config::parse("edge.toml", &text.to_string()).unwrap();
-        let (announce, announced) = oneshot::channel();
-        let tasks = edge::run::start(config, folder, false, move |addresses| {
-            let addresses: BTreeMap<_, _> = addresses.iter().map(|(name, at)| ((*name).to_owned(), *at)).collect();
-            let _ = announce.send(addresses["http"]);
-            Ok(())
-        });
-        let tasks = tasks.await.unwrap();
-        let stop = tasks.stop_token();
-        let run = tokio::spawn(tasks.run(PATIENCE));
-        let devices = timeout(PATIENCE, announced).await.unwrap().unwrap();
-        Self { devices, stop, run }
+        Self::start("meridian-edge", &text.to_string(), folder, "http").await
     }
 
     /// Takes one turn of a user. Returns the version that answered.
     async fn turn(&self, user: &str) -> String {
-        let mut request = format!("ws://{}/v1/realtime", self.devices)
+        let mut request = format!("ws://{}/v1/realtime", self.address)
             .into_client_request()
             .unwrap();
         request.headers_mut().insert("meridian-user", user.parse().unwrap());
-        let tcp = TcpStream::connect(self.devices).await.unwrap();
-        let (mut socket, _) = timeout(PATIENCE, client_async(request, tcp)).await.unwrap().unwrap();
+        let tcp = TcpStream::connect(self.address).await.unwrap();
+        let (mut socket, _) = timeout(ANSWERED_WITHIN, client_async(request, tcp))
+            .await
+            .unwrap()
+            .unwrap();
         socket.send(Message::text("hello")).await.unwrap();
         let answer = loop {
-            let message = timeout(PATIENCE, socket.next()).await.unwrap().unwrap().unwrap();
+            let message = timeout(ANSWERED_WITHIN, socket.next()).await.unwrap().unwrap().unwrap();
             if message.is_text() {
                 break message.into_text().unwrap().to_string();
             }
         };
         socket.close(None).await.unwrap();
-        while let Some(Ok(_)) = timeout(PATIENCE, socket.next()).await.unwrap() {}
+        while let Some(Ok(_)) = timeout(ANSWERED_WITHIN, socket.next()).await.unwrap() {}
         answer
     }
 
@@ -188,10 +210,8 @@ impl RunningEdge {
         on_new
     }
 
-    async fn stopped(self) {
-        self.stop.cancel();
-        // A task that stops before the owner sees the token could count as failed.
-        drop(timeout(PATIENCE, self.run).await.unwrap());
+    async fn stopped(mut self) {
+        self.process.kill().await.unwrap();
     }
 }
 
@@ -201,8 +221,8 @@ async fn eventually(what: &str, holds: impl AsyncFn() -> bool) {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };
-    // Limit, far longer than the two ticks that the rollback takes.
-    timeout(3 * PATIENCE, asked)
+    // A limit far longer than the two ticks that the rollback takes.
+    timeout(2 * ANSWERED_WITHIN, asked)
         .await
         .unwrap_or_else(|_| panic!("never: {what}"));
 }
@@ -212,13 +232,14 @@ async fn a_version_whose_turns_fail_is_rolled_back_by_what_edges_report() {
     let (old, new) = (stack("old", None).await, stack(NEW, Some(Component::Tts)).await);
     let topology = topology(old, new, stack("old", None).await);
     let folder = tempfile::tempdir().unwrap();
-    let control_plane = ControlPlane::start_as(folder.path(), &topology, &policy()).await;
-    let edge = RunningEdge::start(&control_plane.endpoint, folder.path()).await;
+    let control_plane = Running::control_plane(folder.path(), &topology).await;
+    let edge = Running::edge(folder.path(), control_plane.address).await;
     assert_eq!(edge.on_new().await, 0, "it waits for its rollout");
 
-    let people = control_plane.operator();
+    let people = Operator::at([format!("http://{}", control_plane.address)]);
     let kind = v1::act_request::Kind::Rollout(v1::Rollout { version: NEW.into() });
-    let reply = people.act(request(kind, "rollout", None)).await.unwrap();
+    let request = operator::request(kind, "maintenance", "tester", "rollout", None);
+    let reply = people.act(request).await.unwrap();
     assert_eq!(reply.outcome(), v1::Outcome::Running, "{reply:?}");
     // Users go on calling until the version is rolled back, which may be at the end of this tick.
     let on_new = Cell::new(0);
@@ -245,4 +266,5 @@ async fn a_version_whose_turns_fail_is_rolled_back_by_what_edges_report() {
     // The stack of the bad version still runs.
     eventually("all users are on the old version", async || edge.on_new().await == 0).await;
     edge.stopped().await;
+    control_plane.stopped().await;
 }

@@ -1,0 +1,108 @@
+//! Every sentence of a node that an operator reads: in its log, in `meridian status` as the reason for which it refuses a plan. Each
+//! says what is wrong and what the node does; what helps is named where a person can help.
+
+use std::{fmt::Display, time::Duration};
+
+use topology::PlanNumber;
+
+// Plans that are refused.
+
+pub(crate) fn not_newer(offered: PlanNumber, have: PlanNumber) -> String {
+    format!("plan {offered} is older than plan {have}, which this node keeps; nothing to type unless it goes on")
+}
+
+pub(crate) fn contradicts(number: PlanNumber) -> String {
+    format!(
+        "this node keeps plan {number} with other contents; check for a second leader (`meridian status`) or a store that was restored"
+    )
+}
+
+/// `why` names the fault of a snapshot.
+pub(crate) fn invalid(why: impl Display) -> String {
+    format!("{why}; this node keeps the plan that it has")
+}
+
+pub(crate) fn older_than_on_disk(number: PlanNumber, kept: PlanNumber) -> String {
+    format!("plan {number} is older than plan {kept} on disk; the node keeps the newer one")
+}
+
+// The last good plan.
+
+pub(crate) const CANNOT_SAVE: &str = "cannot write the last good plan; the plan is applied, and a restart without a control plane would \
+     start from an older one. Check space and rights of this path: `df`, `ls -l`";
+pub(crate) const CANNOT_LOAD: &str =
+    "cannot read the last good plan; the node starts without this one. Check the rights of this path: `ls -l`";
+pub(crate) const DAMAGED: &str = "a last good plan is damaged; the node renames it to *.damaged and does not use it";
+
+// Control planes that do not answer.
+
+pub(crate) const CANNOT_FOLLOW: &str =
+    "cannot follow plans of this control plane; the node keeps the plan that it has, and tries again";
+pub(crate) const CANNOT_RENEW: &str =
+    "cannot renew the certificate of this process; it keeps the one that it has, and tries again within a minute";
+pub(crate) const READS_TOO_SLOWLY: &str =
+    "this control plane reads too slowly; this node drops its oldest reports for it";
+
+pub(crate) const UNWANTED: &str = "this control plane does not count this node's reports; the node sends further ones. The reason says what to correct";
+pub(crate) const CLOCKS_APART: &str = "this node's clock and the control plane's clock are too far apart; decisions go on. Check the \
+     time service of both: `timedatectl`, `chronyc tracking`";
+
+pub(crate) fn no_https_url() -> String {
+    "no control plane has an https:// URL; write one in control_planes".to_owned()
+}
+
+pub(crate) fn says(endpoint: &str, text: impl Display) -> String {
+    format!("{endpoint}: {text}")
+}
+
+pub(crate) fn late(endpoint: &str, limit: Duration) -> String {
+    format!("{endpoint}: no answer within {limit:?}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_error_of_this_crate_has_its_sentence_elsewhere() {
+        for entry in std::fs::read_dir(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src")).unwrap() {
+            let path = entry.unwrap().path();
+            let source = std::fs::read_to_string(&path).unwrap();
+            for line in source.lines().filter(|line| line.trim_start().starts_with("#[error(")) {
+                let text = line.split('"').nth(1);
+                let is_elsewhere = text.is_none_or(|text| text.contains(' ')) && !line.contains("transparent");
+                assert!(
+                    !is_elsewhere,
+                    "{}: a sentence belongs in texts.rs: {line}",
+                    path.display()
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn every_sentence_says_what_is_wrong_and_what_the_node_or_a_person_does() {
+        let number = PlanNumber::default();
+        let constants = [
+            CANNOT_SAVE,
+            CANNOT_LOAD,
+            DAMAGED,
+            CANNOT_FOLLOW,
+            CANNOT_RENEW,
+            READS_TOO_SLOWLY,
+            UNWANTED,
+            CLOCKS_APART,
+        ];
+        let sentences = [
+            not_newer(number, number),
+            contradicts(number),
+            invalid("the snapshot is damaged: it does not match its checksum"),
+            older_than_on_disk(number, number),
+            no_https_url(),
+        ];
+        for text in sentences.iter().map(String::as_str).chain(constants) {
+            assert!(text.contains("; "), "says one thing only: {text}");
+            assert!(!text.ends_with(['.', ';', ':']) && text.len() < 240, "{text}");
+        }
+    }
+}
