@@ -9,7 +9,7 @@ use std::{
 use topology::EdgeId;
 
 use crate::{
-    accept::access::without_key,
+    http1::credential::{SUBPROTOCOL, is_credential, without_key},
     request_id::{REQUEST_ID, RequestId},
 };
 
@@ -123,16 +123,6 @@ pub fn forward_headers<'h>(
     if let Some(tenant) = tenant {
         write_line(bytes, wire::TENANT_HEADER, tenant.as_bytes());
     }
-}
-
-/// The subprotocols that a WebSocket offers.
-pub const SUBPROTOCOL: &str = "sec-websocket-protocol";
-
-/// Whether a header of a request may hold the device's credential.
-pub fn is_credential(name: &str) -> bool {
-    ["authorization", SUBPROTOCOL]
-        .iter()
-        .any(|known| name.eq_ignore_ascii_case(known))
 }
 
 /// Whether a header of a request concerns the region. `named` are the values of its `Connection` headers.

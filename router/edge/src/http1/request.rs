@@ -292,12 +292,6 @@ pub(super) fn length(value: &[u8]) -> Option<usize> {
 /// The header with the user of a device.
 pub const USER: &str = "meridian-user";
 
-/// The token of an `Authorization` header (RFC 6750 §2.1).
-pub fn bearer(authorization: &str) -> Option<&str> {
-    let (scheme, token) = authorization.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
-}
-
 /// The path of a request target.
 pub fn path_of(target: &str) -> &str {
     target.split_once('?').map_or(target, |(path, _)| path)

@@ -6,11 +6,11 @@ use auth::Device;
 use routing::user;
 
 use crate::{
-    accept::access::credential,
     http1::{
+        credential::{SUBPROTOCOL, bearer, credential},
         head::{Head, LINES_MAX},
-        headers::{Peer, SUBPROTOCOL, Word, forward_headers},
-        request::{Request, USER, bearer, names_of_parameters, path_of, query},
+        headers::{Peer, Word, forward_headers},
+        request::{Request, USER, names_of_parameters, path_of, query},
     },
     request_id::{REQUEST_ID, RequestId},
 };

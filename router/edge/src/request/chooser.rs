@@ -17,12 +17,13 @@ use routing::{Affinity, Decision, Table, Tried, User, breaker::Demand, user};
 
 use crate::{
     Edge,
-    accept::access::{self, Refused},
+    accept::access::Refused,
     answer::Answer,
     cors::{Preflight, PreflightHeaders},
     edge::{Failed, session_key},
     fault::{Facts, Fault},
-    http1::request::{USER, bearer, query},
+    http1::credential::{bearer, credential},
+    http1::request::{USER, query},
     http1::{Body, Peer, Response, headers, headers::Word},
     request::ctx::Ctx,
     request::exchange::{At, Failure},
@@ -224,7 +225,7 @@ impl Chooser {
         let Some(access) = self.edge.access.as_ref().filter(|_| !is_free && ctx.admitted.is_none()) else {
             return Ok(());
         };
-        let shown = access::credential(header("authorization"), std::iter::empty());
+        let shown = credential(header("authorization"), std::iter::empty());
         let now = daemon::clock::now();
         let admitted = access.admit(shown, now)?;
         admitted.standing.begin(now)?;
