@@ -26,7 +26,8 @@ use crate::{
     edge::Failed,
     fault::{Event, Facts},
     request::chooser::{Chooser, RequesterId},
-    request::ctx::{Ctx, Waiting},
+    request::choice::Waiting,
+    request::ctx::Ctx,
     request::exchange::{self, Answering, At, Failure},
     request::limits::{BodyMemory, InFlight},
     request::long_body::{Sent, frame, send},
@@ -122,8 +123,8 @@ impl Attempts<'_> {
                     .await
             }
             None => {
-                ctx.in_flight = None;
-                let answer = self.chooser.nowhere(ctx);
+                ctx.choice.in_flight = None;
+                let answer = ctx.choice.nowhere();
                 device.refuse(self.chooser, ctx, &answer).await
             }
         }
@@ -192,7 +193,7 @@ impl Attempts<'_> {
         let mut may_copy = ctx.route == Route::Transcription
             && hedge.budget_percent > 0
             && message.body.len() <= hedge.body_bytes_max
-            && ctx.waiting.is_none();
+            && ctx.choice.waiting.is_none();
         let copy_after = may_copy.then(|| self.chooser.requests.hedging().begin(daemon::clock::now()));
         let copy_at = began + copy_after.unwrap_or_default();
         let mut may_rescue = message.repeat == Repeat::Slow;
@@ -202,7 +203,7 @@ impl Attempts<'_> {
         let mut worse: Option<(Flight, Answering)> = None;
         // The next attempt is a retry.
         let mut is_retry = false;
-        if let Some(waiting) = ctx.waiting.take() {
+        if let Some(waiting) = ctx.choice.waiting.take() {
             // Its region has been silent already.
             rescue_at = began;
             flights.push(self.fly_on(*waiting, message, &mut launched));
@@ -211,7 +212,7 @@ impl Attempts<'_> {
             while flights.is_empty() {
                 let Some(flight) = self.launch(ctx, requester, is_retry) else {
                     if worse.is_none()
-                        && let Some(pause) = self.chooser.another_round(ctx)
+                        && let Some(pause) = self.chooser.another_round(&mut ctx.choice)
                     {
                         is_retry = false;
                         sleep_watching(device, pause).await?;
@@ -220,7 +221,7 @@ impl Attempts<'_> {
                     return Ok(self.settle(ctx, worse));
                 };
                 if std::mem::take(&mut is_retry) {
-                    let Some(pause) = self.chooser.again(ctx) else {
+                    let Some(pause) = self.chooser.retry(&mut ctx.choice) else {
                         return Ok(self.settle(ctx, worse));
                     };
                     sleep_watching(device, pause).await?;
@@ -251,7 +252,7 @@ impl Attempts<'_> {
                     rescue_at = Instant::now() + silence;
                     let next = self.launch(ctx, requester, true);
                     // The pause before a retry has passed, in silence.
-                    may_rescue = next.is_some() && self.chooser.again(ctx).is_some();
+                    may_rescue = next.is_some() && self.chooser.retry(&mut ctx.choice).is_some();
                     if let Some(flight) = next.filter(|_| may_rescue) {
                         flights.push(self.fly(flight, message, &mut launched));
                     }
@@ -289,7 +290,7 @@ impl Attempts<'_> {
                     }
                     if failure.at == At::Connect {
                         // Another stack of the region may be well.
-                        ctx.tried.only_stack(&flight.decision.region, flight.decision.stack);
+                        ctx.choice.tried.only_stack(&flight.decision.region, flight.decision.stack);
                     } else {
                         is_retry = true;
                     }
@@ -301,8 +302,8 @@ impl Attempts<'_> {
     /// The answer that the device gets, or none.
     fn settle(&self, ctx: &mut Ctx, answer: Option<(Flight, Answering)>) -> Option<Answering> {
         let (flight, answering) = answer?;
-        ctx.decision = Some(flight.decision);
-        ctx.in_flight = Some(flight.in_flight);
+        ctx.choice.decision = Some(flight.decision);
+        ctx.choice.in_flight = Some(flight.in_flight);
         Some(answering)
     }
 
@@ -310,10 +311,10 @@ impl Attempts<'_> {
     fn launch(&self, ctx: &mut Ctx, requester: &RequesterId, is_extra: bool) -> Option<Flight> {
         let wanted = Demand {
             has_connection: true,
-            is_extra: is_extra || ctx.retries > 0,
+            is_extra: is_extra || ctx.choice.retries > 0,
         };
         let (decision, in_flight) = self.chooser.choose(ctx, requester, wanted)?;
-        ctx.tried.region(&decision.region);
+        ctx.choice.tried.region(&decision.region);
         Some(Flight {
             decision,
             in_flight,
@@ -441,10 +442,10 @@ impl Attempts<'_> {
         loop {
             let wanted = Demand {
                 has_connection: true,
-                is_extra: ctx.retries > 0,
+                is_extra: ctx.choice.retries > 0,
             };
             let Some((decision, mut in_flight)) = self.chooser.choose(ctx, &asking.requester, wanted) else {
-                let Some(pause) = self.chooser.another_round(ctx) else {
+                let Some(pause) = self.chooser.another_round(&mut ctx.choice) else {
                     break;
                 };
                 sleep(pause).await;
@@ -458,12 +459,12 @@ impl Attempts<'_> {
                     if failure.is_local() {
                         break;
                     }
-                    ctx.tried.stack(&decision.region, decision.stack);
+                    ctx.choice.tried.stack(&decision.region, decision.stack);
                     continue;
                 }
             };
             in_flight.connected();
-            ctx.in_flight = Some(in_flight);
+            ctx.choice.in_flight = Some(in_flight);
             let edge = &self.chooser.edge;
             let sent = send(edge, device, ctx, &mut region, first, (is_chunked, asking.to_head)).await?;
             ctx.upload = None;
@@ -471,23 +472,23 @@ impl Attempts<'_> {
                 Sent::Answered(response, read) => {
                     self.chooser
                         .judge(ctx.route, &decision, &response, began.elapsed(), client);
-                    ctx.decision = Some(decision);
+                    ctx.choice.decision = Some(decision);
                     let answering = Answering { region, response, read };
                     return device.pass_on(self.chooser, ctx, answering, client).await;
                 }
                 Sent::Refused(reason, answer) => {
-                    ctx.in_flight = None;
+                    ctx.choice.in_flight = None;
                     self.chooser.edge.refused(reason, &ctx.stamp.id);
                     return device.refuse(self.chooser, ctx, &answer).await;
                 }
                 Sent::Failed(failure) => {
-                    ctx.in_flight = None;
+                    ctx.choice.in_flight = None;
                     self.chooser.note_failure(ctx, &decision, &failure, client);
                     break;
                 }
             }
         }
-        let answer = self.chooser.nowhere(ctx);
+        let answer = ctx.choice.nowhere();
         device.refuse(self.chooser, ctx, &answer).await
     }
 }

@@ -8,12 +8,12 @@
 use std::{
     net::{IpAddr, Ipv4Addr},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use pingora_core::Result;
 use pingora_http::ResponseHeader;
-use routing::{Affinity, Decision, Table, Tried, User, breaker::Demand, user};
+use routing::{Affinity, Decision, Table, User, breaker::Demand, user};
 
 use crate::{
     Edge,
@@ -25,7 +25,8 @@ use crate::{
     http1::credential::{bearer, credential},
     http1::request::{USER, query},
     http1::{Body, Peer, Response, headers, headers::Word},
-    request::ctx::Ctx,
+    request::choice::Choice,
+    request::ctx::{Ctx, Proxied},
     request::exchange::{At, Failure},
     request::limits::{InFlight, Requests},
     request::pool::ConnectionPool,
@@ -76,9 +77,9 @@ impl Chooser {
         let fault = self.edge.blame(at, failed, failure.facts, &why);
         let request_id = ctx.stamp.id.as_str();
         tracing::info!(%request_id, region = %at.region, stack = %at.stack, why, fault = fault.as_str(), "a region failed a request");
-        ctx.is_edge_full = fault == Fault::Edge;
+        ctx.choice.is_edge_full = fault == Fault::Edge;
         if failure.at == At::Sent {
-            ctx.failed = Some(self.failed_answer(at, failure.is_timeout()));
+            ctx.choice.failed = Some(self.failed_answer(at, failure.is_timeout()));
         }
     }
 
@@ -92,20 +93,20 @@ impl Chooser {
 
     /// The answer for a device that has nothing yet of the answer that broke off.
     pub(crate) fn region_failed(&self, ctx: &Ctx, failure: &Failure) -> Answer {
-        match &ctx.decision {
+        match &ctx.choice.decision {
             Some(decision) => self.failed_answer(decision, failure.is_timeout()),
-            None => self.nowhere(ctx),
+            None => ctx.choice.nowhere(),
         }
     }
 
     /// An answer broke off on its way to the device.
     pub(crate) fn broke_off(&self, ctx: &mut Ctx, status: u16, failure: &Failure, client: Option<IpAddr>) {
-        ctx.in_flight = None;
-        if let Some(decision) = &ctx.decision
+        ctx.choice.in_flight = None;
+        if let Some(decision) = &ctx.choice.decision
             && failure.is_of_device()
         {
             self.edge.metrics.fault(&decision.region, Fault::Device.as_str());
-        } else if let Some(decision) = &ctx.decision {
+        } else if let Some(decision) = &ctx.choice.decision {
             self.edge.metrics.connect(&decision.region, "broken");
             let why = format!("request: {}", failure.why);
             self.edge
@@ -244,36 +245,23 @@ impl Chooser {
         }
     }
 
+    /// A request whose head is known no further than its stamp.
     pub(crate) fn begin(&self, busy: Busy, stamp: Stamp) -> Ctx {
         Ctx {
             _busy: busy,
             stamp,
-            table: self.edge.table(),
             route: Route::Nothing,
             is_grpc: false,
             body: Body::Length(0),
+            body_bytes: 0,
             is_last: false,
             is_counted: false,
             admitted: None,
             refused: None,
             slot: None,
             upload: None,
-            decision: None,
-            tried: Tried::up_to(self.edge.config.limits.regions_tried_max),
-            in_flight: None,
-            overloaded: None,
-            is_edge_full: false,
-            failed: None,
-            waiting: None,
-            group: None,
-            serving: None,
-            servers_tried: Vec::new(),
-            retries: 0,
-            pause: None,
-            connecting_since: Instant::now(),
-            body_bytes: 0,
-            pace: self.edge.config.pace(),
-            clock: None,
+            choice: Choice::new(self.edge.table(), self.edge.config.limits.regions_tried_max),
+            proxied: Proxied::new(self.edge.config.pace()),
         }
     }
 
@@ -283,9 +271,9 @@ impl Chooser {
             return;
         }
         self.edge.metrics.http(ctx.route.as_str(), status);
-        let region = ctx.decision.as_ref().map(|decision| decision.region.as_str());
-        let why = ctx.decision.as_ref().map(|decision| decision.why.as_str());
-        let (route, tried) = (ctx.route.as_str(), ctx.tried.regions());
+        let region = ctx.choice.decision.as_ref().map(|decision| decision.region.as_str());
+        let why = ctx.choice.decision.as_ref().map(|decision| decision.why.as_str());
+        let (route, tried) = (ctx.route.as_str(), ctx.choice.tried.regions());
         let request_id = ctx.stamp.id.as_str();
         if let Some(error) = error {
             tracing::info!(%request_id, route, status, region, why, ?tried, error, "request failed");
@@ -301,7 +289,7 @@ impl Chooser {
         requester: &RequesterId,
         wanted: Demand,
     ) -> Option<(Decision, InFlight)> {
-        let table = ctx.table.clone()?;
+        let table = ctx.choice.table.clone()?;
         loop {
             let now = daemon::clock::now();
             let affinity = requester.affinity.as_ref();
@@ -312,7 +300,7 @@ impl Chooser {
             let decision = self
                 .edge
                 .fleet
-                .pick(&table, &requester.session_key, user, affinity, &ctx.tried, now)?;
+                .pick(&table, &requester.session_key, user, affinity, &ctx.choice.tried, now)?;
             match self.requests.begin(&decision.region, wanted) {
                 Ok(mut in_flight) => {
                     self.edge.note_version(&decision, &ctx.stamp.id);
@@ -320,38 +308,23 @@ impl Chooser {
                     return Some((decision, in_flight));
                 }
                 Err(limit) => {
-                    ctx.overloaded = Some(limit);
-                    ctx.tried.region(&decision.region);
+                    ctx.choice.overloaded = Some(limit);
+                    ctx.choice.tried.region(&decision.region);
                 }
             }
         }
     }
 
-    /// The answer when no region is left.
-    pub(crate) fn nowhere(&self, ctx: &Ctx) -> Answer {
-        if ctx.is_edge_full {
-            return Answer::edge_full();
-        }
-        match (ctx.overloaded, &ctx.failed) {
-            (Some(limit), _) => {
-                let message = format!("every region is at its limit of {}; try again", limit.as_str());
-                Answer::unavailable("overloaded", message, 1)
-            }
-            (None, Some(failed)) => failed.clone(),
-            (None, None) => Answer::unavailable("no_region", "no region could take the request; try again", 2),
-        }
-    }
-
-    /// All regions of this round were asked and failed: the pause before the next round, if there is one. It comes out of the
-    /// budget of retries now, and not before it is known that it will be made.
-    pub(crate) fn another_round(&self, ctx: &mut Ctx) -> Option<Duration> {
+    /// Takes a further round out of the budget of retries, after all regions of this one were asked and failed. Returns the
+    /// pause before it, or nothing when there is no further round.
+    pub(crate) fn another_round(&self, choice: &mut Choice) -> Option<Duration> {
         // No region serves, or all are at their limits, or the edge is out of a resource itself: another round soon would
         // make that worse.
-        if ctx.tried.regions().is_empty() || ctx.overloaded.is_some() || ctx.is_edge_full {
+        if choice.tried.regions().is_empty() || choice.overloaded.is_some() || choice.is_edge_full {
             return None;
         }
-        let pause = self.again(ctx)?;
-        ctx.tried.clear();
+        let pause = self.retry(choice)?;
+        choice.tried.clear();
         Some(pause)
     }
 
@@ -393,11 +366,11 @@ impl Chooser {
     }
 
     pub(crate) fn sign_response(&self, response: &mut ResponseHeader, ctx: &Ctx) -> Result<()> {
-        if ctx.decision.is_none() {
+        if ctx.choice.decision.is_none() {
             // An operator's server answers browsers for itself.
             response.insert_header(REQUEST_ID, ctx.stamp.id.as_str())?;
         }
-        if let Some(decision) = &ctx.decision {
+        if let Some(decision) = &ctx.choice.decision {
             stamp::clear(response);
             for name in headers::of_edge_in_answers() {
                 response.remove_header(name);
@@ -410,10 +383,10 @@ impl Chooser {
         response.insert_header("Meridian-Edge", self.edge.id.as_str())
     }
 
-    /// The pause before a retry, if there may be one.
-    pub(crate) fn again(&self, ctx: &mut Ctx) -> Option<Duration> {
-        let pause = self.requests.retry(ctx.retries, daemon::clock::now())?;
-        ctx.retries += 1;
+    /// Takes a retry out of the budget. Returns the pause before it, or nothing when the budget allows none.
+    pub(crate) fn retry(&self, choice: &mut Choice) -> Option<Duration> {
+        let pause = self.requests.retry(choice.retries, daemon::clock::now())?;
+        choice.retries += 1;
         Some(pause)
     }
 }

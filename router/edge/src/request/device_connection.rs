@@ -172,7 +172,7 @@ pub(crate) async fn give(
         mut read,
     } = answering;
     let closes = is_last || chooser.edge.sessions.is_draining() || matches!(response.body, Body::UntilClose);
-    if let Some(decision) = &ctx.decision {
+    if let Some(decision) = &ctx.choice.decision {
         sign(chooser, &mut response, decision, &ctx.stamp, closes);
     }
     // Mostly that is all of it, and one packet.
@@ -195,10 +195,10 @@ pub(crate) async fn give(
         {
             // The region has done its part, however slowly the device takes it. The next request of the device finds
             // the place free and the request counted.
-            ctx.in_flight = None;
+            ctx.choice.in_flight = None;
             if response.keeps
                 && read.len() == taken
-                && let Some(decision) = &ctx.decision
+                && let Some(decision) = &ctx.choice.decision
             {
                 conn.pool.put(decision.stack, region);
             }
@@ -228,7 +228,7 @@ pub(crate) async fn give(
         let by = Instant::now() + limit;
         match read_watching(conn, &mut sent, end, from, &mut read, by, READ_BYTES).await {
             Ok(Some(0)) if matches!(response.body, Body::UntilClose) => {
-                ctx.in_flight = None;
+                ctx.choice.in_flight = None;
                 chooser.done(ctx, response.status, None);
                 region = None;
                 break None;

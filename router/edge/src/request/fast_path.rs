@@ -23,7 +23,8 @@ use crate::{
     http1::{Peer, Request, Response},
     request::attempts::Attempts,
     request::chooser::{Chooser, RequesterId},
-    request::ctx::{Ctx, Waiting},
+    request::choice::Waiting,
+    request::ctx::Ctx,
     request::device_connection::{
         DeviceConnection, Forwarded, StreamingDevice, failed, give, pause_watching, read_watching,
     },
@@ -145,7 +146,7 @@ impl FastPath {
                 return give(&self.chooser, &mut conn, &mut ctx, about, answering, sent).await;
             }
             Around::Silent(waiting) => {
-                ctx.waiting = Some(waiting);
+                ctx.choice.waiting = Some(waiting);
                 let Some(asking) = self.asking_of(&head, device, &ctx) else {
                     return Forwarded::Over;
                 };
@@ -200,7 +201,7 @@ impl FastPath {
             |name| request.header(name),
             request.target,
             client,
-            ctx.table.as_deref(),
+            ctx.choice.table.as_deref(),
         )
     }
 
@@ -328,11 +329,11 @@ impl FastPath {
         loop {
             let wanted = Demand {
                 has_connection: true,
-                is_extra: is_retry || ctx.retries > 0,
+                is_extra: is_retry || ctx.choice.retries > 0,
             };
             let Some((decision, in_flight)) = self.chooser.choose(ctx, &asked.requester, wanted) else {
                 if worse.is_none()
-                    && let Some(pause) = self.chooser.another_round(ctx)
+                    && let Some(pause) = self.chooser.another_round(&mut ctx.choice)
                 {
                     is_retry = false;
                     match pause_watching(conn, sent, asked.end, pause).await {
@@ -342,9 +343,9 @@ impl FastPath {
                 }
                 break;
             };
-            ctx.in_flight = Some(in_flight);
+            ctx.choice.in_flight = Some(in_flight);
             if std::mem::take(&mut is_retry) {
-                let Some(pause) = self.chooser.again(ctx) else { break };
+                let Some(pause) = self.chooser.retry(&mut ctx.choice) else { break };
                 if let Err(gone) = pause_watching(conn, sent, asked.end, pause).await {
                     return Around::Gone(gone);
                 }
@@ -356,17 +357,17 @@ impl FastPath {
                     let could_be_better =
                         self.chooser
                             .judge(ctx.route, &decision, &answering.response, began.elapsed(), client);
-                    ctx.tried.stack(&decision.region, decision.stack);
+                    ctx.choice.tried.stack(&decision.region, decision.stack);
                     if !could_be_better || asked.repeat == Repeat::Never {
-                        ctx.decision = Some(decision);
+                        ctx.choice.decision = Some(decision);
                         return Around::Answer(answering);
                     }
                     worse = Some((decision, answering));
                     is_retry = true;
                 }
                 Ok(Reply::Silent(region, read)) => {
-                    ctx.tried.region(&decision.region);
-                    let Some(in_flight) = ctx.in_flight.take() else { break };
+                    ctx.choice.tried.region(&decision.region);
+                    let Some(in_flight) = ctx.choice.in_flight.take() else { break };
                     return Around::Silent(Box::new(Waiting {
                         decision,
                         in_flight,
@@ -383,18 +384,18 @@ impl FastPath {
                         break;
                     }
                     is_retry = failure.at == At::Sent;
-                    ctx.tried.stack(&decision.region, decision.stack);
+                    ctx.choice.tried.stack(&decision.region, decision.stack);
                 }
             }
-            ctx.in_flight = None;
+            ctx.choice.in_flight = None;
         }
-        ctx.in_flight = None;
+        ctx.choice.in_flight = None;
         match worse {
             Some((decision, answering)) => {
-                ctx.decision = Some(decision);
+                ctx.choice.decision = Some(decision);
                 Around::Answer(answering)
             }
-            None => Around::Nobody(self.chooser.nowhere(ctx)),
+            None => Around::Nobody(ctx.choice.nowhere()),
         }
     }
 
@@ -414,7 +415,7 @@ impl FastPath {
                 Some(region) => region,
                 None => self.connect(conn, decision).await?,
             };
-            if let Some(in_flight) = &mut ctx.in_flight {
+            if let Some(in_flight) = &mut ctx.choice.in_flight {
                 in_flight.connected();
             }
             let mut read = BytesMut::with_capacity(FIRST_READ_BYTES);

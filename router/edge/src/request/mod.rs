@@ -5,6 +5,7 @@
 //! serves gRPC and operators' upstreams. All of them hold a [`chooser`].
 
 pub mod attempts;
+pub mod choice;
 pub mod chooser;
 pub mod ctx;
 pub mod device_connection;

@@ -98,7 +98,7 @@ pub(crate) async fn pass_on(
         };
         let failure = match count {
             Ok(Ok(0)) if matches!(response.body, Body::UntilClose) => {
-                ctx.in_flight = None;
+                ctx.choice.in_flight = None;
                 chooser.done(ctx, response.status, None);
                 let ending = session.write_response_body(None, true);
                 return match timeout(pace.remaining(), ending).await {
@@ -117,9 +117,9 @@ pub(crate) async fn pass_on(
 
 /// The region has done its part, however long the device takes to take it.
 fn region_is_done(chooser: &Chooser, ctx: &mut Ctx, region: Link, response: &Response, read: &BytesMut) {
-    ctx.in_flight = None;
+    ctx.choice.in_flight = None;
     chooser.done(ctx, response.status, None);
-    if let Some(decision) = &ctx.decision
+    if let Some(decision) = &ctx.choice.decision
         && response.keeps
         && read.is_empty()
     {

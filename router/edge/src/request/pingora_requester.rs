@@ -82,7 +82,7 @@ pub(crate) fn asking_of(chooser: &Chooser, session: &Session, ctx: &Ctx) -> Aski
     }
     let length = request.headers.get(header::CONTENT_LENGTH);
     Asking {
-        requester: requester_of(chooser, session, ctx.table.as_deref()),
+        requester: requester_of(chooser, session, ctx.choice.table.as_deref()),
         repeat: ctx.route.repeat(request.method.as_str()),
         to_head: request.method == Method::HEAD,
         expects: request.headers.contains_key(header::EXPECT),
