@@ -9,6 +9,7 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
+use daemon::lag::Lag;
 use identity::{Identity, Link, Speaks};
 use parking_lot::Mutex;
 use routing::{
@@ -25,7 +26,6 @@ use crate::{
     Config,
     accept::{access::Access, admission::Admission},
     fault::{Cause, Event, Facts, Fault},
-    lag::Lag,
     metrics::Metrics,
     request_id::RequestId,
     session::copy_turns::CopyTurns,
@@ -86,7 +86,7 @@ impl Edge {
             admission: Arc::new(Admission::new(&config)),
             access: None,
             lag: Lag::default(),
-            fleet: FleetView::new(config.picking.policy()),
+            fleet: FleetView::new(config.picking),
             config,
             table: ArcSwapOption::empty(),
             previous: ArcSwapOption::empty(),

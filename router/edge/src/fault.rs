@@ -77,7 +77,7 @@ pub enum Device {
 pub struct Facts {
     pub event: Event,
     pub device: Device,
-    /// Whether this edge was too busy to be on time itself; see [`crate::lag`].
+    /// Whether this edge was too busy to be on time itself; see [`daemon::lag`].
     pub edge_is_late: bool,
 }
 

@@ -28,6 +28,5 @@ pub mod stacks;
 pub mod stamp;
 
 pub use config::Config;
-pub use daemon::lag;
 pub use edge::Edge;
 pub use run::run;

@@ -25,7 +25,7 @@ use topology::{NodeId, Snapshot};
 
 use crate::{
     Config, Edge,
-    accept::access::{self, Access},
+    accept::documents::Documents,
     accept::handover::{self, Name, Predecessor, Successor},
     accept::listener,
     accept::tls::{self, Tls},
@@ -149,10 +149,10 @@ pub async fn start(
     for path in config.auth.paths() {
         *path = folder.join(&*path);
     }
-    let access = Access::load(&config.auth, &state_dir, metrics.clone())?;
+    let documents = Documents::load(&config.auth, &state_dir, metrics.clone())?;
     let edge = Arc::new(
         Edge::new(config, metrics)
-            .with_access(access)
+            .with_access(documents.as_ref().map(Documents::access))
             .with_identity(to_stacks.clone()),
     );
     let workers = Workers::start(&edge).context("cannot start the threads that serve devices")?;
@@ -258,11 +258,13 @@ pub async fn start(
         Ok(())
     });
 
-    let (devices, stopping) = (edge.clone(), left.clone());
-    tasks.spawn("access", async move {
-        stopping.run_until_cancelled(access::follow(devices)).await;
-        Ok(())
-    });
+    if let Some(documents) = documents {
+        let (devices, stopping) = (edge.clone(), left.clone());
+        tasks.spawn("access", async move {
+            stopping.run_until_cancelled(documents.follow(devices)).await;
+            Ok(())
+        });
+    }
 
     let (watched, stopping) = (edge.clone(), left.clone());
     tasks.spawn("memory", async move {

@@ -8,7 +8,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::hang_means_failure;
+use super::hang::hang_means_failure;
 
 /// The window of a device that takes what comes.
 pub const WINDOW: u32 = 65_535;

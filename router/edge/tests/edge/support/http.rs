@@ -13,7 +13,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-use super::{hang_means_failure, read_head};
+use super::{hang::hang_means_failure, read_head};
 
 /// A stack whose every connection is treated in this way; where it is, and how many connections it took.
 pub async fn stack<F>(treat: impl Fn(TcpStream) -> F + Send + 'static) -> (SocketAddr, Arc<AtomicUsize>)

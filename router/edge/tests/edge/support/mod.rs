@@ -11,6 +11,7 @@
 
 pub mod alone;
 pub mod calls;
+pub mod hang;
 pub mod http;
 pub mod lateness;
 
@@ -18,13 +19,14 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use edge::{
     Config, Edge,
-    accept::access::{self, Access},
+    accept::documents::Documents,
     accept::listener,
     accept::tls::Tls,
     accept::workers::Workers,
     metrics::Metrics,
 };
 use futures_util::{SinkExt as _, StreamExt as _};
+pub use hang::{HANGS_AFTER, hang_means_failure};
 use identity::Identity;
 use prometheus_client::registry::Registry;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -50,9 +52,6 @@ use tokio_tungstenite::{
 use tokio_util::sync::CancellationToken;
 use topology::{Component, Moment, RegionId, Rollout, Snapshot, fixtures::three_primaries, snapshot::digest};
 use wire::{Checkpoint, Trouble, Turn};
-
-/// Nothing here takes longer unless it hangs.
-pub const HANGS_AFTER: Duration = Duration::from_secs(20);
 
 /// How a fake stack treats a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -609,11 +608,11 @@ impl World {
         let tls = Tls::load(&config.tls, std::path::Path::new(""), metrics.clone()).unwrap();
         let tls = tls.map(Arc::new);
         let claimed = listener::claim(&config, tls.as_ref(), None).unwrap();
-        let access = Access::load(&config.auth, &config.state_dir, metrics.clone()).unwrap();
-        let follows = access.is_some();
+        let documents = Documents::load(&config.auth, &config.state_dir, metrics.clone()).unwrap();
+        let access = documents.as_ref().map(Documents::access);
         let edge = Arc::new(Edge::new(config, metrics).with_access(access).with_identity(identity));
-        if follows {
-            tokio::spawn(access::follow(edge.clone()));
+        if let Some(documents) = documents {
+            tokio::spawn(documents.follow(edge.clone()));
         }
         edge.apply(snapshot);
         let listeners = claimed.listen().unwrap();
@@ -798,10 +797,6 @@ pub fn leave_open_files(free: usize) -> Vec<std::fs::File> {
     let mut taken: Vec<_> = std::iter::from_fn(|| std::fs::File::open("/dev/null").ok()).collect();
     taken.truncate(taken.len() - free);
     taken
-}
-
-pub async fn hang_means_failure<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(HANGS_AFTER, future).await.expect("it hangs")
 }
 
 /// A whole edge process, started from what lies in a folder; announces itself when it takes devices.
