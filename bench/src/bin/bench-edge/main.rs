@@ -5,8 +5,9 @@
 //! Everything is on loopback and on the same cores, so what is compared is what a proxy costs, not how fast it is.
 
 mod clients;
-mod crew;
+mod helpers;
 mod http;
+mod open_files;
 mod proxies;
 mod regions;
 mod report;
@@ -22,10 +23,10 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use bench::{docs, write};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::{
-    crew::Upstream,
+    helpers::Upstream,
+    open_files::raise_open_files,
     proxies::{Kind, Over, Place, Proxy},
     regions::{Fault, Scene},
     report::Bench,
@@ -51,7 +52,7 @@ struct Arguments {
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     let result = match arguments.next() {
-        Some(role) if role == crew::UPSTREAM || role == crew::CLIENTS => crew::play(&role),
+        Some(role) if role == helpers::UPSTREAM || role == helpers::CLIENTS => helpers::play(&role),
         first => tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -83,17 +84,6 @@ fn arguments(mut arguments: impl Iterator<Item = String>) -> anyhow::Result<Argu
         bail!("there is no part \"{unknown}\"; there are {}", PARTS.join(", "));
     }
     Ok(read)
-}
-
-/// Asks for as many open files as the system allows.
-fn raise_open_files() {
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: limit.maximum,
-        ..limit
-    };
-    // A proxy that lacks open files says so itself.
-    let _ = setrlimit(Resource::Nofile, raised);
 }
 
 async fn run(words: impl Iterator<Item = String>) -> anyhow::Result<()> {

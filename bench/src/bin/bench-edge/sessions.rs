@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::{
     clients::{Order, Standing},
-    crew::{Clients, Upstream},
+    helpers::{Clients, Upstream},
     proxies::{CONNECTIONS_MAX, Kind, Over, Place, Proxy, free_address},
     upstream::Manner,
 };

@@ -16,6 +16,7 @@ use tokio::{
 
 use crate::{
     clients::{Devices, Order, Standing},
+    open_files::raise_open_files,
     upstream::{self, Manner},
 };
 
@@ -33,7 +34,7 @@ struct Helper {
 
 impl Helper {
     fn start(role: &str) -> anyhow::Result<Self> {
-        let program = std::env::current_exe().context("where is this program?")?;
+        let program = std::env::current_exe().context("cannot find the path of this program")?;
         let mut child = Command::new(program)
             .arg(role)
             .stdin(Stdio::piped())
@@ -108,7 +109,7 @@ impl Clients {
 
 /// Plays a role, in the process of a helper, until its input ends.
 pub(crate) fn play(role: &str) -> anyhow::Result<()> {
-    crate::raise_open_files();
+    raise_open_files();
     // One thread: a load generator that spreads over the cores would take them from what is measured.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
