@@ -7,7 +7,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::{Edge, answer::Answer, stamp::Stamp};
+use crate::{Edge, answer::Answer, stamp::Stamp, texts};
 
 /// A device's connection: plain TCP, TLS, or the stream that pingora hands back after an HTTP request.
 pub trait Io: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
@@ -15,11 +15,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin + ?Sized> Io for T {}
 
 /// The answer for a device that comes while the edge stops.
 pub fn draining() -> Answer {
-    Answer::unavailable(
-        "edge_draining",
-        "this edge is stopping; connect again to reach another",
-        1,
-    )
+    Answer::unavailable("edge_draining", texts::DRAINING, 1)
 }
 
 /// Answers with an error and ends the connection.

@@ -33,6 +33,7 @@ use crate::{
     session::registry::Sessions,
     stacks::fleet_view::FleetView,
     stamp::Stamp,
+    texts,
 };
 
 /// Sessions that are placed by a new plan, in thought, before it is in force: enough that a part of a percent shows.
@@ -135,11 +136,11 @@ impl Edge {
             .unwrap_or_default();
         // The follower refuses older plans already; this is the last door they would have to pass.
         if table.number() <= have {
-            tracing::warn!(offered = %table.number(), %have, "plan is not newer; ignored");
+            tracing::warn!(offered = %table.number(), %have, "{}", texts::PLAN_NOT_NEWER);
             return;
         }
         if !self.serves_by(&table) {
-            tracing::error!(offered = %table.number(), %have, "plan would serve nobody here; ignored");
+            tracing::error!(offered = %table.number(), %have, "{}", texts::PLAN_SERVES_NOBODY);
             self.metrics.plan_refused();
             return;
         }
@@ -285,10 +286,7 @@ impl Edge {
             (Fault::Edge, _) => {
                 // An edge that is late still has room for devices; only a missing resource closes it.
                 if facts.event == Event::Io(Cause::Local) && self.admission.exhausted() {
-                    tracing::warn!(
-                        %region, %stack, why,
-                        "this edge has no room; it turns new devices away for a moment and blames no region"
-                    );
+                    tracing::warn!(%region, %stack, why, "{}", texts::NO_ROOM);
                 }
                 None
             }
@@ -331,10 +329,7 @@ impl Edge {
         doubted.retain(|_, at| at.elapsed() < DOUBTS_LOGGED_EVERY);
         if let Entry::Vacant(entry) = doubted.entry(stack) {
             entry.insert(now);
-            tracing::warn!(
-                %region, %stack, why,
-                "a stack is passed over: it and this edge do not believe each other's certificate; see docs/security.md"
-            );
+            tracing::warn!(%region, %stack, why, "{}", texts::STACK_NOT_BELIEVED);
         }
     }
 
@@ -342,7 +337,7 @@ impl Edge {
         if let Some(ejection) = ejection {
             let (until, times, cause) = (ejection.until, ejection.times, ejection.cause);
             self.metrics.ejected(region);
-            tracing::warn!(%region, %stack, %until, times, %cause, why, "stack ejected");
+            tracing::warn!(%region, %stack, %until, times, %cause, why, "{}", texts::STACK_EJECTED);
         }
     }
 

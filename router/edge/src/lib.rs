@@ -26,6 +26,7 @@ pub mod run;
 pub mod session;
 pub mod stacks;
 pub mod stamp;
+mod texts;
 
 pub use config::Config;
 pub use edge::Edge;

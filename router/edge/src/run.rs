@@ -31,6 +31,7 @@ use crate::{
     accept::tls::{self, Tls},
     accept::workers::Workers,
     metrics::Metrics,
+    texts,
 };
 
 /// The part of readiness that says whether there is a plan.
@@ -70,7 +71,7 @@ fn raise_open_files() {
         ..limit
     };
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
-        tracing::warn!(%error, "cannot raise the limit on open files");
+        tracing::warn!(%error, "{}", texts::OPEN_FILES_FIXED);
     }
 }
 
@@ -100,7 +101,8 @@ fn clamp_connections(config: &mut Config) {
             configured,
             allowed,
             open_files = files,
-            "limits.connections_max is more than the open files allow, so fewer are accepted; raise LimitNOFILE or ulimit -n"
+            "{}",
+            texts::OPEN_FILES_TOO_FEW
         );
     }
     limits.connections_max = allowed;
@@ -136,10 +138,7 @@ pub async fn start(
     }
     let to_stacks = identity.clone().filter(|_| proves_to_stacks);
     if to_stacks.is_none() {
-        tracing::warn!(
-            "this edge takes for a stack whoever answers at its address, and talks to it in plain text; give it and the stacks the section \
-             [identity] (docs/security.md)"
-        );
+        tracing::warn!("{}", texts::NO_IDENTITY);
     }
     registry.register_collector(Box::new(identity::Expiry(identity.clone())));
     metrics.connections_max(config.limits.connections_max);
@@ -291,7 +290,7 @@ pub async fn start(
             sockets.push(listener.to_hand_over()?);
         }
         // Said here because the other tasks end with this one, and any of them may be found first.
-        announce(&purposes).inspect_err(|error| tracing::error!("cannot announce: {error:#}"))?;
+        announce(&purposes).inspect_err(|error| tracing::error!(error = format!("{error:#}"), "{}", texts::CANNOT_ANNOUNCE))?;
         let ends = stop.clone();
         let metrics = edge.metrics.clone();
         serves.cancel();
@@ -324,7 +323,7 @@ async fn relieve(predecessor: Predecessor, metrics: &Metrics) {
     let counted = predecessor.relieve(|sessions| metrics.predecessor(sessions)).await;
     match counted {
         Ok(()) => tracing::info!("the edge before this one is gone"),
-        Err(error) => tracing::warn!("the edge before this one was not told that it can go: {error:#}"),
+        Err(error) => tracing::warn!(error = format!("{error:#}"), "{}", texts::PREDECESSOR_NOT_TOLD),
     }
 }
 
@@ -333,7 +332,7 @@ async fn hand_over(state_dir: &Path, sockets: Vec<(Name, OwnedFd)>) -> Successor
     match handover::offer(state_dir, sockets).await {
         Ok(successor) => successor,
         Err(error) => {
-            tracing::warn!("this edge cannot be taken over: {error:#}");
+            tracing::warn!(error = format!("{error:#}"), "{}", texts::CANNOT_HAND_OVER);
             std::future::pending().await
         }
     }

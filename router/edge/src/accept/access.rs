@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::Notify;
 use topology::Moment;
 
-use crate::{accept::auth_config::Mode, answer::Answer};
+use crate::{accept::auth_config::Mode, answer::Answer, texts};
 
 /// Tokens that were verified and are not verified again. One takes some 250 bytes.
 const VERIFIED_MAX: usize = 20_000;
@@ -171,21 +171,20 @@ impl Refused {
         }
     }
 
-    /// The answer, in the words and headers of the OpenAI API.
+    /// The answer, with the codes and headers of the OpenAI API.
     pub fn answer(self) -> Answer {
         match self {
             Self::Denied(denied @ Denied::NoKeys) => Answer::unavailable("no_issuer_keys", denied.to_string(), 5),
             Self::Denied(denied) => Answer::unauthorized(denied.to_string()),
             Self::Exceeded(Exceeded::Sessions { max }) => {
-                let message = format!("this tenant has its {max} sessions at this edge; end one");
-                Answer::too_many("too_many_sessions", message, 5)
+                Answer::too_many("too_many_sessions", texts::tenant_sessions(max), 5)
             }
             Self::Exceeded(Exceeded::Rate {
                 per_minute,
                 wait,
                 reset,
             }) => {
-                let message = format!("this tenant may ask {per_minute} times a minute at this edge; slow down");
+                let message = texts::tenant_rate(per_minute);
                 let mut answer = Answer::too_many("rate_limit_exceeded", message, wait.as_secs() + 1);
                 answer.headers.extend([
                     ("x-ratelimit-limit-requests", per_minute.to_string()),
@@ -195,10 +194,7 @@ impl Refused {
                 answer
             }
             Self::Exceeded(Exceeded::Bytes { per_day, wait }) => {
-                let message = format!(
-                    "the devices of this tenant sent the {per_day} bytes of this day (UTC) to this edge; come back tomorrow"
-                );
-                Answer::too_many("insufficient_quota", message, wait.as_secs() + 1)
+                Answer::too_many("insufficient_quota", texts::tenant_bytes(per_day), wait.as_secs() + 1)
             }
         }
     }

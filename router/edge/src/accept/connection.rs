@@ -46,6 +46,7 @@ use crate::{
     session::open::{self, Arrived},
     session::registry::Busy,
     stamp::Stamp,
+    texts,
 };
 
 /// Requests at the same time on one connection of HTTP/2: the default of pingora and nginx.
@@ -146,7 +147,7 @@ impl Server {
                 if is_knock {
                     self.edge.metrics.http(KNOCK_ROUTE, 400);
                 }
-                let answer = Answer::bad_request("this port speaks TLS; connect with https:// or wss://");
+                let answer = Answer::bad_request(texts::TLS_ONLY);
                 decline(&self.edge, &mut tcp, &Stamp::blank(), &answer).await;
                 if is_knock {
                     return None;

@@ -20,6 +20,7 @@ use crate::{
     accept::access::Access,
     accept::auth_config::{Auth, Mode},
     metrics::Metrics,
+    texts,
 };
 
 /// A file that does not change for this long is written to its end. Half of one would lock devices out.
@@ -145,7 +146,8 @@ impl Documents {
                     if !in_vain.is_empty() {
                         tracing::warn!(
                             ?in_vain,
-                            "the document of devices revokes names that it does not have; check the spelling"
+                            "{}",
+                            texts::REVOKED_IN_VAIN
                         );
                     }
                     tracing::info!(keys = devices.len(), "a new document of devices is in force");
@@ -180,11 +182,7 @@ impl Documents {
     /// Counts and logs a document that the edge does not take.
     fn keeps(&self, document: &str, why: &str) {
         self.metrics.auth_document_refused();
-        tracing::error!(
-            document,
-            why,
-            "the edge does not take the new document; the last one stays in force; correct the file"
-        );
+        tracing::error!(document, why, "{}", texts::DOCUMENT_REFUSED);
     }
 
     /// Asks the issuer for its keys, again and again.
@@ -196,21 +194,13 @@ impl Documents {
             Ok(issuer) => issuer,
             Err(error) => {
                 let error = format!("{error:#}");
-                return tracing::error!(
-                    url,
-                    error,
-                    "the edge cannot ask for the issuer's keys; the last keys stay in force; correct auth.jwks_url and restart"
-                );
+                return tracing::error!(url, error, "{}", texts::ISSUER_URL_UNUSABLE);
             }
         };
         let mut last = String::new();
         loop {
             if let Err(error) = self.fetch(&issuer, &mut last).await {
-                tracing::warn!(
-                    url,
-                    error = format!("{error:#}"),
-                    "the issuer sent no keys; the last keys stay in force; check that this edge reaches auth.jwks_url"
-                );
+                tracing::warn!(url, error = format!("{error:#}"), "{}", texts::ISSUER_SENT_NO_KEYS);
                 self.metrics.auth_document_refused();
             }
             if !self.access.has_keys() {

@@ -32,6 +32,8 @@ use tokio::{
     time::timeout,
 };
 
+use crate::texts;
+
 /// Changes when a predecessor and a successor would not understand each other.
 const PROTOCOL: u32 = 1;
 /// Sockets handed over at once.
@@ -167,8 +169,8 @@ pub async fn offer(state_dir: &Path, sockets: Vec<(Name, OwnedFd)>) -> anyhow::R
         let (stream, _) = listener.accept().await?;
         match hand_over(stream, &sockets).await {
             Ok(Some(successor)) => return Ok(successor),
-            Ok(None) => tracing::warn!("a successor went away before it accepted devices; this edge goes on"),
-            Err(error) => tracing::warn!("a successor was not given the sockets: {error:#}"),
+            Ok(None) => tracing::warn!("{}", texts::SUCCESSOR_LEFT),
+            Err(error) => tracing::warn!(error = format!("{error:#}"), "{}", texts::SUCCESSOR_FAILED),
         }
     }
 }

@@ -24,6 +24,7 @@ use crate::{
     accept::workers::Workers,
     answer::Answer,
     stamp::Stamp,
+    texts,
 };
 
 /// Pause after a failed accept. Failures mean that descriptors or memory ran out; trying again at once would only burn
@@ -195,7 +196,7 @@ async fn left_within(edge: &Edge, window: Duration) {
     let limit = window + drain.limit.0.saturating_sub(drain.window.0);
     tracing::info!(sessions = edge.sessions.count(), ?window, "draining");
     if tokio::time::timeout(limit, edge.sessions.idle()).await.is_err() {
-        tracing::warn!(sessions = edge.sessions.count(), ?limit, "cut after the drain limit");
+        tracing::warn!(sessions = edge.sessions.count(), ?limit, "{}", texts::CUT_AFTER_DRAIN);
     }
     edge.sessions.http2_ended(edge.config.timeouts.close.0).await;
 }
@@ -213,7 +214,7 @@ async fn accept(
             // A device that left while it waited is its own affair.
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => continue,
             Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection");
+                tracing::warn!(%error, "{}", texts::CANNOT_ACCEPT);
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }

@@ -33,7 +33,7 @@ use tokio_rustls::{
 use topology::Moment;
 use x509_cert::der::Decode as _;
 
-use crate::{config, metrics::Metrics};
+use crate::{config, metrics::Metrics, texts};
 
 /// First byte of a TLS connection: a record that carries a handshake (RFC 8446 §5.1).
 const HANDSHAKE_RECORD: u8 = 22;
@@ -119,7 +119,7 @@ impl Tls {
         let now = daemon::clock::now();
         if expires <= now {
             // At start the edge has no better certificate, and its own clock may be wrong.
-            tracing::error!(certificate = %files.certificate.display(), expires = format!("{expires:#}"), "the certificate has expired");
+            tracing::error!(certificate = %files.certificate.display(), expires = format!("{expires:#}"), "{}", texts::CERTIFICATE_EXPIRED);
         }
         say_when(&metrics, &files, expires, now);
         let served = Arc::new(Served(ArcSwap::from_pointee(certified)));
@@ -202,7 +202,7 @@ impl Tls {
             Err(error) => {
                 self.metrics.certificate_reload("refused");
                 let certificate = self.files.certificate.display();
-                tracing::error!(%certificate, "the new certificate is no good, the old one stays in use: {error:#}");
+                tracing::error!(%certificate, error = format!("{error:#}"), "{}", texts::CERTIFICATE_REFUSED);
                 Reload::Refused
             }
         }
@@ -265,6 +265,6 @@ fn certified(pem: &Pem) -> anyhow::Result<(CertifiedKey, Moment)> {
 fn say_when(metrics: &Metrics, files: &Files, expires: Moment, now: Moment) {
     metrics.certificate_expires(expires);
     if expires > now && expires.since(now) < EXPIRES_SOON {
-        tracing::warn!(certificate = %files.certificate.display(), expires = format!("{expires:#}"), "the certificate expires soon");
+        tracing::warn!(certificate = %files.certificate.display(), expires = format!("{expires:#}"), "{}", texts::CERTIFICATE_EXPIRES);
     }
 }

@@ -7,7 +7,7 @@ use crate::{
     http1::{
         body::{Body, Chunks},
         head::LINES_MAX,
-        headers::{Word, forward_headers, names},
+        headers::{Provenance, forward_headers, names},
     },
     request_id::REQUEST_ID,
 };
@@ -174,7 +174,7 @@ impl<'h, 'l> Request<'h, 'l> {
     }
 
     /// Its head as a region gets it, up to the lines about its body.
-    pub fn forwarded_lines(&self, word: &Word<'_>) -> Vec<u8> {
+    pub fn forwarded_lines(&self, provenance: &Provenance<'_>) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(512);
         for part in [self.method, " ", self.target, " HTTP/1.1\r\n"] {
             bytes.extend_from_slice(part.as_bytes());
@@ -189,13 +189,13 @@ impl<'h, 'l> Request<'h, 'l> {
             .map(|line| line.value)
             .collect();
         let lines = self.lines.iter().map(|line| (line.name, line.value));
-        forward_headers(&mut bytes, lines, &named, word);
+        forward_headers(&mut bytes, lines, &named, provenance);
         bytes
     }
 
     /// Its head as a region gets it. It is not chunked.
-    pub fn forwarded(&self, word: &Word<'_>) -> Vec<u8> {
-        let mut bytes = self.forwarded_lines(word);
+    pub fn forwarded(&self, provenance: &Provenance<'_>) -> Vec<u8> {
+        let mut bytes = self.forwarded_lines(provenance);
         if let Some(length) = self.content_length {
             let _ = write!(bytes, "Content-Length: {length}\r\n");
         }
@@ -326,7 +326,7 @@ mod tests {
             address: "[::ffff:1.2.3.4]:5".parse().unwrap(),
             has_tls: true,
         };
-        let bytes = request.forwarded(&Word {
+        let bytes = request.forwarded(&Provenance {
             device,
             edge: &EdgeId::new("edge-dub").unwrap(),
             id: &RequestId::of(request.id.or(Some(b"id"))),

@@ -9,7 +9,7 @@ use crate::{
     http1::{
         credential::{SUBPROTOCOL, bearer, credential},
         head::{Head, LINES_MAX},
-        headers::{Peer, Word, forward_headers},
+        headers::{Peer, Provenance, forward_headers},
         request::{Request, USER, names_of_parameters, path_of, query},
     },
     request_id::{REQUEST_ID, RequestId},
@@ -137,14 +137,14 @@ impl Upgrade {
             .iter()
             .map(|(name, value)| (name.as_str(), value.as_slice()));
         let named: Vec<&[u8]> = self.all("connection").collect();
-        let word = Word {
+        let provenance = Provenance {
             device: self.device,
             edge,
             id,
             tenant: self.vouched.as_ref().map(|device| &*device.tenant),
             keeps_credentials: self.vouched.is_some(),
         };
-        forward_headers(&mut bytes, headers, &named, &word);
+        forward_headers(&mut bytes, headers, &named, &provenance);
         bytes.extend_from_slice(b"Connection: Upgrade\r\nUpgrade: websocket\r\n");
         bytes.extend_from_slice(ours.as_bytes());
         bytes.extend_from_slice(b"\r\n");

@@ -6,7 +6,7 @@ use bytes::BytesMut;
 use identity::Link;
 use routing::{Decision, Table, Tried, breaker::Limit};
 
-use crate::{answer::Answer, request::limits::InFlight};
+use crate::{answer::Answer, request::limits::InFlight, texts};
 
 /// The choice of a stack for one request. The request holds one plan from beginning to end.
 pub(crate) struct Choice {
@@ -52,11 +52,10 @@ impl Choice {
         }
         match (self.overloaded, &self.failed) {
             (Some(limit), _) => {
-                let message = format!("every region is at its limit of {}; try again", limit.as_str());
-                Answer::unavailable("overloaded", message, 1)
+                Answer::unavailable("overloaded", texts::regions_at_limit(limit.as_str()), 1)
             }
             (None, Some(failed)) => failed.clone(),
-            (None, None) => Answer::unavailable("no_region", "no region could take the request; try again", 2),
+            (None, None) => Answer::unavailable("no_region", texts::NO_REGION, 2),
         }
     }
 }

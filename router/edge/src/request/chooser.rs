@@ -24,7 +24,7 @@ use crate::{
     fault::{Facts, Fault},
     http1::credential::{bearer, credential},
     http1::request::{USER, query},
-    http1::{Body, Peer, Response, headers, headers::Word},
+    http1::{Body, Peer, Response, headers, headers::Provenance},
     request::choice::Choice,
     request::ctx::{Ctx, Proxied},
     request::exchange::{At, Failure},
@@ -79,22 +79,14 @@ impl Chooser {
         tracing::info!(%request_id, region = %at.region, stack = %at.stack, why, fault = fault.as_str(), "a region failed a request");
         ctx.choice.is_edge_full = fault == Fault::Edge;
         if failure.at == At::Sent {
-            ctx.choice.failed = Some(self.failed_answer(at, failure.is_timeout()));
+            ctx.choice.failed = Some(failed_answer(at, failure.is_timeout()));
         }
-    }
-
-    fn failed_answer(&self, at: &Decision, is_timeout: bool) -> Answer {
-        let (status, what) = match is_timeout {
-            true => (http::StatusCode::GATEWAY_TIMEOUT, "did not answer in time"),
-            false => (http::StatusCode::BAD_GATEWAY, "failed while it answered"),
-        };
-        Answer::region_failed(status, format!("region {} {what}", at.region))
     }
 
     /// The answer for a device that has nothing yet of the answer that broke off.
     pub(crate) fn region_failed(&self, ctx: &Ctx, failure: &Failure) -> Answer {
         match &ctx.choice.decision {
-            Some(decision) => self.failed_answer(decision, failure.is_timeout()),
+            Some(decision) => failed_answer(decision, failure.is_timeout()),
             None => ctx.choice.nowhere(),
         }
     }
@@ -234,9 +226,9 @@ impl Chooser {
         Ok(())
     }
 
-    /// The edge's word on a request, for its region.
-    pub(crate) fn word<'c>(&'c self, ctx: &'c Ctx, device: Peer) -> Word<'c> {
-        Word {
+    /// The facts that the edge adds to a request for its region.
+    pub(crate) fn provenance<'c>(&'c self, ctx: &'c Ctx, device: Peer) -> Provenance<'c> {
+        Provenance {
             device,
             edge: &self.edge.id,
             id: &ctx.stamp.id,
@@ -389,4 +381,9 @@ impl Chooser {
         choice.retries += 1;
         Some(pause)
     }
+}
+
+/// The answer that tells how a region failed.
+fn failed_answer(at: &Decision, is_timeout: bool) -> Answer {
+    Answer::failed_while_answering(format_args!("region {}", at.region), is_timeout)
 }

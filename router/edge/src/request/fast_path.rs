@@ -191,7 +191,7 @@ impl FastPath {
             expects: request.header("expect").is_some(),
             length: request.content_length(),
             is_bodiless: request.only_reads(),
-            lines: request.forwarded_lines(&self.chooser.word(ctx, device)),
+            lines: request.forwarded_lines(&self.chooser.provenance(ctx, device)),
         }
     }
 
@@ -264,7 +264,7 @@ impl FastPath {
             return (ctx, Ok(Some(Kind::Long(asking))));
         }
         let asked = Asked {
-            message: request.forwarded(&self.chooser.word(&ctx, device)),
+            message: request.forwarded(&self.chooser.provenance(&ctx, device)),
             end: head.len + request.body_bytes(),
             requester: self.requester(&request, device, &ctx),
             repeat: ctx.route.repeat(request.method),

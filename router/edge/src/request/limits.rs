@@ -26,6 +26,7 @@ use crate::{
     config::{Config, Limits},
     edge::AtStack,
     metrics::Metrics,
+    texts,
 };
 
 pub struct Requests {
@@ -278,7 +279,7 @@ impl Drop for Serving {
         let is_down = group.state.lock().finish(self.index, self.failed, daemon::clock::now());
         if is_down {
             group.metrics.upstream_down(&group.path);
-            tracing::warn!(path = group.path, server = %self.address, "server of a path marked down");
+            tracing::warn!(path = group.path, server = %self.address, "{}", texts::SERVER_DOWN);
         }
     }
 }

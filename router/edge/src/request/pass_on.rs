@@ -21,6 +21,7 @@ use crate::{
     request::ctx::Ctx,
     request::downstream::{leaves, write},
     request::exchange::{Answering, At, Failure, READ_BYTES},
+    texts,
 };
 
 /// Passes an answer on, from its head to its last byte.
@@ -40,7 +41,7 @@ pub(crate) async fn pass_on(
         Ok(head) => head,
         Err(failure) => {
             chooser.broke_off(ctx, 502, &failure, client);
-            let answer = Answer::region_failed(StatusCode::BAD_GATEWAY, "the region's answer cannot be passed on");
+            let answer = Answer::region_failed(StatusCode::BAD_GATEWAY, texts::ANSWER_UNUSABLE);
             return write(&chooser.edge, session, ctx, &answer).await;
         }
     };

@@ -39,6 +39,7 @@ use crate::{
     request::upload::{self, Awaited, BodyClock},
     request_id::REQUEST_ID,
     stamp::Stamp,
+    texts,
 };
 
 tokio::task_local! {
@@ -170,7 +171,7 @@ impl ProxyHttp for Pingora {
             _ if http1::request::has_dot_segments(&path) => Answer::bad_request(http1::request::DOT_SEGMENTS),
             Route::Nothing => Answer::not_found(&path),
             Route::Realtime => Answer::upgrade_required(),
-            _ if is_grpc && !ctx.is_grpc => Answer::bad_request("gRPC needs HTTP/2"),
+            _ if is_grpc && !ctx.is_grpc => Answer::bad_request(texts::GRPC_NEEDS_HTTP2),
             Route::VoiceGrpc | Route::Upstream => match arrival::hold_body(&self.chooser, session, ctx).await? {
                 Some(answer) => answer,
                 None => return Ok(false),
@@ -415,8 +416,7 @@ impl ProxyHttp for Pingora {
         let answer = match (e.etype(), e.esource()) {
             _ if ctx.choice.is_edge_full && *e.esource() != ErrorSource::Downstream => Some(Answer::edge_full()),
             (ErrorType::HTTPStatus(503), _) if ctx.proxied.group.is_some() => {
-                let message = "no server of this path could take the request; try again";
-                Some(Answer::unavailable("no_server", message, 2))
+                Some(Answer::unavailable("no_server", texts::NO_SERVER, 2))
             }
             (ErrorType::HTTPStatus(503), _) | (_, ErrorSource::Upstream) if region.is_none() && ctx.proxied.group.is_none() => {
                 Some(ctx.choice.nowhere())
@@ -428,11 +428,7 @@ impl ProxyHttp for Pingora {
                 let whose = region
                     .as_ref()
                     .map_or_else(|| "the server".to_owned(), |region| format!("region {region}"));
-                let (status, what) = match error {
-                    ErrorType::ReadTimedout => (http::StatusCode::GATEWAY_TIMEOUT, "did not answer in time"),
-                    _ => (http::StatusCode::BAD_GATEWAY, "failed while it answered"),
-                };
-                Some(Answer::region_failed(status, format!("{whose} {what}")))
+                Some(Answer::failed_while_answering(whose, *error == ErrorType::ReadTimedout))
             }
             (ErrorType::ReadTimedout, ErrorSource::Downstream) => Some(Answer::body_too_slow()),
             (ErrorType::WriteError | ErrorType::ReadError | ErrorType::ConnectionClosed, ErrorSource::Downstream) => {
@@ -444,7 +440,7 @@ impl ProxyHttp for Pingora {
             ))),
             _ => Some(Answer::region_failed(
                 http::StatusCode::BAD_GATEWAY,
-                "the request could not be passed on",
+                texts::NOT_PASSED_ON,
             )),
         };
         if let Some(decision) = &ctx.choice.decision

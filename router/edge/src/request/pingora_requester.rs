@@ -78,7 +78,7 @@ pub(crate) fn asking_of(chooser: &Chooser, session: &Session, ctx: &Ctx) -> Aski
     let headers = request.headers.iter();
     let headers = headers.map(|(name, value)| (name.as_str(), value.as_bytes()));
     if let Some(device) = peer_of(session) {
-        http1::headers::forward_headers(&mut lines, headers, &named, &chooser.word(ctx, device));
+        http1::headers::forward_headers(&mut lines, headers, &named, &chooser.provenance(ctx, device));
     }
     let length = request.headers.get(header::CONTENT_LENGTH);
     Asking {

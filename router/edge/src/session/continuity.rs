@@ -1,7 +1,7 @@
 //! The state by which a live session can go on in another region: the thin side of [`routing::continuity`], which sees
 //! the frames pass.
 //!
-//! The device gets whole messages only, so that a region may die in the middle of one, and none of the private words.
+//! The device gets whole messages only, so that a region may die in the middle of one, and no message between stack and edge.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -145,7 +145,7 @@ impl MovableState {
         Ok(())
     }
 
-    /// Takes bytes of the region: passes whole messages on and takes words out.
+    /// Takes bytes of the region: passes whole messages on and takes the messages between stack and edge out.
     pub fn take_from_region(&mut self, mut bytes: &[u8], out: &mut Outgoing) -> Result<(), Stop> {
         self.heard_at = Instant::now();
         self.stack_heard.now();
@@ -194,13 +194,13 @@ impl MovableState {
             OpCode::Control(Control::Ping) => out.control_ends(),
             first if out.scanner.in_message() => {
                 if first == OpCode::Data(Data::Binary) && wire::is_message(&payload_of(frame)) {
-                    return Err(Stop::RegionError("a word came in fragments".to_owned()));
+                    return Err(Stop::RegionError("a message between stack and edge came in fragments".to_owned()));
                 }
                 out.fragment_ends();
             }
             OpCode::Data(Data::Binary) if wire::is_message(&payload_of(frame)) => {
-                let word = payload_of(frame);
-                self.take_word(&word).map_err(Stop::RegionError)?;
+                let message = payload_of(frame);
+                self.take_message(&message).map_err(Stop::RegionError)?;
                 out.drop_frame();
             }
             _ => {
@@ -214,8 +214,8 @@ impl MovableState {
         Ok(())
     }
 
-    fn take_word(&mut self, word: &[u8]) -> Result<(), String> {
-        match wire::Message::parse(word) {
+    fn take_message(&mut self, message: &[u8]) -> Result<(), String> {
+        match wire::Message::parse(message) {
             Ok(wire::Message::Checkpoint(checkpoint)) => {
                 let taken = self.continuity.checkpoint(&checkpoint);
                 taken.map_err(|error| error.to_string())?;

@@ -208,7 +208,7 @@ pub(super) fn region_stop(stop: Stop) -> End {
 pub(super) fn device_stop(stop: Stop) -> End {
     match stop {
         Stop::Violation(violation) => End::DeviceViolation(violation),
-        // Only regions say words.
+        // Only regions send such messages.
         other @ (Stop::RegionError(_) | Stop::Closing | Stop::Declined(_)) => region_stop(other),
     }
 }

@@ -22,10 +22,12 @@ use crate::{
     http1::{request::USER, upgrade::Upgrade},
     request_id::RequestId,
     session::ask::{Accepted, AskError, Asked, ask, not_taken, signed},
-    session::live::{Caller, Fresh, Session, converse, join},
+    session::caller::Caller,
+    session::live::{Fresh, Session, converse, join},
     session::registry::Busy,
     session::resume::Resuming,
     stamp::Stamp,
+    texts,
 };
 
 /// An upgrade that was read.
@@ -124,8 +126,8 @@ async fn begin(edge: &Arc<Edge>, device: &mut dyn Io, arrived: Box<Arrived>) -> 
             } else {
                 join(tried)
             };
-            tracing::warn!(request_id = %id, %client, tried, "no region took the session");
-            let message = format!("no region could take the session (tried {tried}); try again");
+            tracing::warn!(request_id = %id, %client, tried, "{}", texts::NO_REGION_TOOK_SESSION);
+            let message = texts::no_region_for_session(&tried);
             decline(edge, device, &stamp, &Answer::unavailable("no_region", message, 2)).await;
         }
     }
@@ -285,7 +287,7 @@ async fn open(edge: &Arc<Edge>, upgrade: &Upgrade, id: &RequestId, requester: Re
                         place: None,
                         session: name.into(),
                         issued_at,
-                        is_told: asks_for_events(upgrade),
+                        takes_events: asks_for_events(upgrade),
                     },
                     resume_request,
                 };
@@ -369,7 +371,7 @@ async fn agree(
             early_of_device: early,
             early_of_region: accepted.early,
         })),
-        away: None,
+        search: None,
         moves: 0,
         last_fault: None,
         at_stack,

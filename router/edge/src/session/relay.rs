@@ -1,12 +1,10 @@
 //! Relaying the frames of one live session, verbatim, until one side ends it.
 //!
-//! A session that is quiet holds no buffer: bytes are read into one buffer per thread and only what cannot be written at
-//! once stays in memory. That is at most one read's worth in each direction, so a slow reader slows its writer down and nothing
-//! grows.
+//! A quiet session holds no buffer: the edge reads into one buffer per thread, and keeps only the bytes that it cannot write at
+//! once. That is at most one read in each direction, so a slow reader slows its writer down and no memory grows.
 //!
-//! The file is long because every way in which a session ends is decided in one poll, by one order of precedence.
-//!
-//! One file, although it is long: timers, buffers and last words decide together who ended a session.
+//! One file, although it is long: one poll decides every way in which a session ends, by one order of precedence over timers,
+//! buffers and the last bytes of both sides.
 
 use std::{
     future::{Future, poll_fn},
@@ -190,7 +188,7 @@ impl<'a> Relay<'a> {
         self.passed_over = 0;
         self.closing_since = None;
         self.asked = None;
-        self.to_region.out.pending = frame_for_region(OpCode::Data(Data::Binary), &handover.word);
+        self.to_region.out.pending = frame_for_region(OpCode::Data(Data::Binary), &handover.message);
         self.to_region.out.pending.extend_from_slice(&handover.replay);
         self.to_region.out.ready = self.to_region.out.pending.len();
         self.to_region.blocked_since = None;

@@ -294,14 +294,14 @@ impl Resuming {
     /// The first frame for a stack that agreed to begin with the last checkpoint; it goes before any byte of the device.
     pub fn first_frame(&self) -> Option<BytesMut> {
         let Stage::Parked(state) = &self.stage else { return None };
-        let word = wire::Message::Resume(Resume {
+        let message = wire::Message::Resume(Resume {
             first: 0,
             consumed: 0,
             delivered: 0,
             is_broken: true,
             state,
         });
-        Some(frame_for_region(OpCode::Data(Data::Binary), &word.to_bytes()))
+        Some(frame_for_region(OpCode::Data(Data::Binary), &message.to_bytes()))
     }
 }
 

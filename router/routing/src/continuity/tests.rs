@@ -34,7 +34,7 @@ impl Region {
     }
 
     fn resumed(handover: &Handover) -> Self {
-        let wire::Message::Resume(word) = wire::Message::parse(&handover.word).unwrap() else {
+        let wire::Message::Resume(word) = wire::Message::parse(&handover.message).unwrap() else {
             panic!("it is a resume");
         };
         let state = std::str::from_utf8(word.state).unwrap();
