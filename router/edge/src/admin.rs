@@ -33,7 +33,7 @@ pub fn router(edge: Arc<Edge>) -> Router {
 struct RegionSessions {
     sessions: usize,
     oldest_s: u64,
-    /// How many of them at each stack.
+    /// Their number at each stack.
     stacks: BTreeMap<SocketAddr, usize>,
 }
 
@@ -61,26 +61,26 @@ async fn sessions(State(edge): State<Arc<Edge>>) -> Json<BTreeMap<RegionId, Regi
 #[serde(deny_unknown_fields)]
 struct Question {
     session: Option<String>,
-    /// The user, who decides the version while one is rolled out.
+    /// The user, who decides the version during a rollout.
     user: Option<String>,
-    /// Where the device comes from: its place when the session has no name.
+    /// The address of the device, by which a session without a name keeps its region.
     client: Option<IpAddr>,
     affinity: Option<String>,
     generation: Option<u64>,
 }
 
-/// The stack that a session would get now, and the knowledge behind the choice.
+/// The stack that a session would get now, and the facts behind the choice.
 #[derive(Debug, Serialize)]
 struct Explanation {
     edge: EdgeId,
     /// The key by which the session keeps its region.
     session_key: String,
-    /// The plan that was asked about, and the one in force.
+    /// The plan of the question, and the plan in force.
     plan: PlanNumber,
     plan_in_force: PlanNumber,
-    /// The first decision, then those that would follow if each before failed.
+    /// The first decision, then the decisions that would follow if each stack before failed.
     decisions: Vec<Decision>,
-    /// The distance for routing, in milliseconds: measured, but no less than light takes.
+    /// The distance for routing, in milliseconds: the measured one, but at least the time of light.
     nearness_ms: BTreeMap<RegionId, f64>,
     #[serde(flatten)]
     seen: Summary,
@@ -88,7 +88,7 @@ struct Explanation {
 
 type Refused = (StatusCode, String);
 
-/// By the plan in force, or by another one that is held.
+/// Explains by the plan in force, or by the one before.
 async fn explain(
     State(edge): State<Arc<Edge>>,
     Query(question): Query<Question>,
@@ -102,20 +102,20 @@ async fn explain(
     answer(&edge, &question, &table)
 }
 
-/// By a plan that the requester brings, with this edge's view of now. Nothing of the plan stays.
+/// Explains by a plan in the request, with this edge's present view. The edge stores nothing of that plan.
 async fn explain_by(
     State(edge): State<Arc<Edge>>,
     Query(question): Query<Question>,
     document: Bytes,
 ) -> Result<Json<Explanation>, Refused> {
-    let refuse = |error: &dyn std::fmt::Display| (StatusCode::BAD_REQUEST, format!("that is no plan: {error}"));
+    let refuse = |error: &dyn std::fmt::Display| (StatusCode::BAD_REQUEST, format!("the body is not a plan: {error}; send a snapshot as `meridian plan --json` prints it"));
     let snapshot: Snapshot = serde_json::from_slice(&document).map_err(|error| refuse(&error))?;
     snapshot.validate().map_err(|error| refuse(&error))?;
     answer(&edge, &question, &Table::compile(&snapshot, &edge.id))
 }
 
 fn in_force(edge: &Edge) -> Result<Arc<Table>, Refused> {
-    let none = || (StatusCode::SERVICE_UNAVAILABLE, "this edge has no plan yet".to_owned());
+    let none = || (StatusCode::SERVICE_UNAVAILABLE, "this edge has no plan yet; ask again when it follows a control plane".to_owned());
     edge.table().ok_or_else(none)
 }
 

@@ -36,9 +36,9 @@ use crate::{
     texts,
 };
 
-/// Sessions that are placed by a new plan, in thought, before it is in force: enough that a part of a percent shows.
+/// Sessions for which the edge tries a new plan before it is in force: enough that a region with half a percent shows.
 const SESSIONS_TRIED: u32 = 256;
-/// A stack that cannot be believed is logged no more often than this.
+/// Least time between two warnings of a stack whose certificate this edge does not believe, or that does not believe its own.
 const DOUBTS_LOGGED_EVERY: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
@@ -47,30 +47,30 @@ pub struct Edge {
     pub config: Config,
     /// The plan in force, compiled; `None` only until the first one, and nothing is accepted before that.
     table: ArcSwapOption<Table>,
-    /// The plan before, for questions about its choice.
+    /// The plan before it, for questions about its choices.
     previous: ArcSwapOption<Table>,
-    /// Its view of the regions.
+    /// The view of the regions.
     pub fleet: FleetView,
     pub admission: Arc<Admission>,
-    /// Recognises devices; `None` where everybody is served.
+    /// Recognises devices; `None` where the edge serves every device.
     pub access: Option<Arc<Access>>,
-    /// How late it is itself.
+    /// The lateness of this process.
     pub lag: Lag,
     pub sessions: Arc<Sessions>,
     pub metrics: Metrics,
-    /// Memory of the sessions that lets them survive the loss of their region.
+    /// The memory that lets sessions survive the loss of their region.
     pub budget: Arc<Budget>,
     /// The last checkpoints of sessions whose devices left.
     pub parked: Parked,
-    /// Turns at copying them to other stacks.
+    /// Turns at copying checkpoints to other stacks.
     pub copy_turns: CopyTurns,
-    /// The last token of each region.
+    /// The last affinity token of each region.
     tokens: Mutex<BTreeMap<RegionId, Token>>,
-    /// Told whenever a plan comes in force.
+    /// Changes whenever a plan comes in force.
     plans: watch::Sender<()>,
-    /// The identity that this edge shows to stacks, which must prove their region to it; `None` for plain text.
+    /// The identity that this edge shows to stacks, which must prove their region in turn; `None` for plain text.
     identity: Option<Arc<Identity>>,
-    /// When a stack that could not be believed was logged last.
+    /// The time of the last warning of each such stack.
     doubted: Mutex<BTreeMap<SocketAddr, Instant>>,
 }
 
@@ -104,13 +104,13 @@ impl Edge {
         Self { access, ..self }
     }
 
-    /// The same edge, which proves its id to stacks, and takes for a stack only what proves to be one.
+    /// Proves the id of this edge to stacks, and accepts only stacks that prove their region.
     #[must_use]
     pub fn with_identity(self, identity: Option<Arc<Identity>>) -> Self {
         Self { identity, ..self }
     }
 
-    /// Calls a stack of a region.
+    /// Opens a connection to a stack of a region.
     ///
     /// # Errors
     ///
@@ -134,7 +134,7 @@ impl Edge {
             .as_ref()
             .map(|table| table.number())
             .unwrap_or_default();
-        // The follower refuses older plans already; this is the last door they would have to pass.
+        // The follower refuses older plans already; this is the second check.
         if table.number() <= have {
             tracing::warn!(offered = %table.number(), %have, "{}", texts::PLAN_NOT_NEWER);
             return;
@@ -150,8 +150,8 @@ impl Edge {
         self.plans.send_replace(());
     }
 
-    /// Whether a table gives every one of some sessions a stack that it has: tried before it is in force, because nobody
-    /// is left to tell afterwards.
+    /// Whether a table gives each of some sessions a stack that the plan has. The edge tries this before the plan is in force, because
+    /// afterwards it could serve nobody.
     fn serves_by(&self, table: &Table) -> bool {
         (0..SESSIONS_TRIED).all(|n| {
             let key = n.to_string();
@@ -163,10 +163,11 @@ impl Edge {
         })
     }
 
-    /// Resolves when the plan wants the sessions of a region, or of one of its stacks, gone. A region that it never planned
-    /// sessions into is where sessions fled to; it does not chase them from there. A session of the
-    /// home `guest_of` was resumed there for its memory, and leaves unless the plan sends sessions of that home there. When the
-    /// region was evacuated before, it leaves between turns: its stack works. With `newer` the plan in force does not count.
+    /// Resolves when the plan wants the sessions of a region, or of one of its stacks, gone.
+    ///
+    /// Sessions that fled to a region that no plan gave them stay there. A session of the home `guest_of` was resumed in the region for
+    /// its memory, and leaves unless the plan sends sessions of that home there. When the region was evacuated before, it leaves
+    /// between turns, because its stack works. With `newer` only a later plan than the one in force counts.
     pub async fn asks_to_leave(
         &self,
         region: RegionId,
@@ -210,17 +211,17 @@ impl Edge {
             .flatten()
     }
 
-    /// The plan of a generation, while it is held.
+    /// The plan of a generation, if it is the one in force or the one before.
     pub fn table_of(&self, generation: u64) -> Option<Arc<Table>> {
         self.tables().find(|table| table.number().generation == generation)
     }
 
-    /// Where an affinity token says the session was, and when; `None` for one that is not ours, forged or out of date.
+    /// The content of an affinity token; `None` for a token that is forged or out of date.
     pub fn affinity(&self, token: &str, now: Moment) -> Option<Affinity> {
         self.affinity_of(token, None, now)
     }
 
-    /// The same, and whether the token was issued to `holder`.
+    /// The same, with the proof whether the token was issued to `holder`.
     pub fn affinity_of(&self, token: &str, holder: Option<&str>, now: Moment) -> Option<Affinity> {
         let age_max = self.config.timeouts.affinity.0;
         let verified = self.config.affinity_key.0.verify(token, holder, now, age_max);
@@ -239,8 +240,8 @@ impl Edge {
         key.issue_to(holder, region, daemon::clock::now())
     }
 
-    /// A token for the requester of an answer: it steers, and gives no precedence. Many requesters get the same, within a
-    /// second and under the same plan: to sign one costs as much as half the rest of a small request.
+    /// A token for the requester of an answer: it steers, and gives no precedence. All requesters within a second and under the same
+    /// plan get the same token, because signing one costs as much as half the rest of a small request.
     pub fn affinity_token(&self, decision: &Decision, now: Moment) -> Arc<str> {
         let mut tokens = self.tokens.lock();
         if let Some(token) = tokens.get(&decision.region)
@@ -259,8 +260,8 @@ impl Edge {
         text
     }
 
-    /// Something that a stack was asked for failed. It counts where it belongs, see [`crate::fault`], and nowhere else: in the
-    /// tick's report of the region and towards the ejection of the stack, or as this edge's own lack of room.
+    /// Blames the party at fault for a failure at a stack, see [`crate::fault`]. A fault of the region counts in the tick's report and
+    /// towards the ejection of the stack; a fault of this edge counts as its own lack of room.
     pub fn blame(&self, at: &Decision, failed: Failed, facts: Facts, why: &str) -> Fault {
         let (region, stack, now) = (&at.region, at.stack, daemon::clock::now());
         let is_request = matches!(failed, Failed::Request { .. });
@@ -296,7 +297,7 @@ impl Edge {
         fault
     }
 
-    /// The stack of a session reports the outcome of a turn.
+    /// Records the outcome of a turn that the stack of a session reported.
     pub fn turn_ended(&self, region: &RegionId, stack: SocketAddr, version: &str, turn: &Turn) {
         self.fleet.traffic.turn(region, stack, version, turn);
         let Some(table) = self.table() else { return };
@@ -310,14 +311,15 @@ impl Edge {
         Stamp::of(&self.config.cors, id, origin)
     }
 
-    /// Something is refused before any region is asked.
+    /// Counts and logs a refusal before the edge asked a region.
     pub fn refused(&self, reason: &'static str, id: &RequestId) {
         self.metrics.refused(reason);
-        // Not louder: a refused device comes again and again.
+        // At debug level: a refused device comes again and again.
         tracing::debug!(reason, request_id = %id, "refused");
     }
 
-    /// A stack and this edge do not believe each other. Said once in a while, because every session meets it.
+    /// Counts and logs that a stack and this edge do not believe each other. The log has it once in a while, because every session
+    /// meets it.
     fn note_doubt(&self, region: &RegionId, stack: SocketAddr, cause: Cause, why: &str) {
         let of = match cause {
             Cause::Refused => "edge",
@@ -355,7 +357,7 @@ impl Edge {
         passive
     }
 
-    /// Takes note of the version of the stack that took a session or request, if it should have been another.
+    /// Counts and logs a session or request that got another version than the plan gives it.
     pub fn note_version(&self, decision: &Decision, id: &RequestId) {
         let Some(missed) = &decision.version_missed else { return };
         self.metrics.version_missed(&decision.region, missed);
@@ -363,7 +365,7 @@ impl Edge {
         tracing::info!(request_id = %id, %region, missed, version, "the region has no stack of the version; another serves");
     }
 
-    /// A session or request begins at the stack of its decision, and is over when the caller drops the token.
+    /// Counts a session or request at the stack of its decision, until the caller drops the token.
     pub fn begins(self: &Arc<Self>, decision: &Decision) -> AtStack {
         if let Some(ignored) = decision.ejection_ignored {
             self.metrics.ejection_ignored(ignored.as_str());
@@ -373,7 +375,7 @@ impl Edge {
         AtStack { edge, stack }
     }
 
-    /// The decisions for a session, as if each before failed.
+    /// The decisions for a session: the first, and then those that follow if each stack before fails.
     pub fn explain(
         &self,
         table: &Table,
@@ -399,15 +401,15 @@ impl Edge {
 /// The task at which a stack failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failed {
-    /// To take a connection, a session or a request.
+    /// Taking a connection, a session or a request.
     ToBegin,
-    /// To go on with the session of a client.
+    /// Going on with the session of a client.
     Session { client: IpAddr },
-    /// To answer a request of a client, if that is known.
+    /// Answering a request of a client, if the client is known.
     Request { client: Option<IpAddr> },
 }
 
-/// An affinity token, and when it was issued.
+/// An affinity token, and the plan and the second in which it was signed.
 #[derive(Debug)]
 struct Token {
     plan: PlanNumber,
@@ -415,7 +417,7 @@ struct Token {
     text: Arc<str>,
 }
 
-/// Counts as running at a stack while it exists.
+/// Counts as a session or request at a stack, until it is dropped.
 #[derive(Debug)]
 pub struct AtStack {
     edge: Arc<Edge>,
@@ -428,8 +430,8 @@ impl Drop for AtStack {
     }
 }
 
-/// The key by which a session keeps its region: the name it gives itself, else the address of its client. Without the port, and
-/// for IPv6 without the half that devices change daily (RFC 8981), so that a household keeps its region.
+/// The key by which a session keeps its region: the name that its device sends, otherwise the address of its client. Without the
+/// port, and for IPv6 without the half that devices change daily (RFC 8981), so that a household keeps its region.
 pub fn session_key(named: Option<&str>, client: IpAddr) -> String {
     named.map_or_else(|| network(client).to_string(), str::to_owned)
 }

@@ -2,7 +2,7 @@
 //!
 //! Start: follow plans → first plan → listen → announce. Stop: refuse new sessions → let the live ones leave → then, and
 //! only then, stop everything else, so that plans, metrics and readiness are there to the end. An edge that was taken over
-//! has nothing to refuse and nothing to tell any more: it follows plans, for its sessions, and that is all.
+//! accepts no devices and reports nothing: it only follows plans, for its remaining sessions.
 
 use std::{
     net::SocketAddr,
@@ -62,8 +62,8 @@ pub async fn run(process: Process, options: Options, config: Config) -> anyhow::
     tasks.await?.run(grace).await
 }
 
-/// Asks for as many open files as the system allows: a session takes two, and the usual soft limit of 1,024 is from a time
-/// of `select`.
+/// Asks for as many open files as the system allows: a session takes two, and the usual soft limit of 1,024 comes from the times of
+/// `select`.
 fn raise_open_files() {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
@@ -75,20 +75,20 @@ fn raise_open_files() {
     }
 }
 
-/// Descriptors that are for nobody's connection: listening sockets, probes, control planes, the event loops, files, and idle
+/// Descriptors beside the connections of devices: listening sockets, probes, control planes, the event loops, files, and pooled
 /// connections to stacks.
 const FILES_RESERVED: u64 = 256;
 
-/// Connections that the open files of this process are enough for: each may need another one to a region. An edge that accepts
-/// more runs out in the middle of what it has accepted, and can reach no region.
+/// The number of connections for which the open files of this process suffice: each may need a second one to a region. An edge that
+/// accepts more cannot reach a region for those that it accepted.
 fn connections_allowed(files: Option<u64>, wanted: usize) -> usize {
     let Some(files) = files else { return wanted };
-    // Of very few a part is reserved, so that there is an edge at all.
+    // With very few files only a part is reserved, so that the edge can serve at all.
     let free = files - FILES_RESERVED.min(files / 4);
     wanted.min(usize::try_from(free / 2).unwrap_or(usize::MAX)).max(1)
 }
 
-/// No more connections are accepted than there are open files for.
+/// Lowers the limit on connections to the number for which there are open files.
 fn clamp_connections(config: &mut Config) {
     let files = getrlimit(Resource::Nofile).current;
     let limits = &mut config.limits;
@@ -158,9 +158,9 @@ pub async fn start(
     let node = NodeId::from(&edge.id);
     let mut tasks = Tasks::new();
     let stop = tasks.stop_token();
-    // Set when the last session has left: what serves the sessions stops after them.
+    // Cancelled when the last session has left: the tasks that serve sessions stop after it.
     let left = CancellationToken::new();
-    // Set when the last session has left, or another process does the rest.
+    // Cancelled when the last session has left, or a successor took over.
     let succeeded = left.child_token();
     let readiness = Readiness::default();
     readiness.set(READINESS, false);
@@ -289,7 +289,7 @@ pub async fn start(
             }
             sockets.push(listener.to_hand_over()?);
         }
-        // Said here because the other tasks end with this one, and any of them may be found first.
+        // Logged here: the other tasks end with this one, and the process reports only the first that ended.
         announce(&purposes).inspect_err(|error| tracing::error!(error = format!("{error:#}"), "{}", texts::CANNOT_ANNOUNCE))?;
         let ends = stop.clone();
         let metrics = edge.metrics.clone();
@@ -311,23 +311,23 @@ pub async fn start(
             successor
         };
         listener::serve(edge, workers, listeners, readiness, stop, handed_over).await;
-        // It ends as it should, whoever asked for it.
+        // The process ends in order, whether it was told to stop or relieved.
         ends.cancel();
         Ok(())
     });
     Ok(tasks)
 }
 
-/// Tells the edge before this one that devices are accepted here, and watches it go.
+/// Tells the predecessor that this edge accepts devices, and waits until it ends.
 async fn relieve(predecessor: Predecessor, metrics: &Metrics) {
     let counted = predecessor.relieve(|sessions| metrics.predecessor(sessions)).await;
     match counted {
-        Ok(()) => tracing::info!("the edge before this one is gone"),
+        Ok(()) => tracing::info!("the predecessor of this edge ended"),
         Err(error) => tracing::warn!(error = format!("{error:#}"), "{}", texts::PREDECESSOR_NOT_TOLD),
     }
 }
 
-/// Waits for a successor. An edge that cannot be taken over serves all the same.
+/// Waits for a successor. An edge that cannot offer its sockets serves all the same.
 async fn hand_over(state_dir: &Path, sockets: Vec<(Name, OwnedFd)>) -> Successor {
     match handover::offer(state_dir, sockets).await {
         Ok(successor) => successor,
@@ -359,7 +359,7 @@ async fn apply_plans(edge: &Edge, mut snapshots: watch::Receiver<Option<Arc<Snap
     }
 }
 
-/// Keeps saying for how long the plan in force may have been out of date.
+/// Reports again and again for how long the plan in force may have been out of date.
 async fn tell_staleness(contact: &Contact, metrics: &Metrics) {
     let mut tick = tokio::time::interval(Duration::from_secs(1));
     loop {
@@ -368,7 +368,7 @@ async fn tell_staleness(contact: &Contact, metrics: &Metrics) {
     }
 }
 
-/// Takes what the probes of each tick saw. Those of an edge that was late itself are no evidence: they say what it waited for.
+/// Takes the results of each tick's probes. Those of an edge that was late itself prove nothing: they measure its own lateness.
 async fn take_probes(edge: &Edge, mut probed: watch::Receiver<Probed>) {
     while probed.changed().await.is_ok() {
         if !edge.lag.is_late_for(PROBE_LIMIT) {
@@ -389,8 +389,8 @@ async fn claim_admin(address: SocketAddr, predecessor: Option<&mut Predecessor>)
     listener.with_context(|| format!("cannot listen on {address} for metrics and health"))
 }
 
-/// The administrative listener. Unlike those of processes that hold no sessions it outlives the stop signal: a draining
-/// edge is looked at most. It begins with the first of the tokens, ends with the second, and its task with the third.
+/// The administrative listener. It outlives the stop signal, unlike that of a process without sessions: operators look most at an edge
+/// that drains. It begins with the first token, ends with the second, and its task ends with the third.
 fn serve_admin(
     tasks: &mut Tasks,
     edge: &Arc<Edge>,
@@ -421,7 +421,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_more_is_accepted_than_there_are_open_files_for() {
+    fn an_edge_accepts_only_connections_for_which_it_has_open_files() {
         for (files, wanted, allowed) in [
             (None, 9_000, 9_000),
             (Some(20_000), 9_000, 9_000),

@@ -1,9 +1,9 @@
-//! One connection of a device, from its first byte to its last: HTTP requests are served one after the other, with pingora or
-//! without, and an upgrade to the Realtime WebSocket goes to the tunnel.
+//! One connection of a device, from its first byte to its last. The edge serves its HTTP requests one after the other, on the fast
+//! path or by pingora; an upgrade to the Realtime WebSocket becomes a session.
 //!
-//! The head of every HTTP/1.1 request is read here and not by pingora, so that the edge sets the limits of size and time, and
-//! so that upgrades never take pingora's own path, which may close a session whose region answers at once
-//! (cloudflare/pingora#946) and ends any session after a minute of silence. HTTP/2 is pingora's from its first byte.
+//! The edge reads the head of every HTTP/1.1 request here, without pingora. So it sets the limits of size and time, and no upgrade
+//! takes pingora's own path, which may close a session whose region answers at once (cloudflare/pingora#946) and ends any session
+//! after a minute of silence. pingora reads HTTP/2 from its first byte.
 
 use std::{
     net::SocketAddr,
@@ -49,7 +49,7 @@ use crate::{
     texts,
 };
 
-/// Requests at the same time on one connection of HTTP/2: the default of pingora and nginx.
+/// Most requests at the same time on one connection of HTTP/2: the default of pingora and nginx.
 const HTTP2_STREAMS_MAX: u32 = 100;
 /// Length of the connection preface of HTTP/2 (RFC 9113 §3.4).
 const HTTP2_PREFACE_BYTES: usize = 24;
@@ -62,12 +62,12 @@ pub struct Server {
     shutdown: watch::Sender<bool>,
 }
 
-/// The route of a vantage that tries whether this edge is reached. It comes in every tick, is no device, and costs no client's
-/// rate: an operator looks for devices that missed the right port or path. One that pretends gets an error and loses its
-/// connection.
+/// The route of a vantage that checks whether it reaches this edge. It comes in every tick, is no device, and counts for no client's
+/// rate: the other routes show an operator devices with a wrong port or path. A device that pretends to be one gets an error and
+/// loses its connection.
 const KNOCK_ROUTE: &str = "probe";
 
-/// Whether it is another vantage that tries whether this edge is reached.
+/// Whether the peer is a vantage that checks whether it reaches this edge.
 async fn is_knock(tcp: &TcpStream) -> bool {
     let mut first = [0; probe::KNOCK.len()];
     tcp.peek(&mut first).await.is_ok() && first == *probe::KNOCK
@@ -80,7 +80,7 @@ impl<T: Io + std::fmt::Debug + 'static> Device for T {}
 impl Server {
     /// A server of this edge.
     ///
-    /// It keeps up to `kept_max` connections to a stack for the next request.
+    /// Its pool keeps up to `kept_max` connections to a stack for the next requests.
     pub fn new(edge: Arc<Edge>, requests: Arc<Requests>, kept_max: usize) -> Self {
         let conf = Arc::new(ServerConf {
             upstream_keepalive_pool_size: kept_max,
@@ -121,13 +121,13 @@ impl Server {
             has_tls: tls.is_some(),
         };
         let arriving = self.edge.sessions.arrives();
-        // As in the tunnel: frames must not wait for more.
+        // Frames must not wait for more bytes.
         let _ = tcp.set_nodelay(true);
         let fd = tcp.as_raw_fd();
         let Some(tls) = tls else {
             return self.talk(tcp, fd, device, arriving).await;
         };
-        // In boxes: a handshake is over long before its session is, and the state of TLS would move around with it.
+        // In boxes: a handshake ends long before its session does, and the state of TLS is large to move.
         match Box::pin(self.handshake(tls, tcp)).await {
             Some(stream) if tls::is_http2(&stream) => {
                 Box::pin(self.http2(stream, fd, device, BytesMut::new(), arriving)).await;
@@ -152,7 +152,7 @@ impl Server {
                 if is_knock {
                     return None;
                 }
-                ("not-tls", "it does not speak TLS".to_owned())
+                ("not-tls", "the device does not speak TLS".to_owned())
             }
             Ok(Err(HandshakeError::Failed(error))) => ("failed", error.to_string()),
             Err(_) => ("too-slow", format!("not complete within {limit:?}")),
@@ -162,10 +162,10 @@ impl Server {
         None
     }
 
-    /// Serves a connection on which HTTP is spoken.
+    /// Serves a connection that speaks HTTP, plain or inside of TLS.
     async fn talk(&self, mut io: impl Device, fd: RawFd, device: Peer, arriving: TaskTrackerToken) {
         let header = self.edge.config.timeouts.header.0;
-        // In a box: it is read once, and a session would keep the room for hours.
+        // In a box: the edge reads it once, and a session would keep the memory for hours.
         let mut timer = Deadline::default();
         let reading = Box::pin(self.head(&mut io, device, header, &mut timer, BytesMut::new()));
         let Some(head) = reading.await else { return };
@@ -176,7 +176,7 @@ impl Server {
             self.edge.metrics.http(KNOCK_ROUTE, 404);
             return decline(&self.edge, &mut io, &Stamp::blank(), &Answer::not_found("/")).await;
         }
-        // A session and a request keep the edge themselves.
+        // From here on the request or session keeps the process busy.
         let busy = self.edge.sessions.busy();
         drop(arriving);
         let head = match self.tunnel(&mut io, head, device) {
@@ -186,11 +186,11 @@ impl Server {
         Box::pin(self.requests(io, fd, device, head, busy)).await;
     }
 
-    /// Serves HTTP/2 until the connection ends. When the edge stops, the device is told to open no more streams, and those
-    /// it has are finished.
+    /// Serves HTTP/2 until the connection ends. When the edge stops, it tells the device to open no more streams, and finishes those
+    /// that are open.
     ///
-    /// `read` are the bytes that were read already. pingora waits for the rest of the preface (RFC 9113 §3.4) as long as the
-    /// device likes, so it is waited for here.
+    /// `read` has the bytes that were read already. pingora would wait for the rest of the preface (RFC 9113 §3.4) without a deadline,
+    /// so this function waits for it.
     async fn http2(
         &self,
         mut io: impl Device,
@@ -207,7 +207,7 @@ impl Server {
         if !matches!(timeout(limit, preface).await, Ok(Ok(()))) || read.len() < HTTP2_PREFACE_BYTES {
             return self.edge.metrics.refused("header-too-slow");
         }
-        // The last answer has to reach the device, so a stopping edge waits a little for the connection too.
+        // A stopping edge waits a little for the connection too, so that the last answer reaches the device.
         let _token = self.edge.sessions.speaks_http2();
         drop(arriving);
         let shutdown = self.shutdown.subscribe();
@@ -221,7 +221,7 @@ impl Server {
         serving.await;
     }
 
-    /// Serves HTTP requests, beginning with the one whose head was read, until the connection ends or becomes a session.
+    /// Serves HTTP requests, the first of which has this head, until the connection ends or becomes a session.
     async fn requests(&self, mut io: impl Device, fd: RawFd, device: Peer, head: Head, busy: Busy) {
         let mut timer = Deadline::default();
         let Some(mut unusual) = self.usual(&mut io, &mut timer, device, head, Some(busy)).await else {
@@ -274,7 +274,7 @@ impl Server {
         }
     }
 
-    /// Serves requests on the fast path; gives back the first one that pingora has to serve.
+    /// Serves requests on the fast path. Returns the first request that pingora has to serve, or none when the connection ended.
     async fn usual(
         &self,
         io: &mut (impl Io + 'static),
@@ -283,7 +283,7 @@ impl Server {
         mut head: Head,
         mut busy: Option<Busy>,
     ) -> Option<(Head, Box<Ctx>)> {
-        // In one piece for all of them: to begin to listen for it costs more than to go on.
+        // One future for all requests: to subscribe costs more than to poll again.
         let mut refusing = pin!(self.edge.sessions.refusing());
         loop {
             let conn = DeviceConnection {
@@ -309,7 +309,7 @@ impl Server {
         }
     }
 
-    /// The head of the next request on a connection, of which `read` came already.
+    /// Reads the head of the next request on a connection, of which `read` came already.
     async fn next(
         &self,
         io: &mut (impl Io + 'static),
@@ -321,13 +321,13 @@ impl Server {
         tokio::select! {
             biased;
             next = self.head(io, device, self.edge.config.timeouts.keep_alive.0, timer, read) => next,
-            // A stopping edge has nothing to say to a device that asks nothing. One that was taken over still has: its next
-            // answer is the last, and says so.
+            // A stopping edge closes a connection without a request. An edge that was taken over waits for the next request: its answer
+            // is the last, and has `Connection: close`.
             () = refusing => None,
         }
     }
 
-    /// Reads the head of a request, and answers bytes that cannot be one.
+    /// Reads the head of a request, and refuses bytes that are none.
     async fn head(
         &self,
         io: &mut (impl Io + 'static),

@@ -6,10 +6,10 @@ use routing::admit::Pressure;
 
 use crate::{Edge, texts};
 
-/// Time between two looks at memory. It cannot run out in between: a connection costs kilobytes, and the memory of sessions has
-/// a limit of its own.
+/// Time between two readings of the memory. It cannot run out in between: a connection costs kilobytes, and the memory of sessions
+/// has a limit of its own.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// While memory is short, some of the quiet sessions are told to leave this often.
+/// Time between two groups of quiet sessions that the edge tells to leave while memory is short.
 const SHED_EVERY: Duration = Duration::from_secs(1);
 
 /// Watches the memory of this process and never ends. Without a limit it does nothing.

@@ -1,10 +1,10 @@
-//! Requests that are not small, those of HTTP/2, and those whose region did not answer at once: first the body is read, then
-//! regions are asked, and the first good answer is the device's.
+//! Requests that are not small, requests of HTTP/2, and those whose region did not answer at once. The edge first reads the
+//! body, then asks regions, and passes the first good answer on.
 //!
-//! A region sees nothing of a body before it is here, or a good part of it: a device that sends a byte now and then takes up a
-//! place on this edge, and none in a region. A transcription that waits long is copied to a second region ([`routing::hedge`]).
-//! A region that says nothing for `timeouts.upgrade` may be dead, so the edge sends a repeatable request elsewhere while it is
-//! still waited for. A body that is too long to hold is passed on as it comes, to one region.
+//! The edge holds the body, or a good part of it, before it asks a region: a device that sends a byte now and then takes a slot
+//! at this edge and none in a region. The edge copies a transcription that waits long to a second region ([`routing::hedge`]). A
+//! region that says nothing for `timeouts.upgrade` may be dead, so the edge asks another region for a repeatable request while it
+//! still waits for the first. It passes a body that is too long to hold on as it comes, to one region.
 //!
 //! Why it is so: docs/decisions/05-the-edge-reads-bodies-first.md and docs/decisions/10-retries-and-second-copies.md.
 
@@ -47,11 +47,11 @@ struct Gathered {
 struct Flight {
     decision: Decision,
     in_flight: InFlight,
-    /// It is a copy that was sent because the first one took long ([`routing::hedge`]).
+    /// Whether the edge sent it because the first copy took long ([`routing::hedge`]).
     is_copy: bool,
 }
 
-/// Where a copy flies, for as long as it does.
+/// A copy in flight.
 struct Launched {
     decision: Decision,
     began: Instant,
@@ -66,7 +66,7 @@ struct Landed {
 
 type Flying<'f> = Pin<Box<dyn Future<Output = Landed> + Send + 'f>>;
 
-/// A request as regions get it.
+/// A request for regions.
 struct Message {
     head: Vec<u8>,
     body: Bytes,
@@ -74,13 +74,13 @@ struct Message {
     to_head: bool,
 }
 
-/// The head of a request, with a line that says that this is the second copy of it.
+/// The head of a request with the line that marks a second copy.
 fn marked_as_copy(head: &[u8]) -> Vec<u8> {
     let lines = head.strip_suffix(b"\r\n").unwrap_or(head);
     [lines, wire::COPY_HEADER.as_bytes(), b": 1\r\n\r\n"].concat()
 }
 
-/// Regions that are asked for one request.
+/// Asks regions for one request.
 pub(crate) struct Attempts<'a> {
     pub(crate) chooser: &'a Chooser,
 }
@@ -114,7 +114,7 @@ impl Attempts<'_> {
             body: gathered.bytes,
         };
         let answering = self.race(device, ctx, &asking.requester, &message).await?;
-        // Nobody is asked any more, however long the device takes its answer.
+        // The edge asks no further region, however long the device takes its answer.
         drop((message, gathered.memory));
         match answering {
             Some(answering) => {
@@ -130,7 +130,7 @@ impl Attempts<'_> {
         }
     }
 
-    /// Reads the body, or as much of it as is held; or says why it is not taken.
+    /// Reads the body, or as much of it as the edge holds. Returns the reason and the answer of a refused body.
     async fn gather<R: Requester>(
         &self,
         device: &mut R,
@@ -169,7 +169,7 @@ impl Attempts<'_> {
                 }
             }
         }
-        // Its last byte may be here, and its end not yet seen.
+        // The last byte may be here before its end is seen.
         is_whole |= device.is_body_done();
         Ok(Ok(Gathered {
             bytes: bytes.freeze(),
@@ -178,8 +178,8 @@ impl Attempts<'_> {
         }))
     }
 
-    /// Asks regions, at times more than one, until there is an answer to pass on; `ctx` says whose it is. `None` when there is
-    /// none.
+    /// Asks regions, at times several at once, until one has an answer to pass on. `ctx` then has its decision. `None` when no
+    /// region answered.
     async fn race<R: Requester>(
         &self,
         device: &mut R,
@@ -233,7 +233,7 @@ impl Attempts<'_> {
                 Some(landed) = flights.next() => landed,
                 () = sleep_until(copy_at), if may_copy => {
                     may_copy = false;
-                    // The region that is slow is not asked again.
+                    // The slow region is not among those that `launch` chooses from.
                     if self.chooser.requests.hedging().try_copy(daemon::clock::now()) {
                         match self.launch(ctx, requester, true) {
                             Some(mut flight) => {
@@ -258,7 +258,7 @@ impl Attempts<'_> {
                     }
                     continue;
                 }
-                // Nobody waits for the answer any more; dropping the copies cancels them.
+                // The device left; dropping the copies cancels them.
                 gone = device.leaves() => return Err(gone),
             };
             launched.retain(|other| other.decision.stack != flight.decision.stack);
@@ -299,7 +299,7 @@ impl Attempts<'_> {
         }
     }
 
-    /// The answer that the device gets, or none.
+    /// Records whose answer the device gets.
     fn settle(&self, ctx: &mut Ctx, answer: Option<(Flight, Answering)>) -> Option<Answering> {
         let (flight, answering) = answer?;
         ctx.choice.decision = Some(flight.decision);
@@ -307,7 +307,7 @@ impl Attempts<'_> {
         Some(answering)
     }
 
-    /// The next region for a copy; it is not chosen again for this request.
+    /// The next region for a copy. This request does not choose it again.
     fn launch(&self, ctx: &mut Ctx, requester: &RequesterId, is_extra: bool) -> Option<Flight> {
         let wanted = Demand {
             has_connection: true,
@@ -340,7 +340,7 @@ impl Attempts<'_> {
         })
     }
 
-    /// Goes on with a request that a region got and has not answered.
+    /// Goes on waiting for a region that has the request.
     fn fly_on<'f>(&'f self, waiting: Waiting, message: &'f Message, launched: &mut Vec<Launched>) -> Flying<'f> {
         let Waiting {
             decision,
@@ -378,7 +378,7 @@ impl Attempts<'_> {
             flight.in_flight.connected();
             let parts = (marked.as_deref().unwrap_or(&message.head), &message.body[..]);
             match exchange::exchange(&self.chooser.edge, &mut region, parts, message.to_head, limit).await {
-                // The region closed a connection that waited for the next request; it gets a new one.
+                // The region closed a connection of the pool; the edge opens a new one.
                 Err(failure) if failure.is_kept_closed() && was_kept && message.repeat != Repeat::Never => {}
                 Err(failure) if failure.is_kept_closed() && !was_kept => return Err(Failure::ended()),
                 Err(failure) => return Err(failure),
@@ -394,8 +394,8 @@ impl Attempts<'_> {
         Ok(region)
     }
 
-    /// Regions that said nothing while another one answered. One that others hear, or that answers probes, is slow, and slow is
-    /// not dead.
+    /// Blames regions that said nothing while another one answered. A region that other requests hear, or that answers probes, is
+    /// slow, and slow is not dead.
     fn note_silent(&self, launched: &[Launched], requester: &RequesterId) {
         let silence = self.chooser.edge.config.timeouts.upgrade.0;
         for Launched { decision, began, heard } in launched {
@@ -416,7 +416,7 @@ impl Attempts<'_> {
         }
     }
 
-    /// Passes a body on that cannot be held whole: to one region, and after it began, to no other.
+    /// Passes a body on that the edge cannot hold whole: to one region, and to no other once a part of it was sent.
     async fn stream<R: Requester>(
         &self,
         device: &mut R,
@@ -493,7 +493,7 @@ impl Attempts<'_> {
     }
 }
 
-/// Waits before a region is asked; a device that leaves meanwhile takes its question back.
+/// Waits before the edge asks a region. A device that leaves meanwhile cancels its request.
 async fn sleep_watching<R: Requester>(device: &mut R, pause: Duration) -> Result<(), R::Gone> {
     tokio::select! {
         () = sleep(pause) => Ok(()),

@@ -1,9 +1,9 @@
-//! The choice of a region for a request, and what its answer or failure means for the next choice. Every way of a request
-//! holds a [`Chooser`]: the one without pingora, the one that races regions, and pingora's own.
+//! The choice of a region for a request, and the effect of its answer or failure on the next choice. Every path of a request holds
+//! a [`Chooser`]: the fast path, the one that races regions, and pingora.
 //!
-//! A region that takes no connection is passed over at once: nothing was sent, and the next one was not asked yet. Another
-//! attempt, after all regions failed or a request broke, waits longer each time and comes out of a budget. The edge makes one
-//! only where doing twice is like doing once, and never once the device has a part of the answer.
+//! When a region takes no connection, the edge asks the next one at once: it had sent nothing. Another attempt, after all regions
+//! failed or a request broke, waits longer each time and comes out of a budget. The edge makes one only where running a request
+//! twice is the same as running it once, and never once the device has a part of the answer.
 
 use std::{
     net::{IpAddr, Ipv4Addr},
@@ -45,12 +45,12 @@ pub struct Chooser {
     pub(crate) pool: Arc<ConnectionPool>,
 }
 
-/// The requester, as far as the choice of a region goes.
+/// The facts about a requester by which the edge chooses a region.
 pub(crate) struct RequesterId {
     pub(crate) client: Option<IpAddr>,
     session_key: String,
     affinity: Option<Affinity>,
-    /// Empty while it does not matter.
+    /// Empty unless a rollout splits users between versions.
     user: String,
 }
 
@@ -107,7 +107,7 @@ impl Chooser {
         self.done(ctx, status, Some(&failure.why));
     }
 
-    /// Takes note of the head of an answer. Whether another region may do better: this one failed, or has no room.
+    /// Records the head of an answer. Returns whether another region may do better: this one failed, or has no room.
     pub(crate) fn judge(
         &self,
         route: Route,
@@ -132,12 +132,12 @@ impl Chooser {
         client: Option<IpAddr>,
     ) -> bool {
         let facts = Facts::answered(status, says_full);
-        // A stack that says of itself that a part of it is ill answers that question well.
+        // A stack that reports a failing part of itself answers a question about its health well.
         let is_report = route == Route::Health && status == 503;
         if facts.fault() == Fault::Region && !is_report {
             self.edge.metrics.connect(&at.region, "failed");
             let why = format!("request: answered {status}");
-            // The request of one client may be the reason, and must not cost all others the stack.
+            // The requests of one client may be the cause, and must not eject the stack for all others.
             let is_counted = client.is_some_and(|client| self.edge.fleet.traffic.has_lost(&at.region, client));
             if is_counted {
                 self.edge.metrics.fault(&at.region, Fault::Region.as_str());
@@ -157,7 +157,7 @@ impl Chooser {
         false
     }
 
-    /// How long a region may take to begin its answer before it is taken for dead, or another one is asked beside it.
+    /// Longest time until a region begins its answer. After it the edge takes the region for dead, or asks another one as well.
     pub(crate) fn silence(&self, repeat: Repeat) -> Duration {
         let timeouts = &self.edge.config.timeouts;
         match repeat {
@@ -166,7 +166,7 @@ impl Chooser {
         }
     }
 
-    /// The same where another one is asked beside it anyway.
+    /// The same where the edge asks another one as well anyway.
     pub(crate) fn silence_of_copy(&self, repeat: Repeat) -> Duration {
         let timeouts = &self.edge.config.timeouts;
         match repeat {
@@ -175,7 +175,7 @@ impl Chooser {
         }
     }
 
-    /// The requester, by the headers and the target of a request.
+    /// Reads the requester from the headers and the target of a request.
     pub(crate) fn requester<'h>(
         &self,
         header: impl Fn(&str) -> Option<&'h str>,
@@ -202,7 +202,7 @@ impl Chooser {
         }
     }
 
-    /// Recognises the device of a request for a region, where devices are, and counts the request for its tenant.
+    /// Recognises the device of a request for a region, where this edge recognises devices, and counts the request for its tenant.
     pub(crate) fn recognise<'h>(
         &self,
         ctx: &mut Ctx,
@@ -257,7 +257,7 @@ impl Chooser {
         }
     }
 
-    /// A request is over, as far as it is counted: a device that has its answer finds it counted. Later calls do nothing.
+    /// Counts and logs the end of a request, so that a device that has its answer finds it counted. Later calls do nothing.
     pub(crate) fn done(&self, ctx: &mut Ctx, status: u16, error: Option<&str>) {
         if std::mem::replace(&mut ctx.is_counted, true) {
             return;
@@ -274,7 +274,7 @@ impl Chooser {
         }
     }
 
-    /// The next region of this round that has a place for the request.
+    /// Chooses the next region of this round that has a slot for the request.
     pub(crate) fn choose(
         &self,
         ctx: &mut Ctx,
@@ -334,8 +334,7 @@ impl Chooser {
         self.edge.fleet.accepted(&decision.region, decision.stack, took, now);
     }
 
-    /// The answer to a browser's preflight; `None` when it is no such question, or one for an
-    /// operator's server.
+    /// The answer to a browser's preflight; `None` for any other request, and for a preflight to an operator's server.
     pub(crate) fn answer_to_preflight<'h>(
         &self,
         ctx: &mut Ctx,
@@ -359,7 +358,7 @@ impl Chooser {
 
     pub(crate) fn sign_response(&self, response: &mut ResponseHeader, ctx: &Ctx) -> Result<()> {
         if ctx.choice.decision.is_none() {
-            // An operator's server answers browsers for itself.
+            // An operator's server sends its own headers for browsers.
             response.insert_header(REQUEST_ID, ctx.stamp.id.as_str())?;
         }
         if let Some(decision) = &ctx.choice.decision {

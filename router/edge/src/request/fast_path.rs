@@ -1,8 +1,8 @@
-//! Requests of HTTP/1.1 to regions. Most are like this: small or no body, to a region that answers. For the others `attempts.rs`
-//! reads the body first, and races regions. pingora gets those that are not for a region.
+//! Requests of HTTP/1.1 to regions. Most of them have a small body or none, and their region answers at once. `attempts.rs` serves
+//! the others: it reads the body first, and races regions. pingora serves requests that are not for a region.
 //!
-//! Through pingora a request costs three times the processor time that nginx takes; this way it is on a par
-//! (docs/benchmarks.md). Which region is asked, and when again, is decided by the same code.
+//! Through pingora a request costs three times the processor time that nginx takes; on this path it costs about the same as
+//! nginx (docs/benchmarks.md). The same code as on the other paths chooses regions and decides on retries.
 //!
 //! Why it is so: docs/decisions/04-small-requests-without-pingora.md.
 
@@ -38,9 +38,9 @@ use crate::{
 /// Bodies up to this length are read whole before a region is chosen: the text of a long reply fits.
 const BODY_BYTES_MAX: usize = 16 << 10;
 
-/// A request as it is known before a region is chosen.
+/// A request before the edge chooses a region.
 struct Asked {
-    /// As a region gets it.
+    /// The request for a region.
     message: Vec<u8>,
     /// Its end in the bytes that the device sent.
     end: usize,
@@ -50,23 +50,23 @@ struct Asked {
     is_last: bool,
 }
 
-/// How a request is answered.
+/// The path of a request.
 enum Kind {
     Usual(Asked),
-    /// By a region too, with a body that is not small, or beside a second region.
+    /// A region answers too, but the body is not small, or a second region may get a copy.
     Long(Asking),
-    /// By the edge alone: a browser asks whether a page may.
+    /// The edge answers: a browser asks whether a page may call.
     Preflight(Result<PreflightHeaders, Answer>),
 }
 
 /// The result of asking one region after the other.
 enum Around {
     Answer(Answering),
-    /// Nothing yet. The region may just be slow, so it is asked on while another one is.
+    /// The region has not answered yet. It may just be slow, so the edge goes on waiting while it asks another one.
     Silent(Box<Waiting>),
-    /// No region answered; the device gets this.
+    /// No region answered; the device gets this answer.
     Nobody(Answer),
-    /// There is no device any more.
+    /// The device left.
     Gone(Failure),
 }
 
@@ -75,14 +75,14 @@ enum Reply {
     Silent(Link, BytesMut),
 }
 
-/// The way of requests of HTTP/1.1.
+/// The path of small requests of HTTP/1.1.
 #[derive(Clone)]
 pub struct FastPath {
     pub(crate) chooser: Chooser,
 }
 
 impl FastPath {
-    /// Answers a request, unless it needs another way.
+    /// Answers a request, or returns one that pingora has to serve.
     pub(crate) async fn forward(
         &self,
         mut conn: DeviceConnection<'_>,
@@ -136,7 +136,7 @@ impl FastPath {
         asked.message.extend_from_slice(&head.bytes[head.len..asked.end]);
         let around = self.ask_around(&mut conn, &mut head.bytes, &asked, &mut ctx).await;
         if !matches!(around, Around::Silent(_)) {
-            // A silent region's request is read once more, and counted there.
+            // `attempts` reads the body of a request with a silent region again, and counts it.
             ctx.took(body_bytes);
         }
         let ended = match around {
@@ -176,7 +176,7 @@ impl FastPath {
         device.after
     }
 
-    /// The same request as `attempts.rs` needs it. Its head was read before.
+    /// The same request for `attempts.rs`. Its head was read before.
     fn asking_of(&self, head: &Head, device: Peer, ctx: &Ctx) -> Option<Asking> {
         let mut lines = [httparse::EMPTY_HEADER; LINES_MAX];
         let request = Request::parse(&head.bytes[..head.len], &mut lines).ok()?;
@@ -205,7 +205,7 @@ impl FastPath {
         )
     }
 
-    /// Reads a request and decides on its way. `None` for a request that no region of ours answers, or of HTTP/1.0.
+    /// Reads a request and chooses its path. `None` for a request that no region answers, or of HTTP/1.0: pingora serves those.
     fn usual(&self, head: &Head, device: Peer, busy: Busy) -> (Box<Ctx>, Result<Option<Kind>, &'static str>) {
         let mut lines = [httparse::EMPTY_HEADER; LINES_MAX];
         let request = match Request::parse(&head.bytes[..head.len], &mut lines) {
@@ -237,7 +237,7 @@ impl FastPath {
                 .chooser
                 .answer_to_preflight(&mut ctx, (request.method, request.path()), |name| request.header(name))
         {
-            // Browsers send none, and an unread body would pass for the next request.
+            // Browsers send no body, and an unread one would pass for the next request.
             ctx.is_last |= request.has_body();
             return (ctx, Ok(Some(Kind::Preflight(answer))));
         }
@@ -245,7 +245,7 @@ impl FastPath {
             return (ctx, Ok(None));
         }
         if self.chooser.edge.access.is_some() {
-            // pingora answers a refusal in a way that keeps the connection. One that came too often is not verified.
+            // pingora's refusal keeps the connection open. The edge verifies no credential of a client over its rate.
             let may_ask = self.chooser.edge.admission.may_ask(device.ip());
             if may_ask.is_err() {
                 return (ctx, Ok(None));
@@ -315,7 +315,7 @@ impl FastPath {
         Forwarded::Answered(head.bytes)
     }
 
-    /// Asks one region after the other, until one answers or none is left.
+    /// Asks one region after the other, until one answers or none is left to ask.
     async fn ask_around(
         &self,
         conn: &mut DeviceConnection<'_>,
@@ -323,7 +323,7 @@ impl FastPath {
         asked: &Asked,
         ctx: &mut Ctx,
     ) -> Around {
-        // The next attempt is a retry, and comes out of the budget when it is made.
+        // Whether the next attempt is a retry. It comes out of the budget when the edge makes it.
         let mut is_retry = false;
         let mut worse = None;
         loop {
@@ -422,7 +422,7 @@ impl FastPath {
             match self.exchange(conn, sent, asked, &mut region, &mut read).await {
                 Err(failure) if failure.is_kept_closed() && was_kept && asked.repeat != Repeat::Never => {}
                 Err(failure) if failure.is_kept_closed() && !was_kept => return Err(Failure::ended()),
-                // A slow region is not dead: it takes time to speak.
+                // A slow region is not dead: speech takes time.
                 Err(failure) if failure.is_timeout() && asked.repeat == Repeat::Slow => {
                     return Ok(Reply::Silent(region, read));
                 }
@@ -437,7 +437,7 @@ impl FastPath {
         let limit = self.chooser.edge.config.timeouts.connect.0;
         let edge = &self.chooser.edge;
         let connecting = edge.dial(&decision.region, decision.stack, Speaks::Http1);
-        // In a box: most requests find a connection that was kept.
+        // In a box: most requests find a connection in the pool.
         match conn.timer.until(began + limit, Box::pin(connecting)).await {
             Some(Ok(link)) => {
                 self.chooser.connected(decision, began.elapsed());
@@ -465,7 +465,7 @@ impl FastPath {
         };
         match conn.timer.until(by, sending).await {
             Some(Err(error)) if Cause::of(&error) == Cause::Local => return Err(Failure::io(At::Sent, &error)),
-            // A region that closes may have said why before; that is read, and then its end.
+            // A region that closes may have sent the reason before; the edge reads that first, and then the end.
             Some(_) => {}
             None => return Err(timed_out()),
         }

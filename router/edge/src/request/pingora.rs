@@ -1,6 +1,6 @@
-//! pingora's way of a request: HTTP/2 towards devices, gRPC, and operators' upstreams.
+//! The path of a request through pingora: HTTP/2 towards devices, gRPC, and operators' upstreams.
 //!
-//! One trait has all of pingora's callbacks, which read in the order of a request.
+//! pingora calls the methods of one trait, which stand here in the order of a request.
 
 mod arrival;
 mod peers;
@@ -43,12 +43,12 @@ use crate::{
 };
 
 tokio::task_local! {
-    /// A request that the edge began before pingora got it. pingora calls `new_ctx` without an argument and offers no other way
-    /// to give a request its context, so the context waits here for the time in which this task serves the request.
+    /// The context of a request that the edge began before pingora got it. pingora calls `new_ctx` without an argument and offers
+    /// no other way to pass a context in, so it waits here while this task serves the request.
     static BEGUN: Cell<Option<Box<Ctx>>>;
 }
 
-/// Lets pingora go on with a request.
+/// Serves a request by pingora that the edge began.
 pub(crate) async fn going_on<F: Future>(begun: Box<Ctx>, serving: F) -> F::Output {
     BEGUN.scope(Cell::new(Some(begun)), serving).await
 }
@@ -82,7 +82,7 @@ impl Pingora {
         Failure { at, facts, why }
     }
 
-    /// The headers of a request on pingora's way as a region, or an operator's server, gets them.
+    /// Writes the headers of a request for its region or an operator's server.
     fn sign_request(&self, session: &Session, request: &mut RequestHeader, ctx: &Ctx) -> Result<()> {
         let device = &session.req_header().headers;
         let connection = device.get_all(http::header::CONNECTION);
@@ -117,15 +117,15 @@ impl ProxyHttp for Pingora {
 
     fn new_ctx(&self) -> Box<Ctx> {
         let begun = BEGUN.try_with(Cell::take).ok().flatten();
-        // Of HTTP/2 the head is seen later.
+        // The edge sees the head of an HTTP/2 request later.
         begun.unwrap_or_else(|| Box::new(self.chooser.begin(self.chooser.edge.sessions.busy(), Stamp::blank())))
     }
 
-    /// None of pingora's: it would look at every answer for something to compress, and nothing is compressed here.
+    /// Removes pingora's own modules: they would search every answer for something to compress, and the edge compresses nothing.
     fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut Box<Ctx>) -> Result<bool> {
-        // First of all: a refusal has to be taken in time like any other answer.
+        // First of all: the device has to take a refusal in time like any other answer.
         arrival::expect_pace(&self.chooser, session);
         let request = session.req_header();
         if session.as_ref().is_http2() {
@@ -141,10 +141,10 @@ impl ProxyHttp for Pingora {
             ctx.route = ctx.proxied.group.as_ref().map_or(Route::Nothing, |_| Route::Upstream);
         }
         let path = path.to_owned();
-        // Browsers ask without credentials whether a page may ask with some.
+        // A browser's preflight has no credentials.
         let preflight = names_one_host(session).ok();
         let preflight = preflight.and_then(|()| arrival::answer_to_preflight(&self.chooser, session, ctx));
-        // A refusal below costs its client as much as an answer.
+        // A refusal below counts for the rate of its client like an answer.
         let admitted = arrival::admit(&self.chooser, session, ctx);
         if admitted.is_ok()
             && let Some(answer) = preflight
@@ -187,7 +187,7 @@ impl ProxyHttp for Pingora {
         Ok(true)
     }
 
-    /// The length a body says it has was looked at before; this counts the body that does not say.
+    /// Counts the bytes of a body. `admit` has refused bodies whose `Content-Length` is too large.
     async fn request_body_filter(
         &self,
         _session: &mut Session,
@@ -220,7 +220,7 @@ impl ProxyHttp for Pingora {
         Ok(())
     }
 
-    /// Asked again for every attempt.
+    /// The stack or server of the next attempt.
     async fn upstream_peer(&self, session: &mut Session, ctx: &mut Box<Ctx>) -> Result<Box<HttpPeer>> {
         if let Some(pause) = ctx.proxied.pause.take() {
             tokio::time::sleep(pause).await;
@@ -267,7 +267,7 @@ impl ProxyHttp for Pingora {
         Ok(())
     }
 
-    /// Nothing was sent, so another region may be asked, whatever the method.
+    /// The edge had sent nothing, so it may ask another region, whatever the method.
     fn fail_to_connect(
         &self,
         _session: &mut Session,
@@ -383,7 +383,7 @@ impl ProxyHttp for Pingora {
         self.chooser.sign_response(response, ctx)
     }
 
-    /// The region has done its part with the last byte of its answer, however long the device takes to take it.
+    /// The region is done with the last byte of its answer, however slowly the device takes it.
     fn response_body_filter(
         &self,
         _session: &mut Session,
@@ -400,7 +400,7 @@ impl ProxyHttp for Pingora {
         Ok(None)
     }
 
-    /// Of a call, the trailers are the last.
+    /// The trailers end the answer to a call.
     async fn response_trailer_filter(
         &self,
         _session: &mut Session,
@@ -461,7 +461,7 @@ impl ProxyHttp for Pingora {
             && session.response_written().is_none()
             && let Err(error) = write(&self.chooser.edge, session, ctx, &answer).await
         {
-            tracing::debug!(request_id = %ctx.stamp.id, %error, "the device left before it was told");
+            tracing::debug!(request_id = %ctx.stamp.id, %error, "the device left before it got the answer");
         }
         FailToProxy {
             error_code,
@@ -488,9 +488,8 @@ impl ProxyHttp for Pingora {
     }
 }
 
-/// Whether a region said of a call that it did nothing for it: it is going away, or has no place for another stream (RFC 9113
-/// §8.7). pingora marks every error after which a request may be sent again; this one leaves out a region that breaks the
-/// protocol.
+/// Whether a region reported that it did not process a call: it goes away, or has no slot for another stream (RFC 9113 §8.7).
+/// pingora marks every error after which it would send a request again; this function excludes regions that break the protocol.
 fn was_refused(e: &Error) -> bool {
     matches!(e.retry, RetryType::Decided(true)) && !matches!(e.etype(), ErrorType::InvalidH2 | ErrorType::H2Downgrade)
 }

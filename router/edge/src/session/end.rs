@@ -1,4 +1,4 @@
-//! The ways in which a session ends, and what they mean for the device, the region and the session.
+//! The ends of a session, and the effect of each on the device, the region and the session.
 
 use std::io;
 
@@ -22,15 +22,15 @@ pub enum End {
     DeviceSlow,
     /// The device sends a frame that it began too slowly.
     DeviceTrickles,
-    /// The device broke the WebSocket protocol, or sent too long a frame.
+    /// The device broke the WebSocket protocol, or sent a frame that is too long.
     DeviceViolation(Violation),
     /// The region's connection broke, or the region broke the WebSocket protocol.
     RegionLost(Lost),
-    /// The region neither reads nor says anything, though it should.
+    /// The region neither reads nor sends, although it owes one of them.
     RegionSilent,
-    /// The region said that it goes away.
+    /// The region announced by its Close frame that it stops.
     RegionClosing,
-    /// The region does not go on with a session of another.
+    /// The region does not resume a session of another region.
     RegionDeclined(String),
     /// The plan wants the session elsewhere.
     Planned(LeaveReason),
@@ -39,12 +39,12 @@ pub enum End {
     EdgeOverloaded,
     /// The operator revoked the device's credential.
     Revoked,
-    /// The devices of the tenant sent what they may today.
+    /// The devices of the tenant used their bytes of the day.
     QuotaUsed,
 }
 
 impl End {
-    /// The end of a session that is asked to leave.
+    /// The end of a session that the edge asked to leave.
     pub fn of(leave: Leave) -> Self {
         match leave {
             Leave::Draining => Self::EdgeDraining,
@@ -76,7 +76,7 @@ impl End {
         }
     }
 
-    /// The reason for which the session may go on in another region, if it may.
+    /// The reason for which the session may go on in another region.
     pub fn why_to_move(&self) -> Option<LeaveReason> {
         match self {
             Self::RegionLost(_) => Some(LeaveReason::Lost),
@@ -88,7 +88,7 @@ impl End {
         }
     }
 
-    /// Whether the edge ends the session because of what the device did or left undone.
+    /// Whether the edge ends the session because the device is slow, silent, or breaks the protocol.
     pub fn is_of_device(&self) -> bool {
         matches!(
             self,
@@ -112,14 +112,14 @@ impl End {
                 "your credential was revoked; ask its operator".to_owned(),
             ),
             Self::QuotaUsed => {
-                let reason = "the devices of your tenant sent what they may today; come back tomorrow";
+                let reason = "the devices of your tenant used their bytes of the day; come back tomorrow";
                 (CloseCode::Policy, reason.to_owned())
             }
             Self::DeviceViolation(violation @ Violation::TooLarge(_)) => (CloseCode::Size, violation.to_string()),
             Self::DeviceViolation(violation) => (CloseCode::Protocol, violation.to_string()),
             Self::DeviceSilent => (CloseCode::Away, "session idle".to_owned()),
             Self::DeviceSlow => {
-                let reason = "you take what is sent too slowly; read faster";
+                let reason = "you read too slowly; read faster";
                 (CloseCode::Policy, reason.to_owned())
             }
             Self::DeviceTrickles => {
@@ -131,7 +131,7 @@ impl End {
         Some((code, reason))
     }
 
-    /// The failure at the region, if there was one. Whose fault it is depends on the device too, see
+    /// The failure at the region, if there was one. The blame depends on the device too, see
     /// [`super::relay::Relay::facts`].
     pub fn failure(&self) -> Option<(Event, &str)> {
         match self {
@@ -143,7 +143,7 @@ impl End {
     }
 }
 
-/// How a region lost a session.
+/// The loss of a session at a region.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lost {
     pub event: Event,
@@ -178,15 +178,15 @@ pub struct Outcome {
     pub from_region: u64,
 }
 
-/// The reason for which a direction ends in the bytes that it took.
+/// The reason for which the bytes of a direction end the session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Stop {
     Violation(Violation),
-    /// The region says that it goes away.
+    /// The region announced that it stops.
     Closing,
     /// The region broke the rules of session continuity.
     RegionError(String),
-    /// The region does not go on with a session of another: it has another key, or is of another version.
+    /// The region does not resume a session of another region: it has another key, or another version.
     Declined(String),
 }
 

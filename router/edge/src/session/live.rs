@@ -1,4 +1,4 @@
-//! A live session: relayed until it ends, at one stack after the other if need be.
+//! A live session: the edge relays it until it ends, at one stack after the other if a stack loses it.
 
 use std::{
     future::{Future, pending},
@@ -25,7 +25,7 @@ use crate::{
     fault::Fault,
     session::caller::Caller,
     session::continuity::MovableState,
-    session::copies::{Left, copy},
+    session::copies::{DepartedSession, copy},
     session::end::{End, Outcome},
     session::frames::frame_for_device,
     session::next_stack::{Wanted, find_next},
@@ -37,16 +37,16 @@ use crate::{
 /// when that region loses many sessions.
 const AVOIDED_FOR: Duration = Duration::from_secs(30);
 
-/// A live session: the state that lasts as long as it does.
+/// A live session: the state that it has from its first byte to its last.
 pub(super) struct Session {
     pub(super) decision: Box<Decision>,
     pub(super) caller: Caller,
     pub(super) client: SocketAddr,
     pub(super) resume_request: Option<Box<[u8]>>,
-    /// The home of the session, while it is in another region only because a stack there remembers it.
+    /// The home of the session, while it is in another region only because a stack there has its memory.
     pub(super) guest_of: Option<RegionId>,
     pub(super) began: Instant,
-    /// Its connection to the stack, until it is relayed.
+    /// Its connection to the stack, until the relay takes it.
     pub(super) fresh: Option<Box<Fresh>>,
     /// The stacks that it tried since it left one; few sessions ever do.
     pub(super) search: Option<Box<Search>>,
@@ -55,11 +55,11 @@ pub(super) struct Session {
     pub(super) at_stack: AtStack,
     pub(super) registered: Registered,
     pub(super) _slot: SessionSlot,
-    /// Last: a stopping edge waits for it, and then nothing of the session may be left.
+    /// Dropped last: a stopping edge waits for it, and then nothing of the session may be left.
     pub(super) _busy: Busy,
 }
 
-/// A connection to a stack before the first relayed byte, and the bytes that came early.
+/// A connection to a stack before the first relayed byte, and the bytes that came behind the two heads.
 pub(super) struct Fresh {
     pub(super) stream: Link,
     pub(super) early_of_device: BytesMut,
@@ -73,7 +73,7 @@ pub(super) struct Search {
     last_left: Option<Instant>,
 }
 
-/// Relays until the end, in one region after the other if need be.
+/// Relays a session until it ends, and moves it to another stack as often as one loses it.
 pub(super) async fn converse(edge: &Arc<Edge>, device: &mut dyn Io, mut session: Box<Session>) {
     let Some(fresh) = session.fresh.take() else { return };
     let (mut relay, mut began) = relay(edge, device, &session, *fresh);
@@ -84,7 +84,7 @@ pub(super) async fn converse(edge: &Arc<Edge>, device: &mut dyn Io, mut session:
             Ok(()) => relay.run(turn_to_leave.as_mut(), leaving.as_mut()).await,
             Err(end) => end,
         };
-        // In boxes, this and the end: few sessions ever leave their stack, and each ends once.
+        // In a box, like the end below: few sessions ever leave their stack, and each ends once.
         match Box::pin(go_on(edge, &mut relay, &mut session, end)).await {
             Next::There(early) => {
                 leaving = asks_to_leave(edge, &relay, &session, false);
@@ -101,7 +101,7 @@ pub(super) async fn converse(edge: &Arc<Edge>, device: &mut dyn Io, mut session:
     Box::pin(finish(edge, relay, session, end)).await;
 }
 
-/// Begins to relay: the session can go on elsewhere if its stack hands it over. Fails if the early bytes end the session.
+/// Makes the relay. The session can move if its stack hands out checkpoints. Fails if the early bytes end the session.
 fn relay<'a>(
     edge: &'a Arc<Edge>,
     device: &'a mut dyn Io,
@@ -121,9 +121,9 @@ fn relay<'a>(
 
 /// The next step after a session was relayed.
 enum Next {
-    /// It goes on at another stack, which sent this early.
+    /// It goes on at another stack, which sent these bytes behind its head.
     There(BytesMut),
-    /// It goes on where it is, though the plan wants it elsewhere.
+    /// It stays at its stack, although the plan wants it elsewhere.
     Stays,
     Over(End),
 }
@@ -147,12 +147,12 @@ async fn go_on(edge: &Arc<Edge>, relay: &mut Relay<'_>, session: &mut Session, e
     }
     *last_left = Some(lost_at);
     let stays_in = match why {
-        // The other stacks of its region may be well.
+        // The other stacks of its region may work.
         LeaveReason::Lost | LeaveReason::Closing | LeaveReason::Declined => Some(decision.region.clone()),
         // The plan may drain one stack of the region.
         LeaveReason::Drained => still_planned(edge, &decision.region, guest_of.as_ref()),
-        // A silence took time to notice, so the session does not wait for the region twice. An evacuation means the whole
-        // region.
+        // The edge needed time to notice the silence, so the session does not wait for that region again. An evacuation means the
+        // whole region.
         LeaveReason::Silent | LeaveReason::Evacuated => None,
     };
     if why == LeaveReason::Declined {
@@ -170,7 +170,7 @@ async fn go_on(edge: &Arc<Edge>, relay: &mut Relay<'_>, session: &mut Session, e
             issued_at: daemon::clock::now(),
             proof: Proof::IsThere,
         }),
-        // The session is well where it is.
+        // The stack of a guest works, so it leaves only for a region that the plan gives its home.
         planned_only: why == LeaveReason::Drained && guest_of.is_some() && is_in_service(edge, decision),
         why,
     };
@@ -178,7 +178,7 @@ async fn go_on(edge: &Arc<Edge>, relay: &mut Relay<'_>, session: &mut Session, e
         if !why.is_optional() {
             return Next::Over(end);
         }
-        // The session stays, and is asked again when the next plan says the same.
+        // The session stays. The next plan that wants the same asks it again.
         relay.stay();
         tried.clear();
         return Next::Stays;
@@ -225,7 +225,7 @@ async fn go_on(edge: &Arc<Edge>, relay: &mut Relay<'_>, session: &mut Session, e
     Next::There(found.early)
 }
 
-/// Tells both sides that the session is over, and the log.
+/// Ends the session: counts it, tells both sides, logs it, and copies its last checkpoint.
 async fn finish(edge: &Arc<Edge>, relay: Relay<'_>, session: Box<Session>, end: End) {
     let Session {
         decision,
@@ -236,7 +236,7 @@ async fn finish(edge: &Arc<Edge>, relay: Relay<'_>, session: Box<Session>, end: 
         last_fault,
         at_stack,
         registered,
-        // Dropped in the other order: nothing of a session is left when the edge no longer waits for it.
+        // Dropped after the rest of the session: a stopping edge no longer waits for it then.
         _busy,
         _slot,
         ..
@@ -290,10 +290,10 @@ async fn finish(edge: &Arc<Edge>, relay: Relay<'_>, session: Box<Session>, end: 
         fault = end.failure().and(last_fault).map(Fault::as_str),
         "session ended"
     );
-    // The device is gone, and its places are free.
+    // The device left, so its slots are free.
     drop((_slot, caller.place.take()));
     if let Some(state) = &state {
-        let left = Left {
+        let departed = DepartedSession {
             id: &caller.id,
             session: &caller.session,
             at: Whereabouts {
@@ -303,14 +303,14 @@ async fn finish(edge: &Arc<Edge>, relay: Relay<'_>, session: Box<Session>, end: 
             },
             state,
         };
-        copy(edge, &left, daemon::clock::now()).await;
+        copy(edge, &departed, daemon::clock::now()).await;
     }
 }
 
 type AsksToLeave = Pin<Box<dyn Future<Output = LeaveReason> + Send>>;
 
-/// Resolves when the plan wants a session out of its region; never for a session that cannot leave. Sessions that can wait
-/// leave one after the other, so that the next region does not get all of them at once.
+/// Resolves when the plan wants a session out of its region; never for a session that cannot move. Sessions that can wait leave one
+/// after the other, so that the next region does not get all of them at once.
 fn asks_to_leave(edge: &Arc<Edge>, relay: &Relay<'_>, session: &Session, newer: bool) -> AsksToLeave {
     if !relay.keeps_state() {
         return Box::pin(pending());
@@ -332,7 +332,7 @@ fn asks_to_leave(edge: &Arc<Edge>, relay: &Relay<'_>, session: &Session, newer: 
     })
 }
 
-/// The region, if the plan sends sessions there, and those of this home if the session is one of it.
+/// The region, if the plan sends sessions there, and for a guest if the plan sends those of its home there.
 fn still_planned(edge: &Edge, region: &RegionId, guest_of: Option<&RegionId>) -> Option<RegionId> {
     let table = edge.table()?;
     let is_planned = table.role(region) == Role::Planned;
@@ -340,7 +340,7 @@ fn still_planned(edge: &Edge, region: &RegionId, guest_of: Option<&RegionId>) ->
     (is_planned && is_at_home).then(|| region.clone())
 }
 
-/// Whether the plan leaves the stack of a session in service, so that only the region is the reason to leave.
+/// Whether the plan keeps the stack of a session in service, so that the session leaves only because of its region.
 fn is_in_service(edge: &Edge, decision: &Decision) -> bool {
     let table = edge.table();
     table.is_some_and(|table| table.serves(&decision.region, decision.stack))
@@ -355,9 +355,9 @@ struct Move<'a> {
     lost_at: Instant,
 }
 
-/// Hands the session over. A device that asks for such events gets one, unless the user notices nothing: the
-/// region was alive and no turn in progress. Every other device is told only that its last words are lost, by the
-/// protocol's own `error` event; otherwise it would wait for an answer that never comes.
+/// Hands the session to its next stack. A device that asked for `meridian.*` events gets one, unless its user notices nothing:
+/// the region was alive and no turn in progress. Any other device gets the protocol's own `error` event, and only when its last
+/// words are lost: otherwise it would wait for an answer that never comes.
 fn hand_over(edge: &Edge, relay: &mut Relay<'_>, stream: Link, moved: &Move<'_>) {
     let Move {
         caller,
@@ -396,9 +396,9 @@ fn hand_over(edge: &Edge, relay: &mut Relay<'_>, stream: Link, moved: &Move<'_>)
             "message": message,
             "from": from.region,
             "to": to.region,
-            // The headers of the handshake said the old one.
+            // The headers of the handshake had the old token.
             "affinity": edge.session_token(&caller.holder, &to.region),
-            // And `session.created` the old id.
+            // `session.created` had the old id.
             "session": caller.session_id(edge, to, caller.issued_at),
         });
         Some(frame_for_device(

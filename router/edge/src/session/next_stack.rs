@@ -52,7 +52,7 @@ pub(super) struct Found {
     pub(super) issued_at: Moment,
 }
 
-/// Finds a region that goes on with a session, and hands the session to it. A session that still has a region does not wait.
+/// Asks stacks until one goes on with the session, or until the deadline. A session that still has a stack does not wait.
 pub(super) async fn find_next(edge: &Arc<Edge>, wanted: &Wanted<'_>, request: &[u8], tried: &mut Tried) -> Option<Found> {
     let Wanted {
         caller,
@@ -77,7 +77,7 @@ pub(super) async fn find_next(edge: &Arc<Edge>, wanted: &Wanted<'_>, request: &[
             tried,
             daemon::clock::now(),
         );
-        // A round is over when every stack was asked, or when this edge has no room to ask any.
+        // A round is over when the edge has asked every stack, or has no room to ask any.
         let (picked, lacks_room) = match picked {
             Some(picked) if !edge.admission.is_exhausted() => (Some(Box::new(picked)), false),
             picked => (None, picked.is_some()),
@@ -101,7 +101,7 @@ pub(super) async fn find_next(edge: &Arc<Edge>, wanted: &Wanted<'_>, request: &[
             }
             tokio::time::sleep(pause).await;
             pause_max = (2 * pause_max).min(ROUND_PAUSE_MAX);
-            // A wait for room asked no stack, so the tried stacks stay tried: the one that was just lost, for example.
+            // The edge asked no stack while it lacked room, so the tried stacks stay tried: the lost one, for example.
             if !lacks_room {
                 tried.clear();
             }
@@ -141,7 +141,7 @@ pub(super) async fn find_next(edge: &Arc<Edge>, wanted: &Wanted<'_>, request: &[
                 if fault == Fault::Edge && why.is_optional() {
                     return None;
                 }
-                // The stack was not asked: this edge had no descriptor or port for it. The loop pauses until it may have.
+                // This edge had no descriptor or port to ask the stack. The loop pauses until it may have one.
                 if failure.is_local() {
                     continue;
                 }
@@ -188,8 +188,8 @@ mod tests {
     use super::*;
     use crate::{Config, metrics::Metrics};
 
-    /// Regression: a stack that was ejected between the choice and the wait counted as one that was out all along. The session
-    /// waited for it until its deadline, while other stacks were well.
+    /// Regression: a stack that the edge ejected between the choice and the wait counted as one that was out all along. The session
+    /// waited for it until its deadline, while other stacks worked.
     #[tokio::test(start_paused = true)]
     async fn a_stack_that_went_out_since_it_was_picked_is_not_waited_for() {
         let config: Config = daemon::config::parse("test", Config::EXAMPLE).unwrap();
@@ -207,13 +207,13 @@ mod tests {
         let ejected = (0..100).any(|_| edge.fleet.refused(&region, stack, "no answer", now).is_some());
         assert!(ejected);
 
-        // Other sessions have all slots, and keep them.
+        // Other sessions have all slots and give none back.
         let gate = Semaphore::new(0);
         let began = Instant::now();
         let deadline = began + Duration::from_secs(5);
         assert!(wait_for_slot(&edge, &picked, &gate, deadline).await.is_none());
         assert!(Instant::now() <= began + 2 * GATE_LOOK_EVERY, "{:?}", began.elapsed());
-        // One that was picked although it was out is the last that there is.
+        // The edge picks a stack that is out only when there is no other.
         picked.was_out = true;
         assert!(wait_for_slot(&edge, &picked, &gate, deadline).await.is_none());
         assert!(Instant::now() >= deadline, "{:?}", began.elapsed());

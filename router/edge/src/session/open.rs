@@ -30,7 +30,7 @@ use crate::{
     texts,
 };
 
-/// An upgrade that was read.
+/// An upgrade that the edge has read.
 pub struct Arrived {
     pub upgrade: Upgrade,
     /// The first bytes behind its head.
@@ -40,8 +40,8 @@ pub struct Arrived {
 
 /// Serves one upgrade to the end of its session.
 ///
-/// The opening of a session is in a box of its own and over long before the session is: the memory that thousands of sessions
-/// keep for hours should be small.
+/// The opening is in a box of its own and ends long before the session does: thousands of sessions keep their memory for hours, so
+/// it should be small.
 pub async fn serve(edge: &Arc<Edge>, device: &mut dyn Io, arrived: Box<Arrived>) {
     let Some(session) = Box::pin(begin(edge, device, arrived)).await else {
         return;
@@ -186,7 +186,7 @@ impl Requester {
 
 enum Opened {
     Session(Box<Taken>),
-    /// A region declined: the device gets the answer as it is.
+    /// A region declined: the device gets its answer unchanged.
     Declined(Vec<u8>),
     /// This edge has no room to ask any region.
     EdgeFull,
@@ -305,8 +305,8 @@ async fn open(edge: &Arc<Edge>, upgrade: &Upgrade, id: &RequestId, requester: Re
                 tracing::info!(request_id = %id, %region, %stack, why, fault = fault_name, "a stack did not take a session");
                 if fault == Fault::Edge {
                     lacks_room = true;
-                    // Without descriptors or ports the edge can ask no other region either; without a route it may reach a near
-                    // one.
+                    // Without descriptors or ports the edge can ask no other region either; without a route it may reach a region
+                    // near by.
                     if matches!(failure, AskError::Connect(_)) && failure.is_local() {
                         break;
                     }

@@ -224,8 +224,8 @@ async fn a_request_and_a_session_have_one_id_everywhere() {
         "a stack failed too often",
         "the memory pressure changed",
         "affinity token ignored",
-        "the device left before it was told why",
-        "the device did not take in why its session ends",
+        "the device left before it got the reason",
+        "the device did not read why its session ends",
         "no handshake",
     ];
     for line in log.lines() {

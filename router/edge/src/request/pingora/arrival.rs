@@ -1,4 +1,4 @@
-//! A request on its arrival: whether it is admitted, who asks, and the beginning of its body.
+//! The arrival of a request at pingora: its admission, and the beginning of its body.
 
 use std::time::Instant;
 
@@ -13,12 +13,12 @@ use crate::{
     request::downstream::{is_malformed, peer_of},
 };
 
-/// The edge reads so much of a body before it asks a region or an operator's server: pingora repeats the part of a body that it
-/// holds, and loses what is beyond 64 KiB. One read brings 16 KiB at most: a frame of HTTP/2, or what [`crate::accept::transport`]
+/// The edge reads this much of a body before it asks a region or an operator's server: pingora repeats the part of a body that it
+/// holds, and loses the bytes beyond 64 KiB. One read brings 16 KiB at most: a frame of HTTP/2, or what [`crate::accept::transport`]
 /// reads of a body.
 const BODY_BYTES_HELD: usize = 32 << 10;
 
-/// From now on the device has to keep pace, also where pingora reads and writes.
+/// Makes pingora cut a device off that does not keep pace.
 pub(super) fn expect_pace(chooser: &Chooser, session: &mut Session) {
     let timeouts = &chooser.edge.config.timeouts;
     match session.as_mut() {
@@ -60,7 +60,7 @@ pub(super) fn admit(
     Ok(())
 }
 
-/// Reads as much of a body as pingora can hold before a server is asked. Returns the answer of a refused request.
+/// Reads as much of a body as pingora can repeat, before the edge asks a server. Returns the answer of a refused request.
 pub(super) async fn hold_body(chooser: &Chooser, session: &mut Session, ctx: &mut Ctx) -> Result<Option<Answer>> {
     let edge = &chooser.edge;
     let expects = session.req_header().headers.contains_key(http::header::EXPECT);

@@ -31,7 +31,7 @@ const GRPC_STREAMS_MAX: usize = 100;
 /// whole `timeouts.answer`.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 
-/// A region for the next attempt. When all have been asked and failed, they are asked again later, a few times.
+/// A region for the next attempt. When all regions failed, the edge asks them again after a pause, a few times.
 pub(super) async fn region(chooser: &Chooser, session: &Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
     let requester = requester_of(chooser, session, ctx.choice.table.as_deref());
     loop {
@@ -63,7 +63,7 @@ pub(super) fn server(chooser: &Chooser, ctx: &mut Ctx, group: &Arc<Group>) -> Re
     Ok(peer)
 }
 
-/// Lets both ends of a connection to a stack prove who they are, below pingora.
+/// Makes both ends of a connection to a stack prove their identity, below pingora.
 fn prove(chooser: &Chooser, peer: &mut HttpPeer, region: &RegionId) {
     let Some(identity) = chooser.edge.identity() else {
         return;
