@@ -37,7 +37,7 @@ pub(crate) enum CertVerb {
     },
     /// Issue a certificate with a new key.
     Issue {
-        /// Whom it is for: edge/NAME, dns/NAME, control-plane/NAME, stack/REGION/NAME or etcd/NAME.
+        /// The process that gets it: edge/NAME, dns/NAME, control-plane/NAME, stack/REGION/NAME or etcd/NAME.
         #[arg(value_name = "KIND/NAME", value_parser = parse_role)]
         role: Role,
         /// Folder of the authority.
@@ -46,14 +46,14 @@ pub(crate) enum CertVerb {
         /// Folder for identity.crt, identity.key and trust.crt.
         #[arg(long, value_name = "DIR")]
         into: PathBuf,
-        /// An address of a member of etcd: the one it listens at, and the one it calls others from. Nobody else needs one.
+        /// An address of a member of etcd: the one at which it listens, and the one from which it calls others. Only etcd needs addresses.
         #[arg(long = "address", value_name = "IP")]
         addresses: Vec<IpAddr>,
         /// Life of the certificate; by default 24 hours.
         #[arg(long = "for", value_name = "TIME", value_parser = parse_length)]
         life: Option<Duration>,
     },
-    /// Issue a certificate anew under the same authority, with the same id and a new key; also one that has expired. The process that
+    /// Issue a certificate anew under the same authority, with the same id and a new key, also when it has expired. The process that
     /// uses it takes the new one within seconds.
     Renew {
         /// Folder of the identity.
@@ -65,7 +65,7 @@ pub(crate) enum CertVerb {
         #[arg(long = "for", value_name = "TIME", value_parser = parse_length)]
         life: Option<Duration>,
     },
-    /// Make the next issuer of an authority. Needs root.key, once a year; everything that was issued stays good.
+    /// Make the next issuer of an authority. Needs root.key, once a year; all certificates of the old issuer stay valid.
     NextIssuer {
         /// Folder of the authority.
         dir: PathBuf,
@@ -85,7 +85,7 @@ pub(crate) enum CertVerb {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum TrustVerb {
-    /// Add the roots in a file to a bundle. Do this everywhere before any certificate is issued under them.
+    /// Add the roots in a file to a bundle. Do this everywhere before you issue a certificate under them.
     Add {
         /// File with the new roots.
         root: PathBuf,
@@ -100,8 +100,8 @@ pub(crate) enum TrustVerb {
         /// The bundle to change.
         #[arg(long, value_name = "FILE")]
         trust: PathBuf,
-        /// Remove it whatever nodes show, and without asking a control plane: for a root whose key was stolen. Nodes under it are cut
-        /// off, and keep serving by their last plan.
+        /// Remove it even if nodes still show it, and without asking a control plane: for a root whose key was stolen. Nodes under it
+        /// lose their connections, and go on serving by their last plan.
         #[arg(long)]
         force: bool,
     },
@@ -169,7 +169,7 @@ pub(crate) fn login(login: Login, state_dir: &Path) -> Result<ExitCode, Failure>
         leaf.life = life;
     }
     let into = into.unwrap_or_else(|| operator_folder(state_dir, &name));
-    // The line below is typed in any folder.
+    // An absolute path: people type the line below in any folder.
     let into = std::path::absolute(&into).with_context(|| format!("cannot use {}", into.display()))?;
     let now = daemon::clock::now();
     folder.issue(&leaf, &into, now).map_err(failed)?;
@@ -197,7 +197,7 @@ pub(crate) async fn cert(verb: CertVerb, operator: Option<Operator>) -> Result<E
                 );
                 return Err(Failure::failed(anyhow!(text)));
             }
-            // A name that no id can hold shows now, and not when the first certificate is issued.
+            // The command refuses a name that no id can have now, and not with the first certificate.
             PeerId::new(&zone, Role::Edge("name".to_owned())).map_err(|_| {
                 let text = format!("--zone: \"{zone}\" is no zone; write it in lower case, as in topology.toml, such as voice.example.com");
                 Failure::usage(anyhow!(text))
@@ -232,7 +232,7 @@ pub(crate) async fn cert(verb: CertVerb, operator: Option<Operator>) -> Result<E
             let old = files::read(&files.certificate).map_err(failed)?;
             let folder = Folder::at(ca);
             let roots = files::read(&folder.trust()).map_err(failed)?;
-            // A folder that somebody hands in for renewal may hold anything.
+            // The folder of a renewal may contain anything.
             let peer = identity::verified(&old, &roots, now).with_context(|| {
                 format!(
                     "{} was not issued by this authority; issue it by its name: `meridian cert issue KIND/NAME --ca DIR --into DIR`",
@@ -322,7 +322,7 @@ async fn trust(verb: TrustVerb, operator: Option<Operator>) -> Result<(), Failur
     }
 }
 
-/// A root stays while a connected node rests on it.
+/// Refuses to remove a root while a connected node shows a certificate under it.
 async fn refuse_while_shown(fingerprint: &str, operator: Option<Operator>) -> Result<(), Failure> {
     let unasked = "and only control planes know who still shows a certificate under this root; start them, or remove it whatever nodes \
                    show with --force";
@@ -418,7 +418,7 @@ fn list(paths: &[PathBuf], now: Moment) -> Result<String, Failure> {
     Ok(plain(&shown))
 }
 
-/// The zone of an authority: that of the names it gave itself.
+/// The zone of an authority, from its own names.
 fn zone_of(folder: &Folder) -> Result<String, Failure> {
     let [issuer, _] = folder.issuer();
     let text = files::read(&issuer).map_err(failed)?;

@@ -1,4 +1,4 @@
-//! Keys for devices: made here, and known to edges by their hash only.
+//! Makes keys for devices. Edges know a key only by its hash.
 
 use std::{process::ExitCode, time::Duration};
 
@@ -20,7 +20,7 @@ pub(crate) struct DeviceKey {
     life: Option<Duration>,
 }
 
-/// Makes a key, and the lines that let it in. Nothing is stored.
+/// Makes a key, and the lines of devices.toml that admit it. The command stores nothing.
 pub(crate) fn device_key(asked: &DeviceKey, output: Output) -> Result<ExitCode, Failure> {
     let (key, sha256) = auth::new_key(rand::random());
     let expires = match asked.life {
@@ -34,7 +34,7 @@ pub(crate) fn device_key(asked: &DeviceKey, output: Output) -> Result<ExitCode, 
     };
     let (name, tenant) = (&asked.name, &asked.tenant);
     let lines = format!("[[key]]\nname = {name:?}\ntenant = {tenant:?}\nsha256 = \"{sha256}\"\n{expires}");
-    // The edge will read these lines, so what it would refuse is refused here.
+    // The edge will read these lines, so the command refuses what the edge would refuse.
     let whole = format!("[[tenant]]\nname = {tenant:?}\n{lines}");
     auth::Devices::parse("these lines", &whole).map_err(|problems| Failure::usage(anyhow!("{problems}")))?;
     match output {

@@ -147,10 +147,10 @@ pub(crate) async fn route(route: Route, reach: &Reach, output: Output) -> Result
     Ok(ExitCode::SUCCESS)
 }
 
-/// Edges that do not answer, by name, and why.
+/// Edges that do not answer, by name, with the error.
 type Silent = Vec<(String, Failure)>;
 
-/// The answers of all edges. One that does not answer keeps nobody from asking the others: an edge is dead when people ask.
+/// The answers of all edges. An edge that does not answer does not end the command: people ask just when an edge is dead.
 async fn ask_all(edges: &[(String, Url)], route: &Route, reach: &Reach) -> Result<(Vec<Value>, Silent), Failure> {
     let client = edges::client()?;
     // The plan from the audit log, fetched once when the first edge does not have it any more.
@@ -467,7 +467,7 @@ mod tests {
             let answer = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 12\r\n\r\n{\"edge\":\"b\"}";
             tcp.write_all(answer.as_bytes()).await.unwrap();
         });
-        // Bound and not listening: nobody else can listen there.
+        // Bound and not listening, so no other process can listen there.
         let dead = tokio::net::TcpSocket::new_v4().unwrap();
         dead.bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let nobody = dead.local_addr().unwrap();

@@ -33,9 +33,9 @@ pub(crate) struct Models {
 
 #[derive(Debug, Subcommand)]
 enum ModelsVerb {
-    /// Show every model: its licence, its size, whether it is here, and which one recognises.
+    /// Show every model: its licence, its size, whether it is installed, and which one recognises.
     List,
-    /// Get models from their publishers' packages; those that a first installation needs, without a name.
+    /// Get models from their publishers' packages; without a name, those that a first installation needs.
     Fetch {
         /// Names of the models.
         #[arg(value_name = "MODEL")]
@@ -143,7 +143,7 @@ async fn get(model: &Model, dir: &Path, index: Option<&str>, from: Option<PathBu
     let source = match (from, index) {
         (Some(file), _) => Source::File(file),
         (None, Some(index)) => Source::Index(index.to_owned()),
-        // A model that is there needs no index, and a machine without pip none for the others.
+        // An installed model needs no index, so a machine without pip can go on.
         (None, None) if installed::state(model, dir) == State::Ready => Source::Index(String::new()),
         (None, None) => Source::Index(index_of_pip().await?),
     };
@@ -172,7 +172,7 @@ async fn get(model: &Model, dir: &Path, index: Option<&str>, from: Option<PathBu
 async fn index_of_pip() -> anyhow::Result<String> {
     let help = "name an index of Python packages with --index or PIP_INDEX_URL, or the package's file with --from";
     let mut pip = tokio::process::Command::new("python3");
-    // A narrow terminal would break the address over two lines.
+    // A narrow terminal would break the address into two lines.
     pip.args(["-m", "pip", "download", "--help"])
         .env("COLUMNS", "1000")
         .kill_on_drop(true);

@@ -1,4 +1,4 @@
-//! The control planes that a command asks, and whose credential it shows.
+//! The control planes that a command asks, and the credential that it shows them.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,7 @@ use identity::Identity;
 
 use crate::exit::Failure;
 
-/// The addresses of the control planes, and the credential of whoever asks them.
+/// The addresses of the control planes, and the credential of the person who asks them.
 pub(crate) struct Reach {
     pub(crate) control_planes: Vec<String>,
     pub(crate) identity: Option<PathBuf>,

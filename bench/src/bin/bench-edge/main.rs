@@ -1,8 +1,7 @@
-//! Measures the edge beside nginx and HAProxy: the same machine, the same stack behind them, the same load, runs that take
-//! turns. Processor time and memory of the proxies, bursts, many sessions held, and what becomes of sessions when their
-//! region is killed or freezes. Writes docs/benchmarks/edge.json and a section of docs/benchmarks.md: `make bench-edge`.
+//! Measures the edge beside nginx and HAProxy: on the same machine, with the same stack and load, in runs that take turns. It measures
+//! processor time and memory of the proxies, bursts, many sessions at once, and the fate of sessions whose region is killed or freezes. Writes docs/benchmarks/edge.json and a section of docs/benchmarks.md: `make bench-edge`.
 //!
-//! Everything is on loopback and on the same cores, so what is compared is what a proxy costs, not how fast it is.
+//! Everything is on loopback and on the same cores, so the bench compares the cost of the proxies, not their speed.
 
 mod clients;
 mod helpers;
@@ -141,7 +140,7 @@ impl Stage {
         Ok(())
     }
 
-    /// All proxies at once: those that are not measured are idle.
+    /// Starts all proxies at once: the others are idle while one is measured.
     async fn proxies(&self, stack: &Upstream) -> anyhow::Result<Vec<(Kind, Proxy)>> {
         let mut proxies = Vec::new();
         for kind in Kind::ALL {
@@ -231,7 +230,7 @@ impl Stage {
         Ok(())
     }
 
-    /// Peers behave the same in every run, so they are measured once.
+    /// The peers behave the same in every run, so the bench measures them once.
     async fn burst(&self, bench: &mut Bench) -> anyhow::Result<()> {
         for run in 1..=self.runs {
             for kind in Kind::ALL.into_iter().filter(|kind| run == 1 || *kind == Kind::Meridian) {
@@ -262,8 +261,8 @@ impl Stage {
         Ok(())
     }
 
-    /// Every run has a world of its own, so that none remembers what happened to the one before. What peers do is the same
-    /// every time, and is looked at once.
+    /// Every run has a world of its own, which remembers nothing of the one before. The peers behave the same in every run, so the bench
+    /// measures them once.
     async fn regions(&self, bench: &mut Bench) -> anyhow::Result<()> {
         let utterances = regions::utterances();
         for run in 1..=self.runs {

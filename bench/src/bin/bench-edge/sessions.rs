@@ -1,4 +1,4 @@
-//! Voice sessions: processor time of a relayed frame, memory of a silent session, bursts, and as many as a machine holds.
+//! Voice sessions: processor time of a relayed frame, memory of a silent session, bursts, and the most sessions of a machine.
 
 use std::{collections::BTreeMap, net::Ipv4Addr, time::Duration};
 
@@ -15,13 +15,13 @@ use crate::{
 
 /// Sessions that talk: few enough that no proxy is saturated, so that all carry the same load.
 const TALKING: usize = 200;
-/// A frame every 20 ms is what a microphone delivers.
+/// A microphone delivers a frame every 20 ms.
 const FRAME_MS: u64 = 20;
 /// Three seconds of speech.
 const FRAMES: u64 = 150;
 /// Sessions that are silent, and sessions of a burst.
 pub(crate) const MANY: usize = 4_000;
-/// Memory that is given back is given back at once; this is for what is still on its way.
+/// A pause for the last bytes that are under way; a proxy gives memory back at once.
 const SETTLE: Duration = Duration::from_millis(500);
 
 fn open(proxy: &Proxy, over: Over, sessions: usize, at_once: usize) -> Order {
@@ -73,18 +73,18 @@ pub(crate) async fn idle_kib(kind: Kind, over: Over, stack: &Upstream, place: &P
     Ok((after - before) / MANY as f64)
 }
 
-/// Sessions that were closed or not opened though nothing was wrong with them.
+/// Sessions of a burst, and those that were closed or not opened without a reason.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Burst {
-    /// Sessions asked for at the same moment.
+    /// Sessions that the devices opened at the same moment.
     pub(crate) sessions: u64,
     /// Those that were closed or not opened.
     pub(crate) wrong: u64,
-    /// Why, and how many.
+    /// Their number by reason.
     pub(crate) why: BTreeMap<String, u64>,
 }
 
-/// Opens many sessions at the same moment, and says one frame in each.
+/// Opens many sessions at the same moment, and sends one frame in each.
 pub(crate) async fn burst(kind: Kind, manner: Manner, place: &Place) -> anyhow::Result<Burst> {
     let stack = Upstream::start(manner).await?;
     let proxy = Proxy::start(kind, &[stack.address], place).await?;
@@ -109,29 +109,28 @@ pub(crate) async fn burst(kind: Kind, manner: Manner, place: &Place) -> anyhow::
     })
 }
 
-/// Sessions that were held.
+/// Sessions that a machine held for a time.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct Held {
     /// Processes of the edge that shared the port.
     pub(crate) processes: usize,
-    /// Sessions asked for.
+    /// Sessions that the devices opened.
     pub(crate) sessions: u64,
     /// Those that were closed or not opened.
     pub(crate) wrong: u64,
-    /// Why, and how many.
+    /// Their number by reason.
     pub(crate) why: BTreeMap<String, u64>,
-    /// How long they were held, in seconds.
+    /// The time for which they were open, in seconds.
     pub(crate) seconds: u64,
-    /// How long it took to open them, in seconds.
+    /// The time to open all of them, in seconds.
     pub(crate) opened_in_s: f64,
-    /// Sessions of each process of the edge, by its open files.
+    /// Memory of all processes of the edge, for one session, in KiB.
     pub(crate) memory_kib_per_session: f64,
     /// Processor time of all processes of the edge while the sessions were silent, in percent of one core.
     pub(crate) cpu_percent: f64,
 }
 
-/// Holds this many sessions for a time, in so many processes of the edge that share a port, and says one frame in each at
-/// the end.
+/// Holds this many sessions for a time, in several processes of the edge that share a port, and sends one frame in each at the end.
 pub(crate) async fn hold(sessions: usize, processes: usize, seconds: u64, place: &Place) -> anyhow::Result<Held> {
     // Sessions a helper can have: fewer than its 20,000 descriptors, and than the 28,000 ports of an address.
     const HELPER_MAX: usize = 17_000;
@@ -160,7 +159,7 @@ pub(crate) async fn hold(sessions: usize, processes: usize, seconds: u64, place:
     let opening = clients.iter_mut().enumerate().map(async |(number, clients)| {
         let order = Order::Open {
             to: address,
-            // Each address has its own ports, and those of the hold before are not used again so soon.
+            // Each address has its own ports, and the kernel does not free those of the hold before soon enough.
             from: [127, 0, u8::try_from(processes)?, 2 + u8::try_from(number)?].into(),
             sessions: (sessions + number) / helpers,
             at_once: 200,
@@ -191,7 +190,7 @@ pub(crate) async fn hold(sessions: usize, processes: usize, seconds: u64, place:
         cpu_percent,
     };
     for standing in standings {
-        // A message without an answer counts as a lost session too, whichever end noticed it.
+        // A message without an answer counts as a lost session too.
         held.wrong += standing.failed + standing.closed + standing.sent.abs_diff(standing.received);
         for (why, count) in standing.why {
             *held.why.entry(why).or_default() += count;

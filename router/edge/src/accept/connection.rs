@@ -179,7 +179,7 @@ impl Server {
         // From here on the request or session keeps the process busy.
         let busy = self.edge.sessions.busy();
         drop(arriving);
-        let head = match self.tunnel(&mut io, head, device) {
+        let head = match self.unless_upgrade(&mut io, head, device) {
             Ok(head) => head,
             Err(session) => return session.await,
         };
@@ -224,7 +224,7 @@ impl Server {
     /// Serves HTTP requests, the first of which has this head, until the connection ends or becomes a session.
     async fn requests(&self, mut io: impl Device, fd: RawFd, device: Peer, head: Head, busy: Busy) {
         let mut timer = Deadline::default();
-        let Some(mut unusual) = self.usual(&mut io, &mut timer, device, head, Some(busy)).await else {
+        let Some(mut for_pingora) = self.serve_fast(&mut io, &mut timer, device, head, Some(busy)).await else {
             return;
         };
         let gate = Gate::default();
@@ -232,7 +232,7 @@ impl Server {
         let mut stream: Stream = Box::new(Transport::http1(io, fd, device, gate.clone(), closing));
         let mut settings = None;
         loop {
-            let (Head { bytes: mut head, len }, mut begun) = unusual;
+            let (Head { bytes: mut head, len }, mut begun) = for_pingora;
             let mut body = head.split_off(len);
             if gate
                 .begin(std::mem::replace(&mut begun.body, Body::Length(0)), &mut body)
@@ -255,7 +255,7 @@ impl Server {
             session.set_pipelined_prefix(head);
             let shutdown = self.shutdown.subscribe();
             let serving = self.proxy.process_new_http(session, &shutdown);
-            let Some(reusable) = pingora::going_on(begun, serving).await else {
+            let Some(reusable) = pingora::serve_begun(begun, serving).await else {
                 return;
             };
             (stream, settings) = reusable.consume();
@@ -263,19 +263,19 @@ impl Server {
             let Some(head) = self.next(&mut stream, device, &mut timer, gate.end(), refusing).await else {
                 return;
             };
-            let head = match self.tunnel(&mut stream, head, device) {
+            let head = match self.unless_upgrade(&mut stream, head, device) {
                 Ok(head) => head,
                 Err(session) => return session.await,
             };
-            match self.usual(&mut stream, &mut timer, device, head, None).await {
-                Some(next) => unusual = next,
+            match self.serve_fast(&mut stream, &mut timer, device, head, None).await {
+                Some(next) => for_pingora = next,
                 None => return,
             }
         }
     }
 
     /// Serves requests on the fast path. Returns the first request that pingora has to serve, or none when the connection ended.
-    async fn usual(
+    async fn serve_fast(
         &self,
         io: &mut (impl Io + 'static),
         timer: &mut Deadline,
@@ -296,10 +296,10 @@ impl Server {
             let rest = match self.fast_path.forward(conn, head, device, busy).await {
                 Forwarded::Answered(rest) => rest,
                 Forwarded::Over => return None,
-                Forwarded::Unusual(head, begun) => return Some((head, begun)),
+                Forwarded::ForPingora(head, begun) => return Some((head, begun)),
             };
             let next = self.next(io, device, timer, rest, refusing.as_mut()).await?;
-            head = match self.tunnel(io, next, device) {
+            head = match self.unless_upgrade(io, next, device) {
                 Ok(head) => head,
                 Err(session) => {
                     session.await;
@@ -356,17 +356,17 @@ impl Server {
         None
     }
 
-    /// The head of a request, unless it is an upgrade: then the session that it becomes, to its end.
+    /// The head of a request, unless it is an upgrade: then a future that serves its session to the end.
     ///
-    /// In a box: a session lives for hours and a connection that never becomes one should not pay for it.
-    fn tunnel<'s>(&'s self, io: &'s mut (impl Io + 'static), head: Head, device: Peer) -> Result<Head, Tunnelled<'s>> {
+    /// In a box: a connection that never becomes a session should not have the memory of one.
+    fn unless_upgrade<'s>(&'s self, io: &'s mut (impl Io + 'static), head: Head, device: Peer) -> Result<Head, SessionToEnd<'s>> {
         match Upgrade::parse(&head, device) {
             Ok(None) => Ok(head),
             Ok(Some(upgrade)) => {
                 let mut early = head.bytes;
                 let arrived = Box::new(Arrived {
                     upgrade,
-                    // Not a part of the head's buffer: that would stay for as long as any of it.
+                    // A copy: a part of the head's buffer would keep all of it in memory.
                     early: BytesMut::from(&early.split_off(head.len)[..]),
                     client: device.address,
                 });
@@ -387,10 +387,10 @@ impl Server {
     }
 }
 
-/// A session to its end.
-type Tunnelled<'s> = Pin<Box<dyn Future<Output = ()> + Send + 's>>;
+/// Serves a session, or refuses it, to the end of the connection.
+type SessionToEnd<'s> = Pin<Box<dyn Future<Output = ()> + Send + 's>>;
 
-/// In a box: most connections are never declined and should not keep room for it.
+/// In a box: most connections are never declined and should not have the memory for it.
 async fn decline(edge: &Edge, io: &mut dyn Io, stamp: &Stamp, answer: &Answer) {
     Box::pin(device::decline(edge, io, stamp, answer)).await;
 }
@@ -409,7 +409,7 @@ mod tests {
     use prometheus_client::registry::Registry;
 
     /// Most connections are sessions in which nothing happens. The memory of one is the future below and the
-    /// box in which its tunnel is; both together are a fraction of the kernel's two sockets.
+    /// box in which its session is served; both together are a fraction of the kernel's two sockets.
     #[tokio::test]
     async fn a_quiet_session_is_small() {
         let text = include_str!("../../../../configs/edge.toml");
@@ -435,9 +435,9 @@ mod tests {
             early: BytesMut::new(),
             client,
         };
-        let tunnel = size_of_val(&open::serve(&edge, &mut tcp, Box::new(arrived)));
+        let session = size_of_val(&open::serve(&edge, &mut tcp, Box::new(arrived)));
         let connection = size_of_val(&server.serve(tcp, client, None));
-        println!("tunnel {tunnel}, connection {connection}");
-        assert!(tunnel + connection < 2_048, "tunnel {tunnel}, connection {connection}");
+        println!("session {session}, connection {connection}");
+        assert!(session + connection < 2_048, "session {session}, connection {connection}");
     }
 }

@@ -40,7 +40,7 @@ pub(crate) enum Forwarded {
     /// The connection ended.
     Over,
     /// pingora has to serve it. Its context says which steps are done already.
-    Unusual(Head, Box<Ctx>),
+    ForPingora(Head, Box<Ctx>),
 }
 
 /// The parts of a connection that its requests use, one after the other.

@@ -52,7 +52,7 @@ struct Asked {
 
 /// The path of a request.
 enum Kind {
-    Usual(Asked),
+    Small(Asked),
     /// A region answers too, but the body is not small, or a second region may get a copy.
     Long(Asking),
     /// The edge answers: a browser asks whether a page may call.
@@ -90,10 +90,10 @@ impl FastPath {
         device: Peer,
         busy: Busy,
     ) -> Forwarded {
-        let (mut ctx, kind) = self.usual(&head, device, busy);
+        let (mut ctx, kind) = self.classify(&head, device, busy);
         let kind = match kind {
             Ok(Some(kind)) => kind,
-            Ok(None) => return Forwarded::Unusual(head, ctx),
+            Ok(None) => return Forwarded::ForPingora(head, ctx),
             Err(what) => {
                 let refused = ("malformed", Answer::bad_request(what));
                 let (reason, answer) = self.chooser.edge.admission.refuse(device.ip(), refused);
@@ -105,12 +105,12 @@ impl FastPath {
         };
         let Ok(slot) = self.chooser.edge.admission.request(device.ip()) else {
             // Over a limit: pingora asks again, and formats the 429 in a way that keeps the connection.
-            return Forwarded::Unusual(head, ctx);
+            return Forwarded::ForPingora(head, ctx);
         };
         ctx.slot = Some(slot);
         self.chooser.requests.count_request(daemon::clock::now());
         let mut asked = match kind {
-            Kind::Usual(asked) => asked,
+            Kind::Small(asked) => asked,
             // In a box: a session lives for hours on the same connection and should not pay for it.
             Kind::Long(asking) => return Box::pin(self.long(conn, head, &mut ctx, asking)).await,
             Kind::Preflight(answer) => return self.preflight(conn, head, ctx, answer).await,
@@ -206,7 +206,7 @@ impl FastPath {
     }
 
     /// Reads a request and chooses its path. `None` for a request that no region answers, or of HTTP/1.0: pingora serves those.
-    fn usual(&self, head: &Head, device: Peer, busy: Busy) -> (Box<Ctx>, Result<Option<Kind>, &'static str>) {
+    fn classify(&self, head: &Head, device: Peer, busy: Busy) -> (Box<Ctx>, Result<Option<Kind>, &'static str>) {
         let mut lines = [httparse::EMPTY_HEADER; LINES_MAX];
         let request = match Request::parse(&head.bytes[..head.len], &mut lines) {
             Ok(request) => request,
@@ -271,7 +271,7 @@ impl FastPath {
             is_head: request.is_head(),
             is_last: request.is_last,
         };
-        (ctx, Ok(Some(Kind::Usual(asked))))
+        (ctx, Ok(Some(Kind::Small(asked))))
     }
 
     /// Answers the question of a browser whether a page may ask something. No region is asked, and the connection stays.

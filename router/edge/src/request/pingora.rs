@@ -49,7 +49,7 @@ tokio::task_local! {
 }
 
 /// Serves a request by pingora that the edge began.
-pub(crate) async fn going_on<F: Future>(begun: Box<Ctx>, serving: F) -> F::Output {
+pub(crate) async fn serve_begun<F: Future>(begun: Box<Ctx>, serving: F) -> F::Output {
     BEGUN.scope(Cell::new(Some(begun)), serving).await
 }
 

@@ -244,7 +244,7 @@ struct Watched {
     link: Link,
     clock: Option<Arc<BodyClock>>,
     timer: Deadline,
-    /// The begin of the read that no byte has answered yet.
+    /// The start of the read that no byte has answered yet.
     reads_since: Option<Instant>,
 }
 

@@ -149,7 +149,7 @@ impl Sessions {
         regions
     }
 
-    /// The number of live sessions in each region, and the begin of the oldest.
+    /// The number of live sessions in each region, and the start of the oldest.
     pub fn by_region(&self) -> BTreeMap<RegionId, (usize, Moment)> {
         let mut regions = BTreeMap::new();
         for live in self.lock().values() {

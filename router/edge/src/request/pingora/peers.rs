@@ -91,7 +91,7 @@ fn peer(chooser: &Chooser, address: SocketAddr, is_grpc: bool) -> Box<HttpPeer> 
     // Shorter than a stack keeps its end open, so that a request rarely meets a connection that is being closed.
     options.idle_timeout = Some(Duration::from_secs(15));
     options.http_upstream_request_policy = HttpUpstreamRequestPolicy {
-        // Sessions have a tunnel of their own; no other request becomes one.
+        // The edge serves sessions without pingora, and no other request becomes one.
         h1_upgrade: H1UpgradePolicy::Deny,
         ..HttpUpstreamRequestPolicy::standard()
     };
