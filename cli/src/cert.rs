@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, anyhow};
+use anyhow::Context as _;
 use api::Operator;
 use clap::{Args, Subcommand};
 use identity::{
@@ -23,6 +23,7 @@ use crate::{
     length::parse_length,
     output::print,
     present::{plain, span, table},
+    texts,
 };
 
 #[derive(Debug, Subcommand)]
@@ -163,8 +164,7 @@ pub(crate) fn login(login: Login, state_dir: &Path) -> Result<ExitCode, Failure>
     let mut leaf = operator_leaf(&zone_of(&folder)?, &name, grants).map_err(failed)?;
     if let Some(life) = life {
         if life > ca::OPERATOR_LIFE {
-            let text = "--for: a credential of a person lives at most 12h, so that a stolen one ends; log in again when it has";
-            return Err(Failure::usage(anyhow!(text)));
+            return Err(Failure::usage(texts::credential_life_too_long()));
         }
         leaf.life = life;
     }
@@ -191,17 +191,11 @@ pub(crate) async fn cert(verb: CertVerb, operator: Option<Operator>) -> Result<E
             let folder = Folder::at(dir.clone());
             let [root, _] = folder.root();
             if root.exists() {
-                let text = format!(
-                    "{} holds an authority already, and everything it issued would become worthless; name another folder",
-                    dir.display()
-                );
-                return Err(Failure::failed(anyhow!(text)));
+                return Err(Failure::failed(texts::authority_exists(&dir)));
             }
             // The command refuses a name that no id can have now, and not with the first certificate.
-            PeerId::new(&zone, Role::Edge("name".to_owned())).map_err(|_| {
-                let text = format!("--zone: \"{zone}\" is no zone; write it in lower case, as in topology.toml, such as voice.example.com");
-                Failure::usage(anyhow!(text))
-            })?;
+            PeerId::new(&zone, Role::Edge("name".to_owned()))
+                .map_err(|_| Failure::usage(texts::zone_is_malformed(&zone)))?;
             folder.create(&zone, now).map_err(failed)?;
             print(&format!(
                 "{} holds the authority of {zone}\nmove root.key to a place without a network; issuer.key signs for a year",
@@ -216,8 +210,7 @@ pub(crate) async fn cert(verb: CertVerb, operator: Option<Operator>) -> Result<E
             life,
         } => {
             if matches!(role, Role::Etcd(_)) == addresses.is_empty() {
-                let text = "--address: etcd goes by addresses, and all others by their ids; write it for etcd/NAME, and only then";
-                return Err(Failure::usage(anyhow!(text)));
+                return Err(Failure::usage(texts::addresses_are_for_etcd()));
             }
             let folder = Folder::at(ca);
             let id = PeerId::new(&zone_of(&folder)?, role).map_err(failed)?;
@@ -233,15 +226,10 @@ pub(crate) async fn cert(verb: CertVerb, operator: Option<Operator>) -> Result<E
             let folder = Folder::at(ca);
             let roots = files::read(&folder.trust()).map_err(failed)?;
             // The folder of a renewal may contain anything.
-            let peer = identity::verified(&old, &roots, now).with_context(|| {
-                format!(
-                    "{} was not issued by this authority; issue it by its name: `meridian cert issue KIND/NAME --ca DIR --into DIR`",
-                    files.certificate.display()
-                )
-            })?;
+            let peer = identity::verified(&old, &roots, now)
+                .ok_or_else(|| texts::not_of_this_authority(&files.certificate))?;
             if let Role::Operator(name) = &peer.id.role {
-                let text = format!("operators log in: `meridian login {name} --roles ROLE`");
-                return Err(Failure::failed(anyhow!(text)));
+                return Err(Failure::failed(texts::operators_log_in(name)));
             }
             let leaf = Leaf {
                 addresses: ca::addresses_of(&old),
@@ -280,10 +268,7 @@ async fn trust(verb: TrustVerb, operator: Option<Operator>) -> Result<(), Failur
         TrustVerb::Add { root, trust } => {
             let new = files::certificates(&files::read(&root).map_err(failed)?);
             if new.is_empty() {
-                return Err(Failure::failed(anyhow!(
-                    "{} holds no certificate in PEM",
-                    root.display()
-                )));
+                return Err(Failure::failed(texts::no_certificate(&root)));
             }
             let mut roots = bundle(&trust)?;
             for root in new {
@@ -303,16 +288,10 @@ async fn trust(verb: TrustVerb, operator: Option<Operator>) -> Result<(), Failur
             roots.retain(|root| root.fingerprint != fingerprint);
             if roots.len() == before {
                 let known: Vec<&str> = roots.iter().map(|root| root.fingerprint.as_str()).collect();
-                let text = format!(
-                    "{} has no root {fingerprint}; it has {}",
-                    trust.display(),
-                    known.join(", ")
-                );
-                return Err(Failure::failed(anyhow!(text)));
+                return Err(Failure::failed(texts::no_such_root(&trust, &fingerprint, &known)));
             }
             if roots.is_empty() {
-                let text = "it is the only root: without one, nothing can connect; add the next root first (`meridian cert trust add FILE --trust FILE`)";
-                return Err(Failure::failed(anyhow!(text)));
+                return Err(Failure::failed(texts::only_root()));
             }
             if !force {
                 refuse_while_shown(&fingerprint, operator).await?;
@@ -324,13 +303,11 @@ async fn trust(verb: TrustVerb, operator: Option<Operator>) -> Result<(), Failur
 
 /// Refuses to remove a root while a connected node shows a certificate under it.
 async fn refuse_while_shown(fingerprint: &str, operator: Option<Operator>) -> Result<(), Failure> {
-    let unasked = "and only control planes know who still shows a certificate under this root; start them, or remove it whatever nodes \
-                   show with --force";
-    let operator = operator.with_context(|| format!("no control plane is known, {unasked}"))?;
+    let operator = operator.ok_or_else(|| texts::root_is_unchecked("no control plane is known"))?;
     let status = operator
         .status()
         .await
-        .map_err(|error| Failure::unreachable(anyhow!("{error}, {unasked}")))?;
+        .map_err(|error| Failure::unreachable(texts::root_is_unchecked(error)))?;
     let shown = status
         .nodes
         .iter()
@@ -339,29 +316,17 @@ async fn refuse_while_shown(fingerprint: &str, operator: Option<Operator>) -> Re
     if shown.is_empty() {
         return Ok(());
     }
-    let text = format!(
-        "{} still {} a certificate under {fingerprint}; issue new ones under another root first (`meridian cert renew DIR --ca DIR`), then remove it",
-        shown.join(", "),
-        if shown.len() == 1 { "shows" } else { "show" },
-    );
-    Err(Failure::failed(anyhow!(text)))
+    Err(Failure::failed(texts::root_is_shown(&shown, fingerprint)))
 }
 
 fn bundle(path: &Path) -> Result<Vec<Seen>, Failure> {
     let text = files::read(path).map_err(failed)?;
     let roots = files::certificates(&text);
     if roots.len() < text.matches("-----BEGIN CERTIFICATE-----").count() {
-        let text = format!(
-            "{} holds a certificate that cannot be read, and rewriting would drop it; edit it by hand",
-            path.display()
-        );
-        return Err(Failure::failed(anyhow!(text)));
+        return Err(Failure::failed(texts::unreadable_certificate(path)));
     }
     if roots.is_empty() {
-        return Err(Failure::failed(anyhow!(
-            "{} holds no certificate in PEM",
-            path.display()
-        )));
+        return Err(Failure::failed(texts::no_certificate(path)));
     }
     Ok(roots)
 }
@@ -394,10 +359,7 @@ fn list(paths: &[PathBuf], now: Moment) -> Result<String, Failure> {
     for path in found {
         let certificates = files::certificates(&files::read(&path).map_err(failed)?);
         if certificates.is_empty() {
-            return Err(Failure::failed(anyhow!(
-                "{} holds no certificate in PEM",
-                path.display()
-            )));
+            return Err(Failure::failed(texts::no_certificate(&path)));
         }
         for it in certificates {
             let left = match it.until.since(now) {
@@ -427,13 +389,7 @@ fn zone_of(folder: &Folder) -> Result<String, Failure> {
         let rest = it.name.strip_prefix("Meridian issuer of ")?;
         Some(rest.split(',').next()?.to_owned())
     });
-    let missing = || {
-        Failure::failed(anyhow!(
-            "{} was not made by `meridian cert create-ca DIR --zone ZONE`",
-            issuer.display()
-        ))
-    };
-    zone.ok_or_else(missing)
+    zone.ok_or_else(|| Failure::failed(texts::not_an_issuer(&issuer)))
 }
 
 fn failed(error: impl std::error::Error + Send + Sync + 'static) -> Failure {

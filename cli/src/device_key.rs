@@ -6,7 +6,7 @@ use anyhow::anyhow;
 use clap::Args;
 use serde_json::json;
 
-use crate::{exit::Failure, length::parse_length, output::Output, output::print, present::document};
+use crate::{exit::Failure, length::parse_length, output::Output, output::print, present::document, texts};
 
 #[derive(Debug, Args)]
 pub(crate) struct DeviceKey {
@@ -27,8 +27,7 @@ pub(crate) fn device_key(asked: &DeviceKey, output: Output) -> Result<ExitCode, 
         None => String::new(),
         Some(life) => {
             let end = jiff::Timestamp::now().checked_add(life);
-            let end =
-                end.map_err(|_| Failure::usage(anyhow!("--for is longer than the calendar; write a shorter one")))?;
+            let end = end.map_err(|_| Failure::usage(texts::life_too_long()))?;
             format!("expires = \"{}\"\n", end.strftime("%Y-%m-%dT%H:%M:%SZ"))
         }
     };

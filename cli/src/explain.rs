@@ -25,6 +25,7 @@ use crate::{
     output::print,
     present::{document, plain, table},
     reach::Reach,
+    texts,
 };
 
 #[derive(Debug, Subcommand)]
@@ -47,9 +48,7 @@ pub(crate) fn reason(code: Option<&str>, output: Output) -> Result<ExitCode, Fai
         Some(name) => match PAGES.iter().find(|page| page.code.as_str() == name) {
             Some(page) => vec![page],
             None => {
-                return Err(Failure::usage(anyhow!(
-                    "there is no reason code {name:?} in this version; `meridian explain reason` lists all"
-                )));
+                return Err(Failure::usage(texts::no_such_reason(name)));
             }
         },
     };
@@ -213,10 +212,7 @@ enum Answer {
 
 async fn ask(request: reqwest::RequestBuilder, edge: &Url) -> Result<Answer, Failure> {
     let unreachable = |error: reqwest::Error| {
-        let error = anyhow!(error.without_url()).context(format!(
-            "the edge at {edge} does not answer; check that this is its administrative address (admin_listen in edge.toml)"
-        ));
-        Failure::unreachable(error)
+        Failure::unreachable(anyhow!(error.without_url()).context(texts::edge_is_silent(edge)))
     };
     let answer = request.send().await.map_err(unreachable)?;
     match answer.status() {
@@ -235,9 +231,7 @@ async fn ask(request: reqwest::RequestBuilder, edge: &Url) -> Result<Answer, Fai
 /// Fetches a plan that edges have dropped from the audit log.
 async fn kept(generation: u64, reach: &Reach, said: &str) -> Result<Snapshot, Failure> {
     let operator = reach.operator().map_err(|failure| match failure.is_unreachable() {
-        true => Failure::failed(anyhow!(
-            "{said}; name a control plane with --control-plane URL: its audit log has older plans"
-        )),
+        true => Failure::failed(texts::plan_is_older_than_edges(said)),
         false => failure,
     })?;
     audit::snapshot(&operator, generation).await

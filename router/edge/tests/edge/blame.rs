@@ -178,7 +178,7 @@ const BOTH: [Session; 2] = [Session::Kept, Session::Plain];
 #[tokio::test]
 async fn a_device_that_takes_nothing_ends_its_own_session() {
     let ends = async |session| {
-        // The region is heard of no more either, and nobody must hold that against it.
+        // The edge hears no more of the region either, and must not hold that against it.
         let changes = "timeouts.device = '3s'\ntimeouts.idle = '2s'\ncontinuity.silence_busy = '50ms'\n\
                        continuity.silence_active = '50ms'\ncontinuity.silence_idle = '50ms'";
         let ended = Line::new(changes, session).await.ends(async |mut device, mut region| {
@@ -202,7 +202,7 @@ const HURRIED: &str = "timeouts = { device = '600ms', idle = '60s' }\nlimits.dev
 #[tokio::test]
 async fn a_byte_now_and_then_does_not_keep_the_session_of_a_device_that_takes_too_little() {
     for session in BOTH {
-        // The region is heard of no more either, and nobody must hold that against it.
+        // The edge hears no more of the region either, and must not hold that against it.
         let changes = format!(
             "{HURRIED}\ncontinuity = {{ silence_busy = '50ms', silence_active = '50ms', silence_idle = '50ms' }}"
         );
@@ -239,7 +239,7 @@ async fn a_byte_now_and_then_does_not_keep_the_session_of_a_device_that_began_a_
 #[tokio::test]
 async fn a_device_on_a_slow_line_that_keeps_pace_is_waited_for() {
     for session in BOTH {
-        // Nobody answers here, and nobody waits for that.
+        // No side answers here, and no side waits for an answer.
         let changes = format!("{HURRIED}\ncontinuity.silence_busy = '1m'");
         let ended = Line::new(&changes, session).await.ends(async |mut device, mut region| {
             region.write_all(&checkpoint()).await.unwrap();
@@ -631,8 +631,8 @@ async fn heard_by_the_next_region(changes: &str, before: &[u8], after: &[u8], un
     .await
 }
 
-/// To find the next region takes longer than a device may be behind, twice, and the device did nothing wrong meanwhile: nobody
-/// read what it said, and nobody gave it what waits for it.
+/// The search for the next region takes twice as long as a device may be behind. The device did nothing wrong meanwhile: the edge read
+/// nothing from it, and wrote nothing to it.
 #[tokio::test]
 async fn the_time_that_a_move_takes_is_not_the_device_s() {
     for is_blocked in [false, true] {
@@ -771,7 +771,7 @@ async fn a_stack_that_others_hear_is_slow_and_not_dead_up_to_a_point() {
     assert!(began.elapsed() >= Duration::from_secs(4), "{:?}", began.elapsed());
 }
 
-/// A region that takes sessions and talks until nobody listens.
+/// A region that takes sessions and sends until no device reads any more.
 async fn talks_without_end(kept: bool) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -834,7 +834,7 @@ async fn many_devices_that_do_not_read_harm_their_own_sessions_alone() {
         let explained = world.explain("session=another").await;
         assert_eq!(explained["decisions"][0]["region"], "eu-west");
         assert_eq!(explained["ejected"], serde_json::json!([]));
-        // After a gap of their line they read again: each gets what was on its way, and is told why there is no more.
+        // After a gap of their network they read again: each gets the bytes that were under way, and the reason why no more come.
         tokio::time::sleep(Duration::from_secs(2)).await;
         let reads = devices.into_iter().map(async |mut device| {
             let mut heard = Vec::new();
@@ -1050,7 +1050,7 @@ async fn pings_of_a_device_are_answered_whatever_they_carry() {
     }
 }
 
-/// A stack that has no room, or stops in order, works: the session goes to the next one and nobody is blamed.
+/// A stack that has no room, or stops in order, works: the session goes to the next one, and no side is blamed.
 #[tokio::test]
 async fn a_stack_that_has_no_room_or_stops_is_passed_over_and_not_blamed() {
     for stack in [Stack::Answers(429), Stack::Drains, Stack::Full] {
@@ -1095,7 +1095,7 @@ async fn frozen() -> (SocketAddr, Arc<AtomicUsize>) {
     (address, asked)
 }
 
-/// Until the device hears that its session goes on elsewhere; what it was told.
+/// Reads until the device hears that its session goes on elsewhere. Returns the notice.
 async fn hears_of_its_move(anna: &mut support::Session) -> String {
     loop {
         match anna.hear().await {
@@ -1150,7 +1150,7 @@ async fn a_session_does_not_wait_for_a_place_at_a_stack_that_is_out_meanwhile() 
     backup.stacks = vec![frozen.into()];
     let world = World::of("continuity.deadline = '15s'", &snapshot);
     let mut anna = world.open(&[]).await;
-    // Other sessions have all the places, and what they wait for does not come.
+    // Other sessions have all the slots, and wait in vain.
     let gate = world.edge.fleet.gate(frozen);
     let _places = gate
         .try_acquire_many(u32::try_from(gate.available_permits()).unwrap())

@@ -382,7 +382,7 @@ async fn an_utterance_that_is_too_long_to_keep_must_be_repeated_and_the_session_
     assert_eq!(heard.events[heard.events.len() - 4..], ONE_TURN[1..]);
 }
 
-/// Without a word it would wait for the answer to what nobody heard.
+/// Without a notice the device would wait for an answer that never comes.
 #[tokio::test]
 async fn a_device_of_the_plain_protocol_gets_an_error_when_it_must_repeat() {
     let world = world("continuity.replay_bytes_max = 64", &[DiesAfterMessages(3), Lives]).await;
@@ -461,8 +461,8 @@ async fn a_drained_region_loses_its_sessions_between_turns_and_nobody_notices() 
     assert!(heard.notices.is_empty(), "{:?}", heard.notices);
 }
 
-/// Else whoever resumes a session stays for its whole call where the plan sends nobody of its home: in a region that only backs
-/// others up, or far away, where it was on its travels.
+/// Otherwise a resumed session stays for its whole call in a region to which the plan sends no session of its home: one that only
+/// backs up others, or one far away, from a journey of its user.
 #[tokio::test]
 async fn a_session_that_is_resumed_where_the_plan_does_not_send_it_is_fetched_there_and_leaves_between_turns() {
     let stacks = ["eu-west", "eu-central", "us-east"].map(|name| (name, Stack::Talks(Lives)));

@@ -62,7 +62,7 @@ impl Place {
 }
 
 impl Process {
-    /// Where devices and people connect, once it is ready.
+    /// The addresses of devices and of operators, once the edge is ready.
     async fn ready(&mut self) -> (SocketAddr, SocketAddr) {
         let announced = async {
             loop {
@@ -146,7 +146,7 @@ async fn an_edge_is_replaced_twice_and_nobody_is_refused() {
     assert!(TcpStream::connect(address).await.is_err(), "nobody listens any more");
 }
 
-/// A machine that is short of processor time, or that was suspended: its deadlines pass while nobody looks.
+/// A machine that is short of processor time, or was suspended: deadlines pass while the edge does not run.
 #[tokio::test]
 async fn an_edge_that_stood_still_blames_itself_for_what_did_not_come_meanwhile() {
     // It takes connections and may answer at any moment.
@@ -186,7 +186,7 @@ async fn an_edge_that_stood_still_blames_itself_for_what_did_not_come_meanwhile(
     let blamed = "meridian_edge_faults_total{region=\"eu-west\",fault=";
     let faults: Vec<&str> = metrics.lines().filter_map(|line| line.strip_prefix(blamed)).collect();
     assert_eq!(faults, ["\"edge\"} 2"], "{metrics}");
-    // It has room for others, and says so to whoever comes.
+    // The edge has room for others, and serves them.
     let nothing = ask(address, &get.replace("/v1/models", "/nothing")).await;
     assert!(nothing.starts_with("HTTP/1.1 404 "), "{nothing}");
 }

@@ -218,7 +218,7 @@ async fn a_request_and_a_session_have_one_id_everywhere() {
         log.of("moves")
     );
 
-    // Nothing is said of a request or session without its id.
+    // No line about a request or session lacks its id.
     let of_nobody = [
         "draining",
         "a stack failed too often",

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// Nothing here takes longer unless it hangs.
+/// Longest wait of a story; a longer one means that it hangs.
 pub const HANGS_AFTER: Duration = Duration::from_secs(20);
 
 pub async fn hang_means_failure<T>(future: impl Future<Output = T>) -> T {

@@ -53,7 +53,7 @@ use tokio_util::sync::CancellationToken;
 use topology::{Component, Moment, RegionId, Rollout, Snapshot, fixtures::three_primaries, snapshot::digest};
 use wire::{Checkpoint, Trouble, Turn};
 
-/// How a fake stack treats a connection.
+/// The behaviour of a fake stack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stack {
     /// Takes the session and sends every message back.
@@ -72,9 +72,9 @@ pub enum Stack {
     Closes(u16),
     /// Answers 101 before it has read anything, then sends every byte back, unmasked as a region must.
     Eager,
-    /// Takes the session with a compression nobody asked for.
+    /// Takes the session with a compression that the edge did not offer.
     Compresses,
-    /// Serves HTTP, with keep-alive, and tells what it was asked.
+    /// Serves HTTP, with keep-alive, and answers with the request that it got.
     Http,
     /// The same, and every answer says how loaded it is: sessions, of 100.
     LoadedHttp(u32),
@@ -89,11 +89,11 @@ pub enum Stack {
     Talks(Fate),
     /// Speaks of session continuity, HTTP to devices that ask for no session, and gRPC to those that call.
     Serves(Fate),
-    /// The same, but every other request is answered with what is not HTTP.
+    /// The same, but answers every other request with bytes that are not HTTP.
     ServesNonsense,
-    /// The same, but every other request is answered with a change of protocol that nobody asked for.
+    /// The same, but answers every other request with a change of protocol that was not requested.
     ServesSwitching,
-    /// Answers every request, for a session too, with what is not HTTP.
+    /// Answers every request, also for a session, with bytes that are not HTTP.
     Babbles,
 }
 
@@ -106,7 +106,7 @@ pub enum Fate {
     DiesAfterEvents(usize),
     /// Its socket dies in the middle of an event, after so many whole ones.
     DiesInEvent(usize),
-    /// After so many events its socket says what is not WebSocket.
+    /// After this many events it sends bytes that are not WebSocket.
     BabblesAfterEvents(usize),
     /// Its socket dies after it took in so many messages of the device.
     DiesAfterMessages(u64),
@@ -140,7 +140,7 @@ pub async fn stack(behaviour: Stack) -> SocketAddr {
     address
 }
 
-/// An address where nobody listens, and nobody can until the test ends: it stays bound.
+/// An address without a listener, which stays bound until the test ends.
 fn refusing() -> SocketAddr {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
@@ -400,7 +400,7 @@ impl Talk {
         Some(())
     }
 
-    /// How it stands, then what it has to say, then how it stands then.
+    /// Sends a checkpoint, then its events, then another checkpoint.
     async fn say(&mut self) -> Option<()> {
         self.report().await?;
         let mut is_over = false;
@@ -677,7 +677,7 @@ impl World {
         serde_json::from_str(body).unwrap_or_else(|_| serde_json::json!({ "refused": answer }))
     }
 
-    /// Where a region's first stack is.
+    /// The address of a region's first stack.
     pub fn stack_of(&self, name: &str) -> SocketAddr {
         let table = self.edge.table().unwrap();
         let found = table.regions().find(|(known, _)| known.as_str() == name);
@@ -785,7 +785,7 @@ pub async fn ask(address: SocketAddr, request: &str) -> String {
     String::from_utf8(answer).unwrap()
 }
 
-/// Leaves this process so many open files more, until what is returned is dropped. For tests in a process of their own.
+/// Leaves this process only this many further open files, until the result is dropped. For tests in a process of their own.
 pub fn leave_open_files(free: usize) -> Vec<std::fs::File> {
     let numbers = std::fs::read_dir("/proc/self/fd").unwrap();
     let numbers = numbers.filter_map(|entry| entry.unwrap().file_name().to_str()?.parse::<u64>().ok());
@@ -799,7 +799,7 @@ pub fn leave_open_files(free: usize) -> Vec<std::fs::File> {
     taken
 }
 
-/// A whole edge process, started from what lies in a folder; announces itself when it takes devices.
+/// A whole edge process, started from the files of a folder; it announces itself when it accepts devices.
 pub async fn process(
     changes: &str,
     folder: &std::path::Path,
