@@ -8,13 +8,15 @@ use clap::Parser as _;
 use crate::options::Options;
 
 /// The folders with texts for operators.
-const SOURCES: [&str; 7] = [
+const SOURCES: [&str; 9] = [
     "health/verdict/src",
     "control-plane/planning/src",
     "control-plane/server/src",
     "control-plane/api/src",
     "control-plane/identity/src",
     "topology/src",
+    "router/auth/src",
+    "router/edge/src",
     "cli/src",
 ];
 /// Values for the blanks of a command: a path, a role or an id, and for any other blank a word that may be a region, an action or a

@@ -106,7 +106,7 @@ pub(crate) fn operators_log_in(name: &str) -> Error {
 }
 
 pub(crate) fn no_certificate(file: &Path) -> Error {
-    anyhow!("{} holds no certificate in PEM; name a file of `meridian cert`", file.display())
+    anyhow!("{} holds no certificate in PEM; name a file such as trust.crt", file.display())
 }
 
 pub(crate) fn unreadable_certificate(file: &Path) -> Error {

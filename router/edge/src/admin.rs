@@ -18,7 +18,7 @@ use routing::{Decision, Table};
 use serde::{Deserialize, Serialize};
 use topology::{EdgeId, PlanNumber, RegionId, Snapshot, snapshot::SNAPSHOT_BYTES_MAX};
 
-use crate::{Edge, edge::session_key, stacks::fleet_view::Summary};
+use crate::{Edge, edge::session_key, stacks::fleet_view::Summary, texts};
 
 pub fn router(edge: Arc<Edge>) -> Router {
     Router::new()
@@ -96,7 +96,8 @@ async fn explain(
     let table = match question.generation {
         None => in_force(&edge)?,
         Some(generation) => edge
-            .table_of(generation)
+            .plans
+            .of_generation(generation)
             .ok_or_else(|| (StatusCode::NOT_FOUND, not_held(&edge, generation)))?,
     };
     answer(&edge, &question, &table)
@@ -108,14 +109,14 @@ async fn explain_by(
     Query(question): Query<Question>,
     document: Bytes,
 ) -> Result<Json<Explanation>, Refused> {
-    let refuse = |error: &dyn std::fmt::Display| (StatusCode::BAD_REQUEST, format!("the body is not a plan: {error}; send a snapshot as `meridian plan --json` prints it"));
+    let refuse = |error: &dyn std::fmt::Display| (StatusCode::BAD_REQUEST, texts::not_a_plan(error));
     let snapshot: Snapshot = serde_json::from_slice(&document).map_err(|error| refuse(&error))?;
     snapshot.validate().map_err(|error| refuse(&error))?;
     answer(&edge, &question, &Table::compile(&snapshot, &edge.id))
 }
 
 fn in_force(edge: &Edge) -> Result<Arc<Table>, Refused> {
-    let none = || (StatusCode::SERVICE_UNAVAILABLE, "this edge has no plan yet; ask again when it follows a control plane".to_owned());
+    let none = || (StatusCode::SERVICE_UNAVAILABLE, texts::NO_PLAN_YET.to_owned());
     edge.table().ok_or_else(none)
 }
 
@@ -123,14 +124,13 @@ fn answer(edge: &Edge, question: &Question, table: &Table) -> Result<Json<Explan
     let now = daemon::clock::now();
     let key = match (question.session.as_deref(), question.client) {
         (None, None) => {
-            let text = "name a session or a client, as in /explain?client=192.0.2.7";
-            return Err((StatusCode::BAD_REQUEST, text.to_owned()));
+            return Err((StatusCode::BAD_REQUEST, texts::EXPLAIN_WHAT.to_owned()));
         }
         (named, client) => session_key(named, client.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED))),
     };
     let client = question.client.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
     let user = routing::user::name(question.user.as_deref(), None, client);
-    let affinity = question.affinity.as_deref().and_then(|token| edge.affinity(token, now));
+    let affinity = question.affinity.as_deref().and_then(|token| edge.affinity_tokens.verify(token, now));
     let seen = edge.fleet.summary(table, now);
     let regions = table.regions().map(|(region, _)| region);
     Ok(Json(Explanation {
@@ -147,10 +147,7 @@ fn answer(edge: &Edge, question: &Question, table: &Table) -> Result<Json<Explan
 }
 
 fn not_held(edge: &Edge, generation: u64) -> String {
-    let held = edge.tables().map(|table| table.number().generation.to_string());
+    let held = edge.plans.all().map(|table| table.number().generation.to_string());
     let held = held.collect::<Vec<_>>().join(" and ");
-    format!(
-        "{} holds plan {held}, not {generation}: an edge keeps the plan in force and the one before",
-        edge.id
-    )
+    texts::plan_not_held(&edge.id, &held, generation)
 }

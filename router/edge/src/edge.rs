@@ -8,23 +8,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use arc_swap::ArcSwapOption;
 use daemon::lag::Lag;
 use identity::{Identity, Link, Speaks};
 use parking_lot::Mutex;
-use routing::{
-    Affinity, Decision, Ejection, Role, Table, Tried, User,
-    admit::network,
-    continuity::{Budget, LeaveReason},
-};
-use tokio::sync::watch;
-use topology::{EdgeId, Moment, PlanNumber, RegionId, Snapshot};
+use routing::{Affinity, Decision, Ejection, Table, Tried, User, admit::network, continuity::Budget};
+use topology::{EdgeId, Moment, RegionId, Snapshot};
 use verdict::{Passive, TrafficSeen};
 use wire::Turn;
 
 use crate::{
     Config,
     accept::{access::Access, admission::Admission},
+    affinity_tokens::AffinityTokens,
     fault::{Cause, Event, Facts, Fault},
     metrics::Metrics,
     request_id::RequestId,
@@ -32,6 +27,7 @@ use crate::{
     session::parked::Parked,
     session::registry::Sessions,
     stacks::fleet_view::FleetView,
+    stacks::plans::Plans,
     stamp::Stamp,
     texts,
 };
@@ -45,10 +41,7 @@ const DOUBTS_LOGGED_EVERY: Duration = Duration::from_secs(10);
 pub struct Edge {
     pub id: EdgeId,
     pub config: Config,
-    /// The plan in force, compiled; `None` only until the first one, and nothing is accepted before that.
-    table: ArcSwapOption<Table>,
-    /// The plan before it, for questions about its choices.
-    previous: ArcSwapOption<Table>,
+    pub plans: Plans,
     /// The view of the regions.
     pub fleet: FleetView,
     pub admission: Arc<Admission>,
@@ -64,10 +57,7 @@ pub struct Edge {
     pub parked: Parked,
     /// Turns at copying checkpoints to other stacks.
     pub copy_turns: CopyTurns,
-    /// The last affinity token of each region.
-    tokens: Mutex<BTreeMap<RegionId, Token>>,
-    /// Changes whenever a plan comes in force.
-    plans: watch::Sender<()>,
+    pub affinity_tokens: AffinityTokens,
     /// The identity that this edge shows to stacks, which must prove their region in turn; `None` for plain text.
     identity: Option<Arc<Identity>>,
     /// The time of the last warning of each such stack.
@@ -79,18 +69,16 @@ impl Edge {
     pub fn new(config: Config, metrics: Metrics) -> Self {
         Self {
             id: config.node.clone(),
-            tokens: Mutex::default(),
+            affinity_tokens: AffinityTokens::new(config.affinity_key.clone(), config.timeouts.affinity.0),
             budget: Arc::new(Budget::new(config.continuity.replay_bytes_total_max)),
             copy_turns: CopyTurns::default(),
             parked: Parked::new(config.continuity.parked_bytes_max),
-            plans: watch::Sender::new(()),
+            plans: Plans::default(),
             admission: Arc::new(Admission::new(&config)),
             access: None,
             lag: Lag::default(),
             fleet: FleetView::new(config.picking),
             config,
-            table: ArcSwapOption::empty(),
-            previous: ArcSwapOption::empty(),
             sessions: Arc::new(Sessions::new(metrics.clone())),
             metrics,
             identity: None,
@@ -128,12 +116,7 @@ impl Edge {
     /// keeps it until its session or request ends.
     pub fn apply(&self, snapshot: &Snapshot) {
         let table = Table::compile(snapshot, &self.id);
-        let have = self
-            .table
-            .load()
-            .as_ref()
-            .map(|table| table.number())
-            .unwrap_or_default();
+        let have = self.table().map(|table| table.number()).unwrap_or_default();
         // The follower refuses older plans already; this is the second check.
         if table.number() <= have {
             tracing::warn!(offered = %table.number(), %have, "{}", texts::PLAN_NOT_NEWER);
@@ -146,8 +129,7 @@ impl Edge {
         }
         self.fleet.retain(&table);
         self.metrics.plan(table.number().generation, table.created_at());
-        self.previous.store(self.table.swap(Some(Arc::new(table))));
-        self.plans.send_replace(());
+        self.plans.put(table);
     }
 
     /// Whether a table gives each of some sessions a stack that the plan has. The edge tries this before the plan is in force, because
@@ -163,101 +145,9 @@ impl Edge {
         })
     }
 
-    /// Resolves when the plan wants the sessions of a region, or of one of its stacks, gone.
-    ///
-    /// Sessions that fled to a region that no plan gave them stay there. A session of the home `guest_of` was resumed in the region for
-    /// its memory, and leaves unless the plan sends sessions of that home there. When the region was evacuated before, it leaves
-    /// between turns, because its stack works. With `newer` only a later plan than the one in force counts.
-    pub async fn asks_to_leave(
-        &self,
-        region: RegionId,
-        stack: SocketAddr,
-        guest_of: Option<RegionId>,
-        newer: bool,
-    ) -> LeaveReason {
-        let is_guest = |table: &Table| guest_of.as_ref().is_some_and(|home| !table.sends(home, &region));
-        let mut plans = self.plans.subscribe();
-        let mut was_planned = guest_of.is_some();
-        let mut counts = !newer;
-        let mut is_first = true;
-        loop {
-            if let Some(table) = self.table() {
-                match table.role(&region) {
-                    Role::Evacuated if counts && is_first && guest_of.is_some() => return LeaveReason::Drained,
-                    Role::Evacuated if counts => return LeaveReason::Evacuated,
-                    Role::Unplanned if counts && was_planned => return LeaveReason::Drained,
-                    _ if counts && !table.serves(&region, stack) => return LeaveReason::Drained,
-                    Role::Planned if counts && is_guest(&table) => return LeaveReason::Drained,
-                    Role::Planned => was_planned = true,
-                    Role::Evacuated | Role::Unplanned => {}
-                }
-            }
-            if plans.changed().await.is_err() {
-                return std::future::pending().await;
-            }
-            (counts, is_first) = (true, false);
-        }
-    }
-
     /// The plan in force. Take it once and keep it for the entire session or request.
     pub fn table(&self) -> Option<Arc<Table>> {
-        self.table.load_full()
-    }
-
-    /// The plan in force and the one before.
-    pub fn tables(&self) -> impl Iterator<Item = Arc<Table>> {
-        [self.table.load_full(), self.previous.load_full()]
-            .into_iter()
-            .flatten()
-    }
-
-    /// The plan of a generation, if it is the one in force or the one before.
-    pub fn table_of(&self, generation: u64) -> Option<Arc<Table>> {
-        self.tables().find(|table| table.number().generation == generation)
-    }
-
-    /// The content of an affinity token; `None` for a token that is forged or out of date.
-    pub fn affinity(&self, token: &str, now: Moment) -> Option<Affinity> {
-        self.affinity_of(token, None, now)
-    }
-
-    /// The same, with the proof whether the token was issued to `holder`.
-    pub fn affinity_of(&self, token: &str, holder: Option<&str>, now: Moment) -> Option<Affinity> {
-        let age_max = self.config.timeouts.affinity.0;
-        let verified = self.config.affinity_key.0.verify(token, holder, now, age_max);
-        match verified {
-            Ok(affinity) => Some(affinity),
-            Err(error) => {
-                tracing::debug!(%error, "affinity token ignored");
-                None
-            }
-        }
-    }
-
-    /// A token for the holder of a session in a region. Admission prefers its holder.
-    pub fn session_token(&self, holder: &str, region: &RegionId) -> String {
-        let key = &self.config.affinity_key.0;
-        key.issue_to(holder, region, daemon::clock::now())
-    }
-
-    /// A token for the requester of an answer: it steers, and gives no precedence. All requesters within a second and under the same
-    /// plan get the same token, because signing one costs as much as half the rest of a small request.
-    pub fn affinity_token(&self, decision: &Decision, now: Moment) -> Arc<str> {
-        let mut tokens = self.tokens.lock();
-        if let Some(token) = tokens.get(&decision.region)
-            && token.plan == decision.plan
-            && token.second == now.0 / 1000
-        {
-            return token.text.clone();
-        }
-        let text: Arc<str> = self.config.affinity_key.0.issue(&decision.region, now).into();
-        let token = Token {
-            plan: decision.plan,
-            second: now.0 / 1000,
-            text: text.clone(),
-        };
-        tokens.insert(decision.region.clone(), token);
-        text
+        self.plans.in_force()
     }
 
     /// Blames the party at fault for a failure at a stack, see [`crate::fault`]. A fault of the region counts in the tick's report and
@@ -407,14 +297,6 @@ pub enum Failed {
     Session { client: IpAddr },
     /// Answering a request of a client, if the client is known.
     Request { client: Option<IpAddr> },
-}
-
-/// An affinity token, and the plan and the second in which it was signed.
-#[derive(Debug)]
-struct Token {
-    plan: PlanNumber,
-    second: u64,
-    text: Arc<str>,
 }
 
 /// Counts as a session or request at a stack, until it is dropped.

@@ -11,6 +11,7 @@
 
 pub mod accept;
 pub mod admin;
+pub mod affinity_tokens;
 pub mod answer;
 pub mod config;
 pub mod cors;

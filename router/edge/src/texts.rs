@@ -81,22 +81,37 @@ pub(crate) fn tenant_bytes(per_day: u64) -> String {
     format!("the devices of this tenant sent the {per_day} bytes of this day (UTC) to this edge; come back tomorrow")
 }
 
+// Refusals of `/explain`, for operators.
+
+pub(crate) const NO_PLAN_YET: &str = "this edge has no plan yet; ask again when it follows a control plane";
+pub(crate) const EXPLAIN_WHAT: &str =
+    "the question names neither a session nor a client; name one, as in /explain?client=192.0.2.7";
+
+/// `held` are the generations that the edge has.
+pub(crate) fn plan_not_held(edge: impl Display, held: &str, generation: u64) -> String {
+    format!("{edge} holds plan {held}, not {generation}; ask for one of those, because an edge keeps only two plans")
+}
+
+pub(crate) fn not_a_plan(error: impl Display) -> String {
+    format!("the body is not a plan: {error}; send a snapshot in JSON")
+}
+
 // Warnings of the log. The fields beside them have the ids, the addresses and the numbers.
 
 pub(crate) const PLAN_NOT_NEWER: &str = "a control plane offered a plan that is not newer; the plan in force stays; compare the \
-                                         plans of all control planes: meridian status";
+                                         plans of all control planes: `meridian status`";
 pub(crate) const PLAN_SERVES_NOBODY: &str = "the new plan would leave sessions of this edge without a stack; the plan in force \
-                                             stays; look at the plan: meridian plan";
+                                             stays; look at the plan: `meridian plan`";
 pub(crate) const NO_ROOM: &str = "this edge is out of descriptors, ports or buffers; it refuses new devices for a second and \
                                   blames no region; raise LimitNOFILE or lower limits.connections_max";
 pub(crate) const STACK_NOT_BELIEVED: &str = "a stack and this edge do not believe each other's certificate; sessions go to other \
                                              stacks; check the clocks, the trust and [identity] of both (docs/security.md)";
 pub(crate) const STACK_EJECTED: &str = "a stack failed too often; this edge sends it nothing for a while; look at the stack \
-                                        and its region: meridian why REGION";
+                                        and its region: `meridian why REGION`";
 pub(crate) const SERVER_DOWN: &str = "a server of an [[upstream]] failed too often; the edge asks the others of its path until \
                                       fail_timeout has passed; check that server";
-pub(crate) const NO_REGION_TOOK_SESSION: &str = "no region took the session; the device got 503 and tries again; see why with \
-                                                 meridian edges and meridian status";
+pub(crate) const NO_REGION_TOOK_SESSION: &str = "no region took the session; the device got 503 and tries again; see the regions \
+                                                 with `meridian status`";
 pub(crate) const CUT_AFTER_DRAIN: &str = "sessions were left when drain.limit had passed; the edge cut them; a longer drain.limit \
                                           lets them finish";
 pub(crate) const CANNOT_ACCEPT: &str = "the edge cannot accept a connection; it tries again after a pause; look at the open files \
@@ -161,6 +176,8 @@ mod tests {
             NO_SERVER,
             ANSWER_UNUSABLE,
             NOT_PASSED_ON,
+            NO_PLAN_YET,
+            EXPLAIN_WHAT,
         ];
         let made = [
             no_region_for_session("none"),
@@ -174,6 +191,8 @@ mod tests {
             tenant_sessions(1),
             tenant_rate(1),
             tenant_bytes(1),
+            not_a_plan("no generation"),
+            plan_not_held("edge-dub", "4 and 5", 1),
         ];
         for text in constants.into_iter().chain(made.iter().map(String::as_str)) {
             let (wrong, remedy) = text.split_once("; ").unwrap_or_default();

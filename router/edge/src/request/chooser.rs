@@ -185,7 +185,7 @@ impl Chooser {
     ) -> RequesterId {
         let of = |name: &str, parameter: &str| header(name).or_else(|| query(target, parameter));
         let now = daemon::clock::now();
-        let affinity = of("meridian-affinity", "affinity").and_then(|token| self.edge.affinity(token, now));
+        let affinity = of("meridian-affinity", "affinity").and_then(|token| self.edge.affinity_tokens.verify(token, now));
         let address = client.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         let session_key = session_key(of("meridian-session", "session"), address);
         let user = match table {
@@ -368,7 +368,7 @@ impl Chooser {
             }
             ctx.stamp.insert(&self.edge.config.cors, response)?;
             response.insert_header("Meridian-Region", decision.region.as_str())?;
-            let token = self.edge.affinity_token(decision, daemon::clock::now());
+            let token = self.edge.affinity_tokens.issue(decision, daemon::clock::now());
             response.insert_header("Meridian-Affinity", &*token)?;
         }
         response.insert_header("Meridian-Edge", self.edge.id.as_str())

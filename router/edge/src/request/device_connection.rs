@@ -267,7 +267,7 @@ pub(crate) async fn give(
 /// Adds the edge's headers to an answer, and the end of its head.
 fn sign(chooser: &Chooser, response: &mut Response, decision: &Decision, stamp: &Stamp, closes: bool) {
     stamp.write(&chooser.edge.config.cors, &mut response.returned);
-    let token = chooser.edge.affinity_token(decision, daemon::clock::now());
+    let token = chooser.edge.affinity_tokens.issue(decision, daemon::clock::now());
     let (region, edge) = (decision.region.as_str(), chooser.edge.id.as_str());
     for part in [
         "Meridian-Region: ",

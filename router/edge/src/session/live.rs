@@ -324,7 +324,7 @@ fn asks_to_leave(edge: &Arc<Edge>, relay: &Relay<'_>, session: &Session, newer: 
     let (edge, guest_of, id) = (edge.clone(), guest_of.clone(), registered.id);
     let (region, stack) = (decision.region.clone(), decision.stack);
     Box::pin(async move {
-        let why = edge.asks_to_leave(region, stack, guest_of, newer).await;
+        let why = edge.plans.asks_to_leave(region, stack, guest_of, newer).await;
         if why == LeaveReason::Drained {
             edge.sessions.turn_to_move(id, edge.config.drain.window.0).await;
         }
@@ -397,7 +397,7 @@ fn hand_over(edge: &Edge, relay: &mut Relay<'_>, stream: Link, moved: &Move<'_>)
             "from": from.region,
             "to": to.region,
             // The headers of the handshake had the old token.
-            "affinity": edge.session_token(&caller.holder, &to.region),
+            "affinity": edge.affinity_tokens.issue_to(&caller.holder, &to.region),
             // `session.created` had the old id.
             "session": caller.session_id(edge, to, caller.issued_at),
         });

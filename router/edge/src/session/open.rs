@@ -175,7 +175,7 @@ impl Requester {
         let token = upgrade
             .header("meridian-affinity")
             .or_else(|| upgrade.query("affinity"));
-        let affinity = token.and_then(|token| edge.affinity_of(token, Some(&holder), daemon::clock::now()));
+        let affinity = token.and_then(|token| edge.affinity_tokens.verify_of(token, Some(&holder), daemon::clock::now()));
         Self {
             client,
             holder,
@@ -341,7 +341,7 @@ async fn agree(
     } = taken;
     let since = daemon::clock::now();
     let began = Instant::now();
-    let token = edge.session_token(&caller.holder, &decision.region);
+    let token = edge.affinity_tokens.issue_to(&caller.holder, &decision.region);
     let ours = format!(
         "X-Request-Id: {}\r\nMeridian-Affinity: {token}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n",
         caller.id

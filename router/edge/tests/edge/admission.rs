@@ -154,7 +154,7 @@ async fn a_token_that_was_not_issued_to_its_holder_with_a_session_lets_nobody_in
     let of_request = answer.lines().find_map(|line| line.strip_prefix("Meridian-Affinity: "));
     let of_request = of_request.unwrap().to_owned();
     let region = support::region("eu-central");
-    let of_anna = world.edge.session_token("anna", &region);
+    let of_anna = world.edge.affinity_tokens.issue_to("anna", &region);
     let key = &world.edge.config.affinity_key.0;
     let steers = key.issue(&region, daemon::clock::now());
     let authorized = ("authorization", "Bearer anna");

@@ -255,7 +255,7 @@ async fn the_notice_says_where_the_session_is_now() {
     assert!(notice["message"].as_str().unwrap().starts_with("Connecting to backup"));
     // A device that reconnects for its own reasons shows this.
     let token = notice["affinity"].as_str().unwrap();
-    let affinity = world.edge.affinity(token, daemon::clock::now());
+    let affinity = world.edge.affinity_tokens.verify(token, daemon::clock::now());
     assert_eq!(affinity.map(|it| it.region), Some(region("eu-central")));
 }
 

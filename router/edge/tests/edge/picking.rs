@@ -273,7 +273,7 @@ async fn what_explain_says_of_a_client_is_what_happens_to_it() {
     plan.plan.routes.clear();
     let refused = world.explain_by("client=127.0.0.1", Some(&plan)).await;
     assert!(
-        refused["refused"].as_str().unwrap().contains("that is no plan"),
+        refused["refused"].as_str().unwrap().contains("the body is not a plan"),
         "{refused}"
     );
 }
@@ -383,8 +383,8 @@ async fn affinity_tokens_are_issued_anew_each_second() {
     let decision = decision.unwrap();
     let issued = |ms| {
         let at = topology::Moment(now.0 / 1000 * 1000 + ms);
-        let token = edge.affinity_token(&decision, at);
-        edge.affinity(&token, at).unwrap().issued_at.0 - now.0 / 1000 * 1000
+        let token = edge.affinity_tokens.issue(&decision, at);
+        edge.affinity_tokens.verify(&token, at).unwrap().issued_at.0 - now.0 / 1000 * 1000
     };
     assert_eq!([issued(0), issued(999), issued(1000), issued(5000)], [0, 0, 1000, 5000]);
 }
