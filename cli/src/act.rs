@@ -16,8 +16,7 @@ use crate::{
     length::parse_length,
     output::Output,
     output::print,
-    present,
-    texts,
+    present, texts,
 };
 
 /// The longest single `Wait` call. `wait` calls again until its deadline, and prints progress in between.
@@ -254,7 +253,9 @@ pub(crate) async fn act(
                     (_, true) => edges::of_world(state_dir, None),
                 };
                 let urls = |edges: Vec<(String, Url)>| edges.into_iter().map(|(_, url)| url).collect::<Vec<_>>();
-                let edges = found.map(urls).map_err(|_| Failure::failed(texts::drain_is_unobserved()))?;
+                let edges = found
+                    .map(urls)
+                    .map_err(|_| Failure::failed(texts::drain_is_unobserved()))?;
                 wait_until_empty(operator, action, &emptied, &edges, wait_max, output).await
             }
             _ => wait(operator, &action.id, wait_max, output).await,

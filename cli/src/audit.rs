@@ -219,9 +219,10 @@ pub(crate) async fn snapshot(operator: &Operator, generation: u64) -> Result<Sna
         }
     }
     let snapshot = found.map(|entry| documents.snapshot(entry)).transpose();
-    snapshot.map_err(anyhow::Error::from)?.flatten().ok_or_else(|| {
-        Failure::failed(texts::no_such_plan(generation, oldest))
-    })
+    snapshot
+        .map_err(anyhow::Error::from)?
+        .flatten()
+        .ok_or_else(|| Failure::failed(texts::no_such_plan(generation, oldest)))
 }
 
 fn replay(lines: Vec<Line>, output: Output) -> Result<ExitCode, Failure> {

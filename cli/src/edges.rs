@@ -87,7 +87,7 @@ struct RegionSessions {
 }
 
 /// Counts the sessions that remain. Also returns the addresses of edges that did not answer.
-async fn left(client: &Client, edges: &[Url], emptied: &Emptied) -> (u64, BTreeSet<String>) {
+async fn count_remaining(client: &Client, edges: &[Url], emptied: &Emptied) -> (u64, BTreeSet<String>) {
     let (mut left, mut silent) = (0, BTreeSet::new());
     for edge in edges {
         let mut url = edge.clone();
@@ -120,7 +120,7 @@ pub(crate) async fn watch(
     let mut bar: Option<ProgressBar> = None;
     let mut reported = None;
     loop {
-        let (left, silent) = left(&client, edges, emptied).await;
+        let (left, silent) = count_remaining(&client, edges, emptied).await;
         if !silent.is_empty() && reported.is_none() {
             let silent: Vec<&str> = silent.iter().map(String::as_str).collect();
             eprintln!("meridian: {} does not report its sessions", silent.join(" and "));

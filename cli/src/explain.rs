@@ -211,9 +211,8 @@ enum Answer {
 }
 
 async fn ask(request: reqwest::RequestBuilder, edge: &Url) -> Result<Answer, Failure> {
-    let unreachable = |error: reqwest::Error| {
-        Failure::unreachable(anyhow!(error.without_url()).context(texts::edge_is_silent(edge)))
-    };
+    let unreachable =
+        |error: reqwest::Error| Failure::unreachable(anyhow!(error.without_url()).context(texts::edge_is_silent(edge)));
     let answer = request.send().await.map_err(unreachable)?;
     match answer.status() {
         StatusCode::OK => Ok(Answer::Is(answer.json().await.map_err(unreachable)?)),

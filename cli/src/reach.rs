@@ -27,13 +27,15 @@ impl Reach {
             self.control_planes.clone()
         };
         let files = folder.map(|folder| identity::files::Files::in_folder(&folder));
-        let identity = Identity::load_if(files, daemon::clock::now).map_err(|error| {
-            Failure::failed(texts::no_credential(error))
-        })?;
+        let identity = Identity::load_if(files, daemon::clock::now)
+            .map_err(|error| Failure::failed(texts::no_credential(error)))?;
         if let Some(own) = identity.as_ref().map(|identity| identity.own())
             && own.until <= daemon::clock::now()
         {
-            return Err(Failure::failed(texts::credential_expired(own.id.role.name(), own.until)));
+            return Err(Failure::failed(texts::credential_expired(
+                own.id.role.name(),
+                own.until,
+            )));
         }
         Ok(Operator::at(urls).with_identity(identity))
     }

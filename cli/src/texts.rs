@@ -106,7 +106,10 @@ pub(crate) fn operators_log_in(name: &str) -> Error {
 }
 
 pub(crate) fn no_certificate(file: &Path) -> Error {
-    anyhow!("{} holds no certificate in PEM; name a file such as trust.crt", file.display())
+    anyhow!(
+        "{} holds no certificate in PEM; name a file such as trust.crt",
+        file.display()
+    )
 }
 
 pub(crate) fn unreadable_certificate(file: &Path) -> Error {
@@ -117,7 +120,11 @@ pub(crate) fn unreadable_certificate(file: &Path) -> Error {
 }
 
 pub(crate) fn no_such_root(bundle: &Path, fingerprint: &str, known: &[&str]) -> Error {
-    anyhow!("{} has no root {fingerprint}; it has {}", bundle.display(), known.join(", "))
+    anyhow!(
+        "{} has no root {fingerprint}; it has {}",
+        bundle.display(),
+        known.join(", ")
+    )
 }
 
 pub(crate) fn only_root() -> Error {
@@ -146,7 +153,10 @@ pub(crate) fn root_is_shown(shown: &[&str], fingerprint: &str) -> Error {
 }
 
 pub(crate) fn not_an_issuer(file: &Path) -> Error {
-    anyhow!("{} was not made by `meridian cert create-ca DIR --zone ZONE`", file.display())
+    anyhow!(
+        "{} was not made by `meridian cert create-ca DIR --zone ZONE`",
+        file.display()
+    )
 }
 
 pub(crate) fn no_credential(error: impl Display) -> Error {
@@ -239,8 +249,14 @@ mod tests {
             no_espeak(),
         ] {
             let text = text.to_string();
-            assert!(text.contains("; ") || text.contains("`meridian "), "says no remedy: {text}");
-            assert!(!text.ends_with('.') && !text.contains("  ") && !text.contains('\n'), "{text}");
+            assert!(
+                text.contains("; ") || text.contains("\u{60}meridian "),
+                "says no remedy: {text}"
+            );
+            assert!(
+                !text.ends_with('.') && !text.contains("  ") && !text.contains('\n'),
+                "{text}"
+            );
         }
     }
 }

@@ -130,7 +130,10 @@ fn answer(edge: &Edge, question: &Question, table: &Table) -> Result<Json<Explan
     };
     let client = question.client.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
     let user = routing::user::name(question.user.as_deref(), None, client);
-    let affinity = question.affinity.as_deref().and_then(|token| edge.affinity_tokens.verify(token, now));
+    let affinity = question
+        .affinity
+        .as_deref()
+        .and_then(|token| edge.affinity_tokens.verify(token, now));
     let seen = edge.fleet.summary(table, now);
     let regions = table.regions().map(|(region, _)| region);
     Ok(Json(Explanation {

@@ -250,7 +250,7 @@ impl Metrics {
         );
         registry.register(
             AUTH_DOCUMENTS_REFUSED,
-            "Documents of devices and sets of keys that were not taken",
+            "Documents of devices and sets of keys that the edge did not take",
             metrics.auth_documents_refused.clone(),
         );
         registry.register(SESSIONS, "Live sessions by region", metrics.sessions.clone());
@@ -271,23 +271,23 @@ impl Metrics {
         );
         registry.register(
             FAULTS,
-            "What went wrong with a region's stacks, by whose fault it was",
+            "Failures at a region's stacks by the party at fault",
             metrics.faults.clone(),
         );
         registry.register(
             DISTRUST,
-            "Connections that failed because a stack refuses this edge's certificate (of edge), or proves none of its region (of stack)",
+            "Connections that failed because a stack refused this edge's certificate (of edge), or did not prove its region (of stack)",
             metrics.distrust.clone(),
         );
         registry.register(
             CONNECTIONS_MAX,
-            "Connections of devices that are accepted at once",
+            "Most connections of devices at once",
             metrics.connections_max.clone(),
         );
         registry.register(EJECTIONS, "Times a stack was ejected", metrics.ejections.clone());
         registry.register(
             EJECTION_IGNORED,
-            "Sessions and requests sent to what is ejected",
+            "Sessions and requests sent to ejected stacks",
             metrics.ejection_ignored.clone(),
         );
         registry.register(
@@ -297,12 +297,12 @@ impl Metrics {
         );
         registry.register(
             PLANS_REFUSED,
-            "Plans that would not serve",
+            "Refused plans that would leave sessions without a stack",
             metrics.plans_refused.clone(),
         );
         registry.register(
             CONTROL_PLANES,
-            "Control planes that are followed now",
+            "Control planes that this edge follows now",
             metrics.control_planes.clone(),
         );
         registry.register(
@@ -327,7 +327,7 @@ impl Metrics {
         );
         registry.register(
             REFUSED,
-            "Requests refused before a region was asked",
+            "Requests that the edge refused before it asked a region",
             metrics.refused.clone(),
         );
         registry.register(
@@ -347,17 +347,17 @@ impl Metrics {
         );
         registry.register(
             REPEATS,
-            "Sessions whose device has to repeat what it said",
+            "Sessions whose user has to repeat the last words",
             metrics.repeats.clone(),
         );
         registry.register(
             PREDECESSOR_SESSIONS,
-            "Sessions left in the process that this one took over from",
+            "Sessions that the predecessor still has",
             metrics.predecessor_sessions.clone(),
         );
         registry.register(
             RETRIES,
-            "Retries by whether there was one left",
+            "Retries by whether the budget granted them",
             metrics.retries.clone(),
         );
         registry.register(
@@ -392,7 +392,7 @@ impl Metrics {
         );
         registry.register(
             VERSION_MISSED,
-            "Sessions and requests served by another version than theirs",
+            "Sessions and requests that got another version than planned",
             metrics.version_missed.clone(),
         );
         // Without a certificate none expires, so there is no value that an alert could fire on.

@@ -97,13 +97,7 @@ fn clamp_connections(config: &mut Config) {
         connections_allowed(files, limits.connections_max),
     );
     if allowed < configured {
-        tracing::warn!(
-            configured,
-            allowed,
-            open_files = files,
-            "{}",
-            texts::OPEN_FILES_TOO_FEW
-        );
+        tracing::warn!(configured, allowed, open_files = files, "{}", texts::OPEN_FILES_TOO_FEW);
     }
     limits.connections_max = allowed;
     limits.sessions_max = limits.sessions_max.min(allowed);
@@ -290,7 +284,8 @@ pub async fn start(
             sockets.push(listener.to_hand_over()?);
         }
         // Logged here: the other tasks end with this one, and the process reports only the first that ended.
-        announce(&purposes).inspect_err(|error| tracing::error!(error = format!("{error:#}"), "{}", texts::CANNOT_ANNOUNCE))?;
+        announce(&purposes)
+            .inspect_err(|error| tracing::error!(error = format!("{error:#}"), "{}", texts::CANNOT_ANNOUNCE))?;
         let ends = stop.clone();
         let metrics = edge.metrics.clone();
         serves.cancel();

@@ -15,7 +15,8 @@ pub(crate) const HANDSHAKES_FULL: &str = "too many sessions are opening at this 
 pub(crate) const OVERLOADED: &str = "this edge is short of memory; try again";
 pub(crate) const CLIENT_CONNECTIONS: &str = "this address has too many connections; close some";
 pub(crate) const CLIENT_RATE: &str = "this address sends too many requests; slow down";
-pub(crate) const CLIENT_IN_FLIGHT: &str = "this address has too many requests without an answer yet; wait for some of them";
+pub(crate) const CLIENT_IN_FLIGHT: &str =
+    "this address has too many requests without an answer yet; wait for some of them";
 pub(crate) const CLIENT_UPLOADS: &str =
     "this address sends too many long request bodies at once; wait for one of them, or send shorter ones";
 pub(crate) const HEADER_TOO_SLOW: &str = "the request header took too long to arrive; send it faster";
@@ -81,6 +82,19 @@ pub(crate) fn tenant_bytes(per_day: u64) -> String {
     format!("the devices of this tenant sent the {per_day} bytes of this day (UTC) to this edge; come back tomorrow")
 }
 
+// Reasons of Close frames, which hold at most 123 bytes.
+
+pub(crate) const CLOSE_DRAINING: &str = "edge draining; reconnect";
+pub(crate) const CLOSE_OVERLOADED: &str = "edge overloaded; reconnect";
+pub(crate) const CLOSE_REVOKED: &str = "your credential was revoked; ask its operator";
+pub(crate) const CLOSE_QUOTA_USED: &str = "the devices of your tenant used their bytes of the day; come back tomorrow";
+pub(crate) const CLOSE_DEVICE_SLOW: &str = "you read too slowly; read faster";
+pub(crate) const CLOSE_DEVICE_TRICKLES: &str = "a frame that you began takes too long; send faster";
+
+pub(crate) fn region_lost(region: &str) -> String {
+    format!("region {region} lost; reconnect")
+}
+
 // Refusals of `/explain`, for operators.
 
 pub(crate) const NO_PLAN_YET: &str = "this edge has no plan yet; ask again when it follows a control plane";
@@ -140,7 +154,8 @@ pub(crate) const OPEN_FILES_TOO_FEW: &str = "limits.connections_max is more than
                                              connections; raise LimitNOFILE or ulimit -n";
 pub(crate) const NO_IDENTITY: &str = "this edge has no [identity] for stacks; it believes any process at the address of a stack, \
                                       and talks to it in plain text; give the edge and its stacks an identity (docs/security.md)";
-pub(crate) const CANNOT_ANNOUNCE: &str = "the edge cannot announce its addresses; it stops; check the path of --announce";
+pub(crate) const CANNOT_ANNOUNCE: &str =
+    "the edge cannot announce its addresses; it stops; check the path of --announce";
 pub(crate) const REVOKED_IN_VAIN: &str = "the document of devices revokes names that it does not have; the rest is in force; check \
                                           the spelling";
 pub(crate) const DOCUMENT_REFUSED: &str = "the edge does not take the new document of devices; the last one stays in force; correct \
@@ -176,6 +191,12 @@ mod tests {
             NO_SERVER,
             ANSWER_UNUSABLE,
             NOT_PASSED_ON,
+            CLOSE_DRAINING,
+            CLOSE_OVERLOADED,
+            CLOSE_REVOKED,
+            CLOSE_QUOTA_USED,
+            CLOSE_DEVICE_SLOW,
+            CLOSE_DEVICE_TRICKLES,
             NO_PLAN_YET,
             EXPLAIN_WHAT,
         ];
@@ -191,6 +212,7 @@ mod tests {
             tenant_sessions(1),
             tenant_rate(1),
             tenant_bytes(1),
+            region_lost("eu-west"),
             not_a_plan("no generation"),
             plan_not_held("edge-dub", "4 and 5", 1),
         ];
@@ -239,7 +261,13 @@ mod tests {
     /// One line of plain text that begins with its subject and ends without a full stop.
     fn check(text: &str) {
         let opens = text.split(' ').next().unwrap_or_default();
-        assert!(!["what", "who", "whoever", "whatever", "which", "how"].contains(&opens), "{text}");
-        assert!(!text.contains('\n') && !text.contains("  ") && !text.ends_with('.'), "{text}");
+        assert!(
+            !["what", "who", "whoever", "whatever", "which", "how"].contains(&opens),
+            "{text}"
+        );
+        assert!(
+            !text.contains('\n') && !text.contains("  ") && !text.ends_with('.'),
+            "{text}"
+        );
     }
 }

@@ -81,7 +81,7 @@ impl Budget {
     }
 
     /// The bytes that are left.
-    pub fn left(&self) -> usize {
+    pub fn remaining(&self) -> usize {
         self.left.load(Ordering::Relaxed)
     }
 

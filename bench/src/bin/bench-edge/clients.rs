@@ -64,7 +64,7 @@ pub(crate) enum Order {
 
 /// The counts of the devices of one process.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Standing {
+pub(crate) struct Counts {
     /// Sessions that are open.
     pub(crate) open: u64,
     /// Sessions that could not be opened.
@@ -101,8 +101,8 @@ impl Shared {
         *reasons.entry(why).or_default() += 1;
     }
 
-    fn standing(&self) -> Standing {
-        Standing {
+    fn counts(&self) -> Counts {
+        Counts {
             open: self.open.load(Relaxed),
             failed: self.failed.load(Relaxed),
             closed: self.closed.load(Relaxed),
@@ -138,7 +138,7 @@ impl Devices {
     }
 
     /// Carries an order out, and returns the counts after it.
-    pub(crate) async fn obey(&mut self, order: Order) -> Standing {
+    pub(crate) async fn obey(&mut self, order: Order) -> Counts {
         match order {
             Order::Open {
                 to,
@@ -154,7 +154,7 @@ impl Devices {
                 *self = Self::new();
             }
         }
-        self.shared.standing()
+        self.shared.counts()
     }
 
     async fn open(&mut self, to: SocketAddr, from: IpAddr, sessions: usize, at_once: usize, trusting: Option<&Path>) {

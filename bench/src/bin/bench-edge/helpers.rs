@@ -15,9 +15,9 @@ use tokio::{
 };
 
 use crate::{
-    clients::{Devices, Order, Standing},
+    clients::{Counts, Devices, Order},
     open_files::raise_open_files,
-    upstream::{self, Manner},
+    upstream::{self, Behaviour},
 };
 
 /// Name of the role of [`Upstream`].
@@ -72,7 +72,7 @@ pub(crate) struct Upstream {
 }
 
 impl Upstream {
-    pub(crate) async fn start(manner: Manner) -> anyhow::Result<Self> {
+    pub(crate) async fn start(manner: Behaviour) -> anyhow::Result<Self> {
         let mut helper = Helper::start(UPSTREAM)?;
         let address = helper.ask(&manner).await?;
         Ok(Self { helper, address })
@@ -92,7 +92,7 @@ impl Clients {
     }
 
     /// Sends an order, and returns the counts after it.
-    pub(crate) async fn tell(&mut self, order: &Order) -> anyhow::Result<Standing> {
+    pub(crate) async fn tell(&mut self, order: &Order) -> anyhow::Result<Counts> {
         self.0.ask(order).await
     }
 
@@ -122,8 +122,8 @@ pub(crate) fn play(role: &str) -> anyhow::Result<()> {
         let mut devices = Devices::new();
         while let Some(order) = orders.recv().await {
             let order: Order = serde_json::from_str(&order)?;
-            let standing = devices.obey(order).await;
-            println!("{}", serde_json::to_string(&standing)?);
+            let counts = devices.obey(order).await;
+            println!("{}", serde_json::to_string(&counts)?);
         }
         Ok(())
     })

@@ -30,7 +30,7 @@ use crate::{
     regions::{Fault, Scene},
     report::Bench,
     tls::Certificate,
-    upstream::Manner,
+    upstream::Behaviour,
 };
 
 /// Runs of each measurement; medians are reported.
@@ -150,7 +150,7 @@ impl Stage {
     }
 
     async fn http(&self, bench: &mut Bench) -> anyhow::Result<()> {
-        let stack = Upstream::start(Manner::Usual).await?;
+        let stack = Upstream::start(Behaviour::Usual).await?;
         let proxies = self.proxies(&stack).await?;
         for run in 1..=self.runs {
             for over in [Over::Plain, Over::Tls] {
@@ -179,8 +179,8 @@ impl Stage {
 
     async fn frames(&self, bench: &mut Bench) -> anyhow::Result<()> {
         let (stack, keeping) = (
-            Upstream::start(Manner::Usual).await?,
-            Upstream::start(Manner::Keeping).await?,
+            Upstream::start(Behaviour::Usual).await?,
+            Upstream::start(Behaviour::Keeping).await?,
         );
         let proxies = self.proxies(&stack).await?;
         let kept = Proxy::start(Kind::Meridian, &[keeping.address], &self.place.within("keeping")).await?;
@@ -207,8 +207,8 @@ impl Stage {
 
     async fn idle(&self, bench: &mut Bench) -> anyhow::Result<()> {
         let (stack, keeping) = (
-            Upstream::start(Manner::Usual).await?,
-            Upstream::start(Manner::Keeping).await?,
+            Upstream::start(Behaviour::Usual).await?,
+            Upstream::start(Behaviour::Keeping).await?,
         );
         for run in 1..=self.runs {
             for over in [Over::Plain, Over::Tls] {
@@ -234,7 +234,7 @@ impl Stage {
     async fn burst(&self, bench: &mut Bench) -> anyhow::Result<()> {
         for run in 1..=self.runs {
             for kind in Kind::ALL.into_iter().filter(|kind| run == 1 || *kind == Kind::Meridian) {
-                for manner in [Manner::Usual, Manner::Eager] {
+                for manner in [Behaviour::Usual, Behaviour::Eager] {
                     let burst = sessions::burst(kind, manner, &self.place).await?;
                     let (kind, sessions, wrong) = (kind.as_str(), burst.sessions, burst.wrong);
                     self.say(&format!(

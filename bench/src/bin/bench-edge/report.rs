@@ -11,8 +11,8 @@ use tokio::process::Command;
 use crate::{
     proxies::{Kind, Over},
     regions::{CALLERS, Callers, Fault},
-    sessions::{Burst, Held, MANY},
-    upstream::Manner,
+    sessions::{Burst, HoldResult, MANY},
+    upstream::Behaviour,
 };
 
 /// A figure of every proxy, plain and with TLS, one value a run.
@@ -64,8 +64,8 @@ impl Paired {
 pub(crate) struct Bursts(BTreeMap<&'static str, BTreeMap<&'static str, Burst>>);
 
 impl Bursts {
-    pub(crate) fn add(&mut self, kind: &'static str, manner: Manner, burst: &Burst) {
-        let manner = if manner == Manner::Eager { "eager" } else { "usual" };
+    pub(crate) fn add(&mut self, kind: &'static str, manner: Behaviour, burst: &Burst) {
+        let manner = if manner == Behaviour::Eager { "eager" } else { "usual" };
         let sum = self.0.entry(kind).or_default().entry(manner).or_default();
         sum.sessions += burst.sessions;
         sum.wrong += burst.wrong;
@@ -164,7 +164,7 @@ pub(crate) struct Bench {
     pub(crate) idle_rss_kb: Paired,
     pub(crate) idle_rss_kb_with_continuity: Vec<f64>,
     pub(crate) bursts: Bursts,
-    pub(crate) held: Vec<Held>,
+    pub(crate) held: Vec<HoldResult>,
     pub(crate) faults: Faults,
 }
 

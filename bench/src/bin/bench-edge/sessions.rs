@@ -7,10 +7,10 @@ use futures_util::future::try_join_all;
 use serde::Serialize;
 
 use crate::{
-    clients::{Order, Standing},
+    clients::{Counts, Order},
     helpers::{Clients, Upstream},
     proxies::{CONNECTIONS_MAX, Kind, Over, Place, Proxy, free_address},
-    upstream::Manner,
+    upstream::Behaviour,
 };
 
 /// Sessions that talk: few enough that no proxy is saturated, so that all carry the same load.
@@ -34,9 +34,9 @@ fn open(proxy: &Proxy, over: Over, sessions: usize, at_once: usize) -> Order {
     }
 }
 
-fn all_well(standing: &Standing, sessions: usize) -> anyhow::Result<()> {
-    if standing.open != sessions as u64 || standing.sent != standing.received {
-        bail!("{sessions} sessions should be well: {standing:?}");
+fn all_well(counts: &Counts, sessions: usize) -> anyhow::Result<()> {
+    if counts.open != sessions as u64 || counts.sent != counts.received {
+        bail!("{sessions} sessions should be well: {counts:?}");
     }
     Ok(())
 }
@@ -51,11 +51,11 @@ pub(crate) async fn frame_cpu_us(proxy: &Proxy, over: Over) -> anyhow::Result<f6
     };
     let warm = clients.tell(&talk(25)).await?;
     let before = proxy.cpu()?;
-    let standing = clients.tell(&talk(FRAMES)).await?;
+    let counts = clients.tell(&talk(FRAMES)).await?;
     let used = proxy.cpu()? - before;
-    all_well(&standing, TALKING)?;
+    all_well(&counts, TALKING)?;
     clients.end().await;
-    let relayed = standing.sent + standing.received - warm.sent - warm.received;
+    let relayed = counts.sent + counts.received - warm.sent - warm.received;
     Ok(used.as_secs_f64() * 1e6 / relayed as f64)
 }
 
@@ -64,8 +64,8 @@ pub(crate) async fn idle_kib(kind: Kind, over: Over, stack: &Upstream, place: &P
     let proxy = Proxy::start(kind, &[stack.address], place).await?;
     let mut clients = Clients::start()?;
     let before = proxy.anonymous_kib()?;
-    let standing = clients.tell(&open(&proxy, over, MANY, 100)).await?;
-    all_well(&standing, MANY)?;
+    let counts = clients.tell(&open(&proxy, over, MANY, 100)).await?;
+    all_well(&counts, MANY)?;
     tokio::time::sleep(SETTLE).await;
     let after = proxy.anonymous_kib()?;
     clients.end().await;
@@ -85,7 +85,7 @@ pub(crate) struct Burst {
 }
 
 /// Opens many sessions at the same moment, and sends one frame in each.
-pub(crate) async fn burst(kind: Kind, manner: Manner, place: &Place) -> anyhow::Result<Burst> {
+pub(crate) async fn burst(kind: Kind, manner: Behaviour, place: &Place) -> anyhow::Result<Burst> {
     let stack = Upstream::start(manner).await?;
     let proxy = Proxy::start(kind, &[stack.address], place).await?;
     let mut clients = Clients::start()?;
@@ -94,7 +94,7 @@ pub(crate) async fn burst(kind: Kind, manner: Manner, place: &Place) -> anyhow::
         frames: 1,
         every_ms: 1_000,
     };
-    let standing = if opened.open > 0 {
+    let counts = if opened.open > 0 {
         clients.tell(&talk).await?
     } else {
         opened
@@ -104,14 +104,14 @@ pub(crate) async fn burst(kind: Kind, manner: Manner, place: &Place) -> anyhow::
     stack.end().await;
     Ok(Burst {
         sessions: MANY as u64,
-        wrong: standing.failed + standing.closed,
-        why: standing.why,
+        wrong: counts.failed + counts.closed,
+        why: counts.why,
     })
 }
 
 /// Sessions that a machine held for a time.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub(crate) struct Held {
+pub(crate) struct HoldResult {
     /// Processes of the edge that shared the port.
     pub(crate) processes: usize,
     /// Sessions that the devices opened.
@@ -131,7 +131,7 @@ pub(crate) struct Held {
 }
 
 /// Holds this many sessions for a time, in several processes of the edge that share a port, and sends one frame in each at the end.
-pub(crate) async fn hold(sessions: usize, processes: usize, seconds: u64, place: &Place) -> anyhow::Result<Held> {
+pub(crate) async fn hold(sessions: usize, processes: usize, seconds: u64, place: &Place) -> anyhow::Result<HoldResult> {
     // Sessions a helper can have: fewer than its 20,000 descriptors, and than the 28,000 ports of an address.
     const HELPER_MAX: usize = 17_000;
     if sessions > processes * CONNECTIONS_MAX {
@@ -140,7 +140,7 @@ pub(crate) async fn hold(sessions: usize, processes: usize, seconds: u64, place:
     let helpers = sessions.div_ceil(HELPER_MAX);
     let mut stacks = Vec::new();
     for _ in 0..helpers {
-        stacks.push(Upstream::start(Manner::Usual).await?);
+        stacks.push(Upstream::start(Behaviour::Usual).await?);
     }
     let address = free_address()?;
     let mut proxies = Vec::new();
@@ -178,8 +178,8 @@ pub(crate) async fn hold(sessions: usize, processes: usize, seconds: u64, place:
         frames: 1,
         every_ms: 5_000,
     };
-    let standings = try_join_all(clients.iter_mut().map(|clients| clients.tell(&talk))).await?;
-    let mut held = Held {
+    let counts = try_join_all(clients.iter_mut().map(|clients| clients.tell(&talk))).await?;
+    let mut held = HoldResult {
         processes,
         sessions: sessions as u64,
         wrong: 0,
@@ -189,10 +189,10 @@ pub(crate) async fn hold(sessions: usize, processes: usize, seconds: u64, place:
         memory_kib_per_session: used / sessions as f64,
         cpu_percent,
     };
-    for standing in standings {
+    for counts in counts {
         // A message without an answer counts as a lost session too.
-        held.wrong += standing.failed + standing.closed + standing.sent.abs_diff(standing.received);
-        for (why, count) in standing.why {
+        held.wrong += counts.failed + counts.closed + counts.sent.abs_diff(counts.received);
+        for (why, count) in counts.why {
             *held.why.entry(why).or_default() += count;
         }
     }

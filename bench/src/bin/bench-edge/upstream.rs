@@ -15,7 +15,7 @@ use crate::wire::{self, CLOSE, Frames, PAYLOAD_BYTES};
 
 /// The behaviour of the stack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Manner {
+pub(crate) enum Behaviour {
     /// The stack reads the request, accepts it, and answers every frame with one.
     Usual,
     /// The stack accepts before it has read any byte.
@@ -48,7 +48,7 @@ pub(crate) fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
 }
 
 /// Serves connections.
-pub(crate) async fn serve(listener: TcpListener, manner: Manner) {
+pub(crate) async fn serve(listener: TcpListener, manner: Behaviour) {
     loop {
         match listener.accept().await {
             // The measurement looks at the client's end of a connection, so its end here does not matter.
@@ -59,9 +59,9 @@ pub(crate) async fn serve(listener: TcpListener, manner: Manner) {
     }
 }
 
-async fn connection(mut tcp: TcpStream, manner: Manner) -> std::io::Result<()> {
+async fn connection(mut tcp: TcpStream, manner: Behaviour) -> std::io::Result<()> {
     tcp.set_nodelay(true)?;
-    if manner == Manner::Eager {
+    if manner == Behaviour::Eager {
         tcp.write_all(accepted(false).as_bytes()).await?;
     }
     let mut bytes = Vec::new();
@@ -73,8 +73,9 @@ async fn connection(mut tcp: TcpStream, manner: Manner) -> std::io::Result<()> {
                 tcp.write_all(ANSWER).await?;
                 continue;
             }
-            let keeps = manner == Manner::Keeping && head.contains(&format!("{}: {}", ::wire::HEADER, ::wire::VERSION));
-            if manner != Manner::Eager {
+            let keeps =
+                manner == Behaviour::Keeping && head.contains(&format!("{}: {}", ::wire::HEADER, ::wire::VERSION));
+            if manner != Behaviour::Eager {
                 tcp.write_all(accepted(keeps).as_bytes()).await?;
             }
             return session(tcp, bytes, keeps).await;

@@ -2,13 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use crate::{
-    ProcessError,
-    authority::AuthorityError,
-    etcd::EtcdError,
-    layout::NoAddresses,
-    record::RecordError,
-};
+use crate::{ProcessError, authority::AuthorityError, etcd::EtcdError, layout::NoAddresses, record::RecordError};
 
 /// Errors of starting a world.
 #[derive(Debug, thiserror::Error)]

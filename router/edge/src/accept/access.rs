@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use arc_swap::ArcSwap;
-use auth::{Denied, Device, Devices, Exceeded, Standing, Tenants, Tokens};
+use auth::{Denied, Device, Devices, Exceeded, TenantUsage, Tenants, Tokens};
 use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Notify;
@@ -37,7 +37,7 @@ struct InForce {
 #[derive(Debug, Clone)]
 pub struct Admitted {
     pub device: Arc<Device>,
-    pub standing: Arc<Standing>,
+    pub usage: Arc<TenantUsage>,
 }
 
 /// A request that names no device, or one that may not use this edge now.
@@ -66,9 +66,9 @@ impl Access {
     /// Recognises the device that shows this credential. The caller counts its request.
     pub fn admit(&self, credential: Option<&str>, now: Moment) -> Result<Admitted, Refused> {
         let device = self.recognise(credential, now)?;
-        let standing = self.tenants.lock().get(&device.tenant).cloned();
-        let standing = standing.ok_or(Denied::UnknownTenant)?;
-        Ok(Admitted { device, standing })
+        let usage = self.tenants.lock().get(&device.tenant).cloned();
+        let usage = usage.ok_or(Denied::UnknownTenant)?;
+        Ok(Admitted { device, usage })
     }
 
     fn recognise(&self, credential: Option<&str>, now: Moment) -> Result<Arc<Device>, Denied> {
@@ -124,8 +124,8 @@ impl Access {
 
     /// How many sessions each tenant has.
     pub(super) fn for_each_tenant(&self, mut tell: impl FnMut(&str, u32)) {
-        for (tenant, standing) in self.tenants.lock().iter() {
-            tell(tenant, standing.sessions());
+        for (tenant, usage) in self.tenants.lock().iter() {
+            tell(tenant, usage.sessions());
         }
     }
 

@@ -359,7 +359,12 @@ impl Server {
     /// The head of a request, unless it is an upgrade: then a future that serves its session to the end.
     ///
     /// In a box: a connection that never becomes a session should not have the memory of one.
-    fn unless_upgrade<'s>(&'s self, io: &'s mut (impl Io + 'static), head: Head, device: Peer) -> Result<Head, SessionToEnd<'s>> {
+    fn unless_upgrade<'s>(
+        &'s self,
+        io: &'s mut (impl Io + 'static),
+        head: Head,
+        device: Peer,
+    ) -> Result<Head, SessionToEnd<'s>> {
         match Upgrade::parse(&head, device) {
             Ok(None) => Ok(head),
             Ok(Some(upgrade)) => {
@@ -438,6 +443,9 @@ mod tests {
         let session = size_of_val(&open::serve(&edge, &mut tcp, Box::new(arrived)));
         let connection = size_of_val(&server.serve(tcp, client, None));
         println!("session {session}, connection {connection}");
-        assert!(session + connection < 2_048, "session {session}, connection {connection}");
+        assert!(
+            session + connection < 2_048,
+            "session {session}, connection {connection}"
+        );
     }
 }

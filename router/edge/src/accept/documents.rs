@@ -144,11 +144,7 @@ impl Documents {
                 Some(Ok(devices)) => {
                     let in_vain = devices.revoked_in_vain();
                     if !in_vain.is_empty() {
-                        tracing::warn!(
-                            ?in_vain,
-                            "{}",
-                            texts::REVOKED_IN_VAIN
-                        );
+                        tracing::warn!(?in_vain, "{}", texts::REVOKED_IN_VAIN);
                     }
                     tracing::info!(keys = devices.len(), "a new document of devices is in force");
                     self.access.put_devices(devices);

@@ -111,8 +111,8 @@ impl Predecessor {
             received.bytes > 0,
             "the running edge is stopping, or runs as another user"
         );
-        let offer: Offer =
-            serde_json::from_slice(&bytes[..received.bytes]).context("the running edge sent an offer that this version cannot read; stop it first")?;
+        let offer: Offer = serde_json::from_slice(&bytes[..received.bytes])
+            .context("the running edge sent an offer that this version cannot read; stop it first")?;
         anyhow::ensure!(
             offer.protocol == PROTOCOL && offer.sockets.len() == sockets.len(),
             "the running edge is of a version that cannot be taken over (protocol {}, {} of {} sockets); stop it first",

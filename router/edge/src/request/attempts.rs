@@ -25,8 +25,8 @@ use crate::{
     answer::Answer,
     edge::Failed,
     fault::{Event, Facts},
-    request::chooser::{Chooser, RequesterId},
     request::choice::Waiting,
+    request::chooser::{Chooser, RequesterId},
     request::ctx::Ctx,
     request::exchange::{self, Answering, At, Failure},
     request::limits::{BodyMemory, InFlight},
@@ -44,27 +44,27 @@ struct Gathered {
 }
 
 /// One copy of a request, at one region.
-struct Flight {
+struct Attempt {
     decision: Decision,
     in_flight: InFlight,
     /// Whether the edge sent it because the first copy took long ([`routing::hedge`]).
     is_copy: bool,
 }
 
-/// A copy in flight.
-struct Launched {
+/// An attempt that has not ended.
+struct Underway {
     decision: Decision,
     began: Instant,
     heard: Arc<LastHeard>,
 }
 
-struct Landed {
-    flight: Flight,
+struct Finished {
+    attempt: Attempt,
     result: Result<Answering, Failure>,
     took: Duration,
 }
 
-type Flying<'f> = Pin<Box<dyn Future<Output = Landed> + Send + 'f>>;
+type RunningAttempt<'f> = Pin<Box<dyn Future<Output = Finished> + Send + 'f>>;
 
 /// A request for regions.
 struct Message {
@@ -198,19 +198,19 @@ impl Attempts<'_> {
         let copy_at = began + copy_after.unwrap_or_default();
         let mut may_rescue = message.repeat == Repeat::Slow;
         let mut rescue_at = began + silence;
-        let mut flights: FuturesUnordered<Flying<'_>> = FuturesUnordered::new();
-        let mut launched: Vec<Launched> = Vec::new();
-        let mut worse: Option<(Flight, Answering)> = None;
+        let mut running: FuturesUnordered<RunningAttempt<'_>> = FuturesUnordered::new();
+        let mut underway: Vec<Underway> = Vec::new();
+        let mut worse: Option<(Attempt, Answering)> = None;
         // The next attempt is a retry.
         let mut is_retry = false;
         if let Some(waiting) = ctx.choice.waiting.take() {
             // Its region has been silent already.
             rescue_at = began;
-            flights.push(self.fly_on(*waiting, message, &mut launched));
+            running.push(self.go_on_waiting(*waiting, message, &mut underway));
         }
         loop {
-            while flights.is_empty() {
-                let Some(flight) = self.launch(ctx, requester, is_retry) else {
+            while running.is_empty() {
+                let Some(attempt) = self.next_attempt(ctx, requester, is_retry) else {
                     if worse.is_none()
                         && let Some(pause) = self.chooser.another_round(&mut ctx.choice)
                     {
@@ -227,19 +227,19 @@ impl Attempts<'_> {
                     sleep_watching(device, pause).await?;
                 }
                 rescue_at = rescue_at.max(Instant::now() + silence);
-                flights.push(self.fly(flight, message, &mut launched));
+                running.push(self.start(attempt, message, &mut underway));
             }
-            let Landed { flight, result, took } = tokio::select! {
-                Some(landed) = flights.next() => landed,
+            let Finished { attempt, result, took } = tokio::select! {
+                Some(finished) = running.next() => finished,
                 () = sleep_until(copy_at), if may_copy => {
                     may_copy = false;
-                    // The slow region is not among those that `launch` chooses from.
+                    // The slow region is not among those that `next_attempt` chooses from.
                     if self.chooser.requests.hedging().try_copy(daemon::clock::now()) {
-                        match self.launch(ctx, requester, true) {
-                            Some(mut flight) => {
+                        match self.next_attempt(ctx, requester, true) {
+                            Some(mut attempt) => {
                                 self.chooser.edge.metrics.hedge("sent");
-                                flight.is_copy = true;
-                                flights.push(self.fly(flight, message, &mut launched));
+                                attempt.is_copy = true;
+                                running.push(self.start(attempt, message, &mut underway));
                             }
                             None => self.chooser.edge.metrics.hedge("nowhere"),
                         }
@@ -250,47 +250,53 @@ impl Attempts<'_> {
                 }
                 () = sleep_until(rescue_at), if may_rescue => {
                     rescue_at = Instant::now() + silence;
-                    let next = self.launch(ctx, requester, true);
+                    let next = self.next_attempt(ctx, requester, true);
                     // The pause before a retry has passed, in silence.
                     may_rescue = next.is_some() && self.chooser.retry(&mut ctx.choice).is_some();
-                    if let Some(flight) = next.filter(|_| may_rescue) {
-                        flights.push(self.fly(flight, message, &mut launched));
+                    if let Some(attempt) = next.filter(|_| may_rescue) {
+                        running.push(self.start(attempt, message, &mut underway));
                     }
                     continue;
                 }
                 // The device left; dropping the copies cancels them.
                 gone = device.leaves() => return Err(gone),
             };
-            launched.retain(|other| other.decision.stack != flight.decision.stack);
+            underway.retain(|other| other.decision.stack != attempt.decision.stack);
             match result {
                 Ok(answering) => {
-                    let could_be_better =
-                        self.chooser
-                            .judge(ctx.route, &flight.decision, &answering.response, took, requester.client);
+                    let could_be_better = self.chooser.judge(
+                        ctx.route,
+                        &attempt.decision,
+                        &answering.response,
+                        took,
+                        requester.client,
+                    );
                     if !could_be_better || message.repeat == Repeat::Never {
                         // The other copies are cancelled: their connections close, and their regions need not finish.
-                        drop(flights);
-                        self.note_silent(&launched, requester);
-                        if flight.is_copy {
+                        drop(running);
+                        self.note_silent(&underway, requester);
+                        if attempt.is_copy {
                             self.chooser.edge.metrics.hedge("won");
                         } else if copy_after.is_some() {
                             self.chooser.requests.hedging().answered(began.elapsed());
                         }
-                        return Ok(self.settle(ctx, Some((flight, answering))));
+                        return Ok(self.settle(ctx, Some((attempt, answering))));
                     }
-                    worse.get_or_insert((flight, answering));
+                    worse.get_or_insert((attempt, answering));
                     is_retry = true;
                 }
                 Err(failure) => {
                     self.chooser
-                        .note_failure(ctx, &flight.decision, &failure, requester.client);
+                        .note_failure(ctx, &attempt.decision, &failure, requester.client);
                     let is_final = failure.is_local() || (failure.at == At::Sent && message.repeat == Repeat::Never);
-                    if is_final && flights.is_empty() {
+                    if is_final && running.is_empty() {
                         return Ok(self.settle(ctx, worse));
                     }
                     if failure.at == At::Connect {
                         // Another stack of the region may be well.
-                        ctx.choice.tried.only_stack(&flight.decision.region, flight.decision.stack);
+                        ctx.choice
+                            .tried
+                            .only_stack(&attempt.decision.region, attempt.decision.stack);
                     } else {
                         is_retry = true;
                     }
@@ -300,48 +306,58 @@ impl Attempts<'_> {
     }
 
     /// Records whose answer the device gets.
-    fn settle(&self, ctx: &mut Ctx, answer: Option<(Flight, Answering)>) -> Option<Answering> {
-        let (flight, answering) = answer?;
-        ctx.choice.decision = Some(flight.decision);
-        ctx.choice.in_flight = Some(flight.in_flight);
+    fn settle(&self, ctx: &mut Ctx, answer: Option<(Attempt, Answering)>) -> Option<Answering> {
+        let (attempt, answering) = answer?;
+        ctx.choice.decision = Some(attempt.decision);
+        ctx.choice.in_flight = Some(attempt.in_flight);
         Some(answering)
     }
 
     /// The next region for a copy. This request does not choose it again.
-    fn launch(&self, ctx: &mut Ctx, requester: &RequesterId, is_extra: bool) -> Option<Flight> {
+    fn next_attempt(&self, ctx: &mut Ctx, requester: &RequesterId, is_extra: bool) -> Option<Attempt> {
         let wanted = Demand {
             has_connection: true,
             is_extra: is_extra || ctx.choice.retries > 0,
         };
         let (decision, in_flight) = self.chooser.choose(ctx, requester, wanted)?;
         ctx.choice.tried.region(&decision.region);
-        Some(Flight {
+        Some(Attempt {
             decision,
             in_flight,
             is_copy: false,
         })
     }
 
-    fn note_launch(&self, decision: &Decision, began: Instant, launched: &mut Vec<Launched>) {
-        launched.push(Launched {
+    fn note_underway(&self, decision: &Decision, began: Instant, underway: &mut Vec<Underway>) {
+        underway.push(Underway {
             decision: decision.clone(),
             began,
             heard: self.chooser.edge.fleet.heard(decision.stack),
         });
     }
 
-    fn fly<'f>(&'f self, mut flight: Flight, message: &'f Message, launched: &mut Vec<Launched>) -> Flying<'f> {
+    fn start<'f>(
+        &'f self,
+        mut attempt: Attempt,
+        message: &'f Message,
+        underway: &mut Vec<Underway>,
+    ) -> RunningAttempt<'f> {
         let began = Instant::now();
-        self.note_launch(&flight.decision, began, launched);
+        self.note_underway(&attempt.decision, began, underway);
         Box::pin(async move {
-            let result = self.ask_copy(&mut flight, message).await;
+            let result = self.ask_copy(&mut attempt, message).await;
             let took = began.elapsed();
-            Landed { flight, result, took }
+            Finished { attempt, result, took }
         })
     }
 
     /// Goes on waiting for a region that has the request.
-    fn fly_on<'f>(&'f self, waiting: Waiting, message: &'f Message, launched: &mut Vec<Launched>) -> Flying<'f> {
+    fn go_on_waiting<'f>(
+        &'f self,
+        waiting: Waiting,
+        message: &'f Message,
+        underway: &mut Vec<Underway>,
+    ) -> RunningAttempt<'f> {
         let Waiting {
             decision,
             in_flight,
@@ -349,33 +365,33 @@ impl Attempts<'_> {
             read,
             began,
         } = waiting;
-        self.note_launch(&decision, began, launched);
+        self.note_underway(&decision, began, underway);
         let by = began + self.chooser.edge.config.timeouts.answer.0;
         Box::pin(async move {
             let answer = exchange::await_answer(&self.chooser.edge, &mut region, read, message.to_head, by).await;
             let result = answer.map(|(response, read)| Answering { region, response, read });
-            let flight = Flight {
+            let attempt = Attempt {
                 decision,
                 in_flight,
                 is_copy: false,
             };
             let took = began.elapsed();
-            Landed { flight, result, took }
+            Finished { attempt, result, took }
         })
     }
 
-    async fn ask_copy(&self, flight: &mut Flight, message: &Message) -> Result<Answering, Failure> {
+    async fn ask_copy(&self, attempt: &mut Attempt, message: &Message) -> Result<Answering, Failure> {
         let limit = self.chooser.silence_of_copy(message.repeat);
-        let stack = flight.decision.stack;
-        let marked = flight.is_copy.then(|| marked_as_copy(&message.head));
-        let mut kept = self.chooser.pool.take(&flight.decision.region, stack);
+        let stack = attempt.decision.stack;
+        let marked = attempt.is_copy.then(|| marked_as_copy(&message.head));
+        let mut kept = self.chooser.pool.take(&attempt.decision.region, stack);
         loop {
             let was_kept = kept.is_some();
             let mut region = match kept.take() {
                 Some(region) => region,
-                None => self.open(&flight.decision).await?,
+                None => self.open(&attempt.decision).await?,
             };
-            flight.in_flight.connected();
+            attempt.in_flight.connected();
             let parts = (marked.as_deref().unwrap_or(&message.head), &message.body[..]);
             match exchange::exchange(&self.chooser.edge, &mut region, parts, message.to_head, limit).await {
                 // The region closed a connection of the pool; the edge opens a new one.
@@ -396,9 +412,9 @@ impl Attempts<'_> {
 
     /// Blames regions that said nothing while another one answered. A region that other requests hear, or that answers probes, is
     /// slow, and slow is not dead.
-    fn note_silent(&self, launched: &[Launched], requester: &RequesterId) {
+    fn note_silent(&self, underway: &[Underway], requester: &RequesterId) {
         let silence = self.chooser.edge.config.timeouts.upgrade.0;
-        for Launched { decision, began, heard } in launched {
+        for Underway { decision, began, heard } in underway {
             if began.elapsed() >= silence && heard.elapsed() >= silence {
                 let is_silent = self.chooser.edge.fleet.is_silent(&decision.region);
                 let facts = Facts {

@@ -51,9 +51,7 @@ impl Choice {
             return Answer::edge_full();
         }
         match (self.overloaded, &self.failed) {
-            (Some(limit), _) => {
-                Answer::unavailable("overloaded", texts::regions_at_limit(limit.as_str()), 1)
-            }
+            (Some(limit), _) => Answer::unavailable("overloaded", texts::regions_at_limit(limit.as_str()), 1),
             (None, Some(failed)) => failed.clone(),
             (None, None) => Answer::unavailable("no_region", texts::NO_REGION, 2),
         }

@@ -185,7 +185,8 @@ impl Chooser {
     ) -> RequesterId {
         let of = |name: &str, parameter: &str| header(name).or_else(|| query(target, parameter));
         let now = daemon::clock::now();
-        let affinity = of("meridian-affinity", "affinity").and_then(|token| self.edge.affinity_tokens.verify(token, now));
+        let affinity =
+            of("meridian-affinity", "affinity").and_then(|token| self.edge.affinity_tokens.verify(token, now));
         let address = client.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         let session_key = session_key(of("meridian-session", "session"), address);
         let user = match table {
@@ -221,7 +222,7 @@ impl Chooser {
         let shown = credential(header("authorization"), std::iter::empty());
         let now = daemon::clock::now();
         let admitted = access.admit(shown, now)?;
-        admitted.standing.begin(now)?;
+        admitted.usage.begin(now)?;
         ctx.admitted = Some(admitted);
         Ok(())
     }
@@ -289,10 +290,10 @@ impl Chooser {
                 name: &requester.user,
                 version: None,
             };
-            let decision = self
-                .edge
-                .fleet
-                .pick(&table, &requester.session_key, user, affinity, &ctx.choice.tried, now)?;
+            let decision =
+                self.edge
+                    .fleet
+                    .pick(&table, &requester.session_key, user, affinity, &ctx.choice.tried, now)?;
             match self.requests.begin(&decision.region, wanted) {
                 Ok(mut in_flight) => {
                     self.edge.note_version(&decision, &ctx.stamp.id);

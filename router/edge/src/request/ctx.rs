@@ -67,7 +67,7 @@ impl Ctx {
     pub(crate) fn took(&mut self, bytes: usize) {
         self.body_bytes += bytes as u64;
         if let Some(admitted) = &self.admitted {
-            admitted.standing.sent(bytes as u64, daemon::clock::now());
+            admitted.usage.sent(bytes as u64, daemon::clock::now());
         }
     }
 }

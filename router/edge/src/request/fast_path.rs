@@ -22,8 +22,8 @@ use crate::{
     http1::head::{Head, LINES_MAX},
     http1::{Peer, Request, Response},
     request::attempts::Attempts,
-    request::chooser::{Chooser, RequesterId},
     request::choice::Waiting,
+    request::chooser::{Chooser, RequesterId},
     request::ctx::Ctx,
     request::device_connection::{
         DeviceConnection, Forwarded, StreamingDevice, failed, give, pause_watching, read_watching,
@@ -60,7 +60,7 @@ enum Kind {
 }
 
 /// The result of asking one region after the other.
-enum Around {
+enum RoundResult {
     Answer(Answering),
     /// The region has not answered yet. It may just be slow, so the edge goes on waiting while it asks another one.
     Silent(Box<Waiting>),
@@ -134,26 +134,26 @@ impl FastPath {
         }
         let body_bytes = asked.end - head.len;
         asked.message.extend_from_slice(&head.bytes[head.len..asked.end]);
-        let around = self.ask_around(&mut conn, &mut head.bytes, &asked, &mut ctx).await;
-        if !matches!(around, Around::Silent(_)) {
+        let result = self.ask_regions(&mut conn, &mut head.bytes, &asked, &mut ctx).await;
+        if !matches!(result, RoundResult::Silent(_)) {
             // `attempts` reads the body of a request with a silent region again, and counts it.
             ctx.took(body_bytes);
         }
-        let ended = match around {
-            Around::Answer(answering) => {
+        let ended = match result {
+            RoundResult::Answer(answering) => {
                 let about = (asked.is_last, asked.requester.client);
                 let sent = (head.bytes, asked.end);
                 return give(&self.chooser, &mut conn, &mut ctx, about, answering, sent).await;
             }
-            Around::Silent(waiting) => {
+            RoundResult::Silent(waiting) => {
                 ctx.choice.waiting = Some(waiting);
                 let Some(asking) = self.asking_of(&head, device, &ctx) else {
                     return Forwarded::Over;
                 };
                 return Box::pin(self.long(conn, head, &mut ctx, asking)).await;
             }
-            Around::Nobody(answer) => (Some(answer), "no region answered".to_owned()),
-            Around::Gone(failure) => (None, failure.why),
+            RoundResult::Nobody(answer) => (Some(answer), "no region answered".to_owned()),
+            RoundResult::Gone(failure) => (None, failure.why),
         };
         failed(&self.chooser, &mut conn, &mut ctx, asked.is_head, (ended.0, &ended.1)).await
     }
@@ -316,13 +316,13 @@ impl FastPath {
     }
 
     /// Asks one region after the other, until one answers or none is left to ask.
-    async fn ask_around(
+    async fn ask_regions(
         &self,
         conn: &mut DeviceConnection<'_>,
         sent: &mut BytesMut,
         asked: &Asked,
         ctx: &mut Ctx,
-    ) -> Around {
+    ) -> RoundResult {
         // Whether the next attempt is a retry. It comes out of the budget when the edge makes it.
         let mut is_retry = false;
         let mut worse = None;
@@ -338,16 +338,18 @@ impl FastPath {
                     is_retry = false;
                     match pause_watching(conn, sent, asked.end, pause).await {
                         Ok(()) => continue,
-                        Err(gone) => return Around::Gone(gone),
+                        Err(gone) => return RoundResult::Gone(gone),
                     }
                 }
                 break;
             };
             ctx.choice.in_flight = Some(in_flight);
             if std::mem::take(&mut is_retry) {
-                let Some(pause) = self.chooser.retry(&mut ctx.choice) else { break };
+                let Some(pause) = self.chooser.retry(&mut ctx.choice) else {
+                    break;
+                };
                 if let Err(gone) = pause_watching(conn, sent, asked.end, pause).await {
-                    return Around::Gone(gone);
+                    return RoundResult::Gone(gone);
                 }
             }
             let began = Instant::now();
@@ -360,15 +362,17 @@ impl FastPath {
                     ctx.choice.tried.stack(&decision.region, decision.stack);
                     if !could_be_better || asked.repeat == Repeat::Never {
                         ctx.choice.decision = Some(decision);
-                        return Around::Answer(answering);
+                        return RoundResult::Answer(answering);
                     }
                     worse = Some((decision, answering));
                     is_retry = true;
                 }
                 Ok(Reply::Silent(region, read)) => {
                     ctx.choice.tried.region(&decision.region);
-                    let Some(in_flight) = ctx.choice.in_flight.take() else { break };
-                    return Around::Silent(Box::new(Waiting {
+                    let Some(in_flight) = ctx.choice.in_flight.take() else {
+                        break;
+                    };
+                    return RoundResult::Silent(Box::new(Waiting {
                         decision,
                         in_flight,
                         region,
@@ -376,7 +380,7 @@ impl FastPath {
                         began,
                     }));
                 }
-                Err(gone) if gone.is_of_device() => return Around::Gone(gone),
+                Err(gone) if gone.is_of_device() => return RoundResult::Gone(gone),
                 Err(failure) => {
                     self.chooser
                         .note_failure(ctx, &decision, &failure, asked.requester.client);
@@ -393,9 +397,9 @@ impl FastPath {
         match worse {
             Some((decision, answering)) => {
                 ctx.choice.decision = Some(decision);
-                Around::Answer(answering)
+                RoundResult::Answer(answering)
             }
-            None => Around::Nobody(ctx.choice.nowhere()),
+            None => RoundResult::Nobody(ctx.choice.nowhere()),
         }
     }
 

@@ -418,7 +418,9 @@ impl ProxyHttp for Pingora {
             (ErrorType::HTTPStatus(503), _) if ctx.proxied.group.is_some() => {
                 Some(Answer::unavailable("no_server", texts::NO_SERVER, 2))
             }
-            (ErrorType::HTTPStatus(503), _) | (_, ErrorSource::Upstream) if region.is_none() && ctx.proxied.group.is_none() => {
+            (ErrorType::HTTPStatus(503), _) | (_, ErrorSource::Upstream)
+                if region.is_none() && ctx.proxied.group.is_none() =>
+            {
                 Some(ctx.choice.nowhere())
             }
             (ErrorType::HTTPStatus(413), _) => {

@@ -73,7 +73,7 @@ impl Route {
     }
 }
 
-/// Whether regions serve a path, so that no [[upstream]] can take it.
+/// Whether regions serve a path, so that no `[[upstream]]` can take it.
 pub fn is_ours(path: &str) -> bool {
     path.starts_with(grpc::VOICE) || Route::of(path, false) != Route::Nothing
 }

@@ -194,7 +194,9 @@ impl MovableState {
             OpCode::Control(Control::Ping) => out.control_ends(),
             first if out.scanner.in_message() => {
                 if first == OpCode::Data(Data::Binary) && wire::is_message(&payload_of(frame)) {
-                    return Err(Stop::RegionError("a message between stack and edge came in fragments".to_owned()));
+                    return Err(Stop::RegionError(
+                        "a message between stack and edge came in fragments".to_owned(),
+                    ));
                 }
                 out.fragment_ends();
             }

@@ -57,7 +57,11 @@ pub(super) async fn copy(edge: &Edge, left: &DepartedSession<'_>, now: Moment) {
 }
 
 /// Returns the status of the answer.
-async fn send(edge: &Edge, (region, to): (&RegionId, std::net::SocketAddr), left: &DepartedSession<'_>) -> Result<u16, String> {
+async fn send(
+    edge: &Edge,
+    (region, to): (&RegionId, std::net::SocketAddr),
+    left: &DepartedSession<'_>,
+) -> Result<u16, String> {
     let timeouts = &edge.config.timeouts;
     let dialled = edge.dial(region, to, Speaks::Http1).await;
     let mut stream = dialled.map_err(|error| format!("connect: {error}"))?;

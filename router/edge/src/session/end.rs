@@ -9,6 +9,7 @@ use crate::{
     fault::{Cause, Event},
     session::frames::{CANNOT_RESUME, Violation},
     session::registry::Leave,
+    texts,
 };
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,28 +105,16 @@ impl End {
             | Self::RegionSilent
             | Self::RegionClosing
             | Self::RegionDeclined(_)
-            | Self::Planned(_) => (CloseCode::Restart, format!("region {region} lost; reconnect")),
-            Self::EdgeDraining => (CloseCode::Restart, "edge draining; reconnect".to_owned()),
-            Self::EdgeOverloaded => (CloseCode::Again, "edge overloaded; reconnect".to_owned()),
-            Self::Revoked => (
-                CloseCode::Policy,
-                "your credential was revoked; ask its operator".to_owned(),
-            ),
-            Self::QuotaUsed => {
-                let reason = "the devices of your tenant used their bytes of the day; come back tomorrow";
-                (CloseCode::Policy, reason.to_owned())
-            }
+            | Self::Planned(_) => (CloseCode::Restart, texts::region_lost(region)),
+            Self::EdgeDraining => (CloseCode::Restart, texts::CLOSE_DRAINING.to_owned()),
+            Self::EdgeOverloaded => (CloseCode::Again, texts::CLOSE_OVERLOADED.to_owned()),
+            Self::Revoked => (CloseCode::Policy, texts::CLOSE_REVOKED.to_owned()),
+            Self::QuotaUsed => (CloseCode::Policy, texts::CLOSE_QUOTA_USED.to_owned()),
             Self::DeviceViolation(violation @ Violation::TooLarge(_)) => (CloseCode::Size, violation.to_string()),
             Self::DeviceViolation(violation) => (CloseCode::Protocol, violation.to_string()),
             Self::DeviceSilent => (CloseCode::Away, "session idle".to_owned()),
-            Self::DeviceSlow => {
-                let reason = "you read too slowly; read faster";
-                (CloseCode::Policy, reason.to_owned())
-            }
-            Self::DeviceTrickles => {
-                let reason = "a frame that you began takes too long; send faster";
-                (CloseCode::Policy, reason.to_owned())
-            }
+            Self::DeviceSlow => (CloseCode::Policy, texts::CLOSE_DEVICE_SLOW.to_owned()),
+            Self::DeviceTrickles => (CloseCode::Policy, texts::CLOSE_DEVICE_TRICKLES.to_owned()),
             Self::DeviceClosed | Self::RegionClosed | Self::DeviceLost => return None,
         };
         Some((code, reason))

@@ -11,7 +11,8 @@ use std::{
 use bytes::BytesMut;
 use identity::Link;
 use routing::{
-    Affinity, Decision, Role, Tried, affinity::Proof, continuity::LeaveReason, pick::EjectionIgnored, session::Whereabouts,
+    Affinity, Decision, Role, Tried, affinity::Proof, continuity::LeaveReason, pick::EjectionIgnored,
+    session::Whereabouts,
 };
 use tokio::time::Instant;
 use topology::RegionId;
@@ -47,7 +48,7 @@ pub(super) struct Session {
     pub(super) guest_of: Option<RegionId>,
     pub(super) began: Instant,
     /// Its connection to the stack, until the relay takes it.
-    pub(super) fresh: Option<Box<Fresh>>,
+    pub(super) new_connection: Option<Box<NewConnection>>,
     /// The stacks that it tried since it left one; few sessions ever do.
     pub(super) search: Option<Box<Search>>,
     pub(super) moves: u32,
@@ -60,7 +61,7 @@ pub(super) struct Session {
 }
 
 /// A connection to a stack before the first relayed byte, and the bytes that came behind the two heads.
-pub(super) struct Fresh {
+pub(super) struct NewConnection {
     pub(super) stream: Link,
     pub(super) early_of_device: BytesMut,
     pub(super) early_of_region: BytesMut,
@@ -75,29 +76,31 @@ pub(super) struct Search {
 
 /// Relays a session until it ends, and moves it to another stack as often as one loses it.
 pub(super) async fn converse(edge: &Arc<Edge>, device: &mut dyn Io, mut session: Box<Session>) {
-    let Some(fresh) = session.fresh.take() else { return };
-    let (mut relay, mut began) = relay(edge, device, &session, *fresh);
+    let Some(new_connection) = session.new_connection.take() else {
+        return;
+    };
+    let (mut relay, mut began) = relay(edge, device, &session, *new_connection);
     let mut turn_to_leave = pin!(edge.sessions.turn_to_leave(session.registered.id));
-    let mut leaving = asks_to_leave(edge, &relay, &session, false);
+    let mut plan_asks = asks_to_leave(edge, &relay, &session, false);
     let end = loop {
         let end = match began {
-            Ok(()) => relay.run(turn_to_leave.as_mut(), leaving.as_mut()).await,
+            Ok(()) => relay.run(turn_to_leave.as_mut(), plan_asks.as_mut()).await,
             Err(end) => end,
         };
         // In a box, like the end below: few sessions ever leave their stack, and each ends once.
         match Box::pin(go_on(edge, &mut relay, &mut session, end)).await {
             Next::There(early) => {
-                leaving = asks_to_leave(edge, &relay, &session, false);
+                plan_asks = asks_to_leave(edge, &relay, &session, false);
                 began = relay.take_early(&[], &early);
             }
             Next::Stays => {
-                leaving = asks_to_leave(edge, &relay, &session, true);
+                plan_asks = asks_to_leave(edge, &relay, &session, true);
                 began = Ok(());
             }
             Next::Over(end) => break end,
         }
     };
-    drop(leaving);
+    drop(plan_asks);
     Box::pin(finish(edge, relay, session, end)).await;
 }
 
@@ -106,16 +109,16 @@ fn relay<'a>(
     edge: &'a Arc<Edge>,
     device: &'a mut dyn Io,
     session: &Session,
-    fresh: Fresh,
+    new_connection: NewConnection,
 ) -> (Relay<'a>, Result<(), End>) {
-    let mut relay = Relay::new(device, fresh.stream, &edge.config);
+    let mut relay = Relay::new(device, new_connection.stream, &edge.config);
     if session.resume_request.is_some() {
         relay.keep(MovableState::new(edge, &session.decision, session.client.ip()));
     }
     if let Some(place) = &session.caller.place {
-        relay.count_for(place.standing().clone());
+        relay.count_for(place.usage().clone());
     }
-    let began = relay.take_early(&fresh.early_of_device, &fresh.early_of_region);
+    let began = relay.take_early(&new_connection.early_of_device, &new_connection.early_of_region);
     (relay, began)
 }
 
@@ -415,4 +418,3 @@ pub(super) fn join(items: impl IntoIterator<Item = impl std::fmt::Display>) -> S
         .collect::<Vec<_>>()
         .join(", ")
 }
-

@@ -53,7 +53,12 @@ pub(super) struct Found {
 }
 
 /// Asks stacks until one goes on with the session, or until the deadline. A session that still has a stack does not wait.
-pub(super) async fn find_next(edge: &Arc<Edge>, wanted: &Wanted<'_>, request: &[u8], tried: &mut Tried) -> Option<Found> {
+pub(super) async fn find_next(
+    edge: &Arc<Edge>,
+    wanted: &Wanted<'_>,
+    request: &[u8],
+    tried: &mut Tried,
+) -> Option<Found> {
     let Wanted {
         caller,
         version,

@@ -23,7 +23,7 @@ use crate::{
     request_id::RequestId,
     session::ask::{Accepted, AskError, Asked, ask, not_taken, signed},
     session::caller::Caller,
-    session::live::{Fresh, Session, converse, join},
+    session::live::{NewConnection, Session, converse, join},
     session::registry::Busy,
     session::resume::Resuming,
     stamp::Stamp,
@@ -80,8 +80,8 @@ async fn begin(edge: &Arc<Edge>, device: &mut dyn Io, arrived: Box<Arrived>) -> 
     };
     // No rate counts for returning devices: when an edge is lost, those of a tenant come back together.
     let counted = place.as_ref().map_or(Ok(()), |place| match arrival {
-        Arrival::Newcomer => place.standing().begin(daemon::clock::now()),
-        Arrival::Returning => place.standing().has_bytes(daemon::clock::now()),
+        Arrival::Newcomer => place.usage().begin(daemon::clock::now()),
+        Arrival::Returning => place.usage().has_bytes(daemon::clock::now()),
     });
     if let Err(exceeded) = counted {
         let refused = Refused::from(exceeded);
@@ -146,7 +146,7 @@ fn recognise(
     allowed.map_err(|refusal| (refusal.as_str(), refusal.answer()))?;
     let admitted = access.admit(upgrade.credential(), daemon::clock::now());
     let place = admitted.and_then(|admitted| {
-        let place = admitted.standing.session()?;
+        let place = admitted.usage.session()?;
         upgrade.vouched = Some(admitted.device);
         Ok(place)
     });
@@ -175,7 +175,10 @@ impl Requester {
         let token = upgrade
             .header("meridian-affinity")
             .or_else(|| upgrade.query("affinity"));
-        let affinity = token.and_then(|token| edge.affinity_tokens.verify_of(token, Some(&holder), daemon::clock::now()));
+        let affinity = token.and_then(|token| {
+            edge.affinity_tokens
+                .verify_of(token, Some(&holder), daemon::clock::now())
+        });
         Self {
             client,
             holder,
@@ -231,7 +234,7 @@ async fn open(edge: &Arc<Edge>, upgrade: &Upgrade, id: &RequestId, requester: Re
         wire::TURNS_HEADER
     );
     let request = upgrade.forwarded(&edge.id, id, if offers { &offer } else { &asks_load });
-    let owner = upgrade.vouched.as_ref().map_or("", |_| &holder);
+    let owner = upgrade.vouched.as_ref().map_or("", |_| holder.as_str());
     let mut resuming = Resuming::new(edge, (upgrade.query("resume"), owner), id, daemon::clock::now());
     let mut tried = Tried::up_to(edge.config.limits.regions_tried_max);
     let mut lacks_room = false;
@@ -366,7 +369,7 @@ async fn agree(
         client,
         resume_request,
         began,
-        fresh: Some(Box::new(Fresh {
+        new_connection: Some(Box::new(NewConnection {
             stream: accepted.stream,
             early_of_device: early,
             early_of_region: accepted.early,

@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use auth::Standing;
+use auth::TenantUsage;
 use bytes::BytesMut;
 use identity::Link;
 use routing::{Decision, continuity::LeaveReason};
@@ -63,7 +63,7 @@ pub struct Relay<'a> {
     /// The edge's request to leave, and the time until which the session may finish its turn.
     leaves: Option<(Leave, Instant)>,
     /// The counts of the device's tenant, and the bytes that were counted there.
-    meter: Option<Box<(Arc<Standing>, u64)>>,
+    meter: Option<Box<(Arc<TenantUsage>, u64)>>,
     frame_bytes_max: u64,
     idle: Duration,
     close: Duration,
@@ -97,7 +97,7 @@ impl<'a> Relay<'a> {
     }
 
     /// Counts the bytes of the device for its tenant.
-    pub fn count_for(&mut self, tenant: Arc<Standing>) {
+    pub fn count_for(&mut self, tenant: Arc<TenantUsage>) {
         self.meter = Some(Box::new((tenant, 0)));
     }
 

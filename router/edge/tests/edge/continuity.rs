@@ -88,7 +88,7 @@ async fn check_turn(changes: &str, fates: &[Fate], ends_in: &str, notices: usize
     assert_eq!(again.events, ONE_TURN[1..], "{fates:?}");
     anna.leave().await;
     hang_means_failure(world.edge.sessions.idle()).await;
-    let left = world.edge.budget.left();
+    let left = world.edge.budget.remaining();
     assert_eq!(
         left, world.edge.config.continuity.replay_bytes_total_max,
         "nothing is kept of it"

@@ -308,7 +308,7 @@ async fn a_tenant_whose_bytes_are_used_up_comes_back_tomorrow() {
     assert_eq!(session.hear().await, Message::text("said a"));
     assert!(session.hear().await.to_text().unwrap().starts_with("said bbb"));
     assert_eq!(session.hear().await, Message::text("done"));
-    let reason = "the devices of your tenant sent what they may today; come back tomorrow";
+    let reason = "the devices of your tenant used their bytes of the day; come back tomorrow";
     session.check_closed(1008, reason).await;
     let (status, code, _) = refused(&world, &[("authorization", &kitchen)]).await;
     assert_eq!((status, code.as_str()), (429, "insufficient_quota"));

@@ -1,6 +1,8 @@
-//! Callers who do nothing wrong, while the rows of docs/edge.md, "Who is blamed", are injected beside them, many at once: the callers
-//! are served on the connections they have, and only the region that did wrong is blamed. In a process of its own, whose
-//! open files it takes away.
+//! Callers who do nothing wrong, while devices and stacks misbehave beside them as in the rows of docs/edge.md, "Who is blamed", many
+//! at once: the edge serves the callers on their open connections, and blames only the region that failed. The story runs in a
+//! process of its own, whose open files it takes away.
+//!
+//! One file, although it is long: each kind of misbehaviour stands beside the blame that it must get.
 
 use std::{
     net::SocketAddr,

@@ -15,14 +15,10 @@ pub mod hang;
 pub mod http;
 pub mod lateness;
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use edge::{
-    Config, Edge,
-    accept::documents::Documents,
-    accept::listener,
-    accept::tls::Tls,
-    accept::workers::Workers,
+    Config, Edge, accept::documents::Documents, accept::listener, accept::tls::Tls, accept::workers::Workers,
     metrics::Metrics,
 };
 use futures_util::{SinkExt as _, StreamExt as _};
