@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use drill::report::percentile;
 
-/// Runs a bench so many times, or as often as `--runs N` says.
+/// Runs a bench this many times, or as often as `--runs N` says.
 pub async fn main(name: &str, runs: usize, measure: impl AsyncFnOnce(usize) -> anyhow::Result<()>) -> ExitCode {
     let measured = async {
         let mut arguments = std::env::args().skip(1);
@@ -38,7 +38,7 @@ pub async fn main(name: &str, runs: usize, measure: impl AsyncFnOnce(usize) -> a
     }
 }
 
-/// The figures of all runs, and what they were measured with.
+/// The figures of all runs, the program that measured them, and the machine.
 #[derive(Debug, Serialize)]
 pub struct Bench<R> {
     schema: u32,
@@ -46,12 +46,12 @@ pub struct Bench<R> {
     machine: Machine,
     command: String,
     build: &'static str,
-    /// One after the other.
+    /// The runs, one after the other.
     pub runs: Vec<R>,
 }
 
 impl<R> Bench<R> {
-    /// Before the first run.
+    /// The time before the first run.
     #[expect(clippy::new_without_default, reason = "it looks at the clock and the machine")]
     pub fn new() -> Self {
         Self {
@@ -64,12 +64,12 @@ impl<R> Bench<R> {
         }
     }
 
-    /// With what it was measured: `target/release/bench-world` (release build).
+    /// The program and its build: `target/release/bench-world` (release build).
     pub fn command(&self) -> String {
         format!("`{}` ({} build)", self.command, self.build)
     }
 
-    /// On what it was measured.
+    /// The machine, in one line.
     pub fn machine(&self) -> &Machine {
         &self.machine
     }

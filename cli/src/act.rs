@@ -16,7 +16,7 @@ use crate::{
     length::parse_length,
     output::Output,
     output::print,
-    present,
+    present, texts,
 };
 
 /// The longest single `Wait` call. `wait` calls again until its deadline, and prints progress in between.
@@ -253,11 +253,9 @@ pub(crate) async fn act(
                     (_, true) => edges::of_world(state_dir, None),
                 };
                 let urls = |edges: Vec<(String, Url)>| edges.into_iter().map(|(_, url)| url).collect::<Vec<_>>();
-                let edges = found.map(urls).map_err(|_| {
-                    let text =
-                        "the drain is under way, but the edges that hold its sessions are unknown; add --edge-admin URL";
-                    Failure::failed(anyhow::anyhow!(text))
-                })?;
+                let edges = found
+                    .map(urls)
+                    .map_err(|_| Failure::failed(texts::drain_is_unobserved()))?;
                 wait_until_empty(operator, action, &emptied, &edges, wait_max, output).await
             }
             _ => wait(operator, &action.id, wait_max, output).await,
@@ -367,13 +365,9 @@ async fn drain(operator: &Operator, subject: Drained, length: Option<Duration>) 
     let unknown = |what: &str, name: &str| {
         let regions = status.regions.iter().map(|it| it.region.as_str());
         let known: Vec<&str> = regions.chain(status.edges.iter().map(|it| it.edge.as_str())).collect();
-        let text = format!("there is no {what} \"{name}\"; there are {}", known.join(", "));
-        Failure::failed(anyhow::anyhow!(text))
+        Failure::failed(texts::no_such_target(what, name, &known))
     };
-    let needs_end = |what: &str| {
-        let text = format!("a drained {what} needs an end; add --for, such as --for 2h");
-        Failure::usage(anyhow::anyhow!(text))
-    };
+    let needs_end = |what: &str| Failure::usage(texts::drain_needs_end(what));
     let Drained {
         subject,
         region,
@@ -399,9 +393,7 @@ async fn drain(operator: &Operator, subject: Drained, length: Option<Duration>) 
         return Err(unknown(what, &region));
     }
     if length.is_some() {
-        let text = "--for applies to edges and stacks; a drained region stays drained until `meridian restore REGION --reason \
-                    WHY`, so remove --for";
-        return Err(Failure::usage(anyhow::anyhow!(text)));
+        return Err(Failure::usage(texts::drained_region_has_no_end()));
     }
     Ok(Kind::Switchover(v1::Switchover { region, promote: false }))
 }

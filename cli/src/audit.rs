@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use topology::Snapshot;
 
-use crate::{exit::Failure, output::Output, output::print, present};
+use crate::{exit::Failure, output::Output, output::print, present, texts};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum AuditVerb {
@@ -110,11 +110,7 @@ pub(crate) async fn export(
     });
     // A program that keeps the log in parts must learn that one is lost.
     match (from, oldest) {
-        (Some(from), Some(oldest)) if from < oldest => Err(Failure::failed(anyhow::anyhow!(
-            "entries {from} to {} are not in {}: they were pruned, and the audit log goes from entry {oldest} on",
-            oldest - 1,
-            file.display()
-        ))),
+        (Some(from), Some(oldest)) if from < oldest => Err(Failure::failed(texts::entries_pruned(from, oldest, file))),
         _ => Ok(ExitCode::SUCCESS),
     }
 }
@@ -182,10 +178,7 @@ fn part(lines: Vec<Line>, from: u64, to: u64, oldest: Option<u64>) -> Result<(Ve
         }
     }
     let Some((first, last, hash)) = known else {
-        let kept = oldest.map_or_else(|| "no entries".to_owned(), |oldest| format!("entries from {oldest} on"));
-        return Err(Failure::failed(anyhow::anyhow!(
-            "there is no entry from {from} to {to}: the audit log has {kept}"
-        )));
+        return Err(Failure::failed(texts::no_such_entries(from, to, oldest)));
     };
     part.push(Line::Part { first, last, hash });
     let oldest = oldest.map(|oldest| if first > from { oldest.max(first) } else { oldest });
@@ -226,12 +219,10 @@ pub(crate) async fn snapshot(operator: &Operator, generation: u64) -> Result<Sna
         }
     }
     let snapshot = found.map(|entry| documents.snapshot(entry)).transpose();
-    snapshot.map_err(anyhow::Error::from)?.flatten().ok_or_else(|| {
-        let kept = oldest.map_or_else(|| "none".to_owned(), |oldest| format!("plans from {oldest} on"));
-        Failure::failed(anyhow::anyhow!(
-            "there is no plan {generation}: the audit log has {kept}"
-        ))
-    })
+    snapshot
+        .map_err(anyhow::Error::from)?
+        .flatten()
+        .ok_or_else(|| Failure::failed(texts::no_such_plan(generation, oldest)))
 }
 
 fn replay(lines: Vec<Line>, output: Output) -> Result<ExitCode, Failure> {

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, anyhow};
+use anyhow::Context as _;
 use api::Operator;
 use clap::{Args, Subcommand};
 use identity::{
@@ -24,6 +24,7 @@ use crate::{
     length::parse_length,
     output::print,
     present::{plain, span, table},
+    texts,
 };
 
 #[derive(Debug, Subcommand)]
@@ -38,7 +39,7 @@ pub(crate) enum CertVerb {
     },
     /// Issue a certificate with a new key.
     Issue {
-        /// Whom it is for: edge/NAME, dns/NAME, control-plane/NAME, stack/REGION/NAME or etcd/NAME.
+        /// The process that gets it: edge/NAME, dns/NAME, control-plane/NAME, stack/REGION/NAME or etcd/NAME.
         #[arg(value_name = "KIND/NAME", value_parser = parse_role)]
         role: Role,
         /// Folder of the authority.
@@ -47,14 +48,14 @@ pub(crate) enum CertVerb {
         /// Folder for identity.crt, identity.key and trust.crt.
         #[arg(long, value_name = "DIR")]
         into: PathBuf,
-        /// An address of a member of etcd: the one it listens at, and the one it calls others from. Nobody else needs one.
+        /// An address of a member of etcd: the one at which it listens, and the one from which it calls others. Only etcd needs addresses.
         #[arg(long = "address", value_name = "IP")]
         addresses: Vec<IpAddr>,
         /// Life of the certificate; by default 24 hours.
         #[arg(long = "for", value_name = "TIME", value_parser = parse_length)]
         life: Option<Duration>,
     },
-    /// Issue a certificate anew under the same authority, with the same id and a new key; also one that has expired. The process that
+    /// Issue a certificate anew under the same authority, with the same id and a new key, also when it has expired. The process that
     /// uses it takes the new one within seconds.
     Renew {
         /// Folder of the identity.
@@ -66,7 +67,7 @@ pub(crate) enum CertVerb {
         #[arg(long = "for", value_name = "TIME", value_parser = parse_length)]
         life: Option<Duration>,
     },
-    /// Make the next issuer of an authority. Needs root.key, once a year; everything that was issued stays good.
+    /// Make the next issuer of an authority. Needs root.key, once a year; all certificates of the old issuer stay valid.
     NextIssuer {
         /// Folder of the authority.
         dir: PathBuf,
@@ -86,7 +87,7 @@ pub(crate) enum CertVerb {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum TrustVerb {
-    /// Add the roots in a file to a bundle. Do this everywhere before any certificate is issued under them.
+    /// Add the roots in a file to a bundle. Do this everywhere before you issue a certificate under them.
     Add {
         /// File with the new roots.
         root: PathBuf,
@@ -101,8 +102,8 @@ pub(crate) enum TrustVerb {
         /// The bundle to change.
         #[arg(long, value_name = "FILE")]
         trust: PathBuf,
-        /// Remove it whatever nodes show, and without asking a control plane: for a root whose key was stolen. Nodes under it are cut
-        /// off, and keep serving by their last plan.
+        /// Remove it even if nodes still show it, and without asking a control plane: for a root whose key was stolen. Nodes under it
+        /// lose their connections, and go on serving by their last plan.
         #[arg(long)]
         force: bool,
     },
@@ -164,13 +165,12 @@ pub(crate) fn login(login: Login, state_dir: &Path) -> Result<ExitCode, Failure>
     let mut leaf = operator_leaf(&zone_of(&folder)?, &name, grants).map_err(failed)?;
     if let Some(life) = life {
         if life > ca::OPERATOR_LIFE {
-            let text = "--for: a credential of a person lives at most 12h, so that a stolen one ends; log in again when it has";
-            return Err(Failure::usage(anyhow!(text)));
+            return Err(Failure::usage(texts::credential_life_too_long()));
         }
         leaf.life = life;
     }
     let into = into.unwrap_or_else(|| operator_folder(state_dir, &name));
-    // The line below is typed in any folder.
+    // An absolute path: people type the line below in any folder.
     let into = std::path::absolute(&into).with_context(|| format!("cannot use {}", into.display()))?;
     let now = daemon::clock::now();
     folder.issue(&leaf, &into, now).map_err(failed)?;
@@ -192,17 +192,11 @@ pub(crate) async fn cert(verb: CertVerb, operator: Option<Operator>) -> Result<E
             let folder = Folder::at(dir.clone());
             let [root, _] = folder.root();
             if root.exists() {
-                let text = format!(
-                    "{} holds an authority already, and everything it issued would become worthless; name another folder",
-                    dir.display()
-                );
-                return Err(Failure::failed(anyhow!(text)));
+                return Err(Failure::failed(texts::authority_exists(&dir)));
             }
-            // A name that no id can hold shows now, and not when the first certificate is issued.
-            PeerId::new(&zone, Role::Edge("name".to_owned())).map_err(|_| {
-                let text = format!("--zone: \"{zone}\" is no zone; write it in lower case, as in topology.toml, such as voice.example.com");
-                Failure::usage(anyhow!(text))
-            })?;
+            // The command refuses a name that no id can have now, and not with the first certificate.
+            PeerId::new(&zone, Role::Edge("name".to_owned()))
+                .map_err(|_| Failure::usage(texts::zone_is_malformed(&zone)))?;
             folder.create(&zone, now).map_err(failed)?;
             print(&format!(
                 "{} holds the authority of {zone}\nmove root.key to a place without a network; issuer.key signs for a year",
@@ -217,8 +211,7 @@ pub(crate) async fn cert(verb: CertVerb, operator: Option<Operator>) -> Result<E
             life,
         } => {
             if matches!(role, Role::Etcd(_)) == addresses.is_empty() {
-                let text = "--address: etcd goes by addresses, and all others by their ids; write it for etcd/NAME, and only then";
-                return Err(Failure::usage(anyhow!(text)));
+                return Err(Failure::usage(texts::addresses_are_for_etcd()));
             }
             let folder = Folder::at(ca);
             let id = PeerId::new(&zone_of(&folder)?, role).map_err(failed)?;
@@ -233,16 +226,11 @@ pub(crate) async fn cert(verb: CertVerb, operator: Option<Operator>) -> Result<E
             let old = files::read(&files.certificate).map_err(failed)?;
             let folder = Folder::at(ca);
             let roots = files::read(&folder.trust()).map_err(failed)?;
-            // A folder that somebody hands in for renewal may hold anything.
-            let peer = certificate::verified(&old, &roots, now).with_context(|| {
-                format!(
-                    "{} was not issued by this authority; issue it by its name: `meridian cert issue KIND/NAME --ca DIR --into DIR`",
-                    files.certificate.display()
-                )
-            })?;
+            // The folder of a renewal may contain anything.
+            let peer = certificate::verified(&old, &roots, now)
+                .ok_or_else(|| texts::not_of_this_authority(&files.certificate))?;
             if let Role::Operator(name) = &peer.id.role {
-                let text = format!("operators log in: `meridian login {name} --roles ROLE`");
-                return Err(Failure::failed(anyhow!(text)));
+                return Err(Failure::failed(texts::operators_log_in(name)));
             }
             let leaf = Leaf {
                 addresses: ca::addresses_of(&old),
@@ -281,10 +269,7 @@ async fn trust(verb: TrustVerb, operator: Option<Operator>) -> Result<(), Failur
         TrustVerb::Add { root, trust } => {
             let new = certificate::summaries(&files::read(&root).map_err(failed)?);
             if new.is_empty() {
-                return Err(Failure::failed(anyhow!(
-                    "{} holds no certificate in PEM",
-                    root.display()
-                )));
+                return Err(Failure::failed(texts::no_certificate(&root)));
             }
             let mut roots = bundle(&trust)?;
             for root in new {
@@ -304,16 +289,10 @@ async fn trust(verb: TrustVerb, operator: Option<Operator>) -> Result<(), Failur
             roots.retain(|root| root.fingerprint != fingerprint);
             if roots.len() == before {
                 let known: Vec<&str> = roots.iter().map(|root| root.fingerprint.as_str()).collect();
-                let text = format!(
-                    "{} has no root {fingerprint}; it has {}",
-                    trust.display(),
-                    known.join(", ")
-                );
-                return Err(Failure::failed(anyhow!(text)));
+                return Err(Failure::failed(texts::no_such_root(&trust, &fingerprint, &known)));
             }
             if roots.is_empty() {
-                let text = "it is the only root: without one, nothing can connect; add the next root first (`meridian cert trust add FILE --trust FILE`)";
-                return Err(Failure::failed(anyhow!(text)));
+                return Err(Failure::failed(texts::only_root()));
             }
             if !force {
                 refuse_while_shown(&fingerprint, operator).await?;
@@ -323,15 +302,13 @@ async fn trust(verb: TrustVerb, operator: Option<Operator>) -> Result<(), Failur
     }
 }
 
-/// A root stays while a connected node rests on it.
+/// Refuses to remove a root while a connected node shows a certificate under it.
 async fn refuse_while_shown(fingerprint: &str, operator: Option<Operator>) -> Result<(), Failure> {
-    let unasked = "and only control planes know who still shows a certificate under this root; start them, or remove it whatever nodes \
-                   show with --force";
-    let operator = operator.with_context(|| format!("no control plane is known, {unasked}"))?;
+    let operator = operator.ok_or_else(|| texts::root_is_unchecked("no control plane is known"))?;
     let status = operator
         .status()
         .await
-        .map_err(|error| Failure::unreachable(anyhow!("{error}, {unasked}")))?;
+        .map_err(|error| Failure::unreachable(texts::root_is_unchecked(error)))?;
     let shown = status
         .nodes
         .iter()
@@ -340,29 +317,17 @@ async fn refuse_while_shown(fingerprint: &str, operator: Option<Operator>) -> Re
     if shown.is_empty() {
         return Ok(());
     }
-    let text = format!(
-        "{} still {} a certificate under {fingerprint}; issue new ones under another root first (`meridian cert renew DIR --ca DIR`), then remove it",
-        shown.join(", "),
-        if shown.len() == 1 { "shows" } else { "show" },
-    );
-    Err(Failure::failed(anyhow!(text)))
+    Err(Failure::failed(texts::root_is_shown(&shown, fingerprint)))
 }
 
 fn bundle(path: &Path) -> Result<Vec<Summary>, Failure> {
     let text = files::read(path).map_err(failed)?;
     let roots = certificate::summaries(&text);
     if roots.len() < text.matches("-----BEGIN CERTIFICATE-----").count() {
-        let text = format!(
-            "{} holds a certificate that cannot be read, and rewriting would drop it; edit it by hand",
-            path.display()
-        );
-        return Err(Failure::failed(anyhow!(text)));
+        return Err(Failure::failed(texts::unreadable_certificate(path)));
     }
     if roots.is_empty() {
-        return Err(Failure::failed(anyhow!(
-            "{} holds no certificate in PEM",
-            path.display()
-        )));
+        return Err(Failure::failed(texts::no_certificate(path)));
     }
     Ok(roots)
 }
@@ -395,10 +360,7 @@ fn list(paths: &[PathBuf], now: Moment) -> Result<String, Failure> {
     for path in found {
         let certificates = certificate::summaries(&files::read(&path).map_err(failed)?);
         if certificates.is_empty() {
-            return Err(Failure::failed(anyhow!(
-                "{} holds no certificate in PEM",
-                path.display()
-            )));
+            return Err(Failure::failed(texts::no_certificate(&path)));
         }
         for it in certificates {
             let left = match it.until.since(now) {
@@ -419,7 +381,7 @@ fn list(paths: &[PathBuf], now: Moment) -> Result<String, Failure> {
     Ok(plain(&shown))
 }
 
-/// The zone of an authority: that of the names it gave itself.
+/// The zone of an authority, from its own names.
 fn zone_of(folder: &Folder) -> Result<String, Failure> {
     let [issuer, _] = folder.issuer();
     let text = files::read(&issuer).map_err(failed)?;
@@ -428,13 +390,7 @@ fn zone_of(folder: &Folder) -> Result<String, Failure> {
         let rest = it.name.strip_prefix("Meridian issuer of ")?;
         Some(rest.split(',').next()?.to_owned())
     });
-    let missing = || {
-        Failure::failed(anyhow!(
-            "{} was not made by `meridian cert create-ca DIR --zone ZONE`",
-            issuer.display()
-        ))
-    };
-    zone.ok_or_else(missing)
+    zone.ok_or_else(|| Failure::failed(texts::not_an_issuer(&issuer)))
 }
 
 fn failed(error: impl std::error::Error + Send + Sync + 'static) -> Failure {

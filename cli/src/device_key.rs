@@ -1,4 +1,4 @@
-//! Keys for devices: made here, and known to edges by their hash only.
+//! Makes keys for devices. Edges know a key only by its hash.
 
 use std::{process::ExitCode, time::Duration};
 
@@ -6,7 +6,7 @@ use anyhow::anyhow;
 use clap::Args;
 use serde_json::json;
 
-use crate::{exit::Failure, length::parse_length, output::Output, output::print, present::document};
+use crate::{exit::Failure, length::parse_length, output::Output, output::print, present::document, texts};
 
 #[derive(Debug, Args)]
 pub(crate) struct DeviceKey {
@@ -20,21 +20,20 @@ pub(crate) struct DeviceKey {
     life: Option<Duration>,
 }
 
-/// Makes a key, and the lines that let it in. Nothing is stored.
+/// Makes a key, and the lines of devices.toml that admit it. The command stores nothing.
 pub(crate) fn device_key(asked: &DeviceKey, output: Output) -> Result<ExitCode, Failure> {
     let (key, sha256) = auth::new_key(rand::random());
     let expires = match asked.life {
         None => String::new(),
         Some(life) => {
             let end = jiff::Timestamp::now().checked_add(life);
-            let end =
-                end.map_err(|_| Failure::usage(anyhow!("--for is longer than the calendar; write a shorter one")))?;
+            let end = end.map_err(|_| Failure::usage(texts::life_too_long()))?;
             format!("expires = \"{}\"\n", end.strftime("%Y-%m-%dT%H:%M:%SZ"))
         }
     };
     let (name, tenant) = (&asked.name, &asked.tenant);
     let lines = format!("[[key]]\nname = {name:?}\ntenant = {tenant:?}\nsha256 = \"{sha256}\"\n{expires}");
-    // The edge will read these lines, so what it would refuse is refused here.
+    // The edge will read these lines, so the command refuses what the edge would refuse.
     let whole = format!("[[tenant]]\nname = {tenant:?}\n{lines}");
     auth::Devices::parse("these lines", &whole).map_err(|problems| Failure::usage(anyhow!("{problems}")))?;
     match output {

@@ -6,13 +6,13 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, anyhow};
+use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressStyle};
 use reqwest::{Client, Url};
 use serde::Deserialize;
 use tokio::time::{Instant, sleep};
 
-use crate::{exit::Failure, output::Output, output::print};
+use crate::{exit::Failure, output::Output, output::print, texts};
 
 /// Per request. An edge answers `/sessions` from memory, so five seconds of silence mean that it is not there.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -30,14 +30,14 @@ pub(crate) fn client() -> anyhow::Result<Client> {
 pub(crate) fn of_world(state_dir: &Path, only: Option<&str>) -> Result<Vec<(String, Url)>, Failure> {
     let record = world::find(state_dir).map_err(|error| {
         let Failure { error, code } = Failure::from(error);
-        let error = anyhow!("{error}; name edges outside a world with --edge-admin URL");
+        let error = texts::no_world_for_edges(error);
         Failure { error, code }
     })?;
     if let Some(edge) = only
         && !record.edges.contains_key(edge)
     {
         let known = record.edges.keys().cloned().collect::<Vec<_>>().join(", ");
-        return Err(Failure::usage(anyhow!("there is no edge {edge}; there are {known}")));
+        return Err(Failure::usage(texts::no_such_edge(edge, &known)));
     }
     let wanted = record.edges.keys().filter(|name| only.is_none_or(|edge| edge == *name));
     let admin = |name: &String| {
@@ -87,7 +87,7 @@ struct RegionSessions {
 }
 
 /// Counts the sessions that remain. Also returns the addresses of edges that did not answer.
-async fn left(client: &Client, edges: &[Url], emptied: &Emptied) -> (u64, BTreeSet<String>) {
+async fn count_remaining(client: &Client, edges: &[Url], emptied: &Emptied) -> (u64, BTreeSet<String>) {
     let (mut left, mut silent) = (0, BTreeSet::new());
     for edge in edges {
         let mut url = edge.clone();
@@ -120,7 +120,7 @@ pub(crate) async fn watch(
     let mut bar: Option<ProgressBar> = None;
     let mut reported = None;
     loop {
-        let (left, silent) = left(&client, edges, emptied).await;
+        let (left, silent) = count_remaining(&client, edges, emptied).await;
         if !silent.is_empty() && reported.is_none() {
             let silent: Vec<&str> = silent.iter().map(String::as_str).collect();
             eprintln!("meridian: {} does not report its sessions", silent.join(" and "));
@@ -138,11 +138,7 @@ pub(crate) async fn watch(
             bar.finish_and_clear();
             if !is_known {
                 let silent: Vec<String> = silent.into_iter().collect();
-                let text = format!(
-                    "{} does not report its sessions; check that this is an administrative address (admin_listen)",
-                    silent.join(" and ")
-                );
-                return Err(Failure::unreachable(anyhow!(text)));
+                return Err(Failure::unreachable(texts::edges_report_no_sessions(&silent)));
             }
             if output == Output::Table {
                 match left {

@@ -51,12 +51,12 @@ impl Failure {
         }
     }
 
-    /// No answer where one was expected.
+    /// A process that should answer did not.
     pub(crate) fn unreachable(error: anyhow::Error) -> Self {
         Self::with(error, UNREACHABLE)
     }
 
-    /// Whether somebody who should answer did not.
+    /// Whether a process that should answer did not.
     pub(crate) fn is_unreachable(&self) -> bool {
         self.code == Code(UNREACHABLE)
     }

@@ -25,6 +25,7 @@ use crate::{
     output::print,
     present::{document, plain, table},
     reach::Reach,
+    texts,
 };
 
 #[derive(Debug, Subcommand)]
@@ -47,9 +48,7 @@ pub(crate) fn reason(code: Option<&str>, output: Output) -> Result<ExitCode, Fai
         Some(name) => match PAGES.iter().find(|page| page.code.as_str() == name) {
             Some(page) => vec![page],
             None => {
-                return Err(Failure::usage(anyhow!(
-                    "there is no reason code {name:?} in this version; `meridian explain reason` lists all"
-                )));
+                return Err(Failure::usage(texts::no_such_reason(name)));
             }
         },
     };
@@ -147,10 +146,10 @@ pub(crate) async fn route(route: Route, reach: &Reach, output: Output) -> Result
     Ok(ExitCode::SUCCESS)
 }
 
-/// Edges that do not answer, by name, and why.
+/// Edges that do not answer, by name, with the error.
 type Silent = Vec<(String, Failure)>;
 
-/// The answers of all edges. One that does not answer keeps nobody from asking the others: an edge is dead when people ask.
+/// The answers of all edges. An edge that does not answer does not end the command: people ask just when an edge is dead.
 async fn ask_all(edges: &[(String, Url)], route: &Route, reach: &Reach) -> Result<(Vec<Value>, Silent), Failure> {
     let client = edges::client()?;
     // The plan from the audit log, fetched once when the first edge does not have it any more.
@@ -212,12 +211,8 @@ enum Answer {
 }
 
 async fn ask(request: reqwest::RequestBuilder, edge: &Url) -> Result<Answer, Failure> {
-    let unreachable = |error: reqwest::Error| {
-        let error = anyhow!(error.without_url()).context(format!(
-            "the edge at {edge} does not answer; check that this is its administrative address (admin_listen in edge.toml)"
-        ));
-        Failure::unreachable(error)
-    };
+    let unreachable =
+        |error: reqwest::Error| Failure::unreachable(anyhow!(error.without_url()).context(texts::edge_is_silent(edge)));
     let answer = request.send().await.map_err(unreachable)?;
     match answer.status() {
         StatusCode::OK => Ok(Answer::Is(answer.json().await.map_err(unreachable)?)),
@@ -235,9 +230,7 @@ async fn ask(request: reqwest::RequestBuilder, edge: &Url) -> Result<Answer, Fai
 /// Fetches a plan that edges have dropped from the audit log.
 async fn kept(generation: u64, reach: &Reach, said: &str) -> Result<Snapshot, Failure> {
     let operator = reach.operator().map_err(|failure| match failure.is_unreachable() {
-        true => Failure::failed(anyhow!(
-            "{said}; name a control plane with --control-plane URL: its audit log has older plans"
-        )),
+        true => Failure::failed(texts::plan_is_older_than_edges(said)),
         false => failure,
     })?;
     audit::snapshot(&operator, generation).await
@@ -467,7 +460,7 @@ mod tests {
             let answer = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 12\r\n\r\n{\"edge\":\"b\"}";
             tcp.write_all(answer.as_bytes()).await.unwrap();
         });
-        // Bound and not listening: nobody else can listen there.
+        // Bound and not listening, so no other process can listen there.
         let dead = tokio::net::TcpSocket::new_v4().unwrap();
         dead.bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let nobody = dead.local_addr().unwrap();

@@ -23,6 +23,7 @@ mod printed;
 mod reach;
 mod say;
 mod simulate;
+mod texts;
 mod up;
 
 use std::{process::ExitCode, sync::Arc};

@@ -17,6 +17,7 @@ use crate::{
     output::Output,
     output::print,
     present::{document, plain, table},
+    texts,
 };
 
 #[derive(Debug, Args)]
@@ -33,9 +34,9 @@ pub(crate) struct Models {
 
 #[derive(Debug, Subcommand)]
 enum ModelsVerb {
-    /// Show every model: its licence, its size, whether it is here, and which one recognises.
+    /// Show every model: its licence, its size, whether it is installed, and which one recognises.
     List,
-    /// Get models from their publishers' packages; those that a first installation needs, without a name.
+    /// Get models from their publishers' packages; without a name, those that a first installation needs.
     Fetch {
         /// Names of the models.
         #[arg(value_name = "MODEL")]
@@ -84,9 +85,7 @@ pub(crate) async fn models(models: Models, output: Output) -> Result<ExitCode, F
         ModelsVerb::Fetch { names, index, from } => {
             let wanted = named(&names, &|model| model.default).map_err(Failure::usage)?;
             if from.is_some() && names.len() != 1 {
-                return Err(Failure::usage(anyhow::anyhow!(
-                    "--from is the package of one model; name that model, such as `meridian models fetch moonshine-tiny-en --from FILE`"
-                )));
+                return Err(Failure::usage(texts::package_of_one_model()));
             }
             for model in wanted {
                 get(&model, &dir, index.as_deref(), from.clone()).await?;
@@ -143,7 +142,7 @@ async fn get(model: &Model, dir: &Path, index: Option<&str>, from: Option<PathBu
     let source = match (from, index) {
         (Some(file), _) => Source::File(file),
         (None, Some(index)) => Source::Index(index.to_owned()),
-        // A model that is there needs no index, and a machine without pip none for the others.
+        // An installed model needs no index, so a machine without pip can go on.
         (None, None) if installed::state(model, dir) == State::Ready => Source::Index(String::new()),
         (None, None) => Source::Index(index_of_pip().await?),
     };
@@ -170,16 +169,15 @@ async fn get(model: &Model, dir: &Path, index: Option<&str>, from: Option<PathBu
 
 /// The index that pip uses on this machine, mirrors and configuration included: its help names it.
 async fn index_of_pip() -> anyhow::Result<String> {
-    let help = "name an index of Python packages with --index or PIP_INDEX_URL, or the package's file with --from";
     let mut pip = tokio::process::Command::new("python3");
-    // A narrow terminal would break the address over two lines.
+    // A narrow terminal would break the address into two lines.
     pip.args(["-m", "pip", "download", "--help"])
         .env("COLUMNS", "1000")
         .kill_on_drop(true);
     let output = tokio::time::timeout(Duration::from_secs(60), pip.output()).await;
     let output = output
         .context("pip does not answer")?
-        .with_context(|| format!("cannot run pip; {help}"))?;
+        .with_context(|| format!("cannot run pip; {}", texts::NAME_AN_INDEX))?;
     let text = String::from_utf8_lossy(&output.stdout);
     let line = text
         .lines()
@@ -188,7 +186,7 @@ async fn index_of_pip() -> anyhow::Result<String> {
     let index = line.and_then(|line| line.split("(default ").nth(1)?.split(')').next());
     index
         .map(str::to_owned)
-        .with_context(|| format!("pip names no index; {help}"))
+        .with_context(|| format!("pip names no index; {}", texts::NAME_AN_INDEX))
 }
 
 fn verify(models: &[Model], dir: &Path, output: Output) -> ExitCode {

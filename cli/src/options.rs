@@ -32,7 +32,7 @@ pub(crate) struct Options {
     /// Folder of the running world: `up` writes it, the other commands read it.
     #[arg(long, value_name = "DIR", global = true, env = "MERIDIAN_STATE_DIR")]
     pub(crate) state_dir: Option<PathBuf>,
-    /// Folder of your credential; by default that of whoever started the running world. `meridian login` makes one.
+    /// Folder of your credential; by default that of the person who started the running world. `meridian login` makes one.
     #[arg(long, value_name = "DIR", global = true, env = "MERIDIAN_IDENTITY")]
     pub(crate) identity: Option<PathBuf>,
     #[command(subcommand)]

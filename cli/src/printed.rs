@@ -1,5 +1,5 @@
-//! A command that some text tells an operator to type is one that this program takes: all that is needed is there, `--reason`
-//! above all. Texts are found where they are written (the sources) and as they come out (the transcripts).
+//! Tests that this program takes every command that a text tells an operator to type, with all its required options, `--reason`
+//! above all. They read texts in the sources, and as printed in the transcripts.
 
 use std::{fs, path::Path};
 
@@ -7,17 +7,20 @@ use clap::Parser as _;
 
 use crate::options::Options;
 
-/// Where texts for operators are written.
-const SOURCES: [&str; 7] = [
+/// The folders with texts for operators.
+const SOURCES: [&str; 9] = [
     "health/verdict/src",
     "control-plane/planning/src",
     "control-plane/server/src",
     "control-plane/api/src",
     "control-plane/identity/src",
     "topology/src",
+    "router/auth/src",
+    "router/edge/src",
     "cli/src",
 ];
-/// A path, a role or an id, for the words that stand for one; and what fits every other blank: a region, an action and a stack.
+/// Values for the blanks of a command: a path, a role or an id, and for any other blank a word that may be a region, an action or a
+/// stack.
 const BLANKS: [(&str, &str); 6] = [
     ("{kind}", "topology"),
     ("FILE", "file.toml"),
@@ -80,7 +83,7 @@ fn a_command_in_a_text_can_be_typed() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let transcripts = files(&root.join("chaos/scenarios"), "transcript");
     let sources = SOURCES.iter().flat_map(|folder| files(&root.join(folder), "rs"));
-    // This one holds commands that are wrong on purpose.
+    // This file has commands that are wrong on purpose.
     let sources = sources.filter(|(file, _)| !file.ends_with("src/printed.rs"));
     let sources = sources.map(|(file, source)| (file, printed(&source)));
     let (mut tried, mut wrong) = (0, Vec::new());

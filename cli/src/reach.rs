@@ -1,13 +1,13 @@
-//! The control planes that a command asks, and whose credential it shows.
+//! The control planes that a command asks, and the credential that it shows them.
 
 use std::path::PathBuf;
 
 use api::Operator;
 use identity::Identity;
 
-use crate::exit::Failure;
+use crate::{exit::Failure, texts};
 
-/// The addresses of the control planes, and the credential of whoever asks them.
+/// The addresses of the control planes, and the credential of the person who asks them.
 pub(crate) struct Reach {
     pub(crate) control_planes: Vec<String>,
     pub(crate) identity: Option<PathBuf>,
@@ -27,20 +27,15 @@ impl Reach {
             self.control_planes.clone()
         };
         let files = folder.map(|folder| identity::files::Files::in_folder(&folder));
-        let identity = Identity::load_if(files, daemon::clock::now).map_err(|error| {
-            Failure::failed(anyhow::anyhow!(
-                "{error}. `meridian login NAME --roles ROLE` makes a credential, and --identity names its folder"
-            ))
-        })?;
+        let identity = Identity::load_if(files, daemon::clock::now)
+            .map_err(|error| Failure::failed(texts::no_credential(error)))?;
         if let Some(own) = identity.as_ref().map(|identity| identity.own())
             && own.until <= daemon::clock::now()
         {
-            let text = format!(
-                "the credential of {} has expired at {}; `meridian login NAME --roles ROLE` makes another",
+            return Err(Failure::failed(texts::credential_expired(
                 own.id.role.name(),
-                own.until
-            );
-            return Err(Failure::failed(anyhow::anyhow!(text)));
+                own.until,
+            )));
         }
         Ok(Operator::at(urls).with_identity(identity))
     }

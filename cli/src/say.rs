@@ -5,17 +5,19 @@ use std::{io::Write as _, process::Stdio};
 use anyhow::{Context as _, bail};
 use client::Utterance;
 
+use crate::texts;
+
 /// Longest text: about a minute of speech, the longest turn that a region takes.
 const TEXT_CHARS_MAX: usize = 600;
 
 /// Speaks a text with espeak-ng.
 pub(crate) fn say(text: &str) -> anyhow::Result<Utterance> {
     if text.trim().is_empty() {
-        bail!("the text has no words; write some, such as --say \"what time is it\"");
+        return Err(texts::no_words());
     }
     let length = text.chars().count();
     if length > TEXT_CHARS_MAX {
-        bail!("the text has {length} characters; write at most {TEXT_CHARS_MAX}");
+        return Err(texts::text_too_long(length, TEXT_CHARS_MAX));
     }
     // The text goes through standard input: an argument that begins with '-' would be an option.
     let spawned = std::process::Command::new("espeak-ng")
@@ -27,7 +29,7 @@ pub(crate) fn say(text: &str) -> anyhow::Result<Utterance> {
     let mut espeak = match spawned {
         Ok(espeak) => espeak,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            bail!("--say needs espeak-ng, which is not installed: sudo apt-get install espeak-ng, or give a WAV file")
+            return Err(texts::no_espeak());
         }
         Err(error) => return Err(error).context("cannot start espeak-ng"),
     };

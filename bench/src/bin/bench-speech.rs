@@ -34,7 +34,7 @@ struct Heard {
 struct Figures {
     #[serde(flatten)]
     bench: Bench<Run>,
-    /// The same in each run, as the recognizers always give the same answer.
+    /// One run is enough: the recognizers always give the same answer.
     heard: Vec<Heard>,
     /// Resident memory of a stack with each recognizer, in MiB.
     memory_mib: BTreeMap<&'static str, f64>,
@@ -79,7 +79,7 @@ async fn run(runs: usize) -> anyhow::Result<()> {
             }
             command_cpu_ms.insert(engine, command_cpu_ms_of(pid, address, &recordings).await?);
             running.terminate(Duration::from_secs(30)).await?;
-            // Only a log is left.
+            // The folder has only a log.
             let _ = std::fs::remove_dir_all(state_dir);
         }
         println!("run {number} of {runs}: processor time of a command in ms: {command_cpu_ms:.1?}");
@@ -108,7 +108,7 @@ fn recordings() -> anyhow::Result<Vec<Recording>> {
     rows.into_iter().map(read).collect()
 }
 
-/// Has all recordings transcribed, one after the other.
+/// Transcribes all recordings, one after the other.
 async fn hear(engine: &'static str, address: SocketAddr, recordings: &[Recording]) -> anyhow::Result<Vec<Heard>> {
     let mut scores: BTreeMap<(String, String), Score> = BTreeMap::new();
     for Recording { row, file, .. } in recordings {

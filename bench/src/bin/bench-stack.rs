@@ -1,5 +1,5 @@
-//! Measures one stack: the memory of a session that says nothing, and what uploads cost a live caller, who speaks in real time,
-//! alone, beside thirty uploads at once, and beside twenty long texts to speak. Writes docs/benchmarks/stack.json and a section of
+//! Measures one stack: the memory of a silent session, and the effect of load on a live caller, who speaks in real time: alone, beside
+//! thirty uploads at once, and beside twenty long texts to speak. Writes docs/benchmarks/stack.json and a section of
 //! docs/benchmarks.md. Run it in a release build on a machine that does nothing else: `make bench-stack` takes five minutes. A
 //! development build prints its figures and writes none; `--runs 1` is enough to see that it works.
 
@@ -35,27 +35,27 @@ use tokio::{
 const RUNS: usize = 5;
 /// Turns of the caller in each: a median of them is one figure. Two seconds each.
 const TURNS: usize = 7;
-/// Idle sessions are opened in so many batches: the memory of each gives one figure. All of them stay open, and together with what
-/// the stack has open otherwise below the 1,024 descriptors that a process usually may have.
+/// Batches of idle sessions: the memory of each gives one figure. All sessions stay open, and with the other descriptors of the stack they
+/// stay below the 1,024 that a process usually may have.
 const IDLE_BATCHES: usize = 5;
 const IDLE_SESSIONS: usize = 100;
-/// A session that was opened has done all that it does then.
+/// Pause after which a new session has finished its work.
 const IDLE_SETTLE: Duration = Duration::from_secs(1);
-/// Largest idle session that is in order, in kB.
+/// Largest memory of an idle session that the bench accepts, in kB.
 const IDLE_GOAL_KB: f64 = 16.0;
 const UPLOADS: usize = 30;
 const UPLOAD_SECONDS: f32 = 19.0;
 const TEXTS: usize = 20;
-/// Between the start of a load and the first word of the caller: every queue is full by then.
+/// Time between the start of a load and the caller's first word: by then every queue is full.
 const SETTLE: Duration = Duration::from_secs(2);
-/// Longest wait for a stack to be done with what a load left in its queues: the limit of an engine, and a development build's time.
+/// Longest wait for a stack to empty its queues after a load: the limit of an engine, and the time of a development build.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(120);
 
 #[derive(Debug, Serialize)]
 struct Figures {
     #[serde(flatten)]
     bench: Bench<Run>,
-    /// Of each batch.
+    /// One figure of each batch.
     idle_session_kb: Vec<f64>,
 }
 
@@ -67,19 +67,19 @@ struct Run {
     beside_texts: Measured,
 }
 
-/// One of the three.
+/// The measurement of one of the three.
 type Which = fn(&Run) -> &Measured;
 
 /// Medians of the turns of one caller.
 #[derive(Debug, Serialize)]
 struct Measured {
-    /// As the stack measured it, waiting included.
+    /// The stack's own measurement, including the wait in its queues.
     recognition_ms: f64,
-    /// From the end of the speech to the first audio of the reply, as the caller saw it.
+    /// The caller's measurement: from the end of the speech to the first audio of the reply.
     first_audio_ms: f64,
     turns: usize,
     failed: usize,
-    /// Of the load, meanwhile.
+    /// Results of the load in that time.
     answers: usize,
     refusals: usize,
     seconds: f64,
@@ -103,10 +103,10 @@ async fn run(runs: usize) -> anyhow::Result<()> {
     let pid = running.pid().context("the stack died at once")?;
     let mut figures = Figures {
         bench: Bench::new(),
-        // First of all: later there is memory that a load left behind, and sessions would seem to take none.
+        // First of all: sessions would reuse the memory that a load left behind, and would seem to take none.
         idle_session_kb: idle_sessions(address, pid).await?,
     };
-    // The first turns of a process find cold caches, and so does the first time that a sentence is said.
+    // The first turns of a process have cold caches, and so has the first use of a sentence.
     caller(address, &recordings, TURNS, &Load::default()).await?;
     for number in 1..=runs {
         let alone = caller(address, &recordings, TURNS, &Load::default()).await?;
@@ -153,13 +153,13 @@ async fn run(runs: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Memory of sessions of devices that are connected and say nothing, in kB: that of each batch, for one of it.
+/// Memory of one silent session, in kB, by batch.
 async fn idle_sessions(address: SocketAddr, pid: u32) -> anyhow::Result<Vec<f64>> {
     let options = CallOptions::default();
     let mut open = Vec::new();
     let mut held = None;
     let mut each_kb = Vec::new();
-    // The first one pays for what all of them share.
+    // The first session also pays for the memory that all share.
     for batch in 0..=IDLE_BATCHES {
         for _ in 0..IDLE_SESSIONS {
             let call = Call::open(address, &options).await;
@@ -185,7 +185,7 @@ struct Load {
     refusals: AtomicUsize,
 }
 
-/// A caller beside so many who ask the same again and again.
+/// A caller beside this many requesters that send the same request again and again.
 async fn beside(
     address: SocketAddr,
     recordings: &[Recording],
@@ -213,7 +213,7 @@ async fn beside(
     if measured.answers == 0 && load.answers.load(Ordering::Relaxed) == 0 && parallel == UPLOADS {
         bail!("no upload was answered, so there was no load");
     }
-    // Or the next caller would be measured beside what is left of this load.
+    // Otherwise the rest of this load would disturb the next caller.
     timeout(DRAIN_TIMEOUT, until_queues_are_empty(address))
         .await
         .context("the stack is not done with the load")??;
@@ -247,7 +247,7 @@ async fn until_queues_are_empty(address: SocketAddr) -> anyhow::Result<()> {
 /// One caller's turns, each after the reply to the one before.
 async fn caller(address: SocketAddr, recordings: &[Recording], turns: usize, load: &Load) -> anyhow::Result<Measured> {
     let options = CallOptions {
-        // The caller says when the speech has ended, so that no waiting for silence is part of the latency.
+        // The caller commits its speech, so that no wait for silence is part of the latency.
         turn_end: TurnEnd::Commit,
         turn_timeout: Duration::from_secs(60),
         ..CallOptions::default()
@@ -304,7 +304,7 @@ async fn caller(address: SocketAddr, recordings: &[Recording], turns: usize, loa
     })
 }
 
-/// Asks, and reads the answer to its end; whether it was what was asked for.
+/// Sends a request and reads the answer to its end. Returns whether it was the right answer.
 async fn ask(address: SocketAddr, request: &[u8]) -> std::io::Result<bool> {
     let mut socket = TcpStream::connect(address).await?;
     socket.write_all(request).await?;

@@ -1,5 +1,5 @@
-//! Measures a whole world on this machine: how long it takes to start, how much memory its processes hold, and how long
-//! callers wait for the first audio of a reply, straight at a stack and through an edge. Writes docs/benchmarks/world.json
+//! Measures a whole world on this machine: the time to start, the memory of its processes, and the time until callers hear the first
+//! audio of a reply, straight at a stack and through an edge. Writes docs/benchmarks/world.json
 //! and a section of docs/benchmarks.md. Run it in a release build on a machine that does nothing else: `make bench`.
 
 use std::{
@@ -22,7 +22,7 @@ use world::World;
 const RUNS: usize = 5;
 /// Callers at once, and turns of each: enough turns for a percentile, few enough for a coffee break.
 const LEVELS: [(usize, usize); 3] = [(1, 12), (10, 3), (50, 2)];
-/// Where callers are served when they come through its edge, and the one called directly.
+/// The region of callers that come through its edge, and of callers that call its stack directly.
 const REGION: &str = "us-east";
 const EDGE: &str = "edge-iad";
 
@@ -31,9 +31,9 @@ type Bench = bench::Bench<Run>;
 /// One world.
 #[derive(Debug, Serialize)]
 struct Run {
-    /// Until every process took work.
+    /// Time until every process took work.
     ready_s: f64,
-    /// Until every region was known to be healthy: two ticks of evidence.
+    /// Time until the control plane knew every region to be healthy: two ticks of evidence.
     healthy_s: f64,
     latencies: Vec<Latency>,
     /// Resident memory after the load, in MiB, by process.
@@ -47,7 +47,7 @@ struct Latency {
     callers: usize,
     turns: usize,
     failed: usize,
-    /// Why turns failed, and how many for each reason.
+    /// The number of failed turns, by reason.
     failures: BTreeMap<String, usize>,
     p50_ms: f64,
     p99_ms: f64,
@@ -94,7 +94,7 @@ async fn one_run(recordings: &Arc<Vec<Recording>>) -> anyhow::Result<Run> {
     ];
     let options = CallOptions {
         host: Some(topology.zone.clone()),
-        // The caller says when the speech has ended, so that no waiting for silence is part of the latency.
+        // The caller commits its speech, so that no wait for silence is part of the latency.
         turn_end: TurnEnd::Commit,
         turn_timeout: Duration::from_secs(60),
         ..CallOptions::default()
@@ -172,7 +172,7 @@ async fn load(
     }
 }
 
-/// One turn of an open call, which is opened first when there is none and given up when the turn fails.
+/// Runs one turn of a call. It opens the call first when there is none, and gives it up when the turn fails.
 async fn one_turn(
     open: &mut Option<Call>,
     address: SocketAddr,

@@ -326,7 +326,7 @@ async fn restore(world: &World, region: &str, narrator: &Narrator) -> anyhow::Re
     let request = operator::request(
         operator::restore(region),
         "the demo's drill is over",
-        // Whoever runs the demo, as the certificate says.
+        // The person who runs the demo, by the certificate.
         "",
         &token,
         None,

@@ -22,7 +22,7 @@ use serde::{
 use topology::{IdError, Level, NodeId, Plan, PlanNumber, ReasonCode, RegionId, RegionState, Topology, document::Span};
 
 use crate::{
-    record::{Kind, Record, Said},
+    record::{FirstReason, Kind, Record},
     subjects::nodes,
 };
 
@@ -133,7 +133,7 @@ impl Expectation {
                 )
             }
             Expected::Said(region, kind, code, by) => {
-                let fits = |said: &&Said| said.kind == *kind && is_about(said, region.as_ref(), *code);
+                let fits = |said: &&FirstReason| said.kind == *kind && is_about(said, region.as_ref(), *code);
                 match record.said.iter().find(fits) {
                     Some(said) if by.is_none_or(|by| said.at <= by) => Ok(()),
                     Some(said) => Err(format!("that was said only at {:.1} s", said.at.as_secs_f64())),
@@ -173,7 +173,7 @@ impl Expectation {
     }
 }
 
-fn is_about(said: &Said, region: Option<&RegionId>, code: ReasonCode) -> bool {
+fn is_about(said: &FirstReason, region: Option<&RegionId>, code: ReasonCode) -> bool {
     said.reason.code == code && region.is_none_or(|region| said.reason.region.as_ref() == Some(region))
 }
 

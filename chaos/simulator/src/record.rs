@@ -12,7 +12,7 @@ pub struct Record {
     /// Plans with the times at which they came into force.
     pub plans: Vec<(Duration, Plan)>,
     /// Reasons of decisions, each once for as long as it is repeated.
-    pub said: Vec<Said>,
+    pub said: Vec<FirstReason>,
     /// Plans that nodes refused.
     pub refused: Vec<(Duration, NodeId, PlanNumber)>,
     /// The plans of nodes at the end.
@@ -23,7 +23,7 @@ pub struct Record {
 
 /// One reason, with the time of its first appearance.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Said {
+pub struct FirstReason {
     /// Time from the start.
     pub at: Duration,
     /// The part of the report that has it.
@@ -55,7 +55,7 @@ impl Record {
     }
 
     /// The reasons about a region.
-    pub fn about(&self, region: &RegionId) -> impl Iterator<Item = &Said> {
+    pub fn about(&self, region: &RegionId) -> impl Iterator<Item = &FirstReason> {
         self.said
             .iter()
             .filter(move |said| said.reason.region.as_ref() == Some(region))

@@ -10,7 +10,7 @@ use verdict::Verdict;
 
 use crate::{
     BadScenario, Scenario,
-    record::{Kind, Said},
+    record::{FirstReason, Kind},
     world::play_until,
 };
 
@@ -38,7 +38,7 @@ pub struct Why {
     /// The reasons of that decision.
     pub report: Report,
     /// Reasons of decisions about this region until then, each once.
-    pub decisions: Vec<Said>,
+    pub decisions: Vec<FirstReason>,
     /// Plans that nodes refused until then.
     pub refused: Vec<(Duration, NodeId, PlanNumber)>,
 }
@@ -272,10 +272,10 @@ impl fmt::Display for Why {
 
 impl Why {
     /// The decisions; of waits that count up only the last.
-    fn told(&self) -> Vec<&Said> {
-        let mut told: Vec<&Said> = Vec::new();
+    fn told(&self) -> Vec<&FirstReason> {
+        let mut told: Vec<&FirstReason> = Vec::new();
         for said in &self.decisions {
-            let goes_on = |before: &&mut &Said| {
+            let goes_on = |before: &&mut &FirstReason| {
                 said.kind == Kind::Waiting && (before.kind, before.reason.code) == (said.kind, said.reason.code)
             };
             match told.last_mut().filter(goes_on) {
@@ -287,8 +287,8 @@ impl Why {
     }
 }
 
-fn tell(said: &Said) -> Vec<String> {
-    let Said { at, kind, reason } = said;
+fn tell(said: &FirstReason) -> Vec<String> {
+    let FirstReason { at, kind, reason } = said;
     let seconds = format!("{:.1}s", at.as_secs_f64());
     let head = format!("{seconds:>8}  {kind:<8} {:<21}", reason.code);
     let mut lines = wrap(

@@ -15,7 +15,7 @@ use verdict::{Before, Clocks, Rounds, Testimony, Watch};
 use crate::{
     BadScenario, Record, Scenario,
     fleet::{Fleet, Manners, Refused},
-    record::{Kind, Said},
+    record::{FirstReason, Kind},
     scenario::{Ask, Event, Line, Traffic, Wanted},
     subjects::{classes, control_plane, nodes, stack_of, vantages},
     transcript::{describe, is_same},
@@ -452,7 +452,7 @@ impl World {
                 let until = until.filter(|until| !reason.text.contains(until));
                 let until = until.map(|until| format!(" (until {until})")).unwrap_or_default();
                 self.say(&format!("{kind:<8}{}{region}: {}{until}", reason.code, reason.text));
-                self.record.said.push(Said {
+                self.record.said.push(FirstReason {
                     at: self.elapsed,
                     kind,
                     reason: reason.clone(),

@@ -162,7 +162,7 @@ impl Folder {
     }
 }
 
-/// Folder of the credential of whoever started the world.
+/// Folder of the credential of the person who started the world.
 pub(crate) fn owner_folder(state_dir: &Path) -> PathBuf {
     state_dir.join("identity/owner")
 }
@@ -224,7 +224,7 @@ pub(crate) fn client_leaf(zone: &str, role: Role) -> Result<Leaf, AuthorityError
     Ok(Leaf::of(PeerId::new(zone, role)?))
 }
 
-/// The roles of whoever started a world: all of them.
+/// The roles of the person who started a world: all of them.
 pub(crate) fn owner() -> Vec<Grant> {
     vec![Grant::everywhere(OperatorRole::Admin)]
 }

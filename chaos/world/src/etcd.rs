@@ -164,7 +164,7 @@ impl EtcdCluster {
         self.members().into_iter().map(|member| member.client_url).collect()
     }
 
-    /// The certificates of the members, and of this process towards them, which somebody must keep alive.
+    /// The certificates of the members, and of this process towards them, which the caller must keep alive.
     pub(crate) fn leaves(&self) -> Result<Vec<(Leaf, PathBuf)>, EtcdError> {
         let Some(authority) = &self.settings.authority else {
             return Ok(Vec::new());

@@ -32,7 +32,7 @@ pub(crate) struct Members {
     urls: Vec<(String, String)>,
     /// The URL of each member's metrics.
     metrics: Vec<String>,
-    /// Certificates that somebody must keep alive, with their folders.
+    /// Certificates that the world must keep alive, with their folders.
     pub(crate) leaves: Vec<(Leaf, PathBuf)>,
     /// The newest process of each member, by index.
     watched: parking_lot::Mutex<BTreeMap<usize, Arc<Watched>>>,

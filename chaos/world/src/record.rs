@@ -29,7 +29,7 @@ pub struct Record {
     pub zone: String,
     /// gRPC URLs of all control planes.
     pub control_planes: Vec<String>,
-    /// Folder of the credential of whoever started the world.
+    /// Folder of the credential of the person who started the world.
     pub operator: PathBuf,
     /// Client URLs of etcd's members, by name; empty if the one control plane keeps its decisions in a file.
     pub etcd: BTreeMap<String, String>,
@@ -244,7 +244,7 @@ pub fn find(state_dir: &Path) -> Result<Record, RecordError> {
 }
 
 /// Kills the processes that remain of a killed world. They stop by themselves when their pipe closes, except a frozen
-/// one: it would stay, and run on once somebody sends SIGCONT.
+/// one: it would stay, and run on after a SIGCONT.
 pub(crate) fn sweep(processes: &BTreeMap<String, u32>, state_dir: &Path) {
     for (name, pid) in processes {
         let Some(number) = Pid::from_raw(pid.cast_signed()) else {

@@ -1,5 +1,7 @@
 //! Starts, changes and stops a world.
 
+mod error;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
@@ -17,15 +19,15 @@ use topology::Moment;
 
 use crate::{
     Death, Layout, ProcessError, Progress, Record, Settings, StoreKind,
-    authority::{self, AuthorityError, Folder, client_leaf, leaf_of, operator_folder, operator_leaf},
+    authority::{self, Folder, client_leaf, leaf_of, operator_folder, operator_leaf},
     etcd::EtcdAuthority,
-    etcd::EtcdError,
-    layout::{Kind, NoAddresses, configuration_file, control_planes, etcd_members},
+    layout::{Kind, configuration_file, control_planes, etcd_members},
     members::{self, Members},
     network::Network,
     process::Supervised,
     record::{Lock, RECORD_SCHEMA, RecordError, sweep},
 };
+pub use error::StartError;
 
 /// A running deployment.
 #[derive(Debug)]
@@ -36,7 +38,7 @@ pub struct World {
     /// The members of etcd, if several control planes share it.
     etcd: Option<Members>,
     deaths: broadcast::Sender<Death>,
-    /// The credential of whoever started the world.
+    /// The credential of the person who started the world.
     owner: Arc<Identity>,
     /// Keep certificates alive.
     renewing: Vec<AbortHandle>,
@@ -44,76 +46,6 @@ pub struct World {
     started_at: Moment,
     /// Claims the network of every address but etcd's, which has a network of its own.
     _network: Network,
-}
-
-/// Errors of starting a world.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// Another world uses the state folder, or the folder is unusable.
-    #[error(transparent)]
-    Record(#[from] RecordError),
-    /// The state folder cannot be prepared.
-    #[error("cannot prepare {}", path.display())]
-    Io {
-        /// The folder's path.
-        path: PathBuf,
-        /// The error of the system.
-        #[source]
-        source: std::io::Error,
-    },
-    /// The certificates of its processes cannot be made or used.
-    #[error("the world has no certificates: {0}")]
-    Authority(String),
-    /// The speech models are missing.
-    #[error("there are no speech models in {}; give their folder with --models-dir", models_dir.display())]
-    NoModels {
-        /// The folder that was looked at.
-        models_dir: PathBuf,
-    },
-    /// etcd's programs are not installed.
-    #[error(
-        "--store etcd needs {program}, which is not installed: sudo apt-get install {package}, or leave out --store etcd"
-    )]
-    NotInstalled {
-        /// The program that is missing.
-        program: &'static str,
-        /// The Debian package that contains it.
-        package: &'static str,
-    },
-    /// etcd did not start.
-    #[error(transparent)]
-    Etcd(EtcdError),
-    /// No loopback addresses are free.
-    #[error(transparent)]
-    Addresses(#[from] NoAddresses),
-    /// A process did not start.
-    #[error(transparent)]
-    Process(#[from] ProcessError),
-    /// All processes run, but the control plane does not report every region healthy and every node up to date.
-    #[error("the world was not healthy after {:.0} s: {missing}; the logs are in {}", waited.as_secs_f64(), state_dir.display())]
-    NotHealthy {
-        /// Time since the wait began.
-        waited: Duration,
-        /// The condition that was not met.
-        missing: String,
-        /// Folder of the logs.
-        state_dir: PathBuf,
-    },
-}
-
-impl From<AuthorityError> for StartError {
-    fn from(error: AuthorityError) -> Self {
-        Self::Authority(error.to_string())
-    }
-}
-
-impl From<EtcdError> for StartError {
-    fn from(error: EtcdError) -> Self {
-        match error {
-            EtcdError::NoProgram { program, package } => Self::NotInstalled { program, package },
-            error => Self::Etcd(error),
-        }
-    }
 }
 
 /// Deaths kept for a slow subscriber: more than there are processes.
@@ -564,7 +496,7 @@ fn clear(state_dir: &Path, layout: &Layout) -> std::io::Result<()> {
         names.extend(control_planes(store));
         names.extend(etcd_members(store));
     }
-    // The authority of an earlier world, and what it issued to operators.
+    // The authority of an earlier world, and the credentials of its operators.
     names.extend(["identity".to_owned(), "operators".to_owned()]);
     // etcd.json holds the addresses of its members.
     names.insert("etcd".to_owned());

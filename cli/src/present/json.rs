@@ -1,7 +1,7 @@
 //! The JSON documents, each with a schema number.
 //!
-//! Most messages are printed as they are, each field under its name (control-plane/api/build.rs derives that). Mapped here is
-//! what the JSON calls differently: the plan, rules and capacity, and enums, which are numbers in a message.
+//! Most messages print each field under its own name (control-plane/api/build.rs derives that). This file maps the parts that the
+//! JSON names differently: the plan, rules and capacity, and enums, which are numbers in a message.
 
 use api::v1;
 use serde_json::{Value, json};

@@ -236,7 +236,7 @@ fn operators_decide(state_dir: &Path, folder: &Path) {
     run(
         &route(&["--generation", "9999"]),
         1,
-        "there is no plan 9999: the audit log has plans from 1 on",
+        "there is no plan 9999; the audit log has plans from 1 on",
     );
     run(&route(&["--edge", "atlantis"]), 2, "there are edge-dub, edge-iad");
     run(&route(&["--edge-admin", "http://127.0.0.1:1"]), 5, "does not answer");

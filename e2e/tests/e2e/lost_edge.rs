@@ -102,47 +102,47 @@ async fn dead_edges(stage: &Stage, observer: &Observer) {
     both_are_named(stage, policy.returned_after + 3 * Tick::LENGTH + PUBLISHED_WITHIN).await;
 }
 
-/// How connections of devices get through to an edge.
+/// The passage of devices' connections to an edge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
+enum Passage {
     Open,
-    /// Nobody listens: a balancer that is gone, a firewall that rejects.
+    /// No process listens: a balancer that is down, a firewall that rejects.
     Refuses,
-    /// Connections are taken, and nothing is passed on: a balancer without a way to its edge.
+    /// Connections are taken, and nothing is passed on: a balancer that lost its edge.
     Swallows,
 }
 
 /// A balancer with the public address of an edge. The edge listens elsewhere, and its reports and plans do not pass here.
 struct Balancer {
-    way: watch::Sender<Way>,
+    passage: watch::Sender<Passage>,
     _serves: JoinSet<()>,
 }
 
 impl Balancer {
     fn start(public: SocketAddr, edge: SocketAddr) -> Self {
-        let (way, mut ways) = watch::channel(Way::Open);
+        let (passage, mut passages) = watch::channel(Passage::Open);
         let mut serves = JoinSet::new();
         serves.spawn(async move {
             loop {
-                let now = *ways.borrow_and_update();
-                if now == Way::Refuses {
-                    if ways.changed().await.is_err() {
+                let now = *passages.borrow_and_update();
+                if now == Passage::Refuses {
+                    if passages.changed().await.is_err() {
                         return;
                     }
                     continue;
                 }
                 let listener = TcpListener::bind(public).await.unwrap();
-                // All of them end when the way changes. Two vantages and no devices connect here, each once a tick.
+                // All of them end when the passage changes. Two vantages and no devices connect here, each once a tick.
                 let (mut passing, mut swallowed) = (JoinSet::new(), Vec::new());
                 loop {
                     let mut device = tokio::select! {
                         accepted = listener.accept() => accepted.unwrap().0,
-                        changed = ways.changed() => match changed {
+                        changed = passages.changed() => match changed {
                             Ok(()) => break,
                             Err(_) => return,
                         },
                     };
-                    if now == Way::Swallows {
+                    if now == Passage::Swallows {
                         swallowed.push(device);
                         continue;
                     }
@@ -155,11 +155,14 @@ impl Balancer {
                 }
             }
         });
-        Self { way, _serves: serves }
+        Self {
+            passage,
+            _serves: serves,
+        }
     }
 
-    fn set(&self, way: Way) {
-        self.way.send_replace(way);
+    fn set(&self, passage: Passage) {
+        self.passage.send_replace(passage);
     }
 }
 
@@ -200,11 +203,11 @@ async fn an_edge_out_of_reach(stage: &Stage, observer: &Observer) {
     let balancer = balance(stage).await;
     let pid = stage.world.pids().await[LOST];
     both_are_named(stage, Duration::from_secs(20)).await;
-    for way in [Way::Refuses, Way::Swallows] {
+    for passage in [Passage::Refuses, Passage::Swallows] {
         stage.scene(&format!(
-            "an edge that reports is out of reach ({way:?}): the name server names it no more within what configs/policy.toml promises"
+            "an edge that reports is out of reach ({passage:?}): the name server names it no more within what configs/policy.toml promises"
         ));
-        balancer.set(way);
+        balancer.set(passage);
         the_lost_one_leaves(stage).await;
         let why = newest_reason(stage, "edge-lost").await;
         let said = format!("2 of 2 vantages have not reached {LOST} at its public addresses");
@@ -222,7 +225,7 @@ async fn an_edge_out_of_reach(stage: &Stage, observer: &Observer) {
         );
 
         stage.scene("it is reached again: it is named again, and the reason does not say that it had been silent");
-        balancer.set(Way::Open);
+        balancer.set(Passage::Open);
         let reached = format!("vantages reach {LOST} at its public addresses again");
         let is_said = |status: &StatusReply| says(status, "edge-returned", &reached);
         let limit = 2 * Tick::LENGTH + PUBLISHED_WITHIN;

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use edge::{
     http1::head::LINES_MAX,
-    http1::{Body, Peer, Request, Response, headers::Word},
+    http1::{Body, Peer, Request, Response, headers::Provenance},
     request_id::RequestId,
 };
 use topology::EdgeId;
@@ -32,7 +32,7 @@ pub(crate) fn pass_on_request(head: &[u8]) {
     }
     let edge = EdgeId::new("edge-iad").expect("it is a good name");
     let tenant = head.len().is_multiple_of(2).then_some("acme");
-    let forwarded = request.forwarded(&Word {
+    let forwarded = request.forwarded(&Provenance {
         device: CLIENT,
         edge: &edge,
         id: &RequestId::of(request.id),

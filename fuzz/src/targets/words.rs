@@ -28,7 +28,7 @@ pub(crate) fn continue_session(bytes: &[u8]) {
     }
     drop(session);
     assert_eq!(
-        budget.left(),
+        budget.remaining(),
         BUDGET_BYTES,
         "a session that ends gives back what it kept"
     );
@@ -45,7 +45,7 @@ fn take_word(session: &mut Continuity, bytes: &[u8]) {
 /// The handover must be a `Resume` word that the next region can parse.
 fn hand_over(session: &mut Continuity) {
     if let Some(handover) = session.hand_over() {
-        match wire::Message::parse(&handover.word) {
+        match wire::Message::parse(&handover.message) {
             Ok(wire::Message::Resume(resume)) => assert!(handover.is_broken == resume.is_broken),
             other => panic!("the next region is told {other:?}"),
         }

@@ -290,8 +290,9 @@ fn sha256<'de, D: Deserializer<'de>>(deserializer: D) -> Result<[u8; 32], D::Err
     let text = String::deserialize(deserializer)?;
     let mut hash = [0; 32];
     // The text may be a key that somebody wrote here by mistake, so no error repeats it.
-    hex::decode_to_slice(&text, &mut hash)
-        .map_err(|_| D::Error::custom("not the SHA-256 of a key in hex; make one with `meridian device-key`"))?;
+    hex::decode_to_slice(&text, &mut hash).map_err(|_| {
+        D::Error::custom("not the SHA-256 of a key in hex; make one with `meridian device-key NAME --tenant TENANT`")
+    })?;
     Ok(hash)
 }
 

@@ -17,5 +17,5 @@ mod token;
 
 pub use device::{Credential, Denied, Device, new_key};
 pub use document::{Devices, Key, Revoked, Tenant};
-pub use limits::{Exceeded, SessionPlace, Standing, Tenants};
+pub use limits::{Exceeded, SessionPlace, TenantUsage, Tenants};
 pub use token::{BadSet, Issuer, SET_BYTES_MAX, Tokens};

@@ -21,11 +21,11 @@ const MINUTE_US: u64 = 60_000_000;
 
 /// All tenants of the document.
 #[derive(Debug, Default)]
-pub struct Tenants(HashMap<Arc<str>, Arc<Standing>>);
+pub struct Tenants(HashMap<Arc<str>, Arc<TenantUsage>>);
 
 /// The use of one tenant, and its limits. 0: no limit.
 #[derive(Debug, Default)]
-pub struct Standing {
+pub struct TenantUsage {
     sessions: AtomicU32,
     sessions_max: AtomicU32,
     /// Theoretical arrival time of the next request, in microseconds since the epoch.
@@ -37,9 +37,9 @@ pub struct Standing {
     bytes_per_day: AtomicU64,
 }
 
-/// A session of the tenant is live while this exists.
+/// A live session of a tenant. Its count ends when this is dropped.
 #[derive(Debug)]
-pub struct SessionPlace(Arc<Standing>);
+pub struct SessionPlace(Arc<TenantUsage>);
 
 /// The limit that a tenant has reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,9 +53,9 @@ pub enum Exceeded {
     Rate {
         /// The limit.
         per_minute: u32,
-        /// The next request is accepted after this time.
+        /// The edge accepts the next request after this time.
         wait: Duration,
-        /// All of them at once are accepted after this time.
+        /// The edge accepts all of them at once after this time.
         reset: Duration,
     },
     /// Bytes of this day.
@@ -70,27 +70,27 @@ pub enum Exceeded {
 impl Tenants {
     /// Takes over the tenants and limits of a document. Counts of tenants that stay are kept.
     pub fn follow(&mut self, devices: &Devices) {
-        let mut standings = HashMap::new();
+        let mut usages = HashMap::new();
         for tenant in devices.tenants() {
-            let standing = self.0.remove(&tenant.name).unwrap_or_default();
-            standing.limit(tenant);
-            standings.insert(tenant.name.clone(), standing);
+            let usage = self.0.remove(&tenant.name).unwrap_or_default();
+            usage.limit(tenant);
+            usages.insert(tenant.name.clone(), usage);
         }
-        self.0 = standings;
+        self.0 = usages;
     }
 
     /// The use of a tenant.
-    pub fn get(&self, tenant: &str) -> Option<&Arc<Standing>> {
+    pub fn get(&self, tenant: &str) -> Option<&Arc<TenantUsage>> {
         self.0.get(tenant)
     }
 
     /// The use of each tenant, in no order.
-    pub fn iter(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<Standing>)> {
+    pub fn iter(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<TenantUsage>)> {
         self.0.iter()
     }
 }
 
-impl Standing {
+impl TenantUsage {
     fn limit(&self, tenant: &Tenant) {
         self.sessions_max.store(tenant.sessions_max, Relaxed);
         self.requests_per_minute.store(tenant.requests_per_minute, Relaxed);
@@ -173,7 +173,7 @@ impl Standing {
 
 impl SessionPlace {
     /// The use of its tenant.
-    pub fn standing(&self) -> &Arc<Standing> {
+    pub fn usage(&self) -> &Arc<TenantUsage> {
         &self.0
     }
 }
@@ -203,7 +203,7 @@ mod tests {
 
     const NOW: Moment = Moment(1_796_000_000_000);
 
-    fn tenants(lines: &str) -> (Tenants, Arc<Standing>) {
+    fn tenants(lines: &str) -> (Tenants, Arc<TenantUsage>) {
         let mut tenants = Tenants::default();
         tenants.follow(&devices(lines));
         let acme = tenants.get("acme").unwrap().clone();

@@ -18,7 +18,7 @@ use routing::{Decision, Table};
 use serde::{Deserialize, Serialize};
 use topology::{EdgeId, PlanNumber, RegionId, Snapshot, snapshot::SNAPSHOT_BYTES_MAX};
 
-use crate::{Edge, edge::session_key, stacks::fleet_view::Summary};
+use crate::{Edge, edge::session_key, stacks::fleet_view::Summary, texts};
 
 pub fn router(edge: Arc<Edge>) -> Router {
     Router::new()
@@ -33,7 +33,7 @@ pub fn router(edge: Arc<Edge>) -> Router {
 struct RegionSessions {
     sessions: usize,
     oldest_s: u64,
-    /// How many of them at each stack.
+    /// Their number at each stack.
     stacks: BTreeMap<SocketAddr, usize>,
 }
 
@@ -61,26 +61,26 @@ async fn sessions(State(edge): State<Arc<Edge>>) -> Json<BTreeMap<RegionId, Regi
 #[serde(deny_unknown_fields)]
 struct Question {
     session: Option<String>,
-    /// The user, who decides the version while one is rolled out.
+    /// The user, who decides the version during a rollout.
     user: Option<String>,
-    /// Where the device comes from: its place when the session has no name.
+    /// The address of the device, by which a session without a name keeps its region.
     client: Option<IpAddr>,
     affinity: Option<String>,
     generation: Option<u64>,
 }
 
-/// The stack that a session would get now, and the knowledge behind the choice.
+/// The stack that a session would get now, and the facts behind the choice.
 #[derive(Debug, Serialize)]
 struct Explanation {
     edge: EdgeId,
     /// The key by which the session keeps its region.
     session_key: String,
-    /// The plan that was asked about, and the one in force.
+    /// The plan of the question, and the plan in force.
     plan: PlanNumber,
     plan_in_force: PlanNumber,
-    /// The first decision, then those that would follow if each before failed.
+    /// The first decision, then the decisions that would follow if each stack before failed.
     decisions: Vec<Decision>,
-    /// The distance for routing, in milliseconds: measured, but no less than light takes.
+    /// The distance for routing, in milliseconds: the measured one, but at least the time of light.
     nearness_ms: BTreeMap<RegionId, f64>,
     #[serde(flatten)]
     seen: Summary,
@@ -88,7 +88,7 @@ struct Explanation {
 
 type Refused = (StatusCode, String);
 
-/// By the plan in force, or by another one that is held.
+/// Explains by the plan in force, or by the one before.
 async fn explain(
     State(edge): State<Arc<Edge>>,
     Query(question): Query<Question>,
@@ -96,26 +96,27 @@ async fn explain(
     let table = match question.generation {
         None => in_force(&edge)?,
         Some(generation) => edge
-            .table_of(generation)
+            .plans
+            .of_generation(generation)
             .ok_or_else(|| (StatusCode::NOT_FOUND, not_held(&edge, generation)))?,
     };
     answer(&edge, &question, &table)
 }
 
-/// By a plan that the requester brings, with this edge's view of now. Nothing of the plan stays.
+/// Explains by a plan in the request, with this edge's present view. The edge stores nothing of that plan.
 async fn explain_by(
     State(edge): State<Arc<Edge>>,
     Query(question): Query<Question>,
     document: Bytes,
 ) -> Result<Json<Explanation>, Refused> {
-    let refuse = |error: &dyn std::fmt::Display| (StatusCode::BAD_REQUEST, format!("that is no plan: {error}"));
+    let refuse = |error: &dyn std::fmt::Display| (StatusCode::BAD_REQUEST, texts::not_a_plan(error));
     let snapshot: Snapshot = serde_json::from_slice(&document).map_err(|error| refuse(&error))?;
     snapshot.validate().map_err(|error| refuse(&error))?;
     answer(&edge, &question, &Table::compile(&snapshot, &edge.id))
 }
 
 fn in_force(edge: &Edge) -> Result<Arc<Table>, Refused> {
-    let none = || (StatusCode::SERVICE_UNAVAILABLE, "this edge has no plan yet".to_owned());
+    let none = || (StatusCode::SERVICE_UNAVAILABLE, texts::NO_PLAN_YET.to_owned());
     edge.table().ok_or_else(none)
 }
 
@@ -123,14 +124,16 @@ fn answer(edge: &Edge, question: &Question, table: &Table) -> Result<Json<Explan
     let now = daemon::clock::now();
     let key = match (question.session.as_deref(), question.client) {
         (None, None) => {
-            let text = "name a session or a client, as in /explain?client=192.0.2.7";
-            return Err((StatusCode::BAD_REQUEST, text.to_owned()));
+            return Err((StatusCode::BAD_REQUEST, texts::EXPLAIN_WHAT.to_owned()));
         }
         (named, client) => session_key(named, client.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED))),
     };
     let client = question.client.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
     let user = routing::user::name(question.user.as_deref(), None, client);
-    let affinity = question.affinity.as_deref().and_then(|token| edge.affinity(token, now));
+    let affinity = question
+        .affinity
+        .as_deref()
+        .and_then(|token| edge.affinity_tokens.verify(token, now));
     let seen = edge.fleet.summary(table, now);
     let regions = table.regions().map(|(region, _)| region);
     Ok(Json(Explanation {
@@ -147,10 +150,7 @@ fn answer(edge: &Edge, question: &Question, table: &Table) -> Result<Json<Explan
 }
 
 fn not_held(edge: &Edge, generation: u64) -> String {
-    let held = edge.tables().map(|table| table.number().generation.to_string());
+    let held = edge.plans.all().map(|table| table.number().generation.to_string());
     let held = held.collect::<Vec<_>>().join(" and ");
-    format!(
-        "{} holds plan {held}, not {generation}: an edge keeps the plan in force and the one before",
-        edge.id
-    )
+    texts::plan_not_held(&edge.id, &held, generation)
 }

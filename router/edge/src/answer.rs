@@ -1,8 +1,16 @@
-//! Answers the edge gives itself: errors in the form of the OpenAI API, so that its clients understand them.
+//! The answers that the edge gives itself: errors in the form of the OpenAI API, so that its clients understand them. Their
+//! sentences are in `texts.rs`.
+
+use std::fmt::Display;
 
 use bytes::Bytes;
 
-use crate::{cors::Cors, http1::upgrade::UpgradeError, stamp::Stamp};
+use crate::{
+    cors::Cors,
+    http1::{head::LINES_MAX, upgrade::UpgradeError},
+    stamp::Stamp,
+    texts,
+};
 
 /// `Retry-After` between `seconds` and three times as much: devices that are refused at the same moment come back at different
 /// ones.
@@ -18,15 +26,11 @@ pub struct Answer {
     /// The party at fault, in the words of the OpenAI API.
     pub kind: &'static str,
     pub code: &'static str,
-    /// The event and the remedy, for people.
+    /// The fault and the remedy, for people.
     pub message: String,
     /// Headers besides the usual ones.
     pub headers: Vec<(&'static str, String)>,
 }
-
-/// The paths that an answer to an unknown path names.
-pub const PATHS: &str = "/v1/realtime (WebSocket), /v1/audio/transcriptions, /v1/audio/speech, /v1/models, /api/v1/voice/*, /health, and \
-     gRPC meridian.voice.v1.Voice";
 
 impl Answer {
     fn client(status: http::StatusCode, code: &'static str, message: impl Into<String>) -> Self {
@@ -44,12 +48,12 @@ impl Answer {
         Self::client(http::StatusCode::BAD_REQUEST, "bad_request", message)
     }
 
-    /// 400: the body is not framed as it says.
+    /// 400: the chunks of the body are malformed.
     pub fn malformed_body() -> Self {
-        Self::bad_request("the chunks of the body are malformed")
+        Self::bad_request(texts::BODY_MALFORMED)
     }
 
-    /// 401: the device shows no credential that counts here (RFC 6750 §3).
+    /// 401: the device shows no credential that is valid here (RFC 6750 §3).
     pub fn unauthorized(message: impl Into<String>) -> Self {
         let mut answer = Self::client(http::StatusCode::UNAUTHORIZED, "invalid_api_key", message);
         answer.headers.push(("WWW-Authenticate", "Bearer".to_owned()));
@@ -58,20 +62,17 @@ impl Answer {
 
     /// 403: pages of this origin may not call.
     pub fn origin_not_allowed(origin: &str) -> Self {
-        // As much of it as an origin has.
+        // The echo is bounded: no origin is longer.
         let origin: String = origin.chars().filter(|it| !it.is_control()).take(100).collect();
-        let message = format!(
-            "pages of {origin} may not call this service; its operator names those that may in [cors] of the edge"
-        );
+        let message = texts::origin_not_allowed(&origin);
         Self::client(http::StatusCode::FORBIDDEN, "origin_not_allowed", message)
     }
 
-    /// 404: nothing is there; the message names the paths that exist.
+    /// 404: no region and no operator serves the path; the message names the paths that exist.
     pub fn not_found(path: &str) -> Self {
         // The echo is bounded: a path may be as long as a header.
         let path: String = path.chars().take(100).collect();
-        let message = format!("nothing is served at {path}; there is {PATHS}");
-        Self::client(http::StatusCode::NOT_FOUND, "not_found", message)
+        Self::client(http::StatusCode::NOT_FOUND, "not_found", texts::not_found(&path))
     }
 
     /// 408: the header took too long.
@@ -79,7 +80,7 @@ impl Answer {
         Self::client(
             http::StatusCode::REQUEST_TIMEOUT,
             "request_timeout",
-            "the request header took too long to arrive",
+            texts::HEADER_TOO_SLOW,
         )
     }
 
@@ -88,7 +89,7 @@ impl Answer {
         Self::client(
             http::StatusCode::REQUEST_TIMEOUT,
             "request_timeout",
-            "the request body took too long to arrive",
+            texts::BODY_TOO_SLOW,
         )
     }
 
@@ -97,10 +98,7 @@ impl Answer {
         Self::client(
             http::StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             "header_too_large",
-            format!(
-                "request headers are limited to {bytes_max} bytes and {} lines",
-                crate::http1::head::LINES_MAX
-            ),
+            texts::header_too_large(bytes_max, LINES_MAX),
         )
     }
 
@@ -109,7 +107,7 @@ impl Answer {
         let mut answer = Self::client(
             http::StatusCode::UPGRADE_REQUIRED,
             "upgrade_required",
-            "/v1/realtime speaks WebSocket version 13; connect with wss:// or send the upgrade headers",
+            texts::WEBSOCKET_ONLY,
         );
         answer.headers.push(("Upgrade", "websocket".to_owned()));
         answer.headers.push(("Sec-WebSocket-Version", "13".to_owned()));
@@ -118,11 +116,11 @@ impl Answer {
 
     /// 413: the body is too large.
     pub fn body_too_large(bytes_max: u64) -> Self {
-        let message = format!("request bodies are limited to {bytes_max} bytes");
+        let message = texts::body_too_large(bytes_max);
         Self::client(http::StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
     }
 
-    /// 429: this client takes too much (RFC 6585 §4); come back in about `retry_after_s` seconds.
+    /// 429: the client uses too much (RFC 6585 §4), and may come back in about `retry_after_s` seconds.
     pub fn too_many(code: &'static str, message: impl Into<String>, retry_after_s: u64) -> Self {
         let mut answer = Self::client(http::StatusCode::TOO_MANY_REQUESTS, code, message);
         answer.kind = "rate_limit_error";
@@ -130,7 +128,7 @@ impl Answer {
         answer
     }
 
-    /// 503: not here and now; come back in about `retry_after_s` seconds.
+    /// 503: the edge cannot serve the device now; it may come back in about `retry_after_s` seconds.
     pub fn unavailable(code: &'static str, message: impl Into<String>, retry_after_s: u64) -> Self {
         Self {
             status: http::StatusCode::SERVICE_UNAVAILABLE,
@@ -143,10 +141,19 @@ impl Answer {
 
     /// 503: the edge itself has no room; the regions may be well.
     pub fn edge_full() -> Self {
-        Self::unavailable("edge_full", "this edge has no room; connect again to reach another", 1)
+        Self::unavailable("edge_full", texts::EDGE_FULL, 1)
     }
 
-    /// 502 or 504: a region failed in the middle of a request that cannot be repeated safely.
+    /// 502 or 504: `whose` region or server failed a request that the edge may not repeat.
+    pub fn failed_while_answering(whose: impl Display, is_timeout: bool) -> Self {
+        let status = match is_timeout {
+            true => http::StatusCode::GATEWAY_TIMEOUT,
+            false => http::StatusCode::BAD_GATEWAY,
+        };
+        Self::region_failed(status, texts::failed_while_answering(whose, is_timeout))
+    }
+
+    /// 502 or 504: a region failed in the middle of a request that the edge may not repeat.
     pub fn region_failed(status: http::StatusCode, message: impl Into<String>) -> Self {
         Self {
             status,

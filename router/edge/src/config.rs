@@ -1,6 +1,9 @@
 //! The configuration of an edge (configs/edge.toml).
 //!
-//! One file, although it is long: each key stands here once, with its default, its rule and its unit.
+//! One file, although it is long: each key stands here once, with its default, its rule and its unit. Only sections that
+//! another file applies alone stand with it.
+
+mod upstream;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -10,40 +13,43 @@ use routing::pace::{Pace, Rate};
 use serde::{Deserialize, Deserializer};
 use topology::{EdgeId, document::Span};
 
-use crate::{accept::access::Auth, cors::Cors};
+pub use upstream::Upstream;
 
-/// Everything an edge is told.
+use crate::{accept::auth_config::Auth, cors::Cors};
+
+/// The whole configuration.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// The id of this edge in the topology.
     pub node: EdgeId,
-    /// Where devices connect. Port 0 takes any free one.
+    /// The addresses to which devices connect. Port 0 takes any free port.
     pub listen: Vec<SocketAddr>,
-    /// Whether other edges on this machine may listen there too (`SO_REUSEPORT`): the kernel deals devices out among them.
+    /// Whether other edges on this machine may listen on the same addresses (`SO_REUSEPORT`): the kernel deals the devices out.
     #[serde(default)]
     pub reuse_port: bool,
     /// Threads that serve devices; 0 for one on each processor.
     #[serde(default)]
     pub workers: usize,
-    /// Where devices connect with TLS, and with which certificate.
+    /// TLS towards devices.
     #[serde(default)]
     pub tls: Tls,
     /// `/metrics`, `/health`, `/ready`, `/sessions` and `/explain`.
     pub admin_listen: SocketAddr,
-    /// Control planes, `https://address:port` or, without TLS, `http://address:port`, all followed and reported to at once.
+    /// Control planes, `https://address:port` or, without TLS, `http://address:port`. The edge follows all of them at once, and
+    /// reports to all of them.
     pub control_planes: Vec<String>,
     /// The identity that this edge shows to control planes and stacks; relative to the configuration file.
     #[serde(default)]
     pub identity: Option<IdentitySection>,
-    /// Where the last good plan is kept; relative to the configuration file.
+    /// The folder of the last good plan; relative to the configuration file.
     pub state_dir: PathBuf,
     /// Signs affinity tokens; the same on all edges.
     pub affinity_key: AffinityKey,
-    /// How much is accepted.
+    /// Bounds of everything that devices may use.
     #[serde(default)]
     pub limits: Limits,
-    /// How long is waited.
+    /// The deadlines.
     #[serde(default)]
     pub timeouts: Timeouts,
     /// How the edge stops.
@@ -52,21 +58,21 @@ pub struct Config {
     /// How sessions survive the loss of their region.
     #[serde(default)]
     pub continuity: Continuity,
-    /// When requests are made again.
+    /// Retries of requests.
     #[serde(default)]
     pub retry: Retry,
-    /// When transcriptions are sent to a second region.
+    /// Second copies of transcriptions.
     #[serde(default)]
     pub hedge: Hedge,
-    /// How much of one region HTTP requests may use at once.
+    /// Most uses of one region by HTTP requests at once.
     #[serde(default)]
     pub breaker: routing::breaker::Limits,
     /// Other services behind the same public URL.
     #[serde(default)]
     pub upstream: Vec<Upstream>,
-    /// How regions and stacks are chosen.
+    /// The numbers by which the edge chooses regions and stacks.
     #[serde(default)]
-    pub picking: Picking,
+    pub picking: routing::Policy,
     /// The pages that may call from a browser.
     #[serde(default)]
     pub cors: Cors,
@@ -79,11 +85,11 @@ pub struct Config {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct IdentitySection {
-    /// As in [`Files`].
+    /// [`Files::certificate`].
     pub certificate: PathBuf,
-    /// As in [`Files`].
+    /// [`Files::key`].
     pub key: PathBuf,
-    /// As in [`Files`].
+    /// [`Files::trust`].
     pub trust: PathBuf,
     /// Whether stacks prove their region, and this edge its id to them.
     #[serde(default)]
@@ -91,7 +97,7 @@ pub struct IdentitySection {
 }
 
 impl IdentitySection {
-    /// The files.
+    /// The three files.
     pub fn files(&self) -> Files {
         Files {
             certificate: self.certificate.clone(),
@@ -101,19 +107,19 @@ impl IdentitySection {
     }
 }
 
-/// When requests are made again.
+/// Retries of requests.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Retry {
-    /// For one request. Going on to a region that was not asked yet is none.
+    /// Most retries of one request. The first attempt at a further region is not a retry.
     pub retries_max: u32,
-    /// Pause before the first, which doubles with each, times 0.5 to 1.5.
+    /// Pause before the first retry. It doubles with each, and a random factor from 0.5 to 1.5 spreads it.
     pub base: Span,
-    /// No pause is based on more.
+    /// The pause stops doubling here.
     pub cap: Span,
-    /// Of the requests of the last ten seconds, in percent, so many may be retries.
+    /// Most retries, in percent of the requests of the last ten seconds.
     pub budget_percent: u32,
-    /// So many retries in ten seconds are allowed however few requests there are.
+    /// Retries that are allowed in ten seconds however few requests there are.
     pub budget_min: u32,
 }
 
@@ -130,76 +136,13 @@ impl Default for Retry {
     }
 }
 
-/// How regions and stacks are chosen: [`routing::Policy`] as it is written, where each default has its reason.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Picking {
-    /// See [`routing::Policy::failures_in_a_row`].
-    pub failures_in_a_row: u32,
-    /// See [`routing::Policy::window`].
-    pub window: Span,
-    /// See [`routing::Policy::success_percent_min`].
-    pub success_percent_min: u8,
-    /// See [`routing::Policy::volume_min`].
-    pub volume_min: u32,
-    /// See [`routing::Policy::ejected_percent_max`].
-    pub ejected_percent_max: u8,
-    /// See [`routing::Policy::ejection`].
-    pub ejection: Span,
-    /// See [`routing::Policy::ejection_max`].
-    pub ejection_max: Span,
-    /// See [`routing::Policy::panic_percent`].
-    pub panic_percent: u8,
-    /// See [`routing::Policy::slow_start`].
-    pub slow_start: Span,
-    /// See [`routing::Policy::slow_start_percent`].
-    pub slow_start_percent: u8,
-    /// See [`routing::Policy::full_percent`].
-    pub full_percent: u8,
-    /// See [`routing::Policy::load_age_max`].
-    pub load_age_max: Span,
-}
-
-impl Default for Picking {
-    fn default() -> Self {
-        let routing::Policy {
-            failures_in_a_row,
-            window,
-            success_percent_min,
-            volume_min,
-            ejected_percent_max,
-            ejection,
-            ejection_max,
-            panic_percent,
-            slow_start,
-            slow_start_percent,
-            full_percent,
-            load_age_max,
-        } = routing::Policy::DEFAULT;
-        Self {
-            failures_in_a_row,
-            window: Span(window),
-            success_percent_min,
-            volume_min,
-            ejected_percent_max,
-            ejection: Span(ejection),
-            ejection_max: Span(ejection_max),
-            panic_percent,
-            slow_start: Span(slow_start),
-            slow_start_percent,
-            full_percent,
-            load_age_max: Span(load_age_max),
-        }
-    }
-}
-
-/// When transcriptions are sent to a second region.
+/// Second copies of transcriptions.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Hedge {
-    /// After this time, or the median of what was measured if that is longer.
+    /// The edge sends a copy to a second region after this time, or after the median answer time if that is longer.
     pub after: Span,
-    /// Of the transcriptions of the last ten seconds, in percent, so many may be copied, and always one. 0 copies none.
+    /// Most copies, in percent of the transcriptions of the last ten seconds, and always one. 0 copies none.
     pub budget_percent: u32,
     /// Longer recordings, in bytes, are not copied.
     pub body_bytes_max: usize,
@@ -216,100 +159,24 @@ impl Default for Hedge {
     }
 }
 
-/// Servers behind a path of the public URL, as with nginx's `upstream` and `location`.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Upstream {
-    /// Requests whose path begins like this go there, as they are. The longest that fits wins.
-    pub path: String,
-    /// Asked are those with the fewest requests in flight.
-    pub servers: Vec<SocketAddr>,
-    /// A server that fails so many requests within `fail_timeout` is not asked for that long. 0: it always is.
-    #[serde(default = "max_fails")]
-    pub max_fails: u32,
-    /// See `max_fails`.
-    #[serde(default = "fail_timeout")]
-    pub fail_timeout: Span,
-}
-
-fn max_fails() -> u32 {
-    3
-}
-
-fn fail_timeout() -> Span {
-    Span(Duration::from_secs(30))
-}
-
-impl Picking {
-    /// As routing takes it.
-    pub fn policy(&self) -> routing::Policy {
-        routing::Policy {
-            failures_in_a_row: self.failures_in_a_row,
-            window: self.window.0,
-            success_percent_min: self.success_percent_min,
-            volume_min: self.volume_min,
-            ejected_percent_max: self.ejected_percent_max,
-            ejection: self.ejection.0,
-            ejection_max: self.ejection_max.0,
-            panic_percent: self.panic_percent,
-            slow_start: self.slow_start.0,
-            slow_start_percent: self.slow_start_percent,
-            full_percent: self.full_percent,
-            load_age_max: self.load_age_max.0,
-        }
-    }
-
-    fn problems(&self) -> Problems {
-        let mut problems = Problems::default();
-        problems.add_if_zero("picking.failures_in_a_row", self.failures_in_a_row.into());
-        for (name, percent, least) in [
-            ("success_percent_min", self.success_percent_min, 0),
-            ("ejected_percent_max", self.ejected_percent_max, 0),
-            ("panic_percent", self.panic_percent, 0),
-            // Nothing would come back before everything does.
-            ("slow_start_percent", self.slow_start_percent, 1),
-            // An empty stack would be full.
-            ("full_percent", self.full_percent, 1),
-        ] {
-            if !(least..=100).contains(&percent) {
-                let text = format!("{percent} is out of range; write {least} to 100 (percent)");
-                problems.add(format!("picking.{name}"), text);
-            }
-        }
-        // Ten buckets, each of a millisecond at least.
-        if self.window.0 < Duration::from_millis(10) {
-            let text = format!("\"{}\" is out of range; write \"10ms\" or more", self.window);
-            problems.add("picking.window", text);
-        }
-        if self.ejection_max.0 < self.ejection.0 {
-            let text = format!(
-                "\"{}\" is shorter than picking.ejection (\"{}\"); write at least that",
-                self.ejection_max, self.ejection
-            );
-            problems.add("picking.ejection_max", text);
-        }
-        problems
-    }
-}
-
 /// How sessions survive the loss of their region.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Continuity {
-    /// Bytes of the device's messages that are kept in one session. A session that loses its region beyond it goes on,
-    /// but the device has to repeat what it said last. 0 keeps no session alive.
+    /// Bytes of the device's messages that the edge keeps for one session. A session that loses its region beyond this limit
+    /// goes on, but the user has to repeat the last words. 0 moves no session.
     pub replay_bytes_max: usize,
-    /// The same for all sessions together. Those of one client keep no more than they leave to others.
+    /// The same for all sessions together. The sessions of one client keep no more than they leave to others.
     pub replay_bytes_total_max: usize,
-    /// Last checkpoints of sessions whose devices left, in bytes of all together. 0 keeps none.
+    /// Bytes of the last checkpoints of all sessions whose devices left. 0 keeps none.
     pub parked_bytes_max: usize,
-    /// A region that owes something and from which nothing comes for this long is taken for dead.
+    /// The edge takes a region for dead that owes an answer and says nothing for this long.
     pub silence_busy: Span,
-    /// The same while the device is active and nothing is owed.
+    /// The same while the device is active and the region owes nothing.
     pub silence_active: Span,
-    /// The same while nobody says anything.
+    /// The same while neither side says anything.
     pub silence_idle: Span,
-    /// Longest search for another region. After it the device is told to reconnect.
+    /// Longest search for another region. After it the edge tells the device to reconnect.
     pub deadline: Span,
 }
 
@@ -334,13 +201,13 @@ impl Default for Continuity {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Tls {
-    /// Where devices connect with TLS. Port 0 takes any free one.
+    /// The addresses to which devices connect with TLS. Port 0 takes any free port.
     pub listen: Vec<SocketAddr>,
     /// The certificate and those that lead to its issuer, in this order, as PEM; relative to the configuration file.
     pub certificate: Option<PathBuf>,
     /// Its private key as PEM; relative to the configuration file.
     pub key: Option<PathBuf>,
-    /// Both files are looked at this often, and on SIGHUP.
+    /// The edge looks at both files this often, and on SIGHUP.
     pub reload: Span,
     /// Handshakes at the same time; further ones wait within `timeouts.handshake`.
     pub handshakes_max: usize,
@@ -360,56 +227,56 @@ impl Default for Tls {
     }
 }
 
-/// How much is accepted.
+/// Bounds of everything that devices may use.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
-    /// Connections of devices; those above are answered 503 at once.
+    /// Connections of devices; the edge answers further ones 503 at once.
     pub connections_max: usize,
-    /// Largest request header, in bytes; larger ones are answered 431.
+    /// Largest request header, in bytes; the edge answers larger ones 431.
     pub header_bytes_max: usize,
     /// Largest WebSocket frame, in bytes; larger ones close the session with 1009. Frames pass through in pieces, so their size
-    /// takes no memory here. Above what stacks take, so that they can say what is wrong.
+    /// takes no memory here. The limit is above that of stacks, so that a stack can tell the device what is wrong.
     pub frame_bytes_max: u64,
-    /// Regions tried for one session or request before it is answered 503.
+    /// Regions that the edge asks for one session or request before it answers 503.
     pub regions_tried_max: usize,
-    /// Live sessions; the device of one more is answered 503.
+    /// Live sessions; the edge answers the device of one more 503.
     pub sessions_max: usize,
-    /// Sessions being opened at the same moment; the device of one more is answered 503.
+    /// Sessions that open at the same moment; the edge answers the device of one more 503.
     pub handshakes_max: usize,
-    /// Of both, in percent, what is kept for devices that reconnect with a valid affinity token.
+    /// Percentage of both that is reserved for devices that reconnect with a valid affinity token.
     pub returning_percent: u8,
-    /// Connections of one client (an IPv4 address, or an IPv6 /64); more are answered 429. 0 for any number.
+    /// Connections of one client (an IPv4 address, or an IPv6 /64); the edge answers more of them 429. 0 for any number.
     pub client_connections_max: u32,
-    /// Requests and session openings of one client a second, over time; more are answered 429. 0 for any rate.
+    /// Requests and session openings of one client a second, over time; the edge answers more of them 429. 0 for any rate.
     pub client_requests_per_s: u32,
-    /// How many of them may come at once after a pause.
+    /// Most of them that may come at once after a pause.
     pub client_burst: u32,
-    /// Requests of one client that are in flight at once; more are answered 429. 0 for any number. See
+    /// Requests of one client in flight at once; the edge answers more of them 429. 0 for any number. See
     /// [`Config::client_in_flight_max`] for the default.
     pub client_in_flight_max: Option<u32>,
-    /// Bodies of one client, longer than `body_buffer_bytes_max`, that are passed on at once; more are answered 429. 0 for any
-    /// number.
+    /// Bodies of one client, longer than `body_buffer_bytes_max`, that the edge passes on at once; it answers more of them 429. 0
+    /// for any number.
     pub client_uploads_max: u32,
-    /// Largest body of an HTTP request, in bytes; larger ones are answered 413.
+    /// Largest body of an HTTP request, in bytes; the edge answers larger ones 413.
     pub body_bytes_max: u64,
-    /// So much of a body, in bytes, is read before a region is asked. A longer one is passed on from then on as it comes.
+    /// The edge reads this many bytes of a body before it asks a region. It passes the rest of a longer one on as it comes.
     pub body_buffer_bytes_max: usize,
-    /// Memory for all such bodies together. When it is used up, bodies are passed on from there.
+    /// Memory for all such bodies together. When it is used up, the edge passes bodies on as they come.
     pub body_buffer_bytes_total_max: usize,
-    /// A device that sends a body or a frame, or takes an answer or events, slower than this for longer than `timeouts.device` is cut
-    /// off.
+    /// The edge cuts a device off that sends a body or a frame, or takes an answer or events, slower than this for longer than
+    /// `timeouts.device`.
     pub device_bytes_per_s_min: u32,
-    /// Memory of this process, in bytes. From 90 % of it newcomers are answered 503, from 95 % everybody new, and at 100 %
-    /// quiet sessions are told to reconnect, those in a turn after it. 0 for no limit.
+    /// Memory of this process, in bytes. From 90 % of it the edge answers newcomers 503, from 95 % every new session, and at
+    /// 100 % it tells quiet sessions to reconnect, and sessions in a turn after that turn. 0 for no limit.
     pub memory_max: u64,
 }
 
-/// How long is waited.
+/// The deadlines.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Timeouts {
-    /// For a device to complete a TLS handshake, from its first byte on or before.
+    /// For a device to complete a TLS handshake, counted from the accepted connection.
     pub handshake: Span,
     /// For a device to send a request header.
     pub header: Span,
@@ -422,16 +289,16 @@ pub struct Timeouts {
     /// For a region to begin or continue an HTTP answer.
     pub answer: Span,
     /// For a device that falls behind `limits.device_bytes_per_s_min`: with a body or an answer, and in a session with a frame that
-    /// it began or with what waits for it. A session is then closed with 1008; meanwhile its region is not judged.
+    /// it began or with bytes that wait for it. The edge then closes a session with 1008; until then it does not judge the region.
     pub device: Span,
-    /// For any byte of one direction of a session; heartbeats keep it alive. A region that takes what the device says slower than
-    /// that minimum rate may stay behind as long.
+    /// For any byte of one direction of a session; heartbeats keep it alive. A region that takes the device's bytes slower than that
+    /// minimum rate may stay behind as long.
     pub idle: Span,
     /// For a peer to take part in closing; at least 5 s for a device that took nothing before.
     pub close: Span,
-    /// An affinity token counts this long.
+    /// Lifetime of an affinity token.
     pub affinity: Span,
-    /// A device whose session no stack remembers is told that its token expired when it is older than this.
+    /// When no stack remembers a session whose id is older than this, the edge tells its device that the id expired.
     pub resume: Span,
 }
 
@@ -439,30 +306,30 @@ pub struct Timeouts {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Drain {
-    /// Live sessions are told to reconnect spread over this time, or less when they are few.
+    /// The edge tells live sessions to reconnect over this time, or faster when they are few.
     pub window: Span,
-    /// Sessions and requests that are left after this time are cut.
+    /// The edge cuts sessions and requests that are left after this time.
     pub limit: Span,
-    /// As `window`, when a successor took over: nothing waits for that.
+    /// The same as `window` after a successor took over: no restart waits for the old process.
     pub upgrade_window: Span,
 }
 
 impl Config {
-    /// How many requests of one client are in flight at once; 0 for any number. Unless it is written, it is a quarter of what
-    /// a region's breaker lets through by default, so that no client fills a region, and never more than half of a breaker
-    /// that was made smaller. 256 are more than 200 a second come to unless each takes longer than a second.
+    /// Most requests of one client in flight at once; 0 for any number. Unless the operator writes it, it is a quarter of the
+    /// requests that a region's breaker lets through by default, so that no client fills a region, and at most half of a breaker
+    /// that the operator made smaller. At 200 requests a second, 256 are in flight only when each takes longer than a second.
     pub fn client_in_flight_max(&self) -> u32 {
         // A breaker for one request leaves no half; 0 would be no limit.
         let default = (self.breaker.max_requests / 2).clamp(1, 256);
         self.limits.client_in_flight_max.unwrap_or(default)
     }
 
-    /// How slow a device may be.
+    /// The slowest pace that a device may keep.
     pub fn pace(&self) -> Pace {
         self.pace_within(self.timeouts.device.0)
     }
 
-    /// How slow a peer may be that may stay behind for so long.
+    /// The slowest pace of a peer that may stay behind for this long.
     pub fn pace_within(&self, behind_max: Duration) -> Pace {
         Pace::new(Rate {
             behind_max,
@@ -472,8 +339,8 @@ impl Config {
 }
 
 impl Drain {
-    /// How long a session may finish its turn when its place in the window has come, so that it is told why it ends before
-    /// the limit.
+    /// The time in which a session may finish its turn after its place in the window came. It leaves enough of the limit to tell
+    /// the device why the session ends.
     pub fn turn(&self, close: Duration) -> Duration {
         self.limit.0.saturating_sub(self.window.0).saturating_sub(close)
     }
@@ -495,7 +362,7 @@ impl Default for Limits {
             frame_bytes_max: 32 << 20,
             // Home, overflow and backup. Each costs up to connect + upgrade; a device waits no longer than that.
             regions_tried_max: 3,
-            // The other connections are for requests, and for telling devices that there is no place.
+            // The other connections are for requests, and for the answer 503.
             sessions_max: 8_500,
             // A handshake takes a round trip to its region: this many of 100 ms each are 10,000 sessions a second.
             handshakes_max: 1_000,
@@ -505,8 +372,8 @@ impl Default for Limits {
             client_requests_per_s: 200,
             client_burst: 2_000,
             client_in_flight_max: None,
-            // Each holds one of the 32 places for uploads of a stack for as long as the device likes, a minute at most: one
-            // client gets an eighth of them.
+            // Each holds one of a stack's 32 upload slots for as long as the device likes, a minute at most: one client gets an
+            // eighth of them.
             client_uploads_max: 4,
             // The OpenAI API takes 25 MB of audio.
             body_bytes_max: 32 << 20,
@@ -530,8 +397,8 @@ impl Default for Timeouts {
             connect: seconds(1),
             upgrade: seconds(3),
             answer: seconds(60),
-            // A phone in a lift or between two cells takes and sends nothing for some seconds and is back. Later nobody listens to
-            // that reply any more, and its place in the region is worth more to others.
+            // A phone in a lift or between two cells takes and sends nothing for some seconds and is back. After 20 seconds the user
+            // no longer listens to that reply, and another session can use the slot in the region.
             device: seconds(20),
             idle: seconds(120),
             close: seconds(1),
@@ -569,6 +436,40 @@ impl std::fmt::Debug for AffinityKey {
     }
 }
 
+/// The faults of `[picking]`.
+fn picking_problems(picking: &routing::Policy) -> Problems {
+    let mut problems = Problems::default();
+    problems.add_if_zero("picking.failures_in_a_row", picking.failures_in_a_row.into());
+    for (name, percent, least) in [
+        ("success_percent_min", picking.success_percent_min, 0),
+        ("ejected_percent_max", picking.ejected_percent_max, 0),
+        ("panic_percent", picking.panic_percent, 0),
+        // Nothing would come back before everything does.
+        ("slow_start_percent", picking.slow_start_percent, 1),
+        // An empty stack would be full.
+        ("full_percent", picking.full_percent, 1),
+    ] {
+        if !(least..=100).contains(&percent) {
+            let text = format!("{percent} is out of range; write {least} to 100 (percent)");
+            problems.add(format!("picking.{name}"), text);
+        }
+    }
+    // Ten buckets, each of a millisecond at least.
+    if picking.window < Duration::from_millis(10) {
+        let text = format!("\"{}\" is out of range; write \"10ms\" or more", Span(picking.window));
+        problems.add("picking.window", text);
+    }
+    if picking.ejection_max < picking.ejection {
+        let text = format!(
+            "\"{}\" is shorter than picking.ejection (\"{}\"); write at least that",
+            Span(picking.ejection_max),
+            Span(picking.ejection)
+        );
+        problems.add("picking.ejection_max", text);
+    }
+    problems
+}
+
 impl Config {
     /// Fails with all problems, for a configuration that no file contains.
     pub fn check(&self) -> anyhow::Result<()> {
@@ -591,7 +492,7 @@ impl Rules for Config {
             let text = "TLS needs a certificate and its key; write tls.certificate and tls.key, or remove tls.listen";
             problems.add("tls.listen", text);
         }
-        problems.extend(self.upstream_problems());
+        problems.extend(upstream::problems(&self.upstream));
         for (name, percent) in [
             ("retry", self.retry.budget_percent),
             ("hedge", self.hedge.budget_percent),
@@ -691,7 +592,7 @@ impl Rules for Config {
         ] {
             problems.add_if_instant(key, span.0);
         }
-        problems.extend(self.picking.problems());
+        problems.extend(picking_problems(&self.picking));
         problems.extend(self.cors.problems());
         problems.extend(self.auth.problems());
         let least = self.drain.window.0.saturating_add(timeouts.close.0);
@@ -702,28 +603,6 @@ impl Rules for Config {
                 Span(least)
             );
             problems.add("drain.limit", text);
-        }
-        problems
-    }
-}
-
-impl Config {
-    fn upstream_problems(&self) -> Problems {
-        let mut problems = Problems::default();
-        for (index, Upstream { path, servers, .. }) in self.upstream.iter().enumerate() {
-            let key = format!("upstream[{index}].path");
-            if !path.starts_with('/') || path.contains(['?', '#']) {
-                problems.add(key, format!("\"{path}\" is not a path; write one such as \"/skills/\""));
-            } else if crate::request::route::is_ours(path) || path == "/" {
-                let text = format!("\"{path}\" is served by the regions; write another path, such as \"/skills/\"");
-                problems.add(key, text);
-            } else if self.upstream.iter().filter(|other| other.path == *path).count() > 1 {
-                problems.add(key, format!("\"{path}\" is written twice; write each path once"));
-            }
-            if servers.is_empty() {
-                let text = "the list is empty; write at least one server, such as [\"10.0.0.1:8080\"]";
-                problems.add(format!("upstream[{index}].servers"), text);
-            }
         }
         problems
     }

@@ -10,22 +10,22 @@ use daemon::config::Problems;
 use serde::Deserialize;
 use topology::document::Span;
 
-/// Most headers of one preflight that are looked at; pages of the OpenAI SDK ask for about ten.
+/// Most headers of one preflight that the edge reads; pages of the OpenAI SDK ask for about ten.
 const HEADERS_MAX: usize = 64;
 
-/// The pages that may call, as configured.
+/// Section `[cors]`: the pages that may call.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Cors {
-    /// Origins of the pages, as in `https://app.example`; `*` is every page there is. None: no page may.
+    /// Origins of the pages, as in `https://app.example`; `*` allows every page, and an empty list none.
     pub origins: Vec<String>,
-    /// Methods that pages may use beside GET, HEAD and POST, which need no leave.
+    /// Methods that pages may use beside GET, HEAD and POST, which need no permission.
     pub methods: Vec<String>,
-    /// Headers that pages may send; one that ends with `*` stands for all that begin like it.
+    /// Headers that pages may send; a name that ends with `*` allows all names with that beginning.
     pub headers: Vec<String>,
     /// Headers of answers that pages may read.
     pub exposed: Vec<String>,
-    /// For so long browsers need not ask again. They have limits of their own.
+    /// The time for which browsers need not ask again. They have limits of their own.
     pub max_age: Span,
 }
 
@@ -61,13 +61,13 @@ impl Default for Cors {
     }
 }
 
-/// The headers of a good answer to a preflight.
+/// The headers of an answer that permits a preflight.
 pub(crate) type PreflightHeaders = Vec<(&'static str, String)>;
 
 /// The permission that a page asks for.
 #[derive(Debug, Clone, Copy)]
 pub struct Preflight<'h> {
-    /// Where the page is from.
+    /// The origin of the page.
     pub origin: &'h str,
     /// Names of the headers that it would send, with commas between.
     pub headers: &'h str,
@@ -88,7 +88,7 @@ impl Cors {
         found.then(|| if any { "*".into() } else { origin.into() })
     }
 
-    /// The headers of a good answer to a preflight, besides those of every answer; `None` when pages of that origin may not
+    /// The headers of an answer that permits a preflight, besides those of every answer; `None` when pages of that origin may not
     /// call.
     ///
     /// The answer leaves out headers that the page may not send, so that the browser can name it to the page's developer.
@@ -120,7 +120,7 @@ impl Cors {
             })
     }
 
-    /// Its faults, each with its key.
+    /// The faults, each with its key.
     pub fn problems(&self) -> Problems {
         let mut problems = Problems::default();
         for origin in &self.origins {
@@ -142,7 +142,7 @@ impl Cors {
                     "headers" => name.strip_suffix('*').unwrap_or(name),
                     _ => name,
                 };
-                // A bare `*` would let pages send what concerns the hop, `Host` too, as far as browsers allow it.
+                // A bare `*` would let pages send headers of the hop, even `Host`, as far as browsers allow it.
                 if !is_token(text) || text.contains('*') {
                     let text = format!("\"{name}\" is not a name; write one such as \"authorization\"");
                     problems.add(format!("cors.{key}"), text);
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_origin_or_name_is_said() {
+    fn a_malformed_origin_or_name_is_a_problem() {
         let mut cors = of(&[
             "https://app.example/",
             "app.example",

@@ -1,5 +1,5 @@
-//! Waiting with a limit, many times in a row, with one timer: it is only moved when it rings too early. Most waits end long
-//! before their limit, and a timer for each of them costs more than the wait.
+//! Waiting with a limit, many times in a row, with one timer that moves only when it fires too early. Most waits end long before
+//! their limit, and a timer for each of them costs more than the wait.
 
 use std::{
     future::{Future, poll_fn},
@@ -13,7 +13,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 pub struct Deadline(Option<Pin<Box<Sleep>>>);
 
 impl Deadline {
-    /// The output of a future; `None` when it is not done by then.
+    /// The output of a future; `None` when it is not done in time.
     pub async fn until<F: Future>(&mut self, deadline: Instant, future: F) -> Option<F::Output> {
         let mut future = pin!(future);
         poll_fn(|cx| {

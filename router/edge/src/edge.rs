@@ -8,68 +8,59 @@ use std::{
     time::{Duration, Instant},
 };
 
-use arc_swap::ArcSwapOption;
+use daemon::lag::Lag;
 use identity::{Identity, Link, Speaks};
 use parking_lot::Mutex;
-use routing::{
-    Affinity, Decision, Ejection, Role, Table, Tried, User,
-    admit::network,
-    continuity::{Budget, LeaveReason},
-};
-use tokio::sync::watch;
-use topology::{EdgeId, Moment, PlanNumber, RegionId, Snapshot};
+use routing::{Affinity, Decision, Ejection, Table, Tried, User, admit::network, continuity::Budget};
+use topology::{EdgeId, Moment, RegionId, Snapshot};
 use verdict::{Passive, TrafficSeen};
 use wire::Turn;
 
 use crate::{
     Config,
     accept::{access::Access, admission::Admission},
+    affinity_tokens::AffinityTokens,
     fault::{Cause, Event, Facts, Fault},
-    lag::Lag,
     metrics::Metrics,
     request_id::RequestId,
     session::copy_turns::CopyTurns,
     session::parked::Parked,
     session::registry::Sessions,
     stacks::fleet_view::FleetView,
+    stacks::plans::Plans,
     stamp::Stamp,
+    texts,
 };
 
-/// Sessions that are placed by a new plan, in thought, before it is in force: enough that a part of a percent shows.
+/// Sessions for which the edge tries a new plan before it is in force: enough that a region with half a percent shows.
 const SESSIONS_TRIED: u32 = 256;
-/// A stack that cannot be believed is logged no more often than this.
+/// Least time between two warnings of a stack whose certificate this edge does not believe, or that does not believe its own.
 const DOUBTS_LOGGED_EVERY: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
 pub struct Edge {
     pub id: EdgeId,
     pub config: Config,
-    /// The plan in force, compiled; `None` only until the first one, and nothing is accepted before that.
-    table: ArcSwapOption<Table>,
-    /// The plan before, for questions about its choice.
-    previous: ArcSwapOption<Table>,
-    /// Its view of the regions.
+    pub plans: Plans,
+    /// The view of the regions.
     pub fleet: FleetView,
     pub admission: Arc<Admission>,
-    /// Recognises devices; `None` where everybody is served.
+    /// Recognises devices; `None` where the edge serves every device.
     pub access: Option<Arc<Access>>,
-    /// How late it is itself.
+    /// The lateness of this process.
     pub lag: Lag,
     pub sessions: Arc<Sessions>,
     pub metrics: Metrics,
-    /// Memory of the sessions that lets them survive the loss of their region.
+    /// The memory that lets sessions survive the loss of their region.
     pub budget: Arc<Budget>,
     /// The last checkpoints of sessions whose devices left.
     pub parked: Parked,
-    /// Turns at copying them to other stacks.
+    /// Turns at copying checkpoints to other stacks.
     pub copy_turns: CopyTurns,
-    /// The last token of each region.
-    tokens: Mutex<BTreeMap<RegionId, Token>>,
-    /// Told whenever a plan comes in force.
-    plans: watch::Sender<()>,
-    /// The identity that this edge shows to stacks, which must prove their region to it; `None` for plain text.
+    pub affinity_tokens: AffinityTokens,
+    /// The identity that this edge shows to stacks, which must prove their region in turn; `None` for plain text.
     identity: Option<Arc<Identity>>,
-    /// When a stack that could not be believed was logged last.
+    /// The time of the last warning of each such stack.
     doubted: Mutex<BTreeMap<SocketAddr, Instant>>,
 }
 
@@ -78,18 +69,16 @@ impl Edge {
     pub fn new(config: Config, metrics: Metrics) -> Self {
         Self {
             id: config.node.clone(),
-            tokens: Mutex::default(),
+            affinity_tokens: AffinityTokens::new(config.affinity_key.clone(), config.timeouts.affinity.0),
             budget: Arc::new(Budget::new(config.continuity.replay_bytes_total_max)),
             copy_turns: CopyTurns::default(),
             parked: Parked::new(config.continuity.parked_bytes_max),
-            plans: watch::Sender::new(()),
+            plans: Plans::default(),
             admission: Arc::new(Admission::new(&config)),
             access: None,
             lag: Lag::default(),
-            fleet: FleetView::new(config.picking.policy()),
+            fleet: FleetView::new(config.picking),
             config,
-            table: ArcSwapOption::empty(),
-            previous: ArcSwapOption::empty(),
             sessions: Arc::new(Sessions::new(metrics.clone())),
             metrics,
             identity: None,
@@ -103,13 +92,13 @@ impl Edge {
         Self { access, ..self }
     }
 
-    /// The same edge, which proves its id to stacks, and takes for a stack only what proves to be one.
+    /// Proves the id of this edge to stacks, and accepts only stacks that prove their region.
     #[must_use]
     pub fn with_identity(self, identity: Option<Arc<Identity>>) -> Self {
         Self { identity, ..self }
     }
 
-    /// Calls a stack of a region.
+    /// Opens a connection to a stack of a region.
     ///
     /// # Errors
     ///
@@ -127,30 +116,24 @@ impl Edge {
     /// keeps it until its session or request ends.
     pub fn apply(&self, snapshot: &Snapshot) {
         let table = Table::compile(snapshot, &self.id);
-        let have = self
-            .table
-            .load()
-            .as_ref()
-            .map(|table| table.number())
-            .unwrap_or_default();
-        // The follower refuses older plans already; this is the last door they would have to pass.
+        let have = self.table().map(|table| table.number()).unwrap_or_default();
+        // The follower refuses older plans already; this is the second check.
         if table.number() <= have {
-            tracing::warn!(offered = %table.number(), %have, "plan is not newer; ignored");
+            tracing::warn!(offered = %table.number(), %have, "{}", texts::PLAN_NOT_NEWER);
             return;
         }
         if !self.serves_by(&table) {
-            tracing::error!(offered = %table.number(), %have, "plan would serve nobody here; ignored");
+            tracing::error!(offered = %table.number(), %have, "{}", texts::PLAN_SERVES_NOBODY);
             self.metrics.plan_refused();
             return;
         }
         self.fleet.retain(&table);
         self.metrics.plan(table.number().generation, table.created_at());
-        self.previous.store(self.table.swap(Some(Arc::new(table))));
-        self.plans.send_replace(());
+        self.plans.put(table);
     }
 
-    /// Whether a table gives every one of some sessions a stack that it has: tried before it is in force, because nobody
-    /// is left to tell afterwards.
+    /// Whether a table gives each of some sessions a stack that the plan has. The edge tries this before the plan is in force, because
+    /// afterwards it could serve nobody.
     fn serves_by(&self, table: &Table) -> bool {
         (0..SESSIONS_TRIED).all(|n| {
             let key = n.to_string();
@@ -162,104 +145,13 @@ impl Edge {
         })
     }
 
-    /// Resolves when the plan wants the sessions of a region, or of one of its stacks, gone. A region that it never planned
-    /// sessions into is where sessions fled to; it does not chase them from there. A session of the
-    /// home `guest_of` was resumed there for its memory, and leaves unless the plan sends sessions of that home there. When the
-    /// region was evacuated before, it leaves between turns: its stack works. With `newer` the plan in force does not count.
-    pub async fn asks_to_leave(
-        &self,
-        region: RegionId,
-        stack: SocketAddr,
-        guest_of: Option<RegionId>,
-        newer: bool,
-    ) -> LeaveReason {
-        let is_guest = |table: &Table| guest_of.as_ref().is_some_and(|home| !table.sends(home, &region));
-        let mut plans = self.plans.subscribe();
-        let mut was_planned = guest_of.is_some();
-        let mut counts = !newer;
-        let mut is_first = true;
-        loop {
-            if let Some(table) = self.table() {
-                match table.role(&region) {
-                    Role::Evacuated if counts && is_first && guest_of.is_some() => return LeaveReason::Drained,
-                    Role::Evacuated if counts => return LeaveReason::Evacuated,
-                    Role::Unplanned if counts && was_planned => return LeaveReason::Drained,
-                    _ if counts && !table.serves(&region, stack) => return LeaveReason::Drained,
-                    Role::Planned if counts && is_guest(&table) => return LeaveReason::Drained,
-                    Role::Planned => was_planned = true,
-                    Role::Evacuated | Role::Unplanned => {}
-                }
-            }
-            if plans.changed().await.is_err() {
-                return std::future::pending().await;
-            }
-            (counts, is_first) = (true, false);
-        }
-    }
-
     /// The plan in force. Take it once and keep it for the entire session or request.
     pub fn table(&self) -> Option<Arc<Table>> {
-        self.table.load_full()
+        self.plans.in_force()
     }
 
-    /// The plan in force and the one before.
-    pub fn tables(&self) -> impl Iterator<Item = Arc<Table>> {
-        [self.table.load_full(), self.previous.load_full()]
-            .into_iter()
-            .flatten()
-    }
-
-    /// The plan of a generation, while it is held.
-    pub fn table_of(&self, generation: u64) -> Option<Arc<Table>> {
-        self.tables().find(|table| table.number().generation == generation)
-    }
-
-    /// Where an affinity token says the session was, and when; `None` for one that is not ours, forged or out of date.
-    pub fn affinity(&self, token: &str, now: Moment) -> Option<Affinity> {
-        self.affinity_of(token, None, now)
-    }
-
-    /// The same, and whether the token was issued to `holder`.
-    pub fn affinity_of(&self, token: &str, holder: Option<&str>, now: Moment) -> Option<Affinity> {
-        let age_max = self.config.timeouts.affinity.0;
-        let verified = self.config.affinity_key.0.verify(token, holder, now, age_max);
-        match verified {
-            Ok(affinity) => Some(affinity),
-            Err(error) => {
-                tracing::debug!(%error, "affinity token ignored");
-                None
-            }
-        }
-    }
-
-    /// A token for the holder of a session in a region. Admission prefers its holder.
-    pub fn session_token(&self, holder: &str, region: &RegionId) -> String {
-        let key = &self.config.affinity_key.0;
-        key.issue_to(holder, region, daemon::clock::now())
-    }
-
-    /// A token for the requester of an answer: it steers, and gives no precedence. Many requesters get the same, within a
-    /// second and under the same plan: to sign one costs as much as half the rest of a small request.
-    pub fn affinity_token(&self, decision: &Decision, now: Moment) -> Arc<str> {
-        let mut tokens = self.tokens.lock();
-        if let Some(token) = tokens.get(&decision.region)
-            && token.plan == decision.plan
-            && token.second == now.0 / 1000
-        {
-            return token.text.clone();
-        }
-        let text: Arc<str> = self.config.affinity_key.0.issue(&decision.region, now).into();
-        let token = Token {
-            plan: decision.plan,
-            second: now.0 / 1000,
-            text: text.clone(),
-        };
-        tokens.insert(decision.region.clone(), token);
-        text
-    }
-
-    /// Something that a stack was asked for failed. It counts where it belongs, see [`crate::fault`], and nowhere else: in the
-    /// tick's report of the region and towards the ejection of the stack, or as this edge's own lack of room.
+    /// Blames the party at fault for a failure at a stack, see [`crate::fault`]. A fault of the region counts in the tick's report and
+    /// towards the ejection of the stack; a fault of this edge counts as its own lack of room.
     pub fn blame(&self, at: &Decision, failed: Failed, facts: Facts, why: &str) -> Fault {
         let (region, stack, now) = (&at.region, at.stack, daemon::clock::now());
         let is_request = matches!(failed, Failed::Request { .. });
@@ -285,10 +177,7 @@ impl Edge {
             (Fault::Edge, _) => {
                 // An edge that is late still has room for devices; only a missing resource closes it.
                 if facts.event == Event::Io(Cause::Local) && self.admission.exhausted() {
-                    tracing::warn!(
-                        %region, %stack, why,
-                        "this edge has no room; it turns new devices away for a moment and blames no region"
-                    );
+                    tracing::warn!(%region, %stack, why, "{}", texts::NO_ROOM);
                 }
                 None
             }
@@ -298,7 +187,7 @@ impl Edge {
         fault
     }
 
-    /// The stack of a session reports the outcome of a turn.
+    /// Records the outcome of a turn that the stack of a session reported.
     pub fn turn_ended(&self, region: &RegionId, stack: SocketAddr, version: &str, turn: &Turn) {
         self.fleet.traffic.turn(region, stack, version, turn);
         let Some(table) = self.table() else { return };
@@ -312,14 +201,15 @@ impl Edge {
         Stamp::of(&self.config.cors, id, origin)
     }
 
-    /// Something is refused before any region is asked.
+    /// Counts and logs a refusal before the edge asked a region.
     pub fn refused(&self, reason: &'static str, id: &RequestId) {
         self.metrics.refused(reason);
-        // Not louder: a refused device comes again and again.
+        // At debug level: a refused device comes again and again.
         tracing::debug!(reason, request_id = %id, "refused");
     }
 
-    /// A stack and this edge do not believe each other. Said once in a while, because every session meets it.
+    /// Counts and logs that a stack and this edge do not believe each other. The log has it once in a while, because every session
+    /// meets it.
     fn note_doubt(&self, region: &RegionId, stack: SocketAddr, cause: Cause, why: &str) {
         let of = match cause {
             Cause::Refused => "edge",
@@ -331,10 +221,7 @@ impl Edge {
         doubted.retain(|_, at| at.elapsed() < DOUBTS_LOGGED_EVERY);
         if let Entry::Vacant(entry) = doubted.entry(stack) {
             entry.insert(now);
-            tracing::warn!(
-                %region, %stack, why,
-                "a stack is passed over: it and this edge do not believe each other's certificate; see docs/security.md"
-            );
+            tracing::warn!(%region, %stack, why, "{}", texts::STACK_NOT_BELIEVED);
         }
     }
 
@@ -342,7 +229,7 @@ impl Edge {
         if let Some(ejection) = ejection {
             let (until, times, cause) = (ejection.until, ejection.times, ejection.cause);
             self.metrics.ejected(region);
-            tracing::warn!(%region, %stack, %until, times, %cause, why, "stack ejected");
+            tracing::warn!(%region, %stack, %until, times, %cause, why, "{}", texts::STACK_EJECTED);
         }
     }
 
@@ -360,7 +247,7 @@ impl Edge {
         passive
     }
 
-    /// Takes note of the version of the stack that took a session or request, if it should have been another.
+    /// Counts and logs a session or request that got another version than the plan gives it.
     pub fn note_version(&self, decision: &Decision, id: &RequestId) {
         let Some(missed) = &decision.version_missed else { return };
         self.metrics.version_missed(&decision.region, missed);
@@ -368,7 +255,7 @@ impl Edge {
         tracing::info!(request_id = %id, %region, missed, version, "the region has no stack of the version; another serves");
     }
 
-    /// A session or request begins at the stack of its decision, and is over when the caller drops the token.
+    /// Counts a session or request at the stack of its decision, until the caller drops the token.
     pub fn begins(self: &Arc<Self>, decision: &Decision) -> AtStack {
         if let Some(ignored) = decision.ejection_ignored {
             self.metrics.ejection_ignored(ignored.as_str());
@@ -378,7 +265,7 @@ impl Edge {
         AtStack { edge, stack }
     }
 
-    /// The decisions for a session, as if each before failed.
+    /// The decisions for a session: the first, and then those that follow if each stack before fails.
     pub fn explain(
         &self,
         table: &Table,
@@ -404,23 +291,15 @@ impl Edge {
 /// The task at which a stack failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failed {
-    /// To take a connection, a session or a request.
+    /// Taking a connection, a session or a request.
     ToBegin,
-    /// To go on with the session of a client.
+    /// Going on with the session of a client.
     Session { client: IpAddr },
-    /// To answer a request of a client, if that is known.
+    /// Answering a request of a client, if the client is known.
     Request { client: Option<IpAddr> },
 }
 
-/// An affinity token, and when it was issued.
-#[derive(Debug)]
-struct Token {
-    plan: PlanNumber,
-    second: u64,
-    text: Arc<str>,
-}
-
-/// Counts as running at a stack while it exists.
+/// Counts as a session or request at a stack, until it is dropped.
 #[derive(Debug)]
 pub struct AtStack {
     edge: Arc<Edge>,
@@ -433,8 +312,8 @@ impl Drop for AtStack {
     }
 }
 
-/// The key by which a session keeps its region: the name it gives itself, else the address of its client. Without the port, and
-/// for IPv6 without the half that devices change daily (RFC 8981), so that a household keeps its region.
+/// The key by which a session keeps its region: the name that its device sends, otherwise the address of its client. Without the
+/// port, and for IPv6 without the half that devices change daily (RFC 8981), so that a household keeps its region.
 pub fn session_key(named: Option<&str>, client: IpAddr) -> String {
     named.map_or_else(|| network(client).to_string(), str::to_owned)
 }

@@ -1,4 +1,4 @@
-//! The blame for a failure with a region: decided here, and nowhere else.
+//! The blame for a failure at a region. No other file decides it.
 //!
 //! Pure: facts go in, one of four answers comes out. Only [`Fault::Region`] counts against a stack, that is towards its
 //! ejection at this edge and towards the verdict that moves the fleet. A device that does not read, a full edge or a
@@ -36,7 +36,7 @@ impl Fault {
 pub enum Event {
     /// A system call on the connection failed: connecting, reading or writing.
     Io(Cause),
-    /// Something did not come in time: the connection, an answer, a sign of life.
+    /// The connection, an answer or a sign of life did not come in time.
     TimedOut,
     /// The stack said nothing for long, and another region answered the same request meanwhile. `is_silent`: its region
     /// answers none of this edge's own probes either.
@@ -44,7 +44,7 @@ pub enum Event {
         /// The result of the probes of its region.
         is_silent: bool,
     },
-    /// One request was not answered in time, by a stack that answers the probes of this edge.
+    /// A stack that answers the probes of this edge did not answer one request in time.
     Unanswered,
     /// The connection ended before the answer or the session was complete.
     Ended,
@@ -57,17 +57,17 @@ pub enum Event {
     /// The stack answered with this HTTP status. `says_full`: its `Meridian-Load` says that it has no room.
     Answered {
         status: u16,
-        /// The load that it reported beside that.
+        /// Whether the load that it reported leaves no room.
         says_full: bool,
     },
 }
 
-/// How the device of a session or request stood when it happened.
+/// The state of the device of a session or request at that moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Device {
     #[default]
     Reads,
-    /// It takes nothing, or took nothing a moment ago: meanwhile the edge did not read from the region either.
+    /// The device takes nothing, or took nothing a moment ago: meanwhile the edge did not read from the region either.
     Blocked,
     Gone,
 }
@@ -77,7 +77,7 @@ pub enum Device {
 pub struct Facts {
     pub event: Event,
     pub device: Device,
-    /// Whether this edge was too busy to be on time itself; see [`crate::lag`].
+    /// Whether this edge was too busy to be on time itself; see [`daemon::lag`].
     pub edge_is_late: bool,
 }
 
@@ -96,7 +96,7 @@ impl Facts {
         Event::Io(Cause::of(error)).into()
     }
 
-    /// Something did not come in time, while this edge was on time itself or not.
+    /// Something did not come in time.
     pub fn timed_out(edge_is_late: bool) -> Self {
         Self {
             edge_is_late,
@@ -109,7 +109,7 @@ impl Facts {
         Event::Answered { status, says_full }.into()
     }
 
-    /// The same with a device that stands like this.
+    /// The same with a device in this state.
     pub fn with(self, device: Device) -> Self {
         Self { device, ..self }
     }
@@ -118,15 +118,15 @@ impl Facts {
         match (self.event, self.device) {
             // A stack looks at the certificate of an edge before anything else: an edge whose own is bad would eject every region.
             (Event::Io(Cause::Local | Cause::NoRoute | Cause::Refused), _) => Fault::Edge,
-            // The stack is passed over. A clock or an old trust may be the cause, here or there: the probes of several vantages
-            // have to agree before its region is left.
+            // The edge uses another stack. A wrong clock or an old trust on either side may be the cause, so the probes of several
+            // vantages have to agree before sessions leave the region.
             (Event::Io(Cause::Unproven), _) => Fault::Nobody,
             // The stack says itself why it ended the session. Slow readers, silent devices and bad frames get a Close from
             // it, and it is free to decline any request.
             (Event::Closed(CloseCode::Policy | CloseCode::Size | CloseCode::Protocol | CloseCode::Invalid), _) => {
                 Fault::Device
             }
-            // Slow is not dead, and at night no other client shows the difference: the probes have to agree.
+            // Slow is not dead, and at night no other client's traffic shows the difference: the probes have to agree.
             (Event::Closed(_) | Event::KeptConnectionClosed | Event::Outrun { is_silent: false }, _) => Fault::Nobody,
             (Event::Answered { status, says_full }, _) => of_status(status, says_full),
             (Event::Nonsense, _) => Fault::Region,
@@ -145,8 +145,8 @@ impl Facts {
     }
 }
 
-/// A stack that says that it is full works, and 429 says the same with another number. The other errors of a server are
-/// what outlier detection is for (Envoy counts 5xx too); 501 and 505 are about the request.
+/// A stack that reports that it is full works, and 429 means the same. Outlier detection exists for the other errors of a server
+/// (Envoy counts 5xx too); 501 and 505 are about the request.
 fn of_status(status: u16, says_full: bool) -> Fault {
     match status {
         503 if says_full => Fault::Nobody,

@@ -11,6 +11,7 @@
 
 pub mod accept;
 pub mod admin;
+pub mod affinity_tokens;
 pub mod answer;
 pub mod config;
 pub mod cors;
@@ -26,8 +27,8 @@ pub mod run;
 pub mod session;
 pub mod stacks;
 pub mod stamp;
+mod texts;
 
 pub use config::Config;
-pub use daemon::lag;
 pub use edge::Edge;
 pub use run::run;

@@ -11,7 +11,7 @@ use topology::RegionId;
 
 /// Live sessions, by region.
 pub const SESSIONS: &str = "meridian_edge_sessions";
-/// Sessions ended, by region and end. A counter: `_total` is appended. It cannot share its name with the gauge above.
+/// Ended sessions, by region and end. A counter: `_total` is appended. It cannot share its name with the gauge above.
 pub const SESSIONS_ENDED: &str = "meridian_edge_sessions_ended";
 /// Attempts to open a session or connection in a region, by outcome. `_total` is appended.
 pub const CONNECTS: &str = "meridian_edge_connects";
@@ -25,61 +25,63 @@ pub const FAULTS: &str = "meridian_edge_faults";
 pub const DISTRUST: &str = "meridian_edge_distrust";
 /// Times this edge ejected a stack, by its region. `_total` is appended.
 pub const EJECTIONS: &str = "meridian_edge_ejections";
-/// Sessions and requests sent where this edge would not, because most or all of what there is was ejected; by which of the
-/// two. `_total` is appended. More than a few mean that this edge cannot reach the regions.
+/// Sessions and requests that this edge sent to ejected stacks, because most or all stacks were ejected; by which of the two.
+/// `_total` is appended. More than a few mean that this edge cannot reach the regions.
 pub const EJECTION_IGNORED: &str = "meridian_edge_ejection_ignored";
 /// Generation of the plan in force.
 pub const PLAN_GENERATION: &str = "meridian_edge_plan_generation";
 /// When the plan in force was decided, seconds since the epoch: its age is `time()` minus this.
 pub const PLAN_CREATED: &str = "meridian_edge_plan_created_timestamp_seconds";
-/// Plans that were refused because they would not serve. `_total` is appended.
+/// Plans that the edge refused because they would leave sessions without a stack. `_total` is appended.
 pub const PLANS_REFUSED: &str = "meridian_edge_plans_refused";
-/// Control planes that are followed now.
+/// Control planes that this edge follows now.
 pub const CONTROL_PLANES: &str = "meridian_edge_control_planes_followed";
-/// For how long no control plane has been followed: the plan in force may be out of date by that much. 0 while one is.
+/// Seconds since this edge last followed a control plane: the plan in force may be out of date by that time. 0 while it follows
+/// one.
 pub const PLAN_STALE: &str = "meridian_edge_plan_stale_seconds";
 /// Bytes of sessions, by direction. `_total` is appended.
 pub const RELAYED_BYTES: &str = "meridian_edge_relayed_bytes";
 /// HTTP requests, by route and class of status. `_total` is appended.
 pub const HTTP_REQUESTS: &str = "meridian_edge_http_requests";
-/// Connections of devices that are accepted at once: `limits.connections_max`, or fewer if the open files are not enough.
+/// Most connections of devices at once: `limits.connections_max`, or fewer if the open files are not enough.
 pub const CONNECTIONS_MAX: &str = "meridian_edge_connections_max";
-/// Requests refused before any region was asked, by reason. `_total` is appended.
+/// Requests that the edge refused before it asked a region, by reason. `_total` is appended.
 pub const REFUSED: &str = "meridian_edge_refused";
 
 /// Retries of HTTP requests, by whether the budget had one. `_total` is appended.
 pub const RETRIES: &str = "meridian_edge_retries";
-/// Second copies of transcriptions, by what became of them. `_total` is appended.
+/// Second copies of transcriptions, by outcome. `_total` is appended.
 pub const HEDGES: &str = "meridian_edge_hedges";
 /// Requests that found a region at one of its limits, by region and limit. `_total` is appended.
 pub const BREAKER_OPEN: &str = "meridian_edge_breaker_open";
-/// Times a server of an operator's path was marked down, by path as configured. `_total` is appended.
+/// Times the edge marked a server of an operator's path down, by the configured path. `_total` is appended.
 pub const UPSTREAM_DOWN: &str = "meridian_edge_upstream_down";
 /// TLS handshakes, by outcome. `_total` is appended.
 pub const TLS_HANDSHAKES: &str = "meridian_edge_tls_handshakes";
-/// When the certificate in use expires, seconds since the epoch.
+/// Expiry of the certificate in use, seconds since the epoch.
 pub const CERTIFICATE_EXPIRES: &str = "meridian_edge_certificate_expires_timestamp_seconds";
-/// Times the certificate's files changed, by whether the new one was taken. `_total` is appended.
+/// Changes of the certificate's files, by whether the edge took the new certificate. `_total` is appended.
 pub const CERTIFICATE_RELOADS: &str = "meridian_edge_certificate_reloads";
 
-/// Sessions that went on in another region, by why they left theirs. `_total` is appended.
+/// Sessions that went on in another region, by the reason for which they left theirs. `_total` is appended.
 pub const SESSIONS_RESUMED: &str = "meridian_edge_sessions_resumed";
-/// From the moment a session left its region until the next one said that it goes on.
+/// Time from the moment at which a session left its region until the next region confirmed that it goes on.
 pub const RESUME_SECONDS: &str = "meridian_edge_resume_seconds";
-/// Bytes of devices sent to a region a second time. `_total` is appended.
+/// Bytes of devices that the edge sent to a region a second time. `_total` is appended.
 pub const REPLAYED_BYTES: &str = "meridian_edge_replayed_bytes";
-/// Sessions that went on, but whose device has to repeat what it said. `_total` is appended.
+/// Sessions that went on and whose user has to repeat the last words. `_total` is appended.
 pub const REPEATS: &str = "meridian_edge_repeats_asked";
 
-/// Sessions that the edge before this one still has, after this one took over.
+/// Sessions that the predecessor still has, after this edge took over.
 pub const PREDECESSOR_SESSIONS: &str = "meridian_edge_predecessor_sessions";
-/// Sessions and requests that got a stack of another version than they belong on, by region and that version. `_total` is
-/// appended.
+/// Sessions and requests that got a stack of another version than the plan gives them, by region and the planned version.
+/// `_total` is appended.
 pub const VERSION_MISSED: &str = "meridian_edge_version_missed";
 
-/// Live sessions by tenant, where devices are recognised.
+/// Live sessions by tenant, where this edge recognises devices.
 pub const TENANT_SESSIONS: &str = "meridian_edge_tenant_sessions";
-/// Documents of devices and sets of keys that were not taken, because they are no good or did not come. `_total` is appended.
+/// Documents of devices and sets of keys that the edge did not take, because they are not valid or did not come. `_total` is
+/// appended.
 pub const AUTH_DOCUMENTS_REFUSED: &str = "meridian_edge_auth_documents_refused";
 
 /// From a millisecond (a region next door) to ten seconds (the default of `continuity.deadline`); 1 s and 3 s are the goals.
@@ -92,7 +94,7 @@ const CONNECT_BUCKETS: [f64; 15] = [
     0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.0, 2.0,
 ];
 
-/// All of them.
+/// All metrics of an edge.
 #[derive(Debug, Clone)]
 pub struct Metrics {
     pub(crate) sessions: Family<ByRegion, Gauge>,
@@ -160,7 +162,7 @@ pub(crate) struct ByFault {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct ByHolder {
     region: String,
-    /// `edge` or `stack`.
+    /// The side whose certificate the other does not believe: `edge` or `stack`.
     of: &'static str,
 }
 
@@ -204,7 +206,7 @@ pub(crate) struct ByPath {
 }
 
 impl Metrics {
-    /// Registers all of them.
+    /// Registers all metrics.
     pub fn new(registry: &mut Registry) -> Self {
         let connect_seconds: fn() -> Histogram = || Histogram::new(CONNECT_BUCKETS);
         let metrics = Self {
@@ -248,7 +250,7 @@ impl Metrics {
         );
         registry.register(
             AUTH_DOCUMENTS_REFUSED,
-            "Documents of devices and sets of keys that were not taken",
+            "Documents of devices and sets of keys that the edge did not take",
             metrics.auth_documents_refused.clone(),
         );
         registry.register(SESSIONS, "Live sessions by region", metrics.sessions.clone());
@@ -269,23 +271,23 @@ impl Metrics {
         );
         registry.register(
             FAULTS,
-            "What went wrong with a region's stacks, by whose fault it was",
+            "Failures at a region's stacks by the party at fault",
             metrics.faults.clone(),
         );
         registry.register(
             DISTRUST,
-            "Connections that failed because a stack refuses this edge's certificate (of edge), or proves none of its region (of stack)",
+            "Connections that failed because a stack refused this edge's certificate (of edge), or did not prove its region (of stack)",
             metrics.distrust.clone(),
         );
         registry.register(
             CONNECTIONS_MAX,
-            "Connections of devices that are accepted at once",
+            "Most connections of devices at once",
             metrics.connections_max.clone(),
         );
         registry.register(EJECTIONS, "Times a stack was ejected", metrics.ejections.clone());
         registry.register(
             EJECTION_IGNORED,
-            "Sessions and requests sent to what is ejected",
+            "Sessions and requests sent to ejected stacks",
             metrics.ejection_ignored.clone(),
         );
         registry.register(
@@ -295,12 +297,12 @@ impl Metrics {
         );
         registry.register(
             PLANS_REFUSED,
-            "Plans that would not serve",
+            "Refused plans that would leave sessions without a stack",
             metrics.plans_refused.clone(),
         );
         registry.register(
             CONTROL_PLANES,
-            "Control planes that are followed now",
+            "Control planes that this edge follows now",
             metrics.control_planes.clone(),
         );
         registry.register(
@@ -325,7 +327,7 @@ impl Metrics {
         );
         registry.register(
             REFUSED,
-            "Requests refused before a region was asked",
+            "Requests that the edge refused before it asked a region",
             metrics.refused.clone(),
         );
         registry.register(
@@ -345,17 +347,17 @@ impl Metrics {
         );
         registry.register(
             REPEATS,
-            "Sessions whose device has to repeat what it said",
+            "Sessions whose user has to repeat the last words",
             metrics.repeats.clone(),
         );
         registry.register(
             PREDECESSOR_SESSIONS,
-            "Sessions left in the process that this one took over from",
+            "Sessions that the predecessor still has",
             metrics.predecessor_sessions.clone(),
         );
         registry.register(
             RETRIES,
-            "Retries by whether there was one left",
+            "Retries by whether the budget granted them",
             metrics.retries.clone(),
         );
         registry.register(
@@ -390,10 +392,10 @@ impl Metrics {
         );
         registry.register(
             VERSION_MISSED,
-            "Sessions and requests served by another version than theirs",
+            "Sessions and requests that got another version than planned",
             metrics.version_missed.clone(),
         );
-        // Without a certificate none expires, and nobody should be alerted.
+        // Without a certificate none expires, so there is no value that an alert could fire on.
         metrics.certificate_expires.set(f64::INFINITY);
         metrics
     }
@@ -481,13 +483,13 @@ impl Metrics {
         self.http_requests.get_or_create(&ByRoute { route, status }).inc();
     }
 
-    /// A session was handed to another region.
+    /// Counts a session that the edge handed to another region.
     pub(crate) fn handed_over(&self, replayed: usize, is_broken: bool) {
         self.replayed_bytes.inc_by(replayed as u64);
         self.repeats.inc_by(u64::from(is_broken));
     }
 
-    /// The other region goes on with it.
+    /// Counts a session that the other region confirmed.
     pub(crate) fn resumed(&self, reason: &'static str, took: Duration) {
         self.sessions_resumed.get_or_create(&ByReason { reason }).inc();
         self.resume_seconds.observe(took.as_secs_f64());

@@ -4,7 +4,7 @@ use std::fmt;
 
 /// The header of the id, in requests and answers.
 pub const REQUEST_ID: &str = "x-request-id";
-/// Longer ones are no ids: they are in every line of the log.
+/// Longest id: every line of the log has it.
 const ID_BYTES_MAX: usize = 128;
 
 /// The name of one request or session, the same at the device, at the edge and in the region.
@@ -12,7 +12,7 @@ const ID_BYTES_MAX: usize = 128;
 pub struct RequestId(Box<str>);
 
 impl RequestId {
-    /// The id that the device gave it, if it is valid, else a new one.
+    /// The id that the device sent, if it is valid, otherwise a new one.
     pub fn of(given: Option<&[u8]>) -> Self {
         let given = given
             .filter(|given| is_id(given))
@@ -36,7 +36,7 @@ impl fmt::Display for RequestId {
     }
 }
 
-/// Letters, digits and what UUIDs, Base64 and traces are written with: nothing that could end a line or a field of a log.
+/// Letters, digits and the signs of UUIDs, Base64 and traces: no character could end a line or a field of a log.
 fn is_id(given: &[u8]) -> bool {
     let is_of_id = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:=+/@".contains(byte);
     (1..=ID_BYTES_MAX).contains(&given.len()) && given.iter().all(is_of_id)

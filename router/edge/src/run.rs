@@ -2,7 +2,7 @@
 //!
 //! Start: follow plans → first plan → listen → announce. Stop: refuse new sessions → let the live ones leave → then, and
 //! only then, stop everything else, so that plans, metrics and readiness are there to the end. An edge that was taken over
-//! has nothing to refuse and nothing to tell any more: it follows plans, for its sessions, and that is all.
+//! accepts no devices and reports nothing: it only follows plans, for its remaining sessions.
 
 use std::{
     net::SocketAddr,
@@ -25,12 +25,13 @@ use topology::{NodeId, Snapshot};
 
 use crate::{
     Config, Edge,
-    accept::access::{self, Access},
+    accept::documents::Documents,
     accept::handover::{self, Name, Predecessor, Successor},
     accept::listener,
     accept::tls::{self, Tls},
     accept::workers::Workers,
     metrics::Metrics,
+    texts,
 };
 
 /// The part of readiness that says whether there is a plan.
@@ -61,8 +62,8 @@ pub async fn run(process: Process, options: Options, config: Config) -> anyhow::
     tasks.await?.run(grace).await
 }
 
-/// Asks for as many open files as the system allows: a session takes two, and the usual soft limit of 1,024 is from a time
-/// of `select`.
+/// Asks for as many open files as the system allows: a session takes two, and the usual soft limit of 1,024 comes from the times of
+/// `select`.
 fn raise_open_files() {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
@@ -70,24 +71,24 @@ fn raise_open_files() {
         ..limit
     };
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
-        tracing::warn!(%error, "cannot raise the limit on open files");
+        tracing::warn!(%error, "{}", texts::OPEN_FILES_FIXED);
     }
 }
 
-/// Descriptors that are for nobody's connection: listening sockets, probes, control planes, the event loops, files, and idle
+/// Descriptors beside the connections of devices: listening sockets, probes, control planes, the event loops, files, and pooled
 /// connections to stacks.
 const FILES_RESERVED: u64 = 256;
 
-/// Connections that the open files of this process are enough for: each may need another one to a region. An edge that accepts
-/// more runs out in the middle of what it has accepted, and can reach no region.
+/// The number of connections for which the open files of this process suffice: each may need a second one to a region. An edge that
+/// accepts more cannot reach a region for those that it accepted.
 fn connections_allowed(files: Option<u64>, wanted: usize) -> usize {
     let Some(files) = files else { return wanted };
-    // Of very few a part is reserved, so that there is an edge at all.
+    // With very few files only a part is reserved, so that the edge can serve at all.
     let free = files - FILES_RESERVED.min(files / 4);
     wanted.min(usize::try_from(free / 2).unwrap_or(usize::MAX)).max(1)
 }
 
-/// No more connections are accepted than there are open files for.
+/// Lowers the limit on connections to the number for which there are open files.
 fn clamp_connections(config: &mut Config) {
     let files = getrlimit(Resource::Nofile).current;
     let limits = &mut config.limits;
@@ -96,12 +97,7 @@ fn clamp_connections(config: &mut Config) {
         connections_allowed(files, limits.connections_max),
     );
     if allowed < configured {
-        tracing::warn!(
-            configured,
-            allowed,
-            open_files = files,
-            "limits.connections_max is more than the open files allow, so fewer are accepted; raise LimitNOFILE or ulimit -n"
-        );
+        tracing::warn!(configured, allowed, open_files = files, "{}", texts::OPEN_FILES_TOO_FEW);
     }
     limits.connections_max = allowed;
     limits.sessions_max = limits.sessions_max.min(allowed);
@@ -136,10 +132,7 @@ pub async fn start(
     }
     let to_stacks = identity.clone().filter(|_| proves_to_stacks);
     if to_stacks.is_none() {
-        tracing::warn!(
-            "this edge takes for a stack whoever answers at its address, and talks to it in plain text; give it and the stacks the section \
-             [identity] (docs/security.md)"
-        );
+        tracing::warn!("{}", texts::NO_IDENTITY);
     }
     registry.register_collector(Box::new(identity::Expiry(identity.clone())));
     metrics.connections_max(config.limits.connections_max);
@@ -149,19 +142,19 @@ pub async fn start(
     for path in config.auth.paths() {
         *path = folder.join(&*path);
     }
-    let access = Access::load(&config.auth, &state_dir, metrics.clone())?;
+    let documents = Documents::load(&config.auth, &state_dir, metrics.clone())?;
     let edge = Arc::new(
         Edge::new(config, metrics)
-            .with_access(access)
+            .with_access(documents.as_ref().map(Documents::access))
             .with_identity(to_stacks.clone()),
     );
     let workers = Workers::start(&edge).context("cannot start the threads that serve devices")?;
     let node = NodeId::from(&edge.id);
     let mut tasks = Tasks::new();
     let stop = tasks.stop_token();
-    // Set when the last session has left: what serves the sessions stops after them.
+    // Cancelled when the last session has left: the tasks that serve sessions stop after it.
     let left = CancellationToken::new();
-    // Set when the last session has left, or another process does the rest.
+    // Cancelled when the last session has left, or a successor took over.
     let succeeded = left.child_token();
     let readiness = Readiness::default();
     readiness.set(READINESS, false);
@@ -258,11 +251,13 @@ pub async fn start(
         Ok(())
     });
 
-    let (devices, stopping) = (edge.clone(), left.clone());
-    tasks.spawn("access", async move {
-        stopping.run_until_cancelled(access::follow(devices)).await;
-        Ok(())
-    });
+    if let Some(documents) = documents {
+        let (devices, stopping) = (edge.clone(), left.clone());
+        tasks.spawn("access", async move {
+            stopping.run_until_cancelled(documents.follow(devices)).await;
+            Ok(())
+        });
+    }
 
     let (watched, stopping) = (edge.clone(), left.clone());
     tasks.spawn("memory", async move {
@@ -288,8 +283,9 @@ pub async fn start(
             }
             sockets.push(listener.to_hand_over()?);
         }
-        // Said here because the other tasks end with this one, and any of them may be found first.
-        announce(&purposes).inspect_err(|error| tracing::error!("cannot announce: {error:#}"))?;
+        // Logged here: the other tasks end with this one, and the process reports only the first that ended.
+        announce(&purposes)
+            .inspect_err(|error| tracing::error!(error = format!("{error:#}"), "{}", texts::CANNOT_ANNOUNCE))?;
         let ends = stop.clone();
         let metrics = edge.metrics.clone();
         serves.cancel();
@@ -310,28 +306,28 @@ pub async fn start(
             successor
         };
         listener::serve(edge, workers, listeners, readiness, stop, handed_over).await;
-        // It ends as it should, whoever asked for it.
+        // The process ends in order, whether it was told to stop or relieved.
         ends.cancel();
         Ok(())
     });
     Ok(tasks)
 }
 
-/// Tells the edge before this one that devices are accepted here, and watches it go.
+/// Tells the predecessor that this edge accepts devices, and waits until it ends.
 async fn relieve(predecessor: Predecessor, metrics: &Metrics) {
     let counted = predecessor.relieve(|sessions| metrics.predecessor(sessions)).await;
     match counted {
-        Ok(()) => tracing::info!("the edge before this one is gone"),
-        Err(error) => tracing::warn!("the edge before this one was not told that it can go: {error:#}"),
+        Ok(()) => tracing::info!("the predecessor of this edge ended"),
+        Err(error) => tracing::warn!(error = format!("{error:#}"), "{}", texts::PREDECESSOR_NOT_TOLD),
     }
 }
 
-/// Waits for a successor. An edge that cannot be taken over serves all the same.
+/// Waits for a successor. An edge that cannot offer its sockets serves all the same.
 async fn hand_over(state_dir: &Path, sockets: Vec<(Name, OwnedFd)>) -> Successor {
     match handover::offer(state_dir, sockets).await {
         Ok(successor) => successor,
         Err(error) => {
-            tracing::warn!("this edge cannot be taken over: {error:#}");
+            tracing::warn!(error = format!("{error:#}"), "{}", texts::CANNOT_HAND_OVER);
             std::future::pending().await
         }
     }
@@ -358,7 +354,7 @@ async fn apply_plans(edge: &Edge, mut snapshots: watch::Receiver<Option<Arc<Snap
     }
 }
 
-/// Keeps saying for how long the plan in force may have been out of date.
+/// Reports again and again for how long the plan in force may have been out of date.
 async fn tell_staleness(contact: &Contact, metrics: &Metrics) {
     let mut tick = tokio::time::interval(Duration::from_secs(1));
     loop {
@@ -367,7 +363,7 @@ async fn tell_staleness(contact: &Contact, metrics: &Metrics) {
     }
 }
 
-/// Takes what the probes of each tick saw. Those of an edge that was late itself are no evidence: they say what it waited for.
+/// Takes the results of each tick's probes. Those of an edge that was late itself prove nothing: they measure its own lateness.
 async fn take_probes(edge: &Edge, mut probed: watch::Receiver<Probed>) {
     while probed.changed().await.is_ok() {
         if !edge.lag.is_late_for(PROBE_LIMIT) {
@@ -388,8 +384,8 @@ async fn claim_admin(address: SocketAddr, predecessor: Option<&mut Predecessor>)
     listener.with_context(|| format!("cannot listen on {address} for metrics and health"))
 }
 
-/// The administrative listener. Unlike those of processes that hold no sessions it outlives the stop signal: a draining
-/// edge is looked at most. It begins with the first of the tokens, ends with the second, and its task with the third.
+/// The administrative listener. It outlives the stop signal, unlike that of a process without sessions: operators look most at an edge
+/// that drains. It begins with the first token, ends with the second, and its task ends with the third.
 fn serve_admin(
     tasks: &mut Tasks,
     edge: &Arc<Edge>,
@@ -420,7 +416,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_more_is_accepted_than_there_are_open_files_for() {
+    fn an_edge_accepts_only_connections_for_which_it_has_open_files() {
         for (files, wanted, allowed) in [
             (None, 9_000, 9_000),
             (Some(20_000), 9_000, 9_000),

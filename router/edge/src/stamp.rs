@@ -19,7 +19,7 @@ pub struct Stamp {
 }
 
 impl Stamp {
-    /// For a request that says this of itself.
+    /// The stamp of a request with this id and from this origin.
     pub fn of(cors: &Cors, id: Option<&[u8]>, origin: Option<&[u8]>) -> Self {
         let origin = origin.filter(|_| cors.is_on());
         Self {
@@ -28,13 +28,13 @@ impl Stamp {
         }
     }
 
-    /// For a request that is refused for its head.
+    /// The stamp of a request that the edge refuses for its head.
     pub fn of_head(cors: &Cors, head: &Head) -> Self {
         let id_and_origin = head.values([REQUEST_ID, "origin"]);
         id_and_origin.map_or_else(Self::blank, |[id, origin]| Self::of(cors, id, origin))
     }
 
-    /// For a request that could not be read.
+    /// The stamp of a request that the edge could not read.
     pub fn blank() -> Self {
         RequestId::random().into()
     }
@@ -50,7 +50,7 @@ impl Stamp {
         if !cors.is_on() {
             return;
         }
-        // Also without an origin: a cache must not give one page the answer for another.
+        // Also without an origin: a cache must not give a page the answer to another origin.
         line("Vary", "Origin");
         if let Some(origin) = &self.origin {
             line("Access-Control-Allow-Origin", origin);
@@ -78,7 +78,7 @@ impl Stamp {
 }
 
 impl From<RequestId> for Stamp {
-    /// For the opening of a session, which no browser asks on behalf of a page.
+    /// The stamp of a session's opening, which needs no permission of CORS.
     fn from(id: RequestId) -> Self {
         Self { id, origin: None }
     }
@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn without_pages_nothing_is_said_to_browsers() {
+    fn without_allowed_pages_an_answer_has_no_headers_for_browsers() {
         let mut head = Vec::new();
         let stamp = Stamp::of(&Cors::default(), Some(b"one"), Some(b"https://app.example"));
         stamp.write(&Cors::default(), &mut head);

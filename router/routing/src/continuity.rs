@@ -81,7 +81,7 @@ impl Budget {
     }
 
     /// The bytes that are left.
-    pub fn left(&self) -> usize {
+    pub fn remaining(&self) -> usize {
         self.left.load(Ordering::Relaxed)
     }
 
@@ -195,7 +195,7 @@ struct Last {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Handover {
     /// The resume message, without a frame around it.
-    pub word: Vec<u8>,
+    pub message: Vec<u8>,
     /// The messages of the device that follow, as the device sent them.
     pub replay: Vec<u8>,
     /// Whether the rest of the device's unfinished message must not follow, because its beginning is lost.
@@ -292,7 +292,7 @@ impl Continuity {
             // The next region would take the rest of the turn for another turn.
             self.log.forget_whole();
         }
-        let word = wire::Message::Resume(Resume {
+        let message = wire::Message::Resume(Resume {
             // `base` may have grown, because messages were forgotten above.
             first: self.log.base + u64::from(skips_rest),
             consumed: last.consumed,
@@ -303,7 +303,7 @@ impl Continuity {
         self.attempts += 1;
         self.attempts_of_turn += 1;
         Some(Handover {
-            word: word.to_bytes(),
+            message: message.to_bytes(),
             replay: self.log.bytes.iter().copied().collect(),
             skips_rest,
             is_broken,

@@ -2,12 +2,17 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Deserializer};
+use topology::document::Span;
+
 /// The limits by which an edge chooses among regions and stacks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Policy {
     /// Consecutive failures that eject a stack, at least 1.
     pub failures_in_a_row: u32,
     /// Length of the window over which successes are counted.
+    #[serde(deserialize_with = "duration")]
     pub window: Duration,
     /// A stack is ejected when a smaller percentage of its attempts in the window succeeds.
     pub success_percent_min: u8,
@@ -16,19 +21,23 @@ pub struct Policy {
     /// At most this percentage of all stacks, but at least one stack, is ejected for its success rate at the same time.
     pub ejected_percent_max: u8,
     /// Length of a first ejection. The second in a row takes twice as long, the third three times.
+    #[serde(deserialize_with = "duration")]
     pub ejection: Duration,
     /// Longest ejection.
+    #[serde(deserialize_with = "duration")]
     pub ejection_max: Duration,
     /// If more than this percentage of the regions in use, or of the stacks of a region, is ejected, the edge ignores
     /// the ejections: the fault is then probably at this edge.
     pub panic_percent: u8,
     /// Time over which an ejected stack gets its sessions back.
+    #[serde(deserialize_with = "duration")]
     pub slow_start: Duration,
     /// Percentage of its sessions that a stack gets first after an ejection.
     pub slow_start_percent: u8,
     /// A stack counts as full from this percentage of its limits.
     pub full_percent: u8,
     /// Longest age of a load report that counts.
+    #[serde(deserialize_with = "duration")]
     pub load_age_max: Duration,
 }
 
@@ -67,4 +76,8 @@ impl Default for Policy {
     fn default() -> Self {
         Self::DEFAULT
     }
+}
+
+fn duration<'de, D: Deserializer<'de>>(written: D) -> Result<Duration, D::Error> {
+    Span::deserialize(written).map(|span| span.0)
 }

@@ -1,5 +1,5 @@
-//! The devices: sessions that are opened, talk at a steady pace or are silent, and notice when they are closed. They run in
-//! processes of their own, `bench-edge clients`, because a process may have 20,000 open files here.
+//! The devices: they open sessions, talk at a steady pace or are silent, and notice when a session closes. They run in processes of
+//! their own, `bench-edge clients`, because a process may have 20,000 open files here.
 
 use std::{
     collections::BTreeMap,
@@ -28,8 +28,8 @@ use crate::{
     wire::{self, CLOSE, Frames, PAYLOAD_BYTES},
 };
 
-/// Where ports of devices with an address of their own begin. Below those that the kernel deals out: whoever binds one of these,
-/// to whatever address, takes it from the proxies, which leave the choice of theirs to the kernel.
+/// The first port of devices with an address of their own. It lies below the ports that the kernel chooses from: a bound one of those,
+/// at any address, would be missing for the proxies, which leave the choice of theirs to the kernel.
 const FIRST_PORT: u16 = 12_000;
 
 /// A connection, plain or TLS.
@@ -39,46 +39,43 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 /// An order to the process that plays the devices.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) enum Order {
-    /// Open this many sessions, all at once or this many at a time.
+    /// Open sessions.
     Open {
-        /// The proxy.
         to: SocketAddr,
-        /// Where they come from: an address of their own has 20,000 ports, one for each.
+        /// The devices' address: one of their own has 20,000 ports, one for each session.
         from: IpAddr,
-        /// How many.
         sessions: usize,
-        /// So many at a time.
+        /// Sessions that open at the same time.
         at_once: usize,
-        /// With TLS, trusting the certificate in this file.
+        /// The file of the certificate that the devices trust; none for plain TCP.
         trusting: Option<PathBuf>,
     },
-    /// Every session says this many frames, one each `every_ms`.
+    /// Send this many frames in every session, one each `every_ms`.
     Talk {
-        /// Frames of each session.
         frames: u64,
         /// Time between two of them.
         every_ms: u64,
     },
-    /// Say how it stands.
+    /// Report the counts.
     Look,
-    /// Hang up.
+    /// Close all sessions.
     Close,
 }
 
-/// How it stands.
+/// The counts of the devices of one process.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Standing {
+pub(crate) struct Counts {
     /// Sessions that are open.
     pub(crate) open: u64,
     /// Sessions that could not be opened.
     pub(crate) failed: u64,
-    /// Sessions that were closed from the other side.
+    /// Sessions that the other side closed.
     pub(crate) closed: u64,
-    /// Frames said.
+    /// Sent frames.
     pub(crate) sent: u64,
-    /// Frames heard.
+    /// Received frames.
     pub(crate) received: u64,
-    /// Why sessions failed or were closed, and how many.
+    /// The number of failed or closed sessions, by reason.
     pub(crate) why: BTreeMap<String, u64>,
 }
 
@@ -104,8 +101,8 @@ impl Shared {
         *reasons.entry(why).or_default() += 1;
     }
 
-    fn standing(&self) -> Standing {
-        Standing {
+    fn counts(&self) -> Counts {
+        Counts {
             open: self.open.load(Relaxed),
             failed: self.failed.load(Relaxed),
             closed: self.closed.load(Relaxed),
@@ -122,7 +119,7 @@ struct Pace {
     every: Duration,
 }
 
-/// All devices of this process.
+/// The devices of this process.
 pub(crate) struct Devices {
     shared: Arc<Shared>,
     pace: watch::Sender<Pace>,
@@ -131,7 +128,6 @@ pub(crate) struct Devices {
 }
 
 impl Devices {
-    /// None yet.
     pub(crate) fn new() -> Self {
         Self {
             shared: Arc::default(),
@@ -141,8 +137,8 @@ impl Devices {
         }
     }
 
-    /// Does as told, and says how it stands then.
-    pub(crate) async fn obey(&mut self, order: Order) -> Standing {
+    /// Carries an order out, and returns the counts after it.
+    pub(crate) async fn obey(&mut self, order: Order) -> Counts {
         match order {
             Order::Open {
                 to,
@@ -158,7 +154,7 @@ impl Devices {
                 *self = Self::new();
             }
         }
-        self.shared.standing()
+        self.shared.counts()
     }
 
     async fn open(&mut self, to: SocketAddr, from: IpAddr, sessions: usize, at_once: usize, trusting: Option<&Path>) {
@@ -188,7 +184,7 @@ impl Devices {
                 }
             });
         }
-        // All places free again: every session is open or has failed.
+        // Every permit is free again, so every session is open or has failed.
         let _ = places.acquire_many(u32::try_from(at_once).unwrap_or(u32::MAX)).await;
     }
 
@@ -207,7 +203,7 @@ type Tls = (TlsConnector, ServerName<'static>);
 async fn connect(to: SocketAddr, from: SocketAddr, tls: Option<Tls>) -> std::io::Result<(Box<dyn Io>, Frames)> {
     let socket = TcpSocket::new_v4()?;
     if from.ip() != IpAddr::from(Ipv4Addr::LOCALHOST) {
-        // Connections of an earlier run may not be forgotten yet.
+        // The kernel may still remember connections of an earlier run.
         socket.set_reuseaddr(true)?;
         socket.bind(from)?;
     }
@@ -236,8 +232,8 @@ async fn connect(to: SocketAddr, from: SocketAddr, tls: Option<Tls>) -> std::io:
     Ok((io, frames))
 }
 
-/// One session until it is closed from the other side; why it was. `place` in 0..1 is its place between two frames: devices
-/// do not speak in step.
+/// Runs one session until the other side closes it, and returns the reason. `place` in 0..1 is the time of its frames between those of
+/// the first session: devices do not speak in step.
 async fn converse(
     mut io: Box<dyn Io>,
     mut frames: Frames,
@@ -273,7 +269,7 @@ async fn converse(
                 let Pace { frames, every } = *pace.borrow_and_update();
                 left = frames;
                 ticks = interval_at(Instant::now() + every.mul_f64(place), every);
-                // The pace is what was asked for, also when the machine is late.
+                // Keeps the ordered pace even when the machine is late.
                 ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
             }
             _ = ticks.tick(), if left > 0 => {

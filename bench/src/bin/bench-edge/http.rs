@@ -1,16 +1,16 @@
-//! HTTP requests: processor time of a proxy for each, small answers over connections that are kept.
+//! HTTP requests: a proxy's processor time for one, with small answers over open connections.
 
 use anyhow::{Context as _, bail};
 use tokio::process::Command;
 
 use crate::proxies::{Over, Proxy};
 
-/// Long enough that a hundredth of a second, the unit of processor time, is a percent or less.
+/// Long enough that the unit of processor time, a hundredth of a second, is at most a percent.
 const SECONDS: u32 = 2;
 /// Enough to keep a proxy busy on every core, and few enough that none of them queues.
 const CONNECTIONS: usize = 64;
 
-/// A second or two of the fastest.
+/// The requests of one measurement: a second or two of the fastest proxy.
 const HTTP2_REQUESTS: usize = 40_000;
 
 /// The figures of one run.
@@ -21,7 +21,7 @@ pub(crate) struct Load {
     pub(crate) per_second: f64,
 }
 
-/// Asks a proxy for a small answer as fast as it gives them.
+/// Sends requests for small answers as fast as the proxy answers.
 pub(crate) async fn measure(proxy: &Proxy, over: Over) -> anyhow::Result<Load> {
     // The first second fills pools of connections and caches.
     wrk(proxy, over, 1).await?;
@@ -34,7 +34,7 @@ pub(crate) async fn measure(proxy: &Proxy, over: Over) -> anyhow::Result<Load> {
     })
 }
 
-/// Asks a proxy for the same over HTTP/2 and TLS; processor time of a request, in microseconds.
+/// Sends the same over HTTP/2 and TLS. Returns the processor time of a request, in microseconds.
 pub(crate) async fn measure_http2(proxy: &Proxy) -> anyhow::Result<f64> {
     h2load(proxy, HTTP2_REQUESTS / 10).await?;
     let before = proxy.cpu()?;
@@ -43,7 +43,7 @@ pub(crate) async fn measure_http2(proxy: &Proxy) -> anyhow::Result<f64> {
     Ok(used.as_secs_f64() * 1e6 / HTTP2_REQUESTS as f64)
 }
 
-/// Every request has to be answered well.
+/// Fails unless every request got a good answer.
 async fn h2load(proxy: &Proxy, requests: usize) -> anyhow::Result<()> {
     let output = Command::new("h2load")
         .args(["-t", "1", "-c", "16", "-m", "4", "-n", &requests.to_string()])
@@ -63,7 +63,7 @@ fn all_succeeded(said: &str, requests: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Number of requests answered well; one that was not is an error.
+/// The number of requests with a good answer. Fails for any other answer.
 async fn wrk(proxy: &Proxy, over: Over, seconds: u32) -> anyhow::Result<f64> {
     let scheme = match over {
         Over::Plain => "http",

@@ -1,12 +1,12 @@
-//! Measures the edge beside nginx and HAProxy: the same machine, the same stack behind them, the same load, runs that take
-//! turns. Processor time and memory of the proxies, bursts, many sessions held, and what becomes of sessions when their
-//! region is killed or freezes. Writes docs/benchmarks/edge.json and a section of docs/benchmarks.md: `make bench-edge`.
+//! Measures the edge beside nginx and HAProxy: on the same machine, with the same stack and load, in runs that take turns. It measures
+//! processor time and memory of the proxies, bursts, many sessions at once, and the fate of sessions whose region is killed or freezes. Writes docs/benchmarks/edge.json and a section of docs/benchmarks.md: `make bench-edge`.
 //!
-//! Everything is on loopback and on the same cores, so what is compared is what a proxy costs, not how fast it is.
+//! Everything is on loopback and on the same cores, so the bench compares the cost of the proxies, not their speed.
 
 mod clients;
-mod crew;
+mod helpers;
 mod http;
+mod open_files;
 mod proxies;
 mod regions;
 mod report;
@@ -22,15 +22,15 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use bench::{docs, write};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::{
-    crew::Upstream,
+    helpers::Upstream,
+    open_files::raise_open_files,
     proxies::{Kind, Over, Place, Proxy},
     regions::{Fault, Scene},
     report::Bench,
     tls::Certificate,
-    upstream::Manner,
+    upstream::Behaviour,
 };
 
 /// Runs of each measurement; medians are reported.
@@ -51,7 +51,7 @@ struct Arguments {
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     let result = match arguments.next() {
-        Some(role) if role == crew::UPSTREAM || role == crew::CLIENTS => crew::play(&role),
+        Some(role) if role == helpers::UPSTREAM || role == helpers::CLIENTS => helpers::play(&role),
         first => tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -83,17 +83,6 @@ fn arguments(mut arguments: impl Iterator<Item = String>) -> anyhow::Result<Argu
         bail!("there is no part \"{unknown}\"; there are {}", PARTS.join(", "));
     }
     Ok(read)
-}
-
-/// Asks for as many open files as the system allows.
-fn raise_open_files() {
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: limit.maximum,
-        ..limit
-    };
-    // A proxy that lacks open files says so itself.
-    let _ = setrlimit(Resource::Nofile, raised);
 }
 
 async fn run(words: impl Iterator<Item = String>) -> anyhow::Result<()> {
@@ -151,7 +140,7 @@ impl Stage {
         Ok(())
     }
 
-    /// All proxies at once: those that are not measured are idle.
+    /// Starts all proxies at once: the others are idle while one is measured.
     async fn proxies(&self, stack: &Upstream) -> anyhow::Result<Vec<(Kind, Proxy)>> {
         let mut proxies = Vec::new();
         for kind in Kind::ALL {
@@ -161,7 +150,7 @@ impl Stage {
     }
 
     async fn http(&self, bench: &mut Bench) -> anyhow::Result<()> {
-        let stack = Upstream::start(Manner::Usual).await?;
+        let stack = Upstream::start(Behaviour::Usual).await?;
         let proxies = self.proxies(&stack).await?;
         for run in 1..=self.runs {
             for over in [Over::Plain, Over::Tls] {
@@ -190,8 +179,8 @@ impl Stage {
 
     async fn frames(&self, bench: &mut Bench) -> anyhow::Result<()> {
         let (stack, keeping) = (
-            Upstream::start(Manner::Usual).await?,
-            Upstream::start(Manner::Keeping).await?,
+            Upstream::start(Behaviour::Usual).await?,
+            Upstream::start(Behaviour::Keeping).await?,
         );
         let proxies = self.proxies(&stack).await?;
         let kept = Proxy::start(Kind::Meridian, &[keeping.address], &self.place.within("keeping")).await?;
@@ -218,8 +207,8 @@ impl Stage {
 
     async fn idle(&self, bench: &mut Bench) -> anyhow::Result<()> {
         let (stack, keeping) = (
-            Upstream::start(Manner::Usual).await?,
-            Upstream::start(Manner::Keeping).await?,
+            Upstream::start(Behaviour::Usual).await?,
+            Upstream::start(Behaviour::Keeping).await?,
         );
         for run in 1..=self.runs {
             for over in [Over::Plain, Over::Tls] {
@@ -241,11 +230,11 @@ impl Stage {
         Ok(())
     }
 
-    /// Peers behave the same in every run, so they are measured once.
+    /// The peers behave the same in every run, so the bench measures them once.
     async fn burst(&self, bench: &mut Bench) -> anyhow::Result<()> {
         for run in 1..=self.runs {
             for kind in Kind::ALL.into_iter().filter(|kind| run == 1 || *kind == Kind::Meridian) {
-                for manner in [Manner::Usual, Manner::Eager] {
+                for manner in [Behaviour::Usual, Behaviour::Eager] {
                     let burst = sessions::burst(kind, manner, &self.place).await?;
                     let (kind, sessions, wrong) = (kind.as_str(), burst.sessions, burst.wrong);
                     self.say(&format!(
@@ -272,8 +261,8 @@ impl Stage {
         Ok(())
     }
 
-    /// Every run has a world of its own, so that none remembers what happened to the one before. What peers do is the same
-    /// every time, and is looked at once.
+    /// Every run has a world of its own, which remembers nothing of the one before. The peers behave the same in every run, so the bench
+    /// measures them once.
     async fn regions(&self, bench: &mut Bench) -> anyhow::Result<()> {
         let utterances = regions::utterances();
         for run in 1..=self.runs {

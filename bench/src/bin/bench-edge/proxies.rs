@@ -1,5 +1,5 @@
-//! The proxies that are compared: each started with a configuration of its own in a folder of its own, and looked at from
-//! outside, through /proc.
+//! The proxies of the comparison. Each starts with its own configuration in its own folder; the bench measures it from outside,
+//! through /proc.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,20 +27,18 @@ use topology::{
 
 use crate::tls::Certificate;
 
-/// The proxy that is measured.
+/// The kind of a proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Kind {
-    /// Ours.
+    /// The edge.
     Meridian,
-    /// nginx.
     Nginx,
-    /// HAProxy.
     Haproxy,
 }
 
 impl Kind {
-    /// All of them, in the order of the tables.
+    /// All kinds, in the order of the tables.
     pub(crate) const ALL: [Self; 3] = [Self::Meridian, Self::Nginx, Self::Haproxy];
 
     /// Its name in tables and files.
@@ -53,26 +51,22 @@ impl Kind {
     }
 }
 
-/// How devices connect.
+/// The transport between devices and a proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Over {
-    /// Plain TCP.
     Plain,
-    /// TLS.
     Tls,
 }
 
-/// Where proxies have their files, and the certificate they show.
+/// The folder of the proxies' files, and the certificate that they show.
 #[derive(Debug, Clone)]
 pub(crate) struct Place {
-    /// Exists.
     pub(crate) folder: PathBuf,
-    /// Shown by all.
     pub(crate) certificate: Certificate,
 }
 
 impl Place {
-    /// A folder of this one, for a second proxy of a kind.
+    /// A folder inside of this one, for a second proxy of a kind.
     pub(crate) fn within(&self, name: &str) -> Self {
         Self {
             folder: self.folder.join(name),
@@ -95,14 +89,14 @@ pub(crate) struct Proxy {
     /// The certificate that devices trust.
     trusted: PathBuf,
     processes: Group,
-    /// The edge ends when this does.
+    /// Dropping this ends the edge.
     _supervision: Option<ChildStdin>,
 }
 
-/// The processes of a proxy, in a group of their own. nginx's master starts workers, which go on when it is killed: so all of
-/// them are ended at once, however the bench leaves.
+/// The processes of a proxy, in a group of their own. nginx's workers survive the death of their master, so dropping this ends the whole
+/// group, however the bench ends.
 struct Group {
-    /// Its number is that of the group too, and nobody else's while nobody has waited for it.
+    /// The leader. Its id is also that of the group, and stays its own until something waits for it.
     leader: Child,
 }
 
@@ -115,35 +109,35 @@ impl Group {
     fn signal(&self, signal: Signal) {
         let leader = self.leader.id().and_then(|pid| Pid::from_raw(pid.cast_signed()));
         if let Some(group) = leader {
-            // An error means that all of them are gone.
+            // An error means that all processes have ended.
             let _ = kill_process_group(group, signal);
         }
     }
 }
 
 impl Drop for Group {
-    /// A leader that was waited for is over, with all that it started, and its number may be that of another by now: it has none.
+    /// The id of the group; none after a wait for the leader, because the kernel may have given the id to another process.
     fn drop(&mut self) {
         self.signal(Signal::KILL);
     }
 }
 
-/// Connections of devices a proxy takes: two descriptors each, of the 20,000 that a process commonly has.
+/// Most connections of devices at one proxy: each takes two descriptors, of the 20,000 that a process commonly has.
 pub(crate) const CONNECTIONS_MAX: usize = 9_900;
-/// A proxy that does not listen after this time will not.
+/// Longest wait for a proxy to listen.
 const READY_TIMEOUT: Duration = Duration::from_secs(10);
-/// A proxy that was asked to stop has no reason to take longer.
+/// Longest wait for a proxy to stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// Ticks of the times in /proc/PID/stat: 100 a second on every Linux of today (`getconf CLK_TCK`).
 const TICKS_PER_SECOND: f64 = 100.0;
 
 impl Proxy {
-    /// Starts a proxy in front of these stacks: the first takes everything, the others what it cannot.
+    /// Starts a proxy in front of these stacks. The first takes every session; the others are its backups.
     pub(crate) async fn start(kind: Kind, stacks: &[SocketAddr], place: &Place) -> anyhow::Result<Self> {
         Self::start_at(kind, free_address()?, stacks, place).await
     }
 
-    /// The same, at an address of one's choice.
+    /// The same at a given address.
     pub(crate) async fn start_at(
         kind: Kind,
         address: SocketAddr,
@@ -156,7 +150,7 @@ impl Proxy {
             tls: free_address()?,
             certificate: &place.certificate,
         };
-        // An edge would go on with the plan of the one before it.
+        // Without this the edge would go on with the plan of an earlier one.
         if folder.exists() {
             std::fs::remove_dir_all(folder)?;
         }
@@ -195,7 +189,7 @@ impl Proxy {
         Ok(())
     }
 
-    /// Where devices connect.
+    /// The address to which devices connect.
     pub(crate) fn address(&self, over: Over) -> SocketAddr {
         match over {
             Over::Plain => self.plain,
@@ -218,7 +212,7 @@ impl Proxy {
         std::iter::once(pid).chain(children).collect()
     }
 
-    /// Processor time it has used so far, in its own code and in the kernel for it.
+    /// The processor time that it has used so far, in user space and in the kernel.
     pub(crate) fn cpu(&self) -> anyhow::Result<Duration> {
         let mut ticks = 0;
         for pid in self.pids() {
@@ -228,37 +222,37 @@ impl Proxy {
         Ok(Duration::from_secs_f64(ticks as f64 / TICKS_PER_SECOND))
     }
 
-    /// Memory of its own that it has touched, in KiB: without programs, libraries and the kernel's part.
+    /// Its anonymous resident memory in KiB: without programs, libraries and the kernel's part.
     pub(crate) fn anonymous_kib(&self) -> anyhow::Result<f64> {
         let memory = self.pids().into_iter().map(|pid| memory_kib(pid, "RssAnon:"));
         memory.sum::<Option<f64>>().context("a process of the proxy is gone")
     }
 
-    /// Stops it and waits until it is gone.
+    /// Stops it and waits for its end.
     pub(crate) async fn stop(mut self) {
-        // An edge drains first, which takes as long as it is told to; nobody is left to be told anything.
+        // An edge would drain first, for as long as it is configured, and no session is left here.
         let signal = match self.kind {
             Kind::Meridian => Signal::KILL,
             Kind::Nginx | Kind::Haproxy => Signal::TERM,
         };
         self.processes.signal(signal);
-        // A process that does not end in time is killed as this is dropped.
+        // Dropping this kills a process that does not end in time.
         let _ = tokio::time::timeout(STOP_TIMEOUT, self.processes.leader.wait()).await;
     }
 }
 
-/// User and system time: the 14th and 15th field, counted behind the name, which may hold anything.
+/// User and system time: the 14th and 15th field, counted behind the name, which may have spaces.
 fn cpu_ticks(stat: &str) -> Option<u64> {
     let (_, fields) = stat.rsplit_once(") ")?;
     let mut times = fields.split(' ').skip(11);
     Some(times.next()?.parse::<u64>().ok()? + times.next()?.parse::<u64>().ok()?)
 }
 
-/// An address below the ephemeral ports, so that nobody's outgoing connection takes it before the proxy does.
+/// An address below the ephemeral ports, so that no outgoing connection takes it before the proxy does.
 pub(crate) fn free_address() -> anyhow::Result<SocketAddr> {
     use std::sync::atomic::{AtomicU16, Ordering};
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    // Benches that run side by side begin elsewhere.
+    // Benches that run side by side begin at different ports.
     let begin = 18_000 + u16::try_from(std::process::id() % 1_000).unwrap_or_default() * 10;
     for _ in 0..1_000 {
         let port = begin + NEXT.fetch_add(1, Ordering::Relaxed) % 4_000;
@@ -270,7 +264,7 @@ pub(crate) fn free_address() -> anyhow::Result<SocketAddr> {
     bail!("no free port on loopback")
 }
 
-/// With a plan on disk an edge needs no control plane; with each stack a region of its own it has somewhere to go.
+/// Writes a plan to disk, so that the edge needs no control plane. Each stack is a region of its own, so that sessions can move.
 fn edge(listen: &Listen<'_>, stacks: &[SocketAddr], folder: &Path) -> anyhow::Result<Command> {
     let program = world::settings::default_binaries_dir().join("meridian-edge");
     if !program.is_file() {
@@ -305,7 +299,7 @@ fn edge(listen: &Listen<'_>, stacks: &[SocketAddr], folder: &Path) -> anyhow::Re
     Ok(command)
 }
 
-/// All devices of the bench are one client, come at once, and are silent for longer than a device with a heartbeat.
+/// The limits of the bench: all its devices are one client, come at once, and are silent for longer than a device with a heartbeat.
 const LIMITS: &str = "[limits]
 connections_max = 9900
 sessions_max = 9900
@@ -325,7 +319,7 @@ fn plan(address: SocketAddr, stacks: &[SocketAddr]) -> anyhow::Result<Snapshot> 
         .collect();
     let mut text = "zone = \"voice.example\"\n".to_owned();
     for (index, name) in names.iter().enumerate() {
-        // A primary needs a backup, also where the bench has one stack only: one that nobody is at, as it is never asked.
+        // A primary needs a backup, also where the bench has only one stack: this address, which no session ever asks.
         let nobody = SocketAddr::from(([127, 0, 0, 1], 9));
         let stack = stacks.get(index).unwrap_or(&nobody);
         let role = if index == 0 {
@@ -391,8 +385,8 @@ fn plan(address: SocketAddr, stacks: &[SocketAddr]) -> anyhow::Result<Snapshot> 
     })
 }
 
-/// nginx with the settings that both peers get: no log of requests, timeouts that no measurement meets, connections to the stack kept,
-/// and the client's address passed on, as the edge does.
+/// nginx with the settings that both peers get: no log of requests, timeouts that no measurement meets, pooled connections to the stack,
+/// and the client's address in a header, as the edge sends it.
 fn nginx(listen: &Listen<'_>, stacks: &[SocketAddr], folder: &Path) -> anyhow::Result<Command> {
     let mut servers = String::new();
     for (index, stack) in stacks.iter().enumerate() {
@@ -494,11 +488,11 @@ backend stacks
     Ok(command)
 }
 
-/// A program that gets SIGTERM when the bench is killed, and ends its workers then: it knows nothing of supervision.
+/// Starts a program without supervision so that it gets SIGTERM when the bench is killed, and then ends its workers.
 fn dies_with_us(program: &str) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "TERM", program]);
-    // Debian keeps servers where only root looks.
+    // Debian has servers in a folder that only root has in its PATH.
     let path = std::env::var("PATH").unwrap_or_default();
     command.env("PATH", format!("{path}:/usr/sbin:/sbin"));
     command
@@ -516,7 +510,7 @@ mod tests {
         assert_eq!(cpu_ticks(stat), Some(12));
     }
 
-    /// A bench that fails drops what it started. A worker holds the standard output that it inherited for as long as it lives.
+    /// A failing bench drops the proxies that it started. A worker has its inherited standard output open as long as it lives.
     #[tokio::test]
     async fn a_proxy_that_is_dropped_takes_its_workers_along() {
         let mut command = Command::new("sh");

@@ -1,9 +1,9 @@
-//! A region is killed, or freezes, while hundreds talk to it: a whole world of real processes, and the callers count what
-//! they lost. Through the edge, whose sessions go on in another region; and through the peers, in front of the same stack with
-//! another one as its backup.
+//! The bench kills or freezes a region while hundreds of callers talk to it, in a world of real processes, and the callers count
+//! their losses: once through the edge, whose sessions go on in another region, and once through the peers, in front of the same
+//! stack with another one as its backup.
 //!
-//! The stacks hear and speak by script: a sound carries its text and a checksum, as a modem's does. Recognising 500 people at
-//! once is not what is measured and does not fit on two cores; everything else is as in production.
+//! The stacks recognise and speak by script: a sound carries its text and a checksum, as a modem's does. Real recognition of 500 people
+//! at once does not fit on two cores and is not the subject of this bench; everything else is as in production.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -21,44 +21,44 @@ use crate::proxies::{Kind, Over, Place, Proxy};
 
 /// Callers at once.
 pub(crate) const CALLERS: usize = 500;
-/// The region they talk to, the edge near it, and where peers go when it is gone.
+/// The region of the callers, the edge near it, and the region that peers use after its loss.
 const REGION: &str = "us-east";
 const EDGE: &str = "edge-iad";
 const BACKUP: &str = "us-west";
-/// Callers begin to speak spread over this time: people do not speak in step.
+/// Callers begin to speak at times spread over this duration: people do not speak in step.
 const SPREAD: Duration = Duration::from_millis(1_500);
-/// The fault comes this long after the first began. By then all speak, and nobody has finished.
+/// The fault comes this long after the first caller began. By then all speak, and none has finished.
 const FAULT_AFTER: Duration = Duration::from_millis(2_500);
-/// Bytes of a second of audio as devices send it, and of the millisecond to which a stack says how much it heard.
+/// Bytes of a second of the devices' audio, and of a millisecond, the unit in which a stack reports how much it heard.
 const BYTES_PER_MS: usize = 48;
-/// Longest wait for the end of a reply; who waits longer has lost the session. Much longer than a session needs to go on.
+/// Longest wait for the end of a reply, much longer than a session needs to go on. A caller that waits longer has lost the session.
 const LIMIT: Duration = Duration::from_secs(30);
-/// Callers who connect at the same time, before anything is measured.
+/// Callers who connect at the same time, before the measurement.
 const OPEN_AT_ONCE: usize = 50;
 
-/// The way in which the region fails.
+/// The fault of the region.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// SIGKILL: its sockets die.
     Kill,
-    /// SIGSTOP: its sockets stay, and nothing comes from them.
+    /// SIGSTOP: its sockets stay, and send nothing.
     Freeze,
 }
 
 /// The callers after a fault.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Callers {
-    /// How many there were.
+    /// All callers.
     pub(crate) sessions: usize,
-    /// Those whose turn was not answered on the same connection.
+    /// Callers who got no reply to their turn on the same connection.
     pub(crate) lost: usize,
-    /// From the fault to the first word that the session goes on, in milliseconds, of each that went on elsewhere.
+    /// The time from the fault to the notice that the session goes on, in milliseconds, for each session that moved.
     pub(crate) resume_ms: Vec<f64>,
-    /// Bytes of audio: of utterances that the region which answered did not hear, and of replies that callers did not hear.
+    /// Bytes of lost audio: of utterances that the answering region did not hear, and of replies that callers did not hear.
     pub(crate) bytes_lost: usize,
-    /// Bytes of audio that the region or the caller heard twice.
+    /// Bytes of audio that a region or a caller heard twice.
     pub(crate) bytes_duplicated: usize,
-    /// Why sessions were lost, and how many.
+    /// The number of lost sessions, by reason.
     pub(crate) why: BTreeMap<String, usize>,
 }
 
@@ -69,8 +69,7 @@ impl Callers {
     }
 }
 
-/// The utterance of every caller, and at last of the one who calls for reference. Making the sounds takes seconds, so it is
-/// done once.
+/// The utterance of every caller, and last that of the reference caller. The bench makes the sounds once, because that takes seconds.
 pub(crate) fn utterances() -> Arc<Vec<Utterance>> {
     Arc::new(
         (0..=CALLERS)
@@ -79,7 +78,7 @@ pub(crate) fn utterances() -> Arc<Vec<Utterance>> {
     )
 }
 
-/// A world in which hundreds can talk, and a call to another region that went well: what all others should come to.
+/// A world in which hundreds can talk, and a call to another region without a fault, with which the bench compares all others.
 pub(crate) struct Scene {
     world: World,
     place: Place,
@@ -95,7 +94,6 @@ struct Reference {
 }
 
 impl Scene {
-    /// Starts a world.
     pub(crate) async fn set(place: &Place, utterances: &Arc<Vec<Utterance>>) -> anyhow::Result<Self> {
         let mut settings = world::Settings::new(place.folder.join("world"));
         settings.engine = Engine::Scripted;
@@ -123,7 +121,7 @@ impl Scene {
         Ok(scene)
     }
 
-    /// A turn that nothing happens to.
+    /// A turn without a fault.
     async fn reference(&self) -> anyhow::Result<Reference> {
         let mut call = Call::open(self.stack(BACKUP)?, &self.options).await?;
         let utterance = &self.utterances[CALLERS];
@@ -150,7 +148,7 @@ impl Scene {
             .context("the topology of the world has changed")
     }
 
-    /// The region meets its fate while all talk to it through a proxy.
+    /// Plays the fault while all callers talk to the region through a proxy.
     pub(crate) async fn play(&self, kind: Kind, fault: Fault) -> anyhow::Result<Callers> {
         if kind == Kind::Meridian {
             let mut edges = self.world.layout().topology.edges.values();
@@ -167,15 +165,13 @@ impl Scene {
         callers
     }
 
-    /// Brings the region back.
     pub(crate) async fn restore(&self) -> anyhow::Result<()> {
         self.world.restart(REGION).await?;
         Ok(())
     }
 
-    /// Ends the world.
     pub(crate) async fn clear(self) {
-        // A frozen process does not stop when asked.
+        // A frozen process does not handle SIGTERM.
         let _ = self.world.kill(REGION).await;
         self.world.shutdown().await;
     }
@@ -187,7 +183,7 @@ impl Scene {
             .into_iter()
             .collect::<Result<Vec<_>, _>>()
             .context("nothing had happened yet")?;
-        // The peers do not say where a session is; there is one place it can be.
+        // The peers do not report the region of a session, but only one region is possible.
         let elsewhere = calls
             .iter()
             .find(|call| call.region().is_some_and(|region| region != REGION));
@@ -236,7 +232,7 @@ impl Scene {
         callers.bytes_lost += bytes(self.reference.heard.saturating_sub(heard));
         callers.bytes_duplicated += bytes(heard.saturating_sub(self.reference.heard));
         if turn.transcript != words(number) && heard == self.reference.heard {
-            // As long as it should be and something else: none of it can be trusted.
+            // The length is right and the content is not, so none of the audio counts.
             callers.bytes_lost += self.reference.said_bytes;
         }
         let (lost, duplicated) = difference(&self.reference.reply, &turn.reply_audio);
@@ -245,8 +241,8 @@ impl Scene {
     }
 }
 
-/// Samples that are missing in what was heard, and samples that should not be in it: what is left of both when what they
-/// begin with and what they end with in common is taken away.
+/// Missing and surplus samples of a recording: the rest of the expected and of the heard audio after their common beginning and end are
+/// removed.
 fn difference(said: &[i16], heard: &[i16]) -> (usize, usize) {
     let begin = said.iter().zip(heard).take_while(|(said, heard)| said == heard).count();
     let (said, heard) = (&said[begin..], &heard[begin..]);
@@ -259,7 +255,7 @@ fn difference(said: &[i16], heard: &[i16]) -> (usize, usize) {
     (said.len() - end, heard.len() - end)
 }
 
-/// One caller: what came of the sentence, and when the session went on elsewhere.
+/// The result of one caller: the reply, and the time at which the session went on elsewhere.
 async fn talk(
     number: usize,
     mut call: Call,

@@ -1,4 +1,4 @@
-//! Figures: kept raw, reported as medians, written as a table and as JSON.
+//! Figures: stored raw, reported as medians, written as a table and as JSON.
 
 use std::collections::BTreeMap;
 
@@ -11,8 +11,8 @@ use tokio::process::Command;
 use crate::{
     proxies::{Kind, Over},
     regions::{CALLERS, Callers, Fault},
-    sessions::{Burst, Held, MANY},
-    upstream::Manner,
+    sessions::{Burst, HoldResult, MANY},
+    upstream::Behaviour,
 };
 
 /// A figure of every proxy, plain and with TLS, one value a run.
@@ -42,7 +42,7 @@ impl Paired {
         json!(BTreeMap::from(medians))
     }
 
-    /// Peers that need less than we do, and how many times less.
+    /// Peers that need less than the edge, and how many times less.
     fn ahead(&self, over: Over) -> Vec<String> {
         let ours = self.median(over, Kind::Meridian);
         let peers = [Kind::Nginx, Kind::Haproxy].map(|kind| (kind.as_str(), self.median(over, kind)));
@@ -59,14 +59,13 @@ impl Paired {
     }
 }
 
-/// Bursts of all proxies and runs, by proxy and by how the stack behaves.
+/// Bursts of all proxies and runs, by proxy and by the behaviour of the stack.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Bursts(BTreeMap<&'static str, BTreeMap<&'static str, Burst>>);
 
 impl Bursts {
-    /// Adds one.
-    pub(crate) fn add(&mut self, kind: &'static str, manner: Manner, burst: &Burst) {
-        let manner = if manner == Manner::Eager { "eager" } else { "usual" };
+    pub(crate) fn add(&mut self, kind: &'static str, manner: Behaviour, burst: &Burst) {
+        let manner = if manner == Behaviour::Eager { "eager" } else { "usual" };
         let sum = self.0.entry(kind).or_default().entry(manner).or_default();
         sum.sessions += burst.sessions;
         sum.wrong += burst.wrong;
@@ -90,7 +89,6 @@ impl Bursts {
 pub(crate) struct Faults(BTreeMap<&'static str, BTreeMap<Kind, Vec<Callers>>>);
 
 impl Faults {
-    /// Adds a run.
     pub(crate) fn add(&mut self, fault: Fault, kind: Kind, callers: Callers) {
         self.0
             .entry(name(fault))
@@ -166,12 +164,11 @@ pub(crate) struct Bench {
     pub(crate) idle_rss_kb: Paired,
     pub(crate) idle_rss_kb_with_continuity: Vec<f64>,
     pub(crate) bursts: Bursts,
-    pub(crate) held: Vec<Held>,
+    pub(crate) held: Vec<HoldResult>,
     pub(crate) faults: Faults,
 }
 
 impl Bench {
-    /// Nothing yet.
     pub(crate) async fn new(runs: usize) -> anyhow::Result<Self> {
         Ok(Self {
             machine: Machine::this(),
@@ -181,7 +178,7 @@ impl Bench {
                 ("haproxy", version("haproxy").await?),
             ]),
             measured_at_ms: daemon::clock::now(),
-            // Where it lies is nobody's business.
+            // Without the folder, which differs between machines.
             command: std::iter::once("bench-edge".to_owned())
                 .chain(std::env::args().skip(1))
                 .collect::<Vec<_>>()
@@ -201,7 +198,7 @@ impl Bench {
         })
     }
 
-    /// The JSON document: medians by name, and below them what they were made of.
+    /// The JSON document: medians by name, and below them the raw figures.
     pub(crate) fn document(&self) -> Value {
         json!({
             "schema": 1,
@@ -244,7 +241,7 @@ impl Bench {
         })
     }
 
-    /// Where a peer needs less, in one sentence.
+    /// One sentence about the measurements in which a peer needs less.
     fn ahead(&self) -> String {
         let figures = [
             ("an HTTP request", Over::Plain, &self.http_cpu_us),
@@ -418,12 +415,12 @@ impl Bench {
     }
 }
 
-/// Three digits behind the point are more than any of it is worth.
+/// Rounds to three digits behind the point, which is finer than the figures are exact.
 fn rounded(value: f64) -> f64 {
     (value * 1_000.0).round() / 1_000.0
 }
 
-/// Version of a peer, as it says itself: `nginx version: nginx/1.22.1`, `HAProxy version 2.6.12-1 2023/…`.
+/// The version of a peer, as it prints it: `nginx version: nginx/1.22.1`, `HAProxy version 2.6.12-1 2023/…`.
 async fn version(program: &str) -> anyhow::Result<String> {
     let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
     let output = Command::new(program).arg("-v").env("PATH", path).output().await;

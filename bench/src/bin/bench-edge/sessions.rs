@@ -1,4 +1,4 @@
-//! Voice sessions: processor time of a relayed frame, memory of a silent session, bursts, and as many as a machine holds.
+//! Voice sessions: processor time of a relayed frame, memory of a silent session, bursts, and the most sessions of a machine.
 
 use std::{collections::BTreeMap, net::Ipv4Addr, time::Duration};
 
@@ -7,21 +7,21 @@ use futures_util::future::try_join_all;
 use serde::Serialize;
 
 use crate::{
-    clients::{Order, Standing},
-    crew::{Clients, Upstream},
+    clients::{Counts, Order},
+    helpers::{Clients, Upstream},
     proxies::{CONNECTIONS_MAX, Kind, Over, Place, Proxy, free_address},
-    upstream::Manner,
+    upstream::Behaviour,
 };
 
 /// Sessions that talk: few enough that no proxy is saturated, so that all carry the same load.
 const TALKING: usize = 200;
-/// A frame every 20 ms is what a microphone delivers.
+/// A microphone delivers a frame every 20 ms.
 const FRAME_MS: u64 = 20;
 /// Three seconds of speech.
 const FRAMES: u64 = 150;
 /// Sessions that are silent, and sessions of a burst.
 pub(crate) const MANY: usize = 4_000;
-/// Memory that is given back is given back at once; this is for what is still on its way.
+/// A pause for the last bytes that are under way; a proxy gives memory back at once.
 const SETTLE: Duration = Duration::from_millis(500);
 
 fn open(proxy: &Proxy, over: Over, sessions: usize, at_once: usize) -> Order {
@@ -34,9 +34,9 @@ fn open(proxy: &Proxy, over: Over, sessions: usize, at_once: usize) -> Order {
     }
 }
 
-fn all_well(standing: &Standing, sessions: usize) -> anyhow::Result<()> {
-    if standing.open != sessions as u64 || standing.sent != standing.received {
-        bail!("{sessions} sessions should be well: {standing:?}");
+fn all_well(counts: &Counts, sessions: usize) -> anyhow::Result<()> {
+    if counts.open != sessions as u64 || counts.sent != counts.received {
+        bail!("{sessions} sessions should be well: {counts:?}");
     }
     Ok(())
 }
@@ -51,11 +51,11 @@ pub(crate) async fn frame_cpu_us(proxy: &Proxy, over: Over) -> anyhow::Result<f6
     };
     let warm = clients.tell(&talk(25)).await?;
     let before = proxy.cpu()?;
-    let standing = clients.tell(&talk(FRAMES)).await?;
+    let counts = clients.tell(&talk(FRAMES)).await?;
     let used = proxy.cpu()? - before;
-    all_well(&standing, TALKING)?;
+    all_well(&counts, TALKING)?;
     clients.end().await;
-    let relayed = standing.sent + standing.received - warm.sent - warm.received;
+    let relayed = counts.sent + counts.received - warm.sent - warm.received;
     Ok(used.as_secs_f64() * 1e6 / relayed as f64)
 }
 
@@ -64,8 +64,8 @@ pub(crate) async fn idle_kib(kind: Kind, over: Over, stack: &Upstream, place: &P
     let proxy = Proxy::start(kind, &[stack.address], place).await?;
     let mut clients = Clients::start()?;
     let before = proxy.anonymous_kib()?;
-    let standing = clients.tell(&open(&proxy, over, MANY, 100)).await?;
-    all_well(&standing, MANY)?;
+    let counts = clients.tell(&open(&proxy, over, MANY, 100)).await?;
+    all_well(&counts, MANY)?;
     tokio::time::sleep(SETTLE).await;
     let after = proxy.anonymous_kib()?;
     clients.end().await;
@@ -73,19 +73,19 @@ pub(crate) async fn idle_kib(kind: Kind, over: Over, stack: &Upstream, place: &P
     Ok((after - before) / MANY as f64)
 }
 
-/// Sessions that were closed or not opened though nothing was wrong with them.
+/// Sessions of a burst, and those that were closed or not opened without a reason.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Burst {
-    /// Sessions asked for at the same moment.
+    /// Sessions that the devices opened at the same moment.
     pub(crate) sessions: u64,
     /// Those that were closed or not opened.
     pub(crate) wrong: u64,
-    /// Why, and how many.
+    /// Their number by reason.
     pub(crate) why: BTreeMap<String, u64>,
 }
 
-/// Opens many sessions at the same moment, and says one frame in each.
-pub(crate) async fn burst(kind: Kind, manner: Manner, place: &Place) -> anyhow::Result<Burst> {
+/// Opens many sessions at the same moment, and sends one frame in each.
+pub(crate) async fn burst(kind: Kind, manner: Behaviour, place: &Place) -> anyhow::Result<Burst> {
     let stack = Upstream::start(manner).await?;
     let proxy = Proxy::start(kind, &[stack.address], place).await?;
     let mut clients = Clients::start()?;
@@ -94,7 +94,7 @@ pub(crate) async fn burst(kind: Kind, manner: Manner, place: &Place) -> anyhow::
         frames: 1,
         every_ms: 1_000,
     };
-    let standing = if opened.open > 0 {
+    let counts = if opened.open > 0 {
         clients.tell(&talk).await?
     } else {
         opened
@@ -104,35 +104,34 @@ pub(crate) async fn burst(kind: Kind, manner: Manner, place: &Place) -> anyhow::
     stack.end().await;
     Ok(Burst {
         sessions: MANY as u64,
-        wrong: standing.failed + standing.closed,
-        why: standing.why,
+        wrong: counts.failed + counts.closed,
+        why: counts.why,
     })
 }
 
-/// Sessions that were held.
+/// Sessions that a machine held for a time.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub(crate) struct Held {
+pub(crate) struct HoldResult {
     /// Processes of the edge that shared the port.
     pub(crate) processes: usize,
-    /// Sessions asked for.
+    /// Sessions that the devices opened.
     pub(crate) sessions: u64,
     /// Those that were closed or not opened.
     pub(crate) wrong: u64,
-    /// Why, and how many.
+    /// Their number by reason.
     pub(crate) why: BTreeMap<String, u64>,
-    /// How long they were held, in seconds.
+    /// The time for which they were open, in seconds.
     pub(crate) seconds: u64,
-    /// How long it took to open them, in seconds.
+    /// The time to open all of them, in seconds.
     pub(crate) opened_in_s: f64,
-    /// Sessions of each process of the edge, by its open files.
+    /// Memory of all processes of the edge, for one session, in KiB.
     pub(crate) memory_kib_per_session: f64,
     /// Processor time of all processes of the edge while the sessions were silent, in percent of one core.
     pub(crate) cpu_percent: f64,
 }
 
-/// Holds this many sessions for a time, in so many processes of the edge that share a port, and says one frame in each at
-/// the end.
-pub(crate) async fn hold(sessions: usize, processes: usize, seconds: u64, place: &Place) -> anyhow::Result<Held> {
+/// Holds this many sessions for a time, in several processes of the edge that share a port, and sends one frame in each at the end.
+pub(crate) async fn hold(sessions: usize, processes: usize, seconds: u64, place: &Place) -> anyhow::Result<HoldResult> {
     // Sessions a helper can have: fewer than its 20,000 descriptors, and than the 28,000 ports of an address.
     const HELPER_MAX: usize = 17_000;
     if sessions > processes * CONNECTIONS_MAX {
@@ -141,7 +140,7 @@ pub(crate) async fn hold(sessions: usize, processes: usize, seconds: u64, place:
     let helpers = sessions.div_ceil(HELPER_MAX);
     let mut stacks = Vec::new();
     for _ in 0..helpers {
-        stacks.push(Upstream::start(Manner::Usual).await?);
+        stacks.push(Upstream::start(Behaviour::Usual).await?);
     }
     let address = free_address()?;
     let mut proxies = Vec::new();
@@ -160,7 +159,7 @@ pub(crate) async fn hold(sessions: usize, processes: usize, seconds: u64, place:
     let opening = clients.iter_mut().enumerate().map(async |(number, clients)| {
         let order = Order::Open {
             to: address,
-            // Each address has its own ports, and those of the hold before are not used again so soon.
+            // Each address has its own ports, and the kernel does not free those of the hold before soon enough.
             from: [127, 0, u8::try_from(processes)?, 2 + u8::try_from(number)?].into(),
             sessions: (sessions + number) / helpers,
             at_once: 200,
@@ -179,8 +178,8 @@ pub(crate) async fn hold(sessions: usize, processes: usize, seconds: u64, place:
         frames: 1,
         every_ms: 5_000,
     };
-    let standings = try_join_all(clients.iter_mut().map(|clients| clients.tell(&talk))).await?;
-    let mut held = Held {
+    let counts = try_join_all(clients.iter_mut().map(|clients| clients.tell(&talk))).await?;
+    let mut held = HoldResult {
         processes,
         sessions: sessions as u64,
         wrong: 0,
@@ -190,10 +189,10 @@ pub(crate) async fn hold(sessions: usize, processes: usize, seconds: u64, place:
         memory_kib_per_session: used / sessions as f64,
         cpu_percent,
     };
-    for standing in standings {
-        // A message without an answer counts as a lost session too, whichever end noticed it.
-        held.wrong += standing.failed + standing.closed + standing.sent.abs_diff(standing.received);
-        for (why, count) in standing.why {
+    for counts in counts {
+        // A message without an answer counts as a lost session too.
+        held.wrong += counts.failed + counts.closed + counts.sent.abs_diff(counts.received);
+        for (why, count) in counts.why {
             *held.why.entry(why).or_default() += count;
         }
     }

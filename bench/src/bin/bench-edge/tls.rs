@@ -19,7 +19,7 @@ use tokio_rustls::{
 /// The name in the certificate.
 const NAME: &str = "voice.example";
 
-/// A certificate in the forms in which it is asked for.
+/// A certificate in all forms that the proxies and devices read.
 #[derive(Debug, Clone)]
 pub(crate) struct Certificate {
     /// PEM.
@@ -51,7 +51,7 @@ impl Certificate {
     }
 }
 
-/// The TLS client of devices. It resumes nothing: every session pays for its handshake.
+/// The TLS client of devices. It resumes no session, so each has a full handshake.
 pub(crate) fn connector(trusted: &Path) -> anyhow::Result<(TlsConnector, ServerName<'static>)> {
     let certificate = std::fs::read(trusted).with_context(|| format!("cannot read {}", trusted.display()))?;
     let mut roots = RootCertStore::empty();

@@ -1,5 +1,5 @@
-//! The stack behind the proxies: as little of one as the measurement allows, so that the machine's time goes to what is
-//! measured. It runs in a process of its own: `bench-edge upstream`.
+//! The stack behind the proxies. It does as little as the measurement allows, so that the machine's time goes to the proxies. It runs in
+//! a process of its own: `bench-edge upstream`.
 
 use std::{cell::RefCell, net::SocketAddr};
 
@@ -13,15 +13,14 @@ use tokio::{
 
 use crate::wire::{self, CLOSE, Frames, PAYLOAD_BYTES};
 
-/// How it takes sessions.
+/// The behaviour of the stack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Manner {
-    /// It reads the request, agrees, and answers every frame with one.
+pub(crate) enum Behaviour {
+    /// The stack reads the request, accepts it, and answers every frame with one.
     Usual,
-    /// It agrees before it has read anything.
+    /// The stack accepts before it has read any byte.
     Eager,
-    /// As usual, and it speaks of session continuity if the edge does: a checkpoint at the start and after every turn of
-    /// [`TURN_FRAMES`].
+    /// As `Usual`, with session continuity if the edge offers it: a checkpoint at the start and after every turn of [`TURN_FRAMES`].
     Keeping,
 }
 
@@ -29,18 +28,18 @@ pub(crate) enum Manner {
 const TURN_FRAMES: u64 = 100;
 /// A checkpoint of a session between turns is some hundreds of bytes.
 const STATE_BYTES: usize = 400;
-/// The kernel caps it to its own limit; a burst must not wait here, or the wait would be measured.
+/// Length of the accept queue, which the kernel caps. A burst must not wait here, because the bench would measure the wait.
 const BACKLOG: u32 = 16_384;
 /// A small answer, as of `/v1/models`.
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 27\r\n\r\n\
                         {\"object\":\"list\",\"data\":[]}";
 
 thread_local! {
-    /// Thousands of sessions share it: it is never held across an await.
+    /// Thousands of sessions share it; no code holds it across an await.
     static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; 64 << 10]);
 }
 
-/// Listens; serves until it is dropped.
+/// Opens the listening socket.
 pub(crate) fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
     let socket = TcpSocket::new_v4().context("no socket")?;
     socket.set_reuseaddr(true)?;
@@ -49,7 +48,7 @@ pub(crate) fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
 }
 
 /// Serves connections.
-pub(crate) async fn serve(listener: TcpListener, manner: Manner) {
+pub(crate) async fn serve(listener: TcpListener, manner: Behaviour) {
     loop {
         match listener.accept().await {
             // The measurement looks at the client's end of a connection, so its end here does not matter.
@@ -60,9 +59,9 @@ pub(crate) async fn serve(listener: TcpListener, manner: Manner) {
     }
 }
 
-async fn connection(mut tcp: TcpStream, manner: Manner) -> std::io::Result<()> {
+async fn connection(mut tcp: TcpStream, manner: Behaviour) -> std::io::Result<()> {
     tcp.set_nodelay(true)?;
-    if manner == Manner::Eager {
+    if manner == Behaviour::Eager {
         tcp.write_all(accepted(false).as_bytes()).await?;
     }
     let mut bytes = Vec::new();
@@ -74,8 +73,9 @@ async fn connection(mut tcp: TcpStream, manner: Manner) -> std::io::Result<()> {
                 tcp.write_all(ANSWER).await?;
                 continue;
             }
-            let keeps = manner == Manner::Keeping && head.contains(&format!("{}: {}", ::wire::HEADER, ::wire::VERSION));
-            if manner != Manner::Eager {
+            let keeps =
+                manner == Behaviour::Keeping && head.contains(&format!("{}: {}", ::wire::HEADER, ::wire::VERSION));
+            if manner != Behaviour::Eager {
                 tcp.write_all(accepted(keeps).as_bytes()).await?;
             }
             return session(tcp, bytes, keeps).await;
@@ -111,7 +111,7 @@ async fn session(mut tcp: TcpStream, early: Vec<u8>, keeps: bool) -> std::io::Re
     while !closed {
         if !out.is_empty() {
             tcp.write_all(&out).await?;
-            // A session that is silent holds nothing.
+            // A silent session has no buffer.
             out = Vec::new();
         }
         tcp.readable().await?;

@@ -1,6 +1,7 @@
-//! WebSocket as far as the load needs it: frames that are made once and sent many times, and where frames end.
+//! WebSocket for the load: frames that are made once and sent many times, and the ends of received frames. Written by hand, because a
+//! library would make each frame anew and cost more than the proxies.
 
-/// A piece of audio: 20 ms of 16 kHz PCM, the size of frame that figures are given for.
+/// A piece of audio: 20 ms of 16 kHz PCM. The figures are for frames of this size.
 pub(crate) const PAYLOAD_BYTES: usize = 640;
 /// Longest frame header: two bytes, eight of length, four of mask.
 const HEADER_BYTES_MAX: usize = 14;
@@ -45,7 +46,7 @@ fn header(length: usize, mask_bit: u8) -> Vec<u8> {
     header
 }
 
-/// Follows the frames of one direction; it trusts what it reads.
+/// Follows the frames of one direction, without checks.
 #[derive(Debug, Default)]
 pub(crate) struct Frames {
     header: [u8; HEADER_BYTES_MAX],
@@ -55,7 +56,7 @@ pub(crate) struct Frames {
 }
 
 impl Frames {
-    /// Takes bytes; `ended` is told the opcode of every frame that ends in them.
+    /// Takes bytes, and calls `ended` with the opcode of every frame that ends in them.
     pub(crate) fn take(&mut self, mut bytes: &[u8], mut ended: impl FnMut(u8)) {
         while let Some(first) = bytes.first() {
             if self.left > 0 {
@@ -101,7 +102,7 @@ impl Frames {
     }
 }
 
-/// Where the head of an HTTP message ends in these bytes.
+/// The end of the head of an HTTP message in these bytes.
 pub(crate) fn head_end(bytes: &[u8]) -> Option<usize> {
     let at = bytes.windows(4).position(|window| window == b"\r\n\r\n")?;
     Some(at + 4)

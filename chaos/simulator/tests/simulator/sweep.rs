@@ -12,7 +12,7 @@ use std::{
 
 use simulator::{
     Record, Scenario, play,
-    record::{Kind, Said},
+    record::{FirstReason, Kind},
 };
 use topology::{Plan, Policy, ReasonCode, RegionId, RegionState, Topology, fixtures::three_primaries};
 
@@ -379,7 +379,7 @@ fn tell(seed: u64, topology: &Topology, told: &mut Told) {
     told.left += u64::from(record.plans.iter().any(|(_, plan)| away(plan)));
     let part = |life: &Life| life.changes.iter().any(|(_, it)| (1..life.stacks).contains(it));
     told.half_alive += u64::from(lives.values().any(part));
-    let is_taken_back = |said: &Said| said.reason.code == ReasonCode::PlanTakenBack;
+    let is_taken_back = |said: &FirstReason| said.reason.code == ReasonCode::PlanTakenBack;
     told.taken_back += u64::from(record.said.iter().any(is_taken_back));
 }
 

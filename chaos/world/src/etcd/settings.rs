@@ -41,7 +41,7 @@ pub struct EtcdSettings {
     pub authority: Option<EtcdAuthority>,
 }
 
-/// An authority for etcd alone. etcd lets in whoever has a certificate of it, so it issues none to edges, operators or stacks.
+/// An authority for etcd alone. etcd admits every process with a certificate of it, so it issues none to edges, operators or stacks.
 #[derive(Debug, Clone)]
 pub struct EtcdAuthority {
     /// Its files.
@@ -51,7 +51,7 @@ pub struct EtcdAuthority {
 }
 
 impl EtcdAuthority {
-    /// The folder of what it issued to a holder.
+    /// The folder of the certificates that it issued to a holder.
     pub(crate) fn issued(&self, name: &str) -> PathBuf {
         self.folder.path().join("issued").join(name)
     }

@@ -1,6 +1,7 @@
 use std::{os::unix::fs::PermissionsExt as _, sync::Arc};
 
 use super::*;
+use crate::etcd::EtcdError;
 
 fn status(layout: &Layout, health: &str, acknowledged: u64) -> v1::StatusReply {
     let number = |generation| Some(v1::PlanNumber { generation, epoch: 1 });

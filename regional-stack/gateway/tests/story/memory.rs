@@ -6,7 +6,7 @@ pub(crate) mod zones;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use edge::{Edge, accept::access::Access, accept::listener, metrics::Metrics};
+use edge::{Edge, accept::documents::Documents, accept::listener, metrics::Metrics};
 use futures_util::{SinkExt as _, StreamExt as _};
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
@@ -195,7 +195,8 @@ impl World {
             let listeners = listener::claim(&config, None, None).unwrap().listen().unwrap();
             let address = listeners[0].address().unwrap();
             let metrics = Metrics::new(&mut Registry::default());
-            let access = Access::load(&config.auth, &config.state_dir, metrics.clone()).unwrap();
+            let documents = Documents::load(&config.auth, &config.state_dir, metrics.clone()).unwrap();
+            let access = documents.map(|documents| documents.access());
             let edge = Arc::new(Edge::new(config, metrics).with_access(access));
             edge.apply(&snapshot);
             tokio::spawn(listener::serve(

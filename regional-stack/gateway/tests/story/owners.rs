@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use edge::accept::access::{Auth, Mode};
+use edge::accept::auth_config::{Auth, Mode};
 
 use crate::{
     memory::{CHECKPOINT_KEY, Device, World},

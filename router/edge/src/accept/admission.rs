@@ -13,10 +13,10 @@ use parking_lot::{Mutex, MutexGuard};
 use routing::admit::{Arrival, ClientLimits, ClientSlot, Clients, LimitReached, Pressure, Slots};
 use tokio::{sync::watch, time::Instant};
 
-use crate::{answer::Answer, config::Config};
+use crate::{answer::Answer, config::Config, texts};
 
-/// After the edge ran out of descriptors, ports or time, new devices are turned away for this long: enough for some of what is
-/// in use to come back, and short enough to be over before a device has tried another edge.
+/// After the edge ran out of descriptors, ports or buffers, it refuses new devices for this long: enough for some of them to be
+/// given back, and short enough to be over before a device has tried another edge.
 const EXHAUSTED_FOR: Duration = Duration::from_secs(1);
 
 /// The counts and limits that decide on each device.
@@ -27,57 +27,58 @@ pub struct Admission {
     clients: Mutex<Clients>,
     pub(super) pressure: watch::Sender<Pressure>,
     began: Instant,
-    /// Until then the edge is short of something other than memory, in milliseconds since it began; 0 for never.
+    /// The edge is out of descriptors, ports or buffers until this time, in milliseconds since it began; 0 for never.
     exhausted_until_ms: AtomicU64,
 }
 
-/// Slots of one kind, and how many are taken.
+/// Slots of one kind, and the number of taken ones.
 #[derive(Debug)]
 struct Gate {
     slots: Slots,
     taken: AtomicUsize,
 }
 
-/// The reason for which a device is not let in.
+/// The reason for which the edge refuses a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, strum::IntoStaticStr)]
 #[strum(serialize_all = "kebab-case")]
 pub enum Refusal {
     /// No slot for a session.
     #[strum(serialize = "sessions-full")]
     Sessions,
-    /// Too many sessions are being opened at this moment.
+    /// No slot for the opening of a session.
     #[strum(serialize = "handshakes-full")]
     Handshakes,
-    /// The client has as many connections as it may.
+    /// The client has its most connections.
     ClientConnections,
-    /// The client asks too often.
+    /// The client exceeds its rate.
     ClientRate(Duration),
-    /// The client has as many requests in flight as it may.
+    /// The client has its most requests in flight.
     ClientInFlight,
-    /// As many long bodies of the client as may be are being passed on.
+    /// The client has its most long bodies under way.
     ClientUploads,
+    /// The edge is short of memory.
     Memory,
-    /// Descriptors, ports or time are.
+    /// The edge is out of descriptors, ports or buffers.
     Exhausted,
 }
 
-/// A connection is let in while this exists.
+/// A connection that was let in; its count ends when this is dropped.
 #[derive(Debug)]
 pub struct Connected {
     admission: Arc<Admission>,
     client: IpAddr,
 }
 
-/// A session has its slot while this exists.
+/// The slot of a session, until this is dropped.
 #[derive(Debug)]
 pub struct SessionSlot(Arc<Admission>);
 
-/// A session is being opened while this exists.
+/// The slot of a session that opens, until this is dropped.
 #[derive(Debug)]
 pub struct Handshake(Arc<Admission>);
 
 impl Admission {
-    /// Nobody was let in yet.
+    /// Admission before the first device.
     pub fn new(config: &Config) -> Self {
         let limits = &config.limits;
         let reserve = f64::from(limits.returning_percent) / 100.0;
@@ -113,9 +114,9 @@ impl Admission {
         })
     }
 
-    /// A request begins, and is in flight until the caller drops its slot.
+    /// Admits a request, which is in flight until the caller drops its slot.
     pub fn request(&self, client: IpAddr) -> Result<ClientSlot, Refusal> {
-        // A request has no proof that its device returns, and it is short.
+        // No request proves that its device returns, and a request is short.
         self.calm_enough(Arrival::Returning)?;
         Ok(self.clients().begin(client, daemon::clock::now())?)
     }
@@ -125,13 +126,13 @@ impl Admission {
         Ok(self.clients().may_ask(client, daemon::clock::now())?)
     }
 
-    /// A body that is too long to hold is passed on as it comes, until the caller drops its slot.
+    /// Admits a body that is too long to hold; it is under way until the caller drops its slot.
     pub fn upload(&self, client: IpAddr) -> Result<ClientSlot, Refusal> {
         Ok(self.clients().upload(client)?)
     }
 
-    /// The reason in metrics and the answer for a request that is refused anyway: a refusal costs as much of its rate as
-    /// a request that is served, and a client that asks too often gets that answer instead.
+    /// The reason in metrics and the answer for a request that the edge refuses anyway. A refusal costs as much of the client's
+    /// rate as an answer, and a client that exceeds its rate gets that answer instead.
     pub fn refuse(&self, client: IpAddr, refused: (&'static str, Answer)) -> (&'static str, Answer) {
         match self.request(client) {
             Ok(_) => refused,
@@ -139,10 +140,10 @@ impl Admission {
         }
     }
 
-    /// A session begins, as soon as a region takes it: the slot it then has, and the one it has until then.
+    /// Admits a session. Returns its slot, and the slot that it needs only until a region takes it.
     ///
-    /// The rate of a client does not count for returning devices. When an edge or a network comes back, everybody behind
-    /// the same address does so at once.
+    /// The rate of a client does not count for returning devices: when an edge or a network comes back, all devices behind an
+    /// address return at once.
     pub fn session(self: &Arc<Self>, client: IpAddr, arrival: Arrival) -> Result<(SessionSlot, Handshake), Refusal> {
         self.calm_enough(arrival)?;
         if arrival == Arrival::Newcomer {
@@ -158,14 +159,14 @@ impl Admission {
         Ok((SessionSlot(self.clone()), handshake))
     }
 
-    /// This edge ran out of a resource: for a moment it lets no new device in. Returns whether that is news.
+    /// Refuses new devices for a moment, because this edge ran out of a resource. Returns whether it did not do so already.
     pub fn exhausted(&self) -> bool {
         let now_ms = self.now_ms();
         let until_ms = now_ms + EXHAUSTED_FOR.as_millis() as u64;
         self.exhausted_until_ms.fetch_max(until_ms, Ordering::Relaxed) <= now_ms
     }
 
-    /// Whether that is so now.
+    /// Whether the edge refuses new devices because it ran out of a resource.
     pub fn is_exhausted(&self) -> bool {
         let until_ms = self.exhausted_until_ms.load(Ordering::Relaxed);
         until_ms > 0 && self.now_ms() < until_ms
@@ -235,37 +236,17 @@ impl Refusal {
         self.into()
     }
 
-    /// The answer. Another edge may have room, but a client that takes too much takes it anywhere.
+    /// The answer. Another edge may have room for a device, but a client that exceeds its limits does so at every edge.
     pub fn answer(self) -> Answer {
         match self {
-            Self::Sessions => Answer::unavailable("edge_full", "this edge has no place for a session; try again", 2),
-            Self::Handshakes => Answer::unavailable(
-                "edge_busy",
-                "too many devices are connecting to this edge at this moment; try again",
-                2,
-            ),
+            Self::Sessions => Answer::unavailable("edge_full", texts::SESSIONS_FULL, 2),
+            Self::Handshakes => Answer::unavailable("edge_busy", texts::HANDSHAKES_FULL, 2),
             Self::Exhausted => Answer::edge_full(),
-            Self::Memory => Answer::unavailable("edge_overloaded", "this edge is overloaded; try again", 5),
-            Self::ClientConnections => Answer::too_many(
-                "too_many_connections",
-                "too many connections from this address; close some",
-                5,
-            ),
-            Self::ClientInFlight => Answer::too_many(
-                "too_many_requests",
-                "too many requests from this address are not yet answered; wait for some of them",
-                1,
-            ),
-            Self::ClientUploads => Answer::too_many(
-                "too_many_uploads",
-                "too many long request bodies from this address are on their way; wait for one of them, or send shorter ones",
-                1,
-            ),
-            Self::ClientRate(wait) => Answer::too_many(
-                "rate_limited",
-                "too many requests from this address; slow down",
-                wait.as_secs() + 1,
-            ),
+            Self::Memory => Answer::unavailable("edge_overloaded", texts::OVERLOADED, 5),
+            Self::ClientConnections => Answer::too_many("too_many_connections", texts::CLIENT_CONNECTIONS, 5),
+            Self::ClientInFlight => Answer::too_many("too_many_requests", texts::CLIENT_IN_FLIGHT, 1),
+            Self::ClientUploads => Answer::too_many("too_many_uploads", texts::CLIENT_UPLOADS, 1),
+            Self::ClientRate(wait) => Answer::too_many("rate_limited", texts::CLIENT_RATE, wait.as_secs() + 1),
         }
     }
 }

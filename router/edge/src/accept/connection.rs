@@ -1,9 +1,9 @@
-//! One connection of a device, from its first byte to its last: HTTP requests are served one after the other, with pingora or
-//! without, and an upgrade to the Realtime WebSocket goes to the tunnel.
+//! One connection of a device, from its first byte to its last. The edge serves its HTTP requests one after the other, on the fast
+//! path or by pingora; an upgrade to the Realtime WebSocket becomes a session.
 //!
-//! The head of every HTTP/1.1 request is read here and not by pingora, so that the edge sets the limits of size and time, and
-//! so that upgrades never take pingora's own path, which may close a session whose region answers at once
-//! (cloudflare/pingora#946) and ends any session after a minute of silence. HTTP/2 is pingora's from its first byte.
+//! The edge reads the head of every HTTP/1.1 request here, without pingora. So it sets the limits of size and time, and no upgrade
+//! takes pingora's own path, which may close a session whose region answers at once (cloudflare/pingora#946) and ends any session
+//! after a minute of silence. pingora reads HTTP/2 from its first byte.
 
 use std::{
     net::SocketAddr,
@@ -46,9 +46,10 @@ use crate::{
     session::open::{self, Arrived},
     session::registry::Busy,
     stamp::Stamp,
+    texts,
 };
 
-/// Requests at the same time on one connection of HTTP/2: the default of pingora and nginx.
+/// Most requests at the same time on one connection of HTTP/2: the default of pingora and nginx.
 const HTTP2_STREAMS_MAX: u32 = 100;
 /// Length of the connection preface of HTTP/2 (RFC 9113 §3.4).
 const HTTP2_PREFACE_BYTES: usize = 24;
@@ -61,12 +62,12 @@ pub struct Server {
     shutdown: watch::Sender<bool>,
 }
 
-/// The route of a vantage that tries whether this edge is reached. It comes in every tick, is no device, and costs no client's
-/// rate: an operator looks for devices that missed the right port or path. One that pretends gets an error and loses its
-/// connection.
+/// The route of a vantage that checks whether it reaches this edge. It comes in every tick, is no device, and counts for no client's
+/// rate: the other routes show an operator devices with a wrong port or path. A device that pretends to be one gets an error and
+/// loses its connection.
 const KNOCK_ROUTE: &str = "probe";
 
-/// Whether it is another vantage that tries whether this edge is reached.
+/// Whether the peer is a vantage that checks whether it reaches this edge.
 async fn is_knock(tcp: &TcpStream) -> bool {
     let mut first = [0; probe::KNOCK.len()];
     tcp.peek(&mut first).await.is_ok() && first == *probe::KNOCK
@@ -79,7 +80,7 @@ impl<T: Io + std::fmt::Debug + 'static> Device for T {}
 impl Server {
     /// A server of this edge.
     ///
-    /// It keeps up to `kept_max` connections to a stack for the next request.
+    /// Its pool keeps up to `kept_max` connections to a stack for the next requests.
     pub fn new(edge: Arc<Edge>, requests: Arc<Requests>, kept_max: usize) -> Self {
         let conf = Arc::new(ServerConf {
             upstream_keepalive_pool_size: kept_max,
@@ -120,13 +121,13 @@ impl Server {
             has_tls: tls.is_some(),
         };
         let arriving = self.edge.sessions.arrives();
-        // As in the tunnel: frames must not wait for more.
+        // Frames must not wait for more bytes.
         let _ = tcp.set_nodelay(true);
         let fd = tcp.as_raw_fd();
         let Some(tls) = tls else {
             return self.talk(tcp, fd, device, arriving).await;
         };
-        // In boxes: a handshake is over long before its session is, and the state of TLS would move around with it.
+        // In boxes: a handshake ends long before its session does, and the state of TLS is large to move.
         match Box::pin(self.handshake(tls, tcp)).await {
             Some(stream) if tls::is_http2(&stream) => {
                 Box::pin(self.http2(stream, fd, device, BytesMut::new(), arriving)).await;
@@ -146,12 +147,12 @@ impl Server {
                 if is_knock {
                     self.edge.metrics.http(KNOCK_ROUTE, 400);
                 }
-                let answer = Answer::bad_request("this port speaks TLS; connect with https:// or wss://");
+                let answer = Answer::bad_request(texts::TLS_ONLY);
                 decline(&self.edge, &mut tcp, &Stamp::blank(), &answer).await;
                 if is_knock {
                     return None;
                 }
-                ("not-tls", "it does not speak TLS".to_owned())
+                ("not-tls", "the device does not speak TLS".to_owned())
             }
             Ok(Err(HandshakeError::Failed(error))) => ("failed", error.to_string()),
             Err(_) => ("too-slow", format!("not complete within {limit:?}")),
@@ -161,10 +162,10 @@ impl Server {
         None
     }
 
-    /// Serves a connection on which HTTP is spoken.
+    /// Serves a connection that speaks HTTP, plain or inside of TLS.
     async fn talk(&self, mut io: impl Device, fd: RawFd, device: Peer, arriving: TaskTrackerToken) {
         let header = self.edge.config.timeouts.header.0;
-        // In a box: it is read once, and a session would keep the room for hours.
+        // In a box: the edge reads it once, and a session would keep the memory for hours.
         let mut timer = Deadline::default();
         let reading = Box::pin(self.head(&mut io, device, header, &mut timer, BytesMut::new()));
         let Some(head) = reading.await else { return };
@@ -175,21 +176,21 @@ impl Server {
             self.edge.metrics.http(KNOCK_ROUTE, 404);
             return decline(&self.edge, &mut io, &Stamp::blank(), &Answer::not_found("/")).await;
         }
-        // A session and a request keep the edge themselves.
+        // From here on the request or session keeps the process busy.
         let busy = self.edge.sessions.busy();
         drop(arriving);
-        let head = match self.tunnel(&mut io, head, device) {
+        let head = match self.unless_upgrade(&mut io, head, device) {
             Ok(head) => head,
             Err(session) => return session.await,
         };
         Box::pin(self.requests(io, fd, device, head, busy)).await;
     }
 
-    /// Serves HTTP/2 until the connection ends. When the edge stops, the device is told to open no more streams, and those
-    /// it has are finished.
+    /// Serves HTTP/2 until the connection ends. When the edge stops, it tells the device to open no more streams, and finishes those
+    /// that are open.
     ///
-    /// `read` are the bytes that were read already. pingora waits for the rest of the preface (RFC 9113 §3.4) as long as the
-    /// device likes, so it is waited for here.
+    /// `read` has the bytes that were read already. pingora would wait for the rest of the preface (RFC 9113 §3.4) without a deadline,
+    /// so this function waits for it.
     async fn http2(
         &self,
         mut io: impl Device,
@@ -206,7 +207,7 @@ impl Server {
         if !matches!(timeout(limit, preface).await, Ok(Ok(()))) || read.len() < HTTP2_PREFACE_BYTES {
             return self.edge.metrics.refused("header-too-slow");
         }
-        // The last answer has to reach the device, so a stopping edge waits a little for the connection too.
+        // A stopping edge waits a little for the connection too, so that the last answer reaches the device.
         let _token = self.edge.sessions.speaks_http2();
         drop(arriving);
         let shutdown = self.shutdown.subscribe();
@@ -220,10 +221,10 @@ impl Server {
         serving.await;
     }
 
-    /// Serves HTTP requests, beginning with the one whose head was read, until the connection ends or becomes a session.
+    /// Serves HTTP requests, the first of which has this head, until the connection ends or becomes a session.
     async fn requests(&self, mut io: impl Device, fd: RawFd, device: Peer, head: Head, busy: Busy) {
         let mut timer = Deadline::default();
-        let Some(mut unusual) = self.usual(&mut io, &mut timer, device, head, Some(busy)).await else {
+        let Some(mut for_pingora) = self.serve_fast(&mut io, &mut timer, device, head, Some(busy)).await else {
             return;
         };
         let gate = Gate::default();
@@ -231,7 +232,7 @@ impl Server {
         let mut stream: Stream = Box::new(Transport::http1(io, fd, device, gate.clone(), closing));
         let mut settings = None;
         loop {
-            let (Head { bytes: mut head, len }, mut begun) = unusual;
+            let (Head { bytes: mut head, len }, mut begun) = for_pingora;
             let mut body = head.split_off(len);
             if gate
                 .begin(std::mem::replace(&mut begun.body, Body::Length(0)), &mut body)
@@ -254,7 +255,7 @@ impl Server {
             session.set_pipelined_prefix(head);
             let shutdown = self.shutdown.subscribe();
             let serving = self.proxy.process_new_http(session, &shutdown);
-            let Some(reusable) = pingora::going_on(begun, serving).await else {
+            let Some(reusable) = pingora::serve_begun(begun, serving).await else {
                 return;
             };
             (stream, settings) = reusable.consume();
@@ -262,19 +263,19 @@ impl Server {
             let Some(head) = self.next(&mut stream, device, &mut timer, gate.end(), refusing).await else {
                 return;
             };
-            let head = match self.tunnel(&mut stream, head, device) {
+            let head = match self.unless_upgrade(&mut stream, head, device) {
                 Ok(head) => head,
                 Err(session) => return session.await,
             };
-            match self.usual(&mut stream, &mut timer, device, head, None).await {
-                Some(next) => unusual = next,
+            match self.serve_fast(&mut stream, &mut timer, device, head, None).await {
+                Some(next) => for_pingora = next,
                 None => return,
             }
         }
     }
 
-    /// Serves requests on the fast path; gives back the first one that pingora has to serve.
-    async fn usual(
+    /// Serves requests on the fast path. Returns the first request that pingora has to serve, or none when the connection ended.
+    async fn serve_fast(
         &self,
         io: &mut (impl Io + 'static),
         timer: &mut Deadline,
@@ -282,7 +283,7 @@ impl Server {
         mut head: Head,
         mut busy: Option<Busy>,
     ) -> Option<(Head, Box<Ctx>)> {
-        // In one piece for all of them: to begin to listen for it costs more than to go on.
+        // One future for all requests: to subscribe costs more than to poll again.
         let mut refusing = pin!(self.edge.sessions.refusing());
         loop {
             let conn = DeviceConnection {
@@ -295,10 +296,10 @@ impl Server {
             let rest = match self.fast_path.forward(conn, head, device, busy).await {
                 Forwarded::Answered(rest) => rest,
                 Forwarded::Over => return None,
-                Forwarded::Unusual(head, begun) => return Some((head, begun)),
+                Forwarded::ForPingora(head, begun) => return Some((head, begun)),
             };
             let next = self.next(io, device, timer, rest, refusing.as_mut()).await?;
-            head = match self.tunnel(io, next, device) {
+            head = match self.unless_upgrade(io, next, device) {
                 Ok(head) => head,
                 Err(session) => {
                     session.await;
@@ -308,7 +309,7 @@ impl Server {
         }
     }
 
-    /// The head of the next request on a connection, of which `read` came already.
+    /// Reads the head of the next request on a connection, of which `read` came already.
     async fn next(
         &self,
         io: &mut (impl Io + 'static),
@@ -320,13 +321,13 @@ impl Server {
         tokio::select! {
             biased;
             next = self.head(io, device, self.edge.config.timeouts.keep_alive.0, timer, read) => next,
-            // A stopping edge has nothing to say to a device that asks nothing. One that was taken over still has: its next
-            // answer is the last, and says so.
+            // A stopping edge closes a connection without a request. An edge that was taken over waits for the next request: its answer
+            // is the last, and has `Connection: close`.
             () = refusing => None,
         }
     }
 
-    /// Reads the head of a request, and answers bytes that cannot be one.
+    /// Reads the head of a request, and refuses bytes that are none.
     async fn head(
         &self,
         io: &mut (impl Io + 'static),
@@ -355,17 +356,22 @@ impl Server {
         None
     }
 
-    /// The head of a request, unless it is an upgrade: then the session that it becomes, to its end.
+    /// The head of a request, unless it is an upgrade: then a future that serves its session to the end.
     ///
-    /// In a box: a session lives for hours and a connection that never becomes one should not pay for it.
-    fn tunnel<'s>(&'s self, io: &'s mut (impl Io + 'static), head: Head, device: Peer) -> Result<Head, Tunnelled<'s>> {
+    /// In a box: a connection that never becomes a session should not have the memory of one.
+    fn unless_upgrade<'s>(
+        &'s self,
+        io: &'s mut (impl Io + 'static),
+        head: Head,
+        device: Peer,
+    ) -> Result<Head, SessionToEnd<'s>> {
         match Upgrade::parse(&head, device) {
             Ok(None) => Ok(head),
             Ok(Some(upgrade)) => {
                 let mut early = head.bytes;
                 let arrived = Box::new(Arrived {
                     upgrade,
-                    // Not a part of the head's buffer: that would stay for as long as any of it.
+                    // A copy: a part of the head's buffer would keep all of it in memory.
                     early: BytesMut::from(&early.split_off(head.len)[..]),
                     client: device.address,
                 });
@@ -386,10 +392,10 @@ impl Server {
     }
 }
 
-/// A session to its end.
-type Tunnelled<'s> = Pin<Box<dyn Future<Output = ()> + Send + 's>>;
+/// Serves a session, or refuses it, to the end of the connection.
+type SessionToEnd<'s> = Pin<Box<dyn Future<Output = ()> + Send + 's>>;
 
-/// In a box: most connections are never declined and should not keep room for it.
+/// In a box: most connections are never declined and should not have the memory for it.
 async fn decline(edge: &Edge, io: &mut dyn Io, stamp: &Stamp, answer: &Answer) {
     Box::pin(device::decline(edge, io, stamp, answer)).await;
 }
@@ -408,7 +414,7 @@ mod tests {
     use prometheus_client::registry::Registry;
 
     /// Most connections are sessions in which nothing happens. The memory of one is the future below and the
-    /// box in which its tunnel is; both together are a fraction of the kernel's two sockets.
+    /// box in which its session is served; both together are a fraction of the kernel's two sockets.
     #[tokio::test]
     async fn a_quiet_session_is_small() {
         let text = include_str!("../../../../configs/edge.toml");
@@ -434,9 +440,12 @@ mod tests {
             early: BytesMut::new(),
             client,
         };
-        let tunnel = size_of_val(&open::serve(&edge, &mut tcp, Box::new(arrived)));
+        let session = size_of_val(&open::serve(&edge, &mut tcp, Box::new(arrived)));
         let connection = size_of_val(&server.serve(tcp, client, None));
-        println!("tunnel {tunnel}, connection {connection}");
-        assert!(tunnel + connection < 2_048, "tunnel {tunnel}, connection {connection}");
+        println!("session {session}, connection {connection}");
+        assert!(
+            session + connection < 2_048,
+            "session {session}, connection {connection}"
+        );
     }
 }

@@ -1,10 +1,12 @@
 //! Handing the listening sockets to a successor, so that an edge is replaced by a newer one and no device is refused.
 //!
-//! A running edge offers its sockets at `state_dir/handover.sock`. `meridian-edge --take-over` connects there, is given the
-//! sockets (`SCM_RIGHTS`, unix(7)), waits for a plan as any edge does, begins to accept, and says so. Only then does the
-//! predecessor stop accepting; connections in the queue of a socket belong to the socket, so none is lost on the way. If the
-//! successor ends before, nothing has happened. The predecessor's sessions stay with it and leave it between turns; until
-//! the last one has, it tells its successor how many there are.
+//! A running edge offers its sockets at `state_dir/handover.sock`. `meridian-edge --take-over` connects there, gets the sockets
+//! (`SCM_RIGHTS`, unix(7)), waits for a plan as any edge does, begins to accept, and reports that. Only then does the predecessor
+//! stop accepting; connections in the queue of a socket belong to the socket, so none is lost. If the successor ends before that,
+//! the predecessor goes on. Its sessions stay with it and leave it between turns; until the last one left, it tells the successor
+//! how many there are.
+//!
+//! Written by hand, without a library of socket handover: those bring their own supervisor, and this is one message.
 //!
 //! Why it is so: docs/decisions/09-upgrades-hand-over-sockets.md.
 
@@ -32,15 +34,17 @@ use tokio::{
     time::timeout,
 };
 
+use crate::texts;
+
 /// Changes when a predecessor and a successor would not understand each other.
 const PROTOCOL: u32 = 1;
-/// Sockets handed over at once.
+/// Most sockets of one offer.
 const SOCKETS_MAX: usize = 16;
 /// An offer in JSON takes some hundred bytes.
 const OFFER_BYTES_MAX: usize = 8 << 10;
-/// Both are on the same machine and have nothing else to do.
+/// Longest time of one step: both processes are on the same machine, and a step is one message.
 const STEP_LIMIT: Duration = Duration::from_secs(5);
-/// How often a predecessor says how many sessions it still has.
+/// Time between two reports of a predecessor on its sessions.
 const COUNT_EVERY: Duration = Duration::from_secs(1);
 /// The message of a successor that accepts devices.
 const READY: &str = "ready";
@@ -48,7 +52,7 @@ const READY: &str = "ready";
 /// A listening socket, by its purpose and its address in the configuration. Port 0 there is another port here.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Name {
-    /// "http", "admin" and the like.
+    /// The purpose, such as "http" or "admin".
     pub purpose: String,
     pub address: SocketAddr,
 }
@@ -66,12 +70,12 @@ struct Offer {
     sockets: Vec<Name>,
 }
 
-/// Where a running edge with this state directory offers its sockets.
+/// The path at which a running edge with this state directory offers its sockets.
 pub fn path(state_dir: &Path) -> PathBuf {
     state_dir.join("handover.sock")
 }
 
-/// The edge that runs, as its successor sees it.
+/// The running edge, for its successor.
 #[derive(Debug)]
 pub struct Predecessor {
     sockets: Vec<(Name, OwnedFd)>,
@@ -107,8 +111,8 @@ impl Predecessor {
             received.bytes > 0,
             "the running edge is stopping, or runs as another user"
         );
-        let offer: Offer =
-            serde_json::from_slice(&bytes[..received.bytes]).context("the running edge offers what is no offer")?;
+        let offer: Offer = serde_json::from_slice(&bytes[..received.bytes])
+            .context("the running edge sent an offer that this version cannot read; stop it first")?;
         anyhow::ensure!(
             offer.protocol == PROTOCOL && offer.sockets.len() == sockets.len(),
             "the running edge is of a version that cannot be taken over (protocol {}, {} of {} sockets); stop it first",
@@ -122,14 +126,14 @@ impl Predecessor {
         })
     }
 
-    /// The socket of that name, if it was handed over.
+    /// Takes the socket of that name, if the predecessor had one.
     pub fn take(&mut self, name: &Name) -> Option<TcpListener> {
         let at = self.sockets.iter().position(|(offered, _)| offered == name)?;
         Some(TcpListener::from(self.sockets.swap_remove(at).1))
     }
 
-    /// Tells the predecessor that devices are accepted here now, and `count` how many sessions it still has, until it has
-    /// none and ends.
+    /// Tells the predecessor that this edge accepts devices now, and calls `count` with its number of sessions until it has none and
+    /// ends.
     pub async fn relieve(self, mut count: impl FnMut(u64)) -> anyhow::Result<()> {
         let Self { sockets, stream } = self;
         // The edge stops listening on addresses that this configuration does not name.
@@ -138,7 +142,7 @@ impl Predecessor {
         let mut stream = tokio::net::UnixStream::from_std(stream)?;
         stream.write_all(format!("{READY}\n").as_bytes()).await?;
         let mut lines = BufReader::new(stream).lines();
-        // It ends when the predecessor does.
+        // The reports end with the predecessor.
         while let Ok(Some(line)) = lines.next_line().await {
             if let Ok(sessions) = line.parse() {
                 count(sessions);
@@ -149,14 +153,14 @@ impl Predecessor {
     }
 }
 
-/// The edge that takes over, as its predecessor sees it.
+/// The edge that takes over, for its predecessor.
 #[derive(Debug)]
 pub struct Successor(tokio::net::UnixStream);
 
 /// Offers sockets to successors until one of them accepts devices.
 pub async fn offer(state_dir: &Path, sockets: Vec<(Name, OwnedFd)>) -> anyhow::Result<Successor> {
     let path = path(state_dir);
-    // A killed edge leaves its socket behind. The process that holds the ports is the one that runs, whoever holds this.
+    // A killed edge leaves its socket behind. The ports decide which process runs, and not this socket.
     if let Err(error) = std::fs::remove_file(&path)
         && error.kind() != std::io::ErrorKind::NotFound
     {
@@ -167,18 +171,18 @@ pub async fn offer(state_dir: &Path, sockets: Vec<(Name, OwnedFd)>) -> anyhow::R
         let (stream, _) = listener.accept().await?;
         match hand_over(stream, &sockets).await {
             Ok(Some(successor)) => return Ok(successor),
-            Ok(None) => tracing::warn!("a successor went away before it accepted devices; this edge goes on"),
-            Err(error) => tracing::warn!("a successor was not given the sockets: {error:#}"),
+            Ok(None) => tracing::warn!("{}", texts::SUCCESSOR_LEFT),
+            Err(error) => tracing::warn!(error = format!("{error:#}"), "{}", texts::SUCCESSOR_FAILED),
         }
     }
 }
 
-/// Gives the sockets away and waits until they are used; `None` if that does not come.
+/// Gives the sockets away and waits until the successor accepts devices; `None` if it ends before.
 async fn hand_over(stream: tokio::net::UnixStream, sockets: &[(Name, OwnedFd)]) -> anyhow::Result<Option<Successor>> {
     let (peer, own) = (stream.peer_cred()?.uid(), rustix::process::geteuid().as_raw());
     anyhow::ensure!(
         peer == own || peer == 0,
-        "it runs as user {peer} and not, like this edge, as {own}"
+        "the successor runs as user {peer}, and this edge as {own}; start both as the same user"
     );
     let offer = Offer {
         protocol: PROTOCOL,
@@ -188,7 +192,7 @@ async fn hand_over(stream: tokio::net::UnixStream, sockets: &[(Name, OwnedFd)]) 
     let rights: Vec<BorrowedFd<'_>> = sockets.iter().map(|(_, socket)| socket.as_fd()).collect();
     timeout(STEP_LIMIT, stream.writable())
         .await
-        .context("it does not read")??;
+        .context("the successor does not read the offer")??;
     stream.try_io(tokio::io::Interest::WRITABLE, || {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(SOCKETS_MAX))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
@@ -200,7 +204,7 @@ async fn hand_over(stream: tokio::net::UnixStream, sockets: &[(Name, OwnedFd)]) 
         if sent == bytes.len() {
             Ok(())
         } else {
-            Err(std::io::Error::other("it took a part of the offer only"))
+            Err(std::io::Error::other("the successor took only a part of the offer"))
         }
     })?;
     tracing::info!("a successor has the sockets; waiting until it accepts devices");
@@ -212,7 +216,7 @@ async fn hand_over(stream: tokio::net::UnixStream, sockets: &[(Name, OwnedFd)]) 
 }
 
 impl Successor {
-    /// Keeps telling it how many sessions are left here, for as long as anybody listens.
+    /// Tells the successor again and again how many sessions are left here, as long as it reads.
     pub async fn tell(mut self, count: impl Fn() -> usize) {
         let mut tick = tokio::time::interval(COUNT_EVERY);
         loop {

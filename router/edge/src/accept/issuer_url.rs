@@ -1,89 +1,58 @@
-//! The address at which an issuer of tokens publishes its keys, and how the edge asks there: one request of HTTP/1.1, mostly by TLS.
+//! The address at which an issuer of tokens publishes its keys, and the request to it: mostly by TLS.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context as _, ensure};
-use http::{Request, Uri, header, uri::Scheme};
-use http_body_util::{BodyExt as _, Empty, Limited};
-use hyper::{body::Bytes, client::conn::http1};
-use hyper_util::rt::TokioIo;
-use tokio::{net::TcpStream, task::JoinSet};
-use tokio_rustls::{
-    TlsConnector,
-    rustls::{ClientConfig, RootCertStore, crypto::ring, pki_types::ServerName},
+use tokio_rustls::rustls::crypto::ring;
+use ureq::{
+    Agent, Error,
+    http::{Uri, header},
+    tls::{RootCerts, TlsConfig},
 };
-
-use crate::device::Io;
 
 pub(super) struct IssuerUrl {
     url: Uri,
-    host: String,
-    port: u16,
-    /// For `https`; its roots are those that this machine trusts.
-    tls: Option<(TlsConnector, ServerName<'static>)>,
+    agent: Agent,
 }
 
 impl IssuerUrl {
-    pub(super) fn new(url: &str) -> anyhow::Result<Self> {
-        Self::trusting(url, machine_roots)
+    /// An issuer that has so long to answer. For `https` it must prove its name under a root that this machine trusts.
+    pub(super) fn new(url: &str, limit: Duration) -> anyhow::Result<Self> {
+        Self::trusting(url, limit, RootCerts::PlatformVerifier)
     }
 
-    fn trusting(url: &str, roots: impl FnOnce() -> anyhow::Result<RootCertStore>) -> anyhow::Result<Self> {
+    fn trusting(url: &str, limit: Duration, roots: RootCerts) -> anyhow::Result<Self> {
         let url: Uri = url.parse()?;
-        let authority = url.authority().context("the address names no host")?;
-        let host = authority.host().trim_matches(['[', ']']).to_owned();
-        let is_https = url.scheme() == Some(&Scheme::HTTPS);
-        let port = authority.port_u16().unwrap_or(if is_https { 443 } else { 80 });
-        let tls = match is_https {
-            false => None,
-            true => Some((connector(roots()?)?, ServerName::try_from(host.clone())?)),
-        };
-        Ok(Self { url, host, port, tls })
+        url.authority().context("the address names no host")?;
+        let tls = TlsConfig::builder()
+            .unversioned_rustls_crypto_provider(Arc::new(ring::default_provider()))
+            .root_certs(roots)
+            .build();
+        // The operator names the address of the keys: nothing in the environment or in an answer leads elsewhere.
+        let config = Agent::config_builder()
+            .tls_config(tls)
+            .timeout_global(Some(limit))
+            .max_redirects(0)
+            .proxy(None)
+            .max_idle_connections(0);
+        let agent = config.build().into();
+        Ok(Self { url, agent })
     }
 
     /// The body of its answer, at most so long.
     pub(super) async fn get(&self, bytes_max: usize) -> anyhow::Result<Vec<u8>> {
-        let tcp = TcpStream::connect((self.host.as_str(), self.port)).await?;
-        let io: Box<dyn Io> = match &self.tls {
-            None => Box::new(tcp),
-            Some((connector, name)) => Box::new(connector.connect(name.clone(), tcp).await?),
-        };
-        let (mut sender, connection) = http1::handshake(TokioIo::new(io)).await?;
-        // It ends with this function.
-        let mut driving = JoinSet::new();
-        driving.spawn(connection);
-        let host = self.url.authority().map_or("", http::uri::Authority::as_str);
-        let path = self.url.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
-        let request = Request::get(path)
-            .header(header::HOST, host)
-            .header(header::ACCEPT, "application/json")
-            .body(Empty::<Bytes>::new())?;
-        let answer = sender.send_request(request).await?;
-        ensure!(answer.status().is_success(), "the issuer answered {}", answer.status());
-        let body = Limited::new(answer.into_body(), bytes_max).collect().await;
-        let body =
-            body.map_err(|error| anyhow::anyhow!("its answer broke off or is longer than {bytes_max} bytes: {error}"))?;
-        Ok(body.to_bytes().to_vec())
+        let (agent, url) = (self.agent.clone(), self.url.clone());
+        let asked = tokio::task::spawn_blocking(move || {
+            let mut answer = agent.get(url).header(header::ACCEPT, "application/json").call()?;
+            ensure!(answer.status().is_success(), "the issuer answered {}", answer.status());
+            let body = answer.body_mut().with_config().limit(bytes_max as u64).read_to_vec();
+            body.map_err(|error| match error {
+                Error::BodyExceedsLimit(_) => anyhow::anyhow!("its answer is longer than {bytes_max} bytes"),
+                error => error.into(),
+            })
+        });
+        asked.await?
     }
-}
-
-fn machine_roots() -> anyhow::Result<RootCertStore> {
-    let mut roots = RootCertStore::empty();
-    let found = rustls_native_certs::load_native_certs();
-    let (known, _) = roots.add_parsable_certificates(found.certs);
-    ensure!(
-        known > 0,
-        "this machine trusts no authority; install its package of CA certificates"
-    );
-    Ok(roots)
-}
-
-fn connector(roots: RootCertStore) -> anyhow::Result<TlsConnector> {
-    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(TlsConnector::from(Arc::new(config)))
 }
 
 #[cfg(test)]
@@ -97,8 +66,11 @@ mod tests {
         TlsAcceptor,
         rustls::{ServerConfig, pki_types::PrivateKeyDer},
     };
+    use ureq::tls::Certificate;
 
     use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(20);
 
     #[tokio::test]
     async fn an_issuer_is_asked_by_tls_and_has_to_be_the_one_that_is_named() {
@@ -127,22 +99,18 @@ mod tests {
                 tls.write_all(answer.as_bytes()).await.unwrap();
             }
         });
-        let trusting = || {
-            let mut roots = RootCertStore::empty();
-            roots.add(cert.der().clone())?;
-            Ok(roots)
-        };
+        let root = Certificate::from_der(cert.der()).to_owned();
+        let trusting = || RootCerts::new_with_certs(std::slice::from_ref(&root));
         let url = format!("https://localhost:{port}/keys?v=1");
-        let body = IssuerUrl::trusting(&url, trusting).unwrap().get(1000).await.unwrap();
+        let issuer = IssuerUrl::trusting(&url, LIMIT, trusting()).unwrap();
+        let body = issuer.get(1000).await.unwrap();
         assert_eq!(String::from_utf8(body).unwrap(), "GET /keys?v=1 HTTP/1.1");
-        let error = IssuerUrl::trusting(&url, trusting).unwrap().get(10).await.unwrap_err();
+        let error = issuer.get(10).await.unwrap_err();
         assert!(error.to_string().contains("longer than 10 bytes"), "{error}");
         let other = format!("https://127.0.0.1:{port}/keys");
-        assert!(
-            IssuerUrl::trusting(&other, trusting).unwrap().get(1000).await.is_err(),
-            "another name"
-        );
-        let stranger = IssuerUrl::trusting(&url, || Ok(RootCertStore::empty()));
+        let other = IssuerUrl::trusting(&other, LIMIT, trusting()).unwrap();
+        assert!(other.get(1000).await.is_err(), "another name");
+        let stranger = IssuerUrl::trusting(&url, LIMIT, RootCerts::new_with_certs(&[]));
         assert!(stranger.unwrap().get(1000).await.is_err(), "nobody vouches for it");
     }
 }

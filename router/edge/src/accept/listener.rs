@@ -1,5 +1,5 @@
-//! Accepting devices, and stopping: addresses are claimed at start, connections are accepted once there is a plan, and
-//! a stopping edge keeps accepting until its last session has left, so that latecomers get an answer and not a reset.
+//! Accepting devices, and stopping. The edge claims its addresses at start and accepts connections once it has a plan. A stopping edge
+//! goes on accepting until its last session has left, so that late devices get an answer and not a reset.
 
 use std::{
     future::Future,
@@ -24,17 +24,18 @@ use crate::{
     accept::workers::Workers,
     answer::Answer,
     stamp::Stamp,
+    texts,
 };
 
-/// Pause after a failed accept. Failures mean that descriptors or memory ran out; trying again at once would only burn
-/// the processor that sessions need.
+/// Pause after a failed accept. Accepting fails when descriptors or memory ran out; a loop without a pause would take the processor
+/// from sessions.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The part of readiness that says whether devices are accepted.
 pub const READINESS: &str = "devices";
 
-/// Addresses that are claimed and not yet listened on: a device that comes too early is refused by the kernel and goes
-/// to another edge. Those of a predecessor are listened on already.
+/// Addresses that are claimed and not yet listened on: the kernel refuses a device that comes too early, and it goes to another edge.
+/// The sockets of a predecessor listen already.
 pub struct Claimed(Vec<(Name, Claim, Option<Arc<Tls>>)>);
 
 enum Claim {
@@ -48,7 +49,7 @@ pub struct Listener {
     tls: Option<Arc<Tls>>,
 }
 
-/// Claims the addresses of an edge, so that a port that is taken is known at start.
+/// Claims the addresses of an edge, so that a taken port shows at start.
 pub fn claim(
     config: &Config,
     tls: Option<&Arc<Tls>>,
@@ -97,24 +98,24 @@ impl Claimed {
 }
 
 impl Listener {
-    /// Its purpose: "http" or "https".
+    /// The purpose: "http" or "https".
     pub fn purpose(&self) -> &'static str {
         if self.tls.is_some() { "https" } else { "http" }
     }
 
-    /// Where it listens, with the port.
+    /// The bound address, with its port.
     pub fn address(&self) -> std::io::Result<SocketAddr> {
         self.tcp.local_addr()
     }
 
-    /// The same socket once more, for a successor.
+    /// A second descriptor of the socket, for a successor.
     pub fn to_hand_over(&self) -> std::io::Result<(Name, OwnedFd)> {
         Ok((self.name.clone(), self.tcp.as_fd().try_clone_to_owned()?))
     }
 }
 
 enum Ending {
-    /// It was told to stop.
+    /// The process was told to stop.
     Stop,
     /// Another process accepts devices now.
     Succeeded(Successor),
@@ -151,26 +152,26 @@ pub async fn serve(
 
     readiness.set(READINESS, false);
     if let Ending::Succeeded(successor) = ending {
-        // The connections that wait in the sockets are the successor's.
+        // The successor accepts the connections that wait in the sockets.
         accepting.cancel();
         let sessions = edge.sessions.clone();
         tokio::select! {
             () = left_to_successor(&edge, &connections) => {}
             () = successor.tell(move || sessions.count()) => {}
-            // Now there is something that waits for it.
+            // Tasks wait for this token.
             () = stop.cancelled() => drain(&edge).await,
         }
     } else {
         drain(&edge).await;
     }
-    // The connections that are left wait for requests that the edge will not serve.
+    // The remaining connections wait for requests that the edge will not serve.
     accepting.cancel();
     workers.stop();
     connections.close();
     connections.wait().await;
 }
 
-/// Lets sessions leave, and cuts those that did not end a while after their time.
+/// Lets sessions leave, and cuts those that are left after `drain.limit`.
 async fn drain(edge: &Edge) {
     let window = edge.config.drain.window.0;
     edge.sessions.begin_drain(window);
@@ -181,11 +182,11 @@ async fn drain(edge: &Edge) {
 async fn left_to_successor(edge: &Edge, connections: &TaskTracker) {
     let window = edge.config.drain.upgrade_window.0;
     edge.sessions.begin_drain_to_successor(window);
-    // This process serves the connections that it accepted; the time in which they may ask is bounded.
+    // This process serves the connections that it accepted, for a bounded time.
     edge.sessions.all_arrived().await;
     left_within(edge, window).await;
-    // Closing a connection on which the next request may be on its way loses that request: each is told with its next
-    // answer, or closed after the time that it may wait for one in any case.
+    // To close a connection may lose a request that the device is just sending. So each connection closes with its next answer, or
+    // after the time that it may wait for a request anyway.
     connections.close();
     let _ = tokio::time::timeout(edge.config.timeouts.keep_alive.0, connections.wait()).await;
 }
@@ -195,7 +196,7 @@ async fn left_within(edge: &Edge, window: Duration) {
     let limit = window + drain.limit.0.saturating_sub(drain.window.0);
     tracing::info!(sessions = edge.sessions.count(), ?window, "draining");
     if tokio::time::timeout(limit, edge.sessions.idle()).await.is_err() {
-        tracing::warn!(sessions = edge.sessions.count(), ?limit, "cut after the drain limit");
+        tracing::warn!(sessions = edge.sessions.count(), ?limit, "{}", texts::CUT_AFTER_DRAIN);
     }
     edge.sessions.http2_ended(edge.config.timeouts.close.0).await;
 }
@@ -210,10 +211,10 @@ async fn accept(
     loop {
         let (tcp, client) = match listener.tcp.accept().await {
             Ok(accepted) => accepted,
-            // A device that left while it waited is its own affair.
+            // The device left while it waited.
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => continue,
             Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection");
+                tracing::warn!(%error, "{}", texts::CANNOT_ACCEPT);
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
@@ -232,7 +233,7 @@ async fn accept(
         let tls = listener.tls.clone();
         let worker = workers.least_loaded();
         let (server, counted) = (worker.server.clone(), worker.connections.clone());
-        // It moves to another event loop, which is that of the task where it is wrapped again.
+        // The connection moves to the event loop of a worker, which wraps it again.
         let Ok(tcp) = tcp.into_std() else { continue };
         let connection = async move {
             let Ok(tcp) = TcpStream::from_std(tcp) else { return };
@@ -243,9 +244,9 @@ async fn accept(
     }
 }
 
-/// Answers that no slot is free, without spending a task on it: the socket's empty buffer takes the few bytes at once.
+/// Refuses a connection without a task: the socket's empty buffer takes the few bytes of the answer at once.
 ///
-/// Behind TLS the edge can say nothing before a handshake, and that is what it has no slot for: the connection just ends.
+/// With TLS the edge could answer only after a handshake, for which it has no slot: the connection just ends.
 fn refuse(edge: &Edge, tcp: &TcpStream, listener: &Listener, (reason, answer): (&'static str, &Answer)) {
     let stamp = Stamp::blank();
     edge.refused(reason, &stamp.id);

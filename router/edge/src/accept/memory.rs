@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use routing::admit::Pressure;
 
-use crate::Edge;
+use crate::{Edge, texts};
 
-/// Time between two looks at memory. It cannot run out in between: a connection costs kilobytes, and the memory of sessions has
-/// a limit of its own.
+/// Time between two readings of the memory. It cannot run out in between: a connection costs kilobytes, and the memory of sessions
+/// has a limit of its own.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// While memory is short, some of the quiet sessions are told to leave this often.
+/// Time between two groups of quiet sessions that the edge tells to leave while memory is short.
 const SHED_EVERY: Duration = Duration::from_secs(1);
 
 /// Watches the memory of this process and never ends. Without a limit it does nothing.
@@ -25,14 +25,14 @@ pub async fn watch_memory(edge: &Edge) {
         let used = match resident_bytes().await {
             Ok(used) => used,
             Err(error) => {
-                tracing::warn!(%error, "cannot see how much memory is used; limits.memory_max does not count");
+                tracing::warn!(%error, "{}", texts::MEMORY_UNSEEN);
                 return std::future::pending().await;
             }
         };
         let pressure = Pressure::of(used, max);
         let before = edge.admission.pressure.send_replace(pressure);
         if pressure != before {
-            tracing::warn!(used, max, pressure = pressure.as_str(), "memory pressure");
+            tracing::warn!(used, max, pressure = pressure.as_str(), "{}", texts::MEMORY_PRESSURE);
         }
         if pressure == Pressure::Shed && shed_at <= tokio::time::Instant::now() {
             edge.sessions.shed();

@@ -2,7 +2,9 @@
 
 pub mod access;
 pub mod admission;
+pub mod auth_config;
 pub mod connection;
+pub mod documents;
 pub mod handover;
 mod issuer_url;
 pub mod listener;

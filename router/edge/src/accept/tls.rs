@@ -1,6 +1,6 @@
 //! TLS towards devices: one certificate for all names, exchanged while the edge runs.
 //!
-//! A new certificate that is no good never replaces one that is: the old one stays, and the log and a metric say so.
+//! A new certificate that is not valid never replaces one that is: the old one stays, and the log and a metric report it.
 //!
 //! Why it is so: docs/decisions/07-tls-ends-in-rustls.md.
 
@@ -33,16 +33,16 @@ use tokio_rustls::{
 use topology::Moment;
 use x509_cert::der::Decode as _;
 
-use crate::{config, metrics::Metrics};
+use crate::{config, metrics::Metrics, texts};
 
 /// First byte of a TLS connection: a record that carries a handshake (RFC 8446 §5.1).
 const HANDSHAKE_RECORD: u8 = 22;
-/// The protocols inside, the preferred first (RFC 7301).
+/// The protocols inside of TLS, the preferred one first (RFC 7301).
 const ALPN: [&[u8]; 2] = [HTTP2, b"http/1.1"];
 /// HTTP/2 in ALPN.
 const HTTP2: &[u8] = b"h2";
 
-/// A certificate that expires sooner is reported, so that an operator looks before devices do.
+/// The edge warns of a certificate that expires sooner, so that an operator notices before devices do.
 const EXPIRES_SOON: Duration = Duration::from_secs(7 * 86_400);
 
 pub struct Tls {
@@ -57,13 +57,13 @@ pub struct Tls {
     metrics: Metrics,
 }
 
-/// Why a device has no TLS connection.
+/// The reason for which a device has no TLS connection.
 #[derive(Debug, thiserror::Error)]
 pub enum HandshakeError {
-    /// It left before it said anything.
+    /// The device left before its first byte.
     #[error("the peer closed the connection")]
     Gone,
-    /// It speaks another protocol. The edge can still tell it so.
+    /// The device speaks another protocol. The edge can still answer it in plain text.
     #[error("the peer does not speak TLS")]
     NotTls(TcpStream),
     /// The handshake failed; rustls has sent the alert.
@@ -74,11 +74,11 @@ pub enum HandshakeError {
 /// The result of a look at the files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reload {
-    /// They are as they were.
+    /// The files did not change.
     Unchanged,
     /// New connections get the new certificate.
     Taken,
-    /// The new certificate is no good; the old one stays.
+    /// The new certificate is not valid; the old one stays.
     Refused,
 }
 
@@ -119,7 +119,7 @@ impl Tls {
         let now = daemon::clock::now();
         if expires <= now {
             // At start the edge has no better certificate, and its own clock may be wrong.
-            tracing::error!(certificate = %files.certificate.display(), expires = format!("{expires:#}"), "the certificate has expired");
+            tracing::error!(certificate = %files.certificate.display(), expires = format!("{expires:#}"), "{}", texts::CERTIFICATE_EXPIRED);
         }
         say_when(&metrics, &files, expires, now);
         let served = Arc::new(Served(ArcSwap::from_pointee(certified)));
@@ -128,7 +128,7 @@ impl Tls {
             .with_no_client_auth()
             .with_cert_resolver(served.clone());
         tls.alpn_protocols = ALPN.map(<[u8]>::to_vec).into();
-        // A device that comes back resumes with a ticket: no signature, and nothing is remembered here meanwhile.
+        // A device that returns resumes with a ticket: the edge signs nothing, and stores nothing meanwhile.
         tls.ticketer = ring::Ticketer::new()?;
         tls.session_storage = Arc::new(NoServerSessionStorage {});
         Ok(Some(Self {
@@ -141,7 +141,7 @@ impl Tls {
         }))
     }
 
-    /// One handshake. The caller bounds its time; waiting for a place counts.
+    /// One handshake. The caller bounds its time, which includes the wait for a slot.
     pub async fn accept(&self, tcp: TcpStream) -> Result<TlsStream<TcpStream>, HandshakeError> {
         let mut first = [0];
         // A silent device takes no slot, and one that does not speak TLS gets an answer that it can read.
@@ -150,7 +150,7 @@ impl Tls {
             Ok(1) => return Err(HandshakeError::NotTls(tcp)),
             Ok(_) | Err(_) => return Err(HandshakeError::Gone),
         }
-        // Nor does a device that has only begun its hello: the slot is for the costly part, the signature.
+        // A device that has only begun its hello takes none either: the slot is for the costly part, the signature.
         let hello = LazyConfigAcceptor::new(Acceptor::default(), tcp);
         let hello = hello.await.map_err(HandshakeError::Failed)?;
         let _place = self.handshakes.acquire().await;
@@ -162,7 +162,7 @@ impl Tls {
         Ok(stream)
     }
 
-    /// Looks at the files on SIGHUP and every `period`, and takes a new and good certificate, until it is dropped.
+    /// Looks at the files on SIGHUP and every `period`, and takes a new valid certificate, until the future is dropped.
     pub async fn keep_current(&self, period: Duration, mut hangup: Signal) {
         let mut ticks = interval(period);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -202,19 +202,19 @@ impl Tls {
             Err(error) => {
                 self.metrics.certificate_reload("refused");
                 let certificate = self.files.certificate.display();
-                tracing::error!(%certificate, "the new certificate is no good, the old one stays in use: {error:#}");
+                tracing::error!(%certificate, error = format!("{error:#}"), "{}", texts::CERTIFICATE_REFUSED);
                 Reload::Refused
             }
         }
     }
 }
 
-/// Whether HTTP/2 was agreed on.
+/// Whether both sides agreed on HTTP/2.
 pub fn is_http2(stream: &TlsStream<TcpStream>) -> bool {
     stream.get_ref().1.alpn_protocol() == Some(HTTP2)
 }
 
-/// The signal that makes an edge look at its certificate. From here on it does not end the process any more.
+/// The signal SIGHUP, which makes an edge look at its certificate. From this call on it does not end the process.
 pub fn hangup() -> anyhow::Result<Signal> {
     signal(SignalKind::hangup()).context("cannot watch SIGHUP")
 }
@@ -240,7 +240,7 @@ impl std::fmt::Display for Files {
     }
 }
 
-/// A certificate that fits its key, and when it expires.
+/// A certificate that fits its key, and its expiry.
 fn certified(pem: &Pem) -> anyhow::Result<(CertifiedKey, Moment)> {
     let chain = CertificateDer::pem_slice_iter(&pem.certificate)
         .collect::<Result<Vec<_>, _>>()
@@ -265,6 +265,6 @@ fn certified(pem: &Pem) -> anyhow::Result<(CertifiedKey, Moment)> {
 fn say_when(metrics: &Metrics, files: &Files, expires: Moment, now: Moment) {
     metrics.certificate_expires(expires);
     if expires > now && expires.since(now) < EXPIRES_SOON {
-        tracing::warn!(certificate = %files.certificate.display(), expires = format!("{expires:#}"), "the certificate expires soon");
+        tracing::warn!(certificate = %files.certificate.display(), expires = format!("{expires:#}"), "{}", texts::CERTIFICATE_EXPIRES);
     }
 }

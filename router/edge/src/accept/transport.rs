@@ -1,4 +1,4 @@
-//! A device's connection as pingora wants to see it, plain or TLS.
+//! A device's connection, plain or TLS, behind the traits of pingora.
 
 use std::{
     fmt::Debug,
@@ -31,26 +31,27 @@ use crate::{
 
 /// A head and a small answer leave in one packet, or one TLS record.
 const WRITE_BYTES: usize = 2048;
-/// One read of a body: the part of it that pingora can repeat is bounded, see `BODY_BYTES_HELD`.
+/// One read of a body. It bounds the part of a body that pingora can repeat, see `BODY_BYTES_HELD`.
 const BODY_READ_BYTES: usize = 16 << 10;
 
 #[derive(Debug)]
 pub struct Transport<T: Io> {
     io: BufWriter<T>,
-    /// Read before pingora got the connection, and given to it first.
+    /// Bytes that were read before pingora got the connection; pingora reads them first.
     replay: BytesMut,
     http2: bool,
     fd: RawFd,
     socket: Arc<SocketDigest>,
     has_tls: bool,
     gate: Gate,
-    /// So long the device may take part in closing.
+    /// Longest time for the device to take part in closing.
     closing: Duration,
-    /// With HTTP/2: set when the last bytes are out.
+    /// With HTTP/2: set when the edge has written its last bytes.
     last_words: Option<LastWords>,
 }
 
-/// The edge reads and drops what a device still sends, until the device closes, or until one of these limits.
+/// The limits of the last words: the edge reads and drops the bytes of a device until the device closes, or until one of these
+/// limits.
 #[derive(Debug)]
 struct LastWords {
     until: Instant,
@@ -58,27 +59,27 @@ struct LastWords {
     bytes_left: usize,
 }
 
-/// The bytes of a device that pingora may read: one request, to the last byte of its body. Bytes that the device sends ahead
-/// wait here for its turn, because pingora would lose it, and it is not pingora that reads heads.
+/// The bytes of a device that pingora may read: one request, to the last byte of its body. Bytes of the next request wait here,
+/// because pingora would drop them, and the edge reads heads itself.
 ///
-/// The framing of chunked bodies is checked on the way: pingora takes a chunk without a size for the last one, and what two
-/// hops understand differently is two requests. A malformed body cannot be read (`InvalidData`).
+/// The gate also checks the framing of chunked bodies: pingora takes a chunk without a size for the last one, and two hops that
+/// understand a body differently see two requests. A malformed body cannot be read (`InvalidData`).
 #[derive(Debug, Clone, Default)]
 pub struct Gate(Arc<Mutex<Passing>>);
 
 #[derive(Debug, Default)]
 struct Passing {
-    /// The rest of the body of the request that pingora has. Between requests, and with HTTP/2, everything passes.
+    /// The rest of the body that pingora may read. None between requests and with HTTP/2, when pingora may read everything.
     body: Option<Body>,
     ahead: BytesMut,
 }
 
 impl Gate {
-    /// pingora gets a request, and `read` came behind its head. Leaves in `read` the bytes that belong to the request.
+    /// Lets pingora read a request with this body. `read` are the bytes behind its head; those of the body stay in it.
     ///
     /// # Errors
     ///
-    /// The body is none.
+    /// The chunks of the body are malformed.
     pub fn begin(&self, mut body: Body, read: &mut BytesMut) -> Result<(), Broken> {
         let taken = body.take(read)?;
         let mut passing = self.lock();
@@ -87,7 +88,7 @@ impl Gate {
         Ok(())
     }
 
-    /// pingora gave the connection back. Returns the bytes that the device sent ahead.
+    /// Ends the request, because pingora gave the connection back. Returns the bytes of the next request.
     pub fn end(&self) -> BytesMut {
         let mut passing = self.lock();
         passing.body = None;
@@ -100,7 +101,7 @@ impl Gate {
 }
 
 impl Passing {
-    /// Reads the request of a device, and after that nothing but the end of the connection.
+    /// Reads the request of a device, and after its last byte only the end of the connection.
     fn poll_read(
         &mut self,
         mut io: Pin<&mut (impl AsyncRead + ?Sized)>,
@@ -131,7 +132,7 @@ impl Passing {
             }
             self.ahead.extend_from_slice(ahead.filled());
         }
-        // A device that sends so much ahead is there. The edge reads no more of it before its answer is out.
+        // A device that sends this much ahead has not left. The edge reads no more before it has written the answer.
         Poll::Pending
     }
 }
@@ -140,7 +141,7 @@ impl<T: Io> Transport<T> {
     /// HTTP/1.1.
     pub fn http1(io: T, fd: RawFd, device: Peer, gate: Gate, closing: Duration) -> Self {
         let socket = SocketDigest::from_raw_fd(fd);
-        // Known already; pingora would ask the kernel.
+        // The edge knows the address; pingora would ask the kernel.
         let _ = socket.peer_addr.set(Some(l4::socket::SocketAddr::Inet(device.address)));
         Self {
             io: BufWriter::with_capacity(WRITE_BYTES, io),
@@ -168,8 +169,7 @@ impl<T: Io> Transport<T> {
 impl<T: Io> AsyncRead for Transport<T> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.replay.is_empty() {
-            // A reader that waits for the device has said all there is to say for now. pingora keeps the beginning of a body
-            // back.
+            // pingora reads only after it wrote everything it has, and buffers the beginning of a body: this sends it.
             let _ = Pin::new(&mut self.io).poll_flush(cx);
             let this = &mut *self;
             return this.gate.lock().poll_read(Pin::new(&mut this.io), cx, buffer);
@@ -239,8 +239,8 @@ impl<T: Io> AsyncWrite for Transport<T> {
 #[async_trait]
 impl<T: Io> Shutdown for Transport<T> {
     async fn shutdown(&mut self) {
-        // The kernel drops undelivered bytes of a socket that is closed with unread ones: the bytes that a device sends behind
-        // its request must not cost it the answer.
+        // The kernel drops undelivered bytes of a socket that is closed with unread ones: bytes behind the request must not cost the
+        // device its answer.
         device::goodbye(&mut self.io, self.closing).await;
     }
 }

@@ -1,6 +1,6 @@
 //! The threads that serve devices. Each has an event loop of its own and connections that never leave it, as in nginx and
-//! HAProxy: what a connection wakes is on its own thread, and no other processor has to be interrupted. On two cores that
-//! took two fifths off the processor time of a request (docs/decisions/03-a-connection-stays-on-its-thread.md).
+//! HAProxy: a connection wakes only tasks on its own thread, so no other processor is interrupted. On two cores that took two
+//! fifths off the processor time of a request (docs/decisions/03-a-connection-stays-on-its-thread.md).
 
 use std::{io, num::NonZero, sync::Arc, thread};
 
@@ -9,9 +9,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{Edge, accept::connection::Server, request::limits::Requests};
 
-/// Connections to a stack that all workers together keep for the next request: each takes a place there.
+/// Most connections to a stack in the pools of all workers together: each takes a slot at the stack.
 const KEPT_MAX: usize = 128;
-/// Of these each has some.
+/// Least number of them for each worker.
 const KEPT_MIN: usize = 4;
 
 pub struct Workers {
@@ -23,12 +23,12 @@ pub struct Workers {
 pub struct Worker {
     pub event_loop: Handle,
     pub server: Arc<Server>,
-    /// Each of its connections has a copy.
+    /// Each connection of the worker has a copy, so the count shows how many there are.
     pub connections: Arc<()>,
 }
 
 impl Workers {
-    /// Starts them: as many as configured, or one for each processor that this process may use.
+    /// Starts the configured number of workers, or one for each processor that this process may use.
     pub fn start(edge: &Arc<Edge>) -> io::Result<Self> {
         let stop = CancellationToken::new();
         let requests = Arc::new(Requests::new(&edge.config, &edge.metrics));
@@ -48,7 +48,7 @@ impl Workers {
         })
     }
 
-    /// Ends them, and their connections with them.
+    /// Ends the workers and their connections.
     pub fn stop(&self) {
         self.stop.cancel();
     }

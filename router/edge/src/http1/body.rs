@@ -1,25 +1,25 @@
-//! Where the body of a message ends (RFC 9112 §6 and §7).
+//! The end of a message's body (RFC 9112 §6 and §7).
 
 use bytes::{Buf as _, Bytes, BytesMut};
 
 /// Longest extensions and trailers of a chunked body, which the edge ignores.
 const CHUNK_LINES_BYTES_MAX: usize = 8 << 10;
 
-/// A region sent no answer, or none that the edge can pass on.
+/// A region sent bytes that are not an answer, or an answer that the edge cannot pass on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the answer is not HTTP/1.1: {0}")]
 pub struct Broken(pub(super) &'static str);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Body {
-    /// After so many bytes more.
+    /// The body ends after this many further bytes.
     Length(u64),
     Chunked(Chunks),
     UntilClose,
 }
 
 impl Body {
-    /// Takes bytes that came; how many of them are the body's.
+    /// Takes bytes that arrived. Returns how many of them belong to the body.
     pub fn take(&mut self, bytes: &[u8]) -> Result<usize, Broken> {
         match self {
             Self::Length(left) => {
@@ -44,7 +44,7 @@ impl Body {
         Ok(bytes.split_to(taken).freeze())
     }
 
-    /// Whether all of it came. One that ends with the connection never tells.
+    /// Whether all of the body arrived. Always false for a body that ends with the connection.
     pub fn is_done(&self) -> bool {
         match self {
             Self::Length(left) => *left == 0,
@@ -54,11 +54,11 @@ impl Body {
     }
 }
 
-/// Finds the end of a chunked body (RFC 9112 §7.1), which is passed on as it is.
+/// Finds the end of a chunked body (RFC 9112 §7.1). The edge passes the bytes on unchanged.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Chunks {
     at: At,
-    /// Of the chunk, still to come; its size while that is read.
+    /// Bytes of the chunk that are still to come; its size, as far as it is read, before that.
     left: u64,
     /// Bytes of ignored lines.
     ignored: usize,
@@ -88,12 +88,12 @@ enum At {
 }
 
 impl Chunks {
-    /// Takes bytes that came; how many of them are the body's.
+    /// Takes bytes that arrived. Returns how many of them belong to the body.
     pub fn take(&mut self, bytes: &[u8]) -> Result<usize, Broken> {
         self.walk(bytes, |_| ())
     }
 
-    /// Whether all of it came.
+    /// Whether all of the body arrived.
     pub fn is_done(&self) -> bool {
         self.at == At::End
     }

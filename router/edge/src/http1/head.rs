@@ -1,4 +1,4 @@
-//! Reading the head of an HTTP/1.1 message (RFC 9112 §2): as many bytes as it takes, within limits of size and time.
+//! Reading the head of an HTTP/1.1 message (RFC 9112 §2), within limits of size and time.
 
 use std::time::Duration;
 
@@ -10,11 +10,11 @@ use tokio::{
 
 use crate::deadline::Deadline;
 
-/// Header lines accepted. Browsers send about 20.
+/// Most header lines of a message. Browsers send about 20.
 pub const LINES_MAX: usize = 64;
 /// The beginning of a connection of HTTP/2 (RFC 9113 §3.4), up to the first empty line.
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\n";
-/// Room for a read: most heads fit.
+/// Room for one read: most heads fit.
 pub const READ_BYTES: usize = 2048;
 
 /// The head of a message, and the bytes that came with it.
@@ -41,7 +41,7 @@ impl Head {
         Some(names.map(value))
     }
 
-    /// Whether it is not a head but the beginning of HTTP/2.
+    /// Whether it is not a head but the beginning of a connection of HTTP/2.
     pub fn is_http2(&self) -> bool {
         self.bytes.starts_with(HTTP2_PREFACE)
     }
@@ -56,13 +56,13 @@ pub enum HeadError {
     /// The peer sent nothing in time: no error between requests.
     #[error("nothing came in time")]
     Quiet,
-    /// It began and did not end in time.
+    /// The head began and did not end in time.
     #[error("the header took too long")]
     TooSlow,
-    /// More bytes or lines than allowed.
+    /// The head has more bytes or lines than the limit.
     #[error("the header is too large")]
     TooLarge,
-    /// Not HTTP/1.1.
+    /// The bytes are not HTTP/1.1.
     #[error("not HTTP/1.1: {0}")]
     Malformed(String),
 }
@@ -74,16 +74,16 @@ pub enum Kind {
     Response,
 }
 
-/// How long a head may take, and how large it may be.
+/// The longest time and the largest size of a head.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
     pub first: Duration,
-    /// From its first byte until it is complete.
+    /// Longest time from the first byte of the head until it is complete.
     pub rest: Duration,
     pub bytes_max: usize,
 }
 
-/// Reads one head. A peer that sends a byte now and then does not extend its time.
+/// Reads one head. A peer that sends a byte now and then does not extend the deadline.
 pub async fn read<R>(io: &mut R, kind: Kind, bounds: Bounds) -> Result<Head, HeadError>
 where
     R: AsyncRead + Unpin + ?Sized,
@@ -91,7 +91,7 @@ where
     read_on(io, kind, bounds, &mut Deadline::default(), BytesMut::new()).await
 }
 
-/// The same for one of which `bytes` were read already, with a timer that is used again.
+/// The same for a head of which `bytes` were read already, with a timer that the caller uses again.
 pub async fn read_on<R>(
     io: &mut R,
     kind: Kind,
@@ -141,7 +141,7 @@ where
     }
 }
 
-/// httparse accepts a bare line feed as the end of a line, so this does too.
+/// httparse accepts a bare line feed as the end of a line, so this function does too.
 fn has_empty_line(bytes: &[u8]) -> bool {
     bytes
         .windows(3)

@@ -1,5 +1,5 @@
-//! The headers that pass from one hop to the next. Every way of a request uses the lists of this file: requests with and
-//! without pingora, and upgrades.
+//! The headers that pass from one hop to the next. The fast path, pingora's path and upgrades all use the lists of this file, so
+//! that a region sees the same headers whichever path a request takes.
 
 use std::{
     io::Write as _,
@@ -9,7 +9,7 @@ use std::{
 use topology::EdgeId;
 
 use crate::{
-    accept::access::without_key,
+    http1::credential::{SUBPROTOCOL, is_credential, without_key},
     request_id::{REQUEST_ID, RequestId},
 };
 
@@ -21,7 +21,7 @@ const OF_CONNECTION: [&str; 5] = [
     "proxy-connection",
     "content-length",
 ];
-/// The same, of requests alone: the codings and trailers of an answer pass as they came.
+/// The same in requests only: the codings and trailers of an answer pass unchanged.
 ///
 /// `Expect` is answered by the edge, which reads bodies before it asks a region. Without `Sec-WebSocket-Extensions` no
 /// compression is negotiated, so frames can be relayed verbatim and their bits checked.
@@ -46,7 +46,7 @@ const OF_STACKS_IN_REQUESTS: [&str; 6] = [
 /// Headers that the edge writes on requests and on answers.
 const OF_EDGE: [&str; 2] = [REQUEST_ID, "meridian-edge"];
 const OF_EDGE_IN_ANSWERS: [&str; 2] = ["meridian-region", "meridian-affinity"];
-/// A device's word on where it comes from is no evidence; the edge writes `X-Forwarded-For` and `X-Forwarded-Proto` anew.
+/// A device can claim any address of origin, so the edge drops these and writes `X-Forwarded-For` and `X-Forwarded-Proto` itself.
 const HEARSAY: [&str; 6] = [
     "x-forwarded-for",
     "x-forwarded-proto",
@@ -64,7 +64,7 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Its address as everybody writes it: a socket for both families calls 192.0.2.1 `::ffff:192.0.2.1`.
+    /// Its address in the common form: a socket for both families calls 192.0.2.1 `::ffff:192.0.2.1`.
     pub fn ip(&self) -> IpAddr {
         self.address.ip().to_canonical()
     }
@@ -74,33 +74,33 @@ impl Peer {
     }
 }
 
-/// The edge's word on a request.
+/// The facts about a request that the edge writes into its head for the region.
 #[derive(Debug, Clone, Copy)]
-pub struct Word<'a> {
+pub struct Provenance<'a> {
     pub device: Peer,
     pub edge: &'a EdgeId,
     pub id: &'a RequestId,
     /// The tenant of a device that the edge recognised.
     pub tenant: Option<&'a str>,
-    /// Whether credentials are for the edge, and stay there.
+    /// Whether credentials are for the edge alone, which then drops them.
     pub keeps_credentials: bool,
 }
 
-/// Writes the headers of a request that concern the region, each on a line, and the edge's word on it. `named` are the values
-/// of its `Connection` headers: headers named there concern this hop only.
+/// Writes the headers of a request that concern the region, each on a line, and those that the edge adds. `named` are the
+/// values of its `Connection` headers: headers named there concern this hop only.
 pub fn forward_headers<'h>(
     bytes: &mut Vec<u8>,
     headers: impl Iterator<Item = (&'h str, &'h [u8])>,
     named: &[&[u8]],
-    word: &Word<'_>,
+    provenance: &Provenance<'_>,
 ) {
-    let Word {
+    let Provenance {
         device,
         edge,
         id,
         tenant,
         keeps_credentials,
-    } = word;
+    } = provenance;
     for (name, value) in headers {
         if *keeps_credentials && is_credential(name) {
             if name.eq_ignore_ascii_case(SUBPROTOCOL)
@@ -125,16 +125,6 @@ pub fn forward_headers<'h>(
     }
 }
 
-/// The subprotocols that a WebSocket offers.
-pub const SUBPROTOCOL: &str = "sec-websocket-protocol";
-
-/// Whether a header of a request may hold the device's credential.
-pub fn is_credential(name: &str) -> bool {
-    ["authorization", SUBPROTOCOL]
-        .iter()
-        .any(|known| name.eq_ignore_ascii_case(known))
-}
-
 /// Whether a header of a request concerns the region. `named` are the values of its `Connection` headers.
 pub fn is_forwarded(name: &str, named: &[&[u8]]) -> bool {
     let lists = [
@@ -148,7 +138,7 @@ pub fn is_forwarded(name: &str, named: &[&[u8]]) -> bool {
     !is_in(lists, name) && !named.iter().any(|value| names(value, name))
 }
 
-/// Whether a header of a region's answer concerns the device. The edge writes those of `stamp.rs` itself.
+/// Whether a header of a region's answer concerns the device. The edge writes the headers of `stamp.rs` itself.
 pub fn is_returned(name: &str) -> bool {
     let lists = [&OF_CONNECTION[..], &OF_EDGE, &OF_EDGE_IN_ANSWERS, &OF_STACKS];
     !is_in(lists, name) && !is_for_browsers(name)
@@ -156,12 +146,12 @@ pub fn is_returned(name: &str) -> bool {
 
 /// Whether a header of an answer is one that the edge writes for browsers itself.
 pub fn is_for_browsers(name: &str) -> bool {
-    /// How they all begin.
+    /// The common beginning of their names.
     const BEGINNING: &str = "access-control-";
     name.len() > BEGINNING.len() && name.as_bytes()[..BEGINNING.len()].eq_ignore_ascii_case(BEGINNING.as_bytes())
 }
 
-/// Headers of an answer that only the edge may write, or that are for the edge. pingora passes all others of a region on.
+/// Headers of an answer that only the edge may write, or that are for the edge. pingora passes on all other headers of a region.
 pub fn of_edge_in_answers() -> impl Iterator<Item = &'static str> {
     OF_EDGE.into_iter().chain(OF_EDGE_IN_ANSWERS).chain(OF_STACKS)
 }

@@ -2,6 +2,7 @@
 //! socket.
 
 pub mod body;
+pub mod credential;
 pub mod head;
 pub mod headers;
 pub mod request;

@@ -1,4 +1,4 @@
-//! The head of a request. A request that two hops understand differently is two requests (RFC 9112 §11.2), so a head with two
+//! The head of a request. Two hops that understand a head differently see two requests (RFC 9112 §11.2), so a head with two
 //! meanings is an error here.
 
 use std::{io::Write as _, net::Ipv6Addr};
@@ -7,40 +7,40 @@ use crate::{
     http1::{
         body::{Body, Chunks},
         head::LINES_MAX,
-        headers::{Word, forward_headers, names},
+        headers::{Provenance, forward_headers, names},
     },
     request_id::REQUEST_ID,
 };
 
-/// The head of a request that nobody can understand in two ways.
+/// The head of a request that has only one meaning.
 pub struct Request<'h, 'l> {
     pub method: &'h str,
     pub target: &'h str,
-    /// Its headers, as they came.
+    /// Its headers, as the device sent them.
     pub lines: &'l [httparse::Header<'h>],
-    /// Length of its body, if it says that it has one.
+    /// The length of its body, if the head has one.
     content_length: Option<usize>,
     /// Whether its body is chunked.
     pub is_chunked: bool,
     /// Whether `Connection` names other headers.
     names_headers: bool,
-    /// Whether the device asks nothing more on this connection.
+    /// Whether it is the last request on its connection.
     pub is_last: bool,
-    /// Whether it is of HTTP/1.1 and neither waits to be told to go on nor asks for another protocol.
+    /// Whether it is of HTTP/1.1 and has neither `Expect` nor `Upgrade`.
     pub is_plain: bool,
     is_http11: bool,
     /// The id that the device gave it.
     pub id: Option<&'h [u8]>,
-    /// Where the page is from that asks, if it is one.
+    /// The origin of the page that sends it, if a page does.
     pub origin: Option<&'h [u8]>,
 }
 
 impl<'h, 'l> Request<'h, 'l> {
-    /// Reads a whole head. Every request of HTTP/1 passes here, also those that become sessions or are pingora's.
+    /// Reads a whole head. Every request of HTTP/1 passes here, also upgrades and requests that pingora serves.
     ///
     /// # Errors
     ///
-    /// The fault of a head that others could understand in another way.
+    /// The fault of a head that another hop could understand in another way.
     pub fn parse(head: &'h [u8], lines: &'l mut [httparse::Header<'h>; LINES_MAX]) -> Result<Self, &'static str> {
         let mut request = httparse::Request::new(lines);
         let parsed = request.parse(head);
@@ -69,7 +69,7 @@ impl<'h, 'l> Request<'h, 'l> {
         let (mut host, mut hosts) = (None, 0);
         for line in this.lines {
             let is = |name: &str| line.name.eq_ignore_ascii_case(name);
-            // The lengths of these names tell nearly all others apart without a look at a letter.
+            // The comparison looks at the lengths first, and those of these names differ from nearly all others.
             if is("host") {
                 host = Some(line.value);
                 hosts += 1;
@@ -123,18 +123,18 @@ impl<'h, 'l> Request<'h, 'l> {
         path_of(self.target)
     }
 
-    /// Whether it is gRPC, which is not spoken over HTTP/1.1.
+    /// Whether it is gRPC, which needs HTTP/2.
     pub fn is_grpc(&self) -> bool {
         self.header("content-type")
             .is_some_and(|it| it.starts_with("application/grpc"))
     }
 
-    /// Length of its body, if it says it.
+    /// The length of its body; 0 without `Content-Length`.
     pub fn body_bytes(&self) -> usize {
         self.content_length.unwrap_or(0)
     }
 
-    /// The length that it says its body has.
+    /// The length of its body by `Content-Length`.
     pub fn content_length(&self) -> Option<u64> {
         self.content_length.map(|length| length as u64)
     }
@@ -157,7 +157,7 @@ impl<'h, 'l> Request<'h, 'l> {
         self.is_http11
     }
 
-    /// Whether it asks for nothing but the head of an answer.
+    /// Whether it asks only for the head of an answer.
     pub fn is_head(&self) -> bool {
         self.method == "HEAD"
     }
@@ -173,8 +173,8 @@ impl<'h, 'l> Request<'h, 'l> {
         std::str::from_utf8(line.value).ok()
     }
 
-    /// Its head as a region gets it, up to the lines about its body.
-    pub fn forwarded_lines(&self, word: &Word<'_>) -> Vec<u8> {
+    /// Its head for a region, up to the lines about its body.
+    pub fn forwarded_lines(&self, provenance: &Provenance<'_>) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(512);
         for part in [self.method, " ", self.target, " HTTP/1.1\r\n"] {
             bytes.extend_from_slice(part.as_bytes());
@@ -189,13 +189,13 @@ impl<'h, 'l> Request<'h, 'l> {
             .map(|line| line.value)
             .collect();
         let lines = self.lines.iter().map(|line| (line.name, line.value));
-        forward_headers(&mut bytes, lines, &named, word);
+        forward_headers(&mut bytes, lines, &named, provenance);
         bytes
     }
 
-    /// Its head as a region gets it. It is not chunked.
-    pub fn forwarded(&self, word: &Word<'_>) -> Vec<u8> {
-        let mut bytes = self.forwarded_lines(word);
+    /// Its whole head for a region. Only for a request that is not chunked.
+    pub fn forwarded(&self, provenance: &Provenance<'_>) -> Vec<u8> {
+        let mut bytes = self.forwarded_lines(provenance);
         if let Some(length) = self.content_length {
             let _ = write!(bytes, "Content-Length: {length}\r\n");
         }
@@ -207,8 +207,8 @@ impl<'h, 'l> Request<'h, 'l> {
 /// The message for a path with dot segments.
 pub const DOT_SEGMENTS: &str = "the path has segments of dots";
 
-/// Whether a path has a segment `.` or `..`, also in an encoding that a server behind may undo: it would leave the prefix
-/// under which it was let through.
+/// Whether a path has a segment `.` or `..`, also in an encoding that a server may decode: such a path would leave the prefix by
+/// which the edge chose its route.
 pub fn has_dot_segments(path: &str) -> bool {
     // Most paths have neither.
     if !path.bytes().any(|byte| matches!(byte, b'.' | b'%')) {
@@ -240,8 +240,8 @@ fn split_target(target: &str) -> Result<(Option<&str>, &str), &'static str> {
 
 const ONE_HOST: &str = "a request has one Host";
 
-/// Whether a request says in one way which host it is for: by the authority of its target (`:authority` in HTTP/2), by its
-/// `hosts` lines of `Host`, of which `host` is the last, or by both alike.
+/// Checks that a request names one host: by the authority of its target (`:authority` in HTTP/2), by its `hosts` lines of `Host`,
+/// of which `host` is the last, or the same in both.
 ///
 /// # Errors
 ///
@@ -261,7 +261,7 @@ pub fn check_host(authority: Option<&[u8]>, host: Option<&[u8]>, hosts: usize) -
     }
 }
 
-/// Whether this is a host with or without a port (RFC 9112 §3.2), in the letters that hosts really have.
+/// Whether this is a host with or without a port (RFC 9112 §3.2). It allows only the characters that hosts use.
 pub fn is_host(value: &[u8]) -> bool {
     let (host, port) = match value.iter().rposition(|byte| *byte == b':') {
         // The colons of an IPv6 address are within brackets.
@@ -291,12 +291,6 @@ pub(super) fn length(value: &[u8]) -> Option<usize> {
 
 /// The header with the user of a device.
 pub const USER: &str = "meridian-user";
-
-/// The token of an `Authorization` header (RFC 6750 §2.1).
-pub fn bearer(authorization: &str) -> Option<&str> {
-    let (scheme, token) = authorization.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
-}
 
 /// The path of a request target.
 pub fn path_of(target: &str) -> &str {
@@ -332,7 +326,7 @@ mod tests {
             address: "[::ffff:1.2.3.4]:5".parse().unwrap(),
             has_tls: true,
         };
-        let bytes = request.forwarded(&Word {
+        let bytes = request.forwarded(&Provenance {
             device,
             edge: &EdgeId::new("edge-dub").unwrap(),
             id: &RequestId::of(request.id.or(Some(b"id"))),
@@ -343,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_is_forwarded_with_our_word_on_the_client() {
+    fn a_forwarded_request_names_the_address_that_the_edge_saw() {
         let text = "POST /v1/audio/speech?a=b HTTP/1.1\r\nHost: voice\r\nConnection: keep-alive\r\nTE: trailers\r\n\
                     X-Forwarded-For: 6.6.6.6\r\nForwarded: for=6.6.6.6\r\nMeridian-Load: 1\r\ncontent-length: 5\r\n\
                     X-Forwarded-Proto: gopher\r\nX-Forwarded-Host: h\r\nX-Real-IP: 6.6.6.6\r\nMeridian-Turns: 1\r\n\
@@ -358,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn what_connection_names_concerns_this_hop_only() {
+    fn headers_named_in_connection_stay_on_this_hop() {
         let text = "GET /health HTTP/1.1\r\nHost: v\r\nX-Hop: 1\r\nConnection: keep-alive, x-hop\r\n\
                     Connection: Authorization\r\nAuthorization: Bearer secret\r\nX-Stays: 1\r\n\r\n";
         let forwarded = forwarded(text).unwrap().unwrap();
@@ -447,7 +441,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_could_understand_in_another_way_is_refused() {
+    fn a_head_with_two_meanings_is_refused() {
         for line in [
             "Host: other\r\n",
             "Content-Length: 1\r\nContent-Length: 1\r\n",
@@ -468,7 +462,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_as_simple_as_it_could_be_is_for_others() {
+    fn only_a_plain_request_takes_the_fast_path() {
         for line in [
             "",
             "Content-Length: 0\r\n",

@@ -14,7 +14,7 @@ use crate::http1::{
 /// The head of a region's answer.
 #[derive(Debug)]
 pub struct Response {
-    /// As in 200.
+    /// The status code, such as 200.
     pub status: u16,
     /// Length of the head as the region sent it.
     pub len: usize,
@@ -25,12 +25,12 @@ pub struct Response {
     pub keeps: bool,
     /// The load that the region reports.
     pub load: Option<Load>,
-    /// Whether its body is coded for the hop in a way that only HTTP/1.1 can pass on: not just in chunks.
+    /// Whether its `Transfer-Encoding` has more than chunks, which only HTTP/1.1 can pass on.
     pub is_coded: bool,
 }
 
 impl Response {
-    /// Reads the head of an answer to a request; `None` while it is not all there.
+    /// Reads the head of an answer to a request; `None` while a part of it is missing.
     pub fn parse(bytes: &[u8], to_head: bool) -> Result<Option<Self>, Broken> {
         let mut lines = [httparse::EMPTY_HEADER; LINES_MAX];
         let mut response = httparse::Response::new(&mut lines);

@@ -6,11 +6,11 @@ use auth::Device;
 use routing::user;
 
 use crate::{
-    accept::access::credential,
     http1::{
+        credential::{SUBPROTOCOL, bearer, credential},
         head::{Head, LINES_MAX},
-        headers::{Peer, SUBPROTOCOL, Word, forward_headers},
-        request::{Request, USER, bearer, names_of_parameters, path_of, query},
+        headers::{Peer, Provenance, forward_headers},
+        request::{Request, USER, names_of_parameters, path_of, query},
     },
     request_id::{REQUEST_ID, RequestId},
 };
@@ -29,10 +29,13 @@ pub struct Upgrade {
 pub const REALTIME: &str = "/v1/realtime";
 
 impl Upgrade {
-    /// Reads a request as an upgrade to the Realtime WebSocket (RFC 6455 §4.2.1). `Ok(None)` when it is anything else; an
-    /// error when it should have been one and is not well formed.
+    /// Reads a request as an upgrade to the Realtime WebSocket (RFC 6455 §4.2.1). `Ok(None)` for any other request.
+    ///
+    /// # Errors
+    ///
+    /// The request is an upgrade and not well formed.
     pub fn parse(head: &Head, device: Peer) -> Result<Option<Self>, UpgradeError> {
-        // Most requests are told apart by their target alone.
+        // The target alone shows that most requests are no upgrade.
         let words = head.bytes[..head.len].split(|byte| byte.is_ascii_whitespace());
         // Empty lines may come before it (RFC 9112 §2.2).
         let target = words.filter(|word| !word.is_empty()).nth(1);
@@ -87,7 +90,7 @@ impl Upgrade {
         std::str::from_utf8(value).ok()
     }
 
-    /// A parameter of the query, as it is written: ids and tokens need no percent-encoding.
+    /// A parameter of the query, undecoded: ids and tokens need no percent-encoding.
     pub fn query(&self, name: &str) -> Option<&str> {
         query(&self.target, name)
     }
@@ -100,7 +103,7 @@ impl Upgrade {
         credential(self.header("authorization"), offered)
     }
 
-    /// The user, as far as a rollout goes.
+    /// The user by whom a rollout chooses the version.
     pub fn user(&self, client: SocketAddr) -> String {
         let given = self.header(USER).or_else(|| self.query("user"));
         let given = given.or(self.vouched.as_ref().map(|device| &*device.name));
@@ -123,13 +126,12 @@ impl Upgrade {
             .any(|part| part.trim().eq_ignore_ascii_case(token))
     }
 
-    /// The id of the session: the one that the device gave it, or a new one.
+    /// The id of the session: the one that the device sent, or a new one.
     pub fn id(&self) -> RequestId {
         RequestId::of(self.all(REQUEST_ID).next())
     }
 
-    /// The request as a region gets it. `Sec-WebSocket-Key` stays, so the region's answer satisfies the device. `ours` are
-    /// further lines.
+    /// The request for a region. `Sec-WebSocket-Key` stays, so the region's answer satisfies the device. `ours` are further lines.
     pub fn forwarded(&self, edge: &topology::EdgeId, id: &RequestId, ours: &str) -> Vec<u8> {
         let mut bytes = format!("GET {} HTTP/1.1\r\n", self.target).into_bytes();
         let headers = self
@@ -137,14 +139,14 @@ impl Upgrade {
             .iter()
             .map(|(name, value)| (name.as_str(), value.as_slice()));
         let named: Vec<&[u8]> = self.all("connection").collect();
-        let word = Word {
+        let provenance = Provenance {
             device: self.device,
             edge,
             id,
             tenant: self.vouched.as_ref().map(|device| &*device.tenant),
             keeps_credentials: self.vouched.is_some(),
         };
-        forward_headers(&mut bytes, headers, &named, &word);
+        forward_headers(&mut bytes, headers, &named, &provenance);
         bytes.extend_from_slice(b"Connection: Upgrade\r\nUpgrade: websocket\r\n");
         bytes.extend_from_slice(ours.as_bytes());
         bytes.extend_from_slice(b"\r\n");
@@ -156,7 +158,7 @@ impl Upgrade {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UpgradeError {
     Malformed(&'static str),
-    /// It does not ask for version 13 of WebSocket.
+    /// The request asks for another version of WebSocket than 13.
     Version,
 }
 
@@ -187,7 +189,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_upgrade_is_forwarded_without_compression_and_with_our_word_on_the_client() {
+    async fn a_forwarded_upgrade_has_no_compression_and_names_the_address_that_the_edge_saw() {
         let lines = format!(
             "{WELL}Sec-WebSocket-Extensions: permessage-deflate\r\nX-Forwarded-For: 6.6.6.6\r\nMeridian-Resume: 1\r\nX-Forwarded-Proto: x\r\nX-Hop: 1\r\nConnection: X-Hop\r\nAuthorization: Bearer k\r\n"
         );
@@ -218,7 +220,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_no_proper_upgrade_is_told_why() {
+    async fn a_malformed_upgrade_gets_the_reason() {
         assert_eq!(upgrade("/v1/audio/speech", WELL).await, Ok(None));
         let status = |answer: Result<Option<Upgrade>, UpgradeError>| match answer.unwrap_err() {
             UpgradeError::Version => 426,

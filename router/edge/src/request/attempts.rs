@@ -1,10 +1,10 @@
-//! Requests that are not small, those of HTTP/2, and those whose region did not answer at once: first the body is read, then
-//! regions are asked, and the first good answer is the device's.
+//! Requests that are not small, requests of HTTP/2, and those whose region did not answer at once. The edge first reads the
+//! body, then asks regions, and passes the first good answer on.
 //!
-//! A region sees nothing of a body before it is here, or a good part of it: a device that sends a byte now and then takes up a
-//! place on this edge, and none in a region. A transcription that waits long is copied to a second region ([`routing::hedge`]).
-//! A region that says nothing for `timeouts.upgrade` may be dead, so the edge sends a repeatable request elsewhere while it is
-//! still waited for. A body that is too long to hold is passed on as it comes, to one region.
+//! The edge holds the body, or a good part of it, before it asks a region: a device that sends a byte now and then takes a slot
+//! at this edge and none in a region. The edge copies a transcription that waits long to a second region ([`routing::hedge`]). A
+//! region that says nothing for `timeouts.upgrade` may be dead, so the edge asks another region for a repeatable request while it
+//! still waits for the first. It passes a body that is too long to hold on as it comes, to one region.
 //!
 //! Why it is so: docs/decisions/05-the-edge-reads-bodies-first.md and docs/decisions/10-retries-and-second-copies.md.
 
@@ -25,8 +25,9 @@ use crate::{
     answer::Answer,
     edge::Failed,
     fault::{Event, Facts},
+    request::choice::Waiting,
     request::chooser::{Chooser, RequesterId},
-    request::ctx::{Ctx, Waiting},
+    request::ctx::Ctx,
     request::exchange::{self, Answering, At, Failure},
     request::limits::{BodyMemory, InFlight},
     request::long_body::{Sent, frame, send},
@@ -43,29 +44,29 @@ struct Gathered {
 }
 
 /// One copy of a request, at one region.
-struct Flight {
+struct Attempt {
     decision: Decision,
     in_flight: InFlight,
-    /// It is a copy that was sent because the first one took long ([`routing::hedge`]).
+    /// Whether the edge sent it because the first copy took long ([`routing::hedge`]).
     is_copy: bool,
 }
 
-/// Where a copy flies, for as long as it does.
-struct Launched {
+/// An attempt that has not ended.
+struct Underway {
     decision: Decision,
     began: Instant,
     heard: Arc<LastHeard>,
 }
 
-struct Landed {
-    flight: Flight,
+struct Finished {
+    attempt: Attempt,
     result: Result<Answering, Failure>,
     took: Duration,
 }
 
-type Flying<'f> = Pin<Box<dyn Future<Output = Landed> + Send + 'f>>;
+type RunningAttempt<'f> = Pin<Box<dyn Future<Output = Finished> + Send + 'f>>;
 
-/// A request as regions get it.
+/// A request for regions.
 struct Message {
     head: Vec<u8>,
     body: Bytes,
@@ -73,13 +74,13 @@ struct Message {
     to_head: bool,
 }
 
-/// The head of a request, with a line that says that this is the second copy of it.
+/// The head of a request with the line that marks a second copy.
 fn marked_as_copy(head: &[u8]) -> Vec<u8> {
     let lines = head.strip_suffix(b"\r\n").unwrap_or(head);
     [lines, wire::COPY_HEADER.as_bytes(), b": 1\r\n\r\n"].concat()
 }
 
-/// Regions that are asked for one request.
+/// Asks regions for one request.
 pub(crate) struct Attempts<'a> {
     pub(crate) chooser: &'a Chooser,
 }
@@ -113,7 +114,7 @@ impl Attempts<'_> {
             body: gathered.bytes,
         };
         let answering = self.race(device, ctx, &asking.requester, &message).await?;
-        // Nobody is asked any more, however long the device takes its answer.
+        // The edge asks no further region, however long the device takes its answer.
         drop((message, gathered.memory));
         match answering {
             Some(answering) => {
@@ -122,14 +123,14 @@ impl Attempts<'_> {
                     .await
             }
             None => {
-                ctx.in_flight = None;
-                let answer = self.chooser.nowhere(ctx);
+                ctx.choice.in_flight = None;
+                let answer = ctx.choice.nowhere();
                 device.refuse(self.chooser, ctx, &answer).await
             }
         }
     }
 
-    /// Reads the body, or as much of it as is held; or says why it is not taken.
+    /// Reads the body, or as much of it as the edge holds. Returns the reason and the answer of a refused body.
     async fn gather<R: Requester>(
         &self,
         device: &mut R,
@@ -168,7 +169,7 @@ impl Attempts<'_> {
                 }
             }
         }
-        // Its last byte may be here, and its end not yet seen.
+        // The last byte may be here before its end is seen.
         is_whole |= device.is_body_done();
         Ok(Ok(Gathered {
             bytes: bytes.freeze(),
@@ -177,8 +178,8 @@ impl Attempts<'_> {
         }))
     }
 
-    /// Asks regions, at times more than one, until there is an answer to pass on; `ctx` says whose it is. `None` when there is
-    /// none.
+    /// Asks regions, at times several at once, until one has an answer to pass on. `ctx` then has its decision. `None` when no
+    /// region answered.
     async fn race<R: Requester>(
         &self,
         device: &mut R,
@@ -192,26 +193,26 @@ impl Attempts<'_> {
         let mut may_copy = ctx.route == Route::Transcription
             && hedge.budget_percent > 0
             && message.body.len() <= hedge.body_bytes_max
-            && ctx.waiting.is_none();
+            && ctx.choice.waiting.is_none();
         let copy_after = may_copy.then(|| self.chooser.requests.hedging().begin(daemon::clock::now()));
         let copy_at = began + copy_after.unwrap_or_default();
         let mut may_rescue = message.repeat == Repeat::Slow;
         let mut rescue_at = began + silence;
-        let mut flights: FuturesUnordered<Flying<'_>> = FuturesUnordered::new();
-        let mut launched: Vec<Launched> = Vec::new();
-        let mut worse: Option<(Flight, Answering)> = None;
+        let mut running: FuturesUnordered<RunningAttempt<'_>> = FuturesUnordered::new();
+        let mut underway: Vec<Underway> = Vec::new();
+        let mut worse: Option<(Attempt, Answering)> = None;
         // The next attempt is a retry.
         let mut is_retry = false;
-        if let Some(waiting) = ctx.waiting.take() {
+        if let Some(waiting) = ctx.choice.waiting.take() {
             // Its region has been silent already.
             rescue_at = began;
-            flights.push(self.fly_on(*waiting, message, &mut launched));
+            running.push(self.go_on_waiting(*waiting, message, &mut underway));
         }
         loop {
-            while flights.is_empty() {
-                let Some(flight) = self.launch(ctx, requester, is_retry) else {
+            while running.is_empty() {
+                let Some(attempt) = self.next_attempt(ctx, requester, is_retry) else {
                     if worse.is_none()
-                        && let Some(pause) = self.chooser.another_round(ctx)
+                        && let Some(pause) = self.chooser.another_round(&mut ctx.choice)
                     {
                         is_retry = false;
                         sleep_watching(device, pause).await?;
@@ -220,25 +221,25 @@ impl Attempts<'_> {
                     return Ok(self.settle(ctx, worse));
                 };
                 if std::mem::take(&mut is_retry) {
-                    let Some(pause) = self.chooser.again(ctx) else {
+                    let Some(pause) = self.chooser.retry(&mut ctx.choice) else {
                         return Ok(self.settle(ctx, worse));
                     };
                     sleep_watching(device, pause).await?;
                 }
                 rescue_at = rescue_at.max(Instant::now() + silence);
-                flights.push(self.fly(flight, message, &mut launched));
+                running.push(self.start(attempt, message, &mut underway));
             }
-            let Landed { flight, result, took } = tokio::select! {
-                Some(landed) = flights.next() => landed,
+            let Finished { attempt, result, took } = tokio::select! {
+                Some(finished) = running.next() => finished,
                 () = sleep_until(copy_at), if may_copy => {
                     may_copy = false;
-                    // The region that is slow is not asked again.
+                    // The slow region is not among those that `next_attempt` chooses from.
                     if self.chooser.requests.hedging().try_copy(daemon::clock::now()) {
-                        match self.launch(ctx, requester, true) {
-                            Some(mut flight) => {
+                        match self.next_attempt(ctx, requester, true) {
+                            Some(mut attempt) => {
                                 self.chooser.edge.metrics.hedge("sent");
-                                flight.is_copy = true;
-                                flights.push(self.fly(flight, message, &mut launched));
+                                attempt.is_copy = true;
+                                running.push(self.start(attempt, message, &mut underway));
                             }
                             None => self.chooser.edge.metrics.hedge("nowhere"),
                         }
@@ -249,47 +250,53 @@ impl Attempts<'_> {
                 }
                 () = sleep_until(rescue_at), if may_rescue => {
                     rescue_at = Instant::now() + silence;
-                    let next = self.launch(ctx, requester, true);
+                    let next = self.next_attempt(ctx, requester, true);
                     // The pause before a retry has passed, in silence.
-                    may_rescue = next.is_some() && self.chooser.again(ctx).is_some();
-                    if let Some(flight) = next.filter(|_| may_rescue) {
-                        flights.push(self.fly(flight, message, &mut launched));
+                    may_rescue = next.is_some() && self.chooser.retry(&mut ctx.choice).is_some();
+                    if let Some(attempt) = next.filter(|_| may_rescue) {
+                        running.push(self.start(attempt, message, &mut underway));
                     }
                     continue;
                 }
-                // Nobody waits for the answer any more; dropping the copies cancels them.
+                // The device left; dropping the copies cancels them.
                 gone = device.leaves() => return Err(gone),
             };
-            launched.retain(|other| other.decision.stack != flight.decision.stack);
+            underway.retain(|other| other.decision.stack != attempt.decision.stack);
             match result {
                 Ok(answering) => {
-                    let could_be_better =
-                        self.chooser
-                            .judge(ctx.route, &flight.decision, &answering.response, took, requester.client);
+                    let could_be_better = self.chooser.judge(
+                        ctx.route,
+                        &attempt.decision,
+                        &answering.response,
+                        took,
+                        requester.client,
+                    );
                     if !could_be_better || message.repeat == Repeat::Never {
                         // The other copies are cancelled: their connections close, and their regions need not finish.
-                        drop(flights);
-                        self.note_silent(&launched, requester);
-                        if flight.is_copy {
+                        drop(running);
+                        self.note_silent(&underway, requester);
+                        if attempt.is_copy {
                             self.chooser.edge.metrics.hedge("won");
                         } else if copy_after.is_some() {
                             self.chooser.requests.hedging().answered(began.elapsed());
                         }
-                        return Ok(self.settle(ctx, Some((flight, answering))));
+                        return Ok(self.settle(ctx, Some((attempt, answering))));
                     }
-                    worse.get_or_insert((flight, answering));
+                    worse.get_or_insert((attempt, answering));
                     is_retry = true;
                 }
                 Err(failure) => {
                     self.chooser
-                        .note_failure(ctx, &flight.decision, &failure, requester.client);
+                        .note_failure(ctx, &attempt.decision, &failure, requester.client);
                     let is_final = failure.is_local() || (failure.at == At::Sent && message.repeat == Repeat::Never);
-                    if is_final && flights.is_empty() {
+                    if is_final && running.is_empty() {
                         return Ok(self.settle(ctx, worse));
                     }
                     if failure.at == At::Connect {
                         // Another stack of the region may be well.
-                        ctx.tried.only_stack(&flight.decision.region, flight.decision.stack);
+                        ctx.choice
+                            .tried
+                            .only_stack(&attempt.decision.region, attempt.decision.stack);
                     } else {
                         is_retry = true;
                     }
@@ -298,49 +305,59 @@ impl Attempts<'_> {
         }
     }
 
-    /// The answer that the device gets, or none.
-    fn settle(&self, ctx: &mut Ctx, answer: Option<(Flight, Answering)>) -> Option<Answering> {
-        let (flight, answering) = answer?;
-        ctx.decision = Some(flight.decision);
-        ctx.in_flight = Some(flight.in_flight);
+    /// Records whose answer the device gets.
+    fn settle(&self, ctx: &mut Ctx, answer: Option<(Attempt, Answering)>) -> Option<Answering> {
+        let (attempt, answering) = answer?;
+        ctx.choice.decision = Some(attempt.decision);
+        ctx.choice.in_flight = Some(attempt.in_flight);
         Some(answering)
     }
 
-    /// The next region for a copy; it is not chosen again for this request.
-    fn launch(&self, ctx: &mut Ctx, requester: &RequesterId, is_extra: bool) -> Option<Flight> {
+    /// The next region for a copy. This request does not choose it again.
+    fn next_attempt(&self, ctx: &mut Ctx, requester: &RequesterId, is_extra: bool) -> Option<Attempt> {
         let wanted = Demand {
             has_connection: true,
-            is_extra: is_extra || ctx.retries > 0,
+            is_extra: is_extra || ctx.choice.retries > 0,
         };
         let (decision, in_flight) = self.chooser.choose(ctx, requester, wanted)?;
-        ctx.tried.region(&decision.region);
-        Some(Flight {
+        ctx.choice.tried.region(&decision.region);
+        Some(Attempt {
             decision,
             in_flight,
             is_copy: false,
         })
     }
 
-    fn note_launch(&self, decision: &Decision, began: Instant, launched: &mut Vec<Launched>) {
-        launched.push(Launched {
+    fn note_underway(&self, decision: &Decision, began: Instant, underway: &mut Vec<Underway>) {
+        underway.push(Underway {
             decision: decision.clone(),
             began,
             heard: self.chooser.edge.fleet.heard(decision.stack),
         });
     }
 
-    fn fly<'f>(&'f self, mut flight: Flight, message: &'f Message, launched: &mut Vec<Launched>) -> Flying<'f> {
+    fn start<'f>(
+        &'f self,
+        mut attempt: Attempt,
+        message: &'f Message,
+        underway: &mut Vec<Underway>,
+    ) -> RunningAttempt<'f> {
         let began = Instant::now();
-        self.note_launch(&flight.decision, began, launched);
+        self.note_underway(&attempt.decision, began, underway);
         Box::pin(async move {
-            let result = self.ask_copy(&mut flight, message).await;
+            let result = self.ask_copy(&mut attempt, message).await;
             let took = began.elapsed();
-            Landed { flight, result, took }
+            Finished { attempt, result, took }
         })
     }
 
-    /// Goes on with a request that a region got and has not answered.
-    fn fly_on<'f>(&'f self, waiting: Waiting, message: &'f Message, launched: &mut Vec<Launched>) -> Flying<'f> {
+    /// Goes on waiting for a region that has the request.
+    fn go_on_waiting<'f>(
+        &'f self,
+        waiting: Waiting,
+        message: &'f Message,
+        underway: &mut Vec<Underway>,
+    ) -> RunningAttempt<'f> {
         let Waiting {
             decision,
             in_flight,
@@ -348,36 +365,36 @@ impl Attempts<'_> {
             read,
             began,
         } = waiting;
-        self.note_launch(&decision, began, launched);
+        self.note_underway(&decision, began, underway);
         let by = began + self.chooser.edge.config.timeouts.answer.0;
         Box::pin(async move {
             let answer = exchange::await_answer(&self.chooser.edge, &mut region, read, message.to_head, by).await;
             let result = answer.map(|(response, read)| Answering { region, response, read });
-            let flight = Flight {
+            let attempt = Attempt {
                 decision,
                 in_flight,
                 is_copy: false,
             };
             let took = began.elapsed();
-            Landed { flight, result, took }
+            Finished { attempt, result, took }
         })
     }
 
-    async fn ask_copy(&self, flight: &mut Flight, message: &Message) -> Result<Answering, Failure> {
+    async fn ask_copy(&self, attempt: &mut Attempt, message: &Message) -> Result<Answering, Failure> {
         let limit = self.chooser.silence_of_copy(message.repeat);
-        let stack = flight.decision.stack;
-        let marked = flight.is_copy.then(|| marked_as_copy(&message.head));
-        let mut kept = self.chooser.pool.take(&flight.decision.region, stack);
+        let stack = attempt.decision.stack;
+        let marked = attempt.is_copy.then(|| marked_as_copy(&message.head));
+        let mut kept = self.chooser.pool.take(&attempt.decision.region, stack);
         loop {
             let was_kept = kept.is_some();
             let mut region = match kept.take() {
                 Some(region) => region,
-                None => self.open(&flight.decision).await?,
+                None => self.open(&attempt.decision).await?,
             };
-            flight.in_flight.connected();
+            attempt.in_flight.connected();
             let parts = (marked.as_deref().unwrap_or(&message.head), &message.body[..]);
             match exchange::exchange(&self.chooser.edge, &mut region, parts, message.to_head, limit).await {
-                // The region closed a connection that waited for the next request; it gets a new one.
+                // The region closed a connection of the pool; the edge opens a new one.
                 Err(failure) if failure.is_kept_closed() && was_kept && message.repeat != Repeat::Never => {}
                 Err(failure) if failure.is_kept_closed() && !was_kept => return Err(Failure::ended()),
                 Err(failure) => return Err(failure),
@@ -393,11 +410,11 @@ impl Attempts<'_> {
         Ok(region)
     }
 
-    /// Regions that said nothing while another one answered. One that others hear, or that answers probes, is slow, and slow is
-    /// not dead.
-    fn note_silent(&self, launched: &[Launched], requester: &RequesterId) {
+    /// Blames regions that said nothing while another one answered. A region that other requests hear, or that answers probes, is
+    /// slow, and slow is not dead.
+    fn note_silent(&self, underway: &[Underway], requester: &RequesterId) {
         let silence = self.chooser.edge.config.timeouts.upgrade.0;
-        for Launched { decision, began, heard } in launched {
+        for Underway { decision, began, heard } in underway {
             if began.elapsed() >= silence && heard.elapsed() >= silence {
                 let is_silent = self.chooser.edge.fleet.is_silent(&decision.region);
                 let facts = Facts {
@@ -415,7 +432,7 @@ impl Attempts<'_> {
         }
     }
 
-    /// Passes a body on that cannot be held whole: to one region, and after it began, to no other.
+    /// Passes a body on that the edge cannot hold whole: to one region, and to no other once a part of it was sent.
     async fn stream<R: Requester>(
         &self,
         device: &mut R,
@@ -441,10 +458,10 @@ impl Attempts<'_> {
         loop {
             let wanted = Demand {
                 has_connection: true,
-                is_extra: ctx.retries > 0,
+                is_extra: ctx.choice.retries > 0,
             };
             let Some((decision, mut in_flight)) = self.chooser.choose(ctx, &asking.requester, wanted) else {
-                let Some(pause) = self.chooser.another_round(ctx) else {
+                let Some(pause) = self.chooser.another_round(&mut ctx.choice) else {
                     break;
                 };
                 sleep(pause).await;
@@ -458,12 +475,12 @@ impl Attempts<'_> {
                     if failure.is_local() {
                         break;
                     }
-                    ctx.tried.stack(&decision.region, decision.stack);
+                    ctx.choice.tried.stack(&decision.region, decision.stack);
                     continue;
                 }
             };
             in_flight.connected();
-            ctx.in_flight = Some(in_flight);
+            ctx.choice.in_flight = Some(in_flight);
             let edge = &self.chooser.edge;
             let sent = send(edge, device, ctx, &mut region, first, (is_chunked, asking.to_head)).await?;
             ctx.upload = None;
@@ -471,28 +488,28 @@ impl Attempts<'_> {
                 Sent::Answered(response, read) => {
                     self.chooser
                         .judge(ctx.route, &decision, &response, began.elapsed(), client);
-                    ctx.decision = Some(decision);
+                    ctx.choice.decision = Some(decision);
                     let answering = Answering { region, response, read };
                     return device.pass_on(self.chooser, ctx, answering, client).await;
                 }
                 Sent::Refused(reason, answer) => {
-                    ctx.in_flight = None;
+                    ctx.choice.in_flight = None;
                     self.chooser.edge.refused(reason, &ctx.stamp.id);
                     return device.refuse(self.chooser, ctx, &answer).await;
                 }
                 Sent::Failed(failure) => {
-                    ctx.in_flight = None;
+                    ctx.choice.in_flight = None;
                     self.chooser.note_failure(ctx, &decision, &failure, client);
                     break;
                 }
             }
         }
-        let answer = self.chooser.nowhere(ctx);
+        let answer = ctx.choice.nowhere();
         device.refuse(self.chooser, ctx, &answer).await
     }
 }
 
-/// Waits before a region is asked; a device that leaves meanwhile takes its question back.
+/// Waits before the edge asks a region. A device that leaves meanwhile cancels its request.
 async fn sleep_watching<R: Requester>(device: &mut R, pause: Duration) -> Result<(), R::Gone> {
     tokio::select! {
         () = sleep(pause) => Ok(()),

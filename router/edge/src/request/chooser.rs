@@ -1,30 +1,32 @@
-//! The choice of a region for a request, and what its answer or failure means for the next choice. Every way of a request
-//! holds a [`Chooser`]: the one without pingora, the one that races regions, and pingora's own.
+//! The choice of a region for a request, and the effect of its answer or failure on the next choice. Every path of a request holds
+//! a [`Chooser`]: the fast path, the one that races regions, and pingora.
 //!
-//! A region that takes no connection is passed over at once: nothing was sent, and the next one was not asked yet. Another
-//! attempt, after all regions failed or a request broke, waits longer each time and comes out of a budget. The edge makes one
-//! only where doing twice is like doing once, and never once the device has a part of the answer.
+//! When a region takes no connection, the edge asks the next one at once: it had sent nothing. Another attempt, after all regions
+//! failed or a request broke, waits longer each time and comes out of a budget. The edge makes one only where running a request
+//! twice is the same as running it once, and never once the device has a part of the answer.
 
 use std::{
     net::{IpAddr, Ipv4Addr},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use pingora_core::Result;
 use pingora_http::ResponseHeader;
-use routing::{Affinity, Decision, Table, Tried, User, breaker::Demand, user};
+use routing::{Affinity, Decision, Table, User, breaker::Demand, user};
 
 use crate::{
     Edge,
-    accept::access::{self, Refused},
+    accept::access::Refused,
     answer::Answer,
     cors::{Preflight, PreflightHeaders},
     edge::{Failed, session_key},
     fault::{Facts, Fault},
-    http1::request::{USER, bearer, query},
-    http1::{Body, Peer, Response, headers, headers::Word},
-    request::ctx::Ctx,
+    http1::credential::{bearer, credential},
+    http1::request::{USER, query},
+    http1::{Body, Peer, Response, headers, headers::Provenance},
+    request::choice::Choice,
+    request::ctx::{Ctx, Proxied},
     request::exchange::{At, Failure},
     request::limits::{InFlight, Requests},
     request::pool::ConnectionPool,
@@ -43,12 +45,12 @@ pub struct Chooser {
     pub(crate) pool: Arc<ConnectionPool>,
 }
 
-/// The requester, as far as the choice of a region goes.
+/// The facts about a requester by which the edge chooses a region.
 pub(crate) struct RequesterId {
     pub(crate) client: Option<IpAddr>,
     session_key: String,
     affinity: Option<Affinity>,
-    /// Empty while it does not matter.
+    /// Empty unless a rollout splits users between versions.
     user: String,
 }
 
@@ -75,36 +77,28 @@ impl Chooser {
         let fault = self.edge.blame(at, failed, failure.facts, &why);
         let request_id = ctx.stamp.id.as_str();
         tracing::info!(%request_id, region = %at.region, stack = %at.stack, why, fault = fault.as_str(), "a region failed a request");
-        ctx.is_edge_full = fault == Fault::Edge;
+        ctx.choice.is_edge_full = fault == Fault::Edge;
         if failure.at == At::Sent {
-            ctx.failed = Some(self.failed_answer(at, failure.is_timeout()));
+            ctx.choice.failed = Some(failed_answer(at, failure.is_timeout()));
         }
-    }
-
-    fn failed_answer(&self, at: &Decision, is_timeout: bool) -> Answer {
-        let (status, what) = match is_timeout {
-            true => (http::StatusCode::GATEWAY_TIMEOUT, "did not answer in time"),
-            false => (http::StatusCode::BAD_GATEWAY, "failed while it answered"),
-        };
-        Answer::region_failed(status, format!("region {} {what}", at.region))
     }
 
     /// The answer for a device that has nothing yet of the answer that broke off.
     pub(crate) fn region_failed(&self, ctx: &Ctx, failure: &Failure) -> Answer {
-        match &ctx.decision {
-            Some(decision) => self.failed_answer(decision, failure.is_timeout()),
-            None => self.nowhere(ctx),
+        match &ctx.choice.decision {
+            Some(decision) => failed_answer(decision, failure.is_timeout()),
+            None => ctx.choice.nowhere(),
         }
     }
 
     /// An answer broke off on its way to the device.
     pub(crate) fn broke_off(&self, ctx: &mut Ctx, status: u16, failure: &Failure, client: Option<IpAddr>) {
-        ctx.in_flight = None;
-        if let Some(decision) = &ctx.decision
+        ctx.choice.in_flight = None;
+        if let Some(decision) = &ctx.choice.decision
             && failure.is_of_device()
         {
             self.edge.metrics.fault(&decision.region, Fault::Device.as_str());
-        } else if let Some(decision) = &ctx.decision {
+        } else if let Some(decision) = &ctx.choice.decision {
             self.edge.metrics.connect(&decision.region, "broken");
             let why = format!("request: {}", failure.why);
             self.edge
@@ -113,7 +107,7 @@ impl Chooser {
         self.done(ctx, status, Some(&failure.why));
     }
 
-    /// Takes note of the head of an answer. Whether another region may do better: this one failed, or has no room.
+    /// Records the head of an answer. Returns whether another region may do better: this one failed, or has no room.
     pub(crate) fn judge(
         &self,
         route: Route,
@@ -138,12 +132,12 @@ impl Chooser {
         client: Option<IpAddr>,
     ) -> bool {
         let facts = Facts::answered(status, says_full);
-        // A stack that says of itself that a part of it is ill answers that question well.
+        // A stack that reports a failing part of itself answers a question about its health well.
         let is_report = route == Route::Health && status == 503;
         if facts.fault() == Fault::Region && !is_report {
             self.edge.metrics.connect(&at.region, "failed");
             let why = format!("request: answered {status}");
-            // The request of one client may be the reason, and must not cost all others the stack.
+            // The requests of one client may be the cause, and must not eject the stack for all others.
             let is_counted = client.is_some_and(|client| self.edge.fleet.traffic.has_lost(&at.region, client));
             if is_counted {
                 self.edge.metrics.fault(&at.region, Fault::Region.as_str());
@@ -163,7 +157,7 @@ impl Chooser {
         false
     }
 
-    /// How long a region may take to begin its answer before it is taken for dead, or another one is asked beside it.
+    /// Longest time until a region begins its answer. After it the edge takes the region for dead, or asks another one as well.
     pub(crate) fn silence(&self, repeat: Repeat) -> Duration {
         let timeouts = &self.edge.config.timeouts;
         match repeat {
@@ -172,7 +166,7 @@ impl Chooser {
         }
     }
 
-    /// The same where another one is asked beside it anyway.
+    /// The same where the edge asks another one as well anyway.
     pub(crate) fn silence_of_copy(&self, repeat: Repeat) -> Duration {
         let timeouts = &self.edge.config.timeouts;
         match repeat {
@@ -181,7 +175,7 @@ impl Chooser {
         }
     }
 
-    /// The requester, by the headers and the target of a request.
+    /// Reads the requester from the headers and the target of a request.
     pub(crate) fn requester<'h>(
         &self,
         header: impl Fn(&str) -> Option<&'h str>,
@@ -191,7 +185,8 @@ impl Chooser {
     ) -> RequesterId {
         let of = |name: &str, parameter: &str| header(name).or_else(|| query(target, parameter));
         let now = daemon::clock::now();
-        let affinity = of("meridian-affinity", "affinity").and_then(|token| self.edge.affinity(token, now));
+        let affinity =
+            of("meridian-affinity", "affinity").and_then(|token| self.edge.affinity_tokens.verify(token, now));
         let address = client.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         let session_key = session_key(of("meridian-session", "session"), address);
         let user = match table {
@@ -208,7 +203,7 @@ impl Chooser {
         }
     }
 
-    /// Recognises the device of a request for a region, where devices are, and counts the request for its tenant.
+    /// Recognises the device of a request for a region, where this edge recognises devices, and counts the request for its tenant.
     pub(crate) fn recognise<'h>(
         &self,
         ctx: &mut Ctx,
@@ -224,17 +219,17 @@ impl Chooser {
         let Some(access) = self.edge.access.as_ref().filter(|_| !is_free && ctx.admitted.is_none()) else {
             return Ok(());
         };
-        let shown = access::credential(header("authorization"), std::iter::empty());
+        let shown = credential(header("authorization"), std::iter::empty());
         let now = daemon::clock::now();
         let admitted = access.admit(shown, now)?;
-        admitted.standing.begin(now)?;
+        admitted.usage.begin(now)?;
         ctx.admitted = Some(admitted);
         Ok(())
     }
 
-    /// The edge's word on a request, for its region.
-    pub(crate) fn word<'c>(&'c self, ctx: &'c Ctx, device: Peer) -> Word<'c> {
-        Word {
+    /// The facts that the edge adds to a request for its region.
+    pub(crate) fn provenance<'c>(&'c self, ctx: &'c Ctx, device: Peer) -> Provenance<'c> {
+        Provenance {
             device,
             edge: &self.edge.id,
             id: &ctx.stamp.id,
@@ -243,48 +238,35 @@ impl Chooser {
         }
     }
 
+    /// A request whose head is known no further than its stamp.
     pub(crate) fn begin(&self, busy: Busy, stamp: Stamp) -> Ctx {
         Ctx {
             _busy: busy,
             stamp,
-            table: self.edge.table(),
             route: Route::Nothing,
             is_grpc: false,
             body: Body::Length(0),
+            body_bytes: 0,
             is_last: false,
             is_counted: false,
             admitted: None,
             refused: None,
             slot: None,
             upload: None,
-            decision: None,
-            tried: Tried::up_to(self.edge.config.limits.regions_tried_max),
-            in_flight: None,
-            overloaded: None,
-            is_edge_full: false,
-            failed: None,
-            waiting: None,
-            group: None,
-            serving: None,
-            servers_tried: Vec::new(),
-            retries: 0,
-            pause: None,
-            connecting_since: Instant::now(),
-            body_bytes: 0,
-            pace: self.edge.config.pace(),
-            clock: None,
+            choice: Choice::new(self.edge.table(), self.edge.config.limits.regions_tried_max),
+            proxied: Proxied::new(self.edge.config.pace()),
         }
     }
 
-    /// A request is over, as far as it is counted: a device that has its answer finds it counted. Later calls do nothing.
+    /// Counts and logs the end of a request, so that a device that has its answer finds it counted. Later calls do nothing.
     pub(crate) fn done(&self, ctx: &mut Ctx, status: u16, error: Option<&str>) {
         if std::mem::replace(&mut ctx.is_counted, true) {
             return;
         }
         self.edge.metrics.http(ctx.route.as_str(), status);
-        let region = ctx.decision.as_ref().map(|decision| decision.region.as_str());
-        let why = ctx.decision.as_ref().map(|decision| decision.why.as_str());
-        let (route, tried) = (ctx.route.as_str(), ctx.tried.regions());
+        let region = ctx.choice.decision.as_ref().map(|decision| decision.region.as_str());
+        let why = ctx.choice.decision.as_ref().map(|decision| decision.why.as_str());
+        let (route, tried) = (ctx.route.as_str(), ctx.choice.tried.regions());
         let request_id = ctx.stamp.id.as_str();
         if let Some(error) = error {
             tracing::info!(%request_id, route, status, region, why, ?tried, error, "request failed");
@@ -293,14 +275,14 @@ impl Chooser {
         }
     }
 
-    /// The next region of this round that has a place for the request.
+    /// Chooses the next region of this round that has a slot for the request.
     pub(crate) fn choose(
         &self,
         ctx: &mut Ctx,
         requester: &RequesterId,
         wanted: Demand,
     ) -> Option<(Decision, InFlight)> {
-        let table = ctx.table.clone()?;
+        let table = ctx.choice.table.clone()?;
         loop {
             let now = daemon::clock::now();
             let affinity = requester.affinity.as_ref();
@@ -308,10 +290,10 @@ impl Chooser {
                 name: &requester.user,
                 version: None,
             };
-            let decision = self
-                .edge
-                .fleet
-                .pick(&table, &requester.session_key, user, affinity, &ctx.tried, now)?;
+            let decision =
+                self.edge
+                    .fleet
+                    .pick(&table, &requester.session_key, user, affinity, &ctx.choice.tried, now)?;
             match self.requests.begin(&decision.region, wanted) {
                 Ok(mut in_flight) => {
                     self.edge.note_version(&decision, &ctx.stamp.id);
@@ -319,38 +301,23 @@ impl Chooser {
                     return Some((decision, in_flight));
                 }
                 Err(limit) => {
-                    ctx.overloaded = Some(limit);
-                    ctx.tried.region(&decision.region);
+                    ctx.choice.overloaded = Some(limit);
+                    ctx.choice.tried.region(&decision.region);
                 }
             }
         }
     }
 
-    /// The answer when no region is left.
-    pub(crate) fn nowhere(&self, ctx: &Ctx) -> Answer {
-        if ctx.is_edge_full {
-            return Answer::edge_full();
-        }
-        match (ctx.overloaded, &ctx.failed) {
-            (Some(limit), _) => {
-                let message = format!("every region is at its limit of {}; try again", limit.as_str());
-                Answer::unavailable("overloaded", message, 1)
-            }
-            (None, Some(failed)) => failed.clone(),
-            (None, None) => Answer::unavailable("no_region", "no region could take the request; try again", 2),
-        }
-    }
-
-    /// All regions of this round were asked and failed: the pause before the next round, if there is one. It comes out of the
-    /// budget of retries now, and not before it is known that it will be made.
-    pub(crate) fn another_round(&self, ctx: &mut Ctx) -> Option<Duration> {
+    /// Takes a further round out of the budget of retries, after all regions of this one were asked and failed. Returns the
+    /// pause before it, or nothing when there is no further round.
+    pub(crate) fn another_round(&self, choice: &mut Choice) -> Option<Duration> {
         // No region serves, or all are at their limits, or the edge is out of a resource itself: another round soon would
         // make that worse.
-        if ctx.tried.regions().is_empty() || ctx.overloaded.is_some() || ctx.is_edge_full {
+        if choice.tried.regions().is_empty() || choice.overloaded.is_some() || choice.is_edge_full {
             return None;
         }
-        let pause = self.again(ctx)?;
-        ctx.tried.clear();
+        let pause = self.retry(choice)?;
+        choice.tried.clear();
         Some(pause)
     }
 
@@ -368,8 +335,7 @@ impl Chooser {
         self.edge.fleet.accepted(&decision.region, decision.stack, took, now);
     }
 
-    /// The answer to a browser's preflight; `None` when it is no such question, or one for an
-    /// operator's server.
+    /// The answer to a browser's preflight; `None` for any other request, and for a preflight to an operator's server.
     pub(crate) fn answer_to_preflight<'h>(
         &self,
         ctx: &mut Ctx,
@@ -392,27 +358,32 @@ impl Chooser {
     }
 
     pub(crate) fn sign_response(&self, response: &mut ResponseHeader, ctx: &Ctx) -> Result<()> {
-        if ctx.decision.is_none() {
-            // An operator's server answers browsers for itself.
+        if ctx.choice.decision.is_none() {
+            // An operator's server sends its own headers for browsers.
             response.insert_header(REQUEST_ID, ctx.stamp.id.as_str())?;
         }
-        if let Some(decision) = &ctx.decision {
+        if let Some(decision) = &ctx.choice.decision {
             stamp::clear(response);
             for name in headers::of_edge_in_answers() {
                 response.remove_header(name);
             }
             ctx.stamp.insert(&self.edge.config.cors, response)?;
             response.insert_header("Meridian-Region", decision.region.as_str())?;
-            let token = self.edge.affinity_token(decision, daemon::clock::now());
+            let token = self.edge.affinity_tokens.issue(decision, daemon::clock::now());
             response.insert_header("Meridian-Affinity", &*token)?;
         }
         response.insert_header("Meridian-Edge", self.edge.id.as_str())
     }
 
-    /// The pause before a retry, if there may be one.
-    pub(crate) fn again(&self, ctx: &mut Ctx) -> Option<Duration> {
-        let pause = self.requests.retry(ctx.retries, daemon::clock::now())?;
-        ctx.retries += 1;
+    /// Takes a retry out of the budget. Returns the pause before it, or nothing when the budget allows none.
+    pub(crate) fn retry(&self, choice: &mut Choice) -> Option<Duration> {
+        let pause = self.requests.retry(choice.retries, daemon::clock::now())?;
+        choice.retries += 1;
         Some(pause)
     }
+}
+
+/// The answer that tells how a region failed.
+fn failed_answer(at: &Decision, is_timeout: bool) -> Answer {
+    Answer::failed_while_answering(format_args!("region {}", at.region), is_timeout)
 }

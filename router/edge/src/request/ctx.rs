@@ -5,64 +5,58 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::BytesMut;
-use identity::Link;
-use routing::{Decision, Table, Tried, admit::ClientSlot, breaker::Limit, pace::Pace};
+use routing::{admit::ClientSlot, pace::Pace};
 
 use crate::{
     accept::access::{Admitted, Refused},
-    answer::Answer,
     http1::Body,
-    request::limits::{Group, InFlight, Serving},
+    request::choice::Choice,
+    request::limits::{Group, Serving},
     request::route::Route,
     request::upload::BodyClock,
     session::registry::Busy,
     stamp::Stamp,
 };
 
-/// One request. It holds one plan from beginning to end.
+/// One request: its head, its admission and its body. The choice of a stack for it is a value of its own, and so is the state
+/// of a request that pingora proxies.
 pub struct Ctx {
     pub(crate) _busy: Busy,
     /// The headers that the edge writes on its answer, and its name in logs.
     pub(crate) stamp: Stamp,
-    pub(crate) table: Option<Arc<Table>>,
     pub(crate) route: Route,
     pub(crate) is_grpc: bool,
     /// Its body, of HTTP/1.
     pub(crate) body: Body,
+    pub(crate) body_bytes: u64,
     /// Its connection ends with it.
     pub(crate) is_last: bool,
+    /// Its end was logged and counted.
     pub(crate) is_counted: bool,
     /// The device that the edge recognised, and the counts of its tenant.
     pub(crate) admitted: Option<Admitted>,
-    /// Why it is not let in, if that is known before pingora gets the request.
+    /// The refusal of a request that is not let in, if the edge knows it before pingora gets the request.
     pub(crate) refused: Option<Refused>,
-    /// Its place among those of its client, once it was let in.
+    /// Its slot among the requests of its client, once it was let in.
     pub(crate) slot: Option<ClientSlot>,
-    /// Its place among the long bodies of its client, while it is passed on as it comes.
+    /// Its slot among the long bodies of its client, while the edge passes the body on as it comes.
     pub(crate) upload: Option<ClientSlot>,
-    pub(crate) decision: Option<Decision>,
-    /// The regions that were asked in this round.
-    pub(crate) tried: Tried,
-    /// Its place in the region it is at.
-    pub(crate) in_flight: Option<InFlight>,
-    /// The limit that kept it from a region that might have served it.
-    pub(crate) overloaded: Option<Limit>,
-    /// This edge is out of something itself.
-    pub(crate) is_edge_full: bool,
-    /// How the last region failed it.
-    pub(crate) failed: Option<Answer>,
-    /// A region that got it and says nothing yet.
-    pub(crate) waiting: Option<Box<Waiting>>,
-    /// Instead of regions: the group of servers behind its path, the one it is at, and those that failed it.
+    pub(crate) choice: Choice,
+    pub(crate) proxied: Proxied,
+}
+
+/// The state of a request that pingora proxies, from one attempt to the next.
+pub(crate) struct Proxied {
+    /// The operator's servers behind its path; none for a request to regions.
     pub(crate) group: Option<Arc<Group>>,
+    /// The server of the group that has the request.
     pub(crate) serving: Option<Serving>,
+    /// The servers of the group that were asked.
     pub(crate) servers_tried: Vec<usize>,
-    pub(crate) retries: u32,
+    /// The pause before the next attempt.
     pub(crate) pause: Option<Duration>,
     pub(crate) connecting_since: Instant,
-    pub(crate) body_bytes: u64,
-    /// How the body keeps pace, on pingora's way.
+    /// The pace at which the device sends its body.
     pub(crate) pace: Pace,
     /// The deadline of a body that pingora passes on as it comes.
     pub(crate) clock: Option<Arc<BodyClock>>,
@@ -73,17 +67,22 @@ impl Ctx {
     pub(crate) fn took(&mut self, bytes: usize) {
         self.body_bytes += bytes as u64;
         if let Some(admitted) = &self.admitted {
-            admitted.standing.sent(bytes as u64, daemon::clock::now());
+            admitted.usage.sent(bytes as u64, daemon::clock::now());
         }
     }
 }
 
-/// A region that got a request and says nothing yet.
-pub(crate) struct Waiting {
-    pub(crate) decision: Decision,
-    pub(crate) in_flight: InFlight,
-    pub(crate) region: Link,
-    /// The bytes of its answer so far.
-    pub(crate) read: BytesMut,
-    pub(crate) began: tokio::time::Instant,
+impl Proxied {
+    /// The state before the first attempt.
+    pub(crate) fn new(pace: Pace) -> Self {
+        Self {
+            group: None,
+            serving: None,
+            servers_tried: Vec::new(),
+            pause: None,
+            connecting_since: Instant::now(),
+            pace,
+            clock: None,
+        }
+    }
 }

@@ -30,16 +30,17 @@ use crate::{
     stamp::Stamp,
 };
 
-/// Of the next request so much is read while this one waits for its answer.
+/// Most bytes of the next request that the edge reads while this one waits for its answer.
 pub(crate) const AHEAD_BYTES_MAX: usize = 4 << 10;
 
-/// The result of a request on this way.
+/// The result of a request on the fast path.
 pub(crate) enum Forwarded {
-    /// It was answered, and the device may send the next request, of which these bytes came.
+    /// The edge answered it, and the device may send the next request, of which these bytes came.
     Answered(BytesMut),
+    /// The connection ended.
     Over,
-    /// This way does not serve it. The next way does not repeat the steps that are done already.
-    Unusual(Head, Box<Ctx>),
+    /// pingora has to serve it. Its context says which steps are done already.
+    ForPingora(Head, Box<Ctx>),
 }
 
 /// The parts of a connection that its requests use, one after the other.
@@ -47,7 +48,7 @@ pub(crate) struct DeviceConnection<'a> {
     pub(crate) device: &'a mut dyn Io,
     pub(crate) timer: &'a mut Deadline,
     pub(crate) pool: &'a ConnectionPool,
-    /// The device still sends the body of a request that is answered.
+    /// Whether the device still sends the body of a request that the edge has answered.
     pub(crate) owes_body: bool,
 }
 
@@ -62,10 +63,10 @@ impl DeviceConnection<'_> {
     }
 }
 
-/// A device whose body is read bit by bit.
+/// A device of which the edge reads a body part by part.
 pub(crate) struct StreamingDevice<'a> {
     conn: DeviceConnection<'a>,
-    /// Bytes behind the head that were not taken yet: of the body, and behind it of the next requests.
+    /// Bytes behind the head that were not taken yet: of the body, and then of the next requests.
     unread: BytesMut,
     /// The rest of the body.
     body: Body,
@@ -146,7 +147,7 @@ impl Requester for StreamingDevice<'_> {
         answering: Answering,
         client: Option<IpAddr>,
     ) -> Result<(), Failure> {
-        // The unread rest of a body would pass for the next request.
+        // The edge would read the rest of the body as the next request.
         self.conn.owes_body = !self.body.is_done();
         let is_last = self.is_last || self.conn.owes_body;
         let sent = (std::mem::take(&mut self.unread), 0);
@@ -155,9 +156,9 @@ impl Requester for StreamingDevice<'_> {
     }
 }
 
-/// Gives the device its answer, to the last byte.
+/// Passes an answer on to the device, to its last byte.
 ///
-/// `sent` is what the device sent, with the end of its request there.
+/// `sent` has the bytes that the device sent, and the end of its request in them.
 pub(crate) async fn give(
     chooser: &Chooser,
     conn: &mut DeviceConnection<'_>,
@@ -172,10 +173,10 @@ pub(crate) async fn give(
         mut read,
     } = answering;
     let closes = is_last || chooser.edge.sessions.is_draining() || matches!(response.body, Body::UntilClose);
-    if let Some(decision) = &ctx.decision {
+    if let Some(decision) = &ctx.choice.decision {
         sign(chooser, &mut response, decision, &ctx.stamp, closes);
     }
-    // Mostly that is all of it, and one packet.
+    // Usually this is the whole answer, in one packet.
     let begun = match response.body.take(&read) {
         Ok(begun) => begun,
         Err(broken) => {
@@ -193,12 +194,12 @@ pub(crate) async fn give(
         if response.body.is_done()
             && let Some(region) = region.take()
         {
-            // The region has done its part, however slowly the device takes it. The next request of the device finds
-            // the place free and the request counted.
-            ctx.in_flight = None;
+            // The region is done, however slowly the device takes the answer. The next request of the device finds the slot
+            // free and this request counted.
+            ctx.choice.in_flight = None;
             if response.keeps
                 && read.len() == taken
-                && let Some(decision) = &ctx.decision
+                && let Some(decision) = &ctx.choice.decision
             {
                 conn.pool.put(decision.stack, region);
             }
@@ -228,7 +229,7 @@ pub(crate) async fn give(
         let by = Instant::now() + limit;
         match read_watching(conn, &mut sent, end, from, &mut read, by, READ_BYTES).await {
             Ok(Some(0)) if matches!(response.body, Body::UntilClose) => {
-                ctx.in_flight = None;
+                ctx.choice.in_flight = None;
                 chooser.done(ctx, response.status, None);
                 region = None;
                 break None;
@@ -244,7 +245,7 @@ pub(crate) async fn give(
         };
     };
     if let Some(failure) = failure {
-        // The device has a part of it. Only the end of its connection can show that no more comes.
+        // The device has a part of the answer. Only the end of its connection can show that no more comes.
         if region.is_some() {
             chooser.broke_off(ctx, response.status, &failure, client);
         }
@@ -266,7 +267,7 @@ pub(crate) async fn give(
 /// Adds the edge's headers to an answer, and the end of its head.
 fn sign(chooser: &Chooser, response: &mut Response, decision: &Decision, stamp: &Stamp, closes: bool) {
     stamp.write(&chooser.edge.config.cors, &mut response.returned);
-    let token = chooser.edge.affinity_token(decision, daemon::clock::now());
+    let token = chooser.edge.affinity_tokens.issue(decision, daemon::clock::now());
     let (region, edge) = (decision.region.as_str(), chooser.edge.id.as_str());
     for part in [
         "Meridian-Region: ",
@@ -316,7 +317,7 @@ async fn say_failed(chooser: &Chooser, conn: &mut DeviceConnection<'_>, ctx: &Ct
     }
 }
 
-/// Waits before a region is asked, while the device is watched.
+/// Waits before the edge asks a region, and watches the device.
 pub(crate) async fn pause_watching(
     conn: &mut DeviceConnection<'_>,
     sent: &mut BytesMut,
@@ -332,7 +333,7 @@ pub(crate) async fn pause_watching(
     .await
 }
 
-/// Reads from a region and watches the device: a device that leaves cancels its request. `None` when nothing came in time.
+/// Reads from a region and watches the device: a device that leaves cancels its request. `None` when no byte came in time.
 pub(crate) async fn read_watching(
     conn: &mut DeviceConnection<'_>,
     sent: &mut BytesMut,

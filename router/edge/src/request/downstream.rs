@@ -1,4 +1,4 @@
-//! The device of a request that pingora reads: its address, and the answers of the edge to it.
+//! The device of a request that pingora reads: its address, and the edge's own answers to it.
 
 use http::Method;
 use pingora_core::{Error, ErrorType, Result, protocols::http::ServerSession};
@@ -74,14 +74,14 @@ pub(crate) async fn leaves(session: &mut Session) -> Box<Error> {
     }
 }
 
-/// Whether a body could not be read because it is none: see [`crate::accept::transport`].
+/// Whether the chunks of a body are malformed: see [`crate::accept::transport`].
 pub(crate) fn is_malformed(error: &Error) -> bool {
     let io = error.root_cause().downcast_ref::<std::io::Error>();
     io.is_some_and(|io| io.kind() == std::io::ErrorKind::InvalidData)
         || matches!(error.etype(), ErrorType::Custom("InvalidChunk"))
 }
 
-/// Whether a request says in one way which host it is for. Those of HTTP/1 were looked at when their head was read.
+/// Checks that a request of HTTP/2 names one host. The edge checked requests of HTTP/1 when it read their heads.
 pub(crate) fn names_one_host(session: &Session) -> std::result::Result<(), &'static str> {
     if !session.as_ref().is_http2() {
         return Ok(());

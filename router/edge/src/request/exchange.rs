@@ -1,5 +1,5 @@
-//! Failures between a request and the head of its answer, and the reading of that head. Every request to a region that is
-//! not gRPC comes here, so that all of them understand a region in the same way.
+//! Failures between a request and the head of its answer, and the reading of that head. Every request to a region except gRPC
+//! comes here, so that all paths read a region's answer in the same way.
 
 use std::{io, time::Duration};
 
@@ -22,7 +22,7 @@ pub(crate) const FIRST_READ_BYTES: usize = 2 << 10;
 /// One read of an answer's body.
 pub(crate) const READ_BYTES: usize = 16 << 10;
 
-/// A region's answer, of which the body is still to come.
+/// A region's answer: its head, and the connection on which its body comes.
 pub(crate) struct Answering {
     pub(crate) region: Link,
     pub(crate) response: Response,
@@ -30,21 +30,21 @@ pub(crate) struct Answering {
     pub(crate) read: BytesMut,
 }
 
-/// The reason for which there is no answer, or not all of it.
+/// The reason for which an answer did not come, or broke off.
 #[derive(Debug)]
 pub(crate) struct Failure {
     pub(crate) at: At,
     pub(crate) facts: Facts,
-    /// The failure in words, for logs.
+    /// The reason as text, for logs.
     pub(crate) why: String,
 }
 
-/// How far a request got.
+/// The point that a request had reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum At {
-    /// No connection: nothing was sent.
+    /// The edge had no connection, so it had sent nothing.
     Connect,
-    /// The region has it, or a part of it.
+    /// The region had the request, or a part of it.
     Sent,
 }
 
@@ -54,7 +54,7 @@ impl Failure {
         Self { at, facts, why }
     }
 
-    /// The region sent bytes that are no answer.
+    /// The region sent bytes that are not an answer.
     pub(crate) fn nonsense(why: impl Into<String>) -> Self {
         Self::new(At::Sent, Event::Nonsense.into(), why)
     }
@@ -64,14 +64,14 @@ impl Failure {
         Self::new(At::Sent, Event::Ended.into(), "the region closed the connection")
     }
 
-    /// The region closed a connection that it had kept for the next request, as that came.
+    /// The region closed a connection of the pool just as the next request came.
     pub(crate) fn kept_closed() -> Self {
-        let why = "the region closed a connection that had been kept";
+        let why = "the region closed a connection that waited in the pool";
         Self::new(At::Sent, Event::KeptConnectionClosed.into(), why)
     }
 
-    /// A system call failed before anything came of an answer: this machine may be out of something, and else the region may
-    /// have closed a connection that it had kept.
+    /// A system call failed before any byte of an answer came: this machine may be out of a resource; otherwise the region may
+    /// have closed a connection of the pool.
     pub(crate) fn before_answer(error: &io::Error) -> Self {
         match Cause::of(error) {
             Cause::Local | Cause::NoRoute | Cause::Refused | Cause::Unproven => Self::io(At::Sent, error),
@@ -82,7 +82,7 @@ impl Failure {
     /// A system call on the region's connection failed.
     pub(crate) fn io(at: At, error: &io::Error) -> Self {
         let facts = Facts::io(error);
-        // A stack that refuses the certificate of this edge has not looked at what was sent.
+        // A stack that refuses the certificate of this edge has not read the request.
         let at = match facts.event {
             Event::Io(Cause::Refused) => At::Connect,
             _ => at,
@@ -90,7 +90,7 @@ impl Failure {
         Self::new(at, facts, error.to_string())
     }
 
-    /// The region did nothing within `limit`.
+    /// The region did not act within `limit`.
     pub(crate) fn timed_out(edge: &Edge, at: At, limit: Duration) -> Self {
         let why = match at {
             At::Connect => "not connected in time",
@@ -99,7 +99,7 @@ impl Failure {
         Self::new(at, Facts::timed_out(edge.lag.is_late_for(limit)), why)
     }
 
-    /// Nobody waits for the answer any more.
+    /// The device left before its answer.
     pub(crate) fn device_gone() -> Self {
         let facts = Facts::from(Event::Ended).with(Device::Gone);
         Self::new(At::Sent, facts, "the device left")
@@ -120,12 +120,12 @@ impl Failure {
         self.facts.fault() == Fault::Device
     }
 
-    /// Whether this machine is out of something that every region needs.
+    /// Whether this machine is out of a resource that a request to any region needs.
     pub(crate) fn is_local(&self) -> bool {
         self.facts.event == Event::Io(Cause::Local)
     }
 
-    /// Whether a connection that was kept may have ended in this way, before anything came of an answer.
+    /// Whether a connection of the pool may have ended like this, before any byte of an answer came.
     pub(crate) fn may_be_kept_closed(&self) -> bool {
         let of_region = self.facts.fault() != Fault::Device && !self.is_local();
         of_region && !matches!(self.facts.event, Event::Io(Cause::Refused | Cause::Unproven))
@@ -155,7 +155,7 @@ pub(crate) fn head_of_answer(
             // An informational answer is not the answer (RFC 9110 §15.2).
             100..200 => {}
             _ => {
-                // As long as the device has nothing of it, another region may answer.
+                // Before the device has any byte of the answer, another region may answer.
                 response.body.clone().take(read)?;
                 return Ok(Some(response));
             }
@@ -200,7 +200,7 @@ pub(crate) async fn exchange(
         let count = tokio::select! {
             biased;
             count = from.read_buf(&mut read) => count,
-            // A region that closes may have said why before; that is read, and then its end.
+            // A region that closes may have sent the reason before; the edge reads that first, and then the end.
             written = &mut writing, if !is_written => {
                 if let Err(error) = written && Cause::of(&error) == Cause::Local {
                     return Err(Failure::io(At::Sent, &error));
@@ -212,7 +212,7 @@ pub(crate) async fn exchange(
         };
         let count = came(count, &read)?;
         if let Some(mut response) = head_of_answer(&mut read, to_head, edge.config.limits.header_bytes_max)? {
-            // The region would take the unsent rest of the body for the next request.
+            // The region would read the unsent rest of the body as the next request.
             response.keeps &= is_written;
             return Ok((response, read));
         }
@@ -245,7 +245,8 @@ pub(crate) async fn await_answer(
     }
 }
 
-/// How much came of an answer. Nothing at all, on whichever way, may be the end of a connection that had been kept.
+/// The number of bytes that came. When the connection ends before any byte of an answer, it may be one of the pool that the
+/// region had closed.
 fn came(count: io::Result<usize>, read: &BytesMut) -> Result<usize, Failure> {
     match count {
         Ok(0) if read.is_empty() => Err(Failure::kept_closed()),

@@ -1,8 +1,8 @@
-//! Requests of HTTP/1.1 to regions. Most are like this: small or no body, to a region that answers. For the others `attempts.rs`
-//! reads the body first, and races regions. pingora gets those that are not for a region.
+//! Requests of HTTP/1.1 to regions. Most of them have a small body or none, and their region answers at once. `attempts.rs` serves
+//! the others: it reads the body first, and races regions. pingora serves requests that are not for a region.
 //!
-//! Through pingora a request costs three times the processor time that nginx takes; this way it is on a par
-//! (docs/benchmarks.md). Which region is asked, and when again, is decided by the same code.
+//! Through pingora a request costs three times the processor time that nginx takes; on this path it costs about the same as
+//! nginx (docs/benchmarks.md). The same code as on the other paths chooses regions and decides on retries.
 //!
 //! Why it is so: docs/decisions/04-small-requests-without-pingora.md.
 
@@ -22,8 +22,9 @@ use crate::{
     http1::head::{Head, LINES_MAX},
     http1::{Peer, Request, Response},
     request::attempts::Attempts,
+    request::choice::Waiting,
     request::chooser::{Chooser, RequesterId},
-    request::ctx::{Ctx, Waiting},
+    request::ctx::Ctx,
     request::device_connection::{
         DeviceConnection, Forwarded, StreamingDevice, failed, give, pause_watching, read_watching,
     },
@@ -37,9 +38,9 @@ use crate::{
 /// Bodies up to this length are read whole before a region is chosen: the text of a long reply fits.
 const BODY_BYTES_MAX: usize = 16 << 10;
 
-/// A request as it is known before a region is chosen.
+/// A request before the edge chooses a region.
 struct Asked {
-    /// As a region gets it.
+    /// The request for a region.
     message: Vec<u8>,
     /// Its end in the bytes that the device sent.
     end: usize,
@@ -49,23 +50,23 @@ struct Asked {
     is_last: bool,
 }
 
-/// How a request is answered.
+/// The path of a request.
 enum Kind {
-    Usual(Asked),
-    /// By a region too, with a body that is not small, or beside a second region.
+    Small(Asked),
+    /// A region answers too, but the body is not small, or a second region may get a copy.
     Long(Asking),
-    /// By the edge alone: a browser asks whether a page may.
+    /// The edge answers: a browser asks whether a page may call.
     Preflight(Result<PreflightHeaders, Answer>),
 }
 
 /// The result of asking one region after the other.
-enum Around {
+enum RoundResult {
     Answer(Answering),
-    /// Nothing yet. The region may just be slow, so it is asked on while another one is.
+    /// The region has not answered yet. It may just be slow, so the edge goes on waiting while it asks another one.
     Silent(Box<Waiting>),
-    /// No region answered; the device gets this.
+    /// No region answered; the device gets this answer.
     Nobody(Answer),
-    /// There is no device any more.
+    /// The device left.
     Gone(Failure),
 }
 
@@ -74,14 +75,14 @@ enum Reply {
     Silent(Link, BytesMut),
 }
 
-/// The way of requests of HTTP/1.1.
+/// The path of small requests of HTTP/1.1.
 #[derive(Clone)]
 pub struct FastPath {
     pub(crate) chooser: Chooser,
 }
 
 impl FastPath {
-    /// Answers a request, unless it needs another way.
+    /// Answers a request, or returns one that pingora has to serve.
     pub(crate) async fn forward(
         &self,
         mut conn: DeviceConnection<'_>,
@@ -89,10 +90,10 @@ impl FastPath {
         device: Peer,
         busy: Busy,
     ) -> Forwarded {
-        let (mut ctx, kind) = self.usual(&head, device, busy);
+        let (mut ctx, kind) = self.classify(&head, device, busy);
         let kind = match kind {
             Ok(Some(kind)) => kind,
-            Ok(None) => return Forwarded::Unusual(head, ctx),
+            Ok(None) => return Forwarded::ForPingora(head, ctx),
             Err(what) => {
                 let refused = ("malformed", Answer::bad_request(what));
                 let (reason, answer) = self.chooser.edge.admission.refuse(device.ip(), refused);
@@ -104,12 +105,12 @@ impl FastPath {
         };
         let Ok(slot) = self.chooser.edge.admission.request(device.ip()) else {
             // Over a limit: pingora asks again, and formats the 429 in a way that keeps the connection.
-            return Forwarded::Unusual(head, ctx);
+            return Forwarded::ForPingora(head, ctx);
         };
         ctx.slot = Some(slot);
         self.chooser.requests.count_request(daemon::clock::now());
         let mut asked = match kind {
-            Kind::Usual(asked) => asked,
+            Kind::Small(asked) => asked,
             // In a box: a session lives for hours on the same connection and should not pay for it.
             Kind::Long(asking) => return Box::pin(self.long(conn, head, &mut ctx, asking)).await,
             Kind::Preflight(answer) => return self.preflight(conn, head, ctx, answer).await,
@@ -133,26 +134,26 @@ impl FastPath {
         }
         let body_bytes = asked.end - head.len;
         asked.message.extend_from_slice(&head.bytes[head.len..asked.end]);
-        let around = self.ask_around(&mut conn, &mut head.bytes, &asked, &mut ctx).await;
-        if !matches!(around, Around::Silent(_)) {
-            // A silent region's request is read once more, and counted there.
+        let result = self.ask_regions(&mut conn, &mut head.bytes, &asked, &mut ctx).await;
+        if !matches!(result, RoundResult::Silent(_)) {
+            // `attempts` reads the body of a request with a silent region again, and counts it.
             ctx.took(body_bytes);
         }
-        let ended = match around {
-            Around::Answer(answering) => {
+        let ended = match result {
+            RoundResult::Answer(answering) => {
                 let about = (asked.is_last, asked.requester.client);
                 let sent = (head.bytes, asked.end);
                 return give(&self.chooser, &mut conn, &mut ctx, about, answering, sent).await;
             }
-            Around::Silent(waiting) => {
-                ctx.waiting = Some(waiting);
+            RoundResult::Silent(waiting) => {
+                ctx.choice.waiting = Some(waiting);
                 let Some(asking) = self.asking_of(&head, device, &ctx) else {
                     return Forwarded::Over;
                 };
                 return Box::pin(self.long(conn, head, &mut ctx, asking)).await;
             }
-            Around::Nobody(answer) => (Some(answer), "no region answered".to_owned()),
-            Around::Gone(failure) => (None, failure.why),
+            RoundResult::Nobody(answer) => (Some(answer), "no region answered".to_owned()),
+            RoundResult::Gone(failure) => (None, failure.why),
         };
         failed(&self.chooser, &mut conn, &mut ctx, asked.is_head, (ended.0, &ended.1)).await
     }
@@ -175,7 +176,7 @@ impl FastPath {
         device.after
     }
 
-    /// The same request as `attempts.rs` needs it. Its head was read before.
+    /// The same request for `attempts.rs`. Its head was read before.
     fn asking_of(&self, head: &Head, device: Peer, ctx: &Ctx) -> Option<Asking> {
         let mut lines = [httparse::EMPTY_HEADER; LINES_MAX];
         let request = Request::parse(&head.bytes[..head.len], &mut lines).ok()?;
@@ -190,7 +191,7 @@ impl FastPath {
             expects: request.header("expect").is_some(),
             length: request.content_length(),
             is_bodiless: request.only_reads(),
-            lines: request.forwarded_lines(&self.chooser.word(ctx, device)),
+            lines: request.forwarded_lines(&self.chooser.provenance(ctx, device)),
         }
     }
 
@@ -200,12 +201,12 @@ impl FastPath {
             |name| request.header(name),
             request.target,
             client,
-            ctx.table.as_deref(),
+            ctx.choice.table.as_deref(),
         )
     }
 
-    /// Reads a request and decides on its way. `None` for a request that no region of ours answers, or of HTTP/1.0.
-    fn usual(&self, head: &Head, device: Peer, busy: Busy) -> (Box<Ctx>, Result<Option<Kind>, &'static str>) {
+    /// Reads a request and chooses its path. `None` for a request that no region answers, or of HTTP/1.0: pingora serves those.
+    fn classify(&self, head: &Head, device: Peer, busy: Busy) -> (Box<Ctx>, Result<Option<Kind>, &'static str>) {
         let mut lines = [httparse::EMPTY_HEADER; LINES_MAX];
         let request = match Request::parse(&head.bytes[..head.len], &mut lines) {
             Ok(request) => request,
@@ -236,7 +237,7 @@ impl FastPath {
                 .chooser
                 .answer_to_preflight(&mut ctx, (request.method, request.path()), |name| request.header(name))
         {
-            // Browsers send none, and an unread body would pass for the next request.
+            // Browsers send no body, and an unread one would pass for the next request.
             ctx.is_last |= request.has_body();
             return (ctx, Ok(Some(Kind::Preflight(answer))));
         }
@@ -244,7 +245,7 @@ impl FastPath {
             return (ctx, Ok(None));
         }
         if self.chooser.edge.access.is_some() {
-            // pingora answers a refusal in a way that keeps the connection. One that came too often is not verified.
+            // pingora's refusal keeps the connection open. The edge verifies no credential of a client over its rate.
             let may_ask = self.chooser.edge.admission.may_ask(device.ip());
             if may_ask.is_err() {
                 return (ctx, Ok(None));
@@ -263,14 +264,14 @@ impl FastPath {
             return (ctx, Ok(Some(Kind::Long(asking))));
         }
         let asked = Asked {
-            message: request.forwarded(&self.chooser.word(&ctx, device)),
+            message: request.forwarded(&self.chooser.provenance(&ctx, device)),
             end: head.len + request.body_bytes(),
             requester: self.requester(&request, device, &ctx),
             repeat: ctx.route.repeat(request.method),
             is_head: request.is_head(),
             is_last: request.is_last,
         };
-        (ctx, Ok(Some(Kind::Usual(asked))))
+        (ctx, Ok(Some(Kind::Small(asked))))
     }
 
     /// Answers the question of a browser whether a page may ask something. No region is asked, and the connection stays.
@@ -314,39 +315,41 @@ impl FastPath {
         Forwarded::Answered(head.bytes)
     }
 
-    /// Asks one region after the other, until one answers or none is left.
-    async fn ask_around(
+    /// Asks one region after the other, until one answers or none is left to ask.
+    async fn ask_regions(
         &self,
         conn: &mut DeviceConnection<'_>,
         sent: &mut BytesMut,
         asked: &Asked,
         ctx: &mut Ctx,
-    ) -> Around {
-        // The next attempt is a retry, and comes out of the budget when it is made.
+    ) -> RoundResult {
+        // Whether the next attempt is a retry. It comes out of the budget when the edge makes it.
         let mut is_retry = false;
         let mut worse = None;
         loop {
             let wanted = Demand {
                 has_connection: true,
-                is_extra: is_retry || ctx.retries > 0,
+                is_extra: is_retry || ctx.choice.retries > 0,
             };
             let Some((decision, in_flight)) = self.chooser.choose(ctx, &asked.requester, wanted) else {
                 if worse.is_none()
-                    && let Some(pause) = self.chooser.another_round(ctx)
+                    && let Some(pause) = self.chooser.another_round(&mut ctx.choice)
                 {
                     is_retry = false;
                     match pause_watching(conn, sent, asked.end, pause).await {
                         Ok(()) => continue,
-                        Err(gone) => return Around::Gone(gone),
+                        Err(gone) => return RoundResult::Gone(gone),
                     }
                 }
                 break;
             };
-            ctx.in_flight = Some(in_flight);
+            ctx.choice.in_flight = Some(in_flight);
             if std::mem::take(&mut is_retry) {
-                let Some(pause) = self.chooser.again(ctx) else { break };
+                let Some(pause) = self.chooser.retry(&mut ctx.choice) else {
+                    break;
+                };
                 if let Err(gone) = pause_watching(conn, sent, asked.end, pause).await {
-                    return Around::Gone(gone);
+                    return RoundResult::Gone(gone);
                 }
             }
             let began = Instant::now();
@@ -356,18 +359,20 @@ impl FastPath {
                     let could_be_better =
                         self.chooser
                             .judge(ctx.route, &decision, &answering.response, began.elapsed(), client);
-                    ctx.tried.stack(&decision.region, decision.stack);
+                    ctx.choice.tried.stack(&decision.region, decision.stack);
                     if !could_be_better || asked.repeat == Repeat::Never {
-                        ctx.decision = Some(decision);
-                        return Around::Answer(answering);
+                        ctx.choice.decision = Some(decision);
+                        return RoundResult::Answer(answering);
                     }
                     worse = Some((decision, answering));
                     is_retry = true;
                 }
                 Ok(Reply::Silent(region, read)) => {
-                    ctx.tried.region(&decision.region);
-                    let Some(in_flight) = ctx.in_flight.take() else { break };
-                    return Around::Silent(Box::new(Waiting {
+                    ctx.choice.tried.region(&decision.region);
+                    let Some(in_flight) = ctx.choice.in_flight.take() else {
+                        break;
+                    };
+                    return RoundResult::Silent(Box::new(Waiting {
                         decision,
                         in_flight,
                         region,
@@ -375,7 +380,7 @@ impl FastPath {
                         began,
                     }));
                 }
-                Err(gone) if gone.is_of_device() => return Around::Gone(gone),
+                Err(gone) if gone.is_of_device() => return RoundResult::Gone(gone),
                 Err(failure) => {
                     self.chooser
                         .note_failure(ctx, &decision, &failure, asked.requester.client);
@@ -383,18 +388,18 @@ impl FastPath {
                         break;
                     }
                     is_retry = failure.at == At::Sent;
-                    ctx.tried.stack(&decision.region, decision.stack);
+                    ctx.choice.tried.stack(&decision.region, decision.stack);
                 }
             }
-            ctx.in_flight = None;
+            ctx.choice.in_flight = None;
         }
-        ctx.in_flight = None;
+        ctx.choice.in_flight = None;
         match worse {
             Some((decision, answering)) => {
-                ctx.decision = Some(decision);
-                Around::Answer(answering)
+                ctx.choice.decision = Some(decision);
+                RoundResult::Answer(answering)
             }
-            None => Around::Nobody(self.chooser.nowhere(ctx)),
+            None => RoundResult::Nobody(ctx.choice.nowhere()),
         }
     }
 
@@ -414,14 +419,14 @@ impl FastPath {
                 Some(region) => region,
                 None => self.connect(conn, decision).await?,
             };
-            if let Some(in_flight) = &mut ctx.in_flight {
+            if let Some(in_flight) = &mut ctx.choice.in_flight {
                 in_flight.connected();
             }
             let mut read = BytesMut::with_capacity(FIRST_READ_BYTES);
             match self.exchange(conn, sent, asked, &mut region, &mut read).await {
                 Err(failure) if failure.is_kept_closed() && was_kept && asked.repeat != Repeat::Never => {}
                 Err(failure) if failure.is_kept_closed() && !was_kept => return Err(Failure::ended()),
-                // A slow region is not dead: it takes time to speak.
+                // A slow region is not dead: speech takes time.
                 Err(failure) if failure.is_timeout() && asked.repeat == Repeat::Slow => {
                     return Ok(Reply::Silent(region, read));
                 }
@@ -436,7 +441,7 @@ impl FastPath {
         let limit = self.chooser.edge.config.timeouts.connect.0;
         let edge = &self.chooser.edge;
         let connecting = edge.dial(&decision.region, decision.stack, Speaks::Http1);
-        // In a box: most requests find a connection that was kept.
+        // In a box: most requests find a connection in the pool.
         match conn.timer.until(began + limit, Box::pin(connecting)).await {
             Some(Ok(link)) => {
                 self.chooser.connected(decision, began.elapsed());
@@ -464,7 +469,7 @@ impl FastPath {
         };
         match conn.timer.until(by, sending).await {
             Some(Err(error)) if Cause::of(&error) == Cause::Local => return Err(Failure::io(At::Sent, &error)),
-            // A region that closes may have said why before; that is read, and then its end.
+            // A region that closes may have sent the reason before; the edge reads that first, and then the end.
             Some(_) => {}
             None => return Err(timed_out()),
         }

@@ -1,4 +1,4 @@
-//! gRPC through the edge: its recognition, and refusals in its own terms.
+//! gRPC through the edge: how the edge recognises a call, and refuses it with a status of gRPC.
 
 use http::{HeaderMap, StatusCode, header};
 use pingora_core::{Result, protocols::http::v2::server::HttpSession};
@@ -9,7 +9,7 @@ use crate::{answer::Answer, cors::Cors, stamp::Stamp};
 /// The service that regions serve (regional-stack/gateway/proto).
 pub const VOICE: &str = "/meridian.voice.v1.Voice/";
 
-/// Whether a request is gRPC: `application/grpc`, and what follows names the encoding of messages.
+/// Whether a request is gRPC: its type begins with `application/grpc`; the rest names the encoding of messages.
 pub fn is_grpc(headers: &HeaderMap) -> bool {
     let kind = headers.get(header::CONTENT_TYPE).map(http::HeaderValue::as_bytes);
     kind.is_some_and(|kind| kind.starts_with(b"application/grpc"))
@@ -28,7 +28,7 @@ fn code(status: StatusCode) -> u8 {
     }
 }
 
-/// Answers a call with headers alone, which are the trailers too.
+/// Answers a call with headers alone, which are its trailers too.
 pub fn refuse(http2: &mut HttpSession, answer: &Answer, stamp: &Stamp, cors: &Cors) -> Result<()> {
     let mut head = ResponseHeader::build(StatusCode::OK, Some(8))?;
     stamp.insert(cors, &mut head)?;
@@ -40,11 +40,11 @@ pub fn refuse(http2: &mut HttpSession, answer: &Answer, stamp: &Stamp, cors: &Co
             head.insert_header(*name, value)?;
         }
     }
-    // By hand, because pingora would end the stream with an empty body, and such headers are not trailers.
+    // Not by pingora, which would end the stream with an empty body: clients do not take such headers for trailers.
     http2.write_response_header(Box::new(head), true)
 }
 
-/// Percent-encoded, as gRPC wants it.
+/// Percent-encodes a message, as gRPC requires. Written by hand: it is one byte class, and gRPC's differs from that of URLs.
 fn escaped(message: &str) -> String {
     use std::fmt::Write as _;
     let mut escaped = String::with_capacity(message.len());

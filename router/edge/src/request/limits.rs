@@ -1,5 +1,5 @@
-//! The limits that all HTTP requests of an edge share: budgets, breakers, and operators' own groups of servers. The decisions
-//! are `routing`'s; this is where they are locked and counted. No lock is held across an await.
+//! The limits that all HTTP requests of an edge share: budgets, breakers, and operators' groups of servers. `routing` decides; this
+//! file locks and counts. Nobody holds a lock across an await.
 
 use std::{
     collections::{BTreeMap, HashMap, hash_map::Entry},
@@ -26,13 +26,14 @@ use crate::{
     config::{Config, Limits},
     edge::AtStack,
     metrics::Metrics,
+    texts,
 };
 
 pub struct Requests {
     retries: Mutex<Budget>,
     retries_max: u32,
     backoff: Backoff,
-    /// Another one for every pause. They begin at the time of the start, so that edges which started together differ.
+    /// The next seed; each pause takes one. The first is the time of the start, so that edges which started together differ.
     seeds: AtomicU64,
     hedging: Mutex<Hedging>,
     bodies: Arc<Bodies>,
@@ -70,12 +71,13 @@ impl Requests {
         }
     }
 
-    /// A device asked for something.
+    /// Counts a request of a device for the budget of retries.
     pub fn count_request(&self, now: Moment) {
         self.retries.lock().count_request(now);
     }
 
-    /// How long to wait before the next retry of a request that was retried `retries` times; `None` when there is none.
+    /// Takes a retry of a request out of the budget that was retried `retries` times already. Returns the pause before it; `None`
+    /// when the budget allows none.
     pub fn retry(&self, retries: u32, now: Moment) -> Option<Duration> {
         if retries >= self.retries_max {
             return None;
@@ -86,7 +88,7 @@ impl Requests {
         granted.then(|| self.backoff.pause(retries, seed))
     }
 
-    /// A place for a request in a region, or the limit that forbids it.
+    /// Takes a slot for a request in a region. Fails with the limit that forbids it.
     pub fn begin(&self, region: &RegionId, wanted: Demand) -> Result<InFlight, Limit> {
         let begun = self
             .breakers
@@ -105,7 +107,7 @@ impl Requests {
         })
     }
 
-    /// Memory for a body of a client; none of it yet.
+    /// Memory for a body of a client, empty at first.
     pub fn memory(&self, client: IpAddr) -> BodyMemory {
         BodyMemory {
             bodies: self.bodies.clone(),
@@ -114,7 +116,7 @@ impl Requests {
         }
     }
 
-    /// When and whether to copy requests.
+    /// The decision on second copies.
     pub fn hedging(&self) -> MutexGuard<'_, Hedging> {
         self.hedging.lock()
     }
@@ -125,16 +127,16 @@ impl Requests {
     }
 }
 
-/// The memory for bodies that are held.
+/// The memory for bodies that the edge holds.
 struct Bodies {
-    /// So much of it one client gets.
+    /// Most bytes of one client.
     client_max: usize,
     pool: Mutex<Pool>,
 }
 
 struct Pool {
     free: usize,
-    /// Bytes by client. Each client here holds some, so the free bytes bound the number of clients.
+    /// Bytes by client. Each client here has some, so the memory bounds the number of clients.
     clients: HashMap<IpAddr, usize>,
 }
 
@@ -162,7 +164,7 @@ pub struct BodyMemory {
 }
 
 impl BodyMemory {
-    /// Takes more bytes. Returns false when there are not as many.
+    /// Takes more bytes. Returns false when not as many are free.
     #[must_use]
     pub fn grow(&mut self, bytes: usize) -> bool {
         if bytes == 0 {
@@ -202,13 +204,13 @@ struct Breakers {
     regions: Mutex<BTreeMap<RegionId, Breaker>>,
 }
 
-/// A request's place in a region; given back when it is dropped.
+/// The slot of a request in a region, until this is dropped.
 pub struct InFlight {
     breakers: Arc<Breakers>,
     region: RegionId,
     had: Demand,
     waiting: bool,
-    /// And its place at a stack there.
+    /// Its count at the stack of that region.
     pub at_stack: Option<AtStack>,
 }
 
@@ -232,7 +234,7 @@ impl Drop for InFlight {
 
 /// Operators' own servers behind a path.
 pub struct Group {
-    /// As configured, with the final slash if it has one.
+    /// The configured path, with the final slash if it has one.
     pub path: String,
     servers: Vec<SocketAddr>,
     state: Mutex<upstream::Upstream>,
@@ -250,7 +252,7 @@ impl Group {
         }
     }
 
-    /// A server that was not tried; `None` when all were.
+    /// Chooses a server that was not tried; `None` when all were.
     pub fn pick(self: &Arc<Self>, tried: &[usize], now: Moment) -> Option<Serving> {
         let index = self.state.lock().pick(tried, now)?;
         Some(Serving {
@@ -262,7 +264,7 @@ impl Group {
     }
 }
 
-/// A request at a server of a group; counted when it is dropped.
+/// A request at a server of a group. Its outcome counts when this is dropped.
 pub struct Serving {
     group: Arc<Group>,
     /// The index of the server in its group.
@@ -278,7 +280,7 @@ impl Drop for Serving {
         let is_down = group.state.lock().finish(self.index, self.failed, daemon::clock::now());
         if is_down {
             group.metrics.upstream_down(&group.path);
-            tracing::warn!(path = group.path, server = %self.address, "server of a path marked down");
+            tracing::warn!(path = group.path, server = %self.address, "{}", texts::SERVER_DOWN);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Sending a body that is too long to hold, as it comes.
+//! Passing a body on that is too long to hold, as the device sends it.
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use identity::Link;
@@ -26,7 +26,7 @@ pub(crate) enum Sent {
     Failed(Failure),
 }
 
-/// Sends the held beginning and all that follows, until the region answers.
+/// Sends the held beginning of a body and then each further part, until the region answers.
 pub(crate) async fn send<R: Requester>(
     edge: &Edge,
     device: &mut R,
@@ -42,14 +42,14 @@ pub(crate) async fn send<R: Requester>(
     let mut read = BytesMut::new();
     let mut pace = edge.config.pace();
     let mut is_sent = false;
-    // TLS may hold the end of what it took back while the socket is full.
+    // TLS may hold back the end of the bytes that it took, while the socket is full.
     let mut is_flushed = true;
     loop {
         read.reserve(exchange::FIRST_READ_BYTES);
         if pending.is_empty()
             && let Some(memory) = memory.take()
         {
-            // The held part is on its way; an empty write would hold it up.
+            // The held part is written, so its memory is free.
             pending = Bytes::new();
             drop(memory);
         }
@@ -72,7 +72,7 @@ pub(crate) async fn send<R: Requester>(
                 Ok(count) => is_over = count == 0,
                 Err(error) => failed = Some(Failure::io(At::Sent, &error)),
             },
-            // A region that does not take any more may have said why, or will.
+            // A region that takes no more bytes may have sent the reason, or will.
             count = async {
                 match pending.is_empty() {
                     true => to.flush().await.map(|()| None),
@@ -93,7 +93,7 @@ pub(crate) async fn send<R: Requester>(
                     is_flushed = true;
                 }
             },
-            // Behind the body it waits for nothing but the end of the device.
+            // Behind the body only the end of the device's connection can come.
             part = async {
                 match is_sent {
                     true => Err(Unread::Gone(device.leaves().await)),
@@ -130,7 +130,7 @@ pub(crate) async fn send<R: Requester>(
         }
         match head_of_answer(&mut read, to_head, limits.header_bytes_max) {
             Ok(Some(mut response)) => {
-                // The region would take the unsent rest of the body for the next request.
+                // The region would read the unsent rest of the body as the next request.
                 response.keeps &= is_sent && pending.is_empty();
                 return Ok(Sent::Answered(response, read));
             }

@@ -1,10 +1,11 @@
 //! HTTP requests and gRPC calls.
 //!
-//! Requests of HTTP/1.1 to regions begin on the [`fast_path`], and most end there. [`attempts`] serves those that need a second
-//! region at once or have a long body, and those of HTTP/2; a [`requester`] is its device. [`pingora`] reads HTTP/2, and
-//! serves gRPC and operators' upstreams. All of them hold a [`chooser`].
+//! Requests of HTTP/1.1 to regions begin on the [`fast_path`], and most end there. [`attempts`] serves requests of HTTP/2, and those
+//! that have a long body or need a second region at once; a [`requester`] is its device. [`pingora`] reads HTTP/2, and serves gRPC
+//! and operators' upstreams. All three hold a [`chooser`], and each request has a [`ctx`] with its [`choice`].
 
 pub mod attempts;
+pub mod choice;
 pub mod chooser;
 pub mod ctx;
 pub mod device_connection;

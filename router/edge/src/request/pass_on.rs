@@ -21,6 +21,7 @@ use crate::{
     request::ctx::Ctx,
     request::downstream::{leaves, write},
     request::exchange::{Answering, At, Failure, READ_BYTES},
+    texts,
 };
 
 /// Passes an answer on, from its head to its last byte.
@@ -40,7 +41,7 @@ pub(crate) async fn pass_on(
         Ok(head) => head,
         Err(failure) => {
             chooser.broke_off(ctx, 502, &failure, client);
-            let answer = Answer::region_failed(StatusCode::BAD_GATEWAY, "the region's answer cannot be passed on");
+            let answer = Answer::region_failed(StatusCode::BAD_GATEWAY, texts::ANSWER_UNUSABLE);
             return write(&chooser.edge, session, ctx, &answer).await;
         }
     };
@@ -90,7 +91,7 @@ pub(crate) async fn pass_on(
         let count = tokio::select! {
             biased;
             count = timeout(answer_limit, from.read_buf(&mut read)) => count,
-            // Nobody listens any more; dropping the region's connection tells it.
+            // The device left; dropping the connection tells the region.
             gone = leaves(session), if watches => {
                 chooser.broke_off(ctx, response.status, &Failure::device_gone(), client);
                 return Err(gone);
@@ -98,7 +99,7 @@ pub(crate) async fn pass_on(
         };
         let failure = match count {
             Ok(Ok(0)) if matches!(response.body, Body::UntilClose) => {
-                ctx.in_flight = None;
+                ctx.choice.in_flight = None;
                 chooser.done(ctx, response.status, None);
                 let ending = session.write_response_body(None, true);
                 return match timeout(pace.remaining(), ending).await {
@@ -115,11 +116,11 @@ pub(crate) async fn pass_on(
     }
 }
 
-/// The region has done its part, however long the device takes to take it.
+/// The region is done, however slowly the device takes the answer.
 fn region_is_done(chooser: &Chooser, ctx: &mut Ctx, region: Link, response: &Response, read: &BytesMut) {
-    ctx.in_flight = None;
+    ctx.choice.in_flight = None;
     chooser.done(ctx, response.status, None);
-    if let Some(decision) = &ctx.decision
+    if let Some(decision) = &ctx.choice.decision
         && response.keeps
         && read.is_empty()
     {
@@ -127,7 +128,7 @@ fn region_is_done(chooser: &Chooser, ctx: &mut Ctx, region: Link, response: &Res
     }
 }
 
-/// The answer broke off. The device gets an error, unless it has a part of the answer already.
+/// An answer broke off. The device gets an error, unless it has a part of the answer already.
 async fn break_off(
     chooser: &Chooser,
     session: &mut Session,
@@ -141,7 +142,7 @@ async fn break_off(
     if is_untold {
         return write(&chooser.edge, session, ctx, &chooser.region_failed(ctx, &failure)).await;
     }
-    // The device gets the part that came: pingora may hold the beginning of it back.
+    // pingora may hold the beginning of the answer back; this sends the part that came.
     let _ = timeout(chooser.edge.config.timeouts.close.0, session.as_mut().shutdown()).await;
     Err(Error::explain(ErrorType::ConnectionClosed, failure.why).into_up())
 }

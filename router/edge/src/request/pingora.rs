@@ -1,6 +1,6 @@
-//! pingora's way of a request: HTTP/2 towards devices, gRPC, and operators' upstreams.
+//! The path of a request through pingora: HTTP/2 towards devices, gRPC, and operators' upstreams.
 //!
-//! One trait has all of pingora's callbacks, which read in the order of a request.
+//! pingora calls the methods of one trait, which stand here in the order of a request.
 
 mod arrival;
 mod peers;
@@ -39,16 +39,17 @@ use crate::{
     request::upload::{self, Awaited, BodyClock},
     request_id::REQUEST_ID,
     stamp::Stamp,
+    texts,
 };
 
 tokio::task_local! {
-    /// A request that the edge began before pingora got it. pingora calls `new_ctx` without an argument and offers no other way
-    /// to give a request its context, so the context waits here for the time in which this task serves the request.
+    /// The context of a request that the edge began before pingora got it. pingora calls `new_ctx` without an argument and offers
+    /// no other way to pass a context in, so it waits here while this task serves the request.
     static BEGUN: Cell<Option<Box<Ctx>>>;
 }
 
-/// Lets pingora go on with a request.
-pub(crate) async fn going_on<F: Future>(begun: Box<Ctx>, serving: F) -> F::Output {
+/// Serves a request by pingora that the edge began.
+pub(crate) async fn serve_begun<F: Future>(begun: Box<Ctx>, serving: F) -> F::Output {
     BEGUN.scope(Cell::new(Some(begun)), serving).await
 }
 
@@ -81,7 +82,7 @@ impl Pingora {
         Failure { at, facts, why }
     }
 
-    /// The headers of a request on pingora's way as a region, or an operator's server, gets them.
+    /// Writes the headers of a request for its region or an operator's server.
     fn sign_request(&self, session: &Session, request: &mut RequestHeader, ctx: &Ctx) -> Result<()> {
         let device = &session.req_header().headers;
         let connection = device.get_all(http::header::CONNECTION);
@@ -93,7 +94,7 @@ impl Pingora {
                 request.remove_header(name);
             }
         }
-        if self.chooser.edge.access.is_some() && ctx.group.is_none() {
+        if self.chooser.edge.access.is_some() && ctx.proxied.group.is_none() {
             request.remove_header(&http::header::AUTHORIZATION);
             request.remove_header(&http::header::SEC_WEBSOCKET_PROTOCOL);
         }
@@ -116,16 +117,16 @@ impl ProxyHttp for Pingora {
 
     fn new_ctx(&self) -> Box<Ctx> {
         let begun = BEGUN.try_with(Cell::take).ok().flatten();
-        // Of HTTP/2 the head is seen later.
+        // The edge sees the head of an HTTP/2 request later.
         begun.unwrap_or_else(|| Box::new(self.chooser.begin(self.chooser.edge.sessions.busy(), Stamp::blank())))
     }
 
-    /// None of pingora's: it would look at every answer for something to compress, and nothing is compressed here.
+    /// Removes pingora's own modules: they would search every answer for something to compress, and the edge compresses nothing.
     fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut Box<Ctx>) -> Result<bool> {
-        // First of all: a refusal has to be taken in time like any other answer.
-        self.expect_pace(session);
+        // First of all: the device has to take a refusal in time like any other answer.
+        arrival::expect_pace(&self.chooser, session);
         let request = session.req_header();
         if session.as_ref().is_http2() {
             let value = |name: &str| request.headers.get(name).map(http::HeaderValue::as_bytes);
@@ -136,15 +137,15 @@ impl ProxyHttp for Pingora {
         ctx.is_grpc = is_grpc && session.as_ref().is_http2();
         ctx.route = Route::of(path, is_grpc);
         if ctx.route == Route::Nothing {
-            ctx.group = self.chooser.requests.group(path);
-            ctx.route = ctx.group.as_ref().map_or(Route::Nothing, |_| Route::Upstream);
+            ctx.proxied.group = self.chooser.requests.group(path);
+            ctx.route = ctx.proxied.group.as_ref().map_or(Route::Nothing, |_| Route::Upstream);
         }
         let path = path.to_owned();
-        // Browsers ask without credentials whether a page may ask with some.
+        // A browser's preflight has no credentials.
         let preflight = names_one_host(session).ok();
-        let preflight = preflight.and_then(|()| self.answer_to_preflight_of(session, ctx));
-        // A refusal below costs its client as much as an answer.
-        let admitted = self.admit(session, ctx);
+        let preflight = preflight.and_then(|()| arrival::answer_to_preflight(&self.chooser, session, ctx));
+        // A refusal below counts for the rate of its client like an answer.
+        let admitted = arrival::admit(&self.chooser, session, ctx);
         if admitted.is_ok()
             && let Some(answer) = preflight
         {
@@ -170,8 +171,8 @@ impl ProxyHttp for Pingora {
             _ if http1::request::has_dot_segments(&path) => Answer::bad_request(http1::request::DOT_SEGMENTS),
             Route::Nothing => Answer::not_found(&path),
             Route::Realtime => Answer::upgrade_required(),
-            _ if is_grpc && !ctx.is_grpc => Answer::bad_request("gRPC needs HTTP/2"),
-            Route::VoiceGrpc | Route::Upstream => match self.hold_body(session, ctx).await? {
+            _ if is_grpc && !ctx.is_grpc => Answer::bad_request(texts::GRPC_NEEDS_HTTP2),
+            Route::VoiceGrpc | Route::Upstream => match arrival::hold_body(&self.chooser, session, ctx).await? {
                 Some(answer) => answer,
                 None => return Ok(false),
             },
@@ -186,7 +187,7 @@ impl ProxyHttp for Pingora {
         Ok(true)
     }
 
-    /// The length a body says it has was looked at before; this counts the body that does not say.
+    /// Counts the bytes of a body. `admit` has refused bodies whose `Content-Length` is too large.
     async fn request_body_filter(
         &self,
         _session: &mut Session,
@@ -199,14 +200,14 @@ impl ProxyHttp for Pingora {
         if end_of_stream {
             ctx.upload = None;
         }
-        if let Some(clock) = &ctx.clock {
+        if let Some(clock) = &ctx.proxied.clock {
             let waited = clock.waited_for_device();
-            if !end_of_stream && waited > ctx.pace.remaining() {
+            if !end_of_stream && waited > ctx.proxied.pace.remaining() {
                 self.chooser.edge.refused("body-too-slow", &ctx.stamp.id);
                 return Err(Error::new(ErrorType::ReadTimedout).into_down());
             }
-            ctx.pace.waited(waited, length);
-            clock.given(length, ctx.pace.remaining());
+            ctx.proxied.pace.waited(waited, length);
+            clock.given(length, ctx.proxied.pace.remaining());
             if end_of_stream {
                 clock.await_server();
             }
@@ -219,29 +220,29 @@ impl ProxyHttp for Pingora {
         Ok(())
     }
 
-    /// Asked again for every attempt.
+    /// The stack or server of the next attempt.
     async fn upstream_peer(&self, session: &mut Session, ctx: &mut Box<Ctx>) -> Result<Box<HttpPeer>> {
-        if let Some(pause) = ctx.pause.take() {
+        if let Some(pause) = ctx.proxied.pause.take() {
             tokio::time::sleep(pause).await;
         }
-        let mut peer = match ctx.group.clone() {
-            Some(group) => self.server(ctx, &group),
-            None => self.region(session, ctx).await,
+        let mut peer = match ctx.proxied.group.clone() {
+            Some(group) => peers::server(&self.chooser, ctx, &group),
+            None => peers::region(&self.chooser, session, ctx).await,
         }?;
-        ctx.connecting_since = Instant::now();
-        ctx.clock = None;
+        ctx.proxied.connecting_since = Instant::now();
+        ctx.proxied.clock = None;
         if !session.as_mut().is_body_done() {
             let clock = Arc::new(BodyClock::new(
-                ctx.pace.remaining(),
+                ctx.proxied.pace.remaining(),
                 self.chooser.edge.config.timeouts.answer.0,
             ));
-            let proof = ctx.decision.as_ref().zip(self.chooser.edge.identity());
+            let proof = ctx.choice.decision.as_ref().zip(self.chooser.edge.identity());
             let proof = proof.map(|(decision, identity)| upload::Proof {
                 identity: identity.clone(),
                 region: decision.region.clone(),
             });
             upload::watch(&mut peer, &clock, proof);
-            ctx.clock = Some(clock);
+            ctx.proxied.clock = Some(clock);
         }
         Ok(peer)
     }
@@ -255,18 +256,18 @@ impl ProxyHttp for Pingora {
         _digest: Option<&Digest>,
         ctx: &mut Box<Ctx>,
     ) -> Result<()> {
-        if let Some(in_flight) = &mut ctx.in_flight {
+        if let Some(in_flight) = &mut ctx.choice.in_flight {
             in_flight.connected();
         }
-        if let Some(decision) = &ctx.decision
+        if let Some(decision) = &ctx.choice.decision
             && !reused
         {
-            self.chooser.connected(decision, ctx.connecting_since.elapsed());
+            self.chooser.connected(decision, ctx.proxied.connecting_since.elapsed());
         }
         Ok(())
     }
 
-    /// Nothing was sent, so another region may be asked, whatever the method.
+    /// The edge had sent nothing, so it may ask another region, whatever the method.
     fn fail_to_connect(
         &self,
         _session: &mut Session,
@@ -274,18 +275,18 @@ impl ProxyHttp for Pingora {
         ctx: &mut Box<Ctx>,
         mut e: Box<Error>,
     ) -> Box<Error> {
-        ctx.in_flight = None;
+        ctx.choice.in_flight = None;
         let mut may_retry = true;
-        if let Some(decision) = ctx.decision.take() {
+        if let Some(decision) = ctx.choice.decision.take() {
             let failure = self.failure_of(At::Connect, &e);
             self.chooser.note_failure(ctx, &decision, &failure, None);
-            ctx.tried.stack(&decision.region, decision.stack);
+            ctx.choice.tried.stack(&decision.region, decision.stack);
             may_retry = !failure.is_local();
         }
-        if let Some(mut serving) = ctx.serving.take() {
+        if let Some(mut serving) = ctx.proxied.serving.take() {
             let is_local = Cause::within(e.root_cause()).is_own();
             serving.failed = !is_local;
-            ctx.is_edge_full |= is_local;
+            ctx.choice.is_edge_full |= is_local;
             may_retry = !is_local;
         }
         e.set_retry(may_retry);
@@ -302,7 +303,7 @@ impl ProxyHttp for Pingora {
         ctx: &mut Box<Ctx>,
         _client_reused: bool,
     ) -> Box<Error> {
-        match ctx.clock.as_ref().and_then(|clock| clock.expired()) {
+        match ctx.proxied.clock.as_ref().and_then(|clock| clock.expired()) {
             Some(Awaited::Device) => {
                 self.chooser.edge.refused("body-too-slow", &ctx.stamp.id);
                 e = Error::new(ErrorType::ReadTimedout).into_down();
@@ -318,24 +319,24 @@ impl ProxyHttp for Pingora {
         let only_reads = matches!(session.req_header().method, Method::GET | Method::HEAD);
         let is_whole = !session.as_ref().retry_buffer_truncated();
         let is_upstream = *e.esource() == ErrorSource::Upstream;
-        if let Some(serving) = &mut ctx.serving {
+        if let Some(serving) = &mut ctx.proxied.serving {
             serving.failed |= is_upstream;
         }
-        ctx.pause = match progress {
+        ctx.proxied.pause = match progress {
             _ if !is_upstream || !is_whole || !progress.may_repeat(only_reads) => None,
             Progress::NotSent => Some(Duration::ZERO),
-            Progress::Sent | Progress::Answering => self.chooser.again(ctx),
+            Progress::Sent | Progress::Answering => self.chooser.retry(&mut ctx.choice),
         };
-        e.set_retry(ctx.pause.is_some());
-        if ctx.pause.is_some() {
-            (ctx.in_flight, ctx.serving) = (None, None);
-            if let Some(decision) = ctx.decision.take() {
+        e.set_retry(ctx.proxied.pause.is_some());
+        if ctx.proxied.pause.is_some() {
+            (ctx.choice.in_flight, ctx.proxied.serving) = (None, None);
+            if let Some(decision) = ctx.choice.decision.take() {
                 if progress != Progress::NotSent {
                     let client = peer_of(session).map(|device| device.ip());
                     let failure = self.failure_of(At::Sent, &e);
                     self.chooser.note_failure(ctx, &decision, &failure, client);
                 }
-                ctx.tried.stack(&decision.region, decision.stack);
+                ctx.choice.tried.stack(&decision.region, decision.stack);
             }
         }
         e
@@ -363,7 +364,7 @@ impl ProxyHttp for Pingora {
         if response.status == http::StatusCode::SWITCHING_PROTOCOLS {
             return Err(Error::explain(ErrorType::InvalidHTTPHeader, "it switched protocols").into_up());
         }
-        if let Some(decision) = &ctx.decision
+        if let Some(decision) = &ctx.choice.decision
             // An informational answer is not the answer (RFC 9110 §15.2).
             && !response.status.is_informational()
         {
@@ -372,17 +373,17 @@ impl ProxyHttp for Pingora {
             let now = daemon::clock::now();
             let says_full = load.is_some_and(|load| self.chooser.edge.fleet.loaded(decision.stack, load, now));
             let client = peer_of(session).map(|device| device.ip());
-            let took = ctx.connecting_since.elapsed();
+            let took = ctx.proxied.connecting_since.elapsed();
             self.chooser
                 .judge_status(ctx.route, decision, (response.status.as_u16(), says_full), took, client);
         }
-        if let Some(clock) = &ctx.clock {
+        if let Some(clock) = &ctx.proxied.clock {
             clock.answering();
         }
         self.chooser.sign_response(response, ctx)
     }
 
-    /// The region has done its part with the last byte of its answer, however long the device takes to take it.
+    /// The region is done with the last byte of its answer, however slowly the device takes it.
     fn response_body_filter(
         &self,
         _session: &mut Session,
@@ -391,35 +392,36 @@ impl ProxyHttp for Pingora {
         ctx: &mut Box<Ctx>,
     ) -> Result<Option<Duration>> {
         if end_of_stream {
-            (ctx.in_flight, ctx.serving) = (None, None);
+            (ctx.choice.in_flight, ctx.proxied.serving) = (None, None);
         }
-        if let Some(clock) = &ctx.clock {
+        if let Some(clock) = &ctx.proxied.clock {
             clock.answering();
         }
         Ok(None)
     }
 
-    /// Of a call, the trailers are the last.
+    /// The trailers end the answer to a call.
     async fn response_trailer_filter(
         &self,
         _session: &mut Session,
         _trailers: &mut http::HeaderMap,
         ctx: &mut Box<Ctx>,
     ) -> Result<Option<Bytes>> {
-        (ctx.in_flight, ctx.serving) = (None, None);
+        (ctx.choice.in_flight, ctx.proxied.serving) = (None, None);
         Ok(None)
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, e: &Error, ctx: &mut Box<Ctx>) -> FailToProxy {
-        let region = ctx.decision.as_ref().map(|decision| decision.region.clone());
+        let region = ctx.choice.decision.as_ref().map(|decision| decision.region.clone());
         let answer = match (e.etype(), e.esource()) {
-            _ if ctx.is_edge_full && *e.esource() != ErrorSource::Downstream => Some(Answer::edge_full()),
-            (ErrorType::HTTPStatus(503), _) if ctx.group.is_some() => {
-                let message = "no server of this path could take the request; try again";
-                Some(Answer::unavailable("no_server", message, 2))
+            _ if ctx.choice.is_edge_full && *e.esource() != ErrorSource::Downstream => Some(Answer::edge_full()),
+            (ErrorType::HTTPStatus(503), _) if ctx.proxied.group.is_some() => {
+                Some(Answer::unavailable("no_server", texts::NO_SERVER, 2))
             }
-            (ErrorType::HTTPStatus(503), _) | (_, ErrorSource::Upstream) if region.is_none() && ctx.group.is_none() => {
-                Some(self.chooser.nowhere(ctx))
+            (ErrorType::HTTPStatus(503), _) | (_, ErrorSource::Upstream)
+                if region.is_none() && ctx.proxied.group.is_none() =>
+            {
+                Some(ctx.choice.nowhere())
             }
             (ErrorType::HTTPStatus(413), _) => {
                 Some(Answer::body_too_large(self.chooser.edge.config.limits.body_bytes_max))
@@ -428,11 +430,7 @@ impl ProxyHttp for Pingora {
                 let whose = region
                     .as_ref()
                     .map_or_else(|| "the server".to_owned(), |region| format!("region {region}"));
-                let (status, what) = match error {
-                    ErrorType::ReadTimedout => (http::StatusCode::GATEWAY_TIMEOUT, "did not answer in time"),
-                    _ => (http::StatusCode::BAD_GATEWAY, "failed while it answered"),
-                };
-                Some(Answer::region_failed(status, format!("{whose} {what}")))
+                Some(Answer::failed_while_answering(whose, *error == ErrorType::ReadTimedout))
             }
             (ErrorType::ReadTimedout, ErrorSource::Downstream) => Some(Answer::body_too_slow()),
             (ErrorType::WriteError | ErrorType::ReadError | ErrorType::ConnectionClosed, ErrorSource::Downstream) => {
@@ -444,10 +442,10 @@ impl ProxyHttp for Pingora {
             ))),
             _ => Some(Answer::region_failed(
                 http::StatusCode::BAD_GATEWAY,
-                "the request could not be passed on",
+                texts::NOT_PASSED_ON,
             )),
         };
-        if let Some(decision) = &ctx.decision
+        if let Some(decision) = &ctx.choice.decision
             && *e.esource() == ErrorSource::Upstream
             // `attempts.rs` counts its own failures.
             && ctx.is_grpc
@@ -465,7 +463,7 @@ impl ProxyHttp for Pingora {
             && session.response_written().is_none()
             && let Err(error) = write(&self.chooser.edge, session, ctx, &answer).await
         {
-            tracing::debug!(request_id = %ctx.stamp.id, %error, "the device left before it was told");
+            tracing::debug!(request_id = %ctx.stamp.id, %error, "the device left before it got the answer");
         }
         FailToProxy {
             error_code,
@@ -479,7 +477,7 @@ impl ProxyHttp for Pingora {
     }
 
     async fn logging(&self, session: &mut Session, e: Option<&Error>, ctx: &mut Box<Ctx>) {
-        if let Some(clock) = &ctx.clock {
+        if let Some(clock) = &ctx.proxied.clock {
             clock.finish();
         }
         let status = session.response_written();
@@ -492,9 +490,8 @@ impl ProxyHttp for Pingora {
     }
 }
 
-/// Whether a region said of a call that it did nothing for it: it is going away, or has no place for another stream (RFC 9113
-/// §8.7). pingora marks every error after which a request may be sent again; this one leaves out a region that breaks the
-/// protocol.
+/// Whether a region reported that it did not process a call: it goes away, or has no slot for another stream (RFC 9113 §8.7).
+/// pingora marks every error after which it would send a request again; this function excludes regions that break the protocol.
 fn was_refused(e: &Error) -> bool {
     matches!(e.retry, RetryType::Decided(true)) && !matches!(e.etype(), ErrorType::InvalidH2 | ErrorType::H2Downgrade)
 }

@@ -1,4 +1,4 @@
-//! The requester of a request that pingora reads: its device, and the request as regions get it.
+//! The requester of a request that pingora reads, and its request for regions.
 
 use std::net::IpAddr;
 
@@ -60,7 +60,7 @@ impl Requester for Session {
     }
 }
 
-/// A request as regions get it.
+/// The request for regions.
 pub(crate) fn asking_of(chooser: &Chooser, session: &Session, ctx: &Ctx) -> Asking {
     let request = session.req_header();
     let target = request
@@ -78,11 +78,11 @@ pub(crate) fn asking_of(chooser: &Chooser, session: &Session, ctx: &Ctx) -> Aski
     let headers = request.headers.iter();
     let headers = headers.map(|(name, value)| (name.as_str(), value.as_bytes()));
     if let Some(device) = peer_of(session) {
-        http1::headers::forward_headers(&mut lines, headers, &named, &chooser.word(ctx, device));
+        http1::headers::forward_headers(&mut lines, headers, &named, &chooser.provenance(ctx, device));
     }
     let length = request.headers.get(header::CONTENT_LENGTH);
     Asking {
-        requester: requester_of(chooser, session, ctx.table.as_deref()),
+        requester: requester_of(chooser, session, ctx.choice.table.as_deref()),
         repeat: ctx.route.repeat(request.method.as_str()),
         to_head: request.method == Method::HEAD,
         expects: request.headers.contains_key(header::EXPECT),
@@ -92,7 +92,7 @@ pub(crate) fn asking_of(chooser: &Chooser, session: &Session, ctx: &Ctx) -> Aski
     }
 }
 
-/// The requester, as far as the choice of a region goes.
+/// The facts about the requester by which the edge chooses a region.
 pub(crate) fn requester_of(chooser: &Chooser, session: &Session, table: Option<&Table>) -> RequesterId {
     let request = session.req_header();
     let target = request.uri.path_and_query().map_or("", http::uri::PathAndQuery::as_str);

@@ -14,11 +14,11 @@ use topology::RegionId;
 /// Shorter than a stack keeps its end open, so that a request rarely meets a connection that is being closed.
 pub const IDLE_MAX: Duration = Duration::from_secs(15);
 
-/// The connections of one worker. No other worker uses its lock, and it is never held across an await.
+/// The connections of one worker. No other worker uses its lock, and nobody holds it across an await.
 #[derive(Debug)]
 pub struct ConnectionPool {
     stacks: Mutex<HashMap<SocketAddr, VecDeque<Waiting>>>,
-    /// To one stack; more are closed when their answer is complete.
+    /// Most connections to one stack; the edge closes further ones when their answer is complete.
     kept_max: usize,
 }
 
@@ -29,7 +29,7 @@ struct Waiting {
 }
 
 impl ConnectionPool {
-    /// None yet, and never more than so many to one stack.
+    /// An empty pool, for at most this many connections to one stack.
     pub fn new(kept_max: usize) -> Self {
         let stacks = Mutex::default();
         Self { stacks, kept_max }
@@ -51,7 +51,7 @@ impl ConnectionPool {
         None
     }
 
-    /// A connection waits from now on.
+    /// Puts a connection into the pool.
     pub fn put(&self, stack: SocketAddr, link: Link) {
         let mut pool = self.lock();
         let waiting = pool.entry(stack).or_default();
@@ -61,7 +61,7 @@ impl ConnectionPool {
         }
     }
 
-    /// Closes connections that waited for [`IDLE_MAX`]. The rest closes when this is dropped.
+    /// Closes connections that waited for [`IDLE_MAX`]. The others close when the pool is dropped.
     pub fn sweep(&self) {
         self.lock().retain(|_, waiting| {
             waiting.retain(|waiting| waiting.since.elapsed() < IDLE_MAX);
@@ -110,7 +110,7 @@ mod tests {
         assert_eq!(pool.lock()[&stack].len(), 2);
     }
 
-    /// The stack closes its end at some time, and a request on its way just then fails.
+    /// The stack closes its end at some time, and a request that is sent just then fails.
     #[tokio::test]
     async fn what_waited_too_long_is_not_used_again() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -1,5 +1,5 @@
-//! The device of a request whose body is read before regions are asked, or passed on as it comes, whichever protocol it speaks:
-//! HTTP/1.1 by the edge itself ([`crate::request::device_connection`]), everything else by pingora ([`crate::request::pingora_requester`]).
+//! The device of a request that [`crate::request::attempts`] serves, whichever protocol it speaks. The edge itself reads HTTP/1.1
+//! ([`crate::request::device_connection`]); pingora reads the other protocols ([`crate::request::pingora_requester`]).
 
 use std::net::IpAddr;
 
@@ -13,28 +13,28 @@ use crate::{
     request::route::Repeat,
 };
 
-/// The reason for which a body cannot be read.
+/// The reason for which the edge cannot read a body.
 pub(crate) enum Unread<G> {
-    /// It is none.
+    /// Its chunks are malformed.
     Malformed,
     Gone(G),
 }
 
-/// The device at the other end.
+/// The device of a request.
 pub(crate) trait Requester: Send {
-    /// The device left, or takes nothing.
+    /// The failure of a device that left, or takes no bytes.
     type Gone: Send;
 
     /// Whether all of the body was read.
     fn is_body_done(&mut self) -> bool;
 
-    /// Asks for the body of a device that waits for it (`Expect: 100-continue`).
+    /// Asks a device to send its body that waits to be asked (`Expect: 100-continue`).
     fn go_on(&mut self) -> impl Future<Output = Result<(), Self::Gone>> + Send;
 
     /// The next part of the body; `None` at its end. Nothing is lost when the future is dropped.
     fn read_body(&mut self) -> impl Future<Output = Result<Option<Bytes>, Unread<Self::Gone>>> + Send;
 
-    /// Resolves when a device leaves whose request is all here.
+    /// Resolves when the device leaves. Only for a request that was read to its end.
     fn leaves(&mut self) -> impl Future<Output = Self::Gone> + Send;
 
     /// Answers with an error.
@@ -55,24 +55,24 @@ pub(crate) trait Requester: Send {
     ) -> impl Future<Output = Result<(), Self::Gone>> + Send;
 }
 
-/// A request as far as regions are concerned, without its body.
+/// A request for regions, without its body.
 pub(crate) struct Asking {
     pub(crate) requester: RequesterId,
     pub(crate) repeat: Repeat,
-    /// Whether it asks for nothing but the head of an answer.
+    /// Whether it asks only for the head of an answer.
     pub(crate) to_head: bool,
-    /// Whether the device waits to be told to send its body.
+    /// Whether the device waits to be asked for its body (`Expect: 100-continue`).
     pub(crate) expects: bool,
-    /// The length that it says its body has.
+    /// The length of its body by `Content-Length`.
     pub(crate) length: Option<u64>,
-    /// Whether a request like this mostly has no body, and then says nothing of one.
+    /// Whether a request of its method usually has no body, so that an empty one needs no `Content-Length`.
     pub(crate) is_bodiless: bool,
-    /// Its head as a region gets it, up to the lines about the body.
+    /// Its head for a region, up to the lines about the body.
     pub(crate) lines: Vec<u8>,
 }
 
 impl Asking {
-    /// The whole head. `None` for a body that is not all here.
+    /// The whole head. `held` is the length of a body that was read to its end, and none for another.
     pub(crate) fn head(&self, held: Option<usize>) -> Vec<u8> {
         let framing = match (held, self.length) {
             (Some(0), None) if self.is_bodiless => String::new(),

@@ -1,23 +1,23 @@
-//! The kinds of requests by their paths.
+//! The route of a request, by its path.
 
 use crate::{http1::upgrade::REALTIME, request::grpc};
 
-/// Whether a request may be asked of a region after another one got it.
+/// Whether the edge may send a request to a region after another region got it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Repeat {
-    /// It only reads, and a region that lives answers at once.
+    /// Yes: the request only reads, and a region that lives answers at once.
     Quick,
-    /// A recording is heard twice, or a text spoken twice, at no harm. It takes its time.
+    /// Yes: to transcribe or to speak something twice does no harm. The answer takes time.
     Slow,
-    /// Doing it twice may not be like doing it once.
+    /// No: running it twice may differ from running it once.
     Never,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Route {
-    /// Speech to text, of the OpenAI API or our own.
+    /// Speech to text, by the path of the OpenAI API or of Meridian.
     Transcription,
-    /// Text to speech, of the OpenAI API or our own.
+    /// Text to speech, by the path of the OpenAI API or of Meridian.
     Speech,
     Audio,
     Models,
@@ -25,9 +25,9 @@ pub(crate) enum Route {
     VoiceGrpc,
     Health,
     Realtime,
-    /// A path of the operator's.
+    /// An operator's server, by `[[upstream]]`.
     Upstream,
-    /// A browser asks whether a page may ask something.
+    /// A browser asks whether a page may call.
     Preflight,
     Nothing,
 }
@@ -48,7 +48,7 @@ impl Route {
         }
     }
 
-    /// Whether a request of this method may be asked of a region after another one got it.
+    /// Whether the edge may repeat a request of this method at another region.
     pub(crate) fn repeat(self, method: &str) -> Repeat {
         match (method, self) {
             ("GET" | "HEAD", _) => Repeat::Quick,
@@ -73,7 +73,7 @@ impl Route {
     }
 }
 
-/// Whether a path is served by regions, so that no operator's group of servers can take it.
+/// Whether regions serve a path, so that no `[[upstream]]` can take it.
 pub fn is_ours(path: &str) -> bool {
     path.starts_with(grpc::VOICE) || Route::of(path, false) != Route::Nothing
 }

@@ -43,16 +43,16 @@ use crate::deadline::Deadline;
 /// The side that must act next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Awaited {
-    /// It has to send its body.
+    /// The device has to send its body.
     Device,
-    /// It has to take the body, or to answer.
+    /// The server has to take the body, or to answer.
     Server,
 }
 
 /// The deadline of one attempt at a request.
 #[derive(Debug)]
 pub struct BodyClock {
-    /// Longest time in which the server takes nothing of the body, or says nothing after it.
+    /// Longest time for the server to take a part of the body, or to answer after its end.
     answer: Duration,
     state: Mutex<State>,
 }
@@ -62,8 +62,8 @@ struct State {
     awaited: Awaited,
     since: Instant,
     within: Duration,
-    /// Bytes of the body that pingora was given to pass on, and bytes that the socket took. Framing makes the second number
-    /// the larger one, unless the server does not read: then nothing can be said against the device.
+    /// Bytes of the body that pingora got to pass on, and bytes that the socket took. Framing makes the second number larger, unless
+    /// the server does not read: then the device is not late.
     given: u64,
     taken: u64,
     expired: Option<Awaited>,
@@ -71,7 +71,7 @@ struct State {
 }
 
 impl BodyClock {
-    /// The device has this long for its next bytes.
+    /// A clock by which the device has `device` for its next bytes.
     pub fn new(device: Duration, answer: Duration) -> Self {
         let state = State {
             awaited: Awaited::Device,
@@ -92,7 +92,7 @@ impl BodyClock {
         self.state.lock()
     }
 
-    /// For how long the device has been waited for: not while the server has yet to take what came before.
+    /// The time for which the edge has waited for the device. It does not count while the server has bytes to take.
     pub fn waited_for_device(&self) -> Duration {
         let state = self.lock();
         match state.taken < state.given {
@@ -131,7 +131,7 @@ impl BodyClock {
         self.lock().expired
     }
 
-    /// The socket of the server took bytes. With the last of those that were given the time of the device begins.
+    /// The socket of the server took bytes. The device's time begins when it has taken all given bytes.
     fn taken(&self, bytes: usize) {
         let mut state = self.lock();
         let was_behind = state.taken < state.given;
@@ -141,8 +141,8 @@ impl BodyClock {
         }
     }
 
-    /// The deadline in force. A server can be heard only since the edge reads from it: before, the edge may have waited for the
-    /// device to take what the server said.
+    /// The deadline in force. The server's time begins when the edge reads from it: before, the edge may have waited for the device
+    /// to take the bytes of the server.
     fn due(&self, reads_since: Instant) -> (Awaited, Instant) {
         let state = self.lock();
         match state.awaited {
@@ -244,7 +244,7 @@ struct Watched {
     link: Link,
     clock: Option<Arc<BodyClock>>,
     timer: Deadline,
-    /// When the read began that nothing came for yet.
+    /// The start of the read that no byte has answered yet.
     reads_since: Option<Instant>,
 }
 

@@ -1,4 +1,4 @@
-//! Asking one stack to take a session, and reading what it answers.
+//! Asking one stack to take a session, and reading its answer.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ use crate::{
 
 /// Largest answer of a region that declines an upgrade: an error message.
 const DECLINED_BYTES_MAX: usize = 64 << 10;
-/// The reason of a 503 comes with its head. The edge does not wait longer for the reason: it asks the next region.
+/// The body of a 503 usually comes with its head. The edge waits no longer for it, and asks the next region.
 const REASON_WAIT: Duration = Duration::from_millis(500);
 
 /// Counts the failure of a stack that did not take a session.
@@ -36,20 +36,20 @@ pub(super) fn not_taken(edge: &Edge, decision: &Decision, failure: &AskError) ->
 
 pub(super) enum Asked {
     Accepted(Accepted),
-    /// The answer, and the revision of the wanted session, if the stack names one.
+    /// The stack declined with this answer; it may name the revision of the session that it has.
     Declined(Vec<u8>, Option<Moment>),
 }
 
 /// A stack took the session.
 pub(super) struct Accepted {
     pub(super) stream: Link,
-    /// The head of its answer as the device gets it, without its end.
+    /// The head of its answer for the device, without the final empty line.
     pub(super) answer: Vec<u8>,
     /// The bytes behind the head.
     pub(super) early: BytesMut,
     /// Whether the stack speaks the protocol of session continuity.
     pub(super) carries_on: bool,
-    /// Whether it begins with the last checkpoint of an earlier session.
+    /// Whether it takes the last checkpoint of an earlier session.
     pub(super) takes_state: bool,
 }
 
@@ -70,7 +70,7 @@ pub(super) enum AskError {
     Full(Load),
     #[error("upgrade: answered 429")]
     TooMany,
-    #[error("upgrade: it wants to know who calls, and this edge has no [identity], or stacks = \"off\" in it")]
+    #[error("upgrade: the stack wants a certificate, and this edge has no [identity], or has stacks = \"off\" in it")]
     WantsProof,
     #[error("upgrade: answered that it drains")]
     Draining,
@@ -100,7 +100,7 @@ impl AskError {
         }
     }
 
-    /// Whether this machine lacked something to ask with: descriptors, ports, buffers.
+    /// Whether this machine was out of descriptors, ports or buffers.
     pub(super) fn is_local(&self) -> bool {
         match self {
             Self::Connect(error) => Cause::of(error) == Cause::Local,
@@ -180,7 +180,7 @@ pub(super) async fn ask(edge: &Edge, decision: &Decision, request: &[u8], id: &R
         }
         (status @ 500.., _) => return Err(AskError::Status(status)),
         _ => {
-            // The stack works and declines, a wrong key perhaps. Another region would decline too.
+            // The stack works and declines, for a wrong key perhaps. Another region would decline too.
             let revision = revision_in(&read);
             let body = read.bytes.split_off(read.len);
             let reading = timeout(timeouts.upgrade.0, read_body(&mut stream, &mut answer.body, body));
@@ -204,7 +204,7 @@ pub(super) async fn ask(edge: &Edge, decision: &Decision, request: &[u8], id: &R
         }
     }
     if has_line(&read, |line| line.name.eq_ignore_ascii_case("sec-websocket-extensions")) {
-        let what = "it insists on an extension that was not offered";
+        let what = "the stack uses an extension that the edge did not offer";
         return Err(AskError::broken(Event::Nonsense, what));
     }
     edge.metrics.connect(region, "ok");
@@ -258,7 +258,7 @@ async fn read_body(stream: &mut Link, body: &mut Body, mut read: BytesMut) -> Re
     Ok(read)
 }
 
-/// The revision of a session that a stack remembers and does not take.
+/// The revision of a session that the stack has in memory and does not resume.
 fn revision_in(read: &Head) -> Option<Moment> {
     let mut lines = [httparse::EMPTY_HEADER; head::LINES_MAX];
     let mut response = httparse::Response::new(&mut lines);
@@ -274,7 +274,7 @@ fn has_line(read: &Head, is_it: impl Fn(&httparse::Header<'_>) -> bool) -> bool 
     response.parse(&read.bytes[..read.len]).is_ok() && response.headers.iter().any(is_it)
 }
 
-/// The head of a region's answer with the edge's headers, and its end.
+/// The head of a region's answer with the edge's headers and the final empty line.
 pub(super) fn signed(mut head: Vec<u8>, edge: &Edge, region: &RegionId, extra: &str) -> Vec<u8> {
     let ours = format!("Meridian-Region: {region}\r\nMeridian-Edge: {}\r\n{extra}\r\n", edge.id);
     head.extend_from_slice(ours.as_bytes());

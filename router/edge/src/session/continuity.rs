@@ -1,7 +1,7 @@
-//! The state by which a live session can go on in another region: the thin side of [`routing::continuity`], which sees
-//! the frames pass.
+//! The state by which a live session can go on in another region: the thin side of [`routing::continuity`], which follows the
+//! frames.
 //!
-//! The device gets whole messages only, so that a region may die in the middle of one, and none of the private words.
+//! The device gets whole messages only, so that a region may die in the middle of one, and no message between stack and edge.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -25,45 +25,45 @@ use crate::{
     stacks::fleet_view::LastHeard,
 };
 
-/// The edge gives a stack up for one session after so many times its silence, although other sessions hear the stack.
+/// The edge gives a stack up for one session after this many times the allowed silence, although other sessions hear the stack.
 const SLOW_FACTOR: u32 = 5;
 /// Most bytes of one message of a region that the edge holds back. The largest event is a piece of audio of some 20 kB.
 const HELD_BYTES_MAX: usize = 4 << 20;
 
 pub struct MovableState {
     edge: Arc<Edge>,
-    /// The region, stack and version for which its turns count.
+    /// The region, stack and version for which the turns of the session count.
     region: RegionId,
     stack: SocketAddr,
     version: Box<str>,
     continuity: Continuity,
-    /// Time at which the region was last heard, and at which the edge asked it for a sign of life since.
+    /// The last time at which the region sent a byte, and the time of the edge's ping since.
     heard_at: Instant,
     pinged_at: Option<Instant>,
-    /// When any session last heard the stack.
+    /// The last time at which the stack sent a byte to any session.
     stack_heard: Arc<LastHeard>,
-    /// The payload of this edge's own pings, so that their answers can be told from those to the device's: a number that no
-    /// device can know.
+    /// The payload of this edge's own pings: a number that no device can know, so that their pongs differ from those to the device's
+    /// pings.
     nonce: [u8; 8],
-    /// When the device last said something.
+    /// The last time at which the device sent a part of a message.
     said_at: Instant,
-    /// A ping of the device that the region did not answer yet: it must not be lost with the region, or the device, which
-    /// waits for the answer, would give the session up.
+    /// A ping of the device that the region has not answered yet. If it were lost with the region, the device would wait for its
+    /// pong and give the session up.
     ping: BytesMut,
-    /// The beginning of a control frame of the device that is under way.
+    /// The part of a control frame of the device that has come so far.
     control: BytesMut,
-    /// The device sent Close: the region's answer to that is for the device.
+    /// The device sent Close, so the region's Close is the answer to the device.
     device_closed: bool,
-    /// The message under way from the device continues one whose beginning the new region never got.
+    /// The device's unfinished message began at the old region, so its rest must not go to the new one.
     skips_message: bool,
-    /// The same for a control frame. The new region gets it whole once it is.
+    /// The same for a control frame. The new region gets it when it is whole.
     skips_control: bool,
-    /// The session left its region, and the next has not said yet that it goes on.
+    /// The reason and the time of a move that the next region has not confirmed yet.
     resuming: Option<(LeaveReason, Instant)>,
 }
 
 impl MovableState {
-    /// A session of `client` begins, at a stack that hands out checkpoints.
+    /// The state of a new session of `client` at a stack that hands out checkpoints.
     pub fn new(edge: &Arc<Edge>, decision: &Decision, client: IpAddr) -> Self {
         let now = Instant::now();
         Self {
@@ -145,7 +145,7 @@ impl MovableState {
         Ok(())
     }
 
-    /// Takes bytes of the region: passes whole messages on and takes words out.
+    /// Takes bytes of the region: passes whole messages on and takes the messages between stack and edge out.
     pub fn take_from_region(&mut self, mut bytes: &[u8], out: &mut Outgoing) -> Result<(), Stop> {
         self.heard_at = Instant::now();
         self.stack_heard.now();
@@ -168,7 +168,7 @@ impl MovableState {
             OpCode::Control(Control::Close) => match out.scanner.close_code() {
                 // The device has sent Close, and this frame is the answer, with any code (RFC 6455 §5.5.1).
                 _ if self.device_closed => out.release(),
-                // The region sends its sessions away, so they move. Any other code is between the region and the device.
+                // The region stops, so its sessions move. Any other code concerns only the region and the device.
                 Some(CloseCode::Away | CloseCode::Restart) if self.can_move() => {
                     out.drop_frame();
                     return Err(Stop::Closing);
@@ -194,13 +194,15 @@ impl MovableState {
             OpCode::Control(Control::Ping) => out.control_ends(),
             first if out.scanner.in_message() => {
                 if first == OpCode::Data(Data::Binary) && wire::is_message(&payload_of(frame)) {
-                    return Err(Stop::RegionError("a word came in fragments".to_owned()));
+                    return Err(Stop::RegionError(
+                        "a message between stack and edge came in fragments".to_owned(),
+                    ));
                 }
                 out.fragment_ends();
             }
             OpCode::Data(Data::Binary) if wire::is_message(&payload_of(frame)) => {
-                let word = payload_of(frame);
-                self.take_word(&word).map_err(Stop::RegionError)?;
+                let message = payload_of(frame);
+                self.take_message(&message).map_err(Stop::RegionError)?;
                 out.drop_frame();
             }
             _ => {
@@ -214,8 +216,8 @@ impl MovableState {
         Ok(())
     }
 
-    fn take_word(&mut self, word: &[u8]) -> Result<(), String> {
-        match wire::Message::parse(word) {
+    fn take_message(&mut self, message: &[u8]) -> Result<(), String> {
+        match wire::Message::parse(message) {
             Ok(wire::Message::Checkpoint(checkpoint)) => {
                 let taken = self.continuity.checkpoint(&checkpoint);
                 taken.map_err(|error| error.to_string())?;
@@ -241,8 +243,8 @@ impl MovableState {
         }
     }
 
-    /// The session leaves for another stack at `since`. Returns the first bytes for the new stack, and a pong for the device in
-    /// place of the old stack's. `scanner` follows the device.
+    /// Prepares the move to another stack, which began at `since`. Returns the first bytes for the new stack, and the pong that the
+    /// device waits for. `scanner` follows the device.
     pub fn hand_over(
         &mut self,
         to: &Decision,
@@ -271,12 +273,13 @@ impl MovableState {
         Some((handover, pong))
     }
 
-    /// The time of the next look at whether the region lives.
+    /// The time of the next check whether the region lives.
     pub fn look_at(&self) -> Instant {
         self.pinged_at.unwrap_or(self.heard_at) + self.silence_max() / 2
     }
 
-    /// Call it at [`MovableState::look_at`]. Returns a ping for the region, or `None` when the region is silent for good.
+    /// Checks whether the region lives; call it at [`MovableState::look_at`]. Returns a ping for the region, or `None` when the region
+    /// has been silent for too long.
     pub fn look(&mut self) -> Option<BytesMut> {
         if self.pinged_at.is_some() && !self.is_only_slow() {
             return None;
@@ -285,15 +288,14 @@ impl MovableState {
         Some(frame_for_region(OpCode::Control(Control::Ping), &self.nonce))
     }
 
-    /// Starts the silence anew: the edge cannot ask or hear the region, and that is not the region's fault.
+    /// Restarts the silence: the edge could not ask or hear the region, and that is not the region's fault.
     pub fn look_later(&mut self) {
         self.heard_at = Instant::now();
         self.pinged_at = None;
     }
 
-    /// Whether the stack lives, as other sessions hear it: then it is slow to answer this one, as it is when hundreds come to
-    /// it at once from a region that died. Moving on would only bring them to the next. An edge that is late itself cannot
-    /// tell.
+    /// Whether other sessions hear the stack, so that it is only slow to answer this one, as when hundreds of sessions of a dead region
+    /// come at once. Moving again would only bring them to the next stack. An edge that is late itself cannot judge.
     fn is_only_slow(&self) -> bool {
         let silence_max = self.silence_max();
         let is_excused = self.stack_heard.elapsed() < silence_max || self.edge.lag.is_late_for(silence_max);

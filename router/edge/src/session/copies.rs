@@ -1,8 +1,7 @@
-//! Copies of each session whose device left, at another stack of its region and at one of the next region that would take the device:
-//! should its own stack or all of its region be gone when the device returns, through whichever edge, its alarms and timers are
-//! there.
+//! Copies of each session whose device left: one at another stack of its region, and one in the next region that would take the device.
+//! If its own stack or its whole region is gone when the device returns, through any edge, the copy has its alarms and timers.
 //!
-//! The edge cannot read the checkpoint, so it copies that of every session; the stacks keep only those with an alarm or a timer.
+//! The edge cannot read a checkpoint, so it copies the checkpoint of every session; stacks keep only those with an alarm or a timer.
 
 use std::time::Duration;
 
@@ -23,11 +22,11 @@ use crate::{
     session::copy_turns::AT_ONCE_MAX,
 };
 
-/// A copy that takes longer is given up, and so is waiting for a turn.
+/// The edge gives a copy up that takes longer, and also the wait for a turn.
 const COPY_MAX: Duration = Duration::from_secs(2);
 
 /// A session whose device left.
-pub(super) struct Left<'a> {
+pub(super) struct DepartedSession<'a> {
     pub(super) id: &'a RequestId,
     pub(super) session: &'a str,
     pub(super) at: Whereabouts<'a>,
@@ -35,8 +34,8 @@ pub(super) struct Left<'a> {
     pub(super) state: &'a [u8],
 }
 
-/// Sends the copies. A failure is logged and no more: the session's own stack has the session, and so has this edge.
-pub(super) async fn copy(edge: &Edge, left: &Left<'_>, now: Moment) {
+/// Sends the copies. It only logs a failure: the session's own stack has the session, and so has this edge.
+pub(super) async fn copy(edge: &Edge, left: &DepartedSession<'_>, now: Moment) {
     let Some(table) = edge.table() else { return };
     let is_out = |region: &RegionId, stack| edge.fleet.is_out(region, stack, now);
     let keepers = keepers_of_copies(&table, left.session, left.at, is_out);
@@ -58,7 +57,11 @@ pub(super) async fn copy(edge: &Edge, left: &Left<'_>, now: Moment) {
 }
 
 /// Returns the status of the answer.
-async fn send(edge: &Edge, (region, to): (&RegionId, std::net::SocketAddr), left: &Left<'_>) -> Result<u16, String> {
+async fn send(
+    edge: &Edge,
+    (region, to): (&RegionId, std::net::SocketAddr),
+    left: &DepartedSession<'_>,
+) -> Result<u16, String> {
     let timeouts = &edge.config.timeouts;
     let dialled = edge.dial(region, to, Speaks::Http1).await;
     let mut stream = dialled.map_err(|error| format!("connect: {error}"))?;
@@ -83,5 +86,5 @@ async fn send(edge: &Edge, (region, to): (&RegionId, std::net::SocketAddr), left
     let answer = Response::parse(&read.bytes[..read.len], false).map_err(|error| error.to_string())?;
     answer
         .map(|answer| answer.status)
-        .ok_or_else(|| "it does not speak HTTP".to_owned())
+        .ok_or_else(|| "the answer is not HTTP".to_owned())
 }

@@ -2,8 +2,8 @@
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-/// Sessions whose copies are under way at once. When an edge stops, thousands of sessions end together, and their devices come back at
-/// once: those copies are not worth a rush on the stacks.
+/// Most sessions whose copies are under way at once. When an edge stops, thousands of sessions end together, and their devices return at
+/// once: their copies are not worth a rush on the stacks.
 pub(super) const AT_ONCE_MAX: usize = 64;
 
 /// Limits the copies that are under way.

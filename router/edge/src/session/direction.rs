@@ -1,4 +1,4 @@
-//! One direction of a session: bytes from its writer to its reader, and whether both keep pace.
+//! One direction of a session: its bytes from the writer to the reader, and the pace of both.
 
 use std::{
     cell::RefCell,
@@ -22,33 +22,33 @@ use crate::session::{
     outgoing::Outgoing,
 };
 
-/// A shorter pause of a device says nothing: every burst has some.
+/// A shorter pause of a device is normal: every burst has some.
 const BLOCKED_MIN: Duration = Duration::from_secs(1);
-/// Least time that a reader which takes nothing has to take its Close: after a gap of the radio TCP itself waits for seconds
-/// before it sends again.
+/// Least time for a blocked reader to take its Close frame: after a radio gap, TCP itself waits for seconds before it sends
+/// again.
 const CLOSE_OF_BLOCKED_MIN: Duration = Duration::from_secs(5);
-/// One read. Voice frames are a few kilobytes; larger reads would only hold more back for a slow peer.
+/// One read. Voice frames have a few kilobytes; larger reads would only store more bytes for a slow peer.
 const READ_BYTES: usize = 16 << 10;
 
 thread_local! {
-    /// Never held across an await, so one per thread is enough for any number of sessions.
+    /// No code holds it across an await, so one per thread is enough for any number of sessions.
     pub(super) static READ_BUFFER: RefCell<Box<[u8; READ_BYTES]>> = RefCell::new(Box::new([0; READ_BYTES]));
 }
 
 pub struct Direction {
     sender: Sender,
     pub(super) out: Outgoing,
-    /// Written, but still in a buffer of TLS or of pingora: the socket took no more.
+    /// Written bytes are still in a buffer of TLS or of pingora, because the socket took no more.
     pub(super) unflushed: bool,
     pub(super) bytes: u64,
-    /// Time of the last read, or since which reading is possible again.
+    /// The time of the last read, or the time at which reading became possible again.
     pub(super) active_at: Instant,
-    /// Since when the reader has taken none of the bytes that wait for it. Meanwhile the edge reads nothing from the writer, so
-    /// the writer's silence counts for nothing.
+    /// The time since which the reader has taken none of the bytes that wait for it. Meanwhile the edge reads nothing from the writer,
+    /// so the writer's silence does not count.
     pub(super) blocked_since: Option<Instant>,
-    /// How the reader keeps pace while something waits for it: a byte now and then does not keep a session.
+    /// The reader's pace while bytes wait for it: a byte now and then does not keep a session.
     pub(super) pace: Pace,
-    /// How the writer keeps pace with a frame that it began.
+    /// The writer's pace with a frame that it began.
     pub(super) frame_pace: Pace,
     /// Time at which the reader last took bytes after a long pause.
     pub(super) freed_at: Option<Instant>,
@@ -89,7 +89,7 @@ impl Direction {
         self.blocked_since.is_some()
     }
 
-    /// How long the reader may take for its Close, which waits behind the bytes that it did not take.
+    /// The time in which the reader must take its Close frame, which waits behind the bytes that it did not take.
     pub(super) fn close_limit(&self, close: Duration) -> Duration {
         match self.is_blocked() {
             true => close.max(CLOSE_OF_BLOCKED_MIN),
@@ -97,12 +97,12 @@ impl Direction {
         }
     }
 
-    /// The reader takes nothing at the moment.
+    /// Records that the reader takes no bytes now.
     pub(super) fn note_blocked(&mut self) {
         self.blocked_since.get_or_insert_with(Instant::now);
     }
 
-    /// The reader took so many bytes.
+    /// Records that the reader took bytes.
     pub(super) fn note_taken(&mut self, bytes: usize) {
         if let Some(since) = self.blocked_since.take() {
             self.active_at = Instant::now();
@@ -116,7 +116,7 @@ impl Direction {
         }
     }
 
-    /// The writer sent so many bytes, which were awaited if they belong to a frame that it began before.
+    /// Records that the writer sent bytes. They were awaited if they continue a frame.
     pub(super) fn note_sent(&mut self, bytes: usize, is_awaited: bool) {
         let now = Instant::now();
         if is_awaited || self.frame_pace.is_behind() {

@@ -1,4 +1,4 @@
-//! The ways in which a session ends, and what they mean for the device, the region and the session.
+//! The ends of a session, and the effect of each on the device, the region and the session.
 
 use std::io;
 
@@ -9,6 +9,7 @@ use crate::{
     fault::{Cause, Event},
     session::frames::{CANNOT_RESUME, Violation},
     session::registry::Leave,
+    texts,
 };
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,15 +23,15 @@ pub enum End {
     DeviceSlow,
     /// The device sends a frame that it began too slowly.
     DeviceTrickles,
-    /// The device broke the WebSocket protocol, or sent too long a frame.
+    /// The device broke the WebSocket protocol, or sent a frame that is too long.
     DeviceViolation(Violation),
     /// The region's connection broke, or the region broke the WebSocket protocol.
     RegionLost(Lost),
-    /// The region neither reads nor says anything, though it should.
+    /// The region neither reads nor sends, although it owes one of them.
     RegionSilent,
-    /// The region said that it goes away.
+    /// The region announced by its Close frame that it stops.
     RegionClosing,
-    /// The region does not go on with a session of another.
+    /// The region does not resume a session of another region.
     RegionDeclined(String),
     /// The plan wants the session elsewhere.
     Planned(LeaveReason),
@@ -39,12 +40,12 @@ pub enum End {
     EdgeOverloaded,
     /// The operator revoked the device's credential.
     Revoked,
-    /// The devices of the tenant sent what they may today.
+    /// The devices of the tenant used their bytes of the day.
     QuotaUsed,
 }
 
 impl End {
-    /// The end of a session that is asked to leave.
+    /// The end of a session that the edge asked to leave.
     pub fn of(leave: Leave) -> Self {
         match leave {
             Leave::Draining => Self::EdgeDraining,
@@ -76,7 +77,7 @@ impl End {
         }
     }
 
-    /// The reason for which the session may go on in another region, if it may.
+    /// The reason for which the session may go on in another region.
     pub fn why_to_move(&self) -> Option<LeaveReason> {
         match self {
             Self::RegionLost(_) => Some(LeaveReason::Lost),
@@ -88,7 +89,7 @@ impl End {
         }
     }
 
-    /// Whether the edge ends the session because of what the device did or left undone.
+    /// Whether the edge ends the session because the device is slow, silent, or breaks the protocol.
     pub fn is_of_device(&self) -> bool {
         matches!(
             self,
@@ -104,34 +105,22 @@ impl End {
             | Self::RegionSilent
             | Self::RegionClosing
             | Self::RegionDeclined(_)
-            | Self::Planned(_) => (CloseCode::Restart, format!("region {region} lost; reconnect")),
-            Self::EdgeDraining => (CloseCode::Restart, "edge draining; reconnect".to_owned()),
-            Self::EdgeOverloaded => (CloseCode::Again, "edge overloaded; reconnect".to_owned()),
-            Self::Revoked => (
-                CloseCode::Policy,
-                "your credential was revoked; ask its operator".to_owned(),
-            ),
-            Self::QuotaUsed => {
-                let reason = "the devices of your tenant sent what they may today; come back tomorrow";
-                (CloseCode::Policy, reason.to_owned())
-            }
+            | Self::Planned(_) => (CloseCode::Restart, texts::region_lost(region)),
+            Self::EdgeDraining => (CloseCode::Restart, texts::CLOSE_DRAINING.to_owned()),
+            Self::EdgeOverloaded => (CloseCode::Again, texts::CLOSE_OVERLOADED.to_owned()),
+            Self::Revoked => (CloseCode::Policy, texts::CLOSE_REVOKED.to_owned()),
+            Self::QuotaUsed => (CloseCode::Policy, texts::CLOSE_QUOTA_USED.to_owned()),
             Self::DeviceViolation(violation @ Violation::TooLarge(_)) => (CloseCode::Size, violation.to_string()),
             Self::DeviceViolation(violation) => (CloseCode::Protocol, violation.to_string()),
             Self::DeviceSilent => (CloseCode::Away, "session idle".to_owned()),
-            Self::DeviceSlow => {
-                let reason = "you take what is sent too slowly; read faster";
-                (CloseCode::Policy, reason.to_owned())
-            }
-            Self::DeviceTrickles => {
-                let reason = "a frame that you began takes too long; send faster";
-                (CloseCode::Policy, reason.to_owned())
-            }
+            Self::DeviceSlow => (CloseCode::Policy, texts::CLOSE_DEVICE_SLOW.to_owned()),
+            Self::DeviceTrickles => (CloseCode::Policy, texts::CLOSE_DEVICE_TRICKLES.to_owned()),
             Self::DeviceClosed | Self::RegionClosed | Self::DeviceLost => return None,
         };
         Some((code, reason))
     }
 
-    /// The failure at the region, if there was one. Whose fault it is depends on the device too, see
+    /// The failure at the region, if there was one. The blame depends on the device too, see
     /// [`super::relay::Relay::facts`].
     pub fn failure(&self) -> Option<(Event, &str)> {
         match self {
@@ -143,7 +132,7 @@ impl End {
     }
 }
 
-/// How a region lost a session.
+/// The loss of a session at a region.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lost {
     pub event: Event,
@@ -178,15 +167,15 @@ pub struct Outcome {
     pub from_region: u64,
 }
 
-/// The reason for which a direction ends in the bytes that it took.
+/// The reason for which the bytes of a direction end the session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Stop {
     Violation(Violation),
-    /// The region says that it goes away.
+    /// The region announced that it stops.
     Closing,
     /// The region broke the rules of session continuity.
     RegionError(String),
-    /// The region does not go on with a session of another: it has another key, or is of another version.
+    /// The region does not resume a session of another region: it has another key, or another version.
     Declined(String),
 }
 
@@ -208,7 +197,7 @@ pub(super) fn region_stop(stop: Stop) -> End {
 pub(super) fn device_stop(stop: Stop) -> End {
     match stop {
         Stop::Violation(violation) => End::DeviceViolation(violation),
-        // Only regions say words.
+        // Only regions send such messages.
         other @ (Stop::RegionError(_) | Stop::Closing | Stop::Declined(_)) => region_stop(other),
     }
 }

@@ -1,6 +1,6 @@
-//! WebSocket frames (RFC 6455 §5), as far as a relay must know them: where one ends and the next begins.
+//! WebSocket frames (RFC 6455 §5), as far as a relay must know them: the boundaries between them.
 //!
-//! Payloads are passed on untouched and, except for the code of a Close frame, unseen.
+//! The relay passes payloads on unchanged, and reads none of them except the code of a Close frame.
 //!
 //! tungstenite names the codes and writes the headers of the edge's own frames. The scanner reads headers itself: it
 //! refuses a frame as soon as a byte shows that it is wrong, and its bytes may come one by one. `FrameHeader::parse`
@@ -45,10 +45,10 @@ pub enum Violation {
     /// Control frames are short and whole, and a Close carries nothing or a code.
     #[error("a control frame is too long or fragmented")]
     Control,
-    /// A message was continued that had not begun, or begun before the last one ended.
+    /// A frame continues a message that had not begun, or begins one before the last one ended.
     #[error("fragments are out of order")]
     Fragments,
-    /// The length is not written in the fewest bytes.
+    /// The length does not have its shortest form.
     #[error("the length is not in its shortest form")]
     Length,
     #[error("a frame of {0} bytes is too large")]
@@ -100,9 +100,9 @@ impl Scanner {
         }
     }
 
-    /// Takes bytes and appends those that may be passed on. A header is held back until it is complete and in order, so that
-    /// whatever was passed on ends inside a payload or at a boundary. With `until_boundary` it stops at the first one and
-    /// ignores the rest.
+    /// Takes bytes and appends those that may be passed on. It holds a header back until it is complete and valid, so that the
+    /// appended bytes end inside a payload or at a boundary. With `until_boundary` it stops at the first boundary and ignores the
+    /// rest.
     pub fn push(&mut self, mut bytes: &[u8], out: &mut BytesMut, until_boundary: bool) -> Result<(), Violation> {
         while !(bytes.is_empty() || until_boundary && self.at_boundary()) {
             bytes = &bytes[self.step(bytes, out)?.used..];
@@ -146,12 +146,12 @@ impl Scanner {
         self.opcode
     }
 
-    /// Whether that frame is part of a message of the application, and no control frame.
+    /// Whether that frame is part of a message and not a control frame.
     pub fn is_data(&self) -> bool {
         matches!(self.opcode, OpCode::Data(_))
     }
 
-    /// Whether a message has begun whose last frame has not.
+    /// Whether a message has begun and its last frame has not.
     pub fn in_message(&self) -> bool {
         self.in_message
     }
@@ -284,7 +284,7 @@ pub fn close_for_device(code: CloseCode, reason: &str) -> BytesMut {
     frame_for_device(OpCode::Control(Control::Close), &payload)
 }
 
-/// The Close frame that answers one with this code (§5.5.1). A code that may not be sent (§7.4) is not repeated.
+/// The Close frame that answers one with this code (§5.5.1). It does not repeat a code that no endpoint may send (§7.4).
 pub fn echo_for_device(code: Option<CloseCode>) -> BytesMut {
     /// Registered as "bad gateway" (IANA), which tungstenite does not know.
     const BAD_GATEWAY: CloseCode = CloseCode::Bad(1014);
@@ -294,7 +294,7 @@ pub fn echo_for_device(code: Option<CloseCode>) -> BytesMut {
     }
 }
 
-/// Masks keep hostile scripts from writing chosen bytes to the wire (§10.3); we are no script and choose a constant one.
+/// Masks keep hostile scripts from writing chosen bytes to the wire (§10.3). The edge is not a script, so its mask is constant.
 const MASK: [u8; 4] = [0x4d, 0x65, 0x72, 0x69];
 
 /// A Close frame to a region.

@@ -22,13 +22,15 @@ use crate::{
     http1::{request::USER, upgrade::Upgrade},
     request_id::RequestId,
     session::ask::{Accepted, AskError, Asked, ask, not_taken, signed},
-    session::live::{Caller, Fresh, Session, converse, join},
+    session::caller::Caller,
+    session::live::{NewConnection, Session, converse, join},
     session::registry::Busy,
     session::resume::Resuming,
     stamp::Stamp,
+    texts,
 };
 
-/// An upgrade that was read.
+/// An upgrade that the edge has read.
 pub struct Arrived {
     pub upgrade: Upgrade,
     /// The first bytes behind its head.
@@ -38,8 +40,8 @@ pub struct Arrived {
 
 /// Serves one upgrade to the end of its session.
 ///
-/// The opening of a session is in a box of its own and over long before the session is: the memory that thousands of sessions
-/// keep for hours should be small.
+/// The opening is in a box of its own and ends long before the session does: thousands of sessions keep their memory for hours, so
+/// it should be small.
 pub async fn serve(edge: &Arc<Edge>, device: &mut dyn Io, arrived: Box<Arrived>) {
     let Some(session) = Box::pin(begin(edge, device, arrived)).await else {
         return;
@@ -47,7 +49,7 @@ pub async fn serve(edge: &Arc<Edge>, device: &mut dyn Io, arrived: Box<Arrived>)
     converse(edge, device, session).await;
 }
 
-/// Opens the session and tells the device so, or why not.
+/// Opens the session and passes the answer of its stack on, or refuses the device with the reason.
 async fn begin(edge: &Arc<Edge>, device: &mut dyn Io, arrived: Box<Arrived>) -> Option<Box<Session>> {
     let Arrived {
         mut upgrade,
@@ -70,15 +72,16 @@ async fn begin(edge: &Arc<Edge>, device: &mut dyn Io, arrived: Box<Arrived>) -> 
             return None;
         }
     };
+    let requester = Requester::of(edge, &upgrade, client);
     // Admission needs to know whether the device returns before the edge spends anything on it.
-    let arrival = match affinity(edge, &upgrade, client) {
+    let arrival = match &requester.affinity {
         Some(affinity) if affinity.proof == Proof::HadSession => Arrival::Returning,
         Some(_) | None => Arrival::Newcomer,
     };
-    // Returning devices keep no rate: when an edge is lost, those of a tenant come back together.
+    // No rate counts for returning devices: when an edge is lost, those of a tenant come back together.
     let counted = place.as_ref().map_or(Ok(()), |place| match arrival {
-        Arrival::Newcomer => place.standing().begin(daemon::clock::now()),
-        Arrival::Returning => place.standing().has_bytes(daemon::clock::now()),
+        Arrival::Newcomer => place.usage().begin(daemon::clock::now()),
+        Arrival::Returning => place.usage().has_bytes(daemon::clock::now()),
     });
     if let Err(exceeded) = counted {
         let refused = Refused::from(exceeded);
@@ -95,7 +98,7 @@ async fn begin(edge: &Arc<Edge>, device: &mut dyn Io, arrived: Box<Arrived>) -> 
             return None;
         }
     };
-    let opened = open(edge, &upgrade, id, client).await;
+    let opened = open(edge, &upgrade, id, requester).await;
     drop((upgrade, handshake));
     match opened {
         Opened::Session(mut taken) => {
@@ -123,27 +126,27 @@ async fn begin(edge: &Arc<Edge>, device: &mut dyn Io, arrived: Box<Arrived>) -> 
             } else {
                 join(tried)
             };
-            tracing::warn!(request_id = %id, %client, tried, "no region took the session");
-            let message = format!("no region could take the session (tried {tried}); try again");
+            tracing::warn!(request_id = %id, %client, tried, "{}", texts::NO_REGION_TOOK_SESSION);
+            let message = texts::no_region_for_session(&tried);
             decline(edge, device, &stamp, &Answer::unavailable("no_region", message, 2)).await;
         }
     }
     None
 }
 
-/// Recognises the device, where devices are, and takes a place of its tenant for the session.
+/// Recognises the device, where this edge recognises devices, and takes a place of its tenant for the session.
 fn recognise(
     edge: &Edge,
     upgrade: &mut Upgrade,
     client: SocketAddr,
 ) -> Result<Option<SessionPlace>, (&'static str, Answer)> {
     let Some(access) = &edge.access else { return Ok(None) };
-    // A signature costs as much as a session's first second: who asks too often gets none verified.
+    // A signature costs as much as a session's first second: the edge verifies none of a client that asks too often.
     let allowed = edge.admission.may_ask(client.ip());
     allowed.map_err(|refusal| (refusal.as_str(), refusal.answer()))?;
     let admitted = access.admit(upgrade.credential(), daemon::clock::now());
     let place = admitted.and_then(|admitted| {
-        let place = admitted.standing.session()?;
+        let place = admitted.usage.session()?;
         upgrade.vouched = Some(admitted.device);
         Ok(place)
     });
@@ -151,33 +154,49 @@ fn recognise(
     Ok(Some(place))
 }
 
-/// Where the device was before, if it can prove it.
-fn affinity(edge: &Edge, upgrade: &Upgrade, client: SocketAddr) -> Option<Affinity> {
-    let token = upgrade
-        .header("meridian-affinity")
-        .or_else(|| upgrade.query("affinity"))?;
-    edge.affinity_of(token, Some(&holder(upgrade, client)), daemon::clock::now())
+/// The device of one upgrade: the facts about it that are hashed and verified once.
+struct Requester {
+    client: SocketAddr,
+    /// The holder to whom the affinity tokens of its session are issued.
+    holder: String,
+    /// The region in which it had a session, if its token proves that.
+    affinity: Option<Affinity>,
 }
 
-/// The holder to whom the affinity tokens of a session are issued.
-fn holder(upgrade: &Upgrade, client: SocketAddr) -> String {
-    if let Some(device) = &upgrade.vouched {
-        return device.holder();
+impl Requester {
+    fn of(edge: &Edge, upgrade: &Upgrade, client: SocketAddr) -> Self {
+        let holder = match &upgrade.vouched {
+            Some(device) => device.holder(),
+            None => {
+                let given = upgrade.header(USER).or_else(|| upgrade.query("user"));
+                user::holder(upgrade.header("authorization"), given, client.ip())
+            }
+        };
+        let token = upgrade
+            .header("meridian-affinity")
+            .or_else(|| upgrade.query("affinity"));
+        let affinity = token.and_then(|token| {
+            edge.affinity_tokens
+                .verify_of(token, Some(&holder), daemon::clock::now())
+        });
+        Self {
+            client,
+            holder,
+            affinity,
+        }
     }
-    let given = upgrade.header(USER).or_else(|| upgrade.query("user"));
-    user::holder(upgrade.header("authorization"), given, client.ip())
 }
 
 enum Opened {
     Session(Box<Taken>),
-    /// A region declined: the device gets the answer as it is.
+    /// A region declined: the device gets its answer unchanged.
     Declined(Vec<u8>),
     /// This edge has no room to ask any region.
     EdgeFull,
     Nowhere(Tried),
 }
 
-/// A session that a stack took, before the device knows.
+/// A session that a stack took, before the edge tells the device.
 struct Taken {
     decision: Box<Decision>,
     at_stack: AtStack,
@@ -185,16 +204,20 @@ struct Taken {
     caller: Caller,
     /// The request to go on with the session elsewhere, if its stack can hand it over.
     resume_request: Option<Box<[u8]>>,
-    /// Whether an earlier session goes on, where it is remembered.
+    /// Whether an earlier session goes on, at a stack that remembers it.
     is_resumed: bool,
 }
 
 /// Opens the session in the first region that takes it.
-async fn open(edge: &Arc<Edge>, upgrade: &Upgrade, id: &RequestId, client: SocketAddr) -> Opened {
+async fn open(edge: &Arc<Edge>, upgrade: &Upgrade, id: &RequestId, requester: Requester) -> Opened {
     let Some(table) = edge.table() else {
         return Opened::Nowhere(Tried::default());
     };
-    let affinity = affinity(edge, upgrade, client);
+    let Requester {
+        client,
+        holder,
+        affinity,
+    } = requester;
     let named = upgrade.header("meridian-session").or_else(|| upgrade.query("session"));
     let session_key = session_key(named, client.ip());
     let user = upgrade.user(client);
@@ -211,12 +234,8 @@ async fn open(edge: &Arc<Edge>, upgrade: &Upgrade, id: &RequestId, client: Socke
         wire::TURNS_HEADER
     );
     let request = upgrade.forwarded(&edge.id, id, if offers { &offer } else { &asks_load });
-    let owner = upgrade
-        .vouched
-        .as_ref()
-        .map(|device| device.holder())
-        .unwrap_or_default();
-    let mut resuming = Resuming::new(edge, (upgrade.query("resume"), &owner), id, daemon::clock::now());
+    let owner = upgrade.vouched.as_ref().map_or("", |_| holder.as_str());
+    let mut resuming = Resuming::new(edge, (upgrade.query("resume"), owner), id, daemon::clock::now());
     let mut tried = Tried::up_to(edge.config.limits.regions_tried_max);
     let mut lacks_room = false;
     loop {
@@ -233,7 +252,7 @@ async fn open(edge: &Arc<Edge>, upgrade: &Upgrade, id: &RequestId, client: Socke
             continue;
         };
         let decision = Box::new(decision);
-        // Counted before the stack is asked: of a hundred sessions that come at once, each must know of the others.
+        // Counted before the edge asks the stack: of a hundred sessions that come at once, each must count the others.
         let at_stack = edge.begins(&decision);
         let home_zone = table.time_zone(&decision.home);
         let request = resuming.request(&request, edge, &decision, home_zone, now);
@@ -266,12 +285,12 @@ async fn open(edge: &Arc<Edge>, upgrade: &Upgrade, id: &RequestId, client: Socke
                         id: id.clone(),
                         session_key: session_key.into(),
                         user: user.into(),
-                        holder: holder(upgrade, client).into(),
+                        holder: holder.into(),
                         device: upgrade.vouched.clone(),
                         place: None,
                         session: name.into(),
                         issued_at,
-                        is_told: asks_for_events(upgrade),
+                        takes_events: asks_for_events(upgrade),
                     },
                     resume_request,
                 };
@@ -289,8 +308,8 @@ async fn open(edge: &Arc<Edge>, upgrade: &Upgrade, id: &RequestId, client: Socke
                 tracing::info!(request_id = %id, %region, %stack, why, fault = fault_name, "a stack did not take a session");
                 if fault == Fault::Edge {
                     lacks_room = true;
-                    // Without descriptors or ports the edge can ask no other region either; without a route it may reach a near
-                    // one.
+                    // Without descriptors or ports the edge can ask no other region either; without a route it may reach a region
+                    // near by.
                     if matches!(failure, AskError::Connect(_)) && failure.is_local() {
                         break;
                     }
@@ -325,7 +344,7 @@ async fn agree(
     } = taken;
     let since = daemon::clock::now();
     let began = Instant::now();
-    let token = edge.session_token(&caller.holder, &decision.region);
+    let token = edge.affinity_tokens.issue_to(&caller.holder, &decision.region);
     let ours = format!(
         "X-Request-Id: {}\r\nMeridian-Affinity: {token}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n",
         caller.id
@@ -350,12 +369,12 @@ async fn agree(
         client,
         resume_request,
         began,
-        fresh: Some(Box::new(Fresh {
+        new_connection: Some(Box::new(NewConnection {
             stream: accepted.stream,
             early_of_device: early,
             early_of_region: accepted.early,
         })),
-        away: None,
+        search: None,
         moves: 0,
         last_fault: None,
         at_stack,

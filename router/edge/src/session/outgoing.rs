@@ -1,15 +1,15 @@
-//! The bytes of one direction that were taken and are not written yet.
+//! The bytes of one direction that the edge read and has not written yet.
 
 use bytes::BytesMut;
 use tungstenite::protocol::frame::coding::{Data, OpCode};
 
 use crate::session::frames::{Scanner, Sender};
 
-/// Bytes that follow each other to one reader, with the frames that they are parts of.
+/// The bytes for one reader, and the frames to which they belong.
 pub struct Outgoing {
     pub(super) scanner: Scanner,
-    /// Taken and not written. Of these bytes only the first `ready` may be written; the others are of a message that is not
-    /// whole, whose last frame begins `frame` bytes into it.
+    /// Only the first `ready` of these bytes may be written. The others belong to a message that is not whole, whose last frame begins
+    /// `frame` bytes into it.
     pub(super) pending: BytesMut,
     pub(super) ready: usize,
     pub(super) frame: usize,
@@ -25,7 +25,7 @@ impl Outgoing {
         }
     }
 
-    /// Bytes of a message that is not whole yet.
+    /// The number of bytes of a message that is not whole yet.
     pub(super) fn held(&self) -> usize {
         self.pending.len().saturating_sub(self.ready)
     }
@@ -38,13 +38,13 @@ impl Outgoing {
         self.pending.truncate(self.ready + self.frame);
     }
 
-    /// The held message is whole.
+    /// Lets the message be written, because it is whole.
     pub(super) fn release(&mut self) {
         self.ready = self.pending.len();
         self.frame = 0;
     }
 
-    /// A control frame may come between the fragments of a message, and then stays between them.
+    /// Ends a control frame. Between the fragments of a message it stays between them.
     pub(super) fn control_ends(&mut self) {
         if self.frame == 0 {
             self.release();
@@ -57,21 +57,21 @@ impl Outgoing {
         self.frame = self.held();
     }
 
-    /// Whether the message that is held is text. Its first frame says so, and nothing is held before that.
+    /// Whether the message that is not written yet is text, by the opcode of its first frame.
     pub(super) fn is_text(&self) -> bool {
         self.pending
             .get(self.ready)
             .is_some_and(|first| OpCode::from(first & 0x0f) == OpCode::Data(Data::Text))
     }
 
-    /// The region is lost, and with it the message under direction.
+    /// Drops the unfinished message of a region that is lost, and follows the frames of the next region.
     pub(super) fn begin_anew(&mut self, frame_bytes_max: u64) {
         self.pending.truncate(self.ready);
         self.frame = 0;
         self.scanner = Scanner::new(Sender::Region, frame_bytes_max);
     }
 
-    /// Puts a frame of the edge behind the last whole message.
+    /// Appends a frame of the edge behind the last whole message.
     pub(super) fn say(&mut self, frame: &[u8]) {
         debug_assert_eq!(self.held(), 0, "nothing is held when a session begins in a region");
         self.pending.extend_from_slice(frame);

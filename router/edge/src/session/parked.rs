@@ -1,8 +1,8 @@
-//! The last checkpoints of sessions whose devices left: should their region be lost before the device is back, they are all
-//! that is left of the session's alarms and settings.
+//! The last checkpoints of sessions whose devices left. If the region is lost before the device returns, only this checkpoint has
+//! the session's alarms and settings.
 //!
-//! They are sealed, so this edge can neither read nor change them, and another edge knows nothing of them. The oldest go first:
-//! those of a client that has its share, else those of all.
+//! The checkpoints are sealed, so this edge can neither read nor change them, and no other edge has them. When memory runs out, the
+//! oldest go first: those of a client that used its share, otherwise the oldest of all.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -18,8 +18,8 @@ use topology::Moment;
 const OVERHEAD_BYTES: usize = 256;
 /// Stacks take no older checkpoint.
 const AGE_MAX: Duration = Duration::from_secs(86_400);
-/// One client gets this part of the memory, as of that for bodies: enough for a thousand devices behind one address, and too
-/// little to push out everybody else's.
+/// One client gets one part in `CLIENT_SHARE` of the memory, as with the memory for bodies: enough for a thousand devices behind one
+/// address, and too little to push out those of all other clients.
 const CLIENT_SHARE: usize = 8;
 
 /// Checkpoints by the names of their sessions, bounded in bytes.
@@ -31,7 +31,7 @@ pub struct Parked {
 
 #[derive(Debug, Default)]
 struct Inner {
-    /// By their numbers, so oldest first.
+    /// By number, so the oldest comes first.
     states: BTreeMap<u64, State>,
     numbers: HashMap<String, u64>,
     /// Each client here has a state.
@@ -45,7 +45,7 @@ struct State {
     session: String,
     client: IpAddr,
     parked_at: Moment,
-    /// When the device was given the session's id.
+    /// The issue time of the session's id that the device has.
     issued_at: Moment,
     state: Box<[u8]>,
 }
@@ -57,7 +57,7 @@ struct Client {
 }
 
 impl Parked {
-    /// Nothing yet, and no more than so many bytes.
+    /// No checkpoints yet, and at most this many bytes of them.
     pub fn new(bytes_max: usize) -> Self {
         Self {
             inner: Mutex::default(),
@@ -69,8 +69,8 @@ impl Parked {
         self.inner.lock()
     }
 
-    /// The device of a session left, to which the session's id was issued at `issued_at`. A client is a network, see
-    /// [`network`]; a state that is larger than its share is not kept.
+    /// Stores the last checkpoint of a session whose device left. The device has the id that was issued at `issued_at`. A client is a
+    /// network, see [`network`]; a state that is larger than its share is not stored.
     pub fn put(&self, (session, client): (&str, IpAddr), issued_at: Moment, state: &[u8], now: Moment) {
         let client = network(client);
         let client_max = self.bytes_max / CLIENT_SHARE;
@@ -96,9 +96,9 @@ impl Parked {
         });
     }
 
-    /// The device of a session is back with an id issued at `issued_at`: the session's last checkpoint, if it is here and in
-    /// force. One of an earlier id is not: the device has gone on through another edge since. It stays until a stack has the
-    /// session ([`Parked::remove`]): the first that is asked may fail.
+    /// The last checkpoint of a session whose device returns with an id issued at `issued_at`, if this edge has it. A checkpoint of an
+    /// earlier id does not count: the device has gone on through another edge since. The checkpoint stays until a stack has the
+    /// session ([`Parked::remove`]), because the first stack may fail.
     pub fn get(&self, session: &str, issued_at: Moment, now: Moment) -> Option<Box<[u8]>> {
         let mut inner = self.lock();
         let parked = inner.states.get(inner.numbers.get(session)?)?;
@@ -109,7 +109,7 @@ impl Parked {
         Some(parked.state.clone())
     }
 
-    /// A stack has the session.
+    /// Forgets a checkpoint, because a stack has the session.
     pub fn remove(&self, session: &str) {
         self.lock().remove(session);
     }
@@ -168,7 +168,7 @@ impl State {
     }
 }
 
-/// The name is in there twice.
+/// The bytes that a checkpoint takes. Two maps hold the name.
 fn cost(session: &str, state: &[u8]) -> usize {
     2 * session.len() + state.len() + OVERHEAD_BYTES
 }

@@ -18,9 +18,9 @@ use topology::{Moment, RegionId};
 
 use crate::metrics::Metrics;
 
-/// Fewer sessions need less than the whole drain window: fifty reconnects a second harm no other edge.
+/// Pace at which sessions leave when they are few: fifty reconnects a second harm no other edge.
 const RECONNECT_PACE: Duration = Duration::from_millis(20);
-/// While memory is short, one of so many sessions leaves at a time.
+/// While memory is short, one part in `SHED_ROUNDS` of the sessions leaves at a time.
 const SHED_ROUNDS: u64 = 20;
 /// Fractional part of the golden ratio: multiples of it spread evenly over 0..1, however many there are.
 const GOLDEN: f64 = 0.618_033_988_749_895;
@@ -34,7 +34,7 @@ pub struct Sessions {
     busy: TaskTracker,
     orders: watch::Sender<Order>,
     shed_rounds: AtomicU64,
-    /// Connections that were accepted and have not asked for anything yet.
+    /// Connections that the edge accepted and that have sent no request yet.
     arriving: TaskTracker,
     http2: TaskTracker,
     metrics: Metrics,
@@ -44,11 +44,11 @@ pub struct Sessions {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Order {
     Stay,
-    /// Some of them must leave, others with every round.
+    /// Some sessions must leave, others with every round.
     Shed {
         round: u64,
     },
-    /// All of them must leave within this time, and the edge takes no new session. No other order follows.
+    /// All sessions must leave within this time, and the edge takes no new one. No other order follows.
     Leave(Duration),
     /// The same, but the edge takes sessions of connections that it accepted before its successor took over.
     LeaveToSuccessor(Duration),
@@ -62,17 +62,17 @@ pub enum Leave {
     Overloaded,
     /// The credential of the device was revoked.
     Revoked,
-    /// The devices of its tenant sent what they may today.
+    /// The devices of its tenant used their bytes of the day.
     QuotaUsed,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Live {
     pub region: RegionId,
-    /// At which of its stacks.
+    /// Its stack in that region.
     pub stack: SocketAddr,
     pub since: Moment,
-    /// Its device, where devices are recognised.
+    /// Its device, where this edge recognises devices.
     pub device: Option<Arc<Device>>,
     /// The credential of the device was revoked.
     pub is_revoked: bool,
@@ -106,7 +106,7 @@ impl Sessions {
         self.live.lock()
     }
 
-    /// Something begins that a stopping edge waits for.
+    /// A token that makes a stopping edge wait until it is dropped.
     pub fn busy(&self) -> Busy {
         self.busy.token()
     }
@@ -139,7 +139,7 @@ impl Sessions {
         self.lock().len()
     }
 
-    /// How many are live at each stack.
+    /// The number of live sessions at each stack.
     pub fn by_stack(&self) -> BTreeMap<RegionId, BTreeMap<SocketAddr, usize>> {
         let mut regions: BTreeMap<RegionId, BTreeMap<SocketAddr, usize>> = BTreeMap::new();
         for live in self.lock().values() {
@@ -149,7 +149,7 @@ impl Sessions {
         regions
     }
 
-    /// How many are live in each region, and since when the oldest is.
+    /// The number of live sessions in each region, and the start of the oldest.
     pub fn by_region(&self) -> BTreeMap<RegionId, (usize, Moment)> {
         let mut regions = BTreeMap::new();
         for live in self.lock().values() {
@@ -176,8 +176,7 @@ impl Sessions {
         window.min(RECONNECT_PACE.saturating_mul(live))
     }
 
-    /// Tells some of the sessions to leave: with every call others, until all were told. Sessions that begin later are not
-    /// meant.
+    /// Tells some of the sessions to leave, others with every call. It spares sessions that begin later.
     pub fn shed(&self) {
         let round = self.shed_rounds.fetch_add(1, Ordering::Relaxed);
         self.orders.send_if_modified(|order| {
@@ -195,11 +194,11 @@ impl Sessions {
         for live in self.lock().values_mut() {
             let is_meant = live.device.as_deref().is_some_and(&is_revoked);
             revoked += usize::from(is_meant && !live.is_revoked);
-            // A document that was corrected spares those that are still in their turn.
+            // A corrected document spares sessions that have not ended yet.
             live.is_revoked = is_meant;
         }
         if revoked > 0 {
-            // The same order again: every session looks whether it is meant.
+            // The same order again makes every session check whether it is revoked.
             self.orders.send_modify(|_| {});
         }
         revoked
@@ -240,8 +239,8 @@ impl Sessions {
         }
     }
 
-    /// Resolves when it is session `id`'s turn to leave: each has its own place in the window, so that a fleet of devices
-    /// does not reconnect as one.
+    /// Resolves when it is session `id`'s turn to leave. Each session has its own time in the window, so that the devices do not all
+    /// reconnect at once.
     pub async fn turn_to_leave(&self, id: u64) -> Leave {
         let mut orders = self.orders.subscribe();
         let (mut is_new, mut seen, mut leaves) = (true, None, None);
@@ -250,12 +249,12 @@ impl Sessions {
             if self.is_revoked(id) {
                 return Leave::Revoked;
             }
-            // An order to shed that was given before the session began means others; one that came before was followed.
+            // An order to shed from before the session began is for other sessions, and the session follows each order once.
             let counts = !std::mem::take(&mut is_new) && seen != Some(order);
             seen = Some(order);
             match order {
                 Order::Leave(window) | Order::LeaveToSuccessor(window) => {
-                    // In a box: most sessions never come here, and all of them would carry it.
+                    // In a box: most sessions never come here, and each would have the memory in its future.
                     let by = match leaves {
                         Some((known, by)) if known == window => by,
                         _ => tokio::time::Instant::now() + place(id, window),
@@ -264,7 +263,7 @@ impl Sessions {
                     let waited = Box::pin(tokio::time::timeout_at(by, orders.changed())).await;
                     match waited {
                         Err(_) => return Leave::Draining,
-                        // There is less time than there was.
+                        // The order may have a shorter window.
                         Ok(_) => continue,
                     }
                 }
@@ -278,23 +277,23 @@ impl Sessions {
         }
     }
 
-    /// Resolves when it is session `id`'s turn to move, of all that a plan sends away at once.
+    /// Resolves when it is session `id`'s turn to move, of all sessions that a plan sends away at once.
     pub async fn turn_to_move(&self, id: u64, window: Duration) {
         tokio::time::sleep(place(id, self.paced(window))).await;
     }
 
-    /// A connection was accepted. The caller keeps the token until the device has asked for something.
+    /// A token of a connection that the edge accepted. The caller keeps it until the device has sent a request.
     pub fn arrives(&self) -> TaskTrackerToken {
         self.arriving.token()
     }
 
-    /// Resolves when every connection that was accepted has asked for something, or is gone. The edge accepts no new ones.
+    /// Resolves when every accepted connection has sent a request or ended. The edge accepts no new ones.
     pub async fn all_arrived(&self) {
         self.arriving.close();
         self.arriving.wait().await;
     }
 
-    /// A connection of HTTP/2 begins. The caller keeps the token until it ends.
+    /// A token of a connection of HTTP/2. The caller keeps it until the connection ends.
     pub fn speaks_http2(&self) -> TaskTrackerToken {
         self.http2.token()
     }
@@ -305,16 +304,16 @@ impl Sessions {
         let _ = tokio::time::timeout(limit, self.http2.wait()).await;
     }
 
-    /// Resolves when nothing is left that a stopping edge waits for.
+    /// Resolves when no session, upgrade or request is left.
     pub async fn idle(&self) {
-        // Closed or not, it goes on counting; only a closed one says that it is empty.
+        // A closed tracker goes on counting, and only a closed one reports that it is empty.
         self.busy.close();
         self.busy.wait().await;
     }
 }
 
 impl Registered {
-    /// The session goes on at another stack.
+    /// Records that the session goes on at another stack.
     pub fn moved(&self, region: &RegionId, stack: SocketAddr) {
         if let Some(live) = self.sessions.lock().get_mut(&self.id) {
             self.sessions.metrics.session_gone(&live.region);
@@ -333,7 +332,7 @@ impl Drop for Registered {
     }
 }
 
-/// The place of session `id` in a window.
+/// The time of session `id` in a window.
 fn place(id: u64, window: Duration) -> Duration {
     window.mul_f64((id as f64 * GOLDEN).fract())
 }

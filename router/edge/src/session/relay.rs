@@ -1,12 +1,10 @@
 //! Relaying the frames of one live session, verbatim, until one side ends it.
 //!
-//! A session that is quiet holds no buffer: bytes are read into one buffer per thread and only what cannot be written at
-//! once stays in memory. That is at most one read's worth in each direction, so a slow reader slows its writer down and nothing
-//! grows.
+//! A quiet session holds no buffer: the edge reads into one buffer per thread, and keeps only the bytes that it cannot write at
+//! once. That is at most one read in each direction, so a slow reader slows its writer down and no memory grows.
 //!
-//! The file is long because every way in which a session ends is decided in one poll, by one order of precedence.
-//!
-//! One file, although it is long: timers, buffers and last words decide together who ended a session.
+//! One file, although it is long: one poll decides every way in which a session ends, by one order of precedence over timers,
+//! buffers and the last bytes of both sides.
 
 use std::{
     future::{Future, poll_fn},
@@ -17,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use auth::Standing;
+use auth::TenantUsage;
 use bytes::BytesMut;
 use identity::Link;
 use routing::{Decision, continuity::LeaveReason};
@@ -52,11 +50,11 @@ pub struct Relay<'a> {
     to_region: Direction,
     to_device: Direction,
     region_writable: bool,
-    /// The region is lost. The edge reads it only for its Close frame, and passes nothing on any more.
+    /// The region is lost. The edge reads from it only to find its Close frame, and passes no byte on.
     reads_last_words: bool,
-    /// The bytes searched for it.
+    /// The bytes that it has searched for the Close frame.
     passed_over: usize,
-    /// When the first Close frame passed; the other side has until `close` later.
+    /// The time of the first Close frame; the other side has `close` from then on.
     closing_since: Option<(Instant, End)>,
     /// The state that lets the session move when its region is lost.
     movable: Option<Box<MovableState>>,
@@ -65,7 +63,7 @@ pub struct Relay<'a> {
     /// The edge's request to leave, and the time until which the session may finish its turn.
     leaves: Option<(Leave, Instant)>,
     /// The counts of the device's tenant, and the bytes that were counted there.
-    meter: Option<Box<(Arc<Standing>, u64)>>,
+    meter: Option<Box<(Arc<TenantUsage>, u64)>>,
     frame_bytes_max: u64,
     idle: Duration,
     close: Duration,
@@ -74,7 +72,7 @@ pub struct Relay<'a> {
 }
 
 impl<'a> Relay<'a> {
-    /// Both sides have agreed on the upgrade.
+    /// A relay after both sides agreed on the upgrade.
     pub fn new(device: &'a mut dyn Io, region: Link, config: &Config) -> Self {
         let frame_bytes_max = config.limits.frame_bytes_max;
         let (of_region, of_device) = (config.pace_within(config.timeouts.idle.0), config.pace());
@@ -98,13 +96,13 @@ impl<'a> Relay<'a> {
         }
     }
 
-    /// Counts what the device sends for its tenant.
-    pub fn count_for(&mut self, tenant: Arc<Standing>) {
+    /// Counts the bytes of the device for its tenant.
+    pub fn count_for(&mut self, tenant: Arc<TenantUsage>) {
         self.meter = Some(Box::new((tenant, 0)));
     }
 
-    /// Whether the tenant's devices sent what they may today.
-    fn is_quota_used(&mut self) -> bool {
+    /// Counts new bytes for the tenant. Returns whether the tenant's devices used their bytes of the day.
+    fn count_and_check_quota(&mut self) -> bool {
         let Some(meter) = &mut self.meter else { return false };
         let (tenant, counted) = &mut **meter;
         let now = daemon::clock::now();
@@ -116,7 +114,7 @@ impl<'a> Relay<'a> {
         tenant.has_bytes(now).is_err()
     }
 
-    /// Takes the bytes that each side sent right behind its head. Call it before [`Relay::run`].
+    /// Takes the bytes that each side sent behind its head. Call it before [`Relay::run`].
     pub fn take_early(&mut self, from_device: &[u8], from_region: &[u8]) -> Result<(), End> {
         let movable = self.movable.as_deref_mut();
         let taken = self.to_device.take(from_region, Until::End, movable);
@@ -126,10 +124,10 @@ impl<'a> Relay<'a> {
         taken.map_err(device_stop)
     }
 
-    /// Relays until the end and says why it came. `turn_to_leave` resolves when the edge wants the session gone. The device
-    /// does not know yet: see [`Relay::part`].
+    /// Relays until the session ends or leaves its stack, and returns the reason. The device does not know it yet: see
+    /// [`Relay::part`]. A session that goes on at another stack runs again.
     ///
-    /// `asks_to_leave` resolves when the plan wants the session elsewhere. A session that went on in another region runs again.
+    /// `turn_to_leave` resolves when the edge wants the session gone, `asks_to_leave` when the plan wants it elsewhere.
     pub async fn run(
         &mut self,
         mut turn_to_leave: Pin<&mut impl Future<Output = Leave>>,
@@ -139,12 +137,12 @@ impl<'a> Relay<'a> {
         poll_fn(|cx| self.poll(cx, turn_to_leave.as_mut(), asks_to_leave.as_mut(), timer.as_mut())).await
     }
 
-    /// From here on the session can go on in another region.
+    /// Keeps the state by which the session can go on in another region.
     pub fn keep(&mut self, movable: MovableState) {
         self.movable = Some(Box::new(movable));
     }
 
-    /// Whether the session could ever go on in another region.
+    /// Whether the session keeps the state by which it could go on in another region.
     pub fn keeps_state(&self) -> bool {
         self.movable.is_some()
     }
@@ -154,7 +152,7 @@ impl<'a> Relay<'a> {
         self.movable.as_deref().filter(|movable| movable.can_move())
     }
 
-    /// The facts of an [`End::failure`]. `is_late`: whether this edge was too late itself to be a witness.
+    /// The facts of an [`End::failure`]. `is_late` tells whether this edge was late itself, so that its deadlines prove nothing.
     pub fn facts(&self, event: Event, is_late: bool) -> Facts {
         let was_blocked = |freed_at: Instant| freed_at.elapsed() < BLOCKED_LATELY;
         let is_blocked = self.to_device.is_blocked() || self.to_device.freed_at.is_some_and(was_blocked);
@@ -166,8 +164,8 @@ impl<'a> Relay<'a> {
         }
     }
 
-    /// Goes on with the session at another stack, which has agreed to it. `notice` makes the message for the device, given
-    /// whether the user has to repeat the utterance.
+    /// Goes on with the session at another stack that accepted it. `notice` makes the message for the device, given whether the user
+    /// has to repeat the last words.
     pub fn go_on(
         &mut self,
         region: Link,
@@ -180,7 +178,8 @@ impl<'a> Relay<'a> {
         let Some((handover, pong)) = movable.hand_over(to, why, since, &self.to_region.out.scanner) else {
             return;
         };
-        // The old stack must forget the session, or its memory would grow stale. A frozen stack reads this when it thaws.
+        // The old stack must forget the session, because its memory is out of date from now on. A frozen stack reads this when it runs
+        // again.
         if why.is_optional() || why == LeaveReason::Silent {
             self.close_region(wire::MOVED.into());
         }
@@ -190,30 +189,30 @@ impl<'a> Relay<'a> {
         self.passed_over = 0;
         self.closing_since = None;
         self.asked = None;
-        self.to_region.out.pending = frame_for_region(OpCode::Data(Data::Binary), &handover.word);
+        self.to_region.out.pending = frame_for_region(OpCode::Data(Data::Binary), &handover.message);
         self.to_region.out.pending.extend_from_slice(&handover.replay);
         self.to_region.out.ready = self.to_region.out.pending.len();
         self.to_region.blocked_since = None;
         self.to_region.pace.forget();
         self.to_device.out.begin_anew(self.frame_bytes_max);
         self.to_device.active_at = Instant::now();
-        self.was_away();
+        self.restart_paces();
         self.to_device.out.say(&pong);
         if let Some(notice) = notice(handover.is_broken) {
             self.to_device.out.say(&notice);
         }
     }
 
-    /// The session stays where it is, though the plan asked it to leave.
+    /// Goes on with the session at its stack, although the plan asked it to leave.
     pub fn stay(&mut self) {
         self.asked = None;
         self.to_region.blocked_since = self.to_region.blocked_since.map(|_| Instant::now());
-        self.was_away();
+        self.restart_paces();
     }
 
-    /// The search for another region takes seconds. Meanwhile the edge read nothing from the device and wrote nothing to it, so
-    /// the device's pace in that time is unknown: both of its paces begin anew.
-    fn was_away(&mut self) {
+    /// Restarts both paces of the device. During the search for another region, which takes seconds, the edge read nothing from the
+    /// device and wrote nothing to it.
+    fn restart_paces(&mut self) {
         let now = Instant::now();
         self.to_region.active_at = now;
         self.to_region.frame_pace.forget();
@@ -221,8 +220,8 @@ impl<'a> Relay<'a> {
         self.to_device.pace.forget();
     }
 
-    /// Tells each side that the session is over. A device that is told to reconnect may do so at once, so the
-    /// caller first records everything that its next session should know of this one's end.
+    /// Tells both sides that the session is over. A device that the edge tells to reconnect may do so at once, so the caller first
+    /// records everything that the next session needs of this one.
     pub async fn part(mut self, end: End, region_name: &str, id: &RequestId) -> Outcome {
         let code = self
             .to_region
@@ -264,7 +263,7 @@ impl<'a> Relay<'a> {
         asks_to_leave: Pin<&mut (dyn Future<Output = LeaveReason> + Send)>,
         timer: Pin<&mut Sleep>,
     ) -> Poll<End> {
-        // The region first: its last words, a Close frame perhaps, explain why writing to it fails.
+        // The region first: its last bytes, perhaps a Close frame, explain why writing to it fails.
         let movable = self.movable.as_deref_mut();
         let heard = if self.reads_last_words {
             Poll::Pending
@@ -290,8 +289,8 @@ impl<'a> Relay<'a> {
                 Poll::Pending => {}
                 Poll::Ready(DirectionEnd::Stop(stop)) => return Poll::Ready(device_stop(stop)),
                 Poll::Ready(DirectionEnd::Write(error)) => {
-                    // The last words of the region, a Close frame perhaps, say more than the failed write, and are
-                    // read next. If it says nothing, the timer below ends the wait.
+                    // The last bytes of the region, perhaps a Close frame, explain more than the failed write, so the edge reads them
+                    // next. If the region sends nothing, the timer below ends the wait.
                     self.region_writable = false;
                     self.closing_since
                         .get_or_insert_with(|| (Instant::now(), Lost::io(&error)));
@@ -330,11 +329,12 @@ impl<'a> Relay<'a> {
         self.poll_timer(cx, timer)
     }
 
-    /// The region is gone and the device takes nothing: the reason is in the region's socket, behind the bytes that the device
-    /// has yet to take. The bytes passed over on the way are not lost: another region says again what the device did not get.
+    /// Searches the last bytes of a lost region for its Close frame, while the device takes nothing: the reason stands in the region's
+    /// socket, behind the bytes that the device has yet to take. Those bytes are not lost, because another region sends again what
+    /// the device did not get.
     ///
-    /// Once begun it is the only reader: the scanner is ahead of the bytes that wait for the device, so it would take bytes
-    /// read in the ordinary way for the rest of another frame.
+    /// Once begun, this is the only reader: the scanner is ahead of the bytes that wait for the device, so it would misread the frames
+    /// of any other read.
     fn poll_last_words(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         self.reads_last_words = true;
         let scanner = &mut self.to_device.out.scanner;
@@ -364,7 +364,7 @@ impl<'a> Relay<'a> {
         });
         Poll::Ready(match ready!(said_last) {
             Ok(Some(CloseCode::Away | CloseCode::Restart)) => End::RegionClosing,
-            // It gave the device up, as this edge is about to.
+            // The region gave the device up, as this edge would soon.
             Ok(Some(CloseCode::Policy)) => End::DeviceSlow,
             Ok(code) => {
                 let code = code.unwrap_or(CloseCode::Status);
@@ -376,14 +376,14 @@ impl<'a> Relay<'a> {
         })
     }
 
-    /// Whether the session leaves the edge now: a turn in progress may end, within limits.
+    /// The end of a session that leaves the edge now. A turn in progress may end first, within limits.
     fn poll_leaves(
         &mut self,
         cx: &mut Context<'_>,
         turn_to_leave: Pin<&mut impl Future<Output = Leave>>,
     ) -> Option<End> {
         if self.leaves.is_none() {
-            let leave = match self.is_quota_used() {
+            let leave = match self.count_and_check_quota() {
                 true => Poll::Ready(Leave::QuotaUsed),
                 false => turn_to_leave.poll(cx),
             };
@@ -399,7 +399,7 @@ impl<'a> Relay<'a> {
         }
     }
 
-    /// Whether the session leaves by plan now: if it can wait, it leaves between turns, and nobody notices.
+    /// The reason for which the session leaves by plan now. One that can wait leaves between turns, so that the user notices nothing.
     fn poll_asked(
         &mut self,
         cx: &mut Context<'_>,
@@ -415,13 +415,13 @@ impl<'a> Relay<'a> {
             .filter(|why| *why == LeaveReason::Evacuated || !movable.is_busy())
     }
 
-    /// Asks the region for a sign of life when it is time. Returns whether the region lives.
+    /// Pings the region when it has been silent. Returns whether the region lives.
     fn look_after_region(&mut self) -> bool {
         let Some(movable) = &mut self.movable else { return true };
         if Instant::now() < movable.look_at() {
             return true;
         }
-        // While the device takes nothing, nothing is read from the region.
+        // While the device takes nothing, the edge reads nothing from the region.
         if self.to_device.is_blocked() {
             movable.look_later();
             return true;
@@ -440,8 +440,8 @@ impl<'a> Relay<'a> {
         true
     }
 
-    /// The time at which a frame that the device began has to be whole, at the pace at which it comes. Until then the edge can
-    /// say nothing to the region: no ping, no word of a move. A region that does not read keeps the device from sending.
+    /// The time by which the device must finish a frame that it began, at its pace. Until then the edge can send nothing of its own to
+    /// the region, neither a ping nor a Close. A region that does not read keeps the device from sending.
     fn frame_due_at(&self) -> Option<Instant> {
         let is_awaited = !self.to_region.out.scanner.at_boundary() && !self.to_region.is_blocked();
         is_awaited.then(|| self.to_region.active_at + self.to_region.frame_pace.remaining())
@@ -478,7 +478,7 @@ impl<'a> Relay<'a> {
                 cx.waker().wake_by_ref();
             }
             let looks_at = self.movable.as_ref().map(|movable| movable.look_at());
-            // Each of them ends the session; the first does.
+            // The first of these ends the session.
             let silences = [
                 self.to_region.silent_at(self.idle),
                 self.to_device.silent_at(self.idle),
@@ -487,7 +487,7 @@ impl<'a> Relay<'a> {
                 self.frame_due_at(),
             ];
             let silent_at = silences.into_iter().flatten().min();
-            // A region that closes in order has done its part; its last words wait for the device like any other bytes.
+            // A region that closed in order is done; its last bytes wait for the device like any others.
             let waits_for_device = self.to_device.out.scanner.closed() && !self.to_region.out.scanner.closed();
             let taken_by = self.to_device.blocked_until().filter(|_| waits_for_device);
             let deadline = match &self.closing_since {
@@ -524,7 +524,7 @@ impl<'a> Relay<'a> {
                 return Poll::Ready(end);
             }
             if self.closing_since.is_none() && silent_at.is_some_and(|at| at <= Instant::now()) {
-                // Silence of both sides is nobody's fault: the device has nothing to say and no heartbeat.
+                // When both sides are silent, neither failed: the device has nothing to say and sends no heartbeat.
                 let now = Instant::now();
                 let is_over = silences.map(|at| at.is_some_and(|at| at <= now));
                 return Poll::Ready(match is_over {
@@ -539,12 +539,12 @@ impl<'a> Relay<'a> {
             {
                 return Poll::Ready(End::of(leave));
             }
-            // A deadline that has passed was the region's; `look_after_region` saw to it.
+            // The deadline was that of the next ping, which `look_after_region` sent.
             timer.as_mut().reset(deadline);
         }
     }
 
-    /// A connection that ends after a Close frame ended well, whatever the socket says.
+    /// The end of a connection. After a Close frame it ended in order, whatever error the socket has.
     fn closing_or(&mut self, otherwise: End) -> End {
         if self.to_region.out.scanner.closed() {
             End::DeviceClosed
@@ -558,8 +558,8 @@ impl<'a> Relay<'a> {
         }
     }
 
-    /// A device that said Close gets one back (RFC 6455 §5.5.1), also when its region said none: without it client libraries
-    /// report an abnormal end, and some connect again.
+    /// Answers the Close frame of a device (RFC 6455 §5.5.1), also when its region did not: without it client libraries report an
+    /// abnormal end, and some connect again.
     async fn answer_close(&mut self, id: &RequestId) {
         if self.to_device.out.scanner.closed() {
             return goodbye(self.device, self.close).await;
@@ -568,15 +568,15 @@ impl<'a> Relay<'a> {
         self.say_last(&echo, false, id).await;
     }
 
-    /// Tells the region that the session is over, if a frame fits and the socket takes it at once: the region notices the
-    /// end of the connection anyway, a Close frame only spares it a log line.
+    /// Tells the region that the session is over, if the socket takes a frame at once. The region notices the end of the connection
+    /// anyway; a Close frame only spares it a log line.
     fn tell_region(&mut self, end: &End) {
         if !matches!(end, End::RegionLost(_) | End::RegionSilent | End::RegionDeclined(_)) {
             self.close_region(CloseCode::Away);
         }
     }
 
-    /// Sends Close to the region, if the region can read it as a frame here.
+    /// Sends Close to the region, if the bytes before it end with a whole frame.
     fn close_region(&mut self, code: CloseCode) {
         let to_region = &self.to_region;
         if !to_region.out.scanner.closed() && to_region.out.pending.is_empty() && to_region.out.scanner.at_boundary() {
@@ -584,12 +584,12 @@ impl<'a> Relay<'a> {
         }
     }
 
-    /// Writes the last frame to the device, behind the last whole frame. When the region is alive the frame that is
-    /// passing is completed first; when it died in the middle of a frame, the device could not read a Close frame as
-    /// one, and the connection just ends.
+    /// Writes the last frame to the device, behind the last whole frame. While the region is alive, the edge first completes the frame
+    /// that is passing. When the region died in the middle of a frame, the device could not recognise a Close frame, and the
+    /// connection just ends.
     async fn say_last(&mut self, close: &[u8], region_is_alive: bool, id: &RequestId) {
         let (limit, keeps_state) = (self.to_device.close_limit(self.close), self.movable.is_some());
-        // The bytes that wait for the device may end inside a frame whose rest was passed over.
+        // The bytes that wait for the device may end inside a frame whose rest was searched and dropped.
         let has_place = keeps_state || !self.reads_last_words;
         let to_device = &mut self.to_device;
         let (mut device, region) = (&mut *self.device, &mut self.region);
@@ -611,8 +611,8 @@ impl<'a> Relay<'a> {
         });
         match told.await {
             Ok(Ok(())) => goodbye(self.device, self.close).await,
-            Ok(Err(error)) => tracing::debug!(request_id = %id, %error, "the device left before it was told why"),
-            Err(_) => tracing::debug!(request_id = %id, "the device did not take in why its session ends"),
+            Ok(Err(error)) => tracing::debug!(request_id = %id, %error, "the device left before it got the reason"),
+            Err(_) => tracing::debug!(request_id = %id, "the device did not read why its session ends"),
         }
     }
 }

@@ -1,11 +1,11 @@
-//! A device that lost its connection comes back, through whichever edge, with the token of its session (`?resume=`): finds the
-//! stack that remembers it, and tells the stack that takes the device the fate of the session.
+//! The return of a device that lost its connection. It comes through any edge, with the token of its session (`?resume=`). The edge
+//! finds the stack that remembers the session, and tells the stack that takes the device the fate of the session.
 //!
-//! First the stack that the token names is asked, then those that the session may have been moved to since: all decline while
-//! they do not remember it. So does a stack whose memory is older than the token, or that lost the session without a word: a
-//! stack that froze remembers what was in force before the session went on elsewhere. The newest of such memories serves when
-//! no stack has a better one. When none does, its last checkpoint serves, if this edge has it ([`crate::session::parked`]).
-//! Else a new session begins, and the stack tells the device why.
+//! The edge first asks the stack that the token names, then those to which the session may have moved since. A stack declines that
+//! does not remember the session, whose memory is older than the token, or that lost the session without a Close frame: a stack
+//! that froze remembers a state from before the move. The newest of such memories serves when no stack has a better one. When
+//! there is none, the last checkpoint serves, if this edge has it ([`crate::session::parked`]). Otherwise a new session begins, and
+//! the stack tells the device why.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -21,11 +21,11 @@ use wire::{HOME_ZONE_HEADER, Lost, RESUMES_HEADER, REVISION_HEADER, Resume, Resu
 
 use crate::{Edge, request_id::RequestId, session::frames::frame_for_region};
 
-/// How a session begins, as far as an earlier one goes.
+/// The beginning of a session, and its relation to an earlier one.
 #[derive(Debug)]
 pub struct Resuming {
     name: String,
-    /// The device that the edge recognised; it alone can use the session's ids.
+    /// The holder of the device that the edge recognised; only it can use the session's ids.
     owner: Box<str>,
     /// Issue time of the session id that the device gets.
     issued_at: Moment,
@@ -35,34 +35,34 @@ pub struct Resuming {
 #[derive(Debug)]
 enum Stage {
     Begins,
-    /// The stack that remembers the session is looked for.
+    /// The edge searches the stack that remembers the session.
     Searches(Box<Search>),
-    /// A session begins with its last checkpoint.
+    /// The session begins with the last checkpoint, which this edge has.
     Parked(Box<[u8]>),
     /// A new session begins in its place.
     Lost(Lost),
 }
 
-/// A memory that is older than the token of its session by more than this is not the one that the token was issued for. Clocks
-/// of regions differ, but not by more.
+/// A memory that is older than the session's token by more than this is not the one for which the token was issued. The clocks of
+/// regions differ by less.
 const SKEW_MAX: Duration = Duration::from_secs(300);
-/// Stacks asked for one session, in all regions together: more than any region has, and an end to asking.
+/// Most stacks that the edge asks for one session, in all regions together: more than any region has.
 const ASKED_MAX: usize = 64;
 
 #[derive(Debug)]
 struct Search {
     token: Token,
     affinity: Affinity,
-    /// Stacks that took no session at all: no use to ask them for a new one.
+    /// Stacks that took no session at all; the edge does not ask them for a new one either.
     failed: Vec<Decision>,
-    /// Whether the stack that the token names was asked and said that it does not remember the session.
+    /// Whether the stack that the token names answered that it does not remember the session.
     forgot: bool,
     asked: usize,
-    /// The newest memory of those stacks that remember the session and would rather not speak for it, and its revision.
+    /// The newest memory that a stack has and does not vouch for, and its revision.
     newest: Option<(Decision, Moment)>,
-    /// Nobody else has the session: its newest memory serves.
+    /// No stack vouches for a memory, so the newest one serves.
     settles: bool,
-    /// The token is older than tokens may be.
+    /// The token is older than `timeouts.resume`.
     is_expired: bool,
     regions_max: usize,
 }
@@ -83,8 +83,8 @@ impl Resuming {
             };
         };
         let age_max = edge.config.timeouts.resume.0;
-        // The token of a connection that lasts is renewed by the next one only. So one that is too old is taken all the same
-        // where a stack still remembers the session: the memory's own age is the bound.
+        // Only the next connection renews the token of a session, so a long session has an old one. A stack that still remembers the
+        // session takes an old token: the age of the memory is the bound.
         let lost = match edge
             .config
             .affinity_key
@@ -96,8 +96,8 @@ impl Resuming {
                 let name = token.name.clone();
                 let affinity = Affinity {
                     region: token.region.clone(),
-                    // The plan may send no sessions of this home there, or have evacuated the region: the session's memory is there
-                    // all the same. From there it goes on, as from a region that is drained or evacuated.
+                    // The session's memory is in that region even if the plan sends no sessions of its home there, or evacuated it. The
+                    // session is fetched from there, and leaves as from a drained or evacuated region.
                     issued_at: now,
                     proof: Proof::Remembers,
                 };
@@ -119,8 +119,8 @@ impl Resuming {
                     stage,
                 };
             }
-            // Only a stack that is called directly takes a name for an id. Here it would pass for a token that never expires,
-            // and ask a stack by chance.
+            // Only a stack that a device calls directly takes a bare name. Here it would be a token that never expires, and the edge
+            // would ask a random stack.
             Err(TokenError::Bare) => Lost::Unknown,
             Err(TokenError::Forged) => Lost::Forged,
             Err(TokenError::OutOfDate) => Lost::Expired,
@@ -134,7 +134,7 @@ impl Resuming {
         }
     }
 
-    /// Where the session is, before anything that the device says about where it was.
+    /// The region of the session. It takes precedence over the device's affinity token.
     pub fn affinity(&self) -> Option<&Affinity> {
         match &self.stage {
             Stage::Searches(search) => Some(&search.affinity),
@@ -142,12 +142,12 @@ impl Resuming {
         }
     }
 
-    /// Whether the session goes on where it is remembered.
+    /// Whether the session goes on at a stack that remembers it.
     pub fn is_found(&self) -> bool {
         matches!(self.stage, Stage::Searches(_))
     }
 
-    /// The decision, for the stack of the region that remembers the session.
+    /// The decision, changed to the stack of the region that remembers the session.
     pub fn at_its_stack(&self, decision: Decision, table: &Table) -> Decision {
         match &self.stage {
             Stage::Searches(search) if search.token.region == decision.region => {
@@ -157,7 +157,7 @@ impl Resuming {
         }
     }
 
-    /// The request for the stack that was decided on. `home_zone`: the time zone of the session's home.
+    /// The request for the chosen stack. `home_zone` is the time zone of the session's home.
     pub fn request(
         &mut self,
         request: &[u8],
@@ -166,7 +166,7 @@ impl Resuming {
         home_zone: Option<&str>,
         now: Moment,
     ) -> Vec<u8> {
-        // A new id for each connection: what is remembered of an earlier one can be told by it. The name stays.
+        // Each connection gets a new id, by which a stack recognises the memory of an earlier one. The name stays.
         self.issued_at = match &self.stage {
             Stage::Searches(search) => now.max(search.token.issued_at + Duration::from_millis(1)),
             _ => now,
@@ -199,9 +199,9 @@ impl Resuming {
         [lines, ours.as_bytes()].concat()
     }
 
-    /// Whether an answer that declines only says that this stack does not remember the session, so that the next is asked.
-    /// Such an answer costs no attempt: the session may be at any stack of its region, however many there are.
-    /// `revision` is that of the memory which the stack has all the same.
+    /// Records the answer of a stack that declined. Returns whether it only means that the stack does not remember the session, so
+    /// that the edge asks the next one. Such an answer costs no attempt: the session may be at any stack of its region. `revision` is
+    /// that of a memory that the stack does not vouch for.
     pub fn goes_on(&mut self, declined: &[u8], revision: Option<Moment>, decision: &Decision) -> bool {
         let Stage::Searches(search) = &mut self.stage else {
             return false;
@@ -215,8 +215,8 @@ impl Resuming {
         is_unknown
     }
 
-    /// No stack is left to ask. Settles on the newest memory that a stack has and does not vouch for, if there is one and this
-    /// edge has nothing newer: then says which stack to ask for it.
+    /// Settles on the newest memory that a stack has and does not vouch for, when no stack is left to ask and this edge has nothing
+    /// newer. Returns the stack that has it.
     pub fn settles(&mut self, edge: &Edge, now: Moment) -> Option<Decision> {
         let Stage::Searches(search) = &mut self.stage else {
             return None;
@@ -228,19 +228,19 @@ impl Resuming {
         search.settles.then_some(decision)
     }
 
-    /// Whether enough stacks were asked for the session.
+    /// Whether the edge has asked enough stacks for the session.
     pub fn has_asked_enough(&self) -> bool {
         matches!(&self.stage, Stage::Searches(search) if search.asked >= ASKED_MAX)
     }
 
-    /// A stack took no session.
+    /// Records a stack that took no session.
     pub fn failed(&mut self, decision: &Decision) {
         if let Stage::Searches(search) = &mut self.stage {
             search.failed.push(decision.clone());
         }
     }
 
-    /// No stack is left to ask. Gives the session up and begins another one. Returns the stacks that took no session at all.
+    /// Gives the session up when no stack is left to ask, and begins a new one. Returns the stacks that took no session at all.
     pub fn gives_up(&mut self, edge: &Edge, id: &RequestId, now: Moment) -> Option<Tried> {
         let Stage::Searches(search) = &self.stage else {
             return None;
@@ -263,7 +263,7 @@ impl Resuming {
             self.stage = Stage::Parked(state);
             return Some(tried);
         }
-        // A new name: should the old stack come back, it still remembers the old session.
+        // A new name, because the old stack may come back and still remember the old session.
         self.name = session::name(rand::random());
         self.stage = Stage::Lost(lost);
         Some(tried)
@@ -271,8 +271,8 @@ impl Resuming {
 }
 
 impl Resuming {
-    /// Whether the session is where its device is, now that a stack accepted: it remembers it, or was given the last checkpoint
-    /// (`takes_state`: a stack of an earlier release does not take one).
+    /// Whether the stack that accepted has the session: it remembers it, or took the last checkpoint (`takes_state`: a stack of an
+    /// earlier release takes none).
     pub fn is_taken(&self, takes_state: bool) -> bool {
         match &self.stage {
             Stage::Searches(_) => true,
@@ -286,7 +286,7 @@ impl Resuming {
         &self.name
     }
 
-    /// See [`Resuming::name`], and when the id of it was issued.
+    /// [`Resuming::name`], and the issue time of the session's id.
     pub fn into_name(self) -> (String, Moment) {
         (self.name, self.issued_at)
     }
@@ -294,19 +294,19 @@ impl Resuming {
     /// The first frame for a stack that agreed to begin with the last checkpoint; it goes before any byte of the device.
     pub fn first_frame(&self) -> Option<BytesMut> {
         let Stage::Parked(state) = &self.stage else { return None };
-        let word = wire::Message::Resume(Resume {
+        let message = wire::Message::Resume(Resume {
             first: 0,
             consumed: 0,
             delivered: 0,
             is_broken: true,
             state,
         });
-        Some(frame_for_region(OpCode::Data(Data::Binary), &word.to_bytes()))
+        Some(frame_for_region(OpCode::Data(Data::Binary), &message.to_bytes()))
     }
 }
 
 impl Search {
-    /// A memory must be newer.
+    /// The revision that a memory must exceed.
     fn newest_revision(&self) -> Moment {
         let skew_ms = u64::try_from(SKEW_MAX.as_millis()).unwrap_or(u64::MAX);
         let oldest = Moment(self.token.issued_at.0.saturating_sub(skew_ms));

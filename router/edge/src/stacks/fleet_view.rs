@@ -22,7 +22,7 @@ use wire::{Load, Turn};
 
 use crate::stacks::traffic::{Took, Traffic};
 
-/// Sessions that ask one stack at the same moment to take them over. When a region dies, thousands come to the next one; a
+/// Sessions that ask one stack at the same moment to take them over. When a region dies, thousands ask the next one; a
 /// handshake takes a round trip, so this is some thousands a second, as many as a stack gets done.
 const MOVES_AT_ONCE: usize = 512;
 
@@ -54,7 +54,7 @@ impl LastHeard {
     }
 }
 
-/// Shared by all connections. The lock is held for microseconds and never across an await.
+/// All connections share it. Nobody holds the lock across an await.
 #[derive(Debug)]
 pub struct FleetView {
     policy: Policy,
@@ -67,10 +67,10 @@ pub struct FleetView {
 struct Inner {
     stacks: Stacks,
     heard: BTreeMap<SocketAddr, Arc<LastHeard>>,
-    /// Places for sessions that ask a stack to take them over.
+    /// Slots for sessions that ask a stack to take them over.
     gates: BTreeMap<SocketAddr, Arc<Semaphore>>,
     distances: BTreeMap<RegionId, Distance>,
-    /// The same in milliseconds, as picks take them.
+    /// The same in milliseconds, as `pick` takes them.
     rtt_ms: BTreeMap<RegionId, f64>,
     /// Regions that answered none of this edge's probes in the last tick, and no traffic since.
     silent: BTreeSet<RegionId>,
@@ -78,7 +78,7 @@ struct Inner {
     answering: BTreeSet<SocketAddr>,
 }
 
-/// A choice, and what was known of the stack when it was made.
+/// A choice, and the state of the stack at that moment.
 #[derive(Debug)]
 pub struct Picked {
     pub decision: Decision,
@@ -91,14 +91,14 @@ pub struct Picked {
 pub struct StackSummary {
     region: RegionId,
     stack: SocketAddr,
-    /// Smoothed and fading; a failure counts as a second.
+    /// Smoothed answer time, which fades without traffic; a failure counts as one second.
     rtt_ms: Option<f64>,
     /// Sessions and requests of this edge.
     in_flight: u32,
     load: Option<Load>,
     is_full: bool,
     ejected_until: Option<Moment>,
-    /// Of its sessions it gets back this percentage so far.
+    /// The percentage of its sessions that it gets again since its ejection ended.
     returned_percent: u8,
 }
 
@@ -111,7 +111,7 @@ pub struct Summary {
     pub silent: BTreeSet<RegionId>,
     /// Every stack of the plan.
     pub stacks: Vec<StackSummary>,
-    /// Regions all of whose stacks are ejected.
+    /// Regions whose stacks are all ejected.
     pub ejected: Vec<RegionId>,
 }
 
@@ -128,7 +128,7 @@ impl FleetView {
         self.inner.lock()
     }
 
-    /// Where a session goes, given all that was seen.
+    /// The decision for a session, by everything that this edge saw.
     pub fn pick(
         &self,
         table: &Table,
@@ -142,7 +142,7 @@ impl FleetView {
             .map(|picked| picked.decision)
     }
 
-    /// The same, with the standing of the stack at that moment: nothing is ejected in between.
+    /// The same, with the state of the stack under the same lock, so that no ejection comes between.
     pub fn pick_and_look(
         &self,
         table: &Table,
@@ -172,15 +172,15 @@ impl FleetView {
         Some(Picked { decision, was_out })
     }
 
-    /// A stack accepted a TCP connection. How long that took decides among the stacks of a region, and never which region is
-    /// near: under load it tells of this edge's own haste as much as of the way.
+    /// A stack accepted a TCP connection. The time that it took decides among the stacks of a region, but never between regions:
+    /// under load it measures this edge as much as the network.
     pub fn reached(&self, region: &RegionId, stack: SocketAddr, took: Duration, now: Moment) {
         let took_ms = took.as_secs_f64() * 1000.0;
         self.lock().stacks.reached(stack, took_ms, now);
         self.traffic.reached(region, took);
     }
 
-    /// Takes the results of a tick's probes.
+    /// Records the results of a tick's probes.
     pub fn probed(&self, probed: &Probed) {
         let mut inner = self.lock();
         for (region, ms) in &probed.rtt_ms {
@@ -214,7 +214,7 @@ impl FleetView {
         self.traffic.took(region, stack, Took::Connection, took);
     }
 
-    /// A stack did its task.
+    /// A stack answered a request or a session.
     pub fn worked(&self, stack: SocketAddr, now: Moment) {
         let mut inner = self.lock();
         inner.stacks.succeeded(stack, now, &self.policy);
@@ -223,7 +223,7 @@ impl FleetView {
         }
     }
 
-    /// A stack said how loaded it is; whether it is full.
+    /// Records the load that a stack reported. Returns whether the stack is full.
     pub fn loaded(&self, stack: SocketAddr, load: Load, now: Moment) -> bool {
         self.lock().stacks.loaded(stack, load, now);
         load.is_full(self.policy.full_percent)
@@ -234,12 +234,12 @@ impl FleetView {
         self.lock().heard.entry(stack).or_default().clone()
     }
 
-    /// Whether this edge expects nothing of a stack: it ejected the stack, or its probes hear nothing of the region.
+    /// Whether this edge avoids a stack: it ejected the stack, or none of its probes of the region was answered.
     pub fn is_out(&self, region: &RegionId, stack: SocketAddr, now: Moment) -> bool {
         self.lock().is_out(region, stack, now)
     }
 
-    /// The gate through which sessions of other stacks come to this one.
+    /// The gate that sessions of other stacks pass before they ask this one.
     pub fn gate(&self, stack: SocketAddr) -> Arc<Semaphore> {
         let gate = || Arc::new(Semaphore::new(MOVES_AT_ONCE));
         self.lock().gates.entry(stack).or_insert_with(gate).clone()
@@ -274,8 +274,7 @@ impl FleetView {
         self.lock().stacks.failed(stack, now, &self.policy)
     }
 
-    /// A stack reports the outcome of a turn. Its own failures count towards passing it over, while `others` of its region do
-    /// well.
+    /// A stack reports the outcome of a turn. Its own failures count towards its ejection while `others` of its region work.
     pub fn turn_ended(
         &self,
         stack: SocketAddr,
@@ -283,7 +282,7 @@ impl FleetView {
         others: impl Iterator<Item = SocketAddr>,
         now: Moment,
     ) -> Option<Ejection> {
-        // It hears, understands and speaks itself; what skills ask is elsewhere.
+        // The stack itself recognises, understands and speaks; skills call other services.
         let is_own = |component: &Component| matches!(component, Component::Asr | Component::Nlu | Component::Tts);
         let has_failed = turn.failed.as_ref().is_some_and(is_own);
         self.lock()
@@ -328,7 +327,7 @@ impl FleetView {
         }
     }
 
-    /// Forgets regions that are no more, so that the plan bounds the memory.
+    /// Forgets regions that the plan no longer has, so that the plan bounds the memory.
     pub fn retain(&self, table: &Table) {
         let regions: BTreeSet<&RegionId> = table.regions().map(|(region, _)| region).collect();
         let stacks = table

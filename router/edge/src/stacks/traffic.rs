@@ -1,10 +1,10 @@
 //! The outcome of real traffic since the last tick: the edge reports it beside its probes.
 //!
-//! A region is blamed for connections it did not take and sessions it lost, and for turns that its stack says it failed. A
-//! session that ends with a Close frame is never a failure. All of it is told of the stack that it was seen at: a region of
-//! several is judged by those that it cannot do without, so that one which freezes does not move everybody. The failures of a
-//! version of the stack are told apart, so that planning can roll it back: there a lost session counts as a failed turn,
-//! because a version that crashes tells of none.
+//! The edge blames a region for connections that it did not take, sessions that it lost, and turns that its stack reports as
+//! failed. A session that ends with a Close frame is never a failure. The report names the stack of each failure: control planes
+//! judge a region of several stacks by those that it cannot spare, so that one frozen stack does not move everybody. The report
+//! also names the version, so that planning can roll it back. There a lost session counts as a failed turn, because a version
+//! that crashes reports none.
 //!
 //! The losses of one client in a region count once in a tick, however many sessions it had: no single address can make a region
 //! or a version look ill.
@@ -21,27 +21,27 @@ use topology::{Component, RegionId};
 use verdict::{Observation, Passive, Source, TrafficSeen, VersionSeen};
 use wire::{Trouble, Turn};
 
-/// Clients whose losses of one tick are remembered. Beyond them each loss counts: with so many clients, it does not matter
-/// who lost something.
+/// Clients whose losses of one tick are remembered. Beyond them each loss counts: among that many clients no single one can
+/// distort the report.
 const CLIENTS_MAX: usize = 10_000;
 
-/// Shared by all connections. The lock is held for microseconds and never across an await.
+/// All connections share it. Nobody holds the lock across an await.
 #[derive(Debug, Default)]
 pub struct Traffic(Mutex<Inner>);
 
-/// Bounded by the stacks and versions of the plan.
+/// The stacks and versions of the plan bound it.
 #[derive(Debug, Default)]
 struct Inner {
     components: BTreeMap<(RegionId, SocketAddr, Component), Observation>,
     regions: BTreeMap<RegionId, TrafficSeen>,
     versions: BTreeMap<String, VersionSeen>,
-    /// The clients that lost something in this tick, and where.
+    /// The clients that lost something in this tick, and the regions that lost it.
     losers: HashSet<(RegionId, IpAddr)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Took {
-    /// An upgrade, which it answered.
+    /// An upgrade that it answered.
     Upgrade,
     Connection,
 }
@@ -108,11 +108,11 @@ impl Traffic {
             inner.of(region, stack, Component::Asr).succeed(f64::from(ms));
         }
         if first_audio_ms.is_some() {
-            // How long synthesis alone took it does not say.
+            // A stack does not report the time of synthesis alone.
             count(&mut inner.of(region, stack, Component::Tts).succeeded);
         }
-        // Every component that a turn got past worked. Failures alone would make a share of 100 % out of one bad turn of a
-        // thousand.
+        // Every component before the failed one worked. Without these successes, one bad turn of a thousand would look like 100 %
+        // failures.
         for (component, later) in [
             (Component::Nlu, [Some(Component::Skills), Some(Component::Tts), None]),
             (Component::Skills, [Some(Component::Tts), None, None]),
@@ -149,7 +149,7 @@ impl Traffic {
         seen.gpu_memory_errors = seen.gpu_memory_errors.saturating_add(trouble.gpu_memory_errors);
     }
 
-    /// The outcome since the last call. Versions are only told while one is rolled out.
+    /// The outcome since the last call. It has versions only during a rollout.
     pub fn take(&self, table: Option<&Table>) -> Passive {
         let Inner {
             components,
@@ -237,8 +237,8 @@ mod tests {
         assert_eq!(traffic.take(None), Passive::default());
     }
 
-    /// Else one stack of several that freezes moves everybody: what its sessions lose would count for its region whatever the
-    /// others do.
+    /// Otherwise one frozen stack of several moves everybody: the losses of its sessions would count for its region however well the
+    /// others work.
     #[test]
     fn all_that_a_session_saw_is_told_of_its_stack() {
         let traffic = Traffic::default();
@@ -255,7 +255,7 @@ mod tests {
         assert_eq!((seen.connects_ok, seen.connects_failed, seen.aborts), (2, 1, 1));
     }
 
-    /// Else a household with ten phones, or one person with bad intentions, could move everybody out of a region.
+    /// Otherwise a household with ten phones, or one attacker, could move everybody out of a region.
     #[test]
     fn what_one_client_loses_counts_once_in_a_tick() {
         let traffic = Traffic::default();

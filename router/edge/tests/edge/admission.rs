@@ -1,4 +1,4 @@
-//! Stories of who is let in, who has to come back later, and who goes first when there is not enough for all.
+//! Stories of admission: devices that the edge admits, devices that have to return later, and the order when room is short.
 
 use std::time::Duration;
 
@@ -154,7 +154,7 @@ async fn a_token_that_was_not_issued_to_its_holder_with_a_session_lets_nobody_in
     let of_request = answer.lines().find_map(|line| line.strip_prefix("Meridian-Affinity: "));
     let of_request = of_request.unwrap().to_owned();
     let region = support::region("eu-central");
-    let of_anna = world.edge.session_token("anna", &region);
+    let of_anna = world.edge.affinity_tokens.issue_to("anna", &region);
     let key = &world.edge.config.affinity_key.0;
     let steers = key.issue(&region, daemon::clock::now());
     let authorized = ("authorization", "Bearer anna");
@@ -221,7 +221,7 @@ async fn an_edge_without_memory_takes_nobody_new() {
     let mut anna = world.open(&[]).await;
     let watched = world.edge.clone();
     let watching = tokio::spawn(async move { edge::accept::memory::watch_memory(&watched).await });
-    // It is over all bounds, so those who are here leave, too.
+    // The memory is over all limits, so live sessions leave, too.
     anna.check_closed(1013, "edge overloaded; reconnect").await;
     let token = anna.header("meridian-affinity");
     let (status, code, _) = refused(&world, &[("meridian-affinity", token)]).await;

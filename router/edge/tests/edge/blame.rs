@@ -62,7 +62,7 @@ enum Session {
 }
 
 /// A session between a device and a region that the test plays, without the edge around it.
-struct Line {
+struct PlayedSession {
     edge: Arc<Edge>,
     decision: Decision,
     device: DuplexStream,
@@ -73,7 +73,7 @@ struct Line {
     _world: World,
 }
 
-impl Line {
+impl PlayedSession {
     async fn new(changes: &str, session: Session) -> Self {
         let world = World::with(changes, &[("eu-west", Stack::Hangs)]).await;
         let edge = world.edge.clone();
@@ -178,19 +178,21 @@ const BOTH: [Session; 2] = [Session::Kept, Session::Plain];
 #[tokio::test]
 async fn a_device_that_takes_nothing_ends_its_own_session() {
     let ends = async |session| {
-        // The region is heard of no more either, and nobody must hold that against it.
+        // The edge hears no more of the region either, and must not hold that against it.
         let changes = "timeouts.device = '3s'\ntimeouts.idle = '2s'\ncontinuity.silence_busy = '50ms'\n\
                        continuity.silence_active = '50ms'\ncontinuity.silence_idle = '50ms'";
-        let ended = Line::new(changes, session).await.ends(async |mut device, mut region| {
-            region.write_all(&checkpoint()).await.unwrap();
-            region.write_all(&[event(), event()].concat()).await.unwrap();
-            // It lives, and says so.
-            let heartbeat = frame_for_region(TEXT, b"x");
-            while device.write_all(&heartbeat).await.is_ok() {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-            (device, Some(region))
-        });
+        let ended = PlayedSession::new(changes, session)
+            .await
+            .ends(async |mut device, mut region| {
+                region.write_all(&checkpoint()).await.unwrap();
+                region.write_all(&[event(), event()].concat()).await.unwrap();
+                // It lives, and says so.
+                let heartbeat = frame_for_region(TEXT, b"x");
+                while device.write_all(&heartbeat).await.is_ok() {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                (device, Some(region))
+            });
         assert_eq!(hang_means_failure(ended).await, (End::DeviceSlow, None), "{session:?}");
     };
     join_all(BOTH.map(ends)).await;
@@ -202,18 +204,20 @@ const HURRIED: &str = "timeouts = { device = '600ms', idle = '60s' }\nlimits.dev
 #[tokio::test]
 async fn a_byte_now_and_then_does_not_keep_the_session_of_a_device_that_takes_too_little() {
     for session in BOTH {
-        // The region is heard of no more either, and nobody must hold that against it.
+        // The edge hears no more of the region either, and must not hold that against it.
         let changes = format!(
             "{HURRIED}\ncontinuity = {{ silence_busy = '50ms', silence_active = '50ms', silence_idle = '50ms' }}"
         );
-        let ended = Line::new(&changes, session).await.ends(async |mut device, mut region| {
-            region.write_all(&checkpoint()).await.unwrap();
-            region.write_all(&vec![event(); 40].concat()).await.unwrap();
-            while device.read_u8().await.is_ok() {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-            (device, Some(region))
-        });
+        let ended = PlayedSession::new(&changes, session)
+            .await
+            .ends(async |mut device, mut region| {
+                region.write_all(&checkpoint()).await.unwrap();
+                region.write_all(&vec![event(); 40].concat()).await.unwrap();
+                while device.read_u8().await.is_ok() {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+                (device, Some(region))
+            });
         assert_eq!(hang_means_failure(ended).await, (End::DeviceSlow, None), "{session:?}");
     }
 }
@@ -221,16 +225,18 @@ async fn a_byte_now_and_then_does_not_keep_the_session_of_a_device_that_takes_to
 #[tokio::test]
 async fn a_byte_now_and_then_does_not_keep_the_session_of_a_device_that_began_a_frame() {
     for session in BOTH {
-        let ended = Line::new(HURRIED, session).await.ends(async |mut device, mut region| {
-            region.write_all(&checkpoint()).await.unwrap();
-            for byte in &frame_for_region(TEXT, &[b'x'; 1000]) {
-                if device.write_all(&[*byte]).await.is_err() {
-                    break;
+        let ended = PlayedSession::new(HURRIED, session)
+            .await
+            .ends(async |mut device, mut region| {
+                region.write_all(&checkpoint()).await.unwrap();
+                for byte in &frame_for_region(TEXT, &[b'x'; 1000]) {
+                    if device.write_all(&[*byte]).await.is_err() {
+                        break;
+                    }
+                    tokio::time::sleep(Duration::from_millis(50)).await;
                 }
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-            (device, Some(region))
-        });
+                (device, Some(region))
+            });
         let ended = hang_means_failure(ended).await;
         assert_eq!(ended, (End::DeviceTrickles, None), "{session:?}");
     }
@@ -239,28 +245,30 @@ async fn a_byte_now_and_then_does_not_keep_the_session_of_a_device_that_began_a_
 #[tokio::test]
 async fn a_device_on_a_slow_line_that_keeps_pace_is_waited_for() {
     for session in BOTH {
-        // Nobody answers here, and nobody waits for that.
+        // No side answers here, and no side waits for an answer.
         let changes = format!("{HURRIED}\ncontinuity.silence_busy = '1m'");
-        let ended = Line::new(&changes, session).await.ends(async |mut device, mut region| {
-            region.write_all(&checkpoint()).await.unwrap();
-            // For two seconds and more its line is full in both directions, and both are faster than a thousand a second.
-            let told = vec![event(); 4].concat();
-            let said = vec![frame_for_region(TEXT, &[b'x'; 1000]); 4].concat();
-            region.write_all(&told).await.unwrap();
-            let (mut heard, mut takes) = (0, vec![0; 60]);
-            for part in said.chunks(60) {
-                device.write_all(part).await.unwrap();
-                if heard < told.len() {
+        let ended = PlayedSession::new(&changes, session)
+            .await
+            .ends(async |mut device, mut region| {
+                region.write_all(&checkpoint()).await.unwrap();
+                // For two seconds and more its line is full in both directions, and both are faster than a thousand a second.
+                let told = vec![event(); 4].concat();
+                let said = vec![frame_for_region(TEXT, &[b'x'; 1000]); 4].concat();
+                region.write_all(&told).await.unwrap();
+                let (mut heard, mut takes) = (0, vec![0; 60]);
+                for part in said.chunks(60) {
+                    device.write_all(part).await.unwrap();
+                    if heard < told.len() {
+                        heard += device.read(&mut takes).await.unwrap();
+                    }
+                    tokio::time::sleep(Duration::from_millis(30)).await;
+                }
+                while heard < told.len() {
                     heard += device.read(&mut takes).await.unwrap();
                 }
-                tokio::time::sleep(Duration::from_millis(30)).await;
-            }
-            while heard < told.len() {
-                heard += device.read(&mut takes).await.unwrap();
-            }
-            device.write_all(&frame_for_region(CLOSE, b"\x03\xe8")).await.unwrap();
-            (device, Some(region))
-        });
+                device.write_all(&frame_for_region(CLOSE, b"\x03\xe8")).await.unwrap();
+                (device, Some(region))
+            });
         assert_eq!(
             hang_means_failure(ended).await,
             (End::DeviceClosed, None),
@@ -307,7 +315,7 @@ async fn the_close_of_a_region_that_gave_up_a_slow_device_is_found_behind_what_t
             (CloseCode::Normal, None),
         ] {
             let last = close_for_device(said, "bye");
-            let line = Line::new("timeouts.close = '200ms'", session).await;
+            let line = PlayedSession::new("timeouts.close = '200ms'", session).await;
             let ended = line.ends(async |device, region| play_to_a_blocked_device(device, region, &last).await);
             let (end, fault) = hang_means_failure(ended).await;
             assert!(
@@ -375,7 +383,7 @@ fn are_whole_events(mut bytes: &[u8]) -> bool {
 #[tokio::test]
 async fn once_the_close_of_a_lost_region_is_looked_for_nothing_is_read_in_the_middle_of_a_frame() {
     for polls_left in 0..12 {
-        let line = Line::new("timeouts.close = '300ms'", Session::Kept).await;
+        let line = PlayedSession::new("timeouts.close = '300ms'", Session::Kept).await;
         let (edge, mut region_end) = (line.edge, line.region_end);
         let (says, mut device_end) = tokio::io::duplex(1 << 16);
         let (is_dead, taken) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
@@ -419,7 +427,7 @@ async fn once_the_close_of_a_lost_region_is_looked_for_nothing_is_read_in_the_mi
 #[tokio::test]
 async fn a_region_that_dies_while_its_device_takes_nothing_is_left_and_not_blamed() {
     for session in BOTH {
-        let line = Line::new("timeouts.close = '200ms'", session).await;
+        let line = PlayedSession::new("timeouts.close = '200ms'", session).await;
         let ended = line.ends(async |device, region| play_to_a_blocked_device(device, region, b"").await);
         let (end, fault) = hang_means_failure(ended).await;
         assert!(matches!(end, End::RegionLost(_)), "{session:?}: {end:?}");
@@ -432,7 +440,7 @@ async fn a_region_that_dies_while_its_device_takes_nothing_is_left_and_not_blame
 async fn a_region_that_breaks_off_or_talks_nonsense_to_a_device_that_reads_is_blamed() {
     for session in BOTH {
         for last in [&b""[..], b"\xff\xff\xff\xff", b"\x81\x64half"] {
-            let line = Line::new("", session).await;
+            let line = PlayedSession::new("", session).await;
             let ended = line.ends(async |device, mut region| {
                 region.write_all(&checkpoint()).await.unwrap();
                 region.write_all(last).await.unwrap();
@@ -447,7 +455,7 @@ async fn a_region_that_breaks_off_or_talks_nonsense_to_a_device_that_reads_is_bl
 
 #[tokio::test]
 async fn a_region_that_is_silent_is_blamed_and_a_device_that_is_silent_is_not() {
-    let silent = Line::new("continuity.silence_busy = '100ms'", Session::Kept).await;
+    let silent = PlayedSession::new("continuity.silence_busy = '100ms'", Session::Kept).await;
     let ended = silent.ends(async |device, region| (device, Some(region)));
     assert_eq!(
         hang_means_failure(ended).await,
@@ -455,7 +463,7 @@ async fn a_region_that_is_silent_is_blamed_and_a_device_that_is_silent_is_not() 
         "it owes its first word"
     );
     for session in BOTH {
-        let line = Line::new("timeouts.idle = '200ms'\ncontinuity.silence_busy = '1m'", session).await;
+        let line = PlayedSession::new("timeouts.idle = '200ms'\ncontinuity.silence_busy = '1m'", session).await;
         let ended = line.ends(async |device, region| (device, Some(region)));
         assert_eq!(
             hang_means_failure(ended).await,
@@ -469,18 +477,20 @@ async fn a_region_that_is_silent_is_blamed_and_a_device_that_is_silent_is_not() 
 async fn a_region_that_does_not_read_is_not_taken_for_a_silent_device() {
     for session in BOTH {
         let changes = "timeouts.idle = '300ms'\ncontinuity.silence_busy = '300ms'";
-        let ended = Line::new(changes, session).await.ends(async |mut device, mut region| {
-            region.write_all(&checkpoint()).await.unwrap();
-            // It says more than fits anywhere: that the rest waits is not its doing.
-            let message = frame_for_region(BINARY, &[0; 100_000]);
-            for _ in 0..1000 {
-                let limit = Duration::from_secs(1);
-                if tokio::time::timeout(limit, device.write_all(&message)).await.is_err() {
-                    break;
+        let ended = PlayedSession::new(changes, session)
+            .await
+            .ends(async |mut device, mut region| {
+                region.write_all(&checkpoint()).await.unwrap();
+                // It says more than fits anywhere: that the rest waits is not its doing.
+                let message = frame_for_region(BINARY, &[0; 100_000]);
+                for _ in 0..1000 {
+                    let limit = Duration::from_secs(1);
+                    if tokio::time::timeout(limit, device.write_all(&message)).await.is_err() {
+                        break;
+                    }
                 }
-            }
-            (device, Some(region))
-        });
+                (device, Some(region))
+            });
         assert_eq!(
             hang_means_failure(ended).await,
             (End::RegionSilent, Some(Fault::Region)),
@@ -515,7 +525,7 @@ async fn a_region_to_which_the_network_is_gone_is_blamed_and_the_next_one_is_ask
 #[tokio::test]
 async fn a_device_that_leaves_is_nobodys_fault() {
     for session in BOTH {
-        let ended = Line::new("", session).await.ends(async |device, region| {
+        let ended = PlayedSession::new("", session).await.ends(async |device, region| {
             drop(device);
             let (device, _) = tokio::io::duplex(1);
             (device, Some(region))
@@ -537,18 +547,20 @@ fn continued(mut frame: BytesMut) -> BytesMut {
 
 #[tokio::test]
 async fn a_region_cannot_make_the_edge_hold_a_message_without_end() {
-    let ended = Line::new("", Session::Kept).await.ends(async |device, mut region| {
-        region.write_all(&checkpoint()).await.unwrap();
-        let piece = frame_for_device(TEXT, &vec![b'x'; 1 << 20]);
-        region.write_all(&unfinished(piece.clone())).await.unwrap();
-        for _ in 0..20 {
-            let piece = continued(unfinished(piece.clone()));
-            if region.write_all(&piece).await.is_err() {
-                break;
+    let ended = PlayedSession::new("", Session::Kept)
+        .await
+        .ends(async |device, mut region| {
+            region.write_all(&checkpoint()).await.unwrap();
+            let piece = frame_for_device(TEXT, &vec![b'x'; 1 << 20]);
+            region.write_all(&unfinished(piece.clone())).await.unwrap();
+            for _ in 0..20 {
+                let piece = continued(unfinished(piece.clone()));
+                if region.write_all(&piece).await.is_err() {
+                    break;
+                }
             }
-        }
-        (device, Some(region))
-    });
+            (device, Some(region))
+        });
     let (end, fault) = hang_means_failure(ended).await;
     assert!(matches!(end, End::RegionLost(_)), "{end:?}");
     assert_eq!(fault, Some(Fault::Region));
@@ -557,19 +569,21 @@ async fn a_region_cannot_make_the_edge_hold_a_message_without_end() {
 #[tokio::test]
 async fn a_private_word_in_pieces_never_reaches_the_device() {
     let (heard_by_device, heard) = tokio::sync::oneshot::channel();
-    let ended = Line::new("", Session::Kept).await.ends(async |mut device, mut region| {
-        region.write_all(&checkpoint()).await.unwrap();
-        region.write_all(&unfinished(checkpoint())).await.unwrap();
-        let last = continued(frame_for_device(BINARY, b""));
-        region.write_all(&last).await.unwrap();
-        tokio::spawn(async move {
-            let mut heard = Vec::new();
-            let _ = device.read_to_end(&mut heard).await;
-            let _ = heard_by_device.send(heard);
+    let ended = PlayedSession::new("", Session::Kept)
+        .await
+        .ends(async |mut device, mut region| {
+            region.write_all(&checkpoint()).await.unwrap();
+            region.write_all(&unfinished(checkpoint())).await.unwrap();
+            let last = continued(frame_for_device(BINARY, b""));
+            region.write_all(&last).await.unwrap();
+            tokio::spawn(async move {
+                let mut heard = Vec::new();
+                let _ = device.read_to_end(&mut heard).await;
+                let _ = heard_by_device.send(heard);
+            });
+            let (device, _) = tokio::io::duplex(1);
+            (device, Some(region))
         });
-        let (device, _) = tokio::io::duplex(1);
-        (device, Some(region))
-    });
     let (end, fault) = hang_means_failure(ended).await;
     assert!(matches!(end, End::RegionLost(_)), "{end:?}");
     assert_eq!(fault, Some(Fault::Region));
@@ -578,7 +592,7 @@ async fn a_private_word_in_pieces_never_reaches_the_device() {
 
 /// The bytes that the next region gets, up to `until`, when the first dies after `before` and the device then says `after`.
 async fn heard_by_the_next_region(changes: &str, before: &[u8], after: &[u8], until: &[u8]) -> Vec<u8> {
-    let Line {
+    let PlayedSession {
         edge,
         decision,
         mut device,
@@ -587,7 +601,7 @@ async fn heard_by_the_next_region(changes: &str, before: &[u8], after: &[u8], un
         mut region_end,
         _world,
         ..
-    } = Line::new(changes, Session::Kept).await;
+    } = PlayedSession::new(changes, Session::Kept).await;
     let mut relay = Relay::new(&mut device, Link::plain(region), &edge.config);
     relay.keep(MovableState::new(&edge, &decision, [127, 0, 0, 1].into()));
     let mut stays = pin!(pending::<Leave>());
@@ -631,12 +645,12 @@ async fn heard_by_the_next_region(changes: &str, before: &[u8], after: &[u8], un
     .await
 }
 
-/// To find the next region takes longer than a device may be behind, twice, and the device did nothing wrong meanwhile: nobody
-/// read what it said, and nobody gave it what waits for it.
+/// The search for the next region takes twice as long as a device may be behind. The device did nothing wrong meanwhile: the edge read
+/// nothing from it, and wrote nothing to it.
 #[tokio::test]
 async fn the_time_that_a_move_takes_is_not_the_device_s() {
     for is_blocked in [false, true] {
-        let Line {
+        let PlayedSession {
             edge,
             decision,
             mut device,
@@ -645,7 +659,7 @@ async fn the_time_that_a_move_takes_is_not_the_device_s() {
             mut region_end,
             _world,
             ..
-        } = Line::new(HURRIED, Session::Kept).await;
+        } = PlayedSession::new(HURRIED, Session::Kept).await;
         let mut relay = Relay::new(&mut device, Link::plain(region), &edge.config);
         relay.keep(MovableState::new(&edge, &decision, [127, 0, 0, 1].into()));
         let mut stays = pin!(pending::<Leave>());
@@ -752,7 +766,7 @@ async fn a_control_frame_that_was_half_sent_when_its_region_died_reaches_the_nex
 /// them to the next, and on from there.
 #[tokio::test]
 async fn a_stack_that_others_hear_is_slow_and_not_dead_up_to_a_point() {
-    let line = Line::new("continuity.silence_busy = '1s'", Session::Kept).await;
+    let line = PlayedSession::new("continuity.silence_busy = '1s'", Session::Kept).await;
     let heard = line.edge.fleet.heard(line.decision.stack);
     let others = tokio::spawn(async move {
         loop {
@@ -771,7 +785,7 @@ async fn a_stack_that_others_hear_is_slow_and_not_dead_up_to_a_point() {
     assert!(began.elapsed() >= Duration::from_secs(4), "{:?}", began.elapsed());
 }
 
-/// A region that takes sessions and talks until nobody listens.
+/// A region that takes sessions and sends until no device reads any more.
 async fn talks_without_end(kept: bool) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -834,12 +848,12 @@ async fn many_devices_that_do_not_read_harm_their_own_sessions_alone() {
         let explained = world.explain("session=another").await;
         assert_eq!(explained["decisions"][0]["region"], "eu-west");
         assert_eq!(explained["ejected"], serde_json::json!([]));
-        // After a gap of their line they read again: each gets what was on its way, and is told why there is no more.
+        // After a gap of their network they read again: each gets the bytes that were under way, and the reason why no more come.
         tokio::time::sleep(Duration::from_secs(2)).await;
         let reads = devices.into_iter().map(async |mut device| {
             let mut heard = Vec::new();
             hang_means_failure(device.read_to_end(&mut heard)).await.unwrap();
-            let told = close_for_device(CloseCode::Policy, "you take what is sent too slowly; read faster");
+            let told = close_for_device(CloseCode::Policy, "you read too slowly; read faster");
             assert!(heard.ends_with(&told), "kept: {kept}");
         });
         join_all(reads).await;
@@ -880,21 +894,23 @@ async fn a_device_gets_its_close_back_whatever_its_code() {
 async fn a_region_that_repeats_the_close_of_a_device_does_not_go_away_and_is_not_confused() {
     for session in BOTH {
         for said in [1000_u16, 1001, 1012, 4000, 4001] {
-            let ended = Line::new("", session).await.ends(async |mut device, mut region| {
-                if session == Session::Kept {
-                    region.write_all(&checkpoint()).await.unwrap();
-                }
-                let close = frame_for_region(CLOSE, &said.to_be_bytes());
-                device.write_all(&close).await.unwrap();
-                let mut heard = vec![0; close.len()];
-                region.read_exact(&mut heard).await.unwrap();
-                let echo = close_for_device(said.into(), "");
-                region.write_all(&echo).await.unwrap();
-                let mut told = vec![0; echo.len()];
-                device.read_exact(&mut told).await.unwrap();
-                assert_eq!(told, echo, "{session:?} {said}");
-                (device, Some(region))
-            });
+            let ended = PlayedSession::new("", session)
+                .await
+                .ends(async |mut device, mut region| {
+                    if session == Session::Kept {
+                        region.write_all(&checkpoint()).await.unwrap();
+                    }
+                    let close = frame_for_region(CLOSE, &said.to_be_bytes());
+                    device.write_all(&close).await.unwrap();
+                    let mut heard = vec![0; close.len()];
+                    region.read_exact(&mut heard).await.unwrap();
+                    let echo = close_for_device(said.into(), "");
+                    region.write_all(&echo).await.unwrap();
+                    let mut told = vec![0; echo.len()];
+                    device.read_exact(&mut told).await.unwrap();
+                    assert_eq!(told, echo, "{session:?} {said}");
+                    (device, Some(region))
+                });
             let ended = hang_means_failure(ended).await;
             assert_eq!(ended, (End::DeviceClosed, None), "{session:?} {said}");
         }
@@ -1050,7 +1066,7 @@ async fn pings_of_a_device_are_answered_whatever_they_carry() {
     }
 }
 
-/// A stack that has no room, or stops in order, works: the session goes to the next one and nobody is blamed.
+/// A stack that has no room, or stops in order, works: the session goes to the next one, and no side is blamed.
 #[tokio::test]
 async fn a_stack_that_has_no_room_or_stops_is_passed_over_and_not_blamed() {
     for stack in [Stack::Answers(429), Stack::Drains, Stack::Full] {
@@ -1069,7 +1085,7 @@ async fn a_stack_that_has_no_room_or_stops_is_passed_over_and_not_blamed() {
 /// An edge that is late has room all the same; one without descriptors has none.
 #[tokio::test]
 async fn only_what_the_edge_ran_out_of_closes_it_to_newcomers() {
-    let line = Line::new("", Session::Plain).await;
+    let line = PlayedSession::new("", Session::Plain).await;
     let (edge, decision) = (&line.edge, &line.decision);
     let late = Facts::timed_out(true);
     assert_eq!(edge.blame(decision, Failed::ToBegin, late, "no answer"), Fault::Edge);
@@ -1095,7 +1111,7 @@ async fn frozen() -> (SocketAddr, Arc<AtomicUsize>) {
     (address, asked)
 }
 
-/// Until the device hears that its session goes on elsewhere; what it was told.
+/// Reads until the device hears that its session goes on elsewhere. Returns the notice.
 async fn hears_of_its_move(anna: &mut support::Session) -> String {
     loop {
         match anna.hear().await {
@@ -1150,7 +1166,7 @@ async fn a_session_does_not_wait_for_a_place_at_a_stack_that_is_out_meanwhile() 
     backup.stacks = vec![frozen.into()];
     let world = World::of("continuity.deadline = '15s'", &snapshot);
     let mut anna = world.open(&[]).await;
-    // Other sessions have all the places, and what they wait for does not come.
+    // Other sessions have all the slots, and wait in vain.
     let gate = world.edge.fleet.gate(frozen);
     let _places = gate
         .try_acquire_many(u32::try_from(gate.available_permits()).unwrap())

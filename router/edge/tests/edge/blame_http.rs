@@ -102,8 +102,8 @@ async fn ask_and_take_nothing(address: SocketAddr, path: &str, streams: usize) -
 async fn a_client_that_takes_no_answers_leaves_the_regions_to_others() {
     // A region that has to wait for the devices of this thread is late, and rightly blamed.
     let (home, backup) = (stack_apart(repeats), stack_apart(repeats));
-    // Nothing is given up meanwhile, however long a busy machine takes to ask it all: what is given up makes room for the next,
-    // and then more than may be in flight at once are served one after the other.
+    // The edge gives no request up meanwhile, however long a busy machine takes to send all: each that it gave up would make room for
+    // the next, and then more than the limit would be served one after the other.
     let world = two("timeouts.device = '10m'", home, backup).await;
     let mut held = Vec::new();
     for _ in 0..26 {
@@ -156,7 +156,7 @@ async fn a_refusal_that_nobody_takes_is_given_up_and_its_place_is_free_again() {
     let (home, _) = stack(repeats).await;
     for path in ["/nothing", "/v1/realtime", "/v1/models/%2e%2e/x"] {
         let world = two("limits.client_in_flight_max = 4\ntimeouts.device = '200ms'", home, home).await;
-        // The last four are beyond what the client may have in flight.
+        // The last four exceed the limit on requests in flight of one client.
         let mut held = ask_and_take_nothing(world.address, path, 8).await;
         for answer in &mut held {
             let status = hang_means_failure(answer).await.unwrap().status();
@@ -168,7 +168,7 @@ async fn a_refusal_that_nobody_takes_is_given_up_and_its_place_is_free_again() {
             }
         };
         hang_means_failure(served).await;
-        // Nothing of it keeps a stopping edge.
+        // Nothing of it keeps the process busy.
         let began = std::time::Instant::now();
         world.stop.cancel();
         hang_means_failure(world.served).await.unwrap();
@@ -181,7 +181,7 @@ async fn a_refusal_that_nobody_takes_is_given_up_and_its_place_is_free_again() {
     }
 }
 
-/// Speaks until nobody listens any more, and tells when that is.
+/// Sends until the peer reads no more, and reports that time.
 async fn talkative(stops: Arc<Notify>) -> SocketAddr {
     let (address, _) = stack(move |mut tcp| {
         let stops = stops.clone();
@@ -278,7 +278,7 @@ async fn a_trickling_body_opens_no_region_and_ends_with_408() {
     assert_eq!(taken.load(Ordering::SeqCst), 0, "no region waits with it");
 }
 
-/// The beginning of a call, and what is left to send of it.
+/// The beginning of a call, and the bytes that it still has to send.
 async fn begin_call(address: SocketAddr) -> (h2::client::ResponseFuture, h2::SendStream<Bytes>) {
     let tcp = TcpStream::connect(address).await.unwrap();
     let (sender, connection) = h2::client::handshake(tcp).await.unwrap();
@@ -320,7 +320,7 @@ async fn a_call_whose_body_trickles_opens_no_region_and_is_told_so_in_the_words_
     assert!(!world.observed().contains_key("eu-west"));
 }
 
-/// Beyond what is held of a call its body is passed on as it comes, and has to keep pace there too.
+/// Beyond the held part of a call, the edge passes the body on as it comes, and the device has to keep pace there too.
 #[tokio::test]
 async fn a_call_that_trickles_the_rest_of_its_body_is_given_up_and_its_region_is_not_blamed() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -331,7 +331,7 @@ async fn a_call_that_trickles_the_rest_of_its_body_is_given_up_and_its_region_is
                 let mut connection = h2::server::handshake(tcp).await.unwrap();
                 let mut calls = Vec::new();
                 while let Some(Ok((request, respond))) = connection.accept().await {
-                    // It takes what comes and says nothing before all of it is here.
+                    // The stack reads everything and answers only at the end.
                     calls.push(tokio::spawn(async move {
                         let mut body = request.into_body();
                         while let Some(Ok(part)) = body.data().await {
@@ -570,7 +570,7 @@ async fn an_answer_of_5xx_counts_against_its_region_and_the_next_one_is_asked() 
             assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
         }
         assert_eq!(world.observed()["eu-west"], (0, 1));
-        // Three clients in a row eject, also with what cannot be asked elsewhere, and then it is spared.
+        // Three clients in a row eject the stack, also with requests that the edge cannot repeat; then it gets none.
         let world = two("", home, backup).await;
         for n in 0..5 {
             let answer = ask_as_client(&world, n + 2, &asks).await;
@@ -582,7 +582,7 @@ async fn an_answer_of_5xx_counts_against_its_region_and_the_next_one_is_asked() 
             assert!(answer.starts_with(&expected), "{n}: {answer}");
         }
     }
-    // Where all of them say so, the device is told what they said.
+    // When all regions answer like this, the device gets that answer.
     let world = two("retry.base = '1ms'", answering(500, "").await, answering(503, "").await).await;
     for asks in [GET.to_owned(), post("/v1/audio/transcriptions", "a recording")] {
         let answer = world.ask(&asks).await;
@@ -626,7 +626,7 @@ async fn a_region_that_dies_or_says_nothing_costs_speech_little() {
     let (backup, _) = stack(repeats).await;
     for (bad, is_silent, failures) in [
         (frozen, true, 1),
-        // Nobody but the device that asks could tell it from one that is slow, and the probes say that it is there.
+        // Only its device could tell that it is not just slow, and the probes show that the stack lives.
         (frozen, false, 0),
         (dying, false, 1),
         (halfway, false, 1),
@@ -911,7 +911,7 @@ async fn a_device_that_leaves_in_the_middle_of_an_answer_takes_its_question_back
         read_head(&mut device).await.unwrap();
         drop(device);
         hang_means_failure(left.notified()).await;
-        // Nothing keeps the edge.
+        // Nothing keeps the process busy.
         world.stop.cancel();
         let began = std::time::Instant::now();
         hang_means_failure(world.served).await.unwrap();
@@ -1017,7 +1017,7 @@ async fn an_answer_to_a_request_whose_body_is_not_read_is_the_last_on_its_connec
     ] {
         let mut tcp = TcpStream::connect(world.address).await.unwrap();
         let head = format!("{method} {path} HTTP/1.1\r\nHost: v\r\n{more}Content-Length: {length}\r\n\r\n");
-        // Of the body comes the beginning, and what looks like another request.
+        // The beginning of the body comes, and then bytes that look like another request.
         say(&mut tcp, &format!("{head}{}", GET.repeat(9))).await;
         let mut said = String::new();
         let began = std::time::Instant::now();
@@ -1028,7 +1028,7 @@ async fn an_answer_to_a_request_whose_body_is_not_read_is_the_last_on_its_connec
             "{path}: {said}"
         );
         assert_eq!(said.matches("HTTP/1.1").count(), 1, "{path}: {said}");
-        // Nobody waits until the rest comes.
+        // The edge does not wait for the rest.
         assert!(
             began.elapsed() < Duration::from_secs(10),
             "{path}: {:?}",
@@ -1302,7 +1302,7 @@ async fn what_is_refused_costs_its_client_too() {
     }
 }
 
-/// Where a refused body is not read, what is left of it must not be taken for the next request.
+/// The edge must not take the unread rest of a refused body for the next request.
 #[tokio::test]
 async fn a_connection_ends_behind_a_body_that_nobody_read() {
     let (home, _) = stack(repeats).await;
@@ -1328,7 +1328,7 @@ async fn a_connection_ends_behind_a_body_that_nobody_read() {
     }
 }
 
-/// Else the next device on that connection gets the answer to somebody else's question.
+/// Otherwise the next device on that connection gets the answer to another device's question.
 #[tokio::test]
 async fn a_connection_with_something_left_over_is_not_used_again() {
     let (home, taken) = stack(async |mut tcp: TcpStream| {
@@ -1359,7 +1359,7 @@ async fn a_connection_with_something_left_over_is_not_used_again() {
     }
 }
 
-/// Else what follows is taken for a body, and the connection is out of step for good.
+/// Otherwise the edge takes the next bytes for a body, and the connection is out of step for good.
 #[tokio::test]
 async fn an_answer_without_content_has_no_body_whatever_it_says() {
     let (home, _) = stack(async |mut tcp: TcpStream| {
@@ -1436,7 +1436,7 @@ async fn what_is_sent_ahead_is_read_up_to_a_bound_on_every_way() {
         let mut tcp = TcpStream::connect(world.address).await.unwrap();
         say(&mut tcp, asks).await;
         hang_means_failure(asked.notified()).await;
-        // More than both kernels hold: at some point nobody takes any more.
+        // More than both kernels hold: at some point the peer takes no more.
         let (part, mut taken) = (vec![b'x'; 64 << 10], 0);
         while let Ok(written) = tokio::time::timeout(Duration::from_millis(500), tcp.write(&part)).await {
             taken += written.unwrap();

@@ -160,7 +160,7 @@ async fn the_same_with_http2() {
 async fn the_question_of_a_browser_is_answered_by_the_edge_alone_on_the_same_connection() {
     let (world, taken) = world(CORS).await;
     let mut tcp = TcpStream::connect(world.address).await.unwrap();
-    // Also for what is not there: the page shall read the 404.
+    // Also for an unknown path: the page must be able to read the 404.
     for path in ["/v1/audio/transcriptions", "/v1/models", "/nothing", "/v1/realtime"] {
         say(&mut tcp, &preflight(path, APP, "")).await;
         let head = hang_means_failure(support::read_head(&mut tcp)).await.unwrap();
@@ -180,7 +180,7 @@ async fn the_question_of_a_browser_is_answered_by_the_edge_alone_on_the_same_con
     assert!(answer(&mut tcp).await.0.starts_with("HTTP/1.1 200 "));
     let counted = "meridian_edge_http_requests_total{route=\"preflight\",status=\"2xx\"}";
     assert_eq!(world.metric(counted), Some(4.0));
-    // A page that may not call is told so, in words for whoever looks.
+    // A page that may not call gets the reason, for its developer.
     let said = world.ask(&preflight("/v1/models", "https://evil.example", "")).await;
     assert!(
         said.starts_with("HTTP/1.1 403 ") && said.contains("origin_not_allowed"),

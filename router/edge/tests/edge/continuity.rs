@@ -88,7 +88,7 @@ async fn check_turn(changes: &str, fates: &[Fate], ends_in: &str, notices: usize
     assert_eq!(again.events, ONE_TURN[1..], "{fates:?}");
     anna.leave().await;
     hang_means_failure(world.edge.sessions.idle()).await;
-    let left = world.edge.budget.left();
+    let left = world.edge.budget.remaining();
     assert_eq!(
         left, world.edge.config.continuity.replay_bytes_total_max,
         "nothing is kept of it"
@@ -255,7 +255,7 @@ async fn the_notice_says_where_the_session_is_now() {
     assert!(notice["message"].as_str().unwrap().starts_with("Connecting to backup"));
     // A device that reconnects for its own reasons shows this.
     let token = notice["affinity"].as_str().unwrap();
-    let affinity = world.edge.affinity(token, daemon::clock::now());
+    let affinity = world.edge.affinity_tokens.verify(token, daemon::clock::now());
     assert_eq!(affinity.map(|it| it.region), Some(region("eu-central")));
 }
 
@@ -382,7 +382,7 @@ async fn an_utterance_that_is_too_long_to_keep_must_be_repeated_and_the_session_
     assert_eq!(heard.events[heard.events.len() - 4..], ONE_TURN[1..]);
 }
 
-/// Without a word it would wait for the answer to what nobody heard.
+/// Without a notice the device would wait for an answer that never comes.
 #[tokio::test]
 async fn a_device_of_the_plain_protocol_gets_an_error_when_it_must_repeat() {
     let world = world("continuity.replay_bytes_max = 64", &[DiesAfterMessages(3), Lives]).await;
@@ -461,8 +461,8 @@ async fn a_drained_region_loses_its_sessions_between_turns_and_nobody_notices() 
     assert!(heard.notices.is_empty(), "{:?}", heard.notices);
 }
 
-/// Else whoever resumes a session stays for its whole call where the plan sends nobody of its home: in a region that only backs
-/// others up, or far away, where it was on its travels.
+/// Otherwise a resumed session stays for its whole call in a region to which the plan sends no session of its home: one that only
+/// backs up others, or one far away, from a journey of its user.
 #[tokio::test]
 async fn a_session_that_is_resumed_where_the_plan_does_not_send_it_is_fetched_there_and_leaves_between_turns() {
     let stacks = ["eu-west", "eu-central", "us-east"].map(|name| (name, Stack::Talks(Lives)));

@@ -174,7 +174,7 @@ async fn a_revoked_device_finishes_its_turn_and_no_more() {
     assert_eq!(other.hear().await, Message::text("said a"));
 }
 
-/// Somebody writes the document piece by piece, and nobody is locked out meanwhile. A busy machine may write so slowly that half of the
+/// A person writes the document piece by piece, and no device is locked out meanwhile. A busy machine may write so slowly that half of the
 /// document holds still; then the story is told again.
 #[tokio::test]
 async fn half_of_a_document_is_not_taken() {
@@ -333,7 +333,7 @@ async fn a_tenant_whose_bytes_are_used_up_comes_back_tomorrow() {
     assert_eq!(session.hear().await, Message::text("said a"));
     assert!(session.hear().await.to_text().unwrap().starts_with("said bbb"));
     assert_eq!(session.hear().await, Message::text("done"));
-    let reason = "the devices of your tenant sent what they may today; come back tomorrow";
+    let reason = "the devices of your tenant used their bytes of the day; come back tomorrow";
     session.check_closed(1008, reason).await;
     let (status, code, _) = refused(&world, &[("authorization", &kitchen)]).await;
     assert_eq!((status, code.as_str()), (429, "insufficient_quota"));
@@ -410,14 +410,14 @@ async fn tokens_count_also_when_their_issuer_is_gone_and_this_edge_was_restarted
     ] {
         assert_eq!(refused(&world, &[("authorization", &bearer(&wrong))]).await.0, status);
     }
-    // Anybody can make up key ids; the issuer is not asked for each.
+    // Every device can invent key ids, so the edge does not ask the issuer for each.
     for n in 0..300 {
         let unknown = bearer(&token(&provider, &format!("k{n}"), |_| {}));
         assert_eq!(refused(&world, &[("authorization", &unknown)]).await.0, 401);
     }
     assert_eq!(asked.load(Ordering::SeqCst), 1);
 
-    // The issuer is gone: nobody listens there any more. An edge that starts has the last ones.
+    // The issuer is down. An edge that starts has its last keys.
     let nowhere = jwt("jwks_url = \"http://127.0.0.1:9/jwks.json\"");
     let second = section(folder.path(), &document("", ""), &nowhere);
     let restarted = World::of(&second, &snapshot);

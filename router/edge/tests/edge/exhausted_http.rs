@@ -24,7 +24,7 @@ async fn fill(files: &mut Vec<File>) {
     }
 }
 
-/// The device is served, by nobody but the edge: so it was accepted.
+/// The edge itself serves the device, so it accepted the connection.
 const NOTHING: &str = "GET /nothing HTTP/1.1\r\nHost: v\r\n\r\n";
 
 #[tokio::test]

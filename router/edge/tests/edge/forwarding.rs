@@ -101,7 +101,7 @@ async fn what_is_asked_in_one_breath_is_answered_in_order_whatever_it_is() {
             10,
         ),
         ("/v1/models".to_owned(), GET.to_owned(), 0),
-        // Beyond what is held: passed on as it comes.
+        // Beyond the held part: passed on as it comes.
         (
             "/v1/audio/speech".to_owned(),
             post("/v1/audio/speech", 50_000, false),
@@ -128,7 +128,7 @@ async fn what_is_asked_in_one_breath_is_answered_in_order_whatever_it_is() {
         }
     };
     hang_means_failure(async { tokio::join!(speaking, hearing) }).await;
-    // A session may be what comes behind a request.
+    // A session may follow a request.
     let upgrade = "GET /v1/realtime HTTP/1.1\r\nHost: v\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
                    Sec-WebSocket-Version: 8\r\n\r\n";
     say(&mut tcp, &format!("{}{upgrade}", post("/v1/audio/speech", 9, true))).await;
@@ -136,7 +136,7 @@ async fn what_is_asked_in_one_breath_is_answered_in_order_whatever_it_is() {
     assert!(answer(&mut tcp).await.0.starts_with("HTTP/1.1 426 "));
 }
 
-/// A region that is silent for long is asked on another way, and what the device sent ahead goes along.
+/// `attempts` goes on with a region that is silent for long, and takes the bytes along that the device sent ahead.
 #[tokio::test]
 async fn what_is_asked_behind_a_request_that_takes_long_is_answered_too() {
     let may = Arc::new(Notify::new());
@@ -262,7 +262,7 @@ async fn a_device_that_stops_listening_is_not_spoken_to() {
             )
             .await;
             says.notify_one();
-            // It thinks about what comes next.
+            // The region waits before its next bytes.
             assert_eq!(tcp.read(&mut [0]).await.unwrap(), 0);
             leaves.notify_one();
         }

@@ -288,7 +288,7 @@ async fn a_device_that_vanished_does_not_keep_a_stopping_edge() {
     let world = World::new(&[("eu-west", Stack::Http)]).await;
     let (mut sender, connection) = connect(world.address).await;
     ask(&mut sender, get("/health"), "").await.unwrap();
-    // Its socket is open, and nobody reads it any more.
+    // Its socket is open, and no process reads it any more.
     connection.abort();
     let mut mute = TcpStream::connect(world.address).await.unwrap();
     mute.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")

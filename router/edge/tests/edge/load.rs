@@ -1,6 +1,8 @@
-//! Callers who do nothing wrong, while the rows of docs/edge.md, "Who is blamed", are injected beside them, many at once: the callers
-//! are served on the connections they have, and only the region that did wrong is blamed. In a process of its own, whose
-//! open files it takes away.
+//! Callers who do nothing wrong, while devices and stacks misbehave beside them as in the rows of docs/edge.md, "Who is blamed", many
+//! at once: the edge serves the callers on their open connections, and blames only the region that failed. The story runs in a
+//! process of its own, whose open files it takes away.
+//!
+//! One file, although it is long: each kind of misbehaviour stands beside the blame that it must get.
 
 use std::{
     net::SocketAddr,
@@ -40,7 +42,7 @@ use tokio_tungstenite::{
 const CALLERS: usize = 8;
 /// Devices that misbehave at once.
 const MANY: usize = 16;
-/// Where the callers are: another client than the devices that misbehave, whose limits are their own.
+/// The address of the callers: another client than the misbehaving devices, whose limits are their own.
 const CALLERS_ADDRESS: &str = "127.0.0.2:0";
 
 const GET: &str = "GET /v1/models HTTP/1.1\r\nHost: v\r\nConnection: close\r\n\r\n";
@@ -84,7 +86,7 @@ async fn call(edge: SocketAddr) -> WebSocketStream<TcpStream> {
     session
 }
 
-/// The next word of the region; what the edge says itself is passed over.
+/// The next message of the region; it skips the notices of the edge.
 async fn hear(session: &mut WebSocketStream<TcpStream>) -> String {
     loop {
         match hang_means_failure(session.next()).await {
@@ -131,7 +133,7 @@ async fn ask_all(edge: SocketAddr) {
     .await;
 }
 
-/// Callers who talk and ask until they are told to stop.
+/// Callers who talk and send requests until they are told to stop.
 struct Callers {
     served: Arc<AtomicUsize>,
     tasks: Vec<JoinHandle<()>>,
@@ -288,7 +290,7 @@ async fn do_wrong(wrong: Wrong, edge: SocketAddr) {
             let Ok((mut session, _)) = hang_means_failure(opened).await else {
                 return;
             };
-            // It asks for so much that the buffers of the kernel are full at last. A word is what fits into a checkpoint.
+            // It asks for enough to fill the buffers of the kernel. One message fits into a checkpoint.
             let word = "x".repeat(8_000);
             for said in [word.as_str(), "."].into_iter().cycle().take(4_000) {
                 let sent = timeout(Duration::from_millis(300), session.send(Message::text(said)));
@@ -444,7 +446,7 @@ fn faults(world: &World, region: &str, fault: &str) -> f64 {
     world.metric(&name).unwrap_or(0.0)
 }
 
-/// Nothing counts against any region.
+/// Checks that nothing counts against any region.
 async fn nobody_is_blamed(world: &World, what: &str) {
     let failed: u32 = world.observed().values().map(|(_, failed)| failed).sum();
     assert_eq!(failed, 0, "{what}");
@@ -503,7 +505,7 @@ async fn the_edge_itself_and_devices() {
     let lives = Stack::Serves(Fate::Lives);
     let world = World::with(SOON_FOR_DEVICES, &[("eu-west", lives), ("eu-central", lives)]).await;
     let callers = Callers::begin(world.address).await;
-    // First of all: what devices that misbehaved leave behind is given back at any moment.
+    // First of all: the resources of misbehaving devices come back at any moment.
     let what = "no open files";
     let limit = getrlimit(Resource::Nofile);
     // For a device and for the connection that the edge accepts; there is none for the region.
@@ -542,7 +544,7 @@ async fn the_edge_itself_and_devices() {
         for done in wrongdoers {
             done.unwrap();
         }
-        // Those who were served meanwhile, and who come next.
+        // The devices that were served meanwhile, and the next ones.
         ask_all(world.address).await;
         callers.go_on(&what).await;
         nobody_is_blamed(&world, &what).await;

@@ -500,7 +500,7 @@ async fn ask(request: &str, (when, words, then): (When, &str, Then)) -> String {
     };
     let mut said = Vec::new();
     let (read, ()) = tokio::join!(hang_means_failure(reading.read_to_end(&mut said)), asking);
-    // Whether the end comes as a reset depends on what was unread.
+    // The end may come as a reset, depending on the unread bytes.
     let _ = read;
     let mut seen = answers(&said);
     let observed = world.observed().get("eu-west").copied().unwrap_or_default();

@@ -44,7 +44,7 @@ async fn an_edge_whose_own_network_is_gone_says_that_it_is_full_and_blames_no_re
     let world = World::new(&[("eu-west", lives), ("eu-central", lives)]).await;
     let mut session = world.open(&[]).await;
     assert!(session.hear().await.is_text());
-    // Those that come are there already: nobody connects any more afterwards.
+    // All devices are connected before, because none can connect afterwards.
     let mut devices = Vec::new();
     for _ in 0..5 {
         let mut device = TcpStream::connect(world.address).await.unwrap();
@@ -54,7 +54,7 @@ async fn an_edge_whose_own_network_is_gone_says_that_it_is_full_and_blames_no_re
     }
     world.observed();
 
-    // Without an interface it has nothing for anybody; without a route it may still have a region that is near.
+    // Without an interface the edge reaches no region; without a route it may still reach one near by.
     for (says, is_out_of_room) in [(Errno::NETUNREACH, false), (Errno::NETDOWN, true)] {
         lose_the_network(says);
         for request in [GET, UPGRADE] {
@@ -93,7 +93,7 @@ async fn an_edge_whose_own_network_is_gone_says_that_it_is_full_and_blames_no_re
     }
     assert_eq!(heard, ["listening", "said a", "done"]);
 
-    // "No route to host" is what somebody else says: the way to the region is broken, and not the one out of here.
+    // Another machine answers "No route to host": the path to the region is broken, and not the one out of here.
     lose_the_network(Errno::HOSTUNREACH);
     let mut device = devices.pop().unwrap();
     hang_means_failure(async {

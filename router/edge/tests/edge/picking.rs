@@ -95,7 +95,7 @@ async fn sessions_spread_over_the_stacks_of_a_region() {
     let here = explained["stacks"].as_array().unwrap().iter();
     let here = here.filter(|stack| stack["region"] == "eu-west");
     let in_flight: Vec<u64> = here.map(|stack| stack["in_flight"].as_u64().unwrap()).collect();
-    // How evenly depends on how fast they accept.
+    // The distribution depends on how fast they accept.
     assert_eq!(in_flight.iter().sum::<u64>(), 40);
     assert!(in_flight.iter().all(|sessions| *sessions >= 1), "{in_flight:?}");
 }
@@ -119,7 +119,7 @@ async fn of_two_stacks_the_one_that_works_takes_the_sessions_and_the_region_is_n
     }
 }
 
-/// It takes every session, and none of them gets an answer: nothing but what the stack says of its turns tells that.
+/// The stack takes every session, and none of them gets an answer: only its own reports on turns show that.
 #[tokio::test]
 async fn a_stack_that_fails_its_turns_gets_no_newcomers_while_another_of_its_region_does_well() {
     let stacks = [
@@ -143,7 +143,7 @@ async fn a_stack_that_fails_its_turns_gets_no_newcomers_while_another_of_its_reg
     }
     let (at_ill, all) = at();
     assert!((1..16).contains(&at_ill) && all == 16, "{at_ill} of {all}");
-    // Each turn is answered, so far as the device hears; what the stack says of it comes behind that.
+    // The device hears an answer to each turn; the report of the stack comes behind it.
     let ejected = async {
         while !world.edge.fleet.is_out(&region("eu-west"), ill, daemon::clock::now()) {
             for anna in &mut sessions {
@@ -235,7 +235,7 @@ async fn what_explain_says_of_a_client_is_what_happens_to_it() {
         assert_eq!(anna.header("meridian-region"), told(&explained), "{explained:#}");
         anna.leave().await;
     }
-    // Without a name it is the address that counts, whatever the port, for sessions and for requests.
+    // Without a name the address counts, and not the port, for sessions and for requests.
     let explained = world.explain("client=127.0.0.1").await;
     for _ in 0..5 {
         let anna = world.open(&[]).await;
@@ -273,7 +273,7 @@ async fn what_explain_says_of_a_client_is_what_happens_to_it() {
     plan.plan.routes.clear();
     let refused = world.explain_by("client=127.0.0.1", Some(&plan)).await;
     assert!(
-        refused["refused"].as_str().unwrap().contains("that is no plan"),
+        refused["refused"].as_str().unwrap().contains("the body is not a plan"),
         "{refused}"
     );
 }
@@ -383,8 +383,8 @@ async fn affinity_tokens_are_issued_anew_each_second() {
     let decision = decision.unwrap();
     let issued = |ms| {
         let at = topology::Moment(now.0 / 1000 * 1000 + ms);
-        let token = edge.affinity_token(&decision, at);
-        edge.affinity(&token, at).unwrap().issued_at.0 - now.0 / 1000 * 1000
+        let token = edge.affinity_tokens.issue(&decision, at);
+        edge.affinity_tokens.verify(&token, at).unwrap().issued_at.0 - now.0 / 1000 * 1000
     };
     assert_eq!([issued(0), issued(999), issued(1000), issued(5000)], [0, 0, 1000, 5000]);
 }

@@ -15,7 +15,7 @@ use tokio::{io::AsyncReadExt as _, net::TcpStream, sync::oneshot::error::TryRecv
 use topology::Snapshot;
 
 /// An edge with a plan on disk and without a control plane.
-struct Place {
+struct EdgeFolder {
     folder: tempfile::TempDir,
 }
 
@@ -25,7 +25,7 @@ struct Process {
     announced: PathBuf,
 }
 
-impl Place {
+impl EdgeFolder {
     async fn new(changes: &str) -> Self {
         Self::of(changes, &planned(&[("eu-west", Stack::Echoes)]).await)
     }
@@ -62,7 +62,7 @@ impl Place {
 }
 
 impl Process {
-    /// Where devices and people connect, once it is ready.
+    /// The addresses of devices and of operators, once the edge is ready.
     async fn ready(&mut self) -> (SocketAddr, SocketAddr) {
         let announced = async {
             loop {
@@ -109,7 +109,7 @@ async fn enters(address: SocketAddr) -> Session {
 
 #[tokio::test]
 async fn an_edge_is_replaced_twice_and_nobody_is_refused() {
-    let place = Place::new("[drain]\nupgrade_window = '300ms'").await;
+    let place = EdgeFolder::new("[drain]\nupgrade_window = '300ms'").await;
     let mut first = place.start("first", &[]);
     let (address, admin) = first.ready().await;
     let mut anna = enters(address).await;
@@ -146,7 +146,7 @@ async fn an_edge_is_replaced_twice_and_nobody_is_refused() {
     assert!(TcpStream::connect(address).await.is_err(), "nobody listens any more");
 }
 
-/// A machine that is short of processor time, or that was suspended: its deadlines pass while nobody looks.
+/// A machine that is short of processor time, or was suspended: deadlines pass while the edge does not run.
 #[tokio::test]
 async fn an_edge_that_stood_still_blames_itself_for_what_did_not_come_meanwhile() {
     // It takes connections and may answer at any moment.
@@ -156,7 +156,7 @@ async fn an_edge_that_stood_still_blames_itself_for_what_did_not_come_meanwhile(
     })
     .await;
     let changes = "workers = 1\n[timeouts]\nupgrade = '1s'\n[limits]\nregions_tried_max = 1";
-    let place = Place::of(changes, &planned_at(&[("eu-west", silent)]).await);
+    let place = EdgeFolder::of(changes, &planned_at(&[("eu-west", silent)]).await);
     let mut edge = place.start("late", &[]);
     let (address, admin) = edge.ready().await;
     let upgrade = "GET /v1/realtime HTTP/1.1\r\nHost: v\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
@@ -186,14 +186,14 @@ async fn an_edge_that_stood_still_blames_itself_for_what_did_not_come_meanwhile(
     let blamed = "meridian_edge_faults_total{region=\"eu-west\",fault=";
     let faults: Vec<&str> = metrics.lines().filter_map(|line| line.strip_prefix(blamed)).collect();
     assert_eq!(faults, ["\"edge\"} 2"], "{metrics}");
-    // It has room for others, and says so to whoever comes.
+    // The edge has room for others, and serves them.
     let nothing = ask(address, &get.replace("/v1/models", "/nothing")).await;
     assert!(nothing.starts_with("HTTP/1.1 404 "), "{nothing}");
 }
 
 #[tokio::test]
 async fn a_successor_that_dies_too_early_changes_nothing() {
-    let place = Place::new("").await;
+    let place = EdgeFolder::new("").await;
     let mut first = place.start("first", &[]);
     let (address, _) = first.ready().await;
     let mut anna = enters(address).await;
@@ -223,7 +223,7 @@ async fn a_successor_that_dies_too_early_changes_nothing() {
 
 #[tokio::test]
 async fn taking_over_from_nobody_is_an_error_with_a_remedy() {
-    let place = Place::new("").await;
+    let place = EdgeFolder::new("").await;
     let output = Command::new(env!("CARGO_BIN_EXE_meridian-edge"))
         .args([Path::new("--config"), &place.folder.path().join("edge.toml")])
         .arg("--take-over")
@@ -236,7 +236,7 @@ async fn taking_over_from_nobody_is_an_error_with_a_remedy() {
 
 #[tokio::test]
 async fn an_edge_without_sessions_ends_at_once_and_one_with_sessions_tells_them() {
-    let place = Place::new("[drain]\nwindow = '100ms'").await;
+    let place = EdgeFolder::new("[drain]\nwindow = '100ms'").await;
     let mut quiet = place.start("quiet", &[]);
     let (address, _) = quiet.ready().await;
     let _idle = TcpStream::connect(address).await.unwrap();

@@ -78,7 +78,7 @@ fn hours_ago(hours: u32) -> Moment {
 /// An event at a door.
 type Events = Arc<Mutex<Vec<Event>>>;
 
-/// A played stack behind a door: where it is, and who came.
+/// A played stack behind a listener that counts its peers.
 async fn behind(identity: Arc<Identity>, behaviour: Stack) -> (SocketAddr, Events) {
     let inner = stack(behaviour).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -143,7 +143,7 @@ async fn check_served(world: &World, region: &str) {
             "{answer}"
         );
     }
-    // Longer than what is read before a region is chosen.
+    // Longer than the part that the edge reads before it chooses a region.
     let length = 1 << 20;
     let head = format!("POST /v1/audio/transcriptions HTTP/1.1\r\nHost: v\r\nContent-Length: {length}\r\n");
     let long = format!("{head}Connection: close\r\n\r\n{}", "x".repeat(length));
@@ -214,7 +214,7 @@ async fn whoever_is_no_stack_of_the_region_gets_no_caller_and_harms_no_region() 
         check_unblamed(&world, "us-east");
         assert!(faults(&world, "eu-west", "nobody") >= 5.0, "{what}");
         assert!(distrust(&world, "eu-west", "stack") >= 5.0, "{what}");
-        // An impostor alone: nobody is served, and nobody is sent to it.
+        // With an impostor alone the edge serves no device, and sends none there.
         let alone = World::proving("", &planned_at(&[("eu-west", impostor)]).await, Some(edge.clone()));
         let refused = open(alone.address, &[]).await.err().unwrap();
         assert_eq!(refused.status().as_u16(), 503, "{what}");

@@ -177,7 +177,7 @@ async fn a_request_and_a_session_have_one_id_everywhere() {
         "no region took the session",
         "refused",
     ] {
-        assert!(said.contains(&message.to_owned()), "{message}: {said:?}");
+        assert!(said.iter().any(|it| it.starts_with(message)), "{message}: {said:?}");
     }
     let failed = "GET /v1/models HTTP/1.1\r\nHost: v\r\nConnection: close\r\nX-Request-Id: failed\r\n\r\n";
     assert!(nowhere.ask(failed).await.starts_with("HTTP/1.1 503 "));
@@ -218,20 +218,20 @@ async fn a_request_and_a_session_have_one_id_everywhere() {
         log.of("moves")
     );
 
-    // Nothing is said of a request or session without its id.
+    // No line about a request or session lacks its id.
     let of_nobody = [
         "draining",
-        "stack ejected",
-        "memory pressure",
+        "a stack failed too often",
+        "the memory pressure changed",
         "affinity token ignored",
-        "the device left before it was told why",
-        "the device did not take in why its session ends",
+        "the device left before it got the reason",
+        "the device did not read why its session ends",
         "no handshake",
     ];
     for line in log.lines() {
         let message = line["message"].as_str().unwrap();
         assert!(
-            line["request_id"].is_string() || of_nobody.contains(&message),
+            line["request_id"].is_string() || of_nobody.iter().any(|known| message.starts_with(known)),
             "a line without an id: {line}"
         );
     }

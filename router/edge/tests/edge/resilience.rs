@@ -61,7 +61,7 @@ async fn named(name: &'static str, does: Does) -> Named {
                     let mut one = [0];
                     tokio::select! {
                         permit = opens.acquire() => permit.unwrap().forget(),
-                        // Nothing follows a request before its answer, so whatever ends this wait is the end.
+                        // No byte follows a request before its answer, so this wait ends only with the connection.
                         _ = tcp.read(&mut one) => {
                             leaves.send_modify(|left| *left += 1);
                             return;
@@ -162,7 +162,7 @@ async fn the_first_good_answer_wins_and_the_slow_region_is_hung_up_on() {
         let mut left = slow.left.clone();
         hang_means_failure(left.wait_for(|left| *left == 1)).await.unwrap();
         assert_eq!((hedges(&world, "sent"), hedges(&world, "won")), (1.0, 1.0));
-        // Its answer comes too late for anybody: the stack that gets the next request answers that one.
+        // Its answer comes too late: the stack of the next request answers that one.
         slow.open();
         let answer = world.ask(&post(path, "another")).await;
         assert!(answer.ends_with("heard 7 bytes"), "{answer}");

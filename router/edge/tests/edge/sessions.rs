@@ -168,7 +168,7 @@ async fn a_session_returns_to_its_region_with_its_token() {
     let token = key.issue(&region("eu-central"), daemon::clock::now());
     let anna = world.open(&[("meridian-affinity", &token)]).await;
     assert_eq!(anna.header("meridian-region"), "eu-central");
-    // A token somebody made up counts for nothing, nor does one for a region that takes nobody from here.
+    // A forged token does not count, nor does one for a region to which the plan sends no session from here.
     let forged = token.replace("eu-central", "us-west");
     let elsewhere = key.issue(&region("us-east"), daemon::clock::now());
     for token in [forged, elsewhere] {

@@ -114,8 +114,8 @@ async fn requests_and_sessions_share_the_port_in_both_versions() {
     let opened = Box::pin(client_async("ws://voice.test/v1/realtime", stream));
     let (mut session, answer) = hang_means_failure(opened).await.unwrap();
     assert_eq!(answer.headers()["meridian-region"], "eu-west");
-    // More than the sockets between us hold, and read only when all of it was said: what TLS keeps back meanwhile
-    // arrives too.
+    // More than both sockets hold, and read only after all of it was sent: the bytes that TLS holds back meanwhile
+    // arrive too.
     let said = vec![7; 100_000];
     for _ in 0..40 {
         session.feed(Message::binary(said.clone())).await.unwrap();

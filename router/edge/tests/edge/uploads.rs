@@ -168,10 +168,10 @@ async fn a_trickling_upload_opens_no_server_and_ends_with_408() {
     assert_eq!(world.metric(TOO_SLOW), Some(3.0));
 }
 
-/// Beyond what is held of an upload it is passed on as it comes, and has to keep pace there too.
+/// Beyond the held part of an upload, the edge passes it on as it comes, and the device has to keep pace there too.
 #[tokio::test]
 async fn an_upload_that_trickles_or_stops_is_given_up_and_its_server_is_not_blamed() {
-    // It takes what comes and says nothing before all of it is here.
+    // The server reads everything and answers only at the end.
     let (server, _) = stack(counts).await;
     for pause in [Duration::from_millis(50), Duration::from_secs(60)] {
         let world = with_server(server, "timeouts = { device = '300ms', answer = '15s' }").await;

@@ -36,7 +36,7 @@ async fn users_of_a_rollout_get_the_new_version_and_all_others_the_old_one() {
     let (mut snapshot, rollout) = half_way(Stack::Refuses).await;
     let world = World::of("", &snapshot);
     for (user, taken) in users(&rollout) {
-        // From whatever connection, in whatever session.
+        // On any connection, in any session.
         for session in ["one", "two"] {
             let headers = [("meridian-user", user.as_str()), ("meridian-session", session)];
             check(world.open(&headers).await, taken).await;
@@ -46,7 +46,7 @@ async fn users_of_a_rollout_get_the_new_version_and_all_others_the_old_one() {
             .explain(&world.edge.table().unwrap(), "", &user, None, daemon::clock::now())[0];
         assert_eq!(&*first.version, if taken { NEW } else { "current" });
     }
-    // Rolled back: its stack is there, and nobody is sent to it.
+    // Rolled back: its stack runs, and the edge sends no session to it.
     snapshot.plan.generation += 1;
     snapshot.plan.rollout = None;
     world.edge.apply(&snapshot);
@@ -116,7 +116,7 @@ async fn take_turn(anna: &mut Session) {
     while anna.hear().await.into_text().ok().as_deref() != Some("done") {}
 }
 
-/// Users of both versions take a turn each, and leave; how many of each, and what the edge reports of it.
+/// Users of both versions take a turn each, and leave. Returns their numbers, and the report of the edge.
 async fn turns(old: Fate, new: Fate) -> (u32, u32, Passive) {
     let mut snapshot = planned(&[
         ("eu-west", Stack::Talks(old)),

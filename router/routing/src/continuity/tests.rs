@@ -34,7 +34,7 @@ impl Region {
     }
 
     fn resumed(handover: &Handover) -> Self {
-        let wire::Message::Resume(word) = wire::Message::parse(&handover.word).unwrap() else {
+        let wire::Message::Resume(word) = wire::Message::parse(&handover.message).unwrap() else {
             panic!("it is a resume");
         };
         let state = std::str::from_utf8(word.state).unwrap();
@@ -217,9 +217,9 @@ fn play(messages: &[Vec<u8>], steps: Vec<Step>, log_bytes_max: usize) -> (Vec<St
         edge.hear();
     }
     let kept = edge.continuity.log.charged;
-    assert_eq!(budget.left() + kept, 1 << 20, "the budget is what is kept");
+    assert_eq!(budget.remaining() + kept, 1 << 20, "the budget is what is kept");
     drop(edge.continuity);
-    assert_eq!(budget.left(), 1 << 20);
+    assert_eq!(budget.remaining(), 1 << 20);
     (edge.device, edge.repeats)
 }
 
@@ -305,9 +305,9 @@ fn sessions_share_one_budget() {
     one.append(b"12345678", true);
     two.append(b"123", true);
     assert_eq!(two.log.next(), 1, "it counts, though it is not kept");
-    assert_eq!(budget.left(), 2);
+    assert_eq!(budget.remaining(), 2);
     drop(one);
-    assert_eq!(budget.left(), 10 + MESSAGE_BYTES);
+    assert_eq!(budget.remaining(), 10 + MESSAGE_BYTES);
 }
 
 #[test]
@@ -322,15 +322,15 @@ fn one_client_leaves_as_much_as_it_holds_to_others() {
         session.append(&message, true);
         sessions.push(session);
     }
-    assert_eq!(budget.left(), 500);
+    assert_eq!(budget.remaining(), 500);
     let mut other = Continuity::new(1000, budget.share(client("192.0.2.1")));
     other.append(&message, true);
     other.append(&message, true);
-    assert_eq!((other.log.charged, budget.left()), (200, 300));
+    assert_eq!((other.log.charged, budget.remaining()), (200, 300));
     assert_eq!(budget.clients().len(), 2);
     drop((sessions, other));
     assert_eq!(
-        (budget.left(), budget.clients().len()),
+        (budget.remaining(), budget.clients().len()),
         (1000, 0),
         "nothing is kept of a client"
     );
@@ -347,21 +347,21 @@ fn what_a_session_holds_is_counted_and_given_back() {
         continuity.append(b"1234", true);
     }
     let held = |log: &Log| log.bytes.capacity() + log.lengths.capacity() * size_of::<usize>();
-    let counted = (1 << 20) - budget.left();
+    let counted = (1 << 20) - budget.remaining();
     assert_eq!(counted, words * (4 + MESSAGE_BYTES));
     assert!(held(&continuity.log) <= 2 * counted);
     // All messages but the last are consumed, as with a device that streams without a pause.
     continuity.log.forget_before(words as u64 - 1);
     assert!(held(&continuity.log) <= 4 * SPARE_BYTES, "{}", held(&continuity.log));
     continuity.log.forget_before(words as u64);
-    assert_eq!((held(&continuity.log), budget.left()), (0, 1 << 20));
+    assert_eq!((held(&continuity.log), budget.remaining()), (0, 1 << 20));
     // Once the log exceeds its limit, all of it is forgotten and no longer counted.
     for _ in 0..60_000 {
         continuity.append(b"1234", true);
     }
-    assert!(budget.left() <= 1 << 20);
+    assert!(budget.remaining() <= 1 << 20);
     drop(continuity);
-    assert_eq!(budget.left(), 1 << 20);
+    assert_eq!(budget.remaining(), 1 << 20);
 }
 
 #[test]

@@ -16,8 +16,8 @@ use pingora_proxy::Session;
 use routing::breaker::Demand;
 use topology::RegionId;
 
-use super::Pingora;
 use crate::{
+    request::chooser::Chooser,
     request::ctx::Ctx,
     request::limits::Group,
     request::pingora_requester::requester_of,
@@ -31,76 +31,74 @@ const GRPC_STREAMS_MAX: usize = 100;
 /// whole `timeouts.answer`.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 
-impl Pingora {
-    /// A region for the next attempt. When all have been asked and failed, they are asked again later, a few times.
-    pub(super) async fn region(&self, session: &Session, ctx: &mut Box<Ctx>) -> Result<Box<HttpPeer>> {
-        let requester = requester_of(&self.chooser, session, ctx.table.as_deref());
-        loop {
-            let wanted = Demand {
-                has_connection: !ctx.is_grpc,
-                is_extra: ctx.retries > 0,
-            };
-            if let Some((decision, in_flight)) = self.chooser.choose(ctx, &requester, wanted) {
-                let mut peer = self.peer(decision.stack, ctx.is_grpc);
-                self.prove(&mut peer, &decision.region);
-                (ctx.decision, ctx.in_flight) = (Some(decision), Some(in_flight));
-                return Ok(peer);
-            }
-            match self.chooser.another_round(ctx) {
-                Some(pause) => tokio::time::sleep(pause).await,
-                None => return Err(Error::explain(ErrorType::HTTPStatus(503), "no region took the request")),
-            }
+/// A region for the next attempt. When all regions failed, the edge asks them again after a pause, a few times.
+pub(super) async fn region(chooser: &Chooser, session: &Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
+    let requester = requester_of(chooser, session, ctx.choice.table.as_deref());
+    loop {
+        let wanted = Demand {
+            has_connection: !ctx.is_grpc,
+            is_extra: ctx.choice.retries > 0,
+        };
+        if let Some((decision, in_flight)) = chooser.choose(ctx, &requester, wanted) {
+            let mut peer = peer(chooser, decision.stack, ctx.is_grpc);
+            prove(chooser, &mut peer, &decision.region);
+            (ctx.choice.decision, ctx.choice.in_flight) = (Some(decision), Some(in_flight));
+            return Ok(peer);
+        }
+        match chooser.another_round(&mut ctx.choice) {
+            Some(pause) => tokio::time::sleep(pause).await,
+            None => return Err(Error::explain(ErrorType::HTTPStatus(503), "no region took the request")),
         }
     }
+}
 
-    /// One of the operator's servers for the next attempt.
-    pub(super) fn server(&self, ctx: &mut Ctx, group: &Arc<Group>) -> Result<Box<HttpPeer>> {
-        let serving = group
-            .pick(&ctx.servers_tried, daemon::clock::now())
-            .ok_or_else(|| Error::explain(ErrorType::HTTPStatus(503), "no server took the request"))?;
-        ctx.servers_tried.push(serving.index);
-        let peer = self.peer(serving.address, ctx.is_grpc);
-        ctx.serving = Some(serving);
-        Ok(peer)
-    }
+/// One of the operator's servers for the next attempt.
+pub(super) fn server(chooser: &Chooser, ctx: &mut Ctx, group: &Arc<Group>) -> Result<Box<HttpPeer>> {
+    let serving = group
+        .pick(&ctx.proxied.servers_tried, daemon::clock::now())
+        .ok_or_else(|| Error::explain(ErrorType::HTTPStatus(503), "no server took the request"))?;
+    ctx.proxied.servers_tried.push(serving.index);
+    let peer = peer(chooser, serving.address, ctx.is_grpc);
+    ctx.proxied.serving = Some(serving);
+    Ok(peer)
+}
 
-    /// Lets both ends of a connection to a stack prove who they are, below pingora.
-    fn prove(&self, peer: &mut HttpPeer, region: &RegionId) {
-        let Some(identity) = self.chooser.edge.identity() else {
-            return;
-        };
-        // A connection that was proven for one region serves no other.
-        let mut hasher = DefaultHasher::new();
-        region.hash(&mut hasher);
-        peer.group_key = hasher.finish() | OF_REGIONS;
-        let limit = self.chooser.edge.config.timeouts.connect.0;
-        let proof = Proof {
-            identity: identity.clone(),
-            region: region.clone(),
-        };
-        peer.options.custom_l4 = Some(Arc::new(Connector::proving(limit, proof)));
-    }
+/// Makes both ends of a connection to a stack prove their identity, below pingora.
+fn prove(chooser: &Chooser, peer: &mut HttpPeer, region: &RegionId) {
+    let Some(identity) = chooser.edge.identity() else {
+        return;
+    };
+    // A connection that was proven for one region serves no other.
+    let mut hasher = DefaultHasher::new();
+    region.hash(&mut hasher);
+    peer.group_key = hasher.finish() | OF_REGIONS;
+    let limit = chooser.edge.config.timeouts.connect.0;
+    let proof = Proof {
+        identity: identity.clone(),
+        region: region.clone(),
+    };
+    peer.options.custom_l4 = Some(Arc::new(Connector::proving(limit, proof)));
+}
 
-    fn peer(&self, address: SocketAddr, is_grpc: bool) -> Box<HttpPeer> {
-        let timeouts = &self.chooser.edge.config.timeouts;
-        let mut peer = HttpPeer::new(address, false, String::new());
-        let options = &mut peer.options;
-        options.connection_timeout = Some(timeouts.connect.0);
-        options.total_connection_timeout = Some(timeouts.connect.0);
-        options.read_timeout = Some(timeouts.answer.0);
-        options.write_timeout = Some(timeouts.answer.0);
-        // Shorter than a stack keeps its end open, so that a request rarely meets a connection that is being closed.
-        options.idle_timeout = Some(Duration::from_secs(15));
-        options.http_upstream_request_policy = HttpUpstreamRequestPolicy {
-            // Sessions have a tunnel of their own; no other request becomes one.
-            h1_upgrade: H1UpgradePolicy::Deny,
-            ..HttpUpstreamRequestPolicy::standard()
-        };
-        if is_grpc {
-            options.alpn = ALPN::H2;
-            options.max_h2_streams = GRPC_STREAMS_MAX;
-            options.h2_ping_interval = Some(PING_INTERVAL);
-        }
-        Box::new(peer)
+fn peer(chooser: &Chooser, address: SocketAddr, is_grpc: bool) -> Box<HttpPeer> {
+    let timeouts = &chooser.edge.config.timeouts;
+    let mut peer = HttpPeer::new(address, false, String::new());
+    let options = &mut peer.options;
+    options.connection_timeout = Some(timeouts.connect.0);
+    options.total_connection_timeout = Some(timeouts.connect.0);
+    options.read_timeout = Some(timeouts.answer.0);
+    options.write_timeout = Some(timeouts.answer.0);
+    // Shorter than a stack keeps its end open, so that a request rarely meets a connection that is being closed.
+    options.idle_timeout = Some(Duration::from_secs(15));
+    options.http_upstream_request_policy = HttpUpstreamRequestPolicy {
+        // The edge serves sessions without pingora, and no other request becomes one.
+        h1_upgrade: H1UpgradePolicy::Deny,
+        ..HttpUpstreamRequestPolicy::standard()
+    };
+    if is_grpc {
+        options.alpn = ALPN::H2;
+        options.max_h2_streams = GRPC_STREAMS_MAX;
+        options.h2_ping_interval = Some(PING_INTERVAL);
     }
+    Box::new(peer)
 }

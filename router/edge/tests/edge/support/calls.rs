@@ -8,9 +8,9 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::hang_means_failure;
+use super::hang::hang_means_failure;
 
-/// The window of a device that takes what comes.
+/// The window of a device that reads everything.
 pub const WINDOW: u32 = 65_535;
 /// An answer that does not fit into a small window.
 const ANSWER_BYTES: usize = 40_000;

@@ -1,4 +1,4 @@
-//! Stacks that do with a connection what a test says, and what is said on both of its ends.
+//! Stacks that play the script of a test on a connection, and the bytes of both of its ends.
 
 use std::{
     net::SocketAddr,
@@ -13,7 +13,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-use super::{hang_means_failure, read_head};
+use super::{hang::hang_means_failure, read_head};
 
 /// A stack whose every connection is treated in this way; where it is, and how many connections it took.
 pub async fn stack<F>(treat: impl Fn(TcpStream) -> F + Send + 'static) -> (SocketAddr, Arc<AtomicUsize>)
@@ -68,7 +68,7 @@ pub async fn request(tcp: &mut TcpStream) -> Option<(String, Vec<u8>)> {
 }
 
 pub async fn say(tcp: &mut TcpStream, text: &str) {
-    // Whether the edge still listens is what a test looks at, at its other end.
+    // The test checks at its other end whether the edge still reads.
     let _ = tcp.write_all(text.as_bytes()).await;
 }
 

@@ -11,20 +11,18 @@
 
 pub mod alone;
 pub mod calls;
+pub mod hang;
 pub mod http;
 pub mod lateness;
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use edge::{
-    Config, Edge,
-    accept::access::{self, Access},
-    accept::listener,
-    accept::tls::Tls,
-    accept::workers::Workers,
+    Config, Edge, accept::documents::Documents, accept::listener, accept::tls::Tls, accept::workers::Workers,
     metrics::Metrics,
 };
 use futures_util::{SinkExt as _, StreamExt as _};
+pub use hang::{HANGS_AFTER, hang_means_failure};
 use identity::Identity;
 use prometheus_client::registry::Registry;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -51,10 +49,7 @@ use tokio_util::sync::CancellationToken;
 use topology::{Component, Moment, RegionId, Rollout, Snapshot, fixtures::three_primaries, snapshot::digest};
 use wire::{Checkpoint, Trouble, Turn};
 
-/// Nothing here takes longer unless it hangs.
-pub const HANGS_AFTER: Duration = Duration::from_secs(20);
-
-/// How a fake stack treats a connection.
+/// The behaviour of a fake stack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stack {
     /// Takes the session and sends every message back.
@@ -73,9 +68,9 @@ pub enum Stack {
     Closes(u16),
     /// Answers 101 before it has read anything, then sends every byte back, unmasked as a region must.
     Eager,
-    /// Takes the session with a compression nobody asked for.
+    /// Takes the session with a compression that the edge did not offer.
     Compresses,
-    /// Serves HTTP, with keep-alive, and tells what it was asked.
+    /// Serves HTTP, with keep-alive, and answers with the request that it got.
     Http,
     /// The same, and every answer says how loaded it is: sessions, of 100.
     LoadedHttp(u32),
@@ -90,11 +85,11 @@ pub enum Stack {
     Talks(Fate),
     /// Speaks of session continuity, HTTP to devices that ask for no session, and gRPC to those that call.
     Serves(Fate),
-    /// The same, but every other request is answered with what is not HTTP.
+    /// The same, but answers every other request with bytes that are not HTTP.
     ServesNonsense,
-    /// The same, but every other request is answered with a change of protocol that nobody asked for.
+    /// The same, but answers every other request with a change of protocol that was not requested.
     ServesSwitching,
-    /// Answers every request, for a session too, with what is not HTTP.
+    /// Answers every request, also for a session, with bytes that are not HTTP.
     Babbles,
 }
 
@@ -107,7 +102,7 @@ pub enum Fate {
     DiesAfterEvents(usize),
     /// Its socket dies in the middle of an event, after so many whole ones.
     DiesInEvent(usize),
-    /// After so many events its socket says what is not WebSocket.
+    /// After this many events it sends bytes that are not WebSocket.
     BabblesAfterEvents(usize),
     /// Its socket dies after it took in so many messages of the device.
     DiesAfterMessages(u64),
@@ -141,7 +136,7 @@ pub async fn stack(behaviour: Stack) -> SocketAddr {
     address
 }
 
-/// An address where nobody listens, and nobody can until the test ends: it stays bound.
+/// An address without a listener, which stays bound until the test ends.
 fn refusing() -> SocketAddr {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
@@ -401,7 +396,7 @@ impl Talk {
         Some(())
     }
 
-    /// How it stands, then what it has to say, then how it stands then.
+    /// Sends a checkpoint, then its events, then another checkpoint.
     async fn say(&mut self) -> Option<()> {
         self.report().await?;
         let mut is_over = false;
@@ -609,11 +604,11 @@ impl World {
         let tls = Tls::load(&config.tls, std::path::Path::new(""), metrics.clone()).unwrap();
         let tls = tls.map(Arc::new);
         let claimed = listener::claim(&config, tls.as_ref(), None).unwrap();
-        let access = Access::load(&config.auth, &config.state_dir, metrics.clone()).unwrap();
-        let follows = access.is_some();
+        let documents = Documents::load(&config.auth, &config.state_dir, metrics.clone()).unwrap();
+        let access = documents.as_ref().map(Documents::access);
         let edge = Arc::new(Edge::new(config, metrics).with_access(access).with_identity(identity));
-        if follows {
-            tokio::spawn(access::follow(edge.clone()));
+        if let Some(documents) = documents {
+            tokio::spawn(documents.follow(edge.clone()));
         }
         edge.apply(snapshot);
         let listeners = claimed.listen().unwrap();
@@ -678,7 +673,7 @@ impl World {
         serde_json::from_str(body).unwrap_or_else(|_| serde_json::json!({ "refused": answer }))
     }
 
-    /// Where a region's first stack is.
+    /// The address of a region's first stack.
     pub fn stack_of(&self, name: &str) -> SocketAddr {
         let table = self.edge.table().unwrap();
         let found = table.regions().find(|(known, _)| known.as_str() == name);
@@ -786,7 +781,7 @@ pub async fn ask(address: SocketAddr, request: &str) -> String {
     String::from_utf8(answer).unwrap()
 }
 
-/// Leaves this process so many open files more, until what is returned is dropped. For tests in a process of their own.
+/// Leaves this process only this many further open files, until the result is dropped. For tests in a process of their own.
 pub fn leave_open_files(free: usize) -> Vec<std::fs::File> {
     let numbers = std::fs::read_dir("/proc/self/fd").unwrap();
     let numbers = numbers.filter_map(|entry| entry.unwrap().file_name().to_str()?.parse::<u64>().ok());
@@ -800,11 +795,7 @@ pub fn leave_open_files(free: usize) -> Vec<std::fs::File> {
     taken
 }
 
-pub async fn hang_means_failure<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(HANGS_AFTER, future).await.expect("it hangs")
-}
-
-/// A whole edge process, started from what lies in a folder; announces itself when it takes devices.
+/// A whole edge process, started from the files of a folder; it announces itself when it accepts devices.
 pub async fn process(
     changes: &str,
     folder: &std::path::Path,

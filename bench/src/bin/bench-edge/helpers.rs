@@ -1,5 +1,5 @@
-//! The helpers of the bench as processes: started by it, told what to do by lines of JSON on their standard input, and gone
-//! when it is.
+//! The helpers of the bench are processes: the bench starts them and sends orders as lines of JSON to their standard input, and they
+//! end with it.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -15,8 +15,9 @@ use tokio::{
 };
 
 use crate::{
-    clients::{Devices, Order, Standing},
-    upstream::{self, Manner},
+    clients::{Counts, Devices, Order},
+    open_files::raise_open_files,
+    upstream::{self, Behaviour},
 };
 
 /// Name of the role of [`Upstream`].
@@ -24,7 +25,6 @@ pub(crate) const UPSTREAM: &str = "upstream";
 /// Name of the role of [`Clients`].
 pub(crate) const CLIENTS: &str = "clients";
 
-/// A helper.
 struct Helper {
     child: Child,
     orders: ChildStdin,
@@ -33,7 +33,7 @@ struct Helper {
 
 impl Helper {
     fn start(role: &str) -> anyhow::Result<Self> {
-        let program = std::env::current_exe().context("where is this program?")?;
+        let program = std::env::current_exe().context("cannot find the path of this program")?;
         let mut child = Command::new(program)
             .arg(role)
             .stdin(Stdio::piped())
@@ -57,10 +57,10 @@ impl Helper {
         Ok(serde_json::from_str(&answer)?)
     }
 
-    /// Ends it and waits until it is gone, so that it is no load on what is measured next.
+    /// Ends it and waits for its end, so that it does not disturb the next measurement.
     async fn end(mut self) {
         drop(self.orders);
-        // It ends with its input; an error would mean that it has ended already.
+        // The helper ends with its input; an error means that it has ended already.
         let _ = self.child.wait().await;
     }
 }
@@ -68,19 +68,16 @@ impl Helper {
 /// A stack behind the proxies.
 pub(crate) struct Upstream {
     helper: Helper,
-    /// Where it listens.
     pub(crate) address: SocketAddr,
 }
 
 impl Upstream {
-    /// Starts one.
-    pub(crate) async fn start(manner: Manner) -> anyhow::Result<Self> {
+    pub(crate) async fn start(manner: Behaviour) -> anyhow::Result<Self> {
         let mut helper = Helper::start(UPSTREAM)?;
         let address = helper.ask(&manner).await?;
         Ok(Self { helper, address })
     }
 
-    /// Ends it.
     pub(crate) async fn end(self) {
         self.helper.end().await;
     }
@@ -90,17 +87,15 @@ impl Upstream {
 pub(crate) struct Clients(Helper);
 
 impl Clients {
-    /// Starts the process.
     pub(crate) fn start() -> anyhow::Result<Self> {
         Helper::start(CLIENTS).map(Self)
     }
 
-    /// They do as told; how it stands then.
-    pub(crate) async fn tell(&mut self, order: &Order) -> anyhow::Result<Standing> {
+    /// Sends an order, and returns the counts after it.
+    pub(crate) async fn tell(&mut self, order: &Order) -> anyhow::Result<Counts> {
         self.0.ask(order).await
     }
 
-    /// They hang up and end.
     pub(crate) async fn end(self) {
         self.0.end().await;
     }
@@ -108,8 +103,8 @@ impl Clients {
 
 /// Plays a role, in the process of a helper, until its input ends.
 pub(crate) fn play(role: &str) -> anyhow::Result<()> {
-    crate::raise_open_files();
-    // One thread: a load generator that spreads over the cores would take them from what is measured.
+    raise_open_files();
+    // One thread: a load generator on all cores would take them from the proxy.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut orders = orders();
@@ -127,14 +122,14 @@ pub(crate) fn play(role: &str) -> anyhow::Result<()> {
         let mut devices = Devices::new();
         while let Some(order) = orders.recv().await {
             let order: Order = serde_json::from_str(&order)?;
-            let standing = devices.obey(order).await;
-            println!("{}", serde_json::to_string(&standing)?);
+            let counts = devices.obey(order).await;
+            println!("{}", serde_json::to_string(&counts)?);
         }
         Ok(())
     })
 }
 
-/// The lines of standard input, until it ends. A thread reads them, and is left behind waiting when the process ends.
+/// The lines of standard input, until it ends. A thread reads them, and ends with the process.
 fn orders() -> mpsc::Receiver<String> {
     let (sender, orders) = mpsc::channel(1);
     std::thread::spawn(move || {

@@ -1,0 +1,226 @@
+//! The search for the next stack of a session that leaves its own.
+
+use std::{pin::pin, sync::Arc, time::Duration};
+
+use bytes::BytesMut;
+use identity::Link;
+use routing::{Affinity, Decision, Tried, User, continuity::LeaveReason, pick};
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::{Instant, timeout_at},
+};
+use topology::Moment;
+
+use crate::{
+    Edge,
+    edge::AtStack,
+    fault::Fault,
+    session::ask::{Asked, ask, not_taken},
+    session::caller::Caller,
+    stacks::fleet_view::Picked,
+};
+
+/// When no region takes a session that lost its own, the edge asks them again after a pause: one may just be starting. Each
+/// session draws a pause of its own, up to this long at first ("full jitter"), so that sessions that lost a region together do
+/// not ask together.
+const ROUND_PAUSE: Duration = Duration::from_millis(100);
+/// It doubles with every round, up to this: a region that comes back is found within a second or two.
+const ROUND_PAUSE_MAX: Duration = Duration::from_secs(2);
+/// A session in the queue of a stack checks this often whether the stack is still the right one. Short against the wait for an
+/// answer (`timeouts.upgrade`), or the sessions behind a frozen stack run out of time in its queue.
+const GATE_LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// The stack that a session needs which leaves its own.
+pub(super) struct Wanted<'a> {
+    pub(super) caller: &'a Caller,
+    /// The version of the stack that it leaves.
+    pub(super) version: &'a str,
+    /// The region that it leaves, if another stack of that region may take it.
+    pub(super) stays: Option<Affinity>,
+    /// Whether only a region that the plan gives its home may take it.
+    pub(super) planned_only: bool,
+    pub(super) why: LeaveReason,
+}
+
+/// A stack that goes on with a session.
+pub(super) struct Found {
+    pub(super) decision: Box<Decision>,
+    pub(super) at_stack: AtStack,
+    pub(super) stream: Link,
+    pub(super) early: BytesMut,
+    /// Issue time of the session's id at that stack.
+    pub(super) issued_at: Moment,
+}
+
+/// Asks stacks until one goes on with the session, or until the deadline. A session that still has a stack does not wait.
+pub(super) async fn find_next(
+    edge: &Arc<Edge>,
+    wanted: &Wanted<'_>,
+    request: &[u8],
+    tried: &mut Tried,
+) -> Option<Found> {
+    let Wanted {
+        caller,
+        version,
+        stays,
+        planned_only,
+        why,
+    } = wanted;
+    let user = User {
+        name: &caller.user,
+        version: Some(version),
+    };
+    let give_up_at = Instant::now() + edge.config.continuity.deadline.0;
+    let (mut pause_max, mut failed) = (ROUND_PAUSE, Vec::new());
+    loop {
+        let table = edge.table()?;
+        let picked = edge.fleet.pick_and_look(
+            &table,
+            &caller.session_key,
+            user,
+            stays.as_ref(),
+            tried,
+            daemon::clock::now(),
+        );
+        // A round is over when the edge has asked every stack, or has no room to ask any.
+        let (picked, lacks_room) = match picked {
+            Some(picked) if !edge.admission.is_exhausted() => (Some(Box::new(picked)), false),
+            picked => (None, picked.is_some()),
+        };
+        let Some(picked) = picked else {
+            let pause = rand::random_range(Duration::ZERO..=pause_max);
+            let session = caller.logged_key();
+            let asked = std::mem::take(&mut failed).join("; ");
+            let gives_up = why.is_optional() || Instant::now() + pause > give_up_at;
+            let request_id = caller.id.as_str();
+            tracing::info!(
+                %request_id,
+                session,
+                asked,
+                lacks_room,
+                gives_up,
+                "no region goes on with a session"
+            );
+            if gives_up {
+                return None;
+            }
+            tokio::time::sleep(pause).await;
+            pause_max = (2 * pause_max).min(ROUND_PAUSE_MAX);
+            // The edge asked no stack while it lacked room, so the tried stacks stay tried: the lost one, for example.
+            if !lacks_room {
+                tried.clear();
+            }
+            continue;
+        };
+        if *planned_only && !matches!(picked.decision.why, pick::Rule::Share(_) | pick::Rule::Overflow) {
+            return None;
+        }
+        let gate = edge.fleet.gate(picked.decision.stack);
+        let Some(_permit) = wait_for_slot(edge, &picked, &gate, give_up_at).await else {
+            if Instant::now() >= give_up_at {
+                return None;
+            }
+            continue;
+        };
+        let decision = Box::new(picked.decision);
+        let at_stack = edge.begins(&decision);
+        let issued_at = daemon::clock::now().max(caller.issued_at + Duration::from_millis(1));
+        let id = caller.session_id(edge, &decision, issued_at);
+        // Before the empty line that ends the head.
+        let lines = request.strip_suffix(b"\r\n").unwrap_or(request);
+        let request = [lines, format!("{}: {id}\r\n\r\n", wire::SESSION_HEADER).as_bytes()].concat();
+        match ask(edge, &decision, &request, &caller.id).await {
+            Ok(Asked::Accepted(accepted)) if accepted.carries_on => {
+                return Some(Found {
+                    decision,
+                    at_stack,
+                    stream: accepted.stream,
+                    early: accepted.early,
+                    issued_at,
+                });
+            }
+            Ok(_) => failed.push(format!("{} does not go on with sessions of others", decision.region)),
+            Err(failure) => {
+                let fault = not_taken(edge, &decision, &failure);
+                failed.push(format!("{} {failure}", decision.region));
+                if fault == Fault::Edge && why.is_optional() {
+                    return None;
+                }
+                // This edge had no descriptor or port to ask the stack. The loop pauses until it may have one.
+                if failure.is_local() {
+                    continue;
+                }
+            }
+        }
+        tried.stack(&decision.region, decision.stack);
+    }
+}
+
+/// Waits for a slot among the sessions that ask a stack at once. `None` when the time is up, or when the decision no longer
+/// holds: there is a newer plan, or this edge ejected the stack or lost sight of its region since it picked the stack.
+async fn wait_for_slot<'g>(
+    edge: &Edge,
+    Picked { decision, was_out }: &Picked,
+    gate: &'g Semaphore,
+    give_up_at: Instant,
+) -> Option<SemaphorePermit<'g>> {
+    let is_out = || {
+        let now = daemon::clock::now();
+        edge.fleet.is_out(&decision.region, decision.stack, now)
+    };
+    let mut slot = pin!(gate.acquire());
+    loop {
+        let look_at = (Instant::now() + GATE_LOOK_EVERY).min(give_up_at);
+        let taken = timeout_at(look_at, slot.as_mut()).await;
+        let is_planned = edge.table().is_some_and(|table| table.number() == decision.plan);
+        if !is_planned || (!*was_out && is_out()) {
+            return None;
+        }
+        match taken {
+            Ok(permit) => return permit.ok(),
+            Err(_) if Instant::now() >= give_up_at => return None,
+            Err(_) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use daemon::config::Rules as _;
+    use prometheus_client::registry::Registry;
+    use topology::{fixtures::three_primaries, snapshot::digest};
+
+    use super::*;
+    use crate::{Config, metrics::Metrics};
+
+    /// Regression: a stack that the edge ejected between the choice and the wait counted as one that was out all along. The session
+    /// waited for it until its deadline, while other stacks worked.
+    #[tokio::test(start_paused = true)]
+    async fn a_stack_that_went_out_since_it_was_picked_is_not_waited_for() {
+        let config: Config = daemon::config::parse("test", Config::EXAMPLE).unwrap();
+        let edge = Edge::new(config, Metrics::new(&mut Registry::default()));
+        let mut snapshot = three_primaries();
+        snapshot.plan.documents = digest(&snapshot.topology, snapshot.dns_ttl_s, &snapshot.probe);
+        edge.apply(&snapshot);
+        let (table, tried, now) = (edge.table().unwrap(), Tried::default(), daemon::clock::now());
+        let picked = edge
+            .fleet
+            .pick_and_look(&table, "anna", User::default(), None, &tried, now);
+        let mut picked = picked.unwrap();
+        assert!(!picked.was_out);
+        let (region, stack) = (picked.decision.region.clone(), picked.decision.stack);
+        let ejected = (0..100).any(|_| edge.fleet.refused(&region, stack, "no answer", now).is_some());
+        assert!(ejected);
+
+        // Other sessions have all slots and give none back.
+        let gate = Semaphore::new(0);
+        let began = Instant::now();
+        let deadline = began + Duration::from_secs(5);
+        assert!(wait_for_slot(&edge, &picked, &gate, deadline).await.is_none());
+        assert!(Instant::now() <= began + 2 * GATE_LOOK_EVERY, "{:?}", began.elapsed());
+        // The edge picks a stack that is out only when there is no other.
+        picked.was_out = true;
+        assert!(wait_for_slot(&edge, &picked, &gate, deadline).await.is_none());
+        assert!(Instant::now() >= deadline, "{:?}", began.elapsed());
+    }
+}
