@@ -10,7 +10,6 @@ use std::{
 };
 
 use serde::Deserialize;
-use sha2::{Digest, Sha256};
 use tokio_rustls::rustls::crypto::ring;
 use ureq::{
     Agent, Body, ResponseExt as _,
@@ -19,10 +18,7 @@ use ureq::{
 };
 use url::Url;
 
-use crate::{
-    fetch::{FetchError, Progress},
-    manifest::Package,
-};
+use crate::{error::FetchError, hash::hash_of, manifest::Package, progress::Progress};
 
 /// A server that says nothing for this long is given up.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
@@ -207,21 +203,6 @@ fn go_on(agent: &Agent, url: &Url, bytes: u64, part: &Path, progress: &dyn Progr
         });
     }
     Ok(())
-}
-
-/// SHA-256 of a file in hexadecimal.
-pub(crate) fn hash_of(path: &Path) -> Result<String, FetchError> {
-    let hash = || -> io::Result<String> {
-        let mut file = fs::File::open(path)?;
-        let (mut hasher, mut buffer) = (Sha256::new(), vec![0; 1 << 20]);
-        loop {
-            match file.read(&mut buffer)? {
-                0 => return Ok(hex::encode(hasher.finalize())),
-                read => hasher.update(&buffer[..read]),
-            }
-        }
-    };
-    hash().map_err(FetchError::disk(path))
 }
 
 #[cfg(test)]

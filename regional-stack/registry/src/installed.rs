@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    download::hash_of,
+    hash::hash_of,
     manifest::{Model, Task},
 };
 

@@ -4,13 +4,18 @@
 //! No model runs here, and nothing links libtorch: the command that fetches models must start on any machine.
 
 mod download;
+mod error;
 pub mod fetch;
 mod flatbuffer;
+mod hash;
 pub mod installed;
 pub mod manifest;
 mod moonshine;
+mod progress;
 mod safetensors;
 
-pub use fetch::{FetchError, Progress, fetch};
+pub use error::FetchError;
+pub use fetch::fetch;
 pub use installed::{IN_USE, InUse, State};
 pub use manifest::{Manifest, Model};
+pub use progress::Progress;
