@@ -47,7 +47,7 @@ impl Session {
             return;
         }
         let start = Instant::now();
-        let heard = dialogue::understand(&self.dialogue, &turn.transcript, asr_confidence, now);
+        let heard = dialogue::understand(&self.device.dialogue, &turn.transcript, asr_confidence, now);
         let nlu = start.elapsed();
         turn.nlu = Some(nlu);
         let offered = response.wishes.tools.as_ref().unwrap_or(&self.settings.tools);
@@ -73,8 +73,8 @@ impl Session {
             return;
         }
         let is_again = matches!(response.wishes.question, Some(Question::Again(_)));
-        let mut unchanged = is_again.then(|| self.dialogue.clone());
-        let dialogue = unchanged.as_mut().unwrap_or(&mut self.dialogue);
+        let mut unchanged = is_again.then(|| self.device.dialogue.clone());
+        let dialogue = unchanged.as_mut().unwrap_or(&mut self.device.dialogue);
         let reply = dialogue::act(dialogue, &heard, now);
         let skill = start.elapsed() - nlu;
         turn.intent = heard.command.intent().into();
@@ -82,7 +82,9 @@ impl Session {
         let slots = heard.command.slots().into_iter();
         turn.slots = slots.map(|(name, value)| (name.into(), value)).collect();
         turn.skill = Some(skill);
-        self.unsaved |= !is_again;
+        if !is_again {
+            self.device.note_change();
+        }
         self.observe(Stage::Nlu, nlu);
         self.observe(Stage::Skill, skill);
         // The recogniser is too unsure that somebody spoke to the assistant, so the session goes on as before.
@@ -233,10 +235,10 @@ impl Session {
 
     pub(super) fn fail(&mut self, error: &ApiError, component: Component) {
         if error.code == GPU_MEMORY {
-            self.told.ran_out_of_gpu_memory();
+            self.edge.turns.ran_out_of_gpu_memory();
         }
         if let Some(response) = self.responses.active().filter(|_| error.blames_region()) {
-            self.told.end(response.turn.word(Some(component)));
+            self.edge.turns.end(response.turn.word(Some(component)));
         }
         let details = json!({ "type": "failed", "error": {
             "type": error.kind(), "code": error.code, "message": error.message,
@@ -259,7 +261,7 @@ impl Session {
             if self.settings.ours {
                 self.outbox.push(response.report("completed", region));
             }
-            self.told.end(response.turn.word(None));
+            self.edge.turns.end(response.turn.word(None));
             self.count(TurnOutcome::Completed);
             return;
         }
@@ -292,7 +294,7 @@ impl Session {
             response.sent = end;
         }
         if frame.ends_response == Some(response.number) {
-            self.told.end(response.turn.word(None));
+            self.edge.turns.end(response.turn.word(None));
             self.responses.end();
             self.count(TurnOutcome::Completed);
             self.next_wanted(now);

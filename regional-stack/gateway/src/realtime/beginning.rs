@@ -62,7 +62,7 @@ pub(super) async fn open(
         Begin::Here { opening, continuity } => {
             let (mut session, claim) = Session::new(Arc::clone(stack), *opening);
             if continuity {
-                session.begin_reports();
+                session.begin_checkpoints();
             }
             Ok((Box::new(session), claim))
         }
@@ -73,14 +73,14 @@ pub(super) async fn open(
                 Err(_) => tracing::warn!("a checkpoint that was kept for a session did not come"),
             }
             let (mut session, claim) = Session::new(Arc::clone(stack), *opening);
-            session.begin_reports();
+            session.begin_checkpoints();
             Ok((Box::new(session), claim))
         }
         Begin::Carried { zone, id } => {
             let session = timeout(REPLAY_LIMIT, resume(stack, stream)).await;
             let mut session = session.unwrap_or(Err(ResumeError::Nothing))?;
-            if session.dialogue.zone.is_none() {
-                session.dialogue.set_zone(zone);
+            if session.device.dialogue.zone.is_none() {
+                session.device.dialogue.set_zone(zone);
             }
             // The device is told with the next `session.updated`.
             if let Some(id) = id.filter(|id| name_of(id) == session.name()) {

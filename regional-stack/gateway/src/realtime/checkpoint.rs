@@ -16,17 +16,19 @@ use super::{
     audio_input::{AudioInput, CarriedAudioInput, InputOffset, Rebuild},
     client::{Body, ClientEvent, NewItem, NewKind},
     conversation::Items,
+    device::Device,
+    edge_reports::EdgeReports,
+    input::Input,
     items::Item,
     outbox::{CarriedOutbox, Outbox},
     recognising::{Hearings, Source},
-    reports::Reports,
+    reports::CheckpointReports,
     response::{Asked, Response},
     responses::{CarriedResponses, Responses},
     session::Session,
     settings::Settings,
     snapshot::Snapshot,
     sound::{self, sound_of},
-    turns::Turns,
 };
 use crate::{
     config::CheckpointVersion,
@@ -122,41 +124,41 @@ fn never() -> Moment {
 
 impl Session {
     /// From here on the edge is told what it needs to carry the session elsewhere.
-    pub(super) fn begin_reports(&mut self) {
-        self.reports = Some(Reports::default());
+    pub(super) fn begin_checkpoints(&mut self) {
+        self.edge.checkpoints = Some(CheckpointReports::default());
     }
 
     /// Owes the edge a checkpoint if it does not know how many of the client's messages are consumed.
     pub(super) fn note_report_time(&mut self, now: Moment) {
-        let holds_alarm = self.dialogue.pending() > 0;
-        if let Some(reports) = &mut self.reports {
+        let holds_alarm = self.device.dialogue.pending() > 0;
+        if let Some(reports) = &mut self.edge.checkpoints {
             reports.note_time(self.consumed, holds_alarm, now);
         }
     }
 
     /// When the edge got the last checkpoint on this connection.
     pub(super) fn last_checkpoint(&self) -> Option<Moment> {
-        self.reports.as_ref().and_then(Reports::last)
+        self.edge.checkpoints.as_ref().and_then(CheckpointReports::last)
     }
 
     /// Whether a checkpoint must go before the next event.
     pub(super) fn owes_checkpoint(&self) -> bool {
-        self.reports.as_ref().is_some_and(|reports| {
+        self.edge.checkpoints.as_ref().is_some_and(|reports| {
             self.outbox.has_changed() || reports.is_due() || (reports.says_busy() && self.is_quiet())
         })
     }
 
     /// Whether the session could leave its edge or its region now without anybody noticing.
     fn is_quiet(&self) -> bool {
-        self.is_between_turns() && !self.audio_input.holds_uncommitted()
+        self.is_between_turns() && !self.input.buffer.holds_uncommitted()
     }
 
     /// The checkpoint that goes next.
     pub(super) fn checkpoint(&mut self, key: &CheckpointKey, now: Moment) -> Vec<u8> {
         let busy = !self.is_quiet();
-        let needed = self.hearing.needed_from(self.audio_input.begin());
-        let next = (self.consumed, self.audio_input.offset());
-        let Some(reports) = &mut self.reports else {
+        let needed = self.hearing.needed_from(self.input.buffer.begin());
+        let next = (self.consumed, self.input.buffer.offset());
+        let Some(reports) = &mut self.edge.checkpoints else {
             return Vec::new();
         };
         let audio_from = reports.needed_from(needed, next);
@@ -194,7 +196,7 @@ impl Session {
         let forgotten = self.items.len().saturating_sub(items_max);
         let responses = self.responses.carry();
         let dialogue = match packing {
-            Packing::Plain => Some(previous::Dialogue::of(&self.dialogue)),
+            Packing::Plain => Some(previous::Dialogue::of(&self.device.dialogue)),
             Packing::Deflated => None,
         };
         Written {
@@ -203,18 +205,18 @@ impl Session {
             id: &self.id,
             model: &self.model,
             settings: &self.settings,
-            audio_input: self.audio_input.carry(),
+            audio_input: self.input.buffer.carry(),
             audio_from,
-            next_item: &self.next_item,
+            next_item: &self.input.item,
             items: self.items.iter().skip(forgotten).collect(),
             hearing: &self.hearing,
             response: responses.active,
             wanted: responses.wanted,
             asked: responses.asked,
             dialogue,
-            memory: &self.dialogue,
-            revision: self.revision,
-            rung: &self.rung,
+            memory: &self.device.dialogue,
+            revision: self.device.revision,
+            rung: &self.device.rung,
             turns: responses.turns,
             responses: responses.number,
             outbox: self.outbox.carry(),
@@ -245,13 +247,14 @@ impl Session {
             (audio_input, Vec::new())
         });
         let lost_speech = is_broken && (carried.next_item.is_some() || !carried.audio_input.is_empty());
+        let dialogue = carried.memory.or(carried.dialogue);
+        let dialogue = dialogue.map_or_else(|| stack.new_dialogue(), |memory| memory.at(stack.config.home_city));
         let mut session = Self {
             stack: Arc::clone(stack),
             id: carried.id,
             model: carried.model,
             settings: carried.settings,
-            audio_input,
-            next_item: carried.next_item,
+            input: Input::new(audio_input, carried.next_item),
             items: carried.items,
             hearing: carried.hearing,
             responses: Responses::restore(CarriedResponses {
@@ -261,23 +264,17 @@ impl Session {
                 turns: carried.turns,
                 number: carried.responses,
             }),
-            dialogue: carried
-                .memory
-                .or(carried.dialogue)
-                .map_or_else(|| stack.new_dialogue(), |memory| memory.at(stack.config.home_city)),
-            revision: revision_after(carried.revision, now),
-            rung: carried.rung,
-            unsaved: true,
+            device: Device::new(dialogue, revision_after(carried.revision, now), carried.rung),
             outbox: Outbox::restore(carried.outbox),
-            rest: None,
             consumed: if resume.is_broken {
                 resume.first
             } else {
                 resume.consumed
             },
-            told: Turns::default(),
-            reports: Some(Reports::after(carried.audio_from)),
-            load_reports: None,
+            edge: EdgeReports {
+                checkpoints: Some(CheckpointReports::after(carried.audio_from)),
+                ..EdgeReports::default()
+            },
         };
         for _ in 0..resume.delivered {
             let delivered = session.outbox.pop().ok_or(RestoreError::Delivered)?;
@@ -285,7 +282,7 @@ impl Session {
         }
         session.speak_again();
         if is_broken {
-            session.begin_reports();
+            session.begin_checkpoints();
             if lost_speech || !session.hearing.is_empty() {
                 session.ask_to_repeat(now);
             }
@@ -378,7 +375,7 @@ pub(crate) fn restore_and_write(stack: &Arc<Stack>, state: &[u8]) {
             continue;
         };
         session.ring(NOW);
-        if let Some(written) = session.state((0, session.audio_input.offset())) {
+        if let Some(written) = session.state((0, session.input.buffer.offset())) {
             match Carried::read(&written) {
                 Ok(written) => assert!(written.form == form::TODAY && written.id == session.id),
                 // Its counts passed the greatest that a state may have.

@@ -21,6 +21,7 @@ use topology::Moment;
 use super::{
     beginning::{Begin, open},
     closing::{Closing, no_room, taken_over, unfinished, unreadable},
+    edge_reports::AskedReports,
     held::Held,
     opening::STORE_LIMIT,
     sending::Outgoing,
@@ -51,16 +52,14 @@ const TOUCH_EVERY: Duration = Duration::from_secs(60);
 /// A session that an edge carried here cannot go on here. Edge and stack agree on close codes from 4000 on.
 const CANNOT_RESUME: u16 = 4001;
 
-/// Serves one session until it ends. `tells_load` and `tells_turns`: whether an edge asked for the load of the stack, and for the
-/// outcome of turns.
+/// Serves one session until it ends.
 pub(super) async fn run(
     stack: &Arc<Stack>,
     sink: SplitSink<WebSocket, Message>,
     mut stream: SplitStream<WebSocket>,
     place: &Place,
     begin: Begin,
-    tells_load: bool,
-    tells_turns: bool,
+    asked: AskedReports,
 ) {
     let meter = &*place.meter;
     stack.metrics.sessions.inc();
@@ -69,22 +68,17 @@ pub(super) async fn run(
     // Boxed: otherwise the task of every session would keep the memory that opening it took.
     let (id, ended) = match Box::pin(open(stack, begin, &mut stream)).await {
         Ok((mut session, claim)) => {
-            if tells_turns {
-                session.told.ask();
-            }
-            if tells_load {
-                session.begin_load_reports(daemon::clock::now());
-            }
+            session.begin_reports(asked, daemon::clock::now());
             // The messages from another region are read: their share of the room is free again.
             drop(meter.take_share());
             let name = session.name().to_owned();
             tracing::info!(session = logged(&name), "session opened");
             let ended = Box::pin(converse(stack, &mut session, &claim, place, &mut stream, &out)).await;
             if matches!(ended, Ok(ClosedReason::Moved)) {
-                forget(stack, &name, session.revision).await;
+                forget(stack, &name, session.device.revision).await;
             } else if claim.may_save() {
                 let memory = Memory {
-                    may_go_on_elsewhere: session.reports.is_some() && is_unexplained(&ended),
+                    may_go_on_elsewhere: session.is_carried() && is_unexplained(&ended),
                     ..session.memory()
                 };
                 save(stack, &name, memory).await;

@@ -24,38 +24,40 @@ use crate::{
 impl Session {
     pub(super) fn append(&mut self, audio: &str, about: Option<String>, now: Moment) -> Result<(), Refusal> {
         let audio = sound::decode(audio)?;
-        if let Some(reports) = &mut self.reports {
-            reports.note(self.consumed, self.audio_input.offset());
+        if let Some(reports) = &mut self.edge.checkpoints {
+            reports.note(self.consumed, self.input.buffer.offset());
         }
         if !Rest::is_long(&audio) {
             return self.listen(&audio, now);
         }
-        if !self.audio_input.has_room_for(audio.len()) {
+        if !self.input.buffer.has_room_for(audio.len()) {
             return Err(self.buffer_full());
         }
-        self.rest = Some(Rest::new(audio, about));
+        self.input.rest = Some(Rest::new(audio, about));
         Ok(())
     }
 
     /// Listens to the next second of a long message and returns whether there is more. The caller must go on until there is
     /// none before it does anything else with the session.
     pub(super) fn listen_on(&mut self, now: Moment) -> bool {
-        let Some(mut rest) = self.rest.take() else { return false };
+        let Some(mut rest) = self.input.rest.take() else {
+            return false;
+        };
         if let Err(refusal) = self.listen(rest.take_mouthful(), now) {
             self.refuse(&refusal, rest.about());
         }
         let has_more = rest.has_more();
-        self.rest = Some(rest).filter(|_| has_more);
+        self.input.rest = Some(rest).filter(|_| has_more);
         has_more
     }
 
     /// Whether there is more of a long message, and utterances have to be recognised before it can be listened to.
     pub(super) fn must_hear_first(&self) -> bool {
-        self.rest.is_some() && self.hearing.free() < MOUTHFUL_UTTERANCES
+        self.input.rest.is_some() && self.hearing.free() < MOUTHFUL_UTTERANCES
     }
 
     fn listen(&mut self, audio: &[u8], now: Moment) -> Result<(), Refusal> {
-        let noticed = self.audio_input.append(audio).map_err(|_| self.buffer_full())?;
+        let noticed = self.input.buffer.append(audio).map_err(|_| self.buffer_full())?;
         // An utterance that could not be taken does not keep the next ones from being taken.
         let mut refused = Ok(());
         for noticed in noticed {
@@ -63,13 +65,13 @@ impl Session {
                 Noticed::Started { at_ms, interrupts } => {
                     let item = new_id("item");
                     self.outbox.push(events::speech_started(&item, at_ms));
-                    self.next_item = Some(item);
+                    self.input.item = Some(item);
                     if interrupts && self.turn_detection().interrupt_response {
                         self.interrupt(now);
                     }
                 }
                 Noticed::Stopped { at_ms, utterance } => {
-                    let item = self.next_item.take().unwrap_or_else(|| new_id("item"));
+                    let item = self.input.take_item();
                     self.outbox.push(events::speech_stopped(&item, at_ms));
                     let answer = self.turn_detection().create_response;
                     match self.take_utterance(&item, utterance) {
@@ -104,9 +106,9 @@ impl Session {
         // The client decides what is answered.
         self.responses.forget_interrupted();
         // With turn detection on, the buffer holds only the sound of the room before speech begins.
-        let is_speech = self.settings.turn_detection.is_none() || self.audio_input.is_hearing_speech();
-        let utterance = self.audio_input.commit();
-        let item = self.next_item.take().unwrap_or_else(|| new_id("item"));
+        let is_speech = self.settings.turn_detection.is_none() || self.input.buffer.is_hearing_speech();
+        let utterance = self.input.buffer.commit();
+        let item = self.input.take_item();
         let heard_ms = (audio_input::seconds(&utterance.samples) * 1000.0) as u64;
         if !is_speech || heard_ms < COMMIT_MS_MIN {
             let message = if is_speech {
@@ -200,7 +202,7 @@ impl Session {
             self.fail(error, Component::Asr);
             self.next_wanted(now);
         } else if error.code == GPU_MEMORY {
-            self.told.ran_out_of_gpu_memory();
+            self.edge.turns.ran_out_of_gpu_memory();
         }
     }
 
@@ -220,7 +222,7 @@ impl Session {
             REPEAT,
             "the region was lost, and what was said last with it; say it again",
         );
-        self.next_item = None;
+        self.input.item = None;
         self.outbox.push(events::cleared());
         for hearing in self.hearing.take_all() {
             self.not_heard(&hearing.item, &error, now);

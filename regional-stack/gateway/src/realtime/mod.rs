@@ -14,11 +14,14 @@ mod closing;
 mod connection;
 mod conversation;
 pub(crate) mod copies;
+mod device;
+mod edge_reports;
 mod events;
 mod fields;
 mod fuzzing;
 mod hearing;
 mod held;
+mod input;
 mod items;
 mod opening;
 mod outbox;
@@ -55,7 +58,7 @@ use serde::Deserialize;
 use tracing::Instrument as _;
 use wire::Resumes;
 
-use self::{beginning::Begin, opening::ClientOptions, session::MODEL_CHARS_MAX};
+use self::{beginning::Begin, edge_reports::AskedReports, opening::ClientOptions, session::MODEL_CHARS_MAX};
 pub(crate) use self::{
     checkpoint::restore_and_write,
     fuzzing::{converse, reopen},
@@ -84,6 +87,7 @@ const EVENTS_HEADER: &str = "meridian-events";
 const READ_BUFFER_BYTES: usize = 4 << 10;
 /// The model that is reported when the client names none.
 const MODEL: &str = "meridian-realtime";
+
 /// `GET /v1/realtime?model=…[&resume=SESSION][&zone=ZONE][&meridian=1]`
 pub(crate) async fn upgrade(
     State(stack): State<Arc<Stack>>,
@@ -141,7 +145,10 @@ pub(crate) async fn upgrade(
         && headers
             .get(wire::HEADER)
             .is_some_and(|version| version == wire::VERSION);
-    let tells_load = continuity && wire::wants_load(headers.get(wire::LOAD_HEADER).map(HeaderValue::as_bytes));
+    let asked = AskedReports {
+        load: continuity && wire::wants_load(headers.get(wire::LOAD_HEADER).map(HeaderValue::as_bytes)),
+        turns: continuity && headers.contains_key(wire::TURNS_HEADER),
+    };
     let rule = headers.get(wire::RESUMES_HEADER);
     let takes_state = continuity && rule.and_then(|rule| Resumes::parse(rule.as_bytes())) == Some(Resumes::State);
     let begin = if continuity && headers.contains_key(wire::RESUME_HEADER) {
@@ -157,7 +164,6 @@ pub(crate) async fn upgrade(
             false => Begin::Here { opening, continuity },
         }
     };
-    let tells_turns = continuity && headers.contains_key(wire::TURNS_HEADER);
     let class = class_of(&headers, Class::Live);
     // Log lines of a session name the request that began it.
     let span = tracing::Span::current();
@@ -172,7 +178,7 @@ pub(crate) async fn upgrade(
             let (sink, stream) = socket.split();
             let session = async move {
                 place.meter.begin();
-                connection::run(&stack, sink, stream, &place, begin, tells_load, tells_turns).await;
+                connection::run(&stack, sink, stream, &place, begin, asked).await;
                 drop((counted, place));
             };
             Box::pin(class.scope(session).instrument(span))

@@ -14,7 +14,7 @@ pub(super) const LOAD_EVERY: Duration = Duration::from_secs(1);
 
 /// The checkpoints that the edge got.
 #[derive(Default)]
-pub(super) struct Reports {
+pub(super) struct CheckpointReports {
     /// Where each message with audio begins, from the first that is still needed.
     trail: VecDeque<(u64, InputOffset)>,
     consumed: u64,
@@ -24,7 +24,7 @@ pub(super) struct Reports {
     sealed_at: Option<Moment>,
 }
 
-impl Reports {
+impl CheckpointReports {
     /// The reports of a session that came from another stack: its audio is needed from there on.
     pub(super) fn after(audio_from: (u64, InputOffset)) -> Self {
         Self {

@@ -18,19 +18,18 @@ const SNOOZE_MINUTES: std::ops::RangeInclusive<u64> = 1..=120;
 impl Session {
     /// Speaks up about timers and alarms that are due: when nobody is talking, or when that takes too long.
     pub(super) fn ring(&mut self, now: Moment) {
-        let Some(due_at) = self.dialogue.next_ring().filter(|at| *at <= now) else {
+        let Some(due_at) = self.device.dialogue.next_ring().filter(|at| *at <= now) else {
             return;
         };
         let is_overdue = now.since(due_at) >= WAITS_MAX;
         if !(self.is_between_turns() || (is_overdue && self.is_free_to_speak())) {
             return;
         }
-        let Some(reply) = self.dialogue.ring(now) else { return };
-        self.unsaved = true;
+        let Some(reply) = self.device.ring(now) else { return };
         self.open_response(None, self.settings.modality);
         if let Some(response) = self.responses.active_mut() {
             response.turn.intent = "timer.ring".into();
-            self.rung = Some(response.item.clone());
+            self.device.rung = Some(response.item.clone());
         }
         self.say(&reply.text);
     }
@@ -42,22 +41,17 @@ impl Session {
 
     /// The device played an item to its end. If that was the ring, a user who set a timer heard it; a sleeper may not have.
     pub(super) fn on_played(&mut self, item: &str, now: Moment) {
-        if self.rung.as_deref() != Some(item) {
+        if self.device.rung.as_deref() != Some(item) {
             return;
         }
-        if self.dialogue.acknowledge_timers() > 0 {
-            self.unsaved = true;
-        }
-        if !self.dialogue.is_ringing(now) {
+        if self.device.acknowledge_timers(now) {
             self.fall_silent(now);
         }
     }
 
     /// Ends the ring that somebody heard.
     pub(super) fn acknowledge(&mut self, now: Moment) {
-        if self.dialogue.acknowledge() > 0 {
-            self.unsaved = true;
-        }
+        self.device.acknowledge();
         self.fall_silent(now);
     }
 
@@ -72,18 +66,17 @@ impl Session {
                 return Err(Refusal::invalid("invalid_value", "minutes", message));
             }
         };
-        if self.dialogue.snooze(length, now) == 0 {
+        if !self.device.snooze(length, now) {
             let message = "nothing rings; it may have been acknowledged already";
             return Err(Refusal::invalid("nothing_rings", "type", message));
         }
-        self.unsaved = true;
         self.fall_silent(now);
         Ok(())
     }
 
     /// Ends a ring that is still being spoken.
     fn fall_silent(&mut self, now: Moment) {
-        let Some(rung) = self.rung.take() else { return };
+        let Some(rung) = self.device.rung.take() else { return };
         if self.responses.active().is_some_and(|response| response.item == rung) {
             self.cancel("client_cancelled");
             self.next_wanted(now);

@@ -6,6 +6,7 @@ use std::{sync::Arc, time::Duration};
 use topology::Moment;
 
 use super::{
+    edge_reports::AskedReports,
     reports::{LoadReports, has_passed},
     session::Session,
 };
@@ -22,9 +23,24 @@ pub(super) enum Outgoing {
 }
 
 impl Session {
-    /// From here on the edge is told the load of the stack. The answer to the upgrade told it once.
-    pub(super) fn begin_load_reports(&mut self, now: Moment) {
-        self.load_reports = Some(LoadReports::begin(self.responses.turns(), now));
+    /// From here on the edge gets the reports that it asked for.
+    pub(super) fn begin_reports(&mut self, asked: AskedReports, now: Moment) {
+        if asked.turns {
+            self.edge.turns.ask();
+        }
+        if asked.load {
+            // The answer to the upgrade told the load once.
+            self.begin_load_reports(now);
+        }
+    }
+
+    /// Whether an edge listens that can carry the session to another stack.
+    pub(super) fn is_carried(&self) -> bool {
+        self.edge.checkpoints.is_some()
+    }
+
+    fn begin_load_reports(&mut self, now: Moment) {
+        self.edge.load = Some(LoadReports::begin(self.responses.turns(), now));
     }
 
     /// Whether [`Session::next_frame`] has a message to give.
@@ -47,8 +63,8 @@ impl Session {
             self.on_sent(&frame, now);
             return Some(Outgoing::Event(text));
         }
-        if self.told.is_due() {
-            return Some(Outgoing::Private(self.told.next()));
+        if self.edge.turns.is_due() {
+            return Some(Outgoing::Private(self.edge.turns.next()));
         }
         if self.owes_load(now) {
             self.begin_load_reports(now);
@@ -84,12 +100,12 @@ impl Session {
     }
 
     fn owes_edge(&self) -> bool {
-        self.owes_checkpoint() || self.told.is_due()
+        self.owes_checkpoint() || self.edge.turns.is_due()
     }
 
     /// Only turns make work, so the load is told after one. It waits until nothing else does, because it must not delay a reply.
     fn owes_load(&self, now: Moment) -> bool {
-        let reports = self.load_reports.as_ref();
+        let reports = self.edge.load.as_ref();
         reports.is_some_and(|reports| reports.is_due(self.responses.turns(), now) && self.is_between_turns())
     }
 }
@@ -126,9 +142,12 @@ mod tests {
             Arc::new(Stack::new(config, engines, store, identity::Expiry(None), CancellationToken::new()).unwrap());
         let opening = Opening::of_new(&stack, "sess_1");
         let (mut session, _claim) = Session::new(stack, opening);
-        session.begin_reports();
-        session.told.ask();
-        session.begin_load_reports(NOW);
+        session.begin_checkpoints();
+        let asked = AskedReports {
+            load: true,
+            turns: true,
+        };
+        session.begin_reports(asked, NOW);
         session
     }
 

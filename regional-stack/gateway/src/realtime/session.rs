@@ -4,13 +4,12 @@
 //! One utterance is one turn: it is committed, recognised, interpreted, acted upon and answered. At most one response is
 //! active at a time; cancelling it drops its engine job and takes back what is not sent yet.
 //!
-//! This file holds the parts of a session and hands each event on. A part that can take an event alone has a method for it, and no
-//! part knows the session. Longer work on several parts extends the session from a file of its own: `hearing`, `answering`, `ringing`,
-//! `sending` and `checkpoint`.
+//! A session has one job: it hands each event to its parts in the right order. Each part is a value with a file of its own, decides
+//! alone, and knows neither the session nor another part. A way through several parts extends the session from a file of its own:
+//! `hearing`, `answering`, `ringing`, `sending` and `checkpoint`.
 
 use std::{sync::Arc, time::Duration};
 
-use dialogue::DialogueState;
 use serde_json::{Value, json};
 use speech::Transcript;
 use topology::Moment;
@@ -19,19 +18,19 @@ use super::{
     audio_input::AudioInput,
     client::{After, Body, ClientEvent, NewItem, NewKind},
     conversation::Items,
+    device::Device,
+    edge_reports::EdgeReports,
     events,
+    input::Input,
     items::{Item, Role, check_length},
     opening::{self, Opening},
     outbox::Outbox,
     recognising::{Hearings, Source},
     refusal::Refusal,
-    reports::{LoadReports, Reports},
     responses::Responses,
-    rest::Rest,
     settings::Settings,
     snapshot::Snapshot,
     sound::sound_of,
-    turns::Turns,
 };
 use crate::{
     ids::{conversation_of, name_of},
@@ -47,31 +46,16 @@ pub(super) struct Session {
     pub(super) id: String,
     pub(super) model: String,
     pub(super) settings: Settings,
-    pub(super) audio_input: AudioInput,
-    /// Id of the item that the utterance in progress will become; clients are told it when speech starts.
-    pub(super) next_item: Option<String>,
+    pub(super) input: Input,
     pub(super) items: Items,
     /// Utterances being recognised, in order.
     pub(super) hearing: Hearings,
     pub(super) responses: Responses,
-    /// The rest of the audio of the message in hand.
-    pub(super) rest: Option<Rest>,
-    pub(super) dialogue: DialogueState,
-    /// See [`Memory::revision`].
-    pub(super) revision: Moment,
-    /// The item with which something rang last.
-    pub(super) rung: Option<String>,
-    /// Whether the memory of the session changed since it was saved.
-    pub(super) unsaved: bool,
+    pub(super) device: Device,
     pub(super) outbox: Outbox,
     /// Messages of the client so far.
     pub(super) consumed: u64,
-    /// Reports about turns for the edge.
-    pub(super) told: Turns,
-    /// Reports to an edge that can carry the session to another region.
-    pub(super) reports: Option<Reports>,
-    /// Reports to an edge that asked for the load of the stack.
-    pub(super) load_reports: Option<LoadReports>,
+    pub(super) edge: EdgeReports,
 }
 
 /// The server repeats names of models to clients and cuts longer ones.
@@ -130,22 +114,14 @@ impl Session {
             id,
             model,
             settings,
-            audio_input,
-            next_item: None,
+            input: Input::new(audio_input, None),
             items,
             hearing: Hearings::default(),
             responses: Responses::default(),
-            rest: None,
-            dialogue,
-            revision: revision_after(revision, opened_at),
-            rung: None,
-            // Saved at once, so that a device that loses its connection right away comes back to the same session.
-            unsaved: true,
+            device: Device::new(dialogue, revision_after(revision, opened_at), None),
             outbox: Outbox::default(),
             consumed: 0,
-            told: Turns::default(),
-            reports: None,
-            load_reports: None,
+            edge: EdgeReports::default(),
         };
         session.outbox.push(events::session_created(&session.describe()));
         if let Some(lost) = lost {
@@ -159,7 +135,7 @@ impl Session {
 
     fn describe(&self) -> Value {
         let mut session = self.settings.describe(&self.id, &self.model);
-        if let Some(zone) = &self.dialogue.zone {
+        if let Some(zone) = &self.device.dialogue.zone {
             session["meridian"] = json!({ "zone": zone.name() });
         }
         session
@@ -174,23 +150,18 @@ impl Session {
     pub(super) fn is_between_turns(&self) -> bool {
         self.responses.is_idle()
             && self.hearing.is_empty()
-            && !self.audio_input.is_hearing_speech()
+            && !self.input.buffer.is_hearing_speech()
             && self.outbox.is_empty()
     }
 
     /// The memory of the session, if it changed since the last call.
     pub(super) fn take_unsaved(&mut self) -> Option<Memory> {
-        std::mem::take(&mut self.unsaved).then(|| self.memory())
+        self.device.take_unsaved().then(|| self.memory())
     }
 
     /// The memory of the session.
     pub(super) fn memory(&self) -> Memory {
-        Memory {
-            dialogue: self.dialogue.clone(),
-            session: self.snapshot().remember(),
-            revision: self.revision,
-            may_go_on_elsewhere: false,
-        }
+        self.device.memory(self.snapshot())
     }
 
     /// Waits for the next engine result, for ever if no job is in progress. Safe to drop and call again.
@@ -277,8 +248,7 @@ impl Session {
             Body::Append { audio } => self.append(&audio, about.cloned(), now),
             Body::Commit => self.commit(),
             Body::Clear => {
-                self.audio_input.clear();
-                self.next_item = None;
+                self.input.clear();
                 self.responses.forget_interrupted();
                 self.outbox.push(events::cleared());
                 Ok(())
@@ -305,7 +275,7 @@ impl Session {
                 Ok(())
             }
             Body::Playback { underruns, played } => {
-                self.told.underran(underruns);
+                self.edge.turns.underran(underruns);
                 if let Some(item) = played {
                     self.on_played(&item, now);
                 }
@@ -359,17 +329,15 @@ impl Session {
     }
 
     fn update(&mut self, change: &Value) -> Result<(), Refusal> {
-        let zone = opening::zone_in(change, self.dialogue.zone.as_ref())?;
+        let zone = opening::zone_in(change, self.device.dialogue.zone.as_ref())?;
         let new = self.settings.updated(change)?;
         if new.turn_detection != self.settings.turn_detection {
-            self.audio_input.detect(new.turn_detection.as_ref());
+            self.input.buffer.detect(new.turn_detection.as_ref());
             self.responses.forget_interrupted();
         }
         self.settings = new;
-        if zone != self.dialogue.zone {
-            self.dialogue.set_zone(zone);
-        }
-        self.unsaved = true;
+        self.device.set_zone(zone);
+        self.device.note_change();
         // A model of any name is served by the same engines.
         if let Some(model) = change.get("model").and_then(Value::as_str) {
             self.model = model.chars().take(MODEL_CHARS_MAX).collect();

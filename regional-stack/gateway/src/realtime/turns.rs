@@ -12,7 +12,7 @@ const UNDERRUNS_MAX: u32 = 100;
 
 /// Reports that the edge did not get yet.
 #[derive(Debug, Default)]
-pub(super) struct Turns {
+pub(super) struct TurnReports {
     /// Whether an edge asked for reports.
     is_asked: bool,
     over: VecDeque<Turn>,
@@ -21,7 +21,7 @@ pub(super) struct Turns {
     underruns: u32,
 }
 
-impl Turns {
+impl TurnReports {
     /// An edge asks for reports.
     pub(super) fn ask(&mut self) {
         self.is_asked = true;

@@ -54,11 +54,11 @@ impl Session {
 
     /// Notes the new item of a ring that noise cut off and that is said again.
     fn rings_again_as(&mut self, cut_off: &str) {
-        if self.rung.as_deref() == Some(cut_off)
+        if self.device.rung.as_deref() == Some(cut_off)
             && let Some(response) = self.responses.active_mut()
         {
             response.turn.intent = "timer.ring".into();
-            self.rung = Some(response.item.clone());
+            self.device.rung = Some(response.item.clone());
         }
     }
 }
