@@ -1,4 +1,4 @@
-//! A text that is spoken sentence by sentence for a caller over HTTP or gRPC.
+//! A text that an engine speaks sentence by sentence for a caller over HTTP or gRPC.
 
 use std::collections::VecDeque;
 
@@ -12,7 +12,7 @@ pub(crate) struct Script {
     class: Class,
     sentences: VecDeque<String>,
     speed: f32,
-    /// Whether a sentence of it was accepted: from then on it is not refused any more, but waits.
+    /// Whether the queue accepted a sentence: from then on further ones wait for room and are never refused.
     begun: bool,
 }
 

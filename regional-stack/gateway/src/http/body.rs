@@ -12,12 +12,12 @@ use tokio::{sync::OwnedSemaphorePermit, time::timeout};
 
 use crate::{error::ApiError, stack::Stack};
 
-/// Most clients send their whole body before they read the answer, and an answer into a socket with unread data is lost
-/// in a reset. So a body that is too large is read on, up to this many times the limit, and thrown away; one for which there is
-/// no place as well, up to the limit.
+/// Most clients send their whole body before they read the answer, and a reset loses an answer into a socket with unread data. So the
+/// stack reads on and drops the bytes: of a body that is too large up to this many times the limit, and of a body for which there is no
+/// place up to the limit.
 const DISCARD_TIMES: usize = 8;
 
-/// A whole body, and its share of `uploads_max`; hold that until the last byte of the answer is made.
+/// A whole body, and its share of `uploads_max`. The caller holds the share until the last byte of the answer is made.
 pub(super) struct Upload {
     pub(super) bytes: Bytes,
     pub(super) place: OwnedSemaphorePermit,
@@ -47,7 +47,7 @@ pub(super) async fn read(stack: &Stack, headers: &HeaderMap, body: Body) -> Resu
     Ok(Upload { bytes: bytes?, place })
 }
 
-/// Takes a body in and keeps nothing of it, up to what would have been taken.
+/// Reads a body up to `limit` and drops its bytes.
 async fn discard(body: Body, bytes_max: usize) {
     let mut stream = body.into_data_stream();
     let mut length = 0usize;

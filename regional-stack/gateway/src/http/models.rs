@@ -1,5 +1,4 @@
-//! `GET /v1/models`: the names under which clients may ask for what is here. Other names work too, so that unmodified
-//! clients do.
+//! `GET /v1/models`: the names of the models of this stack. It accepts every other name too, so that unmodified clients work.
 
 use axum::{Json, extract::Path, http::StatusCode};
 use serde_json::{Value, json};

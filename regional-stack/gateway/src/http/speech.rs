@@ -37,7 +37,7 @@ struct PlainRequest {
     others: Map<String, Value>,
 }
 
-/// Refuses fields that do not exist. `unused` are those that exist and change nothing: there is one voice.
+/// Refuses fields that do not exist. Fields in `unused` exist and change nothing: there is one voice.
 fn refuse_others(others: &Map<String, Value>, unused: &[&str], known: &str) -> Result<(), ApiError> {
     let is_strange = |(name, value): &(&String, &Value)| !unused.contains(&name.as_str()) && !value.is_null();
     match others.iter().find(is_strange) {
@@ -78,11 +78,11 @@ pub(super) async fn openai(State(stack): State<Arc<Stack>>, request: Request) ->
             }
             Ok(audio("audio/wav", wav::encode(&samples, RATE)))
         }
-        // Has no header with a length, so a long text can be heard while the rest of it is spoken. The first sentence is
-        // waited for: what goes wrong by then still has a status code.
+        // This format has no header with a length, so the caller hears a long text while an engine speaks the rest. The answer waits
+        // for the first sentence: an error until then still has a status code.
         Format::Pcm => {
             let first = script.speak_next(&stack, RATE).await?.unwrap_or_default();
-            // The upload's place is held until the last of it is sent.
+            // The stream holds the place of the upload until its last byte is sent.
             let rest = stream::try_unfold((script, stack, upload.place), async |(mut script, stack, place)| {
                 let spoken = script.speak_next(&stack, RATE).await.map_err(|error| error.message)?;
                 Ok::<_, String>(spoken.map(|samples| (pcm::to_s16le(&samples), (script, stack, place))))

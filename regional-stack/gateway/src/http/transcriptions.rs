@@ -94,7 +94,7 @@ pub(super) async fn plain(
     })))
 }
 
-/// Three decimals; a 32-bit float as JSON would show digits that mean nothing.
+/// Rounds to three decimals: a 32-bit float as JSON shows digits that mean nothing.
 fn rounded(value: f32) -> f64 {
     (f64::from(value) * 1000.0).round() / 1000.0
 }
@@ -106,17 +106,17 @@ enum Format {
 }
 
 struct Form {
-    /// Kept until the answer is made: it counts the memory in use.
+    /// The share of `uploads_max`, held until the answer is made: it counts the memory in use.
     _upload: body::Upload,
     file: Option<Bytes>,
     response_format: Option<String>,
     stream: bool,
-    /// Whether the times of segments are asked for by name.
+    /// Whether the caller asks for the times of segments by name.
     segments: bool,
 }
 
-/// The fields of a form. Any model name is served by the one model there is, so that clients need no change. A prompt is a
-/// hint that it cannot use.
+/// The fields of a form. The one model serves any model name, so that clients need no change. It cannot use a prompt, which is a
+/// hint.
 const KNOWN: &str = "file, model, language, languages, prompt, response_format, temperature, stream, include, \
                      timestamp_granularities, chunking_strategy";
 
@@ -173,7 +173,7 @@ impl Form {
                 "languages" => check_language("languages", &value)?,
                 "temperature" => check_temperature(&value)?,
                 "timestamp_granularities" => form.segments |= one_of("timestamp_granularities", &value, "segment")?,
-                // Long files are always cut at their pauses.
+                // The stack always cuts long files at their pauses.
                 "chunking_strategy" => {
                     one_of("chunking_strategy", &value, "auto")?;
                 }
@@ -190,7 +190,7 @@ impl Form {
     }
 }
 
-/// A form has text only, and each language writes its own for yes and no: Python says `True`, browsers say `on`.
+/// Reads a flag. A form has text only, and each language has its own words for yes and no: Python writes `True`, browsers write `on`.
 fn is_true(param: &'static str, value: &[u8]) -> Result<bool, ApiError> {
     match value.trim_ascii().to_ascii_lowercase().as_slice() {
         b"true" | b"1" | b"yes" | b"on" => Ok(true),
@@ -214,7 +214,7 @@ fn one_of(param: &'static str, value: &[u8], known: &str) -> Result<bool, ApiErr
     }
 }
 
-/// The models have no temperature: any that the API allows gives the same text.
+/// Checks a temperature. The models have none: every value that the API allows gives the same text.
 fn check_temperature(value: &[u8]) -> Result<(), ApiError> {
     let value = String::from_utf8_lossy(value.trim_ascii());
     let is_valid = value.is_empty() || value.parse().is_ok_and(|value: f32| (0.0..=1.0).contains(&value));
@@ -225,7 +225,7 @@ fn check_temperature(value: &[u8]) -> Result<(), ApiError> {
     Err(ApiError::bad_request("invalid_value", "temperature", message))
 }
 
-/// English letters for German speech would look like an answer and be none.
+/// Refuses languages other than English: English letters for German speech would look like an answer.
 fn check_language(param: &'static str, value: &[u8]) -> Result<(), ApiError> {
     let language = value.trim_ascii().to_ascii_lowercase();
     let primary = language
@@ -235,7 +235,7 @@ fn check_language(param: &'static str, value: &[u8]) -> Result<(), ApiError> {
     if matches!(primary, b"" | b"en" | b"eng" | b"english") {
         return Ok(());
     }
-    // A stranger sent this text, so the echo is bounded.
+    // The text comes from a stranger, so the echo is bounded.
     let shown: String = String::from_utf8_lossy(&language).chars().take(20).collect();
     let message = format!("language {shown:?} is not available; this region understands English, \"en\"");
     Err(ApiError::bad_request("unsupported_value", param, message))

@@ -1,5 +1,5 @@
-//! The beginning of a session on a socket: new, with the memory in its last checkpoint, or carried here from another stack by an
-//! edge.
+//! The beginning of a session on a socket: a new one, one with the memory in its last checkpoint, or one that an edge carries here from
+//! another stack.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,7 +14,7 @@ use crate::{ids::name_of, live::Claim, seal::SealError, stack::Stack, store::Mem
 
 /// Time for an edge to send the messages of a session that it carries here: it has all of them at hand.
 const REPLAY_LIMIT: Duration = Duration::from_secs(5);
-/// More than any edge keeps of one session.
+/// Most bytes of a replay: more than any edge keeps of one session.
 const REPLAY_BYTES_MAX: usize = 16 << 20;
 
 pub(super) enum Begin {
@@ -28,9 +28,9 @@ pub(super) enum Begin {
     Reopened { opening: Box<Opening> },
     /// In another stack: an edge carries it here.
     Carried {
-        /// The zone that the device says it is in, for a session that comes from a stack that knew no zones.
+        /// The zone that the device names, for a session from a stack without zones.
         zone: Option<Zone>,
-        /// The session's id from here on, by which its device comes back to this stack.
+        /// The session's id from here on, which leads its device back to this stack.
         id: Option<String>,
     },
 }
@@ -52,7 +52,7 @@ pub(super) enum ResumeError {
     Restore(#[from] RestoreError),
 }
 
-/// Begins a session, and claims it for this connection.
+/// Opens a session, and claims it for this connection.
 pub(super) async fn open(
     stack: &Arc<Stack>,
     begin: Begin,
@@ -82,7 +82,7 @@ pub(super) async fn open(
             if session.device.dialogue.zone.is_none() {
                 session.device.dialogue.set_zone(zone);
             }
-            // The device is told with the next `session.updated`.
+            // The next `session.updated` tells the device.
             if let Some(id) = id.filter(|id| name_of(id) == session.name()) {
                 session.id = id;
             }
@@ -112,7 +112,7 @@ fn opened<'m>(stack: &Stack, first: &'m Message) -> Result<(Resume<'m>, &'m [u8]
     Ok((word, state))
 }
 
-/// Takes over a session: first comes its state, then the client's messages that are needed beside it.
+/// Takes over a session: first comes its state, then the client's messages that the state needs.
 async fn resume(stack: &Arc<Stack>, stream: &mut SplitStream<WebSocket>) -> Result<Session, ResumeError> {
     let first = next_data(stream).await?;
     let (word, state) = opened(stack, &first)?;

@@ -1,5 +1,4 @@
-//! Events of clients. An unknown event or field gets an error event and ends nothing: the client hears that this server does not
-//! have what it asked for.
+//! Events of clients. An unknown event or field gets an error event, which names it, and ends nothing.
 
 use serde_json::{Map, Value};
 
@@ -13,7 +12,7 @@ use super::{
 /// One event of a client.
 #[derive(Debug)]
 pub(super) struct ClientEvent {
-    /// The client's own id of the event, repeated in errors about it.
+    /// The client's own id of the event, which errors about it repeat.
     pub(super) event_id: Option<String>,
     pub(super) body: Body,
 }
@@ -49,15 +48,15 @@ pub(super) enum Body {
     ResponseCancel {
         response_id: Option<String>,
     },
-    /// Ours: how playing the reply went. `underruns` counts how often the device ran out of audio since its last report; `played`
-    /// is the item that it played to its end.
+    /// Meridian's own: the playback of the reply. `underruns` counts the times that the device ran out of audio since its last report;
+    /// `played` is the item that it played to its end.
     Playback {
         underruns: u32,
         played: Option<String>,
     },
-    /// Ours: somebody heard the ring.
+    /// Meridian's own: somebody heard the ring.
     RingAcknowledge,
-    /// Ours: the ring is put off.
+    /// Meridian's own: somebody put the ring off.
     RingSnooze {
         minutes: Option<u64>,
     },
@@ -66,9 +65,9 @@ pub(super) enum Body {
 /// The position of a new item.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum After {
-    /// Behind all others.
+    /// Behind all items.
     Everything,
-    /// Before all others.
+    /// Before all items.
     Nothing,
     Item(String),
 }
@@ -88,7 +87,7 @@ pub(super) enum NewKind {
     },
     /// Base64 of the user's voice.
     Audio(String),
-    /// The client's own account of a call, as history.
+    /// A call that the client names as history.
     Call {
         call_id: String,
         name: String,
@@ -106,18 +105,18 @@ pub(super) enum NewKind {
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct NewResponse {
     pub(super) modality: Option<Modality>,
-    /// Whether it stays out of the conversation.
+    /// Whether the response stays out of the conversation.
     pub(super) aside: bool,
     /// Items to answer instead of the conversation's last one.
     pub(super) input: Option<Vec<NewItem>>,
-    /// Repeated in the response.
+    /// The client's own fields, which the response repeats.
     pub(super) metadata: Option<Map<String, Value>>,
     pub(super) tools: Option<Vec<Tool>>,
-    /// Names one of the tools in force, which are the session's if there are none here.
+    /// Names one of the tools in force: those here, or else the session's.
     pub(super) tool_choice: Option<Value>,
 }
 
-/// Why a message is not an event.
+/// The reason why a message is no event.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
 pub(super) struct EventError {
@@ -127,7 +126,7 @@ pub(super) struct EventError {
     pub(super) event_id: Option<String>,
 }
 
-/// Every event type known here.
+/// All known types of events.
 const KNOWN: &[&str] = &[
     "session.update",
     "input_audio_buffer.append",
@@ -143,7 +142,7 @@ const KNOWN: &[&str] = &[
     "meridian.ring.acknowledge",
     "meridian.ring.snooze",
 ];
-/// Ids of clients are repeated to them, up to this length.
+/// Longest id of an event; errors repeat it to the client.
 const ID_CHARS_MAX: usize = 128;
 /// Longest id of an item or a call.
 const ITEM_ID_CHARS_MAX: usize = 64;
@@ -201,7 +200,7 @@ impl Body {
         };
         let fields = [&["type", "event_id"], fields].concat();
         only(&event, "", &fields)?;
-        // Moved out instead of cloned, because most incoming bytes are audio.
+        // Moved and not cloned, because most incoming bytes are audio.
         let mut take = |name: &str| event.get_mut(name).map(Value::take).filter(|value| !value.is_null());
         Ok(match kind.as_str() {
             "session.update" => Self::SessionUpdate {
@@ -381,7 +380,7 @@ fn message(role: Option<&str>, content: Value, place: &str) -> Result<NewKind, F
         let kind = match (role, kind) {
             (Role::User | Role::System, Some("input_text")) | (Role::Assistant, Some("output_text")) => Part::Text,
             (Role::User, Some("input_audio")) => Part::Audio,
-            // The transcript of earlier speech stands for its audio.
+            // The transcript stands for the audio of earlier speech.
             (Role::Assistant, Some("output_audio")) => Part::Transcript,
             (role, _) => {
                 let parts = match role {

@@ -1,4 +1,4 @@
-//! The reasons why a stack closes the socket of a session, and the last event before.
+//! The reasons for which a stack closes the socket of a session, and the last event before.
 
 use axum::extract::ws::close_code;
 use serde_json::Value;
@@ -6,16 +6,16 @@ use serde_json::Value;
 use super::events;
 use crate::metrics::ClosedReason;
 
-/// Our reason for closing the socket.
+/// The reason of the stack for closing a socket.
 pub(super) struct Closing {
-    /// The event that the client gets before the Close frame.
+    /// The event before the Close frame.
     pub(super) event: Option<Value>,
     pub(super) code: u16,
     pub(super) text: &'static str,
     pub(super) reason: ClosedReason,
 }
 
-/// The same device, or another with its id, has connected again: an alarm is to ring once.
+/// The device, or another with its id, has connected again: an alarm must ring once.
 pub(super) fn taken_over() -> Closing {
     let message = "a newer connection resumed this session; this one ends, and does not have to connect again";
     Closing {
@@ -75,7 +75,7 @@ pub(super) fn too_large() -> Closing {
     }
 }
 
-/// The end of a session whose socket cannot be read any more.
+/// The end of a session whose socket has become unreadable.
 pub(super) fn unreadable(error: &axum::Error) -> Result<ClosedReason, Closing> {
     let text = error.to_string();
     // axum hides the type of the error behind its text.

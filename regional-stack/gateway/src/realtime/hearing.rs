@@ -1,4 +1,4 @@
-//! From audio to text: the input audio buffer, its utterances, and the words that the recogniser finds in them.
+//! From audio to text: the input audio buffer, its utterances, and the words that the recognizer finds in them.
 
 use speech::Transcript;
 use topology::{Component, Moment};
@@ -37,8 +37,8 @@ impl Session {
         Ok(())
     }
 
-    /// Listens to the next second of a long message and returns whether there is more. The caller must go on until there is
-    /// none before it does anything else with the session.
+    /// Listens to the next second of a long message and returns whether there is more. The caller must go on to the end before it does
+    /// anything else with the session.
     pub(super) fn listen_on(&mut self, now: Moment) -> bool {
         let Some(mut rest) = self.input.rest.take() else {
             return false;
@@ -51,14 +51,14 @@ impl Session {
         has_more
     }
 
-    /// Whether there is more of a long message, and utterances have to be recognised before it can be listened to.
+    /// Whether there is more of a long message, and the recognizer must first finish utterances before it.
     pub(super) fn must_hear_first(&self) -> bool {
         self.input.rest.is_some() && self.hearing.free() < MOUTHFUL_UTTERANCES
     }
 
     fn listen(&mut self, audio: &[u8], now: Moment) -> Result<(), Refusal> {
         let noticed = self.input.buffer.append(audio).map_err(|_| self.buffer_full())?;
-        // An utterance that could not be taken does not keep the next ones from being taken.
+        // A refused utterance does not stop the next ones.
         let mut refused = Ok(());
         for noticed in noticed {
             match noticed {
@@ -76,7 +76,7 @@ impl Session {
                     let answer = self.turn_detection().create_response;
                     match self.take_utterance(&item, utterance) {
                         Ok(()) if answer => self.want(item, now),
-                        // The client decides whether it is answered.
+                        // The client decides about an answer.
                         Ok(()) => self.responses.forget_interrupted(),
                         Err(refusal) => {
                             refused = Err(refusal);
@@ -101,11 +101,11 @@ impl Session {
         self.settings.turn_detection.unwrap_or_default()
     }
 
-    /// Makes an item of the speech so far. The assistant answers it only when the client asks for that.
+    /// Makes an item of the speech so far. The assistant answers it only on the client's request.
     pub(super) fn commit(&mut self) -> Result<(), Refusal> {
-        // The client decides what is answered.
+        // The client decides about answers from here on.
         self.responses.forget_interrupted();
-        // With turn detection on, the buffer holds only the sound of the room before speech begins.
+        // With turn detection, the buffer holds only the sound of the room until speech begins.
         let is_speech = self.settings.turn_detection.is_none() || self.input.buffer.is_hearing_speech();
         let utterance = self.input.buffer.commit();
         let item = self.input.take_item();
@@ -136,7 +136,7 @@ impl Session {
         self.recognise(item, samples, source, at)
     }
 
-    /// Adds an item of somebody speaking, and has it recognised.
+    /// Adds an item with the voice of the user, and has it recognised.
     pub(super) fn recognise(
         &mut self,
         item: &str,
@@ -192,7 +192,7 @@ impl Session {
         }
     }
 
-    /// An utterance will not be recognised, so it will not be answered either.
+    /// Ends the hope for an utterance whose recognition failed, and the response that waits for it.
     pub(super) fn not_heard(&mut self, item: &str, error: &ApiError, now: Moment) {
         let (session, code) = (logged(&self.id), error.code);
         tracing::warn!(session, item, code, "transcription failed: {}", error.message);
@@ -206,7 +206,7 @@ impl Session {
         }
     }
 
-    /// Has the utterances recognised again that were being recognised when the session left its region: one entry for each.
+    /// Recognises the utterances again that the stack before this one was recognising: one entry for each.
     pub(super) fn hear_again(&mut self, heard: Vec<Vec<f32>>, now: Moment) {
         let stack = &self.stack;
         let refused = self.hearing.begin_again(heard, |samples| stack.hear(samples));
@@ -215,7 +215,7 @@ impl Session {
         }
     }
 
-    /// Asks the user to say it again: the speech in progress, or just said, is lost.
+    /// Asks the user to repeat: the speech in progress, or just before, is lost.
     pub(super) fn ask_to_repeat(&mut self, now: Moment) {
         let error = ApiError::new(
             axum::http::StatusCode::SERVICE_UNAVAILABLE,

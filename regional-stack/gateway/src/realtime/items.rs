@@ -13,23 +13,23 @@ pub(super) struct Item {
     pub(super) id: String,
     pub(super) role: Role,
     pub(super) content: Content,
-    /// The words that were said or written; unknown while they are recognised.
+    /// The words that were said or written; unknown until the recognizer has them.
     pub(super) text: Option<String>,
-    /// Whether a response was already given to it.
+    /// Whether a response answers it, or did.
     pub(super) answered: bool,
-    /// When the user had finished it.
+    /// Time at which the user finished it.
     #[serde(skip, default = "Instant::now")]
     pub(super) at: Instant,
     pub(super) asr: Option<Duration>,
     #[serde(default)]
     pub(super) audio_ms: u64,
-    /// Whether it was interrupted.
+    /// Whether an interruption ended it early.
     #[serde(default)]
     pub(super) incomplete: bool,
-    /// Set when it is no message.
+    /// Set for a call of a function and its output.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) function: Option<Function>,
-    /// How sure the recognizer is of `text`, in 0..=1; none for text that nobody had to recognise.
+    /// The recognizer's confidence in `text`, in 0..=1; none for written text.
     #[serde(default, rename = "surety")]
     pub(super) asr_confidence: Option<f32>,
 }
@@ -55,7 +55,7 @@ pub(super) enum Function {
         name: String,
         arguments: String,
     },
-    /// The client's result of the call: the item's text.
+    /// The client's result of the call, which is the item's text.
     Output { call_id: String },
 }
 
@@ -133,13 +133,13 @@ impl Item {
             let message = format!("the item has {} ms of audio", self.audio_ms);
             return Err(Refusal::invalid("invalid_value", "audio_end_ms", message));
         }
-        // Nobody knows which words the user heard. The protocol drops the text, and so do we.
+        // Nobody knows the words that the user heard, so the protocol drops the text.
         self.text = None;
         self.audio_ms = audio_end_ms;
         Ok(())
     }
 
-    /// Memory of its words.
+    /// Bytes of its words.
     pub(super) fn bytes(&self) -> usize {
         let arguments = match &self.function {
             Some(Function::Call { arguments, .. }) => arguments.len(),

@@ -1,6 +1,6 @@
 //! The Realtime WebSocket, `GET /v1/realtime`: the part of the OpenAI protocol (general-availability names) that a voice
-//! assistant needs. Events named `meridian.*` are beyond it; they go to clients that ask for them, because others take an
-//! event that they do not know for an error.
+//! assistant needs. Events named `meridian.*` are not part of it; they go only to clients that ask for them, because others take an
+//! unknown event for an error.
 //!
 //! [`session`] holds the state of a conversation and takes its events; it knows no socket. [`connection`] moves messages between
 //! session and socket, and closes the socket with a reason.
@@ -69,7 +69,7 @@ use crate::{caller::class_of, error::ApiError, place::Place, queue::Class, stack
 #[derive(Debug, Deserialize)]
 pub(crate) struct Parameters {
     model: Option<String>,
-    /// Id of an earlier session that goes on here.
+    /// Id of an earlier session to resume.
     resume: Option<String>,
     /// The time zone of the device, for clients that cannot set headers.
     zone: Option<String>,
@@ -82,10 +82,10 @@ pub(crate) struct Parameters {
 /// Asks for the events named `meridian.*`, like `meridian=1` in the address.
 const EVENTS_HEADER: &str = "meridian-events";
 
-/// First size of a socket's read buffer, which grows to the messages that come. The protocol layer's own 128 KiB would be several
-/// times the memory of an idle session.
+/// First size of a socket's read buffer, which grows with the messages that come. The default of 128 KiB would be several times the
+/// memory of an idle session.
 const READ_BUFFER_BYTES: usize = 4 << 10;
-/// The model that is reported when the client names none.
+/// The name of the model, if the client names none.
 const MODEL: &str = "meridian-realtime";
 
 /// `GET /v1/realtime?model=…[&resume=SESSION][&zone=ZONE][&meridian=1]`
@@ -134,12 +134,12 @@ pub(crate) async fn upgrade(
         .chars()
         .take(MODEL_CHARS_MAX)
         .collect();
-    // The session refuses messages above the limit with an error. The protocol layer stops a little above it, after which it can
-    // read no further.
+    // The session refuses messages above the limit with an error. The protocol layer stops a little above it, and can then read no
+    // further.
     let read_max = stack.config.limits.frame_read_max();
     let zone = opening::zone(&headers, parameters.zone.as_deref())?;
-    // The token counts the session from here on, so that a burst of upgrades cannot overrun the limit, and a drain waits
-    // for those whose upgrade is still under way.
+    // The token counts the session from here on, so that a burst of upgrades cannot pass the limit, and a drain waits for sessions
+    // whose upgrade is still under way.
     let counted = stack.sessions.token();
     let continuity = stack.config.checkpoint_key.is_some()
         && headers
@@ -173,7 +173,7 @@ pub(crate) async fn upgrade(
         .max_frame_size(read_max)
         .max_message_size(read_max)
         .on_upgrade(move |socket| {
-            // axum's task keeps the memory of the largest state that it ever had. The socket goes behind a pointer here and the
+            // axum's task keeps the memory of the largest state that it ever had. The split puts the socket behind a pointer, and the
             // session's future is boxed, so that the task is small while a device is silent for hours.
             let (sink, stream) = socket.split();
             let session = async move {

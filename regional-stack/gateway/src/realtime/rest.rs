@@ -1,8 +1,8 @@
-//! The rest of the audio of a long message, which the session listens to one second at a time.
+//! The rest of the audio of a long message. The session listens to it one second at a time.
 
 use super::audio_input::WIRE_RATE;
 
-/// Audio of one message that is listened to at once. A message may bring minutes of it, and other sessions need the thread.
+/// Audio of one message that the session takes at once. A message may bring minutes of it, and other sessions need the thread.
 const MOUTHFUL_BYTES: usize = 2 * WIRE_RATE as usize;
 /// Utterances that may end in a second: a word of 120 ms and a pause of as much as any client asks for take half of it.
 pub(super) const MOUTHFUL_UTTERANCES: usize = 2;
@@ -16,7 +16,7 @@ pub(super) struct Rest {
 }
 
 impl Rest {
-    /// Whether so much audio is too long to be listened to at once.
+    /// Whether so much audio is too long to be taken at once.
     pub(super) fn is_long(audio: &[u8]) -> bool {
         audio.len() > MOUTHFUL_BYTES
     }

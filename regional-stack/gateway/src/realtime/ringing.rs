@@ -1,6 +1,6 @@
-//! Timers and alarms that are due. They ring until somebody acknowledges them: the device does with an event of its own; the
-//! user does by saying "stop" (the [`dialogue`] crate decides that, and how often it rings). A sent ring proves nothing, because it
-//! may have gone into a dead socket. A ring that the device played may have met a sleeper: it ends timers, and no alarm.
+//! Timers and alarms that are due. They ring until somebody acknowledges them: the device with an event of its own, or the user with
+//! "stop" (the [`dialogue`] crate decides that, and the number of rings). A sent ring proves nothing, because it may have gone into a
+//! dead socket. A ring that the device played may have met a sleeper: it ends timers, and no alarm.
 
 use std::time::Duration;
 
@@ -8,15 +8,15 @@ use topology::Moment;
 
 use super::{refusal::Refusal, session::Session};
 
-/// A ring waits at most this long for silence. Then it rings over anything that the audio input takes for speech: a television talks for
+/// Longest wait of a ring for silence. Then it rings over everything that the audio input takes for speech: a television talks for
 /// hours, and steady noise never ends.
 const WAITS_MAX: Duration = Duration::from_secs(15);
 
-/// Minutes by which a ring can be put off.
+/// Minutes of a snooze.
 const SNOOZE_MINUTES: std::ops::RangeInclusive<u64> = 1..=120;
 
 impl Session {
-    /// Speaks up about timers and alarms that are due: when nobody is talking, or when that takes too long.
+    /// Rings for timers and alarms that are due: in silence, or when silence does not come in time.
     pub(super) fn ring(&mut self, now: Moment) {
         let Some(due_at) = self.device.dialogue.next_ring().filter(|at| *at <= now) else {
             return;
@@ -34,7 +34,7 @@ impl Session {
         self.say(&reply.text);
     }
 
-    /// Whether the assistant says nothing and has nothing to say next, regardless of what it hears.
+    /// Whether the assistant is silent and has nothing to say next, whatever it hears.
     fn is_free_to_speak(&self) -> bool {
         self.responses.is_idle() && self.outbox.is_empty()
     }

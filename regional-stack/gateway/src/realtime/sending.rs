@@ -1,5 +1,5 @@
-//! The order in which a session's messages go out: the checkpoint that an event follows from, then the event, then the edge's
-//! messages about turns, then the load. The socket sends them one by one and knows none of this.
+//! The order in which a session's messages go out: the checkpoint before an event, the event, the messages for the edge about turns, the
+//! load. The socket sends them one by one and knows nothing of this order.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,7 +11,7 @@ use super::{
     session::Session,
 };
 
-/// An edge hears so often how far a session has come while the client only sends.
+/// Period of checkpoints while the client only sends.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 
 /// A message that goes out next.
@@ -78,17 +78,17 @@ impl Session {
         self.outbox.is_ready()
     }
 
-    /// Whether the client takes too few of its events for the session to go on.
+    /// Whether more events wait than a client that reads ever has.
     pub(super) fn is_overfull(&self) -> bool {
         self.outbox.is_overfull()
     }
 
-    /// Whether the session may end here without anybody noticing: nothing is under way, and the edge knows all of it.
+    /// Whether the session may end here unnoticed: no turn is in progress, and the edge has its last checkpoint.
     pub(super) fn may_end(&self) -> bool {
         self.is_between_turns() && !self.owes_edge()
     }
 
-    /// Some time has passed: timers may be due, and the edge may want to know how far the session has come.
+    /// Lets time pass: rings what is due, and notes that the edge may need a checkpoint.
     pub(super) fn on_time(&mut self, now: Moment) {
         self.ring(now);
         if self
@@ -103,7 +103,8 @@ impl Session {
         self.owes_checkpoint() || self.edge.turns.is_due()
     }
 
-    /// Only turns make work, so the load is told after one. It waits until nothing else does, because it must not delay a reply.
+    /// Whether the edge must get the load: after a turn, because only turns make work, and between turns, because it must not delay a
+    /// reply.
     fn owes_load(&self, now: Moment) -> bool {
         let reports = self.edge.load.as_ref();
         reports.is_some_and(|reports| reports.is_due(self.responses.turns(), now) && self.is_between_turns())

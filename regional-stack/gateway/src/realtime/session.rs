@@ -58,10 +58,10 @@ pub(super) struct Session {
     pub(super) edge: EdgeReports,
 }
 
-/// The server repeats names of models to clients and cuts longer ones.
+/// Longest name of a model: the server repeats the name to its client, and cuts a longer one.
 pub(super) const MODEL_CHARS_MAX: usize = 64;
 
-/// The code with which a device is told that its session could not be resumed.
+/// The code of the error for a device whose session could not be resumed.
 const NOT_RESUMED: &str = "session_not_resumed";
 
 /// The result of an engine.
@@ -94,9 +94,9 @@ impl Session {
             revision: Moment(0),
             may_go_on_elsewhere: false,
         });
-        // An earlier ring may have gone into a socket that nobody read.
+        // Nobody may have read the socket into which an earlier ring went.
         dialogue.ring_again();
-        // A device that comes back through an edge with another home is where it was: its alarms are set by that clock.
+        // A device that comes back through an edge with another home is where it was: its alarms follow the clock of that place.
         if let Some(home_zone) = home_zone
             && dialogue.home_zone.is_none()
         {
@@ -141,7 +141,7 @@ impl Session {
         session
     }
 
-    /// The session's own name, under which it is remembered.
+    /// The session's own name, under which the store keeps its memory.
     pub(super) fn name(&self) -> &str {
         name_of(&self.id)
     }
@@ -164,7 +164,7 @@ impl Session {
         self.device.memory(self.snapshot())
     }
 
-    /// Waits for the next engine result, for ever if no job is in progress. Safe to drop and call again.
+    /// Waits for the next engine result; for ever if no job is in progress. Safe to drop and call again.
     pub(super) async fn engine_result(&mut self) -> EngineResult {
         let stack = &*self.stack;
         let response = self.responses.active_mut();
@@ -216,7 +216,7 @@ impl Session {
         self.outbox.push(refusal.event(about));
     }
 
-    /// Refuses a message that is too long to be looked at.
+    /// Refuses a message that is too long to be parsed.
     pub(super) fn on_too_large(&mut self) {
         self.consumed += 1;
         let kib = self.stack.config.limits.frame_bytes_max >> 10;
@@ -224,7 +224,7 @@ impl Session {
         self.refuse(&Refusal::new("message_too_large", None, message), None);
     }
 
-    /// Tells a client that asks for the beta protocol which one is spoken here.
+    /// Tells a client that asks for the beta protocol to use the current one.
     pub(super) fn warn_of_beta(&mut self) {
         let message = "this is the protocol of general availability; leave out the header OpenAI-Beta, and use its names of \
                        events and fields, as in session.audio.input.turn_detection";
@@ -338,7 +338,7 @@ impl Session {
         self.settings = new;
         self.device.set_zone(zone);
         self.device.note_change();
-        // A model of any name is served by the same engines.
+        // The same engines serve a model of any name.
         if let Some(model) = change.get("model").and_then(Value::as_str) {
             self.model = model.chars().take(MODEL_CHARS_MAX).collect();
         }

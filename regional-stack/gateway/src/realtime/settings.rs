@@ -1,4 +1,4 @@
-//! The settings of a session that a client may change, with `session.update`.
+//! The settings of a session, which a client changes with `session.update`.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -9,7 +9,7 @@ use super::{
     tools::{self, Tool, ToolChoice},
 };
 
-/// Settings as they are in force.
+/// The settings in force.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct Settings {
@@ -17,19 +17,18 @@ pub(super) struct Settings {
     pub(super) modality: Modality,
     /// `None` is manual: the client commits.
     pub(super) turn_detection: Option<TurnDetection>,
-    /// Always [`VOICE`]. A stack of the previous release that goes on with the session reads it.
+    /// Always [`VOICE`]. A stack of the previous release that resumes the session reads it.
     pub(super) voice: String,
     /// 0.25..=1.5, as in the protocol.
     pub(super) speed: f32,
     /// Whether the client wants transcripts of the user's speech.
     pub(super) transcribes: bool,
-    /// Whether the client wants the events of ours, `meridian.*`. Sessions of a stack that sent them to everybody go on with
-    /// them.
+    /// Whether the client wants the events `meridian.*`. Sessions of a release that sent them to everybody keep them.
     #[serde(default = "yes")]
     pub(super) ours: bool,
     pub(super) tools: Vec<Tool>,
     pub(super) tool_choice: ToolChoice,
-    /// Whether a response may call several functions. None does; it is shown as the client set it.
+    /// Whether a response may call several functions. None does; the session shows the client's value.
     pub(super) parallel_tool_calls: bool,
 }
 
@@ -46,7 +45,7 @@ pub(super) enum Modality {
 }
 
 impl Modality {
-    /// The modality that a list of names stands for.
+    /// The modality of a list of names.
     pub(super) fn of(names: &Value, place: &str) -> Result<Self, FieldError> {
         let names: Option<Vec<&str>> = names
             .as_array()
@@ -71,9 +70,9 @@ impl Modality {
 #[serde(default)]
 pub(super) struct TurnDetection {
     pub(super) endpoint: EndpointConfig,
-    /// Answer each utterance without being asked.
+    /// Whether each utterance gets an answer without a request.
     pub(super) create_response: bool,
-    /// Stop speaking when the user begins.
+    /// Whether the assistant falls silent when the user begins to speak.
     pub(super) interrupt_response: bool,
 }
 
@@ -106,19 +105,19 @@ impl Default for Settings {
 
 /// The name of the only voice.
 pub(super) const VOICE: &str = "meridian";
-/// The voice and the recognizer that `openai-agents` and `@openai/agents-realtime` name when their users choose none.
+/// The voice and the recognizer that `openai-agents` and `@openai/agents-realtime` name by default.
 const AGENTS_VOICE: &str = "ash";
 const AGENTS_RECOGNIZER: &str = "gpt-4o-mini-transcribe";
 const RECOGNIZER: &str = "meridian-asr";
-/// The value in `session.include` that asks for our events.
+/// The value in `session.include` that asks for the events `meridian.*`.
 pub(super) const OURS: &str = "meridian.turn";
 
-/// Instructions are kept to be repeated to the client, no more; a client may not store a library here.
+/// Longest instructions. The session only repeats them to the client, and is no place for a library.
 const INSTRUCTIONS_CHARS_MAX: usize = 16_384;
-/// Longer would keep the user waiting past any purpose, and the audio in memory.
+/// Longest silence before an answer: a longer one would help no user, and keep audio in memory.
 const VAD_MS_MAX: u64 = 10_000;
 
-/// Every field of a session. Those that a server describes may be sent back as they came.
+/// All fields of a session. A client may send back those that the server describes.
 const SESSION: &[&str] = &[
     "type",
     "object",
@@ -137,13 +136,13 @@ const SESSION: &[&str] = &[
     "include",
     "prompt",
     "reasoning",
-    // The device's zone, which is no setting: see `opening::zone_in`.
+    // The device's zone is no setting: see `opening::zone_in`.
     "meridian",
 ];
 
 impl Settings {
-    /// These settings with the changes a client asks for: all of them, or none and the reason. Fields that are not mentioned
-    /// stay. Values that this server does not have are refused, except the few that agents name by default.
+    /// These settings with the changes that a client asks for: all of them, or none and the reason. Other fields stay. The server refuses
+    /// values that it does not have, except the few that agents name by default.
     pub(super) fn updated(&self, change: &Value) -> Result<Self, FieldError> {
         let mut new = self.clone();
         let session = only(change, "session", SESSION)?;
@@ -253,7 +252,7 @@ impl Settings {
         let turn_detection = self.turn_detection.map(|detection| {
             json!({
                 "type": "server_vad",
-                // Through text, because 0.3_f32 as a JSON number would be 0.30000001192092896.
+                // By way of text: 0.3_f32 as a JSON number would be 0.30000001192092896.
                 "threshold": rounded(detection.endpoint.threshold),
                 "prefix_padding_ms": detection.endpoint.prefix_padding_ms,
                 "silence_duration_ms": detection.endpoint.silence_duration_ms,
@@ -282,7 +281,7 @@ impl Settings {
             "reasoning": null,
             "prompt": null,
             "include": null,
-            // An open session has no end of its own.
+            // An open session has no fixed end.
             "expires_at": null,
             "audio": {
                 "input": {
@@ -301,7 +300,7 @@ fn rounded(value: f32) -> f64 {
     (f64::from(value) * 1000.0).round() / 1000.0
 }
 
-/// Instructions of a session or a response; null takes them back.
+/// The instructions of a session or a response; null removes them.
 pub(super) fn instructions_of(value: &Value, place: &str) -> Result<String, FieldError> {
     match value {
         Value::Null => Ok(String::new()),
@@ -311,7 +310,7 @@ pub(super) fn instructions_of(value: &Value, place: &str) -> Result<String, Fiel
     }
 }
 
-/// Audio travels in one format. Another must not be taken in silence: it would be heard as noise.
+/// Checks the format of audio. There is one; the recognizer would hear another as noise.
 pub(super) fn format_of(parent: &Map<String, Value>, place: &str) -> Result<(), FieldError> {
     let Some(format) = given(parent, "format") else {
         return Ok(());
@@ -329,7 +328,7 @@ pub(super) fn format_of(parent: &Map<String, Value>, place: &str) -> Result<(), 
     )
 }
 
-/// There is one voice. Another is refused, and the default of `openai-agents`, which its users did not choose, is taken for it.
+/// Checks the voice. There is one; the default of `openai-agents`, which its users did not choose, passes for it, and others are refused.
 pub(super) fn check_voice(output: &Map<String, Value>, place: &str) -> Result<(), FieldError> {
     let named = match given(output, "voice") {
         None => return Ok(()),
@@ -345,8 +344,8 @@ pub(super) fn check_voice(output: &Map<String, Value>, place: &str) -> Result<()
     }
 }
 
-/// What would change the session if it were there. Null asks for nothing, and agents ask for `"tracing": "auto"` by default: it
-/// leaves to the server what is traced.
+/// Refuses fields that would change a session which has them. Null asks for nothing, and agents send `"tracing": "auto"` by default,
+/// which leaves the choice to the server.
 fn check_unused(session: &Map<String, Value>) -> Result<(), FieldError> {
     if given(session, "tracing").is_some_and(|tracing| tracing != "auto") {
         return refuse(
@@ -357,7 +356,7 @@ fn check_unused(session: &Map<String, Value>) -> Result<(), FieldError> {
     check_reasoning(session, "session.reasoning")
 }
 
-/// There is no language model that could reason.
+/// Checks the effort of reasoning: no language model here could reason.
 pub(super) fn check_reasoning(fields: &Map<String, Value>, place: &str) -> Result<(), FieldError> {
     match given(fields, "reasoning") {
         None => Ok(()),
@@ -365,7 +364,7 @@ pub(super) fn check_reasoning(fields: &Map<String, Value>, place: &str) -> Resul
     }
 }
 
-/// No reply is cut to a length: a count of tokens says nothing where there are none.
+/// Checks a limit of tokens: the server cuts no reply, because no model here counts tokens.
 pub(super) fn output_tokens(value: &Value, place: &str) -> Result<(), FieldError> {
     match value == "inf" {
         true => Ok(()),
@@ -380,7 +379,7 @@ fn check_transcription(change: &Value) -> Result<(), FieldError> {
     const PLACE: &str = "session.audio.input.transcription";
     const KNOWN: &[&str] = &["model", "language", "languages", "prompt", "delay", "keywords"];
     let fields = only(change, PLACE, KNOWN)?;
-    // The recognizer knows the words that it knows, and is as quick as it can be.
+    // The words and the speed of the recognizer are fixed.
     for name in ["prompt", "keywords", "delay"] {
         let is_empty = |value: &Value| value == "" || value.as_array().is_some_and(Vec::is_empty);
         if given(fields, name).is_some_and(|value| !is_empty(value)) {

@@ -7,7 +7,7 @@ use speech::{SAMPLE_RATE, pcm, resample::resample};
 
 use super::{audio_input::WIRE_RATE, refusal::Refusal};
 
-/// Shorter audio holds no word. The protocol has the same limit.
+/// Shortest utterance: a shorter one holds no word. The protocol has the same limit.
 pub(super) const COMMIT_MS_MIN: u64 = 100;
 
 /// The sound in a message of the client, at the engine's rate.

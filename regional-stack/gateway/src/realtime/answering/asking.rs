@@ -1,4 +1,4 @@
-//! Asking for a response: the item or question that it answers, and the order of responses.
+//! Requests for responses: the item or question to answer, and the order of responses.
 
 use serde_json::Value;
 use topology::Moment;
@@ -56,7 +56,7 @@ impl Session {
             },
         };
         if waits {
-            // Taken now, so that no other response answers it too.
+            // Marked now, so that no other response answers it too.
             let answered = asked.answers.as_ref();
             if let Some(item) = answered.and_then(|id| self.items.get_mut(id)) {
                 item.answered = true;
@@ -68,8 +68,7 @@ impl Session {
         Ok(())
     }
 
-    /// Finds what to answer in the input of a response, which replaces the conversation: an item of the conversation, or else a
-    /// question.
+    /// Finds the item or the question to answer in the input of a response, which replaces the conversation.
     pub(super) fn question_in(&mut self, input: Vec<NewItem>) -> Result<(Option<String>, Option<Question>), Refusal> {
         let mut question = Question::Nothing;
         let (mut answers, mut sound) = (None, None);
@@ -100,7 +99,7 @@ impl Session {
                         _ => {}
                     }
                 }
-                // History, which no skill of the assistant uses.
+                // No skill of the assistant uses history.
                 NewKind::Text { .. } | NewKind::Call { .. } => {}
             }
         }
@@ -136,7 +135,7 @@ impl Session {
         self.outbox.push(events::rate_limits_updated(HEARING_MAX, places));
     }
 
-    /// Answers an item now, or after the current response.
+    /// Answers an item, now or after the current response.
     pub(in crate::realtime) fn want(&mut self, item: String, now: Moment) {
         if let Some(item) = self.responses.want(item) {
             self.begin(Asked::about(Some(item), self.settings.modality), now);

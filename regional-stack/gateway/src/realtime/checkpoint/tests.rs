@@ -84,7 +84,7 @@ fn sessions_of_this_release_and_of_the_one_before_are_restored() {
         );
     }
     let today = restored(&recorded("form-2", "between-turns"));
-    let zone = today.device.dialogue.zone.as_ref().map(dialogue::Zone::name);
+    let zone = today.dialogue.zone.as_ref().map(dialogue::Zone::name);
     assert_eq!(zone, Some("America/New_York"));
 }
 
@@ -111,7 +111,7 @@ fn session(stack: &Arc<Stack>) -> Session {
     session
 }
 
-/// The reader of the release before, as far as it refuses anything: copied from there, and not to be changed.
+/// The reader of the release before, as far as it refuses anything: copied from there, and never changed.
 #[derive(Deserialize)]
 #[expect(dead_code, reason = "what counts is that it can be read")]
 struct Before {
@@ -336,7 +336,7 @@ fn the_release_before_reads_what_this_one_writes() {
     assert_eq!(carried.rung, session.device.rung);
 }
 
-/// An alarm is set on Monday for Friday, nobody says a word, and the region drains on Wednesday.
+/// A user sets an alarm on Monday for Friday, says no word, and the region drains on Wednesday.
 /// In the middle of an utterance, and of a reply.
 #[test]
 fn the_release_before_reads_what_this_one_writes_in_a_turn() {

@@ -1,5 +1,5 @@
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use dialogue::{City, DialogueState};
+use dialogue::City;
 use serde_json::json;
 use speech::Transcript;
 use speech::scripted::{ScriptedRecognizer, ScriptedSynthesizer};
@@ -19,7 +19,7 @@ mod interrupting;
 
 const NOW: Moment = Moment(1_795_257_300_000);
 
-/// A session without a socket, which answers in text so that no engine is asked.
+/// A session without a socket. It answers in text, so that no engine has to speak.
 fn session() -> Session {
     let settings = Settings {
         ours: true,
@@ -132,7 +132,7 @@ fn a_timer_rings_when_nobody_is_talking_until_somebody_says_that_they_heard_it()
     assert!(sent(&mut session, again).is_empty());
 }
 
-/// The loudspeaker worked. Whether the sleeper woke up is another matter.
+/// The loudspeaker worked, but the sleeper may not have woken up.
 #[test]
 fn an_alarm_that_was_played_rings_on_until_somebody_says_that_they_heard_it() {
     let mut session = session();
@@ -473,7 +473,7 @@ fn what_a_client_set_up_and_said_goes_on_in_a_later_connection() {
     assert_eq!(events[0]["item"]["content"][0]["text"], "okay");
 }
 
-/// As a stack of the release before this one wrote them.
+/// A memory as a stack of the release before this one wrote it.
 #[test]
 fn settings_and_items_of_the_previous_release_are_read() {
     let settings = r#"{"instructions":"","modality":"Text","turn_detection":null,"voice":"ash","speed":1.0}"#;
