@@ -1,7 +1,10 @@
 //! The reasons for which a stack closes the socket of a session, and the last event before.
 
+use std::{error::Error as _, io::ErrorKind};
+
 use axum::extract::ws::close_code;
 use serde_json::Value;
+use tungstenite::{Error as Fault, error::ProtocolError};
 
 use super::events;
 use crate::metrics::ClosedReason;
@@ -77,16 +80,17 @@ pub(super) fn too_large() -> Closing {
 
 /// The end of a session whose socket has become unreadable.
 pub(super) fn unreadable(error: &axum::Error) -> Result<ClosedReason, Closing> {
-    let text = error.to_string();
-    // axum hides the type of the error behind its text.
-    if text.contains("too long") || text.contains("too large") {
-        return Err(too_large());
+    let fault = error.source().and_then(|source| source.downcast_ref::<Fault>());
+    match fault {
+        Some(Fault::Capacity(_)) => return Err(too_large()),
+        Some(Fault::Protocol(ProtocolError::ResetWithoutClosingHandshake)) => return Ok(ClosedReason::Lost),
+        Some(Fault::Io(fault)) if matches!(fault.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => {
+            return Ok(ClosedReason::Lost);
+        }
+        _ => {}
     }
-    if text.contains("reset") || text.contains("closing handshake") || text.contains("broken pipe") {
-        return Ok(ClosedReason::Lost);
-    }
-    tracing::debug!("socket: {text}");
-    if text.contains("UTF-8") {
+    tracing::debug!("socket: {error}");
+    if matches!(fault, Some(Fault::Utf8(_))) {
         return Err(Closing {
             event: None,
             code: close_code::INVALID,
