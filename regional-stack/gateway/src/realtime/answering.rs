@@ -16,6 +16,7 @@ use super::{
     response::{Call, Question, ResponseStage},
     session::Session,
     settings::Modality,
+    texts,
     tools::{self, Choice},
 };
 use crate::{
@@ -120,7 +121,7 @@ impl Session {
                 }
                 // The recognizer failed while the response waited. A deleted item of the conversation is no utterance.
                 if item.map_or(response.wishes.aside, |item| item.text.is_none()) {
-                    let message = "what this response was to answer could not be recognised; say it again";
+                    let message = texts::QUESTION_NOT_RECOGNISED;
                     let error = ApiError::new(axum::http::StatusCode::SERVICE_UNAVAILABLE, "engine_failed", message);
                     self.fail(&error, Component::Asr);
                     self.next_wanted(now);
@@ -219,7 +220,7 @@ impl Session {
             return Err(Refusal::invalid(
                 "response_cancel_not_active",
                 "response_id",
-                "there is no such active response; it may have ended already",
+                texts::NO_ACTIVE_RESPONSE,
             ));
         }
         self.cancel("client_cancelled");

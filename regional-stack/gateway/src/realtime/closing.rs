@@ -6,7 +6,7 @@ use axum::extract::ws::close_code;
 use serde_json::Value;
 use tungstenite::{Error as Fault, error::ProtocolError};
 
-use super::events;
+use super::{events, texts};
 use crate::metrics::ClosedReason;
 
 /// The reason of the stack for closing a socket.
@@ -20,7 +20,7 @@ pub(super) struct Closing {
 
 /// The device, or another with its id, has connected again: an alarm must ring once.
 pub(super) fn taken_over() -> Closing {
-    let message = "a newer connection resumed this session; this one ends, and does not have to connect again";
+    let message = texts::TAKEN_OVER;
     Closing {
         event: Some(events::error(
             "invalid_request_error",
@@ -30,13 +30,13 @@ pub(super) fn taken_over() -> Closing {
             None,
         )),
         code: close_code::POLICY,
-        text: "this session was resumed by a newer connection",
+        text: texts::TAKEN_OVER_CLOSE,
         reason: ClosedReason::TakenOver,
     }
 }
 
 pub(super) fn unfinished() -> Closing {
-    let message = "a message that you began is not whole yet; send it faster, or audio in shorter pieces";
+    let message = texts::UNFINISHED;
     Closing {
         event: Some(events::error(
             "invalid_request_error",
@@ -46,24 +46,23 @@ pub(super) fn unfinished() -> Closing {
             None,
         )),
         code: close_code::POLICY,
-        text: "a message that you began did not end in time",
+        text: texts::UNFINISHED_CLOSE,
         reason: ClosedReason::Unfinished,
     }
 }
 
 pub(super) fn no_room() -> Closing {
-    let message = "the long messages of other sessions leave no room for this one; send audio in shorter pieces, or connect again \
-                   in a moment";
+    let message = texts::NO_ROOM;
     Closing {
         event: Some(events::error("server_error", "no_room", message, None, None)),
         code: close_code::AGAIN,
-        text: "no room for long messages; send audio in shorter pieces",
+        text: texts::NO_ROOM_CLOSE,
         reason: ClosedReason::NoRoom,
     }
 }
 
 pub(super) fn too_large() -> Closing {
-    let message = "the message is too large to be read; send audio in shorter pieces";
+    let message = texts::UNREADABLY_LARGE;
     Closing {
         event: Some(events::error(
             "invalid_request_error",
@@ -73,7 +72,7 @@ pub(super) fn too_large() -> Closing {
             None,
         )),
         code: close_code::SIZE,
-        text: "message too large; send audio in shorter pieces",
+        text: texts::UNREADABLY_LARGE_CLOSE,
         reason: ClosedReason::Oversize,
     }
 }
@@ -94,14 +93,14 @@ pub(super) fn unreadable(error: &axum::Error) -> Result<ClosedReason, Closing> {
         return Err(Closing {
             event: None,
             code: close_code::INVALID,
-            text: "a text message is not UTF-8",
+            text: texts::NOT_UTF8_CLOSE,
             reason: ClosedReason::Protocol,
         });
     }
     Err(Closing {
         event: None,
         code: close_code::PROTOCOL,
-        text: "not the WebSocket protocol",
+        text: texts::NOT_WEBSOCKET_CLOSE,
         reason: ClosedReason::Protocol,
     })
 }

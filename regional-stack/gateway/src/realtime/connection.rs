@@ -25,6 +25,7 @@ use super::{
     opening::STORE_LIMIT,
     sending::Outgoing,
     session::Session,
+    texts,
 };
 use crate::{
     ids::logged,
@@ -90,7 +91,7 @@ pub(super) async fn run(
             let closing = Closing {
                 event: None,
                 code: CANNOT_RESUME,
-                text: "this session can not go on here",
+                text: texts::NOT_RESUMED_CLOSE,
                 reason: ClosedReason::NotResumed,
             };
             (String::new(), Err(closing))
@@ -235,7 +236,7 @@ async fn converse(
             return Err(Closing {
                 event: None,
                 code: close_code::POLICY,
-                text: "too many events wait for you; read faster",
+                text: texts::OVERFULL_CLOSE,
                 reason: ClosedReason::SlowClient,
             });
         }
@@ -245,7 +246,7 @@ async fn converse(
         let over = || Closing {
             event: None,
             code: close_code::RESTART,
-            text: "region draining",
+            text: texts::DRAINING_CLOSE,
             reason: ClosedReason::Draining,
         };
         if leaving.is_cancelled() && session.may_end() {
@@ -323,7 +324,7 @@ async fn converse(
                     return Err(Closing {
                         event: None,
                         code: close_code::POLICY,
-                        text: "no sign of life; answer pings or send audio",
+                        text: texts::IDLE_CLOSE,
                         reason: ClosedReason::Idle,
                     });
                 }
@@ -331,7 +332,7 @@ async fn converse(
                     return Err(Closing {
                         event: None,
                         code: close_code::POLICY,
-                        text: "you take no events; read faster",
+                        text: texts::SLOW_CLOSE,
                         reason: ClosedReason::SlowClient,
                     });
                 }

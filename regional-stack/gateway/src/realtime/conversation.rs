@@ -11,6 +11,7 @@ use super::{
     items::{Function, Item, Role},
     outbox::Outbox,
     refusal::Refusal,
+    texts,
 };
 use crate::ids::new_id;
 
@@ -86,7 +87,7 @@ impl Items {
     pub(super) fn new_id(&self, wanted: Option<String>) -> Result<String, Refusal> {
         let id = wanted.unwrap_or_else(|| new_id("item"));
         if self.has(&id) {
-            let message = "there is an item with this id; choose another";
+            let message = texts::ITEM_EXISTS;
             return Err(Refusal::invalid("invalid_value", "item.id", message));
         }
         Ok(id)
@@ -100,8 +101,7 @@ impl Items {
             After::Item(id) => {
                 let found = self.position(id);
                 found.map(|at| at + 1).ok_or_else(|| {
-                    let message =
-                        "there is no item with this id; leave it out to append, or use \"root\" to begin with it";
+                    let message = texts::NO_PREVIOUS_ITEM;
                     Refusal::invalid("item_not_found", "previous_item_id", message)
                 })
             }
@@ -171,9 +171,5 @@ impl Items {
 }
 
 fn no_such_item() -> Refusal {
-    Refusal::invalid(
-        "item_not_found",
-        "item_id",
-        "there is no item with this id; it may have been forgotten",
-    )
+    Refusal::invalid("item_not_found", "item_id", texts::NO_SUCH_ITEM)
 }

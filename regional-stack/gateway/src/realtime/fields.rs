@@ -3,6 +3,8 @@
 
 use serde_json::{Map, Value};
 
+use super::texts;
+
 /// The reason to refuse a field.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
@@ -42,13 +44,7 @@ const NAME_CHARS_MAX: usize = 64;
 /// The object at `place`, which may have no field but these.
 pub(super) fn only<'a>(value: &'a Value, place: &str, known: &[&str]) -> Result<&'a Map<String, Value>, FieldError> {
     let Some(fields) = value.as_object() else {
-        return refuse(
-            place,
-            format!(
-                "{} must be an object",
-                if place.is_empty() { "the event" } else { place }
-            ),
-        );
+        return refuse(place, texts::no_object(place));
     };
     let root = place.split('.').next().unwrap_or(place);
     let beta = |name: &str| {
@@ -61,11 +57,11 @@ pub(super) fn only<'a>(value: &'a Value, place: &str, known: &[&str]) -> Result<
     });
     let Some((name, _)) = strange else { return Ok(fields) };
     let message = match beta(name) {
-        Some((_, Some(now))) => format!("\"{name}\" is a field of the beta protocol; use {root}.{now}"),
-        Some((_, None)) => format!("\"{name}\" is a field of the beta protocol and has no successor; leave it out"),
+        Some((_, Some(now))) => texts::beta_field(name, root, now),
+        Some((_, None)) => texts::beta_field_without_successor(name),
         None => {
             let name: String = name.chars().take(NAME_CHARS_MAX).collect();
-            format!("unknown field {name:?}; known are {}", known.join(", "))
+            texts::unknown_field(&name, known)
         }
     };
     let name: String = name.chars().take(NAME_CHARS_MAX).collect();
@@ -90,7 +86,7 @@ pub(super) fn missing<T>(place: &str, name: &str) -> Result<T, FieldError> {
     Err(FieldError {
         code: "missing_required_parameter",
         param: inside(place, name),
-        message: format!("\"{}\" is missing", inside(place, name)),
+        message: texts::missing_field(&inside(place, name)),
     })
 }
 
@@ -104,7 +100,7 @@ pub(super) fn text<'a>(fields: &'a Map<String, Value>, place: &str, name: &str) 
     match given(fields, name) {
         None => Ok(None),
         Some(Value::String(text)) => Ok(Some(text)),
-        Some(_) => refuse(inside(place, name), format!("{name} must be a string")),
+        Some(_) => refuse(inside(place, name), texts::no_string(name)),
     }
 }
 
@@ -113,7 +109,7 @@ pub(super) fn flag(fields: &Map<String, Value>, place: &str, name: &str) -> Resu
     match given(fields, name) {
         None => Ok(None),
         Some(Value::Bool(flag)) => Ok(Some(*flag)),
-        Some(_) => refuse(inside(place, name), format!("{name} must be true or false")),
+        Some(_) => refuse(inside(place, name), texts::no_flag(name)),
     }
 }
 

@@ -13,6 +13,7 @@ use super::{
     session::Session,
     settings::TurnDetection,
     sound::{self, COMMIT_MS_MIN},
+    texts,
 };
 use crate::{
     error::{ApiError, GPU_MEMORY, REPEAT},
@@ -90,10 +91,7 @@ impl Session {
     }
 
     fn buffer_full(&self) -> Refusal {
-        let message = format!(
-            "with this the audio buffer would hold more than {} s, the most one turn may have; commit or clear it before",
-            self.stack.config.limits.turn_max.0.as_secs()
-        );
+        let message = texts::buffer_full(self.stack.config.limits.turn_max.0.as_secs());
         Refusal::invalid("input_audio_buffer_full", "audio", message)
     }
 
@@ -112,12 +110,9 @@ impl Session {
         let heard_ms = (audio_input::seconds(&utterance.samples) * 1000.0) as u64;
         if !is_speech || heard_ms < COMMIT_MS_MIN {
             let message = if is_speech {
-                format!(
-                    "the audio buffer holds {heard_ms} ms, at least {COMMIT_MS_MIN} ms are needed; append audio before committing"
-                )
+                texts::commit_too_short(heard_ms, COMMIT_MS_MIN)
             } else {
-                "nobody has spoken since the last utterance; set turn_detection to null to commit whatever comes"
-                    .to_owned()
+                texts::NOTHING_TO_COMMIT.to_owned()
             };
             return Err(Refusal::invalid("input_audio_buffer_commit_empty", "audio", message));
         }
@@ -217,11 +212,7 @@ impl Session {
 
     /// Asks the user to repeat: the speech in progress, or just before, is lost.
     pub(super) fn ask_to_repeat(&mut self, now: Moment) {
-        let error = ApiError::new(
-            axum::http::StatusCode::SERVICE_UNAVAILABLE,
-            REPEAT,
-            "the region was lost, and what was said last with it; say it again",
-        );
+        let error = ApiError::new(axum::http::StatusCode::SERVICE_UNAVAILABLE, REPEAT, texts::SPEECH_LOST);
         self.input.item = None;
         self.outbox.push(events::cleared());
         for hearing in self.hearing.take_all() {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{audio_input, refusal::Refusal};
+use super::{audio_input, refusal::Refusal, texts};
 
 /// An item of the conversation. Stacks of the previous release read it too, so fields are added, and given defaults.
 #[derive(Clone, Serialize, Deserialize)]
@@ -122,15 +122,15 @@ impl Item {
     /// Cuts a reply of the assistant to the part that the user heard.
     pub(super) fn truncate(&mut self, content_index: u64, audio_end_ms: u64) -> Result<(), Refusal> {
         if self.role != Role::Assistant || self.content != Content::Audio || self.function.is_some() {
-            let message = "only items of the assistant that have audio can be truncated";
+            let message = texts::NOT_TRUNCATABLE;
             return Err(Refusal::invalid("invalid_value", "item_id", message));
         }
         if content_index != 0 {
-            let message = "the item has one part of content; use content_index 0";
+            let message = texts::ONE_PART;
             return Err(Refusal::invalid("invalid_value", "content_index", message));
         }
         if audio_end_ms > self.audio_ms {
-            let message = format!("the item has {} ms of audio", self.audio_ms);
+            let message = texts::truncated_too_late(self.audio_ms);
             return Err(Refusal::invalid("invalid_value", "audio_end_ms", message));
         }
         // Nobody knows the words that the user heard, so the protocol drops the text.
@@ -190,7 +190,7 @@ pub(super) fn check_length(text: &str, chars_max: usize) -> Result<(), Refusal> 
         return Err(Refusal::invalid(
             "string_above_max_length",
             "item.content",
-            "the text is too long; shorten it",
+            texts::TEXT_TOO_LONG,
         ));
     }
     Ok(())

@@ -39,6 +39,7 @@ mod session;
 mod settings;
 mod snapshot;
 mod sound;
+mod texts;
 mod tools;
 mod turns;
 
@@ -97,28 +98,18 @@ pub(crate) async fn upgrade(
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, ApiError> {
     let upgrade = upgrade.map_err(|rejection| {
-        let message = format!(
-            "{}; connect to /v1/realtime with a WebSocket client",
-            rejection.body_text().to_lowercase()
-        );
+        let message = texts::no_upgrade(&rejection.body_text().to_lowercase());
         ApiError::new(StatusCode::UPGRADE_REQUIRED, "websocket_required", message)
     })?;
     let unavailable = |code, message: &str| Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, code, message));
     if stack.draining.is_cancelled() {
-        return unavailable(
-            "region_draining",
-            "this region takes no new sessions; connect again to reach another",
-        );
+        return unavailable("region_draining", texts::DRAINING);
     }
     if stack.sessions.len() >= stack.config.limits.sessions_max {
-        return unavailable(
-            "session_limit_exceeded",
-            "this region has no room for another session; retry in a moment",
-        );
+        return unavailable("session_limit_exceeded", texts::TOO_MANY_SESSIONS);
     }
     if parameters.intent.is_some_and(|intent| intent != "conversation") {
-        let message = "there are no transcription sessions here; leave out intent, and set turn_detection.create_response to \
-                       false in a session of type \"realtime\"";
+        let message = texts::NO_TRANSCRIPTION_SESSIONS;
         return Err(ApiError::bad_request("invalid_value", "intent", message));
     }
     let options = ClientOptions {

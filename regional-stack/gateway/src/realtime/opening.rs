@@ -8,7 +8,10 @@ use serde_json::Value;
 use topology::Moment;
 use wire::{Lost, RESUMES_HEADER, REVISION_HEADER, Resumes, SESSION_HEADER, SESSION_UNKNOWN};
 
-use super::fields::{FieldError, only, refuse, text};
+use super::{
+    fields::{FieldError, only, refuse, text},
+    texts,
+};
 use crate::{
     error::ApiError,
     ids::{is_session_name, logged, name_of, new_session_name},
@@ -167,13 +170,9 @@ pub(super) async fn prepare(
 /// to ask.
 fn look_elsewhere(memory: Option<&Memory>, newest: Option<Moment>) -> Result<(), ApiError> {
     let message = match (memory, newest) {
-        (None, _) => "this stack does not remember the session; another one may",
-        (Some(memory), Some(newest)) if memory.revision <= newest => {
-            "what this stack remembers of the session is out of date; another one may have it"
-        }
-        (Some(memory), Some(_)) if memory.may_go_on_elsewhere => {
-            "the session may have gone on at another stack; come back when none has it"
-        }
+        (None, _) => texts::NOT_REMEMBERED,
+        (Some(memory), Some(newest)) if memory.revision <= newest => texts::REMEMBERED_TOO_OLD,
+        (Some(memory), Some(_)) if memory.may_go_on_elsewhere => texts::MAY_BE_ELSEWHERE,
         (Some(_), _) => return Ok(()),
     };
     Err(ApiError {
@@ -203,20 +202,6 @@ async fn load(stack: &Stack, name: &str) -> Option<Memory> {
             None
         }
     }
-}
-
-/// The message for a device whose session is lost, so that its user sets alarms and timers again.
-pub(super) fn loss(lost: Lost) -> String {
-    let why = match lost {
-        Lost::Unknown => "no stack remembers it any more",
-        Lost::Unreachable => "the stack that remembers it cannot be reached",
-        Lost::Expired => "its id is too old",
-        Lost::Forged => "its id was changed, or is not of this deployment",
-    };
-    format!(
-        "the session cannot be resumed: {why}. A new one began, without the alarms, timers, lights, settings and conversation of \
-         the old one: set them again"
-    )
 }
 
 /// The zone of the device after a `session.update`.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use topology::Moment;
 
-use super::{refusal::Refusal, session::Session};
+use super::{refusal::Refusal, session::Session, texts};
 
 /// Longest wait of a ring for silence. Then it rings over everything that the audio input takes for speech: a television talks for
 /// hours, and steady noise never ends.
@@ -62,12 +62,12 @@ impl Session {
             Some(minutes) if SNOOZE_MINUTES.contains(&minutes) => Duration::from_secs(60 * minutes),
             Some(_) => {
                 let (least, most) = (SNOOZE_MINUTES.start(), SNOOZE_MINUTES.end());
-                let message = format!("snooze for {least} to {most} minutes");
+                let message = texts::snooze(*least, *most);
                 return Err(Refusal::invalid("invalid_value", "minutes", message));
             }
         };
         if !self.device.snooze(length, now) {
-            let message = "nothing rings; it may have been acknowledged already";
+            let message = texts::NOTHING_RINGS;
             return Err(Refusal::invalid("nothing_rings", "type", message));
         }
         self.fall_silent(now);

@@ -31,6 +31,7 @@ use super::{
     settings::Settings,
     snapshot::Snapshot,
     sound::sound_of,
+    texts,
 };
 use crate::{
     ids::{conversation_of, name_of},
@@ -125,7 +126,7 @@ impl Session {
         };
         session.outbox.push(events::session_created(&session.describe()));
         if let Some(lost) = lost {
-            session.refuse(&Refusal::new(NOT_RESUMED, None, opening::loss(lost)), None);
+            session.refuse(&Refusal::new(NOT_RESUMED, None, texts::not_resumed(lost)), None);
         }
         if options.beta {
             session.warn_of_beta();
@@ -220,14 +221,13 @@ impl Session {
     pub(super) fn on_too_large(&mut self) {
         self.consumed += 1;
         let kib = self.stack.config.limits.frame_bytes_max >> 10;
-        let message = format!("the message is larger than {kib} KiB; send audio in shorter pieces");
+        let message = texts::message_too_large(kib);
         self.refuse(&Refusal::new("message_too_large", None, message), None);
     }
 
     /// Tells a client that asks for the beta protocol to use the current one.
     pub(super) fn warn_of_beta(&mut self) {
-        let message = "this is the protocol of general availability; leave out the header OpenAI-Beta, and use its names of \
-                       events and fields, as in session.audio.input.turn_detection";
+        let message = texts::BETA_PROTOCOL;
         self.refuse(
             &Refusal::new("beta_api_shape_disabled", Some("OpenAI-Beta".into()), message),
             None,
@@ -237,8 +237,7 @@ impl Session {
     /// Refuses a message that is not text.
     pub(super) fn on_binary(&mut self) {
         self.consumed += 1;
-        let message =
-            "binary messages are not part of this protocol; send audio as base64 in input_audio_buffer.append";
+        let message = texts::BINARY_MESSAGE;
         self.refuse(&Refusal::new("invalid_message", None, message), None);
     }
 
@@ -301,7 +300,7 @@ impl Session {
             }
             NewKind::Text { role, text } => {
                 if text.is_empty() && role != Role::Assistant {
-                    let message = "the item has no content; add {\"type\": \"input_text\", \"text\": …}";
+                    let message = texts::ITEM_IS_EMPTY;
                     return Err(Refusal::invalid("missing_required_parameter", "item.content", message));
                 }
                 check_length(&text, self.stack.config.limits.speech_chars_max)?;
@@ -314,13 +313,13 @@ impl Session {
             } => Item::call(id, call_id, name, arguments),
             NewKind::Output { call_id, output } => {
                 if !self.items.has_call(&call_id) {
-                    let message = "there is no call with this id; it is in response.function_call_arguments.done";
+                    let message = texts::NO_SUCH_CALL;
                     return Err(Refusal::invalid("item_not_found", "item.call_id", message));
                 }
                 Item::output(id, call_id, output)
             }
             NewKind::Reference => {
-                let message = "only the input of a response refers to other items";
+                let message = texts::REFERENCE_OUTSIDE_INPUT;
                 return Err(Refusal::invalid("invalid_value", "item.type", message));
             }
         };

@@ -6,6 +6,7 @@ use speech::endpoint::EndpointConfig;
 
 use super::{
     fields::{FieldError, flag, given, only, refuse, text},
+    texts,
     tools::{self, Tool, ToolChoice},
 };
 
@@ -53,7 +54,7 @@ impl Modality {
         match names.as_deref() {
             Some(["text"]) => Ok(Self::Text),
             Some(["audio"] | ["audio", "text"] | ["text", "audio"]) => Ok(Self::Audio),
-            _ => refuse(place, "use [\"audio\"] or [\"text\"]"),
+            _ => refuse(place, texts::UNKNOWN_MODALITY),
         }
     }
 
@@ -148,7 +149,7 @@ impl Settings {
         let session = only(change, "session", SESSION)?;
         match text(session, "session", "type")? {
             None | Some("realtime") => {}
-            Some(_) => return refuse("session.type", "only sessions of type \"realtime\" exist here"),
+            Some(_) => return refuse("session.type", texts::UNKNOWN_SESSION_TYPE),
         }
         text(session, "session", "model")?;
         if let Some(instructions) = session.get("instructions") {
@@ -174,26 +175,20 @@ impl Settings {
         }
         check_unused(session)?;
         if given(session, "prompt").is_some() {
-            return refuse("session.prompt", "there are no stored prompts here; leave it out");
+            return refuse("session.prompt", texts::NO_PROMPTS);
         }
         if let Some(tokens) = given(session, "max_output_tokens") {
             output_tokens(tokens, "session.max_output_tokens")?;
         }
         if given(session, "truncation").is_some_and(|truncation| truncation != "auto") {
-            return refuse(
-                "session.truncation",
-                "use \"auto\": the last items are kept, and no tokens are counted",
-            );
+            return refuse("session.truncation", texts::UNKNOWN_TRUNCATION);
         }
         if let Some(include) = given(session, "include") {
             let names: Option<Vec<&str>> = include
                 .as_array()
                 .and_then(|names| names.iter().map(Value::as_str).collect());
             let Some(names) = names.filter(|names| names.iter().all(|name| *name == OURS)) else {
-                return refuse(
-                    "session.include",
-                    format!("use [\"{OURS}\"]; there is nothing else to include"),
-                );
+                return refuse("session.include", texts::unknown_include(OURS));
             };
             new.ours = !names.is_empty();
         }
@@ -211,10 +206,7 @@ impl Settings {
             )?;
             format_of(input, "session.audio.input.format")?;
             if given(input, "noise_reduction").is_some() {
-                return refuse(
-                    "session.audio.input.noise_reduction",
-                    "there is no noise reduction here; use null or leave it out",
-                );
+                return refuse("session.audio.input.noise_reduction", texts::NO_NOISE_REDUCTION);
             }
             match input.get("transcription") {
                 None => {}
@@ -240,7 +232,7 @@ impl Settings {
             if let Some(speed) = given(output, "speed") {
                 match speed.as_f64() {
                     Some(speed) if (0.25..=1.5).contains(&speed) => self.speed = speed as f32,
-                    _ => return refuse("session.audio.output.speed", "use a speed between 0.25 and 1.5"),
+                    _ => return refuse("session.audio.output.speed", texts::SPEED),
                 }
             }
         }
@@ -305,8 +297,8 @@ pub(super) fn instructions_of(value: &Value, place: &str) -> Result<String, Fiel
     match value {
         Value::Null => Ok(String::new()),
         Value::String(text) if text.chars().count() <= INSTRUCTIONS_CHARS_MAX => Ok(text.clone()),
-        Value::String(_) => refuse(place, format!("use at most {INSTRUCTIONS_CHARS_MAX} characters")),
-        _ => refuse(place, "instructions must be a string"),
+        Value::String(_) => refuse(place, texts::too_many_characters(INSTRUCTIONS_CHARS_MAX)),
+        _ => refuse(place, texts::INSTRUCTIONS_ARE_NO_TEXT),
     }
 }
 
@@ -322,10 +314,7 @@ pub(super) fn format_of(parent: &Map<String, Value>, place: &str) -> Result<(), 
     if is_ours {
         return Ok(());
     }
-    refuse(
-        place,
-        "use {\"type\": \"audio/pcm\", \"rate\": 24000}: 16-bit little-endian, mono; G.711 is not available in sessions",
-    )
+    refuse(place, texts::UNKNOWN_FORMAT)
 }
 
 /// Checks the voice. There is one; the default of `openai-agents`, which its users did not choose, passes for it, and others are refused.
@@ -337,10 +326,7 @@ pub(super) fn check_voice(output: &Map<String, Value>, place: &str) -> Result<()
     };
     match named {
         Some(VOICE | AGENTS_VOICE) => Ok(()),
-        _ => refuse(
-            place,
-            format!("there is one voice here; use \"{VOICE}\" or leave it out"),
-        ),
+        _ => refuse(place, texts::unknown_voice(VOICE)),
     }
 }
 
@@ -348,10 +334,7 @@ pub(super) fn check_voice(output: &Map<String, Value>, place: &str) -> Result<()
 /// which leaves the choice to the server.
 fn check_unused(session: &Map<String, Value>) -> Result<(), FieldError> {
     if given(session, "tracing").is_some_and(|tracing| tracing != "auto") {
-        return refuse(
-            "session.tracing",
-            "nothing is traced here; use null or \"auto\", or leave it out",
-        );
+        return refuse("session.tracing", texts::NO_TRACING);
     }
     check_reasoning(session, "session.reasoning")
 }
@@ -360,7 +343,7 @@ fn check_unused(session: &Map<String, Value>) -> Result<(), FieldError> {
 pub(super) fn check_reasoning(fields: &Map<String, Value>, place: &str) -> Result<(), FieldError> {
     match given(fields, "reasoning") {
         None => Ok(()),
-        Some(_) => refuse(place, "nothing reasons here; use null or leave it out"),
+        Some(_) => refuse(place, texts::NO_REASONING),
     }
 }
 
@@ -368,10 +351,7 @@ pub(super) fn check_reasoning(fields: &Map<String, Value>, place: &str) -> Resul
 pub(super) fn output_tokens(value: &Value, place: &str) -> Result<(), FieldError> {
     match value == "inf" {
         true => Ok(()),
-        false => refuse(
-            place,
-            "replies are short and are not cut to a number of tokens; use \"inf\" or leave it out",
-        ),
+        false => refuse(place, texts::NO_TOKEN_LIMIT),
     }
 }
 
@@ -383,35 +363,23 @@ fn check_transcription(change: &Value) -> Result<(), FieldError> {
     for name in ["prompt", "keywords", "delay"] {
         let is_empty = |value: &Value| value == "" || value.as_array().is_some_and(Vec::is_empty);
         if given(fields, name).is_some_and(|value| !is_empty(value)) {
-            return refuse(
-                format!("{PLACE}.{name}"),
-                format!("{name} would have no effect here; leave it out"),
-            );
+            return refuse(format!("{PLACE}.{name}"), texts::without_effect(name));
         }
     }
     if !matches!(
         text(fields, PLACE, "model")?,
         None | Some(RECOGNIZER | AGENTS_RECOGNIZER)
     ) {
-        return refuse(
-            format!("{PLACE}.model"),
-            format!("there is one recognizer here; use \"{RECOGNIZER}\" or leave it out"),
-        );
+        return refuse(format!("{PLACE}.model"), texts::unknown_recognizer(RECOGNIZER));
     }
     let is_english = |language: &str| language == "en" || language.starts_with("en-");
     if text(fields, PLACE, "language")?.is_some_and(|language| !is_english(language)) {
-        return refuse(
-            format!("{PLACE}.language"),
-            "only English is understood here; use \"en\" or leave it out",
-        );
+        return refuse(format!("{PLACE}.language"), texts::ONLY_ENGLISH);
     }
     if let Some(languages) = given(fields, "languages") {
         let is_list = |list: &Vec<Value>| list.iter().all(|language| language.as_str().is_some_and(is_english));
         if !languages.as_array().is_some_and(is_list) {
-            return refuse(
-                format!("{PLACE}.languages"),
-                "only English is understood here; use [\"en\"] or leave it out",
-            );
+            return refuse(format!("{PLACE}.languages"), texts::ONLY_ENGLISH_LIST);
         }
     }
     Ok(())
@@ -437,7 +405,7 @@ fn turn_detection(current: TurnDetection, change: &Value) -> Result<TurnDetectio
     match text(fields, PLACE, "type")? {
         None | Some("server_vad") => {
             if given(fields, "eagerness").is_some() {
-                return refuse(format!("{PLACE}.eagerness"), "eagerness belongs to \"semantic_vad\"");
+                return refuse(format!("{PLACE}.eagerness"), texts::EAGERNESS_ELSEWHERE);
             }
         }
         // Turns end with silence here, so eagerness becomes the length of that silence.
@@ -446,27 +414,21 @@ fn turn_detection(current: TurnDetection, change: &Value) -> Result<TurnDetectio
                 Some("low") => 800,
                 None | Some("auto" | "medium") => 500,
                 Some("high") => 300,
-                Some(_) => return refuse(format!("{PLACE}.eagerness"), "use low, medium, high or auto"),
+                Some(_) => return refuse(format!("{PLACE}.eagerness"), texts::UNKNOWN_EAGERNESS),
             };
         }
         Some(_) => {
-            return refuse(
-                format!("{PLACE}.type"),
-                "use {\"type\": \"server_vad\"} or {\"type\": \"semantic_vad\"}, or null to commit turns yourself",
-            );
+            return refuse(format!("{PLACE}.type"), texts::UNKNOWN_TURN_DETECTION);
         }
     }
     if let Some(threshold) = given(fields, "threshold") {
         match threshold.as_f64() {
             Some(threshold) if (0.0..=1.0).contains(&threshold) => new.endpoint.threshold = threshold as f32,
-            _ => return refuse(format!("{PLACE}.threshold"), "use a threshold between 0 and 1"),
+            _ => return refuse(format!("{PLACE}.threshold"), texts::THRESHOLD),
         }
     }
     if given(fields, "idle_timeout_ms").is_some() {
-        return refuse(
-            format!("{PLACE}.idle_timeout_ms"),
-            "the assistant does not speak to a silent user by itself; use null or leave it out",
-        );
+        return refuse(format!("{PLACE}.idle_timeout_ms"), texts::NO_IDLE_TIMEOUT);
     }
     for (key, target) in [
         ("prefix_padding_ms", &mut new.endpoint.prefix_padding_ms),
@@ -476,10 +438,7 @@ fn turn_detection(current: TurnDetection, change: &Value) -> Result<TurnDetectio
             match value.as_u64() {
                 Some(ms) if ms <= VAD_MS_MAX => *target = ms,
                 _ => {
-                    return refuse(
-                        format!("{PLACE}.{key}"),
-                        format!("use a {key} between 0 and {VAD_MS_MAX}"),
-                    );
+                    return refuse(format!("{PLACE}.{key}"), texts::milliseconds(key, VAD_MS_MAX));
                 }
             }
         }

@@ -388,7 +388,7 @@ async fn a_state_that_nobody_of_ours_sealed_is_refused_with_a_reason() {
             panic!("the session is refused");
         };
         assert_eq!(u16::from(frame.code), 4001);
-        assert_eq!(frame.reason.as_str(), "this session can not go on here");
+        assert_eq!(frame.reason.as_str(), "the session cannot go on here; connect again");
     }
     // Messages of a device in place of the edge's are refused too.
     edge.socket = connect(&ours, true).await;

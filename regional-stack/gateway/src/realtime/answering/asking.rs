@@ -16,7 +16,7 @@ use crate::{
         session::Session,
         settings::Modality,
         sound::sound_of,
-        tools,
+        texts, tools,
     },
 };
 
@@ -26,12 +26,12 @@ impl Session {
             Busy::Active => Refusal::invalid(
                 "conversation_already_has_active_response",
                 "response",
-                "there is an active response; wait for response.done or send response.cancel",
+                texts::RESPONSE_IS_ACTIVE,
             ),
             Busy::Full => Refusal::invalid(
                 "rate_limit_exceeded",
                 "response",
-                format!("{HEARING_MAX} responses wait already; wait for response.done"),
+                texts::too_many_responses(HEARING_MAX),
             ),
         })?;
         let offered = new.tools.as_ref().unwrap_or(&self.settings.tools);
@@ -85,7 +85,7 @@ impl Session {
                 NewKind::Reference => {
                     let id = item.id.unwrap_or_default();
                     let found = self.items.get(&id).ok_or_else(|| {
-                        let message = "there is no item with this id; it may have been forgotten";
+                        let message = texts::NO_SUCH_ITEM;
                         Refusal::invalid("item_not_found", format!("response.input[{at}].id"), message)
                     })?;
                     match (found.role, &found.text) {

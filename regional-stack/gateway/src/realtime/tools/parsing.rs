@@ -3,7 +3,10 @@
 use serde_json::Value;
 
 use super::tool::{Tool, ToolChoice};
-use crate::realtime::fields::{FieldError, flag, only, refuse, text};
+use crate::realtime::{
+    fields::{FieldError, flag, only, refuse, text},
+    texts,
+};
 
 /// More than any agent has; each is looked at for each utterance that the assistant does not know.
 const TOOLS_MAX: usize = 128;
@@ -14,13 +17,10 @@ const BYTES_MAX: usize = 64 << 10;
 /// The tools of a `session.update` or `response.create`.
 pub(in crate::realtime) fn parse(tools: &Value, place: &str) -> Result<Vec<Tool>, FieldError> {
     let Some(list) = tools.as_array() else {
-        return refuse(place, format!("{place} must be a list"));
+        return refuse(place, texts::no_list(place));
     };
     if list.len() > TOOLS_MAX || tools.to_string().len() > BYTES_MAX {
-        return refuse(
-            place,
-            format!("use at most {TOOLS_MAX} tools, {} KiB together", BYTES_MAX >> 10),
-        );
+        return refuse(place, texts::too_many_tools(TOOLS_MAX, BYTES_MAX));
     }
     let mut parsed: Vec<Tool> = Vec::with_capacity(list.len());
     for (at, tool) in list.iter().enumerate() {
@@ -29,10 +29,7 @@ pub(in crate::realtime) fn parse(tools: &Value, place: &str) -> Result<Vec<Tool>
             None | Some(Value::Null) => {}
             Some(kind) if kind == "function" => {}
             Some(_) => {
-                return refuse(
-                    format!("{place}.type"),
-                    "only tools of type \"function\" exist here; call other servers from the client",
-                );
+                return refuse(format!("{place}.type"), texts::UNKNOWN_TOOL_TYPE);
             }
         }
         let fields = only(tool, &place, &["type", "name", "description", "parameters", "strict"])?;
@@ -46,20 +43,14 @@ pub(in crate::realtime) fn parse(tools: &Value, place: &str) -> Result<Vec<Tool>
                     .all(|char| char.is_ascii_alphanumeric() || "_-".contains(char))
         };
         if !is_name(name) {
-            return refuse(
-                format!("{place}.name"),
-                format!("name the function with up to {NAME_CHARS_MAX} letters, digits, _ and -"),
-            );
+            return refuse(format!("{place}.name"), texts::bad_tool_name(NAME_CHARS_MAX));
         }
         if parsed.iter().any(|known| known.name == name) {
-            return refuse(format!("{place}.name"), format!("there are two functions {name:?}"));
+            return refuse(format!("{place}.name"), texts::second_tool(name));
         }
         let parameters = fields.get("parameters").cloned().unwrap_or_default();
         if !parameters.is_null() && !parameters.is_object() {
-            return refuse(
-                format!("{place}.parameters"),
-                "parameters must be a JSON schema of an object",
-            );
+            return refuse(format!("{place}.parameters"), texts::PARAMETERS_ARE_NO_SCHEMA);
         }
         parsed.push(Tool {
             name: name.to_owned(),
@@ -74,7 +65,7 @@ pub(in crate::realtime) fn parse(tools: &Value, place: &str) -> Result<Vec<Tool>
 pub(in crate::realtime) fn parse_choice(choice: &Value, tools: &[Tool], place: &str) -> Result<ToolChoice, FieldError> {
     let named = |name: &str| match tools.iter().any(|tool| tool.name == name) {
         true => Ok(ToolChoice::Function(name.to_owned())),
-        false => refuse(place, format!("there is no tool {name:?}; offer it in tools first")),
+        false => refuse(place, texts::no_such_tool(name)),
     };
     match choice {
         Value::Null => Ok(ToolChoice::Auto),
@@ -88,12 +79,9 @@ pub(in crate::realtime) fn parse_choice(choice: &Value, tools: &[Tool], place: &
             only(choice, place, &["type", "name"])?;
             match fields.get("name").and_then(Value::as_str) {
                 Some(name) => named(name),
-                None => refuse(format!("{place}.name"), "name the function to call"),
+                None => refuse(format!("{place}.name"), texts::TOOL_WITHOUT_NAME),
             }
         }
-        _ => refuse(
-            place,
-            "use \"auto\", \"none\", \"required\" or {\"type\": \"function\", \"name\": …}",
-        ),
+        _ => refuse(place, texts::UNKNOWN_TOOL_CHOICE),
     }
 }
