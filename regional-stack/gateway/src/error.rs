@@ -12,7 +12,7 @@ use serde_json::json;
 use speech::{SpeechError, wav::WavError};
 use topology::Moment;
 
-use crate::workers::JobError;
+use crate::{texts, workers::JobError};
 
 /// An error on its way to an HTTP client.
 #[derive(Debug)]
@@ -67,7 +67,7 @@ impl ApiError {
     /// The refusal of a field that does not exist; it names those that do. The stranger's name is cut.
     pub(crate) fn unknown(name: &str, known: &str) -> Self {
         let name: String = name.chars().take(NAME_CHARS_MAX).collect();
-        let message = format!("unknown field {name:?}; known are {known}");
+        let message = texts::unknown_field(&name, known);
         Self::bad_request("unknown_parameter", name, message)
     }
 

@@ -30,6 +30,7 @@ use crate::{
     queue::Class,
     script::Script,
     stack::Stack,
+    texts,
     transcribing::transcribe,
     voice::{
         Audio, Segment, SynthesizeRequest, TranscribeRequest, TranscribeResponse,
@@ -107,7 +108,7 @@ fn audio(samples: &[f32]) -> Audio {
 async fn bound(State(stack): State<Arc<Stack>>, request: Request, next: Next) -> Response {
     let limits = &stack.config.limits;
     let Ok(place) = Arc::clone(&stack.uploads).try_acquire_owned() else {
-        let message = "this region works on as many uploads as it can hold; retry in a moment";
+        let message = texts::TOO_MANY_UPLOADS;
         return Status::resource_exhausted(message).into_http::<Body>().into_response();
     };
     let deadline = tokio::time::sleep(limits.body_max.0);

@@ -29,6 +29,7 @@ mod serve;
 mod spoken;
 mod stack;
 pub mod store;
+mod texts;
 mod transcribing;
 mod workers;
 

@@ -25,6 +25,7 @@ use crate::{
     room::{Meter, Metered},
     stack::{Engines, Stack},
     store::{DurableStore, MemoryStore, SessionStore, Writer},
+    texts,
 };
 
 /// Calls at the same time on one connection; an edge sends no more over one.
@@ -133,8 +134,7 @@ fn own_identity(config: &Config) -> anyhow::Result<Option<(Arc<Identity>, Mode)>
     if section.mode != Mode::Required {
         tracing::warn!(
             mode = %section.mode,
-            "anyone who reaches this stack can talk to it, and be told what sessions say; write mode = \"required\" in [identity] once \
-             every edge has a certificate (docs/security.md)"
+            "{}", texts::OPEN_TO_ALL
         );
     }
     Ok(Some((identity, section.mode)))

@@ -22,6 +22,7 @@ use tokio::sync::{Notify, oneshot};
 use crate::{
     metrics::{EngineLabels, EngineName, JobLabels, JobOutcome, JobPart, JobSecondsLabels, Metrics},
     queue::{Bounds, Class, Lane, Queue},
+    texts,
 };
 
 /// The threads of one engine.
@@ -145,7 +146,7 @@ impl<I: Send + 'static, O: Send + 'static> Workers<I, O> {
                 let name = format!("{engine:?}-{number}-{lane:?}");
                 std::thread::Builder::new().name(name).spawn(move || {
                     if lane == Lane::Bulk {
-                        step_back();
+                        lower_priority();
                     }
                     shared.run(lane, &*work);
                 })
@@ -335,9 +336,9 @@ impl<I, O> Shared<I, O> {
 }
 
 /// Lowers the priority of this thread below every other. On Linux this concerns the calling thread alone.
-fn step_back() {
+fn lower_priority() {
     if let Err(error) = rustix::process::setpriority_process(None, BULK_NICENESS) {
-        tracing::warn!(%error, "uploads run at the priority of live callers: the operating system takes no other");
+        tracing::warn!(%error, "{}", texts::NO_PRIORITIES);
     }
 }
 

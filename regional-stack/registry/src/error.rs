@@ -94,7 +94,9 @@ pub enum FetchError {
         what: String,
     },
     /// The files cannot be converted.
-    #[error("cannot convert {package}: {source}")]
+    #[error(
+        "cannot convert {package}: {source}; the model that was there stays. Name a package of the manifest's kind, or update Meridian"
+    )]
     Convert {
         /// The package.
         package: String,

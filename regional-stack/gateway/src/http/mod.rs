@@ -19,7 +19,7 @@ use axum::{
     routing::{get, post},
 };
 
-use crate::{error::ApiError, grpc, metrics::HttpLabels, realtime, stack::Stack};
+use crate::{error::ApiError, grpc, metrics::HttpLabels, realtime, stack::Stack, texts};
 
 /// The routes for devices and edges.
 pub(crate) fn router(stack: Arc<Stack>) -> Router {
@@ -62,12 +62,12 @@ pub(crate) fn admin_router(stack: Arc<Stack>) -> Router {
 async fn unknown_path(method: Method, uri: Uri) -> ApiError {
     // The text comes from a stranger, so the echo is bounded.
     let path: String = uri.path().chars().take(100).collect();
-    let message = format!("there is no {method} {path}; see /v1/models, /v1/audio/*, /v1/realtime, /api/v1/voice/*");
+    let message = texts::unknown_path(&method, &path);
     ApiError::new(StatusCode::NOT_FOUND, "unknown_url", message)
 }
 
 async fn wrong_method(method: Method) -> ApiError {
-    let message = format!("{method} is not supported here; use the method in the Allow header");
+    let message = texts::wrong_method(&method);
     ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
 }
 

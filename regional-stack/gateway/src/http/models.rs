@@ -3,7 +3,7 @@
 use axum::{Json, extract::Path, http::StatusCode};
 use serde_json::{Value, json};
 
-use crate::error::ApiError;
+use crate::{error::ApiError, texts};
 
 const MODELS: [&str; 3] = ["meridian-asr", "meridian-tts", "meridian-realtime"];
 
@@ -15,7 +15,7 @@ pub(super) async fn retrieve(Path(name): Path<String>) -> Result<Json<Value>, Ap
     match MODELS.iter().find(|known| **known == name) {
         Some(known) => Ok(Json(model(known))),
         None => {
-            let message = format!("there is no such model; there are {}", MODELS.join(", "));
+            let message = texts::unknown_model(&MODELS);
             Err(ApiError {
                 param: Some("model".into()),
                 ..ApiError::new(StatusCode::NOT_FOUND, "model_not_found", message)

@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 use speech::{SAMPLE_RATE, pcm, wav};
 
 use super::body;
-use crate::{caller::class_of, error::ApiError, queue::Class, script::Script, stack::Stack};
+use crate::{caller::class_of, error::ApiError, queue::Class, script::Script, stack::Stack, texts};
 
 /// The rate of `pcm` and `wav` in the OpenAI API: 24 kHz, 16 bit, mono.
 const RATE: u32 = 24_000;
@@ -59,14 +59,12 @@ pub(super) async fn openai(State(stack): State<Arc<Stack>>, request: Request) ->
         "wav" => Format::Wav,
         "pcm" => Format::Pcm,
         other => {
-            let message = format!(
-                "response_format {other:?} is not available; set response_format to \"wav\" or \"pcm\" (24 kHz, 16-bit, mono)"
-            );
+            let message = texts::unknown_speech_format(other);
             return Err(ApiError::bad_request("unsupported_value", "response_format", message));
         }
     };
     if request.stream_format.as_deref().is_some_and(|format| format != "audio") {
-        let message = "stream_format must be \"audio\"; for events while speaking use /v1/realtime";
+        let message = texts::UNKNOWN_STREAM_FORMAT;
         return Err(ApiError::bad_request("unsupported_value", "stream_format", message));
     }
     let mut script = Script::read(&stack, class, "input", &request.input, request.speed)?;
@@ -119,7 +117,7 @@ fn audio(kind: &'static str, bytes: impl Into<Body>) -> Response {
 
 fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, ApiError> {
     serde_json::from_slice(bytes).map_err(|error| {
-        let message = format!("the body is not the JSON expected here: {error}");
+        let message = texts::bad_json(&error);
         ApiError::new(StatusCode::BAD_REQUEST, "invalid_json", message)
     })
 }

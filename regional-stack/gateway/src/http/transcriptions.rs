@@ -14,7 +14,7 @@ use bytes::Bytes;
 use serde_json::json;
 
 use super::body;
-use crate::{caller::class_of, error::ApiError, queue::Class, stack::Stack, transcribing::transcribe};
+use crate::{caller::class_of, error::ApiError, queue::Class, stack::Stack, texts, transcribing::transcribe};
 
 /// `POST /v1/audio/transcriptions`
 pub(super) async fn openai(State(stack): State<Arc<Stack>>, request: Request) -> Result<Response, ApiError> {
@@ -25,17 +25,16 @@ pub(super) async fn openai(State(stack): State<Arc<Stack>>, request: Request) ->
         Some("text") => Format::Text,
         Some("verbose_json") => Format::VerboseJson,
         Some(other) => {
-            let message = format!("response_format {other:?} is not available; use json, text or verbose_json");
+            let message = texts::unknown_transcription_format(other);
             return Err(ApiError::bad_request("unsupported_value", "response_format", message));
         }
     };
     if form.stream {
-        let message = "streamed transcriptions are not available here; leave out stream, or use /v1/realtime";
+        let message = texts::NO_STREAMED_TRANSCRIPTION;
         return Err(ApiError::bad_request("unsupported_value", "stream", message));
     }
     if form.segments && !matches!(format, Format::VerboseJson) {
-        let message =
-            "only verbose_json has timestamps; set response_format to it, or leave out timestamp_granularities";
+        let message = texts::TIMES_WITHOUT_VERBOSE;
         return Err(ApiError::bad_request(
             "unsupported_value",
             "timestamp_granularities",
@@ -43,7 +42,7 @@ pub(super) async fn openai(State(stack): State<Arc<Stack>>, request: Request) ->
         ));
     }
     let Some(file) = form.file else {
-        let message = "the form has no file; send the audio as the multipart field \"file\"";
+        let message = texts::FORM_WITHOUT_FILE;
         return Err(ApiError::bad_request("missing_required_parameter", "file", message));
     };
     let transcription = transcribe(&stack, class, file).await?;
@@ -134,12 +133,11 @@ impl Form {
             });
         let upload = body::read(stack, &parts.headers, stream).await?;
         if !is_form {
-            let message =
-                "send multipart/form-data with the fields file and model; a bare WAV goes to /api/v1/voice/transcribe";
+            let message = texts::NO_FORM;
             return Err(ApiError::new(StatusCode::BAD_REQUEST, "invalid_content_type", message));
         }
         let broken = |what: String| {
-            let message = format!("the multipart form cannot be read: {what}");
+            let message = texts::bad_form(&what);
             ApiError::new(StatusCode::BAD_REQUEST, "invalid_multipart", message)
         };
         let request = Request::from_parts(parts, Body::from(upload.bytes.clone()));
@@ -163,7 +161,7 @@ impl Form {
             // Clients write lists as fields of one name with brackets.
             match name.strip_suffix("[]").unwrap_or(&name) {
                 "file" if form.file.is_some() => {
-                    let message = "send one file in a request";
+                    let message = texts::SECOND_FILE;
                     return Err(ApiError::bad_request("invalid_value", "file", message));
                 }
                 "file" => form.file = Some(value),
@@ -179,7 +177,7 @@ impl Form {
                 }
                 "include" if value.is_empty() => {}
                 "include" => {
-                    let message = "there is nothing to include here; leave out include";
+                    let message = texts::NO_INCLUDE;
                     return Err(ApiError::bad_request("unsupported_value", "include", message));
                 }
                 "model" | "prompt" => {}
@@ -196,7 +194,7 @@ fn is_true(param: &'static str, value: &[u8]) -> Result<bool, ApiError> {
         b"true" | b"1" | b"yes" | b"on" => Ok(true),
         b"false" | b"0" | b"no" | b"off" | b"" | b"null" | b"none" => Ok(false),
         _ => {
-            let message = format!("{param} must be true or false");
+            let message = texts::no_flag(param);
             Err(ApiError::bad_request("invalid_value", param, message))
         }
     }
@@ -208,7 +206,7 @@ fn one_of(param: &'static str, value: &[u8], known: &str) -> Result<bool, ApiErr
         b"" => Ok(false),
         value if value == known.as_bytes() => Ok(true),
         _ => {
-            let message = format!("{param} can only be {known:?} here; use that, or leave it out");
+            let message = texts::one_value(param, known);
             Err(ApiError::bad_request("unsupported_value", param, message))
         }
     }
@@ -221,7 +219,7 @@ fn check_temperature(value: &[u8]) -> Result<(), ApiError> {
     if is_valid {
         return Ok(());
     }
-    let message = "temperature must be between 0 and 1";
+    let message = texts::TEMPERATURE;
     Err(ApiError::bad_request("invalid_value", "temperature", message))
 }
 
@@ -237,6 +235,6 @@ fn check_language(param: &'static str, value: &[u8]) -> Result<(), ApiError> {
     }
     // The text comes from a stranger, so the echo is bounded.
     let shown: String = String::from_utf8_lossy(&language).chars().take(20).collect();
-    let message = format!("language {shown:?} is not available; this region understands English, \"en\"");
+    let message = texts::unknown_language(&shown);
     Err(ApiError::bad_request("unsupported_value", param, message))
 }

@@ -15,7 +15,7 @@ use super::{
     connection::{forget, save},
     session::Session,
 };
-use crate::{error::ApiError, ids::logged, stack::Stack, store::Memory};
+use crate::{error::ApiError, ids::logged, stack::Stack, store::Memory, texts};
 
 /// `POST` [`wire::COPY_PATH`] with a sealed state. Only a stack can have sealed it, so the request needs no other proof.
 ///
@@ -24,19 +24,17 @@ use crate::{error::ApiError, ids::logged, stack::Stack, store::Memory};
 pub(crate) async fn keep(State(stack): State<Arc<Stack>>, body: Body) -> Result<StatusCode, ApiError> {
     let refused = |why: String| ApiError::new(StatusCode::BAD_REQUEST, "invalid_value", why);
     let Some(key) = &stack.config.checkpoint_key else {
-        return Err(refused(
-            "this stack has no checkpoint_key and takes no sessions of others".to_owned(),
-        ));
+        return Err(refused(texts::NO_CHECKPOINT_KEY.to_owned()));
     };
     let read = timeout(stack.config.limits.body_max.0, to_bytes(body, wire::STATE_BYTES_MAX));
     let sealed = match read.await {
         Ok(Ok(sealed)) => sealed,
         Ok(Err(_)) => {
-            let message = format!("send one checkpoint of at most {} bytes", wire::STATE_BYTES_MAX);
+            let message = texts::checkpoint_too_large(wire::STATE_BYTES_MAX);
             return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message));
         }
         Err(_) => {
-            let message = "the request body did not arrive in time; send it faster";
+            let message = texts::COPY_TOO_SLOW;
             return Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", message));
         }
     };

@@ -15,7 +15,7 @@ use super::{
     folder::{Folder, FolderError},
     marks::Marks,
 };
-use crate::{metrics::Metrics, seal::CheckpointKey};
+use crate::{metrics::Metrics, seal::CheckpointKey, texts};
 
 /// Period at which the files of sessions that are over are removed. They no longer matter, so this only frees space.
 const SWEEP_EVERY: Duration = Duration::from_secs(600);
@@ -61,8 +61,7 @@ impl DurableStore {
             let folder = folder.path().display();
             tracing::error!(
                 %folder, %error,
-                "the folder of sessions cannot be used: alarms and timers from before this start are not there, and new ones are \
-                 lost should the stack end; it serves on and tries again. Check the disk, and state_dir"
+                "{}", texts::FOLDER_UNUSABLE
             );
         }
         let (memory, marks) = (Arc::new(memory), Arc::new(marks));
@@ -96,7 +95,7 @@ fn read(folder: &Folder, memory: &MemoryStore, marks: &Marks, now: Moment) -> st
         let skipped = reading.skipped;
         tracing::warn!(
             %folder, skipped, first,
-            "files in the folder of sessions are left alone: they hold no session for this stack"
+            "{}", texts::FILES_LEFT_ALONE
         );
     }
     if sessions > 0 {
@@ -160,10 +159,7 @@ impl Writer {
                 (true, true) if due == 0 => return,
                 (true, true) => {}
                 (true, false) => {
-                    tracing::error!(
-                        sessions = due,
-                        "the stack ends, and the disk does not have all alarms and timers of its sessions"
-                    );
+                    tracing::error!(sessions = due, "{}", texts::UNSAVED_AT_THE_END);
                     return;
                 }
                 (false, true) => {
@@ -214,12 +210,7 @@ impl Writer {
             Some(error) => {
                 metrics.disk_errors.inc_by(failed.max(1) as u64);
                 if !was_failing {
-                    tracing::error!(
-                        error,
-                        sessions = failed,
-                        "sessions cannot be written to disk: their alarms and timers are lost should the stack end; it serves on \
-                         and tries again. Check the disk of state_dir"
-                    );
+                    tracing::error!(error, sessions = failed, "{}", texts::DISK_REFUSES);
                 }
             }
         }
