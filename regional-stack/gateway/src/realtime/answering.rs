@@ -51,14 +51,14 @@ impl Session {
         let heard = dialogue::understand(&self.device.dialogue, &turn.transcript, asr_confidence, now);
         let nlu = start.elapsed();
         turn.nlu = Some(nlu);
-        let offered = response.wishes.tools.as_ref().unwrap_or(&self.settings.tools);
+        let offered = response.options.tools.as_ref().unwrap_or(&self.settings.tools);
         let choice = response
-            .wishes
+            .options
             .tool_choice
             .as_ref()
             .unwrap_or(&self.settings.tool_choice);
         let is_known = heard.command.intent() != "unknown";
-        let is_asked = response.answers.is_some() || matches!(response.wishes.question, Some(Question::Words(_)));
+        let is_asked = response.answers.is_some() || matches!(response.options.question, Some(Question::Words(_)));
         let words = if is_asked { turn.transcript.as_str() } else { "" };
         // Words of low confidence call no function, even if the client requires one.
         let is_sure = !matches!(
@@ -73,7 +73,7 @@ impl Session {
             self.call(called);
             return;
         }
-        let is_again = matches!(response.wishes.question, Some(Question::Again(_)));
+        let is_again = matches!(response.options.question, Some(Question::Again(_)));
         let mut unchanged = is_again.then(|| self.device.dialogue.clone());
         let dialogue = unchanged.as_mut().unwrap_or(&mut self.device.dialogue);
         let reply = dialogue::act(dialogue, &heard, now);
@@ -101,8 +101,8 @@ impl Session {
     fn find_words(&mut self, now: Moment) -> Option<Option<f32>> {
         let response = self.responses.active_mut()?;
         let turn = &mut response.turn;
-        let mut asr_confidence = response.wishes.asr_confidence;
-        match (&response.wishes.question, &response.answers) {
+        let mut asr_confidence = response.options.asr_confidence;
+        match (&response.options.question, &response.answers) {
             (Some(Question::Words(words) | Question::Again(words)), _) => turn.transcript.clone_from(words),
             (Some(Question::Output(output)), _) => {
                 let output = output.clone();
@@ -120,7 +120,7 @@ impl Session {
                     return None;
                 }
                 // The recognizer failed while the response waited. A deleted item of the conversation is no utterance.
-                if item.map_or(response.wishes.aside, |item| item.text.is_none()) {
+                if item.map_or(response.options.aside, |item| item.text.is_none()) {
                     let message = texts::QUESTION_NOT_RECOGNISED;
                     let error = ApiError::new(axum::http::StatusCode::SERVICE_UNAVAILABLE, "engine_failed", message);
                     self.fail(&error, Component::Asr);
@@ -205,7 +205,7 @@ impl Session {
         if let Some(last) = last {
             self.outbox.push_end(last, response.number);
         }
-        if response.added && !response.wishes.aside {
+        if response.added && !response.options.aside {
             self.items.insert_after(response.kept(), response.previous.as_deref());
         }
     }
@@ -214,7 +214,7 @@ impl Session {
     pub(super) fn cancel_response(&mut self, id: Option<&str>, now: Moment) -> Result<(), Refusal> {
         let active = self.responses.active().filter(|response| match id {
             Some(id) => response.id == id,
-            None => !response.wishes.aside,
+            None => !response.options.aside,
         });
         if active.is_none() {
             return Err(Refusal::invalid(
@@ -239,7 +239,7 @@ impl Session {
             self.edge.turns.ran_out_of_gpu_memory();
         }
         if let Some(response) = self.responses.active().filter(|_| error.blames_region()) {
-            self.edge.turns.end(response.turn.word(Some(component)));
+            self.edge.turns.end(response.turn.for_edge(Some(component)));
         }
         let details = json!({ "type": "failed", "error": {
             "type": error.kind(), "code": error.code, "message": error.message,
@@ -262,7 +262,7 @@ impl Session {
             if self.settings.ours {
                 self.outbox.push(response.report("completed", region));
             }
-            self.edge.turns.end(response.turn.word(None));
+            self.edge.turns.end(response.turn.for_edge(None));
             self.count(TurnOutcome::Completed);
             return;
         }
@@ -275,7 +275,7 @@ impl Session {
         }
         // The client may truncate audio that it already has, so the item stays.
         self.items.remove(&response.item);
-        if response.added && !response.wishes.aside {
+        if response.added && !response.options.aside {
             self.items.insert_after(response.kept(), response.previous.as_deref());
         }
         let described = response.describe(status, details, &self.conversation());
@@ -295,7 +295,7 @@ impl Session {
             response.sent = end;
         }
         if frame.ends_response == Some(response.number) {
-            self.edge.turns.end(response.turn.word(None));
+            self.edge.turns.end(response.turn.for_edge(None));
             self.responses.end();
             self.count(TurnOutcome::Completed);
             self.next_wanted(now);

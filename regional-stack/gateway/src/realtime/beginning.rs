@@ -45,7 +45,7 @@ pub(super) enum ResumeError {
     #[error("too much came")]
     TooMuch,
     #[error(transparent)]
-    Word(#[from] MessageError),
+    Message(#[from] MessageError),
     #[error(transparent)]
     Seal(#[from] SealError),
     #[error(transparent)]
@@ -101,34 +101,34 @@ async fn remembered(stack: &Arc<Stack>, stream: &mut SplitStream<WebSocket>) -> 
 
 /// Reads a session's first message: the edge's request and the state without its seal.
 fn opened<'m>(stack: &Stack, first: &'m Message) -> Result<(Resume<'m>, &'m [u8]), ResumeError> {
-    let Message::Binary(word) = first else {
+    let Message::Binary(bytes) = first else {
         return Err(ResumeError::Unexpected);
     };
-    let wire::Message::Resume(word) = wire::Message::parse(word)? else {
+    let wire::Message::Resume(resume) = wire::Message::parse(bytes)? else {
         return Err(ResumeError::Unexpected);
     };
     let key = stack.config.checkpoint_key.as_ref().ok_or(ResumeError::Unexpected)?;
-    let state = key.open(word.state, daemon::clock::now())?;
-    Ok((word, state))
+    let state = key.open(resume.state, daemon::clock::now())?;
+    Ok((resume, state))
 }
 
 /// Takes over a session: first comes its state, then the client's messages that the state needs.
 async fn resume(stack: &Arc<Stack>, stream: &mut SplitStream<WebSocket>) -> Result<Session, ResumeError> {
     let first = next_data(stream).await?;
-    let (word, state) = opened(stack, &first)?;
-    let replay = replayed(&word, stream, stack.config.limits.frame_bytes_max).await?;
-    Ok(Session::restore(stack, state, &word, &replay, daemon::clock::now())?)
+    let (resume, state) = opened(stack, &first)?;
+    let replay = replayed(&resume, stream, stack.config.limits.frame_bytes_max).await?;
+    Ok(Session::restore(stack, state, &resume, &replay, daemon::clock::now())?)
 }
 
 /// Reads the client's messages that the state does not include.
 async fn replayed(
-    word: &Resume<'_>,
+    resume: &Resume<'_>,
     stream: &mut SplitStream<WebSocket>,
     bytes_max: usize,
 ) -> Result<Vec<String>, ResumeError> {
     let mut replay = Vec::new();
     let mut bytes = 0;
-    while !word.is_broken && word.first + (replay.len() as u64) < word.consumed {
+    while !resume.is_broken && resume.first + (replay.len() as u64) < resume.consumed {
         // A message that is not text, or too long, was refused there, and counts.
         let text = match next_data(stream).await? {
             Message::Text(text) if text.len() <= bytes_max => text.as_str().to_owned(),

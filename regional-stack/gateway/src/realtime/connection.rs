@@ -43,7 +43,7 @@ const IN_FLIGHT_MAX: usize = 2;
 /// Least bytes of a client's control frame beside its content.
 const CONTROL_HEADER_BYTES: usize = 6;
 /// Period at which timers, pings and deadlines are checked.
-const LOOK: Duration = Duration::from_millis(200);
+const CHECK_EVERY: Duration = Duration::from_millis(200);
 /// Time for the client to take the Close frame and answer it.
 const GOODBYE: Duration = Duration::from_secs(2);
 /// Period at which the stack tells the store that a session is still connected. Far below any useful lifetime.
@@ -147,7 +147,7 @@ fn closed_by_client(frame: Option<&CloseFrame>) -> ClosedReason {
 }
 
 /// The reason for a peer that takes no more messages. Its Close frame may still wait behind messages that nobody needs now.
-async fn last_word(stream: &mut SplitStream<WebSocket>, meter: &Meter) -> ClosedReason {
+async fn close_reason(stream: &mut SplitStream<WebSocket>, meter: &Meter) -> ClosedReason {
     let read = async {
         while let Some(Ok(message)) = stream.next().await {
             drop(meter.take_share());
@@ -226,8 +226,8 @@ async fn converse(
     let limits = stack.config.limits;
     let (idle_max, ping_every) = (limits.idle_max.0, limits.ping_every.0);
     let (slow_max, message_limit) = (limits.slow_client_max.0, limits.body_max.0);
-    let mut look = interval(LOOK);
-    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut check = interval(CHECK_EVERY);
+    check.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut seen, mut pinged, mut sent) = (Instant::now(), Instant::now(), Instant::now());
     let (mut touched, touch_every) = (Instant::now(), TOUCH_EVERY.min(limits.session_ttl.0 / 4));
     let mut held: Option<Held> = None;
@@ -278,7 +278,7 @@ async fn converse(
                                 break;
                             }
                             // The answer to an edge's ping waits behind the messages before it, so the stack sends a ping meanwhile.
-                            if pinged.elapsed() >= LOOK && out.try_send(Box::new(Message::Ping(Bytes::new()))).is_ok() {
+                            if pinged.elapsed() >= CHECK_EVERY && out.try_send(Box::new(Message::Ping(Bytes::new()))).is_ok() {
                                 pinged = Instant::now();
                             }
                             tokio::task::yield_now().await;
@@ -301,7 +301,7 @@ async fn converse(
             }
             result = session.engine_result() => session.on_engine_result(result, daemon::clock::now()),
             place = out.reserve(), if has_frame => {
-                let Ok(place) = place else { return Ok(Box::pin(last_word(stream, meter)).await) };
+                let Ok(place) = place else { return Ok(Box::pin(close_reason(stream, meter)).await) };
                 match session.next_frame(daemon::clock::now()) {
                     Some(Outgoing::Event(text)) => {
                         sent = Instant::now();
@@ -311,7 +311,7 @@ async fn converse(
                     None => {}
                 }
             }
-            _ = look.tick() => {
+            _ = check.tick() => {
                 session.on_time(daemon::clock::now());
                 if touched.elapsed() >= touch_every {
                     touched = Instant::now();

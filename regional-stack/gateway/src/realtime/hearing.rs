@@ -9,7 +9,7 @@ use super::{
     items::Item,
     recognising::Source,
     refusal::Refusal,
-    rest::{MOUTHFUL_UTTERANCES, Rest},
+    rest::{PIECE_UTTERANCES, Rest},
     session::Session,
     settings::TurnDetection,
     sound::{self, COMMIT_MS_MIN},
@@ -44,7 +44,7 @@ impl Session {
         let Some(mut rest) = self.input.rest.take() else {
             return false;
         };
-        if let Err(refusal) = self.listen(rest.take_mouthful(), now) {
+        if let Err(refusal) = self.listen(rest.take_piece(), now) {
             self.refuse(&refusal, rest.about());
         }
         let has_more = rest.has_more();
@@ -54,7 +54,7 @@ impl Session {
 
     /// Whether there is more of a long message, and the recognizer must first finish utterances before it.
     pub(super) fn must_hear_first(&self) -> bool {
-        self.input.rest.is_some() && self.hearing.free() < MOUTHFUL_UTTERANCES
+        self.input.rest.is_some() && self.hearing.free() < PIECE_UTTERANCES
     }
 
     fn listen(&mut self, audio: &[u8], now: Moment) -> Result<(), Refusal> {

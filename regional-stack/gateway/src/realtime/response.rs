@@ -14,7 +14,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 pub(super) use self::{
-    asked::{Asked, Question, Wishes},
+    asked::{Asked, Question, ResponseOptions},
     speaking::Speaking,
 };
 use super::{
@@ -48,8 +48,8 @@ pub(super) struct Response {
     pub(super) previous: Option<String>,
     pub(super) turn: Turn,
     /// Options of the client beyond the session's settings.
-    #[serde(default)]
-    pub(super) wishes: Wishes,
+    #[serde(default, rename = "wishes")]
+    pub(super) options: ResponseOptions,
     /// The function that it calls instead of a reply.
     #[serde(default)]
     pub(super) call: Option<Call>,

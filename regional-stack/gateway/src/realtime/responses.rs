@@ -127,8 +127,8 @@ impl Responses {
     /// Admits another response, and returns whether it has to wait. One response at a time writes to the conversation. Those beside it
     /// wait too, because all speak with one voice.
     pub(super) fn admit(&self, aside: bool) -> Result<bool, Busy> {
-        let is_active = self.active().is_some_and(|active| !active.wishes.aside);
-        if !aside && (is_active || self.asked.iter().any(|asked| !asked.wishes.aside)) {
+        let is_active = self.active().is_some_and(|active| !active.options.aside);
+        if !aside && (is_active || self.asked.iter().any(|asked| !asked.options.aside)) {
             return Err(Busy::Active);
         }
         if self.asked.len() >= HEARING_MAX {
@@ -176,7 +176,7 @@ impl Responses {
         let Asked {
             answers,
             modality,
-            wishes,
+            options,
         } = asked;
         let item = answers.as_ref().and_then(|id| items.get_mut(id));
         let (at, heard_ms) = item.map_or_else(
@@ -213,7 +213,7 @@ impl Responses {
                 first_audio: None,
                 heard_ms,
             },
-            wishes,
+            options,
             call: None,
             cut: None,
         }))
@@ -228,20 +228,20 @@ impl Responses {
     pub(super) fn give_words(&mut self, id: &str, words: String, asr_confidence: f32) {
         let is_it = |answers: &Option<String>| answers.as_deref() == Some(id);
         let active = self.active.as_mut().filter(|response| is_it(&response.answers));
-        let wishes = active.map(|response| &mut response.wishes).or_else(|| {
+        let options = active.map(|response| &mut response.options).or_else(|| {
             let asked = self.asked.iter_mut().find(|asked| is_it(&asked.answers));
-            asked.map(|asked| &mut asked.wishes)
+            asked.map(|asked| &mut asked.options)
         });
-        if let Some(wishes) = wishes {
-            wishes.question = Some(Question::Words(words));
-            wishes.asr_confidence = Some(asr_confidence);
+        if let Some(options) = options {
+            options.question = Some(Question::Words(words));
+            options.asr_confidence = Some(asr_confidence);
         }
     }
 
     /// Notes that the user begins to speak over the reply to the conversation, which the caller must cancel next. False if there is no
     /// such reply: a response beside the conversation goes on.
     pub(super) fn interrupt(&mut self, now: Moment) -> bool {
-        let Some(response) = self.active.as_ref().filter(|response| !response.wishes.aside) else {
+        let Some(response) = self.active.as_ref().filter(|response| !response.options.aside) else {
             return false;
         };
         let wanted = std::mem::take(&mut self.wanted);

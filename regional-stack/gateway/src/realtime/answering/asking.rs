@@ -11,7 +11,7 @@ use crate::{
         items::{Role, check_length},
         recognising::{HEARING_MAX, Source},
         refusal::Refusal,
-        response::{Asked, Question, Wishes},
+        response::{Asked, Question, ResponseOptions},
         responses::Busy,
         session::Session,
         settings::Modality,
@@ -46,7 +46,7 @@ impl Session {
         let asked = Asked {
             answers,
             modality: new.modality.unwrap_or(self.settings.modality),
-            wishes: Wishes {
+            options: ResponseOptions {
                 aside: new.aside,
                 metadata: new.metadata,
                 tools: new.tools,

@@ -84,7 +84,7 @@ fn sessions_of_this_release_and_of_the_one_before_are_restored() {
         );
     }
     let today = restored(&recorded("form-2", "between-turns"));
-    let zone = today.dialogue.zone.as_ref().map(dialogue::Zone::name);
+    let zone = today.device.dialogue.zone.as_ref().map(dialogue::Zone::name);
     assert_eq!(zone, Some("America/New_York"));
 }
 

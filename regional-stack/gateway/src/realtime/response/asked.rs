@@ -13,7 +13,9 @@ use crate::realtime::{
 pub(in crate::realtime) struct Asked {
     pub(in crate::realtime) answers: Option<String>,
     pub(in crate::realtime) modality: Modality,
-    pub(in crate::realtime) wishes: Wishes,
+    // Checkpoints have it under this name.
+    #[serde(rename = "wishes")]
+    pub(in crate::realtime) options: ResponseOptions,
 }
 
 impl Asked {
@@ -21,14 +23,14 @@ impl Asked {
         Self {
             answers,
             modality,
-            wishes: Wishes::default(),
+            options: ResponseOptions::default(),
         }
     }
 }
 
 /// The options of a `response.create`.
 #[derive(Debug, Default, Serialize, Deserialize)]
-pub(in crate::realtime) struct Wishes {
+pub(in crate::realtime) struct ResponseOptions {
     /// Whether the response stays out of the conversation.
     pub(in crate::realtime) aside: bool,
     pub(in crate::realtime) metadata: Option<Map<String, Value>>,

@@ -26,8 +26,8 @@ impl Response {
         json!({
             "object": "realtime.response", "id": self.id, "status": status, "status_details": details,
             "output": output, "output_modalities": [self.modality.name()],
-            "conversation_id": (!self.wishes.aside).then_some(conversation),
-            "metadata": self.wishes.metadata,
+            "conversation_id": (!self.options.aside).then_some(conversation),
+            "metadata": self.options.metadata,
             "max_output_tokens": "inf",
             "audio": { "output": { "format": { "type": "audio/pcm", "rate": WIRE_RATE }, "voice": VOICE } },
             "usage": is_over.then(|| self.usage()),
@@ -119,7 +119,7 @@ impl Response {
 
 impl Turn {
     /// The report for the edge. A stage of less than a millisecond counts as one, because zero means that it did not run.
-    pub(in crate::realtime) fn word(&self, failed: Option<Component>) -> wire::Turn {
+    pub(in crate::realtime) fn for_edge(&self, failed: Option<Component>) -> wire::Turn {
         let ms = |took: Duration| u32::try_from(took.as_millis()).unwrap_or(u32::MAX).max(1);
         wire::Turn {
             recognised_ms: self.asr.map(ms),

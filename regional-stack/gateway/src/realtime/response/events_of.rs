@@ -20,7 +20,7 @@ impl Response {
     pub(in crate::realtime) fn added_events(&self) -> Vec<Value> {
         let item = self.describe_item("in_progress");
         let mut events = vec![events::output_item_added(&self.id, &item)];
-        if !self.wishes.aside {
+        if !self.options.aside {
             events.push(events::item_added(&item, self.previous.as_deref()));
         }
         events
@@ -56,7 +56,7 @@ impl Response {
                 events.push(self.place().content_part_done(part));
             }
             let item = self.describe_item("completed");
-            if !self.wishes.aside {
+            if !self.options.aside {
                 events.push(events::item_done(&item, self.previous.as_deref()));
             }
             events.push(events::output_item_done(&self.id, &item));
@@ -91,7 +91,7 @@ impl Response {
             }
         }
         let item = self.describe_item("incomplete");
-        if !self.wishes.aside && !is_unsent("conversation.item.added") {
+        if !self.options.aside && !is_unsent("conversation.item.added") {
             events.push(events::item_done(&item, self.previous.as_deref()));
         }
         events.push(events::output_item_done(&self.id, &item));

@@ -1,5 +1,5 @@
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use dialogue::City;
+use dialogue::{City, DialogueState};
 use serde_json::json;
 use speech::Transcript;
 use speech::scripted::{ScriptedRecognizer, ScriptedSynthesizer};
