@@ -1,6 +1,6 @@
 //! From the publisher's package to the folder of a model: download, check, convert, check again, and only then put it in place.
 //!
-//! A model that is there stays as it is until its successor is whole: the new files are written beside it and renamed.
+//! An installed model stays as it is until its successor is whole: a fetch writes the new files beside it and renames them.
 
 use std::{
     collections::BTreeMap,
@@ -35,8 +35,8 @@ pub enum Source {
 /// Folder of downloads below the folder of models.
 const DOWNLOADS: &str = ".fetch";
 
-/// Puts `model` into its folder below `models_dir`. Returns whether something had to be done. Blocks its thread for as long as the download
-/// takes, so a task gives it a thread of its own (`tokio::task::spawn_blocking`).
+/// Puts `model` into its folder below `models_dir`. Returns whether it had to. Blocks its thread during the download, so a task gives it
+/// a thread of its own (`tokio::task::spawn_blocking`).
 pub fn fetch(model: &Model, models_dir: &Path, source: &Source, progress: &dyn Progress) -> Result<bool, FetchError> {
     let folder = models_dir.join(model.folder());
     let Some(package) = &model.package else {
@@ -93,7 +93,7 @@ pub fn fetch(model: &Model, models_dir: &Path, source: &Source, progress: &dyn P
     }
     put_in_place(&fresh, &folder, &downloads)?;
     if matches!(source, Source::Index(_)) {
-        // The archive has done its work; a second fetch finds the model.
+        // Nobody needs the archive any more: a second fetch finds the model.
         fs::remove_file(&archive).map_err(FetchError::disk(&archive))?;
     }
     Ok(true)
@@ -110,7 +110,7 @@ fn expect_hash(what: &str, found: &str, wanted: &str) -> Result<(), FetchError> 
     })
 }
 
-/// Renames the new folder to its place. If it cannot, the old one is back.
+/// Renames the new folder to its place. If that fails, it puts the old one back.
 fn put_in_place(fresh: &Path, folder: &Path, downloads: &Path) -> Result<(), FetchError> {
     let old = downloads.join("replaced");
     if old.exists() {
@@ -213,7 +213,7 @@ fn convert_moonshine(
     })
 }
 
-/// Writes a file and has the system put it on the disk: a model must not be half there after a power cut.
+/// Writes a file and syncs it to the disk: a power cut must not leave half a model.
 fn write(path: &Path, contents: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>) -> Result<(), FetchError> {
     let write = || {
         let mut out = BufWriter::new(File::create(path)?);

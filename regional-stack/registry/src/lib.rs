@@ -1,5 +1,5 @@
-//! The registry of speech models: which models there are ([`manifest`]), how one gets into the folder of models
-//! ([`fetch()`]), and which of them are there ([`installed`]).
+//! The registry of speech models: the list of models ([`manifest`]), the way of one into the folder of models ([`fetch()`]), and the
+//! models in that folder ([`installed`]).
 //!
 //! No model runs here, and nothing links libtorch: the command that fetches models must start on any machine.
 

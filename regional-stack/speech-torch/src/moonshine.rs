@@ -1,4 +1,4 @@
-//! Speech to text with Moonshine tiny (English): it hears people, whatever they say.
+//! Speech to text with Moonshine tiny (English), which hears people in their own words.
 //!
 //! Utterances run alone, never padded to a common length: the norm behind the first convolution averages over all of its
 //! input, so padding would change what is heard.
@@ -48,8 +48,7 @@ struct Sidecar {
 }
 
 impl Moonshine {
-    /// Loads the model in `folder`, checks it against its sidecar and runs it once. So many threads can use it at once; a further
-    /// one waits.
+    /// Loads the model in `folder`, checks it against its sidecar and runs it once. `threads` can use it at once; a further one waits.
     pub fn load(folder: &Path, device: Device, threads: usize) -> Result<Self, ModelError> {
         crate::use_one_thread();
         let Sidecar {
@@ -91,7 +90,7 @@ impl Moonshine {
 impl Recognizer for Moonshine {
     fn recognize(&self, samples: &[f32]) -> Result<Transcript, SpeechError> {
         gate::check_length(samples)?;
-        // To silence the network answers "You".
+        // The network hears "You" in silence.
         if !gate::has_sound(samples) {
             return Ok(Transcript::nothing());
         }
@@ -122,13 +121,13 @@ fn is_reply_to_noise(text: &str) -> bool {
 /// A logistic curve, fitted to how often answers were right word for word: `calibration_of_the_cascade` in this crate's tests prints the
 /// answers, and docs/benchmarks.md has the shares. The plain mean misleads: at 0.7 a third of the answers is right.
 fn confidence(decoded: &Decoded) -> f32 {
-    // An answer that was cut is a loop, or half of a sentence.
+    // An answer that the limit ended is a loop, or half of a sentence.
     if !decoded.ended || decoded.log_probabilities.is_empty() {
         return 0.0;
     }
     let mean = decoded.log_probabilities.iter().sum::<f32>() / decoded.log_probabilities.len() as f32;
     let odds = SLOPE * (mean.exp() - EVEN_AT);
-    // Samples that are no numbers give odds that are none.
+    // Samples that are no numbers give odds that are no number.
     if odds.is_finite() {
         1.0 / (1.0 + (-odds).exp())
     } else {

@@ -211,7 +211,7 @@ impl Network {
         }
     }
 
-    /// Writes down what is said in `sound`, with the likeliest token at every step, at most so many.
+    /// Decodes `sound` with the likeliest token at every step, and at most `tokens_max` of them.
     pub(super) fn transcribe(&self, sound: &[f32], tokens_max: usize) -> Result<Decoded, TchError> {
         tch::no_grad(|| {
             let mut decoder = self.begin(sound)?;
