@@ -3,16 +3,22 @@
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
 use anyhow::Context as _;
 use daemon::Announcement;
+use identity::{Identity, PeerId, ca::Leaf};
 use tokio::sync::broadcast;
-use world::process::Supervised;
+use world::{authority::Folder, process::Supervised};
 
 /// Longest wait for the models.
 const START_TIMEOUT: Duration = Duration::from_secs(120);
+/// The region of the stack.
+pub const REGION: &str = "eu-west";
+/// The zone of the certificates.
+const ZONE: &str = "voice.example";
 
 /// Starts a stack with the models of the source tree. `more` are further lines of its configuration.
 pub async fn start(state_dir: &Path, more: &str) -> anyhow::Result<(Supervised, SocketAddr)> {
@@ -20,7 +26,7 @@ pub async fn start(state_dir: &Path, more: &str) -> anyhow::Result<(Supervised, 
     let models = models_dir()?;
     let configuration = state_dir.join("stack.toml");
     let document = format!(
-        "region = \"eu-west\"\nlisten = \"127.0.0.1:0\"\nadmin_listen = \"127.0.0.1:0\"\nmodels_dir = {:?}\n{more}",
+        "region = \"{REGION}\"\nlisten = \"127.0.0.1:0\"\nadmin_listen = \"127.0.0.1:0\"\nmodels_dir = {:?}\n{more}",
         models.display().to_string()
     );
     std::fs::write(&configuration, document).with_context(|| format!("cannot write {}", configuration.display()))?;
@@ -37,6 +43,24 @@ pub async fn start(state_dir: &Path, more: &str) -> anyhow::Result<(Supervised, 
         .copied()
         .context("the stack has no HTTP address")?;
     Ok((stack, address))
+}
+
+/// Makes the certificates of a stack and of an edge below `folder`. Returns the stack's section `[identity]`, which lets in only callers
+/// with a certificate, and the edge's identity.
+pub fn required_identity(folder: &Path) -> anyhow::Result<(String, Arc<Identity>)> {
+    let now = daemon::clock::now();
+    let authority = Folder::at(folder.join("authority"));
+    authority.create(ZONE, now)?;
+    let issue = |role: &str, name: &str| -> anyhow::Result<_> {
+        let leaf = Leaf::of(PeerId::new(ZONE, role.parse()?)?);
+        Ok(authority.issue(&leaf, &folder.join(name), now)?)
+    };
+    let files = issue(&format!("stack/{REGION}/a"), "stack")?;
+    let edge = Identity::load(issue("edge/bench", "edge")?, daemon::clock::now)?;
+    let [certificate, key, trust] = [files.certificate, files.key, files.trust].map(|path| path.display().to_string());
+    let section =
+        format!("[identity]\nmode = \"required\"\ncertificate = {certificate:?}\nkey = {key:?}\ntrust = {trust:?}\n");
+    Ok((section, edge))
 }
 
 /// The models of the source tree around this program.

@@ -4,6 +4,7 @@
 //! coverage. The tests play the seeds of `corpus/`, which include every input that once failed.
 
 mod targets {
+    pub(crate) mod continuity;
     pub(crate) mod credentials;
     pub(crate) mod dns;
     pub(crate) mod frames;
@@ -12,7 +13,6 @@ mod targets {
     pub(crate) mod snapshots;
     pub(crate) mod topologies;
     pub(crate) mod wav;
-    pub(crate) mod words;
 }
 
 /// A target: its name, which is also that of its folder of seeds, and its function.
@@ -22,6 +22,7 @@ pub type Target = (&'static str, fn(&[u8]));
 pub const TARGETS: [Target; 13] = [
     ("checkpoints", gateway::fuzzing::checkpoint),
     ("clients", gateway::fuzzing::conversation),
+    ("continuity", targets::continuity::continue_session),
     ("credentials", targets::credentials::recognise),
     ("dns", targets::dns::answer),
     ("frames", targets::frames::scan),
@@ -32,7 +33,6 @@ pub const TARGETS: [Target; 13] = [
     ("snapshots", targets::snapshots::take_into_force),
     ("topologies", targets::topologies::read),
     ("wav", targets::wav::decode),
-    ("words", targets::words::continue_session),
 ];
 
 /// Finds a target by name.

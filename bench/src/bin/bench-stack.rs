@@ -1,5 +1,5 @@
-//! Measures one stack: the memory of a silent session, and the effect of load on a live caller, who speaks in real time: alone, beside
-//! thirty uploads at once, and beside twenty long texts to speak. Writes docs/benchmarks/stack.json and a section of
+//! Measures one stack: the memory of a session that says nothing, in plain text and over TLS with identity required, and the cost of
+//! uploads for a live caller, who speaks in real time, alone, beside thirty uploads at once, and beside twenty long texts to speak. Writes docs/benchmarks/stack.json and a section of
 //! docs/benchmarks.md. Run it in a release build on a machine that does nothing else: `make bench-stack` takes five minutes. A
 //! development build prints its figures and writes none; `--runs 1` is enough to see that it works.
 
@@ -22,6 +22,7 @@ use bench::{
 };
 use client::{Call, CallOptions, Pacing, TurnEnd};
 use drill::{Recording, recordings};
+use identity::{Identity, Speaks};
 use serde::Serialize;
 use speech::{SAMPLE_RATE, wav};
 use tokio::{
@@ -30,6 +31,7 @@ use tokio::{
     task::JoinSet,
     time::timeout,
 };
+use topology::RegionId;
 
 /// Pairs of a caller alone and one beside the load, which take turns.
 const RUNS: usize = 5;
@@ -55,8 +57,10 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(120);
 struct Figures {
     #[serde(flatten)]
     bench: Bench<Run>,
-    /// One figure of each batch.
+    /// Of each batch, in plain text.
     idle_session_kb: Vec<f64>,
+    /// Of each batch, over TLS: the stack requires an identity.
+    idle_tls_session_kb: Vec<f64>,
 }
 
 /// One caller alone and beside each load.
@@ -98,13 +102,19 @@ async fn run(runs: usize) -> anyhow::Result<()> {
     let text = Arc::new(long_text(&recordings));
     let state_dir = std::env::temp_dir().join(format!("meridian-bench-stack-{}", std::process::id()));
     std::fs::create_dir_all(&state_dir).with_context(|| format!("cannot make {}", state_dir.display()))?;
+    let idle_tls_session_kb = idle_tls_sessions(&state_dir.join("tls")).await?;
+    let began_plain = Instant::now();
     let (mut running, address) = stack::start(&state_dir, "").await?;
-    println!("the stack takes work after {:.1} s", began.elapsed().as_secs_f64());
+    println!(
+        "the stack takes work after {:.1} s",
+        began_plain.elapsed().as_secs_f64()
+    );
     let pid = running.pid().context("the stack died at once")?;
     let mut figures = Figures {
         bench: Bench::new(),
-        // First of all: sessions would reuse the memory that a load left behind, and would seem to take none.
-        idle_session_kb: idle_sessions(address, pid).await?,
+        // First of all: later there is memory that a load left behind, and sessions would seem to take none.
+        idle_session_kb: idle_sessions(address, pid, None).await?,
+        idle_tls_session_kb,
     };
     // The first turns of a process have cold caches, and so has the first use of a sentence.
     caller(address, &recordings, TURNS, &Load::default()).await?;
@@ -153,23 +163,37 @@ async fn run(runs: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Memory of one silent session, in kB, by batch.
-async fn idle_sessions(address: SocketAddr, pid: u32) -> anyhow::Result<Vec<f64>> {
+/// Memory of silent sessions in a stack of its own, to which edges prove who they are.
+async fn idle_tls_sessions(state_dir: &Path) -> anyhow::Result<Vec<f64>> {
+    std::fs::create_dir_all(state_dir).with_context(|| format!("cannot make {}", state_dir.display()))?;
+    let (section, edge) = stack::required_identity(state_dir)?;
+    let (mut running, address) = stack::start(state_dir, &section).await?;
+    let pid = running.pid().context("the stack died at once")?;
+    let each_kb = idle_sessions(address, pid, Some(&edge)).await?;
+    running.terminate(Duration::from_secs(30)).await?;
+    Ok(each_kb)
+}
+
+/// Memory of sessions of devices that are connected and say nothing, in kB: that of each batch, for one of it.
+async fn idle_sessions(address: SocketAddr, pid: u32, edge: Option<&Arc<Identity>>) -> anyhow::Result<Vec<f64>> {
     let options = CallOptions::default();
+    let region = RegionId::new(stack::REGION)?;
+    let over = if edge.is_some() { "TLS" } else { "plain text" };
     let mut open = Vec::new();
     let mut held = None;
     let mut each_kb = Vec::new();
     // The first session also pays for the memory that all share.
     for batch in 0..=IDLE_BATCHES {
         for _ in 0..IDLE_SESSIONS {
-            let call = Call::open(address, &options).await;
-            open.push(call.context("cannot open an idle session")?);
+            let link = identity::dial(edge, &region, address, Speaks::Http1);
+            let call = Call::open_by(address, &options, link).await;
+            open.push(call.with_context(|| format!("cannot open an idle session over {over}"))?);
         }
         tokio::time::sleep(IDLE_SETTLE).await;
         let now = memory_kib(pid, "RssAnon:").context("the stack is gone")?;
         if let Some(before) = held.replace(now) {
             let kb = (now - before) * 1.024 / IDLE_SESSIONS as f64;
-            println!("batch {batch} of {IDLE_BATCHES} of {IDLE_SESSIONS} idle sessions: {kb:.1} kB each");
+            println!("batch {batch} of {IDLE_BATCHES} of {IDLE_SESSIONS} idle sessions over {over}: {kb:.1} kB each");
             each_kb.push(kb);
         }
     }
@@ -350,7 +374,8 @@ fn long_text(recordings: &[Recording]) -> Vec<u8> {
     request("/v1/audio/speech", "application/json", body.to_string().as_bytes())
 }
 
-fn section(Figures { bench, idle_session_kb }: &Figures) -> String {
+fn section(figures: &Figures) -> String {
+    let bench = &figures.bench;
     let runs = &bench.runs;
     let mut rows = table([
         "one live caller",
@@ -386,8 +411,8 @@ fn section(Figures { bench, idle_session_kb }: &Figures) -> String {
          {rows}\n\n\
          Beside uploads recognition takes {:+.0} % and the first audio {:+.0} % of what the caller alone waits for, beside texts \
          {:+.0} % and {:+.0} % (medians of the ratios of each run). The goal is at most +20 % beside uploads.\n\n\
-         A session that says nothing takes {idle:.1} kB of the stack's memory (median of {IDLE_BATCHES} batches of {IDLE_SESSIONS}); \
-         the goal is at most {IDLE_GOAL_KB:.0} kB.\n\n\
+         A session that says nothing takes {idle:.1} kB of the stack's memory, and {idle_tls:.1} kB over TLS where the stack requires an \
+         identity (medians of {IDLE_BATCHES} batches of {IDLE_SESSIONS}); the goal is at most {IDLE_GOAL_KB:.0} kB.\n\n\
          Raw values: [benchmarks/stack.json](benchmarks/stack.json).",
         ratio(|run| &run.beside_uploads, |one| one.recognition_ms),
         ratio(|run| &run.beside_uploads, |one| one.first_audio_ms),
@@ -397,6 +422,7 @@ fn section(Figures { bench, idle_session_kb }: &Figures) -> String {
         machine = bench.machine(),
         count = runs.len(),
         plural = if runs.len() == 1 { "" } else { "s" },
-        idle = median(idle_session_kb.iter().copied()),
+        idle = median(figures.idle_session_kb.iter().copied()),
+        idle_tls = median(figures.idle_tls_session_kb.iter().copied()),
     )
 }

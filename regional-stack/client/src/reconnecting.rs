@@ -13,8 +13,8 @@ const BACKOFF_LAST: Duration = Duration::from_secs(5);
 /// Most stored events; the oldest are dropped. Enough for hours of a call that is cut every few seconds.
 const EVENTS_MAX: usize = 4096;
 
-/// The wait after failed attempt `attempt` (from 0). Three lines, where backon would wrap the whole call. `random` in 0..1 spreads it by a factor of 0.5 to 1.5, so that the
-/// devices of a lost region do not all return at the same moment.
+/// The wait after failed attempt `attempt` (from 0). `random` in 0..1 spreads it by a factor of 0.5 to 1.5, so that the devices of a lost
+/// region do not all return at the same moment. Hand-written: these are three lines, and backon would wrap the whole call.
 pub fn backoff(attempt: u32, random: f64) -> Duration {
     let doubled = BACKOFF_FIRST.saturating_mul(1 << attempt.min(16));
     doubled.min(BACKOFF_LAST).mul_f64(0.5 + random.clamp(0.0, 1.0))

@@ -7,6 +7,7 @@ use topology::Moment;
 
 mod alarms;
 mod clock;
+mod effect;
 mod lights;
 mod questions;
 mod spoken;
@@ -15,6 +16,7 @@ mod weather;
 
 use alarms::{cancel_alarms, decline_alarm, move_alarm, set_alarm, set_alarm_in, tell_alarms};
 use clock::{tell_date, tell_time};
+use effect::Effect;
 use lights::{dim_lights, switch_lights, tell_lights};
 use questions::{ask, doubt_of};
 use spoken::list;
@@ -27,9 +29,6 @@ use crate::{
     reply::Reply,
     state::{DialogueState, SNOOZE, Topic, WAIT_MAX},
 };
-
-/// The reply to a command that changes something: what was done, or else why nothing was, which may be a question.
-type Effect = Result<String, String>;
 
 /// Carries out `heard` for a device and returns the reply.
 pub fn act(state: &mut DialogueState, heard: &Interpretation, now: Moment) -> Reply {

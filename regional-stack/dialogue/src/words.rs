@@ -1,8 +1,8 @@
-//! Written text as it is said: what a synthesizer needs of a reply, and what a recognizer that writes like people has to become.
+//! Turns written text into spoken words: replies for the synthesizer, and the transcripts of a recognizer that writes like people.
 
 use crate::{numbers, written::without_accents};
 
-/// A written word as it is said.
+/// A written word in its spoken form.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SpokenWord {
     /// ASCII lower-case letters, apostrophes and spaces (a number is several words).
@@ -22,8 +22,8 @@ pub enum Pause {
     Stop,
 }
 
-/// Written text in the words of a recognizer: lower case, no punctuation, numbers in words ("at 6:30 p.m." is "at six thirty p
-/// m"). A recognizer that writes as people do speaks to the dialogue through this.
+/// Written text in the form of a transcript: lower case, no punctuation, numbers in words ("at 6:30 p.m." is "at six thirty p m"). A
+/// recognizer that writes like people passes its text through this to the dialogue.
 pub fn in_words(text: &str) -> String {
     let prepared: Vec<String> = text.split_whitespace().map(unabbreviated).collect();
     let mut said: Vec<String> = Vec::new();
@@ -38,7 +38,7 @@ pub fn in_words(text: &str) -> String {
     said.join(" ")
 }
 
-/// A written word, with what writing leaves out: a long row of figures is a code, and was said figure by figure.
+/// The spoken form of a written word. A long row of figures is a code, spoken figure by figure.
 fn unabbreviated(written: &str) -> String {
     let bare = written.trim_matches(|letter: char| !letter.is_alphanumeric());
     let is_row = bare.len() >= ROW_FIGURES_MIN && bare.bytes().all(|byte| byte.is_ascii_digit());
@@ -50,7 +50,7 @@ fn unabbreviated(written: &str) -> String {
     }
 }
 
-/// From so many figures without a comma on, a number is no quantity. "2026" is a year.
+/// Fewest figures without a comma of a number that is no quantity. "2026" is a year.
 const ROW_FIGURES_MIN: usize = 5;
 
 /// The words of written text, as they are said: figures, clocks, money and fractions in words.

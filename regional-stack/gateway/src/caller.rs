@@ -4,7 +4,7 @@ use axum::http::{HeaderMap, header};
 
 use crate::queue::Class;
 
-/// The class of a request's caller; `otherwise` if it is neither a vantage that probes nor an edge's second copy.
+/// The class of a request's caller; `otherwise` for a caller that is neither a vantage that probes nor an edge with a second copy.
 pub(crate) fn class_of(headers: &HeaderMap, otherwise: Class) -> Class {
     let is_probe = headers
         .get(header::USER_AGENT)

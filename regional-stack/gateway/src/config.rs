@@ -27,33 +27,33 @@ pub struct Config {
     /// The recognizers of the torch engine.
     #[serde(default)]
     pub recognition: Recognition,
-    /// The city of devices that name no zone, and whose home region has none in the topology: its time zone for clocks and alarms,
-    /// and "what is the weather".
+    /// The city of a device that names no zone and whose home region has none in the topology: its time zone is that of clocks and
+    /// alarms, and its weather answers "what is the weather".
     #[serde(default = "home_city")]
     pub home_city: dialogue::City,
-    /// Seals the checkpoints of sessions, so that other regions can go on with them; the same in all regions. Without it a
+    /// The key that seals the checkpoints of sessions, so that other regions can resume them; the same in all regions. Without it a
     /// session ends with its region.
     #[serde(default)]
     pub checkpoint_key: Option<CheckpointKey>,
-    /// Folder for sessions with alarms or timers, which then outlive the process; relative to the configuration file, made when
-    /// missing, and of one stack alone. Without it they end with the process.
+    /// Folder for sessions with alarms or timers, which then outlive the process; relative to the configuration file. The stack makes it
+    /// when it is missing, and shares it with no other stack. Without it such sessions end with the process.
     #[serde(default)]
     pub state_dir: Option<PathBuf>,
     /// The releases that can read the checkpoints.
     #[serde(default)]
     pub checkpoint_version: CheckpointVersion,
-    /// The identity that this stack shows to edges, and the callers that it lets in. Without it: everybody, in plain text.
+    /// The identity that this stack shows to edges, and the callers that it lets in. Without it the stack lets in everybody, in plain text.
     #[serde(default)]
     pub identity: Option<IdentitySection>,
     #[serde(default)]
     pub limits: Limits,
 }
 
-/// `[identity]`: the certificate of this stack, and whom it lets in.
+/// `[identity]`: the certificate of this stack, and the callers that it lets in.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct IdentitySection {
-    /// Whom it lets in.
+    /// The callers that it lets in.
     #[serde(default)]
     pub mode: Mode,
     /// As in [`Files`].
@@ -62,13 +62,12 @@ pub struct IdentitySection {
     pub key: PathBuf,
     /// As in [`Files`].
     pub trust: PathBuf,
-    /// Control planes that renew the certificate, `https://address:port`. Without them others write the files anew.
+    /// Control planes that renew the certificate, `https://address:port`. Without them an operator or another program replaces the files.
     #[serde(default)]
     pub control_planes: Vec<String>,
 }
 
 impl IdentitySection {
-    /// The files.
     pub fn files(&self) -> Files {
         Files {
             certificate: self.certificate.clone(),
@@ -82,10 +81,10 @@ impl IdentitySection {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(try_from = "u32")]
 pub enum CheckpointVersion {
-    /// The one before this too, but for what only fits when it is deflated.
+    /// The previous release too, except for a state that fits only when it is deflated.
     #[default]
     One,
-    /// This one and later ones: all of them are deflated, to half or less.
+    /// This release and later ones: every state is deflated, to half or less.
     Two,
 }
 
@@ -123,7 +122,7 @@ impl Default for Recognition {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RecognitionEngine {
-    /// The choice of `meridian models use`; without one the cascade if its model is there, else the small Conformer.
+    /// The choice of `meridian models use`. Without one: the cascade if its model is there, else the small Conformer.
     #[default]
     Auto,
     /// The small Conformer that ships with Meridian: synthetic voices and commands.
@@ -140,7 +139,8 @@ pub enum EngineKind {
     /// The libtorch models.
     #[default]
     Torch,
-    /// No models: hears only what its own synthesizer wrote into the sound. For rehearsing everything around speech.
+    /// No models: this engine hears only the text that its own synthesizer wrote into the sound. Rehearsals of everything around speech
+    /// use it.
     Scripted,
 }
 
@@ -152,24 +152,24 @@ pub struct Limits {
     pub body_bytes_max: usize,
     /// Longest file transcribed.
     pub transcription_max: Span,
-    /// Longest utterance in a session; what goes on longer is cut there. Below the 30 s that the recognizer
-    /// takes, so that a cut utterance is still understood.
+    /// Longest utterance in a session; the stack cuts a longer one there. Below the 30 s that the recognizer takes, so that it still
+    /// understands a cut utterance.
     pub turn_max: Span,
     /// Longest text spoken, in characters: the OpenAI limit.
     pub speech_chars_max: usize,
-    /// Longest speech made of one text. A text as long as it may be fits at its natural speed, and a quarter of it at
-    /// the slowest: the time to make it grows alike.
+    /// Longest speech made of one text. The longest text fits at its natural speed, and a quarter of it at the slowest: the time that an
+    /// engine needs grows with the length of the speech.
     pub speech_max: Span,
-    /// Largest WebSocket message, in bytes: the protocol's 15 MiB of audio as base64 in one event. A larger one is refused, and
-    /// with an eighth more the session is closed: it has to be read to the end for the session to go on behind it.
+    /// Largest WebSocket message, in bytes: the protocol's 15 MiB of audio as base64 in one event. The stack reads a larger one to its end
+    /// and refuses it; from an eighth more on it reads no further and closes the session.
     pub frame_bytes_max: usize,
-    /// WebSocket messages longer than 64 KiB of all sessions together, in bytes: of unfinished ones what came so far, of whole ones
-    /// until they are done with. A session that finds no room is closed with 1013. A dozen of the longest fit.
+    /// WebSocket messages longer than 64 KiB of all sessions together, in bytes. An unfinished message counts with the bytes that came, a
+    /// whole one until the session has worked on it. A session that finds no room is closed with 1013. A dozen of the longest fit.
     pub long_messages_bytes_max: usize,
-    /// Request bodies read and worked on at once; callers beyond it are told to retry. Times `body_bytes_max` it bounds the
+    /// Request bodies read and worked on at once; the stack tells callers beyond it to retry. Times `body_bytes_max` it bounds the
     /// memory that uploads can take.
     pub uploads_max: usize,
-    /// Open sockets, HTTP and WebSocket together. What lies beyond waits in the kernel's backlog.
+    /// Open sockets, HTTP and WebSocket together. Further connections wait in the kernel's backlog.
     pub connections_max: usize,
     /// Open Realtime sessions.
     pub sessions_max: usize,
@@ -177,33 +177,33 @@ pub struct Limits {
     pub asr_workers: usize,
     /// Threads that speak for them.
     pub tts_workers: usize,
-    /// Threads of either engine for uploads and for texts over HTTP. They get what live callers leave of the processor, a tenth of
-    /// it at the least. One, so that the other core of a small machine is free when a caller has said something.
+    /// Threads of either engine for uploads and for texts over HTTP. They get the processor time that live callers leave, at least a
+    /// tenth. One, so that the other core of a small machine is free when a caller has spoken.
     pub bulk_workers: usize,
-    /// Utterances, and likewise texts, waiting for a thread: so many of live callers, and so many others. Beyond it callers are
-    /// told to retry: a queue longer than callers wait only makes everybody late.
+    /// Utterances, and likewise texts, that wait for a thread: so many of live callers, and so many of others. The stack tells callers
+    /// beyond it to retry: a queue longer than callers wait only makes everybody late.
     pub queue_max: usize,
-    /// The same as the length of the audio, heard or to be spoken: one core hears more than a hundred of them in a second, and speaks
+    /// The same bound in seconds of audio, heard or to be spoken: one core hears more than a hundred of them in a second, and speaks
     /// about forty.
     pub queue_audio_max: Span,
     /// Deadline of one engine's job, waiting and computing together.
     pub engine_max: Span,
     /// Time to send request headers, and idle time between requests.
     pub header_max: Span,
-    /// Time to send a request body. A WebSocket message that was begun has as long, and a second more for each 64 KiB
-    /// that came of it; a session whose message takes longer is closed with 1008.
+    /// Time to send a request body. A client has as long for a WebSocket message, and a second more for each 64 KiB that came of it; the
+    /// stack closes a session whose message takes longer with 1008.
     pub body_max: Span,
-    /// A session is pinged this often.
+    /// Period of the pings to a session.
     pub ping_every: Span,
-    /// A session from which nothing came, not even a pong, is closed after this long.
+    /// The stack closes a session from which nothing came for this long, not even a pong.
     pub idle_max: Span,
-    /// A client that takes nothing for this long while there is something for it is cut off.
+    /// The stack cuts off a client that takes nothing for this long while events wait for it.
     pub slow_client_max: Span,
     /// Time for current turns to end when the stack stops.
     pub drain_max: Span,
-    /// How long the state of a closed session is kept.
+    /// Lifetime of the memory of a closed session.
     pub session_ttl: Span,
-    /// Closed and open sessions remembered; the one idle longest is forgotten first.
+    /// Closed and open sessions remembered; the stack forgets the one that is idle longest first.
     pub sessions_kept_max: usize,
 }
 
@@ -249,7 +249,7 @@ fn home_city() -> dialogue::City {
 }
 
 impl Config {
-    /// Fails with all problems, for a configuration that no file contains.
+    /// Checks a configuration that comes from no file; the error names all problems.
     pub fn check(&self) -> anyhow::Result<()> {
         Ok(self.problems().into_result()?)
     }
@@ -346,7 +346,7 @@ impl Rules for Config {
             ("tts_workers", limits.tts_workers),
             ("bulk_workers", limits.bulk_workers),
         ] {
-            // Each is a thread, and with the small models a copy of its model.
+            // Each worker is a thread, and with the small models a copy of its model.
             problems.add_unless_within(&format!("limits.{key}"), &threads, 1..=64);
         }
         problems
@@ -373,8 +373,7 @@ impl Limits {
         self.frame_bytes_max.saturating_add(self.frame_bytes_max / 8)
     }
 
-    /// Deadline of a job whose beginning the caller hears already, queue and engine together: ending in the middle is worse
-    /// than a pause.
+    /// Deadline of a job whose beginning the caller already hears, queue and engine together: an end in the middle is worse than a pause.
     pub(crate) fn begun_limit(&self) -> Duration {
         3 * self.engine_limit()
     }
@@ -386,7 +385,7 @@ impl Limits {
         }
     }
 
-    /// Time that a process needs to stop: the drain, and the Close frames of sessions that are left after it.
+    /// Time that a process needs to stop: the drain, and then the Close frames of the sessions that are left.
     pub fn stop_grace(&self) -> Duration {
         self.drain_max.0 + Duration::from_secs(5)
     }

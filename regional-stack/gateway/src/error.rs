@@ -12,7 +12,7 @@ use serde_json::json;
 use speech::{SpeechError, wav::WavError};
 use topology::Moment;
 
-use crate::workers::JobError;
+use crate::{texts, workers::JobError};
 
 /// An error on its way to an HTTP client.
 #[derive(Debug)]
@@ -21,23 +21,23 @@ pub(crate) struct ApiError {
     pub(crate) code: &'static str,
     pub(crate) message: String,
     pub(crate) param: Option<Cow<'static, str>>,
-    /// For an edge that looks for a session: the revision of it that this stack remembers.
+    /// The revision that this stack remembers of a session, for an edge that looks for it.
     pub(crate) revision: Option<Moment>,
 }
 
-/// Seconds that callers are asked to wait when queues are full: an engine serves several turns in that time.
+/// Seconds after which callers may retry when queues are full: an engine serves several turns in that time.
 const RETRY_AFTER_S: &str = "1";
 
-/// Names of fields are repeated to the client up to this length.
+/// An error repeats the name of a field up to this length.
 const NAME_CHARS_MAX: usize = 64;
 
-/// An engine found no room on its GPU.
+/// The code for an engine that found no room on its GPU.
 pub(crate) const GPU_MEMORY: &str = "engine_out_of_memory";
-/// Code for speech of the user that was lost with another region.
+/// The code for speech of the user that was lost with another region.
 pub(crate) const REPEAT: &str = "repeat_utterance";
 
 impl ApiError {
-    /// Whether this region failed, rather than the client or another region.
+    /// Whether this region failed, and neither the client nor another region.
     pub(crate) fn blames_region(&self) -> bool {
         let is_ours = self.status.is_server_error() || self.status == StatusCode::TOO_MANY_REQUESTS;
         is_ours && self.code != REPEAT
@@ -64,10 +64,10 @@ impl ApiError {
         }
     }
 
-    /// A field that does not exist, next to those that do. A stranger's name is repeated up to a length.
+    /// The refusal of a field that does not exist; it names those that do. The stranger's name is cut.
     pub(crate) fn unknown(name: &str, known: &str) -> Self {
         let name: String = name.chars().take(NAME_CHARS_MAX).collect();
-        let message = format!("unknown field {name:?}; known are {known}");
+        let message = texts::unknown_field(&name, known);
         Self::bad_request("unknown_parameter", name, message)
     }
 

@@ -17,16 +17,16 @@ use serde_json::Value;
 
 /// First byte of a deflated state.
 const DEFLATED: u8 = 2;
-/// Largest state there is, inflated: the longest instructions in the widest characters, and their items. Nobody may have a stack
-/// make gigabytes out of 16 KiB.
+/// Largest state, inflated: the longest instructions in the widest characters, and their items. Without the bound a stranger's 16 KiB
+/// would inflate to gigabytes.
 const PLAIN_BYTES_MAX: usize = 256 << 10;
 
-/// The form that this release writes. It counts up with every change of what is written.
+/// The form that this release writes. Every change of the written fields counts it up.
 pub(crate) const TODAY: u32 = 2;
-/// Readers of this form, and later ones, understand what this release writes.
+/// Releases that read this form, or a later one, understand the states of this release.
 pub(crate) const NEEDED: u32 = 1;
 
-/// The first releases did not say which form they wrote.
+/// The form of the first releases, whose states name none.
 pub(crate) fn first() -> u32 {
     1
 }
@@ -39,7 +39,7 @@ pub(crate) fn check(form: u32, needed: u32) -> Result<(), FormError> {
     Err(FormError::Newer(form))
 }
 
-/// Why a state cannot be read.
+/// The fault of a state that cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FormError {
     #[error("the state cannot be read: {0}")]
@@ -54,16 +54,16 @@ pub(crate) enum FormError {
     Newer(u32),
 }
 
-/// How a state is packed.
+/// The packing of a state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Packing {
-    /// For the release before, too.
+    /// Readable for the release before this one, too.
     Plain,
     Deflated,
 }
 
 impl Packing {
-    /// Packs a state. Returns none for a state that is too large to be unpacked again.
+    /// Packs a state; `None` for one so large that no stack would unpack it.
     pub(crate) fn pack(self, plain: Vec<u8>) -> Option<Vec<u8>> {
         if plain.len() > PLAIN_BYTES_MAX {
             return None;
@@ -93,14 +93,14 @@ pub(crate) fn unpack(state: &[u8]) -> Result<Cow<'_, [u8]>, FormError> {
     Ok(Cow::Owned(plain))
 }
 
-/// A device's memory, as a release wrote it that may know more cities than this one.
+/// A device's memory, written by a release that may know more cities than this one.
 pub(crate) struct Remembered {
     state: DialogueState,
     knows_home: bool,
 }
 
 impl Remembered {
-    /// The memory. A city that this release does not know is that of the stack.
+    /// The memory. The stack's own city stands for a city that this release does not know.
     pub(crate) fn at(mut self, home: City) -> DialogueState {
         if !self.knows_home {
             self.state.home = home;
@@ -115,7 +115,7 @@ impl<'de> Deserialize<'de> for Remembered {
         let home = written.get("home").map(City::deserialize);
         let knows_home = matches!(home, Some(Ok(_)));
         if let (false, Some(fields)) = (knows_home, written.as_object_mut()) {
-            // Any will do, until the stack says its own.
+            // Any city will do: the stack sets its own.
             fields.insert("home".to_owned(), City::ALL[0].name().into());
         }
         let state = DialogueState::deserialize(written).map_err(serde::de::Error::custom)?;
@@ -131,8 +131,8 @@ pub(crate) mod previous {
     use serde::Serialize;
     use topology::Moment;
 
-    /// The memory of a device. It has no zone of its own: the city that has the same one must do, if there is one. Names of
-    /// timers are lost there, and whether something rang already.
+    /// The memory of a device. That form has no zone: a city with the same zone stands for it, if there is one. It also loses the names
+    /// of timers, and the rings so far.
     #[derive(Serialize)]
     pub(crate) struct Dialogue {
         home: City,

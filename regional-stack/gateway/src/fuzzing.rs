@@ -17,7 +17,7 @@ use crate::{
 ///
 /// # Panics
 ///
-/// When something is wrong.
+/// The stack accepts bytes that it cannot write again.
 pub fn checkpoint(state: &[u8]) {
     realtime::restore_and_write(stack(), state);
 }
@@ -26,7 +26,7 @@ pub fn checkpoint(state: &[u8]) {
 ///
 /// # Panics
 ///
-/// When something is wrong.
+/// The stack accepts bytes that it cannot write again.
 pub fn session_file(state: &[u8]) {
     realtime::reopen(stack(), state);
 }
@@ -35,7 +35,7 @@ pub fn session_file(state: &[u8]) {
 ///
 /// # Panics
 ///
-/// When something is wrong.
+/// The session does something that it must not.
 pub fn conversation(messages: &[u8]) {
     realtime::converse(stack(), messages);
 }

@@ -30,6 +30,7 @@ use crate::{
     queue::Class,
     script::Script,
     stack::Stack,
+    texts,
     transcribing::transcribe,
     voice::{
         Audio, Segment, SynthesizeRequest, TranscribeRequest, TranscribeResponse,
@@ -37,7 +38,7 @@ use crate::{
     },
 };
 
-/// Room in a message for what is around the recording.
+/// Room in a message for its fields beside the recording.
 const ENVELOPE_BYTES: usize = 1024;
 
 /// The routes of the service.
@@ -80,11 +81,11 @@ impl Voice for Service {
         &self,
         request: tonic::Request<SynthesizeRequest>,
     ) -> Result<tonic::Response<Self::SynthesizeStream>, Status> {
-        // A caller that streams sentences listens to them and waits for the first.
+        // A caller of the stream waits for the first sentence.
         let class = class_of(request.metadata().as_ref(), Class::Live);
         let SynthesizeRequest { text, speed } = request.into_inner();
         let mut script = Script::read(&self.0, class, "text", &text, speed)?;
-        // Waited for: what goes wrong by then is the call's status and not the end of a stream.
+        // The call waits for the first sentence: an error until then is the call's status, and not the end of a stream.
         let first = script.speak_next(&self.0, SAMPLE_RATE).await?.unwrap_or_default();
         let stack = Arc::clone(&self.0);
         let rest = stream::try_unfold((script, stack), async |(mut script, stack)| {
@@ -103,11 +104,11 @@ fn audio(samples: &[f32]) -> Audio {
     }
 }
 
-/// As for HTTP uploads: so many at once, each in so much time.
+/// Applies the limits of HTTP uploads: their number at once, and the time for each.
 async fn bound(State(stack): State<Arc<Stack>>, request: Request, next: Next) -> Response {
     let limits = &stack.config.limits;
     let Ok(place) = Arc::clone(&stack.uploads).try_acquire_owned() else {
-        let message = "this region works on as many uploads as it can hold; retry in a moment";
+        let message = texts::TOO_MANY_UPLOADS;
         return Status::resource_exhausted(message).into_http::<Body>().into_response();
     };
     let deadline = tokio::time::sleep(limits.body_max.0);
@@ -117,7 +118,7 @@ async fn bound(State(stack): State<Arc<Stack>>, request: Request, next: Next) ->
     response.map(|body| Body::new(Held { body, _place: place }))
 }
 
-/// A body that holds a place until its end: a call is over when the last of its stream is sent.
+/// A body that holds a place until its end: a call is over when the last piece of its stream is sent.
 struct Held {
     body: Body,
     _place: OwnedSemaphorePermit,

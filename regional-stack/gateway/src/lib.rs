@@ -1,7 +1,7 @@
 //! The regional gateway: the service that a device reaches when it speaks to a region.
 //!
-//! HTTP and the Realtime WebSocket in the shapes of the OpenAI API, gRPC beside them, and behind all one pipeline per turn: recognise,
-//! interpret, act, speak. Engines run on threads of their own; everything else is async and holds bounded queues only.
+//! It speaks HTTP and the Realtime WebSocket in the shapes of the OpenAI API, and gRPC. Behind all of them each turn takes one way:
+//! recognise, interpret, act, speak. Engines run on threads of their own; everything else is async, and its queues are bounded.
 
 #![expect(
     missing_docs,
@@ -29,6 +29,7 @@ mod serve;
 mod spoken;
 mod stack;
 pub mod store;
+mod texts;
 mod transcribing;
 mod workers;
 

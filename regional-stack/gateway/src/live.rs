@@ -1,16 +1,16 @@
 //! The one connection that speaks for a session. A device that lost its network connects again while the stack still takes its old
-//! connection for alive, and a device that is started twice has two. The newest one has the session; the others get an error and
-//! are closed. Otherwise an alarm would ring on each, and the last to save would undo the changes of the others.
+//! connection for alive, and a device that was started twice has two connections. The newest one has the session; the stack sends the
+//! others an error and closes them. Otherwise an alarm would ring on each, and the last to save would undo the changes of the others.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use parking_lot::{Mutex, MutexGuard};
 use tokio_util::sync::CancellationToken;
 
-/// Time for the older connection to save what it knows.
+/// Time for the older connection to save the session.
 const HANDOVER: Duration = Duration::from_millis(500);
 
-/// The sessions that are connected, by name.
+/// The connected sessions, by name.
 #[derive(Debug, Default)]
 pub(crate) struct Live {
     claims: Mutex<HashMap<String, Marks>>,
@@ -20,9 +20,9 @@ pub(crate) struct Live {
 struct Marks {
     /// A newer connection has the session.
     taken: CancellationToken,
-    /// The connection is done with the session.
+    /// The connection has saved the session and left it.
     left: CancellationToken,
-    /// The newer connection waits no longer for the older to be done.
+    /// The newer connection waits no longer for the older one.
     too_late: CancellationToken,
 }
 
@@ -35,7 +35,7 @@ pub(crate) struct Claim {
 }
 
 impl Live {
-    /// Takes a session over from the connection that has it, and waits a moment until that one has saved it.
+    /// Takes a session over from the connection that has it, and waits a moment until that connection has saved it.
     pub(crate) async fn claim(self: &Arc<Self>, name: &str) -> Claim {
         let claim = Claim {
             live: Arc::clone(self),
@@ -99,7 +99,7 @@ mod tests {
         let first = live.claim("a").await;
         let other = live.claim("b").await;
         assert!(!first.is_taken());
-        // The first one does not leave, and is not waited for longer than a moment.
+        // The first connection does not leave; the second waits a moment for it and no longer.
         let second = live.claim("a").await;
         assert!(first.is_taken() && !second.is_taken() && !other.is_taken());
         assert!(!first.may_save() && second.may_save());
@@ -119,7 +119,7 @@ mod tests {
         let first = live.claim("a").await;
         let older = tokio::spawn(async move {
             first.taken().await;
-            // It saves here.
+            // A connection saves the session at this point.
             tokio::task::yield_now().await;
             drop(first);
         });

@@ -42,7 +42,7 @@ pub(crate) struct Metrics {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct ConnectionLabels {
-    /// One of a few; see [`identity::Event`].
+    /// A name of [`identity::Event`], of which there are few.
     pub(crate) outcome: &'static str,
 }
 
@@ -51,7 +51,7 @@ pub(crate) struct TurnLabels {
     pub(crate) outcome: TurnOutcome,
 }
 
-/// How a turn ended.
+/// The end of a turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, strum::IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
 pub(crate) enum TurnOutcome {
@@ -82,7 +82,7 @@ pub(crate) struct ClosedLabels {
     pub(crate) reason: ClosedReason,
 }
 
-/// Why a session ended.
+/// The reason for the end of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, strum::IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
 pub(crate) enum ClosedReason {
@@ -93,7 +93,7 @@ pub(crate) enum ClosedReason {
     Oversize,
     /// No room for a long message.
     NoRoom,
-    /// A message that was begun did not end in time.
+    /// A message did not end in time.
     Unfinished,
     Protocol,
     Draining,
@@ -116,7 +116,7 @@ pub(crate) struct EngineLabels {
 pub(crate) enum EngineName {
     Asr,
     Tts,
-    /// No engine, but threads like one: what reads uploaded files.
+    /// The threads that decode uploaded files; they queue like an engine's.
     Decoder,
 }
 
@@ -159,7 +159,7 @@ daemon::label_values!(TurnOutcome, Stage, ClosedReason, EngineName, JobOutcome, 
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct HttpLabels {
-    /// The route's pattern, never the path a client sent: that would let clients make metrics.
+    /// The pattern of the route. The path of a client would let clients make metrics.
     pub(crate) route: String,
     pub(crate) code: u16,
 }
@@ -232,7 +232,7 @@ impl Metrics {
     }
 }
 
-/// 1 ms (pattern matching) to 10 s (longer than anybody waits); the policy's limits of 0.5 s and 2 s are bucket edges, so that
+/// From 1 ms (pattern matching) to 10 s (longer than anybody waits). The policy's limits of 0.5 s and 2 s are bucket edges, so that
 /// shares above them are exact.
 fn stage_histogram() -> Histogram {
     Histogram::new([

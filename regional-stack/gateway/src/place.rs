@@ -1,4 +1,4 @@
-//! The place of a socket among those that a stack serves at once.
+//! The share of one socket in the number of sockets that a stack serves at once.
 
 use std::sync::Arc;
 
@@ -13,10 +13,10 @@ pub(crate) struct Place {
     _permit: Arc<OwnedSemaphorePermit>,
     /// Counts the bytes of the socket once a session has it.
     pub(crate) meter: Arc<Meter>,
-    /// Cancelled when the sessions of the socket must leave after their current turn: the stack stops, or the root of the edge at the
-    /// other end is no longer trusted.
+    /// Cancelled when the sessions of the socket must leave after their current turn: the stack stops, or no longer trusts the root of
+    /// the edge at the other end.
     pub(crate) leaving: CancellationToken,
-    /// Ends the watch over the other end's certificate with the last request or session of the socket.
+    /// Ends the watch over the peer's certificate with the last request or session of the socket.
     _watch: Arc<DropGuard>,
 }
 

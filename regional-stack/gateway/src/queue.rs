@@ -1,7 +1,7 @@
 //! The order in which callers get an engine. Pure: the threads are in `workers`.
 //!
-//! A job that runs cannot be interrupted, so live callers and everybody else have threads of their own, and the operating
-//! system prefers those of the live ones. Within a lane the better class comes first, and the other is not forgotten.
+//! Nothing can interrupt a job that runs, so live callers and everybody else have threads of their own, and the operating
+//! system prefers the threads of live callers. Within a lane the better class comes first, and the other class gets every few jobs one.
 //!
 //! Why it is so: docs/decisions/13-live-speech-has-its-own-threads.md.
 
@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 
 use tokio::task::futures::TaskLocalFuture;
 
-/// The kind of caller that a job is for, in the order of service.
+/// The kind of caller of a job, in the order of service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, strum::IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
 pub(crate) enum Class {
@@ -17,14 +17,14 @@ pub(crate) enum Class {
     Live,
     /// A vantage that asks whether the stack works. It measures what live callers get, so it shares their threads.
     Probe,
-    /// The second copy of an upload that a device waits for longer than others.
+    /// The second copy of an upload for which a device waits longer than others.
     Hedge,
     /// Uploads and texts over HTTP.
     Bulk,
 }
 
 tokio::task_local! {
-    /// The class of the task of a session: all jobs of a session have the same.
+    /// The class of the session that this task runs: all jobs of a session have the same.
     static OF_TASK: Class;
 }
 
@@ -43,8 +43,8 @@ impl Class {
         }
     }
 
-    /// The class of the rest of a long job whose beginning the caller waited for. A vantage keeps its class, because it measures what
-    /// live callers get.
+    /// The class of the rest of a long job, once its caller has the beginning. A vantage keeps its class, because it measures the service
+    /// for live callers.
     pub(crate) fn after_the_first(self) -> Self {
         match self {
             Self::Live => Self::Bulk,
@@ -76,11 +76,11 @@ impl Lane {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bounds {
     pub(crate) jobs_max: usize,
-    /// Seconds of audio, heard or to be spoken: what a job costs follows its length.
+    /// Seconds of audio, heard or to be spoken: the cost of a job follows its length.
     pub(crate) seconds_max: f32,
 }
 
-/// After so many jobs of the better class the other one is served once.
+/// After so many jobs of the better class a lane serves one of the other.
 const PASSED_OVER_MAX: u32 = 4;
 
 #[derive(Debug)]
@@ -107,13 +107,13 @@ impl<T> Queue<T> {
         }
     }
 
-    /// Whether a job of so many seconds of audio finds room. One that alone is longer than the bound finds room in an empty lane.
+    /// Whether a job of so many seconds of audio finds room. A job that alone is longer than the bound finds room in an empty lane.
     pub(crate) fn has_room(&self, lane: Lane, seconds: f32) -> bool {
         let waiting = self.waiting(lane);
         waiting == 0 || waiting < self.bounds.jobs_max && self.seconds(lane) + seconds <= self.bounds.seconds_max
     }
 
-    /// Takes a job, or gives it back when its lane is full.
+    /// Queues a job, or gives it back when its lane is full.
     pub(crate) fn push(&mut self, class: Class, seconds: f32, job: T) -> Result<(), T> {
         if !self.has_room(class.lane(), seconds) {
             return Err(job);
@@ -122,7 +122,7 @@ impl<T> Queue<T> {
         Ok(())
     }
 
-    /// The job that is next for a thread of this lane.
+    /// Takes the next job for a thread of this lane.
     pub(crate) fn pop(&mut self, lane: Lane) -> Option<(Class, T)> {
         let [better, other] = lane.classes();
         let other_waits = !self.lines[other as usize].jobs.is_empty();
@@ -139,7 +139,7 @@ impl<T> Queue<T> {
         Some((class, job))
     }
 
-    /// Takes out the jobs that nobody waits for any more.
+    /// Takes out the jobs whose callers left.
     pub(crate) fn retain(&mut self, mut keep: impl FnMut(&T) -> bool) {
         for line in &mut self.lines {
             line.jobs.retain(|(_, job)| keep(job));

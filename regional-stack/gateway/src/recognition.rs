@@ -1,4 +1,4 @@
-//! The recognizer that a stack hears with, and its loading.
+//! The recognizer of a stack, and its loading.
 
 use std::{path::Path, sync::Arc};
 
@@ -9,12 +9,12 @@ use speech_torch::{Moonshine, TorchRecognizer};
 
 use gateway::config::{Config, RecognitionEngine};
 
-/// Name of Moonshine in the manifest of models.
+/// The name of Moonshine in the manifest of models.
 const MOONSHINE: &str = "moonshine-tiny-en";
-/// Name of the small Conformer there.
+/// The name of the small Conformer there.
 const CONFORMER: &str = "conformer-small-en";
 
-/// The recognizer of a stack's configuration, loaded and tried once. Says which one it is, and what it will not hear.
+/// The recognizer of a stack's configuration, loaded and tried once. The log names it, and the speech that it will not hear.
 pub(crate) fn load(config: &Config) -> anyhow::Result<Arc<dyn Recognizer>> {
     let models = &config.models_dir;
     let chosen = installed::in_use(models)?.recognition;
@@ -43,7 +43,7 @@ pub(crate) fn load(config: &Config) -> anyhow::Result<Arc<dyn Recognizer>> {
     Ok(recognizer)
 }
 
-/// A decision of [`decide`].
+/// The decision of [`decide`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Engine {
     Conformer,
@@ -51,7 +51,7 @@ enum Engine {
     Cascade,
 }
 
-/// The engine for a configuration, what `meridian models use` chose, and the state of Moonshine in the folder of models.
+/// Decides by the configuration, the choice of `meridian models use`, and the state of Moonshine in the folder of models.
 fn decide(engine: RecognitionEngine, chosen: Option<&str>, moonshine: &State, models: &Path) -> anyhow::Result<Engine> {
     let decided = match (engine, chosen) {
         (RecognitionEngine::Conformer, _) | (RecognitionEngine::Auto, Some(CONFORMER)) => Engine::Conformer,

@@ -23,10 +23,10 @@ impl Recording {
     }
 }
 
-/// Longest audio recognised in one go. The models are trained on single utterances, and attention over much more costs
-/// memory that grows with the square of it.
+/// Longest audio that an engine recognises in one go. The models are trained on single utterances, and the memory for attention grows
+/// with the square of the length.
 const PIECE_SAMPLES_MAX: usize = 20 * SAMPLE_RATE as usize;
-/// Where there is no pause, a piece ends at the quietest moment of so much before that.
+/// Without a pause, a piece ends at the quietest moment of this much audio before its longest end.
 const CUT_SEARCH_SAMPLES: usize = 5 * SAMPLE_RATE as usize;
 /// Both pieces contain this much audio around the cut, so that a word there is whole in one of them.
 const CUT_OVERLAP_SAMPLES: usize = SAMPLE_RATE as usize / 10;
@@ -37,7 +37,7 @@ fn pieces(samples: &[f32]) -> Vec<Range<usize>> {
         return std::iter::once(0..samples.len()).collect();
     }
     let per_ms = SAMPLE_RATE as usize / 1000;
-    // The background of a whole file is measured beforehand and stays: no part of the file passes for a fan that started.
+    // The background is measured over the whole file beforehand and stays: no part of the file passes for a fan that started.
     let mut endpointer = Endpointer::with_floor(EndpointConfig::default(), endpoint::floor_of(samples));
     let mut speech = Vec::new();
     let mut start = None;
@@ -52,7 +52,7 @@ fn pieces(samples: &[f32]) -> Vec<Range<usize>> {
             (EndpointEvent::SpeechStopped { .. }, None) => {}
         }
     }
-    // The last words may be too short to be sure of before the file ends.
+    // At the end of the file the detector may not be sure of the last words yet.
     let earliest = || endpointer.earliest_ms() as usize * per_ms;
     let last = start.or_else(|| endpointer.is_unsure().then(earliest));
     speech.extend(
@@ -62,7 +62,7 @@ fn pieces(samples: &[f32]) -> Vec<Range<usize>> {
     speech.into_iter().flat_map(|range| cut(samples, range)).collect()
 }
 
-/// Cuts what goes on for too long where it is quietest.
+/// Cuts speech that is too long where it is quietest.
 fn cut(samples: &[f32], mut range: Range<usize>) -> Vec<Range<usize>> {
     let mut pieces = Vec::new();
     while range.len() > PIECE_SAMPLES_MAX {

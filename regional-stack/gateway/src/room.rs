@@ -1,7 +1,7 @@
 //! Room for long WebSocket messages, which all sessions of a stack share, and the time that a message may take to arrive.
 //!
-//! The protocol layer shows a message only when it is whole, so the bytes are counted where they come out of the socket: what came since
-//! the last whole message is the most that the unfinished one can hold. A session for which there is no room reads no more of it.
+//! The protocol layer shows a message only when it is whole, so this module counts bytes where they leave the socket: the bytes since
+//! the last whole message are the most that the unfinished one can hold. A session that finds no room reads no more of it.
 
 use std::{
     io,
@@ -21,7 +21,7 @@ use tokio::{
     sync::{Notify, OwnedSemaphorePermit, Semaphore},
 };
 
-/// The unit of the room. A message of this size takes none: a second of audio.
+/// The unit of the room: a second of audio. A message up to this size takes no room.
 pub(crate) const UNIT_BYTES: usize = 64 << 10;
 
 /// Room for so many bytes.
@@ -46,7 +46,7 @@ struct Coming {
     /// HTTP has bounds of its own.
     is_session: bool,
     bytes: usize,
-    /// When the first and the last of these bytes came.
+    /// The arrival of the first and of the last of these bytes.
     time: Option<(Instant, Instant)>,
     share: Option<Share>,
 }
@@ -70,28 +70,28 @@ impl Meter {
         }
     }
 
-    /// The socket became that of a session.
+    /// Begins to count: a session has the socket from here on.
     pub(crate) fn begin(&self) {
         self.lock().is_session = true;
     }
 
-    /// The message that was coming is whole: the room that it takes.
+    /// Ends the count of a message that is whole, and returns the room that it takes.
     pub(crate) fn take_share(&self) -> Option<Share> {
         let mut coming = self.lock();
         coming.set(0);
         coming.share.take()
     }
 
-    /// Takes back bytes that were no part of a message.
+    /// Takes bytes out of the count that were no part of a message.
     pub(crate) fn forget(&self, bytes: usize) {
         let mut coming = self.lock();
         let rest = coming.bytes.saturating_sub(bytes);
         coming.set(rest);
     }
 
-    /// Whether a message that was begun takes too long: `limit`, and a second more for each [`UNIT_BYTES`] that came, so that one
-    /// that comes no slower than speech is spoken has the time it takes, and one of a few bytes now and then has not. The beginning
-    /// of a message that came in one piece with the end of another counts from its next byte on.
+    /// Whether an unfinished message takes too long: longer than `limit`, and a second more for each [`UNIT_BYTES`] that came. A message
+    /// at the speed of speech has all its time, and a message of a few bytes now and then has not. The beginning of a message that came
+    /// in one piece with the end of another counts from its next byte on.
     pub(crate) fn is_overdue(&self, now: Instant, limit: Duration) -> bool {
         let coming = self.lock();
         let earned = Duration::from_secs((coming.bytes / UNIT_BYTES) as u64);
@@ -99,12 +99,12 @@ impl Meter {
         taken.is_some_and(|taken| taken > limit + earned)
     }
 
-    /// When something of a message that is not whole came last: a client that sends one has no other way to show that it lives.
+    /// The arrival of the last bytes of an unfinished message: a client that sends one has no other way to show that it lives.
     pub(crate) fn last_came(&self) -> Option<Instant> {
         self.lock().time.map(|(_, last)| last)
     }
 
-    /// Waits until there is no room for what is coming. Safe to drop and call again.
+    /// Waits until a message finds no room. Safe to drop and call again.
     pub(crate) async fn refused(&self) {
         while !self.is_refused() {
             self.told.notified().await;
@@ -115,7 +115,7 @@ impl Meter {
         self.refused.load(Ordering::Relaxed)
     }
 
-    /// Counts bytes; whether there is room for them.
+    /// Counts bytes, and returns whether there is room for them.
     fn count(&self, bytes: usize, now: Instant) -> bool {
         let mut coming = self.lock();
         if !coming.is_session || bytes == 0 {
@@ -146,8 +146,8 @@ impl Meter {
     }
 }
 
-/// A socket whose bytes are counted. What comes when there is no room is thrown away: the client hears why, where a socket closed on
-/// unread data would be reset.
+/// A socket whose bytes are counted. Without room it drops the bytes that come: a socket closed on unread data would be reset, and the
+/// client would not get the reason.
 pub(crate) struct Metered {
     pub(crate) socket: Link,
     pub(crate) meter: Arc<Meter>,
@@ -222,7 +222,7 @@ mod tests {
         assert!(two.count(1, now) && !two.count(UNIT_BYTES, now) && two.is_refused());
         drop(share);
         assert_eq!(room.available_permits(), 3);
-        // Pings between two messages are none.
+        // Pings between two messages are no message.
         for _ in 0..1_000 {
             assert!(one.count(131, now));
             one.forget(131);
@@ -240,19 +240,19 @@ mod tests {
         assert!(!meter.is_overdue(at(1_000), LIMIT));
         meter.begin();
 
-        // A byte now and then does not help.
+        // A byte now and then does not extend the deadline.
         for seconds in (100..=160).step_by(20) {
             assert!(meter.count(1, at(seconds)));
             assert!(!meter.is_overdue(at(seconds), LIMIT), "{seconds}");
         }
         assert!(meter.is_overdue(at(161), LIMIT));
         assert_eq!(meter.last_came(), Some(at(160)));
-        // The end of the message does, and silence between messages is none.
+        // The end of the message ends it, and silence between messages is no unfinished message.
         meter.take_share();
         assert!(!meter.is_overdue(at(10_000), LIMIT));
         assert_eq!(meter.last_came(), None);
 
-        // As fast as speech is spoken, for five minutes.
+        // At the speed of speech, for five minutes.
         for seconds in 0..300 {
             assert!(meter.count(UNIT_BYTES, at(20_000 + seconds)));
             assert!(!meter.is_overdue(at(20_000 + seconds), LIMIT), "{seconds}");
@@ -261,7 +261,7 @@ mod tests {
         assert!(meter.is_overdue(at(20_361), LIMIT));
         meter.take_share();
 
-        // Control frames between messages begin none, and those within one do not end it.
+        // A control frame between messages begins no message, and one within a message does not end it.
         for seconds in 0..100 {
             assert!(meter.count(6, at(30_000 + seconds)));
             meter.forget(6);

@@ -1,18 +1,18 @@
-//! A text that is spoken sentence by sentence for a caller over HTTP or gRPC.
+//! A text that an engine speaks sentence by sentence for a caller over HTTP or gRPC.
 
 use std::collections::VecDeque;
 
 use axum::http::StatusCode;
 use speech::{SAMPLE_RATE, resample};
 
-use crate::{error::ApiError, queue::Class, spoken, stack::Stack};
+use crate::{error::ApiError, queue::Class, spoken, stack::Stack, texts};
 
 /// The sentences of a text that are not spoken yet. A long text takes one slot of the queue, not all of them.
 pub(crate) struct Script {
     class: Class,
     sentences: VecDeque<String>,
     speed: f32,
-    /// Whether a sentence of it was accepted: from then on it is not refused any more, but waits.
+    /// Whether the queue accepted a sentence: from then on further ones wait for room and are never refused.
     begun: bool,
 }
 
@@ -28,25 +28,23 @@ impl Script {
         let chars_max = stack.config.limits.speech_chars_max;
         let chars = text.chars().count();
         if chars > chars_max {
-            let message = format!("{param} has {chars} characters, the limit is {chars_max}; send it in parts");
+            let message = texts::too_many_characters(param, chars, chars_max);
             return Err(ApiError::bad_request("string_above_max_length", param, message));
         }
         let speed = speed.unwrap_or(1.0);
         if !(0.25..=4.0).contains(&speed) {
-            let message = "speed must be between 0.25 and 4.0";
+            let message = texts::SPEED;
             return Err(ApiError::bad_request("invalid_value", "speed", message));
         }
         let sentences = VecDeque::from(spoken::sentences(text));
         if sentences.is_empty() {
-            let message = format!("{param} has nothing to speak; send English words");
+            let message = texts::nothing_to_speak(param);
             return Err(ApiError::bad_request("empty_string", param, message));
         }
         let seconds: f32 = sentences.iter().map(|sentence| spoken::seconds(sentence, speed)).sum();
         let seconds_max = stack.config.limits.speech_max.0.as_secs_f32();
         if seconds > seconds_max {
-            let message = format!(
-                "{param} may take {seconds:.0} s to say at speed {speed}, the limit is {seconds_max} s; send it in parts, or faster"
-            );
+            let message = texts::too_long_to_say(param, seconds, speed, seconds_max);
             return Err(ApiError::bad_request("string_above_max_length", param, message));
         }
         Ok(Self {

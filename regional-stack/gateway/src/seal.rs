@@ -1,5 +1,5 @@
 //! Seals on checkpoints: an edge carries the state of a session from one region to another, and the other region must know
-//! that it was written by a stack of this deployment, and not long ago.
+//! that a stack of this deployment wrote it, and not long ago.
 
 use std::time::Duration;
 
@@ -17,18 +17,18 @@ pub(crate) const SEAL_BYTES: usize = MAC_BYTES + size_of::<u64>();
 /// Longest age of a state. A silent session keeps its last checkpoint, so it may be silent this long and still move. A session
 /// with an alarm is sealed anew every hour.
 const AGE_MAX: Duration = Duration::from_secs(86_400);
-/// Clocks of regions differ, but not by more.
+/// Largest difference of the clocks of two regions.
 const SKEW_MAX: Duration = Duration::from_secs(300);
 
-/// The secret all regions share, written in hex, or two of them while it is exchanged: the first seals, both open. It never shows
-/// in `Debug` output.
+/// The secret that all regions share, in hex, or two while operators exchange it: the first seals, both open. `Debug` output never
+/// shows it.
 #[derive(Clone)]
 pub struct CheckpointKey {
     seals: Hmac<Sha256>,
     also_opens: Option<Hmac<Sha256>>,
 }
 
-/// Why a sealed state is not accepted.
+/// The reason why a stack refuses a sealed state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum SealError {
     #[error("the checkpoint is not sealed with this deployment's key")]
@@ -41,7 +41,7 @@ pub(crate) enum SealError {
 pub(crate) struct Opened<'a> {
     pub(crate) state: &'a [u8],
     pub(crate) sealed_at: Moment,
-    /// It was sealed with the second of two keys.
+    /// The second of two keys sealed it.
     pub(crate) is_of_old_key: bool,
 }
 
@@ -58,7 +58,7 @@ impl CheckpointKey {
         [&code.into_bytes()[..], &sealed_at, state].concat()
     }
 
-    /// The state in a sealed one.
+    /// Opens a sealed state.
     pub(crate) fn open<'a>(&self, sealed: &'a [u8], now: Moment) -> Result<&'a [u8], SealError> {
         let Opened { state, sealed_at, .. } = self.open_of_any_age(sealed)?;
         if now.since(sealed_at) > AGE_MAX || sealed_at.since(now) > SKEW_MAX {
@@ -67,7 +67,7 @@ impl CheckpointKey {
         Ok(state)
     }
 
-    /// The same for a state that this stack keeps itself: an alarm may be set for next week.
+    /// Opens a state of any age, for the folder of this stack: an alarm may be set for next week.
     pub(crate) fn open_of_any_age<'a>(&self, sealed: &'a [u8]) -> Result<Opened<'a>, SealError> {
         let (code, rest) = sealed.split_at_checked(MAC_BYTES).ok_or(SealError::Forged)?;
         let (sealed_at, state) = rest.split_first_chunk().ok_or(SealError::Forged)?;
@@ -135,7 +135,7 @@ mod tests {
         }
     }
 
-    /// Sessions move between regions of which one has the new key already.
+    /// Sessions move while one region has the new key and the other has not.
     #[test]
     fn a_key_is_exchanged_without_losing_a_session() {
         let two = |first: &str, second: &str| {

@@ -1,4 +1,4 @@
-//! Starting a stack, and stopping it in order: refuse new work, let current turns end, cut what is left.
+//! Starting a stack, and stopping it in order: it refuses new work, lets current turns end, and cuts the sessions that are left.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -25,14 +25,15 @@ use crate::{
     room::{Meter, Metered},
     stack::{Engines, Stack},
     store::{DurableStore, MemoryStore, SessionStore, Writer},
+    texts,
 };
 
-/// Calls at the same time on one connection; an edge sends as many over one.
+/// Calls at the same time on one connection; an edge sends no more over one.
 const HTTP2_STREAMS_MAX: u32 = 100;
-/// A peer that does not answer a ping is gone, and so are its calls.
+/// Time for a peer to answer a ping; afterwards its calls end.
 const HTTP2_PING_INTERVAL: Duration = Duration::from_secs(20);
 
-/// Where a stack listens.
+/// The addresses of a stack.
 #[derive(Debug, Clone, Copy)]
 pub struct Addresses {
     /// Devices and edges.
@@ -68,7 +69,7 @@ pub async fn start(config: Config, engines: Engines, tasks: &mut daemon::Tasks) 
     let admin = http::admin_router(Arc::clone(&stack));
     let admin_stop = drained.clone();
     if let Some(writer) = writer {
-        // Its last pass comes behind the last session.
+        // The writer's last pass comes after the last session.
         let (metrics, stop) = (stack.metrics.clone(), drained.clone());
         tasks.spawn("sessions on disk", async move {
             writer.run(metrics, stop).await;
@@ -76,7 +77,7 @@ pub async fn start(config: Config, engines: Engines, tasks: &mut daemon::Tasks) 
         });
     }
     if let (Some((identity, _)), Some(section)) = (&identity, &stack.config.identity) {
-        // Until the last session has left: it may take longer than a certificate lives.
+        // The renewal runs until the last session has left, which may take longer than a certificate lives.
         let (identity, stop) = (Arc::clone(identity), drained.clone());
         let control_planes = section.control_planes.clone();
         tasks.spawn("identity", async move {
@@ -116,7 +117,7 @@ pub async fn start(config: Config, engines: Engines, tasks: &mut daemon::Tasks) 
     tasks.spawn("service", async move {
         serve_until_drained(&stack, service_listener, door).await;
         drained.cancel();
-        // Joins threads that may be computing; that must not hold up the other tasks.
+        // This joins threads that may still compute; it must not hold up the other tasks.
         tokio::task::spawn_blocking(move || stack.stop_engines()).await?;
         Ok(())
     });
@@ -133,14 +134,13 @@ fn own_identity(config: &Config) -> anyhow::Result<Option<(Arc<Identity>, Mode)>
     if section.mode != Mode::Required {
         tracing::warn!(
             mode = %section.mode,
-            "anyone who reaches this stack can talk to it, and be told what sessions say; write mode = \"required\" in [identity] once \
-             every edge has a certificate (docs/security.md)"
+            "{}", texts::OPEN_TO_ALL
         );
     }
     Ok(Some((identity, section.mode)))
 }
 
-/// The store of sessions, with those that a folder holds from before, and the writer that keeps the folder up to date.
+/// The store of sessions, with the sessions of an earlier process that the folder holds, and the writer that keeps the folder up to date.
 async fn session_store(config: &Config) -> anyhow::Result<(Box<dyn SessionStore>, Option<Writer>)> {
     let limits = config.limits;
     let memory = MemoryStore::new(limits.sessions_kept_max, limits.session_ttl.0);
@@ -169,7 +169,7 @@ async fn serve_until_drained(stack: &Arc<Stack>, listener: TcpListener, door: Do
         let (socket, permit) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                // Out of file descriptors, usually. Waiting lets some close; accepting again at once would only spin.
+                // The process is out of file descriptors, usually. A pause lets some close; accepting again at once would only spin.
                 tracing::warn!(%error, "cannot accept");
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
@@ -184,7 +184,7 @@ async fn serve_until_drained(stack: &Arc<Stack>, listener: TcpListener, door: Do
         ));
     }
 
-    // From here on nobody new gets in. Sessions have seen `draining` and close after their current turn.
+    // From here on no new caller gets in. Sessions see `draining` and close after their current turn.
     stack.readiness.set("listener", false);
     drop(listener);
     stack.sessions.close();
@@ -220,7 +220,7 @@ async fn serve_connection(
     door: Arc<Door>,
 ) {
     let header_limit = stack.config.limits.header_max.0;
-    // Audio goes out in small frames; waiting to fill packets would only delay it.
+    // Audio goes out in small frames, which must not wait for more.
     let _ = socket.set_nodelay(true);
     let begun = tokio::select! {
         begun = timeout(header_limit, begin(&door, socket, source)) => begun,
@@ -266,9 +266,9 @@ async fn begin(door: &Door, socket: TcpStream, source: SocketAddr) -> Option<(Li
     Some((link, has_http2))
 }
 
-/// Watches the certificates of a connection, until the guard is dropped. When one has ended, the connection closes behind its current
-/// requests, and its caller proves itself anew on the next one; sessions stay. When the root of the other end is no longer
-/// trusted, its sessions leave too, after their current turn.
+/// Watches the certificates of a connection, until the guard is dropped. When a certificate ends, the connection closes after its current
+/// requests, and its caller proves itself anew on the next connection; sessions stay. When this stack no longer trusts the root of the
+/// peer, the sessions of the connection leave too, after their current turn.
 fn watch(link: &Link, leaving: CancellationToken, closing: CancellationToken) -> DropGuard {
     let gone = CancellationToken::new();
     if let Some(belief) = link.belief() {

@@ -1,20 +1,20 @@
-//! Written text made speakable: the synthesizer knows lower-case words, commas and stops, and short sentences.
+//! Makes written text speakable: the synthesizer knows lower-case words, commas and stops, and short sentences.
 
 use dialogue::Pause;
 
-/// Longest text spoken in one go, in characters: about ten seconds. The synthesizer is trained on sentences, and the
-/// first audio of a long text should not wait for all of it.
+/// Longest text that an engine speaks in one go, in characters: about ten seconds. The synthesizer is trained on sentences, and the
+/// first audio of a long text must not wait for all of it.
 const SENTENCE_CHARS_MAX: usize = 160;
 
-/// A slow reader's time for one letter, in seconds: letters that are no words are spelled and take as long, words half of it.
+/// A slow reader's time for one letter, in seconds. The synthesizer spells letters that are no words, at this pace; words take half.
 const LETTER_SECONDS: f32 = 0.12;
 
-/// The longest time that speaking this text takes: an estimate of its cost beforehand.
+/// Longest duration of this text as speech: an estimate of its cost beforehand.
 pub(crate) fn seconds(sentence: &str, speed: f32) -> f32 {
     sentence.len() as f32 * LETTER_SECONDS / speed.max(0.01)
 }
 
-/// `text` as sentences for the synthesizer: lower case, numbers in words, nothing that cannot be said.
+/// `text` as sentences for the synthesizer: lower case, numbers in words, nothing unspeakable.
 pub(crate) fn sentences(text: &str) -> Vec<String> {
     let mut sentences = Vec::new();
     let mut sentence = String::new();
@@ -50,7 +50,7 @@ pub(crate) fn sentences(text: &str) -> Vec<String> {
     sentences
 }
 
-/// `text` in pieces of whole sentences that take about ten seconds at the most: what is short is one piece.
+/// `text` in pieces of whole sentences of about ten seconds at most; a short text is one piece.
 pub(crate) fn pieces(text: &str) -> Vec<String> {
     let mut pieces: Vec<String> = Vec::new();
     for sentence in sentences(text) {

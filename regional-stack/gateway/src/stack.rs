@@ -36,19 +36,19 @@ pub(crate) struct Stack {
     pub(crate) registry: Arc<Registry>,
     pub(crate) readiness: daemon::admin::Readiness,
     pub(crate) store: Box<dyn SessionStore>,
-    /// The connection that has each session.
+    /// The connection of each session.
     pub(crate) live: Arc<Live>,
     /// A permit for each request body in memory.
     pub(crate) uploads: Arc<Semaphore>,
     /// Room for the long messages of all sessions.
     pub(crate) long_messages: Arc<Semaphore>,
-    /// Open Realtime sessions; waited for when the stack stops.
+    /// Open Realtime sessions; the stop of the stack waits for them.
     pub(crate) sessions: TaskTracker,
-    /// Cancelled when the stack must take no new work and end after current turns.
+    /// Cancelled when the stack must take no new work and end after the current turns.
     pub(crate) draining: CancellationToken,
     /// Cancelled when the time for current turns is over.
     pub(crate) cut: CancellationToken,
-    /// Name and version of the model that recognises; empty for an engine without one.
+    /// Name and version of the recognition model; empty for an engine without one.
     pub(crate) recognizes_with: String,
     asr: Workers<Vec<f32>, Transcript>,
     tts: Workers<Utterance, Vec<f32>>,
@@ -117,7 +117,7 @@ impl Stack {
         })
     }
 
-    /// Starts recognising mono samples at [`speech::SAMPLE_RATE`] for the session whose task this is.
+    /// Starts recognising mono samples at [`speech::SAMPLE_RATE`] for the session that this task runs.
     pub(crate) fn hear(&self, samples: Vec<f32>) -> Result<Ticket<Transcript>, JobError> {
         self.hear_for(Class::of_task(), samples)
     }
@@ -128,14 +128,14 @@ impl Stack {
         self.asr.submit(class, seconds_of(&samples), samples, limit)
     }
 
-    /// The same for a further piece of a recording: waits for room in the queue.
+    /// Starts recognising a further piece of a recording: waits for room in the queue.
     pub(crate) async fn hear_on(&self, class: Class, samples: Vec<f32>) -> Result<Ticket<Transcript>, JobError> {
         let limit = self.config.limits.begun_limit();
         let seconds = seconds_of(&samples);
         self.asr.submit_when_room(class, seconds, samples, limit).await
     }
 
-    /// Starts speaking for the session whose task this is.
+    /// Starts speaking for the session that this task runs.
     pub(crate) fn speak(&self, text: String, speed: f32) -> Result<Ticket<Vec<f32>>, JobError> {
         self.speak_for(Class::of_task(), text, speed)
     }
@@ -147,7 +147,7 @@ impl Stack {
         self.tts.submit(class, seconds, Utterance { text, speed }, limit)
     }
 
-    /// The same for a further sentence of a text: waits for room in the queue.
+    /// Starts speaking a further sentence of a text: waits for room in the queue.
     pub(crate) async fn speak_on(&self, class: Class, text: String, speed: f32) -> Result<Ticket<Vec<f32>>, JobError> {
         let limit = self.config.limits.begun_limit();
         let seconds = spoken::seconds(&text, speed);
@@ -155,20 +155,19 @@ impl Stack {
         self.tts.submit_when_room(class, seconds, utterance, limit).await
     }
 
-    /// Reads an uploaded file. Minutes of audio take long enough to decode that live callers would notice, so a thread of low
-    /// priority does it.
+    /// Decodes an uploaded file, on a thread of low priority: the decoding of minutes of audio would delay live callers.
     pub(crate) async fn decode(&self, class: Class, file: Bytes) -> Result<Result<Recording, WavError>, JobError> {
         let limit = self.config.limits.engine_limit();
         let class = class.max(Class::Hedge);
         Ok(self.decoder.submit(class, 0.0, file, limit)?.result().await?.output)
     }
 
-    /// Runs the engines and the language understanding once. They load their models now, and the first caller is not the one who
-    /// finds out that they do not work.
+    /// Runs the engines and the language understanding once, so that they load their models now and a fault ends the start, not the
+    /// first call.
     pub(crate) async fn warm_up(&self) -> Result<(), JobError> {
         // Loading a model may take longer than any caller would wait.
         const LIMIT: Duration = Duration::from_secs(120);
-        // Its grammar is expanded on first use.
+        // The first use expands the grammar.
         dialogue::interpret("ready");
         let spoken = self
             .tts
@@ -191,7 +190,7 @@ impl Stack {
         Ok(())
     }
 
-    /// Jobs waiting and health, of the recognizer and of the synthesizer.
+    /// Waiting jobs and health of the recognizer and of the synthesizer.
     pub(crate) fn engines(&self) -> [(Component, usize, bool); 2] {
         fn all<I: Send + 'static, O: Send + 'static>(workers: &Workers<I, O>) -> usize {
             workers.waiting(Lane::Live) + workers.waiting(Lane::Bulk)
@@ -217,12 +216,12 @@ impl Stack {
         }
     }
 
-    /// The memory of a device that has not been here before.
+    /// The memory of a new device.
     pub(crate) fn new_dialogue(&self) -> DialogueState {
         DialogueState::new(self.config.home_city)
     }
 
-    /// Stops the engine threads. Blocks while they finish what they do.
+    /// Stops the engine threads. Blocks until their current jobs end.
     pub(crate) fn stop_engines(&self) {
         self.asr.stop();
         self.tts.stop();

@@ -1,8 +1,8 @@
 //! The store of sessions between turns and between connections. Local to the region by design: session data never leaves
 //! its region through the store.
 //!
-//! A memory ages only once its session is over: a connected session touches it. One that holds an alarm or a timer lives until
-//! a day after the last of them, because a device that was off at seven is to be told so at nine.
+//! A memory ages only after its session: a connected session touches it. A memory with an alarm or a timer lives until a day after the
+//! last of them: a device that was off at seven gets its alarm at nine.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -20,7 +20,7 @@ pub(crate) use self::{
     folder::{read_state, write_state},
 };
 
-/// An alarm that nobody acknowledged is worth telling for this long after it was due.
+/// The stack tells a device of an alarm that nobody acknowledged for this long after it was due.
 const OVERDUE_MAX: Duration = Duration::from_secs(86_400);
 
 /// The memory of a session.
@@ -28,10 +28,10 @@ const OVERDUE_MAX: Duration = Duration::from_secs(86_400);
 pub struct Memory {
     /// Alarms, timers, lights and the zone of the device.
     pub dialogue: DialogueState,
-    /// Its settings and its conversation as JSON; what the Realtime protocol wrote, only it reads.
+    /// Its settings and its conversation as JSON. Only the Realtime protocol writes and reads it.
     pub session: Option<Arc<str>>,
-    /// The time at which the stack took the session over, and later than the revision of the stack before it. Of two memories
-    /// the one with the later revision is in force.
+    /// The time at which the stack took the session over, later than the revision of the stack before it. Of two memories the later
+    /// revision is in force.
     pub revision: Moment,
     /// The edge that relayed the session vanished without a Close, or this process was down: the session may have gone on in
     /// another stack.
@@ -49,7 +49,7 @@ impl Memory {
         self.dialogue.pending() > 0
     }
 
-    /// Until when it is kept, if the session ends now.
+    /// The end of its life, if the session ends now.
     fn kept_until(&self, now: Moment, ttl: Duration) -> Moment {
         let timers = self.dialogue.timers.iter().map(|timer| timer.ends_at);
         let alarms = self.dialogue.alarms.iter().map(|alarm| alarm.rings_at);
@@ -59,17 +59,17 @@ impl Memory {
     }
 }
 
-/// A place to keep sessions.
+/// A store of sessions.
 #[async_trait]
 pub trait SessionStore: Send + Sync {
     /// The memory of a session, unless it is unknown or too old.
     async fn load(&self, session: &str, now: Moment) -> anyhow::Result<Option<Memory>>;
-    /// Keeps the memory of a session, unless it has one of a later revision.
+    /// Keeps the memory of a session, unless the store has one of a later revision.
     async fn save(&self, session: &str, memory: Memory, now: Moment) -> anyhow::Result<()>;
-    /// The session is still connected: its memory does not age.
+    /// Notes that the session is still connected, so that its memory does not age.
     async fn touch(&self, session: &str, now: Moment) -> anyhow::Result<()>;
-    /// The session goes on elsewhere, or under another name: drops what is remembered of it up to `revision`. A later memory
-    /// stays, because the session has come back since.
+    /// Drops the memory of a session that goes on elsewhere, or under another name, up to `revision`. A later memory stays: the session
+    /// has come back since.
     async fn forget(&self, session: &str, revision: Moment) -> anyhow::Result<()>;
     /// Whether memories outlive this process.
     fn durability(&self) -> Durability {
@@ -77,14 +77,14 @@ pub trait SessionStore: Send + Sync {
     }
 }
 
-/// Whether memories outlive the process that has them.
+/// Whether memories outlive the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Durability {
-    /// They do not.
+    /// None does.
     None,
-    /// Those that owe their device something do.
+    /// Those with an alarm or a timer do.
     OnDisk,
-    /// They should, and the disk does not take them.
+    /// They should, but the disk does not take them.
     Failing {
         /// Sessions whose file is out of date.
         unwritten: usize,
@@ -106,7 +106,7 @@ struct StoredSession {
 }
 
 impl MemoryStore {
-    /// Keeps at most `kept_max` sessions, each for `ttl` after its end, or longer while it holds alarms and timers.
+    /// A store of at most `kept_max` sessions, each for `ttl` after its end, or longer while it holds alarms and timers.
     pub fn new(kept_max: usize, ttl: Duration) -> Self {
         Self {
             kept: Mutex::default(),
@@ -126,7 +126,7 @@ impl MemoryStore {
         found.map(|kept| kept.memory.clone())
     }
 
-    /// Keeps a memory that was saved at `saved_at`. Returns the names of the sessions that had to make room.
+    /// Keeps a memory saved at `saved_at`. Returns the names of the sessions that it dropped for room.
     fn keep(&self, session: &str, memory: Memory, saved_at: Moment, now: Moment) -> Vec<String> {
         let mut kept = self.lock();
         let is_stale = |known: &StoredSession| known.memory.revision > memory.revision && now < known.until;
@@ -136,8 +136,8 @@ impl MemoryStore {
         let mut dropped = Vec::new();
         if kept.len() >= self.kept_max && !kept.contains_key(session) {
             dropped = drop_expired(&mut kept, now);
-            // Down to nine tenths at once, so that a full store does not search for its oldest on every save. Those go first
-            // that would be the first to go anyway: never a session with an alarm before one without.
+            // Down to nine tenths at once, so that a full store does not search for its oldest on every save. The memories that age
+            // first go first: never a session with an alarm before one without.
             if kept.len() >= self.kept_max {
                 let ends = kept.iter().map(|(session, kept)| (kept.until, session.clone()));
                 let mut ends: Vec<(Moment, String)> = ends.collect();
@@ -153,7 +153,7 @@ impl MemoryStore {
         dropped
     }
 
-    /// Drops memories that are too old. Returns their names.
+    /// Drops memories that are too old, and returns their names.
     fn expire(&self, now: Moment) -> Vec<String> {
         drop_expired(&mut self.lock(), now)
     }

@@ -1,11 +1,11 @@
-//! Speech of a whole file to text, whoever sent it: HTTP and gRPC both come here.
+//! Turns the speech of a whole file into text, for HTTP and for gRPC.
 
 use bytes::Bytes;
 use speech::SAMPLE_RATE;
 
 use crate::{error::ApiError, queue::Class, recording::Recording, stack::Stack};
 
-/// Hears a file. One piece after the other: a long file takes one place in the queue, not all of them.
+/// Recognises a file, one piece after the other: a long file takes one place in the queue, not all of them.
 pub(crate) async fn transcribe(stack: &Stack, class: Class, file: Bytes) -> Result<Transcription, ApiError> {
     let Recording { samples, pieces } = stack.decode(class, file).await??;
     let mut segments = Vec::new();
@@ -53,7 +53,7 @@ impl Transcription {
         texts.join(" ")
     }
 
-    /// The least sure part decides; nobody is sure of words where none were heard.
+    /// The confidence of the least sure piece; none if no words were heard.
     pub(crate) fn confidence(&self) -> f32 {
         let heard = self.segments.iter().filter(|segment| !segment.text.is_empty());
         heard.map(|segment| segment.confidence).reduce(f32::min).unwrap_or(0.0)

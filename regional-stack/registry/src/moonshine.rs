@@ -36,7 +36,7 @@ pub enum ConvertError {
     Tokens(usize),
 }
 
-/// Subgraphs lie in subgraphs: the decoder's two branches. Deeper nesting is a fault of the file.
+/// Deepest nesting of subgraphs: the decoder's two branches. A deeper one is a fault of the file.
 const DEPTH_MAX: usize = 8;
 
 /// Indexes of fields in ONNX Runtime's schema (`onnxruntime/core/flatbuffers/schema/ort.fbs`).
@@ -289,7 +289,7 @@ fn is_parameter(name: &str) -> bool {
     (ends(".weight") || ends(".bias")) && !["quantized", "scale", "zero"].iter().any(|part| name.contains(part))
 }
 
-/// `model.decoder.layers.0.mlp.fc1.bias_merged_0` without what the exporter put around it.
+/// `model.decoder.layers.0.mlp.fc1.bias_merged_0` without the additions of the exporter.
 fn layer_of_value(name: &str) -> &str {
     let unmarked = |name| {
         let name: &str = name;

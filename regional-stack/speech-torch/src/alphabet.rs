@@ -1,4 +1,4 @@
-//! The letters of the recognizer, and how its tokens become text.
+//! The letters of the recognizer, and the text of its tokens.
 
 /// Token 0 is the CTC blank. The other tokens are these characters in order.
 pub const CHARACTERS: &str = "abcdefghijklmnopqrstuvwxyz' ";

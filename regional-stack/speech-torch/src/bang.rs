@@ -13,13 +13,13 @@ const CYCLE: std::ops::Range<usize> = SAMPLE_RATE as usize / 400..SAMPLE_RATE as
 const LIKENESS_MIN: f32 = 0.3;
 /// Every word has a vowel. The shortest one measured ("stop", spoken fast) has four voiced windows; noise has none.
 const VOICED_MIN: usize = 3;
-/// Windows that are looked at, two seconds: the cost of half a minute of noise would be felt.
+/// Most windows, two seconds of sound: half a minute of noise would cost too much time.
 const WINDOWS_MAX: usize = 200;
 /// A bang is loudest at once and fades: its energy lies 10 to 50 ms behind its beginning. That of words lies 110 ms or more
 /// behind it.
 const CENTRE_FRAMES_MIN: f32 = 6.5;
 
-/// Whether the sound is no word: it has no vowel, or it is struck. `samples` hold one sound and the quiet around it.
+/// Whether the sound is a bang and no word: it has no vowel, or its energy lies at its beginning. `samples` hold one sound and the quiet around it.
 pub(crate) fn is_bang(samples: &[f32]) -> bool {
     centre_frames(samples) < CENTRE_FRAMES_MIN || !has_vowel(samples)
 }

@@ -1,8 +1,9 @@
-//! Speech to text with Moonshine tiny (English): it hears people, whatever they say.
+//! Speech to text with Moonshine tiny (English), which hears people in their own words.
 //!
 //! Utterances run alone, never padded to a common length: the norm behind the first convolution averages over all of its
 //! input, so padding would change what is heard.
 
+mod decoded;
 mod network;
 mod tokens;
 
@@ -12,7 +13,7 @@ use serde::Deserialize;
 use speech::{Recognizer, SAMPLE_RATE, SpeechError, Transcript};
 use tch::Device;
 
-use self::{network::Network, tokens::Tokens};
+use self::{decoded::Decoded, network::Network, tokens::Tokens};
 use crate::{
     bang, gate,
     pool::Pool,
@@ -46,18 +47,8 @@ struct Sidecar {
     tokens_sha256: String,
 }
 
-/// The answer of the network: the tokens, and how sure it was of each, the end included.
-#[derive(Debug)]
-struct Said {
-    tokens: Vec<i64>,
-    log_probabilities: Vec<f32>,
-    /// Whether it came to an end by itself.
-    ended: bool,
-}
-
 impl Moonshine {
-    /// Loads the model in `folder`, checks it against its sidecar and runs it once. So many threads can use it at once; a further
-    /// one waits.
+    /// Loads the model in `folder`, checks it against its sidecar and runs it once. `threads` can use it at once; a further one waits.
     pub fn load(folder: &Path, device: Device, threads: usize) -> Result<Self, ModelError> {
         crate::use_one_thread();
         let Sidecar {
@@ -79,36 +70,36 @@ impl Moonshine {
             version,
         };
         let quiet = vec![0.0; SAMPLE_RATE as usize];
-        engine.say(&quiet).map_err(|error| ModelError::Unfit {
+        engine.decode(&quiet).map_err(|error| ModelError::Unfit {
             path: folder.display().to_string(),
             what: format!("the model fails on a second of silence ({error})"),
         })?;
         Ok(engine)
     }
 
-    fn say(&self, samples: &[f32]) -> Result<Said, SpeechError> {
+    fn decode(&self, samples: &[f32]) -> Result<Decoded, SpeechError> {
         let mut sound = samples.to_vec();
         sound.resize(sound.len() + SILENCE_BEHIND, 0.0);
         let seconds = samples.len() as f32 / SAMPLE_RATE as f32;
         let tokens_max = (seconds * TOKENS_PER_SECOND) as usize + TOKENS_MORE;
-        let said = self.networks.with(|network| network.transcribe(&sound, tokens_max));
-        said.map_err(SpeechError::of_engine)
+        let decoded = self.networks.with(|network| network.transcribe(&sound, tokens_max));
+        decoded.map_err(SpeechError::of_engine)
     }
 }
 
 impl Recognizer for Moonshine {
     fn recognize(&self, samples: &[f32]) -> Result<Transcript, SpeechError> {
         gate::check_length(samples)?;
-        // To silence the network answers "You".
+        // The network hears "You" in silence.
         if !gate::has_sound(samples) {
             return Ok(Transcript::nothing());
         }
-        let said = self.say(samples)?;
-        let text = dialogue::in_words(&self.tokens.text(&said.tokens));
+        let decoded = self.decode(samples)?;
+        let text = dialogue::in_words(&self.tokens.text(&decoded.tokens));
         if is_reply_to_noise(&text) {
             return Ok(Transcript::nothing());
         }
-        let mut confidence = confidence(&said);
+        let mut confidence = confidence(&decoded);
         if !text.contains(' ') && bang::is_bang(samples) {
             confidence *= gate::BANG_SHARE;
         }
@@ -129,14 +120,14 @@ fn is_reply_to_noise(text: &str) -> bool {
 ///
 /// A logistic curve, fitted to how often answers were right word for word: `calibration_of_the_cascade` in this crate's tests prints the
 /// answers, and docs/benchmarks.md has the shares. The plain mean misleads: at 0.7 a third of the answers is right.
-fn confidence(said: &Said) -> f32 {
-    // An answer that was cut is a loop, or half of a sentence.
-    if !said.ended || said.log_probabilities.is_empty() {
+fn confidence(decoded: &Decoded) -> f32 {
+    // An answer that the limit ended is a loop, or half of a sentence.
+    if !decoded.ended || decoded.log_probabilities.is_empty() {
         return 0.0;
     }
-    let mean = said.log_probabilities.iter().sum::<f32>() / said.log_probabilities.len() as f32;
+    let mean = decoded.log_probabilities.iter().sum::<f32>() / decoded.log_probabilities.len() as f32;
     let odds = SLOPE * (mean.exp() - EVEN_AT);
-    // Samples that are no numbers give odds that are none.
+    // Samples that are no numbers give odds that are no number.
     if odds.is_finite() {
         1.0 / (1.0 + (-odds).exp())
     } else {

@@ -1,12 +1,12 @@
 //! Two recognizers in a row: a small one that knows the commands, and a large one for everything else.
 //!
-//! The small one takes a few milliseconds and hears synthetic voices and commands well. Of people it hears little, and it shows: it is
-//! less sure, and the statistics of words have to change many letters that it found in the sound. So its answer counts at
-//! once where it is sure and hardly a letter had to be changed, and the large one hears the rest.
+//! The small one takes a few milliseconds and hears synthetic voices and commands well. It hears people badly, and shows it: its
+//! confidence is low, and the statistics of words change many letters that it found in the sound. So its answer counts at once with a
+//! high confidence and hardly a changed letter, and the large one hears the rest.
 
 use crate::{Recognizer, SpeechError, Transcript};
 
-/// A recognizer that finds letters in the sound, and makes known words of them.
+/// A recognizer that finds letters in the sound, and turns them into known words.
 pub trait FirstPass: Recognizer {
     /// The transcript, and the letters as the sound alone spells them.
     fn recognize_closely(&self, samples: &[f32]) -> Result<(Transcript, String), SpeechError>;
@@ -20,18 +20,18 @@ pub struct Cascade<S, L> {
     accepted_from: f32,
 }
 
-/// Largest share of letters that may have been changed in an answer that counts at once. Of 384 spoken commands 359 have a confidence of
-/// 0.8 and more, and 75 of those are wrong; with this share too it is 10 of 237.
+/// Largest share of changed letters in an answer that counts at once. Of 384 spoken commands 359 have a confidence of 0.8 and more, and
+/// 75 of those are wrong; with this share too it is 10 of 237.
 const CHANGED_MAX: f32 = 0.05;
-/// From this confidence of the large one on, when it is rather right than wrong, the small one is not believed against it.
+/// From this confidence of the large one on it is rather right than wrong, and its answer stands against the small one's.
 const LARGE_SURE_FROM: f32 = 0.5;
-/// Below that, the small one is believed if it is this sure, and no more letters than that were changed.
+/// Below that, the answer of the small one stands with this confidence, and no more changed letters than this.
 const SMALL_STILL_FROM: f32 = 0.75;
 const SMALL_STILL_CHANGED_MAX: f32 = 0.25;
-/// Least confidence of the small recognizer in a text of one or two short words. It hears short sounds as short words, and is often
-/// as sure of them as of a command.
+/// Least confidence of the small recognizer in a text of one or two short words. It hears short sounds as short words, often with the
+/// confidence of a command.
 const SHORT_ACCEPTED_FROM: f32 = 0.95;
-/// So many letters are no short text any more.
+/// Fewest letters of a text that is not short.
 const SHORT_LETTERS: usize = 6;
 
 impl<S: FirstPass, L: Recognizer> Cascade<S, L> {
@@ -152,7 +152,7 @@ mod tests {
             .recognize(&[])
             .unwrap();
         assert_eq!(heard.text, "dim the lights");
-        // Of a sentence that it does not know, nothing is left.
+        // The small one keeps nothing of a sentence that it does not know.
         let small = Says("dim the lights", 0.8, "wesls ev itn");
         let heard = Cascade::new(small, Says("weasels have eaten", 0.4, ""), 0.8)
             .recognize(&[])

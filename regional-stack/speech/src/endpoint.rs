@@ -4,6 +4,9 @@
 //! second and follows it from then on. A fan or an engine becomes part of the background within seconds. So does music,
 //! by the range over which its level swings.
 //!
+//! Hand-written: a checkpoint carries the state of this module to another region, and a detector in a library or a network keeps its
+//! state to itself.
+//!
 //! Why it is so: docs/decisions/14-hearing-and-understanding.md.
 
 use std::collections::VecDeque;

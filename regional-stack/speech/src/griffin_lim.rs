@@ -1,4 +1,5 @@
 //! Turns a mel spectrum back into sound, by the fast Griffin-Lim algorithm (Perraudin, Balazs and Søndergaard, 2013).
+//! Hand-written on realfft: no kept library has the algorithm, and it must undo the filters of [`crate::features`].
 
 use std::sync::Arc;
 

@@ -1,4 +1,6 @@
 //! Converts the sample rate of a whole clip or of a stream.
+//!
+//! rubato does the arithmetic. This module chooses its filter for speech, and cuts off the delay that the filter adds.
 
 use audioadapter_buffers::direct::SequentialSlice;
 use rubato::{

@@ -1,4 +1,4 @@
-//! Word errors of transcripts.
+//! Word errors of transcripts. The distance is hand-written because it counts words: strsim compares texts by their characters.
 
 /// Word errors over any number of utterances.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -2,6 +2,9 @@
 //!
 //! They travel as binary messages on the session's own WebSocket, on which the Realtime protocol uses text only. They
 //! are defined here because both sides speak them and neither may depend on the other.
+//!
+//! The codec is hand-written and not prost's: releases that run speak these bytes, their first byte begins no text, and a state of up to
+//! 16 KiB, which goes out before most events, is borrowed from the frame and never copied. Proptest and a fuzz target read it.
 
 use std::{fmt, str::FromStr};
 

@@ -6,7 +6,7 @@ use jiff::{SignedDuration, ToSpan, Zoned, civil::Date};
 use topology::Moment;
 
 use super::{
-    Effect,
+    effect::Effect,
     questions::ask,
     spoken::{day_of, list, rings_in_words, speak_clock_and_half},
 };

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use topology::Moment;
 
-use super::{Effect, questions::ask, spoken::list};
+use super::{effect::Effect, questions::ask, spoken::list};
 use crate::{
     command::{self, TimerChoice},
     edit_distance::edit_distance,

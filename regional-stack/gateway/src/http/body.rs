@@ -10,14 +10,14 @@ use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
 use tokio::{sync::OwnedSemaphorePermit, time::timeout};
 
-use crate::{error::ApiError, stack::Stack};
+use crate::{error::ApiError, stack::Stack, texts};
 
-/// Most clients send their whole body before they read the answer, and an answer into a socket with unread data is lost
-/// in a reset. So a body that is too large is read on, up to this many times the limit, and thrown away; one for which there is
-/// no place as well, up to the limit.
+/// Most clients send their whole body before they read the answer, and a reset loses an answer into a socket with unread data. So the
+/// stack reads on and drops the bytes: of a body that is too large up to this many times the limit, and of a body for which there is no
+/// place up to the limit.
 const DISCARD_TIMES: usize = 8;
 
-/// A whole body, and its share of `uploads_max`; hold that until the last byte of the answer is made.
+/// A whole body, and its share of `uploads_max`. The caller holds the share until the last byte of the answer is made.
 pub(super) struct Upload {
     pub(super) bytes: Bytes,
     pub(super) place: OwnedSemaphorePermit,
@@ -30,7 +30,7 @@ pub(super) async fn read(stack: &Stack, headers: &HeaderMap, body: Body) -> Resu
         if !headers.contains_key(header::EXPECT) {
             let _ = timeout(limits.body_max.0, discard(body, limits.body_bytes_max)).await;
         }
-        let message = "this region works on as many uploads as it can hold; retry in a moment";
+        let message = texts::TOO_MANY_UPLOADS;
         return Err(ApiError::new(
             StatusCode::TOO_MANY_REQUESTS,
             "rate_limit_exceeded",
@@ -38,16 +38,13 @@ pub(super) async fn read(stack: &Stack, headers: &HeaderMap, body: Body) -> Resu
         ));
     };
     let Ok(bytes) = timeout(limits.body_max.0, read_all(body, limits.body_bytes_max)).await else {
-        let message = format!(
-            "the request body did not arrive within {} s; send it faster",
-            limits.body_max.0.as_secs()
-        );
+        let message = texts::body_too_slow(limits.body_max.0);
         return Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", message));
     };
     Ok(Upload { bytes: bytes?, place })
 }
 
-/// Takes a body in and keeps nothing of it, up to what would have been taken.
+/// Reads a body up to `bytes_max` and drops its bytes.
 async fn discard(body: Body, bytes_max: usize) {
     let mut stream = body.into_data_stream();
     let mut length = 0usize;
@@ -64,13 +61,7 @@ async fn read_all(body: Body, bytes_max: usize) -> Result<Bytes, ApiError> {
     let mut read = BytesMut::new();
     let mut length = 0usize;
     while let Some(piece) = stream.next().await {
-        let piece = piece.map_err(|_| {
-            ApiError::new(
-                StatusCode::BAD_REQUEST,
-                "incomplete_body",
-                "the request body ended early; send it again",
-            )
-        })?;
+        let piece = piece.map_err(|_| ApiError::new(StatusCode::BAD_REQUEST, "incomplete_body", texts::BODY_CUT))?;
         length = length.saturating_add(piece.len());
         if length <= bytes_max {
             read.extend_from_slice(&piece);
@@ -81,9 +72,7 @@ async fn read_all(body: Body, bytes_max: usize) -> Result<Bytes, ApiError> {
         }
     }
     if length > bytes_max {
-        let message = format!(
-            "the request body is larger than the {bytes_max} byte limit; send shorter audio, or mono 16 kHz 16-bit"
-        );
+        let message = texts::body_too_large(bytes_max);
         return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message));
     }
     Ok(read.freeze())

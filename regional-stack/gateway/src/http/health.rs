@@ -36,7 +36,7 @@ pub(super) async fn health(State(stack): State<Arc<Stack>>) -> (StatusCode, Json
     let reply = dialogue::act(&mut stack.new_dialogue(), &heard, daemon::clock::now());
     report(Component::Skills, reply.text.starts_with("it is"), json!({}));
     let stored = timeout(STORE_LIMIT, stack.store.load("health", daemon::clock::now())).await;
-    // A stack whose disk fails serves on, and is healthy: sent elsewhere, its sessions would lose what its memory still has.
+    // A stack whose disk fails keeps serving, and is healthy: sessions that moved elsewhere would lose the alarms that its memory holds.
     let disk = match stack.store.durability() {
         Durability::None => json!({ "disk": "none" }),
         Durability::OnDisk => json!({ "disk": "ok" }),

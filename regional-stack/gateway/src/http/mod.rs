@@ -19,9 +19,9 @@ use axum::{
     routing::{get, post},
 };
 
-use crate::{error::ApiError, grpc, metrics::HttpLabels, realtime, stack::Stack};
+use crate::{error::ApiError, grpc, metrics::HttpLabels, realtime, stack::Stack, texts};
 
-/// Everything devices and edges can ask of a stack.
+/// The routes for devices and edges.
 pub(crate) fn router(stack: Arc<Stack>) -> Router {
     let pages = daemon::admin::router(Arc::clone(&stack.registry), stack.readiness.clone()).into_service::<Body>();
     Router::new()
@@ -60,18 +60,18 @@ pub(crate) fn admin_router(stack: Arc<Stack>) -> Router {
 }
 
 async fn unknown_path(method: Method, uri: Uri) -> ApiError {
-    // A stranger sent this text, so the echo is bounded.
+    // The text comes from a stranger, so the echo is bounded.
     let path: String = uri.path().chars().take(100).collect();
-    let message = format!("there is no {method} {path}; see /v1/models, /v1/audio/*, /v1/realtime, /api/v1/voice/*");
+    let message = texts::unknown_path(&method, &path);
     ApiError::new(StatusCode::NOT_FOUND, "unknown_url", message)
 }
 
 async fn wrong_method(method: Method) -> ApiError {
-    let message = format!("{method} is not supported here; use the method in the Allow header");
+    let message = texts::wrong_method(&method);
     ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
 }
 
-/// An edge that asks gets the load of the stack with each answer.
+/// Adds the load of the stack to each answer for an edge that asks for it.
 async fn tell_load(State(stack): State<Arc<Stack>>, request: Request, next: Next) -> Response {
     let asks = wire::wants_load(request.headers().get(wire::LOAD_HEADER).map(HeaderValue::as_bytes));
     let mut response = next.run(request).await;

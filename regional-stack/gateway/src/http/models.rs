@@ -1,10 +1,9 @@
-//! `GET /v1/models`: the names under which clients may ask for what is here. Other names work too, so that unmodified
-//! clients do.
+//! `GET /v1/models`: the names of the models of this stack. It accepts every other name too, so that unmodified clients work.
 
 use axum::{Json, extract::Path, http::StatusCode};
 use serde_json::{Value, json};
 
-use crate::error::ApiError;
+use crate::{error::ApiError, texts};
 
 const MODELS: [&str; 3] = ["meridian-asr", "meridian-tts", "meridian-realtime"];
 
@@ -16,7 +15,7 @@ pub(super) async fn retrieve(Path(name): Path<String>) -> Result<Json<Value>, Ap
     match MODELS.iter().find(|known| **known == name) {
         Some(known) => Ok(Json(model(known))),
         None => {
-            let message = format!("there is no such model; there are {}", MODELS.join(", "));
+            let message = texts::unknown_model(&MODELS);
             Err(ApiError {
                 param: Some("model".into()),
                 ..ApiError::new(StatusCode::NOT_FOUND, "model_not_found", message)

@@ -1,4 +1,4 @@
-//! `x-request-id`: the name by which people find a request in the logs of everything it passed through.
+//! `x-request-id`: the name by which people find a request in the logs of every process that it passed.
 
 use axum::{
     extract::Request,
@@ -10,10 +10,10 @@ use tracing::Instrument as _;
 use uuid::Uuid;
 
 const HEADER: HeaderName = HeaderName::from_static("x-request-id");
-/// Longer ones are not names any more, and would be in every line of the log.
+/// Longest name that a request may bring: every line of the log repeats it.
 const LENGTH_MAX: usize = 128;
 
-/// Names a request, by the name it brings if that is one, in its answer and in every line that is logged about it.
+/// Names a request in its answer and in every line that is logged about it: by the name that it brings, or else by a new one.
 pub(super) async fn identify(request: Request, next: Next) -> Response {
     let brought = request.headers().get(HEADER).filter(|id| is_name(id));
     let id = brought.cloned().unwrap_or_else(new);
@@ -29,7 +29,7 @@ pub(super) async fn identify(request: Request, next: Next) -> Response {
     response
 }
 
-/// Letters, digits and what names are made of otherwise: nothing that a log or a shell could take for something else.
+/// Whether a name has only letters, digits and signs that neither a log nor a shell gives a meaning.
 fn is_name(id: &HeaderValue) -> bool {
     let bytes = id.as_bytes();
     (1..=LENGTH_MAX).contains(&bytes.len())

@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 use speech::{SAMPLE_RATE, pcm, wav};
 
 use super::body;
-use crate::{caller::class_of, error::ApiError, queue::Class, script::Script, stack::Stack};
+use crate::{caller::class_of, error::ApiError, queue::Class, script::Script, stack::Stack, texts};
 
 /// The rate of `pcm` and `wav` in the OpenAI API: 24 kHz, 16 bit, mono.
 const RATE: u32 = 24_000;
@@ -37,7 +37,7 @@ struct PlainRequest {
     others: Map<String, Value>,
 }
 
-/// Refuses fields that do not exist. `unused` are those that exist and change nothing: there is one voice.
+/// Refuses fields that do not exist. Fields in `unused` exist and change nothing: there is one voice.
 fn refuse_others(others: &Map<String, Value>, unused: &[&str], known: &str) -> Result<(), ApiError> {
     let is_strange = |(name, value): &(&String, &Value)| !unused.contains(&name.as_str()) && !value.is_null();
     match others.iter().find(is_strange) {
@@ -59,14 +59,12 @@ pub(super) async fn openai(State(stack): State<Arc<Stack>>, request: Request) ->
         "wav" => Format::Wav,
         "pcm" => Format::Pcm,
         other => {
-            let message = format!(
-                "response_format {other:?} is not available; set response_format to \"wav\" or \"pcm\" (24 kHz, 16-bit, mono)"
-            );
+            let message = texts::unknown_speech_format(other);
             return Err(ApiError::bad_request("unsupported_value", "response_format", message));
         }
     };
     if request.stream_format.as_deref().is_some_and(|format| format != "audio") {
-        let message = "stream_format must be \"audio\"; for events while speaking use /v1/realtime";
+        let message = texts::UNKNOWN_STREAM_FORMAT;
         return Err(ApiError::bad_request("unsupported_value", "stream_format", message));
     }
     let mut script = Script::read(&stack, class, "input", &request.input, request.speed)?;
@@ -78,11 +76,11 @@ pub(super) async fn openai(State(stack): State<Arc<Stack>>, request: Request) ->
             }
             Ok(audio("audio/wav", wav::encode(&samples, RATE)))
         }
-        // Has no header with a length, so a long text can be heard while the rest of it is spoken. The first sentence is
-        // waited for: what goes wrong by then still has a status code.
+        // This format has no header with a length, so the caller hears a long text while an engine speaks the rest. The answer waits
+        // for the first sentence: an error until then still has a status code.
         Format::Pcm => {
             let first = script.speak_next(&stack, RATE).await?.unwrap_or_default();
-            // The upload's place is held until the last of it is sent.
+            // The stream holds the place of the upload until its last byte is sent.
             let rest = stream::try_unfold((script, stack, upload.place), async |(mut script, stack, place)| {
                 let spoken = script.speak_next(&stack, RATE).await.map_err(|error| error.message)?;
                 Ok::<_, String>(spoken.map(|samples| (pcm::to_s16le(&samples), (script, stack, place))))
@@ -119,7 +117,7 @@ fn audio(kind: &'static str, bytes: impl Into<Body>) -> Response {
 
 fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, ApiError> {
     serde_json::from_slice(bytes).map_err(|error| {
-        let message = format!("the body is not the JSON expected here: {error}");
+        let message = texts::bad_json(&error);
         ApiError::new(StatusCode::BAD_REQUEST, "invalid_json", message)
     })
 }

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use serde_json::json;
 
 use super::body;
-use crate::{caller::class_of, error::ApiError, queue::Class, stack::Stack, transcribing::transcribe};
+use crate::{caller::class_of, error::ApiError, queue::Class, stack::Stack, texts, transcribing::transcribe};
 
 /// `POST /v1/audio/transcriptions`
 pub(super) async fn openai(State(stack): State<Arc<Stack>>, request: Request) -> Result<Response, ApiError> {
@@ -25,17 +25,16 @@ pub(super) async fn openai(State(stack): State<Arc<Stack>>, request: Request) ->
         Some("text") => Format::Text,
         Some("verbose_json") => Format::VerboseJson,
         Some(other) => {
-            let message = format!("response_format {other:?} is not available; use json, text or verbose_json");
+            let message = texts::unknown_transcription_format(other);
             return Err(ApiError::bad_request("unsupported_value", "response_format", message));
         }
     };
     if form.stream {
-        let message = "streamed transcriptions are not available here; leave out stream, or use /v1/realtime";
+        let message = texts::NO_STREAMED_TRANSCRIPTION;
         return Err(ApiError::bad_request("unsupported_value", "stream", message));
     }
     if form.segments && !matches!(format, Format::VerboseJson) {
-        let message =
-            "only verbose_json has timestamps; set response_format to it, or leave out timestamp_granularities";
+        let message = texts::TIMES_WITHOUT_VERBOSE;
         return Err(ApiError::bad_request(
             "unsupported_value",
             "timestamp_granularities",
@@ -43,7 +42,7 @@ pub(super) async fn openai(State(stack): State<Arc<Stack>>, request: Request) ->
         ));
     }
     let Some(file) = form.file else {
-        let message = "the form has no file; send the audio as the multipart field \"file\"";
+        let message = texts::FORM_WITHOUT_FILE;
         return Err(ApiError::bad_request("missing_required_parameter", "file", message));
     };
     let transcription = transcribe(&stack, class, file).await?;
@@ -94,7 +93,7 @@ pub(super) async fn plain(
     })))
 }
 
-/// Three decimals; a 32-bit float as JSON would show digits that mean nothing.
+/// Rounds to three decimals: a 32-bit float as JSON shows digits that mean nothing.
 fn rounded(value: f32) -> f64 {
     (f64::from(value) * 1000.0).round() / 1000.0
 }
@@ -106,17 +105,17 @@ enum Format {
 }
 
 struct Form {
-    /// Kept until the answer is made: it counts the memory in use.
+    /// The share of `uploads_max`, held until the answer is made: it counts the memory in use.
     _upload: body::Upload,
     file: Option<Bytes>,
     response_format: Option<String>,
     stream: bool,
-    /// Whether the times of segments are asked for by name.
+    /// Whether the caller asks for the times of segments by name.
     segments: bool,
 }
 
-/// The fields of a form. Any model name is served by the one model there is, so that clients need no change. A prompt is a
-/// hint that it cannot use.
+/// The fields of a form. The one model serves any model name, so that clients need no change. It cannot use a prompt, which is a
+/// hint.
 const KNOWN: &str = "file, model, language, languages, prompt, response_format, temperature, stream, include, \
                      timestamp_granularities, chunking_strategy";
 
@@ -134,12 +133,11 @@ impl Form {
             });
         let upload = body::read(stack, &parts.headers, stream).await?;
         if !is_form {
-            let message =
-                "send multipart/form-data with the fields file and model; a bare WAV goes to /api/v1/voice/transcribe";
+            let message = texts::NO_FORM;
             return Err(ApiError::new(StatusCode::BAD_REQUEST, "invalid_content_type", message));
         }
         let broken = |what: String| {
-            let message = format!("the multipart form cannot be read: {what}");
+            let message = texts::bad_form(&what);
             ApiError::new(StatusCode::BAD_REQUEST, "invalid_multipart", message)
         };
         let request = Request::from_parts(parts, Body::from(upload.bytes.clone()));
@@ -163,7 +161,7 @@ impl Form {
             // Clients write lists as fields of one name with brackets.
             match name.strip_suffix("[]").unwrap_or(&name) {
                 "file" if form.file.is_some() => {
-                    let message = "send one file in a request";
+                    let message = texts::SECOND_FILE;
                     return Err(ApiError::bad_request("invalid_value", "file", message));
                 }
                 "file" => form.file = Some(value),
@@ -173,13 +171,13 @@ impl Form {
                 "languages" => check_language("languages", &value)?,
                 "temperature" => check_temperature(&value)?,
                 "timestamp_granularities" => form.segments |= one_of("timestamp_granularities", &value, "segment")?,
-                // Long files are always cut at their pauses.
+                // The stack always cuts long files at their pauses.
                 "chunking_strategy" => {
                     one_of("chunking_strategy", &value, "auto")?;
                 }
                 "include" if value.is_empty() => {}
                 "include" => {
-                    let message = "there is nothing to include here; leave out include";
+                    let message = texts::NO_INCLUDE;
                     return Err(ApiError::bad_request("unsupported_value", "include", message));
                 }
                 "model" | "prompt" => {}
@@ -190,13 +188,13 @@ impl Form {
     }
 }
 
-/// A form has text only, and each language writes its own for yes and no: Python says `True`, browsers say `on`.
+/// Reads a flag. A form has text only, and each language has its own words for yes and no: Python writes `True`, browsers write `on`.
 fn is_true(param: &'static str, value: &[u8]) -> Result<bool, ApiError> {
     match value.trim_ascii().to_ascii_lowercase().as_slice() {
         b"true" | b"1" | b"yes" | b"on" => Ok(true),
         b"false" | b"0" | b"no" | b"off" | b"" | b"null" | b"none" => Ok(false),
         _ => {
-            let message = format!("{param} must be true or false");
+            let message = texts::no_flag(param);
             Err(ApiError::bad_request("invalid_value", param, message))
         }
     }
@@ -208,24 +206,24 @@ fn one_of(param: &'static str, value: &[u8], known: &str) -> Result<bool, ApiErr
         b"" => Ok(false),
         value if value == known.as_bytes() => Ok(true),
         _ => {
-            let message = format!("{param} can only be {known:?} here; use that, or leave it out");
+            let message = texts::one_value(param, known);
             Err(ApiError::bad_request("unsupported_value", param, message))
         }
     }
 }
 
-/// The models have no temperature: any that the API allows gives the same text.
+/// Checks a temperature. The models have none: every value that the API allows gives the same text.
 fn check_temperature(value: &[u8]) -> Result<(), ApiError> {
     let value = String::from_utf8_lossy(value.trim_ascii());
     let is_valid = value.is_empty() || value.parse().is_ok_and(|value: f32| (0.0..=1.0).contains(&value));
     if is_valid {
         return Ok(());
     }
-    let message = "temperature must be between 0 and 1";
+    let message = texts::TEMPERATURE;
     Err(ApiError::bad_request("invalid_value", "temperature", message))
 }
 
-/// English letters for German speech would look like an answer and be none.
+/// Refuses languages other than English: English letters for German speech would look like an answer.
 fn check_language(param: &'static str, value: &[u8]) -> Result<(), ApiError> {
     let language = value.trim_ascii().to_ascii_lowercase();
     let primary = language
@@ -235,8 +233,8 @@ fn check_language(param: &'static str, value: &[u8]) -> Result<(), ApiError> {
     if matches!(primary, b"" | b"en" | b"eng" | b"english") {
         return Ok(());
     }
-    // A stranger sent this text, so the echo is bounded.
+    // The text comes from a stranger, so the echo is bounded.
     let shown: String = String::from_utf8_lossy(&language).chars().take(20).collect();
-    let message = format!("language {shown:?} is not available; this region understands English, \"en\"");
+    let message = texts::unknown_language(&shown);
     Err(ApiError::bad_request("unsupported_value", param, message))
 }

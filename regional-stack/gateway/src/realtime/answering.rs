@@ -1,4 +1,4 @@
-//! Answering: a response is opened, its words are understood and acted upon, its reply is said, and it ends well or early.
+//! Answering: the session opens a response, understands its words, acts, says the reply, and ends the response well or early.
 
 mod asking;
 mod interrupting;
@@ -16,6 +16,7 @@ use super::{
     response::{Call, Question, ResponseStage},
     session::Session,
     settings::Modality,
+    texts,
     tools::{self, Choice},
 };
 use crate::{
@@ -24,16 +25,16 @@ use crate::{
     metrics::{Stage, TurnLabels, TurnOutcome},
 };
 
-/// The output of a function is read out up to this length: a minute of speech.
+/// The assistant reads out the output of a function up to this length: a minute of speech.
 const OUTPUT_CHARS_MAX: usize = 1000;
 
 impl Session {
-    /// Interprets the words that the response answers, acts, and says the reply. Returns at once while they are recognised.
+    /// Interprets the words of the response's question, acts, and says the reply. Returns at once while the recognizer is at work.
     pub(super) fn answer(&mut self, now: Moment) {
         let Some(asr_confidence) = self.find_words(now) else {
             return;
         };
-        // A cough, or speech too faint to recognise: with an answer the device would talk to an empty room.
+        // After a cough, or speech too faint to recognise, an answer would make the device talk to an empty room.
         let interrupted = self.responses.take_interrupted(now);
         let Some(response) = self.responses.active_mut() else {
             return;
@@ -47,19 +48,19 @@ impl Session {
             return;
         }
         let start = Instant::now();
-        let heard = dialogue::understand(&self.dialogue, &turn.transcript, asr_confidence, now);
+        let heard = dialogue::understand(&self.device.dialogue, &turn.transcript, asr_confidence, now);
         let nlu = start.elapsed();
         turn.nlu = Some(nlu);
-        let offered = response.wishes.tools.as_ref().unwrap_or(&self.settings.tools);
+        let offered = response.options.tools.as_ref().unwrap_or(&self.settings.tools);
         let choice = response
-            .wishes
+            .options
             .tool_choice
             .as_ref()
             .unwrap_or(&self.settings.tool_choice);
         let is_known = heard.command.intent() != "unknown";
-        let is_asked = response.answers.is_some() || matches!(response.wishes.question, Some(Question::Words(_)));
+        let is_asked = response.answers.is_some() || matches!(response.options.question, Some(Question::Words(_)));
         let words = if is_asked { turn.transcript.as_str() } else { "" };
-        // No function is called for words that were hardly heard, even if the client requires one.
+        // Words of low confidence call no function, even if the client requires one.
         let is_sure = !matches!(
             heard.command,
             dialogue::Command::Rejected | dialogue::Command::Unsure { .. }
@@ -72,9 +73,9 @@ impl Session {
             self.call(called);
             return;
         }
-        let is_again = matches!(response.wishes.question, Some(Question::Again(_)));
-        let mut unchanged = is_again.then(|| self.dialogue.clone());
-        let dialogue = unchanged.as_mut().unwrap_or(&mut self.dialogue);
+        let is_again = matches!(response.options.question, Some(Question::Again(_)));
+        let mut unchanged = is_again.then(|| self.device.dialogue.clone());
+        let dialogue = unchanged.as_mut().unwrap_or(&mut self.device.dialogue);
         let reply = dialogue::act(dialogue, &heard, now);
         let skill = start.elapsed() - nlu;
         turn.intent = heard.command.intent().into();
@@ -82,10 +83,12 @@ impl Session {
         let slots = heard.command.slots().into_iter();
         turn.slots = slots.map(|(name, value)| (name.into(), value)).collect();
         turn.skill = Some(skill);
-        self.unsaved |= !is_again;
+        if !is_again {
+            self.device.note_change();
+        }
         self.observe(Stage::Nlu, nlu);
         self.observe(Stage::Skill, skill);
-        // The recogniser is too unsure that somebody spoke to the assistant, so the session goes on as before.
+        // The recognizer is too unsure that somebody spoke to the assistant, so the session goes on as before.
         match (reply.text.is_empty(), interrupted) {
             (false, _) => self.say(&reply.text),
             (true, Some(interrupted)) => self.resume_interrupted(interrupted),
@@ -93,13 +96,13 @@ impl Session {
         }
     }
 
-    /// Sets the words that the response answers, and returns how sure the recogniser is of them. `None` if there is nothing to
-    /// interpret: the words are not recognised yet or never will be, or the output of a function was read out instead.
+    /// Sets the words of the response's question, and returns the recognizer's confidence in them. `None` if there is nothing to
+    /// interpret: the recognizer has no words yet or failed, or the assistant reads out the output of a function instead.
     fn find_words(&mut self, now: Moment) -> Option<Option<f32>> {
         let response = self.responses.active_mut()?;
         let turn = &mut response.turn;
-        let mut asr_confidence = response.wishes.asr_confidence;
-        match (&response.wishes.question, &response.answers) {
+        let mut asr_confidence = response.options.asr_confidence;
+        match (&response.options.question, &response.answers) {
             (Some(Question::Words(words) | Question::Again(words)), _) => turn.transcript.clone_from(words),
             (Some(Question::Output(output)), _) => {
                 let output = output.clone();
@@ -116,9 +119,9 @@ impl Session {
                     self.say_output(&output);
                     return None;
                 }
-                // Recognition of the utterance failed while the response waited. A deleted item of the conversation is no utterance.
-                if item.map_or(response.wishes.aside, |item| item.text.is_none()) {
-                    let message = "what this response was to answer could not be recognised; say it again";
+                // The recognizer failed while the response waited. A deleted item of the conversation is no utterance.
+                if item.map_or(response.options.aside, |item| item.text.is_none()) {
+                    let message = texts::QUESTION_NOT_RECOGNISED;
                     let error = ApiError::new(axum::http::StatusCode::SERVICE_UNAVAILABLE, "engine_failed", message);
                     self.fail(&error, Component::Asr);
                     self.next_wanted(now);
@@ -128,13 +131,13 @@ impl Session {
                 asr_confidence = item.and_then(|item| item.asr_confidence);
                 turn.transcript = item.and_then(|item| item.text.clone()).unwrap_or_default();
             }
-            // The client asks for a reply before anybody spoke: the assistant introduces itself.
+            // The client asks for a reply before anybody spoke, so the assistant introduces itself.
             (Some(Question::Nothing) | None, _) => turn.transcript = "help".to_owned(),
         }
         Some(asr_confidence)
     }
 
-    /// Reads out the output of a function. No other function is called for it, or there would be no end.
+    /// Reads out the output of a function. It calls no other function, or there would be no end.
     fn say_output(&mut self, output: &str) {
         let Some(response) = self.responses.active_mut() else {
             return;
@@ -202,7 +205,7 @@ impl Session {
         if let Some(last) = last {
             self.outbox.push_end(last, response.number);
         }
-        if response.added && !response.wishes.aside {
+        if response.added && !response.options.aside {
             self.items.insert_after(response.kept(), response.previous.as_deref());
         }
     }
@@ -211,13 +214,13 @@ impl Session {
     pub(super) fn cancel_response(&mut self, id: Option<&str>, now: Moment) -> Result<(), Refusal> {
         let active = self.responses.active().filter(|response| match id {
             Some(id) => response.id == id,
-            None => !response.wishes.aside,
+            None => !response.options.aside,
         });
         if active.is_none() {
             return Err(Refusal::invalid(
                 "response_cancel_not_active",
                 "response_id",
-                "there is no such active response; it may have ended already",
+                texts::NO_ACTIVE_RESPONSE,
             ));
         }
         self.cancel("client_cancelled");
@@ -233,10 +236,10 @@ impl Session {
 
     pub(super) fn fail(&mut self, error: &ApiError, component: Component) {
         if error.code == GPU_MEMORY {
-            self.told.ran_out_of_gpu_memory();
+            self.edge.turns.ran_out_of_gpu_memory();
         }
         if let Some(response) = self.responses.active().filter(|_| error.blames_region()) {
-            self.told.end(response.turn.word(Some(component)));
+            self.edge.turns.end(response.turn.for_edge(Some(component)));
         }
         let details = json!({ "type": "failed", "error": {
             "type": error.kind(), "code": error.code, "message": error.message,
@@ -244,8 +247,8 @@ impl Session {
         self.abandon("failed", &details, TurnOutcome::Failed);
     }
 
-    /// Ends a response early. Every part of which the client got the beginning gets its end, and the reply is cut to the words
-    /// that were said.
+    /// Ends a response early. The client gets the end of each part that it has the beginning of, and the reply is cut to the spoken
+    /// words.
     fn abandon(&mut self, status: &str, details: &Value, outcome: TurnOutcome) {
         let Some(mut response) = self.responses.end() else {
             return;
@@ -255,24 +258,24 @@ impl Session {
         let was_complete = response.stage == ResponseStage::Sending;
         let region = self.stack.config.region.as_str();
         if was_complete && !is_unsent("response.done") {
-            // Too late: all of it was said.
+            // Too late: the client has all of it.
             if self.settings.ours {
                 self.outbox.push(response.report("completed", region));
             }
-            self.told.end(response.turn.word(None));
+            self.edge.turns.end(response.turn.for_edge(None));
             self.count(TurnOutcome::Completed);
             return;
         }
         response.cut_to_what_was_said(&unsent);
         response.added &= !is_unsent("response.output_item.added");
-        // Of a complete response the client got some of these already.
+        // The client already has some of these of a complete response.
         let owes = |event: &Value| !was_complete || event["type"].as_str().is_some_and(is_unsent);
         for event in response.cut_events(&unsent).into_iter().filter(owes) {
             self.outbox.push(event);
         }
-        // The client may truncate audio that was sent already, so the item stays known.
+        // The client may truncate audio that it already has, so the item stays.
         self.items.remove(&response.item);
-        if response.added && !response.wishes.aside {
+        if response.added && !response.options.aside {
             self.items.insert_after(response.kept(), response.previous.as_deref());
         }
         let described = response.describe(status, details, &self.conversation());
@@ -292,7 +295,7 @@ impl Session {
             response.sent = end;
         }
         if frame.ends_response == Some(response.number) {
-            self.told.end(response.turn.word(None));
+            self.edge.turns.end(response.turn.for_edge(None));
             self.responses.end();
             self.count(TurnOutcome::Completed);
             self.next_wanted(now);

@@ -1,4 +1,4 @@
-//! Audio on its way in: 24 kHz bytes in pieces of any size become utterances at the engine's rate.
+//! Turns incoming audio, 24 kHz bytes in pieces of any size, into utterances at the engine's rate.
 
 mod carried;
 
@@ -20,9 +20,9 @@ pub(super) const WIRE_RATE: u32 = 24_000;
 
 const SAMPLES_PER_MS: usize = SAMPLE_RATE as usize / 1000;
 
-/// An utterance that has to be cut is cut at the quietest moment of its last seconds: running speech has a gap in each of them.
+/// A long utterance is cut at the quietest moment of its last seconds: running speech has a gap in each of them.
 const CUT_SEARCH_SAMPLES: usize = 5 * SAMPLE_RATE as usize;
-/// Both sides of a cut have this much of the other: if the cut lies in a word after all, most of that word is whole on one side.
+/// Both sides of a cut repeat this much of the other: if the cut lies in a word after all, one side has most of that word.
 const CUT_OVERLAP_SAMPLES: usize = SAMPLE_RATE as usize / 10;
 
 /// An event of the audio input. Times count from the first audio of the session.
@@ -42,7 +42,7 @@ pub(super) enum Noticed {
 /// A piece of the audio.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Utterance {
-    /// Where it begins, in samples from the first audio of the session.
+    /// Its beginning, in samples from the first audio of the session.
     pub(super) from: usize,
     pub(super) samples: Vec<f32>,
 }
@@ -51,12 +51,12 @@ pub(super) struct Utterance {
 pub(super) struct AudioInput {
     intake: Intake,
     buffer: Vec<f32>,
-    /// Where `buffer` begins.
+    /// The beginning of `buffer`, in the same samples.
     begin: usize,
-    /// The first sample that the detector has not heard yet.
+    /// The first sample that the detector does not have yet.
     listened: usize,
     detector: Option<Detector>,
-    /// The room as the detector knew it, while turn detection is off.
+    /// The detector's background, while turn detection is off.
     room: Option<Box<Endpointer>>,
     /// Longest utterance, in samples.
     utterance_max: usize,
@@ -66,17 +66,17 @@ pub(super) struct AudioInput {
 struct Intake {
     /// Made with the first audio: its tables are half of what an idle session would take.
     resampler: Option<Stream>,
-    /// The first half of a sample whose second half is in the next piece.
+    /// The first byte of a sample whose second byte comes with the next piece.
     odd_byte: Option<u8>,
     place: InputOffset,
 }
 
-/// An offset in the bytes that came in. The resampler starts afresh whenever the buffer is committed or cleared.
+/// An offset in the incoming bytes. The resampler starts afresh whenever the buffer is committed or cleared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct InputOffset {
     /// The sample at which the resampler began.
     pub(super) origin: usize,
-    /// Bytes it was given since then.
+    /// Bytes that it got since then.
     pub(super) bytes: usize,
 }
 
@@ -133,9 +133,9 @@ impl Intake {
 struct Detector {
     config: EndpointConfig,
     endpointer: Endpointer,
-    /// Where its time begins.
+    /// The beginning of its time, in samples.
     origin: usize,
-    /// Where the current utterance begins.
+    /// The beginning of the current utterance, in samples.
     started: Option<usize>,
 }
 
@@ -147,7 +147,7 @@ impl Detector {
     }
 }
 
-/// The client commits by itself, and its buffer holds as much audio as one utterance may have.
+/// The client commits utterances itself, and its buffer holds as much audio as one utterance may have.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct BufferFull;
 
@@ -166,7 +166,7 @@ impl AudioInput {
         audio_input
     }
 
-    /// Changes how turns are detected, from here on.
+    /// Changes the detection of turns from here on.
     pub(super) fn detect(&mut self, turn_detection: Option<&TurnDetection>) {
         self.listened = self.end();
         let origin = self.end();
@@ -191,12 +191,12 @@ impl AudioInput {
             .is_some_and(|detector| detector.started.is_some() || detector.endpointer.is_unsure())
     }
 
-    /// Whether it holds audio that the client has not committed yet: without turn detection that is an utterance in progress.
+    /// Whether it holds uncommitted audio: without turn detection that is an utterance in progress.
     pub(super) fn holds_uncommitted(&self) -> bool {
         self.detector.is_none() && self.end() > self.begin
     }
 
-    /// Whether so many bytes can be taken: without turn detection nobody but the client ends the utterance.
+    /// Whether the buffer has room for so many bytes: without turn detection only the client ends an utterance.
     pub(super) fn has_room_for(&self, bytes: usize) -> bool {
         const BYTES_PER_SECOND: usize = 2 * WIRE_RATE as usize;
         self.detector.is_some()
@@ -225,7 +225,7 @@ impl AudioInput {
             let position = |at_ms: u64| detector.origin + usize::try_from(at_ms).unwrap_or(0) * SAMPLES_PER_MS;
             match event {
                 Some(EndpointEvent::SpeechStarted { at_ms }) => {
-                    // Padding may reach back before the audio that is still kept.
+                    // The padding may reach back before the audio that is still there.
                     let at = position(at_ms).max(begin);
                     detector.started = Some(at);
                     noticed.push(Noticed::Started {
@@ -245,7 +245,7 @@ impl AudioInput {
                 }
                 None => {}
             }
-            // A speaker, or a radio, goes on and on: the audio up to the quietest moment becomes the utterance, and the rest becomes
+            // A speaker, or a radio, does not pause: the audio up to the quietest moment becomes the utterance, and the rest becomes
             // the next one.
             if let Some(from) = detector.started
                 && self.listened - from >= self.utterance_max
@@ -281,8 +281,8 @@ impl AudioInput {
         noticed
     }
 
-    /// Takes all audio out, as one utterance. Audio that a detector found to be no speech is left out: a client that closes
-    /// its microphone behind an utterance commits the sound of the room since then.
+    /// Takes all audio out, as one utterance, without audio that a detector found to be no speech: a client that closes its microphone
+    /// behind an utterance commits the sound of the room since then.
     pub(super) fn commit(&mut self) -> Utterance {
         let rest = self.intake.finish();
         self.buffer.extend(rest);
@@ -316,12 +316,12 @@ impl AudioInput {
         }
     }
 
-    /// Where the next byte will lie.
+    /// The offset of the next byte.
     pub(super) fn offset(&self) -> InputOffset {
         self.intake.place
     }
 
-    /// Where what is kept begins.
+    /// The first sample that is still there.
     pub(super) fn begin(&self) -> usize {
         self.begin
     }

@@ -1,5 +1,5 @@
-//! The beginning of a session on a socket: new, with the memory in its last checkpoint, or carried here from another stack by an
-//! edge.
+//! The beginning of a session on a socket: a new one, one with the memory in its last checkpoint, or one that an edge carries here from
+//! another stack.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,7 +14,7 @@ use crate::{ids::name_of, live::Claim, seal::SealError, stack::Stack, store::Mem
 
 /// Time for an edge to send the messages of a session that it carries here: it has all of them at hand.
 const REPLAY_LIMIT: Duration = Duration::from_secs(5);
-/// More than any edge keeps of one session.
+/// Most bytes of a replay: more than any edge keeps of one session.
 const REPLAY_BYTES_MAX: usize = 16 << 20;
 
 pub(super) enum Begin {
@@ -28,9 +28,9 @@ pub(super) enum Begin {
     Reopened { opening: Box<Opening> },
     /// In another stack: an edge carries it here.
     Carried {
-        /// The zone that the device says it is in, for a session that comes from a stack that knew no zones.
+        /// The zone that the device names, for a session from a stack without zones.
         zone: Option<Zone>,
-        /// The session's id from here on, by which its device comes back to this stack.
+        /// The session's id from here on, which leads its device back to this stack.
         id: Option<String>,
     },
 }
@@ -45,14 +45,14 @@ pub(super) enum ResumeError {
     #[error("too much came")]
     TooMuch,
     #[error(transparent)]
-    Word(#[from] MessageError),
+    Message(#[from] MessageError),
     #[error(transparent)]
     Seal(#[from] SealError),
     #[error(transparent)]
     Restore(#[from] RestoreError),
 }
 
-/// Begins a session, and claims it for this connection.
+/// Opens a session, and claims it for this connection.
 pub(super) async fn open(
     stack: &Arc<Stack>,
     begin: Begin,
@@ -62,7 +62,7 @@ pub(super) async fn open(
         Begin::Here { opening, continuity } => {
             let (mut session, claim) = Session::new(Arc::clone(stack), *opening);
             if continuity {
-                session.begin_reports();
+                session.begin_checkpoints();
             }
             Ok((Box::new(session), claim))
         }
@@ -73,16 +73,16 @@ pub(super) async fn open(
                 Err(_) => tracing::warn!("a checkpoint that was kept for a session did not come"),
             }
             let (mut session, claim) = Session::new(Arc::clone(stack), *opening);
-            session.begin_reports();
+            session.begin_checkpoints();
             Ok((Box::new(session), claim))
         }
         Begin::Carried { zone, id } => {
             let session = timeout(REPLAY_LIMIT, resume(stack, stream)).await;
             let mut session = session.unwrap_or(Err(ResumeError::Nothing))?;
-            if session.dialogue.zone.is_none() {
-                session.dialogue.set_zone(zone);
+            if session.device.dialogue.zone.is_none() {
+                session.device.dialogue.set_zone(zone);
             }
-            // The device is told with the next `session.updated`.
+            // The next `session.updated` tells the device.
             if let Some(id) = id.filter(|id| name_of(id) == session.name()) {
                 session.id = id;
             }
@@ -101,34 +101,34 @@ async fn remembered(stack: &Arc<Stack>, stream: &mut SplitStream<WebSocket>) -> 
 
 /// Reads a session's first message: the edge's request and the state without its seal.
 fn opened<'m>(stack: &Stack, first: &'m Message) -> Result<(Resume<'m>, &'m [u8]), ResumeError> {
-    let Message::Binary(word) = first else {
+    let Message::Binary(bytes) = first else {
         return Err(ResumeError::Unexpected);
     };
-    let wire::Message::Resume(word) = wire::Message::parse(word)? else {
+    let wire::Message::Resume(resume) = wire::Message::parse(bytes)? else {
         return Err(ResumeError::Unexpected);
     };
     let key = stack.config.checkpoint_key.as_ref().ok_or(ResumeError::Unexpected)?;
-    let state = key.open(word.state, daemon::clock::now())?;
-    Ok((word, state))
+    let state = key.open(resume.state, daemon::clock::now())?;
+    Ok((resume, state))
 }
 
-/// Takes over a session: first comes its state, then the client's messages that are needed beside it.
+/// Takes over a session: first comes its state, then the client's messages that the state needs.
 async fn resume(stack: &Arc<Stack>, stream: &mut SplitStream<WebSocket>) -> Result<Session, ResumeError> {
     let first = next_data(stream).await?;
-    let (word, state) = opened(stack, &first)?;
-    let replay = replayed(&word, stream, stack.config.limits.frame_bytes_max).await?;
-    Ok(Session::restore(stack, state, &word, &replay, daemon::clock::now())?)
+    let (resume, state) = opened(stack, &first)?;
+    let replay = replayed(&resume, stream, stack.config.limits.frame_bytes_max).await?;
+    Ok(Session::restore(stack, state, &resume, &replay, daemon::clock::now())?)
 }
 
 /// Reads the client's messages that the state does not include.
 async fn replayed(
-    word: &Resume<'_>,
+    resume: &Resume<'_>,
     stream: &mut SplitStream<WebSocket>,
     bytes_max: usize,
 ) -> Result<Vec<String>, ResumeError> {
     let mut replay = Vec::new();
     let mut bytes = 0;
-    while !word.is_broken && word.first + (replay.len() as u64) < word.consumed {
+    while !resume.is_broken && resume.first + (replay.len() as u64) < resume.consumed {
         // A message that is not text, or too long, was refused there, and counts.
         let text = match next_data(stream).await? {
             Message::Text(text) if text.len() <= bytes_max => text.as_str().to_owned(),

@@ -1,9 +1,9 @@
 //! A session as it travels between regions: written down in every checkpoint, and restored by the stack that goes on with it.
 //!
-//! A checkpoint goes out before any event that follows from it, and holds the events not yet sent. So the events that an edge has
-//! passed on since its last checkpoint are the first events of that checkpoint's outbox, and a stack that restores it drops
-//! as many and sends the rest: every event reaches the device once. Audio does not travel. The edge sends the device's audio
-//! again, and the new stack speaks the reply again.
+//! A checkpoint goes out before any event that follows from it, and holds the unsent events. So the events that an edge passed on since
+//! its last checkpoint are the first ones in the outbox of that checkpoint. A stack that restores it drops as many and sends the rest:
+//! every event reaches the device once. Audio does not travel. The edge sends the device's audio again, and the new stack speaks the
+//! reply again.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -16,17 +16,19 @@ use super::{
     audio_input::{AudioInput, CarriedAudioInput, InputOffset, Rebuild},
     client::{Body, ClientEvent, NewItem, NewKind},
     conversation::Items,
+    device::Device,
+    edge_reports::EdgeReports,
+    input::Input,
     items::Item,
     outbox::{CarriedOutbox, Outbox},
     recognising::{Hearings, Source},
-    reports::Reports,
+    reports::CheckpointReports,
     response::{Asked, Response},
     responses::{CarriedResponses, Responses},
     session::Session,
     settings::Settings,
     snapshot::Snapshot,
     sound::{self, sound_of},
-    turns::Turns,
 };
 use crate::{
     config::CheckpointVersion,
@@ -37,8 +39,7 @@ use crate::{
     store::{Memory, revision_after},
 };
 
-/// Items that travel: enough for the user's "delete that", and for those of the turn in progress. If they are too long,
-/// fewer travel.
+/// Most items that travel: enough for the user's "delete that", and for the turn in progress. Fewer travel if these do not fit.
 const ITEMS_CARRIED: [usize; 2] = [16, 4];
 
 /// The written state. It borrows from the session, so that writing copies it once.
@@ -58,10 +59,10 @@ struct Written<'a> {
     response: &'a Option<Box<Response>>,
     wanted: &'a VecDeque<String>,
     asked: &'a VecDeque<Asked>,
-    /// As the release before this one reads it.
+    /// The memory as the release before this one reads it.
     #[serde(skip_serializing_if = "Option::is_none")]
     dialogue: Option<previous::Dialogue>,
-    /// All of it.
+    /// The whole memory.
     memory: &'a DialogueState,
     revision: Moment,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -71,8 +72,8 @@ struct Written<'a> {
     outbox: CarriedOutbox,
 }
 
-/// The state as it is read: of this release, the one before, and later ones. Unknown fields are skipped. Missing fields have a
-/// default, except those without which a session cannot exist.
+/// The state as this release reads it: its own, that of the release before, and later ones. Readers skip unknown fields. Missing fields
+/// have a default, except those without which a session cannot exist.
 #[derive(Deserialize)]
 pub(super) struct Carried {
     #[serde(default = "form::first")]
@@ -99,12 +100,12 @@ pub(super) struct Carried {
     wanted: VecDeque<String>,
     #[serde(default)]
     asked: VecDeque<Asked>,
-    /// The memory as a release wrote it that knew no zones.
+    /// The memory of a release without zones.
     #[serde(default)]
     dialogue: Option<form::Remembered>,
     #[serde(default)]
     memory: Option<form::Remembered>,
-    /// Older releases say none.
+    /// Older releases write none.
     #[serde(default = "never")]
     revision: Moment,
     #[serde(default)]
@@ -121,42 +122,42 @@ fn never() -> Moment {
 }
 
 impl Session {
-    /// From here on the edge is told what it needs to carry the session elsewhere.
-    pub(super) fn begin_reports(&mut self) {
-        self.reports = Some(Reports::default());
+    /// Sends checkpoints to the edge from here on, so that it can carry the session elsewhere.
+    pub(super) fn begin_checkpoints(&mut self) {
+        self.edge.checkpoints = Some(CheckpointReports::default());
     }
 
-    /// Owes the edge a checkpoint if it does not know how many of the client's messages are consumed.
+    /// Notes the time for the edge's checkpoints: one is due if the edge does not know the number of consumed messages.
     pub(super) fn note_report_time(&mut self, now: Moment) {
-        let holds_alarm = self.dialogue.pending() > 0;
-        if let Some(reports) = &mut self.reports {
+        let holds_alarm = self.device.dialogue.pending() > 0;
+        if let Some(reports) = &mut self.edge.checkpoints {
             reports.note_time(self.consumed, holds_alarm, now);
         }
     }
 
-    /// When the edge got the last checkpoint on this connection.
+    /// Time of the edge's last checkpoint on this connection.
     pub(super) fn last_checkpoint(&self) -> Option<Moment> {
-        self.reports.as_ref().and_then(Reports::last)
+        self.edge.checkpoints.as_ref().and_then(CheckpointReports::last)
     }
 
     /// Whether a checkpoint must go before the next event.
     pub(super) fn owes_checkpoint(&self) -> bool {
-        self.reports.as_ref().is_some_and(|reports| {
+        self.edge.checkpoints.as_ref().is_some_and(|reports| {
             self.outbox.has_changed() || reports.is_due() || (reports.says_busy() && self.is_quiet())
         })
     }
 
-    /// Whether the session could leave its edge or its region now without anybody noticing.
+    /// Whether the session could leave its edge or its region unnoticed now.
     fn is_quiet(&self) -> bool {
-        self.is_between_turns() && !self.audio_input.holds_uncommitted()
+        self.is_between_turns() && !self.input.buffer.holds_uncommitted()
     }
 
     /// The checkpoint that goes next.
     pub(super) fn checkpoint(&mut self, key: &CheckpointKey, now: Moment) -> Vec<u8> {
         let busy = !self.is_quiet();
-        let needed = self.hearing.needed_from(self.audio_input.begin());
-        let next = (self.consumed, self.audio_input.offset());
-        let Some(reports) = &mut self.reports else {
+        let needed = self.hearing.needed_from(self.input.buffer.begin());
+        let next = (self.consumed, self.input.buffer.offset());
+        let Some(reports) = &mut self.edge.checkpoints else {
             return Vec::new();
         };
         let audio_from = reports.needed_from(needed, next);
@@ -166,15 +167,15 @@ impl Session {
             keep_from: self.hearing.needed_message(audio_from.0),
             consumed: self.consumed,
             busy,
-            // Instructions of many pages do not fit, for example: such a session cannot move.
+            // Empty if the state does not fit, as with instructions of many pages: such a session cannot move.
             state: state.as_deref().unwrap_or_default(),
         });
         self.outbox.note_checkpoint();
         word.to_bytes()
     }
 
-    /// The session in the first form that fits: as the release before reads it, while stacks of it may be about; else deflated.
-    /// With all the items that travel, or with few.
+    /// The session in the first form that fits: plain, while stacks of the release before may run; else deflated. With all the items that
+    /// travel, or with few.
     fn state(&self, audio_from: (u64, InputOffset)) -> Option<Vec<u8>> {
         let forms: &[Packing] = match self.stack.config.checkpoint_version {
             CheckpointVersion::One => &[Packing::Plain, Packing::Deflated],
@@ -194,7 +195,7 @@ impl Session {
         let forgotten = self.items.len().saturating_sub(items_max);
         let responses = self.responses.carry();
         let dialogue = match packing {
-            Packing::Plain => Some(previous::Dialogue::of(&self.dialogue)),
+            Packing::Plain => Some(previous::Dialogue::of(&self.device.dialogue)),
             Packing::Deflated => None,
         };
         Written {
@@ -203,26 +204,26 @@ impl Session {
             id: &self.id,
             model: &self.model,
             settings: &self.settings,
-            audio_input: self.audio_input.carry(),
+            audio_input: self.input.buffer.carry(),
             audio_from,
-            next_item: &self.next_item,
+            next_item: &self.input.item,
             items: self.items.iter().skip(forgotten).collect(),
             hearing: &self.hearing,
             response: responses.active,
             wanted: responses.wanted,
             asked: responses.asked,
             dialogue,
-            memory: &self.dialogue,
-            revision: self.revision,
-            rung: &self.rung,
+            memory: &self.device.dialogue,
+            revision: self.device.revision,
+            rung: &self.device.rung,
             turns: responses.turns,
             responses: responses.number,
             outbox: self.outbox.carry(),
         }
     }
 
-    /// Continues a session from another stack. `state` is the opened state of the resume message; `replay` are the client's
-    /// messages from `resume.first` up to `resume.consumed`, which cause no events a second time.
+    /// Resumes a session from another stack. `state` is the opened state of the resume message; `replay` are the client's messages from
+    /// `resume.first` up to `resume.consumed`, which cause no events a second time.
     pub(super) fn restore(
         stack: &Arc<Stack>,
         state: &[u8],
@@ -245,13 +246,14 @@ impl Session {
             (audio_input, Vec::new())
         });
         let lost_speech = is_broken && (carried.next_item.is_some() || !carried.audio_input.is_empty());
+        let dialogue = carried.memory.or(carried.dialogue);
+        let dialogue = dialogue.map_or_else(|| stack.new_dialogue(), |memory| memory.at(stack.config.home_city));
         let mut session = Self {
             stack: Arc::clone(stack),
             id: carried.id,
             model: carried.model,
             settings: carried.settings,
-            audio_input,
-            next_item: carried.next_item,
+            input: Input::new(audio_input, carried.next_item),
             items: carried.items,
             hearing: carried.hearing,
             responses: Responses::restore(CarriedResponses {
@@ -261,23 +263,17 @@ impl Session {
                 turns: carried.turns,
                 number: carried.responses,
             }),
-            dialogue: carried
-                .memory
-                .or(carried.dialogue)
-                .map_or_else(|| stack.new_dialogue(), |memory| memory.at(stack.config.home_city)),
-            revision: revision_after(carried.revision, now),
-            rung: carried.rung,
-            unsaved: true,
+            device: Device::new(dialogue, revision_after(carried.revision, now), carried.rung),
             outbox: Outbox::restore(carried.outbox),
-            rest: None,
             consumed: if resume.is_broken {
                 resume.first
             } else {
                 resume.consumed
             },
-            told: Turns::default(),
-            reports: Some(Reports::after(carried.audio_from)),
-            load_reports: None,
+            edge: EdgeReports {
+                checkpoints: Some(CheckpointReports::after(carried.audio_from)),
+                ..EdgeReports::default()
+            },
         };
         for _ in 0..resume.delivered {
             let delivered = session.outbox.pop().ok_or(RestoreError::Delivered)?;
@@ -285,7 +281,7 @@ impl Session {
         }
         session.speak_again();
         if is_broken {
-            session.begin_reports();
+            session.begin_checkpoints();
             if lost_speech || !session.hearing.is_empty() {
                 session.ask_to_repeat(now);
             }
@@ -297,12 +293,12 @@ impl Session {
 }
 
 impl Session {
-    /// The memory that a new connection takes from a session's last checkpoint, without the turn in progress.
+    /// The memory in a session's last checkpoint, for a new connection; without the turn in progress.
     pub(super) fn remembered_in(stack: &Stack, state: &[u8]) -> Result<Memory, FormError> {
         Self::copied_in(stack, state).map(|(_, memory)| memory)
     }
 
-    /// The same, and the session's name.
+    /// The session's name and the memory in its last checkpoint.
     pub(super) fn copied_in(stack: &Stack, state: &[u8]) -> Result<(String, Memory), FormError> {
         let carried = Carried::read(state)?;
         let name = name_of(&carried.id).to_owned();
@@ -321,7 +317,7 @@ impl Session {
     }
 }
 
-/// Why a session cannot be restored.
+/// The reason why a session cannot be restored.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RestoreError {
     #[error(transparent)]
@@ -342,7 +338,7 @@ impl Carried {
         Ok(carried)
     }
 
-    /// Whether its counts and places are ones that a session can reach, so that counting on does not overflow.
+    /// Whether a session can reach its counts and offsets, so that further counting does not overflow.
     fn is_possible(&self) -> bool {
         const MOST: usize = 1 << 48;
         let (message, place) = self.audio_from;
@@ -362,8 +358,8 @@ impl Carried {
     }
 }
 
-/// Restores a session from any bytes, as after a death in mid-turn and after an orderly one, and has it write its next checkpoint;
-/// that one must be readable. For the fuzzer.
+/// Restores a session from any bytes, as after a death in mid-turn and after an orderly end, and has it write its next checkpoint, which
+/// must be readable. For the fuzzer.
 pub(crate) fn restore_and_write(stack: &Arc<Stack>, state: &[u8]) {
     const NOW: Moment = Moment(1_795_257_300_000);
     for (is_broken, delivered) in [(false, 0), (true, 1)] {
@@ -378,10 +374,10 @@ pub(crate) fn restore_and_write(stack: &Arc<Stack>, state: &[u8]) {
             continue;
         };
         session.ring(NOW);
-        if let Some(written) = session.state((0, session.audio_input.offset())) {
+        if let Some(written) = session.state((0, session.input.buffer.offset())) {
             match Carried::read(&written) {
                 Ok(written) => assert!(written.form == form::TODAY && written.id == session.id),
-                // Its counts passed the greatest that a state may have.
+                // Its counts passed the bound of a state.
                 Err(FormError::Impossible) => {}
                 Err(error) => panic!("what is written cannot be read: {error}"),
             }
@@ -389,7 +385,7 @@ pub(crate) fn restore_and_write(stack: &Arc<Stack>, state: &[u8]) {
     }
 }
 
-/// The audio input, and the utterances that were being recognised; `None` if the messages are not those they were made of.
+/// The audio input, and the utterances at the recognizer; `None` if they were made of other messages.
 fn rebuild(stack: &Stack, carried: &Carried, first: u64, replay: &[String]) -> Option<(AudioInput, Vec<Vec<f32>>)> {
     let (audio_from, place) = carried.audio_from;
     let mut audio = Rebuild::at(place);

@@ -1,5 +1,4 @@
-//! Events of clients. An unknown event or field gets an error event and ends nothing: the client hears that this server does not
-//! have what it asked for.
+//! Events of clients. An unknown event or field gets an error event, which names it, and ends nothing.
 
 use serde_json::{Map, Value};
 
@@ -7,13 +6,14 @@ use super::{
     fields::{FieldError, flag, given, inside, missing, only, refuse, text},
     items::Role,
     settings::{self, Modality},
+    texts,
     tools::{self, Tool},
 };
 
 /// One event of a client.
 #[derive(Debug)]
 pub(super) struct ClientEvent {
-    /// The client's own id of the event, repeated in errors about it.
+    /// The client's own id of the event, which errors about it repeat.
     pub(super) event_id: Option<String>,
     pub(super) body: Body,
 }
@@ -49,15 +49,15 @@ pub(super) enum Body {
     ResponseCancel {
         response_id: Option<String>,
     },
-    /// Ours: how playing the reply went. `underruns` counts how often the device ran out of audio since its last report; `played`
-    /// is the item that it played to its end.
+    /// Meridian's own: the playback of the reply. `underruns` counts the times that the device ran out of audio since its last report;
+    /// `played` is the item that it played to its end.
     Playback {
         underruns: u32,
         played: Option<String>,
     },
-    /// Ours: somebody heard the ring.
+    /// Meridian's own: somebody heard the ring.
     RingAcknowledge,
-    /// Ours: the ring is put off.
+    /// Meridian's own: somebody put the ring off.
     RingSnooze {
         minutes: Option<u64>,
     },
@@ -66,9 +66,9 @@ pub(super) enum Body {
 /// The position of a new item.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum After {
-    /// Behind all others.
+    /// Behind all items.
     Everything,
-    /// Before all others.
+    /// Before all items.
     Nothing,
     Item(String),
 }
@@ -88,7 +88,7 @@ pub(super) enum NewKind {
     },
     /// Base64 of the user's voice.
     Audio(String),
-    /// The client's own account of a call, as history.
+    /// A call that the client names as history.
     Call {
         call_id: String,
         name: String,
@@ -106,18 +106,18 @@ pub(super) enum NewKind {
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct NewResponse {
     pub(super) modality: Option<Modality>,
-    /// Whether it stays out of the conversation.
+    /// Whether the response stays out of the conversation.
     pub(super) aside: bool,
     /// Items to answer instead of the conversation's last one.
     pub(super) input: Option<Vec<NewItem>>,
-    /// Repeated in the response.
+    /// The client's own fields, which the response repeats.
     pub(super) metadata: Option<Map<String, Value>>,
     pub(super) tools: Option<Vec<Tool>>,
-    /// Names one of the tools in force, which are the session's if there are none here.
+    /// Names one of the tools in force: those here, or else the session's.
     pub(super) tool_choice: Option<Value>,
 }
 
-/// Why a message is not an event.
+/// The reason why a message is no event.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
 pub(super) struct EventError {
@@ -127,7 +127,7 @@ pub(super) struct EventError {
     pub(super) event_id: Option<String>,
 }
 
-/// Every event type known here.
+/// All known types of events.
 const KNOWN: &[&str] = &[
     "session.update",
     "input_audio_buffer.append",
@@ -143,7 +143,7 @@ const KNOWN: &[&str] = &[
     "meridian.ring.acknowledge",
     "meridian.ring.snooze",
 ];
-/// Ids of clients are repeated to them, up to this length.
+/// Longest id of an event; errors repeat it to the client.
 const ID_CHARS_MAX: usize = 128;
 /// Longest id of an item or a call.
 const ITEM_ID_CHARS_MAX: usize = 64;
@@ -156,7 +156,7 @@ impl ClientEvent {
     pub(super) fn parse(message: &str) -> Result<Self, EventError> {
         let value: Value = serde_json::from_str(message).map_err(|error| EventError {
             code: "invalid_json",
-            message: format!("the message is not JSON: {error}; send one JSON object per message"),
+            message: texts::not_json(&error),
             param: None,
             event_id: None,
         })?;
@@ -193,15 +193,12 @@ impl Body {
             "meridian.ring.snooze" => &["minutes"],
             _ => {
                 let kind: String = kind.chars().take(ID_CHARS_MAX).collect();
-                return refuse(
-                    "type",
-                    format!("unknown event type {kind:?}; known are {}", KNOWN.join(", ")),
-                );
+                return refuse("type", texts::unknown_event(&kind, KNOWN));
             }
         };
         let fields = [&["type", "event_id"], fields].concat();
         only(&event, "", &fields)?;
-        // Moved out instead of cloned, because most incoming bytes are audio.
+        // Moved and not cloned, because most incoming bytes are audio.
         let mut take = |name: &str| event.get_mut(name).map(Value::take).filter(|value| !value.is_null());
         Ok(match kind.as_str() {
             "session.update" => Self::SessionUpdate {
@@ -264,7 +261,7 @@ impl Body {
 fn string(value: Option<Value>, place: &str) -> Result<String, FieldError> {
     match value {
         Some(Value::String(text)) => Ok(text),
-        Some(_) => refuse(place, format!("{place} must be a string")),
+        Some(_) => refuse(place, texts::no_string(place)),
         None => missing("", place),
     }
 }
@@ -273,7 +270,7 @@ fn whole(value: Option<Value>, place: &str) -> Result<u64, FieldError> {
     match value {
         Some(value) => match value.as_u64() {
             Some(number) => Ok(number),
-            None => refuse(place, format!("{place} must be a whole number, and not {value}")),
+            None => refuse(place, texts::no_whole_number(place, &value)),
         },
         None => missing("", place),
     }
@@ -282,7 +279,7 @@ fn whole(value: Option<Value>, place: &str) -> Result<u64, FieldError> {
 impl NewItem {
     fn parse(mut item: Value, place: &str) -> Result<Self, FieldError> {
         if !item.is_object() {
-            return refuse(place, "an item must be an object");
+            return refuse(place, texts::ITEM_IS_NO_OBJECT);
         }
         let kind = item
             .get("type")
@@ -294,10 +291,7 @@ impl NewItem {
             "function_call_output" => &["call_id", "output"],
             "item_reference" => &[],
             _ => {
-                return refuse(
-                    inside(place, "type"),
-                    "items are of type message, function_call, function_call_output or, as input of a response, item_reference",
-                );
+                return refuse(inside(place, "type"), texts::UNKNOWN_ITEM_TYPE);
             }
         };
         // A client may send an item back with the fields that a server added.
@@ -309,17 +303,11 @@ impl NewItem {
             .as_ref()
             .is_some_and(|id| !(1..=ITEM_ID_CHARS_MAX).contains(&id.chars().count()))
         {
-            return refuse(
-                inside(place, "id"),
-                format!("use an id of 1 to {ITEM_ID_CHARS_MAX} characters"),
-            );
+            return refuse(inside(place, "id"), texts::bad_id(ITEM_ID_CHARS_MAX));
         }
         let required = |name: &str| match text(fields, place, name)? {
             Some(value) if value.len() <= FUNCTION_BYTES_MAX => Ok(value.to_owned()),
-            Some(_) => refuse(
-                inside(place, name),
-                format!("use at most {} KiB", FUNCTION_BYTES_MAX >> 10),
-            ),
+            Some(_) => refuse(inside(place, name), texts::too_many_bytes(FUNCTION_BYTES_MAX)),
             None => missing(place, name),
         };
         let kind = match kind.as_str() {
@@ -343,10 +331,7 @@ impl NewItem {
 fn call_id(fields: &Map<String, Value>, place: &str) -> Result<String, FieldError> {
     match text(fields, place, "call_id")? {
         Some(id) if (1..=ITEM_ID_CHARS_MAX).contains(&id.chars().count()) => Ok(id.to_owned()),
-        Some(_) => refuse(
-            inside(place, "call_id"),
-            format!("use an id of 1 to {ITEM_ID_CHARS_MAX} characters"),
-        ),
+        Some(_) => refuse(inside(place, "call_id"), texts::bad_id(ITEM_ID_CHARS_MAX)),
         None => missing(place, "call_id"),
     }
 }
@@ -363,13 +348,13 @@ fn message(role: Option<&str>, content: Value, place: &str) -> Result<NewKind, F
         None | Some("user") => Role::User,
         Some("assistant") => Role::Assistant,
         Some("system" | "developer") => Role::System,
-        Some(_) => return refuse(inside(place, "role"), "use user, assistant, system or developer"),
+        Some(_) => return refuse(inside(place, "role"), texts::UNKNOWN_ROLE),
     };
     let content_place = inside(place, "content");
     let parts = match content {
         Value::Array(parts) => parts,
         Value::Null => return missing(place, "content"),
-        _ => return refuse(content_place, "content must be a list of parts"),
+        _ => return refuse(content_place, texts::CONTENT_IS_NO_LIST),
     };
     let (mut texts, mut audio) = (Vec::new(), None);
     for (at, mut part) in parts.into_iter().enumerate() {
@@ -381,7 +366,7 @@ fn message(role: Option<&str>, content: Value, place: &str) -> Result<NewKind, F
         let kind = match (role, kind) {
             (Role::User | Role::System, Some("input_text")) | (Role::Assistant, Some("output_text")) => Part::Text,
             (Role::User, Some("input_audio")) => Part::Audio,
-            // The transcript of earlier speech stands for its audio.
+            // The transcript stands for the audio of earlier speech.
             (Role::Assistant, Some("output_audio")) => Part::Transcript,
             (role, _) => {
                 let parts = match role {
@@ -389,10 +374,7 @@ fn message(role: Option<&str>, content: Value, place: &str) -> Result<NewKind, F
                     Role::Assistant => "output_text and output_audio",
                     Role::System => "input_text",
                 };
-                return refuse(
-                    inside(&place, "type"),
-                    format!("such an item has parts of type {parts}"),
-                );
+                return refuse(inside(&place, "type"), texts::unknown_part(parts));
             }
         };
         let fields = only(&part, &place, &["type", "text", "audio", "transcript"])?;
@@ -404,14 +386,14 @@ fn message(role: Option<&str>, content: Value, place: &str) -> Result<NewKind, F
             Part::Transcript => texts.extend(text(fields, &place, "transcript")?.map(str::to_owned)),
             Part::Audio => match sound {
                 Some(Value::String(sound)) if audio.is_none() => audio = Some(sound),
-                Some(Value::String(_)) => return refuse(place, "an item holds one piece of audio; send two items"),
+                Some(Value::String(_)) => return refuse(place, texts::SECOND_AUDIO_IN_ITEM),
                 Some(Value::Null) | None => return missing(&place, "audio"),
                 Some(_) => return refuse(inside(&place, "audio"), "audio must be a string"),
             },
         }
     }
     match audio {
-        Some(_) if !texts.is_empty() => refuse(content_place, "an item holds either text or audio; send two items"),
+        Some(_) if !texts.is_empty() => refuse(content_place, texts::TEXT_AND_AUDIO_IN_ITEM),
         Some(audio) => Ok(NewKind::Audio(audio)),
         None => Ok(NewKind::Text {
             role,
@@ -452,7 +434,7 @@ impl NewResponse {
         settings::check_reasoning(fields, "response.reasoning")?;
         flag(fields, PLACE, "parallel_tool_calls")?;
         if given(fields, "prompt").is_some() {
-            return refuse("response.prompt", "there are no stored prompts here; leave it out");
+            return refuse("response.prompt", texts::NO_PROMPTS);
         }
         if let Some(audio) = given(fields, "audio") {
             let audio = only(audio, "response.audio", &["output"])?;
@@ -470,7 +452,7 @@ impl NewResponse {
             aside: match text(fields, PLACE, "conversation")? {
                 None | Some("auto") => false,
                 Some("none") => true,
-                Some(_) => return refuse("response.conversation", "use \"auto\" or \"none\""),
+                Some(_) => return refuse("response.conversation", texts::UNKNOWN_CONVERSATION),
             },
             metadata: given(fields, "metadata").map(metadata).transpose()?,
             tools: tools.transpose()?,
@@ -484,10 +466,7 @@ fn input_items(input: Value) -> Result<Vec<NewItem>, FieldError> {
     let items = match input {
         Value::Array(items) if items.len() <= INPUT_MAX => items,
         _ => {
-            return refuse(
-                "response.input",
-                format!("input must be a list of at most {INPUT_MAX} items"),
-            );
+            return refuse("response.input", texts::bad_input(INPUT_MAX));
         }
     };
     let items = items.into_iter().enumerate();
@@ -500,7 +479,7 @@ fn input_items(input: Value) -> Result<Vec<NewItem>, FieldError> {
         .count()
         > 1
     {
-        return refuse("response.input", "one piece of audio can be answered at once");
+        return refuse("response.input", texts::SECOND_AUDIO_IN_INPUT);
     }
     Ok(items)
 }
@@ -515,10 +494,7 @@ fn metadata(value: &Value) -> Result<Map<String, Value>, FieldError> {
     });
     match pairs {
         Some(pairs) => Ok(pairs.clone()),
-        None => refuse(
-            "response.metadata",
-            "use at most 16 pairs of texts, keys of up to 64 characters and values of up to 512",
-        ),
+        None => refuse("response.metadata", texts::METADATA),
     }
 }
 

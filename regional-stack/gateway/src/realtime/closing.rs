@@ -1,23 +1,26 @@
-//! The reasons why a stack closes the socket of a session, and the last event before.
+//! The reasons for which a stack closes the socket of a session, and the last event before.
+
+use std::{error::Error as _, io::ErrorKind};
 
 use axum::extract::ws::close_code;
 use serde_json::Value;
+use tungstenite::{Error as Fault, error::ProtocolError};
 
-use super::events;
+use super::{events, texts};
 use crate::metrics::ClosedReason;
 
-/// Our reason for closing the socket.
+/// The reason of the stack for closing a socket.
 pub(super) struct Closing {
-    /// The event that the client gets before the Close frame.
+    /// The event before the Close frame.
     pub(super) event: Option<Value>,
     pub(super) code: u16,
     pub(super) text: &'static str,
     pub(super) reason: ClosedReason,
 }
 
-/// The same device, or another with its id, has connected again: an alarm is to ring once.
+/// The device, or another with its id, has connected again: an alarm must ring once.
 pub(super) fn taken_over() -> Closing {
-    let message = "a newer connection resumed this session; this one ends, and does not have to connect again";
+    let message = texts::TAKEN_OVER;
     Closing {
         event: Some(events::error(
             "invalid_request_error",
@@ -27,13 +30,13 @@ pub(super) fn taken_over() -> Closing {
             None,
         )),
         code: close_code::POLICY,
-        text: "this session was resumed by a newer connection",
+        text: texts::TAKEN_OVER_CLOSE,
         reason: ClosedReason::TakenOver,
     }
 }
 
 pub(super) fn unfinished() -> Closing {
-    let message = "a message that you began is not whole yet; send it faster, or audio in shorter pieces";
+    let message = texts::UNFINISHED;
     Closing {
         event: Some(events::error(
             "invalid_request_error",
@@ -43,24 +46,23 @@ pub(super) fn unfinished() -> Closing {
             None,
         )),
         code: close_code::POLICY,
-        text: "a message that you began did not end in time",
+        text: texts::UNFINISHED_CLOSE,
         reason: ClosedReason::Unfinished,
     }
 }
 
 pub(super) fn no_room() -> Closing {
-    let message = "the long messages of other sessions leave no room for this one; send audio in shorter pieces, or connect again \
-                   in a moment";
+    let message = texts::NO_ROOM;
     Closing {
         event: Some(events::error("server_error", "no_room", message, None, None)),
         code: close_code::AGAIN,
-        text: "no room for long messages; send audio in shorter pieces",
+        text: texts::NO_ROOM_CLOSE,
         reason: ClosedReason::NoRoom,
     }
 }
 
 pub(super) fn too_large() -> Closing {
-    let message = "the message is too large to be read; send audio in shorter pieces";
+    let message = texts::UNREADABLY_LARGE;
     Closing {
         event: Some(events::error(
             "invalid_request_error",
@@ -70,34 +72,35 @@ pub(super) fn too_large() -> Closing {
             None,
         )),
         code: close_code::SIZE,
-        text: "message too large; send audio in shorter pieces",
+        text: texts::UNREADABLY_LARGE_CLOSE,
         reason: ClosedReason::Oversize,
     }
 }
 
-/// The end of a session whose socket cannot be read any more.
+/// The end of a session whose socket has become unreadable.
 pub(super) fn unreadable(error: &axum::Error) -> Result<ClosedReason, Closing> {
-    let text = error.to_string();
-    // axum hides the type of the error behind its text.
-    if text.contains("too long") || text.contains("too large") {
-        return Err(too_large());
+    let fault = error.source().and_then(|source| source.downcast_ref::<Fault>());
+    match fault {
+        Some(Fault::Capacity(_)) => return Err(too_large()),
+        Some(Fault::Protocol(ProtocolError::ResetWithoutClosingHandshake)) => return Ok(ClosedReason::Lost),
+        Some(Fault::Io(fault)) if matches!(fault.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => {
+            return Ok(ClosedReason::Lost);
+        }
+        _ => {}
     }
-    if text.contains("reset") || text.contains("closing handshake") || text.contains("broken pipe") {
-        return Ok(ClosedReason::Lost);
-    }
-    tracing::debug!("socket: {text}");
-    if text.contains("UTF-8") {
+    tracing::debug!("socket: {error}");
+    if matches!(fault, Some(Fault::Utf8(_))) {
         return Err(Closing {
             event: None,
             code: close_code::INVALID,
-            text: "a text message is not UTF-8",
+            text: texts::NOT_UTF8_CLOSE,
             reason: ClosedReason::Protocol,
         });
     }
     Err(Closing {
         event: None,
         code: close_code::PROTOCOL,
-        text: "not the WebSocket protocol",
+        text: texts::NOT_WEBSOCKET_CLOSE,
         reason: ClosedReason::Protocol,
     })
 }

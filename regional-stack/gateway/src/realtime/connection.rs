@@ -1,5 +1,4 @@
-//! The socket of a session: moves messages between it and the [`Session`], keeps both from waiting for ever, and closes it
-//! with a reason.
+//! The socket of a session: moves messages between socket and [`Session`], bounds every wait, and closes the socket with a reason.
 
 use std::{
     sync::Arc,
@@ -21,10 +20,12 @@ use topology::Moment;
 use super::{
     beginning::{Begin, open},
     closing::{Closing, no_room, taken_over, unfinished, unreadable},
+    edge_reports::AskedReports,
     held::Held,
     opening::STORE_LIMIT,
     sending::Outgoing,
     session::Session,
+    texts,
 };
 use crate::{
     ids::logged,
@@ -36,55 +37,48 @@ use crate::{
     store::Memory,
 };
 
-/// Messages between session and socket. Few, because these can no longer be taken back when the user interrupts. They are boxed,
-/// because the channel keeps room for 32 of them.
+/// Most messages between session and socket. Few, because the session can no longer take them back when the user interrupts. They are
+/// boxed, because the channel keeps room for 32 of them.
 const IN_FLIGHT_MAX: usize = 2;
 /// Least bytes of a client's control frame beside its content.
 const CONTROL_HEADER_BYTES: usize = 6;
 /// Period at which timers, pings and deadlines are checked.
-const LOOK: Duration = Duration::from_millis(200);
+const CHECK_EVERY: Duration = Duration::from_millis(200);
 /// Time for the client to take the Close frame and answer it.
 const GOODBYE: Duration = Duration::from_secs(2);
-/// Period at which the store hears that a session is still connected. Far below any lifetime worth configuring.
+/// Period at which the stack tells the store that a session is still connected. Far below any useful lifetime.
 const TOUCH_EVERY: Duration = Duration::from_secs(60);
 
-/// A session that an edge carried here cannot go on here. Edge and stack agree on close codes from 4000 on.
+/// The close code for a session that an edge carried here and that cannot go on here. Edge and stack agree on codes from 4000 on.
 const CANNOT_RESUME: u16 = 4001;
 
-/// Serves one session until it ends. `tells_load` and `tells_turns`: whether an edge asked for the load of the stack, and for the
-/// outcome of turns.
+/// Serves one session until it ends.
 pub(super) async fn run(
     stack: &Arc<Stack>,
     sink: SplitSink<WebSocket, Message>,
     mut stream: SplitStream<WebSocket>,
     place: &Place,
     begin: Begin,
-    tells_load: bool,
-    tells_turns: bool,
+    asked: AskedReports,
 ) {
     let meter = &*place.meter;
     stack.metrics.sessions.inc();
     let (out, outgoing) = mpsc::channel(IN_FLIGHT_MAX);
     let mut writer = tokio::spawn(write(sink, outgoing));
-    // Boxed: otherwise the task of every session would keep the memory that opening it took.
+    // Boxed: otherwise the task of every session would keep the memory of its opening.
     let (id, ended) = match Box::pin(open(stack, begin, &mut stream)).await {
         Ok((mut session, claim)) => {
-            if tells_turns {
-                session.told.ask();
-            }
-            if tells_load {
-                session.begin_load_reports(daemon::clock::now());
-            }
-            // The messages from another region are read: their share of the room is free again.
+            session.begin_reports(asked, daemon::clock::now());
+            // The messages from another region are read, so their share of the room is free again.
             drop(meter.take_share());
             let name = session.name().to_owned();
             tracing::info!(session = logged(&name), "session opened");
             let ended = Box::pin(converse(stack, &mut session, &claim, place, &mut stream, &out)).await;
             if matches!(ended, Ok(ClosedReason::Moved)) {
-                forget(stack, &name, session.revision).await;
+                forget(stack, &name, session.device.revision).await;
             } else if claim.may_save() {
                 let memory = Memory {
-                    may_go_on_elsewhere: session.reports.is_some() && is_unexplained(&ended),
+                    may_go_on_elsewhere: session.is_carried() && is_unexplained(&ended),
                     ..session.memory()
                 };
                 save(stack, &name, memory).await;
@@ -97,7 +91,7 @@ pub(super) async fn run(
             let closing = Closing {
                 event: None,
                 code: CANNOT_RESUME,
-                text: "this session can not go on here",
+                text: texts::NOT_RESUMED_CLOSE,
                 reason: ClosedReason::NotResumed,
             };
             (String::new(), Err(closing))
@@ -119,10 +113,10 @@ pub(super) async fn run(
                     let _ = out.send(event).await;
                 }
                 let _ = out.send(Box::new(frame)).await;
-                // Read until the client answers: closing on unread data resets the connection, and the client never sees
-                // the Close frame.
+                // This reads until the client answers: a close on unread data resets the connection, and the client never sees the
+                // Close frame.
                 while let Some(Ok(_)) = stream.next().await {}
-                // Nobody reads the rest of a message that is too large, so the client gets time to read the error.
+                // Nobody reads the rest of a message that is too large, so the client gets this time to read the error.
                 if closing.reason == ClosedReason::Oversize {
                     std::future::pending::<()>().await;
                 }
@@ -144,7 +138,7 @@ pub(super) async fn run(
     tracing::info!(session = logged(&id), reason = <&str>::from(reason), "session closed");
 }
 
-/// Why the other side closed a session, by its Close frame.
+/// The reason of the peer's Close frame.
 fn closed_by_client(frame: Option<&CloseFrame>) -> ClosedReason {
     match frame {
         Some(frame) if frame.code == wire::MOVED => ClosedReason::Moved,
@@ -152,8 +146,8 @@ fn closed_by_client(frame: Option<&CloseFrame>) -> ClosedReason {
     }
 }
 
-/// Why the other side took no more messages. The Close frame that says it may still wait behind messages that nobody needs now.
-async fn last_word(stream: &mut SplitStream<WebSocket>, meter: &Meter) -> ClosedReason {
+/// The reason for a peer that takes no more messages. Its Close frame may still wait behind messages that nobody needs now.
+async fn close_reason(stream: &mut SplitStream<WebSocket>, meter: &Meter) -> ClosedReason {
     let read = async {
         while let Some(Ok(message)) = stream.next().await {
             drop(meter.take_share());
@@ -166,8 +160,8 @@ async fn last_word(stream: &mut SplitStream<WebSocket>, meter: &Meter) -> Closed
     timeout(GOODBYE, read).await.unwrap_or(ClosedReason::Lost)
 }
 
-/// Whether a connection ended without a reason from the other side. An edge that loses a stack ends it like this and continues the
-/// session at another stack.
+/// Whether a connection ended without a reason of the peer. An edge that loses a stack ends it like this and resumes the session at
+/// another stack.
 fn is_unexplained(ended: &Result<ClosedReason, Closing>) -> bool {
     let reason = match ended {
         Ok(reason) => *reason,
@@ -188,7 +182,7 @@ pub(super) async fn save(stack: &Stack, name: &str, memory: Memory) {
     }
 }
 
-/// Drops the memory of a session that goes on in another stack, because it grows stale here.
+/// Drops the memory of a session that goes on in another stack, because it would grow stale here.
 pub(super) async fn forget(stack: &Stack, name: &str, revision: Moment) {
     if !matches!(
         timeout(STORE_LIMIT, stack.store.forget(name, revision)).await,
@@ -210,7 +204,7 @@ async fn touch(stack: &Stack, name: &str) {
     }
 }
 
-/// Sends messages until the session has no more, or the socket is closed.
+/// Sends messages until the session ends or the socket closes.
 async fn write(mut sink: SplitSink<WebSocket, Message>, mut outgoing: mpsc::Receiver<Box<Message>>) {
     while let Some(message) = outgoing.recv().await {
         if sink.send(*message).await.is_err() {
@@ -220,7 +214,7 @@ async fn write(mut sink: SplitSink<WebSocket, Message>, mut outgoing: mpsc::Rece
     let _ = sink.close().await;
 }
 
-/// Serves the session until it ends. The future lives as long as the session, so futures that it awaits seldom are boxed.
+/// Serves the session until it ends. The future lives as long as the session, so rare futures inside it are boxed.
 async fn converse(
     stack: &Stack,
     session: &mut Session,
@@ -232,8 +226,8 @@ async fn converse(
     let limits = stack.config.limits;
     let (idle_max, ping_every) = (limits.idle_max.0, limits.ping_every.0);
     let (slow_max, message_limit) = (limits.slow_client_max.0, limits.body_max.0);
-    let mut look = interval(LOOK);
-    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut check = interval(CHECK_EVERY);
+    check.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut seen, mut pinged, mut sent) = (Instant::now(), Instant::now(), Instant::now());
     let (mut touched, touch_every) = (Instant::now(), TOUCH_EVERY.min(limits.session_ttl.0 / 4));
     let mut held: Option<Held> = None;
@@ -242,7 +236,7 @@ async fn converse(
             return Err(Closing {
                 event: None,
                 code: close_code::POLICY,
-                text: "too many events wait for you; read faster",
+                text: texts::OVERFULL_CLOSE,
                 reason: ClosedReason::SlowClient,
             });
         }
@@ -252,7 +246,7 @@ async fn converse(
         let over = || Closing {
             event: None,
             code: close_code::RESTART,
-            text: "region draining",
+            text: texts::DRAINING_CLOSE,
             reason: ClosedReason::Draining,
         };
         if leaving.is_cancelled() && session.may_end() {
@@ -271,7 +265,7 @@ async fn converse(
                         session.on_message(&text, daemon::clock::now());
                         held = Held::next(held, Message::Text(text).into_data(), meter.take_share());
                         loop {
-                            // Without this wait the fifth utterance of a message would find the recogniser's queue full of the first four.
+                            // Without this wait the fifth utterance of a message would find the recognizer's queue full of the first four.
                             while session.must_hear_first() {
                                 tokio::select! {
                                     result = session.engine_result() => {
@@ -283,13 +277,13 @@ async fn converse(
                             if !session.listen_on(daemon::clock::now()) {
                                 break;
                             }
-                            // The answer to an edge's ping waits behind the messages before it, so the edge gets a ping of ours meanwhile.
-                            if pinged.elapsed() >= LOOK && out.try_send(Box::new(Message::Ping(Bytes::new()))).is_ok() {
+                            // The answer to an edge's ping waits behind the messages before it, so the stack sends a ping meanwhile.
+                            if pinged.elapsed() >= CHECK_EVERY && out.try_send(Box::new(Message::Ping(Bytes::new()))).is_ok() {
                                 pinged = Instant::now();
                             }
                             tokio::task::yield_now().await;
                         }
-                        // A session from a dead region brings all of its messages at once. Sessions that wait to be accepted get
+                        // A session from a dead region brings all of its messages at once. Sessions that wait for their acceptance get
                         // their turn between them.
                         tokio::task::yield_now().await;
                     }
@@ -307,7 +301,7 @@ async fn converse(
             }
             result = session.engine_result() => session.on_engine_result(result, daemon::clock::now()),
             place = out.reserve(), if has_frame => {
-                let Ok(place) = place else { return Ok(Box::pin(last_word(stream, meter)).await) };
+                let Ok(place) = place else { return Ok(Box::pin(close_reason(stream, meter)).await) };
                 match session.next_frame(daemon::clock::now()) {
                     Some(Outgoing::Event(text)) => {
                         sent = Instant::now();
@@ -317,7 +311,7 @@ async fn converse(
                     None => {}
                 }
             }
-            _ = look.tick() => {
+            _ = check.tick() => {
                 session.on_time(daemon::clock::now());
                 if touched.elapsed() >= touch_every {
                     touched = Instant::now();
@@ -330,7 +324,7 @@ async fn converse(
                     return Err(Closing {
                         event: None,
                         code: close_code::POLICY,
-                        text: "no sign of life; answer pings or send audio",
+                        text: texts::IDLE_CLOSE,
                         reason: ClosedReason::Idle,
                     });
                 }
@@ -338,11 +332,11 @@ async fn converse(
                     return Err(Closing {
                         event: None,
                         code: close_code::POLICY,
-                        text: "you take no events; read faster",
+                        text: texts::SLOW_CLOSE,
                         reason: ClosedReason::SlowClient,
                     });
                 }
-                // A full channel means that a message is being sent, which serves as well.
+                // A full channel means that a message is on its way, which serves as well.
                 if pinged.elapsed() >= ping_every && out.try_send(Box::new(Message::Ping(Bytes::new()))).is_ok() {
                     pinged = Instant::now();
                 }

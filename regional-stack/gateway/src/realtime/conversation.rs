@@ -11,12 +11,13 @@ use super::{
     items::{Function, Item, Role},
     outbox::Outbox,
     refusal::Refusal,
+    texts,
 };
 use crate::ids::new_id;
 
-/// Older items are forgotten: the dialogue needs none of them, they are only kept to be retrieved and truncated.
+/// Most items. The session forgets older ones: the dialogue needs none of them, and clients only retrieve and truncate them.
 pub(super) const ITEMS_MAX: usize = 64;
-/// And fewer are kept when they are long, which only outputs of functions are.
+/// Most bytes of all items. Only outputs of functions reach this.
 const ITEMS_BYTES_MAX: usize = 256 << 10;
 
 /// The items of one conversation. Ids are unique.
@@ -27,7 +28,7 @@ pub(super) struct Items(VecDeque<Item>);
 impl<'de> Deserialize<'de> for Items {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let items = Vec::<Value>::deserialize(from)?;
-        // Items of a kind that a later release adds are skipped: the conversation goes on without them.
+        // Readers skip items of a kind that a later release adds: the conversation goes on without them.
         let known = items.into_iter().filter_map(|item| Item::deserialize(item).ok());
         Ok(Self(known.collect()))
     }
@@ -86,7 +87,7 @@ impl Items {
     pub(super) fn new_id(&self, wanted: Option<String>) -> Result<String, Refusal> {
         let id = wanted.unwrap_or_else(|| new_id("item"));
         if self.has(&id) {
-            let message = "there is an item with this id; choose another";
+            let message = texts::ITEM_EXISTS;
             return Err(Refusal::invalid("invalid_value", "item.id", message));
         }
         Ok(id)
@@ -100,8 +101,7 @@ impl Items {
             After::Item(id) => {
                 let found = self.position(id);
                 found.map(|at| at + 1).ok_or_else(|| {
-                    let message =
-                        "there is no item with this id; leave it out to append, or use \"root\" to begin with it";
+                    let message = texts::NO_PREVIOUS_ITEM;
                     Refusal::invalid("item_not_found", "previous_item_id", message)
                 })
             }
@@ -136,7 +136,7 @@ impl Items {
         item.truncate(content_index, audio_end_ms)
     }
 
-    /// Adds an item at this position. The oldest are forgotten when there are too many.
+    /// Adds an item at this position. The oldest ones go when there are too many.
     pub(super) fn insert(&mut self, item: Item, at: usize) {
         self.0.insert(at.min(self.0.len()), item);
         let mut bytes: usize = self.0.iter().map(Item::bytes).sum();
@@ -145,13 +145,13 @@ impl Items {
         }
     }
 
-    /// Adds an item behind another one, or at the end when that one is forgotten.
+    /// Adds an item behind another one, or at the end if that one is gone.
     pub(super) fn insert_after(&mut self, item: Item, previous: Option<&str>) {
         let at = previous.and_then(|previous| self.position(previous));
         self.insert(item, at.map_or(self.len(), |at| at + 1));
     }
 
-    /// Removes an item; false when there is none.
+    /// Removes an item. Returns whether there was one.
     pub(super) fn remove(&mut self, id: &str) -> bool {
         let count = self.0.len();
         self.0.retain(|item| item.id != id);
@@ -162,7 +162,7 @@ impl Items {
         self.0.clear();
     }
 
-    /// Drops items whose words are not known, and all but the newest.
+    /// Drops items whose words are unknown, and all but the newest.
     pub(super) fn keep_known(&mut self, count_max: usize) {
         self.0.retain(|item| item.text.is_some() || item.function.is_some());
         let forgotten = self.0.len().saturating_sub(count_max);
@@ -171,9 +171,5 @@ impl Items {
 }
 
 fn no_such_item() -> Refusal {
-    Refusal::invalid(
-        "item_not_found",
-        "item_id",
-        "there is no item with this id; it may have been forgotten",
-    )
+    Refusal::invalid("item_not_found", "item_id", texts::NO_SUCH_ITEM)
 }

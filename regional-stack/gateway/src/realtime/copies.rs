@@ -1,6 +1,6 @@
 //! Copies of sessions whose device left: an edge hands the last checkpoint to another stack of the session's region, and to one of
-//! another region. Should its own stack or region be gone when the device returns, through whichever edge, its alarms and timers
-//! are there.
+//! another region. If the session's own stack or region is lost when the device returns, through any edge, the copy has its alarms and
+//! timers.
 
 use std::sync::Arc;
 
@@ -15,28 +15,26 @@ use super::{
     connection::{forget, save},
     session::Session,
 };
-use crate::{error::ApiError, ids::logged, stack::Stack, store::Memory};
+use crate::{error::ApiError, ids::logged, stack::Stack, store::Memory, texts};
 
 /// `POST` [`wire::COPY_PATH`] with a sealed state. Only a stack can have sealed it, so the request needs no other proof.
 ///
-/// Sessions without an alarm or a timer are not kept. An earlier copy of such a session is dropped, or what was cancelled
-/// would ring. What this stack itself remembers of the session is newer when the session is here, and stays.
+/// The stack keeps no session without an alarm or a timer, and drops an earlier copy of it, or a cancelled alarm would ring. A session
+/// that is here has a newer memory, which stays.
 pub(crate) async fn keep(State(stack): State<Arc<Stack>>, body: Body) -> Result<StatusCode, ApiError> {
     let refused = |why: String| ApiError::new(StatusCode::BAD_REQUEST, "invalid_value", why);
     let Some(key) = &stack.config.checkpoint_key else {
-        return Err(refused(
-            "this stack has no checkpoint_key and takes no sessions of others".to_owned(),
-        ));
+        return Err(refused(texts::NO_CHECKPOINT_KEY.to_owned()));
     };
     let read = timeout(stack.config.limits.body_max.0, to_bytes(body, wire::STATE_BYTES_MAX));
     let sealed = match read.await {
         Ok(Ok(sealed)) => sealed,
         Ok(Err(_)) => {
-            let message = format!("send one checkpoint of at most {} bytes", wire::STATE_BYTES_MAX);
+            let message = texts::checkpoint_too_large(wire::STATE_BYTES_MAX);
             return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message));
         }
         Err(_) => {
-            let message = "the request body did not arrive in time; send it faster";
+            let message = texts::COPY_TOO_SLOW;
             return Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", message));
         }
     };
@@ -47,7 +45,7 @@ pub(crate) async fn keep(State(stack): State<Arc<Stack>>, body: Body) -> Result<
     if memory.owes_something() {
         tracing::debug!(session = logged(&name), "keeps a copy of a session");
         let memory = Memory {
-            // Its own stack speaks for it, if it lives.
+            // The session's own stack has precedence, while it lives.
             may_go_on_elsewhere: true,
             ..memory
         };

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-/// An error about something the client sent, or about work done for it.
+/// An error about an event of the client, or about work for it.
 pub(super) fn error(kind: &str, code: &str, message: &str, param: Option<&str>, about: Option<&str>) -> Value {
     json!({ "type": "error", "error": {
         "type": kind, "code": code, "message": message, "param": param, "event_id": about,
@@ -82,7 +82,7 @@ pub(super) fn response_created(response: &Value) -> Value {
     json!({ "type": "response.created", "response": response })
 }
 
-/// The number of further utterances that the session may have recognised at once. A stack has no other limit: edges enforce those
+/// The number of further utterances that the session may have at the recognizer at once. A stack has no other limit: edges enforce those
 /// of users.
 pub(super) fn rate_limits_updated(limit: usize, remaining: usize) -> Value {
     json!({ "type": "rate_limits.updated", "rate_limits": [
@@ -102,7 +102,7 @@ pub(super) fn output_item_done(response: &str, item: &Value) -> Value {
     json!({ "type": "response.output_item.done", "response_id": response, "output_index": 0, "item": item })
 }
 
-/// Where in a response the content is; the protocol repeats it in every event about content.
+/// The place of content in a response; the protocol repeats it in every event about content.
 pub(super) struct Place<'a> {
     pub(super) response: &'a str,
     pub(super) item: &'a str,
@@ -114,7 +114,7 @@ impl Place<'_> {
             "type": kind,
             "response_id": self.response, "item_id": self.item, "output_index": 0, "content_index": 0,
         });
-        // Moved in, because `json!` would copy it, and most outgoing bytes are audio.
+        // Moved in: `json!` would copy it, and most outgoing bytes are audio.
         event[key] = value;
         event
     }
@@ -146,7 +146,7 @@ impl Place<'_> {
         })
     }
 
-    /// Arguments of a function; they are no content, and so have no index of it.
+    /// The arguments of a function: no content, and so without an index of content.
     pub(super) fn arguments_delta(&self, call: &str, delta: &str) -> Value {
         json!({
             "type": "response.function_call_arguments.delta",

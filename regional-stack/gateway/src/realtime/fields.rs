@@ -1,9 +1,11 @@
-//! Fields of client events: the known ones, those of the beta protocol, and the error for any other. No request of a client is
-//! ignored in silence.
+//! Fields of client events: the known ones, those of the beta protocol, and the error for any other. The server ignores no request in
+//! silence.
 
 use serde_json::{Map, Value};
 
-/// The reason why a field is refused.
+use super::texts;
+
+/// The reason to refuse a field.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
 pub(super) struct FieldError {
@@ -12,7 +14,7 @@ pub(super) struct FieldError {
     pub(super) message: String,
 }
 
-/// A value that cannot be taken.
+/// The refusal of a value.
 pub(super) fn refuse<T>(param: impl Into<String>, message: impl Into<String>) -> Result<T, FieldError> {
     Err(FieldError {
         code: "invalid_value",
@@ -21,7 +23,7 @@ pub(super) fn refuse<T>(param: impl Into<String>, message: impl Into<String>) ->
     })
 }
 
-/// Names that the beta protocol had in `session` and `response`, and where the field is now; none where it is gone.
+/// Names of the beta protocol in `session` and `response`, and the place of the field today; none for a field without a successor.
 const BETA: [(&str, Option<&str>); 11] = [
     ("modalities", Some("output_modalities")),
     ("input_audio_format", Some("audio.input.format")),
@@ -36,36 +38,30 @@ const BETA: [(&str, Option<&str>); 11] = [
     ("client_secret", None),
 ];
 
-/// Names are repeated to the client up to this length.
+/// Longest name of a field that an error repeats.
 const NAME_CHARS_MAX: usize = 64;
 
-/// The object at `place`, with no field but these.
+/// The object at `place`, which may have no field but these.
 pub(super) fn only<'a>(value: &'a Value, place: &str, known: &[&str]) -> Result<&'a Map<String, Value>, FieldError> {
     let Some(fields) = value.as_object() else {
-        return refuse(
-            place,
-            format!(
-                "{} must be an object",
-                if place.is_empty() { "the event" } else { place }
-            ),
-        );
+        return refuse(place, texts::no_object(place));
     };
     let root = place.split('.').next().unwrap_or(place);
     let beta = |name: &str| {
         let beta = BETA.iter().find(|(beta, _)| *beta == name);
         beta.filter(|_| place == root && !place.is_empty())
     };
-    // A field that is null asks for nothing, except where the beta protocol gave it a meaning: it turned something off.
+    // A null field asks for nothing, except where it turned something off in the beta protocol.
     let strange = fields.iter().find(|(name, value)| {
         !known.contains(&name.as_str()) && (!value.is_null() || matches!(beta(name), Some((_, Some(_)))))
     });
     let Some((name, _)) = strange else { return Ok(fields) };
     let message = match beta(name) {
-        Some((_, Some(now))) => format!("\"{name}\" is a field of the beta protocol; use {root}.{now}"),
-        Some((_, None)) => format!("\"{name}\" is a field of the beta protocol and has no successor; leave it out"),
+        Some((_, Some(now))) => texts::beta_field(name, root, now),
+        Some((_, None)) => texts::beta_field_without_successor(name),
         None => {
             let name: String = name.chars().take(NAME_CHARS_MAX).collect();
-            format!("unknown field {name:?}; known are {}", known.join(", "))
+            texts::unknown_field(&name, known)
         }
     };
     let name: String = name.chars().take(NAME_CHARS_MAX).collect();
@@ -76,7 +72,7 @@ pub(super) fn only<'a>(value: &'a Value, place: &str, known: &[&str]) -> Result<
     })
 }
 
-/// The name of a field as clients know it. Fields of the event itself are in no other.
+/// The full name of a field, as clients know it. Fields of the event itself have no prefix.
 pub(super) fn inside(place: &str, name: &str) -> String {
     if place.is_empty() {
         name.to_owned()
@@ -85,12 +81,12 @@ pub(super) fn inside(place: &str, name: &str) -> String {
     }
 }
 
-/// A field that has to be there.
+/// A required field.
 pub(super) fn missing<T>(place: &str, name: &str) -> Result<T, FieldError> {
     Err(FieldError {
         code: "missing_required_parameter",
         param: inside(place, name),
-        message: format!("\"{}\" is missing", inside(place, name)),
+        message: texts::missing_field(&inside(place, name)),
     })
 }
 
@@ -99,21 +95,21 @@ pub(super) fn given<'a>(fields: &'a Map<String, Value>, name: &str) -> Option<&'
     fields.get(name).filter(|value| !value.is_null())
 }
 
-/// The text of a field, if it is there.
+/// The text of a field, if the field is there.
 pub(super) fn text<'a>(fields: &'a Map<String, Value>, place: &str, name: &str) -> Result<Option<&'a str>, FieldError> {
     match given(fields, name) {
         None => Ok(None),
         Some(Value::String(text)) => Ok(Some(text)),
-        Some(_) => refuse(inside(place, name), format!("{name} must be a string")),
+        Some(_) => refuse(inside(place, name), texts::no_string(name)),
     }
 }
 
-/// `true` or `false` in a field, if it is there.
+/// The flag of a field, if the field is there.
 pub(super) fn flag(fields: &Map<String, Value>, place: &str, name: &str) -> Result<Option<bool>, FieldError> {
     match given(fields, name) {
         None => Ok(None),
         Some(Value::Bool(flag)) => Ok(Some(*flag)),
-        Some(_) => refuse(inside(place, name), format!("{name} must be true or false")),
+        Some(_) => refuse(inside(place, name), texts::no_flag(name)),
     }
 }
 

@@ -1,4 +1,4 @@
-//! A session that strangers talk to, for the fuzzer: no socket, and engines of which nobody awaits a result.
+//! A session for the fuzzer: without a socket, and with engines whose results nobody awaits.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::{
     store::{self, Memory},
 };
 
-/// A client's messages, one in each line. Panics when the session does something that it must not.
+/// Takes a client's messages, one in each line. Panics when the session does something that it must not.
 pub(crate) fn converse(stack: &Arc<Stack>, bytes: &[u8]) {
     let now = Moment(1_795_257_300_000);
     let (mut session, _claim) = Session::new(Arc::clone(stack), Opening::of_new(stack, "sess_1"));
@@ -21,7 +21,7 @@ pub(crate) fn converse(stack: &Arc<Stack>, bytes: &[u8]) {
         session.on_message(&message, now);
         while session.listen_on(now) {}
         let mut errors = 0;
-        // Every second message the client reads what there is; between them everything waits, and can be taken back.
+        // The client reads all events after every second message; between them the session can take events back.
         while at % 2 == 1
             && let Some(frame) = session.outbox.pop()
         {
@@ -46,8 +46,7 @@ pub(crate) fn converse(stack: &Arc<Stack>, bytes: &[u8]) {
     let _: Snapshot = serde_json::from_str(&kept).expect("and read again");
 }
 
-/// A session that comes back from the file that a stack kept of it, with these bytes in it. What is read can be written, and read
-/// again.
+/// Restores a session from a file with these bytes. Whatever it can read it can write, and read again.
 pub(crate) fn reopen(stack: &Arc<Stack>, bytes: &[u8]) {
     let now = Moment(1_795_257_300_000);
     let home = stack.config.home_city;

@@ -1,4 +1,4 @@
-//! From audio to text: the input audio buffer, its utterances, and the words that the recogniser finds in them.
+//! From audio to text: the input audio buffer, its utterances, and the words that the recognizer finds in them.
 
 use speech::Transcript;
 use topology::{Component, Moment};
@@ -9,10 +9,11 @@ use super::{
     items::Item,
     recognising::Source,
     refusal::Refusal,
-    rest::{MOUTHFUL_UTTERANCES, Rest},
+    rest::{PIECE_UTTERANCES, Rest},
     session::Session,
     settings::TurnDetection,
     sound::{self, COMMIT_MS_MIN},
+    texts,
 };
 use crate::{
     error::{ApiError, GPU_MEMORY, REPEAT},
@@ -24,57 +25,59 @@ use crate::{
 impl Session {
     pub(super) fn append(&mut self, audio: &str, about: Option<String>, now: Moment) -> Result<(), Refusal> {
         let audio = sound::decode(audio)?;
-        if let Some(reports) = &mut self.reports {
-            reports.note(self.consumed, self.audio_input.offset());
+        if let Some(reports) = &mut self.edge.checkpoints {
+            reports.note(self.consumed, self.input.buffer.offset());
         }
         if !Rest::is_long(&audio) {
             return self.listen(&audio, now);
         }
-        if !self.audio_input.has_room_for(audio.len()) {
+        if !self.input.buffer.has_room_for(audio.len()) {
             return Err(self.buffer_full());
         }
-        self.rest = Some(Rest::new(audio, about));
+        self.input.rest = Some(Rest::new(audio, about));
         Ok(())
     }
 
-    /// Listens to the next second of a long message and returns whether there is more. The caller must go on until there is
-    /// none before it does anything else with the session.
+    /// Listens to the next second of a long message and returns whether there is more. The caller must go on to the end before it does
+    /// anything else with the session.
     pub(super) fn listen_on(&mut self, now: Moment) -> bool {
-        let Some(mut rest) = self.rest.take() else { return false };
-        if let Err(refusal) = self.listen(rest.take_mouthful(), now) {
+        let Some(mut rest) = self.input.rest.take() else {
+            return false;
+        };
+        if let Err(refusal) = self.listen(rest.take_piece(), now) {
             self.refuse(&refusal, rest.about());
         }
         let has_more = rest.has_more();
-        self.rest = Some(rest).filter(|_| has_more);
+        self.input.rest = Some(rest).filter(|_| has_more);
         has_more
     }
 
-    /// Whether there is more of a long message, and utterances have to be recognised before it can be listened to.
+    /// Whether there is more of a long message, and the recognizer must first finish utterances before it.
     pub(super) fn must_hear_first(&self) -> bool {
-        self.rest.is_some() && self.hearing.free() < MOUTHFUL_UTTERANCES
+        self.input.rest.is_some() && self.hearing.free() < PIECE_UTTERANCES
     }
 
     fn listen(&mut self, audio: &[u8], now: Moment) -> Result<(), Refusal> {
-        let noticed = self.audio_input.append(audio).map_err(|_| self.buffer_full())?;
-        // An utterance that could not be taken does not keep the next ones from being taken.
+        let noticed = self.input.buffer.append(audio).map_err(|_| self.buffer_full())?;
+        // A refused utterance does not stop the next ones.
         let mut refused = Ok(());
         for noticed in noticed {
             match noticed {
                 Noticed::Started { at_ms, interrupts } => {
                     let item = new_id("item");
                     self.outbox.push(events::speech_started(&item, at_ms));
-                    self.next_item = Some(item);
+                    self.input.item = Some(item);
                     if interrupts && self.turn_detection().interrupt_response {
                         self.interrupt(now);
                     }
                 }
                 Noticed::Stopped { at_ms, utterance } => {
-                    let item = self.next_item.take().unwrap_or_else(|| new_id("item"));
+                    let item = self.input.take_item();
                     self.outbox.push(events::speech_stopped(&item, at_ms));
                     let answer = self.turn_detection().create_response;
                     match self.take_utterance(&item, utterance) {
                         Ok(()) if answer => self.want(item, now),
-                        // The client decides whether it is answered.
+                        // The client decides about an answer.
                         Ok(()) => self.responses.forget_interrupted(),
                         Err(refusal) => {
                             refused = Err(refusal);
@@ -88,10 +91,7 @@ impl Session {
     }
 
     fn buffer_full(&self) -> Refusal {
-        let message = format!(
-            "with this the audio buffer would hold more than {} s, the most one turn may have; commit or clear it before",
-            self.stack.config.limits.turn_max.0.as_secs()
-        );
+        let message = texts::buffer_full(self.stack.config.limits.turn_max.0.as_secs());
         Refusal::invalid("input_audio_buffer_full", "audio", message)
     }
 
@@ -99,23 +99,20 @@ impl Session {
         self.settings.turn_detection.unwrap_or_default()
     }
 
-    /// Makes an item of the speech so far. The assistant answers it only when the client asks for that.
+    /// Makes an item of the speech so far. The assistant answers it only on the client's request.
     pub(super) fn commit(&mut self) -> Result<(), Refusal> {
-        // The client decides what is answered.
+        // The client decides about answers from here on.
         self.responses.forget_interrupted();
-        // With turn detection on, the buffer holds only the sound of the room before speech begins.
-        let is_speech = self.settings.turn_detection.is_none() || self.audio_input.is_hearing_speech();
-        let utterance = self.audio_input.commit();
-        let item = self.next_item.take().unwrap_or_else(|| new_id("item"));
+        // With turn detection, the buffer holds only the sound of the room until speech begins.
+        let is_speech = self.settings.turn_detection.is_none() || self.input.buffer.is_hearing_speech();
+        let utterance = self.input.buffer.commit();
+        let item = self.input.take_item();
         let heard_ms = (audio_input::seconds(&utterance.samples) * 1000.0) as u64;
         if !is_speech || heard_ms < COMMIT_MS_MIN {
             let message = if is_speech {
-                format!(
-                    "the audio buffer holds {heard_ms} ms, at least {COMMIT_MS_MIN} ms are needed; append audio before committing"
-                )
+                texts::commit_too_short(heard_ms, COMMIT_MS_MIN)
             } else {
-                "nobody has spoken since the last utterance; set turn_detection to null to commit whatever comes"
-                    .to_owned()
+                texts::NOTHING_TO_COMMIT.to_owned()
             };
             return Err(Refusal::invalid("input_audio_buffer_commit_empty", "audio", message));
         }
@@ -134,7 +131,7 @@ impl Session {
         self.recognise(item, samples, source, at)
     }
 
-    /// Adds an item of somebody speaking, and has it recognised.
+    /// Adds an item with the voice of the user, and has it recognised.
     pub(super) fn recognise(
         &mut self,
         item: &str,
@@ -190,7 +187,7 @@ impl Session {
         }
     }
 
-    /// An utterance will not be recognised, so it will not be answered either.
+    /// Ends the hope for an utterance whose recognition failed, and the response that waits for it.
     pub(super) fn not_heard(&mut self, item: &str, error: &ApiError, now: Moment) {
         let (session, code) = (logged(&self.id), error.code);
         tracing::warn!(session, item, code, "transcription failed: {}", error.message);
@@ -200,11 +197,11 @@ impl Session {
             self.fail(error, Component::Asr);
             self.next_wanted(now);
         } else if error.code == GPU_MEMORY {
-            self.told.ran_out_of_gpu_memory();
+            self.edge.turns.ran_out_of_gpu_memory();
         }
     }
 
-    /// Has the utterances recognised again that were being recognised when the session left its region: one entry for each.
+    /// Recognises the utterances again that the stack before this one was recognising: one entry for each.
     pub(super) fn hear_again(&mut self, heard: Vec<Vec<f32>>, now: Moment) {
         let stack = &self.stack;
         let refused = self.hearing.begin_again(heard, |samples| stack.hear(samples));
@@ -213,14 +210,10 @@ impl Session {
         }
     }
 
-    /// Asks the user to say it again: the speech in progress, or just said, is lost.
+    /// Asks the user to repeat: the speech in progress, or just before, is lost.
     pub(super) fn ask_to_repeat(&mut self, now: Moment) {
-        let error = ApiError::new(
-            axum::http::StatusCode::SERVICE_UNAVAILABLE,
-            REPEAT,
-            "the region was lost, and what was said last with it; say it again",
-        );
-        self.next_item = None;
+        let error = ApiError::new(axum::http::StatusCode::SERVICE_UNAVAILABLE, REPEAT, texts::SPEECH_LOST);
+        self.input.item = None;
         self.outbox.push(events::cleared());
         for hearing in self.hearing.take_all() {
             self.not_heard(&hearing.item, &error, now);

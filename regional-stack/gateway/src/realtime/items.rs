@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{audio_input, refusal::Refusal};
+use super::{audio_input, refusal::Refusal, texts};
 
 /// An item of the conversation. Stacks of the previous release read it too, so fields are added, and given defaults.
 #[derive(Clone, Serialize, Deserialize)]
@@ -13,23 +13,23 @@ pub(super) struct Item {
     pub(super) id: String,
     pub(super) role: Role,
     pub(super) content: Content,
-    /// The words that were said or written; unknown while they are recognised.
+    /// The words that were said or written; unknown until the recognizer has them.
     pub(super) text: Option<String>,
-    /// Whether a response was already given to it.
+    /// Whether a response answers it, or did.
     pub(super) answered: bool,
-    /// When the user had finished it.
+    /// Time at which the user finished it.
     #[serde(skip, default = "Instant::now")]
     pub(super) at: Instant,
     pub(super) asr: Option<Duration>,
     #[serde(default)]
     pub(super) audio_ms: u64,
-    /// Whether it was interrupted.
+    /// Whether an interruption ended it early.
     #[serde(default)]
     pub(super) incomplete: bool,
-    /// Set when it is no message.
+    /// Set for a call of a function and its output.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) function: Option<Function>,
-    /// How sure the recognizer is of `text`, in 0..=1; none for text that nobody had to recognise.
+    /// The recognizer's confidence in `text`, in 0..=1; none for written text.
     #[serde(default, rename = "surety")]
     pub(super) asr_confidence: Option<f32>,
 }
@@ -55,7 +55,7 @@ pub(super) enum Function {
         name: String,
         arguments: String,
     },
-    /// The client's result of the call: the item's text.
+    /// The client's result of the call, which is the item's text.
     Output { call_id: String },
 }
 
@@ -122,24 +122,24 @@ impl Item {
     /// Cuts a reply of the assistant to the part that the user heard.
     pub(super) fn truncate(&mut self, content_index: u64, audio_end_ms: u64) -> Result<(), Refusal> {
         if self.role != Role::Assistant || self.content != Content::Audio || self.function.is_some() {
-            let message = "only items of the assistant that have audio can be truncated";
+            let message = texts::NOT_TRUNCATABLE;
             return Err(Refusal::invalid("invalid_value", "item_id", message));
         }
         if content_index != 0 {
-            let message = "the item has one part of content; use content_index 0";
+            let message = texts::ONE_PART;
             return Err(Refusal::invalid("invalid_value", "content_index", message));
         }
         if audio_end_ms > self.audio_ms {
-            let message = format!("the item has {} ms of audio", self.audio_ms);
+            let message = texts::truncated_too_late(self.audio_ms);
             return Err(Refusal::invalid("invalid_value", "audio_end_ms", message));
         }
-        // Nobody knows which words the user heard. The protocol drops the text, and so do we.
+        // Nobody knows the words that the user heard, so the protocol drops the text.
         self.text = None;
         self.audio_ms = audio_end_ms;
         Ok(())
     }
 
-    /// Memory of its words.
+    /// Bytes of its words.
     pub(super) fn bytes(&self) -> usize {
         let arguments = match &self.function {
             Some(Function::Call { arguments, .. }) => arguments.len(),
@@ -190,7 +190,7 @@ pub(super) fn check_length(text: &str, chars_max: usize) -> Result<(), Refusal> 
         return Err(Refusal::invalid(
             "string_above_max_length",
             "item.content",
-            "the text is too long; shorten it",
+            texts::TEXT_TOO_LONG,
         ));
     }
     Ok(())

@@ -1,6 +1,6 @@
 //! The Realtime WebSocket, `GET /v1/realtime`: the part of the OpenAI protocol (general-availability names) that a voice
-//! assistant needs. Events named `meridian.*` are beyond it; they go to clients that ask for them, because others take an
-//! event that they do not know for an error.
+//! assistant needs. Events named `meridian.*` are not part of it; they go only to clients that ask for them, because others take an
+//! unknown event for an error.
 //!
 //! [`session`] holds the state of a conversation and takes its events; it knows no socket. [`connection`] moves messages between
 //! session and socket, and closes the socket with a reason.
@@ -14,11 +14,14 @@ mod closing;
 mod connection;
 mod conversation;
 pub(crate) mod copies;
+mod device;
+mod edge_reports;
 mod events;
 mod fields;
 mod fuzzing;
 mod hearing;
 mod held;
+mod input;
 mod items;
 mod opening;
 mod outbox;
@@ -36,6 +39,7 @@ mod session;
 mod settings;
 mod snapshot;
 mod sound;
+mod texts;
 mod tools;
 mod turns;
 
@@ -55,7 +59,7 @@ use serde::Deserialize;
 use tracing::Instrument as _;
 use wire::Resumes;
 
-use self::{beginning::Begin, opening::ClientOptions, session::MODEL_CHARS_MAX};
+use self::{beginning::Begin, edge_reports::AskedReports, opening::ClientOptions, session::MODEL_CHARS_MAX};
 pub(crate) use self::{
     checkpoint::restore_and_write,
     fuzzing::{converse, reopen},
@@ -66,7 +70,7 @@ use crate::{caller::class_of, error::ApiError, place::Place, queue::Class, stack
 #[derive(Debug, Deserialize)]
 pub(crate) struct Parameters {
     model: Option<String>,
-    /// Id of an earlier session that goes on here.
+    /// Id of an earlier session to resume.
     resume: Option<String>,
     /// The time zone of the device, for clients that cannot set headers.
     zone: Option<String>,
@@ -79,11 +83,12 @@ pub(crate) struct Parameters {
 /// Asks for the events named `meridian.*`, like `meridian=1` in the address.
 const EVENTS_HEADER: &str = "meridian-events";
 
-/// First size of a socket's read buffer, which grows to the messages that come. The protocol layer's own 128 KiB would be several
-/// times the memory of an idle session.
+/// First size of a socket's read buffer, which grows with the messages that come. The default of 128 KiB would be several times the
+/// memory of an idle session.
 const READ_BUFFER_BYTES: usize = 4 << 10;
-/// The model that is reported when the client names none.
+/// The name of the model, if the client names none.
 const MODEL: &str = "meridian-realtime";
+
 /// `GET /v1/realtime?model=…[&resume=SESSION][&zone=ZONE][&meridian=1]`
 pub(crate) async fn upgrade(
     State(stack): State<Arc<Stack>>,
@@ -93,28 +98,18 @@ pub(crate) async fn upgrade(
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, ApiError> {
     let upgrade = upgrade.map_err(|rejection| {
-        let message = format!(
-            "{}; connect to /v1/realtime with a WebSocket client",
-            rejection.body_text().to_lowercase()
-        );
+        let message = texts::no_upgrade(&rejection.body_text().to_lowercase());
         ApiError::new(StatusCode::UPGRADE_REQUIRED, "websocket_required", message)
     })?;
     let unavailable = |code, message: &str| Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, code, message));
     if stack.draining.is_cancelled() {
-        return unavailable(
-            "region_draining",
-            "this region takes no new sessions; connect again to reach another",
-        );
+        return unavailable("region_draining", texts::DRAINING);
     }
     if stack.sessions.len() >= stack.config.limits.sessions_max {
-        return unavailable(
-            "session_limit_exceeded",
-            "this region has no room for another session; retry in a moment",
-        );
+        return unavailable("session_limit_exceeded", texts::TOO_MANY_SESSIONS);
     }
     if parameters.intent.is_some_and(|intent| intent != "conversation") {
-        let message = "there are no transcription sessions here; leave out intent, and set turn_detection.create_response to \
-                       false in a session of type \"realtime\"";
+        let message = texts::NO_TRANSCRIPTION_SESSIONS;
         return Err(ApiError::bad_request("invalid_value", "intent", message));
     }
     let options = ClientOptions {
@@ -130,18 +125,21 @@ pub(crate) async fn upgrade(
         .chars()
         .take(MODEL_CHARS_MAX)
         .collect();
-    // The session refuses messages above the limit with an error. The protocol layer stops a little above it, after which it can
-    // read no further.
+    // The session refuses messages above the limit with an error. The protocol layer stops a little above it, and can then read no
+    // further.
     let read_max = stack.config.limits.frame_read_max();
     let zone = opening::zone(&headers, parameters.zone.as_deref())?;
-    // The token counts the session from here on, so that a burst of upgrades cannot overrun the limit, and a drain waits
-    // for those whose upgrade is still under way.
+    // The token counts the session from here on, so that a burst of upgrades cannot pass the limit, and a drain waits for sessions
+    // whose upgrade is still under way.
     let counted = stack.sessions.token();
     let continuity = stack.config.checkpoint_key.is_some()
         && headers
             .get(wire::HEADER)
             .is_some_and(|version| version == wire::VERSION);
-    let tells_load = continuity && wire::wants_load(headers.get(wire::LOAD_HEADER).map(HeaderValue::as_bytes));
+    let asked = AskedReports {
+        load: continuity && wire::wants_load(headers.get(wire::LOAD_HEADER).map(HeaderValue::as_bytes)),
+        turns: continuity && headers.contains_key(wire::TURNS_HEADER),
+    };
     let rule = headers.get(wire::RESUMES_HEADER);
     let takes_state = continuity && rule.and_then(|rule| Resumes::parse(rule.as_bytes())) == Some(Resumes::State);
     let begin = if continuity && headers.contains_key(wire::RESUME_HEADER) {
@@ -157,7 +155,6 @@ pub(crate) async fn upgrade(
             false => Begin::Here { opening, continuity },
         }
     };
-    let tells_turns = continuity && headers.contains_key(wire::TURNS_HEADER);
     let class = class_of(&headers, Class::Live);
     // Log lines of a session name the request that began it.
     let span = tracing::Span::current();
@@ -167,12 +164,12 @@ pub(crate) async fn upgrade(
         .max_frame_size(read_max)
         .max_message_size(read_max)
         .on_upgrade(move |socket| {
-            // axum's task keeps the memory of the largest state that it ever had. The socket goes behind a pointer here and the
+            // axum's task keeps the memory of the largest state that it ever had. The split puts the socket behind a pointer, and the
             // session's future is boxed, so that the task is small while a device is silent for hours.
             let (sink, stream) = socket.split();
             let session = async move {
                 place.meter.begin();
-                connection::run(&stack, sink, stream, &place, begin, tells_load, tells_turns).await;
+                connection::run(&stack, sink, stream, &place, begin, asked).await;
                 drop((counted, place));
             };
             Box::pin(class.scope(session).instrument(span))

@@ -8,7 +8,10 @@ use serde_json::Value;
 use topology::Moment;
 use wire::{Lost, RESUMES_HEADER, REVISION_HEADER, Resumes, SESSION_HEADER, SESSION_UNKNOWN};
 
-use super::fields::{FieldError, only, refuse, text};
+use super::{
+    fields::{FieldError, only, refuse, text},
+    texts,
+};
 use crate::{
     error::ApiError,
     ids::{is_session_name, logged, name_of, new_session_name},
@@ -17,11 +20,11 @@ use crate::{
     store::Memory,
 };
 
-/// A store that answers later than this does not hold up the conversation.
+/// Deadline of the store: the conversation does not wait longer for it.
 pub(super) const STORE_LIMIT: Duration = Duration::from_millis(500);
 /// Longest id that an edge gives a session.
 const ID_BYTES_MAX: usize = 256;
-/// The header by which a device says in which time zone it is.
+/// The header with the time zone of the device.
 const ZONE_HEADER: &str = "meridian-zone";
 
 /// The options with which a client connects.
@@ -35,14 +38,14 @@ pub(super) struct ClientOptions {
 
 /// A session about to begin.
 pub(super) struct Opening {
-    /// As its client sees it: with an edge in front, a token that leads back to this stack.
+    /// The id for the client: behind an edge a token that leads back to this stack.
     pub(super) id: String,
     pub(super) model: String,
-    /// The memory of the earlier connection, when the session is resumed.
+    /// The memory of the earlier connection of a resumed session.
     pub(super) memory: Option<Memory>,
-    /// The reason why a session that the device asked for is not resumed.
+    /// The reason why the stack does not resume the session that the device asked for.
     pub(super) lost: Option<Lost>,
-    /// The zone that the device says it is in.
+    /// The zone that the device names.
     pub(super) zone: Option<Zone>,
     /// The zone of its home region.
     pub(super) home_zone: Option<Zone>,
@@ -52,7 +55,7 @@ pub(super) struct Opening {
 }
 
 impl Opening {
-    /// A session that nobody had before, for tests and the fuzzer.
+    /// A new session, for tests and the fuzzer.
     pub(super) fn of_new(stack: &Stack, id: &str) -> Self {
         use futures_util::FutureExt as _;
         Self {
@@ -69,7 +72,7 @@ impl Opening {
     }
 }
 
-/// The zone that a device says it is in, by header or by `?zone=`.
+/// The zone that a device names, by header or by `?zone=`.
 pub(super) fn zone(headers: &HeaderMap, parameter: Option<&str>) -> Result<Option<Zone>, ApiError> {
     let header = headers
         .get(ZONE_HEADER)
@@ -82,15 +85,14 @@ pub(super) fn zone(headers: &HeaderMap, parameter: Option<&str>) -> Result<Optio
     Zone::parse(named).map(Some).map_err(refused)
 }
 
-/// The zone of the device's home region, which the edge says. A stack that does not know it goes on without: the device did nothing
-/// wrong.
+/// The zone of the device's home region, which the edge names. A stack ignores an unknown one: the device did nothing wrong.
 fn home_zone(headers: &HeaderMap) -> Option<Zone> {
     let named = headers.get(wire::HOME_ZONE_HEADER)?.to_str().ok()?;
     Zone::parse(named).ok()
 }
 
-/// Prepares a session: loads what is remembered of the one to resume, and takes that one over from another connection that may
-/// still have it. An error when this stack does not remember it and the edge would rather ask another one.
+/// Prepares a session: loads the memory of the one to resume, and takes it over from another connection that may still have it. An error
+/// when this stack does not remember it and the edge asks another stack then.
 pub(super) async fn prepare(
     stack: &Arc<Stack>,
     headers: &HeaderMap,
@@ -105,7 +107,7 @@ pub(super) async fn prepare(
     let given = given_id(headers);
     let wanted = match (rule, given) {
         (Some(Resumes::IfKnown), _) | (None, None) => resume.map(name_of).filter(|name| is_session_name(name)),
-        // The edge that gives the session its id vouches for no earlier one.
+        // The edge that names this session vouches for no earlier one.
         (Some(Resumes::Lost(_) | Resumes::State), _) | (None, Some(_)) => None,
     };
     let found = match wanted {
@@ -119,7 +121,7 @@ pub(super) async fn prepare(
         look_elsewhere(found.as_ref().map(|(_, memory)| memory), newest.map(Moment))?;
     }
     let known = found.map(|(name, _)| name);
-    // Without an edge the name is all there is.
+    // Without an edge the name is the whole id.
     let id = match (given, known) {
         (Some(id), _) => id.to_owned(),
         (None, Some(name)) => name.to_owned(),
@@ -129,12 +131,12 @@ pub(super) async fn prepare(
     let claim = stack.live.claim(name).await;
     let mut memory = None;
     if let Some(known) = known {
-        // An edge gives a session that began without one a name of its own: the other connection has the old one.
+        // An edge gives a new name to a session that began without one: the other connection has the old name.
         let _older = match known == name {
             true => None,
             false => Some(stack.live.claim(known).await),
         };
-        // Once more: the connection that had it may have saved it just now.
+        // Loaded once more: the connection that had it may have saved it just now.
         memory = load(stack, known).await;
         if known != name
             && let Some(memory) = &memory
@@ -145,7 +147,7 @@ pub(super) async fn prepare(
     }
     let lost = match (rule, resume) {
         (Some(Resumes::Lost(lost)), _) => Some(lost),
-        // Until the checkpoint has been read.
+        // In force until the checkpoint is read.
         (Some(Resumes::State), _) => Some(Lost::Unreachable),
         (_, Some(_)) if memory.is_none() => Some(Lost::Unknown),
         _ => None,
@@ -163,18 +165,14 @@ pub(super) async fn prepare(
     })
 }
 
-/// An error when the edge should look for the session at other stacks: this one does not remember it, or the edge knows of a newer
-/// memory, or the session may have gone on elsewhere. `newest`: the newest revision that the edge knows of; it says none when
-/// there is nobody else to ask.
+/// An error when the edge must look for the session at other stacks: this one does not remember it, the edge knows of a newer memory, or
+/// the session may have gone on elsewhere. `newest` is the newest revision that the edge knows of; without one there is no other stack
+/// to ask.
 fn look_elsewhere(memory: Option<&Memory>, newest: Option<Moment>) -> Result<(), ApiError> {
     let message = match (memory, newest) {
-        (None, _) => "this stack does not remember the session; another one may",
-        (Some(memory), Some(newest)) if memory.revision <= newest => {
-            "what this stack remembers of the session is out of date; another one may have it"
-        }
-        (Some(memory), Some(_)) if memory.may_go_on_elsewhere => {
-            "the session may have gone on at another stack; come back when none has it"
-        }
+        (None, _) => texts::NOT_REMEMBERED,
+        (Some(memory), Some(newest)) if memory.revision <= newest => texts::REMEMBERED_TOO_OLD,
+        (Some(memory), Some(_)) if memory.may_go_on_elsewhere => texts::MAY_BE_ELSEWHERE,
         (Some(_), _) => return Ok(()),
     };
     Err(ApiError {
@@ -204,20 +202,6 @@ async fn load(stack: &Stack, name: &str) -> Option<Memory> {
             None
         }
     }
-}
-
-/// The message for a device whose session could not be resumed, so that its user sets alarms and timers again.
-pub(super) fn loss(lost: Lost) -> String {
-    let why = match lost {
-        Lost::Unknown => "no stack remembers it any more",
-        Lost::Unreachable => "the stack that remembers it cannot be reached",
-        Lost::Expired => "its id is too old",
-        Lost::Forged => "its id was changed, or is not of this deployment",
-    };
-    format!(
-        "the session cannot be resumed: {why}. A new one began, without the alarms, timers, lights, settings and conversation of \
-         the old one: set them again"
-    )
 }
 
 /// The zone of the device after a `session.update`.

@@ -1,5 +1,5 @@
-//! Events that wait to be sent to a client. Those of a response can be taken back, so that an interrupted assistant falls silent at
-//! once.
+//! Events that wait to be sent to a client. The session takes those of a response back when the user interrupts it, so that the
+//! assistant falls silent at once.
 
 use std::{collections::VecDeque, ops::Range};
 
@@ -9,19 +9,19 @@ use serde_json::{Value, json};
 /// An event ready to be sent.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Frame {
-    /// Empty while the audio it carries has to be spoken again.
+    /// Empty while an engine has to speak its audio again.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub(super) text: String,
     /// The response it is a part of, by number.
     response: Option<u64>,
-    /// The response that is over once this is sent.
+    /// The response that ends when this event is sent.
     pub(super) ends_response: Option<u64>,
     /// Set for a piece of spoken reply.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     audio: Option<Audio>,
 }
 
-/// A piece of spoken reply, as it travels between regions: there it is spoken again.
+/// A piece of spoken reply, as it travels between regions: the other stack speaks it again.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Audio {
     /// The event's own number.
@@ -30,7 +30,7 @@ struct Audio {
 }
 
 impl Frame {
-    /// Where the piece of this response's audio that it carries ends.
+    /// The end of its piece of this response's audio, in samples.
     pub(super) fn audio_end(&self, response: u64) -> Option<usize> {
         let audio = self.audio.as_ref().filter(|_| self.response == Some(response))?;
         Some(audio.samples.end)
@@ -56,7 +56,7 @@ pub(super) struct Outbox {
     frames: VecDeque<Frame>,
     bytes: usize,
     numbered: u64,
-    /// Whether anything but sending happened since the last checkpoint.
+    /// Whether an event was added or taken back since the last checkpoint.
     changed: bool,
 }
 
@@ -68,13 +68,13 @@ pub(super) struct CarriedOutbox {
 }
 
 impl CarriedOutbox {
-    /// How many events there were.
+    /// The number of events so far.
     pub(super) fn numbered(&self) -> u64 {
         self.numbered
     }
 }
 
-/// Only a client that asks and never reads has more waiting than this. A minute of reply audio is 4 MiB.
+/// Only for a client that asks and never reads do more bytes wait. A minute of reply audio is 4 MiB.
 const BYTES_MAX: usize = 8 << 20;
 
 impl Outbox {
@@ -82,7 +82,7 @@ impl Outbox {
         self.add(event, None, None, None);
     }
 
-    /// Adds an event that is taken back when the response is cancelled.
+    /// Adds an event of a response, which [`Outbox::take_back`] removes when the response is cancelled.
     pub(super) fn push_part(&mut self, event: Value, response: u64) {
         self.add(event, Some(response), None, None);
     }
@@ -111,7 +111,7 @@ impl Outbox {
         self.changed = true;
     }
 
-    /// Takes back the events of a response that are not sent yet. Returns their types, except of pieces of audio.
+    /// Removes the unsent events of a response. Returns their types, except those of pieces of audio.
     pub(super) fn take_back(&mut self, response: u64) -> Vec<String> {
         let (of_response, others): (VecDeque<_>, VecDeque<_>) = std::mem::take(&mut self.frames)
             .into_iter()
@@ -151,7 +151,7 @@ impl Outbox {
         self.changed = false;
     }
 
-    /// The events as they travel to another region: without audio, because it can be spoken again.
+    /// The events as they travel to another region: without audio, which the other stack speaks again.
     pub(super) fn carry(&self) -> CarriedOutbox {
         let carried = |frame: &Frame| match &frame.audio {
             None => frame.clone(),
@@ -176,12 +176,12 @@ impl Outbox {
         }
     }
 
-    /// Whether audio that travelled has to be spoken again.
+    /// Whether an engine has to speak audio again that did not travel.
     pub(super) fn lacks_audio(&self) -> bool {
         self.frames.iter().any(|frame| frame.text.is_empty())
     }
 
-    /// Puts the audio back into the events that lack it; `event` makes one of its samples.
+    /// Puts the audio back into the events that lack it; `event` makes an event of a range of samples.
     pub(super) fn fill(&mut self, event: impl Fn(Range<usize>) -> Value) {
         for frame in self.frames.iter_mut().filter(|frame| frame.text.is_empty()) {
             if let Some(audio) = &frame.audio {

@@ -1,4 +1,4 @@
-//! The utterances of a session that are being recognised, in order and bounded.
+//! The utterances that the recognizer has of a session, in order and bounded.
 
 use std::collections::VecDeque;
 
@@ -11,12 +11,12 @@ use crate::{
     workers::{Done, JobError, Ticket},
 };
 
-/// An utterance that is being recognised.
+/// An utterance at the recognizer.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Hearing {
     pub(super) item: String,
     pub(super) seconds: f64,
-    /// The place of its audio, from which another stack hears it again.
+    /// The place of its audio, from which another stack recognises it again.
     pub(super) source: Source,
     /// Whether it is the input of a response and no item of the conversation: the client gets no transcript.
     #[serde(default)]
@@ -34,8 +34,8 @@ pub(super) enum Source {
     Message(u64),
 }
 
-/// Most utterances of one session that are recognised at once. With more the engines cannot follow, and the user no longer
-/// waits for the first.
+/// Most utterances of one session at the recognizer at once. With more the engines cannot follow, and the user no longer waits for the
+/// first.
 pub(super) const HEARING_MAX: usize = 4;
 
 /// The utterances of one session.
@@ -92,7 +92,7 @@ impl Hearings {
         Ok(())
     }
 
-    /// Takes out the first one. Its result has come.
+    /// Takes out the first one, whose result has come.
     pub(super) fn take_first(&mut self) -> Option<Hearing> {
         self.0.pop_front()
     }
@@ -102,7 +102,7 @@ impl Hearings {
         std::mem::take(&mut self.0).into_iter()
     }
 
-    /// Waits for the result of the first one, for ever if there is none. Safe to drop and call again.
+    /// Waits for the result of the first one; for ever if there is none. Safe to drop and call again.
     pub(super) async fn result(&mut self) -> Result<Done<Transcript>, JobError> {
         match self.0.front_mut().and_then(|hearing| hearing.ticket.as_mut()) {
             Some(ticket) => ticket.result().await,
@@ -128,7 +128,7 @@ impl Hearings {
         needed.fold(next, u64::min)
     }
 
-    /// Recognises all of them again, one recording for each. Those that no engine takes are dropped, and returned with the error.
+    /// Recognises all of them again, one recording for each. Drops those that no engine takes, and returns them with the error.
     pub(super) fn begin_again(
         &mut self,
         heard: Vec<Vec<f32>>,

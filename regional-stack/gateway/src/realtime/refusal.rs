@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::{events, fields::FieldError};
 use crate::error::ApiError;
 
-/// The reason why an event of the client was refused.
+/// The reason to refuse an event of the client.
 pub(super) struct Refusal {
     kind: &'static str,
     code: &'static str,
@@ -29,7 +29,7 @@ impl Refusal {
         Self::new(code, Some(param.into()), message)
     }
 
-    /// A refusal because an engine failed or is busy.
+    /// The refusal for an engine that failed or is busy.
     pub(super) fn of(error: ApiError) -> Self {
         Self {
             kind: error.kind(),

@@ -1,4 +1,4 @@
-//! The reports about a session that an edge got, which decide when it gets the next: checkpoints, and the load of the stack.
+//! The last checkpoint and the last load that an edge got of a session, which decide the time of the next ones.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -6,26 +6,26 @@ use topology::Moment;
 
 use super::audio_input::InputOffset;
 
-/// How often a session that holds an alarm or a timer is sealed anew while nothing happens. A checkpoint is good for a day, and an
-/// alarm may be set for next week.
+/// Period at which a silent session with an alarm or a timer is sealed anew. A checkpoint is good for a day, and an alarm may be set for
+/// next week.
 pub(super) const RESEAL_EVERY: Duration = Duration::from_secs(3600);
-/// An edge hears how loaded the stack is at most so often from one session.
+/// Shortest time between two reports of the load from one session.
 pub(super) const LOAD_EVERY: Duration = Duration::from_secs(1);
 
 /// The checkpoints that the edge got.
 #[derive(Default)]
-pub(super) struct Reports {
-    /// Where each message with audio begins, from the first that is still needed.
+pub(super) struct CheckpointReports {
+    /// The offset of each message with audio, from the first that is still needed.
     trail: VecDeque<(u64, InputOffset)>,
     consumed: u64,
     busy: bool,
     is_due: bool,
-    /// When the last checkpoint was sealed.
+    /// Time of the last checkpoint.
     sealed_at: Option<Moment>,
 }
 
-impl Reports {
-    /// The reports of a session that came from another stack: its audio is needed from there on.
+impl CheckpointReports {
+    /// The reports of a session from another stack, which needs its audio from this message on.
     pub(super) fn after(audio_from: (u64, InputOffset)) -> Self {
         Self {
             trail: VecDeque::from([audio_from]),
@@ -33,41 +33,41 @@ impl Reports {
         }
     }
 
-    /// A message with audio comes.
+    /// Notes the offset of a message with audio.
     pub(super) fn note(&mut self, message: u64, place: InputOffset) {
         self.trail.push_back((message, place));
     }
 
-    /// Some time has passed: a checkpoint is due if the edge does not know how many of the client's messages are consumed, or if the
-    /// one that it has of an alarm grows old.
+    /// Notes the time: a checkpoint is due if the edge does not know the number of consumed messages, or if its checkpoint with an alarm
+    /// grows old.
     pub(super) fn note_time(&mut self, consumed: u64, holds_alarm: bool, now: Moment) {
         let is_old = |sealed_at: Moment| now.since(sealed_at) >= RESEAL_EVERY;
         let is_old = holds_alarm && self.sealed_at.is_some_and(is_old);
         self.is_due = self.consumed != consumed || is_old;
     }
 
-    /// A checkpoint goes out.
+    /// Notes a checkpoint that goes out.
     pub(super) fn note_checkpoint(&mut self, consumed: u64, busy: bool, now: Moment) {
         (self.consumed, self.busy, self.is_due) = (consumed, busy, false);
         self.sealed_at = Some(now);
     }
 
-    /// Whether a checkpoint is due even if no event follows.
+    /// Whether a checkpoint is due without an event.
     pub(super) fn is_due(&self) -> bool {
         self.is_due
     }
 
-    /// Whether the last checkpoint said that the session is in the middle of something.
+    /// Whether the last checkpoint named the session busy.
     pub(super) fn says_busy(&self) -> bool {
         self.busy
     }
 
-    /// When the edge got the last checkpoint.
+    /// Time of the edge's last checkpoint.
     pub(super) fn last(&self) -> Option<Moment> {
         self.sealed_at
     }
 
-    /// The message, and where its audio begins, from which the audio input can be rebuilt as it was from sample `needed` on.
+    /// The message, and the offset of its audio, from which another stack can rebuild the audio input from sample `needed` on.
     pub(super) fn needed_from(&mut self, needed: usize, next: (u64, InputOffset)) -> (u64, InputOffset) {
         while self.trail.get(1).is_some_and(|(_, place)| place.exact_from() <= needed) {
             self.trail.pop_front();
@@ -87,12 +87,12 @@ pub(super) struct LoadReports {
 }
 
 impl LoadReports {
-    /// The load was told just now.
+    /// Begins after a report of the load at `now`.
     pub(super) fn begin(turns: u64, now: Moment) -> Self {
         Self { told_at: now, turns }
     }
 
-    /// Whether there was a turn since, and enough time.
+    /// Whether a turn and enough time have passed since.
     pub(super) fn is_due(&self, turns: u64, now: Moment) -> bool {
         self.turns != turns && has_passed(LOAD_EVERY, self.told_at, now)
     }

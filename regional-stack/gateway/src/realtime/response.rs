@@ -1,4 +1,4 @@
-//! One response as a value: its question, its reply or call, how much of it the client got, and the events that tell of it.
+//! One response as a value: its question, its reply or call, the part that the client got, and its events.
 
 mod asked;
 mod describing;
@@ -14,7 +14,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 pub(super) use self::{
-    asked::{Asked, Question, Wishes},
+    asked::{Asked, Question, ResponseOptions},
     speaking::Speaking,
 };
 use super::{
@@ -23,7 +23,7 @@ use super::{
     settings::Modality,
 };
 
-/// The response being made. Stacks of the previous release read it too, so fields are added, and given defaults.
+/// One response. Stacks of the previous release read it too, so new fields come with defaults.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Response {
     pub(super) number: u64,
@@ -33,27 +33,27 @@ pub(super) struct Response {
     pub(super) answers: Option<String>,
     pub(super) modality: Modality,
     pub(super) stage: ResponseStage,
-    /// Audio being made of the reply; also of a reply that is spoken again in another region.
+    /// The audio of the reply at the synthesizer; also of a reply that another region speaks again.
     #[serde(skip)]
     pub(super) speaking: Option<Speaking>,
-    /// Length of the reply's audio, once it is known: spoken again it has to be as long.
+    /// Length of the reply's audio, once it is known: a repetition must be as long.
     pub(super) samples: usize,
-    /// The samples of it that the socket got.
+    /// The samples of it that the socket took.
     #[serde(default)]
     pub(super) sent: usize,
-    /// Whether the client was told of its output item.
+    /// Whether the client got its output item.
     pub(super) added: bool,
     /// The item before its own.
     #[serde(default)]
     pub(super) previous: Option<String>,
     pub(super) turn: Turn,
     /// Options of the client beyond the session's settings.
-    #[serde(default)]
-    pub(super) wishes: Wishes,
-    /// The function it calls, instead of saying anything.
+    #[serde(default, rename = "wishes")]
+    pub(super) options: ResponseOptions,
+    /// The function that it calls instead of a reply.
     #[serde(default)]
     pub(super) call: Option<Call>,
-    /// The words that an interrupted response said.
+    /// The spoken words of an interrupted response.
     #[serde(skip)]
     pub(super) cut: Option<String>,
 }
@@ -67,10 +67,10 @@ pub(super) struct Call {
 
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum ResponseStage {
-    /// For the transcript of what it answers.
+    /// Waits for the words of its question.
     Waiting,
     Synthesizing,
-    /// Everything is in the outbox, though audio that travelled may have to be spoken again.
+    /// All events are in the outbox. Audio that did not travel may have to be spoken again.
     Sending,
 }
 
@@ -82,7 +82,7 @@ pub(super) struct Turn {
     pub(super) at: Instant,
     pub(super) transcript: String,
     pub(super) intent: Cow<'static, str>,
-    /// Whether the intent was carried out.
+    /// Whether a skill carried the intent out.
     #[serde(default)]
     pub(super) acted: bool,
     pub(super) slots: BTreeMap<Cow<'static, str>, String>,
@@ -92,18 +92,18 @@ pub(super) struct Turn {
     pub(super) skill: Option<Duration>,
     pub(super) tts: Option<Duration>,
     pub(super) first_audio: Option<Duration>,
-    /// Length of the speech it answers; none for text.
+    /// Length of the speech that it answers; none for text.
     #[serde(default)]
     pub(super) heard_ms: Option<u64>,
 }
 
 impl Response {
-    /// The words of the reply that were said, as far as is known.
+    /// The spoken words of the reply, as far as the stack knows.
     fn said(&self) -> &str {
         self.cut.as_deref().unwrap_or(&self.turn.reply)
     }
 
-    /// Cuts the reply to the part that the socket got. Of audio it takes as large a share of the words as was sent of the length.
+    /// Cuts the reply to the part that the socket took. With audio, the share of the words is the sent share of the length.
     pub(super) fn cut_to_what_was_said(&mut self, unsent: &[String]) {
         let said = match self.modality {
             Modality::Text if unsent.iter().any(|kind| kind == "response.output_text.delta") => String::new(),
@@ -117,7 +117,7 @@ impl Response {
         self.cut = Some(said);
     }
 
-    /// The samples that the socket got, or will get.
+    /// The samples that the socket took, or will take.
     fn spoken_samples(&self) -> usize {
         if self.cut.is_some() { self.sent } else { self.samples }
     }

@@ -1,5 +1,5 @@
 //! The responses of a session, in order: the active one, those that wait for it, and the reply that the user interrupted.
-//! At most one is active. This says which response comes next; [`super::answering`] opens it, and makes and ends it.
+//! At most one is active. This value decides the response that comes next; [`super::answering`] opens, makes and ends it.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -21,11 +21,11 @@ use crate::ids::new_id;
 pub(super) struct Responses {
     /// Boxed, like the interrupted one: most sessions are silent most of the time.
     active: Option<Box<Response>>,
-    /// Items to answer once the active response is over. Only clients that do not allow interruptions have some.
+    /// Items to answer after the active response. Only clients that do not allow interruptions have some.
     wanted: VecDeque<String>,
-    /// Responses that the client asked for beside the conversation, and those that wait behind them.
+    /// Responses that the client asked for, which wait: those beside the conversation, and the ones behind them.
     asked: VecDeque<Asked>,
-    /// The reply that a user who seemed to speak interrupted. It does not travel: a session that moves loses only this.
+    /// The reply that somebody who seemed to speak interrupted. It does not travel: a session that moves loses only this.
     interrupted: Option<Box<Interrupted>>,
     /// Number of turns so far.
     turns: u64,
@@ -33,7 +33,7 @@ pub(super) struct Responses {
     number: u64,
 }
 
-/// The part that travels between regions, as it is read.
+/// The part that travels between regions, as a stack reads it.
 pub(super) struct CarriedResponses {
     pub(super) active: Option<Box<Response>>,
     pub(super) wanted: VecDeque<String>,
@@ -42,7 +42,7 @@ pub(super) struct CarriedResponses {
     pub(super) number: u64,
 }
 
-/// The same, as it is written.
+/// The part that travels between regions, as a stack writes it.
 pub(super) struct WrittenResponses<'a> {
     pub(super) active: &'a Option<Box<Response>>,
     pub(super) wanted: &'a VecDeque<String>,
@@ -51,29 +51,29 @@ pub(super) struct WrittenResponses<'a> {
     pub(super) number: u64,
 }
 
-/// An interrupted reply goes on within this time or not at all: later the user no longer knows what it answers.
+/// The assistant repeats an interrupted reply within this time or not at all: later the user no longer knows its question.
 const INTERRUPTED_MAX: Duration = Duration::from_secs(10);
 
-/// A response that was cut off because somebody seemed to speak.
+/// A response that ended early because somebody seemed to speak.
 pub(super) struct Interrupted {
     pub(super) at: Moment,
     pub(super) item: String,
-    /// Empty if the utterance that it answers was not recognised yet.
+    /// Empty if the recognizer did not have the words of its utterance yet.
     pub(super) reply: String,
-    /// None when it is not to be answered again: the client was asked for a function already.
+    /// None if nobody must answer again: the client already got a call of a function.
     pub(super) answers: Option<String>,
-    /// Items that were to be answered after it.
+    /// Items that waited for an answer behind it.
     pub(super) wanted: VecDeque<String>,
-    /// Utterances that were interrupted themselves before they were recognised. If one of them had words, the reply is not
-    /// said again.
+    /// Utterances that were interrupted themselves before the recognizer had their words. If one of them had words, the assistant does
+    /// not repeat the reply.
     pub(super) doubtful: VecDeque<String>,
 }
 
-/// The reason why the client may not ask for a response now.
+/// The reason to refuse a request for a response now.
 pub(super) enum Busy {
     /// Another one writes to the conversation, or will.
     Active,
-    /// So many wait that no more are queued.
+    /// Too many wait already.
     Full,
 }
 
@@ -124,11 +124,11 @@ impl Responses {
         self.turns
     }
 
-    /// Whether the client may ask for another response: one at a time writes to the conversation. Those beside it wait, because
-    /// all are spoken in one voice. Tells whether this one would wait.
+    /// Admits another response, and returns whether it has to wait. One response at a time writes to the conversation. Those beside it
+    /// wait too, because all speak with one voice.
     pub(super) fn admit(&self, aside: bool) -> Result<bool, Busy> {
-        let is_active = self.active().is_some_and(|active| !active.wishes.aside);
-        if !aside && (is_active || self.asked.iter().any(|asked| !asked.wishes.aside)) {
+        let is_active = self.active().is_some_and(|active| !active.options.aside);
+        if !aside && (is_active || self.asked.iter().any(|asked| !asked.options.aside)) {
             return Err(Busy::Active);
         }
         if self.asked.len() >= HEARING_MAX {
@@ -142,7 +142,7 @@ impl Responses {
         self.asked.push_back(asked);
     }
 
-    /// Returns the item if it can be answered now; else queues it, unless too many wait.
+    /// Returns the item if its answer can begin now; else queues it, unless too many wait.
     pub(super) fn want(&mut self, item: String) -> Option<String> {
         if self.active.is_none() {
             return Some(item);
@@ -169,14 +169,14 @@ impl Responses {
         None
     }
 
-    /// Makes a response the active one, and its item one that was answered.
+    /// Makes a response the active one, and marks its item as answered.
     pub(super) fn open(&mut self, asked: Asked, items: &mut Items) -> &Response {
         self.turns += 1;
         self.number += 1;
         let Asked {
             answers,
             modality,
-            wishes,
+            options,
         } = asked;
         let item = answers.as_ref().and_then(|id| items.get_mut(id));
         let (at, heard_ms) = item.map_or_else(
@@ -213,7 +213,7 @@ impl Responses {
                 first_audio: None,
                 heard_ms,
             },
-            wishes,
+            options,
             call: None,
             cut: None,
         }))
@@ -224,30 +224,30 @@ impl Responses {
         self.active.take()
     }
 
-    /// Gives the response that waits for this sound its words.
+    /// Gives the response that waits for this sound the recognised words.
     pub(super) fn give_words(&mut self, id: &str, words: String, asr_confidence: f32) {
         let is_it = |answers: &Option<String>| answers.as_deref() == Some(id);
         let active = self.active.as_mut().filter(|response| is_it(&response.answers));
-        let wishes = active.map(|response| &mut response.wishes).or_else(|| {
+        let options = active.map(|response| &mut response.options).or_else(|| {
             let asked = self.asked.iter_mut().find(|asked| is_it(&asked.answers));
-            asked.map(|asked| &mut asked.wishes)
+            asked.map(|asked| &mut asked.options)
         });
-        if let Some(wishes) = wishes {
-            wishes.question = Some(Question::Words(words));
-            wishes.asr_confidence = Some(asr_confidence);
+        if let Some(options) = options {
+            options.question = Some(Question::Words(words));
+            options.asr_confidence = Some(asr_confidence);
         }
     }
 
-    /// Notes that the user begins to speak over the reply to the conversation, which is to be cancelled next. False if there is
-    /// none: a response beside the conversation goes on.
+    /// Notes that the user begins to speak over the reply to the conversation, which the caller must cancel next. False if there is no
+    /// such reply: a response beside the conversation goes on.
     pub(super) fn interrupt(&mut self, now: Moment) -> bool {
-        let Some(response) = self.active.as_ref().filter(|response| !response.wishes.aside) else {
+        let Some(response) = self.active.as_ref().filter(|response| !response.options.aside) else {
             return false;
         };
         let wanted = std::mem::take(&mut self.wanted);
         let earlier = self.interrupted.take().filter(|earlier| earlier.holds_at(now));
         self.interrupted = Some(match earlier {
-            // One cough behind the other. What the first one cut off is what there is to go on with.
+            // One cough behind the other: the reply that the first one cut off is still the one to repeat.
             Some(mut earlier) if response.stage == ResponseStage::Waiting => {
                 earlier.doubtful.extend(response.answers.clone());
                 earlier.wanted.extend(wanted);
@@ -265,7 +265,7 @@ impl Responses {
         true
     }
 
-    /// The interrupted reply is not to be answered again.
+    /// Notes that nobody must answer the interrupted utterance again.
     pub(super) fn settle_interrupted(&mut self) {
         if let Some(interrupted) = &mut self.interrupted {
             interrupted.answers = None;
@@ -277,17 +277,17 @@ impl Responses {
         self.interrupted.is_some()
     }
 
-    /// The interrupted reply, unless that was too long ago.
+    /// Takes the interrupted reply, unless it is too old.
     pub(super) fn take_interrupted(&mut self, now: Moment) -> Option<Box<Interrupted>> {
         self.interrupted.take().filter(|interrupted| interrupted.holds_at(now))
     }
 
-    /// The interrupted reply is not said again.
+    /// Drops the interrupted reply: the assistant does not repeat it.
     pub(super) fn forget_interrupted(&mut self) {
         self.interrupted = None;
     }
 
-    /// Lets the items wait that were to be answered after an interrupted reply.
+    /// Queues the items that waited behind an interrupted reply.
     pub(super) fn want_after(&mut self, interrupted: Interrupted) {
         self.wanted.extend(interrupted.wanted);
     }
@@ -317,8 +317,8 @@ impl Interrupted {
         now.since(self.at) <= INTERRUPTED_MAX
     }
 
-    /// Whether the reply can be said again as it was. Interrupted utterances without words are forgotten: they came before the
-    /// one in which nothing was heard, so their words are known.
+    /// Whether the assistant can repeat the reply as it was. Drops interrupted utterances without words: they came before the one without
+    /// words, so the recognizer has theirs.
     pub(super) fn can_be_repeated(&mut self, items: &Items) -> bool {
         let has_words = |item: &Item| item.text.as_ref().is_some_and(|text| !text.is_empty());
         self.doubtful.retain(|id| items.get(id).is_some_and(has_words));

@@ -1,11 +1,11 @@
-//! The rest of the audio of a long message, which the session listens to one second at a time.
+//! The rest of the audio of a long message. The session listens to it one second at a time.
 
 use super::audio_input::WIRE_RATE;
 
-/// Audio of one message that is listened to at once. A message may bring minutes of it, and other sessions need the thread.
-const MOUTHFUL_BYTES: usize = 2 * WIRE_RATE as usize;
+/// Audio of one message that the session takes at once. A message may bring minutes of it, and other sessions need the thread.
+const PIECE_BYTES: usize = 2 * WIRE_RATE as usize;
 /// Utterances that may end in a second: a word of 120 ms and a pause of as much as any client asks for take half of it.
-pub(super) const MOUTHFUL_UTTERANCES: usize = 2;
+pub(super) const PIECE_UTTERANCES: usize = 2;
 
 /// The rest of the audio of a message.
 pub(super) struct Rest {
@@ -16,9 +16,9 @@ pub(super) struct Rest {
 }
 
 impl Rest {
-    /// Whether so much audio is too long to be listened to at once.
+    /// Whether so much audio is too long to be taken at once.
     pub(super) fn is_long(audio: &[u8]) -> bool {
-        audio.len() > MOUTHFUL_BYTES
+        audio.len() > PIECE_BYTES
     }
 
     pub(super) fn new(audio: Vec<u8>, about: Option<String>) -> Self {
@@ -26,9 +26,9 @@ impl Rest {
     }
 
     /// Takes the next second.
-    pub(super) fn take_mouthful(&mut self) -> &[u8] {
+    pub(super) fn take_piece(&mut self) -> &[u8] {
         let from = self.at;
-        self.at = self.audio.len().min(from + MOUTHFUL_BYTES);
+        self.at = self.audio.len().min(from + PIECE_BYTES);
         &self.audio[from..self.at]
     }
 

@@ -1,16 +1,17 @@
-//! The order in which a session's messages go out: the checkpoint that an event follows from, then the event, then the edge's
-//! messages about turns, then the load. The socket sends them one by one and knows none of this.
+//! The order in which a session's messages go out: the checkpoint before an event, the event, the messages for the edge about turns, the
+//! load. The socket sends them one by one and knows nothing of this order.
 
 use std::{sync::Arc, time::Duration};
 
 use topology::Moment;
 
 use super::{
+    edge_reports::AskedReports,
     reports::{LoadReports, has_passed},
     session::Session,
 };
 
-/// An edge hears so often how far a session has come while the client only sends.
+/// Period of checkpoints while the client only sends.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 
 /// A message that goes out next.
@@ -22,9 +23,24 @@ pub(super) enum Outgoing {
 }
 
 impl Session {
-    /// From here on the edge is told the load of the stack. The answer to the upgrade told it once.
-    pub(super) fn begin_load_reports(&mut self, now: Moment) {
-        self.load_reports = Some(LoadReports::begin(self.responses.turns(), now));
+    /// From here on the edge gets the reports that it asked for.
+    pub(super) fn begin_reports(&mut self, asked: AskedReports, now: Moment) {
+        if asked.turns {
+            self.edge.turns.ask();
+        }
+        if asked.load {
+            // The answer to the upgrade told the load once.
+            self.begin_load_reports(now);
+        }
+    }
+
+    /// Whether an edge listens that can carry the session to another stack.
+    pub(super) fn is_carried(&self) -> bool {
+        self.edge.checkpoints.is_some()
+    }
+
+    fn begin_load_reports(&mut self, now: Moment) {
+        self.edge.load = Some(LoadReports::begin(self.responses.turns(), now));
     }
 
     /// Whether [`Session::next_frame`] has a message to give.
@@ -47,8 +63,8 @@ impl Session {
             self.on_sent(&frame, now);
             return Some(Outgoing::Event(text));
         }
-        if self.told.is_due() {
-            return Some(Outgoing::Private(self.told.next()));
+        if self.edge.turns.is_due() {
+            return Some(Outgoing::Private(self.edge.turns.next()));
         }
         if self.owes_load(now) {
             self.begin_load_reports(now);
@@ -62,17 +78,17 @@ impl Session {
         self.outbox.is_ready()
     }
 
-    /// Whether the client takes too few of its events for the session to go on.
+    /// Whether more events wait than a client that reads ever has.
     pub(super) fn is_overfull(&self) -> bool {
         self.outbox.is_overfull()
     }
 
-    /// Whether the session may end here without anybody noticing: nothing is under way, and the edge knows all of it.
+    /// Whether the session may end here unnoticed: no turn is in progress, and the edge has its last checkpoint.
     pub(super) fn may_end(&self) -> bool {
         self.is_between_turns() && !self.owes_edge()
     }
 
-    /// Some time has passed: timers may be due, and the edge may want to know how far the session has come.
+    /// Lets time pass: rings what is due, and notes that the edge may need a checkpoint.
     pub(super) fn on_time(&mut self, now: Moment) {
         self.ring(now);
         if self
@@ -84,12 +100,13 @@ impl Session {
     }
 
     fn owes_edge(&self) -> bool {
-        self.owes_checkpoint() || self.told.is_due()
+        self.owes_checkpoint() || self.edge.turns.is_due()
     }
 
-    /// Only turns make work, so the load is told after one. It waits until nothing else does, because it must not delay a reply.
+    /// Whether the edge must get the load: after a turn, because only turns make work, and between turns, because it must not delay a
+    /// reply.
     fn owes_load(&self, now: Moment) -> bool {
-        let reports = self.load_reports.as_ref();
+        let reports = self.edge.load.as_ref();
         reports.is_some_and(|reports| reports.is_due(self.responses.turns(), now) && self.is_between_turns())
     }
 }
@@ -126,9 +143,12 @@ mod tests {
             Arc::new(Stack::new(config, engines, store, identity::Expiry(None), CancellationToken::new()).unwrap());
         let opening = Opening::of_new(&stack, "sess_1");
         let (mut session, _claim) = Session::new(stack, opening);
-        session.begin_reports();
-        session.told.ask();
-        session.begin_load_reports(NOW);
+        session.begin_checkpoints();
+        let asked = AskedReports {
+            load: true,
+            turns: true,
+        };
+        session.begin_reports(asked, NOW);
         session
     }
 

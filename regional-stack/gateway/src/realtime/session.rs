@@ -4,13 +4,12 @@
 //! One utterance is one turn: it is committed, recognised, interpreted, acted upon and answered. At most one response is
 //! active at a time; cancelling it drops its engine job and takes back what is not sent yet.
 //!
-//! This file holds the parts of a session and hands each event on. A part that can take an event alone has a method for it, and no
-//! part knows the session. Longer work on several parts extends the session from a file of its own: `hearing`, `answering`, `ringing`,
-//! `sending` and `checkpoint`.
+//! A session has one job: it hands each event to its parts in the right order. Each part is a value with a file of its own, decides
+//! alone, and knows neither the session nor another part. A way through several parts extends the session from a file of its own:
+//! `hearing`, `answering`, `ringing`, `sending` and `checkpoint`.
 
 use std::{sync::Arc, time::Duration};
 
-use dialogue::DialogueState;
 use serde_json::{Value, json};
 use speech::Transcript;
 use topology::Moment;
@@ -19,19 +18,20 @@ use super::{
     audio_input::AudioInput,
     client::{After, Body, ClientEvent, NewItem, NewKind},
     conversation::Items,
+    device::Device,
+    edge_reports::EdgeReports,
     events,
+    input::Input,
     items::{Item, Role, check_length},
     opening::{self, Opening},
     outbox::Outbox,
     recognising::{Hearings, Source},
     refusal::Refusal,
-    reports::{LoadReports, Reports},
     responses::Responses,
-    rest::Rest,
     settings::Settings,
     snapshot::Snapshot,
     sound::sound_of,
-    turns::Turns,
+    texts,
 };
 use crate::{
     ids::{conversation_of, name_of},
@@ -47,37 +47,22 @@ pub(super) struct Session {
     pub(super) id: String,
     pub(super) model: String,
     pub(super) settings: Settings,
-    pub(super) audio_input: AudioInput,
-    /// Id of the item that the utterance in progress will become; clients are told it when speech starts.
-    pub(super) next_item: Option<String>,
+    pub(super) input: Input,
     pub(super) items: Items,
     /// Utterances being recognised, in order.
     pub(super) hearing: Hearings,
     pub(super) responses: Responses,
-    /// The rest of the audio of the message in hand.
-    pub(super) rest: Option<Rest>,
-    pub(super) dialogue: DialogueState,
-    /// See [`Memory::revision`].
-    pub(super) revision: Moment,
-    /// The item with which something rang last.
-    pub(super) rung: Option<String>,
-    /// Whether the memory of the session changed since it was saved.
-    pub(super) unsaved: bool,
+    pub(super) device: Device,
     pub(super) outbox: Outbox,
     /// Messages of the client so far.
     pub(super) consumed: u64,
-    /// Reports about turns for the edge.
-    pub(super) told: Turns,
-    /// Reports to an edge that can carry the session to another region.
-    pub(super) reports: Option<Reports>,
-    /// Reports to an edge that asked for the load of the stack.
-    pub(super) load_reports: Option<LoadReports>,
+    pub(super) edge: EdgeReports,
 }
 
-/// The server repeats names of models to clients and cuts longer ones.
+/// Longest name of a model: the server repeats the name to its client, and cuts a longer one.
 pub(super) const MODEL_CHARS_MAX: usize = 64;
 
-/// The code with which a device is told that its session could not be resumed.
+/// The code of the error for a device whose session could not be resumed.
 const NOT_RESUMED: &str = "session_not_resumed";
 
 /// The result of an engine.
@@ -110,9 +95,9 @@ impl Session {
             revision: Moment(0),
             may_go_on_elsewhere: false,
         });
-        // An earlier ring may have gone into a socket that nobody read.
+        // Nobody may have read the socket into which an earlier ring went.
         dialogue.ring_again();
-        // A device that comes back through an edge with another home is where it was: its alarms are set by that clock.
+        // A device that comes back through an edge with another home is where it was: its alarms follow the clock of that place.
         if let Some(home_zone) = home_zone
             && dialogue.home_zone.is_none()
         {
@@ -130,26 +115,18 @@ impl Session {
             id,
             model,
             settings,
-            audio_input,
-            next_item: None,
+            input: Input::new(audio_input, None),
             items,
             hearing: Hearings::default(),
             responses: Responses::default(),
-            rest: None,
-            dialogue,
-            revision: revision_after(revision, opened_at),
-            rung: None,
-            // Saved at once, so that a device that loses its connection right away comes back to the same session.
-            unsaved: true,
+            device: Device::new(dialogue, revision_after(revision, opened_at), None),
             outbox: Outbox::default(),
             consumed: 0,
-            told: Turns::default(),
-            reports: None,
-            load_reports: None,
+            edge: EdgeReports::default(),
         };
         session.outbox.push(events::session_created(&session.describe()));
         if let Some(lost) = lost {
-            session.refuse(&Refusal::new(NOT_RESUMED, None, opening::loss(lost)), None);
+            session.refuse(&Refusal::new(NOT_RESUMED, None, texts::not_resumed(lost)), None);
         }
         if options.beta {
             session.warn_of_beta();
@@ -159,13 +136,13 @@ impl Session {
 
     fn describe(&self) -> Value {
         let mut session = self.settings.describe(&self.id, &self.model);
-        if let Some(zone) = &self.dialogue.zone {
+        if let Some(zone) = &self.device.dialogue.zone {
             session["meridian"] = json!({ "zone": zone.name() });
         }
         session
     }
 
-    /// The session's own name, under which it is remembered.
+    /// The session's own name, under which the store keeps its memory.
     pub(super) fn name(&self) -> &str {
         name_of(&self.id)
     }
@@ -174,26 +151,21 @@ impl Session {
     pub(super) fn is_between_turns(&self) -> bool {
         self.responses.is_idle()
             && self.hearing.is_empty()
-            && !self.audio_input.is_hearing_speech()
+            && !self.input.buffer.is_hearing_speech()
             && self.outbox.is_empty()
     }
 
     /// The memory of the session, if it changed since the last call.
     pub(super) fn take_unsaved(&mut self) -> Option<Memory> {
-        std::mem::take(&mut self.unsaved).then(|| self.memory())
+        self.device.take_unsaved().then(|| self.memory())
     }
 
     /// The memory of the session.
     pub(super) fn memory(&self) -> Memory {
-        Memory {
-            dialogue: self.dialogue.clone(),
-            session: self.snapshot().remember(),
-            revision: self.revision,
-            may_go_on_elsewhere: false,
-        }
+        self.device.memory(self.snapshot())
     }
 
-    /// Waits for the next engine result, for ever if no job is in progress. Safe to drop and call again.
+    /// Waits for the next engine result; for ever if no job is in progress. Safe to drop and call again.
     pub(super) async fn engine_result(&mut self) -> EngineResult {
         let stack = &*self.stack;
         let response = self.responses.active_mut();
@@ -245,18 +217,17 @@ impl Session {
         self.outbox.push(refusal.event(about));
     }
 
-    /// Refuses a message that is too long to be looked at.
+    /// Refuses a message that is too long to be parsed.
     pub(super) fn on_too_large(&mut self) {
         self.consumed += 1;
         let kib = self.stack.config.limits.frame_bytes_max >> 10;
-        let message = format!("the message is larger than {kib} KiB; send audio in shorter pieces");
+        let message = texts::message_too_large(kib);
         self.refuse(&Refusal::new("message_too_large", None, message), None);
     }
 
-    /// Tells a client that asks for the beta protocol which one is spoken here.
+    /// Tells a client that asks for the beta protocol to use the current one.
     pub(super) fn warn_of_beta(&mut self) {
-        let message = "this is the protocol of general availability; leave out the header OpenAI-Beta, and use its names of \
-                       events and fields, as in session.audio.input.turn_detection";
+        let message = texts::BETA_PROTOCOL;
         self.refuse(
             &Refusal::new("beta_api_shape_disabled", Some("OpenAI-Beta".into()), message),
             None,
@@ -266,8 +237,7 @@ impl Session {
     /// Refuses a message that is not text.
     pub(super) fn on_binary(&mut self) {
         self.consumed += 1;
-        let message =
-            "binary messages are not part of this protocol; send audio as base64 in input_audio_buffer.append";
+        let message = texts::BINARY_MESSAGE;
         self.refuse(&Refusal::new("invalid_message", None, message), None);
     }
 
@@ -277,8 +247,7 @@ impl Session {
             Body::Append { audio } => self.append(&audio, about.cloned(), now),
             Body::Commit => self.commit(),
             Body::Clear => {
-                self.audio_input.clear();
-                self.next_item = None;
+                self.input.clear();
                 self.responses.forget_interrupted();
                 self.outbox.push(events::cleared());
                 Ok(())
@@ -305,7 +274,7 @@ impl Session {
                 Ok(())
             }
             Body::Playback { underruns, played } => {
-                self.told.underran(underruns);
+                self.edge.turns.underran(underruns);
                 if let Some(item) = played {
                     self.on_played(&item, now);
                 }
@@ -331,7 +300,7 @@ impl Session {
             }
             NewKind::Text { role, text } => {
                 if text.is_empty() && role != Role::Assistant {
-                    let message = "the item has no content; add {\"type\": \"input_text\", \"text\": …}";
+                    let message = texts::ITEM_IS_EMPTY;
                     return Err(Refusal::invalid("missing_required_parameter", "item.content", message));
                 }
                 check_length(&text, self.stack.config.limits.speech_chars_max)?;
@@ -344,13 +313,13 @@ impl Session {
             } => Item::call(id, call_id, name, arguments),
             NewKind::Output { call_id, output } => {
                 if !self.items.has_call(&call_id) {
-                    let message = "there is no call with this id; it is in response.function_call_arguments.done";
+                    let message = texts::NO_SUCH_CALL;
                     return Err(Refusal::invalid("item_not_found", "item.call_id", message));
                 }
                 Item::output(id, call_id, output)
             }
             NewKind::Reference => {
-                let message = "only the input of a response refers to other items";
+                let message = texts::REFERENCE_OUTSIDE_INPUT;
                 return Err(Refusal::invalid("invalid_value", "item.type", message));
             }
         };
@@ -359,18 +328,16 @@ impl Session {
     }
 
     fn update(&mut self, change: &Value) -> Result<(), Refusal> {
-        let zone = opening::zone_in(change, self.dialogue.zone.as_ref())?;
+        let zone = opening::zone_in(change, self.device.dialogue.zone.as_ref())?;
         let new = self.settings.updated(change)?;
         if new.turn_detection != self.settings.turn_detection {
-            self.audio_input.detect(new.turn_detection.as_ref());
+            self.input.buffer.detect(new.turn_detection.as_ref());
             self.responses.forget_interrupted();
         }
         self.settings = new;
-        if zone != self.dialogue.zone {
-            self.dialogue.set_zone(zone);
-        }
-        self.unsaved = true;
-        // A model of any name is served by the same engines.
+        self.device.set_zone(zone);
+        self.device.note_change();
+        // The same engines serve a model of any name.
         if let Some(model) = change.get("model").and_then(Value::as_str) {
             self.model = model.chars().take(MODEL_CHARS_MAX).collect();
         }

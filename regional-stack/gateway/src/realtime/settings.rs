@@ -1,4 +1,4 @@
-//! The settings of a session that a client may change, with `session.update`.
+//! The settings of a session, which a client changes with `session.update`.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -6,10 +6,11 @@ use speech::endpoint::EndpointConfig;
 
 use super::{
     fields::{FieldError, flag, given, only, refuse, text},
+    texts,
     tools::{self, Tool, ToolChoice},
 };
 
-/// Settings as they are in force.
+/// The settings in force.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct Settings {
@@ -17,19 +18,18 @@ pub(super) struct Settings {
     pub(super) modality: Modality,
     /// `None` is manual: the client commits.
     pub(super) turn_detection: Option<TurnDetection>,
-    /// Always [`VOICE`]. A stack of the previous release that goes on with the session reads it.
+    /// Always [`VOICE`]. A stack of the previous release that resumes the session reads it.
     pub(super) voice: String,
     /// 0.25..=1.5, as in the protocol.
     pub(super) speed: f32,
     /// Whether the client wants transcripts of the user's speech.
     pub(super) transcribes: bool,
-    /// Whether the client wants the events of ours, `meridian.*`. Sessions of a stack that sent them to everybody go on with
-    /// them.
+    /// Whether the client wants the events `meridian.*`. Sessions of a release that sent them to everybody keep them.
     #[serde(default = "yes")]
     pub(super) ours: bool,
     pub(super) tools: Vec<Tool>,
     pub(super) tool_choice: ToolChoice,
-    /// Whether a response may call several functions. None does; it is shown as the client set it.
+    /// Whether a response may call several functions. None does; the session shows the client's value.
     pub(super) parallel_tool_calls: bool,
 }
 
@@ -46,7 +46,7 @@ pub(super) enum Modality {
 }
 
 impl Modality {
-    /// The modality that a list of names stands for.
+    /// The modality of a list of names.
     pub(super) fn of(names: &Value, place: &str) -> Result<Self, FieldError> {
         let names: Option<Vec<&str>> = names
             .as_array()
@@ -54,7 +54,7 @@ impl Modality {
         match names.as_deref() {
             Some(["text"]) => Ok(Self::Text),
             Some(["audio"] | ["audio", "text"] | ["text", "audio"]) => Ok(Self::Audio),
-            _ => refuse(place, "use [\"audio\"] or [\"text\"]"),
+            _ => refuse(place, texts::UNKNOWN_MODALITY),
         }
     }
 
@@ -71,9 +71,9 @@ impl Modality {
 #[serde(default)]
 pub(super) struct TurnDetection {
     pub(super) endpoint: EndpointConfig,
-    /// Answer each utterance without being asked.
+    /// Whether each utterance gets an answer without a request.
     pub(super) create_response: bool,
-    /// Stop speaking when the user begins.
+    /// Whether the assistant falls silent when the user begins to speak.
     pub(super) interrupt_response: bool,
 }
 
@@ -106,19 +106,19 @@ impl Default for Settings {
 
 /// The name of the only voice.
 pub(super) const VOICE: &str = "meridian";
-/// The voice and the recognizer that `openai-agents` and `@openai/agents-realtime` name when their users choose none.
+/// The voice and the recognizer that `openai-agents` and `@openai/agents-realtime` name by default.
 const AGENTS_VOICE: &str = "ash";
 const AGENTS_RECOGNIZER: &str = "gpt-4o-mini-transcribe";
 const RECOGNIZER: &str = "meridian-asr";
-/// The value in `session.include` that asks for our events.
+/// The value in `session.include` that asks for the events `meridian.*`.
 pub(super) const OURS: &str = "meridian.turn";
 
-/// Instructions are kept to be repeated to the client, no more; a client may not store a library here.
+/// Longest instructions. The session only repeats them to the client, and is no place for a library.
 const INSTRUCTIONS_CHARS_MAX: usize = 16_384;
-/// Longer would keep the user waiting past any purpose, and the audio in memory.
+/// Longest silence before an answer: a longer one would help no user, and keep audio in memory.
 const VAD_MS_MAX: u64 = 10_000;
 
-/// Every field of a session. Those that a server describes may be sent back as they came.
+/// All fields of a session. A client may send back those that the server describes.
 const SESSION: &[&str] = &[
     "type",
     "object",
@@ -137,19 +137,19 @@ const SESSION: &[&str] = &[
     "include",
     "prompt",
     "reasoning",
-    // The device's zone, which is no setting: see `opening::zone_in`.
+    // The device's zone is no setting: see `opening::zone_in`.
     "meridian",
 ];
 
 impl Settings {
-    /// These settings with the changes a client asks for: all of them, or none and the reason. Fields that are not mentioned
-    /// stay. Values that this server does not have are refused, except the few that agents name by default.
+    /// These settings with the changes that a client asks for: all of them, or none and the reason. Other fields stay. The server refuses
+    /// values that it does not have, except the few that agents name by default.
     pub(super) fn updated(&self, change: &Value) -> Result<Self, FieldError> {
         let mut new = self.clone();
         let session = only(change, "session", SESSION)?;
         match text(session, "session", "type")? {
             None | Some("realtime") => {}
-            Some(_) => return refuse("session.type", "only sessions of type \"realtime\" exist here"),
+            Some(_) => return refuse("session.type", texts::UNKNOWN_SESSION_TYPE),
         }
         text(session, "session", "model")?;
         if let Some(instructions) = session.get("instructions") {
@@ -175,26 +175,20 @@ impl Settings {
         }
         check_unused(session)?;
         if given(session, "prompt").is_some() {
-            return refuse("session.prompt", "there are no stored prompts here; leave it out");
+            return refuse("session.prompt", texts::NO_PROMPTS);
         }
         if let Some(tokens) = given(session, "max_output_tokens") {
             output_tokens(tokens, "session.max_output_tokens")?;
         }
         if given(session, "truncation").is_some_and(|truncation| truncation != "auto") {
-            return refuse(
-                "session.truncation",
-                "use \"auto\": the last items are kept, and no tokens are counted",
-            );
+            return refuse("session.truncation", texts::UNKNOWN_TRUNCATION);
         }
         if let Some(include) = given(session, "include") {
             let names: Option<Vec<&str>> = include
                 .as_array()
                 .and_then(|names| names.iter().map(Value::as_str).collect());
             let Some(names) = names.filter(|names| names.iter().all(|name| *name == OURS)) else {
-                return refuse(
-                    "session.include",
-                    format!("use [\"{OURS}\"]; there is nothing else to include"),
-                );
+                return refuse("session.include", texts::unknown_include(OURS));
             };
             new.ours = !names.is_empty();
         }
@@ -212,10 +206,7 @@ impl Settings {
             )?;
             format_of(input, "session.audio.input.format")?;
             if given(input, "noise_reduction").is_some() {
-                return refuse(
-                    "session.audio.input.noise_reduction",
-                    "there is no noise reduction here; use null or leave it out",
-                );
+                return refuse("session.audio.input.noise_reduction", texts::NO_NOISE_REDUCTION);
             }
             match input.get("transcription") {
                 None => {}
@@ -241,7 +232,7 @@ impl Settings {
             if let Some(speed) = given(output, "speed") {
                 match speed.as_f64() {
                     Some(speed) if (0.25..=1.5).contains(&speed) => self.speed = speed as f32,
-                    _ => return refuse("session.audio.output.speed", "use a speed between 0.25 and 1.5"),
+                    _ => return refuse("session.audio.output.speed", texts::SPEED),
                 }
             }
         }
@@ -253,7 +244,7 @@ impl Settings {
         let turn_detection = self.turn_detection.map(|detection| {
             json!({
                 "type": "server_vad",
-                // Through text, because 0.3_f32 as a JSON number would be 0.30000001192092896.
+                // By way of text: 0.3_f32 as a JSON number would be 0.30000001192092896.
                 "threshold": rounded(detection.endpoint.threshold),
                 "prefix_padding_ms": detection.endpoint.prefix_padding_ms,
                 "silence_duration_ms": detection.endpoint.silence_duration_ms,
@@ -282,7 +273,7 @@ impl Settings {
             "reasoning": null,
             "prompt": null,
             "include": null,
-            // An open session has no end of its own.
+            // An open session has no fixed end.
             "expires_at": null,
             "audio": {
                 "input": {
@@ -301,17 +292,17 @@ fn rounded(value: f32) -> f64 {
     (f64::from(value) * 1000.0).round() / 1000.0
 }
 
-/// Instructions of a session or a response; null takes them back.
+/// The instructions of a session or a response; null removes them.
 pub(super) fn instructions_of(value: &Value, place: &str) -> Result<String, FieldError> {
     match value {
         Value::Null => Ok(String::new()),
         Value::String(text) if text.chars().count() <= INSTRUCTIONS_CHARS_MAX => Ok(text.clone()),
-        Value::String(_) => refuse(place, format!("use at most {INSTRUCTIONS_CHARS_MAX} characters")),
-        _ => refuse(place, "instructions must be a string"),
+        Value::String(_) => refuse(place, texts::too_many_characters(INSTRUCTIONS_CHARS_MAX)),
+        _ => refuse(place, texts::INSTRUCTIONS_ARE_NO_TEXT),
     }
 }
 
-/// Audio travels in one format. Another must not be taken in silence: it would be heard as noise.
+/// Checks the format of audio. There is one; the recognizer would hear another as noise.
 pub(super) fn format_of(parent: &Map<String, Value>, place: &str) -> Result<(), FieldError> {
     let Some(format) = given(parent, "format") else {
         return Ok(());
@@ -323,13 +314,10 @@ pub(super) fn format_of(parent: &Map<String, Value>, place: &str) -> Result<(), 
     if is_ours {
         return Ok(());
     }
-    refuse(
-        place,
-        "use {\"type\": \"audio/pcm\", \"rate\": 24000}: 16-bit little-endian, mono; G.711 is not available in sessions",
-    )
+    refuse(place, texts::UNKNOWN_FORMAT)
 }
 
-/// There is one voice. Another is refused, and the default of `openai-agents`, which its users did not choose, is taken for it.
+/// Checks the voice. There is one; the default of `openai-agents`, which its users did not choose, passes for it, and others are refused.
 pub(super) fn check_voice(output: &Map<String, Value>, place: &str) -> Result<(), FieldError> {
     let named = match given(output, "voice") {
         None => return Ok(()),
@@ -338,41 +326,32 @@ pub(super) fn check_voice(output: &Map<String, Value>, place: &str) -> Result<()
     };
     match named {
         Some(VOICE | AGENTS_VOICE) => Ok(()),
-        _ => refuse(
-            place,
-            format!("there is one voice here; use \"{VOICE}\" or leave it out"),
-        ),
+        _ => refuse(place, texts::unknown_voice(VOICE)),
     }
 }
 
-/// What would change the session if it were there. Null asks for nothing, and agents ask for `"tracing": "auto"` by default: it
-/// leaves to the server what is traced.
+/// Refuses fields that would change a session which has them. Null asks for nothing, and agents send `"tracing": "auto"` by default,
+/// which leaves the choice to the server.
 fn check_unused(session: &Map<String, Value>) -> Result<(), FieldError> {
     if given(session, "tracing").is_some_and(|tracing| tracing != "auto") {
-        return refuse(
-            "session.tracing",
-            "nothing is traced here; use null or \"auto\", or leave it out",
-        );
+        return refuse("session.tracing", texts::NO_TRACING);
     }
     check_reasoning(session, "session.reasoning")
 }
 
-/// There is no language model that could reason.
+/// Checks the effort of reasoning: no language model here could reason.
 pub(super) fn check_reasoning(fields: &Map<String, Value>, place: &str) -> Result<(), FieldError> {
     match given(fields, "reasoning") {
         None => Ok(()),
-        Some(_) => refuse(place, "nothing reasons here; use null or leave it out"),
+        Some(_) => refuse(place, texts::NO_REASONING),
     }
 }
 
-/// No reply is cut to a length: a count of tokens says nothing where there are none.
+/// Checks a limit of tokens: the server cuts no reply, because no model here counts tokens.
 pub(super) fn output_tokens(value: &Value, place: &str) -> Result<(), FieldError> {
     match value == "inf" {
         true => Ok(()),
-        false => refuse(
-            place,
-            "replies are short and are not cut to a number of tokens; use \"inf\" or leave it out",
-        ),
+        false => refuse(place, texts::NO_TOKEN_LIMIT),
     }
 }
 
@@ -380,39 +359,27 @@ fn check_transcription(change: &Value) -> Result<(), FieldError> {
     const PLACE: &str = "session.audio.input.transcription";
     const KNOWN: &[&str] = &["model", "language", "languages", "prompt", "delay", "keywords"];
     let fields = only(change, PLACE, KNOWN)?;
-    // The recognizer knows the words that it knows, and is as quick as it can be.
+    // The words and the speed of the recognizer are fixed.
     for name in ["prompt", "keywords", "delay"] {
         let is_empty = |value: &Value| value == "" || value.as_array().is_some_and(Vec::is_empty);
         if given(fields, name).is_some_and(|value| !is_empty(value)) {
-            return refuse(
-                format!("{PLACE}.{name}"),
-                format!("{name} would have no effect here; leave it out"),
-            );
+            return refuse(format!("{PLACE}.{name}"), texts::without_effect(name));
         }
     }
     if !matches!(
         text(fields, PLACE, "model")?,
         None | Some(RECOGNIZER | AGENTS_RECOGNIZER)
     ) {
-        return refuse(
-            format!("{PLACE}.model"),
-            format!("there is one recognizer here; use \"{RECOGNIZER}\" or leave it out"),
-        );
+        return refuse(format!("{PLACE}.model"), texts::unknown_recognizer(RECOGNIZER));
     }
     let is_english = |language: &str| language == "en" || language.starts_with("en-");
     if text(fields, PLACE, "language")?.is_some_and(|language| !is_english(language)) {
-        return refuse(
-            format!("{PLACE}.language"),
-            "only English is understood here; use \"en\" or leave it out",
-        );
+        return refuse(format!("{PLACE}.language"), texts::ONLY_ENGLISH);
     }
     if let Some(languages) = given(fields, "languages") {
         let is_list = |list: &Vec<Value>| list.iter().all(|language| language.as_str().is_some_and(is_english));
         if !languages.as_array().is_some_and(is_list) {
-            return refuse(
-                format!("{PLACE}.languages"),
-                "only English is understood here; use [\"en\"] or leave it out",
-            );
+            return refuse(format!("{PLACE}.languages"), texts::ONLY_ENGLISH_LIST);
         }
     }
     Ok(())
@@ -438,7 +405,7 @@ fn turn_detection(current: TurnDetection, change: &Value) -> Result<TurnDetectio
     match text(fields, PLACE, "type")? {
         None | Some("server_vad") => {
             if given(fields, "eagerness").is_some() {
-                return refuse(format!("{PLACE}.eagerness"), "eagerness belongs to \"semantic_vad\"");
+                return refuse(format!("{PLACE}.eagerness"), texts::EAGERNESS_ELSEWHERE);
             }
         }
         // Turns end with silence here, so eagerness becomes the length of that silence.
@@ -447,27 +414,21 @@ fn turn_detection(current: TurnDetection, change: &Value) -> Result<TurnDetectio
                 Some("low") => 800,
                 None | Some("auto" | "medium") => 500,
                 Some("high") => 300,
-                Some(_) => return refuse(format!("{PLACE}.eagerness"), "use low, medium, high or auto"),
+                Some(_) => return refuse(format!("{PLACE}.eagerness"), texts::UNKNOWN_EAGERNESS),
             };
         }
         Some(_) => {
-            return refuse(
-                format!("{PLACE}.type"),
-                "use {\"type\": \"server_vad\"} or {\"type\": \"semantic_vad\"}, or null to commit turns yourself",
-            );
+            return refuse(format!("{PLACE}.type"), texts::UNKNOWN_TURN_DETECTION);
         }
     }
     if let Some(threshold) = given(fields, "threshold") {
         match threshold.as_f64() {
             Some(threshold) if (0.0..=1.0).contains(&threshold) => new.endpoint.threshold = threshold as f32,
-            _ => return refuse(format!("{PLACE}.threshold"), "use a threshold between 0 and 1"),
+            _ => return refuse(format!("{PLACE}.threshold"), texts::THRESHOLD),
         }
     }
     if given(fields, "idle_timeout_ms").is_some() {
-        return refuse(
-            format!("{PLACE}.idle_timeout_ms"),
-            "the assistant does not speak to a silent user by itself; use null or leave it out",
-        );
+        return refuse(format!("{PLACE}.idle_timeout_ms"), texts::NO_IDLE_TIMEOUT);
     }
     for (key, target) in [
         ("prefix_padding_ms", &mut new.endpoint.prefix_padding_ms),
@@ -477,10 +438,7 @@ fn turn_detection(current: TurnDetection, change: &Value) -> Result<TurnDetectio
             match value.as_u64() {
                 Some(ms) if ms <= VAD_MS_MAX => *target = ms,
                 _ => {
-                    return refuse(
-                        format!("{PLACE}.{key}"),
-                        format!("use a {key} between 0 and {VAD_MS_MAX}"),
-                    );
+                    return refuse(format!("{PLACE}.{key}"), texts::milliseconds(key, VAD_MS_MAX));
                 }
             }
         }

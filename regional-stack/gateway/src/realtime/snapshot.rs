@@ -6,12 +6,12 @@ use serde::{Deserialize, Serialize};
 
 use super::{conversation::Items, settings::Settings};
 
-/// Most items that are remembered: enough for "delete that".
+/// Most items in a memory: enough for "delete that".
 const ITEMS_REMEMBERED: usize = 16;
-/// A memory larger than this is kept without its items: there are thousands of them.
+/// Largest memory with items; a larger one is kept without them: a stack has thousands of memories.
 const REMEMBERED_BYTES_MAX: usize = 64 << 10;
 
-/// The part of a session that a later connection gets.
+/// The part of a session for a later connection.
 #[derive(Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct Snapshot {
@@ -22,7 +22,7 @@ pub(super) struct Snapshot {
 impl Snapshot {
     /// The snapshot as text.
     pub(super) fn remember(mut self) -> Option<Arc<str>> {
-        // Utterances that are not recognised yet are lost with the connection.
+        // Utterances at the recognizer are lost with the connection.
         self.items.keep_known(ITEMS_REMEMBERED);
         let text = serde_json::to_string(&self).ok();
         let text = text.filter(|text| text.len() <= REMEMBERED_BYTES_MAX).or_else(|| {
@@ -32,7 +32,7 @@ impl Snapshot {
         text.map(Arc::from)
     }
 
-    /// Reads the snapshot of an earlier connection. It is empty if another version wrote what this one cannot read.
+    /// Reads the snapshot of an earlier connection. It is empty if this release cannot read it.
     pub(super) fn recall(text: &str) -> Self {
         serde_json::from_str(text).unwrap_or_else(|error| {
             tracing::warn!(%error, "the settings of a session are not understood");

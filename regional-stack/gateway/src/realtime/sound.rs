@@ -5,9 +5,9 @@ use std::time::Duration;
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use speech::{SAMPLE_RATE, pcm, resample::resample};
 
-use super::{audio_input::WIRE_RATE, refusal::Refusal};
+use super::{audio_input::WIRE_RATE, refusal::Refusal, texts};
 
-/// Shorter audio holds no word. The protocol has the same limit.
+/// Shortest utterance: a shorter one holds no word. The protocol has the same limit.
 pub(super) const COMMIT_MS_MIN: u64 = 100;
 
 /// The sound in a message of the client, at the engine's rate.
@@ -17,11 +17,11 @@ pub(super) fn sound_of(audio: &str, turn_max: Duration) -> Result<Vec<f32>, Refu
     let ms = (bytes.len() / BYTES_PER_MS) as u64;
     if u128::from(ms) > turn_max.as_millis() {
         let seconds_max = turn_max.as_secs_f32();
-        let message = format!("the audio has {ms} ms, and one turn may have {seconds_max} s; send it in several items");
+        let message = texts::audio_too_long(ms, seconds_max);
         return Err(Refusal::invalid("invalid_value", "item.content", message));
     }
     if ms < COMMIT_MS_MIN {
-        let message = "the audio is too short to be speech";
+        let message = texts::audio_too_short(COMMIT_MS_MIN);
         return Err(Refusal::invalid("invalid_value", "item.content", message));
     }
     resample(&pcm::from_s16le(&bytes), WIRE_RATE, SAMPLE_RATE)
@@ -30,11 +30,7 @@ pub(super) fn sound_of(audio: &str, turn_max: Duration) -> Result<Vec<f32>, Refu
 
 /// The bytes of audio in a message of the client.
 pub(super) fn decode(audio: &str) -> Result<Vec<u8>, Refusal> {
-    BASE64_STANDARD.decode(audio).map_err(|error| {
-        Refusal::invalid(
-            "invalid_value",
-            "audio",
-            format!("the audio is not base64: {error}; use standard base64 with padding"),
-        )
-    })
+    BASE64_STANDARD
+        .decode(audio)
+        .map_err(|error| Refusal::invalid("invalid_value", "audio", texts::not_base64(&error)))
 }

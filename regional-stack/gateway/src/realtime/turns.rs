@@ -1,27 +1,27 @@
-//! Reports to an edge about turns, beside the session: their outcome, and faults outside of them.
+//! Reports to an edge about turns: their outcome, and faults outside of turns.
 
 use std::collections::VecDeque;
 
 use wire::{Trouble, Turn};
 
-/// Most turns that wait to be reported. A turn takes seconds and its report no time: more wait only when many fail at once.
+/// Most turns whose report waits. A turn takes seconds and its report no time: more wait only when many fail at once.
 const TURNS_MAX: usize = 16;
 
-/// Most underruns that one session reports: that many are enough to count it as bad.
+/// Most underruns that one session reports: so many are enough to count it as bad.
 const UNDERRUNS_MAX: u32 = 100;
 
-/// Reports that the edge did not get yet.
+/// The reports that the edge does not have yet.
 #[derive(Debug, Default)]
-pub(super) struct Turns {
+pub(super) struct TurnReports {
     /// Whether an edge asked for reports.
     is_asked: bool,
     over: VecDeque<Turn>,
     trouble: Trouble,
-    /// Underruns told so far, and to be told.
+    /// Underruns that the edge has, and those that wait.
     underruns: u32,
 }
 
-impl Turns {
+impl TurnReports {
     /// An edge asks for reports.
     pub(super) fn ask(&mut self) {
         self.is_asked = true;
@@ -35,7 +35,7 @@ impl Turns {
 
     /// The device ran out of audio.
     pub(super) fn underran(&mut self, times: u32) {
-        // One device must not count for a fleet.
+        // One device must not count like a fleet.
         let times = times.min(UNDERRUNS_MAX - self.underruns);
         self.underruns += times;
         self.trouble.underruns += times;

@@ -1,6 +1,5 @@
-//! Sessions in memory, of which those that owe their device something are on disk as well. What is in memory is in force; one
-//! task makes the folder follow it. A disk that is full or gone takes nothing away from who is served: the writer tries again
-//! until it is well.
+//! Sessions in memory; those with an alarm or a timer are on disk as well. The memory is in force, and one task makes the folder
+//! follow it. A full or lost disk costs no caller anything: the writer tries again until the disk takes the files.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -16,11 +15,11 @@ use super::{
     folder::{Folder, FolderError},
     marks::Marks,
 };
-use crate::{metrics::Metrics, seal::CheckpointKey};
+use crate::{metrics::Metrics, seal::CheckpointKey, texts};
 
-/// How often the files of sessions are removed that are over. None of them matters any more, so this is only about space.
+/// Period at which the files of sessions that are over are removed. They no longer matter, so this only frees space.
 const SWEEP_EVERY: Duration = Duration::from_secs(600);
-/// The writer tries again this soon after a failure, and then less and less often: a full disk gets room by hand.
+/// First wait of the writer after a failure. Each further wait is longer: people make room on a full disk.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(30);
 
@@ -41,9 +40,8 @@ pub(crate) struct Writer {
 }
 
 impl DurableStore {
-    /// The sessions that the folder holds, and what keeps it up to date. Reads files. `home`: where devices are that know a city
-    /// which this release does not. An error when another process uses the folder; one that cannot be used for
-    /// another reason is logged, and tried again.
+    /// Reads the sessions of the folder, and returns them with the writer that keeps it up to date. `home` stands for a city that this
+    /// release does not know. An error when another process uses the folder; any other fault is logged, and tried again.
     pub(crate) fn open(
         memory: MemoryStore,
         path: PathBuf,
@@ -63,8 +61,7 @@ impl DurableStore {
             let folder = folder.path().display();
             tracing::error!(
                 %folder, %error,
-                "the folder of sessions cannot be used: alarms and timers from before this start are not there, and new ones are \
-                 lost should the stack end; it serves on and tries again. Check the disk, and state_dir"
+                "{}", texts::FOLDER_UNUSABLE
             );
         }
         let (memory, marks) = (Arc::new(memory), Arc::new(marks));
@@ -77,7 +74,7 @@ impl DurableStore {
     }
 }
 
-/// Takes in the sessions of the folder, and marks those whose file is to be removed or written anew.
+/// Takes in the sessions of the folder, and marks those whose file must be removed or written anew.
 fn read(folder: &Folder, memory: &MemoryStore, marks: &Marks, now: Moment) -> std::io::Result<()> {
     let mut sessions = 0;
     let reading = folder.read(now, |parked| {
@@ -98,7 +95,7 @@ fn read(folder: &Folder, memory: &MemoryStore, marks: &Marks, now: Moment) -> st
         let skipped = reading.skipped;
         tracing::warn!(
             %folder, skipped, first,
-            "files in the folder of sessions are left alone: they hold no session for this stack"
+            "{}", texts::FILES_LEFT_ALONE
         );
     }
     if sessions > 0 {
@@ -143,12 +140,12 @@ struct Pass {
     failed: Vec<String>,
     /// The folder was made anew, without the files of all other sessions.
     is_folder_new: bool,
-    /// Why the last of those failed.
+    /// The fault of the last one that failed.
     error: Option<String>,
 }
 
 impl Writer {
-    /// Writes until it is stopped, and then the files that are still out of date.
+    /// Writes until it is stopped, and at the end the files that are still out of date.
     pub(crate) async fn run(self, metrics: Metrics, stop: CancellationToken) {
         let mut sweep = interval(SWEEP_EVERY);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -162,10 +159,7 @@ impl Writer {
                 (true, true) if due == 0 => return,
                 (true, true) => {}
                 (true, false) => {
-                    tracing::error!(
-                        sessions = due,
-                        "the stack ends, and the disk does not have all alarms and timers of its sessions"
-                    );
+                    tracing::error!(sessions = due, "{}", texts::UNSAVED_AT_THE_END);
                     return;
                 }
                 (false, true) => {
@@ -187,7 +181,7 @@ impl Writer {
         }
     }
 
-    /// Writes the files that are out of date; whether the disk took all of them.
+    /// Writes the files that are out of date. Returns whether the disk took all of them.
     async fn pass(&self, metrics: &Metrics) -> bool {
         let was_failing = self.marks.is_failing();
         let due = self.marks.take();
@@ -216,12 +210,7 @@ impl Writer {
             Some(error) => {
                 metrics.disk_errors.inc_by(failed.max(1) as u64);
                 if !was_failing {
-                    tracing::error!(
-                        error,
-                        sessions = failed,
-                        "sessions cannot be written to disk: their alarms and timers are lost should the stack end; it serves on \
-                         and tries again. Check the disk of state_dir"
-                    );
+                    tracing::error!(error, sessions = failed, "{}", texts::DISK_REFUSES);
                 }
             }
         }
@@ -229,7 +218,7 @@ impl Writer {
     }
 }
 
-/// Makes the files of these sessions what the memory is now.
+/// Makes the files of these sessions equal to the memory.
 fn write(folder: &mut Folder, memory: &MemoryStore, sessions: Vec<String>, now: Moment) -> Pass {
     let mut pass = Pass::default();
     match folder.prepare() {
@@ -255,7 +244,7 @@ fn write(folder: &mut Folder, memory: &MemoryStore, sessions: Vec<String>, now: 
             }
         }
     }
-    // Once for all of them: it is the names that have to reach the disk.
+    // Once for all files: their names have to reach the disk.
     if let Err(error) = folder.sync() {
         pass.error = Some(error.to_string());
         pass.failed.append(&mut written);
@@ -302,13 +291,13 @@ mod tests {
             self.store.load(session, daemon::clock::now()).await.unwrap()
         }
 
-        /// Writes, with a disk that is well.
+        /// Writes to a disk that works.
         async fn write(&self) {
             assert!(self.writer.pass(&self.metrics).await);
         }
     }
 
-    /// A timer of ten minutes that was set so long ago.
+    /// A timer of ten minutes, set so long ago.
     fn with_timer(ago: Duration) -> Memory {
         let mut dialogue = DialogueState::new(City::Rome);
         let ago = u64::try_from(ago.as_millis()).unwrap();
@@ -351,7 +340,7 @@ mod tests {
         assert_eq!(disk.metrics.sessions_on_disk.get(), 2);
         assert_eq!(disk.store.durability(), Durability::OnDisk);
 
-        // One was cancelled, and the other goes on in another stack; but not the one that came back since.
+        // One was cancelled, and another goes on in another stack. The third came back since, and stays.
         disk.save("sess_2", nothing()).await;
         disk.store.forget("sess_3", Moment(4)).await.unwrap();
         disk.write().await;
@@ -450,14 +439,14 @@ mod tests {
         assert_eq!(disk.store.durability(), Durability::OnDisk);
         assert_eq!(files(&folder), ["sess_1.session"]);
 
-        // Somebody tidied up: what was written before is written again.
+        // Somebody emptied the folder: the writer writes everything again.
         std::fs::remove_dir_all(&folder).unwrap();
         disk.save("sess_4", with_timer(MINUTE)).await;
         disk.write().await;
         disk.write().await;
         assert_eq!(files(&folder), ["sess_1.session", "sess_4.session"]);
 
-        // One that cannot be written does not keep the others from it.
+        // A file that cannot be written does not hold up the others.
         std::fs::create_dir(folder.join("sess_2.session")).unwrap();
         for session in ["sess_2", "sess_3"] {
             disk.save(session, with_timer(MINUTE)).await;

@@ -1,7 +1,8 @@
-//! The folder in which a stack keeps sessions that owe their device something: one file for each, so that alarms and timers
-//! outlive the process. A file is sealed like a checkpoint, and holds what is remembered of the session, deflated.
+//! The folder of sessions with an alarm or a timer: one file for each, so that alarms and timers outlive the process. A file is sealed
+//! like a checkpoint, and holds the memory of the session, deflated.
 //!
-//! Only the stack's own files are ever changed: what else lies in the folder is left alone.
+//! The stack changes its own files only, and leaves others in the folder alone. Hand-written: a store of keys and values would bring one
+//! file that a crash can spoil for all sessions; here each session is one rename.
 
 use std::{
     fs::{DirBuilder, DirEntry, File, OpenOptions, TryLockError},
@@ -23,21 +24,21 @@ use crate::{
     seal::{CheckpointKey, SealError},
 };
 
-/// Largest file. What is remembered of a session beside its alarms has at most so many bytes before it is deflated, but for the
-/// longest instructions there are; then the alarms are kept alone.
+/// Largest file. The settings and items of a session have at most so many bytes before they are deflated, except with the longest
+/// instructions; then the file holds the alarms alone.
 const FILE_BYTES_MAX: usize = 64 << 10;
-/// A file that cannot be read is kept so long: the key or the release that can read it may come back. No alarm in it matters then.
+/// An unreadable file is kept for this long: the key or the release that reads it may come back. Afterwards no alarm in it matters.
 const UNREADABLE_AGE_MAX: Duration = Duration::from_secs(30 * 86_400);
-/// Ends the name of a file, which begins with that of its session.
+/// The end of a file's name, which begins with the name of its session.
 const EXTENSION: &str = "session";
-/// The same for one that is being written.
+/// The end of the name of a file that is being written.
 const UNFINISHED: &str = "unfinished";
-/// Held by the process that uses the folder.
+/// The lock of the process that uses the folder.
 const LOCK: &str = "lock";
 
-/// The form that this release writes. It counts up with every change of what is written.
+/// The form that this release writes. Every change of the written fields counts it up.
 const FORM: u32 = 1;
-/// Readers of this form, and later ones, understand what this release writes.
+/// Releases that read this form, or a later one, understand the files of this release.
 const FORM_NEEDED: u32 = 1;
 
 /// The content of a file, as this release writes it.
@@ -52,7 +53,7 @@ struct Written<'a> {
     conversation: Option<&'a str>,
 }
 
-/// The same as it is read, of this release and of later ones.
+/// The content of a file of this release or a later one, as this release reads it.
 #[derive(Deserialize)]
 struct Found {
     form_needed: u32,
@@ -69,20 +70,20 @@ pub(super) struct Parked {
     pub(super) name: String,
     pub(super) memory: Memory,
     pub(super) saved_at: Moment,
-    /// It is sealed with the old one of two keys, and has to be written anew before that one is taken away.
+    /// The old one of two keys sealed it: it must be written anew before operators take that key away.
     pub(super) is_of_old_key: bool,
 }
 
 /// The files that held no session.
 #[derive(Debug, Default)]
 pub(super) struct Reading {
-    /// Files that cannot be read, or are none of ours.
+    /// Unreadable files, and files of others.
     pub(super) skipped: usize,
-    /// Why the first of them was.
+    /// The fault of the first.
     pub(super) first: Option<String>,
 }
 
-/// Why a file holds no session for this stack.
+/// The reason why a file holds no session for this stack.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FileError {
     #[error("it cannot be read: {0}")]
@@ -105,7 +106,7 @@ pub(crate) enum FileError {
     Foreign,
 }
 
-/// Why the folder cannot be used at all.
+/// The reason why the folder cannot be used at all.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FolderError {
     #[error(transparent)]
@@ -124,8 +125,7 @@ pub(super) struct Folder {
 }
 
 impl Folder {
-    /// A folder that is used once it is [prepared](Self::prepare). `home`: where devices are that know a city which this release
-    /// does not.
+    /// A folder; [`Self::prepare`] takes it into use. `home` stands for a city that this release does not know.
     pub(super) fn at(path: PathBuf, key: CheckpointKey, home: City) -> Self {
         Self {
             path,
@@ -139,13 +139,13 @@ impl Folder {
         &self.path
     }
 
-    /// Makes the folder where it is missing, and takes it for this process; whether that was to be done. A folder that somebody
-    /// removed is made anew, and has none of the files that were written.
+    /// Makes the folder if it is missing, and locks it for this process. Returns whether it had to be made: a folder that somebody
+    /// removed is new, and has none of the files that were written.
     pub(super) fn prepare(&mut self) -> Result<bool, FolderError> {
         if self.lock.is_some() && self.path.join(LOCK).exists() {
             return Ok(false);
         }
-        // A session can be resumed at this stack by its name alone, so names are secrets.
+        // A device resumes a session at this stack by its name alone, so names are secrets.
         DirBuilder::new().recursive(true).mode(0o700).create(&self.path)?;
         let lock = private().truncate(false).open(self.path.join(LOCK))?;
         match lock.try_lock() {
@@ -156,8 +156,7 @@ impl Folder {
         Ok(true)
     }
 
-    /// Hands out the sessions in the folder. Removes files that a write left unfinished, and unreadable ones that are too old to
-    /// matter.
+    /// Reads the sessions in the folder. Removes files that a write left unfinished, and unreadable ones that are too old to matter.
     pub(super) fn read(&self, now: Moment, mut take: impl FnMut(Parked)) -> std::io::Result<Reading> {
         let mut reading = Reading::default();
         for entry in std::fs::read_dir(&self.path)? {
@@ -167,7 +166,7 @@ impl Folder {
             let outcome = match extension {
                 _ if file_name == LOCK => continue,
                 Some(UNFINISHED) if is_file(&entry) => {
-                    // It was never a session's file, so nothing is lost; the next write would replace it.
+                    // It was never a session's file, so nothing is lost. The next write would replace it anyway.
                     let _ = std::fs::remove_file(entry.path());
                     continue;
                 }
@@ -182,7 +181,7 @@ impl Folder {
                         continue;
                     }
                     reading.skipped += 1;
-                    // The name of a session is not for logs.
+                    // Logs must not show the name of a session.
                     let which = match error {
                         FileError::Foreign => format!("{}: ", file_name.display()),
                         _ => String::new(),
@@ -220,15 +219,15 @@ impl Folder {
         })
     }
 
-    /// Writes a session's file, or replaces it: readers find the old one or the new one, also after a crash. A power cut
-    /// can still take it back until [`Folder::sync`].
+    /// Writes a session's file, or replaces it: readers find the old file or the new one, also after a crash. Until [`Folder::sync`] a
+    /// power cut can still take it back.
     pub(super) fn write(&self, name: &str, memory: &Memory, now: Moment) -> std::io::Result<()> {
         let state = write_state(name, memory).ok_or(ErrorKind::FileTooLarge)?;
         let unfinished = self.file(name, UNFINISHED)?;
         let written = write_file(&unfinished, &self.key.seal(&state, now));
         let finished = written.and_then(|()| std::fs::rename(&unfinished, self.file(name, EXTENSION)?));
         if finished.is_err() {
-            // A full disk must not also keep the half of it.
+            // A full disk must not keep half a file as well.
             let _ = std::fs::remove_file(&unfinished);
         }
         finished
@@ -242,12 +241,12 @@ impl Folder {
         }
     }
 
-    /// From here on a power cut takes nothing back of what was written and removed.
+    /// Makes everything that was written and removed survive a power cut.
     pub(super) fn sync(&self) -> std::io::Result<()> {
         File::open(&self.path)?.sync_all()
     }
 
-    /// Where a session is written. Names come from edges and from checkpoints too, and must not lead out of the folder.
+    /// The path of a session's file. Names come from edges and from checkpoints too, and must not lead out of the folder.
     fn file(&self, name: &str, extension: &str) -> std::io::Result<PathBuf> {
         match is_session_name(name) {
             true => Ok(self.path.join(format!("{name}.{extension}"))),
@@ -256,7 +255,7 @@ impl Folder {
     }
 }
 
-/// The session in a state whose seal is broken, and what is remembered of it.
+/// The session in an opened state, and its memory.
 pub(crate) fn read_state(state: &[u8], home: City) -> Result<(String, Memory), FileError> {
     let plain = form::unpack(state)?;
     let found: Found = serde_json::from_slice(&plain)?;
@@ -267,13 +266,13 @@ pub(crate) fn read_state(state: &[u8], home: City) -> Result<(String, Memory), F
         dialogue: found.memory.at(home),
         session: found.conversation,
         revision: found.revision,
-        // While there was no process, an edge may have gone on with its checkpoint.
+        // While no process ran here, an edge may have resumed its checkpoint elsewhere.
         may_go_on_elsewhere: true,
     };
     Ok((found.session, memory))
 }
 
-/// The state of a session's file: all of its memory, or the alarms alone when that is too much.
+/// The state of a session's file: all of its memory, or the alarms alone when all of it does not fit.
 pub(crate) fn write_state(name: &str, memory: &Memory) -> Option<Vec<u8>> {
     let packed = |conversation| {
         let written = Written {
@@ -303,7 +302,7 @@ fn private() -> OpenOptions {
     options
 }
 
-/// The name of a session and the ending, if a file's name has both.
+/// The session's name and the ending of a file's name, if it has both.
 fn split(file_name: &std::ffi::OsStr) -> (&str, Option<&str>) {
     let parts = file_name.to_str().and_then(|text| text.split_once('.'));
     match parts {
@@ -312,7 +311,7 @@ fn split(file_name: &std::ffi::OsStr) -> (&str, Option<&str>) {
     }
 }
 
-/// Anything else (a pipe, for one) could hold up the reader.
+/// Refuses anything but plain files: a pipe would hold up the reader.
 fn is_file(entry: &DirEntry) -> bool {
     entry.file_type().is_ok_and(|kind| kind.is_file())
 }
@@ -411,7 +410,7 @@ mod tests {
     fn alarms_are_kept_alone_when_the_rest_is_too_much() {
         let place = tempfile::tempdir().unwrap();
         let folder = folder(place.path());
-        // Nothing that can be deflated to a quarter.
+        // Text that cannot be deflated to a quarter.
         let mut state = 1_u64;
         let noise: String = (0..200_000)
             .map(|_| {
@@ -439,7 +438,7 @@ mod tests {
             }
             assert!(folder.parse(&whole[..at], "sess_1", NOW).is_err(), "{at}");
         }
-        // States that are sealed with the right key and mean nothing.
+        // States that the right key sealed and that mean nothing.
         for state in [&b""[..], b"{}", b"\x02", b"null", b"[1", b"\x02\xff\xff", &[0xff; 1000]] {
             let sealed = folder.key.seal(state, Moment(u64::MAX));
             assert!(folder.parse(&sealed, "sess_1", NOW).is_err());
@@ -474,7 +473,7 @@ mod tests {
         std::fs::write(place.path().join(OsStr::from_bytes(b"sess_\xff.session")), b"mine").unwrap();
         std::fs::write(file("sess_half.unfinished"), b"half").unwrap();
 
-        // The files are new; only the clock of the test is elsewhere.
+        // The files are new; the clock of the test is ahead of them.
         let now = daemon::clock::now();
         let (found, reading) = read(&folder, now);
         let names: Vec<&str> = found.iter().map(|parked| parked.name.as_str()).collect();
@@ -482,7 +481,7 @@ mod tests {
         assert!(reading.first.is_some());
         assert!(!file("sess_half.unfinished").exists());
 
-        // Files that cannot be read are removed when no alarm in them can matter; foreign ones never.
+        // The stack removes unreadable files when no alarm in them can matter, and foreign files never.
         let (found, reading) = read(&folder, now + UNREADABLE_AGE_MAX + UNREADABLE_AGE_MAX);
         assert_eq!((found.len(), reading.skipped), (1, 6));
         for gone in ["sess_foreign", "sess_copy", "sess_long", "sess_empty"] {

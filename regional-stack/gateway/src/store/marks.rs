@@ -1,5 +1,5 @@
-//! Marks of sessions that have a file, and of files that are out of date. They need no queue: a session that is saved ten times
-//! before the writer gets to it is written once, so there are never more of them than sessions.
+//! Marks of sessions that have a file, and of files that are out of date. No queue is needed: the writer writes a session once that was
+//! saved ten times before, so there are never more marks than sessions.
 
 use std::{
     collections::{BTreeSet, HashSet},
@@ -21,7 +21,7 @@ use crate::{ids::is_session_name, metrics::Metrics};
 pub(super) struct Marks {
     inner: Mutex<Inner>,
     added: Notify,
-    /// The disk took not all of what was written last.
+    /// Whether the disk refused a part of the last write.
     is_failing: AtomicBool,
     shown: OnceLock<Shown>,
 }
@@ -61,9 +61,9 @@ impl Marks {
         shows(&shown.unwritten, inner.unwritten());
     }
 
-    /// Shows the counts from here on.
+    /// Shows the counts as metrics from here on.
     pub(super) fn show_in(&self, metrics: &Metrics) {
-        // Set once, by the one writer.
+        // The one writer sets it once.
         let _ = self.shown.set(Shown {
             on_disk: metrics.sessions_on_disk.clone(),
             unwritten: metrics.sessions_unwritten.clone(),
@@ -71,7 +71,7 @@ impl Marks {
         self.show(&self.lock());
     }
 
-    /// The memory of a session changed. It needs a file when it `owes_something`, and none otherwise.
+    /// Notes that the memory of a session changed. The session needs a file if it `owes_something`, and none otherwise.
     pub(super) fn changed(&self, session: &str, owes_something: bool) {
         let mut inner = self.lock();
         let needs_file = owes_something && is_session_name(session);
@@ -82,14 +82,14 @@ impl Marks {
         }
     }
 
-    /// These sessions are remembered no more.
+    /// Notes that the store forgot these sessions.
     pub(super) fn dropped(&self, sessions: impl IntoIterator<Item = String>) {
         for session in sessions {
             self.changed(&session, false);
         }
     }
 
-    /// No session has its file any more.
+    /// Notes that every file is lost.
     pub(super) fn all_changed(&self) {
         let mut inner = self.lock();
         let Inner { on_disk, due, .. } = &mut *inner;
@@ -98,18 +98,18 @@ impl Marks {
         self.added.notify_one();
     }
 
-    /// A file was found for the session.
+    /// Notes that the folder has a file of the session.
     pub(super) fn found(&self, session: &str) {
         self.lock().on_disk.insert(session.to_owned());
     }
 
-    /// Resolves when something was marked since it resolved last.
+    /// Resolves when a session was marked since it last resolved.
     pub(super) async fn added(&self) {
         self.added.notified().await;
     }
 
-    /// Hands over the sessions whose file is out of date. From here on each of these may have a file: one that changes while it is written is marked
-    /// again.
+    /// Hands over the sessions whose file is out of date. From here on each of them may have a file. A session that changes during the
+    /// write is marked again.
     pub(super) fn take(&self) -> Vec<String> {
         let mut inner = self.lock();
         let due: Vec<String> = std::mem::take(&mut inner.due).into_iter().collect();
@@ -118,7 +118,7 @@ impl Marks {
         due
     }
 
-    /// Takes back the outcome.
+    /// Takes the outcome of the write.
     pub(super) fn done(&self, removed: &[String], failed: Vec<String>) {
         let mut inner = self.lock();
         for session in removed {

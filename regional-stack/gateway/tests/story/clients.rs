@@ -58,7 +58,7 @@ impl Files {
     }
 }
 
-/// Words at which an engine fails.
+/// The words that make an engine fail.
 const BROKEN: &str = "the engine is broken";
 
 fn broken_at(text: &str) -> Result<(), SpeechError> {
@@ -78,7 +78,7 @@ impl Recognizer for Breaking {
     }
 }
 
-/// Takes its time for a long text, as a real synthesizer does: a client has time to interrupt it.
+/// Speaks a long text slowly, as a real synthesizer does, so that a client has time to interrupt it.
 struct Unhurried(ScriptedSynthesizer);
 
 impl Synthesizer for Unhurried {
@@ -99,7 +99,7 @@ fn unhurried() -> Engines {
     }
 }
 
-/// Runs a driver against an edge before a region of scripted engines: what it printed.
+/// Runs a driver against an edge before a region of scripted engines. Returns the printed object.
 async fn drive(program: &str, script: &str, url: impl FnOnce(&Edge) -> String) -> Value {
     drive_with(engines(), program, script, url).await
 }
@@ -110,8 +110,8 @@ async fn drive_with(engines: Engines, program: &str, script: &str, url: impl FnO
     assert!(program.exists(), "the clients are not installed; run tools/setup test");
     let files = Files::new();
     let region = Region::start_keyed(engines, KEY).await;
-    // Minutes of audio in one message keep a stack of a development build silent for seconds on a busy machine. The edge would move
-    // the session, and this is about no failover.
+    // Minutes of audio in one message keep a stack of a development build silent for seconds on a busy machine. Without this deadline
+    // the edge would move the session, and these tests are not about failover.
     let patient = "continuity.silence_busy = \"60s\"";
     let lines = format!(
         "{patient}\ntls = {{ listen = [\"127.0.0.1:0\"], certificate = {:?}, key = {:?} }}",
@@ -139,8 +139,8 @@ async fn drive_with(engines: Engines, program: &str, script: &str, url: impl FnO
     serde_json::from_slice(&output.stdout).expect("the driver prints one JSON object")
 }
 
-/// An answer that somebody interrupts by voice when its first sound has come, and one that is still being made. Of the first one
-/// both packages say that it was interrupted and have its item shortened; what interrupts is answered.
+/// Two answers that a voice interrupts: one after its first sound, and one while the engine makes it. Both packages report that the
+/// first was interrupted and truncate its item, and the interrupting words get an answer.
 fn interrupted_by_voice() -> Value {
     json!({
         "played": { "told": true, "truncated": true, "answer": "okay" },
@@ -160,7 +160,7 @@ async fn every_event_is_one_of_the_openai_packages_own() {
         synthesizer: Arc::new(Unhurried(ScriptedSynthesizer::new())),
     };
     let seen = drive_with(engines, "python", "openai-client/conform.py", url).await;
-    // All that the assistant ever sends was among them.
+    // The run has every type of event that the assistant sends.
     for kind in [
         "conversation.item.added",
         "conversation.item.deleted",

@@ -18,10 +18,10 @@ use crate::{
 
 const KEY: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
 
-/// An edge and its device in one: it keeps what an edge keeps, and hears what a device hears.
+/// An edge and its device in one: it keeps the checkpoints and messages of an edge, and gets the events of a device.
 struct Edge {
     socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
-    /// Everything the device said.
+    /// All messages of the device.
     said: Vec<String>,
     /// Every event that reached the device.
     events: Vec<Value>,
@@ -75,7 +75,7 @@ impl Edge {
             .unwrap()
     }
 
-    /// Takes one message of the stack; whether it was an event.
+    /// Takes one message of the stack. Returns whether it was an event.
     async fn take(&mut self) -> bool {
         match self.message().await {
             Message::Text(text) => {
@@ -121,7 +121,7 @@ impl Edge {
         }
     }
 
-    /// The session leaves its stack without a word, and goes on in another.
+    /// Moves the session to another stack, without a Close frame for the old one.
     async fn move_to(&mut self, region: &Region) {
         let kept = self.checkpoint.clone().unwrap();
         let resume = Resume {
@@ -143,7 +143,7 @@ impl Edge {
         self.socket.send(Message::binary(word)).await.unwrap();
     }
 
-    /// Takes this many messages of the stack, or fewer if the turn ends before; whether it went on until then.
+    /// Takes this many messages of the stack, or fewer if the turn ends before. Returns whether the turn went on.
     async fn take_up_to(&mut self, messages: usize) -> bool {
         for _ in 0..messages {
             if self.events.last().is_some_and(|event| event["type"] == "meridian.turn") {
@@ -165,7 +165,7 @@ fn utterance(text: &str) -> Vec<Value> {
     appended(&[silence(0.5), sound_of(text), silence(1.0)].concat())
 }
 
-/// Ids are drawn at random and times are measured: what is left must be the same however often the session moved.
+/// An event without its random ids and measured times. The rest must be the same, however often the session moved.
 fn told(events: &[Value]) -> Vec<Value> {
     let mut names: Vec<String> = Vec::new();
     events.iter().map(|event| normal(event, &mut names)).collect()
@@ -216,7 +216,7 @@ async fn a_session_moves_at_every_moment_of_a_turn_and_the_device_sees_one_conve
     let (undisturbed, _) = turn_with_moves(&regions, &said, usize::MAX).await;
     assert_eq!(spoken_in(&undisturbed).unwrap(), "the office lights are on");
     let messages = undisturbed.len();
-    // Each run moves once, one message later than the run before; then one that moves all the time.
+    // Each run moves once, one message later than the run before. The last run moves all the time.
     for at in 1..messages {
         let mut edge = Edge::call(&regions[0]).await;
         for event in &said {
@@ -228,7 +228,7 @@ async fn a_session_moves_at_every_moment_of_a_turn_and_the_device_sees_one_conve
         edge.until("meridian.turn").await;
         assert_eq!(told(&edge.events), told(&undisturbed), "moved after {at} messages");
     }
-    // A stack that takes over says a checkpoint first, so with two each there is one event between moves.
+    // A stack that takes over first sends a checkpoint, so with two messages each there is one event between moves.
     let (restless, moves) = turn_with_moves(&regions, &said, 2).await;
     assert_eq!(told(&restless), told(&undisturbed));
     assert!(moves >= 10, "{moves}");
@@ -245,7 +245,7 @@ async fn a_session_moves_between_any_two_messages_of_the_device() {
         for event in &said[..at] {
             edge.say(event).await;
         }
-        // Whether the first stack had come to hear them makes no difference.
+        // It makes no difference whether the first stack got to them.
         edge.move_to(&regions[1]).await;
         for event in &said[at..] {
             edge.say(event).await;
@@ -265,7 +265,7 @@ async fn an_utterance_half_heard_is_heard_whole_elsewhere() {
         edge.say(event).await;
     }
     edge.until("input_audio_buffer.speech_started").await;
-    // Until the stack has said that it took all of it in: then nothing but the audio is left to be sent again.
+    // Up to the checkpoint with all of it: afterwards only the audio must be sent again.
     while edge.checkpoint.as_ref().unwrap().consumed < half as u64 {
         edge.take().await;
     }
@@ -380,7 +380,7 @@ async fn a_state_that_nobody_of_ours_sealed_is_refused_with_a_reason() {
         (&theirs, resume(0, &kept.state[..])),
         (&ours, resume(0, &kept.state[1..])),
         (&ours, resume(0, &[])),
-        // More than there was to deliver.
+        // More events than the checkpoint holds.
         (&ours, resume(9, &kept.state)),
     ] {
         edge.resume(region, resume).await;
@@ -388,9 +388,9 @@ async fn a_state_that_nobody_of_ours_sealed_is_refused_with_a_reason() {
             panic!("the session is refused");
         };
         assert_eq!(u16::from(frame.code), 4001);
-        assert_eq!(frame.reason.as_str(), "this session can not go on here");
+        assert_eq!(frame.reason.as_str(), "the session cannot go on here; connect again");
     }
-    // Messages of a device in place of the edge's are refused too.
+    // The stack refuses messages of a device in place of the edge's too.
     edge.socket = connect(&ours, true).await;
     edge.socket.send(Message::text("{}")).await.unwrap();
     assert!(matches!(edge.message().await, Message::Close(_)));
@@ -487,7 +487,7 @@ async fn an_edge_that_asks_is_told_how_loaded_the_stack_is() {
         waiting_max: 32,
         ..Load::default()
     };
-    // Of uploads sessions are not told.
+    // Sessions report nothing about uploads.
     let with_uploads = Load {
         uploads_max: 32,
         ..one_session
@@ -497,7 +497,7 @@ async fn an_edge_that_asks_is_told_how_loaded_the_stack_is() {
     for event in utterance("turn on the office lights") {
         socket.send(Message::text(event.to_string())).await.unwrap();
     }
-    // After the turn, and not in it.
+    // The load comes after the turn, and not during it.
     let mut is_over = false;
     loop {
         match timeout(HANGS_AFTER, socket.next()).await.unwrap().unwrap().unwrap() {
@@ -513,8 +513,8 @@ async fn an_edge_that_asks_is_told_how_loaded_the_stack_is() {
     }
 }
 
-/// The edge read nothing for a while, so the stack learns from a failed write that the connection is gone. The word that the session
-/// moved still waits in its socket. A stack that misses it keeps the session, and rings its alarms later beside the new stack.
+/// The edge read nothing for a while, so the stack learns from a failed write that the connection is lost. The Close frame that says
+/// "moved" still waits in its socket. A stack that misses it keeps the session, and rings its alarms later beside the new stack.
 #[tokio::test]
 async fn a_session_that_moved_is_forgotten_also_when_the_edge_took_no_more_events() {
     const SESSIONS: usize = 8;

@@ -14,7 +14,7 @@ use crate::region::HANGS_AFTER;
 
 pub(crate) struct Edge {
     pub(crate) http: SocketAddr,
-    /// Where it speaks TLS, if it does.
+    /// Its address for TLS, if it has one.
     pub(crate) https: Option<SocketAddr>,
     stop: CancellationToken,
     serving: tokio::task::JoinHandle<()>,

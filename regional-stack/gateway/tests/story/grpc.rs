@@ -65,7 +65,7 @@ async fn calls_are_answered_and_bad_ones_are_told_why() {
     let wav = vec![0; 2 << 20].into();
     let refused = client.transcribe(TranscribeRequest { wav }).await.unwrap_err();
     assert_eq!(refused.code(), Code::OutOfRange, "{refused}");
-    // HTTP/1.1 is spoken on the same port.
+    // The same port speaks HTTP/1.1.
     assert_eq!(reqwest::get(region.url("/health")).await.unwrap().status(), 200);
     drop(client);
     region.begin_stop();
@@ -79,7 +79,7 @@ async fn the_same_through_an_edge_which_refuses_in_the_same_terms() {
     let mut client = client(edge.http).await;
     check_calls(&mut client).await;
 
-    // Many at once share a connection.
+    // Many calls share one connection.
     let calls: Vec<_> = (0..20)
         .map(|_| {
             let mut client = client.clone();

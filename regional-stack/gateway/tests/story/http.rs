@@ -97,7 +97,7 @@ async fn what_clients_add_to_a_recording_does_no_harm() {
     titled.splice(36..36, *b"LIST\x05\0\0\0hello\0");
     let answer: Value = transcribe(&region, form(titled)).await.json().await.unwrap();
     assert_eq!(answer["text"], "stop");
-    // The header of a recorder that was to record for ten minutes, and was stopped.
+    // The header of a recorder that announced ten minutes, and was stopped.
     let mut stopped = file;
     stopped[40..44].copy_from_slice(&(600 * 2 * SAMPLE_RATE).to_le_bytes());
     let answer: Value = transcribe(&region, form(stopped)).await.json().await.unwrap();
@@ -164,7 +164,7 @@ async fn what_a_form_asks_for_and_cannot_have_is_refused_with_its_field() {
     }
 }
 
-/// The header of a file does not say whether all of it came, so that of the request has to.
+/// The header of a file does not tell whether all of it came, so the header of the request must.
 #[tokio::test]
 async fn half_a_body_is_not_transcribed() {
     let region = Region::start().await;
@@ -329,7 +329,7 @@ async fn every_bad_request_gets_its_own_explanation() {
             "invalid_value",
             "between",
         ),
-        // As long as a text may be, four times as slow as it is spoken otherwise, and letter by letter.
+        // The longest text, at a quarter of the speed, and letter by letter.
         (
             speech(json!({ "input": "a".repeat(4096), "response_format": "pcm", "speed": 0.25 })),
             400,
@@ -390,8 +390,8 @@ async fn check(response: reqwest::Response, status: u16, code: &str, says: &str)
 async fn when_the_queue_is_full_callers_are_told_to_retry() {
     let (engines, gate) = held_recognizer();
     let region = Arc::new(Region::start_with(engines, |limits| limits.queue_max = 1).await);
-    // Three callers for one thread and one place in the queue: at least one of them is turned away at once, and two if the
-    // thread has not yet taken the first.
+    // Three callers for one thread and one place in the queue: the stack refuses at least one at once, and two if the thread has not
+    // taken the first yet.
     let mut calls = tokio::task::JoinSet::new();
     for _ in 0..3 {
         let region = Arc::clone(&region);
@@ -441,7 +441,7 @@ async fn health_names_the_component_that_fails() {
     assert_eq!(body["components"]["tts"]["status"], "ok");
 }
 
-/// Gives the self-test sound that carries no words, so that the recognizer uses up its first prepared answer.
+/// A synthesizer whose sound for the self-test carries no words, so that the recognizer uses up its first prepared answer.
 #[derive(Default)]
 struct SilentOnce(ScriptedSynthesizer);
 
@@ -504,7 +504,7 @@ async fn whoever_asks_learns_how_loaded_the_stack_is_from_a_refusal_too() {
     assert_eq!(models.send().await.unwrap().headers()[LOAD_HEADER], load);
 }
 
-/// Edges and people see them, and what waits for the engines is told apart: uploads must not keep sessions away.
+/// Edges and people see the queues, live jobs apart from uploads: uploads must not keep sessions away.
 #[tokio::test]
 async fn uploads_in_work_are_part_of_the_load() {
     use tokio::io::AsyncWriteExt as _;

@@ -1,4 +1,4 @@
-//! The memory of a silent session. Most devices are silent most of the time, also those that said a lot before.
+//! The memory of a silent session. Most devices are silent most of the time, even those that talked a lot before.
 
 use std::{
     path::Path,
@@ -39,7 +39,7 @@ impl Stack {
             .arg(&config)
             .arg("--announce")
             .arg(&announced)
-            // By default the allocator keeps large pieces for later, more of them the more it has seen.
+            // By default the allocator keeps freed large pieces, more of them over time.
             .env("MALLOC_MMAP_THRESHOLD_", "65536")
             .stderr(Stdio::null())
             .spawn()
@@ -96,7 +96,7 @@ async fn an_idle_session_takes_little_memory() {
     const SESSIONS: usize = 300;
     let folder = TempDir::new().unwrap();
     let stack = Stack::start(folder.path()).await;
-    // The first sessions allocate what all of them share.
+    // The first sessions allocate memory that all of them share.
     let _first = stack.sessions(100).await;
     let before = stack.private_kib();
     let _idle = stack.sessions(SESSIONS).await;
@@ -104,7 +104,7 @@ async fn an_idle_session_takes_little_memory() {
     assert!((2.0..=16.0).contains(&each), "an idle session takes {each:.1} KiB");
 }
 
-/// The protocol layer reads messages into a buffer that it keeps, as large as the largest of them.
+/// The protocol layer keeps a buffer as large as the largest message that it read.
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn a_long_message_takes_no_memory_once_it_is_done() {
@@ -126,12 +126,12 @@ async fn a_long_message_takes_no_memory_once_it_is_done() {
                 );
                 socket.send(Message::Frame(frame)).await.unwrap();
             }
-            // As much again in pieces as devices send: the buffer is left when it is full.
+            // The same audio in a device's pieces: the protocol layer leaves the buffer when it is full.
             for _ in 0..BYTES / (64 << 10) {
                 socket.send(Message::text(" ".repeat(64 << 10))).await.unwrap();
             }
             for _ in 0..=BYTES / (64 << 10) {
-                // Blanks are no event, and an error says so.
+                // Blanks are no event, and get an error.
                 let told = tokio::time::timeout(HANGS_AFTER, socket.next()).await.unwrap();
                 assert!(told.unwrap().unwrap().to_text().unwrap().contains("invalid_json"));
             }

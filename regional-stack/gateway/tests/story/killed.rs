@@ -1,4 +1,4 @@
-//! Stacks that are processes of their own and die by SIGKILL: what becomes of alarms, timers and clocks.
+//! Alarms, timers and clocks after a stack, in a process of its own, died by SIGKILL.
 
 use std::{net::SocketAddr, path::Path, process::Stdio, time::Duration};
 
@@ -30,7 +30,7 @@ impl Process {
         );
         std::fs::write(&config, text).unwrap();
         let announced = folder.join("announced.json");
-        // That of the process before would be taken for its own.
+        // The announcement of the process before would pass for its own.
         let _ = std::fs::remove_file(&announced);
         let mut child = Command::new(env!("CARGO_BIN_EXE_meridian-stack"))
             .arg("--config")
@@ -47,7 +47,7 @@ impl Process {
                     return announcement.addresses["http"];
                 }
                 assert_eq!(child.try_wait().unwrap(), None, "the stack ended");
-                // A file is all that another process tells.
+                // The announcement is the only sign of the other process.
                 sleep(Duration::from_millis(10)).await;
             }
         };
@@ -96,7 +96,7 @@ async fn what_a_device_that_is_away_was_promised_outlives_kill_9() {
     first.until_on_disk(1).await;
     first.kill().await;
 
-    // The timer is over by now. This edge began after the kill, and has nothing of the session.
+    // The timer is over by now. This edge started after the kill, and has no checkpoint of the session.
     let second = Process::start(folder.path(), "eu-west", "london").await;
     let world = World::new(1, &[("eu-west", second.http)]);
     let edge = world.edges[0].1;
@@ -107,7 +107,7 @@ async fn what_a_device_that_is_away_was_promised_outlives_kill_9() {
     assert_eq!(back.say("what alarms do i have").await, alarms);
     check_clock(&mut back, "tokyo").await;
 
-    // A promise that was cancelled is gone from the disk, for the next process too.
+    // A cancelled alarm is gone from the disk too, for the next process.
     back.say("cancel all alarms").await;
     second.until_on_disk(0).await;
     let id = back.id().to_owned();
@@ -120,7 +120,7 @@ async fn what_a_device_that_is_away_was_promised_outlives_kill_9() {
     assert_eq!(error["error"]["code"], "session_not_resumed");
 }
 
-/// Nobody is between device and stack who could go on with the session elsewhere.
+/// No edge is between device and stack that could resume the session elsewhere.
 #[tokio::test]
 async fn what_a_connected_device_was_promised_outlives_kill_9() {
     let folder = tempfile::tempdir().unwrap();
@@ -178,8 +178,8 @@ impl Promised {
     }
 }
 
-/// The stack does not come back, and the edge that the device left has nothing to do with the one through which it returns. The
-/// other stack is one of the same region, or all that is left of the world.
+/// The stack does not come back, and the device returns through another edge than the one it left. The other stack is one of the same
+/// region, or the last one of the world.
 #[tokio::test]
 async fn what_a_device_that_is_away_was_promised_outlives_its_stack_and_its_region_through_another_edge() {
     let london = ("eu-west", "london");
@@ -205,7 +205,7 @@ async fn what_a_device_that_is_away_was_promised_outlives_its_stack_and_its_regi
     }
 }
 
-/// The copy of a session that holds nothing any more is dropped, or it would ring what was cancelled.
+/// The other stack drops the copy of a session whose alarms were cancelled, or it would ring them.
 #[tokio::test]
 async fn a_copy_goes_with_the_last_alarm() {
     let place = Promised::at([("eu-west", "london"); 2]).await;
@@ -252,7 +252,7 @@ async fn serves(stack: SocketAddr) -> bool {
     metrics.lines().any(|line| line == "meridian_stack_sessions 1")
 }
 
-/// How a stack loses a session that goes on in another one.
+/// The way in which a stack loses a session that goes on in another one.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Lost {
     Killed,
@@ -261,7 +261,7 @@ enum Lost {
     KilledWhileAway,
 }
 
-/// The stack is back with the memory of before, and the id of the session names it.
+/// The stack is back with its old memory, and the id of the session names it.
 #[tokio::test]
 async fn a_stack_that_is_back_does_not_bring_back_what_was_cancelled_elsewhere() {
     for lost in [Lost::Killed, Lost::Stopped, Lost::KilledWhileAway] {
@@ -295,7 +295,7 @@ async fn a_stack_that_is_back_does_not_bring_back_what_was_cancelled_elsewhere()
         until_metric(second.http, "meridian_stack_sessions 0").await;
 
         let back = Process::start(folders[0].path(), "eu-west", "london").await;
-        // Nobody told it that the session went on elsewhere.
+        // The stack does not know that the session went on elsewhere.
         back.until_on_disk(1).await;
         let world = World::new(1, &[("eu-west", back.http), ("eu-central", second.http)]);
         let mut device = Device::call(world.edges[0].1, &format!("&resume={id}")).await;
@@ -323,7 +323,7 @@ async fn a_device_keeps_its_clock_when_its_region_is_killed() {
     check_clock(&mut device, "new york").await;
     device.until_moved("eu-central").await;
     assert_eq!(device.say("what alarms do i have").await, alarms);
-    // So does a new call, through any edge: it says its zone.
+    // So does a new call through any edge that names its zone.
     let mut other = Device::call_with(world.edges[1].1, "", &headers).await.unwrap();
     assert_eq!(other.region(), "eu-central");
     other.reads().await;

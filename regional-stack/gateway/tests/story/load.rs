@@ -1,4 +1,4 @@
-//! More to do than can be done at once: who waits, who is refused, and who is not.
+//! More work than a stack can do at once: some callers wait, and some are refused.
 
 use std::{
     sync::{Arc, mpsc},
@@ -52,7 +52,7 @@ fn upload(region: &Region, file: Vec<u8>) -> reqwest::RequestBuilder {
     post(region, "/api/v1/voice/transcribe").body(file)
 }
 
-/// A turn of a session that commits by itself; what was heard.
+/// A turn of a session that commits itself. Returns the transcript.
 async fn spoken_turn(region: &Region, text: &str) -> String {
     let (mut socket, _) = connect_async(format!("ws://{}/v1/realtime", region.http))
         .await
@@ -89,7 +89,7 @@ async fn spoken_turn(region: &Region, text: &str) -> String {
     }
 }
 
-/// Works on long recordings until it is told that it may stop.
+/// A recognizer that works on a long recording until its gate opens.
 struct SlowWithFiles {
     hold: Mutex<mpsc::Receiver<()>>,
     recognizer: ScriptedRecognizer,
@@ -98,7 +98,7 @@ struct SlowWithFiles {
 impl Recognizer for SlowWithFiles {
     fn recognize(&self, samples: &[f32]) -> Result<Transcript, SpeechError> {
         if samples.len() > 4 * SAMPLE_RATE as usize {
-            // An error means that the gate was dropped: everything may pass.
+            // An error means that the gate was dropped: all jobs may pass.
             let _ = self.hold.lock().recv();
         }
         self.recognizer.recognize(samples)
@@ -155,7 +155,7 @@ async fn every_request_is_served_as_what_it_is() {
         .send()
         .await
         .unwrap();
-    // A device behind an edge may call itself what it likes.
+    // A device behind an edge may use any name.
     let device = upload(&region, recording("stop")).header("user-agent", PROBE_AGENT);
     device.header("meridian-edge", "edge-dub").send().await.unwrap();
     for (class, jobs) in [("live", 2), ("probe", 1), ("hedge", 1), ("bulk", 2)] {
@@ -187,7 +187,7 @@ async fn only_the_first_sentence_of_a_long_text_comes_before_others() {
     }
 }
 
-/// The output of a function may take a minute to say. Another caller does not wait for all of it.
+/// The output of a function may take a minute to speak. Another caller does not wait for all of it.
 #[tokio::test]
 async fn a_long_reply_of_a_session_is_spoken_in_pieces() {
     let region = Region::start().await;
@@ -223,15 +223,15 @@ async fn a_long_reply_of_a_session_is_spoken_in_pieces() {
     region.until_metric(&line).await;
 }
 
-/// Clients such as Python's send all of a request before they read a byte. An answer to what was not read yet would be lost in
-/// a reset, and they would see a broken connection where they are to see a 429.
+/// Clients such as Python's send all of a request before they read a byte. A reset would lose an early answer, and they would see a
+/// broken connection in place of the 429.
 #[tokio::test]
 async fn clients_that_send_everything_first_see_the_refusal() {
     let region = Arc::new(Region::start_with(engines(), |limits| limits.uploads_max = 1).await);
     let head = |length: usize| {
         format!("POST /v1/audio/transcriptions HTTP/1.1\r\nHost: v\r\nContent-Length: {length}\r\n\r\n")
     };
-    // Holds the only place, and does not finish.
+    // This upload holds the only place, and does not finish.
     let mut holder = TcpStream::connect(region.http).await.unwrap();
     holder.write_all(head(1_000).as_bytes()).await.unwrap();
     region_is_full(&region).await;
@@ -262,7 +262,7 @@ async fn clients_that_send_everything_first_see_the_refusal() {
     let read = timeout(HANGS_AFTER, polite.read(&mut answer)).await.unwrap().unwrap();
     assert!(answer[..read].starts_with(b"HTTP/1.1 429"));
 
-    // A body without an end is not read for ever.
+    // The stack does not read a body without an end for ever.
     let mut endless = TcpStream::connect(region.http).await.unwrap();
     endless.write_all(head(usize::MAX >> 1).as_bytes()).await.unwrap();
     let piece = vec![7; 1 << 20];
@@ -270,7 +270,7 @@ async fn clients_that_send_everything_first_see_the_refusal() {
     while endless.write_all(&piece).await.is_ok() && sent < 512 {
         sent += 1;
     }
-    // More than the buffers of both sockets can grow to.
+    // More than the buffers of both sockets hold.
     assert!(sent < 256, "{sent} MiB were read");
     drop(holder);
 }
@@ -300,7 +300,7 @@ async fn a_text_that_is_still_spoken_holds_its_place() {
     let mut streamed = post(&region, "/v1/audio/speech").json(&body).send().await.unwrap();
     assert_eq!(streamed.status(), StatusCode::OK);
     assert!(streamed.chunk().await.unwrap().is_some());
-    // The first sentence was heard, the second is being made.
+    // The caller has the first sentence, and the engine makes the second.
     let refused = upload(&region, recording("stop")).send().await.unwrap();
     assert_eq!(refused.status(), 429);
     drop(gate);
@@ -313,7 +313,7 @@ async fn a_text_that_is_still_spoken_holds_its_place() {
     timeout(HANGS_AFTER, is_served).await.unwrap();
 }
 
-/// A minute of speech is heard in pieces. When the queue is full in the middle of it, the next piece waits.
+/// The engine hears a minute of speech in pieces. If the queue is full in between, the next piece waits.
 #[tokio::test]
 async fn what_was_begun_is_finished_whatever_waits() {
     let (engines, gate) = held_recognizer();
@@ -324,7 +324,7 @@ async fn what_was_begun_is_finished_whatever_waits() {
     region
         .until_metric("meridian_stack_engine_job_seconds_count{engine=\"asr\",class=\"bulk\",part=\"waiting\"} 1")
         .await;
-    // Takes the only place in the queue, again and again.
+    // These take the only place in the queue, again and again.
     let mut others = JoinSet::new();
     for _ in 0..4 {
         let region = Arc::clone(&region);
@@ -379,7 +379,7 @@ impl Caller {
         }
     }
 
-    /// Everything up to the event of this type for which this is true.
+    /// All events up to the first of this type that fulfils the condition.
     async fn until(&mut self, kind: &str, is_it: impl Fn(&Value) -> bool) -> Vec<Value> {
         let mut events = Vec::new();
         loop {
@@ -433,8 +433,8 @@ async fn a_click_cancels_nothing_and_is_not_answered() {
     assert_eq!(events.last().unwrap()["response"]["status"], "completed");
 }
 
-/// A cough is long enough to be speech, and interrupts. When nothing was heard in it, the question before it is answered all the
-/// same.
+/// A cough is long enough to be speech, and interrupts. If the recognizer finds no words in it, the question before it gets its answer
+/// all the same.
 #[tokio::test]
 async fn a_cough_costs_no_answer() {
     let (engines, gate) = held_recognizer();
@@ -461,12 +461,12 @@ async fn a_cough_costs_no_answer() {
     assert!(said.contains("kitchen"), "{said}");
 }
 
-/// Part of a message, of so many bytes.
+/// The first bytes of a message.
 fn fragment(kind: Data, bytes: usize, is_last: bool) -> Message {
     Message::Frame(Frame::message(vec![b' '; bytes], OpCode::Data(kind), is_last))
 }
 
-/// However little there is of it: it keeps its place for as long as the client likes.
+/// Even a few bytes of a message would keep its place for as long as the client likes.
 #[tokio::test]
 async fn a_message_that_does_not_end_ends_its_session() {
     let region = Region::start_with(engines(), |limits| limits.body_max.0 = Duration::from_secs(1)).await;
@@ -482,14 +482,14 @@ async fn a_message_that_does_not_end_ends_its_session() {
     region
         .until_metric("meridian_stack_sessions_closed_total{reason=\"unfinished\"} 1")
         .await;
-    // One that said nothing all the while began no message, and goes on.
+    // A silent session began no message, and goes on.
     silent
         .hear(&[silence(500), sound_of("stop"), silence(1_000)].concat())
         .await;
     silent.until("response.done", |_| true).await;
 }
 
-/// Half a message is no message to anybody but the protocol layer, which keeps it.
+/// Only the protocol layer sees half a message, and keeps it.
 #[tokio::test]
 async fn half_sent_messages_take_no_more_than_there_is_room_for() {
     let region = Region::start_with(engines(), |limits| {
@@ -502,7 +502,7 @@ async fn half_sent_messages_take_no_more_than_there_is_room_for() {
         caller.until("session.created", |_| true).await;
         caller.0.send(fragment(Data::Text, 1 << 20, false)).await.unwrap();
         caller.0.send(fragment(Data::Continue, 0, false)).await.unwrap();
-        // A pong says that all of it was read.
+        // The pong shows that the stack read all of it.
         caller.0.send(Message::Ping("read".into())).await.unwrap();
         let mut told = None;
         let is_refused = loop {
@@ -525,7 +525,7 @@ async fn half_sent_messages_take_no_more_than_there_is_room_for() {
     // Each takes a MiB of the eight: the first 64 KiB of a message are free, and frames have headers.
     assert_eq!((waiting.len(), refused), (8, 4));
 
-    // One of them ends its message, which is no event, and goes on. The end of its session makes room for another.
+    // One session ends its message, which is no event, and goes on. Its end makes room for another session.
     let mut first = waiting.remove(0);
     first.0.send(fragment(Data::Continue, 0, true)).await.unwrap();
     let told = first.until("error", |_| true).await;

@@ -70,7 +70,7 @@ impl Device {
         self.session["id"].as_str().unwrap()
     }
 
-    /// Connects again, as the openai client does: with the id that it was told.
+    /// Connects again with its id, as the openai client does.
     pub(crate) async fn resume(&self, address: SocketAddr) -> Self {
         Self::call(address, &format!("&resume={}", self.id())).await
     }
@@ -112,7 +112,7 @@ impl Device {
         }
     }
 
-    /// Types something; the reply.
+    /// Types a text. Returns the reply.
     pub(crate) async fn say(&mut self, text: &str) -> String {
         let content = json!([{ "type": "input_text", "text": text }]);
         let item = json!({ "type": "message", "role": "user", "content": content });
@@ -128,7 +128,7 @@ impl Device {
         loop {
             let event = self.next().await;
             match event["type"].as_str().unwrap() {
-                // The response before, or a ring, was not quite over.
+                // The response before, or a ring, has not ended yet.
                 "error" if event["error"]["code"] == "conversation_already_has_active_response" => {
                     self.send(answer.clone()).await;
                 }
@@ -139,7 +139,7 @@ impl Device {
         }
     }
 
-    /// Waits until something rings; what the assistant says then, and in which item.
+    /// Waits for a ring. Returns its text and its item.
     pub(crate) async fn rings(&mut self) -> (String, String) {
         let said = self.until("response.output_text.done").await;
         self.until("response.done").await;
@@ -147,7 +147,7 @@ impl Device {
         (text("text"), text("item_id"))
     }
 
-    /// From now on the assistant writes.
+    /// Asks the assistant for text from here on.
     pub(crate) async fn reads(&mut self) {
         self.send(
             json!({ "type": "session.update", "session": { "type": "realtime", "output_modalities": ["text"] } }),
@@ -157,14 +157,14 @@ impl Device {
     }
 }
 
-/// A stack in a region, that other regions' stacks can take sessions from.
+/// A stack in a region, with the key of all regions.
 async fn stack(region: &str, home: &str) -> Region {
     let lines = format!("home_city = \"{home}\"\ncheckpoint_key = \"{CHECKPOINT_KEY}\"");
     Region::start_in(region, &lines, engines(), |_| {}).await
 }
 
-/// Stacks in their regions, and edges that know them all. At home of the edges is eu-west, with the backups eu-central and
-/// us-west in this order.
+/// Stacks in their regions, and edges that know them all. The home of the edges is eu-west; its backups are eu-central and us-west, in
+/// this order.
 pub(crate) struct World {
     pub(crate) edges: Vec<(Arc<Edge>, SocketAddr)>,
     snapshot: Snapshot,
@@ -216,7 +216,7 @@ impl World {
         }
     }
 
-    /// The plan changes, for all edges.
+    /// Changes the plan for all edges.
     fn plan(&mut self, change: impl FnOnce(&mut topology::Plan)) {
         change(&mut self.snapshot.plan);
         self.snapshot.plan.generation += 1;
@@ -225,7 +225,7 @@ impl World {
         }
     }
 
-    /// A later topology names the time zone of a region.
+    /// Publishes a topology that names the time zone of a region.
     fn lies_in(&mut self, region: &str, zone: &str) {
         let topology = &mut self.snapshot.topology;
         topology
@@ -312,7 +312,7 @@ async fn a_region_that_was_cut_off_does_not_bring_back_what_was_before() {
     first
         .until_metric("meridian_stack_sessions_closed_total{reason=\"lost\"} 1")
         .await;
-    // Its new id is said with every update.
+    // Every update tells its new id.
     device
         .send(json!({ "type": "session.update", "session": { "type": "realtime", "instructions": "be brief" } }))
         .await;
@@ -331,7 +331,7 @@ async fn a_region_that_was_cut_off_does_not_bring_back_what_was_before() {
     }
 }
 
-/// The edge died, or its network: the session went nowhere else, though its stack cannot know that.
+/// The edge died, or its network: the session went nowhere else, but its stack cannot know that.
 #[tokio::test]
 async fn a_session_that_was_cut_off_and_is_nowhere_else_comes_back_where_it_was() {
     let first = stack("eu-west", "london").await;
@@ -394,13 +394,13 @@ async fn a_ring_into_a_socket_that_nobody_reads_rings_again_after_the_device_is_
     let mut deaf = Device::call(region.http, "").await;
     deaf.reads().await;
     assert_eq!(deaf.say("set a timer for one second").await, "timer set for one second");
-    // It rings, as far as the stack can see: everything was handed to the socket. Nobody takes it from there.
+    // The stack gave the ring to the socket, where nobody reads it.
     region
         .until_metric("meridian_stack_turns_total{outcome=\"completed\"} 2")
         .await;
     let mut back = deaf.resume(region.http).await;
     assert_eq!(back.rings().await.0, "your timer for one second is done");
-    // Until somebody says that they heard it.
+    // It rings until somebody acknowledges it.
     assert_eq!(back.say("stop").await, "okay");
     let mut later = back.resume(region.http).await;
     assert_eq!(later.say("how much time is left").await, "there is no timer");
@@ -505,7 +505,7 @@ async fn a_session_does_not_age_while_it_is_connected() {
     .await;
     let mut device = Device::call(region.http, "").await;
     device.say("dim the office lights to ten percent").await;
-    // Time is what this is about: twice as long as a closed session is kept.
+    // The test needs this time: twice the lifetime of a closed session.
     tokio::time::sleep(Duration::from_millis(2200)).await;
     let back = device.resume(region.http).await;
     assert_eq!(back.id(), device.id(), "it is the same session");
@@ -528,7 +528,7 @@ async fn who_asks_for_a_session_that_is_gone_is_told_and_gets_a_new_one() {
 }
 
 impl Device {
-    /// Until a turn is answered by this region.
+    /// Asks until this region answers.
     pub(crate) async fn until_moved(&mut self, region: &str) {
         let moved = async {
             loop {

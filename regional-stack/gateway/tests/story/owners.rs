@@ -39,7 +39,7 @@ async fn nobody_resumes_the_session_of_another_device() {
         Device::call_with(here, "", &[]).await.is_err(),
         "a device without a key is refused"
     );
-    // A page in a browser shows its key among the subprotocols, and hears of another one.
+    // A page in a browser sends its key among the subprotocols, and the answer names another one.
     let offered = [("sec-websocket-protocol", "realtime, openai-insecure-api-key.mk_ada")];
     let page = Device::call_with(here, "", &offered).await.unwrap();
     assert_eq!(page.header("sec-websocket-protocol"), "realtime");
@@ -52,17 +52,17 @@ async fn nobody_resumes_the_session_of_another_device() {
     drop(ada);
     until_metric(region.http, "meridian_stack_sessions 0").await;
 
-    // Eve has the id from a log, and a key of her own.
+    // Eve has the id from a log, and her own key.
     let mut eve = call(there, "mk_eve", &format!("&resume={id}")).await;
     let error = eve.until("error").await;
     assert_eq!(error["error"]["code"], "session_not_resumed");
     eve.reads().await;
     assert_eq!(eve.say("what alarms do i have").await, "there is no alarm");
-    // Written like this the edge would not see what the stack reads.
+    // The edge must see the parameter in every spelling that the stack reads.
     let authorization = [("authorization", "Bearer mk_eve")];
     let disguised = Device::call_with(there, &format!("&%72esume={id}"), &authorization).await;
     assert_eq!(disguised.map(drop).unwrap_err().0, 400);
-    // And a stack hands out no session that the edge before it does not vouch for.
+    // And a stack gives out no session for which the edge does not vouch.
     let (name, _) = id.split_once('.').unwrap();
     let given = [("meridian-session-token", "sess_00112233445566778899aabbccddeeff")];
     let mut past = Device::call_with(region.http, &format!("&resume={name}"), &given)

@@ -1,4 +1,4 @@
-//! A stack that wants to know who calls, and edges that prove it.
+//! A stack that requires an identity, and edges that prove theirs.
 
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
@@ -85,7 +85,7 @@ async fn a_stack_serves_edges_that_prove_it_and_tells_others_why_not() {
 
     for role in ["dns/ns1", "operator/ada", "stack/eu-west/b"] {
         let own = load(issue(&authority, role, &folder.path().join(role.replace('/', "-"))));
-        // In TLS 1.3 it hears of it with the first answer.
+        // In TLS 1.3 the caller learns of it with the first answer.
         let error = session(dial(&own, region.http).await).await.unwrap_err();
         let doubt = Doubt::within(&error).cloned();
         assert_eq!(
@@ -131,7 +131,7 @@ async fn permissive_serves_those_without_a_certificate_too() {
     region.stopped().await;
 }
 
-/// A root that is taken away counts at once: sessions of edges that rest on it leave, with a Close frame, after their turn.
+/// The removal of a root counts at once: sessions of edges that rest on it leave after their turn, with a Close frame.
 #[tokio::test]
 async fn sessions_leave_when_the_root_of_their_edge_is_taken_away() {
     let folder = tempfile::tempdir().unwrap();
@@ -150,7 +150,7 @@ async fn sessions_leave_when_the_root_of_their_edge_is_taken_away() {
         load(files)
     });
     let mut first = session(dial(&edges[0], region.http).await).await.unwrap();
-    // The stack looks at its files every few seconds.
+    // The stack reads its files every few seconds.
     let mut second = loop {
         if let Ok(session) = session(dial(&edges[1], region.http).await).await {
             break session;

@@ -25,7 +25,7 @@ impl Device {
         Self::call_with(region, "").await
     }
 
-    /// One that wants to know what became of its turns.
+    /// A device that asks for reports about its turns.
     async fn call_with(region: &Region, parameters: &str) -> Self {
         Self::dial(&format!(
             "ws://{}/v1/realtime?model=gpt-realtime&meridian=1{parameters}",
@@ -230,7 +230,7 @@ async fn with_manual_turns_nothing_happens_until_the_client_says_so() {
     let events = device.until("meridian.turn").await;
     assert_eq!(spoken_in(&events).unwrap(), "the office lights are on");
 
-    // Asking for the response before the transcript is there comes to the same.
+    // A request for the response before the transcript has the same result.
     device.speak("turn off the office lights").await;
     device.send(json!({ "type": "input_audio_buffer.commit" })).await;
     device.send(json!({ "type": "response.create" })).await;
@@ -265,7 +265,7 @@ async fn a_cancelled_response_ends_at_once_and_the_session_goes_on() {
     device.until("response.output_audio_transcript.delta").await;
     device.send(json!({ "type": "response.cancel" })).await;
     let events = device.until("meridian.turn").await;
-    // Each part that began ends, and no event claims that anything was said.
+    // Each part that began ends, and no event claims that the assistant spoke.
     assert_eq!(
         types(&events),
         [
@@ -322,7 +322,7 @@ async fn the_assistant_falls_silent_when_the_user_begins_to_speak() {
     device.send(json!({
         "type": "conversation.item.truncate", "item_id": first["item"]["id"], "content_index": 0, "audio_end_ms": 120,
     })).await;
-    // Nothing of it was said.
+    // The assistant spoke nothing of it.
     let refused = device.until("error").await.pop().unwrap();
     assert_eq!(refused["error"]["param"], "audio_end_ms");
     device
@@ -330,7 +330,7 @@ async fn the_assistant_falls_silent_when_the_user_begins_to_speak() {
             "type": "conversation.item.truncate", "item_id": first["item"]["id"], "content_index": 0, "audio_end_ms": 0,
         }))
         .await;
-    // While the next reply is held, or it might be over before the device is heard.
+    // The next reply is held, or it might end before the device's event.
     device.until("conversation.item.truncated").await;
     drop(gate);
     let events = device.until("meridian.turn").await;
@@ -363,7 +363,7 @@ async fn no_more_can_be_cut_off_a_reply_than_there_is() {
         .send(json!({ "type": "conversation.item.retrieve", "item_id": item }))
         .await;
     assert_eq!(device.next().await["item"]["content"][0]["transcript"], Value::Null);
-    // Audio that was cut off cannot be cut off again.
+    // Truncated audio cannot be truncated to more.
     device.send(truncate(0, 101)).await;
     assert_eq!(device.next().await["error"]["param"], "audio_end_ms");
 }
@@ -479,7 +479,7 @@ async fn a_message_above_the_limit_is_refused_and_the_session_goes_on() {
     device.speak("stop").await;
     assert_eq!(spoken_in(&device.until("meridian.turn").await).unwrap(), "okay");
 
-    // An eighth above the limit nothing more is read.
+    // From an eighth above the limit the stack reads no further.
     device.send(append(600 << 10)).await;
     let error = device.until("error").await.pop().unwrap();
     assert_eq!(error["error"]["code"], "message_too_large");

@@ -14,7 +14,7 @@ use speech::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// Longer than anything here takes; a test that waits this long has failed.
+/// Longer than any step here; a test that waits this long has failed.
 pub(crate) const HANGS_AFTER: Duration = Duration::from_secs(30);
 
 const PLAIN: &str =
@@ -36,7 +36,7 @@ impl Region {
         Self::start_as(PLAIN, engines, change).await
     }
 
-    /// A region whose sessions can go on in others that have the same key.
+    /// A region whose sessions other regions with the same key can resume.
     pub(crate) async fn start_keyed(engines: Engines, key: &str) -> Self {
         let document = format!("{PLAIN}\ncheckpoint_key = \"{key}\"");
         Self::start_as(&document, engines, |_| {}).await
@@ -115,7 +115,7 @@ pub(crate) fn engines() -> Engines {
     }
 }
 
-/// Opens the way for one job of a held engine; when dropped, for all.
+/// Lets one job of a held engine pass; when dropped, all.
 pub(crate) type Gate = mpsc::Sender<()>;
 
 /// Engines whose recognizer waits at a gate before each job, except for the first, which is the stack's own self-test.
@@ -162,7 +162,7 @@ struct Held {
 
 impl Held {
     fn wait(&self) {
-        // An error means that the gate was dropped: everything may pass.
+        // An error means that the gate was dropped: all jobs may pass.
         let _ = self.hold.lock().recv();
     }
 }

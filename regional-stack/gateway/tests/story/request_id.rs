@@ -81,7 +81,7 @@ async fn a_session_is_named_by_its_upgrade_in_the_answer_and_in_the_log() {
     while let Some(Ok(_)) = socket.next().await {}
     region.begin_stop();
     region.stopped().await;
-    // Found as lines of an edge are, which says it in a field of each line.
+    // The line has the id in a field, as lines of an edge do.
     let is_named_in_json = |line: &str| serde_json::from_str::<Value>(line).unwrap()["request_id"] == "call-7";
     let is_named = |line: &str| line.split([' ', '{', '}']).any(|word| word == "request_id=call-7");
     for (lines, is_named) in [

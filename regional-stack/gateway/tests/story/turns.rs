@@ -21,7 +21,7 @@ use crate::region::{HANGS_AFTER, Region, engines};
 
 const KEY: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
 
-/// An edge that asks for turns, and its device.
+/// An edge that asks for reports about turns, and its device.
 struct Edge {
     socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
     turns: Vec<Turn>,
@@ -53,7 +53,7 @@ impl Edge {
         self.socket.send(Message::text(event.to_string())).await.unwrap();
     }
 
-    /// Asks for something in text; the answer is spoken.
+    /// Asks in text for a spoken answer.
     async fn ask(&mut self, text: &str) {
         let content = json!([{ "type": "input_text", "text": text }]);
         let item = json!({ "type": "conversation.item.create", "item": { "role": "user", "content": content } });
@@ -98,11 +98,11 @@ async fn a_turn_is_told_when_it_is_over_and_what_the_device_reports_at_once() {
     edge.ask("turn on the office lights").await;
     edge.until(|edge| !edge.turns.is_empty()).await;
     let turn = edge.turns[0];
-    // Nothing was recognised, as it was written.
+    // The question was text, so the recognizer did nothing.
     assert_eq!((turn.recognised_ms, turn.failed), (None, None));
     assert!(turn.first_audio_ms.is_some());
 
-    // The reply is long over, and nothing follows it.
+    // The reply ended long ago, and nothing follows it.
     for underruns in [12, 1] {
         edge.say(json!({ "type": "meridian.playback", "underruns": underruns }))
             .await;
@@ -117,7 +117,7 @@ async fn a_turn_is_told_when_it_is_over_and_what_the_device_reports_at_once() {
         .await;
 }
 
-/// Its GPU is full whenever a test says so.
+/// An engine whose GPU is full whenever a test wants it.
 struct Full {
     is_full: Arc<AtomicBool>,
     synthesizer: ScriptedSynthesizer,

@@ -28,11 +28,11 @@ use tokio::sync::watch;
 /// The behaviour of the server of the index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Manner {
-    /// As it should.
+    /// Serves every file as asked.
     Good,
     /// Ends each answer after a third of the file.
     Cuts,
-    /// Has never heard of ranges.
+    /// Ignores ranges.
     FromTheBeginning,
     /// Sends another file of the same length.
     Another,
@@ -40,7 +40,7 @@ enum Manner {
     TooMuch,
     /// Has a page of links in place of JSON.
     Links,
-    /// Has its page elsewhere, with links that count from there.
+    /// Redirects to its page, whose links are relative to that place.
     Moved,
 }
 
@@ -86,7 +86,7 @@ fn hash(bytes: &[u8]) -> String {
     hex::encode(Sha256::digest(bytes))
 }
 
-/// A package with the members that a Moonshine has. What is in them is no Moonshine, which only the conversion finds.
+/// A package with the members of a Moonshine. Their contents are no Moonshine, which only the conversion finds.
 fn package() -> (Vec<u8>, BTreeMap<String, Vec<u8>>) {
     let members: BTreeMap<String, Vec<u8>> = [
         ("m/encoder_model.ort", vec![1; 60_000]),
@@ -182,7 +182,7 @@ async fn file(Shared(index): Shared<Arc<Index>>, headers: HeaderMap) -> Response
     let body = if index.manner == Manner::Cuts {
         let part = Bytes::copy_from_slice(&rest[..rest.len().min(whole.len() / 3 + 1)]);
         let (end, is_last) = ((from + part.len()) as u64, part.len() == rest.len());
-        // The connection breaks when the client has what was sent, and not while it is under way.
+        // The connection breaks after the client has the sent bytes, and not while they are under way.
         let mut arrived = index.arrived.clone();
         let cut = async move {
             arrived.wait_for(|bytes| *bytes >= end).await.unwrap();
@@ -215,7 +215,7 @@ async fn try_to_fetch(manner: Manner) -> (FetchError, tempfile::TempDir, Arc<Ind
     let model = model(&package, &members);
     let (models, counted) = (tempfile::tempdir().unwrap(), Counted::default());
     let (index, server) = serve(manner, package, &counted).await;
-    // The files that are there must survive any answer.
+    // The installed files must survive any answer.
     std::fs::create_dir(models.path().join("test")).unwrap();
     std::fs::write(models.path().join("test/tokens.txt"), "the old model").unwrap();
     let error = fetch(&model, models.path(), &Source::Index(index), &counted)

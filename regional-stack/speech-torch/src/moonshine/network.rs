@@ -7,7 +7,7 @@ use std::path::Path;
 
 use tch::{Device, Kind, TchError, Tensor};
 
-use super::Said;
+use super::decoded::Decoded;
 use crate::sidecar::ModelError;
 
 const WIDTH: i64 = 288;
@@ -211,28 +211,28 @@ impl Network {
         }
     }
 
-    /// Writes down what is said in `sound`, with the likeliest token at every step, at most so many.
-    pub(super) fn transcribe(&self, sound: &[f32], tokens_max: usize) -> Result<Said, TchError> {
+    /// Decodes `sound` with the likeliest token at every step, and at most `tokens_max` of them.
+    pub(super) fn transcribe(&self, sound: &[f32], tokens_max: usize) -> Result<Decoded, TchError> {
         tch::no_grad(|| {
             let mut decoder = self.begin(sound)?;
-            let mut said = Said {
+            let mut decoded = Decoded {
                 tokens: Vec::new(),
                 log_probabilities: Vec::new(),
                 ended: false,
             };
             let mut token = START;
-            while said.tokens.len() < tokens_max {
+            while decoded.tokens.len() < tokens_max {
                 let logits = self.step(&mut decoder, token)?;
                 let (best, at) = logits.f_log_softmax(0, Kind::Float)?.f_max_dim(0, false)?;
                 token = at.f_int64_value(&[])?;
-                said.log_probabilities.push(best.f_double_value(&[])? as f32);
+                decoded.log_probabilities.push(best.f_double_value(&[])? as f32);
                 if token == END {
-                    said.ended = true;
+                    decoded.ended = true;
                     break;
                 }
-                said.tokens.push(token);
+                decoded.tokens.push(token);
             }
-            Ok(said)
+            Ok(decoded)
         })
     }
 

@@ -12,7 +12,7 @@ pub(super) struct Tokens(Vec<Vec<u8>>);
 const SPACE: char = '▁';
 
 impl Tokens {
-    /// Reads the list at `path`, which must have so many tokens.
+    /// Reads the list at `path`, which must have `count` tokens.
     pub(super) fn load(path: &Path, count: usize) -> Result<Self, ModelError> {
         let unfit = |what: String| ModelError::Unfit {
             path: path.display().to_string(),

@@ -2,11 +2,11 @@
 //! of `testdata/noise.tsv`, bangs among them, and ordinary sentences and commands spoken by espeak-ng. Prints its scores, which are those
 //! in docs/benchmarks.md: `cargo test -p speech-torch gates:: -- --nocapture`. The cascade hears a sample in every run, because its large
 //! recognizer takes a hundred times as long, and everything with `--ignored`.
-//!
-//! One file, although it is long: the gates share the models, the speakers and the count of what acted.
+
+mod noise;
+mod with_moonshine;
 
 use std::{
-    f32::consts::TAU,
     path::{Path, PathBuf},
     process::{Command as Program, Stdio},
     sync::{
@@ -17,25 +17,23 @@ use std::{
 };
 
 use dialogue::{City, Command, DialogueState, act, interpret, understand};
-use rand_chacha::{
-    ChaCha8Rng,
-    rand_core::{RngCore as _, SeedableRng as _},
-};
-use speech::{Cascade, FirstPass as _, Recognizer, SAMPLE_RATE, wav};
+use speech::{Cascade, Recognizer, wav};
 use speech_torch::{Moonshine, TorchRecognizer};
 use tch::Device;
 use topology::Moment;
 
+use self::noise::Burst;
+
 /// A recognizer under test.
 #[derive(Clone, Copy)]
-struct Ear {
+struct Tested {
     recognizer: &'static dyn Recognizer,
-    /// It hears every so many sounds of each list.
+    /// Of each list it hears every sound whose number is a multiple of this.
     step: usize,
 }
 
-impl Ear {
-    /// One or two of a sample are chance.
+impl Tested {
+    /// Two wrong sounds in a sample are chance.
     fn chance(self) -> usize {
         if self.step == 1 { 0 } else { 2 }
     }
@@ -61,17 +59,17 @@ fn conformer() -> TorchRecognizer {
 }
 
 /// The small recognizer alone, which hears every sound.
-fn small() -> Ear {
-    Ear {
+fn small() -> Tested {
+    Tested {
         recognizer: &*CONFORMER,
         step: 1,
     }
 }
 
 /// The cascade; `None` on a machine without its model.
-fn cascade(step: usize) -> Option<Ear> {
+fn cascade(step: usize) -> Option<Tested> {
     let recognizer = CASCADE.as_ref()?;
-    Some(Ear { recognizer, step })
+    Some(Tested { recognizer, step })
 }
 
 /// Saturday 21 November 2026, 10:35 in London.
@@ -94,7 +92,7 @@ struct Heard {
     /// The spoken text. `None` for noise.
     said: Option<String>,
     text: String,
-    surety: f32,
+    confidence: f32,
     command: Command,
     reply: String,
 }
@@ -148,8 +146,8 @@ impl Source {
         }
     }
 
-    fn hear(&self, ear: Ear) -> Heard {
-        let transcript = ear.recognizer.recognize(&self.samples()).unwrap();
+    fn hear(&self, tested: Tested) -> Heard {
+        let transcript = tested.recognizer.recognize(&self.samples()).unwrap();
         let mut state = DialogueState::new(City::London);
         // The session never interprets an empty transcript.
         let (command, reply) = if transcript.text.is_empty() {
@@ -165,287 +163,28 @@ impl Source {
                 Self::Spoken { text, .. } | Self::Recording { text, .. } => Some(text.clone()),
             },
             text: transcript.text,
-            surety: transcript.confidence,
+            confidence: transcript.confidence,
             command,
             reply,
         }
     }
 }
 
-/// Recognises all sounds of the ear's share, on every core.
-fn hear(ear: Ear, sources: &[Source]) -> Vec<Heard> {
-    let sources: Vec<&Source> = sources.iter().step_by(ear.step).collect();
+/// Recognises the recognizer's share of the sounds, on every core.
+fn hear(tested: Tested, sources: &[Source]) -> Vec<Heard> {
+    let sources: Vec<&Source> = sources.iter().step_by(tested.step).collect();
     let (next, heard) = (AtomicUsize::new(0), parking_lot::Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
         for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
             scope.spawn(|| {
                 while let Some(source) = sources.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let result = source.hear(ear);
+                    let result = source.hear(tested);
                     heard.lock().push(result);
                 }
             });
         }
     });
     heard.into_inner()
-}
-
-/// Random numbers that stay the same in every version of the libraries: ChaCha8 promises its sequence, and the ranges are
-/// computed here.
-struct Dice(ChaCha8Rng);
-
-impl Dice {
-    fn new(seed: u64) -> Self {
-        let mut key = [0; 32];
-        key[..8].copy_from_slice(&seed.to_le_bytes());
-        Self(ChaCha8Rng::from_seed(key))
-    }
-
-    fn between(&mut self, from: f32, to: f32) -> f32 {
-        from + (to - from) * (self.0.next_u32() >> 8) as f32 / 16_777_216.0
-    }
-
-    /// A whole number from `from` to below `to`.
-    fn number(&mut self, from: usize, to: usize) -> usize {
-        from + self.0.next_u32() as usize % (to - from)
-    }
-
-    fn noise(&mut self) -> f32 {
-        self.between(-1.0, 1.0)
-    }
-}
-
-/// Sounds without words.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Noise {
-    White,
-    Pink,
-    Hum,
-    Clicks,
-    Babble,
-    Tones,
-    Bang,
-    Thud,
-    Knock,
-    Slam,
-}
-
-/// A line of `testdata/noise.tsv`.
-#[derive(Debug, Clone)]
-struct Burst {
-    noise: Noise,
-    length: usize,
-    peak_db: f32,
-    seed: u64,
-}
-
-impl Burst {
-    fn read(line: &[String]) -> Self {
-        let [kind, ms, peak_db, seed] = line else {
-            panic!("four columns: {line:?}")
-        };
-        let noise = Noise::ALL
-            .into_iter()
-            .find(|noise| format!("{noise:?}").eq_ignore_ascii_case(kind));
-        Self {
-            noise: noise.unwrap_or_else(|| panic!("no sound is called {kind}")),
-            length: ms.parse::<usize>().unwrap() * SAMPLE_RATE as usize / 1000,
-            peak_db: peak_db.parse().unwrap(),
-            seed: seed.parse().unwrap(),
-        }
-    }
-
-    /// Whether it is as short as a word.
-    fn is_short(&self) -> bool {
-        matches!(self.noise, Noise::Bang | Noise::Thud | Noise::Knock | Noise::Slam)
-    }
-
-    fn samples(&self) -> Vec<f32> {
-        let mut dice = Dice::new(self.seed);
-        let rate = SAMPLE_RATE as f32;
-        let mut samples = self.noise.samples(self.length, &mut dice);
-        let loudest = samples
-            .iter()
-            .fold(1e-6f32, |loudest, sample| loudest.max(sample.abs()));
-        // A rise and a fall as of a door or a cough; what falls down begins at once.
-        let (rise, fall) = if self.is_short() {
-            (dice.between(0.001, 0.004) * rate, dice.between(0.002, 0.02) * rate)
-        } else {
-            (dice.between(0.005, 0.1) * rate, dice.between(0.02, 0.3) * rate)
-        };
-        let (length, level) = (samples.len(), 10f32.powf(self.peak_db / 20.0));
-        for (at, sample) in samples.iter_mut().enumerate() {
-            let edge = (at as f32 / rise).min((length - at) as f32 / fall).min(1.0);
-            *sample *= edge * level / loudest;
-        }
-        // The quiet room around the sound, as an endpointer leaves it.
-        let mut room =
-            |seconds: f32| -> Vec<f32> { (0..(seconds * rate) as usize).map(|_| 0.0017 * dice.noise()).collect() };
-        if self.is_short() {
-            [room(0.3), samples, room(0.5)].concat()
-        } else {
-            let quiet = vec![0.0; (0.15 * rate) as usize];
-            [quiet.clone(), samples, quiet].concat()
-        }
-    }
-}
-
-impl Noise {
-    const ALL: [Self; 10] = [
-        Self::White,
-        Self::Pink,
-        Self::Hum,
-        Self::Clicks,
-        Self::Babble,
-        Self::Tones,
-        Self::Bang,
-        Self::Thud,
-        Self::Knock,
-        Self::Slam,
-    ];
-
-    fn samples(self, length: usize, random: &mut Dice) -> Vec<f32> {
-        let rate = SAMPLE_RATE as f32;
-        match self {
-            Self::White => (0..length).map(|_| random.noise()).collect(),
-            Self::Pink => {
-                // White noise through three leaks of different speed: about 3 dB less per octave.
-                let mut leaks = [0.0f32; 3];
-                let mut next = || {
-                    let white = random.noise();
-                    for (leak, (keep, take)) in leaks.iter_mut().zip([(0.997, 0.03), (0.96, 0.1), (0.6, 0.4)]) {
-                        *leak = keep * *leak + take * white;
-                    }
-                    leaks.iter().sum::<f32>()
-                };
-                (0..length).map(|_| next()).collect()
-            }
-            Self::Hum => {
-                let pitch = random.between(45.0, 240.0);
-                let parts: Vec<(f32, f32, f32)> = (1..12)
-                    .map(|part| {
-                        let part = part as f32;
-                        (part * pitch, random.between(0.0, 1.0) / part, random.between(0.0, TAU))
-                    })
-                    .collect();
-                (0..length)
-                    .map(|at| {
-                        let t = at as f32 / rate;
-                        parts.iter().map(|(f, a, phase)| a * (TAU * f * t + phase).sin()).sum()
-                    })
-                    .collect()
-            }
-            Self::Clicks => {
-                let mut samples = vec![0.0f32; length];
-                for _ in 0..random.number(1, 14) {
-                    let (from, decay, pitch) = (
-                        random.number(0, length),
-                        random.between(0.002, 0.03) * rate,
-                        random.between(200.0, 4000.0),
-                    );
-                    for (at, sample) in samples[from..].iter_mut().take((8.0 * decay) as usize).enumerate() {
-                        let ring = (TAU * pitch * at as f32 / rate).sin() + random.between(-0.5, 0.5);
-                        *sample += ring * (-(at as f32) / decay).exp();
-                    }
-                }
-                samples
-            }
-            Self::Babble => {
-                // Voices without words: pulses at the pitch of a voice, through two resonances that wander like those
-                // of vowels.
-                let mut samples = vec![0.0f32; length];
-                for _ in 0..random.number(1, 5) {
-                    let pitch: f32 = random.between(80.0, 260.0);
-                    let syllables = random.between(2.0, 6.0);
-                    let (mut phase, mut memory) = (0.0f32, [[0.0f32; 2]; 2]);
-                    let starts: [f32; 2] = [random.between(300.0, 800.0), random.between(900.0, 2500.0)];
-                    let wander = random.between(0.5, 3.0);
-                    for (at, sample) in samples.iter_mut().enumerate() {
-                        let t = at as f32 / rate;
-                        phase += pitch * (1.0 + 0.1 * (TAU * 0.7 * t).sin()) / rate;
-                        let pulse = if phase >= 1.0 { 1.0 } else { 0.0 };
-                        phase = phase.fract();
-                        let mut voice = 0.0;
-                        for (formant, (start, memory)) in starts.iter().zip(&mut memory).enumerate() {
-                            let middle = start * (1.0 + 0.3 * (TAU * wander * t + formant as f32).sin());
-                            let (width, turn) = ((-std::f32::consts::PI * 90.0 / rate).exp(), TAU * middle / rate);
-                            let out = pulse + 2.0 * width * turn.cos() * memory[0] - width * width * memory[1];
-                            *memory = [out, memory[0]];
-                            voice += out;
-                        }
-                        *sample += voice * (TAU * syllables * t).sin().max(0.0);
-                    }
-                }
-                samples
-            }
-            Self::Tones => {
-                // Beeps and slides, as of telephones, toys and kettles.
-                let mut samples = Vec::with_capacity(length);
-                let mut phase = 0.0f32;
-                while samples.len() < length {
-                    let (from, to) = (random.between(200.0, 3000.0), random.between(200.0, 3000.0));
-                    let steady = random.between(0.0, 1.0) < 0.5;
-                    let piece = (random.between(0.05, 0.6) * rate) as usize;
-                    for at in 0..piece {
-                        let pitch: f32 = if steady {
-                            from
-                        } else {
-                            from + (to - from) * at as f32 / piece as f32
-                        };
-                        phase = (phase + pitch / rate).fract();
-                        samples.push((TAU * phase).sin());
-                    }
-                }
-                samples.truncate(length);
-                samples
-            }
-            Self::Bang => {
-                // From noise that stops at once to noise that fades at once.
-                let fade = random.between(0.0, 4.0);
-                (0..length)
-                    .map(|at| random.noise() * (-fade * at as f32 / length as f32).exp())
-                    .collect()
-            }
-            Self::Thud => {
-                let pitch = random.between(80.0, 400.0);
-                (0..length)
-                    .map(|at| {
-                        let (t, part) = (at as f32 / rate, at as f32 / length as f32);
-                        (TAU * pitch * t).sin() * (-3.0 * part).exp() + 0.17 * random.noise() * (-4.0 * part).exp()
-                    })
-                    .collect()
-            }
-            Self::Knock => {
-                // A table or a door: five resonances that fade at their own pace.
-                let parts: Vec<[f32; 4]> = (0..5)
-                    .map(|_| {
-                        [
-                            random.between(90.0, 2500.0),
-                            random.between(0.2, 1.0),
-                            random.between(0.0, TAU),
-                            random.between(0.01, 0.08),
-                        ]
-                    })
-                    .collect();
-                (0..length)
-                    .map(|at| {
-                        let t = at as f32 / rate;
-                        let rings = parts.iter().map(|[pitch, level, phase, fade]| {
-                            level * (TAU * pitch * t + phase).sin() * (-t / fade).exp()
-                        });
-                        rings.sum::<f32>() + 0.05 * random.noise() * (-4.0 * at as f32 / length as f32).exp()
-                    })
-                    .collect()
-            }
-            Self::Slam => {
-                let pink = Self::Pink.samples(length, random);
-                let fade = random.between(0.0, 4.0);
-                let faded = pink.into_iter().enumerate();
-                faded
-                    .map(|(at, sample)| sample * (-fade * at as f32 / length as f32).exp())
-                    .collect()
-            }
-        }
-    }
 }
 
 /// The voices for ordinary sentences. Commands use voices on which the recognizer was never trained.
@@ -497,7 +236,7 @@ fn noise_and_ordinary_sentences_start_nothing() {
     noise_and_ordinary_sentences(small());
 }
 
-fn noise_and_ordinary_sentences(ear: Ear) {
+fn noise_and_ordinary_sentences(tested: Tested) {
     let began = Instant::now();
     let (mut clips, mut false_actions) = (0, Vec::new());
     for (name, sources) in [
@@ -507,7 +246,7 @@ fn noise_and_ordinary_sentences(ear: Ear) {
             spoken("../dialogue/testdata/ordinary.txt", &TALKERS),
         ),
     ] {
-        let heard = hear(ear, &sources);
+        let heard = hear(tested, &sources);
         let silent = heard.iter().filter(|heard| heard.is_silent()).count();
         let asked = heard
             .iter()
@@ -525,12 +264,12 @@ fn noise_and_ordinary_sentences(ear: Ear) {
         );
         for heard in started {
             let said = heard.said.as_deref().unwrap_or("(noise)");
-            false_actions.push(format!("{said}: {:?} at {:.2}", heard.text, heard.surety));
+            false_actions.push(format!("{said}: {:?} at {:.2}", heard.text, heard.confidence));
         }
         // The device must not talk to a fan, so nearly all noise gets no answer.
         if name == "bursts of noise" {
             assert!(
-                ear.reaches(silent, heard.len(), 97.0),
+                tested.reaches(silent, heard.len(), 97.0),
                 "{silent} of {} are silent",
                 heard.len()
             );
@@ -543,8 +282,11 @@ fn noise_and_ordinary_sentences(ear: Ear) {
         began.elapsed().as_secs_f32()
     );
     println!("{false_actions:#?}");
-    assert!(clips >= 1000 / ear.step);
-    assert!(ear.stays_below(false_actions.len(), clips, 0.5), "{false_actions:#?}");
+    assert!(clips >= 1000 / tested.step);
+    assert!(
+        tested.stays_below(false_actions.len(), clips, 0.5),
+        "{false_actions:#?}"
+    );
 }
 
 #[test]
@@ -553,7 +295,7 @@ fn a_bang_answers_no_question_and_stops_no_alarm() {
 }
 
 /// The effect of a knock or a slam in each state in which a single word suffices.
-fn bangs(ear: Ear) {
+fn bangs(tested: Tested) {
     let bangs = noises(true);
     assert!(bangs.len() >= 300);
     // Short words in a quiet room, in every voice.
@@ -598,7 +340,7 @@ fn bangs(ear: Ear) {
         ("asked", asked, NOW),
         ("ringing", ringing, later),
     ];
-    let (bangs, words) = (hear(ear, &bangs), hear(ear, &words));
+    let (bangs, words) = (hear(tested, &bangs), hear(tested, &words));
     let mut acted = Vec::new();
     for (name, state, now) in &states {
         let means = |heard: &Heard, confidence: f32| match heard.text.as_str() {
@@ -607,11 +349,11 @@ fn bangs(ear: Ear) {
         };
         let before = acted.len();
         for heard in &bangs {
-            let command = means(heard, heard.surety);
+            let command = means(heard, heard.confidence);
             if !matches!(command, Command::Rejected | Command::Unknown | Command::Unsure { .. }) {
                 acted.push(format!(
                     "{name}: {:?} at {:.2} is {command:?}",
-                    heard.text, heard.surety
+                    heard.text, heard.confidence
                 ));
             }
         }
@@ -622,7 +364,7 @@ fn bangs(ear: Ear) {
         for heard in right {
             let meant = means(heard, 1.0);
             known += usize::from(meant != Command::Rejected);
-            kept += usize::from(meant != Command::Rejected && means(heard, heard.surety) == meant);
+            kept += usize::from(meant != Command::Rejected && means(heard, heard.confidence) == meant);
         }
         println!(
             "{name}: {} of {} bangs do something; {kept} of {known} words that are heard right are accepted ({} spoken)",
@@ -630,12 +372,12 @@ fn bangs(ear: Ear) {
             bangs.len(),
             words.len()
         );
-        assert!(percent(kept, known) >= 90.0, "{name}: {kept} of {known}");
+        assert!(tested.reaches(kept, known, 90.0), "{name}: {kept} of {known}");
     }
     let clips = states.len() * bangs.len();
     println!("{acted:#?}");
     assert!(
-        percent(acted.len(), clips) < 0.5,
+        tested.stays_below(acted.len(), clips, 0.5),
         "{} of {clips}: {acted:#?}",
         acted.len()
     );
@@ -647,7 +389,7 @@ fn what_is_negated_or_asked_is_not_done_when_it_is_spoken() {
 }
 
 /// Negated commands and questions, as the recognizer returns them. It may lose the word that reverses the meaning.
-fn negated_and_asked(ear: Ear) {
+fn negated_and_asked(tested: Tested) {
     let mut said: Vec<(String, String)> = lines("../dialogue/testdata/traps.tsv")
         .into_iter()
         .filter(|row| matches!(row[0].as_str(), "negated" | "question"))
@@ -670,7 +412,7 @@ fn negated_and_asked(ear: Ear) {
                 })
             })
             .collect();
-        let heard = hear(ear, &sources);
+        let heard = hear(tested, &sources);
         let said_of = |heard: &Heard| heard.said.clone().unwrap_or_default();
         let lost = heard
             .iter()
@@ -688,7 +430,7 @@ fn negated_and_asked(ear: Ear) {
         let acted: Vec<String> = heard
             .iter()
             .filter(|heard| heard.command.changes_state())
-            .map(|heard| format!("{:?}: {:?} at {:.2}", said_of(heard), heard.text, heard.surety))
+            .map(|heard| format!("{:?}: {:?} at {:.2}", said_of(heard), heard.text, heard.confidence))
             .collect();
         println!(
             "{} spoken rows ({kind}): {} acted on, {declined} declined, {asked} asked back, {silent} without an answer; the \
@@ -705,7 +447,7 @@ fn negated_and_asked(ear: Ear) {
             .collect();
         assert!(at_the_beginning.is_empty(), "{at_the_beginning:#?}");
         let acted_max = if kind == "negated" { 2.2 } else { 4.0 };
-        assert!(ear.stays_below(acted.len(), heard.len(), acted_max), "{acted:#?}");
+        assert!(tested.stays_below(acted.len(), heard.len(), acted_max), "{acted:#?}");
     }
 }
 
@@ -714,7 +456,7 @@ fn commands_are_still_carried_out() {
     commands(small());
 }
 
-fn commands(ear: Ear) {
+fn commands(tested: Tested) {
     for (name, sources, kept_min, wrong_max) in [
         ("recordings", recordings(), 97.0, 2.0),
         (
@@ -732,7 +474,7 @@ fn commands(ear: Ear) {
             20.0,
         ),
     ] {
-        let heard = hear(ear, &sources);
+        let heard = hear(tested, &sources);
         let meant = |heard: &Heard| interpret(heard.said.as_deref().unwrap_or_default()).command;
         // Counts the commands that the dialogue understands in the transcript as in the text, and those of them that it
         // also accepts because the recognizer is sure.
@@ -746,7 +488,7 @@ fn commands(ear: Ear) {
                 understood += 1;
                 kept += usize::from(heard.command == meant);
                 if heard.command != meant {
-                    println!("not sure enough: {:?} at {:.2}", heard.text, heard.surety);
+                    println!("not sure enough: {:?} at {:.2}", heard.text, heard.confidence);
                 }
             }
             if heard.command != meant && heard.is_answered() {
@@ -757,7 +499,7 @@ fn commands(ear: Ear) {
                     "{:?}: {:?} at {:.2}",
                     heard.said.as_deref().unwrap_or_default(),
                     heard.text,
-                    heard.surety
+                    heard.confidence
                 ));
             }
         }
@@ -770,13 +512,13 @@ fn commands(ear: Ear) {
             percent(wrong.len(), heard.len()),
         );
         println!("{wrong:#?}");
-        assert!(ear.reaches(kept, understood, kept_min));
-        assert!(ear.stays_below(wrong.len(), heard.len(), wrong_max), "{wrong:#?}");
+        assert!(tested.reaches(kept, understood, kept_min));
+        assert!(tested.stays_below(wrong.len(), heard.len(), wrong_max), "{wrong:#?}");
     }
 }
 
 #[test]
-#[ignore = "prints what the bounds of surety in dialogue were chosen by"]
+#[ignore = "prints what the bounds of confidence in dialogue were chosen by"]
 fn calibration() {
     let mut requests = recordings();
     requests.extend(spoken("../dialogue/testdata/commands.tsv", &CALLERS));
@@ -785,10 +527,10 @@ fn calibration() {
     let ordinary = hear(small(), &spoken("../dialogue/testdata/ordinary.txt", &TALKERS));
     let known = |command: &Command| !matches!(command, Command::Unknown | Command::Unsure { .. } | Command::Rejected);
     for heard in &noise {
-        if heard.surety >= 0.55 && !heard.text.is_empty() {
+        if heard.confidence >= 0.55 && !heard.text.is_empty() {
             println!(
                 "noise\t{:.2}\t{}\t{:?}",
-                heard.surety,
+                heard.confidence,
                 heard.text,
                 interpret(&heard.text).command.intent()
             );
@@ -797,7 +539,7 @@ fn calibration() {
     for heard in &right {
         println!(
             "right\t{:.2}\t{}\t{}",
-            heard.surety,
+            heard.confidence,
             heard.text,
             heard.said.as_deref().unwrap_or_default()
         );
@@ -805,7 +547,7 @@ fn calibration() {
     println!("floor  right kept  wrong kept  noise acts  ordinary acts  noise unknown  ordinary unknown");
     for floor in (0..20).map(|step| 0.05 * step as f32) {
         let mut counts = [0; 6];
-        for heard in right.iter().filter(|heard| heard.surety >= floor) {
+        for heard in right.iter().filter(|heard| heard.confidence >= floor) {
             let meant = interpret(heard.said.as_deref().unwrap_or_default()).command;
             let command = interpret(&heard.text).command;
             if known(&command) {
@@ -817,96 +559,11 @@ fn calibration() {
             .map(|heard| (heard, 2))
             .chain(ordinary.iter().map(|heard| (heard, 3)))
         {
-            if heard.surety >= floor && !heard.text.is_empty() {
+            if heard.confidence >= floor && !heard.text.is_empty() {
                 let known = known(&interpret(&heard.text).command);
                 counts[if known { at } else { at + 2 }] += 1;
             }
         }
         println!("{floor:.2}   {counts:?}");
-    }
-}
-
-/// The same with the cascade. "sample" runs in every build, "everything" when it is asked for: half an hour of one core.
-mod with_moonshine {
-    use super::*;
-
-    #[test]
-    fn a_sample_of_all_sounds() {
-        // Primes, so that a sample has every voice.
-        if let Some(ear) = cascade(17) {
-            noise_and_ordinary_sentences(ear);
-            commands(ear);
-            negated_and_asked(ear);
-        }
-    }
-
-    #[test]
-    #[ignore = "ten minutes of one core: everything that the small recognizer hears in every build"]
-    fn everything() {
-        let ear = cascade(1).expect("`meridian models fetch` gets the model");
-        noise_and_ordinary_sentences(ear);
-        bangs(ear);
-        commands(ear);
-        negated_and_asked(ear);
-    }
-
-    /// A line for each sound: its list, the words, what each recognizer hears and how sure it is, and the letters that the small one
-    /// found in the sound.
-    #[test]
-    #[ignore = "prints what the bounds of the cascade were chosen by: ten minutes of one core"]
-    fn calibration_of_the_cascade() {
-        let moonshine = crate::fetched_moonshine().expect("`meridian models fetch` gets the model");
-        let traps = |kind: &str| -> Vec<Source> {
-            let rows = lines("../dialogue/testdata/traps.tsv");
-            let texts = rows.into_iter().filter(|row| row[0] == kind && !row[1].ends_with('?'));
-            let each = texts.flat_map(|row| {
-                CALLERS.iter().map(move |&(voice, speed)| Source::Spoken {
-                    text: row[1].clone(),
-                    voice,
-                    speed,
-                })
-            });
-            each.step_by(3).collect()
-        };
-        let people = || -> Vec<Source> {
-            let rows = speech::people::rows().into_iter().filter(|row| row.part == "dev");
-            let source = |row: speech::people::Row| Source::Recording {
-                path: folder("../../.people").join(row.file),
-                text: row.transcript,
-            };
-            rows.map(source).collect()
-        };
-        for (list, sources) in [
-            ("recordings", recordings()),
-            ("commands", spoken("../dialogue/testdata/commands.tsv", &CALLERS)),
-            ("changes", spoken("../dialogue/testdata/changes.tsv", &CALLERS)),
-            ("negated", traps("negated")),
-            ("question", traps("question")),
-            ("people", people()),
-            ("ordinary", spoken("../dialogue/testdata/ordinary.txt", &TALKERS)),
-            ("noise", noises(false)),
-            ("bangs", noises(true)),
-        ] {
-            let next = AtomicUsize::new(0);
-            std::thread::scope(|scope| {
-                for _ in 0..2 {
-                    scope.spawn(|| {
-                        while let Some(source) = sources.get(next.fetch_add(1, Ordering::Relaxed)) {
-                            let samples = source.samples();
-                            let (small, spelled) = CONFORMER.recognize_closely(&samples).unwrap();
-                            let large = moonshine.recognize(&samples).unwrap();
-                            let said = match source {
-                                Source::Noise(_) => "",
-                                Source::Spoken { text, .. } | Source::Recording { text, .. } => text,
-                            };
-                            println!(
-                                "ROW\t{list}\t{said}\t{}\t{:.3}\t{spelled}\t{}\t{:.3}",
-                                small.text, small.confidence, large.text, large.confidence
-                            );
-                        }
-                    });
-                }
-            });
-        }
     }
 }

@@ -6,13 +6,13 @@ use speech::{Recognizer, SAMPLE_RATE, people, wav};
 use speech_torch::Moonshine;
 use tch::Device;
 
-static EAR: LazyLock<Option<Moonshine>> = LazyLock::new(crate::fetched_moonshine);
+static MOONSHINE: LazyLock<Option<Moonshine>> = LazyLock::new(crate::fetched_moonshine);
 
 /// A recording of somebody who says "go forward ten meters"; `None` on a machine that could not fetch it.
 fn go_forward() -> Option<Vec<f32>> {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.people/ps-goforward.wav");
     let Ok(bytes) = std::fs::read(&path) else {
-        println!("SKIPPED: {} is not here; `tools/fetch-people` gets it", path.display());
+        crate::say_once("SKIPPED: sentences of people, because they are not fetched; type `tools/fetch-people`");
         return None;
     };
     assert!(people::rows().iter().any(|row| row.file == "ps-goforward.wav"));
@@ -25,23 +25,23 @@ fn seconds(seconds: f32) -> usize {
 
 #[test]
 fn figures_come_as_words() {
-    let (Some(ear), Some(sound)) = (EAR.as_ref(), go_forward()) else {
+    let (Some(moonshine), Some(sound)) = (MOONSHINE.as_ref(), go_forward()) else {
         return;
     };
     // The network writes "Go forward 10 meters."
-    let heard = ear.recognize(&sound).unwrap();
+    let heard = moonshine.recognize(&sound).unwrap();
     assert_eq!(heard.text, "go forward ten meters");
     assert!(heard.confidence > 0.8, "{heard:?}");
 }
 
 #[test]
 fn the_silence_around_a_sentence_changes_nothing() {
-    let (Some(ear), Some(sound)) = (EAR.as_ref(), go_forward()) else {
+    let (Some(moonshine), Some(sound)) = (MOONSHINE.as_ref(), go_forward()) else {
         return;
     };
     for (before, after) in [(0.0, 0.5), (0.3, 0.0), (1.0, 1.5)] {
         let padded = [vec![0.0; seconds(before)], sound.clone(), vec![0.0; seconds(after)]].concat();
-        let heard = ear.recognize(&padded).unwrap();
+        let heard = moonshine.recognize(&padded).unwrap();
         assert_eq!(
             heard.text, "go forward ten meters",
             "{before} s before, {after} s after"
@@ -51,7 +51,7 @@ fn the_silence_around_a_sentence_changes_nothing() {
 
 #[test]
 fn sounds_without_words_are_no_words() {
-    let Some(ear) = EAR.as_ref() else { return };
+    let Some(moonshine) = MOONSHINE.as_ref() else { return };
     let tone = |hz: f32| -> Vec<f32> {
         (0..seconds(1.0))
             .map(|at| 0.3 * (at as f32 * hz * std::f32::consts::TAU / SAMPLE_RATE as f32).sin())
@@ -66,21 +66,21 @@ fn sounds_without_words_are_no_words() {
         ("no numbers", vec![f32::NAN; seconds(1.0)]),
         ("no number at all", vec![f32::INFINITY; seconds(1.0)]),
     ] {
-        let heard = ear.recognize(&samples).unwrap();
+        let heard = moonshine.recognize(&samples).unwrap();
         assert!((0.0..=1.0).contains(&heard.confidence), "{name}: {heard:?}");
         assert!(heard.text.is_empty() || heard.confidence < 0.6, "{name}: {heard:?}");
     }
-    let error = ear.recognize(&vec![0.1; seconds(31.0)]).unwrap_err().to_string();
+    let error = moonshine.recognize(&vec![0.1; seconds(31.0)]).unwrap_err().to_string();
     assert!(error.contains("30 s limit"), "{error}");
 }
 
 #[test]
 fn a_sentence_that_is_cut_anywhere_makes_no_loop() {
-    let (Some(ear), Some(sound)) = (EAR.as_ref(), go_forward()) else {
+    let (Some(moonshine), Some(sound)) = (MOONSHINE.as_ref(), go_forward()) else {
         return;
     };
     for end in [0.3, 0.7, 1.1, 1.6, 2.2] {
-        let heard = ear.recognize(&sound[..seconds(end)]).unwrap();
+        let heard = moonshine.recognize(&sound[..seconds(end)]).unwrap();
         // Nobody says more than six words in a second; a loop does.
         let words = heard.text.split_whitespace().count();
         assert!(words <= 2 + (6.0 * end) as usize, "cut at {end} s: {heard:?}");
@@ -89,14 +89,14 @@ fn a_sentence_that_is_cut_anywhere_makes_no_loop() {
 
 #[test]
 fn threads_hear_the_same_at_the_same_time() {
-    let (Some(ear), Some(sound)) = (EAR.as_ref(), go_forward()) else {
+    let (Some(moonshine), Some(sound)) = (MOONSHINE.as_ref(), go_forward()) else {
         return;
     };
-    let alone = ear.recognize(&sound).unwrap();
+    let alone = moonshine.recognize(&sound).unwrap();
     std::thread::scope(|scope| {
         for _ in 0..3 {
             scope.spawn(|| {
-                assert_eq!(ear.recognize(&sound).unwrap(), alone);
+                assert_eq!(moonshine.recognize(&sound).unwrap(), alone);
                 // One thread for each network: a second one waits more than it computes.
                 assert_eq!(tch::get_num_threads(), 1);
             });

@@ -6,7 +6,7 @@ use speech::{Cascade, Recognizer, people, score::Score, wav};
 use speech_torch::TorchRecognizer;
 use tch::Device;
 
-/// The samples of a recording; `None`, said loudly, on a machine that has not fetched them.
+/// The samples of a recording; `None`, with a loud line, on a machine that has not fetched them.
 fn recording(file: &str) -> Option<Vec<f32>> {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
         .join("../../.people")
@@ -14,20 +14,20 @@ fn recording(file: &str) -> Option<Vec<f32>> {
     match std::fs::read(&path) {
         Ok(bytes) => Some(wav::decode(&bytes, 60.0).unwrap()),
         Err(_) => {
-            println!("SKIPPED: {} is not here; `tools/fetch-people` gets it", path.display());
+            crate::say_once("SKIPPED: recordings of people, because they are not fetched; type `tools/fetch-people`");
             None
         }
     }
 }
 
-/// The score of `ear` on the sentences of a part. Single words are left to the bench, as they tell least and are most.
-fn sentences(part: &str, ear: &dyn Recognizer) -> Option<Score> {
+/// The score of a recognizer on the sentences of a part. The bench scores single words: they tell least and are most.
+fn sentences(part: &str, recognizer: &dyn Recognizer) -> Option<Score> {
     let mut score = Score::default();
     for row in people::rows()
         .into_iter()
         .filter(|row| row.part == part && row.kind != "word")
     {
-        let heard = ear.recognize(&recording(&row.file)?).unwrap().text;
+        let heard = recognizer.recognize(&recording(&row.file)?).unwrap().text;
         let (said, heard) = (people::comparable(&row.transcript), people::comparable(&heard));
         if said != heard {
             println!("{}: {said:?} was heard as {heard:?}", row.file);

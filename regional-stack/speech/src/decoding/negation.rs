@@ -1,10 +1,10 @@
-//! A "no" or "not" that the statistics of words took away. Hardly any counted sentence has one behind "kitchen", so the search
-//! prefers the sentence without it, which orders the opposite. Whether it was said, the sound alone decides.
+//! Finds a "no" or "not" that the statistics of words removed. Hardly any counted sentence has one behind "kitchen", so the search
+//! prefers the sentence without it, which orders the opposite. The sound alone decides whether the speaker said it.
 
 use super::{Language, log_sum};
 
-/// The sound may prefer the sentence without the negation by this much (in nats), and the negation counts all the same. At 3 it
-/// finds one more of the 23 that were lost, and a command in a few hundred gets one that nobody said.
+/// The negation counts even if the sound prefers the sentence without it by this much (in nats). At 3 the search finds one more of the
+/// 23 lost ones, and a command in a few hundred gets a negation that nobody said.
 const DOUBT_NATS: f32 = 1.5;
 const NEGATIONS: [&str; 2] = ["no", "not"];
 /// No negation stands behind one of these.

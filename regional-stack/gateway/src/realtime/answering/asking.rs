@@ -1,4 +1,4 @@
-//! Asking for a response: the item or question that it answers, and the order of responses.
+//! Requests for responses: the item or question to answer, and the order of responses.
 
 use serde_json::Value;
 use topology::Moment;
@@ -11,12 +11,12 @@ use crate::{
         items::{Role, check_length},
         recognising::{HEARING_MAX, Source},
         refusal::Refusal,
-        response::{Asked, Question, Wishes},
+        response::{Asked, Question, ResponseOptions},
         responses::Busy,
         session::Session,
         settings::Modality,
         sound::sound_of,
-        tools,
+        texts, tools,
     },
 };
 
@@ -26,12 +26,12 @@ impl Session {
             Busy::Active => Refusal::invalid(
                 "conversation_already_has_active_response",
                 "response",
-                "there is an active response; wait for response.done or send response.cancel",
+                texts::RESPONSE_IS_ACTIVE,
             ),
             Busy::Full => Refusal::invalid(
                 "rate_limit_exceeded",
                 "response",
-                format!("{HEARING_MAX} responses wait already; wait for response.done"),
+                texts::too_many_responses(HEARING_MAX),
             ),
         })?;
         let offered = new.tools.as_ref().unwrap_or(&self.settings.tools);
@@ -46,7 +46,7 @@ impl Session {
         let asked = Asked {
             answers,
             modality: new.modality.unwrap_or(self.settings.modality),
-            wishes: Wishes {
+            options: ResponseOptions {
                 aside: new.aside,
                 metadata: new.metadata,
                 tools: new.tools,
@@ -56,7 +56,7 @@ impl Session {
             },
         };
         if waits {
-            // Taken now, so that no other response answers it too.
+            // Marked now, so that no other response answers it too.
             let answered = asked.answers.as_ref();
             if let Some(item) = answered.and_then(|id| self.items.get_mut(id)) {
                 item.answered = true;
@@ -68,8 +68,7 @@ impl Session {
         Ok(())
     }
 
-    /// Finds what to answer in the input of a response, which replaces the conversation: an item of the conversation, or else a
-    /// question.
+    /// Finds the item or the question to answer in the input of a response, which replaces the conversation.
     pub(super) fn question_in(&mut self, input: Vec<NewItem>) -> Result<(Option<String>, Option<Question>), Refusal> {
         let mut question = Question::Nothing;
         let (mut answers, mut sound) = (None, None);
@@ -86,7 +85,7 @@ impl Session {
                 NewKind::Reference => {
                     let id = item.id.unwrap_or_default();
                     let found = self.items.get(&id).ok_or_else(|| {
-                        let message = "there is no item with this id; it may have been forgotten";
+                        let message = texts::NO_SUCH_ITEM;
                         Refusal::invalid("item_not_found", format!("response.input[{at}].id"), message)
                     })?;
                     match (found.role, &found.text) {
@@ -100,7 +99,7 @@ impl Session {
                         _ => {}
                     }
                 }
-                // History, which no skill of the assistant uses.
+                // No skill of the assistant uses history.
                 NewKind::Text { .. } | NewKind::Call { .. } => {}
             }
         }
@@ -136,7 +135,7 @@ impl Session {
         self.outbox.push(events::rate_limits_updated(HEARING_MAX, places));
     }
 
-    /// Answers an item now, or after the current response.
+    /// Answers an item, now or after the current response.
     pub(in crate::realtime) fn want(&mut self, item: String, now: Moment) {
         if let Some(item) = self.responses.want(item) {
             self.begin(Asked::about(Some(item), self.settings.modality), now);

@@ -1,11 +1,11 @@
-//! Interrupting a reply when the user begins to speak, and continuing it when that was a cough.
+//! Interrupts a reply when the user begins to speak, and repeats it if that was a cough.
 
 use topology::Moment;
 
 use crate::realtime::{response::Asked, responses::Interrupted, session::Session};
 
 impl Session {
-    /// Ends the reply to the conversation, because the user begins to speak.
+    /// Ends the reply to the conversation: the user begins to speak.
     pub(in crate::realtime) fn interrupt(&mut self, now: Moment) {
         if !self.responses.interrupt(now) {
             return;
@@ -15,15 +15,15 @@ impl Session {
             .filter(|response| response.call.is_some())
             .map(|response| response.item.clone());
         self.cancel("turn_detected");
-        // A client that knows of the call carries it out.
+        // A client that has the call carries it out.
         if call.is_some_and(|item| self.items.has(&item)) {
             self.responses.settle_interrupted();
         }
     }
 
-    /// Continues the interrupted reply at once, because the utterance that interrupted it could not be taken and gets no response.
+    /// Repeats the interrupted reply at once: the stack could not take the utterance that interrupted it, which gets no response.
     pub(in crate::realtime) fn resume_at_once(&mut self, now: Moment) {
-        // Beside the conversation something is said meanwhile. The next utterance decides.
+        // A response beside the conversation is being spoken. The next utterance decides.
         if self.responses.active().is_some() {
             return;
         }
@@ -39,7 +39,7 @@ impl Session {
         }
     }
 
-    /// Says the reply again that a cough or a slammed door cut off, and answers the items that waited behind it.
+    /// Repeats the reply that a cough or a slammed door cut off, and answers the items that waited behind it.
     pub(super) fn resume_interrupted(&mut self, mut interrupted: Box<Interrupted>) {
         self.rings_again_as(&interrupted.item);
         if interrupted.can_be_repeated(&self.items) {
@@ -52,13 +52,13 @@ impl Session {
         self.finish();
     }
 
-    /// Notes the new item of a ring that noise cut off and that is said again.
+    /// Notes the new item of a ring that noise cut off and that the assistant repeats.
     fn rings_again_as(&mut self, cut_off: &str) {
-        if self.rung.as_deref() == Some(cut_off)
+        if self.device.rung.as_deref() == Some(cut_off)
             && let Some(response) = self.responses.active_mut()
         {
             response.turn.intent = "timer.ring".into();
-            self.rung = Some(response.item.clone());
+            self.device.rung = Some(response.item.clone());
         }
     }
 }

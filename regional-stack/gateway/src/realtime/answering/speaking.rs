@@ -1,4 +1,4 @@
-//! Speaking a reply: its audio becomes events.
+//! Speaks a reply: its audio becomes events.
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use speech::{SAMPLE_RATE, pcm, resample::resample};
@@ -22,7 +22,7 @@ use crate::{
 const DELTA_MS: usize = 200;
 
 impl Session {
-    /// Speaks the reply again that was being spoken when the session left its region.
+    /// Speaks the reply again that the stack before this one was speaking.
     pub(in crate::realtime) fn speak_again(&mut self) {
         let lacks_audio = self.outbox.lacks_audio();
         let Some(response) = self.responses.active_mut() else {
@@ -78,7 +78,7 @@ impl Session {
         };
         let delta = |samples: &[f32]| place.audio_delta(BASE64_STANDARD.encode(pcm::to_s16le(samples)));
         if response.stage == ResponseStage::Sending {
-            // Another region may speak a little faster. The length stays as it was announced, to the sample.
+            // Another region may speak a little faster. The length stays as announced, to the sample.
             samples.resize(response.samples, 0.0);
             self.outbox.fill(|range| delta(samples.get(range).unwrap_or_default()));
             return;

@@ -1,4 +1,4 @@
-//! An audio input as it travels between regions, and how it is made again from the audio that the edge sends a second time.
+//! An audio input as it travels between regions, and its rebuilding from the audio that the edge sends a second time.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use super::{AudioInput, InputOffset, Intake, WIRE_RATE};
 use crate::realtime::settings::TurnDetection;
 
 impl AudioInput {
-    /// All but the audio.
+    /// Everything but the audio.
     pub(in crate::realtime) fn carry(&self) -> CarriedAudioInput {
         CarriedAudioInput {
             begin: self.begin,
@@ -28,7 +28,7 @@ impl AudioInput {
     }
 }
 
-/// An audio input as it travels between regions; its audio is sent again by the edge.
+/// An audio input as it travels between regions; the edge sends its audio again.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(in crate::realtime) struct CarriedAudioInput {
     begin: usize,
@@ -47,7 +47,7 @@ struct CarriedDetector {
 }
 
 impl CarriedAudioInput {
-    /// Whether all of it lies before this sample, and in order.
+    /// Whether its samples lie before this one, and in order.
     pub(in crate::realtime) fn is_before(&self, most: usize) -> bool {
         let is_detected = |detector: &CarriedDetector| detector.origin < most && detector.started < Some(most);
         let detector = self.detector.as_ref().is_none_or(is_detected);
@@ -79,16 +79,16 @@ impl CarriedAudioInput {
     }
 }
 
-/// Bytes in one chunk of the resampler, 10 ms: it can be started at any multiple of it and gives the same from then on.
+/// Bytes in one chunk of the resampler, 10 ms: a resampler that starts at any multiple gives the same samples from then on.
 const CHUNK_BYTES: usize = 2 * WIRE_RATE as usize / 100;
 /// Samples at the engine's rate in one chunk.
 const CHUNK_SAMPLES: usize = FRAME_SAMPLES;
 
-/// The most by which audio heard again may differ in length: 20 ms, which no word depends on.
+/// Largest difference in length of audio that was heard again: 20 ms, on which no word depends.
 const REBUILT_OFF_MAX: usize = 2 * CHUNK_SAMPLES;
 
 impl InputOffset {
-    /// The first sample that comes out right when the resampler is started here: its filter looks back less than a chunk.
+    /// The first right sample of a resampler that starts here: its filter looks back less than a chunk.
     pub(in crate::realtime) fn exact_from(self) -> usize {
         match self.bytes.div_ceil(CHUNK_BYTES) {
             0 => self.origin,
@@ -97,17 +97,17 @@ impl InputOffset {
     }
 }
 
-/// Hears the audio of another stack again and reports no utterance of it.
+/// Takes the audio of another stack again, and reports none of its utterances.
 pub(in crate::realtime) struct Rebuild {
     intake: Intake,
-    /// Bytes to pass over up to where the resampler can be started.
+    /// Bytes to skip up to a start of the resampler.
     skip: usize,
     begin: usize,
     buffer: Vec<f32>,
 }
 
 impl Rebuild {
-    /// `place` is where the first byte lay.
+    /// `place` is the offset of the first byte.
     pub(in crate::realtime) fn at(place: InputOffset) -> Self {
         let chunks = place.bytes.div_ceil(CHUNK_BYTES);
         let mut intake = Intake::new();
@@ -128,11 +128,11 @@ impl Rebuild {
         self.buffer.extend(samples);
     }
 
-    /// The buffer was committed or cleared here.
+    /// Notes a commit or a clear of the buffer.
     pub(in crate::realtime) fn finish(&mut self) {
         let rest = self.intake.finish();
         self.buffer.extend(rest);
-        // As many samples as came out there, also if the resampler was never started here.
+        // As many samples as came out there, even if the resampler never started here.
         let InputOffset { origin, bytes } = self.intake.place;
         let end = origin + (bytes / 2 * SAMPLE_RATE as usize).div_ceil(WIRE_RATE as usize);
         self.begin = self.begin.min(end);
@@ -141,13 +141,13 @@ impl Rebuild {
         self.skip = 0;
     }
 
-    /// The samples that the other stack heard; `None` if some are missing.
+    /// Samples that the other stack had; `None` if some are missing.
     pub(in crate::realtime) fn cut(&self, from: usize, samples: usize) -> Option<Vec<f32>> {
         let from = from.checked_sub(self.begin)?;
         Some(self.buffer.get(from..from.checked_add(samples)?)?.to_vec())
     }
 
-    /// The audio input as it was; `None` if the audio is not the one that it had heard.
+    /// The audio input as it was; `None` if this audio is another.
     pub(in crate::realtime) fn into_audio_input(
         mut self,
         carried: CarriedAudioInput,
@@ -161,7 +161,7 @@ impl Rebuild {
             detector,
             room,
         } = carried;
-        // The resampler of another release may look further back, and is then a little ahead or behind.
+        // The resampler of another release may look further back, and be a little ahead or behind.
         if (self.begin + self.buffer.len()).abs_diff(end) > REBUILT_OFF_MAX || !(begin..=end).contains(&listened) {
             return None;
         }

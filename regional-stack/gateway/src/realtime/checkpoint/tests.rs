@@ -65,8 +65,8 @@ fn sessions_of_this_release_and_of_the_one_before_are_restored() {
     for release in ["84b7693", "form-2", "form-2-deflated"] {
         let session = restored(&recorded(release, "between-turns"));
         assert_eq!(session.settings.instructions, "be brief", "{release}");
-        assert_eq!(session.dialogue.pending(), 2, "{release}: a timer and an alarm");
-        assert_eq!(session.dialogue.lights.len(), 1, "{release}");
+        assert_eq!(session.device.dialogue.pending(), 2, "{release}: a timer and an alarm");
+        assert_eq!(session.device.dialogue.lights.len(), 1, "{release}");
         assert!(session.items.len() >= 6, "{release}");
     }
     for release in ["84b7693", "form-2"] {
@@ -79,12 +79,12 @@ fn sessions_of_this_release_and_of_the_one_before_are_restored() {
 
         let session = restored(&recorded(release, "hearing"));
         assert!(
-            session.audio_input.is_hearing_speech(),
+            session.input.buffer.is_hearing_speech(),
             "{release}: half an utterance is in the input"
         );
     }
     let today = restored(&recorded("form-2", "between-turns"));
-    let zone = today.dialogue.zone.as_ref().map(dialogue::Zone::name);
+    let zone = today.device.dialogue.zone.as_ref().map(dialogue::Zone::name);
     assert_eq!(zone, Some("America/New_York"));
 }
 
@@ -111,7 +111,7 @@ fn session(stack: &Arc<Stack>) -> Session {
     session
 }
 
-/// The reader of the release before, as far as it refuses anything: copied from there, and not to be changed.
+/// The reader of the release before, as far as it refuses anything: copied from there, and never changed.
 #[derive(Deserialize)]
 #[expect(dead_code, reason = "what counts is that it can be read")]
 struct Before {
@@ -323,7 +323,7 @@ struct AlarmBefore {
 fn the_release_before_reads_what_this_one_writes() {
     let stack = stack("");
     let session = session(&stack);
-    let state = session.state((0, session.audio_input.offset())).unwrap();
+    let state = session.state((0, session.input.buffer.offset())).unwrap();
     let before: Before = serde_json::from_slice(&state).unwrap();
     // The device's zone is that of a city which it knows.
     assert_eq!(before.dialogue.home, "tokyo");
@@ -332,11 +332,11 @@ fn the_release_before_reads_what_this_one_writes() {
     // And this one reads all of it.
     let carried = Carried::read(&state).unwrap();
     let memory = carried.memory.map(|memory| memory.at(dialogue::City::Rome));
-    assert_eq!(memory.as_ref(), Some(&session.dialogue));
-    assert_eq!(carried.rung, session.rung);
+    assert_eq!(memory.as_ref(), Some(&session.device.dialogue));
+    assert_eq!(carried.rung, session.device.rung);
 }
 
-/// An alarm is set on Monday for Friday, nobody says a word, and the region drains on Wednesday.
+/// A user sets an alarm on Monday for Friday, says no word, and the region drains on Wednesday.
 /// In the middle of an utterance, and of a reply.
 #[test]
 fn the_release_before_reads_what_this_one_writes_in_a_turn() {
@@ -350,7 +350,7 @@ fn the_release_before_reads_what_this_one_writes_in_a_turn() {
         }),
     ] {
         let session = restored(&recorded("form-2", moment));
-        let state = session.state((0, session.audio_input.offset())).unwrap();
+        let state = session.state((0, session.input.buffer.offset())).unwrap();
         let before: Before = serde_json::from_slice(&state).unwrap_or_else(|error| panic!("{moment}: {error}"));
         assert!(is_there(&before), "{moment}");
     }
@@ -364,7 +364,7 @@ fn the_release_before_reads_what_this_one_writes_in_a_turn() {
         ticket: None,
     };
     session.hearing.add(hearing).unwrap();
-    let state = session.state((0, session.audio_input.offset())).unwrap();
+    let state = session.state((0, session.input.buffer.offset())).unwrap();
     let before: Before = serde_json::from_slice(&state).unwrap();
     assert_eq!(before.hearing.len(), 1);
 }
@@ -373,7 +373,7 @@ fn the_release_before_reads_what_this_one_writes_in_a_turn() {
 fn a_silent_session_with_an_alarm_is_sealed_anew_every_hour() {
     let key: CheckpointKey = serde_json::from_value("ab".repeat(32).into()).unwrap();
     let mut session = session(&stack(""));
-    session.begin_reports();
+    session.begin_checkpoints();
     while session.outbox.pop().is_some() {}
     session.checkpoint(&key, NOW);
     let mut now = NOW;
@@ -390,8 +390,8 @@ fn a_silent_session_with_an_alarm_is_sealed_anew_every_hour() {
         };
         assert_eq!(wire::sealed_at(checkpoint.state), Some(now));
     }
-    session.dialogue.alarms.clear();
-    session.dialogue.timers.clear();
+    session.device.dialogue.alarms.clear();
+    session.device.dialogue.timers.clear();
     session.note_report_time(now + RESEAL_EVERY);
     assert!(!session.owes_checkpoint(), "one without alarms is worth no effort");
 }
@@ -401,7 +401,7 @@ fn a_fleet_that_has_moved_on_writes_less() {
     let (plain, deflated) = (stack(""), stack("checkpoint_version = 2"));
     let state_at = |stack| {
         let session = session(stack);
-        session.state((0, session.audio_input.offset())).unwrap()
+        session.state((0, session.input.buffer.offset())).unwrap()
     };
     let (plain, deflated) = (state_at(&plain), state_at(&deflated));
     assert!(
@@ -418,7 +418,7 @@ fn a_fleet_that_has_moved_on_writes_less() {
 fn what_another_release_adds_or_leaves_out_ends_no_session() {
     let stack = stack("");
     let session = session(&stack);
-    let state = session.state((0, session.audio_input.offset())).unwrap();
+    let state = session.state((0, session.input.buffer.offset())).unwrap();
     let whole: Value = serde_json::from_slice(&state).unwrap();
     let read = |value: &Value| Carried::read(&serde_json::to_vec(value).unwrap());
     let needed = ["id", "ear", "audio_from", "outbox"];

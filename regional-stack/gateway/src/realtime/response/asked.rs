@@ -8,12 +8,14 @@ use crate::realtime::{
     tools::{Tool, ToolChoice},
 };
 
-/// A response that waits until the one before it is over.
+/// A response that waits for the one before it.
 #[derive(Debug, Serialize, Deserialize)]
 pub(in crate::realtime) struct Asked {
     pub(in crate::realtime) answers: Option<String>,
     pub(in crate::realtime) modality: Modality,
-    pub(in crate::realtime) wishes: Wishes,
+    // Checkpoints have it under this name.
+    #[serde(rename = "wishes")]
+    pub(in crate::realtime) options: ResponseOptions,
 }
 
 impl Asked {
@@ -21,22 +23,22 @@ impl Asked {
         Self {
             answers,
             modality,
-            wishes: Wishes::default(),
+            options: ResponseOptions::default(),
         }
     }
 }
 
 /// The options of a `response.create`.
 #[derive(Debug, Default, Serialize, Deserialize)]
-pub(in crate::realtime) struct Wishes {
-    /// It stays out of the conversation.
+pub(in crate::realtime) struct ResponseOptions {
+    /// Whether the response stays out of the conversation.
     pub(in crate::realtime) aside: bool,
     pub(in crate::realtime) metadata: Option<Map<String, Value>>,
     pub(in crate::realtime) tools: Option<Vec<Tool>>,
     pub(in crate::realtime) tool_choice: Option<ToolChoice>,
     /// The question to answer instead of an item of the conversation.
     pub(in crate::realtime) question: Option<Question>,
-    /// How sure the recogniser is of the question's words; none for typed ones.
+    /// The recognizer's confidence in the question's words; none for typed ones.
     #[serde(default, rename = "surety", skip_serializing_if = "Option::is_none")]
     pub(in crate::realtime) asr_confidence: Option<f32>,
 }
@@ -45,10 +47,10 @@ pub(in crate::realtime) struct Wishes {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(in crate::realtime) enum Question {
     Words(String),
-    /// Words that were answered before. The assistant does not act on them a second time.
+    /// Words that have an answer already. The assistant does not act on them a second time.
     Again(String),
     /// The output of a function.
     Output(String),
-    /// The client gave a context with no question in it.
+    /// A context without a question.
     Nothing,
 }

@@ -1,4 +1,4 @@
-//! A response as the events show it.
+//! A response, as events show it.
 
 use std::time::Duration;
 
@@ -26,16 +26,16 @@ impl Response {
         json!({
             "object": "realtime.response", "id": self.id, "status": status, "status_details": details,
             "output": output, "output_modalities": [self.modality.name()],
-            "conversation_id": (!self.wishes.aside).then_some(conversation),
-            "metadata": self.wishes.metadata,
+            "conversation_id": (!self.options.aside).then_some(conversation),
+            "metadata": self.options.metadata,
             "max_output_tokens": "inf",
             "audio": { "output": { "format": { "type": "audio/pcm", "rate": WIRE_RATE }, "voice": VOICE } },
             "usage": is_over.then(|| self.usage()),
         })
     }
 
-    /// There are no tokens here. A word counts as one, and audio as the protocol counts it: 10 a second that was heard, 20
-    /// that was spoken.
+    /// The usage. No model here counts tokens, so a word counts as one, and audio as in the protocol: 10 a second of the user's, 20 a second
+    /// of the assistant's.
     pub(super) fn usage(&self) -> Value {
         let words = |text: &str| text.split_whitespace().count() as u64;
         let (text_in, audio_in) = match self.turn.heard_ms {
@@ -59,7 +59,7 @@ impl Response {
         })
     }
 
-    /// Its item; without content as long as it is in progress.
+    /// Its item, without content while the response is in progress.
     pub(super) fn describe_item(&self, status: &str) -> Value {
         let is_over = status != "in_progress";
         if let Some(call) = &self.call {
@@ -80,7 +80,7 @@ impl Response {
         })
     }
 
-    /// A part of content has types of its own: `audio` and `text`, where an item has `output_audio` and `output_text`.
+    /// A part of content. Its types are `audio` and `text`, where an item has `output_audio` and `output_text`.
     pub(super) fn describe_part(&self, text: &str) -> Value {
         match self.modality {
             Modality::Audio => json!({ "type": "audio", "transcript": text }),
@@ -118,8 +118,8 @@ impl Response {
 }
 
 impl Turn {
-    /// The report for the edge. A stage that took less than a millisecond counts as one, because zero means that it did not run.
-    pub(in crate::realtime) fn word(&self, failed: Option<Component>) -> wire::Turn {
+    /// The report for the edge. A stage of less than a millisecond counts as one, because zero means that it did not run.
+    pub(in crate::realtime) fn for_edge(&self, failed: Option<Component>) -> wire::Turn {
         let ms = |took: Duration| u32::try_from(took.as_millis()).unwrap_or(u32::MAX).max(1);
         wire::Turn {
             recognised_ms: self.asr.map(ms),

@@ -1,4 +1,4 @@
-//! The events that tell a client of a response: its item, its content, and its end, good or early.
+//! The events of a response for its client: its item, its content, and its end, good or early.
 
 use serde_json::Value;
 
@@ -16,17 +16,17 @@ impl Response {
         }
     }
 
-    /// The events that announce its item, in which there is nothing yet.
+    /// The events that announce its empty item.
     pub(in crate::realtime) fn added_events(&self) -> Vec<Value> {
         let item = self.describe_item("in_progress");
         let mut events = vec![events::output_item_added(&self.id, &item)];
-        if !self.wishes.aside {
+        if !self.options.aside {
             events.push(events::item_added(&item, self.previous.as_deref()));
         }
         events
     }
 
-    /// The events of the function call that it is; none for a reply.
+    /// The events of its function call; none for a reply.
     pub(in crate::realtime) fn call_events(&self) -> Vec<Value> {
         let Some(call) = &self.call else { return Vec::new() };
         let place = self.place();
@@ -36,7 +36,7 @@ impl Response {
         ]
     }
 
-    /// The events that begin its content, and all of its text.
+    /// The events with the beginning of its content, and with all of its text.
     pub(in crate::realtime) fn reply_events(&self) -> Vec<Value> {
         let (place, text) = (self.place(), &self.turn.reply);
         let mut events = vec![place.content_part_added(self.describe_part(""))];
@@ -47,7 +47,7 @@ impl Response {
         events
     }
 
-    /// The events of its good end, without those of its own content's audio or text. The last one is that of the response.
+    /// The events of its good end, except those of its audio or text. The last one is `response.done`.
     pub(in crate::realtime) fn completed_events(&self, conversation: &str) -> Vec<Value> {
         let mut events = Vec::new();
         if self.added {
@@ -56,7 +56,7 @@ impl Response {
                 events.push(self.place().content_part_done(part));
             }
             let item = self.describe_item("completed");
-            if !self.wishes.aside {
+            if !self.options.aside {
                 events.push(events::item_done(&item, self.previous.as_deref()));
             }
             events.push(events::output_item_done(&self.id, &item));
@@ -69,8 +69,8 @@ impl Response {
         events
     }
 
-    /// The events that end early each part of which the client got the beginning; none if it does not know of the item.
-    /// `unsent` are the types of the events that it did not get.
+    /// The events that end each part early that the client has the beginning of; none if it has no item. `unsent` are the types of the
+    /// events that it did not get.
     pub(in crate::realtime) fn cut_events(&self, unsent: &[String]) -> Vec<Value> {
         if !self.added {
             return Vec::new();
@@ -91,7 +91,7 @@ impl Response {
             }
         }
         let item = self.describe_item("incomplete");
-        if !self.wishes.aside && !is_unsent("conversation.item.added") {
+        if !self.options.aside && !is_unsent("conversation.item.added") {
             events.push(events::item_done(&item, self.previous.as_deref()));
         }
         events.push(events::output_item_done(&self.id, &item));

@@ -1,4 +1,4 @@
-//! A reply that is being spoken, piece by piece.
+//! A reply at the synthesizer, piece by piece.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -9,9 +9,9 @@ use crate::{
     workers::{Done, JobError, Ticket},
 };
 
-/// A reply that is spoken piece by piece: an engine cannot be interrupted, so other callers get their turn between pieces.
+/// A reply that the synthesizer speaks piece by piece: nothing interrupts an engine, so other callers get their turn between pieces.
 pub(in crate::realtime) struct Speaking {
-    /// The piece in hand; none while the next one waits for room.
+    /// The piece at the synthesizer; none while the next one waits for room.
     piece: Option<Ticket<Vec<f32>>>,
     rest: VecDeque<String>,
     speed: f32,
@@ -35,7 +35,7 @@ impl Speaking {
         })
     }
 
-    /// Waits for all of it. Safe to drop and call again.
+    /// Waits for the audio of the whole reply. Safe to drop and call again.
     pub(in crate::realtime) async fn result(&mut self, stack: &Stack) -> Result<Done<Vec<f32>>, JobError> {
         loop {
             if let Some(piece) = &mut self.piece {
@@ -45,7 +45,7 @@ impl Speaking {
                 self.spoken.took += done.took;
             }
             let Some(next) = self.rest.front() else { break };
-            // Boxed, because the future of every session would keep room for this one.
+            // Boxed: otherwise the future of every session would keep room for it.
             let piece = Box::pin(stack.speak_on(Class::of_task(), next.clone(), self.speed));
             let piece = tokio::time::timeout_at(self.deadline, piece).await;
             self.piece = Some(piece.unwrap_or(Err(JobError::Late))?);

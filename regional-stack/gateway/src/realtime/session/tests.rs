@@ -1,5 +1,5 @@
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use dialogue::City;
+use dialogue::{City, DialogueState};
 use serde_json::json;
 use speech::Transcript;
 use speech::scripted::{ScriptedRecognizer, ScriptedSynthesizer};
@@ -19,7 +19,7 @@ mod interrupting;
 
 const NOW: Moment = Moment(1_795_257_300_000);
 
-/// A session without a socket, which answers in text so that no engine is asked.
+/// A session without a socket. It answers in text, so that no engine has to speak.
 fn session() -> Session {
     let settings = Settings {
         ours: true,
@@ -127,28 +127,28 @@ fn a_timer_rings_when_nobody_is_talking_until_somebody_says_that_they_heard_it()
     let item = &find(&rung, "response.done")["response"]["output"][0]["id"];
     let played = json!({ "type": "meridian.playback", "played": item });
     session.on_message(&played.to_string(), again);
-    assert_eq!(session.dialogue.pending(), 0);
+    assert_eq!(session.device.dialogue.pending(), 0);
     session.ring(again + dialogue::RING_EVERY);
     assert!(sent(&mut session, again).is_empty());
 }
 
-/// The loudspeaker worked. Whether the sleeper woke up is another matter.
+/// The loudspeaker worked, but the sleeper may not have woken up.
 #[test]
 fn an_alarm_that_was_played_rings_on_until_somebody_says_that_they_heard_it() {
     let mut session = session();
     say(&mut session, "set an alarm for eleven a m", NOW);
-    let mut now = session.dialogue.next_ring().unwrap();
+    let mut now = session.device.dialogue.next_ring().unwrap();
     for _ in 0..3 {
         session.ring(now);
         let rung = sent(&mut session, now);
         assert!(reply(&rung).contains("eleven"), "{}", reply(&rung));
         let item = &find(&rung, "response.done")["response"]["output"][0]["id"];
         session.on_message(&json!({ "type": "meridian.playback", "played": item }).to_string(), now);
-        assert_eq!(session.dialogue.pending(), 1);
+        assert_eq!(session.device.dialogue.pending(), 1);
         now = now + dialogue::RING_EVERY;
     }
     session.on_message(r#"{"type":"meridian.ring.acknowledge"}"#, now);
-    assert_eq!(session.dialogue.pending(), 0);
+    assert_eq!(session.device.dialogue.pending(), 0);
 }
 
 #[test]
@@ -157,7 +157,7 @@ fn a_ring_that_a_cough_cut_off_is_acknowledged_by_the_item_with_which_it_is_said
     say(&mut session, "set a timer for ten minutes", NOW);
     let due = NOW + Duration::from_secs(600);
     session.ring(due);
-    let first = session.rung.clone().unwrap();
+    let first = session.device.rung.clone().unwrap();
     session.interrupt(due);
     sent(&mut session, due);
     write(&mut session, "hm");
@@ -169,7 +169,7 @@ fn a_ring_that_a_cough_cut_off_is_acknowledged_by_the_item_with_which_it_is_said
     let item = find(&events, "response.done")["response"]["output"][0]["id"].clone();
     assert_ne!(item, json!(first));
     tell(&mut session, &json!({ "type": "meridian.playback", "played": item }));
-    assert_eq!(session.dialogue.pending(), 0);
+    assert_eq!(session.device.dialogue.pending(), 0);
 }
 
 /// The television talks all the while.
@@ -192,7 +192,7 @@ fn an_alarm_rings_through_what_the_ear_takes_for_speech() {
     session.on_message(&append.to_string(), due);
     while session.listen_on(due) {}
     sent(&mut session, due);
-    assert!(session.audio_input.is_hearing_speech());
+    assert!(session.input.buffer.is_hearing_speech());
     session.ring(due + Duration::from_secs(14));
     assert!(sent(&mut session, due).is_empty(), "somebody talks");
     let late = due + Duration::from_secs(15);
@@ -267,7 +267,7 @@ fn what_was_hardly_heard_is_neither_done_nor_answered() {
             (&json!(intent), status.is_none())
         );
         assert_eq!(
-            session.dialogue.lights.get(&dialogue::Room::Kitchen).copied(),
+            session.device.dialogue.lights.get(&dialogue::Room::Kitchen).copied(),
             status,
             "{intent}"
         );
@@ -294,7 +294,7 @@ fn what_was_hardly_heard_in_the_input_of_a_response_is_not_done_either() {
         session.on_heard(Ok(Done { output, took }), NOW);
         let events = sent(&mut session, NOW);
         assert_eq!(reply(&events).is_empty(), status.is_none(), "{confidence}");
-        let lights = &session.dialogue.lights;
+        let lights = &session.device.dialogue.lights;
         assert_eq!(lights.get(&dialogue::Room::Kitchen).copied(), status, "{confidence}");
     }
 }
@@ -473,7 +473,7 @@ fn what_a_client_set_up_and_said_goes_on_in_a_later_connection() {
     assert_eq!(events[0]["item"]["content"][0]["text"], "okay");
 }
 
-/// As a stack of the release before this one wrote them.
+/// A memory as a stack of the release before this one wrote it.
 #[test]
 fn settings_and_items_of_the_previous_release_are_read() {
     let settings = r#"{"instructions":"","modality":"Text","turn_detection":null,"voice":"ash","speed":1.0}"#;

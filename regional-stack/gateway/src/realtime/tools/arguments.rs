@@ -4,22 +4,12 @@ use std::ops::Range;
 
 use serde_json::{Map, Value, json};
 
-use super::{COMMON, Tool, name_tokens, stem, tokens};
+use super::{
+    tool::Tool,
+    words::{COMMON, name_tokens, stem, tokens},
+};
 
 impl Tool {
-    fn properties(&self) -> impl Iterator<Item = (&String, &Value)> {
-        self.parameters
-            .get("properties")
-            .and_then(Value::as_object)
-            .into_iter()
-            .flatten()
-    }
-
-    fn requires(&self, name: &str) -> bool {
-        let required = self.parameters.get("required").and_then(Value::as_array);
-        required.is_some_and(|names| names.iter().any(|required| required == name))
-    }
-
     /// Required parameters that are not among the arguments.
     pub(super) fn lacks(&self, arguments: &Map<String, Value>) -> Vec<&str> {
         self.properties()

@@ -17,7 +17,7 @@ async fn the_id_of_a_session_leads_back_to_it_through_every_edge() {
         unreachable!("there are two")
     };
     for call in 0..6 {
-        // Another place among the stacks for each, and for each time it comes.
+        // The edges draw another order of the stacks for each call.
         let mut device = Device::call(*here, &format!("&session=first-{call}")).await;
         device.reads().await;
         device.say("set a timer for ten minutes").await;
@@ -26,7 +26,7 @@ async fn the_id_of_a_session_leads_back_to_it_through_every_edge() {
         let left = back.say("how much time is left").await;
         assert!(left.contains("minutes"), "{left}");
         assert_eq!(back.session["output_modalities"], json!(["text"]));
-        // And again, with what it was told this time.
+        // Once more, with the id of this time.
         let parameters = format!("&session=third-{call}&resume={}", back.id());
         let mut again = Device::call(*here, &parameters).await;
         assert!(again.say("how much time is left").await.contains("minutes"));
@@ -49,14 +49,14 @@ async fn a_session_that_moved_is_found_where_it_is_and_forgotten_where_it_was() 
         .until_metric("meridian_stack_sessions_closed_total{reason=\"moved\"} 1")
         .await;
 
-    // Its id still says eu-west, and eu-west is back: with a memory of its own it would ring.
+    // Its id still names eu-west, and eu-west is back: with a memory of its own it would ring.
     world.restore("eu-west");
     let mut back = device.resume(there).await;
     assert_eq!(back.region(), "eu-central");
     assert_eq!(back.say("how much time is left").await, "there is no timer");
 }
 
-/// The region was evacuated while the device was away. Its stack works, and nobody else has the timer.
+/// The region was evacuated while the device was away. Its stack works, and no other has the timer.
 #[tokio::test]
 async fn a_session_is_fetched_from_a_region_that_was_evacuated_while_its_device_was_away() {
     let first = stack("eu-west", "london").await;
@@ -77,7 +77,7 @@ async fn a_session_is_fetched_from_a_region_that_was_evacuated_while_its_device_
     first
         .until_metric("meridian_stack_sessions_closed_total{reason=\"moved\"} 1")
         .await;
-    // Nobody else goes there.
+    // No other device goes there.
     let mut newcomer = Device::call(there, "").await;
     newcomer.reads().await;
     assert_eq!(newcomer.region(), "eu-central");
@@ -143,11 +143,11 @@ async fn when_the_region_of_a_session_is_gone_its_device_is_told_what_is_lost() 
     let second = stack("eu-central", "berlin").await;
     let world = World::new(2, &[("eu-west", first.http), ("eu-central", second.http)]);
     let mut device = Device::call(world.edges[0].1, "").await;
-    // Of a session without an alarm or a timer no other stack keeps a copy.
+    // No other stack keeps a copy of a session without an alarm or a timer.
     device.say("turn on the kitchen lights").await;
     let id = device.id().to_owned();
     drop(device);
-    // A session that its stack asks to leave before the edge misses its device would go on in eu-central.
+    // Otherwise its stack would ask the session to leave before the edge misses the device, and it would go on in eu-central.
     first.until_metric("meridian_stack_sessions 0").await;
     first.begin_stop();
     first.stopped().await;
@@ -175,7 +175,7 @@ async fn what_an_edge_kept_of_a_session_serves_when_its_region_is_gone() {
     device.reads().await;
     device.say("set a timer for ten minutes").await;
     let id = device.id().to_owned();
-    // It goes out of the range of its network, and meanwhile the region dies.
+    // The device loses its network, and meanwhile the region dies.
     drop(device);
     first.until_metric("meridian_stack_sessions 0").await;
     first.begin_stop();
@@ -186,12 +186,12 @@ async fn what_an_edge_kept_of_a_session_serves_when_its_region_is_gone() {
     assert_eq!(back.session["output_modalities"], json!(["text"]));
     assert!(back.say("how much time is left").await.contains("minutes"));
     check_clock(&mut back, "new york").await;
-    // From there on it is a session like any other.
+    // From here on it is a session like any other.
     let mut again = back.resume(edge).await;
     assert!(again.say("how much time is left").await.contains("minutes"));
 }
 
-/// The backup is asked to begin with the last checkpoint and has no room, so that the device comes once more.
+/// The backup must begin with the last checkpoint and has no room, so the device comes once more.
 #[tokio::test]
 async fn what_an_edge_kept_of_a_session_stays_until_a_stack_has_it() {
     let first = stack("eu-west", "london").await;
@@ -260,7 +260,7 @@ async fn an_id_that_was_changed_or_is_of_another_deployment_begins_a_new_session
         (&id[..id.len() - 1], "changed"),
         ("sess_0.eu-west.00000000.1.00000000000000000000000000000000", "changed"),
         ("sess_00000000000000000000000000000000", "no stack remembers"),
-        // The name of the session, and nothing that an edge signed.
+        // The name of the session, without the signature of an edge.
         (id.split('.').next().unwrap(), "no stack remembers"),
         ("%ff%00", "no stack remembers"),
     ] {
@@ -270,7 +270,7 @@ async fn an_id_that_was_changed_or_is_of_another_deployment_begins_a_new_session
         assert!(message.contains(says), "{resume}: {message}");
         assert_eq!(other.say("how much time is left").await, "there is no timer");
     }
-    // A device does not choose its session's id, nor whether it is resumed.
+    // A device chooses neither the id of its session nor its resumption.
     let headers = [
         ("meridian-session-token", "sess_mine"),
         ("meridian-resumes", "no; forged"),

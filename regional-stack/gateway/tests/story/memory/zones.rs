@@ -1,4 +1,4 @@
-//! The time where the device is, in whichever region its session is.
+//! The clock of the device's place, in every region that serves its session.
 
 use super::*;
 
@@ -26,7 +26,7 @@ async fn a_zone_that_is_none_is_refused_and_says_what_one_is() {
             .unwrap()
             .contains("Europe/London")
     );
-    // A header of the device counts before its address.
+    // The header of a device counts before the parameter in its address.
     let headers = [("meridian-zone", "America/New_York")];
     let mut device = Device::call_with(region.http, "&zone=Asia/Tokyo", &headers)
         .await
@@ -71,7 +71,7 @@ async fn a_device_that_says_no_zone_hears_the_time_of_its_home_also_when_it_call
         newcomer.reads().await;
         check_clock(&mut newcomer, "tokyo").await;
     }
-    // A device that said its own zone keeps it when it comes back without a word of it.
+    // A device that named its zone keeps it when it comes back without one.
     let mut traveller = Device::call(edge, "&zone=America/New_York").await;
     traveller.reads().await;
     check_clock(&mut traveller, "new york").await;
@@ -95,14 +95,14 @@ async fn a_device_keeps_its_clock_and_its_alarm_in_another_region_and_when_it_ca
     let alarms = device.say("what alarms do i have").await;
     assert!(alarms.contains("seven"), "{alarms}");
 
-    // The plan moves it: the device's connection stays, the assistant does not.
+    // The plan moves the session: the device's connection stays, and another region answers.
     world.evacuate("eu-west", "eu-central");
     device.until_moved("eu-central").await;
     check_clock(&mut device, "new york").await;
     assert_eq!(device.say("what alarms do i have").await, alarms);
 
     let weather = device.say("what is the weather in new york").await;
-    // Another call, there: what the region takes for home makes no difference.
+    // Another call there: the home city of that region makes no difference.
     let mut again = Device::call_with(edge, "", &headers).await.unwrap();
     assert_eq!(again.region(), "eu-central");
     again.reads().await;
@@ -111,7 +111,7 @@ async fn a_device_keeps_its_clock_and_its_alarm_in_another_region_and_when_it_ca
     assert_eq!(again.say("set an alarm for seven a m").await, alarm);
 }
 
-/// Its edge died, and it comes back through one that has another region for its home.
+/// Its edge died, and the device comes back through an edge with another home.
 #[tokio::test]
 async fn a_device_keeps_the_clock_of_its_first_home_when_it_comes_back_through_another_edge() {
     let region = stack("eu-west", "london").await;

@@ -11,7 +11,7 @@ async fn a_client_that_never_reads_is_cut_off_instead_of_remembered() {
     let update = Message::text(
         json!({ "type": "session.update", "session": { "instructions": "x".repeat(10_000) } }).to_string(),
     );
-    // Until the socket's buffers and ours are full; then the region stops listening and says why.
+    // This fills the buffers of the socket and of the stack; then the stack stops reading and closes with a reason.
     let flood = async {
         loop {
             if device.socket.send(update.clone()).await.is_err() {
@@ -140,7 +140,7 @@ async fn a_turn_that_does_not_end_is_cut_when_the_drain_is_over() {
     region.stopped().await;
 }
 
-/// RFC 6455 §8.1: the peer is told, with a code of its own.
+/// RFC 6455 §8.1: the close code tells the peer.
 #[tokio::test]
 async fn a_text_that_is_not_utf_8_closes_the_session_with_1007() {
     let region = Region::start().await;

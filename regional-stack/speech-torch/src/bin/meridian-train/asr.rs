@@ -13,10 +13,11 @@ use speech_torch::{
 use tch::{Device, Kind, Reduction, Tensor, nn, nn::OptimizerConfig};
 
 use crate::{
-    Training, augment,
+    augment,
     averaging::{self, Average},
     corpus,
     schedule::Schedule,
+    training::Training,
 };
 
 const BATCH: usize = 32;

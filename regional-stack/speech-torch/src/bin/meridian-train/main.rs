@@ -7,12 +7,14 @@ mod augment;
 mod averaging;
 mod corpus;
 mod schedule;
+mod training;
 mod tts;
 
 use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use training::Training;
 
 #[derive(Parser)]
 #[command(
@@ -54,37 +56,6 @@ enum What {
         /// The text
         text: String,
     },
-}
-
-#[derive(clap::Args)]
-struct Training {
-    /// Folder of the corpus
-    #[arg(long)]
-    corpus: PathBuf,
-    /// Folder of recordings with refs.tsv that are transcribed at each checkpoint
-    #[arg(long, default_value = "regional-stack/speech/testdata/held-out")]
-    held_out: PathBuf,
-    /// Folder the model is written to, at each checkpoint and at the end
-    #[arg(long)]
-    out: PathBuf,
-    /// Folder of a model whose weights the training starts from
-    #[arg(long)]
-    start_from: Option<PathBuf>,
-    /// Wall-clock length of the training at most; the learning rate follows what comes first, this or the steps
-    #[arg(long, required_unless_present = "steps")]
-    minutes: Option<f64>,
-    /// Number of steps; alone, it makes a run repeatable
-    #[arg(long)]
-    steps: Option<u64>,
-    /// Seed of everything random
-    #[arg(long, default_value_t = 20)]
-    seed: u64,
-    /// Recordings used at most, for a quick trial
-    #[arg(long)]
-    limit: Option<usize>,
-    /// Version written into the sidecar
-    #[arg(long, default_value = "1")]
-    model_version: String,
 }
 
 fn main() -> Result<()> {

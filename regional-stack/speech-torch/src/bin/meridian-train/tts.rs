@@ -14,10 +14,10 @@ use speech_torch::{
 use tch::{Device, Kind, Tensor, nn, nn::OptimizerConfig};
 
 use crate::{
-    Training,
     averaging::{self, Average},
     corpus,
     schedule::Schedule,
+    training::Training,
 };
 
 const BATCH: usize = 16;

@@ -5,7 +5,7 @@ use tch::Device;
 
 use super::*;
 
-/// The fetched weights; `None`, said loudly, on a machine that could not fetch them.
+/// The fetched weights; `None`, with a line, on a machine that could not fetch them.
 fn fetched() -> Option<Network> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/moonshine-tiny-en/model.safetensors");
     if !path.exists() {

@@ -1,4 +1,4 @@
-//! Somebody, or something, is heard while a reply is said.
+//! A voice, or a noise, comes during a reply.
 
 use super::*;
 
@@ -30,7 +30,7 @@ fn heard(session: &mut Session, text: &str, now: Moment) -> Vec<Value> {
     sent(session, now)
 }
 
-/// A session in which this is being answered: nothing of it was sent.
+/// A session with an answer to these words in progress, of which nothing was sent.
 fn answering(question: &str) -> Session {
     let mut session = session();
     write(&mut session, question);
@@ -114,7 +114,7 @@ fn what_waits_behind_a_response_beside_the_conversation_is_not_interrupted() {
 
 #[test]
 fn a_function_that_a_cough_interrupts_is_called_once() {
-    // The client was told of the call, or of nothing.
+    // The client got the call, or nothing.
     for told in [true, false] {
         let mut session = session();
         session.on_message(PIZZA, NOW);

@@ -1,4 +1,4 @@
-//! A session's continuity at the edge, driven by the private words of a region and the messages of a device.
+//! A session's continuity at the edge, driven by the private messages of a region and the messages of a device.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ pub(crate) fn continue_session(bytes: &[u8]) {
         let (said, after) = after.split_at(usize::from(*length).min(after.len()));
         rest = after;
         match step % 5 {
-            0 => take_word(&mut session, said),
+            0 => take_message(&mut session, said),
             1 => session.append(said, step & 0x80 != 0),
             2 => drop(session.delivered()),
             3 => hand_over(&mut session),
@@ -30,26 +30,28 @@ pub(crate) fn continue_session(bytes: &[u8]) {
     assert_eq!(
         budget.remaining(),
         BUDGET_BYTES,
-        "a session that ends gives back what it kept"
+        "a session that ends gives back its bytes"
     );
 }
 
-fn take_word(session: &mut Continuity, bytes: &[u8]) {
-    let Ok(word) = wire::Message::parse(bytes) else { return };
-    assert_eq!(word.to_bytes(), bytes, "a word is written as it was read");
-    if let wire::Message::Checkpoint(checkpoint) = &word {
+fn take_message(session: &mut Continuity, bytes: &[u8]) {
+    let Ok(message) = wire::Message::parse(bytes) else {
+        return;
+    };
+    assert_eq!(message.to_bytes(), bytes, "a message is written as it was read");
+    if let wire::Message::Checkpoint(checkpoint) = &message {
         let _ = session.checkpoint(checkpoint);
     }
 }
 
-/// The handover must be a `Resume` word that the next region can parse.
+/// The handover must be a `Resume` that the next region can parse.
 fn hand_over(session: &mut Continuity) {
     if let Some(handover) = session.hand_over() {
         match wire::Message::parse(&handover.message) {
             Ok(wire::Message::Resume(resume)) => assert!(handover.is_broken == resume.is_broken),
-            other => panic!("the next region is told {other:?}"),
+            other => panic!("the next region gets {other:?}"),
         }
-        assert!(handover.replay.len() <= LOG_BYTES_MAX, "what is kept is bounded");
+        assert!(handover.replay.len() <= LOG_BYTES_MAX, "the replay is bounded");
     }
 }
 

@@ -1,0 +1,180 @@
+//! Every text of this crate that callers over HTTP and gRPC read, and every text for operators in its log; `realtime::texts` has those
+//! for clients of the Realtime protocol, and `config` the problems of a configuration, each beside its rule. A text begins in lower
+//! case, has no full stop at its end, and says what is wrong, what the stack does about it, and what to send, type or do.
+
+use std::{fmt::Display, time::Duration};
+
+use axum::http::Method;
+
+// Callers.
+
+pub(crate) const TOO_MANY_UPLOADS: &str = "this region works on as many uploads as it can hold; retry in a moment";
+pub(crate) const BODY_CUT: &str = "the request body ended early; send it again";
+pub(crate) const UNKNOWN_STREAM_FORMAT: &str =
+    "stream_format must be \"audio\"; for events while speaking use /v1/realtime";
+pub(crate) const NO_STREAMED_TRANSCRIPTION: &str =
+    "streamed transcriptions are not available here; leave out stream, or use /v1/realtime";
+pub(crate) const TIMES_WITHOUT_VERBOSE: &str =
+    "only verbose_json has timestamps; set response_format to it, or leave out timestamp_granularities";
+pub(crate) const FORM_WITHOUT_FILE: &str = "the form has no file; send the audio as the multipart field \"file\"";
+pub(crate) const NO_FORM: &str =
+    "send multipart/form-data with the fields file and model; a bare WAV goes to /api/v1/voice/transcribe";
+pub(crate) const SECOND_FILE: &str = "send one file in a request";
+pub(crate) const NO_INCLUDE: &str = "there is nothing to include here; leave out include";
+pub(crate) const TEMPERATURE: &str = "temperature must be between 0 and 1";
+pub(crate) const SPEED: &str = "speed must be between 0.25 and 4.0";
+pub(crate) const NO_CHECKPOINT_KEY: &str = "this stack has no checkpoint_key and takes no sessions of others; write the key of all regions into its \
+    configuration";
+pub(crate) const COPY_TOO_SLOW: &str = "the request body did not arrive in time; send it faster";
+
+pub(crate) fn body_too_slow(limit: Duration) -> String {
+    format!(
+        "the request body did not arrive within {} s; send it faster",
+        limit.as_secs()
+    )
+}
+
+pub(crate) fn body_too_large(bytes_max: usize) -> String {
+    format!("the request body is larger than the {bytes_max} byte limit; send shorter audio, or mono 16 kHz 16-bit")
+}
+
+pub(crate) fn unknown_path(method: &Method, path: &str) -> String {
+    format!("there is no {method} {path}; see /v1/models, /v1/audio/*, /v1/realtime, /api/v1/voice/*")
+}
+
+pub(crate) fn wrong_method(method: &Method) -> String {
+    format!("{method} is not supported here; use the method in the Allow header")
+}
+
+pub(crate) fn unknown_model(known: &[&str]) -> String {
+    format!("there is no such model; there are {}", known.join(", "))
+}
+
+pub(crate) fn unknown_field(name: &str, known: &str) -> String {
+    format!("unknown field {name:?}; known are {known}")
+}
+
+pub(crate) fn unknown_speech_format(format: &str) -> String {
+    format!(
+        "response_format {format:?} is not available; set response_format to \"wav\" or \"pcm\" (24 kHz, 16-bit, mono)"
+    )
+}
+
+pub(crate) fn bad_json(error: &impl Display) -> String {
+    format!("the body is not the JSON expected here: {error}; send one JSON object")
+}
+
+pub(crate) fn unknown_transcription_format(format: &str) -> String {
+    format!("response_format {format:?} is not available; use json, text or verbose_json")
+}
+
+pub(crate) fn bad_form(fault: &str) -> String {
+    format!("the multipart form cannot be read: {fault}; send it again as multipart/form-data")
+}
+
+pub(crate) fn no_flag(field: &str) -> String {
+    format!("{field} must be true or false")
+}
+
+pub(crate) fn one_value(field: &str, known: &str) -> String {
+    format!("{field} can only be {known:?} here; use that, or leave it out")
+}
+
+pub(crate) fn unknown_language(language: &str) -> String {
+    format!("language {language:?} is not available; this region understands English, \"en\"")
+}
+
+pub(crate) fn too_many_characters(field: &str, chars: usize, chars_max: usize) -> String {
+    format!("{field} has {chars} characters, the limit is {chars_max}; send it in parts")
+}
+
+pub(crate) fn nothing_to_speak(field: &str) -> String {
+    format!("{field} has nothing to speak; send English words")
+}
+
+pub(crate) fn too_long_to_say(field: &str, seconds: f32, speed: f32, seconds_max: f32) -> String {
+    format!(
+        "{field} may take {seconds:.0} s to say at speed {speed}, the limit is {seconds_max} s; send it in parts, or faster"
+    )
+}
+
+pub(crate) fn checkpoint_too_large(bytes_max: usize) -> String {
+    format!("send one checkpoint of at most {bytes_max} bytes")
+}
+
+// Operators, in the log.
+
+pub(crate) const FOLDER_UNUSABLE: &str = "the folder of sessions cannot be used: alarms and timers from before this start are missing, and new \
+    ones end with this process; the stack serves on and tries again. Check the disk, and state_dir";
+pub(crate) const FILES_LEFT_ALONE: &str = "files in the folder of sessions hold no session for this stack, which leaves \
+    them alone; `first` names the fault of the first: correct checkpoint_key, or move the files away";
+pub(crate) const UNSAVED_AT_THE_END: &str = "the stack ends, and the disk lacks alarms and timers of its sessions; they are lost unless their edges \
+    resume the sessions elsewhere. Check the disk of state_dir before the next start";
+pub(crate) const DISK_REFUSES: &str = "sessions cannot be written to disk: their alarms and timers end with this process; the stack serves on \
+    and tries again. Check the disk of state_dir";
+pub(crate) const OPEN_TO_ALL: &str = "anyone who reaches this stack can talk to it and read what sessions say, because it demands no \
+    certificate; write mode = \"required\" in [identity] once every edge has a certificate \
+    (docs/security.md)";
+pub(crate) const NO_PRIORITIES: &str = "the operating system refuses a lower priority, so uploads run at that of live \
+    callers and delay them; allow the process to call setpriority";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_text_says_what_is_wrong_and_what_to_do() {
+        let made = [
+            body_too_slow(Duration::from_secs(30)),
+            body_too_large(1024),
+            unknown_path(&Method::GET, "/x"),
+            wrong_method(&Method::GET),
+            unknown_model(&["a", "b"]),
+            unknown_field("x", "y"),
+            unknown_speech_format("mp3"),
+            bad_json(&"x"),
+            unknown_transcription_format("mp3"),
+            bad_form("x"),
+            no_flag("x"),
+            one_value("x", "y"),
+            unknown_language("de"),
+            too_many_characters("x", 5000, 4096),
+            nothing_to_speak("x"),
+            too_long_to_say("x", 700.0, 1.0, 600.0),
+            checkpoint_too_large(1024),
+        ];
+        let callers = [
+            TOO_MANY_UPLOADS,
+            BODY_CUT,
+            UNKNOWN_STREAM_FORMAT,
+            NO_STREAMED_TRANSCRIPTION,
+            TIMES_WITHOUT_VERBOSE,
+            FORM_WITHOUT_FILE,
+            NO_FORM,
+            SECOND_FILE,
+            NO_INCLUDE,
+            TEMPERATURE,
+            SPEED,
+            NO_CHECKPOINT_KEY,
+            COPY_TOO_SLOW,
+        ];
+        let operators = [
+            FOLDER_UNUSABLE,
+            FILES_LEFT_ALONE,
+            UNSAVED_AT_THE_END,
+            DISK_REFUSES,
+            OPEN_TO_ALL,
+            NO_PRIORITIES,
+        ];
+        for text in made.iter().map(String::as_str).chain(callers).chain(operators) {
+            let begins = text.split(' ').next().unwrap_or_default();
+            assert!(
+                !["what", "who", "which", "whatever", "whoever"].contains(&begins),
+                "{text}"
+            );
+            assert!(!text.ends_with(['.', ';', ':']), "{text}");
+            let says_both = ["; ", " must be "].iter().any(|part| text.contains(part)) || begins == "send";
+            assert!(says_both, "{text}");
+        }
+    }
+}
