@@ -5,6 +5,7 @@
 
 mod lost_edge;
 mod one_world;
+mod secrets;
 mod three_replicas;
 
 use std::time::Duration;
