@@ -18,7 +18,7 @@ use tokio_rustls::TlsStream;
 use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 
-use crate::{Identity, Peer, tls::Shown};
+use crate::{Identity, Peer, early::early, tls::Shown};
 
 /// The clock is looked at this often: it may be set, and a machine may sleep.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
@@ -32,7 +32,8 @@ pub struct Caller {
     pub peer: Option<Peer>,
 }
 
-/// A connection of either end. It fails when the certificate of the peer expires, or when its root is no longer trusted.
+/// A connection of either end. It fails when the certificate of the peer expires, or somewhat before, or when its root is no longer
+/// trusted.
 pub struct Connection {
     io: Socket,
     caller: Caller,
@@ -114,10 +115,14 @@ impl Connection {
 /// Returns, with the reason, when a peer is no longer believed.
 async fn until_lost(identity: &Identity, shown: &Shown) -> &'static str {
     let mut changes = identity.changes();
+    let early = early(&identity.own().id, &shown.peer, identity.left(shown));
     loop {
-        let left = identity.left(shown);
+        let left = identity.left(shown).saturating_sub(early);
         if left.is_zero() {
-            return "the certificate of the peer has expired";
+            return match early.is_zero() {
+                true => "the certificate of the peer has expired",
+                false => "the certificate of the peer is about to expire",
+            };
         }
         // At first too: the trust may have changed during the handshake.
         if !identity.still_trusts(shown) {

@@ -9,6 +9,7 @@
 pub mod authorise;
 pub mod ca;
 mod connection;
+mod early;
 pub mod files;
 mod grant;
 mod id;
