@@ -121,11 +121,11 @@ impl Caller {
 pub(super) async fn converse(edge: &Arc<Edge>, device: &mut dyn Io, mut session: Box<Session>) {
     let Some(fresh) = session.fresh.take() else { return };
     let (mut relay, mut began) = relay(edge, device, &session, *fresh);
-    let mut turn_to_leave = pin!(edge.sessions.turn_to_leave(session.registered.id));
+    let mut orders_to_leave = pin!(edge.sessions.orders_to_leave(session.registered.id));
     let mut leaving = asks_to_leave(edge, &relay, &session, false);
     let end = loop {
         let end = match began {
-            Ok(()) => relay.run(turn_to_leave.as_mut(), leaving.as_mut()).await,
+            Ok(()) => relay.run(orders_to_leave.as_mut(), leaving.as_mut()).await,
             Err(end) => end,
         };
         // In boxes, this and the end: few sessions ever leave their stack, and each ends once.
