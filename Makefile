@@ -1,5 +1,5 @@
 # The commands of developers and CI. Each target installs the packages it needs first, and is safe to run again.
-.PHONY: run check test soak fuzz build man bench bench-control bench-edge bench-stack bench-speech clean help
+.PHONY: run check test soak fuzz build man sbom bench bench-control bench-edge bench-stack bench-speech clean help
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -39,6 +39,10 @@ man: ## the man pages of the meridian command, written to target/man
 	tools/setup run
 	cargo build --locked --bins
 	target/debug/meridian man target/man
+
+sbom: ## the software bill of materials (CycloneDX), written to target/sbom.cdx.json
+	tools/setup run
+	tools/sbom
 
 bench: ## latency, start-up and memory of the world, written to docs/benchmarks.md (release build)
 	tools/setup run

@@ -2,7 +2,7 @@
 
 use std::{
     fmt::Write as _,
-    io::{BufRead as _, BufReader, Write as _},
+    io::BufRead as _,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use topology::Snapshot;
 
-use crate::{exit::Failure, output::Output, output::print, present, texts};
+use crate::{exit::Failure, output::Output, output::print, present, sealed, texts};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum AuditVerb {
@@ -31,12 +31,19 @@ pub(crate) enum AuditVerb {
         /// Number of the last entry; by default the newest in the log.
         #[arg(long, value_name = "ENTRY", value_parser = clap::value_parser!(u64).range(1..))]
         to: Option<u64>,
+        /// Encrypt the file to the key in KEYFILE, 32 bytes in hex. A log names people, addresses and plans. Make a key with
+        /// `(umask 077; openssl rand -hex 32 >KEYFILE)`, and keep it elsewhere than the file.
+        #[arg(long, value_name = "KEYFILE")]
+        encrypt_to: Option<PathBuf>,
     },
     /// Check that no entry was changed, removed or inserted, and decide every entry again from its recorded input: each
     /// decision must come out byte for byte the same.
     Replay {
         /// A file written by `export`; by default the control plane's log.
         file: Option<PathBuf>,
+        /// The key file to which FILE is encrypted.
+        #[arg(long, value_name = "KEYFILE", requires = "file")]
+        key: Option<PathBuf>,
     },
 }
 
@@ -84,6 +91,7 @@ pub(crate) async fn export(
     operator: &Operator,
     file: &Path,
     (from, to): (Option<u64>, Option<u64>),
+    encrypt_to: Option<&Path>,
     output: Output,
 ) -> Result<ExitCode, Failure> {
     let (lines, oldest) = match (from, to) {
@@ -95,13 +103,12 @@ pub(crate) async fn export(
     };
     let entries = lines.iter().filter(|line| matches!(line, Line::Entry(_))).count();
     let write = || -> anyhow::Result<()> {
-        let mut out = std::io::BufWriter::new(std::fs::File::create(file)?);
+        let mut text = Vec::new();
         for line in &lines {
-            serde_json::to_writer(&mut out, line)?;
-            out.write_all(b"\n")?;
+            serde_json::to_writer(&mut text, line)?;
+            text.push(b'\n');
         }
-        out.flush()?;
-        Ok(())
+        sealed::write(file, &text, encrypt_to)
     };
     write().with_context(|| format!("cannot write {}", file.display()))?;
     print(&match output {
@@ -119,9 +126,10 @@ pub(crate) async fn replay_live(operator: &Operator, output: Output) -> Result<E
     replay(fetch(operator, 0, 0).await?, output)
 }
 
-pub(crate) fn replay_file(file: &Path, output: Output) -> Result<ExitCode, Failure> {
+pub(crate) fn replay_file(file: &Path, key: Option<&Path>, output: Output) -> Result<ExitCode, Failure> {
     let read = || -> anyhow::Result<Vec<Line>> {
-        let lines = BufReader::new(std::fs::File::open(file)?).lines();
+        let text = sealed::read(file, key)?;
+        let lines = text.as_slice().lines();
         let read = lines.enumerate().map(|(index, line)| {
             serde_json::from_str(&line?).with_context(|| format!("line {} is not a line of an audit log", index + 1))
         });

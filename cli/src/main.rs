@@ -22,6 +22,7 @@ mod present;
 mod printed;
 mod reach;
 mod say;
+mod sealed;
 mod simulate;
 mod texts;
 mod up;
@@ -87,8 +88,8 @@ async fn run(options: Options) -> Result<ExitCode, Failure> {
             verb: documents::DocumentVerb::Validate { file },
         } => documents::validate(v1::DocumentKind::Policy, &file),
         Verb::Audit {
-            verb: audit::AuditVerb::Replay { file: Some(file) },
-        } => audit::replay_file(&file, output),
+            verb: audit::AuditVerb::Replay { file: Some(file), key },
+        } => audit::replay_file(&file, key.as_deref(), output),
         Verb::Login(login) => cert::login(login, &state_dir),
         Verb::Cert { verb } => cert::cert(verb, reach.operator().ok()).await,
         Verb::DeviceKey(asked) => device_key::device_key(&asked, output),
@@ -114,8 +115,13 @@ async fn ask(verb: Verb, reach: &Reach, output: Output) -> Result<ExitCode, Fail
         }
         Verb::Policy { verb } => return documents::document(&operator, v1::DocumentKind::Policy, verb, output).await,
         Verb::Audit { verb } => match verb {
-            audit::AuditVerb::Export { file, from, to } => {
-                return audit::export(&operator, &file, (from, to), output).await;
+            audit::AuditVerb::Export {
+                file,
+                from,
+                to,
+                encrypt_to,
+            } => {
+                return audit::export(&operator, &file, (from, to), encrypt_to.as_deref(), output).await;
             }
             audit::AuditVerb::Replay { .. } => return audit::replay_live(&operator, output).await,
         },

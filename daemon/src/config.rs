@@ -1,5 +1,5 @@
 //! Configuration of a process: one TOML file. [`topology::document`] reads it, with all problems at once; here are the
-//! rules of a process, its paths and its secrets. Give every configuration struct `#[serde(deny_unknown_fields)]`, so
+//! rules of a process and its paths. Give every configuration struct `#[serde(deny_unknown_fields)]`, so
 //! that a misspelt key is an error and not a silent default.
 
 use std::{
@@ -10,8 +10,10 @@ use std::{
 };
 
 use anyhow::Context as _;
-use serde::{Deserialize, Deserializer, de::DeserializeOwned};
+use serde::de::DeserializeOwned;
 use topology::document::{self, Guide};
+
+use crate::secrets;
 
 /// Knowledge of a process about its configuration beside the types of its values.
 pub trait Rules {
@@ -93,8 +95,9 @@ impl fmt::Display for Problems {
 
 impl std::error::Error for Problems {}
 
-/// Reads a configuration file. Errors name the file, the line and the key, all together. Paths in the configuration
-/// become relative to the folder of the file.
+/// Reads the configuration file of a process. Errors name the file, the line and the key, all together. Paths in the
+/// configuration become relative to the folder of the file, or lie below `$CREDENTIALS_DIRECTORY`. Published example keys are
+/// refused here, and only here.
 pub fn load<C: DeserializeOwned + Rules>(path: &Path) -> anyhow::Result<C> {
     let text = std::fs::read_to_string(path).with_context(|| {
         format!(
@@ -102,10 +105,15 @@ pub fn load<C: DeserializeOwned + Rules>(path: &Path) -> anyhow::Result<C> {
             path.display()
         )
     })?;
-    let mut config: C = read(&path.display().to_string(), &text)?;
     let folder = path.parent().unwrap_or(Path::new(""));
+    let (config, has_keys) = secrets::of_a_process(folder, || read(&path.display().to_string(), &text));
+    let mut config: C = config?;
     for inside in config.paths() {
-        *inside = folder.join(&inside);
+        *inside = secrets::place(folder, inside).with_context(|| path.display().to_string())?;
+    }
+    if has_keys && let Err(error) = secrets::refuse_readable_by_all(path) {
+        // A folder that is closed to others protects it as well, so this is no refusal.
+        tracing::warn!(%error, "the configuration holds a key; keep it in a file of its own: {{ file = \"PATH\" }}");
     }
     Ok(config)
 }
@@ -125,86 +133,12 @@ pub fn parse<C: DeserializeOwned>(name: &str, text: &str) -> Result<C, topology:
     document::parse(name, text, Guide::default(), |_| Vec::new())
 }
 
-/// A secret in hex, or two secrets during a change of keys: `"KEY"` or `["NEW", "OLD"]`. `Debug` output hides it, and
-/// errors never repeat it, because errors are logged.
-///
-/// Written by hand, without the crate secrecy: these bytes become a key of HMAC at once, and what would have to be
-/// wiped lies inside of that.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secrets {
-    /// The key that signs.
-    pub signs: Vec<u8>,
-    /// A second key whose signatures are accepted: the old key, or one that other processes sign with already.
-    pub also_accepted: Option<Vec<u8>>,
-}
-
-impl<'de> Deserialize<'de> for Secrets {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        use serde::de::Error as _;
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Written {
-            One(String),
-            Some(Vec<String>),
-        }
-        let shape = "not a key; write \"HEX\", or the new and the old key as [\"NEW\", \"OLD\"]";
-        let written = Written::deserialize(deserializer).map_err(|_| D::Error::custom(shape))?;
-        let keys = match written {
-            Written::One(key) => vec![key],
-            Written::Some(keys) => keys,
-        };
-        let decode = |text: &String| {
-            hex::decode(text)
-                .map_err(|_| D::Error::custom("the key is not hexadecimal; make one with `openssl rand -hex 32`"))
-        };
-        let mut keys = keys.iter().map(decode).collect::<Result<Vec<_>, _>>()?.into_iter();
-        match (keys.next(), keys.next(), keys.next()) {
-            (Some(signs), also_accepted, None) => Ok(Self { signs, also_accepted }),
-            _ => Err(D::Error::custom(shape)),
-        }
-    }
-}
-
-impl fmt::Debug for Secrets {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secrets(hidden)")
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use serde::Deserialize;
     use topology::document::Span;
 
     use super::*;
-
-    #[derive(Debug, serde::Deserialize)]
-    struct Keys {
-        key: Secrets,
-    }
-
-    #[test]
-    fn a_key_is_one_secret_or_the_new_and_the_old_one_and_never_shows() {
-        let key = |text: &str| parse::<Keys>("edge.toml", &format!("key = {text}")).map(|it| it.key);
-        let one = key("\"00ff\"").unwrap();
-        assert_eq!((&one.signs[..], &one.also_accepted), (&[0, 255][..], &None));
-        let two = key("[\"01\", \"02\"]").unwrap();
-        assert_eq!((&two.signs[..], &two.also_accepted), (&[1][..], &Some(vec![2])));
-        assert_eq!(key("[\"01\"]").unwrap().also_accepted, None);
-        assert_eq!(format!("{two:?}"), "Secrets(hidden)");
-        for bad in [
-            "7",
-            "[]",
-            "[\"01\", \"02\", \"03\"]",
-            "\"secret\"",
-            "[\"01\", \"secret\"]",
-        ] {
-            let error = key(bad).unwrap_err().to_string();
-            assert!(
-                error.starts_with("edge.toml:1: ") && !error.contains("secret"),
-                "{error}"
-            );
-        }
-    }
 
     #[derive(Debug, Deserialize)]
     #[serde(deny_unknown_fields)]

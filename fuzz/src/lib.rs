@@ -4,13 +4,18 @@
 //! coverage. The tests play the seeds of `corpus/`, which include every input that once failed.
 
 mod targets {
+    pub(crate) mod audit_logs;
+    pub(crate) mod certificates;
     pub(crate) mod continuity;
     pub(crate) mod credentials;
     pub(crate) mod dns;
     pub(crate) mod frames;
     pub(crate) mod http;
+    pub(crate) mod orders;
     pub(crate) mod reports;
+    pub(crate) mod scenarios;
     pub(crate) mod snapshots;
+    pub(crate) mod tokens;
     pub(crate) mod topologies;
     pub(crate) mod wav;
 }
@@ -19,7 +24,9 @@ mod targets {
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target, by name.
-pub const TARGETS: [Target; 13] = [
+pub const TARGETS: [Target; 18] = [
+    ("audit-logs", targets::audit_logs::read),
+    ("certificates", targets::certificates::read),
     ("checkpoints", gateway::fuzzing::checkpoint),
     ("clients", gateway::fuzzing::conversation),
     ("continuity", targets::continuity::continue_session),
@@ -28,9 +35,12 @@ pub const TARGETS: [Target; 13] = [
     ("frames", targets::frames::scan),
     ("http-requests", targets::http::pass_on_request),
     ("http-responses", targets::http::pass_on_response),
+    ("orders", targets::orders::read),
     ("reports", targets::reports::judge),
+    ("scenarios", targets::scenarios::read),
     ("session-files", gateway::fuzzing::session_file),
     ("snapshots", targets::snapshots::take_into_force),
+    ("tokens", targets::tokens::verify),
     ("topologies", targets::topologies::read),
     ("wav", targets::wav::decode),
 ];

@@ -212,6 +212,8 @@ pub enum ReasonCode {
     StackFails,
     /// The clocks of a vantage and of the control plane differ too much. Decisions go on.
     ClockSkew,
+    /// A vantage contradicts all others about a region. Its word counts only where another one agrees.
+    VantageSuspect,
     /// A code that a newer version wrote and this version does not know.
     #[serde(untagged)]
     #[strum(transparent)]

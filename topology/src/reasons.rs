@@ -356,6 +356,10 @@ pages! {
         "The clocks of a vantage and of the control plane are too far apart.",
         "Decisions go on. Reports of a vantage whose clock is more than 20 s off do not count.",
         "`timedatectl` or `chronyc tracking` on the machine that is named shows why its clock is off; `meridian status` shows when it is right again.";
+    VantageSuspect Trouble:
+        "A vantage sees a region fail that all others see work, or work that all others see fail, in three ticks or more.",
+        "Where it is alone its word does not count. It counts again after six ticks without such a contradiction.",
+        "Check the network of that node: `meridian why REGION` shows what each vantage saw. If it looks well, exchange its key.";
     ClockWentBack Trouble:
         "The control plane's clock went back.",
         "It judges anew from the ticks that follow.",

@@ -439,6 +439,7 @@ impl World {
     fn write_report(&mut self, report: &Report) {
         let mut report = report.clone();
         report.waiting.extend(self.clocks.reasons());
+        report.waiting.extend(self.rounds.suspects().reasons());
         let before = std::mem::replace(&mut self.last_report, report.clone());
         let lists = [
             (Kind::Changed, &report.changed, &Vec::new()),

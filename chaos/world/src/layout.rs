@@ -3,8 +3,9 @@
 use std::{
     collections::BTreeMap,
     fmt::Write as _,
+    io::Write as _,
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
-    os::unix::fs::DirBuilderExt as _,
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::Path,
 };
 
@@ -229,7 +230,7 @@ impl Layout {
         let checkpoint_key = hex::encode(random_bytes::<32>());
         for (name, kind) in self.processes().into_iter().filter(|(_, kind)| kinds.contains(kind)) {
             let folder = settings.state_dir.join(&name);
-            // The files of edges and stacks contain a secret key.
+            // The files of edges and stacks contain a secret key; others read neither them nor their folder.
             std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
             let text = match kind {
                 Kind::Stack => self.stack_document(&name, settings, &checkpoint_key),
@@ -253,7 +254,7 @@ impl Layout {
                     text
                 }
             };
-            std::fs::write(configuration_file(&settings.state_dir, &name, kind), text)?;
+            write_private(&configuration_file(&settings.state_dir, &name, kind), &text)?;
         }
         Ok(())
     }
@@ -305,6 +306,13 @@ impl Layout {
             quoted(&folder.join("state").display().to_string()),
         )
     }
+}
+
+/// Writes a file that only its owner may read.
+fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
+    let mut options = std::fs::OpenOptions::new();
+    let file = options.write(true).create(true).truncate(true).mode(0o600).open(path);
+    file?.write_all(text.as_bytes())
 }
 
 /// Path of a process's configuration file.

@@ -468,15 +468,18 @@ fn certificates(state_dir: &Path, layout: &Layout) -> Result<(Arc<Identity>, Abo
 async fn keep_issued(folder: Folder, leaves: Vec<(Leaf, PathBuf)>, looked: impl Fn()) {
     loop {
         tokio::time::sleep(authority::LOOK_EVERY).await;
-        let now = daemon::clock::now();
-        for (leaf, into) in &leaves {
-            if is_half_over(into, now)
-                && let Err(error) = folder.issue(leaf, into, now)
-            {
-                tracing::error!(id = %leaf.id, %error, "cannot issue a certificate; trying again in a minute");
-            }
-        }
+        issue_due(&folder, &leaves, daemon::clock::now());
         looked();
+    }
+}
+
+fn issue_due(folder: &Folder, leaves: &[(Leaf, PathBuf)], now: Moment) {
+    for (leaf, into) in leaves {
+        if is_half_over(into, now)
+            && let Err(error) = folder.issue(leaf, into, now)
+        {
+            tracing::error!(id = %leaf.id, %error, "cannot issue a certificate; trying again in a minute");
+        }
     }
 }
 

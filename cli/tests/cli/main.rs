@@ -5,4 +5,5 @@ mod cert;
 mod command;
 mod docs;
 mod fences;
+mod supply_chain;
 mod up;

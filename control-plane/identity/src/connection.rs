@@ -20,6 +20,7 @@ use tonic::transport::server::Connected;
 
 use crate::{
     Identity, Peer,
+    early::early,
     identity::Shown,
     socket::{Plain, Socket, Tls},
     texts,
@@ -37,7 +38,8 @@ pub struct Caller {
     pub peer: Option<Peer>,
 }
 
-/// A connection of either end. It fails when the certificate of the peer expires, or when its root is no longer trusted.
+/// A connection of either end. It fails when the certificate of the peer expires, or somewhat before, or when its root is no longer
+/// trusted.
 pub struct Connection {
     io: Socket,
     caller: Caller,
@@ -114,10 +116,14 @@ impl Connection {
 /// Returns, with the reason, when a peer is no longer believed.
 async fn until_lost(identity: &Identity, shown: &Shown) -> &'static str {
     let mut changes = identity.changes();
+    let early = early(&identity.own().id, &shown.peer, identity.left(shown));
     loop {
-        let left = identity.left(shown);
+        let left = identity.left(shown).saturating_sub(early);
         if left.is_zero() {
-            return texts::PEER_EXPIRED;
+            return match early.is_zero() {
+                true => texts::PEER_EXPIRED,
+                false => texts::PEER_EXPIRES_SOON,
+            };
         }
         // At first too: the trust may have changed during the handshake.
         if !identity.still_trusts(shown) {

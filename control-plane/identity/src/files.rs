@@ -168,7 +168,10 @@ fn read_key(path: &Path) -> Result<String, FileError> {
         source,
     };
     let mode = std::fs::metadata(path).map_err(failed)?.mode() & 0o7777;
-    if mode & OTHERS != 0 {
+    // systemd gives its credentials to a service by an access list, which shows as rights of the group.
+    let is_credential = std::env::var_os("CREDENTIALS_DIRECTORY").is_some_and(|folder| path.starts_with(folder));
+    let forbidden = if is_credential { OTHERS & 0o007 } else { OTHERS };
+    if mode & forbidden != 0 {
         let path = path.to_owned();
         return Err(FileError::Readable { path, mode });
     }

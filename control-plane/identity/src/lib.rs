@@ -10,6 +10,7 @@ pub mod authorise;
 pub mod ca;
 pub mod certificate;
 mod connection;
+mod early;
 pub mod files;
 mod grant;
 mod handshake;

@@ -191,6 +191,7 @@ pub(crate) const HANDSHAKE_TOO_SLOW: &str =
 pub(crate) const MUST_PROVE: &str = "this process wants to know who calls: use https:// and a certificate";
 
 pub(crate) const PEER_EXPIRED: &str = "the certificate of the peer has expired";
+pub(crate) const PEER_EXPIRES_SOON: &str = "the certificate of the peer is about to expire";
 pub(crate) const PEER_UNTRUSTED: &str = "the root of the peer is no longer trusted";
 pub(crate) const PROCESS_ENDS: &str = "this process ends";
 

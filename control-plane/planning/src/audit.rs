@@ -345,7 +345,7 @@ pub fn verify<'b>(entries: impl IntoIterator<Item = &'b [u8]>, head: Option<&str
             problem: error.to_string(),
         })?;
         if let (Some(before), Some(expected)) = (read.last(), &last_hash) {
-            if entry.number != before.number + 1 {
+            if before.number.checked_add(1) != Some(entry.number) {
                 let (after, found) = (before.number, entry.number);
                 return Err(Tampered::Missing { after, found });
             }

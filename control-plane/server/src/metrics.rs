@@ -34,6 +34,10 @@ pub const CALLS_DENIED: &str = "meridian_control_plane_calls_denied";
 pub const CONNECTIONS: &str = "meridian_control_plane_connections";
 /// Seconds by which a vantage's clock is ahead of this control plane's; negative if it is behind.
 pub const CLOCK_AHEAD: &str = "meridian_control_plane_vantage_clock_ahead_seconds";
+/// Reports that claimed more than their vantage can have seen, by vantage.
+pub const REPORTS_CUT: &str = "meridian_control_plane_reports_cut";
+/// 1 for a vantage that contradicts all others.
+pub const VANTAGE_SUSPECT: &str = "meridian_control_plane_vantage_suspect";
 /// Decisions, by the code of their reason.
 pub const DECISIONS: &str = "meridian_control_plane_decisions";
 /// Health of every region: 1 for the present health, 0 for the others.
@@ -255,6 +259,10 @@ pub struct Metrics {
     pub connections: Family<ConnectionLabel, Counter>,
     /// [`CLOCK_AHEAD`].
     pub clock_ahead: Family<Vantage, Gauge<f64, AtomicU64>>,
+    /// [`REPORTS_CUT`].
+    pub reports_cut: Family<Vantage, Counter>,
+    /// [`VANTAGE_SUSPECT`].
+    pub vantage_suspect: Family<Vantage, Gauge>,
     /// [`DECISIONS`].
     pub decisions: Family<ReasonLabel, Counter>,
     /// [`REGION_HEALTH`].
@@ -300,6 +308,16 @@ impl Metrics {
             CLOCK_AHEAD,
             "seconds by which the clock of a vantage is ahead of this control plane's",
             metrics.clock_ahead.clone(),
+        );
+        registry.register(
+            REPORTS_CUT,
+            "reports that claimed more than their vantage can have seen; they count for what it can",
+            metrics.reports_cut.clone(),
+        );
+        registry.register(
+            VANTAGE_SUSPECT,
+            "1 for a vantage that contradicts all others, whose word counts only where another agrees",
+            metrics.vantage_suspect.clone(),
         );
         registry.register(
             DECISIONS,

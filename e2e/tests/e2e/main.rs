@@ -6,6 +6,7 @@
 mod lost_edge;
 mod one_world;
 mod rollout;
+mod secrets;
 mod three_replicas;
 
 use std::time::Duration;

@@ -43,6 +43,9 @@ async fn a_world_serves_calls_whatever_happens_to_it() {
     stage.scene("the control plane is killed: calls go on, also through an edge and a name server started without it");
     without_a_control_plane_everything_serves(&stage).await;
 
+    stage.scene("no log, page or answer repeats a secret that the world was given");
+    crate::secrets::nobody_repeats_a_secret(&stage).await;
+
     stage.scene("the end: no process is left");
     stage.clear().await;
 }

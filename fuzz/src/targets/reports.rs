@@ -4,20 +4,23 @@ use std::{collections::BTreeMap, sync::LazyLock};
 
 use prost::Message as _;
 use topology::{Tick, Topology, fixtures::three_primaries, policy::HealthPolicy};
-use verdict::{TickReport, Windows};
+use verdict::{Bounds, TickReport, Windows};
 
 static TOPOLOGY: LazyLock<Topology> = LazyLock::new(|| three_primaries().topology);
 
 /// Reads reports one after another, each after its length in two bytes.
 pub(crate) fn judge(bytes: &[u8]) {
     let (policy, mut windows) = (HealthPolicy::default(), Windows::default());
+    let mut bounds = Bounds::default();
+    bounds.know(None, &TOPOLOGY, |_| true);
     let mut newest = Tick(0);
     let mut rest = bytes;
     while let [high, low, after @ ..] = rest {
         let length = usize::from(u16::from_be_bytes([*high, *low]));
         let (message, after) = after.split_at(length.min(after.len()));
         rest = after;
-        let Some(report) = read(message) else { continue };
+        let Some(mut report) = read(message) else { continue };
+        bounds.cut(&mut report);
         newest = newest.max(report.tick);
         let _ = windows.take(report, newest, &policy);
     }

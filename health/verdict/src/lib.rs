@@ -1,7 +1,9 @@
 //! Judgement of regions: from observations to verdicts, by windows over closed ticks, the triggers of the policy, and
 //! the evidence for each verdict.
 //!
-//! Pure: no sockets, no clock. One vantage alone decides nothing, and silence never counts as failure.
+//! Pure: no sockets, no clock. One vantage alone decides nothing, and silence never counts as failure. A report counts for no
+//! more than its vantage can have seen ([`bounds`]), and a vantage that contradicts all others is left out where it is alone
+//! ([`suspects`]).
 //!
 //! A trigger calls every closed tick of its component good, bad or unknown. It falls after a number of bad ticks in a
 //! row and rises after a number of good ones:
@@ -31,6 +33,7 @@
 //! "available", and the caller should not wait for the second. Errors of NLU and skills have a laxer limit than those
 //! of ASR, because their levels take something from every caller, also from those who got good answers.
 
+pub mod bounds;
 pub mod clocks;
 mod correlation;
 mod judge;
@@ -43,11 +46,13 @@ pub mod rounds;
 mod run;
 mod spread;
 mod standing;
+pub mod suspects;
 mod texts;
 mod trigger;
 mod verdict;
 pub mod window;
 
+pub use bounds::Bounds;
 pub use clocks::{Clock, Clocks};
 pub use correlation::correlated;
 pub use judge::judge;
@@ -57,6 +62,7 @@ pub use observation::{
 };
 pub use reach::{Reach, Reached, Testimony, Unreached};
 pub use rounds::{Rounds, TICKS_AHEAD_MAX, Watch};
+pub use suspects::Suspects;
 pub use trigger::Trigger;
 pub use verdict::{Ailment, Before, Fired, Health, Service, Trouble, Verdict};
 pub use window::{Unwanted, Windows};

@@ -283,22 +283,32 @@ impl Observation {
             Source::Probe => PROBES_MAX,
             Source::Traffic => TRAFFIC_MAX,
         };
-        let (failed, samples) = (
-            u64::from(self.failed),
-            u64::from(self.succeeded) + u64::from(self.failed),
-        );
+        self.cut_to(max);
+    }
+
+    /// Cuts the counts to `max`; the share of failures stays the same.
+    pub(crate) fn cut_to(&mut self, max: u32) {
         // A sketch cannot be made smaller: one with more latencies than successes is dropped.
         if self.latency.count() > u64::from(self.succeeded.min(max)) {
             self.latency = Latency::default();
         }
-        if samples > u64::from(max) {
-            self.failed = (u64::from(max) * failed / samples) as u32;
-            self.succeeded = max - self.failed;
-        }
+        (self.succeeded, self.failed) = shared(self.succeeded, self.failed, max);
     }
 
     /// Attempts, failed or not.
     pub fn samples(&self) -> u32 {
         self.succeeded.saturating_add(self.failed)
     }
+}
+
+/// Successes and failures, cut to `max` together; their shares stay.
+pub(crate) fn shared(succeeded: u32, failed: u32, max: u32) -> (u32, u32) {
+    let all = u64::from(succeeded) + u64::from(failed);
+    if all <= u64::from(max) {
+        return (succeeded, failed);
+    }
+    let failed = u64::from(max) * u64::from(failed) / all;
+    // A share of a number up to `max`.
+    let failed = u32::try_from(failed).unwrap_or(max);
+    (max - failed, failed)
 }

@@ -15,7 +15,7 @@ use std::{
 
 use topology::{Plan, RegionId, Tick, Topology, policy::HealthPolicy};
 
-use crate::{Before, TickReport, Unwanted, Verdict, Windows, judge};
+use crate::{Before, Suspects, TickReport, Unwanted, Verdict, Windows, judge};
 
 /// Most ticks that a report may be ahead of our clock. With the policy's `freshness_ticks` for late ones this tolerates
 /// clocks that are 20 s apart; a node that is further off has no time service at all, and its reports would have to
@@ -118,6 +118,11 @@ impl Rounds {
         // Counted once a round, not with each report: a fleet has a thousand vantages.
         self.reporting = self.windows.has_settled().then(|| self.windows.reporting());
         judge(regions, &self.windows, policy, tick, before)
+    }
+
+    /// The vantages that contradict all others.
+    pub fn suspects(&self) -> &Suspects {
+        self.windows.suspects()
     }
 
     /// The newest judged round.

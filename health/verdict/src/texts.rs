@@ -210,6 +210,19 @@ pub(crate) fn clock_is_off(vantage: &NodeId, apart: impl Display, is_ahead: bool
     format!("the clock of {vantage} is {apart} {way} ours; check the time service there")
 }
 
+/// A vantage says the opposite of all `others` about a component of a region.
+pub(crate) fn contradicts_all(
+    vantage: &NodeId,
+    component: Component,
+    (word, opposite): (impl Display, impl Display),
+    others: u32,
+) -> String {
+    format!(
+        "{vantage} alone sees {component} {word}, and {others} other vantages see it {opposite}; its word counts only where another \
+         agrees; check the network of {vantage}"
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -241,6 +254,7 @@ mod tests {
             too_many_vantages(4096),
             own_clock_is_off("3.0 s", true, node, 2),
             clock_is_off(node, "3.0 s", true),
+            contradicts_all(node, Component::Gateway, ("work", "fail"), 3),
         ];
         for text in sentences {
             let begins = text.split(' ').next().unwrap();

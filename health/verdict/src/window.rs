@@ -11,10 +11,11 @@ use topology::{Component, NodeId, Plan, RegionId, Tick, Topology, policy::Health
 
 use crate::{
     Observation, TickReport, TrafficSeen, Trigger,
-    region_seen::{RegionSeen, TickSeen},
+    region_seen::{RegionSeen, Summed, TickSeen},
     run::{Called, Run},
     spread::{Recent, Spread},
     standing::Standing,
+    suspects::{Contradiction, Suspects, Word, alone, contradicted},
     texts,
     trigger::Accusation,
 };
@@ -33,6 +34,8 @@ pub struct Windows {
     settled_to: Option<Tick>,
     /// Sessions that one stack of each region has room for, where that is known.
     room_per_stack: BTreeMap<RegionId, f64>,
+    /// The vantages that contradict all others.
+    suspects: Suspects,
 }
 
 /// The observations of all vantages in one tick.
@@ -45,6 +48,10 @@ struct SeenByAll {
     regions: BTreeMap<RegionId, RegionSeen>,
     /// Real traffic of all vantages together, and the number of vantages.
     traffic: BTreeMap<RegionId, (TrafficSeen, usize)>,
+    /// Reports of suspect vantages that are not compared with the others yet.
+    held: Vec<TickReport>,
+    /// What suspect vantages claimed alone; it does not count.
+    left_out: Vec<(NodeId, Contradiction)>,
 }
 
 /// The state of a trigger after all ticks up to one.
@@ -97,13 +104,24 @@ impl Windows {
         if tick < oldest_open(policy, last_closed) || self.settled_to.is_some_and(|newest| tick <= newest) {
             return Err(Unwanted::Stale(tick, report.vantage));
         }
-        self.ticks.entry(tick).or_default().take(report)
+        let is_suspect = self.suspects.is_suspect(&report.vantage);
+        self.ticks.entry(tick).or_default().take(report, is_suspect)
     }
 
-    /// Settles the ticks on which no vantage may report any more, and forgets regions that no longer exist.
+    /// The vantages that contradict all others.
+    pub fn suspects(&self) -> &Suspects {
+        &self.suspects
+    }
+
+    /// Settles the ticks on which no vantage may report any more, and forgets regions that no longer exist. Reports of
+    /// suspect vantages count from here on, as far as others agree.
     pub fn forget(&mut self, policy: &HealthPolicy, last_closed: Tick, exists: impl Fn(&RegionId) -> bool) {
+        for (_, seen) in self.ticks.range_mut(..=last_closed) {
+            seen.release(&self.room_per_stack);
+        }
         let open = self.ticks.split_off(&oldest_open(policy, last_closed));
         for (tick, seen) in std::mem::replace(&mut self.ticks, open) {
+            self.suspects.note(tick, seen.contradictions(&self.room_per_stack));
             self.settled_to = self.settled_to.max(Some(tick));
             for region in seen.regions.keys() {
                 let settled = self.settled.entry(region.clone()).or_default();
@@ -181,7 +199,7 @@ fn oldest_open(policy: &HealthPolicy, last_closed: Tick) -> Tick {
 }
 
 impl SeenByAll {
-    fn take(&mut self, mut report: TickReport) -> Result<(), Unwanted> {
+    fn take(&mut self, report: TickReport, is_suspect: bool) -> Result<(), Unwanted> {
         if self.vantages.contains(&report.vantage) {
             return Err(Unwanted::Repeated(report.tick, report.vantage));
         }
@@ -189,6 +207,85 @@ impl SeenByAll {
             return Err(Unwanted::TooManyVantages);
         }
         self.vantages.insert(report.vantage.clone());
+        if is_suspect {
+            self.held.push(report);
+        } else {
+            self.add(report);
+        }
+        Ok(())
+    }
+
+    /// Adds the reports of suspect vantages without what they claim against all others.
+    fn release(&mut self, rooms: &BTreeMap<RegionId, f64>) {
+        if self.held.is_empty() {
+            return;
+        }
+        // All are compared before any is added: one suspect does not vouch for another one.
+        let mut held = std::mem::take(&mut self.held);
+        held.sort_by(|one, other| one.vantage.cmp(&other.vantage));
+        for report in &mut held {
+            let mut sums: BTreeMap<(&RegionId, Component), Summed> = BTreeMap::new();
+            for seen in &report.observations {
+                sums.entry((&seen.region, seen.component)).or_default().add(seen);
+            }
+            let is_alone = |((region, component), sum): ((&RegionId, Component), Summed)| {
+                let word = Word::of(sum.counts())?;
+                let others = self.of(region, component, rooms)?.vantages();
+                let others = contradicted(word, others.map(|(_, saw)| Word::of(saw.into())))?;
+                let region = region.clone();
+                Some(Contradiction {
+                    region,
+                    component,
+                    word,
+                    others,
+                })
+            };
+            let left_out: Vec<Contradiction> = sums.into_iter().filter_map(is_alone).collect();
+            let is_left = |seen: &Observation| {
+                left_out
+                    .iter()
+                    .any(|it| it.region == seen.region && it.component == seen.component)
+            };
+            report.observations.retain(|seen| !is_left(seen));
+            let vantage = &report.vantage;
+            self.left_out
+                .extend(left_out.into_iter().map(|it| (vantage.clone(), it)));
+        }
+        held.into_iter().for_each(|report| self.add(report));
+    }
+
+    /// Everything that one vantage said against all others, with what was left out for it.
+    fn contradictions(&self, rooms: &BTreeMap<RegionId, f64>) -> Vec<(NodeId, Contradiction)> {
+        let mut all = self.left_out.clone();
+        for region in self.regions.keys() {
+            for component in Component::ALL {
+                let Some(seen) = self.of(region, component, rooms) else {
+                    continue;
+                };
+                let total = seen.total();
+                // The usual case, and a fleet has a thousand vantages.
+                if total.failed == 0 || total.succeeded == 0 {
+                    continue;
+                }
+                let words = seen.vantages().map(|(vantage, saw)| (vantage, Word::of(saw.into())));
+                if let Some((vantage, word, others)) = alone(words) {
+                    let region = region.clone();
+                    all.push((
+                        vantage.clone(),
+                        Contradiction {
+                            region,
+                            component,
+                            word,
+                            others,
+                        },
+                    ));
+                }
+            }
+        }
+        all
+    }
+
+    fn add(&mut self, mut report: TickReport) {
         let number = self.reports.len();
         let observations = &mut report.observations;
         observations.iter_mut().for_each(Observation::cap);
@@ -215,7 +312,6 @@ impl SeenByAll {
             }
         }
         self.reports.push(report);
-        Ok(())
     }
 
     fn of(

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use daemon::config::Secrets;
+use daemon::secrets::Secrets;
 use hmac::{Hmac, Mac as _};
 use serde::{Deserialize, Deserializer};
 use sha2::Sha256;

@@ -16,6 +16,8 @@ use crate::{Credential, Denied, Device};
 
 /// Longest name of a tenant, in bytes.
 const TENANT_BYTES_MAX: usize = 64;
+/// Most keys of one device: the old one, and the new one that it gets.
+const KEYS_PER_DEVICE: usize = 2;
 /// Longest name of a key or a user that is stored, in bytes.
 pub(crate) const NAME_BYTES_MAX: usize = 128;
 
@@ -48,7 +50,8 @@ pub struct Tenant {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Key {
-    /// Unique; the device's name in logs.
+    /// The device's name, also in logs. Two keys may have the same one while the key of a device is exchanged; its sessions stay
+    /// its own.
     pub name: Arc<str>,
     /// The tenant.
     pub tenant: Arc<str>,
@@ -241,16 +244,23 @@ fn problems(written: &Written) -> Vec<(String, String)> {
             problems.push((key, format!("tenant {} is there twice; keep one", tenant.name)));
         }
     }
-    let (mut names, mut hashes) = (HashSet::new(), HashSet::new());
+    let (mut names, mut hashes) = (HashMap::<&Arc<str>, Vec<&Arc<str>>>::new(), HashSet::new());
     for (at, key) in written.key.iter().enumerate() {
         let place = |field| format!("key[{at}].{field}");
         if let Some(problem) = name_problem(&key.name) {
             problems.push((place("name"), problem));
-        } else if !names.insert(&key.name) {
-            problems.push((
-                place("name"),
-                format!("key {} is there twice; give one another name", key.name),
-            ));
+        } else {
+            let tenants = names.entry(&key.name).or_default();
+            tenants.push(&key.tenant);
+            if tenants.len() > KEYS_PER_DEVICE || tenants[0] != &key.tenant {
+                let problem = format!(
+                    "key {} is there {} times; a device has two keys of one tenant at most, and only while its key is exchanged: give \
+                     one another name",
+                    key.name,
+                    tenants.len()
+                );
+                problems.push((place("name"), problem));
+            }
         }
         if !hashes.insert(&key.sha256) {
             problems.push((
@@ -383,6 +393,33 @@ mod tests {
         assert_ne!(key.holder(), acme.holder());
     }
 
+    /// A further key.
+    fn another(name: &str, tenant: &str, key: &str) -> String {
+        format!(
+            "[[key]]\nname = \"{name}\"\ntenant = \"{tenant}\"\nsha256 = \"{}\"\n",
+            hash(key)
+        )
+    }
+
+    #[test]
+    fn a_device_has_two_keys_while_its_key_is_exchanged_and_stays_the_same_device() {
+        let both = Devices::parse("devices.toml", &document(&another("kitchen", "acme", "new"))).unwrap();
+        let (old, new) = (
+            both.recognise("sesame", NOW).unwrap(),
+            both.recognise("new", NOW).unwrap(),
+        );
+        assert_eq!(old.holder(), new.holder(), "its sessions are its own with either key");
+        let text = document(&another("kitchen", "acme", "new")).replace(&hash("sesame"), &hash("other"));
+        let later = Devices::parse("devices.toml", &text).unwrap();
+        assert_eq!(later.permits(&old), Err(Denied::UnknownKey), "the old key is gone");
+        later.permits(&new).unwrap();
+        let text = document(&(another("kitchen", "acme", "new") + "[[revoked]]\nkey = \"kitchen\"\n"));
+        let revoked = Devices::parse("devices.toml", &text).unwrap();
+        for device in [&old, &new] {
+            assert_eq!(revoked.permits(device), Err(Denied::Revoked), "a name revokes both");
+        }
+    }
+
     #[test]
     fn each_mistake_is_named_with_its_line_and_no_key_is_repeated() {
         let problem = |text: &str| Devices::parse("devices.toml", text).unwrap_err().to_string();
@@ -399,11 +436,15 @@ mod tests {
             (&document("[[revoked]]\n"), "write one of key"),
             (&document("[[tenant]]\nname = \"acme\"\n"), "twice"),
             (
+                &document(&(another("kitchen", "acme", "x") + &another("kitchen", "acme", "y"))),
+                "3 times",
+            ),
+            (
                 &document(&format!(
-                    "[[key]]\nname = \"kitchen\"\ntenant = \"acme\"\nsha256 = \"{}\"\n",
-                    hash("x")
+                    "[[tenant]]\nname = \"ache\"\n{}",
+                    another("kitchen", "ache", "x")
                 )),
-                "twice",
+                "two keys of one tenant",
             ),
             (
                 &document(&format!(

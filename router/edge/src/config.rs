@@ -7,7 +7,10 @@ mod upstream;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use daemon::config::{Problems, Rules, Secrets};
+use daemon::{
+    config::{Problems, Rules},
+    secrets::Secrets,
+};
 use identity::{ToStacks, files::Files};
 use routing::pace::{Pace, Rate};
 use serde::{Deserialize, Deserializer};

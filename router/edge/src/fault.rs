@@ -11,6 +11,10 @@ use std::io;
 pub use probe::Cause;
 use tungstenite::protocol::frame::coding::CloseCode;
 
+/// The words for a stack that demands a certificate of an edge that shows none.
+pub(crate) const WANTS_PROOF: &str = "it wants TLS and a certificate, and this edge shows it none: write [identity] in edge.toml, \
+                                      without stacks = \"off\" (docs/security.md)";
+
 /// The party that has to answer for a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, strum::IntoStaticStr)]
 #[strum(serialize_all = "kebab-case")]

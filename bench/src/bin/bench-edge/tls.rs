@@ -1,6 +1,7 @@
 //! TLS for the bench: a certificate of its own, which all proxies show and all devices trust.
 
 use std::{
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -40,6 +41,8 @@ impl Certificate {
         let write = |name: &str, bytes: &[u8]| {
             let path = folder.join(name);
             std::fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))?;
+            // The edge takes no key that others can read.
+            std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600))?;
             anyhow::Ok(path)
         };
         Ok(Self {

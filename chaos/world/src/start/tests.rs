@@ -177,3 +177,32 @@ async fn programs_that_were_not_built_are_named() {
     let error = World::start(settings).await.unwrap_err().to_string();
     assert!(error.contains("meridian-stack; build all programs first"), "{error}");
 }
+
+/// No control plane renews them: etcd has an authority of its own.
+#[test]
+fn certificates_of_etcd_are_issued_anew_at_the_middle_of_their_life() {
+    let folder = tempfile::tempdir().unwrap();
+    let (authority, into) = (Folder::of_etcd(folder.path()), folder.path().join("etcd-1"));
+    let now = daemon::clock::now();
+    authority.create("voice.example", now).unwrap();
+    let leaf = authority::member_leaf("voice.example", "etcd-1", [10, 0, 0, 1].into()).unwrap();
+    let leaves = [(leaf.clone(), into.clone())];
+    let files = authority.issue(&leaf, &into, now).unwrap();
+    let shown = || {
+        let pem = identity::files::read(&files.certificate).unwrap();
+        (
+            identity::ca::peer_of(&pem).unwrap().serial,
+            identity::ca::addresses_of(&pem),
+        )
+    };
+    let (first, addresses) = shown();
+    issue_due(&authority, &leaves, now + leaf.life * 2 / 5);
+    assert_eq!(shown().0, first, "it is young");
+    issue_due(&authority, &leaves, now + leaf.life * 3 / 5);
+    let (second, still) = shown();
+    assert_ne!(second, first);
+    assert_eq!(
+        still, addresses,
+        "members compare the address of the peer with those in its certificate"
+    );
+}

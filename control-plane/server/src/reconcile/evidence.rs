@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, mem::take};
 use planning::{EdgeSeen, Input, signs_of_life::SignsOfLife};
 use tokio::time::Instant;
 use topology::{EdgeId, Moment, NodeId, RegionId, RegionPlan, RegionState, Tick};
-use verdict::{Before, Clocks, Health, Rounds, Testimony, TickReport, Unwanted, Verdict, Watch};
+use verdict::{Before, Bounds, Clocks, Health, Rounds, Suspects, Testimony, TickReport, Unwanted, Verdict, Watch};
 
 use super::Arrival;
 use crate::{
@@ -22,6 +22,7 @@ pub(super) struct Evidence {
     nodes: Nodes,
     metrics: Metrics,
     rounds: Rounds,
+    bounds: Bounds,
     pub(super) clocks: Clocks,
     /// Start of the monotonic clock that closes rounds.
     started: Instant,
@@ -37,6 +38,7 @@ impl Evidence {
             nodes,
             metrics,
             rounds: Rounds::default(),
+            bounds: Bounds::default(),
             clocks: Clocks::default(),
             started: Instant::now(),
             sightings: Sightings::default(),
@@ -61,8 +63,10 @@ impl Evidence {
         let regions = topology.regions.keys();
         let verdicts = self.rounds.judge(tick, regions, &policy.health, &before(input));
         self.heard.reach.judge(tick, policy.health.freshness_ticks);
+        self.know_bounds(input);
         let exists = |vantage: &NodeId| topology.edges.keys().any(|edge| edge.as_str() == vantage.as_str());
         self.clocks.retain(exists);
+        self.show_suspects(input);
         for (region, verdict) in &verdicts {
             for health in [
                 Health::Healthy,
@@ -83,6 +87,25 @@ impl Evidence {
             }
         }
         Some((tick, verdicts))
+    }
+
+    /// The vantages that contradict all others.
+    pub(super) fn suspects(&self) -> &Suspects {
+        self.rounds.suspects()
+    }
+
+    /// Brings the metric up to date. Logs each suspect once, when it becomes one.
+    fn show_suspects(&self, input: &Input) {
+        for vantage in input.topology.edges.keys().map(NodeId::from).chain([self.own.clone()]) {
+            let is_suspect = self.rounds.suspects().is_suspect(&vantage);
+            let label = Vantage {
+                vantage: vantage.to_string(),
+            };
+            let gauge = self.metrics.vantage_suspect.get_or_create(&label);
+            if gauge.set(i64::from(is_suspect)) == 0 && is_suspect {
+                tracing::warn!(%vantage, "this vantage contradicts all others; its word counts only where another agrees. Check its network");
+            }
+        }
     }
 
     /// The newest tick that was judged; the first if none was.
@@ -145,10 +168,8 @@ impl Evidence {
             // A report is a sign of life even if the edge's clock is wrong.
             self.heard.hear(&edge, input.policy.edges.lost_after, now);
         }
+        self.cut(input, &mut report);
         let (replication, versions) = (take(&mut report.replication), take(&mut report.versions));
-        if let Some(plan) = &input.current {
-            report.keep_stacks_with_sessions(plan, &input.topology);
-        }
         let watch = self.watch(input, now);
         let of_edges = Testimony::of(&mut report);
         self.rounds.take(report, watch, &input.policy.health)?;
@@ -164,6 +185,35 @@ impl Evidence {
         let vantage = vantage.to_string();
         self.metrics.reports.get_or_create(&Vantage { vantage }).inc();
         Ok(())
+    }
+
+    fn know_bounds(&mut self, input: &Input) {
+        let Self { own, bounds, .. } = self;
+        let is_edge = |vantage: &NodeId| {
+            input
+                .topology
+                .edges
+                .keys()
+                .any(|edge| edge.as_str() == vantage.as_str())
+        };
+        bounds.know(input.current.as_ref(), &input.topology, |vantage| {
+            *vantage == *own || is_edge(vantage)
+        });
+    }
+
+    /// Leaves in a report what its vantage can have seen.
+    fn cut(&mut self, input: &Input, report: &mut TickReport) {
+        if let Some(plan) = &input.current {
+            report.keep_stacks_with_sessions(plan, &input.topology);
+        }
+        if self.bounds.is_empty() {
+            self.know_bounds(input);
+        }
+        if self.bounds.cut(report) {
+            let vantage = report.vantage.to_string();
+            tracing::debug!(vantage, "a report claims more than its vantage can have seen");
+            self.metrics.reports_cut.get_or_create(&Vantage { vantage }).inc();
+        }
     }
 
     /// Notes the difference between a vantage's clock and this one. Decisions tolerate it; operators must repair it.

@@ -213,6 +213,7 @@ impl Reconciler {
         let edges = self.evidence.signs_of_life(&self.input, daemon::clock::now());
         let mut report = self.last_report.clone();
         report.waiting.extend(self.evidence.clocks.reasons());
+        report.waiting.extend(self.evidence.suspects().reasons());
         report
             .waiting
             .extend(self.outdated.iter().map(|(kind, problem)| outdated(*kind, problem)));

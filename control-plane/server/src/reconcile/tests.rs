@@ -1,13 +1,13 @@
-//! A control plane whose clock is set back while it observes.
+//! A control plane that observes: a vantage that lies, and a clock that is set back.
 
 use std::{collections::BTreeMap, path::Path};
 
-use topology::{Component, EdgeId, NodeId, RegionId, Tick};
+use topology::{Component, EdgeId, NodeId, ReasonCode, RegionId, Tick};
 use verdict::{EdgeProbe, Health, Observation, ReplicationLag, Source, TickReport};
 
 use super::*;
 use crate::{
-    metrics::Metrics,
+    metrics::{Metrics, Vantage},
     nodes::Nodes,
     records::{Document, DocumentKind},
     store::{Candidate, Embedded},
@@ -79,6 +79,62 @@ fn a_tick_ends(watcher: &mut Reconciler, now: Moment, are_well: bool) {
         evidence.take_report(input, report, None, now).unwrap();
     }
     assert!(watcher.judge_if_due(now), "everybody has reported");
+}
+
+/// Every vantage reports on the newest closed tick; edge-iad alone claims a million failures in us-east.
+fn edge_iad_lies(watcher: &mut Reconciler, now: Moment) {
+    for vantage in ["control-plane", "edge-dub", "edge-iad"] {
+        let seen = Observation {
+            succeeded: if vantage == "edge-iad" { 0 } else { 2 },
+            failed: if vantage == "edge-iad" { 1_000_000 } else { 0 },
+            ..Observation::new(us_east(), Component::Gateway, Source::Probe)
+        };
+        let report = TickReport::new(NodeId::new(vantage).unwrap(), now.tick().back(1), vec![seen]);
+        let Reconciler { evidence, input, .. } = &mut *watcher;
+        evidence.take_report(input, report, None, now).unwrap();
+    }
+    assert!(watcher.judge_if_due(now), "everybody has reported");
+}
+
+#[test]
+fn a_vantage_that_contradicts_all_others_is_told_to_people_and_counts_for_what_it_can_have_seen() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut watcher = watcher(&folder.path().join("store"));
+    let views = watcher.views();
+    for ticks in 0..8 {
+        edge_iad_lies(&mut watcher, REPAIRED + Tick::LENGTH * ticks);
+        assert_ne!(watcher.input.verdicts[&us_east()].health, Health::Down, "tick {ticks}");
+    }
+    watcher.publish_view();
+    let view = views.borrow().clone();
+    let told = view
+        .report
+        .waiting
+        .iter()
+        .find(|it| it.code == ReasonCode::VantageSuspect);
+    let told = told.unwrap_or_else(|| panic!("nobody is told: {:?}", view.report.waiting));
+    assert_eq!(told.region, Some(us_east()), "`why us-east` tells it too");
+    assert!(
+        told.text.starts_with("edge-iad alone sees gateway fail"),
+        "{}",
+        told.text
+    );
+    let label = |vantage: &str| Vantage {
+        vantage: vantage.to_owned(),
+    };
+    let metrics = &watcher.metrics;
+    assert_eq!(metrics.vantage_suspect.get_or_create(&label("edge-iad")).get(), 1);
+    assert_eq!(metrics.vantage_suspect.get_or_create(&label("edge-dub")).get(), 0);
+    assert_eq!(metrics.reports_cut.get_or_create(&label("edge-iad")).get(), 8);
+    assert_eq!(metrics.reports_cut.get_or_create(&label("edge-dub")).get(), 0);
+    for ticks in 8..20 {
+        a_tick_ends(&mut watcher, REPAIRED + Tick::LENGTH * ticks, true);
+    }
+    assert_eq!(
+        watcher.metrics.vantage_suspect.get_or_create(&label("edge-iad")).get(),
+        0,
+        "it agrees again"
+    );
 }
 
 #[test]

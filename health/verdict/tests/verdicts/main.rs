@@ -1,6 +1,7 @@
 //! Verdicts as a control plane makes them: from reports, tick by tick.
 
 mod histories;
+mod liars;
 mod needs;
 mod properties;
 mod reach;

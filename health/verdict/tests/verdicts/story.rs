@@ -72,11 +72,25 @@ impl Story {
 
     /// A tick in which vantages see components.
     pub(crate) fn tick(&mut self, seen: &[(&str, Component, Saw)]) -> &mut Self {
+        let seen = seen
+            .iter()
+            .map(|(vantage, component, saw)| (*vantage, observation(*component, *saw)));
+        self.observed(seen)
+    }
+
+    /// The same, with one observation more.
+    pub(crate) fn tick_with(&mut self, seen: &[(&str, Component, Saw)], more: (&str, Observation)) -> &mut Self {
+        let seen = seen
+            .iter()
+            .map(|(vantage, component, saw)| (*vantage, observation(*component, *saw)));
+        self.observed(seen.chain([more]))
+    }
+
+    fn observed<'s>(&mut self, seen: impl IntoIterator<Item = (&'s str, Observation)>) -> &mut Self {
         self.tick += 1;
         let mut reports: BTreeMap<&str, Vec<Observation>> = BTreeMap::new();
-        for (vantage, component, saw) in seen {
-            let observations = reports.entry(vantage).or_default();
-            observations.push(observation(*component, *saw));
+        for (vantage, observation) in seen {
+            reports.entry(vantage).or_default().push(observation);
         }
         for (vantage, observations) in reports {
             let report = TickReport::new(

@@ -20,7 +20,7 @@ use topology::{RegionId, RegionState, Snapshot, fixtures::three_primaries, snaps
 
 use crate::region::{HANGS_AFTER, Region, engines};
 
-pub(crate) const CHECKPOINT_KEY: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+pub(crate) const CHECKPOINT_KEY: &str = "5a112233445566778899aabbccddeeff5a112233445566778899aabbccddeeff";
 
 /// A device that types and reads.
 pub(crate) struct Device {

@@ -221,6 +221,7 @@ pub fn hangup() -> anyhow::Result<Signal> {
 
 impl Files {
     fn read(&self) -> anyhow::Result<Pem> {
+        daemon::secrets::refuse_readable_by_all(&self.key)?;
         let read = |path: &PathBuf| std::fs::read(path).with_context(|| format!("cannot read {}", path.display()));
         Ok(Pem {
             certificate: read(&self.certificate)?,

@@ -27,6 +27,8 @@ pub struct Response {
     pub load: Option<Load>,
     /// Whether its `Transfer-Encoding` has more than chunks, which only HTTP/1.1 can pass on.
     pub is_coded: bool,
+    /// Whether the stack refuses plain text: it wants TLS and a certificate, whatever is asked.
+    pub wants_proof: bool,
 }
 
 impl Response {
@@ -55,6 +57,7 @@ impl Response {
             keeps: version == 1,
             load: None,
             is_coded: false,
+            wants_proof: false,
         };
         let _ = write!(this.returned, "HTTP/1.1 {status} {}\r\n", response.reason.unwrap_or(""));
         let (mut content_length, mut chunked, mut is_of_hop) = (None, None, false);
@@ -73,6 +76,9 @@ impl Response {
             } else if is("connection") {
                 is_of_hop = true;
                 this.keeps &= !has_token(line, "close");
+            } else if is("upgrade") {
+                // RFC 9110 §15.5.22: it names what it wants. Other answers of this kind are about WebSockets.
+                this.wants_proof = status == 426 && text()?.trim().starts_with("TLS/");
             } else if is(wire::LOAD_HEADER) {
                 this.load = text()?.parse().ok();
             }
@@ -132,6 +138,21 @@ mod tests {
         );
         assert_eq!((answer.body, answer.keeps), (Body::Length(3), true));
         assert!(response(&text[..40]).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_stack_that_wants_a_certificate_is_told_from_one_that_wants_a_websocket() {
+        let wants = |text: &str| response(text).unwrap().unwrap().wants_proof;
+        assert!(wants(
+            "HTTP/1.1 426 Upgrade Required\r\nUpgrade: TLS/1.3\r\nContent-Length: 0\r\n\r\n"
+        ));
+        assert!(!wants(
+            "HTTP/1.1 426 Upgrade Required\r\nUpgrade: websocket\r\nContent-Length: 0\r\n\r\n"
+        ));
+        assert!(!wants("HTTP/1.1 426 Upgrade Required\r\nContent-Length: 0\r\n\r\n"));
+        assert!(!wants(
+            "HTTP/1.1 200 OK\r\nUpgrade: TLS/1.3\r\nContent-Length: 0\r\n\r\n"
+        ));
     }
 
     #[test]

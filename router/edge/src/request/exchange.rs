@@ -13,7 +13,7 @@ use tokio::{
 
 use crate::{
     Edge,
-    fault::{Cause, Device, Event, Facts, Fault},
+    fault::{Cause, Device, Event, Facts, Fault, WANTS_PROOF},
     http1::{Broken, Response},
 };
 
@@ -90,6 +90,11 @@ impl Failure {
         Self::new(at, facts, error.to_string())
     }
 
+    /// The stack takes no plain text, and this edge speaks nothing else.
+    pub(crate) fn wants_proof() -> Self {
+        Self::new(At::Connect, Event::Io(Cause::Refused).into(), WANTS_PROOF)
+    }
+
     /// The region did not act within `limit`.
     pub(crate) fn timed_out(edge: &Edge, at: At, limit: Duration) -> Self {
         let why = match at {
@@ -154,6 +159,8 @@ pub(crate) fn head_of_answer(
             101 => return Err(Failure::nonsense("the region switched protocols")),
             // An informational answer is not the answer (RFC 9110 §15.2).
             100..200 => {}
+            // It has not looked at the request, and no device can do anything about it.
+            _ if response.wants_proof => return Err(Failure::wants_proof()),
             _ => {
                 // Before the device has any byte of the answer, another region may answer.
                 response.body.clone().take(read)?;

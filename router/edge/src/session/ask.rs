@@ -17,7 +17,7 @@ use crate::{
     Edge,
     deadline::Deadline,
     edge::Failed,
-    fault::{Cause, Event, Facts, Fault},
+    fault::{Cause, Event, Facts, Fault, WANTS_PROOF},
     http1::head::{self, Bounds, Head, HeadError, Kind},
     http1::{Body, Response},
     request_id::RequestId,
@@ -70,7 +70,7 @@ pub(super) enum AskError {
     Full(Load),
     #[error("upgrade: answered 429")]
     TooMany,
-    #[error("upgrade: the stack wants a certificate, and this edge has no [identity], or has stacks = \"off\" in it")]
+    #[error("upgrade: {}", WANTS_PROOF)]
     WantsProof,
     #[error("upgrade: answered that it drains")]
     Draining,

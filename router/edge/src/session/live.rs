@@ -80,11 +80,11 @@ pub(super) async fn converse(edge: &Arc<Edge>, device: &mut dyn Io, mut session:
         return;
     };
     let (mut relay, mut began) = relay(edge, device, &session, *new_connection);
-    let mut turn_to_leave = pin!(edge.sessions.turn_to_leave(session.registered.id));
+    let mut orders_to_leave = pin!(edge.sessions.orders_to_leave(session.registered.id));
     let mut plan_asks = asks_to_leave(edge, &relay, &session, false);
     let end = loop {
         let end = match began {
-            Ok(()) => relay.run(turn_to_leave.as_mut(), plan_asks.as_mut()).await,
+            Ok(()) => relay.run(orders_to_leave.as_mut(), plan_asks.as_mut()).await,
             Err(end) => end,
         };
         // In a box, like the end below: few sessions ever leave their stack, and each ends once.

@@ -11,6 +11,7 @@ use std::{
 };
 
 use auth::Device;
+use futures_util::{Stream, stream};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
@@ -239,9 +240,18 @@ impl Sessions {
         }
     }
 
+    /// The orders to session `id` to leave. After one to make room for others a second may follow: a turn that goes on for
+    /// long must not keep a revoked device, nor an edge that stops. Nothing follows that one.
+    pub fn orders_to_leave(&self, id: u64) -> impl Stream<Item = Leave> {
+        stream::unfold(false, move |is_shed| async move {
+            let leave = self.turn_to_leave(id, is_shed).await;
+            Some((leave, leave == Leave::Overloaded))
+        })
+    }
+
     /// Resolves when it is session `id`'s turn to leave. Each session has its own time in the window, so that the devices do not all
-    /// reconnect at once.
-    pub async fn turn_to_leave(&self, id: u64) -> Leave {
+    /// reconnect at once. `is_shed`: it leaves to make room already.
+    async fn turn_to_leave(&self, id: u64, is_shed: bool) -> Leave {
         let mut orders = self.orders.subscribe();
         let (mut is_new, mut seen, mut leaves) = (true, None, None);
         loop {
@@ -267,7 +277,7 @@ impl Sessions {
                         Ok(_) => continue,
                     }
                 }
-                Order::Shed { round } if counts && id % SHED_ROUNDS == round % SHED_ROUNDS => {
+                Order::Shed { round } if counts && !is_shed && id % SHED_ROUNDS == round % SHED_ROUNDS => {
                     return Leave::Overloaded;
                 }
                 Order::Shed { .. } | Order::Stay => {}
@@ -339,8 +349,10 @@ fn place(id: u64, window: Duration) -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use futures_util::StreamExt as _;
     use prometheus_client::registry::Registry;
+
+    use super::*;
 
     #[tokio::test(start_paused = true)]
     async fn sessions_leave_evenly_over_the_window_and_few_leave_sooner() {
@@ -354,7 +366,7 @@ mod tests {
             let began = tokio::time::Instant::now();
             sessions.begin_drain(Duration::from_secs(10));
             for registered in &live {
-                assert_eq!(sessions.turn_to_leave(registered.id).await, Leave::Draining);
+                assert_eq!(sessions.turn_to_leave(registered.id, false).await, Leave::Draining);
             }
             // One after the other here, so each waits for its own place: none is beyond the window.
             let mean = began.elapsed() / u32::try_from(count).unwrap();
@@ -372,7 +384,7 @@ mod tests {
         let live: Vec<Registered> = (0..100).map(register).collect();
         let mut waiting: Vec<_> = live
             .iter()
-            .map(|registered| Box::pin(sessions.turn_to_leave(registered.id)))
+            .map(|registered| Box::pin(sessions.turn_to_leave(registered.id, false)))
             .collect();
         let mut left = Vec::new();
         for turn in &mut waiting {
@@ -396,8 +408,41 @@ mod tests {
         assert_eq!(left, vec![5; 20]);
         // The order is over, and new sessions stay.
         for id in 200..200 + SHED_ROUNDS {
-            let mut turn = Box::pin(sessions.turn_to_leave(id));
+            let mut turn = Box::pin(sessions.turn_to_leave(id, false));
             assert!(futures_util::poll!(&mut turn).is_pending());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_that_makes_room_is_still_told_that_its_device_was_revoked_or_the_edge_stops() {
+        for (last, told) in [(true, Leave::Revoked), (false, Leave::Draining)] {
+            let sessions = Arc::new(Sessions::new(Metrics::new(&mut Registry::default())));
+            let device = Device {
+                tenant: "acme".into(),
+                name: "kitchen".into(),
+                credential: auth::Credential::Key([0; 32]),
+                until: None,
+            };
+            let region = RegionId::new("us-east").unwrap();
+            let stack = "127.0.0.1:9001".parse().unwrap();
+            let registered = sessions.register(&region, stack, Moment(0), Some(Arc::new(device)));
+            let mut orders = std::pin::pin!(sessions.orders_to_leave(registered.id));
+            assert!(futures_util::poll!(orders.next()).is_pending());
+            while futures_util::poll!(orders.next()) != std::task::Poll::Ready(Some(Leave::Overloaded)) {
+                sessions.shed();
+                tokio::task::yield_now().await;
+            }
+            // It is told once to make room.
+            for _ in 0..2 * SHED_ROUNDS {
+                sessions.shed();
+                tokio::task::yield_now().await;
+                assert!(futures_util::poll!(orders.next()).is_pending());
+            }
+            match last {
+                true => assert_eq!(sessions.revoke(|device| &*device.name == "kitchen"), 1),
+                false => sessions.begin_drain(Duration::from_secs(10)),
+            }
+            assert_eq!(orders.next().await, Some(told));
         }
     }
 }

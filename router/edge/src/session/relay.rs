@@ -17,6 +17,7 @@ use std::{
 
 use auth::TenantUsage;
 use bytes::BytesMut;
+use futures_util::Stream;
 use identity::Link;
 use routing::{Decision, continuity::LeaveReason};
 use tokio::{
@@ -127,14 +128,14 @@ impl<'a> Relay<'a> {
     /// Relays until the session ends or leaves its stack, and returns the reason. The device does not know it yet: see
     /// [`Relay::part`]. A session that goes on at another stack runs again.
     ///
-    /// `turn_to_leave` resolves when the edge wants the session gone, `asks_to_leave` when the plan wants it elsewhere.
+    /// `orders_to_leave` has an order when the edge wants the session gone, `asks_to_leave` resolves when the plan wants it elsewhere.
     pub async fn run(
         &mut self,
-        mut turn_to_leave: Pin<&mut impl Future<Output = Leave>>,
+        mut orders_to_leave: Pin<&mut impl Stream<Item = Leave>>,
         mut asks_to_leave: Pin<&mut (dyn Future<Output = LeaveReason> + Send)>,
     ) -> End {
         let mut timer = pin!(sleep_until(Instant::now() + self.idle));
-        poll_fn(|cx| self.poll(cx, turn_to_leave.as_mut(), asks_to_leave.as_mut(), timer.as_mut())).await
+        poll_fn(|cx| self.poll(cx, orders_to_leave.as_mut(), asks_to_leave.as_mut(), timer.as_mut())).await
     }
 
     /// Keeps the state by which the session can go on in another region.
@@ -259,7 +260,7 @@ impl<'a> Relay<'a> {
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        turn_to_leave: Pin<&mut impl Future<Output = Leave>>,
+        orders_to_leave: Pin<&mut impl Stream<Item = Leave>>,
         asks_to_leave: Pin<&mut (dyn Future<Output = LeaveReason> + Send)>,
         timer: Pin<&mut Sleep>,
     ) -> Poll<End> {
@@ -320,7 +321,7 @@ impl<'a> Relay<'a> {
         {
             return Poll::Ready(end);
         }
-        if let Some(end) = self.poll_leaves(cx, turn_to_leave) {
+        if let Some(end) = self.poll_leaves(cx, orders_to_leave) {
             return Poll::Ready(end);
         }
         if let Some(why) = self.poll_asked(cx, asks_to_leave) {
@@ -380,16 +381,18 @@ impl<'a> Relay<'a> {
     fn poll_leaves(
         &mut self,
         cx: &mut Context<'_>,
-        turn_to_leave: Pin<&mut impl Future<Output = Leave>>,
+        mut orders_to_leave: Pin<&mut impl Stream<Item = Leave>>,
     ) -> Option<End> {
-        if self.leaves.is_none() {
+        // One that makes room for others may take long over its turn; another order has a limit, and no further one follows.
+        while self.leaves.is_none_or(|(leave, _)| leave == Leave::Overloaded) {
             let leave = match self.count_and_check_quota() {
-                true => Poll::Ready(Leave::QuotaUsed),
-                false => turn_to_leave.poll(cx),
+                true => Leave::QuotaUsed,
+                false => match orders_to_leave.as_mut().poll_next(cx) {
+                    Poll::Ready(Some(leave)) => leave,
+                    Poll::Ready(None) | Poll::Pending => break,
+                },
             };
-            if let Poll::Ready(leave) = leave {
-                self.leaves = Some((leave, Instant::now() + self.turn));
-            }
+            self.leaves = Some((leave, Instant::now() + self.turn));
         }
         let (leave, by) = self.leaves.filter(|_| self.closing_since.is_none())?;
         let is_busy = self.movable.as_deref().is_some_and(MovableState::is_busy);

@@ -117,7 +117,7 @@ impl PlayedSession {
         if session == Session::Kept {
             relay.keep(MovableState::new(&edge, &decision, [127, 0, 0, 1].into()));
         }
-        let mut stays = pin!(pending::<Leave>());
+        let mut stays = pin!(futures_util::stream::pending::<Leave>());
         let mut leaving: Pin<Box<dyn Future<Output = LeaveReason> + Send>> = Box::pin(pending());
         let played = async {
             let _ends = story(device_end, region_end).await;
@@ -395,7 +395,7 @@ async fn once_the_close_of_a_lost_region_is_looked_for_nothing_is_read_in_the_mi
         };
         let mut relay = Relay::new(&mut device, Link::plain(line.region), &edge.config);
         relay.keep(MovableState::new(&edge, &line.decision, [127, 0, 0, 1].into()));
-        let mut stays = pin!(pending::<Leave>());
+        let mut stays = pin!(futures_util::stream::pending::<Leave>());
         let mut leaving: Pin<Box<dyn Future<Output = LeaveReason> + Send>> = Box::pin(pending());
         let dies = async {
             let last = close_for_device(CloseCode::Restart, "bye");
@@ -604,7 +604,7 @@ async fn heard_by_the_next_region(changes: &str, before: &[u8], after: &[u8], un
     } = PlayedSession::new(changes, Session::Kept).await;
     let mut relay = Relay::new(&mut device, Link::plain(region), &edge.config);
     relay.keep(MovableState::new(&edge, &decision, [127, 0, 0, 1].into()));
-    let mut stays = pin!(pending::<Leave>());
+    let mut stays = pin!(futures_util::stream::pending::<Leave>());
     let mut leaving: Pin<Box<dyn Future<Output = LeaveReason> + Send>> = Box::pin(pending());
     let dies = async {
         region_end.write_all(&checkpoint()).await.unwrap();
@@ -662,7 +662,7 @@ async fn the_time_that_a_move_takes_is_not_the_device_s() {
         } = PlayedSession::new(HURRIED, Session::Kept).await;
         let mut relay = Relay::new(&mut device, Link::plain(region), &edge.config);
         relay.keep(MovableState::new(&edge, &decision, [127, 0, 0, 1].into()));
-        let mut stays = pin!(pending::<Leave>());
+        let mut stays = pin!(futures_util::stream::pending::<Leave>());
         let mut leaving: Pin<Box<dyn Future<Output = LeaveReason> + Send>> = Box::pin(pending());
         let frame = frame_for_region(TEXT, &[b'x'; 300]);
         let mut parts = frame.chunks(frame.len().div_ceil(3));

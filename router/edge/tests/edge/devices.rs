@@ -174,6 +174,49 @@ async fn a_revoked_device_finishes_its_turn_and_no_more() {
     assert_eq!(other.hear().await, Message::text("said a"));
 }
 
+/// A session that is asked to make room may take as long as it likes over its turn, and a revoked device may not.
+#[tokio::test]
+async fn a_device_that_makes_room_for_others_can_still_be_revoked() {
+    let folder = tempfile::tempdir().unwrap();
+    let limits = "drain.window = '10ms'\ntimeouts.close = '100ms'\ndrain.limit = '300ms'\n";
+    let section = section(folder.path(), &document("", ""), "mode = \"keys\"");
+    let world = World::with(
+        &(limits.to_owned() + &section),
+        &[("eu-west", Stack::Talks(Fate::Lives))],
+    )
+    .await;
+    let (kitchen, hall) = (bearer(KITCHEN), bearer(HALL));
+    let mut session = world.open(&[("authorization", &kitchen)]).await;
+    assert_eq!(session.hear().await, Message::text("hello"));
+    session.say("a").await;
+    assert_eq!(session.hear().await, Message::text("listening"));
+    // Every twentieth session is told in the same round; this one has no turn to finish.
+    let mut others = Vec::new();
+    for _ in 0..20 {
+        others.push(world.open(&[("authorization", &hall)]).await);
+    }
+    let mut told_with_it = others.pop().unwrap();
+    assert_eq!(told_with_it.hear().await, Message::text("hello"));
+    let shedding = async {
+        loop {
+            world.edge.sessions.shed();
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::select! {
+        () = told_with_it.check_closed(1013, "edge overloaded; reconnect") => {}
+        () = shedding => {}
+    }
+    std::fs::write(
+        folder.path().join("devices.toml"),
+        document("", "[[revoked]]\nkey = \"kitchen\"\n"),
+    )
+    .unwrap();
+    session
+        .check_closed(1008, "your credential was revoked; ask its operator")
+        .await;
+}
+
 /// A person writes the document piece by piece, and no device is locked out meanwhile. A busy machine may write so slowly that half of the
 /// document holds still; then the story is told again.
 #[tokio::test]

@@ -34,7 +34,9 @@ impl EdgeFolder {
         let folder = tempfile::tempdir().unwrap();
         let mut config: toml::Table = toml::from_str(include_str!("../../../../configs/edge.toml")).unwrap();
         let changes = format!(
-            "listen = ['127.0.0.1:0']\nadmin_listen = '127.0.0.1:0'\ncontrol_planes = []\nstate_dir = 'state'\n{changes}"
+            "listen = ['127.0.0.1:0']\nadmin_listen = '127.0.0.1:0'\ncontrol_planes = []\nstate_dir = 'state'\n\
+             affinity_key = '{}'\n{changes}",
+            "5a".repeat(32)
         );
         for (key, value) in toml::from_str::<toml::Table>(&changes).unwrap() {
             config.insert(key, value);

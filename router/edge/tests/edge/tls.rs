@@ -1,6 +1,6 @@
 //! Stories of devices that connect with TLS.
 
-use std::{net::SocketAddr, path::Path, sync::Arc};
+use std::{net::SocketAddr, os::unix::fs::PermissionsExt, path::Path, sync::Arc};
 
 use crate::support::{self, Stack, World, hang_means_failure, process, read_head};
 use edge::accept::tls::Reload;
@@ -38,7 +38,12 @@ impl Files {
         let certificate = params.self_signed(&key).unwrap();
         std::fs::write(self.path("cert.pem"), certificate.pem()).unwrap();
         std::fs::write(self.path("key.pem"), key.serialize_pem()).unwrap();
+        self.protect_key(0o600);
         certificate.der().clone()
+    }
+
+    fn protect_key(&self, mode: u32) {
+        std::fs::set_permissions(self.path("key.pem"), PermissionsExt::from_mode(mode)).unwrap();
     }
 
     fn path(&self, name: &str) -> std::path::PathBuf {
@@ -277,12 +282,13 @@ async fn a_new_certificate_is_taken_and_a_bad_one_is_not() {
     );
 
     let good_key = std::fs::read(files.path("key.pem")).unwrap();
-    let bad: [&dyn Fn(); 5] = [
+    let bad: [&dyn Fn(); 6] = [
         &|| std::fs::write(files.path("cert.pem"), "no certificate").unwrap(),
         &|| std::fs::remove_file(files.path("cert.pem")).unwrap(),
         &|| drop(files.write(2020)),
         &|| std::fs::write(files.path("key.pem"), &good_key).unwrap(),
         &|| std::fs::write(files.path("key.pem"), "no key").unwrap(),
+        &|| files.protect_key(0o604),
     ];
     for make_bad in bad {
         make_bad();
@@ -299,7 +305,7 @@ async fn a_new_certificate_is_taken_and_a_bad_one_is_not() {
             "meridian_edge_certificate_reloads_total{{outcome=\"{outcome}\"}}"
         ))
     };
-    assert_eq!((reloads("taken"), reloads("refused")), (Some(2.0), Some(5.0)));
+    assert_eq!((reloads("taken"), reloads("refused")), (Some(2.0), Some(6.0)));
 }
 
 /// The last good plan, from which an edge starts without a control plane.
@@ -338,6 +344,15 @@ async fn an_edge_without_a_usable_certificate_does_not_start() {
         .await
         .unwrap_err();
     assert!(format!("{error:#}").contains("key.pem"), "{error:#}");
+
+    let (files, _) = Files::new();
+    files.protect_key(0o644);
+    let config = support::config(&files.config());
+    let error = edge::run::start(config, files.folder.path(), false, |_| Ok(()))
+        .await
+        .unwrap_err();
+    let error = format!("{error:#}");
+    assert!(error.contains("key.pem can be read by others (mode 0644)"), "{error}");
 }
 
 #[tokio::test]
