@@ -10,7 +10,7 @@ use std::{
 use anyhow::Context as _;
 use api::{Operator, v1};
 use clap::Subcommand;
-use planning::audit::{self, Documents, Tampered};
+use planning::audit::{self, AnyEntry, Documents, Tampered};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use topology::Snapshot;
@@ -62,7 +62,8 @@ enum Line {
 #[derive(Deserialize)]
 struct Named {
     number: u64,
-    input: Versions,
+    /// None in an entry about access.
+    input: Option<Versions>,
 }
 
 #[derive(Deserialize)]
@@ -168,7 +169,8 @@ fn part(lines: Vec<Line>, from: u64, to: u64, oldest: Option<u64>) -> Result<(Ve
                 if !(from..=to).contains(&entry.number) {
                     continue;
                 }
-                for version in [entry.input.topology, entry.input.policy] {
+                let named = entry.input.map(|input| [input.topology, input.policy]);
+                for version in named.into_iter().flatten() {
                     // Each document goes once, before the first entry that names it.
                     if let Some(text) = documents.remove(&version) {
                         part.push(Line::Document { version, text });
@@ -213,8 +215,8 @@ pub(crate) async fn snapshot(operator: &Operator, generation: u64) -> Result<Sna
         match line {
             Line::Document { version, text } => documents.insert(version, text).map_err(anyhow::Error::from)?,
             Line::Entry(text) => {
-                let entry: audit::Entry =
-                    serde_json::from_str(&text).context("cannot read an entry of the audit log")?;
+                let entry = AnyEntry::read(text.as_bytes()).context("cannot read an entry of the audit log")?;
+                let Some(entry) = entry.decision() else { continue };
                 let number = entry.plan.as_ref().map(|plan| plan.generation);
                 oldest = oldest.or(number);
                 // A change of leaders can leave two entries with one generation. The later one was published.
@@ -285,19 +287,21 @@ fn check(lines: Vec<Line>) -> Result<Checked, Tampered> {
             Line::Part { first, last, hash } => part = Some((first, last, hash)),
         }
     }
-    let read = audit::verify(entries.iter().map(String::as_bytes), head.as_deref())?;
+    let read = audit::chain(entries.iter().map(String::as_bytes), head.as_deref())?;
     // Without a head hash the log may have been cut short, unless a `Part` line names its end.
     let is_part = head.is_none();
     if is_part {
         let (first, last, hash) = part.ok_or(Tampered::Head)?;
-        let ends = (read.first().map(|it| it.number), read.last().map(|it| it.number));
+        let ends = (read.first().map(AnyEntry::number), read.last().map(AnyEntry::number));
         let newest = entries.last().map(|text| audit::hash(text.as_bytes()));
         if ends != (Some(first), Some(last)) || newest != Some(hash) {
             return Err(Tampered::Head);
         }
     }
+    let (all, first, last) = (read.len(), number_of(read.first()), number_of(read.last()));
+    let decisions: Vec<_> = read.into_iter().filter_map(AnyEntry::decision).collect();
     let mut others = Vec::new();
-    for entry in &read {
+    for entry in &decisions {
         match documents.replay(entry) {
             Ok(_) => {}
             Err(other @ Tampered::OtherVersion { .. }) => others.push(other),
@@ -307,11 +311,15 @@ fn check(lines: Vec<Line>) -> Result<Checked, Tampered> {
     Ok(Checked {
         is_part,
         others,
-        entries: read.len(),
-        plans: read.iter().filter(|entry| entry.plan.is_some()).count(),
-        first: read.first().map_or(0, |entry| entry.number),
-        last: read.last().map_or(0, |entry| entry.number),
+        entries: all,
+        plans: decisions.iter().filter(|entry| entry.plan.is_some()).count(),
+        first,
+        last,
     })
+}
+
+fn number_of(entry: Option<&AnyEntry>) -> u64 {
+    entry.map_or(0, AnyEntry::number)
 }
 
 #[cfg(test)]

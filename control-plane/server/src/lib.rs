@@ -8,6 +8,7 @@
     reason = "no other crate reads this one: its items are public for its own tests and benches"
 )]
 
+pub mod access;
 pub mod config;
 pub mod grpc;
 pub mod metrics;

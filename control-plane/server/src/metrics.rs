@@ -47,7 +47,7 @@ pub const REFUSALS: &str = "meridian_control_plane_plan_refusals";
 pub const LEADING: &str = "meridian_control_plane_leading";
 /// Commits that the store did not take.
 pub const STORE_ERRORS: &str = "meridian_control_plane_store_errors";
-/// Refused requests that are not in the audit log, because too many were refused in a short time.
+/// Refused requests and denied calls that are not in the audit log, because too many were refused in a short time.
 pub const REFUSALS_UNRECORDED: &str = "meridian_control_plane_refusals_unrecorded";
 /// Listings of the store that showed changes which the watch had not reported.
 pub const STORE_DIVERGENCES: &str = "meridian_control_plane_store_divergences";
@@ -321,7 +321,7 @@ impl Metrics {
         );
         registry.register(
             REFUSALS_UNRECORDED,
-            "refused requests that are not in the audit log, because too many were refused together",
+            "refused requests and denied calls that are not in the audit log, because too many were refused together",
             metrics.refusals_unrecorded.clone(),
         );
         metrics

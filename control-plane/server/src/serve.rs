@@ -16,6 +16,7 @@ use verdict::{Passive, TickReport};
 
 use crate::{
     Config,
+    access::Accesses,
     config::{IdentitySection, StoreConfig},
     grpc::{
         certificates::CertificatesService,
@@ -175,8 +176,15 @@ pub async fn serve(process: daemon::Process, config: Config) -> anyhow::Result<(
     });
 
     let connections = metrics.connections.clone();
+    let accesses = Accesses::new(config.node.as_str(), metrics.clone());
+    let (keeping, records_store, records_stop) = (accesses.clone(), store.clone(), stop.clone());
+    tasks.spawn("records of access", async move {
+        keeping.keep(records_store, records_stop).await;
+        Ok(())
+    });
     let guard = Guard {
         metrics,
+        accesses,
         must_prove: config.mode() == Mode::Required,
     };
     let plans_snapshots = snapshots.clone();

@@ -112,7 +112,7 @@ impl Certificates for CertificatesService {
                 "{} is not in the topology any more; its certificate is not renewed",
                 peer.id.role
             );
-            return Err(Status::permission_denied(text));
+            return Err(self.guard.deny(caller.as_ref(), Call::Renew.kind(), text));
         }
         let (own, issuer) = self.issuer.clone().ok_or_else(|| {
             Status::unimplemented(

@@ -7,21 +7,25 @@ use api::{
     v1::{self, operator_server::Operator},
 };
 use identity::Call;
-use planning::{Action, audit};
+use planning::{
+    Action,
+    audit::{self, AnyEntry},
+};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 use topology::{Plan, Reason, ReasonCode};
 
 use super::{
-    guard::{self, Guard, author, principal, principal_message},
+    guard::{self, Guard},
     parse::{NAME_BYTES_MAX, REASON_BYTES_MAX, document_kind, intent, known_region, required_text},
     replies::{
-        action_message, document_message, edges, node_status, not_leading_text, number_of, outcome_of, plan_reply,
-        progress_message, region_status, regions, unwritten_message,
+        access_message, action_message, document_message, edges, node_status, not_leading_text, number_of, outcome_of,
+        plan_reply, principal_message, progress_message, region_status, regions, unwritten_message,
     },
 };
 use crate::{
+    access::principal,
     nodes::{Nodes, waited_for},
     reconcile::{self, Applied, Unanswered},
     records::{self, Document, DocumentKind},
@@ -125,10 +129,12 @@ impl Operator for OperatorService {
         let view = self.view_for(from_anyone)?;
         let region = known_region(&view, &region)?;
         let about = |reason: &Reason| reason.region.as_ref() == Some(&region);
+        let is_about = |entry: &AnyEntry| match entry {
+            AnyEntry::Decision(entry) => entry.reasons.iter().any(about),
+            AnyEntry::Access(_) => false,
+        };
         let stale = self.staleness(&view);
-        let entries = records::newest_audit(self.store.as_ref(), HISTORY_DEFAULT, WHY_SCANNED, |entry| {
-            entry.reasons.iter().any(about)
-        });
+        let entries = records::newest_audit(self.store.as_ref(), HISTORY_DEFAULT, WHY_SCANNED, is_about);
         // Only the history is in the store. Operators need the rest of the answer now.
         let (entries, history_missing) = match tokio::time::timeout(WHY_READS_WITHIN, entries).await {
             Ok(Ok(entries)) => (entries, String::new()),
@@ -145,7 +151,7 @@ impl Operator for OperatorService {
             evidence: evidence.unwrap_or_default(),
             history_missing,
             waiting: waiting.filter(|reason| about(reason)).map(Into::into).collect(),
-            decisions: entries.into_iter().map(|entry| self.decision(entry)).collect(),
+            decisions: entries.into_iter().map(|entry| self.told(entry)).collect(),
             not_leading: not_leading_text(&view),
             stale_ms: stale.unwrap_or_default(),
             answered_by: self.node.to_string(),
@@ -162,7 +168,7 @@ impl Operator for OperatorService {
         let asked = match request.into_inner().request {
             None => reconcile::Request::Rehearse(reply),
             Some(request) => reconcile::Request::Ask {
-                intent: intent(caller.as_ref(), request)?,
+                intent: intent(request, |claimed| self.guard.author(caller.as_ref(), "order", claimed))?,
                 by: None,
                 dry_run: true,
                 reply,
@@ -175,7 +181,9 @@ impl Operator for OperatorService {
     async fn act(&self, request: Request<v1::ActRequest>) -> Result<Response<v1::ActReply>, Status> {
         let view = self.leading_view()?;
         let caller = guard::caller(&request);
-        let intent = intent(caller.as_ref(), request.into_inner())?;
+        let intent = intent(request.into_inner(), |claimed| {
+            self.guard.author(caller.as_ref(), "order", claimed)
+        })?;
         self.guard.allow_order(caller.as_ref(), &intent.kind, &view)?;
         let token = intent.id.clone();
         let known = view.input.memory.actions.get(&token).cloned();
@@ -262,7 +270,7 @@ impl Operator for OperatorService {
         };
         let entries = records::newest_audit(self.store.as_ref(), limit, audit::KEPT, |_| true);
         let entries = entries.await.map_err(unreadable)?;
-        let decisions = entries.into_iter().map(|entry| self.decision(entry)).collect();
+        let decisions = entries.into_iter().map(|entry| self.told(entry)).collect();
         Ok(Response::new(v1::HistoryReply { decisions }))
     }
 
@@ -290,8 +298,8 @@ impl Operator for OperatorService {
         self.guard.allow(caller.as_ref(), call)?;
         self.leading_view()?;
         let author = match request.dry_run && guard::proven(caller.as_ref()).is_some() {
-            true => author(caller.as_ref(), "")?,
-            false => author(caller.as_ref(), &request.author)?,
+            true => self.guard.author(caller.as_ref(), "rule", "")?,
+            false => self.guard.author(caller.as_ref(), "rule", &request.author)?,
         };
         let reason = required_text("reason", &request.reason, REASON_BYTES_MAX)?;
         let replaces = required_text("replaces", &request.replaces, NAME_BYTES_MAX)?;
@@ -372,7 +380,7 @@ async fn send_audit(
             // The entry was pruned since the head was read.
             continue;
         };
-        if let Ok(entry) = serde_json::from_slice::<audit::Entry>(&bytes) {
+        if let Ok(AnyEntry::Decision(entry)) = AnyEntry::read(&bytes) {
             for (kind, version) in [
                 (v1::DocumentKind::Topology, entry.input.topology),
                 (v1::DocumentKind::Policy, entry.input.policy),
@@ -476,6 +484,13 @@ impl OperatorService {
             message.text = texts::spreads(&message.text, plan, have, named.len());
         }
         message
+    }
+
+    fn told(&self, entry: AnyEntry) -> v1::Decision {
+        match entry {
+            AnyEntry::Decision(entry) => self.decision(*entry),
+            AnyEntry::Access(entry) => access_message(*entry),
+        }
     }
 
     fn decision(&self, entry: audit::Entry) -> v1::Decision {

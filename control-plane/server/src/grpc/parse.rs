@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use api::v1;
-use identity::Caller;
 use planning::REQUEST_LIFE;
 use tonic::Status;
 use topology::{Intent, IntentKind, RegionId};
@@ -17,8 +16,11 @@ pub(super) const REASON_BYTES_MAX: usize = 300;
 /// Longest duration of a freeze, override or drain. A longer one should be a change of policy.
 const STANDING_MAX: Duration = Duration::from_secs(24 * 3600);
 
-/// Parses a request into an intent for the planner. Its author is whoever calls.
-pub(super) fn intent(caller: Option<&Caller>, request: v1::ActRequest) -> Result<Intent, Status> {
+/// Parses a request into an intent for the planner. `author_of` finds its author from the name that it claims.
+pub(super) fn intent(
+    request: v1::ActRequest,
+    author_of: impl FnOnce(&str) -> Result<String, Status>,
+) -> Result<Intent, Status> {
     let v1::ActRequest {
         author,
         reason,
@@ -43,7 +45,7 @@ pub(super) fn intent(caller: Option<&Caller>, request: v1::ActRequest) -> Result
     Ok(Intent {
         id: required_text("token", &token, NAME_BYTES_MAX)?,
         kind,
-        author: super::guard::author(caller, &author)?,
+        author: author_of(&author)?,
         reason: required_text("reason", &reason, REASON_BYTES_MAX)?,
         created_at: now,
         expires_at: now + life,

@@ -1,4 +1,6 @@
 //! A control plane that believes nobody: forged reports, forged nodes, one person with two names, and what honest peers may do.
+//!
+//! One file, although it is long: every story happens in the same place, and other files have theirs there too.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -18,18 +20,18 @@ use topology::Moment;
 
 use crate::common::{self, ControlPlane, PATIENCE};
 
-const ZONE: &str = "voice.meridian.test";
+pub(crate) const ZONE: &str = "voice.meridian.test";
 
 /// An authority, a control plane that trusts it alone, and credentials in folders.
-struct Place {
-    folder: tempfile::TempDir,
-    root: Credential,
-    issuer: Authority,
-    control_plane: ControlPlane,
+pub(crate) struct Place {
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) root: Credential,
+    pub(crate) issuer: Authority,
+    pub(crate) control_plane: ControlPlane,
 }
 
 impl Place {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         Self::with_mode("required").await
     }
 
@@ -58,18 +60,18 @@ impl Place {
     }
 
     /// Shows a certificate that this place's authority issued.
-    fn identity(&self, role: &str, grants: &str) -> Arc<Identity> {
+    pub(crate) fn identity(&self, role: &str, grants: &str) -> Arc<Identity> {
         let files = issued(&self.issuer, &self.root, self.folder.path(), &leaf(role, grants));
         Identity::load(files, daemon::clock::now).unwrap()
     }
 
-    fn operator(&self, name: &str, grants: &str) -> Operator {
+    pub(crate) fn operator(&self, name: &str, grants: &str) -> Operator {
         let identity = self.identity(&format!("operator/{name}"), grants);
         Operator::at([self.url()]).with_identity(Some(identity))
     }
 
     /// Waits until it has decided for the first time.
-    async fn leads(&self) {
+    pub(crate) async fn leads(&self) {
         let ada = self.operator("ada", "admin");
         let decided = async {
             // The client gives up after three seconds, which a busy machine may need.
@@ -80,27 +82,27 @@ impl Place {
         tokio::time::timeout(PATIENCE, decided).await.expect("a plan");
     }
 
-    fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         self.control_plane.endpoint.replacen("http", "https", 1)
     }
 }
 
 /// A root, the issuer under it, and that issuer's files.
-fn authority() -> (Credential, Authority, Credential) {
+pub(crate) fn authority() -> (Credential, Authority, Credential) {
     let now = daemon::clock::now();
     let root = ca::root(ZONE, now).unwrap();
     let signing = Authority::load(&root).unwrap().issuer(ZONE, now).unwrap();
     (root, Authority::load(&signing).unwrap(), signing)
 }
 
-fn leaf(role: &str, grants: &str) -> Leaf {
+pub(crate) fn leaf(role: &str, grants: &str) -> Leaf {
     Leaf {
         grants: Grant::list(grants).unwrap(),
         ..Leaf::of(identity::PeerId::new(ZONE, role.parse().unwrap()).unwrap())
     }
 }
 
-fn issued(issuer: &Authority, root: &Credential, folder: &Path, leaf: &Leaf) -> Files {
+pub(crate) fn issued(issuer: &Authority, root: &Credential, folder: &Path, leaf: &Leaf) -> Files {
     let into = folder.join("identities").join(leaf.id.role.to_string());
     std::fs::create_dir_all(&into).unwrap();
     let files = Files::in_folder(&into);
@@ -110,7 +112,7 @@ fn issued(issuer: &Authority, root: &Credential, folder: &Path, leaf: &Leaf) -> 
 }
 
 /// A request that leaves its author to the certificate.
-fn request(kind: v1::act_request::Kind, token: &str, lasts: Option<Duration>) -> v1::ActRequest {
+pub(crate) fn request(kind: v1::act_request::Kind, token: &str, lasts: Option<Duration>) -> v1::ActRequest {
     v1::ActRequest {
         author: String::new(),
         ..common::request(kind, token, lasts)
@@ -118,7 +120,7 @@ fn request(kind: v1::act_request::Kind, token: &str, lasts: Option<Duration>) ->
 }
 
 /// A report of the tick that has just closed: `vantage` saw a million probes of us-east fail, and all others succeed.
-fn lies(vantage: &str) -> v1::TickReport {
+pub(crate) fn lies(vantage: &str) -> v1::TickReport {
     let now: Moment = daemon::clock::now();
     let observation = |region: &str| v1::Observation {
         region: region.to_owned(),
@@ -145,7 +147,7 @@ fn lies(vantage: &str) -> v1::TickReport {
 }
 
 /// Sends one report over a connection of its own and returns the receipt.
-async fn report(
+pub(crate) async fn report(
     url: &str,
     identity: Option<&Arc<Identity>>,
     report: v1::TickReport,
