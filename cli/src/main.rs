@@ -88,6 +88,9 @@ async fn run(options: Options) -> Result<ExitCode, Failure> {
         Verb::Audit {
             verb: audit::AuditVerb::Replay { file: Some(file) },
         } => audit::replay_file(&file, output),
+        Verb::Audit {
+            verb: audit::AuditVerb::Verify { file, trust, heads },
+        } => audit::verify_file(&file, &trust.map_or_else(|| reach.trust(), Ok)?, &heads, output),
         Verb::Login(login) => cert::login(login, &state_dir),
         Verb::Cert { verb } => cert::cert(verb, reach.operator().ok()).await,
         Verb::DeviceKey(asked) => device_key::device_key(&asked, output),
@@ -116,6 +119,8 @@ async fn ask(verb: Verb, reach: &Reach, output: Output) -> Result<ExitCode, Fail
             audit::AuditVerb::Export { file, from, to } => {
                 return audit::export(&operator, &file, (from, to), output).await;
             }
+            audit::AuditVerb::Head => return audit::head(&operator).await,
+            audit::AuditVerb::Verify { .. } => unreachable!("it was carried out without asking"),
             audit::AuditVerb::Replay { .. } => return audit::replay_live(&operator, output).await,
         },
         Verb::Up(_)

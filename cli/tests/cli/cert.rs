@@ -7,7 +7,7 @@ use std::{
 
 use identity::{Identity, ca, files::Files};
 
-fn cert(folder: &Path, line: &str) -> Output {
+pub(crate) fn cert(folder: &Path, line: &str) -> Output {
     Command::new(env!("CARGO_BIN_EXE_meridian"))
         .args(line.split(' '))
         .arg("--state-dir")
@@ -18,7 +18,7 @@ fn cert(folder: &Path, line: &str) -> Output {
         .unwrap()
 }
 
-fn done(folder: &Path, line: &str) -> String {
+pub(crate) fn done(folder: &Path, line: &str) -> String {
     let output = cert(folder, line);
     assert!(
         output.status.success(),
@@ -28,7 +28,7 @@ fn done(folder: &Path, line: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-fn refused(folder: &Path, line: &str, because: &str) {
+pub(crate) fn refused(folder: &Path, line: &str, because: &str) {
     let output = cert(folder, line);
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && said.contains(because), "{line}: {said}");

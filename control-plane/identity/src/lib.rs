@@ -17,6 +17,7 @@ mod listener;
 mod metrics;
 mod peer;
 mod service;
+pub mod signature;
 mod tls;
 
 pub use authorise::{Call, Denied, authorise};

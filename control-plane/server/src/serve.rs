@@ -204,7 +204,7 @@ pub async fn serve(process: daemon::Process, config: Config) -> anyhow::Result<(
     };
     let certificates = CertificatesService {
         guard: guard.clone(),
-        issuer: own_identity.zip(issuer),
+        issuer: own_identity.clone().zip(issuer),
         snapshots: plans_snapshots,
     };
     let nodes_seen = nodes.clone();
@@ -217,6 +217,7 @@ pub async fn serve(process: daemon::Process, config: Config) -> anyhow::Result<(
         inbox,
         node: config.node.clone(),
         guard,
+        signer: own_identity,
     };
     let server = tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(KEEP_ALIVE))

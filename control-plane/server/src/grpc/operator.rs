@@ -6,7 +6,10 @@ use api::{
     operator::LEADER_KEY,
     v1::{self, operator_server::Operator},
 };
-use identity::Call;
+use identity::{
+    Call, Identity,
+    signature::{self, Signature},
+};
 use planning::{
     Action,
     audit::{self, AnyEntry},
@@ -28,7 +31,7 @@ use crate::{
     access::principal,
     nodes::{Nodes, waited_for},
     reconcile::{self, Applied, Unanswered},
-    records::{self, Document, DocumentKind},
+    records::{self, AuditHead, Document, DocumentKind},
     store::{Mirror, Store, StoreError},
     texts,
     view::{Leader, Role, View},
@@ -69,6 +72,8 @@ pub struct OperatorService {
     pub node: topology::NodeId,
     /// Decides who may call.
     pub guard: Guard,
+    /// This control plane, which signs the head of the audit log; `None` without a certificate.
+    pub signer: Option<Arc<Identity>>,
 }
 
 #[tonic::async_trait]
@@ -342,10 +347,10 @@ impl Operator for OperatorService {
         self.leading_view()?;
         let v1::AuditRequest { from, limit } = request.into_inner();
         let (items, stream) = mpsc::channel(AUDIT_WAITING);
-        let store = self.store.clone();
+        let (store, signer) = (self.store.clone(), self.signer.clone());
         // The reader owns the task: it ends when the stream is dropped.
         tokio::spawn(async move {
-            if let Err(error) = send_audit(store.as_ref(), from, limit, &items).await {
+            if let Err(error) = send_audit(store.as_ref(), signer, from, limit, &items).await {
                 // Sending fails if the reader is gone, which is fine.
                 let _ = items.send(Err(error)).await;
             }
@@ -355,9 +360,10 @@ impl Operator for OperatorService {
 }
 
 /// Sends the audit log, oldest entry first, each document before the first entry that names it, and the head at the
-/// end.
+/// end, with the signature of this control plane.
 async fn send_audit(
     store: &dyn Store,
+    signer: Option<Arc<Identity>>,
     from: u64,
     limit: u32,
     items: &mpsc::Sender<Result<v1::AuditItem, Status>>,
@@ -406,9 +412,30 @@ async fn send_audit(
         items.send(item(Item::Entry(bytes.into()))).await.map_err(gone)?;
     }
     if last == head.number {
-        items.send(item(Item::Head(head.hash))).await.map_err(gone)?;
+        items.send(item(Item::Head(head.hash.clone()))).await.map_err(gone)?;
+        if let Some(signer) = signer {
+            let signed = signed(signer, head).await?;
+            items.send(item(Item::SignedHead(signed))).await.map_err(gone)?;
+        }
     }
     Ok(())
+}
+
+/// The head with the signature of this control plane.
+async fn signed(signer: Arc<Identity>, head: AuditHead) -> Result<v1::SignedHead, Status> {
+    let at = daemon::clock::now();
+    let statement = audit::head_to_sign(head.number, &head.hash, at);
+    let signing = tokio::task::spawn_blocking(move || signature::sign(signer.files(), &statement));
+    let signed = signing.await.map_err(|_| Status::internal("signing panicked"))?;
+    let Signature { certificate, bytes } =
+        signed.map_err(|error| Status::unavailable(format!("the head of the audit log cannot be signed: {error}")))?;
+    Ok(v1::SignedHead {
+        number: head.number,
+        hash: head.hash,
+        at_ms: at.0,
+        certificate,
+        signature: bytes.into(),
+    })
 }
 
 impl OperatorService {

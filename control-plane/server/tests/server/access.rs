@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use api::{Operator, v1};
+use identity::signature::Signature;
 use planning::audit::{self, AnyEntry};
 
 use crate::{
-    common::{PATIENCE, fleet::verified},
+    common::{self, PATIENCE, fleet::verified},
     identity::{Place, ZONE, lies, report, request},
 };
 
@@ -113,4 +114,46 @@ async fn decisions_follow_denials_in_one_chain() {
     let (denied, drained) = (at(&|it| is(it, "denied", "operator/vera")), at(&|it| it.actor == "ada"));
     assert!(drained < denied, "newest first: {history:?}");
     verified(ada.audit(0).await.unwrap());
+}
+
+/// Whoever can write the store can write a whole chain anew. A head that a control plane signed, and that somebody kept, tells.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_head_of_the_audit_log_is_signed_by_the_control_plane() {
+    let place = Place::new().await;
+    place.leads().await;
+    let ada = place.operator("ada", "admin");
+    // Beyond the newest entry there is only the head.
+    for from in [0, u64::MAX] {
+        let items = ada.audit(from).await.unwrap();
+        let Some(v1::audit_item::Item::SignedHead(head)) = items.last().and_then(|it| it.item.clone()) else {
+            panic!("{items:?}");
+        };
+        let at = topology::Moment(head.at_ms);
+        let statement = audit::head_to_sign(head.number, &head.hash, at);
+        let signature = Signature {
+            certificate: head.certificate,
+            bytes: head.signature.to_vec(),
+        };
+        let by = signature.check(&statement, &place.root.certificate, at).unwrap();
+        assert_eq!(by.id.role.to_string(), "control-plane/control-plane");
+        assert!(head.number >= 1);
+        if from == 0 {
+            let entries = items.iter().filter_map(|it| match &it.item {
+                Some(v1::audit_item::Item::Entry(bytes)) => Some(bytes),
+                _ => None,
+            });
+            let newest = entries.last().unwrap();
+            assert_eq!(head.hash, audit::hash(newest));
+        }
+    }
+    // A control plane that proves nothing signs nothing.
+    let folder = tempfile::tempdir().unwrap();
+    let plain = common::ControlPlane::start(folder.path()).await;
+    let people = plain.operator();
+    common::status_of(&people).await;
+    let items = people.audit(0).await.unwrap();
+    let signed = items
+        .iter()
+        .any(|it| matches!(it.item, Some(v1::audit_item::Item::SignedHead(_))));
+    assert!(!signed, "{items:?}");
 }

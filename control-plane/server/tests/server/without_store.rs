@@ -105,6 +105,7 @@ fn service(away: Away, role: Role) -> OperatorService {
             must_prove: false,
             accesses: server::access::Accesses::new("control-plane-1", Metrics::default()),
         },
+        signer: None,
     }
 }
 
