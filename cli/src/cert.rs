@@ -20,9 +20,11 @@ use world::authority::{Folder, operator_folder, operator_leaf, person};
 
 use crate::{
     exit::Failure,
+    join,
     length::parse_length,
     output::print,
     present::{plain, span, table},
+    role::parse_role,
 };
 
 #[derive(Debug, Subcommand)]
@@ -65,6 +67,10 @@ pub(crate) enum CertVerb {
         #[arg(long = "for", value_name = "TIME", value_parser = parse_length)]
         life: Option<Duration>,
     },
+    /// Make a token with which one new process joins, once, within minutes. Needs the role admin.
+    Token(join::MakeToken),
+    /// Join a deployment with a token: make a key here, show the token to a control plane, and get a certificate and the roots to trust.
+    Join(join::Join),
     /// Make the next issuer of an authority. Needs root.key, once a year; everything that was issued stays good.
     NextIssuer {
         /// Folder of the authority.
@@ -135,18 +141,6 @@ fn parse_grants(text: &str) -> Result<Grants, String> {
     match Grant::list(text)? {
         grants if grants.is_empty() => Err("the list is empty; write at least viewer".to_owned()),
         grants => Ok(Grants(grants)),
-    }
-}
-
-fn parse_role(text: &str) -> Result<Role, String> {
-    match text.parse() {
-        Ok(Role::Operator(_)) => Err("operators log in: `meridian login NAME --roles ROLE`".to_owned()),
-        Ok(role) => Ok(role),
-        Err(_) => Err(
-            "write edge/NAME, dns/NAME, control-plane/NAME or stack/REGION/NAME; names have letters, digits, \
-                       '.', '-' and '_'"
-                .to_owned(),
-        ),
     }
 }
 
@@ -258,6 +252,7 @@ pub(crate) async fn cert(verb: CertVerb, operator: Option<Operator>) -> Result<E
             ));
         }
         CertVerb::Trust { verb } => trust(verb, operator).await?,
+        CertVerb::Token(_) | CertVerb::Join(_) => unreachable!("they were carried out elsewhere"),
         CertVerb::List { paths } => print(&list(&paths, now)?),
     }
     Ok(ExitCode::SUCCESS)

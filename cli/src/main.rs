@@ -12,6 +12,7 @@ mod documents;
 mod edges;
 mod exit;
 mod explain;
+mod join;
 mod length;
 mod manual;
 mod models;
@@ -21,6 +22,7 @@ mod present;
 #[cfg(test)]
 mod printed;
 mod reach;
+mod role;
 mod say;
 mod simulate;
 mod up;
@@ -92,6 +94,12 @@ async fn run(options: Options) -> Result<ExitCode, Failure> {
             verb: audit::AuditVerb::Verify { file, trust, heads },
         } => audit::verify_file(&file, &trust.map_or_else(|| reach.trust(), Ok)?, &heads, output),
         Verb::Login(login) => cert::login(login, &state_dir),
+        Verb::Cert {
+            verb: cert::CertVerb::Token(asked),
+        } => join::make_token(asked, &reach.operator()?, output).await,
+        Verb::Cert {
+            verb: cert::CertVerb::Join(asked),
+        } => join::join(asked, &reach.control_planes).await,
         Verb::Cert { verb } => cert::cert(verb, reach.operator().ok()).await,
         Verb::DeviceKey(asked) => device_key::device_key(&asked, output),
         Verb::Models(models) => models::models(models, output).await,

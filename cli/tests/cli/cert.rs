@@ -163,6 +163,47 @@ fn nothing_is_signed_or_overwritten_by_mistake() {
     assert!(identity(folder, "dub").root_of(&pem).is_some());
 }
 
+/// The rest of the story needs a control plane: control-plane/server/tests/server/joining.rs.
+#[test]
+fn nobody_joins_with_nonsense_or_into_anothers_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let at = "--control-plane https://127.0.0.1:1";
+    refused(
+        folder,
+        &format!("cert join nonsense {at} --into edge"),
+        "this is no token to join with; `meridian cert token KIND/NAME` makes one",
+    );
+    let token = format!("mrd_join.{}.{}.edge/edge-dub", "0".repeat(64), "0".repeat(64));
+    refused(
+        folder,
+        &format!("cert join {token} --into edge"),
+        "write --control-plane https://",
+    );
+    refused(
+        folder,
+        &format!("cert join {token} --control-plane http://127.0.0.1:1 --into edge"),
+        "a token is shown over TLS only",
+    );
+    refused(
+        folder,
+        &format!("cert join {token} {at} --into edge"),
+        "no control plane let this process join",
+    );
+    done(folder, "cert create-ca ca --zone voice.example");
+    done(folder, "cert issue edge/edge-iad --ca ca --into iad");
+    refused(
+        folder,
+        &format!("cert join {token} {at} --into iad"),
+        "holds the certificate of spiffe://voice.example/edge/edge-iad",
+    );
+    refused(
+        folder,
+        "cert token --role operator/bob --reason help",
+        "operators log in",
+    );
+}
+
 #[test]
 fn a_key_for_a_device_is_shown_once_with_the_lines_that_let_it_in() {
     let folder = tempfile::tempdir().unwrap();

@@ -15,15 +15,15 @@ use strum::{Display, EnumString};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
-    sync::mpsc,
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     time::{Instant, sleep, timeout},
 };
-use tokio_rustls::TlsStream;
+use tokio_rustls::{LazyConfigAcceptor, TlsStream, rustls::server::Acceptor, server};
 use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Connection, Identity, Link,
+    Connection, Identity, Link, join,
     tls::{self, Shown},
 };
 
@@ -35,6 +35,8 @@ const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
 /// opens many and stays silent keeps nobody else out.
 const UNPROVEN_OF_ONE_MAX: usize = 512;
 const UNPROVEN_MAX: usize = 4_096;
+/// Processes that join at the same time: each is one request, and its connection lasts for seconds.
+const JOINING_MAX: usize = 16;
 /// Pause when the process has no descriptor left for another connection.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 /// Refused connections are logged no more often than this.
@@ -88,6 +90,27 @@ impl Stream for Incoming {
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         self.0.poll_recv(cx).map(|connection| connection.map(Ok))
     }
+}
+
+/// As [`listen`], and lets in processes without a certificate that want to join: their connections are the second part, so that no
+/// other service ever sees one.
+pub fn listen_with_joining(
+    listener: TcpListener,
+    identity: (Arc<Identity>, Mode),
+    stop: CancellationToken,
+    count: impl Fn(Event) + Send + Sync + 'static,
+) -> (Incoming, Incoming) {
+    let (accepted, incoming) = mpsc::channel(16);
+    let (joining, newcomers) = mpsc::channel(JOINING_MAX);
+    let door = Door {
+        joining: Some((joining, Arc::new(Semaphore::new(JOINING_MAX)))),
+        ..Door::new(Some(identity), count)
+    };
+    tokio::spawn(async move {
+        stop.run_until_cancelled(Arc::new(door).accept(&listener, &accepted))
+            .await;
+    });
+    (Incoming(incoming), Incoming(newcomers))
 }
 
 /// Accepts connections until `stop`. `identity` is `None` for plain text. `count` is called for every event.
@@ -145,12 +168,16 @@ pub struct Door {
     count: Arc<dyn Fn(Event) + Send + Sync>,
     /// Time of the last line about a refused connection, and how many had none since.
     logged: parking_lot::Mutex<(Option<Instant>, u64)>,
+    /// The way of processes that want to join, and its places; `None` where nobody joins.
+    joining: Option<(mpsc::Sender<Connection>, Arc<Semaphore>)>,
 }
 
 /// A caller that was let in.
 enum Admitted {
     Plain(TcpStream),
     Proven(Box<TlsStream<TcpStream>>, Shown, Arc<Identity>),
+    /// A process without a certificate, with its place.
+    Joining(Box<TlsStream<TcpStream>>, OwnedSemaphorePermit),
 }
 
 impl fmt::Debug for Door {
@@ -169,6 +196,7 @@ impl Door {
             unproven: Arc::default(),
             count: Arc::new(count),
             logged: parking_lot::Mutex::new((None, 0)),
+            joining: None,
         }
     }
 
@@ -179,6 +207,8 @@ impl Door {
         Some(match admitted {
             Admitted::Plain(tcp) => Link::plain(tcp),
             Admitted::Proven(tls, shown, identity) => Link::known(&identity, *tls, shown, seen),
+            // Nobody joins at a stack.
+            Admitted::Joining(..) => return None,
         })
     }
 
@@ -196,6 +226,14 @@ impl Door {
                             Some(Admitted::Proven(tls, shown, identity)) => {
                                 let count = door.count.clone();
                                 Connection::watched(identity, *tls, shown, source, move || count(Event::Ended))
+                            }
+                            Some(Admitted::Joining(tls, place)) => {
+                                let connection = Connection::joining(*tls, source, place);
+                                if let Some((joining, _)) = &door.joining {
+                                    // Fails when the process stops.
+                                    let _ = joining.send(connection).await;
+                                }
+                                return;
                             }
                         };
                         // Fails when the process stops.
@@ -229,10 +267,16 @@ impl Door {
         let admitted = timeout(HANDSHAKE_MAX, async {
             let mut first = [0; 3];
             match tcp.peek(&mut first).await {
-                Ok(1..) if first[0] == HANDSHAKE_RECORD => match identity.accept(tcp).await {
-                    Ok((tls, shown)) => {
-                        (self.count)(Event::Proven);
-                        return Some(Admitted::Proven(Box::new(tls.into()), shown, identity.clone()));
+                Ok(1..) if first[0] == HANDSHAKE_RECORD => match self.shake_hands(identity, tcp).await {
+                    Ok(Some(admitted)) => {
+                        if matches!(admitted, Admitted::Proven(..)) {
+                            (self.count)(Event::Proven);
+                        }
+                        return Some(admitted);
+                    }
+                    Ok(None) => {
+                        let why = "too many processes are joining; it may try again at once";
+                        self.refuse(source, "too-many", &why);
                     }
                     Err((error, tcp)) => {
                         self.refuse(source, tls::reason(&error), &error);
@@ -255,6 +299,35 @@ impl Door {
             self.refuse(source, "too-slow", &"the handshake was not done in 5 s");
             None
         })
+    }
+
+    /// Lets the peer prove its id, or takes it as one that wants to join; `None` if there is no place for it.
+    async fn shake_hands(
+        &self,
+        identity: &Arc<Identity>,
+        tcp: TcpStream,
+    ) -> Result<Option<Admitted>, (io::Error, Option<TcpStream>)> {
+        let proven = |(tls, shown): (server::TlsStream<TcpStream>, Shown)| {
+            Some(Admitted::Proven(Box::new(tls.into()), shown, identity.clone()))
+        };
+        let Some((_, places)) = &self.joining else {
+            return identity.accept(tcp).await.map(proven);
+        };
+        let mut hello = LazyConfigAcceptor::new(Acceptor::default(), tcp);
+        let begun = match (&mut hello).await {
+            Ok(begun) => begun,
+            Err(error) => return Err((error, hello.take_io())),
+        };
+        if !join::is_wanted(&begun.client_hello()) {
+            return identity.accept_begun(begun).await.map(proven);
+        }
+        let Ok(place) = places.clone().try_acquire_owned() else {
+            return Ok(None);
+        };
+        let config = join::server(identity).map_err(|error| (io::Error::other(error), None))?;
+        let accepting = begun.into_stream(config).into_fallible();
+        let tls = accepting.await.map_err(|(error, tcp)| (error, Some(tcp)))?;
+        Ok(Some(Admitted::Joining(Box::new(tls.into()), place)))
     }
 
     fn refuse(&self, source: SocketAddr, reason: &'static str, error: &dyn std::fmt::Display) {

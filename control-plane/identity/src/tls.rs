@@ -23,7 +23,7 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 use tokio_rustls::{
-    TlsAcceptor, TlsConnector,
+    Accept, StartHandshake, TlsAcceptor, TlsConnector,
     rustls::{
         self, CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, OtherError, RootCertStore,
         ServerConfig, SignatureScheme,
@@ -469,8 +469,26 @@ impl Identity {
         tcp: TcpStream,
     ) -> Result<(server::TlsStream<TcpStream>, Shown), (std::io::Error, Option<TcpStream>)> {
         let config = self.state.load().server.clone();
-        let accepting = TlsAcceptor::from(config).accept(tcp).into_fallible();
-        let stream = accepting.await.map_err(|(error, tcp)| (error, Some(tcp)))?;
+        self.accepted(TlsAcceptor::from(config).accept(tcp)).await
+    }
+
+    /// The same, after the first words of the peer were read.
+    pub(crate) async fn accept_begun(
+        &self,
+        begun: StartHandshake<TcpStream>,
+    ) -> Result<(server::TlsStream<TcpStream>, Shown), (std::io::Error, Option<TcpStream>)> {
+        let config = self.state.load().server.clone();
+        self.accepted(begun.into_stream(config)).await
+    }
+
+    async fn accepted(
+        &self,
+        accepting: Accept<TcpStream>,
+    ) -> Result<(server::TlsStream<TcpStream>, Shown), (std::io::Error, Option<TcpStream>)> {
+        let stream = accepting
+            .into_fallible()
+            .await
+            .map_err(|(error, tcp)| (error, Some(tcp)))?;
         let shown = match self.own().id.role {
             // The handshake verified the chain, or an earlier one did whose session is resumed.
             Role::Stack { .. } => self.shown(stream.get_ref().1.peer_certificates()),

@@ -150,6 +150,13 @@ impl Accesses {
         self.news.notify_one();
     }
 
+    /// Counts a process that was refused although it asked politely: strangers are told together.
+    pub(crate) fn refused_to_join(&self, text: &str) {
+        let refused = self.once(AccessKind::JoinRefused, None, text);
+        self.denials.lock().count("join", refused, Instant::now());
+        self.news.notify_one();
+    }
+
     /// The key under which a record waits in the store.
     pub(crate) fn key(&self, access: &Access) -> String {
         records::access_key(access.last, &self.node, rand::random())

@@ -10,7 +10,7 @@ use identity::{
 };
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
-use topology::{NodeId, RegionId, Snapshot};
+use topology::{NodeId, RegionId, Snapshot, Topology};
 
 use super::guard::{self, Guard};
 
@@ -72,24 +72,14 @@ pub(crate) struct CertificatesService {
     pub(crate) snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
 }
 
-impl CertificatesService {
-    fn knows(&self, role: &Role) -> bool {
-        match role {
-            Role::Edge(name) | Role::Dns(name) => {
-                let snapshot = self.snapshots.borrow();
-                let id = NodeId::new(name).ok();
-                id.zip(snapshot.as_ref())
-                    .is_some_and(|(id, snapshot)| super::plans::is_node(&snapshot.topology, &id))
-            }
-            Role::Stack { region, .. } => {
-                let snapshot = self.snapshots.borrow();
-                let id = RegionId::new(region).ok();
-                id.zip(snapshot.as_ref())
-                    .is_some_and(|(id, snapshot)| snapshot.topology.regions.contains_key(&id))
-            }
-            Role::ControlPlane(_) => true,
-            Role::Etcd(_) | Role::Operator(_) => false,
-        }
+/// True for a process that the topology names, as an edge, a name server or a stack of a region, and for control planes, which it does
+/// not name.
+pub(super) fn is_known(topology: &Topology, role: &Role) -> bool {
+    match role {
+        Role::Edge(name) | Role::Dns(name) => NodeId::new(name).is_ok_and(|id| super::plans::is_node(topology, &id)),
+        Role::Stack { region, .. } => RegionId::new(region).is_ok_and(|id| topology.regions.contains_key(&id)),
+        Role::ControlPlane(_) => true,
+        Role::Etcd(_) | Role::Operator(_) => false,
     }
 }
 
@@ -107,7 +97,11 @@ impl Certificates for CertificatesService {
             let text = "it is not due: a certificate is renewed once a third of its life is over";
             return Err(Status::failed_precondition(text));
         }
-        if !self.knows(&peer.id.role) {
+        let is_known = match self.snapshots.borrow().as_ref() {
+            Some(snapshot) => is_known(&snapshot.topology, &peer.id.role),
+            None => matches!(peer.id.role, Role::ControlPlane(_)),
+        };
+        if !is_known {
             let text = format!(
                 "{} is not in the topology any more; its certificate is not renewed",
                 peer.id.role

@@ -1,4 +1,6 @@
 //! The gRPC service for operators and their tools: status, explanations, dry runs, requests and documents.
+//!
+//! One file, although it is long: it is one service, and each method one of its calls.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -26,6 +28,7 @@ use super::{
         access_message, action_message, document_message, edges, node_status, not_leading_text, number_of, outcome_of,
         plan_reply, principal_message, progress_message, region_status, regions, unwritten_message,
     },
+    tokens,
 };
 use crate::{
     access::principal,
@@ -340,6 +343,19 @@ impl Operator for OperatorService {
             },
         };
         Ok(Response::new(reply))
+    }
+
+    async fn make_token(&self, request: Request<v1::TokenRequest>) -> Result<Response<v1::Token>, Status> {
+        let caller = guard::caller(&request);
+        let call = Call::Rule {
+            kind: "list of processes",
+        };
+        self.guard.allow(caller.as_ref(), call)?;
+        let view = self.leading_view()?;
+        let (store, own) = (self.store.as_ref(), self.signer.as_deref());
+        let (accesses, topology) = (&self.guard.accesses, &view.input.topology);
+        let made = tokens::make(store, own, accesses, topology, caller.as_ref(), request.into_inner());
+        made.await.map(Response::new)
     }
 
     async fn audit(&self, request: Request<v1::AuditRequest>) -> Result<Response<Self::AuditStream>, Status> {

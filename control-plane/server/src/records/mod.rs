@@ -2,6 +2,7 @@
 //! whole; the audit log and old documents lie beside it.
 
 mod access;
+mod joins;
 mod shelf;
 mod transaction;
 
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use topology::{Moment, Plan, Policy, Problem, Problems, Topology};
 
 pub use access::{ACCESS, Waiting, access_key, access_transaction, waiting_access};
+pub use joins::{JOINS, JOINS_MAX, JoinToken, KeptToken, join_key, join_token, keep_join_token, use_join_token};
 pub use shelf::Shelf;
 pub use transaction::{Actor, After, Decision, Documents, Known, reasons_to_record, transaction};
 

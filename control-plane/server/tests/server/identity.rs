@@ -28,6 +28,8 @@ pub(crate) struct Place {
     pub(crate) root: Credential,
     pub(crate) issuer: Authority,
     pub(crate) control_plane: ControlPlane,
+    /// The section of its configuration.
+    section: String,
 }
 
 impl Place {
@@ -56,7 +58,20 @@ impl Place {
             root,
             issuer,
             control_plane,
+            section,
         }
+    }
+
+    /// Ends the process; its store stays.
+    pub(crate) fn stop(&mut self) {
+        self.control_plane.child.kill().unwrap();
+        self.control_plane.child.wait().unwrap();
+    }
+
+    /// Starts it again after [`Place::stop`].
+    pub(crate) async fn start_again(&mut self) {
+        let folder = self.folder.path();
+        self.control_plane = ControlPlane::start_with_section(folder, |topology| topology, &self.section).await;
     }
 
     /// Shows a certificate that this place's authority issued.

@@ -10,6 +10,7 @@ mod etcd_faults;
 mod etcd_support;
 mod etcd_tls;
 mod identity;
+mod joining;
 mod replicas;
 mod rollout;
 mod store_contract;
