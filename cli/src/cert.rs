@@ -11,7 +11,7 @@ use anyhow::{Context as _, anyhow};
 use api::Operator;
 use clap::{Args, Subcommand};
 use identity::{
-    Grant, PeerId, Role,
+    Grant, OperatorRole, PeerId, Role,
     ca::{self, Leaf},
     files::{self, Files, Seen},
 };
@@ -26,6 +26,9 @@ use crate::{
     present::{plain, span, table},
     role::parse_role,
 };
+
+/// Longest life of a credential for emergencies. Seals are looked at when it is made anew.
+const BREAK_GLASS_MAX: Duration = Duration::from_secs(90 * 86_400);
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum CertVerb {
@@ -69,6 +72,20 @@ pub(crate) enum CertVerb {
     },
     /// Make a token with which one new process joins, once, within minutes. Needs the role admin.
     Token(join::MakeToken),
+    /// Make the credential for emergencies: it may do everything, for weeks, and each use is an alarm. Seal it (docs/security.md).
+    BreakGlass {
+        /// Its name in the audit log, such as safe-1.
+        name: String,
+        /// Folder of the authority.
+        #[arg(long, value_name = "DIR")]
+        ca: PathBuf,
+        /// Folder for the credential, on the medium that is sealed.
+        #[arg(long, value_name = "DIR")]
+        into: PathBuf,
+        /// Life of the credential, at most 90d.
+        #[arg(long = "for", value_name = "TIME", default_value = "30d", value_parser = parse_length)]
+        life: Duration,
+    },
     /// Join a deployment with a token: make a key here, show the token to a control plane, and get a certificate and the roots to trust.
     Join(join::Join),
     /// Make the next issuer of an authority. Needs root.key, once a year; everything that was issued stays good.
@@ -120,14 +137,17 @@ pub(crate) struct Login {
     name: String,
     /// What the credential allows, separated by commas: viewer, operator, approver, admin; with or without regions, as in
     /// operator@us-*.
-    #[arg(long, value_name = "ROLE,...", value_parser = parse_grants)]
-    roles: Grants,
+    #[arg(long, value_name = "ROLE,...", value_parser = parse_grants, required_unless_present = "token")]
+    roles: Option<Grants>,
+    /// Log in at a control plane with a token of operators.toml instead, which says name and roles; `-` reads it from standard input.
+    #[arg(long, value_name = "TOKEN", conflicts_with_all = ["roles", "ca", "life"])]
+    pub(crate) token: Option<String>,
     /// Folder of the authority; by default the running world's.
     #[arg(long, value_name = "DIR")]
     ca: Option<PathBuf>,
     /// Folder for the credential; by default operators/NAME in the state folder.
     #[arg(long, value_name = "DIR")]
-    into: Option<PathBuf>,
+    pub(crate) into: Option<PathBuf>,
     /// Life of the credential, at most 12h, which is the default.
     #[arg(long = "for", value_name = "TIME", value_parser = parse_length)]
     life: Option<Duration>,
@@ -138,7 +158,7 @@ pub(crate) struct Login {
 struct Grants(Vec<Grant>);
 
 fn parse_grants(text: &str) -> Result<Grants, String> {
-    match Grant::list(text)? {
+    match Grant::list_to_log_in(text)? {
         grants if grants.is_empty() => Err("the list is empty; write at least viewer".to_owned()),
         grants => Ok(Grants(grants)),
     }
@@ -148,11 +168,13 @@ fn parse_grants(text: &str) -> Result<Grants, String> {
 pub(crate) fn login(login: Login, state_dir: &Path) -> Result<ExitCode, Failure> {
     let Login {
         name,
-        roles: Grants(grants),
+        roles,
         ca,
         into,
         life,
+        ..
     } = login;
+    let grants = roles.map(|Grants(grants)| grants).unwrap_or_default();
     let folder = ca.map_or_else(|| Folder::of_world(state_dir), Folder::at);
     let mut leaf = operator_leaf(&zone_of(&folder)?, &name, grants).map_err(failed)?;
     if let Some(life) = life {
@@ -250,6 +272,18 @@ pub(crate) async fn cert(verb: CertVerb, operator: Option<Operator>) -> Result<E
                 "{} has the next issuer for a year; copy issuer.crt and issuer.key to the control planes that sign, and put root.key away",
                 dir.display()
             ));
+        }
+        CertVerb::BreakGlass { name, ca, into, life } => {
+            if life > BREAK_GLASS_MAX {
+                let text =
+                    "--for: a sealed credential lives at most 90d, so that a lost one ends; make it anew before it has";
+                return Err(Failure::usage(anyhow!(text)));
+            }
+            let folder = Folder::at(ca);
+            let grants = vec![Grant::everywhere(OperatorRole::BreakGlass)];
+            let leaf = operator_leaf(&zone_of(&folder)?, &name, grants).map_err(failed)?;
+            issue(&folder, leaf, Some(life), &into, now)?;
+            print("seal it: whoever holds this folder may do everything, and each use is an alarm");
         }
         CertVerb::Trust { verb } => trust(verb, operator).await?,
         CertVerb::Token(_) | CertVerb::Join(_) => unreachable!("they were carried out elsewhere"),

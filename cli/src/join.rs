@@ -1,4 +1,4 @@
-//! The way of a new process into a deployment: an admin makes a token, and the process shows it.
+//! The way of a new process into a deployment: an admin makes a token, and the process shows it. Programs log in the same way.
 
 use std::{
     io::Read as _,
@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, anyhow};
-use api::{Operator, v1};
+use api::{Operator, join::Joined, v1};
 use clap::Args;
 use identity::{
     Role, ca,
@@ -18,6 +18,7 @@ use identity::{
 };
 use serde_json::json;
 use topology::Moment;
+use world::authority::operator_folder;
 
 use crate::{
     exit::Failure,
@@ -75,32 +76,12 @@ pub(crate) async fn make_token(asked: MakeToken, operator: &Operator, output: Ou
 /// Joins with a token, and writes the identity.
 pub(crate) async fn join(asked: Join, control_planes: &[String]) -> Result<ExitCode, Failure> {
     let Join { token, into } = asked;
-    let text = match token.as_str() {
-        "-" => from_stdin().context("cannot read the token from standard input")?,
-        _ => token,
-    };
-    let token: Token = text
-        .parse()
-        .map_err(|error: identity::join::BadToken| Failure::usage(error.into()))?;
-    if control_planes.is_empty() {
-        let text = "--control-plane: the process has to ask one; write --control-plane https://address:port";
+    let token = read_token(&token)?;
+    if let Role::Operator(name) = &token.role {
+        let text = format!("this is the token of the operator {name}; `meridian login --token TOKEN` takes it");
         return Err(Failure::usage(anyhow!(text)));
     }
-    let files = Files::in_folder(&into);
-    // Before the token is used up.
-    may_hold(&files, &token.role, &into)?;
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(&into)
-        .with_context(|| format!("cannot use {}", into.display()))?;
-    let joined = api::join::join(control_planes, &token, daemon::clock::now())
-        .await
-        .map_err(|error| Failure::failed(error.into()))?;
-    files::write(&files.trust, &joined.trust, 0o644).map_err(|error| Failure::failed(error.into()))?;
-    files
-        .write(&joined.credential)
-        .map_err(|error| Failure::failed(error.into()))?;
+    let joined = ask(&token, &into, control_planes).await?;
     print(&format!(
         "{} until {:#} UTC, in {}\nname its files in [identity]; control planes renew the certificate while the process runs",
         joined.peer.id,
@@ -108,6 +89,67 @@ pub(crate) async fn join(asked: Join, control_planes: &[String]) -> Result<ExitC
         into.display()
     ));
     Ok(ExitCode::SUCCESS)
+}
+
+/// Logs a program in with its token, and writes its credential.
+pub(crate) async fn log_in(
+    token: &str,
+    into: Option<PathBuf>,
+    control_planes: &[String],
+    state_dir: &Path,
+) -> Result<ExitCode, Failure> {
+    let token = read_token(token)?;
+    let Role::Operator(name) = &token.role else {
+        let text = format!(
+            "this is the token of {}; `meridian cert join TOKEN --into DIR` takes it",
+            token.role
+        );
+        return Err(Failure::usage(anyhow!(text)));
+    };
+    let into = into.unwrap_or_else(|| operator_folder(state_dir, name));
+    // The line below is typed in any folder.
+    let into = std::path::absolute(&into).with_context(|| format!("cannot use {}", into.display()))?;
+    let joined = ask(&token, &into, control_planes).await?;
+    print(&format!(
+        "{name} has the roles {} until {:#} UTC\nexport MERIDIAN_IDENTITY='{}'",
+        joined.peer.roles(),
+        joined.peer.until,
+        into.display()
+    ));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn read_token(text: &str) -> Result<Token, Failure> {
+    let read = match text {
+        "-" => from_stdin().context("cannot read the token from standard input")?,
+        _ => text.to_owned(),
+    };
+    read.parse()
+        .map_err(|error: identity::join::BadToken| Failure::usage(error.into()))
+}
+
+/// Shows a token, and writes what comes of it.
+async fn ask(token: &Token, into: &Path, control_planes: &[String]) -> Result<Joined, Failure> {
+    if control_planes.is_empty() {
+        let text = "--control-plane: somebody has to be asked; write --control-plane https://address:port";
+        return Err(Failure::usage(anyhow!(text)));
+    }
+    let files = Files::in_folder(into);
+    // Before the token is used up.
+    may_hold(&files, &token.role, into)?;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(into)
+        .with_context(|| format!("cannot use {}", into.display()))?;
+    let joined = api::join::join(control_planes, token, daemon::clock::now())
+        .await
+        .map_err(|error| Failure::failed(error.into()))?;
+    files::write(&files.trust, &joined.trust, 0o644).map_err(|error| Failure::failed(error.into()))?;
+    files
+        .write(&joined.credential)
+        .map_err(|error| Failure::failed(error.into()))?;
+    Ok(joined)
 }
 
 /// A folder with the certificate of another process stays as it is.

@@ -16,6 +16,7 @@ mod join;
 mod length;
 mod manual;
 mod models;
+mod operator_token;
 mod options;
 mod output;
 mod present;
@@ -93,7 +94,13 @@ async fn run(options: Options) -> Result<ExitCode, Failure> {
         Verb::Audit {
             verb: audit::AuditVerb::Verify { file, trust, heads },
         } => audit::verify_file(&file, &trust.map_or_else(|| reach.trust(), Ok)?, &heads, output),
+        Verb::Login(cert::Login {
+            token: Some(token),
+            into,
+            ..
+        }) => join::log_in(&token, into, &reach.control_planes, &state_dir).await,
         Verb::Login(login) => cert::login(login, &state_dir),
+        Verb::OperatorToken(asked) => operator_token::operator_token(&asked, output),
         Verb::Cert {
             verb: cert::CertVerb::Token(asked),
         } => join::make_token(asked, &reach.operator()?, output).await,
@@ -139,6 +146,7 @@ async fn ask(verb: Verb, reach: &Reach, output: Output) -> Result<ExitCode, Fail
         | Verb::Login(_)
         | Verb::Cert { .. }
         | Verb::DeviceKey(_)
+        | Verb::OperatorToken(_)
         | Verb::Models(_)
         | Verb::Completion { .. }
         | Verb::Man { .. } => unreachable!("these were carried out without asking"),

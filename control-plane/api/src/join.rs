@@ -1,10 +1,10 @@
-//! Joins a deployment: a process without a certificate shows its token to a control plane and gets one.
+//! Joins a deployment, or logs in: whoever has no certificate shows a token to a control plane and gets one.
 
 use std::{io, time::Duration};
 
 use hyper_util::rt::TokioIo;
 use identity::{
-    Peer,
+    Peer, Role,
     ca::{self, Credential},
     join::{self, Token},
     verified,
@@ -28,7 +28,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Port of a URL that names none.
 const DEFAULT_PORT: u16 = 443;
 
-/// The identity of a process that joined.
+/// The identity of whoever joined or logged in.
 #[derive(Debug)]
 pub struct Joined {
     /// The certificate with its key, which never left this machine.
@@ -39,7 +39,7 @@ pub struct Joined {
     pub peer: Peer,
 }
 
-/// The process did not join.
+/// Nobody joined.
 #[derive(Debug, thiserror::Error)]
 pub enum JoinError {
     /// No key could be made.
@@ -54,7 +54,7 @@ pub enum JoinError {
         why: String,
     },
     /// No control plane answered.
-    #[error("no control plane let this process join: {0}")]
+    #[error("no control plane takes the token: {0}")]
     Unanswered(String),
     /// A control plane answered with another certificate than the token promises.
     #[error("{url} answered with {what}; this process does not use it")]
@@ -66,24 +66,19 @@ pub enum JoinError {
     },
 }
 
-/// Makes a key, and joins at the first of these control planes that answers.
+/// Makes a key, and joins or logs in at the first of these control planes that answers.
 ///
 /// # Errors
 ///
-/// None of them lets this process join, or one of them does not do what the token says.
+/// None of them lets the holder of the token in, or one of them does not do what the token says.
 pub async fn join(urls: &[String], token: &Token, now: Moment) -> Result<Joined, JoinError> {
     let (key, request) = ca::request()?;
     let mut why = Vec::new();
     for url in urls {
-        let request = v1::JoinRequest {
-            secret: token.secret().to_vec().into(),
-            role: token.role.to_string(),
-            request: request.clone(),
-        };
-        match ask(url, token, request).await {
+        match ask(url, token, request.clone()).await {
             Ok(reply) => {
-                let (peer, trust) =
-                    check(&reply, token, now).map_err(|what| JoinError::Wrong { url: url.clone(), what })?;
+                let checked = check(&reply, token, now);
+                let (peer, trust) = checked.map_err(|what| JoinError::Wrong { url: url.clone(), what })?;
                 let credential = Credential {
                     certificate: reply.certificate,
                     key,
@@ -117,9 +112,24 @@ fn check(reply: &v1::JoinReply, token: &Token, now: Moment) -> Result<(Peer, Str
     }
 }
 
-async fn ask(url: &str, token: &Token, request: v1::JoinRequest) -> Result<v1::JoinReply, Status> {
+async fn ask(url: &str, token: &Token, request: String) -> Result<v1::JoinReply, Status> {
     let channel = open(url, token).await.map_err(Status::unavailable)?;
-    Ok(JoiningClient::new(channel).join(request).await?.into_inner())
+    let (mut client, secret) = (JoiningClient::new(channel), token.secret().to_vec().into());
+    let reply = match &token.role {
+        Role::Operator(name) => {
+            let token = v1::OperatorToken {
+                name: name.clone(),
+                secret,
+            };
+            let credential = Some(v1::log_in_request::Credential::Token(token));
+            client.log_in(v1::LogInRequest { credential, request }).await
+        }
+        process => {
+            let role = process.to_string();
+            client.join(v1::JoinRequest { secret, role, request }).await
+        }
+    };
+    Ok(reply?.into_inner())
 }
 
 async fn open(url: &str, token: &Token) -> Result<Channel, String> {

@@ -1,4 +1,4 @@
-//! The way in for a process that has no certificate yet: a token says what it may become, and whom it may ask.
+//! The way in for those who have no certificate yet: a token says what they may become, and whom they may ask.
 //!
 //! A new process proves nothing in the handshake, so it gets a connection of its own kind (by ALPN, RFC 7301) over which it can do nothing
 //! but show its token. It knows the control plane by the hash of the root in the token: whoever else answers hears nothing of it.
@@ -29,23 +29,27 @@ use crate::{Identity, Peer, Role, files};
 
 /// The protocol that a process without a certificate offers, and no other one.
 const PROTOCOL: &[u8] = b"meridian-join/1";
-/// Every token begins with this, so that programs which look for secrets in files and logs find one.
+/// Every token begins with one of these, so that programs which look for secrets in files and logs find one.
 const PREFIX: &str = "mrd_join";
+const PREFIX_OF_OPERATORS: &str = "mrd_operator";
 
-/// The right to get the first certificate of one process, once.
+/// The right to get a certificate: the first one of one process, once; or one of an operator, until the token ends.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token {
     /// 256 random bits: no guessing, and so no slow hash.
     secret: [u8; 32],
     /// SHA-256 of the root under which the control planes are.
     root: [u8; 32],
-    /// The process that it is for. The control plane knows too: a token that somebody changed is worth nothing.
+    /// The process or operator that it is for. The control plane knows too: a token that somebody changed is worth nothing.
     pub role: Role,
 }
 
 /// The text is no token.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("this is no token to join with; `meridian cert token KIND/NAME` makes one, which begins with {PREFIX}")]
+#[error(
+    "this is no token; `meridian cert token` makes one for a process, which begins with {PREFIX}, and `meridian operator-token` one for a \
+     program, which begins with {PREFIX_OF_OPERATORS}"
+)]
 pub struct BadToken;
 
 /// The hash of a secret: all that is kept of it.
@@ -62,6 +66,26 @@ impl Token {
             root: Sha256::digest(own_root(own)?).into(),
             role,
         })
+    }
+
+    /// The same, for control planes under the only root in a file; `None` if the file (in PEM) has none or several.
+    pub fn under(role: Role, roots: &str) -> Option<Self> {
+        let [root] = &files::certificates(roots)[..] else {
+            return None;
+        };
+        let der = CertificateDer::from_pem_slice(root.pem.as_bytes()).ok()?;
+        Some(Self {
+            secret: rand::random(),
+            root: Sha256::digest(&der).into(),
+            role,
+        })
+    }
+
+    fn prefix(&self) -> &'static str {
+        match self.role {
+            Role::Operator(_) => PREFIX_OF_OPERATORS,
+            _ => PREFIX,
+        }
     }
 
     /// The secret, as it is shown to a control plane.
@@ -97,7 +121,7 @@ impl fmt::Debug for Token {
 impl fmt::Display for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (secret, root) = (hex::encode(self.secret), hex::encode(self.root));
-        write!(f, "{PREFIX}.{secret}.{root}.{}", self.role)
+        write!(f, "{}.{secret}.{root}.{}", self.prefix(), self.role)
     }
 }
 
@@ -107,18 +131,22 @@ impl FromStr for Token {
     fn from_str(text: &str) -> Result<Self, BadToken> {
         // Names of processes may have dots, so the role is last.
         let parts: Vec<&str> = text.trim().splitn(4, '.').collect();
-        let [PREFIX, secret, root, role] = parts[..] else {
+        let [prefix, secret, root, role] = parts[..] else {
             return Err(BadToken);
         };
         let bytes = |text: &str| {
             let mut bytes = [0; 32];
             hex::decode_to_slice(text, &mut bytes).map(|()| bytes)
         };
-        Ok(Self {
+        let token = Self {
             secret: bytes(secret).map_err(|_| BadToken)?,
             root: bytes(root).map_err(|_| BadToken)?,
             role: role.parse().map_err(|_| BadToken)?,
-        })
+        };
+        match prefix == token.prefix() {
+            true => Ok(token),
+            false => Err(BadToken),
+        }
     }
 }
 
@@ -257,7 +285,12 @@ mod tests {
 
     #[test]
     fn a_token_is_read_as_it_is_written_and_shows_its_secret_to_nobody_else() {
-        for role in ["edge/edge-dub", "stack/us-east/a.b", "control-plane/cp-1"] {
+        for role in [
+            "edge/edge-dub",
+            "stack/us-east/a.b",
+            "control-plane/cp-1",
+            "operator/ci",
+        ] {
             let token = token(role);
             let text = token.to_string();
             assert_eq!(text.parse(), Ok(token.clone()));
@@ -271,6 +304,7 @@ mod tests {
             &good[1..],
             &good.replace("0707", "07"),
             &good.replace("edge/", "king/"),
+            &good.replace("edge/", "operator/"),
             &good.replace("0909", "09zz"),
         ] {
             assert_eq!(bad.parse::<Token>(), Err(BadToken), "{bad}");

@@ -16,6 +16,7 @@ pub mod join;
 mod link;
 mod listener;
 mod metrics;
+pub mod operators;
 mod peer;
 mod service;
 pub mod signature;

@@ -54,7 +54,7 @@ pub(crate) fn principal(caller: Option<&Caller>) -> Option<Principal> {
 /// Denials that are counted until they are told.
 #[derive(Debug, Default)]
 struct Denials {
-    by: BTreeMap<(&'static str, String), Counted>,
+    by: BTreeMap<(AccessKind, &'static str, String), Counted>,
     told: Option<TokenBucket>,
 }
 
@@ -75,11 +75,11 @@ impl Counted {
 impl Denials {
     fn count(&mut self, call: &'static str, denied: Access, now: Instant) {
         let id = denied.principal.as_ref().map(|it| it.id.clone()).unwrap_or_default();
-        let mut key = (call, id);
+        let mut key = (denied.kind, call, id);
         if self.by.len() >= APART_MAX && !self.by.contains_key(&key) {
             self.by.retain(|_, counted| !counted.is_quiet(now));
             if self.by.len() >= APART_MAX {
-                key = ("any", "others".to_owned());
+                key = (denied.kind, "any", "others".to_owned());
             }
         }
         match self.by.get_mut(&key) {
@@ -103,13 +103,19 @@ impl Denials {
     /// The denials to be told now.
     fn due(&mut self, now: Instant) -> Vec<Access> {
         let mut due = Vec::new();
-        for counted in self.by.values_mut() {
+        for ((kind, ..), counted) in &mut self.by {
             let waits = counted.told_at.is_some_and(|at| now.duration_since(at) < TOGETHER);
-            let told = self.told.get_or_insert(TokenBucket::new(now));
-            if counted.newest.times == 0 || waits || told.wait(TOLD, now).is_some() {
+            if counted.newest.times == 0 || waits {
                 continue;
             }
-            told.take(TOLD, now);
+            // An emergency is told however many are denied meanwhile.
+            if *kind != AccessKind::BreakGlass {
+                let told = self.told.get_or_insert(TokenBucket::new(now));
+                if told.wait(TOLD, now).is_some() {
+                    continue;
+                }
+                told.take(TOLD, now);
+            }
             due.push(counted.newest.clone());
             (counted.newest.times, counted.told_at) = (0, Some(now));
         }
@@ -143,18 +149,20 @@ impl Accesses {
         Access::once(kind, &self.node, principal(caller), text, daemon::clock::now())
     }
 
-    /// Counts a denied call; `call` is one of few kinds.
-    pub(crate) fn denied(&self, caller: Option<&Caller>, call: &'static str, text: &str) {
-        let denied = self.once(AccessKind::Denied, caller, text);
-        self.denials.lock().count(call, denied, Instant::now());
+    /// Counts a record that is told at once, and then once a minute for each principal; `call` is one of few kinds.
+    pub(crate) fn tell(&self, call: &'static str, access: Access) {
+        self.denials.lock().count(call, access, Instant::now());
         self.news.notify_one();
+    }
+
+    /// Counts a denied call.
+    pub(crate) fn denied(&self, caller: Option<&Caller>, call: &'static str, text: &str) {
+        self.tell(call, self.once(AccessKind::Denied, caller, text));
     }
 
     /// Counts a process that was refused although it asked politely: strangers are told together.
     pub(crate) fn refused_to_join(&self, text: &str) {
-        let refused = self.once(AccessKind::JoinRefused, None, text);
-        self.denials.lock().count("join", refused, Instant::now());
-        self.news.notify_one();
+        self.tell("join", self.once(AccessKind::JoinRefused, None, text));
     }
 
     /// The key under which a record waits in the store.
@@ -217,15 +225,16 @@ pub(crate) fn log(access: &Access) {
     let by = access.principal.as_ref();
     let (id, serial) = (by.map(|it| it.id.as_str()), by.map(|it| it.serial.as_str()));
     let source = by.map(|it| it.source.as_str());
-    tracing::warn!(
-        kind = access.kind.as_str(),
-        id,
-        serial,
-        source,
-        times = access.times,
-        "{}",
-        access.text
-    );
+    let (kind, times) = (access.kind.as_str(), access.times);
+    match access.kind {
+        AccessKind::BreakGlass => tracing::error!(kind, id, serial, source, times, "{}", access.text),
+        AccessKind::Denied | AccessKind::JoinRefused | AccessKind::LoginRefused => {
+            tracing::warn!(kind, id, serial, source, times, "{}", access.text);
+        }
+        AccessKind::TokenMade | AccessKind::Joined | AccessKind::LoggedIn => {
+            tracing::info!(kind, id, serial, source, times, "{}", access.text);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -269,6 +278,26 @@ mod tests {
         let mut times: Vec<u64> = denials.due(now).iter().map(|it| it.times).collect();
         times.sort_unstable();
         assert_eq!(times, [1, 1, 2]);
+    }
+
+    #[test]
+    fn an_emergency_is_told_among_a_thousand_denials() {
+        let (mut denials, now) = (Denials::default(), Instant::now());
+        for number in 0..1_000 {
+            denials.count("report", denied(&format!("edge-{number}"), "lies"), now);
+        }
+        denials.due(now);
+        let kind = AccessKind::BreakGlass;
+        denials.count(
+            "order",
+            Access {
+                kind,
+                ..denied("safe", "failover")
+            },
+            now,
+        );
+        let told = denials.due(now);
+        assert_eq!((told.len(), told[0].kind), (1, kind));
     }
 
     #[test]

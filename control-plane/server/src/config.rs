@@ -38,6 +38,9 @@ pub struct Config {
     /// Who it is, and whom it lets in. Without this section it speaks plain text, and believes names.
     #[serde(default)]
     pub identity: Option<IdentitySection>,
+    /// The operators whom it gives certificates.
+    #[serde(default)]
+    pub operators: OperatorsSection,
     /// The store of decisions; see [`Config::store`].
     store: StoreSection,
 }
@@ -65,6 +68,15 @@ pub struct IdentitySection {
     /// The issuer's key.
     #[serde(default)]
     pub issuer_key: Option<PathBuf>,
+}
+
+/// `[operators]`: who logs in at this control plane.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OperatorsSection {
+    /// The file with the hashes of tokens, operators.toml. Without it no token logs in.
+    #[serde(default)]
+    pub tokens: Option<PathBuf>,
 }
 
 impl IdentitySection {
@@ -259,6 +271,11 @@ impl Rules for Config {
             let text = "issuer_certificate and issuer_key belong together; write both, or neither";
             problems.add("identity", text);
         }
+        let signs = self.identity.as_ref().is_some_and(|it| it.issuer_certificate.is_some());
+        if self.operators.tokens.is_some() && !signs {
+            let text = "a token is exchanged for a certificate, which this control plane cannot sign; write issuer_certificate and issuer_key in [identity]";
+            problems.add("operators.tokens", text);
+        }
         if self.mode() == Mode::Required
             && let Some(Advertise(url)) = &self.advertise
             && !url.starts_with("https://")
@@ -280,10 +297,12 @@ impl Rules for Config {
     fn paths(&mut self) -> Vec<&mut PathBuf> {
         let documents = [&mut self.topology, &mut self.policy];
         let identity = self.identity.iter_mut().flat_map(IdentitySection::paths);
+        let operators = self.operators.tokens.iter_mut();
         documents
             .into_iter()
             .chain(self.store.paths())
             .chain(identity)
+            .chain(operators)
             .collect()
     }
 }
@@ -394,6 +413,18 @@ mod tests {
         for ttl in ["2s", "60s", "1m"] {
             parse("", &format!("{etcd}lease_ttl = \"{ttl}\"")).unwrap();
         }
+    }
+
+    #[test]
+    fn only_a_control_plane_that_signs_lets_operators_log_in() {
+        let store = "[store]\nfile = \"f\"\n[operators]\ntokens = \"operators.toml\"\n";
+        let error = parse("", store).unwrap_err();
+        assert!(
+            error.contains("operators.tokens: a token is exchanged for a certificate"),
+            "{error}"
+        );
+        let files = "certificate = \"c\"\nkey = \"k\"\ntrust = \"t\"\nissuer_certificate = \"i\"\nissuer_key = \"k\"\n";
+        parse("", &format!("{store}[identity]\n{files}")).unwrap();
     }
 
     #[test]

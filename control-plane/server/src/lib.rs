@@ -13,6 +13,7 @@ pub mod config;
 pub mod grpc;
 pub mod metrics;
 pub mod nodes;
+mod operators;
 mod pace;
 mod readiness;
 pub mod reconcile;

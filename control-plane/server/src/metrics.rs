@@ -30,6 +30,8 @@ pub const REPORTS: &str = "meridian_control_plane_reports";
 pub const REPORTS_UNWANTED: &str = "meridian_control_plane_reports_unwanted";
 /// Calls that the caller's certificate does not allow, by kind.
 pub const CALLS_DENIED: &str = "meridian_control_plane_calls_denied";
+/// Calls with a sealed credential.
+pub const BREAK_GLASS: &str = "meridian_control_plane_break_glass_calls";
 /// Connections, by how they were accepted or why they were refused.
 pub const CONNECTIONS: &str = "meridian_control_plane_connections";
 /// Seconds by which a vantage's clock is ahead of this control plane's; negative if it is behind.
@@ -251,6 +253,8 @@ pub struct Metrics {
     pub reports_unwanted: Counter,
     /// [`CALLS_DENIED`].
     pub calls_denied: Family<CallLabel, Counter>,
+    /// [`BREAK_GLASS`].
+    pub break_glass: Counter,
     /// [`CONNECTIONS`].
     pub connections: Family<ConnectionLabel, Counter>,
     /// [`CLOCK_AHEAD`].
@@ -290,6 +294,11 @@ impl Metrics {
             CALLS_DENIED,
             "calls that the caller's certificate does not allow",
             metrics.calls_denied.clone(),
+        );
+        registry.register(
+            BREAK_GLASS,
+            "calls with a credential that lies sealed for emergencies",
+            metrics.break_glass.clone(),
         );
         registry.register(
             CONNECTIONS,

@@ -28,6 +28,7 @@ use crate::{
     },
     metrics::{ConnectionLabel, Metrics, MirrorMetrics, ViewMetrics},
     nodes::Nodes,
+    operators::Operators,
     readiness,
     reconcile::{INBOX_LENGTH, Reconciler, Request, Settings},
     records::{self, Document, DocumentKind},
@@ -133,6 +134,7 @@ pub async fn serve(process: daemon::Process, config: Config) -> anyhow::Result<(
             Ok(())
         });
     }
+    let operators = Arc::new(Operators::load(config.operators.tokens.clone())?);
     let listener = daemon::listen(config.listen)
         .with_context(|| format!("cannot listen on {} for edges and operators", config.listen))?;
     let grpc = listener.local_addr()?;
@@ -255,6 +257,7 @@ pub async fn serve(process: daemon::Process, config: Config) -> anyhow::Result<(
             issuer: joining_issuer,
             store: joining_store,
             accesses: joining_accesses,
+            operators,
             snapshots: joining_snapshots,
         };
         // Another server, which has no other service: its callers are strangers.

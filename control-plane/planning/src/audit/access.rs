@@ -32,6 +32,12 @@ pub enum AccessKind {
     Joined,
     /// A token was no good.
     JoinRefused,
+    /// An operator got a certificate for a token.
+    LoggedIn,
+    /// An operator's token was no good.
+    LoginRefused,
+    /// The sealed credential for emergencies was used.
+    BreakGlass,
 }
 
 impl AccessKind {
@@ -42,6 +48,9 @@ impl AccessKind {
             Self::TokenMade => "token-made",
             Self::Joined => "joined",
             Self::JoinRefused => "join-refused",
+            Self::LoggedIn => "logged-in",
+            Self::LoginRefused => "login-refused",
+            Self::BreakGlass => "break-glass",
         }
     }
 }

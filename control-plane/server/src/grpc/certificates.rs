@@ -1,6 +1,6 @@
 //! The gRPC service that keeps the certificates of processes fresh.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use api::v1::{self, certificates_server::Certificates};
 use identity::{
@@ -47,17 +47,29 @@ impl Issuer {
     /// must lead to the root of the peer's own certificate: else a key that was stolen under a root which is being removed would get
     /// a certificate under the next one.
     pub(crate) fn sign(&self, own: &Identity, peer: &Peer, request: &str) -> Result<String, Unsigned> {
-        let authority = Authority::load(&files::read_credential(&self.certificate, &self.key)?)?;
-        let now = daemon::clock::now();
         // Not the life of the old one: what an issuer in its last minutes signed would stay short for ever.
-        let leaf = Leaf {
-            life: ca::NODE_LIFE.min(authority.until().since(now)),
+        let leaf = |left: Duration| Leaf {
+            life: ca::NODE_LIFE.min(left),
             ..Leaf::of(peer.id.clone())
         };
+        self.issue(own, &peer.root, leaf, request)
+    }
+
+    /// Signs a request for a leaf, which is made from the time that the issuer has left, under this root.
+    pub(crate) fn issue(
+        &self,
+        own: &Identity,
+        under: &str,
+        leaf: impl FnOnce(Duration) -> Leaf,
+        request: &str,
+    ) -> Result<String, Unsigned> {
+        let authority = Authority::load(&files::read_credential(&self.certificate, &self.key)?)?;
+        let now = daemon::clock::now();
+        let leaf = leaf(authority.until().since(now));
         let certificate = authority.answer(request, &leaf, now)?;
         match own.root_of(&certificate) {
-            Some(root) if root == peer.root => Ok(certificate),
-            Some(root) => Err(Unsigned::OtherRoot(peer.root.clone(), root)),
+            Some(root) if root == under => Ok(certificate),
+            Some(root) => Err(Unsigned::OtherRoot(under.to_owned(), root)),
             None => Err(Unsigned::Untrusted),
         }
     }

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use identity::{Call, Caller, Denied, Peer, authorise};
+use identity::{Call, Caller, Denied, OperatorRole, Peer, authorise};
+use planning::audit::AccessKind;
 use tonic::{Request, Status};
 use topology::IntentKind;
 
@@ -41,7 +42,18 @@ impl Guard {
                 false => Ok(()),
             };
         };
-        authorise(peer, call).map_err(|denied: Denied| self.deny(caller, call.kind(), denied.to_string()))
+        authorise(peer, call).map_err(|denied: Denied| self.deny(caller, call.kind(), denied.to_string()))?;
+        if peer.grants.iter().any(|grant| grant.role == OperatorRole::BreakGlass) {
+            self.metrics.break_glass.inc();
+            let text = format!(
+                "the sealed credential of {} is in use: {}",
+                peer.id.role.name(),
+                call.text()
+            );
+            self.accesses
+                .tell(call.kind(), self.accesses.once(AccessKind::BreakGlass, caller, &text));
+        }
+        Ok(())
     }
 
     /// Counts a call that is denied, for the metrics, the log and the audit log. Returns the answer.

@@ -68,6 +68,11 @@ impl Place {
         self.control_plane.child.wait().unwrap();
     }
 
+    /// Adds a section to its configuration, for the next start.
+    pub(crate) fn add_section(&mut self, section: &str) {
+        self.section += section;
+    }
+
     /// Starts it again after [`Place::stop`].
     pub(crate) async fn start_again(&mut self) {
         let folder = self.folder.path();

@@ -219,3 +219,103 @@ async fn a_token_that_has_ended_is_worth_nothing() {
     let refused = refusal(join(&place, &token).await);
     assert!(refused.contains("it has ended"), "{refused}");
 }
+
+/// A place whose control plane knows the token of a program.
+async fn with_operators(lines: &str) -> Place {
+    let mut place = Place::new().await;
+    place.leads().await;
+    place.stop();
+    std::fs::write(place.folder.path().join("operators.toml"), lines).unwrap();
+    place.add_section("[operators]\ntokens = \"operators.toml\"\n");
+    place.start_again().await;
+    place.leads().await;
+    place
+}
+
+fn known(token: &Token, name: &str, roles: &str, expires: &str) -> String {
+    let hash = token.hash();
+    format!("[[token]]\nname = \"{name}\"\nroles = \"{roles}\"\nsha256 = \"{hash}\"\nexpires = \"{expires}\"\n")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_exchanges_its_token_for_a_certificate_with_its_roles() {
+    let mut place = with_operators("").await;
+    let ci = Token::under("operator/ci".parse().unwrap(), &place.root.certificate).unwrap();
+    let file = place.folder.path().join("operators.toml");
+    let refused = refusal(join(&place, &ci).await);
+    assert!(refused.contains("the token is not known"), "{refused}");
+    // The file is read at each login.
+    std::fs::write(&file, known(&ci, "ci", "operator@us-*", "2099-01-01T00:00:00Z")).unwrap();
+    let joined = join(&place, &ci).await.unwrap();
+    assert_eq!(joined.peer.roles(), "operator@us-*");
+    let life = joined.peer.until.since(daemon::clock::now());
+    assert!(life <= identity::ca::OPERATOR_LIFE, "{life:?}");
+    let folder = place.folder.path().join("ci");
+    std::fs::create_dir_all(&folder).unwrap();
+    let files = Files::in_folder(&folder);
+    files::write(&files.trust, &joined.trust, 0o644).unwrap();
+    files.write(&joined.credential).unwrap();
+    let identity = Identity::load(files, daemon::clock::now).unwrap();
+    let program = Operator::at([place.url()]).with_identity(Some(identity));
+    assert!(program.status().await.is_ok());
+    let denied = program
+        .act(crate::identity::request(api::operator::failover("eu-west"), "t", None))
+        .await;
+    assert!(
+        denied
+            .unwrap_err()
+            .to_string()
+            .contains("it needs the role operator in eu-west")
+    );
+    let ada = place.operator("ada", "admin");
+    let history = history_with(&ada, |it| is(it, "logged-in", "operator/ci")).await;
+    let told = history.iter().find(|it| is(it, "logged-in", "operator/ci")).unwrap();
+    assert_eq!(told.principal.as_ref().unwrap().serial, joined.peer.serial);
+    assert!(
+        history.iter().any(|it| it.reasons[0].code == "login-refused"),
+        "{history:?}"
+    );
+
+    // Under another name, after its end, and once it is removed, it is worth nothing; a mistake in the file changes nothing.
+    let as_another: Token = ci.to_string().replace("operator/ci", "operator/ada").parse().unwrap();
+    assert!(refusal(join(&place, &as_another).await).contains("is not known"));
+    std::fs::write(&file, "[[token]]\nname = \"half of a").unwrap();
+    assert!(join(&place, &ci).await.is_ok());
+    std::fs::write(&file, known(&ci, "ci", "operator@us-*", "2020-01-01T00:00:00Z")).unwrap();
+    assert!(refusal(join(&place, &ci).await).contains("the token has ended"));
+    std::fs::write(&file, "").unwrap();
+    assert!(refusal(join(&place, &ci).await).contains("is not known"));
+    place.stop();
+}
+
+/// The sealed credential works when nobody else can act, and everybody sees it.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_use_of_a_sealed_credential_is_an_alarm() {
+    let place = Place::new().await;
+    place.leads().await;
+    let safe = place.operator("safe-1", "break-glass");
+    let drain = v1::act_request::Kind::DrainEdge(v1::DrainEdge {
+        edge: "edge-iad".to_owned(),
+    });
+    let order = crate::identity::request(drain, "t1", Some(Duration::from_secs(600)));
+    safe.act(order).await.unwrap();
+    let ada = place.operator("ada", "admin");
+    let history = history_with(&ada, |it| {
+        is(it, "break-glass", "operator/safe-1") && it.reasons[0].text.contains("order drain")
+    });
+    let history = history.await;
+    let alarm = history
+        .iter()
+        .find(|it| is(it, "break-glass", "operator/safe-1"))
+        .unwrap();
+    assert!(
+        alarm.reasons[0]
+            .text
+            .contains("the sealed credential of safe-1 is in use"),
+        "{alarm:?}"
+    );
+    let used = place
+        .control_plane
+        .metric("meridian_control_plane_break_glass_calls_total");
+    assert!(used >= Some(1.0), "{used:?}");
+}
