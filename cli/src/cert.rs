@@ -137,11 +137,17 @@ pub(crate) struct Login {
     name: String,
     /// What the credential allows, separated by commas: viewer, operator, approver, admin; with or without regions, as in
     /// operator@us-*.
-    #[arg(long, value_name = "ROLE,...", value_parser = parse_grants, required_unless_present = "token")]
+    #[arg(long, value_name = "ROLE,...", value_parser = parse_grants, required_unless_present_any = ["token", "oidc"])]
     roles: Option<Grants>,
     /// Log in at a control plane with a token of operators.toml instead, which says name and roles; `-` reads it from standard input.
     #[arg(long, value_name = "TOKEN", conflicts_with_all = ["roles", "ca", "life"])]
     pub(crate) token: Option<String>,
+    /// Log in at the identity provider of the deployment instead: sign in with a browser on any device. It says name and roles.
+    #[arg(long, requires = "root", conflicts_with_all = ["roles", "ca", "life", "token"])]
+    pub(crate) oidc: bool,
+    /// With --oidc: file with the root of the control planes, such as root.crt of the authority.
+    #[arg(long, value_name = "FILE", requires = "oidc")]
+    pub(crate) root: Option<PathBuf>,
     /// Folder of the authority; by default the running world's.
     #[arg(long, value_name = "DIR")]
     ca: Option<PathBuf>,

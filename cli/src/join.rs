@@ -106,17 +106,37 @@ pub(crate) async fn log_in(
         );
         return Err(Failure::usage(anyhow!(text)));
     };
-    let into = into.unwrap_or_else(|| operator_folder(state_dir, name));
-    // The line below is typed in any folder.
-    let into = std::path::absolute(&into).with_context(|| format!("cannot use {}", into.display()))?;
+    let into = folder_of(name, into, state_dir)?;
     let joined = ask(&token, &into, control_planes).await?;
+    say_logged_in(&joined, &into);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Writes the credential of a person who logged in.
+pub(crate) fn keep_login(joined: &Joined, into: Option<PathBuf>, state_dir: &Path) -> Result<ExitCode, Failure> {
+    let role = &joined.peer.id.role;
+    let into = folder_of(role.name(), into, state_dir)?;
+    let files = Files::in_folder(&into);
+    may_hold(&files, role, &into)?;
+    keep(joined, &files, &into)?;
+    say_logged_in(joined, &into);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The folder of an operator's credential. The line that is printed is typed in any folder.
+fn folder_of(name: &str, into: Option<PathBuf>, state_dir: &Path) -> Result<PathBuf, Failure> {
+    let into = into.unwrap_or_else(|| operator_folder(state_dir, name));
+    Ok(std::path::absolute(&into).with_context(|| format!("cannot use {}", into.display()))?)
+}
+
+fn say_logged_in(joined: &Joined, into: &Path) {
     print(&format!(
-        "{name} has the roles {} until {:#} UTC\nexport MERIDIAN_IDENTITY='{}'",
+        "{} has the roles {} until {:#} UTC\nexport MERIDIAN_IDENTITY='{}'",
+        joined.peer.id.role.name(),
         joined.peer.roles(),
         joined.peer.until,
         into.display()
     ));
-    Ok(ExitCode::SUCCESS)
 }
 
 fn read_token(text: &str) -> Result<Token, Failure> {
@@ -137,19 +157,24 @@ async fn ask(token: &Token, into: &Path, control_planes: &[String]) -> Result<Jo
     let files = Files::in_folder(into);
     // Before the token is used up.
     may_hold(&files, &token.role, into)?;
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(into)
-        .with_context(|| format!("cannot use {}", into.display()))?;
+    make_private(into)?;
     let joined = api::join::join(control_planes, token, daemon::clock::now())
         .await
         .map_err(|error| Failure::failed(error.into()))?;
-    files::write(&files.trust, &joined.trust, 0o644).map_err(|error| Failure::failed(error.into()))?;
-    files
-        .write(&joined.credential)
-        .map_err(|error| Failure::failed(error.into()))?;
+    keep(&joined, &files, into)?;
     Ok(joined)
+}
+
+fn make_private(folder: &Path) -> Result<(), Failure> {
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
+    Ok(made.with_context(|| format!("cannot use {}", folder.display()))?)
+}
+
+fn keep(joined: &Joined, files: &Files, into: &Path) -> Result<(), Failure> {
+    make_private(into)?;
+    let failed = |error: files::FileError| Failure::failed(error.into());
+    files::write(&files.trust, &joined.trust, 0o644).map_err(failed)?;
+    files.write(&joined.credential).map_err(failed)
 }
 
 /// A folder with the certificate of another process stays as it is.

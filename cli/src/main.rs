@@ -16,6 +16,7 @@ mod join;
 mod length;
 mod manual;
 mod models;
+mod oidc_login;
 mod operator_token;
 mod options;
 mod output;
@@ -99,6 +100,12 @@ async fn run(options: Options) -> Result<ExitCode, Failure> {
             into,
             ..
         }) => join::log_in(&token, into, &reach.control_planes, &state_dir).await,
+        Verb::Login(cert::Login {
+            oidc: true,
+            root: Some(root),
+            into,
+            ..
+        }) => oidc_login::log_in(&root, into, &reach.control_planes, &state_dir).await,
         Verb::Login(login) => cert::login(login, &state_dir),
         Verb::OperatorToken(asked) => operator_token::operator_token(&asked, output),
         Verb::Cert {

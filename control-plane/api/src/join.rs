@@ -6,7 +6,7 @@ use hyper_util::rt::TokioIo;
 use identity::{
     Peer, Role,
     ca::{self, Credential},
-    join::{self, Token},
+    join::{self, RootHash, Token},
     verified,
 };
 use tokio::net::TcpStream;
@@ -66,30 +66,120 @@ pub enum JoinError {
     },
 }
 
-/// Makes a key, and joins or logs in at the first of these control planes that answers.
+/// Makes a key, and joins or logs in with a token at the first of these control planes that answers.
 ///
 /// # Errors
 ///
 /// None of them lets the holder of the token in, or one of them does not do what the token says.
 pub async fn join(urls: &[String], token: &Token, now: Moment) -> Result<Joined, JoinError> {
+    let is_promised = |peer: &Peer| peer.id.role == token.role;
+    certified(urls, token.root, now, is_promised, async |mut client, request| {
+        let secret = token.secret().to_vec().into();
+        let reply = match &token.role {
+            Role::Operator(name) => {
+                let token = v1::OperatorToken {
+                    name: name.clone(),
+                    secret,
+                };
+                let credential = Some(v1::log_in_request::Credential::Token(token));
+                client.log_in(v1::LogInRequest { credential, request }).await
+            }
+            process => {
+                let role = process.to_string();
+                client.join(v1::JoinRequest { secret, role, request }).await
+            }
+        };
+        Ok(reply?.into_inner())
+    })
+    .await
+}
+
+/// Makes a key, and logs a person in with an id token at the first of these control planes under the root that answers.
+///
+/// # Errors
+///
+/// None of them lets the person in.
+pub async fn log_in(urls: &[String], root: RootHash, id_token: &str, now: Moment) -> Result<Joined, JoinError> {
+    let is_person = |peer: &Peer| matches!(peer.id.role, Role::Operator(_));
+    certified(urls, root, now, is_person, async |mut client, request| {
+        let credential = Some(v1::log_in_request::Credential::IdToken(id_token.to_owned()));
+        let reply = client.log_in(v1::LogInRequest { credential, request }).await;
+        Ok(reply?.into_inner())
+    })
+    .await
+}
+
+/// The identity provider at which people sign in, as the first of these control planes under the root that answers names it.
+///
+/// # Errors
+///
+/// None of them names one.
+pub async fn describe_login(urls: &[String], root: RootHash) -> Result<v1::LoginDescription, JoinError> {
+    first(urls, root, async |mut client| {
+        let reply = client.describe_login(v1::DescribeLoginRequest {}).await;
+        Ok(reply?.into_inner())
+    })
+    .await
+    .map(|(_, description)| description)
+}
+
+/// Gets a new key certified.
+async fn certified(
+    urls: &[String],
+    root: RootHash,
+    now: Moment,
+    is_wanted: impl Fn(&Peer) -> bool,
+    ask: impl AsyncFn(JoiningClient<Channel>, String) -> Result<v1::JoinReply, Status>,
+) -> Result<Joined, JoinError> {
     let (key, request) = ca::request()?;
+    let asked = first(urls, root, async |client| ask(client, request.clone()).await);
+    let (url, reply) = asked.await?;
+    let peer = check(&reply, root, now, is_wanted).map_err(|what| JoinError::Wrong { url, what })?;
+    let v1::JoinReply { certificate, trust } = reply;
+    Ok(Joined {
+        credential: Credential { certificate, key },
+        trust,
+        peer,
+    })
+}
+
+/// The certificate must be the one that was asked for, under the root that is known.
+fn check(
+    reply: &v1::JoinReply,
+    root: RootHash,
+    now: Moment,
+    is_wanted: impl Fn(&Peer) -> bool,
+) -> Result<Peer, String> {
+    let root = root
+        .find_in(&reply.trust)
+        .ok_or("roots without the one that is known")?;
+    let peer = verified(&reply.certificate, &root, now).ok_or("a certificate that does not lead to the known root")?;
+    match is_wanted(&peer) {
+        true => Ok(peer),
+        false => Err(format!("the certificate of {}", peer.id)),
+    }
+}
+
+/// Asks one control plane after another until one answers. A refusal is an answer.
+async fn first<T>(
+    urls: &[String],
+    root: RootHash,
+    ask: impl AsyncFn(JoiningClient<Channel>) -> Result<T, Status>,
+) -> Result<(String, T), JoinError> {
     let mut why = Vec::new();
     for url in urls {
-        match ask(url, token, request.clone()).await {
-            Ok(reply) => {
-                let checked = check(&reply, token, now);
-                let (peer, trust) = checked.map_err(|what| JoinError::Wrong { url: url.clone(), what })?;
-                let credential = Credential {
-                    certificate: reply.certificate,
-                    key,
-                };
-                return Ok(Joined {
-                    credential,
-                    trust,
-                    peer,
-                });
-            }
-            Err(status) if matches!(status.code(), Code::PermissionDenied | Code::InvalidArgument) => {
+        let answer = match open(url, root).await {
+            Ok(channel) => ask(JoiningClient::new(channel)).await,
+            Err(why) => Err(Status::unavailable(why)),
+        };
+        match answer {
+            Ok(answer) => return Ok((url.clone(), answer)),
+            Err(status)
+                if matches!(
+                    status.code(),
+                    Code::PermissionDenied | Code::InvalidArgument | Code::NotFound
+                ) =>
+            {
                 let why = status.message().to_owned();
                 return Err(JoinError::Refused { url: url.clone(), why });
             }
@@ -99,66 +189,29 @@ pub async fn join(urls: &[String], token: &Token, now: Moment) -> Result<Joined,
     Err(JoinError::Unanswered(why.join("; ")))
 }
 
-/// The certificate must be the one that the token promises, under its root.
-fn check(reply: &v1::JoinReply, token: &Token, now: Moment) -> Result<(Peer, String), String> {
-    let root = token
-        .root_in(&reply.trust)
-        .ok_or("roots without the one of the token")?;
-    let peer =
-        verified(&reply.certificate, &root, now).ok_or("a certificate that does not lead to the root of the token")?;
-    match peer.id.role == token.role {
-        true => Ok((peer, reply.trust.clone())),
-        false => Err(format!("the certificate of {}", peer.id)),
-    }
-}
-
-async fn ask(url: &str, token: &Token, request: String) -> Result<v1::JoinReply, Status> {
-    let channel = open(url, token).await.map_err(Status::unavailable)?;
-    let (mut client, secret) = (JoiningClient::new(channel), token.secret().to_vec().into());
-    let reply = match &token.role {
-        Role::Operator(name) => {
-            let token = v1::OperatorToken {
-                name: name.clone(),
-                secret,
-            };
-            let credential = Some(v1::log_in_request::Credential::Token(token));
-            client.log_in(v1::LogInRequest { credential, request }).await
-        }
-        process => {
-            let role = process.to_string();
-            client.join(v1::JoinRequest { secret, role, request }).await
-        }
-    };
-    Ok(reply?.into_inner())
-}
-
-async fn open(url: &str, token: &Token) -> Result<Channel, String> {
+async fn open(url: &str, root: RootHash) -> Result<Channel, String> {
     let Some(address) = url.strip_prefix("https://") else {
         return Err("a token is shown over TLS only; write https://address:port".to_owned());
     };
     let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|error| error.to_string())?;
     let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT).timeout(ANSWER_TIMEOUT);
-    let token = token.clone();
-    let connector = tower::service_fn(move |uri: Uri| {
-        let token = token.clone();
-        async move {
-            let host = uri.host().unwrap_or_default();
-            let tcp = TcpStream::connect(format!("{host}:{}", uri.port_u16().unwrap_or(DEFAULT_PORT))).await?;
-            tcp.set_nodelay(true)?;
-            let tls = join::connect(tcp, &token).await.map_err(named)?;
-            Ok::<_, io::Error>(TokioIo::new(tls))
-        }
+    let connector = tower::service_fn(move |uri: Uri| async move {
+        let host = uri.host().unwrap_or_default();
+        let tcp = TcpStream::connect(format!("{host}:{}", uri.port_u16().unwrap_or(DEFAULT_PORT))).await?;
+        tcp.set_nodelay(true)?;
+        let tls = join::connect(tcp, root).await.map_err(|error| named(&error))?;
+        Ok::<_, io::Error>(TokioIo::new(tls))
     });
     let connected = endpoint.connect_with_connector(connector).await;
     connected.map_err(|error| root_cause(&error))
 }
 
 /// The usual fault, in words for the person who pasted the token.
-fn named(error: io::Error) -> io::Error {
+fn named(error: &io::Error) -> io::Error {
     let text = error.to_string();
     match text.contains("UnknownIssuer") {
         true => io::Error::other(
-            "the process there is not under the root that the token names; check the address, or make another token",
+            "the process there is not under the root that is known; check the address, or make another token",
         ),
         false => io::Error::other(text),
     }

@@ -33,13 +33,42 @@ const PROTOCOL: &[u8] = b"meridian-join/1";
 const PREFIX: &str = "mrd_join";
 const PREFIX_OF_OPERATORS: &str = "mrd_operator";
 
+/// The root that control planes have to show, by its SHA-256.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RootHash([u8; 32]);
+
+impl RootHash {
+    fn of(der: &[u8]) -> Self {
+        Self(Sha256::digest(der).into())
+    }
+
+    /// The only root in a file; `None` if the file (in PEM) has none or several.
+    pub fn of_only(roots: &str) -> Option<Self> {
+        let [root] = &files::certificates(roots)[..] else {
+            return None;
+        };
+        let der = CertificateDer::from_pem_slice(root.pem.as_bytes()).ok()?;
+        Some(Self::of(&der))
+    }
+
+    /// This root among others in PEM.
+    pub fn find_in(self, roots: &str) -> Option<String> {
+        let mut all = files::certificates(roots).into_iter();
+        let is_it = |pem: &str| {
+            let der = CertificateDer::from_pem_slice(pem.as_bytes());
+            der.is_ok_and(|der| Self::of(&der) == self)
+        };
+        all.find(|seen| is_it(&seen.pem)).map(|seen| seen.pem)
+    }
+}
+
 /// The right to get a certificate: the first one of one process, once; or one of an operator, until the token ends.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token {
     /// 256 random bits: no guessing, and so no slow hash.
     secret: [u8; 32],
-    /// SHA-256 of the root under which the control planes are.
-    root: [u8; 32],
+    /// The root under which the control planes are.
+    pub root: RootHash,
     /// The process or operator that it is for. The control plane knows too: a token that somebody changed is worth nothing.
     pub role: Role,
 }
@@ -63,20 +92,16 @@ impl Token {
     pub fn new(role: Role, own: &Identity) -> Option<Self> {
         Some(Self {
             secret: rand::random(),
-            root: Sha256::digest(own_root(own)?).into(),
+            root: RootHash::of(&own_root(own)?),
             role,
         })
     }
 
     /// The same, for control planes under the only root in a file; `None` if the file (in PEM) has none or several.
     pub fn under(role: Role, roots: &str) -> Option<Self> {
-        let [root] = &files::certificates(roots)[..] else {
-            return None;
-        };
-        let der = CertificateDer::from_pem_slice(root.pem.as_bytes()).ok()?;
         Some(Self {
             secret: rand::random(),
-            root: Sha256::digest(&der).into(),
+            root: RootHash::of_only(roots)?,
             role,
         })
     }
@@ -97,16 +122,6 @@ impl Token {
     pub fn hash(&self) -> String {
         hash(&self.secret)
     }
-
-    /// The root of the token among others in PEM.
-    pub fn root_in(&self, roots: &str) -> Option<String> {
-        let mut all = files::certificates(roots).into_iter();
-        let is_it = |pem: &str| {
-            let der = CertificateDer::from_pem_slice(pem.as_bytes());
-            der.is_ok_and(|der| <[u8; 32]>::from(Sha256::digest(&der)) == self.root)
-        };
-        all.find(|seen| is_it(&seen.pem)).map(|seen| seen.pem)
-    }
 }
 
 impl fmt::Debug for Token {
@@ -120,7 +135,7 @@ impl fmt::Debug for Token {
 
 impl fmt::Display for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (secret, root) = (hex::encode(self.secret), hex::encode(self.root));
+        let (secret, root) = (hex::encode(self.secret), hex::encode(self.root.0));
         write!(f, "{}.{secret}.{root}.{}", self.prefix(), self.role)
     }
 }
@@ -140,7 +155,7 @@ impl FromStr for Token {
         };
         let token = Self {
             secret: bytes(secret).map_err(|_| BadToken)?,
-            root: bytes(root).map_err(|_| BadToken)?,
+            root: RootHash(bytes(root).map_err(|_| BadToken)?),
             role: role.parse().map_err(|_| BadToken)?,
         };
         match prefix == token.prefix() {
@@ -187,15 +202,15 @@ pub(crate) fn server(own: &Identity) -> Result<Arc<ServerConfig>, rustls::Error>
     Ok(Arc::new(config))
 }
 
-/// Opens a connection to a control plane under the root of a token, as a process that has no certificate.
+/// Opens a connection to a control plane under this root, as somebody who has no certificate.
 ///
 /// # Errors
 ///
 /// The process at the other end is no such control plane, or refuses.
-pub async fn connect(tcp: TcpStream, token: &Token) -> std::io::Result<client::TlsStream<TcpStream>> {
+pub async fn connect(tcp: TcpStream, root: RootHash) -> std::io::Result<client::TlsStream<TcpStream>> {
     let provider = Arc::new(ring::default_provider());
     let verifier = UnderOneRoot {
-        root: token.root,
+        root,
         provider: provider.clone(),
     };
     let builder = ClientConfig::builder_with_provider(provider);
@@ -216,7 +231,7 @@ pub async fn connect(tcp: TcpStream, token: &Token) -> std::io::Result<client::T
 /// Believes a control plane that shows the root whose hash it knows, and leads to it.
 #[derive(Debug)]
 struct UnderOneRoot {
-    root: [u8; 32],
+    root: RootHash,
     provider: Arc<CryptoProvider>,
 }
 
@@ -229,7 +244,7 @@ impl ServerCertVerifier for UnderOneRoot {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let is_root = |der: &&CertificateDer<'_>| <[u8; 32]>::from(Sha256::digest(der)) == self.root;
+        let is_root = |der: &&CertificateDer<'_>| RootHash::of(der) == self.root;
         let root = intermediates
             .iter()
             .find(is_root)
@@ -278,7 +293,7 @@ mod tests {
     fn token(role: &str) -> Token {
         Token {
             secret: [7; 32],
-            root: [9; 32],
+            root: RootHash([9; 32]),
             role: role.parse().unwrap(),
         }
     }

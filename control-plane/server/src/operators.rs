@@ -1,8 +1,9 @@
-//! The operators whom this control plane gives certificates: programs with a token of operators.toml.
+//! The operators whom this control plane gives certificates: programs with a token of operators.toml, and people of an identity provider.
 
 use std::{fmt, path::PathBuf, sync::Arc};
 
 use identity::{files, operators::OperatorTokens};
+use oidc::Provider;
 use parking_lot::Mutex;
 
 /// The known operators. The file is read at each login, and one that is no good never replaces one that is.
@@ -11,6 +12,8 @@ pub(crate) struct Operators {
     file: Option<PathBuf>,
     /// The newest text that was good, and what it says.
     good: Mutex<(String, Arc<OperatorTokens>)>,
+    /// The identity provider of people, if there is one.
+    provider: Option<Arc<Provider>>,
 }
 
 impl fmt::Debug for Operators {
@@ -27,13 +30,19 @@ impl Operators {
     /// # Errors
     ///
     /// It cannot be read, or has mistakes.
-    pub(crate) fn load(file: Option<PathBuf>) -> anyhow::Result<Self> {
+    pub(crate) fn load(file: Option<PathBuf>, provider: Option<oidc::Settings>) -> anyhow::Result<Self> {
         let operators = Self {
             file,
             good: Mutex::default(),
+            provider: provider.map(|settings| Arc::new(Provider::new(settings))),
         };
         operators.read()?;
         Ok(operators)
+    }
+
+    /// The identity provider.
+    pub(crate) fn provider(&self) -> Option<Arc<Provider>> {
+        self.provider.clone()
     }
 
     /// The tokens that are known now.
@@ -69,13 +78,13 @@ mod tests {
         let token = "[[token]]\nname = \"ci\"\nroles = \"viewer\"\nexpires = \"2030-01-01T00:00:00Z\"\n";
         let good = format!("{token}sha256 = \"{}\"\n", "ab".repeat(32));
         std::fs::write(&file, &good).unwrap();
-        let operators = Operators::load(Some(file.clone())).unwrap();
+        let operators = Operators::load(Some(file.clone()), None).unwrap();
         let knows = || operators.tokens().recognise(&"ab".repeat(32), "ci", Moment(1)).is_ok();
         assert!(knows());
         std::fs::write(&file, token).unwrap();
         assert!(knows(), "half of a file");
         assert!(
-            Operators::load(Some(file.clone())).is_err(),
+            Operators::load(Some(file.clone()), None).is_err(),
             "a process does not start with it"
         );
         std::fs::write(&file, "").unwrap();

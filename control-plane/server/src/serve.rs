@@ -17,7 +17,7 @@ use verdict::{Passive, TickReport};
 use crate::{
     Config,
     access::Accesses,
-    config::{IdentitySection, StoreConfig},
+    config::{IdentitySection, OidcSection, StoreConfig},
     grpc::{
         certificates::CertificatesService,
         guard::Guard,
@@ -134,7 +134,10 @@ pub async fn serve(process: daemon::Process, config: Config) -> anyhow::Result<(
             Ok(())
         });
     }
-    let operators = Arc::new(Operators::load(config.operators.tokens.clone())?);
+    let operators = Arc::new(Operators::load(
+        config.operators.tokens.clone(),
+        config.operators.oidc.as_ref().map(OidcSection::settings),
+    )?);
     let listener = daemon::listen(config.listen)
         .with_context(|| format!("cannot listen on {} for edges and operators", config.listen))?;
     let grpc = listener.local_addr()?;

@@ -10,6 +10,7 @@ use identity::{
     files, join,
     operators::Unrecognised,
 };
+use oidc::Person;
 use planning::audit::{Access, AccessKind, Principal};
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
@@ -61,7 +62,9 @@ impl Joining for JoiningService {
             .parse()
             .map_err(|error: identity::BadId| Status::invalid_argument(error.to_string()))?;
         let found = records::join_token(self.store.as_ref(), &join::hash(&secret)).await;
-        let kept = found.map_err(unread)?.ok_or_else(|| refuse(UNKNOWN.to_owned()))?;
+        let kept = found
+            .map_err(|error| unread(&error))?
+            .ok_or_else(|| refuse(UNKNOWN.to_owned()))?;
         self.check(&kept, &asked).map_err(refuse)?;
         let id = self.id(asked.clone());
         let leaf = move |left: Duration| Leaf {
@@ -77,7 +80,7 @@ impl Joining for JoiningService {
         };
         let key = self.accesses.key(&joined);
         let is_used = records::use_join_token(self.store.as_ref(), &kept, (key, &joined)).await;
-        if !is_used.map_err(|error| unread(error.into()))? {
+        if !is_used.map_err(|error| unread(&error.into()))? {
             return Err(refuse(UNKNOWN.to_owned()));
         }
         access::log(&joined);
@@ -95,6 +98,7 @@ impl Joining for JoiningService {
         let now = daemon::clock::now();
         let recognised = match credential.ok_or_else(|| Status::invalid_argument("credential: missing"))? {
             log_in_request::Credential::Token(token) => self.by_token(&token, now),
+            log_in_request::Credential::IdToken(token) => self.by_id_token(token, now).await,
         };
         let LoggingIn {
             name,
@@ -127,7 +131,27 @@ impl Joining for JoiningService {
             trust,
         }))
     }
+
+    async fn describe_login(
+        &self,
+        _: Request<v1::DescribeLoginRequest>,
+    ) -> Result<Response<v1::LoginDescription>, Status> {
+        let provider = self
+            .operators
+            .provider()
+            .ok_or_else(|| Status::not_found(NO_PROVIDER))?;
+        let settings = provider.settings();
+        Ok(Response::new(v1::LoginDescription {
+            issuer: settings.issuer.clone(),
+            client_id: settings.client_id.clone(),
+            scope: settings.scope.clone(),
+        }))
+    }
 }
+
+/// The answer without an identity provider.
+const NO_PROVIDER: &str =
+    "this control plane knows no identity provider; add [operators.oidc], or log in where the authority's key is";
 
 /// An operator who was recognised.
 struct LoggingIn {
@@ -159,6 +183,20 @@ impl JoiningService {
             grants: found.roles.clone(),
             until: found.expires,
             how: "a token",
+        })
+    }
+
+    async fn by_id_token(&self, token: String, now: Moment) -> Result<LoggingIn, String> {
+        let provider = self.operators.provider().ok_or(NO_PROVIDER)?;
+        // It may ask the provider for its keys.
+        let recognising = tokio::task::spawn_blocking(move || provider.recognise(&token, now));
+        let recognised = recognising.await.map_err(|_| "recognising panicked".to_owned())?;
+        let Person { name, grants } = recognised.map_err(|error| error.to_string())?;
+        Ok(LoggingIn {
+            name,
+            grants,
+            until: now + ca::OPERATOR_LIFE,
+            how: "the identity provider",
         })
     }
 
@@ -227,7 +265,7 @@ fn principal_of(new: &Peer, source: &str) -> Principal {
 }
 
 /// An error of the store, in few words: the caller is a stranger.
-fn unread(error: RecordError) -> Status {
+fn unread(error: &RecordError) -> Status {
     tracing::warn!(%error, "cannot look for the token of a process that joins");
     Status::unavailable("the store does not answer; try again")
 }

@@ -10,8 +10,9 @@ use api::{
 use identity::{
     Identity,
     files::{self, Files},
-    join::Token,
+    join::{RootHash, Token},
 };
+use oidc::fixtures::TestProvider;
 use server::{
     records::{self, JoinToken},
     store::{Embedded, Store as _, Transaction},
@@ -164,10 +165,11 @@ async fn a_token_is_shown_under_its_own_root_only_and_a_newcomer_calls_nothing_e
     let token = token(&place.operator("ada", "admin"), "edge/edge-iad").await;
     let error = join(&elsewhere, &token).await.unwrap_err();
     assert!(
-        error.to_string().contains("is not under the root that the token names"),
+        error.to_string().contains("is not under the root that is known"),
         "{error}"
     );
-    let plain = api::join::join(&[place.control_plane.endpoint.clone()], &token, daemon::clock::now()).await;
+    let in_plain = std::slice::from_ref(&place.control_plane.endpoint);
+    let plain = api::join::join(in_plain, &token, daemon::clock::now()).await;
     assert!(plain.unwrap_err().to_string().contains("over TLS only"));
 
     let address = place.url().replace("https://", "");
@@ -176,7 +178,7 @@ async fn a_token_is_shown_under_its_own_root_only_and_a_newcomer_calls_nothing_e
         let (address, token) = (dialled.clone(), shown.clone());
         async move {
             let tcp = tokio::net::TcpStream::connect(address).await?;
-            let tls = identity::join::connect(tcp, &token).await?;
+            let tls = identity::join::connect(tcp, token.root).await?;
             Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(tls))
         }
     });
@@ -318,4 +320,72 @@ async fn the_use_of_a_sealed_credential_is_an_alarm() {
         .control_plane
         .metric("meridian_control_plane_break_glass_calls_total");
     assert!(used >= Some(1.0), "{used:?}");
+}
+
+/// A person signs in elsewhere, and the control plane exchanges the id token for the same certificate.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_person_of_the_identity_provider_gets_a_certificate_with_the_roles_of_the_groups() {
+    let provider = TestProvider::start();
+    let mut place = Place::new().await;
+    place.leads().await;
+    place.stop();
+    place.add_section(&format!(
+        "[operators.oidc]\nissuer = {:?}\nclient_id = \"meridian\"\n[[operators.oidc.role]]\ngroup = \"sre\"\nroles = \"operator@us-*\"\n",
+        provider.issuer
+    ));
+    place.start_again().await;
+    place.leads().await;
+    let (urls, root) = ([place.url()], RootHash::of_only(&place.root.certificate).unwrap());
+    let described = api::join::describe_login(&urls, root).await.unwrap();
+    assert_eq!(
+        (described.issuer, described.client_id),
+        (provider.issuer.clone(), "meridian".to_owned())
+    );
+    let now_s = daemon::clock::now().0 / 1_000;
+    let log_in = async |claims: serde_json::Value| {
+        let token = provider.id_token(&claims, now_s);
+        api::join::log_in(&urls, root, &token, daemon::clock::now()).await
+    };
+    let uma = log_in(serde_json::json!({ "sub": "uma", "groups": ["sre", "chess"] }))
+        .await
+        .unwrap();
+    assert_eq!(uma.peer.id.to_string(), format!("spiffe://{ZONE}/operator/uma"));
+    assert_eq!(uma.peer.roles(), "operator@us-*");
+    let life = uma.peer.until.since(daemon::clock::now());
+    assert!(
+        life <= identity::ca::OPERATOR_LIFE && life > identity::ca::OPERATOR_LIFE / 2,
+        "{life:?}"
+    );
+    for (claims, complaint) in [
+        (
+            serde_json::json!({ "sub": "uma", "groups": ["sre"], "aud": "another" }),
+            "was issued for another service",
+        ),
+        (
+            serde_json::json!({ "sub": "uma", "groups": ["sre"], "exp": now_s - 60 }),
+            "expired",
+        ),
+        (
+            serde_json::json!({ "sub": "uma", "groups": ["chess"] }),
+            "none of the groups of uma has a role here",
+        ),
+        (
+            serde_json::json!({ "sub": "uma/../ada", "groups": ["sre"] }),
+            "is no operator's name",
+        ),
+    ] {
+        let refused = refusal(log_in(claims.clone()).await);
+        assert!(refused.contains(complaint), "{claims}: {refused}");
+    }
+    // Known keys stay while the provider is away; new ones are taken once they are needed.
+    provider.set_ill(true);
+    assert!(
+        log_in(serde_json::json!({ "sub": "uma", "groups": ["sre"] }))
+            .await
+            .is_ok()
+    );
+    let ada = place.operator("ada", "admin");
+    let history = history_with(&ada, |it| is(it, "logged-in", "operator/uma")).await;
+    let told = history.iter().find(|it| is(it, "logged-in", "operator/uma")).unwrap();
+    assert!(told.reasons[0].text.contains("with the identity provider"), "{told:?}");
 }
