@@ -12,7 +12,6 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
-    sync::OwnedSemaphorePermit,
     time::sleep,
 };
 use tokio_rustls::TlsStream;
@@ -44,7 +43,7 @@ pub struct Connection {
     /// Ends the watch over this connection with it.
     _watched: Option<DropGuard>,
     /// Frees the place of a process that joins.
-    _place: Option<OwnedSemaphorePermit>,
+    _place: Option<Box<dyn Send>>,
 }
 
 enum Socket {
@@ -64,7 +63,7 @@ impl Connection {
     }
 
     /// A connection of a process that proves nothing and wants to join. It has to be quick.
-    pub(crate) fn joining(tls: TlsStream<TcpStream>, source: SocketAddr, place: OwnedSemaphorePermit) -> Self {
+    pub(crate) fn joining(tls: TlsStream<TcpStream>, source: SocketAddr, place: Box<dyn Send>) -> Self {
         let (ended, gone) = (CancellationToken::new(), CancellationToken::new());
         let connection = Self {
             io: Socket::Tls(Box::new(tls)),

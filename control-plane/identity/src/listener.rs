@@ -15,7 +15,7 @@ use strum::{Display, EnumString};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    sync::mpsc,
     time::{Instant, sleep, timeout},
 };
 use tokio_rustls::{LazyConfigAcceptor, TlsStream, rustls::server::Acceptor, server};
@@ -35,8 +35,10 @@ const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
 /// opens many and stays silent keeps nobody else out.
 const UNPROVEN_OF_ONE_MAX: usize = 512;
 const UNPROVEN_MAX: usize = 4_096;
-/// Processes that join at the same time: each is one request, and its connection lasts for seconds.
-const JOINING_MAX: usize = 16;
+/// Processes and people that join or log in at the same time, of one address and together: each is one request, and its connection lasts for
+/// seconds.
+const JOINING_OF_ONE_MAX: usize = 8;
+const JOINING_MAX: usize = 128;
 /// Pause when the process has no descriptor left for another connection.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 /// Refused connections are logged no more often than this.
@@ -103,7 +105,7 @@ pub fn listen_with_joining(
     let (accepted, incoming) = mpsc::channel(16);
     let (joining, newcomers) = mpsc::channel(JOINING_MAX);
     let door = Door {
-        joining: Some((joining, Arc::new(Semaphore::new(JOINING_MAX)))),
+        joining: Some((joining, Places::new(JOINING_OF_ONE_MAX, JOINING_MAX))),
         ..Door::new(Some(identity), count)
     };
     tokio::spawn(async move {
@@ -129,19 +131,31 @@ pub fn listen(
     Incoming(incoming)
 }
 
-/// The connections that have proven nothing yet, by address.
-#[derive(Debug, Default)]
-struct Unproven(parking_lot::Mutex<HashMap<IpAddr, usize>>);
+/// Places for connections that have proven nothing yet: so many of one address, and so many together.
+#[derive(Debug)]
+struct Places {
+    of_one_max: usize,
+    together_max: usize,
+    taken: parking_lot::Mutex<HashMap<IpAddr, usize>>,
+}
 
 /// The place of one of them; free again when it is dropped.
-struct Place(Arc<Unproven>, IpAddr);
+struct Place(Arc<Places>, IpAddr);
 
-impl Unproven {
+impl Places {
+    fn new(of_one_max: usize, together_max: usize) -> Arc<Self> {
+        Arc::new(Self {
+            of_one_max,
+            together_max,
+            taken: parking_lot::Mutex::default(),
+        })
+    }
+
     fn take(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
-        let mut places = self.0.lock();
+        let mut places = self.taken.lock();
         let together: usize = places.values().sum();
         let of_one = places.get(&address).copied().unwrap_or_default();
-        if together >= UNPROVEN_MAX || of_one >= UNPROVEN_OF_ONE_MAX {
+        if together >= self.together_max || of_one >= self.of_one_max {
             return None;
         }
         places.insert(address, of_one + 1);
@@ -151,7 +165,7 @@ impl Unproven {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut places = self.0.0.lock();
+        let mut places = self.0.taken.lock();
         let left = places.get(&self.1).map_or(0, |count| count.saturating_sub(1));
         if left == 0 {
             places.remove(&self.1);
@@ -164,12 +178,12 @@ impl Drop for Place {
 /// Decides who comes in at a listener: lets each caller prove its id, within limits, and counts and logs whom it refuses.
 pub struct Door {
     identity: Option<(Arc<Identity>, Mode)>,
-    unproven: Arc<Unproven>,
+    unproven: Arc<Places>,
     count: Arc<dyn Fn(Event) + Send + Sync>,
     /// Time of the last line about a refused connection, and how many had none since.
     logged: parking_lot::Mutex<(Option<Instant>, u64)>,
     /// The way of processes that want to join, and its places; `None` where nobody joins.
-    joining: Option<(mpsc::Sender<Connection>, Arc<Semaphore>)>,
+    joining: Option<(mpsc::Sender<Connection>, Arc<Places>)>,
 }
 
 /// A caller that was let in.
@@ -177,7 +191,7 @@ enum Admitted {
     Plain(TcpStream),
     Proven(Box<TlsStream<TcpStream>>, Shown, Arc<Identity>),
     /// A process without a certificate, with its place.
-    Joining(Box<TlsStream<TcpStream>>, OwnedSemaphorePermit),
+    Joining(Box<TlsStream<TcpStream>>, Place),
 }
 
 impl fmt::Debug for Door {
@@ -193,7 +207,7 @@ impl Door {
     pub fn new(identity: Option<(Arc<Identity>, Mode)>, count: impl Fn(Event) + Send + Sync + 'static) -> Self {
         Self {
             identity,
-            unproven: Arc::default(),
+            unproven: Places::new(UNPROVEN_OF_ONE_MAX, UNPROVEN_MAX),
             count: Arc::new(count),
             logged: parking_lot::Mutex::new((None, 0)),
             joining: None,
@@ -228,7 +242,7 @@ impl Door {
                                 Connection::watched(identity, *tls, shown, source, move || count(Event::Ended))
                             }
                             Some(Admitted::Joining(tls, place)) => {
-                                let connection = Connection::joining(*tls, source, place);
+                                let connection = Connection::joining(*tls, source, Box::new(place));
                                 if let Some((joining, _)) = &door.joining {
                                     // Fails when the process stops.
                                     let _ = joining.send(connection).await;
@@ -267,7 +281,7 @@ impl Door {
         let admitted = timeout(HANDSHAKE_MAX, async {
             let mut first = [0; 3];
             match tcp.peek(&mut first).await {
-                Ok(1..) if first[0] == HANDSHAKE_RECORD => match self.shake_hands(identity, tcp).await {
+                Ok(1..) if first[0] == HANDSHAKE_RECORD => match self.shake_hands(identity, tcp, source).await {
                     Ok(Some(admitted)) => {
                         if matches!(admitted, Admitted::Proven(..)) {
                             (self.count)(Event::Proven);
@@ -306,6 +320,7 @@ impl Door {
         &self,
         identity: &Arc<Identity>,
         tcp: TcpStream,
+        source: SocketAddr,
     ) -> Result<Option<Admitted>, (io::Error, Option<TcpStream>)> {
         let proven = |(tls, shown): (server::TlsStream<TcpStream>, Shown)| {
             Some(Admitted::Proven(Box::new(tls.into()), shown, identity.clone()))
@@ -321,7 +336,7 @@ impl Door {
         if !join::is_wanted(&begun.client_hello()) {
             return identity.accept_begun(begun).await.map(proven);
         }
-        let Ok(place) = places.clone().try_acquire_owned() else {
+        let Some(place) = places.take(source.ip()) else {
             return Ok(None);
         };
         let config = join::server(identity).map_err(|error| (io::Error::other(error), None))?;
@@ -377,4 +392,23 @@ async fn say_goodbye(mut tcp: TcpStream) {
     let _ = tcp.shutdown().await;
     let mut rest = [0; 1024];
     while matches!(tcp.read(&mut rest).await, Ok(1..)) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_fills_the_places_of_an_address_keeps_no_other_address_out() {
+        let places = Places::new(2, 3);
+        let address = |last: u8| IpAddr::from([10, 0, 0, last]);
+        let taken: Vec<_> = (0..5).filter_map(|_| places.take(address(1))).collect();
+        assert_eq!(taken.len(), 2);
+        let other = places.take(address(2));
+        assert!(other.is_some() && places.take(address(3)).is_none(), "all together");
+        drop(taken);
+        assert!(places.take(address(1)).is_some());
+        drop(other);
+        assert!(places.taken.lock().is_empty(), "nothing is kept of those who left");
+    }
 }
