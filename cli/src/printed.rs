@@ -17,12 +17,14 @@ const SOURCES: [&str; 7] = [
     "topology/src",
     "cli/src",
 ];
-/// A path, a role or an id, for the words that stand for one; and what fits every other blank: a region, an action and a stack.
-const BLANKS: [(&str, &str); 6] = [
+/// A path, a role, a time or an id, for the words that stand for one; and what fits every other blank: a region, an action and a stack.
+const BLANKS: [(&str, &str); 8] = [
     ("{kind}", "topology"),
     ("FILE", "file.toml"),
     ("ROLE", "viewer"),
     ("KIND/NAME", "edge/edge-dub"),
+    ("TIME", "1h"),
+    ("IP", "127.0.0.1"),
     ("ADDRESS", "127.0.0.1:9000"),
     ("ADDRESS:PORT", "127.0.0.1:9000"),
 ];

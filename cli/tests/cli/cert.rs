@@ -172,7 +172,7 @@ fn nobody_joins_with_nonsense_or_into_anothers_folder() {
     refused(
         folder,
         &format!("cert join nonsense {at} --into edge"),
-        "this is no token; `meridian cert token` makes one",
+        "this is no token; `meridian cert token --role KIND/NAME --reason WHY` makes one",
     );
     let token = format!("mrd_join.{}.{}.edge/edge-dub", "0".repeat(64), "0".repeat(64));
     refused(

@@ -73,7 +73,7 @@ impl Grant {
         let grants = Self::list(text)?;
         match grants.iter().any(|grant| grant.role == OperatorRole::BreakGlass) {
             true => Err(
-                "a sealed credential alone has the role break-glass; `meridian cert break-glass` makes one".to_owned(),
+                "a sealed credential alone has the role break-glass; `meridian cert break-glass NAME --ca DIR --into DIR` makes one".to_owned(),
             ),
             false => Ok(grants),
         }

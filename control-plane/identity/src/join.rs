@@ -76,8 +76,8 @@ pub struct Token {
 /// The text is no token.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "this is no token; `meridian cert token` makes one for a process, which begins with {PREFIX}, and `meridian operator-token` one for a \
-     program, which begins with {PREFIX_OF_OPERATORS}"
+    "this is no token; `meridian cert token --role KIND/NAME --reason WHY` makes one for a process, and \
+     `meridian operator-token NAME --roles ROLE --for TIME --root FILE` one for a program"
 )]
 pub struct BadToken;
 

@@ -42,7 +42,9 @@ pub enum Unrecognised {
     #[error("the token is not known; it must stand in operators.toml of the control plane, under its name")]
     Unknown,
     /// It has ended.
-    #[error("the token has ended; make another with `meridian operator-token NAME --roles ROLE --for TIME`")]
+    #[error(
+        "the token has ended; make another with `meridian operator-token NAME --roles ROLE --for TIME --root FILE`"
+    )]
     Ended,
 }
 
@@ -85,7 +87,7 @@ fn problems(read: &OperatorTokens) -> Vec<(String, String)> {
         }
         let is_hash = token.sha256.len() == 64 && token.sha256.bytes().all(|it| b"0123456789abcdef".contains(&it));
         if !is_hash {
-            let text = "write the 64 hexadecimal digits that `meridian operator-token` printed";
+            let text = "write the 64 hexadecimal digits that `meridian operator-token NAME --roles ROLE --for TIME --root FILE` printed";
             problems.push((key("sha256"), text.to_owned()));
         } else if !hashes.insert(&token.sha256) {
             let text = "it is the hash of another token too; make a new one";

@@ -44,7 +44,7 @@ pub(crate) struct JoiningService {
 
 /// What to say to whoever shows a token that is not there.
 const UNKNOWN: &str = "the token is not known: it was used, it has ended, or it is another deployment's; an admin makes another with \
-                       `meridian cert token --role KIND/NAME`";
+                       `meridian cert token --role KIND/NAME --reason WHY`";
 
 #[tonic::async_trait]
 impl Joining for JoiningService {
