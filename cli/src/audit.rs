@@ -1,20 +1,23 @@
-//! The audit log: export it, and replay every decision in it.
+//! The audit log: export it, check who vouched for it, and replay every decision in it.
+
+mod lines;
+mod verify;
 
 use std::{
     fmt::Write as _,
-    io::BufRead as _,
     path::{Path, PathBuf},
     process::ExitCode,
 };
 
 use anyhow::Context as _;
-use api::{Operator, v1};
+use api::Operator;
 use clap::Subcommand;
-use planning::audit::{self, Documents, Tampered};
-use serde::{Deserialize, Serialize};
+use planning::audit::{self, AnyEntry, Documents, Tampered};
+use serde::Deserialize;
 use serde_json::json;
 use topology::Snapshot;
 
+use self::lines::{Line, SignedHead};
 use crate::{exit::Failure, output::Output, output::print, present, sealed, texts};
 
 #[derive(Debug, Subcommand)]
@@ -36,6 +39,23 @@ pub(crate) enum AuditVerb {
         #[arg(long, value_name = "KEYFILE")]
         encrypt_to: Option<PathBuf>,
     },
+    /// Print the head of the log, signed by a control plane, as one line. Keep such lines where nobody who can write the store can
+    /// write: each proves later that no entry up to it was changed or removed.
+    Head,
+    /// Check an exported log: that no entry was changed, removed or inserted, and up to which entry control planes vouched for it.
+    Verify {
+        /// A file written by `export`.
+        file: PathBuf,
+        /// The roots under which the certificates of control planes lie; by default those of your credential.
+        #[arg(long, value_name = "FILE")]
+        trust: Option<PathBuf>,
+        /// Files of signed heads that were kept elsewhere (`meridian audit head`).
+        #[arg(long = "head", value_name = "FILE")]
+        heads: Vec<PathBuf>,
+        /// The key of a file that `export --encrypt-to` wrote.
+        #[arg(long, value_name = "KEYFILE")]
+        key: Option<PathBuf>,
+    },
     /// Check that no entry was changed, removed or inserted, and decide every entry again from its recorded input: each
     /// decision must come out byte for byte the same.
     Replay {
@@ -47,29 +67,12 @@ pub(crate) enum AuditVerb {
     },
 }
 
-/// A line of an exported log. Entries stay text as they came, because the hash chain covers their bytes.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-enum Line {
-    Document {
-        version: String,
-        text: String,
-    },
-    Entry(String),
-    Head(String),
-    /// The end of a part of a log: the numbers of its first and last entry, and the hash of the last.
-    Part {
-        first: u64,
-        last: u64,
-        hash: String,
-    },
-}
-
 /// The part of an entry that says where it belongs. All versions write it alike.
 #[derive(Deserialize)]
 struct Named {
     number: u64,
-    input: Versions,
+    /// None in an entry about access.
+    input: Option<Versions>,
 }
 
 #[derive(Deserialize)]
@@ -78,13 +81,11 @@ struct Versions {
     policy: String,
 }
 
-impl Line {
-    /// The number of an entry that can be read.
-    fn number(&self) -> Option<u64> {
-        let Self::Entry(text) = self else { return None };
-        let entry: Named = serde_json::from_str(text).ok()?;
-        Some(entry.number)
-    }
+/// The number of an entry that can be read.
+fn number(line: &Line) -> Option<u64> {
+    let Line::Entry(text) = line else { return None };
+    let entry: Named = serde_json::from_str(text).ok()?;
+    Some(entry.number)
 }
 
 pub(crate) async fn export(
@@ -127,16 +128,69 @@ pub(crate) async fn replay_live(operator: &Operator, output: Output) -> Result<E
 }
 
 pub(crate) fn replay_file(file: &Path, key: Option<&Path>, output: Output) -> Result<ExitCode, Failure> {
-    let read = || -> anyhow::Result<Vec<Line>> {
-        let text = sealed::read(file, key)?;
-        let lines = text.as_slice().lines();
-        let read = lines.enumerate().map(|(index, line)| {
-            serde_json::from_str(&line?).with_context(|| format!("line {} is not a line of an audit log", index + 1))
-        });
-        read.collect()
-    };
-    let lines = read().with_context(|| format!("cannot read {}", file.display()))?;
-    replay(lines, output)
+    replay(lines::read(file, key)?, output)
+}
+
+/// Prints the newest head with the signature of a control plane.
+pub(crate) async fn head(operator: &Operator) -> Result<ExitCode, Failure> {
+    // Beyond the newest entry there is only the head.
+    let lines = fetch(operator, u64::MAX, 0).await?;
+    let head = lines.into_iter().find(|line| matches!(line, Line::SignedHead(_)));
+    let head = head.context("this control plane has no certificate to sign with; give it the section [identity]")?;
+    print(&serde_json::to_string(&head).context("cannot print the head")?);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Checks an exported log with the signatures in it, and with `heads` that were kept elsewhere.
+pub(crate) fn verify_file(
+    file: &Path,
+    key: Option<&Path>,
+    trust: &Path,
+    heads: &[PathBuf],
+    output: Output,
+) -> Result<ExitCode, Failure> {
+    let roots = identity::files::read(trust).map_err(|error| Failure::failed(error.into()))?;
+    let lines = lines::read(file, key)?;
+    let mut signed = Vec::new();
+    for kept in heads {
+        signed.extend(lines::read(kept, None)?);
+    }
+    signed.extend(lines.iter().cloned());
+    let signed: Vec<SignedHead> = signed
+        .into_iter()
+        .filter_map(|line| match line {
+            Line::SignedHead(head) => Some(head),
+            _ => None,
+        })
+        .collect();
+    let Log { entries, chain, .. } = whole(lines).map_err(|tampered| Failure::failed(tampered.into()))?;
+    let first = number_of(chain.first());
+    let vouched = verify::vouched(&signed, (first, &entries), &roots);
+    let vouched = vouched.map_err(|error| Failure::failed(error.into()))?;
+    let (last, newest) = (number_of(chain.last()), vouched.last());
+    print(&match output {
+        Output::Json => present::document(json!({
+            "first": first, "last": last,
+            "vouched": vouched.iter().map(|it| json!({
+                "entry": it.number, "at_ms": it.at.0, "by": it.by, "certificate": it.serial,
+            })).collect::<Vec<_>>(),
+        })),
+        Output::Table => {
+            let mut text = format!("entries {first} to {last}: the chain is whole\n");
+            for it in &vouched {
+                let _ = writeln!(
+                    text,
+                    "{} signed entry {} and all before it at {:#} UTC (certificate {})",
+                    it.by, it.number, it.at, it.serial
+                );
+            }
+            if let Some(newest) = newest.filter(|it| it.number < last) {
+                let _ = writeln!(text, "no signature speaks for entries {} to {last}", newest.number + 1);
+            }
+            text
+        }
+    });
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Fetches the entries `from..=to` that are in the log, and the number of the oldest one in it.
@@ -146,7 +200,7 @@ async fn fetch_part(
     to: u64,
 ) -> Result<(Vec<Line>, Option<u64>), Failure> {
     let first = get(0, 1).await?;
-    let Some(oldest) = first.iter().find_map(Line::number) else {
+    let Some(oldest) = first.iter().find_map(number) else {
         return part(first, from, to, None);
     };
     let begin = from.max(oldest);
@@ -163,7 +217,7 @@ async fn fetch_part(
 /// in the log too; it may have grown since it was asked for.
 fn part(lines: Vec<Line>, from: u64, to: u64, oldest: Option<u64>) -> Result<(Vec<Line>, Option<u64>), Failure> {
     let (mut part, mut documents) = (Vec::new(), std::collections::BTreeMap::new());
-    let mut known: Option<(u64, u64, String)> = None;
+    let (mut known, mut signed): (Option<(u64, u64, String)>, Option<SignedHead>) = (None, None);
     for line in lines {
         match line {
             Line::Document { version, text } => drop(documents.insert(version, text)),
@@ -172,7 +226,8 @@ fn part(lines: Vec<Line>, from: u64, to: u64, oldest: Option<u64>) -> Result<(Ve
                 if !(from..=to).contains(&entry.number) {
                     continue;
                 }
-                for version in [entry.input.topology, entry.input.policy] {
+                let named = entry.input.map(|input| [input.topology, input.policy]);
+                for version in named.into_iter().flatten() {
                     // Each document goes once, before the first entry that names it.
                     if let Some(text) = documents.remove(&version) {
                         part.push(Line::Document { version, text });
@@ -182,6 +237,7 @@ fn part(lines: Vec<Line>, from: u64, to: u64, oldest: Option<u64>) -> Result<(Ve
                 known = Some((first, entry.number, audit::hash(text.as_bytes())));
                 part.push(Line::Entry(text));
             }
+            Line::SignedHead(head) => signed = Some(head),
             Line::Head(_) | Line::Part { .. } => {}
         }
     }
@@ -189,6 +245,7 @@ fn part(lines: Vec<Line>, from: u64, to: u64, oldest: Option<u64>) -> Result<(Ve
         return Err(Failure::failed(texts::no_such_entries(from, to, oldest)));
     };
     part.push(Line::Part { first, last, hash });
+    part.extend(signed.filter(|head| head.number == last).map(Line::SignedHead));
     let oldest = oldest.map(|oldest| if first > from { oldest.max(first) } else { oldest });
     Ok((part, oldest))
 }
@@ -196,15 +253,7 @@ fn part(lines: Vec<Line>, from: u64, to: u64, oldest: Option<u64>) -> Result<(Ve
 /// Fetches entries from `from` on, at most `limit`; 0 is the oldest, and all.
 async fn fetch(operator: &Operator, from: u64, limit: u32) -> Result<Vec<Line>, Failure> {
     let items = operator.audit_part(from, limit).await?;
-    let line = |item: v1::AuditItem| match item.item? {
-        v1::audit_item::Item::Document(document) => Some(Line::Document {
-            version: document.version,
-            text: document.text,
-        }),
-        v1::audit_item::Item::Entry(bytes) => Some(Line::Entry(String::from_utf8_lossy(&bytes).into_owned())),
-        v1::audit_item::Item::Head(hash) => Some(Line::Head(hash)),
-    };
-    Ok(items.into_iter().filter_map(line).collect())
+    Ok(items.into_iter().filter_map(lines::line).collect())
 }
 
 /// The plan of a generation with the documents it was made for, as edges and name servers received it.
@@ -214,8 +263,8 @@ pub(crate) async fn snapshot(operator: &Operator, generation: u64) -> Result<Sna
         match line {
             Line::Document { version, text } => documents.insert(version, text).map_err(anyhow::Error::from)?,
             Line::Entry(text) => {
-                let entry: audit::Entry =
-                    serde_json::from_str(&text).context("cannot read an entry of the audit log")?;
+                let entry = AnyEntry::read(text.as_bytes()).context("cannot read an entry of the audit log")?;
+                let Some(entry) = entry.decision() else { continue };
                 let number = entry.plan.as_ref().map(|plan| plan.generation);
                 oldest = oldest.or(number);
                 // A change of leaders can leave two entries with one generation. The later one was published.
@@ -223,7 +272,7 @@ pub(crate) async fn snapshot(operator: &Operator, generation: u64) -> Result<Sna
                     found = Some(entry);
                 }
             }
-            Line::Head(_) | Line::Part { .. } => {}
+            Line::Head(_) | Line::Part { .. } | Line::SignedHead(_) => {}
         }
     }
     let snapshot = found.map(|entry| documents.snapshot(entry)).transpose();
@@ -273,7 +322,18 @@ struct Checked {
     others: Vec<Tampered>,
 }
 
-fn check(lines: Vec<Line>) -> Result<Checked, Tampered> {
+/// A log whose chain is whole.
+struct Log {
+    documents: Documents,
+    /// The entries as text.
+    entries: Vec<String>,
+    chain: Vec<AnyEntry>,
+    /// True if it may lack entries at its end.
+    is_part: bool,
+}
+
+/// Checks the chain of a log and its end.
+fn whole(lines: Vec<Line>) -> Result<Log, Tampered> {
     let mut documents = Documents::default();
     let (mut entries, mut head, mut part) = (Vec::new(), None, None);
     for line in lines {
@@ -282,21 +342,39 @@ fn check(lines: Vec<Line>) -> Result<Checked, Tampered> {
             Line::Entry(text) => entries.push(text),
             Line::Head(hash) => head = Some(hash),
             Line::Part { first, last, hash } => part = Some((first, last, hash)),
+            Line::SignedHead(_) => {}
         }
     }
-    let read = audit::verify(entries.iter().map(String::as_bytes), head.as_deref())?;
+    let chain = audit::chain(entries.iter().map(String::as_bytes), head.as_deref())?;
     // Without a head hash the log may have been cut short, unless a `Part` line names its end.
     let is_part = head.is_none();
     if is_part {
         let (first, last, hash) = part.ok_or(Tampered::Head)?;
-        let ends = (read.first().map(|it| it.number), read.last().map(|it| it.number));
+        let ends = (chain.first().map(AnyEntry::number), chain.last().map(AnyEntry::number));
         let newest = entries.last().map(|text| audit::hash(text.as_bytes()));
         if ends != (Some(first), Some(last)) || newest != Some(hash) {
             return Err(Tampered::Head);
         }
     }
+    Ok(Log {
+        documents,
+        entries,
+        chain,
+        is_part,
+    })
+}
+
+fn check(lines: Vec<Line>) -> Result<Checked, Tampered> {
+    let Log {
+        mut documents,
+        chain: read,
+        is_part,
+        ..
+    } = whole(lines)?;
+    let (all, first, last) = (read.len(), number_of(read.first()), number_of(read.last()));
+    let decisions: Vec<_> = read.into_iter().filter_map(AnyEntry::decision).collect();
     let mut others = Vec::new();
-    for entry in &read {
+    for entry in &decisions {
         match documents.replay(entry) {
             Ok(_) => {}
             Err(other @ Tampered::OtherVersion { .. }) => others.push(other),
@@ -306,11 +384,15 @@ fn check(lines: Vec<Line>) -> Result<Checked, Tampered> {
     Ok(Checked {
         is_part,
         others,
-        entries: read.len(),
-        plans: read.iter().filter(|entry| entry.plan.is_some()).count(),
-        first: read.first().map_or(0, |entry| entry.number),
-        last: read.last().map_or(0, |entry| entry.number),
+        entries: all,
+        plans: decisions.iter().filter(|entry| entry.plan.is_some()).count(),
+        first,
+        last,
     })
+}
+
+fn number_of(entry: Option<&AnyEntry>) -> u64 {
+    entry.map_or(0, AnyEntry::number)
 }
 
 #[cfg(test)]
@@ -337,7 +419,7 @@ mod tests {
             Ok(std::iter::once(document).chain(entries).collect())
         };
         let fetched = fetch_part(get, from, to).await;
-        let numbers = |(lines, oldest): (Vec<Line>, _)| (lines.iter().filter_map(Line::number).collect(), oldest);
+        let numbers = |(lines, oldest): (Vec<Line>, _)| (lines.iter().filter_map(number).collect(), oldest);
         let fetched = fetched.map(numbers).map_err(|failure| failure.error.to_string());
         (fetched, asked.into_inner())
     }

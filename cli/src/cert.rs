@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use api::Operator;
 use clap::{Args, Subcommand};
 use identity::{
-    Grant, PeerId, Role,
+    Grant, OperatorRole, PeerId, Role,
     ca::{self, Leaf},
     certificate::{self, Summary},
     files::{self, Files},
@@ -21,11 +21,16 @@ use world::authority::{Folder, operator_folder, operator_leaf, person};
 
 use crate::{
     exit::Failure,
+    join,
     length::parse_length,
     output::print,
     present::{plain, span, table},
+    role::parse_role,
     texts,
 };
+
+/// Longest life of a credential for emergencies. Seals are looked at when it is made anew.
+const BREAK_GLASS_MAX: Duration = Duration::from_secs(90 * 86_400);
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum CertVerb {
@@ -67,6 +72,24 @@ pub(crate) enum CertVerb {
         #[arg(long = "for", value_name = "TIME", value_parser = parse_length)]
         life: Option<Duration>,
     },
+    /// Make a token with which one new process joins, once, within minutes. Needs the role admin.
+    Token(join::MakeToken),
+    /// Make the credential for emergencies: it may do everything, for weeks, and each use is an alarm. Seal it (docs/security.md).
+    BreakGlass {
+        /// Its name in the audit log, such as safe-1.
+        name: String,
+        /// Folder of the authority.
+        #[arg(long, value_name = "DIR")]
+        ca: PathBuf,
+        /// Folder for the credential, on the medium that is sealed.
+        #[arg(long, value_name = "DIR")]
+        into: PathBuf,
+        /// Life of the credential, at most 90d.
+        #[arg(long = "for", value_name = "TIME", default_value = "30d", value_parser = parse_length)]
+        life: Duration,
+    },
+    /// Join a deployment with a token: make a key here, show the token to a control plane, and get a certificate and the roots to trust.
+    Join(join::Join),
     /// Make the next issuer of an authority. Needs root.key, once a year; all certificates of the old issuer stay valid.
     NextIssuer {
         /// Folder of the authority.
@@ -116,14 +139,23 @@ pub(crate) struct Login {
     name: String,
     /// What the credential allows, separated by commas: viewer, operator, approver, admin; with or without regions, as in
     /// operator@us-*.
-    #[arg(long, value_name = "ROLE,...", value_parser = parse_grants)]
-    roles: Grants,
+    #[arg(long, value_name = "ROLE,...", value_parser = parse_grants, required_unless_present_any = ["token", "oidc"])]
+    roles: Option<Grants>,
+    /// Log in at a control plane with a token of operators.toml instead, which says name and roles; `-` reads it from standard input.
+    #[arg(long, value_name = "TOKEN", conflicts_with_all = ["roles", "ca", "life"])]
+    pub(crate) token: Option<String>,
+    /// Log in at the identity provider of the deployment instead: sign in with a browser on any device. It says name and roles.
+    #[arg(long, requires = "root", conflicts_with_all = ["roles", "ca", "life", "token"])]
+    pub(crate) oidc: bool,
+    /// With --oidc: file with the root of the control planes, such as root.crt of the authority.
+    #[arg(long, value_name = "FILE", requires = "oidc")]
+    pub(crate) root: Option<PathBuf>,
     /// Folder of the authority; by default the running world's.
     #[arg(long, value_name = "DIR")]
     ca: Option<PathBuf>,
     /// Folder for the credential; by default operators/NAME in the state folder.
     #[arg(long, value_name = "DIR")]
-    into: Option<PathBuf>,
+    pub(crate) into: Option<PathBuf>,
     /// Life of the credential, at most 12h, which is the default.
     #[arg(long = "for", value_name = "TIME", value_parser = parse_length)]
     life: Option<Duration>,
@@ -134,21 +166,9 @@ pub(crate) struct Login {
 struct Grants(Vec<Grant>);
 
 fn parse_grants(text: &str) -> Result<Grants, String> {
-    match Grant::list(text)? {
+    match Grant::list_to_log_in(text)? {
         grants if grants.is_empty() => Err("the list is empty; write at least viewer".to_owned()),
         grants => Ok(Grants(grants)),
-    }
-}
-
-fn parse_role(text: &str) -> Result<Role, String> {
-    match text.parse() {
-        Ok(Role::Operator(_)) => Err("operators log in: `meridian login NAME --roles ROLE`".to_owned()),
-        Ok(role) => Ok(role),
-        Err(_) => Err(
-            "write edge/NAME, dns/NAME, control-plane/NAME or stack/REGION/NAME; names have letters, digits, \
-                       '.', '-' and '_'"
-                .to_owned(),
-        ),
     }
 }
 
@@ -156,11 +176,13 @@ fn parse_role(text: &str) -> Result<Role, String> {
 pub(crate) fn login(login: Login, state_dir: &Path) -> Result<ExitCode, Failure> {
     let Login {
         name,
-        roles: Grants(grants),
+        roles,
         ca,
         into,
         life,
+        ..
     } = login;
+    let grants = roles.map(|Grants(grants)| grants).unwrap_or_default();
     let folder = ca.map_or_else(|| Folder::of_world(state_dir), Folder::at);
     let mut leaf = operator_leaf(&zone_of(&folder)?, &name, grants).map_err(failed)?;
     if let Some(life) = life {
@@ -246,7 +268,18 @@ pub(crate) async fn cert(verb: CertVerb, operator: Option<Operator>) -> Result<E
                 dir.display()
             ));
         }
+        CertVerb::BreakGlass { name, ca, into, life } => {
+            if life > BREAK_GLASS_MAX {
+                return Err(Failure::usage(texts::sealed_too_long()));
+            }
+            let folder = Folder::at(ca);
+            let grants = vec![Grant::everywhere(OperatorRole::BreakGlass)];
+            let leaf = operator_leaf(&zone_of(&folder)?, &name, grants).map_err(failed)?;
+            issue(&folder, leaf, Some(life), &into, now)?;
+            print("seal it: whoever holds this folder may do everything, and each use is an alarm");
+        }
         CertVerb::Trust { verb } => trust(verb, operator).await?,
+        CertVerb::Token(_) | CertVerb::Join(_) => unreachable!("they were carried out elsewhere"),
         CertVerb::List { paths } => print(&list(&paths, now)?),
     }
     Ok(ExitCode::SUCCESS)

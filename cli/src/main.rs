@@ -12,15 +12,19 @@ mod documents;
 mod edges;
 mod exit;
 mod explain;
+mod join;
 mod length;
 mod manual;
 mod models;
+mod oidc_login;
+mod operator_token;
 mod options;
 mod output;
 mod present;
 #[cfg(test)]
 mod printed;
 mod reach;
+mod role;
 mod say;
 mod sealed;
 mod simulate;
@@ -90,7 +94,40 @@ async fn run(options: Options) -> Result<ExitCode, Failure> {
         Verb::Audit {
             verb: audit::AuditVerb::Replay { file: Some(file), key },
         } => audit::replay_file(&file, key.as_deref(), output),
+        Verb::Audit {
+            verb:
+                audit::AuditVerb::Verify {
+                    file,
+                    trust,
+                    heads,
+                    key,
+                },
+        } => audit::verify_file(
+            &file,
+            key.as_deref(),
+            &trust.map_or_else(|| reach.trust(), Ok)?,
+            &heads,
+            output,
+        ),
+        Verb::Login(cert::Login {
+            token: Some(token),
+            into,
+            ..
+        }) => join::log_in(&token, into, &reach.control_planes, &state_dir).await,
+        Verb::Login(cert::Login {
+            oidc: true,
+            root: Some(root),
+            into,
+            ..
+        }) => oidc_login::log_in(&root, into, &reach.control_planes, &state_dir).await,
         Verb::Login(login) => cert::login(login, &state_dir),
+        Verb::OperatorToken(asked) => operator_token::operator_token(&asked, output),
+        Verb::Cert {
+            verb: cert::CertVerb::Token(asked),
+        } => join::make_token(asked, &reach.operator()?, output).await,
+        Verb::Cert {
+            verb: cert::CertVerb::Join(asked),
+        } => join::join(asked, &reach.control_planes).await,
         Verb::Cert { verb } => cert::cert(verb, reach.operator().ok()).await,
         Verb::DeviceKey(asked) => device_key::device_key(&asked, output),
         Verb::Models(models) => models::models(models, output).await,
@@ -123,6 +160,8 @@ async fn ask(verb: Verb, reach: &Reach, output: Output) -> Result<ExitCode, Fail
             } => {
                 return audit::export(&operator, &file, (from, to), encrypt_to.as_deref(), output).await;
             }
+            audit::AuditVerb::Head => return audit::head(&operator).await,
+            audit::AuditVerb::Verify { .. } => unreachable!("it was carried out without asking"),
             audit::AuditVerb::Replay { .. } => return audit::replay_live(&operator, output).await,
         },
         Verb::Up(_)
@@ -133,6 +172,7 @@ async fn ask(verb: Verb, reach: &Reach, output: Output) -> Result<ExitCode, Fail
         | Verb::Login(_)
         | Verb::Cert { .. }
         | Verb::DeviceKey(_)
+        | Verb::OperatorToken(_)
         | Verb::Models(_)
         | Verb::Completion { .. }
         | Verb::Man { .. } => unreachable!("these were carried out without asking"),

@@ -5,7 +5,8 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
-    act, audit, call, cert, device_key, documents, explain, length::parse_length, models, output::Output, simulate, up,
+    act, audit, call, cert, device_key, documents, explain, length::parse_length, models, operator_token,
+    output::Output, simulate, up,
 };
 
 #[derive(Debug, Parser)]
@@ -104,13 +105,15 @@ pub(crate) enum Verb {
     },
     /// The speech models of this machine: list, fetch, verify, use.
     Models(models::Models),
-    /// Get a credential for yourself, for 12 hours, where you can read the authority's key.
+    /// Get a credential for yourself, for 12 hours, where you can read the authority's key; or for a program, with its token.
     Login(cert::Login),
     /// Certificates of processes: an authority, leaves, trusted roots.
     Cert {
         #[command(subcommand)]
         verb: cert::CertVerb,
     },
+    /// Make a token with which a program logs in, and the lines of operators.toml that know it.
+    OperatorToken(operator_token::OperatorToken),
     /// Make a key for a device, and the lines of devices.toml that let it in.
     DeviceKey(device_key::DeviceKey),
     /// The audit log: export it, or replay its decisions.

@@ -19,13 +19,15 @@ const SOURCES: [&str; 9] = [
     "router/edge/src",
     "cli/src",
 ];
-/// Values for the blanks of a command: a path, a role or an id, and for any other blank a word that may be a region, an action or a
-/// stack.
-const BLANKS: [(&str, &str); 6] = [
+/// Values for the blanks of a command: a path, a role, a time or an id, and for any other blank a word that may be a region, an action
+/// or a stack.
+const BLANKS: [(&str, &str); 8] = [
     ("{kind}", "topology"),
     ("FILE", "file.toml"),
     ("ROLE", "viewer"),
     ("KIND/NAME", "edge/edge-dub"),
+    ("TIME", "1h"),
+    ("IP", "127.0.0.1"),
     ("ADDRESS", "127.0.0.1:9000"),
     ("ADDRESS:PORT", "127.0.0.1:9000"),
 ];

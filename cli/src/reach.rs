@@ -16,6 +16,15 @@ pub(crate) struct Reach {
 }
 
 impl Reach {
+    /// The roots that whoever asks trusts.
+    pub(crate) fn trust(&self) -> Result<PathBuf, Failure> {
+        let folder = match &self.identity {
+            Some(folder) => folder.clone(),
+            None => world::find(&self.state_dir)?.operator,
+        };
+        Ok(identity::files::Files::in_folder(&folder).trust)
+    }
+
     /// A client of the named control planes, or else of the running world's.
     pub(crate) fn operator(&self) -> Result<Operator, Failure> {
         let mut folder = self.identity.clone();

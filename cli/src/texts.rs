@@ -38,6 +38,12 @@ pub(crate) fn drain_is_unobserved() -> Error {
     anyhow!("the drain is under way, but the edges that hold its sessions are unknown; add --edge-admin URL")
 }
 
+pub(crate) fn sealed_too_long() -> Error {
+    anyhow!(
+        "--for: a sealed credential lives at most 90d, so that a lost one ends; write --for 90d or less, and make it anew in time"
+    )
+}
+
 pub(crate) fn life_too_long() -> Error {
     anyhow!("--for is longer than the calendar; write a shorter one")
 }

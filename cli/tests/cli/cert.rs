@@ -7,7 +7,7 @@ use std::{
 
 use identity::{Identity, ca, files::Files};
 
-fn cert(folder: &Path, line: &str) -> Output {
+pub(crate) fn cert(folder: &Path, line: &str) -> Output {
     Command::new(env!("CARGO_BIN_EXE_meridian"))
         .args(line.split(' '))
         .arg("--state-dir")
@@ -18,7 +18,7 @@ fn cert(folder: &Path, line: &str) -> Output {
         .unwrap()
 }
 
-fn done(folder: &Path, line: &str) -> String {
+pub(crate) fn done(folder: &Path, line: &str) -> String {
     let output = cert(folder, line);
     assert!(
         output.status.success(),
@@ -28,7 +28,7 @@ fn done(folder: &Path, line: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-fn refused(folder: &Path, line: &str, because: &str) {
+pub(crate) fn refused(folder: &Path, line: &str, because: &str) {
     let output = cert(folder, line);
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && said.contains(because), "{line}: {said}");
@@ -161,6 +161,115 @@ fn nothing_is_signed_or_overwritten_by_mistake() {
     let pem = std::fs::read_to_string(folder.join("dub/identity.crt")).unwrap();
     assert_eq!(ca::peer_of(&pem).unwrap().id, before.id);
     assert!(identity(folder, "dub").root_of(&pem).is_some());
+}
+
+/// The rest of the story needs a control plane: control-plane/server/tests/server/joining.rs.
+#[test]
+fn nobody_joins_with_nonsense_or_into_anothers_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let at = "--control-plane https://127.0.0.1:1";
+    refused(
+        folder,
+        &format!("cert join nonsense {at} --into edge"),
+        "this is no token; `meridian cert token --role KIND/NAME --reason WHY` makes one",
+    );
+    let token = format!("mrd_join.{}.{}.edge/edge-dub", "0".repeat(64), "0".repeat(64));
+    refused(
+        folder,
+        &format!("cert join {token} --into edge"),
+        "write --control-plane https://",
+    );
+    refused(
+        folder,
+        &format!("cert join {token} --control-plane http://127.0.0.1:1 --into edge"),
+        "a token is shown over TLS only",
+    );
+    refused(
+        folder,
+        &format!("cert join {token} {at} --into edge"),
+        "no control plane takes the token",
+    );
+    done(folder, "cert create-ca ca --zone voice.example");
+    done(folder, "cert issue edge/edge-iad --ca ca --into iad");
+    refused(
+        folder,
+        &format!("cert join {token} {at} --into iad"),
+        "holds the certificate of spiffe://voice.example/edge/edge-iad",
+    );
+    refused(
+        folder,
+        "cert token --role operator/bob --reason help",
+        "operators log in",
+    );
+}
+
+#[test]
+fn a_token_for_a_program_is_shown_once_with_the_lines_that_know_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    done(folder, "cert create-ca ca --zone voice.example");
+    let said = done(
+        folder,
+        "operator-token ci --roles viewer,operator@us-* --for 90d --root ca/root.crt",
+    );
+    let (token, rest) = said.split_once('\n').unwrap();
+    let (_, lines) = rest.split_once("[[token]]").unwrap();
+    let tokens = identity::operators::OperatorTokens::parse("operators.toml", &format!("[[token]]{lines}")).unwrap();
+    let token: identity::join::Token = token.parse().unwrap();
+    let now = daemon::clock::now();
+    let known = tokens.recognise(&token.hash(), "ci", now).unwrap();
+    assert_eq!(known.roles.len(), 2);
+    let in_a_year = now + std::time::Duration::from_secs(91 * 86_400);
+    assert!(tokens.recognise(&token.hash(), "ci", in_a_year).is_err());
+    assert!(
+        !lines.contains(&token.to_string()[13..77]),
+        "the document has the hash alone"
+    );
+
+    refused(
+        folder,
+        "operator-token ci --roles king --for 90d --root ca/root.crt",
+        "is no role",
+    );
+    refused(
+        folder,
+        "operator-token ci --roles break-glass --for 90d --root ca/root.crt",
+        "a sealed credential alone",
+    );
+    refused(
+        folder,
+        "operator-token ci --roles viewer --for 367d --root ca/root.crt",
+        "at most 366d",
+    );
+    refused(
+        folder,
+        &format!("cert join {token} --control-plane https://127.0.0.1:1 --into x"),
+        "`meridian login --token TOKEN` takes it",
+    );
+}
+
+#[test]
+fn a_credential_for_emergencies_lives_for_weeks_and_no_login_gives_its_role() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    done(folder, "cert create-ca ca --zone voice.example");
+    let said = done(folder, "cert break-glass safe-1 --ca ca --into usb");
+    assert!(said.contains("seal it"), "{said}");
+    let own = identity(folder, "usb").own();
+    assert_eq!(own.roles(), "break-glass");
+    let life = own.until.since(daemon::clock::now());
+    assert!(life > std::time::Duration::from_secs(29 * 86_400), "{life:?}");
+    refused(
+        folder,
+        "cert break-glass safe-2 --ca ca --into usb2 --for 91d",
+        "at most 90d",
+    );
+    refused(
+        folder,
+        "login eve --roles break-glass --ca ca --into eve",
+        "a sealed credential alone",
+    );
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The command as people use it, and what the pages and the manifests promise.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod audit;
 mod cert;
 mod command;
 mod docs;

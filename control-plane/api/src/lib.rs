@@ -6,6 +6,7 @@
 
 pub mod connect;
 pub mod convert;
+pub mod join;
 pub mod operator;
 
 #[doc(hidden)]

@@ -251,6 +251,21 @@ impl Operator {
         Ok(items)
     }
 
+    /// Makes a token with which one process may join. One that is made and not received ends by itself.
+    pub async fn make_token(&self, request: v1::TokenRequest) -> Result<v1::Token, OperatorError> {
+        self.change("", move |mut client| {
+            let request = request.clone();
+            async move { client.make_token(request).await }
+        })
+        .await
+        .map_err(|error| match error {
+            OperatorError::OutcomeUnknown { url, why, .. } => {
+                OperatorError::Rejected(format!("{url} did not answer with a token ({why}); ask again"))
+            }
+            error => error,
+        })
+    }
+
     /// Carries a request out, at most once. After [`OperatorError::OutcomeUnknown`] the same token can be sent again.
     pub async fn act(&self, request: v1::ActRequest) -> Result<v1::ActReply, OperatorError> {
         let token = request.token.clone();

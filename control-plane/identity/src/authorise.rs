@@ -99,7 +99,8 @@ pub fn authorise(peer: &Peer, call: Call<'_>) -> Result<(), Denied> {
             None => texts::operators_log_in(),
             Some((OperatorRole::Viewer, _)) if !peer.grants.is_empty() => return Ok(()),
             Some((role, region)) => {
-                let holds = |grant: &Grant| [role, OperatorRole::Admin].contains(&grant.role) && grant.covers(region);
+                let roles = [role, OperatorRole::Admin, OperatorRole::BreakGlass];
+                let holds = |grant: &Grant| roles.contains(&grant.role) && grant.covers(region);
                 if peer.grants.iter().any(holds) {
                     return Ok(());
                 }
@@ -150,7 +151,7 @@ impl Call<'_> {
     }
 
     /// The caller's wish, as text.
-    fn text(&self) -> String {
+    pub fn text(&self) -> String {
         let at = |region: Option<&str>| region.map_or_else(String::new, |region| format!(" {region:.64}"));
         match *self {
             Self::FollowAsEdge { node } => format!("follow plans as edge {node:.64}"),
@@ -207,6 +208,7 @@ mod tests {
             ("operator/anne", "approver"),
             ("operator/ulf", "approver@us-east"),
             ("operator/ada", "admin"),
+            ("operator/safe", "break-glass"),
         ];
         let (order, region) = ("failover", Some("us-east"));
         for (call, allowed) in [
@@ -260,32 +262,36 @@ mod tests {
                     "operator/anne",
                     "operator/ulf",
                     "operator/ada",
+                    "operator/safe",
                 ],
             ),
             (
                 Call::Order { kind: order, region },
-                vec!["operator/olaf", "operator/uma", "operator/ada"],
+                vec!["operator/olaf", "operator/uma", "operator/ada", "operator/safe"],
             ),
             (
                 Call::Order {
                     kind: order,
                     region: Some("eu-west"),
                 },
-                vec!["operator/olaf", "operator/ada"],
+                vec!["operator/olaf", "operator/ada", "operator/safe"],
             ),
             (
                 Call::Order {
                     kind: "freeze",
                     region: None,
                 },
-                vec!["operator/olaf", "operator/ada"],
+                vec!["operator/olaf", "operator/ada", "operator/safe"],
             ),
             (
                 Call::Approve { region },
-                vec!["operator/anne", "operator/ulf", "operator/ada"],
+                vec!["operator/anne", "operator/ulf", "operator/ada", "operator/safe"],
             ),
-            (Call::Approve { region: None }, vec!["operator/anne", "operator/ada"]),
-            (Call::Rule { kind: "policy" }, vec!["operator/ada"]),
+            (
+                Call::Approve { region: None },
+                vec!["operator/anne", "operator/ada", "operator/safe"],
+            ),
+            (Call::Rule { kind: "policy" }, vec!["operator/ada", "operator/safe"]),
             (
                 Call::Renew,
                 vec![

@@ -28,6 +28,8 @@ use crate::{
 
 /// The clock is looked at this often: it may be set, and a machine may sleep.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
+/// A process that joins sends one request. A certificate is signed in a millisecond, and the store may be slow.
+const JOINS_WITHIN: Duration = Duration::from_secs(15);
 
 /// The maker of a call: a request extension of tonic.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +49,8 @@ pub struct Connection {
     ended: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     /// Ends the watch over this connection with it.
     _watched: Option<DropGuard>,
+    /// Frees the place of a process that joins.
+    _place: Option<Box<dyn Send>>,
 }
 
 impl Connection {
@@ -56,7 +60,26 @@ impl Connection {
             caller: Caller { source, peer: None },
             ended: None,
             _watched: None,
+            _place: None,
         }
+    }
+
+    /// A connection of a process that proves nothing and wants to join. It has to be quick.
+    pub(crate) fn joining(tls: TlsStream<TcpStream>, source: SocketAddr, place: Box<dyn Send>) -> Self {
+        let (ended, gone) = (CancellationToken::new(), CancellationToken::new());
+        let connection = Self {
+            io: Tls(Box::new(tls)),
+            caller: Caller { source, peer: None },
+            ended: Some(Box::pin(ended.clone().cancelled_owned())),
+            _watched: Some(gone.clone().drop_guard()),
+            _place: Some(place),
+        };
+        tokio::spawn(async move {
+            if gone.run_until_cancelled(sleep(JOINS_WITHIN)).await.is_some() {
+                ended.cancel();
+            }
+        });
+        connection
     }
 
     /// Ends with the belief in its peer; `on_end` is called then.
@@ -76,6 +99,7 @@ impl Connection {
             },
             ended: Some(Box::pin(ended.clone().cancelled_owned())),
             _watched: Some(gone.clone().drop_guard()),
+            _place: None,
         };
         tokio::spawn(async move {
             let lost = gone.run_until_cancelled(until_lost(&identity, &shown)).await;

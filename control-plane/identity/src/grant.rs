@@ -20,6 +20,8 @@ pub enum OperatorRole {
     Approver,
     /// Everything, and alone: documents, overrides of safety rules.
     Admin,
+    /// The same, with a credential that lies sealed for emergencies. Each use is an alarm.
+    BreakGlass,
 }
 
 /// A role, everywhere or in the regions whose names fit a pattern: `approver`, `operator@us-*`.
@@ -60,6 +62,23 @@ impl Grant {
             .filter(|grant| !grant.is_empty())
             .map(str::parse)
             .collect()
+    }
+}
+
+impl Grant {
+    /// As [`Grant::list`], for those who log in: the emergency's role is not among theirs.
+    ///
+    /// # Errors
+    ///
+    /// The first one that cannot be read, or that a login does not give.
+    pub fn list_to_log_in(text: &str) -> Result<Vec<Self>, String> {
+        let grants = Self::list(text)?;
+        match grants.iter().any(|grant| grant.role == OperatorRole::BreakGlass) {
+            true => Err(
+                "a sealed credential alone has the role break-glass; `meridian cert break-glass NAME --ca DIR --into DIR` makes one".to_owned(),
+            ),
+            false => Ok(grants),
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::{io::AsyncBufReadExt as _, net::TcpStream};
 use tokio_rustls::{
-    TlsAcceptor, TlsConnector,
+    Accept, StartHandshake, TlsAcceptor, TlsConnector,
     rustls::{
         self, CertificateError, OtherError,
         pki_types::{CertificateDer, ServerName},
@@ -45,7 +45,23 @@ impl Identity {
         tcp: TcpStream,
     ) -> Result<(server::TlsStream<TcpStream>, Shown), (std::io::Error, Option<TcpStream>)> {
         let config = self.state().server.clone();
-        let accepting = TlsAcceptor::from(config).accept(tcp).into_fallible();
+        self.accepted(TlsAcceptor::from(config).accept(tcp)).await
+    }
+
+    /// The same, after the first words of the peer were read.
+    pub(crate) async fn accept_begun(
+        &self,
+        begun: StartHandshake<TcpStream>,
+    ) -> Result<(server::TlsStream<TcpStream>, Shown), (std::io::Error, Option<TcpStream>)> {
+        let config = self.state().server.clone();
+        self.accepted(begun.into_stream(config)).await
+    }
+
+    async fn accepted(
+        &self,
+        accepting: Accept<TcpStream>,
+    ) -> Result<(server::TlsStream<TcpStream>, Shown), (std::io::Error, Option<TcpStream>)> {
+        let accepting = accepting.into_fallible();
         let stream = accepting.await.map_err(|(error, tcp)| (error, Some(tcp)))?;
         let chain = stream.get_ref().1.peer_certificates();
         let shown = match self.own().id.role {

@@ -17,11 +17,11 @@ use tokio::{
     sync::mpsc,
     time::{Instant, sleep, timeout},
 };
-use tokio_rustls::TlsStream;
+use tokio_rustls::{LazyConfigAcceptor, TlsStream, rustls::server::Acceptor, server};
 use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Connection, Identity, Link, handshake, identity::Shown, refusal, texts};
+use crate::{Connection, Identity, Link, handshake, identity::Shown, join, refusal, texts};
 
 /// First byte of a TLS connection: a record that carries a handshake (RFC 8446 §5.1).
 const HANDSHAKE_RECORD: u8 = 22;
@@ -31,6 +31,10 @@ const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
 /// address that opens many and stays silent keeps no other out.
 const UNPROVEN_OF_ONE_MAX: usize = 512;
 const UNPROVEN_MAX: usize = 4_096;
+/// Processes and people that join or log in at the same time, of one address and together: each is one request, and its connection lasts for
+/// seconds.
+const JOINING_OF_ONE_MAX: usize = 8;
+const JOINING_MAX: usize = 128;
 /// Pause when the process has no descriptor left for another connection.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 /// Refused connections are logged no more often than this.
@@ -86,6 +90,27 @@ impl Stream for Incoming {
     }
 }
 
+/// As [`listen`], and lets in processes without a certificate that want to join: their connections are the second part, so that no
+/// other service ever sees one.
+pub fn listen_with_joining(
+    listener: TcpListener,
+    identity: (Arc<Identity>, Mode),
+    stop: CancellationToken,
+    count: impl Fn(Event) + Send + Sync + 'static,
+) -> (Incoming, Incoming) {
+    let (accepted, incoming) = mpsc::channel(16);
+    let (joining, newcomers) = mpsc::channel(JOINING_MAX);
+    let door = Door {
+        joining: Some((joining, Places::new(JOINING_OF_ONE_MAX, JOINING_MAX))),
+        ..Door::new(Some(identity), count)
+    };
+    tokio::spawn(async move {
+        stop.run_until_cancelled(Arc::new(door).accept(&listener, &accepted))
+            .await;
+    });
+    (Incoming(incoming), Incoming(newcomers))
+}
+
 /// Accepts connections until `stop`. `identity` is `None` for plain text. `count` is called for every event.
 pub fn listen(
     listener: TcpListener,
@@ -102,19 +127,31 @@ pub fn listen(
     Incoming(incoming)
 }
 
-/// The connections that have proven nothing yet, by address.
-#[derive(Debug, Default)]
-struct Unproven(parking_lot::Mutex<HashMap<IpAddr, usize>>);
+/// Places for connections that have proven nothing yet: so many of one address, and so many together.
+#[derive(Debug)]
+struct Places {
+    of_one_max: usize,
+    together_max: usize,
+    taken: parking_lot::Mutex<HashMap<IpAddr, usize>>,
+}
 
 /// The place of one of them; free again when it is dropped.
-struct Place(Arc<Unproven>, IpAddr);
+struct Place(Arc<Places>, IpAddr);
 
-impl Unproven {
+impl Places {
+    fn new(of_one_max: usize, together_max: usize) -> Arc<Self> {
+        Arc::new(Self {
+            of_one_max,
+            together_max,
+            taken: parking_lot::Mutex::default(),
+        })
+    }
+
     fn take(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
-        let mut places = self.0.lock();
+        let mut places = self.taken.lock();
         let together: usize = places.values().sum();
         let of_one = places.get(&address).copied().unwrap_or_default();
-        if together >= UNPROVEN_MAX || of_one >= UNPROVEN_OF_ONE_MAX {
+        if together >= self.together_max || of_one >= self.of_one_max {
             return None;
         }
         places.insert(address, of_one + 1);
@@ -124,7 +161,7 @@ impl Unproven {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut places = self.0.0.lock();
+        let mut places = self.0.taken.lock();
         let left = places.get(&self.1).map_or(0, |count| count.saturating_sub(1));
         if left == 0 {
             places.remove(&self.1);
@@ -137,16 +174,20 @@ impl Drop for Place {
 /// Decides who comes in at a listener: lets each caller prove its id, within limits, and counts and logs whom it refuses.
 pub struct Door {
     identity: Option<(Arc<Identity>, Mode)>,
-    unproven: Arc<Unproven>,
+    unproven: Arc<Places>,
     count: Arc<dyn Fn(Event) + Send + Sync>,
     /// Time of the last line about a refused connection, and how many had none since.
     logged: parking_lot::Mutex<(Option<Instant>, u64)>,
+    /// The way of processes that want to join, and its places; `None` where nobody joins.
+    joining: Option<(mpsc::Sender<Connection>, Arc<Places>)>,
 }
 
 /// A caller that was let in.
 enum Admitted {
     Plain(TcpStream),
     Proven(Box<TlsStream<TcpStream>>, Shown, Arc<Identity>),
+    /// A process without a certificate, with its place.
+    Joining(Box<TlsStream<TcpStream>>, Place),
 }
 
 impl fmt::Debug for Door {
@@ -162,9 +203,10 @@ impl Door {
     pub fn new(identity: Option<(Arc<Identity>, Mode)>, count: impl Fn(Event) + Send + Sync + 'static) -> Self {
         Self {
             identity,
-            unproven: Arc::default(),
+            unproven: Places::new(UNPROVEN_OF_ONE_MAX, UNPROVEN_MAX),
             count: Arc::new(count),
             logged: parking_lot::Mutex::new((None, 0)),
+            joining: None,
         }
     }
 
@@ -175,6 +217,8 @@ impl Door {
         Some(match admitted {
             Admitted::Plain(tcp) => Link::plain(tcp),
             Admitted::Proven(tls, shown, identity) => Link::known(&identity, *tls, shown, seen),
+            // Nobody joins at a stack.
+            Admitted::Joining(..) => return None,
         })
     }
 
@@ -192,6 +236,14 @@ impl Door {
                             Some(Admitted::Proven(tls, shown, identity)) => {
                                 let count = door.count.clone();
                                 Connection::watched(identity, *tls, shown, source, move || count(Event::Ended))
+                            }
+                            Some(Admitted::Joining(tls, place)) => {
+                                let connection = Connection::joining(*tls, source, Box::new(place));
+                                if let Some((joining, _)) = &door.joining {
+                                    // Fails when the process stops.
+                                    let _ = joining.send(connection).await;
+                                }
+                                return;
                             }
                         };
                         // Fails when the process stops.
@@ -221,10 +273,15 @@ impl Door {
         let admitted = timeout(HANDSHAKE_MAX, async {
             let mut first = [0; 3];
             match tcp.peek(&mut first).await {
-                Ok(1..) if first[0] == HANDSHAKE_RECORD => match identity.accept(tcp).await {
-                    Ok((tls, shown)) => {
-                        (self.count)(Event::Proven);
-                        return Some(Admitted::Proven(Box::new(tls.into()), shown, identity.clone()));
+                Ok(1..) if first[0] == HANDSHAKE_RECORD => match self.shake_hands(identity, tcp, source).await {
+                    Ok(Some(admitted)) => {
+                        if matches!(admitted, Admitted::Proven(..)) {
+                            (self.count)(Event::Proven);
+                        }
+                        return Some(admitted);
+                    }
+                    Ok(None) => {
+                        self.refuse(source, "too-many", &texts::TOO_MANY_JOIN);
                     }
                     Err((error, tcp)) => {
                         self.refuse(source, handshake::reason(&error), &error);
@@ -248,6 +305,36 @@ impl Door {
         })
     }
 
+    /// Lets the peer prove its id, or takes it as one that wants to join; `None` if there is no place for it.
+    async fn shake_hands(
+        &self,
+        identity: &Arc<Identity>,
+        tcp: TcpStream,
+        source: SocketAddr,
+    ) -> Result<Option<Admitted>, (io::Error, Option<TcpStream>)> {
+        let proven = |(tls, shown): (server::TlsStream<TcpStream>, Shown)| {
+            Some(Admitted::Proven(Box::new(tls.into()), shown, identity.clone()))
+        };
+        let Some((_, places)) = &self.joining else {
+            return identity.accept(tcp).await.map(proven);
+        };
+        let mut hello = LazyConfigAcceptor::new(Acceptor::default(), tcp);
+        let begun = match (&mut hello).await {
+            Ok(begun) => begun,
+            Err(error) => return Err((error, hello.take_io())),
+        };
+        if !join::is_wanted(&begun.client_hello()) {
+            return identity.accept_begun(begun).await.map(proven);
+        }
+        let Some(place) = places.take(source.ip()) else {
+            return Ok(None);
+        };
+        let config = join::server(identity).map_err(|error| (io::Error::other(error), None))?;
+        let accepting = begun.into_stream(config).into_fallible();
+        let tls = accepting.await.map_err(|(error, tcp)| (error, Some(tcp)))?;
+        Ok(Some(Admitted::Joining(Box::new(tls.into()), place)))
+    }
+
     fn refuse(&self, source: SocketAddr, reason: &'static str, error: &dyn std::fmt::Display) {
         (self.count)(Event::Refused(reason));
         let mut logged = self.logged.lock();
@@ -259,5 +346,24 @@ impl Door {
                 tracing::warn!(%source, reason, %error, refused_before = before, "a connection was refused");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_fills_the_places_of_an_address_keeps_no_other_address_out() {
+        let places = Places::new(2, 3);
+        let address = |last: u8| IpAddr::from([10, 0, 0, last]);
+        let taken: Vec<_> = (0..5).filter_map(|_| places.take(address(1))).collect();
+        assert_eq!(taken.len(), 2);
+        let other = places.take(address(2));
+        assert!(other.is_some() && places.take(address(3)).is_none(), "all together");
+        drop(taken);
+        assert!(places.take(address(1)).is_some());
+        drop(other);
+        assert!(places.taken.lock().is_empty(), "nothing is kept of those who left");
     }
 }

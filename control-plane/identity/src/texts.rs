@@ -183,6 +183,7 @@ pub(crate) fn its_root_was_taken_away() -> String {
 
 // Connections that a listener refuses or ends.
 
+pub(crate) const TOO_MANY_JOIN: &str = "too many processes are joining; it may try again at once";
 pub(crate) const TOO_MANY_HANDSHAKES: &str = "too many peers are at their handshake; it may try again at once";
 pub(crate) const SPEAKS_PLAIN_TEXT: &str =
     "the peer speaks plain text; give it the section [identity], and write https:// in control_planes";

@@ -2,9 +2,12 @@
 //!
 //! An entry is stored as JSON. It names the SHA-256 of the bytes of the entry before, so that nothing can be changed,
 //! left out or put in without breaking the chain; and feeding its input through [`plan`] again must give the same plan,
-//! byte for byte. The two documents are stored once, under their hashes.
+//! byte for byte. The two documents are stored once, under their hashes. Entries about access ([`AccessEntry`]) stand in the same
+//! chain, and hold no decision.
 //!
 //! Why it is so: docs/decisions/23-the-audit-log-holds-inputs.md.
+
+mod access;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,6 +15,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use topology::{EdgeId, Moment, NodeId, Plan, Policy, Reason, RegionId, Snapshot, Topology, snapshot::SNAPSHOT_SCHEMA};
 use verdict::Verdict;
+
+pub use access::{Access, AccessEntry, AccessKind, Principal};
 
 use crate::{
     EdgeSeen, Input, Lag, Memory, Outcome, Refusal, Report, RolloutSeen,
@@ -61,20 +66,6 @@ pub struct Entry {
     /// The oldest entry that was kept when this one was written; 0 in entries from before this was recorded.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub oldest: u64,
-}
-
-/// The author of a request, as the certificate of the connection proved.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Principal {
-    /// SPIFFE id.
-    pub id: String,
-    /// Serial number of the certificate, in hex.
-    pub serial: String,
-    /// The roles in the certificate, separated by commas.
-    pub roles: String,
-    /// Address and port of the connection.
-    pub source: String,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks by reference")]
@@ -255,6 +246,69 @@ impl Entry {
     }
 }
 
+/// An entry of either kind.
+#[derive(Debug, Clone, PartialEq)]
+pub enum AnyEntry {
+    /// A decision, refusal or change of documents.
+    Decision(Box<Entry>),
+    /// A call that was denied, a token, and the like.
+    Access(Box<AccessEntry>),
+}
+
+impl AnyEntry {
+    /// Reads the bytes of an entry.
+    ///
+    /// # Errors
+    ///
+    /// They are no entry.
+    pub fn read(bytes: &[u8]) -> Result<Self, serde_json::Error> {
+        #[derive(Deserialize)]
+        struct Kind {
+            access: Option<serde::de::IgnoredAny>,
+        }
+        let kind: Kind = serde_json::from_slice(bytes)?;
+        Ok(match kind.access {
+            Some(_) => Self::Access(serde_json::from_slice(bytes)?),
+            None => Self::Decision(serde_json::from_slice(bytes)?),
+        })
+    }
+
+    /// Its number in the chain.
+    pub fn number(&self) -> u64 {
+        match self {
+            Self::Decision(entry) => entry.number,
+            Self::Access(entry) => entry.number,
+        }
+    }
+
+    /// The decision, if it is one.
+    pub fn decision(self) -> Option<Entry> {
+        match self {
+            Self::Decision(entry) => Some(*entry),
+            Self::Access(_) => None,
+        }
+    }
+
+    fn previous(&self) -> &str {
+        match self {
+            Self::Decision(entry) => &entry.previous,
+            Self::Access(entry) => &entry.previous,
+        }
+    }
+
+    fn oldest(&self) -> u64 {
+        match self {
+            Self::Decision(entry) => entry.oldest,
+            Self::Access(entry) => entry.oldest,
+        }
+    }
+}
+
+/// The bytes that a control plane signs to vouch for the head of the chain: no signature for anything else begins like this.
+pub fn head_to_sign(number: u64, hash: &str, at: Moment) -> Vec<u8> {
+    format!("meridian audit head 1\n{number}\n{hash}\n{}\n", at.0).into_bytes()
+}
+
 /// SHA-256 in hex: the version of a document, and the link between entries.
 pub fn hash(bytes: &[u8]) -> String {
     hex::encode(Sha256::digest(bytes))
@@ -335,36 +389,43 @@ pub enum Tampered {
 }
 
 /// Reads a chain of entries, oldest first, and checks that none was changed, left out or put in. A pruned log begins
-/// with its oldest entry.
+/// with its oldest entry. Returns the decisions among them.
 pub fn verify<'b>(entries: impl IntoIterator<Item = &'b [u8]>, head: Option<&str>) -> Result<Vec<Entry>, Tampered> {
-    let mut read: Vec<Entry> = Vec::new();
+    let entries = chain(entries, head)?;
+    Ok(entries.into_iter().filter_map(AnyEntry::decision).collect())
+}
+
+/// The same, with the entries about access.
+pub fn chain<'b>(entries: impl IntoIterator<Item = &'b [u8]>, head: Option<&str>) -> Result<Vec<AnyEntry>, Tampered> {
+    let mut read: Vec<AnyEntry> = Vec::new();
     let mut last_hash: Option<String> = None;
     for (index, bytes) in entries.into_iter().enumerate() {
-        let entry: Entry = serde_json::from_slice(bytes).map_err(|error| Tampered::Unreadable {
+        let entry = AnyEntry::read(bytes).map_err(|error| Tampered::Unreadable {
             position: index + 1,
             problem: error.to_string(),
         })?;
+        let number = entry.number();
         if let (Some(before), Some(expected)) = (read.last(), &last_hash) {
-            if before.number.checked_add(1) != Some(entry.number) {
-                let (after, found) = (before.number, entry.number);
-                return Err(Tampered::Missing { after, found });
+            let after = before.number();
+            if after.checked_add(1) != Some(number) {
+                return Err(Tampered::Missing { after, found: number });
             }
-            if entry.previous != *expected {
-                return Err(Tampered::Broken { number: entry.number });
+            if entry.previous() != *expected {
+                return Err(Tampered::Broken { number });
             }
-        } else if entry.number == 1 && entry.previous != FIRST {
+        } else if number == 1 && entry.previous() != FIRST {
             return Err(Tampered::Broken { number: 1 });
         }
         last_hash = Some(hash(bytes));
         read.push(entry);
     }
     if let (Some(_), Some(first), Some(newest)) = (head, read.first(), read.last()) {
-        let kept = match newest.oldest {
-            0 => newest.number.saturating_sub(KEPT - 1).max(1),
+        let kept = match newest.oldest() {
+            0 => newest.number().saturating_sub(KEPT - 1).max(1),
             oldest => oldest,
         };
-        if first.number > kept {
-            let first = first.number;
+        let first = first.number();
+        if first > kept {
             return Err(Tampered::Beheaded { first, kept });
         }
     }

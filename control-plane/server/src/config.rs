@@ -1,13 +1,14 @@
 //! The configuration of a control plane (configs/control-plane.toml).
 
 use std::{
+    collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
     time::Duration,
 };
 
 use daemon::config::{Problems, Rules};
-use identity::{Mode, ToStacks, files::Files};
+use identity::{Grant, Mode, ToStacks, files::Files};
 use serde::Deserialize;
 use topology::{NodeId, document::Span};
 
@@ -37,6 +38,9 @@ pub struct Config {
     /// Its identity, and the peers that it lets in. Without this section it speaks plain text, and believes names.
     #[serde(default)]
     pub identity: Option<IdentitySection>,
+    /// The operators whom it gives certificates.
+    #[serde(default)]
+    pub operators: OperatorsSection,
     /// The store of decisions; see [`Config::store`].
     store: StoreSection,
 }
@@ -64,6 +68,101 @@ pub struct IdentitySection {
     /// The issuer's key.
     #[serde(default)]
     pub issuer_key: Option<PathBuf>,
+}
+
+/// `[operators]`: who logs in at this control plane.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OperatorsSection {
+    /// The file with the hashes of tokens, operators.toml. Without it no token logs in.
+    #[serde(default)]
+    pub tokens: Option<PathBuf>,
+    /// The identity provider of people. Without it they log in where the authority's key is.
+    #[serde(default)]
+    pub oidc: Option<OidcSection>,
+}
+
+/// `[operators.oidc]`: the identity provider, and what its groups allow.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OidcSection {
+    /// Its address, as it calls itself in tokens.
+    issuer: String,
+    /// The name of this deployment there.
+    client_id: String,
+    #[serde(default = "default_scope")]
+    scope: String,
+    /// The claim with the operator's name: one that nobody can choose or inherit.
+    #[serde(default = "default_name_claim")]
+    name_claim: String,
+    /// The claim with the list of groups.
+    #[serde(default = "default_groups_claim")]
+    groups_claim: String,
+    /// What each group allows.
+    role: Vec<GroupRoles>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GroupRoles {
+    group: String,
+    roles: String,
+}
+
+impl OidcSection {
+    fn problems(&self) -> Problems {
+        let mut problems = Problems::default();
+        let local = ["http://127.0.0.1:", "http://localhost:", "http://[::1]:"];
+        if !self.issuer.starts_with("https://") && !local.iter().any(|begin| self.issuer.starts_with(begin)) {
+            let text = format!(
+                "\"{:.100}\" is not the address of an issuer; write \"https://id.example\"",
+                self.issuer
+            );
+            problems.add("operators.oidc.issuer", text);
+        }
+        if self.role.is_empty() {
+            let text =
+                "the list is empty, and nobody may do anything; add [[operators.oidc.role]] with group and roles";
+            problems.add("operators.oidc.role", text);
+        }
+        for (at, GroupRoles { roles, .. }) in self.role.iter().enumerate() {
+            if let Err(text) = Grant::list_to_log_in(roles) {
+                problems.add(format!("operators.oidc.role[{at}].roles"), text);
+            }
+        }
+        problems
+    }
+
+    /// The provider's settings; [`OidcSection::problems`] has been asked before.
+    pub(crate) fn settings(&self) -> oidc::Settings {
+        let mut roles = BTreeMap::<String, Vec<Grant>>::new();
+        for GroupRoles { group, roles: text } in &self.role {
+            let grants = Grant::list_to_log_in(text).unwrap_or_default();
+            roles.entry(group.clone()).or_default().extend(grants);
+        }
+        oidc::Settings {
+            issuer: self.issuer.clone(),
+            client_id: self.client_id.clone(),
+            scope: self.scope.clone(),
+            rules: oidc::Rules {
+                name_claim: self.name_claim.clone(),
+                groups_claim: self.groups_claim.clone(),
+                roles,
+            },
+        }
+    }
+}
+
+fn default_scope() -> String {
+    "openid groups".to_owned()
+}
+
+fn default_name_claim() -> String {
+    "sub".to_owned()
+}
+
+fn default_groups_claim() -> String {
+    "groups".to_owned()
 }
 
 impl IdentitySection {
@@ -258,6 +357,14 @@ impl Rules for Config {
             let text = "issuer_certificate and issuer_key belong together; write both, or neither";
             problems.add("identity", text);
         }
+        let signs = self.identity.as_ref().is_some_and(|it| it.issuer_certificate.is_some());
+        if let Some(oidc) = &self.operators.oidc {
+            problems.extend(oidc.problems());
+        }
+        if (self.operators.tokens.is_some() || self.operators.oidc.is_some()) && !signs {
+            let text = "whoever logs in gets a certificate, which this control plane cannot sign; write issuer_certificate and issuer_key in [identity]";
+            problems.add("operators", text);
+        }
         if self.mode() == Mode::Required
             && let Some(Advertise(url)) = &self.advertise
             && !url.starts_with("https://")
@@ -279,10 +386,12 @@ impl Rules for Config {
     fn paths(&mut self) -> Vec<&mut PathBuf> {
         let documents = [&mut self.topology, &mut self.policy];
         let identity = self.identity.iter_mut().flat_map(IdentitySection::paths);
+        let operators = self.operators.tokens.iter_mut();
         documents
             .into_iter()
             .chain(self.store.paths())
             .chain(identity)
+            .chain(operators)
             .collect()
     }
 }
@@ -393,6 +502,18 @@ mod tests {
         for ttl in ["2s", "60s", "1m"] {
             parse("", &format!("{etcd}lease_ttl = \"{ttl}\"")).unwrap();
         }
+    }
+
+    #[test]
+    fn only_a_control_plane_that_signs_lets_operators_log_in() {
+        let store = "[store]\nfile = \"f\"\n[operators]\ntokens = \"operators.toml\"\n";
+        let error = parse("", store).unwrap_err();
+        assert!(
+            error.contains("operators: whoever logs in gets a certificate"),
+            "{error}"
+        );
+        let files = "certificate = \"c\"\nkey = \"k\"\ntrust = \"t\"\nissuer_certificate = \"i\"\nissuer_key = \"k\"\n";
+        parse("", &format!("{store}[identity]\n{files}")).unwrap();
     }
 
     #[test]

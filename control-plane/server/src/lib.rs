@@ -8,11 +8,13 @@
     reason = "no other crate reads this one: its items are public for its own tests and benches"
 )]
 
+pub mod access;
 mod claims;
 pub mod config;
 pub mod grpc;
 pub mod metrics;
 pub mod nodes;
+mod operators;
 mod pace;
 mod readiness;
 pub mod reconcile;

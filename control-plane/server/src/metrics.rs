@@ -30,6 +30,8 @@ pub const REPORTS: &str = "meridian_control_plane_reports";
 pub const REPORTS_UNWANTED: &str = "meridian_control_plane_reports_unwanted";
 /// Calls that the caller's certificate does not allow, by kind.
 pub const CALLS_DENIED: &str = "meridian_control_plane_calls_denied";
+/// Calls with a sealed credential.
+pub const BREAK_GLASS: &str = "meridian_control_plane_break_glass_calls";
 /// Connections, by how they were accepted or why they were refused.
 pub const CONNECTIONS: &str = "meridian_control_plane_connections";
 /// Seconds by which a vantage's clock is ahead of this control plane's; negative if it is behind.
@@ -51,7 +53,7 @@ pub const REFUSALS: &str = "meridian_control_plane_plan_refusals";
 pub const LEADING: &str = "meridian_control_plane_leading";
 /// Commits that the store did not take.
 pub const STORE_ERRORS: &str = "meridian_control_plane_store_errors";
-/// Refused requests that are not in the audit log, because too many were refused in a short time.
+/// Refused requests and denied calls that are not in the audit log, because too many were refused in a short time.
 pub const REFUSALS_UNRECORDED: &str = "meridian_control_plane_refusals_unrecorded";
 /// Listings of the store that showed changes which the watch had not reported.
 pub const STORE_DIVERGENCES: &str = "meridian_control_plane_store_divergences";
@@ -255,6 +257,8 @@ pub struct Metrics {
     pub reports_unwanted: Counter,
     /// [`CALLS_DENIED`].
     pub calls_denied: Family<CallLabel, Counter>,
+    /// [`BREAK_GLASS`].
+    pub break_glass: Counter,
     /// [`CONNECTIONS`].
     pub connections: Family<ConnectionLabel, Counter>,
     /// [`CLOCK_AHEAD`].
@@ -300,6 +304,11 @@ impl Metrics {
             metrics.calls_denied.clone(),
         );
         registry.register(
+            BREAK_GLASS,
+            "calls with a credential that lies sealed for emergencies",
+            metrics.break_glass.clone(),
+        );
+        registry.register(
             CONNECTIONS,
             "connections accepted (proven: with a certificate, plain: without), ended, or refused with this reason",
             metrics.connections.clone(),
@@ -339,7 +348,7 @@ impl Metrics {
         );
         registry.register(
             REFUSALS_UNRECORDED,
-            "refused requests that are not in the audit log, because too many were refused together",
+            "refused requests and denied calls that are not in the audit log, because too many were refused together",
             metrics.refusals_unrecorded.clone(),
         );
         metrics

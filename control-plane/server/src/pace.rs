@@ -8,9 +8,9 @@ use tokio::time::Instant;
 
 /// A rate: so many at once, and further ones in this interval.
 #[derive(Debug, Clone, Copy)]
-struct Rate {
-    at_once: u32,
-    every: Duration,
+pub(crate) struct Rate {
+    pub(crate) at_once: u32,
+    pub(crate) every: Duration,
 }
 
 /// Requests of one author that change nothing. People and their scripts try a few times; loops do not end.
@@ -33,17 +33,24 @@ const AUTHORS_MAX: usize = 1_024;
 
 /// A token bucket (GCRA): the time until which the requests so far use up the rate.
 #[derive(Debug, Clone, Copy)]
-struct TokenBucket(Instant);
+pub(crate) struct TokenBucket(Instant);
 
 impl TokenBucket {
-    fn wait(self, rate: Rate, now: Instant) -> Option<Duration> {
+    /// A bucket of which nothing is used yet.
+    pub(crate) fn new(now: Instant) -> Self {
+        Self(now)
+    }
+
+    /// Time until the rate has room; `None` if it has room now.
+    pub(crate) fn wait(self, rate: Rate, now: Instant) -> Option<Duration> {
         let ahead = self.0.saturating_duration_since(now);
         ahead
             .checked_sub(rate.every * (rate.at_once - 1))
             .filter(|wait| !wait.is_zero())
     }
 
-    fn take(&mut self, rate: Rate, now: Instant) {
+    /// Uses up room for one.
+    pub(crate) fn take(&mut self, rate: Rate, now: Instant) {
         self.0 = self.0.max(now) + rate.every;
     }
 }

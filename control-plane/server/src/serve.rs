@@ -4,8 +4,8 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use api::v1::{
-    certificates_server::CertificatesServer, observations_server::ObservationsServer, operator_server::OperatorServer,
-    plans_server::PlansServer,
+    certificates_server::CertificatesServer, joining_server::JoiningServer, observations_server::ObservationsServer,
+    operator_server::OperatorServer, plans_server::PlansServer,
 };
 use daemon::lag::Lag;
 use identity::{Event, Identity, Mode, Role, Service, ToStacks};
@@ -16,16 +16,19 @@ use verdict::{Passive, TickReport};
 
 use crate::{
     Config,
-    config::{IdentitySection, StoreConfig},
+    access::Accesses,
+    config::{IdentitySection, OidcSection, StoreConfig},
     grpc::{
         certificates::CertificatesService,
         guard::Guard,
+        joining::JoiningService,
         observations::ObservationsService,
         operator::OperatorService,
         plans::{Newest, PlansService},
     },
     metrics::{ConnectionLabel, Metrics, MirrorMetrics, ViewMetrics},
     nodes::Nodes,
+    operators::Operators,
     readiness,
     reconcile::{INBOX_LENGTH, Reconciler, Request, Settings},
     records::{self, Document, DocumentKind},
@@ -36,6 +39,9 @@ use crate::{
 const GRACE: Duration = Duration::from_secs(3);
 /// Longest message: a report of the largest fleet has about 1 MB.
 const MESSAGE_BYTES_MAX: usize = 4 << 20;
+/// Deadline of the only request of a process that joins, and its longest message.
+const JOINS_WITHIN: Duration = Duration::from_secs(10);
+const JOIN_BYTES_MAX: usize = 16 << 10;
 /// Interval of pings on silent connections, so that a dead node is noticed.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
@@ -128,6 +134,10 @@ pub async fn serve(process: daemon::Process, config: Config) -> anyhow::Result<(
             Ok(())
         });
     }
+    let operators = Arc::new(Operators::load(
+        config.operators.tokens.clone(),
+        config.operators.oidc.as_ref().map(OidcSection::settings),
+    )?);
     let listener = daemon::listen(config.listen)
         .with_context(|| format!("cannot listen on {} for edges and operators", config.listen))?;
     let grpc = listener.local_addr()?;
@@ -175,8 +185,15 @@ pub async fn serve(process: daemon::Process, config: Config) -> anyhow::Result<(
     });
 
     let connections = metrics.connections.clone();
+    let accesses = Accesses::new(config.node.as_str(), metrics.clone());
+    let (keeping, records_store, records_stop) = (accesses.clone(), store.clone(), stop.clone());
+    tasks.spawn("records of access", async move {
+        keeping.keep(records_store, records_stop).await;
+        Ok(())
+    });
     let guard = Guard {
         metrics,
+        accesses,
         must_prove: config.mode() == Mode::Required,
     };
     let plans_snapshots = snapshots.clone();
@@ -194,9 +211,12 @@ pub async fn serve(process: daemon::Process, config: Config) -> anyhow::Result<(
         node: config.node.clone(),
         stop: stop.clone(),
     };
+    let (joining_own, joining_issuer) = (own_identity.clone(), issuer.clone());
+    let (joining_store, joining_accesses) = (store.clone(), guard.accesses.clone());
+    let joining_snapshots = plans_snapshots.clone();
     let certificates = CertificatesService {
         guard: guard.clone(),
-        issuer: own_identity.zip(issuer),
+        issuer: own_identity.clone().zip(issuer),
         snapshots: plans_snapshots,
     };
     let nodes_seen = nodes.clone();
@@ -209,6 +229,7 @@ pub async fn serve(process: daemon::Process, config: Config) -> anyhow::Result<(
         inbox,
         node: config.node.clone(),
         guard,
+        signer: own_identity,
     };
     let server = tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(KEEP_ALIVE))
@@ -217,7 +238,7 @@ pub async fn serve(process: daemon::Process, config: Config) -> anyhow::Result<(
         .add_service(ObservationsServer::new(observations).max_decoding_message_size(MESSAGE_BYTES_MAX))
         .add_service(CertificatesServer::new(certificates))
         .add_service(OperatorServer::new(operator).max_decoding_message_size(MESSAGE_BYTES_MAX));
-    let incoming = identity::listen(listener, identity, stop.clone(), move |event| {
+    let count = move |event| {
         let outcome = match event {
             Event::Plain => "plain",
             Event::Proven => "proven",
@@ -225,7 +246,36 @@ pub async fn serve(process: daemon::Process, config: Config) -> anyhow::Result<(
             Event::Refused(reason) => reason,
         };
         connections.get_or_create(&ConnectionLabel { outcome }).inc();
-    });
+    };
+    let (incoming, joining) = match identity.filter(|(_, mode)| *mode != Mode::Off) {
+        None => (identity::listen(listener, None, stop.clone(), count), None),
+        Some(identity) => {
+            let (incoming, joining) = identity::listen_with_joining(listener, identity, stop.clone(), count);
+            (incoming, Some(joining))
+        }
+    };
+    if let (Some(joining), Some(own)) = (joining, joining_own) {
+        let service = JoiningService {
+            own,
+            issuer: joining_issuer,
+            store: joining_store,
+            accesses: joining_accesses,
+            operators,
+            snapshots: joining_snapshots,
+        };
+        // Another server, which has no other service: its callers are strangers.
+        let server = tonic::transport::Server::builder()
+            .timeout(JOINS_WITHIN)
+            .concurrency_limit_per_connection(1)
+            .add_service(JoiningServer::new(service).max_decoding_message_size(JOIN_BYTES_MAX));
+        let stop = stop.clone();
+        tasks.spawn("joining", async move {
+            server
+                .serve_with_incoming_shutdown(joining, stop.cancelled_owned())
+                .await?;
+            Ok(())
+        });
+    }
     let grpc_stop = stop.clone();
     tasks.spawn("grpc", async move {
         server

@@ -66,6 +66,10 @@ impl Operator for Operators {
         self.answer("apply document", &request.into_inner().token)
     }
 
+    async fn make_token(&self, _: Request<v1::TokenRequest>) -> Result<Response<v1::Token>, Status> {
+        self.answer("make token", "")
+    }
+
     type AuditStream = tokio_stream::Empty<Result<v1::AuditItem, Status>>;
 
     async fn audit(&self, _: Request<v1::AuditRequest>) -> Result<Response<Self::AuditStream>, Status> {

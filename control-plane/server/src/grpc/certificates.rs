@@ -1,6 +1,6 @@
 //! The gRPC service that keeps the certificates of processes fresh.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use api::v1::{self, certificates_server::Certificates};
 use identity::{
@@ -10,7 +10,7 @@ use identity::{
 };
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
-use topology::{NodeId, RegionId, Snapshot};
+use topology::{NodeId, RegionId, Snapshot, Topology};
 
 use super::guard::{self, Guard};
 use crate::texts::calls as texts;
@@ -43,17 +43,29 @@ impl Issuer {
     /// certificate must lead to the root of the peer's own: otherwise a key that was stolen under a root that is being removed would
     /// get a certificate under the next one.
     pub(crate) fn sign(&self, own: &Identity, peer: &Peer, request: &str) -> Result<String, Unsigned> {
-        let authority = Authority::load(&files::read_credential(&self.certificate, &self.key)?)?;
-        let now = daemon::clock::now();
-        // Not the life of the old one: a short life, which an issuer in its last minutes gave, would stay short for ever.
-        let leaf = Leaf {
-            life: ca::NODE_LIFE.min(authority.until().since(now)),
+        // Not the life of the old one: what an issuer in its last minutes signed would stay short for ever.
+        let leaf = |left: Duration| Leaf {
+            life: ca::NODE_LIFE.min(left),
             ..Leaf::of(peer.id.clone())
         };
+        self.issue(own, &peer.root, leaf, request)
+    }
+
+    /// Signs a request for a leaf, which is made from the time that the issuer has left, under this root.
+    pub(crate) fn issue(
+        &self,
+        own: &Identity,
+        under: &str,
+        leaf: impl FnOnce(Duration) -> Leaf,
+        request: &str,
+    ) -> Result<String, Unsigned> {
+        let authority = Authority::load(&files::read_credential(&self.certificate, &self.key)?)?;
+        let now = daemon::clock::now();
+        let leaf = leaf(authority.until().since(now));
         let certificate = authority.answer(request, &leaf, now)?;
         match own.root_of(&certificate) {
-            Some(root) if root == peer.root => Ok(certificate),
-            Some(root) => Err(Unsigned::OtherRoot(peer.root.clone(), root)),
+            Some(root) if root == under => Ok(certificate),
+            Some(root) => Err(Unsigned::OtherRoot(under.to_owned(), root)),
             None => Err(Unsigned::Untrusted),
         }
     }
@@ -68,24 +80,14 @@ pub(crate) struct CertificatesService {
     pub(crate) snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
 }
 
-impl CertificatesService {
-    fn knows(&self, role: &Role) -> bool {
-        match role {
-            Role::Edge(name) | Role::Dns(name) => {
-                let snapshot = self.snapshots.borrow();
-                let id = NodeId::new(name).ok();
-                id.zip(snapshot.as_ref())
-                    .is_some_and(|(id, snapshot)| super::plans::is_node(&snapshot.topology, &id))
-            }
-            Role::Stack { region, .. } => {
-                let snapshot = self.snapshots.borrow();
-                let id = RegionId::new(region).ok();
-                id.zip(snapshot.as_ref())
-                    .is_some_and(|(id, snapshot)| snapshot.topology.regions.contains_key(&id))
-            }
-            Role::ControlPlane(_) => true,
-            Role::Etcd(_) | Role::Operator(_) => false,
-        }
+/// True for a process that the topology names, as an edge, a name server or a stack of a region, and for control planes, which it does
+/// not name.
+pub(super) fn is_known(topology: &Topology, role: &Role) -> bool {
+    match role {
+        Role::Edge(name) | Role::Dns(name) => NodeId::new(name).is_ok_and(|id| super::plans::is_node(topology, &id)),
+        Role::Stack { region, .. } => RegionId::new(region).is_ok_and(|id| topology.regions.contains_key(&id)),
+        Role::ControlPlane(_) => true,
+        Role::Etcd(_) | Role::Operator(_) => false,
     }
 }
 
@@ -99,8 +101,13 @@ impl Certificates for CertificatesService {
         if !peer.is_due(daemon::clock::now()) {
             return Err(Status::failed_precondition(texts::not_due()));
         }
-        if !self.knows(&peer.id.role) {
-            return Err(Status::permission_denied(texts::left_the_topology(&peer.id.role)));
+        let is_known = match self.snapshots.borrow().as_ref() {
+            Some(snapshot) => is_known(&snapshot.topology, &peer.id.role),
+            None => matches!(peer.id.role, Role::ControlPlane(_)),
+        };
+        if !is_known {
+            let text = texts::left_the_topology(&peer.id.role);
+            return Err(self.guard.deny(caller.as_ref(), Call::Renew.kind(), text));
         }
         let (own, issuer) = self
             .issuer

@@ -1,12 +1,15 @@
 //! Decides whether a caller may make a call. Every service asks here before it does anything.
 
-use api::v1;
-use identity::{Call, Caller, Denied, Peer, authorise};
-use planning::audit::Principal;
+use std::sync::Arc;
+
+use identity::{Call, Caller, Denied, OperatorRole, Peer, authorise};
+use planning::audit::AccessKind;
 use tonic::{Request, Status};
 use topology::IntentKind;
 
+use super::parse::{NAME_BYTES_MAX, required_text};
 use crate::{
+    access::Accesses,
     metrics::{CallLabel, Metrics},
     texts::calls as texts,
     view::View,
@@ -20,6 +23,8 @@ pub struct Guard {
     pub metrics: Metrics,
     /// True if callers must have proven an id (`mode = "required"`). The listener sees to that; this is the second lock.
     pub must_prove: bool,
+    /// Records denied calls.
+    pub accesses: Arc<Accesses>,
 }
 
 /// The caller of a request.
@@ -36,13 +41,41 @@ impl Guard {
                 false => Ok(()),
             };
         };
-        authorise(peer, call).map_err(|denied: Denied| {
-            let label = CallLabel { call: call.kind() };
-            self.metrics.calls_denied.get_or_create(&label).inc();
-            let source = caller.map(|caller| caller.source);
-            tracing::warn!(?source, serial = %peer.serial, %denied, "a call was denied");
-            Status::permission_denied(denied.to_string())
-        })
+        authorise(peer, call).map_err(|denied: Denied| self.deny(caller, call.kind(), denied.to_string()))?;
+        if peer.grants.iter().any(|grant| grant.role == OperatorRole::BreakGlass) {
+            self.metrics.break_glass.inc();
+            let text = format!(
+                "the sealed credential of {} is in use: {}",
+                peer.id.role.name(),
+                call.text()
+            );
+            self.accesses
+                .tell(call.kind(), self.accesses.once(AccessKind::BreakGlass, caller, &text));
+        }
+        Ok(())
+    }
+
+    /// Counts a call that is denied, for the metrics, the log and the audit log. Returns the answer.
+    pub(crate) fn deny(&self, caller: Option<&Caller>, call: &'static str, why: String) -> Status {
+        self.metrics.calls_denied.get_or_create(&CallLabel { call }).inc();
+        self.accesses.denied(caller, call, &why);
+        Status::permission_denied(why)
+    }
+
+    /// The author of a request: whoever made the connection. Without a certificate it is the name that the request claims.
+    pub(crate) fn author(&self, caller: Option<&Caller>, call: &'static str, claimed: &str) -> Result<String, Status> {
+        let Some(peer) = proven(caller) else {
+            return required_text("author", claimed, NAME_BYTES_MAX);
+        };
+        let name = peer.id.role.name();
+        match claimed.trim() {
+            "" => Ok(name.to_owned()),
+            claimed if claimed == name => Ok(name.to_owned()),
+            claimed => {
+                let why = texts::other_author(name, claimed);
+                Err(self.deny(caller, call, why))
+            }
+        }
     }
 
     /// Decides about an order of an operator.
@@ -66,18 +99,6 @@ pub(crate) fn proven(caller: Option<&Caller>) -> Option<&Peer> {
     caller?.peer.as_ref()
 }
 
-/// The credential behind a request, for the audit log.
-pub(crate) fn principal(caller: Option<&Caller>) -> Option<Principal> {
-    let caller = caller?;
-    let peer = caller.peer.as_ref()?;
-    Some(Principal {
-        id: peer.id.to_string(),
-        serial: peer.serial.clone(),
-        roles: peer.roles(),
-        source: caller.source.to_string(),
-    })
-}
-
 /// The only region that an order concerns.
 fn region_of(kind: &IntentKind, view: &View) -> Option<String> {
     let actions = &view.input.memory.actions;
@@ -92,21 +113,5 @@ fn region_of(kind: &IntentKind, view: &View) -> Option<String> {
             regions.values().find(holds).map(|region| region.id.to_string())
         }
         kind => kind.region().map(ToString::to_string),
-    }
-}
-
-/// The principal of a decision, for operators.
-pub(crate) fn principal_message(principal: Principal) -> v1::Principal {
-    let Principal {
-        id,
-        serial,
-        roles,
-        source,
-    } = principal;
-    v1::Principal {
-        id,
-        serial,
-        roles,
-        source,
     }
 }

@@ -3,8 +3,10 @@
 
 pub(crate) mod certificates;
 pub mod guard;
+pub(crate) mod joining;
 pub(crate) mod observations;
 pub mod operator;
 mod parse;
 pub(crate) mod plans;
 pub mod replies;
+mod tokens;

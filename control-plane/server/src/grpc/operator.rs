@@ -1,4 +1,6 @@
 //! The gRPC service for operators and their tools: status, explanations, dry runs, requests and documents.
+//!
+//! One file, although it is long: it is one service, and each method one of its calls.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -6,25 +8,33 @@ use api::{
     operator::LEADER_KEY,
     v1::{self, operator_server::Operator},
 };
-use identity::Call;
-use planning::{Action, audit};
+use identity::{
+    Call, Identity,
+    signature::{self, Signature},
+};
+use planning::{
+    Action,
+    audit::{self, AnyEntry},
+};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 use topology::{Plan, Reason, ReasonCode};
 
 use super::{
-    guard::{self, Guard, principal, principal_message},
-    parse::{NAME_BYTES_MAX, REASON_BYTES_MAX, author_of, document_kind, intent, known_region, required_text},
+    guard::{self, Guard},
+    parse::{NAME_BYTES_MAX, REASON_BYTES_MAX, document_kind, intent, known_region, required_text},
     replies::{
-        action_message, document_message, edges, node_status, not_leading_text, number_of, outcome_of, plan_reply,
-        progress_message, region_status, regions, unwritten_message,
+        access_message, action_message, document_message, edges, node_status, not_leading_text, number_of, outcome_of,
+        plan_reply, principal_message, progress_message, region_status, regions, unwritten_message,
     },
+    tokens,
 };
 use crate::{
+    access::principal,
     nodes::{Nodes, waited_for},
     reconcile::{self, Applied, Unanswered},
-    records::{self, Document, DocumentKind},
+    records::{self, AuditHead, Document, DocumentKind},
     store::{Mirror, Store, StoreError},
     texts,
     view::{Leader, Role, View},
@@ -65,6 +75,8 @@ pub struct OperatorService {
     pub node: topology::NodeId,
     /// Decides who may call.
     pub guard: Guard,
+    /// This control plane, which signs the head of the audit log; `None` without a certificate.
+    pub signer: Option<Arc<Identity>>,
 }
 
 #[tonic::async_trait]
@@ -125,10 +137,12 @@ impl Operator for OperatorService {
         let view = self.view_for(from_anyone)?;
         let region = known_region(&view, &region)?;
         let about = |reason: &Reason| reason.region.as_ref() == Some(&region);
+        let is_about = |entry: &AnyEntry| match entry {
+            AnyEntry::Decision(entry) => entry.reasons.iter().any(about),
+            AnyEntry::Access(_) => false,
+        };
         let stale = self.staleness(&view);
-        let entries = records::newest_audit(self.store.as_ref(), HISTORY_DEFAULT, WHY_SCANNED, |entry| {
-            entry.reasons.iter().any(about)
-        });
+        let entries = records::newest_audit(self.store.as_ref(), HISTORY_DEFAULT, WHY_SCANNED, is_about);
         // Only the history is in the store. Operators need the rest of the answer now.
         let (entries, history_missing) = match tokio::time::timeout(WHY_READS_WITHIN, entries).await {
             Ok(Ok(entries)) => (entries, String::new()),
@@ -142,7 +156,7 @@ impl Operator for OperatorService {
             evidence: evidence.unwrap_or_default(),
             history_missing,
             waiting: waiting.filter(|reason| about(reason)).map(Into::into).collect(),
-            decisions: entries.into_iter().map(|entry| self.decision(entry)).collect(),
+            decisions: entries.into_iter().map(|entry| self.told(entry)).collect(),
             not_leading: not_leading_text(&view),
             stale_ms: stale.unwrap_or_default(),
             answered_by: self.node.to_string(),
@@ -159,7 +173,7 @@ impl Operator for OperatorService {
         let asked = match request.into_inner().request {
             None => reconcile::Request::Rehearse(reply),
             Some(request) => reconcile::Request::Ask {
-                intent: intent(caller.as_ref(), request)?,
+                intent: intent(request, |claimed| self.guard.author(caller.as_ref(), "order", claimed))?,
                 by: None,
                 dry_run: true,
                 reply,
@@ -172,7 +186,9 @@ impl Operator for OperatorService {
     async fn act(&self, request: Request<v1::ActRequest>) -> Result<Response<v1::ActReply>, Status> {
         let view = self.leading_view()?;
         let caller = guard::caller(&request);
-        let intent = intent(caller.as_ref(), request.into_inner())?;
+        let intent = intent(request.into_inner(), |claimed| {
+            self.guard.author(caller.as_ref(), "order", claimed)
+        })?;
         self.guard.allow_order(caller.as_ref(), &intent.kind, &view)?;
         let token = intent.id.clone();
         let known = view.input.memory.actions.get(&token).cloned();
@@ -259,7 +275,7 @@ impl Operator for OperatorService {
         };
         let entries = records::newest_audit(self.store.as_ref(), limit, audit::KEPT, |_| true);
         let entries = entries.await.map_err(unreadable)?;
-        let decisions = entries.into_iter().map(|entry| self.decision(entry)).collect();
+        let decisions = entries.into_iter().map(|entry| self.told(entry)).collect();
         Ok(Response::new(v1::HistoryReply { decisions }))
     }
 
@@ -287,8 +303,8 @@ impl Operator for OperatorService {
         self.guard.allow(caller.as_ref(), call)?;
         self.leading_view()?;
         let author = match request.dry_run && guard::proven(caller.as_ref()).is_some() {
-            true => author_of(caller.as_ref(), "")?,
-            false => author_of(caller.as_ref(), &request.author)?,
+            true => self.guard.author(caller.as_ref(), "rule", "")?,
+            false => self.guard.author(caller.as_ref(), "rule", &request.author)?,
         };
         let reason = required_text("reason", &request.reason, REASON_BYTES_MAX)?;
         let replaces = required_text("replaces", &request.replaces, NAME_BYTES_MAX)?;
@@ -326,15 +342,28 @@ impl Operator for OperatorService {
         Ok(Response::new(reply))
     }
 
+    async fn make_token(&self, request: Request<v1::TokenRequest>) -> Result<Response<v1::Token>, Status> {
+        let caller = guard::caller(&request);
+        let call = Call::Rule {
+            kind: "list of processes",
+        };
+        self.guard.allow(caller.as_ref(), call)?;
+        let view = self.leading_view()?;
+        let (store, own) = (self.store.as_ref(), self.signer.as_deref());
+        let (accesses, topology) = (&self.guard.accesses, &view.input.topology);
+        let made = tokens::make(store, own, accesses, topology, caller.as_ref(), request.into_inner());
+        made.await.map(Response::new)
+    }
+
     async fn audit(&self, request: Request<v1::AuditRequest>) -> Result<Response<Self::AuditStream>, Status> {
         self.guard.allow(guard::caller(&request).as_ref(), Call::Look)?;
         self.leading_view()?;
         let v1::AuditRequest { from, limit } = request.into_inner();
         let (items, stream) = mpsc::channel(AUDIT_WAITING);
-        let store = self.store.clone();
+        let (store, signer) = (self.store.clone(), self.signer.clone());
         // The reader owns the task: it ends when the stream is dropped.
         tokio::spawn(async move {
-            if let Err(error) = send_audit(store.as_ref(), from, limit, &items).await {
+            if let Err(error) = send_audit(store.as_ref(), signer, from, limit, &items).await {
                 // Sending fails if the reader is gone, which is fine.
                 let _ = items.send(Err(error)).await;
             }
@@ -344,9 +373,10 @@ impl Operator for OperatorService {
 }
 
 /// Sends the audit log, oldest entry first, each document before the first entry that names it, and the head at the
-/// end.
+/// end, with the signature of this control plane.
 async fn send_audit(
     store: &dyn Store,
+    signer: Option<Arc<Identity>>,
     from: u64,
     limit: u32,
     items: &mpsc::Sender<Result<v1::AuditItem, Status>>,
@@ -369,7 +399,7 @@ async fn send_audit(
             // The entry was pruned since the head was read.
             continue;
         };
-        if let Ok(entry) = serde_json::from_slice::<audit::Entry>(&bytes) {
+        if let Ok(AnyEntry::Decision(entry)) = AnyEntry::read(&bytes) {
             for (kind, version) in [
                 (v1::DocumentKind::Topology, entry.input.topology),
                 (v1::DocumentKind::Policy, entry.input.policy),
@@ -395,9 +425,30 @@ async fn send_audit(
         items.send(item(Item::Entry(bytes.into()))).await.map_err(gone)?;
     }
     if last == head.number {
-        items.send(item(Item::Head(head.hash))).await.map_err(gone)?;
+        items.send(item(Item::Head(head.hash.clone()))).await.map_err(gone)?;
+        if let Some(signer) = signer {
+            let signed = signed(signer, head).await?;
+            items.send(item(Item::SignedHead(signed))).await.map_err(gone)?;
+        }
     }
     Ok(())
+}
+
+/// The head with the signature of this control plane.
+async fn signed(signer: Arc<Identity>, head: AuditHead) -> Result<v1::SignedHead, Status> {
+    let at = daemon::clock::now();
+    let statement = audit::head_to_sign(head.number, &head.hash, at);
+    let signing = tokio::task::spawn_blocking(move || signature::sign(signer.files(), &statement));
+    let signed = signing.await.map_err(|_| Status::internal("signing panicked"))?;
+    let Signature { certificate, bytes } =
+        signed.map_err(|error| Status::unavailable(format!("the head of the audit log cannot be signed: {error}")))?;
+    Ok(v1::SignedHead {
+        number: head.number,
+        hash: head.hash,
+        at_ms: at.0,
+        certificate,
+        signature: bytes.into(),
+    })
 }
 
 impl OperatorService {
@@ -473,6 +524,13 @@ impl OperatorService {
             message.text = texts::spreads(&message.text, plan, have, named.len());
         }
         message
+    }
+
+    fn told(&self, entry: AnyEntry) -> v1::Decision {
+        match entry {
+            AnyEntry::Decision(entry) => self.decision(*entry),
+            AnyEntry::Access(entry) => access_message(*entry),
+        }
     }
 
     fn decision(&self, entry: audit::Entry) -> v1::Decision {

@@ -3,12 +3,10 @@
 use std::time::Duration;
 
 use api::v1;
-use identity::Caller;
 use planning::REQUEST_LIFE;
 use tonic::Status;
 use topology::{Intent, IntentKind, RegionId};
 
-use super::guard::proven;
 use crate::{records::DocumentKind, texts::calls as texts, view::View};
 
 /// Longest author or token, in bytes.
@@ -18,8 +16,11 @@ pub(super) const REASON_BYTES_MAX: usize = 300;
 /// Longest duration of a freeze, override or drain. A longer one should be a change of policy.
 const STANDING_MAX: Duration = Duration::from_secs(24 * 3600);
 
-/// Parses a request into an intent for the planner. Its author is the caller.
-pub(super) fn intent(caller: Option<&Caller>, request: v1::ActRequest) -> Result<Intent, Status> {
+/// Parses a request into an intent for the planner. `author_of` finds its author from the name that it claims.
+pub(super) fn intent(
+    request: v1::ActRequest,
+    author_of: impl FnOnce(&str) -> Result<String, Status>,
+) -> Result<Intent, Status> {
     let v1::ActRequest {
         author,
         reason,
@@ -42,25 +43,11 @@ pub(super) fn intent(caller: Option<&Caller>, request: v1::ActRequest) -> Result
     Ok(Intent {
         id: required_text("token", &token, NAME_BYTES_MAX)?,
         kind,
-        author: author_of(caller, &author)?,
+        author: author_of(&author)?,
         reason: required_text("reason", &reason, REASON_BYTES_MAX)?,
         created_at: now,
         expires_at: now + life,
     })
-}
-
-/// The author of a request, as the certificate of the connection names it. Without a certificate it is the name that the request
-/// claims.
-pub(super) fn author_of(caller: Option<&Caller>, claimed: &str) -> Result<String, Status> {
-    let Some(peer) = proven(caller) else {
-        return required_text("author", claimed, NAME_BYTES_MAX);
-    };
-    let name = peer.id.role.name();
-    match claimed.trim() {
-        "" => Ok(name.to_owned()),
-        claimed if claimed == name => Ok(name.to_owned()),
-        claimed => Err(Status::permission_denied(texts::other_author(name, claimed))),
-    }
 }
 
 pub(super) fn document_kind(kind: v1::DocumentKind) -> Result<DocumentKind, Status> {

@@ -3,7 +3,11 @@
 use std::collections::BTreeSet;
 
 use api::v1;
-use planning::{Action, Check, Phase, loads};
+use planning::{
+    Action, Check, Phase,
+    audit::{Access, AccessEntry, Principal},
+    loads,
+};
 use topology::{Moment, Plan, PlanNumber, Reason, RegionId, RegionState};
 use verdict::Health;
 
@@ -248,5 +252,53 @@ pub fn outcome_of_phase(phase: Option<Phase>) -> api::v1::Outcome {
         Some(Phase::AwaitingApproval) => Outcome::AwaitingApproval,
         Some(Phase::Done) => Outcome::Done,
         Some(Phase::Refused | Phase::Aborted | Phase::Expired) | None => Outcome::Refused,
+    }
+}
+
+/// The principal of a decision, for operators.
+pub(super) fn principal_message(principal: Principal) -> v1::Principal {
+    let Principal {
+        id,
+        serial,
+        roles,
+        source,
+    } = principal;
+    v1::Principal {
+        id,
+        serial,
+        roles,
+        source,
+    }
+}
+
+/// An entry about access among decisions: it changed no plan.
+pub(super) fn access_message(entry: AccessEntry) -> v1::Decision {
+    let Access {
+        kind,
+        control_plane,
+        principal,
+        text,
+        times,
+        first,
+        last,
+    } = entry.access;
+    let actor = principal.as_ref().map(|it| it.id.rsplit('/').next().unwrap_or(&it.id));
+    let actor = actor.unwrap_or("a stranger").to_owned();
+    let mut evidence = vec![format!("at {control_plane}")];
+    if times > 1 {
+        evidence.push(format!("{times} times from {first:#} to {last:#} UTC"));
+    }
+    v1::Decision {
+        number: None,
+        at_ms: last.0,
+        actor,
+        principal: principal.map(principal_message),
+        reasons: vec![v1::Reason {
+            code: kind.as_str().to_owned(),
+            text,
+            evidence,
+            ..Default::default()
+        }],
+        acknowledged: Vec::new(),
     }
 }

@@ -134,7 +134,11 @@ impl Reconciler {
     }
 
     /// Writes a transaction, fenced by the leadership. Returns the revision of the commit.
-    async fn write(&mut self, term: &mut Term<'_>, transaction: Transaction) -> Result<Result<u64, StoreError>, Ended> {
+    pub(super) async fn write(
+        &mut self,
+        term: &mut Term<'_>,
+        transaction: Transaction,
+    ) -> Result<Result<u64, StoreError>, Ended> {
         let transaction = match term.lead.fenced(transaction) {
             Ok(transaction) => transaction,
             Err(error) => return Ok(Err(error)),

@@ -5,7 +5,10 @@
 //! is unknown. A failing store neither ends the task nor stops its observations: while the task waits for the store it
 //! judges ticks and publishes the view, which tells that decisions cannot be written. Nodes keep the plan they have,
 //! and deciding continues when the store is back.
+//!
+//! One file, although it is long: a term as leader is one story, from taking over to resigning.
 
+mod access;
 mod answers;
 mod deciding;
 mod evidence;
@@ -211,6 +214,8 @@ impl Reconciler {
         let mut asking = JoinSet::new();
         let (health, mut said) = watch::channel(Ok(()));
         asking.spawn(ask_for_health(self.store.clone(), health));
+        let (found, mut waiting) = mpsc::channel(1);
+        asking.spawn(access::look_for_access(self.store.clone(), found));
         let mut due = Instant::now();
         loop {
             let now = daemon::clock::now();
@@ -236,6 +241,14 @@ impl Reconciler {
                     Ok(()) = said.changed() => {
                         let health = said.borrow_and_update().clone();
                         self.take_health(health);
+                        continue;
+                    }
+                    Some((records, done)) = waiting.recv() => {
+                        if let Err(error) = self.record_access(&mut term, records).await? {
+                            self.recover_from(&mut term, &error).await?;
+                        }
+                        // Fails if the looking has ended.
+                        let _ = done.send(());
                         continue;
                     }
                     request = term.inbox.recv() => request.ok_or(Ended::Stopped)?,

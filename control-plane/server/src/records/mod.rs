@@ -1,16 +1,23 @@
 //! The documents in the store, and their keys. Everything in force lies under [`STATE`], small enough to be mirrored
 //! whole; the audit log and old documents lie beside it.
 
+mod access;
+mod joins;
 mod shelf;
 mod transaction;
 
 use std::collections::{BTreeMap, VecDeque};
 
 use futures_util::future::join_all;
-use planning::{Memory, audit};
+use planning::{
+    Memory,
+    audit::{self, AnyEntry},
+};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use topology::{Moment, Plan, Policy, Problem, Problems, Topology};
 
+pub use access::{ACCESS, Waiting, access_key, access_transaction, waiting_access};
+pub use joins::{JOINS, JOINS_MAX, JoinToken, KeptToken, join_key, join_token, keep_join_token, use_join_token};
 pub use shelf::Shelf;
 pub use transaction::{Actor, After, Decision, Documents, Known, reasons_to_record, transaction};
 
@@ -334,8 +341,8 @@ pub async fn newest_audit(
     store: &dyn Store,
     limit: usize,
     scanned: u64,
-    wanted: impl Fn(&audit::Entry) -> bool,
-) -> Result<Vec<audit::Entry>, RecordError> {
+    wanted: impl Fn(&AnyEntry) -> bool,
+) -> Result<Vec<AnyEntry>, RecordError> {
     let (AuditHead { number: newest, .. }, _) = audit_head(store).await?;
     let oldest = newest.saturating_sub(scanned);
     let mut found = Vec::new();
@@ -346,8 +353,8 @@ pub async fn newest_audit(
         for (number, bytes) in batch.rev().zip(entries) {
             // Pruning removes oldest entries first, so none is left before a pruned one.
             let Some(bytes) = bytes? else { return Ok(found) };
-            let entry: audit::Entry = serde_json::from_slice(&bytes)
-                .map_err(|problem| RecordError::unreadable(&audit_key(number), &problem))?;
+            let entry =
+                AnyEntry::read(&bytes).map_err(|problem| RecordError::unreadable(&audit_key(number), &problem))?;
             if found.len() < limit && wanted(&entry) {
                 found.push(entry);
             }
@@ -371,9 +378,13 @@ pub enum Audited {
 /// Looks for a plan's number among the newest audit entries, at most `scanned` of them.
 pub async fn audited(store: &dyn Store, plan: &Plan, scanned: u64) -> Result<Audited, StoreError> {
     let number = plan.number();
-    let has_number = |entry: &audit::Entry| entry.plan.as_ref().map(Plan::number) == Some(number);
+    let its_plan = |entry: &AnyEntry| match entry {
+        AnyEntry::Decision(entry) => entry.plan.clone(),
+        AnyEntry::Access(_) => None,
+    };
+    let has_number = |entry: &AnyEntry| its_plan(entry).as_ref().map(Plan::number) == Some(number);
     match newest_audit(store, 1, scanned, has_number).await {
-        Ok(entries) if entries.iter().all(|entry| entry.plan.as_ref() == Some(plan)) => Ok(Audited::Possible),
+        Ok(entries) if entries.iter().all(|entry| its_plan(entry).as_ref() == Some(plan)) => Ok(Audited::Possible),
         Ok(_) => Ok(Audited::Contradicted),
         Err(error @ RecordError::Unreadable { .. }) => Ok(Audited::Unreadable(error.to_string())),
         Err(RecordError::Store(error)) => Err(error),

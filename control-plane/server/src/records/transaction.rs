@@ -158,16 +158,7 @@ pub fn transaction(known: &Known, decision: &Decision<'_>) -> (Transaction, Afte
         ]);
     }
     if (decision.is_recorded && !decision.reasons.is_empty()) || !documents.is_empty() {
-        let mut head = known.audit.clone();
-        let removed = head.make_room(known.entry_bytes, &after.known.shelf);
-        transaction.delete.extend(removed.map(audit_key));
-        let unnamed = after.known.shelf.prune(head.oldest());
-        transaction
-            .delete
-            .extend(unnamed.iter().map(|version| document_key(version)));
-        if after.known.shelf != known.shelf {
-            transaction.put.push((SHELF.to_owned(), encode(&after.known.shelf)));
-        }
+        let head = with_room(known, &mut after.known.shelf, known.entry_bytes, &mut transaction);
         let because = decision.document.map(|document| document.reason.clone());
         let entry = audit::Entry {
             version: audit::VERSION.to_owned(),
@@ -200,6 +191,22 @@ pub fn transaction(known: &Known, decision: &Decision<'_>) -> (Transaction, Afte
         transaction.put.push((PLAN.to_owned(), encode(plan)));
     }
     (transaction, after)
+}
+
+/// The head of the audit log once there is room for another entry of about `bytes`. Removes the oldest entries, and documents that no
+/// entry names any more, for it.
+pub(super) fn with_room(known: &Known, shelf: &mut Shelf, bytes: usize, transaction: &mut Transaction) -> AuditHead {
+    let mut head = known.audit.clone();
+    let removed = head.make_room(bytes, shelf);
+    transaction.delete.extend(removed.map(audit_key));
+    let unnamed = shelf.prune(head.oldest());
+    transaction
+        .delete
+        .extend(unnamed.iter().map(|version| document_key(version)));
+    if *shelf != known.shelf {
+        transaction.put.push((SHELF.to_owned(), encode(shelf)));
+    }
+    head
 }
 
 /// The reasons of a decision for the audit log. A request gets its refusals every time. The planner's own refusals are

@@ -21,18 +21,20 @@ use topology::Moment;
 
 use crate::common::{self, ControlPlane, PATIENCE};
 
-const ZONE: &str = "voice.meridian.test";
+pub(crate) const ZONE: &str = "voice.meridian.test";
 
 /// An authority, a control plane that trusts it alone, and credentials in folders.
-struct Place {
-    folder: tempfile::TempDir,
-    root: Credential,
-    issuer: Authority,
-    control_plane: ControlPlane,
+pub(crate) struct Place {
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) root: Credential,
+    pub(crate) issuer: Authority,
+    pub(crate) control_plane: ControlPlane,
+    /// The section of its configuration.
+    section: String,
 }
 
 impl Place {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         Self::with_mode("required").await
     }
 
@@ -57,22 +59,40 @@ impl Place {
             root,
             issuer,
             control_plane,
+            section,
         }
     }
 
+    /// Ends the process; its store stays.
+    pub(crate) fn stop(&mut self) {
+        self.control_plane.child.kill().unwrap();
+        self.control_plane.child.wait().unwrap();
+    }
+
+    /// Adds a section to its configuration, for the next start.
+    pub(crate) fn add_section(&mut self, section: &str) {
+        self.section += section;
+    }
+
+    /// Starts it again after [`Place::stop`].
+    pub(crate) async fn start_again(&mut self) {
+        let folder = self.folder.path();
+        self.control_plane = ControlPlane::start_with_section(folder, |topology| topology, &self.section).await;
+    }
+
     /// Shows a certificate that this place's authority issued.
-    fn identity(&self, role: &str, grants: &str) -> Arc<Identity> {
+    pub(crate) fn identity(&self, role: &str, grants: &str) -> Arc<Identity> {
         let files = issued(&self.issuer, &self.root, self.folder.path(), &leaf(role, grants));
         Identity::load(files, daemon::clock::now).unwrap()
     }
 
-    fn operator(&self, name: &str, grants: &str) -> Operator {
+    pub(crate) fn operator(&self, name: &str, grants: &str) -> Operator {
         let identity = self.identity(&format!("operator/{name}"), grants);
         Operator::at([self.url()]).with_identity(Some(identity))
     }
 
     /// Waits until it has decided for the first time.
-    async fn leads(&self) {
+    pub(crate) async fn leads(&self) {
         let ada = self.operator("ada", "admin");
         let decided = async {
             // The client gives up after three seconds, which a busy machine may need.
@@ -83,27 +103,27 @@ impl Place {
         tokio::time::timeout(PATIENCE, decided).await.expect("a plan");
     }
 
-    fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         self.control_plane.endpoint.replacen("http", "https", 1)
     }
 }
 
 /// A root, the issuer under it, and that issuer's files.
-fn authority() -> (Credential, Authority, Credential) {
+pub(crate) fn authority() -> (Credential, Authority, Credential) {
     let now = daemon::clock::now();
     let root = ca::root(ZONE, now).unwrap();
     let signing = Authority::load(&root).unwrap().issuer(ZONE, now).unwrap();
     (root, Authority::load(&signing).unwrap(), signing)
 }
 
-fn leaf(role: &str, grants: &str) -> Leaf {
+pub(crate) fn leaf(role: &str, grants: &str) -> Leaf {
     Leaf {
         grants: Grant::list(grants).unwrap(),
         ..Leaf::of(identity::PeerId::new(ZONE, role.parse().unwrap()).unwrap())
     }
 }
 
-fn issued(issuer: &Authority, root: &Credential, folder: &Path, leaf: &Leaf) -> Files {
+pub(crate) fn issued(issuer: &Authority, root: &Credential, folder: &Path, leaf: &Leaf) -> Files {
     let into = folder.join("identities").join(leaf.id.role.to_string());
     std::fs::create_dir_all(&into).unwrap();
     let files = Files::in_folder(&into);
@@ -113,7 +133,7 @@ fn issued(issuer: &Authority, root: &Credential, folder: &Path, leaf: &Leaf) -> 
 }
 
 /// A request that leaves its author to the certificate.
-fn request(kind: v1::act_request::Kind, token: &str, lasts: Option<Duration>) -> v1::ActRequest {
+pub(crate) fn request(kind: v1::act_request::Kind, token: &str, lasts: Option<Duration>) -> v1::ActRequest {
     v1::ActRequest {
         author: String::new(),
         ..common::request(kind, token, lasts)
@@ -121,7 +141,7 @@ fn request(kind: v1::act_request::Kind, token: &str, lasts: Option<Duration>) ->
 }
 
 /// A report of the tick that has just closed: `vantage` saw a million probes of us-east fail, and all others succeed.
-fn lies(vantage: &str) -> v1::TickReport {
+pub(crate) fn lies(vantage: &str) -> v1::TickReport {
     let now: Moment = daemon::clock::now();
     let observation = |region: &str| v1::Observation {
         region: region.to_owned(),
@@ -148,7 +168,7 @@ fn lies(vantage: &str) -> v1::TickReport {
 }
 
 /// Sends one report over a connection of its own and returns the receipt.
-async fn report(
+pub(crate) async fn report(
     url: &str,
     identity: Option<&Arc<Identity>>,
     report: v1::TickReport,

@@ -1,6 +1,7 @@
 //! Stories of control planes, most of them real processes, on real stores.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod access;
 mod clocks;
 mod common;
 mod control_plane;
@@ -9,6 +10,7 @@ mod etcd_faults;
 mod etcd_support;
 mod etcd_tls;
 mod identity;
+mod joining;
 mod replicas;
 mod store_contract;
 mod store_crash;

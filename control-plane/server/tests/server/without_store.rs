@@ -103,7 +103,9 @@ fn service(away: Away, role: Role) -> OperatorService {
         guard: server::grpc::guard::Guard {
             metrics: Metrics::default(),
             must_prove: false,
+            accesses: server::access::Accesses::new("control-plane-1", Metrics::default()),
         },
+        signer: None,
     }
 }
 

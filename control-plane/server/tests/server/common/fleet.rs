@@ -335,6 +335,7 @@ pub(crate) fn verified(items: Vec<v1::AuditItem>) -> Vec<audit::Entry> {
             v1::audit_item::Item::Document(document) => documents.insert(document.version, document.text).unwrap(),
             v1::audit_item::Item::Entry(bytes) => entries.push(bytes),
             v1::audit_item::Item::Head(hash) => head = Some(hash),
+            v1::audit_item::Item::SignedHead(_) => {}
         }
     }
     assert!(head.is_some(), "the log was read to its end");

@@ -21,6 +21,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) struct ControlPlane {
     pub(crate) child: Child,
     pub(crate) endpoint: String,
+    /// Address of its metrics.
+    admin: String,
 }
 
 impl Drop for ControlPlane {
@@ -89,7 +91,19 @@ impl ControlPlane {
         Self {
             child,
             endpoint: format!("http://{}", announcement.addresses["grpc"]),
+            admin: announcement.addresses["admin"].to_string(),
         }
+    }
+
+    /// The value of a metric without labels.
+    pub(crate) fn metric(&self, name: &str) -> Option<f64> {
+        use std::io::{Read as _, Write as _};
+        let mut page = String::new();
+        let mut admin = std::net::TcpStream::connect(&self.admin).unwrap();
+        admin.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").unwrap();
+        admin.read_to_string(&mut page).unwrap();
+        let line = page.lines().find(|line| line.starts_with(&format!("{name} ")));
+        line.and_then(|line| line.rsplit(' ').next()?.parse().ok())
     }
 
     /// Sends SIGSTOP or SIGCONT.

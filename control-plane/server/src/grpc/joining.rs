@@ -1,0 +1,271 @@
+//! The gRPC service for processes and operators that have no certificate yet. Its callers are strangers: it answers one request each,
+//! and only to whoever shows a token.
+
+use std::{sync::Arc, time::Duration};
+
+use api::v1::{self, joining_server::Joining, log_in_request};
+use identity::{
+    Grant, Identity, Peer, PeerId, Role,
+    ca::{self, Leaf},
+    files, join,
+    operators::Unrecognised,
+};
+use oidc::Person;
+use planning::audit::{Access, AccessKind, Principal};
+use tokio::sync::watch;
+use tonic::{Request, Response, Status};
+use topology::{Moment, Snapshot};
+
+use super::{
+    certificates::{Issuer, Unsigned, is_known},
+    guard,
+};
+use crate::{
+    access::{self, Accesses},
+    operators::Operators,
+    records::{self, JoinToken, KeptToken, RecordError},
+    store::Store,
+};
+
+/// Longest request for a certificate, in bytes: one with an RSA key of 4,096 bits has a third of it.
+const REQUEST_BYTES_MAX: usize = 8 << 10;
+
+/// The service.
+pub(crate) struct JoiningService {
+    pub(crate) own: Arc<Identity>,
+    pub(crate) issuer: Option<Issuer>,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) accesses: Arc<Accesses>,
+    /// The operators who log in here.
+    pub(crate) operators: Arc<Operators>,
+    /// The newest snapshot: who is not in the topology does not join.
+    pub(crate) snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+}
+
+/// What to say to whoever shows a token that is not there.
+const UNKNOWN: &str = "the token is not known: it was used, it has ended, or it is another deployment's; an admin makes another with \
+                       `meridian cert token --role KIND/NAME --reason WHY`";
+
+#[tonic::async_trait]
+impl Joining for JoiningService {
+    async fn join(&self, request: Request<v1::JoinRequest>) -> Result<Response<v1::JoinReply>, Status> {
+        let caller = guard::caller(&request);
+        let source = caller.map(|caller| caller.source.to_string()).unwrap_or_default();
+        let v1::JoinRequest { secret, role, request } = request.into_inner();
+        bounded(&request)?;
+        let refuse = |why: String| {
+            let text = format!("a process at {source} may not join as {role:.100}: {why}");
+            self.accesses.refused_to_join(&text);
+            Status::permission_denied(why)
+        };
+        let asked: Role = role
+            .parse()
+            .map_err(|error: identity::BadId| Status::invalid_argument(error.to_string()))?;
+        let found = records::join_token(self.store.as_ref(), &join::hash(&secret)).await;
+        let kept = found
+            .map_err(|error| unread(&error))?
+            .ok_or_else(|| refuse(UNKNOWN.to_owned()))?;
+        self.check(&kept, &asked).map_err(refuse)?;
+        let id = self.id(asked.clone());
+        let leaf = move |left: Duration| Leaf {
+            life: ca::NODE_LIFE.min(left),
+            ..Leaf::of(id)
+        };
+        let (signed, trust) = self.sign(leaf, request).await?;
+        let new = ca::peer_of(&signed).ok_or_else(|| Status::internal("the certificate cannot be read"))?;
+        let text = format!("{asked} joined with a token of {}", kept.token.by);
+        let joined = Access {
+            principal: Some(principal_of(&new, &source)),
+            ..self.accesses.once(AccessKind::Joined, None, &text)
+        };
+        let key = self.accesses.key(&joined);
+        let is_used = records::use_join_token(self.store.as_ref(), &kept, (key, &joined)).await;
+        if !is_used.map_err(|error| unread(&error.into()))? {
+            return Err(refuse(UNKNOWN.to_owned()));
+        }
+        access::log(&joined);
+        Ok(Response::new(v1::JoinReply {
+            certificate: signed,
+            trust,
+        }))
+    }
+
+    async fn log_in(&self, request: Request<v1::LogInRequest>) -> Result<Response<v1::JoinReply>, Status> {
+        let caller = guard::caller(&request);
+        let source = caller.map(|caller| caller.source.to_string()).unwrap_or_default();
+        let v1::LogInRequest { credential, request } = request.into_inner();
+        bounded(&request)?;
+        let now = daemon::clock::now();
+        let recognised = match credential.ok_or_else(|| Status::invalid_argument("credential: missing"))? {
+            log_in_request::Credential::Token(token) => self.by_token(&token, now),
+            log_in_request::Credential::IdToken(token) => self.by_id_token(token, now).await,
+        };
+        let LoggingIn {
+            name,
+            grants,
+            until,
+            how,
+        } = recognised.map_err(|why| {
+            let text = format!("somebody at {source} may not log in: {why}");
+            self.accesses
+                .tell("log-in", self.accesses.once(AccessKind::LoginRefused, None, &text));
+            Status::permission_denied(why)
+        })?;
+        let id = self.id(Role::Operator(name.clone()));
+        let leaf = move |left: Duration| Leaf {
+            grants,
+            life: ca::OPERATOR_LIFE.min(until.since(now)).min(left),
+            ..Leaf::of(id)
+        };
+        let (signed, trust) = self.sign(leaf, request).await?;
+        let new = ca::peer_of(&signed).ok_or_else(|| Status::internal("the certificate cannot be read"))?;
+        let text = format!("{name} logged in with {how}, until {:#} UTC", new.until);
+        let logged_in = Access {
+            principal: Some(principal_of(&new, &source)),
+            ..self.accesses.once(AccessKind::LoggedIn, None, &text)
+        };
+        // Told from memory: people log in when the store is away, too.
+        self.accesses.tell("log-in", logged_in);
+        Ok(Response::new(v1::JoinReply {
+            certificate: signed,
+            trust,
+        }))
+    }
+
+    async fn describe_login(
+        &self,
+        _: Request<v1::DescribeLoginRequest>,
+    ) -> Result<Response<v1::LoginDescription>, Status> {
+        let provider = self
+            .operators
+            .provider()
+            .ok_or_else(|| Status::not_found(NO_PROVIDER))?;
+        let settings = provider.settings();
+        Ok(Response::new(v1::LoginDescription {
+            issuer: settings.issuer.clone(),
+            client_id: settings.client_id.clone(),
+            scope: settings.scope.clone(),
+        }))
+    }
+}
+
+/// The answer without an identity provider.
+const NO_PROVIDER: &str =
+    "this control plane knows no identity provider; add [operators.oidc], or log in where the authority's key is";
+
+/// An operator who was recognised.
+struct LoggingIn {
+    name: String,
+    grants: Vec<Grant>,
+    /// End of the credential.
+    until: Moment,
+    /// The credential, in words.
+    how: &'static str,
+}
+
+impl JoiningService {
+    fn id(&self, role: Role) -> PeerId {
+        PeerId {
+            zone: self.own.own().id.zone,
+            role,
+        }
+    }
+
+    fn by_token(&self, token: &v1::OperatorToken, now: Moment) -> Result<LoggingIn, String> {
+        let tokens = self.operators.tokens();
+        let found = tokens.recognise(&join::hash(&token.secret), &token.name, now);
+        let found = found.map_err(|error| error.to_string())?;
+        if found.expires.since(now) < ca::LIFE_MIN {
+            return Err(Unrecognised::Ended.to_string());
+        }
+        Ok(LoggingIn {
+            name: found.name.clone(),
+            grants: found.roles.clone(),
+            until: found.expires,
+            how: "a token",
+        })
+    }
+
+    async fn by_id_token(&self, token: String, now: Moment) -> Result<LoggingIn, String> {
+        let provider = self.operators.provider().ok_or(NO_PROVIDER)?;
+        // It may ask the provider for its keys.
+        let recognising = tokio::task::spawn_blocking(move || provider.recognise(&token, now));
+        let recognised = recognising.await.map_err(|_| "recognising panicked".to_owned())?;
+        let Person { name, grants } = recognised.map_err(|error| error.to_string())?;
+        Ok(LoggingIn {
+            name,
+            grants,
+            until: now + ca::OPERATOR_LIFE,
+            how: "the identity provider",
+        })
+    }
+
+    /// Signs a certificate under the root of this control plane's own: the caller knows that one. Returns the roots to trust too.
+    async fn sign(
+        &self,
+        leaf: impl FnOnce(Duration) -> Leaf + Send + 'static,
+        request: String,
+    ) -> Result<(String, String), Status> {
+        let own = self.own.clone();
+        let issuer = self.issuer.clone().ok_or_else(|| {
+            Status::unimplemented(
+                "this control plane signs no certificates; ask one that has issuer_certificate and issuer_key in [identity]",
+            )
+        })?;
+        let signing = tokio::task::spawn_blocking(move || {
+            let certificate = issuer.issue(&own, &own.own_peer().root, leaf, &request)?;
+            Ok((certificate, files::read(&own.files().trust)?))
+        });
+        let signed: Result<_, Unsigned> = signing.await.map_err(|_| Status::internal("signing panicked"))?;
+        signed.map_err(|error| match error {
+            Unsigned::Ca(error @ ca::CaError::Request(_)) => Status::invalid_argument(format!("request: {error}")),
+            error => {
+                tracing::error!(%error, "cannot sign a first certificate");
+                Status::unavailable(
+                    "this control plane cannot sign now; its log says why. Try again, or ask another one",
+                )
+            }
+        })
+    }
+
+    fn check(&self, kept: &KeptToken, asked: &Role) -> Result<(), String> {
+        let JoinToken { role, until, .. } = &kept.token;
+        if *until <= daemon::clock::now() {
+            return Err(UNKNOWN.to_owned());
+        }
+        if *role != asked.to_string() {
+            return Err(format!("the token is for {role}"));
+        }
+        let snapshot = self.snapshots.borrow();
+        match snapshot.as_ref().is_some_and(|it| is_known(&it.topology, asked)) {
+            true => Ok(()),
+            false => Err(format!("{asked} is not in the topology")),
+        }
+    }
+}
+
+/// Refuses a request that is too long.
+fn bounded(request: &str) -> Result<(), Status> {
+    match request.len() {
+        0..=REQUEST_BYTES_MAX => Ok(()),
+        bytes => Err(Status::invalid_argument(format!(
+            "request: {bytes} bytes, the limit is {REQUEST_BYTES_MAX}"
+        ))),
+    }
+}
+
+/// The holder of a new certificate, for the audit log.
+fn principal_of(new: &Peer, source: &str) -> Principal {
+    Principal {
+        id: new.id.to_string(),
+        serial: new.serial.clone(),
+        roles: new.roles(),
+        source: source.to_owned(),
+    }
+}
+
+/// An error of the store, in few words: the caller is a stranger.
+fn unread(error: &RecordError) -> Status {
+    tracing::warn!(%error, "cannot look for the token of a process that joins");
+    Status::unavailable("the store does not answer; try again")
+}
