@@ -26,6 +26,7 @@ mod peer;
 mod protocol;
 mod refusal;
 mod rejected;
+mod remembered;
 mod service;
 pub mod signature;
 mod socket;

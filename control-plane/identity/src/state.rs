@@ -19,6 +19,7 @@ use crate::{
     files::{Files, Pem},
     material::{add_root, certificates, no_root, private_key, unfit},
     protocol::{HTTP1, HTTP2},
+    remembered::{Genuine, Remembering},
     verifier::{BadPeer, CallersOfStacks, Servers, Trust, Wanted},
 };
 
@@ -68,13 +69,17 @@ impl State {
             let mut alone = RootCertStore::empty();
             add_root(&mut alone, root.clone(), files)?;
             let alone = WebPkiClientVerifier::builder_with_provider(alone.into(), provider.clone()).build();
-            each.push((fingerprint(&root), alone.map_err(|_| no_root(files))?));
+            each.push((
+                fingerprint(&root),
+                Remembering::over(alone.map_err(|_| no_root(files))?),
+            ));
             add_root(&mut roots, root, files)?;
         }
         let roots = Arc::new(roots);
         let verifier = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone())
             .build()
             .map_err(|error| unfit(files, &error))?;
+        let verifier = Remembering::over(verifier);
         // Peers judge an expired certificate themselves (and `load` logs it); any other fault is one of the files.
         let at = unix_time(Moment(now.0.min(own.until.0).max(own.from.0)));
         // Peers also judge an untrusted one: a process that no longer believes itself goes on serving, and believes no
@@ -90,6 +95,7 @@ impl State {
         let control_planes = Servers {
             trust: trust.clone(),
             wanted: Wanted::ControlPlane,
+            genuine: Genuine::default(),
         };
         let client = client(control_planes, chain.clone(), key.clone_key());
         let mut client = client.map_err(|error| unfit(files, &error))?;
@@ -119,6 +125,7 @@ impl State {
         let servers = Servers {
             trust: self.trust.clone(),
             wanted: Wanted::StackOf(region.clone()),
+            genuine: Genuine::default(),
         };
         let mut config = client(servers, self.chain.clone(), self.key.clone_key())?;
         config.resumption = Resumption::in_memory_sessions(RESUMED_MAX);

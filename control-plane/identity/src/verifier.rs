@@ -17,7 +17,7 @@ use tokio_rustls::rustls::{
 };
 use topology::{Moment, RegionId};
 
-use crate::{BadCertificate, Call, Peer, PeerId, Role, authorise, texts};
+use crate::{BadCertificate, Call, Peer, PeerId, Role, authorise, remembered::Genuine, texts};
 
 /// The chain is genuine, and the peer is none of ours.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -57,6 +57,7 @@ pub(crate) enum Wanted {
 pub(crate) struct Servers {
     pub(crate) trust: Trust,
     pub(crate) wanted: Wanted,
+    pub(crate) genuine: Genuine,
 }
 
 impl Servers {
@@ -149,8 +150,10 @@ impl ServerCertVerifier for Servers {
     ) -> Result<ServerCertVerified, rustls::Error> {
         let Trust { roots, provider, .. } = &self.trust;
         let algorithms = provider.signature_verification_algorithms.all;
-        let parsed = ParsedCertificate::try_from(end_entity)?;
-        verify_server_cert_signed_by_trust_anchor(&parsed, roots, intermediates, now, algorithms)?;
+        self.genuine.or_verify((end_entity, intermediates), now, || {
+            let parsed = ParsedCertificate::try_from(end_entity)?;
+            verify_server_cert_signed_by_trust_anchor(&parsed, roots, intermediates, now, algorithms)
+        })?;
         self.is_wanted(end_entity).map(|()| ServerCertVerified::assertion())
     }
 
